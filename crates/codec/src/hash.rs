@@ -1,0 +1,119 @@
+//! 32-byte hashes and the tags that keep their uses apart.
+//!
+//! Everything outside the tree (links, digests, identities, records) is hashed with BLAKE3-256 under a [`Tag`]. The
+//! tree brings its own hasher, chosen by the chain, and its own tags inside 128-byte preimages (`spec/tree.md`).
+
+use crate::{Decode, DecodeError, Encode, Reader};
+use std::fmt;
+
+/// A 32-byte hash of no particular meaning. Prefer [`crate::Root`] or [`crate::StateHash`] where one fits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Hash(pub [u8; 32]);
+
+impl Hash {
+    /// Thirty-two zero bytes: "nothing before this", never the hash of anything.
+    pub const ZERO: Self = Self([0; 32]);
+
+    /// Reads 64 hexadecimal digits, in lower or upper case.
+    ///
+    /// # Errors
+    /// [`DecodeError::Invalid`] for anything else.
+    pub fn from_hex(text: &str) -> Result<Self, DecodeError> {
+        let mut out = [0; 32];
+        match hex::decode_to_slice(text, &mut out) {
+            Ok(()) => Ok(Self(out)),
+            Err(_) => Err(DecodeError::Invalid { what: "hash, which is 64 hexadecimal digits" }),
+        }
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0 {
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+impl Encode for Hash {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+}
+impl Decode for Hash {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self(input.array()?))
+    }
+}
+
+/// The domain of a hash: a short name such as `operation` that no other use shares (spec: CODEC-7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag(&'static str);
+
+impl Tag {
+    /// A tag of 1 to 64 bytes.
+    ///
+    /// # Panics
+    /// At compile time, for a tag that is empty or too long: tags are constants.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        assert!(!name.is_empty() && name.len() <= 64, "a tag has 1 to 64 bytes");
+        Self(name)
+    }
+
+    /// The name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.0
+    }
+}
+
+/// Hashes parts under a tag. Callers see to it that the parts together are unambiguous: fixed width, or a canonical
+/// encoding that carries its own lengths.
+#[derive(Clone, Debug)]
+pub struct TaggedHasher(blake3::Hasher);
+
+impl TaggedHasher {
+    /// Starts a hash with `keelstone/`, the tag and a zero byte (spec: CODEC-7).
+    #[must_use]
+    pub fn new(tag: Tag) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"keelstone/").update(tag.0.as_bytes()).update(&[0]);
+        Self(hasher)
+    }
+
+    /// Adds raw bytes.
+    pub fn update(&mut self, bytes: &[u8]) -> &mut Self {
+        self.0.update(bytes);
+        self
+    }
+
+    /// Adds the canonical encoding of a value.
+    pub fn value(&mut self, value: &(impl Encode + ?Sized)) -> &mut Self {
+        self.0.update(&value.to_bytes());
+        self
+    }
+
+    /// The hash.
+    #[must_use]
+    pub fn finish(&self) -> Hash {
+        Hash(*self.0.finalize().as_bytes())
+    }
+}
+
+/// The tagged BLAKE3-256 hash of one canonical encoding.
+#[must_use]
+pub fn tagged(tag: Tag, value: &(impl Encode + ?Sized)) -> Hash {
+    TaggedHasher::new(tag).value(value).finish()
+}

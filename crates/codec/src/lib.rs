@@ -1,0 +1,31 @@
+//! Canonical bytes with limits, hashes, domain tags and the small types every crate shares.
+//!
+//! Everything that is hashed, signed or stored in Keelstone goes through [`Encode`] and [`Decode`]. One value has
+//! one encoding; decoding refuses every other one, refuses trailing bytes, and never reserves memory on the word of
+//! the input. Types whose bytes could differ between machines (floats, `usize`, hash maps) do not implement the
+//! traits, so state that holds them does not compile.
+//!
+//! Nothing here does I/O. Every byte handed to a decoder is taken to come from an adversary.
+//!
+//! Layout and rules: `spec/codec.md`, CODEC-1 to CODEC-9. Vectors: `spec/vectors/codec.json`.
+#![forbid(unsafe_code)]
+
+mod bounded;
+mod bytes;
+mod fixed;
+mod hash;
+mod ordered;
+mod types;
+
+pub use bounded::{Blob, BoundedList, BoundedSet, Text, TooMany};
+pub use bytes::{DEPTH_MAX, Decode, DecodeError, Encode, LIST_MAX, Reader, put_length, put_varint};
+pub use fixed::Fixed;
+pub use hash::{Hash, Tag, TaggedHasher, tagged};
+pub use ordered::{KeyReader, OrderedKey};
+pub use types::{
+    CHAIN_ID_LEN_MAX, ChainId, Height, KEY_LEN_MAX, Key, NAMESPACE_LEN_MAX, Namespace, Root, StateHash, Timestamp,
+    TypeError, VALUE_LEN_MAX, Value,
+};
+
+/// The value bytes type of the whole engine, re-exported so that callers need not name the crate behind it.
+pub use ::bytes::Bytes;
