@@ -15,6 +15,7 @@ mod bytes;
 mod fixed;
 mod hash;
 mod ordered;
+mod shape;
 mod types;
 
 pub use bounded::{Blob, BoundedList, BoundedSet, Text, TooMany};
@@ -22,6 +23,7 @@ pub use bytes::{DEPTH_MAX, Decode, DecodeError, Encode, LIST_MAX, Reader, put_le
 pub use fixed::Fixed;
 pub use hash::{Hash, Tag, TaggedHasher, tagged};
 pub use ordered::{KeyReader, OrderedKey};
+pub use shape::{Describe, Shape, Variant};
 pub use types::{
     CHAIN_ID_LEN_MAX, ChainId, Height, KEY_LEN_MAX, Key, NAMESPACE_LEN_MAX, Namespace, Root, StateHash, Timestamp,
     TypeError, VALUE_LEN_MAX, Value,

@@ -1,0 +1,168 @@
+//! What the bytes of a type look like, said as data, so that tools can turn JSON into canonical bytes and back.
+//!
+//! A program that was not compiled with a type (the command line, a wallet, an explorer) still has to write its
+//! arguments and show its results. [`Shape`] is the whole layout of an encoding: walking one beside the bytes reads
+//! them. It is a description only: decoding proper goes through [`crate::Decode`], which checks more.
+//!
+//! Layout and rules: `spec/codec.md`. The shape of a type follows its `Encode` by construction of the derive.
+
+use crate::{
+    Blob, BoundedList, BoundedSet, ChainId, Fixed, Hash, Height, Key, LIST_MAX, Namespace, Root, StateHash, Text,
+    Timestamp, Value,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A type that can say how it is encoded. Derived beside `Encode` and `Decode`; types must not contain themselves.
+pub trait Describe {
+    /// The layout of every value's encoding.
+    fn shape() -> Shape;
+}
+
+/// The layout of an encoding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Shape {
+    /// No bytes.
+    Unit,
+    /// One byte, 00 or 01.
+    Bool,
+    /// A little-endian unsigned integer of so many bytes.
+    Unsigned(u8),
+    /// A little-endian signed integer of so many bytes.
+    Signed(u8),
+    /// A [`Fixed`]: an `i64` count of millionths, shown as a decimal.
+    Decimal,
+    /// Exactly so many bytes without a length: hashes and keys.
+    Array(usize),
+    /// A length and at most so many bytes.
+    Bytes(usize),
+    /// A length and at most so many bytes of UTF-8.
+    Text(usize),
+    /// 00, or 01 and the value.
+    Optional(Box<Shape>),
+    /// A count and at most so many elements.
+    List(Box<Shape>, usize),
+    /// A count and at most so many elements, strictly ascending.
+    Set(Box<Shape>, usize),
+    /// A count and at most so many keys with values, keys strictly ascending.
+    Map(Box<Shape>, Box<Shape>, usize),
+    /// One after another, without names.
+    Tuple(Vec<Shape>),
+    /// One after another, with names.
+    Record(Vec<(&'static str, Shape)>),
+    /// One byte that picks a variant, and what the variant holds.
+    Choice(Vec<Variant>),
+}
+
+/// One variant of a [`Shape::Choice`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Variant {
+    /// The byte that picks it.
+    pub tag: u8,
+    /// Its name.
+    pub name: &'static str,
+    /// What follows the tag.
+    pub shape: Shape,
+}
+
+macro_rules! shapes {
+    ($($type:ty => $shape:expr;)*) => {$(
+        impl Describe for $type {
+            fn shape() -> Shape {
+                $shape
+            }
+        }
+    )*};
+}
+shapes! {
+    () => Shape::Unit;
+    bool => Shape::Bool;
+    u8 => Shape::Unsigned(1);
+    u16 => Shape::Unsigned(2);
+    u32 => Shape::Unsigned(4);
+    u64 => Shape::Unsigned(8);
+    u128 => Shape::Unsigned(16);
+    i8 => Shape::Signed(1);
+    i16 => Shape::Signed(2);
+    i32 => Shape::Signed(4);
+    i64 => Shape::Signed(8);
+    i128 => Shape::Signed(16);
+    Fixed => Shape::Decimal;
+    Hash => Shape::Array(32);
+    Root => Shape::Array(32);
+    StateHash => Shape::Array(32);
+    Height => Shape::Unsigned(8);
+    Timestamp => Shape::Unsigned(8);
+    String => Shape::Text(usize::MAX);
+    Key => Shape::Bytes(crate::KEY_LEN_MAX);
+    Value => Shape::Bytes(crate::VALUE_LEN_MAX);
+    Namespace => Shape::Text(crate::NAMESPACE_LEN_MAX);
+    ChainId => Shape::Text(crate::CHAIN_ID_LEN_MAX);
+}
+
+impl<const N: usize> Describe for [u8; N] {
+    fn shape() -> Shape {
+        Shape::Array(N)
+    }
+}
+impl<const N: usize> Describe for Text<N> {
+    fn shape() -> Shape {
+        Shape::Text(N)
+    }
+}
+impl<const N: usize> Describe for Blob<N> {
+    fn shape() -> Shape {
+        Shape::Bytes(N)
+    }
+}
+impl<T: Describe> Describe for Option<T> {
+    fn shape() -> Shape {
+        Shape::Optional(Box::new(T::shape()))
+    }
+}
+impl<T: Describe> Describe for Box<T> {
+    fn shape() -> Shape {
+        T::shape()
+    }
+}
+impl<T: Describe> Describe for Vec<T> {
+    fn shape() -> Shape {
+        list(T::shape(), LIST_MAX)
+    }
+}
+impl<T: Describe, const N: usize> Describe for BoundedList<T, N> {
+    fn shape() -> Shape {
+        list(T::shape(), N)
+    }
+}
+impl<T: Describe> Describe for BTreeSet<T> {
+    fn shape() -> Shape {
+        Shape::Set(Box::new(T::shape()), LIST_MAX)
+    }
+}
+impl<T: Describe + Ord, const N: usize> Describe for BoundedSet<T, N> {
+    fn shape() -> Shape {
+        Shape::Set(Box::new(T::shape()), N)
+    }
+}
+impl<K: Describe, V: Describe> Describe for BTreeMap<K, V> {
+    fn shape() -> Shape {
+        Shape::Map(Box::new(K::shape()), Box::new(V::shape()), LIST_MAX)
+    }
+}
+
+/// A list of single bytes has the encoding of a byte string, and reads better as one.
+fn list(element: Shape, max: usize) -> Shape {
+    if element == Shape::Unsigned(1) { Shape::Bytes(max) } else { Shape::List(Box::new(element), max) }
+}
+
+macro_rules! tuples {
+    ($(($($name:ident),+))*) => {$(
+        impl<$($name: Describe),+> Describe for ($($name,)+) {
+            fn shape() -> Shape {
+                Shape::Tuple(vec![$($name::shape()),+])
+            }
+        }
+    )*};
+}
+tuples! { (A) (A, B) (A, B, C) (A, B, C, D) }
