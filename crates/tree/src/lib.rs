@@ -1,1 +1,4 @@
 //! Keelstone tree.
+#![forbid(unsafe_code)]
+
+pub mod reference;
