@@ -86,10 +86,11 @@ impl Fixed {
         if !plain(whole) || !plain(places) || places.len() > 6 || whole.len() > 13 {
             return Err(invalid);
         }
-        let whole: i64 = whole.parse().map_err(|_| invalid.clone())?;
-        let micros: i64 = format!("{places:0<6}").parse().map_err(|_| invalid.clone())?;
-        let size = whole.checked_mul(Self::SCALE).and_then(|w| w.checked_add(micros)).ok_or(invalid)?;
-        Ok(Self(if negative { -size } else { size }))
+        let whole: i128 = whole.parse().map_err(|_| invalid.clone())?;
+        let micros: i128 = format!("{places:0<6}").parse().map_err(|_| invalid.clone())?;
+        // Wider than the result, or the least number could be shown but not read back.
+        let size = whole * i128::from(Self::SCALE) + micros;
+        i64::try_from(if negative { -size } else { size }).map(Self).map_err(|_| invalid)
     }
 }
 

@@ -14,6 +14,7 @@ mod bounded;
 mod bytes;
 mod fixed;
 mod hash;
+mod json;
 mod ordered;
 mod shape;
 mod types;
