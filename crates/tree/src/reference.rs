@@ -48,7 +48,7 @@ pub fn root_with(hash: HashFunction, state: &State) -> Root {
             image[3..11].copy_from_slice(&count.to_le_bytes());
             image[11..19].copy_from_slice(&bytes.to_le_bytes());
             image[64..96].copy_from_slice(&hash(name.as_bytes()));
-            image[96..].copy_from_slice(&root);
+            image[96..].copy_from_slice(&hash(&root));
             spaces.push(Item { bits: bits_of(name.as_bytes()), hash: hash(&image), count, bytes });
         }
     }
@@ -168,7 +168,7 @@ mod tests {
             }
             space.resize(64, 0);
             space.extend(hash(b"n"));
-            space.extend(hash(&inner));
+            space.extend(hash(&hash(&inner)));
             let found = root_with(hash, &state(&[("n", &[0], b"ab"), ("n", &[0, 0], b"abc")]));
             assert_eq!(found.0.0, hash(&space));
         }
