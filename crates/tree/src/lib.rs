@@ -1,4 +1,24 @@
-//! Keelstone tree.
+//! The authenticated tree as a pure function: a diff goes in, a root comes out; proofs of what stands under a root.
+//!
+//! State is a set of namespaces, each an ordered map from raw keys to values. Both levels are compressed binary radix
+//! Merkle trees, so a root depends on the contents only, never on how they got there. Nothing in this crate does I/O:
+//! pages that are not in memory come through [`Backing`], and are proven by their hash before anything of them is used.
+//!
+//! Formats and rules: `spec/tree.md`, TREE-1 to TREE-16. Vectors: `spec/vectors/tree.json`.
 #![forbid(unsafe_code)]
 
+mod backing;
+pub mod bits;
+mod diff;
+mod hasher;
+mod memory;
+pub mod preimage;
+mod read;
 pub mod reference;
+
+pub use backing::{Backing, PageAt, Place};
+pub use diff::{DIFF_BYTES_MAX, Diff, DiffError, Totals, Write};
+pub use hasher::{Blake3, HashKind, Hasher, NODE_LEN, Sha256, UnknownHasher};
+pub use memory::MemoryTree;
+pub use preimage::{Level, Preimage};
+pub use read::{KeyRange, Read, ReadError, Scan, prefix_end};

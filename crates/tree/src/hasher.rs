@@ -1,0 +1,210 @@
+//! The hash function of a tree: a type parameter with two instances, and the name by which a chain picks one.
+//!
+//! Every node of the tree is the hash of exactly 128 bytes (spec: TREE-4), which is two BLAKE3 blocks in one chunk. Whole
+//! blocks are what BLAKE3's SIMD code takes many of at once, so nodes are hashed in lanes: about 16 ns each
+//! where one by one takes 110. The entry point for that, `blake3::platform`, is outside the crate's public promise: its
+//! version is pinned, and a test holds it equal to `blake3::hash`.
+
+use keelstone_codec::{Decode, DecodeError, Encode, Hash, Reader};
+use sha2::Digest as _;
+use std::fmt;
+use std::str::FromStr;
+
+/// Length of a node's preimage in bytes (spec: TREE-4).
+pub const NODE_LEN: usize = 128;
+
+/// A hash function of 32 bytes under which ICS-23 proofs are sound: BLAKE3-256 or SHA-256.
+pub trait Hasher: Copy + Default + fmt::Debug + Send + Sync + 'static {
+    /// Which of the two this is, for what is written down.
+    const KIND: HashKind;
+
+    /// Hashes a key, a value or a name.
+    fn hash(data: &[u8]) -> Hash;
+
+    /// Hashes node preimages, each exactly as [`Hasher::hash`] would, in SIMD lanes where the machine has them.
+    ///
+    /// # Panics
+    /// If the two slices differ in length.
+    fn hash_nodes(preimages: &[[u8; NODE_LEN]], out: &mut [Hash]);
+
+    /// Hashes one node preimage.
+    #[must_use]
+    fn hash_node(preimage: &[u8; NODE_LEN]) -> Hash {
+        Self::hash(preimage)
+    }
+}
+
+/// BLAKE3-256: the default.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Blake3;
+
+/// SHA-256: for chains whose ICS-23 proofs must verify in Go, which knows no BLAKE3.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Sha256;
+
+/// The name of a [`Hasher`], for configuration and records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum HashKind {
+    /// [`Blake3`]
+    #[default]
+    Blake3,
+    /// [`Sha256`]
+    Sha256,
+}
+
+impl Hasher for Blake3 {
+    const KIND: HashKind = HashKind::Blake3;
+
+    fn hash(data: &[u8]) -> Hash {
+        Hash(*blake3::hash(data).as_bytes())
+    }
+
+    fn hash_nodes(preimages: &[[u8; NODE_LEN]], out: &mut [Hash]) {
+        use blake3::platform::{MAX_SIMD_DEGREE, Platform};
+        // From the BLAKE3 paper, table 3 and section 2.2.
+        const CHUNK_START: u8 = 1;
+        const CHUNK_END: u8 = 2;
+        const ROOT: u8 = 8;
+        const IV: [u32; 8] = [
+            0x6A09_E667,
+            0xBB67_AE85,
+            0x3C6E_F372,
+            0xA54F_F53A,
+            0x510E_527F,
+            0x9B05_688C,
+            0x1F83_D9AB,
+            0x5BE0_CD19,
+        ];
+        assert_eq!(preimages.len(), out.len(), "one hash for each preimage");
+        let platform = Platform::detect();
+        let mut hashes = [0; MAX_SIMD_DEGREE * 32];
+        for (preimages, out) in preimages.chunks(MAX_SIMD_DEGREE).zip(out.chunks_mut(MAX_SIMD_DEGREE)) {
+            let mut lanes = [&preimages[0]; MAX_SIMD_DEGREE];
+            for (lane, preimage) in lanes.iter_mut().zip(preimages) {
+                *lane = preimage;
+            }
+            // Two whole blocks are one chunk, and that chunk is the root: the last block carries both flags.
+            platform.hash_many(
+                &lanes[..preimages.len()],
+                &IV,
+                0,
+                blake3::IncrementCounter::No,
+                0,
+                CHUNK_START,
+                CHUNK_END | ROOT,
+                &mut hashes[..preimages.len() * 32],
+            );
+            for (out, hash) in out.iter_mut().zip(hashes.as_chunks::<32>().0) {
+                *out = Hash(*hash);
+            }
+        }
+    }
+}
+
+impl Hasher for Sha256 {
+    const KIND: HashKind = HashKind::Sha256;
+
+    fn hash(data: &[u8]) -> Hash {
+        Hash(sha2::Sha256::digest(data).into())
+    }
+
+    fn hash_nodes(preimages: &[[u8; NODE_LEN]], out: &mut [Hash]) {
+        assert_eq!(preimages.len(), out.len(), "one hash for each preimage");
+        for (preimage, out) in preimages.iter().zip(out) {
+            *out = Self::hash(preimage);
+        }
+    }
+}
+
+impl HashKind {
+    /// Hashes with the hasher of this name, for code that learns it at run time.
+    #[must_use]
+    pub fn hash(self, data: &[u8]) -> Hash {
+        match self {
+            Self::Blake3 => Blake3::hash(data),
+            Self::Sha256 => Sha256::hash(data),
+        }
+    }
+
+    /// The name in configuration and genesis files.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Blake3 => "blake3",
+            Self::Sha256 => "sha256",
+        }
+    }
+}
+impl fmt::Display for HashKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+impl FromStr for HashKind {
+    type Err = UnknownHasher;
+    fn from_str(name: &str) -> Result<Self, UnknownHasher> {
+        [Self::Blake3, Self::Sha256]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| UnknownHasher { found: name.to_owned() })
+    }
+}
+impl Encode for HashKind {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(match self {
+            Self::Blake3 => 0,
+            Self::Sha256 => 1,
+        });
+    }
+}
+impl Decode for HashKind {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match input.byte()? {
+            0 => Ok(Self::Blake3),
+            1 => Ok(Self::Sha256),
+            found => Err(DecodeError::UnknownTag { what: "hasher", found: u64::from(found) }),
+        }
+    }
+}
+
+/// A hasher name nobody knows. The caller's to mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown hasher {found:?}: there are \"blake3\" and \"sha256\"")]
+pub struct UnknownHasher {
+    /// The name.
+    pub found: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// spec: TREE-4. Lanes hash a node exactly as the plain function does, whatever the number of nodes.
+    #[test]
+    fn lanes_equal_the_plain_hash() {
+        fn check<H: Hasher>() {
+            for count in 0..70usize {
+                let preimages: Vec<[u8; NODE_LEN]> =
+                    (0..count).map(|i| std::array::from_fn(|j| ((i * 131 + j * 7) % 251) as u8)).collect();
+                let mut out = vec![Hash::ZERO; count];
+                H::hash_nodes(&preimages, &mut out);
+                for (preimage, hash) in preimages.iter().zip(&out) {
+                    assert_eq!(*hash, H::hash(preimage), "{} of {count} nodes", H::KIND);
+                    assert_eq!(*hash, H::hash_node(preimage));
+                }
+            }
+        }
+        check::<Blake3>();
+        check::<Sha256>();
+    }
+
+    #[test]
+    fn a_hasher_is_found_by_its_name() {
+        for kind in [HashKind::Blake3, HashKind::Sha256] {
+            assert_eq!(kind.name().parse(), Ok(kind));
+            assert_eq!(HashKind::from_bytes(&kind.to_bytes()), Ok(kind));
+        }
+        assert_eq!("md5".parse::<HashKind>(), Err(UnknownHasher { found: "md5".into() }));
+        assert!(HashKind::from_bytes(&[2]).is_err());
+    }
+}
