@@ -1,0 +1,114 @@
+//! `#[transition("name/version", ...)]`: a struct that is the arguments of a function of the chain.
+
+use crate::{codec, paths};
+use proc_macro2::TokenStream;
+use quote::{ToTokens, quote};
+use syn::parse::{Parse, ParseStream};
+use syn::punctuated::Punctuated;
+use syn::{DeriveInput, Error, Expr, ExprArray, Ident, LitInt, LitStr, Result, Token, bracketed};
+
+/// What stands between the parentheses.
+pub(crate) struct Arguments {
+    name: String,
+    version: u32,
+    needs: Vec<Expr>,
+    context: Vec<Ident>,
+    gas: Option<u64>,
+}
+
+impl Parse for Arguments {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let text: LitStr = input.parse()?;
+        let (name, version) = split(&text)?;
+        let mut out = Self { name, version, needs: Vec::new(), context: Vec::new(), gas: None };
+        while !input.is_empty() {
+            input.parse::<Token![,]>()?;
+            if input.is_empty() {
+                break;
+            }
+            let key: Ident = input.parse()?;
+            input.parse::<Token![=]>()?;
+            match key.to_string().as_str() {
+                "needs" => {
+                    out.needs = match input.parse()? {
+                        Expr::Array(ExprArray { elems, .. }) => elems.into_iter().collect(),
+                        one => vec![one],
+                    };
+                }
+                "context" => out.context = contexts(input)?,
+                "gas" => out.gas = Some(input.parse::<LitInt>()?.base10_parse()?),
+                _ => return Err(Error::new_spanned(key, "a transition knows `needs`, `context` and `gas`")),
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Cuts `social.form_alliance/1` at its slash.
+fn split(text: &LitStr) -> Result<(String, u32)> {
+    let whole = text.value();
+    let wrong = || Error::new_spanned(text, "a function is named like \"social.form_alliance/1\": name, slash, version");
+    let (name, version) = whole.rsplit_once('/').ok_or_else(wrong)?;
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.');
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+        return Err(Error::new_spanned(text, "a function's name is 1 to 64 of a-z, 0-9, '_' and '.'"));
+    }
+    // One name for one version: 01 would be a second.
+    let number: u32 = version.parse().map_err(|_| wrong())?;
+    if number.to_string() != version {
+        return Err(wrong());
+    }
+    Ok((name.to_owned(), number))
+}
+
+fn contexts(input: ParseStream<'_>) -> Result<Vec<Ident>> {
+    let named: Vec<Ident> = if input.peek(syn::token::Bracket) {
+        let list;
+        bracketed!(list in input);
+        Punctuated::<Ident, Token![,]>::parse_terminated(&list)?.into_iter().collect()
+    } else {
+        vec![input.parse()?]
+    };
+    let mut out = Vec::new();
+    for ident in named {
+        match ident.to_string().as_str() {
+            "none" => {}
+            "height" | "time" | "random" => out.push(ident),
+            _ => return Err(Error::new_spanned(ident, "a context is `none`, `height`, `time` or `random`")),
+        }
+    }
+    Ok(out)
+}
+
+pub(crate) fn transition(arguments: Arguments, item: DeriveInput) -> Result<TokenStream> {
+    let krate = paths::private();
+    let Arguments { name, version, needs, context, gas } = arguments;
+    if !item.generics.params.is_empty() {
+        return Err(Error::new_spanned(&item.generics, "a transition has no parameters: it is one function"));
+    }
+    let ident = &item.ident;
+    let (height, time, random) = (
+        context.iter().any(|c| c == "height"),
+        context.iter().any(|c| c == "time"),
+        context.iter().any(|c| c == "random"),
+    );
+    let gas = gas.map_or_else(|| quote!(u64::MAX), |gas| gas.to_token_stream());
+    let (encode, decode) = (codec::encode(&item)?, codec::decode(&item)?);
+    Ok(quote! {
+        #item
+        #encode
+        #decode
+
+        #[automatically_derived]
+        impl #krate::Function for #ident {
+            const NAME: &'static str = #name;
+            const VERSION: u32 = #version;
+            const CONTEXT: #krate::ContextUse =
+                #krate::ContextUse { height: #height, time: #time, random: #random };
+            const GAS_MAX: u64 = #gas;
+            fn needs() -> ::std::vec::Vec<#krate::Capability> {
+                ::std::vec![#(#krate::Capability::from(#needs)),*]
+            }
+        }
+    })
+}
