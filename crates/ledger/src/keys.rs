@@ -1,0 +1,246 @@
+//! Ed25519 keys and signatures under the rules of ZIP-215.
+//!
+//! Every verifier must come to the same verdict on every signature, or a chain splits. Plain Ed25519 does not promise
+//! that: implementations differ on non-canonical points, and single and batch verification differ on points with a
+//! small-order part. ZIP-215 settles both, so verdicts agree between nodes, between single and batch verification,
+//! and with CometBFT. One thing it permits is refused on top: a key of small order, for which anyone can write a
+//! signature of anything.
+//!
+//! Secrets are wiped when dropped and never printed. Key files belong to the node.
+//!
+//! Rules: `spec/ledger.md`, TX-3 and TX-4. Vectors: `spec/vectors/ledger.json`.
+
+use ed25519_zebra::{SigningKey, VerificationKey, VerificationKeyBytes, batch};
+use keelstone_codec::{Decode, DecodeError, Describe, Encode, KeyReader, OrderedKey, Reader, Shape};
+use rand_core::{TryCryptoRng, TryRng};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::convert::Infallible;
+use std::fmt;
+use zeroize::Zeroizing;
+
+/// An Ed25519 public key, which is also the name of an account. Any 32 bytes, until [`PublicKey::check`] says so.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKey(pub [u8; 32]);
+
+/// An Ed25519 signature. Any 64 bytes, until verified.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Signature(pub [u8; 64]);
+
+/// A secret key. Wiped when dropped; `Debug` shows its public half only.
+pub struct SecretKey(SigningKey);
+
+/// Why bytes cannot be somebody's key. Whoever offers it has to act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The bytes are no point of the curve.
+    #[error("{key} is not an Ed25519 public key")]
+    NotAPoint {
+        /// The key.
+        key: PublicKey,
+    },
+    /// The key has small order: anyone could sign for it.
+    #[error("{key} is a key of small order, for which anyone can sign")]
+    SmallOrder {
+        /// The key.
+        key: PublicKey,
+    },
+}
+
+/// Why a signature is refused. The sender has to act, or whoever passed it on has changed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignatureError {
+    /// The key could sign nothing.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The signature is not one of this key over these bytes.
+    #[error("the signature is not by {key} over these bytes")]
+    Wrong {
+        /// The key it should be by.
+        key: PublicKey,
+    },
+}
+
+impl SecretKey {
+    /// A fresh key from the system's randomness.
+    ///
+    /// # Errors
+    /// [`getrandom::Error`] if the system has none to give.
+    pub fn generate() -> Result<Self, getrandom::Error> {
+        let mut seed = Zeroizing::new([0; 32]);
+        getrandom::fill(seed.as_mut())?;
+        Ok(Self::from_seed(&seed))
+    }
+
+    /// The key that RFC 8032 derives from a seed.
+    #[must_use]
+    pub fn from_seed(seed: &[u8; 32]) -> Self {
+        Self(SigningKey::from_bytes(seed))
+    }
+
+    /// The seed, to be written to a key file and nowhere else.
+    #[must_use]
+    pub fn seed(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.0.to_bytes())
+    }
+
+    /// The public half.
+    #[must_use]
+    pub fn public(&self) -> PublicKey {
+        PublicKey(VerificationKeyBytes::from(&self.0).into())
+    }
+
+    /// Signs bytes that begin with a domain of their own (spec: TX-3).
+    #[must_use]
+    pub fn sign(&self, message: &[u8]) -> Signature {
+        Signature(self.0.sign(message).to_bytes())
+    }
+}
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretKey(of {})", self.public())
+    }
+}
+
+impl PublicKey {
+    /// Says whether the key may act at all: a point of the curve, and not one of small order.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    // spec: TX-4
+    pub fn check(&self) -> Result<(), KeyError> {
+        self.point().map(|_| ())
+    }
+
+    /// Verifies a signature over `message`.
+    ///
+    /// # Errors
+    /// [`SignatureError`]; the same verdict as [`verify_batch`] would give.
+    pub fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), SignatureError> {
+        self.point()?
+            .verify(&ed25519_zebra::Signature::from_bytes(&signature.0), message)
+            .map_err(|_| SignatureError::Wrong { key: *self })
+    }
+
+    fn point(&self) -> Result<VerificationKey, KeyError> {
+        let point = VerificationKey::try_from(self.0).map_err(|_| KeyError::NotAPoint { key: *self })?;
+        // With R the identity and S zero, [8][S]B = [8]R + [8][k]A says [8][k]A = 0 and nothing else: true for every
+        // key of small order, and for another key only if k, a hash, were a multiple of the group's order.
+        let mut universal = [0; 64];
+        universal[0] = 1;
+        match point.verify(&ed25519_zebra::Signature::from_bytes(&universal), b"order") {
+            Ok(()) => Err(KeyError::SmallOrder { key: *self }),
+            Err(_) => Ok(point),
+        }
+    }
+}
+
+/// Verifies many signatures at once, at about half the cost of one by one, with the same verdict.
+///
+/// # Errors
+/// The index of the first that is wrong, and what is wrong with it.
+pub fn verify_batch(items: &[(PublicKey, &[u8], Signature)]) -> Result<(), (usize, SignatureError)> {
+    let mut transcript = blake3::Hasher::new();
+    let mut verifier = batch::Verifier::new();
+    for (index, (key, message, signature)) in items.iter().enumerate() {
+        key.check().map_err(|error| (index, error.into()))?;
+        transcript.update(&key.0).update(&signature.0).update(&(message.len() as u64).to_le_bytes()).update(message);
+        verifier.queue((key.0.into(), ed25519_zebra::Signature::from_bytes(&signature.0), message));
+    }
+    if verifier.verify(Transcript(transcript.finalize_xof())).is_ok() {
+        return Ok(());
+    }
+    // A batch that fails does not say where: find the first, which is also the verdict.
+    for (index, (key, message, signature)) in items.iter().enumerate() {
+        key.verify(message, signature).map_err(|error| (index, error))?;
+    }
+    Ok(())
+}
+
+/// The weights of a batch, drawn from a hash over all of it: whoever makes the signatures cannot choose them after
+/// knowing the weights, and no randomness of this machine is needed.
+struct Transcript(blake3::OutputReader);
+
+impl TryRng for Transcript {
+    type Error = Infallible;
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        let mut bytes = [0; 4];
+        self.0.fill(&mut bytes);
+        Ok(u32::from_le_bytes(bytes))
+    }
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        let mut bytes = [0; 8];
+        self.0.fill(&mut bytes);
+        Ok(u64::from_le_bytes(bytes))
+    }
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Infallible> {
+        self.0.fill(out);
+        Ok(())
+    }
+}
+impl TryCryptoRng for Transcript {}
+
+macro_rules! bytes_type {
+    ($name:ident, $len:literal, $what:literal) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex::encode(self.0))
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                Self::from_hex(&text).map_err(D::Error::custom)
+            }
+        }
+        impl $name {
+            /// Reads the hexadecimal digits that `Display` writes, in either case.
+            ///
+            /// # Errors
+            /// [`DecodeError::Invalid`].
+            pub fn from_hex(text: &str) -> Result<Self, DecodeError> {
+                let mut bytes = [0; $len];
+                hex::decode_to_slice(text, &mut bytes).map_err(|_| DecodeError::Invalid { what: $what })?;
+                Ok(Self(bytes))
+            }
+        }
+        impl Encode for $name {
+            fn encode(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.0);
+            }
+        }
+        impl Decode for $name {
+            fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+                Ok(Self(input.array()?))
+            }
+        }
+        impl Describe for $name {
+            fn shape() -> Shape {
+                Shape::Array($len)
+            }
+        }
+    };
+}
+bytes_type!(PublicKey, 32, "public key, which is 64 hexadecimal digits");
+bytes_type!(Signature, 64, "signature, which is 128 hexadecimal digits");
+
+impl OrderedKey for PublicKey {
+    fn encode_key(&self, out: &mut Vec<u8>) {
+        self.0.encode_key(out);
+    }
+    fn decode_key(input: &mut KeyReader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self(input.array()?))
+    }
+}
