@@ -1,1 +1,22 @@
-//! Keelstone store.
+//! Durable, verifiable versions of the state tree over a small file trait.
+//!
+//! The store takes a diff and gives a root that survives the power: a commit is acknowledged once its diff is synced in a
+//! log, and the tree's pages follow in the background. Versions are immutable and cheap, so any retained height can be
+//! read and proven while commits go on. Every byte read from the disk is checked, by a checksum or by its hash.
+//!
+//! [`Store`] is the whole of it; [`files`] the disk below; [`kv`] a plain key-value database for what needs no root.
+//!
+//! Formats and rules: `spec/store.md`, STORE-1 to STORE-10. Vectors: `spec/vectors/store.json`.
+#![forbid(unsafe_code)]
+
+mod error;
+pub mod files;
+pub mod kv;
+mod options;
+mod store;
+mod view;
+
+pub use error::StoreError;
+pub use options::{Options, Retention};
+pub use store::{Change, CheckLevel, CheckReport, CommittedDiff, Compacted, Prepared, Progress, Stats, Store};
+pub use view::View;

@@ -34,6 +34,14 @@ impl<H: Hasher> MemoryTree<H> {
         self.root()
     }
 
+    /// The namespaces that have entries, in order, with their totals.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<(Namespace, Totals)> {
+        let weigh = |(key, value): (&Key, &Value)| Totals { count: 1, bytes: (key.len() + value.len()) as u64 };
+        let sum = |entries: &BTreeMap<Key, Value>| entries.iter().map(weigh).fold(Totals::default(), |a, b| a + b);
+        self.state.iter().map(|(name, entries)| (name.clone(), sum(entries))).collect()
+    }
+
     /// The root of the state.
     #[must_use]
     pub fn root(&self) -> Root {

@@ -1,0 +1,159 @@
+//! What can go wrong in the store, sorted by who has to act.
+
+use keelstone_codec::{Height, Root};
+use keelstone_tree::ReadError;
+use std::io;
+use std::sync::Arc;
+
+/// Why the store did not do what it was asked. Each variant says who has to act. Cheap to clone.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Another process has the directory. Stop it, or use another directory.
+    #[error("the store is in use{}", .pid.map_or_else(String::new, |pid| format!(" by pid {pid}")))]
+    InUse {
+        /// The holder, if it left its number.
+        pid: Option<u32>,
+    },
+    /// There is already a store where one was to be made. The caller's to mend.
+    #[error("there is already a store here")]
+    Exists,
+    /// There is no store where one was to be opened. The caller's to mend.
+    #[error("there is no store here: file `{file}` does not exist")]
+    Missing {
+        /// The file that makes a directory a store.
+        file: &'static str,
+    },
+    /// Bytes on disk are not what was written. Nothing is guessed or cut: repair from a peer, a snapshot or a backup.
+    #[error("{file} is damaged at byte {offset}: {what}")]
+    Damaged {
+        /// The file.
+        file: String,
+        /// Where in it.
+        offset: u64,
+        /// What was expected and found.
+        what: String,
+    },
+    /// A file that belongs to the store is gone. Repair as for damage.
+    #[error("{file} is missing: {what}")]
+    Lost {
+        /// The file.
+        file: String,
+        /// Who says it must be there.
+        what: String,
+    },
+    /// The machine failed: disk full, I/O error, no permission.
+    #[error("could not {doing} {file}: {source}")]
+    Io {
+        /// The action.
+        doing: &'static str,
+        /// The file.
+        file: String,
+        /// What the machine said.
+        source: Arc<io::Error>,
+    },
+    /// The store was written in a format this version does not know. Use a newer version of the software.
+    #[error("the store has format {found}; this version knows {known}")]
+    Unsupported {
+        /// The format on disk.
+        found: u32,
+        /// The newest format known here.
+        known: u32,
+    },
+    /// The store was made with another hash function. Open it as what it is.
+    #[error("the store hashes with {found}, not {expected}")]
+    WrongHasher {
+        /// What the caller opened it as.
+        expected: String,
+        /// What the store says.
+        found: String,
+    },
+    /// The height is not kept, or not reached yet. Ask for one between `low` and `high`.
+    #[error("height {height} is not kept: the store has {low} to {high}")]
+    NotRetained {
+        /// What was asked for.
+        height: Height,
+        /// The lowest height kept.
+        low: Height,
+        /// The last height.
+        high: Height,
+    },
+    /// Nothing was committed yet.
+    #[error("the store has no height yet")]
+    Empty,
+    /// An earlier write or sync failed, so nobody knows what is on the disk. Reads go on; reopen to write (spec: STORE-8).
+    #[error("the store stopped writing after: {reason}")]
+    Poisoned {
+        /// The failure.
+        reason: String,
+    },
+    /// A commit that does not continue the history. The caller's to mend.
+    #[error("height {found} cannot be committed: the next is {expected}")]
+    WrongHeight {
+        /// The height that comes next.
+        expected: Height,
+        /// The height that was given.
+        found: Height,
+    },
+    /// A prepared diff whose parent is no longer the last version. Prepare it again.
+    #[error("prepared on {prepared}, but the store is at {current}")]
+    Stale {
+        /// The root the diff was prepared on.
+        prepared: Root,
+        /// The root of the last version.
+        current: Root,
+    },
+    /// Something is above a limit (spec: STORE-7). The caller's to mend.
+    #[error("{what} has {found} bytes, the limit is {limit}")]
+    TooLarge {
+        /// The thing.
+        what: &'static str,
+        /// Its bytes.
+        found: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A rollback that would go further back than history is kept.
+    #[error("cannot roll back to {to}: the store has {low} to {high}")]
+    CannotRollBack {
+        /// What was asked for.
+        to: Height,
+        /// The lowest height kept.
+        low: Height,
+        /// The last height.
+        high: Height,
+    },
+    /// State could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl StoreError {
+    /// [`StoreError::Io`].
+    pub(crate) fn io(doing: &'static str, file: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let file = file.into();
+        move |source| Self::Io { doing, file, source: Arc::new(source) }
+    }
+
+    /// [`StoreError::Damaged`].
+    pub(crate) fn damaged(file: impl Into<String>, offset: u64, what: impl Into<String>) -> Self {
+        Self::Damaged { file: file.into(), offset, what: what.into() }
+    }
+
+    /// Whether our own bytes are wrong, as against a machine that failed or a caller who asked wrongly.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Lost { .. } | Self::Read(ReadError::Damaged { .. }))
+    }
+}
+
+/// A store error met while reading state: damage stays damage.
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Read(error) => error,
+            StoreError::Io { source, .. } => Self::Io(source),
+            other => Self::damaged(other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! A directory of the real file system.
+
+use super::{File, Files, Guard, LockError};
+use std::fs;
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The file whose OS lock says who owns the directory. Its content is the owner's process number, for people.
+const LOCK_FILE: &str = "LOCK";
+
+/// A directory of the real file system.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    path: PathBuf,
+}
+
+impl Directory {
+    /// The directory at `path`, which is made if it does not exist. Symbolic links are followed: whoever set one up
+    /// owns what it points at.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn new(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        fs::create_dir_all(&path)?;
+        Ok(Self { path })
+    }
+
+    /// The directory at `path`, which must exist.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotADirectory`, or what the file system says.
+    pub fn existing(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        if !fs::metadata(&path)?.is_dir() {
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{} is no directory", path.display())));
+        }
+        Ok(Self { path })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Files for Directory {
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
+        let path = self.path.join(name);
+        let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        // A later fdatasync must not have to write the file's size or block map, so both exist from the start.
+        fs4::FileExt::allocate(&file, len)?;
+        Ok(Arc::new(RealFile { file }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let file = fs::OpenOptions::new().read(true).write(true).open(self.path.join(name))?;
+        Ok(Arc::new(RealFile { file }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                // A name that is not UTF-8 is none of ours.
+                names.extend(entry.file_name().into_string().ok());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        fs::File::open(&self.path)?.sync_all()
+    }
+
+    fn lock(&self) -> Result<Box<dyn Guard>, LockError> {
+        let path = self.path.join(LOCK_FILE);
+        let mut file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match fs4::FileExt::try_lock(&file) {
+            Ok(()) => {}
+            Err(fs4::TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                // The number is for people only; the lock itself is the operating system's.
+                let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+                return Err(LockError::InUse { pid });
+            }
+            Err(fs4::TryLockError::Error(error)) => return Err(error.into()),
+        }
+        file.set_len(0)?;
+        file.rewind()?;
+        write!(file, "{}", std::process::id())?;
+        Ok(Box::new(RealLock { _file: file }))
+    }
+}
+
+#[derive(Debug)]
+struct RealLock {
+    // The operating system lets go of the lock when the handle closes, however the process ends.
+    _file: fs::File,
+}
+
+impl Guard for RealLock {}
+
+#[derive(Debug)]
+struct RealFile {
+    file: fs::File,
+}
+
+#[cfg(unix)]
+impl File for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, out, offset)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(&self.file, bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}

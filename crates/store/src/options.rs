@@ -1,0 +1,49 @@
+//! What one may choose about a store. Everything has a default that works.
+
+/// How much history stays readable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// Every height since the first.
+    All,
+    /// The last so many heights, the current one included.
+    Heights(u64),
+}
+
+/// What one may choose about a store. Sizes are in bytes.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Size of a log or value segment. A record that is larger gets a segment of its own.
+    pub segment_bytes: u64,
+    /// Size of a page segment.
+    pub page_segment_bytes: u64,
+    /// Diffs in the log that the pages do not have yet: a flush starts here, and commits wait at twice this (spec: STORE-7).
+    pub flush_bytes: u64,
+    /// Pages of the tree kept in memory.
+    pub cache_bytes: u64,
+    /// Blocks of values kept in memory.
+    pub value_cache_bytes: u64,
+    /// How much history stays readable.
+    pub history: Retention,
+    /// Recent or lately used versions kept at hand, so that a view at their height costs nothing.
+    pub recent_versions: usize,
+    /// Views that may be open at a height other than the last (spec: STORE-6). The oldest expires.
+    pub views_max: usize,
+    /// Whether flushes run on a thread of their own. Off, a commit that needs one does it: for tests that count I/O.
+    pub background: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            page_segment_bytes: 64 << 20,
+            flush_bytes: 32 << 20,
+            cache_bytes: 2 << 30,
+            value_cache_bytes: 256 << 20,
+            history: Retention::All,
+            recent_versions: 16,
+            views_max: 1024,
+            background: true,
+        }
+    }
+}
