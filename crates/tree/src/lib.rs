@@ -15,6 +15,7 @@ mod memory;
 pub mod preimage;
 mod read;
 pub mod reference;
+mod walk;
 
 pub use backing::{Backing, PageAt, Place};
 pub use diff::{DIFF_BYTES_MAX, Diff, DiffError, Totals, Write};
@@ -22,3 +23,4 @@ pub use hasher::{Blake3, HashKind, Hasher, NODE_LEN, Sha256, UnknownHasher};
 pub use memory::MemoryTree;
 pub use preimage::{Level, Preimage};
 pub use read::{KeyRange, Read, ReadError, Scan, prefix_end};
+pub use walk::{Branch, Opened, Walk};

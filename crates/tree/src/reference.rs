@@ -31,6 +31,18 @@ pub fn sha256(data: &[u8]) -> [u8; 32] {
     <::sha2::Sha256 as ::sha2::Digest>::digest(data).into()
 }
 
+/// The root of a state under the hash function of a [`crate::Hasher`].
+///
+/// # Panics
+/// As [`root_with`].
+#[must_use]
+pub fn root<H: crate::Hasher>(state: &State) -> Root {
+    match H::KIND {
+        crate::HashKind::Blake3 => root_with(blake3, state),
+        crate::HashKind::Sha256 => root_with(sha256, state),
+    }
+}
+
 /// The root of a state under a hash function.
 ///
 /// # Panics
