@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How deep values may nest while decoding. A stack overflow cannot be caught, so depth is counted (spec: EXEC-13).
+/// How deep values may nest while decoding. A stack overflow cannot be caught, so depth is counted (spec: CODEC-9).
 pub const DEPTH_MAX: u32 = 32;
 
 /// The most elements a `Vec`, `BTreeMap` or `BTreeSet` without a bound of its own may have (spec: CODEC-4).
@@ -21,7 +21,7 @@ pub trait Encode {
     }
 }
 
-/// Reads a value from its canonical encoding and refuses every other.
+/// Reads a value from its canonical encoding and refuses every other (spec: CODEC-1).
 pub trait Decode: Sized {
     /// Reads one value and leaves the reader behind it.
     ///

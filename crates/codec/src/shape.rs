@@ -4,7 +4,7 @@
 //! arguments and show its results. [`Shape`] is the whole layout of an encoding: walking one beside the bytes reads
 //! them. It is a description only: decoding proper goes through [`crate::Decode`], which checks more.
 //!
-//! Layout and rules: `spec/codec.md`. The shape of a type follows its `Encode` by construction of the derive.
+//! Layout and rules: `spec/codec.md`, CODEC-1 to CODEC-6. The shape of a type follows its `Encode` by construction of the derive.
 
 use crate::{
     Blob, BoundedList, BoundedSet, ChainId, Fixed, Hash, Height, Key, LIST_MAX, Namespace, Root, StateHash, Text,
@@ -34,10 +34,14 @@ pub enum Shape {
     Decimal,
     /// Exactly so many bytes without a length: hashes and keys.
     Array(usize),
-    /// A length and at most so many bytes.
+    /// A u32 length and at most so many bytes.
     Bytes(usize),
-    /// A length and at most so many bytes of UTF-8.
+    /// A u32 length and at most so many bytes of UTF-8.
     Text(usize),
+    /// A length of one byte and at most so many bytes, at least one: keys.
+    ShortBytes(usize),
+    /// A length of one byte and at most so many bytes of UTF-8, at least one: names.
+    ShortText(usize),
     /// 00, or 01 and the value.
     Optional(Box<Shape>),
     /// A count and at most so many elements.
@@ -93,11 +97,11 @@ shapes! {
     StateHash => Shape::Array(32);
     Height => Shape::Unsigned(8);
     Timestamp => Shape::Unsigned(8);
-    String => Shape::Text(usize::MAX);
-    Key => Shape::Bytes(crate::KEY_LEN_MAX);
+    String => Shape::Text(crate::VALUE_LEN_MAX);
+    Key => Shape::ShortBytes(crate::KEY_LEN_MAX);
     Value => Shape::Bytes(crate::VALUE_LEN_MAX);
-    Namespace => Shape::Text(crate::NAMESPACE_LEN_MAX);
-    ChainId => Shape::Text(crate::CHAIN_ID_LEN_MAX);
+    Namespace => Shape::ShortText(crate::NAMESPACE_LEN_MAX);
+    ChainId => Shape::ShortText(crate::CHAIN_ID_LEN_MAX);
 }
 
 impl<const N: usize> Describe for [u8; N] {
