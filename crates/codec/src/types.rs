@@ -267,7 +267,7 @@ impl Decode for Value {
     }
 }
 
-/// The name of a region of the state: 1 to 32 of `[a-z0-9_.-]` (spec: TREE-1). Cheap to clone.
+/// The name of a region of the state: 1 to 32 of `[a-z0-9_.-]` (spec: TREE-1, CODEC-8). Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Namespace(Arc<str>);
 

@@ -167,10 +167,7 @@ impl Json {
                     order
                 };
                 a.len() == b.len()
-                    && sorted(a)
-                        .into_iter()
-                        .zip(sorted(b))
-                        .all(|(x, y)| a[x].0 == b[y].0 && a[x].1.same_data(&b[y].1))
+                    && sorted(a).into_iter().zip(sorted(b)).all(|(x, y)| a[x].0 == b[y].0 && a[x].1.same_data(&b[y].1))
             }
             _ => self == other,
         }

@@ -4,7 +4,9 @@ use crate::paths;
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote};
 use std::collections::BTreeSet;
-use syn::{Attribute, Data, DataEnum, DeriveInput, Error, Fields, Generics, Ident, LitInt, Result, Variant, parse_quote};
+use syn::{
+    Attribute, Data, DataEnum, DeriveInput, Error, Fields, Generics, Ident, LitInt, Result, Variant, parse_quote,
+};
 
 /// A struct, or one variant of an enum: how to take it apart and put it together.
 pub(crate) struct Parts<'a> {

@@ -47,7 +47,8 @@ impl Parse for Arguments {
 /// Cuts `social.form_alliance/1` at its slash.
 fn split(text: &LitStr) -> Result<(String, u32)> {
     let whole = text.value();
-    let wrong = || Error::new_spanned(text, "a function is named like \"social.form_alliance/1\": name, slash, version");
+    let wrong =
+        || Error::new_spanned(text, "a function is named like \"social.form_alliance/1\": name, slash, version");
     let (name, version) = whole.rsplit_once('/').ok_or_else(wrong)?;
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.');
     if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {

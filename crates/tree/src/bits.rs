@@ -31,7 +31,6 @@ pub fn crit(a: &[u8], b: &[u8]) -> Option<u16> {
     Some(u16::try_from(shared * 9 + within as usize).expect("a key has at most 7,281 bytes"))
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -65,16 +65,8 @@ impl Hasher for Blake3 {
         const CHUNK_START: u8 = 1;
         const CHUNK_END: u8 = 2;
         const ROOT: u8 = 8;
-        const IV: [u32; 8] = [
-            0x6A09_E667,
-            0xBB67_AE85,
-            0x3C6E_F372,
-            0xA54F_F53A,
-            0x510E_527F,
-            0x9B05_688C,
-            0x1F83_D9AB,
-            0x5BE0_CD19,
-        ];
+        const IV: [u32; 8] =
+            [0x6A09_E667, 0xBB67_AE85, 0x3C6E_F372, 0xA54F_F53A, 0x510E_527F, 0x9B05_688C, 0x1F83_D9AB, 0x5BE0_CD19];
         assert_eq!(preimages.len(), out.len(), "one hash for each preimage");
         let platform = Platform::detect();
         let mut hashes = [0; MAX_SIMD_DEGREE * 32];

@@ -230,7 +230,8 @@ mod tests {
 
     #[test]
     fn text_that_is_no_number_is_refused() {
-        for text in ["", "-", ".", "1e", "1e+", "NaN", "Infinity", "1_000", "0x10", " 1", "1 ", "1.2.3", "e5", "1e5.0"] {
+        for text in ["", "-", ".", "1e", "1e+", "NaN", "Infinity", "1_000", "0x10", " 1", "1 ", "1.2.3", "e5", "1e5.0"]
+        {
             assert!(matches!(Decimal::parse(text), Err(DecimalError::Grammar { .. })), "{text:?}");
         }
         for text in ["1e129", "1e-129", "1e99999", &"9".repeat(129)] {
