@@ -10,17 +10,27 @@
 mod backing;
 pub mod bits;
 mod diff;
+mod grown;
 mod hasher;
 mod memory;
 pub mod preimage;
+mod proof;
+mod prove;
+mod query;
 mod read;
 pub mod reference;
+mod verify;
 mod walk;
 
 pub use backing::{Backing, PageAt, Place};
 pub use diff::{DIFF_BYTES_MAX, Diff, DiffError, Totals, Write};
+pub use grown::Grown;
 pub use hasher::{Blake3, HashKind, Hasher, NODE_LEN, Sha256, UnknownHasher};
 pub use memory::MemoryTree;
 pub use preimage::{Level, Preimage};
+pub use proof::{Proof, ProofError, ProofLimits};
+pub use prove::{prove, prove_bytes};
+pub use query::Query;
 pub use read::{KeyRange, Read, ReadError, Scan, prefix_end};
+pub use verify::{Answer, NamespaceTop, RangeAnswer, Verified};
 pub use walk::{Branch, Opened, Walk};

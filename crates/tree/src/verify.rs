@@ -1,0 +1,588 @@
+//! Checking a proof against a root, and what it then answers.
+//!
+//! The order of checks is part of the design (spec: TREE-8): size caps, decoding, sums and critical bits, which bound
+//! depth, then hashes up to the root, and only then keys. So an adversary pays for the hashes it makes us compute, and
+//! the costly comparisons are made on what the root commits to. Nothing recurses.
+//!
+//! Answers have three values (spec: TREE-9). What a proof does not show is unknown; it is never taken for absent.
+//!
+//! Rules: `spec/tree.md`, TREE-5, TREE-8 to TREE-10, TREE-12.
+
+use crate::bits::{bit, crit};
+use crate::preimage;
+use crate::proof::{Check, Checks, Every, Node, Proof, ProofError, ProofLimits, Shape};
+use crate::query::{EntryNeeds, Needs, Region, Span, meeting};
+use crate::{Hasher, KeyRange, Level, Query, Read, ReadError, Scan, Totals};
+use keelstone_codec::{Hash, KEY_LEN_MAX, Key, NAMESPACE_LEN_MAX, Namespace, Root, Value};
+use std::marker::PhantomData;
+
+/// A proof that leads to a root, ready to be asked.
+#[derive(Clone, Debug)]
+pub struct Verified<H> {
+    pub(crate) proof: Proof,
+    root: Root,
+    _hasher: PhantomData<H>,
+}
+
+/// What a proof says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer<T> {
+    /// It is there.
+    Present(T),
+    /// It is not there.
+    Absent,
+    /// The proof does not show it. Ask for one that does.
+    Unknown,
+}
+
+/// What a proof says of a range of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RangeAnswer {
+    /// These are all of the range's entries, in its direction.
+    Complete(Vec<(Key, Value)>),
+    /// There may be more.
+    Incomplete {
+        /// Entries up to the first place that is not shown, in the range's direction.
+        shown: Vec<(Key, Value)>,
+        /// Where more may be: a key, or the beginning of some.
+        unknown: Vec<u8>,
+    },
+}
+
+/// What the state level says of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamespaceTop {
+    /// The top hash of its entries.
+    pub root: Hash,
+    /// What is in it. A certified claim until all entries are seen.
+    pub totals: Totals,
+}
+
+impl Proof {
+    /// Checks that this proof is of the state under `root` and shows nothing but what `queries` need.
+    ///
+    /// What it shows may still be less: then answers are unknown.
+    ///
+    /// # Errors
+    /// [`ProofError`]; see its variants for who has to act.
+    pub fn verify<H: Hasher>(
+        self,
+        root: Root,
+        queries: &[Query],
+        limits: &ProofLimits,
+    ) -> Result<Verified<H>, ProofError> {
+        self.within(limits)?;
+        check(self, root, Some(queries), Every)
+    }
+
+    /// Checks that this proof is of the state under `root`, whatever it shows: for witnesses, whose questions are only
+    /// known when what they were made for has run.
+    ///
+    /// # Errors
+    /// As [`Proof::verify`], but never [`ProofError::Bloated`].
+    pub fn verify_unasked<H: Hasher>(self, root: Root, limits: &ProofLimits) -> Result<Verified<H>, ProofError> {
+        self.within(limits)?;
+        check(self, root, None, Every)
+    }
+
+    fn within(&self, limits: &ProofLimits) -> Result<(), ProofError> {
+        for (what, found, limit) in
+            [("bytes", self.as_bytes().len(), limits.bytes), ("nodes", self.nodes.len(), limits.nodes)]
+        {
+            if found > limit {
+                return Err(ProofError::TooLarge { what, found: found as u64, limit: limit as u64 });
+            }
+        }
+        Ok(())
+    }
+}
+
+// spec: TREE-8
+pub(crate) fn check<H: Hasher>(
+    mut proof: Proof,
+    root: Root,
+    queries: Option<&[Query]>,
+    checks: impl Checks,
+) -> Result<Verified<H>, ProofError> {
+    check_sums(&proof, checks)?;
+    hash_nodes::<H>(&mut proof);
+    let found = Root(proof.nodes[0].hash);
+    if found != root && checks.makes(Check::Root) {
+        return Err(ProofError::WrongRoot { expected: root, found });
+    }
+    check_keys(&proof, checks)?;
+    if let Some(queries) = queries
+        && checks.makes(Check::NothingUnasked)
+    {
+        check_needed(&proof, &Needs::of(queries))?;
+    }
+    Ok(Verified { proof, root, _hasher: PhantomData })
+}
+
+/// Sums add up and critical bits grow, within what keys can have. This bounds depth (spec: TREE-5, TREE-12).
+fn check_sums(proof: &Proof, checks: impl Checks) -> Result<(), ProofError> {
+    for node in &proof.nodes {
+        let found = match node.shape {
+            Shape::Opaque | Shape::Empty => continue,
+            Shape::Entry { key, value_len, .. } => Totals::entry(key.len(), value_len),
+            Shape::Namespace { tree, .. } => proof.nodes[tree as usize].totals,
+            Shape::Inner { level, crit, left, right, .. } => {
+                let children = [left, right].map(|child| &proof.nodes[child as usize]);
+                check_crit(level, crit, children, checks)?;
+                for Node { totals, .. } in children {
+                    if totals.count == 0 && checks.makes(Check::CountIsPositive) {
+                        return Err(ProofError::Totals { what: "every subtree has an entry", totals: *totals });
+                    }
+                    let least = totals.count.saturating_mul(2);
+                    if totals.bytes < least && checks.makes(Check::BytesCoverCount) {
+                        return Err(ProofError::Totals { what: "an entry has two bytes or more", totals: *totals });
+                    }
+                }
+                let [left, right] = children.map(|child| child.totals);
+                match left.checked_add(right) {
+                    Some(sum) => sum,
+                    None if checks.makes(Check::SumsDoNotOverflow) => {
+                        return Err(ProofError::Totals { what: "sums have 64 bits", totals: left });
+                    }
+                    None => Totals {
+                        count: left.count.saturating_add(right.count),
+                        bytes: left.bytes.saturating_add(right.bytes),
+                    },
+                }
+            }
+        };
+        if found != node.totals && checks.makes(Check::SumsAddUp) {
+            return Err(ProofError::Sums { stated: node.totals, found });
+        }
+    }
+    Ok(())
+}
+
+fn check_crit(level: Level, crit: u16, children: [&Node; 2], checks: impl Checks) -> Result<(), ProofError> {
+    let key_len_max = match level {
+        Level::Entries => KEY_LEN_MAX,
+        Level::Namespaces => NAMESPACE_LEN_MAX,
+    };
+    let limit = 9 * u16::try_from(key_len_max).expect("a key has at most 255 bytes");
+    if (crit == 0 || crit >= limit) && checks.makes(Check::CritInRange) {
+        return Err(ProofError::CriticalBit { what: "above 0 and below", found: crit, limit });
+    }
+    for child in children {
+        match child.shape {
+            Shape::Inner { crit: below, .. } if below <= crit && checks.makes(Check::CritGrows) => {
+                return Err(ProofError::CriticalBit { what: "above its parent's", found: below, limit: crit });
+            }
+            Shape::Entry { key: end, .. } | Shape::Namespace { name: end, .. } => {
+                // A key parts from longer ones where it ends, and from no one behind that.
+                let limit = 9 * u16::try_from(end.len()).expect("bounded when it was read");
+                if crit > limit && checks.makes(Check::DepthWithinKey) {
+                    return Err(ProofError::CriticalBit { what: "at most", found: crit, limit });
+                }
+            }
+            Shape::Inner { .. } | Shape::Opaque | Shape::Empty => {}
+        }
+    }
+    Ok(())
+}
+
+/// Computes every hash, children before parents, and finds the first and last leaf shown below each inner node.
+fn hash_nodes<H: Hasher>(proof: &mut Proof) {
+    for at in (0..proof.nodes.len()).rev() {
+        let node = &proof.nodes[at];
+        let preimage = match node.shape {
+            Shape::Opaque => continue,
+            Shape::Empty => preimage::empty(),
+            Shape::Inner { level, crit, left, right, .. } => {
+                let [l, r] = [left, right].map(|child| &proof.nodes[child as usize]);
+                preimage::inner(level, crit, [l.totals, r.totals], [&l.hash, &r.hash])
+            }
+            Shape::Namespace { name, tree } => {
+                let tree = &proof.nodes[tree as usize];
+                let name = proof.slice(name);
+                preimage::namespace(short(name.len()), tree.totals, &H::hash(name), &H::hash(&tree.hash.0))
+            }
+            Shape::Entry { key, value_len, body, shown } => {
+                let (key, body) = (proof.slice(key), proof.slice(body));
+                let value_hash = if shown { H::hash(body) } else { Hash(body.try_into().expect("a stub has a hash")) };
+                preimage::leaf(short(key.len()), value_len, &H::hash(key), &value_hash)
+            }
+        };
+        let hash = H::hash_node(&preimage);
+        let below = match proof.nodes[at].shape {
+            Shape::Inner { left, right, .. } => [leaves(proof, left, right)[0], leaves(proof, right, left)[1]],
+            _ => [0; 2],
+        };
+        let node = &mut proof.nodes[at];
+        node.hash = hash;
+        if let Shape::Inner { leaves, .. } = &mut node.shape {
+            *leaves = below;
+        }
+    }
+}
+
+fn short(len: usize) -> u16 {
+    u16::try_from(len).expect("keys and names are bounded when they are read")
+}
+
+/// The first and last leaf shown below `node`, or, if it is opaque, below its sibling, which then is not.
+fn leaves(proof: &Proof, node: u32, sibling: u32) -> [u32; 2] {
+    match proof.nodes[node as usize].shape {
+        Shape::Inner { leaves, .. } => leaves,
+        Shape::Entry { .. } | Shape::Namespace { .. } => [node; 2],
+        Shape::Opaque | Shape::Empty => leaves(proof, sibling, sibling),
+    }
+}
+
+/// Keys stand where the tree would have put them (spec: TREE-8).
+///
+/// It is enough to look at each inner node once. Where both children are shown, the two leaves beside the gap differ
+/// first in its critical bit. Where one is, the first leaf below has the bit of its side; the other leaves below agree
+/// with it in all bits before the critical ones of the nodes between them, which are greater.
+fn check_keys(proof: &Proof, checks: impl Checks) -> Result<(), ProofError> {
+    for node in &proof.nodes {
+        let Shape::Inner { crit: here, left, right, leaves: [first, _], .. } = node.shape else { continue };
+        let left_is_shown = !matches!(proof.nodes[left as usize].shape, Shape::Opaque);
+        let right_is_shown = !matches!(proof.nodes[right as usize].shape, Shape::Opaque);
+        let key = proof.key_of(first);
+        if bit(key, here) == left_is_shown && checks.makes(Check::KeyTakesTheTurns) {
+            return Err(ProofError::Misplaced { what: "its bits are not the turns taken", key: key.to_vec() });
+        }
+        if left_is_shown && right_is_shown {
+            let [before, after] = [leaves(proof, left, left)[1], leaves(proof, right, right)[0]];
+            let key = proof.key_of(after);
+            if crit(proof.key_of(before), key) != Some(here) && checks.makes(Check::NeighboursPartAtCrit) {
+                let what = "it parts from its neighbour at another bit than their node says";
+                return Err(ProofError::Misplaced { what, key: key.to_vec() });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Why a node may be shown.
+#[derive(Clone, Copy)]
+enum Want<'n> {
+    /// Keys it may hold are asked for.
+    Spans(&'n [Span<'n>]),
+    /// It is on the way of this bound, at whose end a leaf shows that keys part from what is asked for.
+    Way(&'n [u8]),
+    /// Nothing is to be seen here.
+    Nothing,
+}
+
+impl<'n> Want<'n> {
+    fn of(spans: &'n [Span<'n>]) -> Self {
+        if spans.is_empty() { Self::Nothing } else { Self::Spans(spans) }
+    }
+}
+
+/// Nothing is shown that no question needs (spec: TREE-7).
+fn check_needed(proof: &Proof, needs: &Needs<'_>) -> Result<(), ProofError> {
+    let mut stack: Vec<(u32, Want<'_>, Option<&EntryNeeds<'_>>)> = Vec::with_capacity(8);
+    stack.push((0, Want::of(needs.names.as_slice()), None));
+    while let Some((at, want, entries)) = stack.pop() {
+        let shape = proof.nodes[at as usize].shape;
+        match (shape, want) {
+            (Shape::Opaque | Shape::Empty, _) => {}
+            (_, Want::Nothing) => {
+                let key = proof.key_of(leaves(proof, at, at)[0]).to_vec();
+                return Err(ProofError::Bloated { what: "", key });
+            }
+            (Shape::Entry { key, shown, .. }, _) => {
+                let key = proof.slice(key);
+                if shown && !entries.is_some_and(|needs| needs.values.contains(key)) {
+                    return Err(ProofError::Bloated { what: "the value of ", key: key.to_vec() });
+                }
+            }
+            (Shape::Namespace { name, tree }, _) => {
+                let entries = needs.entries(proof.slice(name));
+                stack.push((tree, entries.map_or(Want::Nothing, |needs| Want::of(needs.seen.as_slice())), entries));
+            }
+            (Shape::Inner { crit, left, right, .. }, Want::Way(start)) => {
+                let [on, off] = if bit(start, crit) { [right, left] } else { [left, right] };
+                stack.extend([(off, Want::Nothing, entries), (on, want, entries)]);
+            }
+            (Shape::Inner { crit, left, right, leaves: [first, _], .. }, Want::Spans(spans)) => {
+                let region = Region { sample: proof.key_of(first), crit, side: false };
+                let [below_left, below_right] = [region, Region { side: true, ..region }].map(|r| meeting(spans, &r));
+                if below_left.is_empty() && below_right.is_empty() {
+                    stack.push((at, Want::Way(spans[0].start()), entries));
+                } else {
+                    stack.extend([(right, Want::of(below_right), entries), (left, Want::of(below_left), entries)]);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What stands at the end of a key's way.
+enum Found {
+    Leaf(u32),
+    Absent,
+    Unknown,
+}
+
+/// A place in a range: an entry, or the first key of a part that is not shown.
+enum Item {
+    Entry(Key, Value),
+    Gap(Vec<u8>),
+}
+
+impl<H: Hasher> Verified<H> {
+    /// The root the proof was checked against.
+    #[must_use]
+    pub fn root(&self) -> Root {
+        self.root
+    }
+
+    /// The proof.
+    #[must_use]
+    pub fn proof(&self) -> &Proof {
+        &self.proof
+    }
+
+    /// The value of a key.
+    #[must_use]
+    pub fn get(&self, namespace: &Namespace, key: &[u8]) -> Answer<Value> {
+        match self.find_entry(namespace, key) {
+            Answer::Present(entry) => self.value(entry).map_or(Answer::Unknown, Answer::Present),
+            Answer::Absent => Answer::Absent,
+            Answer::Unknown => Answer::Unknown,
+        }
+    }
+
+    /// The length of a key's value in bytes, which is known also where the value is not shown.
+    #[must_use]
+    pub fn value_len(&self, namespace: &Namespace, key: &[u8]) -> Answer<u32> {
+        match self.find_entry(namespace, key) {
+            Answer::Present(entry) => match self.proof.nodes[entry as usize].shape {
+                Shape::Entry { value_len, .. } => Answer::Present(value_len),
+                _ => Answer::Unknown,
+            },
+            Answer::Absent => Answer::Absent,
+            Answer::Unknown => Answer::Unknown,
+        }
+    }
+
+    /// All entries of a range (spec: TREE-10).
+    #[must_use]
+    pub fn range(&self, namespace: &Namespace, range: &KeyRange) -> RangeAnswer {
+        let mut shown = Vec::new();
+        for item in self.items(namespace, range) {
+            match item {
+                Item::Entry(key, value) => shown.push((key, value)),
+                Item::Gap(unknown) => return RangeAnswer::Incomplete { shown, unknown },
+            }
+        }
+        RangeAnswer::Complete(shown)
+    }
+
+    /// All entries whose keys begin with `prefix` (spec: TREE-10).
+    #[must_use]
+    pub fn prefix(&self, namespace: &Namespace, prefix: &[u8]) -> RangeAnswer {
+        self.range(namespace, &KeyRange::prefix(prefix))
+    }
+
+    /// How many entries have keys that begin with `prefix`, and their bytes; absent if there is none.
+    ///
+    /// They are a certified claim of whoever made the root (spec: TREE-10).
+    #[must_use]
+    pub fn prefix_totals(&self, namespace: &Namespace, prefix: &[u8]) -> Answer<Totals> {
+        let tree = match self.find_tree(namespace) {
+            Answer::Present(tree) => tree,
+            Answer::Absent => return Answer::Absent,
+            Answer::Unknown => return Answer::Unknown,
+        };
+        let nodes = &self.proof.nodes;
+        let totals = nodes[tree as usize].totals;
+        if prefix.is_empty() {
+            return Answer::Present(totals);
+        }
+        let mut at = tree;
+        loop {
+            let node = &nodes[at as usize];
+            let leaf = match node.shape {
+                Shape::Opaque | Shape::Empty | Shape::Namespace { .. } => return Answer::Unknown,
+                Shape::Entry { .. } => at,
+                Shape::Inner { crit, left, right, leaves: [first, _], .. } => {
+                    if usize::from(crit) < 9 * prefix.len() {
+                        let side = bit(prefix, crit);
+                        let region = Region { sample: self.proof.key_of(first), crit, side };
+                        if region.compare(prefix).is_ne() {
+                            return Answer::Absent;
+                        }
+                        at = if side { right } else { left };
+                        continue;
+                    }
+                    first
+                }
+            };
+            // Everything below has this leaf's first bits, so all of it begins with the prefix or none does.
+            let begins = self.proof.key_of(leaf).starts_with(prefix);
+            return if begins { Answer::Present(node.totals) } else { Answer::Absent };
+        }
+    }
+
+    /// The root and totals of a namespace.
+    #[must_use]
+    pub fn namespace(&self, namespace: &Namespace) -> Answer<NamespaceTop> {
+        match self.find_tree(namespace) {
+            Answer::Present(tree) => Answer::Present(self.top(tree)),
+            Answer::Absent => Answer::Absent,
+            Answer::Unknown => Answer::Unknown,
+        }
+    }
+
+    /// All namespaces in order; none if the proof does not show them all.
+    #[must_use]
+    pub fn namespaces(&self) -> Option<Vec<(Namespace, NamespaceTop)>> {
+        let mut found = Vec::new();
+        let mut stack = vec![0];
+        while let Some(at) = stack.pop() {
+            match self.proof.nodes[at as usize].shape {
+                Shape::Opaque | Shape::Entry { .. } => return None,
+                Shape::Empty => {}
+                Shape::Inner { left, right, .. } => stack.extend([right, left]),
+                Shape::Namespace { name, tree } => found.push((self.name(self.proof.slice(name)), self.top(tree))),
+            }
+        }
+        Some(found)
+    }
+
+    pub(crate) fn name(&self, bytes: &[u8]) -> Namespace {
+        let text = std::str::from_utf8(bytes).expect("names are checked when they are read");
+        Namespace::new(text).expect("names are checked when they are read")
+    }
+
+    fn top(&self, tree: u32) -> NamespaceTop {
+        let node = &self.proof.nodes[tree as usize];
+        NamespaceTop { root: node.hash, totals: node.totals }
+    }
+
+    /// The value of an entry, if the proof shows it.
+    fn value(&self, entry: u32) -> Option<Value> {
+        match self.proof.nodes[entry as usize].shape {
+            Shape::Entry { body, shown: true, .. } => {
+                Some(Value::new(self.proof.shared(body)).expect("values are checked when they are read"))
+            }
+            _ => None,
+        }
+    }
+
+    fn find_entry(&self, namespace: &Namespace, key: &[u8]) -> Answer<u32> {
+        match self.find_tree(namespace) {
+            Answer::Present(tree) => match self.find(tree, key) {
+                Found::Leaf(entry) => Answer::Present(entry),
+                Found::Absent => Answer::Absent,
+                Found::Unknown => Answer::Unknown,
+            },
+            other => other,
+        }
+    }
+
+    /// The top of a namespace's entries.
+    pub(crate) fn find_tree(&self, namespace: &Namespace) -> Answer<u32> {
+        match self.find(0, namespace.as_bytes()) {
+            Found::Leaf(leaf) => match self.proof.nodes[leaf as usize].shape {
+                Shape::Namespace { tree, .. } => Answer::Present(tree),
+                _ => Answer::Unknown,
+            },
+            Found::Absent => Answer::Absent,
+            Found::Unknown => Answer::Unknown,
+        }
+    }
+
+    /// Follows a key's way. An opaque node that may hold the key is unknown; one whose keys, as leaves beside it show,
+    /// have other leading bits is not in the way (spec: TREE-9, TREE-10).
+    fn find(&self, top: u32, key: &[u8]) -> Found {
+        let mut at = top;
+        let mut region: Option<Region<'_>> = None;
+        loop {
+            match self.proof.nodes[at as usize].shape {
+                Shape::Empty => return Found::Absent,
+                Shape::Opaque => {
+                    let elsewhere = region.is_some_and(|region| region.compare(key).is_ne());
+                    return if elsewhere { Found::Absent } else { Found::Unknown };
+                }
+                Shape::Entry { key: end, .. } | Shape::Namespace { name: end, .. } => {
+                    return if self.proof.slice(end) == key { Found::Leaf(at) } else { Found::Absent };
+                }
+                Shape::Inner { crit, left, right, leaves: [first, _], .. } => {
+                    let side = bit(key, crit);
+                    region = Some(Region { sample: self.proof.key_of(first), crit, side });
+                    at = if side { right } else { left };
+                }
+            }
+        }
+    }
+
+    /// What a range holds, in its direction.
+    fn items(&self, namespace: &Namespace, range: &KeyRange) -> Vec<Item> {
+        if range.is_empty() {
+            return Vec::new();
+        }
+        let tree = match self.find_tree(namespace) {
+            Answer::Present(tree) => tree,
+            Answer::Absent => return Vec::new(),
+            Answer::Unknown => return vec![Item::Gap(range.start.clone())],
+        };
+        let span = Span::of_range(range);
+        let mut items = Vec::new();
+        let mut stack: Vec<(u32, Option<Region<'_>>)> = vec![(tree, None)];
+        while let Some((at, region)) = stack.pop() {
+            if region.is_some_and(|region| !span.meets(&region)) {
+                continue;
+            }
+            match self.proof.nodes[at as usize].shape {
+                Shape::Opaque | Shape::Empty | Shape::Namespace { .. } => {
+                    let least = region.map_or(Vec::new(), |region| region.least());
+                    items.push(Item::Gap(least.max(range.start.clone())));
+                }
+                Shape::Entry { key, .. } => {
+                    let key = self.proof.slice(key);
+                    if span.contains(key) {
+                        let own = Key::new(key).expect("keys are checked when they are read");
+                        items.push(match self.value(at) {
+                            Some(value) => Item::Entry(own, value),
+                            None => Item::Gap(key.to_vec()),
+                        });
+                    }
+                }
+                Shape::Inner { crit, left, right, leaves: [first, _], .. } => {
+                    let region = Region { sample: self.proof.key_of(first), crit, side: false };
+                    stack.extend([(right, Some(Region { side: true, ..region })), (left, Some(region))]);
+                }
+            }
+        }
+        if range.reverse {
+            items.reverse();
+        }
+        items
+    }
+}
+
+/// Execution over a witness: what is unknown is an error that names the key, never an absence (spec: EXEC-17).
+impl<H: Hasher> Read for Verified<H> {
+    fn get(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, ReadError> {
+        match Verified::get(self, namespace, key) {
+            Answer::Present(value) => Ok(Some(value)),
+            Answer::Absent => Ok(None),
+            Answer::Unknown => Err(ReadError::Incomplete { namespace: namespace.clone(), key: key.to_vec() }),
+        }
+    }
+
+    fn scan<'a>(&'a self, namespace: &Namespace, range: KeyRange) -> Scan<'a> {
+        let mut ended = false;
+        let namespace = namespace.clone();
+        let items = self.items(&namespace, &range).into_iter();
+        Box::new(items.map_while(move |item| match item {
+            _ if ended => None,
+            Item::Entry(key, value) => Some(Ok((key, value))),
+            Item::Gap(key) => {
+                ended = true;
+                Some(Err(ReadError::Incomplete { namespace: namespace.clone(), key }))
+            }
+        }))
+    }
+}
