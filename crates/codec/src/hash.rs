@@ -62,13 +62,19 @@ impl Decode for Hash {
 pub struct Tag(&'static str);
 
 impl Tag {
-    /// A tag of 1 to 64 bytes.
+    /// A tag of 1 to 64 bytes, none of them zero.
     ///
     /// # Panics
-    /// At compile time, for a tag that is empty or too long: tags are constants.
+    /// At compile time, for a tag that is empty, too long or holds the zero byte that ends it: tags are constants.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
-        assert!(!name.is_empty() && name.len() <= 64, "a tag has 1 to 64 bytes");
+        let bytes = name.as_bytes();
+        assert!(!bytes.is_empty() && bytes.len() <= 64, "a tag has 1 to 64 bytes");
+        let mut at = 0;
+        while at < bytes.len() {
+            assert!(bytes[at] != 0, "a zero byte would end the tag early");
+            at += 1;
+        }
         Self(name)
     }
 
