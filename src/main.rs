@@ -1,1 +1,8 @@
-fn main() {}
+//! The binary `keelstone`: the node with the built-in modules.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    keelstone_node::Application::default().main()
+}

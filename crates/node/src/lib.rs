@@ -1,1 +1,23 @@
-//! Keelstone node.
+//! The node: the command line, the HTTP API, metrics and configuration of a Keelstone chain.
+//!
+//! This is the only crate that touches the world: sockets, clocks, signals, terminals and files that are not the
+//! store's. What a chain *does* comes in as the functions its registry holds, so an application of one's own gets
+//! the whole command line by handing its registry to [`Application`].
+//!
+//! Everything that arrives over HTTP or in a file is taken to come from an adversary. How to run a node is written
+//! down in `docs/`: `cli.md`, `configuration.md`, `http.md`.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod call;
+mod cli;
+mod commands;
+mod config;
+mod exit;
+mod keyfile;
+mod out;
+mod strict_json;
+
+pub use cli::Application;
+pub use config::{Blocks, Config, ConfigError, History, Http, Log, LogFilter, LogFormat, Mempool, Production, Store};
+pub use exit::{Exit, Failure};

@@ -1,0 +1,469 @@
+//! The workload that stores are compared on: the same keys, values, order and mix of operations for every engine.
+//!
+//! Everything is a pure function of the sizes asked for. Keys and values come from SHA-256 of a counter, the order
+//! from splitmix64 with fixed seeds, so two engines that run it see the same bytes and, where their roots depend on
+//! contents only, a run can be repeated to the same root.
+//!
+//! * W1 loads `n` keys of 32 bytes with values of 100 in blocks; W2 commits blocks of updates, a root each: 80 %
+//!   overwrites, 10 % inserts, 10 % deletes of distinct keys; W3 reads random keys; W4 proves present and absent keys
+//!   and verifies each proof; W5 exports the state in key order and rebuilds it in an empty store.
+//! * Only what the store does is timed: building and sorting batches and computing expected values are not.
+//!
+//! What each figure means, and the figures: `docs/performance.md`.
+#![expect(clippy::float_arithmetic, reason = "rates for people; nothing here is state")]
+#![expect(clippy::cast_precision_loss, reason = "a rate is rounded anyway")]
+
+use keelstone_codec::{Height, Key, Namespace, Root, Value};
+use keelstone_store::files::Directory;
+use keelstone_store::{Options, Store, StoreError};
+use keelstone_tree::{Blake3, Diff, KeyRange, Read, ReadError, Write};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The namespace the workload's keys live in.
+const NAMESPACE: &str = "bench";
+
+/// How much of each workload to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Sizes {
+    pub(crate) keys: u64,
+    pub(crate) block: u64,
+    pub(crate) update_blocks: usize,
+    pub(crate) update_size: usize,
+    pub(crate) reads: usize,
+    pub(crate) proofs: usize,
+    /// The workloads to run after W1; all if none.
+    pub(crate) only: Option<Vec<String>>,
+}
+
+impl Sizes {
+    fn wants(&self, workload: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only.iter().any(|name| name == workload))
+    }
+}
+
+/// One line of results. Field names are those of the other engines' lines.
+#[derive(Debug, Serialize)]
+pub(crate) struct Line {
+    pub(crate) w: &'static str,
+    pub(crate) peer: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) n: u64,
+    #[serde(flatten)]
+    pub(crate) figures: Figures,
+}
+
+/// The figures of a workload.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Figures {
+    Info { hashes_keys: &'static str, durability: &'static str, import_how: &'static str },
+    Load { secs: f64, keys_per_s: u64, disk: u64, rss_kb: u64, rss0_kb: u64, root: Root },
+    Update {
+        updates_per_s: u64,
+        med_ms: f64,
+        p99_ms: f64,
+        max_ms: f64,
+        written_per_block: u64,
+        disk: u64,
+        rss_kb: u64,
+        root: Root,
+    },
+    Read { reads_per_s: u64, first_pass_per_s: u64, rss_kb: u64 },
+    Prove { gen_per_s: u64, ver_per_s: u64, mean_bytes: f64, rss_kb: u64 },
+    Copy { out_per_s: u64, in_per_s: u64, bytes: usize, same_root: bool, rss_kb: u64 },
+}
+
+/// Why a benchmark stopped.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BenchError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The store answered wrongly. No figure counts after this.
+    #[error("wrong answer: {0}")]
+    Wrong(String),
+}
+
+// ---- the workload ------------------------------------------------------------------------------------------------
+
+fn key(id: u64) -> [u8; 32] {
+    Sha256::new().chain_update(b"key").chain_update(id.to_le_bytes()).finalize().into()
+}
+
+/// 100 bytes that do not compress.
+fn value(id: u64, version: u32) -> Vec<u8> {
+    let head = Sha256::new().chain_update(b"val").chain_update(id.to_le_bytes()).chain_update(version.to_le_bytes());
+    let mut out: Vec<u8> = (0..4u8).flat_map(|part| head.clone().chain_update([part]).finalize()).collect();
+    out.truncate(100);
+    out
+}
+
+/// The first eight bytes of a value: what reads are summed over.
+fn mark(value: &[u8]) -> u64 {
+    value.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        word ^ (word >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        let end = u64::try_from(end).expect("a length fits 64 bits");
+        usize::try_from(self.next() % end).expect("below a length")
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T], count: usize) -> Vec<T> {
+        (0..count).map(|_| from[self.below(from.len())]).collect()
+    }
+}
+
+/// Writes sorted by key, each key once; `None` deletes.
+type Batch = Vec<([u8; 32], Option<Vec<u8>>)>;
+
+/// What the store should hold: the id and version of every live key.
+struct Model {
+    live: Vec<(u64, u32)>,
+    next: u64,
+    random: Random,
+}
+
+impl Model {
+    fn new() -> Self {
+        Self { live: Vec::new(), next: 0, random: Random(7) }
+    }
+
+    fn insert(&mut self, batch: &mut Batch) {
+        let id = self.next;
+        self.next += 1;
+        self.live.push((id, 0));
+        batch.push((key(id), Some(value(id, 0))));
+    }
+
+    fn load_block(&mut self, size: u64) -> Batch {
+        let mut batch = Batch::new();
+        for _ in 0..size {
+            self.insert(&mut batch);
+        }
+        sorted(batch)
+    }
+
+    /// Of `size` distinct keys 80 % are overwritten, 10 % inserted and 10 % deleted.
+    fn update_block(&mut self, size: usize) -> Batch {
+        let tenth = size / 10;
+        let mut batch = Batch::with_capacity(size);
+        let mut touched = HashSet::with_capacity(size);
+        while batch.len() < size - 2 * tenth {
+            let place = self.random.below(self.live.len());
+            let (id, version) = self.live[place];
+            if touched.insert(id) {
+                self.live[place].1 = version + 1;
+                batch.push((key(id), Some(value(id, version + 1))));
+            }
+        }
+        while batch.len() < size - tenth {
+            let place = self.random.below(self.live.len());
+            let (id, _) = self.live[place];
+            if touched.insert(id) {
+                self.live.swap_remove(place);
+                batch.push((key(id), None));
+            }
+        }
+        for _ in 0..tenth {
+            self.insert(&mut batch);
+        }
+        sorted(batch)
+    }
+}
+
+fn sorted(mut batch: Batch) -> Batch {
+    batch.sort_unstable_by(|left, right| left.0.cmp(&right.0));
+    batch
+}
+
+// ---- the engine under it -----------------------------------------------------------------------------------------
+
+struct Engine {
+    store: Store<Blake3>,
+    namespace: Namespace,
+    height: Height,
+}
+
+impl Engine {
+    fn create(directory: &Path) -> Result<Self, BenchError> {
+        let store = Store::create(Arc::new(Directory::new(directory)?), Options::default())?;
+        let namespace = Namespace::new(NAMESPACE).expect("the name is a constant and valid");
+        Ok(Self { store, namespace, height: Height(0) })
+    }
+
+    fn commit(&mut self, batch: Batch) -> Result<Root, BenchError> {
+        let write = |(key, value): ([u8; 32], Option<Vec<u8>>)| Write {
+            key: Key::new(key.to_vec()).expect("32 bytes are a key"),
+            value: value.map(|value| Value::new(value).expect("100 bytes are a value")),
+        };
+        let writes = batch.into_iter().map(write).collect();
+        let diff = Diff::new(vec![(self.namespace.clone(), writes)])
+            .map_err(|error| BenchError::Wrong(format!("a sorted batch was refused: {error}")))?;
+        self.height = Height(self.height.0 + 1);
+        Ok(self.store.commit(self.height, diff)?)
+    }
+}
+
+// ---- the measurements --------------------------------------------------------------------------------------------
+
+/// Runs the workloads in `directory`, which is emptied first, and hands out one line each.
+///
+/// # Errors
+/// [`BenchError::Wrong`] if the store answers wrongly, else what the store or the machine says.
+pub(crate) fn run(directory: &Path, sizes: &Sizes, mut tell: impl FnMut(Line)) -> Result<(), BenchError> {
+    let line = |w, figures| Line { w, peer: "keelstone", version: env!("CARGO_PKG_VERSION"), n: sizes.keys, figures };
+    let data = directory.join("db");
+    fs::create_dir_all(&data)?;
+    tell(line(
+        "info",
+        Figures::Info {
+            hashes_keys: "raw keys, ordered",
+            durability: "fdatasync of the diff log each commit",
+            import_how: "sorted pairs in blocks of --block",
+        },
+    ));
+    let idle_memory = memory_kb();
+    let mut engine = Engine::create(&data)?;
+    let mut model = Model::new();
+
+    let mut root = engine.store.root();
+    let mut busy = Duration::ZERO;
+    while model.next < sizes.keys {
+        let batch = model.load_block(sizes.block.min(sizes.keys - model.next));
+        let start = Instant::now();
+        root = engine.commit(batch)?;
+        busy += start.elapsed();
+    }
+    tell(line(
+        "W1",
+        Figures::Load {
+            secs: round(busy.as_secs_f64(), 4),
+            keys_per_s: rate(sizes.keys, busy),
+            disk: disk_bytes(&data),
+            rss_kb: memory_kb(),
+            rss0_kb: idle_memory,
+            root,
+        },
+    ));
+    if sizes.wants("W2") {
+        let (figures, last) = update(&mut engine, &mut model, sizes, &data)?;
+        root = last;
+        tell(line("W2", figures));
+    }
+    if sizes.wants("W3") {
+        tell(line("W3", read(&engine, &model, sizes)?));
+    }
+    if sizes.wants("W4") {
+        let mut random = Random(13);
+        let picks = random.pick(&model.live, sizes.proofs);
+        let present = picks.into_iter().map(|(id, version)| (key(id), Some(value(id, version)))).collect();
+        tell(line("W4", prove(&engine, root, present)?));
+        let ids = 0..u64::try_from(sizes.proofs).expect("a count fits 64 bits");
+        let absent = ids.map(|id| (key(1 << 40 | id), None)).collect();
+        tell(line("W4x", prove(&engine, root, absent)?));
+    }
+    if sizes.wants("W5") {
+        tell(line("W5", copy(&engine, &model, root, sizes, &directory.join("imported"))?));
+    }
+    engine.store.close()?;
+    Ok(())
+}
+
+fn update(engine: &mut Engine, model: &mut Model, sizes: &Sizes, data: &Path) -> Result<(Figures, Root), BenchError> {
+    let mut root = engine.store.root();
+    let mut times = Vec::with_capacity(sizes.update_blocks);
+    let written = written_bytes();
+    for _ in 0..sizes.update_blocks {
+        let batch = model.update_block(sizes.update_size);
+        let start = Instant::now();
+        root = engine.commit(batch)?;
+        times.push(start.elapsed());
+    }
+    let written = written_bytes().saturating_sub(written);
+    let busy: Duration = times.iter().sum();
+    times.sort_unstable();
+    let ms = |time: Option<&Duration>| round(time.map_or(0.0, |time| time.as_secs_f64() * 1e3), 3);
+    let blocks = u64::try_from(sizes.update_blocks).expect("a count fits 64 bits");
+    let size = u64::try_from(sizes.update_size).expect("a count fits 64 bits");
+    let figures = Figures::Update {
+        updates_per_s: rate(blocks * size, busy),
+        med_ms: ms(times.get(times.len() / 2)),
+        p99_ms: ms(times.get((times.len() * 99 + 99).div_euclid(100).saturating_sub(1))),
+        max_ms: ms(times.last()),
+        written_per_block: written / blocks.max(1),
+        disk: disk_bytes(data),
+        rss_kb: memory_kb(),
+        root,
+    };
+    Ok((figures, root))
+}
+
+fn read(engine: &Engine, model: &Model, sizes: &Sizes) -> Result<Figures, BenchError> {
+    let picks = Random(11).pick(&model.live, sizes.reads);
+    let keys: Vec<[u8; 32]> = picks.iter().map(|(id, _)| key(*id)).collect();
+    let expected = picks.iter().map(|(id, version)| mark(&value(*id, *version))).fold(0, u64::wrapping_add);
+    let view = engine.store.view();
+    let mut passes = [Duration::ZERO; 2];
+    for pass in &mut passes {
+        let mut found = 0u64;
+        let start = Instant::now();
+        for key in &keys {
+            let value = view.get(&engine.namespace, key)?;
+            let value = value.ok_or_else(|| BenchError::Wrong("a live key reads as absent".to_owned()))?;
+            found = found.wrapping_add(mark(&value));
+        }
+        *pass = start.elapsed();
+        if found != expected {
+            return Err(BenchError::Wrong(format!("values read sum to {found}, written were {expected}")));
+        }
+    }
+    let reads = u64::try_from(sizes.reads).expect("a count fits 64 bits");
+    let [first, second] = passes;
+    Ok(Figures::Read { reads_per_s: rate(reads, second), first_pass_per_s: rate(reads, first), rss_kb: memory_kb() })
+}
+
+fn copy(engine: &Engine, model: &Model, root: Root, sizes: &Sizes, aside: &Path) -> Result<Figures, BenchError> {
+    let mut stream = Vec::new();
+    let mut count = 0u64;
+    let view = engine.store.view();
+    let start = Instant::now();
+    for entry in view.scan(&engine.namespace, KeyRange::all()) {
+        let (key, value) = entry?;
+        for part in [&key[..], &value[..]] {
+            stream.push(u8::try_from(part.len()).expect("keys have 32 bytes and values 100"));
+        }
+        stream.extend_from_slice(&key);
+        stream.extend_from_slice(&value);
+        count += 1;
+    }
+    let out = start.elapsed();
+    if count != u64::try_from(model.live.len()).expect("a length fits 64 bits") {
+        return Err(BenchError::Wrong(format!("{count} entries exported, {} are live", model.live.len())));
+    }
+
+    fs::create_dir_all(aside)?;
+    let start = Instant::now();
+    let mut copied = Engine::create(aside)?;
+    let block = usize::try_from(sizes.block).unwrap_or(usize::MAX);
+    let mut rest = &stream[..];
+    let mut last = copied.store.root();
+    while !rest.is_empty() {
+        let mut batch = Batch::new();
+        while batch.len() < block
+            && let Some((key, value)) = next_pair(&mut rest)
+        {
+            batch.push((key, Some(value)));
+        }
+        last = copied.commit(batch)?;
+    }
+    let back = start.elapsed();
+    copied.store.close()?;
+    if last != root {
+        return Err(BenchError::Wrong(format!("the copy has root {last}, the original {root}")));
+    }
+    Ok(Figures::Copy {
+        out_per_s: rate(count, out),
+        in_per_s: rate(count, back),
+        bytes: stream.len(),
+        same_root: last == root,
+        rss_kb: memory_kb(),
+    })
+}
+
+fn prove(engine: &Engine, root: Root, entries: Vec<([u8; 32], Option<Vec<u8>>)>) -> Result<Figures, BenchError> {
+    let _ = (engine, root, entries);
+    Err(BenchError::Wrong("proofs are not there yet".to_owned()))
+}
+
+/// Takes one key and value off a stream of pairs.
+fn next_pair(rest: &mut &[u8]) -> Option<([u8; 32], Vec<u8>)> {
+    let (&[_, value_len], after) = rest.split_first_chunk()?;
+    let (key, after) = after.split_first_chunk()?;
+    let (value, after) = after.split_at_checked(usize::from(value_len))?;
+    *rest = after;
+    Some((*key, value.to_vec()))
+}
+
+fn rate(count: u64, busy: Duration) -> u64 {
+    let nanos = busy.as_nanos().max(1);
+    u64::try_from(u128::from(count) * 1_000_000_000 / nanos).unwrap_or(u64::MAX)
+}
+
+fn round(number: f64, places: i32) -> f64 {
+    let scale = 10f64.powi(places);
+    (number * scale).round() / scale
+}
+
+/// The most memory this process has had, or 0 where the system does not say.
+fn memory_kb() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// Bytes this process has caused to be written to storage, or 0 where the system does not say.
+fn written_bytes() -> u64 {
+    let io = fs::read_to_string("/proc/self/io").unwrap_or_default();
+    io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok()).unwrap_or(0)
+}
+
+/// Bytes a directory takes on disk, with everything below it.
+pub(crate) fn disk_bytes(directory: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(directory) else { return 0 };
+    let size = |entry: fs::DirEntry| match fs::symlink_metadata(entry.path()) {
+        Ok(metadata) if metadata.is_dir() => disk_bytes(&entry.path()),
+        Ok(metadata) => allocated(&metadata),
+        Err(_) => 0,
+    };
+    entries.flatten().map(size).sum()
+}
+
+#[cfg(unix)]
+fn allocated(metadata: &fs::Metadata) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    metadata.blocks() * 512
+}
+#[cfg(not(unix))]
+fn allocated(metadata: &fs::Metadata) -> u64 {
+    metadata.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two figures are comparable only if both engines saw the same bytes.
+    #[test]
+    fn the_workload_is_the_one_the_other_engines_run() {
+        let mut model = Model::new();
+        let mut digest = Sha256::new();
+        for batch in [model.load_block(1000), model.update_block(100), model.update_block(100)] {
+            for (key, value) in batch {
+                digest.update(key);
+                digest.update(value.unwrap_or_default());
+            }
+        }
+        assert_eq!(hex::encode(digest.finalize()), "d595480f553fdd2de6db4b072d67e326743c5de9dcf73b25c5bf2acccadc895f");
+    }
+}

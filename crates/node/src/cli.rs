@@ -1,0 +1,185 @@
+//! The command line: what can be said, and which command it goes to.
+
+use crate::commands;
+use crate::config::{Config, Origins};
+use crate::exit::{Exit, Failure};
+use crate::out::{Ink, Out};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// A chain with its functions, and the command line around it.
+#[derive(Debug)]
+pub struct Application {
+    name: String,
+}
+
+/// A verifiable state engine: execute bundles, commit roots, prove state.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, disable_help_subcommand = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Args)]
+struct Global {
+    /// Directory of the chain: configuration, keys and data [default: ~/.keelstone]
+    #[arg(long, global = true, value_name = "DIR", env = "KEELSTONE_HOME")]
+    home: Option<PathBuf>,
+    /// Print JSON for programs instead of text for people
+    #[arg(long, global = true)]
+    json: bool,
+    /// Override one setting, as section.name=value; may be repeated
+    #[arg(long = "set", global = true, value_name = "SETTING")]
+    settings: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Bench(commands::bench::Options),
+    Completions(commands::completions::Options),
+    Config(commands::config::Options),
+    Keys(commands::keys::Options),
+}
+
+/// What a command works with.
+pub(crate) struct Context<'a> {
+    pub(crate) application: &'a Application,
+    pub(crate) out: &'a Out,
+    pub(crate) home: PathBuf,
+    settings: Vec<String>,
+}
+
+impl Context<'_> {
+    /// The configuration of this home directory, read now.
+    pub(crate) fn config(&self) -> Result<(Config, Origins), Failure> {
+        Ok(Config::load(&self.config_path(), &self.settings)?)
+    }
+
+    /// Where the configuration file is.
+    pub(crate) fn config_path(&self) -> PathBuf {
+        self.home.join("keelstone.toml")
+    }
+}
+
+impl Default for Application {
+    fn default() -> Self {
+        Self { name: "keelstone".to_owned() }
+    }
+}
+
+impl Application {
+    /// Runs the command this process was started with and says how it ended.
+    #[must_use]
+    pub fn main(self) -> ExitCode {
+        self.run(std::env::args_os()).into()
+    }
+
+    /// Runs one command line. The first argument is the program's name, as in `argv`.
+    pub fn run(&self, arguments: impl IntoIterator<Item = OsString>) -> Exit {
+        let arguments: Vec<OsString> = arguments.into_iter().collect();
+        let asked_for_json = arguments.iter().any(|argument| argument == "--json");
+        let out = Out::new(asked_for_json);
+        let result = self
+            .parse(&out, arguments)
+            .and_then(|cli| cli.map_or(Ok(Exit::Ok), |cli| self.dispatch(&out, cli)))
+            .and_then(|exit| out.finish().map(|()| exit));
+        result.unwrap_or_else(|failure| {
+            report(&out, &failure);
+            failure.exit
+        })
+    }
+
+    /// The command line's grammar under the name of this application.
+    pub(crate) fn grammar(&self) -> clap::Command {
+        Cli::command().name(self.name.clone()).bin_name(self.name.clone())
+    }
+
+    /// Reads the command line. `None` if it only asked for help or the version, which are then printed.
+    fn parse(&self, out: &Out, arguments: Vec<OsString>) -> Result<Option<Cli>, Failure> {
+        use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+        let parsed = self.grammar().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+        match parsed {
+            Ok(cli) => Ok(Some(cli)),
+            Err(error) if matches!(error.kind(), DisplayHelp | DisplayVersion) => {
+                out.write(&if out.has_colour() { error.render().ansi().to_string() } else { error.render().to_string() });
+                Ok(None)
+            }
+            Err(error) if error.kind() == DisplayHelpOnMissingArgumentOrSubcommand => {
+                Err(Failure::usage(error.render().to_string().trim_end()))
+            }
+            Err(error) => {
+                let text = error.render().to_string();
+                Err(Failure::usage(text.trim_end().trim_start_matches("error: ")))
+            }
+        }
+    }
+
+    fn dispatch(&self, out: &Out, cli: Cli) -> Result<Exit, Failure> {
+        let home = home(cli.global.home)?;
+        let context = Context { application: self, out, home, settings: cli.global.settings };
+        match cli.command {
+            Command::Bench(options) => commands::bench::run(options, &context),
+            Command::Completions(options) => commands::completions::run(options, &context),
+            Command::Config(options) => commands::config::run(options, &context),
+            Command::Keys(options) => commands::keys::run(options, &context),
+        }
+    }
+}
+
+/// The home directory: as given, or `.keelstone` in the user's own.
+fn home(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    let home = match given {
+        Some(home) => home,
+        None => std::env::home_dir()
+            .filter(|home| !home.as_os_str().is_empty())
+            .ok_or_else(|| Failure::usage("there is no home directory to default to; give --home DIR"))?
+            .join(".keelstone"),
+    };
+    check_utf8(&home)?;
+    Ok(home)
+}
+
+/// Paths end up in messages, JSON and configuration, which are text.
+fn check_utf8(path: &Path) -> Result<(), Failure> {
+    match path.to_str() {
+        Some(_) => Ok(()),
+        None => Err(Failure::usage(format!("--home: {} is not UTF-8", path.display()))),
+    }
+}
+
+/// Says on standard error why a command failed: text, or one JSON object with `--json`.
+fn report(out: &Out, failure: &Failure) {
+    use std::io::Write as _;
+    let text = if out.is_json() {
+        let error = serde_json::json!({
+            "error": {
+                "code": failure.exit.name(),
+                "exit": failure.exit as u8,
+                "message": failure.message,
+                "hint": failure.hint,
+            }
+        });
+        format!("{error}\n")
+    } else {
+        let hint = failure.hint.as_ref().map_or_else(String::new, |hint| format!("  {hint}\n"));
+        format!("{} {}\n{hint}", out.ink(Ink::Bad, "error:"), failure.message)
+    };
+    // With standard error closed there is nobody left to tell; the exit code still says it.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

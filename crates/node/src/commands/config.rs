@@ -1,0 +1,61 @@
+//! `keelstone config show|check|default`: what a node would run with, and whether it would start.
+
+use crate::cli::Context;
+use crate::config::Config;
+use crate::exit::{Exit, Failure};
+use crate::out::Ink;
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+/// Show, check or print the configuration
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Every setting with its value and where the value came from
+    Show,
+    /// Whether the configuration is valid: exit code 0, or 2 with source, line and key
+    Check,
+    /// A configuration file with every default and its meaning
+    Default,
+}
+
+pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
+    let out = context.out;
+    match options.action {
+        Action::Show => {
+            let (config, origins) = context.config()?;
+            for row in config.rows() {
+                let origin = origins.get(&row.key).map_or("default", String::as_str);
+                let value = out.ink(Ink::Value, &row.value);
+                out.say(format_args!("{} = {value}  {}", row.key, out.ink(Ink::Quiet, format_args!("# {origin}"))));
+            }
+            let rows: Vec<_> = config
+                .rows()
+                .into_iter()
+                .map(|row| {
+                    let origin = origins.get(&row.key).map_or("default", String::as_str);
+                    json!({ "key": row.key, "value": row.value, "kind": row.kind, "env": row.env, "origin": origin })
+                })
+                .collect();
+            out.emit(&rows);
+        }
+        Action::Check => {
+            let (_, origins) = context.config()?;
+            out.say(format_args!("{} valid, {} settings changed", context.config_path().display(), origins.len()));
+            out.emit(&json!({ "valid": true, "changed": origins.len() }));
+        }
+        Action::Default => {
+            out.write(&if out.is_json() {
+                format!("{}\n", json!(Config::default().rows()))
+            } else {
+                Config::default().to_toml()
+            });
+        }
+    }
+    Ok(Exit::Ok)
+}

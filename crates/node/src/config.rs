@@ -1,0 +1,660 @@
+//! The configuration of a node: one documented struct per component, parsed and checked once, at start.
+//!
+//! Three sources, the later over the earlier: the file `keelstone.toml` in the home directory, the environment
+//! (`KEELSTONE_HTTP_LISTEN` for `http.listen`), and `--set http.listen=…` on the command line. All three go through
+//! the same table of settings, so they know the same names, the same limits and the same words for what is wrong.
+//!
+//! The file is read strictly: an unknown key, a wrong type, a value out of range, a key twice, a byte order mark and
+//! CR LF are refused with line and key, because a setting that silently does nothing is worse than none.
+//! `docs/configuration.md` lists every setting; `keelstone config default` prints them with their defaults.
+
+use crate::exit::Failure;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::ops::{Range, RangeInclusive};
+use std::path::Path;
+use toml::de::{DeTable, DeValue};
+
+/// The most bytes a configuration file may have.
+const FILE_BYTES_MAX: usize = 256 * 1024;
+
+/// What environment variables for settings begin with.
+const ENV_PREFIX: &str = "KEELSTONE_";
+
+/// Variables that begin like a setting but are read elsewhere.
+const ENV_OTHERS: [&str; 3] = ["KEELSTONE_HOME", "KEELSTONE_TEST_SCALE", "KEELSTONE_BLESS"];
+
+macro_rules! settings {
+    ($(
+        $(#[doc = $section_doc:literal])+
+        $section:ident: $struct:ident {
+            $($(#[doc = $doc:literal])+ $field:ident: $type:ty = $default:expr $(, $bounds:expr)?;)+
+        }
+    )+) => {
+        /// Everything a node can be told.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct Config {
+            $($(#[doc = $section_doc])+ pub $section: $struct,)+
+        }
+
+        $(
+            $(#[doc = $section_doc])+
+            #[derive(Debug, Clone, PartialEq, Eq)]
+            pub struct $struct {
+                $($(#[doc = $doc])+ pub $field: $type,)+
+            }
+        )+
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self { $($section: $struct { $($field: $default,)+ },)+ }
+            }
+        }
+
+        /// What each section is about.
+        const SECTIONS: &[(&str, &[&str])] = &[$((stringify!($section), &[$($section_doc),+])),+];
+
+        impl Config {
+            /// Every setting, in the order of the file.
+            fn settings() -> Vec<Setting> {
+                vec![$($(Setting {
+                    section: stringify!($section),
+                    name: stringify!($field),
+                    doc: &[$($doc),+],
+                    kind: <$type as Kind>::KIND,
+                    set: |config, raw| {
+                        let value = <$type as Kind>::from_raw(raw)?;
+                        $(Bounds::check(&value, &$bounds)?;)?
+                        config.$section.$field = value;
+                        Ok(())
+                    },
+                    show: |config| config.$section.$field.to_toml(),
+                },)+)+]
+            }
+        }
+    };
+}
+
+settings! {
+    /// When a chain that makes its own blocks makes one.
+    blocks: Blocks {
+        /// "on_demand": as soon as a transaction waits. "interval": every interval_ms.
+        production: Production = Production::OnDemand;
+        /// Milliseconds between blocks when production is "interval".
+        interval_ms: u64 = 1_000, 10..=3_600_000;
+    }
+    /// Transactions that wait for a block.
+    mempool: Mempool {
+        /// Transactions that may wait; more are refused until a block is made.
+        transactions_max: u64 = 10_000, 1..=1_000_000;
+        /// Bytes of transactions that may wait.
+        bytes_max: u64 = 64 * 1024 * 1024, 1024..=4 * 1024 * 1024 * 1024;
+        /// Transactions of one sender that may wait.
+        sender_transactions_max: u64 = 256, 1..=100_000;
+    }
+    /// The HTTP API.
+    http: Http {
+        /// Address and port to listen on. Port 0 takes a free one; it is printed and written to api.json.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 26680));
+        /// Open connections; above it the connection that was idle longest is closed.
+        connections_max: u64 = 512, 1..=100_000;
+        /// Bytes of a request body.
+        body_bytes_max: u64 = 1024 * 1024, 1024..=16 * 1024 * 1024;
+        /// Milliseconds a client may take to send the head of a request.
+        header_timeout_ms: u64 = 10_000, 10..=60_000;
+        /// Milliseconds a request may take in all, but for event streams.
+        request_timeout_ms: u64 = 30_000, 10..=600_000;
+        /// Event streams in all.
+        subscriptions_max: u64 = 256, 1..=100_000;
+        /// Event streams of one client address.
+        client_subscriptions_max: u64 = 16, 1..=100_000;
+        /// Events that may wait for a slow reader before it is dropped.
+        subscription_events_max: u64 = 256, 1..=65_536;
+        /// Names besides its own address under which this API may be changed through (the Host header).
+        hosts: Vec<String> = Vec::new();
+        /// Origins whose pages may send transactions. None by default.
+        origins: Vec<String> = Vec::new();
+    }
+    /// The store of the state.
+    store: Store {
+        /// Bytes of tree pages held in memory.
+        cache_bytes: u64 = 256 * 1024 * 1024, 1024 * 1024..=1024 * 1024 * 1024 * 1024;
+        /// Heights whose state can be asked for: "all", or the number of the latest to keep.
+        history: History = History::All;
+    }
+    /// What the node says while it runs, on standard error.
+    log: Log {
+        /// "error", "warn", "info", "debug" or "trace", or a filter such as "info,keelstone_node=debug".
+        level: LogFilter = LogFilter("info".to_owned());
+        /// "text" or "json".
+        format: LogFormat = LogFormat::Text;
+    }
+}
+
+/// When blocks are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Production {
+    /// As soon as a transaction waits.
+    OnDemand,
+    /// By the clock.
+    Interval,
+}
+
+/// How much history is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum History {
+    /// Every height.
+    All,
+    /// So many of the latest heights.
+    Heights(u64),
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Which log lines are written: a level or a `tracing` filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFilter(pub String);
+
+/// One setting: its name, its words, and how to set and show it.
+struct Setting {
+    section: &'static str,
+    name: &'static str,
+    doc: &'static [&'static str],
+    kind: &'static str,
+    set: fn(&mut Config, Raw<'_>) -> Result<(), String>,
+    show: fn(&Config) -> String,
+}
+
+impl Setting {
+    fn key(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    fn env(&self) -> String {
+        format!("{ENV_PREFIX}{}_{}", self.section, self.name).to_uppercase()
+    }
+}
+
+/// A value before it has a type: from the file, or text from the environment and the command line.
+#[derive(Clone, Copy)]
+enum Raw<'a> {
+    Toml(&'a DeValue<'a>),
+    Text(&'a str),
+}
+
+/// A type a setting can have. `from_raw` says in its error what was expected and what was found.
+trait Kind: Sized {
+    const KIND: &'static str;
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String>;
+    fn to_toml(&self) -> String;
+}
+
+impl Raw<'_> {
+    /// The text of a string setting.
+    fn text(&self, kind: &str) -> Result<String, String> {
+        match self {
+            Self::Text(text) => Ok((*text).to_owned()),
+            Self::Toml(DeValue::String(text)) => Ok(text.to_string()),
+            Self::Toml(other) => Err(format!("expected {kind}, found {}", describe(other))),
+        }
+    }
+}
+
+/// What a value is, in words.
+fn describe(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("the string {:?}", text.as_ref()),
+        DeValue::Integer(integer) => format!("the integer {integer}"),
+        DeValue::Float(float) => format!("the float {float}"),
+        DeValue::Boolean(flag) => format!("the boolean {flag}"),
+        DeValue::Datetime(time) => format!("the time {time}"),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}
+
+impl Kind for u64 {
+    const KIND: &'static str = "integer";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        match raw {
+            Raw::Text(text) => text.parse().map_err(|_| format!("expected an integer, found {text:?}")),
+            Raw::Toml(DeValue::Integer(integer)) => Self::from_str_radix(integer.as_str(), integer.radix())
+                .map_err(|_| format!("expected an integer from 0 to 2^64 - 1, found {integer}")),
+            Raw::Toml(other) => Err(format!("expected an integer, found {}", describe(other))),
+        }
+    }
+    fn to_toml(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Kind for SocketAddr {
+    const KIND: &'static str = "address and port";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        let text = raw.text("an address and port")?;
+        text.parse().map_err(|_| format!("expected an address and port such as \"127.0.0.1:26680\", found {text:?}"))
+    }
+    fn to_toml(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+impl Kind for Vec<String> {
+    const KIND: &'static str = "list of strings";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        match raw {
+            Raw::Text(text) => Ok(text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()),
+            Raw::Toml(DeValue::Array(array)) => {
+                array.iter().map(|value| Raw::Toml(value.get_ref()).text("a list of strings")).collect()
+            }
+            Raw::Toml(other) => Err(format!("expected a list of strings, found {}", describe(other))),
+        }
+    }
+    fn to_toml(&self) -> String {
+        format!("[{}]", self.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl Kind for Production {
+    const KIND: &'static str = "\"on_demand\" or \"interval\"";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        match raw.text(Self::KIND)?.as_str() {
+            "on_demand" => Ok(Self::OnDemand),
+            "interval" => Ok(Self::Interval),
+            other => Err(format!("expected {}, found {other:?}", Self::KIND)),
+        }
+    }
+    fn to_toml(&self) -> String {
+        quoted(match self {
+            Self::OnDemand => "on_demand",
+            Self::Interval => "interval",
+        })
+    }
+}
+
+impl Kind for History {
+    const KIND: &'static str = "\"all\" or a number of heights";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        let all = match raw {
+            Raw::Text(text) => text == "all",
+            Raw::Toml(DeValue::String(text)) => text.as_ref() == "all",
+            Raw::Toml(_) => false,
+        };
+        if all {
+            return Ok(Self::All);
+        }
+        match u64::from_raw(raw) {
+            Ok(0) => Err("expected \"all\" or at least 1 height, found 0".to_owned()),
+            Ok(heights) => Ok(Self::Heights(heights)),
+            Err(error) => Err(error.replace("an integer", Self::KIND)),
+        }
+    }
+    fn to_toml(&self) -> String {
+        match self {
+            Self::All => quoted("all"),
+            Self::Heights(heights) => heights.to_string(),
+        }
+    }
+}
+
+impl Kind for LogFormat {
+    const KIND: &'static str = "\"text\" or \"json\"";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        match raw.text(Self::KIND)?.as_str() {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            other => Err(format!("expected {}, found {other:?}", Self::KIND)),
+        }
+    }
+    fn to_toml(&self) -> String {
+        quoted(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
+impl Kind for LogFilter {
+    const KIND: &'static str = "log filter";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        let text = raw.text("a log filter")?;
+        match tracing_subscriber::EnvFilter::try_new(&text) {
+            Ok(_) if !text.is_empty() => Ok(Self(text)),
+            _ => Err(format!("expected a log level or filter, found {text:?}")),
+        }
+    }
+    fn to_toml(&self) -> String {
+        quoted(&self.0)
+    }
+}
+
+/// A TOML basic string.
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// A range a number must lie in.
+struct Bounds;
+impl Bounds {
+    fn check(value: &u64, range: &RangeInclusive<u64>) -> Result<(), String> {
+        if range.contains(value) {
+            return Ok(());
+        }
+        Err(format!("expected {} to {}, found {value}", range.start(), range.end()))
+    }
+}
+
+/// What is wrong with a configuration, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file, variable or option it stands in.
+    pub source: String,
+    /// The line, counted from 1, if it is a file.
+    pub line: Option<usize>,
+    /// The key, as far as one is known.
+    pub key: Option<String>,
+    /// What is wrong.
+    pub problem: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.source)?;
+        if let Some(line) = self.line {
+            write!(f, " line {line}")?;
+        }
+        if let Some(key) = &self.key {
+            write!(f, ": {key}")?;
+        }
+        write!(f, ": {}", self.problem)
+    }
+}
+impl std::error::Error for ConfigError {}
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::usage(error.to_string()).hint("keelstone config default prints every setting with its meaning")
+    }
+}
+
+/// Where each setting's value came from, for `config show`.
+pub type Origins = BTreeMap<String, String>;
+
+impl Config {
+    /// Reads the file if there is one, then the environment, then `overrides` (`section.name=value`).
+    ///
+    /// # Errors
+    /// [`ConfigError`] names source, line and key of the first thing that is wrong.
+    pub fn load(file: &Path, overrides: &[String]) -> Result<(Self, Origins), ConfigError> {
+        let mut config = Self::default();
+        let mut origins = Origins::new();
+        if let Some(text) = read_file(file)? {
+            config.take_file(&file.display().to_string(), &text, &mut origins)?;
+        }
+        config.take_environment(std::env::vars_os(), &mut origins)?;
+        for given in overrides {
+            config.take_override(given, &mut origins)?;
+        }
+        Ok((config, origins))
+    }
+
+    /// Takes over what a file says.
+    fn take_file(&mut self, source: &str, text: &[u8], origins: &mut Origins) -> Result<(), ConfigError> {
+        let text = plain_text(source, text)?;
+        let fail = |at: Range<usize>, key: Option<String>, problem: String| ConfigError {
+            source: source.to_owned(),
+            line: Some(line_of(text, at.start)),
+            key,
+            problem,
+        };
+        let tables = DeTable::parse(text).map_err(|error| {
+            let at = error.span().unwrap_or(0..0);
+            let key = key_on_line(text, at.start);
+            fail(at, key, error.message().trim_end().replace('\n', ", "))
+        })?;
+        let settings = Self::settings();
+        for (section, table) in tables.get_ref() {
+            let known: Vec<&Setting> =
+                settings.iter().filter(|setting| setting.section == section.get_ref().as_ref()).collect();
+            if known.is_empty() {
+                let sections: Vec<&str> = SECTIONS.iter().map(|(name, _)| *name).collect();
+                let problem = format!("unknown section; there are {}", sections.join(", "));
+                return Err(fail(section.span(), Some(section.get_ref().to_string()), problem));
+            }
+            let Some(table) = table.get_ref().as_table() else {
+                let problem = format!("expected a [section], found {}", describe(table.get_ref()));
+                return Err(fail(section.span(), Some(section.get_ref().to_string()), problem));
+            };
+            for (name, value) in table {
+                let key = format!("{}.{}", section.get_ref(), name.get_ref());
+                let Some(setting) = known.iter().find(|setting| setting.name == name.get_ref().as_ref()) else {
+                    let names: Vec<&str> = known.iter().map(|setting| setting.name).collect();
+                    let problem = format!("unknown key; [{}] has {}", section.get_ref(), names.join(", "));
+                    return Err(fail(name.span(), Some(key), problem));
+                };
+                (setting.set)(self, Raw::Toml(value.get_ref()))
+                    .map_err(|problem| fail(value.span(), Some(key.clone()), problem))?;
+                origins.insert(key, format!("{source} line {}", line_of(text, name.span().start)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over `KEELSTONE_…` variables. Unknown ones are refused: they are misspelled settings.
+    fn take_environment(
+        &mut self,
+        vars: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
+        origins: &mut Origins,
+    ) -> Result<(), ConfigError> {
+        let settings = Self::settings();
+        for (name, value) in vars {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX) && !ENV_OTHERS.contains(name))
+            else {
+                continue;
+            };
+            let fail = |key: Option<String>, problem: &str| ConfigError {
+                source: format!("the environment variable {name}"),
+                line: None,
+                key,
+                problem: problem.to_owned(),
+            };
+            let setting = settings
+                .iter()
+                .find(|setting| setting.env() == name)
+                .ok_or_else(|| fail(None, "no setting has this name"))?;
+            let value = value.to_str().ok_or_else(|| fail(Some(setting.key()), "is not UTF-8"))?;
+            (setting.set)(self, Raw::Text(value)).map_err(|problem: String| fail(Some(setting.key()), &problem))?;
+            origins.insert(setting.key(), name.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Takes over one `section.name=value`.
+    fn take_override(&mut self, given: &str, origins: &mut Origins) -> Result<(), ConfigError> {
+        let fail = |key: Option<&str>, problem: &str| ConfigError {
+            source: format!("--set {given}"),
+            line: None,
+            key: key.map(str::to_owned),
+            problem: problem.to_owned(),
+        };
+        let (key, value) = given.split_once('=').ok_or_else(|| fail(None, "expected section.name=value"))?;
+        let settings = Self::settings();
+        let setting = settings
+            .iter()
+            .find(|setting| setting.key() == key)
+            .ok_or_else(|| fail(Some(key), "no setting has this name"))?;
+        (setting.set)(self, Raw::Text(value)).map_err(|problem: String| fail(Some(key), &problem))?;
+        origins.insert(key.to_owned(), "--set".to_owned());
+        Ok(())
+    }
+
+    /// The configuration as a file, every setting under its explanation.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut out = String::from("# Configuration of a Keelstone node. Every setting is optional.\n");
+        for (section, section_doc) in SECTIONS {
+            out.push('\n');
+            for line in *section_doc {
+                out.push_str(&format!("#{line}\n"));
+            }
+            out.push_str(&format!("[{section}]\n"));
+            for setting in Self::settings().iter().filter(|setting| setting.section == *section) {
+                for line in setting.doc {
+                    out.push_str(&format!("#{line}\n"));
+                }
+                out.push_str(&format!("{} = {}\n", setting.name, (setting.show)(self)));
+            }
+        }
+        out
+    }
+
+    /// Every setting's key, value, type and environment variable, in the order of the file.
+    #[must_use]
+    pub fn rows(&self) -> Vec<Row> {
+        let row = |setting: Setting| Row {
+            key: setting.key(),
+            value: (setting.show)(self),
+            kind: setting.kind,
+            env: setting.env(),
+        };
+        Self::settings().into_iter().map(row).collect()
+    }
+}
+
+/// One line of `config show`.
+#[derive(Debug, serde::Serialize)]
+pub struct Row {
+    /// `section.name`.
+    pub key: String,
+    /// The value, as TOML.
+    pub value: String,
+    /// What values may be.
+    pub kind: &'static str,
+    /// The environment variable that sets it.
+    pub env: String,
+}
+
+/// The bytes of a file, or none if there is no file. Reads at most one byte more than the limit.
+fn read_file(path: &Path) -> Result<Option<Vec<u8>>, ConfigError> {
+    let fail = |problem: String| ConfigError { source: path.display().to_string(), line: None, key: None, problem };
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(fail(error.to_string())),
+    };
+    let mut text = Vec::new();
+    let limit = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(limit).read_to_end(&mut text).map_err(|error| fail(error.to_string()))?;
+    if text.len() > FILE_BYTES_MAX {
+        return Err(fail(format!("longer than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(Some(text))
+}
+
+/// The text of a file if it is UTF-8 with plain line ends.
+fn plain_text<'a>(source: &str, bytes: &'a [u8]) -> Result<&'a str, ConfigError> {
+    let fail = |line: usize, key: Option<String>, problem: &str| ConfigError {
+        source: source.to_owned(),
+        line: Some(line),
+        key,
+        problem: problem.to_owned(),
+    };
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let valid = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
+        fail(line_of(valid, valid.len()), None, "is not UTF-8")
+    })?;
+    if text.starts_with('\u{feff}') {
+        return Err(fail(1, key_on_line(text, 0), "the file begins with a byte order mark; save it as plain UTF-8"));
+    }
+    if let Some(at) = text.find('\r') {
+        return Err(fail(line_of(text, at), key_on_line(text, at), "the line ends in CR LF; save the file with LF"));
+    }
+    Ok(text)
+}
+
+/// The line a byte stands in, counted from 1.
+fn line_of(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
+}
+
+/// What stands left of `=` on the line of a byte, for errors of the grammar, under the section it belongs to.
+fn key_on_line(text: &str, at: usize) -> Option<String> {
+    let line_index = line_of(text, at) - 1;
+    let line = text.lines().nth(line_index)?.trim_start_matches('\u{feff}');
+    let (name, _) = line.split_once('=')?;
+    let section = text
+        .lines()
+        .take(line_index)
+        .filter_map(|line| line.trim().strip_prefix('[')?.strip_suffix(']'))
+        .last()
+        .map_or_else(String::new, |section| format!("{section}."));
+    Some(format!("{section}{}", name.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Result<Config, ConfigError> {
+        let mut config = Config::default();
+        config.take_file("keelstone.toml", text.as_bytes(), &mut Origins::new())?;
+        Ok(config)
+    }
+
+    fn refused(text: &str, line: usize, key: &str, problem: &str) {
+        let error = file(text).expect_err(text);
+        assert_eq!((error.line, error.key.as_deref()), (Some(line), Some(key)), "{error}");
+        assert!(error.problem.contains(problem), "{error} does not say {problem:?}");
+    }
+
+    #[test]
+    fn the_default_file_reads_back_as_the_default() {
+        assert_eq!(file(&Config::default().to_toml()), Ok(Config::default()));
+    }
+
+    #[test]
+    fn l01_each_mistake_is_named_with_line_and_key() {
+        refused("[http]\nlisen = \"127.0.0.1:1\"\n", 2, "http.lisen", "unknown key");
+        refused("\n[htp]\nlisten = \"127.0.0.1:1\"\n", 2, "htp", "unknown section");
+        refused("[blocks]\n\ninterval_ms = \"1s\"\n", 3, "blocks.interval_ms", "found the string \"1s\"");
+        refused("[blocks]\ninterval_ms = 0\n", 2, "blocks.interval_ms", "expected 10 to 3600000, found 0");
+        refused("[blocks]\ninterval_ms = -5\n", 2, "blocks.interval_ms", "found -5");
+        refused("[blocks]\ninterval_ms = 1.5\n", 2, "blocks.interval_ms", "found the float 1.5");
+        refused("[blocks]\ninterval_ms = 10\ninterval_ms = 20\n", 3, "blocks.interval_ms", "duplicate key");
+        refused("\u{feff}blocks = 1\n", 1, "blocks", "byte order mark");
+        refused("[log]\nlevel = \"info\"\r\n", 2, "log.level", "CR LF");
+        refused("[store]\nhistory = 0\n", 2, "store.history", "found 0");
+        refused("http = 5\n", 1, "http", "expected a [section]");
+        refused("[http]\nhosts = [1]\n", 2, "http.hosts", "found the integer 1");
+        refused("[http]\nlisten = \n", 2, "http.listen", "");
+    }
+
+    #[test]
+    fn l01_bytes_that_are_not_text_are_named_by_line() {
+        let mut config = Config::default();
+        let error = config.take_file("keelstone.toml", b"[http]\n\xff", &mut Origins::new()).expect_err("not UTF-8");
+        assert_eq!((error.line, error.problem.as_str()), (Some(2), "is not UTF-8"));
+    }
+
+    #[test]
+    fn later_sources_win_and_misspelled_variables_are_refused() {
+        let mut config = file("[http]\nconnections_max = 7\n").expect("valid");
+        let mut origins = Origins::new();
+        let env = |name: &str, value: &str| std::iter::once((name.into(), value.into()));
+        config.take_environment(env("KEELSTONE_HTTP_CONNECTIONS_MAX", "8"), &mut origins).expect("valid");
+        assert_eq!(config.http.connections_max, 8);
+        config.take_override("http.connections_max=9", &mut origins).expect("valid");
+        assert_eq!(config.http.connections_max, 9);
+        assert_eq!(origins["http.connections_max"], "--set");
+        let error = config.take_environment(env("KEELSTONE_HTTP_CONECTIONS", "8"), &mut origins).expect_err("typo");
+        assert!(error.to_string().contains("KEELSTONE_HTTP_CONECTIONS"));
+    }
+}
