@@ -129,6 +129,11 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
+    /// Takes all that is left.
+    pub fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.rest)
+    }
+
     /// Takes an array of `N` bytes.
     ///
     /// # Errors

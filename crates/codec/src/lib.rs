@@ -32,3 +32,9 @@ pub use types::{
 
 /// The value bytes type of the whole engine, re-exported so that callers need not name the crate behind it.
 pub use ::bytes::Bytes;
+
+/// What the macros name in a crate that has this one and not the facade. No part of the public surface.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::{Decode, DecodeError, Describe, Encode, KeyReader, OrderedKey, Reader, Shape, Variant};
+}

@@ -36,6 +36,11 @@ impl<'a> KeyReader<'a> {
         self.0.array()
     }
 
+    /// Takes all that is left: for a part that does not end itself, which can only be the last.
+    pub fn rest(&mut self) -> &'a [u8] {
+        self.0.rest()
+    }
+
     /// Says whether everything was read.
     ///
     /// # Errors

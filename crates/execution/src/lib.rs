@@ -1,1 +1,66 @@
-//! Keelstone execution.
+//! Operations, sessions, bundles and the chain of state hashes: typed state transitions over any version of the state.
+//!
+//! A client asks for a [`Bundle`] of [`Operation`]s. A [`BlockDraft`] runs it over anything that implements
+//! [`keelstone_tree::Read`] (a store's view, a tree in memory, a witness), extends the session's hash chain by one
+//! link for every operation, and collects net [`Changes`]. Nothing here does I/O, reads a clock, or knows a signature;
+//! everything a bundle carries is taken to come from an adversary, and the functions it calls from a colleague.
+//!
+//! | to | see |
+//! | --- | --- |
+//! | write a function of the chain | [`Transition`], [`Map`] and its siblings, [`Context`] |
+//! | run bundles | [`Registry`], [`BlockDraft`], [`Limits`] |
+//! | check what they came to | [`Link`], [`Summary`], [`Recorder`] |
+//!
+//! Rules: `spec/chain.md`, EXEC-1 to EXEC-20. Vectors: `spec/vectors/chain.json`.
+#![forbid(unsafe_code)]
+
+// The macros' paths lead through this crate, also when it is this crate that is compiled.
+extern crate self as keelstone_execution;
+
+mod activity;
+mod block;
+mod chain;
+mod changes;
+mod collections;
+mod context;
+mod error;
+mod host;
+mod meter;
+mod operation;
+mod recorder;
+mod registry;
+mod session;
+mod world;
+
+pub use activity::Activity;
+pub use block::{BlockDraft, Caller, Finished, Outcome, is_application};
+pub use chain::{Link, args_hash, first_link, result_hash, rollback_link};
+pub use changes::{Change, Changes, RestoreError, Summary, value_hash};
+pub use collections::{Collection, Item, Iter, Keys, Log, Map, RawKey, Sequence, Set, StartsWith};
+pub use context::{BlockContext, Context, ContextUse, Emitted, Event};
+pub use error::{Denied, FailureKind, Failed, Halt, REASON_BYTES_MAX, SessionError, Stop};
+pub use host::Handle;
+pub use meter::{Limits, cost};
+pub use operation::{
+    ARGS_BYTES_MAX, Bundle, BundleSize, Function, FunctionHash, Mode, OPERATIONS_MAX, Operation,
+};
+pub use recorder::{ReadSet, Recorder};
+pub use registry::{Entry, Registry, RegistryError, SYSTEM_NAMESPACES};
+pub use session::{
+    ANCESTORS_MAX, CAPABILITIES_MAX, CAPABILITY_LEN_MAX, Capabilities, Capability, PublicKey, Session, SessionId,
+    Sessions,
+};
+pub use world::{Draft, Layout, Space, SpaceInfo, Transition, View, World};
+
+pub use keelstone_macros::{Decode, Encode, OrderedKey, World, event, namespace, transition};
+
+/// What the macros name. No part of the public surface.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::{
+        Capability, Collection, ContextUse, Event, Function, Handle, Space, SpaceInfo, World,
+    };
+    pub use keelstone_codec::{
+        Decode, DecodeError, Describe, Encode, KeyReader, OrderedKey, Reader, Shape, Variant,
+    };
+}

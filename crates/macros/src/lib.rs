@@ -74,6 +74,12 @@ pub fn transition(arguments: TokenStream, item: TokenStream) -> TokenStream {
     finish(transition::transition(parse_macro_input!(arguments), parse_macro_input!(item)))
 }
 
+/// Makes a struct an event: `#[event("social.alliance_formed")]`. Derives `Encode`, `Decode` and `Describe` for it.
+#[proc_macro_attribute]
+pub fn event(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    finish(transition::event(&parse_macro_input!(arguments), &parse_macro_input!(item)))
+}
+
 fn finish(result: syn::Result<proc_macro2::TokenStream>) -> TokenStream {
     result.unwrap_or_else(syn::Error::into_compile_error).into()
 }

@@ -62,7 +62,7 @@ pub(crate) fn namespace(name: &LitStr, mut item: ItemStruct) -> Result<TokenStre
         impl #krate::Space for #ident {
             const NAME: &'static str = #name;
             fn bind(handle: &#krate::Handle) -> Self {
-                let space = #krate::namespace(Self::NAME);
+                let space = handle.space(Self::NAME);
                 Self { #(#labels: #krate::Collection::bind(handle, &space, #places)),* }
             }
             fn info() -> #krate::SpaceInfo {

@@ -1,4 +1,5 @@
-//! `#[transition("name/version", ...)]`: a struct that is the arguments of a function of the chain.
+//! `#[transition("name/version", ...)]`: a struct that is the arguments of a function of the chain. `#[event("name")]`:
+//! one that is what happened.
 
 use crate::{codec, paths};
 use proc_macro2::TokenStream;
@@ -50,16 +51,21 @@ fn split(text: &LitStr) -> Result<(String, u32)> {
     let wrong =
         || Error::new_spanned(text, "a function is named like \"social.form_alliance/1\": name, slash, version");
     let (name, version) = whole.rsplit_once('/').ok_or_else(wrong)?;
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.');
-    if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
-        return Err(Error::new_spanned(text, "a function's name is 1 to 64 of a-z, 0-9, '_' and '.'"));
-    }
+    plain_name(text, name)?;
     // One name for one version: 01 would be a second.
     let number: u32 = version.parse().map_err(|_| wrong())?;
     if number.to_string() != version {
         return Err(wrong());
     }
     Ok((name.to_owned(), number))
+}
+
+fn plain_name(at: &LitStr, name: &str) -> Result<()> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.');
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+        return Err(Error::new_spanned(at, "a name is 1 to 64 of a-z, 0-9, '_' and '.'"));
+    }
+    Ok(())
 }
 
 fn contexts(input: ParseStream<'_>) -> Result<Vec<Ident>> {
@@ -110,6 +116,23 @@ pub(crate) fn transition(arguments: Arguments, item: DeriveInput) -> Result<Toke
             fn needs() -> ::std::vec::Vec<#krate::Capability> {
                 ::std::vec![#(#krate::Capability::from(#needs)),*]
             }
+        }
+    })
+}
+
+pub(crate) fn event(name: &LitStr, item: &DeriveInput) -> Result<TokenStream> {
+    let krate = paths::private();
+    let ident = &item.ident;
+    plain_name(name, &name.value())?;
+    let (encode, decode) = (codec::encode(item)?, codec::decode(item)?);
+    Ok(quote! {
+        #item
+        #encode
+        #decode
+
+        #[automatically_derived]
+        impl #krate::Event for #ident {
+            const NAME: &'static str = #name;
         }
     })
 }

@@ -1,0 +1,346 @@
+//! Running bundles: a block's draft, the bundles in it, and their operations.
+//!
+//! A [`BlockDraft`] stands over one version of the state. A bundle runs in a layer of its own on top of it, each
+//! operation in another; what fails is dropped with its layer, and nobody sees it (spec: EXEC-5). Nothing is durable
+//! here: the caller takes the block's net changes to the store.
+//!
+//! Functions are trusted code, but not trusted to be free of bugs: a panic ends its bundle and nothing else.
+//!
+//! Rules: `spec/chain.md`, EXEC-1 to EXEC-5, EXEC-8, EXEC-13, EXEC-16, EXEC-17.
+
+use crate::chain::{Link, args_hash, result_hash};
+use crate::changes::{Changes, Summary};
+use crate::host::Handle;
+use crate::meter::{Limits, cost};
+use crate::registry::{Entry, Refusal};
+use crate::world::World;
+use crate::{
+    Activity, BlockContext, Bundle, Context, Emitted, Failed, FailureKind, FunctionHash, Halt, Mode, Operation,
+    PublicKey, Registry, SYSTEM_NAMESPACES, Session, SessionError, SessionId, Sessions, Stop,
+};
+use keelstone_codec::{Key, Namespace, StateHash, Value};
+use keelstone_tree::{KeyRange, Read, ReadError, Scan};
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Who runs a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The key that signed.
+    pub sender: PublicKey,
+    /// The session to act in; none for the sender's root session.
+    pub session: Option<SessionId>,
+}
+
+impl Caller {
+    /// A key in its root session.
+    #[must_use]
+    pub fn root(sender: PublicKey) -> Self {
+        Self { sender, session: None }
+    }
+}
+
+/// What one operation came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The function it called.
+    pub function: FunctionHash,
+    /// The result's canonical encoding.
+    pub result: Vec<u8>,
+    /// Its net change in application namespaces, by digest and size (spec: EXEC-2, EXEC-3).
+    pub diff: Summary,
+    /// The session's state hash afterwards (spec: EXEC-1).
+    pub state_hash: StateHash,
+    /// What it emitted.
+    pub events: Vec<Emitted>,
+    /// Gas it used.
+    pub gas_used: u64,
+}
+
+/// A bundle that succeeded. Its changes are in the block's draft by now.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// One for each operation, in order.
+    pub outcomes: Vec<Outcome>,
+    /// Net changes of the whole bundle, system namespaces included.
+    pub changes: Changes,
+    /// The session it ran in.
+    pub session: SessionId,
+    /// The session's record afterwards.
+    pub record: Session,
+    /// Gas it used.
+    pub gas_used: u64,
+}
+
+/// An execution in progress: reads see the parent state and what the block wrote so far; writes collect.
+pub struct BlockDraft<'a> {
+    registry: &'a Registry,
+    handle: Handle,
+    activity: Activity,
+}
+
+impl<'a> BlockDraft<'a> {
+    /// Begins a block over a version of the state: a store's view, a tree in memory, or a witness.
+    #[must_use]
+    pub fn begin(registry: &'a Registry, state: impl Read + 'static, block: BlockContext) -> Self {
+        Self { registry, handle: Handle::new(Box::new(state), Some(block)), activity: Activity::default() }
+    }
+
+    /// The same draft, which tells `activity` the function at work, for a watchdog (spec: EXEC-13).
+    #[must_use]
+    pub fn watched(mut self, activity: &Activity) -> Self {
+        self.activity = activity.clone();
+        self
+    }
+
+    /// The block.
+    ///
+    /// # Panics
+    /// Never: a draft is begun with one.
+    #[must_use]
+    pub fn context(&self) -> &BlockContext {
+        self.handle.block().expect("a block draft is begun with a block")
+    }
+
+    /// Runs a bundle. It succeeds or fails as one, and a failure is an answer, the same on every node.
+    ///
+    /// # Errors
+    /// [`Halt`] if this node could not read the state; the draft is then as before the call.
+    pub fn execute(
+        &mut self,
+        caller: Caller,
+        bundle: &Bundle,
+        limits: Limits,
+    ) -> Result<Result<Finished, Failed>, Halt> {
+        self.handle.set_meter(limits);
+        self.handle.push();
+        let result = self.run(caller, bundle);
+        match result {
+            Ok(finished) => {
+                self.handle.merge();
+                Ok(Ok(finished))
+            }
+            Err((operation, kind)) => {
+                // spec: EXEC-5. Dropping the layer is all there is to undo.
+                self.handle.pop();
+                match kind {
+                    FailureKind::Stopped(Stop::Read(error)) => Err(error.into()),
+                    kind => {
+                        let function = bundle.operations()[operation].function;
+                        let operation = u32::try_from(operation).expect("a bundle has at most 65,535 operations");
+                        Ok(Err(Failed { operation, function, kind, gas_used: self.handle.meter().used() }))
+                    }
+                }
+            }
+        }
+    }
+
+    fn run(&mut self, caller: Caller, bundle: &Bundle) -> Result<Finished, (usize, FailureKind)> {
+        // spec: EXEC-6, reserved.
+        if bundle.mode() == Mode::Async {
+            return Err((0, FailureKind::AsyncNotSupported));
+        }
+        let chain_id = &self.context().chain_id;
+        let session = caller.session.unwrap_or_else(|| SessionId::root(chain_id, &caller.sender));
+        let mut outcomes = Vec::with_capacity(bundle.operations().len());
+        let mut record = None;
+        for (index, operation) in bundle.operations().iter().enumerate() {
+            self.handle.push();
+            match self.operation(caller.sender, session, index, operation) {
+                Ok((outcome, after)) => {
+                    self.handle.merge();
+                    outcomes.push(outcome);
+                    record = Some(after);
+                }
+                Err(kind) => {
+                    self.handle.pop();
+                    return Err((index, kind));
+                }
+            }
+        }
+        let record = record.expect("a bundle has at least one operation");
+        let (changes, gas_used) = (self.handle.top().clone(), self.handle.meter().used());
+        Ok(Finished { outcomes, changes, session, record, gas_used })
+    }
+
+    /// Runs one operation in the topmost layer.
+    fn operation(
+        &self,
+        sender: PublicKey,
+        session: SessionId,
+        index: usize,
+        operation: &Operation,
+    ) -> Result<(Outcome, Session), FailureKind> {
+        let block = self.context();
+        let entry = self.registry.function(&operation.function).ok_or(FailureKind::UnknownFunction)?;
+        let before = self.handle.meter().used();
+        self.handle.meter().begin(entry.gas_max);
+        self.charged(|meter| meter.charge_bytes(cost::OPERATION, cost::ARGS_BYTE, operation.args.len()))?;
+
+        // spec: EXEC-8. Asked anew before every operation: one before it may have changed the answer.
+        let mut sessions = Sessions::bind(&self.handle);
+        let record = self.authorized(&sessions, sender, session, entry)?;
+        let sequence = record.sequence;
+
+        let mut cx = Context {
+            handle: self.handle.clone(),
+            uses: entry.context,
+            function: entry.hash,
+            sender,
+            session,
+            sequence,
+            operation: u32::try_from(index).expect("a bundle has at most 65,535 operations"),
+            drawn: Cell::new(0),
+            events: Vec::new(),
+        };
+        let result = self.call(entry, &mut cx, &operation.args)?;
+        self.charged(|meter| meter.result(result.len()))?;
+
+        // spec: EXEC-2. Taken before the session's own record is written: that is a system write.
+        let diff = self.handle.top().summary_of(is_application);
+        // A transition may have closed or changed the session it runs in.
+        let found = sessions.find(&block.chain_id, &session, &sender).map_err(|stop| self.stopped(stop))?;
+        let mut record = found.ok_or(FailureKind::Session(SessionError::Unknown(session)))?;
+        record.sequence = sequence.checked_add(1).ok_or(FailureKind::Session(SessionError::Exhausted(session)))?;
+        record.state_hash = Link {
+            chain_id: &block.chain_id,
+            session,
+            sequence,
+            previous: record.state_hash,
+            function: entry.hash,
+            args: args_hash(&operation.args),
+            result: result_hash(&result),
+            diff: diff.digest,
+        }
+        .state_hash();
+
+        // spec: EXEC-4
+        let actual = record.state_hash;
+        match (operation.expected_diff, operation.expected_own_diff) {
+            (Some(expected), _) if expected != actual => {
+                return Err(FailureKind::UnexpectedState { expected, actual });
+            }
+            (_, Some(expected)) if expected != diff.digest => {
+                return Err(FailureKind::UnexpectedDiff { expected, actual: diff.digest });
+            }
+            _ => {}
+        }
+        sessions.records.insert(&session, &record).map_err(|stop| self.stopped(stop))?;
+        let gas_used = self.handle.meter().used() - before;
+        let outcome = Outcome { function: entry.hash, result, diff, state_hash: actual, events: cx.events, gas_used };
+        Ok((outcome, record))
+    }
+
+    /// The session's record, if the session may call the function now.
+    fn authorized(
+        &self,
+        sessions: &Sessions,
+        sender: PublicKey,
+        id: SessionId,
+        entry: &Entry,
+    ) -> Result<Session, FailureKind> {
+        let block = self.context();
+        let found = sessions.find(&block.chain_id, &id, &sender).map_err(|stop| self.stopped(stop))?;
+        let record = found.ok_or(FailureKind::Session(SessionError::Unknown(id)))?;
+        if record.owner != sender {
+            return Err(FailureKind::Session(SessionError::NotYours(id)));
+        }
+        let verdict = sessions.authorize(id, &record, &entry.needs, self.registry.reserved(), block.height);
+        verdict.map_err(|stop| self.stopped(stop))?.map_err(FailureKind::Session)?;
+        Ok(record)
+    }
+
+    /// Calls the function: with its panics caught, and with a stop of the host standing over whatever it returns.
+    fn call(&self, entry: &Entry, cx: &mut Context, args: &[u8]) -> Result<Vec<u8>, FailureKind> {
+        let depth = self.handle.depth();
+        self.activity.enter(entry.name);
+        // Nothing behind the handle is left half changed by a panic: a host call finishes before the function's own
+        // code goes on, and the operation's layer is dropped.
+        let result = catch_unwind(AssertUnwindSafe(|| (entry.run)(&self.handle, cx, args)));
+        self.activity.leave();
+        assert_eq!(depth, self.handle.depth(), "a function cannot reach the layers");
+        // spec: EXEC-13, EXEC-17. A function that swallows a stop does not get away with it.
+        if let Some(stop) = self.handle.take_stop() {
+            return Err(FailureKind::Stopped(stop));
+        }
+        match result {
+            Ok(result) => result.map_err(Refusal::into),
+            Err(panic) => Err(FailureKind::Panicked { message: message(&*panic) }),
+        }
+    }
+
+    fn charged(&self, charge: impl FnOnce(&crate::meter::Meter) -> Result<(), Stop>) -> Result<(), FailureKind> {
+        self.handle.metered(charge).map_err(|stop| self.stopped(stop))
+    }
+
+    fn stopped(&self, stop: Stop) -> FailureKind {
+        self.handle.take_stop();
+        FailureKind::Stopped(stop)
+    }
+
+    // ---- the engine's own reads and writes
+
+    /// What a key holds in the draft. Not metered: for the engine itself.
+    ///
+    /// # Errors
+    /// [`ReadError`] of the state below.
+    pub fn get(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, ReadError> {
+        self.handle.peek(namespace, key)
+    }
+
+    /// A system write: outside every operation's diff, inside the block's (spec: EXEC-2).
+    ///
+    /// # Errors
+    /// [`ReadError`] of the state below, which is asked what the key held.
+    pub fn put(&mut self, namespace: &Namespace, key: Key, value: Option<Value>) -> Result<(), ReadError> {
+        self.handle.poke(namespace, key, value)
+    }
+
+    /// The engine's own view of a world in the draft, not metered but for the bundle limits that stand.
+    ///
+    /// Meant for system writes through typed collections: genesis, grants, records of modules.
+    pub fn edit<W: World, T>(&mut self, edit: impl FnOnce(&mut W) -> Result<T, Stop>) -> Result<T, Stop> {
+        self.handle.set_meter(Limits { gas_max: u64::MAX, write_bytes_max: u64::MAX, ..Limits::default() });
+        let result = edit(&mut W::bind(&self.handle));
+        self.handle.take_stop();
+        result
+    }
+
+    /// Net changes of the block so far, system writes included.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        self.handle.top().clone()
+    }
+
+    /// Ends the block: its net changes, for the store.
+    #[must_use]
+    pub fn finish(self) -> Changes {
+        self.handle.top().clone()
+    }
+}
+
+/// A block's draft can be read like the version of the state it would become.
+impl Read for BlockDraft<'_> {
+    fn get(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, ReadError> {
+        self.handle.peek(namespace, key)
+    }
+
+    fn scan<'s>(&'s self, namespace: &Namespace, range: KeyRange) -> Scan<'s> {
+        self.handle.scan_free(namespace, range)
+    }
+}
+
+/// Whether a namespace counts in an operation's diff (spec: EXEC-2).
+#[must_use]
+pub fn is_application(namespace: &Namespace) -> bool {
+    !SYSTEM_NAMESPACES.contains(&namespace.as_str())
+}
+
+/// What a panic says. Bounded: it is shown, never hashed.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let mut text = text.unwrap_or("no message").to_owned();
+    text.truncate(text.floor_char_boundary(crate::REASON_BYTES_MAX));
+    text
+}

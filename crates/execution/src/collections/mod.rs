@@ -1,0 +1,151 @@
+//! Typed collections: where a transition's reads and writes turn into keys and values.
+//!
+//! A collection stands at a place in its namespace. Single values lie at the place itself; entries lie behind the
+//! place and a slash, which no place contains, so that collections of one namespace never meet. A collection at the
+//! empty place has the whole namespace, without a slash.
+//!
+//! Keys and rules: `spec/chain.md`, EXEC-18.
+
+mod item;
+mod log;
+mod map;
+mod sequence;
+mod set;
+
+pub use item::Item;
+pub use log::Log;
+pub use map::{Iter, Map, RawKey, StartsWith};
+pub use sequence::Sequence;
+pub use set::{Keys, Set};
+
+use crate::host::{Handle, Scan};
+use crate::{Layout, Stop};
+use keelstone_codec::{Decode, DecodeError, Encode, Key, KeyReader, Namespace, OrderedKey, Value};
+use keelstone_tree::{KeyRange, prefix_end};
+use std::ops::{Bound, RangeBounds};
+
+/// Something a namespace can hold.
+///
+/// An index is none, so a transition cannot reach one (spec: EXEC-14).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot stand in a namespace",
+    note = "a namespace holds `Item`, `Map`, `Set`, `Sequence` and `Log`; an `Index` is outside the state"
+)]
+pub trait Collection: Sized {
+    /// Stands the collection at a place.
+    fn bind(handle: &Handle, space: &Namespace, place: &'static str) -> Self;
+    /// What it is.
+    fn layout() -> Layout;
+}
+
+/// Where a collection stands, and the host it is bound to.
+struct Site {
+    handle: Handle,
+    space: Namespace,
+    place: &'static str,
+}
+
+impl Site {
+    fn new(handle: &Handle, space: &Namespace, place: &'static str) -> Self {
+        Self { handle: handle.clone(), space: space.clone(), place }
+    }
+
+    /// The key of the place itself.
+    fn own_key(&self) -> Vec<u8> {
+        self.place.as_bytes().to_vec()
+    }
+
+    /// What the keys of all entries begin with.
+    fn prefix(&self) -> Vec<u8> {
+        let mut key = self.own_key();
+        if !key.is_empty() {
+            key.push(b'/');
+        }
+        key
+    }
+
+    /// The key of an entry.
+    fn key(&self, key: &impl OrderedKey) -> Vec<u8> {
+        let mut out = self.prefix();
+        key.encode_key(&mut out);
+        out
+    }
+
+    fn get<V: Decode>(&self, key: Vec<u8>) -> Result<Option<V>, Stop> {
+        let key = self.checked(key)?;
+        let Some(value) = self.handle.get(&self.space, &key)? else { return Ok(None) };
+        V::from_bytes(&value).map(Some).map_err(|error| self.undecodable(key, error))
+    }
+
+    fn contains(&self, key: Vec<u8>) -> Result<bool, Stop> {
+        let key = self.checked(key)?;
+        Ok(self.handle.get(&self.space, &key)?.is_some())
+    }
+
+    fn put(&mut self, key: Vec<u8>, value: &(impl Encode + ?Sized)) -> Result<(), Stop> {
+        let key = self.checked(key)?;
+        let value = Value::new(value.to_bytes());
+        let value = value.map_err(|error| self.handle.stop(Stop::Type { namespace: self.space.clone(), error }))?;
+        self.handle.put(&self.space, key, Some(value))
+    }
+
+    fn delete(&mut self, key: Vec<u8>) -> Result<(), Stop> {
+        let key = self.checked(key)?;
+        self.handle.put(&self.space, key, None)
+    }
+
+    fn scan(&self, range: KeyRange) -> Scan<'_> {
+        self.handle.scan(&self.space, range)
+    }
+
+    /// All entries.
+    fn all(&self) -> KeyRange {
+        KeyRange::prefix(&self.prefix())
+    }
+
+    /// Entries whose keys lie in a range of the key's type.
+    fn range<K: OrderedKey>(&self, range: &impl RangeBounds<K>) -> KeyRange {
+        // The least byte string behind k is k and a zero byte, whatever k is.
+        let behind = |key: &K| {
+            let mut key = self.key(key);
+            key.push(0);
+            key
+        };
+        let start = match range.start_bound() {
+            Bound::Included(key) => self.key(key),
+            Bound::Excluded(key) => behind(key),
+            Bound::Unbounded => self.prefix(),
+        };
+        let end = match range.end_bound() {
+            Bound::Included(key) => Some(behind(key)),
+            Bound::Excluded(key) => Some(self.key(key)),
+            Bound::Unbounded => prefix_end(&self.prefix()),
+        };
+        KeyRange { start, end, reverse: false }
+    }
+
+    /// Entries whose keys begin with the bytes of `part`.
+    fn beginning(&self, part: &impl OrderedKey) -> KeyRange {
+        KeyRange::prefix(&self.key(part))
+    }
+
+    /// Reads the key of an entry back.
+    fn key_back<K: OrderedKey>(&self, key: &Key) -> Result<K, Stop> {
+        let entry = &key[self.prefix().len()..];
+        let mut input = KeyReader::new(entry);
+        let read = K::decode_key(&mut input).and_then(|k| input.finish().map(|()| k));
+        read.map_err(|error| self.undecodable(key.clone(), error))
+    }
+
+    fn value_back<V: Decode>(&self, key: &Key, value: &Value) -> Result<V, Stop> {
+        V::from_bytes(value).map_err(|error| self.undecodable(key.clone(), error))
+    }
+
+    fn checked(&self, key: Vec<u8>) -> Result<Key, Stop> {
+        Key::new(key).map_err(|error| self.handle.stop(Stop::Type { namespace: self.space.clone(), error }))
+    }
+
+    fn undecodable(&self, key: Key, error: DecodeError) -> Stop {
+        self.handle.stop(Stop::Undecodable { namespace: self.space.clone(), key, error })
+    }
+}

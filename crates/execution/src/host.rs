@@ -1,0 +1,274 @@
+//! The host: what typed collections and contexts reach the state through.
+//!
+//! A host stands over one immutable version of the state and keeps three layers of changes on top of it: the block's,
+//! the bundle's and the operation's. A read sees the topmost layer that knows the key. Dropping a layer leaves no
+//! trace, which is all that the rollback of a transition is. Every call is charged to the meter, and the first call
+//! that cannot be answered stops the operation for good.
+//!
+//! Rules: `spec/chain.md`, EXEC-2, EXEC-13, EXEC-17.
+
+use crate::changes::Changes;
+use crate::meter::{Limits, Meter, cost};
+use crate::{BlockContext, Stop};
+use keelstone_codec::{Key, Namespace, Value};
+use keelstone_tree::{KeyRange, Read, ReadError};
+use std::cell::{Ref, RefCell};
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// What a collection is bound to. Cheap to clone; one thread.
+#[derive(Clone)]
+pub struct Handle(Rc<Host>);
+
+struct Host {
+    base: Box<dyn Read>,
+    block: Option<BlockContext>,
+    /// From the oldest to the newest; reads go from the newest down. Never empty.
+    layers: RefCell<Vec<Changes>>,
+    meter: RefCell<Meter>,
+    stop: RefCell<Option<Stop>>,
+    spaces: RefCell<BTreeMap<&'static str, Namespace>>,
+}
+
+impl Handle {
+    pub(crate) fn new(base: Box<dyn Read>, block: Option<BlockContext>) -> Self {
+        let unlimited = Limits { gas_max: u64::MAX, ..Limits::default() };
+        Self(Rc::new(Host {
+            base,
+            block,
+            layers: RefCell::new(vec![Changes::default()]),
+            meter: RefCell::new(Meter::new(unlimited)),
+            stop: RefCell::new(None),
+            spaces: RefCell::default(),
+        }))
+    }
+
+    /// The namespace of this name, made once for each host. The macros check names when they compile.
+    ///
+    /// # Panics
+    /// For a name that is none, which only a hand-written `Space` can hold.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn space(&self, name: &'static str) -> Namespace {
+        let mut spaces = self.0.spaces.borrow_mut();
+        let make = || Namespace::new(name).expect("the name of a namespace is checked where it is declared");
+        spaces.entry(name).or_insert_with(make).clone()
+    }
+
+    pub(crate) fn block(&self) -> Option<&BlockContext> {
+        self.0.block.as_ref()
+    }
+
+    // ---- layers
+
+    pub(crate) fn push(&self) {
+        self.0.layers.borrow_mut().push(Changes::default());
+    }
+
+    /// Drops the newest layer: what it held never happened.
+    pub(crate) fn pop(&self) -> Changes {
+        let mut layers = self.0.layers.borrow_mut();
+        assert!(layers.len() > 1, "the block's layer is never popped");
+        layers.pop().unwrap_or_default()
+    }
+
+    /// Puts the newest layer into the one below.
+    pub(crate) fn merge(&self) {
+        let top = self.pop();
+        self.0.layers.borrow_mut().last_mut().expect("the block's layer is never popped").merge(top);
+    }
+
+    pub(crate) fn top(&self) -> Ref<'_, Changes> {
+        Ref::map(self.0.layers.borrow(), |layers| layers.last().expect("the block's layer is never popped"))
+    }
+
+    pub(crate) fn depth(&self) -> usize {
+        self.0.layers.borrow().len()
+    }
+
+    // ---- metering
+
+    pub(crate) fn set_meter(&self, limits: Limits) {
+        *self.0.meter.borrow_mut() = Meter::new(limits);
+    }
+
+    pub(crate) fn meter(&self) -> Ref<'_, Meter> {
+        self.0.meter.borrow()
+    }
+
+    /// Takes note of what a host call comes to: the first stop is kept, and is the answer to every call after it.
+    pub(crate) fn metered<T>(&self, call: impl FnOnce(&Meter) -> Result<T, Stop>) -> Result<T, Stop> {
+        if let Some(stop) = &*self.0.stop.borrow() {
+            return Err(stop.clone());
+        }
+        let result = call(&self.0.meter.borrow());
+        if let Err(stop) = &result {
+            *self.0.stop.borrow_mut() = Some(stop.clone());
+        }
+        result
+    }
+
+    /// Stops the operation.
+    pub(crate) fn stop(&self, stop: Stop) -> Stop {
+        self.0.stop.borrow_mut().get_or_insert(stop).clone()
+    }
+
+    pub(crate) fn take_stop(&self) -> Option<Stop> {
+        self.0.stop.borrow_mut().take()
+    }
+
+    // ---- state, not charged: for the engine itself
+
+    pub(crate) fn peek(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, ReadError> {
+        let held = self.0.layers.borrow().iter().rev().find_map(|layer| Some(layer.find(namespace, key)?.after.clone()));
+        match held {
+            Some(value) => Ok(value),
+            None => self.0.base.get(namespace, key),
+        }
+    }
+
+    /// Writes to the newest layer. If that layer knows the key already, its first value before stands.
+    pub(crate) fn poke(&self, namespace: &Namespace, key: Key, value: Option<Value>) -> Result<(), ReadError> {
+        let before = self.peek(namespace, &key)?;
+        self.0.layers.borrow_mut().last_mut().expect("the block's layer is never popped").write(
+            namespace, key, before, value,
+        );
+        Ok(())
+    }
+
+    // ---- state, charged: for transitions
+
+    pub(crate) fn get(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, Stop> {
+        self.metered(|meter| {
+            meter.charge_bytes(cost::READ, cost::READ_BYTE, key.len())?;
+            let value = self.peek(namespace, key)?;
+            meter.charge_bytes(0, cost::READ_BYTE, value.as_ref().map_or(0, |value| value.len()))?;
+            Ok(value)
+        })
+    }
+
+    pub(crate) fn put(&self, namespace: &Namespace, key: Key, value: Option<Value>) -> Result<(), Stop> {
+        self.metered(|meter| {
+            meter.write(key.len(), value.as_ref().map_or(0, |value| value.len()))?;
+            let before = self.peek(namespace, &key)?;
+            meter.charge_bytes(0, cost::READ_BYTE, before.as_ref().map_or(0, |value| value.len()))?;
+            let mut layers = self.0.layers.borrow_mut();
+            layers.last_mut().expect("the block's layer is never popped").write(namespace, key, before, value);
+            Ok(())
+        })
+    }
+
+    pub(crate) fn scan(&self, namespace: &Namespace, range: KeyRange) -> Scan<'_> {
+        self.scan_with(namespace, range, true)
+    }
+
+    /// As [`Handle::scan`], not charged: for the engine itself.
+    pub(crate) fn scan_free(&self, namespace: &Namespace, range: KeyRange) -> keelstone_tree::Scan<'_> {
+        Box::new(self.scan_with(namespace, range, false).map(|entry| match entry {
+            Err(Stop::Read(error)) => Err(error),
+            Err(stop) => unreachable!("a scan that is not charged stops at reads only: {stop}"),
+            Ok(entry) => Ok(entry),
+        }))
+    }
+
+    fn scan_with(&self, namespace: &Namespace, range: KeyRange, charged: bool) -> Scan<'_> {
+        let base = self.0.base.scan(namespace, range.clone());
+        let namespace = namespace.clone();
+        Scan { handle: self, charged, namespace, range, base, ended: false, head: None, cursor: None, done: false }
+    }
+}
+
+/// A scan over all layers at once, merged with the state below them.
+///
+/// The layers are asked anew at every step, by the last key given out, so that a transition may write while it scans:
+/// what it writes ahead of the scan is found, what it writes behind is not.
+pub(crate) struct Scan<'a> {
+    handle: &'a Handle,
+    charged: bool,
+    namespace: Namespace,
+    range: KeyRange,
+    base: keelstone_tree::Scan<'a>,
+    /// The base has no more entries.
+    ended: bool,
+    /// The next entry of the base, read ahead.
+    head: Option<(Key, Value)>,
+    /// The last key that was given out or skipped.
+    cursor: Option<Key>,
+    done: bool,
+}
+
+impl Scan<'_> {
+    /// The next key that any layer knows, with what the topmost such layer holds there.
+    fn overlay(&self) -> Option<(Key, Option<Value>)> {
+        let layers = self.handle.0.layers.borrow();
+        let mut best: Option<(&Key, &Option<Value>)> = None;
+        for layer in layers.iter().rev() {
+            let Some((key, change)) = layer.step(&self.namespace, &self.range, self.cursor.as_ref()) else { continue };
+            // Layers come from the newest down: an older one wins by coming earlier, never by the same key.
+            if best.is_none_or(|(found, _)| self.order(key, found) == Ordering::Less) {
+                best = Some((key, &change.after));
+            }
+        }
+        best.map(|(key, after)| (key.clone(), after.clone()))
+    }
+
+    fn order(&self, a: &Key, b: &Key) -> Ordering {
+        if self.range.reverse { b.cmp(a) } else { a.cmp(b) }
+    }
+
+    fn read_ahead(&mut self) -> Result<Option<(Key, Value)>, Stop> {
+        if !self.charged {
+            return Ok(self.base.next().transpose()?);
+        }
+        self.handle.metered(|meter| {
+            let Some(entry) = self.base.next().transpose()? else { return Ok(None) };
+            meter.charge_bytes(cost::SCAN, cost::READ_BYTE, entry.0.len() + entry.1.len())?;
+            Ok(Some(entry))
+        })
+    }
+
+    fn step(&mut self) -> Result<Option<(Key, Value)>, Stop> {
+        loop {
+            if self.head.is_none() && !self.ended {
+                self.head = self.read_ahead()?;
+                self.ended = self.head.is_none();
+            }
+            let Some((key, value)) = self.overlay() else {
+                let found = self.head.take();
+                self.cursor = found.as_ref().map(|(key, _)| key.clone());
+                return Ok(found);
+            };
+            let order = self.head.as_ref().map_or(Ordering::Less, |(head, _)| self.order(&key, head));
+            if order == Ordering::Greater {
+                let found = self.head.take();
+                self.cursor = found.as_ref().map(|(key, _)| key.clone());
+                return Ok(found);
+            }
+            if order == Ordering::Equal {
+                self.head = None;
+            }
+            if self.charged {
+                let bytes = key.len() + value.as_ref().map_or(0, |value| value.len());
+                self.handle.metered(|meter| meter.charge_bytes(cost::SCAN, cost::READ_BYTE, bytes))?;
+            }
+            self.cursor = Some(key.clone());
+            if let Some(value) = value {
+                return Ok(Some((key, value)));
+            }
+        }
+    }
+}
+
+impl Iterator for Scan<'_> {
+    type Item = Result<(Key, Value), Stop>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let item = self.step().transpose();
+        self.done = !matches!(item, Some(Ok(_)));
+        item
+    }
+}

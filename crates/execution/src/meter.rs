@@ -1,0 +1,137 @@
+//! Metering: what work costs, counted in host calls and bytes and never measured (spec: EXEC-13).
+//!
+//! One unit of gas is about a nanosecond of the machine this was written on, so that limits can be thought of in time;
+//! the count itself is the same on every machine. The prices are part of the chain's rules: changing one changes which
+//! bundles succeed.
+
+use std::cell::Cell;
+
+use crate::Stop;
+
+/// The prices.
+pub mod cost {
+    /// Running an operation at all: its link, its session's record.
+    pub const OPERATION: u64 = 10_000;
+    /// Reading and decoding one byte of arguments.
+    pub const ARGS_BYTE: u64 = 2;
+    /// Hashing and keeping one byte of a result.
+    pub const RESULT_BYTE: u64 = 4;
+    /// A point read, of a present or an absent key.
+    pub const READ: u64 = 1_000;
+    /// One entry of a scan, also one that the draft deleted or replaced.
+    pub const SCAN: u64 = 500;
+    /// One byte of a key or value that was read.
+    pub const READ_BYTE: u64 = 1;
+    /// A write or a deletion, beside reading what was there.
+    pub const WRITE: u64 = 5_000;
+    /// One byte of a written key: each may put nine more levels on the way to the entry.
+    pub const WRITE_KEY_BYTE: u64 = 100;
+    /// One byte of a written value.
+    pub const WRITE_VALUE_BYTE: u64 = 10;
+    /// An event.
+    pub const EVENT: u64 = 1_000;
+    /// One byte of an event.
+    pub const EVENT_BYTE: u64 = 10;
+}
+
+/// What one bundle may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Gas of the whole bundle.
+    pub gas_max: u64,
+    /// Bytes of keys and values written by the whole bundle, counting every write.
+    pub write_bytes_max: u64,
+    /// Events of the whole bundle.
+    pub events_max: u64,
+    /// Bytes of one event.
+    pub event_bytes_max: u64,
+    /// Bytes of one operation's result.
+    pub result_bytes_max: u64,
+}
+
+impl Default for Limits {
+    /// About a second of one core, and 64 MiB of writes.
+    fn default() -> Self {
+        Self {
+            gas_max: 1_000_000_000,
+            write_bytes_max: 64 << 20,
+            events_max: 10_000,
+            event_bytes_max: 64 << 10,
+            result_bytes_max: 1 << 20,
+        }
+    }
+}
+
+/// The running count of one bundle.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    limits: Limits,
+    used: Cell<u64>,
+    /// What `used` may reach: the bundle's limit, or what the operation at work may use if that is less.
+    end: Cell<u64>,
+    /// What the operation at work was allowed, for the error.
+    allowed: Cell<u64>,
+    written: Cell<u64>,
+    events: Cell<u64>,
+}
+
+impl Meter {
+    pub(crate) fn new(limits: Limits) -> Self {
+        let zero = || Cell::new(0);
+        let (end, allowed) = (Cell::new(limits.gas_max), Cell::new(limits.gas_max));
+        Self { limits, used: zero(), end, allowed, written: zero(), events: zero() }
+    }
+
+    /// Begins an operation that may use at most `gas_max` of what is left.
+    pub(crate) fn begin(&self, gas_max: u64) {
+        let end = self.used.get().saturating_add(gas_max).min(self.limits.gas_max);
+        self.end.set(end);
+        self.allowed.set(gas_max.min(self.limits.gas_max));
+    }
+
+    pub(crate) fn used(&self) -> u64 {
+        self.used.get()
+    }
+
+    pub(crate) fn charge(&self, gas: u64) -> Result<(), Stop> {
+        let used = self.used.get().saturating_add(gas);
+        // What was refused is not counted as used: a receipt never says more than the limit.
+        if used > self.end.get() {
+            self.used.set(self.end.get());
+            return Err(Stop::OutOfGas { limit: self.allowed.get() });
+        }
+        self.used.set(used);
+        Ok(())
+    }
+
+    pub(crate) fn charge_bytes(&self, base: u64, rate: u64, bytes: usize) -> Result<(), Stop> {
+        self.charge(base.saturating_add(rate.saturating_mul(bytes as u64)))
+    }
+
+    pub(crate) fn write(&self, key: usize, value: usize) -> Result<(), Stop> {
+        self.charge_bytes(cost::WRITE, cost::WRITE_KEY_BYTE, key)?;
+        self.charge_bytes(0, cost::WRITE_VALUE_BYTE, value)?;
+        let written = self.written.get().saturating_add(key as u64).saturating_add(value as u64);
+        within("bytes written by a bundle", written, self.limits.write_bytes_max)?;
+        self.written.set(written);
+        Ok(())
+    }
+
+    pub(crate) fn event(&self, bytes: usize) -> Result<(), Stop> {
+        self.charge_bytes(cost::EVENT, cost::EVENT_BYTE, bytes)?;
+        within("bytes of an event", bytes as u64, self.limits.event_bytes_max)?;
+        let events = self.events.get() + 1;
+        within("events of a bundle", events, self.limits.events_max)?;
+        self.events.set(events);
+        Ok(())
+    }
+
+    pub(crate) fn result(&self, bytes: usize) -> Result<(), Stop> {
+        self.charge_bytes(0, cost::RESULT_BYTE, bytes)?;
+        within("bytes of a result", bytes as u64, self.limits.result_bytes_max)
+    }
+}
+
+fn within(what: &'static str, found: u64, limit: u64) -> Result<(), Stop> {
+    if found > limit { Err(Stop::Limit { what, found, limit }) } else { Ok(()) }
+}

@@ -1,0 +1,268 @@
+//! The registry: which functions a chain knows, and which namespaces they live in.
+//!
+//! Built once at start from the program's types, then only read. What clashes is collected while registering and told
+//! by [`Registry::check`], so that a chain does not start with two functions of one name or two types in one place.
+//!
+//! Rules: `spec/chain.md`, EXEC-4, EXEC-19, EXEC-20.
+
+use crate::host::Handle;
+use crate::world::{Draft, SpaceInfo, Transition, View, World};
+use crate::{Capability, Context, ContextUse, Denied, Event, FailureKind, FunctionHash, Stop};
+use keelstone_codec::{Describe, Encode, Shape};
+use std::any::type_name;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Namespaces that the engine itself writes. What lies there is no part of an operation's diff (spec: EXEC-2), and only
+/// modules registered with [`Registry::register_system`] reach it.
+pub const SYSTEM_NAMESPACES: [&str; 6] = ["audit", "blocks", "bundles", "chain", "nonces", "sessions"];
+
+/// A function as the registry knows it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its name.
+    pub name: &'static str,
+    /// Its version.
+    pub version: u32,
+    /// Its identity.
+    pub hash: FunctionHash,
+    /// What a session must hold to call it.
+    pub needs: Vec<Capability>,
+    /// What of the block it may ask for (spec: EXEC-4).
+    pub context: ContextUse,
+    /// The most gas one call may use.
+    pub gas_max: u64,
+    /// What its arguments look like.
+    pub args: fn() -> Shape,
+    /// What its result looks like.
+    pub output: fn() -> Shape,
+    /// The Rust type of its arguments, for people.
+    pub type_name: &'static str,
+    pub(crate) run: Run,
+}
+
+pub(crate) type Run = fn(&Handle, &mut Context, &[u8]) -> Result<Vec<u8>, Refusal>;
+
+/// How a run of a function can end without a result.
+pub(crate) enum Refusal {
+    Arguments(keelstone_codec::DecodeError),
+    Denied(Denied),
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+impl From<Stop> for Refusal {
+    fn from(stop: Stop) -> Self {
+        Self::Denied(stop.into())
+    }
+}
+impl From<Refusal> for FailureKind {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Arguments(error) => Self::Arguments(error),
+            Refusal::Denied(denied) => match denied.stop() {
+                Some(stop) => Self::Stopped(stop.clone()),
+                None => Self::Denied(denied.to_string()),
+            },
+        }
+    }
+}
+
+impl Entry {
+    /// `name/version`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("{}/{}", self.name, self.version)
+    }
+}
+
+/// Why a registry is not one. The program's to mend: no chain starts with it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// Two functions have one name and version, or (as good as never) one hash.
+    #[error("{second} and {first} are both {label} ({hash})")]
+    Function {
+        /// The name and version.
+        label: String,
+        /// Their hash.
+        hash: FunctionHash,
+        /// The type that was registered first.
+        first: &'static str,
+        /// The type that came after it.
+        second: &'static str,
+    },
+    /// Two types call one namespace theirs.
+    #[error("namespace {name} is claimed by both {first} and {second}")]
+    Namespace {
+        /// The name.
+        name: &'static str,
+        /// The type that was registered first.
+        first: &'static str,
+        /// The type that came after it.
+        second: &'static str,
+    },
+    /// An application's type calls a namespace of the engine its own.
+    #[error("namespace {name} belongs to the engine; {type_name} needs another name")]
+    Reserved {
+        /// The name.
+        name: &'static str,
+        /// The type.
+        type_name: &'static str,
+    },
+    /// Two events have one name.
+    #[error("event {name} is declared with two shapes")]
+    Event {
+        /// The name.
+        name: &'static str,
+    },
+}
+
+/// The functions of a chain.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    functions: BTreeMap<FunctionHash, Entry>,
+    spaces: BTreeMap<&'static str, SpaceInfo>,
+    events: BTreeMap<&'static str, fn() -> Shape>,
+    reserved: BTreeSet<Capability>,
+    errors: Vec<RegistryError>,
+}
+
+impl Registry {
+    /// A registry without functions.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the function whose arguments are `T`, over the world `W`.
+    pub fn register<W: World, T: Transition<W>>(&mut self) -> &mut Self {
+        for space in W::spaces() {
+            if SYSTEM_NAMESPACES.contains(&space.name) {
+                self.errors.push(RegistryError::Reserved { name: space.name, type_name: space.type_name });
+            }
+        }
+        self.register_system::<W, T>()
+    }
+
+    /// As [`Registry::register`], for a module that is part of the engine and may reach [`SYSTEM_NAMESPACES`].
+    pub fn register_system<W: World, T: Transition<W>>(&mut self) -> &mut Self {
+        W::spaces().into_iter().for_each(|space| self.claim(space));
+        let entry = Entry {
+            name: T::NAME,
+            version: T::VERSION,
+            hash: T::hash(),
+            needs: T::needs(),
+            context: T::CONTEXT,
+            gas_max: T::GAS_MAX,
+            args: T::shape,
+            output: T::Output::shape,
+            type_name: type_name::<T>(),
+            run: run::<W, T>,
+        };
+        if let Some(first) = self.functions.get(&entry.hash) {
+            let (label, hash) = (entry.label(), entry.hash);
+            let (first, second) = (first.type_name, entry.type_name);
+            self.errors.push(RegistryError::Function { label, hash, first, second });
+        } else {
+            self.functions.insert(entry.hash, entry);
+        }
+        self
+    }
+
+    /// [`Registry::register`], by value: `Registry::new().with::<Counter, Add>()`.
+    #[must_use]
+    pub fn with<W: World, T: Transition<W>>(mut self) -> Self {
+        self.register::<W, T>();
+        self
+    }
+
+    /// Adds a namespace that no function writes, so that its name is taken and tools know what it holds.
+    pub fn declare<W: World>(&mut self) -> &mut Self {
+        W::spaces().into_iter().for_each(|space| self.claim(space));
+        self
+    }
+
+    /// Adds an event, so that tools can show it by field.
+    pub fn event<E: Event>(&mut self) -> &mut Self {
+        match self.events.insert(E::NAME, E::shape) {
+            Some(first) if first() != E::shape() => self.errors.push(RegistryError::Event { name: E::NAME }),
+            _ => {}
+        }
+        self
+    }
+
+    /// Takes a capability out of what every root session holds: it must be granted to a key (spec: EXEC-20).
+    pub fn reserve(&mut self, capability: Capability) -> &mut Self {
+        self.reserved.insert(capability);
+        self
+    }
+
+    /// Says whether a chain can start with it.
+    ///
+    /// # Errors
+    /// The first clash.
+    pub fn check(&self) -> Result<(), RegistryError> {
+        self.errors.first().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// The function of this hash.
+    #[must_use]
+    pub fn function(&self, hash: &FunctionHash) -> Option<&Entry> {
+        self.functions.get(hash)
+    }
+
+    /// The function of this `name/version`.
+    #[must_use]
+    pub fn find(&self, label: &str) -> Option<&Entry> {
+        let (name, version) = label.rsplit_once('/')?;
+        self.functions.get(&FunctionHash::of(name, version.parse().ok()?))
+    }
+
+    /// All functions, by name and version.
+    #[must_use]
+    pub fn functions(&self) -> Vec<&Entry> {
+        let mut all: Vec<&Entry> = self.functions.values().collect();
+        all.sort_by_key(|entry| (entry.name, entry.version));
+        all
+    }
+
+    /// All namespaces, by name.
+    pub fn spaces(&self) -> impl Iterator<Item = &SpaceInfo> {
+        self.spaces.values()
+    }
+
+    /// The shape of an event, if it was declared.
+    #[must_use]
+    pub fn event_shape(&self, name: &str) -> Option<Shape> {
+        self.events.get(name).map(|shape| shape())
+    }
+
+    /// What root sessions do not hold by themselves.
+    #[must_use]
+    pub fn reserved(&self) -> &BTreeSet<Capability> {
+        &self.reserved
+    }
+
+    fn claim(&mut self, space: SpaceInfo) {
+        match self.spaces.get(space.name) {
+            Some(held) if held.type_id != space.type_id => self.errors.push(RegistryError::Namespace {
+                name: space.name,
+                first: held.type_name,
+                second: space.type_name,
+            }),
+            Some(_) => {}
+            None => drop(self.spaces.insert(space.name, space)),
+        }
+    }
+}
+
+/// Runs one function over a host: arguments in, result out.
+fn run<W: World, T: Transition<W>>(handle: &Handle, cx: &mut Context, args: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let arguments = T::from_bytes(args).map_err(Refusal::Arguments)?;
+    arguments.verify(&View::bind(handle), cx)?;
+    let output = arguments.apply(&mut Draft::bind(handle), cx)?;
+    Ok(output.to_bytes())
+}
