@@ -14,7 +14,9 @@ mod cli;
 mod commands;
 mod config;
 mod exit;
+mod http;
 mod keyfile;
+mod metrics;
 mod out;
 mod strict_json;
 

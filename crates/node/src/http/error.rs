@@ -1,0 +1,111 @@
+//! Why the API did not answer: a status and a JSON body that says who has to act.
+
+use crate::strict_json::JsonError;
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// The word for what went wrong. Each has one status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Code {
+    /// The request does not say what it must.
+    BadRequest,
+    /// State may not be changed from there.
+    Forbidden,
+    /// There is no such thing.
+    NotFound,
+    /// There was such a thing; it is no longer kept.
+    Gone,
+    /// The body is larger than it may be.
+    TooLarge,
+    /// The body is of a kind that is not taken.
+    UnsupportedMedia,
+    /// The path exists, with another method.
+    MethodNotAllowed,
+    /// The rules of the chain refuse this.
+    Refused,
+    /// As many as there may be, are. Try again later.
+    Busy,
+    /// It took too long.
+    Timeout,
+    /// This node's own machine or store failed.
+    Internal,
+}
+
+impl Code {
+    fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Gone => StatusCode::GONE,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMedia => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Refused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// What every answer that is not a success says.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ErrorBody {
+    error: ErrorText,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct ErrorText {
+    code: Code,
+    /// What happened, with the values that were compared.
+    message: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+    /// The lowest height whose state is kept, where heights are the matter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lowest_height: Option<u64>,
+    /// The highest height there is, where heights are the matter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    highest_height: Option<u64>,
+}
+
+/// An answer that is not a success.
+#[derive(Debug)]
+pub(crate) struct ApiError(Box<ErrorText>);
+
+impl ApiError {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self(Box::new(ErrorText { code, message, hint: None, lowest_height: None, highest_height: None }))
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds which heights there are.
+    pub(crate) fn heights(mut self, lowest: u64, highest: u64) -> Self {
+        self.0.lowest_height = Some(lowest);
+        self.0.highest_height = Some(highest);
+        self
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.0.code.status(), Json(ErrorBody { error: *self.0 })).into_response()
+    }
+}
+
+impl From<JsonError> for ApiError {
+    fn from(error: JsonError) -> Self {
+        Self::new(Code::BadRequest, error.to_string())
+    }
+}

@@ -1,0 +1,224 @@
+//! The listening socket: accepts connections within limits, and stops within seconds.
+//!
+//! What a client may do before it has sent a whole request is bounded here: how long it may take for the head, how
+//! large the head may be, how many connections there are. At the bound the connection that was idle longest makes
+//! room, so that a thousand sockets that say nothing cannot keep out one that does. Running out of file descriptors
+//! is survived: accepting pauses, what is open is served.
+
+use super::limits::Limits;
+use crate::metrics::Metrics;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+/// Bytes of a request's head. Larger ones get 431.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Headers of a request. More get 431.
+const HEADERS_MAX: usize = 64;
+/// How long accepting pauses after it failed, so that a lack of descriptors is no busy loop.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long open requests may take to end once the server stops.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// One open connection, as its requests see it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    peer: SocketAddr,
+    born: Instant,
+    /// Requests being answered: 0 or 1, since there is no pipelining beyond one.
+    busy: AtomicUsize,
+    /// When the last request ended, in milliseconds since `born`.
+    idle_since: AtomicU64,
+    /// An event stream runs on it, which is bounded on its own.
+    streaming: AtomicBool,
+    close: Notify,
+}
+
+impl Connection {
+    fn new(peer: SocketAddr) -> Self {
+        Self {
+            peer,
+            born: Instant::now(),
+            busy: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(0),
+            streaming: AtomicBool::new(false),
+            close: Notify::new(),
+        }
+    }
+
+    /// The client's address.
+    pub(crate) fn client(&self) -> IpAddr {
+        self.peer.ip()
+    }
+
+    /// Says that an event stream runs here from now on.
+    pub(crate) fn set_streaming(&self) {
+        self.streaming.store(true, Ordering::Relaxed);
+    }
+
+    /// Closes the connection, whatever it is doing.
+    pub(crate) fn close(&self) {
+        self.close.notify_one();
+    }
+
+    fn idle_from(&self) -> Option<Instant> {
+        let idle = self.busy.load(Ordering::Relaxed) == 0 && !self.streaming.load(Ordering::Relaxed);
+        idle.then(|| self.born + Duration::from_millis(self.idle_since.load(Ordering::Relaxed)))
+    }
+
+    fn request_ended(&self) {
+        let since = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.idle_since.store(since, Ordering::Relaxed);
+        self.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The open connections.
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    connections: BTreeMap<u64, Arc<Connection>>,
+}
+
+impl Open {
+    /// Takes a connection in; at the limit the longest idle one is closed for it. `None` if none is idle.
+    fn admit(&mut self, peer: SocketAddr, limit: usize) -> Option<(u64, Arc<Connection>)> {
+        if self.connections.len() >= limit {
+            let idle = self.connections.iter().filter_map(|(id, connection)| Some((connection.idle_from()?, *id)));
+            let (_, id) = idle.min()?;
+            self.connections.remove(&id)?.close();
+        }
+        let id = self.next;
+        self.next += 1;
+        let connection = Arc::new(Connection::new(peer));
+        self.connections.insert(id, connection.clone());
+        Some((id, connection))
+    }
+}
+
+/// Serves `router` on `listener` until `stop` turns true, then lets open requests end for a moment.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Arc<Limits>,
+    metrics: Arc<Metrics>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let open = Arc::new(Mutex::new(Open::default()));
+    let mut tasks = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped(&mut stop) => break,
+            Some(_) = tasks.join_next() => continue,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                metrics.accept_failed();
+                warn!(%error, "could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let admitted = open.lock().unwrap_or_else(PoisonError::into_inner).admit(peer, limits.connections_max);
+        let Some((id, connection)) = admitted else {
+            metrics.refused("connections");
+            continue; // Dropping the stream closes it.
+        };
+        let (open, router, limits) = (open.clone(), router.clone(), limits.clone());
+        let (metrics, stop) = (metrics.clone(), stop.clone());
+        tasks.spawn(async move {
+            metrics.connections_open.inc();
+            answer(stream, connection, router, &limits, stop).await;
+            metrics.connections_open.dec();
+            open.lock().unwrap_or_else(PoisonError::into_inner).connections.remove(&id);
+        });
+    }
+    drop(listener);
+    let ended = tokio::time::timeout(STOP_GRACE, async { while tasks.join_next().await.is_some() {} }).await;
+    if ended.is_err() {
+        tasks.shutdown().await;
+    }
+}
+
+/// Answers the requests of one connection until it ends, is closed, or the server stops.
+async fn answer(
+    stream: TcpStream,
+    connection: Arc<Connection>,
+    router: Router,
+    limits: &Limits,
+    mut stop: watch::Receiver<bool>,
+) {
+    // Small answers must not wait for the next packet.
+    let _ = stream.set_nodelay(true);
+    let service = TowerToHyperService::new(router);
+    let of_connection = connection.clone();
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let (service, connection) = (service.clone(), of_connection.clone());
+        connection.busy.fetch_add(1, Ordering::Relaxed);
+        async move {
+            let mut request: Request = request.map(Body::new);
+            request.extensions_mut().insert(connection.clone());
+            let response = service.call(request).await;
+            connection.request_ended();
+            response
+        }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut served = pin!(served);
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = connection.close.notified() => return,
+        () = stopped(&mut stop) => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, peer = %connection.peer, "connection ended");
+    }
+}
+
+/// Waits until the server stops. A sender that is gone means the same.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r02_at_the_limit_the_longest_idle_connection_makes_room() {
+        let mut open = Open::default();
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let (first, _) = open.admit(peer, 2).expect("room");
+        let (second, busy) = open.admit(peer, 2).expect("room");
+        busy.busy.store(1, Ordering::Relaxed);
+        let (third, streaming) = open.admit(peer, 2).expect("the first is idle");
+        assert_eq!(open.connections.keys().copied().collect::<Vec<_>>(), [second, third]);
+        assert_ne!(first, second);
+        streaming.set_streaming();
+        assert!(open.admit(peer, 2).is_none(), "one is busy, one streams: nobody can make room");
+    }
+}
