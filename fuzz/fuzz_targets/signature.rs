@@ -1,0 +1,4 @@
+//! The target `signature` of `keelstone-hostile`, under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| keelstone_hostile::run("signature", input));

@@ -1,0 +1,51 @@
+//! What every decoder and verifier must survive: one function for each, from any bytes.
+//!
+//! A target takes bytes as an adversary would send them and panics if a promise is broken: a decoder that accepts a second
+//! encoding, a verifier that believes a changed proof, arithmetic that overflows. `fuzz/` calls the targets under
+//! libFuzzer; the tests of this crate call them with their seeds, mutated seeds and noise (docs/decisions/0007).
+#![forbid(unsafe_code)]
+
+mod codec;
+mod ledger;
+mod tree;
+
+use keelstone_codec::{Decode, Encode};
+
+/// One decoder or verifier.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// Its name, also that of the file in `fuzz/fuzz_targets/`.
+    pub name: &'static str,
+    /// Feeds it. Panics when a promise is broken.
+    pub run: fn(&[u8]),
+    /// Inputs that it accepts, for mutation to start from.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    codec::VALUES,
+    codec::KEYS,
+    tree::DIFF,
+    tree::PROOF,
+    tree::FORGED,
+    ledger::JSON,
+    ledger::DECIMAL,
+    ledger::SIGNATURE,
+];
+
+/// Runs the target of a name: all that a file in `fuzz/fuzz_targets/` does.
+///
+/// # Panics
+/// If there is no such target, or the target finds a broken promise.
+pub fn run(name: &str, input: &[u8]) {
+    let target = TARGETS.iter().find(|target| target.name == name);
+    (target.unwrap_or_else(|| panic!("no target is called {name}")).run)(input);
+}
+
+/// Decodes, and sees to it that what was accepted is the one encoding (spec: CODEC-1).
+fn canonical<T: Encode + Decode>(input: &[u8]) -> Option<T> {
+    let value = T::from_bytes(input).ok()?;
+    assert_eq!(value.to_bytes(), input, "a second encoding was accepted");
+    Some(value)
+}

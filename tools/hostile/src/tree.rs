@@ -1,0 +1,116 @@
+//! Diffs, and proofs as an adversary would send them.
+
+use crate::{Target, canonical};
+use keelstone_codec::{Encode, Key, Namespace, Root, Value};
+use keelstone_tree::{Answer, Blake3, Diff, Grown, KeyRange, Proof, ProofLimits, Query, RangeAnswer, Write, prove};
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+pub(crate) const DIFF: Target = Target { name: "diff", run: diff, seeds: diff_seeds };
+
+fn diff(input: &[u8]) {
+    if let Some(diff) = canonical::<Diff>(input) {
+        let again = Diff::new(diff.parts().to_vec()).expect("an accepted diff holds its own rules");
+        assert_eq!(again, diff);
+    }
+}
+
+fn diff_seeds() -> Vec<Vec<u8>> {
+    let write = |byte: u8, value: Option<&'static [u8]>| Write {
+        key: Key::new([byte, 1]).expect("two bytes"),
+        value: value.map(|value| Value::new(value).expect("not empty")),
+    };
+    let parts = vec![
+        (name("contracts"), vec![write(1, Some(b"one")), write(2, None)]),
+        (name("social"), vec![write(1, Some(b"two"))]),
+    ];
+    vec![Diff::new(Vec::new()).expect("empty").to_bytes(), Diff::new(parts).expect("sorted").to_bytes()]
+}
+
+fn name(name: &str) -> Namespace {
+    Namespace::new(name).expect("a name of our own")
+}
+
+/// A small state with keys that are prefixes of others, and the questions whose proofs are the seeds.
+struct Known {
+    state: BTreeMap<Namespace, BTreeMap<Key, Value>>,
+    tree: Grown,
+    queries: Vec<Vec<Query>>,
+}
+
+static KNOWN: LazyLock<Known> = LazyLock::new(|| {
+    let mut state: BTreeMap<Namespace, BTreeMap<Key, Value>> = BTreeMap::new();
+    for (namespace, count) in [("agents", 40u8), ("memes", 1), ("social", 7)] {
+        for n in 0..count {
+            let key = Key::new(vec![n.wrapping_mul(37); usize::from(n % 5) + 1]).expect("1 to 5 bytes");
+            let value = Value::new(vec![n; usize::from(n) + 1]).expect("not empty");
+            state.entry(name(namespace)).or_default().insert(key, value);
+        }
+    }
+    let key = |byte: u8, len| Key::new(vec![byte; len]).expect("short");
+    let queries = vec![
+        vec![],
+        vec![Query::Namespaces],
+        vec![Query::Key(name("agents"), key(37, 2)), Query::Key(name("agents"), key(38, 2))],
+        vec![Query::Key(name("absent"), key(0, 1)), Query::Write(name("social"), key(0, 1))],
+        vec![Query::Prefix(name("agents"), vec![74]), Query::PrefixTotals(name("agents"), vec![0])],
+        vec![Query::Range(name("social"), KeyRange::all()), Query::Namespace(name("memes"))],
+    ];
+    Known { tree: Grown::new::<Blake3>(&state), state, queries }
+});
+
+fn proofs() -> Vec<Vec<u8>> {
+    KNOWN.queries.iter().map(|queries| prove(&KNOWN.tree, queries).expect("all is in memory").encode()).collect()
+}
+
+pub(crate) const PROOF: Target = Target { name: "proof", run: proof, seeds: proofs };
+
+/// Whatever verifies under the known root says only what is true of the known state.
+fn proof(input: &[u8]) {
+    let Ok(proof) = Proof::decode(input) else { return };
+    assert_eq!(proof.encode(), input, "a second encoding was accepted");
+    for queries in &KNOWN.queries {
+        if proof.clone().verify::<Blake3>(KNOWN.tree.root(), queries, &ProofLimits::default()).is_ok() {
+            let honest = prove(&KNOWN.tree, queries).expect("all is in memory").encode();
+            assert!(input.len() <= honest.len(), "a proof with more than was asked for");
+        }
+    }
+    let Ok(verified) = proof.verify_unasked::<Blake3>(KNOWN.tree.root(), &ProofLimits::default()) else { return };
+    for (namespace, entries) in &KNOWN.state {
+        for (key, value) in entries {
+            match verified.get(namespace, key) {
+                Answer::Present(found) => assert_eq!(&found, value),
+                Answer::Absent => panic!("{key:?} of {namespace} is said to be absent"),
+                Answer::Unknown => {}
+            }
+        }
+        if let RangeAnswer::Complete(found) = verified.range(namespace, &KeyRange::all()) {
+            assert!(found.iter().map(|(key, value)| (key, value)).eq(entries), "{namespace} is said to hold {found:?}");
+        }
+    }
+    for absent in [name("absent"), name("zzz")] {
+        let key = Key::new([7]).expect("one byte");
+        assert!(!matches!(verified.get(&absent, &key), Answer::Present(_)), "{absent} is said to exist");
+    }
+}
+
+pub(crate) const FORGED: Target = Target { name: "forged_proof", run: forged, seeds: forgeries };
+
+/// A proof under a root of the adversary's own making, the first 32 bytes: it may say anything, but nothing may break.
+fn forged(input: &[u8]) {
+    let Some((root, bytes)) = input.split_first_chunk::<32>() else { return };
+    let Ok(proof) = Proof::decode(bytes) else { return };
+    let key = Key::new([7]).expect("one byte");
+    let queries = [Query::Namespaces, Query::Key(name("agents"), key.clone())];
+    let root = Root(keelstone_codec::Hash(*root));
+    let _ = proof.clone().verify::<keelstone_tree::Sha256>(root, &queries, &ProofLimits::default());
+    if let Ok(verified) = proof.verify_unasked::<Blake3>(root, &ProofLimits::default()) {
+        let _ = (verified.namespaces(), verified.get(&name("agents"), &key));
+        let _ = (verified.range(&name("agents"), &KeyRange::all()), verified.prefix_totals(&name("agents"), &[0]));
+    }
+}
+
+fn forgeries() -> Vec<Vec<u8>> {
+    let root = KNOWN.tree.root();
+    proofs().into_iter().map(|proof| [root.as_bytes().as_slice(), &proof].concat()).collect()
+}
