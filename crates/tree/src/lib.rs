@@ -15,12 +15,15 @@ mod hasher;
 mod memory;
 pub mod preimage;
 mod proof;
+#[cfg(test)]
+mod proof_tests;
 mod prove;
 mod query;
 mod read;
 pub mod reference;
 mod verify;
 mod walk;
+mod witness;
 
 pub use backing::{Backing, PageAt, Place};
 pub use diff::{DIFF_BYTES_MAX, Diff, DiffError, Totals, Write};
@@ -34,3 +37,4 @@ pub use query::Query;
 pub use read::{KeyRange, Read, ReadError, Scan, prefix_end};
 pub use verify::{Answer, NamespaceTop, RangeAnswer, Verified};
 pub use walk::{Branch, Opened, Walk};
+pub use witness::WitnessError;
