@@ -7,12 +7,15 @@
 //! Formats and rules: `spec/tree.md`, TREE-1 to TREE-16. Vectors: `spec/vectors/tree.json`.
 #![forbid(unsafe_code)]
 
+mod apply;
+mod arena;
 mod backing;
 pub mod bits;
 mod diff;
 mod grown;
 mod hasher;
 mod memory;
+mod page;
 pub mod preimage;
 mod proof;
 #[cfg(test)]
@@ -21,10 +24,15 @@ mod prove;
 mod query;
 mod read;
 pub mod reference;
+mod state;
+mod stored;
+mod tree;
 mod verify;
 mod walk;
 mod witness;
 
+pub use apply::{Draft, Rewrite};
+pub use arena::{Pages, PagesStats};
 pub use backing::{Backing, PageAt, Place};
 pub use diff::{DIFF_BYTES_MAX, Diff, DiffError, Totals, Write};
 pub use grown::Grown;
@@ -35,6 +43,7 @@ pub use proof::{Proof, ProofError, ProofLimits};
 pub use prove::{prove, prove_bytes};
 pub use query::Query;
 pub use read::{KeyRange, Read, ReadError, Scan, prefix_end};
+pub use tree::{Entries, Entry, Stale, Survey, Top, Tree};
 pub use verify::{Answer, NamespaceTop, RangeAnswer, Verified};
 pub use walk::{Branch, Opened, Walk};
 pub use witness::WitnessError;

@@ -1,0 +1,850 @@
+//! Applying a sorted diff to a version: one descent, new pages for what changed, hashes in lanes.
+//!
+//! Three passes, none of which recurses:
+//!
+//! 1. *Descend*, level by level, all namespaces at once. Each write is led to the slot its bits lead to. If that is an
+//!    entry, the write replaces it, deletes it or stands beside it; if it is a page below, the write goes down, unless
+//!    its key parts from the page's prefix, so that it belongs beside that page.
+//! 2. *Build*, from the lowest pages up. A page whose slots stay the same is copied and patched. One that gains or
+//!    loses slots is put together anew: too many slots are carved into pages of their own, and the few that are left
+//!    of a page move up into the page above. Every node that has to be hashed is noted under its height.
+//! 3. *Hash*, height by height over all new pages, so that lanes are full wherever there is width.
+//!
+//! Until it is committed a [`Draft`] is nobody's: dropping it leaves no trace.
+
+use crate::arena::Pages;
+use crate::page::{Node, Page, PageId, SLOTS_MAX, Shape, Slot, Spot};
+use crate::preimage::{self, Preimage};
+use crate::state::{Space, StateTree};
+use crate::tree::{entry, root_expected};
+use crate::{Diff, Entry, Hasher, Place, ReadError, Totals, Tree, arena, bits};
+use keelstone_codec::{Hash, Key, Namespace, Root};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::mem;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A page with too many slots gives away subtrees of at least this many, until the rest fits (spec: TREE-17).
+const CARVE: usize = 16;
+/// A changed page with at most this many slots moves into the page above, if they fit there (spec: TREE-17).
+const SMALL: usize = 8;
+/// Nodes hashed at a time: enough to fill lanes, few enough to stay in the nearest cache.
+const HASH_BATCH: usize = 64;
+
+/// The version a diff leads to, not yet one: its root is known, and nothing is shared or kept before
+/// [`Draft::commit`].
+pub struct Draft<H: Hasher> {
+    base: Tree<H>,
+    spaces: Vec<Space>,
+    state: StateTree,
+    pages: Vec<NewPage>,
+    retired: Vec<PageId>,
+    replaced: Vec<Option<Entry>>,
+    value_hashes: Vec<Option<Hash>>,
+}
+
+impl<H: Hasher> Draft<H> {
+    /// The root after the diff.
+    #[must_use]
+    pub fn root(&self) -> Root {
+        self.state.root()
+    }
+
+    /// Entries and bytes after the diff.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.state.totals()
+    }
+
+    /// The version the diff was applied to.
+    #[must_use]
+    pub fn base(&self) -> &Tree<H> {
+        &self.base
+    }
+
+    /// What each write of the diff found in place, in the order of [`Diff::iter`]; none where the key was absent.
+    #[must_use]
+    pub fn replaced(&self) -> &[Option<Entry>] {
+        &self.replaced
+    }
+
+    /// The hash of each value the diff writes, in the order of [`Diff::iter`]; none for deletions.
+    #[must_use]
+    pub fn value_hashes(&self) -> &[Option<Hash>] {
+        &self.value_hashes
+    }
+
+    /// Makes it a version. `place` says where the value of each write is, by the write's index in [`Diff::iter`]; it
+    /// is asked only for writes that put a value.
+    #[must_use]
+    pub fn commit(mut self, mut place: impl FnMut(usize) -> Place) -> Tree<H> {
+        let pages = self.base.pages().clone();
+        let roots = self.spaces.iter().map(|space| space.page).collect();
+        let new = mem::take(&mut self.pages).into_iter().map(|mut new| {
+            for slot in ones(new.fresh) {
+                let Slot::Entry { place: at, .. } = &mut new.page.slots[slot] else { unreachable!("only entries are fresh") };
+                *at = place(usize::try_from(at.0).expect("it was an index"));
+            }
+            (new.id, new.page)
+        });
+        let number = pages.publish(Some(self.base.number()), roots, mem::take(&mut self.retired), new);
+        Tree::assemble(pages, number, mem::take(&mut self.spaces), mem::take(&mut self.state))
+    }
+}
+
+impl<H: Hasher> Drop for Draft<H> {
+    fn drop(&mut self) {
+        let ids: Vec<PageId> = self.pages.iter().map(|new| new.id).collect();
+        self.base.pages().give_back(&ids);
+    }
+}
+impl<H: Hasher> fmt::Debug for Draft<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Draft").field("root", &self.root()).field("pages", &self.pages.len()).finish_non_exhaustive()
+    }
+}
+
+/// One thing to write anew where it is; see [`Tree::rewrite`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewrite {
+    /// Where.
+    pub namespace: Namespace,
+    /// The key.
+    pub key: Key,
+    /// The old and the new place of its value; without one, only the pages on its way are made anew.
+    pub moved: Option<(Place, Place)>,
+}
+
+impl<H: Hasher> Tree<H> {
+    /// Applies a diff to this version. Repeatable, and nothing is shared before [`Draft::commit`].
+    ///
+    /// # Errors
+    /// [`ReadError`] if a page on the way of a write could not be read.
+    pub fn prepare(&self, diff: &Diff) -> Result<Draft<H>, ReadError> {
+        let mut changes = Vec::with_capacity(diff.len());
+        let mut value_hashes = Vec::with_capacity(diff.len());
+        let mut parts = Vec::with_capacity(diff.parts().len());
+        for (namespace, writes) in diff.parts() {
+            let start = changes.len();
+            for write in writes {
+                let hash = write.value.as_ref().map(|value| H::hash(value));
+                let op = match (&write.value, hash) {
+                    (Some(value), Some(value_hash)) => {
+                        Op::Put { value_len: u32::try_from(value.len()).expect("at most 8 MiB"), value_hash }
+                    }
+                    _ => Op::Delete,
+                };
+                value_hashes.push(hash);
+                changes.push(Change { key: &write.key, op });
+            }
+            parts.push((namespace.clone(), start..changes.len()));
+        }
+        self.apply(&parts, &changes, value_hashes)
+    }
+
+    /// Makes a version of the same root in which values are noted at new places, and all pages on the way to the given
+    /// keys are new and so unwritten. Of two rewrites of one key the one with a move stands; a value that is no longer
+    /// at the place it should move from stays where it is. [`Draft::commit`] asks for no places.
+    ///
+    /// # Errors
+    /// [`ReadError`] if a page on the way could not be read.
+    pub fn rewrite(&self, rewrites: &[Rewrite]) -> Result<Draft<H>, ReadError> {
+        let mut sorted: BTreeMap<(&Namespace, &Key), Option<(Place, Place)>> = BTreeMap::new();
+        for Rewrite { namespace, key, moved } in rewrites {
+            let known = sorted.entry((namespace, key)).or_default();
+            *known = moved.or(*known);
+        }
+        let mut changes = Vec::with_capacity(sorted.len());
+        let mut parts: Vec<(Namespace, Range<usize>)> = Vec::new();
+        for ((namespace, key), moved) in sorted {
+            let op = moved.map_or(Op::Touch, |(from, to)| Op::Move { from, to });
+            changes.push(Change { key, op });
+            match parts.last_mut() {
+                Some((last, range)) if last == namespace => range.end += 1,
+                _ => parts.push((namespace.clone(), changes.len() - 1..changes.len())),
+            }
+        }
+        let draft = self.apply(&parts, &changes, Vec::new())?;
+        assert_eq!(draft.root(), self.root(), "rewriting changes no content");
+        Ok(draft)
+    }
+
+    fn apply(
+        &self,
+        parts: &[(Namespace, Range<usize>)],
+        changes: &[Change<'_>],
+        value_hashes: Vec<Option<Hash>>,
+    ) -> Result<Draft<H>, ReadError> {
+        let descent = Descent::run(self, parts, changes)?;
+        let mut builder = Builder {
+            changes,
+            descent: &descent,
+            arena: self.pages(),
+            new: Vec::new(),
+            due: Vec::new(),
+            retired: Vec::new(),
+        };
+        let tops = builder.run(parts);
+
+        let mut spaces = Vec::with_capacity(self.spaces().len() + parts.len());
+        let mut changed = Vec::new();
+        let mut old = self.spaces().iter().peekable();
+        for ((namespace, _), top) in parts.iter().zip(tops) {
+            while let Some(space) = old.next_if(|space| space.name < *namespace) {
+                spaces.push(space.clone());
+            }
+            let before = old.next_if(|space| space.name == *namespace);
+            match top {
+                Top::Same => spaces.extend(before.cloned()),
+                // spec: TREE-6
+                Top::Gone => {}
+                Top::Page { page, node: Node { hash, totals }, new } => {
+                    if let Some(new) = new {
+                        builder.new[new].up = Up::Space(spaces.len());
+                    }
+                    changed.push(spaces.len());
+                    spaces.push(Space { name: namespace.clone(), totals, hash, page, leaf: Hash::ZERO });
+                }
+            }
+        }
+        spaces.extend(old.cloned());
+
+        let Builder { mut new, due, retired, .. } = builder;
+        hash_due::<H>(&mut new, &due, &mut spaces);
+        changed.into_iter().for_each(|index| spaces[index].seal::<H>());
+        let state = StateTree::new::<H>(&spaces);
+        Ok(Draft { base: self.clone(), spaces, state, pages: new, retired, replaced: descent.replaced, value_hashes })
+    }
+}
+
+/// One change of one key.
+struct Change<'a> {
+    key: &'a [u8],
+    op: Op,
+}
+
+#[derive(Clone, Copy)]
+enum Op {
+    Put { value_len: u32, value_hash: Hash },
+    Delete,
+    Move { from: Place, to: Place },
+    Touch,
+}
+
+impl Op {
+    fn is_put(&self) -> bool {
+        matches!(self, Self::Put { .. })
+    }
+}
+
+/// The first pass: which pages are met, and what happens in each.
+struct Descent {
+    /// Pages above come before pages below; those below one page stand together.
+    visits: Vec<Visit>,
+    edits: Vec<Edit>,
+    replaced: Vec<Option<Entry>>,
+}
+
+struct Visit {
+    id: PageId,
+    page: Arc<Page>,
+    above: Above,
+    /// In [`Descent::edits`], by slot and then by key.
+    edits: Range<usize>,
+    /// In [`Descent::visits`], by slot.
+    below: Range<usize>,
+}
+
+#[derive(Clone, Copy)]
+enum Above {
+    /// The top page of the namespace of this part of the diff.
+    Part(usize),
+    /// A page in this slot of the page above.
+    Slot(usize),
+}
+
+/// What a change does at a slot.
+#[derive(Clone, Copy)]
+struct Edit {
+    slot: u8,
+    change: u32,
+    /// The bit at which a new key parts from the slot; none if the change is to the slot's own key.
+    crit: Option<u16>,
+}
+
+impl Descent {
+    fn run<H: Hasher>(tree: &Tree<H>, parts: &[(Namespace, Range<usize>)], changes: &[Change<'_>]) -> Result<Self, ReadError> {
+        let mut out = Self { visits: Vec::new(), edits: Vec::new(), replaced: vec![None; changes.len()] };
+        // The changes of each visit of a level, one visit after the other.
+        let (mut queue, mut next_queue) = (Vec::new(), Vec::new());
+        let (mut ends, mut next_ends) = (Vec::new(), Vec::new());
+        for (part, (namespace, range)) in parts.iter().enumerate() {
+            if let Some(space) = tree.space(namespace) {
+                let page = tree.pages().load(space.page, &root_expected(space))?;
+                out.visits.push(Visit { id: space.page, page, above: Above::Part(part), edits: 0..0, below: 0..0 });
+                queue.extend(range.clone().map(|change| u32::try_from(change).expect("a diff has fewer writes")));
+                ends.push(queue.len());
+            }
+        }
+        let mut routed: Vec<(u8, u32)> = Vec::new();
+        let mut level = 0..out.visits.len();
+        while !level.is_empty() {
+            let mut start = 0;
+            for (index, end) in level.clone().zip(&ends) {
+                let page = out.visits[index].page.clone();
+                let shape = &page.shape;
+                routed.clear();
+                routed.extend(queue[start..*end].iter().map(|change| {
+                    (shape.route(changes[*change as usize].key) as u8, *change)
+                }));
+                start = *end;
+                // Bits that are not critical are skipped on the way, so slots need not ascend with the keys.
+                if !routed.is_sorted() {
+                    routed.sort_unstable();
+                }
+                let (first_edit, first_below) = (out.edits.len(), out.visits.len());
+                for group in routed.chunk_by(|a, b| a.0 == b.0) {
+                    let slot = usize::from(group[0].0);
+                    match arena::expected(&page.slots[slot], shape.key(slot)) {
+                        None => out.meet_entry(&page, group, changes),
+                        Some((id, expected)) => {
+                            let queued = next_queue.len();
+                            out.meet_page(&page, group, changes, &mut next_queue);
+                            if next_queue.len() > queued {
+                                let page = tree.pages().load(id, &expected)?;
+                                out.visits.push(Visit { id, page, above: Above::Slot(slot), edits: 0..0, below: 0..0 });
+                                next_ends.push(next_queue.len());
+                            }
+                        }
+                    }
+                }
+                out.visits[index].edits = first_edit..out.edits.len();
+                out.visits[index].below = first_below..out.visits.len();
+            }
+            level = level.end..out.visits.len();
+            mem::swap(&mut queue, &mut next_queue);
+            mem::swap(&mut ends, &mut next_ends);
+            next_queue.clear();
+            next_ends.clear();
+        }
+        Ok(out)
+    }
+
+    /// Changes that were led to an entry.
+    fn meet_entry(&mut self, page: &Page, group: &[(u8, u32)], changes: &[Change<'_>]) {
+        for (slot, index) in group.iter().copied() {
+            let change = &changes[index as usize];
+            let at = usize::from(slot);
+            let crit = bits::crit(change.key, page.shape.key(at));
+            let found = entry(&page.slots[at]).expect("the slot is an entry");
+            let effective = match (crit, change.op) {
+                (None, Op::Move { from, .. }) => found.place == from,
+                (None, _) => true,
+                (Some(_), op) => op.is_put(),
+            };
+            if crit.is_none() {
+                self.replaced[index as usize] = Some(found);
+            }
+            if effective {
+                self.edits.push(Edit { slot, change: index, crit });
+            }
+        }
+    }
+
+    /// Changes that were led to a page below: they go on there, or part from all its keys.
+    fn meet_page(&mut self, page: &Page, group: &[(u8, u32)], changes: &[Change<'_>], queue: &mut Vec<u32>) {
+        for (slot, index) in group.iter().copied() {
+            let change = &changes[index as usize];
+            let at = usize::from(slot);
+            let Slot::Child { crit: below, .. } = page.slots[at] else { unreachable!("the slot is a page") };
+            match bits::crit(change.key, page.shape.key(at)).filter(|crit| *crit < below) {
+                None => queue.push(index),
+                Some(crit) if change.op.is_put() => self.edits.push(Edit { slot, change: index, crit: Some(crit) }),
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+/// A page that did not exist before. Its hashes may still be due.
+struct NewPage {
+    id: PageId,
+    page: Page,
+    /// Entries of this diff: their place is the index of their change.
+    fresh: u32,
+    /// Who wants to know its hash.
+    up: Up,
+    /// The height of its root over the changes below it; none if nothing below changed.
+    height: Option<u16>,
+}
+
+#[derive(Clone, Copy)]
+enum Up {
+    Nobody,
+    Page(usize, u8),
+    Space(usize),
+}
+
+/// What becomes of a namespace's top page.
+enum Top {
+    Same,
+    Gone,
+    Page { page: PageId, node: Node, new: Option<usize> },
+}
+
+/// What becomes of a page.
+enum Outcome<'a> {
+    Same,
+    /// A new page in the same place, with its root at the same critical bit.
+    Page(usize),
+    /// These slots, which may be none, one, or a few that want to move up.
+    Pieces(Pieces<'a>),
+}
+
+/// Slots in order, and the nodes between them.
+#[derive(Default)]
+struct Pieces<'a> {
+    slots: Vec<Piece<'a>>,
+    gaps: Vec<Gap>,
+}
+
+#[derive(Clone, Copy)]
+struct Piece<'a> {
+    /// The key of an entry; of a page below, any bytes that begin with its prefix.
+    key: &'a [u8],
+    slot: Slot,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing changed.
+    Clean,
+    /// Itself unchanged, but a neighbour went, so nodes above it are not what they were.
+    Touched,
+    /// An entry this diff wrote; its hash is due.
+    Fresh,
+    /// A new page whose hash is due.
+    New(usize),
+}
+
+#[derive(Clone, Copy)]
+struct Gap {
+    crit: u16,
+    /// The node as it was, if it is the same node.
+    node: Option<Node>,
+}
+
+/// The second pass.
+struct Builder<'a, H> {
+    changes: &'a [Change<'a>],
+    descent: &'a Descent,
+    arena: &'a Pages<H>,
+    new: Vec<NewPage>,
+    /// What is to be hashed, by height: new page and packed spot.
+    due: Vec<Vec<(u32, u8)>>,
+    retired: Vec<PageId>,
+}
+
+impl<'a, H: Hasher> Builder<'a, H> {
+    /// Builds all new pages and says what becomes of each part's namespace.
+    fn run(&mut self, parts: &[(Namespace, Range<usize>)]) -> Vec<Top> {
+        let mut tops: Vec<Option<Top>> = parts.iter().map(|_| None).collect();
+        let mut outcomes: Vec<Outcome<'a>> = Vec::new();
+        outcomes.resize_with(self.descent.visits.len(), || Outcome::Same);
+        for (index, visit) in self.descent.visits.iter().enumerate().rev() {
+            // Pages below stand behind: they are done.
+            let outcome = self.visit(visit, &mut outcomes[visit.below.clone()]);
+            if !matches!(outcome, Outcome::Same) {
+                self.retired.push(visit.id);
+            }
+            match visit.above {
+                Above::Slot(_) => outcomes[index] = outcome,
+                Above::Part(part) => tops[part] = Some(self.top(outcome)),
+            }
+        }
+        let found = |(top, (_, range)): (Option<Top>, &(Namespace, Range<usize>))| match top {
+            Some(top) => top,
+            None => self.found(range.clone()),
+        };
+        tops.into_iter().zip(parts).map(found).collect()
+    }
+
+    /// The top page of a namespace that did not exist.
+    fn found(&mut self, range: Range<usize>) -> Top {
+        let mut pieces = Pieces::default();
+        for change in range.filter(|change| self.changes[*change].op.is_put()) {
+            let piece = self.fresh(change);
+            if let Some(last) = pieces.slots.last() {
+                let crit = bits::crit(last.key, piece.key).expect("keys strictly ascend");
+                pieces.gaps.push(Gap { crit, node: None });
+            }
+            pieces.slots.push(piece);
+        }
+        let pieces = self.carve(pieces);
+        self.top(Outcome::Pieces(pieces))
+    }
+
+    fn top(&mut self, outcome: Outcome<'a>) -> Top {
+        let new = match outcome {
+            Outcome::Same => return Top::Same,
+            Outcome::Page(new) => new,
+            Outcome::Pieces(pieces) => match pieces.slots[..] {
+                [] => return Top::Gone,
+                [Piece { slot: Slot::Child { hash, totals, id, .. }, state, .. }] => {
+                    let new = if let State::New(new) = state { Some(new) } else { None };
+                    return Top::Page { page: id, node: Node { hash, totals }, new };
+                }
+                _ => self.wrap(pieces).0,
+            },
+        };
+        Top::Page { page: self.new[new].id, node: self.new[new].page.top(), new: Some(new) }
+    }
+
+    fn visit(&mut self, visit: &'a Visit, below: &mut [Outcome<'a>]) -> Outcome<'a> {
+        let edits = &self.descent.edits[visit.edits.clone()];
+        if edits.is_empty() && below.iter().all(|outcome| matches!(outcome, Outcome::Same)) {
+            return Outcome::Same;
+        }
+        let changes_shape = |edit: &Edit| edit.crit.is_some() || matches!(self.changes[edit.change as usize].op, Op::Delete);
+        if !edits.iter().any(changes_shape) && !below.iter().any(|outcome| matches!(outcome, Outcome::Pieces(_))) {
+            return Outcome::Page(self.patch(visit, below));
+        }
+        let pieces = self.put_together(visit, below);
+        let pieces = self.carve(pieces);
+        if pieces.slots.len() <= SMALL {
+            return Outcome::Pieces(pieces);
+        }
+        let (new, piece) = self.wrap(pieces);
+        let page = &self.new[new].page;
+        if page.shape.root_crit() == visit.page.shape.root_crit() {
+            return Outcome::Page(new);
+        }
+        Outcome::Pieces(Pieces { slots: vec![piece], gaps: Vec::new() })
+    }
+
+    /// The page with the same slots, some of them changed.
+    fn patch(&mut self, visit: &Visit, below: &[Outcome<'a>]) -> usize {
+        let old = &visit.page;
+        let mut page = Page { shape: old.shape.clone(), slots: old.slots.clone(), nodes: old.nodes.clone() };
+        let mut states = [State::Clean; SLOTS_MAX];
+        for edit in &self.descent.edits[visit.edits.clone()] {
+            let slot = usize::from(edit.slot);
+            match self.changes[edit.change as usize].op {
+                Op::Put { .. } => {
+                    page.slots[slot] = self.fresh(edit.change as usize).slot;
+                    states[slot] = State::Fresh;
+                }
+                Op::Move { to, .. } => {
+                    let Slot::Entry { place, .. } = &mut page.slots[slot] else { unreachable!("only entries move") };
+                    *place = to;
+                }
+                Op::Touch => {}
+                Op::Delete => unreachable!("a deletion changes the shape"),
+            }
+        }
+        for (outcome, visit) in below.iter().zip(&self.descent.visits[visit.below.clone()]) {
+            let (Above::Slot(slot), Outcome::Page(new)) = (visit.above, outcome) else { continue };
+            (page.slots[slot], states[slot]) = self.child(*new);
+        }
+        self.settle(page, &states[..old.shape.len()], |_| false)
+    }
+
+    /// All slots of the page after its changes, in order; there may be too many.
+    fn put_together(&mut self, visit: &'a Visit, below: &mut [Outcome<'a>]) -> Pieces<'a> {
+        let page: &'a Page = &visit.page;
+        let shape = &page.shape;
+        let edits = &self.descent.edits[visit.edits.clone()];
+
+        // New keys, by the slot they come before.
+        let mut inserts: Vec<(u32, Insert)> = Vec::new();
+        for edit in edits {
+            if let Some(crit) = edit.crit {
+                let (first, last) = shape.span(usize::from(edit.slot), crit);
+                let after = bits::bit(self.changes[edit.change as usize].key, crit);
+                inserts.push((edit.change, Insert { before: if after { last + 1 } else { first }, after, crit }));
+            }
+        }
+        inserts.sort_unstable_by_key(|(change, _)| *change);
+        let mut inserts = inserts.into_iter().peekable();
+        let mut own = edits.iter().filter(|edit| edit.crit.is_none()).peekable();
+        let mut below = below.iter_mut().zip(&self.descent.visits[visit.below.clone()]).peekable();
+        // What may move up from pages below without a slot too many.
+        let mut room = SLOTS_MAX.saturating_sub(shape.len() + inserts.len());
+
+        let mut out = Joiner::default();
+        for slot in 0..=shape.len() {
+            // The node between this slot and the one before, or what is left of it between new keys.
+            let old_gap = slot.checked_sub(1).filter(|gap| *gap < shape.crits().len());
+            let old_gap = old_gap.map(|gap| Gap { crit: shape.crits()[gap], node: Some(page.nodes[gap]) });
+            let mut gap = old_gap;
+            let mut last: Option<&[u8]> = None;
+            while let Some((change, insert)) = inserts.next_if(|(_, insert)| insert.before == slot) {
+                let piece = self.fresh(change as usize);
+                let crit = match last {
+                    Some(last) => Some(bits::crit(last, piece.key).expect("keys strictly ascend")),
+                    None if insert.after => Some(insert.crit),
+                    None => old_gap.map(|gap| gap.crit),
+                };
+                out.piece(crit.map(|crit| Gap { crit, node: None }), piece);
+                last = Some(piece.key);
+                let crit = if insert.after { old_gap.map(|gap| gap.crit) } else { Some(insert.crit) };
+                gap = crit.map(|crit| Gap { crit, node: None });
+            }
+            if slot == shape.len() {
+                break;
+            }
+            let mut piece = Piece { key: shape.key(slot), slot: page.slots[slot], state: State::Clean };
+            if let Some(edit) = own.next_if(|edit| usize::from(edit.slot) == slot) {
+                match self.changes[edit.change as usize].op {
+                    Op::Put { .. } => piece = self.fresh(edit.change as usize),
+                    Op::Move { to, .. } => {
+                        if let Slot::Entry { place, .. } = &mut piece.slot {
+                            *place = to;
+                        }
+                    }
+                    Op::Touch => {}
+                    Op::Delete => {
+                        out.gone(gap);
+                        continue;
+                    }
+                }
+            }
+            let met = below.next_if(|(_, visit)| matches!(visit.above, Above::Slot(at) if at == slot));
+            match met.map(|(outcome, _)| mem::replace(outcome, Outcome::Same)) {
+                None | Some(Outcome::Same) => out.piece(gap, piece),
+                Some(Outcome::Page(new)) => {
+                    (piece.slot, piece.state) = self.child(new);
+                    out.piece(gap, piece);
+                }
+                Some(Outcome::Pieces(pieces)) => match pieces.slots.len() {
+                    0 => out.gone(gap),
+                    count if count - 1 <= room => {
+                        room -= count - 1;
+                        let gaps = [gap].into_iter().chain(pieces.gaps.into_iter().map(Some));
+                        gaps.zip(pieces.slots).for_each(|(gap, piece)| out.piece(gap, piece));
+                    }
+                    _ => out.piece(gap, self.wrap(pieces).1),
+                },
+            }
+        }
+        debug_assert!(inserts.peek().is_none() && own.peek().is_none() && below.peek().is_none(), "all changes were met");
+        out.pieces
+    }
+
+    /// Takes subtrees out into pages of their own until at most [`SLOTS_MAX`] slots are left.
+    fn carve(&mut self, pieces: Pieces<'a>) -> Pieces<'a> {
+        let mut left = pieces.slots.len();
+        if left <= SLOTS_MAX {
+            return pieces;
+        }
+        // Nodes whose right side is still coming: where in `out` their subtree begins.
+        let mut waiting: Vec<(u16, usize)> = Vec::new();
+        let mut out = Pieces::default();
+        let mut gaps = pieces.gaps.into_iter();
+        for piece in pieces.slots {
+            let mut start = out.slots.len();
+            out.slots.push(piece);
+            let next = gaps.next();
+            while let Some((_, first)) = waiting.pop_if(|(crit, _)| next.is_none_or(|next| next.crit < *crit)) {
+                start = first;
+                let size = out.slots.len() - start;
+                if size >= CARVE && left > SLOTS_MAX {
+                    left -= size - 1;
+                    let carved = Pieces { slots: out.slots.split_off(start), gaps: out.gaps.split_off(start) };
+                    out.slots.push(self.wrap(carved).1);
+                }
+            }
+            if let Some(next) = next {
+                out.gaps.push(next);
+                waiting.push((next.crit, start));
+            }
+        }
+        out
+    }
+
+    /// Makes a page of slots, and the slot that stands for it in the page above.
+    fn wrap(&mut self, pieces: Pieces<'a>) -> (usize, Piece<'a>) {
+        let Pieces { slots: pieces, gaps } = pieces;
+        let mut crits = [0; SLOTS_MAX - 1];
+        crits.iter_mut().zip(&gaps).for_each(|(crit, gap)| *crit = gap.crit);
+        let keys = pieces.iter().map(|piece| match piece.slot {
+            Slot::Entry { .. } => (piece.key, None),
+            Slot::Child { crit, .. } => (piece.key, Some(crit)),
+        });
+        let shape = Arc::new(Shape::new(&crits[..gaps.len()], keys));
+        let mut states = [State::Clean; SLOTS_MAX];
+        states.iter_mut().zip(&pieces).for_each(|(state, piece)| *state = piece.state);
+        let nodes = gaps.iter().map(|gap| gap.node.unwrap_or_default()).collect();
+        let slots = pieces.iter().map(|piece| piece.slot).collect();
+        let new = self.settle(Page { shape, slots, nodes }, &states[..pieces.len()], |node| gaps[node].node.is_none());
+        let (slot, state) = self.child(new);
+        (new, Piece { key: pieces[0].key, slot, state })
+    }
+
+    /// Takes in a page, sums up its totals and notes what of it is to be hashed. `lost` says which nodes are not what
+    /// they were even if nothing below them changed.
+    fn settle(&mut self, mut page: Page, states: &[State], lost: impl Fn(usize) -> bool) -> usize {
+        let index = self.new.len();
+        let number = u32::try_from(index).expect("a diff makes fewer than 2^32 pages");
+        // For slots, then for nodes: the height if something at or below it changed.
+        let mut heights = [None::<u16>; 2 * SLOTS_MAX];
+        let mut fresh = 0;
+        for (slot, state) in states.iter().enumerate() {
+            heights[slot] = match *state {
+                State::Clean => None,
+                State::Touched => Some(0),
+                State::Fresh => {
+                    fresh |= 1 << slot;
+                    self.note(0, number, Spot::Slot(slot));
+                    Some(0)
+                }
+                State::New(below) => {
+                    self.new[below].up = Up::Page(index, slot as u8);
+                    self.new[below].height
+                }
+            };
+        }
+        let shape = page.shape.clone();
+        for node in shape.order().iter().map(|node| usize::from(*node)) {
+            let [left, right] = shape.children(node);
+            let below = [left, right].map(|spot| heights[usize::from(spot.pack())]);
+            let height = match below[0].max(below[1]) {
+                None if !lost(node) => continue,
+                highest => highest.unwrap_or(0) + 1,
+            };
+            heights[usize::from(Spot::Node(node).pack())] = Some(height);
+            page.nodes[node].totals = page.totals_at(left) + page.totals_at(right);
+            self.note(height, number, Spot::Node(node));
+        }
+        let height = heights[usize::from(shape.root().pack())];
+        self.new.push(NewPage { id: self.arena.reserve(), page, fresh, up: Up::Nobody, height });
+        index
+    }
+
+    fn note(&mut self, height: u16, new: u32, spot: Spot) {
+        let height = usize::from(height);
+        if self.due.len() <= height {
+            self.due.resize_with(height + 1, Vec::new);
+        }
+        self.due[height].push((new, spot.pack()));
+    }
+
+    /// The slot for a new page.
+    fn child(&self, new: usize) -> (Slot, State) {
+        let NewPage { id, page, height, .. } = &self.new[new];
+        let Node { hash, totals } = page.top();
+        let crit = page.shape.root_crit().unwrap_or(0);
+        (Slot::Child { hash, totals, id: *id, crit }, if height.is_some() { State::New(new) } else { State::Clean })
+    }
+
+    /// The entry a change writes.
+    fn fresh(&self, change: usize) -> Piece<'a> {
+        let Change { key, op: Op::Put { value_len, value_hash } } = self.changes[change] else {
+            unreachable!("only a put writes an entry");
+        };
+        let slot = Slot::Entry { hash: Hash::ZERO, value_hash, place: Place(change as u64), value_len };
+        Piece { key, slot, state: State::Fresh }
+    }
+}
+
+/// A new key in a page.
+struct Insert {
+    /// The slot it comes before.
+    before: usize,
+    /// Whether it parts from the slot before it, rather than from the one behind it.
+    after: bool,
+    /// At which bit.
+    crit: u16,
+}
+
+/// Joins slots in order, over those that are gone.
+#[derive(Default)]
+struct Joiner<'a> {
+    pieces: Pieces<'a>,
+    /// The node between the last slot and the next: of several that fell together, the uppermost is left.
+    gap: Option<Gap>,
+    /// Whether a slot went since the last.
+    lost: bool,
+}
+
+impl<'a> Joiner<'a> {
+    fn between(&mut self, gap: Option<Gap>) {
+        if let (Some(gap), false) = (gap, self.pieces.slots.is_empty()) {
+            self.gap = Some(match self.gap {
+                None => gap,
+                Some(before) => Gap { crit: before.crit.min(gap.crit), node: None },
+            });
+        }
+    }
+
+    fn piece(&mut self, gap: Option<Gap>, mut piece: Piece<'a>) {
+        self.between(gap);
+        if mem::take(&mut self.lost) {
+            touch(&mut piece);
+        }
+        if !self.pieces.slots.is_empty() {
+            self.pieces.gaps.push(self.gap.take().expect("a node stands between two slots"));
+        }
+        self.pieces.slots.push(piece);
+    }
+
+    fn gone(&mut self, gap: Option<Gap>) {
+        self.between(gap);
+        self.lost = true;
+        if let Some(last) = self.pieces.slots.last_mut() {
+            touch(last);
+        }
+    }
+}
+
+fn touch(piece: &mut Piece<'_>) {
+    if piece.state == State::Clean {
+        piece.state = State::Touched;
+    }
+}
+
+/// The third pass: hashes everything that is due, lowest first, and hands hashes up from page to page.
+fn hash_due<H: Hasher>(new: &mut [NewPage], due: &[Vec<(u32, u8)>], spaces: &mut [Space]) {
+    let mut preimages: Vec<Preimage> = Vec::with_capacity(HASH_BATCH);
+    let mut hashes = [Hash::ZERO; HASH_BATCH];
+    for batch in due.iter().flat_map(|height| height.chunks(HASH_BATCH)) {
+        preimages.clear();
+        preimages.extend(batch.iter().map(|(index, spot)| {
+            let page = &new[*index as usize].page;
+            match Spot::unpack(*spot) {
+                Spot::Node(node) => page.preimage(node),
+                Spot::Slot(slot) => {
+                    let key = page.shape.key(slot);
+                    let Entry { value_len, value_hash, .. } = entry(&page.slots[slot]).expect("only entries are due");
+                    preimage::leaf(key.len() as u16, value_len, &H::hash(key), &value_hash)
+                }
+            }
+        }));
+        H::hash_nodes(&preimages, &mut hashes[..batch.len()]);
+        for ((index, spot), hash) in batch.iter().zip(hashes) {
+            let NewPage { page, up, .. } = &mut new[*index as usize];
+            match Spot::unpack(*spot) {
+                Spot::Node(node) => page.nodes[node].hash = hash,
+                Spot::Slot(slot) => page.slots[slot].set_hash(hash),
+            }
+            if page.shape.root() == Spot::unpack(*spot) {
+                match *up {
+                    Up::Page(above, slot) => new[above].page.slots[usize::from(slot)].set_hash(hash),
+                    Up::Space(space) => spaces[space].hash = hash,
+                    Up::Nobody => unreachable!("every new page stands in another or on top"),
+                }
+            }
+        }
+    }
+}
+
+/// The bits that are set.
+fn ones(mut mask: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let bit = mask.checked_ilog2()?;
+        mask ^= 1 << bit;
+        Some(bit as usize)
+    })
+}

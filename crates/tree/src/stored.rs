@@ -1,0 +1,233 @@
+//! A page as bytes, for the disk (spec: TREE-17, TREE-18).
+//!
+//! ```text
+//! page   = slots varint, cut varint, shared bytes, slot.., check (8 bytes)
+//! slot   = 00, key rest (varint length, bytes), value length varint, place u64, H(value)
+//!        | 01, key rest (varint length, bytes), crit u16, place u64, length varint, count varint, bytes varint, hash
+//! check  = the first 8 bytes of BLAKE3 over everything before
+//! ```
+//!
+//! `shared` is what the first `cut` bytes of all keys have in common. Critical bits follow from the keys. Hashes of inner nodes and
+//! leaves are not stored: decoding computes them, up to the root, which must be the hash that whoever points to the
+//! page expects. So nothing that counts is believed. What no hash covers (places, and prefixes of pages below) is proven when it is followed;
+//! `check` finds damage there at once.
+
+use crate::page::{Node, Page, PageId, SLOTS_MAX, Shape, Slot, Spot, extend_prefix};
+use crate::{Hasher, PageAt, Place, Totals, bits, preimage};
+use keelstone_codec::{Decode, DecodeError, Encode, Hash, KEY_LEN_MAX, Reader, VALUE_LEN_MAX, put_varint};
+use std::sync::Arc;
+
+const ENTRY: u8 = 0;
+const CHILD: u8 = 1;
+const CHECK_LEN: usize = 8;
+
+/// What whoever points to a page says of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expected<'a> {
+    pub(crate) hash: Hash,
+    pub(crate) totals: Totals,
+    /// The critical bit of its root and the bits above it, unless it is the top page of a namespace.
+    pub(crate) below: Option<(u16, &'a [u8])>,
+}
+
+/// Why bytes are not the page they should be: our own disk is damaged, or was written by another hand.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PageError {
+    #[error("{0}")]
+    Decode(#[from] DecodeError),
+    #[error("the check does not match its bytes")]
+    Check,
+    #[error("its hash is {found}, the page above says {expected}")]
+    Hash { expected: Hash, found: Hash },
+    #[error("it has {found:?}, the page above says {expected:?}")]
+    Totals { expected: Totals, found: Totals },
+    #[error("its root does not stand where the page above says")]
+    Root,
+}
+
+/// The bytes of a page whose pages below have all been written.
+pub(crate) fn encode(page: &Page, mut at: impl FnMut(PageId) -> PageAt) -> Vec<u8> {
+    let shape = &page.shape;
+    let shared = shared_len(shape);
+    let mut out = Vec::with_capacity(64 * page.slots.len() + 64);
+    put_varint(&mut out, shape.len() as u64);
+    put_varint(&mut out, shared as u64);
+    out.extend_from_slice(&shape.key(0)[..shared]);
+    for (index, slot) in page.slots.iter().enumerate() {
+        let rest = &shape.key(index)[shared..];
+        let mut key = |kind| {
+            out.push(kind);
+            put_varint(&mut out, rest.len() as u64);
+            out.extend_from_slice(rest);
+        };
+        match slot {
+            Slot::Entry { value_hash, place, value_len, .. } => {
+                key(ENTRY);
+                put_varint(&mut out, u64::from(*value_len));
+                place.encode(&mut out);
+                value_hash.encode(&mut out);
+            }
+            Slot::Child { hash, totals, id, crit } => {
+                key(CHILD);
+                crit.encode(&mut out);
+                let at = at(*id);
+                at.place.encode(&mut out);
+                put_varint(&mut out, u64::from(at.len));
+                put_varint(&mut out, totals.count);
+                put_varint(&mut out, totals.bytes);
+                hash.encode(&mut out);
+            }
+        }
+    }
+    let check = check(&out);
+    out.extend_from_slice(&check);
+    out
+}
+
+/// Reads a page and proves it against what is expected of it. `child` gives each page below its number.
+pub(crate) fn decode<H: Hasher>(
+    bytes: &[u8],
+    expected: &Expected<'_>,
+    mut child: impl FnMut(PageAt) -> PageId,
+) -> Result<Page, PageError> {
+    let Some((body, found)) = bytes.split_last_chunk::<CHECK_LEN>() else {
+        return Err(DecodeError::Truncated { needed: CHECK_LEN as u64, left: bytes.len() as u64 }.into());
+    };
+    if check(body) != *found {
+        return Err(PageError::Check);
+    }
+    let input = &mut Reader::new(body);
+    let count = bounded(input, "slots", 1, SLOTS_MAX as u64)? as usize;
+    let cut = bounded(input, "shared key bytes", 0, KEY_LEN_MAX as u64)? as usize;
+    let shared = input.take(cut)?;
+
+    let mut slots = Vec::with_capacity(count);
+    let mut keys: Vec<(Vec<u8>, Option<u16>)> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let kind = input.byte()?;
+        let rest = bounded(input, "key length", 0, (KEY_LEN_MAX - cut) as u64)? as usize;
+        let key = [shared, input.take(rest)?].concat();
+        let crit = match kind {
+            ENTRY => {
+                let value_len = bounded(input, "value length", 1, VALUE_LEN_MAX as u64)? as u32;
+                let (place, value_hash) = (Place::decode(input)?, Hash::decode(input)?);
+                if key.is_empty() {
+                    return Err(DecodeError::Invalid { what: "empty key" }.into());
+                }
+                slots.push(Slot::Entry { hash: Hash::ZERO, value_hash, place, value_len });
+                None
+            }
+            CHILD => {
+                let crit = u16::decode(input)?;
+                let place = u64::decode(input)?;
+                let len = bounded(input, "page length", 1, u64::from(u32::MAX))? as u32;
+                let totals = Totals { count: input.varint()?, bytes: input.varint()? };
+                let hash = Hash::decode(input)?;
+                let mut prefix = Vec::new();
+                if key.len() == usize::from(crit).div_ceil(9) {
+                    extend_prefix(&mut prefix, &key, crit);
+                }
+                if prefix != key || place == u64::MAX || totals.count < 2 {
+                    return Err(DecodeError::Invalid { what: "page below" }.into());
+                }
+                slots.push(Slot::Child { hash, totals, id: child(PageAt { place, len }), crit });
+                Some(crit)
+            }
+            found => return Err(DecodeError::UnknownTag { what: "slot", found: u64::from(found) }.into()),
+        };
+        keys.push((key, crit));
+    }
+    input.finish()?;
+
+    // Sorted keys say the critical bits (spec: TREE-3); a page below must part after its place has been told apart.
+    let mut crits = Vec::with_capacity(count - 1);
+    for pair in keys.windows(2) {
+        let [(left, left_below), (right, right_below)] = pair else { unreachable!("windows of two") };
+        let crit = bits::crit(left, right).filter(|crit| bits::bit(right, *crit));
+        let crit = crit.ok_or(DecodeError::NotCanonical { what: "keys of a page must strictly ascend" })?;
+        if left_below.is_some_and(|below| below <= crit) || right_below.is_some_and(|below| below <= crit) {
+            return Err(DecodeError::Invalid { what: "page below" }.into());
+        }
+        crits.push(crit);
+    }
+    let shape = Shape::new(&crits, keys.iter().map(|(key, crit)| (key.as_slice(), *crit)));
+    if shared_len(&shape) != cut {
+        return Err(DecodeError::NotCanonical { what: "shared key bytes" }.into());
+    }
+    let mut page = Page { nodes: vec![Node::default(); crits.len()].into(), slots: slots.into(), shape: Arc::new(shape) };
+    if let Some((crit, prefix)) = expected.below {
+        let mut found = Vec::new();
+        if page.shape.root_crit() == Some(crit) {
+            extend_prefix(&mut found, page.shape.key(0), crit);
+        }
+        if found != prefix || page.shape.root_crit() != Some(crit) {
+            return Err(PageError::Root);
+        }
+    }
+    hash_all::<H>(&mut page)?;
+    let found = page.top();
+    if found.totals != expected.totals {
+        return Err(PageError::Totals { expected: expected.totals, found: found.totals });
+    }
+    if found.hash != expected.hash {
+        return Err(PageError::Hash { expected: expected.hash, found: found.hash });
+    }
+    Ok(page)
+}
+
+/// Computes all hashes and totals of a page whose entries have value hashes and whose children have theirs.
+fn hash_all<H: Hasher>(page: &mut Page) -> Result<(), DecodeError> {
+    let shape = page.shape.clone();
+    let mut preimages = Vec::with_capacity(SLOTS_MAX);
+    let mut hashes = [Hash::ZERO; SLOTS_MAX];
+    for (index, slot) in page.slots.iter().enumerate() {
+        if let Slot::Entry { value_hash, value_len, .. } = slot {
+            let key = shape.key(index);
+            preimages.push(preimage::leaf(key.len() as u16, *value_len, &H::hash(key), value_hash));
+        }
+    }
+    H::hash_nodes(&preimages, &mut hashes[..preimages.len()]);
+    let entries = page.slots.iter_mut().filter(|slot| matches!(slot, Slot::Entry { .. }));
+    entries.zip(&hashes).for_each(|(slot, hash)| slot.set_hash(*hash));
+
+    // Nodes in lanes, one height after the other.
+    let mut heights = [0u8; SLOTS_MAX];
+    let mut highest = 0;
+    for node in shape.order().iter().map(|node| usize::from(*node)) {
+        let [left, right] = shape.children(node);
+        let height = |spot| match spot {
+            Spot::Slot(_) => 0,
+            Spot::Node(node) => heights[node],
+        };
+        heights[node] = 1 + height(left).max(height(right));
+        highest = highest.max(heights[node]);
+        let totals = page.at(left).totals.checked_add(page.at(right).totals);
+        page.nodes[node].totals = totals.ok_or(DecodeError::Invalid { what: "sum of totals" })?;
+    }
+    for height in 1..=highest {
+        let nodes = || (0..shape.len() - 1).filter(|node| heights[*node] == height);
+        preimages.clear();
+        preimages.extend(nodes().map(|node| page.preimage(node)));
+        H::hash_nodes(&preimages, &mut hashes[..preimages.len()]);
+        nodes().zip(&hashes).for_each(|(node, hash)| page.nodes[node].hash = *hash);
+    }
+    Ok(())
+}
+
+/// Bytes that all keys of a shape begin with: those above the least critical bit, as far as they are whole.
+fn shared_len(shape: &Shape) -> usize {
+    shape.root_crit().map_or(0, |crit| usize::from(crit / 9))
+}
+
+fn check(body: &[u8]) -> [u8; CHECK_LEN] {
+    let hash = blake3::hash(body);
+    *hash.as_bytes().first_chunk().expect("a hash has 32 bytes")
+}
+
+fn bounded(input: &mut Reader<'_>, what: &'static str, least: u64, most: u64) -> Result<u64, DecodeError> {
+    match input.varint()? {
+        found if found > most => Err(DecodeError::TooLarge { what, found, limit: most }),
+        found if found < least => Err(DecodeError::Invalid { what }),
+        found => Ok(found),
+    }
+}

@@ -1,0 +1,462 @@
+//! One version of the state, immutable: what it holds, in order, and what can be said of where it lies.
+//!
+//! A [`Tree`] shares its pages with the versions before and after it ([`Pages`]) and keeps them from being freed. It is
+//! cheap to clone and can be read from any thread. A new version is made by [`Tree::prepare`].
+
+use crate::arena::{Pages, expected};
+use crate::page::{Page, PageId, Slot};
+use crate::state::{Space, StateTree};
+use crate::stored::{self, Expected};
+use crate::{Hasher, KeyRange, PageAt, Place, Read, ReadError, Scan, Totals, bits};
+use keelstone_codec::{Decode, DecodeError, Encode, Hash, Key, Namespace, Reader, Root, Value, put_length};
+use std::fmt;
+use std::sync::Arc;
+
+/// What the tree holds of a key: everything about its value but the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Length of the value in bytes.
+    pub value_len: u32,
+    /// The hash of the value under the chain's hasher.
+    pub value_hash: Hash,
+    /// Where the value is.
+    pub place: Place,
+}
+
+/// One version of the state. Pages it needs stay readable while it or a clone of it lives.
+pub struct Tree<H: Hasher> {
+    version: Arc<Version<H>>,
+}
+
+struct Version<H: Hasher> {
+    pages: Arc<Pages<H>>,
+    number: u64,
+    spaces: Vec<Space>,
+    state: StateTree,
+}
+
+impl<H: Hasher> Tree<H> {
+    /// The empty state.
+    #[must_use]
+    pub fn empty(pages: &Arc<Pages<H>>) -> Self {
+        let number = pages.publish(None, Vec::new(), Vec::new(), std::iter::empty());
+        Self::assemble(pages.clone(), number, Vec::new(), StateTree::new::<H>(&[]))
+    }
+
+    /// A version that was written: pages are read when they are needed.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`] if `top` is not what stands under `root`.
+    pub fn open(pages: &Arc<Pages<H>>, top: &Top, root: Root) -> Result<Self, ReadError> {
+        let mut spaces = Vec::with_capacity(top.spaces.len());
+        for space in &top.spaces {
+            let TopSpace { name, totals, root, .. } = space.clone();
+            let mut space = Space { name, totals, hash: root, page: PageId(0), leaf: Hash::ZERO };
+            space.seal::<H>();
+            spaces.push(space);
+        }
+        let state = StateTree::new::<H>(&spaces);
+        if state.root() != root {
+            return Err(ReadError::damaged(format!("the top has root {}, {root} was expected", state.root())));
+        }
+        let places: Vec<PageAt> = top.spaces.iter().map(|space| space.at).collect();
+        let (number, ids) = pages.publish_written(&places);
+        spaces.iter_mut().zip(ids).for_each(|(space, id)| space.page = id);
+        Ok(Self::assemble(pages.clone(), number, spaces, state))
+    }
+
+    pub(crate) fn assemble(pages: Arc<Pages<H>>, number: u64, spaces: Vec<Space>, state: StateTree) -> Self {
+        Self { version: Arc::new(Version { pages, number, spaces, state }) }
+    }
+
+    /// The root of the state.
+    #[must_use]
+    pub fn root(&self) -> Root {
+        self.version.state.root()
+    }
+
+    /// Entries and bytes of the whole state.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.version.state.totals()
+    }
+
+    /// The namespaces in order, with their totals and namespace roots.
+    pub fn namespaces(&self) -> impl ExactSizeIterator<Item = (&Namespace, Totals, Hash)> {
+        self.version.spaces.iter().map(|space| (&space.name, space.totals, space.hash))
+    }
+
+    /// Entries and bytes of one namespace; nothing if it is absent.
+    #[must_use]
+    pub fn namespace_totals(&self, namespace: &Namespace) -> Totals {
+        self.space(namespace).map_or(Totals::default(), |space| space.totals)
+    }
+
+    /// The arena this version shares with others.
+    #[must_use]
+    pub fn pages(&self) -> &Arc<Pages<H>> {
+        &self.version.pages
+    }
+
+    /// What the tree holds of a key; none if the key is absent.
+    ///
+    /// # Errors
+    /// [`ReadError`] if a page on the way could not be read.
+    pub fn find(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Entry>, ReadError> {
+        let Some(space) = self.space(namespace) else { return Ok(None) };
+        let pages = &self.version.pages;
+        let mut page = self.load_root(space)?;
+        loop {
+            let slot = page.shape.route(key);
+            match expected(&page.slots[slot], page.shape.key(slot)) {
+                Some((id, expected)) => page = pages.load(id, &expected)?,
+                None => return Ok(entry(&page.slots[slot]).filter(|_| page.shape.key(slot) == key)),
+            }
+        }
+    }
+
+    /// The value of an entry, read from where it is and checked against its hash.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`] if it is not the value the tree commits to, or what [`crate::Backing`] says.
+    pub fn value(&self, entry: &Entry) -> Result<Value, ReadError> {
+        let value = self.version.pages.backing().value(entry.place, entry.value_len)?;
+        let found = H::hash(&value);
+        if found != entry.value_hash {
+            let (place, expected) = (entry.place.0, entry.value_hash);
+            return Err(ReadError::damaged(format!("value at {place:#x} has hash {found}, the tree says {expected}")));
+        }
+        Ok(value)
+    }
+
+    /// Entries of a range of keys in the range's direction, without their values.
+    #[must_use]
+    pub fn entries(&self, namespace: &Namespace, range: KeyRange) -> Entries<H> {
+        let mut entries = Entries { tree: self.clone(), range, path: Vec::new(), failed: None };
+        if let Some(space) = self.space(namespace).filter(|_| !entries.range.is_empty()) {
+            match self.load_root(space) {
+                Ok(page) => entries.enter(space.page, page),
+                Err(error) => entries.failed = Some(error),
+            }
+        }
+        entries
+    }
+
+    /// Hands every page of this version that was never written to `write`, pages below before those above, and notes
+    /// where `write` says it put them. Returns how many there were. Afterwards [`Tree::top`] has all it takes to open
+    /// this version again.
+    ///
+    /// One flush at a time may run over one arena.
+    ///
+    /// # Errors
+    /// Whatever `write` says. What was written before counts as written.
+    pub fn flush<E>(&self, mut write: impl FnMut(&[u8]) -> Result<PageAt, E>) -> Result<usize, E> {
+        let pages = &self.version.pages;
+        let unwritten = |id: PageId| pages.at(id).is_none();
+        let open = |id: PageId| (id, pages.peek(id).expect("an unwritten page is in memory"), 0);
+        let mut count = 0;
+        for space in self.version.spaces.iter().filter(|space| unwritten(space.page)) {
+            let mut path = vec![open(space.page)];
+            while let Some((id, page, next)) = path.last_mut() {
+                let below = page.slots[*next..].iter().position(|slot| matches!(slot, Slot::Child { id, .. } if unwritten(*id)));
+                if let Some(skipped) = below {
+                    *next += skipped + 1;
+                    let Slot::Child { id: below, .. } = page.slots[*next - 1] else { unreachable!("found as a child") };
+                    path.push(open(below));
+                    continue;
+                }
+                let bytes = stored::encode(page, |below| pages.at(below).expect("pages below are written first"));
+                let at = write(&bytes)?;
+                assert_eq!(at.len as usize, bytes.len(), "a page is written whole");
+                pages.written(*id, at);
+                count += 1;
+                path.pop();
+            }
+        }
+        Ok(count)
+    }
+
+    /// Where the namespaces of this version are written; none before a [`Tree::flush`] went through.
+    #[must_use]
+    pub fn top(&self) -> Option<Top> {
+        let Version { pages, spaces, .. } = &*self.version;
+        let space = |space: &Space| {
+            let (name, totals, root) = (space.name.clone(), space.totals, space.hash);
+            Some(TopSpace { name, totals, root, at: pages.at(space.page)? })
+        };
+        Some(Top { spaces: spaces.iter().map(space).collect::<Option<_>>()? })
+    }
+
+    /// Looks through the entries from `from` on for what has to be written anew: values whose place is stale, and pages
+    /// whose place is. Reads at most about `pages_max` pages and says where to go on. See [`Tree::rewrite`].
+    ///
+    /// # Errors
+    /// [`ReadError`] if a page could not be read.
+    pub fn survey(
+        &self,
+        from: Option<&(Namespace, Key)>,
+        pages_max: usize,
+        stale_page: impl Fn(PageAt) -> bool,
+        stale_value: impl Fn(Place) -> bool,
+    ) -> Result<Survey, ReadError> {
+        let mut survey = Survey::default();
+        let mut seen = 0;
+        let first = from.map_or(0, |(name, _)| self.version.spaces.partition_point(|space| space.name < *name));
+        for space in &self.version.spaces[first..] {
+            let start = from.filter(|(name, _)| space.name == *name).map_or(&[][..], |(_, key)| key);
+            let mut entries = self.entries(&space.name, KeyRange::from(start));
+            // The path is walked here page by page, so that every page is asked about once.
+            let mut depth = 0;
+            let mut stale = false;
+            while let Some(next) = entries.step(&mut |path: &[Step]| {
+                if path.len() > depth {
+                    seen += 1;
+                    let at = self.version.pages.at(path[path.len() - 1].id);
+                    stale |= at.is_some_and(&stale_page);
+                }
+                depth = path.len();
+            }) {
+                let (key, entry) = next?;
+                if seen > pages_max && survey.seen_any {
+                    survey.next = Some((space.name.clone(), key));
+                    return Ok(survey);
+                }
+                survey.seen_any = true;
+                let moves = stale_value(entry.place);
+                if moves || std::mem::take(&mut stale) {
+                    let namespace = space.name.clone();
+                    survey.stale.push(Stale { namespace, key, value: moves.then_some(entry) });
+                }
+            }
+        }
+        Ok(survey)
+    }
+
+    pub(crate) fn spaces(&self) -> &[Space] {
+        &self.version.spaces
+    }
+
+    pub(crate) fn state(&self) -> &StateTree {
+        &self.version.state
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.version.number
+    }
+
+    pub(crate) fn space(&self, namespace: &Namespace) -> Option<&Space> {
+        let spaces = &self.version.spaces;
+        spaces.binary_search_by(|space| space.name.cmp(namespace)).ok().map(|index| &spaces[index])
+    }
+
+    pub(crate) fn load_root(&self, space: &Space) -> Result<Arc<Page>, ReadError> {
+        self.version.pages.load(space.page, &root_expected(space))
+    }
+}
+
+/// What a namespace says of its top page.
+pub(crate) fn root_expected(space: &Space) -> Expected<'static> {
+    Expected { hash: space.hash, totals: space.totals, below: None }
+}
+
+pub(crate) fn entry(slot: &Slot) -> Option<Entry> {
+    match slot {
+        Slot::Entry { value_hash, place, value_len, .. } => {
+            Some(Entry { value_len: *value_len, value_hash: *value_hash, place: *place })
+        }
+        Slot::Child { .. } => None,
+    }
+}
+
+impl<H: Hasher> Clone for Tree<H> {
+    fn clone(&self) -> Self {
+        Self { version: self.version.clone() }
+    }
+}
+impl<H: Hasher> fmt::Debug for Tree<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tree").field("root", &self.root()).field("totals", &self.totals()).finish_non_exhaustive()
+    }
+}
+impl<H: Hasher> Drop for Version<H> {
+    fn drop(&mut self) {
+        self.pages.release(self.number);
+    }
+}
+
+impl<H: Hasher> Read for Tree<H> {
+    fn get(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, ReadError> {
+        self.find(namespace, key)?.map(|entry| self.value(&entry)).transpose()
+    }
+
+    fn scan<'a>(&'a self, namespace: &Namespace, range: KeyRange) -> Scan<'a> {
+        let mut entries = self.entries(namespace, range);
+        let mut failed = false;
+        Box::new(std::iter::from_fn(move || {
+            let next = if failed { None } else { entries.next() };
+            let next = next.map(|found| found.and_then(|(key, entry)| Ok((key, self.value(&entry)?))));
+            failed |= matches!(next, Some(Err(_)));
+            next
+        }))
+    }
+}
+
+/// Entries in order; see [`Tree::entries`]. After the first error it ends.
+pub struct Entries<H: Hasher> {
+    tree: Tree<H>,
+    range: KeyRange,
+    path: Vec<Step>,
+    failed: Option<ReadError>,
+}
+
+/// A page on the way to the current entry.
+pub(crate) struct Step {
+    pub(crate) id: PageId,
+    page: Arc<Page>,
+    /// Slots not visited yet: from the front, or for a reverse range from the back.
+    next: usize,
+}
+
+impl<H: Hasher> Entries<H> {
+    /// Steps into a page, to the first slot that can have keys of the range.
+    fn enter(&mut self, id: PageId, page: Arc<Page>) {
+        let next = match (&self.range.end, self.range.reverse) {
+            (None, true) => page.shape.len(),
+            (Some(end), true) => first_reaching(&page, end, true),
+            (_, false) => first_reaching(&page, &self.range.start, false),
+        };
+        self.path.push(Step { id, page, next });
+    }
+
+    fn step(&mut self, seen: &mut impl FnMut(&[Step])) -> Option<Result<(Key, Entry), ReadError>> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
+        loop {
+            seen(&self.path);
+            let step = self.path.last_mut()?;
+            let slot = if self.range.reverse { step.next.checked_sub(1) } else { Some(step.next) };
+            let Some(slot) = slot.filter(|slot| *slot < step.page.shape.len()) else {
+                self.path.pop();
+                continue;
+            };
+            step.next = if self.range.reverse { slot } else { slot + 1 };
+            let page = step.page.clone();
+            let key = page.shape.key(slot);
+            if let Some((id, expected)) = expected(&page.slots[slot], key) {
+                match self.tree.pages().load(id, &expected) {
+                    Ok(page) => self.enter(id, page),
+                    Err(error) => {
+                        self.path.clear();
+                        return Some(Err(error));
+                    }
+                }
+                continue;
+            }
+            if !self.range.contains(key) {
+                self.path.clear();
+                return None;
+            }
+            let key = Key::new(key).expect("keys in the tree are keys");
+            return Some(Ok((key, entry(&page.slots[slot]).expect("not a child"))));
+        }
+    }
+}
+
+impl<H: Hasher> Iterator for Entries<H> {
+    type Item = Result<(Key, Entry), ReadError>;
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step(&mut |_| {})
+    }
+}
+
+/// The first slot that has keys at or above `bound`, or may have; with `whole`, the first that has no others.
+fn first_reaching(page: &Page, bound: &[u8], whole: bool) -> usize {
+    let below = |slot: usize| match (&page.slots[slot], bits::crit(bound, page.shape.key(slot))) {
+        (Slot::Child { crit, .. }, Some(found)) if found >= *crit => whole,
+        (Slot::Child { .. }, None) => whole,
+        (_, Some(found)) => bits::bit(bound, found),
+        (Slot::Entry { .. }, None) => false,
+    };
+    let (mut low, mut high) = (0, page.shape.len());
+    while low < high {
+        let middle = (low + high) / 2;
+        if below(middle) { low = middle + 1 } else { high = middle }
+    }
+    low
+}
+
+/// What [`Tree::survey`] found.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// In order.
+    pub stale: Vec<Stale>,
+    /// Where to go on; none at the end of the state.
+    pub next: Option<(Namespace, Key)>,
+    seen_any: bool,
+}
+
+/// A key on whose way something has to be written anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stale {
+    /// Where.
+    pub namespace: Namespace,
+    /// The key.
+    pub key: Key,
+    /// Its entry, if its value has to move; otherwise a page on the way to it has to.
+    pub value: Option<Entry>,
+}
+
+/// Where the namespaces of a written version are (spec: TREE-19).
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Top {
+    /// Ascending by name.
+    spaces: Vec<TopSpace>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct TopSpace {
+    name: Namespace,
+    totals: Totals,
+    root: Hash,
+    at: PageAt,
+}
+
+impl Top {
+    /// Where the top page of each namespace is.
+    pub fn pages(&self) -> impl Iterator<Item = (&Namespace, PageAt)> {
+        self.spaces.iter().map(|space| (&space.name, space.at))
+    }
+}
+
+// spec: TREE-19
+impl Encode for Top {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_length(out, self.spaces.len());
+        for space in &self.spaces {
+            space.name.encode(out);
+            space.totals.encode(out);
+            space.root.encode(out);
+            space.at.encode(out);
+        }
+    }
+}
+impl Decode for Top {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut spaces: Vec<TopSpace> = Vec::new();
+        let mut sum = Some(Totals::default());
+        for _ in 0..u32::decode(input)? {
+            let (name, totals) = (Namespace::decode(input)?, Totals::decode(input)?);
+            let (root, at) = (Hash::decode(input)?, PageAt::decode(input)?);
+            if spaces.last().is_some_and(|last| last.name >= name) {
+                return Err(DecodeError::NotCanonical { what: "namespaces of a top must strictly ascend" });
+            }
+            sum = sum.and_then(|sum| sum.checked_add(totals));
+            if at.place == u64::MAX || totals.count == 0 || sum.is_none() {
+                return Err(DecodeError::Invalid { what: "namespace of a top" });
+            }
+            spaces.push(TopSpace { name, totals, root, at });
+        }
+        Ok(Self { spaces })
+    }
+}
