@@ -56,6 +56,8 @@ pub enum Shape {
     Record(Vec<(&'static str, Shape)>),
     /// One byte that picks a variant, and what the variant holds.
     Choice(Vec<Variant>),
+    /// A layout that contains itself, which only the rule of this name in `spec/` can say.
+    Opaque(&'static str),
 }
 
 /// One variant of a [`Shape::Choice`].

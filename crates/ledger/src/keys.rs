@@ -11,7 +11,8 @@
 //! Rules: `spec/ledger.md`, TX-3 and TX-4. Vectors: `spec/vectors/ledger.json`.
 
 use ed25519_zebra::{SigningKey, VerificationKey, VerificationKeyBytes, batch};
-use keelstone_codec::{Decode, DecodeError, Describe, Encode, KeyReader, OrderedKey, Reader, Shape};
+use keelstone_codec::{Decode, DecodeError, Describe, Encode, Hash, Reader, Shape};
+use keelstone_execution::PublicKey;
 use rand_core::{TryCryptoRng, TryRng};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -19,12 +20,8 @@ use std::convert::Infallible;
 use std::fmt;
 use zeroize::Zeroizing;
 
-/// An Ed25519 public key, which is also the name of an account. Any 32 bytes, until [`PublicKey::check`] says so.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PublicKey(pub [u8; 32]);
-
 /// An Ed25519 signature. Any 64 bytes, until verified.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Signature(pub [u8; 64]);
 
 /// A secret key. Wiped when dropped; `Debug` shows its public half only.
@@ -89,7 +86,7 @@ impl SecretKey {
     /// The public half.
     #[must_use]
     pub fn public(&self) -> PublicKey {
-        PublicKey(VerificationKeyBytes::from(&self.0).into())
+        PublicKey(Hash(VerificationKeyBytes::from(&self.0).into()))
     }
 
     /// Signs bytes that begin with a domain of their own (spec: TX-3).
@@ -104,36 +101,35 @@ impl fmt::Debug for SecretKey {
     }
 }
 
-impl PublicKey {
-    /// Says whether the key may act at all: a point of the curve, and not one of small order.
-    ///
-    /// # Errors
-    /// [`KeyError`].
-    // spec: TX-4
-    pub fn check(&self) -> Result<(), KeyError> {
-        self.point().map(|_| ())
-    }
+/// Says whether a key may act at all: a point of the curve, and not one of small order.
+///
+/// # Errors
+/// [`KeyError`].
+// spec: TX-4
+pub fn check_key(key: &PublicKey) -> Result<(), KeyError> {
+    point(key).map(|_| ())
+}
 
-    /// Verifies a signature over `message`.
-    ///
-    /// # Errors
-    /// [`SignatureError`]; the same verdict as [`verify_batch`] would give.
-    pub fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), SignatureError> {
-        self.point()?
-            .verify(&ed25519_zebra::Signature::from_bytes(&signature.0), message)
-            .map_err(|_| SignatureError::Wrong { key: *self })
-    }
+/// Verifies a signature over `message`.
+///
+/// # Errors
+/// [`SignatureError`]; the same verdict as [`verify_batch`] would give.
+// spec: TX-4
+pub fn verify(key: &PublicKey, message: &[u8], signature: &Signature) -> Result<(), SignatureError> {
+    point(key)?
+        .verify(&ed25519_zebra::Signature::from_bytes(&signature.0), message)
+        .map_err(|_| SignatureError::Wrong { key: *key })
+}
 
-    fn point(&self) -> Result<VerificationKey, KeyError> {
-        let point = VerificationKey::try_from(self.0).map_err(|_| KeyError::NotAPoint { key: *self })?;
-        // With R the identity and S zero, [8][S]B = [8]R + [8][k]A says [8][k]A = 0 and nothing else: true for every
-        // key of small order, and for another key only if k, a hash, were a multiple of the group's order.
-        let mut universal = [0; 64];
-        universal[0] = 1;
-        match point.verify(&ed25519_zebra::Signature::from_bytes(&universal), b"order") {
-            Ok(()) => Err(KeyError::SmallOrder { key: *self }),
-            Err(_) => Ok(point),
-        }
+fn point(key: &PublicKey) -> Result<VerificationKey, KeyError> {
+    let point = VerificationKey::try_from(*key.as_bytes()).map_err(|_| KeyError::NotAPoint { key: *key })?;
+    // With R the identity and S zero, [8][S]B = [8]R + [8][k]A says [8][k]A = 0 and nothing else: true for every key
+    // of small order, and for another key only if k, a hash, were a multiple of the group's order.
+    let mut universal = [0; 64];
+    universal[0] = 1;
+    match point.verify(&ed25519_zebra::Signature::from_bytes(&universal), b"order") {
+        Ok(()) => Err(KeyError::SmallOrder { key: *key }),
+        Err(_) => Ok(point),
     }
 }
 
@@ -145,16 +141,16 @@ pub fn verify_batch(items: &[(PublicKey, &[u8], Signature)]) -> Result<(), (usiz
     let mut transcript = blake3::Hasher::new();
     let mut verifier = batch::Verifier::new();
     for (index, (key, message, signature)) in items.iter().enumerate() {
-        key.check().map_err(|error| (index, error.into()))?;
-        transcript.update(&key.0).update(&signature.0).update(&(message.len() as u64).to_le_bytes()).update(message);
-        verifier.queue((key.0.into(), ed25519_zebra::Signature::from_bytes(&signature.0), message));
+        check_key(key).map_err(|error| (index, error.into()))?;
+        transcript.update(key.as_bytes()).update(&signature.0).update(&(message.len() as u64).to_le_bytes()).update(message);
+        verifier.queue(((*key.as_bytes()).into(), ed25519_zebra::Signature::from_bytes(&signature.0), message));
     }
     if verifier.verify(Transcript(transcript.finalize_xof())).is_ok() {
         return Ok(());
     }
     // A batch that fails does not say where: find the first, which is also the verdict.
     for (index, (key, message, signature)) in items.iter().enumerate() {
-        key.verify(message, signature).map_err(|error| (index, error))?;
+        verify(key, message, signature).map_err(|error| (index, error))?;
     }
     Ok(())
 }
@@ -182,65 +178,51 @@ impl TryRng for Transcript {
 }
 impl TryCryptoRng for Transcript {}
 
-macro_rules! bytes_type {
-    ($name:ident, $len:literal, $what:literal) => {
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&hex::encode(self.0))
-            }
-        }
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({})"), self)
-            }
-        }
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                Self::from_hex(&text).map_err(D::Error::custom)
-            }
-        }
-        impl $name {
-            /// Reads the hexadecimal digits that `Display` writes, in either case.
-            ///
-            /// # Errors
-            /// [`DecodeError::Invalid`].
-            pub fn from_hex(text: &str) -> Result<Self, DecodeError> {
-                let mut bytes = [0; $len];
-                hex::decode_to_slice(text, &mut bytes).map_err(|_| DecodeError::Invalid { what: $what })?;
-                Ok(Self(bytes))
-            }
-        }
-        impl Encode for $name {
-            fn encode(&self, out: &mut Vec<u8>) {
-                out.extend_from_slice(&self.0);
-            }
-        }
-        impl Decode for $name {
-            fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-                Ok(Self(input.array()?))
-            }
-        }
-        impl Describe for $name {
-            fn shape() -> Shape {
-                Shape::Array($len)
-            }
-        }
-    };
-}
-bytes_type!(PublicKey, 32, "public key, which is 64 hexadecimal digits");
-bytes_type!(Signature, 64, "signature, which is 128 hexadecimal digits");
-
-impl OrderedKey for PublicKey {
-    fn encode_key(&self, out: &mut Vec<u8>) {
-        self.0.encode_key(out);
+impl Signature {
+    /// Reads 128 hexadecimal digits.
+    ///
+    /// # Errors
+    /// [`DecodeError::Invalid`].
+    pub fn from_hex(text: &str) -> Result<Self, DecodeError> {
+        let mut bytes = [0; 64];
+        let invalid = DecodeError::Invalid { what: "signature, which is 128 hexadecimal digits" };
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| invalid)?;
+        Ok(Self(bytes))
     }
-    fn decode_key(input: &mut KeyReader<'_>) -> Result<Self, DecodeError> {
+}
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signature({self})")
+    }
+}
+impl Serialize for Signature {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+impl<'de> Deserialize<'de> for Signature {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::from_hex(&text).map_err(D::Error::custom)
+    }
+}
+impl Encode for Signature {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+}
+impl Decode for Signature {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self(input.array()?))
+    }
+}
+impl Describe for Signature {
+    fn shape() -> Shape {
+        Shape::Array(64)
     }
 }

@@ -1,0 +1,464 @@
+//! Blocks, what they came to, and the record each leaves in state.
+//!
+//! A block is a list of transactions with a height, a time and a proposer. Running one is a pure function of the state
+//! before it: [`execute`] reads through any [`Read`], a store's view or a witness, and gives the changes, the receipts
+//! and the record. The record is part of the state of its own height and holds everything of a header but its own
+//! root, so the root of a height certifies the block, its changes and its receipts at once (spec: LEDGER-2).
+//!
+//! Transactions are taken to come from an adversary, and so is their choice and order. Layout and rules:
+//! `spec/ledger.md`, BLOCK-1 to BLOCK-5, LEDGER-1 to LEDGER-3. Vectors: `spec/vectors/ledger.json`.
+
+use crate::chain::{self, BLOCKS, Chain, ChainFacts};
+use crate::check::{self, Refusal};
+use crate::keys::verify_batch;
+use crate::merkle::list_root;
+use crate::nonces;
+use crate::transaction::{SignedTransaction, TxId};
+use keelstone_codec::{
+    Blob, Decode, Encode, Hash, Height, Key, Namespace, OrderedKey, Root, StateHash, Tag, TaggedHasher, Text,
+    Timestamp, Value, tagged,
+};
+use keelstone_execution::{
+    BlockContext, BlockDraft, Caller, Changes, Emitted, Failed, FailureKind, Finished, FunctionHash, Halt, Limits,
+    PublicKey, Registry, SessionId, Summary,
+};
+use keelstone_macros::{Decode, Encode};
+use keelstone_tree::{Read, ReadError};
+use std::collections::BTreeMap;
+
+/// Longest reason in a receipt, in bytes.
+pub const REASON_BYTES_MAX: usize = 512;
+/// Longest result in a receipt: what [`Limits`] allows by default.
+pub const RESULT_BYTES_MAX: usize = 1 << 20;
+
+/// A block as it is proposed and kept: everything that its execution depends on beside the state.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[codec(shapeless)]
+pub struct Block {
+    /// Its height.
+    pub height: Height,
+    /// Its time: not before that of the block below.
+    pub time: Timestamp,
+    /// Who made it.
+    pub proposer: PublicKey,
+    /// Its transactions, in order.
+    pub transactions: Vec<SignedTransaction>,
+}
+
+impl Block {
+    /// The root of its transactions.
+    #[must_use]
+    pub fn transactions_root(&self) -> Hash {
+        list_root(&self.transactions.iter().map(SignedTransaction::list_hash).collect::<Vec<_>>())
+    }
+}
+
+/// What the state says of a block: its header but for the root of its own height.
+// spec: LEDGER-2
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[codec(shapeless)]
+pub struct BlockRecord {
+    /// Its height.
+    pub height: Height,
+    /// Its time.
+    pub time: Timestamp,
+    /// The state's root before it.
+    pub previous_root: Root,
+    /// The hash of the last record before it; of the first, the hash of the genesis.
+    pub previous_record: Hash,
+    /// Who made it.
+    pub proposer: PublicKey,
+    /// How many transactions it has.
+    pub transactions: u32,
+    /// The root of the list of its transactions (spec: BLOCK-3).
+    pub transactions_root: Hash,
+    /// The digest and sizes of everything it changed but this record.
+    pub diff: Summary,
+    /// The root of the list of its receipts.
+    pub receipts_root: Hash,
+}
+
+impl BlockRecord {
+    /// The hash by which the next record names this one.
+    #[must_use]
+    pub fn hash(&self) -> Hash {
+        const RECORD: Tag = Tag::new("block-record");
+        tagged(RECORD, self)
+    }
+
+    /// Reads the record of a height; none for a block that was empty, or is not there yet.
+    ///
+    /// # Errors
+    /// [`ReadError`]; a record that does not decode is damage.
+    pub fn read(state: &dyn Read, height: Height) -> Result<Option<Self>, ReadError> {
+        let (namespace, key) = Self::place(height);
+        let Some(value) = state.get(&namespace, &key)? else { return Ok(None) };
+        match Self::from_bytes(&value) {
+            Ok(record) => Ok(Some(record)),
+            Err(error) => Err(ReadError::damaged(format!("the record of block {height} does not decode: {error}"))),
+        }
+    }
+
+    /// Where the record of a height stands: so that one proof shows it.
+    ///
+    /// # Panics
+    /// Never: a height is a key.
+    #[must_use]
+    pub fn place(height: Height) -> (Namespace, Key) {
+        let mut key = Vec::with_capacity(8);
+        height.encode_key(&mut key);
+        (Namespace::new(BLOCKS).expect("a constant"), Key::new(key).expect("eight bytes"))
+    }
+}
+
+/// What became of one transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[codec(shapeless)]
+pub struct Receipt {
+    /// Which.
+    pub transaction: TxId,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Gas it used.
+    pub gas_used: u64,
+}
+
+/// What became of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[codec(shapeless)]
+pub enum Verdict {
+    /// All its operations took effect.
+    Succeeded {
+        /// The session it ran in.
+        session: SessionId,
+        /// One for each operation.
+        operations: Vec<OperationReceipt>,
+    },
+    /// None of its operations took effect; its nonce is used (spec: EXEC-5).
+    Failed(Failure),
+    /// It was not run at all; its nonce is not used. Only another engine puts such a transaction into a block.
+    Refused {
+        /// [`Refusal::code`].
+        code: u16,
+        /// Why.
+        reason: Text<REASON_BYTES_MAX>,
+    },
+}
+
+/// What one operation came to.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct OperationReceipt {
+    /// The function it called.
+    pub function: FunctionHash,
+    /// The result's canonical encoding.
+    pub result: Blob<RESULT_BYTES_MAX>,
+    /// Its net change, by digest and sizes.
+    pub diff: Summary,
+    /// The session's state hash afterwards.
+    pub state_hash: StateHash,
+    /// What it emitted.
+    pub events: Vec<Emitted>,
+    /// Gas it used.
+    pub gas_used: u64,
+}
+
+/// Why a bundle failed.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Failure {
+    /// The operation's index in the bundle.
+    pub operation: u32,
+    /// The function it called.
+    pub function: FunctionHash,
+    /// [`FailureKind::code`].
+    pub code: u16,
+    /// What the operation expected, if that is why.
+    pub expected: Option<Hash>,
+    /// What was found instead.
+    pub actual: Option<Hash>,
+    /// Why, for people.
+    pub reason: Text<REASON_BYTES_MAX>,
+}
+
+impl Receipt {
+    /// The hash under which the receipt stands in its block's list.
+    // spec: BLOCK-3
+    #[must_use]
+    pub fn list_hash(&self) -> Hash {
+        const RECEIPT: Tag = Tag::new("receipt");
+        tagged(RECEIPT, self)
+    }
+
+    /// Whether the transaction took effect.
+    #[must_use]
+    pub fn succeeded(&self) -> bool {
+        matches!(self.verdict, Verdict::Succeeded { .. })
+    }
+
+    /// What was emitted, with the operation that did.
+    pub fn events(&self) -> impl Iterator<Item = (usize, &Emitted)> {
+        let operations = match &self.verdict {
+            Verdict::Succeeded { operations, .. } => operations.as_slice(),
+            _ => &[],
+        };
+        operations.iter().enumerate().flat_map(|(index, operation)| operation.events.iter().map(move |e| (index, e)))
+    }
+}
+
+fn text(mut reason: String) -> Text<REASON_BYTES_MAX> {
+    reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+    Text::new(reason).expect("just cut")
+}
+
+fn succeeded(finished: Finished) -> (Verdict, u64) {
+    let receipt = |outcome: keelstone_execution::Outcome| OperationReceipt {
+        function: outcome.function,
+        result: Blob::new(outcome.result).expect("execution has the same limit"),
+        diff: outcome.diff,
+        state_hash: outcome.state_hash,
+        events: outcome.events,
+        gas_used: outcome.gas_used,
+    };
+    let operations = finished.outcomes.into_iter().map(receipt).collect();
+    (Verdict::Succeeded { session: finished.session, operations }, finished.gas_used)
+}
+
+fn failed(failed: &Failed) -> (Verdict, u64) {
+    let (expected, actual) = match &failed.kind {
+        FailureKind::UnexpectedState { expected, actual } => (Some(expected.0), Some(actual.0)),
+        FailureKind::UnexpectedDiff { expected, actual } => (Some(*expected), Some(*actual)),
+        _ => (None, None),
+    };
+    let (code, reason) = (failed.kind.code(), text(failed.kind.reason()));
+    let (operation, function) = (failed.operation, failed.function);
+    (Verdict::Failed(Failure { operation, function, code, expected, actual, reason }), failed.gas_used)
+}
+
+/// Why a block cannot be run on a state.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum BlockError {
+    /// The state has no genesis.
+    #[error("the state belongs to no chain: it has no genesis")]
+    NoGenesis,
+    /// The height does not follow. Whoever made the block has to act.
+    #[error("block {found} does not follow: the last record is of {last}")]
+    Height {
+        /// The height of the last record, or of the genesis.
+        last: Height,
+        /// The block's.
+        found: Height,
+    },
+    /// The time runs backwards. Whoever made the block has to act.
+    #[error("block {height} has time {found}, which is before {last}")]
+    Time {
+        /// The block.
+        height: Height,
+        /// The time of the last record, or of the genesis.
+        last: Timestamp,
+        /// The block's.
+        found: Timestamp,
+    },
+    /// The proposer may not make blocks.
+    #[error("{proposer} is no producer of this chain")]
+    Proposer {
+        /// Who.
+        proposer: PublicKey,
+    },
+    /// The block is above a limit of the chain.
+    #[error("the block has {found} {what}, the limit is {limit}")]
+    TooLarge {
+        /// `transactions` or `bytes of transactions`.
+        what: &'static str,
+        /// How many.
+        found: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The state could not be read here: no verdict about the block.
+    #[error(transparent)]
+    Halt(#[from] Halt),
+}
+impl From<ReadError> for BlockError {
+    fn from(error: ReadError) -> Self {
+        Self::Halt(error.into())
+    }
+}
+
+/// What a block came to. Nothing of it is durable yet.
+#[derive(Clone, Debug)]
+pub struct Executed {
+    /// The block that was run; a producer's, without what was refused.
+    pub block: Block,
+    /// One for each transaction.
+    pub receipts: Vec<Receipt>,
+    /// Everything that changed, the record included. Empty for an empty block (spec: LEDGER-3).
+    pub changes: Changes,
+    /// The record; none for an empty block.
+    pub record: Option<BlockRecord>,
+    /// What a producer left out, and why.
+    pub refused: Vec<(TxId, Refusal)>,
+    /// The next nonces of the accounts that acted.
+    pub nonces: BTreeMap<PublicKey, u64>,
+}
+
+/// What is done with a transaction that is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It is left out of the block: for whoever makes the block.
+    LeaveOut,
+    /// It stands in the block, so it gets a receipt: for whoever is given the block.
+    Receipt,
+}
+
+/// Runs a block on the state before it. Pure: the same inputs give the same bytes on every machine.
+///
+/// `previous_root` is the root of `state`; a caller that verifies knows it, a store's view says it.
+///
+/// # Errors
+/// [`BlockError`]: the block cannot follow this state, or this node cannot read it. A transaction that fails is no
+/// error.
+// spec: LEDGER-2, LEDGER-3, EXEC-5
+pub fn execute(
+    registry: &Registry,
+    state: impl Read + 'static,
+    previous_root: Root,
+    mut block: Block,
+    refused: Refused,
+) -> Result<Executed, BlockError> {
+    let chain = Chain::read(&state)?.ok_or(BlockError::NoGenesis)?;
+    let previous = previous(&state, &chain, &block)?;
+    let facts = chain.facts;
+    fits(&facts, &block)?;
+    let mut out = Executed {
+        block: Block { transactions: Vec::new(), ..block.clone() },
+        receipts: Vec::new(),
+        changes: Changes::default(),
+        record: None,
+        refused: Vec::new(),
+        nonces: BTreeMap::new(),
+    };
+    let context = BlockContext {
+        chain_id: facts.chain_id.clone(),
+        height: block.height,
+        time: block.time,
+        proposer: block.proposer,
+        seed: seed(&previous, &block, &previous_root),
+    };
+    let mut draft = BlockDraft::begin(registry, state, context);
+    let signatures = signatures(&block.transactions);
+    let mut gas_used = 0u64;
+    for (transaction, signature) in std::mem::take(&mut block.transactions).into_iter().zip(signatures) {
+        let id = transaction.id();
+        let checked = match signature {
+            Err(error) => Err(error.into()),
+            Ok(()) if gas_used.saturating_add(facts.limits.bundle_gas_max) > facts.limits.block_gas_max => {
+                Err(Refusal::BlockFull { gas_used })
+            }
+            Ok(()) => check::in_block(registry, &mut draft, &facts, &transaction, block.height)?,
+        };
+        let (verdict, gas) = match checked {
+            Err(refusal) => {
+                if refused == Refused::LeaveOut {
+                    out.refused.push((id, refusal));
+                    continue;
+                }
+                (Verdict::Refused { code: refusal.code(), reason: text(refusal.to_string()) }, 0)
+            }
+            Ok(next) => {
+                // spec: EXEC-5. Before the bundle and outside its layer: a failure uses the nonce too.
+                let sender = transaction.transaction.sender;
+                let (namespace, key) = nonces::nonce_place(&sender);
+                draft.put(&namespace, key, Some(nonces::record(next)))?;
+                out.nonces.insert(sender, next);
+                let limits = Limits { gas_max: facts.limits.bundle_gas_max, ..Limits::default() };
+                let caller = Caller { sender, session: transaction.transaction.session };
+                match draft.execute(caller, &transaction.transaction.bundle, limits)? {
+                    Ok(finished) => succeeded(finished),
+                    Err(failure) => failed(&failure),
+                }
+            }
+        };
+        gas_used = gas_used.saturating_add(gas);
+        out.receipts.push(Receipt { transaction: id, verdict, gas_used: gas });
+        out.block.transactions.push(transaction);
+    }
+    if out.block.transactions.is_empty() {
+        return Ok(out); // spec: LEDGER-3
+    }
+    let (namespace, key, tip) = chain::tip_write(block.height);
+    draft.put(&namespace, key, Some(tip))?;
+    let record = BlockRecord {
+        height: block.height,
+        time: block.time,
+        previous_root,
+        previous_record: previous,
+        proposer: block.proposer,
+        transactions: u32::try_from(out.block.transactions.len()).expect("the count is within the chain's limit"),
+        transactions_root: out.block.transactions_root(),
+        diff: draft.changes().summary(),
+        receipts_root: list_root(&out.receipts.iter().map(Receipt::list_hash).collect::<Vec<_>>()),
+    };
+    let (namespace, key) = BlockRecord::place(block.height);
+    draft.put(&namespace, key, Some(Value::new(record.to_bytes()).expect("a record is small")))?;
+    out.record = Some(record);
+    out.changes = draft.finish();
+    Ok(out)
+}
+
+/// Checks that the block follows the last record, and gives that record's hash.
+fn previous(state: &dyn Read, chain: &Chain, block: &Block) -> Result<Hash, BlockError> {
+    let facts = &chain.facts;
+    let genesis = facts.initial_height.prev().unwrap_or_default();
+    let (last, time, hash) = match chain.tip {
+        None => (genesis, facts.genesis_time, chain.genesis_hash),
+        Some(tip) => {
+            let record = BlockRecord::read(state, tip)?
+                .ok_or_else(|| ReadError::damaged(format!("the record of the last block, {tip}, is absent")))?;
+            (tip, record.time, record.hash())
+        }
+    };
+    if block.height <= last {
+        return Err(BlockError::Height { last, found: block.height });
+    }
+    if block.time < time {
+        return Err(BlockError::Time { height: block.height, last: time, found: block.time });
+    }
+    Ok(hash)
+}
+
+/// Checks what of a block needs no state but the chain's facts.
+fn fits(facts: &ChainFacts, block: &Block) -> Result<(), BlockError> {
+    if !facts.producers.is_empty() && !facts.producers.contains(&block.proposer) {
+        return Err(BlockError::Proposer { proposer: block.proposer });
+    }
+    let bytes: usize = block.transactions.iter().map(|transaction| transaction.to_bytes().len()).sum();
+    for (what, found, limit) in [
+        ("transactions", block.transactions.len(), facts.limits.block_transactions_max),
+        ("bytes of transactions", bytes, facts.limits.block_bytes_max),
+    ] {
+        if found as u64 > u64::from(limit) {
+            return Err(BlockError::TooLarge { what, found: found as u64, limit: u64::from(limit) });
+        }
+    }
+    Ok(())
+}
+
+/// The verdict on every signature: at once if all are good, one by one if not.
+fn signatures(transactions: &[SignedTransaction]) -> Vec<Result<(), crate::SignatureError>> {
+    let messages: Vec<Vec<u8>> = transactions.iter().map(|transaction| transaction.transaction.sign_bytes()).collect();
+    let items: Vec<_> = transactions
+        .iter()
+        .zip(&messages)
+        .map(|(transaction, message)| (transaction.transaction.sender, message.as_slice(), transaction.signature))
+        .collect();
+    match verify_batch(&items) {
+        Ok(()) => vec![Ok(()); transactions.len()],
+        Err(_) => transactions.iter().map(SignedTransaction::verify).collect(),
+    }
+}
+
+/// What a block's randomness is drawn from. Known to its proposer beforehand: no more than a well-mixed number.
+fn seed(previous: &Hash, block: &Block, previous_root: &Root) -> Hash {
+    const SEED: Tag = Tag::new("block-seed");
+    TaggedHasher::new(SEED).value(previous).value(previous_root).value(&block.height).value(&block.time).finish()
+}

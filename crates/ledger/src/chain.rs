@@ -1,0 +1,143 @@
+//! What a chain knows of itself: the namespace `chain`.
+//!
+//! A node that took its state from a snapshot never saw the genesis, so everything a genesis decides for all time
+//! stands in state: name, hasher, limits, producers, and the hash of the genesis itself. `tip` says where the last
+//! block record stands, so that the next one can name it. Written by the ledger alone.
+//!
+//! Layout: `spec/ledger.md`, LEDGER-4 and GENESIS-2.
+
+use keelstone_codec::{
+    ChainId, Decode, DecodeError, Encode, Hash, Height, Key, Namespace, Tag, Timestamp, Value, tagged,
+};
+use keelstone_execution::PublicKey;
+use keelstone_macros::{Decode, Encode};
+use keelstone_tree::{HashKind, Read, ReadError};
+use serde::{Deserialize, Serialize};
+
+/// The namespace of the chain's own facts.
+pub const CHAIN: &str = "chain";
+/// The namespace of block records.
+pub const BLOCKS: &str = "blocks";
+/// The version of the layout of all system namespaces (spec: LEDGER-4).
+pub const SCHEMA: u32 = 1;
+
+/// Limits that all nodes of a chain keep to: part of its rules, fixed by the genesis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChainLimits {
+    /// Bytes of one encoded, signed transaction.
+    pub transaction_bytes_max: u32,
+    /// Operations of one bundle.
+    pub bundle_operations_max: u32,
+    /// Gas of one bundle.
+    pub bundle_gas_max: u64,
+    /// Transactions of one block.
+    pub block_transactions_max: u32,
+    /// Bytes of all transactions of one block.
+    pub block_bytes_max: u32,
+    /// Gas of all bundles of one block. A block stops taking transactions when it is used up.
+    pub block_gas_max: u64,
+    /// How many blocks ahead a transaction may expire.
+    pub expiry_blocks_max: u64,
+}
+
+impl Default for ChainLimits {
+    fn default() -> Self {
+        Self {
+            transaction_bytes_max: 2 << 20,
+            bundle_operations_max: 65_535,
+            bundle_gas_max: 1_000_000_000,
+            block_transactions_max: 10_000,
+            block_bytes_max: 16 << 20,
+            block_gas_max: 10_000_000_000,
+            expiry_blocks_max: 1_000_000,
+        }
+    }
+}
+
+/// What the state says of its chain.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[codec(shapeless)]
+pub struct ChainFacts {
+    /// The layout of the system namespaces.
+    pub schema: u32,
+    /// The network's name.
+    pub chain_id: ChainId,
+    /// The hasher of its tree.
+    pub hasher: HashKind,
+    /// The height of its first block.
+    pub initial_height: Height,
+    /// The time of its genesis; no block is earlier.
+    pub genesis_time: Timestamp,
+    /// Its limits.
+    pub limits: ChainLimits,
+    /// The keys that may make blocks on a chain without another consensus. None: anybody's, for development.
+    pub producers: Vec<PublicKey>,
+}
+
+/// The hash of a genesis: its facts and everything it puts into state.
+#[must_use]
+pub(crate) fn genesis_hash(facts: &ChainFacts, state: &Hash) -> Hash {
+    const GENESIS: Tag = Tag::new("genesis");
+    tagged(GENESIS, &(facts, *state))
+}
+
+/// What the chain's namespace says, read at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Facts since genesis.
+    pub facts: ChainFacts,
+    /// The genesis they are from.
+    pub genesis_hash: Hash,
+    /// The height of the last block record; none before the first.
+    pub tip: Option<Height>,
+}
+
+impl Chain {
+    /// Reads the facts of the chain a state belongs to; none if the state has none, as before genesis.
+    ///
+    /// # Errors
+    /// [`ReadError`]; a record that does not decode is damage.
+    pub fn read(state: &dyn Read) -> Result<Option<Self>, ReadError> {
+        let Some(facts) = fact::<ChainFacts>(state, FACTS)? else { return Ok(None) };
+        let genesis_hash = fact(state, GENESIS_HASH)?.ok_or_else(|| ReadError::damaged("chain/genesis_hash is absent"))?;
+        Ok(Some(Self { facts, genesis_hash, tip: fact(state, TIP)? }))
+    }
+}
+
+const FACTS: &str = "facts";
+const GENESIS_HASH: &str = "genesis_hash";
+const TIP: &str = "tip";
+
+fn fact<T: Decode>(state: &dyn Read, name: &str) -> Result<Option<T>, ReadError> {
+    let (namespace, key) = place(name);
+    match state.get(&namespace, &key)? {
+        None => Ok(None),
+        Some(value) => T::from_bytes(&value).map(Some).map_err(|error: DecodeError| {
+            ReadError::damaged(format!("{CHAIN}/{name} does not decode: {error}"))
+        }),
+    }
+}
+
+fn place(name: &str) -> (Namespace, Key) {
+    (Namespace::new(CHAIN).expect("a constant"), Key::new(name.as_bytes()).expect("a constant"))
+}
+
+fn value(fact: &impl Encode) -> Value {
+    Value::new(fact.to_bytes()).expect("facts of a chain are neither empty nor large")
+}
+
+/// What a genesis writes of the chain's facts.
+pub(crate) fn genesis_writes(facts: &ChainFacts, genesis_hash: &Hash) -> [(Namespace, Key, Value); 2] {
+    let write = |name, value| {
+        let (namespace, key) = place(name);
+        (namespace, key, value)
+    };
+    [write(FACTS, value(facts)), write(GENESIS_HASH, value(genesis_hash))]
+}
+
+/// What a block writes of the tip.
+pub(crate) fn tip_write(height: Height) -> (Namespace, Key, Value) {
+    let (namespace, key) = place(TIP);
+    (namespace, key, value(&height))
+}

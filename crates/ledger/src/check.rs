@@ -1,0 +1,270 @@
+//! What is checked of a transaction before it runs, and the one list of reasons to refuse it.
+//!
+//! Refused means: not run, no nonce used, no receipt on a chain that makes its own blocks. The same checks run when a
+//! transaction arrives, against the last committed state, and again in its block, against the state just before it;
+//! only the second verdict counts, since anything may have happened between.
+//!
+//! Rules: `spec/ledger.md`, TX-5 to TX-8.
+
+use crate::chain::ChainFacts;
+use crate::keys::SignatureError;
+use crate::mempool::PoolError;
+use crate::nonces;
+use crate::transaction::SignedTransaction;
+use keelstone_codec::{ChainId, DecodeError, Height};
+use keelstone_execution::{
+    BlockDraft, Capability, FunctionHash, Mode, PublicKey, Registry, SessionError, SessionId, Sessions, Stop, View,
+};
+use keelstone_tree::{Read, ReadError};
+use std::collections::BTreeSet;
+
+/// Why a transaction is refused before it runs. The sender has to act, but for [`Refusal::State`].
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// More bytes than the chain takes.
+    #[error("the transaction has {found} bytes, the limit is {limit}")]
+    TooLarge {
+        /// Its bytes.
+        found: usize,
+        /// The limit.
+        limit: u32,
+    },
+    /// The bytes are no transaction.
+    #[error("the bytes are no transaction: {0}")]
+    Decode(#[from] DecodeError),
+    /// It is for another network.
+    #[error("the transaction is for chain {found}, this is {expected}")]
+    WrongChain {
+        /// This network.
+        expected: ChainId,
+        /// The transaction's.
+        found: ChainId,
+    },
+    /// Key or signature is not good.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    /// Its time is over.
+    #[error("the transaction expired at height {expiry}, the next block is {height}")]
+    Expired {
+        /// The last height at which it could have entered a block.
+        expiry: Height,
+        /// The block it would have to enter.
+        height: Height,
+    },
+    /// It would be good for longer than the chain allows.
+    #[error("the transaction expires at height {expiry}, the latest allowed is {latest}")]
+    ExpiresTooLate {
+        /// Its last height.
+        expiry: Height,
+        /// The latest.
+        latest: Height,
+    },
+    /// The nonce was used: a replay, or a mistake.
+    #[error("nonce {found} was used, the account's next is {next}")]
+    NonceUsed {
+        /// The account's next nonce.
+        next: u64,
+        /// The transaction's.
+        found: u64,
+    },
+    /// Nonces before this one are still missing. Only a block says so; a pool lets it wait.
+    #[error("nonce {found} leaves a gap, the account's next is {next}")]
+    NonceGap {
+        /// The account's next nonce.
+        next: u64,
+        /// The transaction's.
+        found: u64,
+    },
+    /// The account has no nonce that could be counted on, or has used them all.
+    #[error("the account has no next nonce")]
+    NoNonce,
+    /// More operations than the chain takes.
+    #[error("the bundle has {found} operations, the limit is {limit}")]
+    TooManyOperations {
+        /// How many.
+        found: usize,
+        /// The limit.
+        limit: u32,
+    },
+    /// The bundle is to run in batches, which this version does not do.
+    #[error("async bundles are not supported by this version")]
+    AsyncNotSupported,
+    /// No function has this hash.
+    #[error("operation {operation} calls {function}, which is not registered")]
+    UnknownFunction {
+        /// The operation's index.
+        operation: usize,
+        /// The hash.
+        function: FunctionHash,
+    },
+    /// The session may not do this.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The block has no gas left. The transaction may enter the next.
+    #[error("the block has used {gas_used} gas and has no room for another bundle")]
+    BlockFull {
+        /// What was used.
+        gas_used: u64,
+    },
+    /// The pool does not take it.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The state could not be read here: no verdict about the transaction.
+    #[error("the state could not be read: {0}")]
+    State(#[from] ReadError),
+}
+
+impl Refusal {
+    /// A number that stands for the reason in receipts and answers; numbers are never given anew.
+    #[must_use]
+    pub fn code(&self) -> u16 {
+        match self {
+            Self::TooLarge { .. } => 1,
+            Self::Decode(_) => 2,
+            Self::WrongChain { .. } => 3,
+            Self::Signature(SignatureError::Key(_)) => 4,
+            Self::Signature(_) => 5,
+            Self::Expired { .. } => 6,
+            Self::ExpiresTooLate { .. } => 7,
+            Self::NonceUsed { .. } => 8,
+            Self::NonceGap { .. } => 9,
+            Self::NoNonce => 10,
+            Self::TooManyOperations { .. } => 11,
+            Self::AsyncNotSupported => 12,
+            Self::UnknownFunction { .. } => 13,
+            Self::Session(SessionError::Lacks { .. }) => 14,
+            Self::Session(_) => 15,
+            Self::BlockFull { .. } => 16,
+            Self::Pool(_) => 17,
+            Self::State(_) => 18,
+        }
+    }
+
+    /// Whether the transaction may be good later, as it is: it is kept, not thrown away.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::BlockFull { .. } | Self::NonceGap { .. } | Self::State(_) | Self::Pool(_))
+    }
+}
+
+/// What needs no state but the chain's facts.
+// spec: TX-5, TX-7
+pub(crate) fn facts(facts: &ChainFacts, signed: &SignedTransaction, height: Height) -> Result<(), Refusal> {
+    let transaction = &signed.transaction;
+    if transaction.chain_id != facts.chain_id {
+        return Err(Refusal::WrongChain { expected: facts.chain_id.clone(), found: transaction.chain_id.clone() });
+    }
+    let expiry = transaction.expiry_height;
+    if expiry < height {
+        return Err(Refusal::Expired { expiry, height });
+    }
+    let latest = Height(height.0.saturating_add(facts.limits.expiry_blocks_max));
+    if expiry > latest {
+        return Err(Refusal::ExpiresTooLate { expiry, latest });
+    }
+    let (found, limit) = (transaction.bundle.operations().len(), facts.limits.bundle_operations_max);
+    if found as u64 > u64::from(limit) {
+        return Err(Refusal::TooManyOperations { found, limit });
+    }
+    if transaction.bundle.mode() == Mode::Async {
+        return Err(Refusal::AsyncNotSupported);
+    }
+    Ok(())
+}
+
+/// The functions are known, and the session may call them all.
+// spec: TX-8
+fn may_call(
+    registry: &Registry,
+    sessions: &Sessions,
+    chain_id: &ChainId,
+    signed: &SignedTransaction,
+    height: Height,
+) -> Result<Result<(), Refusal>, Stop> {
+    let transaction = &signed.transaction;
+    let (mut needs, mut seen) = (BTreeSet::<Capability>::new(), BTreeSet::new());
+    for (operation, call) in transaction.bundle.operations().iter().enumerate() {
+        if !seen.insert(call.function) {
+            continue;
+        }
+        let Some(entry) = registry.function(&call.function) else {
+            return Ok(Err(Refusal::UnknownFunction { operation, function: call.function }));
+        };
+        needs.extend(entry.needs.iter().cloned());
+    }
+    let sender = transaction.sender;
+    let id = transaction.session.unwrap_or_else(|| SessionId::root(chain_id, &sender));
+    let Some(record) = sessions.find(chain_id, &id, &sender)? else {
+        return Ok(Err(SessionError::Unknown(id).into()));
+    };
+    if record.owner != sender {
+        return Ok(Err(SessionError::NotYours(id).into()));
+    }
+    let needs: Vec<Capability> = needs.into_iter().collect();
+    Ok(sessions.authorize(id, &record, &needs, registry.reserved(), height)?.map_err(Refusal::from))
+}
+
+/// Everything about a transaction whose signature is good, against the block's draft. Gives the nonce it leaves.
+///
+/// # Errors
+/// The outer one if the state could not be read; the inner one is the verdict.
+pub(crate) fn in_block(
+    registry: &Registry,
+    draft: &mut BlockDraft<'_>,
+    chain: &ChainFacts,
+    signed: &SignedTransaction,
+    height: Height,
+) -> Result<Result<u64, Refusal>, ReadError> {
+    let verdict = facts(chain, signed, height).and_then(|()| {
+        let (next, found) = (nonce(draft, &signed.transaction.sender)?, signed.transaction.nonce);
+        if found > next {
+            return Err(Refusal::NonceGap { next, found });
+        }
+        used_up(next, found)
+    });
+    let verdict = verdict.and_then(|after| {
+        let called = draft.edit(|sessions: &mut Sessions| may_call(registry, sessions, &chain.chain_id, signed, height));
+        answered(called).map(|()| after)
+    });
+    match verdict {
+        Err(Refusal::State(error)) => Err(error),
+        verdict => Ok(verdict),
+    }
+}
+
+/// Everything about a transaction whose signature is good, against a committed state. Gives the account's next nonce.
+pub(crate) fn in_pool(
+    registry: &Registry,
+    state: impl Read + Clone + 'static,
+    chain: &ChainFacts,
+    signed: &SignedTransaction,
+    height: Height,
+) -> Result<u64, Refusal> {
+    facts(chain, signed, height)?;
+    let next = nonce(&state, &signed.transaction.sender)?;
+    used_up(next, signed.transaction.nonce)?;
+    let sessions = View::<Sessions>::over(state);
+    answered(may_call(registry, &sessions, &chain.chain_id, signed, height))?;
+    Ok(next)
+}
+
+fn nonce(state: &dyn Read, sender: &PublicKey) -> Result<u64, Refusal> {
+    nonces::next_nonce(state, sender)?.ok_or(Refusal::NoNonce)
+}
+
+/// The nonce after `found`, unless it is used or the last there is.
+fn used_up(next: u64, found: u64) -> Result<u64, Refusal> {
+    if found < next {
+        return Err(Refusal::NonceUsed { next, found });
+    }
+    found.checked_add(1).ok_or(Refusal::NoNonce)
+}
+
+fn answered(verdict: Result<Result<(), Refusal>, Stop>) -> Result<(), Refusal> {
+    match verdict {
+        Ok(verdict) => verdict,
+        Err(Stop::Read(error)) => Err(Refusal::State(error)),
+        Err(stop) => Err(Refusal::State(ReadError::damaged(format!("sessions: {stop}")))),
+    }
+}
