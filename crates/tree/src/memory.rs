@@ -1,7 +1,7 @@
 //! A tree in memory that owns its entries: for tests, simulation, and what fits.
 
 use crate::preimage::{self, Level};
-use crate::{Diff, Hasher, KeyRange, Read, ReadError, Scan, Totals, bits};
+use crate::{Diff, Grown, Hasher, KeyRange, Proof, Query, Read, ReadError, Scan, Totals, bits, prove};
 use keelstone_codec::{Hash, Key, Namespace, Root, Value};
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -60,6 +60,12 @@ impl<H: Hasher> MemoryTree<H> {
             Some((_, hash)) => Root(hash),
             None => Root(H::hash_node(&preimage::empty())),
         }
+    }
+
+    /// A proof of what `queries` ask of this state. Builds all its nodes: for many proofs, keep a [`Grown`].
+    #[must_use]
+    pub fn prove(&self, queries: &[Query]) -> Proof {
+        prove(&Grown::new::<H>(&self.state), queries).expect("nodes in memory can be read")
     }
 }
 
