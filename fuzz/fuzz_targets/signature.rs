@@ -1,4 +1,6 @@
 //! The target `signature` of `keelstone-hostile`, under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| keelstone_hostile::run("signature", input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    keelstone_hostile::run("signature", input);
+});

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod codec;
+mod execution;
 mod ledger;
 mod tree;
 
@@ -16,8 +17,8 @@ use keelstone_codec::{Decode, Encode};
 pub struct Target {
     /// Its name, also that of the file in `fuzz/fuzz_targets/`.
     pub name: &'static str,
-    /// Feeds it. Panics when a promise is broken.
-    pub run: fn(&[u8]),
+    /// Feeds it and says whether it accepted the input. Panics when a promise is broken.
+    pub run: fn(&[u8]) -> bool,
     /// Inputs that it accepts, for mutation to start from.
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
@@ -29,18 +30,21 @@ pub const TARGETS: &[Target] = &[
     tree::DIFF,
     tree::PROOF,
     tree::FORGED,
+    tree::WITNESS,
+    execution::BUNDLE,
+    execution::SESSION,
     ledger::JSON,
     ledger::DECIMAL,
     ledger::SIGNATURE,
 ];
 
-/// Runs the target of a name: all that a file in `fuzz/fuzz_targets/` does.
+/// Runs the target of a name, all that a file in `fuzz/fuzz_targets/` does, and says whether it accepted the input.
 ///
 /// # Panics
 /// If there is no such target, or the target finds a broken promise.
-pub fn run(name: &str, input: &[u8]) {
+pub fn run(name: &str, input: &[u8]) -> bool {
     let target = TARGETS.iter().find(|target| target.name == name);
-    (target.unwrap_or_else(|| panic!("no target is called {name}")).run)(input);
+    (target.unwrap_or_else(|| panic!("no target is called {name}")).run)(input)
 }
 
 /// Decodes, and sees to it that what was accepted is the one encoding (spec: CODEC-1).

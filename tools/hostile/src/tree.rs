@@ -1,18 +1,18 @@
 //! Diffs, and proofs as an adversary would send them.
 
 use crate::{Target, canonical};
-use keelstone_codec::{Encode, Key, Namespace, Root, Value};
+use keelstone_codec::{Decode, Encode, Key, Namespace, Root, Value};
 use keelstone_tree::{Answer, Blake3, Diff, Grown, KeyRange, Proof, ProofLimits, Query, RangeAnswer, Write, prove};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 pub(crate) const DIFF: Target = Target { name: "diff", run: diff, seeds: diff_seeds };
 
-fn diff(input: &[u8]) {
-    if let Some(diff) = canonical::<Diff>(input) {
-        let again = Diff::new(diff.parts().to_vec()).expect("an accepted diff holds its own rules");
-        assert_eq!(again, diff);
-    }
+fn diff(input: &[u8]) -> bool {
+    let Some(diff) = canonical::<Diff>(input) else { return false };
+    let again = Diff::new(diff.parts().to_vec()).expect("an accepted diff holds its own rules");
+    assert_eq!(again, diff);
+    true
 }
 
 fn diff_seeds() -> Vec<Vec<u8>> {
@@ -66,8 +66,8 @@ fn proofs() -> Vec<Vec<u8>> {
 pub(crate) const PROOF: Target = Target { name: "proof", run: proof, seeds: proofs };
 
 /// Whatever verifies under the known root says only what is true of the known state.
-fn proof(input: &[u8]) {
-    let Ok(proof) = Proof::decode(input) else { return };
+fn proof(input: &[u8]) -> bool {
+    let Ok(proof) = Proof::decode(input) else { return false };
     assert_eq!(proof.encode(), input, "a second encoding was accepted");
     for queries in &KNOWN.queries {
         if proof.clone().verify::<Blake3>(KNOWN.tree.root(), queries, &ProofLimits::default()).is_ok() {
@@ -75,7 +75,7 @@ fn proof(input: &[u8]) {
             assert!(input.len() <= honest.len(), "a proof with more than was asked for");
         }
     }
-    let Ok(verified) = proof.verify_unasked::<Blake3>(KNOWN.tree.root(), &ProofLimits::default()) else { return };
+    let Ok(verified) = proof.verify_unasked::<Blake3>(KNOWN.tree.root(), &ProofLimits::default()) else { return false };
     for (namespace, entries) in &KNOWN.state {
         for (key, value) in entries {
             match verified.get(namespace, key) {
@@ -92,25 +92,67 @@ fn proof(input: &[u8]) {
         let key = Key::new([7]).expect("one byte");
         assert!(!matches!(verified.get(&absent, &key), Answer::Present(_)), "{absent} is said to exist");
     }
+    true
 }
 
 pub(crate) const FORGED: Target = Target { name: "forged_proof", run: forged, seeds: forgeries };
 
 /// A proof under a root of the adversary's own making, the first 32 bytes: it may say anything, but nothing may break.
-fn forged(input: &[u8]) {
-    let Some((root, bytes)) = input.split_first_chunk::<32>() else { return };
-    let Ok(proof) = Proof::decode(bytes) else { return };
+fn forged(input: &[u8]) -> bool {
+    let Some((root, bytes)) = input.split_first_chunk::<32>() else { return false };
+    let Ok(proof) = Proof::decode(bytes) else { return false };
     let key = Key::new([7]).expect("one byte");
     let queries = [Query::Namespaces, Query::Key(name("agents"), key.clone())];
     let root = Root(keelstone_codec::Hash(*root));
     let _ = proof.clone().verify::<keelstone_tree::Sha256>(root, &queries, &ProofLimits::default());
-    if let Ok(verified) = proof.verify_unasked::<Blake3>(root, &ProofLimits::default()) {
-        let _ = (verified.namespaces(), verified.get(&name("agents"), &key));
-        let _ = (verified.range(&name("agents"), &KeyRange::all()), verified.prefix_totals(&name("agents"), &[0]));
-    }
+    let Ok(verified) = proof.verify_unasked::<Blake3>(root, &ProofLimits::default()) else { return false };
+    let _ = (verified.namespaces(), verified.get(&name("agents"), &key));
+    let _ = (verified.range(&name("agents"), &KeyRange::all()), verified.prefix_totals(&name("agents"), &[0]));
+    true
 }
 
 fn forgeries() -> Vec<Vec<u8>> {
     let root = KNOWN.tree.root();
     proofs().into_iter().map(|proof| [root.as_bytes().as_slice(), &proof].concat()).collect()
+}
+
+pub(crate) const WITNESS: Target = Target { name: "witness", run: witness, seeds: witnesses };
+
+/// A diff (its length first, two bytes) and a witness: the new root that follows is the one of the naive tree, or none.
+fn witness(input: &[u8]) -> bool {
+    let Some((len, rest)) = input.split_first_chunk::<2>() else { return false };
+    let Some((diff, proof)) = rest.split_at_checked(usize::from(u16::from_le_bytes(*len))) else { return false };
+    let Ok(diff) = Diff::from_bytes(diff) else { return false };
+    let Ok(proof) = Proof::decode(proof) else { return false };
+    let Ok(witness) = proof.verify_unasked::<Blake3>(KNOWN.tree.root(), &ProofLimits::default()) else { return false };
+    let Ok(found) = witness.apply(&diff) else { return false };
+    let mut state = KNOWN.state.clone();
+    for (namespace, write) in diff.iter() {
+        let entries = state.entry(namespace.clone()).or_default();
+        match &write.value {
+            Some(value) => drop(entries.insert(write.key.clone(), value.clone())),
+            None => drop(entries.remove(&write.key)),
+        }
+    }
+    assert_eq!(found, Grown::new::<Blake3>(&state).root(), "a witness leads to a root that is not the tree's");
+    true
+}
+
+fn witnesses() -> Vec<Vec<u8>> {
+    let write = |byte: u8, len, value: Option<&'static [u8]>| Write {
+        key: Key::new(vec![byte; len]).expect("short"),
+        value: value.map(|value| Value::new(value).expect("not empty")),
+    };
+    let emptied = (name("memes"), vec![write(0, 1, None)]);
+    let changed = (name("agents"), vec![write(37, 2, None), write(38, 1, Some(b"new"))]);
+    let made = (name("new"), vec![write(1, 1, Some(b"x"))]);
+    let diffs = [vec![emptied.clone()], vec![changed.clone(), made.clone()], vec![changed, emptied, made]];
+    let input = |parts: Vec<(Namespace, Vec<Write>)>| {
+        let diff = Diff::new(parts).expect("sorted");
+        let proof = prove(&KNOWN.tree, &diff.queries()).expect("all is in memory").encode();
+        let bytes = diff.to_bytes();
+        let len = u16::try_from(bytes.len()).expect("a few writes");
+        [&len.to_le_bytes()[..], &bytes, &proof].concat()
+    };
+    diffs.map(input).into_iter().collect()
 }
