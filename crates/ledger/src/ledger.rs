@@ -1,0 +1,722 @@
+//! The ledger: a chain of blocks over a store.
+//!
+//! [`Ledger`] takes transactions in, makes blocks of them or runs those it is given, commits each to the store and
+//! keeps what the state does not hold (bodies, receipts, the index of transactions) in a key-value database. It has no
+//! clock, no thread and no socket: whoever drives it says what time it is.
+//!
+//! A block is written to the database first and then committed to the store, and the store decides: what the database
+//! has above the store's height never happened and is dropped at the next start. So a crash between the two, or in the
+//! middle of a rollback, leaves one history. Nothing read from the database is believed: bodies and receipts are
+//! checked against the record in the state.
+//!
+//! Rules: `spec/ledger.md`, LEDGER-1 to LEDGER-6 and HISTORY-1 to HISTORY-4.
+
+use crate::block::{self, Block, BlockError, BlockRecord, Executed, Receipt, Refused};
+use crate::chain::{Chain, ChainFacts};
+use crate::check::{self, Refusal};
+use crate::genesis::{Genesis, GenesisError};
+use crate::mempool::{Mempool, PoolLimits};
+use crate::merkle::{ListProof, list_root};
+use crate::nonces;
+use crate::transaction::{SignedTransaction, TxId};
+use keelstone_codec::{Decode, Encode, Hash, Height, OrderedKey, Root, Timestamp};
+use keelstone_execution::{PublicKey, Registry, RegistryError};
+use keelstone_store::kv::{Batch, Kv, Range};
+use keelstone_store::{Prepared, Store, StoreError, View};
+use keelstone_tree::{Hasher, ReadError};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+/// A chain of blocks over a store. Shared freely between threads; one block is made at a time.
+pub struct Ledger<H: Hasher> {
+    store: Store<H>,
+    kv: Arc<dyn Kv>,
+    registry: Registry,
+    chain: Chain,
+    pool: Mutex<Mempool>,
+    /// The right to commit the next block.
+    writer: Mutex<()>,
+    /// The time of the last block.
+    time: AtomicU64,
+    listeners: RwLock<Vec<Listener>>,
+}
+
+type Listener = Box<dyn Fn(&Arc<Committed>) + Send + Sync>;
+
+/// A block that is durable.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// The block.
+    pub block: Block,
+    /// The root of the state after it.
+    pub root: Root,
+    /// Its record; none for an empty block.
+    pub record: Option<BlockRecord>,
+    /// One for each of its transactions.
+    pub receipts: Vec<Receipt>,
+}
+
+/// A block that was run and has a root, and that nobody has committed. Dropped, it never happened (spec: STORE-9).
+#[derive(Debug)]
+pub struct Pending<H: Hasher> {
+    executed: Executed,
+    prepared: Prepared<H>,
+}
+
+impl<H: Hasher> Pending<H> {
+    /// The root the state will have.
+    #[must_use]
+    pub fn root(&self) -> Root {
+        self.prepared.root()
+    }
+
+    /// What the block came to.
+    #[must_use]
+    pub fn executed(&self) -> &Executed {
+        &self.executed
+    }
+}
+
+/// What is known of a block without its transactions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Its height.
+    pub height: Height,
+    /// Its time.
+    pub time: Timestamp,
+    /// Who made it.
+    pub proposer: PublicKey,
+    /// The root of the state after it; none if that version is no longer kept.
+    pub root: Option<Root>,
+    /// Its record; none for an empty block.
+    pub record: Option<BlockRecord>,
+}
+
+/// A transaction in its block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// The block's height.
+    pub height: Height,
+    /// Its place in the block.
+    pub index: u32,
+    /// The transaction.
+    pub transaction: SignedTransaction,
+    /// What became of it.
+    pub receipt: Receipt,
+}
+
+/// What the pool holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Transactions that wait.
+    pub count: usize,
+    /// Their bytes.
+    pub bytes: usize,
+}
+
+/// Why the ledger did not do what it was asked. Each variant says who has to act.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LedgerError {
+    /// The program's functions clash. Its developer has to act.
+    #[error("the registry is not one: {0}")]
+    Registry(#[from] RegistryError),
+    /// The genesis is none. Whoever wrote it has to act.
+    #[error(transparent)]
+    Genesis(#[from] GenesisError),
+    /// The store has no chain yet. Create one.
+    #[error("the store has no genesis")]
+    NoGenesis,
+    /// The store already has a chain.
+    #[error("the store already has a chain, at height {height}")]
+    Exists {
+        /// Its height.
+        height: Height,
+    },
+    /// The store belongs to another chain than the genesis at hand.
+    #[error("the store's genesis is {found}, not {expected}")]
+    WrongGenesis {
+        /// The hash of the genesis at hand.
+        expected: Hash,
+        /// The hash in the store.
+        found: Hash,
+    },
+    /// The chain hashes with another hasher than this store.
+    #[error("the chain hashes with {expected}, the store with {found}")]
+    WrongHasher {
+        /// What the genesis says.
+        expected: String,
+        /// What the store was opened with.
+        found: &'static str,
+    },
+    /// A block cannot follow this state, or the state cannot be read.
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    /// A block was not the next one.
+    #[error("block {found} is not the next, which is {expected}")]
+    NotNext {
+        /// The next height.
+        expected: Height,
+        /// The block's.
+        found: Height,
+    },
+    /// The time of a block runs backwards.
+    #[error("the time {found} is before the last block's, {last}")]
+    Time {
+        /// The last block's.
+        last: Timestamp,
+        /// The one given.
+        found: Timestamp,
+    },
+    /// This node does not have the block's body: it began with a snapshot above it, or lost it.
+    #[error("this node does not have block {height}")]
+    NoBlock {
+        /// The height.
+        height: Height,
+    },
+    /// There is no such block yet.
+    #[error("there is no block {height}, the last is {last}")]
+    NotYet {
+        /// What was asked for.
+        height: Height,
+        /// The last height.
+        last: Height,
+    },
+    /// What the database gave is not what the state commits to. Repair from a peer.
+    #[error("block {height} is damaged in the database: {what}")]
+    Damaged {
+        /// The block.
+        height: Height,
+        /// What was compared.
+        what: String,
+    },
+    /// The store or the database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+impl From<ReadError> for LedgerError {
+    fn from(error: ReadError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl LedgerError {
+    /// Whether our own bytes are wrong.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Store(error) => error.is_damage(),
+            Self::Block(BlockError::Halt(keelstone_execution::Halt::Read(error))) => {
+                matches!(error, ReadError::Damaged { .. })
+            }
+            _ => false,
+        }
+    }
+}
+
+// What lies where in the database.
+const BODY: u8 = b'b';
+const RECEIPTS: u8 = b'r';
+const INDEX: u8 = b't';
+
+fn at(kind: u8, height: Height) -> Vec<u8> {
+    let mut key = vec![kind];
+    height.encode_key(&mut key);
+    key
+}
+
+fn indexed(id: &TxId) -> Vec<u8> {
+    [&[INDEX], id.0.as_bytes().as_slice()].concat()
+}
+
+impl<H: Hasher> Ledger<H> {
+    /// Begins a chain in an empty store.
+    ///
+    /// # Errors
+    /// [`LedgerError::Exists`], [`LedgerError::Genesis`], [`LedgerError::WrongHasher`], [`LedgerError::Registry`], or
+    /// what the store says.
+    // spec: GENESIS-2
+    pub fn create(
+        store: Store<H>,
+        kv: Arc<dyn Kv>,
+        registry: Registry,
+        genesis: &Genesis,
+        pool: PoolLimits,
+    ) -> Result<Self, LedgerError> {
+        if let Some(height) = store.height() {
+            return Err(LedgerError::Exists { height });
+        }
+        right_hasher::<H>(&genesis.facts())?;
+        let first = genesis.first_state()?;
+        store.commit(first.height, first.diff)?;
+        Self::open(store, kv, registry, pool)
+    }
+
+    /// Opens a chain, and drops from the database what the store does not have.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoGenesis`], [`LedgerError::WrongHasher`], [`LedgerError::Registry`], or what the store says.
+    pub fn open(store: Store<H>, kv: Arc<dyn Kv>, registry: Registry, pool: PoolLimits) -> Result<Self, LedgerError> {
+        registry.check()?;
+        let view = store.view();
+        let chain = Chain::read(&view)?.ok_or(LedgerError::NoGenesis)?;
+        right_hasher::<H>(&chain.facts)?;
+        let ledger = Self {
+            store,
+            kv,
+            registry,
+            chain,
+            pool: Mutex::new(Mempool::new(pool)),
+            writer: Mutex::new(()),
+            time: AtomicU64::new(0),
+            listeners: RwLock::default(),
+        };
+        ledger.drop_blocks_above(ledger.height())?;
+        ledger.time.store(ledger.last_time()?.0, Ordering::Release);
+        Ok(ledger)
+    }
+
+    /// Calls `listener` with every block once it is durable, in order, on the thread that committed it.
+    pub fn on_commit(&self, listener: impl Fn(&Arc<Committed>) + Send + Sync + 'static) {
+        self.listeners.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(listener));
+    }
+
+    // ---- what there is
+
+    /// The chain's facts.
+    #[must_use]
+    pub fn facts(&self) -> &ChainFacts {
+        &self.chain.facts
+    }
+
+    /// The hash of the chain's genesis.
+    #[must_use]
+    pub fn genesis_hash(&self) -> Hash {
+        self.chain.genesis_hash
+    }
+
+    /// The functions.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Store<H> {
+        &self.store
+    }
+
+    /// The last height; before the first block, that of the genesis.
+    #[must_use]
+    pub fn height(&self) -> Height {
+        self.store.height().unwrap_or_else(|| self.genesis_height())
+    }
+
+    /// The height at which the genesis stands.
+    #[must_use]
+    pub fn genesis_height(&self) -> Height {
+        self.chain.facts.initial_height.prev().unwrap_or_default()
+    }
+
+    /// The root of the last version.
+    #[must_use]
+    pub fn root(&self) -> Root {
+        self.store.root()
+    }
+
+    /// The time of the last block.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        Timestamp(self.time.load(Ordering::Acquire))
+    }
+
+    /// The last version of the state.
+    #[must_use]
+    pub fn view(&self) -> View<H> {
+        self.store.view()
+    }
+
+    /// The state at a height.
+    ///
+    /// # Errors
+    /// [`StoreError::NotRetained`].
+    pub fn view_at(&self, height: Height) -> Result<View<H>, StoreError> {
+        self.store.view_at(height)
+    }
+
+    // ---- transactions in
+
+    /// What the pool holds.
+    #[must_use]
+    pub fn pool(&self) -> PoolStatus {
+        let pool = self.pool_mut();
+        PoolStatus { count: pool.len(), bytes: pool.bytes() }
+    }
+
+    /// A transaction that waits.
+    #[must_use]
+    pub fn waiting(&self, id: &TxId) -> Option<SignedTransaction> {
+        self.pool_mut().find(id).cloned()
+    }
+
+    /// The nonce an account's next transaction should carry, after what waits; none if the account cannot act.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn next_nonce(&self, account: &PublicKey) -> Result<Option<u64>, ReadError> {
+        let committed = nonces::next_nonce(&self.view(), account)?;
+        Ok(committed.map(|committed| self.pool_mut().next_nonce(account, committed)))
+    }
+
+    /// Checks a transaction against the last state and changes nothing.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn check(&self, bytes: &[u8]) -> Result<SignedTransaction, Refusal> {
+        self.checked(bytes).map(|(transaction, _)| transaction)
+    }
+
+    /// Checks a transaction and lets it wait for a block.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    // spec: TX-5
+    pub fn submit(&self, bytes: &[u8]) -> Result<TxId, Refusal> {
+        let (transaction, next) = self.checked(bytes)?;
+        Ok(self.pool_mut().insert(transaction, bytes.len(), next)?)
+    }
+
+    /// The cheapest checks first: nobody gets a signature verified for bytes that would be refused anyway.
+    fn checked(&self, bytes: &[u8]) -> Result<(SignedTransaction, u64), Refusal> {
+        let limit = self.facts().limits.transaction_bytes_max;
+        if bytes.len() > limit as usize {
+            return Err(Refusal::TooLarge { found: bytes.len(), limit });
+        }
+        let transaction = SignedTransaction::from_bytes(bytes)?;
+        let (view, height) = (self.view(), self.height().next());
+        let next = check::in_pool(&self.registry, view, self.facts(), &transaction, height)?;
+        transaction.verify()?;
+        Ok((transaction, next))
+    }
+
+    // ---- blocks
+
+    /// Takes a block's worth of waiting transactions, of at most `bytes_max` bytes beside the chain's own limit.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    // spec: LEDGER-6
+    pub fn propose(&self, time: Timestamp, proposer: PublicKey, bytes_max: usize) -> Result<Block, LedgerError> {
+        let (view, limits) = (self.view(), self.facts().limits);
+        let bytes_max = bytes_max.min(limits.block_bytes_max as usize);
+        // An account that cannot act has nothing waiting; its next nonce is one that nothing has.
+        let next = |sender: &PublicKey| Ok(nonces::next_nonce(&view, sender)?.unwrap_or(u64::MAX));
+        let transactions =
+            self.pool_mut().ready::<ReadError>(limits.block_transactions_max as usize, bytes_max, next)?;
+        Ok(Block { height: self.height().next(), time, proposer, transactions })
+    }
+
+    /// Says whether a proposed block may be voted for: every transaction decodes and all limits are kept. What fails
+    /// to execute is no reason against a block.
+    ///
+    /// # Errors
+    /// [`Refusal`] of the first transaction that is none, or [`Refusal::TooLarge`].
+    // spec: LEDGER-6
+    pub fn judge(&self, transactions: &[&[u8]]) -> Result<(), Refusal> {
+        let limits = self.facts().limits;
+        let all: usize = transactions.iter().map(|bytes| bytes.len()).sum();
+        if all > limits.block_bytes_max as usize || transactions.len() > limits.block_transactions_max as usize {
+            return Err(Refusal::TooLarge { found: all, limit: limits.block_bytes_max });
+        }
+        for bytes in transactions {
+            if bytes.len() > limits.transaction_bytes_max as usize {
+                return Err(Refusal::TooLarge { found: bytes.len(), limit: limits.transaction_bytes_max });
+            }
+            SignedTransaction::from_bytes(bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Runs a block on the last state. Nothing is durable, and it can be repeated with the same answer.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotNext`], [`LedgerError::Time`], [`LedgerError::Block`], or what the store says.
+    pub fn run(&self, block: Block, refused: Refused) -> Result<Pending<H>, LedgerError> {
+        let view = self.view();
+        let expected = view.height().map_or(self.genesis_height(), |height| height).next();
+        if block.height != expected {
+            return Err(LedgerError::NotNext { expected, found: block.height });
+        }
+        let root = view.root();
+        let executed = block::execute(&self.registry, view, root, block, refused)?;
+        let prepared = self.store.prepare(executed.changes.to_diff())?;
+        Ok(Pending { executed, prepared })
+    }
+
+    /// Commits a block that was run on the last state. When this returns, it is durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Stale`] if another block came between; [`LedgerError::Time`]; or what the store says.
+    pub fn commit(&self, pending: Pending<H>) -> Result<Arc<Committed>, LedgerError> {
+        let _writing = self.writer();
+        let Pending { executed, prepared } = pending;
+        let Executed { block, receipts, record, refused, nonces, .. } = executed;
+        let (height, time) = (block.height, block.time);
+        let expected = self.height().next();
+        if height != expected {
+            return Err(LedgerError::NotNext { expected, found: height });
+        }
+        let last = self.time();
+        if time < last {
+            return Err(LedgerError::Time { last, found: time });
+        }
+        // spec: HISTORY-1. The body first: what the database has above the store never happened.
+        self.write_block(&block, &receipts)?;
+        let root = self.store.commit_prepared(height, prepared)?;
+        self.time.store(time.0, Ordering::Release);
+        {
+            let mut pool = self.pool_mut();
+            pool.settle(nonces, height.next());
+            for (id, refusal) in &refused {
+                if !refusal.is_temporary() {
+                    pool.forget(id);
+                }
+            }
+        }
+        let committed = Arc::new(Committed { block, root, record, receipts });
+        for listener in self.listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            listener(&committed);
+        }
+        Ok(committed)
+    }
+
+    /// Makes the next block of what is ready, and commits it. With nothing ready it is empty and writes no state.
+    ///
+    /// A time before the last block's is taken as the last block's: a clock that was set back must not stop a chain.
+    ///
+    /// # Errors
+    /// As [`Ledger::run`] and [`Ledger::commit`].
+    pub fn produce(&self, time: Timestamp, proposer: PublicKey) -> Result<Arc<Committed>, LedgerError> {
+        let time = time.max(self.time());
+        let block = self.propose(time, proposer, usize::MAX)?;
+        self.commit(self.run(block, Refused::LeaveOut)?)
+    }
+
+    // ---- history
+
+    /// The header of a height; the genesis has none.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotYet`], [`LedgerError::NoBlock`], [`LedgerError::Damaged`].
+    pub fn header(&self, height: Height) -> Result<Header, LedgerError> {
+        let block = self.block(height)?;
+        let record = BlockRecord::read(&self.view(), height)?;
+        let root = self.root_at(height)?;
+        Ok(Header { height, time: block.time, proposer: block.proposer, root, record })
+    }
+
+    /// The block of a height, checked against its record.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotYet`], [`LedgerError::NoBlock`], [`LedgerError::Damaged`].
+    // spec: HISTORY-2
+    pub fn block(&self, height: Height) -> Result<Block, LedgerError> {
+        let last = self.height();
+        if height > last {
+            return Err(LedgerError::NotYet { height, last });
+        }
+        let damaged = |what: String| LedgerError::Damaged { height, what };
+        let bytes = self.kv.get(&at(BODY, height))?.ok_or(LedgerError::NoBlock { height })?;
+        let block = Block::from_bytes(&bytes).map_err(|error| damaged(format!("its body does not decode: {error}")))?;
+        if block.height != height {
+            return Err(damaged(format!("its body says height {}", block.height)));
+        }
+        match BlockRecord::read(&self.view(), height)? {
+            None if block.transactions.is_empty() => Ok(block),
+            None => Err(damaged("its body has transactions, its height has no record".to_owned())),
+            Some(record) => {
+                let found = block.transactions_root();
+                let same = (found, block.time, block.proposer)
+                    == (record.transactions_root, record.time, record.proposer);
+                match same {
+                    true => Ok(block),
+                    false => Err(damaged(format!(
+                        "its body has transactions root {found}, time {}, proposer {}; the record says {}, {}, {}",
+                        block.time, block.proposer, record.transactions_root, record.time, record.proposer
+                    ))),
+                }
+            }
+        }
+    }
+
+    /// The receipts of a height, checked against its record.
+    ///
+    /// # Errors
+    /// As [`Ledger::block`].
+    // spec: HISTORY-2
+    pub fn receipts(&self, height: Height) -> Result<Vec<Receipt>, LedgerError> {
+        let last = self.height();
+        if height > last {
+            return Err(LedgerError::NotYet { height, last });
+        }
+        let damaged = |what: String| LedgerError::Damaged { height, what };
+        let bytes = self.kv.get(&at(RECEIPTS, height))?.ok_or(LedgerError::NoBlock { height })?;
+        let receipts = Vec::<Receipt>::from_bytes(&bytes)
+            .map_err(|error| damaged(format!("its receipts do not decode: {error}")))?;
+        let found = list_root(&receipts.iter().map(Receipt::list_hash).collect::<Vec<_>>());
+        let expected = BlockRecord::read(&self.view(), height)?.map_or(list_root(&[]), |record| record.receipts_root);
+        if found != expected {
+            return Err(damaged(format!("its receipts have root {found}, the record says {expected}")));
+        }
+        Ok(receipts)
+    }
+
+    /// A transaction that was run, with its receipt; none if this node knows of none.
+    ///
+    /// # Errors
+    /// As [`Ledger::block`].
+    pub fn transaction(&self, id: &TxId) -> Result<Option<Located>, LedgerError> {
+        let Some(bytes) = self.kv.get(&indexed(id))? else { return Ok(None) };
+        let height = self.height();
+        let damaged = |height, what: &str| LedgerError::Damaged { height, what: format!("transaction {id}: {what}") };
+        let (height, index) =
+            <(Height, u32)>::from_bytes(&bytes).map_err(|_| damaged(height, "its index entry does not decode"))?;
+        let (mut transactions, mut receipts) = (self.block(height)?.transactions, self.receipts(height)?);
+        let place = index as usize;
+        if transactions.get(place).map(SignedTransaction::id) != Some(*id) || place >= receipts.len() {
+            return Err(damaged(height, "another transaction stands where the index says"));
+        }
+        let (transaction, receipt) = (transactions.swap_remove(place), receipts.swap_remove(place));
+        Ok(Some(Located { height, index, transaction, receipt }))
+    }
+
+    /// That a transaction, and that its receipt, stands at its place under the roots in its block's record.
+    ///
+    /// # Errors
+    /// As [`Ledger::block`].
+    // spec: BLOCK-3
+    pub fn list_proofs(&self, height: Height, index: u32) -> Result<Option<(ListProof, ListProof)>, LedgerError> {
+        let transactions: Vec<Hash> = self.block(height)?.transactions.iter().map(|t| t.list_hash()).collect();
+        let receipts: Vec<Hash> = self.receipts(height)?.iter().map(Receipt::list_hash).collect();
+        let proofs = ListProof::of(&transactions, index as usize).zip(ListProof::of(&receipts, index as usize));
+        Ok(proofs)
+    }
+
+    /// Makes an earlier height the last one again, in the store and in the database. What waits is forgotten.
+    ///
+    /// # Errors
+    /// [`StoreError::CannotRollBack`], or what store and database say. If the database fails after the store has rolled
+    /// back, the next start finishes the work.
+    // spec: HISTORY-3
+    pub fn rollback(&self, to: Height) -> Result<Root, LedgerError> {
+        let _writing = self.writer();
+        let root = self.store.rollback(to)?;
+        self.drop_blocks_above(to)?;
+        self.time.store(self.last_time()?.0, Ordering::Release);
+        self.pool_mut().clear();
+        Ok(root)
+    }
+
+    /// The root after a height; none if that version is no longer kept.
+    ///
+    /// # Errors
+    /// What the store says beside that.
+    pub fn root_at(&self, height: Height) -> Result<Option<Root>, LedgerError> {
+        match self.store.view_at(height) {
+            Ok(view) => Ok(Some(view.root())),
+            Err(StoreError::NotRetained { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    // ---- the database
+
+    fn write_block(&self, block: &Block, receipts: &Vec<Receipt>) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        // A commit that failed after this write has left a body here; what the index says of it goes first.
+        self.forget_block(block.height, &mut batch)?;
+        batch.put(at(BODY, block.height), block.to_bytes());
+        batch.put(at(RECEIPTS, block.height), receipts.to_bytes());
+        for (index, receipt) in (0u32..).zip(receipts) {
+            if !matches!(receipt.verdict, crate::Verdict::Refused { .. }) {
+                batch.put(indexed(&receipt.transaction), (block.height, index).to_bytes());
+            }
+        }
+        self.kv.write(batch)
+    }
+
+    /// Takes a block out of the database, and out of the index what points to it.
+    fn forget_block(&self, height: Height, batch: &mut Batch) -> Result<(), StoreError> {
+        let Some(bytes) = self.kv.get(&at(BODY, height))? else { return Ok(()) };
+        // A body that does not decode has nothing in the index that a lookup would not find wrong by itself.
+        let transactions = Block::from_bytes(&bytes).map(|block| block.transactions).unwrap_or_default();
+        for transaction in transactions {
+            let key = indexed(&transaction.id());
+            let found = self.kv.get(&key)?.and_then(|bytes| <(Height, u32)>::from_bytes(&bytes).ok());
+            if found.is_some_and(|(found, _)| found == height) {
+                batch.delete(key);
+            }
+        }
+        batch.delete(at(BODY, height)).delete(at(RECEIPTS, height));
+        Ok(())
+    }
+
+    // spec: HISTORY-1, HISTORY-3
+    fn drop_blocks_above(&self, height: Height) -> Result<(), StoreError> {
+        loop {
+            let range = Range { start: at(BODY, height.next()), ..Range::prefix(&[BODY], 64) }.reversed();
+            let above = self.kv.range(&range)?;
+            if above.is_empty() {
+                return Ok(());
+            }
+            let mut batch = Batch::new();
+            for (key, _) in above {
+                let found = <[u8; 8]>::try_from(&key[1..]).map(u64::from_be_bytes).map(Height);
+                match found {
+                    Ok(found) => self.forget_block(found, &mut batch)?,
+                    Err(_) => drop(batch.delete(key)),
+                }
+            }
+            self.kv.write(batch)?;
+        }
+    }
+
+    /// The time of the last block: from its body, or for a node without it from the last record.
+    fn last_time(&self) -> Result<Timestamp, LedgerError> {
+        match self.block(self.height()) {
+            Ok(block) => Ok(block.time),
+            Err(LedgerError::NoBlock { .. }) => {
+                let view = self.view();
+                let tip = Chain::read(&view)?.ok_or(LedgerError::NoGenesis)?.tip;
+                let record = tip.map_or(Ok(None), |tip| BlockRecord::read(&view, tip))?;
+                Ok(record.map_or(self.facts().genesis_time, |record| record.time))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+
+    fn writer(&self) -> MutexGuard<'_, ()> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pool_mut(&self) -> MutexGuard<'_, Mempool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<H: Hasher> fmt::Debug for Ledger<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ledger({} at {})", self.facts().chain_id, self.height())
+    }
+}
+
+fn right_hasher<H: Hasher>(facts: &ChainFacts) -> Result<(), LedgerError> {
+    match facts.hasher == H::KIND {
+        true => Ok(()),
+        false => Err(LedgerError::WrongHasher { expected: facts.hasher.to_string(), found: H::KIND.name() }),
+    }
+}
