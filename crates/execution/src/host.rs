@@ -121,7 +121,8 @@ impl Handle {
     // ---- state, not charged: for the engine itself
 
     pub(crate) fn peek(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, ReadError> {
-        let held = self.0.layers.borrow().iter().rev().find_map(|layer| Some(layer.find(namespace, key)?.after.clone()));
+        let held =
+            self.0.layers.borrow().iter().rev().find_map(|layer| Some(layer.find(namespace, key)?.after.clone()));
         match held {
             Some(value) => Ok(value),
             None => self.0.base.get(namespace, key),
@@ -131,9 +132,12 @@ impl Handle {
     /// Writes to the newest layer. If that layer knows the key already, its first value before stands.
     pub(crate) fn poke(&self, namespace: &Namespace, key: Key, value: Option<Value>) -> Result<(), ReadError> {
         let before = self.peek(namespace, &key)?;
-        self.0.layers.borrow_mut().last_mut().expect("the block's layer is never popped").write(
-            namespace, key, before, value,
-        );
+        self.0
+            .layers
+            .borrow_mut()
+            .last_mut()
+            .expect("the block's layer is never popped")
+            .write(namespace, key, before, value);
         Ok(())
     }
 

@@ -24,7 +24,9 @@ mod changes;
 mod collections;
 mod context;
 mod error;
+mod expect;
 mod host;
+mod index;
 mod meter;
 mod operation;
 mod recorder;
@@ -38,12 +40,12 @@ pub use chain::{Link, args_hash, first_link, result_hash, rollback_link};
 pub use changes::{Change, Changes, RestoreError, Summary, value_hash};
 pub use collections::{Collection, Item, Iter, Keys, Log, Map, RawKey, Sequence, Set, StartsWith};
 pub use context::{BlockContext, Context, ContextUse, Emitted, Event};
-pub use error::{Denied, FailureKind, Failed, Halt, REASON_BYTES_MAX, SessionError, Stop};
+pub use error::{Denied, Failed, FailureKind, Halt, REASON_BYTES_MAX, SessionError, Stop};
+pub use expect::{ExpectError, expect, simulate};
 pub use host::Handle;
+pub use index::{Index, IndexError};
 pub use meter::{Limits, cost};
-pub use operation::{
-    ARGS_BYTES_MAX, Bundle, BundleSize, Function, FunctionHash, Mode, OPERATIONS_MAX, Operation,
-};
+pub use operation::{ARGS_BYTES_MAX, Bundle, BundleSize, Function, FunctionHash, Mode, OPERATIONS_MAX, Operation};
 pub use recorder::{ReadSet, Recorder};
 pub use registry::{Entry, Registry, RegistryError, SYSTEM_NAMESPACES};
 pub use session::{
@@ -57,10 +59,6 @@ pub use keelstone_macros::{Decode, Encode, OrderedKey, World, event, namespace, 
 /// What the macros name. No part of the public surface.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::{
-        Capability, Collection, ContextUse, Event, Function, Handle, Space, SpaceInfo, World,
-    };
-    pub use keelstone_codec::{
-        Decode, DecodeError, Describe, Encode, KeyReader, OrderedKey, Reader, Shape, Variant,
-    };
+    pub use crate::{Capability, Collection, ContextUse, Event, Function, Handle, Space, SpaceInfo, World};
+    pub use keelstone_codec::{Decode, DecodeError, Describe, Encode, KeyReader, OrderedKey, Reader, Shape, Variant};
 }

@@ -6,9 +6,7 @@
 //! Layout and rules: `spec/chain.md`, EXEC-1, EXEC-4 and EXEC-19. Vectors: `spec/vectors/chain.json`.
 
 use crate::{Capability, ContextUse};
-use keelstone_codec::{
-    Blob, Decode, DecodeError, Describe, Encode, Hash, Reader, StateHash, Tag, TaggedHasher,
-};
+use keelstone_codec::{Blob, Decode, DecodeError, Describe, Encode, Hash, Reader, StateHash, Tag, TaggedHasher};
 use keelstone_macros::{Decode, Encode, OrderedKey};
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -5,7 +5,7 @@
 //! bundles run over it to the same hashes (spec: EXEC-15, EXEC-17).
 
 use keelstone_codec::{Key, Namespace, Value};
-use keelstone_tree::{KeyRange, Read, ReadError, Scan};
+use keelstone_tree::{KeyRange, Query, Read, ReadError, Scan};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -18,6 +18,23 @@ pub struct ReadSet {
     /// Ranges that were scanned, each as (namespace, first key, first key behind it). A range says that there is
     /// nothing in it but what was seen.
     pub ranges: BTreeSet<(Namespace, Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl ReadSet {
+    /// The questions whose proof is a witness of these reads, and of whatever is written to the keys among them.
+    /// Execution reads every key before it writes it, so that is all that was written.
+    #[must_use]
+    pub fn queries(&self) -> Vec<Query> {
+        // A key that no key can be is absent from every state: there is nothing to prove.
+        let keys = self
+            .keys
+            .iter()
+            .filter_map(|(namespace, key)| Some(Query::Key(namespace.clone(), Key::new(key.as_slice()).ok()?)));
+        let ranges = self.ranges.iter().map(|(namespace, start, end)| {
+            Query::Range(namespace.clone(), KeyRange { start: start.clone(), end: end.clone(), reverse: false })
+        });
+        keys.chain(ranges).collect()
+    }
 }
 
 /// A version of the state that notes what is read of it. Clones share the notes.

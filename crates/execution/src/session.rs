@@ -10,8 +10,7 @@
 use crate::chain::first_link;
 use crate::{Map, SessionError};
 use keelstone_codec::{
-    ChainId, Decode, DecodeError, Describe, Encode, Hash, Height, Reader, Shape, StateHash, Tag,
-    TaggedHasher, Text,
+    ChainId, Decode, DecodeError, Describe, Encode, Hash, Height, Reader, Shape, StateHash, Tag, TaggedHasher, Text,
 };
 use keelstone_macros::{Decode, Encode, OrderedKey, namespace};
 use serde::{Deserialize, Serialize};
@@ -243,12 +242,7 @@ impl Sessions {
     ///
     /// # Errors
     /// [`crate::Stop`] if the state does not answer.
-    pub fn find(
-        &self,
-        chain_id: &ChainId,
-        id: &SessionId,
-        sender: &PublicKey,
-    ) -> Result<Option<Session>, crate::Stop> {
+    pub fn find(&self, chain_id: &ChainId, id: &SessionId, sender: &PublicKey) -> Result<Option<Session>, crate::Stop> {
         let found = self.records.get(id)?;
         let root = || (*id == SessionId::root(chain_id, sender)).then(|| Session::root(chain_id, *sender));
         Ok(found.or_else(root))
@@ -267,7 +261,7 @@ impl Sessions {
         height: Height,
     ) -> Result<Result<(), SessionError>, crate::Stop> {
         let (mut id, mut session) = (id, session.clone());
-        for _ in 0..ANCESTORS_MAX {
+        for _ in 0..=ANCESTORS_MAX {
             if session.closed {
                 return Ok(Err(SessionError::Closed(id)));
             }

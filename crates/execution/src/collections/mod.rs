@@ -45,6 +45,15 @@ struct Site {
     place: &'static str,
 }
 
+/// What the keys of the entries at a place begin with (spec: EXEC-18).
+pub(crate) fn entry_prefix(place: &str) -> Vec<u8> {
+    let mut prefix = place.as_bytes().to_vec();
+    if !prefix.is_empty() {
+        prefix.push(b'/');
+    }
+    prefix
+}
+
 impl Site {
     fn new(handle: &Handle, space: &Namespace, place: &'static str) -> Self {
         Self { handle: handle.clone(), space: space.clone(), place }
@@ -57,11 +66,7 @@ impl Site {
 
     /// What the keys of all entries begin with.
     fn prefix(&self) -> Vec<u8> {
-        let mut key = self.own_key();
-        if !key.is_empty() {
-            key.push(b'/');
-        }
-        key
+        entry_prefix(self.place)
     }
 
     /// The key of an entry.

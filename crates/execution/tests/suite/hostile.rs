@@ -1,0 +1,190 @@
+//! What an adversary may send, and what a colleague may have got wrong.
+
+use crate::common::*;
+use keelstone_codec::{Blob, Decode, DecodeError, Encode, Hash, Key, Value};
+use keelstone_execution::{
+    ARGS_BYTES_MAX, Activity, BlockDraft, Bundle, Caller, FailureKind, FunctionHash, Limits, Mode, OPERATIONS_MAX,
+    Operation, Session, SessionError, Stop,
+};
+use keelstone_tree::Diff;
+use std::time::Instant;
+
+/// spec: EXEC-19. X-03: no operations, and one more than 65,535.
+#[test]
+fn x03_a_bundle_has_1_to_65535_operations() {
+    assert!(Bundle::new(Mode::Sync, Vec::new()).is_err());
+    let one = op(&Nothing);
+    assert!(Bundle::new(Mode::Sync, vec![one.clone(); OPERATIONS_MAX]).is_ok());
+    assert!(Bundle::new(Mode::Sync, vec![one.clone(); OPERATIONS_MAX + 1]).is_err());
+
+    let encode = |count: u32, operations: &[Operation]| {
+        let mut bytes = Mode::Sync.to_bytes();
+        count.encode(&mut bytes);
+        operations.iter().for_each(|operation| operation.encode(&mut bytes));
+        bytes
+    };
+    assert!(matches!(Bundle::from_bytes(&encode(0, &[])), Err(DecodeError::Invalid { .. })));
+    let too_many = encode(65_536, &vec![one.clone(); 65_536]);
+    let error = Bundle::from_bytes(&too_many).unwrap_err();
+    assert_eq!(error, DecodeError::TooLarge { what: "operations of a bundle", found: 65_536, limit: 65_535 });
+    // A hostile count does not reserve memory.
+    assert!(matches!(Bundle::from_bytes(&encode(65_535, &[one])), Err(DecodeError::Truncated { .. })));
+}
+
+/// spec: EXEC-19. X-03: arguments of 10 MB are refused by their length, before they are read.
+#[test]
+fn x03_arguments_have_at_most_a_mebibyte() {
+    assert!(Blob::<ARGS_BYTES_MAX>::new(vec![0; 10 << 20]).is_err());
+    let mut bytes = op(&Nothing).function.to_bytes();
+    (10u32 << 20).encode(&mut bytes);
+    let error = Operation::from_bytes(&bytes).unwrap_err();
+    assert_eq!(error, DecodeError::TooLarge { what: "blob", found: 10 << 20, limit: 1 << 20 });
+}
+
+/// a function nobody registered, and arguments that are not the function's.
+#[test]
+fn x03_unknown_functions_and_foreign_arguments_fail_at_their_index() {
+    let unknown = Operation { function: FunctionHash(Hash([3; 32])), ..op(&Nothing) };
+    let (result, changes) = run(&State::new(), vec![mint(2, 1), unknown]);
+    let failed = result.unwrap_err();
+    assert!(matches!(failed.kind, FailureKind::UnknownFunction) && failed.operation == 1 && changes.is_empty());
+
+    let foreign = Operation { args: Blob::new(vec![1, 2, 3]).unwrap(), ..mint(2, 1) };
+    let (result, _) = run(&State::new(), vec![foreign]);
+    assert!(matches!(result.unwrap_err().kind, FailureKind::Arguments(DecodeError::Truncated { .. })));
+    let trailing = Operation { args: Blob::new(vec![1]).unwrap(), ..op(&Nothing) };
+    let (result, _) = run(&State::new(), vec![trailing]);
+    assert!(matches!(result.unwrap_err().kind, FailureKind::Arguments(DecodeError::Trailing { left: 1 })));
+}
+
+/// 65,535 operations run; positions in a bundle reach 65,534.
+#[test]
+fn x07_the_largest_bundle_runs() {
+    let limits = Limits { gas_max: u64::MAX, ..Limits::default() };
+    let operations = vec![op(&Nothing); OPERATIONS_MAX];
+    let (result, _) = run_with(&State::new(), Caller::root(key(1)), operations, limits).unwrap();
+    let finished = result.unwrap();
+    assert_eq!((finished.outcomes.len(), finished.record.sequence), (65_535, 65_535));
+}
+
+/// counters at their last number are errors that say so, and so is a session's sequence.
+#[test]
+fn x07_counters_at_u64_max_are_checked_errors() {
+    let full = |namespace: &str, key_bytes: &[u8], value: Vec<u8>| {
+        let mut state = State::new();
+        let write = (space(namespace), Key::new(key_bytes).unwrap(), Some(Value::new(value).unwrap()));
+        state.apply(&[write].into_iter().collect::<Diff>());
+        state
+    };
+    let max = u64::MAX.to_bytes();
+    let (result, _) = run(&full("bank", b"ids", max.clone()), vec![op(&Flood { count: 1, bytes: 1 })]);
+    assert!(matches!(result.unwrap_err().kind, FailureKind::Stopped(Stop::Exhausted { what: "ids" })));
+    let (result, _) = run(&full("bank", b"history", max.clone()), vec![mint(1, 1)]);
+    assert!(matches!(result.unwrap_err().kind, FailureKind::Stopped(Stop::Exhausted { what: "history" })));
+    let (result, _) = run(&full("bank", b"total", max), vec![mint(1, 1)]);
+    assert!(matches!(result.unwrap_err().kind, FailureKind::Denied(_)));
+    let (result, _) = run(&State::new(), vec![mint(1, u64::MAX)]);
+    result.unwrap();
+
+    let mut session = Session::root(&chain_id(), key(1));
+    session.sequence = u64::MAX;
+    let id = keelstone_execution::SessionId::root(&chain_id(), &key(1));
+    let state = full("sessions", &[b"records/".as_slice(), id.as_bytes()].concat(), session.to_bytes());
+    let (result, _) = run(&state, vec![mint(1, 1)]);
+    assert!(matches!(result.unwrap_err().kind, FailureKind::Session(SessionError::Exhausted(_))));
+}
+
+/// the highest height, the latest time and a limit of all gas are numbers like any other.
+#[test]
+fn x07_height_and_gas_at_u64_max_are_no_special_case() {
+    let registry = registry();
+    let context = keelstone_execution::BlockContext {
+        height: keelstone_codec::Height(u64::MAX),
+        time: keelstone_codec::Timestamp(u64::MAX),
+        ..block(1)
+    };
+    let mut draft = BlockDraft::begin(&registry, State::new(), context);
+    let limits = Limits { gas_max: u64::MAX, ..Limits::default() };
+    draft.execute(Caller::root(key(1)), &bundle(vec![op(&Look), mint(1, 1)]), limits).unwrap().unwrap();
+}
+
+/// spec: EXEC-13. X-09: a gigabyte of writes, and endless host calls, end at a limit, the same one every time.
+#[test]
+fn x09_writes_and_host_calls_without_end_stop_at_a_limit() {
+    let gigabyte = Flood { count: 1 << 18, bytes: 4096 };
+    let limits = Limits { gas_max: u64::MAX, write_bytes_max: 4 << 20, ..Limits::default() };
+    let flood = |limits| run_with(&State::new(), Caller::root(key(1)), vec![op(&gigabyte)], limits).unwrap();
+    let (result, changes) = flood(limits);
+    let first = result.unwrap_err();
+    let FailureKind::Stopped(Stop::Limit { what, limit, .. }) = &first.kind else { panic!("{first}") };
+    assert!(*what == "bytes written by a bundle" && *limit == 4 << 20 && changes.is_empty());
+    assert_eq!(flood(limits).0.unwrap_err().gas_used, first.gas_used);
+
+    let small = Limits { gas_max: 5_000_000, ..Limits::default() };
+    let (result, _) = flood(small);
+    let failed = result.unwrap_err();
+    assert!(matches!(failed.kind, FailureKind::Stopped(Stop::OutOfGas { limit: 5_000_000 })), "{failed}");
+    assert_eq!(failed.gas_used, 5_000_000);
+
+    let (result, _) = run(&State::new(), vec![op(&Half { end: End::Gas })]);
+    assert!(matches!(result.unwrap_err().kind, FailureKind::Stopped(Stop::OutOfGas { .. })));
+}
+
+/// spec: EXEC-13. A function that swallows the stop and returns a result has failed all the same.
+#[test]
+fn x09_a_function_cannot_swallow_a_stop() {
+    let (result, changes) = run(&State::new(), vec![op(&Half { end: End::Swallow })]);
+    assert!(matches!(result.unwrap_err().kind, FailureKind::Stopped(Stop::OutOfGas { .. })));
+    assert!(changes.is_empty());
+    let (result, _) = run(&State::new(), vec![op(&Half { end: End::LongKey })]);
+    assert!(matches!(result.unwrap_err().kind, FailureKind::Stopped(Stop::Type { .. })));
+}
+
+/// spec: EXEC-13. A function's own limit holds below the bundle's.
+#[test]
+fn x09_a_function_has_its_own_limit_of_gas() {
+    let limits = Limits { gas_max: u64::MAX, write_bytes_max: u64::MAX, ..Limits::default() };
+    let endless = op(&Flood { count: u64::MAX, bytes: 4096 });
+    let (result, _) = run_with(&State::new(), Caller::root(key(1)), vec![endless], limits).unwrap();
+    let failed = result.unwrap_err();
+    assert!(matches!(failed.kind, FailureKind::Stopped(Stop::OutOfGas { limit: 900_000_000 })), "{failed}");
+}
+
+/// what runs is on the board, with its name, while it runs and not after: that is what a watchdog looks at.
+#[test]
+fn x09_a_watchdog_sees_the_function_at_work() {
+    let (registry, activity) = (registry(), Activity::default());
+    let watched = activity.clone();
+    let watchdog = std::thread::spawn(move || {
+        let started = Instant::now();
+        while started.elapsed().as_secs() < 60 {
+            if let Some((_, function)) = watched.current() {
+                return Some(function);
+            }
+            std::thread::yield_now();
+        }
+        None
+    });
+    let mut draft = BlockDraft::begin(&registry, State::new(), block(1)).watched(&activity);
+    let flood = Flood { count: 2_000, bytes: 4096 };
+    for _ in 0..1_000 {
+        if watchdog.is_finished() {
+            break;
+        }
+        draft.execute(Caller::root(key(1)), &bundle(vec![op(&flood)]), Limits::default()).unwrap().unwrap();
+    }
+    assert_eq!(watchdog.join().unwrap(), Some("bank.flood"));
+    assert_eq!(activity.current(), None);
+}
+
+/// Bytes in a typed place that are not of the type fail the operation on every node; they do not stop the chain.
+#[test]
+fn foreign_bytes_in_a_typed_place_are_a_failure_that_names_the_entry() {
+    let mut state = State::new();
+    let write = (space("bank"), Key::new(&b"total"[..]).unwrap(), Some(Value::new(vec![1, 2, 3]).unwrap()));
+    state.apply(&[write].into_iter().collect::<Diff>());
+    let (result, _) = run(&state, vec![mint(1, 1)]);
+    let failed = result.unwrap_err();
+    let FailureKind::Stopped(Stop::Undecodable { namespace, key, .. }) = &failed.kind else { panic!("{failed}") };
+    assert_eq!((namespace.as_str(), key.as_slice()), ("bank", b"total".as_slice()));
+}

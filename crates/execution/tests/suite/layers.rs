@@ -1,0 +1,181 @@
+//! Drafts against a model: layered changes over a state read like one map.
+
+use crate::common::*;
+use keelstone_codec::{Key, Value};
+use keelstone_execution::{
+    BlockDraft, Caller, Context, Decode, Denied, Draft, Encode, Limits, Map, RawKey, Registry, Transition, denied,
+    namespace, transition,
+};
+use keelstone_tree::{Diff, KeyRange, Read};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+/// Raw keys, so that the model and the state share them.
+#[namespace("raw")]
+pub(crate) struct Raw {
+    #[at("")]
+    pub(crate) entries: Map<RawKey, u8>,
+}
+
+/// What a script may do. A scan returns what it saw.
+#[derive(Clone, Debug, Encode, Decode)]
+pub(crate) enum Step {
+    Put(Vec<u8>, u8),
+    Delete(Vec<u8>),
+    Get(Vec<u8>),
+    Scan {
+        start: Vec<u8>,
+        end: Vec<u8>,
+        back: bool,
+    },
+    /// Deletes every entry of a range while scanning it.
+    Clear {
+        start: Vec<u8>,
+        end: Vec<u8>,
+    },
+    Fail,
+}
+
+#[transition("raw.script/1")]
+pub(crate) struct Script {
+    steps: Vec<Step>,
+}
+
+type Seen = Vec<Vec<(Vec<u8>, u8)>>;
+
+impl Transition<Raw> for Script {
+    type Output = Seen;
+
+    fn apply(&self, raw: &mut Draft<Raw>, _: &mut Context) -> Result<Seen, Denied> {
+        let key = |bytes: &[u8]| RawKey::new(bytes).map_err(|e| denied!("{e}"));
+        let mut seen = Seen::new();
+        for step in &self.steps {
+            match step {
+                Step::Put(at, value) => raw.entries.insert(&key(at)?, value)?,
+                Step::Delete(at) => drop(raw.entries.remove(&key(at)?)?),
+                Step::Get(at) => {
+                    let found = raw.entries.get(&key(at)?)?;
+                    seen.push(found.map(|value| (at.clone(), value)).into_iter().collect());
+                }
+                Step::Scan { start, end, back } => {
+                    let range = (key(start)?, key(end)?);
+                    let mut found = Vec::new();
+                    for entry in raw.entries.range(range.0..range.1) {
+                        let (at, value) = entry?;
+                        found.push((at.to_vec(), value));
+                    }
+                    if *back {
+                        found = Vec::new();
+                        for entry in raw.entries.iter_back() {
+                            let (at, value) = entry?;
+                            found.push((at.to_vec(), value));
+                        }
+                    }
+                    seen.push(found);
+                }
+                Step::Clear { start, end } => {
+                    let range = key(start)?..=key(end)?;
+                    let found: Result<Vec<_>, _> = raw.entries.range(range).collect();
+                    for (at, _) in found? {
+                        raw.entries.remove(&at)?;
+                    }
+                }
+                Step::Fail => return Err(denied!("as asked")),
+            }
+        }
+        Ok(seen)
+    }
+}
+
+type Model = BTreeMap<Vec<u8>, u8>;
+
+fn run_model(model: &mut Model, steps: &[Step]) -> Option<Seen> {
+    let mut seen = Seen::new();
+    let between = |model: &Model, start: &Vec<u8>, end: &Vec<u8>| -> Vec<(Vec<u8>, u8)> {
+        model.iter().filter(|(key, _)| *key >= start && *key < end).map(|(key, value)| (key.clone(), *value)).collect()
+    };
+    for step in steps {
+        match step {
+            Step::Put(at, value) => drop(model.insert(at.clone(), *value)),
+            Step::Delete(at) => drop(model.remove(at)),
+            Step::Get(at) => seen.push(model.get(at).map(|value| (at.clone(), *value)).into_iter().collect()),
+            Step::Scan { start, end, back: false } => seen.push(between(model, start, end)),
+            Step::Scan { .. } => seen.push(model.iter().rev().map(|(key, value)| (key.clone(), *value)).collect()),
+            Step::Clear { start, end } => model.retain(|key, _| key < start || key > end),
+            Step::Fail => return None,
+        }
+    }
+    Some(seen)
+}
+
+fn key_bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(prop_oneof![Just(0u8), Just(1), Just(0x80), Just(0xff)], 1..4)
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (key_bytes(), any::<u8>()).prop_map(|(at, value)| Step::Put(at, value)),
+        4 => key_bytes().prop_map(Step::Delete),
+        3 => key_bytes().prop_map(Step::Get),
+        3 => (key_bytes(), key_bytes(), any::<bool>()).prop_map(|(start, end, back)| Step::Scan { start, end, back }),
+        1 => (key_bytes(), key_bytes()).prop_map(|(start, end)| Step::Clear { start, end }),
+        1 => Just(Step::Fail),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// spec: EXEC-2, EXEC-5. Bundles of scripts in one block, some of them failing, over a state that is not empty:
+    /// every read and scan sees what the model holds, and the block's changes take the state to the model.
+    #[test]
+    fn layered_drafts_equal_a_model(
+        start in prop::collection::btree_map(key_bytes(), any::<u8>(), 0..12),
+        bundles in prop::collection::vec(prop::collection::vec(prop::collection::vec(step(), 0..8), 1..4), 1..5),
+    ) {
+        let registry = Registry::new().with::<Raw, Script>();
+        let mut state = State::new();
+        let raw = space("raw");
+        let write = |(key, value): (&Vec<u8>, &u8)| {
+            (raw.clone(), Key::new(key.as_slice()).unwrap(), Some(Value::new(vec![*value]).unwrap()))
+        };
+        state.apply(&start.iter().map(write).collect::<Diff>());
+
+        let mut model = start;
+        let mut draft = BlockDraft::begin(&registry, state.clone(), block(1));
+        for scripts in bundles {
+            let operations = scripts.iter().map(|steps| op(&Script { steps: steps.clone() })).collect();
+            let result = draft.execute(Caller::root(key(1)), &bundle(operations), Limits::default()).unwrap();
+            let mut after = model.clone();
+            let expected: Option<Vec<Seen>> = scripts.iter().map(|steps| run_model(&mut after, steps)).collect();
+            match (&expected, result) {
+                (Some(expected), Ok(finished)) => {
+                    let seen: Vec<Seen> = finished
+                        .outcomes
+                        .iter()
+                        .map(|outcome| keelstone_codec::Decode::from_bytes(&outcome.result).unwrap())
+                        .collect();
+                    prop_assert_eq!(&seen, expected);
+                    model = after;
+                }
+                (None, Err(failed)) => prop_assert_eq!(failed.kind.code(), 3, "{}", failed),
+                (_, result) => prop_assert!(false, "{:?}", result.map(|_| ())),
+            }
+            // The draft, read as a state, holds what the model holds, in both directions.
+            for range in [KeyRange::all(), KeyRange::all().reversed()] {
+                let reverse = range.reverse;
+                let found: Vec<(Vec<u8>, u8)> =
+                    draft.scan(&raw, range).map(Result::unwrap).map(|(key, value)| (key.to_vec(), value[0])).collect();
+                let mut held: Vec<(Vec<u8>, u8)> = model.iter().map(|(key, value)| (key.clone(), *value)).collect();
+                if reverse {
+                    held.reverse();
+                }
+                prop_assert_eq!(found, held);
+            }
+        }
+        state.apply(&draft.finish().to_diff());
+        let found: Model =
+            state.scan(&raw, KeyRange::all()).map(Result::unwrap).map(|(key, value)| (key.to_vec(), value[0])).collect();
+        prop_assert_eq!(found, model);
+    }
+}

@@ -1,0 +1,104 @@
+//! Derives: the bytes they write, and that they read nothing else.
+
+use keelstone_codec::{Decode as _, DecodeError, Describe, Encode as _, KeyReader, OrderedKey as _, Shape, Text};
+use keelstone_execution::{Decode, Encode, Function, OrderedKey, transition};
+use proptest::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+struct Named {
+    a: u16,
+    b: Option<Text<4>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+struct Pair<A, B>(A, B);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+struct Empty;
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+enum Choice {
+    First,
+    #[codec(tag = 7)]
+    Seventh(u8, u8),
+    Eighth {
+        inner: Named,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, OrderedKey)]
+enum Place {
+    Home,
+    Room(u16, String),
+    #[codec(tag = 9)]
+    Street {
+        name: String,
+        number: u64,
+    },
+}
+
+#[transition("macros.call/12", needs = ["macros.a", "macros.b"], context = height, gas = 5)]
+struct Call {
+    inner: Named,
+}
+
+#[test]
+fn fields_follow_one_another_and_variants_their_tag() {
+    let named = Named { a: 258, b: Some(Text::new("x").unwrap()) };
+    assert_eq!(named.to_bytes(), [2, 1, 1, 1, 0, 0, 0, b'x']);
+    assert_eq!(Pair(1u8, named.clone()).to_bytes()[0], 1);
+    assert!(Empty.to_bytes().is_empty());
+    assert_eq!(Choice::First.to_bytes(), [0]);
+    assert_eq!(Choice::Seventh(1, 2).to_bytes(), [7, 1, 2]);
+    assert_eq!(Choice::Eighth { inner: named }.to_bytes()[0], 8, "counting goes on behind an explicit tag");
+    assert_eq!(Choice::from_bytes(&[6]), Err(DecodeError::UnknownTag { what: "Choice", found: 6 }));
+    assert_eq!(Choice::from_bytes(&[0, 0]), Err(DecodeError::Trailing { left: 1 }));
+}
+
+#[test]
+fn shapes_follow_the_declaration() {
+    let Shape::Choice(variants) = Choice::shape() else { panic!("an enum is a choice") };
+    let tags: Vec<_> = variants.iter().map(|variant| (variant.tag, variant.name)).collect();
+    assert_eq!(tags, [(0, "First"), (7, "Seventh"), (8, "Eighth")]);
+    assert_eq!(variants[2].shape, Shape::Record(vec![("inner", Named::shape())]));
+    assert_eq!(Pair::<u8, bool>::shape(), Shape::Tuple(vec![Shape::Unsigned(1), Shape::Bool]));
+    assert_eq!(Empty::shape(), Shape::Unit);
+}
+
+#[test]
+fn a_transition_says_what_it_is() {
+    assert_eq!((Call::NAME, Call::VERSION, Call::GAS_MAX), ("macros.call", 12, 5));
+    assert!(Call::CONTEXT.height && !Call::CONTEXT.time && !Call::CONTEXT.random);
+    assert_eq!(Call::needs().iter().map(|need| need.as_str()).collect::<Vec<_>>(), ["macros.a", "macros.b"]);
+    assert_eq!(Call::hash(), keelstone_execution::FunctionHash::of("macros.call", 12));
+    let call = Call { inner: Named { a: 1, b: None } };
+    assert_eq!(call.to_bytes(), [1, 0, 0]);
+}
+
+fn place() -> impl Strategy<Value = Place> {
+    let name = prop::collection::vec(prop_oneof![Just('\0'), Just('a'), Just('\u{ff}')], 0..4);
+    let name = name.prop_map(|chars| chars.into_iter().collect::<String>());
+    prop_oneof![
+        Just(Place::Home),
+        (0..3u16, name.clone()).prop_map(|(number, name)| Place::Room(number, name)),
+        (name, 0..3u64).prop_map(|(name, number)| Place::Street { name, number }),
+    ]
+}
+
+proptest! {
+    /// Keys that are derived sort as their values do, and read back.
+    #[test]
+    fn derived_keys_sort_as_values(a in place(), b in place()) {
+        let bytes = |place: &Place| {
+            let mut out = Vec::new();
+            place.encode_key(&mut out);
+            out
+        };
+        prop_assert_eq!(a.cmp(&b), bytes(&a).cmp(&bytes(&b)));
+        let encoded = bytes(&a);
+        let mut input = KeyReader::new(&encoded);
+        prop_assert_eq!(Place::decode_key(&mut input), Ok(a.clone()));
+        prop_assert!(input.finish().is_ok());
+        prop_assert_eq!(Place::from_bytes(&a.to_bytes()), Ok(a));
+    }
+}

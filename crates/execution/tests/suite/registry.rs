@@ -1,0 +1,86 @@
+//! The registry: what clashes does not start.
+
+use crate::common::*;
+use keelstone_execution::{Context, Denied, Draft, FunctionHash, Item, Registry, RegistryError, Transition};
+use keelstone_execution::{namespace, transition};
+
+mod elsewhere {
+    use super::*;
+
+    /// Another type that calls the namespace its own.
+    #[namespace("bank")]
+    pub(crate) struct Bank {
+        #[expect(dead_code, reason = "the declaration is what clashes")]
+        pub(crate) vault: Item<u64>,
+    }
+
+    #[transition("bank.rob/1")]
+    pub(crate) struct Rob;
+
+    impl Transition<Bank> for Rob {
+        type Output = ();
+        fn apply(&self, _: &mut Draft<Bank>, _: &mut Context) -> Result<(), Denied> {
+            Ok(())
+        }
+    }
+
+    /// Another function of the same name and version.
+    #[transition("bank.mint/1")]
+    pub(crate) struct Mint;
+
+    impl Transition<super::Bank> for Mint {
+        type Output = ();
+        fn apply(&self, _: &mut Draft<super::Bank>, _: &mut Context) -> Result<(), Denied> {
+            Ok(())
+        }
+    }
+
+    #[namespace("sessions")]
+    pub(crate) struct Forged {
+        #[expect(dead_code, reason = "the declaration is what clashes")]
+        pub(crate) records: Item<u64>,
+    }
+
+    #[transition("forged.session/1")]
+    pub(crate) struct Forge;
+
+    impl Transition<Forged> for Forge {
+        type Output = ();
+        fn apply(&self, _: &mut Draft<Forged>, _: &mut Context) -> Result<(), Denied> {
+            Ok(())
+        }
+    }
+}
+
+#[test]
+fn two_types_in_one_namespace_do_not_start() {
+    let error = registry().with::<elsewhere::Bank, elsewhere::Rob>().check().unwrap_err();
+    let RegistryError::Namespace { name, first, second } = error else { panic!("{error}") };
+    assert!(name == "bank" && first.ends_with("common::Bank") && second.ends_with("elsewhere::Bank"));
+}
+
+/// spec: EXEC-19. A name and version is one function.
+#[test]
+fn two_functions_of_one_name_do_not_start() {
+    let error = registry().with::<Bank, elsewhere::Mint>().check().unwrap_err();
+    let RegistryError::Function { label, hash, .. } = error else { panic!("{error}") };
+    assert_eq!((label.as_str(), hash), ("bank.mint/1", FunctionHash::of("bank.mint", 1)));
+    assert_ne!(FunctionHash::of("bank.mint", 1), FunctionHash::of("bank.mint", 2));
+}
+
+/// spec: EXEC-2. What the engine writes, an application cannot.
+#[test]
+fn a_namespace_of_the_engine_is_no_applications() {
+    let error = Registry::new().with::<elsewhere::Forged, elsewhere::Forge>().check().unwrap_err();
+    assert!(matches!(error, RegistryError::Reserved { name: "sessions", .. }));
+}
+
+#[test]
+fn functions_are_found_by_name_and_by_hash() {
+    let registry = registry();
+    let entry = registry.find("bank.mint/1").unwrap();
+    assert_eq!((entry.label(), entry.hash), ("bank.mint/1".to_owned(), FunctionHash::of("bank.mint", 1)));
+    assert!(registry.function(&entry.hash).is_some() && registry.find("bank.mint/2").is_none());
+    let labels: Vec<_> = registry.functions().iter().map(|entry| entry.label()).collect();
+    assert!(labels.is_sorted() && labels.len() == 7, "{labels:?}");
+}
