@@ -83,7 +83,9 @@ impl<H: Hasher> Draft<H> {
         let roots = self.spaces.iter().map(|space| space.page).collect();
         let new = mem::take(&mut self.pages).into_iter().map(|mut new| {
             for slot in ones(new.fresh) {
-                let Slot::Entry { place: at, .. } = &mut new.page.slots[slot] else { unreachable!("only entries are fresh") };
+                let Slot::Entry { place: at, .. } = &mut new.page.slots[slot] else {
+                    unreachable!("only entries are fresh")
+                };
                 *at = place(usize::try_from(at.0).expect("it was an index"));
             }
             (new.id, new.page)
@@ -274,7 +276,11 @@ struct Edit {
 }
 
 impl Descent {
-    fn run<H: Hasher>(tree: &Tree<H>, parts: &[(Namespace, Range<usize>)], changes: &[Change<'_>]) -> Result<Self, ReadError> {
+    fn run<H: Hasher>(
+        tree: &Tree<H>,
+        parts: &[(Namespace, Range<usize>)],
+        changes: &[Change<'_>],
+    ) -> Result<Self, ReadError> {
         let mut out = Self { visits: Vec::new(), edits: Vec::new(), replaced: vec![None; changes.len()] };
         // The changes of each visit of a level, one visit after the other.
         let (mut queue, mut next_queue) = (Vec::new(), Vec::new());
@@ -295,9 +301,9 @@ impl Descent {
                 let page = out.visits[index].page.clone();
                 let shape = &page.shape;
                 routed.clear();
-                routed.extend(queue[start..*end].iter().map(|change| {
-                    (shape.route(changes[*change as usize].key) as u8, *change)
-                }));
+                routed.extend(
+                    queue[start..*end].iter().map(|change| (shape.route(changes[*change as usize].key) as u8, *change)),
+                );
                 start = *end;
                 // Bits that are not critical are skipped on the way, so slots need not ascend with the keys.
                 if !routed.is_sorted() {
@@ -507,7 +513,8 @@ impl<'a, H: Hasher> Builder<'a, H> {
         if edits.is_empty() && below.iter().all(|outcome| matches!(outcome, Outcome::Same)) {
             return Outcome::Same;
         }
-        let changes_shape = |edit: &Edit| edit.crit.is_some() || matches!(self.changes[edit.change as usize].op, Op::Delete);
+        let changes_shape =
+            |edit: &Edit| edit.crit.is_some() || matches!(self.changes[edit.change as usize].op, Op::Delete);
         if !edits.iter().any(changes_shape) && !below.iter().any(|outcome| matches!(outcome, Outcome::Pieces(_))) {
             return Outcome::Page(self.patch(visit, below));
         }
@@ -629,7 +636,10 @@ impl<'a, H: Hasher> Builder<'a, H> {
                 },
             }
         }
-        debug_assert!(inserts.peek().is_none() && own.peek().is_none() && below.peek().is_none(), "all changes were met");
+        debug_assert!(
+            inserts.peek().is_none() && own.peek().is_none() && below.peek().is_none(),
+            "all changes were met"
+        );
         out.pieces
     }
 

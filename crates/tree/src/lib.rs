@@ -14,6 +14,7 @@ pub mod bits;
 mod diff;
 mod grown;
 mod hasher;
+pub mod ics23;
 mod memory;
 mod page;
 pub mod preimage;
@@ -44,6 +45,8 @@ pub use prove::{prove, prove_bytes};
 pub use query::Query;
 pub use read::{KeyRange, Read, ReadError, Scan, prefix_end};
 pub use tree::{Entries, Entry, Stale, Survey, Top, Tree};
+#[doc(hidden)]
+pub use verify::fuzz_proof;
 pub use verify::{Answer, NamespaceTop, RangeAnswer, Verified};
 pub use walk::{Branch, Opened, Walk};
 pub use witness::WitnessError;

@@ -312,7 +312,8 @@ mod tests {
     /// spec: TREE-3. The shape made from critical bits routes every key to its own slot.
     #[test]
     fn critical_bits_say_the_whole_shape() {
-        let mut keys: Vec<Vec<u8>> = (0u32..32).map(|i| blake3::hash(&i.to_le_bytes()).as_bytes()[..4].to_vec()).collect();
+        let mut keys: Vec<Vec<u8>> =
+            (0u32..32).map(|i| blake3::hash(&i.to_le_bytes()).as_bytes()[..4].to_vec()).collect();
         keys[3] = vec![0];
         keys[4] = vec![0, 0];
         keys[5] = vec![0, 0, 0, 1];

@@ -62,9 +62,9 @@ pub struct ProofLimits {
 }
 
 impl Default for ProofLimits {
-    /// 16 MiB, which holds the longest value and its way, and 2^18 nodes.
+    /// 9 MiB, which holds the longest value and its way, and 2^18 nodes.
     fn default() -> Self {
-        Self { bytes: 16 << 20, nodes: 1 << 18 }
+        Self { bytes: 9 << 20, nodes: 1 << 18 }
     }
 }
 

@@ -62,7 +62,9 @@ impl StateTree {
         let mut waiting: Vec<usize> = Vec::new();
         for space in 0..spaces.len() {
             let mut below = StateSpot::Space(space);
-            while let Some(node) = waiting.pop_if(|node| out.crits.get(space).is_none_or(|next| *next < out.crits[*node])) {
+            while let Some(node) =
+                waiting.pop_if(|node| out.crits.get(space).is_none_or(|next| *next < out.crits[*node]))
+            {
                 out.children[node][1] = below;
                 let [left, right] = out.children[node].map(|child| out.at(spaces, child));
                 let totals = [left.totals, right.totals];

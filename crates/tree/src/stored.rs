@@ -154,7 +154,8 @@ pub(crate) fn decode<H: Hasher>(
     if shared_len(&shape) != cut {
         return Err(DecodeError::NotCanonical { what: "shared key bytes" }.into());
     }
-    let mut page = Page { nodes: vec![Node::default(); crits.len()].into(), slots: slots.into(), shape: Arc::new(shape) };
+    let mut page =
+        Page { nodes: vec![Node::default(); crits.len()].into(), slots: slots.into(), shape: Arc::new(shape) };
     if let Some((crit, prefix)) = expected.below {
         let mut found = Vec::new();
         if page.shape.root_crit() == Some(crit) {

@@ -158,7 +158,9 @@ impl<H: Hasher> Tree<H> {
         for space in self.version.spaces.iter().filter(|space| unwritten(space.page)) {
             let mut path = vec![open(space.page)];
             while let Some((id, page, next)) = path.last_mut() {
-                let below = page.slots[*next..].iter().position(|slot| matches!(slot, Slot::Child { id, .. } if unwritten(*id)));
+                let below = page.slots[*next..]
+                    .iter()
+                    .position(|slot| matches!(slot, Slot::Child { id, .. } if unwritten(*id)));
                 if let Some(skipped) = below {
                     *next += skipped + 1;
                     let Slot::Child { id: below, .. } = page.slots[*next - 1] else { unreachable!("found as a child") };

@@ -196,6 +196,30 @@ fn pieces(proof: &Proof, top: u32) -> Vec<Piece<'_>> {
     pieces
 }
 
+/// What stands next to a place in a pruned tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beside<'p> {
+    /// A leaf with this key.
+    Leaf(&'p [u8]),
+    /// A part that is not shown.
+    Unseen,
+    /// The end of the tree.
+    Nothing,
+}
+
+/// What stands before a key's place, and what at or behind it.
+pub(crate) fn around<'p>(proof: &'p Proof, top: u32, key: &[u8]) -> (Beside<'p>, Beside<'p>) {
+    let pieces = pieces(proof, top);
+    let at = pieces.partition_point(|piece| piece.compare(key) == Ordering::Less);
+    let beside = |piece: Option<&Piece<'p>>| match piece {
+        None => Beside::Nothing,
+        Some(piece) if piece.edge == Edge::None => Beside::Leaf(piece.sample),
+        Some(_) => Beside::Unseen,
+    };
+    let before = at.checked_sub(1).and_then(|before| pieces.get(before));
+    (beside(before), beside(pieces.get(at)))
+}
+
 /// Puts inner nodes over pieces in order: neighbours join in the order of their critical bits, the greatest first.
 fn join<H: Hasher>(level: Level, pieces: &[Piece<'_>]) -> Result<Option<(Hash, Totals)>, WitnessError> {
     let over = |crit, left: (Hash, Totals), right: (Hash, Totals)| {

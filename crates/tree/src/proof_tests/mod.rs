@@ -3,6 +3,7 @@
 mod exhaustive;
 mod forged;
 mod hostile;
+mod ics23;
 mod properties;
 mod vectors;
 
