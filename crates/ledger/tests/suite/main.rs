@@ -1,0 +1,5 @@
+//! What the ledger promises, as claims, one module for each part of `spec/ledger.md`.
+
+mod chain;
+mod tools;
+mod xian;
