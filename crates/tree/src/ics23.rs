@@ -46,7 +46,7 @@ pub fn spec(kind: HashKind, level: Level) -> ProofSpec {
             empty_child: vec![],
             hash,
         }),
-        max_depth: i32::from(depth_max(level)),
+        max_depth: i32::try_from(depth_max(level)).expect("at most 2,295"),
         min_depth: 0,
         prehash_key_before_comparison: false,
     }
@@ -74,10 +74,10 @@ fn inner_tag(level: Level) -> u8 {
 }
 
 /// No path is longer (spec: TREE-12).
-fn depth_max(level: Level) -> u16 {
+fn depth_max(level: Level) -> usize {
     9 * match level {
-        Level::Entries => KEY_LEN_MAX as u16,
-        Level::Namespaces => NAMESPACE_LEN_MAX as u16,
+        Level::Entries => KEY_LEN_MAX,
+        Level::Namespaces => NAMESPACE_LEN_MAX,
     }
 }
 
@@ -392,7 +392,7 @@ fn absent<H: Hasher>(proof: &CommitmentProof, level: Level, root: &[u8], key: &[
 
 // spec: TREE-12, TREE-13: before anything is hashed.
 fn check_depth(exist: &ExistenceProof, level: Level, asked: &[u8]) -> Result<(), RefuseError> {
-    let limit = (9 * asked.len().max(exist.key.len())).min(usize::from(depth_max(level)));
+    let limit = (9 * asked.len().max(exist.key.len())).min(depth_max(level));
     let found = exist.path.len();
     if found > limit { Err(RefuseError::TooDeep { found, limit }) } else { Ok(()) }
 }
@@ -426,7 +426,7 @@ fn check_steps(exist: &ExistenceProof, level: Level) -> Result<(), RefuseError> 
             return refuse("the head is not an inner node's");
         }
         let crit = u16::from_le_bytes([inner.prefix[1], inner.prefix[2]]);
-        if crit >= below || crit >= depth_max(level) {
+        if crit >= below || usize::from(crit) >= depth_max(level) {
             return refuse("critical bits must fall towards the root");
         }
         if bit(&exist.key, crit) != right {

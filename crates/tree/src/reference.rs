@@ -161,7 +161,8 @@ mod tests {
     fn two_entries_give_the_root_worked_out_by_hand() {
         for hash in [blake3, sha256] {
             let leaf = |key: &[u8], value: &[u8]| {
-                let mut image = vec![1, key.len() as u8, 0, value.len() as u8, 0, 0, 0];
+                let [key_len, value_len] = [key.len(), value.len()].map(|len| u8::try_from(len).unwrap());
+                let mut image = vec![1, key_len, 0, value_len, 0, 0, 0];
                 image.resize(64, 0);
                 image.extend(hash(key));
                 image.extend(hash(value));

@@ -1,4 +1,5 @@
 //! Tests of proofs, verification and witnesses, against the naive reference and against forgers.
+#![expect(clippy::cast_possible_truncation, reason = "lengths in tests are small")]
 
 mod exhaustive;
 mod forged;

@@ -14,7 +14,7 @@ fn some_key() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn some_name() -> impl Strategy<Value = Namespace> {
-    prop::sample::select(vec!["a", "a.b", "b", "balances", "z", "zz"]).prop_map(|name| ns(name))
+    prop::sample::select(vec!["a", "a.b", "b", "balances", "z", "zz"]).prop_map(ns)
 }
 
 fn some_state() -> impl Strategy<Value = State> {
