@@ -1,7 +1,7 @@
 //! One version of the state, immutable, for as long as somebody holds it.
 
 use keelstone_codec::{Height, Namespace, Root, Value};
-use keelstone_tree::{Hasher, KeyRange, MemoryTree, Read, ReadError, Scan, Totals};
+use keelstone_tree::{Hasher, KeyRange, MemoryTree, Proof, Query, Read, ReadError, Scan, Totals};
 use std::sync::Arc;
 
 /// One version of the state. Clones share it; it can be read from any thread while commits go on.
@@ -35,6 +35,14 @@ impl<H: Hasher> View<H> {
     #[must_use]
     pub fn namespaces(&self) -> Vec<(Namespace, Totals)> {
         self.tree.namespaces()
+    }
+
+    /// A proof of what `queries` ask of this version.
+    ///
+    /// # Errors
+    /// [`ReadError`] if a node or value could not be read.
+    pub fn prove(&self, queries: &[Query]) -> Result<Proof, ReadError> {
+        Ok(self.tree.prove(queries))
     }
 }
 
