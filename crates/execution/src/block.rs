@@ -297,13 +297,20 @@ impl<'a> BlockDraft<'a> {
         self.handle.poke(namespace, key, value)
     }
 
-    /// The engine's own view of a world in the draft, not metered but for the bundle limits that stand.
+    /// The engine's own view of a world in the draft, without limits.
     ///
     /// Meant for system writes through typed collections: genesis, grants, records of modules.
+    ///
+    /// # Errors
+    /// What `edit` says; nothing it wrote is kept then.
     pub fn edit<W: World, T>(&mut self, edit: impl FnOnce(&mut W) -> Result<T, Stop>) -> Result<T, Stop> {
         self.handle.set_meter(Limits { gas_max: u64::MAX, write_bytes_max: u64::MAX, ..Limits::default() });
+        self.handle.push();
         let result = edit(&mut W::bind(&self.handle));
-        self.handle.take_stop();
+        match self.handle.take_stop() {
+            None if result.is_ok() => self.handle.merge(),
+            _ => drop(self.handle.pop()),
+        }
         result
     }
 

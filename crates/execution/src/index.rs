@@ -17,7 +17,7 @@ pub struct Index<K, V, I> {
     prefix: Vec<u8>,
     by: fn(&K, &V) -> Vec<I>,
     entries: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>,
-    _types: PhantomData<fn() -> (K, V, I)>,
+    _types: PhantomData<fn() -> I>,
 }
 
 /// Why an index is not one, or not up to date. It is then to be made anew.
@@ -122,7 +122,7 @@ where
         let own = key[self.prefix.len()..].to_vec();
         let wrong = |error| IndexError::Entry { key: key.clone(), error };
         let typed: K = read_key(&own).map_err(wrong)?;
-        let under = |value: Option<&Value>| -> Result<Vec<Vec<u8>>, IndexError> {
+        let under = |value: Option<&Value>| {
             let Some(value) = value else { return Ok(Vec::new()) };
             let value = V::from_bytes(value).map_err(wrong)?;
             let encoded = (self.by)(&typed, &value).into_iter().map(|value| {
@@ -130,7 +130,7 @@ where
                 value.encode_key(&mut out);
                 out
             });
-            Ok(encoded.collect())
+            Ok::<Vec<Vec<u8>>, IndexError>(encoded.collect())
         };
         let (left, entered) = (under(before)?, under(after)?);
         for value in left {

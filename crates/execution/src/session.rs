@@ -85,7 +85,7 @@ impl SessionId {
     }
 }
 
-/// The name of something a session may do, such as `social.ally`: 1 to 64 of `[a-z0-9_.*]`.
+/// The name of something a session may do, such as `social.ally`: 1 to 64 of `[a-z0-9_.]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Capability(Cow<'static, str>);
 

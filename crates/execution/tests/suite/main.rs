@@ -1,4 +1,6 @@
-//! What execution promises, as claims.
+//! What execution promises, as claims. Rules: `spec/chain.md`.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
 mod bundles;
 mod chain;
