@@ -96,7 +96,8 @@ fn golden<H: Hasher>() -> Json {
 /// spec: TREE-7, TREE-11, TREE-13
 #[test]
 fn golden_proofs_have_not_changed() {
-    let entries = golden_state().iter().flat_map(|(name, entries)| {
+    let state = golden_state();
+    let entries = state.iter().flat_map(|(name, entries)| {
         let entry = move |(key, value): (&Key, &Value)| json!([name.as_str(), hex::encode(key), hex::encode(value)]);
         entries.iter().map(entry).collect::<Vec<_>>()
     });
