@@ -1,8 +1,10 @@
 //! Text from outside and signatures.
 
 use crate::{Target, canonical};
+use keelstone_codec::Hash;
+use keelstone_execution::PublicKey;
 use keelstone_ledger::xian::Decimal;
-use keelstone_ledger::{JSON_DEPTH_MAX, Json, PublicKey, SecretKey, Signature, verify_batch};
+use keelstone_ledger::{JSON_DEPTH_MAX, Json, SecretKey, Signature, verify, verify_batch};
 
 pub(crate) const JSON: Target = Target { name: "json", run: json, seeds: json_seeds };
 
@@ -47,8 +49,8 @@ pub(crate) const SIGNATURE: Target = Target { name: "signature", run: signature,
 fn signature(input: &[u8]) -> bool {
     let Some((key, rest)) = input.split_first_chunk::<32>() else { return false };
     let Some((signature, message)) = rest.split_first_chunk::<64>() else { return false };
-    let (key, signature) = (PublicKey(*key), Signature(*signature));
-    let alone = key.verify(message, &signature);
+    let (key, signature) = (PublicKey(Hash(*key)), Signature(*signature));
+    let alone = verify(&key, message, &signature);
     let honest = SecretKey::from_seed(&[7; 32]);
     let beside = (honest.public(), &b"honest"[..], honest.sign(b"honest"));
     let batch = verify_batch(&[beside, (key, message, signature)]);
@@ -58,5 +60,5 @@ fn signature(input: &[u8]) -> bool {
 
 fn signature_seeds() -> Vec<Vec<u8>> {
     let key = SecretKey::from_seed(&[1; 32]);
-    vec![[&key.public().0[..], &key.sign(b"message").0, b"message"].concat()]
+    vec![[&key.public().0.0[..], &key.sign(b"message").0, b"message"].concat()]
 }

@@ -5,6 +5,7 @@
 //! libFuzzer; the tests of this crate call them with their seeds, mutated seeds and noise (docs/decisions/0007).
 #![forbid(unsafe_code)]
 
+mod chain;
 mod codec;
 mod execution;
 mod ledger;
@@ -33,6 +34,11 @@ pub const TARGETS: &[Target] = &[
     tree::WITNESS,
     execution::BUNDLE,
     execution::SESSION,
+    chain::TRANSACTION,
+    chain::BLOCK,
+    chain::LIST_PROOF,
+    chain::GENESIS,
+    chain::XIAN,
     ledger::JSON,
     ledger::DECIMAL,
     ledger::SIGNATURE,

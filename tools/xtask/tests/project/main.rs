@@ -32,7 +32,12 @@ impl File {
     /// The part of the file that is built into the product: what stands before its unit tests, none of a test file.
     fn product(&self) -> &str {
         let in_src = self.path.starts_with("src/") || self.path.contains("/src/") || self.path.starts_with("examples/");
-        if !self.is_rust() || !in_src || self.path.starts_with("tools/") {
+        // Unit tests too long for the file they test stand in a `tests.rs` or `…_tests/` beside it.
+        let is_test = self.path.split('/').any(|part| {
+            let stem = part.strip_suffix(".rs").unwrap_or(part);
+            stem == "tests" || stem.ends_with("_tests")
+        });
+        if !self.is_rust() || !in_src || is_test || self.path.starts_with("tools/") {
             return "";
         }
         self.text.split("#[cfg(test)]").next().unwrap_or("")

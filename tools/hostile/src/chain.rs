@@ -1,0 +1,135 @@
+//! Transactions, blocks and what the ledger keeps of them; genesis files and Xian's exports.
+
+use crate::{Target, canonical};
+use keelstone_codec::{Blob, ChainId, Encode, Hash, Height, Text, Timestamp};
+use keelstone_execution::{Bundle, FunctionHash, Mode, Operation};
+use keelstone_ledger::xian::{self, Import};
+use keelstone_ledger::{
+    Block, BlockRecord, Failure, Genesis, ListProof, Receipt, SecretKey, SignedTransaction, Transaction, Verdict,
+    list_root,
+};
+use keelstone_tree::{Blake3, Diff, MemoryTree};
+use std::sync::LazyLock;
+
+static SIGNED: LazyLock<SignedTransaction> = LazyLock::new(|| {
+    let key = SecretKey::from_seed(&[1; 32]);
+    let operation = Operation {
+        function: FunctionHash::of("memes.post", 1),
+        args: Blob::new(*b"arguments").expect("short"),
+        expected_diff: None,
+        expected_own_diff: None,
+    };
+    let transaction = Transaction {
+        chain_id: ChainId::new("Test-1").expect("a chain id"),
+        sender: key.public(),
+        nonce: 3,
+        expiry_height: Height(9),
+        session: None,
+        bundle: Bundle::new(Mode::Sync, vec![operation]).expect("one operation"),
+    };
+    transaction.sign(&key)
+});
+
+pub(crate) const TRANSACTION: Target = Target { name: "transaction", run: transaction, seeds: transactions };
+
+/// A transaction that verifies and is not the honest one was not changed in what it says.
+fn transaction(input: &[u8]) -> bool {
+    let Some(signed) = canonical::<SignedTransaction>(input) else { return false };
+    let verdict = signed.verify();
+    if signed.transaction.sender == SIGNED.transaction.sender {
+        assert_eq!(verdict.is_ok(), signed == *SIGNED, "a signature over another transaction: {signed:?}");
+    }
+    verdict.is_ok()
+}
+
+fn transactions() -> Vec<Vec<u8>> {
+    vec![SIGNED.to_bytes()]
+}
+
+pub(crate) const BLOCK: Target = Target { name: "block", run: block, seeds: blocks };
+
+fn block(input: &[u8]) -> bool {
+    let (record, receipt) = (canonical::<BlockRecord>(input).is_some(), canonical::<Receipt>(input).is_some());
+    let Some(block) = canonical::<Block>(input) else { return record || receipt };
+    let _ = block.transactions_root();
+    true
+}
+
+fn blocks() -> Vec<Vec<u8>> {
+    let proposer = SecretKey::from_seed(&[2; 32]).public();
+    let block = |transactions| Block { height: Height(5), time: Timestamp(1_000), proposer, transactions }.to_bytes();
+    let failure = Failure {
+        operation: 0,
+        function: FunctionHash::of("memes.post", 1),
+        code: 7,
+        expected: Some(Hash([1; 32])),
+        actual: Some(Hash([2; 32])),
+        reason: Text::new("the state hash differs").expect("short"),
+    };
+    let receipt = Receipt { transaction: SIGNED.id(), verdict: Verdict::Failed(failure), gas_used: 9 };
+    vec![block(vec![]), block(vec![SIGNED.clone(), SIGNED.clone()]), receipt.to_bytes()]
+}
+
+static LISTED: LazyLock<Vec<Hash>> = LazyLock::new(|| (0..11).map(|n| Hash([n; 32])).collect());
+
+pub(crate) const LIST_PROOF: Target = Target { name: "list_proof", run: list_proof, seeds: list_proofs };
+
+/// What verifies under the known root stands in the known list, at its place.
+fn list_proof(input: &[u8]) -> bool {
+    let Some(proof) = canonical::<ListProof>(input) else { return false };
+    let root = list_root(&LISTED);
+    let found: Vec<usize> = (0..LISTED.len()).filter(|&at| proof.verify(&root, &LISTED[at])).collect();
+    assert!(found.is_empty() || found == [proof.index as usize], "{proof:?} proves {found:?}");
+    assert!(!proof.verify(&root, &Hash([0xee; 32])), "{proof:?} proves what is not in the list");
+    !found.is_empty()
+}
+
+fn list_proofs() -> Vec<Vec<u8>> {
+    let of = |at| ListProof::of(&LISTED, at).expect("a place of the list").to_bytes();
+    vec![of(0), of(7), of(10)]
+}
+
+pub(crate) const GENESIS: Target = Target { name: "genesis", run: genesis, seeds: geneses };
+
+/// A genesis that is read and written again is the same genesis.
+fn genesis(input: &[u8]) -> bool {
+    let Ok(genesis) = Genesis::parse(input) else { return false };
+    let again = Genesis::parse(genesis.to_json().to_string().as_bytes());
+    assert_eq!(again.as_ref(), Ok(&genesis));
+    if let Ok(first) = genesis.first_state() {
+        assert_eq!(again.and_then(|again| again.first_state()).map(|first| first.hash), Ok(first.hash));
+    }
+    true
+}
+
+const EXPORT: &str = r#"{"chain_id":"x","abci_genesis":{"hash":"00","genesis":[
+    {"key":"currency.balances:ab","value":{"__fixed__":"12.50"}},
+    {"key":"con.S:a:b","value":[1,{"__time__":[2024,1,2,3,4,5,0]},null,"ü",123456789012345678901234567890]}
+    ],"nonces":[]}}"#;
+
+fn geneses() -> Vec<Vec<u8>> {
+    let mut genesis = Genesis::new(ChainId::new("Test-1").expect("a chain id"));
+    let plain = genesis.to_json().to_string();
+    genesis.producers.push(SecretKey::from_seed(&[3; 32]).public());
+    genesis.import_xian(EXPORT.as_bytes()).expect("an export of our own");
+    vec![plain.into_bytes(), genesis.to_json().to_string().into_bytes()]
+}
+
+pub(crate) const XIAN: Target = Target { name: "xian_import", run: import, seeds: exports };
+
+/// What is imported is exported as the same data.
+fn import(input: &[u8]) -> bool {
+    let Ok(import) = Import::parse(input) else { return false };
+    let Ok(writes) = import.writes() else { return false };
+    let mut state = MemoryTree::<Blake3>::new();
+    let diff: Diff = writes.into_iter().map(|((namespace, key), value)| (namespace, key, Some(value))).collect();
+    state.apply(&diff);
+    let exported = xian::export(&state).expect("what was imported can be exported");
+    let again = Import::parse(exported.to_string().as_bytes()).expect("an export can be imported");
+    assert_eq!((again.entries(), again.nonces()), (import.entries(), import.nonces()));
+    true
+}
+
+fn exports() -> Vec<Vec<u8>> {
+    vec![EXPORT.as_bytes().to_vec(), br#"[{"key":"a.b","value":1}]"#.to_vec()]
+}
