@@ -12,7 +12,9 @@ mod mempool;
 mod merkle;
 pub mod modules;
 mod nonces;
+mod replay;
 mod transaction;
+mod transition;
 pub mod xian;
 
 pub use block::{
@@ -29,4 +31,6 @@ pub use ledger::{Committed, Header, Ledger, LedgerError, Located, Pending, PoolS
 pub use mempool::{Mempool, PoolError, PoolLimits};
 pub use merkle::{LIST_COUNT_MAX, ListProof, list_root};
 pub use nonces::{NONCES, next_nonce, nonce_place};
+pub use replay::{ReplayError, Replayed};
+pub use transition::{TransitionError, TransitionProof, WITNESS_BYTES_MAX, verify_transition};
 pub use transaction::{SignedTransaction, Transaction, TxId};

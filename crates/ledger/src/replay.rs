@@ -1,0 +1,153 @@
+//! Running history again, to see that it comes to the same.
+//!
+//! A replay begins with the state before its first block, in a store of its own in memory, and runs each block of the
+//! range on it. After each, root, record and receipts must be those the chain has. The chain itself is only read, so a
+//! replay can run beside a node at work.
+//!
+//! Rules: `spec/ledger.md`, HISTORY-4.
+
+use crate::block::{self, BlockRecord, Refused, Verdict};
+use crate::ledger::{Ledger, LedgerError};
+use crate::transition::{TransitionError, same_record};
+use keelstone_codec::{Height, Root};
+use keelstone_store::files::MemoryFiles;
+use keelstone_store::{Options, Store, StoreError};
+use keelstone_tree::{Diff, Hasher, KeyRange, Read, Write};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+/// What a replay went through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replayed {
+    /// Blocks.
+    pub blocks: u64,
+    /// Their transactions.
+    pub transactions: u64,
+    /// Operations of those that succeeded.
+    pub operations: u64,
+    /// The root at the end.
+    pub root: Root,
+}
+
+/// Where a replay and the chain part.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// The range is empty, or does not lie within the chain's blocks.
+    #[error("the chain has blocks {low} to {high}: {from} to {to} cannot be replayed")]
+    Range {
+        /// The first of the range.
+        from: Height,
+        /// The last of it.
+        to: Height,
+        /// The chain's first block.
+        low: Height,
+        /// The chain's last.
+        high: Height,
+    },
+    /// The entries of the first version do not give its root: the store is damaged.
+    #[error("the entries at height {height} give root {found}, the store says {expected}")]
+    Base {
+        /// The height.
+        height: Height,
+        /// What the store says.
+        expected: Root,
+        /// What its entries give.
+        found: Root,
+    },
+    /// A block came to something else. The damage, or the difference between two programs, is at this height.
+    #[error("block {height} differs: {what}")]
+    Differs {
+        /// The height: the first at which the two part.
+        height: Height,
+        /// What was compared.
+        what: String,
+    },
+    /// Something needed could not be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+impl From<StoreError> for ReplayError {
+    fn from(error: StoreError) -> Self {
+        Self::Ledger(error.into())
+    }
+}
+
+impl<H: Hasher> Ledger<H> {
+    /// Runs a range of blocks again on the state before it. `progress` hears of every block with its root.
+    ///
+    /// # Errors
+    /// [`ReplayError::Differs`] at the first height that comes to something else; otherwise what could not be read.
+    // spec: HISTORY-4
+    pub fn replay(
+        &self,
+        range: RangeInclusive<Height>,
+        progress: &mut dyn FnMut(Height, Root),
+    ) -> Result<Replayed, ReplayError> {
+        let (from, to) = (*range.start(), *range.end());
+        let (low, high) = (self.facts().initial_height, self.height());
+        let Some(base) = from.prev().filter(|_| low <= from && from <= to && to <= high) else {
+            return Err(ReplayError::Range { from, to, low, high });
+        };
+        let scratch = self.copy_of(base)?;
+        let mut replayed = Replayed { blocks: 0, transactions: 0, operations: 0, root: scratch.root() };
+        let mut height = from;
+        loop {
+            let differs = |what: String| ReplayError::Differs { height, what };
+            let block = self.block(height)?;
+            let expected = BlockRecord::read(&self.view(), height).map_err(LedgerError::from)?;
+            let root = scratch.root();
+            let executed = block::execute(self.registry(), scratch.view(), root, block, Refused::Receipt)
+                .map_err(|error| differs(error.to_string()))?;
+            if let Err(TransitionError::Record { field, expected, found }) =
+                same_record(executed.record.as_ref(), expected.as_ref())
+            {
+                return Err(differs(format!("{field}: replayed {expected}, recorded {found}")));
+            }
+            if executed.receipts != self.receipts(height)? {
+                return Err(differs("its receipts".to_owned()));
+            }
+            let found = scratch.commit(height, executed.changes.to_diff())?;
+            if let Some(expected) = self.root_at(height)?.filter(|expected| *expected != found) {
+                return Err(differs(format!("root: replayed {found}, the store has {expected}")));
+            }
+            replayed.blocks += 1;
+            replayed.transactions += executed.receipts.len() as u64;
+            for receipt in &executed.receipts {
+                if let Verdict::Succeeded { operations, .. } = &receipt.verdict {
+                    replayed.operations += operations.len() as u64;
+                }
+            }
+            replayed.root = found;
+            progress(height, found);
+            if height == to {
+                return Ok(replayed);
+            }
+            height = height.next();
+        }
+    }
+
+    /// A store in memory that holds the version at a height, and whose root was found again from its entries.
+    fn copy_of(&self, height: Height) -> Result<Store<H>, ReplayError> {
+        let view = self.view_at(height)?;
+        let mut parts = Vec::new();
+        for (namespace, _) in view.namespaces() {
+            let entries = view.scan(&namespace, KeyRange::all());
+            let writes = entries.map(|entry| entry.map(|(key, value)| Write { key, value: Some(value) }));
+            let writes = writes.collect::<Result<Vec<_>, _>>().map_err(LedgerError::from)?;
+            parts.push((namespace, writes));
+        }
+        let diff = Diff::new(parts).expect("a store gives namespaces and keys in order");
+        let scratch = Store::create(Arc::new(MemoryFiles::new()), scratch_options())?;
+        let found = scratch.commit(height, diff)?;
+        let expected = view.root();
+        if found != expected {
+            return Err(ReplayError::Base { height, expected, found });
+        }
+        Ok(scratch)
+    }
+}
+
+fn scratch_options() -> Options {
+    Options { segment_bytes: 8 << 20, page_segment_bytes: 8 << 20, background: false, ..Options::default() }
+}
