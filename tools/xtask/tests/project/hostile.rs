@@ -24,11 +24,15 @@ fn tested(id: &str, texts: &[&str]) -> bool {
     texts.iter().any(|text| text.contains(&name) || ids(text).iter().any(|(area, n)| format!("{area}-{n}") == id))
 }
 
+/// The files of these checks name ids as examples.
+fn explains_ids(path: &str) -> bool {
+    path.ends_with("project/hostile.rs") || path.ends_with("project/main.rs")
+}
+
 #[test]
 fn every_hostile_input_with_a_surface_has_a_test() {
     let files = tracked();
-    let texts: Vec<&str> =
-        files.iter().filter(|file| !file.path.starts_with("tools/xtask/")).map(|file| file.tests()).collect();
+    let texts: Vec<&str> = files.iter().filter(|file| !explains_ids(&file.path)).map(|file| file.tests()).collect();
     let later = later();
     let early: Vec<&String> = later.keys().filter(|id| tested(id, &texts)).collect();
     if !early.is_empty() {
