@@ -9,14 +9,33 @@
 //! Formats and rules: `spec/store.md`, STORE-1 to STORE-10. Vectors: `spec/vectors/store.json`.
 #![forbid(unsafe_code)]
 
+mod appender;
+mod cache;
+mod check;
+mod commit;
+mod compact;
 mod error;
 pub mod files;
+mod flush;
+mod history;
 pub mod kv;
+mod log;
 mod options;
+mod record;
+mod recover;
+mod sector;
+mod segment;
+mod segments;
+mod state;
 mod store;
+mod superblock;
+mod version;
 mod view;
 
+pub use check::{CheckLevel, CheckReport};
+pub use commit::Prepared;
+pub use compact::Compacted;
 pub use error::StoreError;
 pub use options::{Options, Retention};
-pub use store::{Change, CheckLevel, CheckReport, CommittedDiff, Compacted, Prepared, Progress, Stats, Store};
+pub use store::{Change, CommittedDiff, Progress, Stats, Store};
 pub use view::View;

@@ -28,7 +28,10 @@ pub struct Options {
     pub recent_versions: usize,
     /// Views that may be open at a height other than the last (spec: STORE-6). The oldest expires.
     pub views_max: usize,
-    /// Whether flushes run on a thread of their own. Off, a commit that needs one does it: for tests that count I/O.
+    /// The id of a store that is made; drawn at random if none is given.
+    pub id: Option<[u8; 16]>,
+    /// Whether syncs and flushes run on threads of their own. Off, commits do them in turn, so that the order of I/O is
+    /// always the same.
     pub background: bool,
 }
 
@@ -43,6 +46,7 @@ impl Default for Options {
             history: Retention::All,
             recent_versions: 16,
             views_max: 1024,
+            id: None,
             background: true,
         }
     }

@@ -1,54 +1,80 @@
-//! The store itself (for now in memory, with the diffs in a file each, so that others can build on its interface).
+//! The store: what one does with it. How it is done stands in the modules beside.
 
-use crate::files::{Files, Guard, LockError};
-use crate::{Options, StoreError, View};
-use keelstone_codec::{Decode, Encode, Hash, Height, Key, Namespace, Root, Value};
-use keelstone_tree::{Diff, Hasher, MemoryTree, Read};
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use crate::check::{CheckLevel, CheckReport};
+use crate::commit::{Prepared, Syncer};
+use crate::compact::Compacted;
+use crate::files::{Files, Guard};
+use crate::flush::Upkeep;
+use crate::history::{self, Index};
+use crate::log::{self, Log};
+use crate::recover::Found;
+use crate::segment::Kind;
+use crate::segments::Segments;
+use crate::version::{Version, Versions};
+use crate::{Options, Retention, StoreError, View};
+use arc_swap::ArcSwap;
+use keelstone_codec::{Hash, Height, Key, Namespace, Root, Value};
+use keelstone_tree::{Diff, Hasher};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 /// Durable versions of the state. Shared freely between threads; one process owns a directory.
-#[derive(Debug)]
+///
+/// Dropping a store lets go of its directory. Nothing acknowledged is lost by that, or by a kill at any moment.
 pub struct Store<H: Hasher> {
-    files: Arc<dyn Files>,
+    shared: Arc<Shared<H>>,
+    flusher: Option<JoinHandle<()>>,
+}
+
+/// What the store's threads share. Locks are taken in the order upkeep, writer, history; never the other way.
+pub(crate) struct Shared<H: Hasher> {
+    pub(crate) options: Options,
+    pub(crate) segments: Arc<Segments>,
+    current: ArcSwap<Version<H>>,
+    writer: Mutex<Writer>,
+    upkeep: Mutex<Upkeep>,
+    history: Mutex<History<H>>,
+    signals: Mutex<Signals>,
+    /// Told when there is something to flush, when a flush is done, and when the store closes.
+    changed: Condvar,
+    poison: Mutex<Option<String>>,
+    pub(crate) syncer: Option<Syncer>,
+    commits: AtomicU64,
+    repaired: Option<StoreError>,
+    torn: bool,
     _lock: Box<dyn Guard>,
-    inner: RwLock<Inner<H>>,
+}
+
+/// Where commits are appended. Whoever holds it commits.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) log: Log,
+    /// Counts the versions put in place, so that what was prepared on an older one is known.
+    pub(crate) turn: u64,
+    /// Bytes of the log that no superblock covers yet.
+    pub(crate) unflushed: u64,
+}
+
+impl Writer {
+    pub(crate) fn new(log: Log, unflushed: u64) -> Self {
+        Self { log, turn: 0, unflushed }
+    }
 }
 
 #[derive(Debug)]
-struct Inner<H: Hasher> {
-    epoch: u64,
+struct History<H: Hasher> {
+    /// The lowest height that is kept.
     low: Option<Height>,
-    versions: BTreeMap<Height, (Diff, Arc<MemoryTree<H>>, Root)>,
+    index: Index,
+    versions: Versions<H>,
 }
 
-/// A diff whose root is known and that nobody has committed. Dropped, it never happened (spec: STORE-9).
-#[derive(Debug, Clone)]
-pub struct Prepared<H: Hasher> {
-    before: Root,
-    root: Root,
-    diff: Diff,
-    tree: Arc<MemoryTree<H>>,
-}
-
-impl<H: Hasher> Prepared<H> {
-    /// The root the state will have.
-    #[must_use]
-    pub fn root(&self) -> Root {
-        self.root
-    }
-
-    /// The root of the version it was prepared on.
-    #[must_use]
-    pub fn root_before(&self) -> Root {
-        self.before
-    }
-
-    /// The writes.
-    #[must_use]
-    pub fn diff(&self) -> &Diff {
-        &self.diff
-    }
+#[derive(Debug, Default)]
+struct Signals {
+    unflushed: u64,
+    closing: bool,
 }
 
 /// One write of a committed diff, with what it replaced.
@@ -83,15 +109,6 @@ impl CommittedDiff {
     }
 }
 
-/// How thorough a check is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckLevel {
-    /// Superblocks, segment headers and the unflushed log.
-    Quick,
-    /// Every page and every value by its hash, every sector of the log by its checksum.
-    Full,
-}
-
 /// What a long piece of work tells of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -103,32 +120,6 @@ pub struct Progress {
     pub what: &'static str,
 }
 
-/// What a check found.
-#[derive(Debug, Clone, Default)]
-pub struct CheckReport {
-    /// Pages proven by their hash.
-    pub pages: u64,
-    /// Values proven by their hash.
-    pub values: u64,
-    /// Log records whose checksum and links hold.
-    pub records: u64,
-    /// Sectors whose checksum holds.
-    pub sectors: u64,
-    /// What is wrong, at most the first 1,000.
-    pub problems: Vec<StoreError>,
-}
-
-/// What a compaction did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Compacted {
-    /// Values moved.
-    pub values_moved: u64,
-    /// Pages written again.
-    pub pages_moved: u64,
-    /// Bytes of segments removed.
-    pub bytes_freed: u64,
-}
-
 /// Figures of a store at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -136,7 +127,7 @@ pub struct Stats {
     pub entries: u64,
     /// Bytes of their keys and values.
     pub entry_bytes: u64,
-    /// Bytes of all files.
+    /// Bytes of all segments, as large as they were made.
     pub disk_bytes: u64,
     /// Segments of the log.
     pub log_segments: u64,
@@ -144,7 +135,7 @@ pub struct Stats {
     pub value_segments: u64,
     /// Segments of pages.
     pub page_segments: u64,
-    /// Bytes of values and pages that no retained version needs.
+    /// Bytes of values and pages that the last version does not need, as far as counted.
     pub garbage_bytes: u64,
     /// Bytes of diffs that the pages do not have yet.
     pub unflushed_bytes: u64,
@@ -152,12 +143,16 @@ pub struct Stats {
     pub cache_bytes: u64,
     /// Bytes of value blocks in memory.
     pub value_cache_bytes: u64,
-    /// Views at a height other than the last that are open.
+    /// Versions that somebody holds, those the store keeps at hand included.
     pub views: u64,
     /// Commits since the store was opened.
     pub commits: u64,
     /// Bytes written to files since the store was opened.
     pub written_bytes: u64,
+    /// Whether opening cut a record that had never been acknowledged.
+    pub torn_tail_cut: bool,
+    /// What opening found wrong with one of the two superblock slots, and wrote anew from the other.
+    pub superblock_repaired: Option<String>,
 }
 
 impl<H: Hasher> Store<H> {
@@ -166,16 +161,17 @@ impl<H: Hasher> Store<H> {
     /// # Errors
     /// [`StoreError::Exists`], [`StoreError::InUse`], [`StoreError::Io`].
     pub fn create(files: Arc<dyn Files>, options: Options) -> Result<Self, StoreError> {
-        let store = Self::attach(files, options)?;
-        if store.inner().versions.is_empty() { Ok(store) } else { Err(StoreError::Exists) }
+        Ok(Self::start(Shared::create(files, options)?))
     }
 
-    /// Opens a store that exists.
+    /// Opens a store: the last superblock, and every commit the log has beyond it.
     ///
     /// # Errors
-    /// [`StoreError::Missing`], [`StoreError::InUse`], [`StoreError::Damaged`], [`StoreError::Io`], ...
+    /// [`StoreError::Missing`], [`StoreError::InUse`], [`StoreError::Unsupported`], [`StoreError::WrongHasher`], and
+    /// [`StoreError::Damaged`] or [`StoreError::Lost`] if anything read is not what was written: only a record that was
+    /// never acknowledged is ever cut.
     pub fn open(files: Arc<dyn Files>, options: Options) -> Result<Self, StoreError> {
-        Self::attach(files, options)
+        Ok(Self::start(Shared::open(files, options)?))
     }
 
     /// Whether the directory holds a store.
@@ -183,59 +179,41 @@ impl<H: Hasher> Store<H> {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn exists(files: &dyn Files) -> Result<bool, StoreError> {
-        Ok(!files.list().map_err(StoreError::io("list", "the directory"))?.iter().all(|name| name == "LOCK"))
+        let names = files.list().map_err(StoreError::io("list", "the directory"))?;
+        Ok(names.iter().any(|name| name == crate::superblock::FILE))
     }
 
-    fn attach(files: Arc<dyn Files>, _: Options) -> Result<Self, StoreError> {
-        let lock = files.lock().map_err(|error| match error {
-            LockError::InUse { pid } => StoreError::InUse { pid },
-            LockError::Io(error) => StoreError::io("lock", "LOCK")(error),
-        })?;
-        let mut inner = Inner { epoch: 0, low: None, versions: BTreeMap::new() };
-        let mut tree = MemoryTree::<H>::new();
-        for name in files.list().map_err(StoreError::io("list", "the directory"))? {
-            let Some(height) = name.strip_prefix("diff-").and_then(|height| height.parse().ok()) else { continue };
-            let file = files.open(&name).map_err(StoreError::io("open", &name))?;
-            let mut bytes = vec![0; usize::try_from(file.len().unwrap_or(0)).unwrap_or(0)];
-            file.read_at(0, &mut bytes).map_err(StoreError::io("read", &name))?;
-            let diff = Diff::from_bytes(&bytes).map_err(|error| StoreError::damaged(&name, 0, error.to_string()))?;
-            let root = tree.apply(&diff);
-            inner.versions.insert(Height(height), (diff, Arc::new(tree.clone()), root));
-        }
-        inner.low = inner.versions.keys().next().copied();
-        Ok(Self { files, _lock: lock, inner: RwLock::new(inner) })
-    }
-
-    fn inner(&self) -> RwLockReadGuard<'_, Inner<H>> {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn inner_mut(&self) -> RwLockWriteGuard<'_, Inner<H>> {
-        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    fn start(shared: Shared<H>) -> Self {
+        let shared = Arc::new(shared);
+        let flusher = shared.options.background.then(|| {
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || shared.flush_in_background())
+        });
+        Self { shared, flusher }
     }
 
     /// The last committed height, none before the first.
     #[must_use]
     pub fn height(&self) -> Option<Height> {
-        self.view().height()
+        self.shared.current().height
     }
 
     /// The lowest height that can be viewed, none before the first commit.
     #[must_use]
     pub fn low(&self) -> Option<Height> {
-        self.inner().low
+        self.shared.low()
     }
 
     /// The root of the last version.
     #[must_use]
     pub fn root(&self) -> Root {
-        self.view().root()
+        self.shared.current().root
     }
 
     /// How often history was rolled back.
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        self.inner().epoch
+        self.shared.current().epoch
     }
 
     /// Computes the root a diff would lead to. Nothing of it is durable, and it can be repeated (spec: STORE-9).
@@ -243,19 +221,15 @@ impl<H: Hasher> Store<H> {
     /// # Errors
     /// [`StoreError::TooLarge`], [`StoreError::Read`].
     pub fn prepare(&self, diff: Diff) -> Result<Prepared<H>, StoreError> {
-        let view = self.view();
-        let mut tree = MemoryTree::clone(&view.tree);
-        let root = tree.apply(&diff);
-        Ok(Prepared { before: view.root, root, diff, tree: Arc::new(tree) })
+        self.shared.prepare(diff)
     }
 
-    /// Commits a diff: when this returns, it is durable.
+    /// Commits a diff: when this returns, it is durable. The sync runs beside the hashing.
     ///
     /// # Errors
     /// [`StoreError::WrongHeight`], [`StoreError::TooLarge`], [`StoreError::Poisoned`], [`StoreError::Io`], ...
     pub fn commit(&self, height: Height, diff: Diff) -> Result<Root, StoreError> {
-        let prepared = self.prepare(diff)?;
-        self.commit_prepared(height, prepared)
+        self.shared.commit(height, &diff)
     }
 
     /// Commits what was prepared on the last version.
@@ -263,54 +237,22 @@ impl<H: Hasher> Store<H> {
     /// # Errors
     /// [`StoreError::Stale`], and as [`Self::commit`].
     pub fn commit_prepared(&self, height: Height, prepared: Prepared<H>) -> Result<Root, StoreError> {
-        let current = self.root();
-        if prepared.before != current {
-            return Err(StoreError::Stale { prepared: prepared.before, current });
-        }
-        let mut inner = self.inner_mut();
-        if let Some((last, _)) = inner.versions.last_key_value().filter(|(last, _)| last.next() != height) {
-            return Err(StoreError::WrongHeight { expected: last.next(), found: height });
-        }
-        let name = format!("diff-{:020}", height.0);
-        let bytes = prepared.diff.to_bytes();
-        let file = self.files.create(&name, bytes.len() as u64).map_err(StoreError::io("create", &name))?;
-        file.write_at(0, &bytes).and_then(|()| file.sync()).map_err(StoreError::io("write", &name))?;
-        self.files.sync_directory().map_err(StoreError::io("sync", &name))?;
-        inner.low.get_or_insert(height);
-        inner.versions.insert(height, (prepared.diff, prepared.tree, prepared.root));
-        Ok(prepared.root)
+        self.shared.commit_prepared(height, prepared)
     }
 
     /// The last version.
     #[must_use]
     pub fn view(&self) -> View<H> {
-        match self.inner().versions.last_key_value() {
-            Some((height, (_, tree, root))) => View { height: Some(*height), root: *root, tree: Arc::clone(tree) },
-            None => {
-                let mut tree = MemoryTree::new();
-                View { height: None, root: tree.apply(&Diff::default()), tree: Arc::new(tree) }
-            }
-        }
+        View::new(self.shared.current())
     }
 
-    /// The version at a retained height.
+    /// The version at a retained height: at hand if it is recent or was used lately, else rebuilt from the nearest one
+    /// and the diffs between.
     ///
     /// # Errors
     /// [`StoreError::NotRetained`] with the heights there are, [`StoreError::Empty`], or what reading says.
     pub fn view_at(&self, height: Height) -> Result<View<H>, StoreError> {
-        let inner = self.inner();
-        let kept = inner.versions.get(&height).filter(|_| inner.low.is_some_and(|low| low <= height));
-        match kept {
-            Some((_, tree, root)) => Ok(View { height: Some(height), root: *root, tree: Arc::clone(tree) }),
-            None => Err(Self::not_retained(&inner, height)),
-        }
-    }
-
-    fn not_retained(inner: &Inner<H>, height: Height) -> StoreError {
-        match (inner.low, inner.versions.last_key_value()) {
-            (Some(low), Some((high, _))) => StoreError::NotRetained { height, low, high: *high },
-            _ => StoreError::Empty,
-        }
+        self.shared.version_at(height).map(View::new)
     }
 
     /// What a retained height changed, with what it replaced.
@@ -318,21 +260,7 @@ impl<H: Hasher> Store<H> {
     /// # Errors
     /// As [`Self::view_at`].
     pub fn diff_at(&self, height: Height) -> Result<CommittedDiff, StoreError> {
-        let inner = self.inner();
-        let Some((diff, _, _)) = inner.versions.get(&height).filter(|_| inner.low.is_some_and(|low| low <= height))
-        else {
-            return Err(Self::not_retained(&inner, height));
-        };
-        let mut empty = MemoryTree::new();
-        let none = (Diff::default(), Arc::new(empty.clone()), empty.apply(&Diff::default()));
-        let (_, before, root_before) = inner.versions.range(..height).next_back().map_or(&none, |(_, version)| version);
-        let mut changes = Vec::with_capacity(diff.len());
-        for (namespace, write) in diff.iter() {
-            let old = before.get(namespace, &write.key)?.map(|value| H::hash(&value));
-            let (namespace, key) = (namespace.clone(), write.key.clone());
-            changes.push(Change { namespace, key, old, new: write.value.clone() });
-        }
-        Ok(CommittedDiff { height, root_before: *root_before, changes })
+        self.shared.diff_at(height)
     }
 
     /// Makes an earlier height the last one again, durably, under a new epoch (spec: STORE-5).
@@ -340,15 +268,7 @@ impl<H: Hasher> Store<H> {
     /// # Errors
     /// [`StoreError::CannotRollBack`], and as [`Self::commit`].
     pub fn rollback(&self, to: Height) -> Result<Root, StoreError> {
-        let view = self.view_at(to)?;
-        let mut inner = self.inner_mut();
-        let later = inner.versions.split_off(&to.next());
-        for height in later.keys() {
-            let name = format!("diff-{:020}", height.0);
-            self.files.remove(&name).map_err(StoreError::io("remove", &name))?;
-        }
-        inner.epoch += 1;
-        Ok(view.root)
+        self.shared.rollback(to)
     }
 
     /// Gives up all heights before `before`. Their space is freed as compaction gets to it.
@@ -356,12 +276,7 @@ impl<H: Hasher> Store<H> {
     /// # Errors
     /// [`StoreError::NotRetained`] above the last height, and as [`Self::commit`].
     pub fn prune(&self, before: Height) -> Result<(), StoreError> {
-        let mut inner = self.inner_mut();
-        if inner.versions.last_key_value().is_none_or(|(last, _)| *last < before) {
-            return Err(Self::not_retained(&inner, before));
-        }
-        inner.low = inner.low.max(Some(before));
-        Ok(())
+        self.shared.prune(before)
     }
 
     /// Moves what lives out of segments that are mostly garbage, and removes segments nobody needs. Commits and reads go
@@ -369,23 +284,22 @@ impl<H: Hasher> Store<H> {
     ///
     /// # Errors
     /// As [`Self::commit`].
-    pub fn compact(&self, _progress: &mut dyn FnMut(Progress)) -> Result<Compacted, StoreError> {
-        Ok(Compacted::default())
+    pub fn compact(&self, progress: &mut dyn FnMut(Progress)) -> Result<Compacted, StoreError> {
+        self.shared.compact(progress)
     }
 
     /// Looks for damage and changes nothing.
     ///
     /// # Errors
     /// [`StoreError::Io`] if the disk cannot be read at all. Damage is in the report.
-    pub fn check(&self, _level: CheckLevel, _progress: &mut dyn FnMut(Progress)) -> Result<CheckReport, StoreError> {
-        Ok(CheckReport::default())
+    pub fn check(&self, level: CheckLevel, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport, StoreError> {
+        self.shared.check(level, progress)
     }
 
     /// Figures of this moment.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let totals = self.view().totals();
-        Stats { entries: totals.count, entry_bytes: totals.bytes, ..Stats::default() }
+        self.shared.stats()
     }
 
     /// Writes the pages of the last version and a superblock, so that the next open has nothing to replay.
@@ -393,15 +307,302 @@ impl<H: Hasher> Store<H> {
     /// # Errors
     /// As [`Self::commit`].
     pub fn flush(&self) -> Result<(), StoreError> {
-        Ok(())
+        self.shared.flush(&mut self.shared.upkeep())
     }
 
-    /// Flushes and lets go of the directory. Dropping a store does the latter only; nothing acknowledged is lost either
-    /// way.
+    /// Flushes and lets go of the directory.
     ///
     /// # Errors
     /// As [`Self::flush`].
     pub fn close(self) -> Result<(), StoreError> {
         self.flush()
+    }
+}
+
+impl<H: Hasher> fmt::Debug for Store<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store at {:?}", self.shared.current())
+    }
+}
+
+impl<H: Hasher> Drop for Store<H> {
+    fn drop(&mut self) {
+        self.shared.signals().closing = true;
+        self.shared.changed.notify_all();
+        if let Some(flusher) = self.flusher.take() {
+            // A flusher that panicked has poisoned nothing but itself; what it left half done was never referred to.
+            let _ = flusher.join();
+        }
+    }
+}
+
+impl<H: Hasher> Shared<H> {
+    pub(crate) fn assemble(
+        options: Options,
+        lock: Box<dyn Guard>,
+        segments: Arc<Segments>,
+        writer: Writer,
+        upkeep: Upkeep,
+        found: Found<H>,
+    ) -> Self {
+        let Found { version, low, index, versions, repaired, torn } = found;
+        let syncer = options.background.then(Syncer::start);
+        let signals = Signals { unflushed: writer.unflushed, closing: false };
+        Self {
+            options,
+            segments,
+            current: ArcSwap::new(version),
+            writer: Mutex::new(writer),
+            upkeep: Mutex::new(upkeep),
+            history: Mutex::new(History { low, index, versions }),
+            signals: Mutex::new(signals),
+            changed: Condvar::new(),
+            poison: Mutex::default(),
+            syncer,
+            commits: AtomicU64::new(0),
+            repaired,
+            torn,
+            _lock: lock,
+        }
+    }
+
+    pub(crate) fn current(&self) -> Arc<Version<H>> {
+        self.current.load_full()
+    }
+
+    pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn upkeep(&self) -> MutexGuard<'_, Upkeep> {
+        self.upkeep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn history(&self) -> MutexGuard<'_, History<H>> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn signals(&self) -> MutexGuard<'_, Signals> {
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn low(&self) -> Option<Height> {
+        self.history().low
+    }
+
+    /// The lowest height of which somebody holds a version.
+    pub(crate) fn lowest_held(&self) -> Option<Height> {
+        self.history().versions.lowest()
+    }
+
+    /// Lets go of versions kept at hand, all but the last.
+    pub(crate) fn drop_recent(&self) {
+        let current = self.current();
+        self.history().versions.retain(|version| std::ptr::eq(version, &*current));
+    }
+
+    /// Refuses work after a failed write (spec: STORE-8).
+    pub(crate) fn check_poison(&self) -> Result<(), StoreError> {
+        match &*self.poison.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(reason) => Err(StoreError::Poisoned { reason: reason.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs something that writes. If it fails, nobody knows what is on the disk: no more writes until the store is
+    /// opened again (spec: STORE-8).
+    pub(crate) fn poisoning<T>(&self, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        work().inspect_err(|error| {
+            let mut poison = self.poison.lock().unwrap_or_else(PoisonError::into_inner);
+            poison.get_or_insert_with(|| error.to_string());
+            drop(poison);
+            // Whoever waits for a flush must hear that none will come.
+            self.changed.notify_all();
+        })
+    }
+
+    /// Puts a committed version in place: from here on it is the last one.
+    pub(crate) fn install(&self, writer: &mut Writer, version: Arc<Version<H>>) {
+        let height = version.height.expect("only commits are installed");
+        let mut history = self.history();
+        history.low.get_or_insert(height);
+        history.index.push(height, version.record.expect("a commit has a record"));
+        history.versions.add(&version);
+        if let Retention::Heights(count) = self.options.history {
+            let low = Height((height.0 + 1).saturating_sub(count.max(1)));
+            history.raise_low(low);
+        }
+        drop(history);
+        self.current.store(version);
+        writer.turn += 1;
+        self.commits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Puts the same state with other places in the place of the last version.
+    pub(crate) fn replace(&self, writer: &mut Writer, version: Arc<Version<H>>) {
+        self.history().versions.add(&version);
+        self.current.store(version);
+        writer.turn += 1;
+    }
+
+    /// Puts an earlier version in place and forgets what came after it.
+    pub(crate) fn install_rollback(&self, writer: &mut Writer, version: Arc<Version<H>>) {
+        let height = version.height.expect("only heights are rolled back to");
+        let mut history = self.history();
+        history.index.truncate(height);
+        history.versions.retain(|version| version.height <= Some(height));
+        history.versions.add(&version);
+        drop(history);
+        self.segments.forget_emptied(height);
+        self.current.store(version);
+        writer.turn += 1;
+    }
+
+    /// Counts a commit's bytes and sees to it that they are flushed in time.
+    pub(crate) fn wrote(&self, writer: &mut Writer, bytes: u64) {
+        writer.unflushed += bytes;
+        self.signals().unflushed = writer.unflushed;
+        self.changed.notify_all();
+    }
+
+    /// Lets go of pages that are written, until the cache keeps its bound.
+    pub(crate) fn evict(&self) {
+        let budget = usize::try_from(self.options.cache_bytes).unwrap_or(usize::MAX);
+        self.current().tree.pages().evict(budget);
+    }
+
+    /// Counts what a flush has covered.
+    pub(crate) fn flushed(&self, bytes: u64) {
+        let mut writer = self.writer();
+        writer.unflushed -= bytes;
+        self.signals().unflushed = writer.unflushed;
+        self.changed.notify_all();
+    }
+
+    /// Waits until there is room for another commit's bytes (spec: STORE-7).
+    pub(crate) fn wait_for_room(&self) -> Result<(), StoreError> {
+        if !self.options.background {
+            let full = self.signals().unflushed >= self.options.flush_bytes;
+            return if full { self.flush(&mut self.upkeep()) } else { Ok(()) };
+        }
+        let mut signals = self.signals();
+        while signals.unflushed >= 2 * self.options.flush_bytes {
+            self.check_poison()?;
+            signals = self.changed.wait(signals).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
+    }
+
+    /// The flusher's life: flush whenever enough has come together.
+    fn flush_in_background(&self) {
+        loop {
+            let mut signals = self.signals();
+            while signals.unflushed < self.options.flush_bytes && !signals.closing {
+                signals = self.changed.wait(signals).unwrap_or_else(PoisonError::into_inner);
+            }
+            if signals.closing {
+                return;
+            }
+            drop(signals);
+            // The failure is kept as the poison that the next commit meets.
+            if self.flush(&mut self.upkeep()).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn not_retained(&self, height: Height) -> StoreError {
+        match (self.low(), self.current().height) {
+            (Some(low), Some(high)) => StoreError::NotRetained { height, low, high },
+            _ => StoreError::Empty,
+        }
+    }
+
+    /// The version at a height between the lowest kept and the last.
+    pub(crate) fn version_at(&self, height: Height) -> Result<Arc<Version<H>>, StoreError> {
+        let current = self.current();
+        if current.height == Some(height) {
+            return Ok(current);
+        }
+        let mut history = self.history();
+        if current.height.is_none_or(|last| height > last) || history.low.is_none_or(|low| height < low) {
+            drop(history);
+            return Err(self.not_retained(height));
+        }
+        if let Some(version) = history.versions.find(height) {
+            return Ok(version);
+        }
+        let base = history.versions.nearest(height).unwrap_or_else(|| Arc::clone(&current));
+        let (index, segments) = (&mut history.index, &*self.segments);
+        let next = index.find(segments, &current, height.next())?;
+        let expected = log::head_at(segments, next)?.root_before;
+        // The index stays locked: a rollback must not take records away from under a rebuild.
+        let mut spot = |height| index.find(segments, &current, height);
+        let version = history::rebuild(segments, &base, height, &mut spot, expected)?;
+        history.versions.add(&version);
+        Ok(version)
+    }
+
+    fn diff_at(&self, height: Height) -> Result<CommittedDiff, StoreError> {
+        let current = self.current();
+        if current.height.is_none_or(|last| height > last) || self.low().is_none_or(|low| height < low) {
+            return Err(self.not_retained(height));
+        }
+        let spot = self.history().index.find(&self.segments, &current, height)?;
+        let record = log::record_at(&self.segments, spot)?;
+        let mut changes = Vec::with_capacity(record.writes.len());
+        for logged in record.writes {
+            let old = logged.old.map(|place| self.segments.value_at(place)).transpose()?;
+            let (namespace, key) = (logged.namespace, logged.key);
+            let new = logged.new.map(|(_, value)| value);
+            changes.push(Change { namespace, key, old: old.map(|value| H::hash(&value)), new });
+        }
+        Ok(CommittedDiff { height, root_before: record.head.root_before, changes })
+    }
+
+    /// Raises the lowest height that is kept, durably.
+    fn prune(&self, before: Height) -> Result<(), StoreError> {
+        self.check_poison()?;
+        if self.current().height.is_none_or(|last| before > last) {
+            return Err(self.not_retained(before));
+        }
+        let mut upkeep = self.upkeep();
+        self.history().raise_low(before);
+        let (flushed, epoch) = (upkeep.superblock.flushed, upkeep.superblock.epoch);
+        self.poisoning(|| self.write_superblock(&mut upkeep, flushed, epoch))
+    }
+
+    fn stats(&self) -> Stats {
+        let current = self.current();
+        let totals = current.tree.totals();
+        let all = self.segments.all();
+        let count = |kind| all.iter().filter(|segment| segment.id().kind == kind).count() as u64;
+        let garbage = self.segments.usage().values().map(|usage| usage.written.saturating_sub(usage.live)).sum();
+        Stats {
+            entries: totals.count,
+            entry_bytes: totals.bytes,
+            disk_bytes: all.iter().map(|segment| segment.bytes()).sum(),
+            log_segments: count(Kind::Log),
+            value_segments: count(Kind::Values),
+            page_segments: count(Kind::Pages),
+            garbage_bytes: garbage,
+            unflushed_bytes: self.signals().unflushed,
+            cache_bytes: self.current().tree.pages().stats().memory_bytes as u64,
+            value_cache_bytes: self.segments.cache().bytes(),
+            views: self.history().versions.held() as u64,
+            commits: self.commits.load(Ordering::Relaxed),
+            written_bytes: self.segments.written(),
+            torn_tail_cut: self.torn,
+            superblock_repaired: self.repaired.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+impl<H: Hasher> History<H> {
+    fn raise_low(&mut self, low: Height) {
+        if self.low.is_some_and(|before| before < low) {
+            self.low = Some(low);
+            self.versions.retain(|version| version.height >= Some(low));
+        }
     }
 }

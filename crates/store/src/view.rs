@@ -1,57 +1,71 @@
 //! One version of the state, immutable, for as long as somebody holds it.
 
+use crate::version::Version;
 use keelstone_codec::{Height, Namespace, Root, Value};
-use keelstone_tree::{Hasher, KeyRange, MemoryTree, Proof, Query, Read, ReadError, Scan, Totals};
+use keelstone_tree::{Hasher, KeyRange, Read, ReadError, Scan, Totals};
 use std::sync::Arc;
 
 /// One version of the state. Clones share it; it can be read from any thread while commits go on.
-#[derive(Debug, Clone)]
+///
+/// A view that is held while very many newer versions come expires: it then answers [`ReadError::Gone`] (spec: STORE-6).
+#[derive(Debug)]
 pub struct View<H: Hasher> {
-    pub(crate) height: Option<Height>,
-    pub(crate) root: Root,
-    pub(crate) tree: Arc<MemoryTree<H>>,
+    version: Arc<Version<H>>,
+}
+
+impl<H: Hasher> Clone for View<H> {
+    fn clone(&self) -> Self {
+        Self { version: Arc::clone(&self.version) }
+    }
 }
 
 impl<H: Hasher> View<H> {
+    pub(crate) fn new(version: Arc<Version<H>>) -> Self {
+        Self { version }
+    }
+
     /// The height of this version, none before the first commit.
     #[must_use]
     pub fn height(&self) -> Option<Height> {
-        self.height
+        self.version.height
     }
 
     /// The root of this version.
     #[must_use]
     pub fn root(&self) -> Root {
-        self.root
+        self.version.root
     }
 
     /// Number and bytes of all entries.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        self.namespaces().into_iter().fold(Totals::default(), |sum, (_, totals)| sum + totals)
+        self.version.tree.totals()
     }
 
     /// The namespaces that have entries, in order, with their totals.
     #[must_use]
     pub fn namespaces(&self) -> Vec<(Namespace, Totals)> {
-        self.tree.namespaces()
+        self.version.tree.namespaces().map(|(name, totals, _)| (name.clone(), totals)).collect()
     }
 
-    /// A proof of what `queries` ask of this version.
-    ///
-    /// # Errors
-    /// [`ReadError`] if a node or value could not be read.
-    pub fn prove(&self, queries: &[Query]) -> Result<Proof, ReadError> {
-        Ok(self.tree.prove(queries))
+    fn check(&self) -> Result<(), ReadError> {
+        if self.version.is_expired() {
+            return Err(ReadError::Gone { reason: "it was held while too many newer versions came" });
+        }
+        Ok(())
     }
 }
 
 impl<H: Hasher> Read for View<H> {
     fn get(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, ReadError> {
-        self.tree.get(namespace, key)
+        self.check()?;
+        self.version.tree.get(namespace, key)
     }
 
     fn scan<'a>(&'a self, namespace: &Namespace, range: KeyRange) -> Scan<'a> {
-        self.tree.scan(namespace, range)
+        match self.check() {
+            Ok(()) => self.version.tree.scan(namespace, range),
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        }
     }
 }

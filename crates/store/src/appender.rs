@@ -1,0 +1,98 @@
+//! Appending pages and moved values to segments: buffered, in large slices, synced at the end.
+
+use crate::StoreError;
+use crate::files::SECTOR_BYTES;
+use crate::sector::PAYLOAD_BYTES;
+use crate::segment::{Kind, Segment, SegmentId, Spot, sectors_of};
+use crate::segments::Segments;
+use std::sync::Arc;
+
+/// Payload gathered before it is written. A slice is synced by itself, so that no sync has much to do and commits do
+/// not wait long behind one.
+const SLICE_BYTES: usize = PAYLOAD_BYTES * 4096;
+
+/// Appends things of one kind, each in one piece, in one segment.
+#[derive(Debug)]
+pub(crate) struct Appender {
+    segments: Arc<Segments>,
+    kind: Kind,
+    segment_bytes: u64,
+    generation: u32,
+    segment: Option<Arc<Segment>>,
+    /// The sector the buffer begins in.
+    next: u32,
+    buffer: Vec<u8>,
+}
+
+impl Appender {
+    /// Appends from `start`, or in a new segment.
+    pub(crate) fn new(
+        segments: Arc<Segments>,
+        kind: Kind,
+        start: Option<Spot>,
+        generation: u32,
+        segment_bytes: u64,
+    ) -> Result<Self, StoreError> {
+        let segment = start.map(|spot| segments.open(spot.segment)).transpose()?;
+        let next = start.map_or(0, Spot::sector);
+        Ok(Self { segments, kind, segment_bytes, generation, segment, next, buffer: Vec::new() })
+    }
+
+    /// Where the next thing will lie if it still fits in the segment.
+    pub(crate) fn end(&self) -> Option<Spot> {
+        assert!(self.buffer.is_empty(), "asked between flushes only");
+        self.segment.as_ref().map(|segment| Spot::of_sector(segment.id(), self.next))
+    }
+
+    /// Appends a thing and says where it will lie once [`Self::sync`] is done.
+    pub(crate) fn append(&mut self, thing: &[&[u8]]) -> Result<Spot, StoreError> {
+        let len = thing.iter().map(|part| part.len()).sum::<usize>();
+        let segment = match &self.segment {
+            Some(segment) if self.next + sectors_of(self.buffer.len() + len) <= segment.sectors() => Arc::clone(segment),
+            _ => self.open_next(len)?,
+        };
+        let start = Spot::of_sector(segment.id(), self.next);
+        let buffered = u32::try_from(self.buffer.len()).expect("the buffer is smaller than a segment");
+        let spot = Spot { offset: start.offset + buffered, ..start };
+        thing.iter().for_each(|part| self.buffer.extend_from_slice(part));
+        if self.buffer.len() >= SLICE_BYTES {
+            self.write(self.buffer.len() / PAYLOAD_BYTES * PAYLOAD_BYTES)?;
+            segment.sync()?;
+        }
+        Ok(spot)
+    }
+
+    /// Writes what is left and makes everything appended durable. The next thing begins a new sector.
+    pub(crate) fn sync(&mut self) -> Result<(), StoreError> {
+        self.write(self.buffer.len())?;
+        match &self.segment {
+            Some(segment) => segment.sync(),
+            None => Ok(()),
+        }
+    }
+
+    fn open_next(&mut self, len: usize) -> Result<Arc<Segment>, StoreError> {
+        self.sync()?;
+        let id = self.segments.last(self.kind).map_or(SegmentId::first(self.kind), SegmentId::next);
+        let needed = (u64::from(sectors_of(len)) + 1) * SECTOR_BYTES as u64;
+        let segment = self.segments.create(id, self.generation, self.segment_bytes.max(needed))?;
+        self.segment = Some(Arc::clone(&segment));
+        self.next = 1;
+        Ok(segment)
+    }
+
+    fn write(&mut self, len: usize) -> Result<(), StoreError> {
+        let Some(segment) = self.segment.as_ref().filter(|_| len > 0) else { return Ok(()) };
+        let raw = segment.seal(self.next, self.generation, false, &self.buffer[..len]);
+        segment.write(self.next, &raw)?;
+        self.segments.count_written(raw.len());
+        self.next += sectors_of(len);
+        segment.settle(self.next);
+        if let Some(usage) = self.segments.usage().get_mut(&segment.id()) {
+            usage.written += len as u64;
+            usage.live += len as u64;
+        }
+        self.buffer.drain(..len);
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! Blocks of values in memory, bounded in bytes.
+//!
+//! A block is checked once, when it is read from the disk. Which blocks go is decided by a clock: one that was used since
+//! the hand last passed gets another round.
+
+use crate::StoreError;
+use crate::sector::PAYLOAD_BYTES;
+use arc_swap::ArcSwapOption;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+/// Sectors in a block: small enough to read one for a single value, large enough for a scan.
+pub(crate) const BLOCK_SECTORS: u32 = 16;
+
+/// What a block costs in the budget.
+const BLOCK_COST: u64 = BLOCK_SECTORS as u64 * PAYLOAD_BYTES as u64;
+
+/// The place of a block: empty, or its payload.
+#[derive(Debug, Default)]
+pub(crate) struct Block {
+    content: ArcSwapOption<Content>,
+}
+
+#[derive(Debug)]
+struct Content {
+    payload: Vec<u8>,
+    used: AtomicBool,
+}
+
+/// The budget that the blocks of all segments share.
+#[derive(Debug)]
+pub(crate) struct BlockCache {
+    budget: u64,
+    bytes: AtomicU64,
+    /// Every cached block, in the order the hand passes them.
+    hand: Mutex<VecDeque<(Weak<[Block]>, u32)>>,
+}
+
+impl BlockCache {
+    pub(crate) fn new(budget: u64) -> Self {
+        Self { budget, bytes: AtomicU64::new(0), hand: Mutex::default() }
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Gives the payload of block `number` to `read`, after loading it if need be.
+    pub(crate) fn read<T>(
+        &self,
+        blocks: &Arc<[Block]>,
+        number: u32,
+        load: impl FnOnce() -> Result<Vec<u8>, StoreError>,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, StoreError> {
+        let block = &blocks[number as usize];
+        if let Some(content) = &*block.content.load() {
+            // Stored only when it changes, so that readers of a hot block do not fight over its cache line.
+            if !content.used.load(Ordering::Relaxed) {
+                content.used.store(true, Ordering::Relaxed);
+            }
+            return Ok(read(&content.payload));
+        }
+        let content = Arc::new(Content { payload: load()?, used: AtomicBool::new(true) });
+        let out = read(&content.payload);
+        if block.content.swap(Some(content)).is_none() {
+            self.bytes.fetch_add(BLOCK_COST, Ordering::Relaxed);
+            self.hand().push_back((Arc::downgrade(blocks), number));
+        }
+        self.shrink();
+        Ok(out)
+    }
+
+    /// Lets blocks go until the budget is kept.
+    fn shrink(&self) {
+        while self.bytes() > self.budget {
+            let mut hand = self.hand();
+            let Some((segment, number)) = hand.pop_front() else { return };
+            if let Some(blocks) = segment.upgrade() {
+                let block = &blocks[number as usize];
+                if block.content.load().as_ref().is_some_and(|content| content.used.swap(false, Ordering::Relaxed)) {
+                    hand.push_back((segment, number));
+                    continue;
+                }
+                block.content.store(None);
+            }
+            self.bytes.fetch_sub(BLOCK_COST, Ordering::Relaxed);
+        }
+    }
+
+    fn hand(&self) -> MutexGuard<'_, VecDeque<(Weak<[Block]>, u32)>> {
+        self.hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_keeps_its_budget_and_what_is_used() {
+        let cache = BlockCache::new(BLOCK_COST * 4);
+        let blocks: Arc<[Block]> = (0..32).map(|_| Block::default()).collect();
+        let loads = std::cell::Cell::new(0);
+        let read = |number: u32| {
+            let load = || {
+                loads.set(loads.get() + 1);
+                Ok(vec![number as u8])
+            };
+            assert_eq!(cache.read(&blocks, number, load, <[u8]>::to_vec).unwrap(), [number as u8]);
+            assert!(cache.bytes() <= BLOCK_COST * 4);
+        };
+        for number in 1..32 {
+            read(0);
+            read(number);
+        }
+        assert!(loads.get() < 31 + 20, "a block in use is not loaded each time: {} loads", loads.get());
+    }
+}

@@ -1,0 +1,160 @@
+//! Compaction: what lives is moved out of segments that are mostly garbage, in key order and in bounded slices.
+//!
+//! A slice looks at a part of the last version, copies the values of it that lie in a segment to be emptied, syncs the
+//! copies, and then, in the place of a commit, lets the tree point at them. The root does not change and nothing is
+//! logged: after a crash the old places are still true, since a segment goes only once no superblock needs it. When a
+//! whole pass has found nothing more in a segment, it is marked, and a later flush removes it (spec: STORE-4).
+
+use crate::StoreError;
+use crate::appender::Appender;
+use crate::segment::{Kind, SegmentId, Spot};
+use crate::segments::Usage;
+use crate::state::{Rewrite, Survey};
+use crate::store::{Progress, Shared};
+use crate::version::Version;
+use keelstone_codec::{Encode, Key, Namespace};
+use keelstone_tree::{Hasher, Place};
+use std::collections::BTreeSet;
+
+/// Pages looked at in one slice. Commits wait for one slice at most.
+const SLICE_PAGES: usize = 256;
+
+/// A segment is worth emptying when less than this many hundredths of what was written to it live.
+const LIVE_PERCENT_MAX: u64 = 70;
+
+/// What a compaction did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compacted {
+    /// Values moved.
+    pub values_moved: u64,
+    /// Pages written again, or at least keys below them.
+    pub pages_moved: u64,
+    /// Segments that were emptied. A flush removes them once nothing that is kept needs them.
+    pub segments_emptied: u64,
+    /// Bytes of segments removed.
+    pub bytes_freed: u64,
+}
+
+impl<H: Hasher> Shared<H> {
+    pub(crate) fn compact(&self, progress: &mut dyn FnMut(Progress)) -> Result<Compacted, StoreError> {
+        self.check_poison()?;
+        let before = self.disk_bytes();
+        // Everything up to now is flushed, so that no segment is emptied that the way from the superblock still needs.
+        self.flush(&mut self.upkeep())?;
+        let victims = self.victims();
+        let mut done = Compacted::default();
+        if !victims.is_empty() {
+            self.poisoning(|| self.empty(&victims, &mut done, progress))?;
+        }
+        // One flush lets go of a segment, the next one removes its file.
+        for _ in 0..2 {
+            self.flush(&mut self.upkeep())?;
+        }
+        done.bytes_freed = before.saturating_sub(self.disk_bytes());
+        Ok(done)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.segments.all().iter().map(|segment| segment.bytes()).sum()
+    }
+
+    /// The segments that are worth emptying: mostly garbage, not written to any more, and not kept for their records.
+    fn victims(&self) -> BTreeSet<SegmentId> {
+        let Some(low) = self.low() else { return BTreeSet::new() };
+        let open_log = self.writer().log.end().segment;
+        let open_pages = self.upkeep().pages.end().map(|spot| spot.segment);
+        let worth = |id: &SegmentId, usage: &Usage| {
+            let free = match id.kind {
+                // A record that history needs keeps its segment whatever else lies there.
+                Kind::Log => *id < open_log && usage.last_height.is_none_or(|last| last < low),
+                Kind::Values => true,
+                Kind::Pages => Some(*id) != open_pages,
+            };
+            free && usage.emptied.is_none() && usage.live * 100 <= usage.written * LIVE_PERCENT_MAX
+        };
+        self.segments.usage().iter().filter(|(id, usage)| worth(id, usage)).map(|(id, _)| *id).collect()
+    }
+
+    /// Moves everything that lives out of the given segments.
+    fn empty(
+        &self,
+        victims: &BTreeSet<SegmentId>,
+        done: &mut Compacted,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), StoreError> {
+        let epoch = self.current().epoch;
+        let generation = self.writer().log.generation();
+        let size = self.options.segment_bytes.min(self.bytes_to_move(victims));
+        let mut values = Appender::new(self.segments.clone(), Kind::Values, None, generation, size)?;
+        let mut from: Option<(Namespace, Key)> = None;
+        let total = self.current().tree.totals().count;
+        loop {
+            let survey = self.survey(from.as_ref(), victims)?;
+            self.move_slice(&survey, &mut values, done)?;
+            progress(Progress { done: done.values_moved, total, what: "values moved" });
+            match survey.next {
+                Some(next) => from = Some(next),
+                None => break,
+            }
+        }
+        let writer = self.writer();
+        let version = self.current();
+        if version.epoch == epoch {
+            // Versions at hand still point into the emptied segments; without them the segments can go sooner.
+            self.drop_recent();
+            for id in victims {
+                if let Some(usage) = self.segments.usage().get_mut(id) {
+                    usage.emptied = version.height;
+                    usage.live = 0;
+                    done.segments_emptied += 1;
+                }
+            }
+        }
+        drop(writer);
+        Ok(())
+    }
+
+    fn bytes_to_move(&self, victims: &BTreeSet<SegmentId>) -> u64 {
+        let usage = self.segments.usage();
+        let live: u64 = victims.iter().filter_map(|id| usage.get(id)).map(|usage| usage.live).sum();
+        // Lengths before the values and checksums of the sectors; too little only means another segment.
+        (live + live / 8).max(1 << 16)
+    }
+
+    fn survey(&self, from: Option<&(Namespace, Key)>, victims: &BTreeSet<SegmentId>) -> Result<Survey, StoreError> {
+        let victim = |place: u64| Spot::from_u64(place).is_ok_and(|spot| victims.contains(&spot.segment));
+        let tree = &self.current().tree;
+        Ok(tree.survey(from, SLICE_PAGES, |page| victim(page.place), |value| victim(value.0))?)
+    }
+
+    /// Copies the values of a slice, then lets the tree point at the copies.
+    fn move_slice(&self, survey: &Survey, values: &mut Appender, done: &mut Compacted) -> Result<(), StoreError> {
+        if survey.stale.is_empty() {
+            return Ok(());
+        }
+        let mut rewrites = Vec::with_capacity(survey.stale.len());
+        for stale in &survey.stale {
+            let moved = match stale.value {
+                Some(entry) => {
+                    let value = self.current().tree.value(&entry)?;
+                    let spot = values.append(&[&entry.value_len.to_bytes(), &value])?;
+                    Some((entry.place, Place(spot.to_u64())))
+                }
+                None => None,
+            };
+            rewrites.push(Rewrite { namespace: stale.namespace.clone(), key: stale.key.clone(), moved });
+        }
+        // Durable before anything can point at it: a record of the next commit may name these places.
+        values.sync()?;
+
+        let mut writer = self.writer();
+        let version = self.current();
+        // Keys that were written since the survey lie elsewhere already; the tree leaves them as they are.
+        let tree = version.tree.rewrite(&rewrites)?.commit(|_| unreachable!("a rewrite writes no values"));
+        assert_eq!(tree.root(), version.root, "moving values changes no root");
+        self.replace(&mut writer, Version::new(version.height, version.epoch, tree, version.record));
+        done.values_moved += rewrites.iter().filter(|rewrite| rewrite.moved.is_some()).count() as u64;
+        done.pages_moved += rewrites.iter().filter(|rewrite| rewrite.moved.is_none()).count() as u64;
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! Flushing: the pages of a version go to page segments, then a superblock names it.
+//!
+//! A flush takes a version as it is and writes it while newer ones are committed. Until the superblock is synced nothing
+//! refers to what it wrote, so a crash at any moment leaves the state before the flush.
+//!
+//! Rules: `spec/store.md`, STORE-4.
+
+use crate::StoreError;
+use crate::appender::Appender;
+use crate::segment::{Kind, SegmentId, Spot};
+use crate::segments::Usage;
+use crate::state::Top;
+use crate::store::Shared;
+use crate::superblock::{Flushed, Superblock, SuperblockFile};
+use keelstone_codec::{Decode, DecodeError, Encode, Hash, Height, LIST_MAX, Reader, Tag, TaggedHasher};
+use keelstone_tree::{Hasher, PageAt};
+
+const TABLE: Tag = Tag::new("store-table");
+
+/// What the store does to its files besides committing. Whoever holds it is the only one.
+#[derive(Debug)]
+pub(crate) struct Upkeep {
+    pub(crate) file: SuperblockFile,
+    /// What was written last.
+    pub(crate) superblock: Superblock,
+    pub(crate) pages: Appender,
+    /// Segments that the last superblock does without. The one before still needs them.
+    pub(crate) retired: Vec<SegmentId>,
+}
+
+/// What a superblock points at: where the tree begins, and which segments there are.
+#[derive(Debug, Clone)]
+pub(crate) struct Table {
+    /// Where the tree's own pages begin.
+    pub(crate) top: Top,
+    pub(crate) segments: Vec<(SegmentId, Usage)>,
+}
+
+impl Encode for Table {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.top.encode(out);
+        self.segments.encode(out);
+    }
+}
+impl Decode for Table {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { top: Top::decode(input)?, segments: input.list("segments", LIST_MAX)? })
+    }
+}
+
+impl Table {
+    pub(crate) fn hash(bytes: &[u8]) -> Hash {
+        TaggedHasher::new(TABLE).update(bytes).finish()
+    }
+}
+
+impl<H: Hasher> Shared<H> {
+    /// Writes the last version's pages and a superblock that names it.
+    // spec: STORE-4
+    pub(crate) fn flush(&self, upkeep: &mut Upkeep) -> Result<(), StoreError> {
+        self.check_poison()?;
+        self.poisoning(|| self.flush_version(upkeep))
+    }
+
+    fn flush_version(&self, upkeep: &mut Upkeep) -> Result<(), StoreError> {
+        let (version, log, log_hash, flushing) = {
+            let writer = self.writer();
+            (self.current(), writer.log.end(), writer.log.hash(), writer.unflushed)
+        };
+        // Only what no version needs from here on may be left out of the table.
+        let retired = self.removable(&upkeep.superblock.flushed, version.height);
+
+        version.tree.flush(|page| {
+            let spot = upkeep.pages.append(&[page])?;
+            let len = u32::try_from(page.len()).expect("pages are small");
+            Ok::<_, StoreError>(PageAt { place: spot.to_u64(), len })
+        })?;
+        let top = version.tree.top().expect("every page has just been written");
+        let table = Table { top, segments: self.usage_without(&retired) };
+        let bytes = table.to_bytes();
+        let spot = upkeep.pages.append(&[&bytes])?;
+        upkeep.pages.sync()?;
+
+        let len = u32::try_from(bytes.len()).expect("a table is below the size of a segment");
+        let flushed = Flushed {
+            height: version.height,
+            root: version.root,
+            table: Some((spot, len, Table::hash(&bytes))),
+            record: version.record,
+            log_hash,
+            log,
+            pages: upkeep.pages.end(),
+        };
+        self.write_superblock(upkeep, flushed, version.epoch)?;
+        for id in std::mem::replace(&mut upkeep.retired, retired) {
+            self.remove_segment(id)?;
+        }
+        self.flushed(flushing);
+        self.evict();
+        Ok(())
+    }
+
+    /// Writes the superblock slot whose turn it is.
+    pub(crate) fn write_superblock(&self, upkeep: &mut Upkeep, flushed: Flushed, epoch: u64) -> Result<(), StoreError> {
+        let before = upkeep.superblock;
+        let superblock = Superblock { sequence: before.sequence + 1, epoch, low: self.low(), flushed, ..before };
+        upkeep.file.write(&superblock)?;
+        upkeep.superblock = superblock;
+        Ok(())
+    }
+
+    /// Segments that neither this version nor anything that is kept needs: not the history window, not a view, not the
+    /// way from the last superblock.
+    fn removable(&self, last: &Flushed, height: Option<Height>) -> Vec<SegmentId> {
+        let (Some(height), Some(low), Some(last_height)) = (height, self.low(), last.height) else { return Vec::new() };
+        let low = self.lowest_held().map_or(low, |held| held.min(low)).min(height).min(last_height);
+        let gone = |(id, usage): (&SegmentId, &Usage)| {
+            let unneeded = usage.emptied.is_some_and(|emptied| emptied < low);
+            let recorded = usage.last_height.is_none_or(|last| last < low);
+            let open = id.kind == Kind::Log && *id >= last.log.segment;
+            (unneeded && recorded && !open).then_some(*id)
+        };
+        self.segments.usage().iter().filter_map(gone).collect()
+    }
+
+    fn usage_without(&self, retired: &[SegmentId]) -> Vec<(SegmentId, Usage)> {
+        let usage = self.segments.usage();
+        usage.iter().filter(|(id, _)| !retired.contains(id)).map(|(id, usage)| (*id, *usage)).collect()
+    }
+
+    fn remove_segment(&self, id: SegmentId) -> Result<(), StoreError> {
+        self.segments.remove(id)?;
+        self.segments.files().sync_directory().map_err(StoreError::io("sync", "the directory"))
+    }
+}
+
+/// The place a table names, with the length it has.
+pub(crate) fn table_place(flushed: &Flushed) -> Option<(Spot, usize, Hash)> {
+    flushed.table.map(|(spot, len, hash)| (spot, len as usize, hash))
+}

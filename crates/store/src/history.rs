@@ -1,0 +1,131 @@
+//! Earlier heights: where their records lie, and their versions, rebuilt from the nearest one at hand.
+
+use crate::StoreError;
+use crate::log;
+use crate::record::Record;
+use crate::segment::Spot;
+use crate::segments::Segments;
+use crate::state::Tree;
+use crate::version::Version;
+use keelstone_codec::{Height, Key, Namespace, Root, Value};
+use keelstone_tree::{Diff, Hasher, Place};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Writes gathered before they are applied, so that a long way back does not need memory for all of it at once.
+const STEP_WRITES: usize = 100_000;
+
+/// Where the record of each height lies: all heights from some height to the last. Older ones are found by following
+/// the records' links to their parents.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    low: Option<Height>,
+    spots: VecDeque<Spot>,
+}
+
+impl Index {
+    /// Notes the record of the height after the last.
+    pub(crate) fn push(&mut self, height: Height, spot: Spot) {
+        self.low.get_or_insert(height);
+        self.spots.push_back(spot);
+    }
+
+    /// Forgets the heights above `height`.
+    pub(crate) fn truncate(&mut self, height: Height) {
+        let kept = self.low.map_or(0, |low| (height.0 + 1).saturating_sub(low.0));
+        self.spots.truncate(usize::try_from(kept).unwrap_or(usize::MAX));
+        if self.spots.is_empty() {
+            self.low = None;
+        }
+    }
+
+    /// Where the record of `height` lies, which is at most the height of `last`.
+    pub(crate) fn find<H: Hasher>(
+        &mut self,
+        segments: &Segments,
+        last: &Version<H>,
+        height: Height,
+    ) -> Result<Spot, StoreError> {
+        let (Some(last_height), Some(last_record)) = (last.height, last.record) else { return Err(StoreError::Empty) };
+        if self.spots.is_empty() {
+            self.push(last_height, last_record);
+        }
+        loop {
+            let low = self.low.expect("an index with records has a lowest height");
+            if let Some(back) = height.0.checked_sub(low.0) {
+                let found = usize::try_from(back).ok().and_then(|back| self.spots.get(back));
+                return found.copied().ok_or(StoreError::NotRetained { height, low, high: last_height });
+            }
+            let first = *self.spots.front().expect("just filled");
+            let head = log::head_at(segments, first)?;
+            let (Some(parent), Some(before)) = (head.parent, low.prev()) else {
+                return Err(StoreError::NotRetained { height, low, high: last_height });
+            };
+            self.spots.push_front(parent);
+            self.low = Some(before);
+        }
+    }
+}
+
+/// Rebuilds the version at `height`, whose root is `expected`, from another one of the same line of history. `spot` says
+/// where the record of a height on that line lies.
+pub(crate) fn rebuild<H: Hasher>(
+    segments: &Segments,
+    base: &Version<H>,
+    height: Height,
+    spot: &mut dyn FnMut(Height) -> Result<Spot, StoreError>,
+    expected: Root,
+) -> Result<Arc<Version<H>>, StoreError> {
+    let from = base.height.ok_or(StoreError::Empty)?;
+    let mut tree = base.tree.clone();
+    let mut steps = Steps::default();
+    let backward = height < from;
+    let heights: Box<dyn Iterator<Item = u64>> =
+        if backward { Box::new((height.0 + 1..=from.0).rev()) } else { Box::new(from.0 + 1..=height.0) };
+    for at in heights {
+        let record = log::record_at(segments, spot(Height(at))?)?;
+        if backward { steps.undo(segments, record)? } else { steps.redo(record) }
+        if steps.0.len() >= STEP_WRITES {
+            tree = steps.apply(&tree)?;
+        }
+    }
+    tree = steps.apply(&tree)?;
+    if tree.root() != expected {
+        let what = format!("height {height} rebuilt from {from} has root {}, the log says {expected}", tree.root());
+        return Err(StoreError::damaged("the history", 0, what));
+    }
+    Ok(Version::new(Some(height), base.epoch, tree, Some(spot(height)?)))
+}
+
+/// Writes of several heights put together: what each key holds afterwards, and where.
+#[derive(Default)]
+struct Steps(BTreeMap<(Namespace, Key), Option<(Place, Value)>>);
+
+impl Steps {
+    /// Adds what undoes a record. Records come from the last to the first, so the oldest value stands.
+    fn undo(&mut self, segments: &Segments, record: Record) -> Result<(), StoreError> {
+        for logged in record.writes {
+            let old = logged.old.map(|place| Ok::<_, StoreError>((place, segments.value_at(place)?))).transpose()?;
+            self.0.insert((logged.namespace, logged.key), old);
+        }
+        Ok(())
+    }
+
+    /// Adds what a record did. Records come from the first to the last.
+    fn redo(&mut self, record: Record) {
+        self.0.extend(record.writes.into_iter().map(|logged| ((logged.namespace, logged.key), logged.new)));
+    }
+
+    /// Applies the writes, and is empty again.
+    fn apply<H: Hasher>(&mut self, tree: &Tree<H>) -> Result<Tree<H>, StoreError> {
+        let mut places = Vec::with_capacity(self.0.len());
+        let mut writes = BTreeMap::new();
+        for (at, new) in std::mem::take(&mut self.0) {
+            let (place, value) = new.unzip();
+            places.push(place);
+            writes.insert(at, value);
+        }
+        let place = |index: usize| places[index].expect("asked only for values");
+        Ok(tree.prepare(&Diff::from(writes))?.commit(place))
+    }
+}

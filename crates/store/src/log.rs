@@ -1,0 +1,324 @@
+//! The log: the end of it, where records are appended, and reading it back after a crash.
+//!
+//! One record is in flight at a time, and it is synced before the next is written. So at most the last record can be
+//! torn, and a record that begins behind a torn one is damage. A torn record is cut by writing over it; the sectors it
+//! may have left behind are known by their older session (spec: STORE-2).
+
+use crate::StoreError;
+use crate::files::SECTOR_BYTES;
+use crate::record::{self, Head, Record, SMALL_BYTES, Step};
+use crate::sector::{Found, PAYLOAD_BYTES, Stamp};
+use crate::segment::{Kind, SEGMENT_BYTES_MAX, Segment, SegmentId, Spot, sectors_of};
+use crate::segments::Segments;
+use keelstone_codec::{Decode, Hash, Height, Reader, Root};
+use std::sync::Arc;
+
+/// The end of the log.
+#[derive(Debug)]
+pub(crate) struct Log {
+    segments: Arc<Segments>,
+    segment: Arc<Segment>,
+    /// The sector the next record begins in.
+    next: u32,
+    /// The hash of the last record.
+    hash: Hash,
+    generation: u32,
+    segment_bytes: u64,
+}
+
+/// A record on its way to the disk.
+#[derive(Debug)]
+pub(crate) struct Append {
+    segments: Arc<Segments>,
+    segment: Arc<Segment>,
+    first: u32,
+    generation: u32,
+    record: Vec<u8>,
+}
+
+/// A record that is durable.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Appended {
+    pub(crate) start: Spot,
+    pub(crate) hash: Hash,
+    pub(crate) bytes: u64,
+    end: u32,
+}
+
+impl Append {
+    /// Writes and syncs the record.
+    // spec: STORE-3
+    pub(crate) fn run(mut self) -> Result<Appended, StoreError> {
+        let hash = record::finish(self.segments.store(), &mut self.record);
+        let raw = self.segment.seal(self.first, self.generation, true, &self.record);
+        self.segment.write(self.first, &raw)?;
+        self.segment.sync()?;
+        self.segments.count_written(raw.len());
+        let end = self.first + sectors_of(self.record.len());
+        Ok(Appended { start: Spot::of_sector(self.segment.id(), self.first), hash, bytes: raw.len() as u64, end })
+    }
+}
+
+impl Log {
+    /// The log of a new store.
+    pub(crate) fn create(segments: Arc<Segments>, segment_bytes: u64) -> Result<Self, StoreError> {
+        let generation = 1;
+        let segment = segments.create(SegmentId::first(Kind::Log), generation, segment_bytes)?;
+        Ok(Self { segments, segment, next: 1, hash: Hash::ZERO, generation, segment_bytes })
+    }
+
+    /// The log as it was found.
+    pub(crate) fn resume(segments: Arc<Segments>, tail: Tail, generation: u32, segment_bytes: u64) -> Self {
+        let Tail { segment, next, hash, .. } = tail;
+        segment.settle(next);
+        Self { segments, segment, next, hash, generation, segment_bytes }
+    }
+
+    /// Where the next record begins if the segment does not change.
+    pub(crate) fn end(&self) -> Spot {
+        Spot::of_sector(self.segment.id(), self.next)
+    }
+
+    /// The hash of the last record.
+    pub(crate) fn hash(&self) -> Hash {
+        self.hash
+    }
+
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Whether a record of `len` bytes fits here with one sector to spare, in which the log can be continued elsewhere.
+    fn fits(&self, len: u64) -> bool {
+        u64::from(self.next) + len.div_ceil(PAYLOAD_BYTES as u64) < u64::from(self.segment.sectors())
+    }
+
+    /// Where the next record will begin if it has `len` bytes.
+    pub(crate) fn place(&self, len: u64) -> Spot {
+        if self.fits(len) { self.end() } else { Spot::of_sector(self.segment.id().next(), 1) }
+    }
+
+    /// Makes room for a record of `len` bytes, in a new segment if need be. A segment too small for the record is
+    /// followed by one that is large enough.
+    ///
+    /// That the log goes on is durable before the next segment is used, so the end of the log is never in doubt.
+    pub(crate) fn make_room(&mut self, len: u64, epoch: u64, height: Height, root: Root) -> Result<(), StoreError> {
+        if self.fits(len) {
+            return Ok(());
+        }
+        let needed = (len.div_ceil(PAYLOAD_BYTES as u64) + 2) * SECTOR_BYTES as u64;
+        assert!(needed <= SEGMENT_BYTES_MAX, "records are below the size of the largest segment");
+        let id = self.segment.id().next();
+        let next = self.segments.create(id, self.generation, self.segment_bytes.max(needed))?;
+        next.settle(1);
+        let step = Step::Continue;
+        let head = Head { len: 0, step, epoch, height, root_before: root, previous: self.hash, parent: None };
+        let appended = self.append(record::encode_small(head, root)).run()?;
+        self.advance(&appended);
+        self.segment.settle(u32::MAX);
+        if let Some(usage) = self.segments.usage().get_mut(&self.segment.id()) {
+            usage.last_height = Some(height);
+        }
+        (self.segment, self.next) = (next, 1);
+        Ok(())
+    }
+
+    /// Hands out the append of a record, its hash still missing. [`Self::make_room`] comes first, [`Self::advance`] after.
+    pub(crate) fn append(&self, record: Vec<u8>) -> Append {
+        let (segments, segment) = (Arc::clone(&self.segments), Arc::clone(&self.segment));
+        Append { segments, segment, first: self.next, generation: self.generation, record }
+    }
+
+    /// Moves the end behind a record that is durable.
+    pub(crate) fn advance(&mut self, appended: &Appended) {
+        assert_eq!(appended.start, self.end(), "records are appended one after the other");
+        self.hash = appended.hash;
+        self.next = appended.end;
+        self.segment.settle(self.next);
+    }
+}
+
+/// The end of the log as reading it found it.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) next: u32,
+    pub(crate) hash: Hash,
+    /// The highest session that wrote to the part that was read.
+    pub(crate) generation: u32,
+    /// Whether a record was cut that was never acknowledged.
+    pub(crate) torn: bool,
+}
+
+/// Reads the log from `start`, which follows the record with hash `previous`, and calls `visit` with each record.
+///
+/// # Errors
+/// Damage, wherever it is: nothing but a torn tail is cut.
+pub(crate) fn replay(
+    segments: &Segments,
+    start: Spot,
+    previous: Hash,
+    visit: &mut dyn FnMut(Spot, Record) -> Result<(), StoreError>,
+) -> Result<Tail, StoreError> {
+    let segment = segments.open(start.segment)?;
+    let before = start.sector().saturating_sub(1);
+    let (found, _) = segment.sector(before)?;
+    let Found::Valid(Stamp { generation, .. }) = found else {
+        return Err(segment.bad_sector(before, found));
+    };
+    let mut tail = Tail { segment, next: start.sector(), hash: previous, generation, torn: false };
+    // The session of the last whole record: what is older behind it was left over and never counted.
+    let mut floor = generation;
+    loop {
+        let at = Spot::of_sector(tail.segment.id(), tail.next);
+        let whole = match read_record(segments, &tail.segment, tail.next, floor)? {
+            Next::Record(record, stamp) => (record, stamp),
+            Next::End { torn } => {
+                tail.torn = torn.is_some();
+                check_end(segments, &tail.segment, tail.next, floor, torn)?;
+                return Ok(tail);
+            }
+        };
+        let (record, stamp) = whole;
+        if record.head.previous != tail.hash {
+            let what = format!("the record follows {}, not {}", record.head.previous, tail.hash);
+            return Err(StoreError::damaged(tail.segment.name(), offset(tail.next), what));
+        }
+        floor = stamp.generation;
+        tail.generation = tail.generation.max(floor);
+        tail.hash = record.hash;
+        tail.next += sectors_of(usize::try_from(record.head.len).expect("it is in memory"));
+        if record.head.step == Step::Continue {
+            if let Some(usage) = segments.usage().get_mut(&tail.segment.id()) {
+                usage.last_height = Some(record.head.height);
+            }
+            tail.segment = segments.open(tail.segment.id().next())?;
+            tail.next = 1;
+        } else {
+            visit(at, record)?;
+        }
+    }
+}
+
+/// What stands at a sector where a record may begin.
+enum Next {
+    Record(Record, Stamp),
+    /// The end. `torn`: how many sectors the record claims that began here and was not written whole.
+    End { torn: Option<u32> },
+}
+
+fn offset(sector: u32) -> u64 {
+    u64::from(sector) * SECTOR_BYTES as u64
+}
+
+/// Reads the record that begins in a sector, or finds that none does.
+// spec: STORE-2
+fn read_record(segments: &Segments, segment: &Segment, at: u32, floor: u32) -> Result<Next, StoreError> {
+    if at >= segment.sectors() {
+        return Ok(Next::End { torn: None });
+    }
+    let damaged = |what: &str| Err(StoreError::damaged(segment.name(), offset(at), what));
+    let (found, first) = segment.sector(at)?;
+    let stamp = match found {
+        Found::Zero => return Ok(Next::End { torn: None }),
+        Found::Valid(stamp) if stamp.generation < floor => return Ok(Next::End { torn: None }),
+        Found::Valid(stamp) if stamp.starts => stamp,
+        Found::Valid(_) => return damaged("the middle of a record stands where one must begin"),
+        Found::Damaged => return Err(segment.bad_sector(at, found)),
+    };
+    let head = match Head::decode(&mut Reader::new(&first)) {
+        Ok(head) if head.len >= SMALL_BYTES as u64 - 32 => head,
+        _ => return damaged("a record's head makes no sense"),
+    };
+    let count = sectors_of(usize::try_from(head.len).unwrap_or(usize::MAX));
+    if count > segment.sectors() - at {
+        return damaged("a record is longer than its segment");
+    }
+    let mut payload = Vec::with_capacity(count as usize * PAYLOAD_BYTES);
+    let mut torn = false;
+    segment.scan(at, at + count, &mut |number, found, bytes| {
+        match found {
+            Found::Valid(part) if part.generation == stamp.generation && part.starts == (number == at) => {
+                payload.extend_from_slice(bytes);
+            }
+            Found::Zero => torn = true,
+            Found::Valid(part) if part.generation < stamp.generation => torn = true,
+            found => return Err(segment.bad_sector(number, found)),
+        }
+        Ok(())
+    })?;
+    if torn {
+        return Ok(Next::End { torn: Some(count) });
+    }
+    payload.truncate(usize::try_from(head.len).expect("it is in memory"));
+    let start = Spot::of_sector(segment.id(), at);
+    match Record::decode(segments.store(), start, &payload.into()) {
+        Ok(record) => Ok(Next::Record(record, stamp)),
+        Err(error) => damaged(&error.to_string()),
+    }
+}
+
+/// Reads one whole record that must be there.
+pub(crate) fn record_at(segments: &Segments, at: Spot) -> Result<Record, StoreError> {
+    let segment = segments.open(at.segment)?;
+    match read_record(segments, &segment, at.sector(), 0)? {
+        Next::Record(record, _) => Ok(record),
+        Next::End { .. } => {
+            Err(StoreError::damaged(segment.name(), offset(at.sector()), "a record of the history is not there"))
+        }
+    }
+}
+
+/// Where the record after `record` begins, and whether the record follows the one with hash `previous`.
+pub(crate) fn follow(at: Spot, record: &Record, previous: Hash) -> (Spot, bool) {
+    let count = sectors_of(usize::try_from(record.head.len).expect("it was in memory"));
+    let next = match record.head.step {
+        Step::Continue => Spot::of_sector(at.segment.next(), 1),
+        _ => Spot::of_sector(at.segment, at.sector() + count),
+    };
+    (next, record.head.previous == previous)
+}
+
+/// Reads the head of a record that must be there, without its body.
+pub(crate) fn head_at(segments: &Segments, at: Spot) -> Result<Head, StoreError> {
+    let segment = segments.open(at.segment)?;
+    let (found, first) = segment.sector(at.sector())?;
+    match found {
+        Found::Valid(Stamp { starts: true, .. }) => Head::decode(&mut Reader::new(&first))
+            .map_err(|error| StoreError::damaged(segment.name(), offset(at.sector()), error.to_string())),
+        found => Err(segment.bad_sector(at.sector(), found)),
+    }
+}
+
+/// Checks that behind the end there is nothing but what a torn record can have left (spec: STORE-2).
+fn check_end(
+    segments: &Segments,
+    segment: &Segment,
+    end: u32,
+    floor: u32,
+    torn: Option<u32>,
+) -> Result<(), StoreError> {
+    let torn_end = torn.map(|count| end + count);
+    segment.scan(end, segment.sectors(), &mut |number, found, _| match found {
+        Found::Damaged => Err(segment.bad_sector(number, found)),
+        Found::Valid(stamp) if stamp.generation >= floor && number > end => {
+            let stray = stamp.starts || torn_end.is_some_and(|torn_end| number >= torn_end);
+            if stray {
+                let what = "a record stands behind the end of the log, so something before it was lost";
+                return Err(StoreError::damaged(segment.name(), offset(number), what));
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    })?;
+    // The next segment may have been made, but nothing can have been written to it.
+    let next = segment.id().next();
+    match segments.open(next) {
+        Err(StoreError::Lost { .. }) => Ok(()),
+        Err(error) => Err(error),
+        Ok(unused) => unused.scan(1, unused.sectors(), &mut |number, found, _| match found {
+            Found::Zero => Ok(()),
+            found => Err(unused.bad_sector(number, found)),
+        }),
+    }
+}

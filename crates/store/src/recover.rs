@@ -1,0 +1,275 @@
+//! Making a store, and opening one: the superblock, then what the log has beyond it.
+
+use crate::appender::Appender;
+use crate::files::{Files, LockError};
+use crate::flush::{Table, Upkeep, table_place};
+use crate::history::{self, Index};
+use crate::log::{self, Log};
+use crate::record::{Record, Step};
+use crate::segment::{Kind, SegmentId, Spot};
+use crate::segments::Segments;
+use crate::state::{Pages, Tree};
+use crate::store::{Shared, Writer};
+use crate::superblock::{self, Flushed, Superblock, SuperblockFile};
+use crate::version::{Version, Versions};
+use crate::{Options, StoreError};
+use keelstone_codec::Height;
+use keelstone_tree::{Hasher, Place};
+use std::sync::Arc;
+
+impl<H: Hasher> Shared<H> {
+    /// Makes a store where there is none. It exists from one rename on (spec: STORE-10).
+    pub(crate) fn create(files: Arc<dyn Files>, options: Options) -> Result<Self, StoreError> {
+        let lock = files.lock().map_err(lock_error)?;
+        let names = list(&*files)?;
+        if names.iter().any(|name| name == superblock::FILE) {
+            return Err(StoreError::Exists);
+        }
+        let store = match options.id {
+            Some(id) => id,
+            None => random_id()?,
+        };
+        // What a creation that did not finish left behind belongs to nobody.
+        for name in names.iter().filter(|name| name.ends_with(".new") || is_segment(name)) {
+            files.remove(name).map_err(StoreError::io("remove", name))?;
+        }
+        let segments = Arc::new(Segments::new(Arc::clone(&files), store, options.value_cache_bytes));
+        let log = Log::create(Arc::clone(&segments), options.segment_bytes)?;
+        let arena = Pages::<H>::new(segments.clone());
+        let tree = Tree::empty(&arena);
+        let flushed = Flushed {
+            height: None,
+            root: tree.root(),
+            table: None,
+            record: None,
+            log_hash: log.hash(),
+            log: log.end(),
+            pages: None,
+        };
+        let (sequence, generation) = (1, log.generation());
+        let first = Superblock { store, hasher: H::KIND, sequence, generation, epoch: 0, low: None, flushed };
+        SuperblockFile::build(&*files, &first)?;
+        SuperblockFile::switch(&*files)?;
+
+        let (file, superblock, _) = SuperblockFile::open(&*files)?;
+        let version = Version::new(None, 0, tree, None);
+        let pages = Appender::new(Arc::clone(&segments), Kind::Pages, None, generation, options.page_segment_bytes)?;
+        let upkeep = Upkeep { file, superblock, pages, retired: Vec::new() };
+        let versions = Versions::new(options.recent_versions, options.views_max);
+        let found = Found { version, low: None, index: Index::default(), versions, repaired: None, torn: false };
+        Ok(Self::assemble(options, lock, segments, Writer::new(log, 0), upkeep, found))
+    }
+
+    /// Opens a store: the version the superblock names, then every record the log has beyond it.
+    pub(crate) fn open(files: Arc<dyn Files>, options: Options) -> Result<Self, StoreError> {
+        let lock = files.lock().map_err(lock_error)?;
+        let (file, superblock, repaired) = SuperblockFile::open(&*files)?;
+        if superblock.hasher != H::KIND {
+            let (expected, found) = (H::KIND.to_string(), superblock.hasher.to_string());
+            return Err(StoreError::WrongHasher { expected, found });
+        }
+        let segments = Arc::new(Segments::new(Arc::clone(&files), superblock.store, options.value_cache_bytes));
+        let tree = open_tree(&segments, &superblock.flushed)?;
+        let kept: Vec<SegmentId> = segments.all().iter().map(|segment| segment.id()).collect();
+
+        let flushed = superblock.flushed;
+        let version = Version::new(flushed.height, superblock.epoch, tree, flushed.record);
+        let mut replay = Replay {
+            segments: &segments,
+            index: Index::default(),
+            versions: Versions::new(options.recent_versions, options.views_max),
+            low: superblock.low,
+            version,
+            bytes: 0,
+        };
+        if let (Some(height), Some(record)) = (flushed.height, flushed.record) {
+            replay.index.push(height, record);
+        }
+        replay.versions.add(&replay.version);
+        let tail = log::replay(&segments, flushed.log, flushed.log_hash, &mut |spot, record| replay.step(spot, record))?;
+        let Replay { index, versions, low, version, bytes, .. } = replay;
+
+        // A session of its own, so that what is written from now on can be told from what a crash left behind.
+        let generation = superblock.generation.max(tail.generation) + 1;
+        let superblock = Superblock { generation, sequence: superblock.sequence + 1, ..superblock };
+        file.write(&superblock)?;
+        clean_up(&segments, &kept, flushed.log.segment, tail.segment.id(), version.height)?;
+
+        let torn = tail.torn;
+        let log = Log::resume(Arc::clone(&segments), tail, generation, options.segment_bytes);
+        let (start, size) = (flushed.pages, options.page_segment_bytes);
+        let pages = Appender::new(Arc::clone(&segments), Kind::Pages, start, generation, size)?;
+        let upkeep = Upkeep { file, superblock, pages, retired: Vec::new() };
+        let found = Found { version, low, index, versions, repaired, torn };
+        Ok(Self::assemble(options, lock, segments, Writer::new(log, bytes), upkeep, found))
+    }
+}
+
+/// What opening found.
+pub(crate) struct Found<H: Hasher> {
+    pub(crate) version: Arc<Version<H>>,
+    pub(crate) low: Option<Height>,
+    pub(crate) index: Index,
+    pub(crate) versions: Versions<H>,
+    /// What was wrong with a superblock slot that has been written anew.
+    pub(crate) repaired: Option<StoreError>,
+    /// Whether a record that was never acknowledged has been cut.
+    pub(crate) torn: bool,
+}
+
+fn lock_error(error: LockError) -> StoreError {
+    match error {
+        LockError::InUse { pid } => StoreError::InUse { pid },
+        LockError::Io(error) => StoreError::io("lock", "LOCK")(error),
+    }
+}
+
+fn list(files: &dyn Files) -> Result<Vec<String>, StoreError> {
+    files.list().map_err(StoreError::io("list", "the directory"))
+}
+
+/// Whether a file name is that of some store's segment.
+fn is_segment(name: &str) -> bool {
+    let Some((stem, extension)) = name.split_once('.') else { return false };
+    let kind = matches!(extension, "log" | "values" | "pages");
+    kind && stem.len() == 19 && stem.as_bytes()[8] == b'-'
+}
+
+fn random_id() -> Result<[u8; 16], StoreError> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id)
+        .map_err(|error| StoreError::io("draw", "the store's id")(std::io::Error::other(error.to_string())))?;
+    Ok(id)
+}
+
+/// Opens the segments that a superblock's table names, and the tree that begins in it.
+pub(crate) fn open_tree<H: Hasher>(segments: &Arc<Segments>, flushed: &Flushed) -> Result<Tree<H>, StoreError> {
+    let arena = Pages::<H>::new(segments.clone());
+    let Some((spot, len, hash)) = table_place(flushed) else {
+        segments.open(flushed.log.segment)?;
+        return Ok(Tree::empty(&arena));
+    };
+    let bytes = segments.open(spot.segment)?.read(spot.offset, len)?;
+    let damaged = |what: String| StoreError::damaged(spot.segment.file_name(segments.store()), spot.offset.into(), what);
+    if Table::hash(&bytes) != hash {
+        return Err(damaged(format!("the table's hash is {}, the superblock says {hash}", Table::hash(&bytes))));
+    }
+    let table = <Table as keelstone_codec::Decode>::from_bytes(&bytes).map_err(|error| damaged(error.to_string()))?;
+    for (id, usage) in table.segments {
+        segments.open(id)?;
+        segments.usage().insert(id, usage);
+    }
+    Ok(Tree::open(&arena, &table.top, flushed.root)?)
+}
+
+/// Removes what a session that did not end well left behind and nothing refers to.
+fn clean_up(
+    segments: &Segments,
+    kept: &[SegmentId],
+    log_from: SegmentId,
+    log_to: SegmentId,
+    height: Option<Height>,
+) -> Result<(), StoreError> {
+    for name in list(segments.files())? {
+        if name.ends_with(".new") {
+            segments.files().remove(&name).map_err(StoreError::io("remove", &name))?;
+            continue;
+        }
+        let Some(id) = SegmentId::of_file_name(segments.store(), &name) else { continue };
+        match id.kind {
+            _ if kept.contains(&id) => {}
+            Kind::Log if (log_from..=log_to).contains(&id) => {}
+            // Records may say that an old value lies here, moved before the crash: it goes when they do.
+            Kind::Values => {
+                segments.open(id)?;
+                if let Some(usage) = segments.usage().get_mut(&id) {
+                    usage.emptied = height.or(Some(Height(0)));
+                }
+            }
+            Kind::Log | Kind::Pages => segments.remove(id)?,
+        }
+    }
+    segments.files().sync_directory().map_err(StoreError::io("sync", "the directory"))
+}
+
+/// The state of a replay between two records.
+struct Replay<'a, H: Hasher> {
+    segments: &'a Arc<Segments>,
+    index: Index,
+    versions: Versions<H>,
+    low: Option<Height>,
+    version: Arc<Version<H>>,
+    bytes: u64,
+}
+
+impl<H: Hasher> Replay<'_, H> {
+    /// Takes one record in; it must continue the version before it in every respect (spec: STORE-3).
+    fn step(&mut self, spot: Spot, record: Record) -> Result<(), StoreError> {
+        let (head, before) = (record.head, Arc::clone(&self.version));
+        let wrong = |what: String| {
+            let offset = u64::from(spot.sector()) * crate::files::SECTOR_BYTES as u64;
+            Err(StoreError::damaged(spot.segment.file_name(self.segments.store()), offset, what))
+        };
+        if head.root_before != before.root {
+            return wrong(format!("the record follows root {}, the state before has {}", head.root_before, before.root));
+        }
+        self.bytes += head.len;
+        self.version = match head.step {
+            Step::Commit => {
+                let expected = before.height.map(Height::next);
+                if expected.is_some_and(|expected| expected != head.height) || head.epoch != before.epoch {
+                    let at = (before.epoch, before.height);
+                    return wrong(format!("epoch {} height {} follows {at:?}", head.epoch, head.height));
+                }
+                if head.parent != before.record {
+                    return wrong(format!("its parent is {:?}, not {:?}", head.parent, before.record));
+                }
+                let tree = self.commit(&record)?;
+                self.index.push(head.height, spot);
+                self.low.get_or_insert(head.height);
+                Version::new(Some(head.height), head.epoch, tree, Some(spot))
+            }
+            Step::Rollback => {
+                if head.epoch != before.epoch + 1 || before.height.is_none_or(|last| head.height > last) {
+                    let at = (before.epoch, before.height);
+                    return wrong(format!("rollback to epoch {} height {} follows {at:?}", head.epoch, head.height));
+                }
+                let expected = record.root.expect("a rollback has a root");
+                self.rollback(head.height, head.epoch, expected)?
+            }
+            Step::Continue => unreachable!("the log follows these by itself"),
+        };
+        self.versions.add(&self.version);
+        Ok(())
+    }
+
+    fn commit(&self, record: &Record) -> Result<Tree<H>, StoreError> {
+        let draft = self.version.tree.prepare(&record.diff())?;
+        let places: Vec<Option<Place>> =
+            record.writes.iter().map(|logged| logged.new.as_ref().map(|(place, _)| *place)).collect();
+        let lens = record.writes.iter().map(|logged| logged.new.as_ref().map(|(place, value)| (*place, value.len())));
+        self.segments.count_commit(lens, draft.replaced(), record.head.height);
+        Ok(draft.commit(|index| places[index].expect("asked only for values")))
+    }
+
+    fn rollback(&mut self, to: Height, epoch: u64, expected: keelstone_codec::Root) -> Result<Arc<Version<H>>, StoreError> {
+        let before = Arc::clone(&self.version);
+        let target = match self.versions.find(to) {
+            Some(version) => version,
+            None => {
+                let (index, segments) = (&mut self.index, self.segments);
+                let mut spot = |height| index.find(segments, &before, height);
+                history::rebuild(segments, &before, to, &mut spot, expected)?
+            }
+        };
+        self.versions.retain(|version| version.height <= Some(to));
+        self.index.truncate(to);
+        self.segments.forget_emptied(to);
+        let version = Version::new(Some(to), epoch, target.tree.clone(), target.record);
+        if version.root != expected {
+            let what = format!("rollback to {to} gives root {}, the log says {expected}", version.root);
+            return Err(StoreError::damaged("the log", 0, what));
+        }
+        Ok(version)
+    }
+}

@@ -1,0 +1,241 @@
+//! All segments of a store that are open, how much of each still lives, and reading by place.
+
+use crate::StoreError;
+use crate::cache::BlockCache;
+use crate::files::Files;
+use crate::sector::StoreId;
+use crate::segment::{Kind, Segment, SegmentId, Spot};
+use crate::state::Entry;
+use arc_swap::ArcSwap;
+use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Height, Reader, Value};
+use keelstone_tree::{Backing, PageAt, Place, ReadError};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How a segment is used. The byte counts say what compaction is worth; only [`Usage::emptied`] says what may go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Bytes of values or pages ever written to it.
+    pub(crate) written: u64,
+    /// Of those, bytes that the last version needs, as far as counted.
+    pub(crate) live: u64,
+    /// The last height whose record lies here.
+    pub(crate) last_height: Option<Height>,
+    /// The height at which a whole pass over the state found nothing here any more.
+    pub(crate) emptied: Option<Height>,
+}
+
+impl Encode for Usage {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.written.encode(out);
+        self.live.encode(out);
+        self.last_height.encode(out);
+        self.emptied.encode(out);
+    }
+}
+impl Decode for Usage {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (written, live) = Decode::decode(input)?;
+        let (last_height, emptied) = Decode::decode(input)?;
+        Ok(Self { written, live, last_height, emptied })
+    }
+}
+
+/// All open segments. Shared by the store, its trees and its views.
+pub(crate) struct Segments {
+    files: Arc<dyn Files>,
+    store: StoreId,
+    open: ArcSwap<BTreeMap<SegmentId, Arc<Segment>>>,
+    usage: Mutex<BTreeMap<SegmentId, Usage>>,
+    cache: BlockCache,
+    written: AtomicU64,
+}
+
+impl fmt::Debug for Segments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} segments", self.open.load().len())
+    }
+}
+
+impl Segments {
+    pub(crate) fn new(files: Arc<dyn Files>, store: StoreId, cache_bytes: u64) -> Self {
+        let cache = BlockCache::new(cache_bytes);
+        Self {
+            files,
+            store,
+            open: ArcSwap::default(),
+            usage: Mutex::default(),
+            cache,
+            written: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn store(&self) -> &StoreId {
+        &self.store
+    }
+
+    pub(crate) fn files(&self) -> &dyn Files {
+        &*self.files
+    }
+
+    pub(crate) fn files_shared(&self) -> &Arc<dyn Files> {
+        &self.files
+    }
+
+    pub(crate) fn cache(&self) -> &BlockCache {
+        &self.cache
+    }
+
+    /// Makes a new segment of `bytes`, durably, and opens it.
+    pub(crate) fn create(&self, id: SegmentId, generation: u32, bytes: u64) -> Result<Arc<Segment>, StoreError> {
+        let segment = Arc::new(Segment::create(&*self.files, &self.store, id, generation, bytes)?);
+        self.insert(Arc::clone(&segment));
+        Ok(segment)
+    }
+
+    /// Opens a segment that must exist.
+    pub(crate) fn open(&self, id: SegmentId) -> Result<Arc<Segment>, StoreError> {
+        if let Some(segment) = self.find(id) {
+            return Ok(segment);
+        }
+        let segment = Arc::new(Segment::open(&*self.files, &self.store, id)?);
+        self.insert(Arc::clone(&segment));
+        Ok(segment)
+    }
+
+    fn insert(&self, segment: Arc<Segment>) {
+        self.usage().entry(segment.id()).or_default();
+        self.open.rcu(|open| {
+            let mut open = BTreeMap::clone(open);
+            open.insert(segment.id(), Arc::clone(&segment));
+            open
+        });
+    }
+
+    /// Removes a segment and its file. Readers that hold it go on reading it.
+    pub(crate) fn remove(&self, id: SegmentId) -> Result<(), StoreError> {
+        self.open.rcu(|open| {
+            let mut open = BTreeMap::clone(open);
+            open.remove(&id);
+            open
+        });
+        self.usage().remove(&id);
+        let name = id.file_name(&self.store);
+        self.files.remove(&name).map_err(StoreError::io("remove", name))
+    }
+
+    pub(crate) fn find(&self, id: SegmentId) -> Option<Arc<Segment>> {
+        self.open.load().get(&id).cloned()
+    }
+
+    /// Every open segment, in order.
+    pub(crate) fn all(&self) -> Vec<Arc<Segment>> {
+        self.open.load().values().cloned().collect()
+    }
+
+    /// The highest number of a kind.
+    pub(crate) fn last(&self, kind: Kind) -> Option<SegmentId> {
+        self.open.load().keys().rev().find(|id| id.kind == kind).copied()
+    }
+
+    pub(crate) fn usage(&self) -> MutexGuard<'_, BTreeMap<SegmentId, Usage>> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts what a commit's new values add and what the values it replaced were worth.
+    pub(crate) fn count_commit(
+        &self,
+        new: impl Iterator<Item = Option<(Place, usize)>>,
+        old: &[Option<Entry>],
+        height: Height,
+    ) {
+        let mut change: BTreeMap<SegmentId, (u64, u64)> = BTreeMap::new();
+        let mut add = |place: Place, written: u64, dead: u64| {
+            // Places that make no sense are found where they are read; counting is no place to fail.
+            if let Ok(spot) = Spot::from_u64(place.0) {
+                let sums = change.entry(spot.segment).or_default();
+                *sums = (sums.0 + written, sums.1 + dead);
+            }
+        };
+        new.flatten().for_each(|(place, len)| add(place, len as u64, 0));
+        old.iter().flatten().for_each(|entry| add(entry.place, 0, u64::from(entry.value_len)));
+        let mut usage = self.usage();
+        for (id, (written, dead)) in change {
+            if let Some(usage) = usage.get_mut(&id) {
+                usage.written += written;
+                usage.live = (usage.live + written).saturating_sub(dead);
+                if written > 0 {
+                    usage.last_height = usage.last_height.max(Some(height));
+                }
+            }
+        }
+    }
+
+    /// Takes back what was found of emptied segments above a height: a rollback may have given them life again.
+    pub(crate) fn forget_emptied(&self, above: Height) {
+        for usage in self.usage().values_mut() {
+            usage.emptied = usage.emptied.filter(|emptied| *emptied <= above);
+        }
+    }
+
+    /// Counts bytes written to files, for the figures.
+    pub(crate) fn count_written(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    fn at(&self, place: u64) -> Result<(Arc<Segment>, u32), StoreError> {
+        let spot = Spot::from_u64(place)?;
+        match self.open.load().get(&spot.segment) {
+            Some(segment) => Ok((Arc::clone(segment), spot.offset)),
+            None => {
+                let file = spot.segment.file_name(&self.store);
+                Err(StoreError::Lost { file, what: "something the state refers to lies in it".into() })
+            }
+        }
+    }
+
+    /// Reads `len` bytes at a place, each sector checked, past the cache.
+    pub(crate) fn read(&self, place: u64, len: usize) -> Result<Bytes, StoreError> {
+        let (segment, offset) = self.at(place)?;
+        segment.read(offset, len)
+    }
+
+    /// Reads a value whose length only its place knows.
+    pub(crate) fn value_at(&self, place: Place) -> Result<Value, StoreError> {
+        let field = self.read(place.0, 4)?;
+        let len = u32::from_bytes(&field).expect("four bytes are a number");
+        self.stored_value(place, len)
+    }
+
+    /// Reads a value of known length; its stored length must be the same.
+    pub(crate) fn stored_value(&self, place: Place, len: u32) -> Result<Value, StoreError> {
+        let (segment, offset) = self.at(place.0)?;
+        if len as usize > keelstone_codec::VALUE_LEN_MAX {
+            return Err(StoreError::damaged(segment.name(), u64::from(offset), format!("a value of {len} bytes")));
+        }
+        let mut field = Vec::with_capacity(4 + len as usize);
+        segment.read_cached(&self.cache, offset, 4 + len as usize, &mut field)?;
+        if field[..4] != len.to_le_bytes() {
+            let what = format!("a value of {len} bytes is expected, {:?} is its stored length", &field[..4]);
+            return Err(StoreError::damaged(segment.name(), u64::from(offset), what));
+        }
+        let value = Value::new(Bytes::from(field).slice(4..));
+        value.map_err(|error| StoreError::damaged(segment.name(), u64::from(offset), error.to_string()))
+    }
+}
+
+impl Backing for Segments {
+    fn page(&self, at: PageAt) -> Result<Bytes, ReadError> {
+        Ok(self.read(at.place, at.len as usize)?)
+    }
+
+    fn value(&self, at: Place, len: u32) -> Result<Value, ReadError> {
+        Ok(self.stored_value(at, len)?)
+    }
+}

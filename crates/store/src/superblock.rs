@@ -1,0 +1,235 @@
+//! The superblock: from where the store is opened, in two slots that are written in turn.
+//!
+//! A slot is one sector, so it is written whole or not at all, and the other slot always holds the state before. A slot
+//! that is damaged is told of and written anew from the other; two damaged slots are the end of what a store can mend
+//! by itself.
+//!
+//! Layout and rules: `spec/store.md`, STORE-4 and STORE-10.
+
+use crate::StoreError;
+use crate::files::{File, Files, SECTOR_BYTES};
+use crate::sector::{Found, PAYLOAD_BYTES, Seal, StoreId};
+use crate::segment::{FORMAT, Spot};
+use keelstone_codec::{Decode, DecodeError, Encode, Hash, Height, Reader, Root};
+use keelstone_tree::HashKind;
+use std::io;
+use std::sync::Arc;
+
+/// The file that makes a directory a store.
+pub(crate) const FILE: &str = "superblock";
+/// Under this name a new store is built until one rename makes it the store (spec: STORE-10).
+pub(crate) const BUILDING: &str = "superblock.new";
+
+const MAGIC: [u8; 8] = *b"keelstor";
+
+/// The slots lie in different 4 KiB blocks, so that a disk that writes those whole cannot hurt both.
+const SLOT_BYTES: u64 = 4096;
+const FILE_BYTES: u64 = 2 * SLOT_BYTES;
+
+/// A version of the state as the superblock names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Flushed {
+    /// The height, none before the first commit.
+    pub(crate) height: Option<Height>,
+    pub(crate) root: Root,
+    /// Where the table of namespaces and segments lies, its length and hash; none for the empty state.
+    pub(crate) table: Option<(Spot, u32, Hash)>,
+    /// The record that led to this version.
+    pub(crate) record: Option<Spot>,
+    /// The hash of the last record in the log before `log`.
+    pub(crate) log_hash: Hash,
+    /// The sector of the log where what came later begins.
+    pub(crate) log: Spot,
+    /// Where the next page may be written.
+    pub(crate) pages: Option<Spot>,
+}
+
+/// What a slot says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Superblock {
+    pub(crate) store: StoreId,
+    pub(crate) hasher: HashKind,
+    /// Counts the writes of slots. Odd ones go to the first slot, even ones to the second.
+    pub(crate) sequence: u64,
+    /// The session of the store, counted from one.
+    pub(crate) generation: u32,
+    /// How often history was rolled back.
+    pub(crate) epoch: u64,
+    /// The lowest height that is kept.
+    pub(crate) low: Option<Height>,
+    pub(crate) flushed: Flushed,
+}
+
+impl Encode for Superblock {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&MAGIC);
+        FORMAT.encode(out);
+        self.store.encode(out);
+        self.hasher.encode(out);
+        self.sequence.encode(out);
+        self.generation.encode(out);
+        self.epoch.encode(out);
+        self.low.encode(out);
+        let flushed = &self.flushed;
+        flushed.height.encode(out);
+        flushed.root.encode(out);
+        flushed.table.map(|(spot, len, hash)| (spot.to_u64(), len, hash)).encode(out);
+        flushed.record.map(Spot::to_u64).encode(out);
+        flushed.log_hash.encode(out);
+        flushed.log.to_u64().encode(out);
+        flushed.pages.map(Spot::to_u64).encode(out);
+    }
+}
+
+fn spot(place: u64) -> Result<Spot, DecodeError> {
+    Spot::from_u64(place).map_err(|_| DecodeError::Invalid { what: "place" })
+}
+
+impl Superblock {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let store = Decode::decode(input)?;
+        let hasher = Decode::decode(input)?;
+        let (sequence, generation, epoch) = Decode::decode(input)?;
+        let low = Decode::decode(input)?;
+        let (height, root) = Decode::decode(input)?;
+        let table: Option<(u64, u32, Hash)> = Decode::decode(input)?;
+        let table = table.map(|(place, len, hash)| Ok((spot(place)?, len, hash))).transpose()?;
+        let record = Option::decode(input)?.map(spot).transpose()?;
+        let log_hash = Decode::decode(input)?;
+        let log = spot(u64::decode(input)?)?;
+        let pages = Option::decode(input)?.map(spot).transpose()?;
+        let flushed = Flushed { height, root, table, record, log_hash, log, pages };
+        Ok(Self { store, hasher, sequence, generation, epoch, low, flushed })
+    }
+}
+
+/// What one slot holds.
+#[derive(Debug)]
+enum Slot {
+    Good(Superblock),
+    Bad(StoreError),
+}
+
+/// The superblock's file.
+#[derive(Debug)]
+pub(crate) struct SuperblockFile {
+    file: Arc<dyn File>,
+}
+
+impl SuperblockFile {
+    /// Writes both slots of a new store under [`BUILDING`], synced. [`Self::switch`] makes it the store.
+    pub(crate) fn build(files: &dyn Files, first: &Superblock) -> Result<(), StoreError> {
+        match files.remove(BUILDING) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::io("remove", BUILDING)(error)),
+            _ => {}
+        }
+        let file = files.create(BUILDING, FILE_BYTES).map_err(StoreError::io("create", BUILDING))?;
+        let building = Self { file };
+        building.write(first)?;
+        building.write(&Superblock { sequence: first.sequence + 1, ..*first })
+    }
+
+    /// Makes the store that was built the store of the directory, by one rename.
+    // spec: STORE-10
+    pub(crate) fn switch(files: &dyn Files) -> Result<(), StoreError> {
+        files.rename(BUILDING, FILE).map_err(StoreError::io("rename", BUILDING))?;
+        files.sync_directory().map_err(StoreError::io("sync", "the directory"))
+    }
+
+    /// Reads both slots: the newer good one, and what is wrong with the other if something is.
+    // spec: STORE-4
+    pub(crate) fn open(files: &dyn Files) -> Result<(Self, Superblock, Option<StoreError>), StoreError> {
+        let file = files.open(FILE).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => StoreError::Missing { file: FILE },
+            _ => StoreError::io("open", FILE)(error),
+        })?;
+        let opened = Self { file };
+        match opened.slots()? {
+            [Slot::Good(first), Slot::Good(second)] if first.store != second.store => {
+                Err(StoreError::damaged(FILE, 0, "the two slots are of different stores"))
+            }
+            [Slot::Good(first), Slot::Good(second)] => {
+                Ok((opened, if first.sequence > second.sequence { first } else { second }, None))
+            }
+            [Slot::Good(good), Slot::Bad(bad)] | [Slot::Bad(bad), Slot::Good(good)] => Ok((opened, good, Some(bad))),
+            [Slot::Bad(first), Slot::Bad(second)] => {
+                let what = format!("neither slot can be read: {first}; {second}; restore the store from a peer or a backup");
+                Err(StoreError::damaged(FILE, 0, what))
+            }
+        }
+    }
+
+    fn slots(&self) -> Result<[Slot; 2], StoreError> {
+        let len = self.file.len().map_err(StoreError::io("open", FILE))?;
+        if len != FILE_BYTES {
+            return Err(StoreError::damaged(FILE, len, format!("the file has {len} bytes, not {FILE_BYTES}")));
+        }
+        Ok([self.slot(0)?, self.slot(1)?])
+    }
+
+    /// Reads one slot. A newer format is an error, since nothing of it may be touched; damage is told in the slot.
+    fn slot(&self, index: u32) -> Result<Slot, StoreError> {
+        let offset = u64::from(index) * SLOT_BYTES;
+        let mut sector = [0; SECTOR_BYTES];
+        let read = self.file.read_at(offset, &mut sector).or_else(|_| self.file.read_at(offset, &mut sector));
+        read.map_err(StoreError::io("read", FILE))?;
+        let bad = |what: String| Ok(Slot::Bad(StoreError::damaged(FILE, offset, what)));
+
+        let mut input = Reader::new(&sector[..PAYLOAD_BYTES]);
+        let magic: [u8; 8] = input.array().expect("a sector holds the magic");
+        let format = u32::decode(&mut input).expect("a sector holds the format");
+        // The seal needs the store's id, which follows; every format keeps these three fields where they are.
+        let store: StoreId = input.clone().array().expect("a sector holds the id");
+        let Found::Valid(_) = seal(&store).check(index, &sector) else {
+            return bad("the checksum does not match".into());
+        };
+        if magic != MAGIC {
+            return bad("this is no superblock".into());
+        }
+        if format > FORMAT {
+            return Err(StoreError::Unsupported { found: format, known: FORMAT });
+        }
+        match Superblock::decode(&mut input) {
+            Ok(found) if slot_of(found.sequence) == index => Ok(Slot::Good(found)),
+            Ok(found) => bad(format!("write {} belongs in the other slot", found.sequence)),
+            Err(error) => bad(error.to_string()),
+        }
+    }
+
+    /// Writes the slot whose turn it is, durably.
+    pub(crate) fn write(&self, superblock: &Superblock) -> Result<(), StoreError> {
+        let index = slot_of(superblock.sequence);
+        let payload = superblock.to_bytes();
+        assert!(payload.len() <= PAYLOAD_BYTES, "a superblock fits in a sector");
+        let mut sector = Vec::new();
+        seal(&superblock.store).write(index, superblock.generation, false, &payload, &mut sector);
+        self.file.write_at(u64::from(index) * SLOT_BYTES, &sector).map_err(StoreError::io("write", FILE))?;
+        self.file.sync().map_err(StoreError::io("sync", FILE))
+    }
+
+    /// What is wrong with the file: slots that are bad, and bytes between them that nobody writes.
+    pub(crate) fn check(&self) -> Result<Vec<StoreError>, StoreError> {
+        let mut problems: Vec<_> = Vec::new();
+        for slot in self.slots()? {
+            if let Slot::Bad(error) = slot {
+                problems.push(error);
+            }
+        }
+        let mut bytes = vec![0; usize::try_from(FILE_BYTES).expect("a small constant")];
+        self.file.read_at(0, &mut bytes).map_err(StoreError::io("read", FILE))?;
+        let unused = |at: usize| at % SLOT_BYTES as usize >= SECTOR_BYTES;
+        if let Some(at) = (0..bytes.len()).find(|at| unused(*at) && bytes[*at] != 0) {
+            problems.push(StoreError::damaged(FILE, at as u64, "a byte that nobody writes is not zero"));
+        }
+        Ok(problems)
+    }
+}
+
+/// Superblocks count as a segment of their own in checksums.
+fn seal(store: &StoreId) -> Seal {
+    Seal::new(store, u64::MAX)
+}
+
+fn slot_of(sequence: u64) -> u32 {
+    u32::from(sequence % 2 == 0)
+}
