@@ -48,7 +48,9 @@ impl Appender {
     pub(crate) fn append(&mut self, thing: &[&[u8]]) -> Result<Spot, StoreError> {
         let len = thing.iter().map(|part| part.len()).sum::<usize>();
         let segment = match &self.segment {
-            Some(segment) if self.next + sectors_of(self.buffer.len() + len) <= segment.sectors() => Arc::clone(segment),
+            Some(segment) if self.next + sectors_of(self.buffer.len() + len) <= segment.sectors() => {
+                Arc::clone(segment)
+            }
             _ => self.open_next(len)?,
         };
         let start = Spot::of_sector(segment.id(), self.next);

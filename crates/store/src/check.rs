@@ -76,6 +76,7 @@ impl<H: Hasher> Shared<H> {
         for segment in self.segments.all() {
             report.note(fresh.open(segment.id()));
         }
+        fresh.settle_log(end.segment);
         let mut expected = (flushed.log, flushed.log_hash);
         while expected.0 < end {
             let Some(record) = report.note(log::record_at(&fresh, expected.0)) else { break };
@@ -122,7 +123,7 @@ fn check_segment(segment: &Segment, report: &mut CheckReport) -> Result<(), Stor
 
 /// Every entry of a version by its way from the root, and every value by its hash.
 fn check_values<H: Hasher>(
-    tree: &crate::state::Tree<H>,
+    tree: &keelstone_tree::Tree<H>,
     report: &mut CheckReport,
     progress: &mut dyn FnMut(Progress),
 ) {

@@ -5,11 +5,11 @@
 use crate::StoreError;
 use crate::log::{Append, Appended};
 use crate::record::{self, Head, Layout, Step};
-use crate::state::{Draft, Entry};
 use crate::store::{Shared, Writer};
 use crate::version::Version;
 use keelstone_codec::{Height, Root};
 use keelstone_tree::{Diff, Hasher, Place};
+use keelstone_tree::{Draft, Entry};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -139,7 +139,8 @@ impl<H: Hasher> Shared<H> {
         let appended = self.poisoning(|| waiting.wait())?;
         writer.log.advance(&appended);
         let places: Vec<Option<Place>> = layout.places(appended.start).collect();
-        let new = places.iter().zip(diff.iter()).map(|(place, (_, write))| Some(((*place)?, write.value.as_ref()?.len())));
+        let new =
+            places.iter().zip(diff.iter()).map(|(place, (_, write))| Some(((*place)?, write.value.as_ref()?.len())));
         self.segments.count_commit(new, draft.replaced(), height);
         let tree = draft.commit(|index| places[index].expect("asked only for values"));
         let version = Version::new(Some(height), before.epoch, tree, Some(appended.start));

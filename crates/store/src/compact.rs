@@ -9,11 +9,11 @@ use crate::StoreError;
 use crate::appender::Appender;
 use crate::segment::{Kind, SegmentId, Spot};
 use crate::segments::Usage;
-use crate::state::{Rewrite, Survey};
 use crate::store::{Progress, Shared};
 use crate::version::Version;
 use keelstone_codec::{Encode, Key, Namespace};
 use keelstone_tree::{Hasher, Place};
+use keelstone_tree::{Rewrite, Survey};
 use std::collections::BTreeSet;
 
 /// Pages looked at in one slice. Commits wait for one slice at most.

@@ -9,10 +9,10 @@ use crate::StoreError;
 use crate::appender::Appender;
 use crate::segment::{Kind, SegmentId, Spot};
 use crate::segments::Usage;
-use crate::state::Top;
 use crate::store::Shared;
 use crate::superblock::{Flushed, Superblock, SuperblockFile};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, Height, LIST_MAX, Reader, Tag, TaggedHasher};
+use keelstone_tree::Top;
 use keelstone_tree::{Hasher, PageAt};
 
 const TABLE: Tag = Tag::new("store-table");
@@ -92,9 +92,10 @@ impl<H: Hasher> Shared<H> {
             pages: upkeep.pages.end(),
         };
         self.write_superblock(upkeep, flushed, version.epoch)?;
-        for id in std::mem::replace(&mut upkeep.retired, retired) {
-            self.remove_segment(id)?;
-        }
+        // The slot that was just written over was the last to need these.
+        let (gone, retired) = retired.into_iter().partition(|id| upkeep.retired.contains(id));
+        upkeep.retired = retired;
+        self.remove_segments(gone)?;
         self.flushed(flushing);
         self.evict();
         Ok(())
@@ -128,8 +129,11 @@ impl<H: Hasher> Shared<H> {
         usage.iter().filter(|(id, _)| !retired.contains(id)).map(|(id, usage)| (*id, *usage)).collect()
     }
 
-    fn remove_segment(&self, id: SegmentId) -> Result<(), StoreError> {
-        self.segments.remove(id)?;
+    fn remove_segments(&self, gone: Vec<SegmentId>) -> Result<(), StoreError> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        gone.into_iter().try_for_each(|id| self.segments.remove(id))?;
         self.segments.files().sync_directory().map_err(StoreError::io("sync", "the directory"))
     }
 }

@@ -5,9 +5,9 @@ use crate::log;
 use crate::record::Record;
 use crate::segment::Spot;
 use crate::segments::Segments;
-use crate::state::Tree;
 use crate::version::Version;
 use keelstone_codec::{Height, Key, Namespace, Root, Value};
+use keelstone_tree::Tree;
 use keelstone_tree::{Diff, Hasher, Place};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -84,7 +84,11 @@ pub(crate) fn rebuild<H: Hasher>(
         if backward { Box::new((height.0 + 1..=from.0).rev()) } else { Box::new(from.0 + 1..=height.0) };
     for at in heights {
         let record = log::record_at(segments, spot(Height(at))?)?;
-        if backward { steps.undo(segments, record)? } else { steps.redo(record) }
+        if backward {
+            steps.undo(segments, record)?
+        } else {
+            steps.redo(record)
+        }
         if steps.0.len() >= STEP_WRITES {
             tree = steps.apply(&tree)?;
         }

@@ -26,7 +26,6 @@ mod recover;
 mod sector;
 mod segment;
 mod segments;
-mod state;
 mod store;
 mod superblock;
 mod version;

@@ -70,6 +70,7 @@ impl Log {
     /// The log as it was found.
     pub(crate) fn resume(segments: Arc<Segments>, tail: Tail, generation: u32, segment_bytes: u64) -> Self {
         let Tail { segment, next, hash, .. } = tail;
+        segments.settle_log(segment.id());
         segment.settle(next);
         Self { segments, segment, next, hash, generation, segment_bytes }
     }
@@ -204,7 +205,9 @@ pub(crate) fn replay(
 enum Next {
     Record(Record, Stamp),
     /// The end. `torn`: how many sectors the record claims that began here and was not written whole.
-    End { torn: Option<u32> },
+    End {
+        torn: Option<u32>,
+    },
 }
 
 fn offset(sector: u32) -> u64 {

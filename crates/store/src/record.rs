@@ -10,8 +10,8 @@
 //! Layout and rules: `spec/store.md`, STORE-3 and STORE-5.
 
 use crate::StoreError;
-use crate::segment::Spot;
 use crate::sector::StoreId;
+use crate::segment::Spot;
 use keelstone_codec::{
     Bytes, Decode, DecodeError, Encode, Hash, Height, Key, Namespace, Reader, Root, Tag, TaggedHasher, VALUE_LEN_MAX,
     Value, put_length,

@@ -8,13 +8,13 @@ use crate::log::{self, Log};
 use crate::record::{Record, Step};
 use crate::segment::{Kind, SegmentId, Spot};
 use crate::segments::Segments;
-use crate::state::{Pages, Tree};
 use crate::store::{Shared, Writer};
 use crate::superblock::{self, Flushed, Superblock, SuperblockFile};
 use crate::version::{Version, Versions};
 use crate::{Options, StoreError};
 use keelstone_codec::Height;
 use keelstone_tree::{Hasher, Place};
+use keelstone_tree::{Pages, Tree};
 use std::sync::Arc;
 
 impl<H: Hasher> Shared<H> {
@@ -86,7 +86,8 @@ impl<H: Hasher> Shared<H> {
             replay.index.push(height, record);
         }
         replay.versions.add(&replay.version);
-        let tail = log::replay(&segments, flushed.log, flushed.log_hash, &mut |spot, record| replay.step(spot, record))?;
+        let tail =
+            log::replay(&segments, flushed.log, flushed.log_hash, &mut |spot, record| replay.step(spot, record))?;
         let Replay { index, versions, low, version, bytes, .. } = replay;
 
         // A session of its own, so that what is written from now on can be told from what a crash left behind.
@@ -150,7 +151,8 @@ pub(crate) fn open_tree<H: Hasher>(segments: &Arc<Segments>, flushed: &Flushed) 
         return Ok(Tree::empty(&arena));
     };
     let bytes = segments.open(spot.segment)?.read(spot.offset, len)?;
-    let damaged = |what: String| StoreError::damaged(spot.segment.file_name(segments.store()), spot.offset.into(), what);
+    let damaged =
+        |what: String| StoreError::damaged(spot.segment.file_name(segments.store()), spot.offset.into(), what);
     if Table::hash(&bytes) != hash {
         return Err(damaged(format!("the table's hash is {}, the superblock says {hash}", Table::hash(&bytes))));
     }
@@ -211,7 +213,10 @@ impl<H: Hasher> Replay<'_, H> {
             Err(StoreError::damaged(spot.segment.file_name(self.segments.store()), offset, what))
         };
         if head.root_before != before.root {
-            return wrong(format!("the record follows root {}, the state before has {}", head.root_before, before.root));
+            return wrong(format!(
+                "the record follows root {}, the state before has {}",
+                head.root_before, before.root
+            ));
         }
         self.bytes += head.len;
         self.version = match head.step {
@@ -252,7 +257,12 @@ impl<H: Hasher> Replay<'_, H> {
         Ok(draft.commit(|index| places[index].expect("asked only for values")))
     }
 
-    fn rollback(&mut self, to: Height, epoch: u64, expected: keelstone_codec::Root) -> Result<Arc<Version<H>>, StoreError> {
+    fn rollback(
+        &mut self,
+        to: Height,
+        epoch: u64,
+        expected: keelstone_codec::Root,
+    ) -> Result<Arc<Version<H>>, StoreError> {
         let before = Arc::clone(&self.version);
         let target = match self.versions.find(to) {
             Some(version) => version,

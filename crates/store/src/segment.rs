@@ -203,7 +203,9 @@ impl Segment {
 
         // What an earlier attempt left is none of ours to keep.
         match files.remove(&building) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::io("remove", building)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("remove", building)(error));
+            }
             _ => {}
         }
         let file = files.create(&building, bytes).map_err(StoreError::io("create", &building))?;
@@ -218,16 +220,16 @@ impl Segment {
     pub(crate) fn open(files: &dyn Files, store: &StoreId, id: SegmentId) -> Result<Self, StoreError> {
         let name = id.file_name(store);
         let file = files.open(&name).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                StoreError::Lost { file: name.clone(), what: format!("the store has a {id}") }
-            }
+            io::ErrorKind::NotFound => StoreError::Lost { file: name.clone(), what: format!("the store has a {id}") },
             _ => StoreError::io("open", &name)(error),
         })?;
         let len = file.len().map_err(StoreError::io("open", &name))?;
         if len < SECTOR_BYTES as u64 || len > SEGMENT_BYTES_MAX || len % SECTOR_BYTES as u64 != 0 {
             return Err(StoreError::damaged(name, len, format!("{len} bytes are no segment")));
         }
-        let segment = Self::with(id, name, file, Seal::new(store, id.code()), len, u32::MAX);
+        // Whether a segment of the log will be written to again is known once the log's end is found.
+        let settled = if id.kind == Kind::Log { 1 } else { u32::MAX };
+        let segment = Self::with(id, name, file, Seal::new(store, id.code()), len, settled);
         let mut sector = vec![0; SECTOR_BYTES];
         segment.read_raw(0, &mut sector)?;
         let Found::Valid(_) = segment.seal.check(0, &sector) else {

@@ -5,9 +5,9 @@ use crate::cache::BlockCache;
 use crate::files::Files;
 use crate::sector::StoreId;
 use crate::segment::{Kind, Segment, SegmentId, Spot};
-use crate::state::Entry;
 use arc_swap::ArcSwap;
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Height, Reader, Value};
+use keelstone_tree::Entry;
 use keelstone_tree::{Backing, PageAt, Place, ReadError};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -62,14 +62,7 @@ impl fmt::Debug for Segments {
 impl Segments {
     pub(crate) fn new(files: Arc<dyn Files>, store: StoreId, cache_bytes: u64) -> Self {
         let cache = BlockCache::new(cache_bytes);
-        Self {
-            files,
-            store,
-            open: ArcSwap::default(),
-            usage: Mutex::default(),
-            cache,
-            written: AtomicU64::new(0),
-        }
+        Self { files, store, open: ArcSwap::default(), usage: Mutex::default(), cache, written: AtomicU64::new(0) }
     }
 
     pub(crate) fn store(&self) -> &StoreId {
@@ -133,6 +126,13 @@ impl Segments {
     /// Every open segment, in order.
     pub(crate) fn all(&self) -> Vec<Arc<Segment>> {
         self.open.load().values().cloned().collect()
+    }
+
+    /// Says that no segment of the log before `end` will change any more.
+    pub(crate) fn settle_log(&self, end: SegmentId) {
+        let open = self.open.load();
+        let done = open.values().filter(|segment| segment.id().kind == Kind::Log && segment.id() < end);
+        done.for_each(|segment| segment.settle(u32::MAX));
     }
 
     /// The highest number of a kind.

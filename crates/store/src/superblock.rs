@@ -120,7 +120,9 @@ impl SuperblockFile {
     /// Writes both slots of a new store under [`BUILDING`], synced. [`Self::switch`] makes it the store.
     pub(crate) fn build(files: &dyn Files, first: &Superblock) -> Result<(), StoreError> {
         match files.remove(BUILDING) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::io("remove", BUILDING)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("remove", BUILDING)(error));
+            }
             _ => {}
         }
         let file = files.create(BUILDING, FILE_BYTES).map_err(StoreError::io("create", BUILDING))?;
@@ -153,7 +155,8 @@ impl SuperblockFile {
             }
             [Slot::Good(good), Slot::Bad(bad)] | [Slot::Bad(bad), Slot::Good(good)] => Ok((opened, good, Some(bad))),
             [Slot::Bad(first), Slot::Bad(second)] => {
-                let what = format!("neither slot can be read: {first}; {second}; restore the store from a peer or a backup");
+                let what =
+                    format!("neither slot can be read: {first}; {second}; restore the store from a peer or a backup");
                 Err(StoreError::damaged(FILE, 0, what))
             }
         }

@@ -1,9 +1,9 @@
 //! One version of the state inside the store, and which of them are alive.
 
 use crate::segment::Spot;
-use crate::state::Tree;
 use keelstone_codec::{Height, Root};
 use keelstone_tree::Hasher;
+use keelstone_tree::Tree;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

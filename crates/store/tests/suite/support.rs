@@ -1,0 +1,119 @@
+//! What the tests share: seeded randomness, a model of the state, and small stores.
+
+use keelstone_codec::{Height, Key, Namespace, Root, Value};
+use keelstone_store::{Options, Store, View};
+use keelstone_tree::{Blake3, Diff, KeyRange, Read, reference};
+use std::collections::BTreeMap;
+
+/// The store under test.
+pub type TestStore = Store<Blake3>;
+
+/// SplitMix64.
+#[derive(Debug, Clone)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+/// A count from the environment, so that long runs need no other code.
+pub fn count(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|count| count.parse().ok()).unwrap_or(default)
+}
+
+/// The state as it should be.
+pub type Model = reference::State;
+
+pub fn root_of(model: &Model) -> Root {
+    reference::root_with(reference::blake3, model)
+}
+
+pub fn namespace(name: &str) -> Namespace {
+    Namespace::new(name).unwrap()
+}
+
+/// Small segments and caches, and no threads: everything happens often and in order.
+pub fn small() -> Options {
+    Options {
+        segment_bytes: 8 << 10,
+        page_segment_bytes: 8 << 10,
+        flush_bytes: 8 << 10,
+        cache_bytes: 4 << 10,
+        value_cache_bytes: 32 << 10,
+        recent_versions: 3,
+        id: Some([7; 16]),
+        background: false,
+        ..Options::default()
+    }
+}
+
+/// A few writes to a few keys, some of them prefixes of others.
+pub fn random_diff(random: &mut Random) -> Diff {
+    let names = ["a", "b", "cc"];
+    let writes = 1 + random.below(4);
+    (0..writes)
+        .map(|_| {
+            let name = names[random.below(3) as usize];
+            let key: Vec<u8> = (0..1 + random.below(3)).map(|_| [0, 0x41, 0x80, 0xff][random.below(4) as usize]).collect();
+            let value = (random.below(10) < 7).then(|| {
+                let len = if random.below(20) == 0 { 600 + random.below(3000) } else { 1 + random.below(40) };
+                vec![random.below(256) as u8; len as usize]
+            });
+            (namespace(name), Key::new(key).unwrap(), value.map(|value| Value::new(value).unwrap()))
+        })
+        .collect()
+}
+
+pub fn apply(model: &mut Model, diff: &Diff) {
+    for (name, write) in diff.iter() {
+        let entries = model.entry(name.as_str().to_owned()).or_default();
+        match &write.value {
+            Some(value) => drop(entries.insert(write.key.to_vec(), value.to_vec())),
+            None => drop(entries.remove(write.key.as_slice())),
+        }
+    }
+    model.retain(|_, entries| !entries.is_empty());
+}
+
+/// Everything a view holds, read by scanning.
+pub fn contents(view: &View<Blake3>) -> Model {
+    let mut model = Model::new();
+    for (name, totals) in view.namespaces() {
+        let scanned: Result<BTreeMap<_, _>, _> = view
+            .scan(&name, KeyRange::all())
+            .map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())))
+            .collect();
+        let entries = scanned.expect("a sound store can be scanned");
+        assert_eq!(totals.count, entries.len() as u64);
+        model.insert(name.as_str().to_owned(), entries);
+    }
+    model
+}
+
+/// A store's answers about a state are those of the model: root, contents, single reads and absences.
+pub fn assert_view(view: &View<Blake3>, model: &Model, random: &mut Random) {
+    assert_eq!(view.root(), root_of(model));
+    assert_eq!(contents(view), *model);
+    for _ in 0..3 {
+        let key = [[0, 0x41, 0x80, 0xff][random.below(4) as usize]];
+        let found = view.get(&namespace("a"), &key).unwrap().map(|value| value.to_vec());
+        assert_eq!(found, model.get("a").and_then(|entries| entries.get(&key[..])).cloned());
+    }
+}
+
+/// One commit that changes `key` in namespace `a`.
+pub fn put(store: &TestStore, height: u64, key: &str, value: &[u8]) -> Root {
+    let value = Some(Value::new(value.to_vec()).unwrap());
+    let diff = [(namespace("a"), Key::new(key.as_bytes()).unwrap(), value)].into_iter().collect();
+    store.commit(Height(height), diff).unwrap()
+}
