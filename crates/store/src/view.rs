@@ -2,7 +2,7 @@
 
 use crate::version::Version;
 use keelstone_codec::{Height, Namespace, Root, Value};
-use keelstone_tree::{Hasher, KeyRange, Read, ReadError, Scan, Totals};
+use keelstone_tree::{Grown, Hasher, KeyRange, Proof, Query, Read, ReadError, Scan, Totals, prove};
 use std::sync::Arc;
 
 /// One version of the state. Clones share it; it can be read from any thread while commits go on.
@@ -46,6 +46,21 @@ impl<H: Hasher> View<H> {
     #[must_use]
     pub fn namespaces(&self) -> Vec<(Namespace, Totals)> {
         self.version.tree.namespaces().map(|(name, totals, _)| (name.clone(), totals)).collect()
+    }
+
+    /// A proof of what `queries` ask of this version.
+    ///
+    /// # Errors
+    /// [`ReadError`] if a node or value could not be read.
+    pub fn prove(&self, queries: &[Query]) -> Result<Proof, ReadError> {
+        self.check()?;
+        // INTERIM, until the paged tree can be walked.
+        let mut state = std::collections::BTreeMap::new();
+        for (name, _) in self.namespaces() {
+            let entries = self.scan(&name, KeyRange::all()).collect::<Result<_, _>>()?;
+            state.insert(name, entries);
+        }
+        prove(&Grown::new::<H>(&state), queries)
     }
 
     fn check(&self) -> Result<(), ReadError> {

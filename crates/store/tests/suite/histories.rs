@@ -84,7 +84,11 @@ impl Pair {
     fn reopen(&mut self) {
         let store = self.store.take().unwrap();
         let low = store.low();
-        if self.random.below(2) == 0 { store.close().unwrap() } else { drop(store) }
+        if self.random.below(2) == 0 {
+            store.close().unwrap()
+        } else {
+            drop(store)
+        }
         let store = TestStore::open(Arc::new(self.files.clone()), self.options.clone()).unwrap();
         assert_eq!(store.height().map(|height| height.0), self.height);
         assert_eq!(store.root(), root_of(&self.state()));

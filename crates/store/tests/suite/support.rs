@@ -64,7 +64,8 @@ pub fn random_diff(random: &mut Random) -> Diff {
     (0..writes)
         .map(|_| {
             let name = names[random.below(3) as usize];
-            let key: Vec<u8> = (0..1 + random.below(3)).map(|_| [0, 0x41, 0x80, 0xff][random.below(4) as usize]).collect();
+            let key: Vec<u8> =
+                (0..1 + random.below(3)).map(|_| [0, 0x41, 0x80, 0xff][random.below(4) as usize]).collect();
             let value = (random.below(10) < 7).then(|| {
                 let len = if random.below(20) == 0 { 600 + random.below(3000) } else { 1 + random.below(40) };
                 vec![random.below(256) as u8; len as usize]
