@@ -113,6 +113,7 @@ impl<'a> Reader<'a> {
 
     /// Bytes not read yet.
     #[must_use]
+    #[inline]
     pub fn left(&self) -> usize {
         self.rest.len()
     }
@@ -121,6 +122,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`DecodeError::Truncated`].
+    #[inline]
     pub fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
         let Some((head, rest)) = self.rest.split_at_checked(len) else {
             return Err(DecodeError::Truncated { needed: len as u64, left: self.rest.len() as u64 });
@@ -138,6 +140,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`DecodeError::Truncated`].
+    #[inline]
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let Some((head, rest)) = self.rest.split_first_chunk::<N>() else {
             return Err(DecodeError::Truncated { needed: N as u64, left: self.rest.len() as u64 });
@@ -150,6 +153,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`DecodeError::Truncated`].
+    #[inline]
     pub fn byte(&mut self) -> Result<u8, DecodeError> {
         Ok(self.array::<1>()?[0])
     }
@@ -158,7 +162,17 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`DecodeError::NotCanonical`] for a longer form than needed, [`DecodeError::Invalid`] above 64 bits.
+    #[inline]
     pub fn varint(&mut self) -> Result<u64, DecodeError> {
+        // Most are small, and proofs are made of them.
+        if let [byte @ 0..=0x7f, rest @ ..] = self.rest {
+            self.rest = rest;
+            return Ok(u64::from(*byte));
+        }
+        self.long_varint()
+    }
+
+    fn long_varint(&mut self) -> Result<u64, DecodeError> {
         let mut value = 0u64;
         for shift in (0..70).step_by(7) {
             let byte = self.byte()?;

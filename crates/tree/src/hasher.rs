@@ -5,6 +5,7 @@
 //! where one by one takes 110. The entry point for that, `blake3::platform`, is outside the crate's public promise: its
 //! version is pinned, and a test holds it equal to `blake3::hash`.
 
+use blake3::platform::{MAX_SIMD_DEGREE, Platform};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, Reader};
 use sha2::Digest as _;
 use std::fmt;
@@ -52,6 +53,13 @@ pub enum HashKind {
     Sha256,
 }
 
+// From the BLAKE3 paper, table 3 and section 2.2.
+const CHUNK_START: u8 = 1;
+const CHUNK_END: u8 = 2;
+const ROOT: u8 = 8;
+const IV: [u32; 8] =
+    [0x6A09_E667, 0xBB67_AE85, 0x3C6E_F372, 0xA54F_F53A, 0x510E_527F, 0x9B05_688C, 0x1F83_D9AB, 0x5BE0_CD19];
+
 impl Hasher for Blake3 {
     const KIND: HashKind = HashKind::Blake3;
 
@@ -59,14 +67,23 @@ impl Hasher for Blake3 {
         Hash(*blake3::hash(data).as_bytes())
     }
 
+    fn hash_node(preimage: &[u8; NODE_LEN]) -> Hash {
+        // The same two compressions as below, without the machinery for inputs of any length.
+        let mut hash = [0; 32];
+        Platform::detect().hash_many(
+            &[preimage],
+            &IV,
+            0,
+            blake3::IncrementCounter::No,
+            0,
+            CHUNK_START,
+            CHUNK_END | ROOT,
+            &mut hash,
+        );
+        Hash(hash)
+    }
+
     fn hash_nodes(preimages: &[[u8; NODE_LEN]], out: &mut [Hash]) {
-        use blake3::platform::{MAX_SIMD_DEGREE, Platform};
-        // From the BLAKE3 paper, table 3 and section 2.2.
-        const CHUNK_START: u8 = 1;
-        const CHUNK_END: u8 = 2;
-        const ROOT: u8 = 8;
-        const IV: [u32; 8] =
-            [0x6A09_E667, 0xBB67_AE85, 0x3C6E_F372, 0xA54F_F53A, 0x510E_527F, 0x9B05_688C, 0x1F83_D9AB, 0x5BE0_CD19];
         assert_eq!(preimages.len(), out.len(), "one hash for each preimage");
         let platform = Platform::detect();
         let mut hashes = [0; MAX_SIMD_DEGREE * 32];

@@ -114,7 +114,11 @@ pub(crate) fn check<H: Hasher>(
     if let Some(queries) = queries
         && checks.makes(Check::NothingUnasked)
     {
-        check_needed(&proof, &Needs::of(queries))?;
+        match queries {
+            [Query::Key(namespace, key)] => check_way(&proof, namespace, key, true)?,
+            [Query::Write(namespace, key)] => check_way(&proof, namespace, key, false)?,
+            queries => check_needed(&proof, &Needs::of(queries))?,
+        }
     }
     Ok(Verified { proof, root, _hasher: PhantomData })
 }
@@ -314,6 +318,40 @@ fn check_needed(proof: &Proof, needs: &Needs<'_>) -> Result<(), ProofError> {
         }
     }
     Ok(())
+}
+
+/// [`check_needed`] for one key, which is the most asked of questions: what it needs is its way, and nothing beside it.
+fn check_way(proof: &Proof, namespace: &Namespace, key: &[u8], with_value: bool) -> Result<(), ProofError> {
+    let bloated = |what, node| {
+        let key = proof.key_of(leaves(proof, node, node)[0]).to_vec();
+        Err(ProofError::Bloated { what, key })
+    };
+    let mut at = 0;
+    let mut asked = namespace.as_bytes();
+    loop {
+        match proof.nodes[at as usize].shape {
+            Shape::Opaque | Shape::Empty => return Ok(()),
+            Shape::Inner { crit, left, right, .. } => {
+                let [on, off] = if bit(asked, crit) { [right, left] } else { [left, right] };
+                if !matches!(proof.nodes[off as usize].shape, Shape::Opaque) {
+                    return bloated("", off);
+                }
+                at = on;
+            }
+            Shape::Namespace { name, tree } if proof.slice(name) == asked => {
+                asked = key;
+                at = tree;
+            }
+            Shape::Namespace { tree, .. } => match proof.nodes[tree as usize].shape {
+                Shape::Opaque => return Ok(()),
+                _ => return bloated("", tree),
+            },
+            Shape::Entry { key: end, shown, .. } => {
+                let needed = with_value && proof.slice(end) == asked;
+                return if shown && !needed { bloated("the value of ", at) } else { Ok(()) };
+            }
+        }
+    }
 }
 
 /// What stands at the end of a key's way.

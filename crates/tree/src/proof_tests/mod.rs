@@ -2,6 +2,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "lengths in tests are small")]
 
 mod exhaustive;
+mod figures;
 mod forged;
 mod hostile;
 mod ics23;
@@ -9,7 +10,8 @@ mod properties;
 mod vectors;
 
 use crate::{
-    Blake3, Diff, Grown, Hasher, KeyRange, Proof, ProofError, ProofLimits, Query, Sha256, Verified, prove, reference,
+    Blake3, Diff, Grown, Hasher, KeyRange, Proof, ProofError, ProofLimits, Query, Sha256, Verified, prove, prove_bytes,
+    reference,
 };
 use keelstone_codec::{Key, Namespace, Root, Value};
 use std::collections::BTreeMap;
