@@ -8,6 +8,7 @@
 //! down in `docs/`: `cli.md`, `configuration.md`, `http.md`.
 #![forbid(unsafe_code)]
 
+mod api;
 mod bench;
 mod call;
 mod cli;

@@ -7,4 +7,10 @@
 mod error;
 mod events;
 mod limits;
+mod routes;
 mod server;
+
+pub(crate) use events::{Event, Hub};
+pub(crate) use limits::Limits;
+pub(crate) use routes::{ENTRIES_BYTES_MAX, Health, Served, router};
+pub(crate) use server::serve;

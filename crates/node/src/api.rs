@@ -1,0 +1,288 @@
+//! What a chain answers, as JSON: the same types for the HTTP API, its client and the command line.
+//!
+//! [`Chain`] is what can be asked. A chain in this process and one behind HTTP both answer it, so a command does not
+//! care whether a node is running. Hashes, keys and bytes are lower-case hexadecimal, times milliseconds since 1970.
+
+use keelstone_codec::{Hash, Height, Key, Namespace};
+use keelstone_ledger::PublicKey;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+/// A chain that can be asked and given transactions.
+pub(crate) trait Chain: Send + Sync {
+    /// Where the chain stands.
+    fn status(&self) -> Result<Status, Refusal>;
+    /// Takes in an encoded, signed transaction.
+    fn submit(&self, transaction: &[u8]) -> Result<Submitted, Refusal>;
+    /// One entry of the state at a height, the last if none is given.
+    fn entry(&self, namespace: &Namespace, key: &Key, at: Option<Height>, prove: bool) -> Result<Entry, Refusal>;
+    /// Up to `limit` entries whose keys begin with `prefix`, after the key `after`.
+    fn entries(&self, namespace: &Namespace, page: &Page, at: Option<Height>) -> Result<Entries, Refusal>;
+    /// A block; the last if no height is given.
+    fn block(&self, height: Option<Height>) -> Result<Block, Refusal>;
+    /// A transaction and what became of it.
+    fn transaction(&self, id: &Hash) -> Result<Transaction, Refusal>;
+    /// What an account needs to know to send its next transaction.
+    fn account(&self, key: &PublicKey) -> Result<Account, Refusal>;
+    /// What can be called.
+    fn functions(&self) -> Result<Vec<Function>, Refusal>;
+}
+
+/// Why a chain did not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// The question makes no sense.
+    #[error("{0}")]
+    Bad(String),
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// The height was kept once, or is not reached yet.
+    #[error("height {asked} is not kept: the lowest is {lowest}, the highest {highest}")]
+    Height {
+        /// The height asked for.
+        asked: u64,
+        /// The lowest whose state is kept.
+        lowest: u64,
+        /// The highest there is.
+        highest: u64,
+    },
+    /// The rules of the chain refuse the transaction.
+    #[error("{message}")]
+    Refused {
+        /// The rule, as one word.
+        code: String,
+        /// What was compared.
+        message: String,
+    },
+    /// As much waits as may.
+    #[error("{0}")]
+    Busy(String),
+    /// Stored bytes are not what they must be.
+    #[error("{0}")]
+    Damaged(String),
+    /// The machine failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Which entries of a namespace to list.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Page {
+    pub(crate) prefix: Vec<u8>,
+    pub(crate) after: Option<Vec<u8>>,
+    pub(crate) limit: usize,
+}
+
+/// Where a chain stands.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Status {
+    /// The network's name.
+    pub(crate) chain_id: String,
+    /// The version of the program that answers.
+    pub(crate) version: String,
+    /// The hasher of the state tree.
+    pub(crate) hasher: String,
+    /// The hash of the genesis.
+    pub(crate) genesis_hash: String,
+    /// The height of the last block.
+    pub(crate) height: u64,
+    /// The lowest height whose state can be asked for.
+    pub(crate) lowest_height: u64,
+    /// The root of the state at `height`.
+    pub(crate) root: String,
+    /// The time of the last block, in milliseconds since 1970.
+    pub(crate) time: u64,
+    /// Entries in the state.
+    pub(crate) entries: u64,
+    /// Bytes of keys and values in the state.
+    pub(crate) entry_bytes: u64,
+    /// Transactions that wait for a block.
+    pub(crate) waiting: u64,
+    /// Where the API of the node that answers listens, if it was asked through it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) api: Option<String>,
+}
+
+/// A transaction that was taken in.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Submitted {
+    /// Its identity.
+    pub(crate) id: String,
+}
+
+/// One entry of the state.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Entry {
+    /// The namespace.
+    pub(crate) namespace: String,
+    /// The key.
+    pub(crate) key: String,
+    /// The height of the state.
+    pub(crate) height: u64,
+    /// The root of the state.
+    pub(crate) root: String,
+    /// The hasher the proof is checked with.
+    pub(crate) hasher: String,
+    /// The value, or null if there is no such entry.
+    pub(crate) value: Option<String>,
+    /// The value as text, if it is text.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) text: Option<String>,
+    /// The proof of the answer under `root`, if one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) proof: Option<String>,
+}
+
+/// Entries of a namespace, in the order of their keys.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Entries {
+    /// The height of the state.
+    pub(crate) height: u64,
+    /// The root of the state.
+    pub(crate) root: String,
+    /// The entries.
+    pub(crate) entries: Vec<Pair>,
+    /// The key to ask after for more, if there is more.
+    pub(crate) next: Option<String>,
+}
+
+/// A key and its value.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Pair {
+    /// The key.
+    pub(crate) key: String,
+    /// The value.
+    pub(crate) value: String,
+}
+
+/// A block: its record, the root after it, and its transactions.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Block {
+    /// Its height.
+    pub(crate) height: u64,
+    /// Its time, in milliseconds since 1970.
+    pub(crate) time: u64,
+    /// The root of the state after it.
+    pub(crate) root: String,
+    /// The root of the state before it.
+    pub(crate) previous_root: String,
+    /// The hash of its record, which the next record names; null for a block that changed nothing.
+    pub(crate) record_hash: Option<String>,
+    /// The hash of the record before it.
+    pub(crate) previous_record: Option<String>,
+    /// The root over its transactions.
+    pub(crate) transactions_root: Option<String>,
+    /// The root over its receipts.
+    pub(crate) receipts_root: Option<String>,
+    /// The digest of everything it wrote but its own record.
+    pub(crate) diff_digest: Option<String>,
+    /// The identities of its transactions, in order.
+    pub(crate) transactions: Vec<String>,
+}
+
+/// A transaction and what became of it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Transaction {
+    /// Its identity.
+    pub(crate) id: String,
+    /// The account it is of.
+    pub(crate) sender: String,
+    /// How many of the account's transactions came before it.
+    pub(crate) nonce: u64,
+    /// The last height at which it may enter a block.
+    pub(crate) expiry_height: u64,
+    /// The session it runs in, if not the account's own.
+    pub(crate) session: Option<String>,
+    /// What it does.
+    pub(crate) operations: Vec<Operation>,
+    /// What became of it.
+    pub(crate) receipt: Receipt,
+}
+
+/// One operation of a bundle.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Operation {
+    /// The function's name and version, or its hash if this program does not know it.
+    pub(crate) function: String,
+    /// The arguments, by name.
+    #[schema(value_type = Object)]
+    pub(crate) args: Value,
+    /// The state hash its sender expects after it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) expected_diff: Option<String>,
+}
+
+/// What became of a transaction.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Receipt {
+    /// The transaction.
+    pub(crate) id: String,
+    /// The block it is in.
+    pub(crate) height: u64,
+    /// Its place in the block.
+    pub(crate) index: u32,
+    /// Whether its bundle took effect.
+    pub(crate) succeeded: bool,
+    /// What it used.
+    pub(crate) gas_used: u64,
+    /// Why the bundle failed, if it did. Nothing of it remains then.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) failure: Option<FailureText>,
+    /// What each operation came to, if the bundle took effect.
+    pub(crate) outcomes: Vec<Outcome>,
+}
+
+/// Why a bundle failed.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct FailureText {
+    /// Which operation.
+    pub(crate) operation: u32,
+    /// The kind, as a number that never changes its meaning.
+    pub(crate) code: u16,
+    /// What was compared.
+    pub(crate) reason: String,
+}
+
+/// What an operation came to.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Outcome {
+    /// The link of the hash chain it added.
+    pub(crate) state_hash: String,
+    /// The digest of what it changed.
+    pub(crate) diff_digest: String,
+    /// The events it told, by name.
+    #[schema(value_type = Vec<Object>)]
+    pub(crate) events: Vec<Value>,
+}
+
+/// What an account needs to know to send its next transaction.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Account {
+    /// The account's key.
+    pub(crate) key: String,
+    /// The nonce of its next transaction, those that wait counted.
+    pub(crate) nonce: u64,
+    /// The state hash of its own session, the last link of its chain.
+    pub(crate) state_hash: String,
+    /// How many operations that session has run.
+    pub(crate) sequence: u64,
+}
+
+/// A function that can be called.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Function {
+    /// Its name and version.
+    pub(crate) name: String,
+    /// Its hash.
+    pub(crate) hash: String,
+    /// What a session must hold to call it.
+    pub(crate) needs: Vec<String>,
+    /// What its arguments look like.
+    #[schema(value_type = Object)]
+    pub(crate) args: Value,
+    /// What its result looks like.
+    #[schema(value_type = Object)]
+    pub(crate) output: Value,
+}

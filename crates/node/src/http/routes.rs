@@ -1,0 +1,499 @@
+//! The routes, their handlers, and the document that describes them.
+
+use super::error::{ApiError, Code, ErrorBody};
+use super::events::{Hub, Refused};
+use super::limits::{Limits, guard};
+use super::server::Connection;
+use crate::api::{self, Chain, Page, Refusal};
+use crate::metrics::Metrics;
+use crate::strict_json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Extension, MatchedPath, Path, RawQuery, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_util::Stream;
+use keelstone_codec::{Hash, Height, Key, Namespace};
+use keelstone_ledger::PublicKey;
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::{OpenApi, ToSchema};
+
+/// The most entries one listing returns.
+const ENTRIES_MAX: usize = 1_000;
+/// The most bytes of values one listing returns.
+pub(crate) const ENTRIES_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What handlers work with.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) chain: Arc<dyn Chain>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) health: Arc<Health>,
+}
+
+/// Whether this node is any use.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    /// A write failed: nothing more is committed until the node restarts.
+    pub(crate) failed: AtomicBool,
+    /// The node is stopping.
+    pub(crate) stopping: AtomicBool,
+}
+
+/// The API as a router.
+pub(crate) fn router(served: Served) -> Router {
+    let answered = Router::new()
+        .route("/", get(index))
+        .route("/v1/status", get(status))
+        .route("/v1/functions", get(functions))
+        .route("/v1/transactions", post(submit))
+        .route("/v1/transactions/{id}", get(transaction))
+        .route("/v1/receipts/{id}", get(receipt))
+        .route("/v1/blocks/{height}", get(block))
+        .route("/v1/accounts/{key}", get(account))
+        .route("/v1/state/{namespace}", get(entry))
+        .route("/v1/entries/{namespace}", get(entries))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/openapi.json", get(openapi))
+        .layer(from_fn_with_state(served.limits.request_timeout, deadline));
+    Router::new()
+        .merge(answered)
+        .route("/v1/events", get(events))
+        .fallback(|| async { ApiError::new(Code::NotFound, "there is no such path; / lists what there is") })
+        .method_not_allowed_fallback(|| async { ApiError::new(Code::MethodNotAllowed, "not with this method") })
+        .layer(DefaultBodyLimit::max(served.limits.body_bytes_max))
+        .layer(from_fn_with_state(served.limits.clone(), guard))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(served.metrics.clone(), count))
+        .layer(from_fn(harden))
+        .with_state(served)
+}
+
+/// Counts every answer under the pattern of its route.
+async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().map_or("none", |path| known_route(path.as_str()));
+    let response = next.run(request).await;
+    metrics.answered(route, response.status().as_u16(), started.elapsed());
+    response
+}
+
+/// The label for a route: one of a fixed list, so that series cannot be added from outside.
+fn known_route(pattern: &str) -> &'static str {
+    const ROUTES: [&str; 15] = [
+        "/",
+        "/v1/status",
+        "/v1/functions",
+        "/v1/transactions",
+        "/v1/transactions/{id}",
+        "/v1/receipts/{id}",
+        "/v1/blocks/{height}",
+        "/v1/accounts/{key}",
+        "/v1/state/{namespace}",
+        "/v1/entries/{namespace}",
+        "/v1/events",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
+    ];
+    ROUTES.into_iter().find(|route| *route == pattern).unwrap_or("none")
+}
+
+/// A request as a whole has a deadline: head, body and answer.
+async fn deadline(State(limit): State<Duration>, request: Request, next: Next) -> Result<Response, ApiError> {
+    tokio::time::timeout(limit, next.run(request))
+        .await
+        .map_err(|_| ApiError::new(Code::Timeout, format!("the request took more than {} ms", limit.as_millis())))
+}
+
+/// Headers that keep browsers from reading an answer as anything but what it is.
+async fn harden(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(header::HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A handler that panics is a bug of this program; the connection and the node live on.
+fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
+    tracing::error!("a request handler panicked");
+    ApiError::new(Code::Internal, "this request met a bug; the node goes on").into_response()
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let message = refusal.to_string();
+        match refusal {
+            Refusal::Bad(_) => Self::new(Code::BadRequest, message),
+            Refusal::NotFound(_) => Self::new(Code::NotFound, message),
+            Refusal::Height { asked, lowest, highest } => {
+                let code = if asked < lowest { Code::Gone } else { Code::NotFound };
+                Self::new(code, message).heights(lowest, highest)
+            }
+            Refusal::Refused { code, .. } => Self::new(Code::Refused, format!("{code}: {message}")),
+            Refusal::Busy(_) => Self::new(Code::Busy, message),
+            Refusal::Damaged(_) | Refusal::Failed(_) => Self::new(Code::Internal, message),
+        }
+    }
+}
+
+type Answer<T> = Result<Json<T>, ApiError>;
+
+/// Runs something that reads the store where it may block.
+async fn ask<T: Send + 'static>(
+    served: &Served,
+    question: impl FnOnce(&dyn Chain) -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, ApiError> {
+    let chain = served.chain.clone();
+    match tokio::task::spawn_blocking(move || question(&*chain)).await {
+        Ok(answer) => Ok(answer?),
+        Err(error) => {
+            tracing::error!(%error, "a question to the chain panicked");
+            Err(ApiError::new(Code::Internal, "this request met a bug; the node goes on"))
+        }
+    }
+}
+
+/// Text of a request as the type it should be.
+fn parsed<T, E: std::fmt::Display>(what: &str, text: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Result<T, ApiError> {
+    parse(text).map_err(|error| ApiError::new(Code::BadRequest, format!("{what}: {error}")))
+}
+
+/// The parameters after `?`: each at most once, only known ones, escapes decoded.
+struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    fn parse(query: Option<String>, known: &[&str]) -> Result<Self, ApiError> {
+        let mut found: Vec<(String, String)> = Vec::new();
+        for part in query.as_deref().unwrap_or("").split('&').filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            if !known.contains(&name) {
+                let message = format!("unknown parameter {name:?}; there are {}", known.join(", "));
+                return Err(ApiError::new(Code::BadRequest, message));
+            }
+            if found.iter().any(|(other, _)| other == name) {
+                return Err(ApiError::new(Code::BadRequest, format!("the parameter {name:?} appears twice")));
+            }
+            found.push((name.to_owned(), unescape(value)?));
+        }
+        Ok(Self(found))
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
+    fn height(&self) -> Result<Option<Height>, ApiError> {
+        self.get("height").map(|text| parsed("height", text, str::parse::<u64>).map(Height)).transpose()
+    }
+
+    fn flag(&self, name: &str) -> Result<bool, ApiError> {
+        match self.get(name) {
+            None | Some("false") => Ok(false),
+            Some("true" | "") => Ok(true),
+            Some(other) => Err(ApiError::new(Code::BadRequest, format!("{name}: expected true or false, found {other:?}"))),
+        }
+    }
+
+    /// Bytes given as text (`key=…`) or in hexadecimal (`key_hex=…`).
+    fn bytes(&self, text: &str, hexadecimal: &str) -> Result<Option<Vec<u8>>, ApiError> {
+        match (self.get(text), self.get(hexadecimal)) {
+            (Some(text), None) => Ok(Some(text.as_bytes().to_vec())),
+            (None, Some(digits)) => parsed(hexadecimal, digits, |digits| hex::decode(digits)).map(Some),
+            (None, None) => Ok(None),
+            (Some(_), Some(_)) => {
+                Err(ApiError::new(Code::BadRequest, format!("give {text} or {hexadecimal}, not both")))
+            }
+        }
+    }
+}
+
+/// Percent escapes as bytes; the whole must be UTF-8 without NUL.
+fn unescape(text: &str) -> Result<String, ApiError> {
+    let bad = || ApiError::new(Code::BadRequest, "parameters are UTF-8 with valid percent escapes and no NUL");
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => {
+                let digits = [bytes.next().ok_or_else(bad)?, bytes.next().ok_or_else(bad)?];
+                out.extend(hex::decode(digits).map_err(|_| bad())?);
+            }
+            b'+' => out.push(b' '),
+            byte => out.push(byte),
+        }
+    }
+    String::from_utf8(out).ok().filter(|text| !text.contains('\0')).ok_or_else(bad)
+}
+
+/// What this API offers, for whoever opens it in a browser.
+async fn index() -> Json<serde_json::Value> {
+    Json(serde_json::json!({
+        "name": "keelstone",
+        "version": env!("CARGO_PKG_VERSION"),
+        "paths": [
+            "/v1/status", "/v1/functions", "/v1/transactions", "/v1/transactions/{id}", "/v1/receipts/{id}",
+            "/v1/blocks/{height or latest}", "/v1/accounts/{key}", "/v1/state/{namespace}?key=…&prove=true",
+            "/v1/entries/{namespace}?prefix=…", "/v1/events", "/healthz", "/readyz", "/metrics", "/openapi.json"
+        ],
+    }))
+}
+
+/// Where the chain stands.
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = api::Status)))]
+async fn status(State(served): State<Served>) -> Answer<api::Status> {
+    ask(&served, |chain| chain.status()).await.map(Json)
+}
+
+/// What can be called, with the form of arguments and results.
+#[utoipa::path(get, path = "/v1/functions", responses((status = 200, body = Vec<api::Function>)))]
+async fn functions(State(served): State<Served>) -> Answer<Vec<api::Function>> {
+    ask(&served, |chain| chain.functions()).await.map(Json)
+}
+
+/// A transaction to be taken in.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SubmitBody {
+    /// The encoded, signed transaction in hexadecimal.
+    transaction: String,
+}
+
+/// Takes in a signed transaction: JSON with hexadecimal, or the bytes as they are.
+#[utoipa::path(
+    post, path = "/v1/transactions",
+    request_body(content((SubmitBody = "application/json"), (Vec<u8> = "application/octet-stream"))),
+    responses(
+        (status = 202, body = api::Submitted),
+        (status = 400, body = ErrorBody), (status = 403, body = ErrorBody), (status = 413, body = ErrorBody),
+        (status = 422, body = ErrorBody, description = "The rules of the chain refuse it"),
+        (status = 503, body = ErrorBody, description = "As many wait as may"),
+    )
+)]
+async fn submit(
+    State(served): State<Served>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, Json<api::Submitted>), ApiError> {
+    let body = body.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            ApiError::new(Code::TooLarge, format!("bodies have at most {} bytes", served.limits.body_bytes_max))
+        }
+        _ => ApiError::new(Code::BadRequest, "the body could not be read"),
+    })?;
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+    let transaction = match kind.split(';').next().unwrap_or("").trim() {
+        "application/octet-stream" => body.to_vec(),
+        "application/json" => {
+            let body: SubmitBody = strict_json::parse(&body)?;
+            parsed("transaction", &body.transaction, |digits| hex::decode(digits))?
+        }
+        _ => {
+            let message = "send application/json or application/octet-stream";
+            return Err(ApiError::new(Code::UnsupportedMedia, message));
+        }
+    };
+    let submitted = ask(&served, move |chain| chain.submit(&transaction)).await;
+    served.metrics.transaction(if submitted.is_ok() { "accepted" } else { "refused" });
+    Ok((StatusCode::ACCEPTED, Json(submitted?)))
+}
+
+/// A transaction and what became of it.
+#[utoipa::path(
+    get, path = "/v1/transactions/{id}", params(("id" = String, Path)),
+    responses((status = 200, body = api::Transaction), (status = 404, body = ErrorBody))
+)]
+async fn transaction(State(served): State<Served>, Path(id): Path<String>) -> Answer<api::Transaction> {
+    let id = parsed("id", &id, Hash::from_hex)?;
+    ask(&served, move |chain| chain.transaction(&id)).await.map(Json)
+}
+
+/// What became of a transaction.
+#[utoipa::path(
+    get, path = "/v1/receipts/{id}", params(("id" = String, Path)),
+    responses((status = 200, body = api::Receipt), (status = 404, body = ErrorBody))
+)]
+async fn receipt(State(served): State<Served>, Path(id): Path<String>) -> Answer<api::Receipt> {
+    let id = parsed("id", &id, Hash::from_hex)?;
+    ask(&served, move |chain| chain.transaction(&id)).await.map(|transaction| Json(transaction.receipt))
+}
+
+/// A block by height, or the last one as `latest`.
+#[utoipa::path(
+    get, path = "/v1/blocks/{height}", params(("height" = String, Path)),
+    responses((status = 200, body = api::Block), (status = 404, body = ErrorBody), (status = 410, body = ErrorBody))
+)]
+async fn block(State(served): State<Served>, Path(height): Path<String>) -> Answer<api::Block> {
+    let height = match height.as_str() {
+        "latest" => None,
+        text => Some(Height(parsed("height", text, str::parse::<u64>)?)),
+    };
+    ask(&served, move |chain| chain.block(height)).await.map(Json)
+}
+
+/// What an account needs to know to send its next transaction.
+#[utoipa::path(
+    get, path = "/v1/accounts/{key}", params(("key" = String, Path)), responses((status = 200, body = api::Account))
+)]
+async fn account(State(served): State<Served>, Path(key): Path<String>) -> Answer<api::Account> {
+    let key = parsed("key", &key, PublicKey::from_hex)?;
+    ask(&served, move |chain| chain.account(&key)).await.map(Json)
+}
+
+/// One entry of the state, with a proof if asked for. A missing entry is an answer, and can be proven too.
+#[utoipa::path(
+    get, path = "/v1/state/{namespace}",
+    params(
+        ("namespace" = String, Path), ("key" = Option<String>, Query), ("key_hex" = Option<String>, Query),
+        ("height" = Option<u64>, Query), ("prove" = Option<bool>, Query),
+    ),
+    responses(
+        (status = 200, body = api::Entry), (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody, description = "The height is not reached yet"),
+        (status = 410, body = ErrorBody, description = "The height is no longer kept"),
+    )
+)]
+async fn entry(
+    State(served): State<Served>,
+    Path(namespace): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer<api::Entry> {
+    let parameters = Parameters::parse(query, &["key", "key_hex", "height", "prove"])?;
+    let namespace = parsed("namespace", &namespace, Namespace::new)?;
+    let key = parameters
+        .bytes("key", "key_hex")?
+        .ok_or_else(|| ApiError::new(Code::BadRequest, "give the key as key=text or key_hex=digits"))?;
+    let key = Key::new(key).map_err(|error| ApiError::new(Code::BadRequest, format!("key: {error}")))?;
+    let (height, prove) = (parameters.height()?, parameters.flag("prove")?);
+    ask(&served, move |chain| chain.entry(&namespace, &key, height, prove)).await.map(Json)
+}
+
+/// Entries of a namespace in the order of their keys, a page at a time.
+#[utoipa::path(
+    get, path = "/v1/entries/{namespace}",
+    params(
+        ("namespace" = String, Path), ("prefix" = Option<String>, Query), ("prefix_hex" = Option<String>, Query),
+        ("after_hex" = Option<String>, Query), ("limit" = Option<usize>, Query), ("height" = Option<u64>, Query),
+    ),
+    responses((status = 200, body = api::Entries), (status = 400, body = ErrorBody))
+)]
+async fn entries(
+    State(served): State<Served>,
+    Path(namespace): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer<api::Entries> {
+    let parameters = Parameters::parse(query, &["prefix", "prefix_hex", "after", "after_hex", "limit", "height"])?;
+    let namespace = parsed("namespace", &namespace, Namespace::new)?;
+    let limit = parameters.get("limit").map_or(Ok(100), |text| parsed("limit", text, str::parse::<usize>))?;
+    if !(1..=ENTRIES_MAX).contains(&limit) {
+        return Err(ApiError::new(Code::BadRequest, format!("limit: expected 1 to {ENTRIES_MAX}, found {limit}")));
+    }
+    let page = Page {
+        prefix: parameters.bytes("prefix", "prefix_hex")?.unwrap_or_default(),
+        after: parameters.bytes("after", "after_hex")?,
+        limit,
+    };
+    let height = parameters.height()?;
+    ask(&served, move |chain| chain.entries(&namespace, &page, height)).await.map(Json)
+}
+
+/// Events as they happen: `block` and `transaction`, as server-sent events.
+#[utoipa::path(
+    get, path = "/v1/events",
+    responses((status = 200, content_type = "text/event-stream"), (status = 503, body = ErrorBody))
+)]
+async fn events(
+    State(served): State<Served>,
+    Extension(connection): Extension<Arc<Connection>>,
+) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, ApiError> {
+    let subscription = served.hub.subscribe(connection, &served.limits).map_err(|refused| {
+        served.metrics.refused("subscriptions");
+        ApiError::new(Code::Busy, match refused {
+            Refused::Full(limit) => format!("there are {limit} event streams already"),
+            Refused::ClientFull(limit) => format!("this client has {limit} event streams already"),
+            Refused::Stopping => "the node is stopping".to_owned(),
+        })
+    })?;
+    let stream = futures_util::stream::unfold(subscription, |mut subscription| async move {
+        let event = subscription.queue.recv().await?;
+        let told = SseEvent::default().event(event.kind).id(event.height.to_string()).data(&*event.json);
+        Some((Ok(told), subscription))
+    });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
+}
+
+/// Whether the process is sound: 200, or 503 once a write has failed.
+#[utoipa::path(get, path = "/healthz", responses((status = 200), (status = 503, body = ErrorBody)))]
+async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError> {
+    match served.health.failed.load(Ordering::Relaxed) {
+        false => Ok("ok\n"),
+        true => Err(ApiError::new(Code::Busy, "a write failed: nothing is committed until the node restarts")),
+    }
+}
+
+/// Whether transactions are taken: 200, or 503 while stopping or once a write has failed.
+#[utoipa::path(get, path = "/readyz", responses((status = 200), (status = 503, body = ErrorBody)))]
+async fn readyz(State(served): State<Served>) -> Result<&'static str, ApiError> {
+    match served.health.stopping.load(Ordering::Relaxed) {
+        false => healthz(State(served)).await,
+        true => Err(ApiError::new(Code::Busy, "the node is stopping")),
+    }
+}
+
+/// What the node counts, for Prometheus.
+#[utoipa::path(get, path = "/metrics", responses((status = 200, content_type = "text/plain")))]
+async fn metrics(State(served): State<Served>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], served.metrics.render())
+}
+
+/// The document that describes this API.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Keelstone node", license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")),
+    paths(
+        status, functions, submit, transaction, receipt, block, account, entry, entries, events, healthz, readyz,
+        metrics
+    )
+)]
+struct Document;
+
+async fn openapi() -> Json<utoipa::openapi::OpenApi> {
+    Json(Document::openapi())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_is_described() {
+        let document = serde_json::to_value(Document::openapi()).expect("a document");
+        let described = document["paths"].as_object().expect("paths").len();
+        // All but `/` and `/openapi.json`, which are there for people.
+        assert_eq!(described, 13);
+    }
+
+    #[test]
+    fn r04_parameters_have_one_reading() {
+        let parse = |query: &str| Parameters::parse(Some(query.to_owned()), &["key", "prove"]);
+        assert_eq!(parse("key=a%3Ab+c").expect("valid").get("key"), Some("a:b c"));
+        for query in ["key=%00", "key=%c0%af", "key=%", "key=%zz", "key=1&key=2", "other=1"] {
+            assert!(parse(query).is_err(), "{query}");
+        }
+    }
+}
