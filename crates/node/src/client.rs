@@ -1,0 +1,147 @@
+//! A chain behind the HTTP API of a node: what the command line asks while a node holds the directory.
+//!
+//! One request to a connection, with a bound on time and on the size of an answer. The node is this machine's own or
+//! one the user named; its answers are still parsed strictly and proofs still have to verify.
+
+use crate::api::{Account, Block, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Transaction};
+use crate::strict_json;
+use keelstone_codec::{Hash, Height, Key, Namespace};
+use keelstone_ledger::PublicKey;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// How long connecting, and then each read, may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of an answer. The largest honest one is a proof of an 8 MiB value, in hexadecimal, with the value.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// A chain behind HTTP.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    address: SocketAddr,
+}
+
+/// The body of every answer that is no success.
+#[derive(Deserialize)]
+struct Failed {
+    error: FailedText,
+}
+
+#[derive(Deserialize)]
+struct FailedText {
+    code: String,
+    message: String,
+    lowest_height: Option<u64>,
+    highest_height: Option<u64>,
+}
+
+impl Remote {
+    /// The node that listens on `address`, if one answers there.
+    pub(crate) fn connect(address: SocketAddr) -> Option<Self> {
+        TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+        Some(Self { address })
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Refusal> {
+        self.request("GET", path, &[])
+    }
+
+    fn request<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, Refusal> {
+        let (status, answer) = self.exchange(method, path, body).map_err(|error| {
+            Refusal::Failed(format!("the node at http://{} did not answer: {error}", self.address))
+        })?;
+        let unexpected = |error| Refusal::Failed(format!("http://{}{path} answered {status}: {error}", self.address));
+        if (200..300).contains(&status) {
+            return strict_json::parse(&answer).map_err(unexpected);
+        }
+        let failed: Failed = strict_json::parse(&answer).map_err(unexpected)?;
+        let FailedText { code, message, lowest_height, highest_height } = failed.error;
+        Err(match (code.as_str(), lowest_height, highest_height) {
+            (_, Some(lowest), Some(highest)) => {
+                let asked = if code == "gone" { lowest.saturating_sub(1) } else { highest.saturating_add(1) };
+                Refusal::Height { asked, lowest, highest }
+            }
+            ("not_found" | "gone", ..) => Refusal::NotFound(message),
+            ("bad_request" | "too_large" | "forbidden" | "unsupported_media", ..) => Refusal::Bad(message),
+            ("refused", ..) => {
+                let (code, message) = message.split_once(": ").unwrap_or(("refused", &message));
+                Refusal::Refused { code: code.to_owned(), message: message.to_owned() }
+            }
+            ("busy", ..) => Refusal::Busy(message),
+            _ => Refusal::Failed(message),
+        })
+    }
+
+    /// Sends a request and reads the answer to its end.
+    fn exchange(&self, method: &str, path: &str, body: &[u8]) -> std::io::Result<(u16, Vec<u8>)> {
+        let mut stream = TcpStream::connect_timeout(&self.address, TIMEOUT)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
+        if method == "POST" {
+            let length = body.len();
+            request.push_str(&format!("Content-Type: application/octet-stream\r\nContent-Length: {length}\r\n"));
+        }
+        request.push_str("\r\n");
+        stream.write_all(request.as_bytes())?;
+        stream.write_all(body)?;
+        let mut answer = Vec::new();
+        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+        let invalid = || std::io::Error::new(std::io::ErrorKind::InvalidData, "not an answer of HTTP/1.1");
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(invalid)?;
+        let body = answer.split_off(end + 4);
+        let head = String::from_utf8(answer).map_err(|_| invalid())?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(invalid)?;
+        Ok((status, body))
+    }
+}
+
+fn at(height: Option<Height>) -> String {
+    height.map_or_else(String::new, |height| format!("&height={height}"))
+}
+
+impl Chain for Remote {
+    fn status(&self) -> Result<Status, Refusal> {
+        let status: Status = self.get("/v1/status")?;
+        Ok(Status { api: Some(format!("http://{}", self.address)), ..status })
+    }
+
+    fn submit(&self, transaction: &[u8]) -> Result<Submitted, Refusal> {
+        self.request("POST", "/v1/transactions", transaction)
+    }
+
+    fn entry(&self, namespace: &Namespace, key: &Key, height: Option<Height>, prove: bool) -> Result<Entry, Refusal> {
+        let key = hex::encode(key);
+        self.get(&format!("/v1/state/{namespace}?key_hex={key}&prove={prove}{}", at(height)))
+    }
+
+    fn entries(&self, namespace: &Namespace, page: &Page, height: Option<Height>) -> Result<Entries, Refusal> {
+        let prefix = hex::encode(&page.prefix);
+        let mut path = format!("/v1/entries/{namespace}?prefix_hex={prefix}&limit={}{}", page.limit, at(height));
+        if let Some(after) = &page.after {
+            write!(path, "&after_hex={}", hex::encode(after)).expect("writing to a string cannot fail");
+        }
+        self.get(&path)
+    }
+
+    fn block(&self, height: Option<Height>) -> Result<Block, Refusal> {
+        let height = height.map_or_else(|| "latest".to_owned(), |height| height.to_string());
+        self.get(&format!("/v1/blocks/{height}"))
+    }
+
+    fn transaction(&self, id: &Hash) -> Result<Transaction, Refusal> {
+        self.get(&format!("/v1/transactions/{id}"))
+    }
+
+    fn account(&self, key: &PublicKey) -> Result<Account, Refusal> {
+        self.get(&format!("/v1/accounts/{key}"))
+    }
+
+    fn functions(&self) -> Result<Vec<Function>, Refusal> {
+        self.get("/v1/functions")
+    }
+}

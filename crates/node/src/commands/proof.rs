@@ -1,0 +1,111 @@
+//! `keelstone proof verify`: checks a proof with nothing but the proof and a root. No store, no network.
+
+use crate::api;
+use crate::cli::Context;
+use crate::exit::{Exit, Failure};
+use crate::out::{Ink, bytes, short};
+use crate::strict_json;
+use clap::{Args, Subcommand};
+use keelstone_codec::{Key, Namespace, Root};
+use keelstone_tree::{Answer, Blake3, HashKind, Proof, ProofError, ProofLimits, Query, Sha256};
+use serde_json::json;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+/// Bytes of a proof file: the longest value and its way, in hexadecimal, with the value beside it.
+const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Check a proof without a store
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Verify what `query --prove --json` printed
+    Verify {
+        /// The file; `-` for standard input
+        file: PathBuf,
+        /// The root you trust; without it the one in the file is used, which proves nothing about where it is from
+        #[arg(long)]
+        root: Option<String>,
+    },
+}
+
+pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
+    let Action::Verify { file, root } = options.action;
+    let claim: api::Entry = strict_json::parse(&read_input(&file)?)
+        .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+    let given = root.is_some();
+    let root = Root::from_hex(root.as_deref().unwrap_or(&claim.root))
+        .map_err(|error| Failure::usage(format!("the root: {error}")))?;
+    let value = verify(&claim, root)?;
+
+    let out = context.out;
+    let key = hex::decode(&claim.key).unwrap_or_default();
+    let answer = value.as_ref().map_or("absent".to_owned(), |value| format!("present, {}", bytes(value.len() as u64)));
+    out.say(format_args!("{} {}", out.ink(Ink::Good, "✓"), out.ink(Ink::Good, "the proof holds")));
+    out.row("entry", format_args!("{} {}", claim.namespace, String::from_utf8_lossy(&key).escape_debug()));
+    out.row("answer", answer);
+    let source = if given { "given" } else { "from the file: trust it on other grounds" };
+    out.row("root", format_args!("{} ({source})", short(root)));
+    out.emit(&json!({
+        "valid": true, "present": value.is_some(), "value": value.map(hex::encode), "root": root, "root_given": given,
+        "namespace": claim.namespace, "key": claim.key, "height": claim.height,
+    }));
+    Ok(Exit::Ok)
+}
+
+/// Checks a claimed answer against a root, and returns the value that is proven, or none for a proven absence.
+///
+/// # Errors
+/// [`Exit::Usage`] for what is no claim at all, [`Exit::Integrity`] for one that does not hold, saying what differs.
+pub(crate) fn verify(claim: &api::Entry, root: Root) -> Result<Option<Vec<u8>>, Failure> {
+    let digits = claim.proof.as_ref().ok_or_else(|| Failure::usage("there is no proof in it; query with --prove"))?;
+    let usage = |what: &str, error: &dyn std::fmt::Display| Failure::usage(format!("{what}: {error}"));
+    let proof = hex::decode(digits).map_err(|error| usage("the proof", &error))?;
+    let namespace = Namespace::new(&claim.namespace).map_err(|error| usage("the namespace", &error))?;
+    let key = hex::decode(&claim.key).map_err(|error| usage("the key", &error))?;
+    let key = Key::new(key).map_err(|error| usage("the key", &error))?;
+    let hasher: HashKind = claim.hasher.parse().map_err(|error| usage("the hasher", &error))?;
+    let claimed = claim.value.as_ref().map(hex::decode).transpose().map_err(|error| usage("the value", &error))?;
+
+    let queries = [Query::Key(namespace.clone(), key.clone())];
+    let limits = ProofLimits::default();
+    let checked = Proof::decode(&proof).and_then(|proof| match hasher {
+        HashKind::Blake3 => proof.verify::<Blake3>(root, &queries, &limits).map(|proven| proven.get(&namespace, &key)),
+        HashKind::Sha256 => proof.verify::<Sha256>(root, &queries, &limits).map(|proven| proven.get(&namespace, &key)),
+    });
+    let answer = checked.map_err(|error: ProofError| Failure::integrity(format!("the proof does not hold: {error}")))?;
+    let proven = match answer {
+        Answer::Present(value) => Some(value.to_vec()),
+        Answer::Absent => None,
+        Answer::Unknown => return Err(Failure::integrity("the proof does not show this entry, present or absent")),
+    };
+    if proven != claimed {
+        let word = |value: &Option<Vec<u8>>| value.as_ref().map_or("absence".to_owned(), |value| format!("{} bytes", value.len()));
+        let (claimed, proven) = (word(&claimed), word(&proven));
+        return Err(Failure::integrity(format!("the answer claims {claimed}, the proof shows another value ({proven})")));
+    }
+    Ok(proven)
+}
+
+/// A file, or standard input for `-`, up to a bound.
+pub(crate) fn read_input(file: &Path) -> Result<Vec<u8>, Failure> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => Failure::usage(format!("there is no file {}", file.display())),
+        _ => Failure::io(format_args!("could not read {}", file.display()), &error),
+    };
+    let mut text = Vec::new();
+    if file == Path::new("-") {
+        std::io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
+    } else {
+        std::fs::File::open(file).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)).map_err(failed)?;
+    }
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(Failure::usage(format!("{} is longer than {}", file.display(), bytes(FILE_BYTES_MAX))));
+    }
+    Ok(text)
+}

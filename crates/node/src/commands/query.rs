@@ -1,0 +1,217 @@
+//! `keelstone query`: entries, blocks, transactions, accounts and functions, with proof if asked for.
+//!
+//! Asks the node that runs over this home directory if there is one, else reads the directory itself.
+
+use super::proof;
+use crate::api::{Entry, Page};
+use crate::cli::Context;
+use crate::exit::{Exit, Failure};
+use crate::out::{Ink, grouped, short};
+use clap::{Args, Subcommand};
+use keelstone_codec::{Hash, Height, Key, Namespace, Root};
+use keelstone_ledger::PublicKey;
+use std::fmt::Display;
+
+/// Look up state, blocks, transactions and accounts
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    what: Option<What>,
+    #[command(flatten)]
+    entry: EntryOptions,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// List entries of a namespace
+    List {
+        /// The namespace
+        namespace: String,
+        /// What keys begin with
+        #[arg(default_value = "")]
+        prefix: String,
+        /// The prefix is hexadecimal
+        #[arg(long)]
+        hex: bool,
+        /// At this height instead of the last
+        #[arg(long)]
+        height: Option<u64>,
+        /// How many
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+    },
+    /// Show a block
+    Block {
+        /// Its height [default: the last]
+        height: Option<u64>,
+    },
+    /// Show a transaction and its receipt
+    Tx {
+        /// Its identity
+        id: String,
+    },
+    /// Show what an account needs to know for its next transaction
+    Account {
+        /// The public key
+        key: String,
+    },
+    /// List what can be called, with the form of its arguments
+    Functions,
+}
+
+#[derive(Debug, Args)]
+struct EntryOptions {
+    /// The namespace, such as agents; or the whole name of a contract's entry, such as currency.balances:address
+    #[arg(required = true)]
+    namespace: Option<String>,
+    /// The key, as text
+    key: Option<String>,
+    /// The key is hexadecimal
+    #[arg(long)]
+    hex: bool,
+    /// At this height instead of the last
+    #[arg(long)]
+    height: Option<u64>,
+    /// Ask for a proof, and verify it
+    #[arg(long)]
+    prove: bool,
+}
+
+pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
+    match options.what {
+        None => entry(options.entry, context),
+        Some(What::List { namespace, prefix, hex, height, limit }) => {
+            let page = Page { prefix: key_bytes(&prefix, hex)?, after: None, limit: usize::from(limit) };
+            list(&parsed("namespace", Namespace::new(&namespace))?, &page, height.map(Height), context)
+        }
+        Some(What::Block { height }) => block(height.map(Height), context),
+        Some(What::Tx { id }) => transaction(&parsed("id", Hash::from_hex(&id))?, context),
+        Some(What::Account { key }) => account(&parsed("key", PublicKey::from_hex(&key))?, context),
+        Some(What::Functions) => functions(context),
+    }
+}
+
+fn parsed<T, E: Display>(what: &str, result: Result<T, E>) -> Result<T, Failure> {
+    result.map_err(|error| Failure::usage(format!("{what}: {error}")))
+}
+
+fn key_bytes(text: &str, hexadecimal: bool) -> Result<Vec<u8>, Failure> {
+    if hexadecimal { parsed("key", hex::decode(text)) } else { Ok(text.as_bytes().to_vec()) }
+}
+
+fn entry(options: EntryOptions, context: &Context<'_>) -> Result<Exit, Failure> {
+    let name = options.namespace.unwrap_or_default();
+    // `contract.variable:key` is a whole name: entries of contracts are asked for as their network calls them.
+    let (namespace, key) = match options.key {
+        Some(key) => (name, key),
+        None => ("contracts".to_owned(), name),
+    };
+    let namespace = parsed("namespace", Namespace::new(&namespace))?;
+    let key = parsed("key", Key::new(key_bytes(&key, options.hex)?))?;
+    let entry = context.chain()?.entry(&namespace, &key, options.height.map(Height), options.prove)?;
+    if options.prove {
+        proof::verify(&entry, parsed("root", Root::from_hex(&entry.root))?)?;
+    }
+    show_entry(&entry, context);
+    context.out.emit(&entry);
+    Ok(if entry.value.is_some() { Exit::Ok } else { Exit::NotFound })
+}
+
+fn show_entry(entry: &Entry, context: &Context<'_>) {
+    let out = context.out;
+    match (&entry.value, &entry.text) {
+        (Some(_), Some(text)) => out.say(text),
+        (Some(value), None) => out.say(value),
+        (None, _) => out.say(out.ink(Ink::Quiet, "no such entry")),
+    }
+    out.row("height", grouped(entry.height));
+    out.row("root", &entry.root);
+    if let Some(proof) = &entry.proof {
+        let size = grouped(proof.len() as u64 / 2);
+        out.row("proof", format_args!("{size} bytes, {} under this root", out.ink(Ink::Good, "verified")));
+    }
+}
+
+fn list(namespace: &Namespace, page: &Page, height: Option<Height>, context: &Context<'_>) -> Result<Exit, Failure> {
+    let entries = context.chain()?.entries(namespace, page, height)?;
+    let out = context.out;
+    for pair in &entries.entries {
+        out.say(format_args!("{} {}", out.ink(Ink::Value, readable(&pair.key)), readable(&pair.value)));
+        if out.is_broken() {
+            break;
+        }
+    }
+    if entries.next.is_some() {
+        out.say(out.ink(Ink::Quiet, "there is more: --limit, or a longer prefix"));
+    }
+    out.emit(&entries);
+    Ok(Exit::Ok)
+}
+
+/// Hexadecimal as text if it is printable text, else as it is.
+fn readable(digits: &str) -> String {
+    let text = hex::decode(digits).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    text.filter(|text| !text.chars().any(char::is_control)).unwrap_or_else(|| digits.to_owned())
+}
+
+fn block(height: Option<Height>, context: &Context<'_>) -> Result<Exit, Failure> {
+    let block = context.chain()?.block(height)?;
+    let out = context.out;
+    out.row("height", grouped(block.height));
+    out.row("time", block.time);
+    out.row("root", &block.root);
+    out.row("previous root", &block.previous_root);
+    out.row("record", block.record_hash.as_deref().unwrap_or("none: the block changed nothing"));
+    for id in &block.transactions {
+        out.row("transaction", id);
+    }
+    out.emit(&block);
+    Ok(Exit::Ok)
+}
+
+fn transaction(id: &Hash, context: &Context<'_>) -> Result<Exit, Failure> {
+    let transaction = context.chain()?.transaction(id)?;
+    let out = context.out;
+    let receipt = &transaction.receipt;
+    out.row("transaction", &transaction.id);
+    out.row("sender", &transaction.sender);
+    out.row("block", format_args!("{} at {}", grouped(receipt.height), receipt.index));
+    for (index, operation) in transaction.operations.iter().enumerate() {
+        let link = receipt.outcomes.get(index).map_or_else(String::new, |outcome| short(&outcome.state_hash));
+        let call = format_args!("{} {}", out.ink(Ink::Value, &operation.function), operation.args).to_string();
+        out.row(&format!("operation {index}"), format_args!("{call} {}", out.ink(Ink::Quiet, link)));
+    }
+    match &receipt.failure {
+        None => out.row("outcome", out.ink(Ink::Good, format_args!("succeeded, gas {}", grouped(receipt.gas_used)))),
+        Some(failure) => {
+            let text = format!("failed at operation {}: {} (code {})", failure.operation, failure.reason, failure.code);
+            out.row("outcome", out.ink(Ink::Bad, text));
+        }
+    }
+    out.emit(&transaction);
+    Ok(Exit::Ok)
+}
+
+fn account(key: &PublicKey, context: &Context<'_>) -> Result<Exit, Failure> {
+    let account = context.chain()?.account(key)?;
+    let out = context.out;
+    out.row("account", &account.key);
+    out.row("next nonce", account.nonce);
+    out.row("operations", grouped(account.sequence));
+    out.row("state hash", &account.state_hash);
+    out.emit(&account);
+    Ok(Exit::Ok)
+}
+
+fn functions(context: &Context<'_>) -> Result<Exit, Failure> {
+    let functions = context.chain()?.functions()?;
+    let out = context.out;
+    for function in &functions {
+        let needs = if function.needs.is_empty() { String::new() } else { format!(" needs {}", function.needs.join(", ")) };
+        out.say(format_args!("{}{}", out.ink(Ink::Title, &function.name), out.ink(Ink::Quiet, needs)));
+        out.say(format_args!("    {}", function.args));
+    }
+    out.emit(&functions);
+    Ok(Exit::Ok)
+}

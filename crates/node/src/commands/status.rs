@@ -1,0 +1,25 @@
+//! `keelstone status`: where the chain stands.
+
+use crate::cli::Context;
+use crate::exit::{Exit, Failure};
+use crate::out::{bytes, grouped};
+use clap::Args;
+
+/// Show where the chain stands
+#[derive(Debug, Args)]
+pub(crate) struct Options {}
+
+pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
+    let status = context.chain()?.status()?;
+    let out = context.out;
+    out.row("chain", &status.chain_id);
+    out.row("height", grouped(status.height));
+    out.row("root", &status.root);
+    out.row("hasher", &status.hasher);
+    out.row("state", format_args!("{} entries, {}", grouped(status.entries), bytes(status.entry_bytes)));
+    out.row("history", format_args!("from height {}", grouped(status.lowest_height)));
+    out.row("waiting", format_args!("{} transactions", grouped(status.waiting)));
+    out.row("node", status.api.as_deref().unwrap_or("not running"));
+    out.emit(&status);
+    Ok(Exit::Ok)
+}
