@@ -3,8 +3,9 @@
 //! [`Chain`] is what can be asked. A chain in this process and one behind HTTP both answer it, so a command does not
 //! care whether a node is running. Hashes, keys and bytes are lower-case hexadecimal, times milliseconds since 1970.
 
+use crate::exit::{Exit, Failure};
 use keelstone_codec::{Hash, Height, Key, Namespace};
-use keelstone_ledger::PublicKey;
+use keelstone_execution::PublicKey;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -65,6 +66,19 @@ pub(crate) enum Refusal {
     /// The machine failed.
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let exit = match &refusal {
+            Refusal::Bad(_) => Exit::Usage,
+            Refusal::NotFound(_) | Refusal::Height { .. } => Exit::NotFound,
+            Refusal::Refused { .. } => Exit::Refused,
+            Refusal::Damaged(_) => Exit::Integrity,
+            Refusal::Busy(_) | Refusal::Failed(_) => Exit::Error,
+        };
+        Self::new(exit, refusal.to_string())
+    }
 }
 
 /// Which entries of a namespace to list.
@@ -241,8 +255,14 @@ pub(crate) struct FailureText {
     pub(crate) operation: u32,
     /// The kind, as a number that never changes its meaning.
     pub(crate) code: u16,
-    /// What was compared.
+    /// Why, for people.
     pub(crate) reason: String,
+    /// The hash the operation expected, if that is why.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) expected: Option<String>,
+    /// The hash that was found instead.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) actual: Option<String>,
 }
 
 /// What an operation came to.
@@ -252,6 +272,9 @@ pub(crate) struct Outcome {
     pub(crate) state_hash: String,
     /// The digest of what it changed.
     pub(crate) diff_digest: String,
+    /// The result, by name.
+    #[schema(value_type = Object)]
+    pub(crate) result: Value,
     /// The events it told, by name.
     #[schema(value_type = Vec<Object>)]
     pub(crate) events: Vec<Value>,

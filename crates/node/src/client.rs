@@ -6,7 +6,7 @@
 use crate::api::{Account, Block, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Transaction};
 use crate::strict_json;
 use keelstone_codec::{Hash, Height, Key, Namespace};
-use keelstone_ledger::PublicKey;
+use keelstone_execution::PublicKey;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Write as _;

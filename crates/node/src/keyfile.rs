@@ -8,7 +8,8 @@
 
 use crate::exit::{Exit, Failure};
 use crate::strict_json;
-use keelstone_ledger::{PublicKey, SecretKey};
+use keelstone_execution::PublicKey;
+use keelstone_ledger::SecretKey;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};

@@ -46,7 +46,7 @@ enum Action {
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    let keys = KeyDir::new(&context.home);
+    let keys = KeyDir::new(context.home.path());
     match options.action {
         Action::New { name } => {
             let key = SecretKey::generate().map_err(|error| Failure::io("no randomness for a new key", &error))?;

@@ -9,7 +9,7 @@ use crate::exit::{Exit, Failure};
 use crate::out::{Ink, grouped, short};
 use clap::{Args, Subcommand};
 use keelstone_codec::{Hash, Height, Key, Namespace, Root};
-use keelstone_ledger::PublicKey;
+use keelstone_execution::PublicKey;
 use std::fmt::Display;
 
 /// Look up state, blocks, transactions and accounts

@@ -18,7 +18,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::Stream;
 use keelstone_codec::{Hash, Height, Key, Namespace};
-use keelstone_ledger::PublicKey;
+use keelstone_execution::PublicKey;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::sync::Arc;

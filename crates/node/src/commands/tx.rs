@@ -1,0 +1,225 @@
+//! `keelstone tx build|sign|send|show`: transactions from JSON files with calls by name.
+
+use super::proof::read_input;
+use crate::api::Chain;
+use crate::bundle::{Facts, Plan, show_signed};
+use crate::cli::Context;
+use crate::exit::{Exit, Failure};
+use crate::keyfile::KeyDir;
+use crate::out::{Ink, grouped, short};
+use crate::strict_json;
+use clap::{Args, Subcommand};
+use keelstone_codec::{ChainId, Decode as _, Encode as _};
+use keelstone_execution::PublicKey;
+use keelstone_ledger::{SignedTransaction, Transaction};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How many blocks ahead a transaction expires if its file does not say.
+const EXPIRY_BLOCKS: u64 = 100;
+
+/// Build, sign and send transactions
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Turn a JSON file into the bytes to be signed
+    Build {
+        /// The file; `-` for standard input
+        file: PathBuf,
+        /// The sender's public key, or the name of a key here
+        #[arg(long)]
+        from: String,
+    },
+    /// Turn a JSON file, or what `build` printed, into a signed transaction
+    Sign {
+        /// The file; `-` for standard input
+        file: PathBuf,
+        /// The name of the key to sign with
+        #[arg(long)]
+        from: String,
+    },
+    /// Send what `sign` printed, or sign and send a JSON file
+    Send {
+        /// The file; `-` for standard input
+        file: PathBuf,
+        /// The name of the key to sign with, if the file is not signed
+        #[arg(long)]
+        from: Option<String>,
+        /// Return once it is taken in, without waiting for its block
+        #[arg(long)]
+        no_wait: bool,
+        /// Seconds to wait for its block
+        #[arg(long, default_value_t = 30)]
+        timeout: u64,
+    },
+    /// Show what a signed transaction says
+    Show {
+        /// The file; `-` for standard input
+        file: PathBuf,
+    },
+}
+
+pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
+    match options.action {
+        Action::Build { file, from } => build(&file, &from, context),
+        Action::Sign { file, from } => {
+            let signed = sign(&read_input(&file)?, &from, None, context)?;
+            print(&signed, context);
+            Ok(Exit::Ok)
+        }
+        Action::Send { file, from, no_wait, timeout } => {
+            let limit = (!no_wait).then(|| Duration::from_secs(timeout));
+            send(&file, from.as_deref(), limit, context)
+        }
+        Action::Show { file } => {
+            let signed = signed(&read_input(&file)?)?
+                .ok_or_else(|| Failure::usage("this is not a signed transaction: no \"transaction\" in it"))?;
+            signed.verify().map_err(|error| Failure::integrity(error.to_string()))?;
+            print(&signed, context);
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+fn build(file: &Path, from: &str, context: &Context<'_>) -> Result<Exit, Failure> {
+    let sender = match PublicKey::from_hex(from) {
+        Ok(key) => key,
+        Err(_) => KeyDir::new(context.home.path()).load(from)?.public(),
+    };
+    let transaction = plan(&read_input(file)?, sender, None, context)?;
+    let unsigned = hex::encode(transaction.to_bytes());
+    context.out.row("transaction", transaction.id());
+    context.out.row("unsigned", &unsigned);
+    context.out.emit(&json!({ "id": transaction.id(), "unsigned": unsigned }));
+    Ok(Exit::Ok)
+}
+
+/// The transaction a JSON file plans. What it leaves open is asked of `chain`, which is opened only if needed.
+fn plan(
+    text: &[u8],
+    sender: PublicKey,
+    chain: Option<&dyn Chain>,
+    context: &Context<'_>,
+) -> Result<Transaction, Failure> {
+    let plan: Plan =
+        strict_json::parse(text).map_err(|error| Failure::usage(format!("the transaction: {error}")))?;
+    let registry = &context.application.registry;
+    if let (Some(chain_id), Some(nonce), Some(expiry_height)) = (&plan.chain_id, plan.nonce, plan.expiry_height) {
+        return plan.build(registry, sender, &Facts { chain_id: chain_id.clone(), nonce, expiry_height });
+    }
+    let opened;
+    let chain = match chain {
+        Some(chain) => chain,
+        None => {
+            opened = context.chain()?;
+            &*opened
+        }
+    };
+    let (status, account) = (chain.status()?, chain.account(&sender)?);
+    let chain_id = ChainId::new(&status.chain_id).map_err(|error| Failure::error(error.to_string()))?;
+    let expiry_height = status.height.saturating_add(EXPIRY_BLOCKS);
+    plan.build(registry, sender, &Facts { chain_id, nonce: account.nonce, expiry_height })
+}
+
+/// Signs a plan, or what `build` printed.
+fn sign(text: &[u8], from: &str, chain: Option<&dyn Chain>, context: &Context<'_>) -> Result<SignedTransaction, Failure> {
+    let key = KeyDir::new(context.home.path()).load(from)?;
+    let transaction = match member(text, "unsigned")? {
+        Some(bytes) => Transaction::from_bytes(&bytes).map_err(|error| Failure::usage(format!("unsigned: {error}")))?,
+        None => plan(text, key.public(), chain, context)?,
+    };
+    if transaction.sender != key.public() {
+        let message = format!("the transaction is of {}, the key {from} is {}", transaction.sender, key.public());
+        return Err(Failure::usage(message));
+    }
+    Ok(transaction.sign(&key))
+}
+
+/// The signed transaction in a text, if it holds one.
+fn signed(text: &[u8]) -> Result<Option<SignedTransaction>, Failure> {
+    let Some(bytes) = member(text, "transaction")? else { return Ok(None) };
+    let signed = SignedTransaction::from_bytes(&bytes);
+    signed.map(Some).map_err(|error| Failure::usage(format!("transaction: {error}")))
+}
+
+/// The bytes of a hexadecimal member of a JSON object.
+fn member(text: &[u8], name: &str) -> Result<Option<Vec<u8>>, Failure> {
+    let value: Value = strict_json::parse(text).map_err(|error| Failure::usage(format!("the transaction: {error}")))?;
+    let digits = value.get(name).and_then(Value::as_str);
+    digits.map(|digits| hex::decode(digits).map_err(|error| Failure::usage(format!("{name}: {error}")))).transpose()
+}
+
+fn print(signed: &SignedTransaction, context: &Context<'_>) {
+    let shown = show_signed(&context.application.registry, signed);
+    context.out.row("transaction", signed.id());
+    context.out.row("sender", signed.transaction.sender);
+    context.out.row("nonce", signed.transaction.nonce);
+    for operation in shown["operations"].as_array().into_iter().flatten() {
+        let name = operation["function"].as_str().unwrap_or_default();
+        context.out.row("operation", format_args!("{} {}", context.out.ink(Ink::Value, name), operation["args"]));
+    }
+    context.out.row("signed", shown["transaction"].as_str().unwrap_or_default());
+    context.out.emit(&shown);
+}
+
+fn send(file: &Path, from: Option<&str>, wait: Option<Duration>, context: &Context<'_>) -> Result<Exit, Failure> {
+    let text = read_input(file)?;
+    let chain = context.chain()?;
+    let signed = match (signed(&text)?, from) {
+        (Some(signed), _) => signed,
+        (None, Some(from)) => sign(&text, from, Some(&*chain), context)?,
+        (None, None) => return Err(Failure::usage("the file is not signed: give --from KEY")),
+    };
+    chain.submit(&signed.to_bytes())?;
+    let id = signed.id();
+    let out = context.out;
+    out.row("transaction", id);
+    let Some(wait) = wait else {
+        out.row("outcome", "taken in");
+        out.emit(&json!({ "id": id }));
+        return Ok(Exit::Ok);
+    };
+    let transaction = wait_for(&*chain, &signed, wait)?;
+    let receipt = &transaction.receipt;
+    out.row("block", grouped(receipt.height));
+    for outcome in &receipt.outcomes {
+        out.row("link", short(&outcome.state_hash));
+    }
+    let exit = match &receipt.failure {
+        None => {
+            out.row("outcome", out.ink(Ink::Good, "succeeded"));
+            Exit::Ok
+        }
+        Some(failure) => {
+            let text = format!("failed at operation {}: {}", failure.operation, failure.reason);
+            out.row("outcome", out.ink(Ink::Bad, text));
+            Exit::Refused
+        }
+    };
+    out.emit(&transaction);
+    Ok(exit)
+}
+
+/// Asks until the transaction is in a block.
+fn wait_for(chain: &dyn Chain, signed: &SignedTransaction, limit: Duration) -> Result<crate::api::Transaction, Failure> {
+    let started = Instant::now();
+    loop {
+        match chain.transaction(&signed.id().0) {
+            Ok(transaction) => return Ok(transaction),
+            Err(crate::api::Refusal::NotFound(_)) if started.elapsed() < limit => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(crate::api::Refusal::NotFound(_)) => {
+                let message = format!("{} was taken in, but is in no block after {} s", signed.id(), limit.as_secs());
+                return Err(Failure::error(message));
+            }
+            Err(refusal) => return Err(refusal.into()),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The home directory of a chain: what lies where in it.
+//!
+//! ```text
+//! keelstone.toml   configuration, optional
+//! genesis.json     what the chain began with
+//! keys/            secret keys, each readable by its owner only
+//! data/            state, blocks and receipts; locked by the process that uses them
+//! api.json         where the API of the running node listens
+//! ```
+
+use crate::exit::{Exit, Failure};
+use keelstone_ledger::Genesis;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// A home directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Home(PathBuf);
+
+impl Home {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.0.join("keelstone.toml")
+    }
+
+    pub(crate) fn genesis(&self) -> PathBuf {
+        self.0.join("genesis.json")
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.0.join("data")
+    }
+
+    fn api(&self) -> PathBuf {
+        self.0.join("api.json")
+    }
+
+    /// The genesis of the chain that lives here.
+    pub(crate) fn read_genesis(&self) -> Result<Genesis, Failure> {
+        let path = self.genesis();
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let message = format!("there is no chain in {}", self.0.display());
+                return Err(Failure::new(Exit::NoChain, message).hint("keelstone init makes one"));
+            }
+            Err(error) => return Err(Failure::io(format_args!("could not read {}", path.display()), &error)),
+        };
+        Genesis::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+    }
+
+    /// Writes the genesis of a new chain, which must be the first here.
+    pub(crate) fn write_genesis(&self, genesis: &Genesis) -> Result<(), Failure> {
+        let path = self.genesis();
+        let failed = |error: io::Error| Failure::io(format_args!("could not write {}", path.display()), &error);
+        fs::create_dir_all(&self.0).map_err(failed)?;
+        if path.exists() {
+            return Err(Failure::usage(format!("there is a chain in {} already", self.0.display())));
+        }
+        // Written aside first: a genesis cut short by a full disk must not look like a chain.
+        let fresh = path.with_extension("new");
+        fs::write(&fresh, genesis.to_json().to_pretty() + "\n").map_err(failed)?;
+        fs::File::open(&fresh).and_then(|file| file.sync_all()).map_err(failed)?;
+        fs::rename(&fresh, &path).map_err(failed)
+    }
+
+    /// Says where the API of the node that now runs here listens.
+    pub(crate) fn announce_api(&self, address: SocketAddr) -> Result<(), Failure> {
+        let text = format!("{}\n", serde_json::json!({ "listen": address, "pid": std::process::id() }));
+        fs::write(self.api(), text).map_err(|error| Failure::io("could not write api.json", &error))
+    }
+
+    /// Takes the announcement back.
+    pub(crate) fn withdraw_api(&self) {
+        // A stale announcement costs a failed connection; it is no reason to fail a clean stop.
+        let _ = fs::remove_file(self.api());
+    }
+
+    /// Where a node said it listens, if one did. It may be gone since.
+    pub(crate) fn announced_api(&self) -> Option<SocketAddr> {
+        let text = fs::read(self.api()).ok()?;
+        let value: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        value.get("listen")?.as_str()?.parse().ok()
+    }
+}
