@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    keelstone_node::Application::default().main()
+    keelstone_node::Application::new(keelstone_ledger::modules::standard()).main()
 }

@@ -178,10 +178,10 @@ pub(crate) struct Block {
     pub(crate) height: u64,
     /// Its time, in milliseconds since 1970.
     pub(crate) time: u64,
-    /// The root of the state after it.
-    pub(crate) root: String,
+    /// The root of the state after it; null if that state is no longer kept.
+    pub(crate) root: Option<String>,
     /// The root of the state before it.
-    pub(crate) previous_root: String,
+    pub(crate) previous_root: Option<String>,
     /// The hash of its record, which the next record names; null for a block that changed nothing.
     pub(crate) record_hash: Option<String>,
     /// The hash of the record before it.

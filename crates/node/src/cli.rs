@@ -1,18 +1,32 @@
 //! The command line: what can be said, and which command it goes to.
 
+use crate::alone::Alone;
+use crate::api::Chain;
+use crate::client::Remote;
 use crate::commands;
 use crate::config::{Config, Origins};
+use crate::engine::{self, Engine};
 use crate::exit::{Exit, Failure};
+use crate::home::Home;
 use crate::out::{Ink, Out};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use keelstone_execution::Registry;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// A chain with its functions, and the command line around it.
+///
+/// ```no_run
+/// # use keelstone_execution::Registry;
+/// let registry = Registry::new(); // with the functions of one's own
+/// let _ = keelstone_node::Application::new(registry).name("my-chain").main();
+/// ```
 #[derive(Debug)]
 pub struct Application {
     name: String,
+    pub(crate) registry: Registry,
 }
 
 /// A verifiable state engine: execute bundles, commit roots, prove state.
@@ -44,36 +58,65 @@ enum Command {
     Bench(commands::bench::Options),
     Completions(commands::completions::Options),
     Config(commands::config::Options),
+    Db(commands::db::Options),
+    Demo(commands::demo::Options),
+    Export(commands::export::Options),
+    Import(commands::import::Options),
+    Init(commands::init::Options),
     Keys(commands::keys::Options),
+    Node(commands::node::Options),
+    Proof(commands::proof::Options),
+    Query(commands::query::Options),
+    Replay(commands::replay::Options),
+    Rollback(commands::rollback::Options),
+    Status(commands::status::Options),
+    Tx(commands::tx::Options),
 }
 
 /// What a command works with.
 pub(crate) struct Context<'a> {
     pub(crate) application: &'a Application,
     pub(crate) out: &'a Out,
-    pub(crate) home: PathBuf,
+    pub(crate) home: Home,
     settings: Vec<String>,
 }
 
 impl Context<'_> {
     /// The configuration of this home directory, read now.
     pub(crate) fn config(&self) -> Result<(Config, Origins), Failure> {
-        Ok(Config::load(&self.config_path(), &self.settings)?)
+        Ok(Config::load(&self.home.config(), &self.settings)?)
     }
 
-    /// Where the configuration file is.
-    pub(crate) fn config_path(&self) -> PathBuf {
-        self.home.join("keelstone.toml")
+    /// The chain of this home directory: the node that runs over it if there is one, else the directory itself.
+    pub(crate) fn chain(&self) -> Result<Arc<dyn Chain>, Failure> {
+        self.home.read_genesis()?;
+        match self.home.announced_api().and_then(Remote::connect) {
+            Some(remote) => Ok(Arc::new(remote)),
+            None => Ok(Arc::new(Alone::new(self.open_chain()?, self)?)),
+        }
     }
-}
 
-impl Default for Application {
-    fn default() -> Self {
-        Self { name: "keelstone".to_owned() }
+    /// The chain of this home directory, in this process. Fails if another process has it.
+    pub(crate) fn open_chain(&self) -> Result<Arc<dyn Engine>, Failure> {
+        let (config, _) = self.config()?;
+        engine::open(&self.home, &config, &self.application.registry)
     }
 }
 
 impl Application {
+    /// A chain with the functions of this registry.
+    #[must_use]
+    pub fn new(registry: Registry) -> Self {
+        Self { name: "keelstone".to_owned(), registry }
+    }
+
+    /// The name of the program, in its help and completions.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
     /// Runs the command this process was started with and says how it ended.
     #[must_use]
     pub fn main(self) -> ExitCode {
@@ -121,13 +164,25 @@ impl Application {
     }
 
     fn dispatch(&self, out: &Out, cli: Cli) -> Result<Exit, Failure> {
-        let home = home(cli.global.home)?;
+        let home = Home::new(home(cli.global.home)?);
         let context = Context { application: self, out, home, settings: cli.global.settings };
         match cli.command {
             Command::Bench(options) => commands::bench::run(options, &context),
             Command::Completions(options) => commands::completions::run(options, &context),
             Command::Config(options) => commands::config::run(options, &context),
+            Command::Db(options) => commands::db::run(options, &context),
+            Command::Demo(options) => commands::demo::run(options, &context),
+            Command::Export(options) => commands::export::run(options, &context),
+            Command::Import(options) => commands::import::run(options, &context),
+            Command::Init(options) => commands::init::run(options, &context),
             Command::Keys(options) => commands::keys::run(options, &context),
+            Command::Node(options) => commands::node::run(options, &context),
+            Command::Proof(options) => commands::proof::run(options, &context),
+            Command::Query(options) => commands::query::run(options, &context),
+            Command::Replay(options) => commands::replay::run(options, &context),
+            Command::Rollback(options) => commands::rollback::run(options, &context),
+            Command::Status(options) => commands::status::run(options, &context),
+            Command::Tx(options) => commands::tx::run(options, &context),
         }
     }
 }

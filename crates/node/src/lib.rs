@@ -8,17 +8,23 @@
 //! down in `docs/`: `cli.md`, `configuration.md`, `http.md`.
 #![forbid(unsafe_code)]
 
+mod alone;
 mod api;
 mod bench;
+mod bundle;
 mod call;
 mod cli;
+mod client;
 mod commands;
 mod config;
+mod engine;
 mod exit;
+mod home;
 mod http;
 mod keyfile;
 mod metrics;
 mod out;
+mod producer;
 mod strict_json;
 
 pub use cli::Application;

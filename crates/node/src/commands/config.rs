@@ -46,7 +46,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         }
         Action::Check => {
             let (_, origins) = context.config()?;
-            out.say(format_args!("{} valid, {} settings changed", context.config_path().display(), origins.len()));
+            out.say(format_args!("{} valid, {} settings changed", context.home.config().display(), origins.len()));
             out.emit(&json!({ "valid": true, "changed": origins.len() }));
         }
         Action::Default => {

@@ -76,8 +76,8 @@ pub(crate) fn create(mut genesis: Genesis, own_producer: bool, context: &Context
             .map_err(|error| Failure::io("could not write keelstone.toml", &error))?;
     }
     let chain = context.open_chain()?;
-    let status = crate::api::Chain::status(&*chain)?;
-    chain.close()?;
+    let status = chain.status()?;
+    chain.flush()?;
 
     let out = context.out;
     out.row("chain", &genesis.chain_id);

@@ -3,4 +3,16 @@
 pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod db;
+pub(crate) mod demo;
+pub(crate) mod export;
+pub(crate) mod import;
+pub(crate) mod init;
 pub(crate) mod keys;
+pub(crate) mod node;
+pub(crate) mod proof;
+pub(crate) mod query;
+pub(crate) mod replay;
+pub(crate) mod rollback;
+pub(crate) mod status;
+pub(crate) mod tx;

@@ -10,6 +10,7 @@ use crate::out::{Ink, grouped, short};
 use clap::{Args, Subcommand};
 use keelstone_codec::{Hash, Height, Key, Namespace, Root};
 use keelstone_execution::PublicKey;
+use keelstone_ledger::xian::{CONTRACTS, EntryKey};
 use std::fmt::Display;
 
 /// Look up state, blocks, transactions and accounts
@@ -105,10 +106,14 @@ fn entry(options: EntryOptions, context: &Context<'_>) -> Result<Exit, Failure> 
     // `contract.variable:key` is a whole name: entries of contracts are asked for as their network calls them.
     let (namespace, key) = match options.key {
         Some(key) => (name, key),
-        None => ("contracts".to_owned(), name),
+        None => (CONTRACTS.to_owned(), name),
     };
     let namespace = parsed("namespace", Namespace::new(&namespace))?;
-    let key = parsed("key", Key::new(key_bytes(&key, options.hex)?))?;
+    let key = if namespace.as_str() == CONTRACTS && !options.hex {
+        parsed("key", EntryKey::named(&key))?.key().clone()
+    } else {
+        parsed("key", Key::new(key_bytes(&key, options.hex)?))?
+    };
     let entry = context.chain()?.entry(&namespace, &key, options.height.map(Height), options.prove)?;
     if options.prove {
         proof::verify(&entry, parsed("root", Root::from_hex(&entry.root))?)?;
@@ -160,8 +165,8 @@ fn block(height: Option<Height>, context: &Context<'_>) -> Result<Exit, Failure>
     let out = context.out;
     out.row("height", grouped(block.height));
     out.row("time", block.time);
-    out.row("root", &block.root);
-    out.row("previous root", &block.previous_root);
+    out.row("root", block.root.as_deref().unwrap_or("no longer kept"));
+    out.row("previous root", block.previous_root.as_deref().unwrap_or("no longer kept"));
     out.row("record", block.record_hash.as_deref().unwrap_or("none: the block changed nothing"));
     for id in &block.transactions {
         out.row("transaction", id);

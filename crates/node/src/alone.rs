@@ -1,0 +1,70 @@
+//! A chain without a running node: what the command line uses when nobody else holds the directory.
+//!
+//! A transaction that is submitted goes into a block at once, made with the producer key of this home directory, so
+//! that `tx send` works the same with and without a node.
+
+use crate::api::{Account, Block, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Transaction};
+use crate::cli::Context;
+use crate::commands::init::{PRODUCER, now};
+use crate::engine::Engine;
+use crate::exit::Failure;
+use crate::keyfile::KeyDir;
+use keelstone_codec::{Hash, Height, Key, Namespace};
+use keelstone_execution::PublicKey;
+use std::sync::Arc;
+
+pub(crate) struct Alone {
+    engine: Arc<dyn Engine>,
+    /// Who makes blocks; none if there is no producer key here, so that nothing can be submitted.
+    producer: Option<PublicKey>,
+}
+
+impl Alone {
+    pub(crate) fn new(engine: Arc<dyn Engine>, context: &Context<'_>) -> Result<Self, Failure> {
+        let keys = KeyDir::new(context.home.path());
+        let producer = match keys.names()?.iter().any(|name| name == PRODUCER) {
+            true => Some(keys.load(PRODUCER)?.public()),
+            false => None,
+        };
+        Ok(Self { engine, producer })
+    }
+}
+
+impl Chain for Alone {
+    fn status(&self) -> Result<Status, Refusal> {
+        self.engine.status()
+    }
+
+    fn submit(&self, transaction: &[u8]) -> Result<Submitted, Refusal> {
+        let producer = self.producer.ok_or_else(|| {
+            Refusal::Failed(format!("there is no key {PRODUCER:?} here to make a block with, and no node is running"))
+        })?;
+        let submitted = self.engine.submit(transaction)?;
+        self.engine.produce(now(), producer, false).map_err(|failure| Refusal::Failed(failure.message))?;
+        Ok(submitted)
+    }
+
+    fn entry(&self, namespace: &Namespace, key: &Key, at: Option<Height>, prove: bool) -> Result<Entry, Refusal> {
+        self.engine.entry(namespace, key, at, prove)
+    }
+
+    fn entries(&self, namespace: &Namespace, page: &Page, at: Option<Height>) -> Result<Entries, Refusal> {
+        self.engine.entries(namespace, page, at)
+    }
+
+    fn block(&self, height: Option<Height>) -> Result<Block, Refusal> {
+        self.engine.block(height)
+    }
+
+    fn transaction(&self, id: &Hash) -> Result<Transaction, Refusal> {
+        self.engine.transaction(id)
+    }
+
+    fn account(&self, key: &PublicKey) -> Result<Account, Refusal> {
+        self.engine.account(key)
+    }
+
+    fn functions(&self) -> Result<Vec<Function>, Refusal> {
+        self.engine.functions()
+    }
+}

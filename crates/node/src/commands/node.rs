@@ -1,0 +1,198 @@
+//! `keelstone node`: runs the chain of the home directory: makes blocks and serves the HTTP API until told to stop.
+
+use super::init::PRODUCER;
+use crate::cli::Context;
+use crate::config::{Config, Log, LogFormat};
+use crate::engine::Engine;
+use crate::exit::{Exit, Failure};
+use crate::home::Home;
+use crate::http::{Event, Health, Hub, Limits, Served, router, serve};
+use crate::keyfile::KeyDir;
+use crate::metrics::Metrics;
+use crate::out::{grouped, short};
+use crate::producer::Producer;
+use clap::Args;
+use keelstone_execution::{PublicKey, Registry};
+use keelstone_ledger::Committed;
+use serde_json::json;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+/// How often figures of the store are taken over into the metrics.
+const FIGURES_EVERY: Duration = Duration::from_secs(5);
+/// How long requests that read the store may hold up a stop.
+const BLOCKING_GRACE: Duration = Duration::from_secs(1);
+
+/// Run the chain: make blocks and serve the HTTP API
+#[derive(Debug, Args)]
+pub(crate) struct Options {}
+
+pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
+    let (config, _) = context.config()?;
+    log_to_stderr(&config.log);
+    let key = KeyDir::new(context.home.path()).load(PRODUCER)?.public();
+    let engine = context.open_chain()?;
+    let node = Node::start(engine, &config, &context.home, key, &context.application.registry)?;
+
+    let status = node.engine.status()?;
+    let out = context.out;
+    out.row("chain", &status.chain_id);
+    out.row("height", grouped(status.height));
+    out.row("root", short(&status.root));
+    out.row("api", format_args!("http://{}", node.address));
+    out.emit(&json!({ "chain_id": status.chain_id, "height": status.height, "root": status.root, "api": format!("http://{}", node.address) }));
+    node.run_until_signal()?;
+    out.say("stopped");
+    Ok(Exit::Ok)
+}
+
+/// Log lines go to standard error, so that standard output stays what was asked for.
+fn log_to_stderr(log: &Log) {
+    let filter = EnvFilter::try_new(&log.level.0).unwrap_or_default();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A subscriber that is set already is the embedding program's own.
+    let _ = match log.format {
+        LogFormat::Text => lines.try_init(),
+        LogFormat::Json => lines.json().try_init(),
+    };
+}
+
+/// A running node.
+pub(crate) struct Node {
+    pub(crate) engine: Arc<dyn Engine>,
+    /// Where the API listens.
+    pub(crate) address: SocketAddr,
+    home: Home,
+    runtime: Runtime,
+    producer: Producer,
+    health: Arc<Health>,
+    hub: Arc<Hub>,
+    stop: watch::Sender<bool>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl Node {
+    /// Starts making blocks and serving the API.
+    pub(crate) fn start(
+        engine: Arc<dyn Engine>,
+        config: &Config,
+        home: &Home,
+        key: PublicKey,
+        registry: &Registry,
+    ) -> Result<Self, Failure> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::io("could not start the node's threads", &error))?;
+        let listen = config.http.listen;
+        let listener = runtime
+            .block_on(TcpListener::bind(listen))
+            .map_err(|error| Failure::io(format_args!("could not listen on {listen}"), &error))?;
+        let address = listener.local_addr().map_err(|error| Failure::io("could not listen", &error))?;
+
+        let metrics = Arc::new(Metrics::new());
+        let hub = Hub::new(metrics.clone());
+        let health = Arc::new(Health::default());
+        let limits = Arc::new(Limits::new(&config.http, address));
+        observe(&*engine, hub.clone(), metrics.clone(), registry.clone());
+        let failing = health.clone();
+        let gauge = metrics.clone();
+        let producer = Producer::start(engine.clone(), key, &config.blocks, metrics.clone(), move || {
+            failing.failed.store(true, Ordering::Relaxed);
+            gauge.store_failed.set(1);
+        })
+        .map_err(|error| Failure::io("could not start making blocks", &error))?;
+
+        let (stop, stopped) = watch::channel(false);
+        let served = Served {
+            chain: engine.clone(),
+            hub: hub.clone(),
+            metrics: metrics.clone(),
+            limits: limits.clone(),
+            health: health.clone(),
+        };
+        runtime.spawn(take_figures(engine.clone(), metrics.clone()));
+        let server = runtime.spawn(serve(listener, router(served), limits, metrics, stopped));
+        home.announce_api(address)?;
+        Ok(Self { engine, address, home: home.clone(), runtime, producer, health, hub, stop, server })
+    }
+
+    /// Runs until SIGINT or SIGTERM, then stops. SIGHUP is noted and ignored: configuration is read at start.
+    pub(crate) fn run_until_signal(self) -> Result<(), Failure> {
+        let waited = self.runtime.block_on(async {
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut hangup = signal(SignalKind::hangup())?;
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => return Ok(()),
+                    _ = terminate.recv() => return Ok(()),
+                    _ = hangup.recv() => tracing::info!("SIGHUP: configuration is read at start only"),
+                }
+            }
+        });
+        let stopped = self.stop();
+        waited.map_err(|error: std::io::Error| Failure::io("could not wait for signals", &error)).and(stopped)
+    }
+
+    /// Stops within seconds: no new requests, the block being made becomes durable, streams end.
+    pub(crate) fn stop(self) -> Result<(), Failure> {
+        self.health.stopping.store(true, Ordering::Relaxed);
+        self.home.withdraw_api();
+        // Nobody listens once the receivers are gone, which is what is wanted.
+        let _ = self.stop.send(true);
+        self.hub.close();
+        self.producer.stop();
+        // The server ends by itself within its own grace.
+        let _ = self.runtime.block_on(self.server);
+        self.runtime.shutdown_timeout(BLOCKING_GRACE);
+        match self.health.failed.load(Ordering::Relaxed) {
+            true => Err(Failure::error("a block could not be committed; the log says why")),
+            false => self.engine.flush(),
+        }
+    }
+}
+
+/// Tells streams and metrics of every block.
+fn observe(engine: &dyn Engine, hub: Arc<Hub>, metrics: Arc<Metrics>, registry: Registry) {
+    let status = engine.status();
+    metrics.height.set(status.map_or(0, |status| i64::try_from(status.height).unwrap_or(i64::MAX)));
+    engine.on_commit(Box::new(move |committed: &Arc<Committed>| {
+        let height = committed.block.height;
+        metrics.height.set(i64::try_from(height.0).unwrap_or(i64::MAX));
+        for receipt in &committed.receipts {
+            metrics.transaction(if receipt.succeeded() { "succeeded" } else { "failed" });
+        }
+        tracing::debug!(%height, transactions = committed.receipts.len(), root = %committed.root, "block");
+        let event = |kind, json: serde_json::Value| Event { height: height.0, kind, json: json.to_string().into() };
+        for (index, receipt) in (0u32..).zip(&committed.receipts) {
+            let receipt = crate::bundle::show_receipt(&registry, receipt, height, index);
+            hub.tell(&event("transaction", json!(receipt)));
+        }
+        let root = committed.root.0;
+        let time = committed.block.time.0;
+        hub.tell(&event("block", json!({ "height": height.0, "time": time, "root": root, "transactions": committed.receipts.len() })));
+    }));
+}
+
+/// Takes figures of store and pool over into the metrics, for as long as the node runs.
+async fn take_figures(engine: Arc<dyn Engine>, metrics: Arc<Metrics>) {
+    let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    loop {
+        let asked = engine.clone();
+        let figures = tokio::task::spawn_blocking(move || (asked.stats(), asked.status())).await;
+        if let Ok((stats, Ok(status))) = figures {
+            metrics.store_entries.set(gauge(stats.entries));
+            metrics.store_disk_bytes.set(gauge(stats.disk_bytes));
+            metrics.waiting.set(gauge(status.waiting));
+        }
+        tokio::time::sleep(FIGURES_EVERY).await;
+    }
+}

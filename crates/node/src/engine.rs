@@ -1,0 +1,472 @@
+//! A chain in this process: the ledger of a home directory, behind types that do not name its hasher.
+//!
+//! Opening one takes the lock of the data directory; a second process is told who holds it. What the chain is asked
+//! is answered from immutable views, so questions never wait for a block that is being made.
+
+use crate::api::{self, Chain, Page, Refusal};
+use crate::bundle::{show_operation, show_receipt};
+use crate::call;
+use crate::config::{Config, History};
+use crate::exit::{Exit, Failure, causes};
+use crate::home::Home;
+use crate::http::ENTRIES_BYTES_MAX;
+use keelstone_codec::{Encode as _, Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
+use keelstone_execution::{PublicKey, Registry, Session, SessionId, Sessions};
+use keelstone_ledger::{
+    Committed, Genesis, Json, Ledger, LedgerError, PoolError, PoolLimits, Refusal as TxRefusal, Refused, TxId, execute, xian,
+};
+use keelstone_store::files::{Directory, MemoryFiles};
+use keelstone_store::kv::RedbKv;
+use keelstone_store::{CheckLevel, CheckReport, Compacted, Options, Progress, Retention, Stats, Store, StoreError};
+use keelstone_tree::{Blake3, Diff, HashKind, Hasher, KeyRange, Query, Read, ReadError, Sha256};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, OnceLock};
+
+/// A chain in this process, with everything its owner may do to it.
+pub(crate) trait Engine: Chain {
+    /// Makes the next block of what waits. With nothing ready, an empty one or none, as asked.
+    fn produce(&self, time: Timestamp, producer: PublicKey, empty: bool) -> Result<Option<Arc<Committed>>, Failure>;
+    /// Calls `listener` with every block once it is durable.
+    fn on_commit(&self, listener: Box<dyn Fn(&Arc<Committed>) + Send + Sync>);
+    /// Wakes `waker` whenever a transaction was taken in. May be set once.
+    fn wake_on_submit(&self, waker: SyncSender<()>);
+    /// Runs all blocks again from the genesis and compares every root that is kept.
+    fn replay(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Replayed, Failure>;
+    /// Makes an earlier height the last one again.
+    fn rollback(&self, to: Height) -> Result<Root, Failure>;
+    /// The imported network's state, in its own form.
+    fn export_xian(&self, at: Option<Height>) -> Result<Json, Failure>;
+    /// Figures of the store.
+    fn stats(&self) -> Stats;
+    /// Checks what is stored.
+    fn check(&self, level: CheckLevel, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport, Failure>;
+    /// Forgets the states below a height.
+    fn prune(&self, before: Height) -> Result<(), Failure>;
+    /// Gives back the room of what was forgotten.
+    fn compact(&self, progress: &mut dyn FnMut(Progress)) -> Result<Compacted, Failure>;
+    /// Writes out what is only in the log, so that the next start is quick.
+    fn flush(&self) -> Result<(), Failure>;
+    /// The last link of an account's own session, and the session.
+    fn session(&self, key: &PublicKey) -> Result<(StateHash, u64), Refusal>;
+}
+
+/// What a replay came to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Replayed {
+    pub(crate) blocks: u64,
+    pub(crate) transactions: u64,
+    /// Heights whose root was compared; the others are no longer kept.
+    pub(crate) compared: u64,
+    pub(crate) height: Height,
+    pub(crate) root: Root,
+}
+
+/// Opens the chain of a home directory, or begins it if it has a genesis and no data.
+pub(crate) fn open(home: &Home, config: &Config, registry: &Registry) -> Result<Arc<dyn Engine>, Failure> {
+    let genesis = home.read_genesis()?;
+    match genesis.hasher {
+        HashKind::Blake3 => Ok(Arc::new(Local::<Blake3>::open(home, config, registry, genesis)?)),
+        HashKind::Sha256 => Ok(Arc::new(Local::<Sha256>::open(home, config, registry, genesis)?)),
+    }
+}
+
+struct Local<H: Hasher> {
+    ledger: Ledger<H>,
+    genesis: Genesis,
+    waker: OnceLock<SyncSender<()>>,
+}
+
+impl<H: Hasher> Local<H> {
+    fn open(home: &Home, config: &Config, registry: &Registry, genesis: Genesis) -> Result<Self, Failure> {
+        let expected = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.hash;
+        let data = home.data();
+        let directory =
+            Directory::new(data.join("state")).map_err(|error| Failure::io(data.display(), &error))?;
+        let options = Options {
+            cache_bytes: config.store.cache_bytes,
+            history: match config.store.history {
+                History::All => Retention::All,
+                History::Heights(heights) => Retention::Heights(heights),
+            },
+            ..Options::default()
+        };
+        let exists = Store::<H>::exists(&directory)?;
+        let files = Arc::new(directory);
+        // The store first: its lock is the one that tells who holds the directory.
+        let store = if exists { Store::open(files, options)? } else { Store::create(files, options)? };
+        let kv = Arc::new(RedbKv::open(&data.join("blocks.redb"))?);
+        let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let pool = PoolLimits {
+            count_max: count(config.mempool.transactions_max),
+            bytes_max: count(config.mempool.bytes_max),
+            per_sender_max: count(config.mempool.sender_transactions_max),
+        };
+        // A crash between making the store and committing the genesis leaves an empty store: begin again.
+        let ledger = if store.height().is_none() {
+            Ledger::create(store, kv, registry.clone(), &genesis, pool)?
+        } else {
+            Ledger::open(store, kv, registry.clone(), pool)?
+        };
+        if ledger.genesis_hash() != expected {
+            let found = ledger.genesis_hash();
+            let message = format!("genesis.json has hash {expected}, the data belongs to {found}");
+            return Err(Failure::usage(message));
+        }
+        Ok(Self { ledger, genesis, waker: OnceLock::new() })
+    }
+
+    fn view(&self, at: Option<Height>) -> Result<keelstone_store::View<H>, Refusal> {
+        match at {
+            None => Ok(self.ledger.view()),
+            Some(height) => Ok(self.ledger.view_at(height)?),
+        }
+    }
+
+    fn registry(&self) -> &Registry {
+        self.ledger.registry()
+    }
+
+    fn lowest(&self) -> Height {
+        self.ledger.store().low().unwrap_or_default()
+    }
+}
+
+// ---- errors, by who has to act -----------------------------------------------------------------------------------
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotRetained { height, low, high } => {
+                Self::Height { asked: height.0, lowest: low.0, highest: high.0 }
+            }
+            error if error.is_damage() => Self::Damaged(causes(&error)),
+            error => Self::Failed(causes(&error)),
+        }
+    }
+}
+
+impl From<ReadError> for Refusal {
+    fn from(error: ReadError) -> Self {
+        StoreError::from(error).into()
+    }
+}
+
+impl From<LedgerError> for Refusal {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Store(error) => error.into(),
+            LedgerError::NoBlock { .. } | LedgerError::NotYet { .. } => Self::NotFound(error.to_string()),
+            error if error.is_damage() => Self::Damaged(causes(&error)),
+            error => Self::Failed(causes(&error)),
+        }
+    }
+}
+
+impl From<TxRefusal> for Refusal {
+    fn from(refusal: TxRefusal) -> Self {
+        let message = refusal.to_string();
+        match refusal {
+            TxRefusal::Decode(_) => Self::Bad(message),
+            TxRefusal::Pool(PoolError::Full { .. }) => Self::Busy(message),
+            TxRefusal::State(error) => error.into(),
+            refusal => Self::Refused { code: refusal.code().to_string(), message },
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let message = causes(&error);
+        match error {
+            StoreError::InUse { .. } => {
+                Self::new(Exit::InUse, message).hint("stop the node that runs there, or give another --home")
+            }
+            StoreError::NotRetained { .. } | StoreError::CannotRollBack { .. } => Self::not_found(message),
+            StoreError::Missing { .. } | StoreError::Empty => Self::new(Exit::NoChain, message),
+            error if error.is_damage() => Self::integrity(message).hint("keelstone db check names all damage"),
+            _ => Self::error(message),
+        }
+    }
+}
+
+impl From<LedgerError> for Failure {
+    fn from(error: LedgerError) -> Self {
+        let message = causes(&error);
+        match error {
+            LedgerError::Store(error) => error.into(),
+            LedgerError::NoBlock { .. } | LedgerError::NotYet { .. } => Self::not_found(message),
+            LedgerError::Genesis(_) | LedgerError::Registry(_) => Self::usage(message),
+            error if error.is_damage() => Self::integrity(message),
+            _ => Self::error(message),
+        }
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        StoreError::from(error).into()
+    }
+}
+
+// ---- questions ---------------------------------------------------------------------------------------------------
+
+impl<H: Hasher> Chain for Local<H> {
+    fn status(&self) -> Result<api::Status, Refusal> {
+        let view = self.ledger.view();
+        let totals = view.totals();
+        Ok(api::Status {
+            chain_id: self.ledger.facts().chain_id.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            hasher: H::KIND.to_string(),
+            genesis_hash: self.ledger.genesis_hash().to_string(),
+            height: view.height().unwrap_or_default().0,
+            lowest_height: self.lowest().0,
+            root: view.root().0.to_string(),
+            time: self.ledger.time().0,
+            entries: totals.count,
+            entry_bytes: totals.bytes,
+            waiting: u64::try_from(self.ledger.pool().count).unwrap_or(u64::MAX),
+            api: None,
+        })
+    }
+
+    fn submit(&self, transaction: &[u8]) -> Result<api::Submitted, Refusal> {
+        let id = self.ledger.submit(transaction)?;
+        if let Some(waker) = self.waker.get() {
+            // Full means: already woken.
+            let _ = waker.try_send(());
+        }
+        Ok(api::Submitted { id: id.to_string() })
+    }
+
+    fn entry(&self, namespace: &Namespace, key: &Key, at: Option<Height>, prove: bool) -> Result<api::Entry, Refusal> {
+        let view = self.view(at)?;
+        let value = view.get(namespace, key)?;
+        let proof = match prove {
+            true => Some(view.prove(&[Query::Key(namespace.clone(), key.clone())])?),
+            false => None,
+        };
+        Ok(api::Entry {
+            namespace: namespace.to_string(),
+            key: hex::encode(key),
+            height: view.height().unwrap_or_default().0,
+            root: view.root().0.to_string(),
+            hasher: H::KIND.to_string(),
+            text: value.as_ref().and_then(|value| readable(namespace, key, value)),
+            value: value.map(|value| hex::encode(&value)),
+            proof: proof.map(|proof| hex::encode(proof.as_bytes())),
+        })
+    }
+
+    fn entries(&self, namespace: &Namespace, page: &Page, at: Option<Height>) -> Result<api::Entries, Refusal> {
+        let view = self.view(at)?;
+        let mut range = KeyRange::prefix(&page.prefix);
+        if let Some(after) = &page.after {
+            // The first key above `after` is `after` with a zero byte behind it.
+            let start = [after.as_slice(), &[0]].concat();
+            range.start = range.start.max(start);
+        }
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        let mut next = None;
+        for found in view.scan(namespace, range) {
+            let (key, value) = found?;
+            if entries.len() == page.limit || bytes > ENTRIES_BYTES_MAX {
+                next = entries.last().map(|pair: &api::Pair| pair.key.clone());
+                break;
+            }
+            bytes += key.len() + value.len();
+            entries.push(api::Pair { key: hex::encode(&key), value: hex::encode(&value) });
+        }
+        let height = view.height().unwrap_or_default().0;
+        Ok(api::Entries { height, root: view.root().0.to_string(), entries, next })
+    }
+
+    fn block(&self, height: Option<Height>) -> Result<api::Block, Refusal> {
+        let height = height.unwrap_or_else(|| self.ledger.height());
+        let header = self.ledger.header(height)?;
+        let block = self.ledger.block(height)?;
+        let record = header.record.as_ref();
+        let previous_root = match record {
+            Some(record) => Some(record.previous_root),
+            // A block without a record changed nothing, so the root before it is the root after it.
+            None => header.root,
+        };
+        let text = |root: Option<Root>| root.map(|root| root.0.to_string());
+        Ok(api::Block {
+            height: height.0,
+            time: header.time.0,
+            root: text(header.root),
+            previous_root: text(previous_root),
+            record_hash: record.map(|record| record.hash().to_string()),
+            previous_record: record.map(|record| record.previous_record.to_string()),
+            transactions_root: record.map(|record| record.transactions_root.to_string()),
+            receipts_root: record.map(|record| record.receipts_root.to_string()),
+            diff_digest: record.map(|record| record.diff.digest.to_string()),
+            transactions: block.transactions.iter().map(|transaction| transaction.id().to_string()).collect(),
+        })
+    }
+
+    fn transaction(&self, id: &Hash) -> Result<api::Transaction, Refusal> {
+        let id = TxId(*id);
+        let Some(located) = self.ledger.transaction(&id)? else {
+            return Err(Refusal::NotFound(match self.ledger.waiting(&id) {
+                Some(_) => format!("transaction {id} waits for a block"),
+                None => format!("there is no transaction {id}"),
+            }));
+        };
+        let transaction = &located.transaction.transaction;
+        let operations = transaction.bundle.operations();
+        Ok(api::Transaction {
+            id: id.to_string(),
+            sender: transaction.sender.to_string(),
+            nonce: transaction.nonce,
+            expiry_height: transaction.expiry_height.0,
+            session: transaction.session.map(|session| session.to_string()),
+            operations: operations.iter().map(|operation| show_operation(self.registry(), operation)).collect(),
+            receipt: show_receipt(self.registry(), &located.receipt, located.height, located.index),
+        })
+    }
+
+    fn account(&self, key: &PublicKey) -> Result<api::Account, Refusal> {
+        let nonce = self
+            .ledger
+            .next_nonce(key)?
+            .ok_or_else(|| Refusal::NotFound(format!("{key} cannot send: its imported nonce is no number")))?;
+        let (state_hash, sequence) = self.session(key)?;
+        Ok(api::Account { key: key.to_string(), nonce, state_hash: state_hash.0.to_string(), sequence })
+    }
+
+    fn functions(&self) -> Result<Vec<api::Function>, Refusal> {
+        let function = |entry: &keelstone_execution::Entry| api::Function {
+            name: entry.label(),
+            hash: entry.hash.to_string(),
+            needs: entry.needs.iter().map(|capability| capability.as_str().to_owned()).collect(),
+            args: call::outline(&(entry.args)()),
+            output: call::outline(&(entry.output)()),
+        };
+        Ok(self.registry().functions().into_iter().map(function).collect())
+    }
+}
+
+/// A value as text: an imported entry as its network writes it, else what is printable text already.
+fn readable(namespace: &Namespace, key: &Key, value: &[u8]) -> Option<String> {
+    use keelstone_codec::Decode as _;
+    if namespace.as_str() == xian::CONTRACTS {
+        let name = std::str::from_utf8(key).unwrap_or_default();
+        return match xian::Record::from_bytes(value).ok()? {
+            xian::Record::Long(_, value) => Some(value.to_pretty()),
+            record => record.value_of(name).map(|value| value.to_pretty()),
+        };
+    }
+    let text = std::str::from_utf8(value).ok()?;
+    (!text.chars().any(char::is_control)).then(|| text.to_owned())
+}
+
+// ---- what only the owner may do ----------------------------------------------------------------------------------
+
+impl<H: Hasher> Engine for Local<H> {
+    fn produce(&self, time: Timestamp, producer: PublicKey, empty: bool) -> Result<Option<Arc<Committed>>, Failure> {
+        // A clock that was set back must not stop a chain.
+        let time = time.max(self.ledger.time());
+        let block = self.ledger.propose(time, producer, usize::MAX)?;
+        if block.transactions.is_empty() && !empty {
+            return Ok(None);
+        }
+        Ok(Some(self.ledger.commit(self.ledger.run(block, Refused::LeaveOut)?)?))
+    }
+
+    fn on_commit(&self, listener: Box<dyn Fn(&Arc<Committed>) + Send + Sync>) {
+        self.ledger.on_commit(listener);
+    }
+
+    fn wake_on_submit(&self, waker: SyncSender<()>) {
+        // A second waker is a bug of this crate; the first keeps working.
+        let _ = self.waker.set(waker);
+    }
+
+    fn replay(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Replayed, Failure> {
+        let aside = Store::<H>::create(Arc::new(MemoryFiles::new()), Options::default())?;
+        let first = self.genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?;
+        let mut root = aside.commit(first.height, first.diff)?;
+        let mut done = Replayed { blocks: 0, transactions: 0, compared: 0, height: first.height, root };
+        let last = self.ledger.height();
+        let total = last.0 - first.height.0;
+        self.compare(first.height, root, &mut done)?;
+        while done.height < last {
+            let height = done.height.next();
+            let block = self.ledger.block(height)?;
+            done.transactions += u64::try_from(block.transactions.len()).unwrap_or(u64::MAX);
+            let executed = execute(self.registry(), aside.view(), root, block, Refused::Receipt)
+                .map_err(|error| Failure::integrity(format!("block {height} cannot be run again: {error}")))?;
+            root = aside.commit(height, executed.changes.to_diff())?;
+            done.height = height;
+            self.compare(height, root, &mut done)?;
+            let recorded = self.ledger.header(height)?.record.map(|record| record.hash());
+            let found = executed.record.map(|record| record.hash());
+            if recorded != found {
+                let word = |hash: Option<Hash>| hash.map_or("none".to_owned(), |hash| hash.to_string());
+                let (found, recorded) = (word(found), word(recorded));
+                let message = format!("block {height}: replay finds record {found}, the chain has {recorded}");
+                return Err(Failure::integrity(message));
+            }
+            done.blocks += 1;
+            progress(done.blocks, total);
+        }
+        Ok(Replayed { root, ..done })
+    }
+
+    fn rollback(&self, to: Height) -> Result<Root, Failure> {
+        Ok(self.ledger.rollback(to)?)
+    }
+
+    fn export_xian(&self, at: Option<Height>) -> Result<Json, Failure> {
+        let view = self.view(at)?;
+        xian::export(&view).map_err(|error| Failure::error(error.to_string()))
+    }
+
+    fn stats(&self) -> Stats {
+        self.ledger.store().stats()
+    }
+
+    fn check(&self, level: CheckLevel, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport, Failure> {
+        Ok(self.ledger.store().check(level, progress)?)
+    }
+
+    fn prune(&self, before: Height) -> Result<(), Failure> {
+        Ok(self.ledger.store().prune(before)?)
+    }
+
+    fn compact(&self, progress: &mut dyn FnMut(Progress)) -> Result<Compacted, Failure> {
+        Ok(self.ledger.store().compact(progress)?)
+    }
+
+    fn flush(&self) -> Result<(), Failure> {
+        Ok(self.ledger.store().flush()?)
+    }
+
+    fn session(&self, key: &PublicKey) -> Result<(StateHash, u64), Refusal> {
+        let chain_id = &self.ledger.facts().chain_id;
+        let sessions = keelstone_execution::View::<Sessions>::over(self.ledger.view());
+        let id = SessionId::root(chain_id, key);
+        let found = sessions.find(chain_id, &id, key).map_err(|stop| Refusal::Failed(stop.to_string()))?;
+        let session = found.unwrap_or_else(|| Session::root(chain_id, *key));
+        Ok((session.state_hash, session.sequence))
+    }
+}
+
+impl<H: Hasher> Local<H> {
+    /// Compares a replayed root with the one kept, if it is kept.
+    fn compare(&self, height: Height, root: Root, done: &mut Replayed) -> Result<(), Failure> {
+        match self.ledger.root_at(height)? {
+            None => Ok(()),
+            Some(kept) if kept == root => {
+                done.compared += 1;
+                Ok(())
+            }
+            Some(kept) => {
+                Err(Failure::integrity(format!("block {height}: replay finds root {root}, the chain has {kept}")))
+            }
+        }
+    }
+}
