@@ -16,7 +16,9 @@
 use keelstone_codec::{Height, Key, Namespace, Root, Value};
 use keelstone_store::files::Directory;
 use keelstone_store::{Options, Store, StoreError};
-use keelstone_tree::{Blake3, Diff, KeyRange, Read, ReadError, Write};
+use keelstone_tree::{
+    Answer, Blake3, Diff, KeyRange, Proof, ProofError, ProofLimits, Query, Read, ReadError, Write,
+};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
@@ -392,8 +394,50 @@ fn copy(engine: &Engine, model: &Model, root: Root, sizes: &Sizes, aside: &Path)
 }
 
 fn prove(engine: &Engine, root: Root, entries: Vec<([u8; 32], Option<Vec<u8>>)>) -> Result<Figures, BenchError> {
-    let _ = (engine, root, entries);
-    Err(BenchError::Wrong("proofs are not there yet".to_owned()))
+    let wrong = |what: String| BenchError::Wrong(what);
+    let key = |key: &[u8; 32]| Key::new(key.to_vec()).expect("32 bytes are a key");
+    let query = |bytes: &[u8; 32]| [Query::Key(engine.namespace.clone(), key(bytes))];
+    let view = engine.store.view();
+    let start = Instant::now();
+    let mut proofs = Vec::with_capacity(entries.len());
+    for (key, _) in &entries {
+        proofs.push(view.prove(&query(key))?.encode());
+    }
+    let made = start.elapsed();
+
+    let limits = ProofLimits::default();
+    let verify = |proof: &[u8], bytes: &[u8; 32]| {
+        let proven = Proof::decode(proof)?.verify::<Blake3>(root, &query(bytes), &limits)?;
+        Ok::<_, ProofError>(proven.get(&engine.namespace, bytes))
+    };
+    let start = Instant::now();
+    for ((key, expected), proof) in entries.iter().zip(&proofs) {
+        let right = match (verify(proof, key), expected) {
+            (Ok(Answer::Present(found)), Some(expected)) => found[..] == expected[..],
+            (Ok(Answer::Absent), None) => true,
+            _ => false,
+        };
+        if !right {
+            return Err(wrong(format!("the proof of {} does not verify", hex::encode(key))));
+        }
+    }
+    let checked = start.elapsed();
+    if let (Some(proof), Some((key, Some(_)))) = (proofs.first(), entries.first()) {
+        let mut forged = proof.clone();
+        let middle = forged.len() / 2;
+        forged[middle] ^= 1;
+        if verify(&forged, key).is_ok() {
+            return Err(wrong("a forged proof verifies".to_owned()));
+        }
+    }
+    let count = u64::try_from(entries.len()).expect("a length fits 64 bits");
+    let bytes: usize = proofs.iter().map(Vec::len).sum();
+    Ok(Figures::Prove {
+        gen_per_s: rate(count, made),
+        ver_per_s: rate(count, checked),
+        mean_bytes: round(bytes as f64 / entries.len().max(1) as f64, 1),
+        rss_kb: memory_kb(),
+    })
 }
 
 /// Takes one key and value off a stream of pairs.

@@ -10,7 +10,7 @@ use crate::config::{Config, History};
 use crate::exit::{Exit, Failure, causes};
 use crate::home::Home;
 use crate::http::ENTRIES_BYTES_MAX;
-use keelstone_codec::{Encode as _, Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
+use keelstone_codec::{Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
 use keelstone_execution::{PublicKey, Registry, Session, SessionId, Sessions};
 use keelstone_ledger::{
     Committed, Genesis, Json, Ledger, LedgerError, PoolError, PoolLimits, Refusal as TxRefusal, Refused, TxId, execute, xian,
@@ -18,7 +18,7 @@ use keelstone_ledger::{
 use keelstone_store::files::{Directory, MemoryFiles};
 use keelstone_store::kv::RedbKv;
 use keelstone_store::{CheckLevel, CheckReport, Compacted, Options, Progress, Retention, Stats, Store, StoreError};
-use keelstone_tree::{Blake3, Diff, HashKind, Hasher, KeyRange, Query, Read, ReadError, Sha256};
+use keelstone_tree::{Blake3, HashKind, Hasher, KeyRange, Query, Read, ReadError, Sha256};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, OnceLock};
 
