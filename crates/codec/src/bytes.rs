@@ -9,6 +9,11 @@ pub const DEPTH_MAX: u32 = 32;
 pub const LIST_MAX: usize = 65_536;
 
 /// Writes the one canonical encoding of a value.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no canonical encoding",
+    note = "derive `Encode` and `Decode` for a type of your own",
+    note = "floats, `usize`, hash maps and clocks differ between machines: use `Fixed`, `u64`, `BTreeMap`, `Timestamp`"
+)]
 pub trait Encode {
     /// Appends the encoding to `out`. Cost is linear in the size of the value.
     fn encode(&self, out: &mut Vec<u8>);

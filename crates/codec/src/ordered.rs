@@ -6,6 +6,10 @@
 use crate::{DecodeError, Hash, Height, Text, Timestamp};
 
 /// A type that can stand in a key, alone or as a part of one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot stand in a key",
+    note = "derive `OrderedKey` for a type of your own"
+)]
 pub trait OrderedKey: Sized {
     /// Appends the key bytes. `a < b` as values exactly when the bytes of `a` sort before those of `b`.
     fn encode_key(&self, out: &mut Vec<u8>);

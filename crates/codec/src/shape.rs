@@ -13,6 +13,10 @@ use crate::{
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A type that can say how it is encoded. Derived beside `Encode` and `Decode`; types must not contain themselves.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot say how it is encoded",
+    note = "derive `Encode` for a type of your own, which derives `Describe` with it"
+)]
 pub trait Describe {
     /// The layout of every value's encoding.
     fn shape() -> Shape;

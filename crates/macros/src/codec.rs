@@ -4,8 +4,9 @@ use crate::paths;
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote};
 use std::collections::BTreeSet;
+use syn::spanned::Spanned;
 use syn::{
-    Attribute, Data, DataEnum, DeriveInput, Error, Fields, Generics, Ident, LitInt, Result, Variant, parse_quote,
+    Attribute, Data, DataEnum, DeriveInput, Error, Field, Fields, Generics, Ident, LitInt, Result, Variant, parse_quote,
 };
 
 /// A struct, or one variant of an enum: how to take it apart and put it together.
@@ -17,8 +18,11 @@ pub(crate) struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     pub(crate) fn new(fields: &'a Fields) -> Self {
-        let names = fields.iter().enumerate().map(|(index, _)| format_ident!("field_{index}")).collect();
-        Self { fields, names }
+        // Standing where the field's type stands, so that the compiler points there if the type lacks a trait.
+        let name = |(index, field): (usize, &Field)| {
+            format_ident!("field_{index}", span = field.ty.span().resolved_at(Span::call_site()))
+        };
+        Self { fields, names: fields.iter().enumerate().map(name).collect() }
     }
 
     /// `{ a: field_0, b: field_1 }`, `(field_0, field_1)`, or nothing: both a pattern and an expression.

@@ -6,6 +6,7 @@ mod bundles;
 mod chain;
 mod collections;
 mod common;
+mod compile;
 mod hostile;
 mod index;
 mod layers;
