@@ -28,6 +28,8 @@ pub mod reference;
 mod state;
 mod stored;
 mod tree;
+#[cfg(test)]
+mod tree_tests;
 mod verify;
 mod walk;
 mod witness;
