@@ -8,12 +8,13 @@
 //! 2. *Build*, from the lowest pages up. A page whose slots stay the same is copied and patched. One that gains or
 //!    loses slots is put together anew: too many slots are carved into pages of their own, and the few that are left
 //!    of a page move up into the page above. Every node that has to be hashed is noted under its height.
-//! 3. *Hash*, height by height over all new pages, so that lanes are full wherever there is width.
+//! 3. *Hash*, for one group of new pages after another, height by height over the pages of a group, so that lanes are
+//!    full and the pages still in a near cache.
 //!
 //! Until it is committed a [`Draft`] is nobody's: dropping it leaves no trace.
 
 use crate::arena::Pages;
-use crate::page::{Node, Page, PageId, SLOTS_MAX, Shape, Slot, Spot};
+use crate::page::{Node, Page, PageId, SLOTS_MAX, Shape, Slot, Spare, Spot};
 use crate::preimage::{self, Preimage};
 use crate::state::{Space, StateTree};
 use crate::tree::{entry, root_expected};
@@ -31,6 +32,9 @@ const CARVE: usize = 16;
 const SMALL: usize = 8;
 /// Nodes hashed at a time: enough to fill lanes, few enough to stay in the nearest cache.
 const HASH_BATCH: usize = 64;
+/// New pages are hashed in groups of this many: enough to fill lanes at every height, few enough that they are still
+/// in the second cache from being made.
+const HASH_PAGES: usize = 64;
 
 /// The version a diff leads to, not yet one: its root is known, and nothing is shared or kept before
 /// [`Draft::commit`].
@@ -83,7 +87,7 @@ impl<H: Hasher> Draft<H> {
         let roots = self.spaces.iter().map(|space| space.page).collect();
         let new = mem::take(&mut self.pages).into_iter().map(|mut new| {
             for slot in ones(new.fresh) {
-                let Slot::Entry { place: at, .. } = &mut new.page.slots[slot] else {
+                let Slot::Entry { place: at, .. } = &mut new.page.slots_mut()[slot] else {
                     unreachable!("only entries are fresh")
                 };
                 *at = place(usize::try_from(at.0).expect("it was an index"));
@@ -185,9 +189,14 @@ impl<H: Hasher> Tree<H> {
             arena: self.pages(),
             new: Vec::new(),
             due: Vec::new(),
+            hashed: 0,
             retired: Vec::new(),
+            spare: self.pages().spare(),
+            scratch: Vec::new(),
         };
         let tops = builder.run(parts);
+        let Builder { new, retired, spare, .. } = builder;
+        self.pages().give_back_spare(spare);
 
         let mut spaces = Vec::with_capacity(self.spaces().len() + parts.len());
         let mut changed = Vec::new();
@@ -201,10 +210,12 @@ impl<H: Hasher> Tree<H> {
                 Top::Same => spaces.extend(before.cloned()),
                 // spec: TREE-6
                 Top::Gone => {}
-                Top::Page { page, node: Node { hash, totals }, new } => {
-                    if let Some(new) = new {
-                        builder.new[new].up = Up::Space(spaces.len());
-                    }
+                Top::Old { .. } | Top::New(_) => {
+                    let (page, Node { hash, totals }) = match top {
+                        Top::New(index) => (new[index].id, new[index].page.top()),
+                        Top::Old { page, node } => (page, node),
+                        Top::Same | Top::Gone => unreachable!("handled above"),
+                    };
                     changed.push(spaces.len());
                     spaces.push(Space { name: namespace.clone(), totals, hash, page, leaf: Hash::ZERO });
                 }
@@ -212,8 +223,6 @@ impl<H: Hasher> Tree<H> {
         }
         spaces.extend(old.cloned());
 
-        let Builder { mut new, due, retired, .. } = builder;
-        hash_due::<H>(&mut new, &due, &mut spaces);
         changed.into_iter().for_each(|index| spaces[index].seal::<H>());
         let state = StateTree::new::<H>(&spaces);
         Ok(Draft { base: self.clone(), spaces, state, pages: new, retired, replaced: descent.replaced, value_hashes })
@@ -312,7 +321,7 @@ impl Descent {
                 let (first_edit, first_below) = (out.edits.len(), out.visits.len());
                 for group in routed.chunk_by(|a, b| a.0 == b.0) {
                     let slot = usize::from(group[0].0);
-                    match arena::expected(&page.slots[slot], shape.key(slot)) {
+                    match arena::expected(&page.slots()[slot], shape.key(slot)) {
                         None => out.meet_entry(&page, group, changes),
                         Some((id, expected)) => {
                             let queued = next_queue.len();
@@ -343,7 +352,7 @@ impl Descent {
             let change = &changes[index as usize];
             let at = usize::from(slot);
             let crit = bits::crit(change.key, page.shape.key(at));
-            let found = entry(&page.slots[at]).expect("the slot is an entry");
+            let found = entry(&page.slots()[at]).expect("the slot is an entry");
             let effective = match (crit, change.op) {
                 (None, Op::Move { from, .. }) => found.place == from,
                 (None, _) => true,
@@ -363,7 +372,7 @@ impl Descent {
         for (slot, index) in group.iter().copied() {
             let change = &changes[index as usize];
             let at = usize::from(slot);
-            let Slot::Child { crit: below, .. } = page.slots[at] else { unreachable!("the slot is a page") };
+            let Slot::Child { crit: below, .. } = page.slots()[at] else { unreachable!("the slot is a page") };
             match bits::crit(change.key, page.shape.key(at)).filter(|crit| *crit < below) {
                 None => queue.push(index),
                 Some(crit) if change.op.is_put() => self.edits.push(Edit { slot, change: index, crit: Some(crit) }),
@@ -389,14 +398,18 @@ struct NewPage {
 enum Up {
     Nobody,
     Page(usize, u8),
-    Space(usize),
 }
 
 /// What becomes of a namespace's top page.
 enum Top {
     Same,
     Gone,
-    Page { page: PageId, node: Node, new: Option<usize> },
+    /// A page from further down, unchanged.
+    Old {
+        page: PageId,
+        node: Node,
+    },
+    New(usize),
 }
 
 /// What becomes of a page.
@@ -448,9 +461,14 @@ struct Builder<'a, H> {
     descent: &'a Descent,
     arena: &'a Pages<H>,
     new: Vec<NewPage>,
-    /// What is to be hashed, by height: new page and packed spot.
+    /// What is to be hashed, by height over what has its hash: new page and packed spot.
     due: Vec<Vec<(u32, u8)>>,
+    /// New pages below this index have all their hashes.
+    hashed: usize,
     retired: Vec<PageId>,
+    spare: Spare,
+    /// Empty lists to be used again.
+    scratch: Vec<Pieces<'a>>,
 }
 
 impl<'a, H: Hasher> Builder<'a, H> {
@@ -474,7 +492,9 @@ impl<'a, H: Hasher> Builder<'a, H> {
             Some(top) => top,
             None => self.found(range.clone()),
         };
-        tops.into_iter().zip(parts).map(found).collect()
+        let tops = tops.into_iter().zip(parts).map(found).collect();
+        self.hash();
+        tops
     }
 
     /// The top page of a namespace that did not exist.
@@ -493,19 +513,19 @@ impl<'a, H: Hasher> Builder<'a, H> {
     }
 
     fn top(&mut self, outcome: Outcome<'a>) -> Top {
-        let new = match outcome {
-            Outcome::Same => return Top::Same,
-            Outcome::Page(new) => new,
+        match outcome {
+            Outcome::Same => Top::Same,
+            Outcome::Page(new) => Top::New(new),
             Outcome::Pieces(pieces) => match pieces.slots[..] {
-                [] => return Top::Gone,
-                [Piece { slot: Slot::Child { hash, totals, id, .. }, state, .. }] => {
-                    let new = if let State::New(new) = state { Some(new) } else { None };
-                    return Top::Page { page: id, node: Node { hash, totals }, new };
+                [] => Top::Gone,
+                [Piece { state: State::New(new), .. }] => Top::New(new),
+                [Piece { slot: Slot::Child { hash, totals, id, .. }, .. }] => {
+                    // It may still be a new page, if all that is in it only moved.
+                    Top::Old { page: id, node: Node { hash, totals } }
                 }
-                _ => self.wrap(pieces).0,
+                _ => Top::New(self.wrap(pieces).0),
             },
-        };
-        Top::Page { page: self.new[new].id, node: self.new[new].page.top(), new: Some(new) }
+        }
     }
 
     fn visit(&mut self, visit: &'a Visit, below: &mut [Outcome<'a>]) -> Outcome<'a> {
@@ -534,17 +554,19 @@ impl<'a, H: Hasher> Builder<'a, H> {
     /// The page with the same slots, some of them changed.
     fn patch(&mut self, visit: &Visit, below: &[Outcome<'a>]) -> usize {
         let old = &visit.page;
-        let mut page = Page { shape: old.shape.clone(), slots: old.slots.clone(), nodes: old.nodes.clone() };
+        let mut page = old.copy(&mut self.spare);
         let mut states = [State::Clean; SLOTS_MAX];
         for edit in &self.descent.edits[visit.edits.clone()] {
             let slot = usize::from(edit.slot);
             match self.changes[edit.change as usize].op {
                 Op::Put { .. } => {
-                    page.slots[slot] = self.fresh(edit.change as usize).slot;
+                    page.slots_mut()[slot] = self.fresh(edit.change as usize).slot;
                     states[slot] = State::Fresh;
                 }
                 Op::Move { to, .. } => {
-                    let Slot::Entry { place, .. } = &mut page.slots[slot] else { unreachable!("only entries move") };
+                    let Slot::Entry { place, .. } = &mut page.slots_mut()[slot] else {
+                        unreachable!("only entries move")
+                    };
                     *place = to;
                 }
                 Op::Touch => {}
@@ -553,7 +575,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
         }
         for (outcome, visit) in below.iter().zip(&self.descent.visits[visit.below.clone()]) {
             let (Above::Slot(slot), Outcome::Page(new)) = (visit.above, outcome) else { continue };
-            (page.slots[slot], states[slot]) = self.child(*new);
+            (page.slots_mut()[slot], states[slot]) = self.child(*new);
         }
         self.settle(page, &states[..old.shape.len()], |_| false)
     }
@@ -580,11 +602,11 @@ impl<'a, H: Hasher> Builder<'a, H> {
         // What may move up from pages below without a slot too many.
         let mut room = SLOTS_MAX.saturating_sub(shape.len() + inserts.len());
 
-        let mut out = Joiner::default();
+        let mut out = Joiner { pieces: self.pieces(), gap: None, lost: false };
         for slot in 0..=shape.len() {
             // The node between this slot and the one before, or what is left of it between new keys.
             let old_gap = slot.checked_sub(1).filter(|gap| *gap < shape.crits().len());
-            let old_gap = old_gap.map(|gap| Gap { crit: shape.crits()[gap], node: Some(page.nodes[gap]) });
+            let old_gap = old_gap.map(|gap| Gap { crit: shape.crits()[gap], node: Some(page.nodes()[gap]) });
             let mut gap = old_gap;
             let mut last: Option<&[u8]> = None;
             while let Some((change, insert)) = inserts.next_if(|(_, insert)| insert.before == slot) {
@@ -602,7 +624,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
             if slot == shape.len() {
                 break;
             }
-            let mut piece = Piece { key: shape.key(slot), slot: page.slots[slot], state: State::Clean };
+            let mut piece = Piece { key: shape.key(slot), slot: page.slots()[slot], state: State::Clean };
             if let Some(edit) = own.next_if(|edit| usize::from(edit.slot) == slot) {
                 match self.changes[edit.change as usize].op {
                     Op::Put { .. } => piece = self.fresh(edit.change as usize),
@@ -651,9 +673,9 @@ impl<'a, H: Hasher> Builder<'a, H> {
         }
         // Nodes whose right side is still coming: where in `out` their subtree begins.
         let mut waiting: Vec<(u16, usize)> = Vec::new();
-        let mut out = Pieces::default();
-        let mut gaps = pieces.gaps.into_iter();
-        for piece in pieces.slots {
+        let mut out = self.pieces();
+        let mut gaps = pieces.gaps.iter().copied();
+        for piece in pieces.slots.iter().copied() {
             let mut start = out.slots.len();
             out.slots.push(piece);
             let next = gaps.next();
@@ -662,7 +684,9 @@ impl<'a, H: Hasher> Builder<'a, H> {
                 let size = out.slots.len() - start;
                 if size >= CARVE && left > SLOTS_MAX {
                     left -= size - 1;
-                    let carved = Pieces { slots: out.slots.split_off(start), gaps: out.gaps.split_off(start) };
+                    let mut carved = self.pieces();
+                    carved.slots.extend(out.slots.drain(start..));
+                    carved.gaps.extend(out.gaps.drain(start..));
                     out.slots.push(self.wrap(carved).1);
                 }
             }
@@ -671,6 +695,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
                 waiting.push((next.crit, start));
             }
         }
+        self.reuse(pieces);
         out
     }
 
@@ -686,11 +711,14 @@ impl<'a, H: Hasher> Builder<'a, H> {
         let shape = Arc::new(Shape::new(&crits[..gaps.len()], keys));
         let mut states = [State::Clean; SLOTS_MAX];
         states.iter_mut().zip(&pieces).for_each(|(state, piece)| *state = piece.state);
-        let nodes = gaps.iter().map(|gap| gap.node.unwrap_or_default()).collect();
-        let slots = pieces.iter().map(|piece| piece.slot).collect();
-        let new = self.settle(Page { shape, slots, nodes }, &states[..pieces.len()], |node| gaps[node].node.is_none());
+        let nodes = gaps.iter().map(|gap| gap.node.unwrap_or_default());
+        let slots = pieces.iter().map(|piece| piece.slot);
+        let page = Page::new(shape, slots, nodes, &mut self.spare);
+        let new = self.settle(page, &states[..pieces.len()], |node| gaps[node].node.is_none());
         let (slot, state) = self.child(new);
-        (new, Piece { key: pieces[0].key, slot, state })
+        let piece = Piece { key: pieces[0].key, slot, state };
+        self.reuse(Pieces { slots: pieces, gaps });
+        (new, piece)
     }
 
     /// Takes in a page, sums up its totals and notes what of it is to be hashed. `lost` says which nodes are not what
@@ -725,12 +753,67 @@ impl<'a, H: Hasher> Builder<'a, H> {
                 highest => highest.unwrap_or(0) + 1,
             };
             heights[usize::from(Spot::Node(node).pack())] = Some(height);
-            page.nodes[node].totals = page.totals_at(left) + page.totals_at(right);
+            page.nodes_mut()[node].totals = page.totals_at(left) + page.totals_at(right);
             self.note(height, number, Spot::Node(node));
         }
         let height = heights[usize::from(shape.root().pack())];
         self.new.push(NewPage { id: self.arena.reserve(), page, fresh, up: Up::Nobody, height });
+        if self.new.len() - self.hashed >= HASH_PAGES {
+            self.hash();
+        }
         index
+    }
+
+    /// The third pass, over what was noted since it last ran: hashes what is due, lowest first, and hands hashes up
+    /// from page to page. A page above that is not built yet takes them when it is.
+    fn hash(&mut self) {
+        let mut preimages: Vec<Preimage> = Vec::with_capacity(HASH_BATCH);
+        let mut hashes = [Hash::ZERO; HASH_BATCH];
+        let new = &mut self.new;
+        for batch in self.due.iter().flat_map(|height| height.chunks(HASH_BATCH)) {
+            preimages.clear();
+            preimages.extend(batch.iter().map(|(index, spot)| {
+                let page = &new[*index as usize].page;
+                match Spot::unpack(*spot) {
+                    Spot::Node(node) => page.preimage(node),
+                    Spot::Slot(slot) => {
+                        let key = page.shape.key(slot);
+                        let Entry { value_len, value_hash, .. } =
+                            entry(&page.slots()[slot]).expect("only entries are due");
+                        preimage::leaf(key.len() as u16, value_len, &H::hash(key), &value_hash)
+                    }
+                }
+            }));
+            H::hash_nodes(&preimages, &mut hashes[..batch.len()]);
+            for ((index, spot), hash) in batch.iter().zip(hashes) {
+                let NewPage { page, up, .. } = &mut new[*index as usize];
+                match Spot::unpack(*spot) {
+                    Spot::Node(node) => page.nodes_mut()[node].hash = hash,
+                    Spot::Slot(slot) => page.slots_mut()[slot].set_hash(hash),
+                }
+                if let (true, Up::Page(above, slot)) = (page.shape.root() == Spot::unpack(*spot), *up) {
+                    new[above].page.slots_mut()[usize::from(slot)].set_hash(hash);
+                }
+            }
+        }
+        self.due.iter_mut().for_each(Vec::clear);
+        for page in &mut self.new[self.hashed..] {
+            // What builds on it from now on need not wait for it.
+            page.height = page.height.map(|_| 0);
+        }
+        self.hashed = self.new.len();
+    }
+
+    fn pieces(&mut self) -> Pieces<'a> {
+        self.scratch.pop().unwrap_or_default()
+    }
+
+    fn reuse(&mut self, mut pieces: Pieces<'a>) {
+        pieces.slots.clear();
+        pieces.gaps.clear();
+        if self.scratch.len() < HASH_PAGES {
+            self.scratch.push(pieces);
+        }
     }
 
     fn note(&mut self, height: u16, new: u32, spot: Spot) {
@@ -770,7 +853,6 @@ struct Insert {
 }
 
 /// Joins slots in order, over those that are gone.
-#[derive(Default)]
 struct Joiner<'a> {
     pieces: Pieces<'a>,
     /// The node between the last slot and the next: of several that fell together, the uppermost is left.
@@ -812,41 +894,6 @@ impl<'a> Joiner<'a> {
 fn touch(piece: &mut Piece<'_>) {
     if piece.state == State::Clean {
         piece.state = State::Touched;
-    }
-}
-
-/// The third pass: hashes everything that is due, lowest first, and hands hashes up from page to page.
-fn hash_due<H: Hasher>(new: &mut [NewPage], due: &[Vec<(u32, u8)>], spaces: &mut [Space]) {
-    let mut preimages: Vec<Preimage> = Vec::with_capacity(HASH_BATCH);
-    let mut hashes = [Hash::ZERO; HASH_BATCH];
-    for batch in due.iter().flat_map(|height| height.chunks(HASH_BATCH)) {
-        preimages.clear();
-        preimages.extend(batch.iter().map(|(index, spot)| {
-            let page = &new[*index as usize].page;
-            match Spot::unpack(*spot) {
-                Spot::Node(node) => page.preimage(node),
-                Spot::Slot(slot) => {
-                    let key = page.shape.key(slot);
-                    let Entry { value_len, value_hash, .. } = entry(&page.slots[slot]).expect("only entries are due");
-                    preimage::leaf(key.len() as u16, value_len, &H::hash(key), &value_hash)
-                }
-            }
-        }));
-        H::hash_nodes(&preimages, &mut hashes[..batch.len()]);
-        for ((index, spot), hash) in batch.iter().zip(hashes) {
-            let NewPage { page, up, .. } = &mut new[*index as usize];
-            match Spot::unpack(*spot) {
-                Spot::Node(node) => page.nodes[node].hash = hash,
-                Spot::Slot(slot) => page.slots[slot].set_hash(hash),
-            }
-            if page.shape.root() == Spot::unpack(*spot) {
-                match *up {
-                    Up::Page(above, slot) => new[above].page.slots[usize::from(slot)].set_hash(hash),
-                    Up::Space(space) => spaces[space].hash = hash,
-                    Up::Nobody => unreachable!("every new page stands in another or on top"),
-                }
-            }
-        }
     }
 }
 

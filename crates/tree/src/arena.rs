@@ -8,13 +8,14 @@
 //! from [`Backing`] is not trusted: it is decoded strictly and proven by the hash its parent holds (spec: TREE-18).
 //! Only pages without pages below them are dropped, since the numbers of those below live in their parent.
 
-use crate::page::{Page, PageId, Slot};
+use crate::page::{Page, PageId, Slot, Spare};
 use crate::stored::{self, Expected};
 use crate::{Backing, Hasher, PageAt, ReadError};
 use arc_swap::ArcSwapOption;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -36,6 +37,7 @@ pub struct Pages<H> {
     unwritten: AtomicUsize,
     /// Where eviction goes on: it takes the arena round and round.
     hand: AtomicU32,
+    spare: Mutex<Spare>,
     _hasher: PhantomData<fn() -> H>,
 }
 
@@ -76,6 +78,7 @@ impl<H: Hasher> Pages<H> {
             memory: AtomicUsize::new(0),
             unwritten: AtomicUsize::new(0),
             hand: AtomicU32::new(0),
+            spare: Mutex::default(),
             _hasher: PhantomData,
         })
     }
@@ -180,6 +183,15 @@ impl<H: Hasher> Pages<H> {
         self.unwritten.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Bodies to make pages with. Give back what is left.
+    pub(crate) fn spare(&self) -> Spare {
+        mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn give_back_spare(&self, spare: Spare) {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).join(spare);
+    }
+
     /// A number nobody uses.
     pub(crate) fn reserve(&self) -> PageId {
         let mut versions = self.versions();
@@ -242,15 +254,20 @@ impl<H: Hasher> Pages<H> {
         let mut freed = Vec::new();
         self.versions().release(number, &mut freed, self);
         let (mut memory, mut unwritten) = (0, 0);
+        let mut spare = Spare::default();
         for id in &freed {
             let cell = self.cell(*id);
             if let Some(page) = cell.page.swap(None) {
                 memory += page.memory();
+                if let Some(page) = Arc::into_inner(page) {
+                    spare.put(page);
+                }
             }
             if cell.place.swap(UNWRITTEN, Ordering::Relaxed) == UNWRITTEN {
                 unwritten += 1;
             }
         }
+        self.give_back_spare(spare);
         self.memory.fetch_sub(memory, Ordering::Relaxed);
         self.unwritten.fetch_sub(unwritten, Ordering::Relaxed);
         // Only now: a number in the free list can be used again at once.

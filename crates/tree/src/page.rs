@@ -250,17 +250,110 @@ pub(crate) fn extend_prefix(out: &mut Vec<u8>, key: &[u8], crit: u16) {
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) shape: Arc<Shape>,
-    pub(crate) slots: Box<[Slot]>,
-    pub(crate) nodes: Box<[Node]>,
+    body: Body,
 }
 
+/// The slots and nodes of a page, with room for a round number of slots so that it can be used again.
+#[derive(Debug)]
+struct Body {
+    slots: Box<[Slot]>,
+    nodes: Box<[Node]>,
+}
+
+/// Room for this many slots, or twice, thrice, four times as many.
+const ROOM: usize = SLOTS_MAX / 4;
+/// Bodies of pages that are gone, by room. Copies of pages are made at the rate at which old ones go, so most need no
+/// allocation.
+#[derive(Debug, Default)]
+pub(crate) struct Spare {
+    bodies: [Vec<Body>; 4],
+}
+/// Most bodies kept of each room: about 20 MiB in all.
+const SPARE_MAX: usize = 2048;
+
+impl Spare {
+    /// Takes the body of a page that is gone.
+    pub(crate) fn put(&mut self, page: Page) {
+        let kept = &mut self.bodies[page.body.slots.len() / ROOM - 1];
+        if kept.len() < SPARE_MAX {
+            kept.push(page.body);
+        }
+    }
+
+    /// Adds what another has.
+    pub(crate) fn join(&mut self, other: Self) {
+        for (kept, more) in self.bodies.iter_mut().zip(other.bodies) {
+            if kept.is_empty() {
+                *kept = more;
+            } else {
+                let room = SPARE_MAX.saturating_sub(kept.len());
+                kept.extend(more.into_iter().take(room));
+            }
+        }
+    }
+
+    /// A body for so many slots, of any contents.
+    fn take(&mut self, slots: usize) -> Body {
+        let rooms = slots.div_ceil(ROOM);
+        self.bodies[rooms - 1].pop().unwrap_or_else(|| Body {
+            slots: vec![NO_SLOT; rooms * ROOM].into(),
+            nodes: vec![Node::default(); rooms * ROOM - 1].into(),
+        })
+    }
+}
+
+const NO_SLOT: Slot = Slot::Entry { hash: Hash::ZERO, value_hash: Hash::ZERO, place: Place(0), value_len: 0 };
+
 impl Page {
+    /// A page of given slots and nodes.
+    pub(crate) fn new(
+        shape: Arc<Shape>,
+        slots: impl Iterator<Item = Slot>,
+        nodes: impl Iterator<Item = Node>,
+        spare: &mut Spare,
+    ) -> Self {
+        let body = spare.take(shape.len());
+        let mut page = Self { shape, body };
+        page.slots_mut().iter_mut().zip(slots).for_each(|(to, from)| *to = from);
+        page.nodes_mut().iter_mut().zip(nodes).for_each(|(to, from)| *to = from);
+        page
+    }
+
+    /// A copy to be changed.
+    pub(crate) fn copy(&self, spare: &mut Spare) -> Self {
+        let mut page = Self { shape: self.shape.clone(), body: spare.take(self.shape.len()) };
+        page.slots_mut().copy_from_slice(self.slots());
+        page.nodes_mut().copy_from_slice(self.nodes());
+        page
+    }
+
+    #[inline]
+    pub(crate) fn slots(&self) -> &[Slot] {
+        &self.body.slots[..self.shape.len()]
+    }
+
+    #[inline]
+    pub(crate) fn slots_mut(&mut self) -> &mut [Slot] {
+        &mut self.body.slots[..self.shape.len()]
+    }
+
+    /// The inner nodes; node `i` stands between slot `i` and `i + 1`.
+    #[inline]
+    pub(crate) fn nodes(&self) -> &[Node] {
+        &self.body.nodes[..self.shape.len() - 1]
+    }
+
+    #[inline]
+    pub(crate) fn nodes_mut(&mut self) -> &mut [Node] {
+        &mut self.body.nodes[..self.shape.len() - 1]
+    }
+
     /// Hash and totals of a spot.
     #[inline]
     pub(crate) fn at(&self, spot: Spot) -> Node {
         match spot {
-            Spot::Slot(slot) => Node { hash: *self.slots[slot].hash(), totals: self.totals(slot) },
-            Spot::Node(node) => self.nodes[node],
+            Spot::Slot(slot) => Node { hash: *self.body.slots[slot].hash(), totals: self.totals(slot) },
+            Spot::Node(node) => self.body.nodes[node],
         }
     }
 
@@ -272,14 +365,14 @@ impl Page {
 
     #[inline]
     pub(crate) fn totals(&self, slot: usize) -> Totals {
-        self.slots[slot].totals(self.shape.key(slot))
+        self.body.slots[slot].totals(self.shape.key(slot))
     }
 
     #[inline]
     pub(crate) fn totals_at(&self, spot: Spot) -> Totals {
         match spot {
             Spot::Slot(slot) => self.totals(slot),
-            Spot::Node(node) => self.nodes[node].totals,
+            Spot::Node(node) => self.body.nodes[node].totals,
         }
     }
 
@@ -293,12 +386,12 @@ impl Page {
 
     /// Bytes of memory held, about.
     pub(crate) fn memory(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.slots) + size_of_val(&*self.nodes) + self.shape.memory() + 64
+        size_of::<Self>() + size_of_val(&*self.body.slots) + size_of_val(&*self.body.nodes) + self.shape.memory() + 64
     }
 
     /// Ids of the pages below.
     pub(crate) fn children(&self) -> impl Iterator<Item = PageId> {
-        self.slots.iter().filter_map(|slot| match slot {
+        self.slots().iter().filter_map(|slot| match slot {
             Slot::Child { id, .. } => Some(*id),
             Slot::Entry { .. } => None,
         })

@@ -12,7 +12,7 @@
 //! page expects. So nothing that counts is believed. What no hash covers (places, and prefixes of pages below) is proven when it is followed;
 //! `check` finds damage there at once.
 
-use crate::page::{Node, Page, PageId, SLOTS_MAX, Shape, Slot, Spot, extend_prefix};
+use crate::page::{Page, PageId, SLOTS_MAX, Shape, Slot, Spare, Spot, extend_prefix};
 use crate::{Hasher, PageAt, Place, Totals, bits, preimage};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, KEY_LEN_MAX, Reader, VALUE_LEN_MAX, put_varint};
 use std::sync::Arc;
@@ -49,11 +49,11 @@ pub(crate) enum PageError {
 pub(crate) fn encode(page: &Page, mut at: impl FnMut(PageId) -> PageAt) -> Vec<u8> {
     let shape = &page.shape;
     let shared = shared_len(shape);
-    let mut out = Vec::with_capacity(64 * page.slots.len() + 64);
+    let mut out = Vec::with_capacity(64 * page.slots().len() + 64);
     put_varint(&mut out, shape.len() as u64);
     put_varint(&mut out, shared as u64);
     out.extend_from_slice(&shape.key(0)[..shared]);
-    for (index, slot) in page.slots.iter().enumerate() {
+    for (index, slot) in page.slots().iter().enumerate() {
         let rest = &shape.key(index)[shared..];
         let mut key = |kind| {
             out.push(kind);
@@ -154,8 +154,7 @@ pub(crate) fn decode<H: Hasher>(
     if shared_len(&shape) != cut {
         return Err(DecodeError::NotCanonical { what: "shared key bytes" }.into());
     }
-    let mut page =
-        Page { nodes: vec![Node::default(); crits.len()].into(), slots: slots.into(), shape: Arc::new(shape) };
+    let mut page = Page::new(Arc::new(shape), slots.into_iter(), std::iter::empty(), &mut Spare::default());
     if let Some((crit, prefix)) = expected.below {
         let mut found = Vec::new();
         if page.shape.root_crit() == Some(crit) {
@@ -181,14 +180,14 @@ fn hash_all<H: Hasher>(page: &mut Page) -> Result<(), DecodeError> {
     let shape = page.shape.clone();
     let mut preimages = Vec::with_capacity(SLOTS_MAX);
     let mut hashes = [Hash::ZERO; SLOTS_MAX];
-    for (index, slot) in page.slots.iter().enumerate() {
+    for (index, slot) in page.slots().iter().enumerate() {
         if let Slot::Entry { value_hash, value_len, .. } = slot {
             let key = shape.key(index);
             preimages.push(preimage::leaf(key.len() as u16, *value_len, &H::hash(key), value_hash));
         }
     }
     H::hash_nodes(&preimages, &mut hashes[..preimages.len()]);
-    let entries = page.slots.iter_mut().filter(|slot| matches!(slot, Slot::Entry { .. }));
+    let entries = page.slots_mut().iter_mut().filter(|slot| matches!(slot, Slot::Entry { .. }));
     entries.zip(&hashes).for_each(|(slot, hash)| slot.set_hash(*hash));
 
     // Nodes in lanes, one height after the other.
@@ -203,14 +202,14 @@ fn hash_all<H: Hasher>(page: &mut Page) -> Result<(), DecodeError> {
         heights[node] = 1 + height(left).max(height(right));
         highest = highest.max(heights[node]);
         let totals = page.at(left).totals.checked_add(page.at(right).totals);
-        page.nodes[node].totals = totals.ok_or(DecodeError::Invalid { what: "sum of totals" })?;
+        page.nodes_mut()[node].totals = totals.ok_or(DecodeError::Invalid { what: "sum of totals" })?;
     }
     for height in 1..=highest {
         let nodes = || (0..shape.len() - 1).filter(|node| heights[*node] == height);
         preimages.clear();
         preimages.extend(nodes().map(|node| page.preimage(node)));
         H::hash_nodes(&preimages, &mut hashes[..preimages.len()]);
-        nodes().zip(&hashes).for_each(|(node, hash)| page.nodes[node].hash = *hash);
+        nodes().zip(&hashes).for_each(|(node, hash)| page.nodes_mut()[node].hash = *hash);
     }
     Ok(())
 }

@@ -108,9 +108,9 @@ impl<H: Hasher> Tree<H> {
         let mut page = self.load_root(space)?;
         loop {
             let slot = page.shape.route(key);
-            match expected(&page.slots[slot], page.shape.key(slot)) {
+            match expected(&page.slots()[slot], page.shape.key(slot)) {
                 Some((id, expected)) => page = pages.load(id, &expected)?,
-                None => return Ok(entry(&page.slots[slot]).filter(|_| page.shape.key(slot) == key)),
+                None => return Ok(entry(&page.slots()[slot]).filter(|_| page.shape.key(slot) == key)),
             }
         }
     }
@@ -158,12 +158,14 @@ impl<H: Hasher> Tree<H> {
         for space in self.version.spaces.iter().filter(|space| unwritten(space.page)) {
             let mut path = vec![open(space.page)];
             while let Some((id, page, next)) = path.last_mut() {
-                let below = page.slots[*next..]
+                let below = page.slots()[*next..]
                     .iter()
                     .position(|slot| matches!(slot, Slot::Child { id, .. } if unwritten(*id)));
                 if let Some(skipped) = below {
                     *next += skipped + 1;
-                    let Slot::Child { id: below, .. } = page.slots[*next - 1] else { unreachable!("found as a child") };
+                    let Slot::Child { id: below, .. } = page.slots()[*next - 1] else {
+                        unreachable!("found as a child")
+                    };
                     path.push(open(below));
                     continue;
                 }
@@ -345,7 +347,7 @@ impl<H: Hasher> Entries<H> {
             step.next = if self.range.reverse { slot } else { slot + 1 };
             let page = step.page.clone();
             let key = page.shape.key(slot);
-            if let Some((id, expected)) = expected(&page.slots[slot], key) {
+            if let Some((id, expected)) = expected(&page.slots()[slot], key) {
                 match self.tree.pages().load(id, &expected) {
                     Ok(page) => self.enter(id, page),
                     Err(error) => {
@@ -360,7 +362,7 @@ impl<H: Hasher> Entries<H> {
                 return None;
             }
             let key = Key::new(key).expect("keys in the tree are keys");
-            return Some(Ok((key, entry(&page.slots[slot]).expect("not a child"))));
+            return Some(Ok((key, entry(&page.slots()[slot]).expect("not a child"))));
         }
     }
 }
@@ -374,7 +376,7 @@ impl<H: Hasher> Iterator for Entries<H> {
 
 /// The first slot that has keys at or above `bound`, or may have; with `whole`, the first that has no others.
 fn first_reaching(page: &Page, bound: &[u8], whole: bool) -> usize {
-    let below = |slot: usize| match (&page.slots[slot], bits::crit(bound, page.shape.key(slot))) {
+    let below = |slot: usize| match (&page.slots()[slot], bits::crit(bound, page.shape.key(slot))) {
         (Slot::Child { crit, .. }, Some(found)) if found >= *crit => whole,
         (Slot::Child { .. }, None) => whole,
         (_, Some(found)) => bits::bit(bound, found),

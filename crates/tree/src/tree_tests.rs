@@ -181,7 +181,9 @@ fn run<H: Hasher>(acts: Vec<Act>) {
                 held.push((tree.clone(), state.clone()));
                 let diff = diff(&writes);
                 let draft = tree.prepare(&diff).unwrap();
-                for ((found, (space, write)), hash) in draft.replaced().iter().zip(diff.iter()).zip(draft.value_hashes()) {
+                for ((found, (space, write)), hash) in
+                    draft.replaced().iter().zip(diff.iter()).zip(draft.value_hashes())
+                {
                     assert_eq!(*found, tree.find(space, &write.key).unwrap());
                     assert_eq!(*hash, write.value.as_ref().map(|value| H::hash(value)));
                 }
@@ -231,19 +233,25 @@ fn run<H: Hasher>(acts: Vec<Act>) {
                 let written = disk.pages.lock().unwrap().len() as u64;
                 let mut from = None;
                 loop {
-                    let survey = tree.survey(from.as_ref(), 3, |at| at.place < written && stale(at.place), |at| stale(at.0)).unwrap();
-                    let rewrites: Vec<Rewrite> = survey.stale.into_iter().map(|stale| {
-                        let moved = stale.value.map(|entry| {
-                            let new = loop {
-                                let new = disk.put_value(&tree.value(&entry).unwrap());
-                                if new.0 % u64::from(every) != 0 || every == 1 {
-                                    break new;
-                                }
-                            };
-                            (entry.place, new)
-                        });
-                        Rewrite { namespace: stale.namespace, key: stale.key, moved }
-                    }).collect();
+                    let survey = tree
+                        .survey(from.as_ref(), 3, |at| at.place < written && stale(at.place), |at| stale(at.0))
+                        .unwrap();
+                    let rewrites: Vec<Rewrite> = survey
+                        .stale
+                        .into_iter()
+                        .map(|stale| {
+                            let moved = stale.value.map(|entry| {
+                                let new = loop {
+                                    let new = disk.put_value(&tree.value(&entry).unwrap());
+                                    if new.0 % u64::from(every) != 0 || every == 1 {
+                                        break new;
+                                    }
+                                };
+                                (entry.place, new)
+                            });
+                            Rewrite { namespace: stale.namespace, key: stale.key, moved }
+                        })
+                        .collect();
                     tree = tree.rewrite(&rewrites).unwrap().commit(|_| panic!("nothing is put"));
                     if survey.next.is_none() {
                         break;
@@ -251,7 +259,8 @@ fn run<H: Hasher>(acts: Vec<Act>) {
                     from = survey.next;
                 }
                 if every > 1 {
-                    let left = tree.survey(None, usize::MAX, |at| at.place < written && stale(at.place), |at| stale(at.0));
+                    let left =
+                        tree.survey(None, usize::MAX, |at| at.place < written && stale(at.place), |at| stale(at.0));
                     assert_eq!(left.unwrap().stale, [], "nothing stale is left");
                 }
             }

@@ -1,0 +1,145 @@
+//! What an update of the tree costs in memory, on one thread: no store, no disk, values hashed but kept nowhere.
+//!
+//! ```text
+//! cargo run --release -p keelstone-tree --example tree_bench [keys] [blocks] [writes a block]
+//! ```
+//!
+//! Keys are 32 bytes and values 100; of the writes 80% overwrite, 10% insert and 10% delete, as in the workload W2 of
+//! the peers' harness. Making the diffs is not timed.
+
+use keelstone_codec::{Bytes, Key, Namespace, Value};
+use keelstone_tree::{Backing, Blake3, Diff, Hasher, PageAt, Pages, Place, ReadError, Sha256, Tree, Write};
+use std::time::{Duration, Instant};
+
+struct Nowhere;
+impl Backing for Nowhere {
+    fn page(&self, _: PageAt) -> Result<Bytes, ReadError> {
+        Err(ReadError::damaged("nothing is ever written"))
+    }
+    fn value(&self, _: Place, _: u32) -> Result<Value, ReadError> {
+        Err(ReadError::damaged("nothing is ever written"))
+    }
+}
+
+/// A small generator of no quality, the same everywhere (splitmix64).
+struct Random(u64);
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+}
+
+fn key(number: u64) -> Key {
+    Key::new(&blake3::hash(&number.to_le_bytes()).as_bytes()[..]).expect("32 bytes")
+}
+
+fn value(random: &mut Random) -> Value {
+    let bytes: Vec<u8> = (0..13).flat_map(|_| random.next().to_le_bytes()).take(100).collect();
+    Value::new(bytes).expect("100 bytes")
+}
+
+fn diff(namespace: &Namespace, mut writes: Vec<Write>) -> Diff {
+    writes.sort_by(|a, b| a.key.cmp(&b.key));
+    writes.dedup_by(|a, b| a.key == b.key);
+    Diff::new(vec![(namespace.clone(), writes)]).expect("sorted")
+}
+
+#[derive(Default)]
+struct Spent {
+    prepare: Vec<Duration>,
+    commit: Vec<Duration>,
+    release: Vec<Duration>,
+    writes: usize,
+}
+
+impl Spent {
+    fn apply<H: Hasher>(&mut self, tree: &mut Tree<H>, diff: &Diff) {
+        let start = Instant::now();
+        let draft = tree.prepare(diff).expect("all in memory");
+        let prepared = Instant::now();
+        let next = draft.commit(|index| Place(index as u64));
+        let committed = Instant::now();
+        *tree = next;
+        self.release.push(committed.elapsed());
+        self.prepare.push(prepared - start);
+        self.commit.push(committed - prepared);
+        self.writes += diff.len();
+    }
+
+    fn print(&self, what: &str) {
+        let sum = |times: &[Duration]| times.iter().sum::<Duration>();
+        let each = |times: &[Duration]| sum(times).as_nanos() as usize / self.writes;
+        let total = sum(&self.prepare) + sum(&self.commit) + sum(&self.release);
+        let mut blocks: Vec<Duration> =
+            (0..self.prepare.len()).map(|at| self.prepare[at] + self.commit[at] + self.release[at]).collect();
+        blocks.sort();
+        println!(
+            "{what}: {} writes/s; ns a write: prepare {}, commit {}, release {}; block best {:?}, median {:?}, p99 {:?}",
+            self.writes as u128 * 1_000_000_000 / total.as_nanos(),
+            each(&self.prepare),
+            each(&self.commit),
+            each(&self.release),
+            blocks[0],
+            blocks[blocks.len() / 2],
+            blocks[blocks.len() * 99 / 100],
+        );
+    }
+}
+
+fn run<H: Hasher>(keys: u64, blocks: u64, per_block: u64) {
+    println!("{}: {keys} keys, {blocks} blocks of {per_block} writes", H::KIND);
+    let namespace = Namespace::new("bench").expect("a name");
+    let pages = Pages::<H>::new(std::sync::Arc::new(Nowhere));
+    let mut tree = Tree::empty(&pages);
+    let mut random = Random(1);
+    let mut spent = Spent::default();
+    for block in 0..keys.div_ceil(10_000) {
+        let numbers = block * 10_000..(block * 10_000 + 10_000).min(keys);
+        let writes = numbers.map(|number| Write { key: key(number), value: Some(value(&mut random)) }).collect();
+        spent.apply(&mut tree, &diff(&namespace, writes));
+    }
+    spent.print("load");
+    let stats = pages.stats();
+    println!(
+        "memory: {} bytes a key, {:.1} keys a page",
+        stats.memory_bytes as u64 / keys,
+        keys as f64 / stats.pages as f64
+    );
+
+    let mut spent = Spent::default();
+    let mut last = keys;
+    for _ in 0..blocks {
+        let write = |index| match index % 10 {
+            8 => {
+                last += 1;
+                Write { key: key(last), value: Some(value(&mut random)) }
+            }
+            9 => Write { key: key(random.next() % keys), value: None },
+            _ => Write { key: key(random.next() % keys), value: Some(value(&mut random)) },
+        };
+        let diff = diff(&namespace, (0..per_block).map(write).collect());
+        spent.apply(&mut tree, &diff);
+    }
+    spent.print("update");
+
+    let sample: Vec<Key> = (0..200_000).map(|_| key(random.next() % keys)).collect();
+    let start = Instant::now();
+    let found = sample.iter().filter(|key| tree.find(&namespace, key).expect("in memory").is_some()).count();
+    println!("find: {} ns ({found} found)", start.elapsed().as_nanos() as usize / sample.len());
+    let start = Instant::now();
+    let count = tree.entries(&namespace, keelstone_tree::KeyRange::all()).count();
+    println!("iterate: {} ns an entry", start.elapsed().as_nanos() as usize / count.max(1));
+}
+
+fn main() {
+    let number =
+        |index, default| std::env::args().nth(index).map_or(default, |text: String| text.parse().expect("a number"));
+    let (keys, blocks, per_block) = (number(1, 1_000_000), number(2, 200), number(3, 1_000));
+    run::<Blake3>(keys, blocks, per_block);
+    if std::env::args().nth(4).is_some() {
+        run::<Sha256>(keys, blocks, per_block);
+    }
+}
