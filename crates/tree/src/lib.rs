@@ -17,6 +17,7 @@ mod hasher;
 pub mod ics23;
 mod memory;
 mod page;
+mod paged;
 pub mod preimage;
 mod proof;
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub use diff::{DIFF_BYTES_MAX, Diff, DiffError, Totals, Write};
 pub use grown::Grown;
 pub use hasher::{Blake3, HashKind, Hasher, NODE_LEN, Sha256, UnknownHasher};
 pub use memory::MemoryTree;
+pub use paged::PagedNode;
 pub use preimage::{Level, Preimage};
 pub use proof::{Proof, ProofError, ProofLimits};
 pub use prove::{prove, prove_bytes};
