@@ -43,7 +43,7 @@ impl<H: Hasher> Tree<H> {
     /// The page a node is in, and its place there: for the edge of a page, the top of the page below.
     fn locate(&self, at: &At) -> Result<(Arc<Page>, Spot), ReadError> {
         let page = match at {
-            At::Page(page, Spot::Slot(slot)) => match expected(&page.slots[*slot], page.shape.key(*slot)) {
+            At::Page(page, Spot::Slot(slot)) => match expected(&page.slots()[*slot], page.shape.key(*slot)) {
                 Some((id, expected)) => self.pages().load(id, &expected)?,
                 None => return Ok((page.clone(), Spot::Slot(*slot))),
             },
@@ -80,7 +80,7 @@ impl<H: Hasher> Walk for Tree<H> {
                 return Ok(Opened::Namespace { name: Cow::Borrowed(&space.name), tree });
             }
             At::Page(page, Spot::Slot(slot)) => {
-                if let Slot::Entry { value_hash, value_len, .. } = page.slots[*slot] {
+                if let Slot::Entry { value_hash, value_len, .. } = page.slots()[*slot] {
                     return Ok(Opened::Entry { key: Cow::Borrowed(page.shape.key(*slot)), value_len, value_hash });
                 }
             }
@@ -93,7 +93,7 @@ impl<H: Hasher> Walk for Tree<H> {
                 Ok(Opened::Inner { crit: page.shape.crits()[inner], left, right })
             }
             // A page of one entry, which only a namespace of one entry has.
-            Spot::Slot(slot) => match page.slots[slot] {
+            Spot::Slot(slot) => match page.slots()[slot] {
                 Slot::Entry { value_hash, value_len, .. } => {
                     Ok(Opened::Entry { key: Cow::Owned(page.shape.key(slot).to_vec()), value_len, value_hash })
                 }
@@ -106,7 +106,7 @@ impl<H: Hasher> Walk for Tree<H> {
         let (page, spot) = self.locate(&node.0)?;
         match spot {
             Spot::Slot(slot) => {
-                let entry = entry(&page.slots[slot]);
+                let entry = entry(&page.slots()[slot]);
                 Tree::value(self, &entry.ok_or_else(|| ReadError::damaged("a page where an entry was"))?)
             }
             Spot::Node(_) => panic!("only entries have values"),
