@@ -2,5 +2,7 @@
 
 mod chain;
 mod history;
+mod hostile;
+mod signatures;
 mod tools;
 mod xian;

@@ -13,37 +13,37 @@ use keelstone_store::{Options, Store};
 use keelstone_tree::Blake3;
 use std::sync::Arc;
 
-pub type Chain = Ledger<Blake3>;
+pub(crate) type Chain = Ledger<Blake3>;
 
 /// The key of the person with this number.
-pub fn key(number: u8) -> SecretKey {
+pub(crate) fn key(number: u8) -> SecretKey {
     SecretKey::from_seed(&[number; 32])
 }
 
-pub fn chain_id() -> ChainId {
+pub(crate) fn chain_id() -> ChainId {
     ChainId::new("test-1").unwrap()
 }
 
-pub fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options { segment_bytes: 1 << 20, page_segment_bytes: 1 << 20, background: false, ..Options::default() }
 }
 
-pub fn store() -> Store<Blake3> {
+pub(crate) fn store() -> Store<Blake3> {
     Store::create(Arc::new(MemoryFiles::new()), options()).unwrap()
 }
 
 /// A chain in memory with this genesis.
-pub fn chain_of(genesis: &Genesis) -> Chain {
+pub(crate) fn chain_of(genesis: &Genesis) -> Chain {
     Ledger::create(store(), Arc::new(MemoryKv::new()), standard(), genesis, PoolLimits::default()).unwrap()
 }
 
 /// A chain in memory with nothing special about it.
-pub fn chain() -> Chain {
+pub(crate) fn chain() -> Chain {
     chain_of(&Genesis::new(chain_id()))
 }
 
 /// A transaction of the person's root session.
-pub fn unsigned(person: u8, nonce: u64, operations: Vec<Operation>) -> Transaction {
+pub(crate) fn unsigned(person: u8, nonce: u64, operations: Vec<Operation>) -> Transaction {
     Transaction {
         chain_id: chain_id(),
         sender: key(person).public(),
@@ -54,25 +54,25 @@ pub fn unsigned(person: u8, nonce: u64, operations: Vec<Operation>) -> Transacti
     }
 }
 
-pub fn signed(person: u8, nonce: u64, operations: Vec<Operation>) -> SignedTransaction {
+pub(crate) fn signed(person: u8, nonce: u64, operations: Vec<Operation>) -> SignedTransaction {
     unsigned(person, nonce, operations).sign(&key(person))
 }
 
-pub fn op(arguments: &impl Function) -> Operation {
+pub(crate) fn op(arguments: &impl Function) -> Operation {
     Operation::of(arguments)
 }
 
-pub fn register(name: &str) -> Operation {
+pub(crate) fn register(name: &str) -> Operation {
     let personality = agents::Personality::even(Fixed::from_micros(800_000));
     op(&agents::Register { name: Text::new(name).unwrap(), personality, traits: Default::default() })
 }
 
-pub fn proposer() -> PublicKey {
+pub(crate) fn proposer() -> PublicKey {
     key(200).public()
 }
 
 /// Makes a block of these, all of which must be taken in.
-pub fn block(chain: &Chain, transactions: &[SignedTransaction]) -> Arc<Committed> {
+pub(crate) fn block(chain: &Chain, transactions: &[SignedTransaction]) -> Arc<Committed> {
     for transaction in transactions {
         chain.submit(&transaction.to_bytes()).unwrap();
     }
@@ -82,7 +82,7 @@ pub fn block(chain: &Chain, transactions: &[SignedTransaction]) -> Arc<Committed
 }
 
 /// Makes a block of one transaction.
-pub fn one(chain: &Chain, person: u8, operations: Vec<Operation>) -> Receipt {
+pub(crate) fn one(chain: &Chain, person: u8, operations: Vec<Operation>) -> Receipt {
     let nonce = chain.next_nonce(&key(person).public()).unwrap().unwrap();
     block(chain, &[signed(person, nonce, operations)]).receipts[0].clone()
 }
