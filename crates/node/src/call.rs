@@ -45,6 +45,23 @@ pub(crate) fn encode(shape: &Shape, json: &Value) -> Result<Vec<u8>, Misfit> {
     Ok(out)
 }
 
+/// The canonical bytes of strict JSON text under a shape: what the command line and the API do with arguments.
+///
+/// # Errors
+/// What is wrong with the text, for people.
+pub fn arguments(shape: &Shape, text: &[u8]) -> Result<Vec<u8>, String> {
+    let json: Value = crate::strict_json::parse(text).map_err(|error| error.to_string())?;
+    encode(shape, &json).map_err(|misfit| misfit.to_string())
+}
+
+/// The JSON text of canonical bytes under a shape, which [`arguments`] reads back.
+///
+/// # Errors
+/// [`DecodeError`] if the bytes do not have the shape.
+pub fn shown(shape: &Shape, bytes: &[u8]) -> Result<String, DecodeError> {
+    decode(shape, bytes).map(|json| json.to_string())
+}
+
 /// The JSON of canonical bytes under a shape.
 ///
 /// # Errors

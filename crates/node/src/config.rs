@@ -406,6 +406,16 @@ impl Config {
         Ok((config, origins))
     }
 
+    /// Reads the text of a configuration file alone, without the environment.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &[u8]) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        config.take_file("the configuration", text, &mut Origins::new())?;
+        Ok(config)
+    }
+
     /// Takes over what a file says.
     fn take_file(&mut self, source: &str, text: &[u8], origins: &mut Origins) -> Result<(), ConfigError> {
         let text = plain_text(source, text)?;

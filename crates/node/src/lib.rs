@@ -27,6 +27,7 @@ mod out;
 mod producer;
 mod strict_json;
 
+pub use call::{arguments, shown};
 pub use cli::Application;
 pub use config::{Blocks, Config, ConfigError, History, Http, Log, LogFilter, LogFormat, Mempool, Production, Store};
 pub use exit::{Exit, Failure};

@@ -9,6 +9,7 @@ mod chain;
 mod codec;
 mod execution;
 mod ledger;
+mod node;
 mod tree;
 
 use keelstone_codec::{Decode, Encode};
@@ -39,6 +40,8 @@ pub const TARGETS: &[Target] = &[
     chain::LIST_PROOF,
     chain::GENESIS,
     chain::XIAN,
+    node::ARGUMENTS,
+    node::CONFIG,
     ledger::JSON,
     ledger::DECIMAL,
     ledger::SIGNATURE,
