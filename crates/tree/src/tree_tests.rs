@@ -2,7 +2,8 @@
 
 use crate::reference::{self, State};
 use crate::{
-    Backing, Blake3, Diff, Hasher, KeyRange, PageAt, Pages, Place, Read, ReadError, Rewrite, Sha256, Top, Tree,
+    Backing, Blake3, Diff, Grown, Hasher, KeyRange, PageAt, Pages, Place, Query, Read, ReadError, Rewrite, Sha256, Top,
+    Tree, prove_bytes,
 };
 use keelstone_codec::{Bytes, Decode, Encode, Key, Namespace, Value};
 use proptest::prelude::*;
@@ -300,4 +301,243 @@ proptest! {
     fn versions_are_what_the_reference_says_under_sha256(acts in acts()) {
         run::<Sha256>(acts);
     }
+}
+
+/// Puts a whole state into a fresh tree, in diffs of `batch` writes.
+fn grow<H: Hasher>(disk: &Disk, pages: &Arc<Pages<H>>, state: &State, batch: usize) -> Tree<H> {
+    let all: Vec<_> = state
+        .iter()
+        .flat_map(|(space, entries)| entries.iter().map(|(k, v)| (name(space), key(k), Some(value(v)))))
+        .collect();
+    all.chunks(batch).fold(Tree::empty(pages), |tree, writes| commit(disk, &tree, &writes.iter().cloned().collect()))
+}
+
+fn numbered(count: u32) -> State {
+    let entry = |n: u32| (blake3::hash(&n.to_le_bytes()).as_bytes()[..12].to_vec(), n.to_le_bytes().to_vec());
+    State::from([("a".to_owned(), (0..count).map(entry).collect()), ("b".to_owned(), [entry(0)].into())])
+}
+
+/// A comb of the given depth: one long key, and at each bit one that parts from it there.
+fn comb(depth: usize) -> State {
+    let spine = vec![0u8; 255];
+    let tooth = |bit: usize| {
+        let mut tooth = spine[..bit / 9].to_vec();
+        tooth.extend((bit % 9 > 0).then(|| 0x80 >> (bit % 9 - 1)));
+        (tooth, bit.to_le_bytes().to_vec())
+    };
+    let mut entries: reference::Entries = (1..=depth).map(tooth).collect();
+    entries.insert(spine, vec![1]);
+    State::from([("comb".to_owned(), entries)])
+}
+
+/// spec: TREE-7. A proof is the same whether the nodes come from pages, in memory or read again, or are grown whole.
+#[test]
+fn proofs_do_not_depend_on_pages() {
+    let (disk, pages) = fresh::<Blake3>();
+    let state = numbered(500);
+    let tree = grow(&disk, &pages, &state, 100);
+    let plain =
+        state.iter().map(|(space, entries)| (name(space), entries.iter().map(|(k, v)| (key(k), value(v))).collect()));
+    let grown = Grown::new::<Blake3>(&plain.collect());
+    let ask = |tree: &Tree<Blake3>| {
+        let mut queries = vec![Query::Namespaces, Query::Namespace(name("b")), Query::Prefix(name("a"), vec![7])];
+        for n in (0u32..500).step_by(37) {
+            let k = blake3::hash(&n.to_le_bytes()).as_bytes()[..12].to_vec();
+            queries.push(Query::Key(name("a"), key(&k)));
+            queries.push(Query::Key(name("a"), key(&k[..5])));
+        }
+        for query in queries {
+            let query = std::slice::from_ref(&query);
+            assert_eq!(prove_bytes(tree, query).unwrap(), prove_bytes(&grown, query).unwrap());
+        }
+    };
+    ask(&tree);
+    let top = flush(&disk, &tree);
+    pages.evict(0);
+    ask(&tree);
+    let (root, other) = (tree.root(), Pages::<Blake3>::new(disk));
+    ask(&Tree::open(&other, &top, root).unwrap());
+}
+
+/// N-08 in memory. A way of 2,290 levels neither overflows a small stack nor is refused, whatever is done with it.
+#[test]
+fn a_comb_of_two_thousand_levels_fits_a_small_stack() {
+    let work = || {
+        let state = comb(2_290);
+        for batch in [1_000_000, 100] {
+            let (disk, pages) = fresh::<Blake3>();
+            let mut tree = grow(&disk, &pages, &state, batch);
+            assert_eq!(tree.namespaces().next().unwrap().2, keelstone_codec::Hash(comb_root(&state)));
+            let top = flush(&disk, &tree);
+            drop(tree);
+            tree = Tree::open(&pages, &top, {
+                let (disk, pages) = fresh::<Blake3>();
+                grow(&disk, &pages, &state, 500).root()
+            })
+            .unwrap();
+            let found: Vec<_> = tree.scan(&name("comb"), KeyRange::all()).map(|found| found.unwrap().0).collect();
+            assert!(found.iter().map(|key| key.as_slice()).eq(state["comb"].keys().map(Vec::as_slice)));
+            let deepest = Query::Key(name("comb"), key(&[0; 255]));
+            let proof = prove_bytes(&tree, &[deepest]).unwrap();
+            assert!(proof.len() > 2_290 * 32);
+            // From the deepest to the topmost, so that every page is taken down by the one below it.
+            let keys: Vec<Key> = found.into_iter().rev().collect();
+            for gone in keys.chunks(97) {
+                let gone: Diff = gone.iter().map(|key| (name("comb"), key.clone(), None)).collect();
+                tree = commit(&disk, &tree, &gone);
+            }
+            assert_eq!(tree.root(), Tree::empty(&pages).root());
+            drop(tree);
+            assert_eq!((pages.stats().pages, pages.stats().versions), (0, 0));
+        }
+    };
+    std::thread::Builder::new().stack_size(2 << 20).spawn(work).unwrap().join().unwrap();
+}
+
+/// The reference recurses once a level, too deep for this stack: a comb's hash is a loop.
+fn comb_root(state: &State) -> [u8; 32] {
+    let leaf = |k: &[u8], v: &[u8]| {
+        let (mut image, hash) = ([0; 128], reference::blake3);
+        image[0] = 1;
+        image[1..3].copy_from_slice(&(k.len() as u16).to_le_bytes());
+        image[3..7].copy_from_slice(&(v.len() as u32).to_le_bytes());
+        image[64..96].copy_from_slice(&hash(k));
+        image[96..].copy_from_slice(&hash(v));
+        (hash(&image), 1u64, (k.len() + v.len()) as u64)
+    };
+    let entries = &state["comb"];
+    let spine = vec![0u8; 255];
+    let mut node = leaf(&spine, &entries[&spine]);
+    for bit in (1..entries.len()).rev() {
+        let mut tooth = spine[..bit / 9].to_vec();
+        tooth.extend((bit % 9 > 0).then(|| 0x80u8 >> (bit % 9 - 1)));
+        let tooth = leaf(&tooth, &entries[&tooth]);
+        // A tooth that ends here is the smaller key; one with the bit set is the greater.
+        let [left, right] = if bit % 9 == 0 { [tooth, node] } else { [node, tooth] };
+        let mut image = [0; 128];
+        image[0] = 2;
+        image[1..3].copy_from_slice(&(bit as u16).to_le_bytes());
+        for (at, sum) in [left.1, left.2, right.1, right.2].into_iter().enumerate() {
+            image[3 + 8 * at..11 + 8 * at].copy_from_slice(&sum.to_le_bytes());
+        }
+        image[64..96].copy_from_slice(&left.0);
+        image[96..].copy_from_slice(&right.0);
+        node = (reference::blake3(&image), left.1 + right.1, left.2 + right.2);
+    }
+    node.0
+}
+
+/// spec: TREE-18. A page with any bit flipped is damage, and never another page.
+#[test]
+fn a_flipped_bit_in_a_page_is_damage() {
+    let (disk, pages) = fresh::<Sha256>();
+    let state = numbered(300);
+    let tree = grow(&disk, &pages, &state, 64);
+    let top = flush(&disk, &tree);
+    let count = disk.pages.lock().unwrap().len();
+    assert!(count > 10);
+    let read = |what: &str| {
+        let pages = Pages::<Sha256>::new(disk.clone());
+        let tree = Tree::open(&pages, &top, tree.root()).unwrap();
+        let all: Result<Vec<_>, _> = tree.entries(&name("a"), KeyRange::all()).collect();
+        let found = tree.find(&name("b"), &state["b"].keys().next().unwrap().clone());
+        assert!(
+            matches!((&all, &found), (Err(ReadError::Damaged { .. }), _) | (_, Err(ReadError::Damaged { .. }))),
+            "{what}"
+        );
+    };
+    // One with entries only, and one with pages below.
+    let inner = tree.top().unwrap().pages().next().unwrap().1.place as usize;
+    for page in [0, inner] {
+        let whole = disk.pages.lock().unwrap()[page].clone();
+        for at in 0..whole.len() {
+            let mut bytes = whole.to_vec();
+            bytes[at] ^= 1 << (at % 8);
+            disk.pages.lock().unwrap()[page] = bytes.into();
+            read(&format!("byte {at} of page {page}"));
+        }
+        for cut in [0, 1, 7, 8, 9, whole.len() / 2, whole.len() - 1] {
+            disk.pages.lock().unwrap()[page] = whole.slice(..cut);
+            read(&format!("page {page} cut at {cut}"));
+        }
+        disk.pages.lock().unwrap()[page] = whole;
+    }
+}
+
+/// spec: TREE-18. A page that is whole in itself but not the one asked for is damage too, and nothing of a version
+/// that cannot be opened is left behind.
+#[test]
+fn a_page_in_the_wrong_place_is_damage() {
+    let (disk, pages) = fresh::<Blake3>();
+    let tree = grow(&disk, &pages, &numbered(300), 64);
+    let top = flush(&disk, &tree);
+    disk.pages.lock().unwrap().swap(0, 1);
+    let other = Pages::<Blake3>::new(disk.clone());
+    let opened = Tree::open(&other, &top, tree.root()).unwrap();
+    let read: Result<Vec<_>, _> = opened.entries(&name("a"), KeyRange::all()).collect();
+    assert!(matches!(read, Err(ReadError::Damaged { .. })), "{read:?}");
+    drop(opened);
+    assert_eq!((other.stats().pages, other.stats().memory_bytes), (0, 0));
+    assert!(Tree::open(&other, &top, Tree::empty(&other).root()).is_err(), "the root is part of the question");
+}
+
+/// A value is checked against the hash in the tree whenever it is read.
+#[test]
+fn a_spoiled_value_is_damage() {
+    let (disk, pages) = fresh::<Blake3>();
+    let tree = grow(&disk, &pages, &numbered(3), 64);
+    let k = state_key(1);
+    let at = tree.find(&name("a"), &k).unwrap().unwrap();
+    disk.values.lock().unwrap()[at.place.0 as usize] = value(&[9; 4]);
+    assert!(matches!(tree.get(&name("a"), &k), Err(ReadError::Damaged { .. })));
+}
+
+fn state_key(n: u32) -> Vec<u8> {
+    blake3::hash(&n.to_le_bytes()).as_bytes()[..12].to_vec()
+}
+
+/// Eviction keeps to its budget, changes no answer, and leaves unwritten pages alone.
+#[test]
+fn eviction_changes_no_answer() {
+    let (disk, pages) = fresh::<Blake3>();
+    let state = numbered(5_000);
+    let tree = grow(&disk, &pages, &state, 1_000);
+    let before = pages.stats();
+    assert_eq!(pages.evict(0), before.memory_bytes, "nothing is written, nothing can go");
+    flush(&disk, &tree);
+    let left = pages.evict(0);
+    assert!(left < before.memory_bytes / 4, "{left} of {}", before.memory_bytes);
+    assert_holds(&tree, &state);
+    assert_eq!(pages.stats().memory_bytes, before.memory_bytes, "all is back");
+    assert!(pages.evict(before.memory_bytes / 2) <= before.memory_bytes / 2);
+    assert_eq!(pages.stats().unwritten_pages, 0);
+}
+
+/// Versions can be read from any thread while others are made, written, evicted and dropped.
+#[test]
+fn readers_see_their_version_while_others_come_and_go() {
+    let (disk, pages) = fresh::<Blake3>();
+    let mut state = numbered(3_000);
+    let mut tree = grow(&disk, &pages, &state, 1_000);
+    std::thread::scope(|scope| {
+        for round in 0u32..30 {
+            let (held, expected) = (tree.clone(), state.clone());
+            scope.spawn(move || assert_holds(&held, &expected));
+            let writes: Diff = (0..200u32)
+                .map(|n| {
+                    let value = (n % 5 > 0).then(|| value(&(n + round).to_le_bytes()));
+                    (name("a"), key(&state_key(n * 31 + round)), value)
+                })
+                .collect();
+            tree = commit(&disk, &tree, &writes);
+            apply(&mut state, &writes);
+            if round % 3 == 0 {
+                flush(&disk, &tree);
+            }
+            pages.evict(1 << 20);
+        }
+    });
+    assert_holds(&tree, &state);
+    drop(tree);
+    assert_eq!((pages.stats().pages, pages.stats().memory_bytes), (0, 0));
 }
