@@ -6,6 +6,7 @@ mod figures;
 mod forged;
 mod hostile;
 mod ics23;
+mod paged;
 mod properties;
 mod vectors;
 
