@@ -2,7 +2,7 @@
 
 use crate::version::Version;
 use keelstone_codec::{Height, Namespace, Root, Value};
-use keelstone_tree::{Grown, Hasher, KeyRange, Proof, Query, Read, ReadError, Scan, Totals, prove};
+use keelstone_tree::{Hasher, KeyRange, Proof, Query, Read, ReadError, Scan, Totals};
 use std::sync::Arc;
 
 /// One version of the state. Clones share it; it can be read from any thread while commits go on.
@@ -54,13 +54,7 @@ impl<H: Hasher> View<H> {
     /// [`ReadError`] if a node or value could not be read.
     pub fn prove(&self, queries: &[Query]) -> Result<Proof, ReadError> {
         self.check()?;
-        // INTERIM, until the paged tree can be walked.
-        let mut state = std::collections::BTreeMap::new();
-        for (name, _) in self.namespaces() {
-            let entries = self.scan(&name, KeyRange::all()).collect::<Result<_, _>>()?;
-            state.insert(name, entries);
-        }
-        prove(&Grown::new::<H>(&state), queries)
+        self.version.tree.prove(queries)
     }
 
     fn check(&self) -> Result<(), ReadError> {
