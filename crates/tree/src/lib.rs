@@ -31,7 +31,6 @@ mod stored;
 mod tree;
 #[cfg(test)]
 mod tree_tests;
-mod tree_walk;
 mod verify;
 mod walk;
 mod witness;
@@ -50,7 +49,6 @@ pub use prove::{prove, prove_bytes};
 pub use query::Query;
 pub use read::{KeyRange, Read, ReadError, Scan, prefix_end};
 pub use tree::{Entries, Entry, Stale, Survey, Top, Tree};
-pub use tree_walk::TreeNode;
 #[doc(hidden)]
 pub use verify::fuzz_proof;
 pub use verify::{Answer, NamespaceTop, RangeAnswer, Verified};
