@@ -6,14 +6,14 @@ use keelstone_tree::{Blake3, Diff, KeyRange, Read, reference};
 use std::collections::BTreeMap;
 
 /// The store under test.
-pub type TestStore = Store<Blake3>;
+pub(crate) type TestStore = Store<Blake3>;
 
 /// SplitMix64.
 #[derive(Debug, Clone)]
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,29 +21,29 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 }
 
 /// A count from the environment, so that long runs need no other code.
-pub fn count(name: &str, default: u64) -> u64 {
+pub(crate) fn count(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|count| count.parse().ok()).unwrap_or(default)
 }
 
 /// The state as it should be.
-pub type Model = reference::State;
+pub(crate) type Model = reference::State;
 
-pub fn root_of(model: &Model) -> Root {
+pub(crate) fn root_of(model: &Model) -> Root {
     reference::root_with(reference::blake3, model)
 }
 
-pub fn namespace(name: &str) -> Namespace {
+pub(crate) fn namespace(name: &str) -> Namespace {
     Namespace::new(name).unwrap()
 }
 
 /// Small segments and caches, and no threads: everything happens often and in order.
-pub fn small() -> Options {
+pub(crate) fn small() -> Options {
     Options {
         segment_bytes: 8 << 10,
         page_segment_bytes: 8 << 10,
@@ -58,7 +58,7 @@ pub fn small() -> Options {
 }
 
 /// A few writes to a few keys, some of them prefixes of others.
-pub fn random_diff(random: &mut Random) -> Diff {
+pub(crate) fn random_diff(random: &mut Random) -> Diff {
     let names = ["a", "b", "cc"];
     let writes = 1 + random.below(4);
     (0..writes)
@@ -75,7 +75,7 @@ pub fn random_diff(random: &mut Random) -> Diff {
         .collect()
 }
 
-pub fn apply(model: &mut Model, diff: &Diff) {
+pub(crate) fn apply(model: &mut Model, diff: &Diff) {
     for (name, write) in diff.iter() {
         let entries = model.entry(name.as_str().to_owned()).or_default();
         match &write.value {
@@ -87,7 +87,7 @@ pub fn apply(model: &mut Model, diff: &Diff) {
 }
 
 /// Everything a view holds, read by scanning.
-pub fn contents(view: &View<Blake3>) -> Model {
+pub(crate) fn contents(view: &View<Blake3>) -> Model {
     let mut model = Model::new();
     for (name, totals) in view.namespaces() {
         let scanned: Result<BTreeMap<_, _>, _> = view
@@ -102,7 +102,7 @@ pub fn contents(view: &View<Blake3>) -> Model {
 }
 
 /// A store's answers about a state are those of the model: root, contents, single reads and absences.
-pub fn assert_view(view: &View<Blake3>, model: &Model, random: &mut Random) {
+pub(crate) fn assert_view(view: &View<Blake3>, model: &Model, random: &mut Random) {
     assert_eq!(view.root(), root_of(model));
     assert_eq!(contents(view), *model);
     for _ in 0..3 {
@@ -113,7 +113,7 @@ pub fn assert_view(view: &View<Blake3>, model: &Model, random: &mut Random) {
 }
 
 /// One commit that changes `key` in namespace `a`.
-pub fn put(store: &TestStore, height: u64, key: &str, value: &[u8]) -> Root {
+pub(crate) fn put(store: &TestStore, height: u64, key: &str, value: &[u8]) -> Root {
     let value = Some(Value::new(value.to_vec()).unwrap());
     let diff = [(namespace("a"), Key::new(key.as_bytes()).unwrap(), value)].into_iter().collect();
     store.commit(Height(height), diff).unwrap()
