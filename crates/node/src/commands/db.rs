@@ -118,12 +118,11 @@ fn check(chain: &dyn Engine, level: CheckLevel, context: &Context<'_>) -> Result
     if sound {
         out.say(out.ink(Ink::Good, "✓ nothing is damaged"));
     }
-    out.row("pages", grouped(report.pages));
     out.row("values", grouped(report.values));
     out.row("log records", grouped(report.records));
     out.row("sectors", grouped(report.sectors));
     out.emit(&json!({
-        "sound": sound, "pages": report.pages, "values": report.values, "records": report.records,
+        "sound": sound, "values": report.values, "records": report.records,
         "sectors": report.sectors,
         "problems": report.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
     }));
