@@ -78,6 +78,8 @@ pub(crate) struct Context<'a> {
     pub(crate) application: &'a Application,
     pub(crate) out: &'a Out,
     pub(crate) home: Home,
+    /// Whether the home directory was named, rather than the default.
+    pub(crate) home_given: bool,
     settings: Vec<String>,
 }
 
@@ -138,6 +140,11 @@ impl Application {
         })
     }
 
+    /// How this program is called, for what to try next.
+    pub(crate) fn program(&self) -> String {
+        std::env::args().next().unwrap_or_else(|| self.name.clone())
+    }
+
     /// The command line's grammar under the name of this application.
     pub(crate) fn grammar(&self) -> clap::Command {
         Cli::command().name(self.name.clone()).bin_name(self.name.clone())
@@ -164,8 +171,9 @@ impl Application {
     }
 
     fn dispatch(&self, out: &Out, cli: Cli) -> Result<Exit, Failure> {
+        let home_given = cli.global.home.is_some();
         let home = Home::new(home(cli.global.home)?);
-        let context = Context { application: self, out, home, settings: cli.global.settings };
+        let context = Context { application: self, out, home, home_given, settings: cli.global.settings };
         match cli.command {
             Command::Bench(options) => commands::bench::run(options, &context),
             Command::Completions(options) => commands::completions::run(options, &context),

@@ -25,6 +25,7 @@ mod keyfile;
 mod metrics;
 mod out;
 mod producer;
+mod story;
 mod strict_json;
 
 pub use call::{arguments, shown};
