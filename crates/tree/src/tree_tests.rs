@@ -1,12 +1,14 @@
 //! The paged tree against the naive reference: contents, order, versions, disk and damage.
+#![expect(clippy::cast_possible_truncation, reason = "numbers in tests are small")]
 
 use crate::reference::{self, State};
 use crate::{
-    Backing, Blake3, Diff, Grown, Hasher, KeyRange, PageAt, Pages, Place, Query, Read, ReadError, Rewrite, Sha256, Top,
-    Tree, prove_bytes,
+    Backing, Blake3, Diff, Grown, Hasher, KeyRange, Level, PageAt, Pages, Place, Query, Read, ReadError, Rewrite,
+    Sha256, Top, Totals, Tree, preimage, prove_bytes,
 };
-use keelstone_codec::{Bytes, Decode, Encode, Key, Namespace, Value};
+use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Key, Namespace, Value};
 use proptest::prelude::*;
+use serde_json::{Value as Json, json};
 use std::sync::{Arc, Mutex};
 
 /// Pages and values in memory, by number; what was written can be spoiled.
@@ -286,8 +288,13 @@ fn run<H: Hasher>(acts: Vec<Act>) {
     assert_eq!((stats.pages, stats.memory_bytes, stats.unwritten_pages, stats.versions), (0, 0, 0, 0), "all is freed");
 }
 
+/// How often a property is tried: `KEELSTONE_TEST_SCALE` multiplies.
+fn scale() -> u32 {
+    std::env::var("KEELSTONE_TEST_SCALE").map_or(1, |scale| scale.parse().expect("a number"))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(64 * scale()))]
 
     /// spec: TREE-3, TREE-6, TREE-17. Whatever happens to pages, every version that is held is what the reference
     /// says, and when none is held nothing is left.
@@ -540,4 +547,135 @@ fn readers_see_their_version_while_others_come_and_go() {
     assert_holds(&tree, &state);
     drop(tree);
     assert_eq!((pages.stats().pages, pages.stats().memory_bytes), (0, 0));
+}
+
+/// The states whose nodes and roots are pinned: none, one entry, keys that are prefixes of keys, two namespaces, and
+/// enough for several pages.
+fn golden_states() -> Vec<(&'static str, State)> {
+    fn entries(entries: &[(&[u8], &[u8])]) -> reference::Entries {
+        entries.iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect()
+    }
+    let space = |name: &str, all: &[(&[u8], &[u8])]| (name.to_owned(), entries(all));
+    let prefixes: &[(&[u8], &[u8])] = &[(&[0], b"1"), (&[0, 0], b"2"), (&[0, 0x80], b"3"), (&[0xff], b"4")];
+    let two: &[(&[u8], &[u8])] = &[(b"k", b"v"), (b"l", &[0x5a; 100])];
+    let three = [space("a", &[(b"k", b"v")]), space("ab", &[(b"k", b"v")]), space("b.c_d-e", two)];
+    vec![
+        ("empty", State::new()),
+        ("one entry", State::from([space("a", &[(b"key", b"value")])])),
+        ("prefixes", State::from([space("a", prefixes)])),
+        ("namespaces", State::from(three)),
+        ("pages", numbered(100)),
+    ]
+}
+
+fn golden<H: Hasher>() -> Json {
+    let mut states = Vec::new();
+    for (title, state) in golden_states() {
+        let (disk, pages) = fresh::<H>();
+        let tree = grow(&disk, &pages, &state, 1_000_000);
+        assert_eq!(tree.root(), reference_root::<H>(&state));
+        let top = flush(&disk, &tree).to_bytes();
+        let spaces = tree.namespaces().map(|(name, totals, root)| {
+            json!({"name": name.as_str(), "count": totals.count, "bytes": totals.bytes, "root": root.to_string()})
+        });
+        let written: Vec<String> = disk.pages.lock().unwrap().iter().map(hex::encode).collect();
+        states.push(json!({
+            "title": title,
+            "root": tree.root().to_string(),
+            "namespaces": spaces.collect::<Vec<_>>(),
+            "top": hex::encode(top),
+            "pages": written,
+        }));
+    }
+    let totals = [Totals { count: 1, bytes: 2 }, Totals { count: 3, bytes: u64::MAX - 2 }];
+    let (x, y) = (H::hash(b"x"), H::hash(b"y"));
+    let node = |image: preimage::Preimage| json!([hex::encode(image), H::hash_node(&image).to_string()]);
+    json!({
+        "nodes": {
+            "empty": node(preimage::empty()),
+            "entry": node(preimage::leaf(0x1234, 0x0056_789a, &x, &y)),
+            "inner of entries": node(preimage::inner(Level::Entries, 0x0708, totals, [&x, &y])),
+            "namespace": node(preimage::namespace(32, totals[1], &x, &y)),
+            "inner of namespaces": node(preimage::inner(Level::Namespaces, 0x0708, totals, [&x, &y])),
+        },
+        "states": states,
+    })
+}
+
+/// spec: TREE-4, TREE-6, TREE-18, TREE-19. `spec/vectors/tree.json` pins nodes, roots and pages under both hashers.
+/// `KEELSTONE_BLESS=1` writes it anew.
+#[test]
+fn golden_nodes_roots_and_pages_have_not_changed() {
+    let states = golden_states().into_iter().map(|(title, state)| {
+        let entries = state.iter().flat_map(|(space, entries)| {
+            entries.iter().map(move |(k, v)| json!([space, hex::encode(k), hex::encode(v)])).collect::<Vec<_>>()
+        });
+        json!({"title": title, "entries": entries.collect::<Vec<_>>()})
+    });
+    let diff: Diff = diff(&[(1, vec![0], None), (0, vec![1, 2], Some(3)), (0, vec![1], Some(1))]);
+    let found = json!({
+        "states": states.collect::<Vec<_>>(),
+        "diff": hex::encode(diff.to_bytes()),
+        "blake3": golden::<Blake3>(),
+        "sha256": golden::<Sha256>(),
+    });
+    let found = serde_json::to_string_pretty(&found).unwrap() + "\n";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/vectors/tree.json");
+    if std::env::var_os("KEELSTONE_BLESS").is_some() {
+        std::fs::write(path, &found).unwrap();
+    }
+    let expected = std::fs::read_to_string(path).unwrap();
+    assert!(expected == found, "spec/vectors/tree.json differs; if that is meant, run with KEELSTONE_BLESS=1");
+}
+
+/// spec: TREE-16. A diff has one encoding: order, doubles, namespaces without writes and leftovers are refused.
+#[test]
+fn a_diff_has_one_encoding() {
+    let good = diff(&[(0, vec![1], Some(1)), (0, vec![1, 0], None), (1, vec![0], Some(2))]);
+    let bytes = good.to_bytes();
+    assert_eq!(Diff::from_bytes(&bytes).as_ref(), Ok(&good));
+    assert_eq!((good.len(), good.bytes()), (3, 1 + 2 + 2 + 1 + 3));
+    for cut in 0..bytes.len() {
+        assert!(Diff::from_bytes(&bytes[..cut]).is_err(), "cut at {cut}");
+    }
+    assert!(Diff::from_bytes(&[&bytes[..], &[0]].concat()).is_err());
+    let encoded = |parts: &[(&str, &[&str])]| {
+        let mut out = (parts.len() as u32).to_bytes();
+        for (space, keys) in parts {
+            name(space).encode(&mut out);
+            (keys.len() as u32).encode(&mut out);
+            for k in *keys {
+                key(k.as_bytes()).encode(&mut out);
+                None::<Value>.encode(&mut out);
+            }
+        }
+        Diff::from_bytes(&out).map(|_| ())
+    };
+    assert_eq!(encoded(&[("a", &["a", "b"]), ("b", &["a"])]), Ok(()));
+    let bad: [&[(&str, &[&str])]; 5] = [
+        &[("a", &["b", "a"])],
+        &[("a", &["a", "a"])],
+        &[("b", &["a"]), ("a", &["a"])],
+        &[("a", &["a"]), ("a", &["b"])],
+        &[("a", &[])],
+    ];
+    for bad in bad {
+        assert!(matches!(encoded(bad), Err(DecodeError::NotCanonical { .. })), "{bad:?}");
+    }
+    let twice: Diff = [(name("a"), key(b"k"), None), (name("a"), key(b"k"), Some(value(b"v")))].into_iter().collect();
+    assert_eq!(twice.find(&name("a"), b"k").unwrap().value, Some(value(b"v")));
+    assert_eq!(good.clone().then(Diff::default()), good);
+}
+
+/// spec: TREE-1. Keys and values at both ends of their lengths go in and come out.
+#[test]
+fn the_longest_and_shortest_keys_and_values_are_kept() {
+    let (disk, pages) = fresh::<Blake3>();
+    let long = vec![0xabu8; 255];
+    let entries = [(vec![0u8], vec![1u8]), (long, vec![7; 8 << 20]), (vec![0xff], vec![1])];
+    let state = State::from([("a".to_owned(), entries.into_iter().collect())]);
+    let tree = grow(&disk, &pages, &state, 2);
+    flush(&disk, &tree);
+    pages.evict(0);
+    assert_holds(&tree, &state);
 }
