@@ -112,6 +112,7 @@ impl BlockRecord {
 }
 
 /// What became of one transaction.
+// spec: BLOCK-4
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[codec(shapeless)]
 pub struct Receipt {
@@ -406,6 +407,7 @@ pub fn execute(
 }
 
 /// Checks that the block follows the last record, and gives that record's hash.
+// spec: BLOCK-2
 fn previous(state: &dyn Read, chain: &Chain, block: &Block) -> Result<Hash, BlockError> {
     let facts = &chain.facts;
     let genesis = facts.initial_height.prev().unwrap_or_default();
@@ -458,6 +460,7 @@ fn signatures(transactions: &[SignedTransaction]) -> Vec<Result<(), crate::Signa
 }
 
 /// What a block's randomness is drawn from. Known to its proposer beforehand: no more than a well-mixed number.
+// spec: BLOCK-5
 fn seed(previous: &Hash, block: &Block, previous_root: &Root) -> Hash {
     const SEED: Tag = Tag::new("block-seed");
     TaggedHasher::new(SEED).value(previous).value(previous_root).value(&block.height).value(&block.time).finish()

@@ -30,6 +30,7 @@ pub struct Society {
 pub const RESERVED: [Capability; 1] = [contracts::PATCH];
 
 /// Registers all built-in functions and their events.
+// spec: MODULE-1, MODULE-5
 pub fn register(registry: &mut Registry) -> &mut Registry {
     for capability in RESERVED {
         registry.reserve(capability);

@@ -1,0 +1,119 @@
+//! Genesis files: what they mean, and what is none.
+
+use crate::tools::*;
+use keelstone_codec::{Height, Key, Namespace, Timestamp, Value};
+use keelstone_ledger::modules::standard;
+use keelstone_ledger::{Chain as Facts, Genesis, GenesisError, Ledger, LedgerError, PoolLimits};
+use keelstone_store::kv::MemoryKv;
+use keelstone_store::{Store, files::MemoryFiles};
+use keelstone_tree::{Read, Sha256};
+use std::sync::Arc;
+
+fn full() -> Genesis {
+    let mut genesis = Genesis::new(chain_id());
+    genesis.initial_height = Height(2_449);
+    genesis.time = Timestamp(1_700_000_000_000);
+    genesis.limits.block_transactions_max = 77;
+    genesis.producers = vec![key(100).public(), key(101).public()];
+    genesis.grants.insert(key(1).public(), ["contracts.patch".into()].into());
+    let app = (Namespace::new("app").unwrap(), Key::new(*b"\x00\xff").unwrap());
+    genesis.state.insert(app, Value::new(vec![1, 2, 3]).unwrap());
+    genesis.import_xian(br#"[{"key":"a.b","value":{"__fixed__":"7.6E+20"}}]"#).unwrap();
+    genesis
+}
+
+/// spec: GENESIS-1, GENESIS-2, GENESIS-3, LEDGER-4. A file is read back as what was written, and the state says it all.
+#[test]
+fn file_and_state_say_what_the_genesis_is() {
+    let genesis = full();
+    let file = genesis.to_json().to_pretty();
+    assert_eq!(Genesis::parse(file.as_bytes()).unwrap(), genesis);
+    let first = genesis.first_state().unwrap();
+    assert_eq!(first.height, Height(2_448));
+    let chain = chain_of(&genesis);
+    assert_eq!((chain.height(), chain.genesis_hash(), chain.facts()), (Height(2_448), first.hash, &genesis.facts()));
+    let read = Facts::read(&chain.view()).unwrap().unwrap();
+    assert_eq!((read.facts, read.genesis_hash, read.tip), (genesis.facts(), first.hash, None));
+    let app = chain.view().get(&Namespace::new("app").unwrap(), b"\x00\xff").unwrap().unwrap();
+    assert_eq!(app.as_slice(), [1, 2, 3]);
+    assert_eq!(chain.produce(Timestamp(0), key(100).public()).unwrap().block.height, Height(2_449));
+}
+
+/// spec: GENESIS-3. The hash follows the meaning: every part counts, spaces and order do not.
+#[test]
+fn hash_depends_on_the_meaning_alone() {
+    let hash = |genesis: &Genesis| genesis.first_state().unwrap().hash;
+    let original = full();
+    let turned = r#"{"time":5,"hasher":"blake3","chain_id":"x"}"#;
+    let plain = r#"{ "chain_id" : "x", "time" : 5 }"#;
+    let read = |file: &str| hash(&Genesis::parse(file.as_bytes()).unwrap());
+    assert_eq!(read(turned), read(plain));
+    let changes: [fn(&mut Genesis); 8] = [
+        |g| g.chain_id = keelstone_codec::ChainId::new("other").unwrap(),
+        |g| g.hasher = keelstone_tree::HashKind::Sha256,
+        |g| g.initial_height = Height(1),
+        |g| g.time = Timestamp(0),
+        |g| g.limits.bundle_gas_max += 1,
+        |g| g.producers.truncate(1),
+        |g| g.grants.clear(),
+        |g| g.state.clear(),
+    ];
+    for (index, change) in changes.iter().enumerate() {
+        let mut changed = original.clone();
+        change(&mut changed);
+        assert_ne!(hash(&changed), hash(&original), "change {index}");
+    }
+}
+
+#[test]
+fn files_that_are_no_genesis_are_refused_by_name() {
+    let refused = |file: &str| Genesis::parse(file.as_bytes()).expect_err(file).to_string();
+    let small = "0100000000000000000000000000000000000000000000000000000000000000";
+    for (file, why) in [
+        ("[]", "chain_id"),
+        ("{}", "chain_id"),
+        (r#"{"chain_id":""}"#, "chain_id"),
+        (r#"{"chain_id":"x","chain_id":"x"}"#, "stands twice"),
+        (r#"{"chain_id":"x","limit":{}}"#, "\"limit\""),
+        (r#"{"chain_id":"x","limits":{"gas":1}}"#, "limits.gas"),
+        (r#"{"chain_id":"x","limits":{"bundle_gas_max":0}}"#, "at least 1"),
+        (r#"{"chain_id":"x","limits":{"bundle_gas_max":1e3}}"#, "2^64"),
+        (r#"{"chain_id":"x","limits":{"block_bytes_max":4294967296}}"#, "2^32"),
+        (r#"{"chain_id":"x","limits":{"block_bytes_max":5}}"#, "fit into a block"),
+        (r#"{"chain_id":"x","initial_height":0}"#, "initial_height"),
+        (r#"{"chain_id":"x","initial_height":-1}"#, "initial_height"),
+        (r#"{"chain_id":"x","hasher":"md5"}"#, "hasher"),
+        (r#"{"chain_id":"x","producers":["00"]}"#, "producers"),
+        (&format!(r#"{{"chain_id":"x","producers":["{small}"]}}"#), "small order"),
+        (&format!(r#"{{"chain_id":"x","grants":{{"{small}":[]}}}}"#), "small order"),
+        (r#"{"chain_id":"x","state":{"app":{"zz":"00"}}}"#, "hexadecimal"),
+        (r#"{"chain_id":"x","state":{"app":{"0A":"00","0a":"00"}}}"#, "stands twice"),
+        (r#"{"chain_id":"x","state":{"app":{"00":""}}}"#, "at least one byte"),
+        (r#"{"chain_id":"x","xian":{}}"#, "no entries"),
+    ] {
+        assert!(refused(file).contains(why), "{file}: {}", refused(file));
+    }
+    for namespace in ["chain", "blocks", "nonces", "sessions"] {
+        let file = format!(r#"{{"chain_id":"x","state":{{"{namespace}":{{"00":"01"}}}}}}"#);
+        let found = Genesis::parse(file.as_bytes()).unwrap().first_state();
+        assert!(matches!(found, Err(GenesisError::Reserved { .. })), "{namespace}");
+    }
+}
+
+#[test]
+fn store_and_chain_must_belong_together() {
+    let open = |store| Ledger::<Sha256>::open(store, Arc::new(MemoryKv::new()), standard(), PoolLimits::default());
+    let files = MemoryFiles::new();
+    let store = Store::create(Arc::new(files.clone()), options()).unwrap();
+    assert!(matches!(open(store), Err(LedgerError::NoGenesis)));
+    let mut genesis = Genesis::new(chain_id());
+    let create = |genesis: &Genesis| {
+        let store = Store::create(Arc::new(MemoryFiles::new()), options()).unwrap();
+        Ledger::<Sha256>::create(store, Arc::new(MemoryKv::new()), standard(), genesis, PoolLimits::default())
+    };
+    assert!(matches!(create(&genesis), Err(LedgerError::WrongHasher { .. })));
+    genesis.hasher = keelstone_tree::HashKind::Sha256;
+    let chain = create(&genesis).unwrap();
+    chain.produce(Timestamp(1), proposer()).unwrap();
+    assert_eq!(chain.facts().hasher, keelstone_tree::HashKind::Sha256);
+}

@@ -1,0 +1,201 @@
+//! What agents, their society, their memes and sessions may and may not do.
+
+use crate::tools::*;
+use keelstone_codec::{BoundedSet, Decode, Fixed, Height, StateHash, Text};
+use keelstone_execution::{Capability, Operation, SessionId, Sessions, View};
+use keelstone_ledger::modules::{Society, agents, memes, sessions, social, standard};
+use keelstone_ledger::{PublicKey, Receipt, Refusal, Transaction, Verdict};
+
+fn fixed(text: &str) -> Fixed {
+    Fixed::parse(text).unwrap()
+}
+
+fn denied(receipt: &Receipt) -> String {
+    let Verdict::Failed(failure) = &receipt.verdict else { panic!("{receipt:?}") };
+    failure.reason.to_string()
+}
+
+/// A chain on which people 1, 2 and 3 are agents.
+fn society() -> Chain {
+    let chain = chain();
+    block(&chain, &[1, 2, 3].map(|person| signed(person, 0, vec![register(&format!("agent {person}"))])));
+    chain
+}
+
+fn world(chain: &Chain) -> View<Society> {
+    View::over(chain.view())
+}
+
+fn who(person: u8) -> PublicKey {
+    key(person).public()
+}
+
+/// spec: MODULE-1. The functions are the documented ones, with the documented capabilities.
+#[test]
+fn functions_are_those_of_the_spec() {
+    let registry = standard();
+    assert!(registry.check().is_ok());
+    let spec = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/ledger.md")).unwrap();
+    for function in registry.functions() {
+        let line = spec.lines().find(|line| line.contains(&format!("`{}`", function.label())));
+        let line = line.unwrap_or_else(|| panic!("{} is not in the spec", function.label()));
+        for capability in &function.needs {
+            assert!(line.contains(&format!("[`{capability}`")) || line.contains(&format!("[`{capability}`,")), "{line}");
+        }
+        assert!(function.context.is_none(), "what a built-in function does can be foretold");
+    }
+    assert_eq!(registry.functions().len(), 15);
+}
+
+/// spec: MODULE-2.
+#[test]
+fn agents_are_bounded_and_their_own() {
+    let chain = society();
+    let too_open = agents::Personality { openness: fixed("1.000001"), ..agents::Personality::AVERAGE };
+    let update = |personality| op(&agents::Update { name: None, personality: Some(personality), traits: None });
+    assert!(denied(&one(&chain, 1, vec![update(too_open)])).contains("openness is 0 to 1"));
+    let shy = agents::Personality { extraversion: Fixed::ZERO, ..agents::Personality::AVERAGE };
+    assert!(one(&chain, 1, vec![update(shy)]).succeeded());
+    assert_eq!(world(&chain).agents.by_key.get(&who(1)).unwrap().unwrap().personality, shy);
+    assert!(denied(&one(&chain, 9, vec![update(shy)])).contains("is no agent"));
+    assert!(denied(&one(&chain, 9, vec![register("")])).contains("has a name"));
+    let status = |status| op(&agents::SetStatus { status });
+    assert!(one(&chain, 1, vec![status(agents::Status::Retired)]).succeeded());
+    assert!(denied(&one(&chain, 1, vec![update(shy)])).contains("has retired"));
+    assert!(one(&chain, 1, vec![status(agents::Status::Active), update(shy)]).succeeded());
+}
+
+/// spec: MODULE-3.
+#[test]
+fn alliances_take_in_whom_they_invite_and_end_with_their_last_member() {
+    let chain = society();
+    let form = |invited: &[u8]| {
+        let invited = BoundedSet::new(invited.iter().map(|person| who(*person))).unwrap();
+        op(&social::FormAlliance { name: Text::new("loom").unwrap(), purpose: Text::default(), invited })
+    };
+    let join = |id| op(&social::JoinAlliance { alliance: social::AllianceId(id) });
+    let leave = |id| op(&social::LeaveAlliance { alliance: social::AllianceId(id) });
+    assert!(one(&chain, 1, vec![form(&[2])]).succeeded());
+    assert!(denied(&one(&chain, 3, vec![join(1)])).contains("is not invited"));
+    assert!(one(&chain, 2, vec![join(1)]).succeeded());
+    assert!(denied(&one(&chain, 2, vec![join(1)])).contains("already"));
+    assert!(denied(&one(&chain, 3, vec![leave(1)])).contains("is not in alliance 1"));
+    assert!(one(&chain, 1, vec![leave(1)]).succeeded());
+    assert!(one(&chain, 1, vec![join(1)]).succeeded(), "a founder may come back");
+    assert!(one(&chain, 1, vec![leave(1)]).succeeded());
+    assert!(one(&chain, 2, vec![leave(1)]).succeeded());
+    assert!(world(&chain).social.alliances.get(&social::AllianceId(1)).unwrap().is_none());
+    assert!(denied(&one(&chain, 1, vec![join(1)])).contains("no alliance 1"));
+    // The last one within the bound, and the first beyond it.
+    assert!(one(&chain, 3, vec![form(&[]); 32]).succeeded());
+    assert!(denied(&one(&chain, 3, vec![form(&[])])).contains("the limit"));
+    let relate = |other, trust: &str| {
+        let relationship = social::Relationship { trust: fixed(trust), sentiment: Fixed::ZERO };
+        op(&social::SetRelationship { other, relationship })
+    };
+    assert!(one(&chain, 1, vec![relate(who(2), "-1")]).succeeded());
+    assert!(denied(&one(&chain, 1, vec![relate(who(2), "-1.000001")])).contains("-1 to 1"));
+    assert!(denied(&one(&chain, 1, vec![relate(who(1), "1")])).contains("with another"));
+    assert!(denied(&one(&chain, 1, vec![relate(who(9), "1")])).contains("is no agent"));
+    let world = world(&chain);
+    assert!(world.social.relationships.get(&(who(2), who(1))).unwrap().is_none(), "one-sided");
+}
+
+/// spec: MODULE-4. The numbers are worked out by hand: openness 0.8, reaction -0.5.
+#[test]
+fn reactions_move_feelings_and_standing_by_exact_steps() {
+    let chain = society();
+    let post = op(&memes::Post { text: Text::new("hello").unwrap() });
+    let react = |meme, reaction: &str| op(&memes::React { meme: memes::MemeId(meme), reaction: fixed(reaction) });
+    assert!(one(&chain, 1, vec![post.clone(), post]).succeeded());
+    assert!(one(&chain, 2, vec![react(1, "-0.5")]).succeeded());
+    assert!(denied(&one(&chain, 2, vec![react(1, "-0.5")])).contains("already"));
+    assert!(denied(&one(&chain, 1, vec![react(1, "1")])).contains("of its own"));
+    assert!(denied(&one(&chain, 2, vec![react(3, "1")])).contains("no meme 3"));
+    assert!(denied(&one(&chain, 2, vec![react(2, "1.000001")])).contains("-1 to 1"));
+    assert!(one(&chain, 2, vec![react(2, "0.000003")]).succeeded());
+    let world = world(&chain);
+    let felt = world.social.relationships.get(&(who(2), who(1))).unwrap().unwrap();
+    // -0.5 · 0.8 · 0.1 = -0.04 and half of that; 0.000003 · 0.8 is 0.000002, and a tenth of it nothing.
+    assert_eq!((felt.sentiment, felt.trust), (fixed("-0.04"), fixed("-0.02")));
+    assert_eq!(world.agents.by_key.get(&who(1)).unwrap().unwrap().reputation, fixed("-0.05"));
+    assert_eq!(world.memes.memes.get(&memes::MemeId(1)).unwrap().unwrap().score, fixed("-0.5"));
+}
+
+/// spec: MODULE-5. Whatever fails last, nothing before it stays.
+#[test]
+fn failed_bundles_leave_no_trace() {
+    let chain = society();
+    let post = op(&memes::Post { text: Text::new("hello").unwrap() });
+    let before = world(&chain).memes.next_meme.last().unwrap();
+    let receipt = one(&chain, 1, vec![post.clone(), post, register("again")]);
+    assert!(!receipt.succeeded());
+    let world = world(&chain);
+    assert_eq!(world.memes.next_meme.last().unwrap(), before);
+    assert_eq!(world.memes.memes.iter().count(), 0);
+}
+
+fn delegate(owner: PublicKey, names: &[&'static str], expires: Option<Height>) -> Operation {
+    let capabilities = BoundedSet::new(names.iter().map(|name| Capability::new(name))).unwrap();
+    op(&sessions::Delegate { owner, name: Text::default(), capabilities, expires, init: StateHash::default() })
+}
+
+fn session_of(receipt: &Receipt) -> SessionId {
+    let Verdict::Succeeded { operations, .. } = &receipt.verdict else { panic!("{receipt:?}") };
+    SessionId::from_bytes(&operations[0].result).unwrap()
+}
+
+fn within(session: SessionId, person: u8, chain: &Chain, operations: Vec<Operation>) -> Result<Receipt, Refusal> {
+    let nonce = chain.next_nonce(&who(person)).unwrap().unwrap();
+    let transaction = Transaction { session: Some(session), ..unsigned(person, nonce, operations) };
+    chain.submit(&keelstone_codec::Encode::to_bytes(&transaction.sign(&key(person))))?;
+    Ok(chain.produce(chain.time(), proposer()).unwrap().receipts[0].clone())
+}
+
+/// spec: MODULE-6. A session does what was delegated to it, and nothing once it, or what it came from, is closed.
+#[test]
+fn sessions_hold_what_they_were_given_until_they_are_closed() {
+    let chain = society();
+    let post = || vec![op(&memes::Post { text: Text::new("hello").unwrap() })];
+    let react = || vec![op(&memes::React { meme: memes::MemeId(1), reaction: Fixed::ONE })];
+    let close = |session| vec![op(&sessions::Close { session })];
+    let first = session_of(&one(&chain, 1, vec![delegate(who(2), &["memes.post", "sessions.delegate"], None)]));
+    assert!(within(first, 2, &chain, post()).unwrap().succeeded());
+    assert!(matches!(within(first, 2, &chain, react()), Err(Refusal::Session(_))), "not delegated");
+    assert!(matches!(within(first, 1, &chain, post()), Err(Refusal::Session(_))), "another's");
+    // More than the parent holds is promised, and of no use.
+    let delegated = within(first, 2, &chain, vec![delegate(who(3), &["memes.post", "memes.react"], None)]).unwrap();
+    let second = session_of(&delegated);
+    assert!(within(second, 3, &chain, post()).unwrap().succeeded());
+    assert!(matches!(within(second, 3, &chain, react()), Err(Refusal::Session(_))));
+    // Only whose it is, or who stands above, may close it.
+    let closed = one(&chain, 3, close(first));
+    assert!(denied(&closed).contains("not yours"), "{closed:?}");
+    assert!(one(&chain, 1, close(first)).succeeded());
+    assert!(matches!(within(first, 2, &chain, post()), Err(Refusal::Session(_))));
+    assert!(matches!(within(second, 3, &chain, post()), Err(Refusal::Session(_))), "its parent is closed");
+    assert!(denied(&one(&chain, 1, close(first))).contains("is closed"));
+    let root = SessionId::root(&chain_id(), &who(1));
+    assert!(denied(&one(&chain, 1, close(root))).contains("root session"));
+    // A session that ends by itself.
+    let until = Height(chain.height().0 + 2);
+    let third = session_of(&one(&chain, 1, vec![delegate(who(1), &["memes.post"], Some(until))]));
+    assert!(within(third, 1, &chain, post()).unwrap().succeeded());
+    assert!(matches!(within(third, 1, &chain, post()), Err(Refusal::Session(_))));
+    assert!(denied(&one(&chain, 1, vec![delegate(who(1), &[], None)])).contains("may do something"));
+    let sessions = View::<Sessions>::over(chain.view());
+    assert_eq!(sessions.records.get(&third).unwrap().unwrap().sequence, 1);
+}
+
+/// A delegation that could never be used for depth is not made.
+#[test]
+fn sessions_are_delegated_eight_levels_deep_at_most() {
+    let chain = society();
+    let names = ["sessions.delegate"];
+    let mut session = session_of(&one(&chain, 1, vec![delegate(who(1), &names, None)]));
+    for _ in 0..6 {
+        session = session_of(&within(session, 1, &chain, vec![delegate(who(1), &names, None)]).unwrap());
+    }
+    let receipt = within(session, 1, &chain, vec![delegate(who(1), &names, None)]).unwrap();
+    assert!(denied(&receipt).contains("delegated at most"), "{receipt:?}");
+}
