@@ -43,21 +43,21 @@ pub struct Limits {
     pub write_bytes_max: u64,
     /// Events of the whole bundle.
     pub events_max: u64,
-    /// Bytes of one event.
+    /// Bytes of all events of the bundle.
     pub event_bytes_max: u64,
-    /// Bytes of one operation's result.
+    /// Bytes of all results of the bundle.
     pub result_bytes_max: u64,
 }
 
 impl Default for Limits {
-    /// About a second of one core, and 64 MiB of writes.
+    /// About a second of one core, 64 MiB of writes, and a receipt of at most 8 MiB of results and events.
     fn default() -> Self {
         Self {
             gas_max: 1_000_000_000,
             write_bytes_max: 64 << 20,
             events_max: 10_000,
-            event_bytes_max: 64 << 10,
-            result_bytes_max: 1 << 20,
+            event_bytes_max: 4 << 20,
+            result_bytes_max: 4 << 20,
         }
     }
 }
@@ -73,13 +73,16 @@ pub(crate) struct Meter {
     allowed: Cell<u64>,
     written: Cell<u64>,
     events: Cell<u64>,
+    event_bytes: Cell<u64>,
+    result_bytes: Cell<u64>,
 }
 
 impl Meter {
     pub(crate) fn new(limits: Limits) -> Self {
         let zero = || Cell::new(0);
         let (end, allowed) = (Cell::new(limits.gas_max), Cell::new(limits.gas_max));
-        Self { limits, used: zero(), end, allowed, written: zero(), events: zero() }
+        let (written, events, event_bytes, result_bytes) = (zero(), zero(), zero(), zero());
+        Self { limits, used: zero(), end, allowed, written, events, event_bytes, result_bytes }
     }
 
     /// Begins an operation that may use at most `gas_max` of what is left.
@@ -111,27 +114,27 @@ impl Meter {
     pub(crate) fn write(&self, key: usize, value: usize) -> Result<(), Stop> {
         self.charge_bytes(cost::WRITE, cost::WRITE_KEY_BYTE, key)?;
         self.charge_bytes(0, cost::WRITE_VALUE_BYTE, value)?;
-        let written = self.written.get().saturating_add(key as u64).saturating_add(value as u64);
-        within("bytes written by a bundle", written, self.limits.write_bytes_max)?;
-        self.written.set(written);
-        Ok(())
+        add("bytes written by a bundle", &self.written, key.saturating_add(value), self.limits.write_bytes_max)
     }
 
     pub(crate) fn event(&self, bytes: usize) -> Result<(), Stop> {
         self.charge_bytes(cost::EVENT, cost::EVENT_BYTE, bytes)?;
-        within("bytes of an event", bytes as u64, self.limits.event_bytes_max)?;
-        let events = self.events.get() + 1;
-        within("events of a bundle", events, self.limits.events_max)?;
-        self.events.set(events);
-        Ok(())
+        add("events of a bundle", &self.events, 1, self.limits.events_max)?;
+        add("bytes of a bundle's events", &self.event_bytes, bytes, self.limits.event_bytes_max)
     }
 
     pub(crate) fn result(&self, bytes: usize) -> Result<(), Stop> {
         self.charge_bytes(0, cost::RESULT_BYTE, bytes)?;
-        within("bytes of a result", bytes as u64, self.limits.result_bytes_max)
+        add("bytes of a bundle's results", &self.result_bytes, bytes, self.limits.result_bytes_max)
     }
 }
 
-fn within(what: &'static str, found: u64, limit: u64) -> Result<(), Stop> {
-    if found > limit { Err(Stop::Limit { what, found, limit }) } else { Ok(()) }
+/// Adds to a sum that has a limit.
+fn add(what: &'static str, sum: &Cell<u64>, more: usize, limit: u64) -> Result<(), Stop> {
+    let found = sum.get().saturating_add(more as u64);
+    if found > limit {
+        return Err(Stop::Limit { what, found, limit });
+    }
+    sum.set(found);
+    Ok(())
 }

@@ -130,6 +130,24 @@ fn x09_writes_and_host_calls_without_end_stop_at_a_limit() {
     assert!(matches!(result.unwrap_err().kind, FailureKind::Stopped(Stop::OutOfGas { .. })));
 }
 
+/// spec: EXEC-13. X-09: what a receipt would hold is bounded for the whole bundle.
+#[test]
+fn x09_results_and_events_of_a_bundle_have_a_limit() {
+    let over = |operations, limits| {
+        let (result, _) = run_with(&State::new(), Caller::root(key(1)), operations, limits).unwrap();
+        let failed = result.unwrap_err();
+        let FailureKind::Stopped(Stop::Limit { what, found, limit }) = failed.kind else { panic!("{failed}") };
+        (failed.operation, what, found, limit)
+    };
+    let echo = op(&Echo { bytes: vec![0; 46] });
+    let limits = Limits { result_bytes_max: 149, ..Limits::default() };
+    assert_eq!(over(vec![echo; 3], limits), (2, "bytes of a bundle's results", 150, 149));
+    let limits = Limits { events_max: 2, ..Limits::default() };
+    assert_eq!(over(vec![mint(2, 1), mint(2, 1), mint(2, 1)], limits), (2, "events of a bundle", 3, 2));
+    let limits = Limits { event_bytes_max: 30, ..Limits::default() };
+    assert_eq!(over(vec![mint(2, 1), mint(2, 1)], limits), (1, "bytes of a bundle's events", 38, 30));
+}
+
 /// spec: EXEC-13. A function that swallows the stop and returns a result has failed all the same.
 #[test]
 fn x09_a_function_cannot_swallow_a_stop() {
