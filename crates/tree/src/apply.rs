@@ -740,6 +740,11 @@ impl<'a, H: Hasher> Builder<'a, H> {
                 }
                 State::New(below) => {
                     self.new[below].up = Up::Page(index, slot as u8);
+                    if below < self.hashed {
+                        // Its slot was made before its hash was; nobody will hand it up any more.
+                        let hash = self.new[below].page.top().hash;
+                        page.slots_mut()[slot].set_hash(hash);
+                    }
                     self.new[below].height
                 }
             };

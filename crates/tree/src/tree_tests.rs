@@ -679,3 +679,19 @@ fn the_longest_and_shortest_keys_and_values_are_kept() {
     pages.evict(0);
     assert_holds(&tree, &state);
 }
+
+/// Hashing runs while pages are still being built; no page may be left with what its children were before.
+#[test]
+fn a_batch_of_any_size_gives_the_plain_root() {
+    for count in [500u32, 2_000, 20_000] {
+        let entry = |n: u32| (name("n"), Key::new(Blake3::hash(&n.to_le_bytes()).0).unwrap(), Some(value(&[n as u8, 1])));
+        let first: Diff = (0..count).map(entry).collect();
+        let second: Diff = (count / 2..count * 2).map(entry).collect();
+        let (disk, pages) = fresh::<Blake3>();
+        let mut plain = crate::MemoryTree::<Blake3>::new();
+        let tree = commit(&disk, &Tree::empty(&pages), &first);
+        assert_eq!(tree.root(), plain.apply(&first), "{count} new keys");
+        let tree = commit(&disk, &tree, &second);
+        assert_eq!(tree.root(), plain.apply(&second), "{count} keys and more");
+    }
+}
