@@ -386,14 +386,14 @@ impl From<ConfigError> for Failure {
 }
 
 /// Where each setting's value came from, for `config show`.
-pub type Origins = BTreeMap<String, String>;
+pub(crate) type Origins = BTreeMap<String, String>;
 
 impl Config {
     /// Reads the file if there is one, then the environment, then `overrides` (`section.name=value`).
     ///
     /// # Errors
     /// [`ConfigError`] names source, line and key of the first thing that is wrong.
-    pub fn load(file: &Path, overrides: &[String]) -> Result<(Self, Origins), ConfigError> {
+    pub(crate) fn load(file: &Path, overrides: &[String]) -> Result<(Self, Origins), ConfigError> {
         let mut config = Self::default();
         let mut origins = Origins::new();
         if let Some(text) = read_file(file)? {

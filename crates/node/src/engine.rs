@@ -422,7 +422,10 @@ impl<H: Hasher> Engine for Local<H> {
 
     fn export_xian(&self, at: Option<Height>) -> Result<Json, Failure> {
         let view = self.view(at)?;
-        xian::export(&view).map_err(|error| Failure::error(error.to_string()))
+        xian::export(&view).map_err(|error| match error {
+            xian::ExportError::Read(error) => error.into(),
+            error => Failure::integrity(error.to_string()),
+        })
     }
 
     fn stats(&self) -> Stats {

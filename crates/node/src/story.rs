@@ -66,6 +66,7 @@ pub(crate) struct Story {
     memes: Vec<(memes::MemeId, PublicKey)>,
     reacted: BTreeSet<(u64, usize)>,
     alliances: BTreeMap<social::AllianceId, BTreeSet<usize>>,
+    names: BTreeMap<social::AllianceId, String>,
     founded: usize,
     posted: usize,
 }
@@ -82,6 +83,7 @@ impl Story {
             memes: Vec::new(),
             reacted: BTreeSet::new(),
             alliances: BTreeMap::new(),
+            names: BTreeMap::new(),
             founded: 0,
             posted: 0,
         }
@@ -177,6 +179,9 @@ impl Story {
                     && let Ok(alliance) = social::AllianceId::from_bytes(&outcome.result)
                 {
                     self.alliances.insert(alliance, [actor].into());
+                    if let Ok(form) = social::FormAlliance::from_bytes(&operation.args) {
+                        self.names.insert(alliance, form.name.to_string());
+                    }
                 } else if let Ok(join) = social::JoinAlliance::from_bytes(&operation.args)
                     && outcome.function == social::JoinAlliance::hash()
                 {
@@ -190,16 +195,24 @@ impl Story {
         }
     }
 
-    /// The first thing that happened in a block, in a few words.
+    /// What happened first in a block, in a few words; what is rare before what is common.
     pub(crate) fn describe(&self, committed: &Committed) -> String {
-        let Some(transaction) = committed.block.transactions.first().map(|signed| &signed.transaction) else {
+        let rank = |transaction: &&Transaction| match transaction.bundle.operations().first() {
+            Some(first) if first.function == social::FormAlliance::hash() => 0,
+            Some(first) if first.function == social::LeaveAlliance::hash() => 1,
+            Some(first) if first.function == social::JoinAlliance::hash() => 2,
+            Some(first) if first.function == social::SetRelationship::hash() => 3,
+            _ => 4,
+        };
+        let Some(transaction) = committed.block.transactions.iter().map(|signed| &signed.transaction).min_by_key(rank)
+        else {
             return "nothing happens".to_owned();
         };
         let actor = self.cast.0.iter().position(|key| key.public() == transaction.sender);
         let name = actor.map_or("somebody", |actor| NAMES[actor]);
         let Some(operation) = transaction.bundle.operations().first() else { return name.to_owned() };
         let (function, args) = (operation.function, &operation.args);
-        let named = |id: social::AllianceId| format!("alliance {}", id.0);
+        let named = |id: social::AllianceId| self.names.get(&id).map_or("an alliance", |name| name.as_str());
         if function == agents::Register::hash() {
             format!("{name} arrives")
         } else if let (true, Ok(form)) =
@@ -216,8 +229,14 @@ impl Story {
             format!("{name} leaves {}", named(leave.alliance))
         } else if let (true, Ok(post)) = (function == memes::Post::hash(), memes::Post::from_bytes(args)) {
             format!("{name}: {}", &*post.text)
+        } else if let (true, Ok(opinion)) =
+            (function == social::SetRelationship::hash(), social::SetRelationship::from_bytes(args))
+        {
+            let other = self.cast.0.iter().position(|key| key.public() == opinion.other);
+            let verb = if opinion.relationship.trust < Fixed::ZERO { "doubts" } else { "trusts" };
+            format!("{name} {verb} {}", other.map_or("somebody", |other| NAMES[other]))
         } else {
-            format!("{name} thinks of somebody")
+            format!("{name} reacts")
         }
     }
 

@@ -47,6 +47,11 @@ impl Limits {
         }
     }
 
+    /// The answer to a body that is longer than it may be.
+    pub(super) fn too_large(&self) -> ApiError {
+        ApiError::new(Code::TooLarge, format!("bodies have at most {} bytes", self.body_bytes_max))
+    }
+
     /// Says whether a request that changes state comes from where it may.
     ///
     /// A page in somebody's browser can send requests to this machine's own addresses, under a name its author chose
@@ -77,6 +82,11 @@ pub(crate) async fn guard(State(limits): State<Arc<Limits>>, request: Request, n
     }
     if request.headers().contains_key(header::CONTENT_ENCODING) {
         return Err(ApiError::new(Code::UnsupportedMedia, "send bodies as they are, without Content-Encoding"));
+    }
+    // What is said to be too long is refused before any of it is read; what turns out to be is refused while reading.
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > limits.body_bytes_max as u64) {
+        return Err(limits.too_large());
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         limits.check_source(request.headers())?;

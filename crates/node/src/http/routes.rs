@@ -290,9 +290,7 @@ async fn submit(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<api::Submitted>), ApiError> {
     let body = body.map_err(|error| match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            ApiError::new(Code::TooLarge, format!("bodies have at most {} bytes", served.limits.body_bytes_max))
-        }
+        StatusCode::PAYLOAD_TOO_LARGE => served.limits.too_large(),
         _ => ApiError::new(Code::BadRequest, "the body could not be read"),
     })?;
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");

@@ -1,0 +1,238 @@
+//! Exit codes, configuration, keys and proofs.
+
+use crate::support::{chain, expect, keelstone, post, program, register, send};
+use serde_json::json;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
+
+#[test]
+fn exit_codes_mean_what_the_table_says() {
+    let empty = tempfile::tempdir().unwrap();
+    assert_eq!(keelstone(empty.path(), &["no-such-command"]).status.code(), Some(2));
+    assert_eq!(keelstone(empty.path(), &["--version"]).status.code(), Some(0));
+    let error = expect(empty.path(), 10, &["status"]);
+    assert_eq!((&error["error"]["code"], &error["error"]["exit"]), (&json!("no_chain"), &json!(10)));
+    let home = chain();
+    expect(home.path(), 2, &["init"]);
+    expect(home.path(), 14, &["query", "agents", "nobody"]);
+    expect(home.path(), 14, &["query", "block", "7"]);
+    expect(home.path(), 14, &["query", "agents", "nobody", "--height", "7"]);
+    let refused = send(home.path(), 13, &json!([post("not registered yet")]));
+    assert_eq!(refused["receipt"]["failure"]["operation"], 0);
+}
+
+#[test]
+fn a_chain_can_be_used_without_a_node() {
+    let home = chain();
+    let sent = send(home.path(), 0, &json!([register(), post("first")]));
+    assert_eq!(sent["receipt"]["outcomes"].as_array().map(Vec::len), Some(2));
+    assert_eq!(sent["operations"][0]["args"]["traits"], json!(["a", "b"]), "sets are sorted for people");
+    let id = sent["id"].as_str().unwrap();
+    assert_eq!(expect(home.path(), 0, &["query", "tx", id])["receipt"]["height"], 1);
+    assert_eq!(expect(home.path(), 0, &["status"])["height"], 1);
+    let replayed = expect(home.path(), 0, &["replay"]);
+    assert_eq!((&replayed["blocks"], &replayed["roots_compared"]), (&json!(1), &json!(2)));
+    assert_eq!(expect(home.path(), 0, &["db", "check"])["sound"], true);
+    let functions = expect(home.path(), 0, &["query", "functions"]);
+    assert!(functions.as_array().unwrap().iter().any(|function| function["name"] == "memes.post/1"));
+}
+
+#[test]
+fn transactions_can_be_built_signed_and_sent_in_steps() {
+    let home = chain();
+    let plan = home.path().join("plan.json");
+    fs::write(&plan, json!({ "operations": [register()] }).to_string()).unwrap();
+    let step = |arguments: &[&str], file: &str, into: &str| {
+        let output = keelstone(home.path(), &[&["tx"], arguments, &[file, "--json"]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::write(home.path().join(into), &output.stdout).unwrap();
+        home.path().join(into).to_str().unwrap().to_owned()
+    };
+    let built = step(&["build", "--from", "producer"], plan.to_str().unwrap(), "built.json");
+    let signed = step(&["sign", "--from", "producer"], &built, "signed.json");
+    expect(home.path(), 0, &["tx", "show", &signed]);
+    expect(home.path(), 0, &["tx", "send", &signed]);
+    // The same transaction again is a replay.
+    let again = expect(home.path(), 13, &["tx", "send", &signed]);
+    assert!(again["error"]["message"].as_str().unwrap().contains("nonce"), "{again}");
+}
+
+#[test]
+fn p09_a_proof_holds_for_its_own_entry_and_root_only() {
+    let home = chain();
+    send(home.path(), 0, &json!([register(), post("first")]));
+    let listed = expect(home.path(), 0, &["query", "list", "memes"]);
+    let keys: Vec<&str> = listed["entries"].as_array().unwrap().iter().map(|e| e["key"].as_str().unwrap()).collect();
+    let proven = expect(home.path(), 0, &["query", "memes", keys[0], "--hex", "--prove"]);
+    let check = |claim: &serde_json::Value, code: i32, more: &[&str]| {
+        let file = home.path().join("claim.json");
+        fs::write(&file, claim.to_string()).unwrap();
+        // No store: a home that does not exist.
+        let nowhere = home.path().join("nowhere");
+        expect(&nowhere, code, &[&["proof", "verify", file.to_str().unwrap()], more].concat())
+    };
+    check(&proven, 0, &[]);
+    check(&proven, 0, &["--root", proven["root"].as_str().unwrap()]);
+    check(&proven, 12, &["--root", &"ab".repeat(32)]);
+    let with = |name: &str, value: &str| {
+        let mut claim = proven.clone();
+        claim[name] = json!(value);
+        claim
+    };
+    check(&with("key", keys[1]), 12, &[]);
+    check(&with("namespace", "agents"), 12, &[]);
+    check(&with("value", "00"), 12, &[]);
+    check(&with("proof", "00"), 12, &[]);
+    check(&with("hasher", "sha256"), 12, &[]);
+    check(&with("proof", "zz"), 2, &[]);
+    let absent = expect(home.path(), 14, &["query", "memes", "nothing", "--prove"]);
+    assert_eq!(absent["value"], serde_json::Value::Null);
+    check(&absent, 0, &[]);
+}
+
+#[test]
+fn l01_bad_configuration_is_named_with_line_and_key_by_check_and_by_node() {
+    let home = chain();
+    let file = home.path().join("keelstone.toml");
+    let long = format!("# {}\n", "x".repeat(10 << 20));
+    for (text, line, key) in [
+        ("[http]\nlisen = \"127.0.0.1:1\"\n", "line 2", "http.lisen"),
+        ("[blocks]\ninterval_ms = \"1s\"\n", "line 2", "blocks.interval_ms"),
+        ("[blocks]\ninterval_ms = -1\n", "line 2", "blocks.interval_ms"),
+        ("[blocks]\n\ninterval_ms = 0\n", "line 3", "blocks.interval_ms"),
+        ("[log]\nlevel = \"info\"\nlevel = \"warn\"\n", "line 3", "log.level"),
+        ("\u{feff}[log]\n", "line 1", "byte order mark"),
+        ("[log]\r\nlevel = \"info\"\r\n", "line 1", "CR LF"),
+        (&long, "keelstone.toml", "longer than"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let said: Vec<String> = [["config", "check"].as_slice(), &["node"]]
+            .iter()
+            .map(|command| expect(home.path(), 2, command)["error"]["message"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(said[0], said[1], "config check says the same as node");
+        assert!(said[0].contains(line) && said[0].contains(key), "{:?} does not name {line}, {key}", said[0]);
+    }
+}
+
+#[test]
+fn l01_a_path_that_is_not_text_is_refused() {
+    let home = std::ffi::OsStr::from_bytes(b"/tmp/keelstone-\xff");
+    let output = program().arg("status").arg("--home").arg(home).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn settings_come_from_file_environment_and_command_line_in_this_order() {
+    let home = chain();
+    fs::write(home.path().join("keelstone.toml"), "[http]\nconnections_max = 7\n").unwrap();
+    let value = |command: &mut std::process::Command| {
+        let output = command.args(["config", "show", "--json", "--home"]).arg(home.path()).output().unwrap();
+        let rows: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let row = rows.as_array().unwrap().iter().find(|row| row["key"] == "http.connections_max").unwrap().clone();
+        row["value"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(value(&mut program()), "7");
+    assert_eq!(value(program().env("KEELSTONE_HTTP_CONNECTIONS_MAX", "8")), "8");
+    let both = &mut program();
+    both.env("KEELSTONE_HTTP_CONNECTIONS_MAX", "8").args(["--set", "http.connections_max=9"]);
+    assert_eq!(value(both), "9");
+    let misspelt = program().env("KEELSTONE_HTTP_CONECTIONS", "8").args(["config", "check"]).output().unwrap();
+    assert_eq!(misspelt.status.code(), Some(2));
+}
+
+#[test]
+fn l02_a_node_does_not_start_with_a_key_others_can_read() {
+    let home = chain();
+    let key = home.path().join("keys/producer.key.json");
+    let secret = fs::read_to_string(&key).unwrap();
+    let secret: serde_json::Value = serde_json::from_str(&secret).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let output = keelstone(home.path(), &["node"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("644"), "{said}");
+    assert!(!said.contains(secret["secret"].as_str().unwrap()), "the secret is printed");
+    fs::remove_file(&key).unwrap();
+    expect(home.path(), 14, &["node"]);
+    fs::create_dir(&key).unwrap();
+    expect(home.path(), 2, &["node"]);
+}
+
+#[test]
+fn keys_move_between_homes_and_are_not_overwritten() {
+    let (home, other) = (chain(), tempfile::tempdir().unwrap());
+    let made = expect(home.path(), 0, &["keys", "new", "alice"]);
+    expect(home.path(), 2, &["keys", "new", "alice"]);
+    let file = other.path().join("moved.json");
+    expect(home.path(), 0, &["keys", "export", "alice", file.to_str().unwrap()]);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let taken = expect(other.path(), 0, &["keys", "import", "bob", file.to_str().unwrap()]);
+    assert_eq!(made["public"], taken["public"]);
+    assert_eq!(expect(home.path(), 0, &["keys", "list"]).as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn l04_a_data_directory_that_is_none_is_a_named_error() {
+    let home = chain();
+    fs::remove_dir_all(home.path().join("data")).unwrap();
+    fs::write(home.path().join("data"), "").unwrap();
+    let error = expect(home.path(), 1, &["status"]);
+    assert!(error["error"]["message"].as_str().unwrap().contains("data"), "{error}");
+}
+
+#[test]
+fn l06_a_reader_that_goes_away_is_no_panic() {
+    let mut child = program().args(["config", "default"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn l07_what_destroys_needs_a_yes() {
+    let home = chain();
+    send(home.path(), 0, &json!([register()]));
+    send(home.path(), 0, &json!([post("second")]));
+    expect(home.path(), 2, &["rollback", "1"]);
+    expect(home.path(), 2, &["db", "prune", "--before", "1"]);
+    assert_eq!(expect(home.path(), 0, &["status"])["height"], 2);
+    let root = expect(home.path(), 0, &["query", "block", "1"])["root"].clone();
+    let back = expect(home.path(), 0, &["rollback", "1", "--yes"]);
+    assert_eq!((&back["height"], &back["root"]), (&json!(1), &root));
+    expect(home.path(), 14, &["query", "block", "2"]);
+    send(home.path(), 0, &json!([post("another second")]));
+}
+
+#[test]
+fn completions_and_help_name_every_command() {
+    let home = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = keelstone(home.path(), &["completions", shell]);
+        assert!(String::from_utf8_lossy(&script.stdout).contains("rollback"), "{shell}");
+    }
+}
+
+#[test]
+fn the_bench_prints_the_lines_of_the_other_engines() {
+    let home = tempfile::tempdir().unwrap();
+    let sizes = ["--n", "2000", "--upd-blocks", "3", "--upd-size", "100", "--reads", "500", "--proofs", "50"];
+    let output = keelstone(home.path(), &[&["bench", "store", "--json"], sizes.as_slice()].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<serde_json::Value> =
+        String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let names: Vec<&str> = lines.iter().map(|line| line["w"].as_str().unwrap()).collect();
+    assert_eq!(names, ["info", "W1", "W2", "W3", "W4", "W4x", "W5"]);
+    assert!(lines.iter().all(|line| line["peer"] == "keelstone" && line["n"] == 2000));
+    assert_eq!(lines[6]["same_root"], true);
+}
+
+#[test]
+fn the_demo_holds_every_check_it_makes() {
+    let home = tempfile::tempdir().unwrap();
+    let told = expect(&home.path().join("demo"), 0, &["demo", "--once"]);
+    assert_eq!(told["all_held"], true, "{told}");
+    assert!(told["checks"].as_array().unwrap().len() >= 10);
+}

@@ -1,0 +1,231 @@
+//! The API under hostile clients.
+
+use crate::support::{Node, answer, chain, expect, post, register, send};
+use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+fn alive(node: &Node) {
+    assert_eq!(node.get("/healthz").0, 200, "the node is not alive afterwards");
+}
+
+#[test]
+fn r01_oversize_requests_are_refused_without_being_read() {
+    let home = chain();
+    let node = Node::start(home.path(), &[]);
+    let host = format!("Host: {}\r\n", node.address);
+    let head = format!("POST /v1/transactions HTTP/1.1\r\n{host}Content-Type: application/json\r\n");
+    // One byte too many, said and sent.
+    // A server that does not read the rest may reset before its answer is read: any of a few tries must see it.
+    let body = " ".repeat((1 << 20) + 1);
+    assert!((0..10).any(|_| node.post_json(&body).0 == 413));
+    // A length that lies upward: the answer comes before the body.
+    assert_eq!(node.exchange(format!("{head}Content-Length: 99999999999\r\n\r\n").as_bytes()).0, 413);
+    // Chunks without end.
+    let mut endless = node.connect();
+    let _ = endless.write_all(format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes());
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    for _ in 0..64 {
+        if endless.write_all(chunk.as_bytes()).is_err() {
+            break; // Refused already.
+        }
+    }
+    let (status, _) = answer(&mut endless);
+    assert!(status == 413 || status == 0, "{status}");
+    // A head of 64 KB, and one of 10,000 headers.
+    let wide = format!("GET /healthz HTTP/1.1\r\n{host}X: {}\r\n\r\n", "x".repeat(64 << 10));
+    assert!((0..10).any(|_| node.exchange(wide.as_bytes()).0 == 431));
+    let many = format!("GET /healthz HTTP/1.1\r\n{host}{}\r\n", "X: y\r\n".repeat(10_000));
+    assert!((0..10).any(|_| node.exchange(many.as_bytes()).0 == 431));
+    // Compressed bodies are not unpacked at all.
+    let packed = format!("{host}Content-Type: application/json\r\nContent-Encoding: gzip\r\n");
+    assert_eq!(node.post(&packed, "{}").0, 415);
+    alive(&node);
+}
+
+#[test]
+fn r02_slow_and_idle_clients_do_not_keep_others_out() {
+    let home = chain();
+    let node = Node::start(home.path(), &["http.header_timeout_ms=700", "http.connections_max=64"]);
+    let mut slow = node.connect();
+    slow.write_all(b"GET /healthz HTTP/1.1\r\nHost:").unwrap();
+    let started = Instant::now();
+    let mut rest = Vec::new();
+    let _ = slow.read_to_end(&mut rest);
+    assert!(started.elapsed() < Duration::from_secs(5), "a head that never ends is never closed");
+    let idle: Vec<TcpStream> = (0..300).filter_map(|_| TcpStream::connect(node.address).ok()).collect();
+    assert!(idle.len() > 200);
+    let started = Instant::now();
+    alive(&node);
+    assert!(started.elapsed() < Duration::from_secs(5), "idle connections keep others out");
+}
+
+#[test]
+fn r03_json_is_strict() {
+    let home = chain();
+    let node = Node::start(home.path(), &[]);
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    for body in [
+        deep.as_str(),
+        r#"{"transaction":"00","transaction":"01"}"#,
+        r#"{"transaction":1e400}"#,
+        r#"{"transaction":null}"#,
+        r#"{"transaction":-0}"#,
+        r#"{"transaction":9223372036854775808}"#,
+        r#"{"transaction":1.5}"#,
+        r#"{"transaction":"zz"}"#,
+        r#"{"transaction":"00"}"#,
+        r#"{"transaction":"00","more":1}"#,
+        r#"[{"transaction":"00"}]"#,
+        "",
+        "\u{0}",
+    ] {
+        let (status, answer) = node.post_json(body);
+        assert_eq!(status, 400, "{}", &body[..body.len().min(60)]);
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(answer["error"]["code"], "bad_request");
+    }
+    alive(&node);
+}
+
+#[test]
+fn r04_paths_have_one_reading() {
+    let home = chain();
+    let node = Node::start(home.path(), &[]);
+    for path in [
+        "/v1/..%2fstatus",
+        "/v1/%00",
+        "/v1/%c0%ae%c0%ae/status",
+        "/metrics/../admin",
+        "/./metrics",
+        "//metrics",
+        "/v1/blocks/%31",
+        "/v1/state/agents?key=%00",
+        "/v1/state/agents?key=%c0%ae",
+        "/v1/state/agents?key=1&key=2",
+        "/v1/state/Agents?key=1",
+        "/v1/blocks/-1",
+        "/v1/blocks/18446744073709551616",
+        "/v1/transactions/00",
+        "/admin",
+        "/metrics/admin",
+    ] {
+        let (status, _) = node.get(path);
+        assert!(status == 400 || status == 404, "{path} got {status}");
+    }
+    assert_eq!(node.exchange(b"GET /\xc0\xae HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").0, 400);
+    assert_eq!(node.exchange(b"DELETE /v1/status HTTP/1.1\r\nConnection: close\r\n\r\n").0, 403);
+    alive(&node);
+}
+
+#[test]
+fn r06_pruned_and_future_heights_say_which_there_are() {
+    let home = chain();
+    for round in 0..6 {
+        send(home.path(), 0, &json!([if round == 0 { register() } else { post("again") }]));
+    }
+    expect(home.path(), 0, &["db", "prune", "--before", "4", "--yes"]);
+    let node = Node::start(home.path(), &[]);
+    let lowest = node.json("/v1/status").1["lowest_height"].clone();
+    assert_eq!(lowest, 4);
+    for (height, expected) in [(1, 410), (99, 404)] {
+        let (status, body) = node.json(&format!("/v1/state/agents?key=x&height={height}"));
+        assert_eq!(status, expected);
+        assert_eq!((&body["error"]["lowest_height"], &body["error"]["highest_height"]), (&json!(4), &json!(6)));
+    }
+    assert_eq!(node.get("/v1/state/agents?key=x&height=5").0, 200);
+    // The command line says the same through the node.
+    expect(home.path(), 14, &["query", "agents", "x", "--height", "1"]);
+}
+
+#[test]
+fn r08_pages_of_foreign_origin_cannot_change_state() {
+    let home = chain();
+    let node = Node::start(home.path(), &[]);
+    let own = format!("Host: {}\r\n", node.address);
+    let port = node.address.port();
+    let body = r#"{"transaction":"00"}"#;
+    let kind = "Content-Type: application/json\r\n";
+    let try_with = |headers: String| node.post(&headers, body).0;
+    assert_eq!(try_with(format!("{own}{kind}")), 400, "an honest client gets as far as the transaction");
+    assert_eq!(try_with(format!("{own}{kind}Origin: http://{}\r\n", node.address)), 400);
+    assert_eq!(try_with(format!("Host: attacker.example:{port}\r\n{kind}")), 403, "DNS rebinding");
+    assert_eq!(try_with(format!("{own}{kind}Origin: https://attacker.example\r\n")), 403);
+    assert_eq!(try_with(format!("{own}{kind}Origin: null\r\n")), 403);
+    assert_eq!(try_with(format!("{own}Content-Type: text/plain\r\n")), 415, "a form of a page");
+    assert_eq!(try_with(own), 415);
+}
+
+#[test]
+fn r10_the_number_of_series_does_not_grow_with_requests() {
+    let home = chain();
+    let node = Node::start(home.path(), &[]);
+    let series = |node: &Node| node.get("/metrics").1.lines().filter(|line| !line.starts_with('#')).count();
+    for path in ["/", "/v1/status", "/nowhere", "/v1/blocks/latest", "/v1/blocks/x"] {
+        node.get(path);
+    }
+    series(&node);
+    let before = series(&node);
+    for index in 0..100 {
+        node.get(&format!("/made-up-{index}"));
+        node.get(&format!("/v1/blocks/{index}"));
+        node.get(&format!("/v1/state/ns{index}?key=k{index}"));
+    }
+    let after = series(&node);
+    assert!(after <= before + 4, "{before} series became {after}");
+    assert!(after < 150, "{after} series");
+}
+
+#[test]
+fn r11_subscriptions_are_capped_and_slow_readers_dropped() {
+    let home = chain();
+    let settings = ["http.client_subscriptions_max=4", "http.subscription_events_max=2"];
+    let node = Node::start(home.path(), &settings);
+    let subscribe = || {
+        let mut stream = node.connect();
+        write!(stream, "GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).unwrap();
+        (stream, String::from_utf8_lossy(&first).into_owned())
+    };
+    let open: Vec<_> = (0..4).map(|_| subscribe()).collect();
+    assert!(open.iter().all(|(_, status)| status == "HTTP/1.1 200"));
+    assert_eq!(subscribe().1, "HTTP/1.1 503");
+    // Nobody reads. Blocks go on, and sooner or later nobody is subscribed.
+    send(home.path(), 0, &json!([register()]));
+    let many: Vec<Value> = (0..60).map(|_| post(&"x".repeat(280))).collect();
+    let started = Instant::now();
+    while !node.get("/metrics").1.contains("http_subscriptions_dropped_total 4") {
+        assert!(started.elapsed() < Duration::from_secs(60), "slow readers are kept");
+        send(home.path(), 0, &json!(many));
+    }
+    assert!(node.get("/metrics").1.contains("http_subscriptions_open 0"));
+    let (_, status) = subscribe();
+    assert_eq!(status, "HTTP/1.1 200", "their places are free again");
+}
+
+#[test]
+fn every_documented_path_answers() {
+    let home = chain();
+    let sent = send(home.path(), 0, &json!([register()]));
+    let node = Node::start(home.path(), &[]);
+    let (status, document) = node.json("/openapi.json");
+    assert_eq!(status, 200);
+    let (id, sender) = (sent["id"].as_str().unwrap(), sent["sender"].as_str().unwrap());
+    let mut answered = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        if methods.get("get").is_none() || path == "/v1/events" {
+            continue;
+        }
+        let query = match path.as_str() {
+            "/v1/state/{namespace}" => "?key=x&prove=true",
+            _ => "",
+        };
+        let path = path.replace("{id}", id).replace("{height}", "1").replace("{key}", sender);
+        let path = path.replace("{namespace}", "agents") + query;
+        assert_eq!(node.get(&path).0, 200, "{path}");
+        answered += 1;
+    }
+    assert!(answered >= 10, "{answered} paths");
+}

@@ -1,0 +1,9 @@
+//! The binary as people and machines meet it: exit codes, signals, sockets, and what hostile input gets.
+//!
+//! Every test runs the real program on a directory of its own and talks to it over real sockets. Names begin with the
+//! id of the hostile case they answer, where there is one.
+
+mod commands;
+mod http;
+mod node;
+mod support;

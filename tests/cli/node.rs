@@ -1,0 +1,147 @@
+//! A node's life: started, stopped, killed, starved of descriptors, and in the way of another.
+
+use crate::support::{Node, answer, chain, expect, keelstone, post, program, register, send};
+use serde_json::json;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+/// How long a clean stop may take.
+const STOP: Duration = Duration::from_secs(5);
+
+#[test]
+fn l06_sigterm_and_sigint_stop_cleanly_while_transactions_come_in() {
+    for name in ["TERM", "INT"] {
+        let home = chain();
+        let mut node = Node::start(home.path(), &[]);
+        send(home.path(), 0, &json!([register()]));
+        let stream = node.connect(); // An idle connection must not hold up the stop.
+        node.signal("HUP");
+        send(home.path(), 0, &json!([post("after a SIGHUP")]));
+        let asked = Instant::now();
+        node.signal(name);
+        assert_eq!(node.wait(STOP), Some(0), "SIG{name}: no clean stop within {STOP:?}");
+        assert!(asked.elapsed() < STOP);
+        drop(stream);
+        assert_eq!(expect(home.path(), 0, &["status"])["height"], 2);
+    }
+}
+
+#[test]
+fn kill_9_loses_no_acknowledged_transaction() {
+    let home = chain();
+    let mut height = 0;
+    for round in 0..3 {
+        let mut node = Node::start(home.path(), &[]);
+        let first = if round == 0 { register() } else { post("again") };
+        let sent = send(home.path(), 0, &json!([first, post("acknowledged")]));
+        height += 1;
+        node.child.kill().unwrap();
+        node.wait(STOP);
+        let found = expect(home.path(), 0, &["query", "tx", sent["id"].as_str().unwrap()]);
+        assert_eq!(found["receipt"], sent["receipt"], "round {round}");
+        assert_eq!(expect(home.path(), 0, &["status"])["height"], height);
+    }
+    expect(home.path(), 0, &["replay"]);
+}
+
+#[test]
+fn l03_a_second_process_is_told_who_has_the_directory() {
+    let home = chain();
+    let node = Node::start(home.path(), &[]);
+    for command in [["db", "stats"].as_slice(), &["node", "--set", "http.listen=127.0.0.1:0"], &["replay"]] {
+        let error = expect(home.path(), 11, command);
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains(&format!("pid {}", node.child.id())), "{message}");
+    }
+    // What inspects goes through the node.
+    assert!(expect(home.path(), 0, &["status"])["api"].is_string());
+}
+
+#[test]
+fn l03_the_lock_of_a_dead_process_is_none() {
+    let home = chain();
+    let mut node = Node::start(home.path(), &[]);
+    node.child.kill().unwrap();
+    node.wait(STOP);
+    let mut again = Node::start(home.path(), &[]);
+    again.signal("TERM");
+    assert_eq!(again.wait(STOP), Some(0));
+}
+
+#[test]
+fn l07_destructive_commands_are_refused_on_a_live_directory() {
+    let home = chain();
+    let _node = Node::start(home.path(), &[]);
+    expect(home.path(), 11, &["rollback", "0", "--yes"]);
+    expect(home.path(), 11, &["db", "prune", "--before", "1", "--yes"]);
+    expect(home.path(), 11, &["db", "compact"]);
+}
+
+#[test]
+fn l06_running_out_of_descriptors_is_survived() {
+    let home = chain();
+    let mut shell = std::process::Command::new("sh");
+    let line = format!(
+        "ulimit -n 64; exec {} node --json --set http.listen=127.0.0.1:0 --home {}",
+        program().get_program().display(),
+        home.path().display()
+    );
+    shell.args(["-c", &line]);
+    let mut node = Node::run(shell);
+    let idle: Vec<_> = (0..120).filter_map(|_| std::net::TcpStream::connect(node.address).ok()).collect();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(node.child.try_wait().unwrap().is_none(), "the node died for want of descriptors");
+    drop(idle);
+    let started = Instant::now();
+    let served = loop {
+        if node.get("/healthz").0 == 200 {
+            break true;
+        }
+        if started.elapsed() > Duration::from_secs(10) {
+            break false;
+        }
+    };
+    assert!(served, "the node does not serve again");
+    node.signal("TERM");
+    assert_eq!(node.wait(STOP), Some(0));
+}
+
+#[test]
+fn blocks_come_by_the_clock_if_asked() {
+    let home = chain();
+    let node = Node::start(home.path(), &["blocks.production=interval", "blocks.interval_ms=20"]);
+    let started = Instant::now();
+    while node.json("/v1/status").1["height"].as_u64() < Some(5) {
+        assert!(started.elapsed() < Duration::from_secs(20), "no five blocks in 20 s");
+    }
+    let status = node.json("/v1/status").1;
+    let block = node.json("/v1/blocks/3").1;
+    assert_eq!(block["record_hash"], serde_json::Value::Null, "an empty block writes nothing");
+    assert_eq!(block["root"], status["root"], "an idle chain stays at its root");
+}
+
+#[test]
+fn a_node_needs_its_port() {
+    let home = chain();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!("http.listen={}", taken.local_addr().unwrap());
+    let output = keelstone(home.path(), &["node", "--set", &listen]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("could not listen"));
+}
+
+#[test]
+fn events_are_streamed_as_they_happen() {
+    let home = chain();
+    let mut node = Node::start(home.path(), &[]);
+    let mut stream = node.connect();
+    write!(stream, "GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    send(home.path(), 0, &json!([register()]));
+    node.signal("TERM");
+    assert_eq!(node.wait(STOP), Some(0), "an open stream holds up the stop");
+    let (status, body) = answer(&mut stream);
+    assert_eq!(status, 200);
+    assert!(body.contains("event: transaction") && body.contains("agents.registered"), "{body}");
+    assert!(body.contains("event: block"), "{body}");
+}
