@@ -236,3 +236,27 @@ fn the_demo_holds_every_check_it_makes() {
     assert_eq!(told["all_held"], true, "{told}");
     assert!(told["checks"].as_array().unwrap().len() >= 10);
 }
+
+#[test]
+fn another_networks_state_comes_in_is_proven_by_name_and_goes_out_equal() {
+    let home = tempfile::tempdir().unwrap();
+    let export = json!({
+        "genesis": [
+            { "key": "currency.balances:alice", "value": { "__fixed__": "99.5" } },
+            { "key": "currency.metadata:tags", "value": ["a", { "b": [1, null, true] }] },
+            { "key": "con_long.data:big", "value": { "__big_int__": "123456789012345678901234567890" } },
+        ],
+        "nonces": [{ "key": "ab".repeat(32), "value": 7 }],
+    });
+    let (file, out) = (home.path().join("in.json"), home.path().join("out.json"));
+    fs::write(&file, export.to_string()).unwrap();
+    expect(home.path(), 0, &["import", "xian", file.to_str().unwrap()]);
+    let proven = expect(home.path(), 0, &["query", "currency.balances:alice", "--prove"]);
+    assert!(proven["text"].as_str().unwrap().contains("99.5") && proven["proof"].is_string(), "{proven}");
+    expect(home.path(), 14, &["query", "currency.balances:mallory", "--prove"]);
+    expect(home.path(), 0, &["export", "xian", out.to_str().unwrap()]);
+    let back: serde_json::Value = serde_json::from_str(&fs::read_to_string(&out).unwrap()).unwrap();
+    assert_eq!(back, export);
+    expect(home.path(), 2, &["export", "xian", out.to_str().unwrap()]);
+    expect(home.path(), 2, &["import", "xian", file.to_str().unwrap()]);
+}

@@ -16,9 +16,7 @@
 use keelstone_codec::{Height, Key, Namespace, Root, Value};
 use keelstone_store::files::Directory;
 use keelstone_store::{Options, Store, StoreError};
-use keelstone_tree::{
-    Answer, Blake3, Diff, KeyRange, Proof, ProofError, ProofLimits, Query, Read, ReadError, Write,
-};
+use keelstone_tree::{Answer, Blake3, Diff, KeyRange, Proof, ProofError, ProofLimits, Query, Read, ReadError, Write};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
@@ -64,8 +62,19 @@ pub(crate) struct Line {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Figures {
-    Info { hashes_keys: &'static str, durability: &'static str, import_how: &'static str },
-    Load { secs: f64, keys_per_s: u64, disk: u64, rss_kb: u64, rss0_kb: u64, root: Root },
+    Info {
+        hashes_keys: &'static str,
+        durability: &'static str,
+        import_how: &'static str,
+    },
+    Load {
+        secs: f64,
+        keys_per_s: u64,
+        disk: u64,
+        rss_kb: u64,
+        rss0_kb: u64,
+        root: Root,
+    },
     Update {
         updates_per_s: u64,
         med_ms: f64,
@@ -76,9 +85,24 @@ pub(crate) enum Figures {
         rss_kb: u64,
         root: Root,
     },
-    Read { reads_per_s: u64, first_pass_per_s: u64, rss_kb: u64 },
-    Prove { gen_per_s: u64, ver_per_s: u64, mean_bytes: f64, rss_kb: u64 },
-    Copy { out_per_s: u64, in_per_s: u64, bytes: usize, same_root: bool, rss_kb: u64 },
+    Read {
+        reads_per_s: u64,
+        first_pass_per_s: u64,
+        rss_kb: u64,
+    },
+    Prove {
+        gen_per_s: u64,
+        ver_per_s: u64,
+        mean_bytes: f64,
+        rss_kb: u64,
+    },
+    Copy {
+        out_per_s: u64,
+        in_per_s: u64,
+        bytes: usize,
+        same_root: bool,
+        rss_kb: u64,
+    },
 }
 
 /// Why a benchmark stopped.

@@ -71,7 +71,8 @@ impl Plan {
     /// A usage failure that names the operation and what about it does not fit.
     pub(crate) fn build(&self, registry: &Registry, sender: PublicKey, facts: &Facts) -> Result<Transaction, Failure> {
         let operation = |(index, call): (usize, &Call)| {
-            call.build(registry).map_err(|problem| Failure::usage(format!("operation {index}, {}: {problem}", call.call)))
+            call.build(registry)
+                .map_err(|problem| Failure::usage(format!("operation {index}, {}: {problem}", call.call)))
         };
         let operations = self.operations.iter().enumerate().map(operation).collect::<Result<Vec<_>, _>>()?;
         Ok(Transaction {

@@ -123,7 +123,8 @@ fn read(shape: &Shape, json: &Value, path: &str) -> Result<Plain, Misfit> {
         }
         Shape::Signed(bytes) => {
             let max = i128::MAX >> (128 - u32::from(*bytes) * 8);
-            let value = integer(json).and_then(|text| text.parse().ok()).filter(|value| (-max - 1..=max).contains(value));
+            let value =
+                integer(json).and_then(|text| text.parse().ok()).filter(|value| (-max - 1..=max).contains(value));
             let value = value.ok_or_else(|| misfit(&format!("an integer from {} to {max}", -max - 1)))?;
             Ok(Plain::Signed { bytes: *bytes, value })
         }

@@ -157,7 +157,11 @@ impl Application {
         match parsed {
             Ok(cli) => Ok(Some(cli)),
             Err(error) if matches!(error.kind(), DisplayHelp | DisplayVersion) => {
-                out.write(&if out.has_colour() { error.render().ansi().to_string() } else { error.render().to_string() });
+                out.write(&if out.has_colour() {
+                    error.render().ansi().to_string()
+                } else {
+                    error.render().to_string()
+                });
                 Ok(None)
             }
             Err(error) if error.kind() == DisplayHelpOnMissingArgumentOrSubcommand => {

@@ -51,9 +51,9 @@ impl Remote {
     }
 
     fn request<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, Refusal> {
-        let (status, answer) = self.exchange(method, path, body).map_err(|error| {
-            Refusal::Failed(format!("the node at http://{} did not answer: {error}", self.address))
-        })?;
+        let (status, answer) = self
+            .exchange(method, path, body)
+            .map_err(|error| Refusal::Failed(format!("the node at http://{} did not answer: {error}", self.address)))?;
         let unexpected = |error| Refusal::Failed(format!("http://{}{path} answered {status}: {error}", self.address));
         if (200..300).contains(&status) {
             return strict_json::parse(&answer).map_err(unexpected);

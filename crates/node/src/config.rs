@@ -252,7 +252,9 @@ impl Kind for Vec<String> {
     const KIND: &'static str = "list of strings";
     fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
         match raw {
-            Raw::Text(text) => Ok(text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()),
+            Raw::Text(text) => {
+                Ok(text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect())
+            }
             Raw::Toml(DeValue::Array(array)) => {
                 array.iter().map(|value| Raw::Toml(value.get_ref()).text("a list of strings")).collect()
             }

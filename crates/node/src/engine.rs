@@ -13,7 +13,8 @@ use crate::http::ENTRIES_BYTES_MAX;
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
 use keelstone_execution::{PublicKey, Registry, Session, SessionId, Sessions};
 use keelstone_ledger::{
-    Committed, Genesis, Json, Ledger, LedgerError, PoolError, PoolLimits, Refusal as TxRefusal, Refused, TxId, execute, xian,
+    Committed, Genesis, Json, Ledger, LedgerError, PoolError, PoolLimits, Refusal as TxRefusal, Refused, TxId, execute,
+    xian,
 };
 use keelstone_store::files::{Directory, MemoryFiles};
 use keelstone_store::kv::RedbKv;
@@ -80,8 +81,7 @@ impl<H: Hasher> Local<H> {
     fn open(home: &Home, config: &Config, registry: &Registry, genesis: Genesis) -> Result<Self, Failure> {
         let expected = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.hash;
         let data = home.data();
-        let directory =
-            Directory::new(data.join("state")).map_err(|error| Failure::io(data.display(), &error))?;
+        let directory = Directory::new(data.join("state")).map_err(|error| Failure::io(data.display(), &error))?;
         let options = Options {
             cache_bytes: config.store.cache_bytes,
             history: match config.store.history {

@@ -68,7 +68,8 @@ impl KeyDir {
         };
         let mut names = Vec::new();
         for entry in entries {
-            let entry = entry.map_err(|error| Failure::io(format_args!("could not list {}", self.0.display()), &error))?;
+            let entry =
+                entry.map_err(|error| Failure::io(format_args!("could not list {}", self.0.display()), &error))?;
             let file_name = entry.file_name();
             if let Some(name) = file_name.to_str().and_then(|name| name.strip_suffix(EXTENSION)?.strip_suffix('.')) {
                 names.push(name.to_owned());
@@ -113,7 +114,10 @@ pub(crate) fn load(path: &Path) -> Result<SecretKey, Failure> {
     }
     check_private(path, &metadata)?;
     if metadata.len() > FILE_BYTES_MAX {
-        return Err(Failure::usage(format!("{shown} has {} bytes, a key file at most {FILE_BYTES_MAX}", metadata.len())));
+        return Err(Failure::usage(format!(
+            "{shown} has {} bytes, a key file at most {FILE_BYTES_MAX}",
+            metadata.len()
+        )));
     }
     let mut text = Zeroizing::new(Vec::new());
     file.take(FILE_BYTES_MAX)

@@ -78,17 +78,21 @@ impl Metrics {
             "Event streams dropped because their reader was too slow",
             metrics.subscriptions_dropped.clone(),
         );
-        registry.register(
-            "chain_transactions",
-            "Transactions, by what became of them",
-            metrics.transactions.clone(),
-        );
+        registry.register("chain_transactions", "Transactions, by what became of them", metrics.transactions.clone());
         registry.register("chain_height_blocks", "The height of the last block", metrics.height.clone());
         registry.register("chain_block_seconds", "Time to execute and commit a block", metrics.block_seconds.clone());
-        registry.register("mempool_waiting_transactions", "Transactions that wait for a block", metrics.waiting.clone());
+        registry.register(
+            "mempool_waiting_transactions",
+            "Transactions that wait for a block",
+            metrics.waiting.clone(),
+        );
         registry.register("store_entries_count", "Entries in the state", metrics.store_entries.clone());
         registry.register("store_disk_bytes", "Bytes the store takes on disk", metrics.store_disk_bytes.clone());
-        registry.register("store_failed_flag", "1 once a write failed and the node must restart", metrics.store_failed.clone());
+        registry.register(
+            "store_failed_flag",
+            "1 once a write failed and the node must restart",
+            metrics.store_failed.clone(),
+        );
         metrics
     }
 

@@ -63,9 +63,8 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         return Err(Failure::usage("updates need at least one block of 10, and twice as many keys as a block updates"));
     }
     let fresh = options.dir.is_none();
-    let directory = options.dir.unwrap_or_else(|| {
-        std::env::temp_dir().join(format!("keelstone-bench-{}", std::process::id()))
-    });
+    let directory =
+        options.dir.unwrap_or_else(|| std::env::temp_dir().join(format!("keelstone-bench-{}", std::process::id())));
     if directory.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Failure::usage(format!("{} is not empty", directory.display())));
     }
@@ -87,7 +86,9 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
 fn describe(line: &Line) -> String {
     let w = line.w;
     match &line.figures {
-        Figures::Info { durability, .. } => format!("keelstone {}, {} keys, {durability}", line.version, grouped(line.n)),
+        Figures::Info { durability, .. } => {
+            format!("keelstone {}, {} keys, {durability}", line.version, grouped(line.n))
+        }
         Figures::Load { secs, keys_per_s, disk, .. } => {
             format!("{w:<4} load    {:>11} keys/s   {secs} s, {} on disk", grouped(*keys_per_s), bytes(*disk))
         }
@@ -96,18 +97,20 @@ fn describe(line: &Line) -> String {
             grouped(*updates_per_s),
             bytes(*written_per_block)
         ),
-        Figures::Read { reads_per_s, first_pass_per_s, .. } => format!(
-            "{w:<4} read    {:>11} reads/s, first pass {}",
-            grouped(*reads_per_s),
-            grouped(*first_pass_per_s)
-        ),
+        Figures::Read { reads_per_s, first_pass_per_s, .. } => {
+            format!("{w:<4} read    {:>11} reads/s, first pass {}", grouped(*reads_per_s), grouped(*first_pass_per_s))
+        }
         Figures::Prove { gen_per_s, ver_per_s, mean_bytes, .. } => format!(
             "{w:<4} prove   {:>11} proofs/s, {} verified/s, {mean_bytes} bytes",
             grouped(*gen_per_s),
             grouped(*ver_per_s)
         ),
         Figures::Copy { out_per_s, in_per_s, .. } => {
-            format!("{w:<4} copy    {:>11} keys/s out, {} keys/s in, same root", grouped(*out_per_s), grouped(*in_per_s))
+            format!(
+                "{w:<4} copy    {:>11} keys/s out, {} keys/s in, same root",
+                grouped(*out_per_s),
+                grouped(*in_per_s)
+            )
         }
     }
 }

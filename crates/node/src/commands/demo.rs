@@ -195,7 +195,10 @@ impl<'a> Demo<'a> {
             failure.operation == 2 && failure.expected.is_some() && failure.expected != failure.actual
         });
         self.check("the receipt names the operation, what it expected and what it found", told);
-        self.check("nothing of the bundle remains: agents, memes and society are byte for byte as before", before == after);
+        self.check(
+            "nothing of the bundle remains: agents, memes and society are byte for byte as before",
+            before == after,
+        );
         self.check("its nonce is used, so it cannot be sent again", nonce_after == nonce + 1);
         Ok(())
     }
@@ -240,8 +243,14 @@ impl<'a> Demo<'a> {
             let size = claim.proof.as_ref().map_or(0, |proof| proof.len() as u64 / 2);
             self.out.row(name, format_args!("agents {}  proof of {}", short(&claim.key), bytes(size)));
         }
-        self.check("an agent's record is proven present", proof::verify(&present, root).is_ok_and(|value| value.is_some()));
-        self.check("a neighbouring key is proven absent", proof::verify(&absent, root).is_ok_and(|value| value.is_none()));
+        self.check(
+            "an agent's record is proven present",
+            proof::verify(&present, root).is_ok_and(|value| value.is_some()),
+        );
+        self.check(
+            "a neighbouring key is proven absent",
+            proof::verify(&absent, root).is_ok_and(|value| value.is_none()),
+        );
         let forged = flip_a_bit(&present);
         self.check("the same proof with one bit changed is refused", proof::verify(&forged, root).is_err());
         Ok(())
@@ -301,7 +310,8 @@ impl<'a> Demo<'a> {
         let all = held == checks.len();
         let status = engine.status()?;
         out.say("");
-        let summary = format!("{held} of {} checks held, in {}.{} s", checks.len(), took.as_secs(), took.subsec_millis() / 100);
+        let summary =
+            format!("{held} of {} checks held, in {}.{} s", checks.len(), took.as_secs(), took.subsec_millis() / 100);
         out.say(out.ink(if all { Ink::Good } else { Ink::Bad }, summary));
         let shown: Vec<_> = checks.iter().map(|(claim, held)| json!({ "claim": claim, "held": held })).collect();
         let exit = if all { Exit::Ok } else { Exit::Integrity };
@@ -318,13 +328,17 @@ impl<'a> Demo<'a> {
         let node = Node::start(engine, &config, &home, producer.public(), &context.application.registry)?;
         let (program, at) = (context.application.program(), format!("--home {}", home.path().display()));
         out.say("");
-        out.say(out.ink(Ink::Title, "The chain goes on. Its HTTP API listens at") + &format!(" http://{}", node.address));
+        out.say(
+            out.ink(Ink::Title, "The chain goes on. Its HTTP API listens at") + &format!(" http://{}", node.address),
+        );
         for line in [
             format!("curl http://{}/v1/status", node.address),
             format!("curl -N http://{}/v1/events", node.address),
             format!("{program} {at} query functions"),
             format!("{program} {at} query list memes"),
-            format!("echo '{{\"operations\":[{{\"call\":\"memes.post/1\",\"args\":{{\"text\":\"hello\"}}}}]}}' | {program} {at} tx send - --from ada"),
+            format!(
+                "echo '{{\"operations\":[{{\"call\":\"memes.post/1\",\"args\":{{\"text\":\"hello\"}}}}]}}' | {program} {at} tx send - --from ada"
+            ),
         ] {
             out.say(format_args!("  {}", out.ink(Ink::Value, line)));
         }
@@ -355,7 +369,8 @@ fn fresh_directory() -> Result<PathBuf, Failure> {
     let name = format!("keelstone-demo-{}", hex::encode(random));
     let here = PathBuf::from(&name);
     let path = if std::fs::create_dir(&here).is_ok() { here } else { std::env::temp_dir().join(name) };
-    std::fs::create_dir_all(&path).map_err(|error| Failure::io(format_args!("could not make {}", path.display()), &error))?;
+    std::fs::create_dir_all(&path)
+        .map_err(|error| Failure::io(format_args!("could not make {}", path.display()), &error))?;
     std::path::absolute(&path).map_err(|error| Failure::io("no current directory", &error))
 }
 

@@ -38,9 +38,9 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     std::fs::File::create_new(&file)
         .and_then(|mut out| out.write_all(text.as_bytes()).and_then(|()| out.sync_all()))
         .map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => Failure::usage(format!("{} exists already", file.display())),
-            _ => Failure::io(format_args!("could not write {}", file.display()), &error),
-        })?;
+        std::io::ErrorKind::AlreadyExists => Failure::usage(format!("{} exists already", file.display())),
+        _ => Failure::io(format_args!("could not write {}", file.display()), &error),
+    })?;
     let size = u64::try_from(text.len()).unwrap_or(u64::MAX);
     context.out.row("written", format_args!("{}, {}", file.display(), bytes(size)));
     context.out.emit(&json!({ "file": file, "bytes": size }));

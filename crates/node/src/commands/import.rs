@@ -35,8 +35,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     context.config()?;
     let text = read_input(&file)?;
     let mut genesis = fresh_genesis(&chain_id, &hasher)?;
-    let import =
-        genesis.import_xian(&text).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+    let import = genesis.import_xian(&text).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
     let count = |count: usize| grouped(u64::try_from(count).unwrap_or(u64::MAX));
     context.out.row("entries", count(import.entries().len()));
     context.out.row("nonces", count(import.nonces().len()));

@@ -178,7 +178,10 @@ fn observe(engine: &dyn Engine, hub: Arc<Hub>, metrics: Arc<Metrics>, registry: 
         }
         let root = committed.root.0;
         let time = committed.block.time.0;
-        hub.tell(&event("block", json!({ "height": height.0, "time": time, "root": root, "transactions": committed.receipts.len() })));
+        hub.tell(&event(
+            "block",
+            json!({ "height": height.0, "time": time, "root": root, "transactions": committed.receipts.len() }),
+        ));
     }));
 }
 

@@ -78,16 +78,21 @@ pub(crate) fn verify(claim: &api::Entry, root: Root) -> Result<Option<Vec<u8>>, 
         HashKind::Blake3 => proof.verify::<Blake3>(root, &queries, &limits).map(|proven| proven.get(&namespace, &key)),
         HashKind::Sha256 => proof.verify::<Sha256>(root, &queries, &limits).map(|proven| proven.get(&namespace, &key)),
     });
-    let answer = checked.map_err(|error: ProofError| Failure::integrity(format!("the proof does not hold: {error}")))?;
+    let answer =
+        checked.map_err(|error: ProofError| Failure::integrity(format!("the proof does not hold: {error}")))?;
     let proven = match answer {
         Answer::Present(value) => Some(value.to_vec()),
         Answer::Absent => None,
         Answer::Unknown => return Err(Failure::integrity("the proof does not show this entry, present or absent")),
     };
     if proven != claimed {
-        let word = |value: &Option<Vec<u8>>| value.as_ref().map_or("absence".to_owned(), |value| format!("{} bytes", value.len()));
+        let word = |value: &Option<Vec<u8>>| {
+            value.as_ref().map_or("absence".to_owned(), |value| format!("{} bytes", value.len()))
+        };
         let (claimed, proven) = (word(&claimed), word(&proven));
-        return Err(Failure::integrity(format!("the answer claims {claimed}, the proof shows another value ({proven})")));
+        return Err(Failure::integrity(format!(
+            "the answer claims {claimed}, the proof shows another value ({proven})"
+        )));
     }
     Ok(proven)
 }
@@ -102,7 +107,9 @@ pub(crate) fn read_input(file: &Path) -> Result<Vec<u8>, Failure> {
     if file == Path::new("-") {
         std::io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
     } else {
-        std::fs::File::open(file).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)).map_err(failed)?;
+        std::fs::File::open(file)
+            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text))
+            .map_err(failed)?;
     }
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(Failure::usage(format!("{} is longer than {}", file.display(), bytes(FILE_BYTES_MAX))));

@@ -213,7 +213,8 @@ fn functions(context: &Context<'_>) -> Result<Exit, Failure> {
     let functions = context.chain()?.functions()?;
     let out = context.out;
     for function in &functions {
-        let needs = if function.needs.is_empty() { String::new() } else { format!(" needs {}", function.needs.join(", ")) };
+        let needs =
+            if function.needs.is_empty() { String::new() } else { format!(" needs {}", function.needs.join(", ")) };
         out.say(format_args!("{}{}", out.ink(Ink::Title, &function.name), out.ink(Ink::Quiet, needs)));
         out.say(format_args!("    {}", function.args));
     }

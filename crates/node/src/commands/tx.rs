@@ -107,8 +107,7 @@ fn plan(
     chain: Option<&dyn Chain>,
     context: &Context<'_>,
 ) -> Result<Transaction, Failure> {
-    let plan: Plan =
-        strict_json::parse(text).map_err(|error| Failure::usage(format!("the transaction: {error}")))?;
+    let plan: Plan = strict_json::parse(text).map_err(|error| Failure::usage(format!("the transaction: {error}")))?;
     let registry = &context.application.registry;
     if let (Some(chain_id), Some(nonce), Some(expiry_height)) = (&plan.chain_id, plan.nonce, plan.expiry_height) {
         return plan.build(registry, sender, &Facts { chain_id: chain_id.clone(), nonce, expiry_height });
@@ -128,7 +127,12 @@ fn plan(
 }
 
 /// Signs a plan, or what `build` printed.
-fn sign(text: &[u8], from: &str, chain: Option<&dyn Chain>, context: &Context<'_>) -> Result<SignedTransaction, Failure> {
+fn sign(
+    text: &[u8],
+    from: &str,
+    chain: Option<&dyn Chain>,
+    context: &Context<'_>,
+) -> Result<SignedTransaction, Failure> {
     let key = KeyDir::new(context.home.path()).load(from)?;
     let transaction = match member(text, "unsigned")? {
         Some(bytes) => Transaction::from_bytes(&bytes).map_err(|error| Failure::usage(format!("unsigned: {error}")))?,
@@ -207,7 +211,11 @@ fn send(file: &Path, from: Option<&str>, wait: Option<Duration>, context: &Conte
 }
 
 /// Asks until the transaction is in a block.
-fn wait_for(chain: &dyn Chain, signed: &SignedTransaction, limit: Duration) -> Result<crate::api::Transaction, Failure> {
+fn wait_for(
+    chain: &dyn Chain,
+    signed: &SignedTransaction,
+    limit: Duration,
+) -> Result<crate::api::Transaction, Failure> {
     let started = Instant::now();
     loop {
         match chain.transaction(&signed.id().0) {

@@ -73,7 +73,8 @@ impl Hub {
         limits: &Limits,
     ) -> Result<Subscription, Refused> {
         let mut subscribers = self.lock();
-        let of_client = |client: IpAddr| subscribers.all.values().filter(|one| one.connection.client() == client).count();
+        let of_client =
+            |client: IpAddr| subscribers.all.values().filter(|one| one.connection.client() == client).count();
         if subscribers.closed {
             return Err(Refused::Stopping);
         }

@@ -74,7 +74,11 @@ impl Limits {
 }
 
 /// Refuses paths with two readings, bodies in disguise, and changes from where none may come.
-pub(crate) async fn guard(State(limits): State<Arc<Limits>>, request: Request, next: Next) -> Result<Response, ApiError> {
+pub(crate) async fn guard(
+    State(limits): State<Arc<Limits>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
     // No route has a segment that would need escapes, so an escape only ever hides something.
     let path = request.uri().path();
     if path.contains('%') || path.contains("//") || path.split('/').any(|segment| segment == ".." || segment == ".") {
@@ -84,7 +88,8 @@ pub(crate) async fn guard(State(limits): State<Arc<Limits>>, request: Request, n
         return Err(ApiError::new(Code::UnsupportedMedia, "send bodies as they are, without Content-Encoding"));
     }
     // What is said to be too long is refused before any of it is read; what turns out to be is refused while reading.
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let length =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > limits.body_bytes_max as u64) {
         return Err(limits.too_large());
     }

@@ -169,7 +169,11 @@ async fn ask<T: Send + 'static>(
 }
 
 /// Text of a request as the type it should be.
-fn parsed<T, E: std::fmt::Display>(what: &str, text: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Result<T, ApiError> {
+fn parsed<T, E: std::fmt::Display>(
+    what: &str,
+    text: &str,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<T, ApiError> {
     parse(text).map_err(|error| ApiError::new(Code::BadRequest, format!("{what}: {error}")))
 }
 
@@ -205,7 +209,9 @@ impl Parameters {
         match self.get(name) {
             None | Some("false") => Ok(false),
             Some("true" | "") => Ok(true),
-            Some(other) => Err(ApiError::new(Code::BadRequest, format!("{name}: expected true or false, found {other:?}"))),
+            Some(other) => {
+                Err(ApiError::new(Code::BadRequest, format!("{name}: expected true or false, found {other:?}")))
+            }
         }
     }
 
@@ -420,11 +426,14 @@ async fn events(
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, ApiError> {
     let subscription = served.hub.subscribe(connection, &served.limits).map_err(|refused| {
         served.metrics.refused("subscriptions");
-        ApiError::new(Code::Busy, match refused {
-            Refused::Full(limit) => format!("there are {limit} event streams already"),
-            Refused::ClientFull(limit) => format!("this client has {limit} event streams already"),
-            Refused::Stopping => "the node is stopping".to_owned(),
-        })
+        ApiError::new(
+            Code::Busy,
+            match refused {
+                Refused::Full(limit) => format!("there are {limit} event streams already"),
+                Refused::ClientFull(limit) => format!("this client has {limit} event streams already"),
+                Refused::Stopping => "the node is stopping".to_owned(),
+            },
+        )
     })?;
     let stream = futures_util::stream::unfold(subscription, |mut subscription| async move {
         let event = subscription.queue.recv().await?;
@@ -464,7 +473,18 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
 #[openapi(
     info(title = "Keelstone node", license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")),
     paths(
-        status, functions, submit, transaction, receipt, block, account, entry, entries, events, healthz, readyz,
+        status,
+        functions,
+        submit,
+        transaction,
+        receipt,
+        block,
+        account,
+        entry,
+        entries,
+        events,
+        healthz,
+        readyz,
         metrics
     )
 )]
