@@ -100,7 +100,8 @@ impl Chain {
     /// [`ReadError`]; a record that does not decode is damage.
     pub fn read(state: &dyn Read) -> Result<Option<Self>, ReadError> {
         let Some(facts) = fact::<ChainFacts>(state, FACTS)? else { return Ok(None) };
-        let genesis_hash = fact(state, GENESIS_HASH)?.ok_or_else(|| ReadError::damaged("chain/genesis_hash is absent"))?;
+        let genesis_hash =
+            fact(state, GENESIS_HASH)?.ok_or_else(|| ReadError::damaged("chain/genesis_hash is absent"))?;
         Ok(Some(Self { facts, genesis_hash, tip: fact(state, TIP)? }))
     }
 }
@@ -113,9 +114,9 @@ fn fact<T: Decode>(state: &dyn Read, name: &str) -> Result<Option<T>, ReadError>
     let (namespace, key) = place(name);
     match state.get(&namespace, &key)? {
         None => Ok(None),
-        Some(value) => T::from_bytes(&value).map(Some).map_err(|error: DecodeError| {
-            ReadError::damaged(format!("{CHAIN}/{name} does not decode: {error}"))
-        }),
+        Some(value) => T::from_bytes(&value)
+            .map(Some)
+            .map_err(|error: DecodeError| ReadError::damaged(format!("{CHAIN}/{name} does not decode: {error}"))),
     }
 }
 

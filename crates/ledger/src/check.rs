@@ -224,7 +224,8 @@ pub(crate) fn in_block(
         used_up(next, found)
     });
     let verdict = verdict.and_then(|after| {
-        let called = draft.edit(|sessions: &mut Sessions| may_call(registry, sessions, &chain.chain_id, signed, height));
+        let called =
+            draft.edit(|sessions: &mut Sessions| may_call(registry, sessions, &chain.chain_id, signed, height));
         answered(called).map(|()| after)
     });
     match verdict {

@@ -164,12 +164,14 @@ impl Genesis {
         let text = |text: &dyn Display| Json::Text(text.to_string());
         let number = |number| Json::Number(Number::from(number));
         let keys = |keys: &[PublicKey]| Json::List(keys.iter().map(|key| text(key)).collect());
+        let mut limits = self.limits;
+        let limits = limit_fields(&mut limits).map(|(name, field)| (name.to_owned(), number(field.value())));
         let mut members = vec![
             ("chain_id", text(&self.chain_id)),
             ("hasher", text(&self.hasher)),
             ("initial_height", number(self.initial_height.0)),
             ("time", number(self.time.0)),
-            ("limits", Json::Object(limit_fields(&mut self.limits.clone()).map(|(name, field)| (name.to_owned(), number(field.value()))).into())),
+            ("limits", Json::Object(limits.into())),
             ("producers", keys(&self.producers)),
         ];
         if !self.grants.is_empty() {

@@ -142,7 +142,11 @@ pub fn verify_batch(items: &[(PublicKey, &[u8], Signature)]) -> Result<(), (usiz
     let mut verifier = batch::Verifier::new();
     for (index, (key, message, signature)) in items.iter().enumerate() {
         check_key(key).map_err(|error| (index, error.into()))?;
-        transcript.update(key.as_bytes()).update(&signature.0).update(&(message.len() as u64).to_le_bytes()).update(message);
+        transcript
+            .update(key.as_bytes())
+            .update(&signature.0)
+            .update(&(message.len() as u64).to_le_bytes())
+            .update(message);
         verifier.queue(((*key.as_bytes()).into(), ed25519_zebra::Signature::from_bytes(&signature.0), message));
     }
     if verifier.verify(Transcript(transcript.finalize_xof())).is_ok() {

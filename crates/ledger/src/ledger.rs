@@ -134,14 +134,6 @@ pub enum LedgerError {
         /// Its height.
         height: Height,
     },
-    /// The store belongs to another chain than the genesis at hand.
-    #[error("the store's genesis is {found}, not {expected}")]
-    WrongGenesis {
-        /// The hash of the genesis at hand.
-        expected: Hash,
-        /// The hash in the store.
-        found: Hash,
-    },
     /// The chain hashes with another hasher than this store.
     #[error("the chain hashes with {expected}, the store with {found}")]
     WrongHasher {
@@ -539,8 +531,8 @@ impl<H: Hasher> Ledger<H> {
             None => Err(damaged("its body has transactions, its height has no record".to_owned())),
             Some(record) => {
                 let found = block.transactions_root();
-                let same = (found, block.time, block.proposer)
-                    == (record.transactions_root, record.time, record.proposer);
+                let same =
+                    (found, block.time, block.proposer) == (record.transactions_root, record.time, record.proposer);
                 match same {
                     true => Ok(block),
                     false => Err(damaged(format!(
@@ -697,7 +689,6 @@ impl<H: Hasher> Ledger<H> {
             Err(error) => Err(error),
         }
     }
-
 
     fn writer(&self) -> MutexGuard<'_, ()> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)

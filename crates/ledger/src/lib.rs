@@ -1,4 +1,20 @@
-//! Keelstone ledger.
+//! Signed transactions, blocks, history, and the modules every chain has.
+//!
+//! A [`Ledger`] is a chain over a store: it takes transactions in, makes or runs blocks, commits them, and answers for
+//! every height what happened there. It has no clock, no thread and no socket. Everything a block does is a pure
+//! function of the state before it ([`execute`]), so that a replay, another node, or a verifier with nothing but a
+//! witness ([`verify_transition`]) comes to the same bytes.
+//!
+//! | to | see |
+//! | --- | --- |
+//! | run a chain | [`Genesis`], [`Ledger::create`], [`Ledger::submit`], [`Ledger::produce`] |
+//! | run one under another engine | [`Ledger::propose`], [`Ledger::judge`], [`Ledger::run`], [`Ledger::commit`] |
+//! | ask what happened | [`Ledger::block`], [`Ledger::transaction`], [`Ledger::list_proofs`], [`Ledger::on_commit`] |
+//! | check it | [`Ledger::replay`], [`Ledger::transition`], [`verify_transition`] |
+//! | sign | [`SecretKey`], [`Transaction::sign`] |
+//! | take over a network of Xian's software | [`Genesis::import_xian`], [`xian::export`], [`modules::contracts`] |
+//!
+//! Rules: `spec/ledger.md`. Vectors: `spec/vectors/ledger.json`.
 #![forbid(unsafe_code)]
 
 mod block;
@@ -21,16 +37,16 @@ pub use block::{
     Block, BlockError, BlockRecord, Executed, Failure, OperationReceipt, REASON_BYTES_MAX, RESULT_BYTES_MAX, Receipt,
     Refused, Verdict, execute,
 };
-pub use check::Refusal;
 pub use chain::{BLOCKS, CHAIN, Chain, ChainFacts, ChainLimits, SCHEMA};
+pub use check::Refusal;
 pub use genesis::{FirstState, Genesis, GenesisError};
 pub use json::{JSON_DEPTH_MAX, Json, JsonError, JsonFault, Number};
-pub use keys::{KeyError, SecretKey, Signature, SignatureError, check_key, verify, verify_batch};
 pub use keelstone_execution::PublicKey;
+pub use keys::{KeyError, SecretKey, Signature, SignatureError, check_key, verify, verify_batch};
 pub use ledger::{Committed, Header, Ledger, LedgerError, Located, Pending, PoolStatus};
 pub use mempool::{Mempool, PoolError, PoolLimits};
 pub use merkle::{LIST_COUNT_MAX, ListProof, list_root};
 pub use nonces::{NONCES, next_nonce, nonce_place};
 pub use replay::{ReplayError, Replayed};
-pub use transition::{TransitionError, TransitionProof, WITNESS_BYTES_MAX, verify_transition};
 pub use transaction::{SignedTransaction, Transaction, TxId};
+pub use transition::{TransitionError, TransitionProof, WITNESS_BYTES_MAX, verify_transition};

@@ -215,7 +215,8 @@ impl Mempool {
             }
             bytes += head.bytes;
             taken.push(head.transaction.clone());
-            if let Some((after, follower)) = nonce.checked_add(1).and_then(|after| Some((after, waiting.get(&after)?))) {
+            if let Some((after, follower)) = nonce.checked_add(1).and_then(|after| Some((after, waiting.get(&after)?)))
+            {
                 heads.push(Reverse((follower.arrival, sender, after)));
             }
         }

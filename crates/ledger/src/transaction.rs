@@ -44,9 +44,7 @@ pub struct SignedTransaction {
 }
 
 /// The identity of a transaction: the hash of exactly the bytes that were signed, so the signature does not change it.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TxId(pub keelstone_codec::Hash);
 

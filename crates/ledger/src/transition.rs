@@ -143,7 +143,8 @@ pub(crate) fn same_record(expected: Option<&BlockRecord>, found: Option<&BlockRe
             return Err(TransitionError::Record { field: "existence", expected: say(expected), found: say(found) });
         }
     };
-    let fields: [(&'static str, fn(&BlockRecord) -> String); 9] = [
+    type Say = fn(&BlockRecord) -> String;
+    let fields: [(&'static str, Say); 9] = [
         ("height", |record| record.height.to_string()),
         ("time", |record| record.time.to_string()),
         ("previous root", |record| record.previous_root.to_string()),
@@ -183,9 +184,12 @@ impl<H: Hasher> Ledger<H> {
             .into_iter()
             .filter_map(|(namespace, key)| Key::new(key).ok().map(|key| Query::Key(namespace, key)))
             .collect();
-        queries.extend(reads.ranges.into_iter().map(|(namespace, start, end)| {
-            Query::Range(namespace, KeyRange { start, end, reverse: false })
-        }));
+        queries.extend(
+            reads
+                .ranges
+                .into_iter()
+                .map(|(namespace, start, end)| Query::Range(namespace, KeyRange { start, end, reverse: false })),
+        );
         queries.extend(executed.changes.to_diff().queries());
         let witness = before.prove(&queries)?.encode();
         let found = witness.len() as u64;

@@ -10,9 +10,7 @@
 use crate::json::{JSON_DEPTH_MAX, Json};
 use crate::xian::{Amount, EntryKey, NAME_LEN_MAX, Record};
 use keelstone_codec::{BoundedList, Text};
-use keelstone_execution::{
-    Capability, Context, Denied, Draft, Map, RawKey, Transition, denied, ensure,
-};
+use keelstone_execution::{Capability, Context, Denied, Draft, Map, RawKey, Transition, denied, ensure};
 use keelstone_macros::{Decode, Encode, event, namespace, transition};
 
 /// The reserved capability to set entries without running anything.

@@ -8,8 +8,8 @@
 use crate::keys;
 use keelstone_codec::{BoundedSet, Height, StateHash, Text};
 use keelstone_execution::{
-    ANCESTORS_MAX, CAPABILITIES_MAX, Capabilities, Capability, Context, Denied, Draft, PublicKey, Session,
-    SessionId, Sessions, Transition, View, denied, ensure,
+    ANCESTORS_MAX, CAPABILITIES_MAX, Capabilities, Capability, Context, Denied, Draft, PublicKey, Session, SessionId,
+    Sessions, Transition, View, denied, ensure,
 };
 use keelstone_macros::{event, transition};
 

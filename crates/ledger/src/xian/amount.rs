@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn what_is_no_amount_is_refused() {
-        for text in ["true", "[]", r#""5""#, r#"{"__time__":[2024,1,1]}"#, r#"{"__fixed__":"x"}"#, r#"{"__fixed__":1}"#] {
+        for text in ["true", "[]", r#""5""#, r#"{"__time__":[2024,1,1]}"#, r#"{"__fixed__":"x"}"#, r#"{"__fixed__":1}"#]
+        {
             assert!(stored(text).is_err(), "{text}");
         }
         assert_eq!(Amount::parse("1e-31"), Err(AmountError::Places { found: 31 }));

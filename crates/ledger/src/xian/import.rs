@@ -355,8 +355,7 @@ fn damaged(key: &Key) -> ExportError {
 
 /// Writes names and values in their form: first those of `order` that still exist, then the others.
 fn written(mut names: BTreeMap<String, Json>, order: &[String], form: Form) -> Json {
-    let mut members: Vec<(String, Json)> =
-        order.iter().filter_map(|name| names.remove_entry(name)).collect();
+    let mut members: Vec<(String, Json)> = order.iter().filter_map(|name| names.remove_entry(name)).collect();
     members.extend(names);
     if form.object {
         return Json::Object(members);

@@ -151,7 +151,10 @@ fn tampered_transition_is_refused_by_name() {
     ));
     assert!(matches!(changed(&|c| c.block.time = Timestamp(u64::MAX)), TransitionError::Record { field: "time", .. }));
     assert!(matches!(changed(&|c| c.block.height = Height(1)), TransitionError::Block(_)));
-    assert!(matches!(changed(&|c| c.block.time = Timestamp(0)), TransitionError::Record { .. } | TransitionError::Block(_)));
+    assert!(matches!(
+        changed(&|c| c.block.time = Timestamp(0)),
+        TransitionError::Record { .. } | TransitionError::Block(_)
+    ));
     assert!(matches!(
         changed(&|c| drop(c.block.transactions.pop())),
         TransitionError::Record { field: "number of transactions", .. }
@@ -186,10 +189,8 @@ fn every_changed_byte_of_a_transition_is_refused() {
 #[test]
 fn transition_without_a_part_of_its_witness_is_incomplete() {
     let (chain, mut claim) = claim();
-    let queries = [keelstone_tree::Query::Key(
-        keelstone_codec::Namespace::new("chain").unwrap(),
-        Key::new(*b"facts").unwrap(),
-    )];
+    let queries =
+        [keelstone_tree::Query::Key(keelstone_codec::Namespace::new("chain").unwrap(), Key::new(*b"facts").unwrap())];
     let proof = chain.view_at(Height(1)).unwrap().prove(&queries).unwrap();
     claim.witness = keelstone_codec::Blob::new(proof.encode()).unwrap();
     let found = verify_transition::<Blake3>(chain.registry(), &claim).expect_err("the witness lacks most of it");
@@ -276,4 +277,32 @@ fn changed_bodies_and_receipts_are_damage() {
     let index = [b"t".as_slice(), first.id().0.as_bytes()].concat();
     kv.write(Batch::new().put(index, (Height(2), 0u32).to_bytes()).clone()).unwrap();
     assert!(matches!(chain.transaction(&first.id()), Err(LedgerError::Damaged { .. })));
+}
+
+/// On a real disk, with the real database: what was acknowledged is there when the chain is opened again.
+#[test]
+fn chain_on_a_disk_is_found_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = |create: bool| {
+        let files = Arc::new(keelstone_store::files::Directory::new(directory.path().join("state")).unwrap());
+        let kv = Arc::new(keelstone_store::kv::RedbKv::open(&directory.path().join("history.redb")).unwrap());
+        match create {
+            true => {
+                let store = Store::create(files, options()).unwrap();
+                Ledger::create(store, kv, standard(), &genesis(), PoolLimits::default()).unwrap()
+            }
+            false => {
+                let store = Store::open(files, options()).unwrap();
+                Ledger::open(store, kv, standard(), PoolLimits::default()).unwrap()
+            }
+        }
+    };
+    let chain: Chain = open(true);
+    let made = block(&chain, &[signed(1, 0, vec![register("ada")])]);
+    drop(chain);
+    let chain = open(false);
+    assert_eq!((chain.root(), chain.time()), (made.root, made.block.time));
+    assert_eq!(chain.receipts(Height(1)).unwrap(), made.receipts);
+    block(&chain, &[signed(2, 0, vec![register("bob")])]);
+    assert_eq!(chain.replay(Height(1)..=Height(2), &mut |_, _| ()).unwrap().root, chain.root());
 }

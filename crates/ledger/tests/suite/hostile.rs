@@ -76,10 +76,7 @@ fn x03_bundles_and_arguments_outside_the_limits_are_refused() {
     let large = Operation { args: Blob::new(vec![0; 1_000]).unwrap(), ..post() };
     assert!(matches!(refused(&chain, unsigned(1, 0, vec![large]), 1), Refusal::TooLarge { limit: 1_000, .. }));
     let patch = op(&contracts::Patch { entries: Default::default() });
-    assert!(matches!(
-        refused(&chain, unsigned(1, 0, vec![patch]), 1),
-        Refusal::Session(SessionError::Lacks { .. })
-    ));
+    assert!(matches!(refused(&chain, unsigned(1, 0, vec![patch]), 1), Refusal::Session(SessionError::Lacks { .. })));
     let waits = Transaction { bundle: Bundle::new(Mode::Async, vec![post()]).unwrap(), ..unsigned(1, 0, vec![post()]) };
     assert!(matches!(refused(&chain, waits, 1), Refusal::AsyncNotSupported));
     // Bytes that decode to nothing, to less, or to more.

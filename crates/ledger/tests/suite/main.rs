@@ -1,4 +1,6 @@
 //! What the ledger promises, as claims, one module for each part of `spec/ledger.md`.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
 mod chain;
 mod genesis;
@@ -8,4 +10,5 @@ mod modules;
 mod pool;
 mod signatures;
 mod tools;
+mod vectors;
 mod xian;

@@ -40,7 +40,10 @@ fn functions_are_those_of_the_spec() {
         let line = spec.lines().find(|line| line.contains(&format!("`{}`", function.label())));
         let line = line.unwrap_or_else(|| panic!("{} is not in the spec", function.label()));
         for capability in &function.needs {
-            assert!(line.contains(&format!("[`{capability}`")) || line.contains(&format!("[`{capability}`,")), "{line}");
+            assert!(
+                line.contains(&format!("[`{capability}`")) || line.contains(&format!("[`{capability}`,")),
+                "{line}"
+            );
         }
         assert!(function.context.is_none(), "what a built-in function does can be foretold");
     }

@@ -41,9 +41,8 @@ impl Model {
     fn ready(&self, count_max: usize, bytes_max: usize) -> Vec<SignedTransaction> {
         let (mut next, mut taken, mut bytes) = (self.next.clone(), Vec::new(), 0);
         loop {
-            let ready = |t: &&SignedTransaction| {
-                t.transaction.nonce == next.get(&t.transaction.sender).copied().unwrap_or(0)
-            };
+            let ready =
+                |t: &&SignedTransaction| t.transaction.nonce == next.get(&t.transaction.sender).copied().unwrap_or(0);
             let Some(first) = self.list.iter().find(ready) else { return taken };
             bytes += first.to_bytes().len();
             if taken.len() == count_max || bytes > bytes_max {

@@ -1,12 +1,12 @@
 //! What the tests share: keys, a chain in memory, and signed transactions.
 
 use keelstone_codec::{ChainId, Encode, Height, Timestamp};
+use keelstone_codec::{Fixed, Text};
 use keelstone_execution::{Bundle, Function, Mode, Operation};
 use keelstone_ledger::modules::{agents, standard};
 use keelstone_ledger::{
     Committed, Genesis, Ledger, PoolLimits, PublicKey, Receipt, SecretKey, SignedTransaction, Transaction,
 };
-use keelstone_codec::{Fixed, Text};
 use keelstone_store::files::MemoryFiles;
 use keelstone_store::kv::MemoryKv;
 use keelstone_store::{Options, Store};

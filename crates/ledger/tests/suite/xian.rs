@@ -131,7 +131,7 @@ fn long_names_do_not_meet() {
     let (a, b) = ("x".repeat(300), "x".repeat(301));
     let keys = [a.as_str(), b.as_str(), &a[..222], &a[..255]].map(|name| EntryKey::named(name).unwrap());
     assert_eq!(keys.iter().map(|key| key.key().clone()).collect::<BTreeSet<_>>().len(), 4);
-    assert!(keys.iter().all(|key| key.key().starts_with(a[..222].as_bytes())), "they sort where they belong");
+    assert!(keys.iter().all(|key| key.key().starts_with(&a.as_bytes()[..222])), "they sort where they belong");
     assert_eq!(Record::entry(&a, Json::Null).value_of(&b), None, "a hash that collides is no entry of ours");
 }
 
@@ -208,21 +208,21 @@ fn transfers_between_real_addresses_are_exact() {
     let approval = format!("currency.balances:{from}:{}", address(2));
     let receipt = one(&chain, 1, vec![patch(&approval, Some(r#"{"__fixed__":"0.000009"}"#))]);
     assert!(receipt.succeeded(), "{receipt:?}");
-    let receipt = one(&chain, 2, vec![op(&contracts::TransferFrom {
-        owner: word(from),
-        to: word(to),
-        amount: word("0.0000043"),
-    })]);
+    let receipt = one(
+        &chain,
+        2,
+        vec![op(&contracts::TransferFrom { owner: word(from), to: word(to), amount: word("0.0000043") })],
+    );
     assert!(receipt.succeeded(), "{receipt:?}");
     assert_eq!(balance(&chain, from).unwrap(), r#"{"__fixed__":"0.0000057"}"#);
     assert_eq!(balance(&chain, to).unwrap(), r#"{"__fixed__":"13.91060330603940955793"}"#);
     let left = xian::entry(&chain.view(), &approval).unwrap().unwrap();
     assert_eq!(left.to_string(), r#"{"__fixed__":"0.0000047"}"#);
-    let receipt = one(&chain, 2, vec![op(&contracts::TransferFrom {
-        owner: word(from),
-        to: word(to),
-        amount: word("0.0000048"),
-    })]);
+    let receipt = one(
+        &chain,
+        2,
+        vec![op(&contracts::TransferFrom { owner: word(from), to: word(to), amount: word("0.0000048") })],
+    );
     assert!(denied(&receipt).contains("which is less than"), "{}", denied(&receipt));
     // Taking it all back leaves the export as it was, but for the nonces of those who acted.
     let restore = [(from, "0.00001"), (to, "13.91059900603940955793")].map(|(address, amount)| {

@@ -1,0 +1,163 @@
+//! The golden bytes of `spec/vectors/ledger.json`, which pin every layout of `spec/ledger.md`.
+
+use crate::tools::*;
+use keelstone_codec::{BoundedSet, Encode, Hash, Height, Text, Timestamp};
+use keelstone_execution::SessionId;
+use keelstone_ledger::modules::{agents, contracts};
+use keelstone_ledger::xian::{Decimal, EntryKey, Record};
+use keelstone_ledger::{Block, Genesis, JSON_DEPTH_MAX, Json, Signature, Transaction, list_root, nonce_place, verify};
+use serde_json::{Value, json};
+
+fn bytes(value: &impl Encode) -> String {
+    hex::encode(value.to_bytes())
+}
+
+fn transactions() -> Value {
+    let operations =
+        vec![op(&contracts::Transfer { to: Text::new("bob").unwrap(), amount: Text::new("0.5").unwrap() })];
+    let session = SessionId::root(&chain_id(), &key(1).public());
+    let plain = Transaction { expiry_height: Height(9), ..unsigned(1, 7, operations) };
+    let in_session = Transaction { session: Some(session), ..plain.clone() };
+    let show = |transaction: Transaction| {
+        let signed = transaction.clone().sign(&key(1));
+        json!({
+            "rules": ["TX-1", "TX-2", "TX-3"],
+            "seed": hex::encode([1; 32]),
+            "encoding": bytes(&transaction),
+            "sign_bytes": hex::encode(transaction.sign_bytes()),
+            "id": transaction.id().to_string(),
+            "signature": signed.signature.to_string(),
+            "signed": bytes(&signed),
+            "list_hash": signed.list_hash().to_string(),
+        })
+    };
+    json!([show(plain), show(in_session)])
+}
+
+/// Signatures on which implementations of plain Ed25519 disagree, with this chain's verdict.
+fn signatures() -> Value {
+    let mut universal = Signature([0; 64]);
+    universal.0[0] = 1;
+    let signer = key(1).public();
+    let good = key(1).sign(b"message");
+    let identity = "0100000000000000000000000000000000000000000000000000000000000000";
+    let not_canonical = "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f";
+    let no_point = "0200000000000000000000000000000000000000000000000000000000000000";
+    let keys = [identity, not_canonical, no_point].map(|key| keelstone_ledger::PublicKey::from_hex(key).unwrap());
+    let mut above = good;
+    let order = hex::decode("edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010").unwrap();
+    let mut carry = 0;
+    for (byte, add) in above.0[32..].iter_mut().zip(order) {
+        let sum = u16::from(*byte) + u16::from(add) + carry;
+        (*byte, carry) = (sum.to_le_bytes()[0], sum >> 8);
+    }
+    let all = [
+        ("good", signer, good),
+        ("S + L", signer, above),
+        ("key of small order", keys[0], universal),
+        ("key of small order, not canonical", keys[1], universal),
+        ("no point", keys[2], universal),
+    ];
+    let show = |(what, key, signature): (&str, keelstone_ledger::PublicKey, Signature)| {
+        let verdict = verify(&key, b"message", &signature);
+        json!({ "rule": "TX-4", "what": what, "key": key.to_string(), "message": hex::encode("message"),
+            "signature": signature.to_string(), "good": verdict.is_ok() })
+    };
+    Value::Array(all.into_iter().map(show).collect())
+}
+
+fn lists() -> Value {
+    let items: Vec<Hash> = (0..7u8).map(|number| Hash([number; 32])).collect();
+    let show =
+        |count: usize| json!({ "rule": "BLOCK-3", "count": count, "root": list_root(&items[..count]).to_string() });
+    Value::Array((0..=7).map(show).collect())
+}
+
+/// A small chain: its genesis, its first block, the record, receipts and root.
+fn chains() -> Value {
+    let mut genesis = Genesis::new(chain_id());
+    genesis.grants.insert(key(1).public(), ["contracts.patch".into()].into());
+    let chain = chain_of(&genesis);
+    let update = op(&agents::Update { name: None, personality: None, traits: Some(BoundedSet::default()) });
+    let made = block(&chain, &[signed(1, 0, vec![register("ada")]), signed(2, 0, vec![update])]);
+    let record = made.record.clone().unwrap();
+    let (namespace, nonce_key) = nonce_place(&key(1).public());
+    json!({
+        "rules": ["BLOCK-1", "BLOCK-4", "LEDGER-2", "LEDGER-4", "GENESIS-3", "TX-6"],
+        "genesis": Genesis::to_json(&genesis).to_string(),
+        "genesis_hash": chain.genesis_hash().to_string(),
+        "genesis_root": record.previous_root.to_string(),
+        "block": bytes(&made.block),
+        "empty_block": bytes(&Block {
+            height: Height(2), time: Timestamp(3), proposer: proposer(), transactions: vec![],
+        }),
+        "receipts": made.receipts.iter().map(bytes).collect::<Vec<_>>(),
+        "record": bytes(&record),
+        "record_hash": record.hash().to_string(),
+        "root": made.root.to_string(),
+        "nonce_place": format!("{namespace}/{}", hex::encode(nonce_key)),
+    })
+}
+
+fn xian() -> Value {
+    let values = ["null", "true", "0.780", "-1e400", r#""é""#, "[]", r#"{"z":1,"a":{"__fixed__":"7.6E+20"}}"#];
+    let value = |text: &str| {
+        let parsed = Json::parse(text.as_bytes(), JSON_DEPTH_MAX).unwrap();
+        json!({ "rules": ["XIAN-1", "XIAN-2"], "json": text, "value": bytes(&parsed), "record": bytes(&Record::entry("a.b", parsed)) })
+    };
+    let long = "x".repeat(300);
+    let name = |name: &str| {
+        let key = EntryKey::named(name).unwrap();
+        json!({ "rule": "XIAN-3", "name": name, "key": hex::encode(key.key()) })
+    };
+    let decimals = ["0.00", "20", "7.6E+20", "0.00000012", "-11111111.10", "1e-30"];
+    let decimal =
+        |text: &str| json!({ "rule": "XIAN-4", "read": text, "written": Decimal::parse(text).unwrap().to_string() });
+    json!({
+        "values": values.map(value),
+        "names": (["currency.balances:bob", &long].map(name)),
+        "decimals": decimals.map(decimal),
+    })
+}
+
+/// spec: TX-1, TX-2, TX-3, TX-6, BLOCK-1, BLOCK-4, BLOCK-5, XIAN-2, XIAN-4. Written anew with `KEELSTONE_BLESS=1` only.
+#[test]
+fn bytes_are_those_of_the_golden_vectors() {
+    let found = json!({
+        "transactions": transactions(),
+        "signatures": signatures(),
+        "lists": lists(),
+        "chain": chains(),
+        "xian": xian(),
+    });
+    let place = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/vectors/ledger.json");
+    if std::env::var_os("KEELSTONE_BLESS").is_some() {
+        std::fs::write(place, serde_json::to_string_pretty(&found).unwrap() + "\n").unwrap();
+    }
+    let golden: Value = serde_json::from_str(&std::fs::read_to_string(place).unwrap()).unwrap();
+    for (part, golden) in golden.as_object().unwrap() {
+        assert_eq!(&found[part], golden, "{part}");
+    }
+}
+
+/// spec: BLOCK-2. A block that does not follow is refused, and the chain stands where it stood.
+#[test]
+fn blocks_that_do_not_follow_are_refused() {
+    let chain = chain();
+    block(&chain, &[signed(1, 0, vec![register("ada")])]);
+    let (root, time) = (chain.root(), chain.time());
+    let made = |height, time| Block {
+        height: Height(height),
+        time: Timestamp(time),
+        proposer: proposer(),
+        transactions: vec![],
+    };
+    for block in [made(1, 9_000), made(3, 9_000)] {
+        assert!(chain.run(block, keelstone_ledger::Refused::Receipt).is_err());
+    }
+    chain.produce(Timestamp(50), proposer()).unwrap();
+    let early = chain.run(made(3, 49), keelstone_ledger::Refused::Receipt).unwrap();
+    assert!(chain.commit(early).is_err(), "before the empty block below it");
+    assert!(chain.produce(Timestamp(3), proposer()).unwrap().block.time >= time, "a clock set back stops no chain");
+    assert_eq!(chain.root(), root);
+}
