@@ -58,3 +58,8 @@ pub mod prelude {
 
 #[doc(hidden)]
 pub use keelstone_execution::__private;
+
+/// The application in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
