@@ -10,12 +10,12 @@
 use keelstone::prelude::*;
 
 #[namespace("counter")]
-struct Counter {
+pub(crate) struct Counter {
     value: Item<u64>,
 }
 
 #[transition("counter.add/1")]
-struct Add {
+pub(crate) struct Add {
     by: u64,
 }
 

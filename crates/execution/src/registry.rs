@@ -5,10 +5,11 @@
 //!
 //! Rules: `spec/chain.md`, EXEC-4, EXEC-19, EXEC-20.
 
+use crate::collections::entry_prefix;
 use crate::host::Handle;
-use crate::world::{Draft, SpaceInfo, Transition, View, World};
+use crate::world::{Draft, Layout, SpaceInfo, Transition, View, World};
 use crate::{Capability, Context, ContextUse, Denied, Event, FailureKind, FunctionHash, Stop};
-use keelstone_codec::{Describe, Encode, Shape};
+use keelstone_codec::{Describe, Encode, Namespace, Shape};
 use std::any::type_name;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -232,6 +233,22 @@ impl Registry {
     /// All namespaces, by name.
     pub fn spaces(&self) -> impl Iterator<Item = &SpaceInfo> {
         self.spaces.values()
+    }
+
+    /// What the value under a key looks like, if the key belongs to a collection of a known namespace.
+    #[must_use]
+    pub fn value_shape(&self, namespace: &Namespace, key: &[u8]) -> Option<Shape> {
+        let collections = &self.spaces.get(namespace.as_str())?.collections;
+        collections.iter().find_map(|(place, layout)| {
+            let (itself, entry) = (key == place.as_bytes(), key.starts_with(&entry_prefix(place)));
+            match layout {
+                Layout::Item { value } if itself => Some(value.clone()),
+                Layout::Sequence | Layout::Log { .. } if itself => Some(u64::shape()),
+                Layout::Map { value, .. } | Layout::Log { value } if entry => Some(value.clone()),
+                Layout::Set { .. } if entry => Some(u8::shape()),
+                _ => None,
+            }
+        })
     }
 
     /// The shape of an event, if it was declared.

@@ -252,7 +252,7 @@ impl<H: Hasher> Chain for Local<H> {
             height: view.height().unwrap_or_default().0,
             root: view.root().0.to_string(),
             hasher: H::KIND.to_string(),
-            text: value.as_ref().and_then(|value| readable(namespace, key, value)),
+            text: value.as_ref().and_then(|value| readable(self.registry(), namespace, key, value)),
             value: value.map(|value| hex::encode(&value)),
             proof: proof.map(|proof| hex::encode(proof.as_bytes())),
         })
@@ -349,8 +349,9 @@ impl<H: Hasher> Chain for Local<H> {
     }
 }
 
-/// A value as text: an imported entry as its network writes it, else what is printable text already.
-fn readable(namespace: &Namespace, key: &Key, value: &[u8]) -> Option<String> {
+/// A value as text: an imported entry as its network writes it, an entry of a collection as JSON, else what is printable
+/// text already.
+fn readable(registry: &Registry, namespace: &Namespace, key: &Key, value: &[u8]) -> Option<String> {
     use keelstone_codec::Decode as _;
     if namespace.as_str() == xian::CONTRACTS {
         let name = std::str::from_utf8(key).unwrap_or_default();
@@ -358,6 +359,9 @@ fn readable(namespace: &Namespace, key: &Key, value: &[u8]) -> Option<String> {
             xian::Record::Long(_, value) => Some(value.to_pretty()),
             record => record.value_of(name).map(|value| value.to_pretty()),
         };
+    }
+    if let Some(shown) = registry.value_shape(namespace, key).and_then(|shape| call::shown(&shape, value).ok()) {
+        return Some(shown);
     }
     let text = std::str::from_utf8(value).ok()?;
     (!text.chars().any(char::is_control)).then(|| text.to_owned())

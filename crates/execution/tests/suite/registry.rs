@@ -1,7 +1,8 @@
 //! The registry: what clashes does not start.
 
 use crate::common::*;
-use keelstone_execution::{Context, Denied, Draft, FunctionHash, Item, Registry, RegistryError, Transition};
+use keelstone_codec::Describe;
+use keelstone_execution::{Context, Denied, Draft, FunctionHash, Item, PublicKey, Registry, RegistryError, Transition};
 use keelstone_execution::{namespace, transition};
 
 mod elsewhere {
@@ -83,4 +84,19 @@ fn functions_are_found_by_name_and_by_hash() {
     assert!(registry.function(&entry.hash).is_some() && registry.find("bank.mint/2").is_none());
     let labels: Vec<_> = registry.functions().iter().map(|entry| entry.label()).collect();
     assert!(labels.is_sorted() && labels.len() == 7, "{labels:?}");
+}
+
+/// spec: EXEC-18. Tools find out from a key alone what its value looks like.
+#[test]
+fn the_shape_of_a_value_follows_from_its_key() {
+    let registry = registry();
+    let shape = |key: &[u8]| registry.value_shape(&space("bank"), key);
+    assert_eq!(shape(b"total"), Some(u64::shape()));
+    assert_eq!(shape(b"ids"), Some(u64::shape()));
+    assert_eq!(shape(b"balances/\x01"), Some(u64::shape()));
+    assert_eq!(shape(b"history"), Some(u64::shape()));
+    assert_eq!(shape(b"history/\0\0\0\0\0\0\0\0"), Some(<(PublicKey, u64)>::shape()));
+    assert_eq!(shape(b"closed/x"), Some(u8::shape()));
+    assert_eq!(shape(b"balances").or(shape(b"tot")).or(shape(b"total/")), None);
+    assert_eq!(registry.value_shape(&space("nowhere"), b"total"), None);
 }
