@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
 mod chain;
+mod determinism;
 mod genesis;
 mod history;
 mod hostile;
