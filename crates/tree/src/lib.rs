@@ -31,6 +31,7 @@ mod stored;
 mod tree;
 #[cfg(test)]
 mod tree_tests;
+mod verifier;
 mod verify;
 mod walk;
 mod witness;
@@ -49,6 +50,7 @@ pub use prove::{prove, prove_bytes};
 pub use query::Query;
 pub use read::{KeyRange, Read, ReadError, Scan, prefix_end};
 pub use tree::{Entries, Entry, Stale, Survey, Top, Tree};
+pub use verifier::Verifier;
 #[doc(hidden)]
 pub use verify::fuzz_proof;
 pub use verify::{Answer, NamespaceTop, RangeAnswer, Verified};

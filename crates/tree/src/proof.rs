@@ -252,7 +252,7 @@ impl Proof {
     /// # Errors
     /// As [`Proof::decode`].
     pub fn decode_within(bytes: &[u8], limits: &ProofLimits) -> Result<Self, ProofError> {
-        read(bytes, limits, Every)
+        read(bytes, limits, Every, Vec::new())
     }
 
     /// The one encoding of this proof.
@@ -302,7 +302,12 @@ enum Side {
 }
 
 // spec: TREE-7, TREE-8: size caps first, then decoding, which hashes nothing.
-pub(crate) fn read(bytes: &[u8], limits: &ProofLimits, checks: impl Checks) -> Result<Proof, ProofError> {
+pub(crate) fn read(
+    bytes: &[u8],
+    limits: &ProofLimits,
+    checks: impl Checks,
+    room: Vec<Node>,
+) -> Result<Proof, ProofError> {
     // Places in the bytes are kept in 32 bits whatever the limits say.
     let limit = limits.bytes.min(u32::MAX as usize);
     if bytes.len() > limit && checks.makes(Check::BytesLimit) {
@@ -314,7 +319,9 @@ pub(crate) fn read(bytes: &[u8], limits: &ProofLimits, checks: impl Checks) -> R
         return Err(ProofError::Unsupported { what: "proof format", found: format, known: FORMAT });
     }
     // Most nodes carry a hash of 32 bytes. A leaf takes five, so this guess may grow, by what has been read.
-    let mut nodes: Vec<Node> = Vec::with_capacity((bytes.len() / 20).min(limits.nodes) + 2);
+    let mut nodes = room;
+    nodes.clear();
+    nodes.reserve((bytes.len() / 20).min(limits.nodes) + 2);
     let mut pending = Vec::with_capacity(8);
     let mut next = Some(Pending { parent: 0, side: Side::Top, level: Level::Namespaces, totals: None });
     while let Some(Pending { parent, side, level, totals }) = next {

@@ -4,7 +4,8 @@
 //! its parent tells, meet a range that is asked for. Where an opened inner node has no such child, keys part from the
 //! range above it, and one leaf must show that: the one on the way of the first bound that led here.
 //!
-//! The work is linear in what is written, with no recursion: depth is the adversary's to choose.
+//! One range takes work linear in what is written. Where another range takes over, its way is walked anew, so that many
+//! ranges take no more than proving each alone. Nothing recurses: depth is the adversary's to choose.
 
 use crate::bits::bit;
 use crate::proof::{Opaque, Proof, Writer};

@@ -9,7 +9,7 @@
 //! Rules: `spec/tree.md`, TREE-5, TREE-8 to TREE-10, TREE-12.
 
 use crate::bits::{bit, crit};
-use crate::preimage;
+use crate::preimage::{self, Preimage};
 use crate::proof::{Check, Checks, Every, Node, Proof, ProofError, ProofLimits, Shape};
 use crate::query::{EntryNeeds, Needs, Region, Span, meeting};
 use crate::{Hasher, KeyRange, Level, Query, Read, ReadError, Scan, Totals};
@@ -72,7 +72,7 @@ impl Proof {
         limits: &ProofLimits,
     ) -> Result<Verified<H>, ProofError> {
         self.within(limits)?;
-        check(self, root, Some(queries), Every)
+        check(self, root, Some(queries), Every, &mut Plain::<H>(PhantomData))
     }
 
     /// Checks that this proof is of the state under `root`, whatever it shows: for witnesses, whose questions are only
@@ -82,7 +82,7 @@ impl Proof {
     /// As [`Proof::verify`], but never [`ProofError::Bloated`].
     pub fn verify_unasked<H: Hasher>(self, root: Root, limits: &ProofLimits) -> Result<Verified<H>, ProofError> {
         self.within(limits)?;
-        check(self, root, None, Every)
+        check(self, root, None, Every, &mut Plain::<H>(PhantomData))
     }
 
     fn within(&self, limits: &ProofLimits) -> Result<(), ProofError> {
@@ -103,9 +103,10 @@ pub(crate) fn check<H: Hasher>(
     root: Root,
     queries: Option<&[Query]>,
     checks: impl Checks,
+    hashes: &mut impl Hashes,
 ) -> Result<Verified<H>, ProofError> {
     check_sums(&proof, checks)?;
-    hash_nodes::<H>(&mut proof);
+    hash_nodes(&mut proof, hashes);
     let found = Root(proof.nodes[0].hash);
     if found != root && checks.makes(Check::Root) {
         return Err(ProofError::WrongRoot { expected: root, found });
@@ -189,8 +190,33 @@ fn check_crit(level: Level, crit: u16, children: [&Node; 2], checks: impl Checks
     Ok(())
 }
 
+/// How hashes are come by: each computed, or remembered.
+pub(crate) trait Hashes {
+    /// Of a node with `count` entries below it.
+    fn node(&mut self, preimage: &Preimage, count: u64) -> Hash;
+    /// Of a key or value.
+    fn bytes(&mut self, bytes: &[u8]) -> Hash;
+    /// Of a name and of its namespace's root.
+    fn namespace(&mut self, name: &[u8], root: &Hash) -> [Hash; 2];
+}
+
+/// Each hash is computed.
+pub(crate) struct Plain<H>(pub(crate) PhantomData<H>);
+
+impl<H: Hasher> Hashes for Plain<H> {
+    fn node(&mut self, preimage: &Preimage, _: u64) -> Hash {
+        H::hash_node(preimage)
+    }
+    fn bytes(&mut self, bytes: &[u8]) -> Hash {
+        H::hash(bytes)
+    }
+    fn namespace(&mut self, name: &[u8], root: &Hash) -> [Hash; 2] {
+        [H::hash(name), H::hash(&root.0)]
+    }
+}
+
 /// Computes every hash, children before parents, and finds the first and last leaf shown below each inner node.
-fn hash_nodes<H: Hasher>(proof: &mut Proof) {
+fn hash_nodes(proof: &mut Proof, hashes: &mut impl Hashes) {
     for at in (0..proof.nodes.len()).rev() {
         let node = &proof.nodes[at];
         let preimage = match node.shape {
@@ -203,15 +229,18 @@ fn hash_nodes<H: Hasher>(proof: &mut Proof) {
             Shape::Namespace { name, tree } => {
                 let tree = &proof.nodes[tree as usize];
                 let name = proof.slice(name);
-                preimage::namespace(short(name.len()), tree.totals, &H::hash(name), &H::hash(&tree.hash.0))
+                let [name_hash, root_hash] = hashes.namespace(name, &tree.hash);
+                preimage::namespace(short(name.len()), tree.totals, &name_hash, &root_hash)
             }
             Shape::Entry { key, value_len, body, shown } => {
                 let (key, body) = (proof.slice(key), proof.slice(body));
-                let value_hash = if shown { H::hash(body) } else { Hash(body.try_into().expect("a stub has a hash")) };
-                preimage::leaf(short(key.len()), value_len, &H::hash(key), &value_hash)
+                let key_hash = hashes.bytes(key);
+                let value_hash =
+                    if shown { hashes.bytes(body) } else { Hash(body.try_into().expect("a stub has a hash")) };
+                preimage::leaf(short(key.len()), value_len, &key_hash, &value_hash)
             }
         };
-        let hash = H::hash_node(&preimage);
+        let hash = hashes.node(&preimage, node.totals.count);
         let below = match proof.nodes[at].shape {
             Shape::Inner { left, right, .. } => [leaves(proof, left, right)[0], leaves(proof, right, left)[1]],
             _ => [0; 2],

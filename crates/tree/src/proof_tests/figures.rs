@@ -2,6 +2,7 @@
 //! `cargo test -p keelstone-tree --lib proof_figures -- --ignored --nocapture`.
 
 use super::*;
+use crate::Verifier;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -37,6 +38,10 @@ fn proof_figures() {
         rate(&format!("{what}, decoded"), &proofs, |(bytes, _)| drop(black_box(Proof::decode(bytes).unwrap())));
         rate(&format!("{what}, decoded and verified"), &proofs, |(bytes, query)| {
             black_box(verify::<Blake3>(bytes, tree.root(), *query).unwrap());
+        });
+        let mut verifier = Verifier::<Blake3>::new(tree.root(), ProofLimits::default());
+        rate(&format!("{what}, the same by a verifier with a memory"), &proofs, |(bytes, query)| {
+            black_box(verifier.verify(bytes, *query).unwrap());
         });
         rate(&format!("{what}, the same without questions"), &proofs, |(bytes, _)| {
             let proof = Proof::decode(bytes).unwrap();

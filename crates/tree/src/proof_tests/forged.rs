@@ -6,9 +6,10 @@
 use super::*;
 use crate::preimage::{self, Level};
 use crate::proof::{self, Check, Checks, Opaque, Writer};
-use crate::verify;
+use crate::verify::{self, Plain};
 use crate::{Answer, Totals};
 use keelstone_codec::Hash;
+use std::marker::PhantomData;
 
 /// All checks but one.
 #[derive(Clone, Copy)]
@@ -121,8 +122,8 @@ fn forge(made: &Made, queries: Vec<Query>) -> Forgery {
 
 impl Forgery {
     fn verify(&self, checks: impl Checks) -> Result<Verified<Blake3>, ProofError> {
-        let proof = proof::read(&self.bytes, &self.limits, checks)?;
-        verify::check(proof, self.root, Some(&self.queries), checks)
+        let proof = proof::read(&self.bytes, &self.limits, checks, Vec::new())?;
+        verify::check(proof, self.root, Some(&self.queries), checks, &mut Plain::<Blake3>(PhantomData))
     }
 }
 
@@ -267,6 +268,37 @@ fn each_check_of_the_verifier_is_the_only_one_against_some_forgery() {
             }
         }
     }
+}
+
+/// spec: TREE-8. What is cheap and bounds the rest comes first: a proof that is wrong in many ways is refused for the
+/// first of them, so nothing is hashed for the sake of bad sums and no key is compared under a wrong root.
+#[test]
+fn checks_are_made_in_the_order_of_the_rule() {
+    let spoiled = |checks: &[Check]| {
+        // Misplaced and unasked for, under another root, with bad sums, and with a byte too many.
+        let entries = inner(2, leaf(b"k"), opaque(1, if checks.contains(&Check::BytesCoverCount) { 1 } else { 2 }));
+        let mut forgery = forge(&namespace(entries), vec![]);
+        if checks.contains(&Check::Root) {
+            forgery.root = Root(UNSEEN);
+        }
+        if checks.contains(&Check::Trailing) {
+            forgery.bytes.push(0);
+        }
+        if checks.contains(&Check::BytesLimit) {
+            forgery.limits.bytes = 1;
+        }
+        forgery.verify(crate::proof::Every).unwrap_err()
+    };
+    let mut wrong = vec![];
+    assert!(matches!(spoiled(&wrong), ProofError::Misplaced { .. }), "before bloat");
+    wrong.push(Check::Root);
+    assert!(matches!(spoiled(&wrong), ProofError::WrongRoot { .. }));
+    wrong.push(Check::BytesCoverCount);
+    assert!(matches!(spoiled(&wrong), ProofError::Totals { .. }));
+    wrong.push(Check::Trailing);
+    assert!(matches!(spoiled(&wrong), ProofError::Malformed(_)));
+    wrong.push(Check::BytesLimit);
+    assert!(matches!(spoiled(&wrong), ProofError::TooLarge { .. }));
 }
 
 /// The forger's tools make honest proofs, too: forgeries are refused for what is wrong with them, not for their make.

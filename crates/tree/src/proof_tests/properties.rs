@@ -1,7 +1,7 @@
 //! Random states and questions: what arrives is what the model holds.
 
 use super::*;
-use crate::{Answer, RangeAnswer, Read, ReadError, Totals};
+use crate::{Answer, RangeAnswer, Read, ReadError, Totals, Verifier};
 use proptest::prelude::*;
 
 fn some_key() -> impl Strategy<Value = Vec<u8>> {
@@ -220,6 +220,34 @@ proptest! {
         let others = aimed(&state, others, &picks);
         check::<Blake3>(&state, &asked, &others)?;
         check::<Sha256>(&state, &asked, &others)?;
+    }
+
+    /// A verifier with a memory accepts what one without accepts, and refuses what it refuses, whatever it saw before.
+    #[test]
+    fn a_memory_changes_no_verdict(
+        keys in prop::collection::btree_set(prop::collection::vec(any::<u8>(), 1..4), 100..300),
+        picks in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0u8..4), 60),
+    ) {
+        let entries = keys.iter().map(|k| (key(k), value(k))).collect();
+        let tree = Grown::new::<Blake3>(&State::from([(ns("a"), entries)]));
+        let keys: Vec<_> = keys.into_iter().collect();
+        let mut verifier = Verifier::<Blake3>::new(tree.root(), ProofLimits::default());
+        for (pick, at, change) in picks {
+            let queries = [Query::Key(ns("a"), key(&keys[pick.index(keys.len())]))];
+            let mut bytes = prove_bytes(&tree, &queries).unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] ^= change;
+            let plain = verify::<Blake3>(&bytes, tree.root(), &queries);
+            let remembered = verifier.verify(&bytes, &queries);
+            match (plain, remembered) {
+                (Ok(plain), Ok(remembered)) => {
+                    prop_assert_eq!(change, 0);
+                    prop_assert_eq!(plain.range(&ns("a"), &KeyRange::all()), remembered.range(&ns("a"), &KeyRange::all()));
+                }
+                (Err(plain), Err(remembered)) => prop_assert_eq!(plain, remembered),
+                (plain, remembered) => prop_assert!(false, "{plain:?}, but with a memory {remembered:?}"),
+            }
+        }
     }
 
     /// spec: TREE-11. Whatever a diff writes and deletes, a witness gives the root of the new state.
