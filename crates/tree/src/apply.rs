@@ -34,7 +34,7 @@ const SMALL: usize = 8;
 const HASH_BATCH: usize = 64;
 /// New pages are hashed in groups of this many: enough to fill lanes at every height, few enough that they are still
 /// in the second cache from being made.
-const HASH_PAGES: usize = 64;
+const HASH_PAGES: usize = 128;
 
 /// The version a diff leads to, not yet one: its root is known, and nothing is shared or kept before
 /// [`Draft::commit`].
@@ -477,15 +477,29 @@ impl<'a, H: Hasher> Builder<'a, H> {
         let mut tops: Vec<Option<Top>> = parts.iter().map(|_| None).collect();
         let mut outcomes: Vec<Outcome<'a>> = Vec::new();
         outcomes.resize_with(self.descent.visits.len(), || Outcome::Same);
-        for (index, visit) in self.descent.visits.iter().enumerate().rev() {
-            // Pages below stand behind: they are done.
-            let outcome = self.visit(visit, &mut outcomes[visit.below.clone()]);
-            if !matches!(outcome, Outcome::Same) {
-                self.retired.push(visit.id);
-            }
-            match visit.above {
-                Above::Slot(_) => outcomes[index] = outcome,
-                Above::Part(part) => tops[part] = Some(self.top(outcome)),
+        // A page right after those below it, while they are in a near cache.
+        let visits = &self.descent.visits;
+        let mut path: Vec<(usize, usize)> = Vec::new();
+        for root in (0..visits.len()).take_while(|index| matches!(visits[*index].above, Above::Part(_))) {
+            path.push((root, visits[root].below.start));
+            while let Some((index, next)) = path.last_mut() {
+                let visit = &visits[*index];
+                if *next < visit.below.end {
+                    let below = *next;
+                    *next += 1;
+                    path.push((below, visits[below].below.start));
+                    continue;
+                }
+                let index = *index;
+                path.pop();
+                let outcome = self.visit(visit, &mut outcomes[visit.below.clone()]);
+                if !matches!(outcome, Outcome::Same) {
+                    self.retired.push(visit.id);
+                }
+                match visit.above {
+                    Above::Slot(_) => outcomes[index] = outcome,
+                    Above::Part(part) => tops[part] = Some(self.top(outcome)),
+                }
             }
         }
         let found = |(top, (_, range)): (Option<Top>, &(Namespace, Range<usize>))| match top {

@@ -11,19 +11,17 @@
 use crate::page::{Page, PageId, Slot, Spare};
 use crate::stored::{self, Expected};
 use crate::{Backing, Hasher, PageAt, ReadError};
-use arc_swap::ArcSwapOption;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// Chunk `n` of the arena has `FIRST_CHUNK << n` cells, so cells never move and readers need no lock.
+/// Chunk `n` of the arena has `FIRST_CHUNK << n` cells, so cells never move and finding one takes no
+/// lock.
 const FIRST_CHUNK: u32 = 1 << 10;
 const CHUNKS: usize = 22;
-/// [`Cell::place`] of a page that was never written.
-const UNWRITTEN: u64 = u64::MAX;
 /// Loading a page is done under one of this many locks, so that no page is loaded twice at a time.
 const LOAD_LOCKS: usize = 64;
 
@@ -41,16 +39,26 @@ pub struct Pages<H> {
     _hasher: PhantomData<fn() -> H>,
 }
 
-/// What stands at one number.
-struct Cell {
-    page: ArcSwapOption<Page>,
-    /// Where the page is written; `len` is stored first, `place` says that both are there.
-    place: AtomicU64,
-    len: AtomicU32,
+/// What stands at one number. Its lock is held for a few instructions at a time, never while anything is read.
+#[derive(Default)]
+struct Cell(Mutex<Held>);
+
+#[derive(Default)]
+struct Held {
+    page: Option<Arc<Page>>,
+    /// Where the page is written.
+    at: Option<PageAt>,
     /// The version that made the page.
-    birth: AtomicU64,
+    birth: u64,
     /// Used since the hand of eviction last passed.
-    used: AtomicBool,
+    used: bool,
+}
+
+impl Cell {
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        // Nothing panics between two changes that belong together.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What an arena holds at a moment.
@@ -105,19 +113,14 @@ impl<H: Hasher> Pages<H> {
                 break;
             }
             let id = PageId(self.hand.fetch_add(1, Ordering::Relaxed) % end);
-            let cell = self.cell(id);
-            if cell.at().is_none() || cell.used.swap(false, Ordering::Relaxed) {
+            let mut held = self.cell(id).lock();
+            if held.at.is_none() || mem::take(&mut held.used) {
                 continue;
             }
-            // The lock keeps a load of the same page from being counted twice.
-            let _loading = self.loading(id);
-            let found = cell.page.load();
-            if let Some(page) = found.as_ref().filter(|page| page.children().next().is_none()) {
-                // Meanwhile its versions may have ended and the number may hold another page.
-                let before = cell.page.compare_and_swap(&*found, None);
-                if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, page)) {
-                    self.memory.fetch_sub(page.memory(), Ordering::Relaxed);
-                }
+            let gone = held.page.take_if(|page| page.children().next().is_none());
+            drop(held);
+            if let Some(page) = gone {
+                self.memory.fetch_sub(page.memory(), Ordering::Relaxed);
             }
         }
         self.memory.load(Ordering::Relaxed)
@@ -129,28 +132,27 @@ impl<H: Hasher> Pages<H> {
 
     /// A page, read and proven if it is not in memory.
     pub(crate) fn load(&self, id: PageId, expected: &Expected<'_>) -> Result<Arc<Page>, ReadError> {
-        let cell = self.cell(id);
-        if !cell.used.load(Ordering::Relaxed) {
-            cell.used.store(true, Ordering::Relaxed);
-        }
-        if let Some(page) = cell.page.load_full() {
+        let in_memory = || {
+            let mut held = self.cell(id).lock();
+            held.used = true;
+            held.page.clone()
+        };
+        if let Some(page) = in_memory() {
             return Ok(page);
         }
         let _loading = self.loading(id);
-        if let Some(page) = cell.page.load_full() {
+        if let Some(page) = in_memory() {
             return Ok(page);
         }
-        let at = cell.at().expect("a page that is not in memory was written");
+        let Held { at, birth, .. } = *self.cell(id).lock();
+        let at = at.expect("a page that is not in memory was written");
         let bytes = self.backing.page(at)?;
-        let birth = cell.birth.load(Ordering::Relaxed);
         let mut made = Vec::new();
         let decoded = stored::decode::<H>(&bytes, expected, |at| {
             let id = self.reserve();
             made.push(id);
-            let cell = self.cell(id);
-            // Not older than its parent, and given up with it (see `Versions`).
-            cell.birth.store(birth, Ordering::Relaxed);
-            cell.write(at);
+            // Not younger than its parent, and given up with it (see `Versions`).
+            *self.cell(id).lock() = Held { page: None, at: Some(at), birth, used: false };
             id
         });
         let page = match decoded {
@@ -161,25 +163,24 @@ impl<H: Hasher> Pages<H> {
             }
         };
         self.memory.fetch_add(page.memory(), Ordering::Relaxed);
-        cell.page.store(Some(page.clone()));
+        self.cell(id).lock().page = Some(page.clone());
         Ok(page)
     }
 
     /// The page if it is in memory.
     pub(crate) fn peek(&self, id: PageId) -> Option<Arc<Page>> {
-        self.cell(id).page.load_full()
+        self.cell(id).lock().page.clone()
     }
 
     /// Where a page is written, if it is.
     pub(crate) fn at(&self, id: PageId) -> Option<PageAt> {
-        self.cell(id).at()
+        self.cell(id).lock().at
     }
 
     /// Notes where a page was written.
     pub(crate) fn written(&self, id: PageId, at: PageAt) {
-        let cell = self.cell(id);
-        assert!(cell.at().is_none(), "a page is written once");
-        cell.write(at);
+        let before = self.cell(id).lock().at.replace(at);
+        assert!(before.is_none(), "a page is written once");
         self.unwritten.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -201,7 +202,7 @@ impl<H: Hasher> Pages<H> {
         let id = PageId(versions.end);
         let (chunk, _) = locate(id);
         assert!(chunk < CHUNKS, "an arena holds at most four thousand million pages");
-        self.chunks[chunk].get_or_init(|| (0..FIRST_CHUNK << chunk).map(|_| Cell::new()).collect());
+        self.chunks[chunk].get_or_init(|| (0..FIRST_CHUNK << chunk).map(|_| Cell::default()).collect());
         versions.end += 1;
         id
     }
@@ -209,7 +210,7 @@ impl<H: Hasher> Pages<H> {
     /// Returns numbers from [`Pages::reserve`] that came to nothing.
     pub(crate) fn give_back(&self, ids: &[PageId]) {
         for id in ids {
-            self.cell(*id).place.store(UNWRITTEN, Ordering::Relaxed);
+            *self.cell(*id).lock() = Held::default();
         }
         self.versions().free.extend_from_slice(ids);
     }
@@ -227,10 +228,7 @@ impl<H: Hasher> Pages<H> {
         for (id, page) in pages {
             memory += page.memory();
             count += 1;
-            let cell = self.cell(id);
-            cell.birth.store(number, Ordering::Relaxed);
-            cell.used.store(true, Ordering::Relaxed);
-            cell.page.store(Some(Arc::new(page)));
+            *self.cell(id).lock() = Held { page: Some(Arc::new(page)), at: None, birth: number, used: true };
         }
         self.memory.fetch_add(memory, Ordering::Relaxed);
         self.unwritten.fetch_add(count, Ordering::Relaxed);
@@ -242,9 +240,7 @@ impl<H: Hasher> Pages<H> {
         let ids: Vec<PageId> = roots.iter().map(|_| self.reserve()).collect();
         let number = self.versions().add(None, ids.clone(), Vec::new());
         for (id, at) in ids.iter().zip(roots) {
-            let cell = self.cell(*id);
-            cell.birth.store(number, Ordering::Relaxed);
-            cell.write(*at);
+            *self.cell(*id).lock() = Held { page: None, at: Some(*at), birth: number, used: false };
         }
         (number, ids)
     }
@@ -256,15 +252,13 @@ impl<H: Hasher> Pages<H> {
         let (mut memory, mut unwritten) = (0, 0);
         let mut spare = Spare::default();
         for id in &freed {
-            let cell = self.cell(*id);
-            if let Some(page) = cell.page.swap(None) {
+            let held = mem::take(&mut *self.cell(*id).lock());
+            unwritten += usize::from(held.at.is_none());
+            if let Some(page) = held.page {
                 memory += page.memory();
                 if let Some(page) = Arc::into_inner(page) {
                     spare.put(page);
                 }
-            }
-            if cell.place.swap(UNWRITTEN, Ordering::Relaxed) == UNWRITTEN {
-                unwritten += 1;
             }
         }
         self.give_back_spare(spare);
@@ -300,31 +294,6 @@ fn locate(id: PageId) -> (usize, usize) {
     let shifted = u64::from(id.0) + u64::from(FIRST_CHUNK);
     let chunk = shifted.ilog2() - FIRST_CHUNK.ilog2();
     (chunk as usize, (shifted - (u64::from(FIRST_CHUNK) << chunk)) as usize)
-}
-
-impl Cell {
-    fn new() -> Self {
-        Self {
-            page: ArcSwapOption::const_empty(),
-            place: AtomicU64::new(UNWRITTEN),
-            len: AtomicU32::new(0),
-            birth: AtomicU64::new(0),
-            used: AtomicBool::new(false),
-        }
-    }
-
-    fn at(&self) -> Option<PageAt> {
-        match self.place.load(Ordering::Acquire) {
-            UNWRITTEN => None,
-            place => Some(PageAt { place, len: self.len.load(Ordering::Relaxed) }),
-        }
-    }
-
-    fn write(&self, at: PageAt) {
-        assert_ne!(at.place, UNWRITTEN, "this place means: not written");
-        self.len.store(at.len, Ordering::Relaxed);
-        self.place.store(at.place, Ordering::Release);
-    }
 }
 
 /// Which versions there are, and which pages go with them.
@@ -385,14 +354,12 @@ impl Versions {
         let version = self.all.remove(&number).expect("it was just looked at");
         let mut open = version.roots;
         while let Some(id) = open.pop() {
-            let cell = pages.cell(id);
-            if version.parent.is_some_and(|parent| cell.birth.load(Ordering::Relaxed) <= parent) {
+            let held = pages.cell(id).lock();
+            if version.parent.is_some_and(|parent| held.birth <= parent) {
                 continue;
             }
             freed.push(id);
-            if let Some(page) = &*cell.page.load() {
-                open.extend(page.children());
-            }
+            open.extend(held.page.iter().flat_map(|page| page.children()));
         }
         let parent = version.parent?;
         self.all.get_mut(&parent).expect("parents outlive their children").children.retain(|child| *child != number);
@@ -406,7 +373,7 @@ impl Versions {
         let heir = self.all.get_mut(&child).expect("children are known to their parents");
         for id in heir.retired.drain(..) {
             match version.parent {
-                Some(parent) if pages.cell(id).birth.load(Ordering::Relaxed) <= parent => version.retired.push(id),
+                Some(parent) if pages.cell(id).lock().birth <= parent => version.retired.push(id),
                 _ => freed.push(id),
             }
         }

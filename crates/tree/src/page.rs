@@ -251,6 +251,7 @@ pub(crate) fn extend_prefix(out: &mut Vec<u8>, key: &[u8], crit: u16) {
 pub(crate) struct Page {
     pub(crate) shape: Arc<Shape>,
     body: Body,
+    memory: u32,
 }
 
 /// The slots and nodes of a page, with room for a round number of slots so that it can be used again.
@@ -258,6 +259,12 @@ pub(crate) struct Page {
 struct Body {
     slots: Box<[Slot]>,
     nodes: Box<[Node]>,
+}
+
+impl Body {
+    fn memory(&self) -> usize {
+        size_of_val(&*self.slots) + size_of_val(&*self.nodes)
+    }
 }
 
 /// Room for this many slots, or twice, thrice, four times as many.
@@ -313,7 +320,8 @@ impl Page {
         spare: &mut Spare,
     ) -> Self {
         let body = spare.take(shape.len());
-        let mut page = Self { shape, body };
+        let memory = size_of::<Self>() + body.memory() + shape.memory() + 64;
+        let mut page = Self { shape, body, memory: u32::try_from(memory).expect("a page has a few thousand bytes") };
         page.slots_mut().iter_mut().zip(slots).for_each(|(to, from)| *to = from);
         page.nodes_mut().iter_mut().zip(nodes).for_each(|(to, from)| *to = from);
         page
@@ -321,7 +329,7 @@ impl Page {
 
     /// A copy to be changed.
     pub(crate) fn copy(&self, spare: &mut Spare) -> Self {
-        let mut page = Self { shape: self.shape.clone(), body: spare.take(self.shape.len()) };
+        let mut page = Self { shape: self.shape.clone(), body: spare.take(self.shape.len()), memory: self.memory };
         page.slots_mut().copy_from_slice(self.slots());
         page.nodes_mut().copy_from_slice(self.nodes());
         page
@@ -384,9 +392,9 @@ impl Page {
         preimage::inner(Level::Entries, crit, [left.totals, right.totals], [&left.hash, &right.hash])
     }
 
-    /// Bytes of memory held, about.
+    /// Bytes of memory held, about; a shape that several pages share counts for each.
     pub(crate) fn memory(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.body.slots) + size_of_val(&*self.body.nodes) + self.shape.memory() + 64
+        self.memory as usize
     }
 
     /// Ids of the pages below.
