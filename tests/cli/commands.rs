@@ -260,3 +260,18 @@ fn another_networks_state_comes_in_is_proven_by_name_and_goes_out_equal() {
     expect(home.path(), 2, &["export", "xian", out.to_str().unwrap()]);
     expect(home.path(), 2, &["import", "xian", file.to_str().unwrap()]);
 }
+
+#[test]
+fn the_documentation_lists_every_setting_as_the_program_does() {
+    let documented = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md")).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let printed = String::from_utf8(keelstone(home.path(), &["config", "default"]).stdout).unwrap();
+    assert!(documented.contains(&printed), "docs/configuration.md is not what `keelstone config default` prints");
+    let commands = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md")).unwrap();
+    let help = String::from_utf8(keelstone(home.path(), &["--help"]).stdout).unwrap();
+    let listed = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
+    for line in listed.take_while(|line| !line.trim().is_empty()) {
+        let name = line.split_whitespace().next().unwrap();
+        assert!(commands.contains(&format!("`{name}")), "docs/cli.md does not name {name}");
+    }
+}
