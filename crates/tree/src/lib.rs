@@ -51,8 +51,6 @@ pub use query::Query;
 pub use read::{KeyRange, Read, ReadError, Scan, prefix_end};
 pub use tree::{Entries, Entry, Stale, Survey, Top, Tree};
 pub use verifier::Verifier;
-#[doc(hidden)]
-pub use verify::fuzz_proof;
 pub use verify::{Answer, NamespaceTop, RangeAnswer, Verified};
 pub use walk::{Branch, Opened, Walk};
 pub use witness::WitnessError;

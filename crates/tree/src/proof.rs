@@ -318,21 +318,13 @@ pub(crate) fn read(
     if format != FORMAT && checks.makes(Check::Format) {
         return Err(ProofError::Unsupported { what: "proof format", found: format, known: FORMAT });
     }
-    // Most nodes carry a hash of 32 bytes. A leaf takes five, so this guess may grow, by what has been read.
+    // Enough for the way of one key in most states. What has been read, not what is claimed, makes it grow.
     let mut nodes = room;
     nodes.clear();
-    nodes.reserve((bytes.len() / 20).min(limits.nodes) + 2);
+    nodes.reserve((bytes.len() / 20).min(256) + 2);
     let mut pending = Vec::with_capacity(8);
     let mut next = Some(Pending { parent: 0, side: Side::Top, level: Level::Namespaces, totals: None });
     while let Some(Pending { parent, side, level, totals }) = next {
-        // An inner node brings an opaque child along.
-        if nodes.len() + 2 > limits.nodes && checks.makes(Check::NodesLimit) {
-            return Err(ProofError::TooLarge {
-                what: "nodes",
-                found: nodes.len() as u64 + 1,
-                limit: limits.nodes as u64,
-            });
-        }
         let at = number(nodes.len());
         match (side, nodes.get_mut(parent as usize).map(|node| &mut node.shape)) {
             (Side::Left, Some(Shape::Inner { left, .. })) => *left = at,
@@ -391,6 +383,9 @@ pub(crate) fn read(
                 return Err(DecodeError::Invalid { what: "node at a place its kind cannot have" }.into());
             }
             (found, ..) => return Err(ProofError::Unsupported { what: "proof node", found, known: tag::EMPTY }),
+        }
+        if nodes.len() > limits.nodes && checks.makes(Check::NodesLimit) {
+            return Err(ProofError::TooLarge { what: "nodes", found: nodes.len() as u64, limit: limits.nodes as u64 });
         }
         if next.is_none() {
             next = pending.pop();

@@ -684,7 +684,8 @@ fn the_longest_and_shortest_keys_and_values_are_kept() {
 #[test]
 fn a_batch_of_any_size_gives_the_plain_root() {
     for count in [500u32, 2_000, 20_000] {
-        let entry = |n: u32| (name("n"), Key::new(Blake3::hash(&n.to_le_bytes()).0).unwrap(), Some(value(&[n as u8, 1])));
+        let entry =
+            |n: u32| (name("n"), Key::new(Blake3::hash(&n.to_le_bytes()).0).unwrap(), Some(value(&[n as u8, 1])));
         let first: Diff = (0..count).map(entry).collect();
         let second: Diff = (count / 2..count * 2).map(entry).collect();
         let (disk, pages) = fresh::<Blake3>();

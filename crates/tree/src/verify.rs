@@ -653,34 +653,3 @@ impl<H: Hasher> Read for Verified<H> {
         }))
     }
 }
-
-/// Reads arbitrary bytes as a proof and, if they are one, verifies it under the root it leads to, asks it questions and
-/// applies a diff: the entry point of fuzzers. Nothing here may panic.
-#[doc(hidden)]
-pub fn fuzz_proof(bytes: &[u8]) {
-    type H = crate::Blake3;
-    let limits = ProofLimits { bytes: 1 << 20, nodes: 1 << 14 };
-    let Ok(proof) = Proof::decode_within(bytes, &limits) else { return };
-    assert_eq!(proof.as_bytes(), bytes, "one encoding");
-    let root = match proof.clone().verify_unasked::<H>(Root(Hash::ZERO), &limits) {
-        Err(ProofError::WrongRoot { found, .. }) => found,
-        Err(_) => return,
-        Ok(_) => unreachable!("nothing hashes to zeros"),
-    };
-    let Ok(verified) = proof.clone().verify_unasked::<H>(root, &limits) else { return };
-    let names: Vec<Namespace> = ["a", "b", "zz"].iter().map(|name| Namespace::new(name).expect("legal")).collect();
-    for name in &names {
-        for key in [b"k".as_slice(), b"", b"\0\0", &[0xff; 255]] {
-            let _ = (verified.get(name, key), verified.value_len(name, key), verified.prefix_totals(name, key));
-            let _ = (verified.prefix(name, key), verified.range(name, &KeyRange::from(key).reversed()));
-            let Ok(key) = Key::new(key) else { continue };
-            let _ = proof.clone().verify::<H>(root, &[Query::Key(name.clone(), key.clone())], &limits);
-            let _ = crate::ics23::convert(&verified, name, &key);
-            for value in [None, Value::new(b"v".as_slice()).ok()] {
-                let _ = verified.apply(&[(name.clone(), key.clone(), value)].into_iter().collect());
-            }
-        }
-        let _ = verified.namespace(name);
-    }
-    let _ = verified.namespaces();
-}
