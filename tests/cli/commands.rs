@@ -185,7 +185,8 @@ fn l04_a_data_directory_that_is_none_is_a_named_error() {
 
 #[test]
 fn l06_a_reader_that_goes_away_is_no_panic() {
-    let mut child = program().args(["config", "default"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        program().args(["config", "default"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));

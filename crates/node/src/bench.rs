@@ -436,13 +436,15 @@ fn prove(engine: &Engine, root: Root, entries: Vec<([u8; 32], Option<Vec<u8>>)>)
     };
     let start = Instant::now();
     for ((key, expected), proof) in entries.iter().zip(&proofs) {
-        let right = match (verify(proof, key), expected) {
-            (Ok(Answer::Present(found)), Some(expected)) => found[..] == expected[..],
-            (Ok(Answer::Absent), None) => true,
+        let answer =
+            verify(proof, key).map_err(|e| wrong(format!("the proof of {} does not verify: {e}", hex::encode(key))))?;
+        let right = match (&answer, expected) {
+            (Answer::Present(found), Some(expected)) => found[..] == expected[..],
+            (Answer::Absent, None) => true,
             _ => false,
         };
         if !right {
-            return Err(wrong(format!("the proof of {} does not verify", hex::encode(key))));
+            return Err(wrong(format!("the proof of {} says {answer:?}", hex::encode(key))));
         }
     }
     let checked = start.elapsed();

@@ -44,7 +44,10 @@ fn judge(image: &Image, line: &[Model], what: &str) -> Verdict {
     let store = match TestStore::open(Arc::new(MemoryFiles::from_image(image)), options()) {
         Ok(store) => store,
         Err(error) => {
-            assert!(error.is_damage() || matches!(error, StoreError::Unsupported { .. } | StoreError::Missing { .. }), "{what}: {error}");
+            assert!(
+                error.is_damage() || matches!(error, StoreError::Unsupported { .. } | StoreError::Missing { .. }),
+                "{what}: {error}"
+            );
             return Verdict::Detected;
         }
     };

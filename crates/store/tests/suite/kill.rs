@@ -72,7 +72,8 @@ fn no_acknowledged_commit_is_lost_to_kill_9() {
             .unwrap();
         let pipe = BufReader::new(child.stderr.take().unwrap());
         let reader = std::thread::spawn(move || {
-            let acks = pipe.lines().map_while(Result::ok).filter_map(|line| line.strip_prefix("ack ")?.parse::<u64>().ok());
+            let acks =
+                pipe.lines().map_while(Result::ok).filter_map(|line| line.strip_prefix("ack ")?.parse::<u64>().ok());
             acks.last()
         });
         std::thread::sleep(Duration::from_micros(15_000 + random.below(120_000)));
