@@ -38,3 +38,6 @@ pub use error::StoreError;
 pub use options::{Options, Retention};
 pub use store::{Change, CommittedDiff, Progress, Stats, Store};
 pub use view::View;
+
+#[cfg(test)]
+mod vectors;
