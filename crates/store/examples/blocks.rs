@@ -21,8 +21,7 @@ fn value(number: u64) -> Value {
 }
 
 fn diff(namespace: &Namespace, writes: impl Iterator<Item = (u64, Option<u64>)>) -> Diff {
-    let sorted: BTreeMap<_, _> =
-        writes.map(|(at, to)| ((namespace.clone(), key(at)), to.map(value))).collect();
+    let sorted: BTreeMap<_, _> = writes.map(|(at, to)| ((namespace.clone(), key(at)), to.map(value))).collect();
     sorted.into()
 }
 
@@ -41,7 +40,11 @@ fn main() {
         start.elapsed()
     };
     let rate = |what: &str, count: u64, time: std::time::Duration| {
-        println!("{what}: {} in {time:.2?}, {} a second", count, u128::from(count) * 1_000_000 / time.as_micros().max(1));
+        println!(
+            "{what}: {} in {time:.2?}, {} a second",
+            count,
+            u128::from(count) * 1_000_000 / time.as_micros().max(1)
+        );
     };
 
     let blocks = (0..keys / 10_000).map(|block| (block * 10_000..(block + 1) * 10_000).map(|n| (n, Some(n))));
@@ -87,7 +90,8 @@ fn main() {
     let entries: Vec<_> = view.scan(&namespace, KeyRange::all()).map(|entry| entry.expect("readable")).collect();
     let mut blocks: Vec<Diff> = Vec::new();
     for part in entries.chunks(50_000) {
-        let writes = part.iter().map(|(key, value)| keelstone_tree::Write { key: key.clone(), value: Some(value.clone()) });
+        let writes =
+            part.iter().map(|(key, value)| keelstone_tree::Write { key: key.clone(), value: Some(value.clone()) });
         blocks.push(Diff::new(vec![(namespace.clone(), writes.collect())]).expect("sorted"));
     }
     let import = format!("{path}/import");

@@ -67,8 +67,12 @@ impl<H: Hasher> Shared<H> {
         self.wait_for_room()?;
         let mut writer = self.writer();
         let version = self.next_after(height)?;
-        let draft = version.tree.prepare(diff)?;
-        let waiting = self.begin_append(&mut writer, &version, height, diff, &layout, draft.replaced())?;
+        // The record leaves for the disk as soon as the descent has found what it replaces; hashing goes on beside.
+        let mut waiting = None;
+        let draft = version.tree.prepare_with(diff, |replaced| {
+            waiting = Some(self.begin_append(&mut writer, &version, height, diff, &layout, replaced));
+        })?;
+        let waiting = waiting.expect("a draft was made, so its descent was done")?;
         self.finish_append(&mut writer, &version, height, waiting, draft, diff, &layout)
     }
 
@@ -142,6 +146,7 @@ impl<H: Hasher> Shared<H> {
         let new =
             places.iter().zip(diff.iter()).map(|(place, (_, write))| Some(((*place)?, write.value.as_ref()?.len())));
         self.segments.count_commit(new, draft.replaced(), height);
+        self.segments.count_retired(draft.retired_pages());
         let tree = draft.commit(|index| places[index].expect("asked only for values"));
         let version = Version::new(Some(height), before.epoch, tree, Some(appended.start));
         let root = version.root;

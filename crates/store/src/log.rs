@@ -94,11 +94,6 @@ impl Log {
         u64::from(self.next) + len.div_ceil(PAYLOAD_BYTES as u64) < u64::from(self.segment.sectors())
     }
 
-    /// Where the next record will begin if it has `len` bytes.
-    pub(crate) fn place(&self, len: u64) -> Spot {
-        if self.fits(len) { self.end() } else { Spot::of_sector(self.segment.id().next(), 1) }
-    }
-
     /// Makes room for a record of `len` bytes, in a new segment if need be. A segment too small for the record is
     /// followed by one that is large enough.
     ///

@@ -173,6 +173,22 @@ impl Segments {
         }
     }
 
+    /// Counts pages that the last version does without.
+    pub(crate) fn count_retired(&self, pages: impl Iterator<Item = PageAt>) {
+        let mut dead: BTreeMap<SegmentId, u64> = BTreeMap::new();
+        for page in pages {
+            if let Ok(spot) = Spot::from_u64(page.place) {
+                *dead.entry(spot.segment).or_default() += u64::from(page.len);
+            }
+        }
+        let mut usage = self.usage();
+        for (id, dead) in dead {
+            if let Some(usage) = usage.get_mut(&id) {
+                usage.live = usage.live.saturating_sub(dead);
+            }
+        }
+    }
+
     /// Takes back what was found of emptied segments above a height: a rollback may have given them life again.
     pub(crate) fn forget_emptied(&self, above: Height) {
         for usage in self.usage().values_mut() {

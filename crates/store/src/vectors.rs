@@ -15,12 +15,9 @@ fn found() -> Json {
     let spot = Spot { segment: log, offset: 504 };
     let name = Namespace::new("agents").unwrap();
     let key = |bytes: &[u8]| Key::new(bytes).unwrap();
-    let diff: Diff = [
-        (name.clone(), key(b"a"), Some(Value::new(b"new".to_vec()).unwrap())),
-        (name, key(b"b"), None),
-    ]
-    .into_iter()
-    .collect();
+    let diff: Diff = [(name.clone(), key(b"a"), Some(Value::new(b"new".to_vec()).unwrap())), (name, key(b"b"), None)]
+        .into_iter()
+        .collect();
     let layout = Layout::of(&diff).unwrap();
     let head = Head {
         len: layout.len,

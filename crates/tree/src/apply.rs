@@ -18,7 +18,7 @@ use crate::page::{Node, Page, PageId, SLOTS_MAX, Shape, Slot, Spare, Spot};
 use crate::preimage::{self, Preimage};
 use crate::state::{Space, StateTree};
 use crate::tree::{entry, root_expected};
-use crate::{Diff, Entry, Hasher, Place, ReadError, Totals, Tree, arena, bits};
+use crate::{Diff, Entry, Hasher, PageAt, Place, ReadError, Totals, Tree, arena, bits};
 use keelstone_codec::{Hash, Key, Namespace, Root};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -71,6 +71,11 @@ impl<H: Hasher> Draft<H> {
     #[must_use]
     pub fn replaced(&self) -> &[Option<Entry>] {
         &self.replaced
+    }
+
+    /// Where pages are written that the new version does without: what becomes garbage with the version before.
+    pub fn retired_pages(&self) -> impl Iterator<Item = PageAt> {
+        self.retired.iter().filter_map(|id| self.base.pages().at(*id))
     }
 
     /// The hash of each value the diff writes, in the order of [`Diff::iter`]; none for deletions.
@@ -128,6 +133,15 @@ impl<H: Hasher> Tree<H> {
     /// # Errors
     /// [`ReadError`] if a page on the way of a write could not be read.
     pub fn prepare(&self, diff: &Diff) -> Result<Draft<H>, ReadError> {
+        self.prepare_with(diff, |_| {})
+    }
+
+    /// As [`Tree::prepare`]. `found` hears what each write finds in place (see [`Draft::replaced`]) as soon as that is
+    /// known, before the nodes are hashed, so that a store can write its log meanwhile.
+    ///
+    /// # Errors
+    /// As [`Tree::prepare`]; after `found` was called there are none.
+    pub fn prepare_with(&self, diff: &Diff, found: impl FnOnce(&[Option<Entry>])) -> Result<Draft<H>, ReadError> {
         let mut changes = Vec::with_capacity(diff.len());
         let mut value_hashes = Vec::with_capacity(diff.len());
         let mut parts = Vec::with_capacity(diff.parts().len());
@@ -146,7 +160,7 @@ impl<H: Hasher> Tree<H> {
             }
             parts.push((namespace.clone(), start..changes.len()));
         }
-        self.apply(&parts, &changes, value_hashes)
+        self.apply(&parts, &changes, value_hashes, found)
     }
 
     /// Makes a version of the same root in which values are noted at new places, and all pages on the way to the given
@@ -171,7 +185,7 @@ impl<H: Hasher> Tree<H> {
                 _ => parts.push((namespace.clone(), changes.len() - 1..changes.len())),
             }
         }
-        let draft = self.apply(&parts, &changes, Vec::new())?;
+        let draft = self.apply(&parts, &changes, Vec::new(), |_| {})?;
         assert_eq!(draft.root(), self.root(), "rewriting changes no content");
         Ok(draft)
     }
@@ -181,8 +195,10 @@ impl<H: Hasher> Tree<H> {
         parts: &[(Namespace, Range<usize>)],
         changes: &[Change<'_>],
         value_hashes: Vec<Option<Hash>>,
+        found: impl FnOnce(&[Option<Entry>]),
     ) -> Result<Draft<H>, ReadError> {
         let descent = Descent::run(self, parts, changes)?;
+        found(&descent.replaced);
         let mut builder = Builder {
             changes,
             descent: &descent,
