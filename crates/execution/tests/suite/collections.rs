@@ -111,6 +111,21 @@ fn collections_do_what_their_names_say() {
     });
 }
 
+/// A scan holds nothing back: other collections of the namespace can be written between two of its steps.
+#[test]
+fn one_collection_is_written_while_another_is_scanned() {
+    let (copied, _) = draft(|shelf| {
+        for id in 1..=3 {
+            shelf.members.insert(&Id(id))?;
+        }
+        for id in shelf.members.iter() {
+            shelf.by_pair.insert(&(1, id?.0.to_string()), &Fixed::ONE)?;
+        }
+        shelf.by_pair.iter().map(|entry| Ok(entry?.0.1)).collect::<Result<Vec<_>, _>>()
+    });
+    assert_eq!(copied, ["1", "2", "3"]);
+}
+
 #[test]
 fn a_raw_key_is_its_bytes() {
     let key = RawKey::new(&b"currency.balances:alice"[..]).unwrap();

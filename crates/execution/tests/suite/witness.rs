@@ -92,7 +92,7 @@ fn a_witness_that_lacks_something_is_incomplete_not_different() {
     assert!(incomplete >= 4, "{incomplete} of {}", queries.len());
 }
 
-/// spec: EXEC-17. A scan over part of a range is incomplete, also when the function swallows the error.
+/// spec: EXEC-17. A scan over a range of which only single keys are shown is incomplete.
 #[test]
 fn a_range_is_proven_whole_or_not_at_all() {
     let state = start();
@@ -100,6 +100,23 @@ fn a_range_is_proven_whole_or_not_at_all() {
     assert!(!reads.ranges.is_empty());
     let keys_only: Vec<Query> = reads.queries().into_iter().filter(|query| matches!(query, Query::Key(..))).collect();
     assert!(matches!(run_over(witness(&state, &keys_only), &[op(&Audit)]), Err(Halt::WitnessIncomplete { .. })));
+}
+
+/// spec: EXEC-17. A bundle that could not be judged leaves the draft as it was, and the draft goes on.
+#[test]
+fn a_halt_leaves_the_draft_as_it_was() {
+    let state = start();
+    let (_, _, reads) = recorded(&state, &[mint(1, 1)]);
+    let registry = registry();
+    let mut draft = BlockDraft::begin(&registry, witness(&state, &reads.queries()), block(3));
+    let run = |draft: &mut BlockDraft<'_>, operation| {
+        draft.execute(Caller::root(key(1)), &bundle(vec![mint(1, 1), operation]), Limits::default())
+    };
+    run(&mut draft, mint(1, 1)).unwrap().unwrap();
+    let before = draft.changes();
+    assert!(matches!(run(&mut draft, mint(9, 1)), Err(Halt::WitnessIncomplete { .. })));
+    assert_eq!(draft.changes(), before);
+    run(&mut draft, mint(1, 1)).unwrap().unwrap();
 }
 
 /// A scan that stops early asks for no more than it saw.
