@@ -219,7 +219,7 @@ impl Model {
 }
 
 fn sorted(mut batch: Batch) -> Batch {
-    batch.sort_unstable_by(|left, right| left.0.cmp(&right.0));
+    batch.sort_unstable_by_key(|(key, _)| *key);
     batch
 }
 

@@ -23,12 +23,15 @@ use keelstone_tree::{Blake3, HashKind, Hasher, KeyRange, Query, Read, ReadError,
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, OnceLock};
 
+/// What is called with every block once it is durable.
+pub(crate) type Listener = Box<dyn Fn(&Arc<Committed>) + Send + Sync>;
+
 /// A chain in this process, with everything its owner may do to it.
 pub(crate) trait Engine: Chain {
     /// Makes the next block of what waits. With nothing ready, an empty one or none, as asked.
     fn produce(&self, time: Timestamp, producer: PublicKey, empty: bool) -> Result<Option<Arc<Committed>>, Failure>;
     /// Calls `listener` with every block once it is durable.
-    fn on_commit(&self, listener: Box<dyn Fn(&Arc<Committed>) + Send + Sync>);
+    fn on_commit(&self, listener: Listener);
     /// Wakes `waker` whenever a transaction was taken in. May be set once.
     fn wake_on_submit(&self, waker: SyncSender<()>);
     /// Runs all blocks again from the genesis and compares every root that is kept.
@@ -380,7 +383,7 @@ impl<H: Hasher> Engine for Local<H> {
         Ok(Some(self.ledger.commit(self.ledger.run(block, Refused::LeaveOut)?)?))
     }
 
-    fn on_commit(&self, listener: Box<dyn Fn(&Arc<Committed>) + Send + Sync>) {
+    fn on_commit(&self, listener: Listener) {
         self.ledger.on_commit(listener);
     }
 
