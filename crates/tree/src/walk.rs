@@ -10,7 +10,8 @@ use std::borrow::Cow;
 
 /// A version of the state whose nodes can be opened.
 pub trait Walk {
-    /// Names a node of either level.
+    /// Names a node of either level, by where it is and never by its hash: equal subtrees in two namespaces are two
+    /// places (spec: TREE-14).
     type Node: Clone;
 
     /// The top node of the state level; none if the state is empty (spec: TREE-6).

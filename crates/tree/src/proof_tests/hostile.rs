@@ -193,6 +193,23 @@ fn p12_lengths_that_lie_are_refused_without_reserving_memory() {
     assert!(matches!(refused(&absent), ProofError::Malformed(DecodeError::Truncated { .. })));
 }
 
+/// spec: TREE-14. Two namespaces with equal entries have equal roots and are two places: what is shown of one says
+/// nothing of the other, and a write to one leaves the other as it was.
+#[test]
+fn equal_subtrees_in_two_namespaces_are_two_places() {
+    let both = state(&[("a", b"k", b"v"), ("a", b"m", b"v"), ("b", b"k", b"v"), ("b", b"m", b"v")]);
+    let queries = [Query::Write(ns("a"), key(b"k")), Query::Namespaces];
+    let witness = verified::<Blake3>(&both, &queries);
+    let [a, b] = ["a", "b"].map(|name| witness.namespace(&ns(name)));
+    assert!(a == b && a != Answer::Unknown);
+    assert_eq!(witness.value_len(&ns("a"), b"k"), Answer::Present(1));
+    assert_eq!(witness.value_len(&ns("b"), b"k"), Answer::Unknown);
+    let delete: Diff = [(ns("a"), key(b"k"), None)].into_iter().collect();
+    let mut new = both.clone();
+    apply_plainly(&mut new, &delete);
+    assert_eq!(witness.apply(&delete), Ok(reference_root::<Blake3>(&new)));
+}
+
 #[test]
 fn n01_a_node_that_is_not_its_hash_is_refused() {
     let asked = [Query::Key(ns("a"), key(b"k"))];
