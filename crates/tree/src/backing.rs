@@ -7,7 +7,8 @@ use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Reader, Value};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Place(pub u64);
 
-/// Where an encoded page lies: eight bytes that mean something to the store only, and its length in bytes.
+/// Where an encoded page lies: eight bytes that mean something to the store only, and its length in bytes. Pages are
+/// asked for by place, never by hash: two equal pages are two (spec: TREE-14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct PageAt {
     /// The place.

@@ -82,7 +82,7 @@ fn places(image: &Image) -> Vec<(String, usize)> {
     image.iter().flat_map(|(name, bytes)| (0..bytes.len()).map(|at| (name.clone(), at))).collect()
 }
 
-/// spec: STORE-1, STORE-2. One flipped bit in any of many random places is found, and never reads as something else.
+/// spec: STORE-1, STORE-2. W-01, C-01: one flipped bit in any of many random places is found, and never reads as something else.
 #[test]
 fn w01_c01_every_flipped_bit_is_found() {
     let (image, line) = sample();

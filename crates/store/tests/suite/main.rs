@@ -6,4 +6,5 @@ mod faults;
 mod histories;
 mod kill;
 mod kv;
+mod places;
 mod support;
