@@ -114,11 +114,7 @@ fn run<H: Hasher>(keys: u64, blocks: u64, per_block: u64) {
     }
     spent.print("load");
     let stats = pages.stats();
-    println!(
-        "memory: {} bytes a key, {:.1} keys a page",
-        stats.memory_bytes as u64 / keys,
-        keys as f64 / stats.pages as f64
-    );
+    println!("memory: {} bytes a key, {} keys in {} pages", stats.memory_bytes as u64 / keys, keys, stats.pages);
 
     let mut spent = Spent::default();
     let mut last = keys;

@@ -327,7 +327,9 @@ impl Descent {
                 let shape = &page.shape;
                 routed.clear();
                 routed.extend(
-                    queue[start..*end].iter().map(|change| (shape.route(changes[*change as usize].key) as u8, *change)),
+                    queue[start..*end]
+                        .iter()
+                        .map(|change| (Spot::Slot(shape.route(changes[*change as usize].key)).pack(), *change)),
                 );
                 start = *end;
                 // Bits that are not critical are skipped on the way, so slots need not ascend with the keys.
@@ -769,7 +771,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
                     Some(0)
                 }
                 State::New(below) => {
-                    self.new[below].up = Up::Page(index, slot as u8);
+                    self.new[below].up = Up::Page(index, Spot::Slot(slot).pack());
                     if below < self.hashed {
                         // Its slot was made before its hash was; nobody will hand it up any more.
                         let hash = self.new[below].page.top().hash;
@@ -815,7 +817,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
                         let key = page.shape.key(slot);
                         let Entry { value_len, value_hash, .. } =
                             entry(&page.slots()[slot]).expect("only entries are due");
-                        preimage::leaf(key.len() as u16, value_len, &H::hash(key), &value_hash)
+                        preimage::leaf(preimage::short_len(key), value_len, &H::hash(key), &value_hash)
                     }
                 }
             }));

@@ -293,7 +293,8 @@ impl<H: Hasher> fmt::Debug for Pages<H> {
 fn locate(id: PageId) -> (usize, usize) {
     let shifted = u64::from(id.0) + u64::from(FIRST_CHUNK);
     let chunk = shifted.ilog2() - FIRST_CHUNK.ilog2();
-    (chunk as usize, (shifted - (u64::from(FIRST_CHUNK) << chunk)) as usize)
+    let offset = usize::try_from(shifted - (u64::from(FIRST_CHUNK) << chunk)).expect("an offset is below 2^32");
+    (chunk as usize, offset)
 }
 
 /// Which versions there are, and which pages go with them.

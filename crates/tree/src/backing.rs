@@ -17,7 +17,7 @@ pub struct PageAt {
     pub len: u32,
 }
 
-/// Reads what is not in memory. What it returns is not trusted: the tree checks pages and values by their hashes.
+/// Reads what is not in memory, by its place and never by its hash alone (spec: TREE-14). What it returns is not trusted: the tree checks pages and values by their hashes.
 pub trait Backing: Send + Sync {
     /// The bytes of a page, exactly `at.len` of them.
     ///

@@ -193,8 +193,9 @@ mod tests {
     fn lanes_equal_the_plain_hash() {
         fn check<H: Hasher>() {
             for count in 0..70usize {
-                let preimages: Vec<[u8; NODE_LEN]> =
-                    (0..count).map(|i| std::array::from_fn(|j| ((i * 131 + j * 7) % 251) as u8)).collect();
+                let preimages: Vec<[u8; NODE_LEN]> = (0..count)
+                    .map(|i| std::array::from_fn(|j| u8::try_from((i * 131 + j * 7) % 251).unwrap()))
+                    .collect();
                 let mut out = vec![Hash::ZERO; count];
                 H::hash_nodes(&preimages, &mut out);
                 for (preimage, hash) in preimages.iter().zip(&out) {

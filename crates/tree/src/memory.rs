@@ -47,12 +47,13 @@ impl<H: Hasher> MemoryTree<H> {
     pub fn root(&self) -> Root {
         let namespaces = self.state.iter().map(|(name, entries)| {
             let leaves = entries.iter().map(|(key, value)| {
-                let (key_len, value_len) = (key.len() as u16, value.len() as u32);
+                let key_len = preimage::short_len(key);
+                let value_len = u32::try_from(value.len()).expect("at most 8 MiB");
                 let hash = H::hash_node(&preimage::leaf(key_len, value_len, &H::hash(key), &H::hash(value)));
                 (key.as_slice(), Totals::entry(key.len(), value_len), hash)
             });
             let (totals, root) = fold::<H>(Level::Entries, leaves).expect("a namespace has an entry");
-            let name_len = name.as_bytes().len() as u16;
+            let name_len = preimage::short_len(name.as_bytes());
             let node = preimage::namespace(name_len, totals, &H::hash(name.as_bytes()), &H::hash(&root.0));
             (name.as_bytes(), totals, H::hash_node(&node))
         });

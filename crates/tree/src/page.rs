@@ -7,6 +7,7 @@
 //!
 //! Which nodes share a page is a matter of storage only; no hash depends on it (spec: TREE-3, TREE-17). What never
 //! changes when values change, the [`Shape`], is shared between the versions of a page, so a copy is two short arrays.
+#![expect(clippy::cast_possible_truncation, reason = "slots and nodes are counted below 64")]
 
 use crate::preimage::{self, Level, Preimage};
 use crate::{Place, Totals, bits};

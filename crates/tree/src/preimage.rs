@@ -32,6 +32,11 @@ const INNER_ENTRIES: u8 = 2;
 const NAMESPACE: u8 = 3;
 const INNER_NAMESPACES: u8 = 4;
 
+/// The length of a key or name as a head has it.
+pub(crate) fn short_len(bytes: &[u8]) -> u16 {
+    u16::try_from(bytes.len()).expect("keys and names have at most 255 bytes")
+}
+
 /// The state without a namespace (spec: TREE-6).
 #[must_use]
 pub const fn empty() -> Preimage {

@@ -22,7 +22,7 @@ impl Space {
     /// Computes the leaf from everything else.
     pub(crate) fn seal<H: Hasher>(&mut self) {
         let name = self.name.as_bytes();
-        let image = preimage::namespace(name.len() as u16, self.totals, &H::hash(name), &H::hash(&self.hash.0));
+        let image = preimage::namespace(preimage::short_len(name), self.totals, &H::hash(name), &H::hash(&self.hash.0));
         self.leaf = H::hash_node(&image);
     }
 }

@@ -20,6 +20,8 @@ use std::sync::Arc;
 const ENTRY: u8 = 0;
 const CHILD: u8 = 1;
 const CHECK_LEN: usize = 8;
+/// Longest page in bytes: 32 slots take at most 350 each.
+const PAGE_LEN_MAX: usize = 64 << 10;
 
 /// What whoever points to a page says of it.
 #[derive(Clone, Copy, Debug)]
@@ -97,19 +99,20 @@ pub(crate) fn decode<H: Hasher>(
         return Err(PageError::Check);
     }
     let input = &mut Reader::new(body);
-    let count = bounded(input, "slots", 1, SLOTS_MAX as u64)? as usize;
-    let cut = bounded(input, "shared key bytes", 0, KEY_LEN_MAX as u64)? as usize;
+    let count = bounded(input, "slots", 1, SLOTS_MAX)?;
+    let cut = bounded(input, "shared key bytes", 0, KEY_LEN_MAX)?;
     let shared = input.take(cut)?;
 
     let mut slots = Vec::with_capacity(count);
     let mut keys: Vec<(Vec<u8>, Option<u16>)> = Vec::with_capacity(count);
     for _ in 0..count {
         let kind = input.byte()?;
-        let rest = bounded(input, "key length", 0, (KEY_LEN_MAX - cut) as u64)? as usize;
+        let rest = bounded(input, "key length", 0, KEY_LEN_MAX - cut)?;
         let key = [shared, input.take(rest)?].concat();
         let crit = match kind {
             ENTRY => {
-                let value_len = bounded(input, "value length", 1, VALUE_LEN_MAX as u64)? as u32;
+                let value_len = bounded(input, "value length", 1, VALUE_LEN_MAX)?;
+                let value_len = u32::try_from(value_len).expect("at most 8 MiB");
                 let (place, value_hash) = (Place::decode(input)?, Hash::decode(input)?);
                 if key.is_empty() {
                     return Err(DecodeError::Invalid { what: "empty key" }.into());
@@ -120,7 +123,8 @@ pub(crate) fn decode<H: Hasher>(
             CHILD => {
                 let crit = u16::decode(input)?;
                 let place = u64::decode(input)?;
-                let len = bounded(input, "page length", 1, u64::from(u32::MAX))? as u32;
+                let len = bounded(input, "page length", 1, PAGE_LEN_MAX)?;
+                let len = u32::try_from(len).expect("at most 64 KiB");
                 let totals = Totals { count: input.varint()?, bytes: input.varint()? };
                 let hash = Hash::decode(input)?;
                 let mut prefix = Vec::new();
@@ -183,7 +187,7 @@ fn hash_all<H: Hasher>(page: &mut Page) -> Result<(), DecodeError> {
     for (index, slot) in page.slots().iter().enumerate() {
         if let Slot::Entry { value_hash, value_len, .. } = slot {
             let key = shape.key(index);
-            preimages.push(preimage::leaf(key.len() as u16, *value_len, &H::hash(key), value_hash));
+            preimages.push(preimage::leaf(preimage::short_len(key), *value_len, &H::hash(key), value_hash));
         }
     }
     H::hash_nodes(&preimages, &mut hashes[..preimages.len()]);
@@ -224,10 +228,11 @@ fn check(body: &[u8]) -> [u8; CHECK_LEN] {
     *hash.as_bytes().first_chunk().expect("a hash has 32 bytes")
 }
 
-fn bounded(input: &mut Reader<'_>, what: &'static str, least: u64, most: u64) -> Result<u64, DecodeError> {
-    match input.varint()? {
-        found if found > most => Err(DecodeError::TooLarge { what, found, limit: most }),
-        found if found < least => Err(DecodeError::Invalid { what }),
-        found => Ok(found),
+fn bounded(input: &mut Reader<'_>, what: &'static str, least: usize, most: usize) -> Result<usize, DecodeError> {
+    let found = input.varint()?;
+    match usize::try_from(found) {
+        Ok(small) if small < least => Err(DecodeError::Invalid { what }),
+        Ok(small) if small <= most => Ok(small),
+        _ => Err(DecodeError::TooLarge { what, found, limit: most as u64 }),
     }
 }

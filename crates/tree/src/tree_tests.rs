@@ -232,7 +232,7 @@ fn run<H: Hasher>(acts: Vec<Act>) {
                 held.push((std::mem::replace(&mut tree, opened), state.clone()));
             }
             Act::Rewrite(every) => {
-                let stale = |at: u64| at % u64::from(every) == 0;
+                let stale = |at: u64| at.is_multiple_of(u64::from(every));
                 let written = disk.pages.lock().unwrap().len() as u64;
                 let mut from = None;
                 loop {
@@ -246,7 +246,7 @@ fn run<H: Hasher>(acts: Vec<Act>) {
                             let moved = stale.value.map(|entry| {
                                 let new = loop {
                                     let new = disk.put_value(&tree.value(&entry).unwrap());
-                                    if new.0 % u64::from(every) != 0 || every == 1 {
+                                    if !new.0.is_multiple_of(u64::from(every)) || every == 1 {
                                         break new;
                                     }
                                 };
@@ -329,7 +329,7 @@ fn comb(depth: usize) -> State {
     let spine = vec![0u8; 255];
     let tooth = |bit: usize| {
         let mut tooth = spine[..bit / 9].to_vec();
-        tooth.extend((bit % 9 > 0).then(|| 0x80 >> (bit % 9 - 1)));
+        tooth.extend((!bit.is_multiple_of(9)).then(|| 0x80 >> (bit % 9 - 1)));
         (tooth, bit.to_le_bytes().to_vec())
     };
     let mut entries: reference::Entries = (1..=depth).map(tooth).collect();
@@ -417,7 +417,7 @@ fn comb_root(state: &State) -> [u8; 32] {
     let mut node = leaf(&spine, &entries[&spine]);
     for bit in (1..entries.len()).rev() {
         let mut tooth = spine[..bit / 9].to_vec();
-        tooth.extend((bit % 9 > 0).then(|| 0x80u8 >> (bit % 9 - 1)));
+        tooth.extend((!bit.is_multiple_of(9)).then(|| 0x80u8 >> (bit % 9 - 1)));
         let tooth = leaf(&tooth, &entries[&tooth]);
         // A tooth that ends here is the smaller key; one with the bit set is the greater.
         let [left, right] = if bit % 9 == 0 { [tooth, node] } else { [node, tooth] };
@@ -471,7 +471,7 @@ fn a_flipped_bit_in_a_page_is_damage() {
     }
 }
 
-/// spec: TREE-18. A page that is whole in itself but not the one asked for is damage too, and nothing of a version
+/// spec: TREE-14, TREE-18. A page that is whole in itself but not the one asked for is damage too, and nothing of a version
 /// that cannot be opened is left behind.
 #[test]
 fn a_page_in_the_wrong_place_is_damage() {
@@ -538,7 +538,7 @@ fn readers_see_their_version_while_others_come_and_go() {
                 .collect();
             tree = commit(&disk, &tree, &writes);
             apply(&mut state, &writes);
-            if round % 3 == 0 {
+            if round.is_multiple_of(3) {
                 flush(&disk, &tree);
             }
             pages.evict(1 << 20);
@@ -695,4 +695,20 @@ fn a_batch_of_any_size_gives_the_plain_root() {
         let tree = commit(&disk, &tree, &second);
         assert_eq!(tree.root(), plain.apply(&second), "{count} keys and more");
     }
+}
+
+/// spec: TREE-14. Equal subtrees in two namespaces are two: what befalls one leaves the other alone.
+#[test]
+fn equal_namespaces_are_separate() {
+    let (disk, pages) = fresh::<Blake3>();
+    let mut state = numbered(200);
+    let twin = state["a"].clone();
+    state.insert("twin".to_owned(), twin);
+    let mut tree = grow(&disk, &pages, &state, 64);
+    flush(&disk, &tree);
+    pages.evict(0);
+    let gone: Diff = state["a"].keys().map(|k| (name("a"), key(k), None)).collect();
+    tree = commit(&disk, &tree, &gone);
+    state.remove("a");
+    assert_holds(&tree, &state);
 }
