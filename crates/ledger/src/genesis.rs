@@ -10,7 +10,7 @@ use crate::chain::{self, ChainFacts, ChainLimits, SCHEMA};
 use crate::json::{JSON_DEPTH_MAX, Json, JsonError, Number};
 use crate::keys::check_key;
 use crate::xian::{Import, ImportError};
-use keelstone_codec::{ChainId, Hash, Height, Key, Namespace, Timestamp, TypeError, Value};
+use keelstone_codec::{ChainId, Hash, Height, Key, LIST_MAX, Namespace, Timestamp, TypeError, Value};
 use keelstone_execution::{BlockContext, BlockDraft, Capability, PublicKey, Registry, SYSTEM_NAMESPACES, Sessions};
 use keelstone_tree::{Blake3, Diff, HashKind, MemoryTree};
 use std::collections::{BTreeMap, BTreeSet};
@@ -213,6 +213,7 @@ impl Genesis {
     /// [`GenesisError`].
     // spec: GENESIS-2, GENESIS-3
     pub fn first_state(&self) -> Result<FirstState, GenesisError> {
+        check_limits(&self.limits)?;
         let reserved = |namespace: &Namespace, key: &Key| GenesisError::Reserved {
             namespace: namespace.clone(),
             key: key.clone(),
@@ -355,10 +356,19 @@ fn limits(value: &Json) -> Result<ChainLimits, GenesisError> {
             LimitField::Wide(field) => *field = value,
         }
     }
+    check_limits(&limits)?;
+    Ok(limits)
+}
+
+/// What limits must be to one another, and to what a block's encoding can hold.
+fn check_limits(limits: &ChainLimits) -> Result<(), GenesisError> {
     if limits.transaction_bytes_max > limits.block_bytes_max || limits.bundle_gas_max > limits.block_gas_max {
         return Err(invalid("limits", "one transaction must fit into a block"));
     }
-    Ok(limits)
+    if limits.block_transactions_max as usize > LIST_MAX {
+        return Err(invalid("limits", format!("block_transactions_max is at most {LIST_MAX}")));
+    }
+    Ok(())
 }
 
 fn entries(value: &Json) -> Result<BTreeMap<(Namespace, Key), Value>, GenesisError> {

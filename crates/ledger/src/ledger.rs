@@ -208,6 +208,30 @@ impl LedgerError {
     }
 }
 
+/// Why a proposed block is not voted for. Its proposer has to act.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposalError {
+    /// The block is above a limit of the chain.
+    #[error("the block has {found} {what}, the limit is {limit}")]
+    TooLarge {
+        /// `transactions` or `bytes of transactions`.
+        what: &'static str,
+        /// How many.
+        found: usize,
+        /// The limit.
+        limit: u32,
+    },
+    /// A transaction is none.
+    #[error("transaction {index}: {source}")]
+    Transaction {
+        /// Its place.
+        index: usize,
+        /// What is wrong with it.
+        source: Refusal,
+    },
+}
+
 // What lies where in the database.
 const BODY: u8 = b'b';
 const RECEIPTS: u8 = b'r';
@@ -415,19 +439,25 @@ impl<H: Hasher> Ledger<H> {
     /// to execute is no reason against a block.
     ///
     /// # Errors
-    /// [`Refusal`] of the first transaction that is none, or [`Refusal::TooLarge`].
+    /// [`ProposalError`]: the first thing that is wrong.
     // spec: LEDGER-6
-    pub fn judge(&self, transactions: &[&[u8]]) -> Result<(), Refusal> {
+    pub fn judge(&self, transactions: &[&[u8]]) -> Result<(), ProposalError> {
         let limits = self.facts().limits;
-        let all: usize = transactions.iter().map(|bytes| bytes.len()).sum();
-        if all > limits.block_bytes_max as usize || transactions.len() > limits.block_transactions_max as usize {
-            return Err(Refusal::TooLarge { found: all, limit: limits.block_bytes_max });
-        }
-        for bytes in transactions {
-            if bytes.len() > limits.transaction_bytes_max as usize {
-                return Err(Refusal::TooLarge { found: bytes.len(), limit: limits.transaction_bytes_max });
+        for (what, found, limit) in [
+            ("transactions", transactions.len(), limits.block_transactions_max),
+            ("bytes of transactions", transactions.iter().map(|bytes| bytes.len()).sum(), limits.block_bytes_max),
+        ] {
+            if found as u64 > u64::from(limit) {
+                return Err(ProposalError::TooLarge { what, found, limit });
             }
-            SignedTransaction::from_bytes(bytes)?;
+        }
+        let limit = limits.transaction_bytes_max;
+        for (index, bytes) in transactions.iter().enumerate() {
+            let decoded = match bytes.len() {
+                found if found as u64 > u64::from(limit) => Err(Refusal::TooLarge { found, limit }),
+                _ => SignedTransaction::from_bytes(bytes).map(|_| ()).map_err(Refusal::from),
+            };
+            decoded.map_err(|source| ProposalError::Transaction { index, source })?;
         }
         Ok(())
     }

@@ -43,7 +43,7 @@ pub use genesis::{FirstState, Genesis, GenesisError};
 pub use json::{JSON_DEPTH_MAX, Json, JsonError, JsonFault, Number};
 pub use keelstone_execution::PublicKey;
 pub use keys::{KeyError, SecretKey, Signature, SignatureError, check_key, verify, verify_batch};
-pub use ledger::{Committed, Header, Ledger, LedgerError, Located, Pending, PoolStatus};
+pub use ledger::{Committed, Header, Ledger, LedgerError, Located, Pending, PoolStatus, ProposalError};
 pub use mempool::{Mempool, PoolError, PoolLimits};
 pub use merkle::{LIST_COUNT_MAX, ListProof, list_root};
 pub use nonces::{NONCES, next_nonce, nonce_place};

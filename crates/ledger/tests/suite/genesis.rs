@@ -80,6 +80,7 @@ fn files_that_are_no_genesis_are_refused_by_name() {
         (r#"{"chain_id":"x","limits":{"bundle_gas_max":1e3}}"#, "2^64"),
         (r#"{"chain_id":"x","limits":{"block_bytes_max":4294967296}}"#, "2^32"),
         (r#"{"chain_id":"x","limits":{"block_bytes_max":5}}"#, "fit into a block"),
+        (r#"{"chain_id":"x","limits":{"block_transactions_max":65537}}"#, "at most 65536"),
         (r#"{"chain_id":"x","initial_height":0}"#, "initial_height"),
         (r#"{"chain_id":"x","initial_height":-1}"#, "initial_height"),
         (r#"{"chain_id":"x","hasher":"md5"}"#, "hasher"),

@@ -4,7 +4,9 @@ use crate::tools::*;
 use keelstone_codec::{Blob, ChainId, Encode, Hash, Height, Text, Timestamp};
 use keelstone_execution::{ARGS_BYTES_MAX, Bundle, FunctionHash, Mode, Operation, SessionError, SessionId};
 use keelstone_ledger::modules::{contracts, memes};
-use keelstone_ledger::{Block, Genesis, Ledger, PoolError, PoolLimits, Refusal, Refused, Transaction, Verdict};
+use keelstone_ledger::{
+    Block, Genesis, Ledger, PoolError, PoolLimits, ProposalError, Refusal, Refused, Transaction, Verdict,
+};
 
 fn post() -> Operation {
     op(&memes::Post { text: Text::new("hello").unwrap() })
@@ -138,9 +140,17 @@ fn proposals_are_judged_by_form_alone() {
     let mut forged = signed(1, 7, vec![post()]);
     forged.signature.0[0] ^= 1;
     assert!(chain.judge(&[&good, &forged.to_bytes()]).is_ok());
-    assert!(matches!(chain.judge(&[&good, &good[1..]]), Err(Refusal::Decode(_))));
+    assert!(matches!(
+        chain.judge(&[&good, &good[1..]]),
+        Err(ProposalError::Transaction { index: 1, source: Refusal::Decode(_) })
+    ));
     let large = vec![0; 3 << 20];
-    assert!(matches!(chain.judge(&[&large]), Err(Refusal::TooLarge { .. })));
+    let found = chain.judge(&[&large]);
+    assert!(matches!(found, Err(ProposalError::Transaction { index: 0, source: Refusal::TooLarge { .. } })));
+    let found = chain.judge(&vec![good.as_slice(); 10_001]);
+    assert!(matches!(found, Err(ProposalError::TooLarge { what: "transactions", found: 10_001, .. })));
+    let found = chain.judge(&[large.as_slice(); 6]);
+    assert!(matches!(found, Err(ProposalError::TooLarge { what: "bytes of transactions", .. })));
     for nonce in 0..4 {
         chain.submit(&signed(1, nonce, vec![post()]).to_bytes()).unwrap();
     }
