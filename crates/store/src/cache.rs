@@ -28,13 +28,16 @@ struct Content {
     used: AtomicBool,
 }
 
+/// Cached blocks, by segment and number.
+type Hand = VecDeque<(Weak<[Block]>, u32)>;
+
 /// The budget that the blocks of all segments share.
 #[derive(Debug)]
 pub(crate) struct BlockCache {
     budget: u64,
     bytes: AtomicU64,
     /// Every cached block, in the order the hand passes them.
-    hand: Mutex<VecDeque<(Weak<[Block]>, u32)>>,
+    hand: Mutex<Hand>,
 }
 
 impl BlockCache {
@@ -90,7 +93,7 @@ impl BlockCache {
         }
     }
 
-    fn hand(&self) -> MutexGuard<'_, VecDeque<(Weak<[Block]>, u32)>> {
+    fn hand(&self) -> MutexGuard<'_, Hand> {
         self.hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -107,9 +110,9 @@ mod tests {
         let read = |number: u32| {
             let load = || {
                 loads.set(loads.get() + 1);
-                Ok(vec![number as u8])
+                Ok(number.to_le_bytes().to_vec())
             };
-            assert_eq!(cache.read(&blocks, number, load, <[u8]>::to_vec).unwrap(), [number as u8]);
+            assert_eq!(cache.read(&blocks, number, load, <[u8]>::to_vec).unwrap(), number.to_le_bytes());
             assert!(cache.bytes() <= BLOCK_COST * 4);
         };
         for number in 1..32 {

@@ -136,7 +136,7 @@ fn check_values<H: Hasher>(
                 Ok(_) => report.values += 1,
                 Err(error) => report.problem(error.into()),
             }
-            if report.values % 65_536 == 0 {
+            if report.values.is_multiple_of(65_536) {
                 tree.pages().evict(budget);
                 progress(Progress { done: report.values, total, what: "values" });
             }

@@ -17,6 +17,9 @@ use std::sync::{PoisonError, RwLock};
 /// A record: its key and its value.
 pub type Record = (Vec<u8>, Vec<u8>);
 
+type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+type Guard<'a> = redb::AccessGuard<'a, &'static [u8]>;
+
 /// Keys from `start` to before `end`, at most `limit` of them, in one of two directions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Range {
@@ -44,7 +47,7 @@ impl Range {
         self
     }
 
-    fn bounds(&self) -> Option<(Bound<&[u8]>, Bound<&[u8]>)> {
+    fn bounds(&self) -> Option<Bounds<'_>> {
         let empty = self.end.as_deref().is_some_and(|end| end <= self.start.as_slice());
         let end = self.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         (!empty).then_some((Bound::Included(&self.start), end))
@@ -214,7 +217,7 @@ impl Kv for RedbKv {
         let read = self.database.begin_read().map_err(self.failed("read"))?;
         let table = read.open_table(TABLE).map_err(self.failed("read"))?;
         let found = table.range::<&[u8]>(bounds).map_err(self.failed("read"))?;
-        let checked = |record: Result<(redb::AccessGuard<'_, &[u8]>, redb::AccessGuard<'_, &[u8]>), _>| {
+        let checked = |record: Result<(Guard<'_>, Guard<'_>), _>| {
             let (key, record) = record.map_err(self.failed("read"))?;
             let value = self.unseal(key.value(), record.value())?;
             Ok((key.value().to_vec(), value))

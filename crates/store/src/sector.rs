@@ -9,7 +9,9 @@
 use crate::files::SECTOR_BYTES;
 
 /// Payload bytes of a sector.
-pub(crate) const PAYLOAD_BYTES: usize = SECTOR_BYTES - 8;
+pub(crate) const PAYLOAD_BYTES: usize = PAYLOAD as usize;
+/// The same, for sums with offsets.
+pub(crate) const PAYLOAD: u32 = 504;
 
 const STAMP_AT: usize = PAYLOAD_BYTES;
 const CHECKSUM_AT: usize = PAYLOAD_BYTES + 4;

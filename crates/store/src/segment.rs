@@ -8,7 +8,7 @@
 use crate::StoreError;
 use crate::cache::{BLOCK_SECTORS, Block, BlockCache};
 use crate::files::{File, Files, SECTOR_BYTES};
-use crate::sector::{Found, PAYLOAD_BYTES, Seal, Stamp, StoreId};
+use crate::sector::{Found, PAYLOAD, PAYLOAD_BYTES, Seal, Stamp, StoreId};
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Reader};
 use std::fmt;
 use std::io;
@@ -145,12 +145,12 @@ impl Spot {
 
     /// The sector the bytes begin in.
     pub(crate) fn sector(self) -> u32 {
-        self.offset / PAYLOAD_BYTES as u32
+        self.offset / PAYLOAD
     }
 
     /// The first byte of a sector.
     pub(crate) fn of_sector(segment: SegmentId, sector: u32) -> Self {
-        Self { segment, offset: sector * PAYLOAD_BYTES as u32 }
+        Self { segment, offset: sector * PAYLOAD }
     }
 }
 
@@ -158,6 +158,9 @@ impl Spot {
 pub(crate) fn sectors_of(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(PAYLOAD_BYTES)).expect("a segment has fewer than 2^32 sectors")
 }
+
+/// What is told of each sector: its number, what it is, and its payload.
+pub(crate) type Visit<'a> = dyn FnMut(u32, Found, &[u8]) -> Result<(), StoreError> + 'a;
 
 /// An open segment.
 pub(crate) struct Segment {
@@ -224,7 +227,7 @@ impl Segment {
             _ => StoreError::io("open", &name)(error),
         })?;
         let len = file.len().map_err(StoreError::io("open", &name))?;
-        if len < SECTOR_BYTES as u64 || len > SEGMENT_BYTES_MAX || len % SECTOR_BYTES as u64 != 0 {
+        if len < SECTOR_BYTES as u64 || len > SEGMENT_BYTES_MAX || !len.is_multiple_of(SECTOR_BYTES as u64) {
             return Err(StoreError::damaged(name, len, format!("{len} bytes are no segment")));
         }
         // Whether a segment of the log will be written to again is known once the log's end is found.
@@ -292,7 +295,10 @@ impl Segment {
     /// Writes whole sectors. They are durable after [`Self::sync`].
     pub(crate) fn write(&self, first: u32, raw: &[u8]) -> Result<(), StoreError> {
         let end = u64::from(first) + (raw.len() / SECTOR_BYTES) as u64;
-        assert!(first > 0 && raw.len() % SECTOR_BYTES == 0 && end <= u64::from(self.sectors), "whole sectors, inside");
+        assert!(
+            first > 0 && raw.len().is_multiple_of(SECTOR_BYTES) && end <= u64::from(self.sectors),
+            "whole sectors, inside"
+        );
         let offset = u64::from(first) * SECTOR_BYTES as u64;
         self.file.write_at(offset, raw).map_err(StoreError::io("write", &self.name))
     }
@@ -313,12 +319,7 @@ impl Segment {
     }
 
     /// Calls `visit` with what each sector from `first` to before `end` is, and its payload.
-    pub(crate) fn scan(
-        &self,
-        first: u32,
-        end: u32,
-        visit: &mut dyn FnMut(u32, Found, &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    pub(crate) fn scan(&self, first: u32, end: u32, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         const STEP: u32 = 256;
         let mut raw = vec![0; STEP as usize * SECTOR_BYTES];
         for from in (first..end).step_by(STEP as usize) {
@@ -368,8 +369,8 @@ impl Segment {
 
     /// Reads `len` bytes of payload from `offset`, past the cache.
     pub(crate) fn read(&self, offset: u32, len: usize) -> Result<Bytes, StoreError> {
-        let first = offset / PAYLOAD_BYTES as u32;
-        let skip = (offset % PAYLOAD_BYTES as u32) as usize;
+        let first = offset / PAYLOAD;
+        let skip = (offset % PAYLOAD) as usize;
         let end = u64::from(first) + (skip + len).div_ceil(PAYLOAD_BYTES) as u64;
         let end = u32::try_from(end).unwrap_or(u32::MAX);
         let mut payload = Vec::new();
@@ -385,7 +386,7 @@ impl Segment {
         len: usize,
         out: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
-        const BLOCK_PAYLOAD: u32 = BLOCK_SECTORS * PAYLOAD_BYTES as u32;
+        const BLOCK_PAYLOAD: u32 = BLOCK_SECTORS * PAYLOAD;
         let mut offset = offset;
         let mut left = len;
         while left > 0 {

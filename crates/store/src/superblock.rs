@@ -220,7 +220,7 @@ impl SuperblockFile {
         }
         let mut bytes = vec![0; usize::try_from(FILE_BYTES).expect("a small constant")];
         self.file.read_at(0, &mut bytes).map_err(StoreError::io("read", FILE))?;
-        let unused = |at: usize| at % SLOT_BYTES as usize >= SECTOR_BYTES;
+        let unused = |at: usize| at as u64 % SLOT_BYTES >= SECTOR_BYTES as u64;
         if let Some(at) = (0..bytes.len()).find(|at| unused(*at) && bytes[*at] != 0) {
             problems.push(StoreError::damaged(FILE, at as u64, "a byte that nobody writes is not zero"));
         }
@@ -234,5 +234,5 @@ fn seal(store: &StoreId) -> Seal {
 }
 
 fn slot_of(sequence: u64) -> u32 {
-    u32::from(sequence % 2 == 0)
+    u32::from(sequence.is_multiple_of(2))
 }

@@ -49,7 +49,7 @@ fn the_child_commits_until_it_is_killed() {
         store.commit(Height(height), diff_of(height)).unwrap();
         writeln!(out, "ack {height}").unwrap();
         height += 1;
-        if height % 97 == 0 {
+        if height.is_multiple_of(97) {
             store.prune(Height(height - 40)).unwrap();
             store.compact(&mut |_| {}).unwrap();
         }

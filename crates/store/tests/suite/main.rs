@@ -1,4 +1,9 @@
 //! Tests of the store through its public face. One binary, since linking is what takes long.
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test stops at the first surprise; numbers are small"
+)]
 
 mod damage;
 mod directory;
@@ -6,5 +11,5 @@ mod faults;
 mod histories;
 mod kill;
 mod kv;
-mod places;
+mod limits;
 mod support;
