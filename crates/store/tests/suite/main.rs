@@ -12,4 +12,5 @@ mod histories;
 mod kill;
 mod kv;
 mod limits;
+mod places;
 mod support;
