@@ -22,6 +22,8 @@ struct File {
     /// From the root, with forward slashes.
     path: String,
     text: String,
+    /// Whether it is a module that is only built for tests.
+    only_tests: bool,
 }
 
 impl File {
@@ -32,15 +34,27 @@ impl File {
     /// The part of the file that is built into the product: what stands before its unit tests, none of a test file.
     fn product(&self) -> &str {
         let in_src = self.path.starts_with("src/") || self.path.contains("/src/") || self.path.starts_with("examples/");
-        // Unit tests too long for the file they test stand in a `tests.rs` or `…_tests/` beside it.
-        let is_test = self.path.split('/').any(|part| {
-            let stem = part.strip_suffix(".rs").unwrap_or(part);
-            stem == "tests" || stem.ends_with("_tests")
-        });
-        if !self.is_rust() || !in_src || is_test || self.path.starts_with("tools/") {
+        if !self.is_rust() || !in_src || self.only_tests || self.path.starts_with("tools/") {
             return "";
         }
-        self.text.split("#[cfg(test)]").next().unwrap_or("")
+        let blocks = self.text.match_indices("#[cfg(test)]\nmod ");
+        let mut inline = blocks.filter(|(at, head)| {
+            let rest = &self.text[at + head.len()..];
+            rest.lines().next().is_some_and(|line| line.ends_with('{'))
+        });
+        &self.text[..inline.next().map_or(self.text.len(), |(at, _)| at)]
+    }
+
+    /// The files of modules that this file declares for tests only, without their endings.
+    fn test_modules(&self) -> Vec<String> {
+        let (directory, file) = self.path.rsplit_once('/').unwrap_or(("", &self.path));
+        let directory = match file {
+            "lib.rs" | "main.rs" | "mod.rs" => directory.to_owned(),
+            other => format!("{directory}/{}", other.trim_end_matches(".rs")),
+        };
+        let declared = self.text.split("#[cfg(test)]\nmod ").skip(1).filter_map(|rest| rest.split_once(';'));
+        let names = declared.map(|(name, _)| name).filter(|name| !name.contains(char::is_whitespace));
+        names.map(|name| format!("{directory}/{name}")).collect()
     }
 
     /// The part of the file that only tests see.
@@ -59,9 +73,17 @@ fn tracked() -> Vec<File> {
     let names = String::from_utf8(listed.stdout).expect("tracked names are UTF-8");
     let read = |path: &str| {
         let text = String::from_utf8(fs::read(root().join(path)).ok()?).ok()?;
-        Some(File { path: path.to_owned(), text })
+        Some(File { path: path.to_owned(), text, only_tests: false })
     };
-    names.split('\0').filter(|name| !name.is_empty()).filter_map(read).collect()
+    let mut files: Vec<File> = names.split('\0').filter(|name| !name.is_empty()).filter_map(read).collect();
+    let test_modules: Vec<String> = files.iter().filter(|file| file.is_rust()).flat_map(File::test_modules).collect();
+    for file in &mut files {
+        file.only_tests = test_modules.iter().any(|module| {
+            let rest = file.path.strip_prefix(module.as_str());
+            rest.is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        });
+    }
+    files
 }
 
 /// All ids such as `TREE-7` or `P-01` in a text, with leading zeros kept.
