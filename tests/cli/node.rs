@@ -145,3 +145,12 @@ fn events_are_streamed_as_they_happen() {
     assert!(body.contains("event: transaction") && body.contains("agents.registered"), "{body}");
     assert!(body.contains("event: block"), "{body}");
 }
+
+#[test]
+fn a_node_whose_key_may_not_make_blocks_does_not_start() {
+    let (home, other) = (chain(), chain());
+    let key = "keys/producer.key.json";
+    std::fs::copy(other.path().join(key), home.path().join(key)).unwrap();
+    let error = expect(home.path(), 2, &["node"]);
+    assert!(error["error"]["message"].as_str().unwrap().contains("no producer"), "{error}");
+}

@@ -38,6 +38,12 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     let (config, _) = context.config()?;
     log_to_stderr(&config.log);
     let key = KeyDir::new(context.home.path()).load(PRODUCER)?.public();
+    // Found out at the first block, this would stop a node that looked sound.
+    let producers = context.home.read_genesis()?.producers;
+    if !producers.is_empty() && !producers.contains(&key) {
+        let message = format!("the key {PRODUCER:?} here is {key}, which is no producer of this chain");
+        return Err(Failure::usage(message).hint("keelstone keys import producer FILE brings in one that is"));
+    }
     let engine = context.open_chain()?;
     let node = Node::start(engine, &config, &context.home, key, &context.application.registry)?;
 
