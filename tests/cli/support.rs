@@ -1,4 +1,5 @@
 //! Running the program, a node of it, and speaking HTTP to that by hand.
+#![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
