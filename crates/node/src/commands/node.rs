@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
@@ -82,6 +82,36 @@ pub(crate) struct Node {
     hub: Arc<Hub>,
     stop: watch::Sender<bool>,
     server: tokio::task::JoinHandle<()>,
+    signals: Signals,
+}
+
+/// The signals a node answers. Listened to before the node says that it runs: whoever reads that may stop it at once.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Must be called inside the runtime.
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for SIGINT or SIGTERM.
+    async fn stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return,
+                _ = self.hangup.recv() => tracing::info!("SIGHUP: configuration is read at start only"),
+            }
+        }
+    }
 }
 
 impl Node {
@@ -97,6 +127,9 @@ impl Node {
             .enable_all()
             .build()
             .map_err(|error| Failure::io("could not start the node's threads", &error))?;
+        let signals = runtime
+            .block_on(async { Signals::listen() })
+            .map_err(|error| Failure::io("could not listen to signals", &error))?;
         let listen = config.http.listen;
         let listener = runtime
             .block_on(TcpListener::bind(listen))
@@ -127,25 +160,13 @@ impl Node {
         runtime.spawn(take_figures(engine.clone(), metrics.clone()));
         let server = runtime.spawn(serve(listener, router(served), limits, metrics, stopped));
         home.announce_api(address)?;
-        Ok(Self { engine, address, home: home.clone(), runtime, producer, health, hub, stop, server })
+        Ok(Self { engine, address, home: home.clone(), runtime, producer, health, hub, stop, server, signals })
     }
 
     /// Runs until SIGINT or SIGTERM, then stops. SIGHUP is noted and ignored: configuration is read at start.
-    pub(crate) fn run_until_signal(self) -> Result<(), Failure> {
-        let waited = self.runtime.block_on(async {
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            let mut terminate = signal(SignalKind::terminate())?;
-            let mut hangup = signal(SignalKind::hangup())?;
-            loop {
-                tokio::select! {
-                    _ = interrupt.recv() => return Ok(()),
-                    _ = terminate.recv() => return Ok(()),
-                    _ = hangup.recv() => tracing::info!("SIGHUP: configuration is read at start only"),
-                }
-            }
-        });
-        let stopped = self.stop();
-        waited.map_err(|error: std::io::Error| Failure::io("could not wait for signals", &error)).and(stopped)
+    pub(crate) fn run_until_signal(mut self) -> Result<(), Failure> {
+        self.runtime.block_on(self.signals.stop());
+        self.stop()
     }
 
     /// Stops within seconds: no new requests, the block being made becomes durable, streams end.
