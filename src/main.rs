@@ -3,6 +3,11 @@
 
 use std::process::ExitCode;
 
+/// Pages come and go by the thousand with each block, made by one thread and released by another; the system's
+/// allocator spends a third of a commit on that (`docs/performance.md`).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     keelstone_node::Application::new(keelstone_ledger::modules::standard()).main()
 }
