@@ -19,8 +19,8 @@ use keelstone_codec::{
     Timestamp, Value, tagged,
 };
 use keelstone_execution::{
-    BlockContext, BlockDraft, Caller, Changes, Emitted, Failed, FailureKind, Finished, FunctionHash, Halt, Limits,
-    PublicKey, Registry, SessionId, Summary,
+    Activity, BlockContext, BlockDraft, Caller, Changes, Emitted, Failed, FailureKind, Finished, FunctionHash, Halt,
+    Limits, PublicKey, Registry, SessionId, Summary,
 };
 use keelstone_macros::{Decode, Encode};
 use keelstone_tree::{Read, ReadError};
@@ -323,8 +323,21 @@ pub fn execute(
     registry: &Registry,
     state: impl Read + 'static,
     previous_root: Root,
+    block: Block,
+    refused: Refused,
+) -> Result<Executed, BlockError> {
+    execute_watched(registry, state, previous_root, block, refused, &Activity::default())
+}
+
+/// As [`execute`], and tells `activity` the function at work, for a watchdog.
+// spec: EXEC-13
+pub(crate) fn execute_watched(
+    registry: &Registry,
+    state: impl Read + 'static,
+    previous_root: Root,
     mut block: Block,
     refused: Refused,
+    activity: &Activity,
 ) -> Result<Executed, BlockError> {
     let chain = Chain::read(&state)?.ok_or(BlockError::NoGenesis)?;
     let previous = previous(&state, &chain, &block)?;
@@ -345,7 +358,7 @@ pub fn execute(
         proposer: block.proposer,
         seed: seed(&previous, &block, &previous_root),
     };
-    let mut draft = BlockDraft::begin(registry, state, context);
+    let mut draft = BlockDraft::begin(registry, state, context).watched(activity);
     let signatures = signatures(&block.transactions);
     let mut gas_used = 0u64;
     for (transaction, signature) in std::mem::take(&mut block.transactions).into_iter().zip(signatures) {

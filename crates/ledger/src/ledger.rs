@@ -20,7 +20,7 @@ use crate::merkle::{ListProof, list_root};
 use crate::nonces;
 use crate::transaction::{SignedTransaction, TxId};
 use keelstone_codec::{Decode, Encode, Hash, Height, OrderedKey, Root, Timestamp};
-use keelstone_execution::{PublicKey, Registry, RegistryError};
+use keelstone_execution::{Activity, PublicKey, Registry, RegistryError};
 use keelstone_store::kv::{Batch, Kv, Range};
 use keelstone_store::{Prepared, Store, StoreError, View};
 use keelstone_tree::{Hasher, ReadError};
@@ -40,6 +40,8 @@ pub struct Ledger<H: Hasher> {
     /// The time of the last block.
     time: AtomicU64,
     listeners: RwLock<Vec<Listener>>,
+    /// What the block that runs is at.
+    activity: Activity,
 }
 
 type Listener = Box<dyn Fn(&Arc<Committed>) + Send + Sync>;
@@ -288,6 +290,7 @@ impl<H: Hasher> Ledger<H> {
             writer: Mutex::new(()),
             time: AtomicU64::new(0),
             listeners: RwLock::default(),
+            activity: Activity::default(),
         };
         ledger.drop_blocks_above(ledger.height())?;
         ledger.time.store(ledger.last_time()?.0, Ordering::Release);
@@ -297,6 +300,15 @@ impl<H: Hasher> Ledger<H> {
     /// Calls `listener` with every block once it is durable, in order, on the thread that committed it.
     pub fn on_commit(&self, listener: impl Fn(&Arc<Committed>) + Send + Sync + 'static) {
         self.listeners.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(listener));
+    }
+
+    /// Which function is at work in [`Ledger::run`], for a watchdog of the owner's: a loop that makes no host call
+    /// cannot be stopped the same everywhere, only noticed. Says one call at a time, so it is of use to an owner that
+    /// runs one block at a time.
+    // spec: EXEC-13
+    #[must_use]
+    pub fn activity(&self) -> &Activity {
+        &self.activity
     }
 
     // ---- what there is
@@ -473,7 +485,7 @@ impl<H: Hasher> Ledger<H> {
             return Err(LedgerError::NotNext { expected, found: block.height });
         }
         let root = view.root();
-        let executed = block::execute(&self.registry, view, root, block, refused)?;
+        let executed = block::execute_watched(&self.registry, view, root, block, refused, &self.activity)?;
         let prepared = self.store.prepare(executed.changes.to_diff())?;
         Ok(Pending { executed, prepared })
     }

@@ -1,12 +1,14 @@
 //! Running history again, to see that it comes to the same.
 //!
 //! A replay begins with the state before its first block, in a store of its own in memory, and runs each block of the
-//! range on it. After each, root, record and receipts must be those the chain has. The chain itself is only read, so a
-//! replay can run beside a node at work.
+//! range on it. That state is copied from the store, or made anew from the genesis, which needs nothing that is kept.
+//! After each, root, record and receipts must be those the chain has. The chain itself is only read, so a replay can run
+//! beside a node at work.
 //!
 //! Rules: `spec/ledger.md`, HISTORY-4.
 
 use crate::block::{self, BlockRecord, Refused, Verdict};
+use crate::genesis::Genesis;
 use crate::ledger::{Ledger, LedgerError};
 use crate::transition::{TransitionError, same_record};
 use keelstone_codec::{Height, Root};
@@ -25,6 +27,8 @@ pub struct Replayed {
     pub transactions: u64,
     /// Operations of those that succeeded.
     pub operations: u64,
+    /// Heights whose root was compared, the one before the first block among them; the others are no longer kept.
+    pub compared: u64,
     /// The root at the end.
     pub root: Root,
 }
@@ -89,10 +93,48 @@ impl<H: Hasher> Ledger<H> {
         let Some(base) = from.prev().filter(|_| low <= from && from <= to && to <= high) else {
             return Err(ReplayError::Range { from, to, low, high });
         };
-        let scratch = self.copy_of(base)?;
-        let mut replayed = Replayed { blocks: 0, transactions: 0, operations: 0, root: scratch.root() };
-        let mut height = from;
-        loop {
+        self.replay_on(&self.copy_of(base)?, 1, to, progress)
+    }
+
+    /// Runs all blocks up to a height again, from the genesis: also where the first states are no longer kept. Up to
+    /// the height of the genesis itself there is no block to run, and only the root of its state is compared.
+    ///
+    /// # Errors
+    /// As [`Ledger::replay`]; [`ReplayError::Base`] if the chain does not begin with this genesis.
+    // spec: HISTORY-4
+    pub fn replay_from_genesis(
+        &self,
+        genesis: &Genesis,
+        to: Height,
+        progress: &mut dyn FnMut(Height, Root),
+    ) -> Result<Replayed, ReplayError> {
+        let (base, high) = (self.genesis_height(), self.height());
+        if to < base || high < to {
+            let low = self.facts().initial_height;
+            return Err(ReplayError::Range { from: low, to, low, high });
+        }
+        let first = genesis.first_state().map_err(LedgerError::from)?;
+        let scratch = Store::create(Arc::new(MemoryFiles::new()), scratch_options())?;
+        let found = scratch.commit(base, first.diff)?;
+        let kept = self.root_at(base)?;
+        if let Some(expected) = kept.filter(|expected| *expected != found) {
+            return Err(ReplayError::Base { height: base, expected, found });
+        }
+        self.replay_on(&scratch, u64::from(kept.is_some()), to, progress)
+    }
+
+    /// Runs the blocks above the version in `scratch`, of which `compared` roots were compared.
+    fn replay_on(
+        &self,
+        scratch: &Store<H>,
+        compared: u64,
+        to: Height,
+        progress: &mut dyn FnMut(Height, Root),
+    ) -> Result<Replayed, ReplayError> {
+        let mut replayed = Replayed { blocks: 0, transactions: 0, operations: 0, compared, root: scratch.root() };
+        let mut last = scratch.height().expect("a copy was committed at the height before the first block");
+        while last < to {
+            let height = last.next();
             let differs = |what: String| ReplayError::Differs { height, what };
             let block = self.block(height)?;
             let expected = BlockRecord::read(&self.view(), height).map_err(LedgerError::from)?;
@@ -108,8 +150,11 @@ impl<H: Hasher> Ledger<H> {
                 return Err(differs("its receipts".to_owned()));
             }
             let found = scratch.commit(height, executed.changes.to_diff())?;
-            if let Some(expected) = self.root_at(height)?.filter(|expected| *expected != found) {
-                return Err(differs(format!("root: replayed {found}, the store has {expected}")));
+            if let Some(expected) = self.root_at(height)? {
+                if expected != found {
+                    return Err(differs(format!("root: replayed {found}, the store has {expected}")));
+                }
+                replayed.compared += 1;
             }
             replayed.blocks += 1;
             replayed.transactions += executed.receipts.len() as u64;
@@ -120,11 +165,9 @@ impl<H: Hasher> Ledger<H> {
             }
             replayed.root = found;
             progress(height, found);
-            if height == to {
-                return Ok(replayed);
-            }
-            height = height.next();
+            last = height;
         }
+        Ok(replayed)
     }
 
     /// A store in memory that holds the version at a height, and whose root was found again from its entries.

@@ -99,6 +99,7 @@ proptest! {
         }
         let from = Height(1 + (cut % story.len()) as u64);
         prop_assert_eq!(chain.replay(from..=chain.height(), &mut |_, _| ()).unwrap().root, chain.root());
+        prop_assert_eq!(chain.replay_from_genesis(&genesis(), chain.height(), &mut |_, _| ()).unwrap(), whole);
         let twin = chain_of(&genesis());
         tell(&twin, &story);
         prop_assert_eq!(twin.root(), chain.root());
@@ -204,6 +205,18 @@ fn replay_refuses_ranges_that_are_none() {
         let found = chain.replay(Height(from)..=Height(to), &mut |_, _| ());
         assert!(matches!(found, Err(ReplayError::Range { .. })), "{from} to {to}: {found:?}");
     }
+}
+
+#[test]
+fn replay_from_genesis_needs_the_chains_own_and_a_height_it_has() {
+    let (chain, _) = claim();
+    let replay = |genesis: &Genesis, to| chain.replay_from_genesis(genesis, Height(to), &mut |_, _| ());
+    assert_eq!(replay(&genesis(), 2).unwrap().root, chain.root());
+    let none = replay(&genesis(), 0).unwrap();
+    assert_eq!((none.blocks, none.compared), (0, 1));
+    assert!(matches!(replay(&genesis(), 3), Err(ReplayError::Range { .. })));
+    let other = Genesis { time: Timestamp(genesis().time.0 + 1), ..genesis() };
+    assert!(matches!(replay(&other, 2), Err(ReplayError::Base { height: Height(0), .. })));
 }
 
 fn reopened(files: &MemoryFiles, kv: &Arc<MemoryKv>) -> Chain {
