@@ -207,6 +207,37 @@ fn l07_what_destroys_needs_a_yes() {
     send(home.path(), 0, &json!([post("another second")]));
 }
 
+/// spec: HISTORY-4. Any range can be run again; heights that are not there, or are no longer kept, are named.
+#[test]
+fn replay_takes_any_range_that_is_kept() {
+    let home = chain();
+    send(home.path(), 0, &json!([register()]));
+    for text in ["two", "three", "four"] {
+        send(home.path(), 0, &json!([post(text)]));
+    }
+    let root = |height: &str| expect(home.path(), 0, &["query", "block", height])["root"].clone();
+    let roots = ["2", "3", "4"].map(root);
+    let replay = |code: i32, arguments: &[&str]| expect(home.path(), code, &[&["replay"], arguments].concat());
+    let came_to = |arguments: &[&str]| {
+        let said = replay(0, arguments);
+        ["from", "height", "blocks", "roots_compared", "root"].map(|name| said[name].clone())
+    };
+    assert_eq!(came_to(&[]), [json!(1), json!(4), json!(4), json!(5), roots[2].clone()]);
+    assert_eq!(came_to(&["--to", "3"]), [json!(1), json!(3), json!(3), json!(4), roots[1].clone()]);
+    assert_eq!(came_to(&["--from", "3"]), [json!(3), json!(4), json!(2), json!(3), roots[2].clone()]);
+    assert_eq!(came_to(&["--from", "2", "--to", "2"]), [json!(2), json!(2), json!(1), json!(2), roots[0].clone()]);
+    let said = |code: i32, arguments: &[&str]| replay(code, arguments)["error"]["message"].as_str().unwrap().to_owned();
+    assert!(said(14, &["--to", "5"]).contains("1 to 4"));
+    assert!(said(14, &["--from", "0"]).contains("1 to 4"));
+    assert!(said(2, &["--from", "3", "--to", "2"]).contains("--from 3"));
+
+    // The state before block 2 is forgotten; the genesis is not, and neither are the blocks.
+    expect(home.path(), 0, &["db", "prune", "--before", "3", "--yes"]);
+    assert!(said(14, &["--from", "2"]).contains('3'));
+    assert_eq!(came_to(&[]), [json!(1), json!(4), json!(4), json!(2), roots[2].clone()]);
+    assert_eq!(came_to(&["--from", "4"]), [json!(4), json!(4), json!(1), json!(2), roots[2].clone()]);
+}
+
 #[test]
 fn completions_and_help_name_every_command() {
     let home = tempfile::tempdir().unwrap();

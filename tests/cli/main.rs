@@ -8,3 +8,4 @@ mod commands;
 mod http;
 mod node;
 mod support;
+mod watchdog;

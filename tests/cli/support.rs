@@ -23,10 +23,19 @@ pub(crate) fn keelstone(home: &Path, arguments: &[&str]) -> Output {
 
 /// As [`keelstone`], with an expected exit code; JSON of standard output, or of standard error if there is none.
 pub(crate) fn expect(home: &Path, code: i32, arguments: &[&str]) -> Value {
-    let output = keelstone(home, &[arguments, &["--json"]].concat());
+    let mut command = program();
+    command.args(arguments).arg("--json").arg("--home").arg(home);
+    expect_of(command, code)
+}
+
+/// As [`expect`], of a command of one's own.
+pub(crate) fn expect_of(mut command: Command, code: i32) -> Value {
+    let output = command.stdin(Stdio::null()).output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{stdout}\n{stderr}");
-    let text = if stdout.trim().is_empty() { stderr } else { stdout };
+    assert_eq!(output.status.code(), Some(code), "{command:?}\n{stdout}\n{stderr}");
+    // A test binary that plays a program says so first.
+    let stdout = stdout.trim_start().trim_start_matches("running 1 test");
+    let text = if stdout.trim().is_empty() { &stderr } else { stdout };
     serde_json::from_str(text.trim()).unwrap_or(Value::Null)
 }
 
@@ -76,9 +85,15 @@ impl Node {
 
     /// Runs a command that becomes a node.
     pub(crate) fn run(mut command: Command) -> Self {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        command.stderr(Stdio::null());
+        Self::run_loud(command)
+    }
+
+    /// As [`Node::run`], with standard error as the command has it.
+    pub(crate) fn run_loud(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let line = lines.find(|line| line.starts_with('{')).unwrap_or_default();
         let said: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("the node said {line:?}"));
         let address = said["api"].as_str().unwrap().strip_prefix("http://").unwrap().parse().unwrap();
         Self { child, address }

@@ -221,7 +221,7 @@ fn check_utf8(path: &Path) -> Result<(), Failure> {
 }
 
 /// Says on standard error why a command failed: text, or one JSON object with `--json`.
-fn report(out: &Out, failure: &Failure) {
+pub(crate) fn report(out: &Out, failure: &Failure) {
     use std::io::Write as _;
     let text = if out.is_json() {
         let error = serde_json::json!({

@@ -85,6 +85,12 @@ settings! {
         /// Milliseconds between blocks when production is "interval".
         interval_ms: u64 = 1_000, 10..=3_600_000;
     }
+    /// The functions of the application.
+    execution: Execution {
+        /// Milliseconds one operation may run. After that the node ends itself and names the function (exit code 15).
+        /// A machine on which honest operations take longer needs more.
+        watchdog_ms: u64 = 10_000, 100..=3_600_000;
+    }
     /// Transactions that wait for a block.
     mempool: Mempool {
         /// Transactions that may wait; more are refused until a block is made.
@@ -638,6 +644,7 @@ mod tests {
         refused("\n[htp]\nlisten = \"127.0.0.1:1\"\n", 2, "htp", "unknown section");
         refused("[blocks]\n\ninterval_ms = \"1s\"\n", 3, "blocks.interval_ms", "found the string \"1s\"");
         refused("[blocks]\ninterval_ms = 0\n", 2, "blocks.interval_ms", "expected 10 to 3600000, found 0");
+        refused("[execution]\nwatchdog_ms = 0\n", 2, "execution.watchdog_ms", "expected 100 to 3600000, found 0");
         refused("[blocks]\ninterval_ms = -5\n", 2, "blocks.interval_ms", "found -5");
         refused("[blocks]\ninterval_ms = 1.5\n", 2, "blocks.interval_ms", "found the float 1.5");
         refused("[blocks]\ninterval_ms = 10\ninterval_ms = 20\n", 3, "blocks.interval_ms", "duplicate key");

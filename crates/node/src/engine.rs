@@ -11,12 +11,12 @@ use crate::exit::{Exit, Failure, causes};
 use crate::home::Home;
 use crate::http::ENTRIES_BYTES_MAX;
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
-use keelstone_execution::{PublicKey, Registry, Session, SessionId, Sessions};
+use keelstone_execution::{Activity, PublicKey, Registry, Session, SessionId, Sessions};
 use keelstone_ledger::{
-    Committed, Genesis, Json, Ledger, LedgerError, PoolError, PoolLimits, Refusal as TxRefusal, Refused, TxId, execute,
-    xian,
+    Committed, Genesis, Json, Ledger, LedgerError, PoolError, PoolLimits, Refusal as TxRefusal, Refused, ReplayError,
+    TxId, xian,
 };
-use keelstone_store::files::{Directory, MemoryFiles};
+use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
 use keelstone_store::{CheckLevel, CheckReport, Compacted, Options, Progress, Retention, Stats, Store, StoreError};
 use keelstone_tree::{Blake3, HashKind, Hasher, KeyRange, Query, Read, ReadError, Sha256};
@@ -34,8 +34,15 @@ pub(crate) trait Engine: Chain {
     fn on_commit(&self, listener: Listener);
     /// Wakes `waker` whenever a transaction was taken in. May be set once.
     fn wake_on_submit(&self, waker: SyncSender<()>);
-    /// Runs all blocks again from the genesis and compares every root that is kept.
-    fn replay(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Replayed, Failure>;
+    /// Which function is at work in a block that is being made.
+    fn activity(&self) -> Activity;
+    /// Runs blocks again, all unless told otherwise, and compares every root that is kept.
+    fn replay(
+        &self,
+        from: Option<Height>,
+        to: Option<Height>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Replayed, Failure>;
     /// Makes an earlier height the last one again.
     fn rollback(&self, to: Height) -> Result<Root, Failure>;
     /// The imported network's state, in its own form.
@@ -57,12 +64,12 @@ pub(crate) trait Engine: Chain {
 /// What a replay came to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Replayed {
-    pub(crate) blocks: u64,
-    pub(crate) transactions: u64,
-    /// Heights whose root was compared; the others are no longer kept.
-    pub(crate) compared: u64,
-    pub(crate) height: Height,
-    pub(crate) root: Root,
+    /// The first height.
+    pub(crate) from: Height,
+    /// The last height.
+    pub(crate) to: Height,
+    /// What lay between, both included.
+    pub(crate) replayed: keelstone_ledger::Replayed,
 }
 
 /// Opens the chain of a home directory, or begins it if it has a genesis and no data.
@@ -201,6 +208,16 @@ impl From<LedgerError> for Failure {
             LedgerError::Genesis(_) | LedgerError::Registry(_) => Self::usage(message),
             error if error.is_damage() => Self::integrity(message),
             _ => Self::error(message),
+        }
+    }
+}
+
+impl From<ReplayError> for Failure {
+    fn from(error: ReplayError) -> Self {
+        match error {
+            ReplayError::Ledger(error) => error.into(),
+            ReplayError::Range { .. } => Self::not_found(error.to_string()),
+            error => Self::integrity(causes(&error)),
         }
     }
 }
@@ -392,35 +409,30 @@ impl<H: Hasher> Engine for Local<H> {
         let _ = self.waker.set(waker);
     }
 
-    fn replay(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Replayed, Failure> {
-        let aside = Store::<H>::create(Arc::new(MemoryFiles::new()), Options::default())?;
-        let first = self.genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?;
-        let mut root = aside.commit(first.height, first.diff)?;
-        let mut done = Replayed { blocks: 0, transactions: 0, compared: 0, height: first.height, root };
-        let last = self.ledger.height();
-        let total = last.0 - first.height.0;
-        self.compare(first.height, root, &mut done)?;
-        while done.height < last {
-            let height = done.height.next();
-            let block = self.ledger.block(height)?;
-            done.transactions += u64::try_from(block.transactions.len()).unwrap_or(u64::MAX);
-            let executed = execute(self.registry(), aside.view(), root, block, Refused::Receipt)
-                .map_err(|error| Failure::integrity(format!("block {height} cannot be run again: {error}")))?;
-            root = aside.commit(height, executed.changes.to_diff())?;
-            done.height = height;
-            self.compare(height, root, &mut done)?;
-            let recorded = self.ledger.header(height)?.record.map(|record| record.hash());
-            let found = executed.record.map(|record| record.hash());
-            if recorded != found {
-                let word = |hash: Option<Hash>| hash.map_or("none".to_owned(), |hash| hash.to_string());
-                let (found, recorded) = (word(found), word(recorded));
-                let message = format!("block {height}: replay finds record {found}, the chain has {recorded}");
-                return Err(Failure::integrity(message));
-            }
-            done.blocks += 1;
-            progress(done.blocks, total);
-        }
-        Ok(Replayed { root, ..done })
+    fn activity(&self) -> Activity {
+        self.ledger.activity().clone()
+    }
+
+    fn replay(
+        &self,
+        from: Option<Height>,
+        to: Option<Height>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Replayed, Failure> {
+        let first = self.ledger.facts().initial_height;
+        let (from, to) = (from.unwrap_or(first), to.unwrap_or_else(|| self.ledger.height()));
+        let total = to.0.saturating_add(1).saturating_sub(from.0);
+        let mut done = 0;
+        let mut progress = |_, _| {
+            done += 1;
+            progress(done, total);
+        };
+        // The genesis is at hand even where the state it gave is no longer kept.
+        let replayed = match from == first {
+            true => self.ledger.replay_from_genesis(&self.genesis, to, &mut progress)?,
+            false => self.ledger.replay(from..=to, &mut progress)?,
+        };
+        Ok(Replayed { from, to, replayed })
     }
 
     fn rollback(&self, to: Height) -> Result<Root, Failure> {
@@ -462,21 +474,5 @@ impl<H: Hasher> Engine for Local<H> {
         let found = sessions.find(chain_id, &id, key).map_err(|stop| Refusal::Failed(stop.to_string()))?;
         let session = found.unwrap_or_else(|| Session::root(chain_id, *key));
         Ok((session.state_hash, session.sequence))
-    }
-}
-
-impl<H: Hasher> Local<H> {
-    /// Compares a replayed root with the one kept, if it is kept.
-    fn compare(&self, height: Height, root: Root, done: &mut Replayed) -> Result<(), Failure> {
-        match self.ledger.root_at(height)? {
-            None => Ok(()),
-            Some(kept) if kept == root => {
-                done.compared += 1;
-                Ok(())
-            }
-            Some(kept) => {
-                Err(Failure::integrity(format!("block {height}: replay finds root {root}, the chain has {kept}")))
-            }
-        }
     }
 }

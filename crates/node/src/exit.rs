@@ -25,6 +25,8 @@ pub enum Exit {
     Refused = 13,
     /// The height, block, transaction or entry asked for is not kept or does not exist.
     NotFound = 14,
+    /// A function of the application ran for longer than a node lets it, and the node ended itself.
+    Halted = 15,
 }
 
 impl Exit {
@@ -40,6 +42,7 @@ impl Exit {
             Self::Integrity => "integrity",
             Self::Refused => "refused",
             Self::NotFound => "not_found",
+            Self::Halted => "halted",
         }
     }
 }

@@ -27,8 +27,11 @@ mod out;
 mod producer;
 mod story;
 mod strict_json;
+mod watchdog;
 
 pub use call::{arguments, shown};
 pub use cli::Application;
-pub use config::{Blocks, Config, ConfigError, History, Http, Log, LogFilter, LogFormat, Mempool, Production, Store};
+pub use config::{
+    Blocks, Config, ConfigError, Execution, History, Http, Log, LogFilter, LogFormat, Mempool, Production, Store,
+};
 pub use exit::{Exit, Failure};

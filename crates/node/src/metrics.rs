@@ -42,6 +42,7 @@ pub(crate) struct Metrics {
     transactions: Family<Outcome, Counter>,
     pub(crate) height: Gauge,
     pub(crate) block_seconds: Histogram,
+    pub(crate) execution_running_ms: Gauge,
     pub(crate) waiting: Gauge,
     pub(crate) store_entries: Gauge,
     pub(crate) store_disk_bytes: Gauge,
@@ -62,6 +63,7 @@ impl Metrics {
             transactions: Family::default(),
             height: Gauge::default(),
             block_seconds: seconds(),
+            execution_running_ms: Gauge::default(),
             waiting: Gauge::default(),
             store_entries: Gauge::default(),
             store_disk_bytes: Gauge::default(),
@@ -81,6 +83,11 @@ impl Metrics {
         registry.register("chain_transactions", "Transactions, by what became of them", metrics.transactions.clone());
         registry.register("chain_height_blocks", "The height of the last block", metrics.height.clone());
         registry.register("chain_block_seconds", "Time to execute and commit a block", metrics.block_seconds.clone());
+        registry.register(
+            "execution_running_ms",
+            "Milliseconds for which the operation at work has run; at execution.watchdog_ms the node halts",
+            metrics.execution_running_ms.clone(),
+        );
         registry.register(
             "mempool_waiting_transactions",
             "Transactions that wait for a block",

@@ -285,21 +285,21 @@ impl<'a> Demo<'a> {
     fn replay(&mut self) -> Result<(), Failure> {
         self.heading(6, "The whole chain, run again from its genesis");
         let bar = self.out.progress("blocks", 0);
-        let replayed = self.engine.replay(&mut |done, total| {
+        let replayed = self.engine.replay(None, None, &mut |done, total| {
             bar.set_length(total);
             bar.set_position(done);
         });
         bar.finish_and_clear();
         let status = self.engine.status()?;
         match &replayed {
-            Ok(replayed) => {
+            Ok(engine::Replayed { replayed, .. }) => {
                 let (blocks, transactions) = (grouped(replayed.blocks), grouped(replayed.transactions));
                 self.out.row("ran", format_args!("{blocks} blocks, {transactions} transactions"));
                 self.out.row("root", replayed.root.0);
             }
             Err(failure) => self.out.row("failed", failure),
         }
-        let same = replayed.is_ok_and(|replayed| replayed.root.0.to_string() == status.root);
+        let same = replayed.is_ok_and(|replayed| replayed.replayed.root.0.to_string() == status.root);
         self.check("the replay ends in the same root, and every root on the way is the same", same);
         Ok(())
     }
@@ -325,7 +325,7 @@ impl<'a> Demo<'a> {
         if std::net::TcpListener::bind(config.http.listen).is_err() {
             config.http.listen = SocketAddr::new(config.http.listen.ip(), 0);
         }
-        let node = Node::start(engine, &config, &home, producer.public(), &context.application.registry)?;
+        let node = Node::start(engine, &config, &home, producer.public(), context)?;
         let (program, at) = (context.application.program(), format!("--home {}", home.path().display()));
         out.say("");
         out.say(

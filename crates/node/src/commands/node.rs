@@ -1,7 +1,7 @@
 //! `keelstone node`: runs the chain of the home directory: makes blocks and serves the HTTP API until told to stop.
 
 use super::init::PRODUCER;
-use crate::cli::Context;
+use crate::cli::{Context, report};
 use crate::config::{Config, Log, LogFormat};
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
@@ -9,8 +9,9 @@ use crate::home::Home;
 use crate::http::{Event, Health, Hub, Limits, Served, router, serve};
 use crate::keyfile::KeyDir;
 use crate::metrics::Metrics;
-use crate::out::{grouped, short};
+use crate::out::{Out, grouped, short};
 use crate::producer::Producer;
+use crate::watchdog::Watchdog;
 use clap::Args;
 use keelstone_execution::{PublicKey, Registry};
 use keelstone_ledger::Committed;
@@ -45,7 +46,7 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
         return Err(Failure::usage(message).hint("keelstone keys import producer FILE brings in one that is"));
     }
     let engine = context.open_chain()?;
-    let node = Node::start(engine, &config, &context.home, key, &context.application.registry)?;
+    let node = Node::start(engine, &config, &context.home, key, context)?;
 
     let status = node.engine.status()?;
     let out = context.out;
@@ -78,6 +79,7 @@ pub(crate) struct Node {
     home: Home,
     runtime: Runtime,
     producer: Producer,
+    watchdog: Watchdog,
     health: Arc<Health>,
     hub: Arc<Hub>,
     stop: watch::Sender<bool>,
@@ -121,7 +123,7 @@ impl Node {
         config: &Config,
         home: &Home,
         key: PublicKey,
-        registry: &Registry,
+        context: &Context<'_>,
     ) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -140,9 +142,11 @@ impl Node {
         let hub = Hub::new(metrics.clone());
         let health = Arc::new(Health::default());
         let limits = Arc::new(Limits::new(&config.http, address));
-        observe(&*engine, hub.clone(), metrics.clone(), registry.clone());
+        observe(&*engine, hub.clone(), metrics.clone(), context.application.registry.clone());
         let failing = health.clone();
         let gauge = metrics.clone();
+        let watchdog = watch(&*engine, config, home, metrics.clone(), context.out.is_json())
+            .map_err(|error| Failure::io("could not start the watchdog", &error))?;
         let producer = Producer::start(engine.clone(), key, &config.blocks, metrics.clone(), move || {
             failing.failed.store(true, Ordering::Relaxed);
             gauge.store_failed.set(1);
@@ -160,7 +164,19 @@ impl Node {
         runtime.spawn(take_figures(engine.clone(), metrics.clone()));
         let server = runtime.spawn(serve(listener, router(served), limits, metrics, stopped));
         home.announce_api(address)?;
-        Ok(Self { engine, address, home: home.clone(), runtime, producer, health, hub, stop, server, signals })
+        Ok(Self {
+            engine,
+            address,
+            home: home.clone(),
+            runtime,
+            producer,
+            watchdog,
+            health,
+            hub,
+            stop,
+            server,
+            signals,
+        })
     }
 
     /// Runs until SIGINT or SIGTERM, then stops. SIGHUP is noted and ignored: configuration is read at start.
@@ -177,6 +193,8 @@ impl Node {
         let _ = self.stop.send(true);
         self.hub.close();
         self.producer.stop();
+        // After the producer: a function that never ends would hold up the stop for ever.
+        self.watchdog.stop();
         // The server ends by itself within its own grace.
         let _ = self.runtime.block_on(self.server);
         self.runtime.shutdown_timeout(BLOCKING_GRACE);
@@ -185,6 +203,29 @@ impl Node {
             false => self.engine.flush(),
         }
     }
+}
+
+/// Ends the process when one operation runs for too long. There is no other way to stop it: it is native code, and what
+/// it holds stays held.
+fn watch(
+    engine: &dyn Engine,
+    config: &Config,
+    home: &Home,
+    metrics: Arc<Metrics>,
+    json: bool,
+) -> std::io::Result<Watchdog> {
+    let limit = Duration::from_millis(config.execution.watchdog_ms);
+    let home = home.clone();
+    Watchdog::start(engine.activity(), limit, metrics, move |function, ran| {
+        let ran_ms = ran.as_millis();
+        tracing::error!(function, ran_ms, "a function does not end; the node halts");
+        let message = format!("the function {function} has run for {ran_ms} ms and cannot be stopped: the node halts");
+        let hint =
+            "a function must ask its host for something, or count its steps, in every loop (execution.watchdog_ms)";
+        report(&Out::new(json), &Failure::new(Exit::Halted, message).hint(hint));
+        home.withdraw_api();
+        std::process::exit(i32::from(Exit::Halted as u8));
+    })
 }
 
 /// Tells streams and metrics of every block.
