@@ -2,7 +2,6 @@
 //!
 //! Every test runs the real program on a directory of its own and talks to it over real sockets. Names begin with the
 //! id of the hostile case they answer, where there is one.
-#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 mod commands;
 mod http;

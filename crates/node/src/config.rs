@@ -417,7 +417,7 @@ impl Config {
     /// Reads the text of a configuration file alone, without the environment.
     ///
     /// # Errors
-    /// As [`Config::load`].
+    /// [`ConfigError`] names the line and the key.
     pub fn parse(text: &[u8]) -> Result<Self, ConfigError> {
         let mut config = Self::default();
         config.take_file("the configuration", text, &mut Origins::new())?;

@@ -44,7 +44,7 @@ impl Default for Options {
             cache_bytes: 2 << 30,
             value_cache_bytes: 256 << 20,
             history: Retention::All,
-            recent_versions: 16,
+            recent_versions: 4,
             views_max: 1024,
             id: None,
             background: true,
