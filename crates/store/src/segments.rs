@@ -6,6 +6,7 @@ use crate::files::Files;
 use crate::sector::StoreId;
 use crate::segment::{Kind, Segment, SegmentId, Spot};
 use arc_swap::ArcSwap;
+use bytes::Buf;
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Height, Reader, Value};
 use keelstone_tree::Entry;
 use keelstone_tree::{Backing, PageAt, Place, ReadError};
@@ -241,8 +242,9 @@ impl Segments {
             let what = format!("a value of {len} bytes is expected, {:?} is its stored length", &field[..4]);
             return Err(StoreError::damaged(segment.name(), u64::from(offset), what));
         }
-        let value = Value::new(Bytes::from(field).slice(4..));
-        value.map_err(|error| StoreError::damaged(segment.name(), u64::from(offset), error.to_string()))
+        let mut bytes = Bytes::from(field);
+        bytes.advance(4);
+        Value::new(bytes).map_err(|error| StoreError::damaged(segment.name(), u64::from(offset), error.to_string()))
     }
 }
 

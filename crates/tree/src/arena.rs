@@ -132,16 +132,11 @@ impl<H: Hasher> Pages<H> {
 
     /// A page, read and proven if it is not in memory.
     pub(crate) fn load(&self, id: PageId, expected: &Expected<'_>) -> Result<Arc<Page>, ReadError> {
-        let in_memory = || {
-            let mut held = self.cell(id).lock();
-            held.used = true;
-            held.page.clone()
-        };
-        if let Some(page) = in_memory() {
+        if let Some(page) = self.touch(id) {
             return Ok(page);
         }
         let _loading = self.loading(id);
-        if let Some(page) = in_memory() {
+        if let Some(page) = self.touch(id) {
             return Ok(page);
         }
         let Held { at, birth, .. } = *self.cell(id).lock();
@@ -165,6 +160,13 @@ impl<H: Hasher> Pages<H> {
         self.memory.fetch_add(page.memory(), Ordering::Relaxed);
         self.cell(id).lock().page = Some(page.clone());
         Ok(page)
+    }
+
+    /// The page if it is in memory, which then counts as used.
+    pub(crate) fn touch(&self, id: PageId) -> Option<Arc<Page>> {
+        let mut held = self.cell(id).lock();
+        held.used = true;
+        held.page.clone()
     }
 
     /// The page if it is in memory.

@@ -41,6 +41,15 @@ impl Slot {
         }
     }
 
+    /// The page below, if there is one.
+    #[inline]
+    pub(crate) fn below(&self) -> Option<PageId> {
+        match self {
+            Self::Child { id, .. } => Some(*id),
+            Self::Entry { .. } => None,
+        }
+    }
+
     #[inline]
     pub(crate) fn set_hash(&mut self, new: Hash) {
         match self {
@@ -88,19 +97,25 @@ impl Spot {
 }
 
 /// The keys and critical bits of a page.
+///
+/// In the order in which a descent needs them: the two cache lines that lead a key to its slot, then the one that finds
+/// the slot's key. A page far down is in no cache, and each line of it is a wait.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(crate) struct Shape {
     len: u8,
+    /// The page's own root, packed.
+    root: u8,
     /// Critical bit of the node between slot `i` and `i + 1`.
     crits: [u16; NODES_MAX],
     /// The two children of each node, packed.
     children: [[u8; 2]; NODES_MAX],
-    /// All nodes, children before parents.
-    order: [u8; NODES_MAX],
     /// Where the key of each slot ends in `keys`.
     ends: [u16; SLOTS_MAX],
     /// The key of an entry; of a child, the bits above its root's critical bit, which all its keys share.
     keys: Box<[u8]>,
+    /// All nodes, children before parents.
+    order: [u8; NODES_MAX],
 }
 
 impl Shape {
@@ -110,6 +125,7 @@ impl Shape {
         assert!(crits.len() < SLOTS_MAX, "a page has at most {SLOTS_MAX} slots");
         let mut out = Self {
             len: crits.len() as u8 + 1,
+            root: Spot::Slot(0).pack(),
             crits: [0; NODES_MAX],
             children: [[0; 2]; NODES_MAX],
             order: [0; NODES_MAX],
@@ -154,6 +170,9 @@ impl Shape {
             }
         }
         debug_assert_eq!(done, crits.len(), "every node was completed");
+        if let Some(last) = done.checked_sub(1) {
+            out.root = Spot::Node(usize::from(out.order[last])).pack();
+        }
         out
     }
 
@@ -184,16 +203,16 @@ impl Shape {
     /// The page's own root.
     #[inline]
     pub(crate) fn root(&self) -> Spot {
-        match self.order().last() {
-            Some(node) => Spot::Node(usize::from(*node)),
-            None => Spot::Slot(0),
-        }
+        Spot::unpack(self.root)
     }
 
     /// The critical bit of the page's root, if the root is an inner node.
     #[inline]
     pub(crate) fn root_crit(&self) -> Option<u16> {
-        self.order().last().map(|node| self.crits[usize::from(*node)])
+        match self.root() {
+            Spot::Node(node) => Some(self.crits[node]),
+            Spot::Slot(_) => None,
+        }
     }
 
     /// The key of an entry, or the prefix of a child.
@@ -400,10 +419,7 @@ impl Page {
 
     /// Ids of the pages below.
     pub(crate) fn children(&self) -> impl Iterator<Item = PageId> {
-        self.slots().iter().filter_map(|slot| match slot {
-            Slot::Child { id, .. } => Some(*id),
-            Slot::Entry { .. } => None,
-        })
+        self.slots().iter().filter_map(Slot::below)
     }
 }
 

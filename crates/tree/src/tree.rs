@@ -108,10 +108,15 @@ impl<H: Hasher> Tree<H> {
         let mut page = self.load_root(space)?;
         loop {
             let slot = page.shape.route(key);
-            match expected(&page.slots()[slot], page.shape.key(slot)) {
-                Some((id, expected)) => page = pages.load(id, &expected)?,
-                None => return Ok(entry(&page.slots()[slot]).filter(|_| page.shape.key(slot) == key)),
-            }
+            // What the page below has to be is put together only when it has to be read.
+            let in_memory = page.slots()[slot].below().and_then(|id| pages.touch(id));
+            page = match in_memory {
+                Some(below) => below,
+                None => match expected(&page.slots()[slot], page.shape.key(slot)) {
+                    Some((id, expected)) => pages.load(id, &expected)?,
+                    None => return Ok(entry(&page.slots()[slot]).filter(|_| page.shape.key(slot) == key)),
+                },
+            };
         }
     }
 
