@@ -14,6 +14,8 @@ pub mod bits;
 mod diff;
 mod grown;
 mod hasher;
+#[doc(hidden)]
+pub mod hostile;
 pub mod ics23;
 mod memory;
 mod page;

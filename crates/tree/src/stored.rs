@@ -13,7 +13,7 @@
 //! `check` finds damage there at once.
 
 use crate::page::{Page, PageId, SLOTS_MAX, Shape, Slot, Spare, Spot, extend_prefix};
-use crate::{Hasher, PageAt, Place, Totals, bits, preimage};
+use crate::{Blake3, Hasher, PageAt, Place, Totals, bits, preimage};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, KEY_LEN_MAX, Reader, VALUE_LEN_MAX, put_varint};
 use std::sync::Arc;
 
@@ -90,7 +90,7 @@ pub(crate) fn encode(page: &Page, mut at: impl FnMut(PageId) -> PageAt) -> Vec<u
 pub(crate) fn decode<H: Hasher>(
     bytes: &[u8],
     expected: &Expected<'_>,
-    mut child: impl FnMut(PageAt) -> PageId,
+    child: impl FnMut(PageAt) -> PageId,
 ) -> Result<Page, PageError> {
     let Some((body, found)) = bytes.split_last_chunk::<CHECK_LEN>() else {
         return Err(DecodeError::Truncated { needed: CHECK_LEN as u64, left: bytes.len() as u64 }.into());
@@ -98,67 +98,7 @@ pub(crate) fn decode<H: Hasher>(
     if check(body) != *found {
         return Err(PageError::Check);
     }
-    let input = &mut Reader::new(body);
-    let count = bounded(input, "slots", 1, SLOTS_MAX)?;
-    let cut = bounded(input, "shared key bytes", 0, KEY_LEN_MAX)?;
-    let shared = input.take(cut)?;
-
-    let mut slots = Vec::with_capacity(count);
-    let mut keys: Vec<(Vec<u8>, Option<u16>)> = Vec::with_capacity(count);
-    for _ in 0..count {
-        let kind = input.byte()?;
-        let rest = bounded(input, "key length", 0, KEY_LEN_MAX - cut)?;
-        let key = [shared, input.take(rest)?].concat();
-        let crit = match kind {
-            ENTRY => {
-                let value_len = bounded(input, "value length", 1, VALUE_LEN_MAX)?;
-                let value_len = u32::try_from(value_len).expect("at most 8 MiB");
-                let (place, value_hash) = (Place::decode(input)?, Hash::decode(input)?);
-                if key.is_empty() {
-                    return Err(DecodeError::Invalid { what: "empty key" }.into());
-                }
-                slots.push(Slot::Entry { hash: Hash::ZERO, value_hash, place, value_len });
-                None
-            }
-            CHILD => {
-                let crit = u16::decode(input)?;
-                let place = u64::decode(input)?;
-                let len = bounded(input, "page length", 1, PAGE_LEN_MAX)?;
-                let len = u32::try_from(len).expect("at most 64 KiB");
-                let totals = Totals { count: input.varint()?, bytes: input.varint()? };
-                let hash = Hash::decode(input)?;
-                let mut prefix = Vec::new();
-                if key.len() == usize::from(crit).div_ceil(9) {
-                    extend_prefix(&mut prefix, &key, crit);
-                }
-                if prefix != key || place == u64::MAX || totals.count < 2 {
-                    return Err(DecodeError::Invalid { what: "page below" }.into());
-                }
-                slots.push(Slot::Child { hash, totals, id: child(PageAt { place, len }), crit });
-                Some(crit)
-            }
-            found => return Err(DecodeError::UnknownTag { what: "slot", found: u64::from(found) }.into()),
-        };
-        keys.push((key, crit));
-    }
-    input.finish()?;
-
-    // Sorted keys say the critical bits (spec: TREE-3); a page below must part after its place has been told apart.
-    let mut crits = Vec::with_capacity(count - 1);
-    for pair in keys.windows(2) {
-        let [(left, left_below), (right, right_below)] = pair else { unreachable!("windows of two") };
-        let crit = bits::crit(left, right).filter(|crit| bits::bit(right, *crit));
-        let crit = crit.ok_or(DecodeError::NotCanonical { what: "keys of a page must strictly ascend" })?;
-        if left_below.is_some_and(|below| below <= crit) || right_below.is_some_and(|below| below <= crit) {
-            return Err(DecodeError::Invalid { what: "page below" }.into());
-        }
-        crits.push(crit);
-    }
-    let shape = Shape::new(&crits, keys.iter().map(|(key, crit)| (key.as_slice(), *crit)));
-    if shared_len(&shape) != cut {
-        return Err(DecodeError::NotCanonical { what: "shared key bytes" }.into());
-    }
-    let mut page = Page::new(Arc::new(shape), slots.into_iter(), std::iter::empty(), &mut Spare::default());
+    let mut page = parse(body, child)?;
     if let Some((crit, prefix)) = expected.below {
         let mut found = Vec::new();
         if page.shape.root_crit() == Some(crit) {
@@ -177,6 +117,100 @@ pub(crate) fn decode<H: Hasher>(
         return Err(PageError::Hash { expected: expected.hash, found: found.hash });
     }
     Ok(page)
+}
+
+/// Reads what stands before the check, hashes still to be computed.
+fn parse(body: &[u8], mut child: impl FnMut(PageAt) -> PageId) -> Result<Page, DecodeError> {
+    let input = &mut Reader::new(body);
+    let count = bounded(input, "slots", 1, SLOTS_MAX)?;
+    let cut = bounded(input, "shared key bytes", 0, KEY_LEN_MAX)?;
+    let shared = input.take(cut)?;
+
+    let mut slots = Vec::with_capacity(count);
+    let mut keys: Vec<(Vec<u8>, Option<u16>)> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let kind = input.byte()?;
+        let rest = bounded(input, "key length", 0, KEY_LEN_MAX - cut)?;
+        let key = [shared, input.take(rest)?].concat();
+        let crit = match kind {
+            ENTRY => {
+                let value_len = bounded(input, "value length", 1, VALUE_LEN_MAX)?;
+                let value_len = u32::try_from(value_len).expect("at most 8 MiB");
+                let (place, value_hash) = (Place::decode(input)?, Hash::decode(input)?);
+                if key.is_empty() {
+                    return Err(DecodeError::Invalid { what: "empty key" });
+                }
+                slots.push(Slot::Entry { hash: Hash::ZERO, value_hash, place, value_len });
+                None
+            }
+            CHILD => {
+                let crit = u16::decode(input)?;
+                let place = u64::decode(input)?;
+                let len = bounded(input, "page length", 1, PAGE_LEN_MAX)?;
+                let len = u32::try_from(len).expect("at most 64 KiB");
+                let totals = Totals { count: input.varint()?, bytes: input.varint()? };
+                let hash = Hash::decode(input)?;
+                // An empty key would equal an empty prefix: its length is looked at by itself.
+                let mut prefix = Vec::new();
+                let whole = key.len() == usize::from(crit).div_ceil(9);
+                if whole {
+                    extend_prefix(&mut prefix, &key, crit);
+                }
+                if !whole || prefix != key || place == u64::MAX || totals.count < 2 {
+                    return Err(DecodeError::Invalid { what: "page below" });
+                }
+                slots.push(Slot::Child { hash, totals, id: child(PageAt { place, len }), crit });
+                Some(crit)
+            }
+            found => return Err(DecodeError::UnknownTag { what: "slot", found: u64::from(found) }),
+        };
+        keys.push((key, crit));
+    }
+    input.finish()?;
+
+    // Sorted keys say the critical bits (spec: TREE-3); a page below must part after its place has been told apart.
+    let mut crits = Vec::with_capacity(count - 1);
+    for pair in keys.windows(2) {
+        let [(left, left_below), (right, right_below)] = pair else { unreachable!("windows of two") };
+        let crit = bits::crit(left, right).filter(|crit| bits::bit(right, *crit));
+        let crit = crit.ok_or(DecodeError::NotCanonical { what: "keys of a page must strictly ascend" })?;
+        if left_below.is_some_and(|below| below <= crit) || right_below.is_some_and(|below| below <= crit) {
+            return Err(DecodeError::Invalid { what: "page below" });
+        }
+        crits.push(crit);
+    }
+    let shape = Shape::new(&crits, keys.iter().map(|(key, crit)| (key.as_slice(), *crit)));
+    if shared_len(&shape) != cut {
+        return Err(DecodeError::NotCanonical { what: "shared key bytes" });
+    }
+    Ok(Page::new(Arc::new(shape), slots.into_iter(), std::iter::empty(), &mut Spare::default()))
+}
+
+/// What [`crate::hostile::page`] does.
+pub(crate) fn survive(body: &[u8]) -> bool {
+    let mut below = Vec::new();
+    let number = |below: &mut Vec<PageAt>, at| {
+        below.push(at);
+        PageId(u32::try_from(below.len() - 1).expect("at most 32 pages are below a page"))
+    };
+    let mut expected = Expected { hash: Hash::ZERO, totals: Totals::default(), below: None };
+    assert!(decode::<Blake3>(body, &expected, |at| number(&mut below, at)).is_err(), "nothing hashes to zero");
+    below.clear();
+    let Ok(mut page) = parse(body, |at| number(&mut below, at)) else { return false };
+    if hash_all::<Blake3>(&mut page).is_err() {
+        return false;
+    }
+    let bytes = encode(&page, |id| below[id.0 as usize]);
+    assert_eq!(bytes[..bytes.len() - CHECK_LEN], *body, "a second encoding was accepted");
+
+    let top = page.top();
+    (expected.hash, expected.totals) = (top.hash, top.totals);
+    let again = decode::<Blake3>(&bytes, &expected, |_| PageId(0)).expect("it is the page that is expected");
+    assert_eq!(again.top().hash, expected.hash);
+    expected.hash.0[31] ^= 1;
+    let other = decode::<Blake3>(&bytes, &expected, |_| PageId(0));
+    assert!(matches!(other, Err(PageError::Hash { .. })), "a page of another hash was accepted");
+    true
 }
 
 /// Computes all hashes and totals of a page whose entries have value hashes and whose children have theirs.
