@@ -18,6 +18,8 @@ mod error;
 pub mod files;
 mod flush;
 mod history;
+#[doc(hidden)]
+pub mod hostile;
 pub mod kv;
 mod log;
 mod options;

@@ -243,11 +243,23 @@ fn decode_writes(
     covered: usize,
     input: &mut Reader<'_>,
 ) -> Result<Vec<Logged>, DecodeError> {
-    let mut writes = Vec::new();
+    let unsorted = |what| Err(DecodeError::NotCanonical { what });
+    let mut writes: Vec<Logged> = Vec::new();
     for _ in 0..u32::decode(input)? {
         let namespace = Namespace::decode(input)?;
-        for _ in 0..u32::decode(input)? {
+        if writes.last().is_some_and(|last| last.namespace >= namespace) {
+            return unsorted("namespaces of a record must strictly ascend");
+        }
+        let count = u32::decode(input)?;
+        if count == 0 {
+            return Err(DecodeError::Invalid { what: "namespace of a record without writes" });
+        }
+        let first = writes.len();
+        for _ in 0..count {
             let key = Key::decode(input)?;
+            if writes[first..].last().is_some_and(|last| last.key >= key) {
+                return unsorted("keys of a record must strictly ascend");
+            }
             let old = u64::decode(input)?;
             let field = covered - input.left();
             let len = input.length("value", VALUE_LEN_MAX)?;

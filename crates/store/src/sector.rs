@@ -63,7 +63,7 @@ impl Seal {
         Self { seed: crc32c::crc32c_append(seed, &segment.to_le_bytes()) }
     }
 
-    fn checksum(self, number: u32, covered: &[u8]) -> u32 {
+    pub(crate) fn checksum(self, number: u32, covered: &[u8]) -> u32 {
         let seed = crc32c::crc32c_append(self.seed, &number.to_le_bytes());
         crc32c::crc32c_append(seed, covered)
     }

@@ -8,7 +8,7 @@
 
 use crate::StoreError;
 use crate::files::{File, Files, SECTOR_BYTES};
-use crate::sector::{Found, PAYLOAD_BYTES, Seal, StoreId};
+use crate::sector::{Found, PAYLOAD_BYTES, Seal, Stamp, StoreId};
 use crate::segment::{FORMAT, Spot};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, Height, Reader, Root};
 use keelstone_tree::HashKind;
@@ -105,7 +105,7 @@ impl Superblock {
 
 /// What one slot holds.
 #[derive(Debug)]
-enum Slot {
+pub(crate) enum Slot {
     Good(Superblock),
     Bad(StoreError),
 }
@@ -176,27 +176,7 @@ impl SuperblockFile {
         let mut sector = [0; SECTOR_BYTES];
         let read = self.file.read_at(offset, &mut sector).or_else(|_| self.file.read_at(offset, &mut sector));
         read.map_err(StoreError::io("read", FILE))?;
-        let bad = |what: String| Ok(Slot::Bad(StoreError::damaged(FILE, offset, what)));
-
-        let mut input = Reader::new(&sector[..PAYLOAD_BYTES]);
-        let magic: [u8; 8] = input.array().expect("a sector holds the magic");
-        let format = u32::decode(&mut input).expect("a sector holds the format");
-        // The seal needs the store's id, which follows; every format keeps these three fields where they are.
-        let store: StoreId = input.clone().array().expect("a sector holds the id");
-        let Found::Valid(_) = seal(&store).check(index, &sector) else {
-            return bad("the checksum does not match".into());
-        };
-        if magic != MAGIC {
-            return bad("this is no superblock".into());
-        }
-        if format > FORMAT {
-            return Err(StoreError::Unsupported { found: format, known: FORMAT });
-        }
-        match Superblock::decode(&mut input) {
-            Ok(found) if slot_of(found.sequence) == index => Ok(Slot::Good(found)),
-            Ok(found) => bad(format!("write {} belongs in the other slot", found.sequence)),
-            Err(error) => bad(error.to_string()),
-        }
+        read_slot(index, &sector)
     }
 
     /// Writes the slot whose turn it is, durably.
@@ -228,8 +208,45 @@ impl SuperblockFile {
     }
 }
 
+/// Says what the sector of a slot holds. Only one sector says a superblock: what nobody writes must be as it was.
+// spec: STORE-4
+pub(crate) fn read_slot(index: u32, sector: &[u8; SECTOR_BYTES]) -> Result<Slot, StoreError> {
+    let offset = u64::from(index) * SLOT_BYTES;
+    let bad = |what: String| Ok(Slot::Bad(StoreError::damaged(FILE, offset, what)));
+
+    let mut input = Reader::new(&sector[..PAYLOAD_BYTES]);
+    let magic: [u8; 8] = input.array().expect("a sector holds the magic");
+    let format = u32::decode(&mut input).expect("a sector holds the format");
+    // The seal needs the store's id, which follows; every format keeps these three fields where they are.
+    let store: StoreId = input.clone().array().expect("a sector holds the id");
+    let Found::Valid(stamp) = seal(&store).check(index, sector) else {
+        return bad("the checksum does not match".into());
+    };
+    if magic != MAGIC {
+        return bad("this is no superblock".into());
+    }
+    if format > FORMAT {
+        return Err(StoreError::Unsupported { found: format, known: FORMAT });
+    }
+    let found = match Superblock::decode(&mut input) {
+        Ok(found) => found,
+        Err(error) => return bad(error.to_string()),
+    };
+    if slot_of(found.sequence) != index {
+        return bad(format!("write {} belongs in the other slot", found.sequence));
+    }
+    if stamp != (Stamp { generation: found.generation, starts: false }) {
+        return bad(format!("it is of session {}, its sector is stamped {stamp:?}", found.generation));
+    }
+    let rest = input.take(input.left()).expect("no more than is left");
+    if rest.iter().any(|byte| *byte != 0) {
+        return bad("the bytes behind it are not zero".into());
+    }
+    Ok(Slot::Good(found))
+}
+
 /// Superblocks count as a segment of their own in checksums.
-fn seal(store: &StoreId) -> Seal {
+pub(crate) fn seal(store: &StoreId) -> Seal {
     Seal::new(store, u64::MAX)
 }
 

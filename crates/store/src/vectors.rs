@@ -91,3 +91,30 @@ fn a_record_reads_back_and_every_change_of_it_is_refused() {
     }
     assert!(record::Record::decode(&[1; 16], start, &bytes.into()).is_err(), "another store's record");
 }
+
+/// spec: STORE-3. A record whose keys do not ascend is refused, even under a hash that matches.
+#[test]
+fn a_record_out_of_order_is_refused() {
+    let mut body = hex::decode(found()["commit record"].as_str().unwrap()).unwrap();
+    body.truncate(body.len() - 32);
+    assert!(crate::hostile::log_record(&body));
+    let at = body.windows(3).position(|part| part == [1, b'a', 0]).unwrap() + 1;
+    for key in *b"bc" {
+        body[at] = key;
+        assert!(!crate::hostile::log_record(&body), "{key} before b");
+    }
+}
+
+/// spec: STORE-4. A slot with bytes behind the superblock, or of another session than its sector, is not good.
+#[test]
+fn a_slot_says_nothing_but_its_superblock() {
+    let mut slot = hex::decode(found()["superblock"].as_str().unwrap()).unwrap();
+    slot.resize(504, 0);
+    slot.extend_from_slice(&(3u32 << 1).to_le_bytes());
+    assert!(crate::hostile::superblock(&slot));
+    for at in 502..508 {
+        let mut changed = slot.clone();
+        changed[at] ^= 8;
+        assert!(!crate::hostile::superblock(&changed), "byte {at}");
+    }
+}
