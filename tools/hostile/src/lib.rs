@@ -8,8 +8,10 @@
 mod chain;
 mod codec;
 mod execution;
+mod ics23;
 mod ledger;
 mod node;
+mod store;
 mod tree;
 
 use keelstone_codec::{Decode, Encode};
@@ -33,6 +35,14 @@ pub const TARGETS: &[Target] = &[
     tree::PROOF,
     tree::FORGED,
     tree::WITNESS,
+    tree::PAGE,
+    tree::TOP,
+    ics23::CONVERT,
+    ics23::VERIFY,
+    store::LOG_RECORD,
+    store::SECTOR,
+    store::SUPERBLOCK,
+    store::TABLE,
     execution::BUNDLE,
     execution::SESSION,
     chain::TRANSACTION,

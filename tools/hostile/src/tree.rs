@@ -1,10 +1,13 @@
 //! Diffs, and proofs as an adversary would send them.
 
 use crate::{Target, canonical};
-use keelstone_codec::{Decode, Encode, Key, Namespace, Root, Value};
-use keelstone_tree::{Answer, Blake3, Diff, Grown, KeyRange, Proof, ProofLimits, Query, RangeAnswer, Write, prove};
+use keelstone_codec::{Bytes, Decode, Encode, Hash, Key, Namespace, Root, Value};
+use keelstone_tree::{
+    Answer, Backing, Blake3, Diff, Grown, KeyRange, PageAt, Pages, Place, Proof, ProofLimits, Query, RangeAnswer,
+    ReadError, Top, Tree, Write, prove,
+};
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 pub(crate) const DIFF: Target = Target { name: "diff", run: diff, seeds: diff_seeds };
 
@@ -27,18 +30,18 @@ fn diff_seeds() -> Vec<Vec<u8>> {
     vec![Diff::new(Vec::new()).expect("empty").to_bytes(), Diff::new(parts).expect("sorted").to_bytes()]
 }
 
-fn name(name: &str) -> Namespace {
+pub(crate) fn name(name: &str) -> Namespace {
     Namespace::new(name).expect("a name of our own")
 }
 
 /// A small state with keys that are prefixes of others, and the questions whose proofs are the seeds.
-struct Known {
-    state: BTreeMap<Namespace, BTreeMap<Key, Value>>,
-    tree: Grown,
+pub(crate) struct Known {
+    pub(crate) state: BTreeMap<Namespace, BTreeMap<Key, Value>>,
+    pub(crate) tree: Grown,
     queries: Vec<Vec<Query>>,
 }
 
-static KNOWN: LazyLock<Known> = LazyLock::new(|| {
+pub(crate) static KNOWN: LazyLock<Known> = LazyLock::new(|| {
     let mut state: BTreeMap<Namespace, BTreeMap<Key, Value>> = BTreeMap::new();
     for (namespace, count) in [("agents", 40u8), ("memes", 1), ("social", 7)] {
         for n in 0..count {
@@ -59,7 +62,7 @@ static KNOWN: LazyLock<Known> = LazyLock::new(|| {
     Known { tree: Grown::new::<Blake3>(&state), state, queries }
 });
 
-fn proofs() -> Vec<Vec<u8>> {
+pub(crate) fn proofs() -> Vec<Vec<u8>> {
     KNOWN.queries.iter().map(|queries| prove(&KNOWN.tree, queries).expect("all is in memory").encode()).collect()
 }
 
@@ -155,4 +158,62 @@ fn witnesses() -> Vec<Vec<u8>> {
         [&len.to_le_bytes()[..], &bytes, &proof].concat()
     };
     diffs.map(input).into_iter().collect()
+}
+
+pub(crate) const PAGE: Target = Target { name: "page", run: keelstone_tree::hostile::page, seeds: page_seeds };
+
+/// A disk without pages or values: what points at it is read no further.
+struct Nothing;
+
+impl Backing for Nothing {
+    fn page(&self, at: PageAt) -> Result<Bytes, ReadError> {
+        Err(ReadError::damaged(format!("{at:?} is not there")))
+    }
+    fn value(&self, at: Place, _: u32) -> Result<Value, ReadError> {
+        Err(ReadError::damaged(format!("{at:?} is not there")))
+    }
+}
+
+/// The known state, one namespace of it grown beyond a page: all pages as they are written, and the top above them.
+fn written() -> (Vec<Vec<u8>>, Top) {
+    let mut state = KNOWN.state.clone();
+    for n in 0..100u8 {
+        let key = Key::new([n.wrapping_mul(89), n % 3]).expect("two bytes");
+        state.entry(name("social")).or_default().insert(key, Value::new(vec![1; 9]).expect("not empty"));
+    }
+    let entries = state
+        .into_iter()
+        .flat_map(|(name, entries)| entries.into_iter().map(move |(key, value)| (name.clone(), key, Some(value))));
+    let diff: Diff = entries.collect();
+    let tree = Tree::empty(&Pages::<Blake3>::new(Arc::new(Nothing)));
+    let draft = tree.prepare(&diff).expect("all is in memory");
+    let tree = draft.commit(|index| Place(index as u64 + 1));
+    let mut pages = Vec::new();
+    let write = |bytes: &[u8]| {
+        pages.push(bytes.to_vec());
+        let len = u32::try_from(bytes.len()).expect("a page is small");
+        Ok::<_, ReadError>(PageAt { place: pages.len() as u64, len })
+    };
+    tree.flush(write).expect("writing to memory does not fail");
+    (pages, tree.top().expect("all pages are written"))
+}
+
+/// Pages without the eight bytes of their check.
+fn page_seeds() -> Vec<Vec<u8>> {
+    written().0.into_iter().map(|page| page[..page.len() - 8].to_vec()).collect()
+}
+
+pub(crate) const TOP: Target = Target { name: "top", run: top, seeds: top_seeds };
+
+/// A top opens under its own root only.
+fn top(input: &[u8]) -> bool {
+    let Some(top) = canonical::<Top>(input) else { return false };
+    let pages = Pages::<Blake3>::new(Arc::new(Nothing));
+    assert!(Tree::open(&pages, &top, Root(Hash::ZERO)).is_err(), "no state has a root of zeros");
+    true
+}
+
+pub(crate) fn top_seeds() -> Vec<Vec<u8>> {
+    let empty = Tree::empty(&Pages::<Blake3>::new(Arc::new(Nothing))).top().expect("nothing to write");
+    vec![empty.to_bytes(), written().1.to_bytes()]
 }
