@@ -32,7 +32,7 @@
 //! assert!(registry.check().is_ok());
 //! ```
 //!
-//! `examples/counter.rs` is the same as a chain that runs.
+//! `examples/counter` is the same as a chain that runs.
 #![forbid(unsafe_code)]
 
 pub use keelstone_codec as codec;
