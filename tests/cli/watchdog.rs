@@ -43,8 +43,8 @@ fn the_application() {
 }
 
 fn application(home: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    let home = ["--json", "--home", home.to_str().unwrap()];
+    let mut command = Command::new(std::env::current_exe().expect("a running test has a path"));
+    let home = ["--json", "--home", home.to_str().expect("the temporary directory has a name in UTF-8")];
     command.args(["--exact", "watchdog::the_application", "--ignored", "--nocapture", "--quiet"]);
     command.env_clear().env("HOME", "/nonexistent").env(ARGUMENTS, [arguments, &home].concat().join("\n"));
     command
