@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 /// Pages come and go by the thousand with each block, made by one thread and released by another; the system's
-/// allocator spends a third of a commit on that (`docs/performance.md`).
+/// allocator had a third of the samples of a profile of commits (`docs/performance.md`).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
