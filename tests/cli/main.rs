@@ -6,5 +6,6 @@
 mod commands;
 mod http;
 mod node;
+mod statesync;
 mod support;
 mod watchdog;

@@ -69,6 +69,7 @@ enum Command {
     Query(commands::query::Options),
     Replay(commands::replay::Options),
     Rollback(commands::rollback::Options),
+    Statesync(commands::statesync::Options),
     Status(commands::status::Options),
     Tx(commands::tx::Options),
 }
@@ -193,6 +194,7 @@ impl Application {
             Command::Query(options) => commands::query::run(options, &context),
             Command::Replay(options) => commands::replay::run(options, &context),
             Command::Rollback(options) => commands::rollback::run(options, &context),
+            Command::Statesync(options) => commands::statesync::run(options, &context),
             Command::Status(options) => commands::status::run(options, &context),
             Command::Tx(options) => commands::tx::run(options, &context),
         }

@@ -15,6 +15,7 @@ mod bundle;
 mod call;
 mod cli;
 mod client;
+mod cometbft;
 mod commands;
 mod config;
 mod engine;

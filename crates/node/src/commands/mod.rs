@@ -14,5 +14,6 @@ pub(crate) mod proof;
 pub(crate) mod query;
 pub(crate) mod replay;
 pub(crate) mod rollback;
+pub(crate) mod statesync;
 pub(crate) mod status;
 pub(crate) mod tx;

@@ -1,0 +1,8 @@
+//! What this program knows about CometBFT from outside: its configuration file and its RPC.
+//!
+//! Nothing here speaks ABCI. The files are written in CometBFT's own formats, so that the engine stays unmodified; what
+//! its RPC answers is taken to come from a stranger: bounded, and compared with a second node before it is trusted.
+
+pub(crate) mod config_file;
+pub(crate) mod rpc;
+pub(crate) mod trust;

@@ -1,0 +1,275 @@
+//! Questions to a CometBFT node over its RPC: plain HTTP, one request to a connection, bounded in time and size.
+//!
+//! An answer is a stranger's word. What is to be trusted (a block's hash, say) is asked of two nodes and compared, or
+//! checked against what this node computed itself.
+
+use crate::strict_json;
+use serde_json::Value;
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::time::Duration;
+
+/// How long connecting, and then each read, may take unless told otherwise.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of an answer. The largest asked for here is a page of validators.
+const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// The RPC of one node.
+#[derive(Debug, Clone)]
+pub(crate) struct Rpc {
+    authority: String,
+    timeout: Duration,
+}
+
+/// Why a node was of no help.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RpcError {
+    /// Whoever wrote the address has to act.
+    #[error("{address:?} is no RPC address: {problem}")]
+    Address {
+        /// What was given.
+        address: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// Nobody answered: down, or not listening there.
+    #[error("http://{authority} did not answer")]
+    Unreachable {
+        /// The address.
+        authority: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It answered that it will not.
+    #[error("http://{authority}{path} answered: {message}")]
+    Refused {
+        /// The address.
+        authority: String,
+        /// What was asked.
+        path: String,
+        /// What it said.
+        message: String,
+    },
+    /// It answered something else than CometBFT would.
+    #[error("http://{authority}{path} answered no JSON of CometBFT: {problem}")]
+    Form {
+        /// The address.
+        authority: String,
+        /// What was asked.
+        path: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// Where a node stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EngineStatus {
+    /// The network's name.
+    pub(crate) chain_id: String,
+    /// The node's id.
+    pub(crate) node_id: String,
+    /// The version of CometBFT it says it is.
+    pub(crate) version: String,
+    /// The last block it has.
+    pub(crate) height: u64,
+    /// The first block it has.
+    pub(crate) earliest_height: u64,
+    /// Whether it is still catching up.
+    pub(crate) catching_up: bool,
+}
+
+/// What a node says a block is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Commit {
+    /// The network's name in the block's header.
+    pub(crate) chain_id: String,
+    /// The height.
+    pub(crate) height: u64,
+    /// The block's hash, upper case.
+    pub(crate) block_hash: String,
+    /// The app hash in the header: the state before this block, lower case.
+    pub(crate) app_hash: String,
+}
+
+impl Rpc {
+    /// The RPC at `http://HOST:PORT`, `tcp://HOST:PORT` or `HOST:PORT`.
+    ///
+    /// # Errors
+    /// [`RpcError::Address`] if that is none of these.
+    pub(crate) fn new(address: &str) -> Result<Self, RpcError> {
+        let fail = |problem| RpcError::Address { address: address.to_owned(), problem };
+        let rest = match address.split_once("://") {
+            Some(("http" | "tcp", rest)) => rest,
+            Some(("https", _)) => {
+                return Err(fail("https is not spoken here; ask the node itself, or through a tunnel"));
+            }
+            Some(_) => return Err(fail("expected http://HOST:PORT")),
+            None => address,
+        };
+        let authority = rest.trim_end_matches('/');
+        let (host, port) = authority.rsplit_once(':').ok_or_else(|| fail("it names no port"))?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_[]:".contains(&byte);
+        if host.is_empty() || !host.bytes().all(plain) || port.parse::<u16>().is_err() {
+            return Err(fail("expected http://HOST:PORT"));
+        }
+        Ok(Self { authority: authority.to_owned(), timeout: TIMEOUT })
+    }
+
+    /// `HOST:PORT`.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// What the node answers to a path: the `result` of its JSON.
+    pub(crate) fn get(&self, path: &str) -> Result<Value, RpcError> {
+        let answer = self
+            .exchange(path)
+            .map_err(|source| RpcError::Unreachable { authority: self.authority.clone(), source })?;
+        let mut value: Value = strict_json::parse(&answer).map_err(|error| self.form(path, error.to_string()))?;
+        if let Some(error) = value.get("error") {
+            let said = |name| error.get(name).and_then(Value::as_str).unwrap_or_default();
+            let message = format!("{} {}", said("message"), said("data")).trim().to_owned();
+            return Err(RpcError::Refused { authority: self.authority.clone(), path: path.to_owned(), message });
+        }
+        match value.get_mut("result") {
+            Some(result) => Ok(result.take()),
+            None => Err(self.form(path, "neither a result nor an error".to_owned())),
+        }
+    }
+
+    /// Where the node stands.
+    pub(crate) fn status(&self) -> Result<EngineStatus, RpcError> {
+        let path = "/status";
+        let result = self.get(path)?;
+        let text = |at| self.text(path, &result, at);
+        Ok(EngineStatus {
+            chain_id: text("/node_info/network")?,
+            node_id: text("/node_info/id")?,
+            version: text("/node_info/version")?,
+            height: self.number(path, &result, "/sync_info/latest_block_height")?,
+            earliest_height: self.number(path, &result, "/sync_info/earliest_block_height")?,
+            catching_up: result.pointer("/sync_info/catching_up").and_then(Value::as_bool).unwrap_or(true),
+        })
+    }
+
+    /// The block of a height, as far as its commit tells.
+    pub(crate) fn commit(&self, height: u64) -> Result<Commit, RpcError> {
+        let path = format!("/commit?height={height}");
+        let result = self.get(&path)?;
+        let text = |at| self.text(&path, &result, at);
+        let commit = Commit {
+            chain_id: text("/signed_header/header/chain_id")?,
+            height: self.number(&path, &result, "/signed_header/header/height")?,
+            block_hash: text("/signed_header/commit/block_id/hash")?.to_uppercase(),
+            app_hash: text("/signed_header/header/app_hash")?.to_lowercase(),
+        };
+        let is_hash = commit.block_hash.len() == 64 && commit.block_hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if commit.height != height || !is_hash {
+            return Err(self.form(&path, format!("height {} and hash {:?}", commit.height, commit.block_hash)));
+        }
+        Ok(commit)
+    }
+
+    fn form(&self, path: &str, problem: String) -> RpcError {
+        RpcError::Form { authority: self.authority.clone(), path: path.to_owned(), problem }
+    }
+
+    fn text(&self, path: &str, value: &Value, at: &str) -> Result<String, RpcError> {
+        let found = value.pointer(at).and_then(Value::as_str);
+        found.map(str::to_owned).ok_or_else(|| self.form(path, format!("no text at {at}")))
+    }
+
+    /// CometBFT writes 64-bit numbers as texts.
+    fn number(&self, path: &str, value: &Value, at: &str) -> Result<u64, RpcError> {
+        let text = self.text(path, value, at)?;
+        text.parse().map_err(|_| self.form(path, format!("{text:?} at {at} is no height")))
+    }
+
+    /// Sends a request and reads the answer's body. As HTTP/1.0, whose answers end with the connection.
+    fn exchange(&self, path: &str) -> io::Result<Vec<u8>> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in self.authority.to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, self.timeout) {
+                Ok(stream) => return self.exchange_over(stream, path),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn exchange_over(&self, mut stream: TcpStream, path: &str) -> io::Result<Vec<u8>> {
+        stream.set_read_timeout(Some(self.timeout))?;
+        stream.set_write_timeout(Some(self.timeout))?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.authority).as_bytes())?;
+        let mut answer = Vec::new();
+        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
+        let end = end.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an answer of HTTP"))?;
+        Ok(answer.split_off(end + 4))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// A node that answers one request with these bytes.
+    fn node(answer: &'static str) -> (Rpc, std::thread::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let served = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).expect("a request");
+            stream
+                .write_all(b"HTTP/1.0 200 OK\r\n\r\n")
+                .and_then(|()| stream.write_all(answer.as_bytes()))
+                .expect("sent");
+        });
+        (Rpc::new(&address).expect("an address"), served)
+    }
+
+    #[test]
+    fn addresses_are_read_strictly() {
+        for good in ["http://127.0.0.1:26657", "tcp://127.0.0.1:26657", "node-1.example:80", "[::1]:26657"] {
+            assert!(Rpc::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "127.0.0.1", "http://:1", "https://a:1", "ftp://a:1", "a:70000", "a b:1", "http://a:1/path"] {
+            assert!(matches!(Rpc::new(bad), Err(RpcError::Address { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_a_stranger_answers_is_never_taken_for_a_commit() {
+        let commit = |answer| {
+            let (rpc, served) = node(answer);
+            let result = rpc.commit(5);
+            served.join().expect("served");
+            result
+        };
+        for answer in [
+            "",
+            "{}",
+            "[]",
+            r#"{"result":{}}"#,
+            r#"{"result":{"signed_header":{"header":{"chain_id":"c","height":"5","app_hash":""},"commit":{"block_id":{"hash":"00"}}}}}"#,
+            r#"{"result":1,"result":2}"#,
+        ] {
+            assert!(matches!(commit(answer), Err(RpcError::Form { .. })), "{answer}");
+        }
+        let refused = commit(r#"{"error":{"code":-32603,"message":"Internal error","data":"height must be less"}}"#);
+        assert!(refused.expect_err("an error").to_string().ends_with("Internal error height must be less"));
+    }
+
+    #[test]
+    fn a_commit_of_another_height_is_refused() {
+        let (rpc, served) = node(
+            r#"{"result":{"signed_header":{"header":{"chain_id":"c","height":"6","app_hash":"AB"},"commit":{"block_id":{"hash":"0000000000000000000000000000000000000000000000000000000000000000"}}}}}"#,
+        );
+        assert!(matches!(rpc.commit(5), Err(RpcError::Form { .. })));
+        served.join().expect("served");
+    }
+}

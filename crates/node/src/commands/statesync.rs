@@ -1,0 +1,193 @@
+//! `keelstone statesync configure`: makes a CometBFT node join its chain from a snapshot.
+//!
+//! Everything it writes is CometBFT's own configuration. What is trusted, a height and its block's hash, is asked of all
+//! the nodes that are named, and they must agree.
+
+use crate::cli::Context;
+use crate::cometbft::config_file::{Edit, edited};
+use crate::cometbft::rpc::Rpc;
+use crate::cometbft::trust::{Trust, TrustError, agree};
+use crate::exit::{Exit, Failure, causes};
+use crate::out::grouped;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+/// Bytes a second to and from one peer. CometBFT's own default, 5,120,000, makes a snapshot of 1 GB a matter of minutes
+/// whatever the network can do.
+const RATE: u64 = 51_200_000;
+/// No honest `config.toml` is longer.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Let a CometBFT node join its chain from a snapshot
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Write [statesync] and the rates of CometBFT's config.toml, from what several nodes agree on
+    Configure {
+        /// The home directory of CometBFT; its config/config.toml is edited
+        #[arg(long, value_name = "DIR")]
+        cometbft_home: PathBuf,
+        /// The RPC of a node to ask, as http://HOST:PORT; at least two
+        #[arg(long, required = true, value_name = "URL")]
+        rpc: Vec<String>,
+        /// Begin trust at this height instead of 2,000 blocks below the tip
+        #[arg(long, value_name = "H")]
+        trust_height: Option<u64>,
+        /// How long validators can be held to what they signed: shorter than the time in which they may leave
+        #[arg(long, default_value = "168h0m0s", value_name = "TIME")]
+        trust_period: String,
+        /// Bytes a second to and from one peer
+        #[arg(long, default_value_t = RATE, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
+        rate: u64,
+        /// Leave the rates as they are
+        #[arg(long)]
+        keep_rates: bool,
+    },
+}
+
+pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
+    let Action::Configure { cometbft_home, rpc, trust_height, trust_period, rate, keep_rates } = options.action;
+    if !is_duration(&trust_period) {
+        return Err(Failure::usage(format!("--trust-period {trust_period}: expected a time such as 168h or 90m0s")));
+    }
+    let config = cometbft_home.join("config").join("config.toml");
+    let text = read(&config)?;
+    let nodes: Vec<Rpc> = rpc
+        .iter()
+        .map(|address| Rpc::new(address).map_err(|error| Failure::usage(format!("--rpc: {error}"))))
+        .collect::<Result<_, _>>()?;
+    let trust = agree(&nodes, trust_height)?;
+    check_genesis(&cometbft_home, &trust)?;
+
+    let mut edits = enable(&nodes, &trust, &trust_period);
+    if !keep_rates {
+        let rate = i64::try_from(rate).unwrap_or(i64::MAX);
+        edits.extend([Edit::new("p2p", "send_rate", rate), Edit::new("p2p", "recv_rate", rate)]);
+    }
+    let fresh = edited(&text, &edits).map_err(|error| Failure::usage(format!("{}: {error}", config.display())))?;
+    let changed = fresh != text;
+    if changed {
+        replace(&config, &fresh)?;
+    }
+    let out = context.out;
+    out.row("chain", &trust.chain_id);
+    out.row("trust height", grouped(trust.height));
+    out.row("trust hash", &trust.block_hash);
+    out.row("config", format_args!("{} {}", config.display(), if changed { "written" } else { "was so already" }));
+    out.emit(&json!({
+        "chain_id": trust.chain_id, "trust_height": trust.height, "trust_hash": trust.block_hash,
+        "config": config, "changed": changed,
+        "settings": edits.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    }));
+    Ok(Exit::Ok)
+}
+
+/// What lets a node join from a snapshot.
+pub(crate) fn enable(nodes: &[Rpc], trust: &Trust, period: &str) -> Vec<Edit> {
+    let servers: Vec<String> = nodes.iter().map(|node| format!("http://{}", node.authority())).collect();
+    vec![
+        Edit::new("statesync", "enable", true),
+        Edit::new("statesync", "rpc_servers", servers.join(",")),
+        Edit::new("statesync", "trust_height", i64::try_from(trust.height).unwrap_or(i64::MAX)),
+        Edit::new("statesync", "trust_hash", trust.block_hash.as_str()),
+        Edit::new("statesync", "trust_period", period),
+    ]
+}
+
+/// A time as Go writes it: numbers with units.
+fn is_duration(text: &str) -> bool {
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let unit = ["h", "ms", "m", "s"].into_iter().find(|unit| rest[digits..].starts_with(unit));
+        let (1..=9, Some(unit)) = (digits, unit) else { return false };
+        rest = &rest[digits + unit.len()..];
+    }
+    !text.is_empty()
+}
+
+/// A node with another chain's genesis would fail later and say less.
+fn check_genesis(cometbft_home: &Path, trust: &Trust) -> Result<(), Failure> {
+    let path = cometbft_home.join("config").join("genesis.json");
+    let Ok(text) = fs::read(&path) else { return Ok(()) };
+    let genesis: Value =
+        serde_json::from_slice(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    match genesis.get("chain_id").and_then(Value::as_str) {
+        Some(chain_id) if chain_id == trust.chain_id => Ok(()),
+        found => {
+            let (found, path) = (found.unwrap_or("none"), path.display());
+            Err(Failure::usage(format!("{path} is of chain {found}, the nodes are of chain {}", trust.chain_id)))
+        }
+    }
+}
+
+/// The text of a `config.toml`.
+pub(crate) fn read(config: &Path) -> Result<String, Failure> {
+    let shown = config.display();
+    let length = fs::metadata(config).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            Failure::usage(format!("there is no {shown}")).hint("cometbft init --home DIR makes one")
+        }
+        _ => Failure::io(format_args!("could not read {shown}"), &error),
+    })?;
+    if length.len() > FILE_BYTES_MAX {
+        return Err(Failure::usage(format!("{shown} has {} bytes, at most {FILE_BYTES_MAX} are read", length.len())));
+    }
+    fs::read_to_string(config).map_err(|error| Failure::io(format_args!("could not read {shown}"), &error))
+}
+
+/// Puts a new text in the place of a file at once: a crash leaves the old one or the new one.
+pub(crate) fn replace(path: &Path, text: &str) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::io(format_args!("could not write {}", path.display()), &error);
+    let fresh = path.with_extension("toml.new");
+    let permissions = fs::metadata(path).map_err(failed)?.permissions();
+    let mut file = fs::File::create(&fresh).map_err(failed)?;
+    let written = file
+        .set_permissions(permissions)
+        .and_then(|()| file.write_all(text.as_bytes()))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&fresh, path));
+    if written.is_err() {
+        // The first error says more than a failed removal would.
+        let _ = fs::remove_file(&fresh);
+    }
+    written.map_err(failed)
+}
+
+impl From<TrustError> for Failure {
+    fn from(error: TrustError) -> Self {
+        let message = causes(&error);
+        match error {
+            TrustError::TooFew { .. } | TrustError::SameNode { .. } | TrustError::NotThere { .. } => {
+                Self::usage(message).hint("give --rpc for two nodes that are run by different people")
+            }
+            TrustError::Disagree { .. } => {
+                Self::integrity(message).hint("nothing was changed; find out which of them is on the right chain")
+            }
+            TrustError::Rpc(_) => Self::error(message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_go_writes_them() {
+        for good in ["168h0m0s", "90m", "1h30m", "500ms"] {
+            assert!(is_duration(good), "{good}");
+        }
+        for bad in ["", "168", "h", "1d", "1h\"", "-1h", "1 h", "99999999999h", "1é"] {
+            assert!(!is_duration(bad), "{bad}");
+        }
+    }
+}
