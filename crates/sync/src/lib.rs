@@ -1,0 +1,11 @@
+//! Snapshots: one version of the state, cut into pieces that prove themselves, and what it takes to receive one.
+//!
+//! The root of a version is all a receiver trusts. A [`snapshot::Plan`] cuts a version into chunks whose contents follow
+//! from the root and a chain's parameters alone, so all nodes make the same ones. The first chunks are the upper part of
+//! the tree itself; they prove themselves page by page, and every other chunk is checked against them before a byte of
+//! it is used. Nothing a sender says about a snapshot is believed.
+//!
+//! Formats and rules: `spec/snapshot.md`, SNAP-1 to SNAP-9. Vectors: `spec/vectors/snapshot.json`.
+#![forbid(unsafe_code)]
+
+pub mod snapshot;

@@ -1,0 +1,23 @@
+//! How a version becomes chunks, and chunks a version again.
+//!
+//! | to | see |
+//! | --- | --- |
+//! | cut a version and read its chunks | [`Plan`] |
+//! | say what a snapshot is | [`Metadata`], [`snapshot_hash`] |
+//! | make a chunk ready for transfer | [`pack`], [`unpack`] |
+//!
+//! Rules: `spec/snapshot.md`.
+
+mod body;
+mod cut;
+mod metadata;
+mod page;
+mod plan;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use cut::{CHUNKS_MAX, NODES_MAX, TooLarge};
+pub use metadata::{FORMAT, METADATA_BYTES_MAX, Metadata, SnapshotParams, snapshot_hash};
+pub use plan::{Plan, PlanError};
+pub use wire::{PackError, UnpackError, WIRE_BYTES_MAX, pack, unpack};
