@@ -14,8 +14,8 @@
 //! Until it is committed a [`Draft`] is nobody's: dropping it leaves no trace.
 
 use crate::arena::Pages;
-use crate::page::{Node, Page, PageId, SLOTS_MAX, Shape, Slot, Spare, Spot};
-use crate::preimage::{self, Preimage};
+use crate::fresh::{NewPage, NewPages, State};
+use crate::page::{Node, Page, PageId, SLOTS_MAX, Shape, Slot, Spot};
 use crate::state::{Space, StateTree};
 use crate::tree::{entry, root_expected};
 use crate::{Diff, Entry, Hasher, PageAt, Place, ReadError, Totals, Tree, arena, bits};
@@ -27,14 +27,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// A page with too many slots gives away subtrees of at least this many, until the rest fits (spec: TREE-17).
-const CARVE: usize = 16;
+pub(crate) const CARVE: usize = 16;
 /// A changed page with at most this many slots moves into the page above, if they fit there (spec: TREE-17).
 const SMALL: usize = 8;
-/// Nodes hashed at a time: enough to fill lanes, few enough to stay in the nearest cache.
-const HASH_BATCH: usize = 64;
-/// New pages are hashed in groups of this many: enough to fill lanes at every height, few enough that they are still
-/// in the second cache from being made.
-const HASH_PAGES: usize = 128;
+/// Empty lists kept to be used again: about as many as are open at a time.
+const SCRATCH_MAX: usize = 128;
 
 /// The version a diff leads to, not yet one: its root is known, and nothing is shared or kept before
 /// [`Draft::commit`].
@@ -203,15 +200,13 @@ impl<H: Hasher> Tree<H> {
             changes,
             descent: &descent,
             arena: self.pages(),
-            new: Vec::new(),
-            due: Vec::new(),
-            hashed: 0,
+            new: NewPages::new(self.pages().spare()),
             retired: Vec::new(),
-            spare: self.pages().spare(),
             scratch: Vec::new(),
         };
         let tops = builder.run(parts);
-        let Builder { new, retired, spare, .. } = builder;
+        let Builder { new, retired, .. } = builder;
+        let (new, spare) = new.into_parts();
         self.pages().give_back_spare(spare);
 
         let mut spaces = Vec::with_capacity(self.spaces().len() + parts.len());
@@ -400,24 +395,6 @@ impl Descent {
     }
 }
 
-/// A page that did not exist before. Its hashes may still be due.
-struct NewPage {
-    id: PageId,
-    page: Page,
-    /// Entries of this diff: their place is the index of their change.
-    fresh: u32,
-    /// Who wants to know its hash.
-    up: Up,
-    /// The height of its root over the changes below it; none if nothing below changed.
-    height: Option<u16>,
-}
-
-#[derive(Clone, Copy)]
-enum Up {
-    Nobody,
-    Page(usize, u8),
-}
-
 /// What becomes of a namespace's top page.
 enum Top {
     Same,
@@ -454,18 +431,6 @@ struct Piece<'a> {
     state: State,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Nothing changed.
-    Clean,
-    /// Itself unchanged, but a neighbour went, so nodes above it are not what they were.
-    Touched,
-    /// An entry this diff wrote; its hash is due.
-    Fresh,
-    /// A new page whose hash is due.
-    New(usize),
-}
-
 #[derive(Clone, Copy)]
 struct Gap {
     crit: u16,
@@ -478,13 +443,8 @@ struct Builder<'a, H> {
     changes: &'a [Change<'a>],
     descent: &'a Descent,
     arena: &'a Pages<H>,
-    new: Vec<NewPage>,
-    /// What is to be hashed, by height over what has its hash: new page and packed spot.
-    due: Vec<Vec<(u32, u8)>>,
-    /// New pages below this index have all their hashes.
-    hashed: usize,
+    new: NewPages,
     retired: Vec<PageId>,
-    spare: Spare,
     /// Empty lists to be used again.
     scratch: Vec<Pieces<'a>>,
 }
@@ -525,7 +485,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
             None => self.found(range.clone()),
         };
         let tops = tops.into_iter().zip(parts).map(found).collect();
-        self.hash();
+        self.new.hash::<H>();
         tops
     }
 
@@ -576,7 +536,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
             return Outcome::Pieces(pieces);
         }
         let (new, piece) = self.wrap(pieces);
-        let page = &self.new[new].page;
+        let page = self.new.page(new);
         if page.shape.root_crit() == visit.page.shape.root_crit() {
             return Outcome::Page(new);
         }
@@ -586,7 +546,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
     /// The page with the same slots, some of them changed.
     fn patch(&mut self, visit: &Visit, below: &[Outcome<'a>]) -> usize {
         let old = &visit.page;
-        let mut page = old.copy(&mut self.spare);
+        let mut page = old.copy(&mut self.new.spare);
         let mut states = [State::Clean; SLOTS_MAX];
         for edit in &self.descent.edits[visit.edits.clone()] {
             let slot = usize::from(edit.slot);
@@ -607,9 +567,9 @@ impl<'a, H: Hasher> Builder<'a, H> {
         }
         for (outcome, visit) in below.iter().zip(&self.descent.visits[visit.below.clone()]) {
             let (Above::Slot(slot), Outcome::Page(new)) = (visit.above, outcome) else { continue };
-            (page.slots_mut()[slot], states[slot]) = self.child(*new);
+            (page.slots_mut()[slot], states[slot]) = self.new.child(*new);
         }
-        self.settle(page, &states[..old.shape.len()], |_| false)
+        self.new.settle::<H>(self.arena.reserve(), page, &states[..old.shape.len()], |_| false)
     }
 
     /// All slots of the page after its changes, in order; there may be too many.
@@ -676,7 +636,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
             match met.map(|(outcome, _)| mem::replace(outcome, Outcome::Same)) {
                 None | Some(Outcome::Same) => out.piece(gap, piece),
                 Some(Outcome::Page(new)) => {
-                    (piece.slot, piece.state) = self.child(new);
+                    (piece.slot, piece.state) = self.new.child(new);
                     out.piece(gap, piece);
                 }
                 Some(Outcome::Pieces(pieces)) => match pieces.slots.len() {
@@ -745,100 +705,13 @@ impl<'a, H: Hasher> Builder<'a, H> {
         states.iter_mut().zip(&pieces).for_each(|(state, piece)| *state = piece.state);
         let nodes = gaps.iter().map(|gap| gap.node.unwrap_or_default());
         let slots = pieces.iter().map(|piece| piece.slot);
-        let page = Page::new(shape, slots, nodes, &mut self.spare);
-        let new = self.settle(page, &states[..pieces.len()], |node| gaps[node].node.is_none());
-        let (slot, state) = self.child(new);
+        let page = Page::new(shape, slots, nodes, &mut self.new.spare);
+        let lost = |node: usize| gaps[node].node.is_none();
+        let new = self.new.settle::<H>(self.arena.reserve(), page, &states[..pieces.len()], lost);
+        let (slot, state) = self.new.child(new);
         let piece = Piece { key: pieces[0].key, slot, state };
         self.reuse(Pieces { slots: pieces, gaps });
         (new, piece)
-    }
-
-    /// Takes in a page, sums up its totals and notes what of it is to be hashed. `lost` says which nodes are not what
-    /// they were even if nothing below them changed.
-    fn settle(&mut self, mut page: Page, states: &[State], lost: impl Fn(usize) -> bool) -> usize {
-        let index = self.new.len();
-        let number = u32::try_from(index).expect("a diff makes fewer than 2^32 pages");
-        // For slots, then for nodes: the height if something at or below it changed.
-        let mut heights = [None::<u16>; 2 * SLOTS_MAX];
-        let mut fresh = 0;
-        for (slot, state) in states.iter().enumerate() {
-            heights[slot] = match *state {
-                State::Clean => None,
-                State::Touched => Some(0),
-                State::Fresh => {
-                    fresh |= 1 << slot;
-                    self.note(0, number, Spot::Slot(slot));
-                    Some(0)
-                }
-                State::New(below) => {
-                    self.new[below].up = Up::Page(index, Spot::Slot(slot).pack());
-                    if below < self.hashed {
-                        // Its slot was made before its hash was; nobody will hand it up any more.
-                        let hash = self.new[below].page.top().hash;
-                        page.slots_mut()[slot].set_hash(hash);
-                    }
-                    self.new[below].height
-                }
-            };
-        }
-        let shape = page.shape.clone();
-        for node in shape.order().iter().map(|node| usize::from(*node)) {
-            let [left, right] = shape.children(node);
-            let below = [left, right].map(|spot| heights[usize::from(spot.pack())]);
-            let height = match below[0].max(below[1]) {
-                None if !lost(node) => continue,
-                highest => highest.unwrap_or(0) + 1,
-            };
-            heights[usize::from(Spot::Node(node).pack())] = Some(height);
-            page.nodes_mut()[node].totals = page.totals_at(left) + page.totals_at(right);
-            self.note(height, number, Spot::Node(node));
-        }
-        let height = heights[usize::from(shape.root().pack())];
-        self.new.push(NewPage { id: self.arena.reserve(), page, fresh, up: Up::Nobody, height });
-        if self.new.len() - self.hashed >= HASH_PAGES {
-            self.hash();
-        }
-        index
-    }
-
-    /// The third pass, over what was noted since it last ran: hashes what is due, lowest first, and hands hashes up
-    /// from page to page. A page above that is not built yet takes them when it is.
-    fn hash(&mut self) {
-        let mut preimages: Vec<Preimage> = Vec::with_capacity(HASH_BATCH);
-        let mut hashes = [Hash::ZERO; HASH_BATCH];
-        let new = &mut self.new;
-        for batch in self.due.iter().flat_map(|height| height.chunks(HASH_BATCH)) {
-            preimages.clear();
-            preimages.extend(batch.iter().map(|(index, spot)| {
-                let page = &new[*index as usize].page;
-                match Spot::unpack(*spot) {
-                    Spot::Node(node) => page.preimage(node),
-                    Spot::Slot(slot) => {
-                        let key = page.shape.key(slot);
-                        let Entry { value_len, value_hash, .. } =
-                            entry(&page.slots()[slot]).expect("only entries are due");
-                        preimage::leaf(preimage::short_len(key), value_len, &H::hash(key), &value_hash)
-                    }
-                }
-            }));
-            H::hash_nodes(&preimages, &mut hashes[..batch.len()]);
-            for ((index, spot), hash) in batch.iter().zip(hashes) {
-                let NewPage { page, up, .. } = &mut new[*index as usize];
-                match Spot::unpack(*spot) {
-                    Spot::Node(node) => page.nodes_mut()[node].hash = hash,
-                    Spot::Slot(slot) => page.slots_mut()[slot].set_hash(hash),
-                }
-                if let (true, Up::Page(above, slot)) = (page.shape.root() == Spot::unpack(*spot), *up) {
-                    new[above].page.slots_mut()[usize::from(slot)].set_hash(hash);
-                }
-            }
-        }
-        self.due.iter_mut().for_each(Vec::clear);
-        for page in &mut self.new[self.hashed..] {
-            // What builds on it from now on need not wait for it.
-            page.height = page.height.map(|_| 0);
-        }
-        self.hashed = self.new.len();
     }
 
     fn pieces(&mut self) -> Pieces<'a> {
@@ -848,25 +721,9 @@ impl<'a, H: Hasher> Builder<'a, H> {
     fn reuse(&mut self, mut pieces: Pieces<'a>) {
         pieces.slots.clear();
         pieces.gaps.clear();
-        if self.scratch.len() < HASH_PAGES {
+        if self.scratch.len() < SCRATCH_MAX {
             self.scratch.push(pieces);
         }
-    }
-
-    fn note(&mut self, height: u16, new: u32, spot: Spot) {
-        let height = usize::from(height);
-        if self.due.len() <= height {
-            self.due.resize_with(height + 1, Vec::new);
-        }
-        self.due[height].push((new, spot.pack()));
-    }
-
-    /// The slot for a new page.
-    fn child(&self, new: usize) -> (Slot, State) {
-        let NewPage { id, page, height, .. } = &self.new[new];
-        let Node { hash, totals } = page.top();
-        let crit = page.shape.root_crit().unwrap_or(0);
-        (Slot::Child { hash, totals, id: *id, crit }, if height.is_some() { State::New(new) } else { State::Clean })
     }
 
     /// The entry a change writes.

@@ -12,6 +12,7 @@ mod arena;
 mod backing;
 pub mod bits;
 mod diff;
+mod fresh;
 mod grown;
 mod hasher;
 #[doc(hidden)]

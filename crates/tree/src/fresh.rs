@@ -1,0 +1,196 @@
+//! New pages, whose hashes are computed for many of them together.
+//!
+//! Pages come in with their slots, those below before those above. Every node that has to be hashed is noted under its
+//! height; now and then all that is due is hashed, lowest first, height by height over many pages, so that lanes are
+//! full and the pages still in a near cache. A page hands the hash of its root up to the page above it.
+
+use crate::page::{Node, Page, PageId, SLOTS_MAX, Slot, Spare, Spot};
+use crate::preimage::{self, Preimage};
+use crate::tree::entry;
+use crate::{Entry, Hasher};
+use keelstone_codec::Hash;
+
+/// Nodes hashed at a time: enough to fill lanes, few enough to stay in the nearest cache.
+const HASH_BATCH: usize = 64;
+/// New pages are hashed in groups of this many: enough to fill lanes at every height, few enough that they are still
+/// in the second cache from being made.
+pub(crate) const HASH_PAGES: usize = 128;
+
+/// A page that did not exist before. Its hashes may still be due.
+pub(crate) struct NewPage {
+    pub(crate) id: PageId,
+    pub(crate) page: Page,
+    /// Entries of this diff: their place is the index of their change.
+    pub(crate) fresh: u32,
+    /// Who wants to know its hash.
+    up: Up,
+    /// The height of its root over the changes below it; none if nothing below changed.
+    height: Option<u16>,
+}
+
+#[derive(Clone, Copy)]
+enum Up {
+    Nobody,
+    Page(usize, u8),
+}
+
+/// What a slot of a new page is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Nothing changed.
+    Clean,
+    /// Itself unchanged, but a neighbour went, so nodes above it are not what they were.
+    Touched,
+    /// An entry this diff wrote; its hash is due.
+    Fresh,
+    /// A new page whose hash is due.
+    New(usize),
+}
+
+/// New pages in the order they were made, and what of them is to be hashed.
+pub(crate) struct NewPages {
+    all: Vec<NewPage>,
+    /// What is to be hashed, by height over what has its hash: new page and packed spot.
+    due: Vec<Vec<(u32, u8)>>,
+    /// New pages below this index have all their hashes.
+    hashed: usize,
+    /// Bodies to make pages with.
+    pub(crate) spare: Spare,
+}
+
+impl NewPages {
+    pub(crate) fn new(spare: Spare) -> Self {
+        Self { all: Vec::new(), due: Vec::new(), hashed: 0, spare }
+    }
+
+    /// The pages, and bodies that are left.
+    pub(crate) fn into_parts(self) -> (Vec<NewPage>, Spare) {
+        assert_eq!(self.hashed, self.all.len(), "all is hashed before it is used");
+        (self.all, self.spare)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Gives all pages away, in the order they were made. Nothing may be built on them any more.
+    pub(crate) fn drain(&mut self) -> Vec<Page> {
+        assert_eq!(self.hashed, self.all.len(), "all is hashed before it is used");
+        self.hashed = 0;
+        self.all.drain(..).map(|new| new.page).collect()
+    }
+
+    pub(crate) fn page(&self, new: usize) -> &Page {
+        &self.all[new].page
+    }
+
+    /// Takes in a page, sums up its totals and notes what of it is to be hashed. `lost` says which nodes are not what
+    /// they were even if nothing below them changed. Hashes all that is due if enough has come together.
+    pub(crate) fn settle<H: Hasher>(
+        &mut self,
+        id: PageId,
+        mut page: Page,
+        states: &[State],
+        lost: impl Fn(usize) -> bool,
+    ) -> usize {
+        let index = self.all.len();
+        let number = u32::try_from(index).expect("a diff makes fewer than 2^32 pages");
+        // For slots, then for nodes: the height if something at or below it changed.
+        let mut heights = [None::<u16>; 2 * SLOTS_MAX];
+        let mut fresh = 0;
+        for (slot, state) in states.iter().enumerate() {
+            heights[slot] = match *state {
+                State::Clean => None,
+                State::Touched => Some(0),
+                State::Fresh => {
+                    fresh |= 1 << slot;
+                    self.note(0, number, Spot::Slot(slot));
+                    Some(0)
+                }
+                State::New(below) => {
+                    self.all[below].up = Up::Page(index, Spot::Slot(slot).pack());
+                    if below < self.hashed {
+                        // Its slot was made before its hash was; nobody will hand it up any more.
+                        let hash = self.all[below].page.top().hash;
+                        page.slots_mut()[slot].set_hash(hash);
+                    }
+                    self.all[below].height
+                }
+            };
+        }
+        let shape = page.shape.clone();
+        for node in shape.order().iter().map(|node| usize::from(*node)) {
+            let [left, right] = shape.children(node);
+            let below = [left, right].map(|spot| heights[usize::from(spot.pack())]);
+            let height = match below[0].max(below[1]) {
+                None if !lost(node) => continue,
+                highest => highest.unwrap_or(0) + 1,
+            };
+            heights[usize::from(Spot::Node(node).pack())] = Some(height);
+            page.nodes_mut()[node].totals = page.totals_at(left) + page.totals_at(right);
+            self.note(height, number, Spot::Node(node));
+        }
+        let height = heights[usize::from(shape.root().pack())];
+        self.all.push(NewPage { id, page, fresh, up: Up::Nobody, height });
+        if self.all.len() - self.hashed >= HASH_PAGES {
+            self.hash::<H>();
+        }
+        index
+    }
+
+    /// Hashes what is due, lowest first, and hands hashes up from page to page. A page above that is not made yet takes
+    /// them when it is.
+    pub(crate) fn hash<H: Hasher>(&mut self) {
+        let mut preimages: Vec<Preimage> = Vec::with_capacity(HASH_BATCH);
+        let mut hashes = [Hash::ZERO; HASH_BATCH];
+        let all = &mut self.all;
+        for batch in self.due.iter().flat_map(|height| height.chunks(HASH_BATCH)) {
+            preimages.clear();
+            preimages.extend(batch.iter().map(|(index, spot)| {
+                let page = &all[*index as usize].page;
+                match Spot::unpack(*spot) {
+                    Spot::Node(node) => page.preimage(node),
+                    Spot::Slot(slot) => {
+                        let key = page.shape.key(slot);
+                        let Entry { value_len, value_hash, .. } =
+                            entry(&page.slots()[slot]).expect("only entries are due");
+                        preimage::leaf(preimage::short_len(key), value_len, &H::hash(key), &value_hash)
+                    }
+                }
+            }));
+            H::hash_nodes(&preimages, &mut hashes[..batch.len()]);
+            for ((index, spot), hash) in batch.iter().zip(hashes) {
+                let NewPage { page, up, .. } = &mut all[*index as usize];
+                match Spot::unpack(*spot) {
+                    Spot::Node(node) => page.nodes_mut()[node].hash = hash,
+                    Spot::Slot(slot) => page.slots_mut()[slot].set_hash(hash),
+                }
+                if let (true, Up::Page(above, slot)) = (page.shape.root() == Spot::unpack(*spot), *up) {
+                    all[above].page.slots_mut()[usize::from(slot)].set_hash(hash);
+                }
+            }
+        }
+        self.due.iter_mut().for_each(Vec::clear);
+        for page in &mut self.all[self.hashed..] {
+            // What builds on it from now on need not wait for it.
+            page.height = page.height.map(|_| 0);
+        }
+        self.hashed = self.all.len();
+    }
+
+    /// The slot for a new page.
+    pub(crate) fn child(&self, new: usize) -> (Slot, State) {
+        let NewPage { id, page, height, .. } = &self.all[new];
+        let Node { hash, totals } = page.top();
+        let crit = page.shape.root_crit().unwrap_or(0);
+        (Slot::Child { hash, totals, id: *id, crit }, if height.is_some() { State::New(new) } else { State::Clean })
+    }
+
+    fn note(&mut self, height: u16, new: u32, spot: Spot) {
+        let height = usize::from(height);
+        if self.due.len() <= height {
+            self.due.resize_with(height + 1, Vec::new);
+        }
+        self.due[height].push((new, spot.pack()));
+    }
+}
