@@ -48,13 +48,7 @@ impl<H: Hasher> Tree<H> {
     /// # Errors
     /// [`ReadError::Damaged`] if `top` is not what stands under `root`.
     pub fn open(pages: &Arc<Pages<H>>, top: &Top, root: Root) -> Result<Self, ReadError> {
-        let mut spaces = Vec::with_capacity(top.spaces.len());
-        for space in &top.spaces {
-            let TopSpace { name, totals, root, .. } = space.clone();
-            let mut space = Space { name, totals, hash: root, page: PageId(0), leaf: Hash::ZERO };
-            space.seal::<H>();
-            spaces.push(space);
-        }
+        let mut spaces = top.sealed::<H>();
         let state = StateTree::new::<H>(&spaces);
         if state.root() != root {
             return Err(ReadError::damaged(format!("the top has root {}, {root} was expected", state.root())));
@@ -424,14 +418,37 @@ pub struct Top {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct TopSpace {
-    name: Namespace,
-    totals: Totals,
-    root: Hash,
-    at: PageAt,
+pub(crate) struct TopSpace {
+    pub(crate) name: Namespace,
+    pub(crate) totals: Totals,
+    /// The namespace root.
+    pub(crate) root: Hash,
+    pub(crate) at: PageAt,
 }
 
 impl Top {
+    pub(crate) fn new(spaces: Vec<TopSpace>) -> Self {
+        assert!(spaces.is_sorted_by(|a, b| a.name < b.name), "namespaces strictly ascend");
+        Self { spaces }
+    }
+
+    /// The root of the state.
+    #[must_use]
+    pub fn root<H: Hasher>(&self) -> Root {
+        StateTree::new::<H>(&self.sealed::<H>()).root()
+    }
+
+    /// The namespaces, their pages still without numbers.
+    fn sealed<H: Hasher>(&self) -> Vec<Space> {
+        let space = |space: &TopSpace| {
+            let TopSpace { name, totals, root, .. } = space.clone();
+            let mut space = Space { name, totals, hash: root, page: PageId(0), leaf: Hash::ZERO };
+            space.seal::<H>();
+            space
+        };
+        self.spaces.iter().map(space).collect()
+    }
+
     /// Where the top page of each namespace is.
     pub fn pages(&self) -> impl Iterator<Item = (&Namespace, PageAt)> {
         self.spaces.iter().map(|space| (&space.name, space.at))

@@ -3,8 +3,8 @@
 
 use crate::reference::{self, State};
 use crate::{
-    Backing, Blake3, Diff, Grown, Hasher, KeyRange, Level, PageAt, Pages, Place, Query, Read, ReadError, Rewrite,
-    Sha256, Top, Totals, Tree, preimage, prove_bytes,
+    Backing, Blake3, Build, Diff, Grown, Hasher, KeyRange, Leaf, Level, PageAt, Pages, Place, Query, Read, ReadError,
+    Rewrite, Sha256, Top, Totals, Tree, preimage, prove_bytes,
 };
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Key, Namespace, Value};
 use proptest::prelude::*;
@@ -308,6 +308,72 @@ proptest! {
     fn versions_are_what_the_reference_says_under_sha256(acts in acts()) {
         run::<Sha256>(acts);
     }
+}
+
+/// Builds a whole state in one pass.
+fn build<H: Hasher>(disk: &Disk, pages: &Arc<Pages<H>>, state: &State) -> Tree<H> {
+    let mut build = Build::<H>::new();
+    let mut write = |bytes: &[u8]| Ok::<_, ()>(disk.put_page(bytes));
+    for (space, entries) in state {
+        let mut leaves = Vec::new();
+        Leaf::of::<H>(entries.iter().map(|(k, v)| (k.as_slice(), v.as_slice())), &mut leaves);
+        for ((k, v), leaf) in entries.iter().zip(&leaves) {
+            build.push(&name(space), k, leaf, disk.put_value(&value(v)), &mut write).unwrap();
+        }
+    }
+    let totals = build.totals();
+    let top = build.finish(&mut write).unwrap();
+    let tree = Tree::open(pages, &top, top.root::<H>()).unwrap();
+    assert_eq!(tree.totals(), totals);
+    tree
+}
+
+fn builds_like_commits<H: Hasher>(first: Vec<(u8, Vec<u8>, Option<u8>)>, then: Vec<Vec<(u8, Vec<u8>, Option<u8>)>>) {
+    let mut state = State::new();
+    apply(&mut state, &diff(&first));
+    state.retain(|_, entries| !entries.is_empty());
+    let (disk, pages) = fresh::<H>();
+    let mut built = build(&disk, &pages, &state);
+    assert_holds(&built, &state);
+    for writes in then {
+        let diff = diff(&writes);
+        apply(&mut state, &diff);
+        built = commit(&disk, &built, &diff);
+        assert_eq!(built.root(), reference_root::<H>(&state));
+    }
+    assert_holds(&built, &state);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64 * scale()))]
+
+    /// spec: TREE-3, TREE-17. A state built in one pass is the state that commits make, and goes on like it.
+    #[test]
+    fn a_state_built_in_one_pass_is_the_one_commits_make(
+        first in writes(300),
+        then in prop::collection::vec(writes(20), 0..6),
+    ) {
+        builds_like_commits::<Blake3>(first.clone(), then.clone());
+        builds_like_commits::<Sha256>(first, then);
+    }
+}
+
+/// spec: TREE-17. So many pages that they are written in several groups; all but the topmost have 16 to 30 slots, and
+/// the root is that of commits.
+#[test]
+fn many_entries_are_built_in_groups_of_pages() {
+    let key = |i: u32| blake3::hash(&i.to_le_bytes()).as_bytes()[..4 + (i % 8) as usize].to_vec();
+    let many = (0..30_000).map(|i| (key(i), i.to_le_bytes().to_vec())).collect();
+    let chain = (1..=255).map(|len| (vec![7; len], vec![1])).collect();
+    let state = State::from([("a".into(), [(vec![1], vec![2])].into()), ("b".into(), many), ("c".into(), chain)]);
+    let (disk, pages) = fresh::<Blake3>();
+    let built = build(&disk, &pages, &state);
+    let few = disk.pages.lock().unwrap().iter().filter(|page| !(16..=30).contains(&page[0])).count();
+    assert!(few <= 3, "{few} pages of another size");
+    let (other, others) = fresh::<Blake3>();
+    assert_eq!(built.root(), grow(&other, &others, &state, 10_000).root());
+    assert_eq!(built.root(), reference_root::<Blake3>(&state));
+    assert_holds(&built, &state);
 }
 
 /// Puts a whole state into a fresh tree, in diffs of `batch` writes.
