@@ -191,7 +191,9 @@ impl From<StoreError> for Failure {
             StoreError::InUse { .. } => {
                 Self::new(Exit::InUse, message).hint("stop the node that runs there, or give another --home")
             }
-            StoreError::NotRetained { .. } | StoreError::CannotRollBack { .. } => Self::not_found(message),
+            StoreError::NotRetained { .. } | StoreError::CannotRollBack { .. } | StoreError::NoDiff { .. } => {
+                Self::not_found(message)
+            }
             StoreError::Missing { .. } | StoreError::Empty => Self::new(Exit::NoChain, message),
             error if error.is_damage() => Self::integrity(message).hint("keelstone db check names all damage"),
             _ => Self::error(message),

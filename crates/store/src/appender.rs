@@ -5,11 +5,15 @@ use crate::files::SECTOR_BYTES;
 use crate::sector::PAYLOAD_BYTES;
 use crate::segment::{Kind, Segment, SegmentId, Spot, sectors_of};
 use crate::segments::Segments;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
 /// Payload gathered before it is written. A slice is synced by itself, so that no sync has much to do and commits do
 /// not wait long behind one.
 const SLICE_BYTES: usize = PAYLOAD_BYTES * 4096;
+
+/// Slices on their way to be synced while more is written: what is written ahead of the syncs is bounded by this.
+const SLICES_AHEAD: usize = 4;
 
 /// Appends things of one kind, each in one piece, in one segment.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ pub(crate) struct Appender {
     /// The sector the buffer begins in.
     next: u32,
     buffer: Vec<u8>,
+    /// Where slices are synced; none: at once.
+    ahead: Option<mpsc::SyncSender<Arc<Segment>>>,
 }
 
 impl Appender {
@@ -35,7 +41,12 @@ impl Appender {
     ) -> Result<Self, StoreError> {
         let segment = start.map(|spot| segments.open(spot.segment)).transpose()?;
         let next = start.map_or(0, Spot::sector);
-        Ok(Self { segments, kind, segment_bytes, generation, segment, next, buffer: Vec::new() })
+        Ok(Self { segments, kind, segment_bytes, generation, segment, next, buffer: Vec::new(), ahead: None })
+    }
+
+    /// Lets slices be synced by another thread, or by nobody else. Whoever started it waits for it in the end.
+    pub(crate) fn syncing_with(self, syncs: Option<&SyncAhead>) -> Self {
+        Self { ahead: syncs.and_then(|syncs| syncs.jobs.clone()), ..self }
     }
 
     /// Where the next thing will lie if it still fits in the segment.
@@ -59,7 +70,7 @@ impl Appender {
         thing.iter().for_each(|part| self.buffer.extend_from_slice(part));
         if self.buffer.len() >= SLICE_BYTES {
             self.write(self.buffer.len() / PAYLOAD_BYTES * PAYLOAD_BYTES)?;
-            segment.sync()?;
+            self.sync_slice(segment)?;
         }
         Ok(spot)
     }
@@ -73,8 +84,19 @@ impl Appender {
         }
     }
 
+    fn sync_slice(&self, segment: Arc<Segment>) -> Result<(), StoreError> {
+        match &self.ahead {
+            // Whoever waits for the thread in the end hears why it stopped.
+            Some(jobs) => jobs.send(segment).map_err(|_| stopped()),
+            None => segment.sync(),
+        }
+    }
+
     fn open_next(&mut self, len: usize) -> Result<Arc<Segment>, StoreError> {
-        self.sync()?;
+        self.write(self.buffer.len())?;
+        if let Some(segment) = self.segment.take() {
+            self.sync_slice(segment)?;
+        }
         let id = self.segments.last(self.kind).map_or(SegmentId::first(self.kind), SegmentId::next);
         let needed = (u64::from(sectors_of(len)) + 1) * SECTOR_BYTES as u64;
         let segment = self.segments.create(id, self.generation, self.segment_bytes.max(needed))?;
@@ -97,4 +119,30 @@ impl Appender {
         self.buffer.drain(..len);
         Ok(())
     }
+}
+
+/// A thread that syncs slices while more is written. No sync then has much to do, and nobody waits for one.
+#[derive(Debug)]
+pub(crate) struct SyncAhead {
+    jobs: Option<mpsc::SyncSender<Arc<Segment>>>,
+    thread: Option<JoinHandle<Result<(), StoreError>>>,
+}
+
+impl SyncAhead {
+    pub(crate) fn start() -> Self {
+        let (jobs, inbox) = mpsc::sync_channel::<Arc<Segment>>(SLICES_AHEAD);
+        let thread = std::thread::spawn(move || inbox.into_iter().try_for_each(|segment| segment.sync()));
+        Self { jobs: Some(jobs), thread: Some(thread) }
+    }
+
+    /// Waits until everything is synced. Appenders must have let go of it.
+    pub(crate) fn finish(mut self) -> Result<(), StoreError> {
+        self.jobs = None;
+        let thread = self.thread.take().expect("it is taken once");
+        thread.join().unwrap_or_else(|_| Err(stopped()))
+    }
+}
+
+fn stopped() -> StoreError {
+    StoreError::io("sync", "a slice")(std::io::Error::other("the syncing thread stopped"))
 }

@@ -1,6 +1,6 @@
 //! What can go wrong in the store, sorted by who has to act.
 
-use keelstone_codec::{Height, Root};
+use keelstone_codec::{Height, Key, Namespace, Root};
 use keelstone_tree::ReadError;
 use std::io;
 use std::sync::Arc;
@@ -112,6 +112,30 @@ pub enum StoreError {
         found: u64,
         /// The limit.
         limit: u64,
+    },
+    /// An entry that a store cannot be built from (spec: STORE-11). The caller's to mend.
+    #[error("entry {namespace}/{} cannot be built in: {what}", key.escape_ascii())]
+    BadEntry {
+        /// Where.
+        namespace: Namespace,
+        /// Its key.
+        key: Key,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The entries a store was built from are not the state that was expected: whoever gave them was wrong.
+    #[error("the entries have root {found}, {expected} was expected")]
+    WrongRoot {
+        /// The root of the state that was to be built.
+        expected: Root,
+        /// The root of the entries.
+        found: Root,
+    },
+    /// The store was built at this height from its state: what the height changed is not known here.
+    #[error("what height {height} changed is not known: the store was built at this height")]
+    NoDiff {
+        /// The height.
+        height: Height,
     },
     /// A rollback that would go further back than history is kept.
     #[error("cannot roll back to {to}: the store has {low} to {high}")]

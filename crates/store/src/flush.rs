@@ -52,6 +52,13 @@ impl Table {
     pub(crate) fn hash(bytes: &[u8]) -> Hash {
         TaggedHasher::new(TABLE).update(bytes).finish()
     }
+
+    /// Appends it, and says what a superblock says of it.
+    pub(crate) fn append(&self, pages: &mut Appender) -> Result<(Spot, u32, Hash), StoreError> {
+        let bytes = self.to_bytes();
+        let len = u32::try_from(bytes.len()).expect("a table is below the size of a segment");
+        Ok((pages.append(&[&bytes])?, len, Self::hash(&bytes)))
+    }
 }
 
 impl<H: Hasher> Shared<H> {
@@ -77,15 +84,13 @@ impl<H: Hasher> Shared<H> {
         })?;
         let top = version.tree.top().expect("every page has just been written");
         let table = Table { top, segments: self.usage_without(&retired) };
-        let bytes = table.to_bytes();
-        let spot = upkeep.pages.append(&[&bytes])?;
+        let place = table.append(&mut upkeep.pages)?;
         upkeep.pages.sync()?;
 
-        let len = u32::try_from(bytes.len()).expect("a table is below the size of a segment");
         let flushed = Flushed {
             height: version.height,
             root: version.root,
-            table: Some((spot, len, Table::hash(&bytes))),
+            table: Some(place),
             record: version.record,
             log_hash,
             log,

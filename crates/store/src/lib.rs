@@ -6,10 +6,11 @@
 //!
 //! [`Store`] is the whole of it; [`files`] the disk below; [`kv`] a plain key-value database for what needs no root.
 //!
-//! Formats and rules: `spec/store.md`, STORE-1 to STORE-10. Vectors: `spec/vectors/store.json`.
+//! Formats and rules: `spec/store.md`, STORE-1 to STORE-11. Vectors: `spec/vectors/store.json`.
 #![forbid(unsafe_code)]
 
 mod appender;
+mod build;
 mod cache;
 mod check;
 mod commit;
@@ -33,6 +34,7 @@ mod superblock;
 mod version;
 mod view;
 
+pub use build::Building;
 pub use check::{CheckLevel, CheckReport};
 pub use commit::Prepared;
 pub use compact::Compacted;

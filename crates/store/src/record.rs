@@ -39,6 +39,8 @@ pub(crate) enum Step {
     Rollback,
     /// The log goes on in the next segment.
     Continue,
+    /// The history begins here with a state that was built as a whole.
+    Base,
 }
 
 /// The part of a record that stands before its body.
@@ -65,6 +67,7 @@ impl Encode for Head {
             Step::Commit => 1,
             Step::Rollback => 2,
             Step::Continue => 3,
+            Step::Base => 4,
         });
         self.epoch.encode(out);
         self.height.encode(out);
@@ -84,6 +87,7 @@ impl Decode for Head {
             1 => Step::Commit,
             2 => Step::Rollback,
             3 => Step::Continue,
+            4 => Step::Base,
             found => return Err(DecodeError::UnknownTag { what: "record", found: u64::from(found) }),
         };
         let (epoch, height) = Decode::decode(input)?;
@@ -203,7 +207,7 @@ pub(crate) struct Record {
     pub(crate) hash: Hash,
     /// The writes of a commit.
     pub(crate) writes: Vec<Logged>,
-    /// The root that a rollback leads to.
+    /// The root that a record without a diff leads to.
     pub(crate) root: Option<Root>,
 }
 
@@ -224,7 +228,7 @@ impl Record {
         let mut record = Self { head, hash: found, writes: Vec::new(), root: None };
         match head.step {
             Step::Commit => record.writes = decode_writes(start, bytes, covered.len(), &mut input)?,
-            Step::Rollback | Step::Continue => record.root = Some(Root::decode(&mut input)?),
+            Step::Rollback | Step::Continue | Step::Base => record.root = Some(Root::decode(&mut input)?),
         }
         input.finish()?;
         Ok(record)

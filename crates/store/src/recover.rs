@@ -1,7 +1,7 @@
 //! Making a store, and opening one: the superblock, then what the log has beyond it.
 
 use crate::appender::Appender;
-use crate::files::{Files, LockError};
+use crate::files::{Files, Guard, LockError};
 use crate::flush::{Table, Upkeep, table_place};
 use crate::history::{self, Index};
 use crate::log::{self, Log};
@@ -12,7 +12,7 @@ use crate::store::{Shared, Writer};
 use crate::superblock::{self, Flushed, Superblock, SuperblockFile};
 use crate::version::{Version, Versions};
 use crate::{Options, StoreError};
-use keelstone_codec::Height;
+use keelstone_codec::{Hash, Height};
 use keelstone_tree::{Hasher, Place};
 use keelstone_tree::{Pages, Tree};
 use std::sync::Arc;
@@ -20,43 +20,48 @@ use std::sync::Arc;
 impl<H: Hasher> Shared<H> {
     /// Makes a store where there is none. It exists from one rename on (spec: STORE-10).
     pub(crate) fn create(files: Arc<dyn Files>, options: Options) -> Result<Self, StoreError> {
-        let lock = files.lock().map_err(lock_error)?;
-        let names = list(&*files)?;
-        if names.iter().any(|name| name == superblock::FILE) {
-            return Err(StoreError::Exists);
-        }
-        let store = match options.id {
-            Some(id) => id,
-            None => random_id()?,
-        };
-        // What a creation that did not finish left behind belongs to nobody.
-        for name in names.iter().filter(|name| name.ends_with(".new") || is_segment(name)) {
-            files.remove(name).map_err(StoreError::io("remove", name))?;
-        }
-        let segments = Arc::new(Segments::new(Arc::clone(&files), store, options.value_cache_bytes));
+        let (lock, segments) = clear_ground(&files, &options)?;
         let log = Log::create(Arc::clone(&segments), options.segment_bytes)?;
-        let arena = Pages::<H>::new(segments.clone());
-        let tree = Tree::empty(&arena);
+        let (generation, size) = (log.generation(), options.page_segment_bytes);
+        let pages = Appender::new(Arc::clone(&segments), Kind::Pages, None, generation, size)?;
+        let version = Version::new(None, 0, Tree::empty(&Pages::new(segments.clone())), None);
+        Self::found(options, lock, segments, log, pages, None, version)
+    }
+
+    /// Makes the store exist, with everything it refers to durable: `table` says where the first version lies, unless
+    /// it is that without a height.
+    pub(crate) fn found(
+        options: Options,
+        lock: Box<dyn Guard>,
+        segments: Arc<Segments>,
+        log: Log,
+        pages: Appender,
+        table: Option<(Spot, u32, Hash)>,
+        version: Arc<Version<H>>,
+    ) -> Result<Self, StoreError> {
         let flushed = Flushed {
-            height: None,
-            root: tree.root(),
-            table: None,
-            record: None,
+            height: version.height,
+            root: version.root,
+            table,
+            record: version.record,
             log_hash: log.hash(),
             log: log.end(),
-            pages: None,
+            pages: pages.end(),
         };
-        let (sequence, generation) = (1, log.generation());
-        let first = Superblock { store, hasher: H::KIND, sequence, generation, epoch: 0, low: None, flushed };
-        SuperblockFile::build(&*files, &first)?;
-        SuperblockFile::switch(&*files)?;
+        let (store, generation, low) = (*segments.store(), log.generation(), version.height);
+        let first = Superblock { store, hasher: H::KIND, sequence: 1, generation, epoch: 0, low, flushed };
+        SuperblockFile::build(segments.files(), &first)?;
+        SuperblockFile::switch(segments.files())?;
 
-        let (file, superblock, _) = SuperblockFile::open(&*files)?;
-        let version = Version::new(None, 0, tree, None);
-        let pages = Appender::new(Arc::clone(&segments), Kind::Pages, None, generation, options.page_segment_bytes)?;
+        let (file, superblock, _) = SuperblockFile::open(segments.files())?;
         let upkeep = Upkeep { file, superblock, pages, retired: Vec::new() };
-        let versions = Versions::new(options.recent_versions, options.views_max);
-        let found = Found { version, low: None, index: Index::default(), versions, repaired: None, torn: false };
+        let mut index = Index::default();
+        let mut versions = Versions::new(options.recent_versions, options.views_max);
+        if let (Some(height), Some(record)) = (version.height, version.record) {
+            index.push(height, record);
+            versions.add(&version);
+        }
+        let found = Found { version, low, index, versions, repaired: None, torn: false };
         Ok(Self::assemble(options, lock, segments, Writer::new(log, 0), upkeep, found))
     }
 
@@ -116,6 +121,36 @@ pub(crate) struct Found<H: Hasher> {
     pub(crate) repaired: Option<StoreError>,
     /// Whether a record that was never acknowledged has been cut.
     pub(crate) torn: bool,
+}
+
+/// Takes a directory in which no store is, and sweeps it.
+pub(crate) fn clear_ground(
+    files: &Arc<dyn Files>,
+    options: &Options,
+) -> Result<(Box<dyn Guard>, Arc<Segments>), StoreError> {
+    let lock = files.lock().map_err(lock_error)?;
+    if !sweep(&**files)? {
+        return Err(StoreError::Exists);
+    }
+    let store = match options.id {
+        Some(id) => id,
+        None => random_id()?,
+    };
+    let segments = Segments::new(Arc::clone(files), store, options.value_cache_bytes);
+    Ok((lock, Arc::new(segments)))
+}
+
+/// Removes what a store that did not come to be left behind: it belongs to nobody. False, and nothing is touched, if
+/// there is a store.
+pub(crate) fn sweep(files: &dyn Files) -> Result<bool, StoreError> {
+    let names = list(files)?;
+    if names.iter().any(|name| name == superblock::FILE) {
+        return Ok(false);
+    }
+    for name in names.iter().filter(|name| name.ends_with(".new") || is_segment(name)) {
+        files.remove(name).map_err(StoreError::io("remove", name))?;
+    }
+    Ok(true)
 }
 
 fn lock_error(error: LockError) -> StoreError {
@@ -242,6 +277,7 @@ impl<H: Hasher> Replay<'_, H> {
                 let expected = record.root.expect("a rollback has a root");
                 self.rollback(head.height, head.epoch, expected)?
             }
+            Step::Base => return wrong("the history begins anew in the middle of it".into()),
             Step::Continue => unreachable!("the log follows these by itself"),
         };
         self.versions.add(&self.version);
@@ -282,5 +318,31 @@ impl<H: Hasher> Replay<'_, H> {
             return Err(StoreError::damaged("the log", 0, what));
         }
         Ok(version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::MemoryFiles;
+    use crate::record::{Head, encode_small};
+    use keelstone_tree::Blake3;
+
+    /// spec: STORE-11. A history begins once: a base behind the superblock is damage, whatever it says.
+    #[test]
+    fn a_base_in_the_middle_of_a_history_is_damage() {
+        let options = Options { segment_bytes: 8 << 10, background: false, ..Options::default() };
+        let files = MemoryFiles::new();
+        let shared = Shared::<Blake3>::create(Arc::new(files.clone()), options.clone()).unwrap();
+        let (root, writer) = (shared.current().root, shared.writer());
+        let (step, previous) = (Step::Base, writer.log.hash());
+        let head = Head { len: 0, step, epoch: 0, height: Height(3), root_before: root, previous, parent: None };
+        writer.log.append(encode_small(head, root)).run().unwrap();
+        drop(writer);
+        drop(shared);
+        match Shared::<Blake3>::open(Arc::new(files), options) {
+            Err(StoreError::Damaged { what, .. }) => assert!(what.contains("begins anew"), "{what}"),
+            other => panic!("{:?}", other.map(|shared| shared.low())),
+        }
     }
 }

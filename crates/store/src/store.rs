@@ -1,5 +1,6 @@
 //! The store: what one does with it. How it is done stands in the modules beside.
 
+use crate::build::Building;
 use crate::check::{CheckLevel, CheckReport};
 use crate::commit::{Prepared, Syncer};
 use crate::compact::Compacted;
@@ -7,6 +8,7 @@ use crate::files::{Files, Guard};
 use crate::flush::Upkeep;
 use crate::history::{self, Index};
 use crate::log::{self, Log};
+use crate::record::Step;
 use crate::recover::Found;
 use crate::segment::Kind;
 use crate::segments::Segments;
@@ -164,6 +166,15 @@ impl<H: Hasher> Store<H> {
         Ok(Self::start(Shared::create(files, options)?))
     }
 
+    /// Begins a store whose first version is a whole state at `height`, where there is none: its entries are pushed in
+    /// order, and [`Building::finish`] makes it a store. Of history before `height` it knows nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`], [`StoreError::InUse`], [`StoreError::Io`].
+    pub fn build(files: Arc<dyn Files>, options: Options, height: Height) -> Result<Building<H>, StoreError> {
+        Building::begin(files, options, height)
+    }
+
     /// Opens a store: the last superblock, and every commit the log has beyond it.
     ///
     /// # Errors
@@ -183,7 +194,7 @@ impl<H: Hasher> Store<H> {
         Ok(names.iter().any(|name| name == crate::superblock::FILE))
     }
 
-    fn start(shared: Shared<H>) -> Self {
+    pub(crate) fn start(shared: Shared<H>) -> Self {
         let shared = Arc::new(shared);
         let flusher = shared.options.background.then(|| {
             let shared = Arc::clone(&shared);
@@ -258,7 +269,7 @@ impl<H: Hasher> Store<H> {
     /// What a retained height changed, with what it replaced.
     ///
     /// # Errors
-    /// As [`Self::view_at`].
+    /// As [`Self::view_at`]; [`StoreError::NoDiff`] for the height the store was built at.
     pub fn diff_at(&self, height: Height) -> Result<CommittedDiff, StoreError> {
         self.shared.diff_at(height)
     }
@@ -550,6 +561,9 @@ impl<H: Hasher> Shared<H> {
         }
         let spot = self.history().index.find(&self.segments, &current, height)?;
         let record = log::record_at(&self.segments, spot)?;
+        if record.head.step == Step::Base {
+            return Err(StoreError::NoDiff { height });
+        }
         let mut changes = Vec::with_capacity(record.writes.len());
         for logged in record.writes {
             let old = logged.old.map(|place| self.segments.value_at(place)).transpose()?;

@@ -2,7 +2,7 @@
 
 use crate::version::Version;
 use keelstone_codec::{Height, Namespace, Root, Value};
-use keelstone_tree::{Hasher, KeyRange, Proof, Query, Read, ReadError, Scan, Totals};
+use keelstone_tree::{Branch, Hasher, KeyRange, Opened, PagedNode, Proof, Query, Read, ReadError, Scan, Totals, Walk};
 use std::sync::Arc;
 
 /// One version of the state. Clones share it; it can be read from any thread while commits go on.
@@ -76,5 +76,25 @@ impl<H: Hasher> Read for View<H> {
             Ok(()) => self.version.tree.scan(namespace, range),
             Err(error) => Box::new(std::iter::once(Err(error))),
         }
+    }
+}
+
+/// The nodes of this version, for whoever cuts it into parts or compares it with another.
+impl<H: Hasher> Walk for View<H> {
+    type Node = PagedNode;
+
+    fn top(&self) -> Result<Option<Branch<PagedNode>>, ReadError> {
+        self.check()?;
+        Walk::top(&self.version.tree)
+    }
+
+    fn open<'n>(&'n self, node: &'n PagedNode) -> Result<Opened<'n, PagedNode>, ReadError> {
+        self.check()?;
+        self.version.tree.open(node)
+    }
+
+    fn value(&self, node: &PagedNode) -> Result<Value, ReadError> {
+        self.check()?;
+        Walk::value(&self.version.tree, node)
     }
 }

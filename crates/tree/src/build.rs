@@ -134,7 +134,7 @@ impl<H: Hasher> Build<H> {
         let Leaf { value_len, value_hash, hash } = *leaf;
         let slot = Slot::Entry { hash, value_hash, place, value_len };
         self.pieces.push(Piece { key_end: self.keys.len(), slot, state: State::Clean });
-        self.totals = self.totals + Totals::entry(key.len(), value_len);
+        self.totals += Totals::entry(key.len(), value_len);
         if self.new.len() < HASH_PAGES { Ok(()) } else { self.write_out(write) }
     }
 

@@ -1,8 +1,8 @@
 //! What the tests share: seeded randomness, a model of the state, and small stores.
 
 use keelstone_codec::{Height, Key, Namespace, Root, Value};
-use keelstone_store::{Options, Store, View};
-use keelstone_tree::{Blake3, Diff, KeyRange, Read, reference};
+use keelstone_store::{Building, Options, Store, StoreError, View};
+use keelstone_tree::{Blake3, Diff, Hasher, KeyRange, Read, reference};
 use std::collections::BTreeMap;
 
 /// The store under test.
@@ -86,8 +86,18 @@ pub(crate) fn apply(model: &mut Model, diff: &Diff) {
     model.retain(|_, entries| !entries.is_empty());
 }
 
+/// Pushes a whole state into a store that is being built.
+pub(crate) fn push_all<H: Hasher>(building: &mut Building<H>, model: &Model) -> Result<(), StoreError> {
+    for (name, entries) in model {
+        for (key, value) in entries {
+            building.push(&namespace(name), &Key::new(key.as_slice()).unwrap(), value)?;
+        }
+    }
+    Ok(())
+}
+
 /// Everything a view holds, read by scanning.
-pub(crate) fn contents(view: &View<Blake3>) -> Model {
+pub(crate) fn contents<H: Hasher>(view: &View<H>) -> Model {
     let mut model = Model::new();
     for (name, totals) in view.namespaces() {
         let scanned: Result<BTreeMap<_, _>, _> = view
