@@ -21,7 +21,7 @@ pub(super) fn put_namespace(out: &mut Vec<u8>, name: &Namespace, count: u64) {
 /// Appends an entry.
 pub(super) fn put_entry(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     debug_assert!((1..=KEY_LEN_MAX).contains(&key.len()) && (1..=VALUE_LEN_MAX).contains(&value.len()));
-    out.push(key.len() as u8);
+    key.len().try_into().map(|len: u8| out.push(len)).expect("a key has at most 255 bytes");
     out.extend_from_slice(key);
     put_varint(out, value.len() as u64);
     out.extend_from_slice(value);
@@ -51,7 +51,7 @@ pub(super) fn entry<'a>(input: &mut Reader<'a>) -> Result<(&'a [u8], &'a [u8]), 
         found if found > VALUE_LEN_MAX as u64 => {
             return Err(DecodeError::TooLarge { what: "value", found, limit: VALUE_LEN_MAX as u64 });
         }
-        len => len as usize,
+        len => usize::try_from(len).expect("at most 8 MiB"),
     };
     Ok((key, input.take(value_len)?))
 }

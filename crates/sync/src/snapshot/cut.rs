@@ -8,8 +8,9 @@
 //!
 //! Rules: `spec/snapshot.md`, SNAP-1, SNAP-2, SNAP-5.
 
-use keelstone_codec::{Hash, Namespace, Tag, TaggedHasher, VALUE_LEN_MAX};
+use keelstone_codec::{Hash, KEY_LEN_MAX, Namespace, Tag, TaggedHasher, VALUE_LEN_MAX};
 use keelstone_tree::{Level, Totals};
+use std::fmt;
 use std::ops::Range;
 
 /// Most nodes of a skeleton, and so about the most units of a snapshot (spec: SNAP-5). Both sides hold some 130 bytes for
@@ -17,7 +18,7 @@ use std::ops::Range;
 pub const NODES_MAX: usize = 1 << 20;
 
 /// Most chunks of a snapshot: CometBFT takes no more (spec: SNAP-2).
-pub const CHUNKS_MAX: usize = 100_000;
+pub const CHUNKS_MAX: u32 = 100_000;
 
 /// A group is a subtree of at most so many times W (spec: SNAP-2).
 const GROUP_UNITS: u64 = 64;
@@ -99,12 +100,12 @@ pub(super) fn weight(level: Level, totals: Totals) -> u64 {
 
 /// Most bytes of a chunk: W, or the one entry that is larger (spec: SNAP-1).
 pub(super) fn chunk_bytes_max(unit_weight_max: u32) -> u32 {
-    const ENTRY_BYTES_MAX: u32 = VALUE_LEN_MAX as u32 + 255 + 16;
-    unit_weight_max.max(ENTRY_BYTES_MAX)
+    let entry = u32::try_from(VALUE_LEN_MAX + KEY_LEN_MAX + 16).expect("a little above 8 MiB");
+    unit_weight_max.max(entry)
 }
 
 /// The opened nodes of a version, as far as they are known.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Cut {
     unit_weight_max: u32,
     /// Of the whole state.
@@ -112,6 +113,12 @@ pub(super) struct Cut {
     nodes: Vec<Node>,
     /// The children before it are opened or units.
     next: Edge,
+}
+
+impl fmt::Debug for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cut({} nodes above {:?})", self.nodes.len(), self.totals)
+    }
 }
 
 impl Cut {
@@ -210,8 +217,8 @@ impl Cut {
         // Down the left side first: units come in the order of their keys.
         let mut stack: Vec<(Edge, Option<u32>)> = Vec::new();
         let push = |stack: &mut Vec<_>, node: u32, group| {
-            let children = self.nodes[node as usize].shape.children().len();
-            stack.extend((0..children).rev().map(|side| (Edge { node, side: side as u8 }, group)));
+            let sides: &[u8] = if self.nodes[node as usize].shape.children().len() == 2 { &[1, 0] } else { &[0] };
+            stack.extend(sides.iter().map(|side| (Edge { node, side: *side }, group)));
         };
         let group_weight_max = GROUP_UNITS * u64::from(self.unit_weight_max);
         if let Some(top) = self.nodes.first() {
@@ -221,29 +228,32 @@ impl Cut {
         while let Some((edge, group)) = stack.pop() {
             let (level, child) = self.child(edge);
             let weight = weight(level, child.totals);
-            let group = group.or_else(|| {
-                groups += 1;
-                (weight <= group_weight_max).then_some(groups)
-            });
             if let Some(node) = below[edge.node as usize][usize::from(edge.side)] {
+                let group = group.or_else(|| {
+                    groups += 1;
+                    (weight <= group_weight_max).then_some(groups)
+                });
                 push(&mut stack, node, group);
                 continue;
             }
-            // spec: SNAP-2. A single entry beyond a group's weight is in no group, and shares a chunk with nothing.
+            // spec: SNAP-2. Units that hang beside groups are in none, and those without one between them share chunks:
+            // else a spine with something heavy at its end would make a chunk of each tooth.
             match &mut open {
-                Some((last, sum)) if *last == group && *sum + weight <= u64::from(self.unit_weight_max) => {
+                Some((last, sum))
+                    if *last == group && sum.saturating_add(weight) <= u64::from(self.unit_weight_max) =>
+                {
                     *sum += weight
                 }
                 _ => {
-                    packed.chunks.push(packed.units.len() as u32);
+                    packed.chunks.push(u32::try_from(packed.units.len()).expect("units are limited as nodes are"));
                     open = Some((group, weight));
                 }
             }
             packed.units.push(edge);
         }
-        let chunks = self.pages() + packed.chunks.len();
-        if chunks > CHUNKS_MAX {
-            return Err(TooLarge { what: "chunks", found: chunks, limit: CHUNKS_MAX });
+        let (chunks, limit) = (self.pages() + packed.chunks.len(), CHUNKS_MAX as usize);
+        if chunks > limit {
+            return Err(TooLarge { what: "chunks", found: chunks, limit });
         }
         Ok(packed)
     }

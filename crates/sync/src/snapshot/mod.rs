@@ -5,6 +5,8 @@
 //! | cut a version and read its chunks | [`Plan`] |
 //! | say what a snapshot is | [`Metadata`], [`snapshot_hash`] |
 //! | make a chunk ready for transfer | [`pack`], [`unpack`] |
+//! | prove chunks, from wherever they come | [`Skeleton`] |
+//! | receive a snapshot as an engine hands it over | [`Restore`] |
 //!
 //! Rules: `spec/snapshot.md`.
 
@@ -13,6 +15,8 @@ mod cut;
 mod metadata;
 mod page;
 mod plan;
+mod restore;
+mod skeleton;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -20,4 +24,8 @@ mod wire;
 pub use cut::{CHUNKS_MAX, NODES_MAX, TooLarge};
 pub use metadata::{FORMAT, METADATA_BYTES_MAX, Metadata, SnapshotParams, snapshot_hash};
 pub use plan::{Plan, PlanError};
+pub use restore::{
+    ChunkVerdict, EntriesError, Offer, OfferVerdict, Restore, RestoreError, RestoreLimits, RestoreProgress,
+};
+pub use skeleton::{CheckedChunk, ChunkError, Fault, PageError, Skeleton};
 pub use wire::{PackError, UnpackError, WIRE_BYTES_MAX, pack, unpack};

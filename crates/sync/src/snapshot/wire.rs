@@ -7,15 +7,15 @@
 //!
 //! Compressed bytes are never named by anything (spec: SNAP-4). They come from strangers: a frame must say how long its
 //! contents are, agree with the length before it, and be alone; nothing is reserved beyond what the caller allows.
-//! Rules: `spec/snapshot.md`, SNAP-8.
+//! Rules: `spec/snapshot.md`, SNAP-3.
 
 use zstd_safe::{CCtx, CParameter, DCtx};
 
 /// Most bytes of a chunk in its wire form. CometBFT takes messages of 16,000,000 bytes; this leaves 64 for their frame
-/// (spec: SNAP-8).
+/// (spec: SNAP-3).
 pub const WIRE_BYTES_MAX: usize = 15_999_936;
 
-/// Most bytes a decompressor may have to look back (spec: SNAP-8).
+/// Most bytes a decompressor may have to look back (spec: SNAP-3).
 const WINDOW_BYTES_MAX: u64 = 8 << 20;
 const WINDOW_LOG_MAX: u32 = WINDOW_BYTES_MAX.trailing_zeros();
 
@@ -80,7 +80,7 @@ pub enum UnpackError {
 pub fn pack(raw: &[u8], level: i32) -> Result<Vec<u8>, PackError> {
     let compressed = if level == 0 { None } else { compress(raw, level)? };
     let out = compressed.unwrap_or_else(|| [&[RAW], raw].concat());
-    // spec: SNAP-8
+    // spec: SNAP-3
     if out.len() > WIRE_BYTES_MAX {
         return Err(PackError::TooLarge { found: out.len(), limit: WIRE_BYTES_MAX });
     }
@@ -98,7 +98,7 @@ fn compress(raw: &[u8], level: i32) -> Result<Option<Vec<u8>>, PackError> {
     }
     let mut out = vec![0; zstd_safe::compress_bound(raw.len())];
     let written = context.compress2(out.as_mut_slice(), raw).map_err(failed)?;
-    if 5 + written >= 1 + raw.len() {
+    if 1 + 4 + written > raw.len() {
         return Ok(None);
     }
     out.truncate(written);
@@ -133,7 +133,7 @@ fn within(what: &'static str, found: u64, limit: u64) -> Result<(), UnpackError>
 
 fn decompress(frame: &[u8], len: u32) -> Result<Vec<u8>, UnpackError> {
     check_header(frame, len)?;
-    // spec: SNAP-8. Exactly one frame: neither a second nor bytes that decoders skip.
+    // spec: SNAP-3. Exactly one frame: neither a second nor bytes that decoders skip.
     match zstd_safe::find_frame_compressed_size(frame) {
         Ok(size) if size == frame.len() => {}
         Ok(_) => return Err(UnpackError::Frame { what: "is not alone" }),

@@ -1,0 +1,559 @@
+//! Proving a snapshot's chunks against a root, one by one.
+//!
+//! The first chunks are pages of the skeleton: the nodes above the units, breadth first. Each node is checked against what
+//! an already proven node says of it, the first against the root, so a page is proven when it is read and nothing of a
+//! bad one stays. Once all are there it is known what each further chunk must come to, and whether the numbers of the
+//! offer were true. Every byte is taken to come from an adversary; nothing recurses; nothing is reserved for a count that
+//! was not proven.
+//!
+//! Rules: `spec/snapshot.md`, SNAP-5 to SNAP-7.
+
+use super::cut::{self, Child, Cut, Edge, Packed, Shape, TooLarge};
+use super::{Metadata, body, page};
+use keelstone_codec::{DecodeError, Hash, KEY_LEN_MAX, NAMESPACE_LEN_MAX, Namespace, Reader, Root};
+use keelstone_tree::{Bulk, Hasher, Level, OutOfOrder, Subtree, Totals, bits, preimage};
+use std::fmt;
+use std::marker::PhantomData;
+
+/// What is proven of a snapshot so far, and what its chunks are checked against. It holds some 130 bytes for each unit.
+#[derive(Clone, Debug)]
+pub struct Skeleton<H> {
+    root: Root,
+    /// k and n as the offer has them.
+    pages: u32,
+    chunks: u32,
+    cut: Cut,
+    pages_done: u32,
+    /// Known once all pages are.
+    packed: Option<Packed>,
+    _hasher: PhantomData<H>,
+}
+
+/// Why a page was not taken. The variants differ in who is to blame.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PageError {
+    /// These bytes are not this page of any snapshot of this root. Whoever sent them is to blame.
+    #[error("page {page}: {fault}")]
+    Forged {
+        /// Which page.
+        page: u32,
+        /// What is wrong with it.
+        fault: Fault,
+    },
+    /// The pages are proven, but what the offer said of them is not true. The offer is to blame.
+    #[error("the snapshot has {found} {what}, its offer says {stated}")]
+    Counts {
+        /// Pages or chunks.
+        what: &'static str,
+        /// What the offer says.
+        stated: u32,
+        /// What is true; of pages, as many at least.
+        found: u32,
+    },
+    /// No snapshot may be so large.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+}
+
+/// Why bytes are not the chunk they should be. Whoever sent them is to blame, unless the variant says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("chunk {index}: {fault}")]
+pub struct ChunkError {
+    /// Which chunk.
+    pub index: u32,
+    /// What is wrong with it.
+    pub fault: Fault,
+}
+
+/// What is wrong with a page or a chunk.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// It does not decode.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// It does not come to the hash that is proven.
+    #[error("it comes to {found}, {expected} is proven")]
+    Hash {
+        /// What is proven.
+        expected: Hash,
+        /// What was found.
+        found: Hash,
+    },
+    /// Its entries are not as many, or not as large, as is proven.
+    #[error("it has {} entries of {} bytes, {} of {} are proven", .found.count, .found.bytes, .expected.count, .expected.bytes)]
+    Totals {
+        /// What is proven.
+        expected: Totals,
+        /// What was found.
+        found: Totals,
+    },
+    /// Totals that no tree has (TREE-5).
+    #[error("{} entries of {} bytes: {what}", .totals.count, .totals.bytes)]
+    ImpossibleTotals {
+        /// The rule.
+        what: &'static str,
+        /// The totals.
+        totals: Totals,
+    },
+    /// A critical bit where none can be (TREE-5).
+    #[error("critical bit {found} is not {what} {limit}")]
+    CriticalBit {
+        /// The rule.
+        what: &'static str,
+        /// The bit.
+        found: u16,
+        /// What it was compared with.
+        limit: u16,
+    },
+    /// Keys or names do not ascend.
+    #[error(transparent)]
+    OutOfOrder(#[from] OutOfOrder),
+    /// A key or name stands where the tree would not have put it (TREE-8).
+    #[error("{} stands outside the interval of its unit", .key.escape_ascii())]
+    Misplaced {
+        /// Which.
+        key: Vec<u8>,
+    },
+    /// It is not the page that was proven before.
+    #[error("it differs from the page that is proven")]
+    OtherPage,
+    /// There is no such chunk, or what it is checked against is not known yet. The caller broke the contract.
+    #[error("the snapshot has {chunks} chunks, and {pages} of its {pages_all} pages are known")]
+    OutOfReach {
+        /// Chunks in all.
+        chunks: u32,
+        /// Pages known.
+        pages: u32,
+        /// Pages in all.
+        pages_all: u32,
+    },
+}
+
+impl<H: Hasher> Skeleton<H> {
+    /// Nothing is proven yet but that the version has this root.
+    ///
+    /// # Panics
+    /// If the metadata is of a chain with another hasher.
+    #[must_use]
+    pub fn new(root: Root, metadata: &Metadata) -> Self {
+        assert_eq!(metadata.hasher, H::KIND, "the hasher of the chain");
+        Self {
+            root,
+            pages: metadata.pages,
+            chunks: metadata.chunks,
+            cut: Cut::new(metadata.unit_weight_max, Totals::default()),
+            pages_done: 0,
+            packed: None,
+            _hasher: PhantomData,
+        }
+    }
+
+    /// Whether all pages are proven, and with them the numbers of pages and chunks.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.packed.is_some()
+    }
+
+    /// How many pages are proven.
+    #[must_use]
+    pub fn pages_done(&self) -> u32 {
+        self.pages_done
+    }
+
+    /// How many chunks are pages, as the offer said.
+    #[must_use]
+    pub fn pages(&self) -> u32 {
+        self.pages
+    }
+
+    /// Chunks in all, as the offer said.
+    #[must_use]
+    pub fn chunks(&self) -> u32 {
+        self.chunks
+    }
+
+    /// Number and bytes of all entries; none before the first page.
+    #[must_use]
+    pub fn totals(&self) -> Option<Totals> {
+        (self.pages_done > 0).then_some(self.cut.totals)
+    }
+
+    /// Most bytes a chunk can have once unpacked.
+    #[must_use]
+    pub fn chunk_bytes_max(&self) -> u32 {
+        cut::chunk_bytes_max(self.cut.unit_weight_max())
+    }
+
+    /// Number and bytes of a chunk's entries, none of a page's.
+    ///
+    /// # Panics
+    /// If there is no such chunk, or not all pages are proven.
+    #[must_use]
+    pub fn chunk_totals(&self, index: u32) -> Totals {
+        let units = self.units(index).expect("a chunk of a whole skeleton");
+        units.iter().map(|unit| self.cut.child(*unit).1.totals).fold(Totals::default(), |sum, unit| sum + unit)
+    }
+
+    /// The name of a chunk by its contents, as [`super::Plan::name`].
+    ///
+    /// # Panics
+    /// If there is no such chunk, or not all pages are proven.
+    #[must_use]
+    pub fn name(&self, index: u32) -> Hash {
+        match self.units(index).expect("a chunk of a whole skeleton") {
+            [] => page::name(&page::encode(&self.cut, index as usize)),
+            units => cut::chunk_name(&self.cut, units),
+        }
+    }
+
+    /// Proves the next page. A page that is refused leaves everything as it was.
+    ///
+    /// # Errors
+    /// [`PageError`].
+    ///
+    /// # Panics
+    /// If the skeleton is whole.
+    pub fn add_page(&mut self, raw: &[u8]) -> Result<(), PageError> {
+        assert!(!self.is_complete(), "no page follows the last");
+        let (before, totals) = (self.cut.nodes().len(), self.cut.totals);
+        let packed = self.read_page(raw).and_then(|()| self.check_counts());
+        match packed {
+            Ok(packed) => {
+                self.pages_done += 1;
+                self.packed = packed;
+                Ok(())
+            }
+            Err(error) => {
+                self.cut.truncate(before);
+                self.cut.totals = totals;
+                Err(error)
+            }
+        }
+    }
+
+    /// What the offer said is recomputed, not believed (spec: SNAP-5). Returns the packing with the last page.
+    fn check_counts(&self) -> Result<Option<Packed>, PageError> {
+        let (done, whole) = (self.pages_done + 1, self.cut.next().is_none());
+        if whole != (done == self.pages) {
+            return Err(PageError::Counts { what: "pages", stated: self.pages, found: done + u32::from(!whole) });
+        }
+        if !whole {
+            return Ok(None);
+        }
+        let packed = self.cut.pack()?;
+        let found = self.pages + u32::try_from(packed.chunks()).expect("the number of chunks is limited");
+        if found != self.chunks {
+            return Err(PageError::Counts { what: "chunks", stated: self.chunks, found });
+        }
+        Ok(Some(packed))
+    }
+
+    fn read_page(&mut self, raw: &[u8]) -> Result<(), PageError> {
+        let page = self.pages_done;
+        let forged = |fault: Fault| PageError::Forged { page, fault };
+        let mut input = Reader::new(raw);
+        if page == 0 {
+            self.cut.totals = page::totals(&mut input).map_err(|error| forged(error.into()))?;
+            check_totals(self.cut.totals, true).map_err(forged)?;
+            if self.cut.totals.count == 0 {
+                check_hash(self.root.0, H::hash_node(&preimage::empty())).map_err(forged)?;
+            }
+        }
+        let mut lanes = Lanes::<H>::new();
+        for _ in 0..self.cut.page_nodes() {
+            let parent = self.cut.next();
+            let (level, expected) = match parent {
+                Some(edge) => self.cut.child(edge),
+                None if self.cut.nodes().is_empty() && self.cut.totals.count > 0 => {
+                    (Level::Namespaces, Child { hash: self.root.0, totals: self.cut.totals })
+                }
+                None => break,
+            };
+            let shape = page::node(&mut input, level, expected.totals).map_err(|error| forged(error.into()))?;
+            self.check_node(parent, level, &shape).map_err(forged)?;
+            lanes.push(level, &shape, expected.hash).map_err(forged)?;
+            // The root first: a page of another state is not worth a second hash.
+            if parent.is_none() {
+                lanes.finish().map_err(forged)?;
+            }
+            self.cut.push(parent, level, shape)?;
+        }
+        lanes.finish().map_err(forged)?;
+        input.finish().map_err(|error| forged(error.into()))
+    }
+
+    /// What TREE-5 and TREE-8 ask of a node below what is proven.
+    fn check_node(&self, parent: Option<Edge>, level: Level, shape: &Shape) -> Result<(), Fault> {
+        let above = parent.and_then(|edge| self.crit_above(edge));
+        match shape {
+            Shape::Inner { crit, children } => {
+                let key_len_max = match level {
+                    Level::Entries => KEY_LEN_MAX,
+                    Level::Namespaces => NAMESPACE_LEN_MAX,
+                };
+                let limit = 9 * u16::try_from(key_len_max).expect("a key has at most 255 bytes");
+                if *crit == 0 || *crit >= limit {
+                    return Err(Fault::CriticalBit { what: "above 0 and below", found: *crit, limit });
+                }
+                check_below(above, *crit)?;
+                children.iter().try_for_each(|child| check_totals(child.totals, false))
+            }
+            Shape::Namespace { name, .. } => match parent {
+                Some(edge) => self.check_turns(edge, name.as_bytes()),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// The critical bit of the node a child hangs on, if that is of the child's level.
+    fn crit_above(&self, edge: Edge) -> Option<u16> {
+        match self.cut.nodes()[edge.node as usize].shape {
+            Shape::Inner { crit, .. } => Some(crit),
+            Shape::Namespace { .. } => None,
+        }
+    }
+
+    /// A key's bits are the turns that lead to where it stands, as far as its own level goes. The keys beside it have
+    /// the same bits there: they part from it at greater ones.
+    fn check_turns(&self, mut edge: Edge, key: &[u8]) -> Result<(), Fault> {
+        // A key parts from longer ones where it ends, and from no one behind that.
+        if let Some(above) = self.crit_above(edge)
+            && usize::from(above) > 9 * key.len()
+        {
+            return Err(Fault::Misplaced { key: key.to_vec() });
+        }
+        loop {
+            let node = &self.cut.nodes()[edge.node as usize];
+            let Shape::Inner { crit, .. } = node.shape else { return Ok(()) };
+            if bits::bit(key, crit) != (edge.side == 1) {
+                return Err(Fault::Misplaced { key: key.to_vec() });
+            }
+            match node.parent {
+                Some(parent) => edge = parent,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The units of a chunk, none of a page; nothing if it cannot be told.
+    fn units(&self, index: u32) -> Option<&[Edge]> {
+        let packed = self.packed.as_ref().filter(|_| index < self.chunks)?;
+        Some(index.checked_sub(self.pages).map_or(&[], |index| packed.chunk(index as usize)))
+    }
+
+    /// Proves that bytes are a chunk of this snapshot. Costs one pass over its entries, and about 70 bytes of memory for
+    /// each entry of one unit.
+    ///
+    /// # Errors
+    /// [`ChunkError`].
+    pub fn check<'a>(&'a self, index: u32, raw: &'a [u8]) -> Result<CheckedChunk<'a>, ChunkError> {
+        let failed = |fault| ChunkError { index, fault };
+        let Some(units) = self.units(index) else {
+            let (chunks, pages, pages_all) = (self.chunks, self.pages_done, self.pages);
+            return Err(failed(Fault::OutOfReach { chunks, pages, pages_all }));
+        };
+        if index < self.pages && page::encode(&self.cut, index as usize) != raw {
+            return Err(failed(Fault::OtherPage));
+        }
+        let mut bulk = [Level::Namespaces, Level::Entries].map(Bulk::<H>::new);
+        let mut input = Reader::new(if units.is_empty() { &[] } else { raw });
+        for unit in units {
+            self.check_unit(*unit, &mut input, &mut bulk).map_err(failed)?;
+        }
+        input.finish().map_err(|error| failed(error.into()))?;
+        Ok(CheckedChunk { cut: &self.cut, units, raw })
+    }
+
+    /// The chunk that these bytes were proven to be before.
+    pub(super) fn proven<'a>(&'a self, index: u32, raw: &'a [u8]) -> CheckedChunk<'a> {
+        CheckedChunk { cut: &self.cut, units: self.units(index).expect("a chunk of a whole skeleton"), raw }
+    }
+
+    // spec: SNAP-7
+    fn check_unit(&self, unit: Edge, input: &mut Reader<'_>, bulk: &mut [Bulk<H>; 2]) -> Result<(), Fault> {
+        let (level, expected) = self.cut.child(unit);
+        let [names, entries] = bulk;
+        let mut first: Option<Vec<u8>> = None;
+        let found = match level {
+            Level::Entries => {
+                first = Some(check_entries(input, expected.totals.count, entries)?);
+                entries.finish()
+            }
+            Level::Namespaces => {
+                let mut rest = expected.totals.count;
+                while rest > 0 {
+                    let (name, count) = body::namespace(input, rest)?;
+                    check_entries(input, count, entries)?;
+                    let subtree = entries.finish().expect("a namespace has entries: its count was checked");
+                    names.namespace(name.as_bytes(), &subtree)?;
+                    first.get_or_insert_with(|| name.as_bytes().to_vec());
+                    rest -= count;
+                }
+                names.finish()
+            }
+        };
+        let (Some(Subtree { hash, totals, crit }), Some(first)) = (found, first) else {
+            unreachable!("a unit has entries: its count is proven to be above zero");
+        };
+        if totals != expected.totals {
+            return Err(Fault::Totals { expected: expected.totals, found: totals });
+        }
+        check_hash(expected.hash, hash)?;
+        if let Some(crit) = crit {
+            check_below(self.crit_above(unit), crit)?;
+        }
+        self.check_turns(unit, &first)
+    }
+
+    /// Checks that a chunk's first entry parts from the last one of the chunk before where the skeleton says they do.
+    /// That and [`Skeleton::check`] of every chunk is all there is to prove (spec: SNAP-7).
+    pub(super) fn check_border(
+        &self,
+        index: u32,
+        last: (&Namespace, &[u8]),
+        first: (&Namespace, &[u8]),
+    ) -> Result<(), Fault> {
+        let mut edge = *self.units(index).and_then(<[Edge]>::first).expect("a chunk of entries");
+        // Up to the node that has the one left and the other right of it.
+        loop {
+            let node = &self.cut.nodes()[edge.node as usize];
+            match node.shape {
+                Shape::Inner { crit, .. } if edge.side == 1 => {
+                    let (before, after) = match node.level {
+                        Level::Entries => (last.1, first.1),
+                        Level::Namespaces => (last.0.as_bytes(), first.0.as_bytes()),
+                    };
+                    return match bits::crit(before, after) {
+                        Some(found) if found == crit => Ok(()),
+                        _ => Err(Fault::Misplaced { key: after.to_vec() }),
+                    };
+                }
+                _ => edge = node.parent.expect("something stands before every chunk but the first"),
+            }
+        }
+    }
+}
+
+/// Reads so many entries and returns the first key.
+fn check_entries<H: Hasher>(input: &mut Reader<'_>, count: u64, bulk: &mut Bulk<H>) -> Result<Vec<u8>, Fault> {
+    let mut first = None;
+    for _ in 0..count {
+        let (key, value) = body::entry(input)?;
+        bulk.entry(key, value)?;
+        first.get_or_insert_with(|| key.to_vec());
+    }
+    Ok(first.expect("counts are above zero"))
+}
+
+fn check_hash(expected: Hash, found: Hash) -> Result<(), Fault> {
+    if found == expected { Ok(()) } else { Err(Fault::Hash { expected, found }) }
+}
+
+fn check_below(above: Option<u16>, crit: u16) -> Result<(), Fault> {
+    match above {
+        Some(limit) if crit <= limit => Err(Fault::CriticalBit { what: "above its parent's", found: crit, limit }),
+        _ => Ok(()),
+    }
+}
+
+fn check_totals(totals: Totals, may_be_empty: bool) -> Result<(), Fault> {
+    let impossible = |what| Err(Fault::ImpossibleTotals { what, totals });
+    match totals {
+        Totals { count: 0, bytes: 0 } if may_be_empty => Ok(()),
+        Totals { count: 0, .. } => impossible("every subtree has an entry"),
+        Totals { count, bytes } if count.checked_mul(2).is_none_or(|least| bytes < least) => {
+            impossible("an entry has two bytes or more")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Nodes on their way to the hasher, many at a time.
+struct Lanes<H> {
+    images: Vec<preimage::Preimage>,
+    expected: Vec<Hash>,
+    _hasher: PhantomData<H>,
+}
+
+impl<H: Hasher> Lanes<H> {
+    const COUNT: usize = 64;
+
+    fn new() -> Self {
+        let (images, expected) = (Vec::with_capacity(Self::COUNT), Vec::with_capacity(Self::COUNT));
+        Self { images, expected, _hasher: PhantomData }
+    }
+
+    fn push(&mut self, level: Level, shape: &Shape, expected: Hash) -> Result<(), Fault> {
+        self.images.push(match shape {
+            Shape::Inner { crit, children: [left, right] } => {
+                preimage::inner(level, *crit, [left.totals, right.totals], [&left.hash, &right.hash])
+            }
+            Shape::Namespace { name, tree } => {
+                let len = u16::try_from(name.as_bytes().len()).expect("a name has at most 32 bytes");
+                preimage::namespace(len, tree.totals, &H::hash(name.as_bytes()), &H::hash(&tree.hash.0))
+            }
+        });
+        self.expected.push(expected);
+        if self.images.len() == Self::COUNT { self.finish() } else { Ok(()) }
+    }
+
+    fn finish(&mut self) -> Result<(), Fault> {
+        let mut found = [Hash::ZERO; 64];
+        let found = &mut found[..self.images.len()];
+        H::hash_nodes(&self.images, found);
+        self.images.clear();
+        self.expected.drain(..).zip(found).try_for_each(|(expected, found)| check_hash(expected, *found))
+    }
+}
+
+/// A chunk that was proven, with its bytes where they lie.
+pub struct CheckedChunk<'a> {
+    cut: &'a Cut,
+    units: &'a [Edge],
+    raw: &'a [u8],
+}
+
+impl fmt::Debug for CheckedChunk<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CheckedChunk({} bytes: {:?})", self.raw.len(), self.totals())
+    }
+}
+
+impl<'a> CheckedChunk<'a> {
+    /// Number and bytes of its entries; none for a page.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.units.iter().map(|unit| self.cut.child(*unit).1.totals).fold(Totals::default(), |sum, unit| sum + unit)
+    }
+
+    /// Hands out its entries in order. A page has none.
+    ///
+    /// # Errors
+    /// Whatever `each` says; then it ends.
+    pub fn entries<E>(&self, mut each: impl FnMut(&Namespace, &'a [u8], &'a [u8]) -> Result<(), E>) -> Result<(), E> {
+        const PROVEN: &str = "the chunk was proven to decode";
+        let mut input = Reader::new(if self.units.is_empty() { &[] } else { self.raw });
+        for unit in self.units {
+            let (level, Child { totals, .. }) = self.cut.child(*unit);
+            let mut rest = totals.count;
+            while rest > 0 {
+                let namespace;
+                let (name, count) = match level {
+                    Level::Entries => (self.cut.namespace(*unit), rest),
+                    Level::Namespaces => {
+                        namespace = body::namespace(&mut input, rest).expect(PROVEN);
+                        (&namespace.0, namespace.1)
+                    }
+                };
+                for _ in 0..count {
+                    let (key, value) = body::entry(&mut input).expect(PROVEN);
+                    each(name, key, value)?;
+                }
+                rest -= count;
+            }
+        }
+        Ok(())
+    }
+}
