@@ -27,9 +27,11 @@ pub(super) fn put_entry(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     out.extend_from_slice(value);
 }
 
-/// Reads the head of a namespace that can have at most `count_max` entries.
-pub(super) fn namespace(input: &mut Reader<'_>, count_max: u64) -> Result<(Namespace, u64), DecodeError> {
-    let (name, count) = (Namespace::decode(input)?, input.varint()?);
+/// Reads the head of a namespace that can have at most `count_max` entries: its name where it lies, and its count.
+pub(super) fn namespace<'a>(input: &mut Reader<'a>, count_max: u64) -> Result<(&'a [u8], u64), DecodeError> {
+    let name = Namespace::decode(&mut input.clone())?;
+    let name = &input.take(1 + name.as_bytes().len())?[1..];
+    let count = input.varint()?;
     match count {
         0 => Err(DecodeError::Invalid { what: "namespace without entries" }),
         _ if count > count_max => {

@@ -70,6 +70,8 @@ pub(super) struct Node {
     pub(super) level: Level,
     /// What it is a child of; none for the top.
     pub(super) parent: Option<Edge>,
+    /// The namespace it is in, or is: the number of that node.
+    space: Option<u32>,
 }
 
 impl Node {
@@ -182,7 +184,11 @@ impl Cut {
         if let Some(Edge { node, side }) = parent {
             self.next = Edge { node, side: side + 1 };
         }
-        self.nodes.push(Node { shape, level, parent });
+        let space = match (&shape, parent) {
+            (Shape::Namespace { .. }, _) => Some(u32::try_from(self.nodes.len()).expect("nodes are limited")),
+            (Shape::Inner { .. }, parent) => parent.and_then(|edge| self.nodes[edge.node as usize].space),
+        };
+        self.nodes.push(Node { shape, level, parent, space });
         Ok(())
     }
 
@@ -272,14 +278,10 @@ impl Cut {
 
     /// The namespace a unit of entries is in.
     pub(super) fn namespace(&self, edge: Edge) -> &Namespace {
-        let mut at = edge.node;
-        loop {
-            let node = &self.nodes[at as usize];
-            match (&node.shape, node.parent) {
-                (Shape::Namespace { name, .. }, _) => return name,
-                (Shape::Inner { .. }, Some(parent)) => at = parent.node,
-                (Shape::Inner { .. }, None) => unreachable!("entries hang below a namespace"),
-            }
+        let space = self.nodes[edge.node as usize].space.expect("entries hang below a namespace");
+        match &self.nodes[space as usize].shape {
+            Shape::Namespace { name, .. } => name,
+            Shape::Inner { .. } => unreachable!("it was noted as a namespace"),
         }
     }
 }

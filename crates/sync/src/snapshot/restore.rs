@@ -9,7 +9,7 @@
 //!
 //! Rules: `spec/snapshot.md`, SNAP-14 to SNAP-16.
 
-use super::skeleton::{PageError, Skeleton};
+use super::skeleton::{PageError, Place, Skeleton};
 use super::{CHUNKS_MAX, FORMAT, METADATA_BYTES_MAX, Metadata, SnapshotParams, WIRE_BYTES_MAX, snapshot_hash, unpack};
 use keelstone_codec::{Decode, Encode, Hash, Height, Key, Namespace, Reader, Root, Tag, TaggedHasher};
 use keelstone_store::files::Files;
@@ -432,7 +432,11 @@ impl<H: Hasher> Restore<H> {
             let mut first = true;
             let hand_out = |name: &Namespace, key: &[u8], value: &[u8]| -> Result<(), EntriesError<E>> {
                 if let (true, Some(last)) = (std::mem::take(&mut first), &last) {
-                    let border = active.skeleton.check_border(index, (&last.0, &last.1), (name, key));
+                    let border = active.skeleton.check_chunk_border(
+                        index,
+                        Place { name: last.0.as_bytes(), key: &last.1 },
+                        Place { name: name.as_bytes(), key },
+                    );
                     border.map_err(|fault| RestoreError::Misplaced { index, what: fault.to_string() })?;
                 }
                 let key = Key::new(key).expect("the chunk was proven to decode");

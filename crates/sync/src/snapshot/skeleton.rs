@@ -315,8 +315,9 @@ impl<H: Hasher> Skeleton<H> {
         }
     }
 
-    /// A key's bits are the turns that lead to where it stands, as far as its own level goes. The keys beside it have
-    /// the same bits there: they part from it at greater ones.
+    /// The bits of a first key are the turns that lead to where it stands, up to the node that has something left of it.
+    /// From there on they are those of its neighbour, from which it parts at that node's bit ([`Self::check_border`]): so
+    /// every node is looked at once, however deep it stands.
     fn check_turns(&self, mut edge: Edge, key: &[u8]) -> Result<(), Fault> {
         // A key parts from longer ones where it ends, and from no one behind that.
         if let Some(above) = self.crit_above(edge)
@@ -331,8 +332,8 @@ impl<H: Hasher> Skeleton<H> {
                 return Err(Fault::Misplaced { key: key.to_vec() });
             }
             match node.parent {
-                Some(parent) => edge = parent,
-                None => return Ok(()),
+                Some(parent) if edge.side == 0 => edge = parent,
+                _ => return Ok(()),
             }
         }
     }
@@ -359,8 +360,13 @@ impl<H: Hasher> Skeleton<H> {
         }
         let mut bulk = [Level::Namespaces, Level::Entries].map(Bulk::<H>::new);
         let mut input = Reader::new(if units.is_empty() { &[] } else { raw });
+        let mut last: Option<Place<'_>> = None;
         for unit in units {
-            self.check_unit(*unit, &mut input, &mut bulk).map_err(failed)?;
+            let [first, end] = self.check_unit(*unit, &mut input, &mut bulk).map_err(failed)?;
+            if let Some(last) = last {
+                self.check_border(*unit, last, first).map_err(failed)?;
+            }
+            last = Some(end);
         }
         input.finish().map_err(|error| failed(error.into()))?;
         Ok(CheckedChunk { cut: &self.cut, units, raw })
@@ -371,32 +377,36 @@ impl<H: Hasher> Skeleton<H> {
         CheckedChunk { cut: &self.cut, units: self.units(index).expect("a chunk of a whole skeleton"), raw }
     }
 
-    // spec: SNAP-7
-    fn check_unit(&self, unit: Edge, input: &mut Reader<'_>, bulk: &mut [Bulk<H>; 2]) -> Result<(), Fault> {
+    /// Returns the first and last place of a unit (spec: SNAP-7).
+    fn check_unit<'a>(
+        &'a self,
+        unit: Edge,
+        input: &mut Reader<'a>,
+        bulk: &mut [Bulk<H>; 2],
+    ) -> Result<[Place<'a>; 2], Fault> {
+        const COUNTED: &str = "counts are proven or checked to be above zero";
         let (level, expected) = self.cut.child(unit);
         let [names, entries] = bulk;
-        let mut first: Option<Vec<u8>> = None;
-        let found = match level {
+        let (found, places) = match level {
             Level::Entries => {
-                first = Some(check_entries(input, expected.totals.count, entries)?);
-                entries.finish()
+                let name = self.cut.namespace(unit).as_bytes();
+                let keys = check_entries(input, expected.totals.count, entries)?;
+                (entries.finish(), keys.map(|key| Place { name, key }))
             }
             Level::Namespaces => {
+                let mut places: Option<[Place<'a>; 2]> = None;
                 let mut rest = expected.totals.count;
                 while rest > 0 {
                     let (name, count) = body::namespace(input, rest)?;
-                    check_entries(input, count, entries)?;
-                    let subtree = entries.finish().expect("a namespace has entries: its count was checked");
-                    names.namespace(name.as_bytes(), &subtree)?;
-                    first.get_or_insert_with(|| name.as_bytes().to_vec());
+                    let [first, last] = check_entries(input, count, entries)?.map(|key| Place { name, key });
+                    names.namespace(name, &entries.finish().expect(COUNTED))?;
+                    places = Some([places.map_or(first, |[first, _]| first), last]);
                     rest -= count;
                 }
-                names.finish()
+                (names.finish(), places.expect(COUNTED))
             }
         };
-        let (Some(Subtree { hash, totals, crit }), Some(first)) = (found, first) else {
-            unreachable!("a unit has entries: its count is proven to be above zero");
-        };
+        let Subtree { hash, totals, crit } = found.expect(COUNTED);
         if totals != expected.totals {
             return Err(Fault::Totals { expected: expected.totals, found: totals });
         }
@@ -404,47 +414,66 @@ impl<H: Hasher> Skeleton<H> {
         if let Some(crit) = crit {
             check_below(self.crit_above(unit), crit)?;
         }
-        self.check_turns(unit, &first)
+        self.check_turns(unit, places[0].at(level))?;
+        Ok(places)
     }
 
     /// Checks that a chunk's first entry parts from the last one of the chunk before where the skeleton says they do.
     /// That and [`Skeleton::check`] of every chunk is all there is to prove (spec: SNAP-7).
-    pub(super) fn check_border(
-        &self,
-        index: u32,
-        last: (&Namespace, &[u8]),
-        first: (&Namespace, &[u8]),
-    ) -> Result<(), Fault> {
-        let mut edge = *self.units(index).and_then(<[Edge]>::first).expect("a chunk of entries");
-        // Up to the node that has the one left and the other right of it.
+    pub(super) fn check_chunk_border(&self, index: u32, last: Place<'_>, first: Place<'_>) -> Result<(), Fault> {
+        let unit = self.units(index).and_then(<[Edge]>::first).expect("a chunk of entries");
+        self.check_border(*unit, last, first)
+    }
+
+    /// Checks that a unit's first place parts from the one before as the node between them says.
+    fn check_border(&self, unit: Edge, last: Place<'_>, first: Place<'_>) -> Result<(), Fault> {
+        let mut edge = unit;
         loop {
             let node = &self.cut.nodes()[edge.node as usize];
             match node.shape {
                 Shape::Inner { crit, .. } if edge.side == 1 => {
-                    let (before, after) = match node.level {
-                        Level::Entries => (last.1, first.1),
-                        Level::Namespaces => (last.0.as_bytes(), first.0.as_bytes()),
-                    };
+                    let (before, after) = (last.at(node.level), first.at(node.level));
                     return match bits::crit(before, after) {
                         Some(found) if found == crit => Ok(()),
                         _ => Err(Fault::Misplaced { key: after.to_vec() }),
                     };
                 }
-                _ => edge = node.parent.expect("something stands before every chunk but the first"),
+                _ => edge = node.parent.expect("something stands before every unit but the first"),
             }
         }
     }
 }
 
-/// Reads so many entries and returns the first key.
-fn check_entries<H: Hasher>(input: &mut Reader<'_>, count: u64, bulk: &mut Bulk<H>) -> Result<Vec<u8>, Fault> {
-    let mut first = None;
+/// Where an entry stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) name: &'a [u8],
+    pub(super) key: &'a [u8],
+}
+
+impl<'a> Place<'a> {
+    /// What stands for it at a level.
+    fn at(self, level: Level) -> &'a [u8] {
+        match level {
+            Level::Entries => self.key,
+            Level::Namespaces => self.name,
+        }
+    }
+}
+
+/// Reads so many entries, at least one, and returns the first key and the last.
+fn check_entries<'a, H: Hasher>(
+    input: &mut Reader<'a>,
+    count: u64,
+    bulk: &mut Bulk<H>,
+) -> Result<[&'a [u8]; 2], Fault> {
+    let mut keys: Option<[&[u8]; 2]> = None;
     for _ in 0..count {
         let (key, value) = body::entry(input)?;
         bulk.entry(key, value)?;
-        first.get_or_insert_with(|| key.to_vec());
+        keys = Some([keys.map_or(key, |[first, _]| first), key]);
     }
-    Ok(first.expect("counts are above zero"))
+    Ok(keys.expect("counts are above zero"))
 }
 
 fn check_hash(expected: Hash, found: Hash) -> Result<(), Fault> {
@@ -539,17 +568,17 @@ impl<'a> CheckedChunk<'a> {
             let (level, Child { totals, .. }) = self.cut.child(*unit);
             let mut rest = totals.count;
             while rest > 0 {
-                let namespace;
                 let (name, count) = match level {
-                    Level::Entries => (self.cut.namespace(*unit), rest),
+                    Level::Entries => (self.cut.namespace(*unit).clone(), rest),
                     Level::Namespaces => {
-                        namespace = body::namespace(&mut input, rest).expect(PROVEN);
-                        (&namespace.0, namespace.1)
+                        let (name, count) = body::namespace(&mut input, rest).expect(PROVEN);
+                        let name = str::from_utf8(name).ok().and_then(|name| Namespace::new(name).ok());
+                        (name.expect(PROVEN), count)
                     }
                 };
                 for _ in 0..count {
                     let (key, value) = body::entry(&mut input).expect(PROVEN);
-                    each(name, key, value)?;
+                    each(&name, key, value)?;
                 }
                 rest -= count;
             }
