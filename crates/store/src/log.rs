@@ -144,6 +144,19 @@ pub(crate) struct Tail {
     pub(crate) generation: u32,
     /// Whether a record was cut that was never acknowledged.
     pub(crate) torn: bool,
+    /// The last whole record: its segment, its first sector, and the one after its last.
+    last: Option<(Arc<Segment>, u32, u32)>,
+}
+
+impl Tail {
+    /// Writes the last record anew, as it is. If its sync failed, it can be read and may yet be nowhere on the disk, and no
+    /// later sync would bring it there. All before it were synced, or nothing would have been written behind them.
+    // spec: STORE-8
+    pub(crate) fn make_durable(&self) -> Result<(), StoreError> {
+        let Some((segment, first, end)) = &self.last else { return Ok(()) };
+        segment.rewrite(*first, *end)?;
+        segment.sync()
+    }
 }
 
 /// Reads the log from `start`, which follows the record with hash `previous`, and calls `visit` with each record.
@@ -162,7 +175,7 @@ pub(crate) fn replay(
     let Found::Valid(Stamp { generation, .. }) = found else {
         return Err(segment.bad_sector(before, found));
     };
-    let mut tail = Tail { segment, next: start.sector(), hash: previous, generation, torn: false };
+    let mut tail = Tail { segment, next: start.sector(), hash: previous, generation, torn: false, last: None };
     // The session of the last whole record: what is older behind it was left over and never counted.
     let mut floor = generation;
     loop {
@@ -183,7 +196,9 @@ pub(crate) fn replay(
         floor = stamp.generation;
         tail.generation = tail.generation.max(floor);
         tail.hash = record.hash;
+        let first = tail.next;
         tail.next += sectors_of(usize::try_from(record.head.len).expect("it is in memory"));
+        tail.last = Some((Arc::clone(&tail.segment), first, tail.next));
         if record.head.step == Step::Continue {
             if let Some(usage) = segments.usage().get_mut(&tail.segment.id()) {
                 usage.last_height = Some(record.head.height);

@@ -95,6 +95,7 @@ impl<H: Hasher> Shared<H> {
             log::replay(&segments, flushed.log, flushed.log_hash, &mut |spot, record| replay.step(spot, record))?;
         let Replay { index, versions, low, version, bytes, .. } = replay;
 
+        tail.make_durable()?;
         // A session of its own, so that what is written from now on can be told from what a crash left behind.
         let generation = superblock.generation.max(tail.generation) + 1;
         let superblock = Superblock { generation, sequence: superblock.sequence + 1, ..superblock };

@@ -303,6 +303,24 @@ impl Segment {
         self.file.write_at(offset, raw).map_err(StoreError::io("write", &self.name))
     }
 
+    /// Writes the sectors from `first` to before `end` as they are, every one checked.
+    pub(crate) fn rewrite(&self, first: u32, end: u32) -> Result<(), StoreError> {
+        const STEP: u32 = 2048;
+        for from in (first..end).step_by(STEP as usize) {
+            let to = end.min(from + STEP);
+            let mut raw = vec![0; (to - from) as usize * SECTOR_BYTES];
+            self.read_raw(from, &mut raw)?;
+            for (number, sector) in (from..).zip(raw.chunks_exact(SECTOR_BYTES)) {
+                match self.seal.check(number, sector) {
+                    Found::Valid(_) => {}
+                    found => return Err(self.bad_sector(number, found)),
+                }
+            }
+            self.write(from, &raw)?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
         self.file.sync().map_err(StoreError::io("sync", &self.name))
     }

@@ -36,7 +36,8 @@ const TEST: &[Part] = &[
 const USAGE: &str = "\
 cargo xtask test          format, build, tests, lints, docs: all that a change must pass
 cargo xtask bless         rewrite the golden files under spec/vectors (then read the diff)
-cargo xtask fuzz TARGET   fuzz one decoder or verifier until stopped (needs cargo-fuzz)";
+cargo xtask fuzz TARGET   fuzz one decoder or verifier until stopped (needs cargo-fuzz)
+cargo xtask powercuts [N] cut the power of simulated stores N times (1,000,000), a fifth of them again in recovery";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -46,11 +47,20 @@ fn main() -> ExitCode {
         ["bless"] => run(cargo(&["test", "--workspace"]).env("KEELSTONE_BLESS", "1")),
         // libFuzzer's instrumentation is a flag of the nightly compiler that the stable one has too, locked.
         ["fuzz", target, rest @ ..] => run(cargo(&["fuzz", "run", target]).args(rest).env("RUSTC_BOOTSTRAP", "1")),
+        ["powercuts"] => powercuts("1000000"),
+        ["powercuts", cuts] => powercuts(cuts),
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
         }
     }
+}
+
+/// The power cuts of the tests, many more of them. A failure prints the life and the change to look at.
+fn powercuts(cuts: &str) -> ExitCode {
+    let test = "faults::a_power_cut_at_any_change_loses_nothing_acknowledged";
+    let args = ["test", "--locked", "-p", "keelstone-store", "--test", "suite", "--", "--nocapture", "--exact", test];
+    run(cargo(&args).env("KEELSTONE_CUTS", cuts))
 }
 
 fn cargo(args: &[&str]) -> Command {

@@ -1,8 +1,12 @@
 //! A simulated disk that does to a store what real ones do on their worst days, from a seed.
 //!
-//! Every change is counted, so a test can fail the n-th one ([`FaultyFiles::fail_at`]). What was not synced is kept
-//! apart from what was: [`FaultyFiles::after_power_cut`] makes the disk that could be found after the power comes back,
-//! with any subset of the unsynced sectors, sizes and directory entries.
+//! Every change is counted, so a test can let the n-th one go wrong ([`FaultyFiles::fail_at`]). What was not synced is
+//! kept apart from what was: [`FaultyFiles::after_power_cut`] makes the disk that could be found after the power comes
+//! back, with any subset of the unsynced sectors, sizes and directory entries, in any order. A disk that keeps a
+//! [`Journal`] can be cut at every change without living through it again.
+//!
+//! A sync that fails is as treacherous as on a real system: what it should have written counts as clean from then on, so
+//! it can be read, and no later sync writes it.
 
 use super::memory::{FlagLock, span};
 use super::{File, Files, Guard, LockError, SECTOR_BYTES};
@@ -11,19 +15,34 @@ use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What goes wrong at a chosen change or read.
+/// What goes wrong at a chosen change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// This change and every later one fails: the power is off. Reads fail too.
     PowerCut,
     /// This change fails with EIO, half of it done; later ones work.
     Io,
+    /// This change and every later one fails with EIO, each half done; reads go on.
+    IoForever,
     /// This change fails with ENOSPC, nothing of it done; later ones work.
     NoSpace,
+    /// From this change on whatever takes room fails with ENOSPC: making a file, writing. The rest works.
+    NoSpaceForever,
+    /// This change, if it is a write, stops short with ENOSPC; later ones work. Another change fails with ENOSPC.
+    ShortWrite,
     /// From here on every sync says it worked and does nothing.
     SyncLies,
     /// From here on every directory sync says it worked and does nothing.
     DirectorySyncLies,
+}
+
+/// What goes wrong with chosen reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ReadFault {
+    /// They fail with EIO.
+    Io,
+    /// One bit of what they read is not what is on the disk.
+    Flip,
 }
 
 /// A simulated disk. Clones share it.
@@ -33,7 +52,15 @@ pub struct FaultyFiles {
     locked: Arc<AtomicBool>,
 }
 
-#[derive(Debug)]
+/// Everything that changed a disk since it was made, so that it can be cut anywhere in between.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    changes: Arc<[Change]>,
+    disk: Disk,
+    next: usize,
+}
+
+#[derive(Debug, Clone, Default)]
 struct Disk {
     random: Random,
     inodes: Vec<Inode>,
@@ -44,10 +71,14 @@ struct Disk {
     changes: u64,
     reads: u64,
     fail_change: Option<(u64, Fault)>,
-    fail_reads: Option<(u64, u64)>,
+    fail_reads: Option<(u64, u64, ReadFault)>,
     off: bool,
+    broken: bool,
+    full: bool,
     sync_lies: bool,
     directory_sync_lies: bool,
+    /// What was asked for, if anybody wants to know.
+    journal: Option<Vec<Change>>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -56,6 +87,18 @@ struct Inode {
     durable: Vec<u8>,
     /// Every unsynced version of each sector, oldest first.
     pending: BTreeMap<usize, Vec<Vec<u8>>>,
+    /// Versions that a failed sync left behind: they may be on the disk, and no sync will bring them there any more.
+    orphaned: BTreeMap<usize, Vec<Vec<u8>>>,
+}
+
+/// One change of the disk.
+#[derive(Debug, Clone)]
+enum Change {
+    Create { len: usize },
+    Name(NameChange),
+    Write { inode: usize, start: usize, bytes: Vec<u8> },
+    Sync { inode: usize },
+    SyncDirectory,
 }
 
 #[derive(Debug, Clone)]
@@ -69,20 +112,16 @@ impl FaultyFiles {
     /// An empty disk whose randomness comes from `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        let disk = Disk {
-            random: Random::new(seed),
-            inodes: Vec::new(),
-            names: BTreeMap::new(),
-            durable_names: BTreeMap::new(),
-            pending_names: Vec::new(),
-            changes: 0,
-            reads: 0,
-            fail_change: None,
-            fail_reads: None,
-            off: false,
-            sync_lies: false,
-            directory_sync_lies: false,
-        };
+        Self::with(Disk { random: Random::new(seed), ..Disk::default() })
+    }
+
+    /// As [`Self::new`], and every change is kept for [`Self::journal`].
+    #[must_use]
+    pub fn recorded(seed: u64) -> Self {
+        Self::with(Disk { random: Random::new(seed), journal: Some(Vec::new()), ..Disk::default() })
+    }
+
+    fn with(disk: Disk) -> Self {
         Self { disk: Arc::new(Mutex::new(disk)), locked: Arc::default() }
     }
 
@@ -105,28 +144,35 @@ impl FaultyFiles {
 
     /// Lets `count` reads from number `from` on fail with EIO.
     pub fn fail_reads(&self, from: u64, count: u64) {
-        self.disk().fail_reads = Some((from, count));
+        self.disk().fail_reads = Some((from, count, ReadFault::Io));
+    }
+
+    /// Lets `count` reads from number `from` on have one wrong bit each, while the disk itself is right.
+    pub fn flip_reads(&self, from: u64, count: u64) {
+        self.disk().fail_reads = Some((from, count, ReadFault::Flip));
+    }
+
+    /// Ends all faults that go on: the disk was exchanged, room was made. What a fault has done stays.
+    pub fn mend(&self) {
+        let mut disk = self.disk();
+        (disk.fail_change, disk.fail_reads) = (None, None);
+        (disk.broken, disk.full, disk.sync_lies, disk.directory_sync_lies) = (false, false, false, false);
     }
 
     /// What could be found after the power failed now: synced data, and of the rest any subset, chosen by `seed`.
     #[must_use]
     pub fn after_power_cut(&self, seed: u64) -> Self {
-        let disk = self.disk();
-        let after = Self::new(seed);
-        {
-            let mut random = Random::new(seed ^ 0x9e37_79b9_7f4a_7c15);
-            let mut new = after.disk();
-            new.inodes = disk.inodes.iter().map(|inode| inode.after_power_cut(&mut random)).collect();
-            let mut names = disk.durable_names.clone();
-            for change in &disk.pending_names {
-                if random.chance(2) {
-                    change.apply(&mut names);
-                }
-            }
-            new.durable_names.clone_from(&names);
-            new.names = names;
-        }
-        after
+        Self::with(self.disk().after_power_cut(seed))
+    }
+
+    /// All changes since the disk was made, of a disk made with [`Self::recorded`]. None failed.
+    ///
+    /// # Panics
+    /// If nothing was recorded.
+    #[must_use]
+    pub fn journal(&self) -> Journal {
+        let changes = self.disk().journal.clone().expect("the disk was made to keep a journal");
+        Journal { changes: changes.into(), disk: Disk::default(), next: 0 }
     }
 
     /// A plain copy of every file, by name, synced or not.
@@ -141,21 +187,65 @@ impl FaultyFiles {
     }
 }
 
+impl Journal {
+    /// The number of the change that comes next, as [`FaultyFiles::changes`] counts.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        // Making a file is kept as two steps, of which naming it is the change that counts.
+        self.disk.changes
+    }
+
+    /// Lets the next change happen. Says whether there was one.
+    pub fn advance(&mut self) -> bool {
+        while let Some(change) = self.changes.get(self.next) {
+            self.disk.apply(change.clone());
+            self.next += 1;
+            if !matches!(change, Change::Create { .. }) {
+                self.disk.changes += 1;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What could be found if the power failed during the next change, chosen by `seed`.
+    #[must_use]
+    pub fn cut(&self, seed: u64) -> FaultyFiles {
+        let mut disk = self.disk.clone();
+        for change in &self.changes[self.next..] {
+            match change {
+                Change::Create { .. } => disk.apply(change.clone()),
+                Change::Name(change) => disk.pending_names.push(change.clone()),
+                Change::Write { .. } => disk.apply(change.clone()),
+                // A sync that is cut has brought down any part of what was to be synced: that is what is pending.
+                Change::Sync { .. } | Change::SyncDirectory => {}
+            }
+            if !matches!(change, Change::Create { .. }) {
+                break;
+            }
+        }
+        FaultyFiles::with(disk.after_power_cut(seed))
+    }
+}
+
 impl Inode {
     fn after_power_cut(&self, random: &mut Random) -> Self {
         let mut bytes = self.durable.clone();
         if bytes.len() < self.bytes.len() && random.chance(2) {
             bytes.resize(self.bytes.len(), 0);
         }
-        for (sector, versions) in &self.pending {
+        // None of the versions that were never brought down, or any one of them.
+        for sector in
+            self.pending.keys().chain(self.orphaned.keys().filter(|sector| !self.pending.contains_key(sector)))
+        {
             let start = sector * SECTOR_BYTES;
-            // None of the unsynced versions, or any one of them.
-            let chosen = versions.get(random.below(versions.len() + 1));
+            let versions = || self.orphaned.get(sector).into_iter().chain(self.pending.get(sector)).flatten();
+            let chosen = versions().nth(random.below(versions().count() + 1));
             if let Some(version) = chosen.filter(|version| start + version.len() <= bytes.len()) {
                 bytes[start..start + version.len()].copy_from_slice(version);
             }
         }
-        Self { durable: bytes.clone(), bytes, pending: BTreeMap::new() }
+        Self { durable: bytes.clone(), bytes, ..Self::default() }
     }
 
     /// Writes bytes that are not durable yet.
@@ -171,8 +261,19 @@ impl Inode {
     }
 
     fn sync(&mut self) {
-        self.durable.clone_from(&self.bytes);
-        self.pending.clear();
+        self.durable.resize(self.bytes.len(), 0);
+        for sector in std::mem::take(&mut self.pending).into_keys() {
+            let from = sector * SECTOR_BYTES;
+            let to = (from + SECTOR_BYTES).min(self.bytes.len());
+            self.durable[from..to].copy_from_slice(&self.bytes[from..to]);
+            self.orphaned.remove(&sector);
+        }
+    }
+
+    fn fail_sync(&mut self) {
+        for (sector, versions) in std::mem::take(&mut self.pending) {
+            self.orphaned.entry(sector).or_default().extend(versions);
+        }
     }
 }
 
@@ -195,31 +296,64 @@ impl NameChange {
 
 impl Disk {
     /// Counts a change and says whether it goes wrong, and how.
-    fn change(&mut self) -> Result<Option<Fault>, io::Error> {
+    fn change(&mut self, takes_room: bool) -> Result<Option<Fault>, io::Error> {
         if self.off {
             return Err(eio());
         }
         let number = self.changes;
         self.changes += 1;
-        let fault = self.fail_change.filter(|(at, _)| *at == number).map(|(_, fault)| fault);
-        match fault {
-            Some(Fault::PowerCut) => self.off = true,
-            Some(Fault::NoSpace) => return Err(io::ErrorKind::StorageFull.into()),
+        match self.fail_change.filter(|(at, _)| *at == number).map(|(_, fault)| fault) {
+            Some(Fault::PowerCut) => {
+                self.off = true;
+                return Ok(Some(Fault::PowerCut));
+            }
+            Some(Fault::IoForever) => self.broken = true,
+            Some(Fault::NoSpaceForever) => self.full = true,
             Some(Fault::SyncLies) => self.sync_lies = true,
             Some(Fault::DirectorySyncLies) => self.directory_sync_lies = true,
-            Some(Fault::Io) | None => {}
+            Some(Fault::NoSpace) => return Err(no_space()),
+            Some(fault @ (Fault::Io | Fault::ShortWrite)) => return Ok(Some(fault)),
+            None => {}
         }
-        Ok(fault.filter(|fault| matches!(fault, Fault::PowerCut | Fault::Io)))
+        if self.full && takes_room {
+            return Err(no_space());
+        }
+        Ok(self.broken.then_some(Fault::Io))
+    }
+
+    /// A change that is not to fail.
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Create { len } => self.inodes.push(Inode { bytes: vec![0; len], ..Inode::default() }),
+            Change::Name(change) => {
+                change.apply(&mut self.names);
+                self.pending_names.push(change);
+            }
+            Change::Write { inode, start, bytes } => self.inodes[inode].write(start, &bytes),
+            Change::Sync { inode } => self.inodes[inode].sync(),
+            Change::SyncDirectory => {
+                self.durable_names = self.names.clone();
+                self.pending_names.clear();
+            }
+        }
+    }
+
+    /// Applies a change and keeps it in the journal.
+    fn perform(&mut self, change: Change) {
+        if let Some(journal) = &mut self.journal {
+            journal.push(change.clone());
+        }
+        self.apply(change);
     }
 
     fn change_names(&mut self, change: NameChange) -> io::Result<()> {
         // A change of names that fails did not happen; one cut by the power may or may not have.
-        match self.change()? {
+        match self.change(matches!(change, NameChange::Link(..)))? {
             Some(Fault::PowerCut) => self.pending_names.push(change),
+            Some(Fault::ShortWrite) => return Err(no_space()),
             Some(_) => {}
             None => {
-                change.apply(&mut self.names);
-                self.pending_names.push(change);
+                self.perform(Change::Name(change));
                 return Ok(());
             }
         }
@@ -228,6 +362,25 @@ impl Disk {
 
     fn find(&self, name: &str) -> io::Result<usize> {
         self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn after_power_cut(&self, seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x9e37_79b9_7f4a_7c15);
+        let mut names = self.durable_names.clone();
+        for change in &self.pending_names {
+            if random.chance(2) {
+                change.apply(&mut names);
+            }
+        }
+        // What has no name any more is gone; the rest gets new numbers.
+        let (mut inodes, mut renamed) = (Vec::new(), BTreeMap::new());
+        for inode in names.values_mut() {
+            *inode = *renamed.entry(*inode).or_insert_with(|| {
+                inodes.push(self.inodes[*inode].after_power_cut(&mut random));
+                inodes.len() - 1
+            });
+        }
+        Self { random: Random::new(seed), inodes, durable_names: names.clone(), names, ..Self::default() }
     }
 }
 
@@ -239,7 +392,7 @@ impl Files for FaultyFiles {
         }
         let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::StorageFull))?;
         let inode = disk.inodes.len();
-        disk.inodes.push(Inode { bytes: vec![0; len], ..Inode::default() });
+        disk.perform(Change::Create { len });
         disk.change_names(NameChange::Link(name.to_owned(), inode))?;
         Ok(Arc::new(FaultyFile { disk: Arc::clone(&self.disk), inode }))
     }
@@ -272,12 +425,11 @@ impl Files for FaultyFiles {
 
     fn sync_directory(&self) -> io::Result<()> {
         let mut disk = self.disk();
-        if disk.change()?.is_some() {
-            return Err(eio());
+        if let Some(fault) = disk.change(false)? {
+            return Err(failure(fault));
         }
         if !disk.directory_sync_lies {
-            disk.durable_names = disk.names.clone();
-            disk.pending_names.clear();
+            disk.perform(Change::SyncDirectory);
         }
         Ok(())
     }
@@ -308,46 +460,66 @@ impl File for FaultyFile {
         let mut disk = self.disk();
         let number = disk.reads;
         disk.reads += 1;
-        let fails = disk.fail_reads.is_some_and(|(from, count)| number >= from && number - from < count);
-        if disk.off || fails {
+        let chosen = disk.fail_reads.filter(|(from, count, _)| number >= *from && number - from < *count);
+        let fault = chosen.map(|(.., fault)| fault);
+        if disk.off || fault == Some(ReadFault::Io) {
             return Err(eio());
         }
         let bytes = &disk.inodes[self.inode].bytes;
         let range = span(offset, out.len(), bytes.len())?;
         out.copy_from_slice(&bytes[range]);
+        if fault == Some(ReadFault::Flip) && !out.is_empty() {
+            let bit = disk.random.below(out.len() * 8);
+            out[bit / 8] ^= 1 << (bit % 8);
+        }
         Ok(())
     }
 
     fn write_at(&self, offset: u64, new: &[u8]) -> io::Result<()> {
         let mut disk = self.disk();
         let range = span(offset, new.len(), disk.inodes[self.inode].bytes.len())?;
-        let fault = disk.change()?;
+        let Some(fault) = disk.change(true)? else {
+            disk.perform(Change::Write { inode: self.inode, start: range.start, bytes: new.to_vec() });
+            return Ok(());
+        };
         // A write that fails stops anywhere; what came before may reach the disk all the same.
-        let done =
-            if fault.is_some() { disk.random.below(new.len() + 1) / SECTOR_BYTES * SECTOR_BYTES } else { new.len() };
+        let done = disk.random.below(new.len() + 1) / SECTOR_BYTES * SECTOR_BYTES;
         disk.inodes[self.inode].write(range.start, &new[..done]);
-        if fault.is_some() { Err(eio()) } else { Ok(()) }
+        Err(failure(fault))
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut disk = self.disk();
-        // A failed sync leaves everything unsynced, and no later sync will write it: the store must not go on.
-        if disk.change()?.is_some() {
-            return Err(eio());
+        match disk.change(false)? {
+            Some(Fault::PowerCut) => return Err(eio()),
+            Some(fault) => {
+                disk.inodes[self.inode].fail_sync();
+                return Err(failure(fault));
+            }
+            None => {}
         }
         if !disk.sync_lies {
-            disk.inodes[self.inode].sync();
+            disk.perform(Change::Sync { inode: self.inode });
         }
         Ok(())
     }
+}
+
+/// What the caller of a failed change is told.
+fn failure(fault: Fault) -> io::Error {
+    if fault == Fault::ShortWrite { no_space() } else { eio() }
 }
 
 fn eio() -> io::Error {
     io::Error::other("simulated I/O error")
 }
 
+fn no_space() -> io::Error {
+    io::ErrorKind::StorageFull.into()
+}
+
 /// SplitMix64: small, seeded, and good enough to choose sectors.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Random(u64);
 
 impl Random {

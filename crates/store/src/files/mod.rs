@@ -11,7 +11,7 @@ mod faulty;
 mod memory;
 mod real;
 
-pub use faulty::{Fault, FaultyFiles};
+pub use faulty::{Fault, FaultyFiles, Journal};
 pub use memory::MemoryFiles;
 pub use real::Directory;
 

@@ -12,6 +12,8 @@ mod faults;
 mod histories;
 mod kill;
 mod kv;
+mod life;
 mod limits;
 mod places;
 mod support;
+mod toy;

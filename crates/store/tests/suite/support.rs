@@ -2,7 +2,7 @@
 
 use keelstone_codec::{Height, Key, Namespace, Root, Value};
 use keelstone_store::{Building, Options, Store, StoreError, View};
-use keelstone_tree::{Blake3, Diff, Hasher, KeyRange, Read, reference};
+use keelstone_tree::{Blake3, Diff, Hasher, KeyRange, Read, ReadError, reference};
 use std::collections::BTreeMap;
 
 /// The store under test.
@@ -96,19 +96,22 @@ pub(crate) fn push_all<H: Hasher>(building: &mut Building<H>, model: &Model) -> 
     Ok(())
 }
 
-/// Everything a view holds, read by scanning.
+/// Everything a view of a sound store holds, read by scanning.
 pub(crate) fn contents<H: Hasher>(view: &View<H>) -> Model {
+    try_contents(view).expect("a sound store can be scanned")
+}
+
+/// Everything a view holds, read by scanning, or the first thing that cannot be read.
+pub(crate) fn try_contents<H: Hasher>(view: &View<H>) -> Result<Model, ReadError> {
     let mut model = Model::new();
     for (name, totals) in view.namespaces() {
-        let scanned: Result<BTreeMap<_, _>, _> = view
-            .scan(&name, KeyRange::all())
-            .map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())))
-            .collect();
-        let entries = scanned.expect("a sound store can be scanned");
+        let scanned = view.scan(&name, KeyRange::all());
+        let entries: BTreeMap<_, _> =
+            scanned.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect::<Result<_, _>>()?;
         assert_eq!(totals.count, entries.len() as u64);
         model.insert(name.as_str().to_owned(), entries);
     }
-    model
+    Ok(model)
 }
 
 /// A store's answers about a state are those of the model: root, contents, single reads and absences.
