@@ -121,7 +121,8 @@ fn all(bug: Bug, rounds: u64) -> Result<(), String> {
     cut_power(&bug, 40, STEPS, 700 * rounds)?;
     let script = Script::new(41, STEPS);
     for fault in FAULTS {
-        fail_changes(&bug, &script, fault, 0, 2)?;
+        // Writes and syncs alternate: an odd stride meets both.
+        fail_changes(&bug, &script, fault, 0, 3)?;
     }
     for flips in [true, false] {
         fail_reads(&bug, &script, flips)?;
