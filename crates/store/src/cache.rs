@@ -76,6 +76,11 @@ impl BlockCache {
         Ok(out)
     }
 
+    /// Gives the payload of block `number` to `read` if it is in memory. That does not count as use.
+    pub(crate) fn peek<T>(blocks: &[Block], number: u32, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        blocks[number as usize].content.load().as_ref().map(|content| read(&content.payload))
+    }
+
     /// Lets blocks go until the budget is kept.
     fn shrink(&self) {
         while self.bytes() > self.budget {

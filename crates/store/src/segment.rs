@@ -159,6 +159,16 @@ pub(crate) fn sectors_of(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(PAYLOAD_BYTES)).expect("a segment has fewer than 2^32 sectors")
 }
 
+/// Payload of a block.
+const BLOCK_PAYLOAD: u32 = BLOCK_SECTORS * PAYLOAD;
+
+/// The block that one who goes by read last, so that what lies in it next to each other is read once.
+#[derive(Debug, Default)]
+pub(crate) struct Passing {
+    block: Option<(SegmentId, u32)>,
+    payload: Vec<u8>,
+}
+
 /// What is told of each sector: its number, what it is, and its payload.
 pub(crate) type Visit<'a> = dyn FnMut(u32, Found, &[u8]) -> Result<(), StoreError> + 'a;
 
@@ -339,7 +349,7 @@ impl Segment {
     /// Calls `visit` with what each sector from `first` to before `end` is, and its payload.
     pub(crate) fn scan(&self, first: u32, end: u32, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         const STEP: u32 = 256;
-        let mut raw = vec![0; STEP as usize * SECTOR_BYTES];
+        let mut raw = vec![0; STEP.min(end.saturating_sub(first)) as usize * SECTOR_BYTES];
         for from in (first..end).step_by(STEP as usize) {
             let count = STEP.min(end - from);
             let raw = &mut raw[..count as usize * SECTOR_BYTES];
@@ -404,15 +414,13 @@ impl Segment {
         len: usize,
         out: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
-        const BLOCK_PAYLOAD: u32 = BLOCK_SECTORS * PAYLOAD;
         let mut offset = offset;
         let mut left = len;
         while left > 0 {
             let number = offset / BLOCK_PAYLOAD;
             let skip = (offset % BLOCK_PAYLOAD) as usize;
             let take = left.min(BLOCK_PAYLOAD as usize - skip);
-            let first = number * BLOCK_SECTORS;
-            let end = (first + BLOCK_SECTORS).min(self.sectors);
+            let (first, end) = self.block(number);
             let settled = end <= self.settled.load(Ordering::Acquire);
             if settled && (number as usize) < self.blocks.len() {
                 let load = || {
@@ -433,6 +441,62 @@ impl Segment {
             left -= take;
         }
         Ok(())
+    }
+
+    /// Fills `out` with payload from `offset`, from blocks in the cache or past it.
+    pub(crate) fn read_passing(&self, passing: &mut Passing, offset: u32, out: &mut [u8]) -> Result<(), StoreError> {
+        let mut offset = offset;
+        let mut rest = out;
+        while !rest.is_empty() {
+            let number = offset / BLOCK_PAYLOAD;
+            let skip = (offset % BLOCK_PAYLOAD) as usize;
+            let (part, after) = rest.split_at_mut(rest.len().min(BLOCK_PAYLOAD as usize - skip));
+            rest = after;
+            self.read_block_part(passing, number, skip, part)?;
+            offset += u32::try_from(part.len()).expect("less than a block");
+        }
+        Ok(())
+    }
+
+    fn read_block_part(
+        &self,
+        passing: &mut Passing,
+        number: u32,
+        skip: usize,
+        out: &mut [u8],
+    ) -> Result<(), StoreError> {
+        let copy = |payload: &[u8], out: &mut [u8]| match payload.get(skip..skip + out.len()) {
+            Some(bytes) => {
+                out.copy_from_slice(bytes);
+                Ok(())
+            }
+            None => Err(StoreError::damaged(&self.name, self.bytes(), "a value ends behind the file")),
+        };
+        let (first, end) = self.block(number);
+        if passing.block != Some((self.id, number)) {
+            if (number as usize) < self.blocks.len()
+                && let Some(found) = BlockCache::peek(&self.blocks, number, |payload| copy(payload, out))
+            {
+                return found;
+            }
+            // The block at the end of what was written may be added to: it is read, but not as a block.
+            if end > self.settled.load(Ordering::Acquire) {
+                let offset = number * BLOCK_PAYLOAD + u32::try_from(skip).expect("less than a block");
+                out.copy_from_slice(&self.read(offset, out.len())?);
+                return Ok(());
+            }
+            passing.block = None;
+            passing.payload.clear();
+            self.read_settled(first, end, &mut passing.payload)?;
+            passing.block = Some((self.id, number));
+        }
+        copy(&passing.payload, out)
+    }
+
+    /// The sectors of a block: the first, and the one behind the last.
+    fn block(&self, number: u32) -> (u32, u32) {
+        let first = number * BLOCK_SECTORS;
+        (first, (first + BLOCK_SECTORS).min(self.sectors))
     }
 
     /// As [`Self::read_sectors`], but sectors never written read as zeros: a block may reach over the end of what was

@@ -4,7 +4,7 @@ use crate::StoreError;
 use crate::cache::BlockCache;
 use crate::files::Files;
 use crate::sector::StoreId;
-use crate::segment::{Kind, Segment, SegmentId, Spot};
+use crate::segment::{Kind, Passing, Segment, SegmentId, Spot};
 use arc_swap::ArcSwap;
 use bytes::Buf;
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Height, Reader, Value};
@@ -230,6 +230,35 @@ impl Segments {
         self.stored_value(place, len)
     }
 
+    /// Reads many values of known lengths, as they lie, past the cache. They share one piece of memory.
+    fn stored_values(&self, wanted: &[(Place, u32)]) -> Result<Vec<Value>, StoreError> {
+        let mut order: Vec<(Place, u32, usize)> = Vec::with_capacity(wanted.len());
+        let mut end = 0;
+        for (place, len) in wanted {
+            order.push((*place, *len, end));
+            end += 4 + (*len as usize).min(keelstone_codec::VALUE_LEN_MAX);
+        }
+        let starts: Vec<usize> = order.iter().map(|(.., start)| *start).collect();
+        order.sort_unstable();
+        let mut fields = vec![0; end];
+        let mut passing = Passing::default();
+        for (place, len, start) in order {
+            let (segment, offset) = self.at(place.0)?;
+            let field = fields.get_mut(start..).and_then(|field| field.get_mut(..4 + len as usize));
+            let Some(field) = field else {
+                return Err(StoreError::damaged(segment.name(), u64::from(offset), format!("a value of {len} bytes")));
+            };
+            segment.read_passing(&mut passing, offset, field)?;
+            check_length(&segment, offset, len, field)?;
+        }
+        let fields = Bytes::from(fields);
+        let value = |((_, len), start): (&(Place, u32), usize)| {
+            let value = Value::new(fields.slice(start + 4..start + 4 + *len as usize));
+            value.map_err(|error| StoreError::damaged("a value", 0, error.to_string()))
+        };
+        wanted.iter().zip(starts).map(value).collect()
+    }
+
     /// Reads a value of known length; its stored length must be the same.
     pub(crate) fn stored_value(&self, place: Place, len: u32) -> Result<Value, StoreError> {
         let (segment, offset) = self.at(place.0)?;
@@ -238,14 +267,20 @@ impl Segments {
         }
         let mut field = Vec::with_capacity(4 + len as usize);
         segment.read_cached(&self.cache, offset, 4 + len as usize, &mut field)?;
-        if field[..4] != len.to_le_bytes() {
-            let what = format!("a value of {len} bytes is expected, {:?} is its stored length", &field[..4]);
-            return Err(StoreError::damaged(segment.name(), u64::from(offset), what));
-        }
+        check_length(&segment, offset, len, &field)?;
         let mut bytes = Bytes::from(field);
         bytes.advance(4);
         Value::new(bytes).map_err(|error| StoreError::damaged(segment.name(), u64::from(offset), error.to_string()))
     }
+}
+
+/// Checks that a value has the length before it that it is expected to have.
+fn check_length(segment: &Segment, offset: u32, len: u32, field: &[u8]) -> Result<(), StoreError> {
+    if field[..4] == len.to_le_bytes() {
+        return Ok(());
+    }
+    let what = format!("a value of {len} bytes is expected, {:?} is its stored length", &field[..4]);
+    Err(StoreError::damaged(segment.name(), u64::from(offset), what))
 }
 
 impl Backing for Segments {
@@ -255,5 +290,9 @@ impl Backing for Segments {
 
     fn value(&self, at: Place, len: u32) -> Result<Value, ReadError> {
         Ok(self.stored_value(at, len)?)
+    }
+
+    fn values(&self, wanted: &[(Place, u32)]) -> Result<Vec<Value>, ReadError> {
+        Ok(self.stored_values(wanted)?)
     }
 }

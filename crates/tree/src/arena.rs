@@ -135,8 +135,22 @@ impl<H: Hasher> Pages<H> {
         if let Some(page) = self.touch(id) {
             return Ok(page);
         }
+        self.read(id, expected, true)
+    }
+
+    /// A page as [`Pages::load`] finds it, for one who goes by: it does not count as used, and if it has to be read and
+    /// has no pages below it, it is not kept.
+    pub(crate) fn load_in_passing(&self, id: PageId, expected: &Expected<'_>) -> Result<Arc<Page>, ReadError> {
+        match self.peek(id) {
+            Some(page) => Ok(page),
+            None => self.read(id, expected, false),
+        }
+    }
+
+    /// Reads a page and proves it, and keeps it if that is wanted or numbers were given to pages below it.
+    fn read(&self, id: PageId, expected: &Expected<'_>, keep: bool) -> Result<Arc<Page>, ReadError> {
         let _loading = self.loading(id);
-        if let Some(page) = self.touch(id) {
+        if let Some(page) = self.peek(id) {
             return Ok(page);
         }
         let Held { at, birth, .. } = *self.cell(id).lock();
@@ -157,8 +171,10 @@ impl<H: Hasher> Pages<H> {
                 return Err(ReadError::damaged(format!("page of {} bytes at {:#x}: {error}", at.len, at.place)));
             }
         };
-        self.memory.fetch_add(page.memory(), Ordering::Relaxed);
-        self.cell(id).lock().page = Some(page.clone());
+        if keep || !made.is_empty() {
+            self.memory.fetch_add(page.memory(), Ordering::Relaxed);
+            self.cell(id).lock().page = Some(page.clone());
+        }
         Ok(page)
     }
 

@@ -17,7 +17,8 @@ pub struct PageAt {
     pub len: u32,
 }
 
-/// Reads what is not in memory, by its place and never by its hash alone (spec: TREE-14). What it returns is not trusted: the tree checks pages and values by their hashes.
+/// Reads what is not in memory, by its place and never by its hash alone (spec: TREE-14). What it returns is not trusted:
+/// the tree checks pages and values by their hashes.
 pub trait Backing: Send + Sync {
     /// The bytes of a page, exactly `at.len` of them.
     ///
@@ -30,6 +31,15 @@ pub trait Backing: Send + Sync {
     /// # Errors
     /// [`ReadError`] if it cannot be read.
     fn value(&self, at: Place, len: u32) -> Result<Value, ReadError>;
+
+    /// Many values, each of the length beside its place, in the order in which they are asked for. They are not asked for
+    /// again soon, so they are not worth a place in a cache.
+    ///
+    /// # Errors
+    /// [`ReadError`] if any of them cannot be read.
+    fn values(&self, wanted: &[(Place, u32)]) -> Result<Vec<Value>, ReadError> {
+        wanted.iter().map(|(at, len)| self.value(*at, *len)).collect()
+    }
 }
 
 impl Encode for Place {

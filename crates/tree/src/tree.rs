@@ -4,10 +4,11 @@
 //! cheap to clone and can be read from any thread. A new version is made by [`Tree::prepare`].
 
 use crate::arena::{Pages, expected};
+use crate::entries::{Entries, ScanValues, Step};
 use crate::page::{Page, PageId, Slot};
 use crate::state::{Space, StateTree};
 use crate::stored::{self, Expected};
-use crate::{Hasher, KeyRange, PageAt, Place, Read, ReadError, Scan, Totals, bits};
+use crate::{Hasher, KeyRange, PageAt, Place, Read, ReadError, Scan, Totals};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, Key, Namespace, Reader, Root, Value, put_length};
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +22,18 @@ pub struct Entry {
     pub value_hash: Hash,
     /// Where the value is.
     pub place: Place,
+}
+
+impl Entry {
+    /// Checks that a value is the one the tree commits to.
+    pub(crate) fn check<H: Hasher>(&self, value: &[u8]) -> Result<(), ReadError> {
+        let found = H::hash(value);
+        if found == self.value_hash {
+            return Ok(());
+        }
+        let (place, expected) = (self.place.0, self.value_hash);
+        Err(ReadError::damaged(format!("value at {place:#x} has hash {found}, the tree says {expected}")))
+    }
 }
 
 /// One version of the state. Pages it needs stay readable while it or a clone of it lives.
@@ -120,25 +133,14 @@ impl<H: Hasher> Tree<H> {
     /// [`ReadError::Damaged`] if it is not the value the tree commits to, or what [`crate::Backing`] says.
     pub fn value(&self, entry: &Entry) -> Result<Value, ReadError> {
         let value = self.version.pages.backing().value(entry.place, entry.value_len)?;
-        let found = H::hash(&value);
-        if found != entry.value_hash {
-            let (place, expected) = (entry.place.0, entry.value_hash);
-            return Err(ReadError::damaged(format!("value at {place:#x} has hash {found}, the tree says {expected}")));
-        }
+        entry.check::<H>(&value)?;
         Ok(value)
     }
 
     /// Entries of a range of keys in the range's direction, without their values.
     #[must_use]
     pub fn entries(&self, namespace: &Namespace, range: KeyRange) -> Entries<H> {
-        let mut entries = Entries { tree: self.clone(), range, path: Vec::new(), failed: None };
-        if let Some(space) = self.space(namespace).filter(|_| !entries.range.is_empty()) {
-            match self.load_root(space) {
-                Ok(page) => entries.enter(space.page, page),
-                Err(error) => entries.failed = Some(error),
-            }
-        }
-        entries
+        Entries::new(self, namespace, range)
     }
 
     /// Hands every page of this version that was never written to `write`, pages below before those above, and notes
@@ -293,100 +295,8 @@ impl<H: Hasher> Read for Tree<H> {
     }
 
     fn scan<'a>(&'a self, namespace: &Namespace, range: KeyRange) -> Scan<'a> {
-        let mut entries = self.entries(namespace, range);
-        let mut failed = false;
-        Box::new(std::iter::from_fn(move || {
-            let next = if failed { None } else { entries.next() };
-            let next = next.map(|found| found.and_then(|(key, entry)| Ok((key, self.value(&entry)?))));
-            failed |= matches!(next, Some(Err(_)));
-            next
-        }))
+        Box::new(ScanValues::new(self, self.entries(namespace, range)))
     }
-}
-
-/// Entries in order; see [`Tree::entries`]. After the first error it ends.
-pub struct Entries<H: Hasher> {
-    tree: Tree<H>,
-    range: KeyRange,
-    path: Vec<Step>,
-    failed: Option<ReadError>,
-}
-
-/// A page on the way to the current entry.
-pub(crate) struct Step {
-    pub(crate) id: PageId,
-    page: Arc<Page>,
-    /// Slots not visited yet: from the front, or for a reverse range from the back.
-    next: usize,
-}
-
-impl<H: Hasher> Entries<H> {
-    /// Steps into a page, to the first slot that can have keys of the range.
-    fn enter(&mut self, id: PageId, page: Arc<Page>) {
-        let next = match (&self.range.end, self.range.reverse) {
-            (None, true) => page.shape.len(),
-            (Some(end), true) => first_reaching(&page, end, true),
-            (_, false) => first_reaching(&page, &self.range.start, false),
-        };
-        self.path.push(Step { id, page, next });
-    }
-
-    fn step(&mut self, seen: &mut impl FnMut(&[Step])) -> Option<Result<(Key, Entry), ReadError>> {
-        if let Some(error) = self.failed.take() {
-            return Some(Err(error));
-        }
-        loop {
-            seen(&self.path);
-            let step = self.path.last_mut()?;
-            let slot = if self.range.reverse { step.next.checked_sub(1) } else { Some(step.next) };
-            let Some(slot) = slot.filter(|slot| *slot < step.page.shape.len()) else {
-                self.path.pop();
-                continue;
-            };
-            step.next = if self.range.reverse { slot } else { slot + 1 };
-            let page = step.page.clone();
-            let key = page.shape.key(slot);
-            if let Some((id, expected)) = expected(&page.slots()[slot], key) {
-                match self.tree.pages().load(id, &expected) {
-                    Ok(page) => self.enter(id, page),
-                    Err(error) => {
-                        self.path.clear();
-                        return Some(Err(error));
-                    }
-                }
-                continue;
-            }
-            if !self.range.contains(key) {
-                self.path.clear();
-                return None;
-            }
-            let key = Key::new(key).expect("keys in the tree are keys");
-            return Some(Ok((key, entry(&page.slots()[slot]).expect("not a child"))));
-        }
-    }
-}
-
-impl<H: Hasher> Iterator for Entries<H> {
-    type Item = Result<(Key, Entry), ReadError>;
-    fn next(&mut self) -> Option<Self::Item> {
-        self.step(&mut |_| {})
-    }
-}
-
-/// The first slot that has keys at or above `bound`, or may have; with `whole`, the first that has no others.
-fn first_reaching(page: &Page, bound: &[u8], whole: bool) -> usize {
-    let below = |slot: usize| match (&page.slots()[slot], bits::crit(bound, page.shape.key(slot))) {
-        (Slot::Child { crit, .. }, Some(found)) if found >= *crit => whole,
-        (Slot::Child { .. }, None) => whole,
-        (_, Some(found)) => bits::bit(bound, found),
-        (Slot::Entry { .. }, None) => false,
-    };
-    let (mut low, mut high) = (0, page.shape.len());
-    while low < high {
-        let middle = (low + high) / 2;
-        if below(middle) { low = middle + 1 } else { high = middle }
-    }
-    low
 }
 
 /// What [`Tree::survey`] found.

@@ -565,6 +565,43 @@ fn a_spoiled_value_is_damage() {
     assert!(matches!(tree.get(&name("a"), &k), Err(ReadError::Damaged { .. })));
 }
 
+/// A scan gives everything before what cannot be read, then the error, then nothing, however many values it gathers.
+#[test]
+fn a_scan_ends_at_the_first_value_that_cannot_be_read() {
+    let (disk, pages) = fresh::<Blake3>();
+    let tree = grow(&disk, &pages, &numbered(1_500), 700);
+    let entries: Vec<_> = tree.entries(&name("a"), KeyRange::all()).map(Result::unwrap).collect();
+    for spoiled in [0, 1, 4, 84, 85, 86, 500, 1_499] {
+        let place = entries[spoiled].1.place.0 as usize;
+        let whole = std::mem::replace(&mut disk.values.lock().unwrap()[place], value(&[9; 4]));
+        let mut scan = tree.scan(&name("a"), KeyRange::all());
+        for (key, _) in &entries[..spoiled] {
+            assert_eq!(scan.next().unwrap().unwrap().0, *key, "{spoiled}");
+        }
+        assert!(matches!(scan.next(), Some(Err(ReadError::Damaged { .. }))), "{spoiled}");
+        assert!(scan.next().is_none() && scan.next().is_none(), "{spoiled}");
+        disk.values.lock().unwrap()[place] = whole;
+    }
+    assert_holds(&tree, &numbered(1_500));
+}
+
+/// A long scan keeps no page it had to read but those that have pages below them, and takes no other's place.
+#[test]
+fn a_long_scan_goes_by_without_leaving_traces() {
+    let (disk, pages) = fresh::<Blake3>();
+    let tree = grow(&disk, &pages, &numbered(20_000), 5_000);
+    let whole = pages.stats().memory_bytes;
+    flush(&disk, &tree);
+    let least = pages.evict(0);
+    let used = tree.find(&name("a"), &state_key(77)).unwrap().unwrap();
+    let before = pages.stats().memory_bytes;
+    assert_eq!(tree.scan(&name("a"), KeyRange::all()).count(), 20_000);
+    let after = pages.stats().memory_bytes;
+    assert!(after < before + whole / 50, "{before} and then {after} of {whole}, {least} at least");
+    assert_eq!(tree.find(&name("a"), &state_key(77)).unwrap(), Some(used));
+    assert_eq!(pages.stats().memory_bytes, after, "what was in use is still there");
+}
+
 fn state_key(n: u32) -> Vec<u8> {
     blake3::hash(&n.to_le_bytes()).as_bytes()[..12].to_vec()
 }

@@ -6,7 +6,7 @@ use crate::support::{
 use keelstone_codec::{Height, Key, Root};
 use keelstone_store::files::{Fault, FaultyFiles, Files, MemoryFiles};
 use keelstone_store::{CheckLevel, Options, Store, StoreError};
-use keelstone_tree::{Blake3, HashKind, Hasher, Sha256, reference};
+use keelstone_tree::{Blake3, HashKind, Hasher, KeyRange, Read, Sha256, reference};
 use std::sync::Arc;
 
 const BASE: Height = Height(41);
@@ -108,6 +108,26 @@ fn a_large_store_is_built_by_several_threads() {
     assert!(report.is_sound(), "{:?}", report.problems);
     assert_eq!(report.values, 20_000);
     assert_eq!(contents(&store.view()), model);
+}
+
+/// A scan of everything reads each value block once and gives none a place in the cache, where other readers' are.
+#[test]
+fn a_long_scan_does_not_fill_the_value_cache() {
+    let model = large_state(20_000);
+    let options = Options { segment_bytes: 256 << 10, value_cache_bytes: 1 << 20, ..small() };
+    let files = FaultyFiles::new(1);
+    let store = build::<Blake3>(Arc::new(files.clone()), options, &model).unwrap();
+    let view = store.view();
+    for key in model["a"].keys().step_by(2_000) {
+        view.get(&namespace("a"), key).unwrap();
+    }
+    let (stats, reads) = (store.stats(), files.reads());
+    assert_eq!(view.scan(&namespace("a"), KeyRange::all()).count(), model["a"].len());
+    let now = store.stats();
+    assert!(now.value_cache_bytes <= stats.value_cache_bytes + (64 << 10), "{stats:?} then {now:?}");
+    let blocks = now.disk_bytes / (16 * 512);
+    let pages = now.entries / 16;
+    assert!(files.reads() - reads < blocks + pages, "{} reads, {blocks} blocks, {pages} pages", files.reads() - reads);
 }
 
 /// spec: STORE-11. The height it was built at is the lowest: it can be viewed and rolled back to, nothing below can, and

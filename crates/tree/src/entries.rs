@@ -1,0 +1,202 @@
+//! Entries of a version in order, with and without their values.
+//!
+//! Values lie where they were written, not in the order of their keys. So a scan that has gone on for a while gathers
+//! entries and asks for their values many at a time, which lets whoever stores them read what lies together at once. It
+//! then goes by without leaving traces, since what it reads is not read again soon: neither pages nor values that others
+//! use have to make room for it.
+
+use crate::arena::expected;
+use crate::page::{Page, PageId, Slot};
+use crate::tree::{Tree, entry};
+use crate::{Entry, Hasher, KeyRange, Place, ReadError, bits};
+use keelstone_codec::{Key, Namespace, Value};
+use std::sync::Arc;
+use std::{mem, vec};
+
+/// Values a scan asks for at a time, in the end; it begins with one, and takes four times as many each time.
+const VALUES_MAX: usize = 1024;
+/// From this many on, a scan is a long one.
+const VALUES_MANY: usize = 64;
+/// Bytes of values a scan gathers at a time, but for the last of them.
+const VALUES_BYTES: u64 = 1 << 20;
+
+/// Entries in order; see [`Tree::entries`]. After the first error it ends.
+pub struct Entries<H: Hasher> {
+    tree: Tree<H>,
+    range: KeyRange,
+    path: Vec<Step>,
+    failed: Option<ReadError>,
+    /// Whether it goes by without leaving traces: pages it meets do not count as used, and those it has to read are not
+    /// kept.
+    pub(crate) passing: bool,
+}
+
+/// A page on the way to the current entry.
+pub(crate) struct Step {
+    pub(crate) id: PageId,
+    page: Arc<Page>,
+    /// Slots not visited yet: from the front, or for a reverse range from the back.
+    next: usize,
+}
+
+impl<H: Hasher> Entries<H> {
+    pub(crate) fn new(tree: &Tree<H>, namespace: &Namespace, range: KeyRange) -> Self {
+        let mut entries = Self { tree: tree.clone(), range, path: Vec::new(), failed: None, passing: false };
+        if let Some(space) = tree.space(namespace).filter(|_| !entries.range.is_empty()) {
+            match tree.load_root(space) {
+                Ok(page) => entries.enter(space.page, page),
+                Err(error) => entries.failed = Some(error),
+            }
+        }
+        entries
+    }
+
+    /// Steps into a page, to the first slot that can have keys of the range.
+    fn enter(&mut self, id: PageId, page: Arc<Page>) {
+        let next = match (&self.range.end, self.range.reverse) {
+            (None, true) => page.shape.len(),
+            (Some(end), true) => first_reaching(&page, end, true),
+            (_, false) => first_reaching(&page, &self.range.start, false),
+        };
+        self.path.push(Step { id, page, next });
+    }
+
+    pub(crate) fn step(&mut self, seen: &mut impl FnMut(&[Step])) -> Option<Result<(Key, Entry), ReadError>> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
+        loop {
+            seen(&self.path);
+            let step = self.path.last_mut()?;
+            let slot = if self.range.reverse { step.next.checked_sub(1) } else { Some(step.next) };
+            let Some(slot) = slot.filter(|slot| *slot < step.page.shape.len()) else {
+                self.path.pop();
+                continue;
+            };
+            step.next = if self.range.reverse { slot } else { slot + 1 };
+            let (found, key) = (&step.page.slots()[slot], step.page.shape.key(slot));
+            let Some((id, expected)) = expected(found, key) else {
+                if !self.range.contains(key) {
+                    self.path.clear();
+                    return None;
+                }
+                let key = Key::new(key).expect("keys in the tree are keys");
+                return Some(Ok((key, entry(found).expect("not a child"))));
+            };
+            let pages = self.tree.pages();
+            let below = if self.passing { pages.load_in_passing(id, &expected) } else { pages.load(id, &expected) };
+            match below {
+                Ok(page) => self.enter(id, page),
+                Err(error) => {
+                    self.path.clear();
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl<H: Hasher> Iterator for Entries<H> {
+    type Item = Result<(Key, Entry), ReadError>;
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step(&mut |_| {})
+    }
+}
+
+/// The first slot that has keys at or above `bound`, or may have; with `whole`, the first that has no others.
+fn first_reaching(page: &Page, bound: &[u8], whole: bool) -> usize {
+    let below = |slot: usize| match (&page.slots()[slot], bits::crit(bound, page.shape.key(slot))) {
+        (Slot::Child { crit, .. }, Some(found)) if found >= *crit => whole,
+        (Slot::Child { .. }, None) => whole,
+        (_, Some(found)) => bits::bit(bound, found),
+        (Slot::Entry { .. }, None) => false,
+    };
+    let (mut low, mut high) = (0, page.shape.len());
+    while low < high {
+        let middle = (low + high) / 2;
+        if below(middle) { low = middle + 1 } else { high = middle }
+    }
+    low
+}
+
+/// Entries in order, with their values. After the first error it ends.
+pub(crate) struct ScanValues<'a, H: Hasher> {
+    tree: &'a Tree<H>,
+    entries: Entries<H>,
+    /// Values gathered next time.
+    count: usize,
+    ready: vec::IntoIter<(Key, Value)>,
+    /// What comes behind those that are ready, if no more entries do.
+    end: Option<Result<(), ReadError>>,
+}
+
+impl<'a, H: Hasher> ScanValues<'a, H> {
+    pub(crate) fn new(tree: &'a Tree<H>, entries: Entries<H>) -> Self {
+        Self { tree, entries, count: 1, ready: Vec::new().into_iter(), end: None }
+    }
+
+    /// Gathers the next entries and their values.
+    fn gather(&mut self) {
+        let mut keys = Vec::with_capacity(self.count);
+        let mut found: Vec<Entry> = Vec::with_capacity(self.count);
+        let mut bytes = 0;
+        while found.len() < self.count && bytes < VALUES_BYTES {
+            match self.entries.next() {
+                Some(Ok((key, entry))) => {
+                    bytes += u64::from(entry.value_len);
+                    keys.push(key);
+                    found.push(entry);
+                }
+                Some(Err(error)) => self.end = Some(Err(error)),
+                None => self.end = Some(Ok(())),
+            }
+            if self.end.is_some() {
+                break;
+            }
+        }
+        self.count = VALUES_MAX.min(self.count * 4);
+        self.entries.passing = self.count > VALUES_MANY;
+        let many = if found.len() >= VALUES_MANY { self.many(&found) } else { None };
+        let values = many.unwrap_or_else(|| self.one_by_one(&found));
+        self.ready = keys.into_iter().zip(values).collect::<Vec<_>>().into_iter();
+    }
+
+    /// All values at once; none if any of them is not as it should be.
+    fn many(&self, entries: &[Entry]) -> Option<Vec<Value>> {
+        let wanted: Vec<(Place, u32)> = entries.iter().map(|entry| (entry.place, entry.value_len)).collect();
+        let values = self.tree.pages().backing().values(&wanted).ok()?;
+        let sound = |(entry, value): (&Entry, &Value)| entry.check::<H>(value).is_ok();
+        (values.len() == entries.len() && entries.iter().zip(&values).all(sound)).then_some(values)
+    }
+
+    /// The values up to the first that cannot be read, which ends the scan.
+    fn one_by_one(&mut self, entries: &[Entry]) -> Vec<Value> {
+        let mut values = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match self.tree.value(entry) {
+                Ok(value) => values.push(value),
+                Err(error) => {
+                    self.end = Some(Err(error));
+                    break;
+                }
+            }
+        }
+        values
+    }
+}
+
+impl<H: Hasher> Iterator for ScanValues<'_, H> {
+    type Item = Result<(Key, Value), ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(next) = self.ready.next() {
+                return Some(Ok(next));
+            }
+            match &mut self.end {
+                None => self.gather(),
+                Some(end) => return mem::replace(end, Ok(())).err().map(Err),
+            }
+        }
+    }
+}
