@@ -7,10 +7,10 @@
 
 use crate::collections::entry_prefix;
 use crate::host::Handle;
-use crate::world::{Draft, Layout, SpaceInfo, Transition, View, World};
+use crate::world::{Draft, Layout, Space, SpaceInfo, Transition, View, World};
 use crate::{Capability, Context, ContextUse, Denied, Event, FailureKind, FunctionHash, Stop};
 use keelstone_codec::{Describe, Encode, Namespace, Shape};
-use std::any::type_name;
+use std::any::{TypeId, type_name};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Namespaces that the engine itself writes. What lies there is no part of an operation's diff (spec: EXEC-2), and only
@@ -233,6 +233,12 @@ impl Registry {
     /// All namespaces, by name.
     pub fn spaces(&self) -> impl Iterator<Item = &SpaceInfo> {
         self.spaces.values()
+    }
+
+    /// Whether the namespace `S` is one of them, under this very type.
+    #[must_use]
+    pub fn holds<S: Space>(&self) -> bool {
+        self.spaces.get(S::NAME).is_some_and(|space| space.type_id == TypeId::of::<S>())
     }
 
     /// What the value under a key looks like, if the key belongs to a collection of a known namespace.
