@@ -12,6 +12,7 @@ use crate::chain::{self, BLOCKS, Chain, ChainFacts};
 use crate::check::{self, Refusal};
 use crate::keys::verify_batch;
 use crate::merkle::list_root;
+use crate::modules::agents;
 use crate::nonces;
 use crate::transaction::{SignedTransaction, TxId};
 use keelstone_codec::{
@@ -386,7 +387,9 @@ pub(crate) fn execute_watched(
                 out.nonces.insert(sender, next);
                 let limits = Limits { gas_max: facts.limits.bundle_gas_max, ..Limits::default() };
                 let caller = Caller { sender, session: transaction.transaction.session };
-                match draft.execute(caller, &transaction.transaction.bundle, limits)? {
+                let ran = draft.execute(caller, &transaction.transaction.bundle, limits)?;
+                agents::note_activity(registry, &mut draft, &sender)?;
+                match ran {
                     Ok(finished) => succeeded(finished),
                     Err(failure) => failed(&failure),
                 }
@@ -399,6 +402,7 @@ pub(crate) fn execute_watched(
     if out.block.transactions.is_empty() {
         return Ok(out); // spec: LEDGER-3
     }
+    agents::note_production(registry, &mut draft, out.block.transactions.len() as u64)?;
     let (namespace, key, tip) = chain::tip_write(block.height);
     draft.put(&namespace, key, Some(tip))?;
     let record = BlockRecord {

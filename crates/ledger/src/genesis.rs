@@ -9,6 +9,7 @@
 use crate::chain::{self, ChainFacts, ChainLimits, SCHEMA};
 use crate::json::{JSON_DEPTH_MAX, Json, JsonError, Number};
 use crate::keys::check_key;
+use crate::modules::beginning::Beginning;
 use crate::xian::{Import, ImportError};
 use keelstone_codec::{ChainId, Hash, Height, Key, LIST_MAX, Namespace, Timestamp, TypeError, Value};
 use keelstone_execution::{BlockContext, BlockDraft, Capability, PublicKey, Registry, SYSTEM_NAMESPACES, Sessions};
@@ -39,6 +40,8 @@ pub struct Genesis {
     pub grants: BTreeMap<PublicKey, BTreeSet<Capability>>,
     /// The export of another network that the chain begins with.
     pub xian: Option<Json>,
+    /// The agents, alliances and rules that it begins with.
+    pub world: Beginning,
     /// Further entries of the first state, which an application's own programs make.
     pub state: BTreeMap<(Namespace, Key), Value>,
 }
@@ -107,6 +110,7 @@ impl Genesis {
             producers: Vec::new(),
             grants: BTreeMap::new(),
             xian: None,
+            world: Beginning::default(),
             state: BTreeMap::new(),
         }
     }
@@ -147,6 +151,7 @@ impl Genesis {
                     Import::from_json(value.clone())?;
                     genesis.xian = Some(value);
                 }
+                "world" => genesis.world = Beginning::parse(&value).map_err(|error| invalid("world", error))?,
                 "state" => genesis.state = entries(&value)?,
                 _ => return Err(GenesisError::Unknown { name }),
             }
@@ -178,6 +183,9 @@ impl Genesis {
             let names = |names: &BTreeSet<Capability>| Json::List(names.iter().map(|name| text(name)).collect());
             let grants = self.grants.iter().map(|(key, granted)| (key.to_string(), names(granted)));
             members.push(("grants", Json::Object(grants.collect())));
+        }
+        if !self.world.is_empty() {
+            members.push(("world", self.world.to_json()));
         }
         if !self.state.is_empty() {
             let mut spaces: BTreeMap<&Namespace, Vec<(String, Json)>> = BTreeMap::new();
@@ -214,6 +222,7 @@ impl Genesis {
     // spec: GENESIS-2, GENESIS-3
     pub fn first_state(&self) -> Result<FirstState, GenesisError> {
         check_limits(&self.limits)?;
+        self.world.check().map_err(|error| invalid("world", error))?;
         let reserved = |namespace: &Namespace, key: &Key| GenesisError::Reserved {
             namespace: namespace.clone(),
             key: key.clone(),
@@ -242,7 +251,11 @@ impl Genesis {
         let registry = Registry::new();
         let mut draft = BlockDraft::begin(&registry, MemoryTree::<Blake3>::new(), context);
         let empty = "nothing is read that could fail: the state below is empty";
+        self.world.write(&mut draft, height).expect(empty);
         for ((namespace, key), value) in state {
+            if draft.get(&namespace, &key).expect(empty).is_some() {
+                return Err(reserved(&namespace, &key));
+            }
             draft.put(&namespace, key, Some(value)).expect(empty);
         }
         for (key, granted) in &self.grants {

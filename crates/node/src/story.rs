@@ -120,9 +120,12 @@ impl Story {
             (0, ..) if self.founded < ALLIANCES.len() => {
                 let (name, purpose) = ALLIANCES[self.founded];
                 self.founded += 1;
-                operations.push(Operation::of(&social::FormAlliance {
+                operations.push(Operation::of(&social::ProposeAlliance {
                     name: text(name),
                     purpose: text(purpose),
+                    terms: social::Terms::default(),
+                    benefits: Text::default(),
+                    prize: 0,
                     invited: BoundedSet::default(),
                 }));
             }
@@ -175,11 +178,11 @@ impl Story {
                     && let Ok(meme) = memes::MemeId::from_bytes(&outcome.result)
                 {
                     self.memes.push((meme, sender));
-                } else if outcome.function == social::FormAlliance::hash()
+                } else if outcome.function == social::ProposeAlliance::hash()
                     && let Ok(alliance) = social::AllianceId::from_bytes(&outcome.result)
                 {
                     self.alliances.insert(alliance, [actor].into());
-                    if let Ok(form) = social::FormAlliance::from_bytes(&operation.args) {
+                    if let Ok(form) = social::ProposeAlliance::from_bytes(&operation.args) {
                         self.names.insert(alliance, form.name.to_string());
                     }
                 } else if let Ok(join) = social::JoinAlliance::from_bytes(&operation.args)
@@ -198,7 +201,7 @@ impl Story {
     /// What happened first in a block, in a few words; what is rare before what is common.
     pub(crate) fn describe(&self, committed: &Committed) -> String {
         let rank = |transaction: &&Transaction| match transaction.bundle.operations().first() {
-            Some(first) if first.function == social::FormAlliance::hash() => 0,
+            Some(first) if first.function == social::ProposeAlliance::hash() => 0,
             Some(first) if first.function == social::LeaveAlliance::hash() => 1,
             Some(first) if first.function == social::JoinAlliance::hash() => 2,
             Some(first) if first.function == social::SetRelationship::hash() => 3,
@@ -216,7 +219,7 @@ impl Story {
         if function == agents::Register::hash() {
             format!("{name} arrives")
         } else if let (true, Ok(form)) =
-            (function == social::FormAlliance::hash(), social::FormAlliance::from_bytes(args))
+            (function == social::ProposeAlliance::hash(), social::ProposeAlliance::from_bytes(args))
         {
             format!("{name} founds {}", &*form.name)
         } else if let (true, Ok(join)) =
@@ -232,7 +235,7 @@ impl Story {
         } else if let (true, Ok(opinion)) =
             (function == social::SetRelationship::hash(), social::SetRelationship::from_bytes(args))
         {
-            let other = self.cast.0.iter().position(|key| key.public() == opinion.other);
+            let other = self.cast.0.iter().position(|key| agents::AgentId(key.public()) == opinion.other);
             let verb = if opinion.relationship.trust < Fixed::ZERO { "doubts" } else { "trusts" };
             format!("{name} {verb} {}", other.map_or("somebody", |other| NAMES[other]))
         } else {
@@ -255,7 +258,7 @@ impl Story {
 
     fn opinion(&mut self, of: usize) -> Operation {
         let relationship = social::Relationship { trust: self.feeling(), sentiment: self.feeling() };
-        Operation::of(&social::SetRelationship { other: self.cast.0[of].public(), relationship })
+        Operation::of(&social::SetRelationship { other: agents::AgentId(self.cast.0[of].public()), relationship })
     }
 
     /// From -1 to 1 in hundredths.

@@ -3,7 +3,7 @@
 //! A session can only be made from one that exists and never holds more than it: what it holds is checked all the way
 //! up each time it acts, so a delegation that promises too much is merely useless. Closing is for good.
 //!
-//! Rules: `spec/ledger.md`, MODULE-6, and `spec/chain.md`, EXEC-8, EXEC-16 and EXEC-20.
+//! Rules: `spec/modules.md`, MODULE-6, and `spec/chain.md`, EXEC-8, EXEC-16 and EXEC-20.
 
 use crate::keys;
 use keelstone_codec::{BoundedSet, Height, StateHash, Text};

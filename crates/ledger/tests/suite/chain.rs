@@ -8,16 +8,13 @@ use keelstone_ledger::{BlockRecord, Verdict};
 
 #[test]
 fn a_story_of_agents_leaves_what_it_tells_in_state() {
-    let chain = chain();
-    let made = block(&chain, &[signed(1, 0, vec![register("ada")]), signed(2, 0, vec![register("bob")])]);
+    // Bob was there before, with standing, so that what he thinks counts.
+    let chain = chain_of(&staked([(2, 100)]));
+    let made = block(&chain, &[signed(1, 0, vec![register("ada")])]);
     assert!(made.receipts.iter().all(|receipt| receipt.succeeded()), "{:?}", made.receipts);
-    let form = social::FormAlliance {
-        name: Text::new("loom").unwrap(),
-        purpose: Text::new("weaving").unwrap(),
-        invited: Default::default(),
-    };
+    let form = propose("loom", &[]);
     let post = memes::Post { text: Text::new("hello").unwrap() };
-    let receipt = one(&chain, 1, vec![op(&form), op(&post)]);
+    let receipt = one(&chain, 1, vec![form, op(&post)]);
     assert!(receipt.succeeded(), "{receipt:?}");
     assert_eq!(receipt.events().count(), 2);
     let join = social::JoinAlliance { alliance: social::AllianceId(1) };
@@ -26,12 +23,12 @@ fn a_story_of_agents_leaves_what_it_tells_in_state() {
     assert!(receipt.succeeded(), "{receipt:?}");
 
     let world = View::<Society>::over(chain.view());
-    let (ada, bob) = (key(1).public(), key(2).public());
+    let (ada, bob) = (who(1), who(2));
     assert_eq!(world.social.alliances.get(&social::AllianceId(1)).unwrap().unwrap().members.len(), 2);
     let felt = world.social.relationships.get(&(bob, ada)).unwrap().unwrap();
     assert_eq!((felt.trust.to_string(), felt.sentiment.to_string()), ("0.040000".into(), "0.080000".into()));
-    assert_eq!(world.agents.by_key.get(&ada).unwrap().unwrap().reputation.to_string(), "0.100000");
-    assert_eq!(world.agents.by_key.get(&bob).unwrap().unwrap().status, agents::Status::Active);
+    assert_eq!(world.agents.all.get(&ada).unwrap().unwrap().reputation.to_string(), "0.100000");
+    assert_eq!(world.agents.all.get(&bob).unwrap().unwrap().status, agents::Status::Active);
 }
 
 /// spec: LEDGER-3. An empty block writes nothing, and the chain goes on all the same.

@@ -26,10 +26,7 @@ fn told() -> Hash {
     let people = 1..=40u8;
     tell(people.clone().map(|person| signed(person, 0, vec![register(&format!("agent {person}"))])).collect());
     let post = |person: u8| op(&memes::Post { text: Text::new(format!("from {person}")).unwrap() });
-    let form = |person: u8| {
-        let name = Text::new(format!("of {person}")).unwrap();
-        op(&social::FormAlliance { name, purpose: Text::default(), invited: Default::default() })
-    };
+    let form = |person: u8| propose(&format!("of {person}"), &[]);
     tell(people.clone().map(|person| signed(person, 1, vec![post(person), form(person)])).collect());
     let react = |person: u8| {
         let reaction = Fixed::from_micros(i64::from(person) * 24_999 - 500_000);

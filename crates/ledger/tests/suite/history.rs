@@ -18,6 +18,7 @@ use std::sync::Arc;
 fn operation() -> impl Strategy<Value = Operation> {
     let fixed = (-1_200_000i64..1_200_000).prop_map(Fixed::from_micros);
     let person = (1u8..6).prop_map(|number| key(number).public());
+    let agent = (1u8..6).prop_map(who);
     prop_oneof![
         4 => "[a-z]{0,6}".prop_map(|name| register(&name)),
         1 => "[a-z]{0,6}".prop_map(|name| {
@@ -32,12 +33,11 @@ fn operation() -> impl Strategy<Value = Operation> {
             op(&memes::React { meme: memes::MemeId(meme), reaction })
         }),
         2 => "[a-z]{0,6}".prop_map(|name| {
-            let name = Text::new(name).unwrap();
-            op(&social::FormAlliance { name, purpose: Text::default(), invited: BoundedSet::default() })
+            propose(&name, &[])
         }),
         2 => (0u64..4).prop_map(|id| op(&social::JoinAlliance { alliance: social::AllianceId(id) })),
         2 => (0u64..4).prop_map(|id| op(&social::LeaveAlliance { alliance: social::AllianceId(id) })),
-        2 => (person.clone(), fixed.clone(), fixed).prop_map(|(other, trust, sentiment)| {
+        2 => (agent, fixed.clone(), fixed).prop_map(|(other, trust, sentiment)| {
             op(&social::SetRelationship { other, relationship: social::Relationship { trust, sentiment } })
         }),
         1 => person.prop_map(|owner| {

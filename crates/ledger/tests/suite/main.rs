@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
 mod chain;
+mod conflict;
 mod determinism;
 mod genesis;
 mod history;
@@ -12,4 +13,6 @@ mod pool;
 mod signatures;
 mod tools;
 mod vectors;
+mod walk;
+mod world;
 mod xian;

@@ -1,9 +1,9 @@
 //! What the tests share: keys, a chain in memory, and signed transactions.
 
+use keelstone_codec::{BoundedSet, Fixed, Text};
 use keelstone_codec::{ChainId, Encode, Height, Timestamp};
-use keelstone_codec::{Fixed, Text};
 use keelstone_execution::{Bundle, Function, Mode, Operation};
-use keelstone_ledger::modules::{agents, standard};
+use keelstone_ledger::modules::{agents, social, standard};
 use keelstone_ledger::{
     Committed, Genesis, Ledger, PoolLimits, PublicKey, Receipt, SecretKey, SignedTransaction, Transaction,
 };
@@ -65,6 +65,35 @@ pub(crate) fn op(arguments: &impl Function) -> Operation {
 pub(crate) fn register(name: &str) -> Operation {
     let personality = agents::Personality::even(Fixed::from_micros(800_000));
     op(&agents::Register { name: Text::new(name).unwrap(), personality, traits: Default::default() })
+}
+
+/// A proposal of an alliance with no terms, for these people, or for all if there are none.
+pub(crate) fn propose(name: &str, invited: &[u8]) -> Operation {
+    op(&social::ProposeAlliance {
+        name: Text::new(name).unwrap(),
+        purpose: Text::default(),
+        terms: social::Terms::default(),
+        benefits: Text::default(),
+        prize: 0,
+        invited: BoundedSet::new(invited.iter().map(|person| who(*person))).unwrap(),
+    })
+}
+
+/// The agent that this person registers.
+pub(crate) fn who(person: u8) -> agents::AgentId {
+    agents::AgentId(key(person).public())
+}
+
+/// A genesis on which these people are agents with so much stake, like those whom [`register`] registers.
+pub(crate) fn staked(people: impl IntoIterator<Item = (u8, u64)>) -> Genesis {
+    let mut genesis = Genesis::new(chain_id());
+    for (person, stake) in people {
+        let name = Text::new(format!("agent {person}")).unwrap();
+        let personality = agents::Personality::even(Fixed::from_micros(800_000));
+        let agent = agents::Agent::new(key(person).public(), name, personality, Default::default());
+        genesis.world.agents.insert(who(person), agents::Agent { stake, ..agent });
+    }
+    genesis
 }
 
 pub(crate) fn proposer() -> PublicKey {
