@@ -55,6 +55,23 @@ pub trait Files: Debug + Send + Sync {
     /// What the disk says.
     fn list(&self) -> io::Result<Vec<String>>;
 
+    /// Something in the directory that is no regular file with a UTF-8 name, and so is not listed: a link, a device, a
+    /// directory. Whoever takes a directory from a stranger refuses one that has such a thing.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn stranger(&self) -> io::Result<Option<String>> {
+        Ok(None)
+    }
+
+    /// How much room there is: for those who want to know before they write much.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn room(&self) -> io::Result<Room> {
+        Ok(Room { free_bytes: u64::MAX, total_bytes: u64::MAX })
+    }
+
     /// Makes creations, renames and removals durable.
     ///
     /// # Errors
@@ -66,6 +83,15 @@ pub trait Files: Debug + Send + Sync {
     /// # Errors
     /// [`LockError::InUse`] if another holder has it.
     fn lock(&self) -> Result<Box<dyn Guard>, LockError>;
+}
+
+/// How much room a disk has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that can still be written.
+    pub free_bytes: u64,
+    /// Bytes there are in all.
+    pub total_bytes: u64,
 }
 
 /// A file of fixed size.

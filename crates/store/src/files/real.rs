@@ -1,6 +1,6 @@
 //! A directory of the real file system.
 
-use super::{File, Files, Guard, LockError};
+use super::{File, Files, Guard, LockError, Room};
 use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -79,6 +79,21 @@ impl Files for Directory {
         }
         names.sort();
         Ok(names)
+    }
+
+    fn stranger(&self) -> io::Result<Option<String>> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if !entry.file_type()?.is_file() || entry.file_name().to_str().is_none() {
+                return Ok(Some(entry.file_name().to_string_lossy().into_owned()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn room(&self) -> io::Result<Room> {
+        let stats = fs4::statvfs(&self.path)?;
+        Ok(Room { free_bytes: stats.available_space(), total_bytes: stats.total_space() })
     }
 
     fn sync_directory(&self) -> io::Result<()> {

@@ -75,3 +75,17 @@ fn files_of_two_stores_cannot_mix() {
     drop(store);
     assert!(matches!(TestStore::create(files(directory.path()), small()), Err(StoreError::Exists)));
 }
+
+/// What is no regular file is not listed, and whoever must know of it can ask.
+#[cfg(unix)]
+#[test]
+fn a_directory_names_what_it_does_not_list() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = files(directory.path());
+    std::fs::write(directory.path().join("plain"), "x").unwrap();
+    assert_eq!((files.list().unwrap(), files.stranger().unwrap()), (vec!["plain".to_owned()], None));
+    std::os::unix::fs::symlink("plain", directory.path().join("link")).unwrap();
+    assert_eq!((files.list().unwrap(), files.stranger().unwrap()), (vec!["plain".to_owned()], Some("link".to_owned())));
+    let room = files.room().unwrap();
+    assert!(room.total_bytes > 0 && room.free_bytes <= room.total_bytes, "{room:?}");
+}
