@@ -8,4 +8,5 @@
 //! Formats and rules: `spec/snapshot.md`, SNAP-1 to SNAP-16. Vectors: `spec/vectors/snapshot.json`.
 #![forbid(unsafe_code)]
 
+pub mod library;
 pub mod snapshot;

@@ -11,6 +11,7 @@ mod execution;
 mod ics23;
 mod ledger;
 mod node;
+mod snapshot_library;
 mod store;
 mod tree;
 
@@ -43,6 +44,8 @@ pub const TARGETS: &[Target] = &[
     store::SECTOR,
     store::SUPERBLOCK,
     store::TABLE,
+    snapshot_library::INDEX,
+    snapshot_library::ARCHIVE,
     execution::BUNDLE,
     execution::SESSION,
     chain::TRANSACTION,

@@ -27,5 +27,6 @@ pub use plan::{Plan, PlanError};
 pub use restore::{
     ChunkVerdict, EntriesError, Offer, OfferVerdict, Restore, RestoreError, RestoreLimits, RestoreProgress,
 };
+pub(crate) use skeleton::Place;
 pub use skeleton::{CheckedChunk, ChunkError, Fault, PageError, Skeleton};
 pub use wire::{PackError, UnpackError, WIRE_BYTES_MAX, pack, unpack};

@@ -420,7 +420,7 @@ impl<H: Hasher> Skeleton<H> {
 
     /// Checks that a chunk's first entry parts from the last one of the chunk before where the skeleton says they do.
     /// That and [`Skeleton::check`] of every chunk is all there is to prove (spec: SNAP-7).
-    pub(super) fn check_chunk_border(&self, index: u32, last: Place<'_>, first: Place<'_>) -> Result<(), Fault> {
+    pub(crate) fn check_chunk_border(&self, index: u32, last: Place<'_>, first: Place<'_>) -> Result<(), Fault> {
         let unit = self.units(index).and_then(<[Edge]>::first).expect("a chunk of entries");
         self.check_border(*unit, last, first)
     }
@@ -446,9 +446,9 @@ impl<H: Hasher> Skeleton<H> {
 
 /// Where an entry stands.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
-    pub(super) name: &'a [u8],
-    pub(super) key: &'a [u8],
+pub(crate) struct Place<'a> {
+    pub(crate) name: &'a [u8],
+    pub(crate) key: &'a [u8],
 }
 
 impl<'a> Place<'a> {

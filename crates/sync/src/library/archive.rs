@@ -1,0 +1,349 @@
+//! One snapshot in a directory or a tar of its own, to be carried to another machine without a network.
+//!
+//! An archive holds the files a library would: the index, and each chunk under its content name. It is a stranger's: its
+//! index is believed in nothing but what it is compared with, each chunk is proven before it is written, and it is
+//! written under the name of what it was proven to hold. A name, a size or an order other than the index calls for
+//! refuses the whole of it, so there is no path, link or case to play with.
+//!
+//! Rules: `spec/library.md`, LIB-6 to LIB-8.
+
+use super::create::{Fresh, Listener, Phase, check_room, tell};
+use super::disk::{self, FileKind};
+use super::index::{INDEX_BYTES_MAX, Index, Stored};
+use super::tar::{TarReader, TarWriter};
+use super::verify::{Each, Verifying};
+use super::{Info, Library, LibraryError, Pin, SnapshotId};
+use crate::snapshot::SnapshotParams;
+use keelstone_codec::{Decode, Encode, Root};
+use keelstone_store::files::Files;
+use std::fmt::Display;
+use std::io::{Read, Write};
+
+/// What an archive must be of to be taken.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Expected {
+    /// The chain, its hasher and its cut; none takes any.
+    pub params: Option<SnapshotParams>,
+    /// The root of the state, from where it is trusted; none takes any, and proves only that the chunks belong together.
+    pub root: Option<Root>,
+}
+
+impl Expected {
+    /// Compares an index with what is expected.
+    // spec: LIB-8
+    fn check(&self, index: &Index) -> Result<(), LibraryError> {
+        fn same<T: PartialEq + Display>(what: &'static str, found: &T, expected: &T) -> Result<(), LibraryError> {
+            match found == expected {
+                true => Ok(()),
+                false => Err(LibraryError::Foreign { what, found: found.to_string(), expected: expected.to_string() }),
+            }
+        }
+        if let Some(params) = &self.params {
+            same("chain", &index.metadata.chain_id, &params.chain_id)?;
+            same("hasher", &index.metadata.hasher, &params.hasher)?;
+            same("unit weight", &index.metadata.unit_weight_max, &params.unit_weight_max)?;
+        }
+        self.root.as_ref().map_or(Ok(()), |root| same("root", &index.root, root))
+    }
+}
+
+/// Where the files of an archive come from.
+trait Source {
+    /// The index, which is asked for once and first.
+    fn index(&mut self) -> Result<Vec<u8>, LibraryError>;
+    /// A chunk of the index. They are asked for in its order.
+    fn chunk(&mut self, stored: &Stored) -> Result<Vec<u8>, LibraryError>;
+    /// Sees to it that there is nothing else.
+    fn finish(&mut self, index: &Index) -> Result<(), LibraryError>;
+}
+
+struct TarSource<'a>(TarReader<'a>);
+
+impl Source for TarSource<'_> {
+    fn index(&mut self) -> Result<Vec<u8>, LibraryError> {
+        let (name, size) = self.0.next()?.ok_or_else(|| LibraryError::Archive("the archive is empty".to_owned()))?;
+        if !matches!(FileKind::of(&name), FileKind::Index(_)) {
+            return Err(LibraryError::Archive(format!("the archive begins with {name}, not with an index")));
+        }
+        match usize::try_from(size) {
+            Ok(len) if size <= INDEX_BYTES_MAX => Ok(self.0.body(len)?),
+            _ => Err(LibraryError::TooLarge { file: name, found: size, limit: INDEX_BYTES_MAX }),
+        }
+    }
+
+    fn chunk(&mut self, stored: &Stored) -> Result<Vec<u8>, LibraryError> {
+        let expected = (disk::chunk_file(&stored.name), u64::from(stored.bytes));
+        match self.0.next()? {
+            Some(found) if found == expected => {
+                let bytes = self.0.body(stored.bytes as usize)?;
+                disk::check_digest(stored, &bytes)?;
+                Ok(bytes)
+            }
+            Some((name, size)) => {
+                let (file, bytes) = expected;
+                let what = format!("{name} of {size} bytes stands where {file} of {bytes} bytes must");
+                Err(LibraryError::Archive(what))
+            }
+            None => Err(LibraryError::Archive(format!("the archive lacks {}", expected.0))),
+        }
+    }
+
+    fn finish(&mut self, _: &Index) -> Result<(), LibraryError> {
+        match self.0.next()? {
+            None => Ok(()),
+            Some((name, _)) => Err(LibraryError::Archive(format!("the archive holds {name}, which its index lacks"))),
+        }
+    }
+}
+
+struct KeptSource<'a> {
+    pin: &'a Pin,
+    next: u32,
+}
+
+impl Source for KeptSource<'_> {
+    fn index(&mut self) -> Result<Vec<u8>, LibraryError> {
+        Ok(self.pin.index.to_bytes())
+    }
+
+    fn chunk(&mut self, _: &Stored) -> Result<Vec<u8>, LibraryError> {
+        self.next += 1;
+        self.pin.chunk(self.next - 1)?.ok_or(LibraryError::NotFound(self.pin.info.id))
+    }
+
+    fn finish(&mut self, _: &Index) -> Result<(), LibraryError> {
+        Ok(())
+    }
+}
+
+struct DirectorySource<'a>(&'a dyn Files);
+
+impl DirectorySource<'_> {
+    fn names(&self) -> Result<Vec<String>, LibraryError> {
+        self.0.list().map_err(LibraryError::io("list", "the archive"))
+    }
+}
+
+impl Source for DirectorySource<'_> {
+    fn index(&mut self) -> Result<Vec<u8>, LibraryError> {
+        if let Some(name) = self.0.stranger().map_err(LibraryError::io("list", "the archive"))? {
+            return Err(LibraryError::Archive(format!("{name:?} is no regular file; only those are taken")));
+        }
+        let mut id = None;
+        for name in self.names()? {
+            match FileKind::of(&name) {
+                FileKind::Index(found) if id.is_none() => id = Some(found),
+                FileKind::Index(_) => return Err(LibraryError::Archive("the archive holds two indexes".to_owned())),
+                FileKind::Chunk(_) => {}
+                _ => return Err(LibraryError::Archive(format!("{name:?} is no file of a snapshot"))),
+            }
+        }
+        let none = || LibraryError::Archive("the archive holds no index".to_owned());
+        disk::read_index(self.0, &id.ok_or_else(none)?)?.ok_or_else(none)
+    }
+
+    fn chunk(&mut self, stored: &Stored) -> Result<Vec<u8>, LibraryError> {
+        disk::read_chunk(self.0, stored)
+    }
+
+    fn finish(&mut self, index: &Index) -> Result<(), LibraryError> {
+        let known: std::collections::BTreeSet<String> = index
+            .files()
+            .iter()
+            .map(|chunk| disk::chunk_file(&chunk.name))
+            .chain([disk::index_file(&index.id())])
+            .collect();
+        match self.names()?.into_iter().find(|name| !known.contains(name)) {
+            None => Ok(()),
+            Some(name) => Err(LibraryError::Archive(format!("the archive holds {name}, which its index lacks"))),
+        }
+    }
+}
+
+/// Where a snapshot is read from.
+pub enum Origin<'a> {
+    /// A library of our own.
+    Kept(&'a Pin),
+    /// A tar from a stranger.
+    Tar(&'a mut dyn Read),
+    /// A directory from a stranger, which holds one snapshot and nothing else.
+    Directory(&'a dyn Files),
+}
+
+impl<'a> Origin<'a> {
+    fn source(self) -> Box<dyn Source + 'a> {
+        match self {
+            Self::Kept(pin) => Box::new(KeptSource { pin, next: 0 }),
+            Self::Tar(input) => Box::new(TarSource(TarReader::new(input))),
+            Self::Directory(files) => Box::new(DirectorySource(files)),
+        }
+    }
+
+    /// The index, compared with what is expected. Nothing it says is proven.
+    ///
+    /// # Errors
+    /// [`LibraryError`] says what is wrong with it.
+    pub fn index(self, expected: &Expected) -> Result<Index, LibraryError> {
+        open(&mut *self.source(), expected)
+    }
+
+    /// What the index says of the snapshot, compared with what is expected. Nothing of it is proven.
+    ///
+    /// # Errors
+    /// As [`Self::index`].
+    pub fn inspect(self, expected: &Expected) -> Result<Info, LibraryError> {
+        self.index(expected).map(|index| Info::of(&index))
+    }
+
+    /// Proves every chunk against the root of the index.
+    ///
+    /// # Errors
+    /// [`LibraryError`] names what is wrong, and where.
+    pub fn verify(self, expected: &Expected, listener: Listener<'_>) -> Result<Info, LibraryError> {
+        read(&mut *self.source(), expected, None, listener)
+    }
+
+    /// As [`Self::verify`], and hands out all entries in order. Each is proven when it is handed out; that there are no
+    /// others is proven once this returns.
+    ///
+    /// # Errors
+    /// As [`Self::verify`], and what `each` says.
+    pub fn entries(self, expected: &Expected, each: Each<'_>, listener: Listener<'_>) -> Result<Info, LibraryError> {
+        read(&mut *self.source(), expected, Some(each), listener)
+    }
+}
+
+/// The index of an archive, compared with what is expected of it.
+fn open(source: &mut dyn Source, expected: &Expected) -> Result<Index, LibraryError> {
+    let bytes = source.index()?;
+    let index = Index::from_bytes(&bytes).map_err(|error| LibraryError::Archive(format!("its index: {error}")))?;
+    expected.check(&index)?;
+    Ok(index)
+}
+
+fn read(
+    source: &mut dyn Source,
+    expected: &Expected,
+    mut each: Option<Each<'_>>,
+    listener: Listener<'_>,
+) -> Result<Info, LibraryError> {
+    let index = open(source, expected)?;
+    let total = index.metadata.chunks;
+    let mut verifying = Verifying::begin(&index);
+    for (number, stored) in (0u32..).zip(&index.chunks) {
+        let each: Option<Each<'_>> = match &mut each {
+            Some(each) => Some(&mut **each),
+            None => None,
+        };
+        verifying.take(stored, &source.chunk(stored)?, each)?;
+        tell(listener, Phase::Proving, number + 1, total)?;
+    }
+    source.finish(&index)?;
+    Ok(Info::of(&index))
+}
+
+impl Library {
+    /// Proves every chunk of a snapshot against its root, as a stranger would.
+    ///
+    /// # Errors
+    /// [`LibraryError::NotFound`]; [`LibraryError::Damaged`] or [`LibraryError::Unproven`] names the chunk.
+    pub fn verify(&self, id: SnapshotId, listener: Listener<'_>) -> Result<Info, LibraryError> {
+        let pin = self.pin(id).ok_or(LibraryError::NotFound(id))?;
+        Origin::Kept(&pin).verify(&Expected::default(), listener)
+    }
+
+    /// Takes a snapshot over from an archive: proven chunk by chunk, durable and listed once this returns.
+    ///
+    /// # Errors
+    /// [`LibraryError`]; nothing of the attempt is left.
+    // spec: LIB-6, LIB-8
+    pub fn import(
+        &self,
+        from: Origin<'_>,
+        expected: &Expected,
+        reserve_percent: u8,
+        listener: Listener<'_>,
+    ) -> Result<Info, LibraryError> {
+        let _writing = self.shared.writing()?;
+        let source = &mut *from.source();
+        let mut index = open(source, expected)?;
+        let total = index.metadata.chunks;
+        let room = self.shared.files.room().map_err(LibraryError::io("measure", "the disk"))?;
+        check_room(room, reserve_percent, index.bytes().saturating_add(index.to_bytes().len() as u64))?;
+        let mut verifying = Verifying::begin(&index);
+        let mut fresh = Fresh::new(&self.shared);
+        for (number, stored) in (0u32..).zip(&index.chunks) {
+            let wire = source.chunk(stored)?;
+            verifying.take(stored, &wire, None)?;
+            if !fresh.has(&stored.name)? {
+                fresh.write(stored.name, &wire)?;
+            }
+            fresh.push(&stored.name);
+            tell(listener, Phase::Copying, number + 1, total)?;
+        }
+        source.finish(&index)?;
+        // What stands in our own files, which for a chunk that was here already may be other bytes of the same content.
+        index.chunks = fresh.take_chunks();
+        fresh.list(index)
+    }
+
+    /// Writes a snapshot as one tar.
+    ///
+    /// # Errors
+    /// [`LibraryError`]; what was written is then no archive.
+    // spec: LIB-7
+    pub fn export_tar(
+        &self,
+        id: SnapshotId,
+        out: &mut dyn Write,
+        listener: Listener<'_>,
+    ) -> Result<Info, LibraryError> {
+        let pin = self.pin(id).ok_or(LibraryError::NotFound(id))?;
+        let failed = || LibraryError::io("write", "the archive");
+        let total = pin.index.metadata.chunks;
+        let mut tar = TarWriter::new(out);
+        tar.file(&disk::index_file(&id), &pin.index.to_bytes()).map_err(failed())?;
+        for (number, stored) in (0u32..).zip(&pin.index.chunks) {
+            let wire = pin.chunk(number)?.ok_or(LibraryError::NotFound(id))?;
+            tar.file(&disk::chunk_file(&stored.name), &wire).map_err(failed())?;
+            tell(listener, Phase::Copying, number + 1, total)?;
+        }
+        tar.finish().map_err(failed())?;
+        Ok(pin.info.clone())
+    }
+
+    /// Writes a snapshot into an empty directory, its index last.
+    ///
+    /// # Errors
+    /// [`LibraryError::Archive`] if there is anything in it already; [`LibraryError::NoRoom`] before anything is written.
+    pub fn export_directory(
+        &self,
+        id: SnapshotId,
+        into: &dyn Files,
+        reserve_percent: u8,
+        listener: Listener<'_>,
+    ) -> Result<Info, LibraryError> {
+        let pin = self.pin(id).ok_or(LibraryError::NotFound(id))?;
+        let failed = || LibraryError::io("list", "the directory");
+        let stranger = into.stranger().map_err(failed())?;
+        if let Some(name) = stranger.or(into.list().map_err(failed())?.into_iter().next()) {
+            return Err(LibraryError::Archive(format!("the directory is not empty: it holds {name:?}")));
+        }
+        let bytes = pin.index.to_bytes();
+        let room = into.room().map_err(LibraryError::io("measure", "the disk"))?;
+        check_room(room, reserve_percent, pin.index.bytes().saturating_add(bytes.len() as u64))?;
+        let total = pin.index.metadata.chunks;
+        let mut written = std::collections::BTreeSet::new();
+        for (number, stored) in (0u32..).zip(&pin.index.chunks) {
+            if written.insert(stored.name) {
+                let wire = pin.chunk(number)?.ok_or(LibraryError::NotFound(id))?;
+                disk::write(into, &disk::chunk_file(&stored.name), &wire)?;
+            }
+            tell(listener, Phase::Copying, number + 1, total)?;
+        }
+        disk::sync(into)?;
+        disk::write(into, &disk::index_file(&id), &bytes)?;
+        disk::sync(into)?;
+        Ok(pin.info.clone())
+    }
+}

@@ -1,0 +1,227 @@
+//! Making a snapshot from a version of the state: chunks first, each durable, then read back and proven, then listed.
+
+use super::index::{Index, Stored, digest};
+use super::verify::Verifying;
+use super::{Info, Library, LibraryError, Shared, SnapshotId, disk};
+use crate::snapshot::{FORMAT, Plan, SnapshotParams, pack};
+use keelstone_codec::{Encode, Hash, Height, Root};
+use keelstone_store::files::Room;
+use keelstone_tree::{Read, Totals, Walk};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// What is being done to a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Chunks are made of the state, or taken over from another snapshot.
+    Making,
+    /// Chunks are read back and proven against the root.
+    Proving,
+    /// Chunks are copied from or to an archive.
+    Copying,
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done.
+    pub phase: Phase,
+    /// Chunks done.
+    pub done: u32,
+    /// Chunks in all.
+    pub total: u32,
+}
+
+/// Hears of progress, and says whether to go on.
+pub type Listener<'a> = &'a mut dyn FnMut(Progress) -> ControlFlow<()>;
+
+/// How snapshots are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Making {
+    /// The level of zstd.
+    pub level: i32,
+    /// The share of the disk that is to stay free, in percent.
+    pub reserve_percent: u8,
+}
+
+impl Default for Making {
+    /// Level 1, and a tenth of the disk stays free.
+    fn default() -> Self {
+        Self { level: 1, reserve_percent: 10 }
+    }
+}
+
+/// Reports progress, and turns a wish to stop into an error.
+pub(super) fn tell(listener: Listener<'_>, phase: Phase, done: u32, total: u32) -> Result<(), LibraryError> {
+    match listener(Progress { phase, done, total }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(LibraryError::Stopped),
+    }
+}
+
+/// Refuses before anything is written what would fill the disk.
+// spec: LIB-6
+pub(super) fn check_room(room: Room, reserve_percent: u8, needed: u64) -> Result<(), LibraryError> {
+    let reserve = room.total_bytes / 100 * u64::from(reserve_percent);
+    match room.free_bytes.checked_sub(reserve).is_some_and(|usable| needed <= usable) {
+        true => Ok(()),
+        false => Err(LibraryError::NoRoom { needed, reserve, free: room.free_bytes }),
+    }
+}
+
+impl Library {
+    /// Makes the snapshot of a version. Chunks another snapshot has are taken over. Once this returns, the snapshot is
+    /// durable, was read back and proven, and is listed. One that is there already is returned as it is; one of the same
+    /// height with another root is replaced.
+    ///
+    /// Reads the state once where it is not shared, and writes it once; memory is two chunks and the plan.
+    ///
+    /// # Errors
+    /// [`LibraryError`]; nothing of the attempt is left.
+    // spec: LIB-3
+    pub fn create<V: Walk + Read>(
+        &self,
+        view: &V,
+        params: &SnapshotParams,
+        height: Height,
+        root: Root,
+        making: &Making,
+        listener: Listener<'_>,
+    ) -> Result<Info, LibraryError> {
+        let _writing = self.shared.writing()?;
+        let plan = Plan::of(view, params, height, root)?;
+        let id = SnapshotId { height, format: FORMAT };
+        if let Some(there) = self.pin(id).filter(|there| there.index.root == root) {
+            return Ok(there.info.clone());
+        }
+        let totals = plan.totals();
+        let room = self.shared.files.room().map_err(LibraryError::io("measure", "the disk"))?;
+        check_room(room, making.reserve_percent, weight(&totals))?;
+
+        let total = plan.chunks();
+        let mut fresh = Fresh::new(&self.shared);
+        for index in 0..total {
+            let name = plan.name(index);
+            if !fresh.has(&name)? {
+                fresh.write(name, &pack(&plan.body(view, index)?, making.level)?)?;
+            }
+            fresh.push(&name);
+            tell(listener, Phase::Making, index + 1, total)?;
+        }
+        let chunks = fresh.take_chunks();
+        let index = Index { metadata: plan.metadata().clone(), root, totals, chunks };
+        // Read back from the disk: what is listed is what a stranger will find proven.
+        let mut verifying = Verifying::begin(&index);
+        for (number, stored) in (0u32..).zip(&index.chunks) {
+            verifying.take(stored, &disk::read_chunk(&*self.shared.files, stored)?, None)?;
+            tell(listener, Phase::Proving, number + 1, total)?;
+        }
+        fresh.list(index)
+    }
+}
+
+/// About what a state takes as chunks that are not compressed, and its index.
+fn weight(totals: &Totals) -> u64 {
+    totals.bytes.saturating_add(totals.count.saturating_mul(16)).saturating_add(1 << 20)
+}
+
+/// The files of a snapshot that is not listed yet. Dropped, they are removed again.
+pub(super) struct Fresh<'a> {
+    shared: &'a Arc<Shared>,
+    /// What was found or written, by name.
+    known: BTreeMap<Hash, Stored>,
+    written: Vec<Hash>,
+    chunks: Vec<Stored>,
+}
+
+impl<'a> Fresh<'a> {
+    /// The caller holds the right to write.
+    pub(super) fn new(shared: &'a Arc<Shared>) -> Self {
+        Self { shared, known: BTreeMap::new(), written: Vec::new(), chunks: Vec::new() }
+    }
+
+    /// Whether a chunk is there already: written for this snapshot, or another's and undamaged.
+    pub(super) fn has(&mut self, name: &Hash) -> Result<bool, LibraryError> {
+        if self.known.contains_key(name) {
+            return Ok(true);
+        }
+        let found = self.shared.state().needed.get(name).map(|(stored, _)| *stored);
+        let Some(stored) = found else { return Ok(false) };
+        match disk::read_chunk(&*self.shared.files, &stored) {
+            Ok(_) => {
+                self.known.insert(*name, stored);
+                Ok(true)
+            }
+            Err(error) if error.is_damage() => {
+                self.shared.quarantine(name);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes a chunk that is not there.
+    pub(super) fn write(&mut self, name: Hash, wire: &[u8]) -> Result<(), LibraryError> {
+        let bytes = u32::try_from(wire.len()).expect("a chunk is below 16 MB");
+        self.written.push(name);
+        disk::write(&*self.shared.files, &disk::chunk_file(&name), wire)?;
+        self.known.insert(name, Stored { name, bytes, digest: digest(wire) });
+        Ok(())
+    }
+
+    /// Makes a chunk that is there the next of the snapshot.
+    ///
+    /// # Panics
+    /// If it is not there.
+    pub(super) fn push(&mut self, name: &Hash) {
+        self.chunks.push(self.known[name]);
+    }
+
+    /// The chunks pushed so far.
+    pub(super) fn take_chunks(&mut self) -> Vec<Stored> {
+        std::mem::take(&mut self.chunks)
+    }
+
+    /// Makes the files a snapshot: from here on it is listed.
+    pub(super) fn list(mut self, index: Index) -> Result<Info, LibraryError> {
+        let (files, id) = (&*self.shared.files, index.id());
+        // The chunks' names before the index that needs them.
+        disk::sync(files)?;
+        let replaced = {
+            let mut state = self.shared.state();
+            if state.snapshots.get(&id).is_some_and(|held| held.pins > 0) {
+                return Err(LibraryError::Pinned(id));
+            }
+            state.take(&id)
+        };
+        let file = disk::index_file(&id);
+        let written = disk::write(files, &file, &index.to_bytes()).and_then(|()| disk::sync(files));
+        if written.is_err() {
+            // Its chunks go too; an index that stays behind would name what is not there.
+            let _ = disk::remove(files, &file);
+        }
+        written?;
+        self.written.clear();
+        let index = Arc::new(index);
+        let unneeded: Vec<Hash> = {
+            let mut state = self.shared.state();
+            let added = state.add(id, Arc::clone(&index));
+            added.expect("chunks that are shared are taken over as they are stored");
+            replaced.into_iter().filter(|name| !state.needed.contains_key(name)).collect()
+        };
+        for name in unneeded {
+            disk::remove(files, &disk::chunk_file(&name))?;
+        }
+        Ok(Info::of(&index))
+    }
+}
+
+impl Drop for Fresh<'_> {
+    fn drop(&mut self) {
+        for name in &self.written {
+            // What cannot be removed now is swept at the next start: no index needs it.
+            let _ = disk::remove(&*self.shared.files, &disk::chunk_file(name));
+        }
+    }
+}
