@@ -6,6 +6,7 @@
 use crate::exit::{Exit, Failure};
 use keelstone_codec::{Hash, Height, Key, Namespace};
 use keelstone_execution::PublicKey;
+use keelstone_sync::library::Info;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -114,9 +115,110 @@ pub(crate) struct Status {
     pub(crate) entry_bytes: u64,
     /// Transactions that wait for a block.
     pub(crate) waiting: u64,
+    /// What snapshots there are; null on a node that makes none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) snapshots: Option<SnapshotFigures>,
     /// Where the API of the node that answers listens, if it was asked through it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) api: Option<String>,
+}
+
+/// Which snapshots there are, in short.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct SnapshotFigures {
+    /// How many.
+    pub(crate) count: u64,
+    /// The height of the newest.
+    pub(crate) newest_height: Option<u64>,
+    /// Bytes of its chunks as they are sent.
+    pub(crate) newest_bytes: Option<u64>,
+}
+
+impl SnapshotFigures {
+    /// Of a list, the newest first.
+    pub(crate) fn of(list: &[Info]) -> Self {
+        Self {
+            count: u64::try_from(list.len()).unwrap_or(u64::MAX),
+            newest_height: list.first().map(|info| info.id.height.0),
+            newest_bytes: list.first().map(|info| info.bytes),
+        }
+    }
+}
+
+/// The snapshots of a node.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Snapshots {
+    /// Whether the node makes snapshots and serves them.
+    pub(crate) enabled: bool,
+    /// Heights between snapshots.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) interval: Option<u64>,
+    /// Snapshots that are kept.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) keep: Option<u64>,
+    /// The height of the oldest there is: blocks above it are kept.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) oldest_height: Option<u64>,
+    /// The snapshot that is being made, if one is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) making: Option<SnapshotProgress>,
+    /// Those that are offered, the newest first.
+    pub(crate) snapshots: Vec<Snapshot>,
+}
+
+/// How far a snapshot has come.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct SnapshotProgress {
+    /// Its height.
+    pub(crate) height: u64,
+    /// `making`: chunks are made of the state. `proving`: they are read back and proven.
+    pub(crate) phase: String,
+    /// Chunks done in this phase.
+    pub(crate) chunks_done: u32,
+    /// Chunks in all.
+    pub(crate) chunks: u32,
+}
+
+/// A snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Snapshot {
+    /// The height of the state.
+    pub(crate) height: u64,
+    /// The format of its chunks.
+    pub(crate) format: u32,
+    /// The chain it is of.
+    pub(crate) chain_id: String,
+    /// The root of the state.
+    pub(crate) root: String,
+    /// The snapshot's hash.
+    pub(crate) hash: String,
+    /// Chunks in all.
+    pub(crate) chunks: u32,
+    /// Chunks that hold the upper part of the tree, which come first.
+    pub(crate) pages: u32,
+    /// Entries of the state.
+    pub(crate) entries: u64,
+    /// Bytes of their keys and values.
+    pub(crate) entry_bytes: u64,
+    /// Bytes of its chunks as they are sent.
+    pub(crate) bytes: u64,
+}
+
+impl Snapshot {
+    pub(crate) fn of(info: &Info) -> Self {
+        Self {
+            height: info.id.height.0,
+            format: info.id.format,
+            chain_id: info.chain_id.to_string(),
+            root: info.root.0.to_string(),
+            hash: info.hash.to_string(),
+            chunks: info.chunks,
+            pages: info.pages,
+            entries: info.totals.count,
+            entry_bytes: info.totals.bytes,
+            bytes: info.bytes,
+        }
+    }
 }
 
 /// A transaction that was taken in.

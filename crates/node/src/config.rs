@@ -130,6 +130,19 @@ settings! {
         /// Heights whose state can be asked for: "all", or the number of the latest to keep.
         history: History = History::All;
     }
+    /// Snapshots of the state, for those who join by state sync.
+    snapshots: Snapshots {
+        /// Whether the node makes snapshots and serves them.
+        enabled: bool = false;
+        /// Heights between snapshots. Nodes with the same interval make, and can serve, the same ones.
+        interval: u64 = 1_000, 1..=1_000_000_000;
+        /// Snapshots that are kept, the newest.
+        keep: u64 = 5, 1..=1_000;
+        /// The level of zstd chunks are compressed with, from 1 (quick) to 19 (small).
+        zstd_level: u64 = 1, 1..=19;
+        /// Percent of the disk that stay free: a snapshot that would take more is not made.
+        reserve_percent: u64 = 10, 0..=90;
+    }
     /// What the node says while it runs, on standard error.
     log: Log {
         /// "error", "warn", "info", "debug" or "trace", or a filter such as "info,keelstone_node=debug".
@@ -236,6 +249,20 @@ impl Kind for u64 {
             Raw::Toml(DeValue::Integer(integer)) => Self::from_str_radix(integer.as_str(), integer.radix())
                 .map_err(|_| format!("expected an integer from 0 to 2^64 - 1, found {integer}")),
             Raw::Toml(other) => Err(format!("expected an integer, found {}", describe(other))),
+        }
+    }
+    fn to_toml(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Kind for bool {
+    const KIND: &'static str = "true or false";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        match raw {
+            Raw::Toml(DeValue::Boolean(flag)) => Ok(*flag),
+            Raw::Toml(other) => Err(format!("expected {}, found {}", Self::KIND, describe(other))),
+            Raw::Text(text) => text.parse().map_err(|_| format!("expected {}, found {text:?}", Self::KIND)),
         }
     }
     fn to_toml(&self) -> String {

@@ -18,7 +18,11 @@ use keelstone_ledger::{
 };
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
-use keelstone_store::{CheckLevel, CheckReport, Compacted, Options, Progress, Retention, Stats, Store, StoreError};
+use keelstone_store::{
+    CheckLevel, CheckReport, Compacted, Options, Progress, Retention, Stats, Store, StoreError, View,
+};
+use keelstone_sync::library::{Each, Info, Library, LibraryError, Listener as Listening, Making};
+use keelstone_sync::snapshot::SnapshotParams;
 use keelstone_tree::{Blake3, HashKind, Hasher, KeyRange, Query, Read, ReadError, Sha256};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, OnceLock};
@@ -47,6 +51,8 @@ pub(crate) trait Engine: Chain {
     fn rollback(&self, to: Height) -> Result<Root, Failure>;
     /// The imported network's state, in its own form.
     fn export_xian(&self, at: Option<Height>) -> Result<Json, Failure>;
+    /// A version of the state to make a snapshot of. It stays as it is for as long as it is held.
+    fn version(&self, at: Option<Height>) -> Result<Box<dyn Version>, Failure>;
     /// Figures of the store.
     fn stats(&self) -> Stats;
     /// Checks what is stored.
@@ -59,6 +65,79 @@ pub(crate) trait Engine: Chain {
     fn flush(&self) -> Result<(), Failure>;
     /// The last link of an account's own session, and the session.
     fn session(&self, key: &PublicKey) -> Result<(StateHash, u64), Refusal>;
+}
+
+/// A version of the state, whatever its hasher.
+pub(crate) trait Version: Send {
+    /// Its height.
+    fn height(&self) -> Height;
+    /// Makes a snapshot of it.
+    fn snapshot(&self, library: &Library, making: &Making, listener: Listening<'_>) -> Result<Info, LibraryError>;
+}
+
+struct Held<H: Hasher> {
+    view: View<H>,
+    params: SnapshotParams,
+}
+
+impl<H: Hasher> Version for Held<H> {
+    fn height(&self) -> Height {
+        self.view.height().unwrap_or_default()
+    }
+
+    fn snapshot(&self, library: &Library, making: &Making, listener: Listening<'_>) -> Result<Info, LibraryError> {
+        library.create(&self.view, &self.params, self.height(), self.view.root(), making, listener)
+    }
+}
+
+/// What nodes of a chain agree on for its snapshots.
+pub(crate) fn snapshot_params(genesis: &Genesis) -> SnapshotParams {
+    SnapshotParams { chain_id: genesis.chain_id.clone(), hasher: genesis.hasher, unit_weight_max: 4 << 20 }
+}
+
+/// Hands the entries of a snapshot over to whoever wants them, in order.
+pub(crate) type Feed<'a> = &'a mut dyn FnMut(Each<'_>) -> Result<Info, Failure>;
+
+/// Builds a store of the state of a snapshot in an empty directory. Its root is computed anew, and compared.
+pub(crate) fn build_state(
+    hasher: HashKind,
+    directory: Arc<Directory>,
+    info: &Info,
+    feed: Feed<'_>,
+) -> Result<(), Failure> {
+    match hasher {
+        HashKind::Blake3 => build_with::<Blake3>(directory, info, feed),
+        HashKind::Sha256 => build_with::<Sha256>(directory, info, feed),
+    }
+}
+
+fn build_with<H: Hasher>(directory: Arc<Directory>, info: &Info, feed: Feed<'_>) -> Result<(), Failure> {
+    let mut building = Store::<H>::build(directory, Options::default(), info.id.height)?;
+    let mut failed = None;
+    let fed = feed(&mut |namespace: &Namespace, key: &[u8], value: &[u8]| {
+        let key = Key::new(key).expect("a proven entry has a key");
+        building.push(namespace, &key, value).map_err(|error| {
+            failed = Some(error);
+            LibraryError::Stopped
+        })
+    });
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    fed?;
+    building.finish(info.root)?;
+    Ok(())
+}
+
+/// The empty directory in which the state of a home is to be built that has none.
+pub(crate) fn vacant_state(home: &Home) -> Result<Arc<Directory>, Failure> {
+    let path = home.data().join("state");
+    let directory = Directory::new(&path).map_err(|error| Failure::io(path.display(), &error))?;
+    if Store::<Blake3>::exists(&directory)? {
+        let message = format!("there is a state in {} already", path.display());
+        return Err(Failure::usage(message).hint("give another --home, and the chain's genesis with --genesis"));
+    }
+    Ok(Arc::new(directory))
 }
 
 /// What a replay came to.
@@ -201,6 +280,28 @@ impl From<StoreError> for Failure {
     }
 }
 
+impl From<LibraryError> for Failure {
+    fn from(error: LibraryError) -> Self {
+        let message = causes(&error);
+        match error {
+            LibraryError::InUse { .. } => {
+                Self::new(Exit::InUse, message).hint("stop the node that runs there, or give another --home")
+            }
+            LibraryError::NotFound(_) => Self::not_found(message).hint("keelstone snapshot list shows what there is"),
+            LibraryError::NoRoom { .. } => {
+                Self::error(message).hint("free some, or set snapshots.reserve_percent lower")
+            }
+            LibraryError::Archive(_)
+            | LibraryError::Tar(_)
+            | LibraryError::Foreign { .. }
+            | LibraryError::TooLarge { .. } => Self::usage(message),
+            LibraryError::Read(error) => error.into(),
+            error if error.is_damage() => Self::integrity(message),
+            _ => Self::error(message),
+        }
+    }
+}
+
 impl From<LedgerError> for Failure {
     fn from(error: LedgerError) -> Self {
         let message = causes(&error);
@@ -248,6 +349,7 @@ impl<H: Hasher> Chain for Local<H> {
             entries: totals.count,
             entry_bytes: totals.bytes,
             waiting: u64::try_from(self.ledger.pool().count).unwrap_or(u64::MAX),
+            snapshots: None,
             api: None,
         })
     }
@@ -447,6 +549,10 @@ impl<H: Hasher> Engine for Local<H> {
             xian::ExportError::Read(error) => error.into(),
             error => Failure::integrity(error.to_string()),
         })
+    }
+
+    fn version(&self, at: Option<Height>) -> Result<Box<dyn Version>, Failure> {
+        Ok(Box::new(Held { view: self.view(at)?, params: snapshot_params(&self.genesis) }))
     }
 
     fn stats(&self) -> Stats {

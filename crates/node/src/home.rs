@@ -5,6 +5,7 @@
 //! genesis.json     what the chain began with
 //! keys/            secret keys, each readable by its owner only
 //! data/            state, blocks and receipts; locked by the process that uses them
+//! data/snapshots/  snapshots, under a lock of their own
 //! api.json         where the API of the running node listens
 //! ```
 
@@ -38,6 +39,11 @@ impl Home {
 
     pub(crate) fn data(&self) -> PathBuf {
         self.0.join("data")
+    }
+
+    /// Where snapshots are kept.
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.data().join("snapshots")
     }
 
     fn api(&self) -> PathBuf {

@@ -26,6 +26,7 @@ mod keyfile;
 mod metrics;
 mod out;
 mod producer;
+mod snapshots;
 mod story;
 mod strict_json;
 mod watchdog;
@@ -33,6 +34,7 @@ mod watchdog;
 pub use call::{arguments, shown};
 pub use cli::Application;
 pub use config::{
-    Blocks, Config, ConfigError, Execution, History, Http, Log, LogFilter, LogFormat, Mempool, Production, Store,
+    Blocks, Config, ConfigError, Execution, History, Http, Log, LogFilter, LogFormat, Mempool, Production, Snapshots,
+    Store,
 };
 pub use exit::{Exit, Failure};

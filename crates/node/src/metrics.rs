@@ -4,6 +4,7 @@
 //! request, so the number of series is known before the first request comes. Each is something a person acts on; the
 //! list with what to do stands in `docs/http.md`.
 
+use keelstone_sync::library::{Info, Phase, Progress};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -29,6 +30,11 @@ struct Outcome {
     outcome: &'static str,
 }
 
+/// A number as a gauge holds it.
+fn gauge(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 /// All counters of a node.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -47,6 +53,21 @@ pub(crate) struct Metrics {
     pub(crate) store_entries: Gauge,
     pub(crate) store_disk_bytes: Gauge,
     pub(crate) store_failed: Gauge,
+    snapshots_created: Counter,
+    snapshots_failed: Family<Reason, Counter>,
+    pub(crate) snapshots_skipped: Counter,
+    pub(crate) snapshots_damaged: Counter,
+    snapshot_create_seconds: Histogram,
+    snapshot_phase: Gauge,
+    snapshot_chunks_done: Gauge,
+    snapshot_chunks_total: Gauge,
+    snapshot_height: Gauge,
+    snapshot_bytes: Gauge,
+    snapshots_kept: Gauge,
+    snapshots_kept_bytes: Gauge,
+    snapshot_chunks_served: Counter,
+    snapshot_bytes_served: Counter,
+    snapshot_chunks_refused: Family<Reason, Counter>,
 }
 
 impl Metrics {
@@ -68,6 +89,21 @@ impl Metrics {
             store_entries: Gauge::default(),
             store_disk_bytes: Gauge::default(),
             store_failed: Gauge::default(),
+            snapshots_created: Counter::default(),
+            snapshots_failed: Family::default(),
+            snapshots_skipped: Counter::default(),
+            snapshots_damaged: Counter::default(),
+            snapshot_create_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 18)),
+            snapshot_phase: Gauge::default(),
+            snapshot_chunks_done: Gauge::default(),
+            snapshot_chunks_total: Gauge::default(),
+            snapshot_height: Gauge::default(),
+            snapshot_bytes: Gauge::default(),
+            snapshots_kept: Gauge::default(),
+            snapshots_kept_bytes: Gauge::default(),
+            snapshot_chunks_served: Counter::default(),
+            snapshot_bytes_served: Counter::default(),
+            snapshot_chunks_refused: Family::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("http_requests", "Requests answered, by route and status class", metrics.requests.clone());
@@ -100,7 +136,106 @@ impl Metrics {
             "1 once a write failed and the node must restart",
             metrics.store_failed.clone(),
         );
+        metrics.register_snapshots();
         metrics
+    }
+
+    fn register_snapshots(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("snapshot_created_snapshots", "Snapshots created", self.snapshots_created.clone());
+        registry.register(
+            "snapshot_failed_snapshots",
+            "Snapshots that could not be created, by reason",
+            self.snapshots_failed.clone(),
+        );
+        registry.register(
+            "snapshot_skipped_snapshots",
+            "Snapshots skipped because the one before was still being made",
+            self.snapshots_skipped.clone(),
+        );
+        registry.register(
+            "snapshot_damaged_snapshots",
+            "Times a stored snapshot was found damaged and taken off the list",
+            self.snapshots_damaged.clone(),
+        );
+        registry.register(
+            "snapshot_create_seconds",
+            "Time to create a snapshot and prove it",
+            self.snapshot_create_seconds.clone(),
+        );
+        registry.register(
+            "snapshot_phase_number",
+            "What is being done: 0 nothing, 1 chunks are made, 2 chunks are read back and proven",
+            self.snapshot_phase.clone(),
+        );
+        registry.register(
+            "snapshot_done_chunks",
+            "Chunks of the snapshot that is being made, done in this phase",
+            self.snapshot_chunks_done.clone(),
+        );
+        registry.register(
+            "snapshot_total_chunks",
+            "Chunks of the snapshot that is being made",
+            self.snapshot_chunks_total.clone(),
+        );
+        registry.register("snapshot_height_blocks", "Height of the newest snapshot", self.snapshot_height.clone());
+        registry.register("snapshot_newest_bytes", "Bytes of the newest snapshot", self.snapshot_bytes.clone());
+        registry.register("snapshot_kept_snapshots", "Snapshots that are kept", self.snapshots_kept.clone());
+        registry.register(
+            "snapshot_kept_bytes",
+            "Bytes of all snapshots, what they share counted for each",
+            self.snapshots_kept_bytes.clone(),
+        );
+        registry.register("snapshot_served_chunks", "Chunks served", self.snapshot_chunks_served.clone());
+        registry.register("snapshot_served_bytes", "Bytes of chunks served", self.snapshot_bytes_served.clone());
+        registry.register(
+            "snapshot_refused_chunks",
+            "Chunks asked for that were not served, by reason",
+            self.snapshot_chunks_refused.clone(),
+        );
+    }
+
+    /// Counts a snapshot that was created.
+    pub(crate) fn snapshot_created(&self, info: &Info, seconds: f64) {
+        self.snapshots_created.inc();
+        self.snapshot_create_seconds.observe(seconds);
+        self.snapshot_bytes.set(gauge(info.bytes));
+    }
+
+    /// Counts a snapshot that could not be created.
+    pub(crate) fn snapshot_failed(&self, reason: &'static str) {
+        self.snapshots_failed.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// How far the snapshot has come that is being made; none if none is.
+    pub(crate) fn snapshot_progress(&self, progress: Option<Progress>) {
+        let number = progress.map_or(0, |progress| match progress.phase {
+            Phase::Making | Phase::Copying => 1,
+            Phase::Proving => 2,
+        });
+        self.snapshot_phase.set(number);
+        if let Some(progress) = progress {
+            self.snapshot_chunks_done.set(i64::from(progress.done));
+            self.snapshot_chunks_total.set(i64::from(progress.total));
+        }
+    }
+
+    /// What is kept, the newest first.
+    pub(crate) fn snapshots_kept(&self, list: &[Info]) {
+        self.snapshots_kept.set(gauge(u64::try_from(list.len()).unwrap_or(u64::MAX)));
+        self.snapshots_kept_bytes.set(gauge(list.iter().map(|info| info.bytes).sum()));
+        self.snapshot_height.set(gauge(list.first().map_or(0, |info| info.id.height.0)));
+    }
+
+    /// Counts a chunk that was served.
+    pub(crate) fn snapshot_served(&self, bytes: usize) {
+        self.snapshot_chunks_served.inc();
+        self.snapshot_bytes_served.inc_by(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    /// Counts a chunk that was asked for and not served: `unknown`, `busy`, `damaged` or `failed`.
+    pub(crate) fn snapshot_refused(&self, reason: &'static str) {
+        self.snapshot_chunks_refused.get_or_create(&Reason { reason }).inc();
     }
 
     /// Counts an answered request. `route` is the pattern of a route, never a path somebody sent.

@@ -11,6 +11,7 @@ use crate::keyfile::KeyDir;
 use crate::metrics::Metrics;
 use crate::out::{Out, grouped, short};
 use crate::producer::Producer;
+use crate::snapshots::Service;
 use crate::watchdog::Watchdog;
 use clap::Args;
 use keelstone_execution::{PublicKey, Registry};
@@ -33,10 +34,15 @@ const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 
 /// Run the chain: make blocks and serve the HTTP API
 #[derive(Debug, Args)]
-pub(crate) struct Options {}
+pub(crate) struct Options {
+    /// Make snapshots and serve them, as snapshots.enabled=true does
+    #[arg(long)]
+    enable_snapshots: bool,
+}
 
-pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    let (config, _) = context.config()?;
+pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
+    let (mut config, _) = context.config()?;
+    config.snapshots.enabled |= options.enable_snapshots;
     log_to_stderr(&config.log);
     let key = KeyDir::new(context.home.path()).load(PRODUCER)?.public();
     // Found out at the first block, this would stop a node that looked sound.
@@ -82,6 +88,7 @@ pub(crate) struct Node {
     watchdog: Watchdog,
     health: Arc<Health>,
     hub: Arc<Hub>,
+    snapshots: Option<Arc<Service>>,
     stop: watch::Sender<bool>,
     server: tokio::task::JoinHandle<()>,
     signals: Signals,
@@ -143,6 +150,11 @@ impl Node {
         let health = Arc::new(Health::default());
         let limits = Arc::new(Limits::new(&config.http, address));
         observe(&*engine, hub.clone(), metrics.clone(), context.application.registry.clone());
+        // Before the first block: the one that reaches the interval may be the next.
+        let snapshots = match config.snapshots.enabled {
+            true => Some(Service::start(&engine, config, home, metrics.clone())?),
+            false => None,
+        };
         let failing = health.clone();
         let gauge = metrics.clone();
         let watchdog = watch(&*engine, config, home, metrics.clone(), context.out.is_json())
@@ -160,6 +172,7 @@ impl Node {
             metrics: metrics.clone(),
             limits: limits.clone(),
             health: health.clone(),
+            snapshots: snapshots.clone(),
         };
         runtime.spawn(take_figures(engine.clone(), metrics.clone()));
         let server = runtime.spawn(serve(listener, router(served), limits, metrics, stopped));
@@ -173,6 +186,7 @@ impl Node {
             watchdog,
             health,
             hub,
+            snapshots,
             stop,
             server,
             signals,
@@ -193,6 +207,9 @@ impl Node {
         let _ = self.stop.send(true);
         self.hub.close();
         self.producer.stop();
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.stop();
+        }
         // After the producer: a function that never ends would hold up the stop for ever.
         self.watchdog.stop();
         // The server ends by itself within its own grace.

@@ -1,8 +1,10 @@
 //! `keelstone status`: where the chain stands.
 
+use crate::api::SnapshotFigures;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{bytes, grouped};
+use crate::snapshots::look_into_library;
 use clap::Args;
 
 /// Show where the chain stands
@@ -10,7 +12,12 @@ use clap::Args;
 pub(crate) struct Options {}
 
 pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    let status = context.chain()?.status()?;
+    let mut status = context.chain()?.status()?;
+    if status.api.is_none()
+        && let Some((library, _)) = look_into_library(&context.home)?
+    {
+        status.snapshots = Some(SnapshotFigures::of(&library.list()));
+    }
     let out = context.out;
     out.row("chain", &status.chain_id);
     out.row("height", grouped(status.height));
@@ -19,6 +26,10 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     out.row("state", format_args!("{} entries, {}", grouped(status.entries), bytes(status.entry_bytes)));
     out.row("history", format_args!("from height {}", grouped(status.lowest_height)));
     out.row("waiting", format_args!("{} transactions", grouped(status.waiting)));
+    if let Some(snapshots) = &status.snapshots {
+        let newest = snapshots.newest_height.map_or_else(String::new, |height| format!(", newest {}", grouped(height)));
+        out.row("snapshots", format_args!("{}{newest}", grouped(snapshots.count)));
+    }
     out.row("node", status.api.as_deref().unwrap_or("not running"));
     out.emit(&status);
     Ok(Exit::Ok)

@@ -6,6 +6,7 @@ use super::limits::{Limits, guard};
 use super::server::Connection;
 use crate::api::{self, Chain, Page, Refusal};
 use crate::metrics::Metrics;
+use crate::snapshots::Service;
 use crate::strict_json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -19,6 +20,7 @@ use axum::{Json, Router};
 use futures_util::Stream;
 use keelstone_codec::{Hash, Height, Key, Namespace};
 use keelstone_execution::PublicKey;
+use keelstone_sync::snapshot::FORMAT;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -40,6 +42,8 @@ pub(crate) struct Served {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) health: Arc<Health>,
+    /// None on a node that makes no snapshots.
+    pub(crate) snapshots: Option<Arc<Service>>,
 }
 
 /// Whether this node is any use.
@@ -57,6 +61,8 @@ pub(crate) fn router(served: Served) -> Router {
         .route("/", get(index))
         .route("/v1/status", get(status))
         .route("/v1/functions", get(functions))
+        .route("/v1/snapshots", get(snapshots))
+        .route("/v1/snapshots/{height}/chunks/{index}", get(chunk))
         .route("/v1/transactions", post(submit))
         .route("/v1/transactions/{id}", get(transaction))
         .route("/v1/receipts/{id}", get(receipt))
@@ -93,10 +99,12 @@ async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next
 
 /// The label for a route: one of a fixed list, so that series cannot be added from outside.
 fn known_route(pattern: &str) -> &'static str {
-    const ROUTES: [&str; 15] = [
+    const ROUTES: [&str; 17] = [
         "/",
         "/v1/status",
         "/v1/functions",
+        "/v1/snapshots",
+        "/v1/snapshots/{height}/chunks/{index}",
         "/v1/transactions",
         "/v1/transactions/{id}",
         "/v1/receipts/{id}",
@@ -254,7 +262,8 @@ async fn index() -> Json<serde_json::Value> {
         "paths": [
             "/v1/status", "/v1/functions", "/v1/transactions", "/v1/transactions/{id}", "/v1/receipts/{id}",
             "/v1/blocks/{height or latest}", "/v1/accounts/{key}", "/v1/state/{namespace}?key=…&prove=true",
-            "/v1/entries/{namespace}?prefix=…", "/v1/events", "/healthz", "/readyz", "/metrics", "/openapi.json"
+            "/v1/entries/{namespace}?prefix=…", "/v1/snapshots",
+            "/v1/snapshots/{height}/chunks/{index}", "/v1/events", "/healthz", "/readyz", "/metrics", "/openapi.json"
         ],
     }))
 }
@@ -262,7 +271,36 @@ async fn index() -> Json<serde_json::Value> {
 /// Where the chain stands.
 #[utoipa::path(get, path = "/v1/status", responses((status = 200, body = api::Status)))]
 async fn status(State(served): State<Served>) -> Answer<api::Status> {
-    ask(&served, |chain| chain.status()).await.map(Json)
+    let mut status = ask(&served, |chain| chain.status()).await?;
+    status.snapshots = served.snapshots.as_ref().map(|service| api::SnapshotFigures::of(&service.listed()));
+    Ok(Json(status))
+}
+
+/// The snapshots this node offers, and the one it is making.
+#[utoipa::path(get, path = "/v1/snapshots", responses((status = 200, body = api::Snapshots)))]
+async fn snapshots(State(served): State<Served>) -> Json<api::Snapshots> {
+    Json(served.snapshots.as_ref().map(|service| service.report()).unwrap_or_default())
+}
+
+/// One chunk of a snapshot, as it is sent: to be proven by whoever asked.
+#[utoipa::path(
+    get, path = "/v1/snapshots/{height}/chunks/{index}", params(("height" = u64, Path), ("index" = u32, Path)),
+    responses(
+        (status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 404, body = ErrorBody, description = "There is no such chunk here, or too many are asked for"),
+    )
+)]
+async fn chunk(
+    State(served): State<Served>,
+    Path((height, index)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    let height: u64 = parsed("height", &height, str::parse)?;
+    let index: u32 = parsed("index", &index, str::parse)?;
+    let none = || ApiError::new(Code::NotFound, format!("no chunk {index} of a snapshot of height {height}"));
+    let service = served.snapshots.clone().ok_or_else(none)?;
+    let read = tokio::task::spawn_blocking(move || service.chunk(height, FORMAT, index)).await;
+    let bytes = read.ok().flatten().ok_or_else(none)?;
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
 }
 
 /// What can be called, with the form of arguments and results.
@@ -475,6 +513,8 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
     paths(
         status,
         functions,
+        snapshots,
+        chunk,
         submit,
         transaction,
         receipt,

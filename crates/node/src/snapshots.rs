@@ -1,0 +1,610 @@
+//! The node's snapshots: made in the background at an interval, kept, and served to whoever joins.
+//!
+//! A commit that reaches the interval hands its version to a worker and goes on: a version never changes, so blocks are
+//! made and old states forgotten while a snapshot of exactly that height comes to be. If the worker is still at the
+//! last one, this one is skipped and counted; nothing waits in a queue. Serving reads no state, only files of the
+//! library, by at most [`READERS_MAX`] at once, and an answer that cannot be given is no answer, never an error: whoever
+//! asks for what is not here may be wrong, late, or hostile.
+
+use crate::api;
+use crate::config::{self, Config};
+use crate::engine::{Engine, Version};
+use crate::exit::{Failure, causes};
+use crate::home::Home;
+use crate::metrics::Metrics;
+use keelstone_codec::Height;
+use keelstone_store::files::Directory;
+use keelstone_sync::library::{Info, Library, LibraryError, Making, Phase, Pin, Progress, SnapshotId, Swept};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Chunks that are read at once. Each is up to 16 MB in memory.
+const READERS_MAX: usize = 4;
+/// Requests that wait for one of them to be done; more are not answered.
+const WAITING_MAX: usize = 64;
+/// How long a snapshot stays, though newer ones took its place, after its last chunk was asked for.
+const LEASE: Duration = Duration::from_secs(600);
+/// Snapshots that stay for that reason, besides those that are kept: so asking cannot fill the disk.
+const LEASES_MAX: usize = 2;
+/// How many blocks must stand above a snapshot before it is offered: a joiner needs the next header, which holds this
+/// height's root, and the commit for that one.
+const BLOCKS_ABOVE: u64 = 2;
+
+/// The snapshots of a running node.
+#[derive(Debug)]
+pub(crate) struct Service {
+    inner: Arc<Inner>,
+    jobs: SyncSender<Job>,
+    worker: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the worker is told.
+enum Job {
+    Make(Box<dyn Version>),
+    Stop,
+}
+
+#[derive(Debug)]
+struct Inner {
+    library: Library,
+    config: config::Snapshots,
+    metrics: Arc<Metrics>,
+    /// The height of the last block.
+    tip: AtomicU64,
+    /// Set from the moment a version is handed over until its snapshot is done.
+    busy: AtomicBool,
+    stopping: AtomicBool,
+    making: Mutex<Option<(Height, Progress)>>,
+    leases: Mutex<Vec<(Instant, Pin)>>,
+    readers: Readers,
+}
+
+/// Opens the library of a home directory for this process, and says what a crash or a bad disk has left in it.
+pub(crate) fn open_library(home: &Home) -> Result<Library, Failure> {
+    let (library, swept) = Library::open(directory(&home.snapshots())?)?;
+    log_swept(&swept);
+    Ok(library)
+}
+
+/// Opens the library of a home directory to look at, beside a running node; none if there is none.
+pub(crate) fn look_into_library(home: &Home) -> Result<Option<(Library, Swept)>, Failure> {
+    let path = home.snapshots();
+    if !path.exists() {
+        return Ok(None);
+    }
+    Ok(Some(Library::inspect(directory(&path)?)?))
+}
+
+pub(crate) fn directory(path: &Path) -> Result<Arc<Directory>, Failure> {
+    let directory = Directory::new(path).map_err(|error| Failure::io(path.display(), &error))?;
+    Ok(Arc::new(directory))
+}
+
+fn log_swept(swept: &Swept) {
+    if swept.temporary + swept.unneeded > 0 {
+        let (temporary, unneeded) = (swept.temporary, swept.unneeded);
+        tracing::info!(temporary, unneeded, "removed what was left of snapshots that never came to be");
+    }
+    for (id, why) in &swept.damaged {
+        tracing::error!(height = id.height.0, why, "a snapshot is damaged and no longer listed");
+    }
+}
+
+impl Service {
+    /// Opens the library and begins to make snapshots as `config` says.
+    pub(crate) fn start(
+        engine: &Arc<dyn Engine>,
+        config: &Config,
+        home: &Home,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>, Failure> {
+        let library = open_library(home)?;
+        let tip = engine.status()?.height;
+        for info in library.list().iter().filter(|info| info.id.height.0 > tip) {
+            tracing::warn!(height = info.id.height.0, tip, "removed a snapshot of a height that was rolled back");
+            library.delete(info.id)?;
+        }
+        let service = Arc::new(Self::over(library, config.snapshots.clone(), metrics, tip)?);
+        // The engine keeps its listeners: a strong reference to it in one would keep both for ever.
+        let (asked, told) = (Arc::downgrade(engine), service.clone());
+        engine.on_commit(Box::new(move |committed| {
+            let height = committed.block.height;
+            told.committed(height, || asked.upgrade()?.version(Some(height)).ok());
+        }));
+        Ok(service)
+    }
+
+    /// Starts the worker over a library.
+    fn over(library: Library, config: config::Snapshots, metrics: Arc<Metrics>, tip: u64) -> Result<Self, Failure> {
+        let inner = Arc::new(Inner {
+            library,
+            config,
+            metrics,
+            tip: AtomicU64::new(tip),
+            busy: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            making: Mutex::default(),
+            leases: Mutex::default(),
+            readers: Readers::default(),
+        });
+        inner.show_kept();
+        // One to be made, and the word to stop.
+        let (jobs, given) = sync_channel(2);
+        let worker = {
+            let inner = inner.clone();
+            let thread = std::thread::Builder::new().name("snapshots".to_owned());
+            thread
+                .spawn(move || inner.work(&given))
+                .map_err(|error| Failure::io("could not start making snapshots", &error))?
+        };
+        Ok(Self { inner, jobs, worker: Mutex::new(Some(worker)) })
+    }
+
+    /// Hears of a block that is durable, and hands its version over to the worker if a snapshot is due. Runs on the thread
+    /// that commits, so it does next to nothing.
+    fn committed(&self, height: Height, version: impl FnOnce() -> Option<Box<dyn Version>>) {
+        let inner = &*self.inner;
+        inner.tip.store(height.0, Ordering::Relaxed);
+        if !height.0.is_multiple_of(inner.config.interval) || inner.stopping.load(Ordering::Relaxed) {
+            return;
+        }
+        if inner.busy.swap(true, Ordering::AcqRel) {
+            inner.metrics.snapshots_skipped.inc();
+            tracing::warn!(height = height.0, "skipped a snapshot: the one before is still being made");
+            return;
+        }
+        // The worker takes one at a time, and is not busy: there is room.
+        if !version().is_some_and(|version| self.jobs.try_send(Job::Make(version)).is_ok()) {
+            inner.busy.store(false, Ordering::Release);
+            inner.metrics.snapshot_failed("state");
+            tracing::error!(height = height.0, "there is no state to make a snapshot of");
+        }
+    }
+
+    /// Stops making snapshots. One that is being made is given up; nothing of it stays.
+    pub(crate) fn stop(&self) {
+        self.inner.stopping.store(true, Ordering::Relaxed);
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(worker) = worker {
+            let _ = self.jobs.try_send(Job::Stop);
+            // A panic of the thread was reported when it happened.
+            let _ = worker.join();
+        }
+    }
+
+    /// The snapshots that can be offered, the newest first: those with two blocks above them (SS-40).
+    pub(crate) fn listed(&self) -> Vec<Info> {
+        let tip = self.inner.tip.load(Ordering::Relaxed);
+        let mut list = self.inner.library.list();
+        list.retain(|info| info.id.height.0.saturating_add(BLOCKS_ABOVE) <= tip);
+        list
+    }
+
+    /// A chunk as it is sent. None for whatever is not here, and for more requests than can be served.
+    pub(crate) fn chunk(&self, height: u64, format: u32, index: u32) -> Option<Vec<u8>> {
+        let inner = &*self.inner;
+        let refuse = |reason: &'static str| inner.metrics.snapshot_refused(reason);
+        let Some(_reader) = inner.readers.enter() else {
+            refuse("busy");
+            return None;
+        };
+        let id = SnapshotId { height: Height(height), format };
+        let Some(pin) = inner.library.pin(id) else {
+            refuse("unknown");
+            return None;
+        };
+        match pin.chunk(index) {
+            Ok(Some(chunk)) => {
+                inner.lease(pin);
+                inner.metrics.snapshot_served(chunk.len());
+                Some(chunk)
+            }
+            Ok(None) => {
+                refuse("unknown");
+                None
+            }
+            Err(error) => {
+                let damaged = error.is_damage();
+                refuse(if damaged { "damaged" } else { "failed" });
+                tracing::error!(height, index, error = causes(&error), damaged, "a chunk could not be served");
+                if damaged {
+                    inner.metrics.snapshots_damaged.inc();
+                    inner.show_kept();
+                }
+                None
+            }
+        }
+    }
+
+    /// The height of the oldest snapshot there is: blocks above it are what a joiner needs next.
+    pub(crate) fn oldest_listed(&self) -> Option<Height> {
+        self.inner.library.list().last().map(|info| info.id.height)
+    }
+
+    /// What there is and what is being done, for people and programs.
+    pub(crate) fn report(&self) -> api::Snapshots {
+        let inner = &*self.inner;
+        let making = *inner.making();
+        api::Snapshots {
+            enabled: true,
+            interval: Some(inner.config.interval),
+            keep: Some(inner.config.keep),
+            oldest_height: self.oldest_listed().map(|height| height.0),
+            making: making.map(|(height, progress)| api::SnapshotProgress {
+                height: height.0,
+                phase: phase(progress.phase).to_owned(),
+                chunks_done: progress.done,
+                chunks: progress.total,
+            }),
+            snapshots: self.listed().iter().map(api::Snapshot::of).collect(),
+        }
+    }
+}
+
+/// How the configuration wants snapshots to be made.
+pub(crate) fn making(config: &config::Snapshots) -> Making {
+    Making {
+        level: i32::try_from(config.zstd_level).unwrap_or(i32::MAX),
+        reserve_percent: u8::try_from(config.reserve_percent).unwrap_or(100),
+    }
+}
+
+pub(crate) fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Making => "making",
+        Phase::Proving => "proving",
+        Phase::Copying => "copying",
+    }
+}
+
+impl Inner {
+    fn making(&self) -> MutexGuard<'_, Option<(Height, Progress)>> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The worker's life: one snapshot after another, until it is told to stop.
+    fn work(&self, given: &Receiver<Job>) {
+        while let Ok(Job::Make(version)) = given.recv() {
+            self.make(&*version);
+            *self.making() = None;
+            self.metrics.snapshot_progress(None);
+            self.busy.store(false, Ordering::Release);
+        }
+    }
+
+    fn make(&self, version: &dyn Version) {
+        let (started, height) = (Instant::now(), version.height());
+        let making = making(&self.config);
+        let mut listener = |progress: Progress| {
+            *self.making() = Some((height, progress));
+            self.metrics.snapshot_progress(Some(progress));
+            match self.stopping.load(Ordering::Relaxed) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        };
+        let seconds = |started: Instant| started.elapsed().as_secs_f64();
+        match version.snapshot(&self.library, &making, &mut listener) {
+            Ok(info) => {
+                let took = seconds(started);
+                self.metrics.snapshot_created(&info, took);
+                let (chunks, bytes, entries) = (info.chunks, info.bytes, info.totals.count);
+                tracing::info!(height = height.0, chunks, bytes, entries, seconds = took, "Created state snapshot");
+            }
+            Err(LibraryError::Stopped) => tracing::info!(height = height.0, "gave up a snapshot: the node stops"),
+            Err(error) => {
+                self.metrics.snapshot_failed(reason(&error));
+                tracing::error!(height = height.0, error = causes(&error), "could not create a state snapshot");
+            }
+        }
+        self.let_go_of_old_leases();
+        match self.library.keep(self.config.keep) {
+            Ok(removed) => {
+                for id in removed {
+                    tracing::debug!(height = id.height.0, "removed a snapshot");
+                }
+            }
+            Err(error) => tracing::error!(error = causes(&error), "could not remove old snapshots"),
+        }
+        self.show_kept();
+    }
+
+    /// Keeps a snapshot from being removed while somebody fetches it.
+    fn lease(&self, pin: Pin) {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = pin.info().id;
+        leases.retain(|(_, other)| other.info().id != id);
+        leases.push((Instant::now(), pin));
+        if leases.len() > LEASES_MAX {
+            leases.remove(0);
+        }
+    }
+
+    fn let_go_of_old_leases(&self) {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        leases.retain(|(since, _)| since.elapsed() < LEASE);
+    }
+
+    fn show_kept(&self) {
+        let list = self.library.list();
+        self.metrics.snapshots_kept(&list);
+    }
+}
+
+/// Why a snapshot was not made, as a label.
+fn reason(error: &LibraryError) -> &'static str {
+    match error {
+        LibraryError::NoRoom { .. } => "room",
+        LibraryError::Io { .. } => "disk",
+        LibraryError::Read(_) | LibraryError::Plan(_) => "state",
+        LibraryError::Unproven { .. } | LibraryError::Damaged { .. } => "unproven",
+        _ => "other",
+    }
+}
+
+/// A bound on how many read at once, and on how many wait for that.
+#[derive(Debug, Default)]
+struct Readers {
+    /// How many read, and how many wait.
+    state: Mutex<(usize, usize)>,
+    left: Condvar,
+}
+
+/// The right to read, until dropped.
+struct Reader<'a>(&'a Readers);
+
+impl Readers {
+    fn state(&self) -> MutexGuard<'_, (usize, usize)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the right to read; none if too many wait already.
+    fn enter(&self) -> Option<Reader<'_>> {
+        let mut state = self.state();
+        if state.0 == READERS_MAX {
+            if state.1 == WAITING_MAX {
+                return None;
+            }
+            state.1 += 1;
+            while state.0 == READERS_MAX {
+                state = self.left.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            state.1 -= 1;
+        }
+        state.0 += 1;
+        Some(Reader(self))
+    }
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        self.0.state().0 -= 1;
+        self.0.left.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelstone_codec::{ChainId, Key, Namespace, Root, Value};
+    use keelstone_store::files::{Files as _, MemoryFiles};
+    use keelstone_store::{Options, Store, View};
+    use keelstone_sync::library::Listener;
+    use keelstone_sync::snapshot::{FORMAT, SnapshotParams};
+    use keelstone_tree::{Blake3, Diff, HashKind};
+    use std::sync::mpsc::{Sender, channel};
+
+    /// A version whose snapshot begins when the test lets it, and that says when the worker is done with it.
+    struct Gated {
+        view: View<Blake3>,
+        begin: Receiver<()>,
+        _done: Sender<()>,
+    }
+
+    impl Version for Gated {
+        fn height(&self) -> Height {
+            self.view.height().unwrap()
+        }
+        fn snapshot(&self, library: &Library, making: &Making, listener: Listener<'_>) -> Result<Info, LibraryError> {
+            self.begin.recv().unwrap();
+            let chain_id = ChainId::new("test").unwrap();
+            let params = SnapshotParams { chain_id, hasher: HashKind::Blake3, unit_weight_max: 4096 };
+            library.create(&self.view, &params, self.height(), self.view.root(), making, listener)
+        }
+    }
+
+    struct Bench {
+        store: Store<Blake3>,
+        files: MemoryFiles,
+        service: Service,
+        metrics: Arc<Metrics>,
+    }
+
+    impl Bench {
+        fn new(interval: u64, keep: u64) -> Self {
+            let files = MemoryFiles::new();
+            let library = Library::open(Arc::new(files.clone())).unwrap().0;
+            let store = Store::create(Arc::new(MemoryFiles::new()), Options::default()).unwrap();
+            let config = config::Snapshots { interval, keep, reserve_percent: 0, ..Config::default().snapshots };
+            let metrics = Arc::new(Metrics::new());
+            let service = Service::over(library, config, metrics.clone(), 0).unwrap();
+            Self { store, files, service, metrics }
+        }
+
+        /// Commits a block that changes every entry, and tells the service. The version waits for the sender's word; the
+        /// receiver hears of nothing more once the worker is done with it, or was not given it.
+        fn commit(&self, height: u64) -> (Root, Sender<()>, Receiver<()>) {
+            let value = Value::new([height.to_be_bytes(); 30].concat()).unwrap();
+            let write = |n: u32| {
+                let key = Key::new(n.to_be_bytes().to_vec()).unwrap();
+                (Namespace::new("agents").unwrap(), key, Some(value.clone()))
+            };
+            let diff: Diff = (0..100).map(write).collect();
+            let root = self.store.commit(Height(height), diff).unwrap();
+            let (begin, begun) = channel();
+            let (done, ended) = channel();
+            let view = self.store.view();
+            self.service.committed(Height(height), || Some(Box::new(Gated { view, begin: begun, _done: done })));
+            (root, begin, ended)
+        }
+
+        fn make(&self, height: u64) -> Root {
+            let (root, begin, ended) = self.commit(height);
+            begin.send(()).unwrap();
+            assert!(ended.recv().is_err(), "the worker is done with it");
+            root
+        }
+
+        fn counts(&self, line: &str) -> bool {
+            self.metrics.render().lines().any(|found| found == line)
+        }
+
+        fn heights(&self) -> Vec<u64> {
+            self.service.inner.library.list().iter().map(|info| info.id.height.0).collect()
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            self.service.stop();
+        }
+    }
+
+    /// SS-48, SS-49, SS-50: blocks are made while a snapshot is, its own height is forgotten, and what it holds is exactly
+    /// that height. The next that is due is skipped and counted, and does not wait.
+    #[test]
+    fn ss48_ss49_ss50_a_snapshot_is_of_its_height_whatever_happens_meanwhile() {
+        let bench = Bench::new(10, 5);
+        let (root, begin, ended) = bench.commit(10);
+        for height in 11..=25 {
+            drop(bench.commit(height));
+        }
+        bench.store.prune(Height(25)).unwrap();
+        bench.store.compact(&mut |_| ()).unwrap();
+        assert!(bench.counts("snapshot_skipped_snapshots_total 1"), "{}", bench.metrics.render());
+        begin.send(()).unwrap();
+        assert!(ended.recv().is_err());
+        let [info] = &bench.service.listed()[..] else { panic!("{:?}", bench.service.listed()) };
+        assert_eq!((info.id.height, info.root), (Height(10), root));
+        assert!(bench.counts("snapshot_created_snapshots_total 1"));
+        assert!(bench.counts("snapshot_phase_number 0"));
+        // And the one after is made again.
+        for height in 26..30 {
+            drop(bench.commit(height));
+        }
+        bench.make(30);
+        assert_eq!(bench.heights(), [30, 10]);
+    }
+
+    /// SS-40: hidden at its own height and at the next, offered at the one after.
+    #[test]
+    fn ss40_a_snapshot_is_offered_two_blocks_later() {
+        let bench = Bench::new(1_000, 5);
+        for height in 998..1_000 {
+            drop(bench.commit(height));
+        }
+        bench.make(1_000);
+        assert_eq!((bench.heights(), bench.service.listed()), (vec![1_000], vec![]));
+        drop(bench.commit(1_001));
+        assert_eq!(bench.service.listed(), []);
+        drop(bench.commit(1_002));
+        assert_eq!(bench.service.listed().len(), 1);
+        assert_eq!(bench.service.oldest_listed(), Some(Height(1_000)));
+    }
+
+    /// S-15, SS-43: unknown heights, formats and indexes are no answer, by however many they are asked for at once.
+    #[test]
+    fn s15_ss43_what_is_not_here_is_no_answer_and_counted() {
+        let bench = Bench::new(1, 5);
+        bench.make(1);
+        let service = &bench.service;
+        let chunks = service.inner.library.list()[0].chunks;
+        let (served, refused) = std::thread::scope(|scope| {
+            let ask = |thread: u32| {
+                let ask = |n: u32| match (thread + n) % 5 {
+                    0 => service.chunk(1, FORMAT, n % chunks),
+                    1 => service.chunk(1, FORMAT, u32::MAX),
+                    2 => service.chunk(2, FORMAT, 0),
+                    3 => service.chunk(1, 9_999, 0),
+                    _ => service.chunk(u64::MAX, 0, chunks),
+                };
+                (0..500).filter(|n| ask(*n).is_some()).count()
+            };
+            let threads: Vec<_> = (0..20).map(|thread| scope.spawn(move || ask(thread))).collect();
+            let served: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+            (served, 10_000 - served)
+        });
+        assert_eq!((served, refused), (2_000, 8_000));
+        assert!(bench.counts("snapshot_served_chunks_total 2000"));
+        assert!(bench.counts("snapshot_refused_chunks_total{reason=\"unknown\"} 8000"));
+    }
+
+    /// S-15: readers are bounded, and so are those who wait; the one beyond is turned away at once.
+    #[test]
+    fn s15_readers_and_those_who_wait_are_bounded() {
+        let readers = Readers::default();
+        let held: Vec<_> = (0..READERS_MAX).map(|_| readers.enter().unwrap()).collect();
+        std::thread::scope(|scope| {
+            let waiting: Vec<_> = (0..WAITING_MAX).map(|_| scope.spawn(|| readers.enter().is_some())).collect();
+            while readers.state().1 < WAITING_MAX {
+                std::thread::yield_now();
+            }
+            assert!(readers.enter().is_none());
+            drop(held);
+            assert!(waiting.into_iter().all(|thread| thread.join().unwrap()));
+        });
+        assert_eq!(*readers.state(), (0, 0));
+    }
+
+    /// SS-41: a chunk that changed on the disk is not served, the snapshot is off the list, and the alarm rises.
+    #[test]
+    fn ss41_a_damaged_chunk_is_not_served_and_raises_the_alarm() {
+        let bench = Bench::new(1, 5);
+        bench.make(1);
+        let pin = bench.service.inner.library.pin(SnapshotId { height: Height(1), format: FORMAT }).unwrap();
+        let name = format!("{}.chunk", pin.index().chunks[1].name);
+        drop(pin);
+        let file = bench.files.open(&name).unwrap();
+        let mut byte = [0];
+        file.read_at(7, &mut byte).unwrap();
+        file.write_at(7, &[byte[0] ^ 1]).unwrap();
+        assert!(bench.service.chunk(1, FORMAT, 0).is_some());
+        assert_eq!(bench.service.chunk(1, FORMAT, 1), None);
+        assert_eq!(bench.service.chunk(1, FORMAT, 0), None);
+        assert_eq!(bench.heights(), [0; 0]);
+        assert!(bench.counts("snapshot_damaged_snapshots_total 1"));
+        assert!(bench.counts("snapshot_refused_chunks_total{reason=\"damaged\"} 1"));
+    }
+
+    /// What is being fetched stays, though newer ones take its place; and asking for many keeps no more than a few.
+    #[test]
+    fn a_snapshot_that_is_being_fetched_stays() {
+        let bench = Bench::new(1, 1);
+        bench.make(1);
+        assert!(bench.service.chunk(1, FORMAT, 0).is_some());
+        bench.make(2);
+        assert_eq!(bench.heights(), [2, 1]);
+        for height in 3..10 {
+            assert!(bench.service.chunk(height - 1, FORMAT, 0).is_some());
+            bench.make(height);
+        }
+        assert_eq!(bench.heights(), [9, 8, 7]);
+    }
+
+    /// A worker that is told to stop gives up what it is making, and nothing of it stays.
+    #[test]
+    fn a_stop_gives_up_what_is_being_made() {
+        let bench = Bench::new(1, 5);
+        let (_, begin, ended) = bench.commit(1);
+        bench.service.inner.stopping.store(true, Ordering::Relaxed);
+        begin.send(()).unwrap();
+        bench.service.stop();
+        assert!(ended.recv().is_err());
+        assert_eq!(bench.files.list().unwrap().into_iter().filter(|name| name != "LOCK").count(), 0);
+    }
+}
