@@ -6,6 +6,7 @@
 mod commands;
 mod http;
 mod node;
+mod snapshots;
 mod statesync;
 mod support;
 mod watchdog;

@@ -14,6 +14,7 @@ pub(crate) mod proof;
 pub(crate) mod query;
 pub(crate) mod replay;
 pub(crate) mod rollback;
+pub(crate) mod snapshot;
 pub(crate) mod statesync;
 pub(crate) mod status;
 pub(crate) mod tx;

@@ -1,0 +1,378 @@
+//! `keelstone snapshot …`: make, look at, prove, carry and remove snapshots, with no network.
+//!
+//! Where a command takes a snapshot, that is a height of this home's library or the path of an archive: a directory or a
+//! tar. Both go through the verifier that checks chunks of strangers. Commands that only read look into the library
+//! beside a running node; those that write need it for themselves.
+
+mod diff;
+mod restore;
+
+use super::db::confirmed;
+use super::proof::read_input;
+use crate::api::Snapshot;
+use crate::cli::Context;
+use crate::config::Config;
+use crate::engine::snapshot_params;
+use crate::exit::{Exit, Failure};
+use crate::home::Home;
+use crate::out::{Ink, Out, bytes, grouped, short};
+use crate::snapshots::{look_into_library, making, open_library, phase};
+use clap::{Args, Subcommand};
+use indicatif::ProgressBar;
+use keelstone_codec::{Height, Root};
+use keelstone_ledger::Genesis;
+use keelstone_store::files::Directory;
+use keelstone_sync::library::{Expected, Info, Library, LibraryError, Origin, Progress, SnapshotId};
+use keelstone_sync::snapshot::FORMAT;
+use serde_json::json;
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write as _};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Make, prove, carry and restore snapshots of the state
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Make a snapshot now
+    Create {
+        /// The height of the state [default: the last]
+        #[arg(long)]
+        height: Option<u64>,
+    },
+    /// List the snapshots of this home
+    List,
+    /// Show what a snapshot says of itself, without proving it
+    Inspect {
+        /// A height, or the path of an archive
+        snapshot: Source,
+        /// Also list its chunks, by name
+        #[arg(long)]
+        chunks: bool,
+    },
+    /// Prove every chunk of a snapshot against its root
+    Verify {
+        /// A height, or the path of an archive
+        snapshot: Source,
+        /// The root you trust; without it the one the snapshot says is used
+        #[arg(long)]
+        root: Option<String>,
+        /// Also build a state of it, compare its root, and throw it away
+        #[arg(long)]
+        restore: bool,
+    },
+    /// Make the state of a snapshot the state of a home that has none
+    Restore(restore::Options),
+    /// Write a snapshot into a directory, or one file if the name ends in .tar
+    Export {
+        /// Its height
+        height: u64,
+        /// A directory that does not exist or is empty, or a new file NAME.tar
+        to: PathBuf,
+    },
+    /// Take a snapshot over from an archive
+    Import {
+        /// A directory, or a tar file
+        from: PathBuf,
+        /// The root you trust; without it the one the archive says is used
+        #[arg(long)]
+        root: Option<String>,
+    },
+    /// Show what two snapshots differ in
+    Diff(diff::Options),
+    /// Remove a snapshot
+    Delete {
+        /// Its height
+        height: u64,
+        /// Yes, remove it
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Remove what no snapshot needs, and what was set aside as damaged
+    Gc,
+}
+
+/// Where a snapshot is.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// In this home's library.
+    Kept(SnapshotId),
+    /// In a directory or a tar.
+    Archive(PathBuf),
+}
+
+impl FromStr for Source {
+    type Err = Infallible;
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text.parse() {
+            Ok(height) => Self::Kept(id(height)),
+            Err(_) => Self::Archive(text.into()),
+        })
+    }
+}
+
+fn id(height: u64) -> SnapshotId {
+    SnapshotId { height: Height(height), format: FORMAT }
+}
+
+impl Source {
+    /// Reads the snapshot, from the library without changing it.
+    fn read<T>(
+        &self,
+        context: &Context<'_>,
+        read: impl FnOnce(Origin<'_>) -> Result<T, LibraryError>,
+    ) -> Result<T, Failure> {
+        self.read_in(&context.home, read)
+    }
+
+    fn read_in<T>(&self, home: &Home, read: impl FnOnce(Origin<'_>) -> Result<T, LibraryError>) -> Result<T, Failure> {
+        match self {
+            Self::Kept(id) => {
+                let found = look_into_library(home)?.and_then(|(library, _)| library.pin(*id));
+                let pin = found.ok_or(LibraryError::NotFound(*id))?;
+                Ok(read(Origin::Kept(&pin))?)
+            }
+            Self::Archive(path) if path.is_dir() => {
+                let directory = Directory::existing(path).map_err(|error| cannot_read(path, &error))?;
+                Ok(read(Origin::Directory(&directory))?)
+            }
+            Self::Archive(path) => {
+                let mut file = BufReader::new(File::open(path).map_err(|error| cannot_read(path, &error))?);
+                Ok(read(Origin::Tar(&mut file))?)
+            }
+        }
+    }
+
+    fn is_archive(&self) -> bool {
+        matches!(self, Self::Archive(_))
+    }
+}
+
+fn cannot_read(path: &Path, error: &std::io::Error) -> Failure {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Failure::usage(format!("there is no archive {}", path.display())),
+        _ => Failure::io(format_args!("could not read {}", path.display()), error),
+    }
+}
+
+/// The root a caller trusts.
+fn trusted(root: Option<&str>) -> Result<Option<Root>, Failure> {
+    root.map(|text| Root::from_hex(text).map_err(|error| Failure::usage(format!("--root: {error}")))).transpose()
+}
+
+/// What a snapshot must be of: this home's chain if it has one, and the root that is trusted.
+fn expected(genesis: Option<&Genesis>, root: Option<&str>) -> Result<Expected, Failure> {
+    Ok(Expected { params: genesis.map(snapshot_params), root: trusted(root)? })
+}
+
+/// The genesis of this home, if there is a chain.
+fn genesis_if_any(context: &Context<'_>) -> Result<Option<Genesis>, Failure> {
+    match context.home.genesis().exists() {
+        true => context.home.read_genesis().map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Shows progress on a bar.
+fn show(bar: &ProgressBar) -> impl FnMut(Progress) -> ControlFlow<()> + '_ {
+    move |progress| {
+        bar.set_message(phase(progress.phase));
+        bar.set_length(u64::from(progress.total));
+        bar.set_position(u64::from(progress.done));
+        ControlFlow::Continue(())
+    }
+}
+
+fn reserve(config: &Config) -> u8 {
+    making(&config.snapshots).reserve_percent
+}
+
+/// What is known of a snapshot, for people.
+fn rows(out: &Out, info: &Info) {
+    out.row("chain", &info.chain_id);
+    out.row("height", grouped(info.id.height.0));
+    out.row("root", info.root);
+    out.row("hash", info.hash);
+    out.row("state", format_args!("{} entries, {}", grouped(info.totals.count), bytes(info.totals.bytes)));
+    let (chunks, pages) = (grouped(info.chunks.into()), grouped(info.pages.into()));
+    out.row("chunks", format_args!("{chunks}, the first {pages} of them the tree, {}", bytes(info.bytes)));
+}
+
+pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
+    let (config, _) = context.config()?;
+    let out = context.out;
+    match options.action {
+        Action::Create { height } => {
+            let chain = context.open_chain()?;
+            let library = open_library(&context.home)?;
+            let version = chain.version(height.map(Height))?;
+            let bar = out.progress("making", 0);
+            let made = version.snapshot(&library, &making(&config.snapshots), &mut show(&bar));
+            bar.finish_and_clear();
+            let info = made?;
+            rows(out, &info);
+            out.emit(&Snapshot::of(&info));
+        }
+        Action::List => list(context)?,
+        Action::Inspect { snapshot, chunks } => inspect(&snapshot, chunks, context)?,
+        Action::Verify { snapshot, root, restore } => {
+            let expected = expected(genesis_if_any(context)?.as_ref(), root.as_deref())?;
+            if restore {
+                restore::rehearse(&snapshot, &expected, context)?;
+            }
+            let bar = out.progress("proving", 0);
+            let proven = snapshot.read(context, |origin| origin.verify(&expected, &mut show(&bar)));
+            bar.finish_and_clear();
+            let info = proven?;
+            out.say(out.ink(Ink::Good, "✓ every chunk is proven against the root"));
+            rows(out, &info);
+            say_trust(out, root.is_some(), snapshot.is_archive());
+            out.emit(&with(&info, json!({ "valid": true, "root_given": root.is_some(), "restored": restore })));
+        }
+        Action::Restore(options) => return restore::run(options, &config, context),
+        Action::Export { height, to } => export(height, &to, &config, context)?,
+        Action::Import { from, root } => {
+            let genesis = context.home.read_genesis()?;
+            let expected = expected(Some(&genesis), root.as_deref())?;
+            let library = open_library(&context.home)?;
+            let bar = out.progress("copying", 0);
+            let imported = Source::Archive(from)
+                .read(context, |origin| library.import(origin, &expected, reserve(&config), &mut show(&bar)));
+            bar.finish_and_clear();
+            let info = imported?;
+            rows(out, &info);
+            say_trust(out, root.is_some(), true);
+            out.emit(&with(&info, json!({ "root_given": root.is_some() })));
+        }
+        Action::Diff(options) => return diff::run(options, context),
+        Action::Delete { height, yes } => {
+            confirmed(yes, &format!("this removes the snapshot of height {height}"))?;
+            open_library(&context.home)?.delete(id(height))?;
+            out.row("removed", format_args!("the snapshot of height {}", grouped(height)));
+            out.emit(&json!({ "removed": height }));
+        }
+        Action::Gc => {
+            let swept = open_library(&context.home)?.gc()?;
+            out.row("removed", format_args!("{} unneeded, {} damaged", swept.unneeded, swept.set_aside));
+            out.emit(&json!({
+                "temporary": swept.temporary, "unneeded": swept.unneeded, "damaged": swept.set_aside,
+            }));
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// A snapshot as JSON, with more members.
+fn with(info: &Info, more: serde_json::Value) -> serde_json::Value {
+    let mut value = json!(Snapshot::of(info));
+    if let (Some(members), serde_json::Value::Object(more)) = (value.as_object_mut(), more) {
+        members.extend(more);
+    }
+    value
+}
+
+/// An archive proves that it is a state of its root, not that the root is the chain's.
+fn say_trust(out: &Out, given: bool, archive: bool) {
+    if archive && !given {
+        out.say(
+            out.ink(Ink::Quiet, "  the root is what the archive says: compare it with one you trust, or give --root"),
+        );
+    }
+}
+
+fn list(context: &Context<'_>) -> Result<(), Failure> {
+    context.home.read_genesis()?;
+    let (list, damaged) = match look_into_library(&context.home)? {
+        Some((library, found)) => (library.list(), found.damaged),
+        None => Default::default(),
+    };
+    let out = context.out;
+    if list.is_empty() && damaged.is_empty() {
+        out.say("there are no snapshots; keelstone snapshot create makes one");
+    }
+    for info in &list {
+        let (entries, chunks) = (grouped(info.totals.count), grouped(info.chunks.into()));
+        let size = bytes(info.bytes);
+        let height = format!("{:<12}", grouped(info.id.height.0));
+        out.say(format_args!("  {height} {entries} entries  {chunks} chunks  {size}  root {}", short(info.root)));
+    }
+    for (id, why) in &damaged {
+        out.say(format_args!("  {:<12} {} {why}", grouped(id.height.0), out.ink(Ink::Bad, "✗ damaged:")));
+    }
+    let damaged: Vec<_> = damaged.iter().map(|(id, why)| json!({ "height": id.height, "why": why })).collect();
+    let list: Vec<Snapshot> = list.iter().map(Snapshot::of).collect();
+    out.emit(&json!({ "snapshots": list, "damaged": damaged }));
+    Ok(())
+}
+
+fn inspect(snapshot: &Source, chunks: bool, context: &Context<'_>) -> Result<(), Failure> {
+    let out = context.out;
+    let index = snapshot.read(context, |origin| origin.index(&Expected::default()))?;
+    let info = Info::of(&index);
+    rows(out, &info);
+    out.row("hasher", info.hasher);
+    out.row("unit weight", bytes(info.unit_weight_max.into()));
+    let listed = if chunks { index.chunks.as_slice() } else { &[] };
+    for (number, chunk) in listed.iter().enumerate() {
+        out.say(format_args!("  {number:<8} {} {}", chunk.name, bytes(chunk.bytes.into())));
+    }
+    let mut more = json!({ "hasher": info.hasher.to_string(), "unit_weight_max": info.unit_weight_max });
+    if chunks {
+        let chunk = |chunk: &keelstone_sync::library::Stored| json!({ "name": chunk.name, "bytes": chunk.bytes });
+        more["chunk_list"] = listed.iter().map(chunk).collect();
+    }
+    out.emit(&with(&info, more));
+    Ok(())
+}
+
+fn export(height: u64, to: &Path, config: &Config, context: &Context<'_>) -> Result<(), Failure> {
+    let out = context.out;
+    let (library, _) = look_into_library(&context.home)?.ok_or(LibraryError::NotFound(id(height)))?;
+    let bar = out.progress("copying", 0);
+    let exported = match to.extension().is_some_and(|ending| ending == "tar") {
+        true => export_tar(&library, height, to, &bar),
+        false => {
+            let directory = Directory::new(to).map_err(|error| Failure::io(to.display(), &error))?;
+            Ok(library.export_directory(id(height), &directory, reserve(config), &mut show(&bar))?)
+        }
+    };
+    bar.finish_and_clear();
+    let info = exported?;
+    rows(out, &info);
+    out.row("written", to.display());
+    out.emit(&with(&info, json!({ "to": to })));
+    Ok(())
+}
+
+/// Writes a tar under a name that must be free. One that could not be finished is removed.
+fn export_tar(library: &Library, height: u64, to: &Path, bar: &ProgressBar) -> Result<Info, Failure> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => Failure::usage(format!("{} exists already", to.display())),
+        _ => Failure::io(format_args!("could not write {}", to.display()), &error),
+    };
+    if library.pin(id(height)).is_none() {
+        return Err(LibraryError::NotFound(id(height)).into());
+    }
+    let mut file = BufWriter::new(File::create_new(to).map_err(failed)?);
+    let exported = library
+        .export_tar(id(height), &mut file, &mut show(bar))
+        .map_err(Failure::from)
+        .and_then(|info| file.flush().and_then(|()| file.get_ref().sync_all()).map_err(failed).map(|()| info));
+    if exported.is_err() {
+        // Half a tar is of no use; that it cannot be removed is no worse.
+        let _ = std::fs::remove_file(to);
+    }
+    exported
+}
+
+/// A genesis from a file.
+fn genesis_file(file: &Path) -> Result<Genesis, Failure> {
+    Genesis::parse(&read_input(file)?).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))
+}

@@ -1,0 +1,98 @@
+//! `keelstone snapshot restore`: the state of a snapshot becomes the state of this home.
+//!
+//! The state is built aside from proven chunks, its root is computed anew and compared, and only then is it the home's.
+//! What came before the snapshot is not in it: blocks and receipts begin at the next height.
+
+use super::{Source, expected, genesis_file, show};
+use crate::cli::Context;
+use crate::config::Config;
+use crate::engine;
+use crate::exit::{Exit, Failure};
+use crate::out::{Ink, bytes, grouped};
+use clap::Args;
+use keelstone_store::files::Directory;
+use keelstone_sync::library::{Expected, Info, Origin};
+use keelstone_tree::HashKind;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// A height of this home's snapshots, or the path of an archive
+    snapshot: Source,
+    /// The root you trust; without it the one the snapshot says is used
+    #[arg(long)]
+    root: Option<String>,
+    /// The genesis of the chain, for a home that has none
+    #[arg(long)]
+    genesis: Option<PathBuf>,
+}
+
+pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> Result<Exit, Failure> {
+    let home = &context.home;
+    let (genesis, fresh) = match &options.genesis {
+        Some(_) if home.genesis().exists() => {
+            return Err(Failure::usage("this home has a genesis already; leave out --genesis"));
+        }
+        Some(file) => (genesis_file(file)?, true),
+        None => (home.read_genesis()?, false),
+    };
+    let expected = expected(Some(&genesis), options.root.as_deref())?;
+    let info = options.snapshot.read(context, |origin| origin.inspect(&expected))?;
+    if fresh {
+        home.write_genesis(&genesis)?;
+    }
+    let started = Instant::now();
+    let directory = engine::vacant_state(home)?;
+    build(&options.snapshot, &expected, &info, genesis.hasher, directory, context)?;
+    // Opened as the chain of this genesis, or not at all.
+    engine::open(home, config, &context.application.registry)?;
+    let seconds = started.elapsed().as_secs_f64();
+
+    let out = context.out;
+    out.say(out.ink(Ink::Good, "✓ restored, and the root is the snapshot's"));
+    out.row("height", grouped(info.id.height.0));
+    out.row("root", info.root);
+    out.row("state", format_args!("{} entries, {}", grouped(info.totals.count), bytes(info.totals.bytes)));
+    super::say_trust(out, options.root.is_some(), options.snapshot.is_archive());
+    out.emit(&super::with(&info, json!({ "root_given": options.root.is_some(), "seconds": seconds })));
+    Ok(Exit::Ok)
+}
+
+/// Builds the state of a snapshot in a directory that is thrown away.
+pub(super) fn rehearse(snapshot: &Source, expected: &Expected, context: &Context<'_>) -> Result<(), Failure> {
+    let info = snapshot.read(context, |origin| origin.inspect(expected))?;
+    let data = context.home.data();
+    let place = if data.is_dir() { data } else { std::env::temp_dir() };
+    let place = Scratch(place.join(format!("rehearsal-{}", std::process::id())));
+    let directory = Directory::new(&place.0).map_err(|error| Failure::io(place.0.display(), &error))?;
+    build(snapshot, expected, &info, info.hasher, Arc::new(directory), context)
+}
+
+/// A directory that is removed when this is dropped.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays behind is only in the way of the disk.
+        let _ = std::fs::remove_dir_all(AsRef::<Path>::as_ref(&self.0));
+    }
+}
+
+fn build(
+    snapshot: &Source,
+    expected: &Expected,
+    info: &Info,
+    hasher: HashKind,
+    directory: Arc<Directory>,
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    let bar = context.out.progress("restoring", 0);
+    let built = engine::build_state(hasher, directory, info, &mut |each| {
+        snapshot.read(context, |origin: Origin<'_>| origin.entries(expected, each, &mut show(&bar)))
+    });
+    bar.finish_and_clear();
+    built
+}

@@ -1,0 +1,272 @@
+//! Snapshots from the command line: made, proven, carried to another home, restored; and made by a running node.
+
+use crate::support::{Node, chain, expect, keelstone, post, program, register, send};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A chain with a few entries, at height 3.
+fn busy_chain() -> TempDir {
+    let home = chain();
+    send(home.path(), 0, &json!([register(), post("first")]));
+    send(home.path(), 0, &json!([post("second"), post("third")]));
+    send(home.path(), 0, &json!([post("fourth")]));
+    home
+}
+
+/// A command whose disk may be as full as it likes.
+fn snapshot(home: &Path, code: i32, arguments: &[&str]) -> Value {
+    expect(home, code, &[&["snapshot", "--set", "snapshots.reserve_percent=0"], arguments].concat())
+}
+
+/// A new home with the genesis of another.
+fn sibling(home: &Path) -> (TempDir, String) {
+    let other = tempfile::tempdir().unwrap();
+    (other, home.join("genesis.json").to_str().unwrap().to_owned())
+}
+
+fn chunk_files(home: &Path) -> Vec<std::path::PathBuf> {
+    let listed = fs::read_dir(home.join("data/snapshots")).unwrap();
+    let mut files: Vec<_> = listed.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|ending| ending == "chunk"));
+    files.sort();
+    files
+}
+
+/// Made here, exported as one file and as a directory, proven and restored elsewhere: the same root, and blocks go on.
+#[test]
+fn a_snapshot_travels_to_another_home_and_comes_to_the_same_root() {
+    let home = busy_chain();
+    let status = expect(home.path(), 0, &["status"]);
+    let made = snapshot(home.path(), 0, &["create"]);
+    assert_eq!((&made["height"], &made["root"]), (&json!(3), &status["root"]));
+    assert_eq!(snapshot(home.path(), 0, &["list"])["snapshots"], json!([made]));
+    assert_eq!(expect(home.path(), 0, &["status"])["snapshots"]["newest_height"], 3);
+    let verified = snapshot(home.path(), 0, &["verify", "3", "--restore"]);
+    assert_eq!((&verified["valid"], &verified["restored"]), (&json!(true), &json!(true)));
+
+    let carried = tempfile::tempdir().unwrap();
+    let (tar, directory) = (carried.path().join("state.tar"), carried.path().join("state"));
+    let (tar, directory) = (tar.to_str().unwrap(), directory.to_str().unwrap());
+    snapshot(home.path(), 0, &["export", "3", tar]);
+    snapshot(home.path(), 0, &["export", "3", directory]);
+    snapshot(home.path(), 2, &["export", "3", tar]);
+    snapshot(home.path(), 2, &["export", "3", directory]);
+    snapshot(home.path(), 14, &["export", "2", "elsewhere.tar"]);
+
+    let root = made["root"].as_str().unwrap();
+    for archive in [tar, directory] {
+        let inspected = snapshot(home.path(), 0, &["inspect", archive, "--chunks"]);
+        assert_eq!(
+            inspected["chunk_list"].as_array().map(Vec::len),
+            made["chunks"].as_u64().map(|count| count as usize)
+        );
+        snapshot(home.path(), 0, &["verify", archive, "--root", root]);
+        snapshot(home.path(), 2, &["verify", archive, "--root", &"ab".repeat(32)]);
+
+        let (other, genesis) = sibling(home.path());
+        let restored = snapshot(other.path(), 0, &["restore", archive, "--root", root, "--genesis", &genesis]);
+        assert_eq!(restored["root"], made["root"]);
+        let there = expect(other.path(), 0, &["status"]);
+        assert_eq!((&there["height"], &there["root"]), (&json!(3), &status["root"]));
+        assert_eq!(expect(other.path(), 0, &["db", "check"])["sound"], true);
+        // The chain goes on from there, with the key that makes blocks.
+        fs::create_dir_all(other.path().join("keys")).unwrap();
+        fs::copy(home.path().join("keys/producer.key.json"), other.path().join("keys/producer.key.json")).unwrap();
+        send(other.path(), 0, &json!([post("fifth")]));
+        assert_eq!(expect(other.path(), 0, &["status"])["height"], 4);
+        snapshot(other.path(), 0, &["import", archive]);
+        assert_eq!(snapshot(other.path(), 0, &["list"])["snapshots"], json!([made]));
+    }
+}
+
+/// a snapshot of another network is no snapshot of this one.
+#[test]
+fn a08_an_archive_of_another_chain_is_refused_by_name() {
+    let home = busy_chain();
+    snapshot(home.path(), 0, &["create"]);
+    let carried = tempfile::tempdir().unwrap();
+    let tar = carried.path().join("state.tar");
+    let tar = tar.to_str().unwrap();
+    snapshot(home.path(), 0, &["export", "3", tar]);
+    let other = tempfile::tempdir().unwrap();
+    expect(other.path(), 0, &["init", "--chain-id", "other"]);
+    for command in ["verify", "import", "restore"] {
+        let error = snapshot(other.path(), 2, &[command, tar]);
+        let said = error["error"]["message"].as_str().unwrap();
+        assert!(said.contains("test") && said.contains("other"), "{said}");
+    }
+}
+
+/// A byte that changed on the disk is found by whoever looks, and named; the snapshot is then set aside.
+#[test]
+fn a_flipped_byte_is_found_and_named() {
+    let home = busy_chain();
+    snapshot(home.path(), 0, &["create"]);
+    let chunk = &chunk_files(home.path())[0];
+    let mut bytes = fs::read(chunk).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(chunk, bytes).unwrap();
+    let error = snapshot(home.path(), 12, &["verify", "3"]);
+    let name = chunk.file_name().unwrap().to_str().unwrap();
+    assert!(error["error"]["message"].as_str().unwrap().contains(name), "{error}");
+    let tar = home.path().join("out.tar");
+    snapshot(home.path(), 12, &["export", "3", tar.to_str().unwrap()]);
+    assert!(!tar.exists(), "half an archive is left");
+    // Looking changes nothing; making it again puts it right.
+    assert!(chunk.exists());
+    snapshot(home.path(), 0, &["delete", "3", "--yes"]);
+    snapshot(home.path(), 0, &["create"]);
+    snapshot(home.path(), 0, &["verify", "3"]);
+}
+
+/// What two heights differ in, by namespace and by key.
+#[test]
+fn the_difference_of_two_snapshots_names_namespaces_and_keys() {
+    let home = busy_chain();
+    snapshot(home.path(), 0, &["create"]);
+    snapshot(home.path(), 0, &["create", "--height", "2"]);
+    let found = snapshot(home.path(), 0, &["diff", "2", "3", "--limit", "1000"]);
+    assert_eq!(
+        (&found["from"]["height"], &found["to"]["height"], &found["equal"]),
+        (&json!(2), &json!(3), &json!(false))
+    );
+    assert_eq!(found["namespaces"]["memes"]["added"], 1, "{found}");
+    assert_eq!(found["namespaces"]["blocks"], json!({ "added": 1, "changed": 0, "removed": 0 }));
+    let back = snapshot(home.path(), 0, &["diff", "3", "2"]);
+    assert_eq!(back["namespaces"]["memes"]["removed"], 1);
+    assert_eq!(snapshot(home.path(), 0, &["diff", "3", "3"])["equal"], true);
+}
+
+/// L-07: what removes something needs a yes, and a directory that is in use is left alone.
+#[test]
+fn l07_removing_a_snapshot_needs_a_yes_and_an_idle_directory() {
+    let home = busy_chain();
+    snapshot(home.path(), 0, &["create"]);
+    snapshot(home.path(), 2, &["delete", "3"]);
+    snapshot(home.path(), 14, &["delete", "9", "--yes"]);
+    let node = Node::start(home.path(), &["snapshots.enabled=true"]);
+    for command in [&["delete", "3", "--yes"][..], &["gc"], &["create"], &["import", "x.tar"]] {
+        let code = if command[0] == "import" { 11 } else { 11 };
+        snapshot(home.path(), code, command);
+    }
+    // Looking is allowed.
+    assert_eq!(snapshot(home.path(), 0, &["list"])["snapshots"][0]["height"], 3);
+    snapshot(home.path(), 0, &["verify", "3"]);
+    drop(node);
+    snapshot(home.path(), 0, &["delete", "3", "--yes"]);
+    assert_eq!(snapshot(home.path(), 0, &["list"])["snapshots"], json!([]));
+    assert_eq!(chunk_files(home.path()).len(), 0);
+}
+
+/// Waits until a node's answer is what is wanted.
+fn until(node: &Node, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let started = Instant::now();
+    loop {
+        let (_, found) = node.json(path);
+        if wanted(&found) {
+            return found;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "{path} still says {found}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A running node makes snapshots at its interval, keeps the newest, offers those with two blocks above them (SS-40), and
+/// serves their chunks.
+#[test]
+fn ss40_a_node_makes_snapshots_at_its_interval_and_offers_them_two_blocks_later() {
+    let home = chain();
+    let settings =
+        ["snapshots.enabled=true", "snapshots.interval=2", "snapshots.keep=2", "snapshots.reserve_percent=0"];
+    let node = Node::start(home.path(), &settings);
+    send(home.path(), 0, &json!([register()]));
+    send(home.path(), 0, &json!([post("two")]));
+    until(&node, "/metrics", |_| node.get("/metrics").1.contains("snapshot_created_snapshots_total 1"));
+    assert_eq!(node.json("/v1/snapshots").1["snapshots"], json!([]), "made, and not offered yet");
+    send(home.path(), 0, &json!([post("three")]));
+    assert_eq!(node.json("/v1/snapshots").1["snapshots"], json!([]));
+    send(home.path(), 0, &json!([post("four")]));
+    let found =
+        until(&node, "/v1/snapshots", |found| found["snapshots"].as_array().is_some_and(|list| list.len() == 1));
+    let block = node.json("/v1/blocks/2").1;
+    assert_eq!((&found["snapshots"][0]["height"], &found["snapshots"][0]["root"]), (&json!(2), &block["root"]));
+    assert_eq!(node.json("/v1/status").1["snapshots"]["newest_height"], 2);
+    // SS-43: chunks that are there, and those that are not.
+    assert_eq!(node.get("/v1/snapshots/2/chunks/0").0, 200);
+    for path in ["/v1/snapshots/2/chunks/9999", "/v1/snapshots/3/chunks/0", "/v1/snapshots/2/chunks/4294967295"] {
+        assert_eq!(node.get(path).0, 404, "{path}");
+    }
+    assert_eq!(node.get("/v1/snapshots/2/chunks/x").0, 400);
+    for text in ["five", "six", "seven", "eight"] {
+        send(home.path(), 0, &json!([post(text)]));
+        until(&node, "/v1/snapshots", |found| found["making"].is_null());
+    }
+    let metrics = node.get("/metrics").1;
+    assert!(metrics.contains("snapshot_refused_chunks_total{reason=\"unknown\"}"), "{metrics}");
+    node.signal("TERM");
+    let mut node = node;
+    assert_eq!(node.wait(Duration::from_secs(30)), Some(0));
+    let listed = snapshot(home.path(), 0, &["list"]);
+    let heights: Vec<u64> =
+        listed["snapshots"].as_array().unwrap().iter().map(|s| s["height"].as_u64().unwrap()).collect();
+    // The one that was served from stays a while; of the others the newest two are kept.
+    assert!(heights.starts_with(&[8, 6]) || heights.starts_with(&[6, 4]), "{heights:?}");
+    assert!(heights.len() <= 3, "{heights:?}");
+    snapshot(home.path(), 0, &["verify", &heights[0].to_string(), "--restore"]);
+}
+
+/// SS-37: a node that is killed while it makes a snapshot lists nothing half made, and leaves nothing behind.
+#[test]
+fn ss37_a_kill_while_making_leaves_nothing_listed() {
+    let home = chain();
+    let settings =
+        ["snapshots.enabled=true", "snapshots.interval=1", "snapshots.keep=100", "snapshots.reserve_percent=0"];
+    for round in 0..4u64 {
+        let node = Node::start(home.path(), &settings);
+        let calls = if round == 0 { json!([register()]) } else { json!([post(&format!("round {round}"))]) };
+        send(home.path(), 0, &calls);
+        // Somewhere in the middle of it.
+        std::thread::sleep(Duration::from_micros(300 * round * round));
+        node.signal("KILL");
+        drop(node);
+        fs::write(home.path().join("data/snapshots/half.tmp"), "x").unwrap();
+        let listed = snapshot(home.path(), 0, &["list"]);
+        assert_eq!(listed["damaged"], json!([]), "round {round}");
+        for listed in listed["snapshots"].as_array().unwrap() {
+            snapshot(home.path(), 0, &["verify", &listed["height"].to_string()]);
+        }
+        snapshot(home.path(), 0, &["gc"]);
+        assert!(!home.path().join("data/snapshots/half.tmp").exists(), "swept when opened");
+    }
+}
+
+/// A rollback takes the snapshots of the heights it forgets along.
+#[test]
+fn a_rollback_removes_the_snapshots_above_it() {
+    let home = busy_chain();
+    snapshot(home.path(), 0, &["create"]);
+    snapshot(home.path(), 0, &["create", "--height", "2"]);
+    expect(home.path(), 0, &["rollback", "2", "--yes"]);
+    let listed = snapshot(home.path(), 0, &["list"]);
+    assert_eq!(listed["snapshots"].as_array().map(Vec::len), Some(1), "{listed}");
+    assert_eq!(listed["snapshots"][0]["height"], 2);
+}
+
+/// a snapshot that would fill the disk is not made.
+#[test]
+fn a05_a_reserve_that_is_not_there_refuses_with_a_hint() {
+    let home = busy_chain();
+    let free = keelstone(home.path(), &["snapshot", "create", "--set", "snapshots.reserve_percent=90", "--json"]);
+    // On a disk that is nine tenths empty there is room all the same.
+    if free.status.code() == Some(1) {
+        let said = String::from_utf8_lossy(&free.stderr).into_owned();
+        assert!(said.contains("are to stay free") && said.contains("reserve_percent"), "{said}");
+        assert_eq!(chunk_files(home.path()).len(), 0);
+    }
+    let shorthand = program().args(["node", "--help"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&shorthand.stdout).contains("--enable-snapshots"));
+}
