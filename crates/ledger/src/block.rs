@@ -15,6 +15,7 @@ use crate::merkle::list_root;
 use crate::modules::agents;
 use crate::nonces;
 use crate::transaction::{SignedTransaction, TxId};
+use crate::validators::{Validator, Validators};
 use keelstone_codec::{
     Blob, Decode, Encode, Hash, Height, Key, Namespace, OrderedKey, Root, StateHash, Tag, TaggedHasher, Text,
     Timestamp, Value, tagged,
@@ -261,7 +262,7 @@ pub enum BlockError {
         found: Timestamp,
     },
     /// The proposer may not make blocks.
-    #[error("{proposer} is no producer of this chain")]
+    #[error("{proposer} may not make blocks of this chain")]
     Proposer {
         /// Who.
         proposer: PublicKey,
@@ -299,6 +300,8 @@ pub struct Executed {
     pub record: Option<BlockRecord>,
     /// What a producer left out, and why.
     pub refused: Vec<(TxId, Refusal)>,
+    /// New powers of validators, 0 for those who left: what the engine the chain runs under has to be told.
+    pub validators: Vec<Validator>,
     /// The next nonces of the accounts that acted.
     pub nonces: BTreeMap<PublicKey, u64>,
 }
@@ -343,13 +346,14 @@ pub(crate) fn execute_watched(
     let chain = Chain::read(&state)?.ok_or(BlockError::NoGenesis)?;
     let previous = previous(&state, &chain, &block)?;
     let facts = chain.facts;
-    fits(&facts, &block)?;
+    fits(&facts, Validators::read(&state)?.as_ref(), &block)?;
     let mut out = Executed {
         block: Block { transactions: Vec::new(), ..block.clone() },
         receipts: Vec::new(),
         changes: Changes::default(),
         record: None,
         refused: Vec::new(),
+        validators: Vec::new(),
         nonces: BTreeMap::new(),
     };
     let context = BlockContext {
@@ -403,6 +407,12 @@ pub(crate) fn execute_watched(
         return Ok(out); // spec: LEDGER-3
     }
     agents::note_production(registry, &mut draft, out.block.transactions.len() as u64)?;
+    if let Some((before, after)) = Validators::changed_by(&draft.changes())? {
+        let after = after.settled(&before, block.height);
+        out.validators = after.since(&before);
+        let (namespace, key) = Validators::place();
+        draft.put(&namespace, key, Some(after.value()))?;
+    }
     let (namespace, key, tip) = chain::tip_write(block.height);
     draft.put(&namespace, key, Some(tip))?;
     let record = BlockRecord {
@@ -445,9 +455,14 @@ fn previous(state: &dyn Read, chain: &Chain, block: &Block) -> Result<Hash, Bloc
     Ok(hash)
 }
 
-/// Checks what of a block needs no state but the chain's facts.
-fn fits(facts: &ChainFacts, block: &Block) -> Result<(), BlockError> {
-    if !facts.producers.is_empty() && !facts.producers.contains(&block.proposer) {
+/// Checks who made a block, and its limits.
+// spec: BLOCK-2, LEDGER-8
+fn fits(facts: &ChainFacts, validators: Option<&Validators>, block: &Block) -> Result<(), BlockError> {
+    let may = match validators {
+        Some(validators) => validators.may_propose(&block.proposer, block.height),
+        None => facts.producers.is_empty() || facts.producers.contains(&block.proposer),
+    };
+    if !may {
         return Err(BlockError::Proposer { proposer: block.proposer });
     }
     let bytes: usize = block.transactions.iter().map(|transaction| transaction.to_bytes().len()).sum();

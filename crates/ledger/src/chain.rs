@@ -2,7 +2,8 @@
 //!
 //! A node that took its state from a snapshot never saw the genesis, so everything a genesis decides for all time
 //! stands in state: name, hasher, limits, producers, and the hash of the genesis itself. `tip` says where the last
-//! block record stands, so that the next one can name it. Written by the ledger alone.
+//! block record stands, so that the next one can name it. Written by the ledger alone, but for the validators
+//! ([`crate::Validators`]).
 //!
 //! Layout: `spec/ledger.md`, LEDGER-4 and GENESIS-2.
 
@@ -39,6 +40,8 @@ pub struct ChainLimits {
     pub block_gas_max: u64,
     /// How many blocks ahead a transaction may expire.
     pub expiry_blocks_max: u64,
+    /// What a chunk of a snapshot may weigh. All nodes must cut alike: two that do not share no snapshot.
+    pub snapshot_chunk_bytes: u32,
 }
 
 impl Default for ChainLimits {
@@ -51,6 +54,7 @@ impl Default for ChainLimits {
             block_bytes_max: 16 << 20,
             block_gas_max: 10_000_000_000,
             expiry_blocks_max: 1_000_000,
+            snapshot_chunk_bytes: 4 << 20,
         }
     }
 }

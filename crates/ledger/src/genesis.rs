@@ -10,16 +10,20 @@ use crate::chain::{self, ChainFacts, ChainLimits, SCHEMA};
 use crate::json::{JSON_DEPTH_MAX, Json, JsonError, Number};
 use crate::keys::check_key;
 use crate::modules::beginning::Beginning;
+use crate::validators::{VALIDATORS_MAX, Validator, Validators, ValidatorsError};
 use crate::xian::{Import, ImportError};
 use keelstone_codec::{ChainId, Hash, Height, Key, LIST_MAX, Namespace, Timestamp, TypeError, Value};
 use keelstone_execution::{BlockContext, BlockDraft, Capability, PublicKey, Registry, SYSTEM_NAMESPACES, Sessions};
 use keelstone_tree::{Blake3, Diff, HashKind, MemoryTree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 /// Most producers, and most keys with grants.
 pub(crate) const KEYS_MAX: usize = 1_024;
+/// What a chunk of a snapshot may weigh: below, there are too many; above, one may not fit into an engine's message.
+const SNAPSHOT_CHUNK_BYTES: RangeInclusive<u32> = (64 << 10)..=(10 << 20);
 
 /// A chain before its first block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub struct Genesis {
     pub limits: ChainLimits,
     /// The keys that may make blocks. None: anybody's, for development.
     pub producers: Vec<PublicKey>,
+    /// Who votes, on a chain under another consensus engine. None: the chain makes its own blocks.
+    pub validators: Vec<Validator>,
     /// Reserved capabilities of keys, such as `contracts.patch`.
     pub grants: BTreeMap<PublicKey, BTreeSet<Capability>>,
     /// The export of another network that the chain begins with.
@@ -76,6 +82,9 @@ pub enum GenesisError {
     /// The imported network's export is not taken.
     #[error("xian: {0}")]
     Xian(#[from] ImportError),
+    /// The validators are none.
+    #[error("validators: {0}")]
+    Validators(#[from] ValidatorsError),
     /// Two parts of the genesis write one entry, or it writes to the ledger's own namespaces.
     #[error("the genesis may not write {namespace}/{}", key.escape_ascii())]
     Reserved {
@@ -108,6 +117,7 @@ impl Genesis {
             time: Timestamp(0),
             limits: ChainLimits::default(),
             producers: Vec::new(),
+            validators: Vec::new(),
             grants: BTreeMap::new(),
             xian: None,
             world: Beginning::default(),
@@ -146,6 +156,7 @@ impl Genesis {
                 "time" => genesis.time = Timestamp(number("time", &value)?),
                 "limits" => genesis.limits = limits(&value)?,
                 "producers" => genesis.producers = keys("producers", &value)?,
+                "validators" => genesis.validators = validators(&value)?,
                 "grants" => genesis.grants = grants(&value)?,
                 "xian" => {
                     Import::from_json(value.clone())?;
@@ -179,6 +190,13 @@ impl Genesis {
             ("limits", Json::Object(limits.into())),
             ("producers", keys(&self.producers)),
         ];
+        if !self.validators.is_empty() {
+            let member = |name: &str, value| (name.to_owned(), value);
+            let validator = |validator: &Validator| {
+                Json::Object(vec![member("key", text(&validator.key)), member("power", number(validator.power))])
+            };
+            members.push(("validators", Json::List(self.validators.iter().map(validator).collect())));
+        }
         if !self.grants.is_empty() {
             let names = |names: &BTreeSet<Capability>| Json::List(names.iter().map(|name| text(name)).collect());
             let grants = self.grants.iter().map(|(key, granted)| (key.to_string(), names(granted)));
@@ -223,6 +241,9 @@ impl Genesis {
     pub fn first_state(&self) -> Result<FirstState, GenesisError> {
         check_limits(&self.limits)?;
         self.world.check().map_err(|error| invalid("world", error))?;
+        if !self.validators.is_empty() && !self.producers.is_empty() {
+            return Err(invalid("producers", "a chain with validators has no producers: its engine says who proposes"));
+        }
         let reserved = |namespace: &Namespace, key: &Key| GenesisError::Reserved {
             namespace: namespace.clone(),
             key: key.clone(),
@@ -257,6 +278,11 @@ impl Genesis {
                 return Err(reserved(&namespace, &key));
             }
             draft.put(&namespace, key, Some(value)).expect(empty);
+        }
+        if !self.validators.is_empty() {
+            let (namespace, key) = Validators::place();
+            let validators = Validators::new(self.validators.clone(), height)?;
+            draft.put(&namespace, key, Some(validators.value())).expect(empty);
         }
         for (key, granted) in &self.grants {
             draft.edit(|sessions: &mut Sessions| sessions.grants.insert(key, granted)).expect(empty);
@@ -307,6 +333,30 @@ fn keys(name: &'static str, value: &Json) -> Result<Vec<PublicKey>, GenesisError
     Ok(keys)
 }
 
+fn validators(value: &Json) -> Result<Vec<Validator>, GenesisError> {
+    let wrong = || invalid("validators", "is a list of objects of key and power");
+    let Json::List(list) = value else { return Err(wrong()) };
+    if list.len() > VALIDATORS_MAX {
+        return Err(ValidatorsError::TooMany { found: list.len() }.into());
+    }
+    let mut all = Vec::with_capacity(list.len());
+    for value in list {
+        let Json::Object(members) = value else { return Err(wrong()) };
+        let (mut key, mut power) = (None, None);
+        for (name, value) in members {
+            match name.as_str() {
+                "key" => key = Some(parsed("validators", value, PublicKey::from_hex)?),
+                "power" => power = Some(number("validators", value)?),
+                _ => return Err(GenesisError::Unknown { name: format!("validators.{name}") }),
+            }
+        }
+        let (key, power) = key.zip(power).ok_or_else(wrong)?;
+        check_key(&key).map_err(|error| invalid("validators", error))?;
+        all.push(Validator { key, power });
+    }
+    Ok(Validators::new(all, Height(0))?.active.into_vec())
+}
+
 fn grants(value: &Json) -> Result<BTreeMap<PublicKey, BTreeSet<Capability>>, GenesisError> {
     let Json::Object(members) = value else { return Err(invalid("grants", "is an object of keys")) };
     if members.len() > KEYS_MAX {
@@ -340,7 +390,7 @@ impl LimitField<'_> {
 }
 
 /// The limits by name: the one list that reading and writing share.
-fn limit_fields(limits: &mut ChainLimits) -> [(&'static str, LimitField<'_>); 7] {
+fn limit_fields(limits: &mut ChainLimits) -> [(&'static str, LimitField<'_>); 8] {
     [
         ("transaction_bytes_max", LimitField::Narrow(&mut limits.transaction_bytes_max)),
         ("bundle_operations_max", LimitField::Narrow(&mut limits.bundle_operations_max)),
@@ -349,6 +399,7 @@ fn limit_fields(limits: &mut ChainLimits) -> [(&'static str, LimitField<'_>); 7]
         ("block_bytes_max", LimitField::Narrow(&mut limits.block_bytes_max)),
         ("block_gas_max", LimitField::Wide(&mut limits.block_gas_max)),
         ("expiry_blocks_max", LimitField::Wide(&mut limits.expiry_blocks_max)),
+        ("snapshot_chunk_bytes", LimitField::Narrow(&mut limits.snapshot_chunk_bytes)),
     ]
 }
 
@@ -380,6 +431,10 @@ fn check_limits(limits: &ChainLimits) -> Result<(), GenesisError> {
     }
     if limits.block_transactions_max as usize > LIST_MAX {
         return Err(invalid("limits", format!("block_transactions_max is at most {LIST_MAX}")));
+    }
+    if !SNAPSHOT_CHUNK_BYTES.contains(&limits.snapshot_chunk_bytes) {
+        let (least, most) = (SNAPSHOT_CHUNK_BYTES.start(), SNAPSHOT_CHUNK_BYTES.end());
+        return Err(invalid("limits", format!("snapshot_chunk_bytes is {least} to {most}")));
     }
     Ok(())
 }

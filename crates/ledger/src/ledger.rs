@@ -24,6 +24,7 @@ use keelstone_execution::{Activity, PublicKey, Registry, RegistryError};
 use keelstone_store::kv::{Batch, Kv, Range};
 use keelstone_store::{Prepared, Store, StoreError, View};
 use keelstone_tree::{Hasher, ReadError};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -297,6 +298,14 @@ impl<H: Hasher> Ledger<H> {
         Ok(ledger)
     }
 
+    /// Tells `activity` of the functions at work, in place of one of its own: for an owner that opens one ledger after
+    /// another and has one watchdog.
+    #[must_use]
+    pub fn watched(mut self, activity: &Activity) -> Self {
+        self.activity = activity.clone();
+        self
+    }
+
     /// Calls `listener` with every block once it is durable, in order, on the thread that committed it.
     pub fn on_commit(&self, listener: impl Fn(&Arc<Committed>) + Send + Sync + 'static) {
         self.listeners.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(listener));
@@ -417,20 +426,83 @@ impl<H: Hasher> Ledger<H> {
         Ok(self.pool_mut().insert(transaction, bytes.len(), next)?)
     }
 
+    /// As [`Ledger::submit`], for a transaction whose signature was good before: only what a block may have changed is
+    /// looked at again.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn submit_again(&self, bytes: &[u8]) -> Result<TxId, Refusal> {
+        let transaction = self.decoded(bytes)?;
+        let next = check::in_pool(&self.registry, self.view(), self.facts(), &transaction, self.height().next())?;
+        Ok(self.pool_mut().insert(transaction, bytes.len(), next)?)
+    }
+
+    /// Forgets what waits: for a chain whose pool is another engine's, which says after each block what waits still.
+    pub fn forget_waiting(&self) {
+        self.pool_mut().clear();
+    }
+
     /// The cheapest checks first: nobody gets a signature verified for bytes that would be refused anyway.
     fn checked(&self, bytes: &[u8]) -> Result<(SignedTransaction, u64), Refusal> {
-        let limit = self.facts().limits.transaction_bytes_max;
-        if bytes.len() > limit as usize {
-            return Err(Refusal::TooLarge { found: bytes.len(), limit });
-        }
-        let transaction = SignedTransaction::from_bytes(bytes)?;
+        let transaction = self.decoded(bytes)?;
         let (view, height) = (self.view(), self.height().next());
         let next = check::in_pool(&self.registry, view, self.facts(), &transaction, height)?;
         transaction.verify()?;
         Ok((transaction, next))
     }
 
+    fn decoded(&self, bytes: &[u8]) -> Result<SignedTransaction, Refusal> {
+        let limit = self.facts().limits.transaction_bytes_max;
+        if bytes.len() > limit as usize {
+            return Err(Refusal::TooLarge { found: bytes.len(), limit });
+        }
+        Ok(SignedTransaction::from_bytes(bytes)?)
+    }
+
     // ---- blocks
+
+    /// Picks, of transactions that wait elsewhere, those a block should have, as indices in the order they should
+    /// stand in: whoever's nonces do not go on from the last state is left out, and of an account the lowest nonce comes
+    /// first. `bytes_max` holds beside the chain's own limit; each counts with `overhead` bytes more.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    // spec: LEDGER-6
+    pub fn choose(&self, candidates: &[&[u8]], bytes_max: usize, overhead: usize) -> Result<Vec<usize>, ReadError> {
+        let (view, limits, height) = (self.view(), self.facts().limits, self.height().next());
+        // Of each account, where what goes on from its nonce stands: the lowest nonce takes the account's first place.
+        let mut accounts: BTreeMap<PublicKey, BTreeMap<u64, usize>> = BTreeMap::new();
+        let mut senders = Vec::with_capacity(candidates.len());
+        for (index, bytes) in candidates.iter().enumerate() {
+            let decoded = match bytes.len() > limits.transaction_bytes_max as usize {
+                true => None,
+                false => SignedTransaction::from_bytes(bytes).ok(),
+            };
+            let sound = decoded.filter(|signed| check::facts(self.facts(), signed, height).is_ok());
+            senders.push(sound.as_ref().map(|signed| signed.transaction.sender));
+            if let Some(SignedTransaction { transaction, .. }) = sound {
+                accounts.entry(transaction.sender).or_default().entry(transaction.nonce).or_insert(index);
+            }
+        }
+        let mut next = BTreeMap::new();
+        for sender in accounts.keys() {
+            // An account that cannot act has no next nonce, so nothing goes on from it.
+            next.insert(*sender, nonces::next_nonce(&view, sender)?);
+        }
+        let (mut chosen, mut bytes) = (Vec::new(), 0usize);
+        let bytes_max = bytes_max.min(limits.block_bytes_max as usize);
+        for sender in senders.into_iter().flatten() {
+            let Some(Some(nonce)) = next.get_mut(&sender) else { continue };
+            let Some(index) = accounts.get_mut(&sender).and_then(|waiting| waiting.remove(nonce)) else { continue };
+            bytes = bytes.saturating_add(candidates[index].len()).saturating_add(overhead);
+            if bytes > bytes_max || chosen.len() == limits.block_transactions_max as usize {
+                break;
+            }
+            chosen.push(index);
+            *nonce = nonce.saturating_add(1);
+        }
+        Ok(chosen)
+    }
 
     /// Takes a block's worth of waiting transactions, of at most `bytes_max` bytes beside the chain's own limit.
     ///

@@ -31,6 +31,7 @@ mod nonces;
 mod replay;
 mod transaction;
 mod transition;
+mod validators;
 pub mod xian;
 
 pub use block::{
@@ -50,3 +51,4 @@ pub use nonces::{NONCES, next_nonce, nonce_place};
 pub use replay::{ReplayError, Replayed};
 pub use transaction::{SignedTransaction, Transaction, TxId};
 pub use transition::{TransitionError, TransitionProof, WITNESS_BYTES_MAX, verify_transition};
+pub use validators::{POWER_MAX, VALIDATORS_MAX, Validator, Validators, ValidatorsError};

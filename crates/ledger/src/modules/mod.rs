@@ -5,7 +5,7 @@
 //! collections and the same rules; nothing here has a back door into the engine. A chain that wants other functions
 //! builds another registry.
 //!
-//! Functions, capabilities, events: `spec/modules.md`, MODULE-1 to MODULE-6. For those who use it: `docs/world.md`.
+//! Functions, capabilities, events: `spec/modules.md`, MODULE-1 to MODULE-7. For those who use it: `docs/world.md`.
 
 pub mod agents;
 pub mod beginning;
@@ -16,7 +16,9 @@ pub mod memes;
 pub mod rules;
 pub mod sessions;
 pub mod social;
+pub mod validators;
 
+use crate::validators::ChainSpace;
 use keelstone_execution::{Capability, Registry, Sessions};
 use keelstone_macros::World;
 
@@ -32,7 +34,7 @@ pub struct Society {
 }
 
 /// What must be granted to a key before its root session holds it: everything else a root session holds by itself.
-pub const RESERVED: [Capability; 2] = [agents::GRANT_STAKE, contracts::PATCH];
+pub const RESERVED: [Capability; 3] = [agents::GRANT_STAKE, contracts::PATCH, validators::SET_VALIDATOR];
 
 /// Registers all built-in functions and their events.
 // spec: MODULE-1, MODULE-3, MODULE-5
@@ -106,6 +108,9 @@ pub fn register(registry: &mut Registry) -> &mut Registry {
         .register_system::<Sessions, sessions::Close>()
         .event::<sessions::Delegated>()
         .event::<sessions::Closed>()
+        // So is the set of validators.
+        .register_system::<ChainSpace, validators::SetValidator>()
+        .event::<validators::ValidatorSet>()
 }
 
 /// A registry of the built-in functions alone.

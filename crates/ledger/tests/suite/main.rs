@@ -12,6 +12,7 @@ mod modules;
 mod pool;
 mod signatures;
 mod tools;
+mod validators;
 mod vectors;
 mod walk;
 mod world;

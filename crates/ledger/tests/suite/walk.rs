@@ -264,12 +264,14 @@ fn whatever_is_done_can_be_taken_back_and_no_stake_is_lost() {
     let registry = standard();
     let scale: u64 = std::env::var("KEELSTONE_TEST_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1);
     let mut done: BTreeMap<String, u64> = BTreeMap::new();
+    // Who votes is no part of this world; `validators.rs` walks through that.
+    let mut functions = registry.functions();
+    functions.retain(|entry| entry.name != "chain.set_validator");
     for seed in 0..3 * scale {
         let mut walk = Walk::begin(seed);
         let mut indexes = Indexes::of(&walk.tree).unwrap();
         let mut root = walk.tree.root();
         for step in 0..4_000 {
-            let functions = registry.functions();
             let count = 1 + walk.dice.below(5) / 4;
             let called: Vec<&Entry> = (0..count).map(|_| walk.pick(&functions)).collect();
             let (senders, operations): (Vec<u8>, _) = called.iter().map(|entry| walk.call(entry)).unzip();
@@ -305,7 +307,7 @@ fn whatever_is_done_can_be_taken_back_and_no_stake_is_lost() {
         kept_up(&walk.tree, &indexes);
     }
     let never: Vec<String> =
-        registry.functions().iter().map(|entry| entry.label()).filter(|label| !done.contains_key(label)).collect();
+        functions.iter().map(|entry| entry.label()).filter(|label| !done.contains_key(label)).collect();
     assert!(never.is_empty(), "never succeeded, so nothing was shown of them: {never:?}; the others: {done:?}");
 }
 
