@@ -15,16 +15,19 @@ use std::sync::Arc;
 
 pub(crate) struct Alone {
     engine: Arc<dyn Engine>,
-    /// Who makes blocks; none if there is no producer key here, so that nothing can be submitted.
-    producer: Option<PublicKey>,
+    /// Who makes blocks; or why nobody here does, so that nothing can be submitted.
+    producer: Result<PublicKey, String>,
 }
 
 impl Alone {
     pub(crate) fn new(engine: Arc<dyn Engine>, context: &Context<'_>) -> Result<Self, Failure> {
         let keys = KeyDir::new(context.home.path());
-        let producer = match keys.names()?.iter().any(|name| name == PRODUCER) {
-            true => Some(keys.load(PRODUCER)?.public()),
-            false => None,
+        let producer = if !context.home.read_genesis()?.validators.is_empty() {
+            Err("the blocks of this chain are made by CometBFT, and no node is running".to_owned())
+        } else if keys.names()?.iter().any(|name| name == PRODUCER) {
+            Ok(keys.load(PRODUCER)?.public())
+        } else {
+            Err(format!("there is no key {PRODUCER:?} here to make a block with, and no node is running"))
         };
         Ok(Self { engine, producer })
     }
@@ -36,9 +39,7 @@ impl Chain for Alone {
     }
 
     fn submit(&self, transaction: &[u8]) -> Result<Submitted, Refusal> {
-        let producer = self.producer.ok_or_else(|| {
-            Refusal::Failed(format!("there is no key {PRODUCER:?} here to make a block with, and no node is running"))
-        })?;
+        let producer = self.producer.clone().map_err(Refusal::Failed)?;
         let submitted = self.engine.submit(transaction)?;
         self.engine.produce(now(), producer, false).map_err(|failure| Refusal::Failed(failure.message))?;
         Ok(submitted)

@@ -88,7 +88,13 @@ pub(crate) struct Context<'a> {
 impl Context<'_> {
     /// The configuration of this home directory, read now.
     pub(crate) fn config(&self) -> Result<(Config, Origins), Failure> {
-        Ok(Config::load(&self.home.config(), &self.settings)?)
+        self.config_with(None)
+    }
+
+    /// The same with further settings over it, which an option of a command stands for.
+    pub(crate) fn config_with(&self, more: impl IntoIterator<Item = String>) -> Result<(Config, Origins), Failure> {
+        let settings: Vec<String> = self.settings.iter().cloned().chain(more).collect();
+        Ok(Config::load(&self.home.config(), &settings)?)
     }
 
     /// The chain of this home directory: the node that runs over it if there is one, else the directory itself.

@@ -51,8 +51,13 @@ impl Remote {
     }
 
     fn request<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, Refusal> {
-        let (status, answer) = self
-            .exchange(method, path, body)
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
+        if method == "POST" {
+            let length = body.len();
+            head.push_str(&format!("Content-Type: application/octet-stream\r\nContent-Length: {length}\r\n"));
+        }
+        head.push_str("\r\n");
+        let (status, answer) = exchange(self.address, &head, body, ANSWER_BYTES_MAX)
             .map_err(|error| Refusal::Failed(format!("the node at http://{} did not answer: {error}", self.address)))?;
         let unexpected = |error| Refusal::Failed(format!("http://{}{path} answered {status}: {error}", self.address));
         if (200..300).contains(&status) {
@@ -75,29 +80,27 @@ impl Remote {
             _ => Refusal::Failed(message),
         })
     }
+}
 
-    /// Sends a request and reads the answer to its end.
-    fn exchange(&self, method: &str, path: &str, body: &[u8]) -> std::io::Result<(u16, Vec<u8>)> {
-        let mut stream = TcpStream::connect_timeout(&self.address, TIMEOUT)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
-        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
-        if method == "POST" {
-            let length = body.len();
-            request.push_str(&format!("Content-Type: application/octet-stream\r\nContent-Length: {length}\r\n"));
-        }
-        request.push_str("\r\n");
-        stream.write_all(request.as_bytes())?;
-        stream.write_all(body)?;
-        let mut answer = Vec::new();
-        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
-        let invalid = || std::io::Error::new(std::io::ErrorKind::InvalidData, "not an answer of HTTP/1.1");
-        let end = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(invalid)?;
-        let body = answer.split_off(end + 4);
-        let head = String::from_utf8(answer).map_err(|_| invalid())?;
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(invalid)?;
-        Ok((status, body))
-    }
+/// Sends a request, which asks for the connection to be closed, and reads the answer to its end.
+pub(crate) fn exchange(
+    address: SocketAddr,
+    head: &str,
+    body: &[u8],
+    answer_bytes_max: u64,
+) -> std::io::Result<(u16, Vec<u8>)> {
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.write_all(&[head.as_bytes(), body].concat())?;
+    let mut answer = Vec::new();
+    stream.take(answer_bytes_max).read_to_end(&mut answer)?;
+    let invalid = || std::io::Error::new(std::io::ErrorKind::InvalidData, "not an answer of HTTP/1.1");
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(invalid)?;
+    let body = answer.split_off(end + 4);
+    let head = String::from_utf8(answer).map_err(|_| invalid())?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(invalid)?;
+    Ok((status, body))
 }
 
 fn at(height: Option<Height>) -> String {

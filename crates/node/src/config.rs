@@ -12,9 +12,9 @@ use crate::exit::Failure;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::ops::{Range, RangeInclusive};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 /// The most bytes a configuration file may have.
@@ -85,6 +85,16 @@ settings! {
         /// Milliseconds between blocks when production is "interval".
         interval_ms: u64 = 1_000, 10..=3_600_000;
     }
+    /// Who decides which transactions stand in which block.
+    engine: EngineSection {
+        /// "solo": this node alone, with its producer key. "cometbft": CometBFT, which connects to this node.
+        kind: EngineKind = EngineKind::Solo;
+        /// Where CometBFT connects (its proxy_app): "unix://PATH", in the home directory unless absolute, or
+        /// "tcp://ADDRESS:PORT".
+        abci: AbciAddress = AbciAddress::Unix(PathBuf::from("data/abci.sock"));
+        /// CometBFT's RPC, for transactions that are sent here and for what it certifies.
+        rpc: HttpAddress = HttpAddress { host: "127.0.0.1".to_owned(), port: 26657 };
+    }
     /// The functions of the application.
     execution: Execution {
         /// Milliseconds one operation may run. After that the node ends itself and names the function (exit code 15).
@@ -150,6 +160,31 @@ settings! {
         /// "text" or "json".
         format: LogFormat = LogFormat::Text;
     }
+}
+
+/// Who makes blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineKind {
+    /// This node.
+    Solo,
+    /// CometBFT.
+    CometBft,
+}
+
+/// A socket for CometBFT to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AbciAddress {
+    /// A socket in the file system; a relative path begins at the home directory.
+    Unix(PathBuf),
+    /// An address and a port.
+    Tcp(SocketAddr),
+}
+
+/// A server of HTTP without TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpAddress {
+    host: String,
+    port: u16,
 }
 
 /// When blocks are made.
@@ -313,6 +348,91 @@ impl Kind for Production {
             Self::OnDemand => "on_demand",
             Self::Interval => "interval",
         })
+    }
+}
+
+impl Kind for EngineKind {
+    const KIND: &'static str = "\"solo\" or \"cometbft\"";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        match raw.text(Self::KIND)?.as_str() {
+            "solo" => Ok(Self::Solo),
+            "cometbft" => Ok(Self::CometBft),
+            other => Err(format!("expected {}, found {other:?}", Self::KIND)),
+        }
+    }
+    fn to_toml(&self) -> String {
+        quoted(match self {
+            Self::Solo => "solo",
+            Self::CometBft => "cometbft",
+        })
+    }
+}
+
+impl Kind for AbciAddress {
+    const KIND: &'static str = "\"unix://PATH\" or \"tcp://ADDRESS:PORT\"";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        let text = raw.text(Self::KIND)?;
+        let wrong = || format!("expected {}, found {text:?}", Self::KIND);
+        match text.split_once("://") {
+            Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(PathBuf::from(path))),
+            Some(("tcp", address)) => address.parse().map(Self::Tcp).map_err(|_| wrong()),
+            _ => Err(wrong()),
+        }
+    }
+    fn to_toml(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+impl fmt::Display for AbciAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+impl Kind for HttpAddress {
+    const KIND: &'static str = "\"http://HOST:PORT\"";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        let text = raw.text(Self::KIND)?;
+        let found = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/')).and_then(|rest| {
+            let (host, port) = rest.rsplit_once(':')?;
+            let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');
+            let port = port.parse().ok().filter(|port| *port > 0)?;
+            (!host.is_empty() && host.bytes().all(plain)).then(|| Self { host: host.to_owned(), port })
+        });
+        found.ok_or_else(|| format!("expected {}, found {text:?}", Self::KIND))
+    }
+    fn to_toml(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+impl HttpAddress {
+    /// Name or address of the host.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The address its name stands for at this moment.
+    pub(crate) fn resolve(&self) -> std::io::Result<SocketAddr> {
+        let none = || std::io::Error::new(std::io::ErrorKind::NotFound, format!("{} has no address", self.host));
+        (self.host.trim_matches(['[', ']']), self.port).to_socket_addrs()?.next().ok_or_else(none)
+    }
+}
+
+impl fmt::Display for HttpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}:{}", self.host, self.port)
     }
 }
 

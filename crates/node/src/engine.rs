@@ -1,13 +1,16 @@
 //! A chain in this process: the ledger of a home directory, behind types that do not name its hasher.
 //!
 //! Opening one takes the lock of the data directory; a second process is told who holds it. What the chain is asked
-//! is answered from immutable views, so questions never wait for a block that is being made.
+//! is answered from immutable views, so questions never wait for a block that is being made. Which state that is may
+//! change while the process runs: one that state sync restored takes the place of the empty one it began with.
 
 use crate::api::{self, Chain, Page, Refusal};
 use crate::bundle::{show_operation, show_receipt};
 use crate::call;
 use crate::config::{Config, History};
+use crate::consensus::{Consensus, Ran};
 use crate::exit::{Exit, Failure, causes};
+use crate::generations::{Generation, Generations};
 use crate::home::Home;
 use crate::http::ENTRIES_BYTES_MAX;
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
@@ -25,19 +28,24 @@ use keelstone_sync::library::{Each, Info, Library, LibraryError, Listener as Lis
 use keelstone_sync::snapshot::SnapshotParams;
 use keelstone_tree::{Blake3, HashKind, Hasher, KeyRange, Query, Read, ReadError, Sha256};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 /// What is called with every block once it is durable.
 pub(crate) type Listener = Box<dyn Fn(&Arc<Committed>) + Send + Sync>;
+type Listeners = Arc<RwLock<Vec<Listener>>>;
+/// Where a transaction goes that passed the checks, on a chain whose blocks another engine makes.
+pub(crate) type Forward = Box<dyn Fn(&[u8]) -> Result<(), Refusal> + Send + Sync>;
 
 /// A chain in this process, with everything its owner may do to it.
-pub(crate) trait Engine: Chain {
+pub(crate) trait Engine: Chain + Consensus {
     /// Makes the next block of what waits. With nothing ready, an empty one or none, as asked.
     fn produce(&self, time: Timestamp, producer: PublicKey, empty: bool) -> Result<Option<Arc<Committed>>, Failure>;
     /// Calls `listener` with every block once it is durable.
     fn on_commit(&self, listener: Listener);
     /// Wakes `waker` whenever a transaction was taken in. May be set once.
     fn wake_on_submit(&self, waker: SyncSender<()>);
+    /// Hands what is submitted on to another engine, instead of letting it wait here. May be set once.
+    fn forward_to(&self, forward: Forward);
     /// Which function is at work in a block that is being made.
     fn activity(&self) -> Activity;
     /// Runs blocks again, all unless told otherwise, and compares every root that is kept.
@@ -92,7 +100,11 @@ impl<H: Hasher> Version for Held<H> {
 
 /// What nodes of a chain agree on for its snapshots.
 pub(crate) fn snapshot_params(genesis: &Genesis) -> SnapshotParams {
-    SnapshotParams { chain_id: genesis.chain_id.clone(), hasher: genesis.hasher, unit_weight_max: 4 << 20 }
+    SnapshotParams {
+        chain_id: genesis.chain_id.clone(),
+        hasher: genesis.hasher,
+        unit_weight_max: genesis.limits.snapshot_chunk_bytes,
+    }
 }
 
 /// Hands the entries of a snapshot over to whoever wants them, in order.
@@ -129,15 +141,34 @@ fn build_with<H: Hasher>(directory: Arc<Directory>, info: &Info, feed: Feed<'_>)
     Ok(())
 }
 
-/// The empty directory in which the state of a home is to be built that has none.
-pub(crate) fn vacant_state(home: &Home) -> Result<Arc<Directory>, Failure> {
-    let path = home.data().join("state");
-    let directory = Directory::new(&path).map_err(|error| Failure::io(path.display(), &error))?;
-    if Store::<Blake3>::exists(&directory)? {
-        let message = format!("there is a state in {} already", path.display());
-        return Err(Failure::usage(message).hint("give another --home, and the chain's genesis with --genesis"));
+/// A generation of a home that has none, for a state to be built in.
+pub(crate) struct Vacant {
+    generations: Generations,
+    generation: Generation,
+}
+
+impl Vacant {
+    /// Takes the home for this process.
+    pub(crate) fn of(home: &Home) -> Result<Self, Failure> {
+        let generations = Generations::open(&home.data())?;
+        if generations.current()?.is_some() {
+            let message = format!("there is a state in {} already", home.data().display());
+            return Err(Failure::usage(message).hint("give another --home, and the chain's genesis with --genesis"));
+        }
+        let generation = generations.fresh()?;
+        Ok(Self { generations, generation })
     }
-    Ok(Arc::new(directory))
+
+    /// Where to build the state.
+    pub(crate) fn directory(&self) -> Result<Arc<Directory>, Failure> {
+        let state = self.generation.state();
+        Ok(Arc::new(Directory::new(&state).map_err(|error| Failure::io(state.display(), &error))?))
+    }
+
+    /// Makes what was built the home's state.
+    pub(crate) fn settle(self) -> Result<(), Failure> {
+        self.generations.switch(&self.generation)
+    }
 }
 
 /// What a replay came to.
@@ -160,17 +191,31 @@ pub(crate) fn open(home: &Home, config: &Config, registry: &Registry) -> Result<
     }
 }
 
-struct Local<H: Hasher> {
-    ledger: Ledger<H>,
-    genesis: Genesis,
+/// The chain of a home directory.
+pub(crate) struct Local<H: Hasher> {
+    /// The state that counts. Replaced as a whole when a restored one takes its place.
+    live: RwLock<Live<H>>,
+    /// Holds the lock of the data directory.
+    _generations: Generations,
+    pub(crate) genesis: Genesis,
+    registry: Registry,
+    activity: Activity,
+    listeners: Arc<RwLock<Vec<Listener>>>,
     waker: OnceLock<SyncSender<()>>,
+    forward: OnceLock<Forward>,
+    /// The block an engine has decided and not yet committed.
+    pub(crate) ran: Mutex<Option<Ran<H>>>,
+}
+
+/// A generation and the ledger over it.
+pub(crate) struct Live<H: Hasher> {
+    pub(crate) generation: Generation,
+    pub(crate) ledger: Arc<Ledger<H>>,
 }
 
 impl<H: Hasher> Local<H> {
     fn open(home: &Home, config: &Config, registry: &Registry, genesis: Genesis) -> Result<Self, Failure> {
         let expected = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.hash;
-        let data = home.data();
-        let directory = Directory::new(data.join("state")).map_err(|error| Failure::io(data.display(), &error))?;
         let options = Options {
             cache_bytes: config.store.cache_bytes,
             history: match config.store.history {
@@ -179,44 +224,110 @@ impl<H: Hasher> Local<H> {
             },
             ..Options::default()
         };
-        let exists = Store::<H>::exists(&directory)?;
-        let files = Arc::new(directory);
-        // The store first: its lock is the one that tells who holds the directory.
-        let store = if exists { Store::open(files, options)? } else { Store::create(files, options)? };
-        let kv = Arc::new(RedbKv::open(&data.join("blocks.redb"))?);
         let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         let pool = PoolLimits {
             count_max: count(config.mempool.transactions_max),
             bytes_max: count(config.mempool.bytes_max),
             per_sender_max: count(config.mempool.sender_transactions_max),
         };
-        // A crash between making the store and committing the genesis leaves an empty store: begin again.
-        let ledger = if store.height().is_none() {
-            Ledger::create(store, kv, registry.clone(), &genesis, pool)?
-        } else {
-            Ledger::open(store, kv, registry.clone(), pool)?
+        // Its lock is the one that tells who holds the directory.
+        let generations = Generations::open(&home.data())?;
+        let (activity, listeners) = (Activity::default(), Arc::new(RwLock::default()));
+        let live = match generations.current()? {
+            Some(generation) => Live::open(generation, registry, &options, pool, &activity, &listeners)?,
+            None => {
+                let generation = generations.fresh()?;
+                let live = Live::create(generation, registry, &genesis, &options, pool, &activity, &listeners)?;
+                generations.switch(&live.generation)?;
+                live
+            }
         };
-        if ledger.genesis_hash() != expected {
-            let found = ledger.genesis_hash();
+        if live.ledger.genesis_hash() != expected {
+            let found = live.ledger.genesis_hash();
             let message = format!("genesis.json has hash {expected}, the data belongs to {found}");
             return Err(Failure::usage(message));
         }
-        Ok(Self { ledger, genesis, waker: OnceLock::new() })
+        Ok(Self {
+            live: RwLock::new(live),
+            _generations: generations,
+            genesis,
+            registry: registry.clone(),
+            activity,
+            listeners,
+            waker: OnceLock::new(),
+            forward: OnceLock::new(),
+            ran: Mutex::new(None),
+        })
+    }
+
+    /// The ledger that counts at this moment.
+    pub(crate) fn ledger(&self) -> Arc<Ledger<H>> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).ledger.clone()
     }
 
     fn view(&self, at: Option<Height>) -> Result<keelstone_store::View<H>, Refusal> {
         match at {
-            None => Ok(self.ledger.view()),
-            Some(height) => Ok(self.ledger.view_at(height)?),
+            None => Ok(self.ledger().view()),
+            Some(height) => Ok(self.ledger().view_at(height)?),
         }
     }
 
     fn registry(&self) -> &Registry {
-        self.ledger.registry()
+        &self.registry
     }
 
     fn lowest(&self) -> Height {
-        self.ledger.store().low().unwrap_or_default()
+        self.ledger().store().low().unwrap_or_default()
+    }
+}
+
+impl<H: Hasher> Live<H> {
+    /// Begins the chain of a genesis in an empty generation.
+    fn create(
+        generation: Generation,
+        registry: &Registry,
+        genesis: &Genesis,
+        options: &Options,
+        pool: PoolLimits,
+        activity: &Activity,
+        listeners: &Listeners,
+    ) -> Result<Self, Failure> {
+        let (store, kv) = Self::parts(&generation, options, true)?;
+        let ledger = Ledger::create(store, kv, registry.clone(), genesis, pool)?;
+        Ok(Self::over(generation, ledger, activity, listeners))
+    }
+
+    /// Opens what a generation holds.
+    fn open(
+        generation: Generation,
+        registry: &Registry,
+        options: &Options,
+        pool: PoolLimits,
+        activity: &Activity,
+        listeners: &Listeners,
+    ) -> Result<Self, Failure> {
+        let (store, kv) = Self::parts(&generation, options, false)?;
+        let ledger = Ledger::open(store, kv, registry.clone(), pool)?;
+        Ok(Self::over(generation, ledger, activity, listeners))
+    }
+
+    fn parts(generation: &Generation, options: &Options, fresh: bool) -> Result<(Store<H>, Arc<RedbKv>), Failure> {
+        let state = generation.state();
+        let directory = Directory::new(&state).map_err(|error| Failure::io(state.display(), &error))?;
+        let (files, options) = (Arc::new(directory), options.clone());
+        let store = if fresh { Store::create(files, options)? } else { Store::open(files, options)? };
+        Ok((store, Arc::new(RedbKv::open(&generation.blocks())?)))
+    }
+
+    fn over(generation: Generation, ledger: Ledger<H>, activity: &Activity, listeners: &Listeners) -> Self {
+        let ledger = ledger.watched(activity);
+        let listeners = listeners.clone();
+        ledger.on_commit(move |committed| {
+            for listener in listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
+                listener(committed);
+            }
+        });
+        Self { generation, ledger: Arc::new(ledger) }
     }
 }
 
@@ -335,27 +446,32 @@ impl From<ReadError> for Failure {
 
 impl<H: Hasher> Chain for Local<H> {
     fn status(&self) -> Result<api::Status, Refusal> {
-        let view = self.ledger.view();
+        let view = self.ledger().view();
         let totals = view.totals();
         Ok(api::Status {
-            chain_id: self.ledger.facts().chain_id.to_string(),
+            chain_id: self.ledger().facts().chain_id.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             hasher: H::KIND.to_string(),
-            genesis_hash: self.ledger.genesis_hash().to_string(),
+            genesis_hash: self.ledger().genesis_hash().to_string(),
             height: view.height().unwrap_or_default().0,
             lowest_height: self.lowest().0,
             root: view.root().0.to_string(),
-            time: self.ledger.time().0,
+            time: self.ledger().time().0,
             entries: totals.count,
             entry_bytes: totals.bytes,
-            waiting: u64::try_from(self.ledger.pool().count).unwrap_or(u64::MAX),
+            waiting: u64::try_from(self.ledger().pool().count).unwrap_or(u64::MAX),
             snapshots: None,
             api: None,
         })
     }
 
     fn submit(&self, transaction: &[u8]) -> Result<api::Submitted, Refusal> {
-        let id = self.ledger.submit(transaction)?;
+        if let Some(forward) = self.forward.get() {
+            let id = self.ledger().check(transaction)?.id();
+            forward(transaction)?;
+            return Ok(api::Submitted { id: id.to_string() });
+        }
+        let id = self.ledger().submit(transaction)?;
         if let Some(waker) = self.waker.get() {
             // Full means: already woken.
             let _ = waker.try_send(());
@@ -407,9 +523,9 @@ impl<H: Hasher> Chain for Local<H> {
     }
 
     fn block(&self, height: Option<Height>) -> Result<api::Block, Refusal> {
-        let height = height.unwrap_or_else(|| self.ledger.height());
-        let header = self.ledger.header(height)?;
-        let block = self.ledger.block(height)?;
+        let height = height.unwrap_or_else(|| self.ledger().height());
+        let header = self.ledger().header(height)?;
+        let block = self.ledger().block(height)?;
         let record = header.record.as_ref();
         let previous_root = match record {
             Some(record) => Some(record.previous_root),
@@ -433,8 +549,8 @@ impl<H: Hasher> Chain for Local<H> {
 
     fn transaction(&self, id: &Hash) -> Result<api::Transaction, Refusal> {
         let id = TxId(*id);
-        let Some(located) = self.ledger.transaction(&id)? else {
-            return Err(Refusal::NotFound(match self.ledger.waiting(&id) {
+        let Some(located) = self.ledger().transaction(&id)? else {
+            return Err(Refusal::NotFound(match self.ledger().waiting(&id) {
                 Some(_) => format!("transaction {id} waits for a block"),
                 None => format!("there is no transaction {id}"),
             }));
@@ -454,7 +570,7 @@ impl<H: Hasher> Chain for Local<H> {
 
     fn account(&self, key: &PublicKey) -> Result<api::Account, Refusal> {
         let nonce = self
-            .ledger
+            .ledger()
             .next_nonce(key)?
             .ok_or_else(|| Refusal::NotFound(format!("{key} cannot send: its imported nonce is no number")))?;
         let (state_hash, sequence) = self.session(key)?;
@@ -496,16 +612,17 @@ fn readable(registry: &Registry, namespace: &Namespace, key: &Key, value: &[u8])
 impl<H: Hasher> Engine for Local<H> {
     fn produce(&self, time: Timestamp, producer: PublicKey, empty: bool) -> Result<Option<Arc<Committed>>, Failure> {
         // A clock that was set back must not stop a chain.
-        let time = time.max(self.ledger.time());
-        let block = self.ledger.propose(time, producer, usize::MAX)?;
+        let ledger = self.ledger();
+        let time = time.max(ledger.time());
+        let block = ledger.propose(time, producer, usize::MAX)?;
         if block.transactions.is_empty() && !empty {
             return Ok(None);
         }
-        Ok(Some(self.ledger.commit(self.ledger.run(block, Refused::LeaveOut)?)?))
+        Ok(Some(ledger.commit(ledger.run(block, Refused::LeaveOut)?)?))
     }
 
     fn on_commit(&self, listener: Listener) {
-        self.ledger.on_commit(listener);
+        self.listeners.write().unwrap_or_else(PoisonError::into_inner).push(listener);
     }
 
     fn wake_on_submit(&self, waker: SyncSender<()>) {
@@ -513,8 +630,13 @@ impl<H: Hasher> Engine for Local<H> {
         let _ = self.waker.set(waker);
     }
 
+    fn forward_to(&self, forward: Forward) {
+        // As with the waker.
+        let _ = self.forward.set(forward);
+    }
+
     fn activity(&self) -> Activity {
-        self.ledger.activity().clone()
+        self.activity.clone()
     }
 
     fn replay(
@@ -523,8 +645,8 @@ impl<H: Hasher> Engine for Local<H> {
         to: Option<Height>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Replayed, Failure> {
-        let first = self.ledger.facts().initial_height;
-        let (from, to) = (from.unwrap_or(first), to.unwrap_or_else(|| self.ledger.height()));
+        let first = self.ledger().facts().initial_height;
+        let (from, to) = (from.unwrap_or(first), to.unwrap_or_else(|| self.ledger().height()));
         let total = to.0.saturating_add(1).saturating_sub(from.0);
         let mut done = 0;
         let mut progress = |_, _| {
@@ -533,14 +655,14 @@ impl<H: Hasher> Engine for Local<H> {
         };
         // The genesis is at hand even where the state it gave is no longer kept.
         let replayed = match from == first {
-            true => self.ledger.replay_from_genesis(&self.genesis, to, &mut progress)?,
-            false => self.ledger.replay(from..=to, &mut progress)?,
+            true => self.ledger().replay_from_genesis(&self.genesis, to, &mut progress)?,
+            false => self.ledger().replay(from..=to, &mut progress)?,
         };
         Ok(Replayed { from, to, replayed })
     }
 
     fn rollback(&self, to: Height) -> Result<Root, Failure> {
-        Ok(self.ledger.rollback(to)?)
+        Ok(self.ledger().rollback(to)?)
     }
 
     fn export_xian(&self, at: Option<Height>) -> Result<Json, Failure> {
@@ -556,28 +678,29 @@ impl<H: Hasher> Engine for Local<H> {
     }
 
     fn stats(&self) -> Stats {
-        self.ledger.store().stats()
+        self.ledger().store().stats()
     }
 
     fn check(&self, level: CheckLevel, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport, Failure> {
-        Ok(self.ledger.store().check(level, progress)?)
+        Ok(self.ledger().store().check(level, progress)?)
     }
 
     fn prune(&self, before: Height) -> Result<(), Failure> {
-        Ok(self.ledger.store().prune(before)?)
+        Ok(self.ledger().store().prune(before)?)
     }
 
     fn compact(&self, progress: &mut dyn FnMut(Progress)) -> Result<Compacted, Failure> {
-        Ok(self.ledger.store().compact(progress)?)
+        Ok(self.ledger().store().compact(progress)?)
     }
 
     fn flush(&self) -> Result<(), Failure> {
-        Ok(self.ledger.store().flush()?)
+        Ok(self.ledger().store().flush()?)
     }
 
     fn session(&self, key: &PublicKey) -> Result<(StateHash, u64), Refusal> {
-        let chain_id = &self.ledger.facts().chain_id;
-        let sessions = keelstone_execution::View::<Sessions>::over(self.ledger.view());
+        let ledger = self.ledger();
+        let chain_id = &ledger.facts().chain_id;
+        let sessions = keelstone_execution::View::<Sessions>::over(ledger.view());
         let id = SessionId::root(chain_id, key);
         let found = sessions.find(chain_id, &id, key).map_err(|stop| Refusal::Failed(stop.to_string()))?;
         let session = found.unwrap_or_else(|| Session::root(chain_id, *key));

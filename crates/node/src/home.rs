@@ -4,7 +4,7 @@
 //! keelstone.toml   configuration, optional
 //! genesis.json     what the chain began with
 //! keys/            secret keys, each readable by its owner only
-//! data/            state, blocks and receipts; locked by the process that uses them
+//! data/            state, blocks and receipts, in generations; locked by the process that uses them
 //! data/snapshots/  snapshots, under a lock of their own
 //! api.json         where the API of the running node listens
 //! ```

@@ -5,9 +5,10 @@
 //! the whole command line by handing its registry to [`Application`].
 //!
 //! Everything that arrives over HTTP or in a file is taken to come from an adversary. How to run a node is written
-//! down in `docs/`: `cli.md`, `configuration.md`, `http.md`.
+//! down in `docs/`: `cli.md`, `configuration.md`, `http.md`, `cometbft.md`.
 #![forbid(unsafe_code)]
 
+mod abci;
 mod alone;
 mod api;
 mod bench;
@@ -18,8 +19,10 @@ mod client;
 mod cometbft;
 mod commands;
 mod config;
+mod consensus;
 mod engine;
 mod exit;
+mod generations;
 mod home;
 mod http;
 mod keyfile;
@@ -31,10 +34,11 @@ mod story;
 mod strict_json;
 mod watchdog;
 
+pub use abci::{FIELDS_MAX, FRAME_BYTES_MAX, FrameError, Frames, STRUCTURE_BYTES_MAX, check_size};
 pub use call::{arguments, shown};
 pub use cli::Application;
 pub use config::{
-    Blocks, Config, ConfigError, Execution, History, Http, Log, LogFilter, LogFormat, Mempool, Production, Snapshots,
-    Store,
+    AbciAddress, Blocks, Config, ConfigError, EngineKind, EngineSection, Execution, History, Http, HttpAddress, Log,
+    LogFilter, LogFormat, Mempool, Production, Snapshots, Store,
 };
 pub use exit::{Exit, Failure};

@@ -5,7 +5,7 @@
 //! run again. Each claim is a check, and the exit code is 0 only if every one of them held.
 
 use super::init::{PRODUCER, fresh_genesis, now};
-use super::node::Node;
+use super::node::{Maker, Node};
 use super::proof;
 use crate::api::{Entry, Page};
 use crate::cli::Context;
@@ -325,7 +325,7 @@ impl<'a> Demo<'a> {
         if std::net::TcpListener::bind(config.http.listen).is_err() {
             config.http.listen = SocketAddr::new(config.http.listen.ip(), 0);
         }
-        let node = Node::start(engine, &config, &home, producer.public(), context)?;
+        let node = Node::start(engine, &config, &home, Maker::Solo(producer.public()), context)?;
         let (program, at) = (context.application.program(), format!("--home {}", home.path().display()));
         out.say("");
         out.say(

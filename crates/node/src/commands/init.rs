@@ -1,13 +1,15 @@
 //! `keelstone init`: a new chain in a home directory.
 
+use crate::abci::from_base64;
 use crate::cli::Context;
-use crate::config::Config;
+use crate::config::{Config, EngineKind};
 use crate::exit::{Exit, Failure};
 use crate::keyfile::KeyDir;
 use crate::out::short;
 use clap::Args;
-use keelstone_codec::{ChainId, Timestamp};
-use keelstone_ledger::{Genesis, SecretKey};
+use keelstone_codec::{ChainId, Hash, Timestamp};
+use keelstone_execution::PublicKey;
+use keelstone_ledger::{Genesis, SecretKey, Validator, check_key};
 use keelstone_tree::HashKind;
 use serde_json::json;
 use std::path::PathBuf;
@@ -26,8 +28,15 @@ pub(crate) struct Options {
     #[arg(long, default_value = "blake3")]
     hasher: String,
     /// Take this genesis instead of making one; its producers then need a key here
-    #[arg(long, conflicts_with_all = ["chain_id", "hasher"])]
+    #[arg(long, conflicts_with_all = ["chain_id", "hasher", "validators", "snapshot_chunk_bytes"])]
     genesis: Option<PathBuf>,
+    /// A validator, for a chain under CometBFT: its Ed25519 key, in hexadecimal or as CometBFT writes it, and its voting
+    /// power; may be repeated
+    #[arg(long = "validator", value_name = "KEY=POWER")]
+    validators: Vec<String>,
+    /// What a chunk of a snapshot may weigh, in bytes, on all nodes of the chain [default: 4194304]
+    #[arg(long, value_name = "BYTES")]
+    snapshot_chunk_bytes: Option<u32>,
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
@@ -37,9 +46,31 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             let text = super::proof::read_input(file)?;
             Genesis::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?
         }
-        None => fresh_genesis(&options.chain_id, &options.hasher)?,
+        None => {
+            let mut genesis = fresh_genesis(&options.chain_id, &options.hasher)?;
+            genesis.validators = options.validators.iter().map(|text| validator(text)).collect::<Result<_, _>>()?;
+            if let Some(bytes) = options.snapshot_chunk_bytes {
+                genesis.limits.snapshot_chunk_bytes = bytes;
+            }
+            genesis
+        }
     };
-    create(genesis, options.genesis.is_none(), context)
+    let own_producer = options.genesis.is_none() && genesis.validators.is_empty();
+    create(genesis, own_producer, context)
+}
+
+/// Reads `KEY=POWER`.
+fn validator(text: &str) -> Result<Validator, Failure> {
+    let wrong = |what: &str| Failure::usage(format!("--validator {text}: {what}"));
+    // A key as CometBFT writes it ends in `=` itself.
+    let (key, power) = text.rsplit_once('=').ok_or_else(|| wrong("expected KEY=POWER"))?;
+    let power = power.parse().map_err(|_| wrong("the power is a number"))?;
+    let key = match from_base64(key).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
+        Some(bytes) => PublicKey(Hash(bytes)),
+        None => PublicKey::from_hex(key).map_err(|_| wrong("the key is 64 hexadecimal digits, or base64"))?,
+    };
+    check_key(&key).map_err(|error| wrong(&error.to_string()))?;
+    Ok(Validator { key, power })
 }
 
 /// A genesis of this name, at this moment.
@@ -62,7 +93,8 @@ pub(crate) fn create(mut genesis: Genesis, own_producer: bool, context: &Context
         return Err(Failure::usage(format!("there is a chain in {} already", home.path().display())));
     }
     let keys = KeyDir::new(home.path());
-    if !keys.names()?.iter().any(|name| name == PRODUCER) {
+    let under_engine = !genesis.validators.is_empty();
+    if !under_engine && !keys.names()?.iter().any(|name| name == PRODUCER) {
         let key = SecretKey::generate().map_err(|error| Failure::io("no randomness for a new key", &error))?;
         keys.save(PRODUCER, &key)?;
     }
@@ -72,7 +104,11 @@ pub(crate) fn create(mut genesis: Genesis, own_producer: bool, context: &Context
     let first = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?;
     home.write_genesis(&genesis)?;
     if !home.config().exists() {
-        std::fs::write(home.config(), Config::default().to_toml())
+        let mut config = Config::default();
+        if under_engine {
+            config.engine.kind = EngineKind::CometBft;
+        }
+        std::fs::write(home.config(), config.to_toml())
             .map_err(|error| Failure::io("could not write keelstone.toml", &error))?;
     }
     let chain = context.open_chain()?;
@@ -85,6 +121,12 @@ pub(crate) fn create(mut genesis: Genesis, own_producer: bool, context: &Context
     out.row("genesis", short(first.hash));
     out.row("root", &status.root);
     out.say("");
+    if under_engine {
+        out.say(format_args!(
+            "CometBFT's genesis: \"chain_id\": \"{}\", \"app_state\": \"{}\"",
+            genesis.chain_id, first.hash
+        ));
+    }
     out.say("next: keelstone node");
     out.emit(&json!({
         "chain_id": genesis.chain_id.as_str(), "home": home.path(), "genesis_hash": first.hash, "root": status.root,

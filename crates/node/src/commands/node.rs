@@ -1,8 +1,10 @@
-//! `keelstone node`: runs the chain of the home directory: makes blocks and serves the HTTP API until told to stop.
+//! `keelstone node`: runs the chain of the home directory until told to stop: makes blocks, or has CometBFT make them, and
+//! serves the HTTP API.
 
 use super::init::PRODUCER;
+use crate::abci::{self, Application, Rpc};
 use crate::cli::{Context, report};
-use crate::config::{Config, Log, LogFormat};
+use crate::config::{Config, EngineKind, Log, LogFormat};
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
@@ -32,27 +34,31 @@ const FIGURES_EVERY: Duration = Duration::from_secs(5);
 /// How long requests that read the store may hold up a stop.
 const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 
-/// Run the chain: make blocks and serve the HTTP API
+/// Run the chain: make blocks, or have CometBFT make them, and serve the HTTP API
 #[derive(Debug, Args)]
 pub(crate) struct Options {
+    /// Who makes blocks, over the setting engine.kind: solo or cometbft
+    #[arg(long, value_name = "KIND")]
+    engine: Option<String>,
     /// Make snapshots and serve them, as snapshots.enabled=true does
     #[arg(long)]
     enable_snapshots: bool,
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    let (mut config, _) = context.config()?;
+    let settings = options.engine.map(|kind| format!("engine.kind={kind}"));
+    let (mut config, _) = context.config_with(settings)?;
     config.snapshots.enabled |= options.enable_snapshots;
     log_to_stderr(&config.log);
-    let key = KeyDir::new(context.home.path()).load(PRODUCER)?.public();
-    // Found out at the first block, this would stop a node that looked sound.
-    let producers = context.home.read_genesis()?.producers;
-    if !producers.is_empty() && !producers.contains(&key) {
-        let message = format!("the key {PRODUCER:?} here is {key}, which is no producer of this chain");
-        return Err(Failure::usage(message).hint("keelstone keys import producer FILE brings in one that is"));
-    }
+    let maker = match config.engine.kind {
+        EngineKind::Solo => Maker::Solo(producer(context)?),
+        EngineKind::CometBft => Maker::CometBft,
+    };
     let engine = context.open_chain()?;
-    let node = Node::start(engine, &config, &context.home, key, context)?;
+    if matches!(maker, Maker::CometBft) {
+        engine.validators()?; // A chain without any is refused before the engine finds out.
+    }
+    let node = Node::start(engine, &config, &context.home, maker, context)?;
 
     let status = node.engine.status()?;
     let out = context.out;
@@ -60,10 +66,32 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     out.row("height", grouped(status.height));
     out.row("root", short(&status.root));
     out.row("api", format_args!("http://{}", node.address));
-    out.emit(&json!({ "chain_id": status.chain_id, "height": status.height, "root": status.root, "api": format!("http://{}", node.address) }));
+    if let Some(abci) = &node.abci {
+        out.row("abci", abci);
+    }
+    out.emit(&json!({
+        "chain_id": status.chain_id, "height": status.height, "root": status.root,
+        "api": format!("http://{}", node.address), "abci": node.abci,
+    }));
     node.run_until_signal()?;
     out.say("stopped");
     Ok(Exit::Ok)
+}
+
+/// The key this node makes blocks with.
+fn producer(context: &Context<'_>) -> Result<PublicKey, Failure> {
+    let genesis = context.home.read_genesis()?;
+    if !genesis.validators.is_empty() {
+        let message = "this chain has validators: its blocks are made by CometBFT";
+        return Err(Failure::usage(message).hint("keelstone node --engine cometbft"));
+    }
+    let key = KeyDir::new(context.home.path()).load(PRODUCER)?.public();
+    // Found out at the first block, this would stop a node that looked sound.
+    if !genesis.producers.is_empty() && !genesis.producers.contains(&key) {
+        let message = format!("the key {PRODUCER:?} here is {key}, which is no producer of this chain");
+        return Err(Failure::usage(message).hint("keelstone keys import producer FILE brings in one that is"));
+    }
+    Ok(key)
 }
 
 /// Log lines go to standard error, so that standard output stays what was asked for.
@@ -77,14 +105,31 @@ fn log_to_stderr(log: &Log) {
     };
 }
 
+/// Who makes blocks.
+pub(crate) enum Maker {
+    /// This node, with this key.
+    Solo(PublicKey),
+    /// CometBFT, which connects to this node.
+    CometBft,
+}
+
+/// What makes blocks while the node runs.
+enum Running {
+    Solo(Producer),
+    /// The server that the engine calls.
+    CometBft(tokio::task::JoinHandle<()>),
+}
+
 /// A running node.
 pub(crate) struct Node {
     pub(crate) engine: Arc<dyn Engine>,
     /// Where the API listens.
     pub(crate) address: SocketAddr,
+    /// Where another engine connects, if one makes the blocks.
+    abci: Option<String>,
     home: Home,
     runtime: Runtime,
-    producer: Producer,
+    running: Running,
     watchdog: Watchdog,
     health: Arc<Health>,
     hub: Arc<Hub>,
@@ -124,12 +169,12 @@ impl Signals {
 }
 
 impl Node {
-    /// Starts making blocks and serving the API.
+    /// Starts making blocks, or waiting for the engine that does, and serving the API.
     pub(crate) fn start(
         engine: Arc<dyn Engine>,
         config: &Config,
         home: &Home,
-        key: PublicKey,
+        maker: Maker,
         context: &Context<'_>,
     ) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -159,13 +204,26 @@ impl Node {
         let gauge = metrics.clone();
         let watchdog = watch(&*engine, config, home, metrics.clone(), context.out.is_json())
             .map_err(|error| Failure::io("could not start the watchdog", &error))?;
-        let producer = Producer::start(engine.clone(), key, &config.blocks, metrics.clone(), move || {
-            failing.failed.store(true, Ordering::Relaxed);
-            gauge.store_failed.set(1);
-        })
-        .map_err(|error| Failure::io("could not start making blocks", &error))?;
-
         let (stop, stopped) = watch::channel(false);
+        let mut abci = None;
+        let running = match maker {
+            Maker::Solo(key) => {
+                let producer = Producer::start(engine.clone(), key, &config.blocks, metrics.clone(), move || {
+                    failing.failed.store(true, Ordering::Relaxed);
+                    gauge.store_failed.set(1);
+                });
+                Running::Solo(producer.map_err(|error| Failure::io("could not start making blocks", &error))?)
+            }
+            Maker::CometBft => {
+                let rpc = Rpc::new(config.engine.rpc.clone());
+                engine.forward_to(Box::new(move |transaction| rpc.broadcast(transaction)));
+                let socket = runtime.block_on(abci::Server::bind(&config.engine.abci, home))?;
+                abci = Some(socket.address().to_owned());
+                let application = Arc::new(Application::new(engine.clone(), metrics.clone(), health.clone()));
+                Running::CometBft(runtime.spawn(socket.serve(application, stopped.clone())))
+            }
+        };
+
         let served = Served {
             chain: engine.clone(),
             hub: hub.clone(),
@@ -180,9 +238,10 @@ impl Node {
         Ok(Self {
             engine,
             address,
+            abci,
             home: home.clone(),
             runtime,
-            producer,
+            running,
             watchdog,
             health,
             hub,
@@ -206,11 +265,15 @@ impl Node {
         // Nobody listens once the receivers are gone, which is what is wanted.
         let _ = self.stop.send(true);
         self.hub.close();
-        self.producer.stop();
+        match self.running {
+            Running::Solo(producer) => producer.stop(),
+            // A panic of the task was reported when it happened.
+            Running::CometBft(server) => drop(self.runtime.block_on(server)),
+        }
         if let Some(snapshots) = &self.snapshots {
             snapshots.stop();
         }
-        // After the producer: a function that never ends would hold up the stop for ever.
+        // After whoever makes blocks: a function that never ends would hold up the stop for ever.
         self.watchdog.stop();
         // The server ends by itself within its own grace.
         let _ = self.runtime.block_on(self.server);

@@ -6,7 +6,7 @@
 use super::{Source, expected, genesis_file, show};
 use crate::cli::Context;
 use crate::config::Config;
-use crate::engine;
+use crate::engine::{self, Vacant};
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, bytes, grouped};
 use clap::Args;
@@ -45,8 +45,9 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
         home.write_genesis(&genesis)?;
     }
     let started = Instant::now();
-    let directory = engine::vacant_state(home)?;
-    build(&options.snapshot, &expected, &info, genesis.hasher, directory, context)?;
+    let vacant = Vacant::of(home)?;
+    build(&options.snapshot, &expected, &info, genesis.hasher, vacant.directory()?, context)?;
+    vacant.settle()?;
     // Opened as the chain of this genesis, or not at all.
     engine::open(home, config, &context.application.registry)?;
     let seconds = started.elapsed().as_secs_f64();

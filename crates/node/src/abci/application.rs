@@ -1,0 +1,372 @@
+//! The calls of ABCI, each turned into what it asks of the chain and its answer back into the engine's terms.
+//!
+//! Every call is synchronous and may read the disk; whoever serves a connection runs it where that is allowed.
+
+use crate::consensus::{Begin, Decided, Finalized, ProveError, TxResult, address_of};
+use crate::engine::Engine;
+use crate::exit::{Exit, Failure, causes};
+use crate::http::Health;
+use crate::metrics::Metrics;
+use bytes::Bytes;
+use keelstone_codec::{Hash, Height, Key, Namespace, Timestamp};
+use keelstone_execution::PublicKey;
+use keelstone_ledger::Validator;
+use keelstone_store::StoreError;
+use keelstone_tree::HashKind;
+use keelstone_tree::ics23::ConvertError;
+use prost::Message as _;
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tendermint_proto::google::protobuf::Timestamp as EngineTime;
+use tendermint_proto::v0_38::abci::request::Value as Request;
+use tendermint_proto::v0_38::abci::response::Value as Response;
+use tendermint_proto::v0_38::abci::response_apply_snapshot_chunk::Result as ChunkResult;
+use tendermint_proto::v0_38::abci::response_offer_snapshot::Result as OfferResult;
+use tendermint_proto::v0_38::abci::response_process_proposal::ProposalStatus;
+use tendermint_proto::v0_38::abci::response_verify_vote_extension::VerifyStatus;
+use tendermint_proto::v0_38::abci::{
+    CheckTxType, Event, EventAttribute, ExecTxResult, Misbehavior, MisbehaviorType, RequestFinalizeBlock,
+    RequestInitChain, RequestPrepareProposal, RequestQuery, ResponseApplySnapshotChunk, ResponseCheckTx,
+    ResponseCommit, ResponseEcho, ResponseException, ResponseExtendVote, ResponseFinalizeBlock, ResponseFlush,
+    ResponseInfo, ResponseInitChain, ResponseListSnapshots, ResponseLoadSnapshotChunk, ResponseOfferSnapshot,
+    ResponsePrepareProposal, ResponseProcessProposal, ResponseQuery, ResponseVerifyVoteExtension, ValidatorUpdate,
+};
+use tendermint_proto::v0_38::crypto::{ProofOp, ProofOps, PublicKey as EngineKey, public_key};
+
+/// The version of the application's rules, which stands in every header of the engine's.
+const APP_VERSION: u64 = keelstone_ledger::SCHEMA as u64;
+/// What the numbers in results are of.
+const CODESPACE: &str = "keelstone";
+/// Codes of answers to queries.
+const BAD_QUERY: u32 = 1;
+const NOT_KEPT: u32 = 2;
+const NO_PROOF: u32 = 3;
+const FAILED: u32 = 4;
+
+/// The chain as the engine sees it.
+pub(crate) struct Application {
+    engine: Arc<dyn Engine>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+}
+
+impl Application {
+    pub(crate) fn new(engine: Arc<dyn Engine>, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
+        Self { engine, metrics, health }
+    }
+
+    /// Answers one call. A call that cannot be answered is an exception, which stops the engine.
+    pub(crate) fn answer(&self, request: Request) -> Response {
+        let name = name_of(&request);
+        self.answered(request).unwrap_or_else(|failure| {
+            tracing::error!(call = name, %failure, "the engine's call failed, so the engine stops");
+            if failure.exit != Exit::Usage {
+                self.health.failed.store(true, Ordering::Relaxed);
+                self.metrics.store_failed.set(1);
+            }
+            let hint = failure.hint.map_or_else(String::new, |hint| format!(" ({hint})"));
+            exception(format!("{}{hint}", failure.message))
+        })
+    }
+
+    fn answered(&self, request: Request) -> Result<Response, Failure> {
+        Ok(match request {
+            Request::Echo(echo) => Response::Echo(ResponseEcho { message: echo.message }),
+            Request::Flush(_) => Response::Flush(ResponseFlush {}),
+            Request::Info(_) => Response::Info(self.info()),
+            Request::InitChain(call) => Response::InitChain(self.init_chain(call)?),
+            Request::Query(call) => Response::Query(self.query(&call)),
+            Request::CheckTx(call) => {
+                Response::CheckTx(self.check_tx(&call.tx, call.r#type == CheckTxType::Recheck as i32))
+            }
+            Request::PrepareProposal(call) => Response::PrepareProposal(self.prepare_proposal(&call)?),
+            Request::ProcessProposal(call) => Response::ProcessProposal(self.process_proposal(&call.txs)),
+            Request::FinalizeBlock(call) => Response::FinalizeBlock(self.finalize_block(call)?),
+            Request::ExtendVote(_) => Response::ExtendVote(ResponseExtendVote { vote_extension: Bytes::new() }),
+            Request::VerifyVoteExtension(call) => {
+                // None of ours has one.
+                let empty = call.vote_extension.is_empty();
+                let status = if empty { VerifyStatus::Accept } else { VerifyStatus::Reject };
+                Response::VerifyVoteExtension(ResponseVerifyVoteExtension { status: status.into() })
+            }
+            Request::Commit(_) => Response::Commit(self.commit()?),
+            Request::ListSnapshots(_) => Response::ListSnapshots(ResponseListSnapshots { snapshots: Vec::new() }),
+            Request::LoadSnapshotChunk(_) => {
+                Response::LoadSnapshotChunk(ResponseLoadSnapshotChunk { chunk: Bytes::new() })
+            }
+            Request::OfferSnapshot(_) => {
+                Response::OfferSnapshot(ResponseOfferSnapshot { result: OfferResult::Reject.into() })
+            }
+            Request::ApplySnapshotChunk(_) => Response::ApplySnapshotChunk(ResponseApplySnapshotChunk {
+                result: ChunkResult::RejectSnapshot.into(),
+                ..Default::default()
+            }),
+        })
+    }
+
+    fn info(&self) -> ResponseInfo {
+        let standing = self.engine.standing();
+        ResponseInfo {
+            data: "keelstone".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            app_version: APP_VERSION,
+            // Height 0 is what asks for InitChain, whatever the height of the genesis.
+            last_block_height: standing.last.map_or(0, engine_height),
+            last_block_app_hash: standing.last.map_or_else(Bytes::new, |_| bytes_of(&standing.root.0)),
+        }
+    }
+
+    fn init_chain(&self, call: RequestInitChain) -> Result<ResponseInitChain, Failure> {
+        let validators = call.validators.iter().map(|update| {
+            let key = match update.pub_key.as_ref().and_then(|key| key.sum.as_ref()) {
+                Some(public_key::Sum::Ed25519(key)) => <[u8; 32]>::try_from(key.as_slice()).ok(),
+                _ => None,
+            };
+            let power = u64::try_from(update.power).ok();
+            let (key, power) = key
+                .zip(power)
+                .ok_or_else(|| Failure::usage("the engine's genesis has a validator whose key is not Ed25519"))?;
+            Ok(Validator { key: PublicKey(Hash(key)), power })
+        });
+        let begun = self.engine.begin(&Begin {
+            chain_id: call.chain_id,
+            time: timestamp(call.time.as_ref())?,
+            initial_height: height(call.initial_height)?,
+            validators: validators.collect::<Result<_, Failure>>()?,
+            app_state: call.app_state_bytes.to_vec(),
+        })?;
+        tracing::info!(root = %begun.root, validators = begun.validators.len(), "the chain begins");
+        Ok(ResponseInitChain {
+            consensus_params: None,
+            validators: begun.validators.iter().map(update).collect(),
+            app_hash: bytes_of(&begun.root.0),
+        })
+    }
+
+    fn check_tx(&self, transaction: &Bytes, again: bool) -> ResponseCheckTx {
+        let checked = self.engine.check_transaction(transaction, again);
+        if !again {
+            self.metrics.transaction(if checked.is_ok() { "accepted" } else { "refused" });
+        }
+        let gas_wanted = signed(self.engine.gas_wanted());
+        match checked {
+            Ok(id) => ResponseCheckTx { data: bytes_of(&id.0), gas_wanted, ..Default::default() },
+            Err(refusal) => ResponseCheckTx {
+                code: u32::from(refusal.code()),
+                log: refusal.to_string(),
+                codespace: CODESPACE.to_owned(),
+                gas_wanted,
+                ..Default::default()
+            },
+        }
+    }
+
+    // spec: LEDGER-6
+    fn prepare_proposal(&self, call: &RequestPrepareProposal) -> Result<ResponsePrepareProposal, Failure> {
+        let bytes_max = usize::try_from(call.max_tx_bytes).unwrap_or_default();
+        let chosen = self.engine.choose(&call.txs, bytes_max)?;
+        Ok(ResponsePrepareProposal { txs: chosen.into_iter().map(|index| call.txs[index].clone()).collect() })
+    }
+
+    // spec: LEDGER-6
+    fn process_proposal(&self, transactions: &[Bytes]) -> ResponseProcessProposal {
+        let status = match self.engine.judge(transactions) {
+            Ok(()) => ProposalStatus::Accept,
+            Err(error) => {
+                tracing::warn!(%error, "a proposed block is refused");
+                ProposalStatus::Reject
+            }
+        };
+        ResponseProcessProposal { status: status.into() }
+    }
+
+    fn finalize_block(&self, call: RequestFinalizeBlock) -> Result<ResponseFinalizeBlock, Failure> {
+        let events = call.misbehavior.iter().map(|found| self.note_misbehavior(found)).collect();
+        let finalized = self.engine.finalize(Decided {
+            height: height(call.height)?,
+            time: timestamp(call.time.as_ref())?,
+            proposer: call.proposer_address.to_vec(),
+            transactions: call.txs,
+        })?;
+        let Finalized { root, results, validators } = &*finalized;
+        Ok(ResponseFinalizeBlock {
+            events,
+            tx_results: results.iter().map(result).collect(),
+            validator_updates: validators.iter().map(update).collect(),
+            consensus_param_updates: None,
+            app_hash: bytes_of(&root.0),
+        })
+    }
+
+    /// Who misbehaved is the engine's to find and this chain's to know of; it has no consequence in state.
+    fn note_misbehavior(&self, found: &Misbehavior) -> Event {
+        let kind = match MisbehaviorType::try_from(found.r#type) {
+            Ok(MisbehaviorType::DuplicateVote) => "duplicate_vote",
+            Ok(MisbehaviorType::LightClientAttack) => "light_client_attack",
+            _ => "unknown",
+        };
+        let address = found.validator.as_ref().map_or(&[][..], |validator| &validator.address[..]);
+        let known = self.engine.validators().ok();
+        let key = known.and_then(|known| known.keys().find(|key| address_of(key) == *address).copied());
+        let validator = key.map_or_else(|| hex::encode(address), |key| key.to_string());
+        tracing::warn!(kind, validator, height = found.height, "a validator misbehaved");
+        event(
+            "keelstone.misbehavior",
+            [("kind", kind.to_owned()), ("validator", validator), ("height", found.height.to_string())],
+        )
+    }
+
+    fn commit(&self) -> Result<ResponseCommit, Failure> {
+        self.engine.commit_decided()?;
+        Ok(ResponseCommit { retain_height: 0 })
+    }
+
+    // ---- questions
+
+    fn query(&self, call: &RequestQuery) -> ResponseQuery {
+        let refused = |code, log: String| ResponseQuery {
+            code,
+            log,
+            codespace: CODESPACE.to_owned(),
+            height: call.height,
+            key: call.data.clone(),
+            ..Default::default()
+        };
+        let parts: Vec<&str> = call.path.split('/').collect();
+        match parts.as_slice() {
+            ["", "store", namespace, "key"] => {
+                let place = Namespace::new(*namespace).and_then(|space| Ok((space, Key::new(call.data.to_vec())?)));
+                match place {
+                    Ok((namespace, key)) => self.entry(call, &namespace, &key).unwrap_or_else(|error| {
+                        let code = match &error {
+                            ProveError::Store(StoreError::NotRetained { .. }) => NOT_KEPT,
+                            ProveError::Convert(ConvertError::EmptyState) => NO_PROOF,
+                            _ => FAILED,
+                        };
+                        refused(code, causes(&error))
+                    }),
+                    Err(error) => refused(BAD_QUERY, error.to_string()),
+                }
+            }
+            ["", "status"] => match self.engine.status() {
+                Ok(status) => answer_json(&json!(status), status.height),
+                Err(refusal) => refused(FAILED, refusal.to_string()),
+            },
+            _ => refused(BAD_QUERY, "there are /store/NAMESPACE/key with the key as data, and /status".to_owned()),
+        }
+    }
+
+    fn entry(&self, call: &RequestQuery, namespace: &Namespace, key: &Key) -> Result<ResponseQuery, ProveError> {
+        let at = u64::try_from(call.height).ok().filter(|height| *height > 0).map(Height);
+        let proven = self.engine.prove_entry(namespace, key, at, call.prove)?;
+        let proof_ops = proven.proof.map(|proof| {
+            // Lowest first: the entry under its namespace, then the namespace under the app hash. An absent namespace
+            // is proven by the second alone.
+            let levels = [("entry", key.to_vec()), ("namespace", namespace.as_bytes().to_vec())];
+            let skipped = levels.len() - proof.proofs.len().min(levels.len());
+            let hasher = match proven.hasher {
+                HashKind::Blake3 => "blake3",
+                HashKind::Sha256 => "sha256",
+            };
+            let ops = levels.into_iter().skip(skipped).zip(&proof.proofs).map(|((level, key), proof)| ProofOp {
+                r#type: format!("ics23:keelstone:{level}:{hasher}"),
+                key,
+                data: proof.encode_to_vec(),
+            });
+            ProofOps { ops: ops.collect() }
+        });
+        Ok(ResponseQuery {
+            key: call.data.clone(),
+            value: proven.value.unwrap_or_default().into(),
+            proof_ops,
+            height: engine_height(proven.height),
+            ..Default::default()
+        })
+    }
+}
+
+/// What a call is called, for the log.
+fn name_of(request: &Request) -> &'static str {
+    match request {
+        Request::Echo(_) => "Echo",
+        Request::Flush(_) => "Flush",
+        Request::Info(_) => "Info",
+        Request::InitChain(_) => "InitChain",
+        Request::Query(_) => "Query",
+        Request::CheckTx(_) => "CheckTx",
+        Request::Commit(_) => "Commit",
+        Request::ListSnapshots(_) => "ListSnapshots",
+        Request::OfferSnapshot(_) => "OfferSnapshot",
+        Request::LoadSnapshotChunk(_) => "LoadSnapshotChunk",
+        Request::ApplySnapshotChunk(_) => "ApplySnapshotChunk",
+        Request::PrepareProposal(_) => "PrepareProposal",
+        Request::ProcessProposal(_) => "ProcessProposal",
+        Request::ExtendVote(_) => "ExtendVote",
+        Request::VerifyVoteExtension(_) => "VerifyVoteExtension",
+        Request::FinalizeBlock(_) => "FinalizeBlock",
+    }
+}
+
+/// The answer that stops the engine.
+pub(crate) fn exception(error: String) -> Response {
+    Response::Exception(ResponseException { error })
+}
+
+fn bytes_of(hash: &Hash) -> Bytes {
+    Bytes::copy_from_slice(hash.as_bytes())
+}
+
+/// A number of ours in a signed field of the engine's. None comes near the end of either.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn engine_height(height: Height) -> i64 {
+    signed(height.0)
+}
+
+fn height(height: i64) -> Result<Height, Failure> {
+    let height = u64::try_from(height).ok().filter(|height| *height > 0);
+    height.map(Height).ok_or_else(|| Failure::usage("the engine names a height below 1"))
+}
+
+/// The engine's time in milliseconds; it does not run backwards, so neither do these.
+fn timestamp(time: Option<&EngineTime>) -> Result<Timestamp, Failure> {
+    let millis = |time: &EngineTime| {
+        let nanos = u64::try_from(time.nanos).ok()?;
+        u64::try_from(time.seconds).ok()?.checked_mul(1_000)?.checked_add(nanos / 1_000_000)
+    };
+    let millis = time.and_then(millis).ok_or_else(|| Failure::usage("the engine names a time before 1970, or none"))?;
+    Ok(Timestamp(millis))
+}
+
+fn update(validator: &Validator) -> ValidatorUpdate {
+    let key = public_key::Sum::Ed25519(validator.key.as_bytes().to_vec());
+    ValidatorUpdate { pub_key: Some(EngineKey { sum: Some(key) }), power: signed(validator.power) }
+}
+
+fn result(result: &TxResult) -> ExecTxResult {
+    ExecTxResult {
+        code: result.code,
+        data: result.receipt.clone().into(),
+        log: result.reason.clone(),
+        gas_wanted: signed(result.gas_wanted),
+        gas_used: signed(result.gas_used),
+        events: vec![event(
+            "keelstone.transaction",
+            [("id", result.id.to_string()), ("sender", result.sender.to_string())],
+        )],
+        codespace: if result.code == 0 { String::new() } else { CODESPACE.to_owned() },
+        info: String::new(),
+    }
+}
+
+fn event<const N: usize>(kind: &str, attributes: [(&str, String); N]) -> Event {
+    let attribute = |(key, value): (&str, String)| EventAttribute { key: key.to_owned(), value, index: true };
+    Event { r#type: kind.to_owned(), attributes: attributes.into_iter().map(attribute).collect() }
+}
+
+fn answer_json(value: &serde_json::Value, height: u64) -> ResponseQuery {
+    ResponseQuery { value: value.to_string().into_bytes().into(), height: signed(height), ..Default::default() }
+}

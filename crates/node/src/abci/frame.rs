@@ -1,0 +1,242 @@
+//! Frames of an ABCI connection: a length as a varint, and so many bytes of protobuf.
+//!
+//! The other end should be the engine. It is taken to be anything: bytes may come one at a time or a thousand frames at
+//! once, lengths may be absurd, and a few bytes of protobuf may ask for a list of millions. What a frame may make this
+//! process allocate is bounded before it is decoded, and memory for it is taken as its bytes come, never on the word of
+//! its length.
+
+use bytes::{Buf as _, Bytes, BytesMut};
+
+/// Bytes of one frame: the largest block CometBFT makes (100 MiB) and what goes with it.
+pub const FRAME_BYTES_MAX: usize = 104 << 20;
+/// Bytes of a request beside transactions, chunks and other contents that are one piece: votes of 10,000 validators,
+/// which is the most CometBFT has, take less than half.
+pub const STRUCTURE_BYTES_MAX: usize = 4 << 20;
+/// Fields of a request: transactions, most of all. More than an engine's pool holds.
+pub const FIELDS_MAX: usize = 1 << 18;
+/// Bytes a length may take: more than five never stand before a frame that is let in.
+const LENGTH_BYTES_MAX: usize = 10;
+
+/// Why a connection is closed: the other end does not speak the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// A length that no varint is.
+    #[error("the length of a frame is no number: more than {LENGTH_BYTES_MAX} bytes, or more than 64 bits")]
+    Length,
+    /// A frame that is too long.
+    #[error("a frame of {found} bytes, the limit is {limit}")]
+    TooLong {
+        /// The length it claims.
+        found: u64,
+        /// The limit.
+        limit: usize,
+    },
+    /// The frame would decode to more than its bytes are worth.
+    #[error("a request with more {what} than {limit}")]
+    TooMany {
+        /// `fields`, or `bytes beside its contents`.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// The frame is no protobuf.
+    #[error("a frame that is no request: {0}")]
+    Malformed(String),
+}
+
+/// Cuts what comes in into frames.
+#[derive(Debug, Default)]
+pub struct Frames {
+    buffer: BytesMut,
+}
+
+impl Frames {
+    /// The buffer to read into.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// Whether the connection may end here: nothing is left of a frame that began.
+    #[must_use]
+    pub fn is_between(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
+    /// The next whole frame; none if more bytes must come first.
+    ///
+    /// # Errors
+    /// [`FrameError::Length`], [`FrameError::TooLong`]: nothing after it can be read.
+    pub fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+        let Some((length, head)) = varint(&self.buffer)? else { return Ok(None) };
+        if length > FRAME_BYTES_MAX as u64 {
+            return Err(FrameError::TooLong { found: length, limit: FRAME_BYTES_MAX });
+        }
+        let length = usize::try_from(length).expect("checked against the limit");
+        if self.buffer.len() - head < length {
+            return Ok(None);
+        }
+        self.buffer.advance(head);
+        Ok(Some(self.buffer.split_to(length).freeze()))
+    }
+}
+
+/// A varint at the beginning of `bytes` and how many of them it takes; none if it goes on behind them.
+fn varint(bytes: &[u8]) -> Result<Option<(u64, usize)>, FrameError> {
+    let mut value = 0u64;
+    for (index, byte) in bytes.iter().take(LENGTH_BYTES_MAX).enumerate() {
+        let bits = u64::from(byte & 0x7f);
+        // The tenth byte has room for one bit.
+        if index == LENGTH_BYTES_MAX - 1 && bits > 1 {
+            return Err(FrameError::Length);
+        }
+        value |= bits << (7 * index);
+        if byte & 0x80 == 0 {
+            return Ok(Some((value, index + 1)));
+        }
+    }
+    if bytes.len() < LENGTH_BYTES_MAX { Ok(None) } else { Err(FrameError::Length) }
+}
+
+// Wire types of protobuf.
+const VARINT: u64 = 0;
+const FIXED_64: u64 = 1;
+const BYTES: u64 = 2;
+const FIXED_32: u64 = 5;
+
+/// The fields of requests that hold contents in one piece, as (request, field): they decode to no more than a pointer
+/// into the frame. Transactions of PrepareProposal, ProcessProposal, FinalizeBlock and CheckTx; the application's state
+/// of InitChain; a snapshot that is offered; a chunk.
+const CONTENTS: [(u64, u64); 7] = [(16, 2), (17, 1), (20, 1), (8, 1), (5, 5), (13, 1), (15, 2)];
+
+/// Says whether a frame decodes to an amount of memory in proportion to its bytes: contents lie in the frame itself,
+/// everything else is small.
+///
+/// # Errors
+/// [`FrameError::TooMany`], [`FrameError::Malformed`].
+pub fn check_size(frame: &[u8]) -> Result<(), FrameError> {
+    let (mut fields, mut structure) = (0, 0);
+    each_field(frame, &mut |request, body| {
+        each_field(body, &mut |field, contents| {
+            fields += 1;
+            if !CONTENTS.contains(&(request, field)) {
+                structure += contents.len();
+            }
+            for (what, found, limit) in
+                [("fields", fields, FIELDS_MAX), ("bytes beside its contents", structure, STRUCTURE_BYTES_MAX)]
+            {
+                if found > limit {
+                    return Err(FrameError::TooMany { what, limit });
+                }
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Calls `each` with number and content of every field; the content of one that is no byte string is empty.
+fn each_field(
+    mut message: &[u8],
+    each: &mut dyn FnMut(u64, &[u8]) -> Result<(), FrameError>,
+) -> Result<(), FrameError> {
+    let cut = || FrameError::Malformed("it ends in the middle of a field".to_owned());
+    while !message.is_empty() {
+        let (key, taken) = varint(message)?.ok_or_else(cut)?;
+        message = &message[taken..];
+        let (skip, contents) = match key & 7 {
+            VARINT => (varint(message)?.ok_or_else(cut)?.1, 0),
+            FIXED_64 => (8, 0),
+            FIXED_32 => (4, 0),
+            BYTES => {
+                let (length, taken) = varint(message)?.ok_or_else(cut)?;
+                message = &message[taken..];
+                let length = usize::try_from(length).map_err(|_| cut())?;
+                (length, length)
+            }
+            other => return Err(FrameError::Malformed(format!("wire type {other}"))),
+        };
+        let contents = message.get(..contents).ok_or_else(cut)?;
+        each(key >> 3, contents)?;
+        message = message.get(skip..).ok_or_else(cut)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message as _;
+    use tendermint_proto::v0_38::abci::{
+        Request, RequestCheckTx, RequestEcho, RequestFinalizeBlock, RequestInitChain, ValidatorUpdate, request::Value,
+    };
+
+    fn request(value: Value) -> Request {
+        Request { value: Some(value) }
+    }
+
+    fn echo(message: &str) -> Vec<u8> {
+        request(Value::Echo(RequestEcho { message: message.to_owned() })).encode_length_delimited_to_vec()
+    }
+
+    #[test]
+    fn ss60_frames_come_out_whole_however_their_bytes_arrive() {
+        let sent: Vec<Vec<u8>> = ["", "a", &"x".repeat(300)].iter().map(|text| echo(text)).collect();
+        let stream = sent.concat();
+        for step in [1, 2, 3, 7, stream.len()] {
+            let (mut frames, mut found) = (Frames::default(), Vec::new());
+            for piece in stream.chunks(step) {
+                frames.buffer().extend_from_slice(piece);
+                while let Some(frame) = frames.next().unwrap() {
+                    found.push(Request::decode(frame).unwrap().encode_length_delimited_to_vec());
+                }
+            }
+            assert_eq!(found, sent, "in pieces of {step}");
+            assert!(frames.is_between());
+        }
+    }
+
+    #[test]
+    fn ss60_a_length_that_is_none_or_too_much_ends_the_connection_and_reserves_nothing() {
+        let next = |bytes: &[u8]| {
+            let mut frames = Frames::default();
+            frames.buffer().extend_from_slice(bytes);
+            let next = frames.next();
+            (next, frames.buffer().capacity())
+        };
+        assert_eq!(next(&[0x80; 11]).0, Err(FrameError::Length));
+        assert_eq!(next(&[0xff; 10]).0, Err(FrameError::Length));
+        assert_eq!(next(&[0x80; 9]).0, Ok(None), "the tenth byte may still come");
+        let two_gib = [0x80, 0x80, 0x80, 0x80, 0x08];
+        let (error, held) = next(&two_gib);
+        assert_eq!(error, Err(FrameError::TooLong { found: 1 << 31, limit: FRAME_BYTES_MAX }));
+        assert!(held < 1024, "{held} bytes are held");
+        // A length within the limit whose bytes never come holds nothing either.
+        let (waiting, held) = next(&[0x80, 0x80, 0x80, 0x20]);
+        assert_eq!(waiting, Ok(None));
+        assert!(held < 1024, "{held} bytes are held");
+    }
+
+    #[test]
+    fn ss60_a_request_that_would_decode_to_much_more_than_its_bytes_is_refused() {
+        let many = request(Value::FinalizeBlock(RequestFinalizeBlock {
+            txs: vec![Bytes::new(); FIELDS_MAX + 1],
+            ..Default::default()
+        }));
+        assert_eq!(check_size(&many.encode_to_vec()), Err(FrameError::TooMany { what: "fields", limit: FIELDS_MAX }));
+        let update = ValidatorUpdate { pub_key: None, power: i64::MAX };
+        let validators = vec![update; STRUCTURE_BYTES_MAX / 10 + 1];
+        let many = request(Value::InitChain(RequestInitChain { validators, ..Default::default() }));
+        assert!(matches!(check_size(&many.encode_to_vec()), Err(FrameError::TooMany { .. })));
+        assert!(matches!(check_size(&[0x0a, 0x7f]), Err(FrameError::Malformed(_))));
+        assert!(matches!(check_size(&[0x0b]), Err(FrameError::Malformed(_))));
+    }
+
+    #[test]
+    fn contents_of_any_size_are_let_through() {
+        let tx = Bytes::from(vec![7; STRUCTURE_BYTES_MAX * 2]);
+        let check = request(Value::CheckTx(RequestCheckTx { tx: tx.clone(), r#type: 0 }));
+        assert_eq!(check_size(&check.encode_to_vec()), Ok(()));
+        let block = request(Value::FinalizeBlock(RequestFinalizeBlock { txs: vec![tx; 3], ..Default::default() }));
+        assert_eq!(check_size(&block.encode_to_vec()), Ok(()));
+    }
+}

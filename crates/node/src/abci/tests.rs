@@ -1,0 +1,535 @@
+//! The application as an engine meets it: over a real socket, with messages as CometBFT sends them.
+
+use super::{Application, Server};
+use crate::config::{AbciAddress, Config};
+use crate::engine::{self, Engine};
+use crate::home::Home;
+use crate::http::Health;
+use crate::metrics::Metrics;
+use bytes::Bytes;
+use keelstone_codec::{ChainId, Encode as _, Fixed, Height, Text, Timestamp};
+use keelstone_execution::{Bundle, Mode, Operation};
+use keelstone_ledger::modules::validators::{SET_VALIDATOR, SetValidator};
+use keelstone_ledger::modules::{agents, standard};
+use keelstone_ledger::{Genesis, SecretKey, Transaction, Validator};
+use prost::Message as _;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tendermint_proto::google::protobuf::Timestamp as EngineTime;
+use tendermint_proto::v0_38::abci::request::Value as Call;
+use tendermint_proto::v0_38::abci::response::Value as Answer;
+use tendermint_proto::v0_38::abci::response_process_proposal::ProposalStatus;
+use tendermint_proto::v0_38::abci::{self as proto, Request, Response};
+use tokio::sync::watch;
+
+fn key(number: u8) -> SecretKey {
+    SecretKey::from_seed(&[number; 32])
+}
+
+/// Who proposes all blocks here.
+const PROPOSER: u8 = 100;
+const GENESIS_SECONDS: i64 = 1_700_000_000;
+
+/// A home directory of a chain with one validator, where person 9 may change the validators.
+struct Place {
+    directory: tempfile::TempDir,
+    genesis: Genesis,
+    config: Config,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Genesis)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut genesis = Genesis::new(ChainId::new("abci-test").unwrap());
+        genesis.time = Timestamp(GENESIS_SECONDS as u64 * 1_000);
+        genesis.validators = vec![Validator { key: key(PROPOSER).public(), power: 10 }];
+        genesis.grants.insert(key(9).public(), [SET_VALIDATOR].into());
+        change(&mut genesis);
+        Home::new(directory.path().to_owned()).write_genesis(&genesis).unwrap();
+        let mut config = Config::default();
+        config.store.cache_bytes = 1 << 20;
+        Self { directory, genesis, config }
+    }
+
+    fn home(&self) -> Home {
+        Home::new(self.directory.path().to_owned())
+    }
+
+    fn start(&self) -> Node {
+        Node::start(self)
+    }
+}
+
+/// The application, serving.
+struct Node {
+    engine: Arc<dyn Engine>,
+    health: Arc<Health>,
+    address: String,
+    stop: watch::Sender<bool>,
+    server: tokio::task::JoinHandle<()>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Node {
+    fn start(place: &Place) -> Self {
+        let engine = engine::open(&place.home(), &place.config, &standard()).unwrap();
+        let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
+        let application = Arc::new(Application::new(engine.clone(), metrics, health.clone()));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let server = runtime.block_on(Server::bind(&place.config.engine.abci, &place.home())).unwrap();
+        let address = server.address().to_owned();
+        let (stop, stopped) = watch::channel(false);
+        let server = runtime.spawn(server.serve(application, stopped));
+        Self { engine, health, address, stop, server, runtime }
+    }
+
+    fn connect(&self) -> Client {
+        let stream: Box<dyn Stream> = match self.address.split_once("://").unwrap() {
+            ("unix", path) => Box::new(UnixStream::connect(path).unwrap()),
+            (_, address) => {
+                let stream = TcpStream::connect(address).unwrap();
+                stream.set_nodelay(true).unwrap();
+                Box::new(stream)
+            }
+        };
+        Client { stream }
+    }
+
+    /// Stops as a signal does.
+    fn stop(self) {
+        let _ = self.stop.send(true);
+        self.runtime.block_on(self.server).unwrap();
+    }
+}
+
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+/// The engine's end of a connection.
+struct Client {
+    stream: Box<dyn Stream>,
+}
+
+impl Client {
+    fn receive(&mut self) -> Option<Answer> {
+        let (mut length, mut shift) = (0usize, 0);
+        loop {
+            let mut byte = [0];
+            match self.stream.read(&mut byte) {
+                Ok(0) | Err(_) => return None,
+                Ok(_) => {}
+            }
+            length |= usize::from(byte[0] & 0x7f) << shift;
+            shift += 7;
+            if byte[0] & 0x80 == 0 {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).ok()?;
+        Response::decode(Bytes::from(body)).unwrap().value
+    }
+
+    /// A call as CometBFT makes it: the call, a flush, both answers.
+    fn call(&mut self, call: Call) -> Answer {
+        let flush = Call::Flush(proto::RequestFlush {});
+        let both = [call, flush].map(|call| Request { value: Some(call) }.encode_length_delimited_to_vec());
+        self.stream.write_all(&both.concat()).unwrap();
+        let answer = self.receive().unwrap();
+        if !matches!(answer, Answer::Exception(_)) {
+            assert!(matches!(self.receive(), Some(Answer::Flush(_))));
+        }
+        answer
+    }
+
+    fn info(&mut self) -> proto::ResponseInfo {
+        match self.call(Call::Info(proto::RequestInfo::default())) {
+            Answer::Info(info) => info,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn init(&mut self, place: &Place) -> proto::ResponseInitChain {
+        match self.call(Call::InitChain(init_chain(place))) {
+            Answer::InitChain(begun) => begun,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn finalize(&mut self, block: proto::RequestFinalizeBlock) -> proto::ResponseFinalizeBlock {
+        match self.call(Call::FinalizeBlock(block)) {
+            Answer::FinalizeBlock(finalized) => finalized,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn commit(&mut self) -> proto::ResponseCommit {
+        match self.call(Call::Commit(proto::RequestCommit {})) {
+            Answer::Commit(committed) => committed,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn check(&mut self, tx: &Bytes, again: bool) -> proto::ResponseCheckTx {
+        let call = proto::RequestCheckTx { tx: tx.clone(), r#type: i32::from(again) };
+        match self.call(Call::CheckTx(call)) {
+            Answer::CheckTx(checked) => checked,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn query(&mut self, call: proto::RequestQuery) -> proto::ResponseQuery {
+        match self.call(Call::Query(call)) {
+            Answer::Query(answer) => answer,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn exception(&mut self, call: Call) -> String {
+        match self.call(call) {
+            Answer::Exception(exception) => exception.error,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn init_chain(place: &Place) -> proto::RequestInitChain {
+    let hash = place.genesis.first_state().unwrap().hash;
+    proto::RequestInitChain {
+        time: Some(EngineTime { seconds: GENESIS_SECONDS, nanos: 0 }),
+        chain_id: "abci-test".to_owned(),
+        consensus_params: None,
+        validators: vec![],
+        app_state_bytes: format!("\"{hash}\"").into(),
+        initial_height: 1,
+    }
+}
+
+fn block(height: i64, txs: Vec<Bytes>) -> proto::RequestFinalizeBlock {
+    proto::RequestFinalizeBlock {
+        txs,
+        height,
+        time: Some(EngineTime { seconds: GENESIS_SECONDS + height, nanos: 5_000_000 }),
+        proposer_address: crate::consensus::address_of(&key(PROPOSER).public()).to_vec().into(),
+        ..Default::default()
+    }
+}
+
+fn signed(person: u8, nonce: u64, operation: Operation) -> Bytes {
+    let transaction = Transaction {
+        chain_id: ChainId::new("abci-test").unwrap(),
+        sender: key(person).public(),
+        nonce,
+        expiry_height: Height(1_000),
+        session: None,
+        bundle: Bundle::new(Mode::Sync, vec![operation]).unwrap(),
+    };
+    transaction.sign(&key(person)).to_bytes().into()
+}
+
+fn register(person: u8, nonce: u64) -> Bytes {
+    let personality = agents::Personality::even(Fixed::from_micros(500_000));
+    let name = Text::new(format!("agent {person}")).unwrap();
+    signed(person, nonce, Operation::of(&agents::Register { name, personality, traits: Default::default() }))
+}
+
+/// spec: LEDGER-1, STORE-9. From InitChain to a committed block with transactions, over either socket.
+#[test]
+fn a_chain_begins_and_makes_blocks_over_unix_and_tcp() {
+    for abci in
+        [AbciAddress::Unix(PathBuf::from("data/abci.sock")), AbciAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))]
+    {
+        let mut place = Place::new();
+        place.config.engine.abci = abci;
+        let node = place.start();
+        let mut client = node.connect();
+        let info = client.info();
+        assert_eq!((info.last_block_height, info.last_block_app_hash.len()), (0, 0));
+        let begun = client.init(&place);
+        assert_eq!(begun.validators.len(), 1);
+        assert_eq!(begun.app_hash, client.init(&place).app_hash, "an engine that was killed asks again");
+
+        let tx = register(1, 0);
+        let checked = client.check(&tx, false);
+        assert_eq!((checked.code, checked.data.len()), (0, 32));
+        let again = client.finalize(block(1, vec![tx.clone(), tx.clone()]));
+        let codes: Vec<u32> = again.tx_results.iter().map(|result| result.code).collect();
+        assert_eq!(codes, [0, 8], "a nonce is used once: {:?}", again.tx_results[1].log);
+        assert_ne!(again.app_hash, begun.app_hash);
+        assert_eq!(client.info().last_block_height, 0, "nothing is durable yet");
+        client.commit();
+        let info = client.info();
+        assert_eq!((info.last_block_height, info.last_block_app_hash), (1, again.app_hash.clone()));
+
+        let empty = client.finalize(block(2, vec![]));
+        client.commit();
+        assert_eq!(empty.app_hash, again.app_hash, "an idle chain changes nothing");
+        drop(client);
+        node.stop();
+    }
+}
+
+/// spec: STORE-9. FinalizeBlock can be asked twice and changes nothing that lasts; killed before Commit, the engine's
+/// replay ends in the same state.
+#[test]
+fn a_crash_between_finalize_and_commit_leaves_the_state_before_and_a_replay_the_state_after() {
+    let place = Place::new();
+    let node = place.start();
+    let mut client = node.connect();
+    client.init(&place);
+    client.finalize(block(1, vec![register(1, 0)]));
+    client.commit();
+    let before = client.info();
+    let decided = block(2, vec![register(2, 0), register(1, 1)]);
+    let first = client.finalize(decided.clone());
+    assert_eq!(first, client.finalize(decided.clone()), "the same question has the same answer");
+    let other = client.finalize(block(2, vec![]));
+    assert_ne!(first.app_hash, other.app_hash, "another block is another question");
+    assert_eq!(first, client.finalize(decided.clone()));
+    drop((client, node)); // Not stopped: what was not committed is lost.
+
+    let node = place.start();
+    let mut client = node.connect();
+    assert_eq!(client.info(), before);
+    assert_eq!(first, client.finalize(decided));
+    client.commit();
+    assert_eq!(client.info().last_block_app_hash, first.app_hash);
+    node.stop();
+}
+
+/// The engine and this chain must begin with the same things.
+#[test]
+fn an_engine_of_another_chain_is_refused_by_name() {
+    let place = Place::new();
+    let node = place.start();
+    let right = init_chain(&place);
+    let wrong: [(&str, fn(&mut proto::RequestInitChain)); 6] = [
+        ("chain id", |call| call.chain_id = "other".to_owned()),
+        ("initial height", |call| call.initial_height = 2),
+        ("app_state", |call| call.app_state_bytes = "{}".into()),
+        ("time", |call| call.time = Some(EngineTime { seconds: GENESIS_SECONDS - 1, nanos: 0 })),
+        ("a time", |call| call.time = None),
+        ("validators", |call| {
+            let sum = tendermint_proto::v0_38::crypto::public_key::Sum::Ed25519(vec![1; 32]);
+            let pub_key = Some(tendermint_proto::v0_38::crypto::PublicKey { sum: Some(sum) });
+            call.validators = vec![proto::ValidatorUpdate { pub_key, power: 10 }];
+        }),
+    ];
+    for (what, change) in wrong {
+        let mut call = right.clone();
+        change(&mut call);
+        let error = node.connect().exception(Call::InitChain(call));
+        assert!(error.contains(what), "{what}: {error}");
+    }
+    assert!(!node.health.failed.load(Ordering::Relaxed), "this node is sound");
+    node.connect().init(&place);
+    node.stop();
+}
+
+/// spec: LEDGER-6, TX-5.
+#[test]
+fn proposals_hold_what_goes_on_and_are_refused_for_what_does_not_decode_alone() {
+    let place = Place::new();
+    let node = place.start();
+    let mut client = node.connect();
+    client.init(&place);
+    let (late, early) = (register(1, 1), register(1, 0));
+    let garbage = Bytes::from_static(b"garbage");
+    let call = |txs, max_tx_bytes| {
+        Call::PrepareProposal(proto::RequestPrepareProposal { txs, max_tx_bytes, height: 1, ..Default::default() })
+    };
+    let all = vec![late.clone(), garbage.clone(), early.clone()];
+    let Answer::PrepareProposal(prepared) = client.call(call(all.clone(), 1 << 20)) else { panic!() };
+    assert_eq!(prepared.txs, [early.clone(), late.clone()]);
+    let Answer::PrepareProposal(prepared) = client.call(call(all, i64::try_from(early.len()).unwrap() + 6)) else {
+        panic!()
+    };
+    assert_eq!(prepared.txs, [early.clone()]);
+    let mut judge = |txs| {
+        let call = proto::RequestProcessProposal { txs, height: 1, ..Default::default() };
+        let Answer::ProcessProposal(judged) = client.call(Call::ProcessProposal(call)) else { panic!() };
+        judged.status == ProposalStatus::Accept as i32
+    };
+    assert!(judge(vec![late, early]), "what fails to execute is no reason against a block");
+    assert!(judge(vec![]));
+    assert!(!judge(vec![garbage]));
+    node.stop();
+}
+
+/// spec: LEDGER-8. The engine is told of changes with the block that makes them, and names proposers by address.
+#[test]
+fn validators_change_by_transaction_and_misbehaviour_is_told() {
+    let place = Place::new();
+    let node = place.start();
+    let mut client = node.connect();
+    client.init(&place);
+    let set =
+        |nonce, person: u8, power| signed(9, nonce, Operation::of(&SetValidator { key: key(person).public(), power }));
+    let mut decided = block(1, vec![set(0, 101, 7), set(1, PROPOSER, 0)]);
+    decided.misbehavior = vec![proto::Misbehavior {
+        r#type: proto::MisbehaviorType::DuplicateVote as i32,
+        validator: Some(proto::Validator { address: decided.proposer_address.clone(), power: 10 }),
+        height: 1,
+        ..Default::default()
+    }];
+    let finalized = client.finalize(decided);
+    let mut powers: Vec<i64> = finalized.validator_updates.iter().map(|update| update.power).collect();
+    powers.sort_unstable();
+    assert_eq!(powers, [0, 7]);
+    let told = &finalized.events[0];
+    assert_eq!(told.r#type, "keelstone.misbehavior");
+    assert_eq!(told.attributes[1].value, key(PROPOSER).public().to_string());
+    client.commit();
+    client.finalize(block(2, vec![])); // The one who left still makes the next.
+    client.commit();
+    let error = client.exception(Call::FinalizeBlock(block(3, vec![])));
+    assert!(error.contains("may not make blocks"), "{error}");
+}
+
+/// spec: TREE-13. One entry with its proof at any height that is kept, in the form other chains check.
+#[test]
+fn questions_are_answered_with_proofs_of_both_levels() {
+    let place = Place::new();
+    let node = place.start();
+    let (mut client, mut queries) = (node.connect(), node.connect());
+    client.init(&place);
+    client.finalize(block(1, vec![register(1, 0)]));
+    client.commit();
+    client.finalize(block(2, vec![register(2, 0)]));
+    client.commit();
+    let ask = |path: &str, data: &[u8], height| proto::RequestQuery {
+        path: path.to_owned(),
+        data: data.to_vec().into(),
+        height,
+        prove: true,
+    };
+    let types = |answer: &proto::ResponseQuery| -> Vec<String> {
+        answer.proof_ops.iter().flat_map(|ops| &ops.ops).map(|op| op.r#type.clone()).collect()
+    };
+    let both = ["ics23:keelstone:entry:blake3", "ics23:keelstone:namespace:blake3"];
+    let found = queries.query(ask("/store/blocks/key", &1u64.to_be_bytes(), 0));
+    assert_eq!((found.code, found.height, types(&found)), (0, 2, both.map(str::to_owned).to_vec()));
+    assert!(!found.value.is_empty());
+    let absent = queries.query(ask("/store/blocks/key", &2u64.to_be_bytes(), 1));
+    assert_eq!((absent.code, absent.height, absent.value.len()), (0, 1, 0), "block 2 was not there at height 1");
+    assert_eq!(types(&absent), both);
+    let nowhere = queries.query(ask("/store/nothing/key", b"x", 0));
+    assert_eq!((nowhere.code, types(&nowhere)), (0, vec![both[1].to_owned()]));
+    let ahead = queries.query(ask("/store/blocks/key", b"x", 99));
+    assert_ne!(ahead.code, 0);
+    assert!(ahead.log.contains("99"), "{}", ahead.log);
+    for path in ["", "/", "/store", "/store/UPPER/key", "/store/blocks/key/more", "/nothing"] {
+        assert_ne!(queries.query(ask(path, b"x", 0)).code, 0, "{path:?}");
+    }
+    let status = queries.query(ask("/status", b"", 0));
+    let status: serde_json::Value = serde_json::from_slice(&status.value).unwrap();
+    assert_eq!((status["height"].as_u64(), status["chain_id"].as_str()), (Some(2), Some("abci-test")));
+    node.stop();
+}
+
+/// What waits in the engine's pool is known here: the next nonce, and that a transaction waits.
+#[test]
+fn the_engines_pool_is_known_by_its_checks() {
+    let place = Place::new();
+    let node = place.start();
+    let mut client = node.connect();
+    client.init(&place);
+    let nonce = |node: &Node| node.engine.account(&key(1).public()).unwrap().nonce;
+    let (first, second, same) = (register(1, 0), register(1, 1), register(1, 1));
+    assert_eq!(client.check(&first, false).code, 0);
+    assert_eq!(client.check(&second, false).code, 0);
+    assert_eq!(client.check(&same, false).code, 0, "the engine asks again for what it has forgotten");
+    assert_eq!(nonce(&node), 2);
+    client.finalize(block(1, vec![first.clone()]));
+    client.commit();
+    assert_ne!(client.check(&first, true).code, 0, "its nonce is used");
+    assert_eq!(client.check(&second, true).code, 0);
+    assert_eq!(nonce(&node), 2);
+    client.finalize(block(2, vec![]));
+    client.commit();
+    assert_eq!(nonce(&node), 1, "what the engine does not name again does not wait any more");
+    node.stop();
+}
+
+/// A question does not wait for a block, nor one connection for another.
+#[test]
+fn connections_do_not_wait_for_one_another() {
+    let place = Place::new();
+    let node = place.start();
+    let (mut slow, mut quick) = (node.connect(), node.connect());
+    // Half a frame: this connection waits for the rest.
+    slow.stream.write_all(&[10, 1]).unwrap();
+    assert_eq!(quick.info().last_block_height, 0);
+    node.stop();
+}
+
+/// Whatever a connection says, it is closed cleanly and the others go on.
+#[test]
+fn ss60_hostile_frames_close_their_own_connection_and_nothing_else() {
+    let place = Place::new();
+    let node = place.start();
+    let mut good = node.connect();
+    let many = Request {
+        value: Some(Call::FinalizeBlock(proto::RequestFinalizeBlock {
+            txs: vec![Bytes::new(); super::FIELDS_MAX + 1],
+            ..Default::default()
+        })),
+    };
+    let frames: [&[u8]; 6] = [
+        &[0x80; 11],
+        &[0xff; 10],
+        &[0x80, 0x80, 0x80, 0x80, 0x08], // 2 GiB
+        &[3, 0x0b, 0x0c, 0x0d],          // no protobuf
+        &[2, 0x0a, 0x7f],                // a field cut short
+        &many.encode_length_delimited_to_vec(),
+    ];
+    for frame in frames {
+        let mut client = node.connect();
+        // The server may have closed before all was written.
+        let _ = client.stream.write_all(frame);
+        assert_eq!(client.receive(), None, "{:?}", &frame[..frame.len().min(12)]);
+        assert_eq!(good.info().last_block_height, 0);
+    }
+    // A call of a later protocol is answered, not guessed at.
+    let mut client = node.connect();
+    client.stream.write_all(&[3, 0xaa, 0x01, 0x00]).unwrap();
+    assert!(matches!(client.receive(), Some(Answer::Exception(_))));
+    assert_eq!(client.receive(), None);
+
+    // One byte at a time is slow, and fine.
+    let mut client = node.connect();
+    let info = Request { value: Some(Call::Info(proto::RequestInfo::default())) };
+    for byte in info.encode_length_delimited_to_vec() {
+        client.stream.write_all(&[byte]).unwrap();
+        client.stream.flush().unwrap();
+    }
+    assert!(matches!(client.receive(), Some(Answer::Info(_))));
+    node.stop();
+}
+
+/// A socket that a killed process left is taken over; one that somebody listens on, or a file, is not.
+#[test]
+fn a_stale_socket_is_no_obstacle() {
+    let place = Place::new();
+    let node = place.start();
+    let path = place.home().path().join("data/abci.sock");
+    let second = node.runtime.block_on(Server::bind(&place.config.engine.abci, &place.home()));
+    assert!(second.is_err_and(|failure| failure.message.contains("another process listens")));
+    node.stop();
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists(), "whoever is killed leaves it behind");
+    place.start().stop();
+    assert!(!path.exists(), "a clean stop leaves none");
+    std::fs::write(&path, "a file").unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let refused = runtime.block_on(Server::bind(&place.config.engine.abci, &place.home()));
+    assert!(refused.is_err_and(|failure| failure.message.contains("no socket")));
+}

@@ -1,0 +1,215 @@
+//! Generations of the data directory: a state that is built anew stands aside until it is whole.
+//!
+//! ```text
+//! data/LOCK            held by the one process that uses the directory
+//! data/CURRENT         the name of the generation that counts
+//! data/gen-000001/     a generation: state/ and blocks.redb
+//! ```
+//!
+//! A generation counts once `CURRENT` names it, and `CURRENT` changes by one rename. So a crash at any moment leaves the
+//! old generation or the new one whole; whatever else lies there is swept away at the next start (spec: STORE-10).
+
+use crate::exit::{Exit, Failure};
+use keelstone_store::files::{Directory, Files as _, Guard, LockError};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+const CURRENT: &str = "CURRENT";
+/// `CURRENT` before it is renamed.
+const NEXT: &str = "CURRENT.next";
+const PREFIX: &str = "gen-";
+
+/// The data directory, locked for this process.
+#[derive(Debug)]
+pub(crate) struct Generations {
+    data: PathBuf,
+    _lock: Box<dyn Guard>,
+}
+
+/// One generation: a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Generation {
+    number: u32,
+    path: PathBuf,
+}
+
+impl Generations {
+    /// Takes a data directory for this process and sweeps away what no crash should have left.
+    pub(crate) fn open(data: &Path) -> Result<Self, Failure> {
+        let failed = |error: io::Error| Failure::io(data.display(), &error);
+        let directory = Directory::new(data).map_err(failed)?;
+        let lock = directory.lock().map_err(|error| match error {
+            LockError::InUse { .. } => Failure::new(Exit::InUse, format!("{} is {error}", data.display()))
+                .hint("stop the node that runs there, or give another --home"),
+            LockError::Io(error) => failed(error),
+        })?;
+        let generations = Self { data: data.to_owned(), _lock: lock };
+        generations.sweep()?;
+        Ok(generations)
+    }
+
+    /// The generation that counts; none in a directory that has none yet.
+    pub(crate) fn current(&self) -> Result<Option<Generation>, Failure> {
+        let path = self.data.join(CURRENT);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Failure::io(path.display(), &error)),
+        };
+        let number = text.strip_suffix('\n').and_then(number_of);
+        match number.map(|number| self.generation(number)) {
+            Some(generation) if generation.path.is_dir() => Ok(Some(generation)),
+            Some(generation) => {
+                Err(Failure::integrity(format!("{} names {}, which is absent", path.display(), generation.name())))
+            }
+            None => Err(Failure::integrity(format!("{} names no generation: {text:?}", path.display()))),
+        }
+    }
+
+    /// An empty directory for the next generation.
+    pub(crate) fn fresh(&self) -> Result<Generation, Failure> {
+        let number = self.current()?.map_or(1, |current| current.number.wrapping_add(1).max(1));
+        let generation = self.generation(number);
+        self.discard(&generation)?;
+        fs::create_dir(&generation.path).map_err(|error| Failure::io(generation.path.display(), &error))?;
+        Ok(generation)
+    }
+
+    /// Makes a generation the one that counts. Durable when this returns.
+    // spec: STORE-10
+    pub(crate) fn switch(&self, to: &Generation) -> Result<(), Failure> {
+        let next = self.data.join(NEXT);
+        let switched = (|| {
+            // What the new name leads to must be on the disk before the name is.
+            sync_directory(&to.path)?;
+            sync_directory(&self.data)?;
+            write_durable(&next, format!("{}\n", to.name()).as_bytes())?;
+            fs::rename(&next, self.data.join(CURRENT))?;
+            sync_directory(&self.data)
+        })();
+        switched.map_err(|error| Failure::io(format_args!("could not switch to {}", to.path.display()), &error))
+    }
+
+    /// Removes a generation that does not count.
+    pub(crate) fn discard(&self, generation: &Generation) -> Result<(), Failure> {
+        match fs::remove_dir_all(&generation.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Failure::io(format_args!("could not remove {}", generation.path.display()), &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn generation(&self, number: u32) -> Generation {
+        Generation { number, path: self.data.join(format!("{PREFIX}{number:06}")) }
+    }
+
+    /// Removes every generation but the one that counts.
+    fn sweep(&self) -> Result<(), Failure> {
+        let current = self.current()?;
+        let failed = |error: io::Error| Failure::io(self.data.display(), &error);
+        for entry in fs::read_dir(&self.data).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let number = entry.file_name().to_str().and_then(number_of);
+            let Some(generation) = number.map(|number| self.generation(number)) else { continue };
+            if current.as_ref() != Some(&generation) {
+                tracing::info!(generation = generation.name(), "swept away a generation that does not count");
+                self.discard(&generation)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Generation {
+    /// Where the state lies.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.path.join("state")
+    }
+
+    /// Where blocks and receipts lie.
+    pub(crate) fn blocks(&self) -> PathBuf {
+        self.path.join("blocks.redb")
+    }
+
+    fn name(&self) -> String {
+        format!("{PREFIX}{:06}", self.number)
+    }
+}
+
+/// The number in a generation's name.
+fn number_of(name: &str) -> Option<u32> {
+    let digits = name.strip_prefix(PREFIX)?;
+    (digits.len() >= 6 && digits.bytes().all(|digit| digit.is_ascii_digit())).then(|| digits.parse().ok())?
+}
+
+fn write_durable(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use io::Write as _;
+    let mut file = fs::File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(data: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(data).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_generation_counts_once_current_names_it_and_the_others_are_swept() {
+        let home = tempfile::tempdir().unwrap();
+        let generations = Generations::open(home.path()).unwrap();
+        assert_eq!(generations.current().unwrap(), None);
+        let first = generations.fresh().unwrap();
+        assert_eq!(generations.current().unwrap(), None, "nothing counts that was not switched to");
+        generations.switch(&first).unwrap();
+        assert_eq!(generations.current().unwrap(), Some(first.clone()));
+        let second = generations.fresh().unwrap();
+        assert_ne!(first, second);
+        drop(generations);
+
+        // Killed before the switch: the old one counts. The half-built one is gone.
+        let generations = Generations::open(home.path()).unwrap();
+        assert_eq!(generations.current().unwrap(), Some(first.clone()));
+        assert_eq!(names(home.path()), ["CURRENT", "LOCK", "gen-000001"]);
+
+        // Killed after the switch: the new one counts.
+        let second = generations.fresh().unwrap();
+        generations.switch(&second).unwrap();
+        drop(generations);
+        let generations = Generations::open(home.path()).unwrap();
+        assert_eq!(generations.current().unwrap(), Some(second));
+        assert_eq!(names(home.path()), ["CURRENT", "LOCK", "gen-000002"]);
+    }
+
+    #[test]
+    fn ss39_a_second_process_is_told_who_holds_the_directory() {
+        let home = tempfile::tempdir().unwrap();
+        let _held = Generations::open(home.path()).unwrap();
+        let failure = Generations::open(home.path()).unwrap_err();
+        assert_eq!(failure.exit, Exit::InUse);
+        assert!(failure.message.contains(&std::process::id().to_string()), "{failure}");
+    }
+
+    #[test]
+    fn a_current_that_names_nothing_is_damage_and_nothing_is_swept() {
+        let home = tempfile::tempdir().unwrap();
+        let first = Generations::open(home.path()).unwrap().fresh().unwrap();
+        for text in ["gen-000009\n", "gen-000001", "../gen-000001\n", ""] {
+            fs::write(home.path().join(CURRENT), text).unwrap();
+            assert_eq!(Generations::open(home.path()).unwrap_err().exit, Exit::Integrity, "{text:?}");
+            assert!(first.path.is_dir(), "swept on the word of {text:?}");
+        }
+    }
+}
