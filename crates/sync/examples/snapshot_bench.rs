@@ -1,0 +1,195 @@
+//! What making a snapshot costs and what receiving one does, on one thread, with a store at both ends.
+//!
+//! ```text
+//! cargo run --release -p keelstone-sync --example snapshot_bench -- create DIR [keys] [level] [W]
+//! cargo run --release -p keelstone-sync --example snapshot_bench -- restore DIR
+//! cargo run --release -p keelstone-sync --example snapshot_bench -- levels FILE [W]
+//! ```
+//!
+//! `create` builds a store of entries with keys of 32 bytes and values of 100 that do not compress, cuts it, reads and packs
+//! each chunk, and checks it as a receiver would. `restore` receives what `create` left in DIR as from peers, in a process
+//! of its own, so that its memory is that of a restore and nothing else. `levels` packs any file. Where Linux tells, the
+//! processor's time of this thread stands beside the clock's: on a machine that does other work it is the one that can
+//! be compared.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a bench ends when something is wrong")]
+
+use keelstone_codec::{ChainId, Decode, Encode, Hash, Height, Key, Namespace, Root};
+use keelstone_store::files::Directory;
+use keelstone_store::{Options, Store};
+use keelstone_sync::snapshot::{
+    ChunkVerdict, FORMAT, Metadata, Offer, OfferVerdict, Plan, Restore, RestoreLimits, Skeleton, SnapshotParams, pack,
+    snapshot_hash, unpack,
+};
+use keelstone_tree::{Blake3, Bulk, HashKind, Level};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const HEIGHT: Height = Height(1);
+
+/// A stretch of work: its time by the clock, and on the processor.
+#[derive(Default, Clone, Copy)]
+struct Spent {
+    clock: Duration,
+    processor: Duration,
+}
+
+/// Time this thread has been on a processor, where the system tells.
+fn on_processor() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    Duration::from_nanos(text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or_default())
+}
+
+impl Spent {
+    fn on<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let (start, processor) = (Instant::now(), on_processor());
+        let out = work();
+        self.processor += on_processor() - processor;
+        self.clock += start.elapsed();
+        out
+    }
+
+    fn print(&self, what: &str, keys: u64, bytes: u64) {
+        let per_second = |amount: u64| u128::from(amount) * 1_000_000_000 / self.clock.as_nanos().max(1);
+        println!(
+            "{what}: {} keys/s, {} MB/s, {} ns a key by the clock, {} on the processor",
+            per_second(keys),
+            per_second(bytes) / 1_000_000,
+            self.clock.as_nanos() / u128::from(keys.max(1)),
+            self.processor.as_nanos() / u128::from(keys.max(1)),
+        );
+    }
+}
+
+/// The most memory this process ever held, as far as Linux tells.
+fn print_memory() {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    for line in status.lines().filter(|line| line.starts_with("VmHWM") || line.starts_with("RssAnon")) {
+        println!("{line}");
+    }
+}
+
+fn params(unit_weight_max: u32) -> SnapshotParams {
+    SnapshotParams { chain_id: ChainId::new("bench").unwrap(), hasher: HashKind::Blake3, unit_weight_max }
+}
+
+fn create(directory: &Path, keys: u64, level: i32, unit_weight_max: u32) {
+    let namespace = Namespace::new("bench").unwrap();
+    let mut all: Vec<[u8; 32]> = (0..keys).map(|number| HashKind::Blake3.hash(&number.to_le_bytes()).0).collect();
+    all.sort_unstable();
+    let files = Arc::new(Directory::new(directory.join("store")).unwrap());
+    let mut building = Store::<Blake3>::build(files, Options::default(), HEIGHT).unwrap();
+    let mut bulk = [Level::Entries, Level::Namespaces].map(Bulk::<Blake3>::new);
+    for key in &all {
+        let value: Vec<u8> = (0..4u8).flat_map(|part| HashKind::Blake3.hash(&[&key[..], &[part]].concat()).0).collect();
+        building.push(&namespace, &Key::new(&key[..]).unwrap(), &value[..100]).unwrap();
+        bulk[0].entry(key, &value[..100]).unwrap();
+    }
+    drop(all);
+    let entries = bulk[0].finish().unwrap();
+    bulk[1].namespace(namespace.as_bytes(), &entries).unwrap();
+    let store = building.finish(Root(bulk[1].finish().unwrap().hash)).unwrap();
+    let (view, bytes) = (store.view(), store.view().totals().bytes);
+
+    let [mut plan_time, mut body_time, mut pack_time, mut check_time] = [Spent::default(); 4];
+    let plan = plan_time.on(|| Plan::of(&view, &params(unit_weight_max), HEIGHT, view.root()).unwrap());
+    let mut skeleton = Skeleton::<Blake3>::new(plan.root(), plan.metadata());
+    let mut packed = 0;
+    for index in 0..plan.chunks() {
+        let body = body_time.on(|| plan.body(&view, index).unwrap());
+        let wire = pack_time.on(|| pack(&body, level).unwrap());
+        check_time.on(|| {
+            let body = unpack(&wire, skeleton.chunk_bytes_max()).unwrap();
+            if index < plan.pages() {
+                skeleton.add_page(&body).unwrap();
+            } else {
+                skeleton.check(index, &body).unwrap();
+            }
+        });
+        packed += wire.len() as u64;
+        fs::write(directory.join(format!("wire-{index:06}")), wire).unwrap();
+    }
+    let offer = [plan.metadata().to_bytes(), plan.root().to_bytes()].concat();
+    fs::write(directory.join("offer"), offer).unwrap();
+    println!("{keys} keys, {bytes} bytes: {} units in {} chunks, packed {packed} bytes", plan.units(), plan.chunks());
+    let all = [plan_time, body_time, pack_time, check_time].into_iter().fold(Spent::default(), |sum, next| Spent {
+        clock: sum.clock + next.clock,
+        processor: sum.processor + next.processor,
+    });
+    for (what, spent) in
+        [("plan", plan_time), ("read", body_time), ("pack", pack_time), ("check", check_time), ("create in all", all)]
+    {
+        spent.print(what, keys, bytes);
+    }
+    print_memory();
+}
+
+fn restore(directory: &Path) {
+    let offer = fs::read(directory.join("offer")).unwrap();
+    let (metadata, root) = offer.split_at(offer.len() - 32);
+    let root = Root(Hash(root.try_into().unwrap()));
+    let known = Metadata::from_bytes(metadata).unwrap();
+    let params = params(known.unit_weight_max);
+    let offer = Offer {
+        height: known.height.0,
+        format: FORMAT,
+        chunks: known.chunks,
+        hash: snapshot_hash(&params, known.height, root).as_bytes().to_vec(),
+        metadata: metadata.to_vec(),
+    };
+    let staging = Arc::new(Directory::new(directory.join("staging")).unwrap());
+    let mut restore = Restore::<Blake3>::open(staging, params, RestoreLimits::default()).unwrap();
+    assert_eq!(restore.offer(&offer, root.as_bytes()), OfferVerdict::Accept);
+    let (mut apply_time, mut build_time) = (Spent::default(), Spent::default());
+    for index in 0..known.chunks {
+        let wire = fs::read(directory.join(format!("wire-{index:06}"))).unwrap();
+        assert_eq!(apply_time.on(|| restore.apply(index, &wire, "peer")), ChunkVerdict::Accept);
+    }
+    let totals = restore.progress().done;
+    let store = build_time.on(|| {
+        let files = Arc::new(Directory::new(directory.join("restored")).unwrap());
+        let mut building = Store::<Blake3>::build(files, Options::default(), HEIGHT).unwrap();
+        restore.entries(|namespace, key, value| building.push(namespace, key, value)).unwrap();
+        building.finish(root).unwrap()
+    });
+    assert_eq!(store.root(), root);
+    restore.clear().unwrap();
+    let all =
+        Spent { clock: apply_time.clock + build_time.clock, processor: apply_time.processor + build_time.processor };
+    apply_time.print("prove and stage", totals.count, totals.bytes);
+    build_time.print("read back and build", totals.count, totals.bytes);
+    all.print("restore in all", totals.count, totals.bytes);
+    print_memory();
+}
+
+fn levels(file: &Path, unit_weight_max: usize) {
+    let bytes = fs::read(file).unwrap();
+    for level in [1, 2, 3, 5, 7, 9, 12, 15, 19, 22] {
+        let (mut packing, mut unpacking, mut size) = (Spent::default(), Spent::default(), 0);
+        for piece in bytes.chunks(unit_weight_max) {
+            let wire = packing.on(|| pack(piece, level).unwrap());
+            assert_eq!(unpacking.on(|| unpack(&wire, u32::MAX).unwrap()), piece);
+            size += wire.len();
+        }
+        let rate = |spent: Spent| bytes.len() as u128 * 1000 / spent.processor.as_nanos().max(1);
+        let share = size * 1000 / bytes.len();
+        println!("level {level}: {share} thousandths, {} MB/s packed, {} unpacked", rate(packing), rate(unpacking));
+    }
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let number = |index: usize, default: u32| words.get(index).map_or(default, |text| text.parse().unwrap());
+    let path = PathBuf::from(words.get(1).expect("create DIR, restore DIR or levels FILE"));
+    match words[0].as_str() {
+        "create" => {
+            let level = words.get(3).map_or(1, |text| text.parse().unwrap());
+            create(&path, number(2, 1_000_000).into(), level, number(4, 4 << 20));
+        }
+        "restore" => restore(&path),
+        "levels" => levels(&path, number(2, 4 << 20) as usize),
+        other => panic!("{other} is neither create nor restore nor levels"),
+    }
+}
