@@ -9,80 +9,18 @@ mod scale;
 mod wire;
 
 use super::*;
+use crate::testing::{State, Version, name, state, states};
 use keelstone_codec::{ChainId, Encode, Height, Key, Namespace, Root, Value};
 use keelstone_store::files::{Files, MemoryFiles};
-use keelstone_tree::{
-    Blake3, Branch, Diff, Grown, HashKind, Hasher, KeyRange, MemoryTree, Opened, Read, ReadError, Scan, Walk,
-};
+use keelstone_tree::{Blake3, Diff, HashKind, Hasher, KeyRange, MemoryTree, Read};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-type State = BTreeMap<Namespace, BTreeMap<Key, Value>>;
-
 const HEIGHT: Height = Height(7);
-
-/// A version in memory that can be read and walked.
-struct Version<H> {
-    tree: MemoryTree<H>,
-    grown: Grown,
-}
-
-impl<H: Hasher> Version<H> {
-    fn new(state: &State) -> Self {
-        let mut tree = MemoryTree::new();
-        let writes = state.iter().flat_map(|(name, entries)| {
-            entries.iter().map(move |(key, value)| (name.clone(), key.clone(), Some(value.clone())))
-        });
-        tree.apply(&writes.collect::<Diff>());
-        Self { tree, grown: Grown::new::<H>(state) }
-    }
-
-    fn root(&self) -> Root {
-        self.grown.root()
-    }
-}
-
-impl<H: Hasher> Read for Version<H> {
-    fn get(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, ReadError> {
-        self.tree.get(namespace, key)
-    }
-    fn scan<'a>(&'a self, namespace: &Namespace, range: KeyRange) -> Scan<'a> {
-        self.tree.scan(namespace, range)
-    }
-}
-
-impl<H: Hasher> Walk for Version<H> {
-    type Node = u32;
-    fn top(&self) -> Result<Option<Branch<u32>>, ReadError> {
-        self.grown.top()
-    }
-    fn open<'n>(&'n self, node: &'n u32) -> Result<Opened<'n, u32>, ReadError> {
-        self.grown.open(node)
-    }
-    fn value(&self, node: &u32) -> Result<Value, ReadError> {
-        self.grown.value(node)
-    }
-}
 
 fn params<H: Hasher>(unit_weight_max: u32) -> SnapshotParams {
     SnapshotParams { chain_id: ChainId::new("test-1").unwrap(), hasher: H::KIND, unit_weight_max }
-}
-
-fn name(name: &str) -> Namespace {
-    Namespace::new(name).unwrap()
-}
-
-/// So many entries in namespaces of very different sizes.
-fn state(count: u32) -> State {
-    let mut state = State::new();
-    for number in 0..count {
-        let hash = HashKind::Blake3.hash(&number.to_le_bytes());
-        let name = name(&format!("n{}", u32::from(hash.0[0]).pow(2) / 4096));
-        let (key, value) = (&hash.0[1..3 + usize::from(hash.0[3] % 20)], vec![hash.0[4]; 1 + number as usize % 90]);
-        state.entry(name).or_default().insert(Key::new(key).unwrap(), Value::new(value).unwrap());
-    }
-    state
 }
 
 /// A state, its snapshot as an honest peer has it, and what an engine would offer.

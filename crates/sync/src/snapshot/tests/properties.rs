@@ -4,18 +4,6 @@ use super::*;
 use keelstone_tree::{Sha256, Write};
 use proptest::prelude::*;
 
-fn states() -> impl Strategy<Value = State> {
-    let byte = prop_oneof![Just(0u8), Just(0x80), Just(0xff), any::<u8>()];
-    let key = prop::collection::vec(byte, 1..6).prop_map(|key| Key::new(key).unwrap());
-    let value = prop::collection::vec(any::<u8>(), 1..200).prop_map(|value| Value::new(value).unwrap());
-    let entries = prop_oneof![
-        3 => prop::collection::btree_map(key.clone(), value.clone(), 1..4),
-        1 => prop::collection::btree_map(key, value, 1..150),
-    ];
-    prop::collection::btree_map("[a-c]{1,4}", entries, 0..12)
-        .prop_map(|spaces| spaces.into_iter().map(|(name, entries)| (super::name(&name), entries)).collect())
-}
-
 fn round_trip<H: Hasher>(state: State, weight: u32, level: i32) {
     let made = Made::new::<H>(state, weight);
     let mut restore = made.accepted::<H>(&MemoryFiles::new());
