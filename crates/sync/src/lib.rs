@@ -16,3 +16,5 @@ pub mod snapshot;
 mod delta_tests;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod vectors;

@@ -13,6 +13,7 @@ mod ledger;
 mod node;
 mod snapshot_library;
 mod store;
+mod sync;
 mod tree;
 
 use keelstone_codec::{Decode, Encode};
@@ -58,6 +59,11 @@ pub const TARGETS: &[Target] = &[
     ledger::JSON,
     ledger::DECIMAL,
     ledger::SIGNATURE,
+    sync::METADATA,
+    sync::PAGE,
+    sync::CHUNK,
+    sync::WIRE,
+    sync::DELTA,
 ];
 
 /// Runs the target of a name, all that a file in `fuzz/fuzz_targets/` does, and says whether it accepted the input.

@@ -1,0 +1,193 @@
+//! Snapshots and deltas as strangers would send them.
+
+use crate::tree::{KNOWN, name};
+use crate::{Target, canonical};
+use keelstone_codec::{ChainId, Decode, Encode, Height, Key, Namespace, Root, Value};
+use keelstone_sync::delta::{ApplyError, Delta, DeltaError};
+use keelstone_sync::snapshot::{Metadata, Plan, Skeleton, SnapshotParams, pack, unpack};
+use keelstone_tree::{
+    Blake3, Branch, Diff, Grown, HashKind, KeyRange, MemoryTree, Opened, Read, ReadError, Scan, Walk,
+};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::LazyLock;
+
+type State = BTreeMap<Namespace, BTreeMap<Key, Value>>;
+
+/// A version in memory that can be read and walked.
+struct Version {
+    tree: MemoryTree<Blake3>,
+    grown: Grown,
+}
+
+impl Version {
+    fn new(state: &State) -> Self {
+        let mut tree = MemoryTree::new();
+        let writes = state.iter().flat_map(|(name, entries)| {
+            entries.iter().map(move |(key, value)| (name.clone(), key.clone(), Some(value.clone())))
+        });
+        tree.apply(&writes.collect::<Diff>());
+        Self { tree, grown: Grown::new::<Blake3>(state) }
+    }
+}
+
+impl Read for Version {
+    fn get(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, ReadError> {
+        self.tree.get(namespace, key)
+    }
+    fn scan<'a>(&'a self, namespace: &Namespace, range: KeyRange) -> Scan<'a> {
+        self.tree.scan(namespace, range)
+    }
+}
+
+impl Walk for Version {
+    type Node = u32;
+    fn top(&self) -> Result<Option<Branch<u32>>, ReadError> {
+        self.grown.top()
+    }
+    fn open<'n>(&'n self, node: &'n u32) -> Result<Opened<'n, u32>, ReadError> {
+        self.grown.open(node)
+    }
+    fn value(&self, node: &u32) -> Result<Value, ReadError> {
+        self.grown.value(node)
+    }
+}
+
+fn chain() -> ChainId {
+    ChainId::new("hostile-1").expect("a name of our own")
+}
+
+/// The known state's snapshot: several pages, units of entries and of namespaces.
+struct Snapshot {
+    plan: Plan,
+    chunks: Vec<Vec<u8>>,
+    skeleton: Skeleton<Blake3>,
+}
+
+static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
+    let version = Version::new(&KNOWN.state);
+    let params = SnapshotParams { chain_id: chain(), hasher: HashKind::Blake3, unit_weight_max: 400 };
+    let plan = Plan::of(&version, &params, Height(5), KNOWN.tree.root()).expect("all is in memory");
+    let chunks: Vec<Vec<u8>> =
+        (0..plan.chunks()).map(|index| plan.body(&version, index).expect("all is in memory")).collect();
+    let mut skeleton = Skeleton::new(plan.root(), plan.metadata());
+    for page in &chunks[..plan.pages() as usize] {
+        skeleton.add_page(page).expect("an honest page");
+    }
+    Snapshot { plan, chunks, skeleton }
+});
+
+pub(crate) const METADATA: Target = Target { name: "snapshot_metadata", run: metadata, seeds: metadata_seeds };
+
+fn metadata(input: &[u8]) -> bool {
+    canonical::<Metadata>(input).is_some()
+}
+
+fn metadata_seeds() -> Vec<Vec<u8>> {
+    vec![SNAPSHOT.plan.metadata().to_bytes()]
+}
+
+pub(crate) const PAGE: Target = Target { name: "snapshot_page", run: page, seeds: pages };
+
+/// A page, taken for each that could come next: none but the honest one is.
+fn page(input: &[u8]) -> bool {
+    let mut skeleton = Skeleton::<Blake3>::new(SNAPSHOT.plan.root(), SNAPSHOT.plan.metadata());
+    let mut taken = false;
+    for honest in &SNAPSHOT.chunks[..SNAPSHOT.plan.pages() as usize] {
+        if skeleton.clone().add_page(input).is_ok() {
+            assert_eq!(input, honest, "a page that is not the known state's");
+            taken = true;
+        }
+        skeleton.add_page(honest).expect("a refused page leaves no trace");
+    }
+    taken
+}
+
+fn pages() -> Vec<Vec<u8>> {
+    SNAPSHOT.chunks[..SNAPSHOT.plan.pages() as usize].to_vec()
+}
+
+pub(crate) const CHUNK: Target = Target { name: "snapshot_chunk", run: chunk, seeds: chunks };
+
+/// A chunk behind its number: whatever is taken is the honest one, and says no more than its totals.
+fn chunk(input: &[u8]) -> bool {
+    let Some((index, raw)) = input.split_first() else { return false };
+    let Ok(checked) = SNAPSHOT.skeleton.check(u32::from(*index), raw) else { return false };
+    assert_eq!(raw, SNAPSHOT.chunks[usize::from(*index)], "a chunk that is not the known state's");
+    let mut count = 0;
+    let all = checked.entries(|namespace, key, value| {
+        assert_eq!(KNOWN.state[namespace][key].as_slice(), value);
+        count += 1;
+        Ok::<_, Infallible>(())
+    });
+    all.expect("nothing refuses");
+    assert_eq!(count, checked.totals().count);
+    true
+}
+
+fn chunks() -> Vec<Vec<u8>> {
+    (0..).zip(&SNAPSHOT.chunks).map(|(index, raw)| [&[index], raw.as_slice()].concat()).collect()
+}
+
+pub(crate) const WIRE: Target = Target { name: "snapshot_wire", run: wire, seeds: wires };
+
+const RAW_MAX: u32 = 1 << 20;
+
+/// What unpacks is within its limit and packs again.
+fn wire(input: &[u8]) -> bool {
+    let Ok(raw) = unpack(input, RAW_MAX) else { return false };
+    assert!(raw.len() <= RAW_MAX as usize, "beyond the cap");
+    let again = pack(&raw, 1).expect("a small chunk");
+    assert_eq!(unpack(&again, RAW_MAX).as_ref(), Ok(&raw));
+    true
+}
+
+fn wires() -> Vec<Vec<u8>> {
+    let text = b"currency.balances:".repeat(200);
+    [0, 1, 9].map(|level| pack(&text, level).expect("a small chunk")).to_vec()
+}
+
+pub(crate) const DELTA: Target = Target { name: "delta", run: delta, seeds: deltas };
+
+/// The known state with something added, changed and taken away.
+fn later() -> State {
+    let mut later = KNOWN.state.clone();
+    let value = |byte| Value::new(vec![byte; 3]).expect("not empty");
+    let key = Key::new([7, 7]).expect("two bytes");
+    later.entry(name("new")).or_default().insert(key.clone(), value(1));
+    later.entry(name("social")).or_default().insert(key, value(2));
+    later.remove(&name("memes"));
+    later
+}
+
+fn root_of(state: &State) -> Root {
+    Grown::new::<Blake3>(state).root()
+}
+
+/// A delta that says it leads from the known state to a later one: whatever comes to that root is that state.
+fn delta(input: &[u8]) -> bool {
+    let Some(delta) = canonical::<Delta>(input) else { return false };
+    let (older, later) = (Version::new(&KNOWN.state), later());
+    let mut found = State::new();
+    let all = delta.entries(&older, |namespace, key, value| {
+        let value = Value::new(value.to_vec()).expect("values are not empty");
+        found.entry(namespace.clone()).or_default().insert(key.clone(), value);
+        Ok::<_, Infallible>(())
+    });
+    match all {
+        Ok(()) if root_of(&found) == root_of(&later) => assert_eq!(found, later),
+        Ok(()) | Err(ApplyError::Delta(DeltaError::NoChange { .. })) => {}
+        Err(error) => panic!("a delta over a state in memory fails with {error}"),
+    }
+    true
+}
+
+fn deltas() -> Vec<Vec<u8>> {
+    let versions = [KNOWN.state.clone(), later()];
+    let [older, later] = versions.map(|state| (Version::new(&state), root_of(&state)));
+    let (from, to) = ((Height(5), older.1), (Height(9), later.1));
+    let delta = Delta::between(chain(), HashKind::Blake3, (&older.0, from), (&later.0, to));
+    let delta = delta.expect("all is in memory");
+    assert_eq!(Delta::from_bytes(&delta.to_bytes()).as_ref(), Ok(&delta));
+    vec![delta.to_bytes()]
+}
