@@ -166,14 +166,20 @@ fn restore(directory: &Path) {
 
 fn levels(file: &Path, unit_weight_max: usize) {
     let bytes = fs::read(file).unwrap();
-    for level in [1, 2, 3, 5, 7, 9, 12, 15, 19, 22] {
-        let (mut packing, mut unpacking, mut size) = (Spent::default(), Spent::default(), 0);
-        for piece in bytes.chunks(unit_weight_max) {
-            let wire = packing.on(|| pack(piece, level).unwrap());
-            assert_eq!(unpacking.on(|| unpack(&wire, u32::MAX).unwrap()), piece);
-            size += wire.len();
+    for level in [1, 2, 3, 5, 7, 9, 12, 15, 19] {
+        let (mut packing, mut unpacking, mut size) = (Duration::MAX, Duration::MAX, 0);
+        // The best of a few: what else the machine did is in none of them.
+        for _ in 0..5 {
+            let (mut pack_time, mut unpack_time) = (Spent::default(), Spent::default());
+            size = 0;
+            for piece in bytes.chunks(unit_weight_max) {
+                let wire = pack_time.on(|| pack(piece, level).unwrap());
+                unpack_time.on(|| assert_eq!(*unpack(&wire, u32::MAX).unwrap(), *piece));
+                size += wire.len();
+            }
+            (packing, unpacking) = (packing.min(pack_time.clock), unpacking.min(unpack_time.clock));
         }
-        let rate = |spent: Spent| bytes.len() as u128 * 1000 / spent.processor.as_nanos().max(1);
+        let rate = |spent: Duration| bytes.len() as u128 * 1000 / spent.as_nanos().max(1);
         let share = size * 1000 / bytes.len();
         println!("level {level}: {share} thousandths, {} MB/s packed, {} unpacked", rate(packing), rate(unpacking));
     }

@@ -427,8 +427,9 @@ impl<H: Hasher> Restore<H> {
         let mut last: Option<(Namespace, Key)> = None;
         let pages = self.active.as_ref().map_or(0, |active| active.target.metadata.pages);
         for index in pages..chunks {
-            let raw = self.read_back(index)?;
+            let wire = self.read_back(index)?;
             let active = self.active.as_ref().expect("it is complete");
+            let raw = unpack(&wire, active.skeleton.chunk_bytes_max()).expect("these bytes were unpacked before");
             let mut first = true;
             let hand_out = |name: &Namespace, key: &[u8], value: &[u8]| -> Result<(), EntriesError<E>> {
                 if let (true, Some(last)) = (std::mem::take(&mut first), &last) {
@@ -452,16 +453,15 @@ impl<H: Hasher> Restore<H> {
         Ok(())
     }
 
-    /// The raw bytes of a kept chunk, which must be what was proven.
+    /// The wire form of a kept chunk, which must be what was proven.
     fn read_back(&mut self, index: u32) -> Result<Vec<u8>, RestoreError> {
         let name = chunk_file(index);
         let wire = self.read(&name)?;
         let active = self.active.as_mut().expect("a snapshot is active");
         let kept = active.kept[index as usize];
-        let raw_max = active.skeleton.chunk_bytes_max();
-        match wire.filter(|wire| kept == Some(digest(wire))).map(|wire| unpack(&wire, raw_max)) {
-            Some(Ok(raw)) => Ok(raw),
-            _ => {
+        match wire.filter(|wire| kept == Some(digest(wire))) {
+            Some(wire) => Ok(wire),
+            None => {
                 active.forget(index);
                 let times = active.lost;
                 active.lost += 1;

@@ -9,6 +9,7 @@
 //! contents are, agree with the length before it, and be alone; nothing is reserved beyond what the caller allows.
 //! Rules: `spec/snapshot.md`, SNAP-3.
 
+use std::borrow::Cow;
 use zstd_safe::{CCtx, CParameter, DCtx};
 
 /// Most bytes of a chunk in its wire form. CometBFT takes messages of 16,000,000 bytes; this leaves 64 for their frame
@@ -105,23 +106,23 @@ fn compress(raw: &[u8], level: i32) -> Result<Option<Vec<u8>>, PackError> {
     Ok(Some([&[ZSTD], &len.to_le_bytes()[..], &out].concat()))
 }
 
-/// The chunk in a wire form. Reserves no more than `raw_max` bytes.
+/// The chunk in a wire form: where it lies, if it is not compressed. Reserves no more than `raw_max` bytes.
 ///
 /// # Errors
 /// [`UnpackError`].
-pub fn unpack(wire: &[u8], raw_max: u32) -> Result<Vec<u8>, UnpackError> {
+pub fn unpack(wire: &[u8], raw_max: u32) -> Result<Cow<'_, [u8]>, UnpackError> {
     within("the wire form of a chunk", wire.len() as u64, WIRE_BYTES_MAX as u64)?;
     let (form, rest) = wire.split_first().ok_or(UnpackError::Empty)?;
     match *form {
         RAW => {
             within("a chunk", rest.len() as u64, u64::from(raw_max))?;
-            Ok(rest.to_vec())
+            Ok(Cow::Borrowed(rest))
         }
         ZSTD => {
             let (len, frame) = rest.split_first_chunk().ok_or(UnpackError::Frame { what: "ends early" })?;
             let len = u32::from_le_bytes(*len);
             within("a chunk", u64::from(len), u64::from(raw_max))?;
-            decompress(frame, len)
+            decompress(frame, len).map(Cow::Owned)
         }
         found => Err(UnpackError::UnknownForm { found }),
     }

@@ -21,6 +21,11 @@ fn wire(len: u32, frame: &[u8]) -> Vec<u8> {
     [&[1], &len.to_le_bytes()[..], frame].concat()
 }
 
+/// As a receiver that keeps what comes out.
+fn unpack(wire: &[u8], raw_max: u32) -> Result<Vec<u8>, UnpackError> {
+    super::unpack(wire, raw_max).map(std::borrow::Cow::into_owned)
+}
+
 fn text(len: usize) -> Vec<u8> {
     b"currency.balances:".iter().cycle().take(len).copied().collect()
 }
