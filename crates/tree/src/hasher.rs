@@ -14,10 +14,16 @@ use std::str::FromStr;
 /// Length of a node's preimage in bytes (spec: TREE-4).
 pub const NODE_LEN: usize = 128;
 
+/// Half a node's preimage: its head, or the two hashes behind it.
+pub type Half = [u8; NODE_LEN / 2];
+
 /// A hash function of 32 bytes under which ICS-23 proofs are sound: BLAKE3-256 or SHA-256.
 pub trait Hasher: Copy + Default + fmt::Debug + Send + Sync + 'static {
     /// Which of the two this is, for what is written down.
     const KIND: HashKind;
+
+    /// What hashing a head leads to, from where its tail is hashed.
+    type Mid: Copy + Default + fmt::Debug + Send + Sync;
 
     /// Hashes a key, a value or a name.
     fn hash(data: &[u8]) -> Hash;
@@ -27,6 +33,17 @@ pub trait Hasher: Copy + Default + fmt::Debug + Send + Sync + 'static {
     /// # Panics
     /// If the two slices differ in length.
     fn hash_nodes(preimages: &[[u8; NODE_LEN]], out: &mut [Hash]);
+
+    /// Begins the hashes of nodes with their heads, in SIMD lanes where the machine has them. On the way up from a leaf a
+    /// node's tail is known last, but all heads are known from the start.
+    ///
+    /// # Panics
+    /// If the two slices differ in length.
+    fn hash_heads(heads: &[Half], out: &mut [Self::Mid]);
+
+    /// Ends the hash of a node with its tail: the same as [`Hasher::hash_node`] of both.
+    #[must_use]
+    fn hash_tail(mid: &Self::Mid, tail: &Half) -> Hash;
 
     /// Hashes one node preimage.
     #[must_use]
@@ -54,6 +71,8 @@ pub enum HashKind {
 }
 
 // From the BLAKE3 paper, table 3 and section 2.2.
+const CHUNK_LEN: usize = 1024;
+const BLOCK_LEN: usize = 64;
 const CHUNK_START: u8 = 1;
 const CHUNK_END: u8 = 2;
 const ROOT: u8 = 8;
@@ -62,9 +81,50 @@ const IV: [u32; 8] =
 
 impl Hasher for Blake3 {
     const KIND: HashKind = HashKind::Blake3;
+    type Mid = [u32; 8];
 
     fn hash(data: &[u8]) -> Hash {
-        Hash(*blake3::hash(data).as_bytes())
+        let (blocks, last) = match data.len().checked_sub(1) {
+            // More than one chunk is a tree, which others know how to hash.
+            Some(end) if end >= CHUNK_LEN => return Hash(*blake3::hash(data).as_bytes()),
+            Some(end) => data.split_at(end / BLOCK_LEN * BLOCK_LEN),
+            None => (data, data),
+        };
+        // The compressions of one chunk, without the machinery for inputs of any length.
+        let platform = Platform::detect();
+        let (mut words, mut start) = (IV, CHUNK_START);
+        for block in blocks.as_chunks::<BLOCK_LEN>().0 {
+            platform.compress_in_place(&mut words, block, 64, 0, start);
+            start = 0;
+        }
+        let mut block = [0; BLOCK_LEN];
+        block[..last.len()].copy_from_slice(last);
+        let len = u8::try_from(last.len()).expect("a block has 64 bytes");
+        platform.compress_in_place(&mut words, &block, len, 0, start | CHUNK_END | ROOT);
+        bytes_of(words)
+    }
+
+    fn hash_heads(heads: &[Half], out: &mut [[u32; 8]]) {
+        assert_eq!(heads.len(), out.len(), "one result for each head");
+        let platform = Platform::detect();
+        let mut results = [0; MAX_SIMD_DEGREE * 32];
+        for (heads, out) in heads.chunks(MAX_SIMD_DEGREE).zip(out.chunks_mut(MAX_SIMD_DEGREE)) {
+            let mut lanes = [&heads[0]; MAX_SIMD_DEGREE];
+            lanes.iter_mut().zip(heads).for_each(|(lane, head)| *lane = head);
+            let (lanes, results) = (&lanes[..heads.len()], &mut results[..heads.len() * 32]);
+            platform.hash_many(lanes, &IV, 0, blake3::IncrementCounter::No, 0, CHUNK_START, 0, results);
+            for (out, result) in out.iter_mut().zip(results.as_chunks::<32>().0) {
+                for (word, bytes) in out.iter_mut().zip(result.as_chunks::<4>().0) {
+                    *word = u32::from_le_bytes(*bytes);
+                }
+            }
+        }
+    }
+
+    fn hash_tail(mid: &[u32; 8], tail: &Half) -> Hash {
+        let mut words = *mid;
+        Platform::detect().compress_in_place(&mut words, tail, 64, 0, CHUNK_END | ROOT);
+        bytes_of(words)
     }
 
     fn hash_node(preimage: &[u8; NODE_LEN]) -> Hash {
@@ -110,8 +170,37 @@ impl Hasher for Blake3 {
     }
 }
 
+/// A hash as BLAKE3 has it while it computes.
+fn bytes_of(words: [u32; 8]) -> Hash {
+    let mut hash = Hash::ZERO;
+    for (bytes, word) in hash.0.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+        *bytes = word.to_le_bytes();
+    }
+    hash
+}
+
+/// SHA-256 has no lanes here, so nothing is gained by beginning with the heads: they are kept as they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Sha256Mid(Half);
+
+impl Default for Sha256Mid {
+    fn default() -> Self {
+        Self([0; NODE_LEN / 2])
+    }
+}
+
 impl Hasher for Sha256 {
     const KIND: HashKind = HashKind::Sha256;
+    type Mid = Sha256Mid;
+
+    fn hash_heads(heads: &[Half], out: &mut [Sha256Mid]) {
+        assert_eq!(heads.len(), out.len(), "one result for each head");
+        out.iter_mut().zip(heads).for_each(|(out, head)| *out = Sha256Mid(*head));
+    }
+
+    fn hash_tail(mid: &Sha256Mid, tail: &Half) -> Hash {
+        Hash(sha2::Sha256::new().chain_update(mid.0).chain_update(tail).finalize().into())
+    }
 
     fn hash(data: &[u8]) -> Hash {
         Hash(sha2::Sha256::digest(data).into())
@@ -198,14 +287,28 @@ mod tests {
                     .collect();
                 let mut out = vec![Hash::ZERO; count];
                 H::hash_nodes(&preimages, &mut out);
-                for (preimage, hash) in preimages.iter().zip(&out) {
+                let heads: Vec<Half> =
+                    preimages.iter().map(|image| *image.first_chunk().expect("the first half")).collect();
+                let mut mids = vec![H::Mid::default(); count];
+                H::hash_heads(&heads, &mut mids);
+                for ((preimage, hash), mid) in preimages.iter().zip(&out).zip(&mids) {
                     assert_eq!(*hash, H::hash(preimage), "{} of {count} nodes", H::KIND);
                     assert_eq!(*hash, H::hash_node(preimage));
+                    assert_eq!(*hash, H::hash_tail(mid, preimage.last_chunk().expect("the second half")));
                 }
             }
         }
         check::<Blake3>();
         check::<Sha256>();
+    }
+
+    /// Short inputs are hashed without BLAKE3's own machinery, and to the same hash.
+    #[test]
+    fn hashes_of_all_lengths_equal_the_plain_hash() {
+        let bytes: Vec<u8> = (0..2_200u32).map(|i| u8::try_from(i * 7 % 251).unwrap()).collect();
+        for len in 0..=bytes.len() {
+            assert_eq!(Blake3::hash(&bytes[..len]).0, *blake3::hash(&bytes[..len]).as_bytes(), "{len} bytes");
+        }
     }
 
     #[test]

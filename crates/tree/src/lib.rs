@@ -50,7 +50,7 @@ pub use bulk::{Bulk, OutOfOrder, Subtree};
 pub use diff::{DIFF_BYTES_MAX, Diff, DiffError, Totals, Write};
 pub use entries::Entries;
 pub use grown::Grown;
-pub use hasher::{Blake3, HashKind, Hasher, NODE_LEN, Sha256, UnknownHasher};
+pub use hasher::{Blake3, Half, HashKind, Hasher, NODE_LEN, Sha256, Sha256Mid, UnknownHasher};
 pub use memory::MemoryTree;
 pub use paged::PagedNode;
 pub use preimage::{Level, Preimage};

@@ -10,7 +10,7 @@
 //!
 //! Integers are little-endian. Nothing here is ever transmitted: zeros and lengths are computed (spec: TREE-4).
 
-use crate::{NODE_LEN, Totals};
+use crate::{Half, NODE_LEN, Totals};
 use keelstone_codec::Hash;
 
 /// A node's preimage.
@@ -43,11 +43,28 @@ pub const fn empty() -> Preimage {
     [EMPTY; NODE_LEN]
 }
 
-/// An inner node that splits at critical bit `crit` (spec: TREE-3, TREE-4).
-#[must_use]
+/// The half of a preimage behind its head: two hashes.
 #[inline]
-pub fn inner(level: Level, crit: u16, totals: [Totals; 2], hashes: [&Hash; 2]) -> Preimage {
+pub(crate) fn tail(first: &Hash, second: &Hash) -> Half {
+    let mut out = [0; NODE_LEN / 2];
+    out[..32].copy_from_slice(&first.0);
+    out[32..].copy_from_slice(&second.0);
+    out
+}
+
+/// A preimage whose head is written by `head`, in place: moved, it would be read before it is through the store buffer.
+#[inline(always)]
+fn whole(first: &Hash, second: &Hash, head: impl FnOnce(&mut Half)) -> Preimage {
     let mut out = [0; NODE_LEN];
+    head(out.first_chunk_mut().expect("the first half"));
+    out[64..96].copy_from_slice(&first.0);
+    out[96..].copy_from_slice(&second.0);
+    out
+}
+
+/// Writes the head of an inner node that splits at critical bit `crit` over zeros (spec: TREE-3, TREE-4).
+#[inline(always)]
+pub(crate) fn put_inner_head(out: &mut Half, level: Level, crit: u16, totals: [Totals; 2]) {
     out[0] = match level {
         Level::Entries => INNER_ENTRIES,
         Level::Namespaces => INNER_NAMESPACES,
@@ -57,34 +74,41 @@ pub fn inner(level: Level, crit: u16, totals: [Totals; 2], hashes: [&Hash; 2]) -
     out[11..19].copy_from_slice(&totals[0].bytes.to_le_bytes());
     out[19..27].copy_from_slice(&totals[1].count.to_le_bytes());
     out[27..35].copy_from_slice(&totals[1].bytes.to_le_bytes());
-    out[64..96].copy_from_slice(&hashes[0].0);
-    out[96..].copy_from_slice(&hashes[1].0);
-    out
 }
 
-/// An entry: its key's and its value's length and hash (spec: TREE-4).
+/// An inner node.
 #[must_use]
 #[inline]
-pub fn leaf(key_len: u16, value_len: u32, key_hash: &Hash, value_hash: &Hash) -> Preimage {
-    let mut out = [0; NODE_LEN];
+pub fn inner(level: Level, crit: u16, totals: [Totals; 2], hashes: [&Hash; 2]) -> Preimage {
+    whole(hashes[0], hashes[1], |head| put_inner_head(head, level, crit, totals))
+}
+
+/// Writes the head of an entry over zeros: its key's and its value's length (spec: TREE-4). Their hashes follow.
+#[inline(always)]
+pub(crate) fn put_leaf_head(out: &mut Half, key_len: u16, value_len: u32) {
     out[0] = ENTRY;
     out[1..3].copy_from_slice(&key_len.to_le_bytes());
     out[3..7].copy_from_slice(&value_len.to_le_bytes());
-    out[64..96].copy_from_slice(&key_hash.0);
-    out[96..].copy_from_slice(&value_hash.0);
-    out
 }
 
-/// A namespace: the length and hash of its name, its totals, and the hash of its root, which is to the state what a
-/// value is to a namespace (spec: TREE-4).
+/// An entry.
 #[must_use]
-pub fn namespace(name_len: u16, totals: Totals, name_hash: &Hash, root_hash: &Hash) -> Preimage {
-    let mut out = [0; NODE_LEN];
+#[inline]
+pub fn leaf(key_len: u16, value_len: u32, key_hash: &Hash, value_hash: &Hash) -> Preimage {
+    whole(key_hash, value_hash, |head| put_leaf_head(head, key_len, value_len))
+}
+
+/// Writes the head of a namespace over zeros: the length of its name, and its totals. The hash of its name follows, and
+/// that of its root, which is to the state what a value is to a namespace (spec: TREE-4).
+pub(crate) fn put_namespace_head(out: &mut Half, name_len: u16, totals: Totals) {
     out[0] = NAMESPACE;
     out[1..3].copy_from_slice(&name_len.to_le_bytes());
     out[3..11].copy_from_slice(&totals.count.to_le_bytes());
     out[11..19].copy_from_slice(&totals.bytes.to_le_bytes());
-    out[64..96].copy_from_slice(&name_hash.0);
-    out[96..].copy_from_slice(&root_hash.0);
-    out
+}
+
+/// A namespace.
+#[must_use]
+pub fn namespace(name_len: u16, totals: Totals, name_hash: &Hash, root_hash: &Hash) -> Preimage {
+    whole(name_hash, root_hash, |head| put_namespace_head(head, name_len, totals))
 }

@@ -328,7 +328,10 @@ fn build<H: Hasher>(disk: &Disk, pages: &Arc<Pages<H>>, state: &State) -> Tree<H
     tree
 }
 
-fn builds_like_commits<H: Hasher>(first: Vec<(u8, Vec<u8>, Option<u8>)>, then: Vec<Vec<(u8, Vec<u8>, Option<u8>)>>) {
+/// Writes: the number of a namespace, the key, and the value's byte or none.
+type Writes = Vec<(u8, Vec<u8>, Option<u8>)>;
+
+fn builds_like_commits<H: Hasher>(first: Writes, then: Vec<Writes>) {
     let mut state = State::new();
     apply(&mut state, &diff(&first));
     state.retain(|_, entries| !entries.is_empty());

@@ -4,10 +4,9 @@
 //! again: it keeps preimages with their hashes and compares. That changes what checking costs and nothing else; a
 //! forger gains nothing by it, for a hash is taken from memory only for the very preimage it was computed from.
 
-use crate::preimage::Preimage;
 use crate::proof::{Every, read};
 use crate::verify::{Hashes, Verified, check};
-use crate::{Hasher, ProofError, ProofLimits, Query};
+use crate::{Half, Hasher, ProofError, ProofLimits, Query};
 use keelstone_codec::{Hash, Root};
 use std::marker::PhantomData;
 
@@ -49,33 +48,35 @@ const COUNT_MIN: u64 = 32;
 /// Preimages and their hashes. Each has one place, and takes it from whatever was there.
 #[derive(Debug)]
 struct Memory<H> {
-    nodes: Vec<(Preimage, Hash)>,
+    nodes: Vec<([Half; 2], Hash)>,
     namespace: Option<([Vec<u8>; 2], [Hash; 2])>,
     _hasher: PhantomData<H>,
 }
 
 impl<H: Hasher> Memory<H> {
     fn new() -> Self {
-        let image = [0xff; 128];
-        Self { nodes: vec![(image, H::hash_node(&image)); PLACES], namespace: None, _hasher: PhantomData }
+        let hash = H::hash_node(&[0xff; 128]);
+        Self { nodes: vec![([[0xff; 64]; 2], hash); PLACES], namespace: None, _hasher: PhantomData }
     }
 }
 
 /// Bytes of one of the children's hashes: as good as random, so nodes spread over all places.
-fn place(preimage: &Preimage) -> usize {
-    let from = |at: usize| usize::from(u16::from_le_bytes([preimage[at], preimage[at + 1]]));
-    (from(64) ^ from(96)) % PLACES
+fn place(tail: &Half) -> usize {
+    let from = |at: usize| usize::from(u16::from_le_bytes([tail[at], tail[at + 1]]));
+    (from(0) ^ from(32)) % PLACES
 }
 
 impl<H: Hasher> Hashes for Memory<H> {
-    fn node(&mut self, preimage: &Preimage, count: u64) -> Hash {
+    type Hasher = H;
+
+    fn node(&mut self, head: &Half, mid: &H::Mid, tail: &Half, count: u64) -> Hash {
         if count < COUNT_MIN {
-            return H::hash_node(preimage);
+            return H::hash_tail(mid, tail);
         }
-        let (known, hash) = &mut self.nodes[place(preimage)];
-        if known != preimage {
-            *hash = H::hash_node(preimage);
-            *known = *preimage;
+        let (known, hash) = &mut self.nodes[place(tail)];
+        if known[1] != *tail || known[0] != *head {
+            *hash = H::hash_tail(mid, tail);
+            *known = [*head, *tail];
         }
         *hash
     }

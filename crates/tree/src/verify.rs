@@ -9,10 +9,10 @@
 //! Rules: `spec/tree.md`, TREE-5, TREE-8 to TREE-10, TREE-12.
 
 use crate::bits::{bit, crit};
-use crate::preimage::{self, Preimage};
+use crate::preimage;
 use crate::proof::{Check, Checks, Every, Node, Proof, ProofError, ProofLimits, Shape};
 use crate::query::{EntryNeeds, Needs, Region, Span, meeting};
-use crate::{Hasher, KeyRange, Level, Query, Read, ReadError, Scan, Totals};
+use crate::{Half, Hasher, KeyRange, Level, Query, Read, ReadError, Scan, Totals};
 use keelstone_codec::{Hash, KEY_LEN_MAX, Key, NAMESPACE_LEN_MAX, Namespace, Root, Value};
 use std::marker::PhantomData;
 
@@ -103,7 +103,7 @@ pub(crate) fn check<H: Hasher>(
     root: Root,
     queries: Option<&[Query]>,
     checks: impl Checks,
-    hashes: &mut impl Hashes,
+    hashes: &mut impl Hashes<Hasher = H>,
 ) -> Result<Verified<H>, ProofError> {
     check_sums(&proof, checks)?;
     hash_nodes(&mut proof, hashes);
@@ -192,8 +192,10 @@ fn check_crit(level: Level, crit: u16, children: [&Node; 2], checks: impl Checks
 
 /// How hashes are come by: each computed, or remembered.
 pub(crate) trait Hashes {
-    /// Of a node with `count` entries below it.
-    fn node(&mut self, preimage: &Preimage, count: u64) -> Hash;
+    /// Whose hashes they are.
+    type Hasher: Hasher;
+    /// Of a node with `count` entries below it; `mid` is what its head leads to.
+    fn node(&mut self, head: &Half, mid: &<Self::Hasher as Hasher>::Mid, tail: &Half, count: u64) -> Hash;
     /// Of a key or value.
     fn bytes(&mut self, bytes: &[u8]) -> Hash;
     /// Of a name and of its namespace's root.
@@ -204,8 +206,9 @@ pub(crate) trait Hashes {
 pub(crate) struct Plain<H>(pub(crate) PhantomData<H>);
 
 impl<H: Hasher> Hashes for Plain<H> {
-    fn node(&mut self, preimage: &Preimage, _: u64) -> Hash {
-        H::hash_node(preimage)
+    type Hasher = H;
+    fn node(&mut self, _: &Half, mid: &H::Mid, tail: &Half, _: u64) -> Hash {
+        H::hash_tail(mid, tail)
     }
     fn bytes(&mut self, bytes: &[u8]) -> Hash {
         H::hash(bytes)
@@ -215,40 +218,81 @@ impl<H: Hasher> Hashes for Plain<H> {
     }
 }
 
+/// Heads hashed together: those of one way in most states.
+const HEADS: usize = 32;
+
 /// Computes every hash, children before parents, and finds the first and last leaf shown below each inner node.
-fn hash_nodes(proof: &mut Proof, hashes: &mut impl Hashes) {
-    for at in (0..proof.nodes.len()).rev() {
-        let node = &proof.nodes[at];
-        let preimage = match node.shape {
-            Shape::Opaque => continue,
-            Shape::Empty => preimage::empty(),
-            Shape::Inner { level, crit, left, right, .. } => {
-                let [l, r] = [left, right].map(|child| &proof.nodes[child as usize]);
-                preimage::inner(level, crit, [l.totals, r.totals], [&l.hash, &r.hash])
+///
+/// On the way up each hash waits for the one below. But it is only in the second half of a node's preimage, so the first
+/// halves are hashed in lanes before.
+fn hash_nodes<S: Hashes>(proof: &mut Proof, hashes: &mut S) {
+    let mut heads = [[0; 64]; HEADS];
+    let mut mids = [<S::Hasher as Hasher>::Mid::default(); HEADS];
+    let mut group = [0; HEADS];
+    let mut rest = proof.nodes.len();
+    while rest > 0 {
+        let mut count = 0;
+        while rest > 0 && count < HEADS {
+            rest -= 1;
+            if put_head(proof, rest, &mut heads[count]) {
+                group[count] = rest;
+                count += 1;
             }
-            Shape::Namespace { name, tree } => {
-                let tree = &proof.nodes[tree as usize];
-                let name = proof.slice(name);
-                let [name_hash, root_hash] = hashes.namespace(name, &tree.hash);
-                preimage::namespace(short(name.len()), tree.totals, &name_hash, &root_hash)
+        }
+        S::Hasher::hash_heads(&heads[..count], &mut mids[..count]);
+        for ((head, mid), at) in heads.iter().zip(&mids).zip(group).take(count) {
+            let tail = tail(proof, at, hashes);
+            let hash = hashes.node(head, mid, &tail, proof.nodes[at].totals.count);
+            let below = match proof.nodes[at].shape {
+                Shape::Inner { left, right, .. } => [leaves(proof, left, right)[0], leaves(proof, right, left)[1]],
+                _ => [0; 2],
+            };
+            let node = &mut proof.nodes[at];
+            node.hash = hash;
+            if let Shape::Inner { leaves, .. } = &mut node.shape {
+                *leaves = below;
             }
-            Shape::Entry { key, value_len, body, shown } => {
-                let (key, body) = (proof.slice(key), proof.slice(body));
-                let key_hash = hashes.bytes(key);
-                let value_hash =
-                    if shown { hashes.bytes(body) } else { Hash(body.try_into().expect("a stub has a hash")) };
-                preimage::leaf(short(key.len()), value_len, &key_hash, &value_hash)
-            }
-        };
-        let hash = hashes.node(&preimage, node.totals.count);
-        let below = match proof.nodes[at].shape {
-            Shape::Inner { left, right, .. } => [leaves(proof, left, right)[0], leaves(proof, right, left)[1]],
-            _ => [0; 2],
-        };
-        let node = &mut proof.nodes[at];
-        node.hash = hash;
-        if let Shape::Inner { leaves, .. } = &mut node.shape {
-            *leaves = below;
+        }
+    }
+}
+
+/// Writes the first half of a node's preimage; false if its hash is given.
+fn put_head(proof: &Proof, at: usize, out: &mut Half) -> bool {
+    let shape = proof.nodes[at].shape;
+    if matches!(shape, Shape::Opaque) {
+        return false;
+    }
+    *out = [0; 64];
+    match shape {
+        Shape::Opaque | Shape::Empty => {}
+        Shape::Inner { level, crit, left, right, .. } => {
+            let totals = [left, right].map(|child| proof.nodes[child as usize].totals);
+            preimage::put_inner_head(out, level, crit, totals);
+        }
+        Shape::Namespace { name, tree } => {
+            preimage::put_namespace_head(out, short(name.len()), proof.nodes[tree as usize].totals);
+        }
+        Shape::Entry { key, value_len, .. } => preimage::put_leaf_head(out, short(key.len()), value_len),
+    }
+    true
+}
+
+/// The second half of a node's preimage, once the hashes below are known.
+fn tail(proof: &Proof, at: usize, hashes: &mut impl Hashes) -> Half {
+    match proof.nodes[at].shape {
+        Shape::Opaque | Shape::Empty => [0; 64],
+        Shape::Inner { left, right, .. } => {
+            let [left, right] = [left, right].map(|child| &proof.nodes[child as usize].hash);
+            preimage::tail(left, right)
+        }
+        Shape::Namespace { name, tree } => {
+            let [name, root] = hashes.namespace(proof.slice(name), &proof.nodes[tree as usize].hash);
+            preimage::tail(&name, &root)
+        }
+        Shape::Entry { key, body, shown, .. } => {
+            let (key, body) = (proof.slice(key), proof.slice(body));
+            let value_hash = if shown { hashes.bytes(body) } else { Hash(body.try_into().expect("a stub has a hash")) };
+            preimage::tail(&hashes.bytes(key), &value_hash)
         }
     }
 }
