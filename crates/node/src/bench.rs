@@ -422,7 +422,7 @@ fn prove(engine: &Engine, root: Root, entries: Vec<([u8; 32], Option<Vec<u8>>)>)
     let start = Instant::now();
     let mut proofs = Vec::with_capacity(entries.len());
     for (key, _) in &entries {
-        proofs.push(view.prove(&query(key))?.encode());
+        proofs.push(view.prove_bytes(&query(key))?);
     }
     let made = start.elapsed();
 

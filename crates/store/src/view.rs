@@ -57,6 +57,15 @@ impl<H: Hasher> View<H> {
         self.version.tree.prove(queries)
     }
 
+    /// As [`Self::prove`], but only the bytes: for those who send a proof and have no questions to it.
+    ///
+    /// # Errors
+    /// As [`Self::prove`].
+    pub fn prove_bytes(&self, queries: &[Query]) -> Result<Vec<u8>, ReadError> {
+        self.check()?;
+        self.version.tree.prove_bytes(queries)
+    }
+
     fn check(&self) -> Result<(), ReadError> {
         if self.version.is_expired() {
             return Err(ReadError::Gone { reason: "it was held while too many newer versions came" });

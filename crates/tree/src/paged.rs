@@ -5,10 +5,11 @@
 
 use crate::arena::expected;
 use crate::page::{Page, Slot, Spot};
+use crate::proof::Writer;
 use crate::state::StateSpot;
 use crate::tree::{Tree, entry};
-use crate::{Branch, Hasher, Opened, Proof, Query, ReadError, Walk, prove};
-use keelstone_codec::Value;
+use crate::{Branch, Hasher, Opened, Proof, Query, ReadError, Walk, bits, prove};
+use keelstone_codec::{Namespace, Value};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -32,7 +33,76 @@ impl<H: Hasher> Tree<H> {
     /// # Errors
     /// [`ReadError`] if a page or value could not be read.
     pub fn prove(&self, queries: &[Query]) -> Result<Proof, ReadError> {
-        prove(self, queries)
+        prove::of_bytes(&self.prove_bytes(queries)?)
+    }
+
+    /// As [`Tree::prove`], but only the bytes: for those who send a proof and have no questions to it.
+    ///
+    /// # Errors
+    /// As [`Tree::prove`].
+    pub fn prove_bytes(&self, queries: &[Query]) -> Result<Vec<u8>, ReadError> {
+        match queries {
+            [Query::Key(namespace, key)] => self.prove_way(namespace, key, true),
+            [Query::Write(namespace, key)] => self.prove_way(namespace, key, false),
+            _ => prove::prove_bytes(self, queries),
+        }
+    }
+
+    /// The proof for one key, which is the most asked of questions: its way, and at its end what stands there. It is
+    /// written as the pages are walked.
+    fn prove_way(&self, namespace: &Namespace, key: &[u8], with_value: bool) -> Result<Vec<u8>, ReadError> {
+        let mut out = Writer::new();
+        let state = self.state();
+        let Some(mut spot) = state.top else {
+            out.empty();
+            return Ok(out.finish());
+        };
+        let space = loop {
+            let node = match spot {
+                StateSpot::Inner(node) => node,
+                StateSpot::Space(space) => break &self.spaces()[space],
+            };
+            let (crit, children) = (state.crits[node], state.children[node]);
+            let side = bits::bit(namespace.as_bytes(), crit);
+            let nodes = children.map(|child| state.at(self.spaces(), child));
+            out.one_sided(crit, nodes.map(|node| node.totals), side, &nodes[usize::from(!side)].hash);
+            spot = children[usize::from(side)];
+        };
+        out.namespace(space.name.as_bytes(), space.totals);
+        if space.name != *namespace {
+            out.opaque(&space.hash);
+            return Ok(out.finish());
+        }
+        let mut page = self.load_root(space)?;
+        loop {
+            let shape = &page.shape;
+            let mut spot = shape.root();
+            let slot = loop {
+                let node = match spot {
+                    Spot::Node(node) => node,
+                    Spot::Slot(slot) => break slot,
+                };
+                let (crit, children) = (shape.crits()[node], shape.children(node));
+                let side = bits::bit(key, crit);
+                let hidden = page.at(children[usize::from(!side)]).hash;
+                out.one_sided(crit, children.map(|child| page.totals_at(child)), side, &hidden);
+                spot = children[usize::from(side)];
+            };
+            let (found, end) = (&page.slots()[slot], shape.key(slot));
+            let below = match expected(found, end) {
+                Some((id, expected)) => self.pages().load(id, &expected)?,
+                None => {
+                    let entry = entry(found).expect("it is no page");
+                    if with_value && end == key {
+                        out.leaf(end, &Tree::value(self, &entry)?);
+                    } else {
+                        out.stub(end, entry.value_len, &entry.value_hash);
+                    }
+                    return Ok(out.finish());
+                }
+            };
+            page = below;
+        }
     }
 
     fn state_branch(&self, spot: StateSpot) -> Branch<PagedNode> {

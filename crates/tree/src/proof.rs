@@ -466,7 +466,10 @@ pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
     pub(crate) fn new() -> Self {
-        Self(vec![FORMAT])
+        // Enough for the way of one key in most states, and a short value.
+        let mut out = Vec::with_capacity(2048);
+        out.push(FORMAT);
+        Self(out)
     }
 
     pub(crate) fn empty(&mut self) {
@@ -492,6 +495,11 @@ impl Writer {
         if let Opaque::Left(hash) | Opaque::Right(hash) = opaque {
             self.0.extend_from_slice(&hash.0);
         }
+    }
+
+    /// An inner node of which one child is shown, which must follow: the right one if `side`.
+    pub(crate) fn one_sided(&mut self, crit: u16, totals: [Totals; 2], side: bool, hidden: &Hash) {
+        self.inner(crit, totals, if side { Opaque::Left(hidden) } else { Opaque::Right(hidden) });
     }
 
     /// The top of its entries must follow.

@@ -18,10 +18,14 @@ use keelstone_codec::{Hash, Namespace};
 /// # Errors
 /// [`ReadError`] if a node or value could not be read; [`ReadError::Damaged`] if the tree makes no sense.
 pub fn prove<W: Walk>(tree: &W, queries: &[Query]) -> Result<Proof, ReadError> {
-    let bytes = prove_bytes(tree, queries)?;
+    of_bytes(&prove_bytes(tree, queries)?)
+}
+
+/// A proof of our own making, read back.
+pub(crate) fn of_bytes(bytes: &[u8]) -> Result<Proof, ReadError> {
     // As large as the prover wants: the limits are the verifier's.
     let limits = ProofLimits { bytes: usize::MAX, nodes: usize::MAX };
-    Proof::decode_within(&bytes, &limits).map_err(|error| ReadError::damaged(format!("tree gives no proof: {error}")))
+    Proof::decode_within(bytes, &limits).map_err(|error| ReadError::damaged(format!("tree gives no proof: {error}")))
 }
 
 /// As [`prove`], but only the bytes: for those who send a proof and have no questions to it.
@@ -217,8 +221,7 @@ impl<'t, W: Walk> Prover<'t, W> {
 
     /// Writes an inner node of which only one child is shown.
     fn one_sided(&mut self, turn: &Turn<W::Node>, shown: bool) {
-        let hidden = &turn.children[usize::from(!shown)].hash;
-        self.out.inner(turn.crit, turn.totals(), if shown { Opaque::Left(hidden) } else { Opaque::Right(hidden) });
+        self.out.one_sided(turn.crit, turn.totals(), shown, &turn.children[usize::from(!shown)].hash);
     }
 
     fn leaf(&mut self, end: End<W::Node>, entries: Option<&'t EntryNeeds<'t>>) -> Result<(), ReadError> {

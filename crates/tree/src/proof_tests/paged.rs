@@ -59,6 +59,8 @@ fn questions(state: &State, picks: &[prop::sample::Index]) -> Vec<Query> {
             Query::Prefix(name.clone(), found[..1].to_vec()),
             Query::PrefixTotals(name.clone(), found[..found.len().min(2)].to_vec()),
             Query::Write(name.clone(), found.clone()),
+            Query::Key(ns("aa"), found.clone()),
+            Query::Write(ns("zz"), found.clone()),
             Query::Key(name, found),
         ]);
     }
