@@ -791,6 +791,7 @@ impl<H: Hasher> Ledger<H> {
     }
 
     /// The time of the last block: from its body, or for a node without it from the last record.
+    // spec: SNAP-13
     fn last_time(&self) -> Result<Timestamp, LedgerError> {
         match self.block(self.height()) {
             Ok(block) => Ok(block.time),

@@ -94,6 +94,11 @@ settings! {
         abci: AbciAddress = AbciAddress::Unix(PathBuf::from("data/abci.sock"));
         /// CometBFT's RPC, for transactions that are sent here and for what it certifies.
         rpc: HttpAddress = HttpAddress { host: "127.0.0.1".to_owned(), port: 26657 };
+        /// Blocks CometBFT is to keep; 0 for all. It keeps those above the oldest snapshot whatever stands here. Fewer than
+        /// its evidence may be old would let validators misbehave unpunished.
+        retain_blocks: u64 = 0, 0..=1_000_000_000_000;
+        /// Milliseconds without progress after which a state sync that is not at its end has failed (exit code 16).
+        statesync_patience_ms: u64 = 600_000, 1_000..=86_400_000;
     }
     /// The functions of the application.
     execution: Execution {

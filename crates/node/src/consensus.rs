@@ -261,10 +261,11 @@ impl<H: Hasher> Consensus for Local<H> {
         let Some(Ran { pending, .. }) = self.ran().take() else {
             return Err(Failure::error("the engine commits a block that it has not decided"));
         };
-        let ledger = self.ledger();
-        let committed = ledger.commit(pending)?;
+        let live = self.live();
+        let committed = live.ledger.commit(pending)?;
         // What waits is the engine's to say, and it does so next.
-        ledger.forget_waiting();
+        live.ledger.forget_waiting();
+        self.confirmed(&live.generation)?;
         Ok(committed)
     }
 

@@ -13,6 +13,7 @@ use crate::exit::{Exit, Failure, causes};
 use crate::generations::{Generation, Generations};
 use crate::home::Home;
 use crate::http::ENTRIES_BYTES_MAX;
+use crate::statesync::{StateSync, Syncing};
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
 use keelstone_execution::{Activity, PublicKey, Registry, Session, SessionId, Sessions};
 use keelstone_ledger::{
@@ -27,6 +28,7 @@ use keelstone_store::{
 use keelstone_sync::library::{Each, Info, Library, LibraryError, Listener as Listening, Making};
 use keelstone_sync::snapshot::SnapshotParams;
 use keelstone_tree::{Blake3, HashKind, Hasher, KeyRange, Query, Read, ReadError, Sha256};
+use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
@@ -37,7 +39,7 @@ type Listeners = Arc<RwLock<Vec<Listener>>>;
 pub(crate) type Forward = Box<dyn Fn(&[u8]) -> Result<(), Refusal> + Send + Sync>;
 
 /// A chain in this process, with everything its owner may do to it.
-pub(crate) trait Engine: Chain + Consensus {
+pub(crate) trait Engine: Chain + Consensus + StateSync {
     /// Makes the next block of what waits. With nothing ready, an empty one or none, as asked.
     fn produce(&self, time: Timestamp, producer: PublicKey, empty: bool) -> Result<Option<Arc<Committed>>, Failure>;
     /// Calls `listener` with every block once it is durable.
@@ -194,17 +196,21 @@ pub(crate) fn open(home: &Home, config: &Config, registry: &Registry) -> Result<
 /// The chain of a home directory.
 pub(crate) struct Local<H: Hasher> {
     /// The state that counts. Replaced as a whole when a restored one takes its place.
-    live: RwLock<Live<H>>,
-    /// Holds the lock of the data directory.
-    _generations: Generations,
+    pub(crate) live: RwLock<Live<H>>,
+    pub(crate) generations: Generations,
     pub(crate) genesis: Genesis,
     registry: Registry,
+    pub(crate) options: Options,
+    pool: PoolLimits,
     activity: Activity,
-    listeners: Arc<RwLock<Vec<Listener>>>,
+    listeners: Listeners,
     waker: OnceLock<SyncSender<()>>,
     forward: OnceLock<Forward>,
     /// The block an engine has decided and not yet committed.
     pub(crate) ran: Mutex<Option<Ran<H>>>,
+    /// What state sync is at.
+    pub(crate) syncing: Mutex<Syncing<H>>,
+    home: Home,
 }
 
 /// A generation and the ledger over it.
@@ -249,15 +255,49 @@ impl<H: Hasher> Local<H> {
         }
         Ok(Self {
             live: RwLock::new(live),
-            _generations: generations,
+            generations,
             genesis,
             registry: registry.clone(),
+            options,
+            pool,
             activity,
             listeners,
             waker: OnceLock::new(),
             forward: OnceLock::new(),
             ran: Mutex::new(None),
+            syncing: Mutex::default(),
+            home: home.clone(),
         })
+    }
+
+    /// The state that counts at this moment.
+    pub(crate) fn live(&self) -> Live<H> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where chunks wait until a snapshot is whole.
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.home.data().join("staging")
+    }
+
+    /// The ledger over a store that was built in a generation.
+    pub(crate) fn over(&self, generation: Generation, store: Store<H>) -> Result<Live<H>, Failure> {
+        let kv = Arc::new(RedbKv::open(&generation.blocks())?);
+        let ledger = Ledger::open(store, kv, self.registry.clone(), self.pool)?;
+        Ok(Live::over(generation, ledger, &self.activity, &self.listeners))
+    }
+
+    /// The chain of the genesis in a generation of its own.
+    pub(crate) fn begun_anew(&self, generation: Generation) -> Result<Live<H>, Failure> {
+        Live::create(
+            generation,
+            &self.registry,
+            &self.genesis,
+            &self.options,
+            self.pool,
+            &self.activity,
+            &self.listeners,
+        )
     }
 
     /// The ledger that counts at this moment.
@@ -278,6 +318,12 @@ impl<H: Hasher> Local<H> {
 
     fn lowest(&self) -> Height {
         self.ledger().store().low().unwrap_or_default()
+    }
+}
+
+impl<H: Hasher> Clone for Live<H> {
+    fn clone(&self) -> Self {
+        Self { generation: self.generation.clone(), ledger: self.ledger.clone() }
     }
 }
 

@@ -27,6 +27,8 @@ pub enum Exit {
     NotFound = 14,
     /// A function of the application ran for longer than a node lets it, and the node ended itself.
     Halted = 15,
+    /// State sync did not come to its end: the engine gave up, or nobody sends what is missing.
+    SyncFailed = 16,
 }
 
 impl Exit {
@@ -43,6 +45,7 @@ impl Exit {
             Self::Refused => "refused",
             Self::NotFound => "not_found",
             Self::Halted => "halted",
+            Self::SyncFailed => "sync_failed",
         }
     }
 }

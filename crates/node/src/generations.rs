@@ -3,13 +3,14 @@
 //! ```text
 //! data/LOCK            held by the one process that uses the directory
 //! data/CURRENT         the name of the generation that counts
-//! data/gen-000001/     a generation: state/ and blocks.redb
+//! data/gen-000001/     a generation: state/ and blocks.redb; and `unconfirmed`, if nothing but a snapshot speaks for it
 //! ```
 //!
 //! A generation counts once `CURRENT` names it, and `CURRENT` changes by one rename. So a crash at any moment leaves the
 //! old generation or the new one whole; whatever else lies there is swept away at the next start (spec: STORE-10).
 
 use crate::exit::{Exit, Failure};
+use keelstone_codec::Height;
 use keelstone_store::files::{Directory, Files as _, Guard, LockError};
 use std::fs;
 use std::io;
@@ -19,6 +20,8 @@ const CURRENT: &str = "CURRENT";
 /// `CURRENT` before it is renamed.
 const NEXT: &str = "CURRENT.next";
 const PREFIX: &str = "gen-";
+/// The height of a restored state, as long as no block was made on it.
+const UNCONFIRMED: &str = "unconfirmed";
 
 /// The data directory, locked for this process.
 #[derive(Debug)]
@@ -133,6 +136,36 @@ impl Generation {
         self.path.join("blocks.redb")
     }
 
+    /// The height of the state if nothing but a snapshot says that it is the chain's.
+    // spec: SNAP-9
+    pub(crate) fn unconfirmed(&self) -> Result<Option<Height>, Failure> {
+        let path = self.path.join(UNCONFIRMED);
+        match fs::read_to_string(&path) {
+            Ok(text) => match text.strip_suffix('\n').and_then(|text| text.parse().ok()) {
+                Some(height) => Ok(Some(Height(height))),
+                None => Err(Failure::integrity(format!("{} names no height: {text:?}", path.display()))),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Failure::io(path.display(), &error)),
+        }
+    }
+
+    /// Notes that only a snapshot says so. Durable once the generation is switched to.
+    pub(crate) fn mark_unconfirmed(&self, height: Height) -> Result<(), Failure> {
+        let path = self.path.join(UNCONFIRMED);
+        write_durable(&path, format!("{height}\n").as_bytes()).map_err(|error| Failure::io(path.display(), &error))
+    }
+
+    /// Notes that a block was made on this state. A crash before this is durable is no harm: the state has a height
+    /// above the one in the note by then.
+    pub(crate) fn confirm(&self) -> Result<(), Failure> {
+        let path = self.path.join(UNCONFIRMED);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Failure::io(path.display(), &error)),
+            _ => Ok(()),
+        }
+    }
+
     fn name(&self) -> String {
         format!("{PREFIX}{:06}", self.number)
     }
@@ -211,5 +244,20 @@ mod tests {
             assert_eq!(Generations::open(home.path()).unwrap_err().exit, Exit::Integrity, "{text:?}");
             assert!(first.path.is_dir(), "swept on the word of {text:?}");
         }
+    }
+
+    /// spec: SNAP-9.
+    #[test]
+    fn a_restored_state_is_unconfirmed_until_it_is_confirmed() {
+        let home = tempfile::tempdir().unwrap();
+        let generation = Generations::open(home.path()).unwrap().fresh().unwrap();
+        assert_eq!(generation.unconfirmed().unwrap(), None);
+        generation.mark_unconfirmed(Height(70)).unwrap();
+        assert_eq!(generation.unconfirmed().unwrap(), Some(Height(70)));
+        generation.confirm().unwrap();
+        generation.confirm().unwrap();
+        assert_eq!(generation.unconfirmed().unwrap(), None);
+        fs::write(generation.path.join(UNCONFIRMED), "7").unwrap();
+        assert_eq!(generation.unconfirmed().unwrap_err().exit, Exit::Integrity);
     }
 }

@@ -30,6 +30,7 @@ mod metrics;
 mod out;
 mod producer;
 mod snapshots;
+mod statesync;
 mod story;
 mod strict_json;
 mod watchdog;

@@ -4,6 +4,7 @@
 //! request, so the number of series is known before the first request comes. Each is something a person acts on; the
 //! list with what to do stands in `docs/http.md`.
 
+use crate::statesync::SyncStanding;
 use keelstone_sync::library::{Info, Phase, Progress};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -68,6 +69,15 @@ pub(crate) struct Metrics {
     snapshot_chunks_served: Counter,
     snapshot_bytes_served: Counter,
     snapshot_chunks_refused: Family<Reason, Counter>,
+    statesync_phase: Gauge,
+    statesync_chunks_done: Gauge,
+    statesync_chunks_total: Gauge,
+    statesync_entries_done: Gauge,
+    statesync_entries_total: Gauge,
+    statesync_bytes: Counter,
+    statesync_left_seconds: Gauge,
+    statesync_offers: Family<Outcome, Counter>,
+    statesync_refused: Family<Reason, Counter>,
 }
 
 impl Metrics {
@@ -104,6 +114,15 @@ impl Metrics {
             snapshot_chunks_served: Counter::default(),
             snapshot_bytes_served: Counter::default(),
             snapshot_chunks_refused: Family::default(),
+            statesync_phase: Gauge::default(),
+            statesync_chunks_done: Gauge::default(),
+            statesync_chunks_total: Gauge::default(),
+            statesync_entries_done: Gauge::default(),
+            statesync_entries_total: Gauge::default(),
+            statesync_bytes: Counter::default(),
+            statesync_left_seconds: Gauge::default(),
+            statesync_offers: Family::default(),
+            statesync_refused: Family::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("http_requests", "Requests answered, by route and status class", metrics.requests.clone());
@@ -137,7 +156,80 @@ impl Metrics {
             metrics.store_failed.clone(),
         );
         metrics.register_snapshots();
+        metrics.register_statesync();
         metrics
+    }
+
+    fn register_statesync(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "statesync_phase_number",
+            "State sync: 0 nothing was offered, 1 chunks are coming, 2 a state is built of them, 3 done",
+            self.statesync_phase.clone(),
+        );
+        registry.register("statesync_done_chunks", "Chunks proven and kept", self.statesync_chunks_done.clone());
+        registry.register(
+            "statesync_total_chunks",
+            "Chunks of the snapshot that is received",
+            self.statesync_chunks_total.clone(),
+        );
+        registry.register("statesync_done_entries", "Entries in proven chunks", self.statesync_entries_done.clone());
+        registry.register(
+            "statesync_total_entries",
+            "Entries of the snapshot; 0 before its first page",
+            self.statesync_entries_total.clone(),
+        );
+        registry.register("statesync_received_bytes", "Bytes of chunks that came in", self.statesync_bytes.clone());
+        registry.register(
+            "statesync_left_seconds",
+            "Seconds until all chunks are there, if they go on coming as they did",
+            self.statesync_left_seconds.clone(),
+        );
+        registry.register(
+            "statesync_offered_snapshots",
+            "Snapshots that were offered, by what was answered",
+            self.statesync_offers.clone(),
+        );
+        registry.register(
+            "statesync_refused_chunks",
+            "Chunks that were not accepted, by what was answered",
+            self.statesync_refused.clone(),
+        );
+    }
+
+    /// Shows where state sync stands.
+    pub(crate) fn statesync(&self, standing: &SyncStanding, building: bool, left_seconds: u64) {
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        match standing {
+            SyncStanding::Idle => drop(self.statesync_phase.set(0)),
+            SyncStanding::Receiving { progress, .. } => {
+                self.statesync_phase.set(if building { 2 } else { 1 });
+                self.statesync_chunks_done.set(i64::from(progress.chunks_done));
+                self.statesync_chunks_total.set(i64::from(progress.chunks));
+                self.statesync_entries_done.set(gauge(progress.done.count));
+                self.statesync_entries_total.set(gauge(progress.total.map_or(0, |total| total.count)));
+                self.statesync_left_seconds.set(gauge(left_seconds));
+            }
+            SyncStanding::Whole { .. } => {
+                self.statesync_phase.set(3);
+                self.statesync_chunks_done.set(self.statesync_chunks_total.get());
+                self.statesync_entries_done.set(self.statesync_entries_total.get());
+                self.statesync_left_seconds.set(0);
+            }
+        }
+    }
+
+    /// Counts what was answered to an offer.
+    pub(crate) fn statesync_offer(&self, outcome: &'static str) {
+        self.statesync_offers.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Counts a chunk that came in, and what was answered if it was not accepted.
+    pub(crate) fn statesync_chunk(&self, bytes: usize, refused: Option<&'static str>) {
+        self.statesync_bytes.inc_by(bytes as u64);
+        if let Some(reason) = refused {
+            self.statesync_refused.get_or_create(&Reason { reason }).inc();
+        }
     }
 
     fn register_snapshots(&mut self) {

@@ -2,22 +2,28 @@
 //!
 //! Every call is synchronous and may read the disk; whoever serves a connection runs it where that is allowed.
 
+use super::patience::Patience;
 use crate::consensus::{Begin, Decided, Finalized, ProveError, TxResult, address_of};
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure, causes};
 use crate::http::Health;
 use crate::metrics::Metrics;
+use crate::snapshots::Service;
+use crate::statesync::SyncStanding;
 use bytes::Bytes;
 use keelstone_codec::{Hash, Height, Key, Namespace, Timestamp};
 use keelstone_execution::PublicKey;
 use keelstone_ledger::Validator;
 use keelstone_store::StoreError;
+use keelstone_sync::library::Info;
+use keelstone_sync::snapshot::{ChunkVerdict, Offer, OfferVerdict};
 use keelstone_tree::HashKind;
 use keelstone_tree::ics23::ConvertError;
 use prost::Message as _;
 use serde_json::json;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tendermint_proto::google::protobuf::Timestamp as EngineTime;
 use tendermint_proto::v0_38::abci::request::Value as Request;
 use tendermint_proto::v0_38::abci::response::Value as Response;
@@ -26,11 +32,12 @@ use tendermint_proto::v0_38::abci::response_offer_snapshot::Result as OfferResul
 use tendermint_proto::v0_38::abci::response_process_proposal::ProposalStatus;
 use tendermint_proto::v0_38::abci::response_verify_vote_extension::VerifyStatus;
 use tendermint_proto::v0_38::abci::{
-    CheckTxType, Event, EventAttribute, ExecTxResult, Misbehavior, MisbehaviorType, RequestFinalizeBlock,
-    RequestInitChain, RequestPrepareProposal, RequestQuery, ResponseApplySnapshotChunk, ResponseCheckTx,
-    ResponseCommit, ResponseEcho, ResponseException, ResponseExtendVote, ResponseFinalizeBlock, ResponseFlush,
-    ResponseInfo, ResponseInitChain, ResponseListSnapshots, ResponseLoadSnapshotChunk, ResponseOfferSnapshot,
-    ResponsePrepareProposal, ResponseProcessProposal, ResponseQuery, ResponseVerifyVoteExtension, ValidatorUpdate,
+    CheckTxType, Event, EventAttribute, ExecTxResult, Misbehavior, MisbehaviorType, RequestApplySnapshotChunk,
+    RequestFinalizeBlock, RequestInitChain, RequestLoadSnapshotChunk, RequestOfferSnapshot, RequestPrepareProposal,
+    RequestQuery, ResponseApplySnapshotChunk, ResponseCheckTx, ResponseCommit, ResponseEcho, ResponseException,
+    ResponseExtendVote, ResponseFinalizeBlock, ResponseFlush, ResponseInfo, ResponseInitChain, ResponseListSnapshots,
+    ResponseLoadSnapshotChunk, ResponseOfferSnapshot, ResponsePrepareProposal, ResponseProcessProposal, ResponseQuery,
+    ResponseVerifyVoteExtension, Snapshot, ValidatorUpdate,
 };
 use tendermint_proto::v0_38::crypto::{ProofOp, ProofOps, PublicKey as EngineKey, public_key};
 
@@ -49,11 +56,27 @@ pub(crate) struct Application {
     engine: Arc<dyn Engine>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    snapshots: Option<Arc<Service>>,
+    /// Blocks the engine is to keep; 0 for all.
+    retain_blocks: u64,
+    sync: Mutex<Patience>,
 }
 
 impl Application {
-    pub(crate) fn new(engine: Arc<dyn Engine>, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
-        Self { engine, metrics, health }
+    pub(crate) fn new(
+        engine: Arc<dyn Engine>,
+        metrics: Arc<Metrics>,
+        health: Arc<Health>,
+        snapshots: Option<Arc<Service>>,
+        retain_blocks: u64,
+    ) -> Self {
+        Self { engine, metrics, health, snapshots, retain_blocks, sync: Mutex::default() }
+    }
+
+    /// Why state sync will not come to an end, if it will not: asked again and again while the node runs.
+    pub(crate) fn gave_up(&self, patience: Duration, engine_height: impl FnOnce() -> Option<u64>) -> Option<String> {
+        let sync = self.sync.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        sync.gave_up(Instant::now(), patience, engine_height)
     }
 
     /// Answers one call. A call that cannot be answered is an exception, which stops the engine.
@@ -91,17 +114,10 @@ impl Application {
                 Response::VerifyVoteExtension(ResponseVerifyVoteExtension { status: status.into() })
             }
             Request::Commit(_) => Response::Commit(self.commit()?),
-            Request::ListSnapshots(_) => Response::ListSnapshots(ResponseListSnapshots { snapshots: Vec::new() }),
-            Request::LoadSnapshotChunk(_) => {
-                Response::LoadSnapshotChunk(ResponseLoadSnapshotChunk { chunk: Bytes::new() })
-            }
-            Request::OfferSnapshot(_) => {
-                Response::OfferSnapshot(ResponseOfferSnapshot { result: OfferResult::Reject.into() })
-            }
-            Request::ApplySnapshotChunk(_) => Response::ApplySnapshotChunk(ResponseApplySnapshotChunk {
-                result: ChunkResult::RejectSnapshot.into(),
-                ..Default::default()
-            }),
+            Request::ListSnapshots(_) => Response::ListSnapshots(self.list_snapshots()),
+            Request::LoadSnapshotChunk(call) => Response::LoadSnapshotChunk(self.load_chunk(&call)),
+            Request::OfferSnapshot(call) => Response::OfferSnapshot(self.offer_snapshot(call)),
+            Request::ApplySnapshotChunk(call) => Response::ApplySnapshotChunk(self.apply_chunk(&call)),
         })
     }
 
@@ -218,8 +234,115 @@ impl Application {
     }
 
     fn commit(&self) -> Result<ResponseCommit, Failure> {
-        self.engine.commit_decided()?;
-        Ok(ResponseCommit { retain_height: 0 })
+        let height = self.engine.commit_decided()?.block.height;
+        self.sync.lock().unwrap_or_else(PoisonError::into_inner).confirmed();
+        let oldest = self.snapshots.as_ref().map(|snapshots| snapshots.oldest_listed());
+        let retain_height = retain_height(height, self.retain_blocks, oldest);
+        Ok(ResponseCommit { retain_height: engine_height(retain_height) })
+    }
+
+    // ---- snapshots
+
+    /// What other nodes may join from. Whatever is wrong here, the answer is none.
+    fn list_snapshots(&self) -> ResponseListSnapshots {
+        let listed = self.snapshots.as_ref().map(|snapshots| snapshots.listed()).unwrap_or_default();
+        let snapshot = |info: Info| Snapshot {
+            height: info.id.height.0,
+            format: info.id.format,
+            chunks: info.chunks,
+            hash: bytes_of(&info.hash),
+            metadata: info.metadata.into(),
+        };
+        ResponseListSnapshots { snapshots: listed.into_iter().map(snapshot).collect() }
+    }
+
+    /// A chunk, or nothing: whoever asks for what is not here may be wrong, late or hostile.
+    fn load_chunk(&self, call: &RequestLoadSnapshotChunk) -> ResponseLoadSnapshotChunk {
+        let found = self.snapshots.as_ref().and_then(|all| all.chunk(call.height, call.format, call.chunk));
+        ResponseLoadSnapshotChunk { chunk: found.unwrap_or_default().into() }
+    }
+
+    fn offer_snapshot(&self, call: RequestOfferSnapshot) -> ResponseOfferSnapshot {
+        let Some(snapshot) = call.snapshot else {
+            return ResponseOfferSnapshot { result: OfferResult::Reject.into() };
+        };
+        let Snapshot { height, format, chunks, hash, metadata } = snapshot;
+        let offer = Offer { height, format, chunks, hash: hash.to_vec(), metadata: metadata.to_vec() };
+        let verdict = self.engine.offer_snapshot(&offer, &call.app_hash);
+        let (result, name, reason) = match &verdict {
+            OfferVerdict::Accept => (OfferResult::Accept, "accepted", String::new()),
+            OfferVerdict::Abort { reason } => (OfferResult::Abort, "aborted", reason.clone()),
+            OfferVerdict::Reject { reason } => (OfferResult::Reject, "rejected", reason.clone()),
+            OfferVerdict::RejectFormat => (OfferResult::RejectFormat, "format_rejected", format!("format {format}")),
+            OfferVerdict::RejectSender { reason } => (OfferResult::RejectSender, "sender_rejected", reason.clone()),
+        };
+        self.metrics.statesync_offer(name);
+        self.metrics.statesync(&self.engine.sync_standing(), false, 0);
+        let mut sync = self.sync.lock().unwrap_or_else(PoisonError::into_inner);
+        match verdict {
+            OfferVerdict::Accept => {
+                tracing::info!(height, chunks, "state sync: a snapshot is accepted");
+                sync.began(Instant::now());
+            }
+            OfferVerdict::Abort { .. } => {
+                tracing::error!(height, reason, "state sync: this node cannot go on");
+                sync.aborted(reason);
+            }
+            _ => {
+                tracing::warn!(height, format, verdict = name, reason = printable(&reason), "state sync: not this one");
+                sync.refused(reason);
+            }
+        }
+        ResponseOfferSnapshot { result: result.into() }
+    }
+
+    fn apply_chunk(&self, call: &RequestApplySnapshotChunk) -> ResponseApplySnapshotChunk {
+        let before = self.engine.sync_standing();
+        // The last chunk is answered when the whole state is built.
+        let last = matches!(&before, SyncStanding::Receiving { progress, .. }
+            if progress.chunks_done.saturating_add(1) >= progress.chunks);
+        self.metrics.statesync(&before, last, 0);
+        let verdict = self.engine.apply_chunk(call.index, &call.chunk, &call.sender);
+        let standing = self.engine.sync_standing();
+        let mut sync = self.sync.lock().unwrap_or_else(PoisonError::into_inner);
+        let left_seconds = match &standing {
+            SyncStanding::Receiving { progress, .. } => sync.left_seconds(Instant::now(), progress),
+            _ => 0,
+        };
+        self.metrics.statesync(&standing, false, left_seconds);
+        let (result, refetch_chunks, reject_senders, refused) = match verdict {
+            ChunkVerdict::Accept => {
+                sync.moved(Instant::now());
+                if let (true, SyncStanding::Whole { .. }) = (last, &standing) {
+                    let (height, root) = (self.engine.standing().last.unwrap_or_default(), self.engine.standing().root);
+                    tracing::info!(%height, %root, "state sync: the state is whole, and its root is the certified one");
+                    sync.whole();
+                }
+                (ChunkResult::Accept, vec![], vec![], None)
+            }
+            ChunkVerdict::Abort { reason } => {
+                tracing::error!(index = call.index, reason, "state sync: this node cannot go on");
+                sync.aborted(reason);
+                (ChunkResult::Abort, vec![], vec![], Some("aborted"))
+            }
+            ChunkVerdict::Retry { refetch, reject_senders, reason } => {
+                let (index, sender) = (call.index, printable(&call.sender));
+                if refetch.is_empty() {
+                    tracing::debug!(index, sender, reason, "state sync: a chunk came too early");
+                } else {
+                    tracing::warn!(index, sender, reason, "state sync: a bad chunk");
+                    sync.refused(reason);
+                }
+                (ChunkResult::Retry, refetch, reject_senders, Some("retried"))
+            }
+            ChunkVerdict::RejectSnapshot { reason } => {
+                tracing::warn!(reason, "state sync: the snapshot is given up");
+                sync.refused(reason);
+                (ChunkResult::RejectSnapshot, vec![], vec![], Some("snapshot_rejected"))
+            }
+        };
+        self.metrics.statesync_chunk(call.chunk.len(), refused);
+        ResponseApplySnapshotChunk { result: result.into(), refetch_chunks, reject_senders }
     }
 
     // ---- questions
@@ -306,6 +429,27 @@ fn name_of(request: &Request) -> &'static str {
         Request::VerifyVoteExtension(_) => "VerifyVoteExtension",
         Request::FinalizeBlock(_) => "FinalizeBlock",
     }
+}
+
+/// The lowest block the engine may not forget after block `height`: of the last ones as many as `retain` says (0: all),
+/// and of those above the oldest snapshot all, so that whoever joins from it can follow. With snapshots to come and none
+/// there yet, everything is kept.
+pub(super) fn retain_height(height: Height, retain: u64, oldest: Option<Option<Height>>) -> Height {
+    if retain == 0 {
+        return Height(0);
+    }
+    let wanted = height.0.saturating_sub(retain - 1);
+    match oldest {
+        None => Height(wanted),
+        Some(None) => Height(0),
+        Some(Some(snapshot)) => Height(wanted.min(snapshot.0.saturating_add(1))),
+    }
+}
+
+/// A stranger's words as one short line of a log.
+fn printable(text: &str) -> String {
+    const CHARACTERS: usize = 80;
+    text.chars().take(CHARACTERS).map(|c| if c.is_control() { '.' } else { c }).collect()
 }
 
 /// The answer that stops the engine.

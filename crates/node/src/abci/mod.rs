@@ -11,6 +11,7 @@
 
 mod application;
 mod frame;
+mod patience;
 mod rpc;
 mod server;
 #[cfg(test)]

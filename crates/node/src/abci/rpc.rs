@@ -72,6 +72,16 @@ impl Rpc {
         }
     }
 
+    /// The engine's last block.
+    pub(crate) fn height(&self) -> Result<u64, RpcError> {
+        let status = self.call("status", json!({}))?;
+        let height = status.pointer("/sync_info/latest_block_height").and_then(Value::as_str);
+        height.and_then(|height| height.parse().ok()).ok_or_else(|| {
+            let what = "its status names no height".to_owned();
+            RpcError::Unreachable { address: self.address.clone(), what }
+        })
+    }
+
     /// Hands a transaction to the engine's pool.
     pub(crate) fn broadcast(&self, transaction: &[u8]) -> Result<(), Refusal> {
         let answer = match self.call("broadcast_tx_sync", json!({ "tx": base64(transaction) })) {

@@ -6,8 +6,10 @@ use crate::engine::{self, Engine};
 use crate::home::Home;
 use crate::http::Health;
 use crate::metrics::Metrics;
+use crate::snapshots::{Service, making, open_library};
+use crate::statesync::SyncStanding;
 use bytes::Bytes;
-use keelstone_codec::{ChainId, Encode as _, Fixed, Height, Text, Timestamp};
+use keelstone_codec::{ChainId, Encode as _, Fixed, Height, Key, Namespace, Text, Timestamp, Value};
 use keelstone_execution::{Bundle, Mode, Operation};
 use keelstone_ledger::modules::validators::{SET_VALIDATOR, SetValidator};
 use keelstone_ledger::modules::{agents, standard};
@@ -16,12 +18,15 @@ use prost::Message as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tendermint_proto::google::protobuf::Timestamp as EngineTime;
 use tendermint_proto::v0_38::abci::request::Value as Call;
 use tendermint_proto::v0_38::abci::response::Value as Answer;
+use tendermint_proto::v0_38::abci::response_apply_snapshot_chunk::Result as ChunkResult;
+use tendermint_proto::v0_38::abci::response_offer_snapshot::Result as OfferResult;
 use tendermint_proto::v0_38::abci::response_process_proposal::ProposalStatus;
 use tendermint_proto::v0_38::abci::{self as proto, Request, Response};
 use tokio::sync::watch;
@@ -66,11 +71,51 @@ impl Place {
     fn start(&self) -> Node {
         Node::start(self)
     }
+
+    /// A place for another node of the same chain.
+    fn another(&self) -> Self {
+        let genesis = self.genesis.clone();
+        Self::with(|own| *own = genesis)
+    }
+
+    /// What lies here at this moment, as a process that is killed now would leave it.
+    fn copy(&self) -> Self {
+        let other = Self {
+            directory: tempfile::tempdir().unwrap(),
+            genesis: self.genesis.clone(),
+            config: self.config.clone(),
+        };
+        copy_directory(self.directory.path(), other.directory.path());
+        other
+    }
+
+    /// The names in the data directory.
+    fn names(&self) -> Vec<String> {
+        let names = std::fs::read_dir(self.home().data()).unwrap();
+        let mut names: Vec<String> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| !["LOCK", "abci.sock", "snapshots"].contains(&name.as_str()));
+        names.sort();
+        names
+    }
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (kind, to) = (entry.file_type().unwrap(), to.join(entry.file_name()));
+        if kind.is_dir() {
+            std::fs::create_dir_all(&to).unwrap();
+            copy_directory(&entry.path(), &to);
+        } else if kind.is_file() {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
 }
 
 /// The application, serving.
 struct Node {
     engine: Arc<dyn Engine>,
+    application: Arc<Application>,
     health: Arc<Health>,
     address: String,
     stop: watch::Sender<bool>,
@@ -82,13 +127,20 @@ impl Node {
     fn start(place: &Place) -> Self {
         let engine = engine::open(&place.home(), &place.config, &standard()).unwrap();
         let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
-        let application = Arc::new(Application::new(engine.clone(), metrics, health.clone()));
+        let snapshots = place
+            .config
+            .snapshots
+            .enabled
+            .then(|| Service::start(&engine, &place.config, &place.home(), metrics.clone()).unwrap());
+        let retain = place.config.engine.retain_blocks;
+        let application = Arc::new(Application::new(engine.clone(), metrics, health.clone(), snapshots, retain));
+        let asked = application.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let server = runtime.block_on(Server::bind(&place.config.engine.abci, &place.home())).unwrap();
         let address = server.address().to_owned();
         let (stop, stopped) = watch::channel(false);
         let server = runtime.spawn(server.serve(application, stopped));
-        Self { engine, health, address, stop, server, runtime }
+        Self { engine, application: asked, health, address, stop, server, runtime }
     }
 
     fn connect(&self) -> Client {
@@ -189,6 +241,36 @@ impl Client {
     fn query(&mut self, call: proto::RequestQuery) -> proto::ResponseQuery {
         match self.call(Call::Query(call)) {
             Answer::Query(answer) => answer,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn list_snapshots(&mut self) -> Vec<proto::Snapshot> {
+        match self.call(Call::ListSnapshots(proto::RequestListSnapshots {})) {
+            Answer::ListSnapshots(list) => list.snapshots,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn load(&mut self, height: u64, format: u32, chunk: u32) -> Bytes {
+        match self.call(Call::LoadSnapshotChunk(proto::RequestLoadSnapshotChunk { height, format, chunk })) {
+            Answer::LoadSnapshotChunk(answer) => answer.chunk,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn offer(&mut self, snapshot: &proto::Snapshot, app_hash: &Bytes) -> OfferResult {
+        let call = proto::RequestOfferSnapshot { snapshot: Some(snapshot.clone()), app_hash: app_hash.clone() };
+        match self.call(Call::OfferSnapshot(call)) {
+            Answer::OfferSnapshot(answer) => answer.result(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn apply(&mut self, index: usize, chunk: &Bytes, sender: &str) -> proto::ResponseApplySnapshotChunk {
+        let (index, chunk, sender) = (u32::try_from(index).unwrap(), chunk.clone(), sender.to_owned());
+        match self.call(Call::ApplySnapshotChunk(proto::RequestApplySnapshotChunk { index, chunk, sender })) {
+            Answer::ApplySnapshotChunk(answer) => answer,
             other => panic!("{other:?}"),
         }
     }
@@ -532,4 +614,353 @@ fn a_stale_socket_is_no_obstacle() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let refused = runtime.block_on(Server::bind(&place.config.engine.abci, &place.home()));
     assert!(refused.is_err_and(|failure| failure.message.contains("no socket")));
+}
+
+// ---- state sync --------------------------------------------------------------------------------------------------
+
+/// A snapshot with all its chunks, as a node serves it.
+#[derive(Clone)]
+struct Served {
+    snapshot: proto::Snapshot,
+    app_hash: Bytes,
+    chunks: Vec<Bytes>,
+}
+
+/// A chain with a state of several chunks, and its snapshots at heights 1 and 2 of 4.
+fn serving() -> (Place, Node, [Served; 2]) {
+    let mut place = Place::with(|genesis| {
+        genesis.limits.snapshot_chunk_bytes = 64 << 10;
+        let namespace = Namespace::new("app").unwrap();
+        for number in 0..2_000u32 {
+            // Bytes that do not compress to nothing, the same in every run.
+            let value: Vec<u8> =
+                (0..160u32).map(|at| (number.wrapping_mul(2_654_435_761) >> (at % 24)) as u8).collect();
+            let place = (namespace.clone(), Key::new(number.to_be_bytes()).unwrap());
+            genesis.state.insert(place, Value::new(value).unwrap());
+        }
+    });
+    let node = place.start();
+    let mut client = node.connect();
+    client.init(&place);
+    let library = open_library(&place.home()).unwrap();
+    let mut roots = Vec::new();
+    for height in 1..=4u8 {
+        roots.push(client.finalize(block(i64::from(height), vec![register(height, 0)])).app_hash);
+        client.commit();
+        if height <= 2 {
+            let version = node.engine.version(None).unwrap();
+            let mut go_on = |_| std::ops::ControlFlow::Continue(());
+            version.snapshot(&library, &making(&place.config.snapshots), &mut go_on).unwrap();
+        }
+    }
+    drop((client, library));
+    node.stop();
+    place.config.snapshots.enabled = true;
+    let node = place.start();
+    let mut client = node.connect();
+    let served = [1u64, 2].map(|height| {
+        let snapshot = client.list_snapshots().into_iter().find(|found| found.height == height).unwrap();
+        let chunks = (0..snapshot.chunks).map(|index| client.load(height, snapshot.format, index)).collect();
+        Served { snapshot, app_hash: roots[usize::try_from(height).unwrap() - 1].clone(), chunks }
+    });
+    assert!(served[1].chunks.len() > 4, "{} chunks show little", served[1].chunks.len());
+    (place, node, served)
+}
+
+/// Joins by a snapshot and makes the next block, as the chain did.
+fn joins(place: &Place, served: &Served) {
+    let node = place.start();
+    let mut client = node.connect();
+    assert_eq!(client.offer(&served.snapshot, &served.app_hash), OfferResult::Accept);
+    for (index, chunk) in served.chunks.iter().enumerate() {
+        assert_eq!(client.apply(index, chunk, "peer").result(), ChunkResult::Accept, "chunk {index}");
+    }
+    is_restored(&mut client, served);
+    node.stop();
+}
+
+fn is_restored(client: &mut Client, served: &Served) {
+    let info = client.info();
+    let height = i64::try_from(served.snapshot.height).unwrap();
+    assert_eq!((info.last_block_height, &info.last_block_app_hash), (height, &served.app_hash));
+}
+
+fn is_empty(client: &mut Client) {
+    assert_eq!(client.info().last_block_height, 0);
+}
+
+/// spec: SNAP-9, SNAP-13. A node joins, goes on from the snapshot, and serves it in turn; what others offer then changes
+/// nothing, and what it never had it says it does not have.
+#[test]
+fn ss01_ss13_ss16_a_node_joins_by_a_snapshot_goes_on_and_is_never_overwritten() {
+    let (origin, server, [_, served]) = serving();
+    let mut place = origin.another();
+    let node = place.start();
+    let mut client = node.connect();
+    is_empty(&mut client);
+    assert_eq!(client.offer(&served.snapshot, &served.app_hash), OfferResult::Accept);
+    is_empty(&mut client);
+    let (last, others) = served.chunks.split_last().unwrap();
+    for (index, chunk) in others.iter().enumerate() {
+        assert_eq!(client.apply(index, chunk, "peer").result(), ChunkResult::Accept);
+        is_empty(&mut client); // Live state is untouched until all of it is there.
+    }
+    assert_eq!(place.names(), ["CURRENT", "gen-000001", "staging"]);
+    assert_eq!(client.apply(others.len(), last, "peer").result(), ChunkResult::Accept);
+    is_restored(&mut client, &served);
+    assert_eq!(place.names(), ["CURRENT", "gen-000002", "staging"]);
+    assert_eq!(client.apply(0, last, "late").result(), ChunkResult::Accept, "a late chunk changes nothing");
+
+    let refusal = node.engine.block(Some(Height(1))).unwrap_err().to_string();
+    assert!(refusal.contains("does not have block 1"), "{refusal}");
+    assert_eq!(node.engine.status().unwrap().time, server.engine.block(Some(Height(2))).unwrap().time);
+
+    let third = client.finalize(block(3, vec![register(3, 0)]));
+    client.commit();
+    let fourth = client.finalize(block(4, vec![register(4, 0)]));
+    client.commit();
+    assert_eq!(fourth.app_hash, server.connect().info().last_block_app_hash);
+    assert_ne!(third.app_hash, fourth.app_hash);
+    for offer in [&served.snapshot, &proto::Snapshot { height: 99, ..served.snapshot.clone() }] {
+        assert_eq!(client.offer(offer, &served.app_hash), OfferResult::Reject, "a confirmed state stands");
+    }
+    assert_eq!(client.info().last_block_app_hash, fourth.app_hash);
+    // What it makes a snapshot of is, at one height, what the others make.
+    let (own, library) = (node.engine.version(Some(Height(2))).unwrap(), open_library(&place.home()).unwrap());
+    let mut go_on = |_| std::ops::ControlFlow::Continue(());
+    let made = own.snapshot(&library, &making(&place.config.snapshots), &mut go_on).unwrap();
+    assert_eq!(made.hash.as_bytes(), &served.snapshot.hash[..]);
+    drop((client, library));
+    node.stop();
+    place.config.snapshots.enabled = true;
+    let node = place.start();
+    let mut client = node.connect();
+    let listed = client.list_snapshots();
+    assert_eq!(listed, vec![served.snapshot.clone()]);
+    for (index, chunk) in (0u32..).zip(&served.chunks) {
+        assert_eq!(&client.load(2, served.snapshot.format, index), chunk, "byte for byte");
+    }
+    node.stop();
+    server.stop();
+}
+
+/// What is bad is asked for again and its sender named; what its sender is called is nobody's command.
+#[test]
+fn ss18_ss32_bad_chunks_name_their_sender_and_change_nothing() {
+    let (origin, server, [_, served]) = serving();
+    let place = origin.another();
+    let node = place.start();
+    let mut client = node.connect();
+    let unasked = client.apply(0, &served.chunks[0], "eager");
+    assert_eq!(unasked.result(), ChunkResult::Abort, "nothing was accepted yet");
+    assert!(node.application.gave_up(Duration::from_secs(600), || None).is_some());
+    assert_eq!(client.offer(&served.snapshot, &served.app_hash), OfferResult::Accept);
+    let mut flipped = served.chunks[1].to_vec();
+    flipped[served.chunks[1].len() / 2] ^= 1;
+    assert_eq!(client.apply(0, &served.chunks[0], "good").result(), ChunkResult::Accept);
+    for (index, bad) in [(1, Bytes::from(flipped)), (1, Bytes::new()), (1, served.chunks[2].clone())] {
+        for sender in ["bad\nERROR the disk burns \u{1b}[31m", &"x".repeat(10_000), "\u{202e}"] {
+            let answer = client.apply(index, &bad, sender);
+            assert_eq!(answer.result(), ChunkResult::Retry);
+            assert_eq!((answer.refetch_chunks, answer.reject_senders), (vec![1], vec![sender.to_owned()]));
+        }
+    }
+    is_empty(&mut client);
+    for (index, chunk) in served.chunks.iter().enumerate().skip(1) {
+        assert_eq!(client.apply(index, chunk, "good").result(), ChunkResult::Accept);
+    }
+    is_restored(&mut client, &served);
+    node.stop();
+    server.stop();
+}
+
+/// Whatever is offered that is not what the root says, nothing begins.
+#[test]
+fn ss02_ss08_offers_that_do_not_follow_from_the_app_hash_are_refused() {
+    let (origin, server, [other, served]) = serving();
+    let node = origin.another();
+    let place = node;
+    let node = place.start();
+    let mut client = node.connect();
+    let with = |change: fn(&mut proto::Snapshot)| {
+        let mut snapshot = served.snapshot.clone();
+        change(&mut snapshot);
+        snapshot
+    };
+    let wrong: [(proto::Snapshot, &Bytes, OfferResult); 6] = [
+        (with(|s| s.format = 9_999), &served.app_hash, OfferResult::RejectFormat),
+        (with(|s| s.metadata = vec![0; 3_900_000].into()), &served.app_hash, OfferResult::Reject),
+        (with(|s| s.chunks = u32::MAX), &served.app_hash, OfferResult::Reject),
+        (with(|s| s.height = 7), &served.app_hash, OfferResult::Reject),
+        (served.snapshot.clone(), &other.app_hash, OfferResult::RejectSender),
+        (served.snapshot.clone(), &Bytes::from_static(b"short"), OfferResult::Reject),
+    ];
+    for (snapshot, app_hash, result) in &wrong {
+        assert_eq!(client.offer(snapshot, app_hash), *result, "{snapshot:?}");
+    }
+    let none = Call::OfferSnapshot(proto::RequestOfferSnapshot { snapshot: None, app_hash: served.app_hash.clone() });
+    assert!(matches!(client.call(none), Answer::OfferSnapshot(answer) if answer.result() == OfferResult::Reject));
+    is_empty(&mut client);
+    node.stop();
+    server.stop();
+}
+
+/// Killed at any moment of a restore, the next start finds an empty state or the whole one, and state sync goes on.
+#[test]
+fn ss35_ss36_a_kill_at_any_step_leaves_nothing_or_the_whole_state_and_the_next_sync_succeeds() {
+    let (origin, server, [_, served]) = serving();
+    let place = origin.another();
+    let node = place.start();
+    let mut client = node.connect();
+    client.offer(&served.snapshot, &served.app_hash);
+    let mut left = vec![place.copy()];
+    for (index, chunk) in served.chunks.iter().enumerate() {
+        client.apply(index, chunk, "peer");
+        left.push(place.copy());
+    }
+    node.stop();
+    let (whole, received) = left.split_last().unwrap();
+    for (killed, place) in received.iter().map(Place::copy).enumerate() {
+        let node = place.start();
+        is_empty(&mut node.connect());
+        node.stop();
+        joins(&place, &served);
+        assert_eq!(place.names(), ["CURRENT", "gen-000002", "staging"], "killed after {killed} chunks");
+    }
+    // Between the last chunk and the switch: the new generation stands aside, with or without its mark, and the name of
+    // the next current is written but not yet in its place.
+    let before = received.last().unwrap();
+    for step in 0..4 {
+        let place = before.copy();
+        let (data, built) = (place.home().data(), whole.home().data().join("gen-000002"));
+        let aside = data.join("gen-000002");
+        std::fs::create_dir(&aside).unwrap();
+        copy_directory(&built, &aside);
+        if step < 2 {
+            std::fs::remove_file(aside.join("unconfirmed")).unwrap();
+        }
+        if step == 0 {
+            std::fs::remove_dir_all(aside.join("state")).unwrap();
+        }
+        if step == 3 {
+            std::fs::write(data.join("CURRENT.next"), "gen-000002\n").unwrap();
+        }
+        let node = place.start();
+        is_empty(&mut node.connect());
+        node.stop();
+        joins(&place, &served);
+    }
+    // After the switch, before anything was removed.
+    let place = whole.copy();
+    let data = place.home().data();
+    std::fs::create_dir(data.join("gen-000001")).unwrap();
+    copy_directory(&before.home().data().join("gen-000001"), &data.join("gen-000001"));
+    copy_directory(&before.home().data().join("staging"), &data.join("staging"));
+    let node = place.start();
+    is_restored(&mut node.connect(), &served);
+    node.stop();
+    assert!(!place.names().contains(&"gen-000001".to_owned()));
+    joins(&place, &served);
+    server.stop();
+}
+
+/// spec: SNAP-9. Until a block stands on it a restored state takes offers: the same is kept, another takes its place.
+#[test]
+fn ss63_an_unconfirmed_state_takes_offers_until_a_block_confirms_it() {
+    let (origin, server, [first, second]) = serving();
+    let place = origin.another();
+    joins(&place, &first);
+    // The engine was killed before its first own state: it begins again, with the same snapshot, without any work here.
+    let node = place.start();
+    let mut client = node.connect();
+    assert_eq!(node.engine.sync_standing(), SyncStanding::Idle);
+    assert_eq!(client.offer(&first.snapshot, &first.app_hash), OfferResult::Accept);
+    assert_eq!(node.engine.sync_standing(), SyncStanding::Whole { unconfirmed: true });
+    is_restored(&mut client, &first);
+    assert_eq!(client.apply(0, &Bytes::new(), "peer").result(), ChunkResult::Accept);
+    // Or with another, which takes its place.
+    assert_eq!(client.offer(&second.snapshot, &second.app_hash), OfferResult::Accept);
+    is_empty(&mut client);
+    node.stop();
+    joins(&place, &second);
+    let node = place.start();
+    let mut client = node.connect();
+    is_restored(&mut client, &second);
+    client.finalize(block(3, vec![]));
+    assert_eq!(client.offer(&second.snapshot, &second.app_hash), OfferResult::Accept, "nothing is durable yet");
+    client.finalize(block(3, vec![]));
+    client.commit();
+    assert_eq!(client.offer(&second.snapshot, &second.app_hash), OfferResult::Reject);
+    drop(client);
+    node.stop();
+    // Killed before the note that confirms it was gone: the height says so too.
+    std::fs::write(place.home().data().join("gen-000004/unconfirmed"), "2\n").unwrap();
+    let node = place.start();
+    assert_eq!(node.connect().offer(&second.snapshot, &second.app_hash), OfferResult::Reject);
+    node.stop();
+    server.stop();
+}
+
+/// A home of another genesis is told so before its state changes, though name and root agree.
+#[test]
+fn a_snapshot_of_another_genesis_ends_state_sync_with_the_reason() {
+    let (origin, server, [_, served]) = serving();
+    let place = Place::with(|genesis| {
+        genesis.limits = origin.genesis.limits;
+        genesis.grants.clear();
+    });
+    let node = place.start();
+    let mut client = node.connect();
+    assert_eq!(client.offer(&served.snapshot, &served.app_hash), OfferResult::Accept);
+    let results: Vec<_> =
+        served.chunks.iter().enumerate().map(|(index, chunk)| client.apply(index, chunk, "peer").result()).collect();
+    assert_eq!(results.last(), Some(&ChunkResult::Abort));
+    is_empty(&mut client);
+    let why = node.application.gave_up(Duration::from_secs(600), || None).unwrap();
+    assert!(why.contains("genesis.json is of another chain"), "{why}");
+    node.stop();
+    assert_eq!(place.names(), ["CURRENT", "gen-000001", "staging"]);
+    server.stop();
+}
+
+#[test]
+fn ss43_chunks_that_are_not_there_are_empty_and_never_an_exception() {
+    let (_origin, server, [_, served]) = serving();
+    let mut client = server.connect();
+    let proto::Snapshot { height, format, chunks, .. } = served.snapshot;
+    for (height, format, chunk) in [
+        (height, format, chunks),
+        (height, format, u32::MAX),
+        (height, format + 1, 0),
+        (3, format, 0),
+        (u64::MAX, 0, 0),
+    ] {
+        assert!(client.load(height, format, chunk).is_empty());
+    }
+    let without = Place::new();
+    let node = without.start();
+    assert!(node.connect().list_snapshots().is_empty());
+    assert!(node.connect().load(1, 1, 0).is_empty());
+    node.stop();
+    server.stop();
+}
+
+/// Blocks above the oldest snapshot are kept, whatever else may go.
+#[test]
+fn ss52_the_engine_keeps_what_follows_the_oldest_snapshot() {
+    let (mut origin, server, _) = serving();
+    server.stop();
+    origin.config.engine.retain_blocks = 1;
+    let node = origin.start();
+    let mut client = node.connect();
+    client.finalize(block(5, vec![]));
+    assert_eq!(client.commit().retain_height, 2, "the oldest snapshot is of height 1");
+    node.stop();
+    let height = |retain, oldest| super::application::retain_height(Height(100), retain, oldest).0;
+    assert_eq!(height(0, None), 0);
+    assert_eq!(height(10, None), 91);
+    assert_eq!(height(1_000, None), 0);
+    assert_eq!(height(10, Some(None)), 0, "the first snapshot is still to come");
+    assert_eq!(height(10, Some(Some(Height(80)))), 81);
+    assert_eq!(height(10, Some(Some(Height(95)))), 91);
 }

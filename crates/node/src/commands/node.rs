@@ -31,6 +31,8 @@ use tracing_subscriber::EnvFilter;
 
 /// How often figures of the store are taken over into the metrics.
 const FIGURES_EVERY: Duration = Duration::from_secs(5);
+/// How often it is asked whether state sync will come to its end.
+const SYNC_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long requests that read the store may hold up a stop.
 const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 
@@ -219,7 +221,14 @@ impl Node {
                 engine.forward_to(Box::new(move |transaction| rpc.broadcast(transaction)));
                 let socket = runtime.block_on(abci::Server::bind(&config.engine.abci, home))?;
                 abci = Some(socket.address().to_owned());
-                let application = Arc::new(Application::new(engine.clone(), metrics.clone(), health.clone()));
+                let application = Arc::new(Application::new(
+                    engine.clone(),
+                    metrics.clone(),
+                    health.clone(),
+                    snapshots.clone(),
+                    config.engine.retain_blocks,
+                ));
+                runtime.spawn(watch_sync(application.clone(), config, home, context.out.is_json()));
                 Running::CometBft(runtime.spawn(socket.serve(application, stopped.clone())))
             }
         };
@@ -306,6 +315,32 @@ fn watch(
         home.withdraw_api();
         std::process::exit(i32::from(Exit::Halted as u8));
     })
+}
+
+/// Ends the process when state sync will not come to its end: CometBFT would idle at height 0 for ever and only its own
+/// log would say so.
+fn watch_sync(
+    application: Arc<Application>,
+    config: &Config,
+    home: &Home,
+    json: bool,
+) -> impl Future<Output = ()> + Send + 'static {
+    let patience = Duration::from_millis(config.engine.statesync_patience_ms);
+    let (rpc, home) = (Rpc::new(config.engine.rpc.clone()), home.clone());
+    async move {
+        loop {
+            tokio::time::sleep(SYNC_LOOK_EVERY).await;
+            let (application, rpc) = (application.clone(), rpc.clone());
+            let look = move || application.gave_up(patience, || rpc.height().ok());
+            let Ok(Some(why)) = tokio::task::spawn_blocking(look).await else { continue };
+            tracing::error!(why, "state sync failed; the node ends");
+            let hint =
+                "docs/cometbft.md says what to look at; to begin again, empty the engine's data and this home's data";
+            report(&Out::new(json), &Failure::new(Exit::SyncFailed, why).hint(hint));
+            home.withdraw_api();
+            std::process::exit(i32::from(Exit::SyncFailed as u8));
+        }
+    }
 }
 
 /// Tells streams and metrics of every block.

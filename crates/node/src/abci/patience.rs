@@ -1,0 +1,165 @@
+//! Whether state sync will ever come to its end.
+//!
+//! CometBFT tries one snapshot after another and then, for some reasons, never again: it idles at height 0 and says so
+//! in its own log only. From here that looks like silence. So this keeps in mind when something last moved, what was
+//! last wrong, and whether a state is whole; a node that sees no end ends itself with a plain word about why.
+//!
+//! Knows no clock but the moments it is given.
+
+use keelstone_sync::snapshot::RestoreProgress;
+use std::time::{Duration, Instant};
+
+/// What is known of a state sync.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Patience {
+    phase: Phase,
+    /// When the first chunk could come.
+    since: Option<Instant>,
+    /// When something last went well.
+    moved: Option<Instant>,
+    /// Chunks that were there when it began: a restart does not begin from nothing.
+    first_chunks: Option<u32>,
+    /// What was last wrong.
+    wrong: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    /// No snapshot was accepted, or a block was made.
+    #[default]
+    Quiet,
+    /// Chunks are coming.
+    Receiving,
+    /// The state is whole; no block was made on it.
+    Whole,
+    /// This node answered that it cannot go on, at which the engine ends state sync for good.
+    Aborted,
+}
+
+impl Patience {
+    /// A snapshot was accepted.
+    pub(crate) fn began(&mut self, now: Instant) {
+        let wrong = self.wrong.take();
+        *self = Self { phase: Phase::Receiving, since: Some(now), moved: Some(now), first_chunks: None, wrong };
+    }
+
+    /// A chunk was accepted.
+    pub(crate) fn moved(&mut self, now: Instant) {
+        self.moved = Some(now);
+    }
+
+    /// The state is whole.
+    pub(crate) fn whole(&mut self) {
+        self.phase = Phase::Whole;
+    }
+
+    /// A block was made.
+    pub(crate) fn confirmed(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Something was not accepted.
+    pub(crate) fn refused(&mut self, reason: String) {
+        self.wrong = Some(reason);
+    }
+
+    /// This node cannot go on.
+    pub(crate) fn aborted(&mut self, reason: String) {
+        self.phase = Phase::Aborted;
+        self.wrong = Some(reason);
+    }
+
+    /// Seconds until all chunks are there, if they go on coming as they did.
+    pub(crate) fn left_seconds(&mut self, now: Instant, progress: &RestoreProgress) -> u64 {
+        let first = *self.first_chunks.get_or_insert(progress.chunks_done.saturating_sub(1));
+        let came = u64::from(progress.chunks_done.saturating_sub(first));
+        let left = u64::from(progress.chunks.saturating_sub(progress.chunks_done));
+        let passed = self.since.map_or(Duration::ZERO, |since| now.duration_since(since));
+        let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
+        millis.saturating_mul(left).checked_div(came).unwrap_or(0).div_ceil(1_000)
+    }
+
+    /// Why state sync will not come to its end, if it will not. `engine_height` asks the engine where it stands; none if
+    /// it does not answer.
+    pub(crate) fn gave_up(
+        &self,
+        now: Instant,
+        patience: Duration,
+        engine_height: impl FnOnce() -> Option<u64>,
+    ) -> Option<String> {
+        let still = self.moved.map_or(Duration::ZERO, |moved| now.duration_since(moved));
+        let wrong = self.wrong.as_ref().map_or_else(String::new, |wrong| format!("; what was last wrong: {wrong}"));
+        let minutes = still.as_secs() / 60;
+        match self.phase {
+            Phase::Quiet => None,
+            Phase::Aborted => Some(format!("state sync ended because this node cannot go on{wrong}")),
+            _ if still < patience => None,
+            Phase::Receiving => {
+                Some(format!("state sync has stood still for {minutes} minutes: no good chunk came{wrong}"))
+            }
+            // A chain may be idle for days, which only the engine can tell from having given up.
+            Phase::Whole if engine_height() == Some(0) => Some(format!(
+                "the state was restored {minutes} minutes ago and the engine is still at height 0: it gave state sync up{wrong}"
+            )),
+            Phase::Whole => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(600);
+
+    fn no_answer() -> Option<u64> {
+        None
+    }
+
+    #[test]
+    fn silence_is_a_failure_only_once_state_sync_has_begun() {
+        let start = Instant::now();
+        let later = start + PATIENCE * 2;
+        let mut sync = Patience::default();
+        sync.refused("format 9".to_owned());
+        assert_eq!(sync.gave_up(later, PATIENCE, no_answer), None, "the engine looks for another");
+        sync.began(start);
+        assert_eq!(sync.gave_up(start + PATIENCE / 2, PATIENCE, no_answer), None);
+        let why = sync.gave_up(later, PATIENCE, no_answer).unwrap();
+        assert!(why.contains("20 minutes") && why.contains("format 9"), "{why}");
+        sync.moved(later);
+        assert_eq!(sync.gave_up(later, PATIENCE, no_answer), None);
+    }
+
+    #[test]
+    fn a_restored_state_is_a_failure_only_if_the_engine_stays_at_nothing() {
+        let start = Instant::now();
+        let later = start + PATIENCE * 2;
+        let mut sync = Patience::default();
+        sync.began(start);
+        sync.whole();
+        assert_eq!(sync.gave_up(later, PATIENCE, no_answer), None, "it may merely be down");
+        assert_eq!(sync.gave_up(later, PATIENCE, || Some(70)), None, "the chain is idle");
+        assert!(sync.gave_up(later, PATIENCE, || Some(0)).unwrap().contains("height 0"));
+        sync.confirmed();
+        assert_eq!(sync.gave_up(later, PATIENCE, || Some(0)), None);
+    }
+
+    #[test]
+    fn an_abort_is_the_end_at_once() {
+        let mut sync = Patience::default();
+        sync.began(Instant::now());
+        sync.aborted("disk full".to_owned());
+        assert!(sync.gave_up(Instant::now(), PATIENCE, no_answer).unwrap().contains("disk full"));
+    }
+
+    #[test]
+    fn the_time_left_follows_from_what_came_since_the_start() {
+        let start = Instant::now();
+        let mut sync = Patience::default();
+        sync.began(start);
+        let at = |chunks_done| RestoreProgress { chunks_done, chunks: 100, ..RestoreProgress::default() };
+        assert_eq!(sync.left_seconds(start + Duration::from_secs(1), &at(51)), 49);
+        assert_eq!(sync.left_seconds(start + Duration::from_secs(10), &at(60)), 40);
+    }
+}

@@ -1,0 +1,243 @@
+//! State sync: a snapshot that other nodes offer becomes the state of this one.
+//!
+//! The engine verifies a header and says its app hash; it hands over offers and chunks and believes nothing of them, and
+//! neither does this. Chunks are proven against that root as they come and wait in a staging directory. Once all are
+//! there, a state is built of them in a generation aside, its root is computed anew and compared, and one rename makes
+//! it the state that counts, before the last chunk is accepted: an engine that hears of success finds it.
+//!
+//! Such a state is *unconfirmed* until a block is made on it. The engine may still fail on its own side and begin again,
+//! so while a state is unconfirmed offers are taken; from the first block on none is, whatever it says.
+//!
+//! Rules: `spec/snapshot.md`, SNAP-9 and SNAP-13 to SNAP-16.
+
+use crate::engine::{Live, Local, snapshot_params};
+use crate::exit::{Failure, causes};
+use crate::generations::Generation;
+use keelstone_codec::{Height, Key, Namespace, Root};
+use keelstone_store::files::Directory;
+use keelstone_store::{Store, StoreError};
+use keelstone_sync::snapshot::{
+    ChunkVerdict, EntriesError, Offer, OfferVerdict, Restore, RestoreLimits, RestoreProgress,
+};
+use keelstone_tree::Hasher;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+/// What state sync is at.
+#[derive(Default)]
+pub(crate) enum Syncing<H: Hasher> {
+    /// Nothing was offered.
+    #[default]
+    Idle,
+    /// Chunks are coming.
+    Receiving(Box<Restore<H>>),
+    /// The state is whole: whatever chunks still come change nothing.
+    Whole,
+}
+
+/// Where state sync stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SyncStanding {
+    /// Nothing was offered.
+    Idle,
+    /// Chunks are coming.
+    Receiving { height: Height, progress: RestoreProgress },
+    /// A restored state counts.
+    Whole {
+        /// Whether no block was made on it yet.
+        unconfirmed: bool,
+    },
+}
+
+/// What an engine asks of a chain that joins others.
+pub(crate) trait StateSync {
+    /// Judges a snapshot that is offered for a root the engine has verified.
+    fn offer_snapshot(&self, offer: &Offer, app_hash: &[u8]) -> OfferVerdict;
+    /// Takes a chunk in. The one that makes the snapshot whole makes it the state that counts.
+    fn apply_chunk(&self, index: u32, chunk: &[u8], sender: &str) -> ChunkVerdict;
+    /// Where state sync stands.
+    fn sync_standing(&self) -> SyncStanding;
+}
+
+impl<H: Hasher> StateSync for Local<H> {
+    fn offer_snapshot(&self, offer: &Offer, app_hash: &[u8]) -> OfferVerdict {
+        let mut syncing = self.syncing();
+        let reject = |reason: String| OfferVerdict::Reject { reason };
+        let live = self.live();
+        let height = live.ledger.height();
+        // spec: SNAP-9
+        if height > live.ledger.genesis_height() {
+            match live.generation.unconfirmed() {
+                Ok(Some(restored)) if restored == height => {}
+                Ok(_) => return reject(format!("this node has a state at height {height}, which stands")),
+                Err(failure) => return OfferVerdict::Abort { reason: failure.message },
+            }
+            if offer.height == height.0 && app_hash == live.ledger.root().0.as_bytes() {
+                *syncing = Syncing::Whole;
+                return OfferVerdict::Accept;
+            }
+        }
+        if !matches!(*syncing, Syncing::Receiving(_)) {
+            match self.restore() {
+                Ok(restore) => *syncing = Syncing::Receiving(Box::new(restore)),
+                Err(failure) => return OfferVerdict::Abort { reason: failure.message },
+            }
+        }
+        let Syncing::Receiving(restore) = &mut *syncing else { unreachable!("it was put there") };
+        let verdict = restore.offer(offer, app_hash);
+        if verdict == OfferVerdict::Accept
+            && height > live.ledger.genesis_height()
+            && let Err(failure) = self.discard(&live)
+        {
+            return OfferVerdict::Abort { reason: failure.message };
+        }
+        verdict
+    }
+
+    fn apply_chunk(&self, index: u32, chunk: &[u8], sender: &str) -> ChunkVerdict {
+        let mut syncing = self.syncing();
+        let restore = match &mut *syncing {
+            Syncing::Whole => return ChunkVerdict::Accept,
+            Syncing::Idle => return ChunkVerdict::Abort { reason: "no snapshot was accepted".to_owned() },
+            Syncing::Receiving(restore) => restore,
+        };
+        let verdict = restore.apply(index, chunk, sender);
+        if verdict != ChunkVerdict::Accept || !restore.is_complete() {
+            return verdict;
+        }
+        match self.settle(restore) {
+            Ok(()) => {
+                *syncing = Syncing::Whole;
+                ChunkVerdict::Accept
+            }
+            Err(verdict) => {
+                if matches!(verdict, ChunkVerdict::RejectSnapshot { .. }) {
+                    // Offered again it would be whole at once, and as wrong.
+                    *syncing = Syncing::Idle;
+                }
+                verdict
+            }
+        }
+    }
+
+    fn sync_standing(&self) -> SyncStanding {
+        match &*self.syncing() {
+            Syncing::Idle => SyncStanding::Idle,
+            Syncing::Receiving(restore) => match restore.target() {
+                Some((height, _)) => SyncStanding::Receiving { height, progress: restore.progress() },
+                None => SyncStanding::Idle,
+            },
+            Syncing::Whole => {
+                let live = self.live();
+                let restored = live.generation.unconfirmed().ok().flatten();
+                SyncStanding::Whole { unconfirmed: restored == Some(live.ledger.height()) }
+            }
+        }
+    }
+}
+
+impl<H: Hasher> Local<H> {
+    fn syncing(&self) -> MutexGuard<'_, Syncing<H>> {
+        self.syncing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a block was made on the state, if nothing but a snapshot spoke for it until now.
+    // spec: SNAP-9
+    pub(crate) fn confirmed(&self, generation: &Generation) -> Result<(), Failure> {
+        let mut syncing = self.syncing();
+        if generation.unconfirmed()?.is_some() {
+            generation.confirm()?;
+            tracing::info!("a block was made on the restored state: it is confirmed");
+        }
+        *syncing = Syncing::Idle;
+        Ok(())
+    }
+
+    /// Takes over what a crash left of a restore, if anything.
+    fn restore(&self) -> Result<Restore<H>, Failure> {
+        let staging = self.staging();
+        let failed = |error: &dyn std::error::Error| Failure::io(staging.display(), error);
+        let directory = Directory::new(&staging).map_err(|error| failed(&error))?;
+        let (params, limits) = (snapshot_params(&self.genesis), RestoreLimits::default());
+        Restore::open(Arc::new(directory), params, limits).map_err(|error| failed(&error))
+    }
+
+    /// Begins anew, as if no snapshot had ever been restored.
+    // spec: SNAP-9
+    fn discard(&self, unconfirmed: &Live<H>) -> Result<(), Failure> {
+        tracing::warn!(height = %unconfirmed.ledger.height(), "another snapshot takes the place of the restored state");
+        let fresh = self.begun_anew(self.generations.fresh()?)?;
+        self.replace(fresh)
+    }
+
+    /// Makes another generation the one that counts.
+    fn replace(&self, by: Live<H>) -> Result<(), Failure> {
+        self.generations.switch(&by.generation)?;
+        let before = {
+            let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *live, by)
+        };
+        // Whoever still reads it keeps its files open; the next start would remove it as well.
+        self.generations.discard(&before.generation)
+    }
+
+    /// Builds a state of all chunks and makes it the one that counts.
+    // spec: SNAP-9, STORE-10
+    fn settle(&self, restore: &mut Restore<H>) -> Result<(), ChunkVerdict> {
+        let abort = |failure: Failure| ChunkVerdict::Abort { reason: failure.message };
+        let (height, root) = restore.target().ok_or_else(|| abort(Failure::error("there is no target")))?;
+        let generation = self.generations.fresh().map_err(abort)?;
+        let built = self.build(restore, &generation, height, root);
+        let settled = built.and_then(|store| {
+            let live = self.over(generation.clone(), store).map_err(abort)?;
+            if live.ledger.genesis_hash() != self.ledger().genesis_hash() {
+                let (found, ours) = (live.ledger.genesis_hash(), self.ledger().genesis_hash());
+                let reason =
+                    format!("the state's genesis has hash {found}, ours has {ours}: genesis.json is of another chain");
+                return Err(ChunkVerdict::Abort { reason });
+            }
+            live.generation.mark_unconfirmed(height).map_err(abort)?;
+            self.replace(live).map_err(abort)
+        });
+        match settled {
+            Ok(()) => {
+                if let Err(error) = restore.clear() {
+                    // The state stands; the next start clears what is left.
+                    tracing::warn!(error = causes(&error), "staged chunks could not be removed");
+                }
+                Ok(())
+            }
+            Err(verdict) => {
+                if let Err(failure) = self.generations.discard(&generation) {
+                    tracing::warn!(%failure, "a state that is not taken could not be removed");
+                }
+                Err(verdict)
+            }
+        }
+    }
+
+    fn build(
+        &self,
+        restore: &mut Restore<H>,
+        generation: &Generation,
+        height: Height,
+        root: Root,
+    ) -> Result<Store<H>, ChunkVerdict> {
+        // Only our own machine can fail here: every entry is proven.
+        let failed = |error: &StoreError| ChunkVerdict::Abort { reason: causes(error) };
+        let path = generation.state();
+        let directory = Directory::new(&path)
+            .map_err(|error| ChunkVerdict::Abort { reason: format!("{}: {error}", path.display()) })?;
+        let mut building =
+            Store::<H>::build(Arc::new(directory), self.options.clone(), height).map_err(|error| failed(&error))?;
+        let push = |namespace: &Namespace, key: &Key, value: &[u8]| building.push(namespace, key, value);
+        restore.entries(push).map_err(|error| match error {
+            EntriesError::Restore(error) => error.verdict(),
+            EntriesError::Taker(error) => failed(&error),
+        })?;
+        building.finish(root).map_err(|error| match error {
+            // All chunks are proven and still it is not the root: it is of no tree.
+            StoreError::WrongRoot { .. } => ChunkVerdict::RejectSnapshot { reason: error.to_string() },
+            error => failed(&error),
+        })
+    }
+}
