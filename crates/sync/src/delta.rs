@@ -10,6 +10,8 @@
 use keelstone_codec::{ChainId, Decode, DecodeError, Encode, Height, Key, Namespace, Reader, Root, Value};
 use keelstone_tree::{Branch, DIFF_BYTES_MAX, Diff, HashKind, KeyRange, Opened, Read, ReadError, Walk, Write, bits};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::iter::Peekable;
 
 /// The one format of deltas there is.
 pub const DELTA_FORMAT: u32 = 1;
@@ -142,51 +144,82 @@ impl Delta {
         older: &V,
         mut each: impl FnMut(&Namespace, &Key, &[u8]) -> Result<(), E>,
     ) -> Result<(), ApplyError<E>> {
-        let mut parts = self.diff.parts().iter().peekable();
+        let mut applying = self.apply();
         for name in namespaces(older)? {
-            while let Some((new, writes)) = parts.next_if(|(new, _)| *new < name) {
-                merge(new, std::iter::empty(), writes, &mut each)?;
+            for entry in older.scan(&name, KeyRange::all()) {
+                let (key, value) = entry.map_err(DeltaError::Read)?;
+                applying.entry(&name, &key, &value, &mut each)?;
             }
-            let writes = parts.next_if(|(changed, _)| *changed == name).map_or(&[][..], |(_, writes)| writes);
-            merge(&name, older.scan(&name, KeyRange::all()), writes, &mut each)?;
         }
-        for (new, writes) in parts {
-            merge(new, std::iter::empty(), writes, &mut each)?;
+        applying.finish(&mut each)
+    }
+
+    /// The same for an older version whose entries come from somewhere else, in order: from a snapshot, say.
+    #[must_use]
+    pub fn apply(&self) -> Applying<'_> {
+        let writes = self.diff.parts().iter().flat_map(|(name, writes)| writes.iter().map(move |write| (name, write)));
+        let writes: Box<dyn Iterator<Item = _>> = Box::new(writes);
+        Applying { writes: writes.peekable() }
+    }
+}
+
+/// Puts the changes of a delta in their places among the entries of the older version.
+pub struct Applying<'d> {
+    /// Those that are still to come.
+    writes: Peekable<Box<dyn Iterator<Item = (&'d Namespace, &'d Write)> + 'd>>,
+}
+
+impl Applying<'_> {
+    /// Takes the next entry of the older version, and hands out what the later one has up to there.
+    ///
+    /// # Errors
+    /// [`DeltaError::NoChange`], or what `each` says.
+    pub fn entry<E>(
+        &mut self,
+        namespace: &Namespace,
+        key: &Key,
+        value: &[u8],
+        each: &mut impl FnMut(&Namespace, &Key, &[u8]) -> Result<(), E>,
+    ) -> Result<(), ApplyError<E>> {
+        while let Some((name, write)) = self.writes.next_if(|(name, write)| (*name, &write.key) < (namespace, key)) {
+            put(name, write, None, each)?;
+        }
+        match self.writes.next_if(|(name, write)| (*name, &write.key) == (namespace, key)) {
+            Some((name, write)) => put(name, write, Some(value), each),
+            None => each(namespace, key, value).map_err(ApplyError::Taker),
+        }
+    }
+
+    /// Hands out what comes behind the last entry of the older version.
+    ///
+    /// # Errors
+    /// [`DeltaError::NoChange`], or what `each` says.
+    pub fn finish<E>(
+        self,
+        each: &mut impl FnMut(&Namespace, &Key, &[u8]) -> Result<(), E>,
+    ) -> Result<(), ApplyError<E>> {
+        for (name, write) in self.writes {
+            put(name, write, None, each)?;
         }
         Ok(())
     }
 }
 
-/// Hands out the entries of one namespace with the writes in their places.
-fn merge<E>(
-    namespace: &Namespace,
-    entries: impl Iterator<Item = Result<(Key, Value), ReadError>>,
-    writes: &[Write],
-    each: &mut impl FnMut(&Namespace, &Key, &[u8]) -> Result<(), E>,
-) -> Result<(), ApplyError<E>> {
-    let mut writes = writes.iter().peekable();
-    for entry in entries {
-        let (key, value) = entry.map_err(DeltaError::Read)?;
-        while let Some(write) = writes.next_if(|write| write.key < key) {
-            put(namespace, write, None, each)?;
-        }
-        match writes.next_if(|write| write.key == key) {
-            Some(write) => put(namespace, write, Some(&value), each)?,
-            None => each(namespace, &key, &value).map_err(ApplyError::Taker)?,
-        }
+impl fmt::Debug for Applying<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Applying").finish_non_exhaustive()
     }
-    writes.try_for_each(|write| put(namespace, write, None, each))
 }
 
 /// Hands out what a key holds from now on, which must not be what it held before (spec: SNAP-17).
 fn put<E>(
     namespace: &Namespace,
     write: &Write,
-    old: Option<&Value>,
+    old: Option<&[u8]>,
     each: &mut impl FnMut(&Namespace, &Key, &[u8]) -> Result<(), E>,
 ) -> Result<(), ApplyError<E>> {
-    match &write.value {
-        value if value.as_ref() == old => {
+    match write.value.as_deref() {
+        value if value == old => {
             Err(DeltaError::NoChange { namespace: namespace.clone(), key: write.key.clone() }.into())
         }
         Some(value) => each(namespace, &write.key, value).map_err(ApplyError::Taker),
