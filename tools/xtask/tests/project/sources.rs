@@ -62,7 +62,7 @@ fn code(line: &str) -> String {
 
 /// The lines of code of the crates that make, read or hash state, in which one of these words stands.
 fn state_code_with(words: &[&str]) -> Vec<String> {
-    let state = ["codec", "tree", "store", "execution", "ledger"].map(|name| format!("crates/{name}/src/"));
+    let state = ["codec", "tree", "store", "execution", "ledger", "sync"].map(|name| format!("crates/{name}/src/"));
     let mut found = Vec::new();
     for file in tracked().iter().filter(|file| state.iter().any(|start| file.path.starts_with(start))) {
         for (number, line) in file.product().lines().enumerate() {
