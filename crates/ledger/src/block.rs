@@ -391,10 +391,11 @@ pub(crate) fn execute_watched(
                 out.nonces.insert(sender, next);
                 let limits = Limits { gas_max: facts.limits.bundle_gas_max, ..Limits::default() };
                 let caller = Caller { sender, session: transaction.transaction.session };
-                let ran = draft.execute(caller, &transaction.transaction.bundle, limits)?;
-                agents::note_activity(registry, &mut draft, &sender)?;
-                match ran {
-                    Ok(finished) => succeeded(finished),
+                match draft.execute(caller, &transaction.transaction.bundle, limits)? {
+                    Ok(finished) => {
+                        agents::note_activity(registry, &mut draft, &sender)?;
+                        succeeded(finished)
+                    }
                     Err(failure) => failed(&failure),
                 }
             }

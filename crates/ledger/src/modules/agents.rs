@@ -120,9 +120,9 @@ impl Agent {
 /// When an agent last acted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Encode, Decode)]
 pub struct Activity {
-    /// The block of its last transaction.
+    /// The block of its last transaction that took effect.
     pub height: Height,
-    /// How many of its transactions were run, whatever they came to.
+    /// How many of its transactions took effect.
     pub transactions: u64,
 }
 
