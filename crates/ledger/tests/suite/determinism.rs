@@ -1,12 +1,14 @@
 //! The same story has the same roots, receipts and events, whoever tells it: another process, more threads, other orders.
 
 use crate::tools::*;
-use keelstone_codec::{Fixed, Hash, Key, Namespace, Tag, TaggedHasher, Text, Value};
+use crate::walk::Walk;
+use keelstone_codec::{Encode, Fixed, Hash, Key, Namespace, Tag, TaggedHasher, Text, Timestamp, Value};
 use keelstone_ledger::modules::{memes, social};
 use keelstone_ledger::{Genesis, Verdict};
-use keelstone_tree::{Blake3, MemoryTree};
+use keelstone_tree::{Blake3, MemoryTree, Read};
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Tells a story of forty people, and hashes every root, receipt and event of it.
 fn told() -> Hash {
@@ -90,4 +92,106 @@ fn d02_order_of_entries_does_not_matter() {
         found.insert((first.hash, MemoryTree::<Blake3>::new().apply(&first.diff)));
     }
     assert_eq!(found.len(), 1);
+}
+
+/// The hash of every root, receipt and event of blocks in which anybody does anything, told while so many threads read
+/// what is there.
+fn saga(seed: u64, readers: usize) -> Hash {
+    const SAGA: Tag = Tag::new("test/saga");
+    let chain = chain_of(&crate::walk::genesis());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..readers {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let view = chain.view();
+                    let memes = Namespace::new("memes").unwrap();
+                    let found = view.scan(&memes, keelstone_tree::KeyRange::all()).take(50).flatten().count();
+                    assert!(found <= 50 && view.prove(&[keelstone_tree::Query::Key(memes, place())]).is_ok());
+                }
+            });
+        }
+        let mut hasher = TaggedHasher::new(SAGA);
+        let mut walk = Walk::begin(seed);
+        let functions = chain.registry().functions();
+        for height in 1..=10 * scale().min(10) {
+            for _ in 0..OPERATIONS {
+                let (person, operation) = walk.any_call(&functions, height);
+                let nonce = chain.next_nonce(&key(person).public()).unwrap().unwrap();
+                // Without the capability it is refused at the door, on every node alike.
+                let refused = chain.submit(&signed(person, nonce, vec![operation]).to_bytes()).err();
+                hasher.value(&refused.map(|refusal| refusal.to_string()));
+            }
+            let made = chain.produce(Timestamp(height * 1_000), proposer()).unwrap();
+            hasher.value(&made.root).value(&made.receipts);
+            made.receipts.iter().flat_map(|receipt| receipt.events()).for_each(|(_, event)| {
+                hasher.value(event);
+            });
+        }
+        done.store(true, Ordering::Relaxed);
+        hasher.finish()
+    })
+}
+
+fn place() -> Key {
+    Key::new(*b"next_meme").unwrap()
+}
+
+/// Operations of a block.
+const OPERATIONS: u64 = 200;
+
+/// What the environment asks for: 20 is the whole of it, 20 seeds of 100 blocks.
+fn scale() -> u64 {
+    std::env::var("KEELSTONE_TEST_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1)
+}
+
+/// What the child processes of the test below run. Says when it thinks it is.
+#[test]
+fn saga_is_told() {
+    let Some(seed) = std::env::var("KEELSTONE_SAGA").ok().and_then(|seed| seed.parse().ok()) else { return };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    println!("told {} at {now}", saga(seed, 0));
+}
+
+/// A library that has a process believe that it is three years later.
+#[cfg(target_os = "linux")]
+fn later(directory: &std::path::Path) -> std::path::PathBuf {
+    let (source, library) = (directory.join("later.c"), directory.join("later.so"));
+    let text = "#include <time.h>\n#include <unistd.h>\n#include <sys/syscall.h>\n\
+        int clock_gettime(clockid_t id, struct timespec *at) {\n\
+        long failed = syscall(SYS_clock_gettime, id, at);\n\
+        if (!failed && id == CLOCK_REALTIME) at->tv_sec += 94608000;\n\
+        return (int)failed;\n}\n";
+    std::fs::write(&source, text).unwrap();
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status().unwrap();
+    assert!(built.success(), "the linker that built this test builds this too");
+    library
+}
+
+/// D-03, D-05: 20 seeds, each told five times (alone, with one, two and eight threads that read beside, and by another
+/// process in another time zone and three years later): 100 blocks of 200 operations have the same roots, receipts
+/// and events. One seed and a tenth of the blocks unless `KEELSTONE_TEST_SCALE` asks for more.
+#[test]
+#[cfg(target_os = "linux")]
+fn d05_neither_readers_nor_clocks_nor_zones_change_a_saga() {
+    let directory = tempfile::tempdir().unwrap();
+    let later = later(directory.path());
+    for seed in 0..scale().min(20) {
+        let own = saga(seed, 0);
+        for readers in [1, 2, 8] {
+            assert_eq!(saga(seed, readers), own, "seed {seed}, {readers} readers");
+        }
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "determinism::saga_is_told", "--nocapture"])
+            .env("KEELSTONE_SAGA", seed.to_string())
+            .env("TZ", "Pacific/Kiritimati")
+            .env("LD_PRELOAD", &later)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(&format!("told {own} at ")), "seed {seed}: {text}");
+        let then: u64 = text.split(" at ").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        assert!(then > now + 90_000_000, "its clock was not shifted");
+    }
 }

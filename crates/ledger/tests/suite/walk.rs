@@ -41,7 +41,7 @@ impl Dice {
 }
 
 /// A walk in progress.
-struct Walk {
+pub(crate) struct Walk {
     dice: Dice,
     tree: MemoryTree<Blake3>,
     height: u64,
@@ -52,7 +52,7 @@ struct Walk {
 }
 
 impl Walk {
-    fn begin(seed: u64) -> Self {
+    pub(crate) fn begin(seed: u64) -> Self {
         let mut tree = MemoryTree::new();
         tree.apply(&genesis().first_state().unwrap().diff);
         Self { dice: Dice(seed), tree, height: 1, seen: Vec::new(), numbers: vec![1] }
@@ -156,6 +156,13 @@ impl Walk {
         }
     }
 
+    /// A call of any function, and by whom, in a block of this height.
+    pub(crate) fn any_call(&mut self, functions: &[&Entry], height: u64) -> (u8, Operation) {
+        self.height = height;
+        let entry = self.pick(functions);
+        self.call(entry)
+    }
+
     /// A call of a function, and by whom.
     fn call(&mut self, entry: &Entry) -> (u8, Operation) {
         if self.dice.below(2) == 0
@@ -247,7 +254,7 @@ impl Walk {
     }
 }
 
-fn genesis() -> Genesis {
+pub(crate) fn genesis() -> Genesis {
     let mut genesis = staked((1..7).map(|person| (person, 1_000)));
     let all = [agents::GRANT_STAKE, keelstone_ledger::modules::contracts::PATCH];
     genesis.grants.insert(key(1).public(), all.into());
