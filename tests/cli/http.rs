@@ -220,10 +220,11 @@ fn every_documented_path_answers() {
         }
         let query = match path.as_str() {
             "/v1/state/{namespace}" => "?key=x&prove=true",
+            "/v1/lookup/{index}" => "?of=Ada",
             _ => "",
         };
         let path = path.replace("{id}", id).replace("{height}", "1").replace("{key}", sender);
-        let path = path.replace("{namespace}", "agents") + query;
+        let path = path.replace("{namespace}", "agents").replace("{index}", "name") + query;
         assert_eq!(node.get(&path).0, 200, "{path}");
         answered += 1;
     }

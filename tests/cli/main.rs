@@ -10,3 +10,4 @@ mod snapshots;
 mod statesync;
 mod support;
 mod watchdog;
+mod world;

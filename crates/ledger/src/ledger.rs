@@ -20,7 +20,7 @@ use crate::merkle::{ListProof, list_root};
 use crate::nonces;
 use crate::transaction::{SignedTransaction, TxId};
 use keelstone_codec::{Decode, Encode, Hash, Height, OrderedKey, Root, Timestamp};
-use keelstone_execution::{Activity, PublicKey, Registry, RegistryError};
+use keelstone_execution::{Activity, Changes, PublicKey, Registry, RegistryError};
 use keelstone_store::kv::{Batch, Kv, Range};
 use keelstone_store::{Prepared, Store, StoreError, View};
 use keelstone_tree::{Hasher, ReadError};
@@ -58,6 +58,8 @@ pub struct Committed {
     pub record: Option<BlockRecord>,
     /// One for each of its transactions.
     pub receipts: Vec<Receipt>,
+    /// Everything it changed, for what is kept up with the state outside it.
+    pub changes: Changes,
 }
 
 /// A block that was run and has a root, and that nobody has committed. Dropped, it never happened (spec: STORE-9).
@@ -569,7 +571,7 @@ impl<H: Hasher> Ledger<H> {
     pub fn commit(&self, pending: Pending<H>) -> Result<Arc<Committed>, LedgerError> {
         let _writing = self.writer();
         let Pending { executed, prepared } = pending;
-        let Executed { block, receipts, record, refused, nonces, .. } = executed;
+        let Executed { block, receipts, record, refused, nonces, changes, .. } = executed;
         let (height, time) = (block.height, block.time);
         let expected = self.height().next();
         if height != expected {
@@ -592,7 +594,7 @@ impl<H: Hasher> Ledger<H> {
                 }
             }
         }
-        let committed = Arc::new(Committed { block, root, record, receipts });
+        let committed = Arc::new(Committed { block, root, record, receipts, changes });
         for listener in self.listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
             listener(&committed);
         }

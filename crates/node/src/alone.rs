@@ -9,6 +9,7 @@ use crate::commands::init::{PRODUCER, now};
 use crate::engine::Engine;
 use crate::exit::Failure;
 use crate::keyfile::KeyDir;
+use crate::world::By;
 use keelstone_codec::{Hash, Height, Key, Namespace};
 use keelstone_execution::PublicKey;
 use std::sync::Arc;
@@ -51,6 +52,10 @@ impl Chain for Alone {
 
     fn entries(&self, namespace: &Namespace, page: &Page, at: Option<Height>) -> Result<Entries, Refusal> {
         self.engine.entries(namespace, page, at)
+    }
+
+    fn lookup(&self, by: By, of: &str, page: &Page) -> Result<Entries, Refusal> {
+        self.engine.lookup(by, of, page)
     }
 
     fn block(&self, height: Option<Height>) -> Result<Block, Refusal> {

@@ -4,6 +4,7 @@
 //! care whether a node is running. Hashes, keys and bytes are lower-case hexadecimal, times milliseconds since 1970.
 
 use crate::exit::{Exit, Failure};
+use crate::world::By;
 use keelstone_codec::{Hash, Height, Key, Namespace};
 use keelstone_execution::PublicKey;
 use keelstone_sync::library::Info;
@@ -21,6 +22,8 @@ pub(crate) trait Chain: Send + Sync {
     fn entry(&self, namespace: &Namespace, key: &Key, at: Option<Height>, prove: bool) -> Result<Entry, Refusal>;
     /// Up to `limit` entries whose keys begin with `prefix`, after the key `after`.
     fn entries(&self, namespace: &Namespace, page: &Page, at: Option<Height>) -> Result<Entries, Refusal>;
+    /// Up to `limit` entries of the last state that an index has under a value, after the key `after`.
+    fn lookup(&self, by: By, of: &str, page: &Page) -> Result<Entries, Refusal>;
     /// A block; the last if no height is given.
     fn block(&self, height: Option<Height>) -> Result<Block, Refusal>;
     /// A transaction and what became of it.

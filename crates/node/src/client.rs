@@ -5,6 +5,7 @@
 
 use crate::api::{Account, Block, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Transaction};
 use crate::strict_json;
+use crate::world::By;
 use keelstone_codec::{Hash, Height, Key, Namespace};
 use keelstone_execution::PublicKey;
 use serde::Deserialize;
@@ -103,6 +104,13 @@ pub(crate) fn exchange(
     Ok((status, body))
 }
 
+/// Text as a parameter: every byte that could mean something else is escaped.
+fn escaped(text: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let escape = |byte: u8| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") };
+    text.bytes().map(escape).collect()
+}
+
 fn at(height: Option<Height>) -> String {
     height.map_or_else(String::new, |height| format!("&height={height}"))
 }
@@ -125,6 +133,14 @@ impl Chain for Remote {
     fn entries(&self, namespace: &Namespace, page: &Page, height: Option<Height>) -> Result<Entries, Refusal> {
         let prefix = hex::encode(&page.prefix);
         let mut path = format!("/v1/entries/{namespace}?prefix_hex={prefix}&limit={}{}", page.limit, at(height));
+        if let Some(after) = &page.after {
+            write!(path, "&after_hex={}", hex::encode(after)).expect("writing to a string cannot fail");
+        }
+        self.get(&path)
+    }
+
+    fn lookup(&self, by: By, of: &str, page: &Page) -> Result<Entries, Refusal> {
+        let mut path = format!("/v1/lookup/{by}?of={}&limit={}", escaped(of), page.limit);
         if let Some(after) = &page.after {
             write!(path, "&after_hex={}", hex::encode(after)).expect("writing to a string cannot fail");
         }

@@ -14,6 +14,7 @@ use crate::generations::{Generation, Generations};
 use crate::home::Home;
 use crate::http::ENTRIES_BYTES_MAX;
 use crate::statesync::{StateSync, Syncing};
+use crate::world::{By, Kept};
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
 use keelstone_execution::{Activity, PublicKey, Registry, Session, SessionId, Sessions};
 use keelstone_ledger::{
@@ -211,6 +212,8 @@ pub(crate) struct Local<H: Hasher> {
     /// What state sync is at.
     pub(crate) syncing: Mutex<Syncing<H>>,
     home: Home,
+    /// What queries look the world up by: of the root they belong to, whichever generation that is in.
+    indexes: Arc<Kept>,
 }
 
 /// A generation and the ledger over it.
@@ -253,6 +256,10 @@ impl<H: Hasher> Local<H> {
             let message = format!("genesis.json has hash {expected}, the data belongs to {found}");
             return Err(Failure::usage(message));
         }
+        let indexes = Arc::new(Kept::default());
+        let following = indexes.clone();
+        let follow: Listener = Box::new(move |committed| following.follow(committed));
+        listeners.write().unwrap_or_else(PoisonError::into_inner).push(follow);
         Ok(Self {
             live: RwLock::new(live),
             generations,
@@ -267,6 +274,7 @@ impl<H: Hasher> Local<H> {
             ran: Mutex::new(None),
             syncing: Mutex::default(),
             home: home.clone(),
+            indexes,
         })
     }
 
@@ -566,6 +574,23 @@ impl<H: Hasher> Chain for Local<H> {
         }
         let height = view.height().unwrap_or_default().0;
         Ok(api::Entries { height, root: view.root().0.to_string(), entries, next })
+    }
+
+    fn lookup(&self, by: By, of: &str, page: &Page) -> Result<api::Entries, Refusal> {
+        let view = self.ledger().view();
+        let found = self.indexes.find(&view, view.root(), by, of, page)?;
+        let (mut entries, mut bytes, mut more) = (Vec::new(), 0, found.more);
+        for key in found.keys {
+            if bytes > ENTRIES_BYTES_MAX {
+                more = true;
+                break;
+            }
+            let Some(value) = view.get(&found.namespace, &key)? else { continue };
+            bytes += key.len() + value.len();
+            entries.push(api::Pair { key: hex::encode(&key), value: hex::encode(&value) });
+        }
+        let next = if more { entries.last().map(|pair| pair.key.clone()) } else { None };
+        Ok(api::Entries { height: view.height().unwrap_or_default().0, root: view.root().0.to_string(), entries, next })
     }
 
     fn block(&self, height: Option<Height>) -> Result<api::Block, Refusal> {

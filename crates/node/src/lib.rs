@@ -34,6 +34,7 @@ mod statesync;
 mod story;
 mod strict_json;
 mod watchdog;
+mod world;
 
 pub use abci::{FIELDS_MAX, FRAME_BYTES_MAX, FrameError, Frames, STRUCTURE_BYTES_MAX, check_size};
 pub use call::{arguments, shown};

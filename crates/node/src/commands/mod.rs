@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod conflict;
 pub(crate) mod db;
 pub(crate) mod demo;
 pub(crate) mod export;

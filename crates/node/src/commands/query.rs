@@ -7,10 +7,12 @@ use crate::api::{Entry, Page};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, grouped, short};
+use crate::world::{self, By, TABLES};
 use clap::{Args, Subcommand};
 use keelstone_codec::{Hash, Height, Key, Namespace, Root};
 use keelstone_execution::PublicKey;
 use keelstone_ledger::xian::{CONTRACTS, EntryKey};
+use serde_json::json;
 use std::fmt::Display;
 
 /// Look up state, blocks, transactions and accounts
@@ -63,7 +65,9 @@ enum What {
 
 #[derive(Debug, Args)]
 struct EntryOptions {
-    /// The namespace, such as agents; or the whole name of a contract's entry, such as currency.balances:address
+    /// The namespace, such as agents; or the whole name of a contract's entry, such as currency.balances:address; or,
+    /// with nothing behind it, a table: activity, agents, alliances, bribes, conflicts, drama, memes, opinions,
+    /// production, reactions, relationships, rules, sessions, votes
     #[arg(required = true)]
     namespace: Option<String>,
     /// The key, as text
@@ -77,6 +81,15 @@ struct EntryOptions {
     /// Ask for a proof, and verify it
     #[arg(long)]
     prove: bool,
+    /// Of a table: agents of this name, memes of this author, alliances of this member, relationships about this agent
+    #[arg(long, conflicts_with_all = ["key", "hex", "height", "prove"])]
+    of: Option<String>,
+    /// Of a table: how many rows
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000), conflicts_with = "key")]
+    limit: u16,
+    /// Of a table: go on after the key that the last answer gave as next
+    #[arg(long, conflicts_with = "key")]
+    after: Option<String>,
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
@@ -102,7 +115,13 @@ fn key_bytes(text: &str, hexadecimal: bool) -> Result<Vec<u8>, Failure> {
 }
 
 fn entry(options: EntryOptions, context: &Context<'_>) -> Result<Exit, Failure> {
-    let name = options.namespace.unwrap_or_default();
+    let name = options.namespace.clone().unwrap_or_default();
+    if options.key.is_none() {
+        // The name of a contract's entry has a point in it, the name of a table has none.
+        if let Some((_, namespace, place, by)) = TABLES.into_iter().find(|(table, ..)| *table == name) {
+            return table(&options, (namespace, place, by), context);
+        }
+    }
     // `contract.variable:key` is a whole name: entries of contracts are asked for as their network calls them.
     let (namespace, key) = match options.key {
         Some(key) => (name, key),
@@ -121,6 +140,46 @@ fn entry(options: EntryOptions, context: &Context<'_>) -> Result<Exit, Failure> 
     show_entry(&entry, context);
     context.out.emit(&entry);
     Ok(if entry.value.is_some() { Exit::Ok } else { Exit::NotFound })
+}
+
+/// Rows of a table, keys and values by field.
+fn table(
+    options: &EntryOptions,
+    (space, place, by): (&str, &str, Option<By>),
+    context: &Context<'_>,
+) -> Result<Exit, Failure> {
+    let namespace = parsed("namespace", Namespace::new(space))?;
+    let after = options.after.as_deref().map(|after| key_bytes(after, true)).transpose()?;
+    let prefix = format!("{place}/").into_bytes();
+    let page = Page { prefix, after, limit: usize::from(options.limit) };
+    let chain = context.chain()?;
+    let found = match (&options.of, by) {
+        (None, _) => chain.entries(&namespace, &page, options.height.map(Height))?,
+        (Some(of), Some(by)) => chain.lookup(by, of, &page)?,
+        (Some(_), None) => {
+            let with: Vec<&str> = TABLES.iter().filter(|(.., by)| by.is_some()).map(|(name, ..)| *name).collect();
+            return Err(Failure::usage(format!("--of is for {}", with.join(", "))));
+        }
+    };
+    let registry = &context.application.registry;
+    let bytes = |digits: &str| hex::decode(digits).map_err(|error| Failure::error(format!("the answer: {error}")));
+    let mut rows = Vec::with_capacity(found.entries.len());
+    for pair in &found.entries {
+        let row = world::row(registry, space, place, &bytes(&pair.key)?, &bytes(&pair.value)?);
+        rows.push(row.unwrap_or_else(|| json!({ "key": pair.key, "value": pair.value })));
+    }
+    let out = context.out;
+    for row in &rows {
+        out.say(format_args!("{} {}", out.ink(Ink::Value, &row["key"]), row["value"]));
+        if out.is_broken() {
+            break;
+        }
+    }
+    if let Some(next) = &found.next {
+        out.say(out.ink(Ink::Quiet, format_args!("there is more: --after {next}")));
+    }
+    out.emit(&json!({ "height": found.height, "root": found.root, "rows": rows, "next": found.next }));
+    Ok(Exit::Ok)
 }
 
 fn show_entry(entry: &Entry, context: &Context<'_>) {

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// How many blocks ahead a transaction expires if its file does not say.
 const EXPIRY_BLOCKS: u64 = 100;
+/// How long a command that sends a transaction waits for its block.
+const WAIT: Duration = Duration::from_secs(30);
 
 /// Build, sign and send transactions
 #[derive(Debug, Args)]
@@ -180,6 +182,23 @@ fn send(file: &Path, from: Option<&str>, wait: Option<Duration>, context: &Conte
         (None, Some(from)) => sign(&text, from, Some(&*chain), context)?,
         (None, None) => return Err(Failure::usage("the file is not signed: give --from KEY")),
     };
+    submit(&*chain, &signed, wait, context)
+}
+
+/// Signs calls with a key of this home, sends them as one bundle, and says what became of it.
+pub(super) fn call(calls: Value, from: &str, chain: &dyn Chain, context: &Context<'_>) -> Result<Exit, Failure> {
+    let text = json!({ "operations": calls }).to_string();
+    let signed = sign(text.as_bytes(), from, Some(chain), context)?;
+    submit(chain, &signed, Some(WAIT), context)
+}
+
+/// Sends a transaction, and waits for its block if so asked.
+fn submit(
+    chain: &dyn Chain,
+    signed: &SignedTransaction,
+    wait: Option<Duration>,
+    context: &Context<'_>,
+) -> Result<Exit, Failure> {
     chain.submit(&signed.to_bytes())?;
     let id = signed.id();
     let out = context.out;
@@ -189,7 +208,7 @@ fn send(file: &Path, from: Option<&str>, wait: Option<Duration>, context: &Conte
         out.emit(&json!({ "id": id }));
         return Ok(Exit::Ok);
     };
-    let transaction = wait_for(&*chain, &signed, wait)?;
+    let transaction = wait_for(chain, signed, wait)?;
     let receipt = &transaction.receipt;
     out.row("block", grouped(receipt.height));
     for outcome in &receipt.outcomes {

@@ -8,6 +8,7 @@ use crate::api::{self, Chain, Page, Refusal};
 use crate::metrics::Metrics;
 use crate::snapshots::Service;
 use crate::strict_json;
+use crate::world::By;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Extension, MatchedPath, Path, RawQuery, Request, State};
@@ -70,6 +71,7 @@ pub(crate) fn router(served: Served) -> Router {
         .route("/v1/accounts/{key}", get(account))
         .route("/v1/state/{namespace}", get(entry))
         .route("/v1/entries/{namespace}", get(entries))
+        .route("/v1/lookup/{index}", get(lookup))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -99,7 +101,7 @@ async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next
 
 /// The label for a route: one of a fixed list, so that series cannot be added from outside.
 fn known_route(pattern: &str) -> &'static str {
-    const ROUTES: [&str; 17] = [
+    const ROUTES: [&str; 18] = [
         "/",
         "/v1/status",
         "/v1/functions",
@@ -112,6 +114,7 @@ fn known_route(pattern: &str) -> &'static str {
         "/v1/accounts/{key}",
         "/v1/state/{namespace}",
         "/v1/entries/{namespace}",
+        "/v1/lookup/{index}",
         "/v1/events",
         "/healthz",
         "/readyz",
@@ -213,6 +216,15 @@ impl Parameters {
         self.get("height").map(|text| parsed("height", text, str::parse::<u64>).map(Height)).transpose()
     }
 
+    /// How many entries at most.
+    fn limit(&self) -> Result<usize, ApiError> {
+        let limit = self.get("limit").map_or(Ok(100), |text| parsed("limit", text, str::parse::<usize>))?;
+        if !(1..=ENTRIES_MAX).contains(&limit) {
+            return Err(ApiError::new(Code::BadRequest, format!("limit: expected 1 to {ENTRIES_MAX}, found {limit}")));
+        }
+        Ok(limit)
+    }
+
     fn flag(&self, name: &str) -> Result<bool, ApiError> {
         match self.get(name) {
             None | Some("false") => Ok(false),
@@ -262,7 +274,7 @@ async fn index() -> Json<serde_json::Value> {
         "paths": [
             "/v1/status", "/v1/functions", "/v1/transactions", "/v1/transactions/{id}", "/v1/receipts/{id}",
             "/v1/blocks/{height or latest}", "/v1/accounts/{key}", "/v1/state/{namespace}?key=…&prove=true",
-            "/v1/entries/{namespace}?prefix=…", "/v1/snapshots",
+            "/v1/entries/{namespace}?prefix=…", "/v1/lookup/{index}?of=…", "/v1/snapshots",
             "/v1/snapshots/{height}/chunks/{index}", "/v1/events", "/healthz", "/readyz", "/metrics", "/openapi.json"
         ],
     }))
@@ -440,10 +452,7 @@ async fn entries(
 ) -> Answer<api::Entries> {
     let parameters = Parameters::parse(query, &["prefix", "prefix_hex", "after", "after_hex", "limit", "height"])?;
     let namespace = parsed("namespace", &namespace, Namespace::new)?;
-    let limit = parameters.get("limit").map_or(Ok(100), |text| parsed("limit", text, str::parse::<usize>))?;
-    if !(1..=ENTRIES_MAX).contains(&limit) {
-        return Err(ApiError::new(Code::BadRequest, format!("limit: expected 1 to {ENTRIES_MAX}, found {limit}")));
-    }
+    let limit = parameters.limit()?;
     let page = Page {
         prefix: parameters.bytes("prefix", "prefix_hex")?.unwrap_or_default(),
         after: parameters.bytes("after", "after_hex")?,
@@ -451,6 +460,28 @@ async fn entries(
     };
     let height = parameters.height()?;
     ask(&served, move |chain| chain.entries(&namespace, &page, height)).await.map(Json)
+}
+
+/// Entries of the last state by something else than their key: agents by `name`, memes by `author`, alliances by
+/// `member`, relationships by the `other` they are about. A page at a time.
+#[utoipa::path(
+    get, path = "/v1/lookup/{index}",
+    params(
+        ("index" = String, Path), ("of" = String, Query), ("after_hex" = Option<String>, Query),
+        ("limit" = Option<usize>, Query),
+    ),
+    responses((status = 200, body = api::Entries), (status = 400, body = ErrorBody))
+)]
+async fn lookup(
+    State(served): State<Served>,
+    Path(index): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer<api::Entries> {
+    let parameters = Parameters::parse(query, &["of", "after_hex", "limit"])?;
+    let by = parsed("index", &index, str::parse::<By>)?;
+    let of = parameters.get("of").ok_or_else(|| ApiError::new(Code::BadRequest, "say of what: of=…"))?.to_owned();
+    let page = Page { prefix: Vec::new(), after: parameters.bytes("after", "after_hex")?, limit: parameters.limit()? };
+    ask(&served, move |chain| chain.lookup(by, &of, &page)).await.map(Json)
 }
 
 /// Events as they happen: `block` and `transaction`, as server-sent events.
@@ -522,6 +553,7 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
         account,
         entry,
         entries,
+        lookup,
         events,
         healthz,
         readyz,
@@ -543,7 +575,7 @@ mod tests {
         let document = serde_json::to_value(Document::openapi()).expect("a document");
         let described = document["paths"].as_object().expect("paths").len();
         // All but `/` and `/openapi.json`, which are there for people.
-        assert_eq!(described, 13);
+        assert_eq!(described, 14);
     }
 
     #[test]

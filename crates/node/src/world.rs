@@ -1,0 +1,208 @@
+//! The agents' world for those who ask: its tables, and what they are looked up by beside their keys.
+//!
+//! Tables are maps of the state, shown with keys and values by field. Indexes lie outside the state: they are made when
+//! somebody first asks, for the very root that is asked about, kept up with each block, and made anew whenever the root
+//! under them is another than expected: after a rollback, a restore or a start.
+//!
+//! Rules: `spec/modules.md`, MODULE-4.
+
+use crate::api::{Page, Refusal};
+use crate::call;
+use keelstone_codec::{Key, Namespace, OrderedKey, Root, Shape, Text};
+use keelstone_execution::{IndexError, Layout, PublicKey, Registry};
+use keelstone_ledger::Committed;
+use keelstone_ledger::modules::agents::AgentId;
+use keelstone_ledger::modules::index::Indexes;
+use keelstone_tree::Read;
+use serde_json::{Value, json};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A table by the name people know it by: its namespace, its place, and what it can be looked up by.
+pub(crate) const TABLES: [(&str, &str, &str, Option<By>); 14] = [
+    ("activity", "agents", "activity", None),
+    ("agents", "agents", "all", Some(By::Name)),
+    ("alliances", "social", "alliances", Some(By::Member)),
+    ("bribes", "social", "bribes", None),
+    ("conflicts", "conflict", "all", None),
+    ("drama", "social", "drama", None),
+    ("memes", "memes", "memes", Some(By::Author)),
+    ("opinions", "conflict", "opinions", None),
+    ("production", "agents", "production", None),
+    ("reactions", "memes", "reactions", None),
+    ("relationships", "social", "relationships", Some(By::Other)),
+    ("rules", "rules", "all", None),
+    ("sessions", "sessions", "records", None),
+    ("votes", "rules", "votes", None),
+];
+
+/// What entries are looked up by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// Agents, by what they are called.
+    Name,
+    /// Memes, by who posted them.
+    Author,
+    /// Alliances, by who is in them.
+    Member,
+    /// Relationships, by whom they are about.
+    Other,
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Name => "name",
+            Self::Author => "author",
+            Self::Member => "member",
+            Self::Other => "other",
+        })
+    }
+}
+
+impl FromStr for By {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Name, Self::Author, Self::Member, Self::Other];
+        all.into_iter()
+            .find(|by| by.to_string() == text)
+            .ok_or_else(|| format!("there is no index {text:?}; there are name, author, member and other"))
+    }
+}
+
+/// The indexes of one root, if anybody has asked yet.
+#[derive(Default)]
+pub(crate) struct Kept(Mutex<Option<(Root, Indexes)>>);
+
+impl Kept {
+    fn lock(&self) -> MutexGuard<'_, Option<(Root, Indexes)>> {
+        // What is kept is checked by its root, so a panic leaves nothing that could mislead.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps up with a block. What does not follow is forgotten, and made anew when somebody asks.
+    pub(crate) fn follow(&self, committed: &Committed) {
+        let Some(record) = &committed.record else { return };
+        let mut kept = self.lock();
+        if let Some((root, mut indexes)) = kept.take()
+            && root == record.previous_root
+            && indexes.apply(&committed.changes).is_ok()
+        {
+            *kept = Some((committed.root, indexes));
+        }
+    }
+
+    /// The keys that stand under a value in the state of this root, a page of them; and whether there are more.
+    pub(crate) fn find(&self, state: &dyn Read, root: Root, by: By, of: &str, page: &Page) -> Result<Found, Refusal> {
+        let made = |error: IndexError| match error {
+            IndexError::Read(error) => error.into(),
+            error => Refusal::Failed(error.to_string()),
+        };
+        if self.lock().as_ref().is_none_or(|(kept, _)| *kept != root) {
+            // Without the lock: a block that is made meanwhile does not wait, and what is made here is then forgotten.
+            let indexes = Indexes::of(state).map_err(made)?;
+            let found = look(&indexes, by, of, page)?;
+            *self.lock() = Some((root, indexes));
+            return Ok(found);
+        }
+        match &*self.lock() {
+            Some((kept, indexes)) if *kept == root => look(indexes, by, of, page),
+            _ => look(&Indexes::of(state).map_err(made)?, by, of, page),
+        }
+    }
+}
+
+/// What a lookup found.
+pub(crate) struct Found {
+    pub(crate) namespace: Namespace,
+    pub(crate) keys: Vec<Key>,
+    pub(crate) more: bool,
+}
+
+fn look(indexes: &Indexes, by: By, of: &str, page: &Page) -> Result<Found, Refusal> {
+    let bad = |error: String| Refusal::Bad(format!("of: {error}"));
+    let agent = || PublicKey::from_hex(of).map(AgentId).map_err(|error| bad(error.to_string()));
+    let damaged = |error: keelstone_codec::DecodeError| Refusal::Failed(error.to_string());
+    let (namespace, place, ends): (_, _, Vec<Vec<u8>>) = match by {
+        By::Name => {
+            let name = Text::new(of).map_err(|error| bad(error.to_string()))?;
+            ("agents", "all", encoded(indexes.agents_by_name.get(&name).map_err(damaged)?))
+        }
+        By::Author => ("memes", "memes", encoded(indexes.memes_by_author.get(&agent()?).map_err(damaged)?)),
+        By::Member => ("social", "alliances", encoded(indexes.alliances_by_member.get(&agent()?).map_err(damaged)?)),
+        By::Other => {
+            let found = indexes.relationships_by_other.get(&agent()?).map_err(damaged)?;
+            ("social", "relationships", encoded(found))
+        }
+    };
+    let failed = |error: keelstone_codec::TypeError| Refusal::Failed(error.to_string());
+    let (mut keys, mut more) = (Vec::new(), false);
+    for end in ends {
+        let key = Key::new([place.as_bytes(), b"/", &end].concat()).map_err(failed)?;
+        if page.after.as_ref().is_some_and(|after| key.as_slice() <= after.as_slice()) {
+            continue;
+        }
+        if keys.len() == page.limit {
+            more = true;
+            break;
+        }
+        keys.push(key);
+    }
+    Ok(Found { namespace: Namespace::new(namespace).map_err(failed)?, keys, more })
+}
+
+fn encoded<K: OrderedKey>(keys: Vec<K>) -> Vec<Vec<u8>> {
+    let encode = |key: K| {
+        let mut out = Vec::new();
+        key.encode_key(&mut out);
+        out
+    };
+    keys.into_iter().map(encode).collect()
+}
+
+/// A row of a table by field, or nothing if this program does not know the table.
+pub(crate) fn row(registry: &Registry, namespace: &str, place: &str, key: &[u8], value: &[u8]) -> Option<Value> {
+    let space = registry.spaces().find(|space| space.name == namespace)?;
+    let (_, layout) = space.collections.iter().find(|(at, _)| *at == place)?;
+    let (key_shape, value_shape) = match layout {
+        Layout::Map { key, value } => (key, Some(value)),
+        Layout::Set { key } => (key, None),
+        _ => return None,
+    };
+    let own = key.strip_prefix(place.as_bytes())?.strip_prefix(b"/")?;
+    let key = show_key(key_shape, own)?;
+    let value = match value_shape {
+        Some(shape) => call::decode(shape, value).ok()?,
+        None => Value::Null,
+    };
+    Some(json!({ "key": key, "value": value }))
+}
+
+/// A key of a map by its shape. The keys of the modules are numbers, hashes and pairs of them.
+fn show_key(shape: &Shape, bytes: &[u8]) -> Option<Value> {
+    let parts: &[Shape] = match shape {
+        Shape::Tuple(parts) => parts,
+        one => std::slice::from_ref(one),
+    };
+    let (mut out, mut rest) = (Vec::new(), bytes);
+    for part in parts {
+        let len = match part {
+            Shape::Unsigned(len) => usize::from(*len),
+            Shape::Array(len) => *len,
+            _ => return None,
+        };
+        let (own, left) = rest.split_at_checked(len)?;
+        rest = left;
+        out.push(match part {
+            Shape::Unsigned(1..=8) => json!(own.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte))),
+            _ => json!(hex::encode(own)),
+        });
+    }
+    match shape {
+        _ if !rest.is_empty() => None,
+        Shape::Tuple(_) => Some(Value::Array(out)),
+        _ => out.pop(),
+    }
+}

@@ -1,0 +1,113 @@
+//! The agents' world from the command line: tables, lookups, and a conflict from its first claim to its ruling.
+
+use crate::support::{Node, expect, post};
+use serde_json::{Value, json};
+use std::path::Path;
+use tempfile::TempDir;
+
+const PEOPLE: [&str; 6] = ["ada", "bram", "cleo", "dov", "edda", "femi"];
+
+/// A chain on which all of them are agents with standing.
+fn village() -> (TempDir, Vec<String>) {
+    let home = tempfile::tempdir().unwrap();
+    let made = |name: &str| expect(home.path(), 0, &["keys", "new", name])["public"].as_str().unwrap().to_owned();
+    made("producer");
+    let keys: Vec<String> = PEOPLE.iter().map(|name| made(name)).collect();
+    let agents: Vec<Value> =
+        keys.iter().zip(PEOPLE).map(|(key, name)| json!({ "key": key, "name": name, "stake": 100 })).collect();
+    let genesis = json!({ "chain_id": "village", "world": {
+        "agents": agents,
+        "relationships": [{ "agent": keys[1], "other": keys[0], "trust": "0.5" }],
+        "alliances": [{ "name": "Harbour", "members": [keys[0], keys[1]] }],
+        "rules": [{ "title": "Quiet", "text": "No drums at night." }],
+    } });
+    let file = home.path().join("village.json");
+    std::fs::write(&file, genesis.to_string()).unwrap();
+    expect(home.path(), 0, &["init", "--genesis", file.to_str().unwrap()]);
+    (home, keys)
+}
+
+fn send(home: &Path, from: &str, code: i32, calls: &Value) -> Value {
+    let file = home.join("bundle.json");
+    std::fs::write(&file, json!({ "operations": calls }).to_string()).unwrap();
+    expect(home, code, &["tx", "send", file.to_str().unwrap(), "--from", from])
+}
+
+fn rows(answer: &Value) -> Vec<(Value, Value)> {
+    answer["rows"].as_array().unwrap().iter().map(|row| (row["key"].clone(), row["value"].clone())).collect()
+}
+
+/// What is asked of a directory and what is asked of a node over it have the same answers; spec: MODULE-4.
+#[test]
+fn tables_and_lookups_are_answered_with_and_without_a_node() {
+    let (home, keys) = village();
+    let ask = |arguments: &[&str]| rows(&expect(home.path(), 0, &[&["query"], arguments].concat()));
+    let look = || {
+        let agents = ask(&["agents"]);
+        let named: Vec<&str> = agents.iter().map(|(_, agent)| agent["name"].as_str().unwrap()).collect();
+        assert_eq!(named.len(), 6);
+        let ada = ask(&["agents", "--of", "ada"]);
+        assert_eq!((ada.len(), &ada[0].0, &ada[0].1["stake"]), (1, &json!(keys[0]), &json!(100)));
+        assert!(ask(&["agents", "--of", "nobody"]).is_empty());
+        let trusted = ask(&["relationships", "--of", &keys[0]]);
+        assert_eq!(trusted[0].0, json!([keys[1], keys[0]]));
+        assert_eq!(trusted[0].1["trust"], "0.500000");
+        assert_eq!(ask(&["alliances", "--of", &keys[1]])[0].1["name"], "Harbour");
+        assert_eq!(ask(&["rules"])[0].1["title"], "Quiet");
+        let page = expect(home.path(), 0, &["query", "agents", "--limit", "4"]);
+        let rest = ask(&["agents", "--limit", "4", "--after", page["next"].as_str().unwrap()]);
+        assert_eq!((rows(&page).len(), rest.len()), (4, 2));
+        agents
+    };
+    let alone = look();
+    expect(home.path(), 2, &["query", "drama", "--of", "ada"]);
+    expect(home.path(), 2, &["query", "memes", "--of", "nobody"]);
+    send(home.path(), "ada", 0, &json!([post("from the directory")]));
+    let node = Node::start(home.path(), &[]);
+    let memes = |count: usize| assert_eq!(ask(&["memes", "--of", &keys[0]]).len(), count);
+    memes(1);
+    send(home.path(), "ada", 0, &json!([post("to the node"), post("and again")]));
+    memes(3);
+    assert_eq!(look(), alone, "what nobody changed is what it was");
+    assert_eq!(ask(&["activity"])[0].1["transactions"], 2);
+    drop(node);
+    memes(3);
+}
+
+/// spec: CONFLICT-1, CONFLICT-7. From two claims to a value that the state holds.
+#[test]
+fn a_conflict_goes_from_claims_to_a_ruling() {
+    let (home, keys) = village();
+    let run = |code: i32, arguments: &[&str]| expect(home.path(), code, &[&["conflict"], arguments].concat());
+    let claim = |from: &str, value: &str| {
+        let said = run(0, &["claim", "--from", from, "--agent", &keys[2], "--field", "mood", "--value", value]);
+        let file = home.path().join(format!("{from}.json"));
+        std::fs::write(&file, said.to_string()).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    run(14, &["claim", "--from", "producer", "--agent", &keys[2], "--field", "mood", "--value", "1"]);
+    let (first, second) = (claim("ada", "0.5"), claim("bram", "-0.5"));
+    let open = |code, first: &str, second: &str| {
+        run(code, &["open", "--from", "cleo", "--blocks", "12", "--statements", first, second])
+    };
+    open(13, &first, &first);
+    let opened = open(0, &first, &second);
+    assert_eq!(opened["receipt"]["outcomes"][0]["result"], 1);
+    for (from, position) in [("dov", "first"), ("edda", "first"), ("femi", "second")] {
+        run(0, &["opine", "1", position, "--reason", "I was there", "--from", from]);
+    }
+    run(13, &["opine", "1", "second", "--reason", "again", "--from", "dov"]);
+    run(13, &["resolve", "1", "--from", "dov"]);
+    let status = run(0, &["status", "1"]);
+    assert_eq!((status["opinions"].as_array().unwrap().len(), &status["record"]["ruling"]), (3, &Value::Null));
+    while expect(home.path(), 0, &["status"])["height"].as_u64() <= status["record"]["deadline"].as_u64() {
+        send(home.path(), "ada", 0, &json!([post("time goes by")]));
+    }
+    run(0, &["resolve", "1", "--from", "producer"]);
+    let status = run(0, &["status", "1"]);
+    let tally = &status["record"]["ruling"]["tally"];
+    assert_eq!((&tally["outcome"], tally["counted"].as_array().map(Vec::len)), (&json!("First"), Some(3)));
+    let cleo = rows(&expect(home.path(), 0, &["query", "agents", "--of", "cleo"]));
+    assert_eq!(cleo[0].1["mood"], "0.500000");
+    run(14, &["status", "2"]);
+}
