@@ -32,7 +32,8 @@ fn archive(input: &[u8]) -> bool {
         entries += 1;
         Ok(())
     };
-    let read = Origin::Tar(&mut &*input).entries(&Expected::default(), &mut each, &mut |_| ControlFlow::Continue(()));
+    let read = Origin::Tar(&mut std::io::Cursor::new(input))
+        .entries(&Expected::default(), &mut each, &mut |_| ControlFlow::Continue(()));
     match read {
         Ok(info) => {
             assert_eq!(info.totals.count, entries, "entries that were not proven");

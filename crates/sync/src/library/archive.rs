@@ -10,14 +10,14 @@
 use super::create::{Fresh, Listener, Phase, check_room, tell};
 use super::disk::{self, FileKind};
 use super::index::{INDEX_BYTES_MAX, Index, Stored};
-use super::tar::{TarReader, TarWriter};
+use super::tar::{self, Stream, TarReader, TarWriter};
 use super::verify::{Each, Verifying};
 use super::{Info, Library, LibraryError, Pin, SnapshotId};
 use crate::snapshot::SnapshotParams;
 use keelstone_codec::{Decode, Encode, Root};
 use keelstone_store::files::Files;
 use std::fmt::Display;
-use std::io::{Read, Write};
+use std::io::Write;
 
 /// What an archive must be of to be taken.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -48,34 +48,50 @@ impl Expected {
 }
 
 /// Where the files of an archive come from.
-trait Source {
+pub(super) trait Source {
     /// The index, which is asked for once and first.
     fn index(&mut self) -> Result<Vec<u8>, LibraryError>;
+    /// Hears of the index, before any chunk is asked for.
+    fn prepare(&mut self, _: &Index) {}
     /// A chunk of the index. They are asked for in its order.
     fn chunk(&mut self, stored: &Stored) -> Result<Vec<u8>, LibraryError>;
+    /// A chunk by its number, in any order. Not to be mixed with [`Self::chunk`].
+    fn part(&mut self, number: u32, stored: &Stored) -> Result<Vec<u8>, LibraryError>;
     /// Sees to it that there is nothing else.
     fn finish(&mut self, index: &Index) -> Result<(), LibraryError>;
 }
 
-struct TarSource<'a>(TarReader<'a>);
+struct TarSource<'a> {
+    tar: TarReader<'a>,
+    /// Where the header of each chunk is.
+    offsets: Vec<u64>,
+}
 
 impl Source for TarSource<'_> {
     fn index(&mut self) -> Result<Vec<u8>, LibraryError> {
-        let (name, size) = self.0.next()?.ok_or_else(|| LibraryError::Archive("the archive is empty".to_owned()))?;
+        let (name, size) = self.tar.next()?.ok_or_else(|| LibraryError::Archive("the archive is empty".to_owned()))?;
         if !matches!(FileKind::of(&name), FileKind::Index(_)) {
             return Err(LibraryError::Archive(format!("the archive begins with {name}, not with an index")));
         }
         match usize::try_from(size) {
-            Ok(len) if size <= INDEX_BYTES_MAX => Ok(self.0.body(len)?),
+            Ok(len) if size <= INDEX_BYTES_MAX => Ok(self.tar.body(len)?),
             _ => Err(LibraryError::TooLarge { file: name, found: size, limit: INDEX_BYTES_MAX }),
+        }
+    }
+
+    fn prepare(&mut self, index: &Index) {
+        let mut offset = tar::file_bytes(index.to_bytes().len() as u64);
+        for chunk in &index.chunks {
+            self.offsets.push(offset);
+            offset += tar::file_bytes(u64::from(chunk.bytes));
         }
     }
 
     fn chunk(&mut self, stored: &Stored) -> Result<Vec<u8>, LibraryError> {
         let expected = (disk::chunk_file(&stored.name), u64::from(stored.bytes));
-        match self.0.next()? {
+        match self.tar.next()? {
             Some(found) if found == expected => {
-                let bytes = self.0.body(stored.bytes as usize)?;
+                let bytes = self.tar.body(stored.bytes as usize)?;
                 disk::check_digest(stored, &bytes)?;
                 Ok(bytes)
             }
@@ -88,8 +104,15 @@ impl Source for TarSource<'_> {
         }
     }
 
+    fn part(&mut self, number: u32, stored: &Stored) -> Result<Vec<u8>, LibraryError> {
+        let offset = self.offsets.get(number as usize).copied();
+        let offset = offset.ok_or_else(|| LibraryError::Archive(format!("the archive lacks chunk {number}")))?;
+        self.tar.seek(offset)?;
+        self.chunk(stored)
+    }
+
     fn finish(&mut self, _: &Index) -> Result<(), LibraryError> {
-        match self.0.next()? {
+        match self.tar.next()? {
             None => Ok(()),
             Some((name, _)) => Err(LibraryError::Archive(format!("the archive holds {name}, which its index lacks"))),
         }
@@ -106,9 +129,13 @@ impl Source for KeptSource<'_> {
         Ok(self.pin.index.to_bytes())
     }
 
-    fn chunk(&mut self, _: &Stored) -> Result<Vec<u8>, LibraryError> {
+    fn chunk(&mut self, stored: &Stored) -> Result<Vec<u8>, LibraryError> {
         self.next += 1;
-        self.pin.chunk(self.next - 1)?.ok_or(LibraryError::NotFound(self.pin.info.id))
+        self.part(self.next - 1, stored)
+    }
+
+    fn part(&mut self, number: u32, _: &Stored) -> Result<Vec<u8>, LibraryError> {
+        self.pin.chunk(number)?.ok_or(LibraryError::NotFound(self.pin.info.id))
     }
 
     fn finish(&mut self, _: &Index) -> Result<(), LibraryError> {
@@ -146,6 +173,10 @@ impl Source for DirectorySource<'_> {
         disk::read_chunk(self.0, stored)
     }
 
+    fn part(&mut self, _: u32, stored: &Stored) -> Result<Vec<u8>, LibraryError> {
+        self.chunk(stored)
+    }
+
     fn finish(&mut self, index: &Index) -> Result<(), LibraryError> {
         let known: std::collections::BTreeSet<String> = index
             .files()
@@ -165,16 +196,16 @@ pub enum Origin<'a> {
     /// A library of our own.
     Kept(&'a Pin),
     /// A tar from a stranger.
-    Tar(&'a mut dyn Read),
+    Tar(&'a mut dyn Stream),
     /// A directory from a stranger, which holds one snapshot and nothing else.
     Directory(&'a dyn Files),
 }
 
 impl<'a> Origin<'a> {
-    fn source(self) -> Box<dyn Source + 'a> {
+    pub(super) fn source(self) -> Box<dyn Source + 'a> {
         match self {
             Self::Kept(pin) => Box::new(KeptSource { pin, next: 0 }),
-            Self::Tar(input) => Box::new(TarSource(TarReader::new(input))),
+            Self::Tar(input) => Box::new(TarSource { tar: TarReader::new(input), offsets: Vec::new() }),
             Self::Directory(files) => Box::new(DirectorySource(files)),
         }
     }
@@ -214,9 +245,10 @@ impl<'a> Origin<'a> {
 }
 
 /// The index of an archive, compared with what is expected of it.
-fn open(source: &mut dyn Source, expected: &Expected) -> Result<Index, LibraryError> {
+pub(super) fn open(source: &mut dyn Source, expected: &Expected) -> Result<Index, LibraryError> {
     let bytes = source.index()?;
     let index = Index::from_bytes(&bytes).map_err(|error| LibraryError::Archive(format!("its index: {error}")))?;
+    source.prepare(&index);
     expected.check(&index)?;
     Ok(index)
 }

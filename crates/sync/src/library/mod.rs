@@ -11,11 +11,12 @@
 //!
 //! Readers run beside one writer. Nothing here has a clock or a thread: who makes snapshots when is the node's business.
 //!
-//! Layout and rules: `spec/library.md`, LIB-1 to LIB-8. Vectors: `spec/vectors/library.json`.
+//! Layout and rules: `spec/library.md`, LIB-1 to LIB-9. Vectors: `spec/vectors/library.json`.
 
 mod archive;
 mod create;
 mod disk;
+mod extract;
 mod index;
 mod tar;
 mod verify;
@@ -23,8 +24,9 @@ mod verify;
 pub use archive::{Expected, Origin};
 pub use create::{Listener, Making, Phase, Progress};
 pub use disk::SnapshotId;
+pub use extract::{EXTRACT_BYTES_MAX, Extract};
 pub use index::{INDEX_BYTES_MAX, Index, Stored};
-pub use tar::TarError;
+pub use tar::{Stream, TarError};
 pub use verify::Each;
 
 use crate::snapshot::{PackError, PlanError};

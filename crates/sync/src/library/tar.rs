@@ -6,7 +6,7 @@
 //!
 //! Rules: `spec/snapshot.md`, LIB-7. Vectors: `spec/vectors/library.json`.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 
 /// What everything in a tar is a multiple of, in bytes.
 const BLOCK_BYTES: usize = 512;
@@ -111,14 +111,29 @@ impl<'a> TarWriter<'a> {
     }
 }
 
+/// What a tar is read from: from its beginning to its end, but for those who want a part of it only.
+pub trait Stream: Read + Seek {}
+impl<T: Read + Seek> Stream for T {}
+
+/// Bytes of a file in a tar, with its header and what fills its last block.
+pub(crate) fn file_bytes(size: u64) -> u64 {
+    BLOCK_BYTES as u64 * (1 + size.div_ceil(BLOCK_BYTES as u64))
+}
+
 /// Reads a tar, file by file.
 pub(crate) struct TarReader<'a> {
-    input: &'a mut dyn Read,
+    input: &'a mut dyn Stream,
 }
 
 impl<'a> TarReader<'a> {
-    pub(crate) fn new(input: &'a mut dyn Read) -> Self {
+    pub(crate) fn new(input: &'a mut dyn Stream) -> Self {
         Self { input }
+    }
+
+    /// Goes to the header at an offset from the beginning.
+    pub(crate) fn seek(&mut self, offset: u64) -> Result<(), TarError> {
+        self.input.seek(SeekFrom::Start(offset))?;
+        Ok(())
     }
 
     /// The name and size of the next file; none at the end, behind which there must be nothing. The file's bytes are to

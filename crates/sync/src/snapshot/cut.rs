@@ -298,6 +298,12 @@ impl Packed {
         self.chunks.len()
     }
 
+    /// The chunk a unit is in, pages not counted, and the first unit of that chunk.
+    pub(super) fn chunk_of(&self, unit: u32) -> (u32, u32) {
+        let chunk = self.chunks.partition_point(|first| *first <= unit) - 1;
+        (u32::try_from(chunk).expect("the number of chunks is limited"), self.chunks[chunk])
+    }
+
     /// The units of a chunk; pages are not counted.
     pub(super) fn chunk(&self, index: usize) -> &[Edge] {
         let end = self.chunks.get(index + 1).map_or(self.units.len(), |end| *end as usize);

@@ -6,6 +6,7 @@
 //! | say what a snapshot is | [`Metadata`], [`snapshot_hash`] |
 //! | make a chunk ready for transfer | [`pack`], [`unpack`] |
 //! | prove chunks, from wherever they come | [`Skeleton`] |
+//! | ask about a part of a version, and read only that | [`Part`] |
 //! | receive a snapshot as an engine hands it over | [`Restore`] |
 //!
 //! Rules: `spec/snapshot.md`.
@@ -14,6 +15,7 @@ mod body;
 mod cut;
 mod metadata;
 mod page;
+mod part;
 mod plan;
 mod restore;
 mod skeleton;
@@ -23,6 +25,7 @@ mod wire;
 
 pub use cut::{CHUNKS_MAX, NODES_MAX, TooLarge};
 pub use metadata::{FORMAT, METADATA_BYTES_MAX, Metadata, SnapshotParams, snapshot_hash};
+pub use part::{Fetch, Part, PartNode};
 pub use plan::{Plan, PlanError};
 pub use restore::{
     ChunkVerdict, EntriesError, Offer, OfferVerdict, Restore, RestoreError, RestoreLimits, RestoreProgress,

@@ -338,6 +338,23 @@ impl<H: Hasher> Skeleton<H> {
         }
     }
 
+    /// The root everything is proven against.
+    #[must_use]
+    pub fn root(&self) -> Root {
+        self.root
+    }
+
+    /// All opened nodes, and all units in the order of their keys. Not all pages may be proven if it panics.
+    pub(super) fn whole(&self) -> (&Cut, &[Edge]) {
+        (&self.cut, &self.packed.as_ref().expect("a whole skeleton").units)
+    }
+
+    /// The chunk a unit is in, and the first unit of that chunk.
+    pub(super) fn chunk_of(&self, unit: u32) -> (u32, u32) {
+        let (chunk, first) = self.packed.as_ref().expect("a whole skeleton").chunk_of(unit);
+        (self.pages + chunk, first)
+    }
+
     /// The units of a chunk, none of a page; nothing if it cannot be told.
     fn units(&self, index: u32) -> Option<&[Edge]> {
         let packed = self.packed.as_ref().filter(|_| index < self.chunks)?;

@@ -5,13 +5,13 @@ use keelstone_codec::{ChainId, Decode, Encode, Hash, Root};
 use keelstone_store::files::{Directory, File, Files, Guard, LockError, MemoryFiles, Room};
 use keelstone_sync::library::{Expected, Index, Info, LibraryError, Origin, TarError};
 use keelstone_sync::snapshot::SnapshotParams;
-use std::io;
+use std::io::{self, Cursor};
 use std::sync::Arc;
 
 const BLOCK: usize = 512;
 
-fn verify_tar(mut tar: &[u8], expected: &Expected) -> Result<Info, LibraryError> {
-    Origin::Tar(&mut tar).verify(expected, &mut go_on)
+fn verify_tar(tar: &[u8], expected: &Expected) -> Result<Info, LibraryError> {
+    Origin::Tar(&mut Cursor::new(tar)).verify(expected, &mut go_on)
 }
 
 fn verify_directory(files: &dyn Files, expected: &Expected) -> Result<Info, LibraryError> {
@@ -37,7 +37,7 @@ fn archive() -> (MemoryFiles, Vec<u8>) {
 fn refused(tar: &[u8]) -> LibraryError {
     let files = MemoryFiles::new();
     let library = open(&files);
-    let error = library.import(Origin::Tar(&mut &*tar), &expected(), 0, &mut go_on).unwrap_err();
+    let error = library.import(Origin::Tar(&mut Cursor::new(&*tar)), &expected(), 0, &mut go_on).unwrap_err();
     assert!(library.list().is_empty());
     assert_eq!(names(&files), [""; 0], "something of a refused archive stays");
     let verified = verify_tar(&tar, &expected()).unwrap_err();
@@ -75,7 +75,7 @@ fn an_archive_goes_out_and_comes_in_unchanged() {
     let (one, two) = (MemoryFiles::new(), MemoryFiles::new());
     let (from_tar, from_directory) = (open(&one), open(&two));
     let expected = Expected { root: Some(version(200, 0, 0).root()), ..expected() };
-    let first = from_tar.import(Origin::Tar(&mut &*tar), &expected, 0, &mut go_on).unwrap();
+    let first = from_tar.import(Origin::Tar(&mut Cursor::new(&*tar)), &expected, 0, &mut go_on).unwrap();
     let second = from_directory.import(Origin::Directory(&directory), &expected, 0, &mut go_on).unwrap();
     assert_eq!(first, second);
     assert_eq!(one.image().into_iter().filter(|(name, _)| name != "LOCK").collect::<Vec<_>>().len(), names(&one).len());
@@ -317,7 +317,7 @@ fn a05_an_archive_that_does_not_fit_is_refused_before_it_is_written() {
     let attempt = |free_bytes, reserve| {
         let room = Room { free_bytes, total_bytes: 1_000_000 };
         let library = open(&Full { files: MemoryFiles::new(), room });
-        library.import(Origin::Tar(&mut &*tar), &expected(), reserve, &mut go_on)
+        library.import(Origin::Tar(&mut Cursor::new(&*tar)), &expected(), reserve, &mut go_on)
     };
     attempt(declared, 0).unwrap();
     attempt(declared + 100_000, 10).unwrap();

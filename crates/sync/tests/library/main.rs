@@ -4,5 +4,6 @@
 
 mod archives;
 mod disk;
+mod extracts;
 mod support;
 mod vectors;
