@@ -134,10 +134,12 @@ fn the_difference_of_two_snapshots_names_namespaces_and_keys() {
         (&found["from"]["height"], &found["to"]["height"], &found["equal"]),
         (&json!(2), &json!(3), &json!(false))
     );
-    assert_eq!(found["namespaces"]["memes"]["added"], 1, "{found}");
+    // `memes/` and the number of the meme, in hexadecimal.
+    let meme = json!({ "change": "added", "namespace": "memes", "key": "6d656d65732f0000000000000004" });
+    assert!(found["entries"].as_array().unwrap().contains(&meme), "{found}");
     assert_eq!(found["namespaces"]["blocks"], json!({ "added": 1, "changed": 0, "removed": 0 }));
     let back = snapshot(home.path(), 0, &["diff", "3", "2"]);
-    assert_eq!(back["namespaces"]["memes"]["removed"], 1);
+    assert_eq!(back["namespaces"]["memes"]["removed"], found["namespaces"]["memes"]["added"]);
     assert_eq!(snapshot(home.path(), 0, &["diff", "3", "3"])["equal"], true);
 }
 
@@ -269,4 +271,70 @@ fn a05_a_reserve_that_is_not_there_refuses_with_a_hint() {
     }
     let shorthand = program().args(["node", "--help"]).output().unwrap();
     assert!(String::from_utf8_lossy(&shorthand.stdout).contains("--enable-snapshots"));
+}
+
+/// One namespace or prefix alone, with the proof that it is all of it; changed by one entry, it does not hold.
+#[test]
+fn a_namespace_is_taken_out_alone_and_proves_that_it_is_whole() {
+    let home = busy_chain();
+    let made = snapshot(home.path(), 0, &["create"]);
+    let root = made["root"].as_str().unwrap();
+    let file = home.path().join("memes.json");
+    let name = file.to_str().unwrap();
+    let taken = snapshot(home.path(), 0, &["extract", "3", "memes", "--root", root, "--out", name]);
+    snapshot(home.path(), 2, &["extract", "3", "memes", "--out", name]);
+    let listed = expect(home.path(), 0, &["query", "list", "memes"]);
+    let count = listed["entries"].as_array().unwrap().len();
+    let written: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!((&written["entries"], written["entries"].as_array().map(Vec::len)), (&listed["entries"], Some(count)));
+    assert_eq!(taken["entries"], count);
+    let prefixed = home.path().join("prefix.json");
+    let alone = ["extract", "3", "memes", "--prefix", "memes/", "--out", prefixed.to_str().unwrap()];
+    assert_eq!(snapshot(home.path(), 0, &alone)["entries"], 4);
+    // With no chain at hand.
+    let nowhere = home.path().join("nowhere");
+    let verified = expect(&nowhere, 0, &["proof", "verify", name, "--root", root]);
+    assert_eq!((&verified["valid"], &verified["entries"]), (&json!(true), &json!(count)));
+    expect(&nowhere, 12, &["proof", "verify", name, "--root", &"ab".repeat(32)]);
+    let mut short = written.clone();
+    short["entries"].as_array_mut().unwrap().pop();
+    let mut narrower = written;
+    narrower["prefix"] = json!("00");
+    for forged in [short, narrower] {
+        fs::write(&file, forged.to_string()).unwrap();
+        expect(&nowhere, 12, &["proof", "verify", name]);
+    }
+    let tar = home.path().join("state.tar");
+    snapshot(home.path(), 0, &["export", "3", tar.to_str().unwrap()]);
+    let none = ["extract", tar.to_str().unwrap(), "nobody", "--prefix", "x", "--out", "-"];
+    let absent = keelstone(&nowhere, &[&["snapshot"][..], &none].concat());
+    let absent: Value = serde_json::from_slice(&absent.stdout).unwrap();
+    assert_eq!((&absent["entries"], &absent["root"]), (&json!([]), &json!(root)));
+}
+
+/// A new network that begins with the state of an old one, under a name and keys of its own.
+#[test]
+fn a_snapshot_becomes_the_genesis_of_a_new_network() {
+    let home = busy_chain();
+    snapshot(home.path(), 0, &["create"]);
+    let other = tempfile::tempdir().unwrap();
+    let key = expect(other.path(), 0, &["keys", "new", "producer"])["public"].as_str().unwrap().to_owned();
+    let file = other.path().join("new.json");
+    let name = file.to_str().unwrap();
+    snapshot(home.path(), 2, &["to-genesis", "3", "--chain-id", "test", "--out", name]);
+    let arguments =
+        ["to-genesis", "3", "--chain-id", "fork", "--producer", &key, "--initial-height", "500", "--out", name];
+    let made = snapshot(home.path(), 0, &arguments);
+    assert!(made["entries"].as_u64().unwrap() > 4 && made["left"].as_u64().unwrap() > 0, "{made}");
+    let begun = expect(other.path(), 0, &["init", "--genesis", name]);
+    assert_eq!((&begun["genesis_hash"], &begun["height"]), (&made["genesis_hash"], &json!(499)));
+    let memes = |home: &Path| expect(home, 0, &["query", "list", "memes"])["entries"].clone();
+    assert_eq!(memes(other.path()), memes(home.path()));
+    // Its sender is an agent already, and its nonce begins anew.
+    let key = home.path().join("keys/producer.key.json");
+    expect(other.path(), 0, &["keys", "import", "ada", key.to_str().unwrap()]);
+    let bundle = other.path().join("post.json");
+    fs::write(&bundle, json!({ "operations": [post("here too")] }).to_string()).unwrap();
+    let sent = expect(other.path(), 0, &["tx", "send", bundle.to_str().unwrap(), "--from", "ada"]);
+    assert_eq!(sent["receipt"]["height"], 500);
 }

@@ -267,8 +267,30 @@ pub(crate) struct Entries {
     pub(crate) next: Option<String>,
 }
 
+/// All entries of a prefix of a namespace, with the proof of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Extract {
+    /// The chain.
+    pub(crate) chain_id: String,
+    /// The height of the state.
+    pub(crate) height: u64,
+    /// The root of the state.
+    pub(crate) root: String,
+    /// The hasher the proof is checked with.
+    pub(crate) hasher: String,
+    /// The namespace.
+    pub(crate) namespace: String,
+    /// What the keys begin with; nothing for the whole namespace.
+    pub(crate) prefix: String,
+    /// The entries, in the order of their keys.
+    pub(crate) entries: Vec<Pair>,
+    /// The proof that these are all, under `root`.
+    pub(crate) proof: String,
+}
+
 /// A key and its value.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Pair {
     /// The key.
     pub(crate) key: String,

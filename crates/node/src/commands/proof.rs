@@ -12,8 +12,8 @@ use serde_json::json;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-/// Bytes of a proof file: the longest value and its way, in hexadecimal, with the value beside it.
-const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of a file that is read whole: a proof of the longest value and its way, in hexadecimal, with the value beside it.
+pub(crate) const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Check a proof without a store
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Verify what `query --prove --json` printed
+    /// Verify what `query --prove --json` printed, or `snapshot extract` wrote
     Verify {
         /// The file; `-` for standard input
         file: PathBuf,
@@ -36,11 +36,16 @@ enum Action {
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     let Action::Verify { file, root } = options.action;
-    let claim: api::Entry = strict_json::parse(&read_input(&file)?)
-        .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
-    let given = root.is_some();
-    let root = Root::from_hex(root.as_deref().unwrap_or(&claim.root))
-        .map_err(|error| Failure::usage(format!("the root: {error}")))?;
+    let given = root
+        .map(|text| Root::from_hex(&text).map_err(|error| Failure::usage(format!("the root: {error}"))))
+        .transpose()?;
+    let text = read_input(&file)?;
+    if let Ok(extract) = strict_json::parse::<api::Extract>(&text) {
+        return super::snapshot::extract::verify(&extract, given, context);
+    }
+    let claim: api::Entry =
+        strict_json::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+    let (root, given) = (rooted(given, &claim.root)?, given.is_some());
     let value = verify(&claim, root)?;
 
     let out = context.out;
@@ -56,6 +61,11 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         "namespace": claim.namespace, "key": claim.key, "height": claim.height,
     }));
     Ok(Exit::Ok)
+}
+
+/// The root that is trusted, or else the one a file says.
+pub(crate) fn rooted(given: Option<Root>, said: &str) -> Result<Root, Failure> {
+    given.map_or_else(|| Root::from_hex(said).map_err(|error| Failure::usage(format!("the root: {error}"))), Ok)
 }
 
 /// Checks a claimed answer against a root, and returns the value that is proven, or none for a proven absence.

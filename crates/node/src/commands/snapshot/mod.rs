@@ -5,6 +5,8 @@
 //! beside a running node; those that write need it for themselves.
 
 mod diff;
+pub(crate) mod extract;
+mod genesis;
 mod restore;
 
 use super::db::confirmed;
@@ -85,6 +87,10 @@ enum Action {
         #[arg(long)]
         root: Option<String>,
     },
+    /// Take one namespace or key prefix out of a snapshot, with a proof that it is all of it
+    Extract(extract::Options),
+    /// Write the genesis of a new network that begins with a snapshot's state
+    ToGenesis(genesis::Options),
     /// Show what two snapshots differ in
     Diff(diff::Options),
     /// Remove a snapshot
@@ -251,6 +257,8 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             say_trust(out, root.is_some(), true);
             out.emit(&with(&info, json!({ "root_given": root.is_some() })));
         }
+        Action::Extract(options) => return extract::run(options, context),
+        Action::ToGenesis(options) => return genesis::run(options, context),
         Action::Diff(options) => return diff::run(options, context),
         Action::Delete { height, yes } => {
             confirmed(yes, &format!("this removes the snapshot of height {height}"))?;
