@@ -273,6 +273,43 @@ fn a05_a_reserve_that_is_not_there_refuses_with_a_hint() {
     assert!(String::from_utf8_lossy(&shorthand.stdout).contains("--enable-snapshots"));
 }
 
+/// A restore in the place of a state needs a yes, leaves what was there until the new state is whole, and takes the
+/// snapshots above it along.
+#[test]
+fn a_state_is_replaced_as_a_whole_or_not_at_all() {
+    let home = busy_chain();
+    let tar = home.path().join("two.tar");
+    let tar = tar.to_str().unwrap();
+    let old = snapshot(home.path(), 0, &["create", "--height", "2"]);
+    snapshot(home.path(), 0, &["create"]);
+    snapshot(home.path(), 0, &["export", "2", tar]);
+    snapshot(home.path(), 2, &["restore", tar]);
+    assert_eq!(expect(home.path(), 0, &["status"])["height"], 3);
+    // Damaged in the middle: nothing changed.
+    let mut bytes = fs::read(tar).unwrap();
+    let middle = bytes.len() - 1500;
+    bytes[middle] ^= 1;
+    let damaged = home.path().join("damaged.tar");
+    fs::write(&damaged, bytes).unwrap();
+    let refused = keelstone(home.path(), &["snapshot", "restore", damaged.to_str().unwrap(), "--yes"]);
+    assert!(matches!(refused.status.code(), Some(2 | 12)), "{refused:?}");
+    assert_eq!(expect(home.path(), 0, &["status"])["height"], 3);
+    snapshot(home.path(), 0, &["restore", "2", "--yes"]);
+    let status = expect(home.path(), 0, &["status"]);
+    assert_eq!((&status["height"], &status["root"]), (&json!(2), &old["root"]));
+    assert_eq!(snapshot(home.path(), 0, &["list"])["snapshots"], json!([old]));
+    // Another genesis of the same name is another chain.
+    let (other, _) = sibling(home.path());
+    let mut genesis: Value =
+        serde_json::from_str(&fs::read_to_string(home.path().join("genesis.json")).unwrap()).unwrap();
+    genesis["time"] = json!(genesis["time"].as_u64().unwrap() + 1);
+    let file = other.path().join("genesis-2.json");
+    fs::write(&file, genesis.to_string()).unwrap();
+    let error = snapshot(other.path(), 2, &["restore", tar, "--genesis", file.to_str().unwrap()]);
+    assert!(error["error"]["message"].as_str().unwrap().contains("belongs to"), "{error}");
+    assert!(!other.path().join("genesis.json").exists(), "a home that was refused stays empty");
+}
+
 /// One namespace or prefix alone, with the proof that it is all of it; changed by one entry, it does not hold.
 #[test]
 fn a_namespace_is_taken_out_alone_and_proves_that_it_is_whole() {

@@ -113,20 +113,26 @@ pub(crate) fn snapshot_params(genesis: &Genesis) -> SnapshotParams {
 /// Hands the entries of a snapshot over to whoever wants them, in order.
 pub(crate) type Feed<'a> = &'a mut dyn FnMut(Each<'_>) -> Result<Info, Failure>;
 
-/// Builds a store of the state of a snapshot in an empty directory. Its root is computed anew, and compared.
+/// Builds a store of the state of a snapshot in an empty directory. Its root is computed anew, and compared; and so is the
+/// hash of the genesis it says it comes from, if one is expected.
 pub(crate) fn build_state(
-    hasher: HashKind,
+    genesis: Option<&Genesis>,
     directory: Arc<Directory>,
     info: &Info,
     feed: Feed<'_>,
 ) -> Result<(), Failure> {
-    match hasher {
-        HashKind::Blake3 => build_with::<Blake3>(directory, info, feed),
-        HashKind::Sha256 => build_with::<Sha256>(directory, info, feed),
+    match info.hasher {
+        HashKind::Blake3 => build_with::<Blake3>(genesis, directory, info, feed),
+        HashKind::Sha256 => build_with::<Sha256>(genesis, directory, info, feed),
     }
 }
 
-fn build_with<H: Hasher>(directory: Arc<Directory>, info: &Info, feed: Feed<'_>) -> Result<(), Failure> {
+fn build_with<H: Hasher>(
+    genesis: Option<&Genesis>,
+    directory: Arc<Directory>,
+    info: &Info,
+    feed: Feed<'_>,
+) -> Result<(), Failure> {
     let mut building = Store::<H>::build(directory, Options::default(), info.id.height)?;
     let mut failed = None;
     let fed = feed(&mut |namespace: &Namespace, key: &[u8], value: &[u8]| {
@@ -140,26 +146,38 @@ fn build_with<H: Hasher>(directory: Arc<Directory>, info: &Info, feed: Feed<'_>)
         return Err(error.into());
     }
     fed?;
-    building.finish(info.root)?;
-    Ok(())
+    let store = building.finish(info.root)?;
+    let Some(genesis) = genesis else { return Ok(()) };
+    let expected = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.hash;
+    match keelstone_ledger::Chain::read(&store.view())?.map(|chain| chain.genesis_hash) {
+        Some(found) if found == expected => Ok(()),
+        Some(found) => {
+            Err(Failure::usage(format!("the genesis has hash {expected}, the snapshot's state belongs to {found}")))
+        }
+        None => Err(Failure::usage("the snapshot's state is that of no chain")),
+    }
 }
 
-/// A generation of a home that has none, for a state to be built in.
-pub(crate) struct Vacant {
+/// A generation beside the one that counts, for a state to be built in.
+pub(crate) struct Aside {
     generations: Generations,
     generation: Generation,
+    /// What counts until then.
+    current: Option<Generation>,
 }
 
-impl Vacant {
+impl Aside {
     /// Takes the home for this process.
     pub(crate) fn of(home: &Home) -> Result<Self, Failure> {
         let generations = Generations::open(&home.data())?;
-        if generations.current()?.is_some() {
-            let message = format!("there is a state in {} already", home.data().display());
-            return Err(Failure::usage(message).hint("give another --home, and the chain's genesis with --genesis"));
-        }
+        let current = generations.current()?;
         let generation = generations.fresh()?;
-        Ok(Self { generations, generation })
+        Ok(Self { generations, generation, current })
+    }
+
+    /// Whether there is a state whose place this would take.
+    pub(crate) fn replaces(&self) -> bool {
+        self.current.is_some()
     }
 
     /// Where to build the state.
@@ -168,9 +186,16 @@ impl Vacant {
         Ok(Arc::new(Directory::new(&state).map_err(|error| Failure::io(state.display(), &error))?))
     }
 
-    /// Makes what was built the home's state.
+    /// Removes what was built so far.
+    pub(crate) fn give_up(&self) {
+        // What cannot be removed now does not count, and is swept at the next start.
+        let _ = self.generations.discard(&self.generation);
+    }
+
+    /// Makes what was built the home's state, and removes what it replaces.
     pub(crate) fn settle(self) -> Result<(), Failure> {
-        self.generations.switch(&self.generation)
+        self.generations.switch(&self.generation)?;
+        self.current.map_or(Ok(()), |old| self.generations.discard(&old))
     }
 }
 

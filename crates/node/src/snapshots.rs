@@ -71,6 +71,18 @@ pub(crate) fn open_library(home: &Home) -> Result<Library, Failure> {
     Ok(library)
 }
 
+/// Removes the snapshots of a history that is no more, if there are any.
+pub(crate) fn forget_above(home: &Home, height: Height) -> Result<(), Failure> {
+    if !home.snapshots().exists() {
+        return Ok(());
+    }
+    let library = open_library(home)?;
+    for info in library.list().iter().filter(|info| info.id.height > height) {
+        library.delete(info.id)?;
+    }
+    Ok(())
+}
+
 /// Opens the library of a home directory to look at, beside a running node; none if there is none.
 pub(crate) fn look_into_library(home: &Home) -> Result<Option<(Library, Swept)>, Failure> {
     let path = home.snapshots();

@@ -60,7 +60,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
 }
 
 /// Reads `KEY=POWER`.
-fn validator(text: &str) -> Result<Validator, Failure> {
+pub(crate) fn validator(text: &str) -> Result<Validator, Failure> {
     let wrong = |what: &str| Failure::usage(format!("--validator {text}: {what}"));
     // A key as CometBFT writes it ends in `=` itself.
     let (key, power) = text.rsplit_once('=').ok_or_else(|| wrong("expected KEY=POWER"))?;

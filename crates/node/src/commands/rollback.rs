@@ -4,7 +4,7 @@ use super::db::confirmed;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::grouped;
-use crate::snapshots::{look_into_library, open_library};
+use crate::snapshots::forget_above;
 use clap::Args;
 use keelstone_codec::Height;
 use serde_json::json;
@@ -25,13 +25,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let lost = before.saturating_sub(options.height);
     confirmed(options.yes, &format!("this forgets {} blocks above height {}", grouped(lost), options.height))?;
     let root = chain.rollback(Height(options.height))?;
-    // Of a history that is no more.
-    if look_into_library(&context.home)?.is_some() {
-        let library = open_library(&context.home)?;
-        for info in library.list().iter().filter(|info| info.id.height.0 > options.height) {
-            library.delete(info.id)?;
-        }
-    }
+    forget_above(&context.home, Height(options.height))?;
     context.out.row("height", format_args!("{} (was {})", grouped(options.height), grouped(before)));
     context.out.row("root", root.0);
     context.out.emit(&json!({ "height": options.height, "height_before": before, "root": root.0 }));

@@ -11,6 +11,7 @@ use keelstone_codec::{Key, Namespace, Value};
 use keelstone_tree::{
     Answer, Blake3, HashKind, Hasher, Proof, ProofLimits, Query, RangeAnswer, ReadError, Sha256, Totals, prove,
 };
+use std::borrow::Cow;
 use std::cell::RefCell;
 
 /// Most bytes of keys and values that are taken out at once: a proof is held in memory. For more, ask for longer
@@ -59,7 +60,8 @@ fn extract<H: Hasher>(
     let raw_max = skeleton.chunk_bytes_max();
     let read = |source: &mut dyn Source, number: u32| {
         let wire = source.part(number, &index.chunks[number as usize])?;
-        unpack(&wire, raw_max).map_err(|error| LibraryError::Unproven { index: number, what: error.to_string() })
+        let raw = unpack(&wire, raw_max).map(Cow::into_owned);
+        raw.map_err(|error| LibraryError::Unproven { index: number, what: error.to_string() })
     };
     for page in 0..index.metadata.pages {
         let raw = read(source, page)?;

@@ -6,7 +6,7 @@
 
 use super::{Source, expected, genesis_if_any, show, trusted};
 use crate::cli::Context;
-use crate::commands::init::now;
+use crate::commands::init::{now, validator};
 use crate::commands::proof::FILE_BYTES_MAX;
 use crate::exit::{Exit, Failure};
 use crate::out::{bytes, grouped, short};
@@ -34,6 +34,9 @@ pub(crate) struct Options {
     /// A public key that may make blocks; may be repeated. None: anybody's, for development
     #[arg(long)]
     producer: Vec<String>,
+    /// A validator, for a chain under CometBFT, as `keelstone init` takes it; may be repeated
+    #[arg(long = "validator", value_name = "KEY=POWER", conflicts_with = "producer")]
+    validators: Vec<String>,
     /// The height of the new network's first block
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     initial_height: u64,
@@ -79,6 +82,7 @@ impl Taken {
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     let chain_id = ChainId::new(&options.chain_id).map_err(|error| Failure::usage(format!("--chain-id: {error}")))?;
     let producers = options.producer.iter().map(|text| producer(text)).collect::<Result<Vec<_>, _>>()?;
+    let validators = options.validators.iter().map(|text| validator(text)).collect::<Result<Vec<_>, _>>()?;
     trusted(options.root.as_deref())?;
     let expected = expected(genesis_if_any(context)?.as_ref(), options.root.as_deref())?;
     let mut taken = Taken::default();
@@ -101,6 +105,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         time: now().max(facts.genesis_time),
         limits: facts.limits,
         producers,
+        validators,
         state: taken.state,
         ..Genesis::new(chain_id)
     };

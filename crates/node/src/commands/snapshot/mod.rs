@@ -70,7 +70,7 @@ enum Action {
         #[arg(long)]
         restore: bool,
     },
-    /// Make the state of a snapshot the state of a home that has none
+    /// Make the state of a snapshot the state of this home
     Restore(restore::Options),
     /// Write a snapshot into a directory, or one file if the name ends in .tar
     Export {

@@ -5,14 +5,16 @@
 
 use super::{Source, expected, genesis_file, show};
 use crate::cli::Context;
+use crate::commands::db::confirmed;
 use crate::config::Config;
-use crate::engine::{self, Vacant};
+use crate::engine::{self, Aside};
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, bytes, grouped};
+use crate::snapshots::forget_above;
 use clap::Args;
-use keelstone_store::files::Directory;
-use keelstone_sync::library::{Expected, Info, Origin};
-use keelstone_tree::HashKind;
+use keelstone_ledger::Genesis;
+use keelstone_store::files::{Directory, Files as _};
+use keelstone_sync::library::{Expected, Info, LibraryError, Origin};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +30,9 @@ pub(crate) struct Options {
     /// The genesis of the chain, for a home that has none
     #[arg(long)]
     genesis: Option<PathBuf>,
+    /// Yes, put it in the place of the state that is here
+    #[arg(long)]
+    yes: bool,
 }
 
 pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> Result<Exit, Failure> {
@@ -41,14 +46,25 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
     };
     let expected = expected(Some(&genesis), options.root.as_deref())?;
     let info = options.snapshot.read(context, |origin| origin.inspect(&expected))?;
+    let started = Instant::now();
+    let aside = Aside::of(home)?;
+    if aside.replaces() {
+        let height = info.id.height;
+        let what = format!(
+            "this forgets the state, the blocks and the receipts here, and puts height {height} in their place"
+        );
+        confirmed(options.yes, &what)?;
+    }
+    let built = aside.directory().and_then(|directory| {
+        check_room(&directory, &info, config)?;
+        build(&options.snapshot, &expected, &info, Some(&genesis), directory, context)
+    });
+    built.inspect_err(|_| aside.give_up())?;
     if fresh {
         home.write_genesis(&genesis)?;
     }
-    let started = Instant::now();
-    let vacant = Vacant::of(home)?;
-    build(&options.snapshot, &expected, &info, genesis.hasher, vacant.directory()?, context)?;
-    vacant.settle()?;
-    // Opened as the chain of this genesis, or not at all.
+    aside.settle()?;
+    forget_above(home, info.id.height)?;
     engine::open(home, config, &context.application.registry)?;
     let seconds = started.elapsed().as_secs_f64();
 
@@ -62,6 +78,18 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
     Ok(Exit::Ok)
 }
 
+/// Refuses before anything is written what would fill the disk.
+fn check_room(directory: &Directory, info: &Info, config: &Config) -> Result<(), Failure> {
+    let room = directory.room().map_err(|error| Failure::io(directory.path().display(), &error))?;
+    let reserve = room.total_bytes / 100 * config.snapshots.reserve_percent;
+    // Keys, values, and about as much of the tree as an entry takes.
+    let needed = info.totals.bytes.saturating_add(info.totals.count.saturating_mul(128));
+    match room.free_bytes.checked_sub(reserve).is_some_and(|usable| needed <= usable) {
+        true => Ok(()),
+        false => Err(LibraryError::NoRoom { needed, reserve, free: room.free_bytes }.into()),
+    }
+}
+
 /// Builds the state of a snapshot in a directory that is thrown away.
 pub(super) fn rehearse(snapshot: &Source, expected: &Expected, context: &Context<'_>) -> Result<(), Failure> {
     let info = snapshot.read(context, |origin| origin.inspect(expected))?;
@@ -69,7 +97,7 @@ pub(super) fn rehearse(snapshot: &Source, expected: &Expected, context: &Context
     let place = if data.is_dir() { data } else { std::env::temp_dir() };
     let place = Scratch(place.join(format!("rehearsal-{}", std::process::id())));
     let directory = Directory::new(&place.0).map_err(|error| Failure::io(place.0.display(), &error))?;
-    build(snapshot, expected, &info, info.hasher, Arc::new(directory), context)
+    build(snapshot, expected, &info, None, Arc::new(directory), context)
 }
 
 /// A directory that is removed when this is dropped.
@@ -86,12 +114,12 @@ fn build(
     snapshot: &Source,
     expected: &Expected,
     info: &Info,
-    hasher: HashKind,
+    genesis: Option<&Genesis>,
     directory: Arc<Directory>,
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     let bar = context.out.progress("restoring", 0);
-    let built = engine::build_state(hasher, directory, info, &mut |each| {
+    let built = engine::build_state(genesis, directory, info, &mut |each| {
         snapshot.read(context, |origin: Origin<'_>| origin.entries(expected, each, &mut show(&bar)))
     });
     bar.finish_and_clear();
