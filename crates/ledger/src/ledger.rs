@@ -41,6 +41,8 @@ pub struct Ledger<H: Hasher> {
     /// The time of the last block.
     time: AtomicU64,
     listeners: RwLock<Vec<Listener>>,
+    /// What another engine certified, to be written with the next block.
+    certificates: Mutex<BTreeMap<Height, Vec<u8>>>,
     /// What the block that runs is at.
     activity: Activity,
 }
@@ -241,6 +243,10 @@ pub enum ProposalError {
 const BODY: u8 = b'b';
 const RECEIPTS: u8 = b'r';
 const INDEX: u8 = b't';
+const CERTIFICATE: u8 = b'c';
+
+/// Certificates that wait to be written. A chain that stands still has one.
+const CERTIFICATES_MAX: usize = 256;
 
 fn at(kind: u8, height: Height) -> Vec<u8> {
     let mut key = vec![kind];
@@ -293,6 +299,7 @@ impl<H: Hasher> Ledger<H> {
             writer: Mutex::new(()),
             time: AtomicU64::new(0),
             listeners: RwLock::default(),
+            certificates: Mutex::default(),
             activity: Activity::default(),
         };
         ledger.drop_blocks_above(ledger.height())?;
@@ -713,6 +720,29 @@ impl<H: Hasher> Ledger<H> {
         Ok(proofs)
     }
 
+    /// Keeps what another engine said of a height, in its own words: who verified it has to say so. It is written with the
+    /// next block, so that it costs no sync of its own; a crash before that loses it.
+    // spec: LEDGER-7
+    pub fn keep_certificate(&self, height: Height, certificate: Vec<u8>) {
+        let mut waiting = self.certificates();
+        waiting.insert(height, certificate);
+        if waiting.len() > CERTIFICATES_MAX {
+            waiting.pop_first();
+        }
+    }
+
+    /// What was kept of a height, if anything.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn certificate(&self, height: Height) -> Result<Option<Vec<u8>>, StoreError> {
+        let waiting = self.certificates().get(&height).cloned();
+        match waiting {
+            Some(certificate) => Ok(Some(certificate)),
+            None => self.kv.get(&at(CERTIFICATE, height)),
+        }
+    }
+
     /// Makes an earlier height the last one again, in the store and in the database. What waits is forgotten.
     ///
     /// # Errors
@@ -722,6 +752,7 @@ impl<H: Hasher> Ledger<H> {
     pub fn rollback(&self, to: Height) -> Result<Root, LedgerError> {
         let _writing = self.writer();
         let root = self.store.rollback(to)?;
+        self.certificates().clear();
         self.drop_blocks_above(to)?;
         self.time.store(self.last_time()?.0, Ordering::Release);
         self.pool_mut().clear();
@@ -746,6 +777,9 @@ impl<H: Hasher> Ledger<H> {
         let mut batch = Batch::new();
         // A commit that failed after this write has left a body here; what the index says of it goes first.
         self.forget_block(block.height, &mut batch)?;
+        for (height, certificate) in std::mem::take(&mut *self.certificates()) {
+            batch.put(at(CERTIFICATE, height), certificate);
+        }
         batch.put(at(BODY, block.height), block.to_bytes());
         batch.put(at(RECEIPTS, block.height), receipts.to_bytes());
         for (index, receipt) in (0u32..).zip(receipts) {
@@ -768,7 +802,7 @@ impl<H: Hasher> Ledger<H> {
                 batch.delete(key);
             }
         }
-        batch.delete(at(BODY, height)).delete(at(RECEIPTS, height));
+        batch.delete(at(BODY, height)).delete(at(RECEIPTS, height)).delete(at(CERTIFICATE, height));
         Ok(())
     }
 
@@ -809,6 +843,10 @@ impl<H: Hasher> Ledger<H> {
 
     fn writer(&self) -> MutexGuard<'_, ()> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn certificates(&self) -> MutexGuard<'_, BTreeMap<Height, Vec<u8>>> {
+        self.certificates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pool_mut(&self) -> MutexGuard<'_, Mempool> {

@@ -319,6 +319,10 @@ pub(crate) struct Block {
     pub(crate) receipts_root: Option<String>,
     /// The digest of everything it wrote but its own record.
     pub(crate) diff_digest: Option<String>,
+    /// The header of the next block with the signatures of its validators, in CometBFT's encoding (`SignedHeader`): what
+    /// certifies `root`, verified. Only of a chain under CometBFT, and only once there is such a header.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) certificate: Option<String>,
     /// The identities of its transactions, in order.
     pub(crate) transactions: Vec<String>,
 }

@@ -149,6 +149,12 @@ pub(crate) trait Consensus {
         at: Option<Height>,
         prove: bool,
     ) -> Result<Proven, ProveError>;
+    /// Who votes at a height; none if the version that says so is not kept.
+    fn voters_at(&self, height: Height) -> Result<Option<Vec<Validator>>, Failure>;
+    /// The root after a height; none if that version is not kept.
+    fn root_after(&self, height: Height) -> Result<Option<Root>, Failure>;
+    /// Keeps what the engine certified of a height.
+    fn keep_certificate(&self, height: Height, certificate: Vec<u8>);
     /// The most gas a bundle may use.
     fn gas_wanted(&self) -> u64;
 }
@@ -284,6 +290,26 @@ impl<H: Hasher> Consensus for Local<H> {
         let proof = if prove { Some(prove_ics23::<H, _>(&view, namespace, key)?) } else { None };
         let value = view.get(namespace, key).map_err(StoreError::from)?.map(|value| value.to_vec());
         Ok(Proven { height: view.height().unwrap_or_default(), value, proof, hasher: H::KIND })
+    }
+
+    // spec: LEDGER-7, LEDGER-8
+    fn voters_at(&self, height: Height) -> Result<Option<Vec<Validator>>, Failure> {
+        let ledger = self.ledger();
+        // What block H changes counts from block H + 2 on; the first two have those of the genesis.
+        let says = Height(height.0.saturating_sub(2)).max(ledger.genesis_height());
+        match ledger.view_at(says) {
+            Ok(view) => Ok(Validators::read(&view)?.map(|validators| validators.active.into_vec())),
+            Err(StoreError::NotRetained { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn root_after(&self, height: Height) -> Result<Option<Root>, Failure> {
+        Ok(self.ledger().root_at(height)?)
+    }
+
+    fn keep_certificate(&self, height: Height, certificate: Vec<u8>) {
+        self.ledger().keep_certificate(height, certificate);
     }
 
     fn gas_wanted(&self) -> u64 {

@@ -639,6 +639,7 @@ impl<H: Hasher> Chain for Local<H> {
             transactions_root: record.map(|record| record.transactions_root.to_string()),
             receipts_root: record.map(|record| record.receipts_root.to_string()),
             diff_digest: record.map(|record| record.diff.digest.to_string()),
+            certificate: self.ledger().certificate(height)?.map(hex::encode),
             transactions: block.transactions.iter().map(|transaction| transaction.id().to_string()).collect(),
         })
     }

@@ -69,6 +69,8 @@ pub(crate) struct Metrics {
     snapshot_chunks_served: Counter,
     snapshot_bytes_served: Counter,
     snapshot_chunks_refused: Family<Reason, Counter>,
+    pub(crate) certified_height: Gauge,
+    certified: Family<Outcome, Counter>,
     statesync_phase: Gauge,
     statesync_chunks_done: Gauge,
     statesync_chunks_total: Gauge,
@@ -114,6 +116,8 @@ impl Metrics {
             snapshot_chunks_served: Counter::default(),
             snapshot_bytes_served: Counter::default(),
             snapshot_chunks_refused: Family::default(),
+            certified_height: Gauge::default(),
+            certified: Family::default(),
             statesync_phase: Gauge::default(),
             statesync_chunks_done: Gauge::default(),
             statesync_chunks_total: Gauge::default(),
@@ -162,6 +166,16 @@ impl Metrics {
 
     fn register_statesync(&mut self) {
         let registry = &mut self.registry;
+        registry.register(
+            "certified_height_blocks",
+            "The last height whose root the engine certified as it is here",
+            self.certified_height.clone(),
+        );
+        registry.register(
+            "certified_compared_roots",
+            "Roots compared with what the engine certified, by outcome",
+            self.certified.clone(),
+        );
         registry.register(
             "statesync_phase_number",
             "State sync: 0 nothing was offered, 1 chunks are coming, 2 a state is built of them, 3 done",
@@ -217,6 +231,11 @@ impl Metrics {
                 self.statesync_left_seconds.set(0);
             }
         }
+    }
+
+    /// Counts a root: `agreed`, `unknown` or `differs`.
+    pub(crate) fn certified(&self, outcome: &'static str) {
+        self.certified.get_or_create(&Outcome { outcome }).inc();
     }
 
     /// Counts what was answered to an offer.

@@ -10,6 +10,8 @@
 //! and 0.40 share.
 
 mod application;
+mod certificate;
+mod certifier;
 mod frame;
 mod patience;
 mod rpc;
@@ -18,6 +20,7 @@ mod server;
 mod tests;
 
 pub(crate) use application::Application;
+pub(crate) use certifier::Certifier;
 pub use frame::{FIELDS_MAX, FRAME_BYTES_MAX, FrameError, Frames, STRUCTURE_BYTES_MAX, check_size};
 pub(crate) use rpc::{Rpc, from_base64};
 pub(crate) use server::Server;

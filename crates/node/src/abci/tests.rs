@@ -31,7 +31,7 @@ use tendermint_proto::v0_38::abci::response_process_proposal::ProposalStatus;
 use tendermint_proto::v0_38::abci::{self as proto, Request, Response};
 use tokio::sync::watch;
 
-fn key(number: u8) -> SecretKey {
+pub(super) fn key(number: u8) -> SecretKey {
     SecretKey::from_seed(&[number; 32])
 }
 
@@ -40,14 +40,14 @@ const PROPOSER: u8 = 100;
 const GENESIS_SECONDS: i64 = 1_700_000_000;
 
 /// A home directory of a chain with one validator, where person 9 may change the validators.
-struct Place {
+pub(super) struct Place {
     directory: tempfile::TempDir,
     genesis: Genesis,
     config: Config,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(|_| {})
     }
 
@@ -68,7 +68,7 @@ impl Place {
         Home::new(self.directory.path().to_owned())
     }
 
-    fn start(&self) -> Node {
+    pub(super) fn start(&self) -> Node {
         Node::start(self)
     }
 
@@ -113,8 +113,8 @@ fn copy_directory(from: &Path, to: &Path) {
 }
 
 /// The application, serving.
-struct Node {
-    engine: Arc<dyn Engine>,
+pub(super) struct Node {
+    pub(super) engine: Arc<dyn Engine>,
     application: Arc<Application>,
     health: Arc<Health>,
     address: String,
@@ -143,7 +143,7 @@ impl Node {
         Self { engine, application: asked, health, address, stop, server, runtime }
     }
 
-    fn connect(&self) -> Client {
+    pub(super) fn connect(&self) -> Client {
         let stream: Box<dyn Stream> = match self.address.split_once("://").unwrap() {
             ("unix", path) => Box::new(UnixStream::connect(path).unwrap()),
             (_, address) => {
@@ -156,7 +156,7 @@ impl Node {
     }
 
     /// Stops as a signal does.
-    fn stop(self) {
+    pub(super) fn stop(self) {
         let _ = self.stop.send(true);
         self.runtime.block_on(self.server).unwrap();
     }
@@ -166,7 +166,7 @@ trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
 
 /// The engine's end of a connection.
-struct Client {
+pub(super) struct Client {
     stream: Box<dyn Stream>,
 }
 
@@ -209,21 +209,21 @@ impl Client {
         }
     }
 
-    fn init(&mut self, place: &Place) -> proto::ResponseInitChain {
+    pub(super) fn init(&mut self, place: &Place) -> proto::ResponseInitChain {
         match self.call(Call::InitChain(init_chain(place))) {
             Answer::InitChain(begun) => begun,
             other => panic!("{other:?}"),
         }
     }
 
-    fn finalize(&mut self, block: proto::RequestFinalizeBlock) -> proto::ResponseFinalizeBlock {
+    pub(super) fn finalize(&mut self, block: proto::RequestFinalizeBlock) -> proto::ResponseFinalizeBlock {
         match self.call(Call::FinalizeBlock(block)) {
             Answer::FinalizeBlock(finalized) => finalized,
             other => panic!("{other:?}"),
         }
     }
 
-    fn commit(&mut self) -> proto::ResponseCommit {
+    pub(super) fn commit(&mut self) -> proto::ResponseCommit {
         match self.call(Call::Commit(proto::RequestCommit {})) {
             Answer::Commit(committed) => committed,
             other => panic!("{other:?}"),
@@ -295,7 +295,7 @@ fn init_chain(place: &Place) -> proto::RequestInitChain {
     }
 }
 
-fn block(height: i64, txs: Vec<Bytes>) -> proto::RequestFinalizeBlock {
+pub(super) fn block(height: i64, txs: Vec<Bytes>) -> proto::RequestFinalizeBlock {
     proto::RequestFinalizeBlock {
         txs,
         height,
@@ -317,7 +317,7 @@ fn signed(person: u8, nonce: u64, operation: Operation) -> Bytes {
     transaction.sign(&key(person)).to_bytes().into()
 }
 
-fn register(person: u8, nonce: u64) -> Bytes {
+pub(super) fn register(person: u8, nonce: u64) -> Bytes {
     let personality = agents::Personality::even(Fixed::from_micros(500_000));
     let name = Text::new(format!("agent {person}")).unwrap();
     signed(person, nonce, Operation::of(&agents::Register { name, personality, traits: Default::default() }))

@@ -2,7 +2,7 @@
 //! serves the HTTP API.
 
 use super::init::PRODUCER;
-use crate::abci::{self, Application, Rpc};
+use crate::abci::{self, Application, Certifier, Rpc};
 use crate::cli::{Context, report};
 use crate::config::{Config, EngineKind, Log, LogFormat};
 use crate::engine::Engine;
@@ -118,8 +118,8 @@ pub(crate) enum Maker {
 /// What makes blocks while the node runs.
 enum Running {
     Solo(Producer),
-    /// The server that the engine calls.
-    CometBft(tokio::task::JoinHandle<()>),
+    /// The server that the engine calls, and who compares roots with what it certifies.
+    CometBft(tokio::task::JoinHandle<()>, Certifier),
 }
 
 /// A running node.
@@ -229,7 +229,9 @@ impl Node {
                     config.engine.retain_blocks,
                 ));
                 runtime.spawn(watch_sync(application.clone(), config, home, context.out.is_json()));
-                Running::CometBft(runtime.spawn(socket.serve(application, stopped.clone())))
+                let certifier = certify(&engine, config, home, metrics.clone(), context.out.is_json())
+                    .map_err(|error| Failure::io("could not start comparing roots", &error))?;
+                Running::CometBft(runtime.spawn(socket.serve(application, stopped.clone())), certifier)
             }
         };
 
@@ -277,7 +279,10 @@ impl Node {
         match self.running {
             Running::Solo(producer) => producer.stop(),
             // A panic of the task was reported when it happened.
-            Running::CometBft(server) => drop(self.runtime.block_on(server)),
+            Running::CometBft(server, certifier) => {
+                drop(self.runtime.block_on(server));
+                certifier.stop();
+            }
         }
         if let Some(snapshots) = &self.snapshots {
             snapshots.stop();
@@ -314,6 +319,25 @@ fn watch(
         report(&Out::new(json), &Failure::new(Exit::Halted, message).hint(hint));
         home.withdraw_api();
         std::process::exit(i32::from(Exit::Halted as u8));
+    })
+}
+
+/// Ends the process when the engine certifies another root than this node has: its state is not the chain's.
+// spec: LEDGER-7
+fn certify(
+    engine: &Arc<dyn Engine>,
+    config: &Config,
+    home: &Home,
+    metrics: Arc<Metrics>,
+    json: bool,
+) -> std::io::Result<Certifier> {
+    let (rpc, home) = (Rpc::new(config.engine.rpc.clone()), home.clone());
+    Certifier::start(engine, rpc, metrics, move |differs| {
+        tracing::error!(%differs, "this node's state is not the chain's; the node halts");
+        let hint = "keep the data for whoever looks into it, and join anew in an empty home";
+        report(&Out::new(json), &Failure::integrity(differs.to_string()).hint(hint));
+        home.withdraw_api();
+        std::process::exit(i32::from(Exit::Integrity as u8));
     })
 }
 

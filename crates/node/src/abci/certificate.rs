@@ -1,0 +1,266 @@
+//! What the engine certifies: a header of block H + 1, signed by more than two thirds of those who vote, says which root
+//! the state has after block H.
+//!
+//! Checked here from the ground up: the header's hash, the votes' bytes, the signatures, and that they are of the
+//! validators this chain itself knows. Where a header came from is of no matter, so it is asked of whoever is at hand.
+//! Pure: no clock, no network.
+//!
+//! Rule: `spec/ledger.md`, LEDGER-7. Why not a light client's crate: `docs/decisions/0010-own-certificates.md`.
+
+use crate::consensus::address_of;
+use keelstone_codec::{Hash, Height, Root};
+use keelstone_ledger::{Signature, Validator, verify as verify_signature};
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeSet;
+use tendermint_proto::v0_38::types::{
+    BlockId, BlockIdFlag, CanonicalBlockId, CanonicalPartSetHeader, CanonicalVote, Commit, CommitSig, Header,
+    SignedHeader, SignedMsgType,
+};
+
+/// Why a header certifies nothing. Whoever sent it has to act.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum CertificateError {
+    /// A part is missing, or not what it should be.
+    #[error("the header is none: {0}")]
+    Form(&'static str),
+    /// It is of another chain or height.
+    #[error("the header's {what} is {found}, {expected} was asked for")]
+    Other {
+        /// `chain` or `height`.
+        what: &'static str,
+        /// What was asked for.
+        expected: String,
+        /// What it says.
+        found: String,
+    },
+    /// The votes are for another header.
+    #[error("the votes are for {voted}, the header is {found}")]
+    Hash {
+        /// The hash that was voted for.
+        voted: String,
+        /// The hash of the header.
+        found: String,
+    },
+    /// A vote is not what it says it is.
+    #[error("vote {index} is not {what}")]
+    Vote {
+        /// Its place.
+        index: usize,
+        /// What it fails to be.
+        what: &'static str,
+    },
+    /// Too few voted.
+    #[error("votes with power {found} of {total}, which is not more than two thirds")]
+    TooFew {
+        /// The power of the votes.
+        found: u64,
+        /// Of all validators.
+        total: u64,
+    },
+}
+
+/// A header that was verified, and what it certifies.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Certificate {
+    /// The height whose state it certifies: one below the header's.
+    pub(crate) height: Height,
+    /// The certified root of that state.
+    pub(crate) root: Root,
+    /// The header with its signatures, for whoever wants to check again.
+    pub(crate) signed: SignedHeader,
+}
+
+/// Verifies a signed header of `height` against those who vote at that height.
+///
+/// # Errors
+/// [`CertificateError`]: the first thing that is wrong.
+// spec: LEDGER-7
+pub(crate) fn verify(
+    signed: SignedHeader,
+    chain_id: &str,
+    height: Height,
+    validators: &[Validator],
+) -> Result<Certificate, CertificateError> {
+    use CertificateError::{Form, Hash as WrongHash, Other, TooFew, Vote};
+    let header = signed.header.as_ref().ok_or(Form("no header"))?;
+    let commit = signed.commit.as_ref().ok_or(Form("no commit"))?;
+    if header.chain_id != chain_id {
+        let (expected, found) = (chain_id.to_owned(), header.chain_id.clone());
+        return Err(Other { what: "chain", expected, found });
+    }
+    for found in [header.height, commit.height] {
+        if u64::try_from(found) != Ok(height.0) {
+            return Err(Other { what: "height", expected: height.to_string(), found: found.to_string() });
+        }
+    }
+    let block_id = commit.block_id.as_ref().ok_or(Form("no block id"))?;
+    let found = header_hash(header);
+    if block_id.hash != found {
+        return Err(WrongHash { voted: hex::encode(&block_id.hash), found: hex::encode(found) });
+    }
+    let total = validators.iter().map(|validator| validator.power).sum();
+    let (mut power, mut voted) = (0u64, BTreeSet::new());
+    for (index, vote) in commit.signatures.iter().enumerate() {
+        // Votes for nothing, and none at all, do not count and do no harm.
+        if vote.block_id_flag != BlockIdFlag::Commit as i32 {
+            continue;
+        }
+        let validator = validators.iter().find(|known| address_of(&known.key) == *vote.validator_address.as_slice());
+        let validator = validator.ok_or(Vote { index, what: "of a validator" })?;
+        if !voted.insert(validator.key) {
+            return Err(Vote { index, what: "of another validator than one before" });
+        }
+        let bytes = <[u8; 64]>::try_from(vote.signature.as_slice()).map_err(|_| Vote { index, what: "signed" })?;
+        verify_signature(&validator.key, &vote_bytes(chain_id, commit, block_id, vote), &Signature(bytes))
+            .map_err(|_| Vote { index, what: "signed by its validator" })?;
+        power += validator.power;
+    }
+    if u128::from(power) * 3 <= u128::from(total) * 2 {
+        return Err(TooFew { found: power, total });
+    }
+    let root = <[u8; 32]>::try_from(header.app_hash.as_slice()).map_err(|_| Form("an app hash of 32 bytes"))?;
+    let height = height.prev().ok_or(Form("no height below"))?;
+    Ok(Certificate { height, root: Root(Hash(root)), signed })
+}
+
+/// What a validator signs: its vote in the one encoding that all agree on.
+pub(super) fn vote_bytes(chain_id: &str, commit: &Commit, block_id: &BlockId, vote: &CommitSig) -> Vec<u8> {
+    let parts = block_id.part_set_header.clone().unwrap_or_default();
+    let vote = CanonicalVote {
+        r#type: SignedMsgType::Precommit.into(),
+        height: commit.height,
+        round: i64::from(commit.round),
+        block_id: Some(CanonicalBlockId {
+            hash: block_id.hash.clone(),
+            part_set_header: Some(CanonicalPartSetHeader { total: parts.total, hash: parts.hash }),
+        }),
+        // What is not optional there is encoded even where it is empty.
+        timestamp: Some(vote.timestamp.unwrap_or_default()),
+        chain_id: chain_id.to_owned(),
+    };
+    vote.encode_length_delimited_to_vec()
+}
+
+/// The hash of a header: the root of a tree over its fields, each encoded by itself.
+pub(super) fn header_hash(header: &Header) -> [u8; 32] {
+    let last_block = header.last_block_id.clone().unwrap_or_default();
+    let last_block =
+        BlockId { part_set_header: Some(last_block.part_set_header.clone().unwrap_or_default()), ..last_block };
+    let fields: [Vec<u8>; 14] = [
+        header.version.unwrap_or_default().encode_to_vec(),
+        header.chain_id.encode_to_vec(),
+        header.height.encode_to_vec(),
+        header.time.unwrap_or_default().encode_to_vec(),
+        last_block.encode_to_vec(),
+        header.last_commit_hash.encode_to_vec(),
+        header.data_hash.encode_to_vec(),
+        header.validators_hash.encode_to_vec(),
+        header.next_validators_hash.encode_to_vec(),
+        header.consensus_hash.encode_to_vec(),
+        header.app_hash.encode_to_vec(),
+        header.last_results_hash.encode_to_vec(),
+        header.evidence_hash.encode_to_vec(),
+        header.proposer_address.encode_to_vec(),
+    ];
+    merkle(&fields)
+}
+
+/// The root of RFC 6962 over a list that is not empty.
+fn merkle(items: &[Vec<u8>]) -> [u8; 32] {
+    match items {
+        [leaf] => Sha256::new().chain_update([0]).chain_update(leaf).finalize().into(),
+        items => {
+            let left = items.len().next_power_of_two() / 2;
+            let (left, right) = (merkle(&items[..left]), merkle(&items[left..]));
+            Sha256::new().chain_update([1]).chain_update(left).chain_update(right).finalize().into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelstone_execution::PublicKey;
+
+    /// A header and its commit as CometBFT 0.40.0 gave them, of a chain with one validator.
+    const COMMIT: &str = include_str!("commit_0_40.json");
+    const VALIDATOR: &str = "8dad81511fa4f225e2b01578dead5bd78f4ef658ea58c7e9190df5b9dbaa1e7b";
+
+    fn signed() -> SignedHeader {
+        serde_json::from_str(COMMIT).unwrap()
+    }
+
+    fn validators() -> Vec<Validator> {
+        vec![Validator { key: PublicKey::from_hex(VALIDATOR).unwrap(), power: 10 }]
+    }
+
+    fn judged(change: impl FnOnce(&mut Header, &mut Commit)) -> Result<Certificate, CertificateError> {
+        let mut signed = signed();
+        change(signed.header.as_mut().unwrap(), signed.commit.as_mut().unwrap());
+        verify(signed, "smoke", Height(3), &validators())
+    }
+
+    /// spec: LEDGER-7. The header of block 3 certifies the root after block 2.
+    #[test]
+    fn a_header_of_cometbft_certifies_the_root_below_it() {
+        let certificate = judged(|_, _| ()).unwrap();
+        assert_eq!(certificate.height, Height(2));
+        let root = "bc17b615a5f3729a340fe688dd4ab84197d63856ead504f9fbb026ac797173e9";
+        assert_eq!(certificate.root.0.to_string(), root);
+    }
+
+    /// spec: LEDGER-7. Whatever is changed, it certifies nothing.
+    #[test]
+    fn a_header_that_was_touched_certifies_nothing() {
+        type Change = fn(&mut Header, &mut Commit);
+        let headers: [Change; 8] = [
+            |header, _| header.app_hash[0] ^= 1,
+            |header, _| header.data_hash[31] ^= 1,
+            |header, _| header.evidence_hash.clear(),
+            |header, _| header.proposer_address[3] ^= 1,
+            |header, _| header.time.as_mut().unwrap().nanos += 1,
+            |header, _| header.version.as_mut().unwrap().app += 1,
+            |header, _| header.last_block_id.as_mut().unwrap().hash[0] ^= 1,
+            |header, _| header.last_block_id = None,
+        ];
+        for change in headers {
+            assert!(matches!(judged(change), Err(CertificateError::Hash { .. })));
+        }
+        let votes: [Change; 5] = [
+            |_, commit| commit.signatures[0].signature[5] ^= 1,
+            |_, commit| commit.signatures[0].timestamp.as_mut().unwrap().nanos += 1,
+            |_, commit| commit.signatures[0].validator_address[0] ^= 1,
+            |_, commit| commit.round = 1,
+            |_, commit| commit.signatures.push(commit.signatures[0].clone()),
+        ];
+        for change in votes {
+            assert!(matches!(judged(change), Err(CertificateError::Vote { .. })));
+        }
+        let few: [Change; 2] = [
+            |_, commit| commit.signatures.clear(),
+            |_, commit| commit.signatures[0].block_id_flag = BlockIdFlag::Nil as i32,
+        ];
+        for change in few {
+            assert_eq!(judged(change), Err(CertificateError::TooFew { found: 0, total: 10 }));
+        }
+        assert!(matches!(judged(|_, commit| commit.height = 4), Err(CertificateError::Other { what: "height", .. })));
+        assert!(matches!(judged(|header, _| header.height = 4), Err(CertificateError::Other { what: "height", .. })));
+        let other = verify(signed(), "other", Height(3), &validators());
+        assert!(matches!(other, Err(CertificateError::Other { what: "chain", .. })));
+        assert_eq!(verify(SignedHeader::default(), "smoke", Height(3), &[]), Err(CertificateError::Form("no header")));
+    }
+
+    /// spec: LEDGER-7. Exactly two thirds are too few.
+    #[test]
+    fn more_than_two_thirds_must_have_voted() {
+        let with = |power| {
+            let silent = Validator { key: keelstone_ledger::SecretKey::from_seed(&[1; 32]).public(), power };
+            verify(signed(), "smoke", Height(3), &[validators(), vec![silent]].concat())
+        };
+        assert!(with(4).is_ok());
+        assert_eq!(with(5), Err(CertificateError::TooFew { found: 10, total: 15 }));
+        assert!(matches!(verify(signed(), "smoke", Height(3), &[]), Err(CertificateError::Vote { .. })));
+    }
+}

@@ -1,0 +1,224 @@
+//! Compares every root with the one the engine certifies.
+//!
+//! ABCI hands an application neither signatures nor, with a block, the hash it should come to, so the engine's RPC is
+//! asked, on a thread of its own: blocks do not wait for it. What it answers is verified ([`super::certificate`]), so a
+//! wrong answer is merely no answer. A root that is certified and not ours ends the node.
+//!
+//! Rule: `spec/ledger.md`, LEDGER-7.
+
+use super::certificate::{self, Certificate};
+use super::rpc::Rpc;
+use crate::engine::Engine;
+use crate::exit::causes;
+use crate::metrics::Metrics;
+use keelstone_codec::{Height, Root};
+use prost::Message as _;
+use serde_json::json;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use tendermint_proto::v0_38::types::SignedHeader;
+
+/// Headers asked for when many blocks came at once; the roots before those count as unknown.
+const BACKLOG_MAX: u64 = 64;
+
+/// A running comparison.
+pub(crate) struct Certifier {
+    stop: Arc<AtomicBool>,
+    wake: SyncSender<()>,
+    thread: JoinHandle<()>,
+}
+
+/// The engine certifies another root than this node has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Differs {
+    pub(crate) height: Height,
+    pub(crate) certified: Root,
+    pub(crate) own: Root,
+}
+
+impl fmt::Display for Differs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { height, certified, own } = self;
+        write!(f, "the engine certifies root {} for height {height}, this node has {}", certified.0, own.0)
+    }
+}
+
+/// What a comparison came to.
+enum Compared {
+    Agreed(Certificate),
+    Unknown(String),
+    Differs(Differs),
+}
+
+impl Certifier {
+    /// Compares from the next block on. `halt` is called once, if a root differs.
+    pub(crate) fn start(
+        engine: &Arc<dyn Engine>,
+        rpc: Rpc,
+        metrics: Arc<Metrics>,
+        halt: impl FnOnce(Differs) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (wake, woken) = sync_channel(1);
+        let (stop, tip) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (waker, reached) = (wake.clone(), tip.clone());
+        engine.on_commit(Box::new(move |committed| {
+            reached.store(committed.block.height.0, Ordering::Release);
+            // Full means: woken already.
+            let _ = waker.try_send(());
+        }));
+        let (stopped, engine) = (stop.clone(), Arc::downgrade(engine));
+        let thread = std::thread::Builder::new().name("certifier".to_owned()).spawn(move || {
+            let mut done = 0;
+            while woken.recv().is_ok() && !stopped.load(Ordering::Relaxed) {
+                let tip = tip.load(Ordering::Acquire);
+                // After the first wake there is one block to look at, not all before it.
+                let from = if done == 0 { tip } else { done + 1 };
+                let first = from.max(tip.saturating_sub(BACKLOG_MAX - 1));
+                (from..first).for_each(|_| metrics.certified("unknown"));
+                for height in first..=tip {
+                    if stopped.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    match take_in(&engine, &rpc, Height(height), &metrics) {
+                        Some(differs) => return halt(differs),
+                        None => done = height,
+                    }
+                }
+            }
+        })?;
+        Ok(Self { stop, wake, thread })
+    }
+
+    /// Compares no longer.
+    pub(crate) fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.wake.try_send(());
+        // A panic of the thread was reported when it happened.
+        let _ = self.thread.join();
+    }
+}
+
+/// Compares one root and says what came of it; the root if it differs.
+fn take_in(engine: &Weak<dyn Engine>, rpc: &Rpc, height: Height, metrics: &Metrics) -> Option<Differs> {
+    let engine = engine.upgrade()?;
+    let header = |height: Height| {
+        let answer = rpc.call("commit", json!({ "height": height.to_string() })).map_err(|error| error.to_string())?;
+        let signed = answer.get("signed_header").cloned().unwrap_or_default();
+        serde_json::from_value(signed).map_err(|error| format!("the engine's commit: {error}"))
+    };
+    match compare(&*engine, height, header) {
+        Compared::Agreed(certificate) => {
+            metrics.certified("agreed");
+            metrics.certified_height.set(i64::try_from(certificate.height.0).unwrap_or(i64::MAX));
+            engine.keep_certificate(certificate.height, certificate.signed.encode_to_vec());
+            None
+        }
+        Compared::Unknown(why) => {
+            metrics.certified("unknown");
+            tracing::debug!(%height, why, "what the engine certifies is unknown");
+            None
+        }
+        Compared::Differs(differs) => {
+            metrics.certified("differs");
+            Some(differs)
+        }
+    }
+}
+
+/// Compares the root below the header of a height.
+// spec: LEDGER-7
+fn compare(
+    engine: &dyn Engine,
+    height: Height,
+    header: impl FnOnce(Height) -> Result<SignedHeader, String>,
+) -> Compared {
+    let unknown = |why: &dyn std::error::Error| Compared::Unknown(causes(why));
+    let chain_id = match engine.status() {
+        Ok(status) => status.chain_id,
+        Err(error) => return unknown(&error),
+    };
+    let voters = match engine.voters_at(height) {
+        Ok(Some(voters)) => voters,
+        Ok(None) => return Compared::Unknown("who votes there is no longer kept".to_owned()),
+        Err(failure) => return unknown(&failure),
+    };
+    let signed = match header(height) {
+        Ok(signed) => signed,
+        Err(why) => return Compared::Unknown(why),
+    };
+    let certificate = match certificate::verify(signed, &chain_id, height, &voters) {
+        Ok(certificate) => certificate,
+        Err(error) => return unknown(&error),
+    };
+    match engine.root_after(certificate.height) {
+        Ok(Some(own)) if own == certificate.root => Compared::Agreed(certificate),
+        Ok(Some(own)) => Compared::Differs(Differs { height: certificate.height, certified: certificate.root, own }),
+        Ok(None) => Compared::Unknown("the root is no longer kept".to_owned()),
+        Err(failure) => unknown(&failure),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abci::certificate::{header_hash, vote_bytes};
+    use crate::abci::tests::{Place, block, key, register};
+    use tendermint_proto::v0_38::types::{BlockId, BlockIdFlag, Commit, CommitSig, Header};
+
+    /// A header with this app hash, signed by the validator with this number.
+    fn header(height: u64, app_hash: &[u8], signer: u8) -> SignedHeader {
+        let height = i64::try_from(height).unwrap();
+        let header =
+            Header { chain_id: "abci-test".to_owned(), height, app_hash: app_hash.to_vec(), ..Header::default() };
+        let block_id = BlockId { hash: header_hash(&header).to_vec(), part_set_header: None };
+        let mut commit = Commit { height, round: 0, block_id: Some(block_id.clone()), signatures: vec![] };
+        let mut vote = CommitSig {
+            block_id_flag: BlockIdFlag::Commit.into(),
+            validator_address: crate::consensus::address_of(&key(signer).public()).to_vec(),
+            ..CommitSig::default()
+        };
+        vote.signature = key(signer).sign(&vote_bytes("abci-test", &commit, &block_id, &vote)).0.to_vec();
+        commit.signatures.push(vote);
+        SignedHeader { header: Some(header), commit: Some(commit) }
+    }
+
+    /// spec: LEDGER-7. Agreed, unknown or another: only a verified header can say that a root is wrong.
+    #[test]
+    fn a_root_is_compared_with_what_was_verified_and_with_nothing_else() {
+        let place = Place::new();
+        let node = place.start();
+        let mut client = node.connect();
+        client.init(&place);
+        let roots = [1, 2].map(|height| {
+            let root = client.finalize(block(height, vec![register(u8::try_from(height).unwrap(), 0)])).app_hash;
+            client.commit();
+            root
+        });
+        let engine = &*node.engine;
+        let compared = |signed: Result<SignedHeader, String>| compare(engine, Height(2), |_| signed);
+        let Compared::Agreed(certificate) = compared(Ok(header(2, &roots[0], 100))) else { panic!("it is the root") };
+        assert_eq!(certificate.height, Height(1));
+        engine.keep_certificate(certificate.height, certificate.signed.encode_to_vec());
+        let kept = engine.block(Some(Height(1))).unwrap().certificate.unwrap();
+        assert_eq!(kept, hex::encode(certificate.signed.encode_to_vec()));
+        client.finalize(block(3, vec![]));
+        client.commit();
+        drop(client);
+        node.stop();
+
+        let node = place.start();
+        let engine = &*node.engine;
+        assert_eq!(engine.block(Some(Height(1))).unwrap().certificate, Some(kept), "it was written with block 3");
+        let compared = |signed: Result<SignedHeader, String>| compare(engine, Height(2), |_| signed);
+        for unknown in [Err("no answer".to_owned()), Ok(header(2, &roots[1], 1)), Ok(header(3, &roots[1], 100))] {
+            assert!(matches!(compared(unknown), Compared::Unknown(_)));
+        }
+        let Compared::Differs(differs) = compared(Ok(header(2, &roots[1], 100))) else { panic!("it is another") };
+        assert_eq!((differs.height, differs.own.0.as_bytes().as_slice()), (Height(1), &roots[0][..]));
+        assert!(differs.to_string().contains("the engine certifies root"), "{differs}");
+        node.stop();
+    }
+}
