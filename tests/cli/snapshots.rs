@@ -310,6 +310,38 @@ fn a_state_is_replaced_as_a_whole_or_not_at_all() {
     assert!(!other.path().join("genesis.json").exists(), "a home that was refused stays empty");
 }
 
+/// A snapshot and what changed since come to the later height, under the later root.
+#[test]
+fn a_delta_takes_an_old_snapshot_to_a_later_height() {
+    let home = busy_chain();
+    snapshot(home.path(), 0, &["create", "--height", "1"]);
+    let file = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    let (tar, delta) = (file("one.tar"), file("delta"));
+    snapshot(home.path(), 0, &["export", "1", &tar]);
+    let made = snapshot(home.path(), 0, &["delta", "1", "3", "--out", &delta]);
+    snapshot(home.path(), 2, &["delta", "1", "3", "--out", &delta]);
+    snapshot(home.path(), 2, &["delta", "3", "1", "--out", &file("backwards")]);
+    snapshot(home.path(), 14, &["delta", "1", "9", "--out", &file("beyond")]);
+    let status = expect(home.path(), 0, &["status"]);
+    assert_eq!((&made["to"]["height"], &made["to"]["root"]), (&json!(3), &status["root"]));
+    let (other, genesis) = sibling(home.path());
+    let restore = |code: i32, delta: &str, root: &str| {
+        snapshot(other.path(), code, &["restore", &tar, "--delta", delta, "--root", root, "--genesis", &genesis])
+    };
+    restore(2, &delta, &"ab".repeat(32));
+    // One that says something else of the later state is found out by the root.
+    let mut bytes = fs::read(&delta).unwrap();
+    let text = bytes.windows(6).position(|window| window == b"fourth").unwrap();
+    bytes[text] = b'F';
+    fs::write(file("forged"), bytes).unwrap();
+    let root = status["root"].as_str().unwrap();
+    restore(12, &file("forged"), root);
+    let restored = restore(0, &delta, root);
+    assert_eq!((&restored["height"], &restored["root"]), (&json!(3), &status["root"]));
+    let there = expect(other.path(), 0, &["status"]);
+    assert_eq!((&there["height"], &there["root"]), (&json!(3), &status["root"]));
+}
+
 /// One namespace or prefix alone, with the proof that it is all of it; changed by one entry, it does not hold.
 #[test]
 fn a_namespace_is_taken_out_alone_and_proves_that_it_is_whole() {

@@ -26,6 +26,7 @@ use keelstone_store::kv::RedbKv;
 use keelstone_store::{
     CheckLevel, CheckReport, Compacted, Options, Progress, Retention, Stats, Store, StoreError, View,
 };
+use keelstone_sync::delta::{Delta, DeltaError};
 use keelstone_sync::library::{Each, Info, Library, LibraryError, Listener as Listening, Making};
 use keelstone_sync::snapshot::SnapshotParams;
 use keelstone_tree::{Blake3, HashKind, Hasher, KeyRange, Query, Read, ReadError, Sha256};
@@ -64,6 +65,8 @@ pub(crate) trait Engine: Chain + Consensus + StateSync {
     fn export_xian(&self, at: Option<Height>) -> Result<Json, Failure>;
     /// A version of the state to make a snapshot of. It stays as it is for as long as it is held.
     fn version(&self, at: Option<Height>) -> Result<Box<dyn Version>, Failure>;
+    /// What changed between two heights whose states are kept.
+    fn delta(&self, from: Height, to: Height) -> Result<Delta, Failure>;
     /// Figures of the store.
     fn stats(&self) -> Stats;
     /// Checks what is stored.
@@ -110,30 +113,31 @@ pub(crate) fn snapshot_params(genesis: &Genesis) -> SnapshotParams {
     }
 }
 
-/// Hands the entries of a snapshot over to whoever wants them, in order.
-pub(crate) type Feed<'a> = &'a mut dyn FnMut(Each<'_>) -> Result<Info, Failure>;
+/// Hands the entries of a state over to whoever wants them, in order.
+pub(crate) type Feed<'a> = &'a mut dyn FnMut(Each<'_>) -> Result<(), Failure>;
 
-/// Builds a store of the state of a snapshot in an empty directory. Its root is computed anew, and compared; and so is the
+/// Builds a store of a state in an empty directory. Its root is computed anew, and compared; and so is the
 /// hash of the genesis it says it comes from, if one is expected.
 pub(crate) fn build_state(
     genesis: Option<&Genesis>,
+    hasher: HashKind,
     directory: Arc<Directory>,
-    info: &Info,
+    target: (Height, Root),
     feed: Feed<'_>,
 ) -> Result<(), Failure> {
-    match info.hasher {
-        HashKind::Blake3 => build_with::<Blake3>(genesis, directory, info, feed),
-        HashKind::Sha256 => build_with::<Sha256>(genesis, directory, info, feed),
+    match hasher {
+        HashKind::Blake3 => build_with::<Blake3>(genesis, directory, target, feed),
+        HashKind::Sha256 => build_with::<Sha256>(genesis, directory, target, feed),
     }
 }
 
 fn build_with<H: Hasher>(
     genesis: Option<&Genesis>,
     directory: Arc<Directory>,
-    info: &Info,
+    (height, root): (Height, Root),
     feed: Feed<'_>,
 ) -> Result<(), Failure> {
-    let mut building = Store::<H>::build(directory, Options::default(), info.id.height)?;
+    let mut building = Store::<H>::build(directory, Options::default(), height)?;
     let mut failed = None;
     let fed = feed(&mut |namespace: &Namespace, key: &[u8], value: &[u8]| {
         let key = Key::new(key).expect("a proven entry has a key");
@@ -146,7 +150,10 @@ fn build_with<H: Hasher>(
         return Err(error.into());
     }
     fed?;
-    let store = building.finish(info.root)?;
+    let store = building.finish(root).map_err(|error| match error {
+        StoreError::WrongRoot { .. } => Failure::integrity(error.to_string()),
+        error => error.into(),
+    })?;
     let Some(genesis) = genesis else { return Ok(()) };
     let expected = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.hash;
     match keelstone_ledger::Chain::read(&store.view())?.map(|chain| chain.genesis_hash) {
@@ -470,6 +477,16 @@ impl From<StoreError> for Failure {
     }
 }
 
+impl From<DeltaError> for Failure {
+    fn from(error: DeltaError) -> Self {
+        match error {
+            DeltaError::Read(error) => error.into(),
+            DeltaError::NoChange { .. } => Self::integrity(error.to_string()),
+            error => Self::usage(error.to_string()),
+        }
+    }
+}
+
 impl From<LibraryError> for Failure {
     fn from(error: LibraryError) -> Self {
         let message = causes(&error);
@@ -772,6 +789,12 @@ impl<H: Hasher> Engine for Local<H> {
 
     fn version(&self, at: Option<Height>) -> Result<Box<dyn Version>, Failure> {
         Ok(Box::new(Held { view: self.view(at)?, params: snapshot_params(&self.genesis) }))
+    }
+
+    fn delta(&self, from: Height, to: Height) -> Result<Delta, Failure> {
+        let (older, later) = (self.view(Some(from))?, self.view(Some(to))?);
+        let chain_id = self.genesis.chain_id.clone();
+        Ok(Delta::between(chain_id, H::KIND, (&older, (from, older.root())), (&later, (to, later.root())))?)
     }
 
     fn stats(&self) -> Stats {

@@ -4,6 +4,7 @@
 //! tar. Both go through the verifier that checks chunks of strangers. Commands that only read look into the library
 //! beside a running node; those that write need it for themselves.
 
+mod delta;
 mod diff;
 pub(crate) mod extract;
 mod genesis;
@@ -91,6 +92,8 @@ enum Action {
     Extract(extract::Options),
     /// Write the genesis of a new network that begins with a snapshot's state
     ToGenesis(genesis::Options),
+    /// Write what changed between two heights, for `restore --delta`
+    Delta(delta::Options),
     /// Show what two snapshots differ in
     Diff(diff::Options),
     /// Remove a snapshot
@@ -259,6 +262,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         }
         Action::Extract(options) => return extract::run(options, context),
         Action::ToGenesis(options) => return genesis::run(options, context),
+        Action::Delta(options) => return delta::run(options, context),
         Action::Diff(options) => return diff::run(options, context),
         Action::Delete { height, yes } => {
             confirmed(yes, &format!("this removes the snapshot of height {height}"))?;
