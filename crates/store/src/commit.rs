@@ -150,6 +150,7 @@ impl<H: Hasher> Shared<H> {
         let tree = draft.commit(|index| places[index].expect("asked only for values"));
         let version = Version::new(Some(height), before.epoch, tree, Some(appended.start));
         let root = version.root;
+        self.poisoning(|| writer.log.mark(version.epoch, height, root))?;
         self.install(writer, version);
         self.wrote(writer, appended.bytes);
         Ok(root)
@@ -184,6 +185,7 @@ impl<H: Hasher> Shared<H> {
         writer.log.advance(&appended);
         let version = Version::new(Some(to), epoch, target.tree.clone(), target.record);
         let root = version.root;
+        self.poisoning(|| writer.log.mark(epoch, to, root))?;
         self.install_rollback(&mut writer, version);
         self.wrote(&mut writer, appended.bytes);
         Ok(root)

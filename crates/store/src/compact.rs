@@ -15,9 +15,11 @@ use keelstone_codec::{Encode, Key, Namespace};
 use keelstone_tree::{Hasher, Place};
 use keelstone_tree::{Rewrite, Survey};
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
-/// Pages looked at in one slice. Commits wait for one slice at most.
-const SLICE_PAGES: usize = 256;
+/// Pages looked at in one slice. Commits wait for one slice at most: some two thousand entries.
+const SLICE_PAGES: usize = 64;
 
 /// A segment is worth emptying when less than this many hundredths of what was written to it live.
 const LIVE_PERCENT_MAX: u64 = 70;
@@ -38,6 +40,8 @@ pub struct Compacted {
 impl<H: Hasher> Shared<H> {
     pub(crate) fn compact(&self, progress: &mut dyn FnMut(Progress)) -> Result<Compacted, StoreError> {
         self.check_poison()?;
+        let _compacting = self.compacting.lock().unwrap_or_else(PoisonError::into_inner);
+        self.counts().compactions.fetch_add(1, Ordering::Relaxed);
         let before = self.disk_bytes();
         // Everything up to now is flushed, so that no segment is emptied that the way from the superblock still needs.
         self.flush(&mut self.upkeep())?;
@@ -58,21 +62,32 @@ impl<H: Hasher> Shared<H> {
         self.segments.all().iter().map(|segment| segment.bytes()).sum()
     }
 
-    /// The segments that are worth emptying: mostly garbage, not written to any more, and not kept for their records.
+    /// The segments that are worth emptying: those that can be, and are mostly garbage.
     fn victims(&self) -> BTreeSet<SegmentId> {
-        let Some(low) = self.low() else { return BTreeSet::new() };
-        let open_log = self.writer().log.end().segment;
         let open_pages = self.upkeep().pages.end().map(|spot| spot.segment);
-        let worth = |id: &SegmentId, usage: &Usage| {
-            let free = match id.kind {
-                // A record that history needs keeps its segment whatever else lies there.
-                Kind::Log => *id < open_log && usage.last_height.is_none_or(|last| last < low),
-                Kind::Values => true,
-                Kind::Pages => Some(*id) != open_pages,
-            };
-            free && usage.emptied.is_none() && usage.live * 100 <= usage.written * LIVE_PERCENT_MAX
+        let free = self.free_to_empty().into_iter().filter(|(id, _)| Some(*id) != open_pages);
+        free.filter(|(_, usage)| usage.live * 100 <= usage.written * LIVE_PERCENT_MAX).map(|(id, _)| id).collect()
+    }
+
+    /// The segments that can be emptied: not written to any more, not kept for their records, and not emptied yet.
+    fn free_to_empty(&self) -> Vec<(SegmentId, Usage)> {
+        let Some(low) = self.low() else { return Vec::new() };
+        let open_log = self.writer().log.end().segment;
+        let free = |id: &SegmentId, usage: &Usage| match id.kind {
+            // A record that history needs keeps its segment whatever else lies there.
+            Kind::Log => *id < open_log && usage.last_height.is_none_or(|last| last < low),
+            Kind::Values | Kind::Pages => true,
         };
-        self.segments.usage().iter().filter(|(id, usage)| worth(id, usage)).map(|(id, _)| *id).collect()
+        let usage = self.segments.usage();
+        let found = usage.iter().filter(|(id, usage)| usage.emptied.is_none() && free(id, usage));
+        found.map(|(id, usage)| (*id, *usage)).collect()
+    }
+
+    /// Bytes of garbage in segments that can be emptied, and bytes that live in all.
+    pub(crate) fn reclaimable(&self) -> (u64, u64) {
+        let garbage = |usage: &Usage| usage.written.saturating_sub(usage.live);
+        let sum = self.free_to_empty().iter().map(|(_, usage)| garbage(usage)).sum();
+        (sum, self.segments.usage().values().map(|usage| usage.live).sum())
     }
 
     /// Moves everything that lives out of the given segments.
@@ -93,6 +108,8 @@ impl<H: Hasher> Shared<H> {
             self.move_slice(&survey, &mut values, done)?;
             progress(Progress { done: done.values_moved, total, what: "values moved" });
             match survey.next {
+                // Nothing is marked as emptied, so what was moved is all that was done.
+                Some(_) if self.is_closing() => return Ok(()),
                 Some(next) => from = Some(next),
                 None => break,
             }

@@ -14,6 +14,7 @@ use crate::superblock::{Flushed, Superblock, SuperblockFile};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, Height, LIST_MAX, Reader, Tag, TaggedHasher};
 use keelstone_tree::Top;
 use keelstone_tree::{Hasher, PageAt};
+use std::sync::atomic::Ordering;
 
 const TABLE: Tag = Tag::new("store-table");
 
@@ -75,7 +76,7 @@ impl<H: Hasher> Shared<H> {
             (self.current(), writer.log.end(), writer.log.hash(), writer.unflushed)
         };
         // Only what no version needs from here on may be left out of the table.
-        let retired = self.removable(&upkeep.superblock.flushed, version.height);
+        let retired = self.unneeded(&upkeep.superblock.flushed, version.height);
 
         version.tree.flush(|page| {
             let spot = upkeep.pages.append(&[page])?;
@@ -102,6 +103,7 @@ impl<H: Hasher> Shared<H> {
         upkeep.retired = retired;
         self.remove_segments(gone)?;
         self.flushed(flushing);
+        self.recount();
         self.evict();
         Ok(())
     }
@@ -115,11 +117,29 @@ impl<H: Hasher> Shared<H> {
         Ok(())
     }
 
-    /// Segments that neither this version nor anything that is kept needs: not the history window, not a view, not the
-    /// way from the last superblock.
-    fn removable(&self, last: &Flushed, height: Option<Height>) -> Vec<SegmentId> {
+    /// Segments that nothing that is kept needs. What is kept for views alone is bounded: beyond, the view with the lowest
+    /// height expires.
+    // spec: STORE-6
+    fn unneeded(&self, last: &Flushed, height: Option<Height>) -> Vec<SegmentId> {
         let (Some(height), Some(low), Some(last_height)) = (height, self.low(), last.height) else { return Vec::new() };
-        let low = self.lowest_held().map_or(low, |held| held.min(low)).min(height).min(last_height);
+        let low = low.min(height).min(last_height);
+        let without_views = self.removable(last, low);
+        loop {
+            let removable = match self.lowest_held() {
+                Some(held) if held < low => self.removable(last, held),
+                _ => without_views.clone(),
+            };
+            let only_views = without_views.iter().filter(|id| !removable.contains(id));
+            let bytes = only_views.filter_map(|id| self.segments.find(*id)).map(|segment| segment.bytes()).sum();
+            self.counts().view_bytes.store(bytes, Ordering::Relaxed);
+            if bytes <= self.options.view_bytes_max || !self.expire_lowest(low) {
+                return removable;
+            }
+        }
+    }
+
+    /// Segments that no height from `low` on needs: neither the history window, nor the way from the last superblock.
+    fn removable(&self, last: &Flushed, low: Height) -> Vec<SegmentId> {
         let gone = |(id, usage): (&SegmentId, &Usage)| {
             let unneeded = usage.emptied.is_some_and(|emptied| emptied < low);
             let recorded = usage.last_height.is_none_or(|last| last < low);

@@ -15,6 +15,9 @@ use std::sync::Arc;
 /// Writes gathered before they are applied, so that a long way back does not need memory for all of it at once.
 const STEP_WRITES: usize = 100_000;
 
+/// Heads of records read in one go while the index is locked: commits wait for no more.
+const STEP_HEADS: usize = 64;
+
 /// Where the record of each height lies: all heights from some height to the last. Older ones are found by following
 /// the records' links to their parents.
 #[derive(Debug, Default)]
@@ -39,22 +42,23 @@ impl Index {
         }
     }
 
-    /// Where the record of `height` lies, which is at most the height of `last`.
+    /// Where the record of `height` lies, which is at most the height of `last`. None if that took more than
+    /// [`STEP_HEADS`] reads: what was found is kept, and the next call goes on.
     pub(crate) fn find<H: Hasher>(
         &mut self,
         segments: &Segments,
         last: &Version<H>,
         height: Height,
-    ) -> Result<Spot, StoreError> {
+    ) -> Result<Option<Spot>, StoreError> {
         let (Some(last_height), Some(last_record)) = (last.height, last.record) else { return Err(StoreError::Empty) };
         if self.spots.is_empty() {
             self.push(last_height, last_record);
         }
-        loop {
+        for _ in 0..=STEP_HEADS {
             let low = self.low.expect("an index with records has a lowest height");
             if let Some(back) = height.0.checked_sub(low.0) {
                 let found = usize::try_from(back).ok().and_then(|back| self.spots.get(back));
-                return found.copied().ok_or(StoreError::NotRetained { height, low, high: last_height });
+                return found.copied().map(Some).ok_or(StoreError::NotRetained { height, low, high: last_height });
             }
             let first = *self.spots.front().expect("just filled");
             let head = log::head_at(segments, first)?;
@@ -64,6 +68,7 @@ impl Index {
             self.spots.push_front(parent);
             self.low = Some(before);
         }
+        Ok(None)
     }
 }
 

@@ -37,7 +37,7 @@ pub fn log_record(body: &[u8]) -> bool {
             let olds: Vec<_> = found.writes.iter().map(|write| write.old).collect();
             record::encode_commit(&found.head, &diff, &olds)
         }
-        (Step::Rollback | Step::Continue | Step::Base, root) => {
+        (Step::Rollback | Step::Continue | Step::Base | Step::Mark, root) => {
             record::encode_small(found.head, root.expect("a record without a diff has its root"))
         }
     };

@@ -105,7 +105,7 @@ impl Log {
         let needed = (len.div_ceil(PAYLOAD_BYTES as u64) + 2) * SECTOR_BYTES as u64;
         assert!(needed <= SEGMENT_BYTES_MAX, "records are below the size of the largest segment");
         let id = self.segment.id().next();
-        let next = self.segments.create(id, self.generation, self.segment_bytes.max(needed))?;
+        let next = self.segments.obtain(id, self.generation, self.segment_bytes.max(needed))?;
         next.settle(1);
         let step = Step::Continue;
         let head = Head { len: 0, step, epoch, height, root_before: root, previous: self.hash, parent: None };
@@ -119,10 +119,29 @@ impl Log {
         Ok(())
     }
 
+    /// The segment that will be needed next, if it is time to make it: half of this one is used up.
+    pub(crate) fn foresee(&self) -> Option<SegmentId> {
+        let id = self.segment.id().next();
+        (self.next > self.segment.sectors() / 2 && self.segments.find(id).is_none()).then_some(id)
+    }
+
     /// Hands out the append of a record, its hash still missing. [`Self::make_room`] comes first, [`Self::advance`] after.
     pub(crate) fn append(&self, record: Vec<u8>) -> Append {
         let (segments, segment) = (Arc::clone(&self.segments), Arc::clone(&self.segment));
         Append { segments, segment, first: self.next, generation: self.generation, record }
+    }
+
+    /// Notes behind the last record that it is durable and which root it led to, and does not sync: an acknowledged
+    /// record that later reads as never written is then found out, unless the disk has lost the note with it.
+    // spec: STORE-2
+    pub(crate) fn mark(&self, epoch: u64, height: Height, root: Root) -> Result<(), StoreError> {
+        let step = Step::Mark;
+        let head = Head { len: 0, step, epoch, height, root_before: root, previous: self.hash, parent: None };
+        let mut record = record::encode_small(head, root);
+        record::finish(self.segments.store(), &mut record);
+        let raw = self.segment.seal(self.next, self.generation, true, &record);
+        self.segments.count_written(raw.len());
+        self.segment.write(self.next, &raw)
     }
 
     /// Moves the end behind a record that is durable.
@@ -144,6 +163,8 @@ pub(crate) struct Tail {
     pub(crate) generation: u32,
     /// Whether a record was cut that was never acknowledged.
     pub(crate) torn: bool,
+    /// The root that the last record led to, if its mark is there.
+    pub(crate) marked: Option<Root>,
     /// The last whole record: its segment, its first sector, and the one after its last.
     last: Option<(Arc<Segment>, u32, u32)>,
 }
@@ -175,7 +196,8 @@ pub(crate) fn replay(
     let Found::Valid(Stamp { generation, .. }) = found else {
         return Err(segment.bad_sector(before, found));
     };
-    let mut tail = Tail { segment, next: start.sector(), hash: previous, generation, torn: false, last: None };
+    let mut tail =
+        Tail { segment, next: start.sector(), hash: previous, generation, torn: false, marked: None, last: None };
     // The session of the last whole record: what is older behind it was left over and never counted.
     let mut floor = generation;
     loop {
@@ -189,6 +211,11 @@ pub(crate) fn replay(
             }
         };
         let (record, stamp) = whole;
+        if record.head.step == Step::Mark && record.head.previous == tail.hash {
+            tail.marked = record.root;
+            check_end(segments, &tail.segment, tail.next, floor, None)?;
+            return Ok(tail);
+        }
         if record.head.previous != tail.hash {
             let what = format!("the record follows {}, not {}", record.head.previous, tail.hash);
             return Err(StoreError::damaged(tail.segment.name(), offset(tail.next), what));
@@ -275,8 +302,8 @@ fn read_record(segments: &Segments, segment: &Segment, at: u32, floor: u32) -> R
 pub(crate) fn record_at(segments: &Segments, at: Spot) -> Result<Record, StoreError> {
     let segment = segments.open(at.segment)?;
     match read_record(segments, &segment, at.sector(), 0)? {
-        Next::Record(record, _) => Ok(record),
-        Next::End { .. } => {
+        Next::Record(record, _) if record.head.step != Step::Mark => Ok(record),
+        Next::Record(..) | Next::End { .. } => {
             Err(StoreError::damaged(segment.name(), offset(at.sector()), "a record of the history is not there"))
         }
     }
@@ -303,6 +330,10 @@ pub(crate) fn head_at(segments: &Segments, at: Spot) -> Result<Head, StoreError>
     }
 }
 
+/// Sectors never written after which nothing is looked for behind the end of the log: 4 MiB. So opening takes time for
+/// what the log holds, not for what its last segment has room for.
+const LOOK_AHEAD_SECTORS: u32 = 8192;
+
 /// Checks that behind the end there is nothing but what a torn record can have left (spec: STORE-2).
 fn check_end(
     segments: &Segments,
@@ -312,24 +343,31 @@ fn check_end(
     torn: Option<u32>,
 ) -> Result<(), StoreError> {
     let torn_end = torn.map(|count| end + count);
-    segment.scan(end, segment.sectors(), &mut |number, found, _| match found {
-        Found::Damaged => Err(segment.bad_sector(number, found)),
-        Found::Valid(stamp) if stamp.generation >= floor && number > end => {
-            let stray = stamp.starts || torn_end.is_some_and(|torn_end| number >= torn_end);
-            if stray {
-                let what = "a record stands behind the end of the log, so something before it was lost";
-                return Err(StoreError::damaged(segment.name(), offset(number), what));
+    let (mut from, mut written) = (end, torn_end.unwrap_or(end));
+    // A step at a time, until so much was never written that nothing can be expected any more.
+    while from < segment.sectors() && from.saturating_sub(written) < LOOK_AHEAD_SECTORS {
+        let to = segment.sectors().min(from.saturating_add(LOOK_AHEAD_SECTORS / 8));
+        segment.scan(from, to, &mut |number, found, _| match found {
+            Found::Damaged => Err(segment.bad_sector(number, found)),
+            Found::Valid(stamp) if stamp.generation >= floor && number > end => {
+                written = number;
+                let stray = stamp.starts || torn_end.is_some_and(|torn_end| number >= torn_end);
+                if stray {
+                    let what = "a record stands behind the end of the log, so something before it was lost";
+                    return Err(StoreError::damaged(segment.name(), offset(number), what));
+                }
+                Ok(())
             }
-            Ok(())
-        }
-        _ => Ok(()),
-    })?;
+            _ => Ok(()),
+        })?;
+        from = to;
+    }
     // The next segment may have been made, but nothing can have been written to it.
     let next = segment.id().next();
     match segments.open(next) {
         Err(StoreError::Lost { .. }) => Ok(()),
         Err(error) => Err(error),
-        Ok(unused) => unused.scan(1, unused.sectors(), &mut |number, found, _| match found {
+        Ok(unused) => unused.scan(1, unused.sectors().min(LOOK_AHEAD_SECTORS), &mut |number, found, _| match found {
             Found::Zero => Ok(()),
             found => Err(unused.bad_sector(number, found)),
         }),

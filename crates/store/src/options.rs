@@ -1,5 +1,7 @@
 //! What one may choose about a store. Everything has a default that works.
 
+use crate::version::Bounds;
+
 /// How much history stays readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retention {
@@ -28,10 +30,17 @@ pub struct Options {
     pub recent_versions: usize,
     /// Views that may be open at a height other than the last (spec: STORE-6). The oldest expires.
     pub views_max: usize,
+    /// Commits for which a view may be held (spec: STORE-6).
+    pub view_age_max: u64,
+    /// Bytes of segments that may be kept for nothing but views (spec: STORE-6). The one with the lowest height expires.
+    pub view_bytes_max: u64,
+    /// Garbage that may pile up, in hundredths of what lives, before compaction starts by itself. Commits wait at twice
+    /// this (spec: STORE-12). Zero leaves compaction to whoever asks for it.
+    pub garbage_percent: u64,
     /// The id of a store that is made; drawn at random if none is given.
     pub id: Option<[u8; 16]>,
-    /// Whether syncs and flushes run on threads of their own. Off, commits do them in turn, so that the order of I/O is
-    /// always the same.
+    /// Whether syncs, flushes and compaction run on threads of their own. Off, commits do them in turn, so that the order
+    /// of I/O is always the same.
     pub background: bool,
 }
 
@@ -46,8 +55,17 @@ impl Default for Options {
             history: Retention::All,
             recent_versions: 4,
             views_max: 1024,
+            view_age_max: 1_000_000,
+            view_bytes_max: 8 << 30,
+            garbage_percent: 50,
             id: None,
             background: true,
         }
+    }
+}
+
+impl Options {
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds { recent: self.recent_versions, held: self.views_max, age: self.view_age_max }
     }
 }

@@ -41,6 +41,8 @@ pub(crate) enum Step {
     Continue,
     /// The history begins here with a state that was built as a whole.
     Base,
+    /// The record before it was acknowledged. It is no record of the history: the next one is written over it.
+    Mark,
 }
 
 /// The part of a record that stands before its body.
@@ -68,6 +70,7 @@ impl Encode for Head {
             Step::Rollback => 2,
             Step::Continue => 3,
             Step::Base => 4,
+            Step::Mark => 5,
         });
         self.epoch.encode(out);
         self.height.encode(out);
@@ -88,6 +91,7 @@ impl Decode for Head {
             2 => Step::Rollback,
             3 => Step::Continue,
             4 => Step::Base,
+            5 => Step::Mark,
             found => return Err(DecodeError::UnknownTag { what: "record", found: u64::from(found) }),
         };
         let (epoch, height) = Decode::decode(input)?;
@@ -228,7 +232,7 @@ impl Record {
         let mut record = Self { head, hash: found, writes: Vec::new(), root: None };
         match head.step {
             Step::Commit => record.writes = decode_writes(start, bytes, covered.len(), &mut input)?,
-            Step::Rollback | Step::Continue | Step::Base => record.root = Some(Root::decode(&mut input)?),
+            Step::Rollback | Step::Continue | Step::Base | Step::Mark => record.root = Some(Root::decode(&mut input)?),
         }
         input.finish()?;
         Ok(record)

@@ -56,10 +56,10 @@ impl<H: Hasher> Shared<H> {
         let (file, superblock, _) = SuperblockFile::open(segments.files())?;
         let upkeep = Upkeep { file, superblock, pages, retired: Vec::new() };
         let mut index = Index::default();
-        let mut versions = Versions::new(options.recent_versions, options.views_max);
+        let mut versions = Versions::new(options.bounds());
+        versions.replace_last(&version);
         if let (Some(height), Some(record)) = (version.height, version.record) {
             index.push(height, record);
-            versions.add(&version);
         }
         let found = Found { version, low, index, versions, repaired: None, torn: false };
         Ok(Self::assemble(options, lock, segments, Writer::new(log, 0), upkeep, found))
@@ -82,7 +82,7 @@ impl<H: Hasher> Shared<H> {
         let mut replay = Replay {
             segments: &segments,
             index: Index::default(),
-            versions: Versions::new(options.recent_versions, options.views_max),
+            versions: Versions::new(options.bounds()),
             low: superblock.low,
             version,
             bytes: 0,
@@ -90,11 +90,16 @@ impl<H: Hasher> Shared<H> {
         if let (Some(height), Some(record)) = (flushed.height, flushed.record) {
             replay.index.push(height, record);
         }
-        replay.versions.add(&replay.version);
+        replay.versions.replace_last(&replay.version);
         let tail =
             log::replay(&segments, flushed.log, flushed.log_hash, &mut |spot, record| replay.step(spot, record))?;
         let Replay { index, versions, low, version, bytes, .. } = replay;
 
+        if let Some(marked) = tail.marked.filter(|marked| *marked != version.root) {
+            let (file, offset) = (tail.segment.name(), u64::from(tail.next) * crate::files::SECTOR_BYTES as u64);
+            let what = format!("the log ends with root {}, its mark says {marked}", version.root);
+            return Err(StoreError::damaged(file, offset, what));
+        }
         tail.make_durable()?;
         // A session of its own, so that what is written from now on can be told from what a crash left behind.
         let generation = superblock.generation.max(tail.generation) + 1;
@@ -216,7 +221,8 @@ fn clean_up(
         let Some(id) = SegmentId::of_file_name(segments.store(), &name) else { continue };
         match id.kind {
             _ if kept.contains(&id) => {}
-            Kind::Log if (log_from..=log_to).contains(&id) => {}
+            // The one after the last may have been made in good time; it was looked at, and nothing is in it.
+            Kind::Log if (log_from..=log_to.next()).contains(&id) => {}
             // Records may say that an old value lies here, moved before the crash: it goes when they do.
             Kind::Values => {
                 segments.open(id)?;
@@ -279,9 +285,10 @@ impl<H: Hasher> Replay<'_, H> {
                 self.rollback(head.height, head.epoch, expected)?
             }
             Step::Base => return wrong("the history begins anew in the middle of it".into()),
+            Step::Mark => return wrong("the mark of another record stands here".into()),
             Step::Continue => unreachable!("the log follows these by itself"),
         };
-        self.versions.add(&self.version);
+        self.versions.commit(&self.version);
         Ok(())
     }
 
@@ -306,7 +313,11 @@ impl<H: Hasher> Replay<'_, H> {
             Some(version) => version,
             None => {
                 let (index, segments) = (&mut self.index, self.segments);
-                let mut spot = |height| index.find(segments, &before, height);
+                let mut spot = |height| loop {
+                    if let Some(spot) = index.find(segments, &before, height)? {
+                        return Ok(spot);
+                    }
+                };
                 history::rebuild(segments, &before, to, &mut spot, expected)?
             }
         };

@@ -52,6 +52,9 @@ pub(crate) struct Segments {
     usage: Mutex<BTreeMap<SegmentId, Usage>>,
     cache: BlockCache,
     written: AtomicU64,
+    /// The highest number of a log segment made in this session. Held while one is made, since a commit and the thread
+    /// that makes them in good time may both want to.
+    making: Mutex<u32>,
 }
 
 impl fmt::Debug for Segments {
@@ -63,7 +66,8 @@ impl fmt::Debug for Segments {
 impl Segments {
     pub(crate) fn new(files: Arc<dyn Files>, store: StoreId, cache_bytes: u64) -> Self {
         let cache = BlockCache::new(cache_bytes);
-        Self { files, store, open: ArcSwap::default(), usage: Mutex::default(), cache, written: AtomicU64::new(0) }
+        let (open, usage, making) = (ArcSwap::default(), Mutex::default(), Mutex::default());
+        Self { files, store, open, usage, cache, written: AtomicU64::new(0), making }
     }
 
     pub(crate) fn store(&self) -> &StoreId {
@@ -87,6 +91,32 @@ impl Segments {
         let segment = Arc::new(Segment::create(&*self.files, &self.store, id, generation, bytes)?);
         self.insert(Arc::clone(&segment));
         Ok(segment)
+    }
+
+    /// A segment with room for `bytes` in which nothing was written yet: the one that was made in good time, or a new one
+    /// in its place.
+    pub(crate) fn obtain(&self, id: SegmentId, generation: u32, bytes: u64) -> Result<Arc<Segment>, StoreError> {
+        let mut made = self.making();
+        let segment = match self.find(id) {
+            Some(segment) if segment.bytes() >= bytes => segment,
+            _ => self.create(id, generation, bytes)?,
+        };
+        *made = made.max(id.number);
+        Ok(segment)
+    }
+
+    /// Makes a segment for a later [`Self::obtain`], unless that has come already.
+    pub(crate) fn prepare(&self, id: SegmentId, generation: u32, bytes: u64) -> Result<(), StoreError> {
+        let mut made = self.making();
+        if *made < id.number && self.find(id).is_none() {
+            self.create(id, generation, bytes)?;
+            *made = id.number;
+        }
+        Ok(())
+    }
+
+    fn making(&self) -> MutexGuard<'_, u32> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a segment that must exist.

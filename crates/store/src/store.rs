@@ -10,7 +10,7 @@ use crate::history::{self, Index};
 use crate::log::{self, Log};
 use crate::record::Step;
 use crate::recover::Found;
-use crate::segment::Kind;
+use crate::segment::{Kind, Spot};
 use crate::segments::Segments;
 use crate::version::{Version, Versions};
 use crate::{Options, Retention, StoreError, View};
@@ -27,10 +27,11 @@ use std::thread::JoinHandle;
 /// Dropping a store lets go of its directory. Nothing acknowledged is lost by that, or by a kill at any moment.
 pub struct Store<H: Hasher> {
     shared: Arc<Shared<H>>,
-    flusher: Option<JoinHandle<()>>,
+    /// The flusher and the compactor.
+    threads: Vec<JoinHandle<()>>,
 }
 
-/// What the store's threads share. Locks are taken in the order upkeep, writer, history; never the other way.
+/// What the store's threads share. Locks are taken in the order compacting, upkeep, writer, history; never the other way.
 pub(crate) struct Shared<H: Hasher> {
     pub(crate) options: Options,
     pub(crate) segments: Arc<Segments>,
@@ -38,12 +39,15 @@ pub(crate) struct Shared<H: Hasher> {
     writer: Mutex<Writer>,
     upkeep: Mutex<Upkeep>,
     history: Mutex<History<H>>,
+    /// One compaction at a time.
+    pub(crate) compacting: Mutex<()>,
     signals: Mutex<Signals>,
-    /// Told when there is something to flush, when a flush is done, and when the store closes.
+    /// Told when there is something to do, when something is done, and when the store closes.
     changed: Condvar,
     poison: Mutex<Option<String>>,
     pub(crate) syncer: Option<Syncer>,
     commits: AtomicU64,
+    counts: Counts,
     repaired: Option<StoreError>,
     torn: bool,
     _lock: Box<dyn Guard>,
@@ -69,14 +73,73 @@ impl Writer {
 struct History<H: Hasher> {
     /// The lowest height that is kept.
     low: Option<Height>,
+    /// Of the line of history that the index is of.
+    epoch: u64,
     index: Index,
     versions: Versions<H>,
 }
 
+/// What the store's threads tell one another.
 #[derive(Debug, Default)]
 struct Signals {
     unflushed: u64,
+    /// The next segment of the log is to be made in good time.
+    foreseen: bool,
+    /// Garbage that a compaction could reclaim, as counted at the last flush.
+    garbage: u64,
+    /// A compaction starts by itself at so much garbage.
+    compact_at: u64,
+    /// What a compaction must leave behind, for now.
+    left: u64,
+    /// A compaction that started by itself is under way.
+    compacting: bool,
     closing: bool,
+}
+
+impl Signals {
+    /// Garbage at which a compaction is worth its while: what the last one could not get does not count again.
+    fn threshold(&self) -> u64 {
+        self.compact_at.max(self.left.saturating_add(self.compact_at / 4))
+    }
+
+    fn is_time_to_compact(&self) -> bool {
+        self.garbage >= self.threshold()
+    }
+
+    /// Whether commits wait for a compaction. Never if none is under way: what cannot be reclaimed stops nobody.
+    // spec: STORE-12
+    fn is_littered(&self) -> bool {
+        self.compacting && self.garbage >= self.threshold().saturating_add(self.compact_at)
+    }
+}
+
+/// What happened since the store was opened.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) flush_waits: AtomicU64,
+    pub(crate) compaction_waits: AtomicU64,
+    pub(crate) compactions: AtomicU64,
+    /// Bytes of segments that only views keep, as counted at the last flush.
+    pub(crate) view_bytes: AtomicU64,
+}
+
+/// Keeps a height from being removed while somebody looks into it.
+struct Pin<'a, H: Hasher> {
+    shared: &'a Shared<H>,
+    height: Height,
+}
+
+impl<'a, H: Hasher> Pin<'a, H> {
+    fn new(shared: &'a Shared<H>, history: &mut History<H>, height: Height) -> Self {
+        history.versions.pin(height);
+        Self { shared, height }
+    }
+}
+
+impl<H: Hasher> Drop for Pin<'_, H> {
+    fn drop(&mut self) {
+        self.shared.history().versions.unpin(self.height);
+    }
 }
 
 /// One write of a committed diff, with what it replaced.
@@ -147,8 +210,16 @@ pub struct Stats {
     pub value_cache_bytes: u64,
     /// Versions that somebody holds, those the store keeps at hand included.
     pub views: u64,
+    /// Bytes of segments that are kept for nothing but views, as counted at the last flush.
+    pub view_bytes: u64,
     /// Commits since the store was opened.
     pub commits: u64,
+    /// Commits that waited for a flush, since the store was opened.
+    pub flush_waits: u64,
+    /// Commits that waited for a compaction, since the store was opened.
+    pub compaction_waits: u64,
+    /// Compactions since the store was opened, those that started by themselves included.
+    pub compactions: u64,
     /// Bytes written to files since the store was opened.
     pub written_bytes: u64,
     /// Whether opening cut a record that had never been acknowledged.
@@ -196,11 +267,14 @@ impl<H: Hasher> Store<H> {
 
     pub(crate) fn start(shared: Shared<H>) -> Self {
         let shared = Arc::new(shared);
-        let flusher = shared.options.background.then(|| {
-            let shared = Arc::clone(&shared);
-            std::thread::spawn(move || shared.flush_in_background())
-        });
-        Self { shared, flusher }
+        let mut threads = Vec::new();
+        if shared.options.background {
+            for work in [Shared::flush_in_background, Shared::compact_in_background] {
+                let shared = Arc::clone(&shared);
+                threads.push(std::thread::spawn(move || work(&shared)));
+            }
+        }
+        Self { shared, threads }
     }
 
     /// The last committed height, none before the first.
@@ -340,9 +414,9 @@ impl<H: Hasher> Drop for Store<H> {
     fn drop(&mut self) {
         self.shared.signals().closing = true;
         self.shared.changed.notify_all();
-        if let Some(flusher) = self.flusher.take() {
-            // A flusher that panicked has poisoned nothing but itself; what it left half done was never referred to.
-            let _ = flusher.join();
+        for thread in self.threads.drain(..) {
+            // One that panicked has poisoned nothing but itself; what it left half done was never referred to.
+            let _ = thread.join();
         }
     }
 }
@@ -358,19 +432,22 @@ impl<H: Hasher> Shared<H> {
     ) -> Self {
         let Found { version, low, index, versions, repaired, torn } = found;
         let syncer = options.background.then(Syncer::start);
-        let signals = Signals { unflushed: writer.unflushed, closing: false };
+        let signals = Signals { unflushed: writer.unflushed, compact_at: u64::MAX, ..Signals::default() };
+        let epoch = version.epoch;
         Self {
             options,
             segments,
             current: ArcSwap::new(version),
             writer: Mutex::new(writer),
             upkeep: Mutex::new(upkeep),
-            history: Mutex::new(History { low, index, versions }),
+            history: Mutex::new(History { low, epoch, index, versions }),
+            compacting: Mutex::default(),
             signals: Mutex::new(signals),
             changed: Condvar::new(),
             poison: Mutex::default(),
             syncer,
             commits: AtomicU64::new(0),
+            counts: Counts::default(),
             repaired,
             torn,
             _lock: lock,
@@ -406,6 +483,19 @@ impl<H: Hasher> Shared<H> {
         self.history().versions.lowest()
     }
 
+    /// Expires the held version with the lowest height, if it is below `below`. Says whether there was one.
+    pub(crate) fn expire_lowest(&self, below: Height) -> bool {
+        self.history().versions.expire_lowest(below)
+    }
+
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.signals().closing
+    }
+
     /// Lets go of versions kept at hand, all but the last.
     pub(crate) fn drop_recent(&self) {
         let current = self.current();
@@ -438,7 +528,7 @@ impl<H: Hasher> Shared<H> {
         let mut history = self.history();
         history.low.get_or_insert(height);
         history.index.push(height, version.record.expect("a commit has a record"));
-        history.versions.add(&version);
+        history.versions.commit(&version);
         if let Retention::Heights(count) = self.options.history {
             let low = Height((height.0 + 1).saturating_sub(count.max(1)));
             history.raise_low(low);
@@ -451,7 +541,7 @@ impl<H: Hasher> Shared<H> {
 
     /// Puts the same state with other places in the place of the last version.
     pub(crate) fn replace(&self, writer: &mut Writer, version: Arc<Version<H>>) {
-        self.history().versions.add(&version);
+        self.history().versions.replace_last(&version);
         self.current.store(version);
         writer.turn += 1;
     }
@@ -460,9 +550,10 @@ impl<H: Hasher> Shared<H> {
     pub(crate) fn install_rollback(&self, writer: &mut Writer, version: Arc<Version<H>>) {
         let height = version.height.expect("only heights are rolled back to");
         let mut history = self.history();
+        history.epoch = version.epoch;
         history.index.truncate(height);
         history.versions.retain(|version| version.height <= Some(height));
-        history.versions.add(&version);
+        history.versions.replace_last(&version);
         drop(history);
         self.segments.forget_emptied(height);
         self.current.store(version);
@@ -472,7 +563,23 @@ impl<H: Hasher> Shared<H> {
     /// Counts a commit's bytes and sees to it that they are flushed in time.
     pub(crate) fn wrote(&self, writer: &mut Writer, bytes: u64) {
         writer.unflushed += bytes;
-        self.signals().unflushed = writer.unflushed;
+        let mut signals = self.signals();
+        signals.unflushed = writer.unflushed;
+        signals.foreseen |= writer.log.foresee().is_some();
+        drop(signals);
+        self.changed.notify_all();
+    }
+
+    /// Counts garbage anew, so that compaction starts in time.
+    pub(crate) fn recount(&self) {
+        let (garbage, live) = self.reclaimable();
+        let percent = self.options.garbage_percent;
+        // Little garbage is not worth a pass, whatever its share.
+        let least = 2 * self.options.segment_bytes.max(self.options.page_segment_bytes);
+        let compact_at = if percent == 0 { u64::MAX } else { least.max(live / 100 * percent) };
+        let mut signals = self.signals();
+        (signals.garbage, signals.compact_at) = (garbage, compact_at);
+        drop(signals);
         self.changed.notify_all();
     }
 
@@ -490,36 +597,102 @@ impl<H: Hasher> Shared<H> {
         self.changed.notify_all();
     }
 
-    /// Waits until there is room for another commit's bytes (spec: STORE-7).
+    /// Waits until there is room for another commit's bytes (spec: STORE-7, STORE-12).
     pub(crate) fn wait_for_room(&self) -> Result<(), StoreError> {
         if !self.options.background {
-            let full = self.signals().unflushed >= self.options.flush_bytes;
-            return if full { self.flush(&mut self.upkeep()) } else { Ok(()) };
+            return self.make_room();
         }
+        let (mut flush_wait, mut compaction_wait) = (false, false);
         let mut signals = self.signals();
-        while signals.unflushed >= 2 * self.options.flush_bytes {
+        loop {
+            let full = signals.unflushed >= 2 * self.options.flush_bytes;
+            let littered = signals.is_littered();
+            (flush_wait, compaction_wait) = (flush_wait | full, compaction_wait | littered);
+            if !full && !littered {
+                break;
+            }
             self.check_poison()?;
             signals = self.changed.wait(signals).unwrap_or_else(PoisonError::into_inner);
         }
+        drop(signals);
+        self.counts.flush_waits.fetch_add(flush_wait.into(), Ordering::Relaxed);
+        self.counts.compaction_waits.fetch_add(compaction_wait.into(), Ordering::Relaxed);
         Ok(())
     }
 
-    /// The flusher's life: flush whenever enough has come together.
+    /// Does what threads of their own would do, in turn.
+    fn make_room(&self) -> Result<(), StoreError> {
+        if self.signals().unflushed >= self.options.flush_bytes {
+            self.flush(&mut self.upkeep())?;
+        }
+        if std::mem::take(&mut self.signals().foreseen) {
+            self.make_next_segment();
+        }
+        if self.signals().is_time_to_compact() { self.compact_unasked() } else { Ok(()) }
+    }
+
+    /// Makes the segment that the log will go on in, so that no commit has to. If that fails, the commit that needs it
+    /// tries again, and is told.
+    fn make_next_segment(&self) {
+        let writer = self.writer();
+        let (foreseen, generation) = (writer.log.foresee(), writer.log.generation());
+        drop(writer);
+        if let Some(id) = foreseen {
+            let _ = self.segments.prepare(id, generation, self.options.segment_bytes);
+        }
+    }
+
+    /// The flusher's life: flush whenever enough has come together, and make segments before they are needed.
     fn flush_in_background(&self) {
         loop {
             let mut signals = self.signals();
-            while signals.unflushed < self.options.flush_bytes && !signals.closing {
+            while signals.unflushed < self.options.flush_bytes && !signals.foreseen && !signals.closing {
+                signals = self.changed.wait(signals).unwrap_or_else(PoisonError::into_inner);
+            }
+            if signals.closing {
+                return;
+            }
+            let full = signals.unflushed >= self.options.flush_bytes;
+            let foreseen = std::mem::take(&mut signals.foreseen);
+            drop(signals);
+            if foreseen {
+                self.make_next_segment();
+            }
+            // The failure is kept as the poison that the next commit meets.
+            if full && self.flush(&mut self.upkeep()).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The compactor's life: compact whenever there is enough garbage.
+    fn compact_in_background(&self) {
+        loop {
+            let mut signals = self.signals();
+            while !signals.is_time_to_compact() && !signals.closing {
                 signals = self.changed.wait(signals).unwrap_or_else(PoisonError::into_inner);
             }
             if signals.closing {
                 return;
             }
             drop(signals);
-            // The failure is kept as the poison that the next commit meets.
-            if self.flush(&mut self.upkeep()).is_err() {
+            if self.compact_unasked().is_err() {
                 return;
             }
         }
+    }
+
+    /// A compaction because there is too much garbage.
+    // spec: STORE-12
+    fn compact_unasked(&self) -> Result<(), StoreError> {
+        self.signals().compacting = true;
+        let compacted = self.compact(&mut |_| {});
+        self.recount();
+        let mut signals = self.signals();
+        (signals.compacting, signals.left) = (false, signals.garbage);
+        drop(signals);
+        self.changed.notify_all();
+        compacted.map(drop)
     }
 
     fn not_retained(&self, height: Height) -> StoreError {
@@ -535,23 +708,45 @@ impl<H: Hasher> Shared<H> {
         if current.height == Some(height) {
             return Ok(current);
         }
+        let (base, epoch, _pin) = {
+            let mut history = self.history();
+            if current.height.is_none_or(|last| height > last) || history.low.is_none_or(|low| height < low) {
+                drop(history);
+                return Err(self.not_retained(height));
+            }
+            if let Some(version) = history.versions.find(height) {
+                return Ok(version);
+            }
+            let base = history.versions.nearest(height).unwrap_or_else(|| Arc::clone(&current));
+            let epoch = history.epoch;
+            (base, epoch, Pin::new(self, &mut history, height))
+        };
+        // Nothing is locked meanwhile, since it can take long. The pin keeps what is read from being removed.
+        let rebuilt = self.rebuild(&current, &base, height);
         let mut history = self.history();
-        if current.height.is_none_or(|last| height > last) || history.low.is_none_or(|low| height < low) {
+        if history.epoch != epoch || current.epoch != epoch {
+            // A rollback came in between, and the records read may be of two lines. Rollbacks are rare: look again.
             drop(history);
-            return Err(self.not_retained(height));
+            return self.version_at(height);
         }
-        if let Some(version) = history.versions.find(height) {
-            return Ok(version);
-        }
-        let base = history.versions.nearest(height).unwrap_or_else(|| Arc::clone(&current));
-        let (index, segments) = (&mut history.index, &*self.segments);
-        let next = index.find(segments, &current, height.next())?;
-        let expected = log::head_at(segments, next)?.root_before;
-        // The index stays locked: a rollback must not take records away from under a rebuild.
-        let mut spot = |height| index.find(segments, &current, height);
-        let version = history::rebuild(segments, &base, height, &mut spot, expected)?;
+        let version = rebuilt?;
         history.versions.add(&version);
         Ok(version)
+    }
+
+    fn rebuild(&self, current: &Version<H>, base: &Version<H>, height: Height) -> Result<Arc<Version<H>>, StoreError> {
+        let next = self.spot_of(current, height.next())?;
+        let expected = log::head_at(&self.segments, next)?.root_before;
+        history::rebuild(&self.segments, base, height, &mut |height| self.spot_of(current, height), expected)
+    }
+
+    /// Where the record of a height lies. The index is locked for a few reads at a time only.
+    fn spot_of(&self, current: &Version<H>, height: Height) -> Result<Spot, StoreError> {
+        loop {
+            if let Some(spot) = self.history().index.find(&self.segments, current, height)? {
+                return Ok(spot);
+            }
+        }
     }
 
     fn diff_at(&self, height: Height) -> Result<CommittedDiff, StoreError> {
@@ -559,7 +754,8 @@ impl<H: Hasher> Shared<H> {
         if current.height.is_none_or(|last| height > last) || self.low().is_none_or(|low| height < low) {
             return Err(self.not_retained(height));
         }
-        let spot = self.history().index.find(&self.segments, &current, height)?;
+        let _pin = Pin::new(self, &mut self.history(), height);
+        let spot = self.spot_of(&current, height)?;
         let record = log::record_at(&self.segments, spot)?;
         if record.head.step == Step::Base {
             return Err(StoreError::NoDiff { height });
@@ -604,7 +800,11 @@ impl<H: Hasher> Shared<H> {
             cache_bytes: self.current().tree.pages().stats().memory_bytes as u64,
             value_cache_bytes: self.segments.cache().bytes(),
             views: self.history().versions.held() as u64,
+            view_bytes: self.counts.view_bytes.load(Ordering::Relaxed),
             commits: self.commits.load(Ordering::Relaxed),
+            flush_waits: self.counts.flush_waits.load(Ordering::Relaxed),
+            compaction_waits: self.counts.compaction_waits.load(Ordering::Relaxed),
+            compactions: self.counts.compactions.load(Ordering::Relaxed),
             written_bytes: self.segments.written(),
             torn_tail_cut: self.torn,
             superblock_repaired: self.repaired.as_ref().map(ToString::to_string),

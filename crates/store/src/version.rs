@@ -4,7 +4,7 @@ use crate::segment::Spot;
 use keelstone_codec::{Height, Root};
 use keelstone_tree::Hasher;
 use keelstone_tree::Tree;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -39,30 +39,65 @@ impl<H: Hasher> fmt::Debug for Version<H> {
     }
 }
 
+/// What bounds the versions that are held (spec: STORE-6).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Versions kept at hand.
+    pub(crate) recent: usize,
+    /// Versions held by others.
+    pub(crate) held: usize,
+    /// Commits for which one may be held.
+    pub(crate) age: u64,
+}
+
 /// The versions that are kept at hand, and all that somebody holds.
 #[derive(Debug)]
 pub(crate) struct Versions<H: Hasher> {
-    /// Kept at hand, the longest unused first.
+    /// Recent or lately used ones, the oldest first.
     recent: VecDeque<Arc<Version<H>>>,
-    recent_max: usize,
-    /// Every version there may be, in the order they came.
-    known: Vec<Weak<Version<H>>>,
-    held_max: usize,
+    /// All that may be alive, in the order they were handed out, each with the count of commits then.
+    known: VecDeque<(u64, Weak<Version<H>>)>,
+    /// Heights that are being looked into, though nobody holds a version of them yet.
+    pinned: BTreeMap<Height, usize>,
+    /// Commits so far.
+    commits: u64,
+    /// The last version, which is everybody's and never expires.
+    last: Weak<Version<H>>,
+    bounds: Bounds,
 }
 
 impl<H: Hasher> Versions<H> {
-    pub(crate) fn new(recent_max: usize, held_max: usize) -> Self {
-        Self { recent: VecDeque::new(), recent_max: recent_max.max(1), known: Vec::new(), held_max: held_max.max(1) }
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        let bounds = Bounds { recent: bounds.recent.max(1), held: bounds.held.max(1), age: bounds.age.max(1) };
+        let (recent, known) = (VecDeque::new(), VecDeque::new());
+        Self { recent, known, pinned: BTreeMap::new(), commits: 0, last: Weak::new(), bounds }
+    }
+
+    /// Takes in the version of a commit.
+    pub(crate) fn commit(&mut self, version: &Arc<Version<H>>) {
+        self.commits += 1;
+        self.replace_last(version);
+    }
+
+    /// Takes in a version that is the last from now on, without a commit.
+    pub(crate) fn replace_last(&mut self, version: &Arc<Version<H>>) {
+        self.last = Arc::downgrade(version);
+        self.add(version);
     }
 
     /// Takes in a version and keeps it at hand; the one that was not used for longest goes.
     pub(crate) fn add(&mut self, version: &Arc<Version<H>>) {
+        // The same state with other places, moved by a compaction: one of it is enough.
+        if self.recent.back().is_some_and(|last| last.height == version.height) {
+            self.recent.pop_back();
+        }
         self.recent.push_back(Arc::clone(version));
-        while self.recent.len() > self.recent_max {
+        while self.recent.len() > self.bounds.recent {
             self.recent.pop_front();
         }
-        self.known.push(Arc::downgrade(version));
-        if self.known.len() > 2 * (self.held_max + self.recent_max) {
+        self.known.push_back((self.commits, Arc::downgrade(version)));
+        let aged = self.known.front().is_some_and(|(since, _)| self.commits - since > self.bounds.age);
+        if aged || self.known.len() > 2 * (self.bounds.held + self.bounds.recent) {
             self.expire();
         }
     }
@@ -86,21 +121,54 @@ impl<H: Hasher> Versions<H> {
         self.recent.retain(|version| keep(version));
     }
 
-    /// Expires the oldest versions that are held beyond the bound (spec: STORE-6).
-    fn expire(&mut self) {
-        self.known.retain(|version| version.strong_count() > 0);
-        let excess = self.known.len().saturating_sub(self.held_max + self.recent_max);
-        for version in self.known.drain(..excess) {
-            if let Some(version) = version.upgrade() {
-                version.expired.store(true, Ordering::Relaxed);
+    /// Keeps a height from being removed until [`Self::unpin`].
+    pub(crate) fn pin(&mut self, height: Height) {
+        *self.pinned.entry(height).or_default() += 1;
+    }
+
+    pub(crate) fn unpin(&mut self, height: Height) {
+        if let Some(count) = self.pinned.get_mut(&height) {
+            *count -= 1;
+            if *count == 0 {
+                self.pinned.remove(&height);
             }
         }
     }
 
-    /// The lowest height of which a version is held.
+    /// Expires the oldest versions that are held beyond the bounds (spec: STORE-6).
+    fn expire(&mut self) {
+        self.known.retain(|(_, version)| version.strong_count() > 0);
+        let excess = self.known.len().saturating_sub(self.bounds.held + self.bounds.recent);
+        let aged = self.known.partition_point(|(since, _)| self.commits - since > self.bounds.age);
+        let mut last = None;
+        for (since, version) in self.known.drain(..excess.max(aged)) {
+            if version.ptr_eq(&self.last) {
+                last = Some((since, version));
+            } else if let Some(version) = version.upgrade() {
+                version.expired.store(true, Ordering::Relaxed);
+            }
+        }
+        self.known.extend(last);
+    }
+
+    /// Expires the version with the lowest height that is held, if it is below `below`. Says whether there was one.
+    pub(crate) fn expire_lowest(&mut self, below: Height) -> bool {
+        let others = self.known.iter().filter(|(_, version)| !version.ptr_eq(&self.last));
+        let lowest = others.filter_map(|(_, version)| version.upgrade()).min_by_key(|version| version.height);
+        let Some(lowest) = lowest.filter(|lowest| lowest.height.is_some_and(|height| height < below)) else {
+            return false;
+        };
+        lowest.expired.store(true, Ordering::Relaxed);
+        self.recent.retain(|version| !Arc::ptr_eq(version, &lowest));
+        self.known.retain(|(_, version)| version.as_ptr() != Arc::as_ptr(&lowest));
+        true
+    }
+
+    /// The lowest height of which a version is held, or is being made.
     pub(crate) fn lowest(&mut self) -> Option<Height> {
         self.expire();
-        self.known.iter().filter_map(Weak::upgrade).filter_map(|version| version.height).min()
+        let held = self.known.iter().filter_map(|(_, version)| version.upgrade()).filter_map(|version| version.height);
+        held.chain(self.pinned.keys().copied()).min()
     }
 
     /// Versions that somebody holds, those at hand included.

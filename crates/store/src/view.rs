@@ -54,7 +54,12 @@ impl<H: Hasher> View<H> {
     /// [`ReadError`] if a node or value could not be read.
     pub fn prove(&self, queries: &[Query]) -> Result<Proof, ReadError> {
         self.check()?;
-        self.version.tree.prove(queries)
+        self.blame(self.version.tree.prove(queries))
+    }
+
+    /// What a version that expired while it was read misses is not damage.
+    fn blame<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
+        read.or_else(|error| self.check().and(Err(error)))
     }
 
     /// As [`Self::prove`], but only the bytes: for those who send a proof and have no questions to it.
@@ -77,12 +82,12 @@ impl<H: Hasher> View<H> {
 impl<H: Hasher> Read for View<H> {
     fn get(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, ReadError> {
         self.check()?;
-        self.version.tree.get(namespace, key)
+        self.blame(self.version.tree.get(namespace, key))
     }
 
     fn scan<'a>(&'a self, namespace: &Namespace, range: KeyRange) -> Scan<'a> {
         match self.check() {
-            Ok(()) => self.version.tree.scan(namespace, range),
+            Ok(()) => Box::new(self.version.tree.scan(namespace, range).map(|entry| self.blame(entry))),
             Err(error) => Box::new(std::iter::once(Err(error))),
         }
     }
@@ -94,16 +99,16 @@ impl<H: Hasher> Walk for View<H> {
 
     fn top(&self) -> Result<Option<Branch<PagedNode>>, ReadError> {
         self.check()?;
-        Walk::top(&self.version.tree)
+        self.blame(Walk::top(&self.version.tree))
     }
 
     fn open<'n>(&'n self, node: &'n PagedNode) -> Result<Opened<'n, PagedNode>, ReadError> {
         self.check()?;
-        self.version.tree.open(node)
+        self.blame(self.version.tree.open(node))
     }
 
     fn value(&self, node: &PagedNode) -> Result<Value, ReadError> {
         self.check()?;
-        Walk::value(&self.version.tree, node)
+        self.blame(Walk::value(&self.version.tree, node))
     }
 }

@@ -89,3 +89,68 @@ fn a_directory_names_what_it_does_not_list() {
     let room = files.room().unwrap();
     assert!(room.total_bytes > 0 && room.free_bytes <= room.total_bytes, "{room:?}");
 }
+
+/// A file system of two megabytes that is taken down in the end.
+#[cfg(target_os = "linux")]
+struct Tmpfs(tempfile::TempDir);
+
+#[cfg(target_os = "linux")]
+impl Tmpfs {
+    fn new() -> Result<Self, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
+            .arg(directory.path())
+            .output();
+        match mount {
+            Ok(output) if output.status.success() => Ok(Self(directory)),
+            Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+/// spec: STORE-8. A disk that fills up, at each of many moments: the commit that found no room says so, reads go on,
+/// nothing acknowledged is missing, and with room again the store goes on.
+#[cfg(target_os = "linux")]
+#[test]
+fn w06_l04_a_full_disk_stops_commits_and_loses_nothing() {
+    let disk = match Tmpfs::new() {
+        Ok(disk) => disk,
+        Err(reason) => return println!("no disk was filled up, for want of a file system to mount: {reason}"),
+    };
+    let (path, ballast) = (disk.0.path().join("store"), disk.0.path().join("ballast"));
+    for round in 0..12u64 {
+        std::fs::write(&ballast, vec![1; 1_100_000 + 40_000 * round as usize]).unwrap();
+        let store = TestStore::create(files(&path), small()).unwrap();
+        let mut state = crate::support::Model::new();
+        let failure = (0..).find_map(|height| {
+            let diff = crate::support::random_diff(&mut crate::support::Random(height ^ round << 32));
+            let committed = store.commit(Height(height), diff.clone());
+            if committed.is_ok() {
+                crate::support::apply(&mut state, &diff);
+            }
+            committed.err()
+        });
+        let full = |error: &StoreError| matches!(error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull);
+        assert!(failure.as_ref().is_some_and(full), "round {round}: {failure:?}");
+        assert_eq!(crate::support::contents(&store.view()), state);
+        let height = store.height().unwrap();
+        assert!(matches!(store.flush(), Err(StoreError::Poisoned { .. })));
+        drop(store);
+        std::fs::remove_file(&ballast).unwrap();
+        let store = TestStore::open(files(&path), small()).unwrap();
+        assert_eq!(store.height(), Some(height), "round {round}");
+        assert_eq!(crate::support::contents(&store.view()), state);
+        put(&store, height.0 + 1, "key", b"value");
+        drop(store);
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+}
