@@ -37,6 +37,8 @@ const USAGE: &str = "\
 cargo xtask test          format, build, tests, lints, docs: all that a change must pass
 cargo xtask bless         rewrite the golden files under spec/vectors (then read the diff)
 cargo xtask fuzz TARGET   fuzz one decoder or verifier until stopped (needs cargo-fuzz)
+cargo xtask crashloop [N] kill a process that works on a store N times (100,000) and look what is left
+cargo xtask flips         flip a bit in every byte of a store, and look whether it is found
 cargo xtask powercuts [N] cut the power of simulated stores N times (1,000,000), a fifth of them again in recovery";
 
 fn main() -> ExitCode {
@@ -47,6 +49,11 @@ fn main() -> ExitCode {
         ["bless"] => run(cargo(&["test", "--workspace"]).env("KEELSTONE_BLESS", "1")),
         // libFuzzer's instrumentation is a flag of the nightly compiler that the stable one has too, locked.
         ["fuzz", target, rest @ ..] => run(cargo(&["fuzz", "run", target]).args(rest).env("RUSTC_BOOTSTRAP", "1")),
+        ["crashloop"] => crashloop("100000"),
+        ["crashloop", cycles] => crashloop(cycles),
+        ["flips"] => {
+            run(store_test("damage::w01_c01_every_byte_with_a_flipped_bit_is_found").env("KEELSTONE_FLIP_STRIDE", "1"))
+        }
         ["powercuts"] => powercuts("1000000"),
         ["powercuts", cuts] => powercuts(cuts),
         _ => {
@@ -56,11 +63,18 @@ fn main() -> ExitCode {
     }
 }
 
+fn crashloop(cycles: &str) -> ExitCode {
+    run(&mut cargo(&["run", "--release", "--locked", "-p", "keelstone-crashloop", "--", "--cycles", cycles]))
+}
+
 /// The power cuts of the tests, many more of them. A failure prints the life and the change to look at.
 fn powercuts(cuts: &str) -> ExitCode {
-    let test = "faults::a_power_cut_at_any_change_loses_nothing_acknowledged";
-    let args = ["test", "--locked", "-p", "keelstone-store", "--test", "suite", "--", "--nocapture", "--exact", test];
-    run(cargo(&args).env("KEELSTONE_CUTS", cuts))
+    run(store_test("faults::a_power_cut_at_any_change_loses_nothing_acknowledged").env("KEELSTONE_CUTS", cuts))
+}
+
+/// One test of the store, with what it prints.
+fn store_test(name: &str) -> Command {
+    cargo(&["test", "--locked", "-p", "keelstone-store", "--test", "suite", "--", "--nocapture", "--exact", name])
 }
 
 fn cargo(args: &[&str]) -> Command {

@@ -1,0 +1,217 @@
+//! The parent: starts children, kills them, and knows what must be there.
+
+use crate::child::ARGUMENT;
+use crate::model::{Random, apply, diff_of, open};
+use keelstone_codec::{Height, Root};
+use keelstone_store::{CheckLevel, Store};
+use keelstone_tree::{Blake3, KeyRange, Read, reference};
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Children killed before the store is looked at, at most: each but the first is killed over what another left.
+const KILLS_MAX: u64 = 4;
+/// Looks after which one is thorough: a full check, and every height that is kept.
+const THOROUGH: u64 = 64;
+
+/// Heights whose states are remembered: more than the store keeps, so also more than a child rolls back.
+const REMEMBERED: usize = 64;
+
+/// A line of history: the epoch it is in, the height that comes next, and the states of the last heights.
+#[derive(Debug, Clone, Default)]
+struct Line {
+    epoch: u64,
+    next: u64,
+    states: VecDeque<Rc<reference::State>>,
+}
+
+impl Line {
+    fn last(&self) -> Rc<reference::State> {
+        self.states.back().cloned().unwrap_or_default()
+    }
+
+    fn push(&mut self, state: reference::State) {
+        self.next += 1;
+        self.states.push_back(Rc::new(state));
+        if self.states.len() > REMEMBERED {
+            self.states.pop_front();
+        }
+    }
+
+    fn roll_back(&mut self, to: u64, epoch: u64) {
+        let gone = self.next.saturating_sub(to + 1);
+        self.states.truncate(self.states.len().saturating_sub(usize::try_from(gone).unwrap_or(usize::MAX)));
+        (self.next, self.epoch) = (to + 1, epoch);
+    }
+
+    fn is_at(&self, next: u64, epoch: u64) -> bool {
+        (self.next, self.epoch) == (next, epoch)
+    }
+}
+
+/// What a whole loop came to.
+#[derive(Debug)]
+pub(crate) struct Done {
+    cycles: u64,
+    acknowledged: u64,
+    looks: u64,
+    took: Duration,
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cycles, acknowledged, looks, took } = self;
+        write!(f, "{cycles} kills, {acknowledged} steps acknowledged, {looks} looks in {took:.1?}: nothing was lost")
+    }
+}
+
+/// What must be there: what was acknowledged, and perhaps the step that was under way.
+pub(crate) struct Promise {
+    seed: u64,
+    line: Line,
+    pending: Option<Line>,
+    acknowledged: u64,
+}
+
+impl Promise {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { seed, line: Line::default(), pending: None, acknowledged: 0 }
+    }
+
+    /// Takes in a line of a child.
+    pub(crate) fn hear(&mut self, line: &str) -> Result<(), String> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok());
+        match (words[0], number(1), number(2)) {
+            ("opened", Some(next), Some(epoch)) => self.settle(next, epoch),
+            ("commit", Some(height), Some(epoch)) => {
+                let mut state = (*self.line.last()).clone();
+                apply(&mut state, &diff_of(self.seed, epoch, height));
+                let mut pending = self.line.clone();
+                pending.push(state);
+                self.pending = Some(pending);
+                Ok(())
+            }
+            ("rollback", Some(to), Some(epoch)) => {
+                let mut pending = self.line.clone();
+                pending.roll_back(to, epoch);
+                self.pending = Some(pending);
+                Ok(())
+            }
+            ("done", ..) => {
+                self.line = self.pending.take().ok_or("an acknowledgement of nothing")?;
+                self.acknowledged += 1;
+                Ok(())
+            }
+            _ => Err(format!("the child said: {line}")),
+        }
+    }
+
+    /// A store was found at this height: that decides whether the step under way took effect.
+    fn settle(&mut self, next: u64, epoch: u64) -> Result<(), String> {
+        let found = std::iter::once(&self.line).chain(&self.pending).find(|line| line.is_at(next, epoch));
+        let Some(found) = found else {
+            let (promised, at) = (self.line.next, self.line.epoch);
+            return Err(format!(
+                "{promised} heights of epoch {at} were acknowledged, {next} of epoch {epoch} are there"
+            ));
+        };
+        self.line = found.clone();
+        self.pending = None;
+        Ok(())
+    }
+}
+
+pub(crate) fn run(path: &Path, seed: u64, cycles: u64) -> Result<Done, String> {
+    let start = Instant::now();
+    let mut random = Random(seed);
+    let mut promise = Promise::new(seed);
+    let (mut cycle, mut looks) = (0, 0);
+    while cycle < cycles {
+        for _ in 0..(1 + random.below(KILLS_MAX)).min(cycles - cycle) {
+            kill_one(path, &mut random, &mut promise).map_err(|wrong| format!("cycle {cycle}: {wrong}"))?;
+            cycle += 1;
+        }
+        looks += 1;
+        look(path, &mut promise, looks % THOROUGH == 0).map_err(|wrong| format!("after cycle {cycle}: {wrong}"))?;
+    }
+    Ok(Done { cycles, acknowledged: promise.acknowledged, looks, took: start.elapsed() })
+}
+
+/// Starts a child, lets it get somewhere, and kills it.
+fn kill_one(path: &Path, random: &mut Random, promise: &mut Promise) -> Result<(), String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut child = Command::new(program)
+        .arg(ARGUMENT)
+        .arg(path)
+        .args([promise.seed.to_string(), random.next().to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("a child could not be started: {error}"))?;
+    let mut lines = BufReader::new(child.stdout.take().ok_or("a child without an output")?).lines();
+    // The moment is random twice over: after so many lines, and so much later. Sometimes before the first.
+    let heard = match random.below(8) {
+        0 => 0,
+        1..5 => 1 + random.below(12),
+        _ => 1 + random.below(120),
+    };
+    let mut said: Vec<String> = Vec::new();
+    said.extend(lines.by_ref().take(usize::try_from(heard).unwrap_or(0)).map_while(Result::ok));
+    std::thread::sleep(Duration::from_micros(random.below(if heard == 0 { 4000 } else { 400 })));
+    child.kill().map_err(|error| format!("a child could not be killed: {error}"))?;
+    said.extend(lines.map_while(Result::ok));
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    if !complaint.is_empty() || output.status.code().is_some() {
+        return Err(format!("a child ended by itself, {}: {complaint} {:?}", output.status, said.last()));
+    }
+    said.iter().try_for_each(|line| promise.hear(line))
+}
+
+/// Opens what is left, and compares.
+pub(crate) fn look(path: &Path, promise: &mut Promise, thorough: bool) -> Result<(), String> {
+    let store = open(path, true).map_err(|error| format!("it does not open: {error}"))?;
+    promise.settle(store.height().map_or(0, |height| height.0 + 1), store.epoch())?;
+    let Line { next, states, .. } = &promise.line;
+    let root = |state: &reference::State| -> Root { reference::root_with(reference::blake3, state) };
+    let expected = promise.line.last();
+    if store.root() != root(&expected) {
+        return Err(format!("the root is {}, not {}", store.root(), root(&expected)));
+    }
+    if contents(&store)? != *expected {
+        return Err("an entry is wrong or missing".into());
+    }
+    if thorough {
+        let report = store.check(CheckLevel::Full, &mut |_| {}).map_err(|error| error.to_string())?;
+        if let Some(problem) = report.problems.first() {
+            return Err(format!("a check found: {problem}"));
+        }
+        let kept = next - store.low().map_or(*next, |low| low.0);
+        for (height, state) in (0..*next).rev().zip(states.iter().rev()).take(usize::try_from(kept).unwrap_or(0)) {
+            let view = store.view_at(Height(height)).map_err(|error| format!("height {height}: {error}"))?;
+            if view.root() != root(state) {
+                return Err(format!("height {height} has root {}", view.root()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn contents(store: &Store<Blake3>) -> Result<reference::State, String> {
+    let view = store.view();
+    let mut state = reference::State::new();
+    for (name, _) in view.namespaces() {
+        let entries = view.scan(&name, KeyRange::all()).map(|entry| {
+            let (key, value) = entry.map_err(|error| format!("reading: {error}"))?;
+            Ok::<_, String>((key.to_vec(), value.to_vec()))
+        });
+        state.insert(name.as_str().to_owned(), entries.collect::<Result<_, _>>()?);
+    }
+    Ok(state)
+}
