@@ -1,5 +1,4 @@
 //! The loop, as often as the test command has time for.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::process::Command;
 
