@@ -152,8 +152,7 @@ fn l07_removing_a_snapshot_needs_a_yes_and_an_idle_directory() {
     snapshot(home.path(), 14, &["delete", "9", "--yes"]);
     let node = Node::start(home.path(), &["snapshots.enabled=true"]);
     for command in [&["delete", "3", "--yes"][..], &["gc"], &["create"], &["import", "x.tar"]] {
-        let code = if command[0] == "import" { 11 } else { 11 };
-        snapshot(home.path(), code, command);
+        snapshot(home.path(), 11, command);
     }
     // Looking is allowed.
     assert_eq!(snapshot(home.path(), 0, &["list"])["snapshots"][0]["height"], 3);

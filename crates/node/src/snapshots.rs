@@ -171,7 +171,7 @@ impl Service {
             return;
         }
         // The worker takes one at a time, and is not busy: there is room.
-        if !version().is_some_and(|version| self.jobs.try_send(Job::Make(version)).is_ok()) {
+        if version().is_none_or(|version| self.jobs.try_send(Job::Make(version)).is_err()) {
             inner.busy.store(false, Ordering::Release);
             inner.metrics.snapshot_failed("state");
             tracing::error!(height = height.0, "there is no state to make a snapshot of");

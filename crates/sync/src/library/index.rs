@@ -24,7 +24,8 @@ const CHUNK_BYTES: usize = 32 + 4 + 32;
 pub const INDEX_BYTES_MAX: u64 =
     (8 + 4 + 4 + 4 + METADATA_BYTES_MAX + 32 + 16 + 4 + CHUNKS_MAX as usize * CHUNK_BYTES + 32) as u64;
 /// Most bytes of a chunk's file.
-pub(super) const FILE_BYTES_MAX: u32 = WIRE_BYTES_MAX as u32;
+pub(super) const FILE_BYTES_MAX: u32 = 15_999_936;
+const _: () = assert!(FILE_BYTES_MAX as usize == WIRE_BYTES_MAX, "a file holds a chunk as it is sent");
 
 /// What is on the disk of one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]

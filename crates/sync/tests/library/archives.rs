@@ -37,10 +37,10 @@ fn archive() -> (MemoryFiles, Vec<u8>) {
 fn refused(tar: &[u8]) -> LibraryError {
     let files = MemoryFiles::new();
     let library = open(&files);
-    let error = library.import(Origin::Tar(&mut Cursor::new(&*tar)), &expected(), 0, &mut go_on).unwrap_err();
+    let error = library.import(Origin::Tar(&mut Cursor::new(tar)), &expected(), 0, &mut go_on).unwrap_err();
     assert!(library.list().is_empty());
     assert_eq!(names(&files), [""; 0], "something of a refused archive stays");
-    let verified = verify_tar(&tar, &expected()).unwrap_err();
+    let verified = verify_tar(tar, &expected()).unwrap_err();
     assert_eq!(verified.to_string(), error.to_string(), "verifying says what importing says");
     error
 }

@@ -70,8 +70,8 @@ fn ss43_what_is_not_there_is_none() {
 fn what_is_being_read_is_not_removed() {
     let files = MemoryFiles::new();
     let library = open(&files);
-    for height in 1..=4 {
-        create(&library, &version(60, 60, height as u8), height).unwrap();
+    for height in 1..=4u8 {
+        create(&library, &version(60, 60, height), height.into()).unwrap();
     }
     let pin = library.pin(id(1)).unwrap();
     assert!(matches!(library.delete(id(1)), Err(LibraryError::Pinned(_))));
@@ -151,7 +151,7 @@ fn ss38_a_snapshot_that_was_made_survives_a_power_cut() {
     for seed in 0..40 {
         let after = files.after_power_cut(seed);
         let library = open(&after);
-        assert_eq!(library.list(), [info.clone()], "seed {seed}");
+        assert_eq!(library.list(), std::slice::from_ref(&info), "seed {seed}");
         library.verify(id(9), &mut go_on).unwrap();
     }
 }
@@ -199,7 +199,7 @@ fn a_write_that_fails_leaves_nothing_and_the_next_attempt_succeeds() {
             files.fail_at(files.changes() + step, fault);
             match create(&library, &version(60, 60, 1), 2) {
                 Err(LibraryError::Io { .. }) => {
-                    assert_eq!(library.list(), [first.clone()]);
+                    assert_eq!(library.list(), std::slice::from_ref(&first));
                     library.gc().unwrap();
                     assert_eq!(names(&files), before, "{fault:?} at step {step}");
                 }
