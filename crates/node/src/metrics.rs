@@ -56,6 +56,7 @@ pub(crate) struct Metrics {
     pub(crate) store_failed: Gauge,
     snapshots_created: Counter,
     snapshots_failed: Family<Reason, Counter>,
+    pub(crate) snapshot_interval: Gauge,
     pub(crate) snapshots_skipped: Counter,
     pub(crate) snapshots_damaged: Counter,
     snapshot_create_seconds: Histogram,
@@ -103,6 +104,7 @@ impl Metrics {
             store_failed: Gauge::default(),
             snapshots_created: Counter::default(),
             snapshots_failed: Family::default(),
+            snapshot_interval: Gauge::default(),
             snapshots_skipped: Counter::default(),
             snapshots_damaged: Counter::default(),
             snapshot_create_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 18)),
@@ -161,6 +163,7 @@ impl Metrics {
         );
         metrics.register_snapshots();
         metrics.register_statesync();
+        metrics.begin_at_zero();
         metrics
     }
 
@@ -251,6 +254,29 @@ impl Metrics {
         }
     }
 
+    /// Makes every series whose labels are known. One that appeared with its first event would hide that event from
+    /// whoever looks for an increase.
+    fn begin_at_zero(&self) {
+        for outcome in ["accepted", "refused", "succeeded", "failed"] {
+            drop(self.transactions.get_or_create(&Outcome { outcome }));
+        }
+        for reason in ["accept", "connections", "subscriptions"] {
+            drop(self.refused.get_or_create(&Reason { reason }));
+        }
+        for reason in ["room", "disk", "state", "unproven", "other"] {
+            drop(self.snapshots_failed.get_or_create(&Reason { reason }));
+        }
+        for reason in ["busy", "damaged", "failed", "unknown"] {
+            drop(self.snapshot_chunks_refused.get_or_create(&Reason { reason }));
+        }
+        for outcome in ["accepted", "aborted", "rejected", "format_rejected", "sender_rejected"] {
+            drop(self.statesync_offers.get_or_create(&Outcome { outcome }));
+        }
+        for reason in ["aborted", "retried", "snapshot_rejected"] {
+            drop(self.statesync_refused.get_or_create(&Reason { reason }));
+        }
+    }
+
     fn register_snapshots(&mut self) {
         let registry = &mut self.registry;
         registry.register("snapshot_created_snapshots", "Snapshots created", self.snapshots_created.clone());
@@ -288,6 +314,11 @@ impl Metrics {
             "snapshot_total_chunks",
             "Chunks of the snapshot that is being made",
             self.snapshot_chunks_total.clone(),
+        );
+        registry.register(
+            "snapshot_interval_blocks",
+            "Blocks between two snapshots; 0 if none are made",
+            self.snapshot_interval.clone(),
         );
         registry.register("snapshot_height_blocks", "Height of the newest snapshot", self.snapshot_height.clone());
         registry.register("snapshot_newest_bytes", "Bytes of the newest snapshot", self.snapshot_bytes.clone());

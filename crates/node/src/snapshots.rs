@@ -116,6 +116,7 @@ impl Service {
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, Failure> {
         let library = open_library(home)?;
+        metrics.snapshot_interval.set(i64::try_from(config.snapshots.interval).unwrap_or(i64::MAX));
         let tip = engine.status()?.height;
         for info in library.list().iter().filter(|info| info.id.height.0 > tip) {
             tracing::warn!(height = info.id.height.0, tip, "removed a snapshot of a height that was rolled back");
