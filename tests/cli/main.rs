@@ -5,9 +5,11 @@
 
 mod commands;
 mod http;
+mod monitoring;
 mod node;
 mod snapshots;
 mod statesync;
 mod support;
+mod testnet;
 mod watchdog;
 mod world;

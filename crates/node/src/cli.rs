@@ -73,6 +73,7 @@ enum Command {
     Snapshot(commands::snapshot::Options),
     Statesync(commands::statesync::Options),
     Status(commands::status::Options),
+    Testnet(commands::testnet::Options),
     Tx(commands::tx::Options),
 }
 
@@ -96,6 +97,11 @@ impl Context<'_> {
     pub(crate) fn config_with(&self, more: impl IntoIterator<Item = String>) -> Result<(Config, Origins), Failure> {
         let settings: Vec<String> = self.settings.iter().cloned().chain(more).collect();
         Ok(Config::load(&self.home.config(), &settings)?)
+    }
+
+    /// The settings that were given on the command line.
+    pub(crate) fn settings(&self) -> &[String] {
+        &self.settings
     }
 
     /// The chain of this home directory: the node that runs over it if there is one, else the directory itself.
@@ -206,6 +212,7 @@ impl Application {
             Command::Snapshot(options) => commands::snapshot::run(options, &context),
             Command::Statesync(options) => commands::statesync::run(options, &context),
             Command::Status(options) => commands::status::run(options, &context),
+            Command::Testnet(options) => commands::testnet::run(options, &context),
             Command::Tx(options) => commands::tx::run(options, &context),
         }
     }

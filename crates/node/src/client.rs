@@ -15,8 +15,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// How long connecting, and then each read, may take.
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long connecting, and then each read, may take unless told otherwise.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of an answer. The largest honest one is a proof of an 8 MiB value, in hexadecimal, with the value.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -24,6 +24,7 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Remote {
     address: SocketAddr,
+    timeout: Duration,
 }
 
 /// The body of every answer that is no success.
@@ -44,7 +45,12 @@ impl Remote {
     /// The node that listens on `address`, if one answers there.
     pub(crate) fn connect(address: SocketAddr) -> Option<Self> {
         TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
-        Some(Self { address })
+        Some(Self { address, timeout: TIMEOUT })
+    }
+
+    /// The node that may listen on `address`; asking it takes at most about `timeout`.
+    pub(crate) fn at(address: SocketAddr, timeout: Duration) -> Self {
+        Self { address, timeout }
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Refusal> {
@@ -58,7 +64,7 @@ impl Remote {
             head.push_str(&format!("Content-Type: application/octet-stream\r\nContent-Length: {length}\r\n"));
         }
         head.push_str("\r\n");
-        let (status, answer) = exchange(self.address, &head, body, ANSWER_BYTES_MAX)
+        let (status, answer) = exchange(self.address, self.timeout, &head, body, ANSWER_BYTES_MAX)
             .map_err(|error| Refusal::Failed(format!("the node at http://{} did not answer: {error}", self.address)))?;
         let unexpected = |error| Refusal::Failed(format!("http://{}{path} answered {status}: {error}", self.address));
         if (200..300).contains(&status) {
@@ -86,13 +92,14 @@ impl Remote {
 /// Sends a request, which asks for the connection to be closed, and reads the answer to its end.
 pub(crate) fn exchange(
     address: SocketAddr,
+    timeout: Duration,
     head: &str,
     body: &[u8],
     answer_bytes_max: u64,
 ) -> std::io::Result<(u16, Vec<u8>)> {
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
     stream.write_all(&[head.as_bytes(), body].concat())?;
     let mut answer = Vec::new();
     stream.take(answer_bytes_max).read_to_end(&mut answer)?;

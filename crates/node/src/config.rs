@@ -24,7 +24,7 @@ const FILE_BYTES_MAX: usize = 256 * 1024;
 const ENV_PREFIX: &str = "KEELSTONE_";
 
 /// Variables that begin like a setting but are read elsewhere.
-const ENV_OTHERS: [&str; 3] = ["KEELSTONE_HOME", "KEELSTONE_TEST_SCALE", "KEELSTONE_BLESS"];
+const ENV_OTHERS: [&str; 4] = ["KEELSTONE_HOME", "KEELSTONE_COMETBFT", "KEELSTONE_TEST_SCALE", "KEELSTONE_BLESS"];
 
 macro_rules! settings {
     ($(
@@ -99,6 +99,13 @@ settings! {
         retain_blocks: u64 = 0, 0..=1_000_000_000_000;
         /// Milliseconds without progress after which a state sync that is not at its end has failed (exit code 16).
         statesync_patience_ms: u64 = 600_000, 1_000..=86_400_000;
+        /// Whether this node runs CometBFT itself: starts it, starts it again, and lets it fetch every block if it gives up
+        /// state sync.
+        supervise: bool = false;
+        /// The CometBFT that is run.
+        cometbft: String = "cometbft".to_owned();
+        /// Its home directory; in this node's own unless absolute.
+        cometbft_home: String = "cometbft".to_owned();
     }
     /// The functions of the application.
     execution: Execution {
@@ -307,6 +314,17 @@ impl Kind for bool {
     }
     fn to_toml(&self) -> String {
         self.to_string()
+    }
+}
+
+impl Kind for String {
+    const KIND: &'static str = "text";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        let text = raw.text(Self::KIND)?;
+        if text.is_empty() { Err("expected text, found none".to_owned()) } else { Ok(text) }
+    }
+    fn to_toml(&self) -> String {
+        quoted(self)
     }
 }
 

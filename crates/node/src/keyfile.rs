@@ -157,9 +157,14 @@ pub(crate) fn write(path: &Path, key: &SecretKey) -> io::Result<()> {
     };
     let mut text = Zeroizing::new(serde_json::to_vec_pretty(&file).map_err(io::Error::other)?);
     text.push(b'\n');
+    write_private(path, &text)
+}
+
+/// Writes a file that nobody else can read at any moment, whole or not at all.
+pub(crate) fn write_private(path: &Path, text: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut out = private_options().write(true).create_new(true).open(&fresh)?;
-    let written = out.write_all(&text).and_then(|()| out.sync_all()).and_then(|()| fs::rename(&fresh, path));
+    let written = out.write_all(text).and_then(|()| out.sync_all()).and_then(|()| fs::rename(&fresh, path));
     if written.is_err() {
         // The half-written file is of no use; if it cannot be removed either, the first error says more.
         let _ = fs::remove_file(&fresh);
@@ -180,12 +185,12 @@ fn private_options() -> OpenOptions {
 }
 
 #[cfg(unix)]
-fn create_private_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 #[cfg(not(unix))]
-fn create_private_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)
 }
 

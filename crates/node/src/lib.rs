@@ -28,11 +28,14 @@ mod http;
 mod keyfile;
 mod metrics;
 mod out;
+mod processes;
 mod producer;
 mod snapshots;
 mod statesync;
 mod story;
 mod strict_json;
+mod supervise;
+mod testnet;
 mod watchdog;
 mod world;
 

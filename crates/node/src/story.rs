@@ -283,6 +283,21 @@ impl Story {
     }
 }
 
+/// The first bundle of a sender under load: it arrives as an agent.
+pub(crate) fn arrival(chain_id: &ChainId, sender: &SecretKey, height: u64) -> SignedTransaction {
+    let half = Fixed::from_micros(500_000);
+    let personality = agents::Personality {
+        openness: half,
+        conscientiousness: half,
+        extraversion: half,
+        agreeableness: half,
+        neuroticism: half,
+    };
+    let name = format!("agent {}", &sender.public().to_string()[..8]);
+    let register = agents::Register { name: text(&name), personality, traits: BoundedSet::default() };
+    signed(chain_id, sender, 0, height, vec![Operation::of(&register)])
+}
+
 /// The next bundle of the process that is killed.
 pub(crate) fn worker_bundle(chain_id: &ChainId, writer: &SecretKey, nonce: u64, height: u64) -> SignedTransaction {
     let post = memes::Post { text: text(&format!("still here at {height}")) };

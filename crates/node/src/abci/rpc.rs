@@ -4,7 +4,7 @@
 //! without a proof of its own.
 
 use crate::api::Refusal;
-use crate::client::exchange;
+use crate::client::{TIMEOUT, exchange};
 use crate::config::HttpAddress;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ impl Rpc {
         write!(head, "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len())
             .expect("writing to a string cannot fail");
         let address = self.address.resolve().map_err(|error| unreachable(error.to_string()))?;
-        let (status, answer) = exchange(address, &head, body.as_bytes(), ANSWER_BYTES_MAX)
+        let (status, answer) = exchange(address, TIMEOUT, &head, body.as_bytes(), ANSWER_BYTES_MAX)
             .map_err(|error| unreachable(error.to_string()))?;
         let mut answer: Value = serde_json::from_slice(&answer)
             .map_err(|error| unreachable(format!("status {status}, and no JSON: {error}")))?;

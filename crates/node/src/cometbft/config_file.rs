@@ -11,8 +11,8 @@ use toml::{Table, Value};
 /// One setting to be written: the section's name, empty for the top of the file, the key and the value.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Edit {
-    section: &'static str,
-    key: &'static str,
+    section: String,
+    key: String,
     value: Value,
 }
 
@@ -26,17 +26,29 @@ pub(crate) enum EditError {
     #[error("{section}.{key} is written in a way that cannot be changed line by line: set it by hand to {value}")]
     Shape {
         /// The section.
-        section: &'static str,
+        section: String,
         /// The key.
-        key: &'static str,
+        key: String,
         /// What it was to become.
         value: String,
     },
 }
 
 impl Edit {
-    pub(crate) fn new(section: &'static str, key: &'static str, value: impl Into<Value>) -> Self {
-        Self { section, key, value: value.into() }
+    pub(crate) fn new(section: &str, key: &str, value: impl Into<Value>) -> Self {
+        Self { section: section.to_owned(), key: key.to_owned(), value: value.into() }
+    }
+
+    /// An edit as people write it: `consensus.timeout_commit=200ms`. A value that is no TOML is a text.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (name, value) = text.split_once('=')?;
+        let (section, key) = name.trim().rsplit_once('.').unwrap_or(("", name.trim()));
+        let plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+        if key.is_empty() || !plain(section) || !plain(key) {
+            return None;
+        }
+        let parsed = format!("value = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
+        Some(Self::new(section, key, parsed.unwrap_or_else(|| Value::String(value.to_owned()))))
     }
 }
 
@@ -57,7 +69,8 @@ pub(crate) fn edited(text: &str, edits: &[Edit]) -> Result<String, EditError> {
     let mut expected = parse(text)?;
     let mut out = text.to_owned();
     for edit in edits {
-        let shape = || EditError::Shape { section: edit.section, key: edit.key, value: edit.value.to_string() };
+        let shape =
+            || EditError::Shape { section: edit.section.clone(), key: edit.key.clone(), value: edit.value.to_string() };
         out = edited_once(&out, edit);
         put(&mut expected, edit).ok_or_else(shape)?;
         // Not TOML any more, or another value changed with it: a line was not what it looked like.
@@ -70,11 +83,11 @@ pub(crate) fn edited(text: &str, edits: &[Edit]) -> Result<String, EditError> {
 
 /// Makes the edit in the parsed file. `None` if its section is no table.
 fn put(table: &mut Table, edit: &Edit) -> Option<()> {
-    let section = match edit.section {
+    let section = match edit.section.as_str() {
         "" => table,
         name => table.entry(name).or_insert_with(|| Value::Table(Table::new())).as_table_mut()?,
     };
-    section.insert(edit.key.to_owned(), edit.value.clone());
+    section.insert(edit.key.clone(), edit.value.clone());
     Some(())
 }
 
@@ -86,16 +99,16 @@ fn edited_once(text: &str, edit: &Edit) -> String {
     for (index, line) in lines.iter_mut().enumerate() {
         if let Some(name) = header(line) {
             section = Some(name);
-        } else if let Some(rest) = value_at(line, edit.key)
-            && section.as_deref() == Some(edit.section)
+        } else if let Some(rest) = value_at(line, &edit.key)
+            && section.as_deref() == Some(edit.section.as_str())
         {
             let tail = line[rest..].trim_start();
             let old = value_end(tail);
             let comment = tail[old..].to_owned();
-            *line = format!("{} = {}{comment}", &line[..key_end(line, edit.key)], edit.value);
+            *line = format!("{} = {}{comment}", &line[..key_end(line, &edit.key)], edit.value);
             return lines.concat();
         }
-        if section.as_deref() == Some(edit.section) && !line.trim().is_empty() && !line.starts_with('#') {
+        if section.as_deref() == Some(edit.section.as_str()) && !line.trim().is_empty() && !line.starts_with('#') {
             end = Some(index + 1);
         }
     }
@@ -191,6 +204,17 @@ mod tests {
         assert_eq!(text, "a = 1\n\n[consensus]\ntimeout_commit = \"1s\"\n");
         assert_eq!(edited("", &[Edit::new("", "a", 1)]).expect("edited"), "a = 1\n");
         assert_eq!(edited("[x]\n", &[Edit::new("", "a", 1)]).expect("edited"), "a = 1\n[x]\n");
+    }
+
+    #[test]
+    fn edits_are_read_as_people_write_them() {
+        let shown = |text| Edit::parse(text).map(|edit| edit.to_string());
+        assert_eq!(shown("consensus.timeout_commit=200ms").as_deref(), Some("consensus.timeout_commit = \"200ms\""));
+        assert_eq!(shown("p2p.send_rate=7").as_deref(), Some("p2p.send_rate = 7"));
+        assert_eq!(shown("moniker=\"x\"").as_deref(), Some("moniker = \"x\""));
+        for bad in ["", "a.b", "=1", "a b.c=1", "[x].y=1"] {
+            assert_eq!(shown(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -117,6 +117,11 @@ impl Rpc {
         Ok(Self { authority: authority.to_owned(), timeout: TIMEOUT })
     }
 
+    /// The same, with another limit on connecting and on each read.
+    pub(crate) fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
     /// `HOST:PORT`.
     pub(crate) fn authority(&self) -> &str {
         &self.authority
@@ -154,6 +159,13 @@ impl Rpc {
         })
     }
 
+    /// How many peers the node has.
+    pub(crate) fn peers(&self) -> Result<u64, RpcError> {
+        let path = "/net_info";
+        let result = self.get(path)?;
+        self.number(path, &result, "/n_peers")
+    }
+
     /// The block of a height, as far as its commit tells.
     pub(crate) fn commit(&self, height: u64) -> Result<Commit, RpcError> {
         let path = format!("/commit?height={height}");
@@ -170,6 +182,33 @@ impl Rpc {
             return Err(self.form(&path, format!("height {} and hash {:?}", commit.height, commit.block_hash)));
         }
         Ok(commit)
+    }
+
+    /// Hands a transaction to the node, which answers once its application has checked it.
+    ///
+    /// # Errors
+    /// [`RpcError::Refused`] with what the application said, if it refused it.
+    pub(crate) fn broadcast(&self, transaction: &[u8]) -> Result<(), RpcError> {
+        // The transaction itself would drown what an error says.
+        let short = |error| match error {
+            RpcError::Refused { authority, message, .. } => {
+                RpcError::Refused { authority, path: "/broadcast_tx_sync".to_owned(), message }
+            }
+            RpcError::Form { authority, problem, .. } => {
+                RpcError::Form { authority, path: "/broadcast_tx_sync".to_owned(), problem }
+            }
+            error => error,
+        };
+        let path = format!("/broadcast_tx_sync?tx=0x{}", hex::encode(transaction));
+        let result = self.get(&path).map_err(short)?;
+        match result.get("code").and_then(Value::as_u64) {
+            Some(0) => Ok(()),
+            code => Err(RpcError::Refused {
+                authority: self.authority.clone(),
+                path: "/broadcast_tx_sync".to_owned(),
+                message: format!("code {code:?}: {}", result.get("log").and_then(Value::as_str).unwrap_or_default()),
+            }),
+        }
     }
 
     fn form(&self, path: &str, problem: String) -> RpcError {

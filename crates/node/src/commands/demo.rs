@@ -363,7 +363,7 @@ fn flip_a_bit(claim: &Entry) -> Entry {
 }
 
 /// A directory that did not exist, here if that can be written to, else among temporary files.
-fn fresh_directory() -> Result<PathBuf, Failure> {
+pub(super) fn fresh_directory() -> Result<PathBuf, Failure> {
     let mut random = [0; 4];
     getrandom::fill(&mut random).map_err(|error| Failure::io("no randomness for a directory's name", &error))?;
     let name = format!("keelstone-demo-{}", hex::encode(random));

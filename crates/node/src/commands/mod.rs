@@ -18,4 +18,6 @@ pub(crate) mod rollback;
 pub(crate) mod snapshot;
 pub(crate) mod statesync;
 pub(crate) mod status;
+pub(crate) mod testnet;
+mod testnet_demo;
 pub(crate) mod tx;

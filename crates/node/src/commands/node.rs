@@ -14,8 +14,11 @@ use crate::metrics::Metrics;
 use crate::out::{Out, grouped, short};
 use crate::producer::Producer;
 use crate::snapshots::Service;
+use crate::statesync::SyncStanding;
+use crate::supervise::{Ended, Supervised, Supervisor, fall_back};
 use crate::watchdog::Watchdog;
 use clap::Args;
+use keelstone_codec::Height;
 use keelstone_execution::{PublicKey, Registry};
 use keelstone_ledger::Committed;
 use serde_json::json;
@@ -26,7 +29,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing_subscriber::EnvFilter;
 
 /// How often figures of the store are taken over into the metrics.
@@ -45,10 +48,14 @@ pub(crate) struct Options {
     /// Make snapshots and serve them, as snapshots.enabled=true does
     #[arg(long)]
     enable_snapshots: bool,
+    /// Run CometBFT as a process of this node's own, over the setting engine.supervise
+    #[arg(long)]
+    supervise: bool,
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    let settings = options.engine.map(|kind| format!("engine.kind={kind}"));
+    let kind = options.engine.map(|kind| format!("engine.kind={kind}"));
+    let settings = kind.into_iter().chain(options.supervise.then(|| "engine.supervise=true".to_owned()));
     let (mut config, _) = context.config_with(settings)?;
     config.snapshots.enabled |= options.enable_snapshots;
     log_to_stderr(&config.log);
@@ -75,9 +82,43 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         "chain_id": status.chain_id, "height": status.height, "root": status.root,
         "api": format!("http://{}", node.address), "abci": node.abci,
     }));
-    node.run_until_signal()?;
-    out.say("stopped");
-    Ok(Exit::Ok)
+    let ended = node.run_until_signal()?;
+    match ended {
+        None => {
+            out.say("stopped");
+            Ok(Exit::Ok)
+        }
+        Some((Ended::SyncGivenUp { said }, stood)) => begin_anew(&said, &config, stood, context),
+        Some((Ended::TooOften { ends, said }, _)) => {
+            let message = format!("CometBFT ended {ends} times in a row; it said last:\n{said}");
+            Err(Failure::error(message).hint("its own configuration, keys or data are at fault, or its port is taken"))
+        }
+        Some((Ended::NotStarted { why }, _)) => {
+            Err(Failure::usage(format!("could not start CometBFT: {why}")).hint("engine.cometbft says where it is"))
+        }
+    }
+}
+
+/// The CometBFT that a node runs itself.
+fn supervised(config: &Config, home: &Home) -> Supervised {
+    let engine = &config.engine;
+    Supervised { cometbft: engine.cometbft.clone().into(), home: home.path().join(&engine.cometbft_home) }
+}
+
+/// Lets the engine that gave up state sync fetch every block instead. This process becomes the node that does.
+fn begin_anew(said: &str, config: &Config, stood: Option<Height>, context: &Context<'_>) -> Result<Exit, Failure> {
+    use std::os::unix::process::CommandExt as _;
+    let diagnosis = format!("state sync failed: {said}");
+    if let Some(height) = stood {
+        let message = format!("{diagnosis}\nthis node stands at block {height}, so its data is kept");
+        return Err(Failure::new(Exit::SyncFailed, message).hint("turn state sync off in CometBFT's config.toml"));
+    }
+    tracing::warn!(said, "state sync failed; CometBFT and this node begin anew, from the first block");
+    fall_back(&supervised(config, &context.home), &context.home.data())?;
+    let program =
+        std::env::current_exe().map_err(|error| Failure::io("this program does not know where it is", &error))?;
+    let error = std::process::Command::new(program).args(std::env::args_os().skip(1)).exec();
+    Err(Failure::io("could not begin anew", &error))
 }
 
 /// The key this node makes blocks with.
@@ -118,8 +159,9 @@ pub(crate) enum Maker {
 /// What makes blocks while the node runs.
 enum Running {
     Solo(Producer),
-    /// The server that the engine calls, and who compares roots with what it certifies.
-    CometBft(tokio::task::JoinHandle<()>, Certifier),
+    /// The server that the engine calls, who compares roots with what it certifies, and the engine if it is this node's
+    /// own.
+    CometBft(tokio::task::JoinHandle<()>, Certifier, Option<Supervisor>),
 }
 
 /// A running node.
@@ -132,6 +174,8 @@ pub(crate) struct Node {
     home: Home,
     runtime: Runtime,
     running: Running,
+    /// Told if the engine, this node's own, runs no longer although nobody asked for it.
+    ended: mpsc::Receiver<Ended>,
     watchdog: Watchdog,
     health: Arc<Health>,
     hub: Arc<Hub>,
@@ -207,6 +251,7 @@ impl Node {
         let watchdog = watch(&*engine, config, home, metrics.clone(), context.out.is_json())
             .map_err(|error| Failure::io("could not start the watchdog", &error))?;
         let (stop, stopped) = watch::channel(false);
+        let (tell, ended) = mpsc::channel(1);
         let mut abci = None;
         let running = match maker {
             Maker::Solo(key) => {
@@ -228,10 +273,17 @@ impl Node {
                     snapshots.clone(),
                     config.engine.retain_blocks,
                 ));
-                runtime.spawn(watch_sync(application.clone(), config, home, context.out.is_json()));
+                let own = config.engine.supervise.then(|| tell.clone());
+                runtime.spawn(watch_sync(application.clone(), config, home, own, context.out.is_json()));
                 let certifier = certify(&engine, config, home, metrics.clone(), context.out.is_json())
                     .map_err(|error| Failure::io("could not start comparing roots", &error))?;
-                Running::CometBft(runtime.spawn(socket.serve(application, stopped.clone())), certifier)
+                let server = runtime.spawn(socket.serve(application, stopped.clone()));
+                // Full or gone means: the node ends already.
+                let told = move |ended| drop(tell.try_send(ended));
+                let chain = engine.clone();
+                let joins = move || stands_at(&*chain).is_none();
+                let own = config.engine.supervise.then(|| Supervisor::start(supervised(config, home), joins, told));
+                Running::CometBft(server, certifier, own.transpose()?)
             }
         };
 
@@ -253,6 +305,7 @@ impl Node {
             home: home.clone(),
             runtime,
             running,
+            ended,
             watchdog,
             health,
             hub,
@@ -263,10 +316,17 @@ impl Node {
         })
     }
 
-    /// Runs until SIGINT or SIGTERM, then stops. SIGHUP is noted and ignored: configuration is read at start.
-    pub(crate) fn run_until_signal(mut self) -> Result<(), Failure> {
-        self.runtime.block_on(self.signals.stop());
-        self.stop()
+    /// Runs until SIGINT or SIGTERM, then stops; or until its own engine runs no longer, and says why and at which block the
+    /// chain stood. SIGHUP is noted and ignored: configuration is read at start.
+    pub(crate) fn run_until_signal(mut self) -> Result<Option<(Ended, Option<Height>)>, Failure> {
+        let ended = self.runtime.block_on(async {
+            tokio::select! {
+                () = self.signals.stop() => None,
+                ended = self.ended.recv(), if !self.ended.is_closed() => ended,
+            }
+        });
+        let stood = stands_at(&*self.engine);
+        self.stop().map(|()| ended.map(|ended| (ended, stood)))
     }
 
     /// Stops within seconds: no new requests, the block being made becomes durable, streams end.
@@ -278,8 +338,12 @@ impl Node {
         self.hub.close();
         match self.running {
             Running::Solo(producer) => producer.stop(),
-            // A panic of the task was reported when it happened.
-            Running::CometBft(server, certifier) => {
+            Running::CometBft(server, certifier, own) => {
+                // The engine first: one whose application goes first complains.
+                if let Some(own) = own {
+                    own.stop();
+                }
+                // A panic of the task was reported when it happened.
                 drop(self.runtime.block_on(server));
                 certifier.stop();
             }
@@ -341,12 +405,21 @@ fn certify(
     })
 }
 
+/// The block the chain stands at; none before the first, nor while nothing but a snapshot speaks for its state.
+fn stands_at(engine: &dyn Engine) -> Option<Height> {
+    match engine.sync_standing() {
+        SyncStanding::Whole { unconfirmed: true } => None,
+        _ => engine.standing().last,
+    }
+}
+
 /// Ends the process when state sync will not come to its end: CometBFT would idle at height 0 for ever and only its own
-/// log would say so.
+/// log would say so. If the engine is this node's own, tells it to begin anew instead.
 fn watch_sync(
     application: Arc<Application>,
     config: &Config,
     home: &Home,
+    own: Option<mpsc::Sender<Ended>>,
     json: bool,
 ) -> impl Future<Output = ()> + Send + 'static {
     let patience = Duration::from_millis(config.engine.statesync_patience_ms);
@@ -357,6 +430,11 @@ fn watch_sync(
             let (application, rpc) = (application.clone(), rpc.clone());
             let look = move || application.gave_up(patience, || rpc.height().ok());
             let Ok(Some(why)) = tokio::task::spawn_blocking(look).await else { continue };
+            if let Some(own) = own {
+                // Full or gone means: the node ends already.
+                let _ = own.try_send(Ended::SyncGivenUp { said: why });
+                return;
+            }
             tracing::error!(why, "state sync failed; the node ends");
             let hint =
                 "docs/cometbft.md says what to look at; to begin again, empty the engine's data and this home's data";

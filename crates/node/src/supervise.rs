@@ -1,0 +1,338 @@
+//! CometBFT as a process of this node's own: with `engine.supervise` the node starts it, keeps it running, and stops it.
+//!
+//! The engine ends itself when it loses its application, and gives up state sync for good at the first thing it does not
+//! understand; neither is ever tried again by itself. So somebody has to own its process. An engine that ends is started
+//! again after a pause that grows; one that ends too often in a row ends the node, with what it said last. One that gives
+//! up state sync is stopped, what it and this node hold of the half-joined chain is removed, state sync is turned off in
+//! its configuration, and both begin anew, from the first block on.
+//!
+//! The engine is of a process group that ends with this process, however that ends. What a validator has signed is never
+//! removed: a validator that forgot it could sign twice.
+
+use crate::cometbft::config_file::{Edit, edited};
+use crate::commands::statesync::{read, replace};
+use crate::exit::Failure;
+use crate::processes::{Group, Process};
+use crate::testnet::network::empty;
+use std::collections::VecDeque;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// The first pause before an engine that ended is started again. It doubles with each further end.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The longest.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// An engine that ran for so long had no trouble starting: the pauses begin anew.
+const RAN_WELL: Duration = Duration::from_secs(60);
+/// Ends in a row after which the engine is not started again.
+const ENDS_MAX: u32 = 8;
+/// Ends in a row after which an engine that is to state sync is taken to have given up: what it lacks comes back within
+/// the pauses before, or not at all.
+const SYNC_ENDS_MAX: u32 = 4;
+/// Lines of the engine that may wait to be logged.
+const LINES_MAX: usize = 1_024;
+/// Bytes of one line of the engine's that are looked at.
+const LINE_BYTES_MAX: u64 = 64 * 1024;
+/// Last lines that are kept for a diagnosis.
+const LAST_LINES: usize = 5;
+/// How often it is looked whether somebody wants a stop.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// What CometBFT of every version says, in some case, when it will not try state sync any more.
+const GAVE_UP: &str = "state sync failed";
+/// What must survive in an engine's data directory: what its validator has signed.
+const SIGNED: &str = "priv_validator_state.json";
+
+/// The engine to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Supervised {
+    /// The program.
+    pub(crate) cometbft: PathBuf,
+    /// Its home directory.
+    pub(crate) home: PathBuf,
+}
+
+/// Why the engine runs no longer, although nobody asked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It gave up state sync.
+    SyncGivenUp {
+        /// What it said.
+        said: String,
+    },
+    /// It ended too often in a row.
+    TooOften {
+        /// How often.
+        ends: u32,
+        /// What it said last.
+        said: String,
+    },
+    /// It could not be started.
+    NotStarted {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A running supervisor.
+pub(crate) struct Supervisor {
+    stop: SyncSender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Supervisor {
+    /// Starts the engine. `joins` says whether the application holds no block yet that was confirmed, so that an engine
+    /// that is to state sync still has to. `ended` is called once, if the engine runs no longer although nobody asked for
+    /// it.
+    pub(crate) fn start(
+        engine: Supervised,
+        joins: impl Fn() -> bool + Send + 'static,
+        ended: impl FnOnce(Ended) + Send + 'static,
+    ) -> Result<Self, Failure> {
+        let failed = |error: std::io::Error| Failure::io("could not start supervising the engine", &error);
+        let group = Group::start().map_err(failed)?;
+        let (stop, stopped) = sync_channel(1);
+        let supervise = move || {
+            let result = supervise(&engine, &group, &joins, &stopped);
+            group.end();
+            if let Some(why) = result {
+                ended(why);
+            }
+        };
+        let thread = std::thread::Builder::new().name("supervisor".to_owned()).spawn(supervise).map_err(failed)?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Stops the engine.
+    pub(crate) fn stop(self) {
+        // Full means: told already. Gone means: it has ended.
+        let _ = self.stop.try_send(());
+        // A panic of the thread was reported when it happened.
+        let _ = self.thread.join();
+    }
+}
+
+/// Runs the engine until told to stop, which is None.
+fn supervise(engine: &Supervised, group: &Group, joins: &dyn Fn() -> bool, stop: &Receiver<()>) -> Option<Ended> {
+    let mut restarts = Restarts::default();
+    loop {
+        let mut command = Command::new(&engine.cometbft);
+        command.arg("start").arg("--home").arg(&engine.home).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut process = match group.spawn(command) {
+            Ok(process) => process,
+            Err(error) => {
+                return Some(Ended::NotStarted { why: format!("{}: {error}", engine.cometbft.display()) });
+            }
+        };
+        tracing::info!(pid = process.id(), "started CometBFT");
+        let began = Instant::now();
+        let mut last = VecDeque::new();
+        match watch(&mut process, stop, &mut last) {
+            Watched::Stop => {
+                stop_process(&mut process);
+                return None;
+            }
+            Watched::GaveUp(said) => {
+                stop_process(&mut process);
+                return Some(Ended::SyncGivenUp { said });
+            }
+            Watched::Ended => {}
+        }
+        let said = last.into_iter().collect::<Vec<String>>().join("\n");
+        let next = restarts.next(began.elapsed(), joins() && state_sync_is_on(&engine.home));
+        tracing::warn!(state = ?process.state(), ends = restarts.ends, "CometBFT has ended");
+        match next {
+            Next::After(pause) => match stop.recv_timeout(pause) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(()) | Err(RecvTimeoutError::Disconnected) => return None,
+            },
+            Next::SyncGivenUp => return Some(Ended::SyncGivenUp { said }),
+            Next::No => return Some(Ended::TooOften { ends: restarts.ends, said }),
+        }
+    }
+}
+
+enum Watched {
+    Stop,
+    GaveUp(String),
+    Ended,
+}
+
+/// Logs what the engine says, until it ends, gives up, or is to be stopped.
+fn watch(process: &mut Process, stop: &Receiver<()>, last: &mut VecDeque<String>) -> Watched {
+    let (tell, lines) = sync_channel(LINES_MAX);
+    let reading = process.output().map(|output| read_lines(output, tell));
+    loop {
+        if !matches!(stop.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
+            return Watched::Stop;
+        }
+        match lines.recv_timeout(LOOK_EVERY) {
+            Ok(line) => {
+                log(&line);
+                if line.to_ascii_lowercase().contains(GAVE_UP) {
+                    return Watched::GaveUp(line);
+                }
+                if last.len() == LAST_LINES {
+                    last.pop_front();
+                }
+                last.push_back(line);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            // Its output has ended, so it has ended or is about to.
+            Err(RecvTimeoutError::Disconnected) if !process.is_alive() => {
+                // It has nothing more to say: the thread has ended or will at once.
+                drop(reading);
+                return Watched::Ended;
+            }
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK_EVERY),
+        }
+    }
+}
+
+/// Reads lines of the engine on a thread of its own, for as long as somebody takes them.
+fn read_lines(output: ChildStdout, tell: SyncSender<String>) -> std::io::Result<JoinHandle<()>> {
+    let read = move || {
+        let mut input = BufReader::new(output);
+        loop {
+            let mut line = Vec::new();
+            match input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+            if tell.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("engine-log".to_owned()).spawn(read)
+}
+
+/// Says a line of the engine's in the log of this node, at the engine's level.
+fn log(line: &str) {
+    // Plain lines begin with a letter, in colour on some versions; JSON lines name the level.
+    let plain = line.trim_start_matches(|c: char| !c.is_ascii_alphabetic() && c != '{');
+    if plain.starts_with("E[") || plain.contains("\"level\":\"error\"") {
+        tracing::error!(target: "cometbft", "{line}");
+    } else if plain.starts_with("D[") || plain.contains("\"level\":\"debug\"") {
+        tracing::debug!(target: "cometbft", "{line}");
+    } else {
+        tracing::info!(target: "cometbft", "{line}");
+    }
+}
+
+fn stop_process(process: &mut Process) {
+    if let Err(error) = process.stop() {
+        // The end of the group takes what is left.
+        tracing::warn!(%error, "CometBFT could not be stopped");
+    }
+}
+
+/// How often the engine ended in a row. Knows no clock.
+#[derive(Debug, Default)]
+struct Restarts {
+    ends: u32,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    After(Duration),
+    SyncGivenUp,
+    No,
+}
+
+impl Restarts {
+    /// What to do about an engine that ended after it ran for `ran`.
+    fn next(&mut self, ran: Duration, state_sync: bool) -> Next {
+        self.ends = if ran >= RAN_WELL { 1 } else { self.ends + 1 };
+        if state_sync && self.ends >= SYNC_ENDS_MAX {
+            return Next::SyncGivenUp;
+        }
+        if self.ends >= ENDS_MAX {
+            return Next::No;
+        }
+        Next::After(PAUSE.saturating_mul(1 << (self.ends - 1).min(16)).min(PAUSE_MAX))
+    }
+}
+
+fn config_of(home: &Path) -> PathBuf {
+    home.join("config").join("config.toml")
+}
+
+/// Whether the engine is to state sync, as far as its configuration says.
+fn state_sync_is_on(home: &Path) -> bool {
+    let table = read(&config_of(home)).ok().and_then(|text| text.parse::<toml::Table>().ok());
+    let enable = table.as_ref().and_then(|table| table.get("statesync")?.get("enable")?.as_bool());
+    enable.unwrap_or(false)
+}
+
+/// Makes engine and application begin anew, by fetching every block: empties the application's data but for snapshots,
+/// the engine's but for what its validator has signed, and turns state sync off. In this order, so that a crash in
+/// between leaves an engine that still state syncs into an application that is empty.
+///
+/// The caller has stopped both, and knows that the application holds no block that was confirmed.
+pub(crate) fn fall_back(engine: &Supervised, data: &Path) -> Result<(), Failure> {
+    empty(data, &["snapshots"])?;
+    empty(&engine.home.join("data"), &[SIGNED])?;
+    let config = config_of(&engine.home);
+    let text = read(&config)?;
+    let fresh = edited(&text, &[Edit::new("statesync", "enable", false)])
+        .map_err(|error| Failure::usage(format!("{}: {error}", config.display())))?;
+    replace(&config, &fresh)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn pauses_grow_and_end() {
+        let mut restarts = Restarts::default();
+        let quick = Duration::from_secs(1);
+        let pauses: Vec<Next> = (0..8).map(|_| restarts.next(quick, false)).collect();
+        let seconds = [1, 2, 4, 8, 16, 30, 30].map(|seconds| Next::After(Duration::from_secs(seconds)));
+        assert_eq!(pauses[..7], seconds);
+        assert_eq!(pauses[7], Next::No);
+        assert_eq!(restarts.next(RAN_WELL, false), Next::After(PAUSE), "it ran well, so all is forgotten");
+    }
+
+    #[test]
+    fn an_engine_that_cannot_begin_to_state_sync_has_given_up() {
+        let mut restarts = Restarts::default();
+        let next: Vec<Next> = (0..4).map(|_| restarts.next(Duration::ZERO, true)).collect();
+        assert_eq!(next[3], Next::SyncGivenUp);
+        assert!(next[..3].iter().all(|next| matches!(next, Next::After(_))));
+    }
+
+    /// What a validator has signed, and snapshots, outlive everything.
+    #[test]
+    fn falling_back_empties_both_sides_and_turns_state_sync_off() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (home, data) = (dir.path().join("engine"), dir.path().join("data"));
+        for directory in ["engine/config", "engine/data/state.db", "data/gen-000001/state", "data/snapshots"] {
+            fs::create_dir_all(dir.path().join(directory)).expect("made");
+        }
+        fs::write(home.join("data").join(SIGNED), "signed").expect("written");
+        fs::write(home.join("data/state.db/000001.log"), "x").expect("written");
+        fs::write(data.join("CURRENT"), "gen-000001\n").expect("written");
+        fs::write(data.join("snapshots/one"), "x").expect("written");
+        let config = "[statesync]\nenable = true # for now\ntrust_height = 5\n";
+        fs::write(config_of(&home), config).expect("written");
+        assert!(state_sync_is_on(&home));
+
+        fall_back(&Supervised { cometbft: "cometbft".into(), home: home.clone() }, &data).expect("fell back");
+        let names = |path: &Path| {
+            let entries = fs::read_dir(path).expect("listed").map(|entry| entry.expect("listed").file_name());
+            entries.map(|name| name.to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&home.join("data")), [SIGNED]);
+        assert_eq!(names(&data), ["snapshots"]);
+        assert_eq!(names(&data.join("snapshots")), ["one"]);
+        let text = fs::read_to_string(config_of(&home)).expect("readable");
+        assert_eq!(text, config.replace("true", "false"));
+        assert!(!state_sync_is_on(&home));
+    }
+}

@@ -1,0 +1,163 @@
+//! Where the nodes of a test network live: on loopback with a port each, or each in a network namespace of its own.
+
+use crate::exit::Failure;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::process::{Command, Stdio};
+
+/// Ports are taken from below the range from which systems choose ports for outgoing connections, so that none of those
+/// can take one between its choice and its use.
+const PORTS: std::ops::Range<u16> = 15_000..32_000;
+/// How many ports are tried before it is said that none is free.
+const TRIES: u32 = 2_000;
+
+/// What connects the nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Hosts {
+    /// All on 127.0.0.1.
+    Loopback,
+    /// A network namespace for each, joined by a bridge. Linux, and needs root.
+    Namespaces {
+        /// What the names of bridge, links and namespaces begin with.
+        name: String,
+        /// The network's 256 addresses begin here.
+        network: Ipv4Addr,
+    },
+}
+
+impl Hosts {
+    /// Namespaces under a name and a network that nobody else is likely to have.
+    pub(crate) fn namespaces() -> Result<Self, Failure> {
+        let [a, b, c] = random()?;
+        let network = Ipv4Addr::new(10, 200 + a % 50, b, 0);
+        Ok(Self::Namespaces { name: format!("ks{a:02x}{b:02x}{c:02x}"), network })
+    }
+
+    /// The address of a node.
+    pub(crate) fn address(&self, index: u8) -> IpAddr {
+        match self {
+            Self::Loopback => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Self::Namespaces { network, .. } => {
+                let [a, b, c, _] = network.octets();
+                IpAddr::V4(Ipv4Addr::new(a, b, c, 10 + index))
+            }
+        }
+    }
+
+    /// A command that runs where a node lives.
+    pub(crate) fn command(&self, index: u8, program: &OsStr) -> Command {
+        match self {
+            Self::Loopback => Command::new(program),
+            Self::Namespaces { name, .. } => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", &format!("{name}n{index}")]).arg(program);
+                command
+            }
+        }
+    }
+
+    /// Makes what connects the nodes.
+    pub(crate) fn set_up(&self) -> Result<(), Failure> {
+        let Self::Namespaces { name, network } = self else { return Ok(()) };
+        let [a, b, c, _] = network.octets();
+        ip(&["link", "add", &format!("{name}b"), "type", "bridge"])?;
+        ip(&["addr", "add", &format!("{a}.{b}.{c}.1/24"), "dev", &format!("{name}b")])?;
+        ip(&["link", "set", &format!("{name}b"), "up"])
+    }
+
+    /// Makes a node's place.
+    pub(crate) fn add(&self, index: u8) -> Result<(), Failure> {
+        let Self::Namespaces { name, .. } = self else { return Ok(()) };
+        let (space, outer) = (format!("{name}n{index}"), format!("{name}v{index}"));
+        let address = format!("{}/24", self.address(index));
+        ip(&["netns", "add", &space])?;
+        ip(&["link", "add", &outer, "type", "veth", "peer", "name", "eth0", "netns", &space])?;
+        ip(&["link", "set", &outer, "master", &format!("{name}b"), "up"])?;
+        ip(&["-n", &space, "addr", "add", &address, "dev", "eth0"])?;
+        ip(&["-n", &space, "link", "set", "eth0", "up"])?;
+        ip(&["-n", &space, "link", "set", "lo", "up"])
+    }
+
+    /// Cuts a node off from the others, or joins it again. `false` if nodes share one network and cannot be cut off.
+    pub(crate) fn link(&self, index: u8, up: bool) -> Result<bool, Failure> {
+        let Self::Namespaces { name, .. } = self else { return Ok(false) };
+        ip(&["link", "set", &format!("{name}v{index}"), if up { "up" } else { "down" }])?;
+        Ok(true)
+    }
+
+    /// What has to be removed once the nodes are gone, as arguments of `ip`.
+    pub(crate) fn leftovers(&self, nodes: u8) -> Vec<Vec<String>> {
+        let Self::Namespaces { name, .. } = self else { return Vec::new() };
+        let words = |words: [&str; 3]| words.map(str::to_owned).to_vec();
+        let spaces = (0..nodes).map(|index| words(["netns", "del", &format!("{name}n{index}")]));
+        spaces.chain([words(["link", "del", &format!("{name}b")])]).collect()
+    }
+}
+
+/// Runs `ip`, and fails with what it said.
+pub(crate) fn ip(arguments: &[&str]) -> Result<(), Failure> {
+    let shown = format!("ip {}", arguments.join(" "));
+    let output = Command::new("ip")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| Failure::io(format_args!("could not run {shown}"), &error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Failure::error(format!("{shown}: {said}")).hint("network namespaces need root and iproute2"))
+}
+
+/// So many free ports of an address, none of which is in `taken`.
+pub(crate) fn free_ports<const N: usize>(taken: &BTreeSet<u16>) -> Result<[u16; N], Failure> {
+    let mut found = [0; N];
+    let mut count = 0;
+    for _ in 0..TRIES {
+        let [high, low] = random()?;
+        let port = PORTS.start + u16::from_be_bytes([high, low]) % (PORTS.end - PORTS.start);
+        let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        if !taken.contains(&port) && !found[..count].contains(&port) && free() {
+            found[count] = port;
+            count += 1;
+            if count == N {
+                return Ok(found);
+            }
+        }
+    }
+    Err(Failure::error(format!("no {N} free ports between {} and {}", PORTS.start, PORTS.end)))
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Failure> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| Failure::io("no randomness to choose from", &error))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_free_and_differ() {
+        let first: [u16; 8] = free_ports(&BTreeSet::new()).expect("free ports");
+        let taken: BTreeSet<u16> = first.into();
+        assert_eq!(taken.len(), 8);
+        let second: [u16; 8] = free_ports(&taken).expect("free ports");
+        assert!(second.iter().all(|port| !taken.contains(port) && PORTS.contains(port)));
+    }
+
+    #[test]
+    fn what_a_network_of_namespaces_leaves_behind_is_named() {
+        let hosts = Hosts::Namespaces { name: "ks000102".to_owned(), network: Ipv4Addr::new(10, 201, 2, 0) };
+        assert_eq!(hosts.address(3).to_string(), "10.201.2.13");
+        let lines: Vec<String> = hosts.leftovers(2).iter().map(|words| words.join(" ")).collect();
+        assert_eq!(lines, ["netns del ks000102n0", "netns del ks000102n1", "link del ks000102b"]);
+        // Linux has 15 characters for the name of a link.
+        assert!("ks000102v255".len() <= 15);
+        assert!(Hosts::Loopback.leftovers(9).is_empty());
+    }
+}

@@ -1,0 +1,483 @@
+//! What a test network is made of, on disk: keys, genesis and configuration of every node, and one file that names them.
+
+use super::hosts::{Hosts, free_ports};
+use crate::cometbft::config_file::{Edit, edited};
+use crate::cometbft::keys::{NOTHING_SIGNED, address, node_file, node_id, public_json, validator_file};
+use crate::cometbft::rpc::Rpc;
+use crate::commands::init::now;
+use crate::commands::statesync::{read as read_text, replace};
+use crate::exit::{Exit, Failure};
+use crate::home::Home;
+use crate::keyfile::{create_private_dir, write_private};
+use crate::strict_json;
+use keelstone_codec::{ChainId, Key, Namespace, Tag, TaggedHasher, Timestamp, Value};
+use keelstone_ledger::{Genesis, SecretKey, Validator};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The version of `testnet.json` this program writes and reads.
+const VERSION: u32 = 1;
+/// Nodes of one network. Each is two processes, on one machine.
+pub(crate) const NODES_MAX: u8 = 32;
+/// Bytes of the path of a Unix socket, on the systems that allow least.
+const SOCKET_PATH_MAX: usize = 103;
+/// The power of every validator.
+const POWER: u64 = 10;
+/// Entries of ballast: they stand in the genesis file, which every node reads at every start.
+pub(crate) const BALLAST_MAX: u32 = 200_000;
+/// Bytes of the value of one.
+const BALLAST_BYTES: usize = 100;
+/// How long a node of the network may take to answer a question of the owner.
+pub(crate) const ASK: Duration = Duration::from_secs(2);
+
+/// A network on disk: the content of `testnet.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Layout {
+    version: u32,
+    /// The network's name.
+    pub(crate) chain_id: String,
+    /// What connects the nodes.
+    pub(crate) hosts: Hosts,
+    /// The CometBFT that runs.
+    pub(crate) cometbft: PathBuf,
+    /// Settings of every Keelstone node, as `section.name=value`.
+    settings: Vec<String>,
+    /// Settings of every CometBFT node, as `section.key=value`.
+    engine_settings: Vec<String>,
+    /// The nodes.
+    pub(crate) nodes: Vec<Node>,
+    #[serde(skip)]
+    dir: PathBuf,
+}
+
+/// What a network is to be like.
+#[derive(Debug, Clone)]
+pub(crate) struct Wish {
+    pub(crate) chain_id: String,
+    pub(crate) validators: u8,
+    pub(crate) hosts: Hosts,
+    pub(crate) cometbft: PathBuf,
+    /// `section.name=value` for every Keelstone node.
+    pub(crate) settings: Vec<String>,
+    /// `section.key=value` for every CometBFT node.
+    pub(crate) engine_settings: Vec<String>,
+    /// Entries of 100 bytes that the chain begins with, so that there is something to sync.
+    pub(crate) ballast: u32,
+    /// The weight of a chunk of a snapshot; none is the chain's default.
+    pub(crate) chunk_bytes: Option<u32>,
+    /// Whether every Keelstone runs its CometBFT.
+    pub(crate) supervised: bool,
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Node {
+    /// `node0`, `node1` and so on.
+    pub(crate) name: String,
+    /// Its number.
+    pub(crate) index: u8,
+    /// Whether it is a validator from the beginning.
+    pub(crate) validator: bool,
+    /// Whether its Keelstone runs its CometBFT.
+    pub(crate) supervised: bool,
+    /// Its id among the engine's peers.
+    pub(crate) node_id: String,
+    /// Where Keelstone's API listens.
+    pub(crate) http: SocketAddr,
+    /// Where CometBFT's RPC listens.
+    pub(crate) rpc: SocketAddr,
+    /// Where CometBFT's peers connect.
+    pub(crate) p2p: SocketAddr,
+}
+
+impl Node {
+    /// CometBFT's RPC, asked with little patience: it is on this machine.
+    pub(crate) fn rpc(&self) -> Rpc {
+        Rpc::new(&self.rpc.to_string()).expect("a socket address is an RPC address").timeout(ASK)
+    }
+}
+
+impl Layout {
+    /// Lays out a new network in a directory that holds none yet.
+    pub(crate) fn create(dir: &Path, wish: &Wish) -> Result<Self, Failure> {
+        let dir = std::path::absolute(dir).map_err(|error| Failure::io("no current directory", &error))?;
+        let socket = dir.join("node00/keelstone/data/abci.sock");
+        if socket.as_os_str().len() > SOCKET_PATH_MAX {
+            let message = format!("{} is too long a path: sockets in it could not be named", dir.display());
+            return Err(Failure::usage(message).hint("give a shorter --dir"));
+        }
+        if wish.validators == 0 || wish.validators > NODES_MAX {
+            return Err(Failure::usage(format!("--validators {}: expected 1 to {NODES_MAX}", wish.validators)));
+        }
+        ChainId::new(&wish.chain_id).map_err(|error| Failure::usage(format!("--chain-id: {error}")))?;
+        let mut layout = Self {
+            version: VERSION,
+            chain_id: wish.chain_id.clone(),
+            hosts: wish.hosts.clone(),
+            cometbft: wish.cometbft.clone(),
+            settings: wish.settings.clone(),
+            engine_settings: wish.engine_settings.clone(),
+            nodes: Vec::new(),
+            dir,
+        };
+        layout.engine_edits()?;
+        create_private_dir(&layout.dir).map_err(|error| Failure::io(layout.dir.display(), &error))?;
+        let mut keys = Vec::new();
+        for _ in 0..wish.validators {
+            let (mine, engine) = (fresh_key()?, fresh_key()?);
+            layout.name_node(true, wish.supervised, &engine)?;
+            keys.push((mine, engine));
+        }
+        let genesis = layout.genesis(wish, &keys.iter().map(|(key, _)| key).collect::<Vec<_>>())?;
+        for (node, (key, engine)) in layout.nodes.clone().iter().zip(&keys) {
+            layout.write_node(node, key, engine, &genesis)?;
+        }
+        layout.write()?;
+        Ok(layout)
+    }
+
+    /// The network in a directory.
+    pub(crate) fn read(dir: &Path) -> Result<Self, Failure> {
+        let dir = std::path::absolute(dir).map_err(|error| Failure::io("no current directory", &error))?;
+        let path = Self::file(&dir);
+        let text = fs::read(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                let message = format!("there is no test network in {}", dir.display());
+                Failure::new(Exit::NoChain, message).hint("keelstone testnet up makes one")
+            }
+            _ => Failure::io(format_args!("could not read {}", path.display()), &error),
+        })?;
+        let layout: Self =
+            strict_json::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+        if layout.version != VERSION {
+            let message = format!("{} has version {}, this program knows {VERSION}", path.display(), layout.version);
+            return Err(Failure::usage(message));
+        }
+        Ok(Self { dir, ..layout })
+    }
+
+    /// Whether a directory holds a network.
+    pub(crate) fn exists(dir: &Path) -> bool {
+        Self::file(dir).exists()
+    }
+
+    fn file(dir: &Path) -> PathBuf {
+        dir.join("testnet.json")
+    }
+
+    /// The network's directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The node of a name, or a failure that names those there are.
+    pub(crate) fn node(&self, name: &str) -> Result<&Node, Failure> {
+        self.nodes.iter().find(|node| node.name == name).ok_or_else(|| {
+            let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+            Failure::not_found(format!("there is no node {name:?}; there are {}", names.join(", ")))
+        })
+    }
+
+    /// A node's directory.
+    pub(crate) fn node_dir(&self, node: &Node) -> PathBuf {
+        self.dir.join(&node.name)
+    }
+
+    /// The home of a node's Keelstone.
+    pub(crate) fn home(&self, node: &Node) -> Home {
+        Home::new(self.node_dir(node).join("keelstone"))
+    }
+
+    /// The home of a node's CometBFT.
+    pub(crate) fn engine_home(&self, node: &Node) -> PathBuf {
+        self.node_dir(node).join("cometbft")
+    }
+
+    /// Where a node's Keelstone waits for its CometBFT.
+    pub(crate) fn abci_socket(&self, node: &Node) -> PathBuf {
+        self.home(node).data().join("abci.sock")
+    }
+
+    /// Adds a full node to the network and writes everything it needs.
+    pub(crate) fn add_full_node(&mut self, supervised: bool) -> Result<Node, Failure> {
+        if self.nodes.len() >= usize::from(NODES_MAX) {
+            return Err(Failure::usage(format!("the network has {NODES_MAX} nodes, more are not run on one machine")));
+        }
+        let (key, engine) = (fresh_key()?, fresh_key()?);
+        let first = self.nodes.first().ok_or_else(|| Failure::usage("the network has no nodes"))?;
+        let genesis = GenesisFiles {
+            keelstone: read_own(&self.home(first).genesis())?,
+            cometbft: read_own(&self.engine_home(first).join("config/genesis.json"))?,
+        };
+        let node = self.name_node(false, supervised, &engine)?;
+        self.write_node(&node, &key, &engine, &genesis)?;
+        self.write()?;
+        Ok(node)
+    }
+
+    /// Changes a node's `config.toml`.
+    pub(crate) fn edit_engine(&self, node: &Node, edits: &[Edit]) -> Result<(), Failure> {
+        let config = self.engine_home(node).join("config/config.toml");
+        let text = read_text(&config)?;
+        let fresh = edited(&text, edits).map_err(|error| Failure::usage(format!("{}: {error}", config.display())))?;
+        if fresh == text { Ok(()) } else { replace(&config, &fresh) }
+    }
+
+    fn write(&self) -> Result<(), Failure> {
+        let path = Self::file(&self.dir);
+        let text = serde_json::to_string_pretty(self).expect("a layout has text keys and no failing serializers");
+        write_file(&path, &(text + "\n"))
+    }
+
+    /// Gives the next node a name and addresses.
+    fn name_node(&mut self, validator: bool, supervised: bool, engine: &SecretKey) -> Result<Node, Failure> {
+        let index = u8::try_from(self.nodes.len()).expect("the number of nodes was checked");
+        let taken: BTreeSet<u16> =
+            self.nodes.iter().flat_map(|node| [node.http, node.rpc, node.p2p]).map(|a| a.port()).collect();
+        let address = self.hosts.address(index);
+        let [http, rpc, p2p] = free_ports(&taken)?.map(|port| SocketAddr::new(address, port));
+        let node_id = node_id(&engine.public());
+        let node = Node { name: format!("node{index}"), index, validator, supervised, node_id, http, rpc, p2p };
+        self.nodes.push(node.clone());
+        Ok(node)
+    }
+
+    /// The genesis of both sides: the same validators, and CometBFT's names the hash of Keelstone's.
+    fn genesis(&self, wish: &Wish, validators: &[&SecretKey]) -> Result<GenesisFiles, Failure> {
+        let chain_id = ChainId::new(&self.chain_id).map_err(|error| Failure::usage(format!("--chain-id: {error}")))?;
+        let mut genesis = Genesis { time: now(), state: ballast(wish.ballast), ..Genesis::new(chain_id) };
+        let voter = |key: &&SecretKey| Validator { key: key.public(), power: POWER };
+        genesis.validators = validators.iter().map(voter).collect();
+        if let Some(bytes) = wish.chunk_bytes {
+            genesis.limits.snapshot_chunk_bytes = bytes;
+        }
+        let first = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?;
+        let validators: Vec<serde_json::Value> = validators
+            .iter()
+            .zip(&self.nodes)
+            .map(|(key, node)| {
+                let public = key.public();
+                json!({
+                    "address": address(&public), "pub_key": public_json(&public), "power": POWER.to_string(), "name": node.name,
+                })
+            })
+            .collect();
+        let cometbft = json!({
+            "genesis_time": rfc3339(genesis.time), "chain_id": self.chain_id, "initial_height": "1",
+            "validators": validators, "app_hash": "", "app_state": first.hash,
+        });
+        let cometbft = serde_json::to_string_pretty(&cometbft).expect("a JSON value is JSON");
+        Ok(GenesisFiles { keelstone: genesis.to_json().to_pretty() + "\n", cometbft: cometbft + "\n" })
+    }
+
+    fn write_node(
+        &self,
+        node: &Node,
+        key: &SecretKey,
+        engine: &SecretKey,
+        genesis: &GenesisFiles,
+    ) -> Result<(), Failure> {
+        let (home, engine_home) = (self.home(node), self.engine_home(node));
+        for directory in [&home.data(), &engine_home.join("config"), &engine_home.join("data")] {
+            create_private_dir(directory).map_err(|error| Failure::io(directory.display(), &error))?;
+        }
+        write_file(&home.genesis(), &genesis.keelstone)?;
+        write_file(&home.config(), &self.keelstone_config(node))?;
+        let config = engine_home.join("config");
+        write_file(&config.join("genesis.json"), &genesis.cometbft)?;
+        write_file(&config.join("config.toml"), &self.engine_config(node)?)?;
+        write_file(&config.join("priv_validator_key.json"), &validator_file(key))?;
+        write_file(&config.join("node_key.json"), &node_file(engine))?;
+        write_file(&engine_home.join("data/priv_validator_state.json"), NOTHING_SIGNED)
+    }
+
+    fn keelstone_config(&self, node: &Node) -> String {
+        format!(
+            "# A node of a test network. keelstone config default prints every setting.\n\n\
+             [http]\nlisten = \"{}\"\n\n\
+             [engine]\nkind = \"cometbft\"\nabci = \"unix://{}\"\nrpc = \"http://{}\"\n",
+            node.http,
+            self.abci_socket(node).display(),
+            node.rpc
+        )
+    }
+
+    /// What a node's Keelstone is started with besides its home.
+    pub(crate) fn settings_of(&self, node: &Node) -> Vec<String> {
+        let own = [
+            "engine.supervise=true".to_owned(),
+            format!("engine.cometbft={}", self.cometbft.display()),
+            format!("engine.cometbft_home={}", self.engine_home(node).display()),
+        ];
+        self.settings.iter().cloned().chain(own.into_iter().filter(|_| node.supervised)).collect()
+    }
+
+    fn engine_edits(&self) -> Result<Vec<Edit>, Failure> {
+        let parse = |text: &String| {
+            Edit::parse(text).ok_or_else(|| Failure::usage(format!("--engine-set {text}: expected section.key=value")))
+        };
+        self.engine_settings.iter().map(parse).collect()
+    }
+
+    /// What differs from CometBFT's defaults; it fills in the rest.
+    fn engine_config(&self, node: &Node) -> Result<String, Failure> {
+        let others = self.nodes.iter().filter(|other| other.name != node.name);
+        let peers: Vec<String> = others.map(|other| format!("{}@{}", other.node_id, other.p2p)).collect();
+        let text = format!(
+            "# A node of a test network: what differs from CometBFT's defaults.\n\n\
+             moniker = \"{name}\"\nproxy_app = \"unix://{abci}\"\n\n\
+             [rpc]\nladdr = \"tcp://{rpc}\"\n\n\
+             [p2p]\nladdr = \"tcp://{p2p}\"\npersistent_peers = \"{peers}\"\n\
+             # All nodes are on one machine, with private addresses.\n\
+             addr_book_strict = false\nallow_duplicate_ip = true\npex = false\n\
+             persistent_peers_max_dial_period = \"2s\"\n\n\
+             [consensus]\ntimeout_propose = \"1s\"\n\n\
+             # Keelstone keeps its own index of transactions.\n\
+             [tx_index]\nindexer = \"null\"\n",
+            name = node.name,
+            abci = self.abci_socket(node).display(),
+            rpc = node.rpc,
+            p2p = node.p2p,
+            peers = peers.join(","),
+        );
+        edited(&text, &self.engine_edits()?).map_err(|error| Failure::usage(format!("--engine-set: {error}")))
+    }
+}
+
+/// The genesis, as each side reads it.
+struct GenesisFiles {
+    keelstone: String,
+    cometbft: String,
+}
+
+/// Entries of 100 bytes under keys that no two share.
+fn ballast(count: u32) -> BTreeMap<(Namespace, Key), Value> {
+    let namespace = Namespace::new("ballast").expect("a constant");
+    let entry = |number: u32| {
+        let hash = TaggedHasher::new(Tag::new("testnet-ballast")).value(&number).finish();
+        let key = Key::new(hash.0).expect("32 bytes are a key");
+        let value = hash.0.iter().copied().cycle().take(BALLAST_BYTES).collect::<Vec<u8>>();
+        ((namespace.clone(), key), Value::new(value).expect("100 bytes are a value"))
+    };
+    (0..count).map(entry).collect()
+}
+
+fn fresh_key() -> Result<SecretKey, Failure> {
+    SecretKey::generate().map_err(|error| Failure::io("no randomness for a new key", &error))
+}
+
+/// A file of the network's own, however long.
+fn read_own(path: &Path) -> Result<String, Failure> {
+    fs::read_to_string(path).map_err(|error| Failure::io(format_args!("could not read {}", path.display()), &error))
+}
+
+fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
+    write_private(path, text.as_bytes())
+        .map_err(|error| Failure::io(format_args!("could not write {}", path.display()), &error))
+}
+
+/// A time as CometBFT's genesis writes it.
+fn rfc3339(time: Timestamp) -> String {
+    let (seconds, millis) = (time.0 / 1_000, time.0 % 1_000);
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // The civil calendar from days since 1970, in eras of 400 years that begin in March.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish(validators: u8) -> Wish {
+        Wish {
+            chain_id: "play".to_owned(),
+            validators,
+            hosts: Hosts::Loopback,
+            cometbft: "cometbft".into(),
+            settings: vec!["snapshots.interval=10".to_owned()],
+            engine_settings: vec!["consensus.timeout_commit=150ms".to_owned()],
+            ballast: 10,
+            chunk_bytes: None,
+            supervised: false,
+        }
+    }
+
+    #[test]
+    fn a_network_is_laid_out_and_read_back() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut layout = Layout::create(&dir.path().join("net"), &wish(4)).expect("laid out");
+        assert_eq!(Layout::read(&dir.path().join("net")).expect("read"), layout);
+        let joined = layout.add_full_node(false).expect("added");
+        assert_eq!((joined.name.as_str(), joined.validator, layout.nodes.len()), ("node4", false, 5));
+
+        let config = |node: &Node| {
+            let text = fs::read_to_string(layout.engine_home(node).join("config/config.toml")).expect("readable");
+            text.parse::<toml::Table>().expect("TOML")
+        };
+        let table = config(&joined);
+        let peers = table["p2p"]["persistent_peers"].as_str().expect("text");
+        assert_eq!(peers.split(',').count(), 4, "a joiner knows all others");
+        assert_eq!(table["consensus"]["timeout_commit"].as_str(), Some("150ms"));
+        let genesis = |node: &Node| fs::read(layout.engine_home(node).join("config/genesis.json")).expect("readable");
+        assert_eq!(genesis(&layout.nodes[0]), genesis(&joined), "one genesis for all");
+        let genesis: serde_json::Value = serde_json::from_slice(&genesis(&joined)).expect("JSON");
+        assert_eq!(genesis["validators"].as_array().map(Vec::len), Some(4));
+        let home = layout.home(&joined).read_genesis().expect("a genesis");
+        assert_eq!(genesis["app_state"], json!(home.first_state().expect("valid").hash));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn keys_of_a_test_network_are_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let layout = Layout::create(&dir.path().join("net"), &wish(1)).expect("laid out");
+        let config = layout.engine_home(&layout.nodes[0]).join("config");
+        for file in ["priv_validator_key.json", "node_key.json"] {
+            let mode = fs::metadata(config.join(file)).expect("there").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{file}");
+        }
+        assert_eq!(fs::metadata(layout.dir()).expect("there").permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn wishes_that_cannot_be_met_are_refused_before_anything_is_made() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let long = dir.path().join("x".repeat(100));
+        for (path, wish, says) in [
+            (&long, wish(1), "too long a path"),
+            (&dir.path().join("a"), wish(0), "expected 1 to 32"),
+            (&dir.path().join("a"), Wish { engine_settings: vec!["x".to_owned()], ..wish(1) }, "section.key=value"),
+            (&dir.path().join("a"), Wish { chain_id: String::new(), ..wish(1) }, "--chain-id"),
+        ] {
+            let error = Layout::create(path, &wish).expect_err("refused");
+            assert!(error.message.contains(says), "{error} does not say {says:?}");
+            assert!(!path.exists());
+        }
+        assert_eq!(Layout::read(dir.path()).expect_err("nothing there").exit, Exit::NoChain);
+    }
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        assert_eq!(rfc3339(Timestamp(0)), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(Timestamp(951_868_799_999)), "2000-02-29T23:59:59.999Z");
+        assert_eq!(rfc3339(Timestamp(1_795_708_800_001)), "2026-11-26T16:00:00.001Z");
+    }
+}

@@ -1,0 +1,303 @@
+//! The owner's side of a running test network: its processes, and what can be done to them.
+
+use super::control::Part;
+use super::layout::{Layout, Node};
+use super::watch::Known;
+use crate::cometbft::config_file::Edit;
+use crate::cometbft::trust::agree;
+use crate::commands::statesync::enable;
+use crate::exit::Failure;
+use crate::processes::{Group, Process, STOP, State, last_lines};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long Keelstone may take to open its state and wait for the engine.
+const START: Duration = Duration::from_secs(60);
+/// How long the engine may take to notice that its application is gone. It ends itself then.
+const NOTICE: Duration = Duration::from_secs(5);
+/// Lines of a log that a failure quotes.
+const QUOTED_LINES: usize = 5;
+/// How long validators of a test network are trusted.
+const TRUST_PERIOD: &str = "168h0m0s";
+
+/// A running network.
+pub(crate) struct Network {
+    pub(crate) layout: Layout,
+    group: Group,
+    /// The program whose `node` command is run.
+    program: PathBuf,
+    running: BTreeMap<String, Running>,
+}
+
+/// The processes of one node.
+#[derive(Default)]
+struct Running {
+    app: Option<Process>,
+    engine: Option<Process>,
+    cut_off: bool,
+}
+
+impl Network {
+    /// Starts every node of a layout.
+    pub(crate) fn start(layout: Layout, program: PathBuf) -> Result<Self, Failure> {
+        let group = Group::start().map_err(|error| Failure::io("could not start the network's reaper", &error))?;
+        let mut network = Self { layout, group, program, running: BTreeMap::new() };
+        network.register_leftovers()?;
+        network.layout.hosts.set_up()?;
+        for node in network.layout.nodes.clone() {
+            network.layout.hosts.add(node.index)?;
+            network.start_node(&node)?;
+        }
+        Ok(network)
+    }
+
+    /// Names what has to be removed at the end before it is made. What is named and not there costs a line in a log.
+    fn register_leftovers(&mut self) -> Result<(), Failure> {
+        for arguments in self.layout.hosts.leftovers(super::layout::NODES_MAX) {
+            self.group
+                .remove_at_end(&arguments)
+                .map_err(|error| Failure::io("the network's reaper does not listen", &error))?;
+        }
+        Ok(())
+    }
+
+    /// What is known of every node without asking it.
+    pub(crate) fn known(&mut self) -> Vec<Known> {
+        let running = &mut self.running;
+        let state = |process: Option<&mut Process>| process.map_or(State::Off, Process::state);
+        let mut known = |node: &Node| {
+            let node = node.clone();
+            let Some(Running { app, engine, cut_off }) = running.get_mut(&node.name) else {
+                return Known { node, app: State::Off, engine: State::Off, cut_off: false };
+            };
+            let app = state(app.as_mut());
+            // One that its Keelstone runs does what that does, as far as can be told from here.
+            let engine = if node.supervised { app.clone() } else { state(engine.as_mut()) };
+            Known { node, app, engine, cut_off: *cut_off }
+        };
+        self.layout.nodes.iter().map(&mut known).collect()
+    }
+
+    /// Starts what of a node does not run.
+    fn start_node(&mut self, node: &Node) -> Result<(), Failure> {
+        let dir = self.layout.node_dir(node);
+        let running = self.running.entry(node.name.clone()).or_default();
+        let failed = |what: &Path| {
+            let what = what.display().to_string();
+            move |error: io::Error| Failure::io(format_args!("could not start {what}"), &error)
+        };
+        if !running.app.as_mut().is_some_and(Process::is_alive) {
+            let socket = self.layout.abci_socket(node);
+            // A killed process leaves its socket's name behind, which must not be taken for the new one's.
+            let _ = fs::remove_file(&socket);
+            let mut command = self.layout.hosts.command(node.index, self.program.as_os_str());
+            command.arg("node").arg("--home").arg(self.layout.home(node).path());
+            for setting in self.layout.settings_of(node) {
+                command.args(["--set", &setting]);
+            }
+            let log = dir.join("keelstone.log");
+            let app = self.group.spawn_logged(command, &log).map_err(failed(&self.program))?;
+            wait_for(running.app.insert(app), &node.name, &socket, &log)?;
+        }
+        if !node.supervised && !running.engine.as_mut().is_some_and(Process::is_alive) {
+            let cometbft = &self.layout.cometbft;
+            let mut command = self.layout.hosts.command(node.index, cometbft.as_os_str());
+            command.arg("start").arg("--home").arg(self.layout.engine_home(node));
+            let engine = self.group.spawn_logged(command, &dir.join("cometbft.log")).map_err(failed(cometbft))?;
+            running.engine = Some(engine);
+        }
+        Ok(())
+    }
+
+    /// Adds a full node and starts it.
+    pub(crate) fn join(&mut self, state_sync: bool, supervised: bool, settings: &[String]) -> Result<Value, Failure> {
+        let mut edits = Vec::new();
+        for text in settings {
+            let edit = Edit::parse(text);
+            edits.push(edit.ok_or_else(|| Failure::usage(format!("--engine-set {text}: expected section.key=value")))?);
+        }
+        let (sync, trusted) = self.sync_edits(state_sync, None)?;
+        let node = self.layout.add_full_node(supervised)?;
+        self.layout.edit_engine(&node, &[sync, edits].concat())?;
+        self.layout.hosts.add(node.index)?;
+        self.start_node(&node)?;
+        Ok(
+            json!({ "node": node.name, "trust": trusted, "api": format!("http://{}", node.http), "rpc": format!("http://{}", node.rpc) }),
+        )
+    }
+
+    /// What makes a node's engine join from a snapshot, or by fetching every block. Trust is taken from two nodes.
+    fn sync_edits(&mut self, state_sync: bool, besides: Option<&str>) -> Result<(Vec<Edit>, Value), Failure> {
+        if !state_sync {
+            return Ok((vec![Edit::new("statesync", "enable", false)], Value::Null));
+        }
+        let known = self.known();
+        let runs = known
+            .iter()
+            .filter(|known| besides != Some(known.node.name.as_str()) && matches!(known.engine, State::Running { .. }));
+        let nodes: Vec<_> = runs.map(|known| known.node.rpc()).filter(|rpc| rpc.status().is_ok()).take(2).collect();
+        let trust = agree(&nodes, None)?;
+        let mut edits = enable(&nodes, &trust, TRUST_PERIOD);
+        // The shortest that CometBFT takes: everything is on one machine.
+        edits.push(Edit::new("statesync", "discovery_time", "5s"));
+        edits.push(Edit::new("statesync", "chunk_request_timeout", "5s"));
+        Ok((edits, json!({ "height": trust.height, "hash": trust.block_hash })))
+    }
+
+    /// Kills what is named of a node. An engine whose application is gone ends by itself.
+    pub(crate) fn kill(&mut self, name: &str, part: Part) -> Result<Value, Failure> {
+        self.each(name, part, "kill", Process::kill)
+    }
+
+    /// Stops what is named of a node with SIGSTOP. Returns the processes' numbers, for [`Self::resume`].
+    pub(crate) fn pause(&mut self, name: &str, part: Part) -> Result<Value, Failure> {
+        self.each(name, part, "pause", Process::pause)
+    }
+
+    /// Lets processes go on that were paused, if they are still those that were.
+    pub(crate) fn resume(&mut self, name: &str, pids: &Value) {
+        let Some(running) = self.running.get_mut(name) else { return };
+        for process in [&mut running.app, &mut running.engine].into_iter().flatten() {
+            let paused = pids.as_array().is_some_and(|pids| pids.contains(&json!(process.id())));
+            if paused && let Err(error) = process.resume() {
+                // Killed or restarted since, which is what whoever did that wanted.
+                tracing::debug!(%error, name, "not resumed");
+            }
+        }
+    }
+
+    /// Cuts a node off, or joins it again.
+    pub(crate) fn link(&mut self, name: &str, up: bool) -> Result<(), Failure> {
+        let node = self.layout.node(name)?.clone();
+        if !self.layout.hosts.link(node.index, up)? {
+            let message = "nodes on loopback share one network and cannot be cut off from each other";
+            return Err(
+                Failure::usage(message).hint("keelstone testnet up --namespaces gives each a network of its own")
+            );
+        }
+        self.running.entry(node.name).or_default().cut_off = !up;
+        Ok(())
+    }
+
+    /// Stops what is named, and starts what does not run.
+    pub(crate) fn restart(&mut self, name: &str, part: Part) -> Result<Value, Failure> {
+        let node = self.layout.node(name)?.clone();
+        self.stop_node(&node, part)?;
+        self.start_node(&node)?;
+        Ok(json!({ "node": name }))
+    }
+
+    /// Stops a node, removes its data but never the record of what its validator signed, and starts it again.
+    pub(crate) fn wipe(&mut self, name: &str, part: Part, state_sync: bool) -> Result<Value, Failure> {
+        let node = self.layout.node(name)?.clone();
+        let (edits, trusted) = self.sync_edits(state_sync, Some(name))?;
+        self.stop_node(&node, Part::Both)?;
+        if part.app() {
+            empty(&self.layout.home(&node).data(), &[])?;
+        }
+        if part.engine() {
+            empty(&self.layout.engine_home(&node).join("data"), &["priv_validator_state.json"])?;
+        }
+        self.layout.edit_engine(&node, &edits)?;
+        self.start_node(&node)?;
+        Ok(json!({ "node": name, "trust": trusted }))
+    }
+
+    /// Stops everything, the engines first: an engine whose application goes first complains.
+    pub(crate) fn stop(mut self) {
+        let mut running: Vec<Running> = std::mem::take(&mut self.running).into_values().collect();
+        for part in [|node: &mut Running| node.engine.take(), |node: &mut Running| node.app.take()] {
+            let mut processes: Vec<Process> = running.iter_mut().filter_map(part).collect();
+            let deadline = Instant::now() + STOP;
+            for process in &mut processes {
+                // One that has ended cannot be asked to; the group's end takes care of the others.
+                let _ = process.ask_to_end();
+            }
+            for process in &mut processes {
+                process.wait_until(deadline);
+            }
+        }
+        self.group.end();
+    }
+
+    fn stop_node(&mut self, node: &Node, part: Part) -> Result<(), Failure> {
+        let Some(running) = self.running.get_mut(&node.name) else { return Ok(()) };
+        let failed = |error: io::Error| Failure::io(format_args!("could not stop {}", node.name), &error);
+        if part.engine()
+            && let Some(engine) = &mut running.engine
+        {
+            engine.stop().map_err(failed)?;
+        }
+        if part.app()
+            && let Some(app) = &mut running.app
+        {
+            app.stop().map_err(failed)?;
+            // An engine without its application ends; one that was caught at a bad moment is ended.
+            if let Some(engine) = &mut running.engine
+                && !engine.wait_until(Instant::now() + NOTICE)
+            {
+                engine.stop().map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does something to each process that is named and has not ended; fails if none has.
+    fn each(
+        &mut self,
+        name: &str,
+        part: Part,
+        what: &str,
+        act: impl Fn(&mut Process) -> io::Result<()>,
+    ) -> Result<Value, Failure> {
+        self.layout.node(name)?;
+        let running = self.running.entry(name.to_owned()).or_default();
+        let app = running.app.as_mut().filter(|_| part.app());
+        let engine = running.engine.as_mut().filter(|_| part.engine());
+        let mut pids = Vec::new();
+        for process in [app, engine].into_iter().flatten() {
+            if process.is_alive() {
+                act(process).map_err(|error| Failure::io(format_args!("could not {what} {name}"), &error))?;
+                pids.push(process.id());
+            }
+        }
+        match pids.is_empty() {
+            true => Err(Failure::not_found(format!("nothing of {name} that is named runs"))),
+            false => Ok(json!(pids)),
+        }
+    }
+}
+
+/// Waits until the application listens. If it ends instead, its last words are the failure.
+fn wait_for(app: &mut Process, name: &str, socket: &Path, log: &Path) -> Result<(), Failure> {
+    let deadline = Instant::now() + START;
+    while !socket.exists() {
+        let ended = !app.is_alive();
+        if ended || Instant::now() >= deadline {
+            let what = if ended { "ended at once" } else { "does not listen for its engine" };
+            let said = last_lines(log, QUOTED_LINES).unwrap_or_default();
+            return Err(Failure::error(format!("keelstone of {name} {what}; its log ends:\n{said}")));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Removes everything in a directory but the files of these names.
+pub(crate) fn empty(dir: &Path, keep: &[&str]) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::io(format_args!("could not empty {}", dir.display()), &error);
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if keep.iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
+        let path = entry.path();
+        let is_dir = entry.file_type().map_err(failed)?.is_dir();
+        if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.map_err(failed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! What a test network's nodes say of themselves, asked of all of them at once.
+
+use super::layout::{ASK, Layout, Node};
+use crate::api::Chain as _;
+use crate::client::Remote;
+use crate::out::{Ink, Out, grouped, short};
+use crate::processes::State;
+use keelstone_codec::Height;
+use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
+
+/// How one node stands. What a node did not answer is null.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeStatus {
+    /// Its name.
+    pub(crate) name: String,
+    /// Whether it is a validator from the beginning.
+    pub(crate) validator: bool,
+    /// Its Keelstone process.
+    pub(crate) app: State,
+    /// Its CometBFT process.
+    pub(crate) engine: State,
+    /// Whether it was cut off from the others.
+    pub(crate) cut_off: bool,
+    /// The height of the state.
+    pub(crate) height: Option<u64>,
+    /// The root of the state: the app hash.
+    pub(crate) root: Option<String>,
+    /// The lowest height whose state is kept.
+    pub(crate) lowest_height: Option<u64>,
+    /// The last block the engine has.
+    pub(crate) engine_height: Option<u64>,
+    /// How many peers the engine has.
+    pub(crate) peers: Option<u64>,
+    /// Whether the engine is catching up.
+    pub(crate) catching_up: Option<bool>,
+    /// Keelstone's API.
+    pub(crate) api: String,
+    /// CometBFT's RPC.
+    pub(crate) rpc: String,
+}
+
+/// A node and what the owner knows of its processes.
+pub(crate) struct Known {
+    pub(crate) node: Node,
+    pub(crate) app: State,
+    pub(crate) engine: State,
+    pub(crate) cut_off: bool,
+}
+
+/// Asks every node, each for at most a few seconds.
+pub(crate) fn observe(known: Vec<Known>) -> Vec<NodeStatus> {
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = known.into_iter().map(|known| scope.spawn(move || observe_one(known))).collect();
+        asked.into_iter().map(|asked| asked.join().expect("asking a node does not panic")).collect()
+    })
+}
+
+fn observe_one(known: Known) -> NodeStatus {
+    let Known { node, app, engine, cut_off } = known;
+    let is_running = |state: &State| matches!(state, State::Running { .. });
+    let said = is_running(&app).then(|| Remote::at(node.http, ASK).status().ok()).flatten();
+    let rpc = node.rpc();
+    let engine_said = is_running(&engine).then(|| rpc.status().ok()).flatten();
+    let peers = engine_said.as_ref().and_then(|_| rpc.peers().ok());
+    NodeStatus {
+        name: node.name,
+        validator: node.validator,
+        cut_off,
+        height: said.as_ref().map(|said| said.height),
+        root: said.as_ref().map(|said| said.root.clone()),
+        lowest_height: said.as_ref().map(|said| said.lowest_height),
+        engine_height: engine_said.as_ref().map(|said| said.height),
+        catching_up: engine_said.as_ref().map(|said| said.catching_up),
+        peers,
+        api: format!("http://{}", node.http),
+        rpc: format!("http://{}", node.rpc),
+        app,
+        engine,
+    }
+}
+
+/// The nodes as a table for people.
+pub(crate) fn table(nodes: &[NodeStatus], out: &Out) -> String {
+    let mut text = String::new();
+    let head = format!(
+        "{:<8} {:>9}  {:<14} {:>9} {:>6}  {:<12} {}",
+        "node", "height", "app hash", "engine", "peers", "sync", "processes"
+    );
+    writeln!(text, "  {}", out.ink(Ink::Quiet, head)).expect("writing to a string cannot fail");
+    let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), grouped);
+    for node in nodes {
+        let sync = match (node.cut_off, node.catching_up) {
+            (true, _) => "cut off",
+            (_, Some(true)) => "catching up",
+            (_, Some(false)) => "at the tip",
+            (_, None) => "no answer",
+        };
+        let state = |name: &str, state: &State| match state {
+            State::Running { .. } => String::new(),
+            State::Paused { .. } => format!("{name} paused "),
+            State::Off => format!("{name} off "),
+            State::Ended { code: Some(code), .. } => format!("{name} ended with {code} "),
+            State::Ended { signal, .. } => format!("{name} ended by signal {} ", signal.unwrap_or_default()),
+        };
+        let mut processes = state("keelstone", &node.app) + &state("cometbft", &node.engine);
+        if processes.is_empty() {
+            processes = "running".to_owned();
+        }
+        let root = node.root.as_ref().map_or_else(|| "-".to_owned(), short);
+        let good = matches!(sync, "at the tip") && processes == "running";
+        writeln!(
+            text,
+            "  {:<8} {:>9}  {:<14} {:>9} {:>6}  {} {}",
+            node.name,
+            number(node.height),
+            root,
+            number(node.engine_height),
+            number(node.peers),
+            out.ink(if good { Ink::Good } else { Ink::Bad }, format_args!("{sync:<12}")),
+            processes.trim_end(),
+        )
+        .expect("writing to a string cannot fail");
+    }
+    text
+}
+
+/// What a comparison of app hashes came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Agreement {
+    /// Heights at which at least two nodes were compared.
+    pub(crate) heights: u64,
+    /// Pairs of app hashes that were compared.
+    pub(crate) compared: u64,
+    /// Where two nodes differ, with both values.
+    pub(crate) disagreements: Vec<String>,
+}
+
+/// Compares the app hashes of all nodes at every height from `from` to `to`, and with what the engine's headers say: the
+/// header above a block carries the hash of the state after it. A node that lacks a height is left out of it.
+pub(crate) fn compare(layout: &Layout, from: u64, to: u64) -> Agreement {
+    let mut agreement = Agreement::default();
+    for height in from..=to {
+        let mut first: Option<(String, String)> = None;
+        let roots = layout.nodes.iter().filter_map(|node| {
+            let block = Remote::at(node.http, ASK).block(Some(Height(height))).ok()?;
+            Some((node.name.clone(), block.root?))
+        });
+        let header =
+            layout.nodes.iter().find_map(|node| Some((node.name.clone(), node.rpc().commit(height + 1).ok()?)));
+        let header = header.map(|(name, commit)| (format!("the engine of {name}"), commit.app_hash));
+        let mut more_than_one = false;
+        for (name, root) in roots.chain(header) {
+            match &first {
+                None => first = Some((name, root)),
+                Some((other, expected)) => {
+                    more_than_one = true;
+                    agreement.compared += 1;
+                    if *expected != root {
+                        let text = format!("height {height}: {other} has {expected}, {name} has {root}");
+                        agreement.disagreements.push(text);
+                    }
+                }
+            }
+        }
+        agreement.heights += u64::from(more_than_one);
+    }
+    agreement
+}

@@ -1,0 +1,64 @@
+//! `testnet` as far as it goes without a CometBFT: what it refuses, and how a group of processes ends.
+
+use crate::support::{expect_of, program};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+fn testnet(dir: &Path, code: i32, arguments: &[&str]) -> String {
+    let mut command = program();
+    command.arg("testnet").args(arguments).arg("--dir").arg(dir).arg("--json");
+    let said = expect_of(command, code);
+    said["error"]["message"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn what_does_not_run_is_said_to() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for arguments in [["status"].as_slice(), &["down"], &["join"], &["kill", "node0"], &["restart", "node0"]] {
+        assert!(testnet(dir.path(), 10, arguments).contains("no test network runs"), "{arguments:?}");
+    }
+    assert!(testnet(dir.path(), 10, &["load"]).contains("no test network in"));
+    assert!(testnet(dir.path(), 10, &["down", "--remove"]).contains("no test network runs"));
+}
+
+#[test]
+fn a_network_without_a_cometbft_is_refused_before_anything_is_made() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let net = dir.path().join("net");
+    let message = testnet(&net, 2, &["up", "--cometbft", "/nonexistent/cometbft"]);
+    assert!(message.contains("/nonexistent/cometbft"), "{message}");
+    assert!(!net.join("testnet.json").exists());
+    for wrong in [["--validators", "0"], ["--validators", "99"], ["--ballast", "1000000000"]] {
+        testnet(&net, 2, &[&["up"], wrong.as_slice()].concat());
+    }
+    let mut command = program();
+    let shell = Path::new("/bin/sh");
+    command.args(["testnet", "up", "--engine-set", "nonsense", "--cometbft", "/bin/true", "--json", "--dir"]).arg(&net);
+    assert!(
+        shell.exists() && expect_of(command, 2)["error"]["message"].as_str().is_some_and(|m| m.contains("nonsense"))
+    );
+}
+
+/// However the one that started it ends, its end of the pipe closes, and nothing of the group is left.
+#[test]
+fn a_group_of_processes_ends_when_its_leaders_input_does() {
+    let mut command = program();
+    let mut leader = command
+        .args(["testnet", "reap"])
+        .stdin(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .expect("the program can be run");
+    let group = i32::try_from(leader.id()).expect("process numbers are small");
+    let member = |script: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).process_group(group).spawn().expect("a shell can be run")
+    };
+    // One that does not listen to signals, and one that has stopped itself.
+    let mut members = [member("trap '' INT TERM HUP; sleep 1000"), member("kill -STOP $$")];
+    drop(leader.stdin.take());
+    for process in members.iter_mut().chain([&mut leader]) {
+        assert_eq!(process.wait().expect("it was started here").signal(), Some(9));
+    }
+}
