@@ -3,9 +3,16 @@
 //! `cargo xtask test` is everything a change must pass: formatting, lints, tests, documentation. Each part has a time
 //! budget, because a check that takes too long is a check nobody runs. On a CI machine (`CI` is set) a part over its
 //! budget fails; elsewhere the table only says so. No dependencies, so it starts within a second.
+//!
+//! Before the tests it installs what they run that is not Rust, where that can be had. What cannot be had is left out
+//! and named at the end; on a CI machine nothing may be left out.
 #![forbid(unsafe_code)]
 
+mod outside;
+
+use outside::Found;
 use std::env;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -25,7 +32,7 @@ const fn part(name: &'static str, budget_secs: u64, cargo: &'static [&'static st
 const TEST: &[Part] = &[
     part("format", 20, &["fmt", "--all", "--check"]),
     part("build", 600, &["test", "--workspace", "--locked", "--no-run"]),
-    part("tests", 420, &["test", "--workspace", "--locked"]),
+    part("tests", 960, &["test", "--workspace", "--locked"]),
     part("lints", 240, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
     Part {
         env: &[("RUSTDOCFLAGS", "-D warnings")],
@@ -33,19 +40,29 @@ const TEST: &[Part] = &[
     },
 ];
 
+/// What `promtool` is told to do with the alert rules.
+const RULES: [&[&str]; 2] =
+    [&["check", "rules", "monitoring/alerts.yml"], &["test", "rules", "monitoring/alerts.test.yml"]];
+/// Seconds that installing CometBFT may take: it is downloaded and built once.
+const INSTALL_SECS: u64 = 420;
+/// Seconds that checking the alert rules may take, with the download of what does it.
+const RULES_SECS: u64 = 120;
+
 const USAGE: &str = "\
-cargo xtask test          format, build, tests, lints, docs: all that a change must pass
-cargo xtask bless         rewrite the golden files under spec/vectors (then read the diff)
-cargo xtask fuzz TARGET   fuzz one decoder or verifier until stopped (needs cargo-fuzz)
-cargo xtask crashloop [N] kill a process that works on a store N times (100,000) and look what is left
-cargo xtask flips         flip a bit in every byte of a store, and look whether it is found
-cargo xtask powercuts [N] cut the power of simulated stores N times (1,000,000), a fifth of them again in recovery";
+cargo xtask test               format, build, tests, lints, docs: all that a change must pass
+cargo xtask cometbft VERSION   the end-to-end tests on another CometBFT: 0.38.26, 0.39.4 or 0.40.0 (needs Go)
+cargo xtask bless              rewrite the golden files under spec/vectors (then read the diff)
+cargo xtask fuzz TARGET        fuzz one decoder or verifier until stopped (needs cargo-fuzz)
+cargo xtask crashloop [N]      kill a process that works on a store N times (100,000) and look what is left
+cargo xtask flips              flip a bit in every byte of a store, and look whether it is found
+cargo xtask powercuts [N]      cut the power of simulated stores N times (1,000,000), a fifth of them again in recovery";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["test"] => test(),
+        ["cometbft", version @ ("0.38.26" | "0.39.4" | "0.40.0")] => end_to_end(version),
         ["bless"] => run(cargo(&["test", "--workspace"]).env("KEELSTONE_BLESS", "1")),
         // libFuzzer's instrumentation is a flag of the nightly compiler that the stable one has too, locked.
         ["fuzz", target, rest @ ..] => run(cargo(&["fuzz", "run", target]).args(rest).env("RUSTC_BOOTSTRAP", "1")),
@@ -94,25 +111,88 @@ fn run(command: &mut Command) -> ExitCode {
     }
 }
 
-/// Runs all parts, also after one has failed: a person wants to see all that is wrong at once.
-fn test() -> ExitCode {
-    let mut table = String::new();
-    let mut failed = false;
-    let on_ci = env::var_os("CI").is_some();
-    for part in TEST {
-        println!("\n--- {}: cargo {}", part.name, part.cargo.join(" "));
+/// The end-to-end tests alone, on one version of CometBFT.
+fn end_to_end(version: &str) -> ExitCode {
+    match outside::cometbft(version) {
+        Ok(binary) => run(cargo(&["test", "--test", "cometbft", "--locked"]).env("KEELSTONE_COMETBFT", binary)),
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The table of parts, and whether anything was wrong.
+struct Outcome {
+    on_ci: bool,
+    table: String,
+    failed: bool,
+    left_out: Vec<String>,
+}
+
+impl Outcome {
+    fn part(&mut self, name: &str, budget: Duration, act: impl FnOnce() -> bool) {
         let start = Instant::now();
-        let passed = run(cargo(part.cargo).envs(part.env.iter().copied())) == ExitCode::SUCCESS;
+        let passed = act();
         let took = start.elapsed();
-        let over = took > part.budget;
+        let over = took > budget;
         let verdict = match (passed, over) {
             (false, _) => "FAILED",
             (true, true) => "OVER BUDGET",
             (true, false) => "ok",
         };
-        failed |= !passed || (over && on_ci);
-        table += &format!("{:8} {:>4} s of {:>4} s  {verdict}\n", part.name, took.as_secs(), part.budget.as_secs());
+        self.failed |= !passed || (over && self.on_ci);
+        self.table += &format!("{name:8} {:>4} s of {:>4} s  {verdict}\n", took.as_secs(), budget.as_secs());
     }
-    println!("\n{table}");
-    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+
+    /// A program from outside. Without it some tests are left out, which is a failure on a CI machine.
+    fn outside(&mut self, found: Found, without: &str) -> Option<std::path::PathBuf> {
+        match found {
+            Ok(path) => Some(path),
+            Err(problem) => {
+                self.left_out.push(format!("left out: {without}, because {problem}"));
+                self.failed |= self.on_ci;
+                None
+            }
+        }
+    }
+}
+
+/// Runs all parts, also after one has failed: a person wants to see all that is wrong at once.
+fn test() -> ExitCode {
+    let on_ci = env::var_os("CI").is_some();
+    let mut outcome = Outcome { on_ci, table: String::new(), failed: false, left_out: Vec::new() };
+    let mut found = Err(String::new());
+    outcome.part("install", Duration::from_secs(INSTALL_SECS), || {
+        found = outside::cometbft(outside::COMETBFT);
+        found.is_ok() || !on_ci
+    });
+    let cometbft = outcome.outside(found, "the end-to-end tests (tests/cometbft)");
+    for part in TEST {
+        println!("\n--- {}: cargo {}", part.name, part.cargo.join(" "));
+        let mut command = cargo(part.cargo);
+        command.envs(part.env.iter().copied());
+        if let Some(cometbft) = &cometbft {
+            command.env("KEELSTONE_COMETBFT", cometbft);
+        }
+        outcome.part(part.name, part.budget, || run(&mut command) == ExitCode::SUCCESS);
+    }
+    println!("\n--- rules: promtool");
+    let mut found = Err(String::new());
+    outcome.part("rules", Duration::from_secs(RULES_SECS), || {
+        found = outside::promtool();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        found.as_ref().map_or(!on_ci, |promtool| {
+            RULES.iter().all(|arguments| {
+                let mut command = Command::new(promtool);
+                run(command.args(*arguments).current_dir(&root)) == ExitCode::SUCCESS
+            })
+        })
+    });
+    outcome.outside(found, "the tests of the alert rules (monitoring)");
+    println!("\n{}", outcome.table);
+    for line in &outcome.left_out {
+        println!("{line}");
+    }
+    if outcome.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

@@ -1,0 +1,128 @@
+//! Networks under load, and under everything that happens to processes.
+
+use crate::harness::{ANSWERS, Network, PATIENCE, report};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Blocks a node that joined must follow.
+const FOLLOW: u64 = 100;
+
+/// A node that was hurt answers again on both sides within the time that is promised, and catches up.
+fn recovers(network: &Network, name: &str, what: &str) {
+    let took = network
+        .until(&format!("{name} to answer after {what}"), ANSWERS, |nodes| nodes.iter().all(|node| node.answers));
+    println!("{name} after {what}: every node answers within {} ms", took.as_millis());
+    let goal = network.tip() + 2;
+    network.until_all_at(goal);
+}
+
+/// Four validators under load; a fifth node joins by state sync, reaches the tip and follows; then every kind of fault.
+#[test]
+fn ss53_a_fifth_node_joins_by_state_sync_and_every_node_survives_every_fault() {
+    let Some(network) = Network::up(&["--validators", "4", "--ballast", "500"]) else { return };
+    let load = network.start(&["load", "--rate", "8", "--seconds", "60"]);
+    network.until_all_at(25);
+
+    let joined = network.run(&["join"]);
+    assert_eq!(joined["node"], "node4");
+    let tip = network.tip();
+    let took = network.until("the joiner to reach the tip", PATIENCE, |nodes| {
+        nodes.iter().any(|node| node.name == "node4" && node.height >= tip && !node.catching_up)
+    });
+    let joiner = network.node("node4");
+    println!("joined at {} within {} ms, from a snapshot at {}", joiner.height, took.as_millis(), joiner.lowest_height);
+    assert!(joiner.lowest_height >= 10, "it did not come from a snapshot: {joiner:?}");
+    let began = Instant::now();
+    let goal = joiner.height + FOLLOW;
+    network.until_all_at(goal);
+    println!("followed {FOLLOW} blocks in {} ms", began.elapsed().as_millis());
+
+    for (part, name) in [("--app", "node1"), ("--engine", "node1"), ("--app", "node4")] {
+        network.run(&["kill", name, part]);
+        network.run(&["restart", name]);
+        recovers(&network, name, &format!("kill -9 {part}"));
+    }
+    for (part, name) in [("--app", "node2"), ("--engine", "node2")] {
+        network.run(&["pause", name, part, "--seconds", "10"]);
+        std::thread::sleep(Duration::from_secs(10));
+        recovers(&network, name, &format!("10 s of SIGSTOP {part}"));
+    }
+    for (part, name) in [("--app", "node3"), ("--engine", "node0")] {
+        network.run(&["restart", name, part]);
+        recovers(&network, name, &format!("restart {part}"));
+    }
+    let report = report(load);
+    println!("load: {report}");
+    assert!(report["committed"].as_u64() > Some(0), "{report}");
+    assert_eq!(report["receipts_failed"], 0, "{report}");
+    network.all_agree(network.nodes().iter().map(|node| node.height).min().unwrap_or(0));
+}
+
+/// The same with a network namespace for every host, so that hosts can be cut off.
+#[test]
+fn hosts_in_namespaces_are_cut_off_and_come_back() {
+    if !may_make_namespaces() {
+        assert!(std::env::var_os("CI").is_none(), "network namespaces cannot be made on a CI machine");
+        eprintln!("left out: making network namespaces needs root and iproute2");
+        return;
+    }
+    let Some(network) = Network::up(&["--validators", "4", "--namespaces"]) else { return };
+    let load = network.start(&["load", "--rate", "5", "--seconds", "30"]);
+    network.until_all_at(25);
+    network.run(&["join"]);
+    let tip = network.tip();
+    network.until_all_at(tip + 20);
+    assert!(network.node("node4").lowest_height >= 10, "it did not come from a snapshot");
+    for name in ["node1", "node4"] {
+        network.run(&["disconnect", name, "--seconds", "10"]);
+        let tip = network.tip();
+        std::thread::sleep(Duration::from_secs(10));
+        assert!(network.tip() > tip + 3, "three of four validators go on");
+        recovers(&network, name, "10 s without a network");
+    }
+    for part in ["--app", "--engine"] {
+        network.run(&["kill", "node2", part]);
+        network.run(&["restart", "node2"]);
+        recovers(&network, "node2", &format!("kill -9 {part}"));
+    }
+    assert_eq!(report(load)["receipts_failed"], 0);
+    network.all_agree(network.nodes().iter().map(|node| node.height).min().unwrap_or(0));
+}
+
+fn may_make_namespaces() -> bool {
+    let name = format!("kstest{}", std::process::id());
+    let ip =
+        |arguments: &[&str]| Command::new("ip").args(arguments).output().is_ok_and(|output| output.status.success());
+    ip(&["netns", "add", &name]) && ip(&["netns", "del", &name])
+}
+
+/// Whatever the network started ends with its owner, also when that is killed as nothing can catch.
+#[test]
+fn what_a_network_starts_ends_with_it() {
+    let Some(mut network) = Network::up(&["--validators", "1"]) else { return };
+    let owner = network.process_id();
+    let children = |of: u32| {
+        let pids = std::fs::read_dir("/proc").expect("/proc is mounted").filter_map(Result::ok);
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|pid| status_of(*pid).is_some_and(|(_, parent)| parent == of)).collect::<Vec<u32>>()
+    };
+    let started = children(owner);
+    assert!(started.len() >= 3, "a reaper, Keelstone and CometBFT: {started:?}");
+    // One of them cannot even be asked to end.
+    network.run(&["pause", "node0", "--engine", "--seconds", "3600"]);
+    network.kill_owner();
+    let began = Instant::now();
+    // Dead ones that whoever inherited them has not taken note of yet are dead.
+    let is_alive = |pid: &u32| status_of(*pid).is_some_and(|(state, _)| state != 'Z');
+    while started.iter().any(is_alive) {
+        assert!(began.elapsed() < Duration::from_secs(20), "left behind: {started:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What a process is doing, by its letter, and its parent.
+fn status_of(pid: u32) -> Option<(char, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}

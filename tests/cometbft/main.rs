@@ -1,0 +1,11 @@
+//! Networks of real CometBFT nodes, each with the real program as its application.
+//!
+//! Every test runs a network of its own through `keelstone testnet`, in a directory of its own, on ports that were free,
+//! and one after the other: each is eight processes and more. Without a CometBFT they say so and pass, but for a CI
+//! machine, where nothing may be left out. `cargo xtask test` installs one if there is Go.
+
+mod faults;
+mod harness;
+mod hostile;
+mod proxy;
+mod sync;

@@ -1,0 +1,96 @@
+//! Nodes that come back from snapshots, and chains that idle.
+
+use crate::harness::{Network, PATIENCE, get};
+use serde_json::Value;
+use std::time::Duration;
+
+/// What an engine answers to a path.
+fn rpc(base: &str, path: &str) -> Value {
+    let text = get(base, path).unwrap_or_else(|| panic!("{base}{path} did not answer"));
+    let value: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{base}{path}: {error}"));
+    value["result"].clone()
+}
+
+/// A validator loses all its data but the record of what it has signed, comes back from a snapshot and signs again.
+/// Nobody finds it to have signed anything twice.
+#[test]
+fn ss54_a_wiped_validator_state_syncs_and_signs_again_without_signing_twice() {
+    let Some(network) = Network::up(&["--validators", "4"]) else { return };
+    network.until_all_at(25);
+    let key = std::fs::read(network.dir().join("node1/cometbft/config/priv_validator_key.json")).expect("readable");
+    let key: Value = serde_json::from_slice(&key).expect("JSON");
+    let address = key["address"].as_str().expect("text");
+    let state = network.dir().join("node1/cometbft/data/priv_validator_state.json");
+    let signed = || {
+        let state: Value = serde_json::from_slice(&std::fs::read(&state).expect("readable")).expect("JSON");
+        state["height"].as_str().and_then(|height| height.parse::<u64>().ok()).expect("a height")
+    };
+    let before = signed();
+    assert!(before >= 20, "{before}");
+    network.run(&["wipe", "node1", "--state-sync"]);
+    assert!(signed() >= before, "what was signed is never forgotten");
+
+    let tip = network.tip();
+    network.until("the validator to come back", PATIENCE, |nodes| {
+        nodes.iter().any(|node| node.name == "node1" && node.height > tip && !node.catching_up)
+    });
+    assert!(network.node("node1").lowest_height >= 10, "it did not come from a snapshot");
+    let other = network.node("node0").rpc;
+    let signs = |height: u64| {
+        let commit = rpc(&other, &format!("/commit?height={height}"));
+        let signatures = commit["signed_header"]["commit"]["signatures"].as_array().cloned().unwrap_or_default();
+        signatures.iter().any(|one| one["validator_address"] == address && one["block_id_flag"] == 2)
+    };
+    let from = network.tip();
+    network.until("it to sign again", PATIENCE, |_| (from..network.tip()).any(signs));
+    let tip = network.tip();
+    for height in before..tip {
+        let block = rpc(&other, &format!("/block?height={height}"));
+        let evidence = &block["block"]["evidence"]["evidence"];
+        assert!(evidence.as_array().is_none_or(Vec::is_empty), "height {height}: {evidence}");
+    }
+    network.all_agree(tip - 1);
+}
+
+/// Without transactions an idle chain makes no blocks, and its app hash stays.
+#[test]
+fn ss64_an_idle_chain_without_empty_blocks_stays_as_it_is() {
+    let options = ["--validators", "1", "--engine-set", "consensus.create_empty_blocks=false"];
+    let Some(network) = Network::up(&options) else { return };
+    // Blocks that prove the first state may come first.
+    std::thread::sleep(Duration::from_secs(3));
+    let before = network.node("node0");
+    std::thread::sleep(Duration::from_secs(5));
+    let after = network.node("node0");
+    assert_eq!((after.height, after.engine_height), (before.height, before.engine_height));
+    assert_eq!(after.root, before.root);
+    assert!(after.height <= 2, "{after:?}");
+    network.run(&["load", "--rate", "5", "--seconds", "1"]);
+    let busy = network.node("node0");
+    assert!(busy.height > after.height && busy.root != after.root, "a transaction wakes it");
+}
+
+/// CometBFT gives up state sync, here because it is told to trust a block that does not exist. Its supervisor lets it
+/// fetch every block instead, by itself.
+#[test]
+fn a_supervised_engine_that_gives_up_state_sync_fetches_every_block() {
+    let Some(network) = Network::up(&["--validators", "2", "--supervise"]) else { return };
+    network.until_all_at(12);
+    let wrong = format!("statesync.trust_hash={}", "AB".repeat(32));
+    network.run(&["join", "--supervise", "--engine-set", &wrong]);
+    let tip = network.tip();
+    network.until("the joiner to reach the tip", PATIENCE, |nodes| {
+        nodes.iter().any(|node| node.name == "node2" && node.height >= tip && !node.catching_up)
+    });
+    assert!(network.node("node2").lowest_height <= 1, "it was to fetch every block");
+    assert!(
+        network.log("node2", "keelstone").contains("state sync failed; CometBFT and this node begin anew"),
+        "its log says what happened"
+    );
+    network.all_agree(tip);
+    // The engine of a supervised node is no process of the network's, and still ends and comes back with it.
+    network.run(&["kill", "node2"]);
+    network.run(&["restart", "node2"]);
+    let goal = network.tip() + 3;
+    network.until_all_at(goal);
+}
