@@ -227,7 +227,8 @@ impl<H: Hasher> Restore<H> {
     pub fn open(files: Arc<dyn Files>, params: SnapshotParams, limits: RestoreLimits) -> Result<Self, RestoreError> {
         assert_eq!(params.hasher, H::KIND, "the hasher of the chain");
         let mut restore = Self { files, params, limits, staged: None, active: None };
-        restore.staged = restore.read(TARGET_FILE)?.and_then(|bytes| Target::open(&bytes));
+        // A file that cannot be read is of no more use than one that is torn.
+        restore.staged = restore.read(TARGET_FILE).ok().flatten().and_then(|bytes| Target::open(&bytes));
         if restore.staged.is_none() {
             restore.clear()?;
         }
@@ -328,7 +329,8 @@ impl<H: Hasher> Restore<H> {
     fn resume(&self, active: &mut Active<H>) -> Result<(), RestoreError> {
         for name in self.list()? {
             let Some(index) = chunk_number(&name) else { continue };
-            let bytes = if index < active.target.metadata.chunks { self.read(&name)? } else { None };
+            // One that cannot be read is fetched again, or nobody could sync over a bad sector.
+            let bytes = if index < active.target.metadata.chunks { self.read(&name).ok().flatten() } else { None };
             // Names sort by number, so pages come first; one that is missing leaves no use for those behind it.
             let stands = bytes.is_some_and(|wire| {
                 active.prove(index, &wire).is_ok_and(|()| {

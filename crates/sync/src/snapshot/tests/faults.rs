@@ -104,6 +104,18 @@ fn an_abort_leaves_a_restore_that_can_go_on() {
     }
 }
 
+/// A staged file that can no longer be read costs its chunk, not the sync: after a restart it is removed and fetched again.
+#[test]
+fn a_staged_file_that_cannot_be_read_is_fetched_again() {
+    let made = Made::new::<Blake3>(state(60), 500);
+    for failing in 0..made.plan.chunks() + 1 {
+        let files = FaultyFiles::new(1);
+        run_until_failure(&made, &files).unwrap();
+        files.fail_reads(files.reads() + u64::from(failing), 1);
+        finish(&made, &files, &format!("read {failing} fails"));
+    }
+}
+
 /// A flipped bit in any staged file is found: while it is read back, and after a restart.
 #[test]
 fn a_staged_file_that_changed_is_found_and_fetched_again() {
