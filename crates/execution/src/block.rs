@@ -15,8 +15,8 @@ use crate::meter::{Limits, cost};
 use crate::registry::{Entry, Refusal};
 use crate::world::World;
 use crate::{
-    Activity, BlockContext, Bundle, Context, Emitted, Failed, FailureKind, FunctionHash, Halt, Mode, Operation,
-    PublicKey, Registry, SYSTEM_NAMESPACES, Session, SessionError, SessionId, Sessions, Stop,
+    Activity, BlockContext, Bundle, BundleId, Context, Emitted, Failed, FailureKind, FunctionHash, Halt, Mode,
+    Operation, PublicKey, Registry, SYSTEM_NAMESPACES, Session, SessionError, SessionId, Sessions, Stop,
 };
 use keelstone_codec::{Key, Namespace, StateHash, Value};
 use keelstone_tree::{KeyRange, Read, ReadError, Scan};
@@ -31,13 +31,15 @@ pub struct Caller {
     pub sender: PublicKey,
     /// The session to act in; none for the sender's root session.
     pub session: Option<SessionId>,
+    /// What the bundle is called where it says who changed a key: the ledger gives its transaction's identity.
+    pub bundle: Option<BundleId>,
 }
 
 impl Caller {
     /// A key in its root session.
     #[must_use]
     pub fn root(sender: PublicKey) -> Self {
-        Self { sender, session: None }
+        Self { sender, session: None, bundle: None }
     }
 }
 
@@ -103,7 +105,7 @@ impl<'a> BlockDraft<'a> {
         self.handle.block().expect("a block draft is begun with a block")
     }
 
-    /// Runs a bundle. It succeeds or fails as one, and a failure is an answer, the same on every node.
+    /// Runs a sync bundle. It succeeds or fails as one, and a failure is an answer, the same on every node.
     ///
     /// # Errors
     /// [`Halt`] if this node could not read the state; the draft is then as before the call.
@@ -136,10 +138,17 @@ impl<'a> BlockDraft<'a> {
         }
     }
 
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    pub(crate) fn registry(&self) -> &'a Registry {
+        self.registry
+    }
+
     fn run(&mut self, caller: Caller, bundle: &Bundle) -> Result<Finished, (usize, FailureKind)> {
-        // spec: EXEC-6, reserved.
-        if bundle.mode() == Mode::Async {
-            return Err((0, FailureKind::AsyncNotSupported));
+        if *bundle.mode() != Mode::Sync {
+            return Err((0, FailureKind::NotSync));
         }
         let chain_id = &self.context().chain_id;
         let session = caller.session.unwrap_or_else(|| SessionId::root(chain_id, &caller.sender));
@@ -147,7 +156,9 @@ impl<'a> BlockDraft<'a> {
         let mut record = None;
         for (index, operation) in bundle.operations().iter().enumerate() {
             self.handle.push();
-            match self.operation(caller.sender, session, index, operation) {
+            let ran = self.operation(caller.sender, session, index, operation);
+            let ran = ran.and_then(|ran| self.note_writes(caller.bundle, None).map(|_| ran));
+            match ran {
                 Ok((outcome, after)) => {
                     self.handle.merge();
                     outcomes.push(outcome);
@@ -165,7 +176,7 @@ impl<'a> BlockDraft<'a> {
     }
 
     /// Runs one operation in the topmost layer.
-    fn operation(
+    pub(crate) fn operation(
         &self,
         sender: PublicKey,
         session: SessionId,

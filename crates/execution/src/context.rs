@@ -162,6 +162,11 @@ impl Context {
         Ok(())
     }
 
+    /// The block's height, for what the engine notes outside every operation's diff.
+    pub(crate) fn system_height(&self) -> Height {
+        self.block().height
+    }
+
     fn declared(&self, declared: bool, what: &'static str) -> Result<(), Stop> {
         if declared { Ok(()) } else { Err(self.handle.stop(Stop::Undeclared { what })) }
     }

@@ -7,8 +7,9 @@
 //! | [`Failed`] | the caller of the bundle: every node finds the same, and the receipt says so |
 //! | [`Halt`] | the operator of this node: the state could not be read here; no verdict about the bundle |
 
-use crate::{Capability, FunctionHash, SessionId};
-use keelstone_codec::{DecodeError, Hash, Key, Namespace, StateHash, TypeError};
+use crate::{BundleId, Capability, FunctionHash, SessionId};
+use keelstone_codec::{DecodeError, Hash, Key, Namespace, StateHash, Text, TypeError};
+use keelstone_macros::{Decode, Encode};
 use keelstone_tree::ReadError;
 use std::fmt;
 
@@ -145,6 +146,41 @@ pub struct Failed {
     pub gas_used: u64,
 }
 
+/// Longest reason in a [`Failure`], in bytes.
+pub const FAILURE_REASON_BYTES_MAX: usize = 512;
+
+/// Why a bundle failed, as receipts and records of bundles say it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Failure {
+    /// The operation's index in the bundle.
+    pub operation: u32,
+    /// The function it called.
+    pub function: FunctionHash,
+    /// [`FailureKind::code`].
+    pub code: u16,
+    /// What the operation expected, if that is why.
+    pub expected: Option<Hash>,
+    /// What was found instead.
+    pub actual: Option<Hash>,
+    /// Why, for people.
+    pub reason: Text<FAILURE_REASON_BYTES_MAX>,
+}
+
+impl From<&Failed> for Failure {
+    fn from(failed: &Failed) -> Self {
+        let (expected, actual) = match &failed.kind {
+            FailureKind::UnexpectedState { expected, actual } => (Some(expected.0), Some(actual.0)),
+            FailureKind::UnexpectedDiff { expected, actual } => (Some(*expected), Some(*actual)),
+            _ => (None, None),
+        };
+        let mut reason = failed.kind.reason();
+        reason.truncate(reason.floor_char_boundary(FAILURE_REASON_BYTES_MAX));
+        let reason = Text::new(reason).expect("just cut");
+        let (operation, function, code) = (failed.operation, failed.function, failed.kind.code());
+        Self { operation, function, code, expected, actual, reason }
+    }
+}
+
 /// Why an operation failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -186,9 +222,19 @@ pub enum FailureKind {
     /// The session may not do this.
     #[error("session: {0}")]
     Session(SessionError),
-    /// Async bundles have their place in the format, and no engine yet (spec: EXEC-6).
-    #[error("async bundles are not supported by this version")]
-    AsyncNotSupported,
+    /// The bundle is an async one, which is submitted and not executed (spec: EXEC-6).
+    #[error("an async bundle is submitted, not run as one")]
+    NotSync,
+    /// Another bundle keeps others off a key until it ends (spec: EXEC-10).
+    #[error("bundle {bundle} holds {namespace}/{}", key.escape_ascii())]
+    Held {
+        /// The bundle.
+        bundle: BundleId,
+        /// Where.
+        namespace: Namespace,
+        /// The key.
+        key: Key,
+    },
 }
 
 impl FailureKind {
@@ -205,7 +251,8 @@ impl FailureKind {
             Self::UnexpectedState { .. } => 7,
             Self::UnexpectedDiff { .. } => 8,
             Self::Session(_) => 9,
-            Self::AsyncNotSupported => 10,
+            Self::NotSync => 10,
+            Self::Held { .. } => 11,
         }
     }
 

@@ -47,6 +47,9 @@ fn uses(context: &ContextUse) -> String {
 
 /// Runs a bundle over a version of the state, keeping nothing of it.
 ///
+/// An async bundle is run as one: it comes to the links of its batches, unless others write to what it reads between
+/// them, or its session runs something else.
+///
 /// # Errors
 /// [`Halt`] if the state could not be read here.
 pub fn simulate(
@@ -57,7 +60,8 @@ pub fn simulate(
     bundle: &Bundle,
     limits: Limits,
 ) -> Result<Result<Finished, Failed>, Halt> {
-    BlockDraft::begin(registry, state, block).execute(caller, bundle, limits)
+    let whole = bundle.as_one();
+    BlockDraft::begin(registry, state, block).execute(caller, whole.as_ref().unwrap_or(bundle), limits)
 }
 
 /// The same bundle, with every operation expecting the state hash it comes to over this version of the state.

@@ -9,9 +9,10 @@
 //! | --- | --- |
 //! | write a function of the chain | [`Transition`], [`Map`] and its siblings, [`Context`] |
 //! | run bundles | [`Registry`], [`BlockDraft`], [`Limits`] |
+//! | run long ones over several blocks | [`bundles`], [`Batching`] |
 //! | check what they came to | [`Link`], [`Summary`], [`Recorder`] |
 //!
-//! Rules: `spec/chain.md`, EXEC-1 to EXEC-20. Vectors: `spec/vectors/chain.json`.
+//! Rules: `spec/chain.md`, EXEC-1 to EXEC-21. Vectors: `spec/vectors/chain.json`.
 #![forbid(unsafe_code)]
 
 // The macros' paths lead through this crate, also when it is this crate that is compiled.
@@ -19,6 +20,7 @@ extern crate self as keelstone_execution;
 
 mod activity;
 mod block;
+pub mod bundles;
 mod chain;
 mod changes;
 mod collections;
@@ -27,7 +29,9 @@ mod error;
 mod expect;
 mod host;
 mod index;
+mod merkle;
 mod meter;
+mod newtype;
 mod operation;
 mod recorder;
 mod registry;
@@ -36,16 +40,22 @@ mod world;
 
 pub use activity::Activity;
 pub use block::{BlockDraft, Caller, Finished, Outcome, is_application};
+pub use bundles::{Batch, BatchEnd, BundleId, BundleLimits, BundleRecord, Bundles, SubmitError};
 pub use chain::{Link, args_hash, first_link, result_hash, rollback_link};
 pub use changes::{Change, Changes, RestoreError, Summary, value_hash};
 pub use collections::{Collection, Item, Iter, Keys, Log, Map, RawKey, Sequence, Set, StartsWith};
 pub use context::{BlockContext, Context, ContextUse, Emitted, Event};
-pub use error::{Denied, Failed, FailureKind, Halt, REASON_BYTES_MAX, SessionError, Stop};
+pub use error::{
+    Denied, FAILURE_REASON_BYTES_MAX, Failed, Failure, FailureKind, Halt, REASON_BYTES_MAX, SessionError, Stop,
+};
 pub use expect::{ExpectError, expect, simulate};
 pub use host::Handle;
 pub use index::{Index, IndexError};
+pub use merkle::{LIST_COUNT_MAX, ListProof, list_root};
 pub use meter::{Limits, cost};
-pub use operation::{ARGS_BYTES_MAX, Bundle, BundleSize, Function, FunctionHash, Mode, OPERATIONS_MAX, Operation};
+pub use operation::{
+    ARGS_BYTES_MAX, Batching, Bundle, BundleError, Function, FunctionHash, Mode, OPERATIONS_MAX, Operation,
+};
 pub use recorder::{ReadSet, Recorder};
 pub use registry::{Entry, Registry, RegistryError, SYSTEM_NAMESPACES};
 pub use session::{

@@ -32,6 +32,12 @@ pub mod cost {
     pub const EVENT: u64 = 1_000;
     /// One byte of an event.
     pub const EVENT_BYTE: u64 = 10;
+    /// The first write of an async bundle to a key: keeping what was there, forgetting it again, and restoring it.
+    pub const UNDO: u64 = 40_000;
+    /// One byte of what is kept of such a write.
+    pub const UNDO_BYTE: u64 = 25;
+    /// A later write of an async bundle to a key.
+    pub const UNDO_AGAIN: u64 = 10_000;
 }
 
 /// What one bundle may use.
@@ -59,6 +65,32 @@ impl Default for Limits {
             event_bytes_max: 4 << 20,
             result_bytes_max: 4 << 20,
         }
+    }
+}
+
+/// What a bundle, or several operations, wrote, emitted and returned: what [`Limits`] bound beside gas.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Made {
+    written: u64,
+    events: u64,
+    event_bytes: u64,
+    result_bytes: u64,
+}
+
+impl Made {
+    pub(crate) fn add(&mut self, more: Self) {
+        self.written = self.written.saturating_add(more.written);
+        self.events = self.events.saturating_add(more.events);
+        self.event_bytes = self.event_bytes.saturating_add(more.event_bytes);
+        self.result_bytes = self.result_bytes.saturating_add(more.result_bytes);
+    }
+
+    /// Whether one of the limits is reached.
+    pub(crate) fn reaches(&self, limits: &Limits) -> bool {
+        self.written >= limits.write_bytes_max
+            || self.events >= limits.events_max
+            || self.event_bytes >= limits.event_bytes_max
+            || self.result_bytes >= limits.result_bytes_max
     }
 }
 
@@ -94,6 +126,12 @@ impl Meter {
 
     pub(crate) fn used(&self) -> u64 {
         self.used.get()
+    }
+
+    /// What was written, emitted and returned so far.
+    pub(crate) fn made(&self) -> Made {
+        let (written, events) = (self.written.get(), self.events.get());
+        Made { written, events, event_bytes: self.event_bytes.get(), result_bytes: self.result_bytes.get() }
     }
 
     pub(crate) fn charge(&self, gas: u64) -> Result<(), Stop> {

@@ -6,7 +6,9 @@
 //! Layout and rules: `spec/chain.md`, EXEC-1, EXEC-4 and EXEC-19. Vectors: `spec/vectors/chain.json`.
 
 use crate::{Capability, ContextUse};
-use keelstone_codec::{Blob, Decode, DecodeError, Describe, Encode, Hash, Reader, StateHash, Tag, TaggedHasher};
+use keelstone_codec::{
+    Blob, BoundedSet, Decode, DecodeError, Describe, Encode, Hash, Height, Reader, StateHash, Tag, TaggedHasher,
+};
 use keelstone_macros::{Decode, Encode, OrderedKey};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -86,6 +88,13 @@ impl Operation {
         Self { function: F::hash(), args, expected_diff: None, expected_own_diff: None }
     }
 
+    /// The hash under which the operation stands in the list of its bundle (spec: EXEC-19).
+    #[must_use]
+    pub fn list_hash(&self) -> Hash {
+        const LISTED: Tag = Tag::new("bundle/operation");
+        TaggedHasher::new(LISTED).value(self).finish()
+    }
+
     /// The same operation that must leave the session at `state`.
     #[must_use]
     pub fn expecting(mut self, state: StateHash) -> Self {
@@ -95,18 +104,36 @@ impl Operation {
 }
 
 /// How a bundle is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Encode, Decode, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Encode, Decode)]
 pub enum Mode {
     /// One atom: all operations take effect in one block, or none does.
     #[default]
     Sync,
-    /// In batches over several blocks, from checkpoint to checkpoint. Its place in the format is kept; running one is
-    /// refused with [`crate::FailureKind::AsyncNotSupported`] (spec: EXEC-6 to EXEC-12, reserved).
-    Async,
+    /// In batches over several blocks, from checkpoint to checkpoint (spec: EXEC-6 to EXEC-12). Others see what the
+    /// batches left as they finish: there is no isolation.
+    Async(Batching),
 }
 
-/// An ordered list of 1 to [`OPERATIONS_MAX`] operations that succeeds or fails as one.
+/// What the author of an async bundle says of its batches.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Batching {
+    /// The last height at which the chain goes on with it. After that it is stopped, and can only be taken back.
+    pub last_height: Height,
+    /// Keeps every other writer off the keys it wrote until it ends. Takes the capability `bundles.hold`.
+    pub hold: bool,
+    /// Operations that begin a batch, by index: natural borders of the work. The budget may add more.
+    pub borders: BoundedSet<u32, OPERATIONS_MAX>,
+}
+
+impl Batching {
+    /// Batches as large as the budget allows, up to a height.
+    #[must_use]
+    pub fn until(last_height: Height) -> Self {
+        Self { last_height, hold: false, borders: BoundedSet::default() }
+    }
+}
+
+/// An ordered list of 1 to [`OPERATIONS_MAX`] operations. A sync bundle succeeds or fails as one.
 #[derive(Clone, Debug, PartialEq, Eq, Encode)]
 #[codec(shapeless)]
 pub struct Bundle {
@@ -116,22 +143,41 @@ pub struct Bundle {
 
 /// Why operations are not a bundle. The caller broke the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a bundle has 1 to {OPERATIONS_MAX} operations, not {found}")]
-pub struct BundleSize {
-    /// How many there were.
-    pub found: usize,
+#[non_exhaustive]
+pub enum BundleError {
+    /// None, or more than the format has numbers for.
+    #[error("a bundle has 1 to {OPERATIONS_MAX} operations, not {found}")]
+    Size {
+        /// How many there were.
+        found: usize,
+    },
+    /// A border that parts nothing.
+    #[error("a batch cannot begin with operation {border} of {operations}: borders lie between operations")]
+    Border {
+        /// The border.
+        border: u32,
+        /// How many operations there are.
+        operations: usize,
+    },
 }
 
 impl Bundle {
     /// A bundle of these operations.
     ///
     /// # Errors
-    /// [`BundleSize`] for none, or more than [`OPERATIONS_MAX`].
-    pub fn new(mode: Mode, operations: Vec<Operation>) -> Result<Self, BundleSize> {
-        match operations.len() {
-            1..=OPERATIONS_MAX => Ok(Self { mode, operations }),
-            found => Err(BundleSize { found }),
+    /// [`BundleError`] for none, for more than [`OPERATIONS_MAX`], and for borders that lie outside.
+    // spec: EXEC-19
+    pub fn new(mode: Mode, operations: Vec<Operation>) -> Result<Self, BundleError> {
+        if !(1..=OPERATIONS_MAX).contains(&operations.len()) {
+            return Err(BundleError::Size { found: operations.len() });
         }
+        if let Mode::Async(batching) = &mode {
+            let outside = |border: &&u32| **border == 0 || **border as usize >= operations.len();
+            if let Some(border) = batching.borders.iter().find(outside) {
+                return Err(BundleError::Border { border: *border, operations: operations.len() });
+            }
+        }
+        Ok(Self { mode, operations })
     }
 
     /// A sync bundle of one operation.
@@ -142,14 +188,20 @@ impl Bundle {
 
     /// How it is run.
     #[must_use]
-    pub fn mode(&self) -> Mode {
-        self.mode
+    pub fn mode(&self) -> &Mode {
+        &self.mode
     }
 
     /// Its operations, in order.
     #[must_use]
     pub fn operations(&self) -> &[Operation] {
         &self.operations
+    }
+
+    /// The same operations as one atom, if this is an async bundle.
+    pub(crate) fn as_one(&self) -> Option<Self> {
+        let is_async = self.mode != Mode::Sync;
+        is_async.then(|| Self { mode: Mode::Sync, operations: self.operations.clone() })
     }
 
     pub(crate) fn operations_mut(&mut self) -> &mut [Operation] {
@@ -162,6 +214,9 @@ impl Decode for Bundle {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let mode = Mode::decode(input)?;
         let operations = input.list("operations of a bundle", OPERATIONS_MAX)?;
-        Self::new(mode, operations).map_err(|_| DecodeError::Invalid { what: "bundle without operations" })
+        Self::new(mode, operations).map_err(|error| match error {
+            BundleError::Size { .. } => DecodeError::Invalid { what: "bundle without operations" },
+            BundleError::Border { .. } => DecodeError::Invalid { what: "border outside the operations of a bundle" },
+        })
     }
 }

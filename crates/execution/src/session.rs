@@ -8,12 +8,12 @@
 //! Rules: `spec/chain.md`, EXEC-1, EXEC-8, EXEC-16, EXEC-20.
 
 use crate::chain::first_link;
+use crate::newtype::hash_newtype;
 use crate::{Map, SessionError};
 use keelstone_codec::{
-    ChainId, Decode, DecodeError, Describe, Encode, Hash, Height, Reader, Shape, StateHash, Tag, TaggedHasher, Text,
+    ChainId, Decode, DecodeError, Describe, Encode, Height, Reader, Shape, StateHash, Tag, TaggedHasher, Text,
 };
-use keelstone_macros::{Decode, Encode, OrderedKey, namespace};
-use serde::{Deserialize, Serialize};
+use keelstone_macros::{Decode, Encode, namespace};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -28,40 +28,6 @@ pub const CAPABILITIES_MAX: usize = 256;
 const ROOT: Tag = Tag::new("session/root");
 const CHILD: Tag = Tag::new("session/child");
 
-macro_rules! hash_newtype {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, OrderedKey)]
-        #[derive(Serialize, Deserialize)]
-        #[serde(transparent)]
-        pub struct $name(pub Hash);
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(f)
-            }
-        }
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({})"), self.0)
-            }
-        }
-        impl $name {
-            /// Reads 64 hexadecimal digits.
-            ///
-            /// # Errors
-            /// [`DecodeError::Invalid`] for anything else.
-            pub fn from_hex(text: &str) -> Result<Self, DecodeError> {
-                Hash::from_hex(text).map(Self)
-            }
-            /// The bytes.
-            #[must_use]
-            pub const fn as_bytes(&self) -> &[u8; 32] {
-                self.0.as_bytes()
-            }
-        }
-    };
-}
 hash_newtype! {
     /// A public key, which is how the chain knows a sender. Execution never checks a signature: the ledger has.
     PublicKey

@@ -6,12 +6,11 @@
 //! root, so the root of a height certifies the block, its changes and its receipts at once (spec: LEDGER-2).
 //!
 //! Transactions are taken to come from an adversary, and so is their choice and order. Layout and rules:
-//! `spec/ledger.md`, BLOCK-1 to BLOCK-5, LEDGER-1 to LEDGER-3. Vectors: `spec/vectors/ledger.json`.
+//! `spec/ledger.md`, BLOCK-1 to BLOCK-6, LEDGER-1 to LEDGER-3. Vectors: `spec/vectors/ledger.json`.
 
 use crate::chain::{self, BLOCKS, Chain, ChainFacts};
 use crate::check::{self, Refusal};
 use crate::keys::verify_batch;
-use crate::merkle::list_root;
 use crate::modules::agents;
 use crate::nonces;
 use crate::transaction::{SignedTransaction, TxId};
@@ -20,16 +19,17 @@ use keelstone_codec::{
     Blob, Decode, Encode, Hash, Height, Key, Namespace, OrderedKey, Root, StateHash, Tag, TaggedHasher, Text,
     Timestamp, Value, tagged,
 };
+use keelstone_execution::bundles::{Batch, BatchEnd, BundleId, BundleLimits, Resume, Submitted};
 use keelstone_execution::{
-    Activity, BlockContext, BlockDraft, Caller, Changes, Emitted, Failed, FailureKind, Finished, FunctionHash, Halt,
-    Limits, PublicKey, Registry, SessionId, Summary,
+    Activity, BlockContext, BlockDraft, Caller, Changes, Emitted, Failure, Finished, Function, FunctionHash, Halt,
+    Limits, Mode, Outcome, PublicKey, Registry, SessionId, Summary, list_root,
 };
 use keelstone_macros::{Decode, Encode};
 use keelstone_tree::{Read, ReadError};
 use std::collections::BTreeMap;
 
 /// Longest reason in a receipt, in bytes.
-pub const REASON_BYTES_MAX: usize = 512;
+pub const REASON_BYTES_MAX: usize = keelstone_execution::FAILURE_REASON_BYTES_MAX;
 /// Longest result in a receipt: what [`Limits`] allows by default.
 pub const RESULT_BYTES_MAX: usize = 1 << 20;
 
@@ -78,6 +78,10 @@ pub struct BlockRecord {
     pub diff: Summary,
     /// The root of the list of its receipts.
     pub receipts_root: Hash,
+    /// What it did for async bundles, in number.
+    pub continuations: u32,
+    /// The root of the list of that (spec: BLOCK-6).
+    pub continuations_root: Hash,
 }
 
 impl BlockRecord {
@@ -146,6 +150,94 @@ pub enum Verdict {
         /// Why.
         reason: Text<REASON_BYTES_MAX>,
     },
+    /// Its async bundle was taken in, and runs from the next block on.
+    Submitted {
+        /// The bundle: it is called as the transaction is.
+        bundle: BundleId,
+        /// The session it runs in.
+        session: SessionId,
+        /// How many operations it has.
+        operations: u32,
+    },
+}
+
+/// What a block did for an async bundle in flight.
+// spec: BLOCK-6
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[codec(shapeless)]
+pub struct Continuation {
+    /// The bundle.
+    pub bundle: BundleId,
+    /// The transaction that hurried it; none if the chain went on with it by itself.
+    pub by: Option<TxId>,
+    /// The session it runs in.
+    pub session: SessionId,
+    /// The first operation that was to run.
+    pub first: u32,
+    /// What it came to.
+    pub progress: Progress,
+    /// The session's state hash at the bundle's checkpoint afterwards.
+    pub state_hash: StateHash,
+    /// Gas it used, that of undo included.
+    pub gas_used: u64,
+}
+
+/// What a batch of an async bundle came to.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[codec(shapeless)]
+pub enum Progress {
+    /// Operations took effect.
+    Advanced {
+        /// One for each.
+        operations: Vec<OperationReceipt>,
+        /// They were the bundle's last.
+        is_complete: bool,
+    },
+    /// An operation failed, and nothing of the batch was kept.
+    Stopped(Failure),
+    /// The bundle's last height went by.
+    Expired,
+    /// Nobody decided over it in time: it is left as it stands.
+    Abandoned,
+}
+
+impl Continuation {
+    fn of(batch: Batch, by: Option<TxId>) -> Self {
+        let Batch { bundle, session, first, state_hash, gas_used, end } = batch;
+        let progress = match end {
+            BatchEnd::Advanced { outcomes, is_complete } => {
+                Progress::Advanced { operations: outcomes.into_iter().map(OperationReceipt::of).collect(), is_complete }
+            }
+            BatchEnd::Stopped(failure) => Progress::Stopped(failure),
+            BatchEnd::Expired => Progress::Expired,
+            BatchEnd::Abandoned => Progress::Abandoned,
+        };
+        Self { bundle, by, session, first, progress, state_hash, gas_used }
+    }
+
+    /// The hash under which it stands in its block's list.
+    // spec: BLOCK-3
+    #[must_use]
+    pub fn list_hash(&self) -> Hash {
+        const CONTINUATION: Tag = Tag::new("continuation");
+        tagged(CONTINUATION, self)
+    }
+
+    /// The operations that took effect.
+    #[must_use]
+    pub fn operations(&self) -> &[OperationReceipt] {
+        match &self.progress {
+            Progress::Advanced { operations, .. } => operations,
+            _ => &[],
+        }
+    }
+
+    /// What was emitted, with the index of the operation that did.
+    pub fn events(&self) -> impl Iterator<Item = (u32, &Emitted)> {
+        (self.first..)
+            .zip(self.operations())
+            .flat_map(|(index, operation)| operation.events.iter().map(move |event| (index, event)))
+    }
 }
 
 /// What one operation came to.
@@ -165,23 +257,6 @@ pub struct OperationReceipt {
     pub gas_used: u64,
 }
 
-/// Why a bundle failed.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Failure {
-    /// The operation's index in the bundle.
-    pub operation: u32,
-    /// The function it called.
-    pub function: FunctionHash,
-    /// [`FailureKind::code`].
-    pub code: u16,
-    /// What the operation expected, if that is why.
-    pub expected: Option<Hash>,
-    /// What was found instead.
-    pub actual: Option<Hash>,
-    /// Why, for people.
-    pub reason: Text<REASON_BYTES_MAX>,
-}
-
 impl Receipt {
     /// The hash under which the receipt stands in its block's list.
     // spec: BLOCK-3
@@ -191,10 +266,10 @@ impl Receipt {
         tagged(RECEIPT, self)
     }
 
-    /// Whether the transaction took effect.
+    /// Whether the transaction did what it asked for; of an async bundle, that it was taken in.
     #[must_use]
     pub fn succeeded(&self) -> bool {
-        matches!(self.verdict, Verdict::Succeeded { .. })
+        matches!(self.verdict, Verdict::Succeeded { .. } | Verdict::Submitted { .. })
     }
 
     /// What was emitted, with the operation that did.
@@ -212,28 +287,22 @@ fn text(mut reason: String) -> Text<REASON_BYTES_MAX> {
     Text::new(reason).expect("just cut")
 }
 
-fn succeeded(finished: Finished) -> (Verdict, u64) {
-    let receipt = |outcome: keelstone_execution::Outcome| OperationReceipt {
-        function: outcome.function,
-        result: Blob::new(outcome.result).expect("execution has the same limit"),
-        diff: outcome.diff,
-        state_hash: outcome.state_hash,
-        events: outcome.events,
-        gas_used: outcome.gas_used,
-    };
-    let operations = finished.outcomes.into_iter().map(receipt).collect();
-    (Verdict::Succeeded { session: finished.session, operations }, finished.gas_used)
+impl OperationReceipt {
+    fn of(outcome: Outcome) -> Self {
+        Self {
+            function: outcome.function,
+            result: Blob::new(outcome.result).expect("execution has the same limit"),
+            diff: outcome.diff,
+            state_hash: outcome.state_hash,
+            events: outcome.events,
+            gas_used: outcome.gas_used,
+        }
+    }
 }
 
-fn failed(failed: &Failed) -> (Verdict, u64) {
-    let (expected, actual) = match &failed.kind {
-        FailureKind::UnexpectedState { expected, actual } => (Some(expected.0), Some(actual.0)),
-        FailureKind::UnexpectedDiff { expected, actual } => (Some(*expected), Some(*actual)),
-        _ => (None, None),
-    };
-    let (code, reason) = (failed.kind.code(), text(failed.kind.reason()));
-    let (operation, function) = (failed.operation, failed.function);
-    (Verdict::Failed(Failure { operation, function, code, expected, actual, reason }), failed.gas_used)
+fn succeeded(finished: Finished) -> (Verdict, u64) {
+    let operations = finished.outcomes.into_iter().map(OperationReceipt::of).collect();
+    (Verdict::Succeeded { session: finished.session, operations }, finished.gas_used)
 }
 
 /// Why a block cannot be run on a state.
@@ -294,6 +363,8 @@ pub struct Executed {
     pub block: Block,
     /// One for each transaction.
     pub receipts: Vec<Receipt>,
+    /// What it did for async bundles, in order: what time decided, the chain's own batches, those of transactions.
+    pub continuations: Vec<Continuation>,
     /// Everything that changed, the record included. Empty for an empty block (spec: LEDGER-3).
     pub changes: Changes,
     /// The record; none for an empty block.
@@ -350,6 +421,7 @@ pub(crate) fn execute_watched(
     let mut out = Executed {
         block: Block { transactions: Vec::new(), ..block.clone() },
         receipts: Vec::new(),
+        continuations: Vec::new(),
         changes: Changes::default(),
         record: None,
         refused: Vec::new(),
@@ -364,8 +436,13 @@ pub(crate) fn execute_watched(
         seed: seed(&previous, &block, &previous_root),
     };
     let mut draft = BlockDraft::begin(registry, state, context).watched(activity);
+    // spec: EXEC-6. What is due first, then the bundles in flight, then transactions, on what those leave.
+    let share = facts.limits.bundles();
+    let mut batches = draft.expire_bundles(&share)?;
+    batches.extend(draft.continue_bundles(&share)?);
+    let mut gas_used = batches.iter().fold(0u64, |sum, batch| sum.saturating_add(batch.gas_used));
+    out.continuations.extend(batches.into_iter().map(|batch| Continuation::of(batch, None)));
     let signatures = signatures(&block.transactions);
-    let mut gas_used = 0u64;
     for (transaction, signature) in std::mem::take(&mut block.transactions).into_iter().zip(signatures) {
         let id = transaction.id();
         let checked = match signature {
@@ -375,6 +452,7 @@ pub(crate) fn execute_watched(
             }
             Ok(()) => check::in_block(registry, &mut draft, &facts, &transaction, block.height)?,
         };
+        let mut hurried = Vec::new();
         let (verdict, gas) = match checked {
             Err(refusal) => {
                 if refused == Refused::LeaveOut {
@@ -390,21 +468,37 @@ pub(crate) fn execute_watched(
                 draft.put(&namespace, key, Some(nonces::record(next)))?;
                 out.nonces.insert(sender, next);
                 let limits = Limits { gas_max: facts.limits.bundle_gas_max, ..Limits::default() };
-                let caller = Caller { sender, session: transaction.transaction.session };
-                match draft.execute(caller, &transaction.transaction.bundle, limits)? {
-                    Ok(finished) => {
-                        agents::note_activity(registry, &mut draft, &sender)?;
-                        succeeded(finished)
+                let bundle = BundleId(id.0);
+                let caller = Caller { sender, session: transaction.transaction.session, bundle: Some(bundle) };
+                if *transaction.transaction.bundle.mode() == Mode::Sync {
+                    match draft.execute(caller, &transaction.transaction.bundle, limits)? {
+                        Ok(finished) => {
+                            agents::note_activity(registry, &mut draft, &sender)?;
+                            let used = gas_used.saturating_add(finished.gas_used);
+                            let left = facts.limits.block_gas_max.saturating_sub(used);
+                            let left = left.min(facts.limits.bundle_gas_max);
+                            hurried = resumed(&mut draft, &transaction, &finished, left, &share)?;
+                            succeeded(finished)
+                        }
+                        Err(failed) => (Verdict::Failed(Failure::from(&failed)), failed.gas_used),
                     }
-                    Err(failure) => failed(&failure),
+                } else {
+                    let taken = draft.submit(bundle, caller, &transaction.transaction.bundle, &share)?;
+                    let taken = taken.map_err(|error| ReadError::damaged(format!("checked, and then: {error}")))?;
+                    agents::note_activity(registry, &mut draft, &sender)?;
+                    let Submitted { bundle, session, operations, gas_used } = taken;
+                    (Verdict::Submitted { bundle, session, operations }, gas_used)
                 }
             }
         };
+        let hurried: Vec<_> = hurried.into_iter().map(|batch| Continuation::of(batch, Some(id))).collect();
+        gas_used = hurried.iter().fold(gas_used, |sum, batch| sum.saturating_add(batch.gas_used));
+        out.continuations.extend(hurried);
         gas_used = gas_used.saturating_add(gas);
         out.receipts.push(Receipt { transaction: id, verdict, gas_used: gas });
         out.block.transactions.push(transaction);
     }
-    if out.block.transactions.is_empty() {
+    if out.block.transactions.is_empty() && out.continuations.is_empty() {
         return Ok(out); // spec: LEDGER-3
     }
     agents::note_production(registry, &mut draft, out.block.transactions.len() as u64)?;
@@ -426,11 +520,44 @@ pub(crate) fn execute_watched(
         transactions_root: out.block.transactions_root(),
         diff: draft.changes().summary(),
         receipts_root: list_root(&out.receipts.iter().map(Receipt::list_hash).collect::<Vec<_>>()),
+        continuations: u32::try_from(out.continuations.len()).expect("a bundle or a transaction has few batches each"),
+        continuations_root: continuations_root(&out.continuations),
     };
     let (namespace, key) = BlockRecord::place(block.height);
     draft.put(&namespace, key, Some(Value::new(record.to_bytes()).expect("a record is small")))?;
     out.record = Some(record);
     out.changes = draft.finish();
+    Ok(out)
+}
+
+/// The root of the list of what a block did for async bundles.
+// spec: BLOCK-6
+pub(crate) fn continuations_root(continuations: &[Continuation]) -> Hash {
+    list_root(&continuations.iter().map(Continuation::list_hash).collect::<Vec<_>>())
+}
+
+/// Goes on at once with the bundles that a transaction resumed: as far as the block has gas left, and all of them
+/// together with no more than one bundle may use.
+// spec: EXEC-6
+fn resumed(
+    draft: &mut BlockDraft<'_>,
+    transaction: &SignedTransaction,
+    finished: &Finished,
+    mut left: u64,
+    limits: &BundleLimits,
+) -> Result<Vec<Batch>, Halt> {
+    let mut out = Vec::new();
+    for (operation, outcome) in transaction.transaction.bundle.operations().iter().zip(&finished.outcomes) {
+        if outcome.function != Resume::hash() {
+            continue;
+        }
+        // It took effect, so its arguments are those of the function.
+        let Ok(Resume { bundle }) = Resume::from_bytes(&operation.args) else { continue };
+        if let Some(batch) = draft.continue_bundle(bundle, left, limits)? {
+            left = left.saturating_sub(batch.gas_used);
+            out.push(batch);
+        }
+    }
     Ok(out)
 }
 

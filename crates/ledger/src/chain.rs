@@ -10,7 +10,7 @@
 use keelstone_codec::{
     ChainId, Decode, DecodeError, Encode, Hash, Height, Key, Namespace, Tag, Timestamp, Value, tagged,
 };
-use keelstone_execution::PublicKey;
+use keelstone_execution::{BundleLimits, PublicKey};
 use keelstone_macros::{Decode, Encode};
 use keelstone_tree::{HashKind, Read, ReadError};
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,44 @@ pub struct ChainLimits {
     pub expiry_blocks_max: u64,
     /// What a chunk of a snapshot may weigh. All nodes must cut alike: two that do not share no snapshot.
     pub snapshot_chunk_bytes: u32,
+    /// Gas of a block that is kept for async bundles. What they leave goes to transactions, never the reverse.
+    pub continuation_gas_max: u64,
+    /// Async bundles in flight.
+    pub bundles_max: u32,
+    /// Async bundles of one key in flight.
+    pub bundles_per_key_max: u32,
+    /// Bytes of the operations of all async bundles in flight.
+    pub bundles_bytes_max: u64,
+    /// Keys that one async bundle may write.
+    pub bundle_undo_entries_max: u32,
+    /// Bytes of what those keys held before, with the keys.
+    pub bundle_undo_bytes_max: u64,
+    /// How many blocks an async bundle may be in flight, and then wait for its owner's decision.
+    pub bundle_blocks_max: u64,
+}
+
+impl ChainLimits {
+    /// The part of a block's gas that is kept for async bundles, if a genesis does not say.
+    // spec: EXEC-6
+    #[must_use]
+    pub fn continuation_share(block_gas_max: u64) -> u64 {
+        (block_gas_max / 4).max(1)
+    }
+
+    /// What async bundles in flight may take.
+    #[must_use]
+    pub fn bundles(&self) -> BundleLimits {
+        BundleLimits {
+            in_flight_max: self.bundles_max,
+            per_key_max: self.bundles_per_key_max,
+            bytes_max: self.bundles_bytes_max,
+            undo_entries_max: self.bundle_undo_entries_max,
+            undo_bytes_max: self.bundle_undo_bytes_max,
+            blocks_max: self.bundle_blocks_max,
+            operation_gas_max: self.bundle_gas_max,
+            share_gas_max: self.continuation_gas_max,
+        }
+    }
 }
 
 impl Default for ChainLimits {
@@ -55,6 +93,13 @@ impl Default for ChainLimits {
             block_gas_max: 10_000_000_000,
             expiry_blocks_max: 1_000_000,
             snapshot_chunk_bytes: 4 << 20,
+            continuation_gas_max: Self::continuation_share(10_000_000_000),
+            bundles_max: 64,
+            bundles_per_key_max: 4,
+            bundles_bytes_max: 64 << 20,
+            bundle_undo_entries_max: 131_072,
+            bundle_undo_bytes_max: 64 << 20,
+            bundle_blocks_max: 100_000,
         }
     }
 }

@@ -12,8 +12,10 @@ use crate::mempool::PoolError;
 use crate::nonces;
 use crate::transaction::SignedTransaction;
 use keelstone_codec::{ChainId, DecodeError, Height};
+use keelstone_execution::bundles::{HOLD, check_submission};
 use keelstone_execution::{
-    BlockDraft, Capability, FunctionHash, Mode, PublicKey, Registry, SessionError, SessionId, Sessions, Stop, View,
+    BlockDraft, BundleId, Bundles, Capability, FunctionHash, Mode, PublicKey, Registry, SessionError, SessionId,
+    Sessions, Stop, SubmitError, View,
 };
 use keelstone_tree::{Read, ReadError};
 use std::collections::BTreeSet;
@@ -87,9 +89,9 @@ pub enum Refusal {
         /// The limit.
         limit: u32,
     },
-    /// The bundle is to run in batches, which this version does not do.
-    #[error("async bundles are not supported by this version")]
-    AsyncNotSupported,
+    /// The bundle is to run in batches, and is not taken in.
+    #[error("the async bundle is not taken in: {0}")]
+    Async(#[from] SubmitError),
     /// No function has this hash.
     #[error("operation {operation} calls {function}, which is not registered")]
     UnknownFunction {
@@ -131,7 +133,7 @@ impl Refusal {
             Self::NonceGap { .. } => 9,
             Self::NoNonce => 10,
             Self::TooManyOperations { .. } => 11,
-            Self::AsyncNotSupported => 12,
+            Self::Async(_) => 12,
             Self::UnknownFunction { .. } => 13,
             Self::Session(SessionError::Lacks { .. }) => 14,
             Self::Session(_) => 15,
@@ -167,10 +169,25 @@ pub(crate) fn facts(facts: &ChainFacts, signed: &SignedTransaction, height: Heig
     if found as u64 > u64::from(limit) {
         return Err(Refusal::TooManyOperations { found, limit });
     }
-    if transaction.bundle.mode() == Mode::Async {
-        return Err(Refusal::AsyncNotSupported);
-    }
     Ok(())
+}
+
+/// An async bundle has a place among those in flight, and every operation fits a batch.
+// spec: EXEC-6, EXEC-7
+fn may_submit(
+    registry: &Registry,
+    bundles: &Bundles,
+    chain: &ChainFacts,
+    signed: &SignedTransaction,
+    height: Height,
+) -> Result<Result<(), Refusal>, Stop> {
+    let (transaction, limits) = (&signed.transaction, chain.limits.bundles());
+    if *transaction.bundle.mode() == Mode::Sync {
+        return Ok(Ok(()));
+    }
+    let (id, owner) = (BundleId(signed.id().0), &transaction.sender);
+    let verdict = check_submission(bundles, registry, id, owner, &transaction.bundle, height, &limits)?;
+    Ok(verdict.map_err(Refusal::from))
 }
 
 /// The functions are known, and the session may call them all.
@@ -192,6 +209,9 @@ fn may_call(
             return Ok(Err(Refusal::UnknownFunction { operation, function: call.function }));
         };
         needs.extend(entry.needs.iter().cloned());
+    }
+    if matches!(transaction.bundle.mode(), Mode::Async(batching) if batching.hold) {
+        needs.insert(HOLD);
     }
     let sender = transaction.sender;
     let id = transaction.session.unwrap_or_else(|| SessionId::root(chain_id, &sender));
@@ -226,7 +246,9 @@ pub(crate) fn in_block(
     let verdict = verdict.and_then(|after| {
         let called =
             draft.edit(|sessions: &mut Sessions| may_call(registry, sessions, &chain.chain_id, signed, height));
-        answered(called).map(|()| after)
+        answered(called)?;
+        let taken = draft.edit(|bundles: &mut Bundles| may_submit(registry, bundles, chain, signed, height));
+        answered(taken).map(|()| after)
     });
     match verdict {
         Err(Refusal::State(error)) => Err(error),
@@ -245,8 +267,9 @@ pub(crate) fn in_pool(
     facts(chain, signed, height)?;
     let next = nonce(&state, &signed.transaction.sender)?;
     used_up(next, signed.transaction.nonce)?;
-    let sessions = View::<Sessions>::over(state);
+    let sessions = View::<Sessions>::over(state.clone());
     answered(may_call(registry, &sessions, &chain.chain_id, signed, height))?;
+    answered(may_submit(registry, &View::<Bundles>::over(state), chain, signed, height))?;
     Ok(next)
 }
 
@@ -266,6 +289,6 @@ fn answered(verdict: Result<Result<(), Refusal>, Stop>) -> Result<(), Refusal> {
     match verdict {
         Ok(verdict) => verdict,
         Err(Stop::Read(error)) => Err(Refusal::State(error)),
-        Err(stop) => Err(Refusal::State(ReadError::damaged(format!("sessions: {stop}")))),
+        Err(stop) => Err(Refusal::State(ReadError::damaged(format!("sessions and bundles: {stop}")))),
     }
 }

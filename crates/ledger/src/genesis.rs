@@ -13,6 +13,7 @@ use crate::modules::beginning::Beginning;
 use crate::validators::{VALIDATORS_MAX, Validator, Validators, ValidatorsError};
 use crate::xian::{Import, ImportError};
 use keelstone_codec::{ChainId, Hash, Height, Key, LIST_MAX, Namespace, Timestamp, TypeError, Value};
+use keelstone_execution::bundles::IN_FLIGHT_MAX;
 use keelstone_execution::{BlockContext, BlockDraft, Capability, PublicKey, Registry, SYSTEM_NAMESPACES, Sessions};
 use keelstone_tree::{Blake3, Diff, HashKind, MemoryTree};
 use std::collections::{BTreeMap, BTreeSet};
@@ -390,7 +391,7 @@ impl LimitField<'_> {
 }
 
 /// The limits by name: the one list that reading and writing share.
-fn limit_fields(limits: &mut ChainLimits) -> [(&'static str, LimitField<'_>); 8] {
+fn limit_fields(limits: &mut ChainLimits) -> [(&'static str, LimitField<'_>); 15] {
     [
         ("transaction_bytes_max", LimitField::Narrow(&mut limits.transaction_bytes_max)),
         ("bundle_operations_max", LimitField::Narrow(&mut limits.bundle_operations_max)),
@@ -400,6 +401,13 @@ fn limit_fields(limits: &mut ChainLimits) -> [(&'static str, LimitField<'_>); 8]
         ("block_gas_max", LimitField::Wide(&mut limits.block_gas_max)),
         ("expiry_blocks_max", LimitField::Wide(&mut limits.expiry_blocks_max)),
         ("snapshot_chunk_bytes", LimitField::Narrow(&mut limits.snapshot_chunk_bytes)),
+        ("continuation_gas_max", LimitField::Wide(&mut limits.continuation_gas_max)),
+        ("bundles_max", LimitField::Narrow(&mut limits.bundles_max)),
+        ("bundles_per_key_max", LimitField::Narrow(&mut limits.bundles_per_key_max)),
+        ("bundles_bytes_max", LimitField::Wide(&mut limits.bundles_bytes_max)),
+        ("bundle_undo_entries_max", LimitField::Narrow(&mut limits.bundle_undo_entries_max)),
+        ("bundle_undo_bytes_max", LimitField::Wide(&mut limits.bundle_undo_bytes_max)),
+        ("bundle_blocks_max", LimitField::Wide(&mut limits.bundle_blocks_max)),
     ]
 }
 
@@ -420,6 +428,9 @@ fn limits(value: &Json) -> Result<ChainLimits, GenesisError> {
             LimitField::Wide(field) => *field = value,
         }
     }
+    if !members.iter().any(|(name, _)| name == "continuation_gas_max") {
+        limits.continuation_gas_max = ChainLimits::continuation_share(limits.block_gas_max);
+    }
     check_limits(&limits)?;
     Ok(limits)
 }
@@ -428,6 +439,12 @@ fn limits(value: &Json) -> Result<ChainLimits, GenesisError> {
 fn check_limits(limits: &ChainLimits) -> Result<(), GenesisError> {
     if limits.transaction_bytes_max > limits.block_bytes_max || limits.bundle_gas_max > limits.block_gas_max {
         return Err(invalid("limits", "one transaction must fit into a block"));
+    }
+    if limits.continuation_gas_max > limits.block_gas_max {
+        return Err(invalid("limits", "continuation_gas_max is a part of block_gas_max"));
+    }
+    if limits.bundles_max as usize > IN_FLIGHT_MAX {
+        return Err(invalid("limits", format!("bundles_max is at most {IN_FLIGHT_MAX}")));
     }
     if limits.block_transactions_max as usize > LIST_MAX {
         return Err(invalid("limits", format!("block_transactions_max is at most {LIST_MAX}")));

@@ -11,16 +11,17 @@
 //!
 //! Rules: `spec/ledger.md`, LEDGER-1 to LEDGER-6 and HISTORY-1 to HISTORY-4.
 
-use crate::block::{self, Block, BlockError, BlockRecord, Executed, Receipt, Refused};
+use crate::block::{self, Block, BlockError, BlockRecord, Continuation, Executed, Receipt, Refused};
 use crate::chain::{Chain, ChainFacts};
 use crate::check::{self, Refusal};
 use crate::genesis::{Genesis, GenesisError};
 use crate::mempool::{Mempool, PoolLimits};
-use crate::merkle::{ListProof, list_root};
 use crate::nonces;
 use crate::transaction::{SignedTransaction, TxId};
 use keelstone_codec::{Decode, Encode, Hash, Height, OrderedKey, Root, Timestamp};
-use keelstone_execution::{Activity, Changes, PublicKey, Registry, RegistryError};
+use keelstone_execution::{
+    Activity, BundleId, BundleRecord, Bundles, Changes, ListProof, PublicKey, Registry, RegistryError, Stop, list_root,
+};
 use keelstone_store::kv::{Batch, Kv, Range};
 use keelstone_store::{Prepared, Store, StoreError, View};
 use keelstone_tree::{Hasher, ReadError};
@@ -60,6 +61,8 @@ pub struct Committed {
     pub record: Option<BlockRecord>,
     /// One for each of its transactions.
     pub receipts: Vec<Receipt>,
+    /// What it did for async bundles.
+    pub continuations: Vec<Continuation>,
     /// Everything it changed, for what is kept up with the state outside it.
     pub changes: Changes,
 }
@@ -242,6 +245,7 @@ pub enum ProposalError {
 // What lies where in the database.
 const BODY: u8 = b'b';
 const RECEIPTS: u8 = b'r';
+const CONTINUATIONS: u8 = b'n';
 const INDEX: u8 = b't';
 const CERTIFICATE: u8 = b'c';
 
@@ -578,7 +582,7 @@ impl<H: Hasher> Ledger<H> {
     pub fn commit(&self, pending: Pending<H>) -> Result<Arc<Committed>, LedgerError> {
         let _writing = self.writer();
         let Pending { executed, prepared } = pending;
-        let Executed { block, receipts, record, refused, nonces, changes, .. } = executed;
+        let Executed { block, receipts, continuations, record, refused, nonces, changes, .. } = executed;
         let (height, time) = (block.height, block.time);
         let expected = self.height().next();
         if height != expected {
@@ -589,7 +593,7 @@ impl<H: Hasher> Ledger<H> {
             return Err(LedgerError::Time { last, found: time });
         }
         // spec: HISTORY-1. The body first: what the database has above the store never happened.
-        self.write_block(&block, &receipts)?;
+        self.write_block(&block, &receipts, &continuations)?;
         let root = self.store.commit_prepared(height, prepared)?;
         self.time.store(time.0, Ordering::Release);
         {
@@ -601,14 +605,15 @@ impl<H: Hasher> Ledger<H> {
                 }
             }
         }
-        let committed = Arc::new(Committed { block, root, record, receipts, changes });
+        let committed = Arc::new(Committed { block, root, record, receipts, continuations, changes });
         for listener in self.listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
             listener(&committed);
         }
         Ok(committed)
     }
 
-    /// Makes the next block of what is ready, and commits it. With nothing ready it is empty and writes no state.
+    /// Makes the next block of what is ready, and commits it. With nothing ready and no work due it is empty and
+    /// writes no state.
     ///
     /// A time before the last block's is taken as the last block's: a clock that was set back must not stop a chain.
     ///
@@ -687,6 +692,74 @@ impl<H: Hasher> Ledger<H> {
             return Err(damaged(format!("its receipts have root {found}, the record says {expected}")));
         }
         Ok(receipts)
+    }
+
+    /// What a height's block did for async bundles, checked against its record.
+    ///
+    /// # Errors
+    /// As [`Ledger::block`].
+    // spec: HISTORY-2, BLOCK-6
+    pub fn continuations(&self, height: Height) -> Result<Vec<Continuation>, LedgerError> {
+        let last = self.height();
+        if height > last {
+            return Err(LedgerError::NotYet { height, last });
+        }
+        let damaged = |what: String| LedgerError::Damaged { height, what };
+        let record = BlockRecord::read(&self.view(), height)?;
+        let expected = record.map_or(block::continuations_root(&[]), |record| record.continuations_root);
+        let continuations = match self.kv.get(&at(CONTINUATIONS, height))? {
+            Some(bytes) => Vec::<Continuation>::from_bytes(&bytes)
+                .map_err(|error| damaged(format!("its continuations do not decode: {error}")))?,
+            // A height that is not here at all has none to show; one that is has none if its record says so.
+            None if self.kv.get(&at(BODY, height))?.is_none() => return Err(LedgerError::NoBlock { height }),
+            None => Vec::new(),
+        };
+        let found = block::continuations_root(&continuations);
+        if found != expected {
+            return Err(damaged(format!("its continuations have root {found}, the record says {expected}")));
+        }
+        Ok(continuations)
+    }
+
+    /// The checkpoint of an async bundle, also of one that ended; none if there was no such bundle.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn bundle(&self, id: &BundleId) -> Result<Option<BundleRecord>, ReadError> {
+        let bundles = keelstone_execution::View::<Bundles>::over(self.view());
+        bundles.records.get(id).map_err(unreadable)
+    }
+
+    /// The async bundles in flight, by identity.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn bundles(&self) -> Result<Vec<(BundleId, BundleRecord)>, ReadError> {
+        let bundles = keelstone_execution::View::<Bundles>::over(self.view());
+        let mut ids = Vec::new();
+        for due in bundles.due.iter() {
+            ids.push(due.map_err(unreadable)?.1);
+        }
+        ids.sort_unstable();
+        let mut out = Vec::with_capacity(ids.len());
+        for id in ids {
+            out.extend(bundles.records.get(&id).map_err(unreadable)?.map(|record| (id, record)));
+        }
+        Ok(out)
+    }
+
+    /// Whether the next block has work beside transactions: a bundle that runs, or one over which time decides.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    // spec: LEDGER-3
+    pub fn has_due_work(&self) -> Result<bool, ReadError> {
+        let bundles = keelstone_execution::View::<Bundles>::over(self.view());
+        if bundles.queue.iter().next().transpose().map_err(unreadable)?.is_some() {
+            return Ok(true);
+        }
+        let due = bundles.due.iter().next().transpose().map_err(unreadable)?;
+        Ok(due.is_some_and(|(at, _)| at <= self.height().next()))
     }
 
     /// A transaction that was run, with its receipt; none if this node knows of none.
@@ -773,7 +846,12 @@ impl<H: Hasher> Ledger<H> {
 
     // ---- the database
 
-    fn write_block(&self, block: &Block, receipts: &Vec<Receipt>) -> Result<(), StoreError> {
+    fn write_block(
+        &self,
+        block: &Block,
+        receipts: &Vec<Receipt>,
+        continuations: &Vec<Continuation>,
+    ) -> Result<(), StoreError> {
         let mut batch = Batch::new();
         // A commit that failed after this write has left a body here; what the index says of it goes first.
         self.forget_block(block.height, &mut batch)?;
@@ -782,6 +860,9 @@ impl<H: Hasher> Ledger<H> {
         }
         batch.put(at(BODY, block.height), block.to_bytes());
         batch.put(at(RECEIPTS, block.height), receipts.to_bytes());
+        if !continuations.is_empty() {
+            batch.put(at(CONTINUATIONS, block.height), continuations.to_bytes());
+        }
         for (index, receipt) in (0u32..).zip(receipts) {
             if !matches!(receipt.verdict, crate::Verdict::Refused { .. }) {
                 batch.put(indexed(&receipt.transaction), (block.height, index).to_bytes());
@@ -803,6 +884,7 @@ impl<H: Hasher> Ledger<H> {
             }
         }
         batch.delete(at(BODY, height)).delete(at(RECEIPTS, height)).delete(at(CERTIFICATE, height));
+        batch.delete(at(CONTINUATIONS, height));
         Ok(())
     }
 
@@ -857,6 +939,13 @@ impl<H: Hasher> Ledger<H> {
 impl<H: Hasher> fmt::Debug for Ledger<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Ledger({} at {})", self.facts().chain_id, self.height())
+    }
+}
+
+fn unreadable(stop: Stop) -> ReadError {
+    match stop {
+        Stop::Read(error) => error,
+        stop => ReadError::damaged(format!("bundles: {stop}")),
     }
 }
 

@@ -25,7 +25,6 @@ mod json;
 mod keys;
 mod ledger;
 mod mempool;
-mod merkle;
 pub mod modules;
 mod nonces;
 mod replay;
@@ -35,18 +34,17 @@ mod validators;
 pub mod xian;
 
 pub use block::{
-    Block, BlockError, BlockRecord, Executed, Failure, OperationReceipt, REASON_BYTES_MAX, RESULT_BYTES_MAX, Receipt,
-    Refused, Verdict, execute,
+    Block, BlockError, BlockRecord, Continuation, Executed, OperationReceipt, Progress, REASON_BYTES_MAX,
+    RESULT_BYTES_MAX, Receipt, Refused, Verdict, execute,
 };
 pub use chain::{BLOCKS, CHAIN, Chain, ChainFacts, ChainLimits, SCHEMA};
 pub use check::Refusal;
 pub use genesis::{FirstState, Genesis, GenesisError};
 pub use json::{JSON_DEPTH_MAX, Json, JsonError, JsonFault, Number};
-pub use keelstone_execution::PublicKey;
+pub use keelstone_execution::{Failure, LIST_COUNT_MAX, ListProof, PublicKey, list_root};
 pub use keys::{KeyError, SecretKey, Signature, SignatureError, check_key, verify, verify_batch};
 pub use ledger::{Committed, Header, Ledger, LedgerError, Located, Pending, PoolStatus, ProposalError};
 pub use mempool::{Mempool, PoolError, PoolLimits};
-pub use merkle::{LIST_COUNT_MAX, ListProof, list_root};
 pub use nonces::{NONCES, next_nonce, nonce_place};
 pub use replay::{ReplayError, Replayed};
 pub use transaction::{SignedTransaction, Transaction, TxId};

@@ -149,6 +149,9 @@ impl<H: Hasher> Ledger<H> {
             if executed.receipts != self.receipts(height)? {
                 return Err(differs("its receipts".to_owned()));
             }
+            if executed.continuations != self.continuations(height)? {
+                return Err(differs("its continuations".to_owned()));
+            }
             let found = scratch.commit(height, executed.changes.to_diff())?;
             if let Some(expected) = self.root_at(height)? {
                 if expected != found {
@@ -163,6 +166,7 @@ impl<H: Hasher> Ledger<H> {
                     replayed.operations += operations.len() as u64;
                 }
             }
+            replayed.operations += executed.continuations.iter().map(|c| c.operations().len() as u64).sum::<u64>();
             replayed.root = found;
             progress(height, found);
             last = height;

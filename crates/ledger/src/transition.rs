@@ -144,7 +144,7 @@ pub(crate) fn same_record(expected: Option<&BlockRecord>, found: Option<&BlockRe
         }
     };
     type Say = fn(&BlockRecord) -> String;
-    let fields: [(&'static str, Say); 9] = [
+    let fields: [(&'static str, Say); 11] = [
         ("height", |record| record.height.to_string()),
         ("time", |record| record.time.to_string()),
         ("previous root", |record| record.previous_root.to_string()),
@@ -153,6 +153,8 @@ pub(crate) fn same_record(expected: Option<&BlockRecord>, found: Option<&BlockRe
         ("number of transactions", |record| record.transactions.to_string()),
         ("transactions root", |record| record.transactions_root.to_string()),
         ("receipts root", |record| record.receipts_root.to_string()),
+        ("number of continuations", |record| record.continuations.to_string()),
+        ("continuations root", |record| record.continuations_root.to_string()),
         ("diff", |record| format!("{:?}", record.diff)),
     ];
     for (field, say) in fields {

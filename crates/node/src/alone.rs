@@ -3,7 +3,9 @@
 //! A transaction that is submitted goes into a block at once, made with the producer key of this home directory, so
 //! that `tx send` works the same with and without a node.
 
-use crate::api::{Account, Block, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Transaction};
+use crate::api::{
+    Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Transaction,
+};
 use crate::cli::Context;
 use crate::commands::init::{PRODUCER, now};
 use crate::engine::Engine;
@@ -42,7 +44,10 @@ impl Chain for Alone {
     fn submit(&self, transaction: &[u8]) -> Result<Submitted, Refusal> {
         let producer = self.producer.clone().map_err(Refusal::Failed)?;
         let submitted = self.engine.submit(transaction)?;
-        self.engine.produce(now(), producer, false).map_err(|failure| Refusal::Failed(failure.message))?;
+        // Until nothing waits and nothing is due: an async bundle takes several blocks, each of which comes further.
+        while self.engine.produce(now(), producer, false).map_err(|failure| Refusal::Failed(failure.message))?.is_some()
+        {
+        }
         Ok(submitted)
     }
 
@@ -68,6 +73,14 @@ impl Chain for Alone {
 
     fn account(&self, key: &PublicKey) -> Result<Account, Refusal> {
         self.engine.account(key)
+    }
+
+    fn bundle(&self, id: &Hash) -> Result<BundleStatus, Refusal> {
+        self.engine.bundle(id)
+    }
+
+    fn bundles(&self) -> Result<Vec<BundleStatus>, Refusal> {
+        self.engine.bundles()
     }
 
     fn functions(&self) -> Result<Vec<Function>, Refusal> {

@@ -30,6 +30,10 @@ pub(crate) trait Chain: Send + Sync {
     fn transaction(&self, id: &Hash) -> Result<Transaction, Refusal>;
     /// What an account needs to know to send its next transaction.
     fn account(&self, key: &PublicKey) -> Result<Account, Refusal>;
+    /// The checkpoint of an async bundle, also of one that ended.
+    fn bundle(&self, id: &Hash) -> Result<BundleStatus, Refusal>;
+    /// The async bundles in flight.
+    fn bundles(&self) -> Result<Vec<BundleStatus>, Refusal>;
     /// What can be called.
     fn functions(&self) -> Result<Vec<Function>, Refusal>;
 }
@@ -325,6 +329,34 @@ pub(crate) struct Block {
     pub(crate) certificate: Option<String>,
     /// The identities of its transactions, in order.
     pub(crate) transactions: Vec<String>,
+    /// What it did for async bundles, in order.
+    pub(crate) continuations: Vec<Continuation>,
+}
+
+/// What a block did for an async bundle.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Continuation {
+    /// The bundle.
+    pub(crate) bundle: String,
+    /// The transaction that resumed it, if the chain did not go on by itself.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) by: Option<String>,
+    /// `advanced`, `complete`, `stopped`, `expired` or `abandoned`.
+    pub(crate) progress: String,
+    /// The first operation that was to run.
+    pub(crate) first: u32,
+    /// How many took effect.
+    pub(crate) operations: u32,
+    /// The session's state hash at the checkpoint afterwards.
+    pub(crate) state_hash: String,
+    /// What it used.
+    pub(crate) gas_used: u64,
+    /// Why it stopped, if it did.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) failure: Option<FailureText>,
+    /// The events its operations told, by name.
+    #[schema(value_type = Vec<Object>)]
+    pub(crate) events: Vec<Value>,
 }
 
 /// A transaction and what became of it.
@@ -375,6 +407,10 @@ pub(crate) struct Receipt {
     /// Why the bundle failed, if it did. Nothing of it remains then.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) failure: Option<FailureText>,
+    /// How many operations the async bundle has, if the transaction submitted one. The bundle is called as the
+    /// transaction is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) submitted: Option<u32>,
     /// What each operation came to, if the bundle took effect.
     pub(crate) outcomes: Vec<Outcome>,
 }
@@ -422,6 +458,42 @@ pub(crate) struct Account {
     pub(crate) state_hash: String,
     /// How many operations that session has run.
     pub(crate) sequence: u64,
+}
+
+/// Where an async bundle stands.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct BundleStatus {
+    /// Its identity: that of the transaction which submitted it.
+    pub(crate) id: String,
+    /// The key that submitted it.
+    pub(crate) owner: String,
+    /// The session it runs in.
+    pub(crate) session: String,
+    /// `running`, `stopped`, `complete`, `rolled_back` or `abandoned`.
+    pub(crate) status: String,
+    /// Why it stopped, if it did.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) failure: Option<FailureText>,
+    /// How many operations took effect.
+    pub(crate) current_operation: u32,
+    /// How many it has.
+    pub(crate) total_operations: u32,
+    /// Whether all took effect.
+    pub(crate) is_complete: bool,
+    /// The session's state hash at the checkpoint.
+    pub(crate) state_hash: String,
+    /// The root of the list of its operations.
+    pub(crate) operations: String,
+    /// How often an operation was replaced.
+    pub(crate) revision: u32,
+    /// Keys it wrote, as long as it can be taken back.
+    pub(crate) undo_entries: u32,
+    /// The height at which it was submitted.
+    pub(crate) submitted: u64,
+    /// The last height at which the chain goes on with it.
+    pub(crate) last_height: u64,
+    /// The height of its last change.
+    pub(crate) updated: u64,
 }
 
 /// A function that can be called.

@@ -10,9 +10,12 @@
 use crate::api;
 use crate::call;
 use crate::exit::Failure;
-use keelstone_codec::{Blob, ChainId, Encode as _, Hash, Height, StateHash};
-use keelstone_execution::{Bundle, FunctionHash, Mode, Operation, PublicKey, Registry, SessionId};
-use keelstone_ledger::{Receipt, SignedTransaction, Transaction, Verdict};
+use keelstone_codec::{Blob, BoundedSet, ChainId, Encode as _, Hash, Height, StateHash};
+use keelstone_execution::bundles::{BundleId, BundleRecord, Status, StopReason};
+use keelstone_execution::{Batching, Bundle, FunctionHash, Mode, Operation, PublicKey, Registry, SessionId};
+use keelstone_ledger::{
+    Continuation, Failure as BundleFailure, Progress, Receipt, SignedTransaction, Transaction, Verdict,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -32,8 +35,40 @@ pub(crate) struct Plan {
     /// The session it runs in, if not the account's own.
     #[serde(default)]
     pub(crate) session: Option<SessionId>,
+    /// How it is cut into batches, if it is an async bundle.
+    #[serde(default)]
+    pub(crate) batches: Option<Batches>,
     /// What it does.
     pub(crate) operations: Vec<Call>,
+}
+
+/// What a plan says of the batches of an async bundle.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Batches {
+    /// The last height at which the chain goes on with it.
+    #[serde(default)]
+    pub(crate) last_height: Option<u64>,
+    /// Whether others are kept off the keys it wrote.
+    #[serde(default)]
+    pub(crate) hold: bool,
+    /// Operations that begin a batch.
+    #[serde(default)]
+    pub(crate) borders: Vec<u32>,
+}
+
+/// How many blocks beyond its entry an async bundle may take if its file does not say.
+const BATCH_BLOCKS: u64 = 1_000;
+
+impl Batches {
+    fn build(&self, facts: &Facts) -> Result<Batching, Failure> {
+        let borders = BoundedSet::new(self.borders.iter().copied());
+        Ok(Batching {
+            last_height: Height(self.last_height.unwrap_or(facts.expiry_height.saturating_add(BATCH_BLOCKS))),
+            hold: self.hold,
+            borders: borders.map_err(|error| Failure::usage(format!("borders: {error}")))?,
+        })
+    }
 }
 
 /// One operation by name.
@@ -70,19 +105,33 @@ impl Plan {
     /// # Errors
     /// A usage failure that names the operation and what about it does not fit.
     pub(crate) fn build(&self, registry: &Registry, sender: PublicKey, facts: &Facts) -> Result<Transaction, Failure> {
-        let operation = |(index, call): (usize, &Call)| {
-            call.build(registry)
-                .map_err(|problem| Failure::usage(format!("operation {index}, {}: {problem}", call.call)))
+        let operations = self.operations(registry)?;
+        let mode = match &self.batches {
+            None => Mode::Sync,
+            Some(batches) => Mode::Async(batches.build(facts)?),
         };
-        let operations = self.operations.iter().enumerate().map(operation).collect::<Result<Vec<_>, _>>()?;
         Ok(Transaction {
             chain_id: self.chain_id.clone().unwrap_or_else(|| facts.chain_id.clone()),
             sender,
             nonce: self.nonce.unwrap_or(facts.nonce),
             expiry_height: Height(self.expiry_height.unwrap_or(facts.expiry_height)),
             session: self.session,
-            bundle: Bundle::new(Mode::Sync, operations).map_err(|error| Failure::usage(error.to_string()))?,
+            bundle: Bundle::new(mode, operations).map_err(|error| Failure::usage(error.to_string()))?,
         })
+    }
+}
+
+impl Plan {
+    /// The operations of this plan.
+    ///
+    /// # Errors
+    /// As [`Plan::build`].
+    pub(crate) fn operations(&self, registry: &Registry) -> Result<Vec<Operation>, Failure> {
+        let operation = |(index, call): (usize, &Call)| {
+            call.build(registry)
+                .map_err(|problem| Failure::usage(format!("operation {index}, {}: {problem}", call.call)))
+        };
+        self.operations.iter().enumerate().map(operation).collect()
     }
 }
 
@@ -124,13 +173,6 @@ pub(crate) fn show_operation(registry: &Registry, operation: &Operation) -> api:
 
 /// A receipt's JSON.
 pub(crate) fn show_receipt(registry: &Registry, receipt: &Receipt, height: Height, index: u32) -> api::Receipt {
-    let failure = |operation, code, reason: &str, expected: Option<Hash>, actual: Option<Hash>| api::FailureText {
-        operation,
-        code,
-        reason: reason.to_owned(),
-        expected: expected.map(|hash| hash.to_string()),
-        actual: actual.map(|hash| hash.to_string()),
-    };
     let (outcomes, failure) = match &receipt.verdict {
         Verdict::Succeeded { operations, .. } => {
             let outcome = |operation: &keelstone_ledger::OperationReceipt| api::Outcome {
@@ -141,11 +183,16 @@ pub(crate) fn show_receipt(registry: &Registry, receipt: &Receipt, height: Heigh
             };
             (operations.iter().map(outcome).collect(), None)
         }
-        Verdict::Failed(failed) => {
-            let failed = failure(failed.operation, failed.code, &failed.reason, failed.expected, failed.actual);
-            (Vec::new(), Some(failed))
+        Verdict::Failed(failed) => (Vec::new(), Some(show_failure(failed))),
+        Verdict::Refused { code, reason } => {
+            let (code, reason) = (*code, reason.to_string());
+            (Vec::new(), Some(api::FailureText { operation: 0, code, reason, expected: None, actual: None }))
         }
-        Verdict::Refused { code, reason } => (Vec::new(), Some(failure(0, *code, reason, None, None))),
+        Verdict::Submitted { .. } => (Vec::new(), None),
+    };
+    let submitted = match &receipt.verdict {
+        Verdict::Submitted { operations, .. } => Some(*operations),
+        _ => None,
     };
     api::Receipt {
         id: receipt.transaction.to_string(),
@@ -154,7 +201,72 @@ pub(crate) fn show_receipt(registry: &Registry, receipt: &Receipt, height: Heigh
         succeeded: receipt.succeeded(),
         gas_used: receipt.gas_used,
         failure,
+        submitted,
         outcomes,
+    }
+}
+
+fn show_failure(failure: &BundleFailure) -> api::FailureText {
+    api::FailureText {
+        operation: failure.operation,
+        code: failure.code,
+        reason: failure.reason.to_string(),
+        expected: failure.expected.map(|hash| hash.to_string()),
+        actual: failure.actual.map(|hash| hash.to_string()),
+    }
+}
+
+/// The JSON of what a block did for an async bundle.
+pub(crate) fn show_continuation(registry: &Registry, continuation: &Continuation) -> api::Continuation {
+    let (progress, failure) = match &continuation.progress {
+        Progress::Advanced { is_complete: false, .. } => ("advanced", None),
+        Progress::Advanced { is_complete: true, .. } => ("complete", None),
+        Progress::Stopped(failure) => ("stopped", Some(show_failure(failure))),
+        Progress::Expired => ("expired", None),
+        Progress::Abandoned => ("abandoned", None),
+    };
+    api::Continuation {
+        bundle: continuation.bundle.to_string(),
+        by: continuation.by.map(|id| id.to_string()),
+        progress: progress.to_owned(),
+        first: continuation.first,
+        operations: u32::try_from(continuation.operations().len()).unwrap_or(u32::MAX),
+        state_hash: continuation.state_hash.0.to_string(),
+        gas_used: continuation.gas_used,
+        failure,
+        events: continuation.events().map(|(_, event)| show_event(registry, event)).collect(),
+    }
+}
+
+/// The JSON of an async bundle's checkpoint.
+pub(crate) fn show_bundle(id: &BundleId, record: &BundleRecord) -> api::BundleStatus {
+    let (status, failure) = match &record.status {
+        Status::Running => ("running", None),
+        Status::Stopped(StopReason::Failed(failure)) => ("stopped", Some(show_failure(failure))),
+        Status::Stopped(StopReason::Expired) => {
+            let (operation, reason) = (record.current_operation, "its last height went by".to_owned());
+            ("stopped", Some(api::FailureText { operation, code: 0, reason, expected: None, actual: None }))
+        }
+        Status::Complete => ("complete", None),
+        Status::RolledBack => ("rolled_back", None),
+        Status::Abandoned => ("abandoned", None),
+    };
+    api::BundleStatus {
+        id: id.to_string(),
+        owner: record.owner.to_string(),
+        session: record.session.to_string(),
+        status: status.to_owned(),
+        failure,
+        current_operation: record.current_operation,
+        total_operations: record.total_operations,
+        is_complete: record.is_complete(),
+        state_hash: record.state_hash.0.to_string(),
+        operations: record.operations.to_string(),
+        revision: record.revision,
+        undo_entries: record.undo_entries,
+        submitted: record.submitted.0,
+        last_height: record.last_height.0,
+        updated: record.updated.0,
     }
 }
 

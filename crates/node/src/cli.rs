@@ -56,6 +56,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(commands::bench::Options),
+    Bundle(commands::bundle::Options),
     Completions(commands::completions::Options),
     Config(commands::config::Options),
     Conflict(commands::conflict::Options),
@@ -195,6 +196,7 @@ impl Application {
         let context = Context { application: self, out, home, home_given, settings: cli.global.settings };
         match cli.command {
             Command::Bench(options) => commands::bench::run(options, &context),
+            Command::Bundle(options) => commands::bundle::run(options, &context),
             Command::Completions(options) => commands::completions::run(options, &context),
             Command::Config(options) => commands::config::run(options, &context),
             Command::Conflict(options) => commands::conflict::run(options, &context),

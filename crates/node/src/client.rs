@@ -3,7 +3,9 @@
 //! One request to a connection, with a bound on time and on the size of an answer. The node is this machine's own or
 //! one the user named; its answers are still parsed strictly and proofs still have to verify.
 
-use crate::api::{Account, Block, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Transaction};
+use crate::api::{
+    Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Transaction,
+};
 use crate::strict_json;
 use crate::world::By;
 use keelstone_codec::{Hash, Height, Key, Namespace};
@@ -165,6 +167,14 @@ impl Chain for Remote {
 
     fn account(&self, key: &PublicKey) -> Result<Account, Refusal> {
         self.get(&format!("/v1/accounts/{key}"))
+    }
+
+    fn bundle(&self, id: &Hash) -> Result<BundleStatus, Refusal> {
+        self.get(&format!("/v1/bundles/{id}"))
+    }
+
+    fn bundles(&self) -> Result<Vec<BundleStatus>, Refusal> {
+        self.get("/v1/bundles")
     }
 
     fn functions(&self) -> Result<Vec<Function>, Refusal> {

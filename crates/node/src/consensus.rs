@@ -341,7 +341,7 @@ fn proposer(validators: &Validators, decided: &Decided) -> Result<PublicKey, Fai
 
 fn result_of(signed: &SignedTransaction, receipt: &Receipt, gas_wanted: u64) -> TxResult {
     let (code, reason) = match &receipt.verdict {
-        Verdict::Succeeded { .. } => (0, String::new()),
+        Verdict::Succeeded { .. } | Verdict::Submitted { .. } => (0, String::new()),
         Verdict::Failed(failure) => (FAILURE_CODES + u32::from(failure.code), failure.reason.to_string()),
         Verdict::Refused { code, reason } => (u32::from(*code), reason.to_string()),
     };

@@ -5,7 +5,7 @@
 //! change while the process runs: one that state sync restored takes the place of the empty one it began with.
 
 use crate::api::{self, Chain, Page, Refusal};
-use crate::bundle::{show_operation, show_receipt};
+use crate::bundle::{show_bundle, show_continuation, show_operation, show_receipt};
 use crate::call;
 use crate::config::{Config, History};
 use crate::consensus::{Consensus, Ran};
@@ -16,7 +16,7 @@ use crate::http::ENTRIES_BYTES_MAX;
 use crate::statesync::{StateSync, Syncing};
 use crate::world::{By, Kept};
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
-use keelstone_execution::{Activity, PublicKey, Registry, Session, SessionId, Sessions};
+use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, SessionId, Sessions};
 use keelstone_ledger::{
     Committed, Genesis, Json, Ledger, LedgerError, PoolError, PoolLimits, Refusal as TxRefusal, Refused, ReplayError,
     TxId, xian,
@@ -42,7 +42,7 @@ pub(crate) type Forward = Box<dyn Fn(&[u8]) -> Result<(), Refusal> + Send + Sync
 
 /// A chain in this process, with everything its owner may do to it.
 pub(crate) trait Engine: Chain + Consensus + StateSync {
-    /// Makes the next block of what waits. With nothing ready, an empty one or none, as asked.
+    /// Makes the next block of what waits and is due. With neither, an empty one or none, as asked.
     fn produce(&self, time: Timestamp, producer: PublicKey, empty: bool) -> Result<Option<Arc<Committed>>, Failure>;
     /// Calls `listener` with every block once it is durable.
     fn on_commit(&self, listener: Listener);
@@ -639,6 +639,7 @@ impl<H: Hasher> Chain for Local<H> {
         let height = height.unwrap_or_else(|| self.ledger().height());
         let header = self.ledger().header(height)?;
         let block = self.ledger().block(height)?;
+        let continuations = self.ledger().continuations(height)?;
         let record = header.record.as_ref();
         let previous_root = match record {
             Some(record) => Some(record.previous_root),
@@ -658,6 +659,7 @@ impl<H: Hasher> Chain for Local<H> {
             diff_digest: record.map(|record| record.diff.digest.to_string()),
             certificate: self.ledger().certificate(height)?.map(hex::encode),
             transactions: block.transactions.iter().map(|transaction| transaction.id().to_string()).collect(),
+            continuations: continuations.iter().map(|c| show_continuation(self.registry(), c)).collect(),
         })
     }
 
@@ -689,6 +691,17 @@ impl<H: Hasher> Chain for Local<H> {
             .ok_or_else(|| Refusal::NotFound(format!("{key} cannot send: its imported nonce is no number")))?;
         let (state_hash, sequence) = self.session(key)?;
         Ok(api::Account { key: key.to_string(), nonce, state_hash: state_hash.0.to_string(), sequence })
+    }
+
+    fn bundle(&self, id: &Hash) -> Result<api::BundleStatus, Refusal> {
+        let id = BundleId(*id);
+        let record = self.ledger().bundle(&id)?;
+        let record = record.ok_or_else(|| Refusal::NotFound(format!("there is no async bundle {id}")))?;
+        Ok(show_bundle(&id, &record))
+    }
+
+    fn bundles(&self) -> Result<Vec<api::BundleStatus>, Refusal> {
+        Ok(self.ledger().bundles()?.iter().map(|(id, record)| show_bundle(id, record)).collect())
     }
 
     fn functions(&self) -> Result<Vec<api::Function>, Refusal> {
@@ -729,7 +742,7 @@ impl<H: Hasher> Engine for Local<H> {
         let ledger = self.ledger();
         let time = time.max(ledger.time());
         let block = ledger.propose(time, producer, usize::MAX)?;
-        if block.transactions.is_empty() && !empty {
+        if block.transactions.is_empty() && !empty && !ledger.has_due_work()? {
             return Ok(None);
         }
         Ok(Some(ledger.commit(ledger.run(block, Refused::LeaveOut)?)?))

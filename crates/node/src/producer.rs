@@ -31,6 +31,8 @@ impl Producer {
     ) -> std::io::Result<Self> {
         let (wake, woken) = sync_channel(1);
         engine.wake_on_submit(wake.clone());
+        // Async bundles that were in flight when the node stopped wait for no transaction.
+        let _ = wake.try_send(());
         let stop = Arc::new(AtomicBool::new(false));
         let interval = (blocks.production == Production::Interval).then(|| Duration::from_millis(blocks.interval_ms));
         let stopped = stop.clone();
@@ -55,7 +57,7 @@ impl Producer {
     }
 }
 
-/// By the clock one block, empty if nothing waits; on demand as many as there are transactions for.
+/// By the clock one block, empty if nothing waits; on demand as many as there are transactions and async bundles for.
 fn make_blocks(
     engine: &dyn Engine,
     key: PublicKey,

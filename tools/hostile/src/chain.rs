@@ -1,12 +1,12 @@
 //! Transactions, blocks and what the ledger keeps of them; genesis files and Xian's exports.
 
 use crate::{Target, canonical};
-use keelstone_codec::{Blob, ChainId, Encode, Hash, Height, Text, Timestamp};
-use keelstone_execution::{Bundle, FunctionHash, Mode, Operation};
+use keelstone_codec::{Blob, ChainId, Encode, Hash, Height, StateHash, Text, Timestamp};
+use keelstone_execution::{Bundle, BundleId, FunctionHash, Mode, Operation, SessionId};
 use keelstone_ledger::xian::{self, Import};
 use keelstone_ledger::{
-    Block, BlockRecord, Failure, Genesis, ListProof, Receipt, SecretKey, SignedTransaction, Transaction, Verdict,
-    list_root,
+    Block, BlockRecord, Continuation, Failure, Genesis, ListProof, Progress, Receipt, SecretKey, SignedTransaction,
+    Transaction, Verdict, list_root,
 };
 use keelstone_tree::{Blake3, Diff, MemoryTree};
 use std::sync::LazyLock;
@@ -50,7 +50,8 @@ pub(crate) const BLOCK: Target = Target { name: "block", run: block, seeds: bloc
 
 fn block(input: &[u8]) -> bool {
     let (record, receipt) = (canonical::<BlockRecord>(input).is_some(), canonical::<Receipt>(input).is_some());
-    let Some(block) = canonical::<Block>(input) else { return record || receipt };
+    let continuation = canonical::<Continuation>(input).is_some();
+    let Some(block) = canonical::<Block>(input) else { return record || receipt || continuation };
     let _ = block.transactions_root();
     true
 }
@@ -66,8 +67,17 @@ fn blocks() -> Vec<Vec<u8>> {
         actual: Some(Hash([2; 32])),
         reason: Text::new("the state hash differs").expect("short"),
     };
+    let stopped = Continuation {
+        bundle: BundleId(Hash([3; 32])),
+        by: Some(SIGNED.id()),
+        session: SessionId(Hash([4; 32])),
+        first: 5,
+        progress: Progress::Stopped(failure.clone()),
+        state_hash: StateHash::default(),
+        gas_used: 7,
+    };
     let receipt = Receipt { transaction: SIGNED.id(), verdict: Verdict::Failed(failure), gas_used: 9 };
-    vec![block(vec![]), block(vec![SIGNED.clone(), SIGNED.clone()]), receipt.to_bytes()]
+    vec![block(vec![]), block(vec![SIGNED.clone(), SIGNED.clone()]), receipt.to_bytes(), stopped.to_bytes()]
 }
 
 static LISTED: LazyLock<Vec<Hash>> = LazyLock::new(|| (0..11).map(|n| Hash([n; 32])).collect());

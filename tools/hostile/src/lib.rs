@@ -48,6 +48,7 @@ pub const TARGETS: &[Target] = &[
     snapshot_library::INDEX,
     snapshot_library::ARCHIVE,
     execution::BUNDLE,
+    execution::IN_FLIGHT,
     execution::SESSION,
     chain::TRANSACTION,
     chain::BLOCK,

@@ -1,10 +1,10 @@
 //! Bundles: all or nothing, expectations, and what stands in the chain.
 
 use crate::common::*;
-use keelstone_codec::{Decode, Encode, Hash, StateHash};
+use keelstone_codec::{Decode, Encode, Hash, Height, StateHash};
 use keelstone_execution::{
-    Bundle, Caller, Change, Changes, ExpectError, FailureKind, Limits, Link, Mode, Operation, RestoreError, Session,
-    SessionId, Stop, args_hash, expect, first_link, is_application, result_hash,
+    Batching, Bundle, BundleError, Caller, Change, Changes, ExpectError, FailureKind, Limits, Link, Mode, Operation,
+    RestoreError, Session, SessionId, Stop, args_hash, expect, first_link, is_application, result_hash,
 };
 use keelstone_tree::Read;
 use proptest::prelude::*;
@@ -161,14 +161,23 @@ fn x05_a_panic_is_a_failure_and_the_engine_goes_on() {
     assert_eq!(failed.kind.reason(), "the function panicked");
 }
 
+/// spec: EXEC-19. An async bundle is no atom, and is not run as one; its borders lie between its operations.
 #[test]
-fn async_bundles_keep_their_place_and_are_refused() {
-    let bundle = Bundle::new(Mode::Async, vec![op(&Nothing)]).unwrap();
+fn async_bundles_are_submitted_and_not_run_as_one() {
+    let batches = |borders: &[u32]| {
+        let borders = keelstone_codec::BoundedSet::new(borders.iter().copied()).unwrap();
+        Mode::Async(Batching { borders, ..Batching::until(Height(9)) })
+    };
+    for outside in [0, 2, u32::MAX] {
+        let found = Bundle::new(batches(&[outside]), vec![op(&Nothing); 2]);
+        assert_eq!(found, Err(BundleError::Border { border: outside, operations: 2 }));
+    }
+    let bundle = Bundle::new(batches(&[1]), vec![op(&Nothing); 2]).unwrap();
     assert_eq!(Bundle::from_bytes(&bundle.to_bytes()), Ok(bundle.clone()));
     let registry = registry();
     let mut draft = keelstone_execution::BlockDraft::begin(&registry, State::new(), block(1));
     let failed = draft.execute(Caller::root(key(1)), &bundle, Limits::default()).unwrap().unwrap_err();
-    assert!(matches!(failed.kind, FailureKind::AsyncNotSupported));
+    assert!(matches!(failed.kind, FailureKind::NotSync));
 }
 
 /// spec: EXEC-10. Committed changes are taken back only while every key still holds what they left there.

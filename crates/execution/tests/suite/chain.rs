@@ -1,10 +1,13 @@
 //! Links, digests and identities: their bytes, and that no two things share them.
 
 use crate::common::*;
-use keelstone_codec::{Encode, Hash, Key, StateHash, Value};
+use keelstone_codec::{Encode, Hash, Height, Key, StateHash, Value};
+use keelstone_execution::bundles::{
+    Before, BundleId, BundleRecord, Changer, Piece, Status, StopReason, Writer, Written, key_hash,
+};
 use keelstone_execution::{
-    Change, Changes, FunctionHash, Link, Operation, SessionId, args_hash, first_link, result_hash, rollback_link,
-    value_hash,
+    Batching, Bundle, Change, Changes, Failure, FunctionHash, Link, Mode, Operation, SessionId, args_hash, first_link,
+    result_hash, rollback_link, value_hash,
 };
 use serde_json::{Value as Json, json};
 use std::collections::BTreeSet;
@@ -154,7 +157,16 @@ fn samples() -> Vec<(&'static str, &'static str, Json, String)> {
             hex(&operation.to_bytes()),
         ),
         ("EXEC-19", "bundle", json!({"mode": "sync", "operations": ["the operation above, twice"]}), {
-            hex(&bundle(vec![operation.clone(), operation]).to_bytes())
+            hex(&bundle(vec![operation.clone(), operation.clone()]).to_bytes())
+        }),
+        (
+            "EXEC-19",
+            "async bundle",
+            json!({"last_height": 9, "hold": true, "borders": [1], "operations": ["the operation above, twice"]}),
+            hex(&Bundle::new(batching(), vec![operation.clone(), operation.clone()]).unwrap().to_bytes()),
+        ),
+        ("EXEC-19", "operation in its list", json!({"operation": "the operation above"}), {
+            operation.list_hash().to_string()
         }),
         ("EXEC-20", "root session", json!({"chain_id": "test-1", "owner": key(7)}), {
             SessionId::root(&chain_id, &key(7)).to_string()
@@ -165,14 +177,69 @@ fn samples() -> Vec<(&'static str, &'static str, Json, String)> {
         ("EXEC-20", "record of a root session", json!({"chain_id": "test-1", "owner": key(7)}), {
             hex(&keelstone_execution::Session::root(&chain_id, key(7)).to_bytes())
         }),
+        ("EXEC-21", "written key", json!({"namespace": "bank", "key": "a"}), {
+            key_hash(&space("bank"), &Key::new(*b"a").unwrap()).to_string()
+        }),
+        ("EXEC-21", "record of a running bundle", json!({"numbers": "1 to 11, in order"}), {
+            hex(&record(Status::Running).to_bytes())
+        }),
+        ("EXEC-21", "record of a bundle past its last height", json!({}), {
+            hex(&record(Status::Stopped(StopReason::Expired)).to_bytes())
+        }),
+        ("EXEC-21", "record of a bundle that failed", json!({"operation": 2, "code": 3, "reason": "no"}), {
+            let (function, reason) = (FunctionHash::of("bank.echo", 1), keelstone_codec::Text::new("no").unwrap());
+            let failure = Failure { operation: 2, function, code: 3, expected: Some(hash(1)), actual: None, reason };
+            hex(&record(Status::Stopped(StopReason::Failed(failure))).to_bytes())
+        }),
+        ("EXEC-21", "piece", json!({"borders": [1], "operations": ["the operation above, twice"]}), {
+            hex(&Piece { borders: vec![1], operations: vec![operation.clone(), operation] }.to_bytes())
+        }),
+        ("EXEC-21", "before", json!({"namespace": "bank", "key": "a", "value": "1"}), {
+            let key = Key::new(*b"a").unwrap();
+            hex(&Before { namespace: space("bank"), key, value: value("1") }.to_bytes())
+        }),
+        ("EXEC-21", "written", json!({"bundle": hash(8), "changed": {"height": 3, "bundle": hash(9)}}), {
+            let changed = Some(Changer { height: Height(3), bundle: Some(BundleId(hash(9))) });
+            let (after, bundle) = (Some(hash(2)), BundleId(hash(8)));
+            let writer = Writer { bundle, entry: 4, after, hold: false, changed, overlaid: true };
+            let writers = keelstone_codec::BoundedList::new(vec![writer]).unwrap();
+            hex(&Written { writers }.to_bytes())
+        }),
     ]
+}
+
+fn batching() -> Mode {
+    let borders = keelstone_codec::BoundedSet::new([1]).unwrap();
+    Mode::Async(Batching { hold: true, borders, ..Batching::until(Height(9)) })
+}
+
+fn record(status: Status) -> BundleRecord {
+    BundleRecord {
+        owner: key(7),
+        session: SessionId::root(&chain_id(), &key(7)),
+        status,
+        current_operation: 1,
+        total_operations: 2,
+        state_hash: StateHash(hash(3)),
+        operations: hash(4),
+        revision: 3,
+        hold: true,
+        piece: 4,
+        bytes: 5,
+        room: 6,
+        undo_entries: 7,
+        undo_bytes: 8,
+        submitted: Height(9),
+        last_height: Height(10),
+        updated: Height(11),
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The bytes of `spec/vectors/chain.json` (spec: EXEC-1, EXEC-3, EXEC-11, EXEC-19, EXEC-20). Written anew only with
+/// The bytes of `spec/vectors/chain.json` (spec: EXEC-1, EXEC-3, EXEC-11, EXEC-19, EXEC-20, EXEC-21). Written anew only with
 /// `KEELSTONE_BLESS=1`.
 #[test]
 fn bytes_are_those_of_the_golden_vectors() {

@@ -94,7 +94,7 @@ fn run(
     session: Option<SessionId>,
     ops: Vec<Operation>,
 ) -> Result<Finished, Failed> {
-    draft.execute(Caller { sender: key(sender), session }, &bundle(ops), Limits::default()).unwrap()
+    draft.execute(Caller { session, ..Caller::root(key(sender)) }, &bundle(ops), Limits::default()).unwrap()
 }
 
 fn refusal(result: Result<Finished, Failed>) -> (u32, SessionError) {

@@ -42,7 +42,7 @@ pub fn register(registry: &mut Registry) -> &mut Registry {
     for capability in RESERVED {
         registry.reserve(capability);
     }
-    registry
+    keelstone_execution::bundles::register(registry)
         .register::<Society, agents::Register>()
         .register::<Society, agents::Update>()
         .register::<Society, agents::SetMood>()

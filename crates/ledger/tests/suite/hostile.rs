@@ -2,7 +2,9 @@
 
 use crate::tools::*;
 use keelstone_codec::{Blob, ChainId, Encode, Hash, Height, Text, Timestamp};
-use keelstone_execution::{ARGS_BYTES_MAX, Bundle, FunctionHash, Mode, Operation, SessionError, SessionId};
+use keelstone_execution::{
+    ARGS_BYTES_MAX, Batching, Bundle, FunctionHash, Mode, Operation, SessionError, SessionId, SubmitError,
+};
 use keelstone_ledger::modules::{contracts, memes};
 use keelstone_ledger::{
     Block, Genesis, Ledger, PoolError, PoolLimits, ProposalError, Refusal, Refused, Transaction, Verdict,
@@ -79,8 +81,9 @@ fn x03_bundles_and_arguments_outside_the_limits_are_refused() {
     assert!(matches!(refused(&chain, unsigned(1, 0, vec![large]), 1), Refusal::TooLarge { limit: 1_000, .. }));
     let patch = op(&contracts::Patch { entries: Default::default() });
     assert!(matches!(refused(&chain, unsigned(1, 0, vec![patch]), 1), Refusal::Session(SessionError::Lacks { .. })));
-    let waits = Transaction { bundle: Bundle::new(Mode::Async, vec![post()]).unwrap(), ..unsigned(1, 0, vec![post()]) };
-    assert!(matches!(refused(&chain, waits, 1), Refusal::AsyncNotSupported));
+    let mode = Mode::Async(Batching::until(Height(u64::MAX)));
+    let waits = Transaction { bundle: Bundle::new(mode, vec![post()]).unwrap(), ..unsigned(1, 0, vec![post()]) };
+    assert!(matches!(refused(&chain, waits, 1), Refusal::Async(SubmitError::LastHeight { .. })));
     // Bytes that decode to nothing, to less, or to more.
     let good = signed(1, 0, vec![post()]).to_bytes();
     for bytes in [&[][..], &good[..good.len() - 1], &[good.as_slice(), &[0]].concat(), &[0xff; 900]] {
@@ -116,6 +119,7 @@ fn x07_nonces_and_heights_at_their_ends_are_checked() {
 fn x09_full_block_leaves_the_rest_for_the_next() {
     let mut genesis = Genesis::new(chain_id());
     (genesis.limits.bundle_gas_max, genesis.limits.block_gas_max) = (1_000_000, 1_100_000);
+    genesis.limits.continuation_gas_max = 100_000;
     let chain = chain_of(&genesis);
     for nonce in 0..5 {
         let operations = if nonce == 0 { vec![register("ada")] } else { vec![post()] };

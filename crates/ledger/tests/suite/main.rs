@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
+mod async_bundles;
 mod chain;
 mod conflict;
 mod determinism;

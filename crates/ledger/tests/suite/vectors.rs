@@ -2,7 +2,7 @@
 
 use crate::tools::*;
 use keelstone_codec::{BoundedSet, Encode, Hash, Height, Text, Timestamp};
-use keelstone_execution::SessionId;
+use keelstone_execution::{Batching, Bundle, Mode, SessionId};
 use keelstone_ledger::modules::{agents, contracts};
 use keelstone_ledger::xian::{Decimal, EntryKey, Record};
 use keelstone_ledger::{Block, Genesis, JSON_DEPTH_MAX, Json, Signature, Transaction, list_root, nonce_place, verify};
@@ -99,6 +99,30 @@ fn chains() -> Value {
     })
 }
 
+/// A small chain with an async bundle: what its transaction and its batches come to.
+fn bundles() -> Value {
+    let chain = chain();
+    let update = op(&agents::Update { name: None, personality: None, traits: None });
+    let operations = vec![register("ada"), update, register("ada")];
+    let borders = BoundedSet::new([2]).unwrap();
+    let mode = Mode::Async(Batching { borders, ..Batching::until(Height(9)) });
+    let bundle = Bundle::new(mode, operations.clone()).unwrap();
+    let transaction = Transaction { bundle, ..unsigned(1, 0, operations) }.sign(&key(1));
+    let submitted = block(&chain, std::slice::from_ref(&transaction));
+    let made: Vec<_> = (0..2).map(|_| chain.produce(Timestamp(5), proposer()).unwrap()).collect();
+    let record = made[1].record.clone().unwrap();
+    json!({
+        "rules": ["BLOCK-4", "BLOCK-6", "LEDGER-2"],
+        "transaction": bytes(&transaction),
+        "receipt": bytes(&submitted.receipts[0]),
+        "advanced": bytes(&made[0].continuations[0]),
+        "stopped": bytes(&made[1].continuations[0]),
+        "list_hash": made[1].continuations[0].list_hash().to_string(),
+        "record": bytes(&record),
+        "root": made[1].root.to_string(),
+    })
+}
+
 fn xian() -> Value {
     let values = ["null", "true", "0.780", "-1e400", r#""é""#, "[]", r#"{"z":1,"a":{"__fixed__":"7.6E+20"}}"#];
     let value = |text: &str| {
@@ -120,7 +144,7 @@ fn xian() -> Value {
     })
 }
 
-/// spec: TX-1, TX-2, TX-3, TX-6, BLOCK-1, BLOCK-4, BLOCK-5, XIAN-2, XIAN-4. Written anew with `KEELSTONE_BLESS=1` only.
+/// spec: TX-1, TX-2, TX-3, TX-6, BLOCK-1, BLOCK-4, BLOCK-5, BLOCK-6, XIAN-2, XIAN-4. Written anew with `KEELSTONE_BLESS=1` only.
 #[test]
 fn bytes_are_those_of_the_golden_vectors() {
     let found = json!({
@@ -128,6 +152,7 @@ fn bytes_are_those_of_the_golden_vectors() {
         "signatures": signatures(),
         "lists": lists(),
         "chain": chains(),
+        "bundles": bundles(),
         "xian": xian(),
     });
     let place = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/vectors/ledger.json");

@@ -129,7 +129,7 @@ fn plan(
 }
 
 /// Signs a plan, or what `build` printed.
-fn sign(
+pub(super) fn sign(
     text: &[u8],
     from: &str,
     chain: Option<&dyn Chain>,
@@ -230,7 +230,7 @@ fn submit(
 }
 
 /// Asks until the transaction is in a block.
-fn wait_for(
+pub(super) fn wait_for(
     chain: &dyn Chain,
     signed: &SignedTransaction,
     limit: Duration,

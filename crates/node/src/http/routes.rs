@@ -69,6 +69,8 @@ pub(crate) fn router(served: Served) -> Router {
         .route("/v1/receipts/{id}", get(receipt))
         .route("/v1/blocks/{height}", get(block))
         .route("/v1/accounts/{key}", get(account))
+        .route("/v1/bundles", get(bundles))
+        .route("/v1/bundles/{id}", get(bundle))
         .route("/v1/state/{namespace}", get(entry))
         .route("/v1/entries/{namespace}", get(entries))
         .route("/v1/lookup/{index}", get(lookup))
@@ -101,7 +103,7 @@ async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next
 
 /// The label for a route: one of a fixed list, so that series cannot be added from outside.
 fn known_route(pattern: &str) -> &'static str {
-    const ROUTES: [&str; 18] = [
+    const ROUTES: [&str; 20] = [
         "/",
         "/v1/status",
         "/v1/functions",
@@ -112,6 +114,8 @@ fn known_route(pattern: &str) -> &'static str {
         "/v1/receipts/{id}",
         "/v1/blocks/{height}",
         "/v1/accounts/{key}",
+        "/v1/bundles",
+        "/v1/bundles/{id}",
         "/v1/state/{namespace}",
         "/v1/entries/{namespace}",
         "/v1/lookup/{index}",
@@ -273,7 +277,8 @@ async fn index() -> Json<serde_json::Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "paths": [
             "/v1/status", "/v1/functions", "/v1/transactions", "/v1/transactions/{id}", "/v1/receipts/{id}",
-            "/v1/blocks/{height or latest}", "/v1/accounts/{key}", "/v1/state/{namespace}?key=…&prove=true",
+            "/v1/blocks/{height or latest}", "/v1/accounts/{key}", "/v1/bundles", "/v1/bundles/{id}",
+            "/v1/state/{namespace}?key=…&prove=true",
             "/v1/entries/{namespace}?prefix=…", "/v1/lookup/{index}?of=…", "/v1/snapshots",
             "/v1/snapshots/{height}/chunks/{index}", "/v1/events", "/healthz", "/readyz", "/metrics", "/openapi.json"
         ],
@@ -406,6 +411,22 @@ async fn block(State(served): State<Served>, Path(height): Path<String>) -> Answ
 async fn account(State(served): State<Served>, Path(key): Path<String>) -> Answer<api::Account> {
     let key = parsed("key", &key, PublicKey::from_hex)?;
     ask(&served, move |chain| chain.account(&key)).await.map(Json)
+}
+
+/// The async bundles in flight.
+#[utoipa::path(get, path = "/v1/bundles", responses((status = 200, body = Vec<api::BundleStatus>)))]
+async fn bundles(State(served): State<Served>) -> Answer<Vec<api::BundleStatus>> {
+    ask(&served, |chain| chain.bundles()).await.map(Json)
+}
+
+/// Where an async bundle stands, also one that ended.
+#[utoipa::path(
+    get, path = "/v1/bundles/{id}", params(("id" = String, Path)),
+    responses((status = 200, body = api::BundleStatus), (status = 404, body = ErrorBody))
+)]
+async fn bundle(State(served): State<Served>, Path(id): Path<String>) -> Answer<api::BundleStatus> {
+    let id = parsed("id", &id, Hash::from_hex)?;
+    ask(&served, move |chain| chain.bundle(&id)).await.map(Json)
 }
 
 /// One entry of the state, with a proof if asked for. A missing entry is an answer, and can be proven too.
@@ -551,6 +572,8 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
         receipt,
         block,
         account,
+        bundles,
+        bundle,
         entry,
         entries,
         lookup,

@@ -1,4 +1,5 @@
-//! The roots of a block's transactions and receipts: a binary Merkle tree over a list, with proofs of its elements.
+//! The root of a list of hashes (of a block's transactions, of a bundle's operations): a binary Merkle tree, with proofs
+//! of its elements.
 //!
 //! The shape is that of RFC 6962: the left half is the largest power of two below the count. Leaves, inner nodes and
 //! the root have domains of their own, and the root holds the count, so no list can pass for another and nothing can
@@ -20,10 +21,10 @@ pub const LIST_COUNT_MAX: usize = u32::MAX as usize;
 /// The root of a list of hashes.
 ///
 /// # Panics
-/// For more than [`LIST_COUNT_MAX`] elements, which no block has.
+/// For more than [`LIST_COUNT_MAX`] elements, which no list has.
 #[must_use]
 pub fn list_root(items: &[Hash]) -> Hash {
-    let count = u32::try_from(items.len()).expect("a block has fewer than 2^32 elements");
+    let count = u32::try_from(items.len()).expect("a list has fewer than 2^32 elements");
     sealed(count, &if items.is_empty() { Hash::ZERO } else { top(items) })
 }
 

@@ -1,0 +1,719 @@
+//! What a block does for bundles in flight: taking them in, going on with them, ending them.
+
+use super::record::{
+    Before, BundleId, BundleRecord, Bundles, Changer, HOLD, PIECE_BYTES, Piece, Status, StopReason, Totals,
+    UNDO_VALUE_BYTES_MAX, Writer, key_hash,
+};
+use crate::block::is_application;
+use crate::host::Handle;
+use crate::merkle::list_root;
+use crate::meter::{Limits, Made, cost};
+use crate::world::World;
+use crate::{
+    Batching, BlockDraft, Bundle, Caller, Failed, Failure, FailureKind, FunctionHash, Halt, Mode, Operation, Outcome,
+    PublicKey, Registry, SessionError, SessionId, Sessions, Stop,
+};
+use keelstone_codec::{BoundedList, Encode, Hash, Height, Key, Namespace, StateHash, Value};
+use keelstone_tree::ReadError;
+
+/// Bytes of what is said of a key beside its value, counted as undo.
+const UNDO_ENTRY_BYTES: u64 = 128;
+
+/// What bundles in flight may take of a chain.
+// spec: EXEC-6, EXEC-7
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BundleLimits {
+    /// Bundles in flight.
+    pub in_flight_max: u32,
+    /// Bundles of one key in flight.
+    pub per_key_max: u32,
+    /// Bytes of all stored operations.
+    pub bytes_max: u64,
+    /// Keys that one bundle may write, as long as it can be taken back.
+    pub undo_entries_max: u32,
+    /// Bytes of what those keys held before, with the keys.
+    pub undo_bytes_max: u64,
+    /// How many blocks a bundle may be in flight, and then wait for its owner's decision.
+    pub blocks_max: u64,
+    /// Gas of one operation.
+    pub operation_gas_max: u64,
+    /// Gas of all batches of a block.
+    pub share_gas_max: u64,
+}
+
+impl BundleLimits {
+    /// The most gas one call of a function may use here; the error is what it declares, if that is more than fits.
+    fn gas_of(&self, declared: u64) -> Result<u64, u64> {
+        let limit = self.operation_gas_max.min(self.share_gas_max);
+        match declared {
+            // It declares nothing: it gets what there is.
+            u64::MAX => Ok(limit),
+            declared if declared > limit => Err(declared),
+            declared => Ok(declared),
+        }
+    }
+}
+
+/// Why a bundle is not taken in. Its author has to act, or to wait.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// The author has as many in flight as a key may.
+    #[error("the key has {limit} bundles in flight, which is the limit")]
+    OfKey {
+        /// The limit.
+        limit: u32,
+    },
+    /// As many are in flight as the chain takes.
+    #[error("{limit} bundles are in flight, which is the limit")]
+    InFlight {
+        /// The limit.
+        limit: u32,
+    },
+    /// The operations in flight would be too many bytes.
+    #[error("the operations in flight would have {found} bytes, the limit is {limit}")]
+    Bytes {
+        /// What it would be.
+        found: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// Its last height is not ahead, or too far ahead.
+    #[error("the bundle's last height is {found}, it must be {low} to {high}")]
+    LastHeight {
+        /// The bundle's.
+        found: Height,
+        /// The least allowed.
+        low: Height,
+        /// The most allowed.
+        high: Height,
+    },
+    /// An operation may use more gas than the share that batches have of a block.
+    #[error("operation {operation} ({name}) may use {found} gas, a batch has {limit}")]
+    Gas {
+        /// The operation's index.
+        operation: u32,
+        /// The function's name.
+        name: &'static str,
+        /// What it declares.
+        found: u64,
+        /// What there is.
+        limit: u64,
+    },
+    /// No function has this hash.
+    #[error("operation {operation} calls {function}, which is not registered")]
+    UnknownFunction {
+        /// The operation's index.
+        operation: u32,
+        /// The hash.
+        function: FunctionHash,
+    },
+    /// The session may not keep others off.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// A bundle of this identity was submitted before.
+    #[error("bundle {0} was submitted before")]
+    Known(BundleId),
+    /// The bundle is a sync one.
+    #[error("a sync bundle is run, not submitted")]
+    Sync,
+}
+
+/// A bundle that was taken in. Nothing of it has run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Submitted {
+    /// Its identity.
+    pub bundle: BundleId,
+    /// The session it will run in.
+    pub session: SessionId,
+    /// How many operations it has.
+    pub operations: u32,
+    /// Gas that storing it took.
+    pub gas_used: u64,
+}
+
+/// What a block did for one bundle.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The bundle.
+    pub bundle: BundleId,
+    /// The session it runs in.
+    pub session: SessionId,
+    /// The first operation that the batch was to run.
+    pub first: u32,
+    /// The bundle's state hash afterwards.
+    pub state_hash: StateHash,
+    /// Gas of the batch, that of undo included; also of a batch that failed.
+    pub gas_used: u64,
+    /// What it came to.
+    pub end: BatchEnd,
+}
+
+/// What a batch came to.
+#[derive(Clone, Debug)]
+pub enum BatchEnd {
+    /// Operations took effect.
+    Advanced {
+        /// One for each.
+        outcomes: Vec<Outcome>,
+        /// They were the last.
+        is_complete: bool,
+    },
+    /// An operation failed; nothing of the batch was kept.
+    Stopped(Failure),
+    /// Its last height went by.
+    Expired,
+    /// Nobody decided over it in time; it is left as it stands.
+    Abandoned,
+}
+
+/// Says whether a bundle could be submitted now. Looks and changes nothing.
+///
+/// # Errors
+/// The outer one if the state does not answer; the inner one is the verdict.
+// spec: EXEC-6, EXEC-7
+pub fn check_submission(
+    bundles: &Bundles,
+    registry: &Registry,
+    id: BundleId,
+    owner: &PublicKey,
+    bundle: &Bundle,
+    height: Height,
+    limits: &BundleLimits,
+) -> Result<Result<(), SubmitError>, Stop> {
+    let Mode::Async(batching) = bundle.mode() else { return Ok(Err(SubmitError::Sync)) };
+    let (low, high) = (height.next(), Height(height.0.saturating_add(limits.blocks_max)));
+    if !(low..=high).contains(&batching.last_height) {
+        return Ok(Err(SubmitError::LastHeight { found: batching.last_height, low, high }));
+    }
+    for (operation, function) in (0u32..).zip(bundle.operations().iter().map(|operation| operation.function)) {
+        let Some(entry) = registry.function(&function) else {
+            return Ok(Err(SubmitError::UnknownFunction { operation, function }));
+        };
+        if let Err(found) = limits.gas_of(entry.gas_max) {
+            let limit = limits.operation_gas_max.min(limits.share_gas_max);
+            return Ok(Err(SubmitError::Gas { operation, name: entry.name, found, limit }));
+        }
+    }
+    if bundles.records.contains(&id)? {
+        return Ok(Err(SubmitError::Known(id)));
+    }
+    if bundles.owners.get(owner)?.unwrap_or(0) >= limits.per_key_max {
+        return Ok(Err(SubmitError::OfKey { limit: limits.per_key_max }));
+    }
+    let totals = bundles.totals.get_or_default()?;
+    if totals.in_flight >= limits.in_flight_max {
+        return Ok(Err(SubmitError::InFlight { limit: limits.in_flight_max }));
+    }
+    let (_, bytes) = pieces(batching, bundle.operations());
+    let found = totals.bytes.saturating_add(room(bytes));
+    if found > limits.bytes_max {
+        return Ok(Err(SubmitError::Bytes { found, limit: limits.bytes_max }));
+    }
+    Ok(Ok(()))
+}
+
+/// The operations cut into pieces, each with the index of its first, and the bytes of all.
+fn pieces(batching: &Batching, operations: &[Operation]) -> (Vec<(u32, Piece)>, u64) {
+    let (mut out, mut piece, mut first, mut filled, mut bytes) = (Vec::new(), Piece::default(), 0u32, 0usize, 0u64);
+    for (index, operation) in (0u32..).zip(operations) {
+        if filled >= PIECE_BYTES {
+            out.push((first, std::mem::take(&mut piece)));
+            (first, filled) = (index, 0);
+        }
+        if batching.borders.contains(&index) {
+            piece.borders.push(index);
+        }
+        let length = operation.to_bytes().len();
+        filled += length;
+        bytes += length as u64;
+        piece.operations.push(operation.clone());
+    }
+    out.push((first, piece));
+    (out, bytes)
+}
+
+/// What operations of so many bytes are counted as: some room to replace one by a longer one.
+fn room(bytes: u64) -> u64 {
+    bytes.saturating_add(PIECE_BYTES as u64)
+}
+
+/// What the state says that this engine could not have written is damage.
+fn halted(stop: Stop) -> Halt {
+    match stop {
+        Stop::Read(error) => error.into(),
+        stop => ReadError::damaged(format!("bundles: {stop}")).into(),
+    }
+}
+
+fn missing(id: &BundleId, what: &str) -> Halt {
+    ReadError::damaged(format!("bundle {id}: {what} is absent")).into()
+}
+
+impl BlockDraft<'_> {
+    /// The engine's reads and writes of the namespace, in the topmost layer.
+    fn bundles<T>(&self, run: impl FnOnce(&mut Bundles) -> Result<T, Stop>) -> Result<T, Halt> {
+        let handle = self.handle();
+        let result = handle.unmetered(|| run(&mut Bundles::bind(handle)));
+        handle.take_stop();
+        result.map_err(halted)
+    }
+
+    /// Takes in an async bundle. Nothing of it runs before the next block.
+    ///
+    /// # Errors
+    /// The outer one if the state could not be read; the inner one says why it is not taken, and the draft is
+    /// unchanged.
+    // spec: EXEC-7
+    pub fn submit(
+        &mut self,
+        id: BundleId,
+        caller: Caller,
+        bundle: &Bundle,
+        limits: &BundleLimits,
+    ) -> Result<Result<Submitted, SubmitError>, Halt> {
+        let block = self.context().clone();
+        let owner = caller.sender;
+        let session = caller.session.unwrap_or_else(|| SessionId::root(&block.chain_id, &owner));
+        let registry = self.registry();
+        let verdict =
+            self.bundles(|bundles| check_submission(bundles, registry, id, &owner, bundle, block.height, limits))?;
+        let Mode::Async(batching) = bundle.mode() else { return Ok(Err(SubmitError::Sync)) };
+        if let Err(error) = verdict {
+            return Ok(Err(error));
+        }
+        let handle = self.handle();
+        let record = handle.unmetered(|| {
+            let sessions = Sessions::bind(handle);
+            let Some(record) = sessions.find(&block.chain_id, &session, &owner)? else {
+                return Ok(Err(SessionError::Unknown(session)));
+            };
+            if record.owner != owner {
+                return Ok(Err(SessionError::NotYours(session)));
+            }
+            let needs: &[_] = if batching.hold { &[HOLD] } else { &[] };
+            let verdict = sessions.authorize(session, &record, needs, registry.reserved(), block.height)?;
+            Ok(verdict.map(|()| record))
+        });
+        handle.take_stop();
+        let record = match record.map_err(halted)? {
+            Ok(record) => record,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let (pieces, bytes) = pieces(batching, bundle.operations());
+        let hashes: Vec<Hash> = bundle.operations().iter().map(Operation::list_hash).collect();
+        let operations = u32::try_from(hashes.len()).expect("a bundle has at most 65,535 operations");
+        let stored = cost::WRITE_VALUE_BYTE.saturating_mul(bytes);
+        let gas_used = stored.saturating_add(cost::OPERATION + cost::WRITE * pieces.len() as u64);
+        let record = BundleRecord {
+            owner,
+            session,
+            status: Status::Running,
+            current_operation: 0,
+            total_operations: operations,
+            state_hash: record.state_hash,
+            operations: list_root(&hashes),
+            revision: 0,
+            hold: batching.hold,
+            piece: 0,
+            bytes,
+            room: room(bytes),
+            undo_entries: 0,
+            undo_bytes: 0,
+            submitted: block.height,
+            last_height: batching.last_height,
+            updated: block.height,
+        };
+        self.bundles(|bundles| {
+            for (first, piece) in &pieces {
+                bundles.operations.insert(&(id, *first), piece)?;
+            }
+            bundles.records.insert(&id, &record)?;
+            bundles.queue.insert(&id)?;
+            bundles.due.insert(&(record.last_height.next(), id))?;
+            let totals = bundles.totals.get_or_default()?;
+            let (in_flight, bytes) = (totals.in_flight + 1, totals.bytes + record.room);
+            bundles.totals.set(&Totals { in_flight, bytes })?;
+            let of_key = bundles.owners.get(&owner)?.unwrap_or(0);
+            bundles.owners.insert(&owner, &(of_key + 1))
+        })?;
+        Ok(Ok(Submitted { bundle: id, session, operations, gas_used }))
+    }
+
+    /// How many bundles are in flight.
+    ///
+    /// # Errors
+    /// [`Halt`] if the state could not be read.
+    pub fn bundles_in_flight(&self) -> Result<u32, Halt> {
+        Ok(self.bundles(|bundles| bundles.totals.get())?.map_or(0, |totals| totals.in_flight))
+    }
+
+    /// What time decides over bundles: first in a block. Bounded by the number in flight.
+    ///
+    /// # Errors
+    /// [`Halt`] if the state could not be read.
+    // spec: EXEC-6
+    pub fn expire_bundles(&mut self, limits: &BundleLimits) -> Result<Vec<Batch>, Halt> {
+        let height = self.context().height;
+        let mut out = Vec::new();
+        if self.bundles_in_flight()? == 0 {
+            return Ok(out);
+        }
+        let due = self.bundles(|bundles| {
+            let due = bundles.due.iter().take_while(|due| due.as_ref().map_or(true, |(at, _)| *at <= height));
+            due.collect::<Result<Vec<_>, _>>()
+        })?;
+        for (at, id) in due {
+            let mut record = self.record(&id)?;
+            record.updated = height;
+            let (bundle, session) = (id, record.session);
+            let (first, state_hash) = (record.current_operation, record.state_hash);
+            let end = if at <= record.last_height.next() {
+                let decided = Height(at.0.saturating_add(limits.blocks_max));
+                self.bundles(|bundles| {
+                    bundles.due.remove(&(at, id))?;
+                    bundles.due.insert(&(decided, id))
+                })?;
+                if record.status != Status::Running {
+                    continue; // It stopped before; its owner has still to decide.
+                }
+                record.status = Status::Stopped(StopReason::Expired);
+                self.bundles(|bundles| {
+                    bundles.queue.remove(&id)?;
+                    bundles.records.insert(&id, &record)
+                })?;
+                BatchEnd::Expired
+            } else {
+                self.bundles(|bundles| {
+                    bundles.due.remove(&(at, id))?;
+                    end(bundles, id, &mut record, Status::Abandoned)
+                })?;
+                BatchEnd::Abandoned
+            };
+            out.push(Batch { bundle, session, first, state_hash, gas_used: 0, end });
+        }
+        Ok(out)
+    }
+
+    /// Goes on with the bundles that run: one batch each, round robin from where the last block left off, as far as
+    /// the share goes.
+    ///
+    /// # Errors
+    /// [`Halt`] if the state could not be read.
+    // spec: EXEC-6
+    pub fn continue_bundles(&mut self, limits: &BundleLimits) -> Result<Vec<Batch>, Halt> {
+        let mut out = Vec::new();
+        if self.bundles_in_flight()? == 0 {
+            return Ok(out);
+        }
+        let (mut ring, cursor) = self.bundles(|bundles| {
+            let ring = bundles.queue.iter().collect::<Result<Vec<_>, _>>()?;
+            Ok((ring, bundles.cursor.get()?))
+        })?;
+        let served = cursor.map_or(0, |cursor| ring.partition_point(|id| *id <= cursor));
+        ring.rotate_left(served);
+        let mut left = limits.share_gas_max;
+        for (position, id) in ring.iter().enumerate() {
+            // What the bundles before it left is shared by the rest, so that a long queue does not mean a long wait.
+            let allotted = left / (ring.len() - position) as u64;
+            let Some(batch) = self.batch(*id, allotted, left, limits)? else { break };
+            left = left.saturating_sub(batch.gas_used);
+            out.push(batch);
+        }
+        // With the last bundle in flight the cursor ended, too.
+        if let Some(last) = out.last()
+            && self.bundles_in_flight()? > 0
+        {
+            self.bundles(|bundles| bundles.cursor.set(&last.bundle))?;
+        }
+        Ok(out)
+    }
+
+    /// Goes on with one bundle for as much gas as is given, beside the share. None if it does not run, or if its next
+    /// operation may use more than that.
+    ///
+    /// # Errors
+    /// [`Halt`] if the state could not be read.
+    pub fn continue_bundle(&mut self, id: BundleId, gas: u64, limits: &BundleLimits) -> Result<Option<Batch>, Halt> {
+        let runs = self.bundles(|bundles| bundles.queue.contains(&id))?;
+        if runs { self.batch(id, gas, gas, limits) } else { Ok(None) }
+    }
+
+    fn record(&self, id: &BundleId) -> Result<BundleRecord, Halt> {
+        self.bundles(|bundles| bundles.records.get(id))?.ok_or_else(|| missing(id, "its record"))
+    }
+
+    /// Runs operations of a bundle until `allotted` gas is used, a border comes, or the next may use more than is
+    /// `left`. None if not even the first fits.
+    fn batch(&self, id: BundleId, allotted: u64, left: u64, limits: &BundleLimits) -> Result<Option<Batch>, Halt> {
+        let before = self.record(&id)?;
+        let handle = self.handle();
+        handle.push();
+        let mut record = before.clone();
+        let run = self.run_batch(id, &mut record, allotted, left, limits);
+        let height = self.context().height;
+        let (session, first) = (before.session, before.current_operation);
+        match run {
+            Ok(None) => {
+                handle.pop();
+                Ok(None)
+            }
+            Ok(Some((outcomes, gas_used))) => {
+                record.updated = height;
+                let is_complete = record.current_operation == record.total_operations;
+                self.bundles(|bundles| match is_complete {
+                    true => end(bundles, id, &mut record, Status::Complete),
+                    false => bundles.records.insert(&id, &record),
+                })?;
+                handle.merge();
+                let end = BatchEnd::Advanced { outcomes, is_complete };
+                Ok(Some(Batch { bundle: id, session, first, state_hash: record.state_hash, gas_used, end }))
+            }
+            Err(failed) => {
+                // spec: EXEC-7. Back to the checkpoint: nothing of the batch is kept.
+                handle.pop();
+                if let FailureKind::Stopped(Stop::Read(error)) = failed.kind {
+                    return Err(error.into());
+                }
+                let failure = Failure::from(&failed);
+                let status = Status::Stopped(StopReason::Failed(failure.clone()));
+                let (state_hash, gas_used) = (before.state_hash, failed.gas_used);
+                let record = BundleRecord { status, updated: height, ..before };
+                self.bundles(|bundles| {
+                    bundles.queue.remove(&id)?;
+                    bundles.records.insert(&id, &record)
+                })?;
+                let end = BatchEnd::Stopped(failure);
+                Ok(Some(Batch { bundle: id, session, first, state_hash, gas_used, end }))
+            }
+        }
+    }
+
+    /// The operations of a batch, each in a layer of its own, and what they used.
+    fn run_batch(
+        &self,
+        id: BundleId,
+        record: &mut BundleRecord,
+        allotted: u64,
+        left: u64,
+        limits: &BundleLimits,
+    ) -> Result<Option<(Vec<Outcome>, u64)>, Failed> {
+        let handle = self.handle();
+        let (mut outcomes, mut used, mut made) = (Vec::new(), 0u64, Made::default());
+        let mut piece = Piece::default();
+        let mut loaded = false;
+        let one = Limits::default();
+        while record.current_operation < record.total_operations {
+            let next = record.current_operation;
+            if !loaded {
+                piece = self.piece(id, record.piece).map_err(|halt| unread(next, halt))?;
+                loaded = true;
+            }
+            let at = (next - record.piece) as usize;
+            let Some(operation) = piece.operations.get(at) else {
+                // The piece is at its end: the next one begins here.
+                record.piece = next;
+                loaded = false;
+                if at == 0 {
+                    return Err(unread(next, missing(&id, "a piece of its operations")));
+                }
+                continue;
+            };
+            // spec: EXEC-6, EXEC-8
+            let border = piece.borders.contains(&next);
+            if !outcomes.is_empty() && (border || used >= allotted || made.reaches(&one)) {
+                break;
+            }
+            let failed = |kind, gas_used| Failed { operation: next, function: operation.function, kind, gas_used };
+            let declared = self.registry().function(&operation.function).map_or(u64::MAX, |entry| entry.gas_max);
+            let gas_max = limits.gas_of(declared).map_err(|found| {
+                let (what, limit) = ("gas that an operation may use", limits.share_gas_max);
+                failed(FailureKind::Stopped(Stop::Limit { what, found, limit }), used)
+            })?;
+            if gas_max > left.saturating_sub(used) {
+                // Not begun at all, or a border that the budget adds.
+                return Ok((!outcomes.is_empty()).then_some((outcomes, used)));
+            }
+            // What an operation may use does not depend on its batch: who else runs, and how the budget cut, must not
+            // decide whether it succeeds.
+            handle.set_meter(Limits { gas_max, ..one });
+            handle.push();
+            let ran = self.operation(record.owner, record.session, next as usize, operation);
+            let ran = ran.and_then(|(outcome, after)| {
+                let undo = self.note_writes(Some(id), Some((id, record, limits)))?;
+                Ok((outcome, after, undo))
+            });
+            match ran {
+                Ok((outcome, after, undo)) => {
+                    handle.merge();
+                    used = used.saturating_add(outcome.gas_used).saturating_add(undo);
+                    made.add(handle.meter().made());
+                    record.state_hash = after.state_hash;
+                    record.current_operation += 1;
+                    outcomes.push(outcome);
+                }
+                Err(kind) => {
+                    handle.pop();
+                    return Err(failed(kind, used.saturating_add(handle.meter().used())));
+                }
+            }
+        }
+        Ok(Some((outcomes, used)))
+    }
+
+    fn piece(&self, id: BundleId, first: u32) -> Result<Piece, Halt> {
+        let piece = self.bundles(|bundles| bundles.operations.get(&(id, first)))?;
+        piece.ok_or_else(|| missing(&id, "a piece of its operations"))
+    }
+
+    /// Takes note of what the operation in the topmost layer wrote, for the sake of bundles in flight: others learn
+    /// that their keys were changed, and by whom; the bundle it belongs to keeps what was there. Gives the gas of that.
+    // spec: EXEC-9, EXEC-10
+    pub(crate) fn note_writes(
+        &self,
+        by: Option<BundleId>,
+        mut own: Option<(BundleId, &mut BundleRecord, &BundleLimits)>,
+    ) -> Result<u64, FailureKind> {
+        let stopped = |halt| FailureKind::Stopped(Stop::Read(read_error(halt)));
+        if own.is_none() && self.bundles_in_flight().map_err(stopped)? == 0 {
+            return Ok(0);
+        }
+        type Write = (Namespace, Key, Option<Value>, Option<Value>);
+        let changed: Vec<Write> = (self.handle().top().iter())
+            .filter(|(namespace, ..)| is_application(namespace))
+            .map(|(space, key, change)| (space.clone(), key.clone(), change.before.clone(), change.after.clone()))
+            .collect();
+        let changer = Changer { height: self.context().height, bundle: by };
+        let mut gas = 0u64;
+        for (namespace, key, before, after) in changed {
+            let place = key_hash(&namespace, &key);
+            let found = self.bundles(|bundles| bundles.written.get(&place)).map_err(stopped)?;
+            let known = found.is_some();
+            let mut writers = found.unwrap_or_default().writers.into_vec();
+            let own_id = own.as_ref().map(|(id, ..)| *id);
+            for writer in writers.iter_mut().filter(|writer| Some(writer.bundle) != own_id) {
+                if writer.hold {
+                    return Err(FailureKind::Held { bundle: writer.bundle, namespace, key });
+                }
+                writer.changed = Some(changer);
+            }
+            let hash = |value: &Option<Value>| value.as_ref().map(crate::value_hash);
+            if let Some((id, record, limits)) = &mut own {
+                match writers.iter_mut().find(|writer| writer.bundle == *id) {
+                    Some(writer) => {
+                        writer.overlaid |= hash(&before) != writer.after;
+                        writer.after = hash(&after);
+                        gas = gas.saturating_add(cost::UNDO_AGAIN);
+                    }
+                    None => {
+                        let bytes = undo_bytes(&namespace, &key, before.as_ref());
+                        keep(record, bytes, before.as_ref(), limits)?;
+                        gas = gas.saturating_add(cost::UNDO + cost::UNDO_BYTE.saturating_mul(bytes));
+                        let entry = record.undo_entries - 1;
+                        let kept = Before { namespace, key, value: before };
+                        self.bundles(|bundles| bundles.undo.insert(&(*id, entry), &kept)).map_err(stopped)?;
+                        let (after, hold) = (hash(&after), record.hold);
+                        writers.push(Writer { bundle: *id, entry, after, hold, changed: None, overlaid: false });
+                    }
+                }
+            } else if !known {
+                continue;
+            }
+            let writers = BoundedList::new(writers).expect("as many bundles write a key as are in flight");
+            let written = super::Written { writers };
+            self.bundles(|bundles| bundles.written.insert(&place, &written)).map_err(stopped)?;
+        }
+        Ok(gas)
+    }
+}
+
+/// Counts one more key, if the bundle may write one more.
+fn keep(
+    record: &mut BundleRecord,
+    bytes: u64,
+    before: Option<&Value>,
+    limits: &BundleLimits,
+) -> Result<(), FailureKind> {
+    let total = record.undo_bytes.saturating_add(bytes);
+    let length = before.map_or(0, |value| value.len());
+    for (what, found, limit) in [
+        ("keys that a bundle wrote", u64::from(record.undo_entries) + 1, u64::from(limits.undo_entries_max)),
+        ("bytes kept to undo a bundle", total, limits.undo_bytes_max),
+        ("bytes of a value kept to undo a bundle", length as u64, UNDO_VALUE_BYTES_MAX as u64),
+    ] {
+        if found > limit {
+            return Err(FailureKind::Stopped(Stop::Limit { what, found, limit }));
+        }
+    }
+    record.undo_entries += 1;
+    record.undo_bytes = total;
+    Ok(())
+}
+
+fn undo_bytes(namespace: &Namespace, key: &Key, before: Option<&Value>) -> u64 {
+    let bytes = namespace.as_str().len() + key.len() + before.map_or(0, |value| value.len());
+    UNDO_ENTRY_BYTES + bytes as u64
+}
+
+fn read_error(halt: Halt) -> ReadError {
+    match halt {
+        Halt::WitnessIncomplete { namespace, key } => ReadError::Incomplete { namespace, key },
+        Halt::Read(error) => error,
+    }
+}
+
+/// A batch that could not be read on: no verdict.
+fn unread(operation: u32, halt: Halt) -> Failed {
+    let (function, gas_used) = (FunctionHash(Hash::ZERO), 0);
+    Failed { operation, function, kind: FailureKind::Stopped(Stop::Read(read_error(halt))), gas_used }
+}
+
+/// Ends a bundle: all that was kept of it goes but its record. What its batches did stays.
+pub(super) fn end(bundles: &mut Bundles, id: BundleId, record: &mut BundleRecord, status: Status) -> Result<(), Stop> {
+    for entry in 0..record.undo_entries {
+        let Some(before) = bundles.undo.remove(&(id, entry))? else { continue };
+        let place = key_hash(&before.namespace, &before.key);
+        let Some(written) = bundles.written.get(&place)? else { continue };
+        let mut writers = written.writers.into_vec();
+        writers.retain(|writer| writer.bundle != id);
+        match writers.is_empty() {
+            true => drop(bundles.written.remove(&place)?),
+            false => {
+                let writers = BoundedList::new(writers).expect("fewer than before");
+                bundles.written.insert(&place, &super::Written { writers })?;
+            }
+        }
+    }
+    let pieces = bundles.operations.prefix(&id).map(|piece| piece.map(|(place, _)| place));
+    for place in pieces.collect::<Result<Vec<_>, _>>()? {
+        bundles.operations.remove(&place)?;
+    }
+    bundles.queue.remove(&id)?;
+    // Time has one say over it, at one of two heights.
+    let due: Vec<_> = bundles.due.iter().collect::<Result<_, _>>()?;
+    for place in due.into_iter().filter(|(_, of)| *of == id) {
+        bundles.due.remove(&place)?;
+    }
+    let totals = bundles.totals.get_or_default()?;
+    let in_flight = totals.in_flight.saturating_sub(1);
+    match in_flight {
+        0 => {
+            bundles.totals.take()?;
+            bundles.cursor.take()?;
+        }
+        _ => bundles.totals.set(&Totals { in_flight, bytes: totals.bytes.saturating_sub(record.room) })?,
+    }
+    match bundles.owners.get(&record.owner)?.unwrap_or(0) {
+        0 | 1 => drop(bundles.owners.remove(&record.owner)?),
+        more => bundles.owners.insert(&record.owner, &(more - 1))?,
+    }
+    record.status = status;
+    bundles.records.insert(&id, record)
+}
+
+impl Handle {
+    /// As [`BlockDraft::bundles`], for the functions that manage bundles: what they do here is paid for otherwise.
+    pub(super) fn bundles<T>(&self, run: impl FnOnce(&mut Bundles) -> Result<T, Stop>) -> Result<T, Stop> {
+        self.unmetered(|| run(&mut Bundles::bind(self)))
+    }
+}

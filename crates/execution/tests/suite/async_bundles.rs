@@ -1,0 +1,749 @@
+//! Async bundles: batches, checkpoints, failure, correction, and taking back, against a plain model.
+
+use crate::common::*;
+use keelstone_codec::{BoundedSet, Decode as _, Encode as _, Hash, Height, Key, Namespace, StateHash};
+use keelstone_execution::bundles::{
+    Abandon, Batch, BatchEnd, BundleId, BundleLimits, BundleRecord, Bundles, HOLD, Resume, Retry, RollBack, Status,
+    StopReason, SubmitError, Submitted,
+};
+use keelstone_execution::{
+    Batching, BlockDraft, Bundle, Caller, Context, Denied, Draft, Failed, FailureKind, Finished, Limits, Map, Mode,
+    Operation, Registry, SessionId, Sessions, Transition, View, denied, ensure, is_application, list_root, namespace,
+    rollback_link, transition,
+};
+use keelstone_tree::{Diff, KeyRange, Read as _, Write};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Numbered cells, and a number that none takes.
+#[namespace("cells")]
+struct Cells {
+    cells: Map<u8, u64>,
+}
+
+const UNLUCKY: u64 = 13;
+
+/// Sets or clears a cell, and returns what it held.
+#[transition("cells.put/1")]
+#[derive(Clone, Debug)]
+struct Put {
+    cell: u8,
+    value: Option<u64>,
+}
+
+impl Transition<Cells> for Put {
+    type Output = Option<u64>;
+    fn apply(&self, world: &mut Draft<Cells>, _: &mut Context) -> Result<Option<u64>, Denied> {
+        ensure!(self.value != Some(UNLUCKY), "{UNLUCKY} is unlucky");
+        let held = world.cells.get(&self.cell)?;
+        match &self.value {
+            Some(value) => world.cells.insert(&self.cell, value)?,
+            None => drop(world.cells.remove(&self.cell)?),
+        }
+        Ok(held)
+    }
+}
+
+/// Adds to a cell: an operation that must not run twice.
+#[transition("cells.add/1", gas = 200_000)]
+#[derive(Clone, Debug)]
+struct Add {
+    cell: u8,
+    amount: u64,
+}
+
+impl Transition<Cells> for Add {
+    type Output = u64;
+    fn apply(&self, world: &mut Draft<Cells>, _: &mut Context) -> Result<u64, Denied> {
+        let sum = world.cells.get(&self.cell)?.unwrap_or(0).checked_add(self.amount);
+        let sum = sum.ok_or_else(|| denied!("too much"))?;
+        world.cells.insert(&self.cell, &sum)?;
+        Ok(sum)
+    }
+}
+
+/// May use more than any share.
+#[transition("cells.costly/1", gas = 9_000_000_000)]
+#[derive(Clone, Debug)]
+struct Costly;
+
+impl Transition<Cells> for Costly {
+    type Output = ();
+    fn apply(&self, _: &mut Draft<Cells>, _: &mut Context) -> Result<(), Denied> {
+        Ok(())
+    }
+}
+
+fn put(cell: u8, value: u64) -> Operation {
+    op(&Put { cell, value: Some(value) })
+}
+
+fn add(cell: u8, amount: u64) -> Operation {
+    op(&Add { cell, amount })
+}
+
+fn with_cells() -> Registry {
+    let mut registry = registry().with::<Cells, Put>().with::<Cells, Add>().with::<Cells, Costly>();
+    keelstone_execution::bundles::register(&mut registry);
+    registry.check().unwrap();
+    registry
+}
+
+fn limits() -> BundleLimits {
+    BundleLimits {
+        in_flight_max: 6,
+        per_key_max: 2,
+        bytes_max: 4 << 20,
+        undo_entries_max: 1_000,
+        undo_bytes_max: 1 << 20,
+        blocks_max: 100,
+        operation_gas_max: 300_000,
+        share_gas_max: 1_000_000,
+    }
+}
+
+/// A chain without a ledger: a state, a height, and blocks.
+struct Chain {
+    registry: Registry,
+    state: State,
+    height: u64,
+    limits: BundleLimits,
+}
+
+impl Chain {
+    fn new() -> Self {
+        Self { registry: with_cells(), state: State::new(), height: 0, limits: limits() }
+    }
+
+    /// Makes a block: what is due, batches, then `work`. Gives the batches.
+    fn block<T>(&mut self, work: impl FnOnce(&mut BlockDraft<'_>, &BundleLimits) -> T) -> (Vec<Batch>, T) {
+        self.height += 1;
+        let mut draft = BlockDraft::begin(&self.registry, self.state.clone(), block(self.height));
+        let mut batches = draft.expire_bundles(&self.limits).unwrap();
+        batches.extend(draft.continue_bundles(&self.limits).unwrap());
+        let out = work(&mut draft, &self.limits);
+        self.state.apply(&draft.finish().to_diff());
+        (batches, out)
+    }
+
+    fn idle(&mut self) -> Vec<Batch> {
+        self.block(|_, _| ()).0
+    }
+
+    fn submit(&mut self, name: u8, sender: u8, batching: Batching, operations: Vec<Operation>) -> BundleId {
+        self.try_submit(name, sender, batching, operations).unwrap().bundle
+    }
+
+    fn try_submit(
+        &mut self,
+        name: u8,
+        sender: u8,
+        batching: Batching,
+        operations: Vec<Operation>,
+    ) -> Result<Submitted, SubmitError> {
+        let bundle = Bundle::new(Mode::Async(batching), operations).unwrap();
+        self.block(|draft, limits| draft.submit(id(name), Caller::root(key(sender)), &bundle, limits).unwrap()).1
+    }
+
+    /// Runs a sync bundle in a block of its own, called `name`.
+    fn run(&mut self, name: u8, sender: u8, operations: Vec<Operation>) -> (Vec<Batch>, Result<Finished, Failed>) {
+        let caller = Caller { bundle: Some(id(name)), ..Caller::root(key(sender)) };
+        self.block(|draft, _| draft.execute(caller, &bundle(operations), Limits::default()).unwrap())
+    }
+
+    fn record(&self, bundle: BundleId) -> BundleRecord {
+        View::<Bundles>::over(self.state.clone()).records.get(&bundle).unwrap().unwrap()
+    }
+
+    fn cells(&self) -> BTreeMap<u8, u64> {
+        View::<Cells>::over(self.state.clone()).cells.iter().map(Result::unwrap).collect()
+    }
+
+    fn session(&self, sender: u8) -> (u64, StateHash) {
+        let sessions = View::<Sessions>::over(self.state.clone());
+        let id = SessionId::root(&chain_id(), &key(sender));
+        let record = sessions.find(&chain_id(), &id, &key(sender)).unwrap().unwrap();
+        (record.sequence, record.state_hash)
+    }
+
+    /// Makes blocks until nothing runs.
+    fn settle(&mut self) -> Vec<Batch> {
+        let mut all = Vec::new();
+        loop {
+            let batches = self.idle();
+            if batches.is_empty() {
+                return all;
+            }
+            all.extend(batches);
+        }
+    }
+
+    /// Keys in the namespace of bundles, but for records.
+    fn left_over(&self) -> usize {
+        let all = self.state.scan(&space("bundles"), KeyRange::all()).map(Result::unwrap);
+        all.filter(|(key, _)| !key.starts_with(b"records/")).count()
+    }
+}
+
+fn id(name: u8) -> BundleId {
+    BundleId(Hash([name; 32]))
+}
+
+fn until(height: u64) -> Batching {
+    Batching::until(Height(height))
+}
+
+fn advanced(batch: &Batch) -> usize {
+    match &batch.end {
+        BatchEnd::Advanced { outcomes, .. } => outcomes.len(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// spec: EXEC-6, EXEC-7. However a bundle is cut, it comes to the links, results and entries of one that ran at once, and
+/// leaves nothing but its record.
+#[test]
+fn batches_come_to_what_one_run_comes_to() {
+    let operations: Vec<Operation> = (0..300u64).map(|n| add(u8::try_from(n % 7).unwrap(), n)).collect();
+    let mut whole = Chain::new();
+    let whole_run = whole.run(9, 1, operations.clone()).1.unwrap();
+    for share in [300_000, 1_000_000, 20_000_000, u64::MAX] {
+        let mut chain = Chain::new();
+        (chain.limits.share_gas_max, chain.limits.blocks_max) = (share, 1_000);
+        let bundle = chain.submit(1, 1, until(400), operations.clone());
+        let batches = chain.settle();
+        assert!(batches.iter().all(|batch| batch.gas_used <= share.saturating_add(1_000_000)), "{share}");
+        let outcomes: Vec<_> = batches
+            .into_iter()
+            .flat_map(|batch| match batch.end {
+                BatchEnd::Advanced { outcomes, .. } => outcomes,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(outcomes, whole_run.outcomes, "{share}");
+        assert_eq!((chain.cells(), chain.session(1)), (whole.cells(), whole.session(1)));
+        let record = chain.record(bundle);
+        assert!(record.is_complete() && record.current_operation == 300);
+        assert_eq!(record.state_hash, whole.session(1).1);
+        assert_eq!(chain.left_over(), 0, "{share}");
+    }
+}
+
+/// spec: EXEC-8. The author's borders end batches, whatever the budget would allow.
+#[test]
+fn an_authors_borders_end_batches() {
+    let mut chain = Chain::new();
+    chain.limits.share_gas_max = 1_000_000_000;
+    let borders = BoundedSet::new([3, 4, 9]).unwrap();
+    chain.submit(1, 1, Batching { borders, ..until(50) }, (0..10).map(|n| put(n, 1)).collect());
+    let sizes: Vec<_> = chain.settle().iter().map(|batch| (batch.first, advanced(batch))).collect();
+    assert_eq!(sizes, [(0, 3), (3, 1), (4, 5), (9, 1)]);
+}
+
+/// spec: EXEC-6. One batch each and block, in turn; whom the share did not reach is the first in the next block.
+#[test]
+fn bundles_in_flight_take_turns_and_none_starves() {
+    let mut chain = Chain::new();
+    for sender in 1..=5u8 {
+        chain.submit(sender, sender, until(90), (0..40).map(|n| add(sender, n)).collect());
+    }
+    let mut served: BTreeMap<BundleId, u64> = BTreeMap::new();
+    loop {
+        let batches = chain.idle();
+        let Some(last) = batches.last() else { break };
+        assert!(batches.iter().map(|batch| batch.gas_used).sum::<u64>() <= 1_200_000, "the share, and an undo");
+        let distinct: BTreeSet<_> = batches.iter().map(|batch| batch.bundle).collect();
+        assert_eq!(distinct.len(), batches.len(), "one batch each");
+        for batch in &batches {
+            let waited = chain.height - served.insert(batch.bundle, chain.height).unwrap_or(chain.height);
+            assert!(waited <= 5, "{} waited {waited} blocks", batch.bundle);
+        }
+        let cursor = View::<Bundles>::over(chain.state.clone()).cursor.get().unwrap();
+        assert!(cursor.is_none_or(|cursor| cursor == last.bundle));
+    }
+    assert_eq!(chain.cells(), (1..=5u8).map(|cell| (cell, 780)).collect());
+    assert_eq!(chain.left_over(), 0);
+}
+
+/// spec: EXEC-6, EXEC-7. What cannot be served is refused at the door, each for its own reason.
+#[test]
+fn bundles_above_a_limit_are_not_taken_in() {
+    let mut chain = Chain::new();
+    let last = |found| matches!(found, Err(SubmitError::LastHeight { .. }));
+    assert!(last(chain.try_submit(1, 1, until(1), vec![put(1, 1)])), "its height is the block's own");
+    assert!(last(chain.try_submit(1, 1, until(200), vec![put(1, 1)])));
+    let costly = chain.try_submit(1, 1, until(50), vec![put(1, 1), op(&Costly)]);
+    assert!(matches!(costly, Err(SubmitError::Gas { operation: 1, found: 9_000_000_000, limit: 300_000, .. })));
+    let unknown = Operation { function: keelstone_execution::FunctionHash(Hash([3; 32])), ..put(1, 1) };
+    let unknown = chain.try_submit(1, 1, until(50), vec![unknown]);
+    assert!(matches!(unknown, Err(SubmitError::UnknownFunction { operation: 0, .. })));
+    let hold = Batching { hold: true, ..until(50) };
+    assert!(matches!(chain.try_submit(1, 1, hold, vec![put(1, 1)]), Err(SubmitError::Session(_))));
+    assert_eq!(chain.left_over(), 0, "nothing of them is kept");
+
+    let sleeper = || vec![put(1, 1), put(1, UNLUCKY)];
+    chain.submit(1, 1, until(90), sleeper());
+    chain.submit(2, 1, until(90), sleeper());
+    assert_eq!(chain.try_submit(3, 1, until(90), sleeper()), Err(SubmitError::OfKey { limit: 2 }));
+    assert_eq!(chain.try_submit(1, 2, until(90), sleeper()), Err(SubmitError::Known(id(1))));
+    chain.limits.bytes_max = 3 * (64 << 10);
+    assert!(matches!(chain.try_submit(3, 2, until(90), sleeper()), Err(SubmitError::Bytes { .. })));
+    chain.limits.bytes_max = 4 << 20;
+    for name in 3..=6 {
+        chain.submit(name, name, until(90), sleeper());
+    }
+    assert_eq!(chain.try_submit(7, 7, until(90), sleeper()), Err(SubmitError::InFlight { limit: 6 }));
+    assert!(chain.run(20, 1, vec![op(&Abandon { bundle: id(1) })]).1.is_ok());
+    chain.submit(7, 7, until(90), sleeper());
+}
+
+/// spec: EXEC-7, EXEC-12. A failure stops at the last checkpoint with the reason on record; a corrected operation is
+/// taken for one that did not take effect, and for nothing else.
+#[test]
+fn failure_stops_at_the_checkpoint_and_is_corrected() {
+    let mut chain = Chain::new();
+    let borders = BoundedSet::new([2, 4]).unwrap();
+    let operations = vec![add(1, 1), add(1, 1), add(1, 1), add(1, 1), add(1, 1), put(2, UNLUCKY), add(3, 1)];
+    let bundle = chain.submit(1, 1, Batching { borders, ..until(90) }, operations.clone());
+    let batches = chain.settle();
+    let stopped = batches.last().unwrap();
+    let BatchEnd::Stopped(failure) = &stopped.end else { panic!("{stopped:?}") };
+    assert_eq!((stopped.first, failure.operation, failure.code), (4, 5, 3));
+    assert_eq!(chain.cells(), BTreeMap::from([(1, 4)]), "the batch of the failure left nothing");
+    let record = chain.record(bundle);
+    assert_eq!((record.current_operation, record.revision), (4, 0));
+    assert_eq!(record.status, Status::Stopped(StopReason::Failed(failure.clone())));
+    assert_eq!(record.state_hash, chain.session(1).1);
+
+    // Resumed as it is, it fails alike.
+    assert!(chain.run(20, 1, vec![op(&Resume { bundle })]).1.is_ok());
+    assert!(matches!(chain.idle()[0].end, BatchEnd::Stopped(_)));
+    assert!(chain.idle().is_empty());
+
+    let mut corrected = operations;
+    corrected[5] = put(2, 14);
+    let digest = |operations: &[Operation]| list_root(&operations.iter().map(Operation::list_hash).collect::<Vec<_>>());
+    let good =
+        Retry { bundle, operation: 5, replacement: corrected[5].clone(), revision: 1, operations: digest(&corrected) };
+    let refused = |chain: &mut Chain, sender: u8, retry: Retry| {
+        let failed = chain.run(21, sender, vec![op(&retry)]).1.unwrap_err();
+        let FailureKind::Denied(reason) = failed.kind else { panic!("{failed}") };
+        reason
+    };
+    assert!(refused(&mut chain, 1, Retry { operation: 3, ..good.clone() }).contains("took effect"));
+    assert!(refused(&mut chain, 1, Retry { operation: 7, ..good.clone() }).contains("has 7 operations"));
+    assert!(refused(&mut chain, 1, Retry { revision: 2, ..good.clone() }).contains("next revision"));
+    assert!(refused(&mut chain, 1, Retry { replacement: put(2, 15), ..good.clone() }).contains("become"));
+    assert!(refused(&mut chain, 2, good.clone()).contains("not yours"));
+    assert!(chain.run(22, 1, vec![op(&good)]).1.is_ok());
+    let batches = chain.settle();
+    assert_eq!(batches.iter().map(advanced).sum::<usize>(), 3);
+    let record = chain.record(bundle);
+    assert!(record.is_complete());
+    assert_eq!((record.revision, record.operations), (1, digest(&corrected)));
+    assert_eq!(chain.cells(), BTreeMap::from([(1, 5), (2, 14), (3, 1)]));
+    assert!(refused(&mut chain, 1, good).contains("has ended"));
+}
+
+/// spec: EXEC-8. A session that is closed between two batches runs no further operation.
+#[test]
+fn a_closed_session_stops_its_bundle_at_the_checkpoint() {
+    let mut chain = Chain::new();
+    chain.limits.share_gas_max = 300_000;
+    let bundle = chain.submit(1, 1, until(90), (0..20).map(|n| put(n, 1)).collect());
+    assert_eq!(chain.idle().len(), 1);
+    let session = chain.record(bundle).session;
+    chain.block(|draft, _| {
+        draft
+            .edit(|sessions: &mut Sessions| {
+                let record = sessions.records.get(&session)?.unwrap();
+                sessions.records.insert(&session, &keelstone_execution::Session { closed: true, ..record })
+            })
+            .unwrap();
+    });
+    let done = chain.record(bundle).current_operation;
+    let batch = &chain.idle()[0];
+    let BatchEnd::Stopped(failure) = &batch.end else { panic!("{batch:?}") };
+    assert_eq!((failure.operation, failure.code), (done, 9));
+    assert_eq!(chain.cells().len(), done as usize);
+}
+
+/// spec: EXEC-9, EXEC-10, EXEC-11. What a bundle did is taken back whole: values, absences and deletions; the session's
+/// chain goes on over it.
+#[test]
+fn rollback_restores_what_was_there_and_extends_the_chain() {
+    let mut chain = Chain::new();
+    chain.run(20, 2, vec![put(1, 7), put(2, 8), put(3, 9)]).1.unwrap();
+    let before = chain.cells();
+    let mut operations = vec![put(1, 70), op(&Put { cell: 2, value: None }), put(9, 1), put(1, 71)];
+    operations.push(put(4, UNLUCKY));
+    let borders = BoundedSet::new([1, 2, 3, 4]).unwrap();
+    let bundle = chain.submit(1, 1, Batching { borders, ..until(90) }, operations);
+    chain.settle();
+    assert_eq!(chain.cells(), BTreeMap::from([(1, 71), (3, 9), (9, 1)]));
+    let (sequence, previous) = chain.session(1);
+    let (_, finished) = chain.run(21, 1, vec![op(&RollBack { bundle })]);
+    let finished = finished.unwrap();
+    assert_eq!(chain.cells(), before);
+    assert_eq!(chain.record(bundle).status, Status::RolledBack);
+    assert_eq!(chain.left_over(), 0);
+    // The rollback's own operation stands on the rollback's link.
+    let digest = finished.outcomes[0].diff.digest;
+    assert_eq!(Hash::from_bytes(&finished.outcomes[0].result), Ok(digest));
+    let rolled = rollback_link(&previous, &bundle.0, &digest);
+    assert_eq!(chain.record(bundle).state_hash, rolled);
+    let link = keelstone_execution::Link {
+        chain_id: &chain_id(),
+        session: SessionId::root(&chain_id(), &key(1)),
+        sequence,
+        previous: rolled,
+        function: <RollBack as keelstone_execution::Function>::hash(),
+        args: keelstone_execution::args_hash(&RollBack { bundle }.to_bytes()),
+        result: keelstone_execution::result_hash(&digest.to_bytes()),
+        diff: digest,
+    };
+    assert_eq!(chain.session(1), (sequence + 1, link.state_hash()));
+}
+
+/// X-10: a later transaction changed one of the bundle's keys: refused, naming height, who and the key; nothing is lost.
+#[test]
+fn x10_rollback_after_a_later_change_is_refused_by_name() {
+    let mut chain = Chain::new();
+    let bundle = chain.submit(1, 1, until(90), vec![put(1, 1), put(2, 2), put(3, 3), put(4, UNLUCKY)]);
+    chain.limits.share_gas_max = 300_000;
+    chain.settle();
+    assert_eq!(chain.cells().len(), 3);
+    chain.run(33, 2, vec![put(3, 30)]).1.unwrap();
+    let height = chain.height;
+    chain.run(34, 2, vec![put(2, 20)]).1.unwrap();
+    let cells = chain.cells();
+    let failed = chain.run(35, 1, vec![op(&RollBack { bundle })]).1.unwrap_err();
+    let FailureKind::Denied(reason) = &failed.kind else { panic!("{failed}") };
+    assert!(reason.contains(&format!("at height {} by {}", height + 1, id(34).0)), "{reason}");
+    assert!(reason.contains(r"cells/cells/\x02"), "{reason}");
+    assert_eq!(chain.cells(), cells, "nothing was restored");
+    assert!(chain.record(bundle).is_in_flight());
+
+    // Back to what the bundle left is what it left. The other key still stands in the way.
+    chain.run(36, 2, vec![put(2, 2)]).1.unwrap();
+    let failed = chain.run(37, 1, vec![op(&RollBack { bundle })]).1.unwrap_err();
+    assert!(failed.to_string().contains(r"cells/cells/\x03"), "{failed}");
+    chain.run(38, 2, vec![put(3, 3)]).1.unwrap();
+    chain.run(39, 1, vec![op(&RollBack { bundle })]).1.unwrap();
+    assert_eq!(chain.cells(), BTreeMap::new());
+}
+
+/// X-10: the bundle itself wrote over what another wrote in between. Its key holds its own last value, and taking that
+/// back would take the other's away with it.
+#[test]
+fn x10_what_a_bundle_wrote_over_is_not_lost_either() {
+    let mut chain = Chain::new();
+    let borders = BoundedSet::new([1, 2]).unwrap();
+    let operations = vec![add(1, 5), add(1, 5), put(4, UNLUCKY)];
+    let bundle = chain.submit(1, 1, Batching { borders, ..until(90) }, operations);
+    let (batches, _) = chain.run(33, 2, vec![add(1, 100)]);
+    assert_eq!(batches.len(), 1);
+    chain.settle();
+    assert_eq!(chain.cells(), BTreeMap::from([(1, 110)]));
+    let failed = chain.run(36, 1, vec![op(&RollBack { bundle })]).1.unwrap_err();
+    assert!(failed.to_string().contains(&id(33).0.to_string()), "{failed}");
+    assert_eq!(chain.cells(), BTreeMap::from([(1, 110)]));
+}
+
+/// spec: EXEC-10. A bundle that holds keeps every other writer off its keys until it ends, and takes a grant to do so.
+#[test]
+fn held_keys_are_kept_until_the_bundle_ends() {
+    let mut chain = Chain::new();
+    chain.block(|draft, _| {
+        draft.edit(|sessions: &mut Sessions| sessions.grants.insert(&key(1), &BTreeSet::from([HOLD]))).unwrap();
+    });
+    let operations = vec![put(1, 1), put(2, UNLUCKY)];
+    let borders = BoundedSet::new([1]).unwrap();
+    let bundle = chain.submit(1, 1, Batching { hold: true, borders, ..until(90) }, operations);
+    chain.settle();
+    let failed = chain.run(20, 2, vec![put(5, 5), put(1, 2)]).1.unwrap_err();
+    assert_eq!(failed.operation, 1);
+    assert!(matches!(&failed.kind, FailureKind::Held { bundle: by, .. } if *by == bundle), "{failed}");
+    let other = chain.submit(2, 3, until(90), vec![put(1, 3)]);
+    assert!(matches!(&chain.idle()[0].end, BatchEnd::Stopped(failure) if failure.code == 11));
+    assert!(chain.record(other).is_in_flight());
+    chain.run(21, 1, vec![op(&RollBack { bundle })]).1.unwrap();
+    chain.run(22, 2, vec![put(1, 2)]).1.unwrap();
+    assert_eq!(chain.cells(), BTreeMap::from([(1, 2)]));
+}
+
+/// spec: EXEC-7. Time stops a bundle, leaves its owner as long again to have it taken back, and then leaves it as it is.
+#[test]
+fn a_bundle_past_its_last_height_is_stopped_and_in_the_end_abandoned() {
+    let mut chain = Chain::new();
+    let borders = BoundedSet::new(1..20).unwrap();
+    let late =
+        chain.submit(1, 1, Batching { borders: borders.clone(), ..until(4) }, (0..20).map(|n| put(n, 1)).collect());
+    let failing = chain.submit(2, 2, until(6), vec![put(30, UNLUCKY)]);
+    let mut seen = Vec::new();
+    while chain.height < 120 {
+        for batch in chain.idle() {
+            if !matches!(batch.end, BatchEnd::Advanced { .. } | BatchEnd::Stopped(_)) {
+                seen.push((chain.height, batch.bundle, matches!(batch.end, BatchEnd::Expired)));
+            }
+        }
+        if chain.height == 10 {
+            let failed = chain.run(20, 1, vec![op(&Resume { bundle: late })]).1.unwrap_err();
+            assert!(failed.to_string().contains("last height"), "{failed}");
+        }
+    }
+    assert_eq!(seen, [(5, late, true), (105, late, false), (107, failing, false)]);
+    assert_eq!(chain.record(late).status, Status::Abandoned);
+    assert_eq!(chain.cells().len(), 3, "what was done stays");
+    assert_eq!(chain.left_over(), 0);
+}
+
+/// spec: EXEC-7. What is kept for taking a bundle back is bounded; the operation that would pass the bound fails.
+#[test]
+fn what_is_kept_for_undoing_is_bounded() {
+    let mut chain = Chain::new();
+    chain.limits.undo_entries_max = 3;
+    let operations: Vec<Operation> = [1u8, 2, 1, 3, 2, 4].map(|cell| put(cell, u64::from(cell) + 1)).into();
+    let borders = BoundedSet::new([1, 2, 3, 4, 5]).unwrap();
+    let bundle = chain.submit(1, 1, Batching { borders, ..until(90) }, operations);
+    let batches = chain.settle();
+    assert!(matches!(&batches[5].end, BatchEnd::Stopped(failure) if failure.operation == 5 && failure.code == 5));
+    assert_eq!(chain.record(bundle).undo_entries, 3);
+    chain.run(20, 1, vec![op(&RollBack { bundle })]).1.unwrap();
+    assert_eq!((chain.cells().len(), chain.left_over()), (0, 0));
+}
+
+/// spec: EXEC-4. Expectations hold at any operation of an async bundle, in either meaning.
+#[test]
+fn expectations_are_met_or_stop_the_bundle() {
+    let mut chain = Chain::new();
+    let plain: Vec<Operation> = (0..9).map(|n| add(n, 1)).collect();
+    let plain = Bundle::new(Mode::Async(until(90)), plain).unwrap();
+    let (registry, state) = (with_cells(), chain.state.clone());
+    let caller = Caller::root(key(1));
+    let expecting = keelstone_execution::expect(&registry, state, block(5), caller, &plain, Limits::default()).unwrap();
+    let mut wrong = expecting.operations().to_vec();
+    wrong[7].expected_own_diff = Some(Hash([1; 32]));
+    wrong[7].expected_diff = None;
+    wrong[8].expected_diff = None;
+    let borders = BoundedSet::new(1..9).unwrap();
+    let stopped = chain.submit(1, 1, Batching { borders, ..until(90) }, wrong);
+    chain.settle();
+    let Status::Stopped(StopReason::Failed(failure)) = chain.record(stopped).status else {
+        panic!("it expects wrongly")
+    };
+    assert_eq!((failure.operation, failure.code, failure.expected), (7, 8, Some(Hash([1; 32]))));
+    chain = Chain::new();
+    let met = chain.submit(1, 1, until(90), expecting.operations().to_vec());
+    chain.settle();
+    assert!(chain.record(met).is_complete());
+}
+
+/// spec: EXEC-7. As many operations as the format has numbers for.
+#[test]
+fn the_longest_bundle_there_is_runs_to_its_end() {
+    let mut chain = Chain::new();
+    chain.limits = BundleLimits {
+        share_gas_max: 2_500_000_000,
+        operation_gas_max: 1_000_000_000,
+        bytes_max: 64 << 20,
+        ..chain.limits
+    };
+    let operations: Vec<Operation> = (0..65_535u32).map(|n| add(u8::try_from(n % 200).unwrap(), 1)).collect();
+    let bundle = chain.submit(1, 1, until(90), operations);
+    let batches = chain.settle();
+    assert!(batches.len() > 1);
+    assert!(chain.record(bundle).is_complete());
+    assert_eq!(chain.cells().values().sum::<u64>(), 65_535);
+}
+
+/// A state made anew from another's entries: what a node has that took it from someone.
+fn carried_over(state: &State) -> State {
+    let mut parts: Vec<(Namespace, Vec<Write>)> = Vec::new();
+    for name in ["bundles", "cells", "sessions"] {
+        let entries = state.scan(&space(name), KeyRange::all()).map(Result::unwrap);
+        let writes: Vec<_> = entries.map(|(key, value)| Write { key, value: Some(value) }).collect();
+        if !writes.is_empty() {
+            parts.push((space(name), writes));
+        }
+    }
+    let mut out = State::new();
+    out.apply(&Diff::new(parts).unwrap());
+    assert_eq!(out.root(), state.root());
+    out
+}
+
+// ---- against a model ---------------------------------------------------------------------------------------------
+
+/// What the model knows of a bundle: a list of single operations, and for every cell it wrote what stood there, what it
+/// left, and whether it wrote over another's.
+#[derive(Default)]
+struct Flight {
+    owner: u8,
+    operations: Vec<(u8, Option<u64>)>,
+    next: usize,
+    stopped: bool,
+    wrote: BTreeMap<u8, (Option<u64>, Option<u64>, bool)>,
+}
+
+struct Model {
+    cells: BTreeMap<u8, u64>,
+    flights: BTreeMap<BundleId, Flight>,
+}
+
+impl Model {
+    fn write(&mut self, cell: u8, value: Option<u64>) {
+        match value {
+            Some(value) => self.cells.insert(cell, value),
+            None => self.cells.remove(&cell),
+        };
+    }
+
+    /// One operation of a bundle. Every one is a batch of its own.
+    fn step(&mut self, id: BundleId) {
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        let (cell, value) = flight.operations[flight.next];
+        if value == Some(UNLUCKY) {
+            flight.stopped = true;
+            return;
+        }
+        let held = self.cells.get(&cell).copied();
+        if held != value {
+            let wrote = flight.wrote.entry(cell).or_insert((held, held, false));
+            wrote.2 |= wrote.1 != held;
+            wrote.1 = value;
+        }
+        flight.next += 1;
+        if flight.next == flight.operations.len() {
+            self.flights.remove(&id);
+        }
+        self.write(cell, value);
+    }
+
+    fn roll_back(&mut self, id: BundleId) -> bool {
+        let Some(flight) = self.flights.get(&id) else { return false };
+        let same = |(cell, (_, after, over)): (&u8, &(Option<u64>, Option<u64>, bool))| {
+            !over && self.cells.get(cell).copied() == *after
+        };
+        if !flight.wrote.iter().all(same) {
+            return false;
+        }
+        let flight = self.flights.remove(&id).unwrap();
+        for (cell, (before, ..)) in flight.wrote {
+            self.write(cell, before);
+        }
+        true
+    }
+}
+
+fn random(seed: &mut u64, below: u64) -> u64 {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*seed >> 33) % below
+}
+
+/// X-10, spec: EXEC-9, EXEC-10. In 1,000 random interleavings of async bundles, transactions, corrections, rollbacks, and
+/// nodes that take the state from another in the middle, the cells are the model's after every block.
+#[test]
+fn x10_interleavings_are_those_of_the_model() {
+    let (mut taken_back, mut refused) = (0, 0);
+    for case in 0..1_000u64 {
+        let mut seed = case;
+        let mut chain = Chain::new();
+        let mut model = Model { cells: BTreeMap::new(), flights: BTreeMap::new() };
+        let mut names = 0u8;
+        for _ in 0..16 {
+            names += 1;
+            // The chain's own batches come first in every block, in the order of the ring.
+            let work = random(&mut seed, 10);
+            let mut draw = |below| random(&mut seed, below);
+            let value = |draw: &mut dyn FnMut(u64) -> u64| match draw(8) {
+                0 => None,
+                1 => Some(UNLUCKY),
+                more => Some(more + draw(3)),
+            };
+            let owner = 1 + u8::try_from(draw(3)).unwrap();
+            let ids: Vec<_> = model.flights.keys().copied().collect();
+            let picked = (!ids.is_empty()).then(|| ids[draw(ids.len() as u64) as usize]);
+            let name = id(names);
+            let (batches, said) = match (work, picked) {
+                (0..=2, _) => {
+                    let count = 1 + draw(6);
+                    let list: Vec<_> = (0..count).map(|_| (draw(5) as u8, value(&mut draw))).collect();
+                    let operations: Vec<_> =
+                        list.iter().map(|(cell, value)| op(&Put { cell: *cell, value: *value })).collect();
+                    let borders = BoundedSet::new(1..u32::try_from(operations.len()).unwrap()).unwrap();
+                    let bundle = Bundle::new(Mode::Async(Batching { borders, ..until(90) }), operations).unwrap();
+                    let (batches, taken) = chain
+                        .block(|draft, limits| draft.submit(name, Caller::root(key(owner)), &bundle, limits).unwrap());
+                    let flight = taken.ok().map(|_| Flight { owner, operations: list, ..Flight::default() });
+                    (batches, Said::Took(name, flight))
+                }
+                (3 | 4, Some(bundle)) => {
+                    let owner = model.flights[&bundle].owner;
+                    let (batches, result) = chain.run(names, owner, vec![op(&RollBack { bundle })]);
+                    (batches, Said::RolledBack(bundle, result.is_ok()))
+                }
+                (5, Some(bundle)) => {
+                    let owner = model.flights[&bundle].owner;
+                    let (batches, result) = chain.run(names, owner, vec![op(&Resume { bundle })]);
+                    (batches, Said::Resumed(bundle, result.is_ok()))
+                }
+                (6, _) => {
+                    chain.state = carried_over(&chain.state);
+                    (chain.idle(), Said::Nothing)
+                }
+                (7, _) => (chain.idle(), Said::Nothing),
+                _ => {
+                    let list: Vec<_> = (0..1 + draw(2)).map(|_| (draw(5) as u8, value(&mut draw))).collect();
+                    let operations = list.iter().map(|(cell, value)| op(&Put { cell: *cell, value: *value })).collect();
+                    let (batches, result) = chain.run(names, owner, operations);
+                    (batches, Said::Wrote(list, result.is_ok()))
+                }
+            };
+            for batch in batches {
+                model.step(batch.bundle);
+            }
+            match said {
+                Said::Took(name, Some(flight)) => drop(model.flights.insert(name, flight)),
+                Said::RolledBack(bundle, done) => {
+                    assert_eq!(model.roll_back(bundle), done, "case {case}, block {}", chain.height);
+                    if done { taken_back += 1 } else { refused += 1 }
+                }
+                Said::Resumed(bundle, true) => model.flights.get_mut(&bundle).unwrap().stopped = false,
+                Said::Wrote(list, done) => {
+                    assert_eq!(done, list.iter().all(|(_, value)| *value != Some(UNLUCKY)), "case {case}");
+                    list.into_iter().filter(|_| done).for_each(|(cell, value)| model.write(cell, value));
+                }
+                _ => {}
+            }
+            assert_eq!(chain.cells(), model.cells, "case {case}, block {}", chain.height);
+            let running: BTreeSet<_> =
+                model.flights.iter().filter(|(_, flight)| !flight.stopped).map(|(id, _)| *id).collect();
+            let queue: BTreeSet<_> =
+                View::<Bundles>::over(chain.state.clone()).queue.iter().map(Result::unwrap).collect();
+            assert_eq!(queue, running, "case {case}, block {}", chain.height);
+        }
+    }
+    assert!(taken_back > 100 && refused > 100, "{taken_back} taken back, {refused} refused");
+}
+
+enum Said {
+    Nothing,
+    Took(BundleId, Option<Flight>),
+    RolledBack(BundleId, bool),
+    Resumed(BundleId, bool),
+    Wrote(Vec<(u8, Option<u64>)>, bool),
+}
+
+/// Nothing the engine keeps of bundles counts in an operation's diff.
+#[test]
+fn what_is_kept_of_bundles_is_outside_every_diff() {
+    assert!(!is_application(&space("bundles")));
+    let mut chain = Chain::new();
+    let bundle = chain.submit(1, 1, until(90), vec![put(1, 1), put(2, 2)]);
+    let batch = chain.idle().pop().unwrap();
+    let BatchEnd::Advanced { outcomes, is_complete: true } = batch.end else { panic!("two operations fit") };
+    assert!(outcomes.iter().all(|outcome| outcome.diff.entries == 1));
+    let place = [b"records/".as_slice(), bundle.as_bytes()].concat();
+    let stored = chain.state.get(&space("bundles"), &Key::new(place).unwrap()).unwrap().unwrap();
+    assert_eq!(BundleRecord::from_bytes(&stored), Ok(chain.record(bundle)));
+}

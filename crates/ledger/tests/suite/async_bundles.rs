@@ -1,0 +1,349 @@
+//! Async bundles on a chain: over crashes, rollbacks of the chain, nodes that join in the middle, and replays.
+
+use crate::tools::*;
+use keelstone_codec::{BoundedSet, Decode, Encode, Height, Text, Timestamp};
+use keelstone_execution::bundles::{Abandon, BundleId, Resume, RollBack, Status};
+use keelstone_execution::{Batching, Bundle, Mode, Operation};
+use keelstone_ledger::modules::{contracts, standard};
+use keelstone_ledger::{
+    Committed, Genesis, Ledger, LedgerError, PoolLimits, Progress, SignedTransaction, Transaction, Verdict,
+    verify_transition,
+};
+use keelstone_store::Store;
+use keelstone_store::files::{Directory, Fault, FaultyFiles, MemoryFiles};
+use keelstone_store::kv::{Batch, Kv, MemoryKv, RedbKv};
+use keelstone_tree::{Blake3, Diff, KeyRange, Read as _, Write};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+const OPERATIONS: usize = 1_000;
+
+/// Somebody with money, and batches that are small.
+fn genesis() -> Genesis {
+    let mut genesis = Genesis::new(chain_id());
+    let balance = format!(r#"[{{"key":"currency.balances:{}","value":5000}}]"#, key(1).public());
+    genesis.import_xian(balance.as_bytes()).unwrap();
+    (genesis.limits.bundle_gas_max, genesis.limits.continuation_gas_max) = (4_000_000, 10_000_000);
+    genesis
+}
+
+fn pay(to: u8, amount: u64) -> Operation {
+    let to = Text::new(format!("person {to}")).unwrap();
+    op(&contracts::Transfer { to, amount: Text::new(amount.to_string()).unwrap() })
+}
+
+fn batched(person: u8, nonce: u64, batching: Batching, operations: Vec<Operation>) -> SignedTransaction {
+    let bundle = Bundle::new(Mode::Async(batching), operations.clone()).unwrap();
+    Transaction { bundle, ..unsigned(person, nonce, operations) }.sign(&key(person))
+}
+
+/// A thousand payments to twenty people: each of them twice would be seen in a balance.
+fn payments() -> SignedTransaction {
+    let operations = (0..OPERATIONS).map(|n| pay(u8::try_from(n % 20).unwrap(), 1)).collect();
+    batched(1, 0, Batching::until(Height(5_000)), operations)
+}
+
+fn named(transaction: &SignedTransaction) -> BundleId {
+    BundleId(transaction.id().0)
+}
+
+/// Makes the next block, at a time that follows from its height alone.
+fn next(chain: &Chain) -> Result<Arc<Committed>, LedgerError> {
+    chain.produce(Timestamp(chain.height().0 * 1_000), proposer())
+}
+
+/// Goes on until nothing is due.
+fn finish(chain: &Chain) -> Result<(), LedgerError> {
+    while chain.has_due_work()? {
+        next(chain)?;
+    }
+    Ok(())
+}
+
+fn balances(chain: &Chain) -> Vec<String> {
+    let entries = chain.view();
+    let space = keelstone_codec::Namespace::new("contracts").unwrap();
+    let prefix = KeyRange::prefix(b"currency.balances:person ");
+    entries.scan(&space, prefix).map(|entry| String::from_utf8_lossy(&entry.unwrap().1).into_owned()).collect()
+}
+
+/// The chain that nothing ever happened to.
+fn undisturbed() -> Chain {
+    let chain = chain_of(&genesis());
+    block(&chain, &[payments()]);
+    finish(&chain).unwrap();
+    chain
+}
+
+/// spec: EXEC-6, EXEC-7, LEDGER-3. A chain makes blocks for a bundle in flight without any transaction, and idles again.
+#[test]
+fn chain_goes_on_with_a_bundle_by_itself_and_idles_again() {
+    let chain = undisturbed();
+    let record = chain.bundle(&named(&payments())).unwrap().unwrap();
+    assert!(record.is_complete());
+    assert_eq!((record.current_operation, record.total_operations), (1_000, 1_000));
+    assert!(chain.height() > Height(5), "it took several blocks, and not {}", chain.height());
+    assert_eq!(balances(&chain).len(), 20);
+    assert!(chain.bundles().unwrap().is_empty());
+    let root = chain.root();
+    let empty = next(&chain).unwrap();
+    assert_eq!((empty.root, &empty.record), (root, &None));
+    // Every operation is in exactly one continuation, in order.
+    let mut operation = 0;
+    for height in 1..=chain.height().0 {
+        for continuation in chain.continuations(Height(height)).unwrap() {
+            assert_eq!((continuation.first, continuation.by), (operation, None));
+            operation += u32::try_from(continuation.operations().len()).unwrap();
+        }
+    }
+    assert_eq!(operation, 1_000);
+}
+
+/// spec: EXEC-7, HISTORY-1. The power fails at any change to the disk, 100 times: the chain that is found goes on to the
+/// same state hash and root, each operation taking effect once.
+#[test]
+fn power_cut_in_a_bundle_loses_no_operation_and_repeats_none() {
+    let undisturbed = undisturbed();
+    let (root, height) = (undisturbed.root(), undisturbed.height());
+    let create = |files: &FaultyFiles, kv: &Arc<MemoryKv>| -> Result<Chain, LedgerError> {
+        let store = Store::create(Arc::new(files.clone()), options())?;
+        Ledger::create(store, kv.clone(), standard(), &genesis(), PoolLimits::default())
+    };
+    let live = |chain: &Chain| -> Result<(), LedgerError> {
+        if chain.height() == Height(0) {
+            chain.submit(&payments().to_bytes()).expect("an empty pool takes it");
+            next(chain)?;
+        }
+        finish(chain)
+    };
+    let calm = FaultyFiles::new(0);
+    let kv = Arc::new(MemoryKv::new());
+    let chain = create(&calm, &kv).unwrap();
+    let first = calm.changes();
+    live(&chain).unwrap();
+    let changes = calm.changes() - first;
+    for run in 0..100u64 {
+        let files = FaultyFiles::new(run);
+        let kv = Arc::new(MemoryKv::new());
+        let chain = create(&files, &kv).unwrap();
+        // Spread over the whole life, the last changes included.
+        files.fail_at(files.changes() + run * changes / 100, Fault::PowerCut);
+        live(&chain).unwrap_err();
+        drop(chain);
+        let files = files.after_power_cut(run);
+        let store = Store::open(Arc::new(files), options()).unwrap();
+        let chain = Ledger::open(store, kv, standard(), PoolLimits::default()).unwrap();
+        live(&chain).unwrap();
+        assert_eq!((chain.root(), chain.height()), (root, height), "run {run}");
+    }
+}
+
+/// What the child processes of the next test run: a chain on a disk, from wherever it stands to the end.
+#[test]
+fn chain_is_lived_on() {
+    let Some(directory) = std::env::var_os("KEELSTONE_TEST_CHAIN") else { return };
+    let directory = std::path::PathBuf::from(directory);
+    let files = Arc::new(Directory::new(directory.join("state")).unwrap());
+    let kv = Arc::new(RedbKv::open(&directory.join("history.redb")).unwrap());
+    let exists = Store::<Blake3>::exists(&*files).unwrap();
+    let store = if exists { Store::open(files, options()) } else { Store::create(files, options()) }.unwrap();
+    let chain: Chain = match store.height() {
+        None => Ledger::create(store, kv, standard(), &genesis(), PoolLimits::default()).unwrap(),
+        Some(_) => Ledger::open(store, kv, standard(), PoolLimits::default()).unwrap(),
+    };
+    if chain.height() == Height(0) {
+        chain.submit(&payments().to_bytes()).unwrap();
+        println!("\nblock {}", next(&chain).unwrap().root);
+    }
+    while chain.has_due_work().unwrap() {
+        println!("\nblock {}", next(&chain).unwrap().root);
+    }
+    println!("\nend {} {}", chain.height(), chain.root());
+}
+
+/// spec: EXEC-7. Processes are killed at random points, on a real disk with the real database, until one comes to the end.
+#[test]
+fn kill_9_in_a_bundle_loses_no_operation_and_repeats_none() {
+    let undisturbed = undisturbed();
+    let expected = format!("end {} {}", undisturbed.height(), undisturbed.root());
+    let mut seed = 11u64;
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    let mut kills = 0;
+    for _ in 0..2 {
+        let directory = tempfile::tempdir().unwrap();
+        loop {
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "async_bundles::chain_is_lived_on", "--nocapture"])
+                .env("KEELSTONE_TEST_CHAIN", directory.path())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            // Killed while it is at the block after the one it told of last.
+            let mut blocks = 1 + random(3);
+            let mut ended = None;
+            for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+                let line = line.unwrap();
+                if line.starts_with("end ") {
+                    ended = Some(line);
+                    break;
+                }
+                blocks -= u64::from(line.starts_with("block "));
+                if blocks == 0 {
+                    break;
+                }
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            match ended {
+                Some(line) => {
+                    assert_eq!(line, expected);
+                    break;
+                }
+                None => kills += 1,
+            }
+        }
+    }
+    assert!(kills > 3, "{kills} kills");
+}
+
+/// A store that holds what `chain` holds at its last height, and nothing of how it came to be.
+fn taken_over(chain: &Chain) -> Chain {
+    let view = chain.view();
+    let mut parts = Vec::new();
+    for (namespace, _) in view.namespaces() {
+        let entries = view.scan(&namespace, KeyRange::all()).map(Result::unwrap);
+        parts.push((namespace.clone(), entries.map(|(key, value)| Write { key, value: Some(value) }).collect()));
+    }
+    let store = Store::create(Arc::new(MemoryFiles::new()), options()).unwrap();
+    assert_eq!(store.commit(chain.height(), Diff::new(parts).unwrap()).unwrap(), chain.root());
+    Ledger::open(store, Arc::new(MemoryKv::new()), standard(), PoolLimits::default()).unwrap()
+}
+
+/// spec: EXEC-7, EXEC-9. A node that takes the state in the middle of a bundle goes on to the same roots, and takes the
+/// bundle back like any other.
+#[test]
+fn node_that_joins_in_the_middle_goes_on_alike() {
+    let undisturbed = undisturbed();
+    let chain = chain_of(&genesis());
+    block(&chain, &[payments()]);
+    for _ in 0..3 {
+        next(&chain).unwrap();
+    }
+    let joined = taken_over(&chain);
+    finish(&joined).unwrap();
+    assert_eq!((joined.root(), joined.height()), (undisturbed.root(), undisturbed.height()));
+
+    let both = [&chain, &taken_over(&chain)];
+    let roots = both.map(|chain| {
+        let back = signed(1, 1, vec![op(&RollBack { bundle: named(&payments()) })]);
+        let made = block(chain, &[back]);
+        assert!(made.receipts[0].succeeded(), "{:?}", made.receipts);
+        assert_eq!(chain.bundle(&named(&payments())).unwrap().unwrap().status, Status::RolledBack);
+        assert!(balances(chain).is_empty());
+        made.root
+    });
+    assert_eq!(roots[0], roots[1]);
+}
+
+/// spec: HISTORY-3. The chain itself is rolled back into the middle of a bundle, and comes to the same again.
+#[test]
+fn rollback_of_the_chain_into_a_bundle_comes_to_the_same_again() {
+    let chain = undisturbed();
+    let (root, height) = (chain.root(), chain.height());
+    for to in [height.0 - 1, height.0 / 2, 1] {
+        chain.rollback(Height(to)).unwrap();
+        assert!(chain.has_due_work().unwrap());
+        finish(&chain).unwrap();
+        assert_eq!((chain.root(), chain.height()), (root, height));
+    }
+}
+
+/// spec: HISTORY-4, HISTORY-6, BLOCK-6. A replay comes to the same, and every step verifies from its witness alone.
+#[test]
+fn replay_and_witnesses_cover_what_blocks_do_for_bundles() {
+    let chain = chain_of(&genesis());
+    block(&chain, &[payments(), signed(2, 0, vec![register("bob")])]);
+    for _ in 0..3 {
+        next(&chain).unwrap();
+    }
+    let bundle = named(&payments());
+    block(&chain, &[signed(1, 1, vec![op(&Resume { bundle })])]);
+    block(&chain, &[signed(1, 2, vec![op(&Abandon { bundle })])]);
+    let replayed = chain.replay(Height(1)..=chain.height(), &mut |_, _| ()).unwrap();
+    assert_eq!(replayed.root, chain.root());
+    assert_eq!(chain.replay_from_genesis(&genesis(), chain.height(), &mut |_, _| ()).unwrap().root, chain.root());
+    for height in 1..=chain.height().0 {
+        let claim = chain.transition(Height(height)).unwrap();
+        let executed = verify_transition::<Blake3>(chain.registry(), &claim).unwrap();
+        assert_eq!(executed.continuations, chain.continuations(Height(height)).unwrap());
+        let mut tampered = claim;
+        if let Some(record) = &mut tampered.record {
+            record.continuations += 1;
+            assert!(verify_transition::<Blake3>(chain.registry(), &tampered).is_err());
+        }
+    }
+}
+
+/// spec: EXEC-6. A resumed bundle runs at once, beside the share, and says by whom.
+#[test]
+fn resume_hurries_a_bundle_beside_the_share() {
+    let chain = chain_of(&genesis());
+    let submitted = block(&chain, &[payments()]);
+    let bundle = named(&payments());
+    assert!(
+        matches!(submitted.receipts[0].verdict, Verdict::Submitted { bundle: found, operations: 1_000, .. } if found == bundle)
+    );
+    let resume = signed(1, 1, vec![op(&Resume { bundle })]);
+    let made = block(&chain, std::slice::from_ref(&resume));
+    let by: Vec<_> = made.continuations.iter().map(|continuation| continuation.by).collect();
+    assert_eq!(by, [None, Some(resume.id())]);
+    let [first, second] = made.continuations.as_slice() else { panic!("two batches") };
+    assert_eq!(second.first as usize, first.operations().len());
+    assert!(matches!(second.progress, Progress::Advanced { is_complete: false, .. }));
+    assert!(second.gas_used <= genesis().limits.bundle_gas_max);
+    // Not somebody else's to hurry.
+    let made = block(&chain, &[signed(2, 0, vec![op(&Resume { bundle })])]);
+    assert!(matches!(made.receipts[0].verdict, Verdict::Failed(_)));
+}
+
+/// spec: HISTORY-2. What the database says of batches is not believed.
+#[test]
+fn changed_continuations_are_damage() {
+    let kv = Arc::new(MemoryKv::new());
+    let chain = Ledger::create(store(), kv.clone(), standard(), &genesis(), PoolLimits::default()).unwrap();
+    block(&chain, &[payments()]);
+    next(&chain).unwrap();
+    let place = [b"n".as_slice(), &2u64.to_be_bytes()].concat();
+    let value = kv.get(&place).unwrap().unwrap();
+    for at in (0..value.len()).step_by(7) {
+        let mut changed = value.clone();
+        changed[at] ^= 4;
+        kv.write(Batch::new().put(place.clone(), changed).clone()).unwrap();
+        assert!(matches!(chain.continuations(Height(2)), Err(LedgerError::Damaged { .. })), "byte {at}");
+    }
+    kv.write(Batch::new().delete(place.clone()).clone()).unwrap();
+    assert!(matches!(chain.continuations(Height(2)), Err(LedgerError::Damaged { .. })));
+    kv.write(Batch::new().put(place, value).clone()).unwrap();
+    assert_eq!(chain.continuations(Height(2)).unwrap().len(), 1);
+    assert!(chain.continuations(Height(1)).unwrap().is_empty());
+}
+
+/// X-03: sixty-five thousand operations and a few more, and a bundle that may not be taken in, are refused before a
+/// nonce is used.
+#[test]
+fn x03_a_bundle_that_cannot_be_served_uses_no_nonce() {
+    let chain = chain_of(&genesis());
+    let borders = BoundedSet::new([1]).unwrap();
+    let bytes = batched(1, 0, Batching { borders, ..Batching::until(Height(9)) }, vec![pay(1, 1); 2]).to_bytes();
+    assert!(SignedTransaction::from_bytes(&bytes).is_ok());
+    for batching in [Batching::until(Height(1)), Batching { hold: true, ..Batching::until(Height(50)) }] {
+        let refusal = chain.submit(&batched(1, 0, batching, vec![pay(1, 1)]).to_bytes()).unwrap_err();
+        assert!([12, 14].contains(&refusal.code()), "{refusal}");
+    }
+    assert_eq!(chain.next_nonce(&key(1).public()).unwrap(), Some(0));
+}
