@@ -53,6 +53,10 @@ pub(crate) struct Metrics {
     pub(crate) waiting: Gauge,
     pub(crate) store_entries: Gauge,
     pub(crate) store_disk_bytes: Gauge,
+    pub(crate) store_garbage_bytes: Gauge,
+    pub(crate) store_view_bytes: Gauge,
+    pub(crate) store_flush_waits: Gauge,
+    pub(crate) store_compaction_waits: Gauge,
     pub(crate) store_failed: Gauge,
     snapshots_created: Counter,
     snapshots_failed: Family<Reason, Counter>,
@@ -101,6 +105,10 @@ impl Metrics {
             waiting: Gauge::default(),
             store_entries: Gauge::default(),
             store_disk_bytes: Gauge::default(),
+            store_garbage_bytes: Gauge::default(),
+            store_view_bytes: Gauge::default(),
+            store_flush_waits: Gauge::default(),
+            store_compaction_waits: Gauge::default(),
             store_failed: Gauge::default(),
             snapshots_created: Counter::default(),
             snapshots_failed: Family::default(),
@@ -156,6 +164,26 @@ impl Metrics {
         );
         registry.register("store_entries_count", "Entries in the state", metrics.store_entries.clone());
         registry.register("store_disk_bytes", "Bytes the store takes on disk", metrics.store_disk_bytes.clone());
+        registry.register(
+            "store_garbage_bytes",
+            "Bytes on disk that the last state does not need",
+            metrics.store_garbage_bytes.clone(),
+        );
+        registry.register(
+            "store_view_bytes",
+            "Bytes on disk that are kept for nothing but open views",
+            metrics.store_view_bytes.clone(),
+        );
+        registry.register(
+            "store_flush_waits_commits",
+            "Commits since the start that waited for a flush",
+            metrics.store_flush_waits.clone(),
+        );
+        registry.register(
+            "store_compaction_waits_commits",
+            "Commits since the start that waited for a compaction",
+            metrics.store_compaction_waits.clone(),
+        );
         registry.register(
             "store_failed_flag",
             "1 once a write failed and the node must restart",

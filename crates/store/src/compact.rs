@@ -50,6 +50,9 @@ impl<H: Hasher> Shared<H> {
         if !victims.is_empty() {
             self.poisoning(|| self.empty(&victims, &mut done, progress))?;
         }
+        if self.is_closing() {
+            return Ok(done);
+        }
         // One flush lets go of a segment, the next one removes its file.
         for _ in 0..2 {
             self.flush(&mut self.upkeep())?;

@@ -123,6 +123,25 @@ pub(crate) struct Counts {
     pub(crate) view_bytes: AtomicU64,
 }
 
+/// A compaction that started by itself, for as long as it is under way. However it ends, nobody waits for it after.
+struct Compacting<'a, H: Hasher>(&'a Shared<H>);
+
+impl<'a, H: Hasher> Compacting<'a, H> {
+    fn begin(shared: &'a Shared<H>) -> Self {
+        shared.signals().compacting = true;
+        Self(shared)
+    }
+}
+
+impl<H: Hasher> Drop for Compacting<'_, H> {
+    fn drop(&mut self) {
+        let mut signals = self.0.signals();
+        (signals.compacting, signals.left) = (false, signals.garbage);
+        drop(signals);
+        self.0.changed.notify_all();
+    }
+}
+
 /// Keeps a height from being removed while somebody looks into it.
 struct Pin<'a, H: Hasher> {
     shared: &'a Shared<H>,
@@ -685,13 +704,9 @@ impl<H: Hasher> Shared<H> {
     /// A compaction because there is too much garbage.
     // spec: STORE-12
     fn compact_unasked(&self) -> Result<(), StoreError> {
-        self.signals().compacting = true;
+        let _compacting = Compacting::begin(self);
         let compacted = self.compact(&mut |_| {});
         self.recount();
-        let mut signals = self.signals();
-        (signals.compacting, signals.left) = (false, signals.garbage);
-        drop(signals);
-        self.changed.notify_all();
         compacted.map(drop)
     }
 

@@ -479,6 +479,10 @@ async fn take_figures(engine: Arc<dyn Engine>, metrics: Arc<Metrics>) {
         if let Ok((stats, Ok(status))) = figures {
             metrics.store_entries.set(gauge(stats.entries));
             metrics.store_disk_bytes.set(gauge(stats.disk_bytes));
+            metrics.store_garbage_bytes.set(gauge(stats.garbage_bytes));
+            metrics.store_view_bytes.set(gauge(stats.view_bytes));
+            metrics.store_flush_waits.set(gauge(stats.flush_waits));
+            metrics.store_compaction_waits.set(gauge(stats.compaction_waits));
             metrics.waiting.set(gauge(status.waiting));
         }
         tokio::time::sleep(FIGURES_EVERY).await;
