@@ -1,6 +1,6 @@
 //! Nodes that come back from snapshots, and chains that idle.
 
-use crate::harness::{Network, PATIENCE, get};
+use crate::harness::{Network, PATIENCE, get, metric};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -68,6 +68,50 @@ fn ss64_an_idle_chain_without_empty_blocks_stays_as_it_is() {
     network.run(&["load", "--rate", "5", "--seconds", "1"]);
     let busy = network.node("node0");
     assert!(busy.height > after.height && busy.root != after.root, "a transaction wakes it");
+}
+
+/// What is synced is counted exactly: the metrics end where they said they would.
+#[test]
+fn ss62_a_larger_state_is_synced_whole_and_counted_exactly() {
+    let Some(network) = Network::up(&["--validators", "2", "--ballast", "40000", "--chunk-bytes", "65536"]) else {
+        return;
+    };
+    network.until_all_at(15);
+    network.run(&["join"]);
+    let tip = network.tip();
+    let took = network.until("the joiner to reach the tip", PATIENCE, |nodes| {
+        nodes.iter().any(|node| node.name == "node2" && node.height >= tip && !node.catching_up)
+    });
+    let joiner = network.node("node2");
+    println!("40,000 entries joined in {} ms", took.as_millis());
+    let done = metric(&joiner, "statesync_done_chunks");
+    assert!(done > Some(50), "{done:?} chunks");
+    assert_eq!(done, metric(&joiner, "statesync_total_chunks"));
+    network.all_agree(tip);
+}
+
+/// Killed in the middle of a restore, Keelstone is started again, starts CometBFT again, and the node syncs.
+#[test]
+fn ss58_an_application_killed_in_the_middle_of_a_restore_syncs_when_it_is_started_again() {
+    let Some(network) = Network::up(&["--validators", "2", "--ballast", "20000", "--chunk-bytes", "65536"]) else {
+        return;
+    };
+    network.until_all_at(15);
+    // Slow enough to be caught in the middle.
+    network.run(&["join", "--supervise", "--engine-set", "p2p.recv_rate=400000"]);
+    network.until("half of the chunks", PATIENCE, |nodes| {
+        let joiner = nodes.iter().find(|node| node.name == "node2").expect("it was started");
+        let (done, all) = (metric(joiner, "statesync_done_chunks"), metric(joiner, "statesync_total_chunks"));
+        done.zip(all).is_some_and(|(done, all)| all > 0 && done * 2 >= all)
+    });
+    network.run(&["kill", "node2"]);
+    network.run(&["restart", "node2"]);
+    let tip = network.tip();
+    network.until("the joiner to reach the tip", PATIENCE, |nodes| {
+        nodes.iter().any(|node| node.name == "node2" && node.height >= tip && !node.catching_up)
+    });
+    assert!(network.node("node2").lowest_height >= 10, "it did not come from a snapshot");
+    network.all_agree(tip);
 }
 
 /// CometBFT gives up state sync, here because it is told to trust a block that does not exist. Its supervisor lets it
