@@ -125,6 +125,9 @@ pub(crate) struct Status {
     /// What snapshots there are; null on a node that makes none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) snapshots: Option<SnapshotFigures>,
+    /// Where CometBFT stands, if it makes the blocks and was asked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) engine: Option<EngineStanding>,
     /// Where the API of the node that answers listens, if it was asked through it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) api: Option<String>,
@@ -225,6 +228,36 @@ impl Snapshot {
             entry_bytes: info.totals.bytes,
             bytes: info.bytes,
         }
+    }
+}
+
+/// Where CometBFT stands, as its RPC says (`sync_info`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct EngineStanding {
+    /// The address that was asked.
+    pub(crate) rpc: String,
+    /// Why it did not answer, if it did not.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) error: Option<String>,
+    /// Its last block.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) height: Option<u64>,
+    /// Its first block.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) earliest_height: Option<u64>,
+    /// Whether it is still behind the others.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) catching_up: Option<bool>,
+}
+
+impl std::fmt::Display for EngineStanding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(error) = &self.error {
+            return f.write_str(error);
+        }
+        let (height, earliest) = (self.height.unwrap_or_default(), self.earliest_height.unwrap_or_default());
+        let state = if self.catching_up == Some(true) { "catching up" } else { "in step" };
+        write!(f, "height {height}, blocks from {earliest}, {state}")
     }
 }
 

@@ -557,6 +557,7 @@ impl<H: Hasher> Chain for Local<H> {
             entry_bytes: totals.bytes,
             waiting: u64::try_from(self.ledger().pool().count).unwrap_or(u64::MAX),
             snapshots: None,
+            engine: None,
             api: None,
         })
     }

@@ -57,6 +57,7 @@ pub const TARGETS: &[Target] = &[
     chain::XIAN,
     node::ARGUMENTS,
     node::CONFIG,
+    node::ABCI_FRAMES,
     ledger::JSON,
     ledger::DECIMAL,
     ledger::SIGNATURE,

@@ -1,8 +1,8 @@
-//! What people write: arguments in JSON, and configuration files.
+//! What people write, arguments in JSON and configuration files; and what an engine sends.
 
 use crate::{Target, canonical};
 use keelstone_codec::{Blob, BoundedSet, ChainId, Describe, Encode, Fixed, Hash, Height, Key, Namespace, Text};
-use keelstone_node::{Config, arguments, shown};
+use keelstone_node::{Config, FRAME_BYTES_MAX, Frames, arguments, check_size, shown};
 use std::collections::BTreeMap;
 
 type Arguments = ((bool, u8, u128, i64), (Fixed, Hash, Height), (Key, Namespace, ChainId), Collections);
@@ -47,4 +47,41 @@ fn config(input: &[u8]) -> bool {
 
 fn configs() -> Vec<Vec<u8>> {
     vec![Vec::new(), Config::default().to_toml().into_bytes()]
+}
+
+pub(crate) const ABCI_FRAMES: Target = Target { name: "abci_frames", run: abci_frames, seeds: abci_streams };
+
+/// What comes in on an engine's connection is cut into the same frames however it arrives, holds no more than came, and
+/// ends at the first byte that cannot be right.
+fn abci_frames(input: &[u8]) -> bool {
+    let (whole, end) = cut(input, input.len().max(1));
+    let (bytes, same_end) = cut(input, 1);
+    assert_eq!((&whole, end), (&bytes, same_end), "the frames depend on how the bytes arrive");
+    assert!(whole.iter().map(Vec::len).sum::<usize>() <= input.len());
+    let fits = whole.iter().filter(|frame| check_size(frame).is_ok()).count();
+    end && fits == whole.len()
+}
+
+/// The frames of a stream that arrives in pieces, and whether it ends between two.
+fn cut(input: &[u8], piece: usize) -> (Vec<Vec<u8>>, bool) {
+    let (mut frames, mut found) = (Frames::default(), Vec::new());
+    for piece in input.chunks(piece) {
+        frames.buffer().extend_from_slice(piece);
+        loop {
+            match frames.next() {
+                Ok(Some(frame)) => found.push(frame.to_vec()),
+                Ok(None) => break,
+                Err(_) => return (found, false),
+            }
+        }
+        assert!(frames.buffer().capacity() <= FRAME_BYTES_MAX, "room is made on the word of a length");
+    }
+    (found, frames.is_between())
+}
+
+fn abci_streams() -> Vec<Vec<u8>> {
+    // An echo and a flush; a FinalizeBlock of two transactions and a height.
+    let echo = [vec![9, 0x0a, 7, 0x0a, 5], b"hello".to_vec(), vec![2, 0x12, 0]].concat();
+    let block = vec![13, 0xa2, 0x01, 10, 0x0a, 2, 1, 2, 0x0a, 2, 3, 4, 0x28, 9];
+    vec![Vec::new(), echo, block]
 }

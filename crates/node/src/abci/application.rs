@@ -60,6 +60,8 @@ pub(crate) struct Application {
     /// Blocks the engine is to keep; 0 for all.
     retain_blocks: u64,
     sync: Mutex<Patience>,
+    /// How long the block that is decided took to run.
+    ran_for: Mutex<Duration>,
 }
 
 impl Application {
@@ -70,7 +72,7 @@ impl Application {
         snapshots: Option<Arc<Service>>,
         retain_blocks: u64,
     ) -> Self {
-        Self { engine, metrics, health, snapshots, retain_blocks, sync: Mutex::default() }
+        Self { engine, metrics, health, snapshots, retain_blocks, sync: Mutex::default(), ran_for: Mutex::default() }
     }
 
     /// Why state sync will not come to an end, if it will not: asked again and again while the node runs.
@@ -199,12 +201,14 @@ impl Application {
 
     fn finalize_block(&self, call: RequestFinalizeBlock) -> Result<ResponseFinalizeBlock, Failure> {
         let events = call.misbehavior.iter().map(|found| self.note_misbehavior(found)).collect();
+        let started = Instant::now();
         let finalized = self.engine.finalize(Decided {
             height: height(call.height)?,
             time: timestamp(call.time.as_ref())?,
             proposer: call.proposer_address.to_vec(),
             transactions: call.txs,
         })?;
+        *self.ran_for.lock().unwrap_or_else(PoisonError::into_inner) = started.elapsed();
         let Finalized { root, results, validators } = &*finalized;
         Ok(ResponseFinalizeBlock {
             events,
@@ -234,7 +238,10 @@ impl Application {
     }
 
     fn commit(&self) -> Result<ResponseCommit, Failure> {
+        let started = Instant::now();
         let height = self.engine.commit_decided()?.block.height;
+        let ran_for = std::mem::take(&mut *self.ran_for.lock().unwrap_or_else(PoisonError::into_inner));
+        self.metrics.block_seconds.observe((ran_for + started.elapsed()).as_secs_f64());
         self.sync.lock().unwrap_or_else(PoisonError::into_inner).confirmed();
         let oldest = self.snapshots.as_ref().map(|snapshots| snapshots.oldest_listed());
         let retain_height = retain_height(height, self.retain_blocks, oldest);

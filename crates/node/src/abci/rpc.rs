@@ -3,7 +3,7 @@
 //! One connection to a request, with a bound on time and on the size of an answer. Nothing that comes back is believed
 //! without a proof of its own.
 
-use crate::api::Refusal;
+use crate::api::{EngineStanding, Refusal};
 use crate::client::{TIMEOUT, exchange};
 use crate::config::HttpAddress;
 use serde::Deserialize;
@@ -74,12 +74,35 @@ impl Rpc {
 
     /// The engine's last block.
     pub(crate) fn height(&self) -> Result<u64, RpcError> {
-        let status = self.call("status", json!({}))?;
-        let height = status.pointer("/sync_info/latest_block_height").and_then(Value::as_str);
-        height.and_then(|height| height.parse().ok()).ok_or_else(|| {
+        number(&self.sync_info()?, "latest_block_height").ok_or_else(|| {
             let what = "its status names no height".to_owned();
             RpcError::Unreachable { address: self.address.clone(), what }
         })
+    }
+
+    /// Where the engine stands, for people and programs.
+    pub(crate) fn standing(&self) -> EngineStanding {
+        let (rpc, info) = (self.address.to_string(), self.sync_info());
+        match info {
+            Ok(info) => EngineStanding {
+                rpc,
+                error: None,
+                height: number(&info, "latest_block_height"),
+                earliest_height: number(&info, "earliest_block_height"),
+                catching_up: info.get("catching_up").and_then(Value::as_bool),
+            },
+            Err(error) => EngineStanding {
+                rpc,
+                error: Some(error.to_string()),
+                height: None,
+                earliest_height: None,
+                catching_up: None,
+            },
+        }
+    }
+
+    fn sync_info(&self) -> Result<Value, RpcError> {
+        Ok(self.call("status", json!({}))?.get_mut("sync_info").map(Value::take).unwrap_or_default())
     }
 
     /// Hands a transaction to the engine's pool.
@@ -100,6 +123,11 @@ impl Rpc {
             code => Err(Refusal::Refused { code: code.to_string(), message: answer.log }),
         }
     }
+}
+
+/// A number, which the RPC writes as text.
+fn number(object: &Value, name: &str) -> Option<u64> {
+    object.get(name)?.as_str()?.parse().ok()
 }
 
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

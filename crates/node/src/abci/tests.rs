@@ -61,6 +61,8 @@ impl Place {
         Home::new(directory.path().to_owned()).write_genesis(&genesis).unwrap();
         let mut config = Config::default();
         config.store.cache_bytes = 1 << 20;
+        // How full the machine's disk is is none of these tests' business.
+        config.snapshots.reserve_percent = 0;
         Self { directory, genesis, config }
     }
 

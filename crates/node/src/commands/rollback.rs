@@ -1,6 +1,7 @@
 //! `keelstone rollback HEIGHT --yes`: makes an earlier height the last one again.
 
 use super::db::confirmed;
+use crate::abci::Rpc;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::grouped;
@@ -17,10 +18,16 @@ pub(crate) struct Options {
     /// Yes, forget the blocks above it
     #[arg(long)]
     yes: bool,
+    /// The height of CometBFT's state, under which this chain runs; asked of its RPC if it is not given
+    #[arg(long, value_name = "H")]
+    engine_height: Option<u64>,
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     let chain = context.open_chain()?;
+    if !context.home.read_genesis()?.validators.is_empty() {
+        under_engine(&options, context)?;
+    }
     let before = chain.status()?.height;
     let lost = before.saturating_sub(options.height);
     confirmed(options.yes, &format!("this forgets {} blocks above height {}", grouped(lost), options.height))?;
@@ -30,4 +37,30 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     context.out.row("root", root.0);
     context.out.emit(&json!({ "height": options.height, "height_before": before, "root": root.0 }));
     Ok(Exit::Ok)
+}
+
+/// CometBFT replays to an application that is one block behind it; one that is further behind or ahead has lost what
+/// the engine relies on.
+// spec: STORE-5
+fn under_engine(options: &Options, context: &Context<'_>) -> Result<(), Failure> {
+    let engine = match options.engine_height {
+        Some(height) => height,
+        None => Rpc::new(context.config()?.0.engine.rpc).height().map_err(|error| {
+            Failure::usage(format!("CometBFT's height is not known: {error}"))
+                .hint("--engine-height H says it; cometbft rollback takes CometBFT one height back and prints it")
+        })?,
+    };
+    let height = options.height;
+    if height == engine || height.checked_add(1) == Some(engine) {
+        return Ok(());
+    }
+    let message =
+        format!("CometBFT stands at height {engine}: this chain can go back to {engine} or one below, not to {height}");
+    let hint = match height < engine {
+        true => {
+            format!("cometbft rollback --hard takes CometBFT back one height; run it {} times first", engine - height)
+        }
+        false => "nothing above CometBFT's height can be kept: roll back to that height".to_owned(),
+    };
+    Err(Failure::usage(message).hint(hint))
 }

@@ -1,7 +1,9 @@
 //! `keelstone status`: where the chain stands.
 
+use crate::abci::Rpc;
 use crate::api::SnapshotFigures;
 use crate::cli::Context;
+use crate::config::EngineKind;
 use crate::exit::{Exit, Failure};
 use crate::out::{bytes, grouped};
 use crate::snapshots::look_into_library;
@@ -18,6 +20,10 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     {
         status.snapshots = Some(SnapshotFigures::of(&library.list()));
     }
+    let (config, _) = context.config()?;
+    if config.engine.kind == EngineKind::CometBft {
+        status.engine = Some(Rpc::new(config.engine.rpc).standing());
+    }
     let out = context.out;
     out.row("chain", &status.chain_id);
     out.row("height", grouped(status.height));
@@ -29,6 +35,9 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     if let Some(snapshots) = &status.snapshots {
         let newest = snapshots.newest_height.map_or_else(String::new, |height| format!(", newest {}", grouped(height)));
         out.row("snapshots", format_args!("{}{newest}", grouped(snapshots.count)));
+    }
+    if let Some(engine) = &status.engine {
+        out.row("cometbft", engine);
     }
     out.row("node", status.api.as_deref().unwrap_or("not running"));
     out.emit(&status);
