@@ -1,4 +1,5 @@
 //! Snapshots from the command line: made, proven, carried to another home, restored; and made by a running node.
+#![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
 use crate::support::{Node, chain, expect, keelstone, post, program, register, send};
 use serde_json::{Value, json};
@@ -61,7 +62,7 @@ fn a_snapshot_travels_to_another_home_and_comes_to_the_same_root() {
         let inspected = snapshot(home.path(), 0, &["inspect", archive, "--chunks"]);
         assert_eq!(
             inspected["chunk_list"].as_array().map(Vec::len),
-            made["chunks"].as_u64().map(|count| count as usize)
+            made["chunks"].as_u64().map(|count| usize::try_from(count).unwrap())
         );
         snapshot(home.path(), 0, &["verify", archive, "--root", root]);
         snapshot(home.path(), 2, &["verify", archive, "--root", &"ab".repeat(32)]);

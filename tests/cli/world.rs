@@ -1,4 +1,5 @@
 //! The agents' world from the command line: tables, lookups, and a conflict from its first claim to its ruling.
+#![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
 use crate::support::{Node, expect, post};
 use serde_json::{Value, json};

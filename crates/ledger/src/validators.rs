@@ -168,7 +168,7 @@ impl Validators {
     pub(crate) fn changed_by(changes: &Changes) -> Result<Option<(Self, Self)>, ReadError> {
         let (namespace, key) = Self::place();
         let Some(change) = changes.find(&namespace, &key) else { return Ok(None) };
-        let set = |value: &Option<Value>| value.as_ref().map_or(Ok(Self::default()), |value| decoded(value));
+        let set = |value: &Option<Value>| value.as_ref().map_or(Ok(Self::default()), decoded);
         Ok(Some((set(&change.before)?, set(&change.after)?)))
     }
 

@@ -68,7 +68,7 @@ fn cut(input: &[u8], piece: usize) -> (Vec<Vec<u8>>, bool) {
     for piece in input.chunks(piece) {
         frames.buffer().extend_from_slice(piece);
         loop {
-            match frames.next() {
+            match frames.next_frame() {
                 Ok(Some(frame)) => found.push(frame.to_vec()),
                 Ok(None) => break,
                 Err(_) => return (found, false),

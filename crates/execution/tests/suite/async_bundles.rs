@@ -662,12 +662,12 @@ fn x10_interleavings_are_those_of_the_model() {
             };
             let owner = 1 + u8::try_from(draw(3)).unwrap();
             let ids: Vec<_> = model.flights.keys().copied().collect();
-            let picked = (!ids.is_empty()).then(|| ids[draw(ids.len() as u64) as usize]);
+            let picked = (!ids.is_empty()).then(|| ids[usize::try_from(draw(ids.len() as u64)).unwrap()]);
             let name = id(names);
             let (batches, said) = match (work, picked) {
                 (0..=2, _) => {
                     let count = 1 + draw(6);
-                    let list: Vec<_> = (0..count).map(|_| (draw(5) as u8, value(&mut draw))).collect();
+                    let list: Vec<_> = (0..count).map(|_| (u8::try_from(draw(5)).unwrap(), value(&mut draw))).collect();
                     let operations: Vec<_> =
                         list.iter().map(|(cell, value)| op(&Put { cell: *cell, value: *value })).collect();
                     let borders = BoundedSet::new(1..u32::try_from(operations.len()).unwrap()).unwrap();
@@ -693,7 +693,8 @@ fn x10_interleavings_are_those_of_the_model() {
                 }
                 (7, _) => (chain.idle(), Said::Nothing),
                 _ => {
-                    let list: Vec<_> = (0..1 + draw(2)).map(|_| (draw(5) as u8, value(&mut draw))).collect();
+                    let list: Vec<_> =
+                        (0..1 + draw(2)).map(|_| (u8::try_from(draw(5)).unwrap(), value(&mut draw))).collect();
                     let operations = list.iter().map(|(cell, value)| op(&Put { cell: *cell, value: *value })).collect();
                     let (batches, result) = chain.run(names, owner, operations);
                     (batches, Said::Wrote(list, result.is_ok()))

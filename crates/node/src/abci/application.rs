@@ -366,7 +366,7 @@ impl Application {
         let parts: Vec<&str> = call.path.split('/').collect();
         match parts.as_slice() {
             ["", "store", namespace, "key"] => {
-                let place = Namespace::new(*namespace).and_then(|space| Ok((space, Key::new(call.data.to_vec())?)));
+                let place = Namespace::new(namespace).and_then(|space| Ok((space, Key::new(call.data.to_vec())?)));
                 match place {
                     Ok((namespace, key)) => self.entry(call, &namespace, &key).unwrap_or_else(|error| {
                         let code = match &error {

@@ -48,7 +48,7 @@ impl fmt::Display for Differs {
 
 /// What a comparison came to.
 enum Compared {
-    Agreed(Certificate),
+    Agreed(Box<Certificate>),
     Unknown(String),
     Differs(Differs),
 }
@@ -154,7 +154,7 @@ fn compare(
         Err(error) => return unknown(&error),
     };
     match engine.root_after(certificate.height) {
-        Ok(Some(own)) if own == certificate.root => Compared::Agreed(certificate),
+        Ok(Some(own)) if own == certificate.root => Compared::Agreed(Box::new(certificate)),
         Ok(Some(own)) => Compared::Differs(Differs { height: certificate.height, certified: certificate.root, own }),
         Ok(None) => Compared::Unknown("the root is no longer kept".to_owned()),
         Err(failure) => unknown(&failure),

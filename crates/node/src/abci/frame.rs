@@ -67,7 +67,7 @@ impl Frames {
     ///
     /// # Errors
     /// [`FrameError::Length`], [`FrameError::TooLong`]: nothing after it can be read.
-    pub fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+    pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
         let Some((length, head)) = varint(&self.buffer)? else { return Ok(None) };
         if length > FRAME_BYTES_MAX as u64 {
             return Err(FrameError::TooLong { found: length, limit: FRAME_BYTES_MAX });
@@ -134,11 +134,11 @@ pub fn check_size(frame: &[u8]) -> Result<(), FrameError> {
     })
 }
 
+/// Takes the number and content of a field.
+type Each<'a> = dyn FnMut(u64, &[u8]) -> Result<(), FrameError> + 'a;
+
 /// Calls `each` with number and content of every field; the content of one that is no byte string is empty.
-fn each_field(
-    mut message: &[u8],
-    each: &mut dyn FnMut(u64, &[u8]) -> Result<(), FrameError>,
-) -> Result<(), FrameError> {
+fn each_field(mut message: &[u8], each: &mut Each<'_>) -> Result<(), FrameError> {
     let cut = || FrameError::Malformed("it ends in the middle of a field".to_owned());
     while !message.is_empty() {
         let (key, taken) = varint(message)?.ok_or_else(cut)?;
@@ -186,7 +186,7 @@ mod tests {
             let (mut frames, mut found) = (Frames::default(), Vec::new());
             for piece in stream.chunks(step) {
                 frames.buffer().extend_from_slice(piece);
-                while let Some(frame) = frames.next().unwrap() {
+                while let Some(frame) = frames.next_frame().unwrap() {
                     found.push(Request::decode(frame).unwrap().encode_length_delimited_to_vec());
                 }
             }
@@ -200,7 +200,7 @@ mod tests {
         let next = |bytes: &[u8]| {
             let mut frames = Frames::default();
             frames.buffer().extend_from_slice(bytes);
-            let next = frames.next();
+            let next = frames.next_frame();
             (next, frames.buffer().capacity())
         };
         assert_eq!(next(&[0x80; 11]).0, Err(FrameError::Length));

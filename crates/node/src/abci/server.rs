@@ -163,7 +163,7 @@ async fn connection(
 ) -> Result<(), ConnectionError> {
     let (mut frames, mut answers) = (Frames::default(), BytesMut::new());
     loop {
-        while let Some(frame) = frames.next()? {
+        while let Some(frame) = frames.next_frame()? {
             check_size(&frame)?;
             let message = RequestMessage::decode(frame).map_err(|error| FrameError::Malformed(error.to_string()))?;
             let flush = matches!(message.value, Some(Request::Flush(_)));

@@ -395,7 +395,8 @@ fn an_engine_of_another_chain_is_refused_by_name() {
     let place = Place::new();
     let node = place.start();
     let right = init_chain(&place);
-    let wrong: [(&str, fn(&mut proto::RequestInitChain)); 6] = [
+    type Change = fn(&mut proto::RequestInitChain);
+    let wrong: [(&str, Change); 6] = [
         ("chain id", |call| call.chain_id = "other".to_owned()),
         ("initial height", |call| call.initial_height = 2),
         ("app_state", |call| call.app_state_bytes = "{}".into()),
@@ -436,7 +437,7 @@ fn proposals_hold_what_goes_on_and_are_refused_for_what_does_not_decode_alone() 
     let Answer::PrepareProposal(prepared) = client.call(call(all, i64::try_from(early.len()).unwrap() + 6)) else {
         panic!()
     };
-    assert_eq!(prepared.txs, [early.clone()]);
+    assert_eq!(prepared.txs, std::slice::from_ref(&early));
     let mut judge = |txs| {
         let call = proto::RequestProcessProposal { txs, height: 1, ..Default::default() };
         let Answer::ProcessProposal(judged) = client.call(Call::ProcessProposal(call)) else { panic!() };
@@ -636,7 +637,7 @@ fn serving() -> (Place, Node, [Served; 2]) {
         for number in 0..2_000u32 {
             // Bytes that do not compress to nothing, the same in every run.
             let value: Vec<u8> =
-                (0..160u32).map(|at| (number.wrapping_mul(2_654_435_761) >> (at % 24)) as u8).collect();
+                (0..160u32).map(|at| (number.wrapping_mul(2_654_435_761) >> (at % 24)).to_le_bytes()[0]).collect();
             let place = (namespace.clone(), Key::new(number.to_be_bytes()).unwrap());
             genesis.state.insert(place, Value::new(value).unwrap());
         }
