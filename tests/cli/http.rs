@@ -1,5 +1,6 @@
 //! The API under hostile clients.
 
+use crate::bundles::submit;
 use crate::support::{Node, answer, chain, expect, post, register, send};
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
@@ -209,6 +210,7 @@ fn r11_subscriptions_are_capped_and_slow_readers_dropped() {
 fn every_documented_path_answers() {
     let home = chain();
     let sent = send(home.path(), 0, &json!([register()]));
+    let bundle = submit(home.path(), 0, &[post("in a batch")]);
     let node = Node::start(home.path(), &[]);
     let (status, document) = node.json("/openapi.json");
     assert_eq!(status, 200);
@@ -223,6 +225,7 @@ fn every_documented_path_answers() {
             "/v1/lookup/{index}" => "?of=Ada",
             _ => "",
         };
+        let id = if path.starts_with("/v1/bundles/") { bundle["id"].as_str().unwrap() } else { id };
         let path = path.replace("{id}", id).replace("{height}", "1").replace("{key}", sender);
         let path = path.replace("{namespace}", "agents").replace("{index}", "name") + query;
         assert_eq!(node.get(&path).0, 200, "{path}");

@@ -31,8 +31,8 @@ const fn part(name: &'static str, budget_secs: u64, cargo: &'static [&'static st
 
 const TEST: &[Part] = &[
     part("format", 20, &["fmt", "--all", "--check"]),
-    part("build", 600, &["test", "--workspace", "--locked", "--no-run"]),
-    part("tests", 960, &["test", "--workspace", "--locked"]),
+    part("build", 900, &["test", "--workspace", "--locked", "--no-run"]),
+    part("tests", 1_080, &["test", "--workspace", "--locked", "--no-fail-fast"]),
     part("lints", 240, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
     Part {
         env: &[("RUSTDOCFLAGS", "-D warnings")],
