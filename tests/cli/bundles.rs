@@ -29,7 +29,7 @@ fn a_bundle_runs_in_batches_until_it_is_complete() {
     assert_eq!(expect(home.path(), 0, &["bundle", "status", id]), done);
     assert_eq!(expect(home.path(), 0, &["bundle", "list"]), json!([]), "nothing is in flight");
     expect(home.path(), 14, &["bundle", "status", &"00".repeat(32)]);
-    assert_eq!(expect(home.path(), 0, &["replay"])["to"], done["updated"], "blocks of batches are replayed");
+    assert_eq!(expect(home.path(), 0, &["replay"])["height"], done["updated"], "blocks of batches are replayed");
 }
 
 #[test]
