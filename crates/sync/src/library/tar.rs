@@ -4,7 +4,7 @@
 //! the one header [`header`] writes for a name and a size. So there is nothing to be clever about: no links, devices,
 //! sparse files, extended headers or second sizes, no path, no owner, no time. Every byte read is an adversary's.
 //!
-//! Why not a crate: `docs/decisions/0011-one-narrow-tar.md`. Rules: `spec/library.md`, LIB-7. Vectors: `spec/vectors/library.json`.
+//! Why not a crate: `docs/decisions/0013-one-narrow-tar.md`. Rules: `spec/library.md`, LIB-7. Vectors: `spec/vectors/library.json`.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
