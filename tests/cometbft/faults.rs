@@ -1,6 +1,6 @@
 //! Networks under load, and under everything that happens to processes.
 
-use crate::harness::{ANSWERS, Network, PATIENCE, report};
+use crate::harness::{ANSWERS, Network, PATIENCE, metric, report};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,10 @@ fn ss53_a_fifth_node_joins_by_state_sync_and_every_node_survives_every_fault() {
     let goal = joiner.height + FOLLOW;
     network.until_all_at(goal);
     println!("followed {FOLLOW} blocks in {} ms", began.elapsed().as_millis());
+    for node in network.nodes() {
+        let certified = || metric(&node, "certified_height_blocks");
+        network.until("every root to be certified", ANSWERS, |_| certified() >= Some(goal - 2));
+    }
 
     for (part, name) in [("--app", "node1"), ("--engine", "node1"), ("--app", "node4")] {
         network.run(&["kill", name, part]);

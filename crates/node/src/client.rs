@@ -60,13 +60,10 @@ impl Remote {
     }
 
     fn request<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, Refusal> {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
-        if method == "POST" {
-            let length = body.len();
-            head.push_str(&format!("Content-Type: application/octet-stream\r\nContent-Length: {length}\r\n"));
-        }
-        head.push_str("\r\n");
-        let (status, answer) = exchange(self.address, self.timeout, &head, body, ANSWER_BYTES_MAX)
+        let host = self.address.to_string();
+        let post = (method == "POST").then_some(Body { kind: "application/octet-stream", bytes: body });
+        let (status, answer) = TcpStream::connect_timeout(&self.address, self.timeout)
+            .and_then(|stream| exchange(stream, self.timeout, &host, path, post, ANSWER_BYTES_MAX))
             .map_err(|error| Refusal::Failed(format!("the node at http://{} did not answer: {error}", self.address)))?;
         let unexpected = |error| Refusal::Failed(format!("http://{}{path} answered {status}: {error}", self.address));
         if (200..300).contains(&status) {
@@ -91,21 +88,38 @@ impl Remote {
     }
 }
 
-/// Sends a request, which asks for the connection to be closed, and reads the answer to its end.
+/// What a POST carries.
+pub(crate) struct Body<'a> {
+    /// Its media type.
+    pub(crate) kind: &'a str,
+    pub(crate) bytes: &'a [u8],
+}
+
+/// Asks for a path, with a POST if there is a body, and reads the answer to its end: its status and its body.
+///
+/// As HTTP/1.0, whose answers are never in pieces and end with the connection: CometBFT sends whatever is above two
+/// kilobytes in pieces to those who speak 1.1.
 pub(crate) fn exchange(
-    address: SocketAddr,
+    mut stream: TcpStream,
     timeout: Duration,
-    head: &str,
-    body: &[u8],
+    host: &str,
+    path: &str,
+    body: Option<Body<'_>>,
     answer_bytes_max: u64,
 ) -> std::io::Result<(u16, Vec<u8>)> {
-    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    stream.write_all(&[head.as_bytes(), body].concat())?;
+    let request = match body {
+        None => format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").into_bytes(),
+        Some(Body { kind, bytes }) => {
+            let head = format!("POST {path} HTTP/1.0\r\nHost: {host}\r\nContent-Type: {kind}\r\n");
+            [format!("{head}Content-Length: {}\r\n\r\n", bytes.len()).as_bytes(), bytes].concat()
+        }
+    };
+    stream.write_all(&request)?;
     let mut answer = Vec::new();
     stream.take(answer_bytes_max).read_to_end(&mut answer)?;
-    let invalid = || std::io::Error::new(std::io::ErrorKind::InvalidData, "not an answer of HTTP/1.1");
+    let invalid = || std::io::Error::new(std::io::ErrorKind::InvalidData, "not an answer of HTTP");
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(invalid)?;
     let body = answer.split_off(end + 4);
     let head = String::from_utf8(answer).map_err(|_| invalid())?;

@@ -4,11 +4,12 @@
 //! without a proof of its own.
 
 use crate::api::{EngineStanding, Refusal};
-use crate::client::{TIMEOUT, exchange};
+use crate::client::{Body, TIMEOUT, exchange};
 use crate::config::HttpAddress;
+use crate::strict_json;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::fmt::Write as _;
+use std::net::TcpStream;
 
 /// Bytes of an answer. The largest honest one is a commit of 10,000 signatures.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
@@ -53,14 +54,13 @@ impl Rpc {
     pub(crate) fn call(&self, method: &str, params: Value) -> Result<Value, RpcError> {
         let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
         let unreachable = |what: String| RpcError::Unreachable { address: self.address.clone(), what };
-        let (host, port) = (self.address.host(), self.address.port());
-        let mut head = format!("POST / HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n");
-        write!(head, "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len())
-            .expect("writing to a string cannot fail");
+        let host = format!("{}:{}", self.address.host(), self.address.port());
+        let body = Body { kind: "application/json", bytes: body.as_bytes() };
         let address = self.address.resolve().map_err(|error| unreachable(error.to_string()))?;
-        let (status, answer) = exchange(address, TIMEOUT, &head, body.as_bytes(), ANSWER_BYTES_MAX)
+        let (status, answer) = TcpStream::connect_timeout(&address, TIMEOUT)
+            .and_then(|stream| exchange(stream, TIMEOUT, &host, "/", Some(body), ANSWER_BYTES_MAX))
             .map_err(|error| unreachable(error.to_string()))?;
-        let mut answer: Value = serde_json::from_slice(&answer)
+        let mut answer: Value = strict_json::parse(&answer)
             .map_err(|error| unreachable(format!("status {status}, and no JSON: {error}")))?;
         if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
             let text = |name| error.get(name).and_then(Value::as_str).unwrap_or_default();

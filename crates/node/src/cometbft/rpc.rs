@@ -3,9 +3,10 @@
 //! An answer is a stranger's word. What is to be trusted (a block's hash, say) is asked of two nodes and compared, or
 //! checked against what this node computed itself.
 
+use crate::client::exchange;
 use crate::strict_json;
 use serde_json::Value;
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
@@ -226,33 +227,26 @@ impl Rpc {
         text.parse().map_err(|_| self.form(path, format!("{text:?} at {at} is no height")))
     }
 
-    /// Sends a request and reads the answer's body. As HTTP/1.0, whose answers end with the connection.
+    /// Sends a request and reads the answer's body.
     fn exchange(&self, path: &str) -> io::Result<Vec<u8>> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in self.authority.to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, self.timeout) {
-                Ok(stream) => return self.exchange_over(stream, path),
+                Ok(stream) => {
+                    let answer = exchange(stream, self.timeout, &self.authority, path, None, ANSWER_BYTES_MAX);
+                    return answer.map(|(_, body)| body);
+                }
                 Err(error) => last = error,
             }
         }
         Err(last)
-    }
-
-    fn exchange_over(&self, mut stream: TcpStream, path: &str) -> io::Result<Vec<u8>> {
-        stream.set_read_timeout(Some(self.timeout))?;
-        stream.set_write_timeout(Some(self.timeout))?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.authority).as_bytes())?;
-        let mut answer = Vec::new();
-        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
-        let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
-        let end = end.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an answer of HTTP"))?;
-        Ok(answer.split_off(end + 4))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
 
     /// A node that answers one request with these bytes.
