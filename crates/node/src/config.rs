@@ -12,7 +12,7 @@ use crate::exit::Failure;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read as _;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
@@ -444,12 +444,6 @@ impl HttpAddress {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    /// The address its name stands for at this moment.
-    pub(crate) fn resolve(&self) -> std::io::Result<SocketAddr> {
-        let none = || std::io::Error::new(std::io::ErrorKind::NotFound, format!("{} has no address", self.host));
-        (self.host.trim_matches(['[', ']']), self.port).to_socket_addrs()?.next().ok_or_else(none)
     }
 }
 

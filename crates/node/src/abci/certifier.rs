@@ -7,13 +7,12 @@
 //! Rule: `spec/ledger.md`, LEDGER-7.
 
 use super::certificate::{self, Certificate};
-use super::rpc::Rpc;
+use crate::cometbft::rpc::Rpc;
 use crate::engine::Engine;
 use crate::exit::causes;
 use crate::metrics::Metrics;
 use keelstone_codec::{Height, Root};
 use prost::Message as _;
-use serde_json::json;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -105,7 +104,7 @@ impl Certifier {
 fn take_in(engine: &Weak<dyn Engine>, rpc: &Rpc, height: Height, metrics: &Metrics) -> Option<Differs> {
     let engine = engine.upgrade()?;
     let header = |height: Height| {
-        let answer = rpc.call("commit", json!({ "height": height.to_string() })).map_err(|error| error.to_string())?;
+        let answer = rpc.get(&format!("/commit?height={height}")).map_err(|error| causes(&error))?;
         let signed = answer.get("signed_header").cloned().unwrap_or_default();
         serde_json::from_value(signed).map_err(|error| format!("the engine's commit: {error}"))
     };

@@ -14,7 +14,6 @@ mod certificate;
 mod certifier;
 mod frame;
 mod patience;
-mod rpc;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -22,5 +21,4 @@ mod tests;
 pub(crate) use application::Application;
 pub(crate) use certifier::Certifier;
 pub use frame::{FIELDS_MAX, FRAME_BYTES_MAX, FrameError, Frames, STRUCTURE_BYTES_MAX, check_size};
-pub(crate) use rpc::{Rpc, from_base64};
 pub(crate) use server::Server;

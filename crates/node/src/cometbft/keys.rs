@@ -4,6 +4,7 @@
 //! Both hold an Ed25519 key as base64 of seed and public key. An address, and a node's id, is the first 20 bytes of
 //! SHA-256 over the public key.
 
+use super::base64::base64;
 use keelstone_execution::PublicKey;
 use keelstone_ledger::SecretKey;
 use serde_json::{Value, json};
@@ -53,34 +54,9 @@ fn secret_json(key: &SecretKey) -> Zeroizing<String> {
     Zeroizing::new(format!("{{ \"type\": \"tendermint/PrivKeyEd25519\", \"value\": \"{}\" }}", *text))
 }
 
-/// Base64 with padding, RFC 4648.
-pub(crate) fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    // Its full size at once: a buffer that grew would leave copies of a secret behind.
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let byte = |index: usize| u32::from(group.get(index).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for digit in 0..4 {
-            let index = (bits >> (18 - 6 * digit)) & 0x3f;
-            let shown = usize::try_from(digit).is_ok_and(|digit| digit <= group.len());
-            out.push(if shown { char::from(DIGITS[index as usize]) } else { '=' });
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_is_that_of_rfc_4648() {
-        let vectors = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")];
-        for (plain, encoded) in vectors.into_iter().chain([("fooba", "Zm9vYmE="), ("foobar", "Zm9vYmFy")]) {
-            assert_eq!(base64(plain.as_bytes()), encoded);
-        }
-    }
 
     /// The values are OpenSSL's for the seed of 32 bytes 07.
     #[test]

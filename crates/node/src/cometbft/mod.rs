@@ -3,6 +3,7 @@
 //! Nothing here speaks ABCI. The files are written in CometBFT's own formats, so that the engine stays unmodified; what
 //! its RPC answers is taken to come from a stranger: bounded, and compared with a second node before it is trusted.
 
+pub(crate) mod base64;
 pub(crate) mod config_file;
 pub(crate) mod keys;
 pub(crate) mod rpc;

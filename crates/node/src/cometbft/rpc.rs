@@ -1,19 +1,24 @@
 //! Questions to a CometBFT node over its RPC: plain HTTP, one request to a connection, bounded in time and size.
 //!
-//! An answer is a stranger's word. What is to be trusted (a block's hash, say) is asked of two nodes and compared, or
-//! checked against what this node computed itself.
+//! An answer is a stranger's word, also that of the engine this node works for. What is to be trusted (a block's hash,
+//! say) is asked of two nodes and compared, comes with signatures, or is checked against what this node computed itself.
 
-use crate::client::exchange;
+use super::base64::base64;
+use crate::api::{EngineStanding, Refusal};
+use crate::client::{self, Body, exchange};
+use crate::config::HttpAddress;
+use crate::exit::causes;
 use crate::strict_json;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
 /// How long connecting, and then each read, may take unless told otherwise.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of an answer. The largest asked for here is a page of validators.
+/// Bytes of an answer. The largest honest one is a commit of 10,000 signatures.
 const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+const BROADCAST: &str = "/broadcast_tx_sync";
 
 /// The RPC of one node.
 #[derive(Debug, Clone)]
@@ -62,6 +67,26 @@ pub(crate) enum RpcError {
         /// What is wrong.
         problem: String,
     },
+    /// Its application does not take a transaction. Whoever sent it has to act.
+    #[error("http://{authority} refused the transaction with code {code}: {log}")]
+    Transaction {
+        /// The address.
+        authority: String,
+        /// The number of the reason (spec: TX-5).
+        code: u64,
+        /// What the application said.
+        log: String,
+    },
+}
+
+impl From<RpcError> for Refusal {
+    fn from(error: RpcError) -> Self {
+        match error {
+            RpcError::Transaction { code, log, .. } => Self::Refused { code: code.to_string(), message: log },
+            RpcError::Refused { message, .. } if message.contains("mempool is full") => Self::Busy(message),
+            error => Self::Failed(causes(&error)),
+        }
+    }
 }
 
 /// Where a node stands.
@@ -118,6 +143,11 @@ impl Rpc {
         Ok(Self { authority: authority.to_owned(), timeout: TIMEOUT })
     }
 
+    /// The RPC of the engine this node works for, which may wait for this node before it answers.
+    pub(crate) fn of_engine(address: &HttpAddress) -> Self {
+        Self { authority: format!("{}:{}", address.host(), address.port()), timeout: client::TIMEOUT }
+    }
+
     /// The same, with another limit on connecting and on each read.
     pub(crate) fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
@@ -130,18 +160,23 @@ impl Rpc {
 
     /// What the node answers to a path: the `result` of its JSON.
     pub(crate) fn get(&self, path: &str) -> Result<Value, RpcError> {
+        self.ask(path, path, None)
+    }
+
+    /// Asks for `path`, with a body if there is one; errors say `what` was asked.
+    fn ask(&self, what: &str, path: &str, body: Option<&str>) -> Result<Value, RpcError> {
         let answer = self
-            .exchange(path)
+            .exchange(path, body)
             .map_err(|source| RpcError::Unreachable { authority: self.authority.clone(), source })?;
-        let mut value: Value = strict_json::parse(&answer).map_err(|error| self.form(path, error.to_string()))?;
-        if let Some(error) = value.get("error") {
+        let mut value: Value = strict_json::parse(&answer).map_err(|error| self.form(what, error.to_string()))?;
+        if let Some(error) = value.get("error").filter(|error| !error.is_null()) {
             let said = |name| error.get(name).and_then(Value::as_str).unwrap_or_default();
             let message = format!("{} {}", said("message"), said("data")).trim().to_owned();
-            return Err(RpcError::Refused { authority: self.authority.clone(), path: path.to_owned(), message });
+            return Err(RpcError::Refused { authority: self.authority.clone(), path: what.to_owned(), message });
         }
         match value.get_mut("result") {
             Some(result) => Ok(result.take()),
-            None => Err(self.form(path, "neither a result nor an error".to_owned())),
+            None => Err(self.form(what, "neither a result nor an error".to_owned())),
         }
     }
 
@@ -185,30 +220,48 @@ impl Rpc {
         Ok(commit)
     }
 
-    /// Hands a transaction to the node, which answers once its application has checked it.
+    /// The node's last block.
+    pub(crate) fn height(&self) -> Result<u64, RpcError> {
+        let path = "/status";
+        self.number(path, &self.get(path)?, "/sync_info/latest_block_height")
+    }
+
+    /// Where the node stands, for people and programs.
+    pub(crate) fn standing(&self) -> EngineStanding {
+        let (rpc, status) = (format!("http://{}", self.authority), self.status());
+        let (status, error) = match status {
+            Ok(status) => (Some(status), None),
+            Err(error) => (None, Some(causes(&error))),
+        };
+        EngineStanding {
+            rpc,
+            error,
+            height: status.as_ref().map(|status| status.height),
+            earliest_height: status.as_ref().map(|status| status.earliest_height),
+            catching_up: status.map(|status| status.catching_up),
+        }
+    }
+
+    /// Hands a transaction to the node, which answers once its application has checked it. One that it has already is no
+    /// error: what was asked for is done.
     ///
     /// # Errors
-    /// [`RpcError::Refused`] with what the application said, if it refused it.
+    /// [`RpcError::Transaction`] with what the application said, if it refused it.
     pub(crate) fn broadcast(&self, transaction: &[u8]) -> Result<(), RpcError> {
-        // The transaction itself would drown what an error says.
-        let short = |error| match error {
-            RpcError::Refused { authority, message, .. } => {
-                RpcError::Refused { authority, path: "/broadcast_tx_sync".to_owned(), message }
-            }
-            RpcError::Form { authority, problem, .. } => {
-                RpcError::Form { authority, path: "/broadcast_tx_sync".to_owned(), problem }
-            }
-            error => error,
+        let params = json!({ "tx": base64(transaction) });
+        let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "broadcast_tx_sync", "params": params }).to_string();
+        let answer = match self.ask(BROADCAST, "/", Some(&call)) {
+            Err(RpcError::Refused { message, .. }) if message.contains("tx already exists in cache") => return Ok(()),
+            answer => answer?,
         };
-        let path = format!("/broadcast_tx_sync?tx=0x{}", hex::encode(transaction));
-        let result = self.get(&path).map_err(short)?;
-        match result.get("code").and_then(Value::as_u64) {
+        match answer.get("code").and_then(Value::as_u64) {
             Some(0) => Ok(()),
-            code => Err(RpcError::Refused {
+            Some(code) => Err(RpcError::Transaction {
                 authority: self.authority.clone(),
-                path: "/broadcast_tx_sync".to_owned(),
-                message: format!("code {code:?}: {}", result.get("log").and_then(Value::as_str).unwrap_or_default()),
+                code,
+                log: answer.get("log").and_then(Value::as_str).unwrap_or_default().to_owned(),
             }),
+            None => Err(self.form(BROADCAST, "no code".to_owned())),
         }
     }
 
@@ -228,12 +281,13 @@ impl Rpc {
     }
 
     /// Sends a request and reads the answer's body.
-    fn exchange(&self, path: &str) -> io::Result<Vec<u8>> {
+    fn exchange(&self, path: &str, body: Option<&str>) -> io::Result<Vec<u8>> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in self.authority.to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, self.timeout) {
                 Ok(stream) => {
-                    let answer = exchange(stream, self.timeout, &self.authority, path, None, ANSWER_BYTES_MAX);
+                    let body = body.map(|text| Body { kind: "application/json", bytes: text.as_bytes() });
+                    let answer = exchange(stream, self.timeout, &self.authority, path, body, ANSWER_BYTES_MAX);
                     return answer.map(|(_, body)| body);
                 }
                 Err(error) => last = error,
@@ -295,6 +349,27 @@ mod tests {
         }
         let refused = commit(r#"{"error":{"code":-32603,"message":"Internal error","data":"height must be less"}}"#);
         assert!(refused.expect_err("an error").to_string().ends_with("Internal error height must be less"));
+    }
+
+    /// What a pool has already is done, a full one is asked again, and a refusal keeps its number.
+    #[test]
+    fn what_became_of_a_transaction_is_told_apart() {
+        let broadcast = |answer| {
+            let (rpc, served) = node(answer);
+            let result = rpc.broadcast(&[1, 2, 3]);
+            served.join().expect("served");
+            result
+        };
+        let error = |data| format!(r#"{{"error":{{"code":-32603,"message":"Internal error","data":"{data}"}}}}"#);
+        let known: &'static str = error("tx already exists in cache").leak();
+        assert!(broadcast(known).is_ok());
+        assert!(broadcast(r#"{"error":null,"result":{"code":0,"log":""}}"#).is_ok());
+        let full = broadcast(error("mempool is full: 5000 txs").leak()).expect_err("full");
+        assert!(matches!(Refusal::from(full), Refusal::Busy(_)));
+        let refused = broadcast(r#"{"result":{"code":8,"log":"the nonce was used"}}"#).expect_err("refused");
+        let Refusal::Refused { code, message } = Refusal::from(refused) else { panic!("a refusal") };
+        assert_eq!((code.as_str(), message.as_str()), ("8", "the nonce was used"));
+        assert!(matches!(broadcast(r#"{"result":{}}"#), Err(RpcError::Form { .. })));
     }
 
     #[test]

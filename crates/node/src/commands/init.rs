@@ -1,7 +1,7 @@
 //! `keelstone init`: a new chain in a home directory.
 
-use crate::abci::from_base64;
 use crate::cli::Context;
+use crate::cometbft::base64::from_base64;
 use crate::config::{Config, EngineKind};
 use crate::exit::{Exit, Failure};
 use crate::keyfile::KeyDir;

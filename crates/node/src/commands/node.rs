@@ -2,8 +2,9 @@
 //! serves the HTTP API.
 
 use super::init::PRODUCER;
-use crate::abci::{self, Application, Certifier, Rpc};
+use crate::abci::{self, Application, Certifier};
 use crate::cli::{Context, report};
+use crate::cometbft::rpc::Rpc;
 use crate::config::{Config, EngineKind, Log, LogFormat};
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
@@ -262,8 +263,8 @@ impl Node {
                 Running::Solo(producer.map_err(|error| Failure::io("could not start making blocks", &error))?)
             }
             Maker::CometBft => {
-                let rpc = Rpc::new(config.engine.rpc.clone());
-                engine.forward_to(Box::new(move |transaction| rpc.broadcast(transaction)));
+                let rpc = Rpc::of_engine(&config.engine.rpc);
+                engine.forward_to(Box::new(move |transaction| Ok(rpc.broadcast(transaction)?)));
                 let socket = runtime.block_on(abci::Server::bind(&config.engine.abci, home))?;
                 abci = Some(socket.address().to_owned());
                 let application = Arc::new(Application::new(
@@ -395,7 +396,7 @@ fn certify(
     metrics: Arc<Metrics>,
     json: bool,
 ) -> std::io::Result<Certifier> {
-    let (rpc, home) = (Rpc::new(config.engine.rpc.clone()), home.clone());
+    let (rpc, home) = (Rpc::of_engine(&config.engine.rpc), home.clone());
     Certifier::start(engine, rpc, metrics, move |differs| {
         tracing::error!(%differs, "this node's state is not the chain's; the node halts");
         let hint = "keep the data for whoever looks into it, and join anew in an empty home";
@@ -423,7 +424,7 @@ fn watch_sync(
     json: bool,
 ) -> impl Future<Output = ()> + Send + 'static {
     let patience = Duration::from_millis(config.engine.statesync_patience_ms);
-    let (rpc, home) = (Rpc::new(config.engine.rpc.clone()), home.clone());
+    let (rpc, home) = (Rpc::of_engine(&config.engine.rpc), home.clone());
     async move {
         loop {
             tokio::time::sleep(SYNC_LOOK_EVERY).await;

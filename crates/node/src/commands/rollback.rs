@@ -1,9 +1,9 @@
 //! `keelstone rollback HEIGHT --yes`: makes an earlier height the last one again.
 
 use super::db::confirmed;
-use crate::abci::Rpc;
 use crate::cli::Context;
-use crate::exit::{Exit, Failure};
+use crate::cometbft::rpc::Rpc;
+use crate::exit::{Exit, Failure, causes};
 use crate::out::grouped;
 use crate::snapshots::forget_above;
 use clap::Args;
@@ -45,8 +45,8 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
 fn under_engine(options: &Options, context: &Context<'_>) -> Result<(), Failure> {
     let engine = match options.engine_height {
         Some(height) => height,
-        None => Rpc::new(context.config()?.0.engine.rpc).height().map_err(|error| {
-            Failure::usage(format!("CometBFT's height is not known: {error}"))
+        None => Rpc::of_engine(&context.config()?.0.engine.rpc).height().map_err(|error| {
+            Failure::usage(format!("CometBFT's height is not known: {}", causes(&error)))
                 .hint("--engine-height H says it; cometbft rollback takes CometBFT one height back and prints it")
         })?,
     };

@@ -1,8 +1,8 @@
 //! `keelstone status`: where the chain stands.
 
-use crate::abci::Rpc;
 use crate::api::SnapshotFigures;
 use crate::cli::Context;
+use crate::cometbft::rpc::Rpc;
 use crate::config::EngineKind;
 use crate::exit::{Exit, Failure};
 use crate::out::{bytes, grouped};
@@ -22,7 +22,7 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     }
     let (config, _) = context.config()?;
     if config.engine.kind == EngineKind::CometBft {
-        status.engine = Some(Rpc::new(config.engine.rpc).standing());
+        status.engine = Some(Rpc::of_engine(&config.engine.rpc).standing());
     }
     let out = context.out;
     out.row("chain", &status.chain_id);
