@@ -31,6 +31,7 @@ mod host;
 mod index;
 mod merkle;
 mod meter;
+pub mod mmr;
 mod newtype;
 mod operation;
 mod recorder;

@@ -1,7 +1,8 @@
 //! Transactions, blocks and what the ledger keeps of them; genesis files and Xian's exports.
 
 use crate::{Target, canonical};
-use keelstone_codec::{Blob, ChainId, Encode, Hash, Height, StateHash, Text, Timestamp};
+use keelstone_codec::{Blob, ChainId, Encode, Hash, Height, StateHash, Tag, Text, Timestamp};
+use keelstone_execution::mmr::{Domain, Mmr, MmrConsistency, MmrInclusion, Place, Subtrees};
 use keelstone_execution::{Bundle, BundleId, FunctionHash, Mode, Operation, SessionId};
 use keelstone_ledger::xian::{self, Import};
 use keelstone_ledger::{
@@ -9,6 +10,7 @@ use keelstone_ledger::{
     Transaction, Verdict, list_root,
 };
 use keelstone_tree::{Blake3, Diff, MemoryTree};
+use std::convert::Infallible;
 use std::sync::LazyLock;
 
 static SIGNED: LazyLock<SignedTransaction> = LazyLock::new(|| {
@@ -97,6 +99,55 @@ fn list_proof(input: &[u8]) -> bool {
 fn list_proofs() -> Vec<Vec<u8>> {
     let of = |at| ListProof::of(&LISTED, at).expect("a place of the list").to_bytes();
     vec![of(0), of(7), of(10)]
+}
+
+struct Listed;
+impl Domain for Listed {
+    const LEAF: Tag = Tag::new("test/range-leaf");
+    const INNER: Tag = Tag::new("test/range-inner");
+    const ROOT: Tag = Tag::new("test/range-root");
+}
+
+impl Subtrees for Listed {
+    type Error = Infallible;
+
+    fn top(&self, place: Place) -> Result<Hash, Infallible> {
+        Ok(match place.halves() {
+            None => Mmr::<Self>::leaf(&LISTED[usize::try_from(place.index).expect("few items")]),
+            Some([left, right]) => Mmr::<Self>::inner(&self.top(left)?, &self.top(right)?),
+        })
+    }
+}
+
+pub(crate) const RANGE_PROOF: Target = Target { name: "range_proof", run: range_proof, seeds: range_proofs };
+
+/// What is proven stands in the known range at its place; what it goes on from is a range it begins with.
+fn range_proof(input: &[u8]) -> bool {
+    let whole = Mmr::<Listed>::of(&LISTED);
+    let item = canonical::<MmrInclusion>(input).is_some_and(|proof| {
+        let found: Vec<usize> = (0..LISTED.len()).filter(|&at| whole.includes(&LISTED[at], &proof)).collect();
+        assert!(found.is_empty() || usize::try_from(proof.index) == Ok(found[0]), "{proof:?} proves {found:?}");
+        assert!(found.len() < 2 && !whole.includes(&Hash([0xee; 32]), &proof));
+        !found.is_empty()
+    });
+    let grown = canonical::<(Mmr<Listed>, MmrConsistency)>(input).is_some_and(|(range, proof)| {
+        let grown = range.extends_to(&whole, &proof);
+        let count = usize::try_from(range.count()).ok().filter(|count| *count <= LISTED.len());
+        let is_part = count.is_some_and(|count| range == Mmr::of(&LISTED[..count]));
+        assert!(!grown || is_part, "{range:?} is no part of the list");
+        grown
+    });
+    item || grown
+}
+
+fn range_proofs() -> Vec<Vec<u8>> {
+    let whole = Mmr::<Listed>::of(&LISTED);
+    let item = |at| whole.prove(&Listed, at).map(|proof| proof.expect("a place of the range").to_bytes());
+    let since = |count: usize| {
+        let proof = whole.prove_since(&Listed, count as u64).map(|proof| proof.expect("a shorter range"));
+        proof.map(|proof| (Mmr::<Listed>::of(&LISTED[..count]), proof).to_bytes())
+    };
+    [item(0), item(7), item(10), since(0), since(5), since(11)].map(|Ok(bytes)| bytes).into()
 }
 
 pub(crate) const GENESIS: Target = Target { name: "genesis", run: genesis, seeds: geneses };

@@ -53,6 +53,7 @@ pub const TARGETS: &[Target] = &[
     chain::TRANSACTION,
     chain::BLOCK,
     chain::LIST_PROOF,
+    chain::RANGE_PROOF,
     chain::GENESIS,
     chain::XIAN,
     node::ARGUMENTS,
