@@ -152,7 +152,8 @@ fn l07_removing_a_snapshot_needs_a_yes_and_an_idle_directory() {
     snapshot(home.path(), 2, &["delete", "3"]);
     snapshot(home.path(), 14, &["delete", "9", "--yes"]);
     let node = Node::start(home.path(), &["snapshots.enabled=true"]);
-    for command in [&["delete", "3", "--yes"][..], &["gc"], &["create"], &["import", "x.tar"]] {
+    snapshot(home.path(), 2, &["delete", "3"]);
+    for command in [&["import", "x.tar"][..], &["restore", "3", "--yes"]] {
         snapshot(home.path(), 11, command);
     }
     // Looking is allowed.
@@ -162,6 +163,69 @@ fn l07_removing_a_snapshot_needs_a_yes_and_an_idle_directory() {
     snapshot(home.path(), 0, &["delete", "3", "--yes"]);
     assert_eq!(snapshot(home.path(), 0, &["list"])["snapshots"], json!([]));
     assert_eq!(chunk_files(home.path()).len(), 0);
+}
+
+/// The owner of a running node has it make, offer and remove snapshots, whether or not it makes any by itself; nobody
+/// else reaches the socket.
+#[test]
+fn a_running_node_makes_and_removes_snapshots_for_its_owner() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = busy_chain();
+    let socket = home.path().join("data/control.sock");
+    for enabled in ["true", "false"] {
+        let settings = [&format!("snapshots.enabled={enabled}"), "snapshots.reserve_percent=0"];
+        let node = Node::start(home.path(), &settings);
+        assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+        let status = expect(home.path(), 0, &["status"]);
+        let made = snapshot(home.path(), 0, &["create"]);
+        assert_eq!((&made["height"], &made["root"]), (&status["height"], &status["root"]));
+        assert_eq!(made["offered"], false, "two blocks must stand above it");
+        let height = made["height"].to_string();
+        snapshot(home.path(), 0, &["verify", &height]);
+        // Again, and an older one, whose state is kept; one that is not is named.
+        assert_eq!(snapshot(home.path(), 0, &["create"])["hash"], made["hash"]);
+        let older = snapshot(home.path(), 0, &["create", "--height", "1"]);
+        assert_eq!((&older["height"], &older["offered"]), (&json!(1), &json!(enabled == "true")));
+        snapshot(home.path(), 14, &["create", "--height", "999"]);
+        match enabled {
+            "true" => {
+                let waiting = {
+                    let home = home.path().to_owned();
+                    std::thread::spawn(move || snapshot(&home, 0, &["create", "--until-offered"]))
+                };
+                until(&node, "/v1/snapshots", |found| found["making"].is_null());
+                send(home.path(), 0, &json!([post("one above")]));
+                send(home.path(), 0, &json!([post("two above")]));
+                // The one that waits may have begun only now, and then two more blocks are its turn.
+                while !waiting.is_finished() {
+                    send(home.path(), 0, &json!([post("and another")]));
+                }
+                let offered = waiting.join().unwrap();
+                assert_eq!(offered["offered"], true);
+                let listed = node.json("/v1/snapshots").1["snapshots"].clone();
+                assert!(listed.as_array().unwrap().iter().any(|each| each["hash"] == offered["hash"]), "{listed}");
+                snapshot(home.path(), 0, &["delete", &offered["height"].to_string(), "--yes"]);
+            }
+            _ => drop(snapshot(home.path(), 2, &["create", "--until-offered"])),
+        }
+        snapshot(home.path(), 14, &["delete", "999", "--yes"]);
+        for listed in snapshot(home.path(), 0, &["list"])["snapshots"].as_array().unwrap() {
+            snapshot(home.path(), 0, &["delete", &listed["height"].to_string(), "--yes"]);
+        }
+        assert_eq!(snapshot(home.path(), 0, &["gc"])["unneeded"], 0);
+        assert_eq!(chunk_files(home.path()).len(), 0);
+        node.signal("TERM");
+        let mut node = node;
+        assert_eq!(node.wait(Duration::from_secs(30)), Some(0));
+        assert!(!socket.exists(), "it goes with the node");
+    }
+    // A node that was killed leaves its socket behind, and nobody is at the other end.
+    let node = Node::start(home.path(), &[]);
+    node.signal("KILL");
+    drop(node);
+    assert!(socket.exists());
+    snapshot(home.path(), 0, &["create"]);
+    snapshot(home.path(), 2, &["create", "--until-offered"]);
 }
 
 /// Waits until a node's answer is what is wanted.

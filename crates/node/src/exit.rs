@@ -50,6 +50,26 @@ impl Exit {
     }
 }
 
+impl Exit {
+    const ALL: [Self; 10] = [
+        Self::Ok,
+        Self::Error,
+        Self::Usage,
+        Self::NoChain,
+        Self::InUse,
+        Self::Integrity,
+        Self::Refused,
+        Self::NotFound,
+        Self::Halted,
+        Self::SyncFailed,
+    ];
+
+    /// The code of a word, as another process of this program wrote it.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|exit| exit.name() == name)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

@@ -20,6 +20,7 @@ mod cometbft;
 mod commands;
 mod config;
 mod consensus;
+mod control;
 mod engine;
 mod exit;
 mod generations;

@@ -2,7 +2,8 @@
 //!
 //! A commit that reaches the interval hands its version to a worker and goes on: a version never changes, so blocks are
 //! made and old states forgotten while a snapshot of exactly that height comes to be. If the worker is still at the
-//! last one, this one is skipped and counted; nothing waits in a queue. Serving reads no state, only files of the
+//! last one, this one is skipped and counted; nothing waits in a queue. The owner may ask for one in between
+//! ([`crate::control`]), which comes as soon as the worker is free. Serving reads no state, only files of the
 //! library, by at most [`READERS_MAX`] at once, and an answer that cannot be given is no answer, never an error: whoever
 //! asks for what is not here may be wrong, late, or hostile.
 
@@ -22,6 +23,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use tokio::sync::{oneshot, watch};
 
 /// Chunks that are read at once. Each is up to 16 MB in memory.
 const READERS_MAX: usize = 4;
@@ -45,9 +47,15 @@ pub(crate) struct Service {
 
 /// What the worker is told.
 enum Job {
-    Make(Box<dyn Version>),
+    /// To make a snapshot, and keep the newest so many.
+    Due(Box<dyn Version>),
+    /// To make one that was asked for, and say what came of it. It takes no other's place.
+    Asked(Box<dyn Version>, oneshot::Sender<Made>),
     Stop,
 }
+
+/// What came of a snapshot that was asked for.
+pub(crate) type Made = Result<Info, LibraryError>;
 
 #[derive(Debug)]
 struct Inner {
@@ -60,6 +68,8 @@ struct Inner {
     busy: AtomicBool,
     stopping: AtomicBool,
     making: Mutex<Option<(Height, Progress)>>,
+    /// Told of every block, of progress, and of the end of each snapshot.
+    changed: watch::Sender<()>,
     leases: Mutex<Vec<(Instant, Pin)>>,
     readers: Readers,
 }
@@ -132,8 +142,13 @@ impl Service {
         Ok(service)
     }
 
-    /// Starts the worker over a library.
-    fn over(library: Library, config: config::Snapshots, metrics: Arc<Metrics>, tip: u64) -> Result<Self, Failure> {
+    /// Starts the worker over a library. It hears of no blocks.
+    pub(crate) fn over(
+        library: Library,
+        config: config::Snapshots,
+        metrics: Arc<Metrics>,
+        tip: u64,
+    ) -> Result<Self, Failure> {
         let inner = Arc::new(Inner {
             library,
             config,
@@ -142,6 +157,7 @@ impl Service {
             busy: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             making: Mutex::default(),
+            changed: watch::Sender::default(),
             leases: Mutex::default(),
             readers: Readers::default(),
         });
@@ -163,6 +179,7 @@ impl Service {
     fn committed(&self, height: Height, version: impl FnOnce() -> Option<Box<dyn Version>>) {
         let inner = &*self.inner;
         inner.tip.store(height.0, Ordering::Relaxed);
+        inner.changed.send_replace(());
         if !height.0.is_multiple_of(inner.config.interval) || inner.stopping.load(Ordering::Relaxed) {
             return;
         }
@@ -172,11 +189,72 @@ impl Service {
             return;
         }
         // The worker takes one at a time, and is not busy: there is room.
-        if version().is_none_or(|version| self.jobs.try_send(Job::Make(version)).is_err()) {
-            inner.busy.store(false, Ordering::Release);
+        if version().is_none_or(|version| self.jobs.try_send(Job::Due(version)).is_err()) {
+            inner.rest();
             inner.metrics.snapshot_failed("state");
             tracing::error!(height = height.0, "there is no state to make a snapshot of");
         }
+    }
+
+    /// Has the worker make a snapshot that was asked for; none if it is at another, whose end [`Self::changed`] tells. Asks
+    /// for the version only if it is free.
+    pub(crate) fn make_now(
+        &self,
+        version: impl FnOnce() -> Result<Box<dyn Version>, Failure>,
+    ) -> Result<Option<oneshot::Receiver<Made>>, Failure> {
+        let inner = &*self.inner;
+        if inner.stopping.load(Ordering::Relaxed) {
+            return Err(Failure::error("the node stops"));
+        }
+        if inner.busy.swap(true, Ordering::AcqRel) {
+            return Ok(None);
+        }
+        let (tell, made) = oneshot::channel();
+        let given = version().and_then(|version| {
+            // The worker takes one at a time, and is not busy: there is room unless it is gone.
+            self.jobs.try_send(Job::Asked(version, tell)).map_err(|_| Failure::error("the node stops"))
+        });
+        given.inspect_err(|_| inner.rest()).map(|()| Some(made))
+    }
+
+    /// Told of every block, of progress, and of the end of each snapshot.
+    pub(crate) fn changed(&self) -> watch::Receiver<()> {
+        self.inner.changed.subscribe()
+    }
+
+    /// What is being made.
+    pub(crate) fn making(&self) -> Option<api::SnapshotProgress> {
+        let making = *self.inner.making();
+        making.map(|(height, progress)| api::SnapshotProgress {
+            height: height.0,
+            phase: phase(progress.phase).to_owned(),
+            chunks_done: progress.done,
+            chunks: progress.total,
+        })
+    }
+
+    /// The last block there must be for a snapshot to be offered.
+    pub(crate) fn offered_from(height: Height) -> Height {
+        Height(height.0.saturating_add(BLOCKS_ABOVE))
+    }
+
+    /// Whether a snapshot can be offered; none if it is gone.
+    pub(crate) fn offers(&self, id: SnapshotId) -> Option<bool> {
+        let there = self.inner.library.list().iter().any(|info| info.id == id);
+        there.then(|| Self::offered_from(id.height).0 <= self.inner.tip.load(Ordering::Relaxed))
+    }
+
+    /// Removes a snapshot because the owner wants it so: also one that was fetched a moment ago.
+    pub(crate) fn delete(&self, id: SnapshotId) -> Result<(), LibraryError> {
+        self.inner.leases().retain(|(_, pin)| pin.info().id != id);
+        self.inner.library.delete(id)?;
+        self.inner.show_kept();
+        Ok(())
+    }
+
+    /// Removes what no snapshot needs.
+    pub(crate) fn gc(&self) -> Result<Swept, LibraryError> {
+        self.inner.library.gc()
     }
 
     /// Stops making snapshots. One that is being made is given up; nothing of it stays.
@@ -194,7 +272,7 @@ impl Service {
     pub(crate) fn listed(&self) -> Vec<Info> {
         let tip = self.inner.tip.load(Ordering::Relaxed);
         let mut list = self.inner.library.list();
-        list.retain(|info| info.id.height.0.saturating_add(BLOCKS_ABOVE) <= tip);
+        list.retain(|info| Self::offered_from(info.id.height).0 <= tip);
         list
     }
 
@@ -242,20 +320,20 @@ impl Service {
     /// What there is and what is being done, for people and programs.
     pub(crate) fn report(&self) -> api::Snapshots {
         let inner = &*self.inner;
-        let making = *inner.making();
         api::Snapshots {
             enabled: true,
             interval: Some(inner.config.interval),
             keep: Some(inner.config.keep),
             oldest_height: self.oldest_listed().map(|height| height.0),
-            making: making.map(|(height, progress)| api::SnapshotProgress {
-                height: height.0,
-                phase: phase(progress.phase).to_owned(),
-                chunks_done: progress.done,
-                chunks: progress.total,
-            }),
+            making: self.making(),
             snapshots: self.listed().iter().map(api::Snapshot::of).collect(),
         }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -282,39 +360,64 @@ impl Inner {
 
     /// The worker's life: one snapshot after another, until it is told to stop.
     fn work(&self, given: &Receiver<Job>) {
-        while let Ok(Job::Make(version)) = given.recv() {
-            self.make(&*version);
+        while let Ok(job) = given.recv() {
+            let (version, asked) = match job {
+                Job::Due(version) => (version, None),
+                Job::Asked(version, tell) => (version, Some(tell)),
+                Job::Stop => return,
+            };
+            let made = self.make(&*version);
+            match asked {
+                // What went wrong was logged and counted.
+                None => self.keep_the_newest(),
+                // If nobody waits for it any more, it is made all the same.
+                Some(tell) => drop(tell.send(made)),
+            }
             *self.making() = None;
             self.metrics.snapshot_progress(None);
-            self.busy.store(false, Ordering::Release);
+            self.rest();
         }
     }
 
-    fn make(&self, version: &dyn Version) {
+    /// The worker is free.
+    fn rest(&self) {
+        self.busy.store(false, Ordering::Release);
+        self.changed.send_replace(());
+    }
+
+    fn make(&self, version: &dyn Version) -> Made {
         let (started, height) = (Instant::now(), version.height());
         let making = making(&self.config);
         let mut listener = |progress: Progress| {
             *self.making() = Some((height, progress));
             self.metrics.snapshot_progress(Some(progress));
+            self.changed.send_replace(());
             match self.stopping.load(Ordering::Relaxed) {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }
         };
         let seconds = |started: Instant| started.elapsed().as_secs_f64();
-        match version.snapshot(&self.library, &making, &mut listener) {
+        let made = version.snapshot(&self.library, &making, &mut listener);
+        match &made {
             Ok(info) => {
                 let took = seconds(started);
-                self.metrics.snapshot_created(&info, took);
+                self.metrics.snapshot_created(info, took);
                 let (chunks, bytes, entries) = (info.chunks, info.bytes, info.totals.count);
                 tracing::info!(height = height.0, chunks, bytes, entries, seconds = took, "Created state snapshot");
             }
             Err(LibraryError::Stopped) => tracing::info!(height = height.0, "gave up a snapshot: the node stops"),
             Err(error) => {
-                self.metrics.snapshot_failed(reason(&error));
-                tracing::error!(height = height.0, error = causes(&error), "could not create a state snapshot");
+                self.metrics.snapshot_failed(reason(error));
+                tracing::error!(height = height.0, error = causes(error), "could not create a state snapshot");
             }
         }
+        self.show_kept();
+        made
+    }
+
+    /// Removes the snapshots that newer ones took the place of.
+    fn keep_the_newest(&self) {
         self.let_go_of_old_leases();
         match self.library.keep(self.config.keep) {
             Ok(removed) => {
@@ -327,9 +430,13 @@ impl Inner {
         self.show_kept();
     }
 
+    fn leases(&self) -> MutexGuard<'_, Vec<(Instant, Pin)>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Keeps a snapshot from being removed while somebody fetches it.
     fn lease(&self, pin: Pin) {
-        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut leases = self.leases();
         let id = pin.info().id;
         leases.retain(|(_, other)| other.info().id != id);
         leases.push((Instant::now(), pin));
@@ -339,8 +446,7 @@ impl Inner {
     }
 
     fn let_go_of_old_leases(&self) {
-        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
-        leases.retain(|(since, _)| since.elapsed() < LEASE);
+        self.leases().retain(|(since, _)| since.elapsed() < LEASE);
     }
 
     fn show_kept(&self) {
@@ -512,6 +618,52 @@ mod tests {
         }
         bench.make(30);
         assert_eq!(bench.heights(), [30, 10]);
+    }
+
+    /// One that is asked for waits until the worker is free, is of the height that is asked for then, and takes no other's
+    /// place; one that is due meanwhile is skipped.
+    #[test]
+    fn a_snapshot_that_is_asked_for_comes_after_the_one_that_is_made() {
+        let bench = Bench::new(10, 1);
+        let service = &bench.service;
+        let gated = |view: View<Blake3>| {
+            let (begin, begun) = channel();
+            let (_done, _) = channel();
+            (begin, Box::new(Gated { view, begin: begun, _done }) as Box<dyn Version>)
+        };
+        let (_, begin, ended) = bench.commit(10);
+        let mut changed = service.changed();
+        changed.mark_unchanged();
+        assert!(service.make_now(|| unreachable!("the worker is not free")).unwrap().is_none());
+        begin.send(()).unwrap();
+        assert!(ended.recv().is_err());
+        drop(bench.commit(11));
+        let (begin, mut asked) = loop {
+            let (begin, version) = gated(bench.store.view());
+            match service.make_now(|| Ok(version)).unwrap() {
+                Some(made) => break (begin, made),
+                // The end of the one before is told a moment after its version is let go.
+                None => std::thread::yield_now(),
+            }
+        };
+        assert!(changed.has_changed().unwrap());
+        for height in 12..=20 {
+            drop(bench.commit(height));
+        }
+        assert!(bench.counts("snapshot_skipped_snapshots_total 1"));
+        assert!(asked.try_recv().is_err());
+        begin.send(()).unwrap();
+        let info = asked.blocking_recv().unwrap().unwrap();
+        assert_eq!((info.id.height, service.offers(info.id)), (Height(11), Some(true)));
+        assert_eq!(bench.heights(), [11, 10], "it takes no other's place");
+        // What cannot be had leaves the worker free.
+        while service.make_now(|| Err(Failure::not_found("that height is not kept"))).is_ok() {
+            std::thread::yield_now();
+        }
+        // The owner's word counts more than a lease.
+        assert!(service.chunk(11, FORMAT, 0).is_some());
+        service.delete(info.id).unwrap();
+        assert_eq!((bench.heights(), service.offers(info.id)), (vec![10], None));
     }
 
     /// SS-40: hidden at its own height and at the next, offered at the one after.

@@ -6,6 +6,7 @@ use crate::abci::{self, Application, Certifier};
 use crate::cli::{Context, report};
 use crate::cometbft::rpc::Rpc;
 use crate::config::{Config, EngineKind, Log, LogFormat};
+use crate::control::{Control, Desk};
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
@@ -183,6 +184,7 @@ pub(crate) struct Node {
     snapshots: Option<Arc<Service>>,
     stop: watch::Sender<bool>,
     server: tokio::task::JoinHandle<()>,
+    control: Option<tokio::task::JoinHandle<()>>,
     signals: Signals,
 }
 
@@ -297,6 +299,20 @@ impl Node {
             snapshots: snapshots.clone(),
         };
         runtime.spawn(take_figures(engine.clone(), metrics.clone()));
+        let desk = Arc::new(Desk::new(
+            engine.clone(),
+            metrics.clone(),
+            home.clone(),
+            config.snapshots.clone(),
+            snapshots.clone(),
+        ));
+        let control = match runtime.block_on(async { Control::bind(home) }) {
+            Ok(control) => Some(runtime.spawn(control.serve(desk, stopped.clone()))),
+            Err(error) => {
+                tracing::warn!(%error, "there is no control socket: commands that change snapshots need this node stopped");
+                None
+            }
+        };
         let server = runtime.spawn(serve(listener, router(served), limits, metrics, stopped));
         home.announce_api(address)?;
         Ok(Self {
@@ -313,6 +329,7 @@ impl Node {
             snapshots,
             stop,
             server,
+            control,
             signals,
         })
     }
@@ -351,6 +368,10 @@ impl Node {
         }
         if let Some(snapshots) = &self.snapshots {
             snapshots.stop();
+        }
+        if let Some(control) = self.control {
+            // As with the server of the engine.
+            drop(self.runtime.block_on(control));
         }
         // After whoever makes blocks: a function that never ends would hold up the stop for ever.
         self.watchdog.stop();

@@ -2,19 +2,21 @@
 //!
 //! Where a command takes a snapshot, that is a height of this home's library or the path of an archive: a directory or a
 //! tar. Both go through the verifier that checks chunks of strangers. Commands that only read look into the library
-//! beside a running node; those that write need it for themselves.
+//! beside a running node. `create`, `delete` and `gc` ask the node that runs here ([`crate::control`]); what else writes
+//! needs the library for itself.
 
 mod delta;
 mod diff;
 pub(crate) mod extract;
 mod genesis;
-mod restore;
+pub(crate) mod restore;
 
 use super::db::confirmed;
 use super::proof::read_input;
 use crate::api::Snapshot;
 use crate::cli::Context;
 use crate::config::Config;
+use crate::control::{self, Created, Request, Told};
 use crate::engine::snapshot_params;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
@@ -49,6 +51,9 @@ enum Action {
         /// The height of the state [default: the last]
         #[arg(long)]
         height: Option<u64>,
+        /// Wait until the node that runs here offers it to others: two blocks must stand above it
+        #[arg(long)]
+        until_offered: bool,
     },
     /// List the snapshots of this home
     List,
@@ -205,30 +210,67 @@ fn reserve(config: &Config) -> u8 {
 
 /// What is known of a snapshot, for people.
 fn rows(out: &Out, info: &Info) {
-    out.row("chain", &info.chain_id);
-    out.row("height", grouped(info.id.height.0));
-    out.row("root", info.root);
-    out.row("hash", info.hash);
-    out.row("state", format_args!("{} entries, {}", grouped(info.totals.count), bytes(info.totals.bytes)));
-    let (chunks, pages) = (grouped(info.chunks.into()), grouped(info.pages.into()));
-    out.row("chunks", format_args!("{chunks}, the first {pages} of them the tree, {}", bytes(info.bytes)));
+    show_snapshot(out, &Snapshot::of(info));
+}
+
+fn show_snapshot(out: &Out, snapshot: &Snapshot) {
+    out.row("chain", &snapshot.chain_id);
+    out.row("height", grouped(snapshot.height));
+    out.row("root", &snapshot.root);
+    out.row("hash", &snapshot.hash);
+    out.row("state", format_args!("{} entries, {}", grouped(snapshot.entries), bytes(snapshot.entry_bytes)));
+    let (chunks, pages) = (grouped(snapshot.chunks.into()), grouped(snapshot.pages.into()));
+    out.row("chunks", format_args!("{chunks}, the first {pages} of them the tree, {}", bytes(snapshot.bytes)));
+}
+
+/// Makes a snapshot: the node that runs here does, or this process if none runs.
+fn create(height: Option<u64>, until_offered: bool, config: &Config, context: &Context<'_>) -> Result<(), Failure> {
+    context.home.read_genesis()?;
+    let out = context.out;
+    let bar = out.progress("making", 0);
+    let asked = control::ask(&context.home, &Request::CreateSnapshot { height, until_offered }, &mut |told| {
+        let message = match &told {
+            Told::Behind(other) => format!("after that of height {}", grouped(other.height)),
+            Told::Making(progress) => progress.phase.clone(),
+            Told::Waiting { offered_from, .. } => format!("offered from block {} on", grouped(*offered_from)),
+        };
+        bar.set_message(message);
+        if let Told::Behind(progress) | Told::Making(progress) = told {
+            bar.set_length(u64::from(progress.chunks));
+            bar.set_position(u64::from(progress.chunks_done));
+        }
+    });
+    bar.finish_and_clear();
+    if let Some(created) = asked? {
+        let Created { snapshot, offered } = serde_json::from_value(created)
+            .map_err(|error| Failure::error(format!("the node that runs here answered something else: {error}")))?;
+        show_snapshot(out, &snapshot);
+        out.row("offered", if offered { "now" } else { "not yet" });
+        let mut value = json!(snapshot);
+        value["offered"] = offered.into();
+        out.emit(&value);
+        return Ok(());
+    }
+    if until_offered {
+        return Err(Failure::usage("no node runs here, so nothing is offered").hint("leave out --until-offered"));
+    }
+    let chain = context.open_chain()?;
+    let library = open_library(&context.home)?;
+    let version = chain.version(height.map(Height))?;
+    let bar = out.progress("making", 0);
+    let made = version.snapshot(&library, &making(&config.snapshots), &mut show(&bar));
+    bar.finish_and_clear();
+    let info = made?;
+    rows(out, &info);
+    out.emit(&Snapshot::of(&info));
+    Ok(())
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     let (config, _) = context.config()?;
     let out = context.out;
     match options.action {
-        Action::Create { height } => {
-            let chain = context.open_chain()?;
-            let library = open_library(&context.home)?;
-            let version = chain.version(height.map(Height))?;
-            let bar = out.progress("making", 0);
-            let made = version.snapshot(&library, &making(&config.snapshots), &mut show(&bar));
-            bar.finish_and_clear();
-            let info = made?;
-            rows(out, &info);
-            out.emit(&Snapshot::of(&info));
-        }
+        Action::Create { height, until_offered } => create(height, until_offered, &config, context)?,
         Action::List => list(context)?,
         Action::Inspect { snapshot, chunks } => inspect(&snapshot, chunks, context)?,
         Action::Verify { snapshot, root, restore } => {
@@ -266,16 +308,19 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         Action::Diff(options) => return diff::run(options, context),
         Action::Delete { height, yes } => {
             confirmed(yes, &format!("this removes the snapshot of height {height}"))?;
-            open_library(&context.home)?.delete(id(height))?;
+            if control::ask(&context.home, &Request::DeleteSnapshot { height }, &mut |_| ())?.is_none() {
+                open_library(&context.home)?.delete(id(height))?;
+            }
             out.row("removed", format_args!("the snapshot of height {}", grouped(height)));
             out.emit(&json!({ "removed": height }));
         }
         Action::Gc => {
-            let swept = open_library(&context.home)?.gc()?;
-            out.row("removed", format_args!("{} unneeded, {} damaged", swept.unneeded, swept.set_aside));
-            out.emit(&json!({
-                "temporary": swept.temporary, "unneeded": swept.unneeded, "damaged": swept.set_aside,
-            }));
+            let swept = match control::ask(&context.home, &Request::SweepSnapshots {}, &mut |_| ())? {
+                Some(swept) => swept,
+                None => control::swept(&open_library(&context.home)?.gc()?),
+            };
+            out.row("removed", format_args!("{} unneeded, {} damaged", swept["unneeded"], swept["damaged"]));
+            out.emit(&swept);
         }
     }
     Ok(Exit::Ok)

@@ -1,0 +1,459 @@
+//! What a node does only for its owner: a Unix socket in the data directory.
+//!
+//! Making a snapshot takes the processor and the disk for a while, and removing one cannot be undone, so neither is a
+//! route of the HTTP API, which anybody on the machine, or in a browser on it, may reach. The socket can be opened by the
+//! user the node runs as, and by root; its mode says so, and who came through is asked again. One line of JSON asks; lines
+//! of progress follow, and the last line is what it came to. Whoever hangs up early stops nothing that has begun.
+
+use crate::api;
+use crate::config;
+use crate::engine::Engine;
+use crate::exit::{Exit, Failure};
+use crate::home::Home;
+use crate::metrics::Metrics;
+use crate::snapshots::{Service, open_library};
+use crate::strict_json;
+use keelstone_codec::Height;
+use keelstone_sync::library::{Info, LibraryError, SnapshotId, Swept};
+use keelstone_sync::snapshot::FORMAT;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinSet, spawn_blocking};
+
+/// Requests that are served at once.
+const CONNECTIONS_MAX: usize = 8;
+/// Bytes of a request.
+const REQUEST_BYTES_MAX: u64 = 4 << 10;
+/// Bytes of a line of an answer.
+const ANSWER_BYTES_MAX: u64 = 1 << 20;
+/// How long a request may take to be written.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Request {
+    /// Make a snapshot of a height whose state is kept, the last if none is given.
+    CreateSnapshot {
+        /// The height.
+        height: Option<u64>,
+        /// Answer only once the snapshot is offered to others.
+        until_offered: bool,
+    },
+    /// Remove the snapshot of a height.
+    DeleteSnapshot {
+        /// The height.
+        height: u64,
+    },
+    /// Remove what no snapshot needs.
+    SweepSnapshots {},
+}
+
+/// A line of an answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    /// It is being done.
+    Progress(Told),
+    /// It is done.
+    Done(Value),
+    /// It could not be done.
+    Failed {
+        /// The word for the exit code.
+        code: String,
+        message: String,
+        hint: Option<String>,
+    },
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Told {
+    /// Another snapshot is being made, and this one comes after it.
+    Behind(api::SnapshotProgress),
+    /// It is being made.
+    Making(api::SnapshotProgress),
+    /// It is made, and is offered once so many blocks stand above it.
+    Waiting { height: u64, offered_from: u64 },
+}
+
+/// A snapshot that was made when its owner asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Created {
+    pub(crate) snapshot: api::Snapshot,
+    /// Whether others can fetch it now.
+    pub(crate) offered: bool,
+}
+
+// ---- the node's side ---------------------------------------------------------------------------------------------
+
+/// Who does what is asked.
+pub(crate) struct Desk {
+    engine: Arc<dyn Engine>,
+    metrics: Arc<Metrics>,
+    home: Home,
+    config: config::Snapshots,
+    /// None on a node that makes and offers none by itself. Then nobody holds the library, and whoever needs it takes it
+    /// for as long.
+    snapshots: Option<Arc<Service>>,
+    /// Held by whoever has the library for a while.
+    borrowing: tokio::sync::Mutex<()>,
+}
+
+/// The socket.
+pub(crate) struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+fn socket(home: &Home) -> PathBuf {
+    home.data().join("control.sock")
+}
+
+impl Control {
+    /// Listens in a home whose data this process holds. Must be called inside the runtime.
+    pub(crate) fn bind(home: &Home) -> io::Result<Self> {
+        let path = socket(home);
+        // Whoever left it is gone: this process holds the directory's lock.
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path })
+    }
+
+    /// Serves until told to stop.
+    pub(crate) async fn serve(self, desk: Arc<Desk>, mut stop: watch::Receiver<bool>) {
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = accept(&self.listener, &room) => accepted,
+                // An error is a sender that is gone, which is a stop too.
+                _ = stop.wait_for(|stop| *stop) => break,
+            };
+            while connections.try_join_next().is_some() {}
+            match accepted {
+                Ok((stream, place)) => {
+                    let (desk, stopped) = (desk.clone(), stop.clone());
+                    drop(connections.spawn(async move {
+                        connection(stream, &desk, stopped).await;
+                        drop(place);
+                    }));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the owner's connection could not be accepted");
+                    // Out of file descriptors, most likely: some may be free in a moment.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        while connections.join_next().await.is_some() {}
+        // Left behind, it is removed by the next start.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn accept(
+    listener: &UnixListener,
+    room: &Arc<Semaphore>,
+) -> io::Result<(UnixStream, tokio::sync::OwnedSemaphorePermit)> {
+    let place = room.clone().acquire_owned().await.map_err(io::Error::other)?;
+    Ok((listener.accept().await?.0, place))
+}
+
+/// Serves one request. Whoever does not read the answer does not get it.
+async fn connection(mut stream: UnixStream, desk: &Desk, stop: watch::Receiver<bool>) {
+    let uid = stream.peer_cred().map(|peer| peer.uid());
+    match uid {
+        Ok(uid) if uid == rustix::process::geteuid().as_raw() || uid == 0 => {}
+        other => return tracing::warn!(?other, "somebody else than the owner came to the control socket"),
+    }
+    let (reading, writing) = stream.split();
+    let mut line = Vec::new();
+    let mut reading = tokio::io::BufReader::new(reading.take(REQUEST_BYTES_MAX));
+    let read = tokio::time::timeout(REQUEST_PATIENCE, reading.read_until(b'\n', &mut line));
+    if !matches!(read.await, Ok(Ok(_))) {
+        return;
+    }
+    let mut caller = Caller(writing);
+    let result = match parse(&line) {
+        Ok(request) => {
+            tracing::info!(?request, "the owner asks");
+            let mut stopped = stop.clone();
+            tokio::select! {
+                result = desk.answer(request, &mut caller) => result,
+                _ = stopped.wait_for(|stop| *stop) => Err(Failure::error("the node stops")),
+            }
+        }
+        Err(failure) => Err(failure),
+    };
+    let last = match result {
+        Ok(done) => Answer::Done(done),
+        Err(Failure { exit, message, hint }) => Answer::Failed { code: exit.name().to_owned(), message, hint },
+    };
+    caller.say(&last).await;
+}
+
+fn parse(line: &[u8]) -> Result<Request, Failure> {
+    let whole = line.strip_suffix(b"\n");
+    let line =
+        whole.ok_or_else(|| Failure::usage(format!("a request is a line of at most {REQUEST_BYTES_MAX} bytes")))?;
+    strict_json::parse(line).map_err(|error| Failure::usage(format!("this node does not know the request: {error}")))
+}
+
+/// Who asked, for as long as they listen.
+struct Caller<'a>(tokio::net::unix::WriteHalf<'a>);
+
+impl Caller<'_> {
+    async fn say(&mut self, answer: &Answer) {
+        let text = serde_json::to_string(answer).expect("answers have text keys and no failing serializers");
+        // Gone means: they do not want to know.
+        let _ = self.0.write_all(format!("{text}\n").as_bytes()).await;
+    }
+
+    async fn tell(&mut self, told: Told) {
+        self.say(&Answer::Progress(told)).await;
+    }
+}
+
+impl Desk {
+    pub(crate) fn new(
+        engine: Arc<dyn Engine>,
+        metrics: Arc<Metrics>,
+        home: Home,
+        config: config::Snapshots,
+        snapshots: Option<Arc<Service>>,
+    ) -> Self {
+        Self { engine, metrics, home, config, snapshots, borrowing: tokio::sync::Mutex::default() }
+    }
+
+    async fn answer(&self, request: Request, caller: &mut Caller<'_>) -> Result<Value, Failure> {
+        match request {
+            Request::CreateSnapshot { height, until_offered } => {
+                let created = self.create(height.map(Height), until_offered, caller).await?;
+                Ok(json!(created))
+            }
+            Request::DeleteSnapshot { height } => {
+                let id = SnapshotId { height: Height(height), format: FORMAT };
+                self.with_library(move |service| service.delete(id)).await?;
+                Ok(json!({ "removed": height }))
+            }
+            Request::SweepSnapshots {} => Ok(swept(&self.with_library(Service::gc).await?)),
+        }
+    }
+
+    /// The snapshots of this node; of one that has none by itself, for a while.
+    async fn library(&self) -> Result<Hold<'_>, Failure> {
+        if let Some(service) = &self.snapshots {
+            return Ok(Hold { service: service.clone(), _guard: None });
+        }
+        let guard = self.borrowing.lock().await;
+        let (home, config, metrics) = (self.home.clone(), self.config.clone(), self.metrics.clone());
+        let tip = self.engine.status()?.height;
+        let service = blocking(move || Service::over(open_library(&home)?, config, metrics, tip)).await?;
+        Ok(Hold { service: Arc::new(service), _guard: Some(guard) })
+    }
+
+    async fn with_library<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Service) -> Result<T, LibraryError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let hold = self.library().await?;
+        let service = hold.service.clone();
+        blocking(move || Ok(work(&service)?)).await
+    }
+
+    async fn create(
+        &self,
+        height: Option<Height>,
+        until_offered: bool,
+        caller: &mut Caller<'_>,
+    ) -> Result<Created, Failure> {
+        let offers = self.snapshots.is_some();
+        if until_offered && !offers {
+            return Err(Failure::usage("this node offers no snapshots").hint("keelstone node --enable-snapshots does"));
+        }
+        let hold = self.library().await?;
+        let service = &hold.service;
+        let mut changed = service.changed();
+        let info = self.make(service, height, &mut changed, caller).await?;
+        loop {
+            let offered = offers && service.offers(info.id).ok_or(LibraryError::NotFound(info.id))?;
+            if offered || !until_offered {
+                return Ok(Created { snapshot: api::Snapshot::of(&info), offered });
+            }
+            let height = info.id.height.0;
+            caller.tell(Told::Waiting { height, offered_from: Service::offered_from(info.id.height).0 }).await;
+            heard(&mut changed).await?;
+        }
+    }
+
+    /// Makes a snapshot, after the one that is being made if there is one.
+    async fn make(
+        &self,
+        service: &Arc<Service>,
+        height: Option<Height>,
+        changed: &mut watch::Receiver<()>,
+        caller: &mut Caller<'_>,
+    ) -> Result<Info, Failure> {
+        let mut result = loop {
+            let (engine, asked) = (self.engine.clone(), service.clone());
+            match blocking(move || asked.make_now(|| engine.version(height))).await? {
+                Some(result) => break result,
+                None => {
+                    if let Some(progress) = service.making() {
+                        caller.tell(Told::Behind(progress)).await;
+                    }
+                    heard(changed).await?;
+                }
+            }
+        };
+        loop {
+            tokio::select! {
+                made = &mut result => {
+                    let made = made.map_err(|_| Failure::error("the snapshot was given up; the log says why"))?;
+                    return Ok(made?);
+                }
+                heard = heard(changed) => if let (Ok(()), Some(progress)) = (heard, service.making()) {
+                    caller.tell(Told::Making(progress)).await;
+                }
+            }
+        }
+    }
+}
+
+/// The library, for as long as this lives. The service goes before the right to open another.
+struct Hold<'a> {
+    service: Arc<Service>,
+    _guard: Option<tokio::sync::MutexGuard<'a, ()>>,
+}
+
+/// Waits until something has changed.
+async fn heard(changed: &mut watch::Receiver<()>) -> Result<(), Failure> {
+    changed.changed().await.map_err(|_| Failure::error("the node stops"))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    spawn_blocking(work).await.map_err(|error| Failure::io("it was given up", &error))?
+}
+
+/// What a sweep removed, as JSON.
+pub(crate) fn swept(swept: &Swept) -> Value {
+    json!({ "temporary": swept.temporary, "unneeded": swept.unneeded, "damaged": swept.set_aside })
+}
+
+// ---- the owner's side --------------------------------------------------------------------------------------------
+
+/// Asks the node that runs over a home; none if none does. `listener` hears how far it is.
+pub(crate) fn ask(home: &Home, request: &Request, listener: &mut dyn FnMut(Told)) -> Result<Option<Value>, Failure> {
+    let path = socket(home);
+    let stream = match std::os::unix::net::UnixStream::connect(&path) {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
+        // A path too long for a socket: no node can have one there.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(None),
+        Err(error) => {
+            let failure = Failure::io(format_args!("could not reach the node at {}", path.display()), &error);
+            return Err(failure.hint("only the user the node runs as may ask for this"));
+        }
+    };
+    converse(stream, request, listener).map(Some)
+}
+
+fn converse(
+    stream: std::os::unix::net::UnixStream,
+    request: &Request,
+    listener: &mut dyn FnMut(Told),
+) -> Result<Value, Failure> {
+    let failed = |error: io::Error| Failure::io("the node that runs here did not answer", &error);
+    let text = serde_json::to_string(request).expect("a request has text keys and no failing serializers");
+    (&stream).write_all(format!("{text}\n").as_bytes()).map_err(failed)?;
+    let mut lines = BufReader::new(&stream);
+    loop {
+        let mut line = Vec::new();
+        (&mut lines).take(ANSWER_BYTES_MAX).read_until(b'\n', &mut line).map_err(failed)?;
+        if line.pop() != Some(b'\n') {
+            return Err(Failure::error("the node that runs here hung up before it was done"));
+        }
+        let answer: Answer = strict_json::parse(&line)
+            .map_err(|error| Failure::error(format!("the node that runs here answered something else: {error}")))?;
+        match answer {
+            Answer::Progress(told) => listener(told),
+            Answer::Done(done) => return Ok(done),
+            Answer::Failed { code, message, hint } => {
+                let exit = Exit::named(&code).unwrap_or(Exit::Error);
+                return Err(Failure { exit, message, hint });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One line, of known words, within its bound; everything else is refused by name.
+    #[test]
+    fn a_request_is_one_strict_line() {
+        let create = Request::CreateSnapshot { height: Some(7), until_offered: true };
+        for request in [create, Request::DeleteSnapshot { height: u64::MAX }, Request::SweepSnapshots {}] {
+            let line = serde_json::to_string(&request).unwrap() + "\n";
+            assert_eq!(parse(line.as_bytes()).unwrap(), request, "{line}");
+        }
+        let long = format!("{{\"sweep_snapshots\":{{}}}}{}", " ".repeat(1 << 20));
+        for line in [
+            "",
+            "\n",
+            "{}\n",
+            "[]\n",
+            "{\"sweep_snapshots\":{}}",
+            &long,
+            "{\"sweep_snapshots\":{\"more\":1}}\n",
+            "{\"delete_snapshot\":{}}\n",
+            "{\"delete_snapshot\":{\"height\":-1}}\n",
+            "{\"delete_snapshot\":{\"height\":1,\"height\":2}}\n",
+            "{\"delete_snapshot\":{\"height\":1}}{\"sweep_snapshots\":{}}\n",
+            "{\"halt\":{}}\n",
+        ] {
+            assert_eq!(parse(line.as_bytes()).unwrap_err().exit, Exit::Usage, "{line:.60}");
+        }
+    }
+
+    /// Progress is told, and what it came to is the last line: also what the node's exit code would have been.
+    #[test]
+    fn an_answer_is_read_to_its_last_line_and_no_further() {
+        let answered = |text: &'static str| {
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+            (&theirs).write_all(text.as_bytes()).unwrap();
+            theirs.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut told = Vec::new();
+            let result =
+                converse(ours, &Request::SweepSnapshots {}, &mut |progress| told.push(format!("{progress:?}")));
+            (result, told.len())
+        };
+        let waiting = "{\"progress\":{\"waiting\":{\"height\":3,\"offered_from\":5}}}\n";
+        let text: &'static str = format!("{waiting}{waiting}{{\"done\":{{\"removed\":3}}}}\nmore").leak();
+        let (result, told) = answered(text);
+        assert_eq!((result.unwrap(), told), (json!({ "removed": 3 }), 2));
+        let (result, _) = answered("{\"failed\":{\"code\":\"not_found\",\"message\":\"m\",\"hint\":\"h\"}}\n");
+        let failure = result.unwrap_err();
+        assert_eq!((failure.exit, failure.message.as_str(), failure.hint.as_deref()), (Exit::NotFound, "m", Some("h")));
+        for cut in ["", waiting, "{\"done\":1}", "nonsense\n"] {
+            assert_eq!(answered(cut).0.unwrap_err().exit, Exit::Error, "{cut}");
+        }
+    }
+}
