@@ -471,3 +471,62 @@ fn a_snapshot_becomes_the_genesis_of_a_new_network() {
     let sent = expect(other.path(), 0, &["tx", "send", bundle.to_str().unwrap(), "--from", "ada"]);
     assert_eq!(sent["receipt"]["height"], 500);
 }
+
+/// A state too large for a file is named by the genesis and comes from the archive beside it (GENESIS-4); the new network
+/// has it whole, with the grants, and makes blocks on it.
+#[test]
+fn a_state_of_any_size_becomes_the_beginning_of_a_new_network() {
+    let work = tempfile::tempdir().unwrap();
+    let path = |name: &str| work.path().join(name).to_str().unwrap().to_owned();
+    let (old, new) = (work.path().join("old"), work.path().join("new"));
+    let key = |home: &Path| expect(home, 0, &["keys", "new", "producer"])["public"].as_str().unwrap().to_owned();
+    let (own, anew) = (key(&old), key(&new));
+    let value = "5a".repeat(1 << 20);
+    let state: serde_json::Map<String, Value> = (0..17).map(|n| (format!("{n:02x}"), json!(value))).collect();
+    let genesis = json!({
+        "chain_id": "old", "producers": [own], "grants": { &own: ["contracts.patch"] }, "state": { "blobs": state },
+    });
+    fs::write(path("old.json"), genesis.to_string()).unwrap();
+    expect(&old, 0, &["init", "--genesis", &path("old.json")]);
+    send(&old, 0, &json!([register(), post("first")]));
+    snapshot(&old, 0, &["create"]);
+    let (tar, file) = (path("state.tar"), path("new.json"));
+    snapshot(&old, 0, &["export", "1", &tar]);
+    let arguments = ["to-genesis", &tar, "--chain-id", "new", "--producer", &anew, "--out", &file];
+    let made = snapshot(&work.path().join("nowhere"), 0, &arguments);
+    assert_eq!((&made["inherits"], &made["grants"]), (&json!(true), &json!(1)));
+    assert!(made["bytes"].as_u64().unwrap() > 17 << 20, "{made}");
+    assert!(fs::metadata(&file).unwrap().len() < 4096, "the file names the state and does not hold it");
+
+    // Without the archive, with half of it, with something else, or with one that nobody asked for there is no chain.
+    let whole = fs::read(&tar).unwrap();
+    fs::write(path("half.tar"), &whole[..whole.len() / 2]).unwrap();
+    let init = |code: i32, more: &[&str]| {
+        expect(&new, code, &[&["init", "--set", "snapshots.reserve_percent=0"], more].concat())
+    };
+    init(2, &["--genesis", &file]);
+    init(2, &["--genesis", &file, "--state", &path("none.tar")]);
+    init(2, &["--genesis", &file, "--state", &path("half.tar")]);
+    init(2, &["--genesis", &file, "--state", &file]);
+    init(2, &["--genesis", &path("old.json"), "--state", &tar]);
+    assert!(!new.join("genesis.json").exists() && !new.join("genesis.tar").exists(), "what was refused left nothing");
+    let begun = init(0, &["--genesis", &file, "--state", &tar]);
+    assert_eq!(begun["genesis_hash"], made["genesis_hash"]);
+
+    // A node makes blocks on it: the entries are there, the agent is, and its nonce begins anew.
+    let node = Node::start(&new, &["snapshots.reserve_percent=0"]);
+    let found = expect(&new, 0, &["query", "blobs", "10", "--hex", "--prove"]);
+    assert_eq!(found["value"].as_str().map(str::len), Some(value.len()));
+    expect(&new, 0, &["keys", "import", "ada", old.join("keys/producer.key.json").to_str().unwrap()]);
+    fs::write(path("post.json"), json!({ "operations": [post("here too")] }).to_string()).unwrap();
+    let sent = expect(&new, 0, &["tx", "send", &path("post.json"), "--from", "ada"]);
+    assert_eq!(sent["receipt"]["height"], 1);
+    // What restores its snapshots needs the genesis, not the old archive.
+    let later = snapshot(&new, 0, &["create"]);
+    drop(node);
+    snapshot(&new, 0, &["export", "1", &path("later.tar")]);
+    let third = work.path().join("third");
+    let restored = snapshot(&third, 0, &["restore", &path("later.tar"), "--genesis", &file]);
+    assert_eq!(restored["root"], later["root"]);
+    assert_eq!(expect(&new, 0, &["replay"])["blocks"], 1);
+}

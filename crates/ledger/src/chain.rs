@@ -7,6 +7,7 @@
 //!
 //! Layout: `spec/ledger.md`, LEDGER-4 and GENESIS-2.
 
+use crate::inherit::Inherited;
 use keelstone_codec::{
     ChainId, Decode, DecodeError, Encode, Hash, Height, Key, Namespace, Tag, Timestamp, Value, tagged,
 };
@@ -124,11 +125,16 @@ pub struct ChainFacts {
     pub producers: Vec<PublicKey>,
 }
 
-/// The hash of a genesis: its facts and everything it puts into state.
+/// The hash of a genesis: its facts and everything it puts into state. A state that it inherits is in it by its root.
+// spec: GENESIS-3, GENESIS-4
 #[must_use]
-pub(crate) fn genesis_hash(facts: &ChainFacts, state: &Hash) -> Hash {
+pub(crate) fn genesis_hash(facts: &ChainFacts, state: &Hash, inherited: Option<&Inherited>) -> Hash {
     const GENESIS: Tag = Tag::new("genesis");
-    tagged(GENESIS, &(facts, *state))
+    const INHERITING: Tag = Tag::new("genesis-inheriting");
+    match inherited {
+        None => tagged(GENESIS, &(facts, *state)),
+        Some(inherited) => tagged(INHERITING, &(facts, *state, inherited)),
+    }
 }
 
 /// What the chain's namespace says, read at once.

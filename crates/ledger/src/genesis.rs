@@ -4,15 +4,16 @@
 //! to know that they belong together. The hash covers what the genesis means, not how its file is written: two files
 //! that differ in spaces or in the order of members are one genesis.
 //!
-//! The file is JSON, taken to come from a stranger. Layout: `spec/ledger.md`, GENESIS-1 to GENESIS-3.
+//! The file is JSON, taken to come from a stranger. Layout: `spec/ledger.md`, GENESIS-1 to GENESIS-4.
 
 use crate::chain::{self, ChainFacts, ChainLimits, SCHEMA};
+use crate::inherit::Inherited;
 use crate::json::{JSON_DEPTH_MAX, Json, JsonError, Number};
 use crate::keys::check_key;
 use crate::modules::beginning::Beginning;
 use crate::validators::{VALIDATORS_MAX, Validator, Validators, ValidatorsError};
 use crate::xian::{Import, ImportError};
-use keelstone_codec::{ChainId, Hash, Height, Key, LIST_MAX, Namespace, Timestamp, TypeError, Value};
+use keelstone_codec::{ChainId, Hash, Height, Key, LIST_MAX, Namespace, Root, Timestamp, TypeError, Value};
 use keelstone_execution::bundles::IN_FLIGHT_MAX;
 use keelstone_execution::{BlockContext, BlockDraft, Capability, PublicKey, Registry, SYSTEM_NAMESPACES, Sessions};
 use keelstone_tree::{Blake3, Diff, HashKind, MemoryTree};
@@ -51,6 +52,8 @@ pub struct Genesis {
     pub world: Beginning,
     /// Further entries of the first state, which an application's own programs make.
     pub state: BTreeMap<(Namespace, Key), Value>,
+    /// The state of another chain that it begins with, which is not in the file.
+    pub inherits: Option<Inherited>,
 }
 
 /// Why a genesis is none. Whoever wrote the file has to act.
@@ -86,6 +89,9 @@ pub enum GenesisError {
     /// The validators are none.
     #[error("validators: {0}")]
     Validators(#[from] ValidatorsError),
+    /// The chain begins with another's state, and only what the file itself says is there. Its archive has to be given.
+    #[error("the genesis inherits the state of {} at height {}, which is not here", .0.chain_id, .0.height)]
+    Inherits(Inherited),
     /// Two parts of the genesis write one entry, or it writes to the ledger's own namespaces.
     #[error("the genesis may not write {namespace}/{}", key.escape_ascii())]
     Reserved {
@@ -103,7 +109,7 @@ pub struct FirstState {
     pub hash: Hash,
     /// The height at which it is committed: one below the first block's.
     pub height: Height,
-    /// The writes.
+    /// The writes; of a chain that inherits a state, its own beside that.
     pub diff: Diff,
 }
 
@@ -123,6 +129,7 @@ impl Genesis {
             xian: None,
             world: Beginning::default(),
             state: BTreeMap::new(),
+            inherits: None,
         }
     }
 
@@ -165,6 +172,7 @@ impl Genesis {
                 }
                 "world" => genesis.world = Beginning::parse(&value).map_err(|error| invalid("world", error))?,
                 "state" => genesis.state = entries(&value)?,
+                "inherits" => genesis.inherits = Some(inherited(&value)?),
                 _ => return Err(GenesisError::Unknown { name }),
             }
         }
@@ -214,6 +222,16 @@ impl Genesis {
             let spaces = spaces.into_iter().map(|(name, entries)| (name.to_string(), Json::Object(entries)));
             members.push(("state", Json::Object(spaces.collect())));
         }
+        if let Some(Inherited { chain_id, height, root, entries, bytes }) = &self.inherits {
+            let members_of = [
+                ("chain_id", text(chain_id)),
+                ("height", number(height.0)),
+                ("root", text(&root.0)),
+                ("entries", number(*entries)),
+                ("bytes", number(*bytes)),
+            ];
+            members.push(("inherits", Json::Object(members_of.map(|(name, value)| (name.to_owned(), value)).into())));
+        }
         if let Some(xian) = &self.xian {
             members.push(("xian", xian.clone()));
         }
@@ -234,11 +252,11 @@ impl Genesis {
         }
     }
 
-    /// What the genesis does to the empty state.
+    /// What the genesis does to the empty state, without what it inherits; its hash needs no more.
     ///
     /// # Errors
     /// [`GenesisError`].
-    // spec: GENESIS-2, GENESIS-3
+    // spec: GENESIS-2, GENESIS-3, GENESIS-4
     pub fn first_state(&self) -> Result<FirstState, GenesisError> {
         check_limits(&self.limits)?;
         self.world.check().map_err(|error| invalid("world", error))?;
@@ -289,7 +307,7 @@ impl Genesis {
             draft.edit(|sessions: &mut Sessions| sessions.grants.insert(key, granted)).expect(empty);
         }
         let facts = self.facts();
-        let hash = chain::genesis_hash(&facts, &draft.changes().summary().digest);
+        let hash = chain::genesis_hash(&facts, &draft.changes().summary().digest, self.inherits.as_ref());
         for (namespace, key, value) in chain::genesis_writes(&facts, &hash) {
             draft.put(&namespace, key, Some(value)).expect(empty);
         }
@@ -299,6 +317,30 @@ impl Genesis {
 
 fn invalid(name: &'static str, what: impl Display) -> GenesisError {
     GenesisError::Invalid { name, what: what.to_string() }
+}
+
+fn inherited(value: &Json) -> Result<Inherited, GenesisError> {
+    const NAME: &str = "inherits";
+    let Json::Object(members) = value else { return Err(invalid(NAME, "is an object")) };
+    let (mut chain_id, mut height, mut root, mut entries, mut bytes) = (None, None, None, None, None);
+    for (name, value) in members {
+        match name.as_str() {
+            "chain_id" => chain_id = Some(parsed(NAME, value, ChainId::new)?),
+            "height" => height = Some(Height(number(NAME, value)?)),
+            "root" => root = Some(parsed(NAME, value, Root::from_hex)?),
+            "entries" => entries = Some(number(NAME, value)?),
+            "bytes" => bytes = Some(number(NAME, value)?),
+            _ => return Err(GenesisError::Unknown { name: format!("inherits.{name}") }),
+        }
+    }
+    let missing = |what: &str| invalid(NAME, format!("has no {what:?}"));
+    Ok(Inherited {
+        chain_id: chain_id.ok_or_else(|| missing("chain_id"))?,
+        height: height.ok_or_else(|| missing("height"))?,
+        root: root.ok_or_else(|| missing("root"))?,
+        entries: entries.ok_or_else(|| missing("entries"))?,
+        bytes: bytes.ok_or_else(|| missing("bytes"))?,
+    })
 }
 
 fn parsed<T, E: Display>(

@@ -263,7 +263,7 @@ fn indexed(id: &TxId) -> Vec<u8> {
 }
 
 impl<H: Hasher> Ledger<H> {
-    /// Begins a chain in an empty store.
+    /// Begins a chain in an empty store. The first state of one that inherits another's is built beforehand, and opened.
     ///
     /// # Errors
     /// [`LedgerError::Exists`], [`LedgerError::Genesis`], [`LedgerError::WrongHasher`], [`LedgerError::Registry`], or
@@ -280,6 +280,10 @@ impl<H: Hasher> Ledger<H> {
             return Err(LedgerError::Exists { height });
         }
         right_hasher::<H>(&genesis.facts())?;
+        // spec: GENESIS-4. What the file itself says is not all of it.
+        if let Some(inherited) = &genesis.inherits {
+            return Err(GenesisError::Inherits(inherited.clone()).into());
+        }
         let first = genesis.first_state()?;
         store.commit(first.height, first.diff)?;
         Self::open(store, kv, registry, pool)

@@ -21,6 +21,7 @@ mod block;
 mod chain;
 mod check;
 mod genesis;
+mod inherit;
 mod json;
 mod keys;
 mod ledger;
@@ -40,6 +41,7 @@ pub use block::{
 pub use chain::{BLOCKS, CHAIN, Chain, ChainFacts, ChainLimits, SCHEMA};
 pub use check::Refusal;
 pub use genesis::{FirstState, Genesis, GenesisError};
+pub use inherit::{InheritError, Inherited, Inheriting, Put};
 pub use json::{JSON_DEPTH_MAX, Json, JsonError, JsonFault, Number};
 pub use keelstone_execution::{Failure, LIST_COUNT_MAX, ListProof, PublicKey, list_root};
 pub use keys::{KeyError, SecretKey, Signature, SignatureError, check_key, verify, verify_batch};

@@ -96,8 +96,9 @@ impl<H: Hasher> Ledger<H> {
         self.replay_on(&self.copy_of(base)?, 1, to, progress)
     }
 
-    /// Runs all blocks up to a height again, from the genesis: also where the first states are no longer kept. Up to
-    /// the height of the genesis itself there is no block to run, and only the root of its state is compared.
+    /// Runs all blocks up to a height again, from the genesis: also where the first states are no longer kept, unless the
+    /// genesis inherits its state. Up to the height of the genesis itself there is no block to run, and only the root of
+    /// its state is compared.
     ///
     /// # Errors
     /// As [`Ledger::replay`]; [`ReplayError::Base`] if the chain does not begin with this genesis.
@@ -112,6 +113,9 @@ impl<H: Hasher> Ledger<H> {
         if to < base || high < to {
             let low = self.facts().initial_height;
             return Err(ReplayError::Range { from: low, to, low, high });
+        }
+        if genesis.inherits.is_some() {
+            return self.replay_on(&self.copy_of(base)?, 1, to, progress);
         }
         let first = genesis.first_state().map_err(LedgerError::from)?;
         let scratch = Store::create(Arc::new(MemoryFiles::new()), scratch_options())?;

@@ -18,8 +18,8 @@ use crate::world::{By, Kept};
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
 use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, SessionId, Sessions};
 use keelstone_ledger::{
-    Committed, Genesis, Json, Ledger, LedgerError, PoolError, PoolLimits, Refusal as TxRefusal, Refused, ReplayError,
-    TxId, xian,
+    Committed, Genesis, GenesisError, InheritError, Inherited, Json, Ledger, LedgerError, PoolError, PoolLimits,
+    Refusal as TxRefusal, Refused, ReplayError, TxId, xian,
 };
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
@@ -27,10 +27,13 @@ use keelstone_store::{
     CheckLevel, CheckReport, Compacted, Options, Progress, Retention, Stats, Store, StoreError, View,
 };
 use keelstone_sync::delta::{Delta, DeltaError};
-use keelstone_sync::library::{Each, Info, Library, LibraryError, Listener as Listening, Making};
+use keelstone_sync::library::{Each, Expected, Info, Library, LibraryError, Listener as Listening, Making, Origin};
 use keelstone_sync::snapshot::SnapshotParams;
 use keelstone_tree::{Blake3, HashKind, Hasher, KeyRange, Query, Read, ReadError, Sha256};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, BufReader, Seek as _};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
@@ -165,6 +168,68 @@ fn build_with<H: Hasher>(
     }
 }
 
+/// Builds the first state of a chain that begins with another's, from an archive nobody has to trust: every entry is
+/// proven under the root that the genesis names before it is taken, and there is no state before that is true of all.
+// spec: GENESIS-4
+fn inherit<H: Hasher>(
+    genesis: &Genesis,
+    inherited: &Inherited,
+    archive: &Path,
+    generation: &Generation,
+    options: &Options,
+) -> Result<Store<H>, Failure> {
+    let mut file = match File::open(archive) {
+        Ok(file) => BufReader::new(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let message = format!("{}: there is no {}", GenesisError::Inherits(inherited.clone()), archive.display());
+            return Err(Failure::usage(message).hint("keelstone snapshot export wrote it on a node of that chain"));
+        }
+        Err(error) => return Err(Failure::io(format_args!("could not read {}", archive.display()), &error)),
+    };
+    let expected = Expected { params: None, root: Some(inherited.root) };
+    let info = Origin::Tar(&mut file).inspect(&expected)?;
+    for (what, found, stated) in [
+        ("hasher", info.hasher.to_string(), genesis.hasher.to_string()),
+        ("number of entries", info.totals.count.to_string(), inherited.entries.to_string()),
+        ("bytes of entries", info.totals.bytes.to_string(), inherited.bytes.to_string()),
+    ] {
+        if found != stated {
+            return Err(LibraryError::Foreign { what, found, expected: stated }.into());
+        }
+    }
+    file.rewind().map_err(|error| Failure::io(format_args!("could not read {}", archive.display()), &error))?;
+
+    let first = genesis.first_state().map_err(LedgerError::from)?;
+    let directory = Directory::new(generation.state()).map_err(|error| Failure::io(archive.display(), &error))?;
+    let mut building = Store::<H>::build(Arc::new(directory), options.clone(), first.height)?;
+    let mut put = |namespace: &Namespace, key: &Key, value: &[u8]| building.push(namespace, key, value);
+    let mut inheriting = first.inheriting();
+    let mut failed = None;
+    let mut each = |namespace: &Namespace, key: &[u8], value: &[u8]| {
+        let key = Key::new(key).expect("a proven entry has a key");
+        inheriting.entry(namespace, &key, value, &mut put).map_err(|error| {
+            failed = Some(error);
+            LibraryError::Stopped
+        })
+    };
+    let read = Origin::Tar(&mut file).entries(&expected, &mut each, &mut |_| ControlFlow::Continue(()));
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    read?;
+    inheriting.finish(&mut put)?;
+    Ok(building.finish_as_found()?)
+}
+
+impl From<InheritError<StoreError>> for Failure {
+    fn from(error: InheritError<StoreError>) -> Self {
+        match error {
+            InheritError::Genesis(error) => LedgerError::from(error).into(),
+            InheritError::Taker(error) => error.into(),
+        }
+    }
+}
+
 /// A generation beside the one that counts, for a state to be built in.
 pub(crate) struct Aside {
     generations: Generations,
@@ -278,7 +343,7 @@ impl<H: Hasher> Local<H> {
             Some(generation) => Live::open(generation, registry, &options, pool, &activity, &listeners)?,
             None => {
                 let generation = generations.fresh()?;
-                let live = Live::create(generation, registry, &genesis, &options, pool, &activity, &listeners)?;
+                let live = Live::create(generation, registry, (home, &genesis), &options, pool, &activity, &listeners)?;
                 generations.switch(&live.generation)?;
                 live
             }
@@ -332,7 +397,7 @@ impl<H: Hasher> Local<H> {
         Live::create(
             generation,
             &self.registry,
-            &self.genesis,
+            (&self.home, &self.genesis),
             &self.options,
             self.pool,
             &self.activity,
@@ -372,14 +437,22 @@ impl<H: Hasher> Live<H> {
     fn create(
         generation: Generation,
         registry: &Registry,
-        genesis: &Genesis,
+        (home, genesis): (&Home, &Genesis),
         options: &Options,
         pool: PoolLimits,
         activity: &Activity,
         listeners: &Listeners,
     ) -> Result<Self, Failure> {
-        let (store, kv) = Self::parts(&generation, options, true)?;
-        let ledger = Ledger::create(store, kv, registry.clone(), genesis, pool)?;
+        let ledger = match &genesis.inherits {
+            None => {
+                let (store, kv) = Self::parts(&generation, options, true)?;
+                Ledger::create(store, kv, registry.clone(), genesis, pool)?
+            }
+            Some(inherited) => {
+                let store = inherit::<H>(genesis, inherited, &home.inherited(), &generation, options)?;
+                Ledger::open(store, Arc::new(RedbKv::open(&generation.blocks())?), registry.clone(), pool)?
+            }
+        };
         Ok(Self::over(generation, ledger, activity, listeners))
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! keelstone.toml   configuration, optional
 //! genesis.json     what the chain began with
+//! genesis.tar      the state it inherited, if its genesis says so
 //! keys/            secret keys, each readable by its owner only
 //! data/            state, blocks and receipts, in generations; locked by the process that uses them
 //! data/snapshots/  snapshots, under a lock of their own
@@ -35,6 +36,11 @@ impl Home {
 
     pub(crate) fn genesis(&self) -> PathBuf {
         self.0.join("genesis.json")
+    }
+
+    /// The archive of the state that the genesis inherits.
+    pub(crate) fn inherited(&self) -> PathBuf {
+        self.0.join("genesis.tar")
     }
 
     pub(crate) fn data(&self) -> PathBuf {

@@ -116,7 +116,20 @@ impl<H: Hasher> Building<H> {
     /// # Errors
     /// [`StoreError::WrongRoot`], and as [`Self::push`]. There is then no store, unless it was the very last sync that
     /// failed: then there may be one, and it is whole.
-    pub fn finish(mut self, expected: Root) -> Result<Store<H>, StoreError> {
+    pub fn finish(self, expected: Root) -> Result<Store<H>, StoreError> {
+        self.finish_if(Some(expected))
+    }
+
+    /// As [`Self::finish`], whatever the root is: for entries that were each proven elsewhere, and make a state that
+    /// nobody has seen yet.
+    ///
+    /// # Errors
+    /// As [`Self::finish`], but for the root.
+    pub fn finish_as_found(self) -> Result<Store<H>, StoreError> {
+        self.finish_if(None)
+    }
+
+    fn finish_if(mut self, expected: Option<Root>) -> Result<Store<H>, StoreError> {
         self.check()?;
         self.attempt(Self::hand_over)?;
         let works = self.crew.take().expect("it did not fail").finish();
@@ -215,12 +228,12 @@ impl Site {
         &mut self,
         works: Works<H>,
         height: Height,
-        expected: Root,
+        expected: Option<Root>,
     ) -> Result<(Finished, Arc<Version<H>>), StoreError> {
         let Works { mut values, mut pages, build } = works;
         let top = build.finish(&mut |page| write_page(&mut pages, page))?;
         let root = top.root::<H>();
-        if root != expected {
+        if let Some(expected) = expected.filter(|expected| *expected != root) {
             return Err(StoreError::WrongRoot { expected, found: root });
         }
         values.sync()?;

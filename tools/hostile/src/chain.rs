@@ -1,13 +1,13 @@
 //! Transactions, blocks and what the ledger keeps of them; genesis files and Xian's exports.
 
 use crate::{Target, canonical};
-use keelstone_codec::{Blob, ChainId, Encode, Hash, Height, StateHash, Tag, Text, Timestamp};
+use keelstone_codec::{Blob, ChainId, Encode, Hash, Height, Root, StateHash, Tag, Text, Timestamp};
 use keelstone_execution::mmr::{Domain, Mmr, MmrConsistency, MmrInclusion, Place, Subtrees};
 use keelstone_execution::{Bundle, BundleId, FunctionHash, Mode, Operation, SessionId};
 use keelstone_ledger::xian::{self, Import};
 use keelstone_ledger::{
-    Block, BlockRecord, Continuation, Failure, Genesis, ListProof, Progress, Receipt, SecretKey, SignedTransaction,
-    Transaction, Verdict, list_root,
+    Block, BlockRecord, Continuation, Failure, Genesis, Inherited, ListProof, Progress, Receipt, SecretKey,
+    SignedTransaction, Transaction, Verdict, list_root,
 };
 use keelstone_tree::{Blake3, Diff, MemoryTree};
 use std::convert::Infallible;
@@ -173,7 +173,10 @@ fn geneses() -> Vec<Vec<u8>> {
     let plain = genesis.to_json().to_string();
     genesis.producers.push(SecretKey::from_seed(&[3; 32]).public());
     genesis.import_xian(EXPORT.as_bytes()).expect("an export of our own");
-    vec![plain.into_bytes(), genesis.to_json().to_string().into_bytes()]
+    let full = genesis.to_json().to_string();
+    let (chain_id, root) = (ChainId::new("Old-1").expect("a chain id"), Root(Hash([7; 32])));
+    genesis.inherits = Some(Inherited { chain_id, height: Height(9), root, entries: 1 << 40, bytes: u64::MAX });
+    vec![plain.into_bytes(), full.into_bytes(), genesis.to_json().to_string().into_bytes()]
 }
 
 pub(crate) const XIAN: Target = Target { name: "xian_import", run: import, seeds: exports };

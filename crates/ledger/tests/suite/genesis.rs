@@ -1,12 +1,19 @@
 //! Genesis files: what they mean, and what is none.
 
 use crate::tools::*;
-use keelstone_codec::{Height, Key, Namespace, Timestamp, Value};
+use keelstone_codec::{ChainId, Height, Key, Namespace, Root, Timestamp, Value};
+use keelstone_execution::SYSTEM_NAMESPACES;
 use keelstone_ledger::modules::standard;
-use keelstone_ledger::{Chain as Facts, Genesis, GenesisError, Ledger, LedgerError, PoolLimits};
+use keelstone_ledger::{
+    Chain as Facts, Genesis, GenesisError, InheritError, Inherited, Ledger, LedgerError, PoolLimits,
+};
 use keelstone_store::kv::MemoryKv;
 use keelstone_store::{Store, files::MemoryFiles};
 use keelstone_tree::{Read, Sha256};
+use proptest::collection::btree_map;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 fn full() -> Genesis {
@@ -117,4 +124,101 @@ fn store_and_chain_must_belong_together() {
     let chain = create(&genesis).unwrap();
     chain.produce(Timestamp(1), proposer()).unwrap();
     assert_eq!(chain.facts().hasher, keelstone_tree::HashKind::Sha256);
+}
+
+fn inherited() -> Inherited {
+    let root = Root(keelstone_codec::Hash([7; 32]));
+    Inherited { chain_id: ChainId::new("old-1").unwrap(), height: Height(90), root, entries: 5, bytes: 100 }
+}
+
+/// spec: GENESIS-4. What a chain inherits is part of its file and its hash; the file alone makes no chain.
+#[test]
+fn an_inherited_state_is_named_by_the_file_and_its_hash() {
+    let mut genesis = full();
+    let without = genesis.first_state().unwrap().hash;
+    genesis.inherits = Some(inherited());
+    assert_eq!(Genesis::parse(genesis.to_json().to_string().as_bytes()).unwrap(), genesis);
+    let mut hashes = vec![without, genesis.first_state().unwrap().hash];
+    let changes: [fn(&mut Inherited); 5] = [
+        |i| i.chain_id = ChainId::new("old-2").unwrap(),
+        |i| i.height = Height(91),
+        |i| i.root = Root(keelstone_codec::Hash([8; 32])),
+        |i| i.entries = 6,
+        |i| i.bytes = 101,
+    ];
+    for change in changes {
+        let mut changed = genesis.clone();
+        change(changed.inherits.as_mut().unwrap());
+        hashes.push(changed.first_state().unwrap().hash);
+    }
+    let count = hashes.len();
+    hashes.sort_unstable();
+    hashes.dedup();
+    assert_eq!(hashes.len(), count, "each counts");
+    let kv = Arc::new(MemoryKv::new());
+    let made = Ledger::create(store(), kv, standard(), &genesis, PoolLimits::default());
+    assert!(matches!(made, Err(LedgerError::Genesis(GenesisError::Inherits(found))) if found == inherited()));
+    for (file, why) in [
+        (r#"{"chain_id":"x","inherits":[]}"#, "is an object"),
+        (r#"{"chain_id":"x","inherits":{"chain_id":"y","height":1,"root":"00"}}"#, "inherits"),
+        (r#"{"chain_id":"x","inherits":{"chain_id":"y","height":1}}"#, "has no \"root\""),
+        (r#"{"chain_id":"x","inherits":{"file":"a"}}"#, "inherits.file"),
+    ] {
+        let said = Genesis::parse(file.as_bytes()).unwrap_err().to_string();
+        assert!(said.contains(why), "{file}: {said}");
+    }
+}
+
+proptest! {
+    /// spec: GENESIS-4. A chain that inherits a state has of it what one has whose file lists the same entries: all but
+    /// what the ledger keeps; and what both write is refused.
+    #[test]
+    fn what_is_inherited_is_what_a_file_would_list(
+        old in btree_map((0usize..8, any::<u8>()), any::<u8>(), 0..40),
+        own in btree_map((0usize..3, any::<u8>()), any::<u8>(), 0..6),
+    ) {
+        let spaces = ["a", "audit", "blocks", "c", "chain", "nonces", "sessions", "z"];
+        let entry = |space: &str, key: u8, value: u8| {
+            ((Namespace::new(space).unwrap(), Key::new([key]).unwrap()), Value::new(vec![value]).unwrap())
+        };
+        let old: BTreeMap<_, _> = old.iter().map(|((space, key), value)| entry(spaces[*space], *key, *value)).collect();
+        let listed: BTreeMap<_, _> =
+            own.iter().map(|((space, key), value)| entry(["a", "b", "z"][*space], *key, *value)).collect();
+        let mut genesis = full();
+        genesis.xian = None;
+        genesis.state = listed.clone();
+        genesis.inherits = Some(inherited());
+        let first = genesis.first_state().unwrap();
+        let mut found = Vec::new();
+        let mut put = |namespace: &Namespace, key: &Key, value: &[u8]| {
+            found.push((namespace.clone(), key.clone(), Some(Value::new(value.to_vec()).unwrap())));
+            Ok::<(), Infallible>(())
+        };
+        let mut inheriting = first.inheriting();
+        let taken = old.iter().try_for_each(|((namespace, key), value)| inheriting.entry(namespace, key, value, &mut put));
+        let twice = old.keys().any(|place| listed.contains_key(place));
+        if twice {
+            let refused = matches!(taken, Err(InheritError::Genesis(GenesisError::Reserved { .. })));
+            prop_assert!(refused);
+            return Ok(());
+        }
+        taken.unwrap();
+        let left = inheriting.finish(&mut put).unwrap();
+        let of_ledger = |namespace: &Namespace| SYSTEM_NAMESPACES.contains(&namespace.as_str());
+        prop_assert_eq!(left.count, old.keys().filter(|(namespace, _)| of_ledger(namespace)).count() as u64);
+        prop_assert!(found.is_sorted_by(|a, b| (&a.0, &a.1) < (&b.0, &b.1)));
+
+        genesis.inherits = None;
+        genesis.state.extend(old.into_iter().filter(|((namespace, _), _)| !of_ledger(namespace)));
+        let whole = genesis.first_state().unwrap();
+        let is_hash = |namespace: &Namespace, key: &Key| namespace.as_str() == "chain" && **key == *b"genesis_hash";
+        found.retain(|(namespace, key, _)| !is_hash(namespace, key));
+        let expected: Vec<_> = whole
+            .diff
+            .iter()
+            .map(|(namespace, write)| (namespace.clone(), write.key.clone(), write.value.clone()))
+            .filter(|(namespace, key, _)| !is_hash(namespace, key))
+            .collect();
+        prop_assert_eq!(found, expected);
+    }
 }

@@ -3,17 +3,18 @@
 use super::{Application, Server};
 use crate::config::{AbciAddress, Config};
 use crate::engine::{self, Engine};
+use crate::exit::Exit;
 use crate::home::Home;
 use crate::http::Health;
 use crate::metrics::Metrics;
 use crate::snapshots::{Service, making, open_library};
 use crate::statesync::SyncStanding;
 use bytes::Bytes;
-use keelstone_codec::{ChainId, Encode as _, Fixed, Height, Key, Namespace, Text, Timestamp, Value};
+use keelstone_codec::{ChainId, Encode as _, Fixed, Hash, Height, Key, Namespace, Root, Text, Timestamp, Value};
 use keelstone_execution::{Bundle, Mode, Operation};
 use keelstone_ledger::modules::validators::{SET_VALIDATOR, SetValidator};
 use keelstone_ledger::modules::{agents, standard};
-use keelstone_ledger::{Genesis, SecretKey, Transaction, Validator};
+use keelstone_ledger::{Genesis, Inherited, SecretKey, Transaction, Validator};
 use prost::Message as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -966,4 +967,85 @@ fn ss52_the_engine_keeps_what_follows_the_oldest_snapshot() {
     assert_eq!(height(10, Some(None)), 0, "the first snapshot is still to come");
     assert_eq!(height(10, Some(Some(Height(80)))), 81);
     assert_eq!(height(10, Some(Some(Height(95)))), 91);
+}
+
+/// spec: GENESIS-4. The engine's genesis names a hash, that names a root, and under the root stands the state that the
+/// chain begins with; without the archive, or with another, it does not begin.
+#[test]
+fn a_chain_begins_with_the_state_of_another() {
+    let entry = |number: u32| {
+        let place = (Namespace::new("app").unwrap(), Key::new(number.to_be_bytes().to_vec()).unwrap());
+        (place, Value::new(vec![7; 100]).unwrap())
+    };
+    let old = Place::with(|genesis| {
+        genesis.chain_id = ChainId::new("old").unwrap();
+        genesis.limits.snapshot_chunk_bytes = 64 << 10;
+        genesis.state = (0..3_000).map(entry).collect();
+    });
+    let chain = engine::open(&old.home(), &old.config, &standard()).unwrap();
+    let library = open_library(&old.home()).unwrap();
+    let mut go_on = |_| std::ops::ControlFlow::Continue(());
+    let version = chain.version(None).unwrap();
+    let info = version.snapshot(&library, &making(&old.config.snapshots), &mut go_on).unwrap();
+    let mut archive = Vec::new();
+    library.export_tar(info.id, &mut archive, &mut go_on).unwrap();
+    let inherited = Inherited {
+        chain_id: info.chain_id.clone(),
+        height: info.id.height,
+        root: info.root,
+        entries: info.totals.count,
+        bytes: info.totals.bytes,
+    };
+    let heir = |change: fn(&mut Inherited)| {
+        Place::with(|genesis| {
+            let mut inherited = inherited.clone();
+            change(&mut inherited);
+            genesis.inherits = Some(inherited);
+        })
+    };
+    let refused = |place: &Place, archive: Option<&[u8]>| {
+        if let Some(archive) = archive {
+            std::fs::write(place.home().inherited(), archive).unwrap();
+        }
+        let failure = engine::open(&place.home(), &place.config, &standard()).map(drop).unwrap_err();
+        assert!(!place.names().contains(&"CURRENT".to_owned()), "nothing counts: {failure}");
+        failure
+    };
+    let place = heir(|_| {});
+    assert!(refused(&place, None).message.contains("inherits the state of old at height 0, which is not here"));
+    let middle = archive.len() / 2;
+    let mut damaged = archive.clone();
+    damaged[middle] ^= 1;
+    for bytes in [&damaged[..], &archive[..middle], &[]] {
+        assert!(matches!(refused(&place, Some(bytes)).exit, Exit::Integrity | Exit::Usage));
+    }
+    let more = heir(|inherited| inherited.entries += 1);
+    assert!(refused(&more, Some(&archive)).message.contains("number of entries"));
+    let other = heir(|inherited| inherited.root = Root(Hash([9; 32])));
+    assert!(refused(&other, Some(&archive)).message.contains("root"));
+
+    std::fs::write(place.home().inherited(), &archive).unwrap();
+    let node = place.start();
+    let mut client = node.connect();
+    let begun = client.init(&place);
+    let finalized = client.finalize(block(1, vec![register(1, 0)]));
+    assert_eq!(finalized.tx_results[0].code, 0, "{}", finalized.tx_results[0].log);
+    client.commit();
+    let ((namespace, key), value) = entry(2_999);
+    let found = node.engine.prove_entry(&namespace, &key, None, false).unwrap();
+    assert_eq!(found.value.as_deref(), Some(value.as_slice()));
+    let status = node.engine.status().unwrap();
+    assert_eq!((status.chain_id.as_str(), status.height), ("abci-test", 1));
+    drop(client);
+    node.stop();
+    // The archive is needed to begin, not to go on; whoever begins anew comes to the same.
+    std::fs::remove_file(place.home().inherited()).unwrap();
+    let node = place.start();
+    assert_eq!(node.connect().info().last_block_app_hash, finalized.app_hash);
+    node.stop();
+    std::fs::write(place.home().inherited(), &archive).unwrap();
+    std::fs::remove_dir_all(place.home().data()).unwrap();
+    let node = place.start();
+    assert_eq!(node.connect().init(&place).app_hash, begun.app_hash);
+    node.stop();
 }

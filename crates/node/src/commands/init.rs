@@ -2,17 +2,20 @@
 
 use crate::cli::Context;
 use crate::cometbft::base64::from_base64;
+use crate::commands::snapshot::restore::{check_room, room_of};
 use crate::config::{Config, EngineKind};
 use crate::exit::{Exit, Failure};
+use crate::home::Home;
 use crate::keyfile::KeyDir;
 use crate::out::short;
 use clap::Args;
 use keelstone_codec::{ChainId, Hash, Timestamp};
 use keelstone_execution::PublicKey;
-use keelstone_ledger::{Genesis, SecretKey, Validator, check_key};
-use keelstone_tree::HashKind;
+use keelstone_ledger::{Genesis, Inherited, SecretKey, Validator, check_key};
+use keelstone_store::files::Directory;
+use keelstone_tree::{HashKind, Totals};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The name of the key that makes blocks.
@@ -30,6 +33,9 @@ pub(crate) struct Options {
     /// Take this genesis instead of making one; its producers then need a key here
     #[arg(long, conflicts_with_all = ["chain_id", "hasher", "validators", "snapshot_chunk_bytes"])]
     genesis: Option<PathBuf>,
+    /// The state that the genesis inherits: a tar as `keelstone snapshot export` writes it
+    #[arg(long, requires = "genesis", value_name = "FILE")]
+    state: Option<PathBuf>,
     /// A validator, for a chain under CometBFT: its Ed25519 key, in hexadecimal or as CometBFT writes it, and its voting
     /// power; may be repeated
     #[arg(long = "validator", value_name = "KEY=POWER")]
@@ -40,7 +46,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    context.config()?;
+    let (config, _) = context.config()?;
     let genesis = match &options.genesis {
         Some(file) => {
             let text = super::proof::read_input(file)?;
@@ -56,7 +62,45 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         }
     };
     let own_producer = options.genesis.is_none() && genesis.validators.is_empty();
-    create(genesis, own_producer, context)
+    match (&genesis.inherits, &options.state) {
+        (None, Some(_)) => Err(Failure::usage("this genesis inherits no state; leave out --state")),
+        (None, None) => create(genesis, own_producer, context),
+        (Some(_), _) if context.home.genesis().exists() => create(genesis, own_producer, context),
+        (Some(inherited), state) => {
+            if let Some(state) = state {
+                bring(state, inherited, &config, &context.home)?;
+            }
+            create(genesis, own_producer, context).inspect_err(|_| {
+                // What was refused must not look like a chain.
+                let _ = std::fs::remove_file(context.home.genesis());
+                if state.is_some() {
+                    let _ = std::fs::remove_file(context.home.inherited());
+                }
+            })
+        }
+    }
+}
+
+/// Copies the archive of an inherited state into the home, where it is read when the chain begins, or begins anew.
+fn bring(archive: &Path, inherited: &Inherited, config: &Config, home: &Home) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => Failure::usage(format!("there is no file {}", archive.display())),
+        _ => Failure::io(format_args!("could not copy {}", archive.display()), &error),
+    };
+    let found = std::fs::metadata(archive).map_err(failed)?;
+    if !found.is_file() {
+        let message = format!("{} is no tar of a snapshot", archive.display());
+        return Err(Failure::usage(message).hint("keelstone snapshot export H NAME.tar writes one"));
+    }
+    let directory = Directory::new(home.path()).map_err(|error| Failure::io(home.path().display(), &error))?;
+    let state = Totals { count: inherited.entries, bytes: inherited.bytes };
+    check_room(&directory, found.len().saturating_add(room_of(state)), config)?;
+    let fresh = home.inherited().with_extension("tar.new");
+    std::fs::copy(archive, &fresh)
+        .and_then(|_| std::fs::File::open(&fresh)?.sync_all())
+        .and_then(|()| std::fs::rename(&fresh, home.inherited()))
+        .inspect_err(|_| drop(std::fs::remove_file(&fresh)))
+        .map_err(failed)
 }
 
 /// Reads `KEY=POWER`.

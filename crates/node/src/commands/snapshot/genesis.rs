@@ -2,7 +2,11 @@
 //!
 //! What the application made of its state goes along; what the engine keeps of the old chain does not: its facts, block
 //! records, sessions, nonces, bundles in flight and audit belong to the old chain id, under which everything was signed
-//! and linked. The new network has keys, grants and a name of its own.
+//! and linked. Grants are rights of keys and name no chain, so they do go along. The new network has a name and makers of
+//! its own.
+//!
+//! A small state stands in the file. A larger one stays in the snapshot, which every node is given beside the file: the
+//! genesis names its root.
 
 use super::{Source, expected, genesis_if_any, show, trusted};
 use crate::cli::Context;
@@ -12,17 +16,19 @@ use crate::exit::{Exit, Failure};
 use crate::out::{bytes, grouped, short};
 use clap::Args;
 use keelstone_codec::{ChainId, Decode as _, Height, Key, Namespace, Value};
-use keelstone_execution::{PublicKey, SYSTEM_NAMESPACES};
-use keelstone_ledger::{CHAIN, ChainFacts, Genesis, check_key};
+use keelstone_execution::{Capability, PublicKey, SYSTEM_NAMESPACES, Sessions, Space as _, View};
+use keelstone_ledger::{CHAIN, ChainFacts, Genesis, Inherited, check_key};
 use keelstone_sync::library::{Info, LibraryError};
+use keelstone_tree::{Blake3, MemoryTree};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Most bytes of keys and values a genesis file takes: it is JSON, held in memory and read by every node. A larger state
-/// goes on as the same chain, by `restore`.
-const STATE_BYTES_MAX: u64 = 16 << 20;
+/// Most bytes of keys and values that stand in a genesis file: it is JSON, held in memory and read by every node.
+const INLINE_BYTES_MAX: u64 = 16 << 20;
+/// Most keys with grants: as many as a genesis takes.
+const GRANTS_MAX: usize = 1_024;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -37,6 +43,12 @@ pub(crate) struct Options {
     /// A validator, for a chain under CometBFT, as `keelstone init` takes it; may be repeated
     #[arg(long = "validator", value_name = "KEY=POWER", conflicts_with = "producer")]
     validators: Vec<String>,
+    /// Leave the state in the snapshot and only name its root, as is done with more than 16 MiB
+    #[arg(long)]
+    inherit: bool,
+    /// Leave the grants of reserved capabilities behind
+    #[arg(long)]
+    no_grants: bool,
     /// The height of the new network's first block
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     initial_height: u64,
@@ -48,35 +60,63 @@ pub(crate) struct Options {
     out: PathBuf,
 }
 
+type Grants = BTreeMap<PublicKey, BTreeSet<Capability>>;
+
 /// What is taken of a snapshot.
 #[derive(Default)]
 struct Taken {
-    state: BTreeMap<(Namespace, Key), Value>,
+    /// What stands in the file; none if it is too much for one.
+    state: Option<BTreeMap<(Namespace, Key), Value>>,
+    entries: u64,
     bytes: u64,
     facts: Option<Vec<u8>>,
+    /// The entries of the grants.
+    grants: Vec<(Namespace, Key, Option<Value>)>,
     /// Entries of the engine's own namespaces.
     left: u64,
 }
 
 impl Taken {
     fn take(&mut self, namespace: &Namespace, key: &[u8], value: &[u8]) -> Result<(), LibraryError> {
+        let fits = "a proven entry has a key and a value";
+        let entry = || (Key::new(key).expect(fits), Value::new(value.to_vec()).expect(fits));
         if SYSTEM_NAMESPACES.contains(&namespace.as_str()) {
+            if namespace.as_str() == Sessions::NAME && key.starts_with(b"grants/") {
+                if self.grants.len() == GRANTS_MAX {
+                    let file = "the list of keys with grants".to_owned();
+                    let limit = u64::try_from(GRANTS_MAX).unwrap_or(u64::MAX);
+                    return Err(LibraryError::TooLarge { file, found: limit + 1, limit });
+                }
+                let (key, value) = entry();
+                self.grants.push((namespace.clone(), key, Some(value)));
+                return Ok(());
+            }
             self.left += 1;
             if namespace.as_str() == CHAIN && key == b"facts" {
                 self.facts = Some(value.to_vec());
             }
             return Ok(());
         }
+        self.entries += 1;
         self.bytes += u64::try_from(key.len() + value.len()).unwrap_or(u64::MAX);
-        if self.bytes > STATE_BYTES_MAX {
-            let file = "the state of the applications".to_owned();
-            return Err(LibraryError::TooLarge { file, found: self.bytes, limit: STATE_BYTES_MAX });
+        if self.bytes > INLINE_BYTES_MAX {
+            self.state = None;
         }
-        let fits = "a proven entry has a key and a value";
-        let (key, value) = (Key::new(key).expect(fits), Value::new(value.to_vec()).expect(fits));
-        self.state.insert((namespace.clone(), key), value);
+        if let Some(state) = &mut self.state {
+            let (key, value) = entry();
+            state.insert((namespace.clone(), key), value);
+        }
         Ok(())
     }
+}
+
+/// The grants among the entries of a state, as the sessions themselves read them.
+fn grants(entries: Vec<(Namespace, Key, Option<Value>)>) -> Result<Grants, Failure> {
+    let mut tree = MemoryTree::<Blake3>::new();
+    tree.apply(&entries.into_iter().collect());
+    let sessions = View::<Sessions>::over(tree);
+    let grants = sessions.grants.iter().collect::<Result<_, _>>();
+    grants.map_err(|stop| Failure::integrity(format!("the grants of the old chain cannot be read: {stop}")))
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
@@ -85,7 +125,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let validators = options.validators.iter().map(|text| validator(text)).collect::<Result<Vec<_>, _>>()?;
     trusted(options.root.as_deref())?;
     let expected = expected(genesis_if_any(context)?.as_ref(), options.root.as_deref())?;
-    let mut taken = Taken::default();
+    let mut taken = Taken { state: (!options.inherit).then(BTreeMap::new), ..Taken::default() };
     let bar = context.out.progress("reading", 0);
     let read = options.snapshot.read(context, |origin| {
         origin.entries(&expected, &mut |name, key, value| taken.take(name, key, value), &mut show(&bar))
@@ -97,7 +137,14 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         return Err(Failure::usage(message).hint("keelstone snapshot restore goes on with the same network"));
     }
     let facts = facts(&info, taken.facts.as_deref())?;
-    let entries = u64::try_from(taken.state.len()).unwrap_or(u64::MAX);
+    let grants = if options.no_grants { Grants::new() } else { grants(taken.grants)? };
+    let inherits = taken.state.is_none().then(|| Inherited {
+        chain_id: facts.chain_id.clone(),
+        height: info.id.height,
+        root: info.root,
+        entries: info.totals.count,
+        bytes: info.totals.bytes,
+    });
     let genesis = Genesis {
         hasher: facts.hasher,
         initial_height: Height(options.initial_height),
@@ -106,7 +153,9 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         limits: facts.limits,
         producers,
         validators,
-        state: taken.state,
+        grants,
+        state: taken.state.unwrap_or_default(),
+        inherits,
         ..Genesis::new(chain_id)
     };
     let first = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?;
@@ -116,6 +165,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         let (size, limit) = (bytes(size), bytes(FILE_BYTES_MAX));
         return Err(Failure::usage(format!("the genesis would have {size}, the limit is {limit}")));
     }
+    Genesis::parse(text.as_bytes()).map_err(|error| Failure::usage(error.to_string()))?;
     std::fs::File::create_new(&options.out)
         .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
         .map_err(|error| match error.kind() {
@@ -127,12 +177,29 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     out.row("chain", &genesis.chain_id);
     out.row("genesis", short(first.hash));
     out.row("from", format_args!("{} at height {}", info.chain_id, grouped(info.id.height.0)));
-    out.row("state", format_args!("{} entries, {}", grouped(entries), bytes(taken.bytes)));
+    out.row("state", format_args!("{} entries, {}", grouped(taken.entries), bytes(taken.bytes)));
+    for (key, granted) in &genesis.grants {
+        let granted: Vec<&str> = granted.iter().map(Capability::as_str).collect();
+        out.row("grant", format_args!("{} {}", short(key), granted.join(", ")));
+    }
     out.row("left behind", format_args!("{} entries of the old chain's engine", grouped(taken.left)));
     out.row("written", options.out.display());
+    if genesis.inherits.is_some() {
+        out.say(format_args!("\nThe state stays in the snapshot. Each node of the new network needs both files:"));
+        let archive = match &options.snapshot {
+            Source::Kept(_) => {
+                out.say(format_args!("  keelstone snapshot export {} state.tar", info.id.height));
+                Path::new("state.tar")
+            }
+            Source::Archive(path) => path,
+        };
+        let (genesis, archive) = (options.out.display(), archive.display());
+        out.say(format_args!("  keelstone init --genesis {genesis} --state {archive} --home NEW"));
+    }
     super::say_trust(out, options.root.is_some(), options.snapshot.is_archive());
     out.emit(&json!({
-        "chain_id": genesis.chain_id.as_str(), "genesis_hash": first.hash, "entries": entries, "bytes": taken.bytes,
+        "chain_id": genesis.chain_id.as_str(), "genesis_hash": first.hash, "entries": taken.entries,
+        "bytes": taken.bytes, "inherits": genesis.inherits.is_some(), "grants": genesis.grants.len(),
         "left": taken.left, "file": options.out, "from": { "height": info.id.height, "root": info.root },
     }));
     Ok(Exit::Ok)

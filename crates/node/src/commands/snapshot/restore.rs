@@ -16,8 +16,8 @@ use keelstone_codec::{Height, Key, Namespace, Root};
 use keelstone_ledger::Genesis;
 use keelstone_store::files::{Directory, Files as _};
 use keelstone_sync::delta::{ApplyError, Delta};
-use keelstone_sync::library::{Each, Expected, Info, LibraryError, Listener, Origin};
-use keelstone_tree::HashKind;
+use keelstone_sync::library::{Each, Expected, LibraryError, Listener, Origin};
+use keelstone_tree::{HashKind, Totals};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -70,7 +70,7 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
         confirmed(options.yes, &what)?;
     }
     let built = aside.directory().and_then(|directory| {
-        check_room(&directory, &info, config)?;
+        check_room(&directory, room_of(info.totals), config)?;
         let plan =
             Plan { snapshot: &options.snapshot, expected: &expected, delta: delta.as_ref(), target: (height, root) };
         build(&plan, genesis.hasher, Some(&genesis), directory, context)
@@ -97,12 +97,15 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
     Ok(Exit::Ok)
 }
 
+/// About what a state takes on a disk: keys, values, and as much of the tree as an entry takes.
+pub(crate) fn room_of(state: Totals) -> u64 {
+    state.bytes.saturating_add(state.count.saturating_mul(128))
+}
+
 /// Refuses before anything is written what would fill the disk.
-fn check_room(directory: &Directory, info: &Info, config: &Config) -> Result<(), Failure> {
+pub(crate) fn check_room(directory: &Directory, needed: u64, config: &Config) -> Result<(), Failure> {
     let room = directory.room().map_err(|error| Failure::io(directory.path().display(), &error))?;
     let reserve = room.total_bytes / 100 * config.snapshots.reserve_percent;
-    // Keys, values, and about as much of the tree as an entry takes.
-    let needed = info.totals.bytes.saturating_add(info.totals.count.saturating_mul(128));
     match room.free_bytes.checked_sub(reserve).is_some_and(|usable| needed <= usable) {
         true => Ok(()),
         false => Err(LibraryError::NoRoom { needed, reserve, free: room.free_bytes }.into()),
