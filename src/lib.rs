@@ -32,7 +32,7 @@
 //! assert!(registry.check().is_ok());
 //! ```
 //!
-//! `examples/counter` is the same as a chain that runs.
+//! `examples/counter` is the same as a chain that runs; `examples/state_sync` is how its state travels.
 #![forbid(unsafe_code)]
 
 pub use keelstone_codec as codec;
@@ -40,6 +40,7 @@ pub use keelstone_execution as execution;
 pub use keelstone_ledger as ledger;
 pub use keelstone_node as node;
 pub use keelstone_store as store;
+pub use keelstone_sync as sync;
 pub use keelstone_tree as tree;
 
 /// All that an application needs: `use keelstone::prelude::*`.

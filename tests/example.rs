@@ -1,4 +1,4 @@
-//! What the README promises about writing a chain of one's own.
+//! What the README promises about writing a chain of one's own, and about taking its state elsewhere.
 #![forbid(unsafe_code)]
 
 use keelstone::execution::Registry;
@@ -8,6 +8,16 @@ use std::ffi::OsString;
 #[path = "../examples/counter/main.rs"]
 #[expect(dead_code, reason = "its `main` is the program's, not the test's")]
 mod counter;
+#[path = "../examples/state_sync/main.rs"]
+#[expect(dead_code, reason = "as above")]
+mod state_sync;
+
+/// The example checks each of its steps itself.
+#[test]
+fn the_story_of_state_sync_comes_to_its_end() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    state_sync::run(directory.path()).expect("every step holds");
+}
 
 /// Forty lines, and the three commands that its head shows: each does what was asked, and the proof verifies.
 #[test]
