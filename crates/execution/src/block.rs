@@ -18,7 +18,7 @@ use crate::{
     Activity, BlockContext, Bundle, BundleId, Context, Emitted, Failed, FailureKind, FunctionHash, Halt, Mode,
     Operation, PublicKey, Registry, SYSTEM_NAMESPACES, Session, SessionError, SessionId, Sessions, Stop,
 };
-use keelstone_codec::{Key, Namespace, StateHash, Value};
+use keelstone_codec::{Hash, Key, Namespace, StateHash, Value};
 use keelstone_tree::{KeyRange, Read, ReadError, Scan};
 use std::any::Any;
 use std::cell::Cell;
@@ -48,6 +48,12 @@ impl Caller {
 pub struct Outcome {
     /// The function it called.
     pub function: FunctionHash,
+    /// How many operations the session had run before.
+    pub sequence: u64,
+    /// The session's state hash before: with what follows, all that enters the link but the chain and the session.
+    pub previous: StateHash,
+    /// [`crate::args_hash`] of the arguments.
+    pub args: Hash,
     /// The result's canonical encoding.
     pub result: Vec<u8>,
     /// Its net change in application namespaces, by digest and size (spec: EXEC-2, EXEC-3).
@@ -214,13 +220,14 @@ impl<'a> BlockDraft<'a> {
         let found = sessions.find(&block.chain_id, &session, &sender).map_err(|stop| self.stopped(stop))?;
         let mut record = found.ok_or(FailureKind::Session(SessionError::Unknown(session)))?;
         record.sequence = sequence.checked_add(1).ok_or(FailureKind::Session(SessionError::Exhausted(session)))?;
+        let (previous, args) = (record.state_hash, args_hash(&operation.args));
         record.state_hash = Link {
             chain_id: &block.chain_id,
             session,
             sequence,
-            previous: record.state_hash,
+            previous,
             function: entry.hash,
-            args: args_hash(&operation.args),
+            args,
             result: result_hash(&result),
             diff: diff.digest,
         }
@@ -239,7 +246,8 @@ impl<'a> BlockDraft<'a> {
         }
         sessions.records.insert(&session, &record).map_err(|stop| self.stopped(stop))?;
         let gas_used = self.handle.meter().used() - before;
-        let outcome = Outcome { function: entry.hash, result, diff, state_hash: actual, events: cx.events, gas_used };
+        let (function, state_hash, events) = (entry.hash, actual, cx.events);
+        let outcome = Outcome { function, sequence, previous, args, result, diff, state_hash, events, gas_used };
         Ok((outcome, record))
     }
 

@@ -29,7 +29,7 @@ pub struct Change {
 pub struct Changes(BTreeMap<Namespace, BTreeMap<Key, Change>>);
 
 /// The digest of changes with what a receiver needs to cap them before reading (spec: EXEC-3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Summary {
     /// How many keys changed.
     pub entries: u64,

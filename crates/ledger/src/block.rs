@@ -8,6 +8,7 @@
 //! Transactions are taken to come from an adversary, and so is their choice and order. Layout and rules:
 //! `spec/ledger.md`, BLOCK-1 to BLOCK-6, LEDGER-1 to LEDGER-3. Vectors: `spec/vectors/ledger.json`.
 
+use crate::audit::{self, Appended, Collected};
 use crate::chain::{self, BLOCKS, Chain, ChainFacts};
 use crate::check::{self, Refusal};
 use crate::keys::verify_batch;
@@ -203,7 +204,7 @@ pub enum Progress {
 
 impl Continuation {
     fn of(batch: Batch, by: Option<TxId>) -> Self {
-        let Batch { bundle, session, first, state_hash, gas_used, end } = batch;
+        let Batch { bundle, session, first, state_hash, gas_used, end, .. } = batch;
         let progress = match end {
             BatchEnd::Advanced { outcomes, is_complete } => {
                 Progress::Advanced { operations: outcomes.into_iter().map(OperationReceipt::of).collect(), is_complete }
@@ -365,6 +366,8 @@ pub struct Executed {
     pub receipts: Vec<Receipt>,
     /// What it did for async bundles, in order: what time decided, the chain's own batches, those of transactions.
     pub continuations: Vec<Continuation>,
+    /// What it adds to the audit log; none for an empty block.
+    pub audit: Option<Appended>,
     /// Everything that changed, the record included. Empty for an empty block (spec: LEDGER-3).
     pub changes: Changes,
     /// The record; none for an empty block.
@@ -422,6 +425,7 @@ pub(crate) fn execute_watched(
         block: Block { transactions: Vec::new(), ..block.clone() },
         receipts: Vec::new(),
         continuations: Vec::new(),
+        audit: None,
         changes: Changes::default(),
         record: None,
         refused: Vec::new(),
@@ -440,6 +444,9 @@ pub(crate) fn execute_watched(
     let share = facts.limits.bundles();
     let mut batches = draft.expire_bundles(&share)?;
     batches.extend(draft.continue_bundles(&share)?);
+    // spec: AUDIT-4
+    let mut happened = Collected::default();
+    batches.iter().for_each(|batch| happened.batch(batch));
     let mut gas_used = batches.iter().fold(0u64, |sum, batch| sum.saturating_add(batch.gas_used));
     out.continuations.extend(batches.into_iter().map(|batch| Continuation::of(batch, None)));
     let signatures = signatures(&block.transactions);
@@ -473,6 +480,7 @@ pub(crate) fn execute_watched(
                 if *transaction.transaction.bundle.mode() == Mode::Sync {
                     match draft.execute(caller, &transaction.transaction.bundle, limits)? {
                         Ok(finished) => {
+                            happened.finished(sender, bundle, &finished);
                             agents::note_activity(registry, &mut draft, &sender)?;
                             let used = gas_used.saturating_add(finished.gas_used);
                             let left = facts.limits.block_gas_max.saturating_sub(used);
@@ -480,17 +488,22 @@ pub(crate) fn execute_watched(
                             hurried = resumed(&mut draft, &transaction, &finished, left, &share)?;
                             succeeded(finished)
                         }
-                        Err(failed) => (Verdict::Failed(Failure::from(&failed)), failed.gas_used),
+                        Err(failed) => {
+                            happened.failed(sender, bundle, &failed);
+                            (Verdict::Failed(Failure::from(&failed)), failed.gas_used)
+                        }
                     }
                 } else {
                     let taken = draft.submit(bundle, caller, &transaction.transaction.bundle, &share)?;
                     let taken = taken.map_err(|error| ReadError::damaged(format!("checked, and then: {error}")))?;
+                    happened.submitted(sender, &taken);
                     agents::note_activity(registry, &mut draft, &sender)?;
                     let Submitted { bundle, session, operations, gas_used } = taken;
                     (Verdict::Submitted { bundle, session, operations }, gas_used)
                 }
             }
         };
+        hurried.iter().for_each(|batch| happened.batch(batch));
         let hurried: Vec<_> = hurried.into_iter().map(|batch| Continuation::of(batch, Some(id))).collect();
         gas_used = hurried.iter().fold(gas_used, |sum, batch| sum.saturating_add(batch.gas_used));
         out.continuations.extend(hurried);
@@ -510,7 +523,7 @@ pub(crate) fn execute_watched(
     }
     let (namespace, key, tip) = chain::tip_write(block.height);
     draft.put(&namespace, key, Some(tip))?;
-    let record = BlockRecord {
+    let mut record = BlockRecord {
         height: block.height,
         time: block.time,
         previous_root,
@@ -518,11 +531,15 @@ pub(crate) fn execute_watched(
         proposer: block.proposer,
         transactions: u32::try_from(out.block.transactions.len()).expect("the count is within the chain's limit"),
         transactions_root: out.block.transactions_root(),
-        diff: draft.changes().summary(),
+        diff: Summary::default(),
         receipts_root: list_root(&out.receipts.iter().map(Receipt::list_hash).collect::<Vec<_>>()),
         continuations: u32::try_from(out.continuations.len()).expect("a bundle or a transaction has few batches each"),
         continuations_root: continuations_root(&out.continuations),
     };
+    // The log says of the block what its record does, but for the digest of the changes, to which it belongs itself.
+    happened.block(&record);
+    out.audit = Some(audit::append(&mut draft, block.height, happened.into_events())?);
+    record.diff = draft.changes().summary();
     let (namespace, key) = BlockRecord::place(block.height);
     draft.put(&namespace, key, Some(Value::new(record.to_bytes()).expect("a record is small")))?;
     out.record = Some(record);

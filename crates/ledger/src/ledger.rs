@@ -11,6 +11,7 @@
 //!
 //! Rules: `spec/ledger.md`, LEDGER-1 to LEDGER-6 and HISTORY-1 to HISTORY-4.
 
+use crate::audit::{Appended, forget_audit, keep_audit};
 use crate::block::{self, Block, BlockError, BlockRecord, Continuation, Executed, Receipt, Refused};
 use crate::chain::{Chain, ChainFacts};
 use crate::check::{self, Refusal};
@@ -33,7 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 /// A chain of blocks over a store. Shared freely between threads; one block is made at a time.
 pub struct Ledger<H: Hasher> {
     store: Store<H>,
-    kv: Arc<dyn Kv>,
+    pub(crate) kv: Arc<dyn Kv>,
     registry: Registry,
     chain: Chain,
     pool: Mutex<Mempool>,
@@ -63,6 +64,8 @@ pub struct Committed {
     pub receipts: Vec<Receipt>,
     /// What it did for async bundles.
     pub continuations: Vec<Continuation>,
+    /// What it added to the audit log; none for an empty block.
+    pub audit: Option<Appended>,
     /// Everything it changed, for what is kept up with the state outside it.
     pub changes: Changes,
 }
@@ -177,6 +180,14 @@ pub enum LedgerError {
         /// The height.
         height: Height,
     },
+    /// This node does not keep an audit record: it began with a snapshot above it, or pruned it.
+    #[error("this node does not keep audit record {index}: its records begin with {first}")]
+    NoRecord {
+        /// The record.
+        index: u64,
+        /// The first that is kept.
+        first: u64,
+    },
     /// There is no such block yet.
     #[error("there is no block {height}, the last is {last}")]
     NotYet {
@@ -252,7 +263,7 @@ const CERTIFICATE: u8 = b'c';
 /// Certificates that wait to be written. A chain that stands still has one.
 const CERTIFICATES_MAX: usize = 256;
 
-fn at(kind: u8, height: Height) -> Vec<u8> {
+pub(crate) fn at(kind: u8, height: Height) -> Vec<u8> {
     let mut key = vec![kind];
     height.encode_key(&mut key);
     key
@@ -586,7 +597,7 @@ impl<H: Hasher> Ledger<H> {
     pub fn commit(&self, pending: Pending<H>) -> Result<Arc<Committed>, LedgerError> {
         let _writing = self.writer();
         let Pending { executed, prepared } = pending;
-        let Executed { block, receipts, continuations, record, refused, nonces, changes, .. } = executed;
+        let Executed { block, receipts, continuations, record, refused, nonces, changes, audit, .. } = executed;
         let (height, time) = (block.height, block.time);
         let expected = self.height().next();
         if height != expected {
@@ -597,7 +608,7 @@ impl<H: Hasher> Ledger<H> {
             return Err(LedgerError::Time { last, found: time });
         }
         // spec: HISTORY-1. The body first: what the database has above the store never happened.
-        self.write_block(&block, &receipts, &continuations)?;
+        self.write_block(&block, &receipts, &continuations, audit.as_ref())?;
         let root = self.store.commit_prepared(height, prepared)?;
         self.time.store(time.0, Ordering::Release);
         {
@@ -609,7 +620,7 @@ impl<H: Hasher> Ledger<H> {
                 }
             }
         }
-        let committed = Arc::new(Committed { block, root, record, receipts, continuations, changes });
+        let committed = Arc::new(Committed { block, root, record, receipts, continuations, audit, changes });
         for listener in self.listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
             listener(&committed);
         }
@@ -855,6 +866,7 @@ impl<H: Hasher> Ledger<H> {
         block: &Block,
         receipts: &Vec<Receipt>,
         continuations: &Vec<Continuation>,
+        audit: Option<&Appended>,
     ) -> Result<(), StoreError> {
         let mut batch = Batch::new();
         // A commit that failed after this write has left a body here; what the index says of it goes first.
@@ -866,6 +878,9 @@ impl<H: Hasher> Ledger<H> {
         batch.put(at(RECEIPTS, block.height), receipts.to_bytes());
         if !continuations.is_empty() {
             batch.put(at(CONTINUATIONS, block.height), continuations.to_bytes());
+        }
+        if let Some(audit) = audit {
+            keep_audit(&*self.kv, &mut batch, audit)?;
         }
         for (index, receipt) in (0u32..).zip(receipts) {
             if !matches!(receipt.verdict, crate::Verdict::Refused { .. }) {
@@ -889,7 +904,7 @@ impl<H: Hasher> Ledger<H> {
         }
         batch.delete(at(BODY, height)).delete(at(RECEIPTS, height)).delete(at(CERTIFICATE, height));
         batch.delete(at(CONTINUATIONS, height));
-        Ok(())
+        forget_audit(&*self.kv, batch, height)
     }
 
     // spec: HISTORY-1, HISTORY-3

@@ -17,6 +17,7 @@
 //! Rules: `spec/ledger.md`. Vectors: `spec/vectors/ledger.json`.
 #![forbid(unsafe_code)]
 
+mod audit;
 mod block;
 mod chain;
 mod check;
@@ -34,6 +35,11 @@ mod transition;
 mod validators;
 pub mod xian;
 
+pub use audit::{
+    AUDIT, AUDIT_RECORDS_MAX, Appended, AuditBlock, AuditEvent, AuditFault, AuditLog, AuditOperation, AuditProof,
+    AuditProofError, AuditRecord, AuditVerdict, BlockAudit, Checkpoint, LoggedRecord, SignedCheckpoint, log_place,
+    read_log,
+};
 pub use block::{
     Block, BlockError, BlockRecord, Continuation, Executed, OperationReceipt, Progress, REASON_BYTES_MAX,
     RESULT_BYTES_MAX, Receipt, Refused, Verdict, execute,

@@ -3,11 +3,12 @@
 use crate::{Target, canonical};
 use keelstone_codec::{Blob, ChainId, Encode, Hash, Height, Root, StateHash, Tag, Text, Timestamp};
 use keelstone_execution::mmr::{Domain, Mmr, MmrConsistency, MmrInclusion, Place, Subtrees};
-use keelstone_execution::{Bundle, BundleId, FunctionHash, Mode, Operation, SessionId};
+use keelstone_execution::{Bundle, BundleId, FunctionHash, Mode, Operation, SessionId, Summary};
 use keelstone_ledger::xian::{self, Import};
 use keelstone_ledger::{
-    Block, BlockRecord, Continuation, Failure, Genesis, Inherited, ListProof, Progress, Receipt, SecretKey,
-    SignedTransaction, Transaction, Verdict, list_root,
+    AuditEvent, AuditOperation, AuditProof, AuditRecord, Block, BlockAudit, BlockRecord, Checkpoint, Continuation,
+    Failure, Genesis, Inherited, ListProof, Progress, Receipt, SecretKey, SignedCheckpoint, SignedTransaction,
+    Transaction, Verdict, list_root,
 };
 use keelstone_tree::{Blake3, Diff, MemoryTree};
 use std::convert::Infallible;
@@ -148,6 +149,69 @@ fn range_proofs() -> Vec<Vec<u8>> {
         proof.map(|proof| (Mmr::<Listed>::of(&LISTED[..count]), proof).to_bytes())
     };
     [item(0), item(7), item(10), since(0), since(5), since(11)].map(|Ok(bytes)| bytes).into()
+}
+
+pub(crate) const AUDIT: Target = Target { name: "audit", run: audit, seeds: audits };
+
+/// Records as they are kept, as they are hashed, and what is shown of them: one encoding each. A proof under a made-up root
+/// proves nothing.
+fn audit(input: &[u8]) -> bool {
+    let chain = ChainId::new("Test-1").expect("a chain id");
+    let packed = BlockAudit::unpack(&chain, input).is_ok_and(|block| {
+        assert_eq!(block.pack(), input, "a second encoding was accepted");
+        assert!(block.records().all(|record| match &record.event {
+            AuditEvent::Operation(operation) => operation.link(&chain) == operation.after,
+            _ => true,
+        }));
+        true
+    });
+    let checkpoint = canonical::<SignedCheckpoint>(input).is_some_and(|signed| {
+        let is_honest = signed == *CHECKPOINT;
+        assert!(is_honest || signed.signer != CHECKPOINT.signer || signed.verify().is_err());
+        true
+    });
+    let proof = canonical::<AuditProof>(input).is_some_and(|proof| {
+        assert!(proof.verify::<Blake3>().is_err());
+        true
+    });
+    packed || checkpoint || proof || canonical::<AuditRecord>(input).is_some()
+}
+
+static CHECKPOINT: LazyLock<SignedCheckpoint> = LazyLock::new(|| {
+    let log = Mmr::of(&LISTED);
+    let chain_id = ChainId::new("Test-1").expect("a chain id");
+    Checkpoint { chain_id, genesis_hash: Hash([1; 32]), height: Height(4), root: Root(Hash([2; 32])), log }
+        .sign(&SecretKey::from_seed(&[5; 32]))
+});
+
+fn audits() -> Vec<Vec<u8>> {
+    let sender = SecretKey::from_seed(&[1; 32]).public();
+    let bundle = BundleId(Hash([3; 32]));
+    let session = SessionId(Hash([4; 32]));
+    let mut operation = AuditOperation {
+        sender,
+        bundle,
+        operation: 0,
+        session,
+        sequence: 7,
+        function: FunctionHash::of("memes.post", 1),
+        args: Hash([5; 32]),
+        result: Hash([6; 32]),
+        diff: Summary { entries: 1, bytes: 40, digest: Hash([7; 32]) },
+        before: StateHash(Hash([8; 32])),
+        after: StateHash::default(),
+    };
+    operation.after = operation.link(&ChainId::new("Test-1").expect("a chain id"));
+    let next = AuditEvent::Failed { sender, bundle, operation: 1, function: operation.function, code: 7 };
+    let events = vec![AuditEvent::Operation(operation), next];
+    let block = BlockAudit { height: Height(3), first: 300, events };
+    let record = block.records().next().expect("two of them");
+    let inclusion = Mmr::<Listed>::of(&LISTED).prove(&Listed, 0).map(|proof| proof.expect("a place"));
+    let Ok(inclusion) = inclusion;
+    let (log, root) = (Mmr::of(&LISTED), Root(Hash([2; 32])));
+    let state = Blob::new(*b"no proof").expect("short");
+    let proof = AuditProof { record: record.clone(), inclusion, log, height: Height(4), root, state };
+    vec![block.pack(), record.to_bytes(), CHECKPOINT.to_bytes(), proof.to_bytes()]
 }
 
 pub(crate) const GENESIS: Target = Target { name: "genesis", run: genesis, seeds: geneses };

@@ -54,6 +54,7 @@ pub const TARGETS: &[Target] = &[
     chain::BLOCK,
     chain::LIST_PROOF,
     chain::RANGE_PROOF,
+    chain::AUDIT,
     chain::GENESIS,
     chain::XIAN,
     node::ARGUMENTS,

@@ -137,6 +137,8 @@ pub struct Submitted {
 pub struct Batch {
     /// The bundle.
     pub bundle: BundleId,
+    /// Who submitted it.
+    pub owner: PublicKey,
     /// The session it runs in.
     pub session: SessionId,
     /// The first operation that the batch was to run.
@@ -366,7 +368,7 @@ impl BlockDraft<'_> {
         for (at, id) in due {
             let mut record = self.record(&id)?;
             record.updated = height;
-            let (bundle, session) = (id, record.session);
+            let (bundle, owner, session) = (id, record.owner, record.session);
             let (first, state_hash) = (record.current_operation, record.state_hash);
             let end = if at <= record.last_height.next() {
                 let decided = Height(at.0.saturating_add(limits.blocks_max));
@@ -390,7 +392,7 @@ impl BlockDraft<'_> {
                 })?;
                 BatchEnd::Abandoned
             };
-            out.push(Batch { bundle, session, first, state_hash, gas_used: 0, end });
+            out.push(Batch { bundle, owner, session, first, state_hash, gas_used: 0, end });
         }
         Ok(out)
     }
@@ -452,7 +454,7 @@ impl BlockDraft<'_> {
         let mut record = before.clone();
         let run = self.run_batch(id, &mut record, allotted, left, limits);
         let height = self.context().height;
-        let (session, first) = (before.session, before.current_operation);
+        let (bundle, owner, session, first) = (id, before.owner, before.session, before.current_operation);
         match run {
             Ok(None) => {
                 handle.pop();
@@ -466,8 +468,8 @@ impl BlockDraft<'_> {
                     false => bundles.records.insert(&id, &record),
                 })?;
                 handle.merge();
-                let end = BatchEnd::Advanced { outcomes, is_complete };
-                Ok(Some(Batch { bundle: id, session, first, state_hash: record.state_hash, gas_used, end }))
+                let (state_hash, end) = (record.state_hash, BatchEnd::Advanced { outcomes, is_complete });
+                Ok(Some(Batch { bundle, owner, session, first, state_hash, gas_used, end }))
             }
             Err(failed) => {
                 // spec: EXEC-7. Back to the checkpoint: nothing of the batch is kept.
@@ -484,7 +486,7 @@ impl BlockDraft<'_> {
                     bundles.records.insert(&id, &record)
                 })?;
                 let end = BatchEnd::Stopped(failure);
-                Ok(Some(Batch { bundle: id, session, first, state_hash, gas_used, end }))
+                Ok(Some(Batch { bundle, owner, session, first, state_hash, gas_used, end }))
             }
         }
     }

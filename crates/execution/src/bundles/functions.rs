@@ -8,8 +8,10 @@ use crate::block::is_application;
 use crate::merkle::list_root;
 use crate::meter::cost;
 use crate::world::{Draft, Transition, World};
-use crate::{Context, Denied, Operation, Registry, Sessions, Stop, denied, ensure, event, rollback_link, transition};
-use keelstone_codec::{Encode, Hash, Key, Namespace, Value};
+use crate::{
+    Context, Denied, Operation, Registry, SessionId, Sessions, Stop, denied, ensure, event, rollback_link, transition,
+};
+use keelstone_codec::{Encode, Hash, Key, Namespace, StateHash, Value};
 
 /// A bundle runs again.
 #[event("bundles.resumed")]
@@ -29,6 +31,12 @@ pub struct Resumed {
 pub struct RolledBack {
     /// Which.
     pub bundle: BundleId,
+    /// The session it ran in, whose chain the rollback extends.
+    pub session: SessionId,
+    /// That session's state hash before.
+    pub before: StateHash,
+    /// Its state hash afterwards (spec: EXEC-11).
+    pub after: StateHash,
     /// How many keys hold something else now.
     pub restored: u64,
     /// The digest of the restoring changes.
@@ -214,19 +222,23 @@ impl Transition<Bundles> for RollBack {
         }
         let restoring = handle.top().summary_of(is_application);
         // spec: EXEC-11
-        handle.unmetered(|| -> Result<(), Stop> {
+        let before = handle.unmetered(|| -> Result<StateHash, Stop> {
             let mut sessions = Sessions::bind(&handle);
             let chain_id = cx.chain_id();
+            let mut before = record.state_hash;
             if let Some(mut session) = sessions.find(chain_id, &record.session, &record.owner)? {
+                before = session.state_hash;
                 session.state_hash = rollback_link(&session.state_hash, &id.0, &restoring.digest);
                 record.state_hash = session.state_hash;
                 sessions.records.insert(&record.session, &session)?;
             }
-            Ok(())
+            Ok(before)
         })?;
         record.updated = cx.system_height();
         handle.bundles(|bundles| end(bundles, id, &mut record, Status::RolledBack))?;
-        cx.emit(&RolledBack { bundle: id, restored: restoring.entries, digest: restoring.digest })?;
+        let (session, after) = (record.session, record.state_hash);
+        let (restored, digest) = (restoring.entries, restoring.digest);
+        cx.emit(&RolledBack { bundle: id, session, before, after, restored, digest })?;
         Ok(restoring.digest)
     }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
 mod async_bundles;
+mod audit;
 mod chain;
 mod conflict;
 mod determinism;

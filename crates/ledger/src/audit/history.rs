@@ -1,0 +1,472 @@
+//! The records of the log as they are kept beside the bodies, what is proven of them, and whether they are whole.
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `a`, height | the records of a block, packed (spec: AUDIT-5) |
+//! | `i`, place of a record | the height of the block whose first record it is |
+//! | `m`, level, index | the top of a whole subtree of 256 records or more |
+//! | `A` | the height from which on records are kept, and the log before it |
+//!
+//! Nothing read here is believed: a proof is checked against the state before it leaves, and [`Ledger::verify_audit`]
+//! compares every record with what the block's certified receipts say.
+
+use super::record::Collected;
+use super::{Appended, AuditEvent, AuditLog, AuditProof, AuditRecord, BlockAudit, Checkpoint, KEPT_LEVEL, log_place};
+use super::{log_of, read_log};
+use crate::block::BlockRecord;
+use crate::ledger::{Ledger, LedgerError, at};
+use keelstone_codec::{Blob, Decode, DecodeError, Encode, Hash, Height, Reader};
+use keelstone_execution::mmr::{Mmr, MmrConsistency, Place, Subtrees};
+use keelstone_macros::{Decode, Encode};
+use keelstone_store::StoreError;
+use keelstone_store::kv::{Batch, Kv, Range};
+use keelstone_tree::{Hasher, Query, Read as _};
+use std::cell::RefCell;
+
+const RECORDS: u8 = b'a';
+const PLACES: u8 = b'i';
+const TOPS: u8 = b'm';
+const KEPT: &[u8] = b"A";
+
+/// Most records that one listing looks at.
+const SCAN_MAX: u64 = 100_000;
+
+/// From where on records are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[codec(shapeless)]
+pub(crate) struct Kept {
+    /// The first height.
+    pub(crate) height: Height,
+    /// The log before it.
+    pub(crate) log: Mmr<AuditLog>,
+}
+
+/// A record with its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggedRecord {
+    /// Its place in the log.
+    pub index: u64,
+    /// The record.
+    pub record: AuditRecord,
+}
+
+/// What a verification of the whole log found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditVerdict {
+    /// The first record that is kept.
+    pub first: u64,
+    /// How many records the log has, by the state.
+    pub count: u64,
+    /// How many were found to be right.
+    pub verified: u64,
+    /// The first that is not.
+    pub fault: Option<AuditFault>,
+}
+
+/// The first record that is not what it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditFault {
+    /// Its place.
+    pub index: u64,
+    /// The block it belongs to, or should.
+    pub height: Height,
+    /// What is wrong.
+    pub what: String,
+}
+
+fn place_key(first: u64) -> Vec<u8> {
+    [&[PLACES], first.to_be_bytes().as_slice()].concat()
+}
+
+fn top_key(place: Place) -> Vec<u8> {
+    [&[TOPS, place.level], place.index.to_be_bytes().as_slice()].concat()
+}
+
+/// The place of a packed block's first record.
+fn first_of(packed: &[u8]) -> Result<u64, DecodeError> {
+    let mut input = Reader::new(packed);
+    input.varint()?;
+    input.varint()
+}
+
+/// Writes a block's records. What was kept of a block of this height before is gone by then.
+pub(crate) fn keep_audit(kv: &dyn Kv, batch: &mut Batch, appended: &Appended) -> Result<(), StoreError> {
+    let BlockAudit { height, first, .. } = appended.records;
+    let kept = kv.get(KEPT)?.and_then(|bytes| Kept::from_bytes(&bytes).ok());
+    if kept.is_none_or(|kept| kept.height >= height) {
+        batch.put(KEPT, Kept { height, log: appended.before.clone() }.to_bytes());
+    }
+    batch.put(at(RECORDS, height), appended.records.pack()).put(place_key(first), height.to_bytes());
+    for (place, top) in &appended.tops {
+        batch.put(top_key(*place), top.to_bytes());
+    }
+    Ok(())
+}
+
+/// Takes a block's records out. Tops above them may stay: they are written anew when their subtree is whole again, and
+/// nobody asks for one before.
+pub(crate) fn forget_audit(kv: &dyn Kv, batch: &mut Batch, height: Height) -> Result<(), StoreError> {
+    let Some(packed) = kv.get(&at(RECORDS, height))? else { return Ok(()) };
+    if let Ok(first) = first_of(&packed) {
+        batch.delete(place_key(first));
+    }
+    batch.delete(at(RECORDS, height));
+    let kept = kv.get(KEPT)?.and_then(|bytes| Kept::from_bytes(&bytes).ok());
+    if kept.is_some_and(|kept| kept.height >= height) {
+        batch.delete(KEPT);
+    }
+    Ok(())
+}
+
+impl<H: Hasher> Ledger<H> {
+    /// Where the log stands now, for an outsider to keep once it is signed.
+    ///
+    /// # Errors
+    /// What reading the state says.
+    // spec: AUDIT-7
+    pub fn audit_checkpoint(&self) -> Result<Checkpoint, LedgerError> {
+        let view = self.view();
+        Ok(Checkpoint {
+            chain_id: self.facts().chain_id.clone(),
+            genesis_hash: self.genesis_hash(),
+            height: view.height().unwrap_or_else(|| self.genesis_height()),
+            root: view.root(),
+            log: read_log(&view)?,
+        })
+    }
+
+    /// Where records begin to be kept here; none while there is none.
+    fn audit_kept(&self) -> Result<Option<Kept>, LedgerError> {
+        let Some(bytes) = self.kv.get(KEPT)? else { return Ok(None) };
+        let damaged = |error| LedgerError::Damaged {
+            height: self.genesis_height(),
+            what: format!("what says from where on audit records are kept does not decode: {error}"),
+        };
+        Kept::from_bytes(&bytes).map(Some).map_err(damaged)
+    }
+
+    /// The place of the first record that is kept, and of the one behind the last.
+    ///
+    /// # Errors
+    /// What reading says.
+    pub fn audit_range(&self) -> Result<std::ops::Range<u64>, LedgerError> {
+        let count = read_log(&self.view())?.count();
+        Ok(self.audit_kept()?.map_or(count, |kept| kept.log.count())..count)
+    }
+
+    /// The records of a block; none if it was empty, or its records are not kept. They are as the database has them.
+    ///
+    /// # Errors
+    /// [`LedgerError::Damaged`], or what the database says.
+    pub fn block_audit(&self, height: Height) -> Result<Option<BlockAudit>, LedgerError> {
+        let Some(packed) = self.kv.get(&at(RECORDS, height))? else { return Ok(None) };
+        let damaged = |what: String| LedgerError::Damaged { height, what };
+        let found = BlockAudit::unpack(&self.facts().chain_id, &packed)
+            .map_err(|error| damaged(format!("its audit records do not decode: {error}")))?;
+        match found.height == height {
+            true => Ok(Some(found)),
+            false => Err(damaged(format!("its audit records are of height {}", found.height))),
+        }
+    }
+
+    /// The records of the block that a record belongs to.
+    fn block_with(&self, index: u64) -> Result<BlockAudit, LedgerError> {
+        let range = Range { start: vec![PLACES], end: Some(place_key(index + 1)), reverse: true, limit: 1 };
+        let found = self.kv.range(&range)?.pop().and_then(|(_, height)| Height::from_bytes(&height).ok());
+        let first = self.audit_range()?.start;
+        let height = found.filter(|_| index >= first).ok_or(LedgerError::NoRecord { index, first })?;
+        let block = self.block_audit(height)?;
+        let holds = |block: &BlockAudit| index >= block.first && index - block.first < block.events.len() as u64;
+        block.filter(holds).ok_or_else(|| LedgerError::Damaged {
+            height,
+            what: format!("its audit records do not hold record {index}, which the index says they do"),
+        })
+    }
+
+    /// Records from a place on: at most `limit` of those that `wanted` picks, and where to go on. One call looks at
+    /// 100,000 records and the rest of a block at most.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoRecord`] below the first that is kept, [`LedgerError::Damaged`], or what the database says.
+    pub fn audit_records(
+        &self,
+        from: u64,
+        limit: usize,
+        wanted: &dyn Fn(&AuditRecord) -> bool,
+    ) -> Result<(Vec<LoggedRecord>, Option<u64>), LedgerError> {
+        let (count, mut index, mut out) = (self.audit_range()?.end, from, Vec::new());
+        while index < count && index - from < SCAN_MAX {
+            let block = self.block_with(index)?;
+            let start = index;
+            for (at, record) in (block.first..).zip(block.records()).skip_while(|(at, _)| *at < start) {
+                if out.len() == limit {
+                    return Ok((out, Some(at)));
+                }
+                if wanted(&record) {
+                    out.push(LoggedRecord { index: at, record });
+                }
+                index = at + 1;
+            }
+        }
+        Ok((out, (index < count).then_some(index)))
+    }
+
+    /// The place of the first record of a height, or of the first height above it that has any.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn audit_place(&self, height: Height) -> Result<u64, LedgerError> {
+        let range = Range { start: at(RECORDS, height), ..Range::prefix(&[RECORDS], 1) };
+        match self.kv.range(&range)?.pop() {
+            Some((_, packed)) => first_of(&packed).map_err(|error| LedgerError::Damaged {
+                height,
+                what: format!("its audit records do not decode: {error}"),
+            }),
+            None => Ok(self.audit_range()?.end),
+        }
+    }
+
+    /// Proves a record, in the log of the last state; none if the log is not that long. It was verified.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoRecord`], [`LedgerError::Damaged`] if what is kept does not lead to the state's log.
+    // spec: AUDIT-8
+    pub fn audit_proof(&self, index: u64) -> Result<Option<AuditProof>, LedgerError> {
+        let view = self.view();
+        let log = read_log(&view)?;
+        if index >= log.count() {
+            return Ok(None);
+        }
+        let tops = Tops::of(self)?;
+        let block = self.block_with(index)?;
+        let nth = usize::try_from(index - block.first).expect("a record of the block");
+        let record = AuditRecord { height: block.height, event: block.events[nth].clone() };
+        let (namespace, key) = log_place();
+        let state = view.prove(&[Query::Key(namespace, key)])?.encode();
+        let inclusion = log.prove(&tops, index)?.expect("a place of the log");
+        let proof = AuditProof {
+            record,
+            inclusion,
+            log,
+            height: view.height().unwrap_or_default(),
+            root: view.root(),
+            state: Blob::new(state).expect("the proof of a key with a small value"),
+        };
+        match proof.verify::<H>() {
+            Ok(()) => Ok(Some(proof)),
+            Err(error) => Err(LedgerError::Damaged { height: block.height, what: error.to_string() }),
+        }
+    }
+
+    /// Proves that the log goes on from its first `count` records; none if it has fewer. With the checkpoint it
+    /// leads to, which is verified.
+    ///
+    /// # Errors
+    /// As [`Ledger::audit_proof`].
+    pub fn audit_since(&self, count: u64) -> Result<Option<(Checkpoint, MmrConsistency)>, LedgerError> {
+        let checkpoint = self.audit_checkpoint()?;
+        let proof = checkpoint.log.prove_since(&Tops::of(self)?, count)?;
+        Ok(proof.map(|proof| (checkpoint, proof)))
+    }
+
+    /// Compares every record that is kept with what its block's receipts say, which the state certifies, and the whole
+    /// with the log in the state. `progress` hears of every height.
+    ///
+    /// # Errors
+    /// What keeps it from being known. A record that is wrong is in the verdict.
+    // spec: AUDIT-6
+    pub fn verify_audit(&self, progress: &mut dyn FnMut(Height)) -> Result<AuditVerdict, LedgerError> {
+        let view = self.view();
+        let (last, log) = (
+            view.height().unwrap_or_else(|| self.genesis_height()),
+            log_of(view.get(&log_place().0, &log_place().1)?)?,
+        );
+        let kept = match self.audit_kept() {
+            Ok(kept) => kept,
+            Err(LedgerError::Damaged { height, what }) => {
+                let fault = Some(AuditFault { index: 0, height, what });
+                return Ok(AuditVerdict { first: 0, count: log.count(), verified: 0, fault });
+            }
+            Err(error) => return Err(error),
+        };
+        let Kept { height: from, log: mut grown } = kept.unwrap_or(Kept { height: last.next(), log: log.clone() });
+        let first = grown.count();
+        let fault = |index, height, what: String| {
+            let fault = Some(AuditFault { index, height, what });
+            Ok(AuditVerdict { first, count: log.count(), verified: index.saturating_sub(first), fault })
+        };
+        let mut height = from;
+        while height <= last {
+            let index = grown.count();
+            let found = match self.block_audit(height) {
+                Ok(found) => found,
+                Err(LedgerError::Damaged { what, .. }) => return fault(index, height, what),
+                Err(error) => return Err(error),
+            };
+            let said = self.audit_said(height)?;
+            let (said, found) = match (said, found) {
+                (None, None) => {
+                    progress(height);
+                    height = height.next();
+                    continue;
+                }
+                (Some(_), None) => return fault(index, height, "the block's records are absent".to_owned()),
+                (None, Some(_)) => return fault(index, height, "an empty block has records".to_owned()),
+                (Some(said), Some(found)) => (said, found),
+            };
+            if found.first != index {
+                let what = format!("the block's first record is said to be {}, it is {index}", found.first);
+                return fault(index, height, what);
+            }
+            let mut all = said.into_iter();
+            for event in &found.events {
+                let index = grown.count();
+                let Some(said) = all.next() else {
+                    return fault(index, height, "the block has no such record".to_owned());
+                };
+                let said = said.settled(event);
+                if said != *event {
+                    return fault(index, height, format!("the block says {said:?}, the record {event:?}"));
+                }
+                grown.append(&AuditRecord { height, event: event.clone() }.item());
+            }
+            if let Some(said) = all.next() {
+                return fault(grown.count(), height, format!("the record is absent; the block says {said:?}"));
+            }
+            progress(height);
+            height = height.next();
+        }
+        match grown == log {
+            true => Ok(AuditVerdict { first, count: log.count(), verified: log.count() - first, fault: None }),
+            // Every record is right by its block, so it is what they stand on.
+            false => fault(0, from, "what is kept of the records before these is not what the log was then".to_owned()),
+        }
+    }
+
+    /// What the log must say of a height, but for what only running it again would show; none if it was empty.
+    fn audit_said(&self, height: Height) -> Result<Option<Vec<AuditEvent>>, LedgerError> {
+        let Some(record) = BlockRecord::read(&self.view(), height)? else { return Ok(None) };
+        let (block, receipts) = (self.block(height)?, self.receipts(height)?);
+        let mut said = Collected::default();
+        let continuations = self.continuations(height)?;
+        let owned = |said: &mut Collected, by| -> Result<(), LedgerError> {
+            for continuation in continuations.iter().filter(|continuation| continuation.by == by) {
+                let bundle = self.bundle(&continuation.bundle)?;
+                let owner = bundle.ok_or_else(|| LedgerError::Damaged {
+                    height,
+                    what: format!("the state has no record of bundle {}", continuation.bundle),
+                })?;
+                said.continuation(owner.owner, continuation);
+            }
+            Ok(())
+        };
+        owned(&mut said, None)?;
+        for (transaction, receipt) in block.transactions.iter().zip(&receipts) {
+            said.receipt(transaction, receipt);
+            owned(&mut said, Some(receipt.transaction))?;
+        }
+        said.block(&record);
+        Ok(Some(said.into_events()))
+    }
+
+    /// Gives up the records of all blocks below a height. What remains is verified against the state first, and is still
+    /// proven afterwards. Gives the place of the first record that is kept.
+    ///
+    /// # Errors
+    /// [`LedgerError::Damaged`] if the log does not verify: nothing is given up then.
+    // spec: AUDIT-9
+    pub fn prune_audit(&self, before: Height) -> Result<u64, LedgerError> {
+        let verdict = self.verify_audit(&mut |_| {})?;
+        if let Some(AuditFault { height, index, what }) = verdict.fault {
+            return Err(LedgerError::Damaged { height, what: format!("audit record {index}: {what}") });
+        }
+        let Some(mut kept) = self.audit_kept()? else { return Ok(verdict.count) };
+        let mut gone = Vec::new();
+        // The last block's records stay, so that there is a height from which on they are kept.
+        let before = before.min(self.height());
+        while kept.height < before {
+            if let Some(block) = self.block_audit(kept.height)? {
+                block.records().for_each(|record| kept.log.append(&record.item()));
+                gone.extend([at(RECORDS, kept.height), place_key(block.first)]);
+            }
+            kept.height = kept.height.next();
+        }
+        let mut batch = Batch::new();
+        batch.put(KEPT, kept.to_bytes());
+        for key in gone {
+            batch.delete(key);
+        }
+        self.drop_tops_below(kept.log.count(), &mut batch)?;
+        self.kv.write(batch)?;
+        Ok(kept.log.count())
+    }
+
+    /// Tops of subtrees that lie wholly below a record: the peaks kept in their place are all that is asked for.
+    fn drop_tops_below(&self, count: u64, batch: &mut Batch) -> Result<(), LedgerError> {
+        for level in KEPT_LEVEL..64 {
+            let end = top_key(Place { level, index: count >> level });
+            let range = Range { start: vec![TOPS, level], end: Some(end), reverse: false, limit: usize::MAX };
+            for (key, _) in self.kv.range(&range)? {
+                batch.delete(key);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tops of subtrees: from what is kept of them, and below that from the records.
+struct Tops<'a, H: Hasher> {
+    ledger: &'a Ledger<H>,
+    before: Mmr<AuditLog>,
+    /// The last block that was looked at.
+    block: RefCell<Option<BlockAudit>>,
+}
+
+impl<'a, H: Hasher> Tops<'a, H> {
+    fn of(ledger: &'a Ledger<H>) -> Result<Self, LedgerError> {
+        let before = ledger.audit_kept()?.unwrap_or_default().log;
+        Ok(Self { ledger, before, block: RefCell::default() })
+    }
+
+    fn item(&self, index: u64) -> Result<Hash, LedgerError> {
+        let of = |block: &BlockAudit| {
+            let nth = usize::try_from(index.checked_sub(block.first)?).ok()?;
+            let event = block.events.get(nth)?.clone();
+            Some(AuditRecord { height: block.height, event }.item())
+        };
+        if let Some(item) = self.block.borrow().as_ref().and_then(of) {
+            return Ok(item);
+        }
+        let block = self.ledger.block_with(index)?;
+        let item = of(&block).expect("a block that holds the record");
+        *self.block.borrow_mut() = Some(block);
+        Ok(item)
+    }
+}
+
+impl<H: Hasher> Subtrees for Tops<'_, H> {
+    type Error = LedgerError;
+
+    fn top(&self, place: Place) -> Result<Hash, LedgerError> {
+        if let Some(peak) = self.before.peak(place) {
+            return Ok(peak);
+        }
+        let first = self.before.count();
+        if place.end() <= first {
+            return Err(LedgerError::NoRecord { index: place.first(), first });
+        }
+        if place.level >= KEPT_LEVEL
+            && let Some(top) = self.ledger.kv.get(&top_key(place))?
+        {
+            let damaged = |_| LedgerError::Damaged {
+                height: self.ledger.height(),
+                what: format!("the top over audit records {} to {} is no hash", place.first(), place.end()),
+            };
+            return Hash::from_bytes(&top).map_err(damaged);
+        }
+        match place.halves() {
+            None => Ok(Mmr::<AuditLog>::leaf(&self.item(place.index)?)),
+            Some([left, right]) => Ok(Mmr::<AuditLog>::inner(&self.top(left)?, &self.top(right)?)),
+        }
+    }
+}
