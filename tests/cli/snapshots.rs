@@ -513,6 +513,16 @@ fn a_state_of_any_size_becomes_the_beginning_of_a_new_network() {
     let begun = init(0, &["--genesis", &file, "--state", &tar]);
     assert_eq!(begun["genesis_hash"], made["genesis_hash"]);
 
+    // A node that is to join others under CometBFT needs no archive to be made, and can do nothing else.
+    let (joiner, file_2) = (work.path().join("joiner"), path("validators.json"));
+    let validator = format!("{anew}=10");
+    let arguments =
+        ["to-genesis", &tar, "--chain-id", "new", "--validator", &validator, "--no-grants", "--out", &file_2];
+    assert_eq!(snapshot(&work.path().join("nowhere"), 0, &arguments)["grants"], 0);
+    assert_eq!(expect(&joiner, 0, &["init", "--genesis", &file_2])["root"], Value::Null);
+    let without = expect(&joiner, 2, &["status"]);
+    assert!(without["error"]["message"].as_str().unwrap().contains("which is not here"), "{without}");
+
     // A node makes blocks on it: the entries are there, the agent is, and its nonce begins anew.
     let node = Node::start(&new, &["snapshots.reserve_percent=0"]);
     let found = expect(&new, 0, &["query", "blobs", "10", "--hex", "--prove"]);

@@ -114,6 +114,12 @@ impl Context<'_> {
         }
     }
 
+    /// As [`Self::open_chain`], for an engine that may have the state from its peers.
+    pub(crate) fn open_to_join(&self) -> Result<Arc<dyn Engine>, Failure> {
+        let (config, _) = self.config()?;
+        engine::open_to_join(&self.home, &config, &self.application.registry)
+    }
+
     /// The chain of this home directory, in this process. Fails if another process has it.
     pub(crate) fn open_chain(&self) -> Result<Arc<dyn Engine>, Failure> {
         let (config, _) = self.config()?;

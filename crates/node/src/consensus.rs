@@ -178,6 +178,8 @@ impl<H: Hasher> Consensus for Local<H> {
         if let Some(height) = standing.last {
             return Err(Failure::usage(format!("the engine begins a chain that stands at height {height} here")));
         }
+        // spec: GENESIS-4
+        self.check_whole()?;
         let (facts, hash) = (ledger.facts(), ledger.genesis_hash());
         agree("chain id", facts.chain_id.as_str(), &begin.chain_id)?;
         agree("initial height", &facts.initial_height.to_string(), &begin.initial_height.to_string())?;

@@ -180,10 +180,7 @@ fn inherit<H: Hasher>(
 ) -> Result<Store<H>, Failure> {
     let mut file = match File::open(archive) {
         Ok(file) => BufReader::new(file),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let message = format!("{}: there is no {}", GenesisError::Inherits(inherited.clone()), archive.display());
-            return Err(Failure::usage(message).hint("keelstone snapshot export wrote it on a node of that chain"));
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(lacks(inherited, archive)),
         Err(error) => return Err(Failure::io(format_args!("could not read {}", archive.display()), &error)),
     };
     let expected = Expected { params: None, root: Some(inherited.root) };
@@ -219,6 +216,12 @@ fn inherit<H: Hasher>(
     read?;
     inheriting.finish(&mut put)?;
     Ok(building.finish_as_found()?)
+}
+
+/// What a chain that inherits a state cannot do without it.
+fn lacks(inherited: &Inherited, archive: &Path) -> Failure {
+    let message = format!("{}: there is no {}", GenesisError::Inherits(inherited.clone()), archive.display());
+    Failure::usage(message).hint("keelstone snapshot export writes it on a node of that chain; or join by state sync")
 }
 
 impl From<InheritError<StoreError>> for Failure {
@@ -284,10 +287,35 @@ pub(crate) struct Replayed {
 
 /// Opens the chain of a home directory, or begins it if it has a genesis and no data.
 pub(crate) fn open(home: &Home, config: &Config, registry: &Registry) -> Result<Arc<dyn Engine>, Failure> {
+    open_as(home, config, registry, false)
+}
+
+/// As [`open`], for an engine that may have the chain's state from its peers: one that inherits a state can be opened
+/// without it, and then does nothing but join.
+pub(crate) fn open_to_join(home: &Home, config: &Config, registry: &Registry) -> Result<Arc<dyn Engine>, Failure> {
+    open_as(home, config, registry, true)
+}
+
+fn open_as(home: &Home, config: &Config, registry: &Registry, joining: bool) -> Result<Arc<dyn Engine>, Failure> {
     let genesis = home.read_genesis()?;
     match genesis.hasher {
-        HashKind::Blake3 => Ok(Arc::new(Local::<Blake3>::open(home, config, registry, genesis)?)),
-        HashKind::Sha256 => Ok(Arc::new(Local::<Sha256>::open(home, config, registry, genesis)?)),
+        HashKind::Blake3 => Ok(Arc::new(Local::<Blake3>::open(home, config, registry, genesis, joining)?)),
+        HashKind::Sha256 => Ok(Arc::new(Local::<Sha256>::open(home, config, registry, genesis, joining)?)),
+    }
+}
+
+/// What a chain is begun from.
+struct Origins<'a> {
+    home: &'a Home,
+    genesis: &'a Genesis,
+    /// Whether a chain that inherits a state may do without it for now.
+    joining: bool,
+}
+
+impl Origins<'_> {
+    /// Whether the state that is inherited is not here, and need not be.
+    fn is_hollow(&self) -> bool {
+        self.joining && self.genesis.inherits.is_some() && !self.home.inherited().exists()
     }
 }
 
@@ -299,6 +327,7 @@ pub(crate) struct Local<H: Hasher> {
     pub(crate) genesis: Genesis,
     registry: Registry,
     pub(crate) options: Options,
+    joining: bool,
     pool: PoolLimits,
     activity: Activity,
     listeners: Listeners,
@@ -320,7 +349,13 @@ pub(crate) struct Live<H: Hasher> {
 }
 
 impl<H: Hasher> Local<H> {
-    fn open(home: &Home, config: &Config, registry: &Registry, genesis: Genesis) -> Result<Self, Failure> {
+    fn open(
+        home: &Home,
+        config: &Config,
+        registry: &Registry,
+        genesis: Genesis,
+        joining: bool,
+    ) -> Result<Self, Failure> {
         let expected = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.hash;
         let options = Options {
             cache_bytes: config.store.cache_bytes,
@@ -339,12 +374,17 @@ impl<H: Hasher> Local<H> {
         // Its lock is the one that tells who holds the directory.
         let generations = Generations::open(&home.data())?;
         let (activity, listeners) = (Activity::default(), Arc::new(RwLock::default()));
+        let origins = Origins { home, genesis: &genesis, joining };
         let live = match generations.current()? {
-            Some(generation) => Live::open(generation, registry, &options, pool, &activity, &listeners)?,
-            None => {
+            Some(generation) if !generation.is_hollow() || origins.is_hollow() => {
+                Live::open(generation, registry, &options, pool, &activity, &listeners)?
+            }
+            // None yet, or one that has to be whole now.
+            hollow => {
                 let generation = generations.fresh()?;
-                let live = Live::create(generation, registry, (home, &genesis), &options, pool, &activity, &listeners)?;
+                let live = Live::create(generation, registry, &origins, &options, pool, &activity, &listeners)?;
                 generations.switch(&live.generation)?;
+                hollow.map_or(Ok(()), |hollow| generations.discard(&hollow))?;
                 live
             }
         };
@@ -363,6 +403,7 @@ impl<H: Hasher> Local<H> {
             genesis,
             registry: registry.clone(),
             options,
+            joining,
             pool,
             activity,
             listeners,
@@ -397,12 +438,20 @@ impl<H: Hasher> Local<H> {
         Live::create(
             generation,
             &self.registry,
-            (&self.home, &self.genesis),
+            &Origins { home: &self.home, genesis: &self.genesis, joining: self.joining },
             &self.options,
             self.pool,
             &self.activity,
             &self.listeners,
         )
+    }
+
+    /// Refuses what a state that lacks the inherited one cannot be asked for.
+    pub(crate) fn check_whole(&self) -> Result<(), Failure> {
+        match &self.genesis.inherits {
+            Some(inherited) if self.live().generation.is_hollow() => Err(lacks(inherited, &self.home.inherited())),
+            _ => Ok(()),
+        }
     }
 
     /// The ledger that counts at this moment.
@@ -437,13 +486,21 @@ impl<H: Hasher> Live<H> {
     fn create(
         generation: Generation,
         registry: &Registry,
-        (home, genesis): (&Home, &Genesis),
+        origins: &Origins<'_>,
         options: &Options,
         pool: PoolLimits,
         activity: &Activity,
         listeners: &Listeners,
     ) -> Result<Self, Failure> {
+        let Origins { home, genesis, .. } = origins;
         let ledger = match &genesis.inherits {
+            Some(_) if origins.is_hollow() => {
+                generation.mark_hollow()?;
+                let (store, kv) = Self::parts(&generation, options, true)?;
+                let own = genesis.first_state().map_err(LedgerError::from)?;
+                store.commit(own.height, own.diff)?;
+                Ledger::open(store, kv, registry.clone(), pool)?
+            }
             None => {
                 let (store, kv) = Self::parts(&generation, options, true)?;
                 Ledger::create(store, kv, registry.clone(), genesis, pool)?
@@ -875,6 +932,7 @@ impl<H: Hasher> Engine for Local<H> {
     }
 
     fn version(&self, at: Option<Height>) -> Result<Box<dyn Version>, Failure> {
+        self.check_whole()?;
         Ok(Box::new(Held { view: self.view(at)?, params: snapshot_params(&self.genesis) }))
     }
 

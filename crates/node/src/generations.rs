@@ -3,7 +3,8 @@
 //! ```text
 //! data/LOCK            held by the one process that uses the directory
 //! data/CURRENT         the name of the generation that counts
-//! data/gen-000001/     a generation: state/ and blocks.redb; and `unconfirmed`, if nothing but a snapshot speaks for it
+//! data/gen-000001/     a generation: state/ and blocks.redb; and `unconfirmed`, if nothing but a snapshot speaks for it,
+//!                      or `hollow`, if it lacks the state that its chain inherited
 //! ```
 //!
 //! A generation counts once `CURRENT` names it, and `CURRENT` changes by one rename. So a crash at any moment leaves the
@@ -22,6 +23,8 @@ const NEXT: &str = "CURRENT.next";
 const PREFIX: &str = "gen-";
 /// The height of a restored state, as long as no block was made on it.
 const UNCONFIRMED: &str = "unconfirmed";
+/// There is no such file in a state that is whole.
+const HOLLOW: &str = "hollow";
 
 /// The data directory, locked for this process.
 #[derive(Debug)]
@@ -164,6 +167,18 @@ impl Generation {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Failure::io(path.display(), &error)),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the state lacks what its chain inherited, and is only there to be replaced.
+    // spec: GENESIS-4
+    pub(crate) fn is_hollow(&self) -> bool {
+        self.path.join(HOLLOW).exists()
+    }
+
+    /// Notes that it does. Durable once the generation is switched to.
+    pub(crate) fn mark_hollow(&self) -> Result<(), Failure> {
+        let path = self.path.join(HOLLOW);
+        write_durable(&path, b"").map_err(|error| Failure::io(path.display(), &error))
     }
 
     fn name(&self) -> String {

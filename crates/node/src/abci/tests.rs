@@ -128,7 +128,7 @@ pub(super) struct Node {
 
 impl Node {
     fn start(place: &Place) -> Self {
-        let engine = engine::open(&place.home(), &place.config, &standard()).unwrap();
+        let engine = engine::open_to_join(&place.home(), &place.config, &standard()).unwrap();
         let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
         let snapshots = place
             .config
@@ -632,7 +632,7 @@ struct Served {
 
 /// A chain with a state of several chunks, and its snapshots at heights 1 and 2 of 4.
 fn serving() -> (Place, Node, [Served; 2]) {
-    let mut place = Place::with(|genesis| {
+    serving_from(Place::with(|genesis| {
         genesis.limits.snapshot_chunk_bytes = 64 << 10;
         let namespace = Namespace::new("app").unwrap();
         for number in 0..2_000u32 {
@@ -642,7 +642,10 @@ fn serving() -> (Place, Node, [Served; 2]) {
             let place = (namespace.clone(), Key::new(number.to_be_bytes()).unwrap());
             genesis.state.insert(place, Value::new(value).unwrap());
         }
-    });
+    }))
+}
+
+fn serving_from(mut place: Place) -> (Place, Node, [Served; 2]) {
     let node = place.start();
     let mut client = node.connect();
     client.init(&place);
@@ -1001,28 +1004,29 @@ fn a_chain_begins_with_the_state_of_another() {
             let mut inherited = inherited.clone();
             change(&mut inherited);
             genesis.inherits = Some(inherited);
+            genesis.limits.snapshot_chunk_bytes = 64 << 10;
         })
     };
-    let refused = |place: &Place, archive: Option<&[u8]>| {
+    let refused = |place: &Place, archive: Option<&[u8]>, but: &str| {
         if let Some(archive) = archive {
             std::fs::write(place.home().inherited(), archive).unwrap();
         }
         let failure = engine::open(&place.home(), &place.config, &standard()).map(drop).unwrap_err();
-        assert!(!place.names().contains(&"CURRENT".to_owned()), "nothing counts: {failure}");
+        assert!(place.names().iter().all(|name| name != "CURRENT" || but == "CURRENT"), "nothing counts: {failure}");
         failure
     };
     let place = heir(|_| {});
-    assert!(refused(&place, None).message.contains("inherits the state of old at height 0, which is not here"));
+    assert!(refused(&place, None, "").message.contains("inherits the state of old at height 0, which is not here"));
     let middle = archive.len() / 2;
     let mut damaged = archive.clone();
     damaged[middle] ^= 1;
     for bytes in [&damaged[..], &archive[..middle], &[]] {
-        assert!(matches!(refused(&place, Some(bytes)).exit, Exit::Integrity | Exit::Usage));
+        assert!(matches!(refused(&place, Some(bytes), "").exit, Exit::Integrity | Exit::Usage));
     }
     let more = heir(|inherited| inherited.entries += 1);
-    assert!(refused(&more, Some(&archive)).message.contains("number of entries"));
+    assert!(refused(&more, Some(&archive), "").message.contains("number of entries"));
     let other = heir(|inherited| inherited.root = Root(Hash([9; 32])));
-    assert!(refused(&other, Some(&archive)).message.contains("root"));
+    assert!(refused(&other, Some(&archive), "").message.contains("root"));
 
     std::fs::write(place.home().inherited(), &archive).unwrap();
     let node = place.start();
@@ -1045,7 +1049,26 @@ fn a_chain_begins_with_the_state_of_another() {
     node.stop();
     std::fs::write(place.home().inherited(), &archive).unwrap();
     std::fs::remove_dir_all(place.home().data()).unwrap();
-    let node = place.start();
-    assert_eq!(node.connect().init(&place).app_hash, begun.app_hash);
+    let (_place, server, [_, served]) = serving_from(place);
+    assert_eq!(served.app_hash, server.engine.root_after(Height(2)).unwrap().unwrap().0.as_bytes().as_slice());
+
+    // Whoever joins by state sync does without the archive, but begins nothing and shows no state of its own.
+    let joiner = heir(|_| {});
+    let node = joiner.start();
+    assert!(node.connect().exception(Call::InitChain(init_chain(&joiner))).contains("which is not here"));
+    assert!(node.engine.version(None).is_err());
+    is_empty(&mut node.connect());
     node.stop();
+    refused(&joiner, None, "CURRENT");
+    joins(&joiner, &served);
+    assert!(engine::open(&joiner.home(), &joiner.config, &standard()).is_ok(), "it is whole now");
+    // One that is given the archive after all begins with it.
+    let late = heir(|_| {});
+    late.start().stop();
+    std::fs::write(late.home().inherited(), &archive).unwrap();
+    let node = late.start();
+    assert_eq!(node.connect().init(&late).app_hash, begun.app_hash);
+    node.stop();
+    assert_eq!(late.names(), ["CURRENT", "gen-000002"]);
+    server.stop();
 }

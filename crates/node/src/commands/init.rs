@@ -155,15 +155,24 @@ pub(crate) fn create(mut genesis: Genesis, own_producer: bool, context: &Context
         std::fs::write(home.config(), config.to_toml())
             .map_err(|error| Failure::io("could not write keelstone.toml", &error))?;
     }
-    let chain = context.open_chain()?;
-    let status = chain.status()?;
-    chain.flush()?;
-
     let out = context.out;
     out.row("chain", &genesis.chain_id);
     out.row("home", home.path().display());
     out.row("genesis", short(first.hash));
-    out.row("root", &status.root);
+    let status = match &genesis.inherits {
+        Some(_) if under_engine && !home.inherited().exists() => {
+            out.row("state", "is not here: this node can only join the others, by state sync");
+            None
+        }
+        _ => {
+            let chain = context.open_chain()?;
+            chain.flush()?;
+            Some(chain.status()?)
+        }
+    };
+    if let Some(status) = &status {
+        out.row("root", &status.root);
+    }
     out.say("");
     if under_engine {
         out.say(format_args!(
@@ -173,8 +182,9 @@ pub(crate) fn create(mut genesis: Genesis, own_producer: bool, context: &Context
     }
     out.say("next: keelstone node");
     out.emit(&json!({
-        "chain_id": genesis.chain_id.as_str(), "home": home.path(), "genesis_hash": first.hash, "root": status.root,
-        "height": status.height, "entries": status.entries,
+        "chain_id": genesis.chain_id.as_str(), "home": home.path(), "genesis_hash": first.hash,
+        "root": status.as_ref().map(|status| &status.root), "height": status.as_ref().map(|status| status.height),
+        "entries": status.as_ref().map(|status| status.entries),
     }));
     Ok(Exit::Ok)
 }

@@ -65,7 +65,10 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         EngineKind::Solo => Maker::Solo(producer(context)?),
         EngineKind::CometBft => Maker::CometBft,
     };
-    let engine = context.open_chain()?;
+    let engine = match maker {
+        Maker::Solo(_) => context.open_chain()?,
+        Maker::CometBft => context.open_to_join()?,
+    };
     if matches!(maker, Maker::CometBft) {
         engine.validators()?; // A chain without any is refused before the engine finds out.
     }
