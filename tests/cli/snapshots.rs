@@ -402,6 +402,23 @@ fn a_delta_takes_an_old_snapshot_to_a_later_height() {
     restore(12, &file("forged"), root);
     let restored = restore(0, &delta, root);
     assert_eq!((&restored["height"], &restored["root"]), (&json!(3), &status["root"]));
+    // In two steps it is the same, in their order only, and the last of them is found out as well.
+    let steps = [("1", "2", file("first")), ("2", "3", file("second"))];
+    for (from, to, delta) in &steps {
+        snapshot(home.path(), 0, &["delta", from, to, "--out", delta]);
+    }
+    let again = |code: i32, deltas: [&str; 2]| {
+        let (third, _) = sibling(home.path());
+        let deltas = ["--delta", deltas[0], "--delta", deltas[1]];
+        snapshot(third.path(), code, &[&["restore", &tar, "--root", root, "--genesis", &genesis], &deltas[..]].concat())
+    };
+    assert_eq!(again(0, [&steps[0].2, &steps[1].2])["root"], status["root"]);
+    again(2, [&steps[1].2, &steps[0].2]);
+    let mut bytes = fs::read(&steps[1].2).unwrap();
+    let text = bytes.windows(6).position(|window| window == b"fourth").unwrap();
+    bytes[text] = b'F';
+    fs::write(file("forged-step"), bytes).unwrap();
+    again(12, [&steps[0].2, &file("forged-step")]);
     let there = expect(other.path(), 0, &["status"]);
     assert_eq!((&there["height"], &there["root"]), (&json!(3), &status["root"]));
 }

@@ -15,13 +15,16 @@ use clap::Args;
 use keelstone_codec::{Height, Key, Namespace, Root};
 use keelstone_ledger::Genesis;
 use keelstone_store::files::{Directory, Files as _};
-use keelstone_sync::delta::{ApplyError, Delta};
-use keelstone_sync::library::{Each, Expected, LibraryError, Listener, Origin};
+use keelstone_sync::delta::{ApplyError, Applying, Delta, DeltaError};
+use keelstone_sync::library::{Each, Expected, LibraryError};
 use keelstone_tree::{HashKind, Totals};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Deltas that are applied at once: all are held in memory.
+const DELTAS_MAX: usize = 64;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -33,9 +36,10 @@ pub(crate) struct Options {
     /// The genesis of the chain, for a home that has none
     #[arg(long)]
     genesis: Option<PathBuf>,
-    /// What changed since, to restore the height it leads to; `--root` is then the root of that
+    /// What changed since, to restore the height it leads to; `--root` is then the root of that. May be repeated, each from
+    /// where the one before leads to
     #[arg(long)]
-    delta: Option<PathBuf>,
+    delta: Vec<PathBuf>,
     /// Yes, put it in the place of the state that is here
     #[arg(long)]
     yes: bool,
@@ -51,16 +55,16 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
         None => (home.read_genesis()?, false),
     };
     let mut expected = expected(Some(&genesis), options.root.as_deref())?;
-    let delta = options.delta.as_deref().map(|file| delta::read(file, &genesis)).transpose()?;
-    if let Some(delta) = &delta {
-        // The root that is trusted is where the delta leads; it has to begin where the snapshot ends.
-        if let Some(root) = expected.root.filter(|root| *root != delta.to.1) {
-            return Err(Failure::usage(format!("the delta leads to root {}, not to {root}", delta.to.1)));
+    let deltas = deltas(&options.delta, &genesis)?;
+    if let (Some(first), Some(last)) = (deltas.first(), deltas.last()) {
+        // The root that is trusted is where the deltas lead; they have to begin where the snapshot ends.
+        if let Some(root) = expected.root.filter(|root| *root != last.to.1) {
+            return Err(Failure::usage(format!("the delta leads to root {}, not to {root}", last.to.1)));
         }
-        expected.root = Some(delta.from.1);
+        expected.root = Some(first.from.1);
     }
     let info = options.snapshot.read(context, |origin| origin.inspect(&expected))?;
-    let (height, root) = delta.as_ref().map_or((info.id.height, info.root), |delta| delta.to);
+    let (height, root) = deltas.last().map_or((info.id.height, info.root), |last| last.to);
     let started = Instant::now();
     let aside = Aside::of(home)?;
     if aside.replaces() {
@@ -71,8 +75,7 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
     }
     let built = aside.directory().and_then(|directory| {
         check_room(&directory, room_of(info.totals), config)?;
-        let plan =
-            Plan { snapshot: &options.snapshot, expected: &expected, delta: delta.as_ref(), target: (height, root) };
+        let plan = Plan { snapshot: &options.snapshot, expected: &expected, deltas: &deltas, target: (height, root) };
         build(&plan, genesis.hasher, Some(&genesis), directory, context)
     });
     built.inspect_err(|_| aside.give_up())?;
@@ -119,7 +122,7 @@ pub(super) fn rehearse(snapshot: &Source, expected: &Expected, context: &Context
     let place = if data.is_dir() { data } else { std::env::temp_dir() };
     let place = Scratch(place.join(format!("rehearsal-{}", std::process::id())));
     let directory = Directory::new(&place.0).map_err(|error| Failure::io(place.0.display(), &error))?;
-    let plan = Plan { snapshot, expected, delta: None, target: (info.id.height, info.root) };
+    let plan = Plan { snapshot, expected, deltas: &[], target: (info.id.height, info.root) };
     build(&plan, info.hasher, None, Arc::new(directory), context)
 }
 
@@ -137,7 +140,7 @@ impl Drop for Scratch {
 struct Plan<'a> {
     snapshot: &'a Source,
     expected: &'a Expected,
-    delta: Option<&'a Delta>,
+    deltas: &'a [Delta],
     target: (Height, Root),
 }
 
@@ -151,15 +154,14 @@ fn build(
     let bar = context.out.progress("restoring", 0);
     let built = engine::build_state(genesis, hasher, directory, plan.target, &mut |each| {
         let mut failed = None;
-        let read = plan.snapshot.read(context, |origin| match plan.delta {
-            None => origin.entries(plan.expected, each, &mut show(&bar)).map(drop),
-            Some(delta) => changed(origin, plan.expected, delta, each, &mut show(&bar)).map_err(|error| match error {
-                ApplyError::Taker(error) => error,
-                ApplyError::Delta(error) => {
-                    failed = Some(error);
-                    LibraryError::Stopped
-                }
-            }),
+        let read = plan.snapshot.read(context, |origin| {
+            let mut changes: Vec<Applying<'_>> = plan.deltas.iter().map(Delta::apply).collect();
+            let mut all = |name: &Namespace, key: &[u8], value: &[u8]| {
+                let key = Key::new(key).expect("a proven entry has a key");
+                change(&mut changes, (name, &key, value), each, &mut failed)
+            };
+            origin.entries(plan.expected, &mut all, &mut show(&bar))?;
+            end(changes, each, &mut failed)
         });
         failed.map_or(read, |error| Err(error.into()))
     });
@@ -167,31 +169,68 @@ fn build(
     built
 }
 
-/// Hands out the entries of a snapshot with the changes of a delta in their places.
-fn changed(
-    origin: Origin<'_>,
-    expected: &Expected,
-    delta: &Delta,
-    each: Each<'_>,
-    listener: Listener<'_>,
-) -> Result<(), ApplyError<LibraryError>> {
-    let mut applying = delta.apply();
-    let mut put = |name: &Namespace, key: &Key, value: &[u8]| each(name, key, value);
-    let mut failed = None;
-    let read = origin.entries(
-        expected,
-        &mut |name, key, value| {
-            let key = Key::new(key).expect("a proven entry has a key");
-            applying.entry(name, &key, value, &mut put).map_err(|error| {
-                failed = Some(error);
-                LibraryError::Stopped
-            })
-        },
-        listener,
-    );
-    if let Some(error) = failed {
-        return Err(error);
+/// Reads deltas, each of which must begin where the one before leads to.
+fn deltas(files: &[PathBuf], genesis: &Genesis) -> Result<Vec<Delta>, Failure> {
+    if files.len() > DELTAS_MAX {
+        return Err(Failure::usage(format!("{} deltas are given, {DELTAS_MAX} is the limit", files.len())));
     }
-    read.map_err(ApplyError::Taker)?;
-    applying.finish(&mut put)
+    let mut deltas: Vec<Delta> = Vec::with_capacity(files.len());
+    for file in files {
+        let delta = delta::read(file, genesis)?;
+        if let Some(before) = deltas.last().filter(|before| before.to != delta.from) {
+            let ((end, root), (height, other)) = (before.to, delta.from);
+            let file = file.display();
+            let message = format!(
+                "{file} begins at height {height} with root {other}, the one before leads to {end} with {root}"
+            );
+            return Err(Failure::usage(message));
+        }
+        deltas.push(delta);
+    }
+    Ok(deltas)
+}
+
+/// Hands out an entry with the changes of all deltas in their places, the oldest first.
+fn change(
+    changes: &mut [Applying<'_>],
+    (name, key, value): (&Namespace, &Key, &[u8]),
+    each: Each<'_>,
+    failed: &mut Option<DeltaError>,
+) -> Result<(), LibraryError> {
+    let Some((oldest, later)) = changes.split_first_mut() else { return each(name, key, value) };
+    let mut wrong = None;
+    let mut next = |name: &Namespace, key: &Key, value: &[u8]| change(later, (name, key, value), each, &mut wrong);
+    let done = oldest.entry(name, key, value, &mut next);
+    blame(done, wrong, failed)
+}
+
+/// Hands out what the deltas have behind the last entry.
+fn end(changes: Vec<Applying<'_>>, each: Each<'_>, failed: &mut Option<DeltaError>) -> Result<(), LibraryError> {
+    let mut changes = changes.into_iter();
+    while let Some(oldest) = changes.next() {
+        let mut wrong = None;
+        let later = changes.as_mut_slice();
+        let mut next = |name: &Namespace, key: &Key, value: &[u8]| change(later, (name, key, value), each, &mut wrong);
+        let done = oldest.finish(&mut next);
+        blame(done, wrong, failed)?;
+    }
+    Ok(())
+}
+
+/// What was wrong with a delta, or with one behind it, is kept beside an error that stops the reading.
+fn blame(
+    done: Result<(), ApplyError<LibraryError>>,
+    behind: Option<DeltaError>,
+    failed: &mut Option<DeltaError>,
+) -> Result<(), LibraryError> {
+    done.map_err(|error| match error {
+        ApplyError::Taker(error) => {
+            *failed = behind;
+            error
+        }
+        ApplyError::Delta(error) => {
+            *failed = Some(error);
+            LibraryError::Stopped
+        }
+    })
 }
