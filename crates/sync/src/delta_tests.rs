@@ -1,9 +1,9 @@
 //! Deltas between states in memory, honest and forged.
 
 use crate::delta::{ApplyError, DELTA_WEIGHT_MAX, Delta, DeltaError};
-use crate::testing::{State, Version, name, state, states};
+use crate::testing::{State, name, state, states};
 use keelstone_codec::{ChainId, Decode, DecodeError, Encode, Height, Key, Root, Value};
-use keelstone_tree::{Blake3, Branch, Diff, HashKind, Hasher, Opened, ReadError, Walk};
+use keelstone_tree::{Blake3, Branch, Diff, Grown, HashKind, Opened, ReadError, Walk};
 use proptest::prelude::*;
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -15,12 +15,12 @@ fn chain() -> ChainId {
     ChainId::new("test-1").unwrap()
 }
 
-fn between<H: Hasher>(older: &Version<H>, later: &Version<H>) -> Delta {
+fn between(older: &Grown, later: &Grown) -> Delta {
     let (from, to) = ((FROM, older.root()), (TO, later.root()));
-    Delta::between(chain(), H::KIND, (older, from), (later, to)).unwrap()
+    Delta::between(chain(), HashKind::Blake3, (older, from), (later, to)).unwrap()
 }
 
-fn applied<H: Hasher>(delta: &Delta, older: &Version<H>) -> Result<State, ApplyError<Infallible>> {
+fn applied(delta: &Delta, older: &Grown) -> Result<State, ApplyError<Infallible>> {
     let (mut out, mut last) = (State::new(), None);
     delta.entries(older, |namespace, key, value| {
         let this = Some((namespace.clone(), key.clone()));
@@ -71,7 +71,7 @@ proptest! {
         older in states(), other in states(), is_near: bool, drop in 0usize..3,
     ) {
         let later = if is_near { changed(older.clone(), &other, drop) } else { other };
-        let versions = (Version::<Blake3>::new(&older), Version::<Blake3>::new(&later));
+        let versions = (Grown::new::<Blake3>(&older), Grown::new::<Blake3>(&later));
         let delta = between(&versions.0, &versions.1);
         prop_assert_eq!(&delta.diff, &naive(&older, &later));
         prop_assert_eq!(applied(&delta, &versions.0).unwrap(), later);
@@ -86,7 +86,7 @@ proptest! {
         older in states(), other in states(), at: prop::sample::Index, bit in 0..8u32,
     ) {
         let later = changed(older.clone(), &other, 1);
-        let versions = (Version::<Blake3>::new(&older), Version::<Blake3>::new(&later));
+        let versions = (Grown::new::<Blake3>(&older), Grown::new::<Blake3>(&later));
         let delta = between(&versions.0, &versions.1);
         let mut bytes = delta.to_bytes();
         let at = at.index(bytes.len());
@@ -97,14 +97,14 @@ proptest! {
             return Ok(());
         }
         match applied(&forged, &versions.0) {
-            Ok(found) => prop_assert_ne!(Version::<Blake3>::new(&found).root(), versions.1.root()),
+            Ok(found) => prop_assert_ne!(Grown::new::<Blake3>(&found).root(), versions.1.root()),
             Err(error) => prop_assert!(matches!(error, ApplyError::Delta(DeltaError::NoChange { .. })), "{}", error),
         }
     }
 }
 
 /// Counts how many nodes are opened.
-struct Counted<'v>(&'v Version<Blake3>, Cell<usize>);
+struct Counted<'v>(&'v Grown, Cell<usize>);
 
 impl Walk for Counted<'_> {
     type Node = u32;
@@ -127,7 +127,7 @@ fn a_delta_costs_what_changed() {
     let mut later = older.clone();
     let (key, value) = (Key::new(*b"new").unwrap(), Value::new(&b"new"[..]).unwrap());
     later.values_mut().next().unwrap().insert(key, value);
-    let versions = (Version::new(&older), Version::new(&later));
+    let versions = (Grown::new::<Blake3>(&older), Grown::new::<Blake3>(&later));
     let counted = (Counted(&versions.0, Cell::new(0)), Counted(&versions.1, Cell::new(0)));
     let (from, to) = ((FROM, versions.0.root()), (TO, versions.1.root()));
     let delta = Delta::between(chain(), HashKind::Blake3, (&counted.0, from), (&counted.1, to)).unwrap();
@@ -138,7 +138,7 @@ fn a_delta_costs_what_changed() {
 /// A delta of another chain, another start or another end is told apart before anything of it is used.
 #[test]
 fn a_delta_of_something_else_is_refused_by_what_differs() {
-    let versions = (Version::<Blake3>::new(&state(10)), Version::<Blake3>::new(&state(12)));
+    let versions = (Grown::new::<Blake3>(&state(10)), Grown::new::<Blake3>(&state(12)));
     let delta = between(&versions.0, &versions.1);
     let (from, to) = (delta.from, delta.to);
     delta.check(&chain(), HashKind::Blake3, from, to).unwrap();
@@ -164,7 +164,7 @@ fn a_delta_of_something_else_is_refused_by_what_differs() {
 #[test]
 fn a_write_that_changes_nothing_is_refused() {
     let older = state(10);
-    let versions = (Version::<Blake3>::new(&older), Version::<Blake3>::new(&state(12)));
+    let versions = (Grown::new::<Blake3>(&older), Grown::new::<Blake3>(&state(12)));
     let honest = between(&versions.0, &versions.1);
     let (space, entries) = older.first_key_value().unwrap();
     let (key, value) = entries.first_key_value().unwrap();
@@ -185,9 +185,9 @@ fn a_write_that_changes_nothing_is_refused() {
 fn a_delta_has_a_greatest_weight() {
     let value = Value::new(vec![1; 8 << 20]).unwrap();
     let entries = |count: u8| (0..count).map(|n| (Key::new([n]).unwrap(), value.clone())).collect();
-    let empty = Version::<Blake3>::new(&State::new());
+    let empty = Grown::new::<Blake3>(&State::new());
     for (count, fits) in [(31, true), (32, false)] {
-        let full = Version::<Blake3>::new(&State::from([(name("big"), entries(count))]));
+        let full = Grown::new::<Blake3>(&State::from([(name("big"), entries(count))]));
         let (from, to) = ((FROM, empty.root()), (TO, full.root()));
         match Delta::between(chain(), HashKind::Blake3, (&empty, from), (&full, to)) {
             Ok(delta) => assert!(fits && delta.diff.len() == 31),

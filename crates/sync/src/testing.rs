@@ -1,56 +1,11 @@
 //! States in memory for the tests of this crate.
 
-use keelstone_codec::{Key, Namespace, Root, Value};
-use keelstone_tree::{
-    Branch, Diff, Grown, HashKind, Hasher, KeyRange, MemoryTree, Opened, Read, ReadError, Scan, Walk,
-};
+use keelstone_codec::{Key, Namespace, Value};
+use keelstone_tree::HashKind;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 pub(crate) type State = BTreeMap<Namespace, BTreeMap<Key, Value>>;
-
-/// A version in memory that can be read and walked.
-pub(crate) struct Version<H> {
-    tree: MemoryTree<H>,
-    grown: Grown,
-}
-
-impl<H: Hasher> Version<H> {
-    pub(crate) fn new(state: &State) -> Self {
-        let mut tree = MemoryTree::new();
-        let writes = state.iter().flat_map(|(name, entries)| {
-            entries.iter().map(move |(key, value)| (name.clone(), key.clone(), Some(value.clone())))
-        });
-        tree.apply(&writes.collect::<Diff>());
-        Self { tree, grown: Grown::new::<H>(state) }
-    }
-
-    pub(crate) fn root(&self) -> Root {
-        self.grown.root()
-    }
-}
-
-impl<H: Hasher> Read for Version<H> {
-    fn get(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, ReadError> {
-        self.tree.get(namespace, key)
-    }
-    fn scan<'a>(&'a self, namespace: &Namespace, range: KeyRange) -> Scan<'a> {
-        self.tree.scan(namespace, range)
-    }
-}
-
-impl<H: Hasher> Walk for Version<H> {
-    type Node = u32;
-    fn top(&self) -> Result<Option<Branch<u32>>, ReadError> {
-        self.grown.top()
-    }
-    fn open<'n>(&'n self, node: &'n u32) -> Result<Opened<'n, u32>, ReadError> {
-        self.grown.open(node)
-    }
-    fn value(&self, node: &u32) -> Result<Value, ReadError> {
-        self.grown.value(node)
-    }
-}
 
 pub(crate) fn name(name: &str) -> Namespace {
     Namespace::new(name).unwrap()

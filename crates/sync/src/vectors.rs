@@ -2,9 +2,9 @@
 
 use crate::delta::Delta;
 use crate::snapshot::{Metadata, Plan, SnapshotParams, pack, snapshot_hash};
-use crate::testing::{State, Version, name, state};
+use crate::testing::{State, name, state};
 use keelstone_codec::{ChainId, Decode, Encode, Height, Key, Value};
-use keelstone_tree::{Blake3, Hasher, Sha256};
+use keelstone_tree::{Blake3, Grown, Hasher, Sha256};
 use serde_json::{Value as Json, json};
 
 const WEIGHT: u32 = 300;
@@ -15,15 +15,15 @@ fn found<H: Hasher>() -> Json {
     let key = Key::new(*b"key").unwrap();
     later.entry(name("new")).or_default().insert(key, Value::new(&b"value"[..]).unwrap());
     later.pop_first();
-    let (older, later) = (Version::<H>::new(&older), Version::<H>::new(&later));
+    let (older, later) = (Grown::new::<H>(&older), Grown::new::<H>(&later));
 
     let chain_id = ChainId::new("vectors-1").unwrap();
     let params = SnapshotParams { chain_id: chain_id.clone(), hasher: H::KIND, unit_weight_max: WEIGHT };
     let (height, root) = (Height(7), older.root());
     let plan = Plan::of(&older, &params, height, root).unwrap();
-    let empty = Version::<H>::new(&State::new());
+    let empty = Grown::new::<H>(&State::new());
     let empty_plan = Plan::of(&empty, &params, height, empty.root()).unwrap();
-    let chunk = |plan: &Plan, version: &Version<H>, index: u32| json!({ "name": plan.name(index).to_string(), "bytes": hex::encode(plan.body(version, index).unwrap()) });
+    let chunk = |plan: &Plan, version: &Grown, index: u32| json!({ "name": plan.name(index).to_string(), "bytes": hex::encode(plan.body(version, index).unwrap()) });
     let delta =
         Delta::between(chain_id, H::KIND, (&older, (height, root)), (&later, (Height(9), later.root()))).unwrap();
     json!({

@@ -5,53 +5,12 @@ use crate::{Target, canonical};
 use keelstone_codec::{ChainId, Decode, Encode, Height, Key, Namespace, Root, Value};
 use keelstone_sync::delta::{ApplyError, Delta, DeltaError};
 use keelstone_sync::snapshot::{Metadata, Plan, Skeleton, SnapshotParams, pack, unpack};
-use keelstone_tree::{
-    Blake3, Branch, Diff, Grown, HashKind, KeyRange, MemoryTree, Opened, Read, ReadError, Scan, Walk,
-};
+use keelstone_tree::{Blake3, Grown, HashKind};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::LazyLock;
 
 type State = BTreeMap<Namespace, BTreeMap<Key, Value>>;
-
-/// A version in memory that can be read and walked.
-struct Version {
-    tree: MemoryTree<Blake3>,
-    grown: Grown,
-}
-
-impl Version {
-    fn new(state: &State) -> Self {
-        let mut tree = MemoryTree::new();
-        let writes = state.iter().flat_map(|(name, entries)| {
-            entries.iter().map(move |(key, value)| (name.clone(), key.clone(), Some(value.clone())))
-        });
-        tree.apply(&writes.collect::<Diff>());
-        Self { tree, grown: Grown::new::<Blake3>(state) }
-    }
-}
-
-impl Read for Version {
-    fn get(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, ReadError> {
-        self.tree.get(namespace, key)
-    }
-    fn scan<'a>(&'a self, namespace: &Namespace, range: KeyRange) -> Scan<'a> {
-        self.tree.scan(namespace, range)
-    }
-}
-
-impl Walk for Version {
-    type Node = u32;
-    fn top(&self) -> Result<Option<Branch<u32>>, ReadError> {
-        self.grown.top()
-    }
-    fn open<'n>(&'n self, node: &'n u32) -> Result<Opened<'n, u32>, ReadError> {
-        self.grown.open(node)
-    }
-    fn value(&self, node: &u32) -> Result<Value, ReadError> {
-        self.grown.value(node)
-    }
-}
 
 fn chain() -> ChainId {
     ChainId::new("hostile-1").expect("a name of our own")
@@ -65,7 +24,7 @@ struct Snapshot {
 }
 
 static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
-    let version = Version::new(&KNOWN.state);
+    let version = Grown::new::<Blake3>(&KNOWN.state);
     let params = SnapshotParams { chain_id: chain(), hasher: HashKind::Blake3, unit_weight_max: 400 };
     let plan = Plan::of(&version, &params, Height(5), KNOWN.tree.root()).expect("all is in memory");
     let chunks: Vec<Vec<u8>> =
@@ -167,7 +126,7 @@ fn root_of(state: &State) -> Root {
 /// A delta that says it leads from the known state to a later one: whatever comes to that root is that state.
 fn delta(input: &[u8]) -> bool {
     let Some(delta) = canonical::<Delta>(input) else { return false };
-    let (older, later) = (Version::new(&KNOWN.state), later());
+    let (older, later) = (Grown::new::<Blake3>(&KNOWN.state), later());
     let mut found = State::new();
     let all = delta.entries(&older, |namespace, key, value| {
         let value = Value::new(value.to_vec()).expect("values are not empty");
@@ -184,7 +143,7 @@ fn delta(input: &[u8]) -> bool {
 
 fn deltas() -> Vec<Vec<u8>> {
     let versions = [KNOWN.state.clone(), later()];
-    let [older, later] = versions.map(|state| (Version::new(&state), root_of(&state)));
+    let [older, later] = versions.map(|state| (Grown::new::<Blake3>(&state), root_of(&state)));
     let (from, to) = ((Height(5), older.1), (Height(9), later.1));
     let delta = Delta::between(chain(), HashKind::Blake3, (&older.0, from), (&later.0, to));
     let delta = delta.expect("all is in memory");

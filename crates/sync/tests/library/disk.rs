@@ -1,6 +1,6 @@
 //! What a library keeps through crashes, full disks and rot.
 
-use crate::support::{Version, content, create, flip, go_on, heights, id, names, open, params, version};
+use crate::support::{content, create, flip, go_on, heights, id, names, open, params, version};
 use keelstone_codec::{Decode, Height};
 use keelstone_store::files::{Directory, Fault, FaultyFiles, Files, MemoryFiles};
 use keelstone_sync::library::{Index, Library, LibraryError, Making, Phase};
@@ -302,7 +302,7 @@ fn making_stops_when_asked_to() {
 fn the_smallest_states_have_snapshots() {
     let files = MemoryFiles::new();
     let library = open(&files);
-    for (height, state) in [(1, Version::of(Default::default())), (2, version(1, 0, 0))] {
+    for (height, state) in [(1, version(0, 0, 0)), (2, version(1, 0, 0))] {
         let info = create(&library, &state, height).unwrap();
         library.verify(id(height), &mut go_on).unwrap();
         assert_eq!(info.totals.count, height - 1);

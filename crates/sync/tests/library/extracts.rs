@@ -1,10 +1,10 @@
 //! One namespace or one prefix alone, with its proof.
 
-use crate::support::{Version, create, go_on, id, open, params, version};
+use crate::support::{create, go_on, id, open, params, version};
 use keelstone_codec::{Key, Namespace, Value};
 use keelstone_store::files::MemoryFiles;
 use keelstone_sync::library::{EXTRACT_BYTES_MAX, Expected, Extract, Library, LibraryError, Origin};
-use keelstone_tree::{Blake3, KeyRange, Proof, ProofLimits, Query, Read, prove};
+use keelstone_tree::{Blake3, Grown, KeyRange, Proof, ProofLimits, Query, Read, prove};
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
@@ -73,7 +73,7 @@ fn parts_of_odd_states_are_proven_too() {
             let entries = (0..entries).map(|number| (key(number), value(len)));
             (name(&format!("space-{number:03}")), entries.collect::<BTreeMap<_, _>>())
         };
-        Version::of((0..count).map(space).collect())
+        Grown::new::<Blake3>(&(0..count).map(space).collect())
     };
     for state in [spaces(0, 0, 0), spaces(1, 1, 1), spaces(200, 1, 3), spaces(3, 9, 5_000), spaces(1, 40, 200)] {
         let files = MemoryFiles::new();
@@ -92,7 +92,7 @@ fn parts_of_odd_states_are_proven_too() {
 fn a_part_that_is_too_large_or_damaged_is_refused() {
     let value = Value::new(vec![1; 1 << 20]).unwrap();
     let entries = (0..9u8).map(|number| (Key::new(vec![b'a', number]).unwrap(), value.clone()));
-    let state = Version::of([(name("big"), entries.collect())].into());
+    let state = Grown::new::<Blake3>(&[(name("big"), entries.collect())].into());
     let files = MemoryFiles::new();
     let library = open(&files);
     create(&library, &state, 1).unwrap();

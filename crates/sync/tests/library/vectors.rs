@@ -1,6 +1,6 @@
 //! Golden bytes of an index and of an archive: `spec/vectors/library.json`.
 
-use crate::support::{Version, content, create, go_on, id, open, params};
+use crate::support::{content, create, go_on, id, open, params, version};
 use keelstone_codec::{Decode, Encode};
 use keelstone_store::files::MemoryFiles;
 use keelstone_sync::library::{Expected, Index, Info, Origin};
@@ -10,7 +10,7 @@ fn found() -> Json {
     let files = MemoryFiles::new();
     let library = open(&files);
     // The empty state: one page of a few bytes, which no compressor touches.
-    create(&library, &Version::of(Default::default()), 1000).unwrap();
+    create(&library, &version(0, 0, 0), 1000).unwrap();
     let mut tar = Vec::new();
     library.export_tar(id(1000), &mut tar, &mut go_on).unwrap();
     let name = "00000000000000001000-1.snapshot";

@@ -9,10 +9,10 @@ mod scale;
 mod wire;
 
 use super::*;
-use crate::testing::{State, Version, name, state, states};
+use crate::testing::{State, name, state, states};
 use keelstone_codec::{ChainId, Encode, Height, Key, Namespace, Root, Value};
 use keelstone_store::files::{Files, MemoryFiles};
-use keelstone_tree::{Blake3, Diff, HashKind, Hasher, KeyRange, MemoryTree, Read};
+use keelstone_tree::{Blake3, Diff, Grown, HashKind, Hasher, KeyRange, MemoryTree, Read};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ struct Made {
 
 impl Made {
     fn new<H: Hasher>(state: State, unit_weight_max: u32) -> Self {
-        let (version, params) = (Version::<H>::new(&state), params::<H>(unit_weight_max));
+        let (version, params) = (Grown::new::<H>(&state), params::<H>(unit_weight_max));
         let root = version.root();
         let plan = Plan::of(&version, &params, HEIGHT, root).unwrap();
         let raw = (0..plan.chunks()).map(|index| plan.body(&version, index).unwrap()).collect();

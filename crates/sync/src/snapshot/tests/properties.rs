@@ -113,13 +113,13 @@ fn a_plan_reads_from_no_other_version() {
     let entries = other.values_mut().last().unwrap();
     let last = entries.keys().last().unwrap().clone();
     entries.remove(&last);
-    let version = Version::<Blake3>::new(&other);
+    let version = Grown::new::<Blake3>(&other);
     let bodies: Vec<_> = (0..made.plan.chunks()).map(|index| made.plan.body(&version, index)).collect();
     assert!(matches!(bodies.last(), Some(Err(PlanError::OtherVersion { .. }))));
     assert!(matches!(Plan::of(&version, &made.params, HEIGHT, made.root), Err(PlanError::OtherVersion { .. })));
     let empty = MemoryTree::<Blake3>::new()
         .apply(&Diff::new(vec![(name("a"), vec![Write { key: Key::new([1]).unwrap(), value: None }])]).unwrap());
-    assert_eq!(Plan::of(&Version::<Blake3>::new(&State::new()), &made.params, HEIGHT, empty).unwrap().chunks(), 1);
+    assert_eq!(Plan::of(&Grown::new::<Blake3>(&State::new()), &made.params, HEIGHT, empty).unwrap().chunks(), 1);
 }
 
 /// spec: SNAP-1. No chunk has more bytes than W, however the state is cut, and larger entries stand alone.
@@ -137,7 +137,7 @@ fn no_chunk_has_more_bytes_than_its_weight() {
 /// spec: SNAP-6. Metadata has one encoding, and stays within its limit for the longest chain id.
 #[test]
 fn metadata_has_one_encoding_within_its_limit() {
-    let version = Version::<Blake3>::new(&state(100));
+    let version = Grown::new::<Blake3>(&state(100));
     let long = ChainId::new(&"c".repeat(50)).unwrap();
     let params = SnapshotParams { chain_id: long, ..params::<Blake3>(200) };
     let plan = Plan::of(&version, &params, HEIGHT, version.root()).unwrap();

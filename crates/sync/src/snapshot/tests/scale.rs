@@ -42,7 +42,7 @@ fn s16_a_comb_of_three_hundred_thousand_units_makes_the_round_trip() {
 #[test]
 fn s16_a_state_beyond_a_limit_is_refused_by_its_name() {
     let state = comb(60, 100);
-    let version = Version::<Blake3>::new(&state);
+    let version = Grown::new::<Blake3>(&state);
     let error = Plan::of(&version, &params::<Blake3>(100), HEIGHT, version.root()).unwrap_err();
     assert!(error.to_string().contains("chunks, the limit is 100000"), "{error}");
 }
