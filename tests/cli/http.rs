@@ -206,6 +206,59 @@ fn r11_subscriptions_are_capped_and_slow_readers_dropped() {
     assert_eq!(status, "HTTP/1.1 200", "their places are free again");
 }
 
+/// no token, a wrong one, one in the URL, one with too small a role; guesses are told to wait, and whoever has a
+/// good token is served all the same.
+#[test]
+fn r07_tokens_are_asked_for_and_guesses_told_to_wait() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = chain();
+    let made = |name: &str, role: &str| {
+        let made = expect(home.path(), 0, &["token", "new", name, "--role", role]);
+        made["token"].as_str().unwrap().to_owned()
+    };
+    let (reader, writer) = (made("dashboard", "read"), made("wallet", "write"));
+    let file = home.path().join("tokens.json");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let kept = std::fs::read_to_string(&file).unwrap();
+    assert!(!kept.contains(&reader) && !kept.contains(&writer), "a token is kept in the clear");
+    expect(home.path(), 2, &["token", "new", "wallet"]);
+    let node = Node::start(home.path(), &["http.write_token=true", "http.read_token=true"]);
+    let ask = |path: &str, header: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{header}\r\n", node.address);
+        node.exchange(head.as_bytes()).0
+    };
+    let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    let own = format!("Host: {}\r\nContent-Type: application/json\r\n", node.address);
+    assert_eq!(ask("/healthz", ""), 200);
+    assert_eq!(ask("/v1/status", ""), 401);
+    assert_eq!(ask(&format!("/v1/status?token={writer}"), ""), 401);
+    assert_eq!(ask("/v1/status", &bearer(&reader)), 200);
+    assert_eq!(node.post(&own, "{}").0, 401);
+    assert_eq!(node.post(&(own.clone() + &bearer(&reader)), "{}").0, 403);
+    assert_eq!(node.post(&(own.clone() + &bearer(&writer)), "{}").0, 400, "let in, and no transaction");
+    assert_eq!(ask(&format!("/v1/status?token={writer}"), &bearer(&writer)), 401, "in the URL as well");
+    let guess = bearer(&writer.replace(&writer[10..12], "zz"));
+    let answers: Vec<u16> = (0..20).map(|_| ask("/v1/status", &guess)).collect();
+    assert_eq!((&answers[..10], &answers[10..]), (&[401; 10][..], &[429; 10][..]));
+    let head = format!("GET / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{guess}\r\n", node.address);
+    let mut stream = node.connect();
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.to_lowercase().contains("retry-after: "), "{text}");
+    assert_eq!(ask("/v1/status", &bearer(&writer)), 200);
+    // The commands of this home have a token of their own, which nobody else can read.
+    send(home.path(), 0, &json!([register()]));
+    let own = std::fs::metadata(home.path().join("api.token")).unwrap();
+    assert_eq!(own.permissions().mode() & 0o777, 0o600);
+    // A token that is removed is good for nothing at once.
+    assert_eq!(expect(home.path(), 0, &["token", "remove", "wallet"])["told"], true);
+    assert_eq!(ask("/v1/status", &bearer(&reader)), 200);
+    assert!(matches!(ask("/v1/status", &bearer(&writer)), 401 | 429));
+    let listed = expect(home.path(), 0, &["token", "list"]);
+    assert_eq!(listed, json!([{ "name": "dashboard", "role": "read" }]));
+}
+
 #[test]
 fn every_documented_path_answers() {
     let home = chain();

@@ -268,6 +268,13 @@ pub(crate) struct Submitted {
     pub(crate) id: String,
 }
 
+/// What was read again.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Reloaded {
+    /// Tokens that are taken now, beside the one of the node's own commands.
+    pub(crate) tokens: usize,
+}
+
 /// One entry of the state.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Entry {

@@ -9,6 +9,7 @@ use crate::engine::{self, Engine};
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::out::{Ink, Out};
+use crate::tokens;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use keelstone_execution::Registry;
 use std::ffi::OsString;
@@ -75,6 +76,7 @@ enum Command {
     Statesync(commands::statesync::Options),
     Status(commands::status::Options),
     Testnet(commands::testnet::Options),
+    Token(commands::token::Options),
     Tx(commands::tx::Options),
 }
 
@@ -108,7 +110,7 @@ impl Context<'_> {
     /// The chain of this home directory: the node that runs over it if there is one, else the directory itself.
     pub(crate) fn chain(&self) -> Result<Arc<dyn Chain>, Failure> {
         self.home.read_genesis()?;
-        match self.home.announced_api().and_then(Remote::connect) {
+        match self.home.announced_api().and_then(|at| Remote::connect(at, tokens::own(&self.home))) {
             Some(remote) => Ok(Arc::new(remote)),
             None => Ok(Arc::new(Alone::new(self.open_chain()?, self)?)),
         }
@@ -221,6 +223,7 @@ impl Application {
             Command::Statesync(options) => commands::statesync::run(options, &context),
             Command::Status(options) => commands::status::run(options, &context),
             Command::Testnet(options) => commands::testnet::run(options, &context),
+            Command::Token(options) => commands::token::run(options, &context),
             Command::Tx(options) => commands::tx::run(options, &context),
         }
     }

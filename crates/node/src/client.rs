@@ -4,7 +4,8 @@
 //! one the user named; its answers are still parsed strictly and proofs still have to verify.
 
 use crate::api::{
-    Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Transaction,
+    Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Reloaded, Status, Submitted,
+    Transaction,
 };
 use crate::strict_json;
 use crate::world::By;
@@ -16,6 +17,7 @@ use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// How long connecting, and then each read, may take unless told otherwise.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,10 +25,11 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// A chain behind HTTP.
-#[derive(Debug)]
 pub(crate) struct Remote {
     address: SocketAddr,
     timeout: Duration,
+    /// For a node that asks for one.
+    token: Option<Zeroizing<String>>,
 }
 
 /// The body of every answer that is no success.
@@ -45,25 +48,33 @@ struct FailedText {
 
 impl Remote {
     /// The node that listens on `address`, if one answers there.
-    pub(crate) fn connect(address: SocketAddr) -> Option<Self> {
+    pub(crate) fn connect(address: SocketAddr, token: Option<Zeroizing<String>>) -> Option<Self> {
         TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
-        Some(Self { address, timeout: TIMEOUT })
+        Some(Self { address, timeout: TIMEOUT, token })
     }
 
     /// The node that may listen on `address`; asking it takes at most about `timeout`.
     pub(crate) fn at(address: SocketAddr, timeout: Duration) -> Self {
-        Self { address, timeout }
+        Self { address, timeout, token: None }
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Refusal> {
         self.request("GET", path, &[])
     }
 
+    /// Has the node read again what it keeps of tokens.
+    pub(crate) fn reload(&self) -> Result<Reloaded, Refusal> {
+        self.request("POST", "/v1/admin/reload", &[])
+    }
+
     fn request<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, Refusal> {
         let host = self.address.to_string();
-        let post = (method == "POST").then_some(Body { kind: "application/octet-stream", bytes: body });
+        let body = (method == "POST").then_some(Body { kind: "application/octet-stream", bytes: body });
+        let token = self.token.as_ref().map(|token| token.as_str());
         let (status, answer) = TcpStream::connect_timeout(&self.address, self.timeout)
-            .and_then(|stream| exchange(stream, self.timeout, &host, path, post, ANSWER_BYTES_MAX))
+            .and_then(|stream| {
+                exchange(stream, self.timeout, &Ask { host: &host, path, body, token }, ANSWER_BYTES_MAX)
+            })
             .map_err(|error| Refusal::Failed(format!("the node at http://{} did not answer: {error}", self.address)))?;
         let unexpected = |error| Refusal::Failed(format!("http://{}{path} answered {status}: {error}", self.address));
         if (200..300).contains(&status) {
@@ -77,7 +88,9 @@ impl Remote {
                 Refusal::Height { asked, lowest, highest }
             }
             ("not_found" | "gone", ..) => Refusal::NotFound(message),
-            ("bad_request" | "too_large" | "forbidden" | "unsupported_media", ..) => Refusal::Bad(message),
+            ("bad_request" | "too_large" | "forbidden" | "unsupported_media" | "unauthorized" | "too_many", ..) => {
+                Refusal::Bad(message)
+            }
             ("refused", ..) => {
                 let (code, message) = message.split_once(": ").unwrap_or(("refused", &message));
                 Refusal::Refused { code: code.to_owned(), message: message.to_owned() }
@@ -95,28 +108,43 @@ pub(crate) struct Body<'a> {
     pub(crate) bytes: &'a [u8],
 }
 
-/// Asks for a path, with a POST if there is a body, and reads the answer to its end: its status and its body.
+/// What is asked of a server.
+pub(crate) struct Ask<'a> {
+    /// What the server is called.
+    pub(crate) host: &'a str,
+    pub(crate) path: &'a str,
+    /// With one it is a POST.
+    pub(crate) body: Option<Body<'a>>,
+    /// For a node that asks for one.
+    pub(crate) token: Option<&'a str>,
+}
+
+/// Asks, and reads the answer to its end: its status and its body.
 ///
 /// As HTTP/1.0, whose answers are never in pieces and end with the connection: CometBFT sends whatever is above two
 /// kilobytes in pieces to those who speak 1.1.
 pub(crate) fn exchange(
     mut stream: TcpStream,
     timeout: Duration,
-    host: &str,
-    path: &str,
-    body: Option<Body<'_>>,
+    ask: &Ask<'_>,
     answer_bytes_max: u64,
 ) -> std::io::Result<(u16, Vec<u8>)> {
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    let request = match body {
-        None => format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").into_bytes(),
-        Some(Body { kind, bytes }) => {
-            let head = format!("POST {path} HTTP/1.0\r\nHost: {host}\r\nContent-Type: {kind}\r\n");
-            [format!("{head}Content-Length: {}\r\n\r\n", bytes.len()).as_bytes(), bytes].concat()
-        }
-    };
-    stream.write_all(&request)?;
+    let method = if ask.body.is_some() { "POST" } else { "GET" };
+    let mut request = Zeroizing::new(format!("{method} {} HTTP/1.0\r\nHost: {}\r\n", ask.path, ask.host));
+    let written = "writing to a string cannot fail";
+    if let Some(token) = ask.token {
+        write!(request, "Authorization: Bearer {token}\r\n").expect(written);
+    }
+    if let Some(Body { kind, bytes }) = &ask.body {
+        write!(request, "Content-Type: {kind}\r\nContent-Length: {}\r\n", bytes.len()).expect(written);
+    }
+    request.push_str("\r\n");
+    stream.write_all(request.as_bytes())?;
+    if let Some(Body { bytes, .. }) = &ask.body {
+        stream.write_all(bytes)?;
+    }
     let mut answer = Vec::new();
     stream.take(answer_bytes_max).read_to_end(&mut answer)?;
     let invalid = || std::io::Error::new(std::io::ErrorKind::InvalidData, "not an answer of HTTP");

@@ -144,6 +144,12 @@ settings! {
         hosts: Vec<String> = Vec::new();
         /// Origins whose pages may send transactions. None by default.
         origins: Vec<String> = Vec::new();
+        /// Requests one address may make in a second; 0 for any number. Behind a proxy all clients may have one address.
+        client_requests_per_second: u64 = 0, 0..=1_000_000;
+        /// Whether sending transactions takes a token (keelstone token new).
+        write_token: bool = false;
+        /// Whether reading takes a token too; /healthz and /readyz take none.
+        read_token: bool = false;
     }
     /// The store of the state.
     store: Store {

@@ -91,8 +91,19 @@ impl Home {
         fs::write(self.api(), text).map_err(|error| Failure::io("could not write api.json", &error))
     }
 
+    /// Where hashes of tokens for the API are kept.
+    pub(crate) fn tokens(&self) -> PathBuf {
+        self.0.join("tokens.json")
+    }
+
+    /// Where the token for the commands of this home is while a node runs.
+    pub(crate) fn own_token(&self) -> PathBuf {
+        self.0.join("api.token")
+    }
+
     /// Takes the announcement back.
     pub(crate) fn withdraw_api(&self) {
+        let _ = fs::remove_file(self.own_token());
         // A stale announcement costs a failed connection; it is no reason to fail a clean stop.
         let _ = fs::remove_file(self.api());
     }

@@ -42,6 +42,12 @@ impl Drop for KeyFile {
     }
 }
 
+/// Whether a name is 1 to 64 of A-Z, a-z, 0-9, `_` and `-`, so that it cannot leave a directory or hide in it.
+pub(crate) fn is_plain(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    (1..=64).contains(&name.len()) && name.bytes().all(plain)
+}
+
 impl KeyDir {
     pub(crate) fn new(home: &Path) -> Self {
         Self(home.join("keys"))
@@ -52,8 +58,7 @@ impl KeyDir {
     /// # Errors
     /// A usage failure if the name could leave the directory or hide in it.
     pub(crate) fn path(&self, name: &str) -> Result<PathBuf, Failure> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+        if !is_plain(name) {
             return Err(Failure::usage(format!("{name:?} is no key name: use 1 to 64 of A-Z, a-z, 0-9, '_' and '-'")));
         }
         Ok(self.0.join(format!("{name}.{EXTENSION}")))
@@ -102,10 +107,21 @@ impl KeyDir {
 /// # Errors
 /// [`Exit::NotFound`] if there is none; [`Exit::Usage`] with what is wrong if it is not a private, whole key file.
 pub(crate) fn load(path: &Path) -> Result<SecretKey, Failure> {
+    let text = read_private(path, "key file", FILE_BYTES_MAX).map_err(|failure| match failure.exit {
+        Exit::NotFound => failure.hint("keelstone keys list shows the keys, keelstone keys new NAME makes one"),
+        _ => failure,
+    })?;
+    parse(&text).map_err(|problem| Failure::usage(format!("{} is no key file: {problem}", path.display())))
+}
+
+/// Reads a file that holds a secret, after checking that only its owner can.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn read_private(path: &Path, what: &str, bytes_max: u64) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let shown = path.display();
     let file = File::open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Failure::new(Exit::NotFound, format!("there is no key file {shown}"))
-            .hint("keelstone keys list shows the keys, keelstone keys new NAME makes one"),
+        io::ErrorKind::NotFound => Failure::new(Exit::NotFound, format!("there is no {what} {shown}")),
         _ => Failure::io(format_args!("could not open {shown}"), &error),
     })?;
     let metadata = file.metadata().map_err(|error| Failure::io(format_args!("could not look at {shown}"), &error))?;
@@ -113,17 +129,15 @@ pub(crate) fn load(path: &Path) -> Result<SecretKey, Failure> {
         return Err(Failure::usage(format!("{shown} is not a file")));
     }
     check_private(path, &metadata)?;
-    if metadata.len() > FILE_BYTES_MAX {
-        return Err(Failure::usage(format!(
-            "{shown} has {} bytes, a key file at most {FILE_BYTES_MAX}",
-            metadata.len()
-        )));
+    if metadata.len() > bytes_max {
+        let bytes = metadata.len();
+        return Err(Failure::usage(format!("{shown} has {bytes} bytes, a {what} at most {bytes_max}")));
     }
     let mut text = Zeroizing::new(Vec::new());
-    file.take(FILE_BYTES_MAX)
+    file.take(bytes_max)
         .read_to_end(&mut text)
         .map_err(|error| Failure::io(format_args!("could not read {shown}"), &error))?;
-    parse(&text).map_err(|problem| Failure::usage(format!("{shown} is no key file: {problem}")))
+    Ok(text)
 }
 
 /// The key in a file's text. Errors say what is wrong and never show what stood there.
@@ -167,7 +181,7 @@ pub(crate) fn write_private(path: &Path, text: &[u8]) -> io::Result<()> {
     let written = out.write_all(text).and_then(|()| out.sync_all()).and_then(|()| fs::rename(&fresh, path));
     if written.is_err() {
         // The half-written file is of no use; if it cannot be removed either, the first error says more.
-        let _ = fs::remove_file(&fresh);
+        let _ = fs::remove_file(fresh);
     }
     written
 }
@@ -201,7 +215,7 @@ fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), Failure> {
     if mode & 0o077 == 0 {
         return Ok(());
     }
-    Err(Failure::usage(format!("{} has mode {mode:03o}: others can read this key", path.display()))
+    Err(Failure::usage(format!("{} has mode {mode:03o}: others can read it", path.display()))
         .hint(format!("if nobody did: chmod 600 {}", path.display())))
 }
 #[cfg(not(unix))]

@@ -37,6 +37,7 @@ mod story;
 mod strict_json;
 mod supervise;
 mod testnet;
+mod tokens;
 mod watchdog;
 mod world;
 

@@ -141,7 +141,11 @@ impl Metrics {
         let registry = &mut metrics.registry;
         registry.register("http_requests", "Requests answered, by route and status class", metrics.requests.clone());
         registry.register("http_request_seconds", "Time to answer a request", metrics.request_seconds.clone());
-        registry.register("http_refused", "Connections and streams refused, by reason", metrics.refused.clone());
+        registry.register(
+            "http_refused",
+            "Connections, streams and requests refused, by reason",
+            metrics.refused.clone(),
+        );
         registry.register("http_connections_open", "Open connections", metrics.connections_open.clone());
         registry.register("http_subscriptions_open", "Open event streams", metrics.subscriptions_open.clone());
         registry.register(
@@ -288,7 +292,7 @@ impl Metrics {
         for outcome in ["accepted", "refused", "succeeded", "failed"] {
             drop(self.transactions.get_or_create(&Outcome { outcome }));
         }
-        for reason in ["accept", "connections", "subscriptions"] {
+        for reason in ["accept", "connections", "guesses", "rate", "subscriptions", "token"] {
             drop(self.refused.get_or_create(&Reason { reason }));
         }
         for reason in ["room", "disk", "state", "unproven", "other"] {
@@ -421,7 +425,7 @@ impl Metrics {
         self.request_seconds.observe(took.as_secs_f64());
     }
 
-    /// Counts a connection or stream that was refused.
+    /// Counts a connection, stream or request that was refused.
     pub(crate) fn refused(&self, reason: &'static str) {
         self.refused.get_or_create(&Reason { reason }).inc();
     }

@@ -5,7 +5,7 @@
 
 use super::base64::base64;
 use crate::api::{EngineStanding, Refusal};
-use crate::client::{self, Body, exchange};
+use crate::client::{self, Ask, Body, exchange};
 use crate::config::HttpAddress;
 use crate::exit::causes;
 use crate::strict_json;
@@ -287,8 +287,8 @@ impl Rpc {
             match TcpStream::connect_timeout(&address, self.timeout) {
                 Ok(stream) => {
                     let body = body.map(|text| Body { kind: "application/json", bytes: text.as_bytes() });
-                    let answer = exchange(stream, self.timeout, &self.authority, path, body, ANSWER_BYTES_MAX);
-                    return answer.map(|(_, body)| body);
+                    let ask = Ask { host: &self.authority, path, body, token: None };
+                    return exchange(stream, self.timeout, &ask, ANSWER_BYTES_MAX).map(|(_, body)| body);
                 }
                 Err(error) => last = error,
             }

@@ -21,4 +21,5 @@ pub(crate) mod statesync;
 pub(crate) mod status;
 pub(crate) mod testnet;
 mod testnet_demo;
+pub(crate) mod token;
 pub(crate) mod tx;

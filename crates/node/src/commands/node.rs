@@ -10,7 +10,7 @@ use crate::control::{Control, Desk};
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
-use crate::http::{Event, Health, Hub, Limits, Served, router, serve};
+use crate::http::{Access, Event, Health, Hub, Limits, Served, router, serve};
 use crate::keyfile::KeyDir;
 use crate::metrics::Metrics;
 use crate::out::{Out, grouped, short};
@@ -246,6 +246,7 @@ impl Node {
         let hub = Hub::new(metrics.clone());
         let health = Arc::new(Health::default());
         let limits = Arc::new(Limits::new(&config.http, address));
+        let access = Arc::new(Access::open(home, &config.http, metrics.clone())?);
         observe(&*engine, hub.clone(), metrics.clone(), context.application.registry.clone());
         // Before the first block: the one that reaches the interval may be the next.
         let snapshots = match config.snapshots.enabled {
@@ -298,6 +299,7 @@ impl Node {
             hub: hub.clone(),
             metrics: metrics.clone(),
             limits: limits.clone(),
+            access,
             health: health.clone(),
             snapshots: snapshots.clone(),
         };

@@ -13,7 +13,11 @@ use utoipa::ToSchema;
 pub(crate) enum Code {
     /// The request does not say what it must.
     BadRequest,
-    /// State may not be changed from there.
+    /// A token is asked for, and none or no good one was sent.
+    Unauthorized,
+    /// Too many wrong tokens, or too many requests: wait as long as `Retry-After` says.
+    TooMany,
+    /// State may not be changed from there, or not with this token.
     Forbidden,
     /// There is no such thing.
     NotFound,
@@ -39,6 +43,8 @@ impl Code {
     fn status(self) -> StatusCode {
         match self {
             Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Gone => StatusCode::GONE,

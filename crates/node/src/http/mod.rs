@@ -4,12 +4,14 @@
 //! the node do, and whatever changes state is refused from pages of foreign origin. Routes and limits are listed in
 //! `docs/http.md`; the machine-readable form is served at `/openapi.json`.
 
+mod access;
 mod error;
 mod events;
 mod limits;
 mod routes;
 mod server;
 
+pub(crate) use access::Access;
 pub(crate) use events::{Event, Hub};
 pub(crate) use limits::Limits;
 pub(crate) use routes::{ENTRIES_BYTES_MAX, Health, Served, router};

@@ -1,5 +1,6 @@
 //! The routes, their handlers, and the document that describes them.
 
+use super::access::{self, Access};
 use super::error::{ApiError, Code, ErrorBody};
 use super::events::{Hub, Refused};
 use super::limits::{Limits, guard};
@@ -42,6 +43,7 @@ pub(crate) struct Served {
     pub(crate) hub: Arc<Hub>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) access: Arc<Access>,
     pub(crate) health: Arc<Health>,
     /// None on a node that makes no snapshots.
     pub(crate) snapshots: Option<Arc<Service>>,
@@ -74,6 +76,7 @@ pub(crate) fn router(served: Served) -> Router {
         .route("/v1/state/{namespace}", get(entry))
         .route("/v1/entries/{namespace}", get(entries))
         .route("/v1/lookup/{index}", get(lookup))
+        .route("/v1/admin/reload", post(reload))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -85,6 +88,7 @@ pub(crate) fn router(served: Served) -> Router {
         .fallback(|| async { ApiError::new(Code::NotFound, "there is no such path; / lists what there is") })
         .method_not_allowed_fallback(|| async { ApiError::new(Code::MethodNotAllowed, "not with this method") })
         .layer(DefaultBodyLimit::max(served.limits.body_bytes_max))
+        .layer(from_fn_with_state(served.access.clone(), access::check))
         .layer(from_fn_with_state(served.limits.clone(), guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(served.metrics.clone(), count))
@@ -103,7 +107,7 @@ async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next
 
 /// The label for a route: one of a fixed list, so that series cannot be added from outside.
 fn known_route(pattern: &str) -> &'static str {
-    const ROUTES: [&str; 20] = [
+    const ROUTES: [&str; 21] = [
         "/",
         "/v1/status",
         "/v1/functions",
@@ -119,6 +123,7 @@ fn known_route(pattern: &str) -> &'static str {
         "/v1/state/{namespace}",
         "/v1/entries/{namespace}",
         "/v1/lookup/{index}",
+        "/v1/admin/reload",
         "/v1/events",
         "/healthz",
         "/readyz",
@@ -280,7 +285,7 @@ async fn index() -> Json<serde_json::Value> {
             "/v1/blocks/{height or latest}", "/v1/accounts/{key}", "/v1/bundles", "/v1/bundles/{id}",
             "/v1/state/{namespace}?key=…&prove=true",
             "/v1/entries/{namespace}?prefix=…", "/v1/lookup/{index}?of=…", "/v1/snapshots",
-            "/v1/snapshots/{height}/chunks/{index}", "/v1/events", "/healthz", "/readyz", "/metrics", "/openapi.json"
+            "/v1/snapshots/{height}/chunks/{index}", "/v1/admin/reload", "/v1/events", "/healthz", "/readyz", "/metrics", "/openapi.json"
         ],
     }))
 }
@@ -533,6 +538,26 @@ async fn events(
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
 }
 
+/// Reads the file of tokens again: new ones are taken and removed ones no longer. Takes a token of an administrator.
+#[utoipa::path(
+    post, path = "/v1/admin/reload",
+    responses(
+        (status = 200, body = api::Reloaded), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 500, body = ErrorBody, description = "They cannot be read; those from before hold on"),
+    )
+)]
+async fn reload(State(served): State<Served>) -> Answer<api::Reloaded> {
+    let access = served.access.clone();
+    match tokio::task::spawn_blocking(move || access.reload()).await {
+        Ok(Ok(tokens)) => Ok(Json(api::Reloaded { tokens })),
+        Ok(Err(failure)) => Err(ApiError::new(Code::Internal, failure.message)),
+        Err(error) => {
+            tracing::error!(%error, "reading tokens panicked");
+            Err(ApiError::new(Code::Internal, "this request met a bug; the node goes on"))
+        }
+    }
+}
+
 /// Whether the process is sound: 200, or 503 once a write has failed.
 #[utoipa::path(get, path = "/healthz", responses((status = 200), (status = 503, body = ErrorBody)))]
 async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError> {
@@ -578,6 +603,7 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
         entries,
         lookup,
         events,
+        reload,
         healthz,
         readyz,
         metrics
@@ -598,7 +624,7 @@ mod tests {
         let document = serde_json::to_value(Document::openapi()).expect("a document");
         let described = document["paths"].as_object().expect("paths").len();
         // All but `/` and `/openapi.json`, which are there for people.
-        assert_eq!(described, 18);
+        assert_eq!(described, 19);
     }
 
     #[test]

@@ -1,0 +1,71 @@
+//! `keelstone token new|list|remove`: tokens for the HTTP API of this home's node.
+
+use crate::cli::Context;
+use crate::client::Remote;
+use crate::exit::{Exit, Failure};
+use crate::tokens::{self, Role};
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+/// Make, list and remove tokens for the HTTP API
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Make a token; it is shown now and never again
+    New {
+        /// What to call it
+        name: String,
+        /// What its holder may do
+        #[arg(long, default_value = "write")]
+        role: Role,
+    },
+    /// List all tokens by name
+    List,
+    /// Forget a token; a node that runs here is told at once
+    Remove {
+        /// Its name
+        name: String,
+    },
+}
+
+pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
+    let out = context.out;
+    match options.action {
+        Action::New { name, role } => {
+            context.home.read_genesis()?;
+            let token = tokens::create(&context.home, &name, role)?;
+            out.say(token.as_str());
+            let told = tell(context)?;
+            out.emit(&json!({ "name": name, "role": role, "token": token.as_str(), "told": told }));
+        }
+        Action::List => {
+            let tokens = tokens::load(&context.home)?;
+            for token in &tokens {
+                out.row(&token.name, token.role);
+            }
+            let shown = tokens.iter().map(|token| json!({ "name": token.name, "role": token.role }));
+            out.emit(&shown.collect::<Vec<_>>());
+        }
+        Action::Remove { name } => {
+            tokens::remove(&context.home, &name)?;
+            let told = tell(context)?;
+            out.emit(&json!({ "removed": name, "told": told }));
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// Has the node that runs here, if one does, read its tokens again. Says whether one did.
+fn tell(context: &Context<'_>) -> Result<bool, Failure> {
+    let token = tokens::own(&context.home);
+    let Some(node) = context.home.announced_api().and_then(|at| Remote::connect(at, token)) else { return Ok(false) };
+    node.reload().map_err(|refusal| {
+        Failure::from(refusal).hint("the file is written; a node takes it when it is started again")
+    })?;
+    Ok(true)
+}

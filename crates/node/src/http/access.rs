@@ -1,0 +1,371 @@
+//! Who is let in, asked before any handler runs: how often an address may ask, and what its token lets it do.
+//!
+//! What is compared are hashes of tokens, over every token there is, with no early end: how long it takes says nothing about
+//! how near a guess was. Whoever guesses wrong too often in a minute is told to wait; a token that is good is let through
+//! all the same, so that nobody can be kept out by guesses made from behind the same address. A token has 256 bits of
+//! the system's randomness: counting guesses keeps the log and the processor quiet, it is not what makes them hopeless.
+//!
+//! Roles and answers: `docs/http.md`, "Tokens".
+
+use super::error::{ApiError, Code};
+use super::server::Connection;
+use crate::config::Http;
+use crate::exit::Failure;
+use crate::home::Home;
+use crate::metrics::Metrics;
+use crate::tokens::{self, Role};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use keelstone_codec::Hash;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// Wrong tokens of one address in [`GUESSES_WINDOW`]; more are told to wait.
+const GUESSES_MAX: u64 = 10;
+/// How long wrong tokens are counted together.
+const GUESSES_WINDOW: Duration = Duration::from_secs(60);
+/// How long requests are counted together, for the limit of requests a second.
+const REQUESTS_WINDOW: Duration = Duration::from_secs(1);
+/// Addresses that are counted each for itself in a window; all others are counted as if they were one.
+const ADDRESSES_MAX: usize = 4_096;
+/// Longest token that is looked at.
+const TOKEN_BYTES_MAX: usize = 256;
+
+/// Who is let in.
+pub(crate) struct Access {
+    home: Home,
+    tokens: RwLock<Vec<(Hash, Role)>>,
+    /// The token of this home's own commands.
+    own: (Hash, Role),
+    /// Whether asking takes a token.
+    read: bool,
+    /// Whether sending takes one.
+    write: bool,
+    guesses: Mutex<Counts>,
+    /// None if there is no limit.
+    requests: Option<Mutex<Counts>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Access {
+    /// The tokens of a home, and a fresh one for its own commands.
+    ///
+    /// # Errors
+    /// As [`tokens::load`], and if the home cannot be written to.
+    pub(crate) fn open(home: &Home, config: &Http, metrics: Arc<Metrics>) -> Result<Self, Failure> {
+        let kept = tokens::roles(&tokens::load(home)?);
+        let own = tokens::make_own(home)?;
+        let limit = config.client_requests_per_second;
+        let requests = (limit > 0).then(|| Mutex::new(Counts::new(limit, REQUESTS_WINDOW, Instant::now())));
+        Ok(Self {
+            home: home.clone(),
+            tokens: RwLock::new(kept),
+            own,
+            read: config.read_token,
+            write: config.write_token,
+            guesses: Mutex::new(Counts::new(GUESSES_MAX, GUESSES_WINDOW, Instant::now())),
+            requests,
+            metrics,
+        })
+    }
+
+    /// Takes the tokens that are kept now, and forgets those that are not. Says how many there are.
+    ///
+    /// # Errors
+    /// As [`tokens::load`]; the tokens from before then hold on.
+    pub(crate) fn reload(&self) -> Result<usize, Failure> {
+        let kept = tokens::roles(&tokens::load(&self.home)?);
+        let count = kept.len();
+        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = kept;
+        Ok(count)
+    }
+
+    /// What a request takes. What an administrator does is never everybody's.
+    fn needs(&self, method: &Method, path: &str) -> Option<Role> {
+        let asks = method == Method::GET || method == Method::HEAD;
+        match asks {
+            _ if path.starts_with("/v1/admin/") => Some(Role::Admin),
+            true => self.read.then_some(Role::Read),
+            false => self.write.then_some(Role::Write),
+        }
+    }
+
+    /// The most that a token's holder may do.
+    fn role(&self, token: &str) -> Option<Role> {
+        let given = tokens::hash(token);
+        let mut found = None;
+        let kept = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        for (hash, role) in kept.iter().chain([&self.own]) {
+            let difference = hash.0.iter().zip(&given.0).fold(0, |sum, (a, b)| sum | (a ^ b));
+            if std::hint::black_box(difference) == 0 {
+                found = found.max(Some(*role));
+            }
+        }
+        found
+    }
+
+    /// Says whether a request may go on, and if not, why.
+    fn check(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        client: IpAddr,
+        now: Instant,
+    ) -> Result<(), Box<Response>> {
+        if tokens::stands_in(uri.path_and_query().map_or("", |text| text.as_str())) {
+            // Whatever it may do, it stands in logs and histories now.
+            let message = "a token in the URL is known to everybody who sees a log: remove it and make another";
+            return Err(Box::new(self.denied(message)));
+        }
+        if matches!(uri.path(), "/healthz" | "/readyz") {
+            return Ok(()); // Whether the node lives is everybody's to know, at any time.
+        }
+        if let Some(requests) = &self.requests {
+            let wait = requests.lock().unwrap_or_else(PoisonError::into_inner).count(client, now);
+            if let Some(wait) = wait {
+                return Err(Box::new(self.later("rate", "too many requests from this address", wait)));
+            }
+        }
+        let Some(needed) = self.needs(method, uri.path()) else { return Ok(()) };
+        let Some(value) = headers.get(header::AUTHORIZATION) else {
+            return Err(Box::new(self.denied("send a token as Authorization: Bearer TOKEN")));
+        };
+        let token = value.to_str().unwrap_or_default();
+        let token = token.strip_prefix("Bearer ").filter(|token| token.len() <= TOKEN_BYTES_MAX).unwrap_or_default();
+        let Some(role) = self.role(token) else {
+            let wait = self.guesses.lock().unwrap_or_else(PoisonError::into_inner).count(client, now);
+            return Err(Box::new(match wait {
+                None => self.denied("this token is none of this node's"),
+                Some(wait) => self.later("guesses", "too many wrong tokens from this address", wait),
+            }));
+        };
+        if role < needed {
+            let message = format!("this token's role is {role}, this takes {needed}");
+            return Err(Box::new(ApiError::new(Code::Forbidden, message).into_response()));
+        }
+        Ok(())
+    }
+
+    fn denied(&self, message: &str) -> Response {
+        self.metrics.refused("token");
+        let challenge = HeaderValue::from_static("Bearer");
+        ([(header::WWW_AUTHENTICATE, challenge)], ApiError::new(Code::Unauthorized, message)).into_response()
+    }
+
+    fn later(&self, reason: &'static str, message: &str, wait: Duration) -> Response {
+        self.metrics.refused(reason);
+        // Whole seconds, rounded up: whoever comes back then is not told to wait again.
+        let seconds = wait.as_secs().saturating_add(1);
+        ([(header::RETRY_AFTER, HeaderValue::from(seconds))], ApiError::new(Code::TooMany, message)).into_response()
+    }
+}
+
+/// What addresses did in the present window of time, within bounds however many there are.
+#[derive(Debug)]
+struct Counts {
+    max: u64,
+    window: Duration,
+    since: Instant,
+    each: BTreeMap<IpAddr, u64>,
+    /// Of the addresses for which there is no room.
+    others: u64,
+}
+
+impl Counts {
+    fn new(max: u64, window: Duration, now: Instant) -> Self {
+        Self { max, window, since: now, each: BTreeMap::new(), others: 0 }
+    }
+
+    /// Counts one more of an address. Says how long to wait if that was too many.
+    fn count(&mut self, client: IpAddr, now: Instant) -> Option<Duration> {
+        let mut gone = now.saturating_duration_since(self.since);
+        if gone >= self.window {
+            (self.since, self.others, gone) = (now, 0, Duration::ZERO);
+            self.each.clear();
+        }
+        let client = network(client);
+        let room = self.each.len() < ADDRESSES_MAX;
+        let count = match self.each.get_mut(&client) {
+            Some(count) => count,
+            None if room => self.each.entry(client).or_default(),
+            None => &mut self.others,
+        };
+        *count = count.saturating_add(1);
+        (*count > self.max).then(|| self.window.saturating_sub(gone))
+    }
+}
+
+/// The address as which a client is counted: whoever has one of IPv6 has 2^64 of them.
+fn network(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
+        address => address,
+    }
+}
+
+/// Lets a request through whose address has not asked too often and whose token may do what it asks for.
+pub(crate) async fn check(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    let connection = request.extensions().get::<Arc<Connection>>();
+    let client = connection.map_or(IpAddr::from([0, 0, 0, 0]), |connection| connection.client());
+    match access.check(request.method(), request.uri(), request.headers(), client, Instant::now()) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => *refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// An access with one token of each role, all of which are asked for; and the tokens' texts.
+    fn access(settings: impl FnOnce(&mut Http)) -> (tempfile::TempDir, Access, [String; 3]) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let home = Home::new(dir.path().to_owned());
+        let made = [Role::Read, Role::Write, Role::Admin]
+            .map(|role| tokens::create(&home, &role.to_string(), role).expect("made").to_string());
+        let mut http = Http { read_token: true, write_token: true, ..Config::default().http };
+        settings(&mut http);
+        let access = Access::open(&home, &http, Arc::new(Metrics::new())).expect("opened");
+        (dir, access, made)
+    }
+
+    /// What is answered: 200 for what may go on.
+    fn status(access: &Access, call: &str, token: Option<&str>, client: IpAddr, now: Instant) -> u16 {
+        let (method, path) = call.split_once(' ').expect("a method and a path");
+        let mut headers = HeaderMap::new();
+        if let Some(text) = token {
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_str(text).expect("plain"));
+        }
+        let (method, uri) = (method.parse().expect("a method"), path.parse().expect("a path"));
+        access.check(&method, &uri, &headers, client, now).map_or_else(|refused| refused.status().as_u16(), |()| 200)
+    }
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn r07_a_role_may_do_what_the_roles_below_it_may() {
+        let (_dir, access, [read, write, admin]) = access(|_| ());
+        let now = Instant::now();
+        let answers = |call| {
+            [None, Some(&read), Some(&write), Some(&admin)].map(|token| {
+                let token = token.map(|token| format!("Bearer {token}"));
+                status(&access, call, token.as_deref(), CLIENT, now)
+            })
+        };
+        assert_eq!(answers("GET /healthz"), [200; 4]);
+        assert_eq!(answers("GET /v1/status"), [401, 200, 200, 200]);
+        assert_eq!(answers("POST /v1/transactions"), [401, 403, 200, 200]);
+        assert_eq!(answers("POST /v1/admin/reload"), [401, 403, 403, 200]);
+        assert_eq!(answers("GET /v1/admin/reload"), [401, 403, 403, 200]);
+        let own = tokens::own(&access.home).expect("made when the node starts");
+        assert_eq!(status(&access, "POST /v1/admin/reload", Some(&format!("Bearer {}", *own)), CLIENT, now), 200);
+    }
+
+    #[test]
+    fn r07_an_open_node_asks_for_tokens_where_an_administrator_acts() {
+        let (_dir, access, _) = access(|http| (http.read_token, http.write_token) = (false, false));
+        let now = Instant::now();
+        assert_eq!(status(&access, "POST /v1/transactions", None, CLIENT, now), 200);
+        assert_eq!(status(&access, "POST /v1/admin/reload", None, CLIENT, now), 401);
+    }
+
+    #[test]
+    fn r07_a_token_in_the_url_is_refused_even_where_none_is_asked_for() {
+        let (_dir, access, [read, ..]) = access(|http| http.read_token = false);
+        let now = Instant::now();
+        for call in [
+            format!("GET /v1/status?token={read}"),
+            format!("GET /v1/entries/agents?prefix={read}"),
+            format!("GET /v1/transactions/{read}"),
+            format!("GET /healthz?{read}"),
+            "GET /v1/status?token=guess".to_owned(),
+            "GET /v1/status?prove=true&access_token=guess".to_owned(),
+        ] {
+            assert_eq!(status(&access, &call, None, CLIENT, now), 401, "{call}");
+            assert_eq!(status(&access, &call, Some(&format!("Bearer {read}")), CLIENT, now), 401, "{call}");
+        }
+        assert_eq!(status(&access, "GET /v1/entries/agents?prefix=ks_1&limit=1", None, CLIENT, now), 200);
+    }
+
+    #[test]
+    fn r07_a_good_token_passes_whatever_others_guess() {
+        let (_dir, access, [read, write, _]) = access(|_| ());
+        let (now, call) = (Instant::now(), "GET /v1/status");
+        for wrong in ["Bearer ks_wrong", "Bearer", &format!("Basic {read}"), &format!("Bearer  {read}"), ""] {
+            assert_eq!(status(&access, call, Some(wrong), CLIENT, now), 401, "{wrong:?}");
+        }
+        let near = format!("Bearer {}0", &write[..write.len() - 1]);
+        let near = if near.ends_with(&write) { format!("Bearer {}1", &write[..write.len() - 1]) } else { near };
+        for _ in 0..20 {
+            status(&access, call, Some(&near), CLIENT, now);
+        }
+        assert_eq!(status(&access, call, Some(&near), CLIENT, now), 429);
+        assert_eq!(status(&access, call, Some(&format!("Bearer {write}")), CLIENT, now), 200);
+        let long = format!("Bearer {}", "k".repeat(TOKEN_BYTES_MAX + 1));
+        assert_eq!(status(&access, call, Some(&long), CLIENT, now + GUESSES_WINDOW), 401);
+    }
+
+    /// a million guesses from a million addresses are bounded in memory and all but a few told to wait; time is an
+    /// argument, so nothing waits.
+    #[test]
+    fn r07_guesses_are_told_to_wait_and_remembered_within_bounds() {
+        let start = Instant::now();
+        let mut guesses = Counts::new(GUESSES_MAX, GUESSES_WINDOW, start);
+        for _ in 0..GUESSES_MAX {
+            assert_eq!(guesses.count(CLIENT, start), None);
+        }
+        let later = start + Duration::from_secs(20);
+        assert_eq!(guesses.count(CLIENT, later), Some(Duration::from_secs(40)));
+        assert_eq!(guesses.count(CLIENT, start + GUESSES_WINDOW), None, "a new window");
+        let mut taken = 0;
+        for number in 0..1_000_000u32 {
+            taken += u64::from(guesses.count(IpAddr::from(number.to_be_bytes()), start + GUESSES_WINDOW).is_none());
+        }
+        assert!(guesses.each.len() <= ADDRESSES_MAX);
+        assert!(taken < ADDRESSES_MAX as u64 + GUESSES_MAX, "{taken} were not told to wait");
+    }
+
+    #[test]
+    fn r07_addresses_of_one_network_are_counted_together() {
+        let now = Instant::now();
+        let mut guesses = Counts::new(1, GUESSES_WINDOW, now);
+        let client = |text: &str| text.parse::<IpAddr>().expect("an address");
+        assert_eq!(guesses.count(client("2001:db8::1"), now), None);
+        assert!(guesses.count(client("2001:db8::ffff:1"), now).is_some());
+        assert_eq!(guesses.count(client("2001:db8:0:1::1"), now), None);
+        assert_eq!(guesses.count(client("10.0.0.1"), now), None);
+        assert!(guesses.count(client("::ffff:10.0.0.1"), now).is_some());
+    }
+
+    #[test]
+    fn an_address_that_asks_too_often_is_told_to_wait() {
+        let (_dir, access, [read, ..]) = access(|http| http.client_requests_per_second = 3);
+        let (now, bearer) = (Instant::now(), format!("Bearer {read}"));
+        let ask = |client, at| status(&access, "GET /v1/status", Some(&bearer), client, at);
+        assert_eq!([(); 5].map(|()| ask(CLIENT, now)), [200, 200, 200, 429, 429]);
+        assert_eq!(status(&access, "GET /healthz", None, CLIENT, now), 200);
+        assert_eq!(ask(IpAddr::from([10, 0, 0, 1]), now), 200, "another address");
+        assert_eq!(ask(CLIENT, now + REQUESTS_WINDOW), 200, "another second");
+    }
+
+    #[test]
+    fn a_reload_takes_new_tokens_and_forgets_removed_ones() {
+        let (_dir, access, [read, ..]) = access(|_| ());
+        let now = Instant::now();
+        let fresh = tokens::create(&access.home, "fresh", Role::Read).expect("made");
+        tokens::remove(&access.home, "read").expect("there");
+        let ask = |token: &str| status(&access, "GET /v1/status", Some(&format!("Bearer {token}")), CLIENT, now);
+        assert_eq!((ask(&read), ask(&fresh)), (200, 401));
+        assert_eq!(access.reload().expect("read"), 3);
+        assert_eq!((ask(&read), ask(&fresh)), (401, 200));
+        std::fs::write(access.home.tokens(), "{").expect("written");
+        assert!(access.reload().is_err());
+        assert_eq!((ask(&read), ask(&fresh)), (401, 200), "what cannot be read changes nothing");
+    }
+}
