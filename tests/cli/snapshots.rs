@@ -388,6 +388,20 @@ fn a_delta_takes_an_old_snapshot_to_a_later_height() {
     snapshot(home.path(), 14, &["delta", "1", "9", "--out", &file("beyond")]);
     let status = expect(home.path(), 0, &["status"]);
     assert_eq!((&made["to"]["height"], &made["to"]["root"]), (&json!(3), &status["root"]));
+    // Between two snapshots it is the same, byte for byte: also beside a node, and with no chain at hand.
+    snapshot(home.path(), 2, &["delta", &tar, "3", "--out", &file("no snapshot of the other")]);
+    snapshot(home.path(), 0, &["create"]);
+    let later = file("three.tar");
+    snapshot(home.path(), 0, &["export", "3", &later]);
+    let node = Node::start(home.path(), &[]);
+    snapshot(home.path(), 0, &["delta", "1", "3", "--out", &file("beside")]);
+    drop(node);
+    let nowhere = home.path().join("nowhere");
+    snapshot(&nowhere, 0, &["delta", &tar, &later, "--out", &file("nowhere.delta")]);
+    snapshot(&nowhere, 2, &["delta", &later, &tar, "--out", &file("backwards")]);
+    for other in ["beside", "nowhere.delta"] {
+        assert_eq!(fs::read(file(other)).unwrap(), fs::read(&delta).unwrap(), "{other}");
+    }
     let (other, genesis) = sibling(home.path());
     let restore = |code: i32, delta: &str, root: &str| {
         snapshot(other.path(), code, &["restore", &tar, "--delta", delta, "--root", root, "--genesis", &genesis])

@@ -97,15 +97,13 @@ impl Delta {
         (older, from): (&V, (Height, Root)),
         (later, to): (&W, (Height, Root)),
     ) -> Result<Self, DeltaError> {
-        if from.0 >= to.0 {
-            return Err(DeltaError::Heights { from: from.0, to: to.0 });
-        }
-        let mut found = Found { writes: BTreeMap::new(), weight: 0 };
+        check_heights(from.0, to.0)?;
+        let mut found = Changes::default();
         let mut stack = vec![Pair { namespace: None, older: older.top()?, later: later.top()? }];
         while let Some(pair) = stack.pop() {
             compare(older, later, pair, &mut stack, &mut found)?;
         }
-        Ok(Self { chain_id, hasher, from, to, diff: found.writes.into() })
+        found.into_delta(chain_id, hasher, from, to)
     }
 
     /// Checks that it applies to the version at hand and leads to one that is trusted.
@@ -250,13 +248,38 @@ struct Pair<V, W> {
 }
 
 /// What was found to differ.
-struct Found {
+/// Changes that were found between two versions, in whatever way.
+#[derive(Debug, Default)]
+pub struct Changes {
     writes: BTreeMap<(Namespace, Key), Option<Value>>,
     weight: u64,
 }
 
-impl Found {
-    fn add(&mut self, namespace: &Namespace, key: Key, value: Option<Value>) -> Result<(), DeltaError> {
+fn check_heights(from: Height, to: Height) -> Result<(), DeltaError> {
+    if from < to { Ok(()) } else { Err(DeltaError::Heights { from, to }) }
+}
+
+impl Changes {
+    /// The delta that they are.
+    ///
+    /// # Errors
+    /// [`DeltaError::Heights`].
+    pub fn into_delta(
+        self,
+        chain_id: ChainId,
+        hasher: HashKind,
+        from: (Height, Root),
+        to: (Height, Root),
+    ) -> Result<Delta, DeltaError> {
+        check_heights(from.0, to.0)?;
+        Ok(Delta { chain_id, hasher, from, to, diff: self.writes.into() })
+    }
+
+    /// Notes what a key that differs holds in the later version; none if it holds nothing there.
+    ///
+    /// # Errors
+    /// [`DeltaError::TooLarge`].
+    pub fn add(&mut self, namespace: &Namespace, key: Key, value: Option<Value>) -> Result<(), DeltaError> {
         self.weight += (key.len() + value.as_ref().map_or(0, |value| value.len()) + 16) as u64;
         if self.weight > DELTA_WEIGHT_MAX {
             return Err(DeltaError::TooLarge { limit: DELTA_WEIGHT_MAX });
@@ -321,7 +344,7 @@ fn compare<V: Walk, W: Walk>(
     later_walk: &W,
     Pair { namespace, older, later }: Pair<V::Node, W::Node>,
     stack: &mut Vec<Pair<V::Node, W::Node>>,
-    found: &mut Found,
+    found: &mut Changes,
 ) -> Result<(), DeltaError> {
     if let (Some(older), Some(later)) = (&older, &later)
         && older.hash == later.hash

@@ -1,12 +1,18 @@
 //! `keelstone snapshot delta FROM TO`: what changed between two heights, as a file that `restore --delta` applies.
+//!
+//! It is found between two snapshots if both are at hand, by reading them; else between two states that are kept, by
+//! walking where they differ. There is one delta between two heights, so it is the same.
 
+use super::diff::{Change, compare};
+use super::{Source, expected, genesis_if_any};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{bytes, grouped};
+use crate::snapshots::look_into_library;
 use clap::Args;
-use keelstone_codec::{Decode as _, Encode as _, Height};
+use keelstone_codec::{Decode as _, Encode as _, Height, Key, Namespace, Value};
 use keelstone_ledger::Genesis;
-use keelstone_sync::delta::Delta;
+use keelstone_sync::delta::{Changes, Delta};
 use serde_json::json;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -17,17 +23,20 @@ const FILE_BYTES_MAX: u64 = 320 << 20;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The height it applies to
-    from: u64,
-    /// The height it leads to
-    to: u64,
+    /// What it applies to: a height, or the path of an archive
+    from: Source,
+    /// What it leads to
+    to: Source,
     /// The file to write, which must not exist
     #[arg(long, short)]
     out: PathBuf,
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    let delta = context.open_chain()?.delta(Height(options.from), Height(options.to))?;
+    let delta = match (has(&options.from, context)?, has(&options.to, context)?) {
+        (true, true) => of_snapshots(&options.from, &options.to, context)?,
+        _ => context.open_chain()?.delta(height(&options.from)?, height(&options.to)?)?,
+    };
     let encoded = delta.to_bytes();
     File::create_new(&options.out)
         .and_then(|mut file| file.write_all(&encoded).and_then(|()| file.sync_all()))
@@ -38,8 +47,8 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let size = u64::try_from(encoded.len()).unwrap_or(u64::MAX);
     let writes = delta.diff.iter().count();
     let out = context.out;
-    out.row("from", format_args!("height {}, root {}", grouped(options.from), delta.from.1));
-    out.row("to", format_args!("height {}, root {}", grouped(options.to), delta.to.1));
+    out.row("from", format_args!("height {}, root {}", grouped(delta.from.0.0), delta.from.1));
+    out.row("to", format_args!("height {}, root {}", grouped(delta.to.0.0), delta.to.1));
     out.row("changes", grouped(u64::try_from(writes).unwrap_or(u64::MAX)));
     out.row("written", format_args!("{}, {}", options.out.display(), bytes(size)));
     out.emit(&json!({
@@ -47,6 +56,45 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         "changes": writes, "bytes": size, "file": options.out,
     }));
     Ok(Exit::Ok)
+}
+
+/// Whether a snapshot is at hand.
+fn has(source: &Source, context: &Context<'_>) -> Result<bool, Failure> {
+    Ok(match source {
+        Source::Kept(id) => look_into_library(&context.home)?
+            .is_some_and(|(library, _)| library.list().iter().any(|info| info.id == *id)),
+        Source::Archive(_) => true,
+    })
+}
+
+/// The height of a state that is kept, where there is no snapshot of the other.
+fn height(source: &Source) -> Result<Height, Failure> {
+    match source {
+        Source::Kept(id) => Ok(id.height),
+        Source::Archive(path) => {
+            let message = format!("{} is an archive, and there is no snapshot of the other height", path.display());
+            Err(Failure::usage(message).hint("keelstone snapshot create makes one of a height whose state is kept"))
+        }
+    }
+}
+
+fn of_snapshots(from: &Source, to: &Source, context: &Context<'_>) -> Result<Delta, Failure> {
+    let mut changes = Changes::default();
+    let mut note = |change: Change, namespace: &Namespace, key: &[u8], value: &[u8]| {
+        let fits = "a proven entry has a key and a value";
+        let value = (change != Change::Removed).then(|| Value::new(value.to_vec()).expect(fits));
+        changes.add(namespace, Key::new(key).expect(fits), value)
+    };
+    let expected = expected(genesis_if_any(context)?.as_ref(), None)?;
+    let (old, new) = compare((from, to), &expected, &context.home, &mut note)?;
+    if (&old.chain_id, old.hasher) != (&new.chain_id, new.hasher) {
+        let message = format!(
+            "the first is of {} under {}, the second of {} under {}",
+            old.chain_id, old.hasher, new.chain_id, new.hasher
+        );
+        return Err(Failure::usage(message));
+    }
+    Ok(changes.into_delta(new.chain_id, new.hasher, (old.id.height, old.root), (new.id.height, new.root))?)
 }
 
 /// Reads a delta of this chain. Nothing it says is believed before the root it leads to was found.

@@ -6,9 +6,11 @@
 use super::{Source, expected, genesis_if_any};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
+use crate::home::Home;
 use crate::out::grouped;
 use clap::Args;
 use keelstone_codec::Namespace;
+use keelstone_sync::delta::DeltaError;
 use keelstone_sync::library::{Expected, Info, LibraryError};
 use serde_json::json;
 use std::cmp::Ordering;
@@ -36,7 +38,7 @@ type Entry = (Namespace, Vec<u8>, Vec<u8>);
 
 /// How an entry differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
+pub(super) enum Change {
     Added,
     Changed,
     Removed,
@@ -63,7 +65,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let expected = expected(genesis_if_any(context)?.as_ref(), None)?;
     let mut counts: BTreeMap<Namespace, Counts> = BTreeMap::new();
     let mut shown = Vec::new();
-    let mut note = |change: Change, namespace: &Namespace, key: &[u8]| {
+    let mut note = |change: Change, namespace: &Namespace, key: &[u8], _: &[u8]| {
         let counts = counts.entry(namespace.clone()).or_default();
         match change {
             Change::Added => counts.added += 1,
@@ -73,19 +75,9 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         if shown.len() < options.limit {
             shown.push((change, namespace.clone(), key.to_vec()));
         }
+        Ok(())
     };
-    // Only what reading needs goes to the other threads.
-    let (old, new) = std::thread::scope(|scope| {
-        let (send_old, old) = sync_channel(BATCHES);
-        let (send_new, new) = sync_channel(BATCHES);
-        let home = &context.home;
-        let (from, to, expected) = (&options.from, &options.to, &expected);
-        let first = scope.spawn(move || read(from, home, expected, &send_old));
-        let second = scope.spawn(move || read(to, home, expected, &send_new));
-        merge(old, new, &mut note);
-        let bug = |_| Failure::error("a reader panicked");
-        Ok::<_, Failure>((first.join().map_err(bug)??, second.join().map_err(bug)??))
-    })?;
+    let (old, new) = compare((&options.from, &options.to), &expected, &context.home, &mut note)?;
 
     let out = context.out;
     out.row("from", format_args!("height {}", grouped(old.id.height.0)));
@@ -118,13 +110,33 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     Ok(Exit::Ok)
 }
 
-/// Reads a snapshot to its end and hands its entries over in order.
-fn read(
-    source: &Source,
-    home: &crate::home::Home,
+/// Hears of an entry that differs: its key, and its value in the second state, empty if it is not there.
+pub(super) type Note<'a> = &'a mut dyn FnMut(Change, &Namespace, &[u8], &[u8]) -> Result<(), DeltaError>;
+
+/// Reads two snapshots to their ends and tells of every entry in which they differ, in order.
+pub(super) fn compare(
+    (from, to): (&Source, &Source),
     expected: &Expected,
-    sink: &SyncSender<Vec<Entry>>,
-) -> Result<Info, Failure> {
+    home: &Home,
+    note: Note<'_>,
+) -> Result<(Info, Info), Failure> {
+    // Only what reading needs goes to the other threads.
+    std::thread::scope(|scope| {
+        let (send_old, old) = sync_channel(BATCHES);
+        let (send_new, new) = sync_channel(BATCHES);
+        let first = scope.spawn(move || read(from, home, expected, &send_old));
+        let second = scope.spawn(move || read(to, home, expected, &send_new));
+        let merged = merge(old, new, note);
+        let bug = |_| Failure::error("a reader panicked");
+        let both = (first.join().map_err(bug)?, second.join().map_err(bug)?);
+        // Nobody listened any more to those who read.
+        merged?;
+        Ok((both.0?, both.1?))
+    })
+}
+
+/// Reads a snapshot to its end and hands its entries over in order.
+fn read(source: &Source, home: &Home, expected: &Expected, sink: &SyncSender<Vec<Entry>>) -> Result<Info, Failure> {
     let mut batch = Vec::with_capacity(BATCH);
     // Nobody listens any more if the other side failed: then this one may end.
     let gone = |_| LibraryError::Stopped;
@@ -144,11 +156,11 @@ fn read(
 }
 
 /// Goes through two states in the order of their keys and notes where they differ.
-fn merge(old: Receiver<Vec<Entry>>, new: Receiver<Vec<Entry>>, note: &mut dyn FnMut(Change, &Namespace, &[u8])) {
+fn merge(old: Receiver<Vec<Entry>>, new: Receiver<Vec<Entry>>, note: Note<'_>) -> Result<(), DeltaError> {
     let (mut old, mut new) = (old.into_iter().flatten().peekable(), new.into_iter().flatten().peekable());
     loop {
         let order = match (old.peek(), new.peek()) {
-            (None, None) => return,
+            (None, None) => return Ok(()),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
             (Some(old), Some(new)) => (&old.0, &old.1).cmp(&(&new.0, &new.1)),
@@ -159,9 +171,9 @@ fn merge(old: Receiver<Vec<Entry>>, new: Receiver<Vec<Entry>>, note: &mut dyn Fn
             Ordering::Equal => (old.next(), new.next()),
         };
         match (old, new) {
-            (Some(old), None) => note(Change::Removed, &old.0, &old.1),
-            (None, Some(new)) => note(Change::Added, &new.0, &new.1),
-            (Some(old), Some(new)) if old.2 != new.2 => note(Change::Changed, &new.0, &new.1),
+            (Some(old), None) => note(Change::Removed, &old.0, &old.1, &[])?,
+            (None, Some(new)) => note(Change::Added, &new.0, &new.1, &new.2)?,
+            (Some(old), Some(new)) if old.2 != new.2 => note(Change::Changed, &new.0, &new.1, &new.2)?,
             _ => {}
         }
     }
