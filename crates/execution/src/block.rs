@@ -21,7 +21,7 @@ use crate::{
 use keelstone_codec::{Hash, Key, Namespace, StateHash, Value};
 use keelstone_tree::{KeyRange, Read, ReadError, Scan};
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Who runs a bundle.
@@ -86,13 +86,21 @@ pub struct BlockDraft<'a> {
     registry: &'a Registry,
     handle: Handle,
     activity: Activity,
+    noted: Option<Noted>,
+}
+
+/// A key somebody wants to know the writers of, and the state hashes after the operations that wrote it.
+struct Noted {
+    namespace: Namespace,
+    key: Key,
+    writers: RefCell<Vec<StateHash>>,
 }
 
 impl<'a> BlockDraft<'a> {
     /// Begins a block over a version of the state: a store's view, a tree in memory, or a witness.
     #[must_use]
     pub fn begin(registry: &'a Registry, state: impl Read + 'static, block: BlockContext) -> Self {
-        Self { registry, handle: Handle::new(Box::new(state), Some(block)), activity: Activity::default() }
+        Self { registry, handle: Handle::new(Box::new(state), Some(block)), activity: Activity::default(), noted: None }
     }
 
     /// The same draft, which tells `activity` the function at work, for a watchdog (spec: EXEC-13).
@@ -100,6 +108,20 @@ impl<'a> BlockDraft<'a> {
     pub fn watched(mut self, activity: &Activity) -> Self {
         self.activity = activity.clone();
         self
+    }
+
+    /// The same draft, which notes the operations that change a key, for [`Self::noted`].
+    #[must_use]
+    pub fn noting(mut self, namespace: Namespace, key: Key) -> Self {
+        self.noted = Some(Noted { namespace, key, writers: RefCell::default() });
+        self
+    }
+
+    /// The state hashes after the operations that changed the key of [`Self::noting`], in order: also after those that
+    /// were dropped with their bundle.
+    #[must_use]
+    pub fn noted(&self) -> Vec<StateHash> {
+        self.noted.as_ref().map(|noted| noted.writers.borrow().clone()).unwrap_or_default()
     }
 
     /// The block.
@@ -243,6 +265,11 @@ impl<'a> BlockDraft<'a> {
                 return Err(FailureKind::UnexpectedDiff { expected, actual: diff.digest });
             }
             _ => {}
+        }
+        if let Some(Noted { namespace, key, writers }) = &self.noted
+            && self.handle.top().find(namespace, key).is_some()
+        {
+            writers.borrow_mut().push(actual);
         }
         sessions.records.insert(&session, &record).map_err(|stop| self.stopped(stop))?;
         let gas_used = self.handle.meter().used() - before;

@@ -368,6 +368,8 @@ pub struct Executed {
     pub continuations: Vec<Continuation>,
     /// What it adds to the audit log; none for an empty block.
     pub audit: Option<Appended>,
+    /// The state hashes after the operations that changed the key that was asked for.
+    pub(crate) noted: Vec<StateHash>,
     /// Everything that changed, the record included. Empty for an empty block (spec: LEDGER-3).
     pub changes: Changes,
     /// The record; none for an empty block.
@@ -404,10 +406,10 @@ pub fn execute(
     block: Block,
     refused: Refused,
 ) -> Result<Executed, BlockError> {
-    execute_watched(registry, state, previous_root, block, refused, &Activity::default())
+    execute_watched(registry, state, previous_root, block, refused, &Activity::default(), None)
 }
 
-/// As [`execute`], and tells `activity` the function at work, for a watchdog.
+/// As [`execute`], and tells `activity` the function at work, for a watchdog; and notes who changed a key, if one is given.
 // spec: EXEC-13
 pub(crate) fn execute_watched(
     registry: &Registry,
@@ -416,6 +418,7 @@ pub(crate) fn execute_watched(
     mut block: Block,
     refused: Refused,
     activity: &Activity,
+    noting: Option<(Namespace, Key)>,
 ) -> Result<Executed, BlockError> {
     let chain = Chain::read(&state)?.ok_or(BlockError::NoGenesis)?;
     let previous = previous(&state, &chain, &block)?;
@@ -426,6 +429,7 @@ pub(crate) fn execute_watched(
         receipts: Vec::new(),
         continuations: Vec::new(),
         audit: None,
+        noted: Vec::new(),
         changes: Changes::default(),
         record: None,
         refused: Vec::new(),
@@ -440,6 +444,9 @@ pub(crate) fn execute_watched(
         seed: seed(&previous, &block, &previous_root),
     };
     let mut draft = BlockDraft::begin(registry, state, context).watched(activity);
+    if let Some((namespace, key)) = noting {
+        draft = draft.noting(namespace, key);
+    }
     // spec: EXEC-6. What is due first, then the bundles in flight, then transactions, on what those leave.
     let share = facts.limits.bundles();
     let mut batches = draft.expire_bundles(&share)?;
@@ -543,6 +550,7 @@ pub(crate) fn execute_watched(
     let (namespace, key) = BlockRecord::place(block.height);
     draft.put(&namespace, key, Some(Value::new(record.to_bytes()).expect("a record is small")))?;
     out.record = Some(record);
+    out.noted = draft.noted();
     out.changes = draft.finish();
     Ok(out)
 }

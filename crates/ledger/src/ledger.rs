@@ -585,7 +585,7 @@ impl<H: Hasher> Ledger<H> {
             return Err(LedgerError::NotNext { expected, found: block.height });
         }
         let root = view.root();
-        let executed = block::execute_watched(&self.registry, view, root, block, refused, &self.activity)?;
+        let executed = block::execute_watched(&self.registry, view, root, block, refused, &self.activity, None)?;
         let prepared = self.store.prepare(executed.changes.to_diff())?;
         Ok(Pending { executed, prepared })
     }

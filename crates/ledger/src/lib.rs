@@ -10,7 +10,8 @@
 //! | run a chain | [`Genesis`], [`Ledger::create`], [`Ledger::submit`], [`Ledger::produce`] |
 //! | run one under another engine | [`Ledger::propose`], [`Ledger::judge`], [`Ledger::run`], [`Ledger::commit`] |
 //! | ask what happened | [`Ledger::block`], [`Ledger::transaction`], [`Ledger::list_proofs`], [`Ledger::on_commit`] |
-//! | check it | [`Ledger::replay`], [`Ledger::transition`], [`verify_transition`] |
+//! | check it | [`Ledger::replay`], [`Ledger::transition`], [`verify_transition`], [`Ledger::verify_audit`] |
+//! | go back in it | [`Ledger::key_history`], [`Ledger::rebuild`] |
 //! | sign | [`SecretKey`], [`Transaction::sign`] |
 //! | take over a network of Xian's software | [`Genesis::import_xian`], [`xian::export`], [`modules::contracts`] |
 //!
@@ -24,11 +25,13 @@ mod check;
 mod genesis;
 mod inherit;
 mod json;
+mod key_history;
 mod keys;
 mod ledger;
 mod mempool;
 pub mod modules;
 mod nonces;
+mod rebuild;
 mod replay;
 mod transaction;
 mod transition;
@@ -50,10 +53,12 @@ pub use genesis::{FirstState, Genesis, GenesisError};
 pub use inherit::{InheritError, Inherited, Inheriting, Put};
 pub use json::{JSON_DEPTH_MAX, Json, JsonError, JsonFault, Number};
 pub use keelstone_execution::{Failure, LIST_COUNT_MAX, ListProof, PublicKey, list_root};
+pub use key_history::{ChangedBy, KEY_HISTORY_HEIGHTS_MAX, KeyChange, KeyHistory};
 pub use keys::{KeyError, SecretKey, Signature, SignatureError, check_key, verify, verify_batch};
 pub use ledger::{Committed, Header, Ledger, LedgerError, Located, Pending, PoolStatus, ProposalError};
 pub use mempool::{Mempool, PoolError, PoolLimits};
 pub use nonces::{NONCES, next_nonce, nonce_place};
+pub use rebuild::{RebuildError, Rebuilt, Until};
 pub use replay::{ReplayError, Replayed};
 pub use transaction::{SignedTransaction, Transaction, TxId};
 pub use transition::{TransitionError, TransitionProof, WITNESS_BYTES_MAX, verify_transition};

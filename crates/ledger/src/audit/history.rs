@@ -16,12 +16,13 @@ use super::{log_of, read_log};
 use crate::block::BlockRecord;
 use crate::ledger::{Ledger, LedgerError, at};
 use keelstone_codec::{Blob, Decode, DecodeError, Encode, Hash, Height, Reader};
-use keelstone_execution::mmr::{Mmr, MmrConsistency, Place, Subtrees};
+use keelstone_execution::mmr::{Mmr, MmrConsistency, MmrInclusion, Place, Subtrees};
 use keelstone_macros::{Decode, Encode};
 use keelstone_store::StoreError;
 use keelstone_store::kv::{Batch, Kv, Range};
 use keelstone_tree::{Hasher, Query, Read as _};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 const RECORDS: u8 = b'a';
 const PLACES: u8 = b'i';
@@ -258,6 +259,39 @@ impl<H: Hasher> Ledger<H> {
         }
     }
 
+    /// Hands out the records of a range, each with the proof of its place in the log of `checkpoint`, which must be of
+    /// this chain. Amortized a few hashes and a read of a block's records each.
+    ///
+    /// # Errors
+    /// As [`Ledger::audit_proof`]; what `each` says, which ends it.
+    // spec: AUDIT-2
+    pub fn export_audit<E: From<LedgerError>>(
+        &self,
+        checkpoint: &Checkpoint,
+        range: std::ops::Range<u64>,
+        each: &mut dyn FnMut(&LoggedRecord, &MmrInclusion) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (log, tops) = (&checkpoint.log, Tops::of(self)?);
+        let mut index = range.start;
+        while index < range.end.min(log.count()) {
+            let block = self.block_with(index)?;
+            let start = index;
+            for (at, record) in (block.first..range.end).zip(block.records()).skip_while(|(at, _)| *at < start) {
+                let damaged = || LedgerError::Damaged {
+                    height: block.height,
+                    what: format!("audit record {at} is not in the log that the state holds"),
+                };
+                let proof = log.prove(&tops, at)?.ok_or_else(damaged)?;
+                if !log.includes(&record.item(), &proof) {
+                    return Err(damaged().into());
+                }
+                each(&LoggedRecord { index: at, record }, &proof)?;
+                index = at + 1;
+            }
+        }
+        Ok(())
+    }
+
     /// Proves that the log goes on from its first `count` records; none if it has fewer. With the checkpoint it
     /// leads to, which is verified.
     ///
@@ -420,12 +454,17 @@ struct Tops<'a, H: Hasher> {
     before: Mmr<AuditLog>,
     /// The last block that was looked at.
     block: RefCell<Option<BlockAudit>>,
+    /// Tops that were found again: those beside one record are most of those beside the next.
+    found: RefCell<BTreeMap<Place, Hash>>,
 }
+
+/// Most tops that are remembered.
+const TOPS_MAX: usize = 4_096;
 
 impl<'a, H: Hasher> Tops<'a, H> {
     fn of(ledger: &'a Ledger<H>) -> Result<Self, LedgerError> {
         let before = ledger.audit_kept()?.unwrap_or_default().log;
-        Ok(Self { ledger, before, block: RefCell::default() })
+        Ok(Self { ledger, before, block: RefCell::default(), found: RefCell::default() })
     }
 
     fn item(&self, index: u64) -> Result<Hash, LedgerError> {
@@ -464,9 +503,18 @@ impl<H: Hasher> Subtrees for Tops<'_, H> {
             };
             return Hash::from_bytes(&top).map_err(damaged);
         }
-        match place.halves() {
-            None => Ok(Mmr::<AuditLog>::leaf(&self.item(place.index)?)),
-            Some([left, right]) => Ok(Mmr::<AuditLog>::inner(&self.top(left)?, &self.top(right)?)),
+        if let Some(found) = self.found.borrow().get(&place) {
+            return Ok(*found);
         }
+        let top = match place.halves() {
+            None => Mmr::<AuditLog>::leaf(&self.item(place.index)?),
+            Some([left, right]) => Mmr::<AuditLog>::inner(&self.top(left)?, &self.top(right)?),
+        };
+        let mut found = self.found.borrow_mut();
+        if found.len() == TOPS_MAX {
+            found.pop_first();
+        }
+        found.insert(place, top);
+        Ok(top)
     }
 }

@@ -16,7 +16,7 @@ use keelstone_store::kv::{Batch, Kv, MemoryKv};
 use keelstone_tree::{Blake3, Diff, KeyRange, Read as _, Sha256, Write};
 use std::sync::Arc;
 
-fn genesis() -> Genesis {
+pub(crate) fn genesis() -> Genesis {
     let mut genesis = Genesis::new(chain_id());
     let balance = format!(r#"[{{"key":"currency.balances:{}","value":5000}}]"#, key(1).public());
     genesis.import_xian(balance.as_bytes()).unwrap();
@@ -24,11 +24,11 @@ fn genesis() -> Genesis {
     genesis
 }
 
-fn begin(kv: &Arc<MemoryKv>) -> Chain {
+pub(crate) fn begin(kv: &Arc<MemoryKv>) -> Chain {
     Ledger::create(store(), kv.clone(), standard(), &genesis(), PoolLimits::default()).unwrap()
 }
 
-fn post(text: &str) -> Operation {
+pub(crate) fn post(text: &str) -> Operation {
     op(&memes::Post { text: Text::new(text).unwrap() })
 }
 
@@ -46,7 +46,7 @@ fn payments(nonce: u64, count: u8, height: u64) -> SignedTransaction {
 
 /// All that may happen: operations, failures, an async bundle that is taken back half way, one that is completed, one
 /// that time ends, empty blocks. Fifteen blocks or so.
-fn live(chain: &Chain) {
+pub(crate) fn live(chain: &Chain) {
     block(chain, &[signed(1, 0, vec![register("ada")]), signed(2, 0, vec![register("bob"), post("hello")])]);
     let bundle = payments(1, 200, 500);
     block(chain, std::slice::from_ref(&bundle));
@@ -226,7 +226,7 @@ fn every_record_is_proven_under_the_last_root() {
 }
 
 /// The state at the end, in a store of its own, with a database that knows nothing: what a snapshot gives.
-fn restored(chain: &Chain, kv: &Arc<MemoryKv>) -> Chain {
+pub(crate) fn restored(chain: &Chain, kv: &Arc<MemoryKv>) -> Chain {
     let view = chain.view();
     let parts = view.namespaces().into_iter().map(|(namespace, _)| {
         let entries = view.scan(&namespace, KeyRange::all());

@@ -12,6 +12,7 @@ mod history;
 mod hostile;
 mod modules;
 mod pool;
+mod recovery;
 mod signatures;
 mod tools;
 mod validators;

@@ -1,0 +1,199 @@
+//! What a key held over time, and a chain that is made anew as it was.
+
+use crate::audit::{begin, genesis, live, post, restored};
+use crate::tools::*;
+use keelstone_codec::{Height, Key, Namespace, Timestamp};
+use keelstone_ledger::{AuditEvent, ChangedBy, Genesis, LedgerError, RebuildError, Receipt, TxId, Until};
+use keelstone_store::kv::{Batch, Kv, MemoryKv};
+use keelstone_tree::{Answer, Blake3, Proof, ProofLimits, Query, Read as _};
+use std::sync::Arc;
+
+fn place(namespace: &str, key: &str) -> (Namespace, Key) {
+    (Namespace::new(namespace).unwrap(), Key::new(key.as_bytes().to_vec()).unwrap())
+}
+
+/// Every change of a key is listed with its height, a proof under that height's root, and the operation that made it, also
+/// one of an async bundle and the one that took it back; a model that reads every height finds the same.
+#[test]
+fn history_of_a_key_is_every_change_with_operation_and_proof() {
+    let chain = begin(&Arc::default());
+    live(&chain);
+    let balance = format!("currency.balances:{}", key(1).public());
+    let mut operations = 0;
+    for (namespace, key) in [place("contracts", &balance), place("contracts", "currency.balances:person 3")] {
+        let history = chain.key_history(&namespace, &key, Height(0)..=chain.height(), 1_000).unwrap();
+        assert_eq!(history.next, None);
+        let mut expected = Vec::new();
+        let mut last = None;
+        for height in (0..=chain.height().0).map(Height) {
+            let now = chain.view_at(height).unwrap().get(&namespace, &key).unwrap();
+            if now != last {
+                expected.push((height, now.clone()));
+                last = now;
+            }
+        }
+        let found: Vec<_> = history.changes.iter().map(|change| (change.height, change.value.clone())).collect();
+        assert_eq!(found, expected);
+        for change in &history.changes {
+            let (root, proof) = &change.proof;
+            assert_eq!(Some(*root), chain.root_at(change.height).unwrap());
+            let query = [Query::Key(namespace.clone(), key.clone())];
+            let shown = Proof::decode(proof).unwrap().verify::<Blake3>(*root, &query, &ProofLimits::default()).unwrap();
+            match (&change.value, shown.get(&namespace, &key)) {
+                (Some(value), Answer::Present(proven)) => assert_eq!(*value, proven),
+                (None, Answer::Absent) => {}
+                other => panic!("{other:?}"),
+            }
+            match &change.by {
+                ChangedBy::Operations(wrote) => {
+                    operations += wrote.len();
+                    for (state_hash, logged) in wrote {
+                        let logged = logged.as_ref().expect("all records are kept");
+                        let AuditEvent::Operation(operation) = &logged.record.event else { panic!("{logged:?}") };
+                        assert_eq!((operation.after, logged.record.height), (*state_hash, change.height));
+                    }
+                }
+                by => assert_eq!((by, change.height), (&ChangedBy::Unknown, Height(0)), "a genesis is no operation"),
+            }
+        }
+    }
+    assert!(operations > 200, "{operations} operations");
+
+    // A system write is nobody's operation.
+    let (namespace, key) = keelstone_ledger::log_place();
+    let history = chain.key_history(&namespace, &key, Height(1)..=chain.height(), 3).unwrap();
+    assert!(history.changes.iter().all(|change| change.by == ChangedBy::Chain));
+    // Three at a time, from where the last listing ended, all are found once.
+    let mut heights: Vec<Height> = history.changes.iter().map(|change| change.height).collect();
+    let mut next = history.next;
+    while let Some(from) = next {
+        let part = chain.key_history(&namespace, &key, from..=chain.height(), 3).unwrap();
+        heights.extend(part.changes.iter().map(|change| change.height));
+        next = part.next;
+    }
+    let written: Vec<_> =
+        (1..=chain.height().0).map(Height).filter(|height| chain.header(*height).unwrap().record.is_some()).collect();
+    assert_eq!(heights, written);
+    chain.store().prune(Height(5)).unwrap();
+    let early = chain.key_history(&namespace, &key, Height(3)..=Height(9), 10);
+    assert!(matches!(early, Err(LedgerError::Store(keelstone_store::StoreError::NotRetained { .. }))));
+    assert!(chain.key_history(&namespace, &key, Height(5)..=Height(9), 10).is_ok());
+}
+
+fn rebuild(chain: &Chain, to: Height) -> Result<(Chain, keelstone_ledger::Rebuilt), RebuildError> {
+    chain.rebuild(&genesis(), to, store(), Arc::new(MemoryKv::new()), &mut |_, _| {})
+}
+
+/// spec: HISTORY-7. A chain made anew up to any height is the chain as it was: root, log, blocks, receipts, and what comes
+/// next. So it is where the states up to there are no longer kept.
+#[test]
+fn a_chain_is_rebuilt_to_any_height() {
+    let chain = begin(&Arc::default());
+    live(&chain);
+    let roots: Vec<_> = (0..=chain.height().0).map(|height| chain.root_at(Height(height)).unwrap().unwrap()).collect();
+    let next = signed(2, 7, vec![post("next")]);
+    for pruned in [false, true] {
+        if pruned {
+            chain.store().prune(chain.height()).unwrap();
+        }
+        for (to, root) in (0u64..).zip(&roots) {
+            let (made, rebuilt) = rebuild(&chain, Height(to)).unwrap();
+            assert_eq!((rebuilt.height, rebuilt.root, made.root()), (Height(to), *root, *root));
+            assert_eq!((rebuilt.from, rebuilt.blocks), (Height(0), to));
+            if !pruned {
+                assert_eq!(rebuilt.roots_compared, to + 1);
+            }
+            assert_eq!(made.verify_audit(&mut |_| {}).unwrap().fault, None);
+            for height in (1..=to).map(Height) {
+                assert_eq!(made.block(height).unwrap(), chain.block(height).unwrap());
+                assert_eq!(made.receipts(height).unwrap(), chain.receipts(height).unwrap());
+            }
+        }
+    }
+    let (made, _) = rebuild(&chain, chain.height()).unwrap();
+    assert_eq!(block(&made, std::slice::from_ref(&next)).root, block(&chain, &[next]).root);
+}
+
+/// spec: HISTORY-7. A time, a record and a transaction each mean the block they fall into.
+#[test]
+fn a_time_or_an_operation_means_its_block() {
+    let chain = begin(&Arc::default());
+    live(&chain);
+    let until = |until| chain.height_until(until).unwrap();
+    for height in (0..=chain.height().0).map(Height) {
+        assert_eq!(until(Until::Height(height)), height);
+        if height > Height(0) {
+            let time = chain.block(height).unwrap().time;
+            let last =
+                (1..=chain.height().0).rev().map(Height).find(|h| chain.block(*h).unwrap().time <= time).unwrap();
+            assert_eq!(until(Until::Time(time)), last);
+            for receipt in chain.receipts(height).unwrap() {
+                let Receipt { transaction, .. } = receipt;
+                assert_eq!(until(Until::Transaction(transaction)), height);
+            }
+        }
+        if let Some(audit) = chain.block_audit(height).unwrap() {
+            for index in audit.first..audit.first + audit.events.len() as u64 {
+                assert_eq!(until(Until::Record(index)), height);
+            }
+        }
+    }
+    assert_eq!(until(Until::Time(Timestamp(u64::MAX))), chain.height());
+    let above = chain.height().next();
+    assert!(matches!(chain.height_until(Until::Height(above)), Err(RebuildError::Ledger(LedgerError::NotYet { .. }))));
+    let none = TxId(keelstone_codec::Hash::ZERO);
+    assert!(matches!(chain.height_until(Until::Transaction(none)), Err(RebuildError::NoTransaction(id)) if id == none));
+    let last = chain.audit_range().unwrap().end;
+    assert!(matches!(chain.height_until(Until::Record(last)), Err(RebuildError::Ledger(LedgerError::NoRecord { .. }))));
+}
+
+/// spec: HISTORY-7, SNAP-13. A node that took its state from a snapshot rebuilds what came after it, and says what it lacks
+/// for the rest.
+#[test]
+fn history_that_is_missing_is_refused_by_name() {
+    let chain = begin(&Arc::default());
+    live(&chain);
+    let joined = restored(&chain, &Arc::default());
+    let base = chain.height();
+    for nonce in 7..10 {
+        let transaction = signed(2, nonce, vec![post("on")]);
+        assert_eq!(block(&chain, std::slice::from_ref(&transaction)).root, block(&joined, &[transaction]).root);
+    }
+    for to in base.0..=joined.height().0 {
+        let (made, rebuilt) = rebuild(&joined, Height(to)).unwrap();
+        assert_eq!((rebuilt.from, Some(made.root())), (base, chain.root_at(Height(to)).unwrap()));
+    }
+    match rebuild(&joined, Height(4)).map(|_| ()) {
+        Err(RebuildError::Missing { to, missing, low }) => assert_eq!((to, missing, low), (Height(4), Height(1), base)),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// spec: HISTORY-7. What differs is named with its height, and nothing above it is made: another genesis, a damaged body,
+/// audit records that were changed.
+#[test]
+fn a_rebuild_stops_at_the_first_height_that_differs() {
+    let kv: Arc<MemoryKv> = Arc::default();
+    let chain = begin(&kv);
+    live(&chain);
+    let mut other: Genesis = genesis();
+    other.limits.bundles_max += 1;
+    let foreign = chain.rebuild(&other, Height(3), store(), Arc::new(MemoryKv::new()), &mut |_, _| {}).map(|_| ());
+    assert!(matches!(foreign, Err(RebuildError::Differs { height: Height(0), .. })), "{foreign:?}");
+
+    let mut audit = chain.block_audit(Height(8)).unwrap().unwrap();
+    audit.events.swap(0, 1);
+    let at = |kind: u8| [&[kind], 8u64.to_be_bytes().as_slice()].concat();
+    kv.write(std::mem::take(Batch::new().put(at(b'a'), audit.pack()))).unwrap();
+    assert!(rebuild(&chain, Height(7)).is_ok());
+    let differs = rebuild(&chain, Height(12)).map(|_| ());
+    assert!(matches!(differs, Err(RebuildError::Differs { height: Height(8), .. })), "{differs:?}");
+
+    let body = kv.get(&at(b'b')).unwrap().unwrap();
+    kv.write(std::mem::take(Batch::new().put(at(b'b'), &body[..body.len() - 1]))).unwrap();
+    let damaged = rebuild(&chain, Height(12)).map(|_| ());
+    assert!(
+        matches!(damaged, Err(RebuildError::Ledger(LedgerError::Damaged { height: Height(8), .. }))),
+        "{damaged:?}"
+    );
+}
