@@ -1,4 +1,5 @@
-//! Committing: one descent of the diff, then the record's sync beside the hashing; and taking commits back.
+//! Committing: one descent of the diff, then the record's sync beside the hashing and beside what the caller has to
+//! write; and taking commits back.
 //!
 //! Rules: `spec/store.md`, STORE-3, STORE-5, STORE-8 and STORE-9.
 
@@ -62,7 +63,12 @@ impl<H: Hasher> Shared<H> {
     }
 
     // spec: STORE-3
-    pub(crate) fn commit(&self, height: Height, diff: &Diff) -> Result<Root, StoreError> {
+    pub(crate) fn commit(
+        &self,
+        height: Height,
+        diff: &Diff,
+        beside: impl FnOnce() -> Result<(), StoreError>,
+    ) -> Result<Root, StoreError> {
         let layout = Layout::of(diff)?;
         self.wait_for_room()?;
         let mut writer = self.writer();
@@ -72,11 +78,16 @@ impl<H: Hasher> Shared<H> {
         let draft = version.tree.prepare_with(diff, |replaced| {
             waiting = Some(self.begin_append(&mut writer, &version, height, diff, &layout, replaced));
         })?;
-        let waiting = waiting.expect("a draft was made, so its descent was done")?;
+        let waiting = waiting.expect("a draft was made, so its descent was done")?.with(beside);
         self.finish_append(&mut writer, &version, height, waiting, draft, diff, &layout)
     }
 
-    pub(crate) fn commit_prepared(&self, height: Height, prepared: Prepared<H>) -> Result<Root, StoreError> {
+    pub(crate) fn commit_prepared(
+        &self,
+        height: Height,
+        prepared: Prepared<H>,
+        beside: impl FnOnce() -> Result<(), StoreError>,
+    ) -> Result<Root, StoreError> {
         self.wait_for_room()?;
         let mut writer = self.writer();
         let version = self.next_after(height)?;
@@ -86,10 +97,11 @@ impl<H: Hasher> Shared<H> {
         if prepared.turn != writer.turn {
             // The same root, but compaction may have moved values meanwhile.
             drop(writer);
-            return self.commit(height, &prepared.diff);
+            return self.commit(height, &prepared.diff, beside);
         }
         let Prepared { diff, draft, layout, .. } = prepared;
         let waiting = self.begin_append(&mut writer, &version, height, &diff, &layout, draft.replaced())?;
+        let waiting = waiting.with(beside);
         self.finish_append(&mut writer, &version, height, waiting, draft, &diff, &layout)
     }
 
@@ -207,6 +219,15 @@ pub(crate) enum Waiting {
 }
 
 impl Waiting {
+    /// Does `work` meanwhile. The record is waited for whatever comes of it: nothing may be written behind one that is on
+    /// its way. If the work fails, the commit does.
+    fn with(self, work: impl FnOnce() -> Result<(), StoreError>) -> Self {
+        match work() {
+            Ok(()) => self,
+            Err(error) => Self::Done(Box::new(self.wait().and(Err(error)))),
+        }
+    }
+
     fn wait(self) -> Result<Appended, StoreError> {
         match self {
             Self::Done(result) => *result,

@@ -167,9 +167,16 @@ pub(crate) struct Tail {
     pub(crate) marked: Option<Root>,
     /// The last whole record: its segment, its first sector, and the one after its last.
     last: Option<(Arc<Segment>, u32, u32)>,
+    /// What it is a record of.
+    step: Option<Step>,
 }
 
 impl Tail {
+    /// Whether the last record is of a commit that nothing says was acknowledged: a mark, or a record begun behind it.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.step == Some(Step::Commit) && self.marked.is_none() && !self.torn
+    }
+
     /// Writes the last record anew, as it is. If its sync failed, it can be read and may yet be nowhere on the disk, and no
     /// later sync would bring it there. All before it were synced, or nothing would have been written behind them.
     // spec: STORE-8
@@ -196,8 +203,16 @@ pub(crate) fn replay(
     let Found::Valid(Stamp { generation, .. }) = found else {
         return Err(segment.bad_sector(before, found));
     };
-    let mut tail =
-        Tail { segment, next: start.sector(), hash: previous, generation, torn: false, marked: None, last: None };
+    let mut tail = Tail {
+        segment,
+        next: start.sector(),
+        hash: previous,
+        generation,
+        torn: false,
+        marked: None,
+        last: None,
+        step: None,
+    };
     // The session of the last whole record: what is older behind it was left over and never counted.
     let mut floor = generation;
     loop {
@@ -226,6 +241,7 @@ pub(crate) fn replay(
         let first = tail.next;
         tail.next += sectors_of(usize::try_from(record.head.len).expect("it is in memory"));
         tail.last = Some((Arc::clone(&tail.segment), first, tail.next));
+        tail.step = Some(record.head.step);
         if record.head.step == Step::Continue {
             if let Some(usage) = segments.usage().get_mut(&tail.segment.id()) {
                 usage.last_height = Some(record.head.height);

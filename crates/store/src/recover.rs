@@ -61,7 +61,7 @@ impl<H: Hasher> Shared<H> {
         if let (Some(height), Some(record)) = (version.height, version.record) {
             index.push(height, record);
         }
-        let found = Found { version, low, index, versions, repaired: None, torn: false };
+        let found = Found { version, low, index, versions, repaired: None, torn: false, in_doubt: None };
         Ok(Self::assemble(options, lock, segments, Writer::new(log, 0), upkeep, found))
     }
 
@@ -107,12 +107,12 @@ impl<H: Hasher> Shared<H> {
         file.write(&superblock)?;
         clean_up(&segments, &kept, flushed.log.segment, tail.segment.id(), version.height)?;
 
-        let torn = tail.torn;
+        let (torn, in_doubt) = (tail.torn, version.height.filter(|_| tail.is_in_doubt()));
         let log = Log::resume(Arc::clone(&segments), tail, generation, options.segment_bytes);
         let (start, size) = (flushed.pages, options.page_segment_bytes);
         let pages = Appender::new(Arc::clone(&segments), Kind::Pages, start, generation, size)?;
         let upkeep = Upkeep { file, superblock, pages, retired: Vec::new() };
-        let found = Found { version, low, index, versions, repaired, torn };
+        let found = Found { version, low, index, versions, repaired, torn, in_doubt };
         Ok(Self::assemble(options, lock, segments, Writer::new(log, bytes), upkeep, found))
     }
 }
@@ -127,6 +127,8 @@ pub(crate) struct Found<H: Hasher> {
     pub(crate) repaired: Option<StoreError>,
     /// Whether a record that was never acknowledged has been cut.
     pub(crate) torn: bool,
+    /// The last height, if nothing says that its commit was acknowledged.
+    pub(crate) in_doubt: Option<Height>,
 }
 
 /// Takes a directory in which no store is, and sweeps it.

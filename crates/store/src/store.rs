@@ -50,6 +50,7 @@ pub(crate) struct Shared<H: Hasher> {
     counts: Counts,
     repaired: Option<StoreError>,
     torn: bool,
+    pub(crate) in_doubt: Option<Height>,
     _lock: Box<dyn Guard>,
 }
 
@@ -333,7 +334,7 @@ impl<H: Hasher> Store<H> {
     /// # Errors
     /// [`StoreError::WrongHeight`], [`StoreError::TooLarge`], [`StoreError::Poisoned`], [`StoreError::Io`], ...
     pub fn commit(&self, height: Height, diff: Diff) -> Result<Root, StoreError> {
-        self.shared.commit(height, &diff)
+        self.shared.commit(height, &diff, || Ok(()))
     }
 
     /// Commits what was prepared on the last version.
@@ -341,7 +342,32 @@ impl<H: Hasher> Store<H> {
     /// # Errors
     /// [`StoreError::Stale`], and as [`Self::commit`].
     pub fn commit_prepared(&self, height: Height, prepared: Prepared<H>) -> Result<Root, StoreError> {
-        self.shared.commit_prepared(height, prepared)
+        self.shared.commit_prepared(height, prepared, || Ok(()))
+    }
+
+    /// As [`Self::commit_prepared`], and does `work` while the record is on its way to the disk: for what the caller has to
+    /// make durable with this height and the store does not hold. The commit is acknowledged once both are done. A crash in
+    /// between leaves either without the other, so whoever opens the store looks whether [`Self::in_doubt`] is whole.
+    ///
+    /// # Errors
+    /// As [`Self::commit_prepared`]. If the work fails, its error; the record may be on the disk all the same, so the store
+    /// then refuses further commits until it is opened again.
+    // spec: STORE-3, STORE-8
+    pub fn commit_prepared_with(
+        &self,
+        height: Height,
+        prepared: Prepared<H>,
+        work: impl FnOnce() -> Result<(), StoreError>,
+    ) -> Result<Root, StoreError> {
+        self.shared.commit_prepared(height, prepared, work)
+    }
+
+    /// The last height, if opening found a record of its commit and nothing that says that it was acknowledged: neither a
+    /// mark behind it nor a superblock that covers it. It may be whole all the same.
+    // spec: STORE-2
+    #[must_use]
+    pub fn in_doubt(&self) -> Option<Height> {
+        self.shared.in_doubt
     }
 
     /// The last version.
@@ -449,7 +475,7 @@ impl<H: Hasher> Shared<H> {
         upkeep: Upkeep,
         found: Found<H>,
     ) -> Self {
-        let Found { version, low, index, versions, repaired, torn } = found;
+        let Found { version, low, index, versions, repaired, torn, in_doubt } = found;
         let syncer = options.background.then(Syncer::start);
         let signals = Signals { unflushed: writer.unflushed, compact_at: u64::MAX, ..Signals::default() };
         let epoch = version.epoch;
@@ -469,6 +495,7 @@ impl<H: Hasher> Shared<H> {
             counts: Counts::default(),
             repaired,
             torn,
+            in_doubt,
             _lock: lock,
         }
     }

@@ -52,3 +52,45 @@ fn a_draft_leaves_no_trace_and_goes_stale() {
     store.commit_prepared(Height(2), first).unwrap();
     assert!(matches!(store.commit_prepared(Height(3), second), Err(StoreError::Stale { .. })));
 }
+
+/// spec: STORE-2, STORE-3, STORE-8. What is done beside a record is waited for: if it fails, so does the commit, and whether
+/// its height counts is in doubt when the store is opened again. No other height ever is.
+#[test]
+fn a_commit_whose_companion_failed_is_in_doubt() {
+    let files = MemoryFiles::new();
+    let open = || TestStore::open(Arc::new(files.clone()), small()).unwrap();
+    let store = TestStore::create(Arc::new(files.clone()), small()).unwrap();
+    let diff = |value: &[u8]| -> Diff {
+        [(namespace("a"), Key::new(*b"key").unwrap(), Some(Value::new(value.to_vec()).unwrap()))].into_iter().collect()
+    };
+    let mut done = 0;
+    for (height, value) in [(1, b"one"), (2, b"two")] {
+        let prepared = store.prepare(diff(value)).unwrap();
+        let work = || {
+            done += 1;
+            Ok(())
+        };
+        store.commit_prepared_with(Height(height), prepared, work).unwrap();
+    }
+    assert_eq!(done, 2);
+    let prepared = store.prepare(diff(b"three")).unwrap();
+    let root = prepared.root();
+    let failed = || Err(StoreError::Poisoned { reason: "the companion".to_owned() });
+    assert!(store.commit_prepared_with(Height(3), prepared, failed).is_err());
+    assert_eq!(store.height(), Some(Height(2)), "not acknowledged, so not there");
+    assert!(matches!(store.commit(Height(3), diff(b"four")), Err(StoreError::Poisoned { .. })));
+    drop(store);
+
+    let store = open();
+    assert_eq!((store.in_doubt(), store.height(), store.root()), (Some(Height(3)), Some(Height(3)), root));
+    store.rollback(Height(2)).unwrap();
+    drop(store);
+    let store = open();
+    assert_eq!((store.in_doubt(), store.height()), (None, Some(Height(2))), "a rollback is not in doubt");
+    put(&store, 3, "key", b"five");
+    drop(store);
+    let store = open();
+    assert_eq!((store.in_doubt(), store.height()), (None, Some(Height(3))), "it has its mark");
+    store.close().unwrap();
+    assert_eq!(open().in_doubt(), None, "a superblock covers it");
+}
