@@ -4,9 +4,10 @@
 //! keeps what the state does not hold (bodies, receipts, the index of transactions) in a key-value database. It has no
 //! clock, no thread and no socket: whoever drives it says what time it is.
 //!
-//! A block is written to the database first and then committed to the store, and the store decides: what the database
-//! has above the store's height never happened and is dropped at the next start. So a crash between the two, or in the
-//! middle of a rollback, leaves one history. Nothing read from the database is believed: bodies and receipts are
+//! A block's body goes to the database while its changes go to the store, and it is acknowledged once both are durable. A
+//! crash may leave either without the other; neither was acknowledged, so opening takes it back: what the database has
+//! above the store's height is dropped, and a last height without a body is rolled back. So a crash at any point, also in
+//! the middle of a rollback, leaves one history. Nothing read from the database is believed: bodies and receipts are
 //! checked against the record in the state.
 //!
 //! Rules: `spec/ledger.md`, LEDGER-1 to LEDGER-6 and HISTORY-1 to HISTORY-4.
@@ -47,6 +48,8 @@ pub struct Ledger<H: Hasher> {
     certificates: Mutex<BTreeMap<Height, Vec<u8>>>,
     /// What the block that runs is at.
     activity: Activity,
+    /// The height that opening took back.
+    taken_back: Option<Height>,
 }
 
 type Listener = Box<dyn Fn(&Arc<Committed>) + Send + Sync>;
@@ -300,16 +303,17 @@ impl<H: Hasher> Ledger<H> {
         Self::open(store, kv, registry, pool)
     }
 
-    /// Opens a chain, and drops from the database what the store does not have.
+    /// Opens a chain, and takes back what a crash left in the store or in the database alone ([`Ledger::taken_back`]).
     ///
     /// # Errors
     /// [`LedgerError::NoGenesis`], [`LedgerError::WrongHasher`], [`LedgerError::Registry`], or what the store says.
+    // spec: HISTORY-1
     pub fn open(store: Store<H>, kv: Arc<dyn Kv>, registry: Registry, pool: PoolLimits) -> Result<Self, LedgerError> {
         registry.check()?;
         let view = store.view();
         let chain = Chain::read(&view)?.ok_or(LedgerError::NoGenesis)?;
         right_hasher::<H>(&chain.facts)?;
-        let ledger = Self {
+        let mut ledger = Self {
             store,
             kv,
             registry,
@@ -320,10 +324,18 @@ impl<H: Hasher> Ledger<H> {
             listeners: RwLock::default(),
             certificates: Mutex::default(),
             activity: Activity::default(),
+            taken_back: None,
         };
+        ledger.taken_back = ledger.take_back_bodiless()?;
         ledger.drop_blocks_above(ledger.height())?;
         ledger.time.store(ledger.last_time()?.0, Ordering::Release);
         Ok(ledger)
+    }
+
+    /// The height that [`Ledger::open`] found without a body, never acknowledged, and took back; none in most lives.
+    #[must_use]
+    pub fn taken_back(&self) -> Option<Height> {
+        self.taken_back
     }
 
     /// Tells `activity` of the functions at work, in place of one of its own: for an owner that opens one ledger after
@@ -607,9 +619,9 @@ impl<H: Hasher> Ledger<H> {
         if time < last {
             return Err(LedgerError::Time { last, found: time });
         }
-        // spec: HISTORY-1. The body first: what the database has above the store never happened.
-        self.write_block(&block, &receipts, &continuations, audit.as_ref())?;
-        let root = self.store.commit_prepared(height, prepared)?;
+        // spec: HISTORY-1. Side by side, so that a block waits for the slower of the two and not for both.
+        let body = || self.write_block(&block, &receipts, &continuations, audit.as_ref());
+        let root = self.store.commit_prepared_with(height, prepared, body)?;
         self.time.store(time.0, Ordering::Release);
         {
             let mut pool = self.pool_mut();
@@ -905,6 +917,21 @@ impl<H: Hasher> Ledger<H> {
         batch.delete(at(BODY, height)).delete(at(RECEIPTS, height)).delete(at(CERTIFICATE, height));
         batch.delete(at(CONTINUATIONS, height));
         forget_audit(&*self.kv, batch, height)
+    }
+
+    /// Rolls back the last height if a crash left its changes without its body. One that was acknowledged has both, and one
+    /// whose body was lost later is marked in the store or has a successor: then the loss is told to who asks for it.
+    // spec: HISTORY-1
+    fn take_back_bodiless(&self) -> Result<Option<Height>, LedgerError> {
+        let doubtful = self.store.in_doubt().filter(|height| *height > self.genesis_height());
+        let Some((height, before)) = doubtful.and_then(|height| Some((height, height.prev()?))) else {
+            return Ok(None);
+        };
+        if self.kv.get(&at(BODY, height))?.is_some() {
+            return Ok(None);
+        }
+        self.store.rollback(before)?;
+        Ok(Some(height))
     }
 
     // spec: HISTORY-1, HISTORY-3

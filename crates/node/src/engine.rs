@@ -538,6 +538,9 @@ impl<H: Hasher> Live<H> {
     fn over(generation: Generation, ledger: Ledger<H>, activity: &Activity, listeners: &Listeners) -> Self {
         let ledger = ledger.watched(activity);
         let listeners = listeners.clone();
+        if let Some(height) = ledger.taken_back() {
+            tracing::warn!(%height, "the last block was not whole when the power or the process went, so it is taken back");
+        }
         ledger.on_commit(move |committed| {
             for listener in listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
                 listener(committed);

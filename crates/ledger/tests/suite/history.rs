@@ -7,12 +7,13 @@ use keelstone_ledger::modules::{agents, contracts, memes, sessions, social, stan
 use keelstone_ledger::{
     Genesis, Ledger, LedgerError, PoolLimits, ReplayError, TransitionError, TransitionProof, verify_transition,
 };
-use keelstone_store::Store;
-use keelstone_store::files::MemoryFiles;
-use keelstone_store::kv::{Batch, Kv, MemoryKv, Range};
+use keelstone_store::files::{Fault, FaultyFiles, MemoryFiles};
+use keelstone_store::kv::{Batch, Kv, MemoryKv, Range, Record};
+use keelstone_store::{Store, StoreError};
 use keelstone_tree::Blake3;
 use proptest::prelude::*;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One thing somebody may try. Many of these fail on most chains, which is as it should be.
 fn operation() -> impl Strategy<Value = Operation> {
@@ -244,6 +245,137 @@ fn database_ahead_of_the_store_is_cut_back_at_open() {
     assert_eq!(everything(&kv), before, "the database is as it was at height 1");
     assert!(chain.transaction(&lost.id()).unwrap().is_none());
     assert_eq!(block(&chain, &[lost]).block.height, Height(2));
+}
+
+/// A database that loses its power: of its writes only so many are done.
+#[derive(Debug, Default)]
+struct Fading {
+    kv: MemoryKv,
+    writes: AtomicU64,
+    last: AtomicU64,
+}
+
+impl Fading {
+    fn fade_after(&self, writes: u64) {
+        self.last.store(self.writes.load(Ordering::Relaxed) + writes, Ordering::Relaxed);
+    }
+}
+
+impl Kv for Fading {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.kv.get(key)
+    }
+
+    fn range(&self, range: &Range) -> Result<Vec<Record>, StoreError> {
+        self.kv.range(range)
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), StoreError> {
+        if self.writes.fetch_add(1, Ordering::Relaxed) >= self.last.load(Ordering::Relaxed) {
+            let (file, source) = ("the database".to_owned(), Arc::new(std::io::Error::other("the power is off")));
+            return Err(StoreError::Io { doing: "write", file, source });
+        }
+        self.kv.write(batch)
+    }
+}
+
+/// The blocks of the next test, by height. Two have no transactions and leave nothing in state.
+fn told_blocks() -> Vec<Vec<keelstone_ledger::SignedTransaction>> {
+    let name = |person: u8| signed(person, 0, vec![register(&format!("agent {person}"))]);
+    vec![vec![name(1)], vec![], vec![name(2), name(3)], vec![], vec![name(4)], vec![name(5)]]
+}
+
+/// Makes the blocks that are missing; the number of those that were acknowledged.
+fn tell_on(chain: &Chain, blocks: &[Vec<keelstone_ledger::SignedTransaction>]) -> usize {
+    let mut told = usize::try_from(chain.height().0).unwrap();
+    while let Some(transactions) = blocks.get(told) {
+        for transaction in transactions {
+            let _ = chain.submit(&transaction.to_bytes());
+        }
+        if chain.produce(Timestamp((told as u64 + 1) * 1_000), proposer()).is_err() {
+            break;
+        }
+        told += 1;
+    }
+    told
+}
+
+/// spec: HISTORY-1, STORE-2, STORE-3. Body and changes of a block go to two places at once, and the power fails: at every
+/// change of the store's disk, with what was not synced there in part or whole, and with the body written or not. No
+/// block that was acknowledged is missing, none is there by half, and the chain goes on to the same root.
+#[test]
+fn power_cut_between_body_and_changes_leaves_both_or_neither() {
+    let blocks = told_blocks();
+    let create = |files: &FaultyFiles, kv: &Arc<Fading>| -> Chain {
+        kv.fade_after(u64::MAX / 2);
+        let store = Store::create(Arc::new(files.clone()), options()).unwrap();
+        Ledger::create(store, kv.clone(), standard(), &genesis(), PoolLimits::default()).unwrap()
+    };
+    let calm = FaultyFiles::new(0);
+    let chain = create(&calm, &Arc::default());
+    let first = calm.changes();
+    assert_eq!(tell_on(&chain, &blocks), blocks.len());
+    let (root, changes) = (chain.root(), calm.changes() - first);
+
+    let (mut taken_back, mut bodies_dropped) = (0, 0);
+    for (cut, bodies, seed) in (0..=changes)
+        .flat_map(|cut| (0..=blocks.len() as u64).flat_map(move |bodies| (0..3).map(move |s| (cut, bodies, s))))
+    {
+        let (files, kv) = (FaultyFiles::new(seed), Arc::new(Fading::default()));
+        let chain = create(&files, &kv);
+        files.fail_at(files.changes() + cut, Fault::PowerCut);
+        kv.fade_after(bodies);
+        let acknowledged = tell_on(&chain, &blocks);
+        let written = chain_bodies(&kv);
+        drop(chain);
+
+        kv.fade_after(u64::MAX / 2);
+        let store = Store::open(Arc::new(files.after_power_cut(seed)), options()).unwrap();
+        let found = store.height().unwrap();
+        let chain: Chain = Ledger::open(store, kv.clone(), standard(), PoolLimits::default()).unwrap();
+        let at = format!("cut {cut}, {bodies} bodies, seed {seed}: {acknowledged} acknowledged, found {found}");
+        let height = usize::try_from(chain.height().0).unwrap();
+        assert!(height == acknowledged || height == acknowledged + 1, "{at}, height {height}");
+        match chain.taken_back() {
+            Some(taken) => assert_eq!((taken, height), (found, acknowledged), "{at}"),
+            None => assert_eq!(chain.height(), found, "{at}"),
+        }
+        taken_back += u32::from(chain.taken_back().is_some());
+        bodies_dropped += u32::from(written > height);
+        assert_eq!(chain_bodies(&kv), height, "{at}");
+        for (height, transactions) in (1u64..).zip(&blocks[..height]) {
+            assert_eq!(chain.block(Height(height)).unwrap().transactions, *transactions, "{at}");
+            assert_eq!(chain.receipts(Height(height)).unwrap().len(), transactions.len(), "{at}");
+        }
+        assert_eq!(tell_on(&chain, &blocks), blocks.len(), "{at}");
+        assert_eq!(chain.root(), root, "{at}");
+    }
+    assert!(taken_back > 10 && bodies_dropped > 10, "{taken_back} blocks taken back, {bodies_dropped} bodies dropped");
+}
+
+fn chain_bodies(kv: &Fading) -> usize {
+    kv.range(&Range::prefix(b"b", usize::MAX)).unwrap().len()
+}
+
+/// spec: HISTORY-1. A body that is lost later takes no block with it: the store says that the block was acknowledged.
+#[test]
+fn lost_body_of_an_acknowledged_block_takes_nothing_back() {
+    for closed in [false, true] {
+        let (files, kv) = (MemoryFiles::new(), Arc::new(MemoryKv::new()));
+        let store = Store::create(Arc::new(files.clone()), options()).unwrap();
+        let chain = Ledger::create(store, kv.clone(), standard(), &genesis(), PoolLimits::default()).unwrap();
+        block(&chain, &[signed(1, 0, vec![register("ada")])]);
+        let root = block(&chain, &[signed(2, 0, vec![register("bob")])]).root;
+        if closed {
+            chain.store().flush().unwrap();
+        }
+        drop(chain);
+        let body = [b"b".as_slice(), &2u64.to_be_bytes()].concat();
+        kv.write(Batch::new().delete(body).clone()).unwrap();
+        let chain = reopened(&files, &kv);
+        assert_eq!((chain.height(), chain.root(), chain.taken_back()), (Height(2), root, None));
+        assert!(matches!(chain.block(Height(2)), Err(LedgerError::NoBlock { .. })));
+    }
 }
 
 fn everything(kv: &MemoryKv) -> Vec<(Vec<u8>, Vec<u8>)> {
