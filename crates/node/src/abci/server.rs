@@ -1,7 +1,9 @@
 //! The socket the engine connects to, and its connections.
 //!
-//! One task a connection, calls answered in the order they came, each where it may read the disk. Answers are gathered
-//! and written when the engine asks for a flush or has nothing more to say. A stop lets the call that runs be answered.
+//! A connection has a thread of its own, and on it a runtime of its own: a call is read, answered and its answer written
+//! without being handed from one thread to another, of which a block would have to wait for two dozen, and it may read the
+//! disk, since nobody else waits there. Calls are answered in the order they came. Answers are gathered and written when
+//! the engine asks for a flush or has nothing more to say. A stop lets the call that runs be answered.
 
 use super::application::{Application, exception};
 use super::frame::{FrameError, Frames, check_size};
@@ -11,13 +13,14 @@ use crate::home::Home;
 use bytes::BytesMut;
 use prost::Message as _;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tendermint_proto::v0_38::abci::request::Value as Request;
 use tendermint_proto::v0_38::abci::response::Value as Response;
 use tendermint_proto::v0_38::abci::{Request as RequestMessage, Response as ResponseMessage};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
 /// Connections at once: CometBFT opens four, and the four of one that died may not be closed yet.
@@ -73,34 +76,36 @@ impl Server {
     /// Serves until told to stop.
     pub(crate) async fn serve(self, application: Arc<Application>, mut stop: watch::Receiver<bool>) {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let mut connections = tokio::task::JoinSet::new();
         loop {
             let Ok(place) = room.clone().acquire_owned().await else { break };
-            let (application, stopped) = (application.clone(), stop.clone());
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 // An error is a sender that is gone, which is a stop too.
                 _ = stop.wait_for(|stop| *stop) => break,
             };
-            while connections.try_join_next().is_some() {}
-            match accepted {
-                Ok(stream) => drop(connections.spawn(async move {
+            let (application, stopped) = (application.clone(), stop.clone());
+            let thread = std::thread::Builder::new().name("abci".to_owned());
+            let started = accepted.and_then(|stream| {
+                thread.spawn(move || {
                     tracing::info!("the engine opened a connection");
-                    match connection(stream, application, stopped).await {
+                    match stream.answer(application, stopped) {
                         Ok(()) => tracing::info!("the engine closed a connection"),
                         Err(error) => tracing::warn!(%error, "a connection of the engine's was closed"),
                     }
+                    // The last thing a connection does: whoever has all places knows that nothing is held any more.
                     drop(place);
-                })),
-                Err(error) => {
-                    tracing::warn!(%error, "a connection of the engine's could not be accepted");
-                    // Out of file descriptors, most likely: some may be free in a moment.
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                }
+                })
+            });
+            if let Err(error) = started {
+                tracing::warn!(%error, "a connection of the engine's could not be accepted");
+                // Out of file descriptors or threads, most likely: some may be free in a moment.
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
         }
         // The call that runs is answered, so that a block being committed becomes durable.
-        while connections.join_next().await.is_some() {}
+        let all = u32::try_from(CONNECTIONS_MAX).expect("a small constant");
+        // Nobody closes the semaphore, so all places come back.
+        let _ = room.acquire_many(all).await;
         if let Listener::Unix(_, path) = &self.listener {
             // Left behind, it is removed by the next start.
             let _ = std::fs::remove_file(path);
@@ -108,18 +113,34 @@ impl Server {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+/// An accepted connection, in no runtime yet.
+enum Accepted {
+    Unix(std::os::unix::net::UnixStream),
+    Tcp(std::net::TcpStream),
+}
+
+impl Accepted {
+    /// Answers the connection's calls on this thread, until it ends.
+    fn answer(self, application: Arc<Application>, stop: watch::Receiver<bool>) -> Result<(), ConnectionError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        runtime.block_on(async {
+            match self {
+                Self::Unix(stream) => connection(UnixStream::from_std(stream)?, application, stop).await,
+                Self::Tcp(stream) => connection(TcpStream::from_std(stream)?, application, stop).await,
+            }
+        })
+    }
+}
 
 impl Listener {
-    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+    async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Self::Unix(listener, _) => Ok(Box::new(listener.accept().await?.0)),
+            Self::Unix(listener, _) => Ok(Accepted::Unix(listener.accept().await?.0.into_std()?)),
             Self::Tcp(listener) => {
                 let stream = listener.accept().await?.0;
                 // Without it an answer waits for the acknowledgement of the one before: 40 ms a call.
                 stream.set_nodelay(true)?;
-                Ok(Box::new(stream))
+                Ok(Accepted::Tcp(stream.into_std()?))
             }
         }
     }
@@ -157,7 +178,7 @@ enum ConnectionError {
 
 /// Answers one connection's calls until it ends.
 async fn connection(
-    mut stream: Box<dyn Stream>,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     application: Arc<Application>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), ConnectionError> {
@@ -167,7 +188,7 @@ async fn connection(
             check_size(&frame)?;
             let message = RequestMessage::decode(frame).map_err(|error| FrameError::Malformed(error.to_string()))?;
             let flush = matches!(message.value, Some(Request::Flush(_)));
-            let answer = call(&application, message.value).await;
+            let answer = call(&application, message.value);
             let last = matches!(answer, Response::Exception(_));
             let message = ResponseMessage { value: Some(answer) };
             message.encode_length_delimited(&mut answers).expect("a growing buffer has room");
@@ -194,20 +215,14 @@ async fn connection(
     }
 }
 
-/// Answers one call where it may read the disk.
-async fn call(application: &Arc<Application>, request: Option<Request>) -> Response {
-    match request {
-        None => exception("this application does not know the call".to_owned()),
-        Some(request @ (Request::Echo(_) | Request::Flush(_))) => application.answer(request),
-        Some(request) => {
-            let application = application.clone();
-            match tokio::task::spawn_blocking(move || application.answer(request)).await {
-                Ok(answer) => answer,
-                Err(error) => {
-                    tracing::error!(%error, "a call of the engine's met a bug");
-                    exception("the call met a bug of the application".to_owned())
-                }
-            }
-        }
-    }
+/// Answers one call. One that meets a bug is an exception too: the engine must not go on as if it had been answered.
+fn call(application: &Application, request: Option<Request>) -> Response {
+    let Some(request) = request else {
+        return exception("this application does not know the call".to_owned());
+    };
+    // What a call left half done is behind locks that count as good and in a store that refuses what does not follow.
+    std::panic::catch_unwind(AssertUnwindSafe(|| application.answer(request))).unwrap_or_else(|_| {
+        tracing::error!("a call of the engine's met a bug");
+        exception("the call met a bug of the application".to_owned())
+    })
 }
