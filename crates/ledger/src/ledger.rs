@@ -821,7 +821,7 @@ impl<H: Hasher> Ledger<H> {
     }
 
     /// Keeps what another engine said of a height, in its own words: who verified it has to say so. It is written with the
-    /// next block, so that it costs no sync of its own; a crash before that loses it.
+    /// next block, so that it costs no sync of its own, or by [`Ledger::write_certificates`]; a crash before that loses it.
     // spec: LEDGER-7
     pub fn keep_certificate(&self, height: Height, certificate: Vec<u8>) {
         let mut waiting = self.certificates();
@@ -829,6 +829,25 @@ impl<H: Hasher> Ledger<H> {
         if waiting.len() > CERTIFICATES_MAX {
             waiting.pop_first();
         }
+    }
+
+    /// Writes what waits for the next block: for a chain that is about to be closed.
+    ///
+    /// # Errors
+    /// What the database says. What could not be written is not lost meanwhile.
+    // spec: LEDGER-7
+    pub fn write_certificates(&self) -> Result<(), StoreError> {
+        let _writing = self.writer();
+        let waiting = self.certificates().clone();
+        let mut batch = Batch::new();
+        for (height, certificate) in &waiting {
+            batch.put(at(CERTIFICATE, *height), certificate.clone());
+        }
+        if !batch.is_empty() {
+            self.kv.write(batch)?;
+        }
+        self.certificates().retain(|height, certificate| waiting.get(height) != Some(certificate));
+        Ok(())
     }
 
     /// What was kept of a height, if anything.

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use keelstone_codec::{Decode as _, Encode as _, Height, Key, Namespace, Root, Timestamp};
 use keelstone_execution::PublicKey;
 use keelstone_ledger::{
-    Block, Committed, Pending, PoolError, ProposalError, Receipt, Refusal, Refused, SignedTransaction, TxId, Validator,
-    Validators, Verdict,
+    Block, Committed, Continuation, Pending, PoolError, ProposalError, Receipt, Refusal, Refused, SignedTransaction,
+    TxId, Validator, Validators, Verdict,
 };
 use keelstone_store::StoreError;
 use keelstone_tree::ics23::{ConvertError, Ics23Proof, prove_ics23};
@@ -77,6 +77,8 @@ pub(crate) struct Decided {
 pub(crate) struct Finalized {
     pub(crate) root: Root,
     pub(crate) results: Vec<TxResult>,
+    /// What it does for async bundles.
+    pub(crate) continuations: Vec<Continuation>,
     pub(crate) validators: Vec<Validator>,
 }
 
@@ -155,6 +157,10 @@ pub(crate) trait Consensus {
     fn root_after(&self, height: Height) -> Result<Option<Root>, Failure>;
     /// Keeps what the engine certified of a height.
     fn keep_certificate(&self, height: Height, certificate: Vec<u8>);
+    /// Whether nothing the engine certified is kept of a height whose root is.
+    fn lacks_certificate(&self, height: Height) -> Result<bool, Failure>;
+    /// Writes what was kept and waits for the next block to be written with.
+    fn write_certificates(&self) -> Result<(), Failure>;
     /// The most gas a bundle may use.
     fn gas_wanted(&self) -> u64;
 }
@@ -259,6 +265,7 @@ impl<H: Hasher> Consensus for Local<H> {
         let answer = Arc::new(Finalized {
             root: pending.root(),
             results: results.map(|(signed, receipt)| result_of(signed, receipt, gas_wanted)).collect(),
+            continuations: executed.continuations.clone(),
             validators: executed.validators.clone(),
         });
         *ran = Some(Ran { decided, pending, answer: answer.clone() });
@@ -312,6 +319,15 @@ impl<H: Hasher> Consensus for Local<H> {
 
     fn keep_certificate(&self, height: Height, certificate: Vec<u8>) {
         self.ledger().keep_certificate(height, certificate);
+    }
+
+    fn lacks_certificate(&self, height: Height) -> Result<bool, Failure> {
+        let ledger = self.ledger();
+        Ok(ledger.certificate(height)?.is_none() && ledger.root_at(height)?.is_some())
+    }
+
+    fn write_certificates(&self) -> Result<(), Failure> {
+        Ok(self.ledger().write_certificates()?)
     }
 
     fn gas_wanted(&self) -> u64 {

@@ -14,14 +14,21 @@ use crate::metrics::Metrics;
 use keelstone_codec::{Height, Root};
 use prost::Message as _;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tendermint_proto::v0_38::types::SignedHeader;
 
-/// Headers asked for when many blocks came at once; the roots before those count as unknown.
+/// Headers asked for when many blocks came at once, or when a restart left some out; the roots before those count as
+/// unknown.
 const BACKLOG_MAX: u64 = 64;
+/// Headers asked for at once: CometBFT answers ten.
+const TOGETHER_MAX: usize = 8;
+/// How long to wait after an exchange before the next: blocks that come one upon the other are asked for together, and the
+/// engine, whose processor this takes from the next block, answers once for all of them.
+const PACE: Duration = Duration::from_millis(30);
 
 /// A running comparison.
 pub(crate) struct Certifier {
@@ -72,20 +79,20 @@ impl Certifier {
         let thread = std::thread::Builder::new().name("certifier".to_owned()).spawn(move || {
             let mut done = 0;
             while woken.recv().is_ok() && !stopped.load(Ordering::Relaxed) {
+                let Some(engine) = engine.upgrade() else { return };
                 let tip = tip.load(Ordering::Acquire);
-                // After the first wake there is one block to look at, not all before it.
-                let from = if done == 0 { tip } else { done + 1 };
-                let first = from.max(tip.saturating_sub(BACKLOG_MAX - 1));
-                (from..first).for_each(|_| metrics.certified("unknown"));
-                for height in first..=tip {
+                for heights in due(&*engine, done, tip, &metrics).chunks(TOGETHER_MAX) {
                     if stopped.load(Ordering::Relaxed) {
                         return;
                     }
-                    match take_in(&engine, &rpc, Height(height), &metrics) {
-                        Some(differs) => return halt(differs),
-                        None => done = height,
+                    if let Some(differs) = take_in(&*engine, &rpc, heights, &metrics) {
+                        return halt(differs);
                     }
                 }
+                done = tip;
+                // It may be let go of meanwhile.
+                drop(engine);
+                std::thread::sleep(PACE);
             }
         })?;
         Ok(Self { stop, wake, thread })
@@ -100,31 +107,50 @@ impl Certifier {
     }
 }
 
-/// Compares one root and says what came of it; the root if it differs.
-fn take_in(engine: &Weak<dyn Engine>, rpc: &Rpc, height: Height, metrics: &Metrics) -> Option<Differs> {
-    let engine = engine.upgrade()?;
-    let header = |height: Height| {
-        let answer = rpc.get(&format!("/commit?height={height}")).map_err(|error| causes(&error))?;
-        let signed = answer.get("signed_header").cloned().unwrap_or_default();
-        serde_json::from_value(signed).map_err(|error| format!("the engine's commit: {error}"))
+/// The heights whose headers are to be asked for, up to `tip`: all since `done`. At first those near the tip that a restart
+/// has left without a certificate, and the tip.
+fn due(engine: &dyn Engine, done: u64, tip: u64, metrics: &Metrics) -> Vec<u64> {
+    let first = (done + 1).max(tip.saturating_sub(BACKLOG_MAX - 1));
+    if done > 0 {
+        (done + 1..first).for_each(|_| metrics.certified("unknown"));
+        return (first..=tip).collect();
+    }
+    let left_out = |height: &u64| {
+        let before = Height(*height).prev();
+        // Who cannot be asked now is not asked again: it is a root less that is compared.
+        before.is_some_and(|before| engine.lacks_certificate(before).unwrap_or(false))
     };
-    match compare(&*engine, height, header) {
-        Compared::Agreed(certificate) => {
-            metrics.certified("agreed");
-            metrics.certified_height.set(i64::try_from(certificate.height.0).unwrap_or(i64::MAX));
-            engine.keep_certificate(certificate.height, certificate.signed.encode_to_vec());
-            None
-        }
-        Compared::Unknown(why) => {
-            metrics.certified("unknown");
-            tracing::debug!(%height, why, "what the engine certifies is unknown");
-            None
-        }
-        Compared::Differs(differs) => {
-            metrics.certified("differs");
-            Some(differs)
+    (first..=tip).filter(|height| *height == tip || left_out(height)).collect()
+}
+
+/// Compares the roots below the headers of some heights and says what came of it; the first root that differs.
+fn take_in(engine: &dyn Engine, rpc: &Rpc, heights: &[u64], metrics: &Metrics) -> Option<Differs> {
+    let mut answers = match rpc.commits(heights) {
+        Ok(answers) => answers.into_iter().map(|answer| answer.map_err(|error| causes(&error))).collect(),
+        Err(error) => vec![Err(causes(&error)); heights.len()],
+    };
+    for (height, answer) in heights.iter().map(|height| Height(*height)).zip(answers.drain(..)) {
+        let header = |_| {
+            let signed = answer?.get("signed_header").cloned().unwrap_or_default();
+            serde_json::from_value(signed).map_err(|error| format!("the engine's commit: {error}"))
+        };
+        match compare(engine, height, header) {
+            Compared::Agreed(certificate) => {
+                metrics.certified("agreed");
+                metrics.certified_height.set(i64::try_from(certificate.height.0).unwrap_or(i64::MAX));
+                engine.keep_certificate(certificate.height, certificate.signed.encode_to_vec());
+            }
+            Compared::Unknown(why) => {
+                metrics.certified("unknown");
+                tracing::debug!(%height, why, "what the engine certifies is unknown");
+            }
+            Compared::Differs(differs) => {
+                metrics.certified("differs");
+                return Some(differs);
+            }
         }
     }
+    None
 }
 
 /// Compares the root below the header of a height.
@@ -211,13 +237,29 @@ mod tests {
         let node = place.start();
         let engine = &*node.engine;
         assert_eq!(engine.block(Some(Height(1))).unwrap().certificate, Some(kept), "it was written with block 3");
+        let metrics = Metrics::new();
+        assert_eq!(
+            due(engine, 0, 3, &metrics),
+            [1, 3],
+            "the certificate of block 1 was written, so 2 is not asked for"
+        );
+        assert_eq!(due(engine, 1, 3, &metrics), [2, 3]);
+        assert_eq!(due(engine, 1, 70, &metrics), (7..=70).collect::<Vec<_>>());
         let compared = |signed: Result<SignedHeader, String>| compare(engine, Height(2), |_| signed);
+        // What no block took with it is written when the chain is closed.
+        engine.keep_certificate(Height(2), vec![7]);
+        engine.write_certificates().unwrap();
+        assert!(!engine.lacks_certificate(Height(2)).unwrap());
         for unknown in [Err("no answer".to_owned()), Ok(header(2, &roots[1], 1)), Ok(header(3, &roots[1], 100))] {
             assert!(matches!(compared(unknown), Compared::Unknown(_)));
         }
         let Compared::Differs(differs) = compared(Ok(header(2, &roots[1], 100))) else { panic!("it is another") };
         assert_eq!((differs.height, differs.own.0.as_bytes().as_slice()), (Height(1), &roots[0][..]));
         assert!(differs.to_string().contains("the engine certifies root"), "{differs}");
+        node.stop();
+
+        let node = place.start();
+        assert_eq!(node.engine.block(Some(Height(2))).unwrap().certificate.as_deref(), Some("07"));
         node.stop();
     }
 }

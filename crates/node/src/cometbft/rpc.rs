@@ -10,6 +10,7 @@ use crate::config::HttpAddress;
 use crate::exit::causes;
 use crate::strict_json;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
@@ -163,12 +164,51 @@ impl Rpc {
         self.ask(path, path, None)
     }
 
+    /// What the node answers to `/commit` of each of these heights, in one exchange, which costs it far less than one for
+    /// each. A height it does not have costs the others nothing.
+    ///
+    /// # Errors
+    /// Of the exchange as a whole. CometBFT refuses more than ten heights unless it is configured otherwise.
+    pub(crate) fn commits(&self, heights: &[u64]) -> Result<Vec<Result<Value, RpcError>>, RpcError> {
+        let path = "/commit";
+        let call = |height: &u64| {
+            let params = json!({ "height": height.to_string() });
+            json!({ "jsonrpc": "2.0", "id": height, "method": "commit", "params": params })
+        };
+        let calls: Vec<Value> = heights.iter().map(call).collect();
+        let answers = match self.parsed(path, "/", Some(&Value::Array(calls).to_string()))? {
+            Value::Array(answers) => answers,
+            // One answer stands alone, and so does the refusal of all.
+            answer => vec![answer],
+        };
+        let mut of: BTreeMap<u64, Value> = BTreeMap::new();
+        for answer in answers {
+            match answer.get("id").and_then(Value::as_u64) {
+                Some(id) => drop(of.insert(id, answer)),
+                None => drop(self.result(path, answer)?),
+            }
+        }
+        let missing = || Err(self.form(path, "no answer to one of the calls".to_owned()));
+        Ok(heights
+            .iter()
+            .map(|height| of.remove(height).map_or_else(missing, |answer| self.result(path, answer)))
+            .collect())
+    }
+
     /// Asks for `path`, with a body if there is one; errors say `what` was asked.
     fn ask(&self, what: &str, path: &str, body: Option<&str>) -> Result<Value, RpcError> {
+        self.result(what, self.parsed(what, path, body)?)
+    }
+
+    fn parsed(&self, what: &str, path: &str, body: Option<&str>) -> Result<Value, RpcError> {
         let answer = self
             .exchange(path, body)
             .map_err(|source| RpcError::Unreachable { authority: self.authority.clone(), source })?;
-        let mut value: Value = strict_json::parse(&answer).map_err(|error| self.form(what, error.to_string()))?;
+        strict_json::parse(&answer).map_err(|error| self.form(what, error.to_string()))
+    }
+
+    /// The result in an answer.
+    fn result(&self, what: &str, mut value: Value) -> Result<Value, RpcError> {
         if let Some(error) = value.get("error").filter(|error| !error.is_null()) {
             let said = |name| error.get(name).and_then(Value::as_str).unwrap_or_default();
             let message = format!("{} {}", said("message"), said("data")).trim().to_owned();
@@ -349,6 +389,26 @@ mod tests {
         }
         let refused = commit(r#"{"error":{"code":-32603,"message":"Internal error","data":"height must be less"}}"#);
         assert!(refused.expect_err("an error").to_string().ends_with("Internal error height must be less"));
+    }
+
+    /// Answers belong to heights by their numbers, whatever their order; what is missing or refused is so alone.
+    #[test]
+    fn answers_to_several_calls_belong_to_their_heights() {
+        let commits = |answer| {
+            let (rpc, served) = node(answer);
+            let result = rpc.commits(&[7, 8, 9]);
+            served.join().expect("served");
+            result.map(|all| all.into_iter().map(|one| one.ok().and_then(|one| one.as_u64())).collect::<Vec<_>>())
+        };
+        let several = r#"[{"id":9,"result":99},{"id":8,"error":{"message":"no such height"}},{"id":7,"result":77}]"#;
+        assert_eq!(commits(several).expect("answers"), [Some(77), None, Some(99)]);
+        assert_eq!(commits(r#"{"id":8,"result":88}"#).expect("answers"), [None, Some(88), None]);
+        assert_eq!(commits("[]").expect("answers"), [None; 3]);
+        let refused = commits(r#"{"id":-1,"error":{"message":"batch request exceeds maximum"}}"#).expect_err("all");
+        assert!(refused.to_string().ends_with("exceeds maximum"), "{refused}");
+        for none in [r#"[{"result":1}]"#, "[1]", "1", "{}"] {
+            assert!(!commits(none).is_ok_and(|all| all.iter().any(Option::is_some)), "{none}");
+        }
     }
 
     /// What a pool has already is done, a full one is asked again, and a refusal keeps its number.
