@@ -216,19 +216,31 @@ fn show_failure(failure: &BundleFailure) -> api::FailureText {
     }
 }
 
+/// The names of what a batch of an async bundle can come to.
+pub(crate) const PROGRESS_NAMES: [&str; 5] = ["advanced", "complete", "stopped", "expired", "abandoned"];
+
+/// What a batch of an async bundle came to, in a word.
+pub(crate) fn progress_name(progress: &Progress) -> &'static str {
+    let [advanced, complete, stopped, expired, abandoned] = PROGRESS_NAMES;
+    match progress {
+        Progress::Advanced { is_complete: false, .. } => advanced,
+        Progress::Advanced { is_complete: true, .. } => complete,
+        Progress::Stopped(_) => stopped,
+        Progress::Expired => expired,
+        Progress::Abandoned => abandoned,
+    }
+}
+
 /// The JSON of what a block did for an async bundle.
 pub(crate) fn show_continuation(registry: &Registry, continuation: &Continuation) -> api::Continuation {
-    let (progress, failure) = match &continuation.progress {
-        Progress::Advanced { is_complete: false, .. } => ("advanced", None),
-        Progress::Advanced { is_complete: true, .. } => ("complete", None),
-        Progress::Stopped(failure) => ("stopped", Some(show_failure(failure))),
-        Progress::Expired => ("expired", None),
-        Progress::Abandoned => ("abandoned", None),
+    let failure = match &continuation.progress {
+        Progress::Stopped(failure) => Some(show_failure(failure)),
+        _ => None,
     };
     api::Continuation {
         bundle: continuation.bundle.to_string(),
         by: continuation.by.map(|id| id.to_string()),
-        progress: progress.to_owned(),
+        progress: progress_name(&continuation.progress).to_owned(),
         first: continuation.first,
         operations: u32::try_from(continuation.operations().len()).unwrap_or(u32::MAX),
         state_hash: continuation.state_hash.0.to_string(),

@@ -4,6 +4,7 @@
 //! request, so the number of series is known before the first request comes. Each is something a person acts on; the
 //! list with what to do stands in `docs/http.md`.
 
+use crate::bundle::PROGRESS_NAMES;
 use crate::statesync::SyncStanding;
 use keelstone_sync::library::{Info, Phase, Progress};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -50,6 +51,7 @@ pub(crate) struct Metrics {
     pub(crate) height: Gauge,
     pub(crate) block_seconds: Histogram,
     pub(crate) execution_running_ms: Gauge,
+    continuations: Family<Outcome, Counter>,
     pub(crate) waiting: Gauge,
     pub(crate) store_entries: Gauge,
     pub(crate) store_disk_bytes: Gauge,
@@ -102,6 +104,7 @@ impl Metrics {
             height: Gauge::default(),
             block_seconds: seconds(),
             execution_running_ms: Gauge::default(),
+            continuations: Family::default(),
             waiting: Gauge::default(),
             store_entries: Gauge::default(),
             store_disk_bytes: Gauge::default(),
@@ -154,6 +157,11 @@ impl Metrics {
             metrics.subscriptions_dropped.clone(),
         );
         registry.register("chain_transactions", "Transactions, by what became of them", metrics.transactions.clone());
+        registry.register(
+            "chain_bundle_batches",
+            "Batches of async bundles that blocks ran, by what they came to",
+            metrics.continuations.clone(),
+        );
         registry.register("chain_height_blocks", "The height of the last block", metrics.height.clone());
         registry.register("chain_block_seconds", "Time to execute and commit a block", metrics.block_seconds.clone());
         registry.register(
@@ -268,6 +276,11 @@ impl Metrics {
         }
     }
 
+    /// Counts what a block did for an async bundle.
+    pub(crate) fn continuation(&self, outcome: &'static str) {
+        self.continuations.get_or_create(&Outcome { outcome }).inc();
+    }
+
     /// Counts a root: `agreed`, `unknown` or `differs`.
     pub(crate) fn certified(&self, outcome: &'static str) {
         self.certified.get_or_create(&Outcome { outcome }).inc();
@@ -291,6 +304,9 @@ impl Metrics {
     fn begin_at_zero(&self) {
         for outcome in ["accepted", "refused", "succeeded", "failed"] {
             drop(self.transactions.get_or_create(&Outcome { outcome }));
+        }
+        for outcome in PROGRESS_NAMES {
+            drop(self.continuations.get_or_create(&Outcome { outcome }));
         }
         for reason in ["accept", "connections", "guesses", "rate", "subscriptions", "token"] {
             drop(self.refused.get_or_create(&Reason { reason }));

@@ -3,6 +3,7 @@
 //! Every call is synchronous and may read the disk; whoever serves a connection runs it where that is allowed.
 
 use super::patience::Patience;
+use crate::bundle::progress_name;
 use crate::consensus::{Begin, Decided, Finalized, ProveError, TxResult, address_of};
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure, causes};
@@ -13,7 +14,7 @@ use crate::statesync::SyncStanding;
 use bytes::Bytes;
 use keelstone_codec::{Hash, Height, Key, Namespace, Timestamp};
 use keelstone_execution::PublicKey;
-use keelstone_ledger::Validator;
+use keelstone_ledger::{Continuation, Validator};
 use keelstone_store::StoreError;
 use keelstone_sync::library::Info;
 use keelstone_sync::snapshot::{ChunkVerdict, Offer, OfferVerdict};
@@ -200,7 +201,7 @@ impl Application {
     }
 
     fn finalize_block(&self, call: RequestFinalizeBlock) -> Result<ResponseFinalizeBlock, Failure> {
-        let events = call.misbehavior.iter().map(|found| self.note_misbehavior(found)).collect();
+        let mut events: Vec<Event> = call.misbehavior.iter().map(|found| self.note_misbehavior(found)).collect();
         let started = Instant::now();
         let finalized = self.engine.finalize(Decided {
             height: height(call.height)?,
@@ -209,7 +210,8 @@ impl Application {
             transactions: call.txs,
         })?;
         *self.ran_for.lock().unwrap_or_else(PoisonError::into_inner) = started.elapsed();
-        let Finalized { root, results, validators } = &*finalized;
+        let Finalized { root, results, continuations, validators } = &*finalized;
+        events.extend(continuations.iter().map(continuation));
         Ok(ResponseFinalizeBlock {
             events,
             tx_results: results.iter().map(result).collect(),
@@ -511,6 +513,24 @@ fn result(result: &TxResult) -> ExecTxResult {
         codespace: if result.code == 0 { String::new() } else { CODESPACE.to_owned() },
         info: String::new(),
     }
+}
+
+/// What a block did for an async bundle, which no transaction of the block tells.
+// spec: BLOCK-6
+fn continuation(continuation: &Continuation) -> Event {
+    let by = continuation.by.map_or_else(String::new, |id| id.to_string());
+    event(
+        "keelstone.continuation",
+        [
+            ("bundle", continuation.bundle.to_string()),
+            ("by", by),
+            ("progress", progress_name(&continuation.progress).to_owned()),
+            ("first", continuation.first.to_string()),
+            ("operations", continuation.operations().len().to_string()),
+            ("state_hash", continuation.state_hash.0.to_string()),
+            ("gas_used", continuation.gas_used.to_string()),
+        ],
+    )
 }
 
 fn event<const N: usize>(kind: &str, attributes: [(&str, String); N]) -> Event {

@@ -10,8 +10,10 @@ use crate::metrics::Metrics;
 use crate::snapshots::{Service, making, open_library};
 use crate::statesync::SyncStanding;
 use bytes::Bytes;
-use keelstone_codec::{ChainId, Encode as _, Fixed, Hash, Height, Key, Namespace, Root, Text, Timestamp, Value};
-use keelstone_execution::{Bundle, Mode, Operation};
+use keelstone_codec::{
+    BoundedSet, ChainId, Encode as _, Fixed, Hash, Height, Key, Namespace, Root, Text, Timestamp, Value,
+};
+use keelstone_execution::{Batching, Bundle, Mode, Operation};
 use keelstone_ledger::modules::validators::{SET_VALIDATOR, SetValidator};
 use keelstone_ledger::modules::{agents, standard};
 use keelstone_ledger::{Genesis, Inherited, SecretKey, Transaction, Validator};
@@ -309,13 +311,17 @@ pub(super) fn block(height: i64, txs: Vec<Bytes>) -> proto::RequestFinalizeBlock
 }
 
 fn signed(person: u8, nonce: u64, operation: Operation) -> Bytes {
+    bundled(person, nonce, Mode::Sync, vec![operation])
+}
+
+fn bundled(person: u8, nonce: u64, mode: Mode, operations: Vec<Operation>) -> Bytes {
     let transaction = Transaction {
         chain_id: ChainId::new("abci-test").unwrap(),
         sender: key(person).public(),
         nonce,
         expiry_height: Height(1_000),
         session: None,
-        bundle: Bundle::new(Mode::Sync, vec![operation]).unwrap(),
+        bundle: Bundle::new(mode, operations).unwrap(),
     };
     transaction.sign(&key(person)).to_bytes().into()
 }
@@ -379,7 +385,8 @@ fn a_crash_between_finalize_and_commit_leaves_the_state_before_and_a_replay_the_
     let other = client.finalize(block(2, vec![]));
     assert_ne!(first.app_hash, other.app_hash, "another block is another question");
     assert_eq!(first, client.finalize(decided.clone()));
-    drop((client, node)); // Not stopped: what was not committed is lost.
+    drop(client);
+    node.stop(); // Which commits nothing: what was not committed is lost.
 
     let node = place.start();
     let mut client = node.connect();
@@ -478,6 +485,50 @@ fn validators_change_by_transaction_and_misbehaviour_is_told() {
     client.commit();
     let error = client.exception(Call::FinalizeBlock(block(3, vec![])));
     assert!(error.contains("may not make blocks"), "{error}");
+}
+
+/// spec: BLOCK-6, LEDGER-3. What a block does for an async bundle stands in no transaction of it, so the block's own events
+/// tell it; and it changes the app hash, which is why the engine makes a next block though it has no transactions.
+#[test]
+fn continuations_of_async_bundles_are_events_of_their_block() {
+    let place = Place::new();
+    let node = place.start();
+    let mut client = node.connect();
+    client.init(&place);
+    let operations: Vec<Operation> =
+        (101..104).map(|person| Operation::of(&SetValidator { key: key(person).public(), power: 7 })).collect();
+    let borders = BoundedSet::new([1, 2]).unwrap();
+    let mode = Mode::Async(Batching { borders, ..Batching::until(Height(50)) });
+    let submitted = client.finalize(block(1, vec![bundled(9, 0, mode, operations)]));
+    assert_eq!((submitted.tx_results[0].code, submitted.events.len()), (0, 0), "{}", submitted.tx_results[0].log);
+    let id = submitted.tx_results[0].events[0].attributes[0].value.clone();
+    client.commit();
+
+    let (mut root, mut operations, mut height) = (submitted.app_hash, 0, 1);
+    loop {
+        height += 1;
+        let finalized = client.finalize(block(height, vec![]));
+        assert_eq!(client.finalize(block(height, vec![])), finalized);
+        client.commit();
+        assert_ne!(finalized.app_hash, root, "block {height} has a successor although nobody sends anything");
+        root = finalized.app_hash;
+        let mut progress = "";
+        for event in &finalized.events {
+            let of = |name: &str| &*event.attributes.iter().find(|attribute| attribute.key == name).unwrap().value;
+            assert_eq!((&*event.r#type, of("bundle"), of("by")), ("keelstone.continuation", &*id, ""));
+            assert_eq!(of("first"), operations.to_string());
+            operations += of("operations").parse::<u32>().unwrap();
+            progress = of("progress");
+        }
+        match progress {
+            "advanced" => {}
+            "complete" => break,
+            other => panic!("block {height}: {other:?}"),
+        }
+    }
+    assert_eq!(operations, 3);
+    let idle = client.finalize(block(height + 1, vec![]));
+    assert_eq!((idle.app_hash, idle.events.len()), (root, 0), "then nothing changes any more");
 }
 
 /// spec: TREE-13. One entry with its proof at any height that is kept, in the form other chains check.

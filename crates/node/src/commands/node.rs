@@ -3,6 +3,7 @@
 
 use super::init::PRODUCER;
 use crate::abci::{self, Application, Certifier};
+use crate::bundle::{progress_name, show_continuation};
 use crate::cli::{Context, report};
 use crate::cometbft::rpc::Rpc;
 use crate::config::{Config, EngineKind, Log, LogFormat};
@@ -369,6 +370,9 @@ impl Node {
                 // A panic of the task was reported when it happened.
                 drop(self.runtime.block_on(server));
                 certifier.stop();
+                if let Err(failure) = self.engine.write_certificates() {
+                    tracing::warn!(%failure, "certificates of the last blocks were not written; the next start asks for them");
+                }
             }
         }
         if let Some(snapshots) = &self.snapshots {
@@ -487,6 +491,12 @@ fn observe(engine: &dyn Engine, hub: Arc<Hub>, metrics: Arc<Metrics>, registry: 
         for (index, receipt) in (0u32..).zip(&committed.receipts) {
             let receipt = crate::bundle::show_receipt(&registry, receipt, height, index);
             hub.tell(&event("transaction", json!(receipt)));
+        }
+        for continuation in &committed.continuations {
+            metrics.continuation(progress_name(&continuation.progress));
+            let mut shown = json!(show_continuation(&registry, continuation));
+            shown["height"] = json!(height.0);
+            hub.tell(&event("continuation", shown));
         }
         let root = committed.root.0;
         let time = committed.block.time.0;
