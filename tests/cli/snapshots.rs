@@ -4,6 +4,8 @@
 use crate::support::{Node, chain, expect, keelstone, post, program, register, send};
 use serde_json::{Value, json};
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -165,6 +167,15 @@ fn l07_removing_a_snapshot_needs_a_yes_and_an_idle_directory() {
     assert_eq!(chunk_files(home.path()).len(), 0);
 }
 
+/// Asks a node to make a snapshot and to say when it is offered, and comes back once it waits for the blocks that takes.
+fn waits_for_blocks(socket: &Path) -> UnixStream {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(b"{\"create_snapshot\":{\"height\":null,\"until_offered\":true}}\n").unwrap();
+    let told = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
+    assert!(told.into_iter().any(|line| line.contains("waiting")), "it waits");
+    stream
+}
+
 /// The owner of a running node has it make, offer and remove snapshots, whether or not it makes any by itself; nobody
 /// else reaches the socket.
 #[test]
@@ -207,6 +218,11 @@ fn a_running_node_makes_and_removes_snapshots_for_its_owner() {
                 snapshot(home.path(), 0, &["delete", &offered["height"].to_string(), "--yes"]);
             }
             _ => drop(snapshot(home.path(), 2, &["create", "--until-offered"])),
+        }
+        if enabled == "true" {
+            // Those who wait for blocks that do not come, and go away, are in nobody's way.
+            let waiting: Vec<_> = (0..8).map(|_| waits_for_blocks(&socket)).collect();
+            drop(waiting);
         }
         snapshot(home.path(), 14, &["delete", "999", "--yes"]);
         for listed in snapshot(home.path(), 0, &["list"])["snapshots"].as_array().unwrap() {

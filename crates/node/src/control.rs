@@ -3,7 +3,7 @@
 //! Making a snapshot takes the processor and the disk for a while, and removing one cannot be undone, so neither is a
 //! route of the HTTP API, which anybody on the machine, or in a browser on it, may reach. The socket can be opened by the
 //! user the node runs as, and by root; its mode says so, and who came through is asked again. One line of JSON asks; lines
-//! of progress follow, and the last line is what it came to. Whoever hangs up early stops nothing that has begun.
+//! of progress follow, and the last line is what it came to. Whoever hangs up stops waiting, and nothing that has begun.
 
 use crate::api;
 use crate::config;
@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::unix::{ReadHalf, WriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -187,7 +188,7 @@ async fn connection(mut stream: UnixStream, desk: &Desk, stop: watch::Receiver<b
     if !matches!(read.await, Ok(Ok(_))) {
         return;
     }
-    let mut caller = Caller(writing);
+    let mut caller = Caller { reading: reading.into_inner().into_inner(), writing };
     let result = match parse(&line) {
         Ok(request) => {
             tracing::info!(?request, "the owner asks");
@@ -214,13 +215,27 @@ fn parse(line: &[u8]) -> Result<Request, Failure> {
 }
 
 /// Who asked, for as long as they listen.
-struct Caller<'a>(tokio::net::unix::WriteHalf<'a>);
+struct Caller<'a> {
+    reading: ReadHalf<'a>,
+    writing: WriteHalf<'a>,
+}
 
 impl Caller<'_> {
+    /// Waits until something has changed, or until nobody listens any more: who waits for a block may wait for ever, and
+    /// there is room for a few only.
+    async fn heard(&mut self, changed: &mut watch::Receiver<()>) -> Result<(), Failure> {
+        let mut more = [0];
+        tokio::select! {
+            heard = heard(changed) => heard,
+            // There is nothing more to be said, so whatever is read is the end.
+            _ = self.reading.read(&mut more) => Err(Failure::error("nobody listens any more")),
+        }
+    }
+
     async fn say(&mut self, answer: &Answer) {
         let text = serde_json::to_string(answer).expect("answers have text keys and no failing serializers");
         // Gone means: they do not want to know.
-        let _ = self.0.write_all(format!("{text}\n").as_bytes()).await;
+        let _ = self.writing.write_all(format!("{text}\n").as_bytes()).await;
     }
 
     async fn tell(&mut self, told: Told) {
@@ -296,7 +311,7 @@ impl Desk {
             }
             let height = info.id.height.0;
             caller.tell(Told::Waiting { height, offered_from: Service::offered_from(info.id.height).0 }).await;
-            heard(&mut changed).await?;
+            caller.heard(&mut changed).await?;
         }
     }
 
@@ -316,7 +331,7 @@ impl Desk {
                     if let Some(progress) = service.making() {
                         caller.tell(Told::Behind(progress)).await;
                     }
-                    heard(changed).await?;
+                    caller.heard(changed).await?;
                 }
             }
         };
