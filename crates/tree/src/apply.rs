@@ -144,8 +144,12 @@ impl<H: Hasher> Tree<H> {
         let mut parts = Vec::with_capacity(diff.parts().len());
         for (namespace, writes) in diff.parts() {
             let start = changes.len();
+            let values: Vec<&[u8]> = writes.iter().filter_map(|write| write.value.as_deref()).collect();
+            let mut hashes = vec![Hash::ZERO; values.len()];
+            H::hash_many(&values, &mut hashes);
+            let mut hashes = hashes.into_iter();
             for write in writes {
-                let hash = write.value.as_ref().map(|value| H::hash(value));
+                let hash = write.value.as_ref().and_then(|_| hashes.next());
                 let op = match (&write.value, hash) {
                     (Some(value), Some(value_hash)) => {
                         Op::Put { value_len: u32::try_from(value.len()).expect("at most 8 MiB"), value_hash }

@@ -10,9 +10,9 @@
 use crate::apply::CARVE;
 use crate::fresh::{HASH_PAGES, NewPages, State};
 use crate::page::{Page, PageId, SLOTS_MAX, Shape, Slot, Spare};
-use crate::preimage::{self, Preimage};
+use crate::preimage;
 use crate::tree::{Top, TopSpace};
-use crate::{Hasher, PageAt, Place, Totals, bits, stored};
+use crate::{Hasher, NODE_LEN, PageAt, Place, Totals, bits, stored};
 use keelstone_codec::{Hash, Namespace};
 use std::marker::PhantomData;
 use std::mem;
@@ -35,18 +35,41 @@ impl Leaf {
     /// # Panics
     /// If a key has more than 65,535 bytes or a value more than 4 GiB.
     pub fn of<'a, H: Hasher>(entries: impl Iterator<Item = (&'a [u8], &'a [u8])>, out: &mut Vec<Self>) {
-        let first = out.len();
-        let mut preimages: Vec<Preimage> = Vec::new();
-        for (key, value) in entries {
-            let value_len = u32::try_from(value.len()).expect("a value has at most 8 MiB");
-            let value_hash = H::hash(value);
-            preimages.push(preimage::leaf(preimage::short_len(key), value_len, &H::hash(key), &value_hash));
-            out.push(Self { value_len, value_hash, hash: Hash::ZERO });
+        let mut batch: Vec<(&[u8], &[u8])> = Vec::with_capacity(LEAVES);
+        let mut entries = entries.peekable();
+        while entries.peek().is_some() {
+            batch.clear();
+            batch.extend(entries.by_ref().take(LEAVES));
+            leaves::<H>(&batch, |leaf| out.push(leaf));
         }
-        let mut hashes = vec![Hash::ZERO; preimages.len()];
-        H::hash_nodes(&preimages, &mut hashes);
-        out[first..].iter_mut().zip(hashes).for_each(|(leaf, hash)| leaf.hash = hash);
     }
+}
+
+/// Entries hashed together: enough to fill lanes, few enough to stay in the nearest cache.
+pub(crate) const LEAVES: usize = 64;
+
+/// Hashes at most [`LEAVES`] entries, each a key and a value, and hands out a leaf for each.
+pub(crate) fn leaves<H: Hasher>(entries: &[(&[u8], &[u8])], each: impl FnMut(Leaf)) {
+    let count = entries.len();
+    let (mut keys, mut values) = ([&[][..]; LEAVES], [&[][..]; LEAVES]);
+    for (((key, value), to_key), to_value) in entries.iter().zip(&mut keys).zip(&mut values) {
+        (*to_key, *to_value) = (key, value);
+    }
+    let [mut key_hashes, mut value_hashes, mut hashes] = [[Hash::ZERO; LEAVES]; 3];
+    H::hash_many(&keys[..count], &mut key_hashes[..count]);
+    H::hash_many(&values[..count], &mut value_hashes[..count]);
+    let mut images = [[0; NODE_LEN]; LEAVES];
+    for (index, (image, (key, value))) in images.iter_mut().zip(entries).enumerate() {
+        let value_len = u32::try_from(value.len()).expect("a value has at most 8 MiB");
+        *image = preimage::leaf(preimage::short_len(key), value_len, &key_hashes[index], &value_hashes[index]);
+    }
+    H::hash_nodes(&images[..count], &mut hashes[..count]);
+    let leaf = |((value, value_hash), hash): ((&&[u8], &Hash), &Hash)| Leaf {
+        value_len: u32::try_from(value.len()).expect("it was looked at above"),
+        value_hash: *value_hash,
+        hash: *hash,
+    };
+    values[..count].iter().zip(&value_hashes).zip(&hashes).map(leaf).for_each(each);
 }
 
 /// A version that is being built from its entries. It holds the right edge of the tree and some pages that are not

@@ -142,10 +142,20 @@ impl NewPages {
     /// them when it is.
     pub(crate) fn hash<H: Hasher>(&mut self) {
         let mut preimages: Vec<Preimage> = Vec::with_capacity(HASH_BATCH);
-        let mut hashes = [Hash::ZERO; HASH_BATCH];
+        let [mut hashes, mut key_hashes] = [[Hash::ZERO; HASH_BATCH]; 2];
         let all = &mut self.all;
         for batch in self.due.iter().flat_map(|height| height.chunks(HASH_BATCH)) {
             preimages.clear();
+            let mut keys = [&[][..]; HASH_BATCH];
+            let mut count = 0;
+            for (index, spot) in batch {
+                if let Spot::Slot(slot) = Spot::unpack(*spot) {
+                    keys[count] = all[*index as usize].page.shape.key(slot);
+                    count += 1;
+                }
+            }
+            H::hash_many(&keys[..count], &mut key_hashes[..count]);
+            let mut key_hashes = key_hashes.iter();
             preimages.extend(batch.iter().map(|(index, spot)| {
                 let page = &all[*index as usize].page;
                 match Spot::unpack(*spot) {
@@ -154,7 +164,8 @@ impl NewPages {
                         let key = page.shape.key(slot);
                         let Entry { value_len, value_hash, .. } =
                             entry(&page.slots()[slot]).expect("only entries are due");
-                        preimage::leaf(preimage::short_len(key), value_len, &H::hash(key), &value_hash)
+                        let key_hash = key_hashes.next().expect("one for each slot");
+                        preimage::leaf(preimage::short_len(key), value_len, key_hash, &value_hash)
                     }
                 }
             }));

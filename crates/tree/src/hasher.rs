@@ -5,6 +5,7 @@
 //! where one by one takes 110. The entry point for that, `blake3::platform`, is outside the crate's public promise: its
 //! version is pinned, and a test holds it equal to `blake3::hash`.
 
+use crate::lanes;
 use blake3::platform::{MAX_SIMD_DEGREE, Platform};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, Reader};
 use sha2::Digest as _;
@@ -27,6 +28,12 @@ pub trait Hasher: Copy + Default + fmt::Debug + Send + Sync + 'static {
 
     /// Hashes a key, a value or a name.
     fn hash(data: &[u8]) -> Hash;
+
+    /// Hashes keys, values and names, each exactly as [`Hasher::hash`] would, in SIMD lanes where the machine has them.
+    ///
+    /// # Panics
+    /// If the two slices differ in length.
+    fn hash_many(inputs: &[&[u8]], out: &mut [Hash]);
 
     /// Hashes node preimages, each exactly as [`Hasher::hash`] would, in SIMD lanes where the machine has them.
     ///
@@ -71,12 +78,12 @@ pub enum HashKind {
 }
 
 // From the BLAKE3 paper, table 3 and section 2.2.
-const CHUNK_LEN: usize = 1024;
-const BLOCK_LEN: usize = 64;
-const CHUNK_START: u8 = 1;
-const CHUNK_END: u8 = 2;
-const ROOT: u8 = 8;
-const IV: [u32; 8] =
+pub(crate) const CHUNK_LEN: usize = 1024;
+pub(crate) const BLOCK_LEN: usize = 64;
+pub(crate) const CHUNK_START: u8 = 1;
+pub(crate) const CHUNK_END: u8 = 2;
+pub(crate) const ROOT: u8 = 8;
+pub(crate) const IV: [u32; 8] =
     [0x6A09_E667, 0xBB67_AE85, 0x3C6E_F372, 0xA54F_F53A, 0x510E_527F, 0x9B05_688C, 0x1F83_D9AB, 0x5BE0_CD19];
 
 impl Hasher for Blake3 {
@@ -84,24 +91,11 @@ impl Hasher for Blake3 {
     type Mid = [u32; 8];
 
     fn hash(data: &[u8]) -> Hash {
-        let (blocks, last) = match data.len().checked_sub(1) {
-            // More than one chunk is a tree, which others know how to hash.
-            Some(end) if end >= CHUNK_LEN => return Hash(*blake3::hash(data).as_bytes()),
-            Some(end) => data.split_at(end / BLOCK_LEN * BLOCK_LEN),
-            None => (data, data),
-        };
-        // The compressions of one chunk, without the machinery for inputs of any length.
-        let platform = Platform::detect();
-        let (mut words, mut start) = (IV, CHUNK_START);
-        for block in blocks.as_chunks::<BLOCK_LEN>().0 {
-            platform.compress_in_place(&mut words, block, 64, 0, start);
-            start = 0;
-        }
-        let mut block = [0; BLOCK_LEN];
-        block[..last.len()].copy_from_slice(last);
-        let len = u8::try_from(last.len()).expect("a block has 64 bytes");
-        platform.compress_in_place(&mut words, &block, len, 0, start | CHUNK_END | ROOT);
-        bytes_of(words)
+        hash_one(data)
+    }
+
+    fn hash_many(inputs: &[&[u8]], out: &mut [Hash]) {
+        lanes::hash_many(inputs, out);
     }
 
     fn hash_heads(heads: &[Half], out: &mut [[u32; 8]]) {
@@ -170,8 +164,30 @@ impl Hasher for Blake3 {
     }
 }
 
+/// BLAKE3 of one input. One of a single chunk does without the machinery for inputs of any length.
+pub(crate) fn hash_one(data: &[u8]) -> Hash {
+    // More than one chunk is a tree, which others know how to hash.
+    if data.len() > CHUNK_LEN { Hash(*blake3::hash(data).as_bytes()) } else { finish_chunk(IV, 0, data) }
+}
+
+/// The hash of an input of one chunk of which some whole blocks, but not the last, have led to `words`.
+pub(crate) fn finish_chunk(mut words: [u32; 8], done: usize, data: &[u8]) -> Hash {
+    let platform = Platform::detect();
+    let mut start = if done == 0 { CHUNK_START } else { 0 };
+    let (blocks, last) = data.split_at(data.len().saturating_sub(1) / BLOCK_LEN * BLOCK_LEN);
+    for block in &blocks.as_chunks::<BLOCK_LEN>().0[done..] {
+        platform.compress_in_place(&mut words, block, 64, 0, start);
+        start = 0;
+    }
+    let mut block = [0; BLOCK_LEN];
+    block[..last.len()].copy_from_slice(last);
+    let len = u8::try_from(last.len()).expect("a block has 64 bytes");
+    platform.compress_in_place(&mut words, &block, len, 0, start | CHUNK_END | ROOT);
+    bytes_of(words)
+}
+
 /// A hash as BLAKE3 has it while it computes.
-fn bytes_of(words: [u32; 8]) -> Hash {
+pub(crate) fn bytes_of(words: [u32; 8]) -> Hash {
     let mut hash = Hash::ZERO;
     for (bytes, word) in hash.0.as_chunks_mut::<4>().0.iter_mut().zip(words) {
         *bytes = word.to_le_bytes();
@@ -204,6 +220,11 @@ impl Hasher for Sha256 {
 
     fn hash(data: &[u8]) -> Hash {
         Hash(sha2::Sha256::digest(data).into())
+    }
+
+    fn hash_many(inputs: &[&[u8]], out: &mut [Hash]) {
+        assert_eq!(inputs.len(), out.len(), "one hash for each input");
+        inputs.iter().zip(out).for_each(|(input, out)| *out = Self::hash(input));
     }
 
     fn hash_nodes(preimages: &[[u8; NODE_LEN]], out: &mut [Hash]) {
@@ -297,6 +318,20 @@ mod tests {
                     assert_eq!(*hash, H::hash_tail(mid, preimage.last_chunk().expect("the second half")));
                 }
             }
+        }
+        check::<Blake3>();
+        check::<Sha256>();
+    }
+
+    /// spec: TREE-4. Keys and values hash to the same, many at once or one by one.
+    #[test]
+    fn many_inputs_hash_as_one_by_one() {
+        fn check<H: Hasher>() {
+            let bytes: Vec<u8> = (0..200).collect();
+            let inputs: Vec<&[u8]> = (0..40).map(|len| &bytes[..len * 5]).collect();
+            let mut out = vec![Hash::ZERO; inputs.len()];
+            H::hash_many(&inputs, &mut out);
+            inputs.iter().zip(out).for_each(|(input, hash)| assert_eq!(hash, H::hash(input)));
         }
         check::<Blake3>();
         check::<Sha256>();

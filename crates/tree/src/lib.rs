@@ -21,6 +21,7 @@ mod hasher;
 #[doc(hidden)]
 pub mod hostile;
 pub mod ics23;
+mod lanes;
 mod memory;
 mod page;
 mod paged;

@@ -478,6 +478,9 @@ impl<'a> Place<'a> {
     }
 }
 
+/// Entries and nodes handed to the hasher at a time.
+const LANES: usize = 64;
+
 /// Reads so many entries, at least one, and returns the first key and the last.
 fn check_entries<'a, H: Hasher>(
     input: &mut Reader<'a>,
@@ -485,10 +488,16 @@ fn check_entries<'a, H: Hasher>(
     bulk: &mut Bulk<H>,
 ) -> Result<[&'a [u8]; 2], Fault> {
     let mut keys: Option<[&[u8]; 2]> = None;
-    for _ in 0..count {
-        let (key, value) = body::entry(input)?;
-        bulk.entry(key, value)?;
-        keys = Some([keys.map_or(key, |[first, _]| first), key]);
+    let mut batch = [(&[][..], &[][..]); LANES];
+    let mut rest = count;
+    while rest > 0 {
+        let len = usize::try_from(rest).unwrap_or(LANES).min(LANES);
+        for entry in &mut batch[..len] {
+            *entry = body::entry(input)?;
+        }
+        bulk.entries(&batch[..len])?;
+        keys = Some([keys.map_or(batch[0].0, |[first, _]| first), batch[len - 1].0]);
+        rest -= len as u64;
     }
     Ok(keys.expect("counts are above zero"))
 }
@@ -524,10 +533,8 @@ struct Lanes<H> {
 }
 
 impl<H: Hasher> Lanes<H> {
-    const COUNT: usize = 64;
-
     fn new() -> Self {
-        let (images, expected) = (Vec::with_capacity(Self::COUNT), Vec::with_capacity(Self::COUNT));
+        let (images, expected) = (Vec::with_capacity(LANES), Vec::with_capacity(LANES));
         Self { images, expected, _hasher: PhantomData }
     }
 
@@ -542,11 +549,11 @@ impl<H: Hasher> Lanes<H> {
             }
         });
         self.expected.push(expected);
-        if self.images.len() == Self::COUNT { self.finish() } else { Ok(()) }
+        if self.images.len() == LANES { self.finish() } else { Ok(()) }
     }
 
     fn finish(&mut self) -> Result<(), Fault> {
-        let mut found = [Hash::ZERO; 64];
+        let mut found = [Hash::ZERO; LANES];
         let found = &mut found[..self.images.len()];
         H::hash_nodes(&self.images, found);
         self.images.clear();
