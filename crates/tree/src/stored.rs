@@ -127,12 +127,18 @@ fn parse(body: &[u8], mut child: impl FnMut(PageAt) -> PageId) -> Result<Page, D
     let shared = input.take(cut)?;
 
     let mut slots = Vec::with_capacity(count);
-    let mut keys: Vec<(Vec<u8>, Option<u16>)> = Vec::with_capacity(count);
-    for _ in 0..count {
+    // Each key begins where the one before it ends.
+    let mut bytes: Vec<u8> = Vec::with_capacity(body.len());
+    let (mut ends, mut below) = ([0; SLOTS_MAX], [None; SLOTS_MAX]);
+    let mut prefix = Vec::new();
+    for slot in 0..count {
         let kind = input.byte()?;
         let rest = bounded(input, "key length", 0, KEY_LEN_MAX - cut)?;
-        let key = [shared, input.take(rest)?].concat();
-        let crit = match kind {
+        let start = bytes.len();
+        bytes.extend_from_slice(shared);
+        bytes.extend_from_slice(input.take(rest)?);
+        let key = &bytes[start..];
+        below[slot] = match kind {
             ENTRY => {
                 let value_len = bounded(input, "value length", 1, VALUE_LEN_MAX)?;
                 let value_len = u32::try_from(value_len).expect("at most 8 MiB");
@@ -151,10 +157,10 @@ fn parse(body: &[u8], mut child: impl FnMut(PageAt) -> PageId) -> Result<Page, D
                 let totals = Totals { count: input.varint()?, bytes: input.varint()? };
                 let hash = Hash::decode(input)?;
                 // An empty key would equal an empty prefix: its length is looked at by itself.
-                let mut prefix = Vec::new();
                 let whole = key.len() == usize::from(crit).div_ceil(9);
+                prefix.clear();
                 if whole {
-                    extend_prefix(&mut prefix, &key, crit);
+                    extend_prefix(&mut prefix, key, crit);
                 }
                 if !whole || prefix != key || place == u64::MAX || totals.count < 2 {
                     return Err(DecodeError::Invalid { what: "page below" });
@@ -164,22 +170,23 @@ fn parse(body: &[u8], mut child: impl FnMut(PageAt) -> PageId) -> Result<Page, D
             }
             found => return Err(DecodeError::UnknownTag { what: "slot", found: u64::from(found) }),
         };
-        keys.push((key, crit));
+        ends[slot] = bytes.len();
     }
     input.finish()?;
+    let key = |slot: usize| &bytes[slot.checked_sub(1).map_or(0, |before| ends[before])..ends[slot]];
 
     // Sorted keys say the critical bits (spec: TREE-3); a page below must part after its place has been told apart.
-    let mut crits = Vec::with_capacity(count - 1);
-    for pair in keys.windows(2) {
-        let [(left, left_below), (right, right_below)] = pair else { unreachable!("windows of two") };
+    let mut crits = [0; SLOTS_MAX];
+    for slot in 1..count {
+        let (left, right) = (key(slot - 1), key(slot));
         let crit = bits::crit(left, right).filter(|crit| bits::bit(right, *crit));
         let crit = crit.ok_or(DecodeError::NotCanonical { what: "keys of a page must strictly ascend" })?;
-        if left_below.is_some_and(|below| below <= crit) || right_below.is_some_and(|below| below <= crit) {
+        if below[slot - 1..=slot].iter().flatten().any(|below| *below <= crit) {
             return Err(DecodeError::Invalid { what: "page below" });
         }
-        crits.push(crit);
+        crits[slot - 1] = crit;
     }
-    let shape = Shape::new(&crits, keys.iter().map(|(key, crit)| (key.as_slice(), *crit)));
+    let shape = Shape::new(&crits[..count - 1], (0..count).map(|slot| (key(slot), below[slot])));
     if shared_len(&shape) != cut {
         return Err(DecodeError::NotCanonical { what: "shared key bytes" });
     }
@@ -217,11 +224,19 @@ pub(crate) fn survive(body: &[u8]) -> bool {
 fn hash_all<H: Hasher>(page: &mut Page) -> Result<(), DecodeError> {
     let shape = page.shape.clone();
     let mut preimages = Vec::with_capacity(SLOTS_MAX);
-    let mut hashes = [Hash::ZERO; SLOTS_MAX];
-    for (index, slot) in page.slots().iter().enumerate() {
+    let [mut hashes, mut key_hashes] = [[Hash::ZERO; SLOTS_MAX]; 2];
+    let mut keys = [&[][..]; SLOTS_MAX];
+    let mut count = 0;
+    for (index, _) in page.slots().iter().enumerate().filter(|(_, slot)| slot.below().is_none()) {
+        keys[count] = shape.key(index);
+        count += 1;
+    }
+    H::hash_many(&keys[..count], &mut key_hashes[..count]);
+    let mut hashed = keys.iter().zip(&key_hashes);
+    for slot in page.slots() {
         if let Slot::Entry { value_hash, value_len, .. } = slot {
-            let key = shape.key(index);
-            preimages.push(preimage::leaf(preimage::short_len(key), *value_len, &H::hash(key), value_hash));
+            let (key, key_hash) = hashed.next().expect("one for each entry");
+            preimages.push(preimage::leaf(preimage::short_len(key), *value_len, key_hash, value_hash));
         }
     }
     H::hash_nodes(&preimages, &mut hashes[..preimages.len()]);
