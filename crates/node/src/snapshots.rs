@@ -342,6 +342,7 @@ pub(crate) fn making(config: &config::Snapshots) -> Making {
     Making {
         level: i32::try_from(config.zstd_level).unwrap_or(i32::MAX),
         reserve_percent: u8::try_from(config.reserve_percent).unwrap_or(100),
+        ..Making::default()
     }
 }
 
@@ -387,7 +388,8 @@ impl Inner {
 
     fn make(&self, version: &dyn Version) -> Made {
         let (started, height) = (Instant::now(), version.height());
-        let making = making(&self.config);
+        // Blocks go first: a snapshot that nobody waits for takes no more than one processor from them.
+        let making = Making { background: false, ..making(&self.config) };
         let mut listener = |progress: Progress| {
             *self.making() = Some((height, progress));
             self.metrics.snapshot_progress(Some(progress));

@@ -1,22 +1,23 @@
-//! Making a snapshot from a version of the state: chunks first, each durable, then read back and proven, then listed.
+//! Making a snapshot from a version of the state: chunks first, each durable, read back and proven, then listed.
 
-use super::index::{Index, Stored, digest};
+use super::index::{Index, Stored};
+use super::line::{self, Line, Work};
 use super::verify::Verifying;
 use super::{Info, Library, LibraryError, Shared, SnapshotId, disk};
-use crate::snapshot::{FORMAT, Plan, SnapshotParams, pack};
+use crate::snapshot::{FORMAT, Plan, SnapshotParams};
 use keelstone_codec::{Encode, Hash, Height, Root};
 use keelstone_store::files::Room;
 use keelstone_tree::{Read, Totals, Walk};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// What is being done to a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Chunks are made of the state, or taken over from another snapshot.
+    /// Chunks are made of the state, or taken over from another snapshot, and read back and proven.
     Making,
-    /// Chunks are read back and proven against the root.
+    /// Chunks are read and proven against the root.
     Proving,
     /// Chunks are copied from or to an archive.
     Copying,
@@ -43,12 +44,15 @@ pub struct Making {
     pub level: i32,
     /// The share of the disk that is to stay free, in percent.
     pub reserve_percent: u8,
+    /// Whether threads write and prove chunks while the next are read. The snapshot is the same, and so is the order in
+    /// which files change; without them it takes longer and leaves more of the machine to others.
+    pub background: bool,
 }
 
 impl Default for Making {
-    /// Level 1, and a tenth of the disk stays free.
+    /// Level 1, a tenth of the disk stays free, and threads help.
     fn default() -> Self {
-        Self { level: 1, reserve_percent: 10 }
+        Self { level: 1, reserve_percent: 10, background: true }
     }
 }
 
@@ -75,7 +79,8 @@ impl Library {
     /// durable, was read back and proven, and is listed. One that is there already is returned as it is; one of the same
     /// height with another root is replaced.
     ///
-    /// Reads the state once where it is not shared, and writes it once; memory is two chunks and the plan.
+    /// Reads the state once where it is not shared, and writes it once. Memory is the plan and two chunks, or with
+    /// [`Making::background`] eight.
     ///
     /// # Errors
     /// [`LibraryError`]; nothing of the attempt is left.
@@ -99,24 +104,44 @@ impl Library {
         let room = self.shared.files.room().map_err(LibraryError::io("measure", "the disk"))?;
         check_room(room, making.reserve_percent, weight(&totals))?;
 
-        let total = plan.chunks();
+        let (root, totals, total) = (plan.root(), plan.totals(), plan.chunks());
+        let mut index = Index { metadata: plan.metadata().clone(), root, totals, chunks: Vec::new() };
         let mut fresh = Fresh::new(&self.shared);
-        for index in 0..total {
-            let name = plan.name(index);
-            if !fresh.has(&name)? {
-                fresh.write(name, &pack(&plan.body(view, index)?, making.level)?)?;
+        let verifying = Verifying::begin(&index);
+        let mut done = 0;
+        let mut take = |fresh: &mut Fresh<'_>, stored: Option<Stored>| {
+            let Some(stored) = stored else { return Ok(()) };
+            fresh.stands(stored);
+            done += 1;
+            tell(listener, Phase::Making, done, total)
+        };
+        Line::run(&*self.shared.files, making, verifying, |line| {
+            for number in 0..total {
+                let name = plan.name(number);
+                let damaged = fresh.look(&name)?;
+                // A chunk like one that is on the line, or one whose file is set aside: what is on the line comes first, so
+                // that files change in one order.
+                while line.is_busy() && (damaged || fresh.is_begun(&name)) {
+                    take(&mut fresh, line.next()?)?;
+                }
+                if damaged {
+                    self.shared.quarantine(&name);
+                }
+                let work = match fresh.known.get(&name) {
+                    Some(stored) => Work::There(*stored),
+                    None => {
+                        fresh.begin(name);
+                        Work::Write(name, plan.body(view, number)?)
+                    }
+                };
+                take(&mut fresh, line.put(work)?)?;
             }
-            fresh.push(&name);
-            tell(listener, Phase::Making, index + 1, total)?;
-        }
-        let chunks = fresh.take_chunks();
-        let index = Index { metadata: plan.metadata().clone(), root, totals, chunks };
-        // Read back from the disk: what is listed is what a stranger will find proven.
-        let mut verifying = Verifying::begin(&index);
-        for (number, stored) in (0u32..).zip(&index.chunks) {
-            verifying.take(stored, &disk::read_chunk(&*self.shared.files, stored)?, None)?;
-            tell(listener, Phase::Proving, number + 1, total)?;
-        }
+            while line.is_busy() {
+                take(&mut fresh, line.next()?)?;
+            }
+            Ok(())
+        })?;
+        index.chunks = fresh.take_chunks();
         fresh.list(index)
     }
 }
@@ -131,42 +156,57 @@ pub(super) struct Fresh<'a> {
     shared: &'a Arc<Shared>,
     /// What was found or written, by name.
     known: BTreeMap<Hash, Stored>,
-    written: Vec<Hash>,
+    /// What is written for this snapshot, or was to be.
+    begun: BTreeSet<Hash>,
     chunks: Vec<Stored>,
 }
 
 impl<'a> Fresh<'a> {
     /// The caller holds the right to write.
     pub(super) fn new(shared: &'a Arc<Shared>) -> Self {
-        Self { shared, known: BTreeMap::new(), written: Vec::new(), chunks: Vec::new() }
+        Self { shared, known: BTreeMap::new(), begun: BTreeSet::new(), chunks: Vec::new() }
     }
 
     /// Whether a chunk is there already: written for this snapshot, or another's and undamaged.
     pub(super) fn has(&mut self, name: &Hash) -> Result<bool, LibraryError> {
+        if self.look(name)? {
+            self.shared.quarantine(name);
+        }
+        Ok(self.known.contains_key(name))
+    }
+
+    /// Looks for a chunk among those of other snapshots, if it is not known yet. Whether its file is damaged.
+    fn look(&mut self, name: &Hash) -> Result<bool, LibraryError> {
         if self.known.contains_key(name) {
-            return Ok(true);
+            return Ok(false);
         }
         let found = self.shared.state().needed.get(name).map(|(stored, _)| *stored);
         let Some(stored) = found else { return Ok(false) };
         match disk::read_chunk(&*self.shared.files, &stored) {
             Ok(_) => {
                 self.known.insert(*name, stored);
-                Ok(true)
-            }
-            Err(error) if error.is_damage() => {
-                self.shared.quarantine(name);
                 Ok(false)
             }
+            Err(error) if error.is_damage() => Ok(true),
             Err(error) => Err(error),
         }
     }
 
+    /// Whether it is being written for this snapshot.
+    fn is_begun(&self, name: &Hash) -> bool {
+        !self.known.contains_key(name) && self.begun.contains(name)
+    }
+
+    /// Says that a chunk's file will be written now. Whatever comes of it, it goes again if the snapshot does not come to be.
+    fn begin(&mut self, name: Hash) {
+        self.begun.insert(name);
+    }
+
     /// Writes a chunk that is not there.
     pub(super) fn write(&mut self, name: Hash, wire: &[u8]) -> Result<(), LibraryError> {
-        let bytes = u32::try_from(wire.len()).expect("a chunk is below 16 MB");
-        self.written.push(name);
-        disk::write(&*self.shared.files, &disk::chunk_file(&name), wire)?;
-        self.known.insert(name, Stored { name, bytes, digest: digest(wire) });
+        self.begin(name);
+        let stored = line::write(&*self.shared.files, name, wire)?;
+        self.known.insert(name, stored);
         Ok(())
     }
 
@@ -176,6 +216,12 @@ impl<'a> Fresh<'a> {
     /// If it is not there.
     pub(super) fn push(&mut self, name: &Hash) {
         self.chunks.push(self.known[name]);
+    }
+
+    /// Makes a chunk that now stands the next of the snapshot.
+    fn stands(&mut self, stored: Stored) {
+        self.known.insert(stored.name, stored);
+        self.chunks.push(stored);
     }
 
     /// The chunks pushed so far.
@@ -202,7 +248,7 @@ impl<'a> Fresh<'a> {
             let _ = disk::remove(files, &file);
         }
         written?;
-        self.written.clear();
+        self.begun.clear();
         let index = Arc::new(index);
         let unneeded: Vec<Hash> = {
             let mut state = self.shared.state();
@@ -219,7 +265,7 @@ impl<'a> Fresh<'a> {
 
 impl Drop for Fresh<'_> {
     fn drop(&mut self) {
-        for name in &self.written {
+        for name in &self.begun {
             // What cannot be removed now is swept at the next start: no index needs it.
             let _ = disk::remove(&*self.shared.files, &disk::chunk_file(name));
         }

@@ -18,6 +18,7 @@ mod create;
 mod disk;
 mod extract;
 mod index;
+mod line;
 mod tar;
 mod verify;
 

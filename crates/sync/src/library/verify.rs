@@ -27,7 +27,7 @@ impl Verifying {
     }
 }
 
-trait Prove {
+trait Prove: Send {
     fn take(&mut self, stored: &Stored, wire: &[u8], each: Option<Each<'_>>) -> Result<(), LibraryError>;
 }
 

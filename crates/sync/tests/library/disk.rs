@@ -3,7 +3,7 @@
 use crate::support::{content, create, flip, go_on, heights, id, names, open, params, version};
 use keelstone_codec::{Decode, Height};
 use keelstone_store::files::{Directory, Fault, FaultyFiles, Files, MemoryFiles};
-use keelstone_sync::library::{Index, Library, LibraryError, Making, Phase};
+use keelstone_sync::library::{Index, Library, LibraryError, Making, Phase, Progress};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -116,10 +116,11 @@ fn ss37_a06_a_power_cut_while_making_leaves_a_whole_snapshot_or_none() {
     create(&library, &new, 2).unwrap();
     let end = files.changes();
     let mut found = [0, 0];
-    for change in begin..=end {
+    for (change, background) in (begin..=end).flat_map(|change| [(change, false), (change, true)]) {
         let (files, library) = prepare();
         files.fail_at(change, Fault::PowerCut);
-        let made = create(&library, &new, 2).is_ok();
+        let making = Making { background, ..Making::default() };
+        let made = library.create(&new, &params(), Height(2), new.root(), &making, &mut go_on).is_ok();
         for seed in 0..3 {
             let after = files.after_power_cut(change * 31 + seed);
             let library = open(&after);
@@ -179,6 +180,30 @@ fn a_power_cut_while_deleting_leaves_a_whole_snapshot_or_none() {
                 library.verify(id(height), &mut go_on).unwrap();
             }
             assert!(heights(&library).contains(&2), "change {change}, seed {seed}");
+        }
+    }
+}
+
+/// spec: LIB-3. Whatever reads back otherwise than it was written, whichever chunk it is of, is never listed.
+#[test]
+fn what_does_not_read_back_is_not_listed() {
+    for background in [false, true] {
+        for step in 0u64.. {
+            let files = FaultyFiles::new(step);
+            let library = open(&files);
+            let state = version(60, 0, 0);
+            let begin = files.reads();
+            files.flip_reads(begin + step, 1);
+            let making = Making { background, ..Making::default() };
+            match library.create(&state, &params(), Height(1), state.root(), &making, &mut go_on) {
+                Err(error) => assert!(error.is_damage(), "read {step}: {error}"),
+                Ok(info) => {
+                    assert!(files.reads() <= begin + step, "read {step} went unseen");
+                    assert_eq!(step, u64::from(info.chunks), "each chunk is read back");
+                    break;
+                }
+            }
+            assert!(library.list().is_empty() && names(&files).is_empty(), "read {step}: {:?}", names(&files));
         }
     }
 }
@@ -286,14 +311,18 @@ fn making_stops_when_asked_to() {
     let files = MemoryFiles::new();
     let library = open(&files);
     let state = version(200, 0, 0);
-    for phase in [Phase::Making, Phase::Proving] {
-        let mut stop = |progress: keelstone_sync::library::Progress| match progress.phase == phase {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+    let mut heard = Vec::new();
+    for (background, at) in [(false, 1), (false, 7), (true, 1), (true, 7)] {
+        heard.clear();
+        let mut stop = |progress: Progress| {
+            heard.push((progress.phase, progress.done));
+            if progress.done == at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let stopped = library.create(&state, &params(), Height(1), state.root(), &Making::default(), &mut stop);
+        let making = Making { background, ..Making::default() };
+        let stopped = library.create(&state, &params(), Height(1), state.root(), &making, &mut stop);
         assert!(matches!(stopped, Err(LibraryError::Stopped)));
         assert_eq!(names(&files), [""; 0]);
+        assert_eq!(heard, (1..=at).map(|done| (Phase::Making, done)).collect::<Vec<_>>());
     }
 }
 
