@@ -1,4 +1,4 @@
-//! What making a snapshot costs and what receiving one does, on one thread, with a store at both ends.
+//! What making a snapshot costs and what receiving one does, with a store at both ends.
 //!
 //! ```text
 //! cargo run --release -p keelstone-sync --example snapshot_bench -- create DIR [keys] [level] [W]
@@ -6,26 +6,34 @@
 //! cargo run --release -p keelstone-sync --example snapshot_bench -- levels FILE [W]
 //! ```
 //!
-//! `create` builds a store of entries with keys of 32 bytes and values of 100 that do not compress, cuts it, reads and packs
-//! each chunk, and checks it as a receiver would. `restore` receives what `create` left in DIR as from peers, in a process
-//! of its own, so that its memory is that of a restore and nothing else. `levels` packs any file. Where Linux tells, the
-//! processor's time of this thread stands beside the clock's: on a machine that does other work it is the one that can
-//! be compared.
+//! `create` makes a snapshot of a store of entries with keys of 32 bytes and values of 100 that do not compress: into a
+//! library, durable, read back and proven; and then each step of it alone, on one thread. The store in DIR is built if there
+//! is none, and opened anew in any case, so that none of its pages are in memory. `restore` receives what `create` left in
+//! DIR as from peers, in a process of its own, so that its memory is that of a restore and nothing else. `levels` packs any
+//! file.
+//!
+//! Where Linux tells, the processor's time stands beside the clock's, of the whole process for what is done in all and of
+//! this thread for a step: on a machine that does other work it is the one that can be compared.
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a bench ends when something is wrong")]
 
-use keelstone_codec::{ChainId, Decode, Encode, Hash, Height, Key, Namespace, Root};
+use keelstone_codec::{ChainId, Height, Key, Namespace, Root};
 use keelstone_store::files::Directory;
 use keelstone_store::{Options, Store};
+use keelstone_sync::library::{Library, Making};
 use keelstone_sync::snapshot::{
-    ChunkVerdict, FORMAT, Metadata, Offer, OfferVerdict, Plan, Restore, RestoreLimits, Skeleton, SnapshotParams, pack,
-    snapshot_hash, unpack,
+    ChunkVerdict, Offer, OfferVerdict, Plan, Restore, RestoreLimits, Skeleton, SnapshotParams, pack, unpack,
 };
 use keelstone_tree::{Blake3, Bulk, HashKind, Level};
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// The allocator of the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const HEIGHT: Height = Height(1);
 
@@ -37,13 +45,25 @@ struct Spent {
 }
 
 /// Time this thread has been on a processor, where the system tells.
-fn on_processor() -> Duration {
+fn of_thread() -> Duration {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     Duration::from_nanos(text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or_default())
 }
 
+/// Time all threads there are or were have been on processors, to the hundredth of a second, where the system tells.
+fn of_process() -> Duration {
+    let text = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the name, which may hold anything: user's and system's time are the twelfth and thirteenth.
+    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    Duration::from_millis(fields.filter_map(|field| field.parse::<u64>().ok()).sum::<u64>() * 10)
+}
+
 impl Spent {
     fn on<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        self.by(of_thread, work)
+    }
+
+    fn by<T>(&mut self, on_processor: fn() -> Duration, work: impl FnOnce() -> T) -> T {
         let (start, processor) = (Instant::now(), on_processor());
         let out = work();
         self.processor += on_processor() - processor;
@@ -75,11 +95,11 @@ fn params(unit_weight_max: u32) -> SnapshotParams {
     SnapshotParams { chain_id: ChainId::new("bench").unwrap(), hasher: HashKind::Blake3, unit_weight_max }
 }
 
-fn create(directory: &Path, keys: u64, level: i32, unit_weight_max: u32) {
+fn build(directory: &Path, keys: u64) {
     let namespace = Namespace::new("bench").unwrap();
     let mut all: Vec<[u8; 32]> = (0..keys).map(|number| HashKind::Blake3.hash(&number.to_le_bytes()).0).collect();
     all.sort_unstable();
-    let files = Arc::new(Directory::new(directory.join("store")).unwrap());
+    let files = Arc::new(Directory::new(directory).unwrap());
     let mut building = Store::<Blake3>::build(files, Options::default(), HEIGHT).unwrap();
     let mut bulk = [Level::Entries, Level::Namespaces].map(Bulk::<Blake3>::new);
     for key in &all {
@@ -87,16 +107,35 @@ fn create(directory: &Path, keys: u64, level: i32, unit_weight_max: u32) {
         building.push(&namespace, &Key::new(&key[..]).unwrap(), &value[..100]).unwrap();
         bulk[0].entry(key, &value[..100]).unwrap();
     }
-    drop(all);
     let entries = bulk[0].finish().unwrap();
     bulk[1].namespace(namespace.as_bytes(), &entries).unwrap();
-    let store = building.finish(Root(bulk[1].finish().unwrap().hash)).unwrap();
-    let (view, bytes) = (store.view(), store.view().totals().bytes);
+    building.finish(Root(bulk[1].finish().unwrap().hash)).unwrap();
+}
+
+fn create(directory: &Path, keys: u64, level: i32, unit_weight_max: u32) {
+    let place = directory.join("store");
+    if !place.exists() {
+        build(&place, keys);
+    }
+    let store = Store::<Blake3>::open(Arc::new(Directory::new(place).unwrap()), Options::default()).unwrap();
+    let (view, totals) = (store.view(), store.view().totals());
+    assert_eq!(totals.count, keys, "the store in {} has another number of entries", directory.display());
+
+    let library = Directory::new(directory.join("library")).unwrap();
+    let (library, _) = Library::open(Arc::new(library)).unwrap();
+    library.keep(0).unwrap();
+    let (making, params) = (Making { level, ..Making::default() }, params(unit_weight_max));
+    let mut in_all = Spent::default();
+    let info = in_all.by(of_process, || {
+        library.create(&view, &params, HEIGHT, view.root(), &making, &mut |_| ControlFlow::Continue(())).unwrap()
+    });
+    println!("{keys} keys, {} bytes in {} chunks of {} bytes", totals.bytes, info.chunks, info.bytes);
+    in_all.print("create in all", keys, totals.bytes);
+    print_memory();
 
     let [mut plan_time, mut body_time, mut pack_time, mut check_time] = [Spent::default(); 4];
-    let plan = plan_time.on(|| Plan::of(&view, &params(unit_weight_max), HEIGHT, view.root()).unwrap());
+    let plan = plan_time.on(|| Plan::of(&view, &params, HEIGHT, view.root()).unwrap());
     let mut skeleton = Skeleton::<Blake3>::new(plan.root(), plan.metadata());
-    let mut packed = 0;
     for index in 0..plan.chunks() {
         let body = body_time.on(|| plan.body(&view, index).unwrap());
         let wire = pack_time.on(|| pack(&body, level).unwrap());
@@ -108,54 +147,46 @@ fn create(directory: &Path, keys: u64, level: i32, unit_weight_max: u32) {
                 skeleton.check(index, &body).unwrap();
             }
         });
-        packed += wire.len() as u64;
-        fs::write(directory.join(format!("wire-{index:06}")), wire).unwrap();
     }
-    let offer = [plan.metadata().to_bytes(), plan.root().to_bytes()].concat();
-    fs::write(directory.join("offer"), offer).unwrap();
-    println!("{keys} keys, {bytes} bytes: {} units in {} chunks, packed {packed} bytes", plan.units(), plan.chunks());
-    let all = [plan_time, body_time, pack_time, check_time].into_iter().fold(Spent::default(), |sum, next| Spent {
-        clock: sum.clock + next.clock,
-        processor: sum.processor + next.processor,
-    });
-    for (what, spent) in
-        [("plan", plan_time), ("read", body_time), ("pack", pack_time), ("check", check_time), ("create in all", all)]
-    {
-        spent.print(what, keys, bytes);
+    for (what, spent) in [("plan", plan_time), ("read", body_time), ("pack", pack_time), ("check", check_time)] {
+        spent.print(what, keys, totals.bytes);
     }
-    print_memory();
 }
 
 fn restore(directory: &Path) {
-    let offer = fs::read(directory.join("offer")).unwrap();
-    let (metadata, root) = offer.split_at(offer.len() - 32);
-    let root = Root(Hash(root.try_into().unwrap()));
-    let known = Metadata::from_bytes(metadata).unwrap();
-    let params = params(known.unit_weight_max);
+    let (library, _) = Library::open(Arc::new(Directory::new(directory.join("library")).unwrap())).unwrap();
+    let info = library.list().pop().expect("a snapshot that `create` left");
+    let pin = library.pin(info.id).unwrap();
+    let root = info.root;
     let offer = Offer {
-        height: known.height.0,
-        format: FORMAT,
-        chunks: known.chunks,
-        hash: snapshot_hash(&params, known.height, root).as_bytes().to_vec(),
-        metadata: metadata.to_vec(),
+        height: info.id.height.0,
+        format: info.id.format,
+        chunks: info.chunks,
+        hash: info.hash.as_bytes().to_vec(),
+        metadata: info.metadata,
     };
     let staging = Arc::new(Directory::new(directory.join("staging")).unwrap());
+    let params = params(info.unit_weight_max);
     let mut restore = Restore::<Blake3>::open(staging, params, RestoreLimits::default()).unwrap();
     assert_eq!(restore.offer(&offer, root.as_bytes()), OfferVerdict::Accept);
     let (mut apply_time, mut build_time) = (Spent::default(), Spent::default());
-    for index in 0..known.chunks {
-        let wire = fs::read(directory.join(format!("wire-{index:06}"))).unwrap();
-        assert_eq!(apply_time.on(|| restore.apply(index, &wire, "peer")), ChunkVerdict::Accept);
+    for index in 0..info.chunks {
+        let wire = pin.chunk(index).unwrap().unwrap();
+        let verdict = apply_time.by(of_process, || restore.apply(index, &wire, "peer"));
+        assert_eq!(verdict, ChunkVerdict::Accept);
     }
     let totals = restore.progress().done;
-    let store = build_time.on(|| {
-        let files = Arc::new(Directory::new(directory.join("restored")).unwrap());
+    let restored = directory.join("restored");
+    let store = build_time.by(of_process, || {
+        let files = Arc::new(Directory::new(&restored).unwrap());
         let mut building = Store::<Blake3>::build(files, Options::default(), HEIGHT).unwrap();
         restore.entries(|namespace, key, value| building.push(namespace, key, value)).unwrap();
         building.finish(root).unwrap()
     });
     assert_eq!(store.root(), root);
     restore.clear().unwrap();
+    drop(store);
+    fs::remove_dir_all(restored).unwrap();
     let all =
         Spent { clock: apply_time.clock + build_time.clock, processor: apply_time.processor + build_time.processor };
     apply_time.print("prove and stage", totals.count, totals.bytes);
