@@ -6,6 +6,7 @@ use crate::out::{Ink, Out, grouped, short};
 use crate::processes::reap;
 use crate::testnet::control::{Part, Request, ask};
 use crate::testnet::hosts::Hosts;
+use crate::testnet::joining::{self, Joined};
 use crate::testnet::layout::{BALLAST_MAX, Layout, NODES_MAX, Wish};
 use crate::testnet::load::{self, Report};
 use crate::testnet::network::Network;
@@ -55,6 +56,9 @@ enum Action {
         /// A setting of its CometBFT, as section.key=value; may be repeated
         #[arg(long = "engine-set", value_name = "SETTING")]
         engine_settings: Vec<String>,
+        /// Wait until it stands where the others stand, and say where the time went
+        #[arg(long)]
+        wait: bool,
     },
     /// Send signed bundles, and report what was committed and how quickly
     Load {
@@ -198,8 +202,12 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         }
         Action::Compare { from, to } => return compare(dir, from, to, context),
         Action::Down { remove } => return down(dir, remove, out),
-        Action::Join { from_genesis, supervise: supervised, engine_settings } => {
-            (None, Request::Join { state_sync: !from_genesis, supervised, engine_settings }, "started")
+        Action::Join { from_genesis, supervise: supervised, engine_settings, wait } => {
+            let request = Request::Join { state_sync: !from_genesis, supervised, engine_settings };
+            if wait {
+                return join_and_wait(dir, &request, !from_genesis, out);
+            }
+            (None, request, "started")
         }
         Action::Kill(named) => {
             let part = named.part();
@@ -227,6 +235,48 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     out.say(format_args!("{node} {done}"));
     out.emit(&json!({ "node": node, "done": done, "answer": answer }));
     Ok(Exit::Ok)
+}
+
+/// Adds a node and waits until it has joined.
+fn join_and_wait(dir: &Path, request: &Request, state_sync: bool, out: &Out) -> Result<Exit, Failure> {
+    let began = Instant::now();
+    let answer = ask(dir, request)?;
+    let name = answer.get("node").and_then(Value::as_str).unwrap_or_default();
+    let layout = Layout::read(dir)?;
+    let states = || {
+        let nodes = nodes_of(&ask(dir, &Request::Status)?)?;
+        let node = nodes.into_iter().find(|node| node.name == name);
+        node.map(|node| [node.app, node.engine]).ok_or_else(|| Failure::not_found(format!("{name} is gone")))
+    };
+    let joined = joining::wait(&layout, layout.node(name)?, began, state_sync, states)?;
+    show_joined(name, &joined, out);
+    out.emit(&json!({ "node": name, "done": "joined", "answer": answer, "joined": joined }));
+    Ok(Exit::Ok)
+}
+
+/// Says how a node joined.
+fn show_joined(name: &str, joined: &Joined, out: &Out) {
+    let seconds = |millis: u64| format!("{}.{} s", grouped(millis / 1_000), millis / 100 % 10);
+    let megabytes = |bytes: u64| format!("{}.{} MB", grouped(bytes / 1_000_000), bytes / 100_000 % 10);
+    out.row("joined", format_args!("{name} at {} within {}", grouped(joined.height), seconds(joined.total_ms)));
+    out.row("started", seconds(joined.started_ms));
+    if let (Some(discovered), Some(received), Some(built)) = (joined.discovered_ms, joined.received_ms, joined.built_ms)
+    {
+        out.row("discovered", seconds(discovered));
+        let came = format_args!(
+            "{}: {} entries in {} chunks, {}",
+            seconds(received),
+            grouped(joined.entries),
+            grouped(joined.chunks),
+            megabytes(joined.received_bytes)
+        );
+        out.row("received", came);
+        let (rate, link) = (megabytes(joined.received_bytes_per_second), megabytes(joined.link_bytes_per_second));
+        out.row("of the link", format_args!("{} %: {rate}/s of {link}/s", joined.link_percent));
+        out.row("built", seconds(built));
+    }
+    out.row("first block", seconds(joined.first_block_ms));
+    out.row("caught up", seconds(joined.caught_up_ms));
 }
 
 /// The nodes in the owner's answer.

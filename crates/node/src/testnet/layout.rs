@@ -30,7 +30,7 @@ const SOCKET_PATH_MAX: usize = 103;
 /// The power of every validator.
 const POWER: u64 = 10;
 /// Entries of ballast: they stand in the genesis file, which every node reads at every start.
-pub(crate) const BALLAST_MAX: u32 = 200_000;
+pub(crate) const BALLAST_MAX: u32 = 2_000_000;
 /// Bytes of the value of one.
 const BALLAST_BYTES: usize = 100;
 /// How long a node of the network may take to answer a question of the owner.
@@ -231,6 +231,13 @@ impl Layout {
         if fresh == text { Ok(()) } else { replace(&config, &fresh) }
     }
 
+    /// A number in a node's `config.toml`; none if it is CometBFT's default.
+    pub(crate) fn engine_number(&self, node: &Node, section: &str, key: &str) -> Option<u64> {
+        let text = read_text(&self.engine_home(node).join("config/config.toml")).ok()?;
+        let number = text.parse::<toml::Table>().ok()?.get(section)?.get(key)?.as_integer();
+        number.and_then(|number| number.try_into().ok())
+    }
+
     fn write(&self) -> Result<(), Failure> {
         let path = Self::file(&self.dir);
         let text = serde_json::to_string_pretty(self).expect("a layout has text keys and no failing serializers");
@@ -358,13 +365,14 @@ struct GenesisFiles {
     cometbft: String,
 }
 
-/// Entries of 100 bytes under keys that no two share.
+/// Entries of 100 bytes under keys that no two share. Values do not compress, as what people put there may not.
 fn ballast(count: u32) -> BTreeMap<(Namespace, Key), Value> {
     let namespace = Namespace::new("ballast").expect("a constant");
+    let hash =
+        |number: u32, part: u8| TaggedHasher::new(Tag::new("testnet-ballast")).value(&number).value(&part).finish().0;
     let entry = |number: u32| {
-        let hash = TaggedHasher::new(Tag::new("testnet-ballast")).value(&number).finish();
-        let key = Key::new(hash.0).expect("32 bytes are a key");
-        let value = hash.0.iter().copied().cycle().take(BALLAST_BYTES).collect::<Vec<u8>>();
+        let key = Key::new(hash(number, 0)).expect("32 bytes are a key");
+        let value: Vec<u8> = (1..=4).flat_map(|part| hash(number, part)).take(BALLAST_BYTES).collect();
         ((namespace.clone(), key), Value::new(value).expect("100 bytes are a value"))
     };
     (0..count).map(entry).collect()
@@ -434,6 +442,9 @@ mod tests {
         let table = config(&joined);
         let peers = table["p2p"]["persistent_peers"].as_str().expect("text");
         assert_eq!(peers.split(',').count(), 4, "a joiner knows all others");
+        layout.edit_engine(&joined, &[Edit::new("p2p", "recv_rate", 1_000)]).expect("edited");
+        assert_eq!(layout.engine_number(&joined, "p2p", "recv_rate"), Some(1_000));
+        assert_eq!(layout.engine_number(&joined, "p2p", "send_rate"), None, "CometBFT's default");
         assert_eq!(table["consensus"]["timeout_commit"].as_str(), Some("150ms"));
         let genesis = |node: &Node| fs::read(layout.engine_home(node).join("config/genesis.json")).expect("readable");
         assert_eq!(genesis(&layout.nodes[0]), genesis(&joined), "one genesis for all");

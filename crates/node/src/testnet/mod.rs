@@ -17,6 +17,7 @@
 
 pub(crate) mod control;
 pub(crate) mod hosts;
+pub(crate) mod joining;
 pub(crate) mod layout;
 pub(crate) mod load;
 pub(crate) mod network;
