@@ -45,9 +45,11 @@ pub(crate) enum Mode {
     Forged,
     /// Closes every connection, as a network does that fails.
     Sever,
+    /// Never answers where its application stands once chunks went to it: the engine does not hear of its own success.
+    Speechless,
 }
 
-const MODES: [(Mode, &str); 8] = [
+const MODES: [(Mode, &str); 9] = [
     (Mode::Honest, "honest"),
     (Mode::FlippedBits, "flipped bits"),
     (Mode::Empty, "empty"),
@@ -56,6 +58,7 @@ const MODES: [(Mode, &str); 8] = [
     (Mode::FalseList, "false list"),
     (Mode::Forged, "forged"),
     (Mode::Sever, "sever"),
+    (Mode::Speechless, "speechless"),
 ];
 
 impl Mode {
@@ -79,8 +82,20 @@ pub(crate) struct Hostile {
 impl Hostile {
     /// Puts one in front of a node's application. The node's engine has to be started again to meet it.
     pub(crate) fn before(network: &Network, name: &str) -> Self {
+        let hostile = Self::beside(network, name);
+        let app = Self::application(network, name);
+        let config = network.engine_config(name);
+        let text = std::fs::read_to_string(&config).unwrap();
+        let changed = text.replace(&format!("unix://{}", app.display()), &hostile.address());
+        assert_ne!(changed, text, "the engine's configuration does not name its application");
+        std::fs::write(&config, changed).unwrap();
+        hostile
+    }
+
+    /// One for the application of a node that need not be there yet. An engine meets it if it is told its address.
+    pub(crate) fn beside(network: &Network, name: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (socket, app) = (dir.path().join("abci.sock"), network.dir().join(name).join("keelstone/data/abci.sock"));
+        let (socket, app) = (dir.path().join("abci.sock"), Self::application(network, name));
         let arguments = [&socket, &app, &dir.path().to_owned()].map(|path| path.to_str().unwrap().to_owned());
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "proxy::the_hostile_application", "--ignored", "--nocapture", "--quiet"]);
@@ -92,12 +107,16 @@ impl Hostile {
             assert!(began.elapsed() < Duration::from_secs(20), "the hostile application does not listen");
             std::thread::sleep(Duration::from_millis(10));
         }
-        let config = network.engine_config(name);
-        let text = std::fs::read_to_string(&config).unwrap();
-        let changed = text.replace(&format!("unix://{}", app.display()), &format!("unix://{}", socket.display()));
-        assert_ne!(changed, text, "the engine's configuration does not name its application");
-        std::fs::write(&config, changed).unwrap();
         hostile
+    }
+
+    /// Where it listens, as an engine's `proxy_app`.
+    pub(crate) fn address(&self) -> String {
+        format!("unix://{}", self.dir.path().join("abci.sock").display())
+    }
+
+    fn application(network: &Network, name: &str) -> PathBuf {
+        network.dir().join(name).join("keelstone/data/abci.sock")
     }
 
     /// Changes its mind, and forgets how often it lied.
@@ -194,6 +213,18 @@ fn pass_asks(
                     _ => {}
                 }
                 Kind::Chunk
+            }
+            Some(Ask::ApplySnapshotChunk(_)) => {
+                std::fs::write(dir.join("chunks"), "")?;
+                Kind::Other
+            }
+            Some(Ask::Info(_)) if Mode::read(dir) == Mode::Speechless && dir.join("chunks").exists() => {
+                lie(dir)?;
+                // The engine has no patience to lose: it waits for as long as this connection is open.
+                while Mode::read(dir) == Mode::Speechless {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                return Ok(());
             }
             _ => Kind::Other,
         };

@@ -1,6 +1,7 @@
 //! Nodes that come back from snapshots, and chains that idle.
 
 use crate::harness::{Network, PATIENCE, get, metric};
+use crate::proxy::{Hostile, Mode};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -137,4 +138,42 @@ fn a_supervised_engine_that_gives_up_state_sync_fetches_every_block() {
     network.run(&["restart", "node2"]);
     let goal = network.tip() + 3;
     network.until_all_at(goal);
+}
+
+/// A node that is killed between its restored state and the first block on it, and whose engine then gives up, fetches
+/// every block all the same: nothing but a snapshot speaks for what it holds.
+#[test]
+fn a_supervised_node_restarted_over_an_unconfirmed_state_falls_back_too() {
+    let Some(network) = Network::up(&["--validators", "2"]) else { return };
+    network.until_all_at(15);
+    let silent = Hostile::beside(&network, "node2");
+    silent.set(Mode::Speechless);
+    network.run(&["join", "--supervise", "--engine-set", &format!("proxy_app={}", silent.address())]);
+    network.until("a restored state", PATIENCE, |nodes| {
+        let joiner = nodes.iter().find(|node| node.name == "node2").expect("it was started");
+        silent.lies() > 0 && metric(joiner, "statesync_phase_number") == Some(3)
+    });
+    network.run(&["kill", "node2"]);
+    let data = network.dir().join("node2/keelstone/data");
+    let generation = std::fs::read_to_string(data.join("CURRENT")).expect("readable");
+    assert!(data.join(generation.trim()).join("unconfirmed").exists(), "no block was made on it");
+
+    silent.set(Mode::Honest);
+    let config = network.engine_config("node2");
+    let text = std::fs::read_to_string(&config).expect("readable");
+    let wrong = |line: &str| match line.starts_with("trust_hash") {
+        true => format!("trust_hash = \"{}\"", "AB".repeat(32)),
+        false => line.to_owned(),
+    };
+    let changed: Vec<String> = text.lines().map(wrong).collect();
+    std::fs::write(&config, changed.join("\n") + "\n").expect("written");
+    network.run(&["restart", "node2"]);
+    let tip = network.tip();
+    network.until("the joiner to reach the tip", PATIENCE, |nodes| {
+        nodes.iter().any(|node| node.name == "node2" && node.height >= tip && !node.catching_up)
+    });
+    assert!(network.node("node2").lowest_height <= 1, "it was to fetch every block");
+    let log = network.log("node2", "keelstone");
+    assert!(log.contains("state sync failed; CometBFT and this node begin anew"), "its log says what happened");
+    network.all_agree(tip);
 }

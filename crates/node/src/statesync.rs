@@ -37,11 +37,11 @@ pub(crate) enum Syncing<H: Hasher> {
 /// Where state sync stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SyncStanding {
-    /// Nothing was offered.
+    /// Nothing was offered, and the state is none that a snapshot alone speaks for.
     Idle,
     /// Chunks are coming.
     Receiving { height: Height, progress: RestoreProgress },
-    /// A restored state counts.
+    /// A restored state counts, of this run or of one before.
     Whole {
         /// Whether no block was made on it yet.
         unconfirmed: bool,
@@ -121,16 +121,14 @@ impl<H: Hasher> StateSync for Local<H> {
 
     fn sync_standing(&self) -> SyncStanding {
         match &*self.syncing() {
+            // After a restart too: what is unconfirmed is so on the disk.
+            Syncing::Idle if self.is_unconfirmed() => SyncStanding::Whole { unconfirmed: true },
             Syncing::Idle => SyncStanding::Idle,
             Syncing::Receiving(restore) => match restore.target() {
                 Some((height, _)) => SyncStanding::Receiving { height, progress: restore.progress() },
                 None => SyncStanding::Idle,
             },
-            Syncing::Whole => {
-                let live = self.live();
-                let restored = live.generation.unconfirmed().ok().flatten();
-                SyncStanding::Whole { unconfirmed: restored == Some(live.ledger.height()) }
-            }
+            Syncing::Whole => SyncStanding::Whole { unconfirmed: self.is_unconfirmed() },
         }
     }
 }
@@ -138,6 +136,13 @@ impl<H: Hasher> StateSync for Local<H> {
 impl<H: Hasher> Local<H> {
     fn syncing(&self) -> MutexGuard<'_, Syncing<H>> {
         self.syncing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nothing but a snapshot speaks for the state.
+    fn is_unconfirmed(&self) -> bool {
+        let live = self.live();
+        // A note that cannot be read confirms nothing and denies nothing: whoever needs to know reads it again.
+        live.generation.unconfirmed().ok().flatten() == Some(live.ledger.height())
     }
 
     /// Notes that a block was made on the state, if nothing but a snapshot spoke for it until now.

@@ -73,7 +73,11 @@ impl Application {
         snapshots: Option<Arc<Service>>,
         retain_blocks: u64,
     ) -> Self {
-        Self { engine, metrics, health, snapshots, retain_blocks, sync: Mutex::default(), ran_for: Mutex::default() }
+        let sync = match engine.sync_standing() {
+            SyncStanding::Whole { unconfirmed: true } => Patience::restored(Instant::now()),
+            _ => Patience::default(),
+        };
+        Self { engine, metrics, health, snapshots, retain_blocks, sync: Mutex::new(sync), ran_for: Mutex::default() }
     }
 
     /// Why state sync will not come to an end, if it will not: asked again and again while the node runs.
@@ -322,9 +326,14 @@ impl Application {
         let (result, refetch_chunks, reject_senders, refused) = match verdict {
             ChunkVerdict::Accept => {
                 sync.moved(Instant::now());
-                if let (true, SyncStanding::Whole { .. }) = (last, &standing) {
-                    let (height, root) = (self.engine.standing().last.unwrap_or_default(), self.engine.standing().root);
-                    tracing::info!(%height, %root, "state sync: the state is whole, and its root is the certified one");
+                if let SyncStanding::Whole { .. } = &standing {
+                    if last {
+                        let (height, root) =
+                            (self.engine.standing().last.unwrap_or_default(), self.engine.standing().root);
+                        tracing::info!(%height, %root, "state sync: the state is whole, and its root is the certified one");
+                        self.metrics.height.set(engine_height(height));
+                    }
+                    // Also a state that was whole before this process began, and is offered once more.
                     sync.whole();
                 }
                 (ChunkResult::Accept, vec![], vec![], None)

@@ -37,6 +37,11 @@ enum Phase {
 }
 
 impl Patience {
+    /// At the start of a node whose state nothing but a snapshot speaks for: its engine, too, may have given up.
+    pub(crate) fn restored(now: Instant) -> Self {
+        Self { phase: Phase::Whole, moved: Some(now), ..Self::default() }
+    }
+
     /// A snapshot was accepted.
     pub(crate) fn began(&mut self, now: Instant) {
         let wrong = self.wrong.take();

@@ -931,7 +931,10 @@ fn ss63_an_unconfirmed_state_takes_offers_until_a_block_confirms_it() {
     // The engine was killed before its first own state: it begins again, with the same snapshot, without any work here.
     let node = place.start();
     let mut client = node.connect();
-    assert_eq!(node.engine.sync_standing(), SyncStanding::Idle);
+    assert_eq!(node.engine.sync_standing(), SyncStanding::Whole { unconfirmed: true });
+    // Nor is an engine that stays at nothing waited for without end.
+    assert_eq!(node.application.gave_up(Duration::from_secs(600), || Some(0)), None);
+    assert!(node.application.gave_up(Duration::ZERO, || Some(0)).is_some());
     assert_eq!(client.offer(&first.snapshot, &first.app_hash), OfferResult::Accept);
     assert_eq!(node.engine.sync_standing(), SyncStanding::Whole { unconfirmed: true });
     is_restored(&mut client, &first);
@@ -949,11 +952,13 @@ fn ss63_an_unconfirmed_state_takes_offers_until_a_block_confirms_it() {
     client.finalize(block(3, vec![]));
     client.commit();
     assert_eq!(client.offer(&second.snapshot, &second.app_hash), OfferResult::Reject);
+    assert_eq!(node.engine.sync_standing(), SyncStanding::Idle);
     drop(client);
     node.stop();
     // Killed before the note that confirms it was gone: the height says so too.
     std::fs::write(place.home().data().join("gen-000004/unconfirmed"), "2\n").unwrap();
     let node = place.start();
+    assert_eq!(node.engine.sync_standing(), SyncStanding::Idle);
     assert_eq!(node.connect().offer(&second.snapshot, &second.app_hash), OfferResult::Reject);
     node.stop();
     server.stop();
