@@ -106,6 +106,16 @@ impl Network {
         serde_json::from_str(stdout.trim()).unwrap()
     }
 
+    /// Runs a command of the program on the home of one node: its exit code, and what it said, in JSON where it can.
+    pub(crate) fn on_home(&self, name: &str, arguments: &[&str]) -> (i32, Value) {
+        let mut command = program();
+        command.arg("--home").arg(self.dir().join(name).join("keelstone")).arg("--json").args(arguments);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let said = if output.status.success() { output.stdout } else { output.stderr };
+        let said = String::from_utf8_lossy(&said).trim().to_owned();
+        (output.status.code().unwrap(), serde_json::from_str(&said).unwrap_or(Value::String(said)))
+    }
+
     /// Starts something that goes on beside the test, such as a load.
     pub(crate) fn start(&self, arguments: &[&str]) -> Child {
         let mut command = program();

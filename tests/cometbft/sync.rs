@@ -1,6 +1,6 @@
 //! Nodes that come back from snapshots, and chains that idle.
 
-use crate::harness::{Network, PATIENCE, get, metric};
+use crate::harness::{Network, PATIENCE, cometbft, get, metric};
 use crate::proxy::{Hostile, Mode};
 use serde_json::Value;
 use std::time::Duration;
@@ -176,4 +176,47 @@ fn a_supervised_node_restarted_over_an_unconfirmed_state_falls_back_too() {
     let log = network.log("node2", "keelstone");
     assert!(log.contains("state sync failed; CometBFT and this node begin anew"), "its log says what happened");
     network.all_agree(tip);
+}
+
+/// `status` says where the engine stands, and `rollback` goes back as far as the engine went and no further; then both
+/// go on together.
+#[test]
+fn status_shows_the_engine_and_rollback_keeps_in_step_with_it() {
+    let Some(network) = Network::up(&["--validators", "1"]) else { return };
+    network.run(&["join", "--from-genesis"]);
+    network.until("both to be at the tip", PATIENCE, |nodes| {
+        nodes.iter().all(|node| node.height >= 12 && node.answers && !node.catching_up)
+    });
+    let (code, status) = network.on_home("node1", &["status"]);
+    let engine = &status["engine"];
+    assert_eq!((code, &engine["earliest_height"], &engine["error"]), (0, &Value::from(1), &Value::Null), "{status}");
+    assert!(engine["height"].as_u64() >= Some(12) && engine["catching_up"] == false, "{status}");
+    assert_eq!(engine["rpc"], Value::from(network.node("node1").rpc), "{status}");
+
+    network.run(&["kill", "node1"]);
+    let (code, status) = network.on_home("node1", &["status"]);
+    assert!(code == 0 && status["engine"]["error"].is_string(), "an engine that is gone is no failure: {status}");
+    let height = status["height"].as_u64().expect("a height");
+    let (code, said) = network.on_home("node1", &["rollback", &(height - 1).to_string(), "--yes"]);
+    assert!(code == 2 && said.to_string().contains("--engine-height"), "its height must be said: {code} {said}");
+
+    let home = network.dir().join("node1/cometbft");
+    let mut rollback = std::process::Command::new(cometbft().expect("it runs"));
+    let rolled = rollback.args(["rollback", "--hard", "--home"]).arg(home).output().expect("started");
+    let said = String::from_utf8_lossy(&rolled.stdout).into_owned();
+    assert!(rolled.status.success(), "{said} {}", String::from_utf8_lossy(&rolled.stderr));
+    let mut words = said.split_whitespace().skip_while(|word| *word != "height");
+    let engine: u64 = words.nth(1).and_then(|word| word.parse().ok()).expect("it prints a height");
+    let at = engine.to_string();
+    let to =
+        |height: u64| network.on_home("node1", &["rollback", &height.to_string(), "--yes", "--engine-height", &at]);
+    let (code, said) = to(engine - 2);
+    assert!(code == 2 && said.to_string().contains("one below"), "further than the engine replays: {code} {said}");
+    let (code, said) = to(engine);
+    assert_eq!((code, &said["height"]), (0, &Value::from(engine)), "{said}");
+
+    network.run(&["restart", "node1"]);
+    let goal = network.tip() + 3;
+    network.until_all_at(goal);
+    network.all_agree(goal);
 }

@@ -41,6 +41,7 @@ use tendermint_proto::v0_38::abci::{
     ResponseVerifyVoteExtension, Snapshot, ValidatorUpdate,
 };
 use tendermint_proto::v0_38::crypto::{ProofOp, ProofOps, PublicKey as EngineKey, public_key};
+use tendermint_proto::v0_38::types::{ConsensusParams, VersionParams};
 
 /// The version of the application's rules, which stands in every header of the engine's.
 const APP_VERSION: u64 = keelstone_ledger::SCHEMA as u64;
@@ -160,8 +161,11 @@ impl Application {
             app_state: call.app_state_bytes.to_vec(),
         })?;
         tracing::info!(root = %begun.root, validators = begun.validators.len(), "the chain begins");
+        // The engine's own parameters stay, with our version among them: `cometbft rollback` takes the version of the
+        // headers from there, and refuses every further block if it is another than the one in them.
+        let version = Some(VersionParams { app: APP_VERSION });
         Ok(ResponseInitChain {
-            consensus_params: None,
+            consensus_params: Some(ConsensusParams { version, ..Default::default() }),
             validators: begun.validators.iter().map(update).collect(),
             app_hash: bytes_of(&begun.root.0),
         })
