@@ -88,6 +88,10 @@ fn ss62_a_larger_state_is_synced_whole_and_counted_exactly() {
     let done = metric(&joiner, "statesync_done_chunks");
     assert!(done > Some(50), "{done:?} chunks");
     assert_eq!(done, metric(&joiner, "statesync_total_chunks"));
+    let entries = metric(&joiner, "statesync_done_entries");
+    assert!(entries > Some(40_000), "{entries:?} entries");
+    assert_eq!(entries, metric(&joiner, "statesync_total_entries"));
+    assert_eq!(metric(&joiner, "statesync_phase_number"), Some(3), "it is done");
     network.all_agree(tip);
 }
 

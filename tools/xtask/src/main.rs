@@ -8,6 +8,7 @@
 //! and named at the end; on a CI machine nothing may be left out.
 #![forbid(unsafe_code)]
 
+mod bigstate;
 mod outside;
 
 use outside::Found;
@@ -51,6 +52,7 @@ const RULES_SECS: u64 = 120;
 const USAGE: &str = "\
 cargo xtask test               format, build, tests, lints, docs: all that a change must pass
 cargo xtask cometbft VERSION   the end-to-end tests on another CometBFT: 0.38.26, 0.39.4 or 0.40.0 (needs Go)
+cargo xtask bigstate [KEYS]    make and restore a snapshot of a state (76,000,000 keys, 10 GB) and hold both to their limits
 cargo xtask bless              rewrite the golden files under spec/vectors (then read the diff)
 cargo xtask fuzz TARGET        fuzz one decoder or verifier until stopped (needs cargo-fuzz)
 cargo xtask crashloop [N]      kill a process that works on a store N times (100,000) and look what is left
@@ -63,6 +65,11 @@ fn main() -> ExitCode {
     match args.as_slice() {
         ["test"] => test(),
         ["cometbft", version @ ("0.38.26" | "0.39.4" | "0.40.0")] => end_to_end(version),
+        ["bigstate"] => bigstate::run(bigstate::KEYS),
+        ["bigstate", keys] => match keys.parse() {
+            Ok(keys) => bigstate::run(keys),
+            Err(_) => usage(),
+        },
         ["bless"] => run(cargo(&["test", "--workspace"]).env("KEELSTONE_BLESS", "1")),
         // libFuzzer's instrumentation is a flag of the nightly compiler that the stable one has too, locked.
         ["fuzz", target, rest @ ..] => run(cargo(&["fuzz", "run", target]).args(rest).env("RUSTC_BOOTSTRAP", "1")),
@@ -73,11 +80,13 @@ fn main() -> ExitCode {
         }
         ["powercuts"] => powercuts("1000000"),
         ["powercuts", cuts] => powercuts(cuts),
-        _ => {
-            eprintln!("{USAGE}");
-            ExitCode::from(2)
-        }
+        _ => usage(),
     }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
 }
 
 fn crashloop(cycles: &str) -> ExitCode {
