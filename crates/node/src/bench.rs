@@ -9,20 +9,32 @@
 //!   and verifies each proof; W5 exports the state in key order and rebuilds it in an empty store.
 //! * Only what the store does is timed: building and sorting batches and computing expected values are not.
 //!
+//! [`beside`] measures something else on the same state: how long commits take, at half the rate that can be had, while a
+//! snapshot is made and while none is.
+//!
 //! What each figure means, and the figures: `docs/performance.md`.
 #![expect(clippy::float_arithmetic, reason = "rates for people; nothing here is state")]
 #![expect(clippy::cast_precision_loss, reason = "a rate is rounded anyway")]
 
-use keelstone_codec::{Height, Key, Namespace, Root, Value};
+use crate::engine::{Held, Version as _};
+use crate::way::{Sliced, Way, step_back};
+use keelstone_codec::{ChainId, Height, Key, Namespace, Root, Value};
+use keelstone_ledger::ChainLimits;
 use keelstone_store::files::Directory;
 use keelstone_store::{Options, Store, StoreError};
-use keelstone_tree::{Answer, Blake3, Diff, KeyRange, Proof, ProofError, ProofLimits, Query, Read, ReadError, Write};
+use keelstone_sync::library::{Library, LibraryError, Making};
+use keelstone_sync::snapshot::SnapshotParams;
+use keelstone_tree::{
+    Answer, Blake3, Diff, Hasher as _, KeyRange, Proof, ProofError, ProofLimits, Query, Read, ReadError, Write,
+};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The namespace the workload's keys live in.
@@ -96,6 +108,18 @@ pub(crate) enum Figures {
         mean_bytes: f64,
         rss_kb: u64,
     },
+    Beside {
+        saturated_per_s: f64,
+        blocks_per_s: f64,
+        blocks: usize,
+        blocks_beside: usize,
+        med_ms: f64,
+        med_beside_ms: f64,
+        p99_ms: f64,
+        p99_beside_ms: f64,
+        p99_ratio: f64,
+        snapshot_s: f64,
+    },
     Copy {
         out_per_s: u64,
         in_per_s: u64,
@@ -112,6 +136,8 @@ pub(crate) enum BenchError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error(transparent)]
+    Library(#[from] LibraryError),
     #[error("{0}")]
     Io(#[from] std::io::Error),
     /// The store answered wrongly. No figure counts after this.
@@ -316,6 +342,122 @@ pub(crate) fn run(directory: &Path, sizes: &Sizes, mut tell: impl FnMut(Line)) -
     Ok(())
 }
 
+/// How much of [`beside`] to run.
+#[derive(Debug, Clone)]
+pub(crate) struct BesideSizes {
+    pub(crate) keys: u64,
+    pub(crate) update_size: usize,
+    /// Blocks that find out how many there can be a second.
+    pub(crate) saturating: usize,
+    /// How often to measure without a snapshot and with one.
+    pub(crate) rounds: usize,
+}
+
+/// Commits blocks of updates at half the rate that can be had, in turn with nothing beside them and while a snapshot of the
+/// state is made as a node makes it, and hands out one line.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn beside(directory: &Path, sizes: &BesideSizes, mut tell: impl FnMut(Line)) -> Result<(), BenchError> {
+    let data = directory.join("db");
+    fs::create_dir_all(&data)?;
+    let way = Arc::new(Way::default());
+    let files = Sliced::over(Arc::new(Directory::new(directory.join("snapshots"))?), &way);
+    let (library, _) = Library::open(Arc::new(files))?;
+    let (mut engine, mut model) = (Engine::create(&data)?, Model::new());
+    while model.next < sizes.keys {
+        let batch = model.load_block(10_000.min(sizes.keys - model.next));
+        engine.commit(batch)?;
+    }
+
+    let mut commit = |engine: &mut Engine| {
+        let batch = model.update_block(sizes.update_size);
+        let start = Instant::now();
+        let at_work = way.block();
+        engine.commit(batch)?;
+        drop(at_work);
+        Ok::<_, BenchError>(start.elapsed())
+    };
+    let mut busy = Duration::ZERO;
+    for _ in 0..sizes.saturating {
+        busy += commit(&mut engine)?;
+    }
+    let mean = busy / u32::try_from(sizes.saturating).unwrap_or(u32::MAX).max(1);
+    let every = 2 * mean;
+
+    let (mut alone, mut with, mut took) = (Vec::new(), Vec::new(), Duration::ZERO);
+    for _ in 0..sizes.rounds {
+        let params = SnapshotParams {
+            chain_id: ChainId::new("bench").expect("a constant"),
+            hasher: Blake3::KIND,
+            unit_weight_max: ChainLimits::default().snapshot_chunk_bytes,
+        };
+        let held = Held { view: engine.store.view(), params, way: way.clone() };
+        let (library, done) = (&library, AtomicBool::new(false));
+        let before = with.len();
+        let made = std::thread::scope(|threads| {
+            let made = threads.spawn(|| {
+                step_back();
+                let start = Instant::now();
+                let made = held.snapshot(library, &Making::default(), &mut |_| ControlFlow::Continue(()));
+                done.store(true, Ordering::Release);
+                made.map(|_| start.elapsed())
+            });
+            let mut next = Instant::now();
+            while !done.load(Ordering::Acquire) {
+                next = paced(next, every);
+                with.push(commit(&mut engine)?);
+            }
+            Ok::<_, BenchError>(made.join())
+        })?;
+        took += made.map_err(|_| BenchError::Wrong("the snapshot's thread met a bug".to_owned()))??;
+        library.keep(0)?;
+        let mut next = Instant::now();
+        for _ in before..with.len() {
+            next = paced(next, every);
+            alone.push(commit(&mut engine)?);
+        }
+    }
+    let counts = (alone.len(), with.len());
+    alone.sort_unstable();
+    with.sort_unstable();
+    let (p99, p99_beside) = (hundredths(&alone, 99), hundredths(&with, 99));
+    let rounds = u32::try_from(sizes.rounds).unwrap_or(u32::MAX).max(1);
+    tell(Line {
+        w: "beside",
+        peer: "keelstone",
+        version: env!("CARGO_PKG_VERSION"),
+        n: sizes.keys,
+        figures: Figures::Beside {
+            saturated_per_s: round(1.0 / mean.as_secs_f64(), 1),
+            blocks_per_s: round(1.0 / every.as_secs_f64(), 1),
+            blocks: counts.0,
+            blocks_beside: counts.1,
+            med_ms: hundredths(&alone, 50),
+            med_beside_ms: hundredths(&with, 50),
+            p99_ms: p99,
+            p99_beside_ms: p99_beside,
+            p99_ratio: round(p99_beside / p99, 3),
+            snapshot_s: round((took / rounds).as_secs_f64(), 3),
+        },
+    });
+    engine.store.close()?;
+    Ok(())
+}
+
+/// Waits for the time of the next block, and says when the one after it is due. One that comes late is not caught up.
+fn paced(next: Instant, every: Duration) -> Instant {
+    let now = Instant::now();
+    std::thread::sleep(next.saturating_duration_since(now));
+    next.max(now) + every
+}
+
+/// The time that so many hundredths of them stayed within, in milliseconds.
+fn hundredths(sorted: &[Duration], share: usize) -> f64 {
+    let place = (sorted.len() * share).div_ceil(100).saturating_sub(1);
+    sorted.get(place).map_or(0.0, |time| round(time.as_secs_f64() * 1e3, 3))
+}
+
 fn update(engine: &mut Engine, model: &mut Model, sizes: &Sizes, data: &Path) -> Result<(Figures, Root), BenchError> {
     let mut root = engine.store.root();
     let mut times = Vec::with_capacity(sizes.update_blocks);
@@ -329,14 +471,13 @@ fn update(engine: &mut Engine, model: &mut Model, sizes: &Sizes, data: &Path) ->
     let written = written_bytes().saturating_sub(written);
     let busy: Duration = times.iter().sum();
     times.sort_unstable();
-    let ms = |time: Option<&Duration>| round(time.map_or(0.0, |time| time.as_secs_f64() * 1e3), 3);
     let blocks = u64::try_from(sizes.update_blocks).expect("a count fits 64 bits");
     let size = u64::try_from(sizes.update_size).expect("a count fits 64 bits");
     let figures = Figures::Update {
         updates_per_s: rate(blocks * size, busy),
-        med_ms: ms(times.get(times.len() / 2)),
-        p99_ms: ms(times.get((times.len() * 99 + 99).div_euclid(100).saturating_sub(1))),
-        max_ms: ms(times.last()),
+        med_ms: hundredths(&times, 50),
+        p99_ms: hundredths(&times, 99),
+        max_ms: hundredths(&times, 100),
         written_per_block: written / blocks.max(1),
         disk: disk_bytes(data),
         rss_kb: memory_kb(),

@@ -240,6 +240,7 @@ impl<H: Hasher> Consensus for Local<H> {
 
     // spec: STORE-9
     fn finalize(&self, decided: Decided) -> Result<Arc<Finalized>, Failure> {
+        let _at_work = self.way.block();
         let mut ran = self.ran();
         if let Some(ran) = ran.as_ref().filter(|ran| ran.decided == decided) {
             return Ok(ran.answer.clone());
@@ -273,6 +274,7 @@ impl<H: Hasher> Consensus for Local<H> {
     }
 
     fn commit_decided(&self) -> Result<Arc<Committed>, Failure> {
+        let _at_work = self.way.block();
         let Some(Ran { pending, .. }) = self.ran().take() else {
             return Err(Failure::error("the engine commits a block that it has not decided"));
         };

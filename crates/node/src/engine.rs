@@ -14,6 +14,7 @@ use crate::generations::{Generation, Generations};
 use crate::home::Home;
 use crate::http::ENTRIES_BYTES_MAX;
 use crate::statesync::{StateSync, Syncing};
+use crate::way::{Way, Yielding, Yields};
 use crate::world::{By, Kept};
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
 use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, SessionId, Sessions};
@@ -55,6 +56,8 @@ pub(crate) trait Engine: Chain + Consensus + StateSync {
     fn forward_to(&self, forward: Forward);
     /// Which function is at work in a block that is being made.
     fn activity(&self) -> Activity;
+    /// Whether a block is being made, for what gives way to it.
+    fn way(&self) -> Arc<Way>;
     /// Runs blocks again, all unless told otherwise, and compares every root that is kept.
     fn replay(
         &self,
@@ -92,9 +95,11 @@ pub(crate) trait Version: Send {
     fn snapshot(&self, library: &Library, making: &Making, listener: Listening<'_>) -> Result<Info, LibraryError>;
 }
 
-struct Held<H: Hasher> {
-    view: View<H>,
-    params: SnapshotParams,
+/// A version that is held, whose snapshot gives way to blocks.
+pub(crate) struct Held<H: Hasher> {
+    pub(crate) view: View<H>,
+    pub(crate) params: SnapshotParams,
+    pub(crate) way: Arc<Way>,
 }
 
 impl<H: Hasher> Version for Held<H> {
@@ -103,7 +108,13 @@ impl<H: Hasher> Version for Held<H> {
     }
 
     fn snapshot(&self, library: &Library, making: &Making, listener: Listening<'_>) -> Result<Info, LibraryError> {
-        library.create(&self.view, &self.params, self.height(), self.view.root(), making, listener)
+        let yielding = Yielding::to(&self.way);
+        let view = Yields { view: &self.view, yielding: &yielding };
+        let mut listener = |progress| {
+            yielding.step();
+            listener(progress)
+        };
+        library.create(&view, &self.params, self.height(), self.view.root(), making, &mut listener)
     }
 }
 
@@ -335,6 +346,8 @@ pub(crate) struct Local<H: Hasher> {
     forward: OnceLock<Forward>,
     /// The block an engine has decided and not yet committed.
     pub(crate) ran: Mutex<Option<Ran<H>>>,
+    /// Blocks go first.
+    pub(crate) way: Arc<Way>,
     /// What state sync is at.
     pub(crate) syncing: Mutex<Syncing<H>>,
     home: Home,
@@ -410,6 +423,7 @@ impl<H: Hasher> Local<H> {
             waker: OnceLock::new(),
             forward: OnceLock::new(),
             ran: Mutex::new(None),
+            way: Arc::default(),
             syncing: Mutex::default(),
             home: home.clone(),
             indexes,
@@ -872,6 +886,7 @@ fn readable(registry: &Registry, namespace: &Namespace, key: &Key, value: &[u8])
 
 impl<H: Hasher> Engine for Local<H> {
     fn produce(&self, time: Timestamp, producer: PublicKey, empty: bool) -> Result<Option<Arc<Committed>>, Failure> {
+        let _at_work = self.way.block();
         // A clock that was set back must not stop a chain.
         let ledger = self.ledger();
         let time = time.max(ledger.time());
@@ -898,6 +913,10 @@ impl<H: Hasher> Engine for Local<H> {
 
     fn activity(&self) -> Activity {
         self.activity.clone()
+    }
+
+    fn way(&self) -> Arc<Way> {
+        self.way.clone()
     }
 
     fn replay(
@@ -936,7 +955,7 @@ impl<H: Hasher> Engine for Local<H> {
 
     fn version(&self, at: Option<Height>) -> Result<Box<dyn Version>, Failure> {
         self.check_whole()?;
-        Ok(Box::new(Held { view: self.view(at)?, params: snapshot_params(&self.genesis) }))
+        Ok(Box::new(Held { view: self.view(at)?, params: snapshot_params(&self.genesis), way: self.way.clone() }))
     }
 
     fn delta(&self, from: Height, to: Height) -> Result<Delta, Failure> {

@@ -39,6 +39,7 @@ mod supervise;
 mod testnet;
 mod tokens;
 mod watchdog;
+mod way;
 mod world;
 
 pub use abci::{FIELDS_MAX, FRAME_BYTES_MAX, FrameError, Frames, STRUCTURE_BYTES_MAX, check_size};

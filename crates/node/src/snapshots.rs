@@ -13,6 +13,7 @@ use crate::engine::{Engine, Version};
 use crate::exit::{Failure, causes};
 use crate::home::Home;
 use crate::metrics::Metrics;
+use crate::way::{Sliced, step_back};
 use keelstone_codec::Height;
 use keelstone_store::files::Directory;
 use keelstone_sync::library::{Info, Library, LibraryError, Making, Phase, Pin, Progress, SnapshotId, Swept};
@@ -125,7 +126,9 @@ impl Service {
         home: &Home,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, Failure> {
-        let library = open_library(home)?;
+        let files = Sliced::over(directory(&home.snapshots())?, &engine.way());
+        let (library, swept) = Library::open(Arc::new(files))?;
+        log_swept(&swept);
         metrics.snapshot_interval.set(i64::try_from(config.snapshots.interval).unwrap_or(i64::MAX));
         let tip = engine.status()?.height;
         for info in library.list().iter().filter(|info| info.id.height.0 > tip) {
@@ -168,7 +171,10 @@ impl Service {
             let inner = inner.clone();
             let thread = std::thread::Builder::new().name("snapshots".to_owned());
             thread
-                .spawn(move || inner.work(&given))
+                .spawn(move || {
+                    step_back();
+                    inner.work(&given);
+                })
                 .map_err(|error| Failure::io("could not start making snapshots", &error))?
         };
         Ok(Self { inner, jobs, worker: Mutex::new(Some(worker)) })
@@ -513,11 +519,12 @@ impl Drop for Reader<'_> {
 mod tests {
     use super::*;
     use keelstone_codec::{ChainId, Key, Namespace, Root, Value};
-    use keelstone_store::files::{Files as _, MemoryFiles};
+    use keelstone_store::files::{File, Files, Guard, LockError, MemoryFiles};
     use keelstone_store::{Options, Store, View};
     use keelstone_sync::library::Listener;
     use keelstone_sync::snapshot::{FORMAT, SnapshotParams};
     use keelstone_tree::{Blake3, Diff, HashKind};
+    use std::io;
     use std::sync::mpsc::{Sender, channel};
 
     /// A version whose snapshot begins when the test lets it, and that says when the worker is done with it.
@@ -539,6 +546,93 @@ mod tests {
         }
     }
 
+    /// Whoever reads a file stands still before it while it is shut.
+    #[derive(Debug, Clone, Default)]
+    struct Door {
+        /// Whether it is shut, and how many stand there.
+        state: Arc<(Mutex<(bool, usize)>, Condvar)>,
+    }
+
+    impl Door {
+        fn set(&self, shut: bool) {
+            self.state.0.lock().unwrap().0 = shut;
+            self.state.1.notify_all();
+        }
+
+        fn pass(&self) {
+            let (state, changed) = &*self.state;
+            let mut state = state.lock().unwrap();
+            state.1 += 1;
+            changed.notify_all();
+            while state.0 {
+                state = changed.wait(state).unwrap();
+            }
+            state.1 -= 1;
+        }
+
+        fn wait_for(&self, count: usize) {
+            let (state, changed) = &*self.state;
+            drop(changed.wait_while(state.lock().unwrap(), |state| state.1 < count).unwrap());
+        }
+
+        fn standing(&self) -> usize {
+            self.state.0.lock().unwrap().1
+        }
+    }
+
+    /// Files behind a door.
+    #[derive(Debug)]
+    struct Behind {
+        files: MemoryFiles,
+        door: Door,
+    }
+
+    #[derive(Debug)]
+    struct FileBehind {
+        file: Arc<dyn File>,
+        door: Door,
+    }
+
+    impl Files for Behind {
+        fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
+            Ok(Arc::new(FileBehind { file: self.files.create(name, len)?, door: self.door.clone() }))
+        }
+        fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+            Ok(Arc::new(FileBehind { file: self.files.open(name)?, door: self.door.clone() }))
+        }
+        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            self.files.rename(from, to)
+        }
+        fn remove(&self, name: &str) -> io::Result<()> {
+            self.files.remove(name)
+        }
+        fn list(&self) -> io::Result<Vec<String>> {
+            self.files.list()
+        }
+        fn sync_directory(&self) -> io::Result<()> {
+            self.files.sync_directory()
+        }
+        fn lock(&self) -> Result<Box<dyn Guard>, LockError> {
+            self.files.lock()
+        }
+    }
+
+    impl File for FileBehind {
+        fn len(&self) -> io::Result<u64> {
+            self.file.len()
+        }
+        fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.door.pass();
+            self.file.read_at(offset, out)
+        }
+        fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+            self.file.write_at(offset, bytes)
+        }
+        fn sync(&self) -> io::Result<()> {
+            self.file.sync()
+        }
+    }
+
     struct Bench {
         store: Store<Blake3>,
         files: MemoryFiles,
@@ -548,8 +642,12 @@ mod tests {
 
     impl Bench {
         fn new(interval: u64, keep: u64) -> Self {
+            Self::behind(&Door::default(), interval, keep)
+        }
+
+        fn behind(door: &Door, interval: u64, keep: u64) -> Self {
             let files = MemoryFiles::new();
-            let library = Library::open(Arc::new(files.clone())).unwrap().0;
+            let library = Library::open(Arc::new(Behind { files: files.clone(), door: door.clone() })).unwrap().0;
             let store = Store::create(Arc::new(MemoryFiles::new()), Options::default()).unwrap();
             let config = config::Snapshots { interval, keep, reserve_percent: 0, ..Config::default().snapshots };
             let metrics = Arc::new(Metrics::new());
@@ -729,6 +827,44 @@ mod tests {
     }
 
     /// SS-41: a chunk that changed on the disk is not served, the snapshot is off the list, and the alarm rises.
+    /// 50 fetch chunks from a disk that does not answer, 1,000 lists are asked for meanwhile: blocks are committed as ever,
+    /// since they take nothing that a reader holds; no more than four read at once; and every answer is right.
+    #[test]
+    fn ss46_readers_and_lists_hold_up_no_commit() {
+        const FETCHING: u32 = 50;
+        let door = Door::default();
+        let bench = Bench::behind(&door, 1_000, 5);
+        bench.make(1_000);
+        bench.commit(1_001);
+        bench.commit(1_002);
+        let listed = bench.service.listed();
+        let chunks = listed[0].chunks;
+        let expected: Vec<_> = (0..chunks).map(|index| bench.service.chunk(1_000, FORMAT, index).unwrap()).collect();
+        door.set(true);
+        std::thread::scope(|threads| {
+            let fetching: Vec<_> = (0..FETCHING)
+                .map(|number| {
+                    let service = &bench.service;
+                    threads.spawn(move || service.chunk(1_000, FORMAT, number % chunks))
+                })
+                .collect();
+            door.wait_for(READERS_MAX);
+            for height in 1_003..1_053 {
+                bench.commit(height);
+                for _ in 0..20 {
+                    assert_eq!(bench.service.listed(), listed);
+                }
+            }
+            assert_eq!(bench.store.height(), Some(Height(1_052)));
+            assert_eq!(door.standing(), READERS_MAX, "more wait, and read nothing yet");
+            door.set(false);
+            for (number, fetched) in (0..FETCHING).zip(fetching) {
+                let chunk = fetched.join().unwrap().expect("so few may wait");
+                assert!(chunk == expected[usize::try_from(number % chunks).unwrap()], "chunk {}", number % chunks);
+            }
+        });
+    }
+
     #[test]
     fn ss41_a_damaged_chunk_is_not_served_and_raises_the_alarm() {
         let bench = Bench::new(1, 5);

@@ -1,11 +1,12 @@
-//! `keelstone bench store`: the workloads W1 to W5, one line of figures each.
+//! `keelstone bench store`: the workloads W1 to W5, one line of figures each; and `keelstone bench snapshot`: what making a
+//! snapshot costs the commits beside it.
 
-use crate::bench::{self, BenchError, Figures, Line, Sizes};
+use crate::bench::{self, BenchError, BesideSizes, Figures, Line, Sizes};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{bytes, grouped};
 use clap::{Args, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Measure this build on this machine
 #[derive(Debug, Args)]
@@ -18,6 +19,27 @@ pub(crate) struct Options {
 enum What {
     /// Load, update, read, prove, copy: the workloads W1 to W5 of docs/performance.md
     Store(StoreOptions),
+    /// Commit at half the rate that can be had, while a snapshot is made and while none is: how long commits take
+    Snapshot(SnapshotOptions),
+}
+
+#[derive(Debug, Args)]
+struct SnapshotOptions {
+    /// Keys to load
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    n: u64,
+    /// Updates in a block
+    #[arg(long, default_value_t = 1_000)]
+    upd_size: usize,
+    /// Blocks that find out how many there can be a second
+    #[arg(long, default_value_t = 300)]
+    saturating: usize,
+    /// Snapshots to make, each followed by as many blocks without one
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Directory to work in; it must not exist or be empty [default: a fresh one for temporary files, removed at the end]
+    #[arg(long)]
+    dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -49,7 +71,48 @@ struct StoreOptions {
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    let What::Store(options) = options.what;
+    match options.what {
+        What::Store(options) => store(options, context),
+        What::Snapshot(options) => snapshot(options, context),
+    }
+}
+
+fn snapshot(options: SnapshotOptions, context: &Context<'_>) -> Result<Exit, Failure> {
+    let SnapshotOptions { n: keys, upd_size: update_size, saturating, rounds, dir } = options;
+    if saturating == 0 || rounds == 0 || update_size < 10 || keys < 2 * update_size as u64 {
+        let message =
+            "there must be blocks and rounds, 10 updates in a block, and twice as many keys as a block updates";
+        return Err(Failure::usage(message));
+    }
+    let sizes = BesideSizes { keys, update_size, saturating, rounds };
+    in_directory(dir, |directory| bench::beside(directory, &sizes, |line| tell(context, &line)))
+}
+
+fn tell(context: &Context<'_>, line: &Line) {
+    context.out.emit(line);
+    context.out.say(describe(line));
+}
+
+/// Runs a benchmark in an empty directory, in one of its own if none is given.
+fn in_directory(given: Option<PathBuf>, run: impl FnOnce(&Path) -> Result<(), BenchError>) -> Result<Exit, Failure> {
+    let fresh = given.is_none();
+    let directory =
+        given.unwrap_or_else(|| std::env::temp_dir().join(format!("keelstone-bench-{}", std::process::id())));
+    if directory.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Failure::usage(format!("{} is not empty", directory.display())));
+    }
+    let result = run(&directory);
+    if fresh {
+        // Only what this run made; a directory that was given is its owner's to remove.
+        let _ = std::fs::remove_dir_all(&directory);
+    }
+    result.map(|()| Exit::Ok).map_err(|error| match error {
+        BenchError::Wrong(_) => Failure::integrity(error.to_string()),
+        error => Failure::io("the benchmark stopped", &error),
+    })
+}
+
+fn store(options: StoreOptions, context: &Context<'_>) -> Result<Exit, Failure> {
     let sizes = Sizes {
         keys: options.n,
         block: options.block,
@@ -62,24 +125,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     if sizes.update_blocks == 0 || sizes.update_size < 10 || sizes.keys < 2 * options.upd_size as u64 {
         return Err(Failure::usage("updates need at least one block of 10, and twice as many keys as a block updates"));
     }
-    let fresh = options.dir.is_none();
-    let directory =
-        options.dir.unwrap_or_else(|| std::env::temp_dir().join(format!("keelstone-bench-{}", std::process::id())));
-    if directory.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Failure::usage(format!("{} is not empty", directory.display())));
-    }
-    let result = bench::run(&directory, &sizes, |line| {
-        context.out.emit(&line);
-        context.out.say(describe(&line));
-    });
-    if fresh {
-        // Only what this run made; a directory that was given is its owner's to remove.
-        let _ = std::fs::remove_dir_all(&directory);
-    }
-    result.map(|()| Exit::Ok).map_err(|error| match error {
-        BenchError::Wrong(_) => Failure::integrity(error.to_string()),
-        error => Failure::io("the benchmark stopped", &error),
-    })
+    in_directory(options.dir, |directory| bench::run(directory, &sizes, |line| tell(context, &line)))
 }
 
 /// A line of figures for people.
@@ -104,6 +150,10 @@ fn describe(line: &Line) -> String {
             "{w:<4} prove   {:>11} proofs/s, {} verified/s, {mean_bytes} bytes",
             grouped(*gen_per_s),
             grouped(*ver_per_s)
+        ),
+        Figures::Beside { saturated_per_s, blocks_per_s, p99_ms, p99_beside_ms, p99_ratio, snapshot_s, .. } => format!(
+            "{blocks_per_s} of {saturated_per_s} blocks/s: p99 {p99_ms} ms, {p99_beside_ms} ms beside a snapshot \
+             ({snapshot_s} s), ratio {p99_ratio}"
         ),
         Figures::Copy { out_per_s, in_per_s, .. } => {
             format!(
