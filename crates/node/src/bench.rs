@@ -394,12 +394,14 @@ pub(crate) fn beside(directory: &Path, sizes: &BesideSizes, mut tell: impl FnMut
         };
         let held = Held { view: engine.store.view(), params, way: way.clone() };
         let (library, done) = (&library, AtomicBool::new(false));
+        // As a node makes those that nobody waits for.
+        let making = Making { background: false, ..Making::default() };
         let before = with.len();
         let made = std::thread::scope(|threads| {
             let made = threads.spawn(|| {
                 step_back();
                 let start = Instant::now();
-                let made = held.snapshot(library, &Making::default(), &mut |_| ControlFlow::Continue(()));
+                let made = held.snapshot(library, &making, &mut |_| ControlFlow::Continue(()));
                 done.store(true, Ordering::Release);
                 made.map(|_| start.elapsed())
             });
