@@ -13,7 +13,7 @@ pub(crate) const KEYS: u32 = 76_000_000;
 /// Megabytes of keys and values a second, at least: a snapshot made, written and proven.
 const CREATE_MB: u64 = 20;
 /// The same, restored: proven, staged, built, durable.
-const RESTORE_MB: u64 = 40;
+const RESTORE_MB: u64 = 20;
 /// Megabytes of memory that making one may hold at its highest: the store's caches, which a node has anyway, and 300.
 const CREATE_MEMORY_MB: u64 = 2_750;
 /// The same of restoring one.
