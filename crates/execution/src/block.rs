@@ -16,7 +16,7 @@ use crate::registry::{Entry, Refusal};
 use crate::world::World;
 use crate::{
     Activity, BlockContext, Bundle, BundleId, Context, Emitted, Failed, FailureKind, FunctionHash, Halt, Mode,
-    Operation, PublicKey, Registry, SYSTEM_NAMESPACES, Session, SessionError, SessionId, Sessions, Stop,
+    Operation, PublicKey, Recorder, Registry, SYSTEM_NAMESPACES, Session, SessionError, SessionId, Sessions, Stop,
 };
 use keelstone_codec::{Hash, Key, Namespace, StateHash, Value};
 use keelstone_tree::{KeyRange, Read, ReadError, Scan};
@@ -122,6 +122,14 @@ impl<'a> BlockDraft<'a> {
     #[must_use]
     pub fn noted(&self) -> Vec<StateHash> {
         self.noted.as_ref().map(|noted| noted.writers.borrow().clone()).unwrap_or_default()
+    }
+
+    /// The same draft, which tells the recorder it stands on also what is read of the block's own changes: so that what it
+    /// notes is all that a run in [`BlockDraft::apart`] depends on (spec: EXEC-15).
+    #[must_use]
+    pub fn recorded_in(self, recorder: &Recorder) -> Self {
+        self.handle.note_in(recorder.clone());
+        self
     }
 
     /// The block.
@@ -300,11 +308,11 @@ impl<'a> BlockDraft<'a> {
     /// Calls the function: with its panics caught, and with a stop of the host standing over whatever it returns.
     fn call(&self, entry: &Entry, cx: &mut Context, args: &[u8]) -> Result<Vec<u8>, FailureKind> {
         let depth = self.handle.depth();
-        self.activity.enter(entry.name);
+        let call = self.activity.enter(entry.name);
         // Nothing behind the handle is left half changed by a panic: a host call finishes before the function's own
         // code goes on, and the operation's layer is dropped.
         let result = catch_unwind(AssertUnwindSafe(|| (entry.run)(&self.handle, cx, args)));
-        self.activity.leave();
+        self.activity.leave(call);
         assert_eq!(depth, self.handle.depth(), "a function cannot reach the layers");
         // spec: EXEC-13, EXEC-17. A function that swallows a stop does not get away with it.
         if let Some(stop) = self.handle.take_stop() {
@@ -358,6 +366,19 @@ impl<'a> BlockDraft<'a> {
             _ => drop(self.handle.pop()),
         }
         result
+    }
+
+    /// Runs part of the block in a layer of its own, and takes what the part changed out of the draft again.
+    pub fn apart<T>(&mut self, run: impl FnOnce(&mut Self) -> T) -> (T, Changes) {
+        self.handle.push();
+        let out = run(self);
+        (out, self.handle.pop())
+    }
+
+    /// Takes over what part of the block changed, be it in another draft. It is then the caller who knows that nothing has changed of
+    /// what the part read there (spec: EXEC-15).
+    pub fn adopt(&mut self, changes: Changes) {
+        self.handle.adopt(changes);
     }
 
     /// Net changes of the block so far, system writes included.

@@ -9,7 +9,7 @@
 
 use crate::changes::Changes;
 use crate::meter::{Limits, Meter, cost};
-use crate::{BlockContext, Stop};
+use crate::{BlockContext, Recorder, Stop};
 use keelstone_codec::{Key, Namespace, Value};
 use keelstone_tree::{KeyRange, Read, ReadError};
 use std::cell::{Ref, RefCell};
@@ -29,6 +29,8 @@ struct Host {
     meter: RefCell<Meter>,
     stop: RefCell<Option<Stop>>,
     spaces: RefCell<BTreeMap<&'static str, Namespace>>,
+    /// Hears of reads that the block's own layer answers; the state below tells it of the others.
+    recorder: RefCell<Option<Recorder>>,
 }
 
 impl Handle {
@@ -41,6 +43,7 @@ impl Handle {
             meter: RefCell::new(Meter::new(unlimited)),
             stop: RefCell::new(None),
             spaces: RefCell::default(),
+            recorder: RefCell::default(),
         }))
     }
 
@@ -77,6 +80,16 @@ impl Handle {
     pub(crate) fn merge(&self) {
         let top = self.pop();
         self.0.layers.borrow_mut().last_mut().expect("the block's layer is never popped").merge(top);
+    }
+
+    /// Puts changes that were made elsewhere into the newest layer.
+    pub(crate) fn adopt(&self, changes: Changes) {
+        self.0.layers.borrow_mut().last_mut().expect("the block's layer is never popped").merge(changes);
+    }
+
+    /// From now on this recorder, on which the host stands, hears also of what the block's own layer answers.
+    pub(crate) fn note_in(&self, recorder: Recorder) {
+        *self.0.recorder.borrow_mut() = Some(recorder);
     }
 
     pub(crate) fn top(&self) -> Ref<'_, Changes> {
@@ -131,12 +144,17 @@ impl Handle {
     // ---- state, not charged: for the engine itself
 
     pub(crate) fn peek(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, ReadError> {
-        let held =
-            self.0.layers.borrow().iter().rev().find_map(|layer| Some(layer.find(namespace, key)?.after.clone()));
-        match held {
-            Some(value) => Ok(value),
-            None => self.0.base.get(namespace, key),
+        let layers = self.0.layers.borrow();
+        for (depth, layer) in layers.iter().enumerate().rev() {
+            let Some(change) = layer.find(namespace, key) else { continue };
+            if depth == 0
+                && let Some(recorder) = &*self.0.recorder.borrow()
+            {
+                recorder.note(namespace, key);
+            }
+            return Ok(change.after.clone());
         }
+        self.0.base.get(namespace, key)
     }
 
     /// Writes to the newest layer. If that layer knows the key already, its first value before stands.

@@ -51,6 +51,17 @@ impl Recorder {
         Self { state: Rc::new(state), reads: Rc::default() }
     }
 
+    /// Takes note of a key that something above the state answered for.
+    pub(crate) fn note(&self, namespace: &Namespace, key: &[u8]) {
+        self.reads.borrow_mut().keys.insert((namespace.clone(), key.to_vec()));
+    }
+
+    /// What was read since the last time this was asked.
+    #[must_use]
+    pub fn take(&self) -> ReadSet {
+        self.reads.take()
+    }
+
     /// What was read so far.
     #[must_use]
     pub fn reads(&self) -> ReadSet {
@@ -60,7 +71,7 @@ impl Recorder {
 
 impl Read for Recorder {
     fn get(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, ReadError> {
-        self.reads.borrow_mut().keys.insert((namespace.clone(), key.to_vec()));
+        self.note(namespace, key);
         self.state.get(namespace, key)
     }
 

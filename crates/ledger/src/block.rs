@@ -11,9 +11,10 @@
 use crate::audit::{self, Appended, Collected};
 use crate::chain::{self, BLOCKS, Chain, ChainFacts};
 use crate::check::{self, Refusal};
-use crate::keys::verify_batch;
+use crate::keys::{SignatureError, verify_batch};
 use crate::modules::agents;
 use crate::nonces;
+use crate::parallel::{Beforehand, Oracle};
 use crate::transaction::{SignedTransaction, TxId};
 use crate::validators::{Validator, Validators};
 use keelstone_codec::{
@@ -22,8 +23,8 @@ use keelstone_codec::{
 };
 use keelstone_execution::bundles::{Batch, BatchEnd, BundleId, BundleLimits, Resume, Submitted};
 use keelstone_execution::{
-    Activity, BlockContext, BlockDraft, Caller, Changes, Emitted, Failure, Finished, Function, FunctionHash, Halt,
-    Limits, Mode, Outcome, PublicKey, Registry, SessionId, Summary, list_root,
+    Activity, BlockContext, BlockDraft, Bundle, Caller, Changes, Emitted, Failed, Failure, Finished, Function,
+    FunctionHash, Halt, Limits, Mode, Outcome, PublicKey, Registry, SessionId, Summary, list_root,
 };
 use keelstone_macros::{Decode, Encode};
 use keelstone_tree::{Read, ReadError};
@@ -33,6 +34,9 @@ use std::collections::BTreeMap;
 pub const REASON_BYTES_MAX: usize = keelstone_execution::FAILURE_REASON_BYTES_MAX;
 /// Longest result in a receipt: what [`Limits`] allows by default.
 pub const RESULT_BYTES_MAX: usize = 1 << 20;
+
+/// How many sync bundles' gas an async one may use where it is run as one, to foresee what it comes to.
+const ASYNC_BUNDLES: u64 = 16;
 
 /// A block as it is proposed and kept: everything that its execution depends on beside the state.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -380,6 +384,8 @@ pub struct Executed {
     pub validators: Vec<Validator>,
     /// The next nonces of the accounts that acted.
     pub nonces: BTreeMap<PublicKey, u64>,
+    /// How much of it was run beforehand, on several threads. Says nothing about the block.
+    pub beforehand: Beforehand,
 }
 
 /// What is done with a transaction that is refused.
@@ -406,24 +412,73 @@ pub fn execute(
     block: Block,
     refused: Refused,
 ) -> Result<Executed, BlockError> {
-    execute_watched(registry, state, previous_root, block, refused, &Activity::default(), None)
+    execute_with(registry, state, previous_root, block, refused, &InOrder::default())
 }
 
-/// As [`execute`], and tells `activity` the function at work, for a watchdog; and notes who changed a key, if one is given.
-// spec: EXEC-13
-pub(crate) fn execute_watched(
+/// How a block is run: what may differ between nodes, and makes no difference.
+pub(crate) trait Way {
+    /// Where the function at work is told, for a watchdog (spec: EXEC-13).
+    fn activity(&self) -> Activity;
+    /// The key of which is noted who changed it, if one is asked for.
+    fn noting(&self) -> Option<(Namespace, Key)> {
+        None
+    }
+    /// The verdict on every signature.
+    fn signatures(&self, transactions: &[SignedTransaction]) -> Vec<Result<(), SignatureError>>;
+    /// Runs transactions beforehand, as far as it likes, on the state and the changes of the block before them. What is
+    /// good of it is found out where it is used (spec: EXEC-15).
+    fn foretell(
+        &self,
+        run: &Run<'_>,
+        context: &BlockContext,
+        before: &Changes,
+        transactions: &[SignedTransaction],
+        signatures: &[Result<(), SignatureError>],
+    ) -> Oracle;
+}
+
+/// One transaction after the other, and nothing beforehand.
+#[derive(Debug, Default)]
+pub(crate) struct InOrder {
+    /// The key of which is noted who changed it.
+    pub(crate) noting: Option<(Namespace, Key)>,
+}
+
+impl Way for InOrder {
+    fn activity(&self) -> Activity {
+        Activity::default()
+    }
+
+    fn noting(&self) -> Option<(Namespace, Key)> {
+        self.noting.clone()
+    }
+
+    fn signatures(&self, transactions: &[SignedTransaction]) -> Vec<Result<(), SignatureError>> {
+        signatures(transactions)
+    }
+
+    fn foretell(
+        &self,
+        _: &Run<'_>,
+        _: &BlockContext,
+        _: &Changes,
+        _: &[SignedTransaction],
+        _: &[Result<(), SignatureError>],
+    ) -> Oracle {
+        Oracle::default()
+    }
+}
+
+/// As [`execute`], in a way of one's own.
+pub(crate) fn execute_with(
     registry: &Registry,
     state: impl Read + 'static,
     previous_root: Root,
     mut block: Block,
     refused: Refused,
-    activity: &Activity,
-    noting: Option<(Namespace, Key)>,
+    way: &impl Way,
 ) -> Result<Executed, BlockError> {
-    let chain = Chain::read(&state)?.ok_or(BlockError::NoGenesis)?;
-    let previous = previous(&state, &chain, &block)?;
-    let facts = chain.facts;
-    fits(&facts, Validators::read(&state)?.as_ref(), &block)?;
+    let (facts, previous, context) = ground(&state, previous_root, &block)?;
     let mut out = Executed {
         block: Block { transactions: Vec::new(), ..block.clone() },
         receipts: Vec::new(),
@@ -435,16 +490,10 @@ pub(crate) fn execute_watched(
         refused: Vec::new(),
         validators: Vec::new(),
         nonces: BTreeMap::new(),
+        beforehand: Beforehand::default(),
     };
-    let context = BlockContext {
-        chain_id: facts.chain_id.clone(),
-        height: block.height,
-        time: block.time,
-        proposer: block.proposer,
-        seed: seed(&previous, &block, &previous_root),
-    };
-    let mut draft = BlockDraft::begin(registry, state, context).watched(activity);
-    if let Some((namespace, key)) = noting {
+    let mut draft = BlockDraft::begin(registry, state, context.clone()).watched(&way.activity());
+    if let Some((namespace, key)) = way.noting() {
         draft = draft.noting(namespace, key);
     }
     // spec: EXEC-6. What is due first, then the bundles in flight, then transactions, on what those leave.
@@ -456,61 +505,51 @@ pub(crate) fn execute_watched(
     batches.iter().for_each(|batch| happened.batch(batch));
     let mut gas_used = batches.iter().fold(0u64, |sum, batch| sum.saturating_add(batch.gas_used));
     out.continuations.extend(batches.into_iter().map(|batch| Continuation::of(batch, None)));
-    let signatures = signatures(&block.transactions);
-    for (transaction, signature) in std::mem::take(&mut block.transactions).into_iter().zip(signatures) {
+    let run = Run { registry, facts: &facts, share: &share, height: block.height };
+    let transactions = std::mem::take(&mut block.transactions);
+    let signatures = way.signatures(&transactions);
+    let mut oracle = way.foretell(&run, &context, &draft.changes(), &transactions, &signatures);
+    for (index, (transaction, signature)) in transactions.into_iter().zip(signatures).enumerate() {
         let id = transaction.id();
-        let checked = match signature {
+        let ran = match signature {
             Err(error) => Err(error.into()),
             Ok(()) if gas_used.saturating_add(facts.limits.bundle_gas_max) > facts.limits.block_gas_max => {
+                oracle.was_not_run(index);
                 Err(Refusal::BlockFull { gas_used })
             }
-            Ok(()) => check::in_block(registry, &mut draft, &facts, &transaction, block.height)?,
-        };
-        let mut hurried = Vec::new();
-        let (verdict, gas) = match checked {
-            Err(refusal) => {
-                if refused == Refused::LeaveOut {
-                    out.refused.push((id, refusal));
-                    continue;
+            // spec: EXEC-15. In order, and what was run beforehand is taken only if it is what would be found now.
+            Ok(()) => match oracle.of(index) {
+                Some((ran, changes)) => {
+                    draft.adopt(changes);
+                    ran
                 }
-                (Verdict::Refused { code: refusal.code(), reason: text(refusal.to_string()) }, 0)
-            }
-            Ok(next) => {
-                // spec: EXEC-5. Before the bundle and outside its layer: a failure uses the nonce too.
-                let sender = transaction.transaction.sender;
-                let (namespace, key) = nonces::nonce_place(&sender);
-                draft.put(&namespace, key, Some(nonces::record(next)))?;
-                out.nonces.insert(sender, next);
-                let limits = Limits { gas_max: facts.limits.bundle_gas_max, ..Limits::default() };
-                let bundle = BundleId(id.0);
-                let caller = Caller { sender, session: transaction.transaction.session, bundle: Some(bundle) };
-                if *transaction.transaction.bundle.mode() == Mode::Sync {
-                    match draft.execute(caller, &transaction.transaction.bundle, limits)? {
-                        Ok(finished) => {
-                            happened.finished(sender, bundle, &finished);
-                            agents::note_activity(registry, &mut draft, &sender)?;
-                            let used = gas_used.saturating_add(finished.gas_used);
-                            let left = facts.limits.block_gas_max.saturating_sub(used);
-                            let left = left.min(facts.limits.bundle_gas_max);
-                            hurried = resumed(&mut draft, &transaction, &finished, left, &share)?;
-                            succeeded(finished)
-                        }
-                        Err(failed) => {
-                            happened.failed(sender, bundle, &failed);
-                            (Verdict::Failed(Failure::from(&failed)), failed.gas_used)
-                        }
-                    }
-                } else {
-                    let taken = draft.submit(bundle, caller, &transaction.transaction.bundle, &share)?;
-                    let taken = taken.map_err(|error| ReadError::damaged(format!("checked, and then: {error}")))?;
-                    happened.submitted(sender, &taken);
-                    agents::note_activity(registry, &mut draft, &sender)?;
-                    let Submitted { bundle, session, operations, gas_used } = taken;
-                    (Verdict::Submitted { bundle, session, operations }, gas_used)
+                None => {
+                    let left = facts.limits.block_gas_max.saturating_sub(gas_used);
+                    let (ran, changes) = draft.apart(|draft| run.transaction(draft, &transaction, left));
+                    let ran = ran?;
+                    oracle.was_run(index, &changes);
+                    draft.adopt(changes);
+                    ran
                 }
-            }
+            },
         };
+        let Ran { next, verdict, gas_used: gas, did, hurried } = match ran {
+            Ok(ran) => ran,
+            Err(refusal) if refused == Refused::LeaveOut => {
+                out.refused.push((id, refusal));
+                continue;
+            }
+            Err(refusal) => Ran {
+                next: None,
+                verdict: Verdict::Refused { code: refusal.code(), reason: text(refusal.to_string()) },
+                gas_used: 0,
+                did: Collected::default(),
+                hurried: Vec::new(),
+            },
+        };
+        happened.append(did);
         hurried.iter().for_each(|batch| happened.batch(batch));
+        out.nonces.extend(next.map(|next| (transaction.transaction.sender, next)));
         let hurried: Vec<_> = hurried.into_iter().map(|batch| Continuation::of(batch, Some(id))).collect();
         gas_used = hurried.iter().fold(gas_used, |sum, batch| sum.saturating_add(batch.gas_used));
         out.continuations.extend(hurried);
@@ -518,6 +557,7 @@ pub(crate) fn execute_watched(
         out.receipts.push(Receipt { transaction: id, verdict, gas_used: gas });
         out.block.transactions.push(transaction);
     }
+    out.beforehand = oracle.figures();
     if out.block.transactions.is_empty() && out.continuations.is_empty() {
         return Ok(out); // spec: LEDGER-3
     }
@@ -559,6 +599,145 @@ pub(crate) fn execute_watched(
 // spec: BLOCK-6
 pub(crate) fn continuations_root(continuations: &[Continuation]) -> Hash {
     list_root(&continuations.iter().map(Continuation::list_hash).collect::<Vec<_>>())
+}
+
+/// What a block stands on: the chain's facts, the hash of the last record, and what functions may ask of the block.
+// spec: BLOCK-2, BLOCK-5
+pub(crate) fn ground(
+    state: &dyn Read,
+    previous_root: Root,
+    block: &Block,
+) -> Result<(ChainFacts, Hash, BlockContext), BlockError> {
+    let chain = Chain::read(state)?.ok_or(BlockError::NoGenesis)?;
+    let previous = previous(state, &chain, block)?;
+    let facts = chain.facts;
+    fits(&facts, Validators::read(state)?.as_ref(), block)?;
+    let context = BlockContext {
+        chain_id: facts.chain_id.clone(),
+        height: block.height,
+        time: block.time,
+        proposer: block.proposer,
+        seed: seed(&previous, block, &previous_root),
+    };
+    Ok((facts, previous, context))
+}
+
+/// What a block's transactions are run with.
+#[derive(Clone, Copy)]
+pub(crate) struct Run<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) facts: &'a ChainFacts,
+    pub(crate) share: &'a BundleLimits,
+    pub(crate) height: Height,
+}
+
+/// What a transaction came to that was not refused.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    /// The next nonce of its account; none if it was not run after all.
+    next: Option<u64>,
+    verdict: Verdict,
+    gas_used: u64,
+    /// What the audit log says of it.
+    did: Collected,
+    /// What it hurried.
+    hurried: Vec<Batch>,
+}
+
+impl Run<'_> {
+    /// Runs a transaction whose signature is good in the draft's newest layer. `gas_left` is what the block has left,
+    /// which is enough for its bundle: it decides about what it hurries, and about nothing else.
+    pub(crate) fn transaction(
+        &self,
+        draft: &mut BlockDraft<'_>,
+        signed: &SignedTransaction,
+        gas_left: u64,
+    ) -> Result<Result<Ran, Refusal>, Halt> {
+        let (bundle, sender) = (&signed.transaction.bundle, signed.transaction.sender);
+        let next = match self.admit(draft, signed)? {
+            Ok(next) => Some(next),
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let id = BundleId(signed.id().0);
+        let (mut did, mut hurried) = (Collected::default(), Vec::new());
+        if *bundle.mode() != Mode::Sync {
+            let taken = draft.submit(id, caller(signed), bundle, self.share)?;
+            let taken = taken.map_err(|error| ReadError::damaged(format!("checked, and then: {error}")))?;
+            did.submitted(sender, &taken);
+            agents::note_activity(self.registry, draft, &sender)?;
+            let Submitted { bundle, session, operations, gas_used } = taken;
+            let verdict = Verdict::Submitted { bundle, session, operations };
+            return Ok(Ok(Ran { next, verdict, gas_used, did, hurried }));
+        }
+        let bundle_gas_max = self.facts.limits.bundle_gas_max;
+        let (verdict, gas_used) = match self.execute(draft, signed, bundle, bundle_gas_max)? {
+            Ok(finished) => {
+                did.finished(sender, id, &finished);
+                let left = gas_left.saturating_sub(finished.gas_used).min(bundle_gas_max);
+                hurried = resumed(draft, signed, &finished, left, self.share)?;
+                succeeded(finished)
+            }
+            Err(failed) => {
+                did.failed(sender, id, &failed);
+                (Verdict::Failed(Failure::from(&failed)), failed.gas_used)
+            }
+        };
+        Ok(Ok(Ran { next, verdict, gas_used, did, hurried }))
+    }
+
+    /// Runs a transaction by itself, an async bundle as if it were a sync one, and gives the receipt it gets. What it
+    /// hurries is no part of it.
+    // spec: HISTORY-7
+    pub(crate) fn as_one(
+        &self,
+        draft: &mut BlockDraft<'_>,
+        signed: &SignedTransaction,
+    ) -> Result<Result<Receipt, Refusal>, Halt> {
+        if let Err(refusal) = self.admit(draft, signed)? {
+            return Ok(Err(refusal));
+        }
+        let (whole, gas) = (signed.transaction.bundle.as_one(), self.facts.limits.bundle_gas_max);
+        let (bundle, gas_max) = match &whole {
+            Some(whole) => (whole, gas.saturating_mul(ASYNC_BUNDLES)),
+            None => (&signed.transaction.bundle, gas),
+        };
+        let (verdict, gas_used) = match self.execute(draft, signed, bundle, gas_max)? {
+            Ok(finished) => succeeded(finished),
+            Err(failed) => (Verdict::Failed(Failure::from(&failed)), failed.gas_used),
+        };
+        Ok(Ok(Receipt { transaction: signed.id(), verdict, gas_used }))
+    }
+
+    /// Whether a transaction may run, and its nonce used if so: the next one of its account.
+    fn admit(&self, draft: &mut BlockDraft<'_>, signed: &SignedTransaction) -> Result<Result<u64, Refusal>, Halt> {
+        let next = match check::in_block(self.registry, draft, self.facts, signed, self.height)? {
+            Ok(next) => next,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        // spec: EXEC-5. Before the bundle and outside its layer: a failure uses the nonce too.
+        let (namespace, key) = nonces::nonce_place(&signed.transaction.sender);
+        draft.put(&namespace, key, Some(nonces::record(next)))?;
+        Ok(Ok(next))
+    }
+
+    fn execute(
+        &self,
+        draft: &mut BlockDraft<'_>,
+        signed: &SignedTransaction,
+        bundle: &Bundle,
+        gas_max: u64,
+    ) -> Result<Result<Finished, Failed>, Halt> {
+        let finished = draft.execute(caller(signed), bundle, Limits { gas_max, ..Limits::default() })?;
+        if finished.is_ok() {
+            agents::note_activity(self.registry, draft, &signed.transaction.sender)?;
+        }
+        Ok(finished)
+    }
+}
+
+fn caller(signed: &SignedTransaction) -> Caller {
+    let SignedTransaction { transaction, .. } = signed;
+    Caller { sender: transaction.sender, session: transaction.session, bundle: Some(BundleId(signed.id().0)) }
 }
 
 /// Goes on at once with the bundles that a transaction resumed: as far as the block has gas left, and all of them
@@ -631,7 +810,7 @@ fn fits(facts: &ChainFacts, validators: Option<&Validators>, block: &Block) -> R
 }
 
 /// The verdict on every signature: at once if all are good, one by one if not.
-fn signatures(transactions: &[SignedTransaction]) -> Vec<Result<(), crate::SignatureError>> {
+pub(crate) fn signatures(transactions: &[SignedTransaction]) -> Vec<Result<(), SignatureError>> {
     let messages: Vec<Vec<u8>> = transactions.iter().map(|transaction| transaction.transaction.sign_bytes()).collect();
     let items: Vec<_> = transactions
         .iter()

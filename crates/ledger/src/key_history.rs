@@ -5,11 +5,10 @@
 //! commit pays nothing for it.
 
 use crate::audit::LoggedRecord;
-use crate::block::{self, Refused};
+use crate::block::{self, InOrder, Refused};
 use crate::ledger::{Ledger, LedgerError};
 use crate::{AuditEvent, AuditRecord};
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, StateHash, Value};
-use keelstone_execution::Activity;
 use keelstone_store::StoreError;
 use keelstone_tree::{Hasher, Query};
 use std::ops::RangeInclusive;
@@ -113,10 +112,9 @@ impl<H: Hasher> Ledger<H> {
             Err(LedgerError::NoBlock { .. }) => return Ok(ChangedBy::Unknown),
             Err(error) => return Err(error),
         };
-        let (root, place) = (before.root(), (namespace.clone(), key.clone()));
-        let activity = Activity::default();
-        let executed =
-            block::execute_watched(self.registry(), before, root, block, Refused::Receipt, &activity, Some(place))?;
+        let root = before.root();
+        let way = InOrder { noting: Some((namespace.clone(), key.clone())) };
+        let executed = block::execute_with(self.registry(), before, root, block, Refused::Receipt, &way)?;
         if executed.noted.is_empty() {
             return Ok(ChangedBy::Chain);
         }

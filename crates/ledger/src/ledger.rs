@@ -19,6 +19,7 @@ use crate::check::{self, Refusal};
 use crate::genesis::{Genesis, GenesisError};
 use crate::mempool::{Mempool, PoolLimits};
 use crate::nonces;
+use crate::parallel::{InParallel, Threads};
 use crate::transaction::{SignedTransaction, TxId};
 use keelstone_codec::{Decode, Encode, Hash, Height, OrderedKey, Root, Timestamp};
 use keelstone_execution::{
@@ -29,6 +30,7 @@ use keelstone_store::{Prepared, Store, StoreError, View};
 use keelstone_tree::{Hasher, ReadError};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -50,6 +52,8 @@ pub struct Ledger<H: Hasher> {
     activity: Activity,
     /// The height that opening took back.
     taken_back: Option<Height>,
+    /// The threads that transactions are run on.
+    threads: Threads,
 }
 
 type Listener = Box<dyn Fn(&Arc<Committed>) + Send + Sync>;
@@ -325,6 +329,7 @@ impl<H: Hasher> Ledger<H> {
             certificates: Mutex::default(),
             activity: Activity::default(),
             taken_back: None,
+            threads: Threads::new(NonZeroUsize::MIN),
         };
         ledger.taken_back = ledger.take_back_bodiless()?;
         ledger.drop_blocks_above(ledger.height())?;
@@ -346,14 +351,21 @@ impl<H: Hasher> Ledger<H> {
         self
     }
 
+    /// Runs the transactions of a block on so many threads, to the same results; one is how a ledger begins.
+    // spec: EXEC-15
+    #[must_use]
+    pub fn on_threads(mut self, count: NonZeroUsize) -> Self {
+        self.threads = Threads::new(count);
+        self
+    }
+
     /// Calls `listener` with every block once it is durable, in order, on the thread that committed it.
     pub fn on_commit(&self, listener: impl Fn(&Arc<Committed>) + Send + Sync + 'static) {
         self.listeners.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(listener));
     }
 
     /// Which function is at work in [`Ledger::run`], for a watchdog of the owner's: a loop that makes no host call
-    /// cannot be stopped the same everywhere, only noticed. Says one call at a time, so it is of use to an owner that
-    /// runs one block at a time.
+    /// cannot be stopped the same everywhere, only noticed. Of several calls it says the one that has run longest.
     // spec: EXEC-13
     #[must_use]
     pub fn activity(&self) -> &Activity {
@@ -597,7 +609,9 @@ impl<H: Hasher> Ledger<H> {
             return Err(LedgerError::NotNext { expected, found: block.height });
         }
         let root = view.root();
-        let executed = block::execute_watched(&self.registry, view, root, block, refused, &self.activity, None)?;
+        let way = InParallel { state: view.clone(), activity: &self.activity, threads: &self.threads };
+        let executed = block::execute_with(&self.registry, view, root, block, refused, &way)?;
+        self.threads.learn(&executed.beforehand);
         let prepared = self.store.prepare(executed.changes.to_diff())?;
         Ok(Pending { executed, prepared })
     }

@@ -31,6 +31,7 @@ mod ledger;
 mod mempool;
 pub mod modules;
 mod nonces;
+mod parallel;
 mod rebuild;
 mod replay;
 mod transaction;
@@ -58,6 +59,7 @@ pub use keys::{KeyError, SecretKey, Signature, SignatureError, check_key, verify
 pub use ledger::{Committed, Header, Ledger, LedgerError, Located, Pending, PoolStatus, ProposalError};
 pub use mempool::{Mempool, PoolError, PoolLimits};
 pub use nonces::{NONCES, next_nonce, nonce_place};
+pub use parallel::Beforehand;
 pub use rebuild::{RebuildError, Rebuilt, Until};
 pub use replay::{ReplayError, Replayed};
 pub use transaction::{SignedTransaction, Transaction, TxId};

@@ -112,6 +112,8 @@ settings! {
         /// Milliseconds one operation may run. After that the node ends itself and names the function (exit code 15).
         /// A machine on which honest operations take longer needs more.
         watchdog_ms: u64 = 10_000, 100..=3_600_000;
+        /// Threads that run the transactions of a block; 0 for one to each processor. What blocks come to is the same.
+        threads: u64 = 0, 0..=64;
     }
     /// Transactions that wait for a block.
     mempool: Mempool {

@@ -223,6 +223,11 @@ impl Collected {
         self.0
     }
 
+    /// Puts what happened after these behind them.
+    pub(crate) fn append(&mut self, later: Self) {
+        self.0.extend(later.0);
+    }
+
     fn operation(&mut self, sender: PublicKey, bundle: BundleId, session: SessionId, operation: u32, ran: &Outcome) {
         self.taken_back(sender, bundle, ran.function, &ran.events);
         self.0.push(AuditEvent::Operation(AuditOperation {

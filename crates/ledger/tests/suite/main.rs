@@ -11,6 +11,7 @@ mod genesis;
 mod history;
 mod hostile;
 mod modules;
+mod parallel;
 mod pool;
 mod recovery;
 mod signatures;

@@ -1,0 +1,439 @@
+//! Running a block's transactions on several threads, to exactly what they come to in order.
+//!
+//! Before a block's transactions are run in order, each is run *beforehand*, on the state before all of them, with a
+//! note of everything it reads. Transactions of one account are run after one another, because each takes the nonce that
+//! the one before it leaves; accounts are divided among threads. Then the block is run in order, and what was found
+//! beforehand is taken for a transaction if nothing that it read was changed by a transaction before it. Otherwise it is
+//! run again, once, where it stands.
+//!
+//! So what a block comes to does not depend on how many threads there were, how fast they were, or whether there were
+//! any: which transactions have to be run again follows from the block and the state. Runs beforehand are made in layers
+//! as deep as those of a run in order, so they are charged the same.
+//!
+//! Rules: `spec/chain.md`, EXEC-15.
+
+use crate::block::{self, Ran, Run, Way};
+use crate::check::Refusal;
+use crate::keys::SignatureError;
+use crate::transaction::SignedTransaction;
+use keelstone_codec::{Key, Namespace};
+use keelstone_execution::bundles::Resume;
+use keelstone_execution::{Activity, BlockContext, BlockDraft, Changes, Function, PublicKey, ReadSet, Recorder};
+use keelstone_tree::Read;
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::thread;
+
+/// Blocks of fewer transactions are run in order: starting threads would cost more than they save.
+const TRANSACTIONS_MIN: usize = 8;
+/// The stack of a thread that runs functions: that of a process's first one.
+const STACK_BYTES: usize = 8 << 20;
+/// Most blocks that are run in order before another try, when most of what was run beforehand had to be run again.
+const PAUSE_BLOCKS_MAX: u32 = 64;
+
+/// How much of a block was run beforehand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beforehand {
+    /// Transactions that were run beforehand.
+    pub transactions: usize,
+    /// Those of them of which that was of use: the others were run again.
+    pub taken: usize,
+}
+
+impl Beforehand {
+    /// Whether it was worth it: at least half of the work was.
+    fn paid(&self) -> bool {
+        self.taken * 2 >= self.transactions
+    }
+}
+
+/// What was found beforehand, and what has been changed since.
+#[derive(Default)]
+pub(crate) struct Oracle {
+    /// By transaction.
+    found: Vec<Option<Found>>,
+    /// The group of each transaction: those of one account.
+    groups: Vec<usize>,
+    /// Groups of which something did not come to what was found beforehand, or stands on what another changed: what they
+    /// found after that is worth nothing.
+    stale: Vec<bool>,
+    written: BTreeMap<Namespace, BTreeMap<Key, Writer>>,
+    figures: Beforehand,
+}
+
+/// A transaction, run beforehand.
+struct Found {
+    ran: Result<Ran, Refusal>,
+    /// What it read below what its own group had changed.
+    reads: ReadSet,
+    changes: Changes,
+}
+
+/// Whose transactions have changed a key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writer {
+    Group(usize),
+    Several,
+}
+
+impl Oracle {
+    /// What was found beforehand for the transaction at `index`, if it would be found now: it counts as run then.
+    ///
+    /// Asked for each transaction that is run, in order.
+    // spec: EXEC-15
+    pub(crate) fn of(&mut self, index: usize) -> Option<(Result<Ran, Refusal>, Changes)> {
+        let found = self.found.get_mut(index)?.take();
+        let group = self.groups[index];
+        match found.filter(|found| !self.stale[group] && !self.touches(&found.reads, group)) {
+            Some(found) => {
+                self.note(group, &found.changes);
+                self.figures.taken += 1;
+                Some((found.ran, found.changes))
+            }
+            None => {
+                self.stale[group] = true;
+                None
+            }
+        }
+    }
+
+    /// The transaction at `index` was run in order, and changed this.
+    pub(crate) fn was_run(&mut self, index: usize, changes: &Changes) {
+        if let Some(group) = self.groups.get(index) {
+            self.note(*group, changes);
+        }
+    }
+
+    /// The transaction at `index` was not run at all.
+    pub(crate) fn was_not_run(&mut self, index: usize) {
+        if let Some(group) = self.groups.get(index) {
+            self.stale[*group] = true;
+        }
+    }
+
+    /// How much was of use.
+    pub(crate) fn figures(&self) -> Beforehand {
+        self.figures
+    }
+
+    fn note(&mut self, group: usize, changes: &Changes) {
+        for (namespace, key, _) in changes.iter() {
+            let keys = match self.written.get_mut(namespace) {
+                Some(keys) => keys,
+                None => self.written.entry(namespace.clone()).or_default(),
+            };
+            match keys.get_mut(key) {
+                None => drop(keys.insert(key.clone(), Writer::Group(group))),
+                Some(Writer::Group(other)) if *other == group => {}
+                Some(writer) => {
+                    // The other group goes on from what it wrote itself, and does not read it from below.
+                    if let Writer::Group(other) = *writer {
+                        self.stale[other] = true;
+                    }
+                    *writer = Writer::Several;
+                }
+            }
+        }
+    }
+
+    /// Whether something of what was read has been changed by another group.
+    fn touches(&self, reads: &ReadSet, group: usize) -> bool {
+        let is_other = |writer: &Writer| *writer != Writer::Group(group);
+        let key = |(namespace, key): &(Namespace, Vec<u8>)| {
+            self.written.get(namespace).and_then(|keys| keys.get(key.as_slice())).is_some_and(is_other)
+        };
+        let range = |(namespace, start, end): &(Namespace, Vec<u8>, Option<Vec<u8>>)| {
+            let Some(keys) = self.written.get(namespace) else { return false };
+            if end.as_ref().is_some_and(|end| end <= start) {
+                return false;
+            }
+            let bounds = (Bound::Included(start.as_slice()), end.as_deref().map_or(Bound::Unbounded, Bound::Excluded));
+            keys.range::<[u8], _>(bounds).any(|(_, writer)| is_other(writer))
+        };
+        reads.keys.iter().any(key) || reads.ranges.iter().any(range)
+    }
+}
+
+/// Several threads: how many, and when not.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    count: NonZeroUsize,
+    /// Blocks that are still to be run in order.
+    pause: AtomicU32,
+    /// How long the last pause was.
+    paused: AtomicU32,
+}
+
+impl Threads {
+    pub(crate) fn new(count: NonZeroUsize) -> Self {
+        Self { count, pause: AtomicU32::new(0), paused: AtomicU32::new(0) }
+    }
+
+    /// Takes in how much of a block was of use. Where most was not, the next ones are run in order: twice as many each time.
+    pub(crate) fn learn(&self, beforehand: &Beforehand) {
+        if beforehand.transactions == 0 {
+            let waited = |pause: u32| pause.checked_sub(1);
+            // Refused means that there was no pause.
+            let _ = self.pause.fetch_update(Ordering::Relaxed, Ordering::Relaxed, waited);
+            return;
+        }
+        let paused = match beforehand.paid() {
+            true => 0,
+            false => (self.paused.load(Ordering::Relaxed) * 2).clamp(1, PAUSE_BLOCKS_MAX),
+        };
+        self.paused.store(paused, Ordering::Relaxed);
+        self.pause.store(paused, Ordering::Relaxed);
+    }
+
+    fn rest(&self) -> bool {
+        self.count.get() == 1 || self.pause.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// Transactions run beforehand on several threads, over a state that threads can share.
+pub(crate) struct InParallel<'a, S> {
+    pub(crate) state: S,
+    pub(crate) activity: &'a Activity,
+    pub(crate) threads: &'a Threads,
+}
+
+impl<S: Read + Clone + Send + Sync + 'static> Way for InParallel<'_, S> {
+    fn activity(&self) -> Activity {
+        self.activity.clone()
+    }
+
+    fn signatures(&self, transactions: &[SignedTransaction]) -> Vec<Result<(), SignatureError>> {
+        let count = self.threads.count.get();
+        if count == 1 || transactions.len() < TRANSACTIONS_MIN {
+            return block::signatures(transactions);
+        }
+        // A batch has the verdict of its signatures one by one, however they are divided (spec: TX-4).
+        let parts: Vec<_> = transactions.chunks(transactions.len().div_ceil(count)).collect();
+        on_threads(count, parts.len(), || (), |(), part| block::signatures(parts[part])).into_iter().flatten().collect()
+    }
+
+    fn foretell(
+        &self,
+        run: &Run<'_>,
+        context: &BlockContext,
+        before: &Changes,
+        transactions: &[SignedTransaction],
+        signatures: &[Result<(), SignatureError>],
+    ) -> Oracle {
+        if self.threads.rest() || transactions.len() < TRANSACTIONS_MIN {
+            return Oracle::default();
+        }
+        let (groups, members) = by_account(transactions);
+        if members.len() < 2 {
+            return Oracle::default();
+        }
+        let begin = || {
+            let recorder = Recorder::new(self.state.clone());
+            let draft = BlockDraft::begin(run.registry, recorder.clone(), context.clone());
+            let mut draft = draft.recorded_in(&recorder).watched(self.activity);
+            draft.adopt(before.clone());
+            (recorder, draft)
+        };
+        let group = |(recorder, draft): &mut (Recorder, BlockDraft<'_>), group: usize| {
+            let mut out = Vec::with_capacity(members[group].len());
+            // Nothing of a group is seen by the next.
+            draft.apart(|draft| {
+                for index in &members[group] {
+                    let transaction = &transactions[*index];
+                    if signatures[*index].is_err() {
+                        continue; // It will not be run.
+                    }
+                    // What it hurries depends on the gas that the block has left then.
+                    if resumes(transaction) {
+                        break;
+                    }
+                    drop(recorder.take());
+                    let (ran, changes) = draft.apart(|draft| run.transaction(draft, transaction, 0));
+                    // A state that cannot be read is told of where the block is run in order.
+                    let Ok(ran) = ran else { break };
+                    draft.adopt(changes.clone());
+                    out.push((*index, Found { ran, reads: recorder.take(), changes }));
+                }
+            });
+            out
+        };
+        let done = on_threads(self.threads.count.get(), members.len(), begin, group);
+        let mut found: Vec<Option<Found>> = transactions.iter().map(|_| None).collect();
+        let mut figures = Beforehand::default();
+        for (index, ran) in done.into_iter().flatten() {
+            found[index] = Some(ran);
+            figures.transactions += 1;
+        }
+        Oracle { found, groups, stale: vec![false; members.len()], written: BTreeMap::new(), figures }
+    }
+}
+
+/// Whether a transaction may hurry a bundle in flight.
+fn resumes(transaction: &SignedTransaction) -> bool {
+    transaction.transaction.bundle.operations().iter().any(|operation| operation.function == Resume::hash())
+}
+
+/// The group of every transaction, and the transactions of every group, in order: a group for each account.
+fn by_account(transactions: &[SignedTransaction]) -> (Vec<usize>, Vec<Vec<usize>>) {
+    let mut accounts: BTreeMap<PublicKey, usize> = BTreeMap::new();
+    let mut members: Vec<Vec<usize>> = Vec::new();
+    let mut groups = Vec::with_capacity(transactions.len());
+    for (index, transaction) in transactions.iter().enumerate() {
+        let group = *accounts.entry(transaction.transaction.sender).or_insert(members.len());
+        if group == members.len() {
+            members.push(Vec::new());
+        }
+        members[group].push(index);
+        groups.push(group);
+    }
+    (groups, members)
+}
+
+/// Does pieces of work on several threads, each of which begins with something of its own. The results are in the order
+/// of the pieces, whoever did them.
+fn on_threads<T: Send, B>(
+    count: usize,
+    pieces: usize,
+    begin: impl Fn() -> B + Sync,
+    piece: impl Fn(&mut B, usize) -> T + Sync,
+) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let (mut own, mut done) = (begin(), Vec::new());
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if at >= pieces {
+                return done;
+            }
+            done.push((at, piece(&mut own, at)));
+        }
+    };
+    let mut done = thread::scope(|scope| {
+        let others: Vec<_> = (1..count.min(pieces))
+            .filter_map(|_| thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work).ok())
+            .collect();
+        // Also where no further thread can be had.
+        let mut done = work();
+        for other in others {
+            done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        done
+    });
+    done.sort_unstable_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn threads() -> Threads {
+        Threads::new(NonZeroUsize::new(2).expect("two"))
+    }
+
+    /// Work whose pieces stand in each other's way is tried again ever less often, and at once where it paid.
+    #[test]
+    fn a_load_of_conflicts_is_run_in_order_for_longer_and_longer() {
+        let threads = threads();
+        let (none, useless, useful) = (
+            Beforehand::default(),
+            Beforehand { transactions: 10, taken: 1 },
+            Beforehand { transactions: 10, taken: 9 },
+        );
+        for pause in [1, 2, 4, 8, 16, 32, 64, 64] {
+            assert!(!threads.rest());
+            threads.learn(&useless);
+            for _ in 0..pause {
+                assert!(threads.rest());
+                threads.learn(&none);
+            }
+        }
+        threads.learn(&useful);
+        assert!(!threads.rest());
+        threads.learn(&useless);
+        threads.learn(&none);
+        assert!(!threads.rest(), "after what paid, a pause is short again");
+    }
+
+    fn at(group: usize, reads: ReadSet, keys: &[&str]) -> (usize, Found) {
+        let ran = Err(Refusal::NoNonce);
+        let name = Namespace::new("app").expect("a name");
+        let value = keelstone_codec::Value::new(vec![1]).expect("a value");
+        let change = |key: &&str| {
+            let key = Key::new(key.as_bytes()).expect("a key");
+            (name.clone(), key, keelstone_execution::Change { before: None, after: Some(value.clone()) })
+        };
+        (group, Found { ran, reads, changes: keys.iter().map(change).collect() })
+    }
+
+    fn key(key: &str) -> ReadSet {
+        let name = Namespace::new("app").expect("a name");
+        ReadSet { keys: [(name, key.as_bytes().to_vec())].into(), ..ReadSet::default() }
+    }
+
+    fn range(start: &str, end: Option<&str>) -> ReadSet {
+        let (name, end) = (Namespace::new("app").expect("a name"), end.map(|end| end.as_bytes().to_vec()));
+        ReadSet { ranges: [(name, start.as_bytes().to_vec(), end)].into(), ..ReadSet::default() }
+    }
+
+    /// Which of these are taken, one transaction after the other.
+    fn taken(found: Vec<(usize, Found)>) -> Vec<bool> {
+        let (groups, found): (Vec<_>, Vec<_>) = found.into_iter().map(|(group, found)| (group, Some(found))).unzip();
+        let mut oracle = Oracle { found, stale: vec![false; groups.len()], groups, ..Oracle::default() };
+        let count = oracle.groups.len();
+        let take = |at: usize| {
+            let changes = oracle.found[at].as_ref().map(|found| found.changes.clone()).unwrap_or_default();
+            let taken = oracle.of(at).is_some();
+            if !taken {
+                oracle.was_run(at, &changes);
+            }
+            taken
+        };
+        (0..count).map(take).collect()
+    }
+
+    /// spec: EXEC-15. A read set holds keys, also absent ones, and ranges: what another puts into one, where nothing was
+    /// (a phantom), is in the way, and what lies beside it is not.
+    #[test]
+    fn what_was_read_and_changed_since_is_not_taken() {
+        let none = ReadSet::default;
+        assert_eq!(taken(vec![at(0, none(), &["b"]), at(1, key("a"), &[]), at(2, key("b"), &[])]), [true, true, false]);
+        for (reads, good) in [
+            (range("a", Some("b")), true),
+            (range("b", Some("b\0")), false),
+            (range("a", None), false),
+            (range("b\0", None), true),
+            (range("c", Some("a")), true),
+            (range("", Some("z")), false),
+        ] {
+            assert_eq!(taken(vec![at(0, none(), &["b"]), at(1, reads.clone(), &[])]), [true, good], "{reads:?}");
+        }
+        // What an account changed itself is in nobody's way but the others'.
+        assert_eq!(
+            taken(vec![at(0, none(), &["b"]), at(0, key("b"), &["b"]), at(0, range("a", None), &[])]),
+            [true; 3]
+        );
+    }
+
+    /// spec: EXEC-15. An account whose transaction was run again goes on from something else than what was foreseen; so
+    /// does one that had changed, itself, what another changed after it.
+    #[test]
+    fn what_stands_on_something_that_is_not_taken_is_not_taken() {
+        let none = ReadSet::default;
+        let after = vec![at(0, none(), &["a"]), at(1, key("a"), &["b"]), at(1, none(), &["c"]), at(2, key("z"), &[])];
+        assert_eq!(taken(after), [true, false, false, true]);
+        let over = vec![at(0, none(), &["a"]), at(1, key("a"), &["a"]), at(0, none(), &["d"])];
+        assert_eq!(taken(over), [true, false, false]);
+    }
+
+    #[test]
+    fn results_stand_in_the_order_of_the_pieces() {
+        for count in [1, 2, 8, 40] {
+            let squares = on_threads(count, 20, || (), |(), at| at * at);
+            assert_eq!(squares, (0..20).map(|at| at * at).collect::<Vec<_>>(), "{count} threads");
+        }
+        assert!(on_threads(2, 0, || (), |(), at| at).is_empty());
+    }
+}

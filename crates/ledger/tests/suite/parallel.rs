@@ -1,0 +1,174 @@
+//! Blocks on several threads: whatever stands in each other's way, they come to what they come to in order.
+
+use crate::tools::*;
+use crate::walk::{self, Walk};
+use keelstone_codec::{BoundedSet, Height, Text, Timestamp};
+use keelstone_execution::bundles::{BundleId, Resume, RollBack};
+use keelstone_execution::{Batching, Bundle, Mode, Operation};
+use keelstone_ledger::modules::{contracts, memes};
+use keelstone_ledger::{
+    Beforehand, Block, Executed, Genesis, Receipt, Refused, Signature, SignedTransaction, Verdict, execute,
+};
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+
+/// splitmix64.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (word ^ (word >> 31)) % end
+    }
+
+    fn person(&mut self, among: u64) -> u8 {
+        u8::try_from(1 + self.below(among)).unwrap()
+    }
+}
+
+/// The agents of a walk, all of them with money.
+fn genesis() -> Genesis {
+    let mut genesis = walk::genesis();
+    let account = |person: u8| format!(r#"{{"key":"currency.balances:{}","value":500}}"#, key(person).public());
+    let accounts: Vec<String> = (1..=60).map(account).collect();
+    genesis.import_xian(format!("[{}]", accounts.join(",")).as_bytes()).unwrap();
+    (genesis.limits.bundle_gas_max, genesis.limits.continuation_gas_max) = (4_000_000, 10_000_000);
+    genesis
+}
+
+fn pay(to: u8, amount: u64) -> Operation {
+    let to = Text::new(key(to).public().to_string()).unwrap();
+    op(&contracts::Transfer { to, amount: Text::new(amount.to_string()).unwrap() })
+}
+
+fn post(text: &str) -> Operation {
+    op(&memes::Post { text: Text::new(text).unwrap() })
+}
+
+/// Everything by which a run of a block differs from another.
+fn told(executed: &Executed) -> String {
+    let Executed { block, receipts, continuations, changes, record, refused, validators, nonces, .. } = executed;
+    format!("{block:?}{receipts:?}{continuations:?}{changes:?}{record:?}{refused:?}{validators:?}{nonces:?}")
+}
+
+/// Runs a block in order and on 1, 2 and 8 threads, compares, and commits it. What was run beforehand on two.
+fn compared(chain: Chain, block: Block, refused: Refused, what: &str) -> (Chain, Vec<Receipt>, Beforehand) {
+    let view = chain.view();
+    let expected = execute(chain.registry(), view.clone(), view.root(), block.clone(), refused).unwrap();
+    assert_eq!(expected.beforehand, Beforehand::default());
+    let (mut chain, mut beforehand, mut last) = (chain, Beforehand::default(), None);
+    for threads in [1, 8, 2] {
+        chain = chain.on_threads(NonZeroUsize::new(threads).unwrap());
+        let pending = last.insert(chain.run(block.clone(), refused).unwrap());
+        assert_eq!(told(pending.executed()), told(&expected), "{what}, {threads} threads");
+        if threads > 1 {
+            let found = pending.executed().beforehand;
+            assert!(threads == 8 || found == beforehand, "{what}: {found:?} and {beforehand:?}");
+            beforehand = found;
+        }
+    }
+    chain.commit(last.unwrap()).unwrap();
+    (chain, expected.receipts, beforehand)
+}
+
+/// spec: EXEC-15. Blocks of anything by anybody, in each other's way or not: calls of every function, payments between
+/// few, bundles in flight that are hurried and taken back, nonces that were used or leave a gap, signatures that are not
+/// good, blocks that have no gas left. Results, gas, events, errors and their order are those of a run in order.
+#[test]
+fn d03_blocks_on_several_threads_are_blocks_in_order() {
+    let (mut taken, mut again, mut failed, mut refusals) = (0, 0, 0, BTreeMap::<u16, u32>::new());
+    for seed in 0..4u64 {
+        let (mut dice, mut walk) = (Dice(seed), Walk::begin(seed));
+        let mut genesis = genesis();
+        if seed % 3 == 2 {
+            genesis.limits.block_gas_max = 5_000_000;
+            genesis.limits.continuation_gas_max = 2_000_000;
+        }
+        let mut chain = chain_of(&genesis);
+        let mut bundles: Vec<(u8, BundleId)> = Vec::new();
+        for height in 1..=6u64 {
+            let functions = chain.registry().functions();
+            let people = [6, 16, 60][usize::try_from(dice.below(3)).unwrap()];
+            let mut nonces: BTreeMap<u8, u64> = BTreeMap::new();
+            let mut transactions: Vec<SignedTransaction> = Vec::new();
+            for _ in 0..dice.below(70) {
+                let mut person = dice.person(people);
+                let operations: Vec<Operation> = match dice.below(8) {
+                    0..3 => (0..=dice.below(3)).map(|_| pay(dice.person(people), 1 + dice.below(200))).collect(),
+                    3 => vec![post("one"), post("two")],
+                    4 if !bundles.is_empty() => {
+                        let (owner, bundle) = bundles[usize::try_from(dice.below(bundles.len() as u64)).unwrap()];
+                        person = owner;
+                        vec![if dice.below(3) > 0 { op(&Resume { bundle }) } else { op(&RollBack { bundle }) }]
+                    }
+                    _ => {
+                        let (caller, operation) = walk.any_call(&functions, height);
+                        person = caller;
+                        vec![operation]
+                    }
+                };
+                let next =
+                    nonces.entry(person).or_insert_with(|| chain.next_nonce(&key(person).public()).unwrap().unwrap());
+                let nonce = match dice.below(20) {
+                    0 => next.saturating_sub(1),
+                    1 => *next + 1,
+                    _ => {
+                        *next += 1;
+                        *next - 1
+                    }
+                };
+                let mut transaction = unsigned(person, nonce, operations.clone());
+                if dice.below(12) == 0 {
+                    let borders = BoundedSet::new((1..u32::try_from(operations.len()).unwrap()).step_by(2)).unwrap();
+                    let batching = Batching { borders, ..Batching::until(Height(height + 4)) };
+                    transaction.bundle = Bundle::new(Mode::Async(batching), operations).unwrap();
+                }
+                let mut signed = transaction.sign(&key(person));
+                if *signed.transaction.bundle.mode() != Mode::Sync {
+                    bundles.push((person, BundleId(signed.id().0)));
+                }
+                if dice.below(40) == 0 {
+                    signed.signature = Signature([7; 64]);
+                }
+                transactions.push(signed);
+            }
+            let block =
+                Block { height: Height(height), time: Timestamp(height * 1_000), proposer: proposer(), transactions };
+            let refused = if height % 3 == 0 { Refused::LeaveOut } else { Refused::Receipt };
+            let (next, receipts, beforehand) = compared(chain, block, refused, &format!("seed {seed}, block {height}"));
+            chain = next;
+            taken += beforehand.taken;
+            again += beforehand.transactions - beforehand.taken;
+            for receipt in receipts {
+                match receipt.verdict {
+                    Verdict::Failed(_) => failed += 1,
+                    Verdict::Refused { code, .. } => *refusals.entry(code).or_default() += 1,
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert!(taken > 100 && again > 50 && failed > 50, "{taken} taken, {again} again, {failed} failed");
+    assert!([5, 8, 9, 16].iter().all(|code| refusals.contains_key(code)), "{refusals:?}");
+}
+
+fn of(transactions: Vec<SignedTransaction>) -> Block {
+    Block { height: Height(1), time: Timestamp(1_000), proposer: proposer(), transactions }
+}
+
+/// spec: EXEC-15. What is in nobody's way is run once, also the second transaction of an account; what all want is run
+/// in order after all.
+#[test]
+fn what_is_in_nobodys_way_is_run_once() {
+    let apart: Vec<_> = (0..120u8).map(|n| signed(1 + n / 2, u64::from(n % 2), vec![pay(1 + n / 2, 1)])).collect();
+    let (_, receipts, beforehand) = compared(chain_of(&genesis()), of(apart), Refused::Receipt, "apart");
+    assert!(receipts.iter().all(Receipt::succeeded));
+    assert_eq!(beforehand, Beforehand { transactions: 120, taken: 120 });
+    let same: Vec<_> = (1..=60).map(|person| signed(person, 0, vec![pay(61, 1)])).collect();
+    let (_, receipts, beforehand) = compared(chain_of(&genesis()), of(same), Refused::Receipt, "all the same");
+    assert!(receipts.iter().all(Receipt::succeeded));
+    assert_eq!(beforehand, Beforehand { transactions: 60, taken: 1 });
+}
