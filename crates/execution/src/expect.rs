@@ -8,6 +8,7 @@
 use crate::{
     BlockContext, BlockDraft, Bundle, Caller, ContextUse, Failed, Finished, FunctionHash, Halt, Limits, Registry,
 };
+use keelstone_codec::{Hash, StateHash};
 use keelstone_tree::Read;
 
 /// Why expectations were not filled in.
@@ -45,6 +46,51 @@ fn uses(context: &ContextUse) -> String {
     named.iter().filter(|(used, _)| *used).map(|(_, name)| *name).collect::<Vec<_>>().join(" and ")
 }
 
+/// What operations are made to expect of themselves (spec: EXEC-4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// The state hash of the session afterwards: all that went before in the session is bound with it.
+    StateHash,
+    /// Their own diff, whatever went before.
+    OwnDiff,
+    /// Both.
+    Both,
+}
+
+impl Bundle {
+    /// Says whether it depends on nothing but the state: only then can expectations be met.
+    ///
+    /// # Errors
+    /// [`ExpectError::Unforeseeable`], [`ExpectError::UnknownFunction`].
+    // spec: EXEC-4
+    pub fn check_foreseeable(&self, registry: &Registry) -> Result<(), ExpectError> {
+        for (operation, function) in (0u32..).zip(self.operations().iter().map(|operation| operation.function)) {
+            let entry = registry.function(&function).ok_or(ExpectError::UnknownFunction { operation, function })?;
+            if !entry.context.is_none() {
+                let (name, context) = (entry.name, entry.context);
+                return Err(ExpectError::Unforeseeable { operation, name, context });
+            }
+        }
+        Ok(())
+    }
+
+    /// The same bundle, with every operation expecting what it came to: its state hash, the digest of its own diff, or
+    /// both, in order.
+    #[must_use]
+    pub fn expecting(&self, meaning: Meaning, outcomes: impl IntoIterator<Item = (StateHash, Hash)>) -> Self {
+        let mut expecting = self.clone();
+        for (operation, (state_hash, diff)) in expecting.operations_mut().iter_mut().zip(outcomes) {
+            if meaning != Meaning::OwnDiff {
+                operation.expected_diff = Some(state_hash);
+            }
+            if meaning != Meaning::StateHash {
+                operation.expected_own_diff = Some(diff);
+            }
+        }
+        expecting
+    }
+}
+
 /// Runs a bundle over a version of the state, keeping nothing of it.
 ///
 /// An async bundle is run as one: it comes to the links of its batches, unless others write to what it reads between
@@ -77,17 +123,8 @@ pub fn expect(
     bundle: &Bundle,
     limits: Limits,
 ) -> Result<Bundle, ExpectError> {
-    for (operation, function) in (0u32..).zip(bundle.operations().iter().map(|operation| operation.function)) {
-        let entry = registry.function(&function).ok_or(ExpectError::UnknownFunction { operation, function })?;
-        if !entry.context.is_none() {
-            let (name, context) = (entry.name, entry.context);
-            return Err(ExpectError::Unforeseeable { operation, name, context });
-        }
-    }
+    bundle.check_foreseeable(registry)?;
     let finished = simulate(registry, state, block, caller, bundle, limits)?.map_err(ExpectError::Failed)?;
-    let mut expecting = bundle.clone();
-    for (operation, outcome) in expecting.operations_mut().iter_mut().zip(&finished.outcomes) {
-        operation.expected_diff = Some(outcome.state_hash);
-    }
-    Ok(expecting)
+    let outcomes = finished.outcomes.iter().map(|outcome| (outcome.state_hash, outcome.diff.digest));
+    Ok(bundle.expecting(Meaning::StateHash, outcomes))
 }

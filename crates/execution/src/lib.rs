@@ -49,7 +49,7 @@ pub use context::{BlockContext, Context, ContextUse, Emitted, Event};
 pub use error::{
     Denied, FAILURE_REASON_BYTES_MAX, Failed, Failure, FailureKind, Halt, REASON_BYTES_MAX, SessionError, Stop,
 };
-pub use expect::{ExpectError, expect, simulate};
+pub use expect::{ExpectError, Meaning, expect, simulate};
 pub use host::Handle;
 pub use index::{Index, IndexError};
 pub use merkle::{LIST_COUNT_MAX, ListProof, list_root};

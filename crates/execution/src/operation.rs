@@ -199,7 +199,8 @@ impl Bundle {
     }
 
     /// The same operations as one atom, if this is an async bundle.
-    pub(crate) fn as_one(&self) -> Option<Self> {
+    #[must_use]
+    pub fn as_one(&self) -> Option<Self> {
         let is_async = self.mode != Mode::Sync;
         is_async.then(|| Self { mode: Mode::Sync, operations: self.operations.clone() })
     }

@@ -12,6 +12,7 @@
 //! | ask what happened | [`Ledger::block`], [`Ledger::transaction`], [`Ledger::list_proofs`], [`Ledger::on_commit`] |
 //! | check it | [`Ledger::replay`], [`Ledger::transition`], [`verify_transition`], [`Ledger::verify_audit`] |
 //! | go back in it | [`Ledger::key_history`], [`Ledger::rebuild`] |
+//! | know what a bundle will come to, with no store, and prove it | [`Ledger::witness`], [`foresee`], [`BundleProof`] |
 //! | sign | [`SecretKey`], [`Transaction::sign`] |
 //! | take over a network of Xian's software | [`Genesis::import_xian`], [`xian::export`], [`modules::contracts`] |
 //!
@@ -22,6 +23,7 @@ mod audit;
 mod block;
 mod chain;
 mod check;
+mod foresight;
 mod genesis;
 mod inherit;
 mod json;
@@ -50,6 +52,7 @@ pub use block::{
 };
 pub use chain::{BLOCKS, CHAIN, Chain, ChainFacts, ChainLimits, SCHEMA};
 pub use check::Refusal;
+pub use foresight::{BundleProof, BundleProofError, Foreseen, ForesightError, Setting, Witness, foresee, witness};
 pub use genesis::{FirstState, Genesis, GenesisError};
 pub use inherit::{InheritError, Inherited, Inheriting, Put};
 pub use json::{JSON_DEPTH_MAX, Json, JsonError, JsonFault, Number};

@@ -1,16 +1,19 @@
 //! Transactions, blocks and what the ledger keeps of them; genesis files and Xian's exports.
 
 use crate::{Target, canonical};
-use keelstone_codec::{Blob, ChainId, Encode, Hash, Height, Root, StateHash, Tag, Text, Timestamp};
+use keelstone_codec::{
+    Blob, ChainId, Encode, Hash, Height, Key, Namespace, Root, StateHash, Tag, Text, Timestamp, Value,
+};
 use keelstone_execution::mmr::{Domain, Mmr, MmrConsistency, MmrInclusion, Place, Subtrees};
-use keelstone_execution::{Bundle, BundleId, FunctionHash, Mode, Operation, SessionId, Summary};
+use keelstone_execution::{Bundle, BundleId, FunctionHash, Mode, Operation, Recorder, Registry, SessionId, Summary};
 use keelstone_ledger::xian::{self, Import};
 use keelstone_ledger::{
-    AuditEvent, AuditOperation, AuditProof, AuditRecord, Block, BlockAudit, BlockRecord, Checkpoint, Continuation,
-    Failure, Genesis, Inherited, ListProof, Progress, Receipt, SecretKey, SignedCheckpoint, SignedTransaction,
-    Transaction, Verdict, list_root,
+    AuditEvent, AuditOperation, AuditProof, AuditRecord, Block, BlockAudit, BlockRecord, BundleProof, Checkpoint,
+    Continuation, Failure, Genesis, Inherited, ListProof, Progress, Receipt, SecretKey, Setting, SignedCheckpoint,
+    SignedTransaction, Transaction, Verdict, foresee, list_root, modules,
 };
-use keelstone_tree::{Blake3, Diff, MemoryTree};
+use keelstone_tree::{Blake3, Diff, Grown, MemoryTree, prove};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::LazyLock;
 
@@ -47,6 +50,51 @@ fn transaction(input: &[u8]) -> bool {
 
 fn transactions() -> Vec<Vec<u8>> {
     vec![SIGNED.to_bytes()]
+}
+
+pub(crate) const BUNDLE_PROOF: Target = Target { name: "bundle_proof", run: bundle_proof, seeds: bundle_proofs };
+
+/// The chain's functions, and an honest proof of what a bundle comes to on it.
+static PROVEN: LazyLock<(Registry, BundleProof)> = LazyLock::new(|| {
+    let (registry, key) = (modules::standard(), SecretKey::from_seed(&[1; 32]));
+    let genesis = Genesis::new(ChainId::new("Test-1").expect("a chain id"));
+    let first = genesis.first_state().expect("nothing special");
+    let mut state = MemoryTree::<Blake3>::new();
+    let old_root = state.apply(&first.diff);
+    let operation = Operation::of(&modules::memes::Post { text: Text::new("hello").expect("short") });
+    let bundle = Bundle::new(Mode::Sync, vec![operation]).expect("one operation");
+    let transaction = Transaction { bundle, nonce: 0, ..SIGNED.transaction.clone() }.sign(&key);
+    let setting = Setting { old_root, height: Height(1), time: Timestamp(5), proposer: key.public() };
+    let recorder = Recorder::new(state.clone());
+    let foreseen = foresee(&registry, recorder.clone(), &setting, &transaction.transaction).expect("it can be run");
+    let mut queries = recorder.take().queries();
+    queries.extend(foreseen.changes.to_diff().queries());
+    let mut entries: BTreeMap<Namespace, BTreeMap<Key, Value>> = BTreeMap::new();
+    for (namespace, write) in first.diff.iter() {
+        let value = write.value.clone().expect("a genesis deletes nothing");
+        entries.entry(namespace.clone()).or_default().insert(write.key.clone(), value);
+    }
+    let witness = prove(&Grown::new::<Blake3>(&entries), &queries).expect("all is in memory").encode();
+    let witness = Blob::new(witness).expect("short");
+    let proof = BundleProof::make::<Blake3>(&registry, setting, transaction, witness).expect("an honest one");
+    (registry, proof)
+});
+
+/// A proof that verifies under the honest old root, of the honest bundle in the honest block, says what the honest one says.
+fn bundle_proof(input: &[u8]) -> bool {
+    let Some(proof) = canonical::<BundleProof>(input) else { return false };
+    let (registry, honest) = &*PROVEN;
+    if proof.verify::<Blake3>(registry).is_err() {
+        return false;
+    }
+    if (proof.setting, proof.transaction.id()) == (honest.setting, honest.transaction.id()) {
+        assert_eq!((&proof.receipt, proof.new_root), (&honest.receipt, honest.new_root), "two truths of one bundle");
+    }
+    true
+}
+
+fn bundle_proofs() -> Vec<Vec<u8>> {
+    vec![PROVEN.1.to_bytes()]
 }
 
 pub(crate) const BLOCK: Target = Target { name: "block", run: block, seeds: blocks };

@@ -51,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     execution::IN_FLIGHT,
     execution::SESSION,
     chain::TRANSACTION,
+    chain::BUNDLE_PROOF,
     chain::BLOCK,
     chain::LIST_PROOF,
     chain::RANGE_PROOF,

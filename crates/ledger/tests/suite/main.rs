@@ -7,6 +7,7 @@ mod audit;
 mod chain;
 mod conflict;
 mod determinism;
+mod foresight;
 mod genesis;
 mod history;
 mod hostile;

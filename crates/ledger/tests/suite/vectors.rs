@@ -1,11 +1,14 @@
 //! The golden bytes of `spec/vectors/ledger.json`, which pin every layout of `spec/ledger.md`.
 
 use crate::tools::*;
-use keelstone_codec::{BoundedSet, Encode, Hash, Height, Text, Timestamp};
+use keelstone_codec::{Blob, BoundedSet, Encode, Hash, Height, Text, Timestamp};
 use keelstone_execution::{Batching, Bundle, Mode, SessionId};
 use keelstone_ledger::modules::{agents, contracts};
 use keelstone_ledger::xian::{Decimal, EntryKey, Record};
-use keelstone_ledger::{Block, Genesis, JSON_DEPTH_MAX, Json, Signature, Transaction, list_root, nonce_place, verify};
+use keelstone_ledger::{
+    Block, BundleProof, Genesis, JSON_DEPTH_MAX, Json, Signature, Transaction, Witness, list_root, nonce_place, verify,
+};
+use keelstone_tree::Blake3;
 use serde_json::{Value, json};
 
 fn bytes(value: &impl Encode) -> String {
@@ -123,6 +126,25 @@ fn bundles() -> Value {
     })
 }
 
+/// A proof of what a bundle comes to on a small chain.
+fn bundle_proof() -> Value {
+    let chain = chain();
+    let operation = op(&contracts::Transfer { to: Text::new("bob").unwrap(), amount: Text::new("0.5").unwrap() });
+    let transaction = signed(1, 0, vec![operation]);
+    let Witness { setting, proof } = chain.witness(&transaction.transaction, Timestamp(5)).unwrap();
+    let witness = Blob::new(proof).unwrap();
+    let proof = BundleProof::make::<Blake3>(chain.registry(), setting, transaction, witness).unwrap();
+    proof.verify::<Blake3>(chain.registry()).unwrap();
+    json!({
+        "rule": "HISTORY-8",
+        "setting": bytes(&proof.setting),
+        "transaction": bytes(&proof.transaction),
+        "receipt": bytes(&proof.receipt),
+        "new_root": proof.new_root.to_string(),
+        "proof": bytes(&proof),
+    })
+}
+
 fn xian() -> Value {
     let values = ["null", "true", "0.780", "-1e400", r#""é""#, "[]", r#"{"z":1,"a":{"__fixed__":"7.6E+20"}}"#];
     let value = |text: &str| {
@@ -144,7 +166,8 @@ fn xian() -> Value {
     })
 }
 
-/// spec: TX-1, TX-2, TX-3, TX-6, BLOCK-1, BLOCK-4, BLOCK-5, BLOCK-6, XIAN-2, XIAN-4. Written anew with `KEELSTONE_BLESS=1` only.
+/// spec: TX-1, TX-2, TX-3, TX-6, BLOCK-1, BLOCK-4, BLOCK-5, BLOCK-6, HISTORY-8, XIAN-2,
+/// XIAN-4. Written anew with `KEELSTONE_BLESS=1` only.
 #[test]
 fn bytes_are_those_of_the_golden_vectors() {
     let found = json!({
@@ -153,6 +176,7 @@ fn bytes_are_those_of_the_golden_vectors() {
         "lists": lists(),
         "chain": chains(),
         "bundles": bundles(),
+        "bundle_proof": bundle_proof(),
         "xian": xian(),
     });
     let place = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/vectors/ledger.json");
