@@ -5,6 +5,7 @@
 
 use crate::api::{
     Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Transaction,
+    Witness,
 };
 use crate::cli::Context;
 use crate::commands::init::{PRODUCER, now};
@@ -81,6 +82,10 @@ impl Chain for Alone {
 
     fn bundles(&self) -> Result<Vec<BundleStatus>, Refusal> {
         self.engine.bundles()
+    }
+
+    fn witness(&self, transaction: &[u8]) -> Result<Witness, Refusal> {
+        self.engine.witness(transaction)
     }
 
     fn functions(&self) -> Result<Vec<Function>, Refusal> {

@@ -34,6 +34,8 @@ pub(crate) trait Chain: Send + Sync {
     fn bundle(&self, id: &Hash) -> Result<BundleStatus, Refusal>;
     /// The async bundles in flight.
     fn bundles(&self) -> Result<Vec<BundleStatus>, Refusal>;
+    /// What anybody needs to run an encoded transaction, signed or not, with no store at hand.
+    fn witness(&self, transaction: &[u8]) -> Result<Witness, Refusal>;
     /// What can be called.
     fn functions(&self) -> Result<Vec<Function>, Refusal>;
 }
@@ -298,6 +300,26 @@ pub(crate) struct Entry {
     pub(crate) proof: Option<String>,
 }
 
+/// A proof of all that running a transaction reads and writes, and where it would be run if it came now.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Witness {
+    /// The chain.
+    pub(crate) chain_id: String,
+    /// The hasher the proof is checked with.
+    pub(crate) hasher: String,
+    /// The root of the last state.
+    pub(crate) root: String,
+    /// The height of the next block.
+    pub(crate) height: u64,
+    /// A time that block may have, in milliseconds since 1970.
+    pub(crate) time: u64,
+    /// Somebody who may make that block.
+    pub(crate) proposer: String,
+    /// The proof under `root`, in hexadecimal.
+    pub(crate) proof: String,
+}
+
 /// Entries of a namespace, in the order of their keys.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Entries {
@@ -429,6 +451,9 @@ pub(crate) struct Operation {
     /// The state hash its sender expects after it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) expected_diff: Option<String>,
+    /// The digest its own diff had to have.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) expected_own_diff: Option<String>,
 }
 
 /// What became of a transaction.

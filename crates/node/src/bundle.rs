@@ -168,6 +168,7 @@ pub(crate) fn show_operation(registry: &Registry, operation: &Operation) -> api:
         function: entry.map_or_else(|| operation.function.to_string(), keelstone_execution::Entry::label),
         args: args.unwrap_or_else(|| json!(hex::encode(&*operation.args))),
         expected_diff: operation.expected_diff.map(|hash| hash.to_string()),
+        expected_own_diff: operation.expected_own_diff.map(|hash| hash.to_string()),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::api::{
     Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Reloaded, Status, Submitted,
-    Transaction,
+    Transaction, Witness,
 };
 use crate::strict_json;
 use crate::world::By;
@@ -217,6 +217,10 @@ impl Chain for Remote {
 
     fn bundles(&self) -> Result<Vec<BundleStatus>, Refusal> {
         self.get("/v1/bundles")
+    }
+
+    fn witness(&self, transaction: &[u8]) -> Result<Witness, Refusal> {
+        self.request("POST", "/v1/witness", transaction)
     }
 
     fn functions(&self) -> Result<Vec<Function>, Refusal> {

@@ -16,11 +16,11 @@ use crate::http::ENTRIES_BYTES_MAX;
 use crate::statesync::{StateSync, Syncing};
 use crate::way::{Way, Yielding, Yields};
 use crate::world::{By, Kept};
-use keelstone_codec::{Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
+use keelstone_codec::{Decode as _, Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
 use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, SessionId, Sessions};
 use keelstone_ledger::{
     Committed, Genesis, GenesisError, InheritError, Inherited, Json, Ledger, LedgerError, PoolError, PoolLimits,
-    Refusal as TxRefusal, Refused, ReplayError, TxId, xian,
+    Refusal as TxRefusal, Refused, ReplayError, SignedTransaction, Transaction, TxId, Witness, xian,
 };
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
@@ -33,10 +33,14 @@ use keelstone_sync::snapshot::SnapshotParams;
 use keelstone_tree::{Blake3, HashKind, Hasher, KeyRange, Query, Read, ReadError, Sha256};
 use std::fs::File;
 use std::io::{self, BufReader, Seek as _};
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+/// Bytes of a witness that is given out: in hexadecimal it has to fit into an answer.
+const WITNESS_BYTES_MAX: usize = 24 << 20;
 
 /// What is called with every block once it is durable.
 pub(crate) type Listener = Box<dyn Fn(&Arc<Committed>) + Send + Sync>;
@@ -340,8 +344,9 @@ pub(crate) struct Local<H: Hasher> {
     pub(crate) options: Options,
     joining: bool,
     pool: PoolLimits,
-    activity: Activity,
-    listeners: Listeners,
+    shared: Shared,
+    /// The right to run a bundle that nobody sent.
+    witnessing: Mutex<()>,
     waker: OnceLock<SyncSender<()>>,
     forward: OnceLock<Forward>,
     /// The block an engine has decided and not yet committed.
@@ -353,6 +358,14 @@ pub(crate) struct Local<H: Hasher> {
     home: Home,
     /// What queries look the world up by: of the root they belong to, whichever generation that is in.
     indexes: Arc<Kept>,
+}
+
+/// What one ledger after the other has from its node.
+#[derive(Clone)]
+struct Shared {
+    activity: Activity,
+    listeners: Listeners,
+    threads: NonZeroUsize,
 }
 
 /// A generation and the ledger over it.
@@ -386,16 +399,20 @@ impl<H: Hasher> Local<H> {
         };
         // Its lock is the one that tells who holds the directory.
         let generations = Generations::open(&home.data())?;
-        let (activity, listeners) = (Activity::default(), Arc::new(RwLock::default()));
+        let shared = Shared {
+            activity: Activity::default(),
+            listeners: Arc::new(RwLock::default()),
+            threads: threads(config.execution.threads),
+        };
         let origins = Origins { home, genesis: &genesis, joining };
         let live = match generations.current()? {
             Some(generation) if !generation.is_hollow() || origins.is_hollow() => {
-                Live::open(generation, registry, &options, pool, &activity, &listeners)?
+                Live::open(generation, registry, &options, pool, &shared)?
             }
             // None yet, or one that has to be whole now.
             hollow => {
                 let generation = generations.fresh()?;
-                let live = Live::create(generation, registry, &origins, &options, pool, &activity, &listeners)?;
+                let live = Live::create(generation, registry, &origins, &options, pool, &shared)?;
                 generations.switch(&live.generation)?;
                 hollow.map_or(Ok(()), |hollow| generations.discard(&hollow))?;
                 live
@@ -409,7 +426,7 @@ impl<H: Hasher> Local<H> {
         let indexes = Arc::new(Kept::default());
         let following = indexes.clone();
         let follow: Listener = Box::new(move |committed| following.follow(committed));
-        listeners.write().unwrap_or_else(PoisonError::into_inner).push(follow);
+        shared.listeners.write().unwrap_or_else(PoisonError::into_inner).push(follow);
         Ok(Self {
             live: RwLock::new(live),
             generations,
@@ -418,8 +435,8 @@ impl<H: Hasher> Local<H> {
             options,
             joining,
             pool,
-            activity,
-            listeners,
+            shared,
+            witnessing: Mutex::new(()),
             waker: OnceLock::new(),
             forward: OnceLock::new(),
             ran: Mutex::new(None),
@@ -444,7 +461,7 @@ impl<H: Hasher> Local<H> {
     pub(crate) fn over(&self, generation: Generation, store: Store<H>) -> Result<Live<H>, Failure> {
         let kv = Arc::new(RedbKv::open(&generation.blocks())?);
         let ledger = Ledger::open(store, kv, self.registry.clone(), self.pool)?;
-        Ok(Live::over(generation, ledger, &self.activity, &self.listeners))
+        Ok(Live::over(generation, ledger, &self.shared))
     }
 
     /// The chain of the genesis in a generation of its own.
@@ -455,8 +472,7 @@ impl<H: Hasher> Local<H> {
             &Origins { home: &self.home, genesis: &self.genesis, joining: self.joining },
             &self.options,
             self.pool,
-            &self.activity,
-            &self.listeners,
+            &self.shared,
         )
     }
 
@@ -489,6 +505,12 @@ impl<H: Hasher> Local<H> {
     }
 }
 
+/// How many threads run functions: as configured, or one for each processor.
+fn threads(configured: u64) -> NonZeroUsize {
+    let configured = usize::try_from(configured).ok().and_then(NonZeroUsize::new);
+    configured.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
+}
+
 impl<H: Hasher> Clone for Live<H> {
     fn clone(&self) -> Self {
         Self { generation: self.generation.clone(), ledger: self.ledger.clone() }
@@ -503,8 +525,7 @@ impl<H: Hasher> Live<H> {
         origins: &Origins<'_>,
         options: &Options,
         pool: PoolLimits,
-        activity: &Activity,
-        listeners: &Listeners,
+        shared: &Shared,
     ) -> Result<Self, Failure> {
         let Origins { home, genesis, .. } = origins;
         let ledger = match &genesis.inherits {
@@ -524,7 +545,7 @@ impl<H: Hasher> Live<H> {
                 Ledger::open(store, Arc::new(RedbKv::open(&generation.blocks())?), registry.clone(), pool)?
             }
         };
-        Ok(Self::over(generation, ledger, activity, listeners))
+        Ok(Self::over(generation, ledger, shared))
     }
 
     /// Opens what a generation holds.
@@ -533,12 +554,11 @@ impl<H: Hasher> Live<H> {
         registry: &Registry,
         options: &Options,
         pool: PoolLimits,
-        activity: &Activity,
-        listeners: &Listeners,
+        shared: &Shared,
     ) -> Result<Self, Failure> {
         let (store, kv) = Self::parts(&generation, options, false)?;
         let ledger = Ledger::open(store, kv, registry.clone(), pool)?;
-        Ok(Self::over(generation, ledger, activity, listeners))
+        Ok(Self::over(generation, ledger, shared))
     }
 
     fn parts(generation: &Generation, options: &Options, fresh: bool) -> Result<(Store<H>, Arc<RedbKv>), Failure> {
@@ -549,9 +569,9 @@ impl<H: Hasher> Live<H> {
         Ok((store, Arc::new(RedbKv::open(&generation.blocks())?)))
     }
 
-    fn over(generation: Generation, ledger: Ledger<H>, activity: &Activity, listeners: &Listeners) -> Self {
-        let ledger = ledger.watched(activity);
-        let listeners = listeners.clone();
+    fn over(generation: Generation, ledger: Ledger<H>, shared: &Shared) -> Self {
+        let ledger = ledger.watched(&shared.activity).on_threads(shared.threads);
+        let listeners = shared.listeners.clone();
         if let Some(height) = ledger.taken_back() {
             tracing::warn!(%height, "the last block was not whole when the power or the process went, so it is taken back");
         }
@@ -852,6 +872,37 @@ impl<H: Hasher> Chain for Local<H> {
         Ok(self.ledger().bundles()?.iter().map(|(id, record)| show_bundle(id, record)).collect())
     }
 
+    fn witness(&self, transaction: &[u8]) -> Result<api::Witness, Refusal> {
+        let ledger = self.ledger();
+        let limit = ledger.facts().limits.transaction_bytes_max as usize;
+        if transaction.len() > limit {
+            return Err(Refusal::Bad(format!("a transaction has at most {limit} bytes")));
+        }
+        let signed = SignedTransaction::from_bytes(transaction).map(|signed| signed.transaction);
+        let transaction = signed
+            .or_else(|_| Transaction::from_bytes(transaction))
+            .map_err(|error| Refusal::Bad(format!("the bytes are no transaction: {error}")))?;
+        // It costs what running the bundle costs, and nobody pays for it.
+        let busy = || Refusal::Busy("another witness is being made".to_owned());
+        let _one = self.witnessing.try_lock().map_err(|_| busy())?;
+        let Witness { setting, proof } = ledger.witness(&transaction, ledger.time())?;
+        if proof.len() > WITNESS_BYTES_MAX {
+            return Err(Refusal::Bad(format!(
+                "its witness has {} bytes, the limit is {WITNESS_BYTES_MAX}",
+                proof.len()
+            )));
+        }
+        Ok(api::Witness {
+            chain_id: ledger.facts().chain_id.to_string(),
+            hasher: H::KIND.to_string(),
+            root: setting.old_root.to_string(),
+            height: setting.height.0,
+            time: setting.time.0,
+            proposer: setting.proposer.to_string(),
+            proof: hex::encode(proof),
+        })
+    }
+
     fn functions(&self) -> Result<Vec<api::Function>, Refusal> {
         let function = |entry: &keelstone_execution::Entry| api::Function {
             name: entry.label(),
@@ -898,7 +949,7 @@ impl<H: Hasher> Engine for Local<H> {
     }
 
     fn on_commit(&self, listener: Listener) {
-        self.listeners.write().unwrap_or_else(PoisonError::into_inner).push(listener);
+        self.shared.listeners.write().unwrap_or_else(PoisonError::into_inner).push(listener);
     }
 
     fn wake_on_submit(&self, waker: SyncSender<()>) {
@@ -912,7 +963,7 @@ impl<H: Hasher> Engine for Local<H> {
     }
 
     fn activity(&self) -> Activity {
-        self.activity.clone()
+        self.shared.activity.clone()
     }
 
     fn way(&self) -> Arc<Way> {

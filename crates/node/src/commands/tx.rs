@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How many blocks ahead a transaction expires if its file does not say.
-const EXPIRY_BLOCKS: u64 = 100;
+pub(super) const EXPIRY_BLOCKS: u64 = 100;
 /// How long a command that sends a transaction waits for its block.
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -110,6 +110,16 @@ fn plan(
     context: &Context<'_>,
 ) -> Result<Transaction, Failure> {
     let plan: Plan = strict_json::parse(text).map_err(|error| Failure::usage(format!("the transaction: {error}")))?;
+    filled(&plan, sender, chain, context)
+}
+
+/// The transaction of a plan. What it leaves open is asked of `chain`, which is opened only if needed.
+pub(super) fn filled(
+    plan: &Plan,
+    sender: PublicKey,
+    chain: Option<&dyn Chain>,
+    context: &Context<'_>,
+) -> Result<Transaction, Failure> {
     let registry = &context.application.registry;
     if let (Some(chain_id), Some(nonce), Some(expiry_height)) = (&plan.chain_id, plan.nonce, plan.expiry_height) {
         return plan.build(registry, sender, &Facts { chain_id: chain_id.clone(), nonce, expiry_height });
@@ -193,7 +203,7 @@ pub(super) fn call(calls: Value, from: &str, chain: &dyn Chain, context: &Contex
 }
 
 /// Sends a transaction, and waits for its block if so asked.
-fn submit(
+pub(super) fn submit(
     chain: &dyn Chain,
     signed: &SignedTransaction,
     wait: Option<Duration>,

@@ -67,6 +67,7 @@ pub(crate) fn router(served: Served) -> Router {
         .route("/v1/snapshots", get(snapshots))
         .route("/v1/snapshots/{height}/chunks/{index}", get(chunk))
         .route("/v1/transactions", post(submit))
+        .route("/v1/witness", post(witness))
         .route("/v1/transactions/{id}", get(transaction))
         .route("/v1/receipts/{id}", get(receipt))
         .route("/v1/blocks/{height}", get(block))
@@ -107,13 +108,14 @@ async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next
 
 /// The label for a route: one of a fixed list, so that series cannot be added from outside.
 fn known_route(pattern: &str) -> &'static str {
-    const ROUTES: [&str; 21] = [
+    const ROUTES: [&str; 22] = [
         "/",
         "/v1/status",
         "/v1/functions",
         "/v1/snapshots",
         "/v1/snapshots/{height}/chunks/{index}",
         "/v1/transactions",
+        "/v1/witness",
         "/v1/transactions/{id}",
         "/v1/receipts/{id}",
         "/v1/blocks/{height}",
@@ -282,7 +284,7 @@ async fn index() -> Json<serde_json::Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "paths": [
             "/v1/status", "/v1/functions", "/v1/transactions", "/v1/transactions/{id}", "/v1/receipts/{id}",
-            "/v1/blocks/{height or latest}", "/v1/accounts/{key}", "/v1/bundles", "/v1/bundles/{id}",
+            "/v1/blocks/{height or latest}", "/v1/accounts/{key}", "/v1/bundles", "/v1/bundles/{id}", "/v1/witness",
             "/v1/state/{namespace}?key=…&prove=true",
             "/v1/entries/{namespace}?prefix=…", "/v1/lookup/{index}?of=…", "/v1/snapshots",
             "/v1/snapshots/{height}/chunks/{index}", "/v1/admin/reload", "/v1/events", "/healthz", "/readyz", "/metrics", "/openapi.json"
@@ -335,7 +337,7 @@ async fn functions(State(served): State<Served>) -> Answer<Vec<api::Function>> {
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SubmitBody {
-    /// The encoded, signed transaction in hexadecimal.
+    /// The encoded transaction in hexadecimal.
     transaction: String,
 }
 
@@ -355,25 +357,50 @@ async fn submit(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<api::Submitted>), ApiError> {
+    let transaction = sent(&served, &headers, body)?;
+    let submitted = ask(&served, move |chain| chain.submit(&transaction)).await;
+    served.metrics.transaction(if submitted.is_ok() { "accepted" } else { "refused" });
+    Ok((StatusCode::ACCEPTED, Json(submitted?)))
+}
+
+/// The bytes of a transaction that was sent, in either form.
+fn sent(served: &Served, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Vec<u8>, ApiError> {
     let body = body.map_err(|error| match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => served.limits.too_large(),
         _ => ApiError::new(Code::BadRequest, "the body could not be read"),
     })?;
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
-    let transaction = match kind.split(';').next().unwrap_or("").trim() {
-        "application/octet-stream" => body.to_vec(),
+    match kind.split(';').next().unwrap_or("").trim() {
+        "application/octet-stream" => Ok(body.to_vec()),
         "application/json" => {
             let body: SubmitBody = strict_json::parse(&body)?;
-            parsed("transaction", &body.transaction, |digits| hex::decode(digits))?
+            parsed("transaction", &body.transaction, |digits| hex::decode(digits))
         }
         _ => {
             let message = "send application/json or application/octet-stream";
-            return Err(ApiError::new(Code::UnsupportedMedia, message));
+            Err(ApiError::new(Code::UnsupportedMedia, message))
         }
-    };
-    let submitted = ask(&served, move |chain| chain.submit(&transaction)).await;
-    served.metrics.transaction(if submitted.is_ok() { "accepted" } else { "refused" });
-    Ok((StatusCode::ACCEPTED, Json(submitted?)))
+    }
+}
+
+/// What it takes to run a transaction with no store at hand: a proof of all it reads and writes in the last state. It need
+/// not be signed; nothing is taken in. One is made at a time.
+#[utoipa::path(
+    post, path = "/v1/witness",
+    request_body(content((SubmitBody = "application/json"), (Vec<u8> = "application/octet-stream"))),
+    responses(
+        (status = 200, body = api::Witness),
+        (status = 400, body = ErrorBody), (status = 403, body = ErrorBody), (status = 413, body = ErrorBody),
+        (status = 503, body = ErrorBody, description = "Another one is being made"),
+    )
+)]
+async fn witness(
+    State(served): State<Served>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<api::Witness> {
+    let transaction = sent(&served, &headers, body)?;
+    ask(&served, move |chain| chain.witness(&transaction)).await.map(Json)
 }
 
 /// A transaction and what became of it.
@@ -593,6 +620,7 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
         snapshots,
         chunk,
         submit,
+        witness,
         transaction,
         receipt,
         block,
@@ -624,7 +652,7 @@ mod tests {
         let document = serde_json::to_value(Document::openapi()).expect("a document");
         let described = document["paths"].as_object().expect("paths").len();
         // All but `/` and `/openapi.json`, which are there for people.
-        assert_eq!(described, 19);
+        assert_eq!(described, 20);
     }
 
     #[test]

@@ -1,7 +1,10 @@
-//! `keelstone bundle submit|status|list|resume|retry|cancel`: bundles that run in batches over several blocks.
+//! `keelstone bundle submit|status|list|resume|retry|cancel`: bundles that run in batches over several blocks; and what is
+//! done with any bundle where no store is at hand.
+
+mod offline;
 
 use super::proof::read_input;
-use super::tx::{sign, wait_for};
+use super::tx::{self, sign, wait_for};
 use crate::api::{BundleStatus, Chain, Refusal};
 use crate::bundle::{Batches, Plan};
 use crate::cli::Context;
@@ -11,12 +14,14 @@ use crate::strict_json;
 use clap::{Args, Subcommand};
 use keelstone_codec::{Encode as _, Hash};
 use keelstone_execution::bundles::{Abandon, BundleId, Resume, Retry, RollBack};
-use keelstone_execution::{Function, Operation, list_root};
+use keelstone_execution::{Function, Mode, Operation, list_root};
+use keelstone_ledger::SignedTransaction;
+use offline::Source;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Submit async bundles and decide over those in flight
+/// Build bundles and foresee what they come to; submit async ones and decide over those in flight
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[command(subcommand)]
@@ -25,9 +30,11 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Submit the operations of a JSON file, and wait until they are done or stopped
+    #[command(flatten)]
+    Offline(offline::Action),
+    /// Submit the operations of a JSON file in batches, or a bundle as it was built, and wait for its end
     Submit {
-        /// The file, as `tx send` takes it; `-` for standard input
+        /// The file, as `tx send` takes it, or what `build` and `expect` wrote; `-` for standard input
         file: PathBuf,
         #[command(flatten)]
         sender: Sender,
@@ -91,8 +98,15 @@ struct Sender {
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     match options.action {
+        Action::Offline(action) => offline::run(action, context),
         Action::Submit { file, sender, last_height, hold, no_wait } => {
-            let mut plan = plan(&file)?;
+            let mut plan = match Source::parse(&read_input(&file)?)? {
+                Source::Plan(plan) => plan,
+                _ if last_height.is_some() || hold => {
+                    return Err(Failure::usage("the file says already how it is run: no --last-height, no --hold"));
+                }
+                source => return submit_built(source, &sender, no_wait, context),
+            };
             let batches = plan.batches.get_or_insert_with(Batches::default);
             batches.last_height = last_height.or(batches.last_height);
             batches.hold |= hold;
@@ -134,14 +148,42 @@ fn parsed(id: &str) -> Result<Hash, Failure> {
 }
 
 fn submit(plan: &Plan, sender: &Sender, no_wait: bool, context: &Context<'_>) -> Result<Exit, Failure> {
-    let (chain, out) = (context.chain()?, context.out);
+    let chain = context.chain()?;
     let signed = sign(&text(plan), &sender.from, Some(&*chain), context)?;
+    sent(&*chain, &signed, no_wait, Duration::from_secs(sender.timeout), context)
+}
+
+/// Signs a transaction that was built, if it is not, and sends it.
+fn submit_built(source: Source, sender: &Sender, no_wait: bool, context: &Context<'_>) -> Result<Exit, Failure> {
+    let signed = match source {
+        Source::Signed(signed) => signed,
+        Source::Unsigned(transaction) => {
+            let unsigned = json!({ "unsigned": hex::encode(transaction.to_bytes()) });
+            sign(unsigned.to_string().as_bytes(), &sender.from, None, context)?
+        }
+        Source::Plan(plan) => sign(&text(&plan), &sender.from, None, context)?,
+    };
+    let (chain, limit) = (context.chain()?, Duration::from_secs(sender.timeout));
+    if *signed.transaction.bundle.mode() == Mode::Sync {
+        return tx::submit(&*chain, &signed, (!no_wait).then_some(limit), context);
+    }
+    sent(&*chain, &signed, no_wait, limit, context)
+}
+
+/// Sends a signed async bundle, and shows where it stands.
+fn sent(
+    chain: &dyn Chain,
+    signed: &SignedTransaction,
+    no_wait: bool,
+    limit: Duration,
+    context: &Context<'_>,
+) -> Result<Exit, Failure> {
     chain.submit(&signed.to_bytes())?;
-    let (id, limit) = (signed.id().0, Duration::from_secs(sender.timeout));
-    wait_for(&*chain, &signed, limit)?;
-    let status = if no_wait { chain.bundle(&id)? } else { settled(&*chain, &id, limit)? };
-    show(&status, out);
-    out.emit(&status);
+    let id = signed.id().0;
+    wait_for(chain, signed, limit)?;
+    let status = if no_wait { chain.bundle(&id)? } else { settled(chain, &id, limit)? };
+    show(&status, context.out);
+    context.out.emit(&status);
     Ok(if status.status == "stopped" { Exit::Refused } else { Exit::Ok })
 }
 
