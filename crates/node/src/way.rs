@@ -257,7 +257,7 @@ mod tests {
     fn the_background_waits_for_the_block_that_is_at_work() {
         let (way, files) = (Arc::new(Way::default()), MemoryFiles::new());
         let sliced = Sliced::over(Arc::new(files.clone()), &way);
-        let bytes: Vec<u8> = (0..SLICE_BYTES * 2 + 5).map(|at| (at % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..=250).cycle().take(SLICE_BYTES * 2 + 5).collect();
         let block = way.block();
         let second = way.block();
         let (tell, told) = channel();
