@@ -250,6 +250,41 @@ proptest! {
         }
     }
 
+    /// spec: TREE-8. Verified together, each proof has the verdict it has alone, whatever the others are.
+    #[test]
+    fn many_proofs_have_the_verdicts_they_have_alone(
+        state in some_state(),
+        asked in prop::collection::vec((prop::collection::vec(some_query(), 1..3), any::<prop::sample::Index>(), 0u8..3), 0..70),
+        picks in prop::collection::vec(any::<prop::sample::Index>(), 3),
+    ) {
+        fn check<H: Hasher>(state: &State, asked: &[(Vec<Query>, prop::sample::Index, u8)]) -> Result<(), TestCaseError> {
+            let tree = Grown::new::<H>(state);
+            let proofs: Vec<(Proof, &[Query])> = asked
+                .iter()
+                .filter_map(|(queries, at, change)| {
+                    let mut bytes = prove_bytes(&tree, queries).unwrap();
+                    let at = at.index(bytes.len());
+                    bytes[at] ^= change;
+                    Some((Proof::decode(&bytes).ok()?, queries.as_slice()))
+                })
+                .collect();
+            let limits = ProofLimits { nodes: 40, ..ProofLimits::default() };
+            let together = Proof::verify_many::<H>(proofs.clone(), tree.root(), &limits);
+            prop_assert_eq!(together.len(), proofs.len());
+            for ((proof, queries), together) in proofs.into_iter().zip(together) {
+                match (proof.verify::<H>(tree.root(), queries, &limits), together) {
+                    (Ok(alone), Ok(together)) => prop_assert_eq!(format!("{alone:?}"), format!("{together:?}")),
+                    (alone, together) => prop_assert_eq!(alone.err(), together.err()),
+                }
+            }
+            Ok(())
+        }
+        let asked: Vec<_> =
+            asked.into_iter().map(|(queries, at, change)| (aimed(&state, queries, &picks), at, change)).collect();
+        check::<Blake3>(&state, &asked)?;
+        check::<Sha256>(&state, &asked)?;
+    }
+
     /// spec: TREE-11. Whatever a diff writes and deletes, a witness gives the root of the new state.
     #[test]
     fn witnesses_give_the_root_of_the_new_state(
