@@ -3,6 +3,7 @@
 //! Every test runs the real program on a directory of its own and talks to it over real sockets. Names begin with the
 //! id of the hostile case they answer, where there is one.
 
+mod audit;
 mod bundles;
 mod commands;
 mod http;

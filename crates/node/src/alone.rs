@@ -4,9 +4,10 @@
 //! that `tx send` works the same with and without a node.
 
 use crate::api::{
-    Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Transaction,
+    self, Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Transaction,
     Witness,
 };
+use crate::audit::Wanted;
 use crate::cli::Context;
 use crate::commands::init::{PRODUCER, now};
 use crate::engine::Engine;
@@ -86,6 +87,28 @@ impl Chain for Alone {
 
     fn witness(&self, transaction: &[u8]) -> Result<Witness, Refusal> {
         self.engine.witness(transaction)
+    }
+
+    fn audit(&self, wanted: &Wanted) -> Result<api::Audit, Refusal> {
+        self.engine.audit(wanted)
+    }
+
+    fn audit_proof(&self, index: u64) -> Result<api::AuditAnswer, Refusal> {
+        self.engine.audit_proof(index)
+    }
+
+    fn audit_checkpoint(&self, since: Option<u64>) -> Result<api::AuditCheckpoint, Refusal> {
+        self.engine.audit_checkpoint(since)
+    }
+
+    fn history(
+        &self,
+        namespace: &Namespace,
+        key: &Key,
+        heights: (Option<Height>, Option<Height>),
+        limit: usize,
+    ) -> Result<api::History, Refusal> {
+        self.engine.history(namespace, key, heights, limit)
     }
 
     fn functions(&self) -> Result<Vec<Function>, Refusal> {

@@ -3,6 +3,7 @@
 //! [`Chain`] is what can be asked. A chain in this process and one behind HTTP both answer it, so a command does not
 //! care whether a node is running. Hashes, keys and bytes are lower-case hexadecimal, times milliseconds since 1970.
 
+use crate::audit::Wanted;
 use crate::exit::{Exit, Failure};
 use crate::world::By;
 use keelstone_codec::{Hash, Height, Key, Namespace};
@@ -36,6 +37,20 @@ pub(crate) trait Chain: Send + Sync {
     fn bundles(&self) -> Result<Vec<BundleStatus>, Refusal>;
     /// What anybody needs to run an encoded transaction, signed or not, with no store at hand.
     fn witness(&self, transaction: &[u8]) -> Result<Witness, Refusal>;
+    /// Records of the audit log.
+    fn audit(&self, wanted: &Wanted) -> Result<Audit, Refusal>;
+    /// One record of the audit log, with the proof that it is in the log of the last state.
+    fn audit_proof(&self, index: u64) -> Result<AuditAnswer, Refusal>;
+    /// Where the audit log stands; with the proof that it goes on from its first so many records, if a count is given.
+    fn audit_checkpoint(&self, since: Option<u64>) -> Result<AuditCheckpoint, Refusal>;
+    /// Up to `limit` changes of an entry between two heights, those of all that is kept if none are given.
+    fn history(
+        &self,
+        namespace: &Namespace,
+        key: &Key,
+        heights: (Option<Height>, Option<Height>),
+        limit: usize,
+    ) -> Result<History, Refusal>;
     /// What can be called.
     fn functions(&self) -> Result<Vec<Function>, Refusal>;
 }
@@ -353,6 +368,125 @@ pub(crate) struct Extract {
     pub(crate) entries: Vec<Pair>,
     /// The proof that these are all, under `root`.
     pub(crate) proof: String,
+}
+
+/// A record of the audit log.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct AuditEntry {
+    /// Its place in the log.
+    pub(crate) index: u64,
+    /// The height of its block.
+    pub(crate) height: u64,
+    /// What happened: `operation`, `rolled_back`, `failed`, `submitted`, `ended` or `block`.
+    pub(crate) kind: String,
+    /// The key whose doing it was; of a block, that made it.
+    pub(crate) who: String,
+    /// What the record says, by kind.
+    pub(crate) said: Value,
+    /// The record's encoding.
+    pub(crate) record: String,
+}
+
+/// Records of the audit log.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Audit {
+    /// The place of the first record that is kept.
+    pub(crate) first: u64,
+    /// How many records the log has.
+    pub(crate) count: u64,
+    /// The records, in order.
+    pub(crate) records: Vec<AuditEntry>,
+    /// Where to go on, if there may be more.
+    pub(crate) next: Option<u64>,
+}
+
+/// A record of the audit log, proven.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct AuditAnswer {
+    /// The record.
+    pub(crate) entry: AuditEntry,
+    /// Height of the state whose log it is in.
+    pub(crate) height: u64,
+    /// That state's root.
+    pub(crate) root: String,
+    /// The hasher of the state tree.
+    pub(crate) hasher: String,
+    /// The encoded proof (`spec/audit.md`, AUDIT-8).
+    pub(crate) proof: String,
+}
+
+/// Where the audit log stands.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct AuditCheckpoint {
+    /// The network's name.
+    pub(crate) chain_id: String,
+    /// The hash of the genesis.
+    pub(crate) genesis_hash: String,
+    /// The height.
+    pub(crate) height: u64,
+    /// The root of the state, which holds the log.
+    pub(crate) root: String,
+    /// The hasher of the state tree.
+    pub(crate) hasher: String,
+    /// How many records the log has.
+    pub(crate) count: u64,
+    /// The encoding of its count and peaks (`spec/audit.md`, AUDIT-1).
+    pub(crate) log: String,
+    /// The earlier number of records that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) since: Option<u64>,
+    /// The encoded proof that the log goes on from these (`spec/audit.md`, AUDIT-2).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) consistency: Option<String>,
+}
+
+/// What an entry held over time.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct History {
+    /// The namespace.
+    pub(crate) namespace: String,
+    /// The key.
+    pub(crate) key: String,
+    /// The hasher of the state tree.
+    pub(crate) hasher: String,
+    /// The first height that was looked at.
+    pub(crate) from: u64,
+    /// The last height that was looked at.
+    pub(crate) to: u64,
+    /// The changes, the earliest first.
+    pub(crate) changes: Vec<Change>,
+    /// The height to go on with, if there may be more.
+    pub(crate) next: Option<u64>,
+}
+
+/// A change of an entry.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Change {
+    /// The height that made it.
+    pub(crate) height: u64,
+    /// The hash of the value before, under the chain's hasher; null if there was none.
+    pub(crate) before: Option<String>,
+    /// The value since; null if it was deleted.
+    pub(crate) value: Option<String>,
+    /// The value as text, if it has one.
+    pub(crate) text: Option<String>,
+    /// What changed it: `operation`, `chain` for what the chain writes itself, or `unknown` if the state before is not kept.
+    pub(crate) by: String,
+    /// The operations that did, in order; the last left the value.
+    pub(crate) operations: Vec<ChangeOperation>,
+    /// The root of the state at this height.
+    pub(crate) root: String,
+    /// The encoded proof of the value, or of its absence, under that root.
+    pub(crate) proof: String,
+}
+
+/// An operation that changed an entry.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct ChangeOperation {
+    /// The state hash of its session afterwards.
+    pub(crate) state_hash: String,
+    /// Its record in the audit log; null if that is not kept.
+    pub(crate) record: Option<AuditEntry>,
 }
 
 /// A key and its value.

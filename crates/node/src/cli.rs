@@ -56,6 +56,7 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Audit(commands::audit::Options),
     Bench(commands::bench::Options),
     Bundle(commands::bundle::Options),
     Completions(commands::completions::Options),
@@ -64,12 +65,14 @@ enum Command {
     Db(commands::db::Options),
     Demo(commands::demo::Options),
     Export(commands::export::Options),
+    History(commands::history::Options),
     Import(commands::import::Options),
     Init(commands::init::Options),
     Keys(commands::keys::Options),
     Node(commands::node::Options),
     Proof(commands::proof::Options),
     Query(commands::query::Options),
+    Rebuild(commands::rebuild::Options),
     Replay(commands::replay::Options),
     Rollback(commands::rollback::Options),
     Snapshot(commands::snapshot::Options),
@@ -203,6 +206,7 @@ impl Application {
         let home = Home::new(home(cli.global.home)?);
         let context = Context { application: self, out, home, home_given, settings: cli.global.settings };
         match cli.command {
+            Command::Audit(options) => commands::audit::run(options, &context),
             Command::Bench(options) => commands::bench::run(options, &context),
             Command::Bundle(options) => commands::bundle::run(options, &context),
             Command::Completions(options) => commands::completions::run(options, &context),
@@ -211,12 +215,14 @@ impl Application {
             Command::Db(options) => commands::db::run(options, &context),
             Command::Demo(options) => commands::demo::run(options, &context),
             Command::Export(options) => commands::export::run(options, &context),
+            Command::History(options) => commands::history::run(options, &context),
             Command::Import(options) => commands::import::run(options, &context),
             Command::Init(options) => commands::init::run(options, &context),
             Command::Keys(options) => commands::keys::run(options, &context),
             Command::Node(options) => commands::node::run(options, &context),
             Command::Proof(options) => commands::proof::run(options, &context),
             Command::Query(options) => commands::query::run(options, &context),
+            Command::Rebuild(options) => commands::rebuild::run(options, &context),
             Command::Replay(options) => commands::replay::run(options, &context),
             Command::Rollback(options) => commands::rollback::run(options, &context),
             Command::Snapshot(options) => commands::snapshot::run(options, &context),

@@ -4,9 +4,10 @@
 //! one the user named; its answers are still parsed strictly and proofs still have to verify.
 
 use crate::api::{
-    Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Reloaded, Status, Submitted,
+    self, Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Reloaded, Status, Submitted,
     Transaction, Witness,
 };
+use crate::audit::Wanted;
 use crate::strict_json;
 use crate::world::By;
 use keelstone_codec::{Hash, Height, Key, Namespace};
@@ -221,6 +222,44 @@ impl Chain for Remote {
 
     fn witness(&self, transaction: &[u8]) -> Result<Witness, Refusal> {
         self.request("POST", "/v1/witness", transaction)
+    }
+
+    fn audit(&self, wanted: &Wanted) -> Result<api::Audit, Refusal> {
+        let mut path = format!("/v1/audit?limit={}{}", wanted.limit, at(wanted.height));
+        for (name, value) in [
+            ("from", wanted.from.map(|from| from.to_string())),
+            ("kind", wanted.kind.as_ref().map(|kind| escaped(kind))),
+            ("who", wanted.who.map(|who| who.to_string())),
+        ] {
+            if let Some(value) = value {
+                write!(path, "&{name}={value}").expect("writing to a string cannot fail");
+            }
+        }
+        self.get(&path)
+    }
+
+    fn audit_proof(&self, index: u64) -> Result<api::AuditAnswer, Refusal> {
+        self.get(&format!("/v1/audit/{index}"))
+    }
+
+    fn audit_checkpoint(&self, since: Option<u64>) -> Result<api::AuditCheckpoint, Refusal> {
+        self.get(&since.map_or("/v1/audit-log".to_owned(), |since| format!("/v1/audit-log?since={since}")))
+    }
+
+    fn history(
+        &self,
+        namespace: &Namespace,
+        key: &Key,
+        (from, to): (Option<Height>, Option<Height>),
+        limit: usize,
+    ) -> Result<api::History, Refusal> {
+        let mut path = format!("/v1/history/{namespace}?key_hex={}&limit={limit}", hex::encode(key));
+        for (name, height) in [("from", from), ("to", to)] {
+            if let Some(height) = height {
+                write!(path, "&{name}={height}").expect("writing to a string cannot fail");
+            }
+        }
+        self.get(&path)
     }
 
     fn functions(&self) -> Result<Vec<Function>, Refusal> {

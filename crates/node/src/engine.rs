@@ -5,6 +5,7 @@
 //! change while the process runs: one that state sync restored takes the place of the empty one it began with.
 
 use crate::api::{self, Chain, Page, Refusal};
+use crate::audit::{self, Wanted};
 use crate::bundle::{show_bundle, show_continuation, show_operation, show_receipt};
 use crate::call;
 use crate::config::{Config, History};
@@ -16,11 +17,12 @@ use crate::http::ENTRIES_BYTES_MAX;
 use crate::statesync::{StateSync, Syncing};
 use crate::way::{Way, Yielding, Yields};
 use crate::world::{By, Kept};
-use keelstone_codec::{Decode as _, Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
+use keelstone_codec::{Decode as _, Encode as _, Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
 use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, SessionId, Sessions};
 use keelstone_ledger::{
-    Committed, Genesis, GenesisError, InheritError, Inherited, Json, Ledger, LedgerError, PoolError, PoolLimits,
-    Refusal as TxRefusal, Refused, ReplayError, SignedTransaction, Transaction, TxId, Witness, xian,
+    AuditVerdict, ChangedBy, Committed, Genesis, GenesisError, InheritError, Inherited, Json, KeyChange, Ledger,
+    LedgerError, LoggedRecord, PoolError, PoolLimits, RebuildError, Rebuilt, Refusal as TxRefusal, Refused,
+    ReplayError, SignedTransaction, Transaction, TxId, Until, Witness, xian,
 };
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
@@ -69,6 +71,19 @@ pub(crate) trait Engine: Chain + Consensus + StateSync {
         to: Option<Height>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Replayed, Failure>;
+    /// Compares every record of the audit log that is kept with its block, and the whole with the state.
+    fn verify_audit(&self, progress: &mut dyn FnMut(Height)) -> Result<AuditVerdict, Failure>;
+    /// Hands out records of the audit log as lines, the first of which says where the log stands.
+    fn export_audit(
+        &self,
+        from: Option<u64>,
+        to: Option<u64>,
+        line: &mut dyn FnMut(&serde_json::Value) -> Result<(), Failure>,
+    ) -> Result<std::ops::Range<u64>, Failure>;
+    /// Forgets the records of the audit log below a height; gives the place of the first that is kept.
+    fn prune_audit(&self, before: Height) -> Result<u64, Failure>;
+    /// Makes the chain as it was in a home of its own.
+    fn rebuild(&self, until: Until, home: &Home, progress: &mut dyn FnMut(u64, u64)) -> Result<Rebuilt, Failure>;
     /// Makes an earlier height the last one again.
     fn rollback(&self, to: Height) -> Result<Root, Failure>;
     /// The imported network's state, in its own form.
@@ -608,7 +623,9 @@ impl From<LedgerError> for Refusal {
     fn from(error: LedgerError) -> Self {
         match error {
             LedgerError::Store(error) => error.into(),
-            LedgerError::NoBlock { .. } | LedgerError::NotYet { .. } => Self::NotFound(error.to_string()),
+            LedgerError::NoBlock { .. } | LedgerError::NotYet { .. } | LedgerError::NoRecord { .. } => {
+                Self::NotFound(error.to_string())
+            }
             error if error.is_damage() => Self::Damaged(causes(&error)),
             error => Self::Failed(causes(&error)),
         }
@@ -681,7 +698,9 @@ impl From<LedgerError> for Failure {
         let message = causes(&error);
         match error {
             LedgerError::Store(error) => error.into(),
-            LedgerError::NoBlock { .. } | LedgerError::NotYet { .. } => Self::not_found(message),
+            LedgerError::NoBlock { .. } | LedgerError::NotYet { .. } | LedgerError::NoRecord { .. } => {
+                Self::not_found(message)
+            }
             LedgerError::Genesis(_) | LedgerError::Registry(_) => Self::usage(message),
             error if error.is_damage() => Self::integrity(message),
             _ => Self::error(message),
@@ -695,6 +714,19 @@ impl From<ReplayError> for Failure {
             ReplayError::Ledger(error) => error.into(),
             ReplayError::Range { .. } => Self::not_found(error.to_string()),
             error => Self::integrity(causes(&error)),
+        }
+    }
+}
+
+impl From<RebuildError> for Failure {
+    fn from(error: RebuildError) -> Self {
+        match error {
+            RebuildError::Ledger(error) => error.into(),
+            RebuildError::Differs { .. } => Self::integrity(causes(&error)),
+            RebuildError::Missing { .. } => Self::not_found(error.to_string()).hint(
+                "a node that kept the blocks from the first on can rebuild it, or restore an older snapshot first",
+            ),
+            error => Self::not_found(error.to_string()),
         }
     }
 }
@@ -903,6 +935,95 @@ impl<H: Hasher> Chain for Local<H> {
         })
     }
 
+    fn audit(&self, wanted: &Wanted) -> Result<api::Audit, Refusal> {
+        wanted.check().map_err(Refusal::Bad)?;
+        let ledger = self.ledger();
+        let kept = ledger.audit_range()?;
+        let from = match (wanted.from, wanted.height) {
+            (Some(from), _) => from,
+            (None, Some(height)) => ledger.audit_place(height)?,
+            (None, None) => kept.start,
+        };
+        // Behind the records of the one height that is wanted there are no more of them.
+        let end = wanted.height.map_or(Ok(kept.end), |height| ledger.audit_place(height.next()))?;
+        let (found, next) = match from < end {
+            true => ledger.audit_records(from, wanted.limit, &|record| wanted.picks(record))?,
+            false => (Vec::new(), None),
+        };
+        let records = found.iter().map(|logged| audit::show(self.registry(), logged)).collect();
+        Ok(api::Audit { first: kept.start, count: kept.end, records, next: next.filter(|next| *next < end) })
+    }
+
+    fn audit_proof(&self, index: u64) -> Result<api::AuditAnswer, Refusal> {
+        let proof = self.ledger().audit_proof(index)?;
+        let proof = proof.ok_or_else(|| Refusal::NotFound(format!("there is no audit record {index} yet")))?;
+        let logged = LoggedRecord { index, record: proof.record.clone() };
+        Ok(api::AuditAnswer {
+            entry: audit::show(self.registry(), &logged),
+            height: proof.height.0,
+            root: proof.root.0.to_string(),
+            hasher: H::KIND.to_string(),
+            proof: hex::encode(proof.to_bytes()),
+        })
+    }
+
+    fn audit_checkpoint(&self, since: Option<u64>) -> Result<api::AuditCheckpoint, Refusal> {
+        let ledger = self.ledger();
+        let Some(count) = since else {
+            return Ok(audit::show_checkpoint(&ledger.audit_checkpoint()?, None, H::KIND.name()));
+        };
+        let found = ledger.audit_since(count)?;
+        let (checkpoint, proof) =
+            found.ok_or_else(|| Refusal::NotFound(format!("the audit log has fewer than {count} records")))?;
+        Ok(audit::show_checkpoint(&checkpoint, Some((count, proof)), H::KIND.name()))
+    }
+
+    fn history(
+        &self,
+        namespace: &Namespace,
+        key: &Key,
+        (from, to): (Option<Height>, Option<Height>),
+        limit: usize,
+    ) -> Result<api::History, Refusal> {
+        let ledger = self.ledger();
+        let heights = from.unwrap_or_else(|| self.lowest())..=to.unwrap_or_else(|| ledger.height());
+        if heights.is_empty() {
+            return Err(Refusal::Bad(format!("{} is above {}", heights.start(), heights.end())));
+        }
+        let history = ledger.key_history(namespace, key, heights, limit)?;
+        let registry = self.registry();
+        let change = |change: KeyChange| {
+            let (by, operations) = match change.by {
+                ChangedBy::Operations(operations) => ("operation", operations),
+                ChangedBy::Chain => ("chain", Vec::new()),
+                ChangedBy::Unknown => ("unknown", Vec::new()),
+            };
+            let operation = |(state_hash, logged): (StateHash, Option<LoggedRecord>)| api::ChangeOperation {
+                state_hash: state_hash.0.to_string(),
+                record: logged.map(|logged| audit::show(registry, &logged)),
+            };
+            api::Change {
+                height: change.height.0,
+                before: change.before.map(|before| before.to_string()),
+                text: change.value.as_ref().and_then(|value| readable(registry, namespace, key, value)),
+                value: change.value.map(|value| hex::encode(&value)),
+                by: by.to_owned(),
+                operations: operations.into_iter().map(operation).collect(),
+                root: change.proof.0.0.to_string(),
+                proof: hex::encode(change.proof.1),
+            }
+        };
+        Ok(api::History {
+            namespace: namespace.to_string(),
+            key: hex::encode(key),
+            hasher: H::KIND.to_string(),
+            from: history.heights.start().0,
+            to: history.heights.end().0,
+            changes: history.changes.into_iter().map(change).collect(),
+            next: history.next.map(|next| next.0),
+        })
+    }
+
     fn functions(&self) -> Result<Vec<api::Function>, Refusal> {
         let function = |entry: &keelstone_execution::Entry| api::Function {
             name: entry.label(),
@@ -990,6 +1111,58 @@ impl<H: Hasher> Engine for Local<H> {
             false => self.ledger().replay(from..=to, &mut progress)?,
         };
         Ok(Replayed { from, to, replayed })
+    }
+
+    fn verify_audit(&self, progress: &mut dyn FnMut(Height)) -> Result<AuditVerdict, Failure> {
+        Ok(self.ledger().verify_audit(progress)?)
+    }
+
+    fn export_audit(
+        &self,
+        from: Option<u64>,
+        to: Option<u64>,
+        line: &mut dyn FnMut(&serde_json::Value) -> Result<(), Failure>,
+    ) -> Result<std::ops::Range<u64>, Failure> {
+        let ledger = self.ledger();
+        let (kept, checkpoint) = (ledger.audit_range()?, ledger.audit_checkpoint()?);
+        let range = from.unwrap_or(kept.start)..to.unwrap_or(kept.end);
+        if range.start > range.end || range.end > kept.end {
+            let message = format!("there are no records {} to {}: the log has {}", range.start, range.end, kept.end);
+            return Err(Failure::not_found(message));
+        }
+        let shown = audit::show_checkpoint(&checkpoint, None, H::KIND.name());
+        line(&audit::export_head(&shown, range.start, range.end))?;
+        ledger.export_audit(&checkpoint, range.clone(), &mut |logged, proof| {
+            line(&audit::export_line(&self.registry, logged, proof))
+        })?;
+        Ok(range)
+    }
+
+    fn prune_audit(&self, before: Height) -> Result<u64, Failure> {
+        Ok(self.ledger().prune_audit(before)?)
+    }
+
+    fn rebuild(&self, until: Until, home: &Home, progress: &mut dyn FnMut(u64, u64)) -> Result<Rebuilt, Failure> {
+        let ledger = self.ledger();
+        let to = ledger.height_until(until)?;
+        let path = home.path();
+        if path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(Failure::usage(format!("{} is not empty", path.display())));
+        }
+        let generations = Generations::open(&home.data())?;
+        let generation = generations.fresh()?;
+        let (store, kv) = Live::<H>::parts(&generation, &self.options, true)?;
+        let mut first = None;
+        let (made, rebuilt) = ledger.rebuild(&self.genesis, to, store, kv, &mut |height, _| {
+            let first = *first.get_or_insert(height.0);
+            progress(height.0 - first + 1, to.0.saturating_sub(first) + 1);
+        })?;
+        made.store().flush()?;
+        drop(made);
+        // The data is whole before the home is one: without its genesis it is no chain's.
+        generations.switch(&generation)?;
+        home.write_genesis(&self.genesis)?;
+        Ok(rebuilt)
     }
 
     fn rollback(&self, to: Height) -> Result<Root, Failure> {

@@ -11,6 +11,7 @@
 mod abci;
 mod alone;
 mod api;
+mod audit;
 mod bench;
 mod bundle;
 mod call;

@@ -6,6 +6,7 @@ use super::events::{Hub, Refused};
 use super::limits::{Limits, guard};
 use super::server::Connection;
 use crate::api::{self, Chain, Page, Refusal};
+use crate::audit::Wanted;
 use crate::metrics::Metrics;
 use crate::snapshots::Service;
 use crate::strict_json;
@@ -77,6 +78,10 @@ pub(crate) fn router(served: Served) -> Router {
         .route("/v1/state/{namespace}", get(entry))
         .route("/v1/entries/{namespace}", get(entries))
         .route("/v1/lookup/{index}", get(lookup))
+        .route("/v1/history/{namespace}", get(history))
+        .route("/v1/audit", get(audit))
+        .route("/v1/audit/{index}", get(audit_record))
+        .route("/v1/audit-log", get(audit_log))
         .route("/v1/admin/reload", post(reload))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -108,7 +113,7 @@ async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next
 
 /// The label for a route: one of a fixed list, so that series cannot be added from outside.
 fn known_route(pattern: &str) -> &'static str {
-    const ROUTES: [&str; 22] = [
+    const ROUTES: [&str; 26] = [
         "/",
         "/v1/status",
         "/v1/functions",
@@ -125,6 +130,10 @@ fn known_route(pattern: &str) -> &'static str {
         "/v1/state/{namespace}",
         "/v1/entries/{namespace}",
         "/v1/lookup/{index}",
+        "/v1/history/{namespace}",
+        "/v1/audit",
+        "/v1/audit/{index}",
+        "/v1/audit-log",
         "/v1/admin/reload",
         "/v1/events",
         "/healthz",
@@ -286,7 +295,8 @@ async fn index() -> Json<serde_json::Value> {
             "/v1/status", "/v1/functions", "/v1/transactions", "/v1/transactions/{id}", "/v1/receipts/{id}",
             "/v1/blocks/{height or latest}", "/v1/accounts/{key}", "/v1/bundles", "/v1/bundles/{id}", "/v1/witness",
             "/v1/state/{namespace}?key=…&prove=true",
-            "/v1/entries/{namespace}?prefix=…", "/v1/lookup/{index}?of=…", "/v1/snapshots",
+            "/v1/entries/{namespace}?prefix=…", "/v1/lookup/{index}?of=…", "/v1/history/{namespace}?key=…", "/v1/audit", "/v1/audit/{index}",
+            "/v1/audit-log?since=…", "/v1/snapshots",
             "/v1/snapshots/{height}/chunks/{index}", "/v1/admin/reload", "/v1/events", "/healthz", "/readyz", "/metrics", "/openapi.json"
         ],
     }))
@@ -537,6 +547,82 @@ async fn lookup(
     ask(&served, move |chain| chain.lookup(by, &of, &page)).await.map(Json)
 }
 
+/// What an entry held over time: each change with the operations that made it, and a proof. A page at a time, and at most
+/// 10,000 heights.
+#[utoipa::path(
+    get, path = "/v1/history/{namespace}",
+    params(
+        ("namespace" = String, Path), ("key" = Option<String>, Query), ("key_hex" = Option<String>, Query),
+        ("from" = Option<u64>, Query), ("to" = Option<u64>, Query), ("limit" = Option<usize>, Query),
+    ),
+    responses(
+        (status = 200, body = api::History), (status = 400, body = ErrorBody),
+        (status = 410, body = ErrorBody, description = "The height is no longer kept"),
+    )
+)]
+async fn history(
+    State(served): State<Served>,
+    Path(namespace): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer<api::History> {
+    let parameters = Parameters::parse(query, &["key", "key_hex", "from", "to", "limit"])?;
+    let namespace = parsed("namespace", &namespace, Namespace::new)?;
+    let key = parameters
+        .bytes("key", "key_hex")?
+        .ok_or_else(|| ApiError::new(Code::BadRequest, "give the key as key=text or key_hex=digits"))?;
+    let key = Key::new(key).map_err(|error| ApiError::new(Code::BadRequest, format!("key: {error}")))?;
+    let height = |name: &str| parameters.get(name).map(|text| parsed(name, text, str::parse::<u64>)).transpose();
+    let heights = (height("from")?.map(Height), height("to")?.map(Height));
+    let limit = parameters.limit()?;
+    ask(&served, move |chain| chain.history(&namespace, &key, heights, limit)).await.map(Json)
+}
+
+/// Records of the audit log from a place on, of a height, of a kind, of a key. A page at a time, and at most 100,000 records
+/// looked at.
+#[utoipa::path(
+    get, path = "/v1/audit",
+    params(
+        ("from" = Option<u64>, Query), ("height" = Option<u64>, Query), ("kind" = Option<String>, Query),
+        ("who" = Option<String>, Query), ("limit" = Option<usize>, Query),
+    ),
+    responses(
+        (status = 200, body = api::Audit), (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody, description = "The record is not kept here"),
+    )
+)]
+async fn audit(State(served): State<Served>, RawQuery(query): RawQuery) -> Answer<api::Audit> {
+    let parameters = Parameters::parse(query, &["from", "height", "kind", "who", "limit"])?;
+    let wanted = Wanted {
+        from: parameters.get("from").map(|text| parsed("from", text, str::parse::<u64>)).transpose()?,
+        height: parameters.height()?,
+        kind: parameters.get("kind").map(str::to_owned),
+        who: parameters.get("who").map(|text| parsed("who", text, PublicKey::from_hex)).transpose()?,
+        limit: parameters.limit()?,
+    };
+    ask(&served, move |chain| chain.audit(&wanted)).await.map(Json)
+}
+
+/// One record of the audit log, with the proof that it is in the log of the last state.
+#[utoipa::path(
+    get, path = "/v1/audit/{index}", params(("index" = u64, Path)),
+    responses((status = 200, body = api::AuditAnswer), (status = 404, body = ErrorBody))
+)]
+async fn audit_record(State(served): State<Served>, Path(index): Path<String>) -> Answer<api::AuditAnswer> {
+    let index: u64 = parsed("index", &index, str::parse)?;
+    ask(&served, move |chain| chain.audit_proof(index)).await.map(Json)
+}
+
+/// Where the audit log stands, and the proof that it goes on from its first `since` records.
+#[utoipa::path(
+    get, path = "/v1/audit-log", params(("since" = Option<u64>, Query)),
+    responses((status = 200, body = api::AuditCheckpoint), (status = 404, body = ErrorBody))
+)]
+async fn audit_log(State(served): State<Served>, RawQuery(query): RawQuery) -> Answer<api::AuditCheckpoint> {
+    let parameters = Parameters::parse(query, &["since"])?;
+    let since = parameters.get("since").map(|text| parsed("since", text, str::parse::<u64>)).transpose()?;
+    ask(&served, move |chain| chain.audit_checkpoint(since)).await.map(Json)
+}
+
 /// Events as they happen: `block` and `transaction`, as server-sent events.
 #[utoipa::path(
     get, path = "/v1/events",
@@ -630,6 +716,10 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
         entry,
         entries,
         lookup,
+        history,
+        audit,
+        audit_record,
+        audit_log,
         events,
         reload,
         healthz,
@@ -652,7 +742,7 @@ mod tests {
         let document = serde_json::to_value(Document::openapi()).expect("a document");
         let described = document["paths"].as_object().expect("paths").len();
         // All but `/` and `/openapi.json`, which are there for people.
-        assert_eq!(described, 20);
+        assert_eq!(described, 24);
     }
 
     #[test]

@@ -1,0 +1,296 @@
+//! The audit log as JSON: records as they are shown, checkpoint files, and exports that an outsider can verify.
+//!
+//! Every line of an export carries the record's bytes, what they say, and a proof of its place; whoever reads one renders
+//! the bytes again and compares, so that what a person reads is what was proven. Forms: `docs/audit.md`.
+
+use crate::api;
+use crate::exit::Failure;
+use crate::strict_json;
+use keelstone_codec::{ChainId, Decode, Encode, Hash, Height, Root};
+use keelstone_execution::mmr::{Mmr, MmrConsistency, MmrInclusion};
+use keelstone_execution::{FunctionHash, Registry};
+use keelstone_ledger::{AuditEvent, AuditLog, AuditRecord, Checkpoint, LoggedRecord, SignedCheckpoint};
+use serde_json::{Value, json};
+
+/// The form of an export that this program writes and reads.
+const EXPORT: u32 = 1;
+/// No honest line of an export is longer.
+pub(crate) const LINE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Which records to list.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wanted {
+    /// The first place.
+    pub(crate) from: Option<u64>,
+    /// Only of this height.
+    pub(crate) height: Option<Height>,
+    /// Only of this kind.
+    pub(crate) kind: Option<String>,
+    /// Only whose doing is this key's.
+    pub(crate) who: Option<keelstone_execution::PublicKey>,
+    /// At most so many.
+    pub(crate) limit: usize,
+}
+
+impl Wanted {
+    /// Whether a record is one of these.
+    pub(crate) fn picks(&self, record: &AuditRecord) -> bool {
+        self.height.is_none_or(|height| record.height == height)
+            && self.kind.as_ref().is_none_or(|kind| record.kind() == kind)
+            && self.who.is_none_or(|who| record.who() == who)
+    }
+
+    /// What is wrong with it, if anything.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        match &self.kind {
+            Some(kind) if !AuditRecord::KINDS.contains(&kind.as_str()) => {
+                Err(format!("there is no kind {kind:?}; there are {}", AuditRecord::KINDS.join(", ")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A function by its name, if this program has it.
+fn function(registry: &Registry, hash: &FunctionHash) -> Value {
+    registry.function(hash).map_or_else(|| json!(hash.0.to_string()), |entry| json!(entry.label()))
+}
+
+/// What a record says.
+fn said(registry: &Registry, event: &AuditEvent) -> Value {
+    match event {
+        AuditEvent::Operation(operation) => json!({
+            "bundle": operation.bundle.to_string(), "operation": operation.operation,
+            "session": operation.session.to_string(), "sequence": operation.sequence,
+            "function": function(registry, &operation.function), "args": operation.args.to_string(),
+            "result": operation.result.to_string(), "diff": operation.diff.digest.to_string(),
+            "changed": operation.diff.entries, "before": operation.before.0.to_string(),
+            "after": operation.after.0.to_string(),
+        }),
+        AuditEvent::RolledBack { by, bundle, session, before, after, diff, .. } => json!({
+            "bundle": bundle.to_string(), "by": by.to_string(), "session": session.to_string(),
+            "before": before.0.to_string(), "after": after.0.to_string(), "diff": diff.to_string(),
+        }),
+        AuditEvent::Failed { bundle, operation, function: called, code, .. } => json!({
+            "bundle": bundle.to_string(), "operation": operation, "function": function(registry, called),
+            "code": code,
+        }),
+        AuditEvent::Submitted { bundle, session, operations, .. } => json!({
+            "bundle": bundle.to_string(), "session": session.to_string(), "operations": operations,
+        }),
+        AuditEvent::Ended { bundle, session, operations, abandoned, state_hash, .. } => json!({
+            "bundle": bundle.to_string(), "session": session.to_string(), "operations": operations,
+            "abandoned": abandoned, "state_hash": state_hash.0.to_string(),
+        }),
+        AuditEvent::Block(block) => json!({
+            "time": block.time.0, "before": block.before.0.to_string(),
+            "previous_record": block.previous_record.to_string(),
+            "transactions_root": block.transactions_root.to_string(),
+            "receipts_root": block.receipts_root.to_string(),
+            "continuations_root": block.continuations_root.to_string(),
+        }),
+    }
+}
+
+/// A record as it is shown.
+pub(crate) fn show(registry: &Registry, logged: &LoggedRecord) -> api::AuditEntry {
+    let record = &logged.record;
+    api::AuditEntry {
+        index: logged.index,
+        height: record.height.0,
+        kind: record.kind().to_owned(),
+        who: record.who().to_string(),
+        said: said(registry, &record.event),
+        record: hex::encode(record.to_bytes()),
+    }
+}
+
+/// Where the log stands, as it is answered.
+pub(crate) fn show_checkpoint(
+    checkpoint: &Checkpoint,
+    since: Option<(u64, MmrConsistency)>,
+    hasher: &str,
+) -> api::AuditCheckpoint {
+    api::AuditCheckpoint {
+        chain_id: checkpoint.chain_id.to_string(),
+        genesis_hash: checkpoint.genesis_hash.to_string(),
+        height: checkpoint.height.0,
+        root: checkpoint.root.0.to_string(),
+        hasher: hasher.to_owned(),
+        count: checkpoint.log.count(),
+        log: hex::encode(checkpoint.log.to_bytes()),
+        since: since.as_ref().map(|(count, _)| *count),
+        consistency: since.map(|(_, proof)| hex::encode(proof.to_bytes())),
+    }
+}
+
+fn decoded<T: Decode>(what: &str, digits: &str) -> Result<T, Failure> {
+    let bytes = hex::decode(digits).map_err(|error| Failure::usage(format!("{what}: {error}")))?;
+    T::from_bytes(&bytes).map_err(|error| Failure::usage(format!("{what}: {error}")))
+}
+
+/// Reads back what [`show_checkpoint`] shows.
+pub(crate) fn read_checkpoint(shown: &api::AuditCheckpoint) -> Result<Checkpoint, Failure> {
+    let usage = |what: &str, error: &dyn std::fmt::Display| Failure::usage(format!("{what}: {error}"));
+    let log: Mmr<AuditLog> = decoded("the log", &shown.log)?;
+    if log.count() != shown.count {
+        return Err(Failure::usage(format!("the log has {} records, not {}", log.count(), shown.count)));
+    }
+    Ok(Checkpoint {
+        chain_id: ChainId::new(&shown.chain_id).map_err(|error| usage("the chain id", &error))?,
+        genesis_hash: Hash::from_hex(&shown.genesis_hash).map_err(|error| usage("the genesis' hash", &error))?,
+        height: Height(shown.height),
+        root: Root::from_hex(&shown.root).map_err(|error| usage("the root", &error))?,
+        log,
+    })
+}
+
+/// The proof in an answer that a log goes on from an earlier one.
+pub(crate) fn read_consistency(shown: &api::AuditCheckpoint) -> Result<MmrConsistency, Failure> {
+    let digits = shown.consistency.as_ref().ok_or_else(|| Failure::usage("there is no proof of consistency in it"))?;
+    decoded("the proof of consistency", digits)
+}
+
+/// A signed checkpoint as a file: what it says for people, and its bytes.
+pub(crate) fn signed_json(signed: &SignedCheckpoint) -> Value {
+    let checkpoint = &signed.checkpoint;
+    json!({
+        "chain_id": checkpoint.chain_id.to_string(),
+        "genesis_hash": checkpoint.genesis_hash.to_string(),
+        "height": checkpoint.height.0,
+        "root": checkpoint.root.0.to_string(),
+        "count": checkpoint.log.count(),
+        "log_root": checkpoint.log.root().to_string(),
+        "signer": signed.signer.to_string(),
+        "checkpoint": hex::encode(signed.to_bytes()),
+    })
+}
+
+/// Reads a signed checkpoint. Its signature is verified, and what it says for people is what the bytes say.
+pub(crate) fn read_signed(text: &[u8]) -> Result<SignedCheckpoint, Failure> {
+    let value: Value = strict_json::parse(text).map_err(|error| Failure::usage(format!("the checkpoint: {error}")))?;
+    let digits = value.get("checkpoint").and_then(Value::as_str);
+    let digits = digits.ok_or_else(|| Failure::usage("the checkpoint file has no member \"checkpoint\""))?;
+    let signed: SignedCheckpoint = decoded("the checkpoint", digits)?;
+    if signed_json(&signed) != value {
+        return Err(Failure::integrity("the checkpoint file says something else than what was signed"));
+    }
+    signed.verify().map_err(|error| Failure::integrity(format!("the checkpoint: {error}")))?;
+    Ok(signed)
+}
+
+/// The first line of an export.
+pub(crate) fn export_head(shown: &api::AuditCheckpoint, from: u64, to: u64) -> Value {
+    json!({ "audit_export": EXPORT, "from": from, "to": to, "checkpoint": shown })
+}
+
+/// The line of a record in an export.
+pub(crate) fn export_line(registry: &Registry, logged: &LoggedRecord, proof: &MmrInclusion) -> Value {
+    json!({ "entry": show(registry, logged), "proof": hex::encode(proof.to_bytes()) })
+}
+
+/// What a verified export holds.
+#[derive(Debug)]
+pub(crate) struct Exported {
+    /// Where the log stood.
+    pub(crate) checkpoint: Checkpoint,
+    /// Its first record.
+    pub(crate) from: u64,
+    /// How many.
+    pub(crate) records: u64,
+    /// Whether a checkpoint from elsewhere was compared.
+    pub(crate) compared: bool,
+}
+
+/// The first record of an export that is wrong.
+#[derive(Debug)]
+pub(crate) struct BadRecord {
+    pub(crate) index: u64,
+    pub(crate) what: String,
+}
+
+/// Verifies an export line by line: each record, that it is the next, its proof, and that what it says for people is what
+/// its bytes say. A checkpoint that is trusted must be that of the export, or that of a part of it from the start.
+// spec: AUDIT-2, AUDIT-8
+pub(crate) fn verify_export(
+    registry: &Registry,
+    mut lines: impl Iterator<Item = Result<String, Failure>>,
+    trusted: Option<&Checkpoint>,
+) -> Result<Result<Exported, BadRecord>, Failure> {
+    let head = lines.next().ok_or_else(|| Failure::usage("the export is empty"))??;
+    let head: Value =
+        strict_json::parse(head.as_bytes()).map_err(|error| Failure::usage(format!("line 1: {error}")))?;
+    let number = |name: &str| head.get(name).and_then(Value::as_u64);
+    let (Some(version), Some(from), Some(to)) = (number("audit_export"), number("from"), number("to")) else {
+        return Err(Failure::usage("line 1 is not the head of an export"));
+    };
+    if version != u64::from(EXPORT) {
+        return Err(Failure::usage(format!("the export has form {version}, this program reads {EXPORT}")));
+    }
+    let shown = head.get("checkpoint").cloned().unwrap_or_default();
+    let shown: api::AuditCheckpoint =
+        serde_json::from_value(shown).map_err(|error| Failure::usage(format!("line 1: {error}")))?;
+    let checkpoint = read_checkpoint(&shown)?;
+    if to > checkpoint.log.count() || from > to {
+        return Err(Failure::usage(format!("line 1: {from} to {to} of {} records", checkpoint.log.count())));
+    }
+    let same_chain = |trusted: &&Checkpoint| {
+        (&trusted.chain_id, trusted.genesis_hash) == (&checkpoint.chain_id, checkpoint.genesis_hash)
+    };
+    if trusted.is_some_and(|trusted| !same_chain(&trusted)) {
+        return Err(Failure::integrity("the checkpoint is of another chain than the export"));
+    }
+    let mut compared = trusted.is_some_and(|trusted| trusted.log == checkpoint.log);
+    let (mut index, mut grown) = (from, Mmr::<AuditLog>::default());
+    let bad = |index, what: String| Ok(Err(BadRecord { index, what }));
+    for line in lines {
+        let line = line?;
+        if index == to {
+            return bad(index, "a line follows the last record".to_owned());
+        }
+        let Ok(value) = strict_json::parse::<Value>(line.as_bytes()) else {
+            return bad(index, "the line is no JSON".to_owned());
+        };
+        let record = value.pointer("/entry/record").and_then(Value::as_str).map(|digits| decoded("record", digits));
+        let proof = value.get("proof").and_then(Value::as_str).map(|digits| decoded("proof", digits));
+        let (Some(Ok(record)), Some(Ok(proof))) = (record, proof) else {
+            return bad(index, "the line holds no record and proof".to_owned());
+        };
+        let (record, proof): (AuditRecord, MmrInclusion) = (record, proof);
+        if proof.index != index {
+            return bad(index, format!("record {} stands where {index} should", proof.index));
+        }
+        if !checkpoint.log.includes(&record.item(), &proof) {
+            return bad(index, "the record is not in the log at this place".to_owned());
+        }
+        grown.append(&record.item());
+        let logged = LoggedRecord { index, record };
+        let rendered = export_line(registry, &logged, &proof).to_string();
+        if rendered != line {
+            return bad(index, "the line says something else than the record".to_owned());
+        }
+        index += 1;
+        if let Some(trusted) = trusted
+            && from == 0
+            && trusted.log.count() == index
+        {
+            if trusted.log != grown {
+                return bad(0, format!("these {index} records are not those of the checkpoint"));
+            }
+            compared = true;
+        }
+    }
+    if index < to {
+        return bad(index, format!("the export ends before record {index}; it should hold those up to {to}"));
+    }
+    if let Some(trusted) = trusted
+        && !compared
+    {
+        let (count, held) = (trusted.log.count(), checkpoint.log.count());
+        return Err(Failure::usage(format!(
+            "a checkpoint of {count} records cannot be compared with records {from} to {to} of {held}"
+        ))
+        .hint("export from the first record on, or with the same checkpoint"));
+    }
+    Ok(Ok(Exported { checkpoint, from, records: to - from, compared }))
+}

@@ -1,0 +1,327 @@
+//! `keelstone audit show|proof|verify|export|checkpoint|prune`: what happened on the chain, and whether it still says so.
+
+use super::db::confirmed;
+use super::proof::read_input;
+use crate::api;
+use crate::audit::{self, BadRecord, LINE_BYTES_MAX, Wanted};
+use crate::cli::Context;
+use crate::commands::init::PRODUCER;
+use crate::exit::{Exit, Failure};
+use crate::keyfile::KeyDir;
+use crate::out::{Ink, grouped, short};
+use clap::{Args, Subcommand};
+use keelstone_codec::{Decode as _, Encode as _, Height, Root};
+use keelstone_execution::PublicKey;
+use keelstone_ledger::{AuditProof, AuditVerdict, Checkpoint};
+use keelstone_tree::{Blake3, HashKind, Sha256};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Look into the audit log, verify it, and hand it on
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List records: operations, failures, rollbacks, blocks
+    Show {
+        /// The place of the first record [default: the first that is kept, or that of --height]
+        #[arg(long, value_name = "INDEX")]
+        from: Option<u64>,
+        /// Only of this height
+        #[arg(long, value_name = "H")]
+        height: Option<u64>,
+        /// Only of this kind: operation, rolled_back, failed, submitted, ended, block
+        #[arg(long)]
+        kind: Option<String>,
+        /// Only what this key did; of blocks, made
+        #[arg(long, value_name = "KEY")]
+        who: Option<String>,
+        /// How many
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+    },
+    /// Show one record with the proof that it is in the log of the state, and verify that
+    Proof {
+        /// Its place in the log
+        index: u64,
+        /// The root you trust; without it the one in the answer is used
+        #[arg(long)]
+        root: Option<String>,
+    },
+    /// Verify the log of this home, or an export; exit code 12 with the first bad record if it was tampered with
+    Verify {
+        /// An export to verify, with no chain at hand
+        #[arg(long, value_name = "FILE")]
+        export: Option<PathBuf>,
+        /// A checkpoint that was kept: the log must go on from it
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
+    },
+    /// Write records as lines of JSON, each with a proof of its place
+    Export {
+        /// The place of the first record [default: the first that is kept]
+        #[arg(long, value_name = "INDEX")]
+        from: Option<u64>,
+        /// The place behind the last record [default: the end of the log]
+        #[arg(long, value_name = "INDEX")]
+        to: Option<u64>,
+        /// The file [default: standard output]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Write a signed checkpoint, for somebody else to keep
+    Checkpoint {
+        /// The key that signs, by its name in this home
+        #[arg(long, default_value = PRODUCER)]
+        key: String,
+        /// The file [default: standard output]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Give up the records below a height; what remains is verified first, and still proven afterwards
+    Prune {
+        /// The lowest height whose records stay
+        #[arg(long)]
+        before: u64,
+        /// Yes, forget them
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
+    match options.action {
+        Action::Show { from, height, kind, who, limit } => {
+            let who = who.map(|key| PublicKey::from_hex(&key)).transpose();
+            let who = who.map_err(|error| Failure::usage(format!("--who: {error}")))?;
+            show(&Wanted { from, height: height.map(Height), kind, who, limit: usize::from(limit) }, context)
+        }
+        Action::Proof { index, root } => {
+            let root = root.map(|root| Root::from_hex(&root)).transpose();
+            proof(index, root.map_err(|error| Failure::usage(format!("--root: {error}")))?, context)
+        }
+        Action::Verify { export: Some(file), checkpoint } => verify_file(&file, checkpoint.as_deref(), context),
+        Action::Verify { export: None, checkpoint } => verify(checkpoint.as_deref(), context),
+        Action::Export { from, to, out } => export(from, to, out.as_deref(), context),
+        Action::Checkpoint { key, out } => checkpoint(&key, out.as_deref(), context),
+        Action::Prune { before, yes } => {
+            let chain = context.open_chain()?;
+            confirmed(yes, &format!("this forgets the audit records below height {before}"))?;
+            let first = chain.prune_audit(Height(before))?;
+            context.out.row("first record", grouped(first));
+            context.out.emit(&json!({ "first": first }));
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+fn show(wanted: &Wanted, context: &Context<'_>) -> Result<Exit, Failure> {
+    let page = context.chain()?.audit(wanted)?;
+    let out = context.out;
+    for entry in &page.records {
+        let line = format!("{:>8}  {:>8}  {:<11} {}", entry.index, entry.height, entry.kind, short(&entry.who));
+        out.say(format_args!("{line}  {}", brief(&entry.said)));
+    }
+    if let Some(next) = page.next {
+        out.say(format_args!("more: --from {next}"));
+    }
+    out.emit(&page);
+    Ok(Exit::Ok)
+}
+
+/// The parts of a record that fit on a line.
+fn brief(said: &Value) -> String {
+    let part = |name: &str| match said.get(name) {
+        Some(Value::String(text)) if text.len() == 64 => Some(format!("{name} {}", short(text))),
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(Value::Null) | None => None,
+        Some(other) => Some(format!("{name} {other}")),
+    };
+    ["function", "bundle", "operation", "operations", "code", "before", "after"]
+        .iter()
+        .filter_map(|name| part(name))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn proof(index: u64, root: Option<Root>, context: &Context<'_>) -> Result<Exit, Failure> {
+    let answer = context.chain()?.audit_proof(index)?;
+    let bytes = hex::decode(&answer.proof).map_err(|error| Failure::integrity(format!("the proof: {error}")))?;
+    let proof = AuditProof::from_bytes(&bytes).map_err(|error| Failure::integrity(format!("the proof: {error}")))?;
+    let hasher: HashKind =
+        answer.hasher.parse().map_err(|_| Failure::integrity(format!("there is no hasher {:?}", answer.hasher)))?;
+    if let Some(root) = root.filter(|root| *root != proof.root) {
+        return Err(Failure::integrity(format!("the proof is under root {}, not under {root}", proof.root)));
+    }
+    let verdict = match hasher {
+        HashKind::Blake3 => proof.verify::<Blake3>(),
+        HashKind::Sha256 => proof.verify::<Sha256>(),
+    };
+    verdict.map_err(|error| Failure::integrity(error.to_string()))?;
+    if proof.inclusion.index != index || answer.entry.record != hex::encode(proof.record.to_bytes()) {
+        return Err(Failure::integrity(format!("the proof is of another record than {index}")));
+    }
+    let out = context.out;
+    out.say(out.ink(Ink::Good, "✓ the record is in the log of this root"));
+    out.row("record", format_args!("{} of {}, {}", index, grouped(proof.log.count()), answer.entry.kind));
+    out.row("height", answer.entry.height);
+    out.row("who", &answer.entry.who);
+    out.row("root", proof.root.0);
+    out.emit(&answer);
+    Ok(Exit::Ok)
+}
+
+fn verify(file: Option<&Path>, context: &Context<'_>) -> Result<Exit, Failure> {
+    let kept = file.map(|file| audit::read_signed(&read_input(file)?)).transpose()?;
+    let chain = context.open_chain()?;
+    let out = context.out;
+    let bar = out.progress("verifying", chain.status()?.height);
+    let verdict = chain.verify_audit(&mut |height| bar.set_position(height.0));
+    bar.finish_and_clear();
+    let AuditVerdict { first, count, verified, fault } = verdict?;
+    if let Some(fault) = fault {
+        out.say(format_args!("{} record {}: {}", out.ink(Ink::Bad, "✗"), fault.index, fault.what));
+        out.row("height", grouped(fault.height.0));
+        out.emit(&json!({
+            "valid": false, "bad_record": fault.index, "height": fault.height.0, "what": fault.what,
+            "first": first, "count": count, "verified": verified,
+        }));
+        return Ok(Exit::Integrity);
+    }
+    if let Some(kept) = &kept {
+        let kept = &kept.checkpoint;
+        same_chain(kept, &audit::read_checkpoint(&chain.audit_checkpoint(None)?)?)?;
+        let answer = chain.audit_checkpoint(Some(kept.log.count()))?;
+        let now = audit::read_checkpoint(&answer)?;
+        if !kept.log.extends_to(&now.log, &audit::read_consistency(&answer)?) {
+            return Err(Failure::integrity(format!(
+                "the log does not go on from the checkpoint of height {}: its first {} records were others",
+                kept.height,
+                kept.log.count()
+            )));
+        }
+    }
+    out.say(out.ink(Ink::Good, "✓ every record is what its block says, and all are in the log of the state"));
+    if kept.is_some() {
+        out.say(out.ink(Ink::Good, "✓ the log goes on from the checkpoint"));
+    }
+    out.row("records", format_args!("{} to {}", grouped(first), grouped(count)));
+    out.emit(&json!({
+        "valid": true, "first": first, "count": count, "verified": verified, "checkpoint": kept.is_some(),
+    }));
+    Ok(Exit::Ok)
+}
+
+fn same_chain(kept: &Checkpoint, found: &Checkpoint) -> Result<(), Failure> {
+    if (&kept.chain_id, kept.genesis_hash) != (&found.chain_id, found.genesis_hash) {
+        let message = format!("the checkpoint is of chain {}, this is {}", kept.chain_id, found.chain_id);
+        return Err(Failure::integrity(message));
+    }
+    if kept.log.count() > found.log.count() {
+        let (kept, found) = (kept.log.count(), found.log.count());
+        return Err(Failure::integrity(format!("the checkpoint has {kept} records, the log has {found}: it was cut")));
+    }
+    Ok(())
+}
+
+/// The lines of a file, each of them bounded.
+fn lines(file: &Path) -> Result<impl Iterator<Item = Result<String, Failure>>, Failure> {
+    let shown = file.display().to_string();
+    let mut input = match File::open(file) {
+        Ok(file) => BufReader::new(file),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Failure::usage(format!("there is no file {shown}")));
+        }
+        Err(error) => return Err(Failure::io(format_args!("could not open {shown}"), &error)),
+    };
+    Ok(std::iter::from_fn(move || {
+        let mut line = String::new();
+        match input.by_ref().take(LINE_BYTES_MAX).read_line(&mut line) {
+            Ok(0) => None,
+            Ok(_) if line.ends_with('\n') => Some(Ok(line.trim_end_matches('\n').to_owned())),
+            Ok(_) => Some(Err(Failure::usage(format!(
+                "{shown}: a line ends early, or is longer than {LINE_BYTES_MAX} bytes"
+            )))),
+            Err(error) => Some(Err(Failure::io(format_args!("could not read {shown}"), &error))),
+        }
+    }))
+}
+
+fn verify_file(file: &Path, checkpoint: Option<&Path>, context: &Context<'_>) -> Result<Exit, Failure> {
+    let trusted = checkpoint.map(|file| audit::read_signed(&read_input(file)?)).transpose()?;
+    let trusted = trusted.as_ref().map(|signed| &signed.checkpoint);
+    let out = context.out;
+    match audit::verify_export(&context.application.registry, lines(file)?, trusted)? {
+        Ok(exported) => {
+            out.say(out.ink(Ink::Good, "✓ every record of the export is in the log at its place"));
+            out.row("records", format_args!("{} from {}", grouped(exported.records), grouped(exported.from)));
+            let source =
+                if exported.compared { "as in the checkpoint" } else { "from the export: trust it on other grounds" };
+            out.row("log", format_args!("{} ({source})", short(exported.checkpoint.log.root())));
+            out.row("root", exported.checkpoint.root.0);
+            out.emit(&json!({
+                "valid": true, "from": exported.from, "records": exported.records,
+                "log_root": exported.checkpoint.log.root().to_string(), "root": exported.checkpoint.root.0,
+                "height": exported.checkpoint.height.0, "checkpoint": exported.compared,
+            }));
+            Ok(Exit::Ok)
+        }
+        Err(BadRecord { index, what }) => {
+            out.say(format_args!("{} record {index}: {what}", out.ink(Ink::Bad, "✗")));
+            out.emit(&json!({ "valid": false, "bad_record": index, "what": what }));
+            Ok(Exit::Integrity)
+        }
+    }
+}
+
+fn export(from: Option<u64>, to: Option<u64>, file: Option<&Path>, context: &Context<'_>) -> Result<Exit, Failure> {
+    let chain = context.open_chain()?;
+    let Some(file) = file else {
+        let mut failed = Ok(());
+        let range = chain.export_audit(from, to, &mut |line: &Value| {
+            context.out.write(&format!("{line}\n"));
+            if context.out.is_broken() {
+                failed = Err(Failure::error("standard output was closed"));
+            }
+            std::mem::replace(&mut failed, Ok(()))
+        });
+        return range.map(|_| Exit::Ok);
+    };
+    let io = |error: std::io::Error| Failure::io(format_args!("could not write {}", file.display()), &error);
+    let mut writer = BufWriter::new(File::create_new(file).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => Failure::usage(format!("{} exists already", file.display())),
+        _ => io(error),
+    })?);
+    let range = chain.export_audit(from, to, &mut |line: &Value| writeln!(writer, "{line}").map_err(io))?;
+    writer.into_inner().map_err(|error| io(error.into_error()))?.sync_all().map_err(io)?;
+    let records = range.end - range.start;
+    context.out.row("records", format_args!("{} from {}", grouped(records), grouped(range.start)));
+    context.out.row("file", file.display());
+    context.out.emit(&json!({ "from": range.start, "records": records, "file": file.display().to_string() }));
+    Ok(Exit::Ok)
+}
+
+fn checkpoint(key: &str, file: Option<&Path>, context: &Context<'_>) -> Result<Exit, Failure> {
+    let key = KeyDir::new(context.home.path()).load(key)?;
+    let answer: api::AuditCheckpoint = context.chain()?.audit_checkpoint(None)?;
+    let signed = audit::read_checkpoint(&answer)?.sign(&key);
+    let value = audit::signed_json(&signed);
+    let text = format!("{value}\n");
+    let Some(file) = file else {
+        context.out.write(&text);
+        return Ok(Exit::Ok);
+    };
+    std::fs::write(file, &text)
+        .map_err(|error| Failure::io(format_args!("could not write {}", file.display()), &error))?;
+    context.out.row("height", grouped(signed.checkpoint.height.0));
+    context.out.row("records", grouped(signed.checkpoint.log.count()));
+    context.out.row("signer", signed.signer);
+    context.out.emit(&value);
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,88 @@
+//! `keelstone history NAMESPACE KEY`: every change of an entry, with the operation that made it and a proof.
+
+use super::proof;
+use crate::api;
+use crate::cli::Context;
+use crate::exit::{Exit, Failure};
+use crate::out::{Ink, bytes, grouped, short};
+use clap::Args;
+use keelstone_codec::{Height, Key, Namespace, Root};
+
+/// Show what an entry held over time, and which operations changed it
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The namespace
+    namespace: String,
+    /// The key, as text
+    key: String,
+    /// The key is hexadecimal
+    #[arg(long)]
+    hex: bool,
+    /// The first height [default: the lowest whose state is kept]
+    #[arg(long, value_name = "H")]
+    from: Option<u64>,
+    /// The last height [default: the last of the chain]
+    #[arg(long, value_name = "H")]
+    to: Option<u64>,
+    /// How many changes
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
+}
+
+pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
+    let namespace =
+        Namespace::new(&options.namespace).map_err(|error| Failure::usage(format!("the namespace: {error}")))?;
+    let key = match options.hex {
+        true => hex::decode(&options.key).map_err(|error| Failure::usage(format!("the key: {error}")))?,
+        false => options.key.clone().into_bytes(),
+    };
+    let key = Key::new(key).map_err(|error| Failure::usage(format!("the key: {error}")))?;
+    let heights = (options.from.map(Height), options.to.map(Height));
+    let history = context.chain()?.history(&namespace, &key, heights, usize::from(options.limit))?;
+    for change in &history.changes {
+        let root = Root::from_hex(&change.root).map_err(|error| Failure::integrity(format!("the root: {error}")))?;
+        proof::verify(&claim(&history, change), root)?;
+    }
+    let out = context.out;
+    for change in &history.changes {
+        let held = match (&change.value, &change.text) {
+            (None, _) => out.ink(Ink::Bad, "deleted"),
+            (Some(_), Some(text)) if text.len() <= 60 => text.clone(),
+            (Some(value), _) => bytes(value.len() as u64 / 2),
+        };
+        let by = match change.by.as_str() {
+            "operation" => change
+                .operations
+                .iter()
+                .map(|operation| match &operation.record {
+                    Some(entry) => format!("record {} by {}", entry.index, short(&entry.who)),
+                    None => format!("state hash {}", short(&operation.state_hash)),
+                })
+                .collect::<Vec<_>>()
+                .join(", "),
+            other => other.to_owned(),
+        };
+        out.say(format_args!("{:>8}  {held}  ({by})", change.height));
+    }
+    let (first, last) = (grouped(history.from), grouped(history.to));
+    out.row("heights", format_args!("{first} to {last}, {} changes, proofs verified", history.changes.len()));
+    if let Some(next) = history.next {
+        out.say(format_args!("more: --from {next}"));
+    }
+    out.emit(&history);
+    Ok(Exit::Ok)
+}
+
+/// A change as an answer about the entry at its height, for the one verifier there is.
+fn claim(history: &api::History, change: &api::Change) -> api::Entry {
+    api::Entry {
+        namespace: history.namespace.clone(),
+        key: history.key.clone(),
+        height: change.height,
+        root: change.root.clone(),
+        hasher: history.hasher.clone(),
+        text: None,
+        value: change.value.clone(),
+        proof: Some(change.proof.clone()),
+    }
+}

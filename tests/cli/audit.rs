@@ -1,0 +1,184 @@
+//! The audit log, the history of an entry, and a chain made anew as it was, from the command line and over HTTP.
+#![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
+
+use crate::bundles::submit;
+use crate::support::{Node, chain, expect, post, register, send};
+use serde_json::{Value, json};
+use std::path::Path;
+use tempfile::TempDir;
+
+/// A chain with blocks of operations, and an async bundle.
+fn lived() -> TempDir {
+    let home = chain();
+    send(home.path(), 0, &json!([register(), post("one")]));
+    submit(home.path(), 0, &[post("two"), post("three")]);
+    send(home.path(), 13, &json!([post("four"), register()]));
+    home
+}
+
+fn show(home: &Path, arguments: &[&str]) -> Value {
+    expect(home, 0, &[&["audit", "show"], arguments].concat())
+}
+
+/// spec: AUDIT-8. Records are listed by height, kind and key, a page at a time, and each is proven; a running node answers
+/// the same.
+#[test]
+fn records_are_listed_and_proven_with_and_without_a_node() {
+    let home = lived();
+    let all = show(home.path(), &[]);
+    let records = all["records"].as_array().unwrap();
+    assert_eq!(all["count"].as_u64(), Some(records.len() as u64));
+    let of = |kind: &str| records.iter().filter(|record| record["kind"] == kind).count();
+    assert_eq!((of("operation"), of("submitted"), of("failed")), (4, 1, 1), "{all}");
+    let by_kind = show(home.path(), &["--kind", "operation"]);
+    assert_eq!(by_kind["records"].as_array().unwrap().len(), 4);
+    assert!(by_kind["records"][0]["said"]["function"].as_str().unwrap().starts_with("agents.register"), "{by_kind}");
+    assert_eq!(show(home.path(), &["--height", "1"])["records"].as_array().unwrap().len(), 3);
+    let who = records[0]["who"].as_str().unwrap();
+    assert_eq!(show(home.path(), &["--who", who])["records"].as_array().unwrap().len(), records.len());
+    let page = show(home.path(), &["--limit", "2"]);
+    assert_eq!((page["records"].as_array().unwrap().len(), page["next"].as_u64()), (2, Some(2)));
+    assert_eq!(show(home.path(), &["--from", "2"])["records"].as_array().unwrap().len(), records.len() - 2);
+    expect(home.path(), 2, &["audit", "show", "--kind", "nonsense"]);
+    expect(home.path(), 14, &["audit", "proof", "10000"]);
+    let proven = expect(home.path(), 0, &["audit", "proof", "1"]);
+    assert_eq!(proven["entry"], records[1]);
+    expect(home.path(), 0, &["audit", "proof", "1", "--root", proven["root"].as_str().unwrap()]);
+    expect(home.path(), 12, &["audit", "proof", "1", "--root", &"11".repeat(32)]);
+
+    let node = Node::start(home.path(), &[]);
+    assert_eq!(show(home.path(), &[]), all);
+    assert_eq!(expect(home.path(), 0, &["audit", "proof", "1"]), proven);
+    let path = format!("/v1/audit?kind=block&who={who}&limit=1");
+    assert_eq!(node.json(&path).1["records"].as_array().unwrap().len(), 1);
+    for path in ["/v1/audit?kind=x", "/v1/audit?limit=0", "/v1/audit?from=-1", "/v1/audit/x", "/v1/audit-log?since=x"] {
+        assert_eq!(node.get(path).0, 400, "{path}");
+    }
+    for path in ["/v1/audit/10000", "/v1/audit-log?since=10000"] {
+        assert_eq!(node.get(path).0, 404, "{path}");
+    }
+}
+
+/// spec: AUDIT-7. A checkpoint that was kept tells a log that was only added to from one that was cut.
+#[test]
+fn a_kept_checkpoint_finds_a_log_that_was_cut() {
+    let home = lived();
+    let file = home.path().join("kept.json");
+    let file = file.to_str().unwrap();
+    expect(home.path(), 0, &["audit", "checkpoint", "--out", file]);
+    let verify = ["audit", "verify", "--checkpoint", file];
+    assert_eq!(expect(home.path(), 0, &verify)["valid"], true);
+    send(home.path(), 0, &json!([post("later")]));
+    let height = expect(home.path(), 0, &["status"])["height"].as_u64().unwrap();
+    assert_eq!(expect(home.path(), 0, &verify)["checkpoint"], true);
+    // Back below the checkpoint, and as far again with other records.
+    expect(home.path(), 0, &["rollback", &(height - 2).to_string(), "--yes"]);
+    assert_eq!(expect(home.path(), 0, &["audit", "verify"])["valid"], true);
+    expect(home.path(), 12, &verify);
+    for text in ["a", "b", "c"] {
+        send(home.path(), 0, &json!([post(text)]));
+    }
+    expect(home.path(), 12, &verify);
+    // A file that says something else than was signed is no checkpoint.
+    let forged = std::fs::read_to_string(file).unwrap().replacen("\"height\":", "\"height\":1", 1);
+    std::fs::write(file, forged).unwrap();
+    expect(home.path(), 12, &verify);
+}
+
+/// spec: AUDIT-2. An export verifies with no chain at hand; a line that is edited, dropped, swapped or repeated is named.
+#[test]
+fn an_export_is_verified_by_an_outsider() {
+    let home = lived();
+    let (file, kept) = (home.path().join("log.jsonl"), home.path().join("kept.json"));
+    let (path, kept) = (file.to_str().unwrap(), kept.to_str().unwrap());
+    expect(home.path(), 0, &["audit", "checkpoint", "--out", kept]);
+    send(home.path(), 0, &json!([post("after the checkpoint")]));
+    expect(home.path(), 0, &["audit", "export", "--out", path]);
+    expect(home.path(), 2, &["audit", "export", "--out", path]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let verify = ["audit", "verify", "--export", path, "--checkpoint", kept];
+    let verdict = expect(elsewhere.path(), 0, &verify);
+    assert_eq!((verdict["valid"].as_bool(), verdict["checkpoint"].as_bool()), (Some(true), Some(true)));
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let records = lines.len() - 1;
+    for at in 0..records - 1 {
+        let mut edited: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        edited[at + 1] = edited[at + 1].replacen("\"height\":", "\"height\":1", 1);
+        let mut dropped = lines.clone();
+        dropped.remove(at + 1);
+        let mut swapped = lines.clone();
+        swapped.swap(at + 1, at + 2);
+        let mut repeated = lines.clone();
+        repeated.insert(at + 1, lines[at + 1]);
+        let bad_at = [edited.join("\n"), dropped.join("\n"), swapped.join("\n"), repeated.join("\n")];
+        for (tampered, bad) in bad_at.into_iter().zip([at, at, at, at + 1]) {
+            std::fs::write(&file, tampered + "\n").unwrap();
+            let verdict = expect(elsewhere.path(), 12, &["audit", "verify", "--export", path]);
+            assert_eq!(verdict["bad_record"].as_u64(), Some(bad as u64), "{verdict}");
+        }
+    }
+    std::fs::write(&file, lines[..records].join("\n") + "\n").unwrap();
+    let verdict = expect(elsewhere.path(), 12, &["audit", "verify", "--export", path]);
+    assert_eq!(verdict["bad_record"].as_u64(), Some(records as u64 - 1), "the end was cut off");
+}
+
+/// Every change of an entry, with the operation that made it; proofs are verified on the way.
+#[test]
+fn history_of_an_entry_names_the_operations_that_changed_it() {
+    let home = lived();
+    let entries = expect(home.path(), 0, &["query", "list", "agents", "all/"]);
+    let key = entries["entries"][0]["key"].as_str().unwrap();
+    let history = expect(home.path(), 0, &["history", "agents", key, "--hex"]);
+    let changes = history["changes"].as_array().unwrap();
+    assert_eq!((changes[0]["height"].as_u64(), changes[0]["before"].as_str()), (Some(1), None));
+    assert_eq!(changes[0]["by"], "operation");
+    let record = &changes[0]["operations"][0]["record"];
+    assert_eq!((record["index"].as_u64(), record["kind"].as_str()), (Some(0), Some("operation")));
+    let none = expect(home.path(), 0, &["history", "agents", "nobody", "--from", "1", "--to", "2"]);
+    assert_eq!((none["changes"].as_array().map(Vec::len), none["to"].as_u64()), (Some(0), Some(2)));
+    expect(home.path(), 2, &["history", "agents", "nobody", "--from", "2", "--to", "1"]);
+    let node = Node::start(home.path(), &[]);
+    assert_eq!(expect(home.path(), 0, &["history", "agents", key, "--hex"]), history);
+    assert_eq!(node.get("/v1/history/agents?key=x&limit=1001").0, 400);
+}
+
+/// spec: HISTORY-7. The chain as it was stands in a home of its own, by height, time or operation, and works.
+#[test]
+fn a_chain_is_rebuilt_in_a_home_of_its_own() {
+    let home = lived();
+    let out = tempfile::tempdir().unwrap();
+    let into = |name: &str| out.path().join(name).to_str().unwrap().to_owned();
+    let block = expect(home.path(), 0, &["query", "block", "2"]);
+    let (a, b, c) = (into("a"), into("b"), into("c"));
+    let rebuilt = expect(home.path(), 0, &["rebuild", "--to-height", "2", "--out", &a]);
+    assert_eq!((rebuilt["height"].as_u64(), &rebuilt["root"]), (Some(2), &block["root"]));
+    expect(home.path(), 2, &["rebuild", "--to-height", "2", "--out", &a]);
+    let id = block["transactions"][0].as_str().unwrap();
+    assert_eq!(expect(home.path(), 0, &["rebuild", "--to-operation", id, "--out", &b])["root"], block["root"]);
+    let time = block["time"].to_string();
+    let by_time = expect(home.path(), 0, &["rebuild", "--to-time", &time, "--out", &c]);
+    assert!(by_time["height"].as_u64() >= Some(2), "{by_time}");
+    assert_eq!(expect(home.path(), 0, &["rebuild", "--to-operation", "0", "--out", &into("d")])["height"], 1);
+    let status = expect(Path::new(&a), 0, &["status"]);
+    assert_eq!((status["height"].as_u64(), &status["root"]), (Some(2), &block["root"]));
+    assert_eq!(expect(Path::new(&a), 0, &["audit", "verify"])["valid"], true);
+    assert_eq!(expect(Path::new(&a), 0, &["replay"])["height"], 2);
+    for (code, what) in [(14, ["--to-height", "999"]), (14, ["--to-time", "0"]), (2, ["--to-operation", "x"])] {
+        let e = into("e");
+        expect(home.path(), code, &["rebuild", what[0], what[1], "--out", &e]);
+    }
+}
+
+/// spec: AUDIT-9. Records are given up with a yes, and what remains still verifies.
+#[test]
+fn pruned_records_are_gone_and_the_rest_verifies() {
+    let home = lived();
+    expect(home.path(), 2, &["audit", "prune", "--before", "3"]);
+    let first = expect(home.path(), 0, &["audit", "prune", "--before", "3", "--yes"])["first"].as_u64().unwrap();
+    assert!(first > 0);
+    assert_eq!(show(home.path(), &[])["first"].as_u64(), Some(first));
+    assert_eq!(expect(home.path(), 0, &["audit", "verify"])["first"].as_u64(), Some(first));
+    expect(home.path(), 14, &["audit", "show", "--from", "0"]);
+    expect(home.path(), 0, &["audit", "proof", &first.to_string()]);
+}
