@@ -69,6 +69,8 @@ pub const TARGETS: &[Target] = &[
     sync::CHUNK,
     sync::WIRE,
     sync::DELTA,
+    sync::PEER_REQUEST,
+    sync::PEER_RESPONSE,
 ];
 
 /// Runs the target of a name, all that a file in `fuzz/fuzz_targets/` does, and says whether it accepted the input.

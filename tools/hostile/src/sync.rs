@@ -1,9 +1,10 @@
-//! Snapshots and deltas as strangers would send them.
+//! Snapshots, deltas and the messages of peers as strangers would send them.
 
 use crate::tree::{KNOWN, name};
 use crate::{Target, canonical};
-use keelstone_codec::{ChainId, Decode, Encode, Height, Key, Namespace, Root, Value};
+use keelstone_codec::{Blob, BoundedList, BoundedSet, ChainId, Decode, Encode, Height, Key, Namespace, Root, Value};
 use keelstone_sync::delta::{ApplyError, Delta, DeltaError};
+use keelstone_sync::peers::{Frame, HeightDiff, Heights, Request, Response, Status, Version as At, Why};
 use keelstone_sync::snapshot::{Metadata, Plan, Skeleton, SnapshotParams, pack, unpack};
 use keelstone_tree::{Blake3, Grown, HashKind};
 use std::collections::BTreeMap;
@@ -149,4 +150,65 @@ fn deltas() -> Vec<Vec<u8>> {
     let delta = delta.expect("all is in memory");
     assert_eq!(Delta::from_bytes(&delta.to_bytes()).as_ref(), Ok(&delta));
     vec![delta.to_bytes()]
+}
+
+pub(crate) const PEER_REQUEST: Target = Target { name: "peer_request", run: request, seeds: requests };
+pub(crate) const PEER_RESPONSE: Target = Target { name: "peer_response", run: response, seeds: responses };
+
+fn request(input: &[u8]) -> bool {
+    canonical::<Frame<Request>>(input).is_some()
+}
+
+fn response(input: &[u8]) -> bool {
+    canonical::<Frame<Response>>(input).is_some()
+}
+
+fn at() -> At {
+    At { height: Height(5), root: KNOWN.tree.root() }
+}
+
+fn requests() -> Vec<Vec<u8>> {
+    let heights = Heights::new(Height(1), Height(5)).expect("it ends where it begins or later");
+    let (namespace, key) = (name("social"), Key::new([7]).expect("a byte"));
+    let units = BoundedSet::new([0, 1, 5]).expect("three units");
+    let start = Blob::new([1]).expect("a byte");
+    let bodies = [
+        Request::Status,
+        Request::GetHeader { at: at(), heights },
+        Request::GetNodes { at: at(), page: 1 },
+        Request::GetChunks { at: at(), units },
+        Request::GetDiffs { heights },
+        Request::GetRange { at: at(), namespace: namespace.clone(), start, end: None },
+        Request::GetRootAt { height: Height(5) },
+        Request::GetEntry { at: at(), namespace, key },
+    ];
+    bodies.into_iter().map(|body| Frame { id: 1, body }.to_bytes()).collect()
+}
+
+fn responses() -> Vec<Vec<u8>> {
+    let status = Status {
+        chain_id: chain(),
+        hasher: HashKind::Blake3,
+        unit_weight_max: 400,
+        newest: at(),
+        oldest: Height(2),
+        diffs_from: Height(2),
+    };
+    let wire = Blob::new(pack(&SNAPSHOT.chunks[0], 1).expect("a small page")).expect("a small page");
+    let proof = Blob::new([0]).expect("a byte");
+    let changes = [(name("new"), Key::new([7]).expect("a byte"), Value::new(vec![1]).ok())];
+    let diffs = vec![HeightDiff { height: Height(5), diff: changes.into_iter().collect() }];
+    let bodies = [
+        Response::Status(status),
+        Response::Header(proof.clone()),
+        Response::Nodes(wire.clone()),
+        Response::Chunks { units: 2, wire },
+        Response::Diffs(BoundedList::new(diffs).expect("one height")),
+        Response::Range { next: Key::new([7]).ok(), proof: proof.clone() },
+        Response::RootAt(at()),
+        Response::Entry(proof),
+        Response::Unavailable(Why::NotKept),
+        Response::Busy { retry_after_ms: 5 },
+    ];
+    bodies.into_iter().map(|body| Frame { id: 1, body }.to_bytes()).collect()
 }

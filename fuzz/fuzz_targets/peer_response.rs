@@ -1,0 +1,6 @@
+//! The target `peer_response` of `keelstone-hostile`, under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    keelstone_hostile::run("peer_response", input);
+});
