@@ -5,7 +5,7 @@
 //! the tree itself; they prove themselves page by page, and every other chunk is checked against them before a byte of
 //! it is used. Nothing a sender says about a snapshot is believed.
 //!
-//! Formats and rules: `spec/snapshot.md`, SNAP-1 to SNAP-17, and `spec/peers.md`. Vectors: `spec/vectors/snapshot.json`,
+//! Formats and rules: `spec/snapshot.md`, SNAP-1 to SNAP-17, and `spec/peers.md`, PEER-1 to PEER-12. Vectors: `spec/vectors/snapshot.json`,
 //! `spec/vectors/peers.json`.
 #![forbid(unsafe_code)]
 

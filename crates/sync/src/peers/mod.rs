@@ -3,14 +3,33 @@
 //! | to | see |
 //! | --- | --- |
 //! | say it on a wire | [`Request`], [`Response`], [`Frame`] |
+//! | take a version from many peers | [`Joiner`] |
+//! | give versions to peers | [`Server`] |
+//!
+//! Both machines are pure: the caller brings events, a clock and a directory, and does what they say. Nothing a peer says
+//! is believed, and nothing is written before it is proven.
 //!
 //! Rules: `spec/peers.md`.
 
+mod jobs;
+mod joiner;
 mod message;
+mod progress;
+mod server;
+#[cfg(test)]
+mod server_tests;
+mod staging;
+mod standing;
 #[cfg(test)]
 mod vectors;
 
+use joiner::Dice;
+pub use joiner::{Effect, Ended, EntriesError, Event, Joiner, Misconduct, PeerId, Settings, Tick};
 pub use message::{
     Body, Frame, HEIGHTS_MAX, HeightDiff, Heights, PROOF_BYTES_MAX, ProofBytes, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX,
     Request, Response, Status, UNITS_MAX, Version, Why,
 };
+pub use progress::Progress;
+pub use server::{Server, ServerLimits, Versions, header_query};
+use staging::Staging;
+pub use staging::StagingError;

@@ -306,8 +306,14 @@ impl Packed {
 
     /// The units of a chunk; pages are not counted.
     pub(super) fn chunk(&self, index: usize) -> &[Edge] {
-        let end = self.chunks.get(index + 1).map_or(self.units.len(), |end| *end as usize);
-        &self.units[self.chunks[index] as usize..end]
+        let Range { start, end } = self.range(index);
+        &self.units[start as usize..end as usize]
+    }
+
+    /// Their numbers.
+    pub(super) fn range(&self, index: usize) -> Range<u32> {
+        let all = u32::try_from(self.units.len()).expect("units are limited as nodes are");
+        self.chunks[index]..self.chunks.get(index + 1).copied().unwrap_or(all)
     }
 }
 

@@ -5,7 +5,7 @@
 //! | cut a version and read its chunks | [`Plan`] |
 //! | say what a snapshot is | [`Metadata`], [`snapshot_hash`] |
 //! | make a chunk ready for transfer | [`pack`], [`unpack`] |
-//! | prove chunks, from wherever they come | [`Skeleton`] |
+//! | prove chunks, or single units, from wherever they come | [`Skeleton`] |
 //! | ask about a part of a version, and read only that | [`Part`] |
 //! | receive a snapshot as an engine hands it over | [`Restore`] |
 //!
@@ -21,6 +21,7 @@ mod restore;
 mod skeleton;
 #[cfg(test)]
 mod tests;
+mod unit;
 mod wire;
 
 pub use cut::{CHUNKS_MAX, NODES_MAX, TooLarge};
@@ -32,4 +33,5 @@ pub use restore::{
 };
 pub(crate) use skeleton::Place;
 pub use skeleton::{CheckedChunk, ChunkError, Fault, PageError, Skeleton};
+pub use unit::{Unit, UnitError, UnitName};
 pub use wire::{PackError, UnpackError, WIRE_BYTES_MAX, pack, unpack};

@@ -127,7 +127,46 @@ impl Plan {
     /// # Panics
     /// If there is no such chunk.
     pub fn body<V: Walk + Read>(&self, view: &V, index: u32) -> Result<Vec<u8>, PlanError> {
-        let Some(units) = self.units_of(index) else { return Ok(page::encode(&self.cut, index as usize)) };
+        match self.units_of(index) {
+            None => Ok(page::encode(&self.cut, index as usize)),
+            Some(units) => self.read(view, units),
+        }
+    }
+
+    /// The bytes of a page of the skeleton; none if there is no such page. At most W.
+    #[must_use]
+    pub fn page(&self, page: u32) -> Option<Vec<u8>> {
+        (page < self.pages()).then(|| page::encode(&self.cut, page as usize))
+    }
+
+    /// Most bytes of a unit, by its number in the order of keys; none if there is no such unit.
+    #[must_use]
+    pub fn unit_bytes_max(&self, unit: u32) -> Option<u64> {
+        let unit = self.packed.units.get(unit as usize)?;
+        let (level, child) = self.cut.child(*unit);
+        Some(cut::weight(level, child.totals))
+    }
+
+    /// The bytes of some units, one behind the other, by their numbers in the order of keys, which ascend. As many as
+    /// [`Plan::unit_bytes_max`] of each together, at most.
+    ///
+    /// # Errors
+    /// [`PlanError::Read`], [`PlanError::OtherVersion`].
+    ///
+    /// # Panics
+    /// If there is no such unit.
+    pub fn unit_bodies<V: Walk + Read>(&self, view: &V, units: &[u32]) -> Result<Vec<u8>, PlanError> {
+        let mut out = Vec::new();
+        // Neighbours are read as a chunk is: in one scan.
+        for run in units.chunk_by(|unit, next| unit.checked_add(1) == Some(*next)) {
+            let (first, len) = (run[0] as usize, run.len());
+            out.append(&mut self.read(view, &self.packed.units[first..first + len])?);
+        }
+        Ok(out)
+    }
+
+    /// The bytes of units that follow one another.
+    fn read<V: Walk + Read>(&self, view: &V, units: &[Edge]) -> Result<Vec<u8>, PlanError> {
         let sizes =
             units.iter().map(|unit| self.cut.child(*unit)).map(|(level, child)| cut::weight(level, child.totals));
         let mut out = Vec::with_capacity(usize::try_from(sizes.sum::<u64>()).expect("a chunk fits in memory"));

@@ -9,19 +9,21 @@
 //! Rules: `spec/snapshot.md`, SNAP-5 to SNAP-7.
 
 use super::cut::{self, Child, Cut, Edge, Packed, Shape, TooLarge};
-use super::{Metadata, body, page};
+use super::{Metadata, SnapshotParams, body, page};
 use keelstone_codec::{DecodeError, Hash, KEY_LEN_MAX, NAMESPACE_LEN_MAX, Namespace, Reader, Root};
 use keelstone_tree::{Bulk, Hasher, Level, OutOfOrder, Subtree, Totals, bits, preimage};
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// What is proven of a snapshot so far, and what its chunks are checked against. It holds some 130 bytes for each unit.
 #[derive(Clone, Debug)]
 pub struct Skeleton<H> {
     root: Root,
-    /// k and n as the offer has them.
+    /// k and n as the offer has them; if nobody offered, zero until they are known.
     pages: u32,
     chunks: u32,
+    offered: bool,
     cut: Cut,
     pages_done: u32,
     /// Known once all pages are.
@@ -143,11 +145,24 @@ impl<H: Hasher> Skeleton<H> {
             root,
             pages: metadata.pages,
             chunks: metadata.chunks,
+            offered: true,
             cut: Cut::new(metadata.unit_weight_max, Totals::default()),
             pages_done: 0,
             packed: None,
             _hasher: PhantomData,
         }
+    }
+
+    /// Nothing is proven yet but that the version has this root, and nobody said how many pages and chunks it has: the
+    /// pages themselves show which of them is the last.
+    ///
+    /// # Panics
+    /// If the chain has another hasher.
+    #[must_use]
+    pub fn without_offer(root: Root, params: &SnapshotParams) -> Self {
+        assert_eq!(params.hasher, H::KIND, "the hasher of the chain");
+        let cut = Cut::new(params.unit_weight_max, Totals::default());
+        Self { root, pages: 0, chunks: 0, offered: false, cut, pages_done: 0, packed: None, _hasher: PhantomData }
     }
 
     /// Whether all pages are proven, and with them the numbers of pages and chunks.
@@ -162,13 +177,13 @@ impl<H: Hasher> Skeleton<H> {
         self.pages_done
     }
 
-    /// How many chunks are pages, as the offer said.
+    /// How many chunks are pages, as the offer said. Without one, zero until all are proven.
     #[must_use]
     pub fn pages(&self) -> u32 {
         self.pages
     }
 
-    /// Chunks in all, as the offer said.
+    /// Chunks in all, as the offer said. Without one, zero until all pages are proven.
     #[must_use]
     pub fn chunks(&self) -> u32 {
         self.chunks
@@ -222,6 +237,10 @@ impl<H: Hasher> Skeleton<H> {
         match packed {
             Ok(packed) => {
                 self.pages_done += 1;
+                if let Some(packed) = &packed {
+                    self.pages = self.pages_done;
+                    self.chunks = self.pages + number(packed.chunks());
+                }
                 self.packed = packed;
                 Ok(())
             }
@@ -236,15 +255,15 @@ impl<H: Hasher> Skeleton<H> {
     /// What the offer said is recomputed, not believed (spec: SNAP-5). Returns the packing with the last page.
     fn check_counts(&self) -> Result<Option<Packed>, PageError> {
         let (done, whole) = (self.pages_done + 1, self.cut.next().is_none());
-        if whole != (done == self.pages) {
+        if self.offered && whole != (done == self.pages) {
             return Err(PageError::Counts { what: "pages", stated: self.pages, found: done + u32::from(!whole) });
         }
         if !whole {
             return Ok(None);
         }
         let packed = self.cut.pack()?;
-        let found = self.pages + u32::try_from(packed.chunks()).expect("the number of chunks is limited");
-        if found != self.chunks {
+        let found = done + number(packed.chunks());
+        if self.offered && found != self.chunks {
             return Err(PageError::Counts { what: "chunks", stated: self.chunks, found });
         }
         Ok(Some(packed))
@@ -349,6 +368,16 @@ impl<H: Hasher> Skeleton<H> {
         (&self.cut, &self.packed.as_ref().expect("a whole skeleton").units)
     }
 
+    /// How many nodes are proven.
+    pub(super) fn opened(&self) -> usize {
+        self.cut.nodes().len()
+    }
+
+    /// The numbers of the units of a chunk; pages are not counted.
+    pub(super) fn packed_chunk(&self, chunk: u32) -> Range<u32> {
+        self.packed.as_ref().expect("a whole skeleton").range(chunk as usize)
+    }
+
     /// The chunk a unit is in, and the first unit of that chunk.
     pub(super) fn chunk_of(&self, unit: u32) -> (u32, u32) {
         let (chunk, first) = self.packed.as_ref().expect("a whole skeleton").chunk_of(unit);
@@ -395,7 +424,7 @@ impl<H: Hasher> Skeleton<H> {
     }
 
     /// Returns the first and last place of a unit (spec: SNAP-7).
-    fn check_unit<'a>(
+    pub(super) fn check_unit<'a>(
         &'a self,
         unit: Edge,
         input: &mut Reader<'a>,
@@ -443,7 +472,7 @@ impl<H: Hasher> Skeleton<H> {
     }
 
     /// Checks that a unit's first place parts from the one before as the node between them says.
-    fn check_border(&self, unit: Edge, last: Place<'_>, first: Place<'_>) -> Result<(), Fault> {
+    pub(super) fn check_border(&self, unit: Edge, last: Place<'_>, first: Place<'_>) -> Result<(), Fault> {
         let mut edge = unit;
         loop {
             let node = &self.cut.nodes()[edge.node as usize];
@@ -459,6 +488,10 @@ impl<H: Hasher> Skeleton<H> {
             }
         }
     }
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).expect("the number of chunks is limited")
 }
 
 /// Where an entry stands.
@@ -563,9 +596,9 @@ impl<H: Hasher> Lanes<H> {
 
 /// A chunk that was proven, with its bytes where they lie.
 pub struct CheckedChunk<'a> {
-    cut: &'a Cut,
-    units: &'a [Edge],
-    raw: &'a [u8],
+    pub(super) cut: &'a Cut,
+    pub(super) units: &'a [Edge],
+    pub(super) raw: &'a [u8],
 }
 
 impl fmt::Debug for CheckedChunk<'_> {

@@ -1,0 +1,157 @@
+//! What is still to be fetched of a version whose skeleton is whole, and in which order.
+//!
+//! A job is some units of one chunk: what one request asks for. Jobs are shuffled, so that many who join at once do not
+//! all ask the same peer for the same part; those that peers could not help with come first, for they are the rarest.
+
+use super::{Dice, UNITS_MAX};
+use crate::snapshot::Skeleton;
+use keelstone_tree::{Hasher, Totals};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Names a job of one version.
+pub(super) type JobId = u32;
+
+/// Units to be asked for together.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) units: Vec<u32>,
+    /// Most bytes they can have.
+    pub(super) bytes_max: u64,
+    /// How many peers could not help with it.
+    refused: u32,
+    /// How many were asked for it and have not answered.
+    pub(super) asked: u32,
+}
+
+/// The part of a version that is not there yet.
+#[derive(Debug)]
+pub(super) struct Jobs<H> {
+    pub(super) skeleton: Skeleton<H>,
+    have: Vec<bool>,
+    missing: u32,
+    done: Totals,
+    jobs: BTreeMap<JobId, Job>,
+    /// Those that nobody is asked for, the rarest first.
+    waiting: BTreeSet<(Reverse<u32>, JobId)>,
+    next: JobId,
+}
+
+impl<H: Hasher> Jobs<H> {
+    /// Nothing is there yet; what is staged comes by [`Jobs::found`], and then [`Jobs::plan`].
+    pub(super) fn new(skeleton: Skeleton<H>) -> Self {
+        let missing = skeleton.unit_count();
+        let have = vec![false; missing as usize];
+        let (jobs, waiting) = (BTreeMap::new(), BTreeSet::new());
+        Self { skeleton, have, missing, done: Totals::default(), jobs, waiting, next: 0 }
+    }
+
+    /// Notes that a unit is there. Says whether it was not before.
+    pub(super) fn found(&mut self, unit: u32) -> bool {
+        if std::mem::replace(&mut self.have[unit as usize], true) {
+            return false;
+        }
+        self.missing -= 1;
+        self.done += self.skeleton.unit(unit).totals;
+        true
+    }
+
+    /// Notes that a unit that was there is lost.
+    pub(super) fn lost(&mut self, unit: u32) {
+        if std::mem::replace(&mut self.have[unit as usize], false) {
+            self.missing += 1;
+            let Totals { count, bytes } = self.skeleton.unit(unit).totals;
+            self.done = Totals { count: self.done.count - count, bytes: self.done.bytes - bytes };
+        }
+    }
+
+    pub(super) fn has(&self, unit: u32) -> bool {
+        self.have[unit as usize]
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.missing == 0
+    }
+
+    /// Number and bytes of the entries that are there.
+    pub(super) fn done(&self) -> Totals {
+        self.done
+    }
+
+    /// Makes jobs of all that is missing and in no job.
+    pub(super) fn plan(&mut self, batch_bytes_max: u64, dice: &mut Dice) {
+        let in_jobs: BTreeSet<u32> = self.jobs.values().flat_map(|job| job.units.iter().copied()).collect();
+        let mut made: Vec<Job> = Vec::new();
+        for chunk in self.skeleton.pages()..self.skeleton.chunks() {
+            let mut open: Option<Job> = None;
+            for unit in self.skeleton.chunk_units(chunk) {
+                if self.have[unit as usize] || in_jobs.contains(&unit) {
+                    continue;
+                }
+                let bytes = self.skeleton.unit(unit).bytes_max;
+                match &mut open {
+                    Some(job) if job.bytes_max + bytes <= batch_bytes_max && job.units.len() < UNITS_MAX => {
+                        job.units.push(unit);
+                        job.bytes_max += bytes;
+                    }
+                    open => {
+                        made.extend(open.replace(Job { units: vec![unit], bytes_max: bytes, refused: 0, asked: 0 }))
+                    }
+                }
+            }
+            made.extend(open);
+        }
+        dice.shuffle(&mut made);
+        for job in made {
+            self.waiting.insert((Reverse(0), self.next));
+            self.jobs.insert(self.next, job);
+            self.next += 1;
+        }
+    }
+
+    pub(super) fn job(&self, job: JobId) -> Option<&Job> {
+        self.jobs.get(&job)
+    }
+
+    /// Jobs that nobody is asked for, the rarest first.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = JobId> {
+        self.waiting.iter().map(|(_, job)| *job)
+    }
+
+    /// Notes that a peer is asked for a job.
+    pub(super) fn ask(&mut self, id: JobId) -> &Job {
+        let job = self.jobs.get_mut(&id).expect("a job that is not done");
+        self.waiting.remove(&(Reverse(job.refused), id));
+        job.asked += 1;
+        job
+    }
+
+    /// Notes that a peer will not answer, or could not help.
+    pub(super) fn give_back(&mut self, id: JobId, refused: bool) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        self.waiting.remove(&(Reverse(job.refused), id));
+        job.asked -= 1;
+        job.refused += u32::from(refused);
+        if job.asked == 0 {
+            self.waiting.insert((Reverse(job.refused), id));
+        }
+    }
+
+    /// Notes that a peer answered: units of the job may be there now. The rest waits again.
+    pub(super) fn answered(&mut self, id: JobId) {
+        self.give_back(id, false);
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let (skeleton, have) = (&self.skeleton, &self.have);
+        job.units.retain(|unit| !have[*unit as usize]);
+        job.bytes_max = job.units.iter().map(|unit| skeleton.unit(*unit).bytes_max).sum();
+        if job.units.is_empty() {
+            self.waiting.remove(&(Reverse(job.refused), id));
+            self.jobs.remove(&id);
+        }
+    }
+
+    /// How many units are not there.
+    pub(super) fn missing(&self) -> u32 {
+        self.missing
+    }
+}

@@ -1,0 +1,133 @@
+//! What we know of a peer: what it says it has, how quick it is, how often it failed.
+//!
+//! Failures and lies are kept apart. A peer that is slow, empty-handed or busy is asked less and less often, and never
+//! banned; one that sends what cannot be true is banned after a few times. A score only says whom to ask first.
+
+use super::jobs::JobId;
+use super::{Status, Tick, Version};
+use std::collections::BTreeSet;
+
+/// So many answers that cannot be true, and a peer is banned (spec: PEER-7).
+pub(super) const BAD_ANSWERS_MAX: u32 = 3;
+/// So many answers to nothing that was asked, and a peer is banned (spec: PEER-7).
+const UNASKED_MAX: u32 = 64;
+/// Times in a row that a peer may be busy before it counts as a failure.
+const BUSY_MAX: u32 = 8;
+/// Longest that a peer which failed is left alone, in milliseconds.
+const SILENT_MS_MAX: u64 = 30_000;
+/// Requests one peer has to answer at once, at most.
+pub(super) const PEER_REQUESTS_MAX: u32 = 4;
+/// What a score can reach, either way.
+const SCORE_MAX: i32 = 64;
+
+/// A peer's standing.
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    pub(super) status: Option<Status>,
+    /// When the status was asked for last.
+    pub(super) status_asked: Option<Tick>,
+    pub(super) requests: u32,
+    pub(super) bytes_asked: u64,
+    /// Bytes that may be asked for at once: grows with answers, shrinks with failures.
+    window: u64,
+    score: i32,
+    bad: u32,
+    unasked: u32,
+    /// Failures in a row.
+    pub(super) failures: u32,
+    busy: u32,
+    silent_until: Tick,
+    /// A version that it said it does not have, though its status says otherwise.
+    refuses: Option<Version>,
+    /// Jobs that it could not help with.
+    pub(super) lacks: BTreeSet<JobId>,
+    /// How long its answers take, in milliseconds; zero before the first.
+    pub(super) latency_ms: u64,
+}
+
+impl Peer {
+    /// One whose first requests may ask for so many bytes.
+    pub(super) fn new(window: u64) -> Self {
+        Self { window, ..Self::default() }
+    }
+
+    /// Whether it says that it has a version. Only its word.
+    pub(super) fn claims(&self, version: &Version) -> bool {
+        self.refuses != Some(*version)
+            && self.status.as_ref().is_some_and(|status| {
+                let height = status.oldest <= version.height && version.height <= status.newest.height;
+                height && (status.newest.height != version.height || status.newest.root == version.root)
+            })
+    }
+
+    /// Whether it may be asked for more now.
+    pub(super) fn is_ready(&self, now: Tick) -> bool {
+        self.silent_until <= now && self.requests < PEER_REQUESTS_MAX
+    }
+
+    /// Until when it is left alone.
+    pub(super) fn silent_until(&self) -> Tick {
+        self.silent_until
+    }
+
+    /// Whether a request of so many bytes fits into its window. One always does.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        self.bytes_asked == 0 || self.bytes_asked + bytes <= self.window
+    }
+
+    /// Whom to ask first: the greater, the sooner.
+    pub(super) fn rank(&self) -> (i32, std::cmp::Reverse<u64>) {
+        (self.score, std::cmp::Reverse(self.latency_ms))
+    }
+
+    /// It answered with something of use.
+    pub(super) fn helped(&mut self, took_ms: u64, bytes: u64, window_max: u64) {
+        (self.failures, self.busy) = (0, 0);
+        self.score = (self.score + 1).min(SCORE_MAX);
+        self.window = (self.window + bytes).min(window_max);
+        self.latency_ms = if self.latency_ms == 0 { took_ms.max(1) } else { (self.latency_ms * 7 + took_ms) / 8 };
+    }
+
+    /// It did not answer in time, or with nothing.
+    pub(super) fn failed(&mut self, now: Tick, timeout_ms: u64, window_min: u64) {
+        self.failures = self.failures.saturating_add(1);
+        self.score = (self.score - 8).max(-SCORE_MAX);
+        self.window = (self.window / 2).max(window_min);
+        let pause = (timeout_ms / 8).max(1) << self.failures.min(16);
+        self.silent_until = Tick(now.0 + pause.min(SILENT_MS_MAX));
+    }
+
+    /// It has no time now.
+    pub(super) fn is_busy(&mut self, now: Tick, retry_after_ms: u64, timeout_ms: u64, window_min: u64) {
+        self.busy += 1;
+        if self.busy > BUSY_MAX {
+            return self.failed(now, timeout_ms, window_min);
+        }
+        self.silent_until = Tick(now.0 + retry_after_ms.clamp(1, SILENT_MS_MAX));
+    }
+
+    /// It does not have a version any more, or has another.
+    pub(super) fn refuses(&mut self, version: Version) {
+        self.refuses = Some(version);
+    }
+
+    /// It said anew where it stands.
+    pub(super) fn says(&mut self, status: Status) {
+        self.status = Some(status);
+        self.refuses = None;
+        self.lacks.clear();
+    }
+
+    /// It sent what cannot be true. Says whether that was once too often.
+    pub(super) fn lied(&mut self, now: Tick, timeout_ms: u64, window_min: u64) -> bool {
+        self.bad += 1;
+        self.failed(now, timeout_ms, window_min);
+        self.bad >= BAD_ANSWERS_MAX
+    }
+
+    /// It answered what nobody asked. Says whether that was once too often.
+    pub(super) fn answered_unasked(&mut self) -> bool {
+        self.unasked += 1;
+        self.unasked >= UNASKED_MAX
+    }
+}
