@@ -57,7 +57,8 @@ cargo xtask bless              rewrite the golden files under spec/vectors (then
 cargo xtask fuzz TARGET        fuzz one decoder or verifier until stopped (needs cargo-fuzz)
 cargo xtask crashloop [N]      kill a process that works on a store N times (100,000) and look what is left
 cargo xtask flips              flip a bit in every byte of a store, and look whether it is found
-cargo xtask powercuts [N]      cut the power of simulated stores N times (1,000,000), a fifth of them again in recovery";
+cargo xtask powercuts [N]      cut the power of simulated stores N times (1,000,000), a fifth of them again in recovery
+cargo xtask sim [N]            let a node join among liars in N simulated networks (500,000)";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -80,6 +81,8 @@ fn main() -> ExitCode {
         }
         ["powercuts"] => powercuts("1000000"),
         ["powercuts", cuts] => powercuts(cuts),
+        ["sim"] => sim("500000"),
+        ["sim", seeds] => sim(seeds),
         _ => usage(),
     }
 }
@@ -96,6 +99,12 @@ fn crashloop(cycles: &str) -> ExitCode {
 /// The power cuts of the tests, many more of them. A failure prints the life and the change to look at.
 fn powercuts(cuts: &str) -> ExitCode {
     run(store_test("faults::a_power_cut_at_any_change_loses_nothing_acknowledged").env("KEELSTONE_CUTS", cuts))
+}
+
+/// The simulated syncs of the tests, many more of them. A failure prints the seed to look at.
+fn sim(seeds: &str) -> ExitCode {
+    let test = ["test", "--locked", "-p", "keelstone-sim", "--test", "seeds", "--", "--nocapture", "every_seed"];
+    run(cargo(&test).env("KEELSTONE_SIM_SEEDS", seeds))
 }
 
 /// One test of the store, with what it prints.

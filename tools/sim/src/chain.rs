@@ -1,0 +1,191 @@
+//! Chains made beforehand, with all that is true of them: what runs are judged by.
+
+use crate::dice::Dice;
+use keelstone_codec::{ChainId, Height, Key, Namespace, Root, Value};
+use keelstone_store::files::MemoryFiles;
+use keelstone_store::{Options, Store, View};
+use keelstone_sync::peers::{Version, Versions};
+use keelstone_sync::snapshot::{Plan, Skeleton, SnapshotParams, UnitName};
+use keelstone_tree::{Blake3, Diff, HashKind, KeyRange, Read, ReadError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+/// A whole state.
+pub(crate) type State = BTreeMap<(Namespace, Key), Vec<u8>>;
+
+/// Heights of each chain.
+pub(crate) const HEIGHTS: u64 = 12;
+
+/// A chain with all its versions.
+pub(crate) struct Chain {
+    /// What its nodes agree on.
+    pub params: SnapshotParams,
+    store: Store<Blake3>,
+    /// The versions of heights 1 to [`HEIGHTS`].
+    pub versions: Vec<Version>,
+    states: Vec<State>,
+    /// Every unit of every version.
+    units: BTreeMap<UnitName, Vec<u8>>,
+}
+
+impl Chain {
+    /// The version of a height.
+    pub(crate) fn at(&self, height: u64) -> Version {
+        self.versions[usize::try_from(height - 1).expect("heights are few")]
+    }
+
+    /// The entries of a height.
+    pub(crate) fn state(&self, height: Height) -> &State {
+        &self.states[usize::try_from(height.0 - 1).expect("heights are few")]
+    }
+
+    /// Whether these bytes are that unit.
+    pub(crate) fn has_unit(&self, name: &UnitName, bytes: &[u8]) -> bool {
+        self.units.get(name).is_some_and(|unit| unit == bytes)
+    }
+
+    fn new(number: usize, shape: &Shape) -> Self {
+        let params = SnapshotParams {
+            // All call themselves the same: a forger's chain is one of the others.
+            chain_id: ChainId::new("sim-1").expect("a name"),
+            hasher: HashKind::Blake3,
+            unit_weight_max: 500,
+        };
+        let options =
+            Options { segment_bytes: 1 << 18, page_segment_bytes: 1 << 18, background: false, ..Options::default() };
+        let store = Store::create(Arc::new(MemoryFiles::new()), options).expect("memory does not fail");
+        let mut dice = Dice::new(number as u64);
+        let (mut versions, mut states, mut units) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let mut state = State::new();
+        for height in (1..=HEIGHTS).map(Height) {
+            let diff = shape.block(height, &mut dice);
+            for (namespace, write) in diff.iter() {
+                let place = (namespace.clone(), write.key.clone());
+                match &write.value {
+                    Some(value) => drop(state.insert(place, value.to_vec())),
+                    None => drop(state.remove(&place)),
+                }
+            }
+            let root = store.commit(height, diff).expect("memory does not fail");
+            note_units(&store.view(), &params, Version { height, root }, &mut units);
+            versions.push(Version { height, root });
+            states.push(state.clone());
+        }
+        Self { params, store, versions, states, units }
+    }
+}
+
+fn note_units(view: &View<Blake3>, params: &SnapshotParams, at: Version, units: &mut BTreeMap<UnitName, Vec<u8>>) {
+    let plan = Plan::of(view, params, at.height, at.root).expect("a small state");
+    let mut skeleton = Skeleton::<Blake3>::without_offer(at.root, params);
+    for page in 0..plan.pages() {
+        skeleton.add_page(&plan.page(page).expect("it has this page")).expect("an honest page");
+    }
+    for unit in 0..skeleton.unit_count() {
+        let body = plan.unit_bodies(view, &[unit]).expect("memory does not fail");
+        units.insert(skeleton.unit(unit).name, body);
+    }
+}
+
+/// How a chain's state looks.
+struct Shape {
+    entries: u64,
+    namespaces: u64,
+    value_len_max: u64,
+    /// Keys that hang beside a long spine.
+    is_comb: bool,
+    /// The same entries in two namespaces: equal units in two places.
+    has_twins: bool,
+}
+
+impl Shape {
+    fn block(&self, height: Height, dice: &mut Dice) -> Diff {
+        let is_first = height == Height(1);
+        let count = if is_first { self.entries } else { self.entries.div_ceil(8) };
+        let mut out = BTreeMap::new();
+        for number in 0..count {
+            let number = if is_first { number } else { dice.below(self.entries * 9 / 8 + 1) };
+            let key: Vec<u8> = if self.is_comb {
+                let len = usize::try_from(1 + number % 40).expect("a small number");
+                [vec![0xff; len], number.to_be_bytes()[6..].to_vec()].concat()
+            } else {
+                HashKind::Blake3.hash(&number.to_le_bytes()).0[..3].to_vec()
+            };
+            let len = usize::try_from(dice.between(1, self.value_len_max)).expect("a small number");
+            let value = vec![dice.roll().to_le_bytes()[0]; len];
+            let value = (is_first || !dice.percent(20)).then(|| Value::new(value).expect("not empty"));
+            let name = Namespace::new(&format!("n{}", number % self.namespaces)).expect("a name");
+            let key = Key::new(key).expect("a key");
+            if self.has_twins {
+                out.insert((Namespace::new("twin").expect("a name"), key.clone()), value.clone());
+            }
+            out.insert((name, key), value);
+        }
+        out.into()
+    }
+}
+
+/// All chains.
+pub(crate) static CHAINS: LazyLock<Vec<Chain>> = LazyLock::new(|| {
+    let shape = |entries, namespaces, value_len_max| Shape {
+        entries,
+        namespaces,
+        value_len_max,
+        is_comb: false,
+        has_twins: false,
+    };
+    let shapes = [
+        shape(1, 1, 20),
+        shape(60, 2, 60),
+        shape(300, 5, 40),
+        shape(150, 70, 30),
+        shape(40, 1, 900),
+        Shape { is_comb: true, ..shape(200, 1, 20) },
+        Shape { has_twins: true, ..shape(150, 1, 40) },
+    ];
+    shapes.iter().enumerate().map(|(number, shape)| Chain::new(number, shape)).collect()
+});
+
+/// What one server keeps of a chain.
+pub(crate) struct Kept {
+    pub(crate) chain: &'static Chain,
+    pub(crate) oldest: u64,
+    pub(crate) newest: u64,
+}
+
+impl Versions for Kept {
+    type View = View<Blake3>;
+
+    fn kept(&self) -> Option<(Version, Height)> {
+        Some((self.chain.at(self.newest), Height(self.oldest)))
+    }
+
+    fn diffs_from(&self) -> Height {
+        Height(self.oldest)
+    }
+
+    fn view(&self, height: Height) -> Result<Option<(Root, Self::View)>, ReadError> {
+        if !(self.oldest..=self.newest).contains(&height.0) {
+            return Ok(None);
+        }
+        let view = self.chain.store.view_at(height).expect("all heights are kept");
+        Ok(Some((view.root(), view)))
+    }
+
+    fn diff(&self, height: Height) -> Result<Option<Diff>, ReadError> {
+        let is_kept = (self.oldest..=self.newest).contains(&height.0);
+        Ok(is_kept.then(|| self.chain.store.diff_at(height).expect("all heights are kept").diff()))
+    }
+}
+
+/// All entries of a store's last version.
+pub(crate) fn read_all(view: &View<Blake3>) -> State {
+    let mut out = State::new();
+    for (name, _) in view.namespaces() {
+        for entry in view.scan(&name, KeyRange::all()) {
+            let (key, value) = entry.expect("memory does not fail");
+            out.insert((name.clone(), key), value.to_vec());
+        }
+    }
+    out
+}

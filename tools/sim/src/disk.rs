@@ -1,0 +1,146 @@
+//! A disk that looks at what is staged the moment it is written.
+
+use crate::chain::Chain;
+use keelstone_codec::{Decode, DecodeError, Hash, Reader};
+use keelstone_store::files::{FaultyFiles, File, Files, Guard, LockError};
+use keelstone_sync::snapshot::UnitName;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What was found wrong, and which units lie in which file.
+#[derive(Debug, Default)]
+struct Found {
+    wrong: Option<String>,
+    staged: BTreeMap<String, BTreeSet<UnitName>>,
+}
+
+/// A simulated disk under watch: bytes that are no unit of the chain, and units that are there already, are noted.
+#[derive(Clone)]
+pub(crate) struct Watched {
+    pub(crate) disk: FaultyFiles,
+    chain: &'static Chain,
+    found: Arc<Mutex<Found>>,
+}
+
+impl std::fmt::Debug for Watched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watched")
+    }
+}
+
+impl Watched {
+    pub(crate) fn new(seed: u64, chain: &'static Chain) -> Self {
+        Self { disk: FaultyFiles::new(seed), chain, found: Arc::default() }
+    }
+
+    /// What is wrong, if anything was.
+    pub(crate) fn verdict(&self) -> Result<(), String> {
+        self.found().wrong.clone().map_or(Ok(()), Err)
+    }
+
+    /// The power fails: what was not synced may be gone.
+    pub(crate) fn cut_power(&mut self, seed: u64) {
+        self.disk = self.disk.after_power_cut(seed);
+        // Which files are whole is not known any more: nothing may be held against whoever fetches again.
+        self.found().staged.clear();
+    }
+
+    /// Something on the disk can no longer be trusted to be read: nothing may be held against whoever fetches again.
+    pub(crate) fn excuse(&self) {
+        self.found().staged.clear();
+    }
+
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look_at(&self, name: &str, bytes: &[u8]) -> Result<BTreeSet<UnitName>, String> {
+        let units = units(bytes).map_err(|error| format!("{name} is no batch: {error}"))?;
+        let mut names = BTreeSet::new();
+        for (unit, body) in units {
+            if !self.chain.has_unit(&unit, body) {
+                return Err(format!("{name} holds bytes that nobody proved"));
+            }
+            if !names.insert(unit) || self.found().staged.values().any(|staged| staged.contains(&unit)) {
+                return Err(format!("{name} holds a unit that is staged already"));
+            }
+        }
+        Ok(names)
+    }
+}
+
+/// The units of a batch, by the layout of PEER-9, whether or not its digest is right.
+pub(crate) fn units(bytes: &[u8]) -> Result<Vec<(UnitName, &[u8])>, DecodeError> {
+    let mut input = Reader::new(bytes);
+    input.take(32)?;
+    let count = u32::decode(&mut input)?;
+    let mut heads = Vec::new();
+    for _ in 0..count {
+        let name = UnitName { of_namespaces: bool::decode(&mut input)?, hash: Hash::decode(&mut input)? };
+        heads.push((name, u32::decode(&mut input)?));
+    }
+    let mut out = Vec::new();
+    for (name, len) in heads {
+        out.push((name, input.take(len as usize)?));
+    }
+    input.finish()?;
+    Ok(out)
+}
+
+impl Files for Watched {
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
+        let file = self.disk.create(name, len)?;
+        Ok(Arc::new(WatchedFile { file, name: name.to_owned(), watch: self.clone() }))
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.disk.open(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)?;
+        self.found().staged.remove(name);
+        Ok(())
+    }
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+    fn sync_directory(&self) -> io::Result<()> {
+        self.disk.sync_directory()
+    }
+    fn lock(&self) -> Result<Box<dyn Guard>, LockError> {
+        self.disk.lock()
+    }
+}
+
+#[derive(Debug)]
+struct WatchedFile {
+    file: Arc<dyn File>,
+    name: String,
+    watch: Watched,
+}
+
+impl File for WatchedFile {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, out)
+    }
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        // Looked at before it is known whether the disk takes it: what is asked to be written must be right.
+        let looked = self.watch.look_at(&self.name, bytes);
+        self.file.write_at(offset, bytes)?;
+        let mut found = self.watch.found();
+        match looked {
+            Ok(names) => drop(found.staged.insert(self.name.clone(), names)),
+            Err(wrong) => drop(found.wrong.get_or_insert(wrong)),
+        }
+        Ok(())
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+}

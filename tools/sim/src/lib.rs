@@ -1,0 +1,126 @@
+//! Many lives of a node that joins: the machines of `keelstone_sync::peers`, a real store, and around them a network and
+//! a disk that do their worst, in one thread and from one seed.
+//!
+//! Each run has five peers, of which one at least is honest; what the others do is drawn from [`Manner`]. Messages are
+//! late, out of order or lost, peers go and come back, the joiner is killed and its power is cut, its disk fills up and
+//! fails, and the chain grows and prunes meanwhile. After a minute the storm ends and only the liars are left.
+//!
+//! What must hold, in every run: nothing that was not proven is written; nothing that is staged is fetched again;
+//! nobody is banned who did not lie; the state that comes out is the certified one; and it does come out, within
+//! bounds on time and requests. A run is repeated from its seed alone. [`toy`] has clients with planted bugs, which
+//! show that each of these is looked at.
+#![forbid(unsafe_code)]
+
+mod chain;
+mod dice;
+mod disk;
+mod liar;
+pub mod toy;
+mod world;
+
+pub use dice::Dice;
+use keelstone_codec::{Key, Namespace};
+use keelstone_store::files::Files;
+use keelstone_sync::peers::{Effect, EntriesError, Event, Joiner, ServerLimits, Settings, Tick, Version};
+use keelstone_sync::snapshot::SnapshotParams;
+use keelstone_tree::Blake3;
+pub use liar::Manner;
+use std::convert::Infallible;
+use std::sync::Arc;
+pub use world::Outcome;
+
+/// Peers of a run.
+pub(crate) const PEERS: usize = 5;
+
+/// What the peers of a run are bound to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) server: ServerLimits,
+}
+
+/// Why entries were not handed out.
+#[derive(Debug)]
+pub enum Gap {
+    /// Some are missing: go on.
+    Missing,
+    /// It is over.
+    Ended(String),
+}
+
+/// What is tried out: the machine of the product, or a toy.
+pub trait Client: Sized {
+    /// Begins or goes on.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    fn open(
+        files: Arc<dyn Files>,
+        params: SnapshotParams,
+        settings: Settings,
+        target: Version,
+        now: Tick,
+        seed: u64,
+    ) -> Result<Self, String>;
+    /// As [`Joiner::step`].
+    fn step(&mut self, now: Tick, event: Event<'_>) -> Vec<Effect>;
+    /// As [`Joiner::wakeup`].
+    fn wakeup(&self, now: Tick) -> Option<Tick>;
+    /// As [`Joiner::entries`].
+    ///
+    /// # Errors
+    /// [`Gap`].
+    fn entries(&mut self, each: &mut dyn FnMut(&Namespace, &Key, &[u8])) -> Result<(), Gap>;
+}
+
+impl Client for Joiner<Blake3> {
+    fn open(
+        files: Arc<dyn Files>,
+        params: SnapshotParams,
+        settings: Settings,
+        target: Version,
+        now: Tick,
+        seed: u64,
+    ) -> Result<Self, String> {
+        Self::open(files, params, settings, target, now, seed).map_err(|error| error.to_string())
+    }
+
+    fn step(&mut self, now: Tick, event: Event<'_>) -> Vec<Effect> {
+        let effects = Self::step(self, now, event);
+        let progress = self.progress(now);
+        let total = progress.total.unwrap_or_default();
+        assert!(progress.done.count <= total.count && progress.done.bytes <= total.bytes, "{progress:?}");
+        effects
+    }
+
+    fn wakeup(&self, now: Tick) -> Option<Tick> {
+        Self::wakeup(self, now)
+    }
+
+    fn entries(&mut self, each: &mut dyn FnMut(&Namespace, &Key, &[u8])) -> Result<(), Gap> {
+        let handed = Self::entries(self, |name, key, value| {
+            each(name, key, value);
+            Ok::<_, Infallible>(())
+        });
+        handed.map_err(|error| match error {
+            EntriesError::Incomplete { .. } => Gap::Missing,
+            EntriesError::Ended(ended) => Gap::Ended(ended.to_string()),
+            EntriesError::Taker(never) => match never {},
+        })
+    }
+}
+
+/// One run.
+///
+/// # Errors
+/// What does not hold.
+pub fn run<C: Client>(seed: u64) -> Result<Outcome, String> {
+    world::World::<C>::new(seed, None).run()
+}
+
+/// One run in which one peer is honest and the other four all behave like this.
+///
+/// # Errors
+/// What does not hold.
+pub fn run_among<C: Client>(seed: u64, liars: Manner) -> Result<Outcome, String> {
+    world::World::<C>::new(seed, Some(liars)).run()
+}

@@ -1,0 +1,175 @@
+//! Simulated seeds of the machine that joins, and toys whose planted bugs they find.
+//!
+//! A failure says its seed. `KEELSTONE_SIM_FROM=seed KEELSTONE_SIM_SEEDS=1 cargo test -p keelstone-sim every_seed` runs it
+//! again; `cargo xtask sim N` runs many.
+#![forbid(unsafe_code)]
+
+use keelstone_sim::toy::{Bug, Toy};
+use keelstone_sim::{Client, Manner, Outcome, run, run_among};
+use keelstone_sync::peers::Joiner;
+use keelstone_tree::Blake3;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+type Machine = Joiner<Blake3>;
+
+/// Seeds in the tests.
+const SEEDS: u64 = 5_000;
+
+fn from_environment(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// What a seed comes to, or what is wrong, with the seed.
+fn judge(
+    seed: u64,
+    run: impl Fn(u64) -> Result<Outcome, String> + std::panic::RefUnwindSafe,
+) -> Result<Outcome, String> {
+    match std::panic::catch_unwind(|| run(seed)) {
+        Ok(Ok(outcome)) => Ok(outcome),
+        Ok(Err(wrong)) => Err(format!("seed {seed}: {wrong}")),
+        Err(_) => Err(format!("seed {seed} panics")),
+    }
+}
+
+/// spec: PEER-5, PEER-6, PEER-7, PEER-8, PEER-9, PEER-10. Whatever network, disk and peers do: nothing unproven is written,
+/// nothing staged is fetched again, nobody is banned who did not lie, and the certified state comes out.
+#[test]
+fn every_seed_ends_with_the_certified_state() {
+    let (first, count) = (from_environment("KEELSTONE_SIM_FROM", 0), from_environment("KEELSTONE_SIM_SEEDS", SEEDS));
+    let next = AtomicU64::new(first);
+    let threads = thread::available_parallelism().map_or(2, |threads| threads.get().min(64));
+    let (mut wrong, mut banned, mut lives, mut requests) = (Vec::new(), 0, 0, 0);
+    thread::scope(|scope| {
+        let work = || {
+            let mut outcomes = Vec::new();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= first + count {
+                    return outcomes;
+                }
+                let outcome = judge(seed, run::<Machine>);
+                let is_wrong = outcome.is_err();
+                outcomes.push(outcome);
+                if is_wrong {
+                    return outcomes;
+                }
+            }
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for outcome in workers.into_iter().flat_map(|worker| worker.join().expect("it catches panics")) {
+            match outcome {
+                Ok(outcome) => {
+                    banned += outcome.banned;
+                    lives += outcome.lives;
+                    requests += outcome.requests;
+                }
+                Err(error) => wrong.push(error),
+            }
+        }
+    });
+    println!("{count} seeds from {first}: {lives} lives, {requests} requests, {banned} bans");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(count < 100 || (banned > count / 2 && lives > count), "the storm is not what it should be");
+}
+
+/// A seed is a run: twice the same.
+#[test]
+fn a_seed_gives_the_same_run_each_time() {
+    for seed in 0..40 {
+        assert_eq!(judge(seed, run::<Machine>), judge(seed, run::<Machine>));
+    }
+}
+
+fn toy<const BUG: usize>() -> Option<String> {
+    let seeds = if BUG == 0 { 300 } else { 1_500 };
+    (0..seeds).find_map(|seed| judge(seed, run::<Toy<BUG>>).err())
+}
+
+/// These runs find what is wrong with whoever joins: a toy that does it right passes, one with any of many planted bugs
+/// does not.
+#[test]
+fn a_sound_toy_passes_and_each_planted_bug_is_found() {
+    assert_eq!(toy::<0>(), None, "the sound toy");
+    let found = [
+        toy::<1>(),
+        toy::<2>(),
+        toy::<3>(),
+        toy::<4>(),
+        toy::<5>(),
+        toy::<6>(),
+        toy::<7>(),
+        toy::<8>(),
+        toy::<9>(),
+        toy::<10>(),
+        toy::<11>(),
+    ];
+    assert_eq!(found.len() + 1, Bug::ALL.len());
+    for (bug, found) in Bug::ALL[1..].iter().zip(found) {
+        let found = found.unwrap_or_else(|| panic!("{bug:?} was not noticed"));
+        println!("{bug:?}: {}", found.chars().take(160).collect::<String>());
+    }
+}
+
+/// One honest peer among four of a kind: the sync ends with the certified state, in each of so many seeds. Returns how many
+/// of the four were banned, over all.
+fn ends_among(liars: Manner) -> u64 {
+    ends_with::<Machine>(liars)
+}
+
+fn ends_with<C: Client>(liars: Manner) -> u64 {
+    const SEEDS: u64 = 40;
+    let outcome =
+        |seed| judge(seed, |seed| run_among::<C>(seed, liars)).unwrap_or_else(|wrong| panic!("{liars:?}: {wrong}"));
+    (0..SEEDS).map(|seed| outcome(seed).banned).sum()
+}
+
+/// S-01: wrong bytes are never written, and who sends them is banned after three times.
+#[test]
+fn s01_peers_that_send_wrong_bytes_are_banned_and_the_sync_ends() {
+    assert!(ends_among(Manner::WrongBytes) > 20);
+    assert!(ends_among(Manner::SometimesWrong) > 0);
+    assert!(ends_among(Manner::Truncated) > 20);
+    assert!(ends_among(Manner::OthersAnswer) > 0);
+    assert!(ends_among(Manner::Replayed) > 0);
+}
+
+/// S-02: what was not asked for is not taken.
+#[test]
+fn s02_units_that_nobody_asked_for_are_not_taken() {
+    assert!(ends_among(Manner::Trailing) > 20);
+    ends_among(Manner::WrongNumber);
+}
+
+/// S-03: nothing, however politely said, is a failed try, and the sync goes on with others.
+#[test]
+fn s03_empty_answers_hold_nobody_up_and_are_no_lie() {
+    assert_eq!(ends_among(Manner::Empty), 0);
+    assert_eq!(ends_among(Manner::Stingy), 0);
+    assert_eq!(ends_among(Manner::NotKept), 0);
+    assert_eq!(ends_among(Manner::Busy), 0);
+}
+
+/// S-04: answers without end, or larger than what was asked for can be, are bounded by what is proven.
+#[test]
+fn s04_answers_without_end_are_bounded() {
+    ends_among(Manner::Endless);
+    assert!(ends_among(Manner::Oversized) > 20);
+    assert!(ends_among(Manner::Noise) > 0);
+}
+
+/// S-11: an answer that never comes, or comes too late, is asked of others, and slowness is no crime.
+#[test]
+fn s11_answers_that_never_come_are_asked_of_others() {
+    assert_eq!(ends_among(Manner::Silent), 0);
+    assert_eq!(ends_among(Manner::Slow), 0);
+}
+
+/// S-12: four of five peers with a whole state of another root: not a byte of it is written, and the one true peer is
+/// enough.
+#[test]
+fn s12_a_majority_with_another_root_is_not_followed() {
+    ends_among(Manner::MovingRoot);
+    ends_among(Manner::Stale);
+    assert!(ends_among(Manner::OtherChain) > 100);
+}
