@@ -201,6 +201,8 @@ pub struct Sessions {
     pub records: Map<SessionId, Session>,
     /// Reserved capabilities of root sessions, by owner. Written by genesis, and by whoever may grant.
     pub grants: Map<PublicKey, BTreeSet<Capability>>,
+    /// Which session has a name, by the root session it comes from. Kept by whoever delegates.
+    pub names: Map<(SessionId, Text<64>), SessionId>,
 }
 
 impl Sessions {
@@ -212,6 +214,23 @@ impl Sessions {
         let found = self.records.get(id)?;
         let root = || (*id == SessionId::root(chain_id, sender)).then(|| Session::root(chain_id, *sender));
         Ok(found.or_else(root))
+    }
+
+    /// Whether `above` is `below`, or one of the sessions that it was delegated from: who may read what another keeps.
+    ///
+    /// # Errors
+    /// [`crate::Stop`] if the state does not answer.
+    // spec: MODULE-9
+    pub fn reaches(&self, above: SessionId, below: SessionId) -> Result<bool, crate::Stop> {
+        let mut next = Some(below);
+        for _ in 0..=ANCESTORS_MAX {
+            match next {
+                Some(id) if id == above => return Ok(true),
+                Some(id) => next = self.records.get(&id)?.and_then(|session| session.parent),
+                None => break,
+            }
+        }
+        Ok(false)
     }
 
     /// Whether a session may act now, holding `needs`. Walks up to the root session (spec: EXEC-8, EXEC-16).

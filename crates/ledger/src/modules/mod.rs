@@ -5,7 +5,7 @@
 //! collections and the same rules; nothing here has a back door into the engine. A chain that wants other functions
 //! builds another registry.
 //!
-//! Functions, capabilities, events: `spec/modules.md`, MODULE-1 to MODULE-7. For those who use it: `docs/world.md`.
+//! Functions, capabilities, events: `spec/modules.md`, MODULE-1 to MODULE-9. For those who use it: `docs/world.md`.
 
 pub mod agents;
 pub mod beginning;
@@ -103,9 +103,11 @@ pub fn register(registry: &mut Registry) -> &mut Registry {
         .event::<contracts::Transferred>()
         .event::<contracts::Approved>()
         .event::<contracts::Patched>()
-        // Records of sessions are the engine's, which is why these two are registered as part of it.
+        // Records of sessions are the engine's, which is why these are registered as part of it.
         .register_system::<Sessions, sessions::Delegate>()
         .register_system::<Sessions, sessions::Close>()
+        .register_system::<sessions::Desk, sessions::Note>()
+        .register_system::<sessions::Desk, sessions::ReadNote>()
         .event::<sessions::Delegated>()
         .event::<sessions::Closed>()
         // So is the set of validators.

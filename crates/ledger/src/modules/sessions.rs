@@ -3,15 +3,44 @@
 //! A session can only be made from one that exists and never holds more than it: what it holds is checked all the way
 //! up each time it acts, so a delegation that promises too much is merely useless. Closing is for good.
 //!
-//! Rules: `spec/modules.md`, MODULE-6, and `spec/chain.md`, EXEC-8, EXEC-16 and EXEC-20.
+//! Sessions may have names, which are paths such as `defi/lending/alice`: one below another begins with its name. Each may
+//! keep notes. What a session keeps can be read by functions that run in it or in a session above it, never by those of
+//! one below or beside it. This orders what code is told, not what people can see: state has no secrets.
+//!
+//! Rules: `spec/modules.md`, MODULE-6, MODULE-8 and MODULE-9, and `spec/chain.md`, EXEC-8, EXEC-16 and EXEC-20.
 
 use crate::keys;
-use keelstone_codec::{BoundedSet, Height, StateHash, Text};
+use keelstone_codec::{Blob, BoundedSet, Height, StateHash, Text};
 use keelstone_execution::{
-    ANCESTORS_MAX, CAPABILITIES_MAX, Capabilities, Capability, Context, Denied, Draft, PublicKey, Session, SessionId,
-    Sessions, Transition, View, denied, ensure,
+    ANCESTORS_MAX, CAPABILITIES_MAX, Capabilities, Capability, Context, Denied, Draft, Map, PublicKey, Session,
+    SessionId, Sessions, Stop, Transition, View, denied, ensure,
 };
-use keelstone_macros::{event, transition};
+use keelstone_macros::{World, event, namespace, transition};
+
+/// Longest name of a session in bytes.
+pub const NAME_LEN_MAX: usize = 64;
+/// Most notes of one session.
+pub const NOTES_MAX: u32 = 1_024;
+/// Longest note in bytes.
+pub const NOTE_BYTES_MAX: usize = 4_096;
+
+/// The namespace `notes`: what sessions keep.
+#[namespace("notes")]
+pub struct Notes {
+    /// Notes by session and key.
+    pub notes: Map<(SessionId, Text<64>), Blob<NOTE_BYTES_MAX>>,
+    /// How many a session keeps.
+    pub counts: Map<SessionId, u32>,
+}
+
+/// What notes are kept and read by.
+#[derive(World)]
+pub struct Desk {
+    /// Who stands above whom.
+    pub sessions: Sessions,
+    /// What they keep.
+    pub notes: Notes,
+}
 
 /// A session was made.
 #[event("sessions.delegated")]
@@ -38,8 +67,8 @@ pub struct Closed {
 pub struct Delegate {
     /// Whose the new session is: the sender's own, or another key's.
     pub owner: PublicKey,
-    /// What people call it.
-    pub name: Text<64>,
+    /// What people call it: nothing, or a path that begins with the name of the session this runs in, if that has one.
+    pub name: Text<NAME_LEN_MAX>,
     /// What it may do.
     pub capabilities: BoundedSet<Capability, CAPABILITIES_MAX>,
     /// The last height at which it may act.
@@ -54,14 +83,8 @@ impl Transition<Sessions> for Delegate {
     fn verify(&self, world: &View<Sessions>, cx: &Context) -> Result<(), Denied> {
         keys::check_key(&self.owner).map_err(|error| denied!("{error}"))?;
         ensure!(!self.capabilities.is_empty(), "a session may do something");
-        // The new session is one level below this one, and all levels must fit when it acts.
-        let (mut levels, mut next) = (1, Some(cx.session()));
-        while let Some(id) = next {
-            levels += 1;
-            ensure!(levels <= ANCESTORS_MAX, "a session is delegated at most {ANCESTORS_MAX} times over");
-            next = world.records.get(&id)?.and_then(|session| session.parent);
-        }
-        Ok(())
+        let root = self.check_depth(world, cx.session())?;
+        self.check_name(world, cx.session(), root)
     }
 
     fn apply(&self, world: &mut Draft<Sessions>, cx: &mut Context) -> Result<SessionId, Denied> {
@@ -72,8 +95,113 @@ impl Transition<Sessions> for Delegate {
         session.name = self.name.clone();
         session.expires = self.expires;
         world.records.insert(&id, &session)?;
+        if !self.name.is_empty() {
+            let root = self.check_depth(world, parent)?;
+            world.names.insert(&(root, self.name.clone()), &id)?;
+        }
         cx.emit(&Delegated { session: id, parent, owner: self.owner })?;
         Ok(id)
+    }
+}
+
+impl Delegate {
+    /// The root session above `parent`. The new session is one level below that, and all levels must fit when it acts.
+    fn check_depth(&self, world: &Sessions, parent: SessionId) -> Result<SessionId, Denied> {
+        let (mut levels, mut root, mut next) = (1, parent, Some(parent));
+        while let Some(id) = next {
+            levels += 1;
+            ensure!(levels <= ANCESTORS_MAX, "a session is delegated at most {ANCESTORS_MAX} times over");
+            (root, next) = (id, world.records.get(&id)?.and_then(|session| session.parent));
+        }
+        Ok(root)
+    }
+
+    // spec: MODULE-8
+    fn check_name(&self, world: &Sessions, parent: SessionId, root: SessionId) -> Result<(), Denied> {
+        let name: &str = &self.name;
+        if name.is_empty() {
+            return Ok(());
+        }
+        let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.');
+        let is_path = name.split('/').all(|segment| !segment.is_empty() && segment.bytes().all(plain));
+        ensure!(is_path, "a name is made of a-z, 0-9, '_', '-' and '.', in segments between '/'");
+        let above = world.records.get(&parent)?.map(|session| session.name).unwrap_or_default();
+        let below = above.is_empty() || name.strip_prefix(&*above).is_some_and(|rest| rest.starts_with('/'));
+        ensure!(below, "a session below {:?} has a name that begins so", &*above);
+        if let Some(holder) = world.names.get(&(root, self.name.clone()))? {
+            ensure!(!is_open(world, holder)?, "{holder} has this name and is not closed");
+        }
+        Ok(())
+    }
+}
+
+/// Whether a session and all above it are not closed. One that may act no longer by its height may still be open.
+fn is_open(world: &Sessions, id: SessionId) -> Result<bool, Stop> {
+    let mut next = Some(id);
+    while let Some(session) = next.map(|id| world.records.get(&id)).transpose()?.flatten() {
+        if session.closed {
+            return Ok(false);
+        }
+        next = session.parent;
+    }
+    Ok(true)
+}
+
+/// Keeps something under a key of the session this runs in, or forgets what was kept there.
+#[transition("sessions.note/1", needs = "sessions.notes")]
+pub struct Note {
+    /// Under which key.
+    pub key: Text<64>,
+    /// What; nothing to forget.
+    pub value: Option<Blob<NOTE_BYTES_MAX>>,
+}
+
+impl Transition<Desk> for Note {
+    type Output = ();
+
+    // spec: MODULE-9
+    fn apply(&self, desk: &mut Draft<Desk>, cx: &mut Context) -> Result<(), Denied> {
+        let session = cx.session();
+        let at = (session, self.key.clone());
+        let (had, count) = (desk.notes.notes.contains(&at)?, desk.notes.counts.get(&session)?.unwrap_or(0));
+        let count = match (&self.value, had) {
+            (Some(value), _) => {
+                ensure!(had || count < NOTES_MAX, "a session keeps at most {NOTES_MAX} notes");
+                desk.notes.notes.insert(&at, value)?;
+                if had { count } else { count.saturating_add(1) }
+            }
+            (None, true) => {
+                desk.notes.notes.remove(&at)?;
+                count.saturating_sub(1)
+            }
+            (None, false) => return Err(denied!("nothing is kept under this key")),
+        };
+        match count {
+            0 => drop(desk.notes.counts.remove(&session)?),
+            _ => desk.notes.counts.insert(&session, &count)?,
+        }
+        Ok(())
+    }
+}
+
+/// Reads what a session keeps: the one this runs in, or one that was delegated from it, over however many steps. The
+/// result is what is kept there, or nothing.
+#[transition("sessions.read/1", needs = "sessions.notes")]
+pub struct ReadNote {
+    /// Whose note.
+    pub session: SessionId,
+    /// Under which key.
+    pub key: Text<64>,
+}
+
+impl Transition<Desk> for ReadNote {
+    type Output = Option<Blob<NOTE_BYTES_MAX>>;
+
+    // spec: MODULE-9
+    fn apply(&self, desk: &mut Draft<Desk>, cx: &mut Context) -> Result<Self::Output, Denied> {
+        let reaches = desk.sessions.reaches(cx.session(), self.session)?;
+        ensure!(reaches, "{} is neither this session nor below it", self.session);
+        Ok(desk.notes.notes.get(&(self.session, self.key.clone()))?)
     }
 }
 

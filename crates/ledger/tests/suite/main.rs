@@ -15,6 +15,7 @@ mod modules;
 mod parallel;
 mod pool;
 mod recovery;
+mod sessions;
 mod signatures;
 mod tools;
 mod validators;

@@ -45,7 +45,7 @@ pub(crate) struct Walk {
     dice: Dice,
     tree: MemoryTree<Blake3>,
     height: u64,
-    /// Hashes that some function returned: sessions, so far.
+    /// Hashes that some function returned: sessions.
     seen: Vec<[u8; 32]>,
     /// Numbers that some function returned: memes, alliances and the like.
     numbers: Vec<u64>,
@@ -187,8 +187,10 @@ impl Walk {
             "conflict.open" => self.dispute(),
             "conflict.opine" => {
                 let court = View::<conflict::Court>::over(self.tree.clone());
-                let id = conflict::ConflictId(last(court.conflicts.next_conflict.last().unwrap(), &mut self.dice)?);
-                let numeric = court.conflicts.all.get(&id).unwrap()?.strategy == conflict::tally::Strategy::RobustMean;
+                let is_open = |of: &conflict::Conflict| of.ruling.is_none() && of.deadline.0 >= self.height;
+                let mut all = court.conflicts.all.iter_back().map(|entry| entry.unwrap());
+                let (id, of) = all.find(|(_, of)| is_open(of))?;
+                let numeric = of.strategy == conflict::tally::Strategy::RobustMean;
                 let claims = [conflict::tally::Position::First, conflict::tally::Position::Second];
                 let value = conflict::tally::Position::Value(Fixed::from_micros(300_000));
                 let position = if numeric { value } else { self.dice.one(&claims) };
@@ -206,6 +208,15 @@ impl Walk {
                 let assembly = View::<rules::Assembly>::over(self.tree.clone());
                 let rule = rules::RuleId(last(assembly.rules.next_rule.last().unwrap(), &mut self.dice)?);
                 op(&rules::Vote { rule, yes: self.dice.below(4) > 0 })
+            }
+            // Few are left who are no agents.
+            "agents.register" => {
+                let world = View::<Society>::over(self.tree.clone());
+                let is_new = |person: &u8| {
+                    let acts = world.agents.by_key.contains(&key(*person).public()).unwrap();
+                    !acts && !world.agents.all.contains(&who(*person)).unwrap()
+                };
+                return Some(((1..=PEOPLE).find(is_new)?, register("so")));
             }
             "agents.take_key" => {
                 let world = View::<Society>::over(self.tree.clone());
@@ -237,7 +248,7 @@ impl Walk {
         op(&conflict::Open {
             subject: conflict::Subject::Statements { first, second },
             strategy: self.dice.one(&[Majority, Personality, Influence, RobustMean]),
-            deadline: Height(self.height + 10),
+            deadline: Height(self.height + 30),
             quorum: Fixed::from_micros(500_000),
             participation: 3,
         })
