@@ -80,8 +80,8 @@ impl Network {
         let dir = tempfile::tempdir().unwrap();
         let mut command = program();
         command.args(["testnet", "up", "--until-input-ends", "--json", "--cometbft"]).arg(cometbft).args(QUICK);
-        command.arg("--dir").arg(dir.path().join("net")).args(options);
         command.args(["--set", "snapshots.interval=10"]);
+        command.arg("--dir").arg(dir.path().join("net")).args(options);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let alive = child.stdin.take();
         let mut line = String::new();
