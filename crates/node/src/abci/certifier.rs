@@ -13,6 +13,7 @@ use crate::exit::causes;
 use crate::metrics::Metrics;
 use keelstone_codec::{Height, Root};
 use prost::Message as _;
+use serde_json::Value;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -125,16 +126,16 @@ fn due(engine: &dyn Engine, done: u64, tip: u64, metrics: &Metrics) -> Vec<u64> 
 
 /// Compares the roots below the headers of some heights and says what came of it; the first root that differs.
 fn take_in(engine: &dyn Engine, rpc: &Rpc, heights: &[u64], metrics: &Metrics) -> Option<Differs> {
-    let mut answers = match rpc.commits(heights) {
+    let answers: Vec<Result<Value, String>> = match rpc.commits(heights) {
         Ok(answers) => answers.into_iter().map(|answer| answer.map_err(|error| causes(&error))).collect(),
         Err(error) => vec![Err(causes(&error)); heights.len()],
     };
-    for (height, answer) in heights.iter().map(|height| Height(*height)).zip(answers.drain(..)) {
-        let header = |_| {
-            let signed = answer?.get("signed_header").cloned().unwrap_or_default();
+    for (height, answer) in heights.iter().map(|height| Height(*height)).zip(answers) {
+        let signed = answer.and_then(|mut commit| {
+            let signed = commit.get_mut("signed_header").map(Value::take).unwrap_or_default();
             serde_json::from_value(signed).map_err(|error| format!("the engine's commit: {error}"))
-        };
-        match compare(engine, height, header) {
+        });
+        match compare(engine, height, signed) {
             Compared::Agreed(certificate) => {
                 metrics.certified("agreed");
                 metrics.certified_height.set(i64::try_from(certificate.height.0).unwrap_or(i64::MAX));
@@ -153,13 +154,9 @@ fn take_in(engine: &dyn Engine, rpc: &Rpc, heights: &[u64], metrics: &Metrics) -
     None
 }
 
-/// Compares the root below the header of a height.
+/// Compares the root below the header of a height; none was had for a reason.
 // spec: LEDGER-7
-fn compare(
-    engine: &dyn Engine,
-    height: Height,
-    header: impl FnOnce(Height) -> Result<SignedHeader, String>,
-) -> Compared {
+fn compare(engine: &dyn Engine, height: Height, signed: Result<SignedHeader, String>) -> Compared {
     let unknown = |why: &dyn std::error::Error| Compared::Unknown(causes(why));
     let chain_id = match engine.status() {
         Ok(status) => status.chain_id,
@@ -170,7 +167,7 @@ fn compare(
         Ok(None) => return Compared::Unknown("who votes there is no longer kept".to_owned()),
         Err(failure) => return unknown(&failure),
     };
-    let signed = match header(height) {
+    let signed = match signed {
         Ok(signed) => signed,
         Err(why) => return Compared::Unknown(why),
     };
@@ -223,7 +220,7 @@ mod tests {
             root
         });
         let engine = &*node.engine;
-        let compared = |signed: Result<SignedHeader, String>| compare(engine, Height(2), |_| signed);
+        let compared = |signed: Result<SignedHeader, String>| compare(engine, Height(2), signed);
         let Compared::Agreed(certificate) = compared(Ok(header(2, &roots[0], 100))) else { panic!("it is the root") };
         assert_eq!(certificate.height, Height(1));
         engine.keep_certificate(certificate.height, certificate.signed.encode_to_vec());
@@ -245,7 +242,7 @@ mod tests {
         );
         assert_eq!(due(engine, 1, 3, &metrics), [2, 3]);
         assert_eq!(due(engine, 1, 70, &metrics), (7..=70).collect::<Vec<_>>());
-        let compared = |signed: Result<SignedHeader, String>| compare(engine, Height(2), |_| signed);
+        let compared = |signed: Result<SignedHeader, String>| compare(engine, Height(2), signed);
         // What no block took with it is written when the chain is closed.
         engine.keep_certificate(Height(2), vec![7]);
         engine.write_certificates().unwrap();
