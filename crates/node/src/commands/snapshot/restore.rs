@@ -15,7 +15,7 @@ use clap::Args;
 use keelstone_codec::{Height, Key, Namespace, Root};
 use keelstone_ledger::Genesis;
 use keelstone_store::files::{Directory, Files as _};
-use keelstone_sync::delta::{ApplyError, Applying, Delta, DeltaError};
+use keelstone_sync::delta::{ApplyError, Applying, Delta};
 use keelstone_sync::library::{Each, Expected, LibraryError};
 use keelstone_tree::{HashKind, Totals};
 use serde_json::json;
@@ -156,12 +156,20 @@ fn build(
         let mut failed = None;
         let read = plan.snapshot.read(context, |origin| {
             let mut changes: Vec<Applying<'_>> = plan.deltas.iter().map(Delta::apply).collect();
+            // What is wrong with a delta is kept beside an error that stops the reading.
+            let mut stop = |error| match error {
+                ApplyError::Taker(error) => error,
+                ApplyError::Delta(error) => {
+                    failed = Some(error);
+                    LibraryError::Stopped
+                }
+            };
             let mut all = |name: &Namespace, key: &[u8], value: &[u8]| {
                 let key = Key::new(key).expect("a proven entry has a key");
-                change(&mut changes, (name, &key, value), each, &mut failed)
+                change(&mut changes, (name, &key, value), each).map_err(&mut stop)
             };
             origin.entries(plan.expected, &mut all, &mut show(&bar))?;
-            end(changes, each, &mut failed)
+            end(changes, each).map_err(stop)
         });
         failed.map_or(read, |error| Err(error.into()))
     });
@@ -195,42 +203,29 @@ fn change(
     changes: &mut [Applying<'_>],
     (name, key, value): (&Namespace, &Key, &[u8]),
     each: Each<'_>,
-    failed: &mut Option<DeltaError>,
-) -> Result<(), LibraryError> {
-    let Some((oldest, later)) = changes.split_first_mut() else { return each(name, key, value) };
-    let mut wrong = None;
-    let mut next = |name: &Namespace, key: &Key, value: &[u8]| change(later, (name, key, value), each, &mut wrong);
-    let done = oldest.entry(name, key, value, &mut next);
-    blame(done, wrong, failed)
+) -> Result<(), ApplyError<LibraryError>> {
+    let Some((oldest, later)) = changes.split_first_mut() else {
+        return each(name, key, value).map_err(ApplyError::Taker);
+    };
+    let mut next = |name: &Namespace, key: &Key, value: &[u8]| change(later, (name, key, value), each);
+    oldest.entry(name, key, value, &mut next).map_err(flat)
 }
 
 /// Hands out what the deltas have behind the last entry.
-fn end(changes: Vec<Applying<'_>>, each: Each<'_>, failed: &mut Option<DeltaError>) -> Result<(), LibraryError> {
+fn end(changes: Vec<Applying<'_>>, each: Each<'_>) -> Result<(), ApplyError<LibraryError>> {
     let mut changes = changes.into_iter();
     while let Some(oldest) = changes.next() {
-        let mut wrong = None;
         let later = changes.as_mut_slice();
-        let mut next = |name: &Namespace, key: &Key, value: &[u8]| change(later, (name, key, value), each, &mut wrong);
-        let done = oldest.finish(&mut next);
-        blame(done, wrong, failed)?;
+        let mut next = |name: &Namespace, key: &Key, value: &[u8]| change(later, (name, key, value), each);
+        oldest.finish(&mut next).map_err(flat)?;
     }
     Ok(())
 }
 
-/// What was wrong with a delta, or with one behind it, is kept beside an error that stops the reading.
-fn blame(
-    done: Result<(), ApplyError<LibraryError>>,
-    behind: Option<DeltaError>,
-    failed: &mut Option<DeltaError>,
-) -> Result<(), LibraryError> {
-    done.map_err(|error| match error {
-        ApplyError::Taker(error) => {
-            *failed = behind;
-            error
-        }
-        ApplyError::Delta(error) => {
-            *failed = Some(error);
-            LibraryError::Stopped
-        }
-    })
+/// Where the taker of a delta is another delta.
+fn flat<E>(error: ApplyError<ApplyError<E>>) -> ApplyError<E> {
+    match error {
+        ApplyError::Taker(error) => error,
+        ApplyError::Delta(error) => ApplyError::Delta(error),
+    }
 }
