@@ -103,7 +103,7 @@ pub(crate) fn wait(
             if state_sync {
                 steps.take_in(&look);
             }
-            let whole = !state_sync || look.phase == WHOLE || steps.joined.snapshot_height.is_some();
+            let whole = !state_sync || steps.joined.snapshot_height.is_some();
             if whole && look.height > steps.joined.snapshot_height.unwrap_or(0) {
                 if reached.is_none() {
                     steps.joined.first_block_ms = steps.lap();
