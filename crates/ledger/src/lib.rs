@@ -53,7 +53,7 @@ pub use block::{
 pub use chain::{BLOCKS, CHAIN, Chain, ChainFacts, ChainLimits, SCHEMA};
 pub use check::Refusal;
 pub use foresight::{BundleProof, BundleProofError, Foreseen, ForesightError, Setting, Witness, foresee, witness};
-pub use genesis::{FirstState, Genesis, GenesisError};
+pub use genesis::{FirstState, Genesis, GenesisError, KEYS_MAX as GENESIS_KEYS_MAX};
 pub use inherit::{InheritError, Inherited, Inheriting, Put};
 pub use json::{JSON_DEPTH_MAX, Json, JsonError, JsonFault, Number};
 pub use keelstone_execution::{Failure, LIST_COUNT_MAX, ListProof, PublicKey, list_root};

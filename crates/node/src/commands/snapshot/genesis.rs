@@ -17,7 +17,7 @@ use crate::out::{bytes, grouped, short};
 use clap::Args;
 use keelstone_codec::{ChainId, Decode as _, Height, Key, Namespace, Value};
 use keelstone_execution::{Capability, PublicKey, SYSTEM_NAMESPACES, Sessions, Space as _, View};
-use keelstone_ledger::{CHAIN, ChainFacts, Genesis, Inherited, check_key};
+use keelstone_ledger::{CHAIN, ChainFacts, GENESIS_KEYS_MAX, Genesis, Inherited, check_key};
 use keelstone_sync::library::{Info, LibraryError};
 use keelstone_tree::{Blake3, MemoryTree};
 use serde_json::json;
@@ -27,8 +27,6 @@ use std::path::{Path, PathBuf};
 
 /// Most bytes of keys and values that stand in a genesis file: it is JSON, held in memory and read by every node.
 const INLINE_BYTES_MAX: u64 = 16 << 20;
-/// Most keys with grants: as many as a genesis takes.
-const GRANTS_MAX: usize = 1_024;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -70,8 +68,8 @@ struct Taken {
     entries: u64,
     bytes: u64,
     facts: Option<Vec<u8>>,
-    /// The entries of the grants.
-    grants: Vec<(Namespace, Key, Option<Value>)>,
+    /// The entries of the grants; none if they are left behind too.
+    grants: Option<Vec<(Namespace, Key, Option<Value>)>>,
     /// Entries of the engine's own namespaces.
     left: u64,
 }
@@ -81,14 +79,17 @@ impl Taken {
         let fits = "a proven entry has a key and a value";
         let entry = || (Key::new(key).expect(fits), Value::new(value.to_vec()).expect(fits));
         if SYSTEM_NAMESPACES.contains(&namespace.as_str()) {
-            if namespace.as_str() == Sessions::NAME && key.starts_with(b"grants/") {
-                if self.grants.len() == GRANTS_MAX {
+            if let Some(grants) = &mut self.grants
+                && namespace.as_str() == Sessions::NAME
+                && key.starts_with(b"grants/")
+            {
+                if grants.len() == GENESIS_KEYS_MAX {
                     let file = "the list of keys with grants".to_owned();
-                    let limit = u64::try_from(GRANTS_MAX).unwrap_or(u64::MAX);
+                    let limit = u64::try_from(GENESIS_KEYS_MAX).unwrap_or(u64::MAX);
                     return Err(LibraryError::TooLarge { file, found: limit + 1, limit });
                 }
                 let (key, value) = entry();
-                self.grants.push((namespace.clone(), key, Some(value)));
+                grants.push((namespace.clone(), key, Some(value)));
                 return Ok(());
             }
             self.left += 1;
@@ -125,7 +126,11 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let validators = options.validators.iter().map(|text| validator(text)).collect::<Result<Vec<_>, _>>()?;
     trusted(options.root.as_deref())?;
     let expected = expected(genesis_if_any(context)?.as_ref(), options.root.as_deref())?;
-    let mut taken = Taken { state: (!options.inherit).then(BTreeMap::new), ..Taken::default() };
+    let mut taken = Taken {
+        state: (!options.inherit).then(BTreeMap::new),
+        grants: (!options.no_grants).then(Vec::new),
+        ..Taken::default()
+    };
     let bar = context.out.progress("reading", 0);
     let read = options.snapshot.read(context, |origin| {
         origin.entries(&expected, &mut |name, key, value| taken.take(name, key, value), &mut show(&bar))
@@ -137,7 +142,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         return Err(Failure::usage(message).hint("keelstone snapshot restore goes on with the same network"));
     }
     let facts = facts(&info, taken.facts.as_deref())?;
-    let grants = if options.no_grants { Grants::new() } else { grants(taken.grants)? };
+    let grants = taken.grants.map_or_else(|| Ok(Grants::new()), grants)?;
     let inherits = taken.state.is_none().then(|| Inherited {
         chain_id: facts.chain_id.clone(),
         height: info.id.height,
