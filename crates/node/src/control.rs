@@ -11,7 +11,7 @@ use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::metrics::Metrics;
-use crate::snapshots::{Service, open_library};
+use crate::snapshots::Service;
 use crate::strict_json;
 use keelstone_codec::Height;
 use keelstone_sync::library::{Info, LibraryError, SnapshotId, Swept};
@@ -275,9 +275,9 @@ impl Desk {
             return Ok(Hold { service: service.clone(), _guard: None });
         }
         let guard = self.borrowing.lock().await;
-        let (home, config, metrics) = (self.home.clone(), self.config.clone(), self.metrics.clone());
-        let tip = self.engine.status()?.height;
-        let service = blocking(move || Service::over(open_library(&home)?, config, metrics, tip)).await?;
+        let (engine, metrics) = (self.engine.clone(), self.metrics.clone());
+        let (home, config) = (self.home.clone(), self.config.clone());
+        let service = blocking(move || Service::beside(&*engine, config, &home, metrics)).await?;
         Ok(Hold { service: Arc::new(service), _guard: Some(guard) })
     }
 

@@ -126,16 +126,13 @@ impl Service {
         home: &Home,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, Failure> {
-        let files = Sliced::over(directory(&home.snapshots())?, &engine.way());
-        let (library, swept) = Library::open(Arc::new(files))?;
-        log_swept(&swept);
         metrics.snapshot_interval.set(i64::try_from(config.snapshots.interval).unwrap_or(i64::MAX));
-        let tip = engine.status()?.height;
-        for info in library.list().iter().filter(|info| info.id.height.0 > tip) {
+        let service = Arc::new(Self::beside(&**engine, config.snapshots.clone(), home, metrics)?);
+        let tip = service.inner.tip.load(Ordering::Relaxed);
+        for info in service.inner.library.list().iter().filter(|info| info.id.height.0 > tip) {
             tracing::warn!(height = info.id.height.0, tip, "removed a snapshot of a height that was rolled back");
-            library.delete(info.id)?;
+            service.delete(info.id)?;
         }
-        let service = Arc::new(Self::over(library, config.snapshots.clone(), metrics, tip)?);
         // The engine keeps its listeners: a strong reference to it in one would keep both for ever.
         let (asked, told) = (Arc::downgrade(engine), service.clone());
         engine.on_commit(Box::new(move |committed| {
@@ -145,13 +142,21 @@ impl Service {
         Ok(service)
     }
 
-    /// Starts the worker over a library. It hears of no blocks.
-    pub(crate) fn over(
-        library: Library,
+    /// Opens the library beside a chain whose blocks go first, to make what is asked for. It hears of no blocks.
+    pub(crate) fn beside(
+        engine: &dyn Engine,
         config: config::Snapshots,
+        home: &Home,
         metrics: Arc<Metrics>,
-        tip: u64,
     ) -> Result<Self, Failure> {
+        let files = Sliced::over(directory(&home.snapshots())?, &engine.way());
+        let (library, swept) = Library::open(Arc::new(files))?;
+        log_swept(&swept);
+        Self::over(library, config, metrics, engine.status()?.height)
+    }
+
+    /// Starts the worker over a library.
+    fn over(library: Library, config: config::Snapshots, metrics: Arc<Metrics>, tip: u64) -> Result<Self, Failure> {
         let inner = Arc::new(Inner {
             library,
             config,
