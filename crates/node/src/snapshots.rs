@@ -831,8 +831,7 @@ mod tests {
         assert_eq!(*readers.state(), (0, 0));
     }
 
-    /// SS-41: a chunk that changed on the disk is not served, the snapshot is off the list, and the alarm rises.
-    /// 50 fetch chunks from a disk that does not answer, 1,000 lists are asked for meanwhile: blocks are committed as ever,
+    /// SS-46: 50 fetch chunks from a disk that does not answer, 1,000 lists are asked for meanwhile: blocks are committed as ever,
     /// since they take nothing that a reader holds; no more than four read at once; and every answer is right.
     #[test]
     fn ss46_readers_and_lists_hold_up_no_commit() {
@@ -870,6 +869,7 @@ mod tests {
         });
     }
 
+    /// SS-41: a chunk that changed on the disk is not served, the snapshot is off the list, and the alarm rises.
     #[test]
     fn ss41_a_damaged_chunk_is_not_served_and_raises_the_alarm() {
         let bench = Bench::new(1, 5);
