@@ -61,7 +61,7 @@ pub(crate) enum Request {
 /// A line of an answer.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Answer {
+pub(crate) enum Answer {
     /// It is being done.
     Progress(Told),
     /// It is done.
@@ -73,6 +73,20 @@ enum Answer {
         message: String,
         hint: Option<String>,
     },
+}
+
+impl Answer {
+    /// The last line: what it came to.
+    pub(crate) fn last(result: Result<Value, Failure>) -> Self {
+        match result {
+            Ok(done) => Self::Done(done),
+            Err(Failure { exit, message, hint }) => Self::Failed { code: exit.name().to_owned(), message, hint },
+        }
+    }
+
+    pub(crate) fn line(&self) -> String {
+        serde_json::to_string(self).expect("answers have text keys and no failing serializers") + "\n"
+    }
 }
 
 /// How far it is.
@@ -175,7 +189,7 @@ async fn accept(
 }
 
 /// Serves one request. Whoever does not read the answer does not get it.
-async fn connection(mut stream: UnixStream, desk: &Desk, stop: watch::Receiver<bool>) {
+async fn connection(mut stream: UnixStream, desk: &Desk, mut stop: watch::Receiver<bool>) {
     let uid = stream.peer_cred().map(|peer| peer.uid());
     match uid {
         Ok(uid) if uid == rustix::process::geteuid().as_raw() || uid == 0 => {}
@@ -192,19 +206,14 @@ async fn connection(mut stream: UnixStream, desk: &Desk, stop: watch::Receiver<b
     let result = match parse(&line) {
         Ok(request) => {
             tracing::info!(?request, "the owner asks");
-            let mut stopped = stop.clone();
             tokio::select! {
                 result = desk.answer(request, &mut caller) => result,
-                _ = stopped.wait_for(|stop| *stop) => Err(Failure::error("the node stops")),
+                _ = stop.wait_for(|stop| *stop) => Err(Failure::error("the node stops")),
             }
         }
         Err(failure) => Err(failure),
     };
-    let last = match result {
-        Ok(done) => Answer::Done(done),
-        Err(Failure { exit, message, hint }) => Answer::Failed { code: exit.name().to_owned(), message, hint },
-    };
-    caller.say(&last).await;
+    caller.say(&Answer::last(result)).await;
 }
 
 fn parse(line: &[u8]) -> Result<Request, Failure> {
@@ -233,9 +242,8 @@ impl Caller<'_> {
     }
 
     async fn say(&mut self, answer: &Answer) {
-        let text = serde_json::to_string(answer).expect("answers have text keys and no failing serializers");
         // Gone means: they do not want to know.
-        let _ = self.writing.write_all(format!("{text}\n").as_bytes()).await;
+        let _ = self.writing.write_all(answer.line().as_bytes()).await;
     }
 
     async fn tell(&mut self, told: Told) {
@@ -386,15 +394,18 @@ pub(crate) fn ask(home: &Home, request: &Request, listener: &mut dyn FnMut(Told)
             return Err(failure.hint("only the user the node runs as may ask for this"));
         }
     };
-    converse(stream, request, listener).map(Some)
+    converse(stream, request, "the node that runs here", listener).map(Some)
 }
 
-fn converse(
+/// Asks `whom`, and hears them out. There is no limit on the time: what is asked for takes as long as it takes, and whoever
+/// dies closes their end.
+pub(crate) fn converse(
     stream: std::os::unix::net::UnixStream,
-    request: &Request,
+    request: &impl Serialize,
+    whom: &str,
     listener: &mut dyn FnMut(Told),
 ) -> Result<Value, Failure> {
-    let failed = |error: io::Error| Failure::io("the node that runs here did not answer", &error);
+    let failed = |error: io::Error| Failure::io(format_args!("{whom} did not answer"), &error);
     let text = serde_json::to_string(request).expect("a request has text keys and no failing serializers");
     (&stream).write_all(format!("{text}\n").as_bytes()).map_err(failed)?;
     let mut lines = BufReader::new(&stream);
@@ -402,10 +413,10 @@ fn converse(
         let mut line = Vec::new();
         (&mut lines).take(ANSWER_BYTES_MAX).read_until(b'\n', &mut line).map_err(failed)?;
         if line.pop() != Some(b'\n') {
-            return Err(Failure::error("the node that runs here hung up before it was done"));
+            return Err(Failure::error(format!("{whom} hung up before it had answered")));
         }
         let answer: Answer = strict_json::parse(&line)
-            .map_err(|error| Failure::error(format!("the node that runs here answered something else: {error}")))?;
+            .map_err(|error| Failure::error(format!("{whom} answered something else: {error}")))?;
         match answer {
             Answer::Progress(told) => listener(told),
             Answer::Done(done) => return Ok(done),
@@ -457,7 +468,7 @@ mod tests {
             theirs.shutdown(std::net::Shutdown::Write).unwrap();
             let mut told = Vec::new();
             let result =
-                converse(ours, &Request::SweepSnapshots {}, &mut |progress| told.push(format!("{progress:?}")));
+                converse(ours, &Request::SweepSnapshots {}, "it", &mut |progress| told.push(format!("{progress:?}")));
             (result, told.len())
         };
         let waiting = "{\"progress\":{\"waiting\":{\"height\":3,\"offered_from\":5}}}\n";

@@ -1,6 +1,7 @@
 //! How commands reach the owner of a network: one line of JSON there and one back, over a Unix socket that only the
 //! network's directory's owner can open.
 
+use crate::control::{Answer, converse};
 use crate::exit::{Exit, Failure};
 use crate::strict_json;
 use serde::{Deserialize, Serialize};
@@ -10,8 +11,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Bytes of a request or an answer.
-const LINE_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes of a request.
+const REQUEST_BYTES_MAX: u64 = 1024 * 1024;
 /// How long a request may take to arrive.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -95,13 +96,6 @@ impl Part {
     }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Answer {
-    Ok(Value),
-    Error { exit: u8, message: String, hint: Option<String> },
-}
-
 /// Where the owner of the network in a directory listens.
 pub(crate) fn socket(dir: &Path) -> PathBuf {
     dir.join("control.sock")
@@ -113,30 +107,14 @@ pub(crate) fn socket(dir: &Path) -> PathBuf {
 /// [`Exit::NoChain`] if no network runs there, else what the owner answers.
 pub(crate) fn ask(dir: &Path, request: &Request) -> Result<Value, Failure> {
     let path = socket(dir);
-    let mut stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
+    let stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             Failure::new(Exit::NoChain, format!("no test network runs in {}", dir.display()))
                 .hint("keelstone testnet up starts it")
         }
         _ => Failure::io(format_args!("could not reach {}", path.display()), &error),
     })?;
-    let lost = |error: io::Error| Failure::io("the owner of the test network did not answer", &error);
-    let line = serde_json::to_string(request).expect("requests have text keys and no failing serializers");
-    stream.write_all(format!("{line}\n").as_bytes()).map_err(lost)?;
-    let mut answer = String::new();
-    // No limit on the time: a clean stop of many nodes takes as long as it takes, and a dead owner closes its end.
-    BufReader::new(stream).take(LINE_BYTES_MAX).read_line(&mut answer).map_err(lost)?;
-    match strict_json::parse(answer.as_bytes()) {
-        Ok(Answer::Ok(value)) => Ok(value),
-        Ok(Answer::Error { exit, message, hint }) => {
-            let exit = [Exit::Usage, Exit::NoChain, Exit::InUse, Exit::Integrity, Exit::NotFound]
-                .into_iter()
-                .find(|known| *known as u8 == exit)
-                .unwrap_or(Exit::Error);
-            Err(Failure { exit, message, hint })
-        }
-        Err(_) => Err(Failure::error("the owner of the test network ended before it answered")),
-    }
+    converse(stream, request, "the owner of the test network", &mut |_| ())
 }
 
 /// Reads the one request of a connection.
@@ -144,18 +122,13 @@ pub(crate) fn read(stream: &UnixStream) -> Result<Request, Failure> {
     let failed = |error: io::Error| Failure::io("a request was cut short", &error);
     stream.set_read_timeout(Some(READ_TIMEOUT)).map_err(failed)?;
     let mut line = String::new();
-    BufReader::new(stream).take(LINE_BYTES_MAX).read_line(&mut line).map_err(failed)?;
+    BufReader::new(stream).take(REQUEST_BYTES_MAX).read_line(&mut line).map_err(failed)?;
     strict_json::parse(line.as_bytes()).map_err(|error| Failure::usage(error.to_string()))
 }
 
 /// Answers a request. Whoever asked may be gone; that is theirs to know.
 pub(crate) fn answer(mut stream: &UnixStream, result: Result<Value, Failure>) {
-    let answer = match result {
-        Ok(value) => Answer::Ok(value),
-        Err(Failure { exit, message, hint }) => Answer::Error { exit: exit as u8, message, hint },
-    };
-    let line = serde_json::to_string(&answer).expect("answers have text keys and no failing serializers");
-    let _ = stream.write_all(format!("{line}\n").as_bytes());
+    let _ = stream.write_all(Answer::last(result).line().as_bytes());
 }
 
 /// Listens where the owner of a network listens. The caller holds the directory's lock, so a socket that is there
