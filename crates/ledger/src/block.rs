@@ -277,13 +277,20 @@ impl Receipt {
         matches!(self.verdict, Verdict::Succeeded { .. } | Verdict::Submitted { .. })
     }
 
+    /// The operations that took effect; of an async bundle none, which are those of its batches.
+    pub(crate) fn operations(&self) -> &[OperationReceipt] {
+        match &self.verdict {
+            Verdict::Succeeded { operations, .. } => operations,
+            _ => &[],
+        }
+    }
+
     /// What was emitted, with the operation that did.
     pub fn events(&self) -> impl Iterator<Item = (usize, &Emitted)> {
-        let operations = match &self.verdict {
-            Verdict::Succeeded { operations, .. } => operations.as_slice(),
-            _ => &[],
-        };
-        operations.iter().enumerate().flat_map(|(index, operation)| operation.events.iter().map(move |e| (index, e)))
+        self.operations()
+            .iter()
+            .enumerate()
+            .flat_map(|(index, operation)| operation.events.iter().map(move |e| (index, e)))
     }
 }
 
@@ -386,6 +393,15 @@ pub struct Executed {
     pub nonces: BTreeMap<PublicKey, u64>,
     /// How much of it was run beforehand, on several threads. Says nothing about the block.
     pub beforehand: Beforehand,
+}
+
+impl Executed {
+    /// How many operations took effect.
+    pub(crate) fn operations(&self) -> u64 {
+        let receipts = self.receipts.iter().map(|receipt| receipt.operations().len());
+        let continuations = self.continuations.iter().map(|continuation| continuation.operations().len());
+        receipts.chain(continuations).map(|count| count as u64).sum()
+    }
 }
 
 /// What is done with a transaction that is refused.

@@ -7,16 +7,16 @@
 //!
 //! Rules: `spec/ledger.md`, HISTORY-7.
 
-use crate::block::{BlockRecord, Refused, Verdict};
+use crate::block::Refused;
 use crate::genesis::Genesis;
 use crate::ledger::{Ledger, LedgerError};
 use crate::mempool::PoolLimits;
+use crate::replay::whole;
 use crate::transaction::TxId;
-use crate::transition::{TransitionError, same_record};
 use keelstone_codec::{Height, Root, Timestamp};
 use keelstone_store::kv::Kv;
 use keelstone_store::{Store, StoreError};
-use keelstone_tree::{Diff, Hasher, KeyRange, Read as _, Write};
+use keelstone_tree::Hasher;
 use std::sync::Arc;
 
 /// Up to where a chain is rebuilt.
@@ -169,14 +169,7 @@ impl<H: Hasher> Ledger<H> {
             return Err(RebuildError::Missing { to, missing, low });
         }
         let view = self.view_at(low)?;
-        let mut parts = Vec::new();
-        for (namespace, _) in view.namespaces() {
-            let entries = view.scan(&namespace, KeyRange::all());
-            let writes = entries.map(|entry| entry.map(|(key, value)| Write { key, value: Some(value) }));
-            parts.push((namespace, writes.collect::<Result<Vec<_>, _>>().map_err(LedgerError::from)?));
-        }
-        let whole = Diff::new(parts).expect("a store gives namespaces and keys in order");
-        let (expected, found) = (view.root(), store.commit(low, whole)?);
+        let (expected, found) = (view.root(), store.commit(low, whole(&view)?)?);
         if expected != found {
             let what = format!("its entries give root {found}, the store says {expected}");
             return Err(RebuildError::Differs { height: low, what });
@@ -220,29 +213,15 @@ impl<H: Hasher> Ledger<H> {
             let pending =
                 made.run(self.block(height)?, Refused::Receipt).map_err(|error| differs(error.to_string()))?;
             let executed = pending.executed();
-            let expected = BlockRecord::read(&self.view(), height).map_err(LedgerError::from)?;
-            if let Err(TransitionError::Record { field, expected, found }) =
-                same_record(executed.record.as_ref(), expected.as_ref())
-            {
-                return Err(differs(format!("{field}: it comes to {expected}, the chain's record says {found}")));
-            }
-            if executed.receipts != self.receipts(height)? {
-                return Err(differs("its receipts".to_owned()));
-            }
-            if executed.continuations != self.continuations(height)? {
-                return Err(differs("its continuations".to_owned()));
+            if let Some(what) = self.difference(executed)? {
+                return Err(differs(what));
             }
             if let Some(audit) = self.block_audit(height)?
                 && executed.audit.as_ref().map(|appended| &appended.records) != Some(&audit)
             {
                 return Err(differs("its audit records".to_owned()));
             }
-            for receipt in &executed.receipts {
-                if let Verdict::Succeeded { operations, .. } = &receipt.verdict {
-                    rebuilt.operations += operations.len() as u64;
-                }
-            }
-            rebuilt.operations += executed.continuations.iter().map(|c| c.operations().len() as u64).sum::<u64>();
+            rebuilt.operations += executed.operations();
             compare(height, pending.root(), &mut rebuilt)?;
             if let Some(certificate) = self.certificate(height)? {
                 made.keep_certificate(height, certificate);

@@ -7,13 +7,13 @@
 //!
 //! Rules: `spec/ledger.md`, HISTORY-4.
 
-use crate::block::{self, BlockRecord, Refused, Verdict};
+use crate::block::{self, BlockRecord, Executed, Refused};
 use crate::genesis::Genesis;
 use crate::ledger::{Ledger, LedgerError};
 use crate::transition::{TransitionError, same_record};
 use keelstone_codec::{Height, Root};
 use keelstone_store::files::MemoryFiles;
-use keelstone_store::{Options, Store, StoreError};
+use keelstone_store::{Options, Store, StoreError, View};
 use keelstone_tree::{Diff, Hasher, KeyRange, Read, Write};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -141,20 +141,11 @@ impl<H: Hasher> Ledger<H> {
             let height = last.next();
             let differs = |what: String| ReplayError::Differs { height, what };
             let block = self.block(height)?;
-            let expected = BlockRecord::read(&self.view(), height).map_err(LedgerError::from)?;
             let root = scratch.root();
             let executed = block::execute(self.registry(), scratch.view(), root, block, Refused::Receipt)
                 .map_err(|error| differs(error.to_string()))?;
-            if let Err(TransitionError::Record { field, expected, found }) =
-                same_record(executed.record.as_ref(), expected.as_ref())
-            {
-                return Err(differs(format!("{field}: replayed {expected}, recorded {found}")));
-            }
-            if executed.receipts != self.receipts(height)? {
-                return Err(differs("its receipts".to_owned()));
-            }
-            if executed.continuations != self.continuations(height)? {
-                return Err(differs("its continuations".to_owned()));
+            if let Some(what) = self.difference(&executed)? {
+                return Err(differs(what));
             }
             let found = scratch.commit(height, executed.changes.to_diff())?;
             if let Some(expected) = self.root_at(height)? {
@@ -165,12 +156,7 @@ impl<H: Hasher> Ledger<H> {
             }
             replayed.blocks += 1;
             replayed.transactions += executed.receipts.len() as u64;
-            for receipt in &executed.receipts {
-                if let Verdict::Succeeded { operations, .. } = &receipt.verdict {
-                    replayed.operations += operations.len() as u64;
-                }
-            }
-            replayed.operations += executed.continuations.iter().map(|c| c.operations().len() as u64).sum::<u64>();
+            replayed.operations += executed.operations();
             replayed.root = found;
             progress(height, found);
             last = height;
@@ -178,25 +164,45 @@ impl<H: Hasher> Ledger<H> {
         Ok(replayed)
     }
 
+    /// The first thing in which a block that was run again is not what is kept of it: record, receipts, continuations.
+    // spec: HISTORY-4, HISTORY-7
+    pub(crate) fn difference(&self, executed: &Executed) -> Result<Option<String>, LedgerError> {
+        let height = executed.block.height;
+        let expected = BlockRecord::read(&self.view(), height)?;
+        if let Err(TransitionError::Record { field, expected, found }) =
+            same_record(executed.record.as_ref(), expected.as_ref())
+        {
+            return Ok(Some(format!("{field}: replayed {expected}, recorded {found}")));
+        }
+        if executed.receipts != self.receipts(height)? {
+            return Ok(Some("its receipts".to_owned()));
+        }
+        let same = executed.continuations == self.continuations(height)?;
+        Ok((!same).then(|| "its continuations".to_owned()))
+    }
+
     /// A store in memory that holds the version at a height, and whose root was found again from its entries.
     fn copy_of(&self, height: Height) -> Result<Store<H>, ReplayError> {
         let view = self.view_at(height)?;
-        let mut parts = Vec::new();
-        for (namespace, _) in view.namespaces() {
-            let entries = view.scan(&namespace, KeyRange::all());
-            let writes = entries.map(|entry| entry.map(|(key, value)| Write { key, value: Some(value) }));
-            let writes = writes.collect::<Result<Vec<_>, _>>().map_err(LedgerError::from)?;
-            parts.push((namespace, writes));
-        }
-        let diff = Diff::new(parts).expect("a store gives namespaces and keys in order");
         let scratch = Store::create(Arc::new(MemoryFiles::new()), scratch_options())?;
-        let found = scratch.commit(height, diff)?;
+        let found = scratch.commit(height, whole(&view)?)?;
         let expected = view.root();
         if found != expected {
             return Err(ReplayError::Base { height, expected, found });
         }
         Ok(scratch)
     }
+}
+
+/// All entries of a version, as a diff to the empty state.
+pub(crate) fn whole<H: Hasher>(view: &View<H>) -> Result<Diff, LedgerError> {
+    let mut parts = Vec::new();
+    for (namespace, _) in view.namespaces() {
+        let entries = view.scan(&namespace, KeyRange::all());
+        let writes = entries.map(|entry| entry.map(|(key, value)| Write { key, value: Some(value) }));
+        parts.push((namespace, writes.collect::<Result<Vec<_>, _>>()?));
+    }
+    Ok(Diff::new(parts).expect("a store gives namespaces and keys in order"))
 }
 
 fn scratch_options() -> Options {
