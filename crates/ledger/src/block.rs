@@ -431,26 +431,32 @@ pub fn execute(
     execute_with(registry, state, previous_root, block, refused, &InOrder::default())
 }
 
-/// How a block is run: what may differ between nodes, and makes no difference.
+/// How a block is run: what may differ between nodes, and makes no difference. As it stands here: one transaction after
+/// the other, and nothing beforehand.
 pub(crate) trait Way {
     /// Where the function at work is told, for a watchdog (spec: EXEC-13).
-    fn activity(&self) -> Activity;
+    fn activity(&self) -> Activity {
+        Activity::default()
+    }
     /// The key of which is noted who changed it, if one is asked for.
     fn noting(&self) -> Option<(Namespace, Key)> {
         None
     }
     /// The verdict on every signature.
-    fn signatures(&self, transactions: &[SignedTransaction]) -> Vec<Result<(), SignatureError>>;
-    /// Runs transactions beforehand, as far as it likes, on the state and the changes of the block before them. What is
-    /// good of it is found out where it is used (spec: EXEC-15).
+    fn signatures(&self, transactions: &[SignedTransaction]) -> Vec<Result<(), SignatureError>> {
+        signatures(transactions)
+    }
+    /// Runs transactions beforehand, as far as it likes, on the state and on what the block has changed before them. What
+    /// is good of it is found out where it is used (spec: EXEC-15).
     fn foretell(
         &self,
-        run: &Run<'_>,
-        context: &BlockContext,
-        before: &Changes,
-        transactions: &[SignedTransaction],
-        signatures: &[Result<(), SignatureError>],
-    ) -> Oracle;
+        _run: &Run<'_>,
+        _before: &BlockDraft<'_>,
+        _transactions: &[SignedTransaction],
+        _signatures: &[Result<(), SignatureError>],
+    ) -> Oracle {
+        Oracle::default()
+    }
 }
 
 /// One transaction after the other, and nothing beforehand.
@@ -461,27 +467,8 @@ pub(crate) struct InOrder {
 }
 
 impl Way for InOrder {
-    fn activity(&self) -> Activity {
-        Activity::default()
-    }
-
     fn noting(&self) -> Option<(Namespace, Key)> {
         self.noting.clone()
-    }
-
-    fn signatures(&self, transactions: &[SignedTransaction]) -> Vec<Result<(), SignatureError>> {
-        signatures(transactions)
-    }
-
-    fn foretell(
-        &self,
-        _: &Run<'_>,
-        _: &BlockContext,
-        _: &Changes,
-        _: &[SignedTransaction],
-        _: &[Result<(), SignatureError>],
-    ) -> Oracle {
-        Oracle::default()
     }
 }
 
@@ -508,7 +495,7 @@ pub(crate) fn execute_with(
         nonces: BTreeMap::new(),
         beforehand: Beforehand::default(),
     };
-    let mut draft = BlockDraft::begin(registry, state, context.clone()).watched(&way.activity());
+    let mut draft = BlockDraft::begin(registry, state, context).watched(&way.activity());
     if let Some((namespace, key)) = way.noting() {
         draft = draft.noting(namespace, key);
     }
@@ -524,7 +511,7 @@ pub(crate) fn execute_with(
     let run = Run { registry, facts: &facts, share: &share, height: block.height };
     let transactions = std::mem::take(&mut block.transactions);
     let signatures = way.signatures(&transactions);
-    let mut oracle = way.foretell(&run, &context, &draft.changes(), &transactions, &signatures);
+    let mut oracle = way.foretell(&run, &draft, &transactions, &signatures);
     for (index, (transaction, signature)) in transactions.into_iter().zip(signatures).enumerate() {
         let id = transaction.id();
         let ran = match signature {
@@ -541,7 +528,7 @@ pub(crate) fn execute_with(
                 }
                 None => {
                     let left = facts.limits.block_gas_max.saturating_sub(gas_used);
-                    let (ran, changes) = draft.apart(|draft| run.transaction(draft, &transaction, left));
+                    let (ran, changes) = draft.apart(|draft| run.transaction(draft, &transaction, id, left));
                     let ran = ran?;
                     oracle.was_run(index, &changes);
                     draft.adopt(changes);
@@ -661,12 +648,13 @@ pub(crate) struct Ran {
 }
 
 impl Run<'_> {
-    /// Runs a transaction whose signature is good in the draft's newest layer. `gas_left` is what the block has left,
-    /// which is enough for its bundle: it decides about what it hurries, and about nothing else.
+    /// Runs a transaction whose signature is good, and whose identity is `id`, in the draft's newest layer. `gas_left` is
+    /// what the block has left, which is enough for its bundle: it decides about what it hurries, and about nothing else.
     pub(crate) fn transaction(
         &self,
         draft: &mut BlockDraft<'_>,
         signed: &SignedTransaction,
+        id: TxId,
         gas_left: u64,
     ) -> Result<Result<Ran, Refusal>, Halt> {
         let (bundle, sender) = (&signed.transaction.bundle, signed.transaction.sender);
@@ -674,10 +662,11 @@ impl Run<'_> {
             Ok(next) => Some(next),
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let id = BundleId(signed.id().0);
+        let caller = caller(signed, id);
+        let id = BundleId(id.0);
         let (mut did, mut hurried) = (Collected::default(), Vec::new());
         if *bundle.mode() != Mode::Sync {
-            let taken = draft.submit(id, caller(signed), bundle, self.share)?;
+            let taken = draft.submit(id, caller, bundle, self.share)?;
             let taken = taken.map_err(|error| ReadError::damaged(format!("checked, and then: {error}")))?;
             did.submitted(sender, &taken);
             agents::note_activity(self.registry, draft, &sender)?;
@@ -686,7 +675,7 @@ impl Run<'_> {
             return Ok(Ok(Ran { next, verdict, gas_used, did, hurried }));
         }
         let bundle_gas_max = self.facts.limits.bundle_gas_max;
-        let (verdict, gas_used) = match self.execute(draft, signed, bundle, bundle_gas_max)? {
+        let (verdict, gas_used) = match self.execute(draft, caller, bundle, bundle_gas_max)? {
             Ok(finished) => {
                 did.finished(sender, id, &finished);
                 let left = gas_left.saturating_sub(finished.gas_used).min(bundle_gas_max);
@@ -712,16 +701,17 @@ impl Run<'_> {
         if let Err(refusal) = self.admit(draft, signed)? {
             return Ok(Err(refusal));
         }
+        let id = signed.id();
         let (whole, gas) = (signed.transaction.bundle.as_one(), self.facts.limits.bundle_gas_max);
         let (bundle, gas_max) = match &whole {
             Some(whole) => (whole, gas.saturating_mul(ASYNC_BUNDLES)),
             None => (&signed.transaction.bundle, gas),
         };
-        let (verdict, gas_used) = match self.execute(draft, signed, bundle, gas_max)? {
+        let (verdict, gas_used) = match self.execute(draft, caller(signed, id), bundle, gas_max)? {
             Ok(finished) => succeeded(finished),
             Err(failed) => (Verdict::Failed(Failure::from(&failed)), failed.gas_used),
         };
-        Ok(Ok(Receipt { transaction: signed.id(), verdict, gas_used }))
+        Ok(Ok(Receipt { transaction: id, verdict, gas_used }))
     }
 
     /// Whether a transaction may run, and its nonce used if so: the next one of its account.
@@ -739,21 +729,21 @@ impl Run<'_> {
     fn execute(
         &self,
         draft: &mut BlockDraft<'_>,
-        signed: &SignedTransaction,
+        caller: Caller,
         bundle: &Bundle,
         gas_max: u64,
     ) -> Result<Result<Finished, Failed>, Halt> {
-        let finished = draft.execute(caller(signed), bundle, Limits { gas_max, ..Limits::default() })?;
+        let finished = draft.execute(caller, bundle, Limits { gas_max, ..Limits::default() })?;
         if finished.is_ok() {
-            agents::note_activity(self.registry, draft, &signed.transaction.sender)?;
+            agents::note_activity(self.registry, draft, &caller.sender)?;
         }
         Ok(finished)
     }
 }
 
-fn caller(signed: &SignedTransaction) -> Caller {
+fn caller(signed: &SignedTransaction, id: TxId) -> Caller {
     let SignedTransaction { transaction, .. } = signed;
-    Caller { sender: transaction.sender, session: transaction.session, bundle: Some(BundleId(signed.id().0)) }
+    Caller { sender: transaction.sender, session: transaction.session, bundle: Some(BundleId(id.0)) }
 }
 
 /// Goes on at once with the bundles that a transaction resumed: as far as the block has gas left, and all of them

@@ -18,7 +18,7 @@ use crate::keys::SignatureError;
 use crate::transaction::SignedTransaction;
 use keelstone_codec::{Key, Namespace};
 use keelstone_execution::bundles::Resume;
-use keelstone_execution::{Activity, BlockContext, BlockDraft, Changes, Function, PublicKey, ReadSet, Recorder};
+use keelstone_execution::{Activity, BlockDraft, Changes, Function, PublicKey, ReadSet, Recorder};
 use keelstone_tree::Read;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -217,8 +217,7 @@ impl<S: Read + Clone + Send + Sync + 'static> Way for InParallel<'_, S> {
     fn foretell(
         &self,
         run: &Run<'_>,
-        context: &BlockContext,
-        before: &Changes,
+        before: &BlockDraft<'_>,
         transactions: &[SignedTransaction],
         signatures: &[Result<(), SignatureError>],
     ) -> Oracle {
@@ -229,6 +228,7 @@ impl<S: Read + Clone + Send + Sync + 'static> Way for InParallel<'_, S> {
         if members.len() < 2 {
             return Oracle::default();
         }
+        let (context, before) = (before.context(), before.changes());
         let begin = || {
             let recorder = Recorder::new(self.state.clone());
             let draft = BlockDraft::begin(run.registry, recorder.clone(), context.clone());
@@ -250,7 +250,7 @@ impl<S: Read + Clone + Send + Sync + 'static> Way for InParallel<'_, S> {
                         break;
                     }
                     drop(recorder.take());
-                    let (ran, changes) = draft.apart(|draft| run.transaction(draft, transaction, 0));
+                    let (ran, changes) = draft.apart(|draft| run.transaction(draft, transaction, transaction.id(), 0));
                     // A state that cannot be read is told of where the block is run in order.
                     let Ok(ran) = ran else { break };
                     draft.adopt(changes.clone());
