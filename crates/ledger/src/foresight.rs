@@ -17,15 +17,12 @@ use crate::check::Refusal;
 use crate::keys::{Signature, SignatureError};
 use crate::ledger::{Ledger, LedgerError};
 use crate::transaction::{SignedTransaction, Transaction};
-use crate::transition::WITNESS_BYTES_MAX;
+use crate::transition::{self, Part, WITNESS_BYTES_MAX, first_difference};
 use crate::validators::Validators;
 use keelstone_codec::{Blob, Hash, Height, Namespace, Root, Timestamp};
 use keelstone_execution::{BlockDraft, Changes, Halt, PublicKey, Recorder, Registry};
 use keelstone_macros::{Decode, Encode};
-use keelstone_tree::{HashKind, Hasher, Proof, ProofError, ProofLimits, Read, Verified, WitnessError};
-
-/// What a verifier takes of a witness.
-const WITNESS_LIMITS: ProofLimits = ProofLimits { bytes: WITNESS_BYTES_MAX, nodes: 1 << 22 };
+use keelstone_tree::{HashKind, Hasher, ProofError, Read, WitnessError};
 
 /// Where a bundle is run: a state, and what its block says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -190,14 +187,6 @@ pub fn foresee(
     Ok(Foreseen { receipt, changes })
 }
 
-/// A witness that leads to a root, ready to be read.
-///
-/// # Errors
-/// [`ProofError`].
-pub fn witness<H: Hasher>(bytes: &[u8], root: Root) -> Result<Verified<H>, ProofError> {
-    Proof::decode_within(bytes, &WITNESS_LIMITS)?.verify_unasked::<H>(root, &WITNESS_LIMITS)
-}
-
 impl BundleProof {
     /// Makes the proof of what a bundle comes to, over a witness: with no store at hand.
     ///
@@ -210,7 +199,7 @@ impl BundleProof {
         witness: Blob<WITNESS_BYTES_MAX>,
     ) -> Result<Self, BundleProofError> {
         transaction.verify()?;
-        let state = self::witness::<H>(&witness, setting.old_root)?;
+        let state = transition::witness::<H>(&witness, setting.old_root)?;
         let Foreseen { receipt, changes } = foresee(registry, state.clone(), &setting, &transaction.transaction)?;
         let new_root = state.apply(&changes.to_diff())?;
         Ok(Self { hasher: H::KIND, setting, transaction, receipt, new_root, witness })
@@ -228,7 +217,7 @@ impl BundleProof {
             return Err(BundleProofError::Hasher { expected: H::KIND.name(), found: self.hasher.name() });
         }
         self.transaction.verify()?;
-        let state = witness::<H>(&self.witness, self.setting.old_root)?;
+        let state = transition::witness::<H>(&self.witness, self.setting.old_root)?;
         let foreseen = foresee(registry, state.clone(), &self.setting, &self.transaction.transaction)?;
         same_receipt(&foreseen.receipt, &self.receipt)?;
         let expected = state.apply(&foreseen.changes.to_diff())?;
@@ -260,8 +249,7 @@ fn same_receipt(expected: &Receipt, found: &Receipt) -> Result<(), BundleProofEr
 }
 
 fn same_operation(index: usize, expected: &OperationReceipt, found: &OperationReceipt) -> Result<(), BundleProofError> {
-    type Say = fn(&OperationReceipt) -> String;
-    let fields: [(&str, Say); 6] = [
+    let fields: [Part<OperationReceipt>; 6] = [
         ("function", |operation| operation.function.to_string()),
         ("result", |operation| hex::encode(&*operation.result)),
         ("diff", |operation| format!("{:?}", operation.diff)),
@@ -269,13 +257,12 @@ fn same_operation(index: usize, expected: &OperationReceipt, found: &OperationRe
         ("events", |operation| format!("{:?}", operation.events)),
         ("gas", |operation| operation.gas_used.to_string()),
     ];
-    for (field, say) in fields {
-        let (expected, found) = (say(expected), say(found));
-        if expected != found {
-            return Err(BundleProofError::Receipt { field: format!("{field} of operation {index}"), expected, found });
+    match first_difference(&fields, expected, found) {
+        None => Ok(()),
+        Some((field, expected, found)) => {
+            Err(BundleProofError::Receipt { field: format!("{field} of operation {index}"), expected, found })
         }
     }
-    Ok(())
 }
 
 /// A proof under a root of all that running a transaction reads, and of the way of all that it writes.

@@ -52,7 +52,7 @@ pub use block::{
 };
 pub use chain::{BLOCKS, CHAIN, Chain, ChainFacts, ChainLimits, SCHEMA};
 pub use check::Refusal;
-pub use foresight::{BundleProof, BundleProofError, Foreseen, ForesightError, Setting, Witness, foresee, witness};
+pub use foresight::{BundleProof, BundleProofError, Foreseen, ForesightError, Setting, Witness, foresee};
 pub use genesis::{FirstState, Genesis, GenesisError, KEYS_MAX as GENESIS_KEYS_MAX};
 pub use inherit::{InheritError, Inherited, Inheriting, Put};
 pub use json::{JSON_DEPTH_MAX, Json, JsonError, JsonFault, Number};
@@ -66,5 +66,5 @@ pub use parallel::Beforehand;
 pub use rebuild::{RebuildError, Rebuilt, Until};
 pub use replay::{ReplayError, Replayed};
 pub use transaction::{SignedTransaction, Transaction, TxId};
-pub use transition::{TransitionError, TransitionProof, WITNESS_BYTES_MAX, verify_transition};
+pub use transition::{TransitionError, TransitionProof, WITNESS_BYTES_MAX, verify_transition, witness};
 pub use validators::{POWER_MAX, VALIDATORS_MAX, Validator, Validators, ValidatorsError};

@@ -13,13 +13,16 @@
 use crate::SignatureError;
 use crate::block::{self, Block, BlockError, BlockRecord, Executed, Refused};
 use crate::ledger::{Ledger, LedgerError};
-use keelstone_codec::{Blob, Height, Key, Root};
+use keelstone_codec::{Blob, Height, Root};
 use keelstone_execution::{Halt, Recorder, Registry};
 use keelstone_macros::{Decode, Encode};
-use keelstone_tree::{Hasher, KeyRange, Proof, ProofError, ProofLimits, Query, WitnessError};
+use keelstone_tree::{Hasher, Proof, ProofError, ProofLimits, Verified, WitnessError};
 
 /// Most bytes of a witness.
 pub const WITNESS_BYTES_MAX: usize = 64 << 20;
+
+/// What a verifier takes of a witness.
+const WITNESS_LIMITS: ProofLimits = ProofLimits { bytes: WITNESS_BYTES_MAX, nodes: 1 << 22 };
 
 /// A claim that a block leads from one root to another, and what it takes to check it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -95,6 +98,14 @@ pub enum TransitionError {
     Halt(Halt),
 }
 
+/// A witness that leads to a root, ready to be read.
+///
+/// # Errors
+/// [`ProofError`].
+pub fn witness<H: Hasher>(bytes: &[u8], root: Root) -> Result<Verified<H>, ProofError> {
+    Proof::decode_within(bytes, &WITNESS_LIMITS)?.verify_unasked::<H>(root, &WITNESS_LIMITS)
+}
+
 /// Checks that a block leads from one root to another, and gives what it came to.
 ///
 /// # Errors
@@ -105,8 +116,7 @@ pub fn verify_transition<H: Hasher>(registry: &Registry, claim: &TransitionProof
     for (index, transaction) in claim.block.transactions.iter().enumerate() {
         transaction.verify().map_err(|source| TransitionError::Signature { index, source })?;
     }
-    let limits = ProofLimits { bytes: WITNESS_BYTES_MAX, nodes: 1 << 22 };
-    let state = Proof::decode_within(&claim.witness, &limits)?.verify_unasked::<H>(claim.old_root, &limits)?;
+    let state = witness::<H>(&claim.witness, claim.old_root)?;
     let executed = block::execute(registry, state.clone(), claim.old_root, claim.block.clone(), Refused::Receipt)
         .map_err(|error| match error {
             BlockError::Halt(Halt::WitnessIncomplete { namespace, key }) => {
@@ -143,8 +153,7 @@ pub(crate) fn same_record(expected: Option<&BlockRecord>, found: Option<&BlockRe
             return Err(TransitionError::Record { field: "existence", expected: say(expected), found: say(found) });
         }
     };
-    type Say = fn(&BlockRecord) -> String;
-    let fields: [(&'static str, Say); 11] = [
+    let fields: [Part<BlockRecord>; 11] = [
         ("height", |record| record.height.to_string()),
         ("time", |record| record.time.to_string()),
         ("previous root", |record| record.previous_root.to_string()),
@@ -157,13 +166,25 @@ pub(crate) fn same_record(expected: Option<&BlockRecord>, found: Option<&BlockRe
         ("continuations root", |record| record.continuations_root.to_string()),
         ("diff", |record| format!("{:?}", record.diff)),
     ];
-    for (field, say) in fields {
-        let (expected, found) = (say(expected), say(found));
-        if expected != found {
-            return Err(TransitionError::Record { field, expected, found });
-        }
+    match first_difference(&fields, expected, found) {
+        None => Ok(()),
+        Some((field, expected, found)) => Err(TransitionError::Record { field, expected, found }),
     }
-    Ok(())
+}
+
+/// The name of a part of something, and how what it holds is said.
+pub(crate) type Part<T> = (&'static str, fn(&T) -> String);
+
+/// The first part in which the found one differs from the expected one, with what each says there.
+pub(crate) fn first_difference<T>(
+    parts: &[Part<T>],
+    expected: &T,
+    found: &T,
+) -> Option<(&'static str, String, String)> {
+    parts.iter().find_map(|(name, say)| {
+        let (expected, found) = (say(expected), say(found));
+        (expected != found).then_some((*name, expected, found))
+    })
 }
 
 impl<H: Hasher> Ledger<H> {
@@ -179,19 +200,7 @@ impl<H: Hasher> Ledger<H> {
         let recorder = Recorder::new(before.clone());
         let executed =
             block::execute(self.registry(), recorder.clone(), before.root(), block.clone(), Refused::Receipt)?;
-        let reads = recorder.reads();
-        // A key that is empty or too long is absent from every state, so there is nothing to show of it.
-        let mut queries: Vec<Query> = reads
-            .keys
-            .into_iter()
-            .filter_map(|(namespace, key)| Key::new(key).ok().map(|key| Query::Key(namespace, key)))
-            .collect();
-        queries.extend(
-            reads
-                .ranges
-                .into_iter()
-                .map(|(namespace, start, end)| Query::Range(namespace, KeyRange { start, end, reverse: false })),
-        );
+        let mut queries = recorder.take().queries();
         queries.extend(executed.changes.to_diff().queries());
         let witness = before.prove(&queries)?.encode();
         let found = witness.len() as u64;
