@@ -12,7 +12,7 @@
 
 use curve25519_dalek::edwards::CompressedEdwardsY;
 use ed25519_zebra::{SigningKey, VerificationKey, VerificationKeyBytes, batch};
-use keelstone_codec::{Decode, DecodeError, Describe, Encode, Hash, Reader, Shape};
+use keelstone_codec::{Decode, DecodeError, Describe, Encode, Hash, Reader, Shape, Tag};
 use keelstone_execution::PublicKey;
 use rand_core::{TryCryptoRng, TryRng};
 use serde::de::Error;
@@ -20,6 +20,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::convert::Infallible;
 use std::fmt;
 use zeroize::Zeroizing;
+
+/// The bytes that are signed of a value: `keelstone/` and the tag, a zero byte, and the encoding. Their hash is the value's
+/// tagged one.
+pub(crate) fn sign_bytes(tag: Tag, value: &impl Encode) -> Vec<u8> {
+    let mut bytes = [b"keelstone/", tag.name().as_bytes(), &[0]].concat();
+    value.encode(&mut bytes);
+    bytes
+}
 
 /// An Ed25519 signature. Any 64 bytes, until verified.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 //! Layout and rules: `spec/ledger.md`, TX-1 to TX-5. Vectors: `spec/vectors/ledger.json`.
 
 use crate::keys::{self, SecretKey, Signature, SignatureError};
-use keelstone_codec::{ChainId, Encode, Hash, Height, Tag, TaggedHasher};
+use keelstone_codec::{ChainId, Hash, Height, Tag, TaggedHasher};
 use keelstone_execution::{Bundle, PublicKey, SessionId};
 use keelstone_macros::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -73,9 +73,7 @@ impl Transaction {
     // spec: TX-3
     #[must_use]
     pub fn sign_bytes(&self) -> Vec<u8> {
-        let mut bytes = [b"keelstone/", TRANSACTION.name().as_bytes(), &[0]].concat();
-        self.encode(&mut bytes);
-        bytes
+        keys::sign_bytes(TRANSACTION, self)
     }
 
     /// The identity: the tagged hash of the transaction, which is the hash of its [`Transaction::sign_bytes`].

@@ -5,8 +5,8 @@
 //! Rules: `spec/audit.md`, AUDIT-7 and AUDIT-8. Vectors: `spec/vectors/audit.json`.
 
 use super::{AuditLog, AuditRecord, log_place};
-use crate::keys::{SecretKey, Signature, SignatureError, verify};
-use keelstone_codec::{Blob, ChainId, Decode as _, Encode as _, Hash, Height, Root, Tag};
+use crate::keys::{self, SecretKey, Signature, SignatureError, verify};
+use keelstone_codec::{Blob, ChainId, Decode as _, Hash, Height, Root, Tag};
 use keelstone_execution::PublicKey;
 use keelstone_execution::mmr::{Mmr, MmrInclusion};
 use keelstone_macros::{Decode, Encode};
@@ -47,9 +47,7 @@ impl Checkpoint {
     // spec: AUDIT-7
     #[must_use]
     pub fn sign_bytes(&self) -> Vec<u8> {
-        let mut bytes = [b"keelstone/", CHECKPOINT.name().as_bytes(), &[0]].concat();
-        self.encode(&mut bytes);
-        bytes
+        keys::sign_bytes(CHECKPOINT, self)
     }
 
     /// Signs it.
