@@ -4,10 +4,10 @@
 //! is attributed by running its block again on the state before it, where that is kept. Nothing is indexed, so that a
 //! commit pays nothing for it.
 
+use crate::AuditEvent;
 use crate::audit::LoggedRecord;
 use crate::block::{self, InOrder, Refused};
 use crate::ledger::{Ledger, LedgerError};
-use crate::{AuditEvent, AuditRecord};
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, StateHash, Value};
 use keelstone_store::StoreError;
 use keelstone_tree::{Hasher, Query};
@@ -121,12 +121,10 @@ impl<H: Hasher> Ledger<H> {
         let audit = self.block_audit(height)?;
         let logged = |state_hash: StateHash| {
             let audit = audit.as_ref()?;
-            let at = audit
-                .events
-                .iter()
-                .position(|event| matches!(event, AuditEvent::Operation(operation) if operation.after == state_hash))?;
-            let record = AuditRecord { height, event: audit.events[at].clone() };
-            Some(LoggedRecord { index: audit.first + at as u64, record })
+            let is_it =
+                |event: &AuditEvent| matches!(event, AuditEvent::Operation(operation) if operation.after == state_hash);
+            let index = audit.first + audit.events.iter().position(is_it)? as u64;
+            Some(LoggedRecord { index, record: audit.record(index)? })
         };
         // What a batch wrote that failed later has no record: it never took effect.
         let wrote = executed.noted.into_iter().map(|state_hash| (state_hash, logged(state_hash)));

@@ -11,8 +11,9 @@
 //! compares every record with what the block's certified receipts say.
 
 use super::record::Collected;
-use super::{Appended, AuditEvent, AuditLog, AuditProof, AuditRecord, BlockAudit, Checkpoint, KEPT_LEVEL, log_place};
-use super::{log_of, read_log};
+use super::{
+    Appended, AuditEvent, AuditLog, AuditProof, AuditRecord, BlockAudit, Checkpoint, KEPT_LEVEL, log_place, read_log,
+};
 use crate::block::BlockRecord;
 use crate::ledger::{Ledger, LedgerError, at};
 use keelstone_codec::{Blob, Decode, DecodeError, Encode, Hash, Height, Reader};
@@ -20,7 +21,7 @@ use keelstone_execution::mmr::{Mmr, MmrConsistency, MmrInclusion, Place, Subtree
 use keelstone_macros::{Decode, Encode};
 use keelstone_store::StoreError;
 use keelstone_store::kv::{Batch, Kv, Range};
-use keelstone_tree::{Hasher, Query, Read as _};
+use keelstone_tree::{Hasher, Query};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
@@ -90,11 +91,15 @@ fn first_of(packed: &[u8]) -> Result<u64, DecodeError> {
     input.varint()
 }
 
+/// From where on records are kept, where that says so.
+fn kept_in(kv: &dyn Kv) -> Result<Option<Kept>, StoreError> {
+    Ok(kv.get(KEPT)?.and_then(|bytes| Kept::from_bytes(&bytes).ok()))
+}
+
 /// Writes a block's records. What was kept of a block of this height before is gone by then.
 pub(crate) fn keep_audit(kv: &dyn Kv, batch: &mut Batch, appended: &Appended) -> Result<(), StoreError> {
     let BlockAudit { height, first, .. } = appended.records;
-    let kept = kv.get(KEPT)?.and_then(|bytes| Kept::from_bytes(&bytes).ok());
-    if kept.is_none_or(|kept| kept.height >= height) {
+    if kept_in(kv)?.is_none_or(|kept| kept.height >= height) {
         batch.put(KEPT, Kept { height, log: appended.before.clone() }.to_bytes());
     }
     batch.put(at(RECORDS, height), appended.records.pack()).put(place_key(first), height.to_bytes());
@@ -112,8 +117,7 @@ pub(crate) fn forget_audit(kv: &dyn Kv, batch: &mut Batch, height: Height) -> Re
         batch.delete(place_key(first));
     }
     batch.delete(at(RECORDS, height));
-    let kept = kv.get(KEPT)?.and_then(|bytes| Kept::from_bytes(&bytes).ok());
-    if kept.is_some_and(|kept| kept.height >= height) {
+    if kept_in(kv)?.is_some_and(|kept| kept.height >= height) {
         batch.delete(KEPT);
     }
     Ok(())
@@ -177,8 +181,7 @@ impl<H: Hasher> Ledger<H> {
         let first = self.audit_range()?.start;
         let height = found.filter(|_| index >= first).ok_or(LedgerError::NoRecord { index, first })?;
         let block = self.block_audit(height)?;
-        let holds = |block: &BlockAudit| index >= block.first && index - block.first < block.events.len() as u64;
-        block.filter(holds).ok_or_else(|| LedgerError::Damaged {
+        block.filter(|block| block.record(index).is_some()).ok_or_else(|| LedgerError::Damaged {
             height,
             what: format!("its audit records do not hold record {index}, which the index says they do"),
         })
@@ -240,8 +243,7 @@ impl<H: Hasher> Ledger<H> {
         }
         let tops = Tops::of(self)?;
         let block = self.block_with(index)?;
-        let nth = usize::try_from(index - block.first).expect("a record of the block");
-        let record = AuditRecord { height: block.height, event: block.events[nth].clone() };
+        let record = block.record(index).expect("a block that holds the record");
         let (namespace, key) = log_place();
         let state = view.prove(&[Query::Key(namespace, key)])?.encode();
         let inclusion = log.prove(&tops, index)?.expect("a place of the log");
@@ -311,10 +313,7 @@ impl<H: Hasher> Ledger<H> {
     // spec: AUDIT-6
     pub fn verify_audit(&self, progress: &mut dyn FnMut(Height)) -> Result<AuditVerdict, LedgerError> {
         let view = self.view();
-        let (last, log) = (
-            view.height().unwrap_or_else(|| self.genesis_height()),
-            log_of(view.get(&log_place().0, &log_place().1)?)?,
-        );
+        let (last, log) = (view.height().unwrap_or_else(|| self.genesis_height()), read_log(&view)?);
         let kept = match self.audit_kept() {
             Ok(kept) => kept,
             Err(LedgerError::Damaged { height, what }) => {
@@ -329,8 +328,7 @@ impl<H: Hasher> Ledger<H> {
             let fault = Some(AuditFault { index, height, what });
             Ok(AuditVerdict { first, count: log.count(), verified: index.saturating_sub(first), fault })
         };
-        let mut height = from;
-        while height <= last {
+        for height in (from.0..=last.0).map(Height) {
             let index = grown.count();
             let found = match self.block_audit(height) {
                 Ok(found) => found,
@@ -341,7 +339,6 @@ impl<H: Hasher> Ledger<H> {
             let (said, found) = match (said, found) {
                 (None, None) => {
                     progress(height);
-                    height = height.next();
                     continue;
                 }
                 (Some(_), None) => return fault(index, height, "the block's records are absent".to_owned()),
@@ -368,7 +365,6 @@ impl<H: Hasher> Ledger<H> {
                 return fault(grown.count(), height, format!("the record is absent; the block says {said:?}"));
             }
             progress(height);
-            height = height.next();
         }
         match grown == log {
             true => Ok(AuditVerdict { first, count: log.count(), verified: log.count() - first, fault: None }),
@@ -468,18 +464,13 @@ impl<'a, H: Hasher> Tops<'a, H> {
     }
 
     fn item(&self, index: u64) -> Result<Hash, LedgerError> {
-        let of = |block: &BlockAudit| {
-            let nth = usize::try_from(index.checked_sub(block.first)?).ok()?;
-            let event = block.events.get(nth)?.clone();
-            Some(AuditRecord { height: block.height, event }.item())
-        };
-        if let Some(item) = self.block.borrow().as_ref().and_then(of) {
-            return Ok(item);
+        if let Some(record) = self.block.borrow().as_ref().and_then(|block| block.record(index)) {
+            return Ok(record.item());
         }
         let block = self.ledger.block_with(index)?;
-        let item = of(&block).expect("a block that holds the record");
+        let record = block.record(index).expect("a block that holds the record");
         *self.block.borrow_mut() = Some(block);
-        Ok(item)
+        Ok(record.item())
     }
 }
 

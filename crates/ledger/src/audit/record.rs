@@ -397,6 +397,13 @@ impl BlockAudit {
         self.events.iter().map(|event| AuditRecord { height: self.height, event: event.clone() })
     }
 
+    /// The record at a place of the log; none if it is not one of these.
+    #[must_use]
+    pub fn record(&self, index: u64) -> Option<AuditRecord> {
+        let event = self.events.get(usize::try_from(index.checked_sub(self.first)?).ok()?)?.clone();
+        Some(AuditRecord { height: self.height, event })
+    }
+
     /// The packed form: every hash is written once, and the state hash after an operation not at all, since its link
     /// gives it.
     // spec: AUDIT-5
