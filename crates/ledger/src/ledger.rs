@@ -71,8 +71,6 @@ pub struct Committed {
     pub receipts: Vec<Receipt>,
     /// What it did for async bundles.
     pub continuations: Vec<Continuation>,
-    /// What it added to the audit log; none for an empty block.
-    pub audit: Option<Appended>,
     /// Everything it changed, for what is kept up with the state outside it.
     pub changes: Changes,
 }
@@ -646,7 +644,7 @@ impl<H: Hasher> Ledger<H> {
                 }
             }
         }
-        let committed = Arc::new(Committed { block, root, record, receipts, continuations, audit, changes });
+        let committed = Arc::new(Committed { block, root, record, receipts, continuations, changes });
         for listener in self.listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
             listener(&committed);
         }
