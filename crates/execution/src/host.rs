@@ -79,7 +79,7 @@ impl Handle {
     /// Puts the newest layer into the one below.
     pub(crate) fn merge(&self) {
         let top = self.pop();
-        self.0.layers.borrow_mut().last_mut().expect("the block's layer is never popped").merge(top);
+        self.adopt(top);
     }
 
     /// Puts changes that were made elsewhere into the newest layer.

@@ -187,6 +187,11 @@ impl<L: Domain> Mmr<L> {
         self.places().zip(&self.peaks).find(|(found, _)| *found == place).map(|(_, peak)| *peak)
     }
 
+    /// The place of the peak over an item, if there is such an item.
+    fn peak_over(&self, index: u64) -> Option<Place> {
+        self.places().find(|peak| peak.first() <= index && index < peak.end())
+    }
+
     /// Puts a whole subtree behind the others, and joins equal ones. False if it cannot stand there.
     fn push(&mut self, level: u8, top: Hash, mut made: impl FnMut(Place, Hash)) -> bool {
         let size = 1u64 << level;
@@ -213,9 +218,7 @@ impl<L: Domain> Mmr<L> {
     /// What `subtrees` says of a subtree that is needed: at most 62 are asked for.
     // spec: AUDIT-2
     pub fn prove<S: Subtrees>(&self, subtrees: &S, index: u64) -> Result<Option<MmrInclusion>, S::Error> {
-        let Some(peak) = self.places().find(|peak| peak.first() <= index && index < peak.end()) else {
-            return Ok(None);
-        };
+        let Some(peak) = self.peak_over(index) else { return Ok(None) };
         let (mut siblings, mut place) = (Vec::new(), Place { level: 0, index });
         while place != peak {
             siblings.push(subtrees.top(place.beside())?);
@@ -230,9 +233,7 @@ impl<L: Domain> Mmr<L> {
     #[must_use]
     pub fn includes(&self, item: &Hash, proof: &MmrInclusion) -> bool {
         let index = proof.index;
-        let Some(peak) = self.places().find(|peak| peak.first() <= index && index < peak.end()) else {
-            return false;
-        };
+        let Some(peak) = self.peak_over(index) else { return false };
         if proof.siblings.len() != usize::from(peak.level) {
             return false;
         }
