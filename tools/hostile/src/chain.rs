@@ -1,9 +1,7 @@
 //! Transactions, blocks and what the ledger keeps of them; genesis files and Xian's exports.
 
 use crate::{Target, canonical};
-use keelstone_codec::{
-    Blob, ChainId, Encode, Hash, Height, Key, Namespace, Root, StateHash, Tag, Text, Timestamp, Value,
-};
+use keelstone_codec::{Blob, ChainId, Encode, Hash, Height, Root, StateHash, Tag, Text, Timestamp};
 use keelstone_execution::mmr::{Domain, Mmr, MmrConsistency, MmrInclusion, Place, Subtrees};
 use keelstone_execution::{Bundle, BundleId, FunctionHash, Mode, Operation, Recorder, Registry, SessionId, Summary};
 use keelstone_ledger::xian::{self, Import};
@@ -12,8 +10,7 @@ use keelstone_ledger::{
     Continuation, Failure, Genesis, Inherited, ListProof, Progress, Receipt, SecretKey, Setting, SignedCheckpoint,
     SignedTransaction, Transaction, Verdict, foresee, list_root, modules,
 };
-use keelstone_tree::{Blake3, Diff, Grown, MemoryTree, prove};
-use std::collections::BTreeMap;
+use keelstone_tree::{Blake3, Diff, MemoryTree};
 use std::convert::Infallible;
 use std::sync::LazyLock;
 
@@ -69,13 +66,7 @@ static PROVEN: LazyLock<(Registry, BundleProof)> = LazyLock::new(|| {
     let foreseen = foresee(&registry, recorder.clone(), &setting, &transaction.transaction).expect("it can be run");
     let mut queries = recorder.take().queries();
     queries.extend(foreseen.changes.to_diff().queries());
-    let mut entries: BTreeMap<Namespace, BTreeMap<Key, Value>> = BTreeMap::new();
-    for (namespace, write) in first.diff.iter() {
-        let value = write.value.clone().expect("a genesis deletes nothing");
-        entries.entry(namespace.clone()).or_default().insert(write.key.clone(), value);
-    }
-    let witness = prove(&Grown::new::<Blake3>(&entries), &queries).expect("all is in memory").encode();
-    let witness = Blob::new(witness).expect("short");
+    let witness = Blob::new(state.prove(&queries).encode()).expect("short");
     let proof = BundleProof::make::<Blake3>(&registry, setting, transaction, witness).expect("an honest one");
     (registry, proof)
 });
