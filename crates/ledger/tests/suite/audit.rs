@@ -1,14 +1,14 @@
 //! The audit log: that it says what happened, that nothing of it can be changed unseen, and that it outlives the records.
 
 use crate::tools::*;
-use keelstone_codec::{Decode, Encode, Height, Text, Timestamp};
+use keelstone_codec::{Decode, DecodeError, Encode, Hash, Height, Text, Timestamp, put_varint};
 use keelstone_execution::bundles::{BundleId, RollBack};
-use keelstone_execution::mmr::Mmr;
-use keelstone_execution::{Batching, Bundle, Mode, Operation};
-use keelstone_ledger::modules::{contracts, memes, standard};
+use keelstone_execution::mmr::{MMR_COUNT_MAX, Mmr};
+use keelstone_execution::{Batching, Bundle, FunctionHash, Mode, Operation, PublicKey};
+use keelstone_ledger::modules::{contracts, standard};
 use keelstone_ledger::{
-    AuditEvent, AuditLog, AuditProof, AuditRecord, BlockAudit, Genesis, Ledger, LedgerError, PoolLimits,
-    SignedTransaction, Transaction, read_log,
+    AUDIT_RECORDS_MAX, AuditEvent, AuditLog, AuditProof, AuditProofError, AuditRecord, BlockAudit, Genesis, Ledger,
+    LedgerError, PoolLimits, SignedTransaction, Transaction, read_log,
 };
 use keelstone_store::Store;
 use keelstone_store::files::MemoryFiles;
@@ -26,10 +26,6 @@ pub(crate) fn genesis() -> Genesis {
 
 pub(crate) fn begin(kv: &Arc<MemoryKv>) -> Chain {
     Ledger::create(store(), kv.clone(), standard(), &genesis(), PoolLimits::default()).unwrap()
-}
-
-pub(crate) fn post(text: &str) -> Operation {
-    op(&memes::Post { text: Text::new(text).unwrap() })
 }
 
 fn pay(to: u8) -> Operation {
@@ -212,15 +208,20 @@ fn every_record_is_proven_under_the_last_root() {
         proof.verify::<Blake3>().unwrap();
         assert_eq!(AuditProof::from_bytes(&proof.to_bytes()), Ok(proof.clone()));
         let other = records[(usize::try_from(index).unwrap() + 1) % records.len()].clone();
-        assert!(AuditProof { record: other, ..proof.clone() }.verify::<Blake3>().is_err());
+        let error = AuditProof { record: other, ..proof.clone() }.verify::<Blake3>().unwrap_err();
+        assert!(matches!(error, AuditProofError::Absent { index: at, .. } if at == index), "{error}");
         let mut moved = proof.clone();
         moved.inclusion.index ^= 1;
-        assert!(moved.verify::<Blake3>().is_err());
+        let error = moved.verify::<Blake3>().unwrap_err();
+        assert!(matches!(error, AuditProofError::Absent { index: at, .. } if at == index ^ 1), "{error}");
         let shorter = Mmr::of(&records[1..].iter().map(AuditRecord::item).collect::<Vec<_>>());
-        assert!(AuditProof { log: shorter, ..proof.clone() }.verify::<Blake3>().is_err());
+        let error = AuditProof { log: shorter, ..proof.clone() }.verify::<Blake3>().unwrap_err();
+        assert!(matches!(error, AuditProofError::OtherLog { root, .. } if root == proof.root), "{error}");
         let root = chain.root_at(Height(3)).unwrap().unwrap();
-        assert!(AuditProof { root, ..proof.clone() }.verify::<Blake3>().is_err());
-        assert!(proof.verify::<Sha256>().is_err());
+        let error = AuditProof { root, ..proof.clone() }.verify::<Blake3>().unwrap_err();
+        assert!(matches!(error, AuditProofError::State(_)), "{error}");
+        let error = proof.verify::<Sha256>().unwrap_err();
+        assert!(matches!(error, AuditProofError::State(_)), "{error}");
     }
     assert_eq!(chain.audit_proof(records.len() as u64).unwrap(), None);
 }
@@ -337,13 +338,46 @@ fn records_are_packed_to_a_third() {
     assert!(packed * 3 < plain, "{packed} bytes of {plain}");
 }
 
+/// spec: AUDIT-5. Records are packed in one way: a hash that is written again, a number no hash has, and more than a block
+/// or a log takes are refused.
+#[test]
+fn packed_records_have_one_encoding_and_bounds() {
+    let hash = |number| Hash([number; 32]);
+    let (sender, bundle, function) = (PublicKey(hash(9)), BundleId(hash(8)), FunctionHash(hash(7)));
+    let failed = AuditEvent::Failed { sender, bundle, operation: 0, function, code: 7 };
+    let audit = BlockAudit { height: Height(1), first: 0, events: vec![failed.clone(), failed] };
+    let packed = audit.pack();
+    assert_eq!(BlockAudit::unpack(&chain_id(), &packed), Ok(audit));
+    let (begin, second) = packed.split_at(packed.len() - 6);
+    assert_eq!(second, [2, 1, 2, 0, 3, 7], "all its hashes are known");
+    let with = |second: &[&[u8]]| {
+        let bytes = [begin, &second.concat()].concat();
+        BlockAudit::unpack(&chain_id(), &bytes).unwrap_err()
+    };
+    assert!(matches!(with(&[&[2, 0], &hash(9).0, &[2, 0, 3, 7]]), DecodeError::NotCanonical { .. }));
+    assert!(matches!(with(&[&[2, 1, 2, 0, 4, 7]]), DecodeError::TooLarge { found: 4, limit: 3, .. }));
+    assert!(matches!(with(&[&[6, 1, 2, 0, 3, 7]]), DecodeError::UnknownTag { .. }));
+    assert!(matches!(with(&[&[2, 1, 2, 0, 3, 0x80, 0x80, 4]]), DecodeError::TooLarge { found: 65_536, .. }));
+
+    let numbers = |numbers: [u64; 3]| {
+        let mut bytes = Vec::new();
+        numbers.iter().for_each(|number| put_varint(&mut bytes, *number));
+        BlockAudit::unpack(&chain_id(), &bytes).unwrap_err()
+    };
+    let most = AUDIT_RECORDS_MAX as u64;
+    assert!(matches!(numbers([1, 0, most]), DecodeError::Truncated { .. }));
+    assert!(matches!(numbers([1, 0, most + 1]), DecodeError::TooLarge { limit, .. } if limit == most));
+    assert!(matches!(numbers([1, MMR_COUNT_MAX - 1, 1]), DecodeError::Truncated { .. }));
+    assert!(matches!(numbers([1, MMR_COUNT_MAX, 1]), DecodeError::TooLarge { limit: MMR_COUNT_MAX, .. }));
+}
+
 /// The golden bytes of `spec/vectors/audit.json`.
 fn vectors() -> serde_json::Value {
     use serde_json::json;
     let hexed = |bytes: Vec<u8>| hex::encode(bytes);
     let ranges: Vec<_> = (0..8u8)
         .map(|count| {
-            let range = Mmr::<AuditLog>::of(&(0..count).map(|number| keelstone_codec::Hash([number; 32])).collect::<Vec<_>>());
+            let range = Mmr::<AuditLog>::of(&(0..count).map(|number| Hash([number; 32])).collect::<Vec<_>>());
             json!({ "rule": "AUDIT-1", "count": count, "encoding": hexed(range.to_bytes()), "root": range.root().to_string() })
         })
         .collect();

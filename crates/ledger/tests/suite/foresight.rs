@@ -5,12 +5,12 @@ use keelstone_codec::{Blob, Decode, Encode, Fixed, Hash, Height, Root, StateHash
 use keelstone_execution::{
     Batching, Bundle, Capability, Emitted, ExpectError, FailureKind, Function, Meaning, Mode, Operation, SessionError,
 };
-use keelstone_ledger::modules::{agents, contracts, memes, sessions, standard};
+use keelstone_ledger::modules::{agents, contracts, sessions, standard};
 use keelstone_ledger::{
     BlockError, BundleProof, BundleProofError, Foreseen, ForesightError, Genesis, OperationReceipt, Refusal, Setting,
     SignedTransaction, Transaction, Verdict, foresee, witness,
 };
-use keelstone_tree::{Blake3, ProofError, Verified};
+use keelstone_tree::{Blake3, HashKind, ProofError, Verified};
 
 fn genesis() -> Genesis {
     let mut genesis = staked((1..6).map(|person| (person, 100)));
@@ -25,10 +25,6 @@ fn lived() -> Chain {
     block(&chain, &(1..6).map(|person| signed(person, 0, vec![post("before"), pay("all", 3)])).collect::<Vec<_>>());
     one(&chain, 5, vec![post("and then")]);
     chain
-}
-
-fn post(text: &str) -> Operation {
-    op(&memes::Post { text: Text::new(text).unwrap() })
 }
 
 fn pay(to: &str, amount: u64) -> Operation {
@@ -148,6 +144,9 @@ fn an_outsider_names_the_first_thing_that_is_wrong() {
             proof.transaction = transaction.sign(&key(2));
         })
     };
+
+    let error = wrong(&|proof| proof.hasher = HashKind::Sha256);
+    assert!(matches!(error, BundleProofError::Hasher { expected: "blake3", found: "sha256" }), "{error}");
 
     let error = wrong(&|proof| proof.transaction.signature.0[5] ^= 1);
     assert!(matches!(error, BundleProofError::Signature(_)), "{error}");

@@ -5,7 +5,7 @@ use crate::walk::{self, Walk};
 use keelstone_codec::{BoundedSet, Height, Text, Timestamp};
 use keelstone_execution::bundles::{BundleId, Resume, RollBack};
 use keelstone_execution::{Batching, Bundle, Mode, Operation};
-use keelstone_ledger::modules::{contracts, memes};
+use keelstone_ledger::modules::contracts;
 use keelstone_ledger::{
     Beforehand, Block, Executed, Genesis, Receipt, Refused, Signature, SignedTransaction, Verdict, execute,
 };
@@ -42,10 +42,6 @@ fn genesis() -> Genesis {
 fn pay(to: u8, amount: u64) -> Operation {
     let to = Text::new(key(to).public().to_string()).unwrap();
     op(&contracts::Transfer { to, amount: Text::new(amount.to_string()).unwrap() })
-}
-
-fn post(text: &str) -> Operation {
-    op(&memes::Post { text: Text::new(text).unwrap() })
 }
 
 /// Everything by which a run of a block differs from another.

@@ -1,11 +1,13 @@
 //! What a key held over time, and a chain that is made anew as it was.
 
-use crate::audit::{begin, genesis, live, post, restored};
+use crate::audit::{begin, genesis, live, restored};
 use crate::tools::*;
-use keelstone_codec::{Height, Key, Namespace, Timestamp};
-use keelstone_ledger::{AuditEvent, ChangedBy, Genesis, LedgerError, RebuildError, Receipt, TxId, Until};
+use keelstone_codec::{Height, Key, Namespace, Timestamp, Value};
+use keelstone_ledger::{
+    AuditEvent, ChangedBy, Genesis, KEY_HISTORY_HEIGHTS_MAX, LedgerError, RebuildError, Receipt, TxId, Until,
+};
 use keelstone_store::kv::{Batch, Kv, MemoryKv};
-use keelstone_tree::{Answer, Blake3, Proof, ProofLimits, Query, Read as _};
+use keelstone_tree::{Answer, Blake3, Hasher as _, Proof, ProofLimits, Query, Read as _};
 use std::sync::Arc;
 
 fn place(namespace: &str, key: &str) -> (Namespace, Key) {
@@ -28,11 +30,12 @@ fn history_of_a_key_is_every_change_with_operation_and_proof() {
         for height in (0..=chain.height().0).map(Height) {
             let now = chain.view_at(height).unwrap().get(&namespace, &key).unwrap();
             if now != last {
-                expected.push((height, now.clone()));
+                expected.push((height, last.as_ref().map(|value: &Value| Blake3::hash(value)), now.clone()));
                 last = now;
             }
         }
-        let found: Vec<_> = history.changes.iter().map(|change| (change.height, change.value.clone())).collect();
+        let found = history.changes.iter().map(|change| (change.height, change.before, change.value.clone()));
+        let found: Vec<_> = found.collect();
         assert_eq!(found, expected);
         for change in &history.changes {
             let (root, proof) = &change.proof;
@@ -78,6 +81,22 @@ fn history_of_a_key_is_every_change_with_operation_and_proof() {
     let early = chain.key_history(&namespace, &key, Height(3)..=Height(9), 10);
     assert!(matches!(early, Err(LedgerError::Store(keelstone_store::StoreError::NotRetained { .. }))));
     assert!(chain.key_history(&namespace, &key, Height(5)..=Height(9), 10).is_ok());
+}
+
+/// One listing looks at so many heights, and says where the next begins, also where it has found nothing.
+#[test]
+fn a_listing_of_a_key_ends_after_so_many_heights() {
+    let chain = begin(&Arc::default());
+    for _ in 0..=KEY_HISTORY_HEIGHTS_MAX {
+        chain.produce(Timestamp(1_000), proposer()).unwrap();
+    }
+    let (namespace, key) = place("contracts", "nothing");
+    let low = chain.store().low().unwrap();
+    let last = Height(low.0 + KEY_HISTORY_HEIGHTS_MAX - 1);
+    let history = chain.key_history(&namespace, &key, low..=chain.height(), 1).unwrap();
+    assert_eq!((history.changes.len(), history.heights, history.next), (0, low..=last, Some(last.next())));
+    let rest = chain.key_history(&namespace, &key, last.next()..=chain.height(), 1).unwrap();
+    assert_eq!((rest.heights, rest.next), (last.next()..=chain.height(), None));
 }
 
 fn rebuild(chain: &Chain, to: Height) -> Result<(Chain, keelstone_ledger::Rebuilt), RebuildError> {
@@ -141,6 +160,14 @@ fn a_time_or_an_operation_means_its_block() {
     assert_eq!(until(Until::Time(Timestamp(u64::MAX))), chain.height());
     let above = chain.height().next();
     assert!(matches!(chain.height_until(Until::Height(above)), Err(RebuildError::Ledger(LedgerError::NotYet { .. }))));
+    let mut later = genesis();
+    later.time = Timestamp(1_000);
+    let late = chain_of(&later);
+    assert_eq!(late.height_until(Until::Time(Timestamp(1_000))).unwrap(), Height(0));
+    match late.height_until(Until::Time(Timestamp(999))) {
+        Err(RebuildError::TooEarly { first, found }) => assert_eq!((first, found), (Timestamp(1_000), Timestamp(999))),
+        other => panic!("{other:?}"),
+    }
     let none = TxId(keelstone_codec::Hash::ZERO);
     assert!(matches!(chain.height_until(Until::Transaction(none)), Err(RebuildError::NoTransaction(id)) if id == none));
     let last = chain.audit_range().unwrap().end;

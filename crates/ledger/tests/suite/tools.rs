@@ -3,7 +3,7 @@
 use keelstone_codec::{BoundedSet, Fixed, Text};
 use keelstone_codec::{ChainId, Encode, Height, Timestamp};
 use keelstone_execution::{Bundle, Function, Mode, Operation};
-use keelstone_ledger::modules::{agents, social, standard};
+use keelstone_ledger::modules::{agents, memes, social, standard};
 use keelstone_ledger::{
     Committed, Genesis, Ledger, PoolLimits, PublicKey, Receipt, SecretKey, SignedTransaction, Transaction,
 };
@@ -65,6 +65,10 @@ pub(crate) fn op(arguments: &impl Function) -> Operation {
 pub(crate) fn register(name: &str) -> Operation {
     let personality = agents::Personality::even(Fixed::from_micros(800_000));
     op(&agents::Register { name: Text::new(name).unwrap(), personality, traits: Default::default() })
+}
+
+pub(crate) fn post(text: &str) -> Operation {
+    op(&memes::Post { text: Text::new(text).unwrap() })
 }
 
 /// A proposal of an alliance with no terms, for these people, or for all if there are none.

@@ -211,10 +211,6 @@ fn drama_is_kept_up_to_its_bound() {
     assert_eq!((kept.len() as u64, kept[0], kept[1_023]), (social::DRAMA_MAX, 177, 1_200));
 }
 
-fn post(text: &str) -> Operation {
-    op(&memes::Post { text: Text::new(text).unwrap() })
-}
-
 fn react(meme: u64, reaction: &str) -> Operation {
     op(&memes::React { meme: memes::MemeId(meme), reaction: fixed(reaction) })
 }
