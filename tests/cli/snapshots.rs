@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
 use crate::support::{Node, chain, expect, keelstone, post, program, register, send};
+use keelstone::codec::{Decode as _, Encode as _, Hash, Height, Root};
+use keelstone::sync::delta::Delta;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -101,6 +103,14 @@ fn a08_an_archive_of_another_chain_is_refused_by_name() {
         let said = error["error"]["message"].as_str().unwrap();
         assert!(said.contains("test") && said.contains("other"), "{said}");
     }
+    // Nor does one lead to the other, for those who are of neither.
+    snapshot(other.path(), 0, &["create"]);
+    let (theirs, delta) = (carried.path().join("theirs.tar"), carried.path().join("delta"));
+    let (theirs, delta) = (theirs.to_str().unwrap(), delta.to_str().unwrap());
+    snapshot(other.path(), 0, &["export", "0", theirs]);
+    let error = snapshot(&carried.path().join("nowhere"), 2, &["delta", theirs, tar, "--out", delta]);
+    let said = error["error"]["message"].as_str().unwrap();
+    assert!(said.contains("is of other") && said.contains("of test"), "{said}");
 }
 
 /// A byte that changed on the disk is found by whoever looks, and named; the snapshot is then set aside.
@@ -449,6 +459,17 @@ fn a_delta_takes_an_old_snapshot_to_a_later_height() {
     bytes[text] = b'F';
     fs::write(file("forged-step"), bytes).unwrap();
     again(12, [&steps[0].2, &file("forged-step")]);
+    // One that writes what the one before it has written is named, whatever root it claims to lead to.
+    let mut twice = Delta::from_bytes(&fs::read(&delta).unwrap()).unwrap();
+    (twice.from, twice.to) = (twice.to, (Height(4), Root(Hash([0xab; 32]))));
+    fs::write(file("twice"), twice.to_bytes()).unwrap();
+    let (third, _) = sibling(home.path());
+    let arguments = ["restore", &tar, "--delta", &delta, "--delta", &file("twice"), "--genesis", &genesis];
+    let error = snapshot(third.path(), 12, &arguments);
+    assert!(error["error"]["message"].as_str().unwrap().contains("changes nothing at"), "{error}");
+    let many = [&["restore", &tar, "--genesis", &genesis][..], &["--delta", &delta].repeat(65)].concat();
+    let error = snapshot(third.path(), 2, &many);
+    assert!(error["error"]["message"].as_str().unwrap().contains("64 is the limit"), "{error}");
     let there = expect(other.path(), 0, &["status"]);
     assert_eq!((&there["height"], &there["root"]), (&json!(3), &status["root"]));
 }
