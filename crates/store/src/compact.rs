@@ -66,7 +66,7 @@ impl<H: Hasher> Shared<H> {
     }
 
     /// The segments that are worth emptying: those that can be, and are mostly garbage.
-    fn victims(&self) -> BTreeSet<SegmentId> {
+    pub(crate) fn victims(&self) -> BTreeSet<SegmentId> {
         let open_pages = self.upkeep().pages.end().map(|spot| spot.segment);
         let free = self.free_to_empty().into_iter().filter(|(id, _)| Some(*id) != open_pages);
         free.filter(|(_, usage)| usage.live * 100 <= usage.written * LIVE_PERCENT_MAX).map(|(id, _)| id).collect()
@@ -94,7 +94,7 @@ impl<H: Hasher> Shared<H> {
     }
 
     /// Moves everything that lives out of the given segments.
-    fn empty(
+    pub(crate) fn empty(
         &self,
         victims: &BTreeSet<SegmentId>,
         done: &mut Compacted,
@@ -117,7 +117,9 @@ impl<H: Hasher> Shared<H> {
                 None => break,
             }
         }
-        let writer = self.writer();
+        // A flush under way writes a version from before: it must not say that nothing of it lies here.
+        let _upkeep = self.upkeep();
+        let _writer = self.writer();
         let version = self.current();
         if version.epoch == epoch {
             // Versions at hand still point into the emptied segments; without them the segments can go sooner.
@@ -130,7 +132,6 @@ impl<H: Hasher> Shared<H> {
                 }
             }
         }
-        drop(writer);
         Ok(())
     }
 
@@ -178,5 +179,51 @@ impl<H: Hasher> Shared<H> {
         done.values_moved += rewrites.iter().filter(|rewrite| rewrite.moved.is_some()).count() as u64;
         done.pages_moved += rewrites.iter().filter(|rewrite| rewrite.moved.is_none()).count() as u64;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+    use crate::files::MemoryFiles;
+    use keelstone_codec::{Height, Value};
+    use keelstone_tree::{Blake3, Diff};
+    use std::sync::Arc;
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+    use std::time::Duration;
+
+    /// What a flush writes is a version from before it began. So while it is at work nothing is marked as emptied, or the
+    /// superblock would say that nothing lies where this version's values lie.
+    #[test]
+    fn nothing_is_marked_as_emptied_while_a_flush_is_at_work() {
+        let options = Options { segment_bytes: 8 << 10, background: false, ..Options::default() };
+        let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), options).unwrap();
+        for height in 0..40 {
+            let key = if height == 0 { "kept" } else { "changing" };
+            let key = Key::new(key.as_bytes()).unwrap();
+            let value = Value::new(vec![1; 500]).unwrap();
+            let diff: Diff = [(Namespace::new("a").unwrap(), key, Some(value))].into_iter().collect();
+            shared.commit(Height(height), &diff, || Ok(())).unwrap();
+        }
+        shared.prune(Height(39)).unwrap();
+        let victims = shared.victims();
+        assert!(!victims.is_empty());
+        let marked = || victims.iter().filter(|id| shared.segments.usage()[id].emptied.is_some()).count();
+        let (tell, told) = channel();
+        std::thread::scope(|threads| {
+            let flushing = shared.upkeep();
+            let compaction = threads.spawn(|| {
+                let mut done = Compacted::default();
+                shared.empty(&victims, &mut done, &mut |_| {}).unwrap();
+                tell.send(()).unwrap();
+                done
+            });
+            assert_eq!(told.recv_timeout(Duration::from_millis(200)), Err(RecvTimeoutError::Timeout));
+            assert_eq!(marked(), 0);
+            drop(flushing);
+            assert_eq!(compaction.join().unwrap().segments_emptied, victims.len() as u64);
+        });
+        assert_eq!(marked(), victims.len());
     }
 }

@@ -14,7 +14,6 @@ use crate::superblock::{Flushed, Superblock, SuperblockFile};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, Height, LIST_MAX, Reader, Tag, TaggedHasher};
 use keelstone_tree::Top;
 use keelstone_tree::{Hasher, PageAt};
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 const TABLE: Tag = Tag::new("store-table");
@@ -72,11 +71,9 @@ impl<H: Hasher> Shared<H> {
     }
 
     fn flush_version(&self, upkeep: &mut Upkeep) -> Result<(), StoreError> {
-        let (version, log, log_hash, flushing, emptied) = {
+        let (version, log, log_hash, flushing) = {
             let writer = self.writer();
-            // What compaction empties from here on still lives in this version.
-            let emptied = self.segments.emptied();
-            (self.current(), writer.log.end(), writer.log.hash(), writer.unflushed, emptied)
+            (self.current(), writer.log.end(), writer.log.hash(), writer.unflushed)
         };
         // Only what no version needs from here on may be left out of the table.
         let retired = self.unneeded(&upkeep.superblock.flushed, version.height);
@@ -87,7 +84,7 @@ impl<H: Hasher> Shared<H> {
             Ok::<_, StoreError>(PageAt { place: spot.to_u64(), len })
         })?;
         let top = version.tree.top().expect("every page has just been written");
-        let table = Table { top, segments: self.usage_without(&retired, &emptied) };
+        let table = Table { top, segments: self.usage_without(&retired) };
         let place = table.append(&mut upkeep.pages)?;
         upkeep.pages.sync()?;
 
@@ -152,11 +149,9 @@ impl<H: Hasher> Shared<H> {
         self.segments.usage().iter().filter_map(gone).collect()
     }
 
-    /// How the segments are used that are not retired, of which so many were emptied.
-    fn usage_without(&self, retired: &[SegmentId], emptied: &BTreeMap<SegmentId, Height>) -> Vec<(SegmentId, Usage)> {
+    fn usage_without(&self, retired: &[SegmentId]) -> Vec<(SegmentId, Usage)> {
         let usage = self.segments.usage();
-        let kept = usage.iter().filter(|(id, _)| !retired.contains(id));
-        kept.map(|(id, usage)| (*id, Usage { emptied: emptied.get(id).copied(), ..*usage })).collect()
+        usage.iter().filter(|(id, _)| !retired.contains(id)).map(|(id, usage)| (*id, *usage)).collect()
     }
 
     fn remove_segments(&self, gone: Vec<SegmentId>) -> Result<(), StoreError> {

@@ -220,11 +220,6 @@ impl Segments {
         }
     }
 
-    /// The segments that were emptied, and at which height.
-    pub(crate) fn emptied(&self) -> BTreeMap<SegmentId, Height> {
-        self.usage().iter().filter_map(|(id, usage)| Some((*id, usage.emptied?))).collect()
-    }
-
     /// Takes back what was found of emptied segments above a height: a rollback may have given them life again.
     pub(crate) fn forget_emptied(&self, above: Height) {
         for usage in self.usage().values_mut() {

@@ -813,7 +813,7 @@ impl<H: Hasher> Shared<H> {
     }
 
     /// Raises the lowest height that is kept, durably.
-    fn prune(&self, before: Height) -> Result<(), StoreError> {
+    pub(crate) fn prune(&self, before: Height) -> Result<(), StoreError> {
         self.check_poison()?;
         if self.current().height.is_none_or(|last| before > last) {
             return Err(self.not_retained(before));
