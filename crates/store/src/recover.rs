@@ -76,6 +76,12 @@ impl<H: Hasher> Shared<H> {
         let segments = Arc::new(Segments::new(Arc::clone(&files), superblock.store, options.value_cache_bytes));
         let tree = open_tree(&segments, &superblock.flushed)?;
         let kept: Vec<SegmentId> = segments.all().iter().map(|segment| segment.id()).collect();
+        // Records may say that an old value lies where it was moved to before the crash.
+        for name in list(&*files)? {
+            if let Some(id) = SegmentId::of_file_name(segments.store(), &name).filter(|id| id.kind == Kind::Values) {
+                segments.open(id)?;
+            }
+        }
 
         let flushed = superblock.flushed;
         let version = Version::new(flushed.height, superblock.epoch, tree, flushed.record);
@@ -105,7 +111,9 @@ impl<H: Hasher> Shared<H> {
         let generation = superblock.generation.max(tail.generation) + 1;
         let superblock = Superblock { generation, sequence: superblock.sequence + 1, ..superblock };
         file.write(&superblock)?;
-        clean_up(&segments, &kept, flushed.log.segment, tail.segment.id(), version.height)?;
+        // A rollback may have come back to a value that was moved before the crash; only a pass over the state can tell.
+        let emptied = (version.epoch == superblock.epoch).then(|| version.height.unwrap_or(Height(0)));
+        clean_up(&segments, &kept, flushed.log.segment, tail.segment.id(), emptied)?;
 
         let (torn, in_doubt) = (tail.torn, version.height.filter(|_| tail.is_in_doubt()));
         let log = Log::resume(Arc::clone(&segments), tail, generation, options.segment_bytes);
@@ -213,7 +221,7 @@ fn clean_up(
     kept: &[SegmentId],
     log_from: SegmentId,
     log_to: SegmentId,
-    height: Option<Height>,
+    emptied: Option<Height>,
 ) -> Result<(), StoreError> {
     for name in list(segments.files())? {
         if name.ends_with(".new") {
@@ -225,11 +233,10 @@ fn clean_up(
             _ if kept.contains(&id) => {}
             // The one after the last may have been made in good time; it was looked at, and nothing is in it.
             Kind::Log if (log_from..=log_to.next()).contains(&id) => {}
-            // Records may say that an old value lies here, moved before the crash: it goes when they do.
+            // It goes when the records do that may say that an old value lies here.
             Kind::Values => {
-                segments.open(id)?;
                 if let Some(usage) = segments.usage().get_mut(&id) {
-                    usage.emptied = height.or(Some(Height(0)));
+                    usage.emptied = emptied;
                 }
             }
             Kind::Log | Kind::Pages => segments.remove(id)?,
@@ -338,9 +345,11 @@ impl<H: Hasher> Replay<'_, H> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compact::Compacted;
     use crate::files::MemoryFiles;
     use crate::record::{Head, encode_small};
-    use keelstone_tree::Blake3;
+    use keelstone_codec::{Key, Value};
+    use keelstone_tree::{Blake3, Diff, Read as _};
 
     /// spec: STORE-11. A history begins once: a base behind the superblock is damage, whatever it says.
     #[test]
@@ -358,5 +367,41 @@ mod tests {
             Err(StoreError::Damaged { what, .. }) => assert!(what.contains("begins anew"), "{what}"),
             other => panic!("{:?}", other.map(|shared| shared.low())),
         }
+    }
+
+    /// Compaction moves a value, the next commit replaces it, and a rollback brings it back, all of it told by the log
+    /// alone. After a crash it lives in a segment that no superblock knows, and stays there.
+    #[test]
+    fn a_value_that_was_moved_replaced_and_rolled_back_to_survives_a_crash() {
+        let options = Options { segment_bytes: 8 << 10, recent_versions: 1, background: false, ..Options::default() };
+        let files = MemoryFiles::new();
+        let name = keelstone_codec::Namespace::new("a").unwrap();
+        let put = |shared: &Shared<Blake3>, height, key: &str, byte| {
+            let value = Value::new(vec![byte; 500]).unwrap();
+            let diff: Diff = [(name.clone(), Key::new(key.as_bytes()).unwrap(), Some(value))].into_iter().collect();
+            shared.commit(Height(height), &diff, || Ok(())).unwrap();
+        };
+        let shared = Shared::<Blake3>::create(Arc::new(files.clone()), options.clone()).unwrap();
+        put(&shared, 0, "kept", 1);
+        (1..40).for_each(|height| put(&shared, height, "changing", 2));
+        shared.prune(Height(39)).unwrap();
+        shared.flush(&mut shared.upkeep()).unwrap();
+        let mut done = Compacted::default();
+        shared.empty(&shared.victims(), &mut done, &mut |_| {}).unwrap();
+        assert!(done.values_moved > 0);
+        (40..44).for_each(|height| put(&shared, height, "kept", 3));
+        shared.rollback(Height(39)).unwrap();
+        // As a kill leaves it: nothing was flushed since.
+        let files = MemoryFiles::from_image(&files.image());
+        drop(shared);
+
+        let shared = Shared::<Blake3>::open(Arc::new(files), options).unwrap();
+        for height in 40..44 {
+            put(&shared, height, "changing", 4);
+            shared.prune(Height(height)).unwrap();
+            shared.flush(&mut shared.upkeep()).unwrap();
+        }
+        let value = shared.current().tree.get(&name, b"kept").unwrap();
+        assert_eq!(value, Some(Value::new(vec![1; 500]).unwrap()));
     }
 }
