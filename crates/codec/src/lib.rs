@@ -16,6 +16,7 @@ mod fixed;
 mod hash;
 mod json;
 mod ordered;
+mod random;
 mod shape;
 mod types;
 
@@ -24,6 +25,7 @@ pub use bytes::{DEPTH_MAX, Decode, DecodeError, Encode, LIST_MAX, Reader, put_le
 pub use fixed::Fixed;
 pub use hash::{Hash, Tag, TaggedHasher, tagged};
 pub use ordered::{KeyReader, OrderedKey};
+pub use random::splitmix64;
 pub use shape::{Describe, Shape, Variant};
 pub use types::{
     CHAIN_ID_LEN_MAX, ChainId, Height, KEY_LEN_MAX, Key, NAMESPACE_LEN_MAX, Namespace, Root, StateHash, Timestamp,

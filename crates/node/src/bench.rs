@@ -18,7 +18,7 @@
 
 use crate::engine::{Held, Version as _};
 use crate::way::{Sliced, Way, step_back};
-use keelstone_codec::{ChainId, Height, Key, Namespace, Root, Value};
+use keelstone_codec::{ChainId, Height, Key, Namespace, Root, Value, splitmix64};
 use keelstone_ledger::ChainLimits;
 use keelstone_store::files::Directory;
 use keelstone_store::{Options, Store, StoreError};
@@ -164,16 +164,12 @@ fn mark(value: &[u8]) -> u64 {
     value.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
-/// splitmix64.
+/// Small and seeded.
 struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        word ^ (word >> 31)
+        splitmix64(&mut self.0)
     }
 
     fn below(&mut self, end: usize) -> usize {

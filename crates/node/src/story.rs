@@ -2,7 +2,9 @@
 
 use crate::exit::Failure;
 use crate::keyfile::KeyDir;
-use keelstone_codec::{BoundedSet, ChainId, Decode as _, Fixed, Height, StateHash, Tag, TaggedHasher, Text};
+use keelstone_codec::{
+    BoundedSet, ChainId, Decode as _, Fixed, Height, StateHash, Tag, TaggedHasher, Text, splitmix64,
+};
 use keelstone_execution::{Bundle, Function, Mode, Operation, PublicKey};
 use keelstone_ledger::modules::{agents, memes, social};
 use keelstone_ledger::{Committed, SecretKey, SignedTransaction, Transaction, Verdict};
@@ -272,14 +274,9 @@ impl Story {
         signed(&self.chain_id, &self.cast.0[actor], nonce, self.height, operations)
     }
 
-    /// splitmix64, below `end`.
+    /// A number below `end`.
     fn below(&mut self, end: usize) -> usize {
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut word = self.random;
-        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        word ^= word >> 31;
-        usize::try_from(word % (end as u64)).unwrap_or_default()
+        usize::try_from(splitmix64(&mut self.random) % (end as u64)).unwrap_or_default()
     }
 }
 

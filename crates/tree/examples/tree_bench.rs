@@ -8,7 +8,7 @@
 //! the peers' harness. Making the diffs is not timed. Where Linux tells, the processor's time stands beside the clock's:
 //! on a machine that does other work it is the one that can be compared.
 
-use keelstone_codec::{Bytes, Key, Namespace, Value};
+use keelstone_codec::{Bytes, Key, Namespace, Value, splitmix64};
 use keelstone_tree::{Backing, Blake3, Diff, Hasher, PageAt, Pages, Place, ReadError, Sha256, Tree, Write};
 use std::time::{Duration, Instant};
 
@@ -22,14 +22,11 @@ impl Backing for Nowhere {
     }
 }
 
-/// A small generator of no quality, the same everywhere (splitmix64).
+/// A small generator, the same everywhere.
 struct Random(u64);
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
+        splitmix64(&mut self.0)
     }
 }
 

@@ -1,23 +1,19 @@
 //! What parent and child agree on: how the store is opened, and which diff comes next.
 
-use keelstone_codec::{Key, Namespace, Value};
+use keelstone_codec::{Key, Namespace, Value, splitmix64};
 use keelstone_store::files::Directory;
 use keelstone_store::{Options, Retention, Store, StoreError};
 use keelstone_tree::{Blake3, Diff, reference};
 use std::path::Path;
 use std::sync::Arc;
 
-/// SplitMix64.
+/// Small and seeded.
 #[derive(Debug, Clone)]
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        splitmix64(&mut self.0)
     }
 
     pub(crate) fn below(&mut self, bound: u64) -> u64 {

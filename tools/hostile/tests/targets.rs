@@ -1,6 +1,7 @@
 //! Every fuzz target, run with what it accepts, with small changes of that, and with noise.
 #![forbid(unsafe_code)]
 
+use keelstone_codec::splitmix64;
 use keelstone_hostile::{TARGETS, Target};
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,11 +15,7 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        splitmix64(&mut self.0)
     }
 
     /// A number below `n`, or zero.

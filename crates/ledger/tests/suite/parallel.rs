@@ -2,7 +2,7 @@
 
 use crate::tools::*;
 use crate::walk::{self, Walk};
-use keelstone_codec::{BoundedSet, Height, Text, Timestamp};
+use keelstone_codec::{BoundedSet, Height, Text, Timestamp, splitmix64};
 use keelstone_execution::bundles::{BundleId, Resume, RollBack};
 use keelstone_execution::{Batching, Bundle, Mode, Operation};
 use keelstone_ledger::modules::contracts;
@@ -12,16 +12,11 @@ use keelstone_ledger::{
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
-/// splitmix64.
 struct Dice(u64);
 
 impl Dice {
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (word ^ (word >> 31)) % end
+        splitmix64(&mut self.0) % end
     }
 
     fn person(&mut self, among: u64) -> u8 {

@@ -2,7 +2,7 @@
 //! that such a walk comes to.
 
 use crate::tools::*;
-use keelstone_codec::{Blob, Fixed, Hash, Height, Shape, Text, Timestamp, put_length};
+use keelstone_codec::{Blob, Fixed, Hash, Height, Shape, Text, Timestamp, put_length, splitmix64};
 use keelstone_execution::{BlockContext, BlockDraft, Bundle, Caller, Entry, Limits, Mode, Operation, View};
 use keelstone_ledger::Genesis;
 use keelstone_ledger::modules::index::Indexes;
@@ -13,16 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Who walks: the first six are agents with stake.
 const PEOPLE: u8 = 16;
 
-/// splitmix64.
+/// Small and seeded.
 struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        word ^ (word >> 31)
+        splitmix64(&mut self.0)
     }
 
     fn below(&mut self, end: usize) -> usize {

@@ -10,6 +10,7 @@
 
 use super::memory::{FlagLock, span};
 use super::{File, Files, Guard, LockError, SECTOR_BYTES};
+use keelstone_codec::splitmix64;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::AtomicBool;
@@ -518,7 +519,7 @@ fn no_space() -> io::Error {
     io::ErrorKind::StorageFull.into()
 }
 
-/// SplitMix64: small, seeded, and good enough to choose sectors.
+/// Small, seeded, and good enough to choose sectors.
 #[derive(Debug, Clone, Default)]
 struct Random(u64);
 
@@ -528,11 +529,7 @@ impl Random {
     }
 
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        splitmix64(&mut self.0)
     }
 
     fn below(&mut self, bound: usize) -> usize {

@@ -1,6 +1,6 @@
 //! What the tests share: seeded randomness, a model of the state, and small stores.
 
-use keelstone_codec::{Height, Key, Namespace, Root, Value};
+use keelstone_codec::{Height, Key, Namespace, Root, Value, splitmix64};
 use keelstone_store::{Building, Options, Store, StoreError, View};
 use keelstone_tree::{Blake3, Diff, Hasher, KeyRange, Read, ReadError, reference};
 use std::collections::BTreeMap;
@@ -8,17 +8,13 @@ use std::collections::BTreeMap;
 /// The store under test.
 pub(crate) type TestStore = Store<Blake3>;
 
-/// SplitMix64.
+/// Small and seeded.
 #[derive(Debug, Clone)]
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        splitmix64(&mut self.0)
     }
 
     pub(crate) fn below(&mut self, bound: u64) -> u64 {

@@ -16,7 +16,7 @@ use super::progress::{self, Meter};
 use super::standing::Peer;
 use super::{Frame, Progress, Request, Response, Staging, StagingError, Status, Version, Why};
 use crate::snapshot::{PageError, Place, Skeleton, SnapshotParams, TooLarge, unpack};
-use keelstone_codec::{BoundedSet, Decode, Key, Namespace};
+use keelstone_codec::{BoundedSet, Decode, Key, Namespace, splitmix64};
 use keelstone_store::files::Files;
 use keelstone_tree::{Hasher, Totals};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -180,11 +180,7 @@ pub(super) struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        splitmix64(&mut self.0)
     }
 
     pub(super) fn shuffle<T>(&mut self, list: &mut [T]) {
