@@ -74,13 +74,7 @@ fn found() -> Json {
 /// spec: STORE-1, STORE-2, STORE-3, STORE-4, STORE-7, STORE-11. The bytes are those that were released; change them only with the format.
 #[test]
 fn golden_bytes_have_not_changed() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/vectors/store.json");
-    let found = found();
-    if std::env::var_os("KEELSTONE_BLESS").is_some() {
-        std::fs::write(path, format!("{found:#}\n")).unwrap();
-    }
-    let golden: Json = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    assert_eq!(found, golden, "run with KEELSTONE_BLESS=1 if the format is meant to change");
+    golden::check("store.json", &found());
 }
 
 /// spec: STORE-3. A record reads back as it was written, and no byte of it can change unnoticed.

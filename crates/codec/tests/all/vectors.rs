@@ -6,9 +6,7 @@ use keelstone_codec::{
 };
 use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 
-const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/vectors/codec.json");
 const TAG: Tag = Tag::new("example");
 
 fn encoded(rule: &str, what: &str, value: &impl Encode) -> Json {
@@ -113,12 +111,7 @@ fn vectors() -> Json {
 /// spec: CODEC-1. The bytes of every type are the ones written down.
 #[test]
 fn the_bytes_are_the_ones_in_the_golden_file() {
-    let found = format!("{}\n", serde_json::to_string_pretty(&vectors()).expect("JSON of our own making"));
-    if std::env::var_os("KEELSTONE_BLESS").is_some() {
-        fs::write(FILE, &found).expect("the repository is writable when blessing");
-    }
-    let golden = fs::read_to_string(FILE).expect("spec/vectors/codec.json is in the repository");
-    assert_eq!(found, golden, "the encoding of the codec changed");
+    golden::check("codec.json", &vectors());
 }
 
 /// spec: CODEC-7. A tagged hash is BLAKE3 over the project's name, the tag, a zero byte and the parts.

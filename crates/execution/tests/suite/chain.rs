@@ -243,18 +243,10 @@ fn hex(bytes: &[u8]) -> String {
 /// `KEELSTONE_BLESS=1`.
 #[test]
 fn bytes_are_those_of_the_golden_vectors() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/vectors/chain.json");
     let found = json!({
         "chain": samples().into_iter().map(|(rule, what, input, output)| {
             json!({"rule": rule, "what": what, "input": input, "output": output})
         }).collect::<Vec<_>>()
     });
-    if std::env::var_os("KEELSTONE_BLESS").is_some() {
-        std::fs::write(path, serde_json::to_string_pretty(&found).unwrap() + "\n").unwrap();
-    }
-    let golden: Json = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    for (golden, found) in golden["chain"].as_array().unwrap().iter().zip(found["chain"].as_array().unwrap()) {
-        assert_eq!(golden, found);
-    }
-    assert_eq!(golden, found);
+    golden::check("chain.json", &found);
 }

@@ -179,14 +179,7 @@ fn bytes_are_those_of_the_golden_vectors() {
         "bundle_proof": bundle_proof(),
         "xian": xian(),
     });
-    let place = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/vectors/ledger.json");
-    if std::env::var_os("KEELSTONE_BLESS").is_some() {
-        std::fs::write(place, serde_json::to_string_pretty(&found).unwrap() + "\n").unwrap();
-    }
-    let golden: Value = serde_json::from_str(&std::fs::read_to_string(place).unwrap()).unwrap();
-    for (part, golden) in golden.as_object().unwrap() {
-        assert_eq!(&found[part], golden, "{part}");
-    }
+    golden::check("ledger.json", &found);
 }
 
 /// spec: BLOCK-2. A block that does not follow is refused, and the chain stands where it stood.

@@ -77,13 +77,7 @@ fn found() -> Json {
 /// spec: PEER-1, PEER-2, PEER-3, PEER-4.
 #[test]
 fn golden_bytes_of_messages_have_not_changed() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/vectors/peers.json");
-    let found = found();
-    if std::env::var_os("KEELSTONE_BLESS").is_some() {
-        std::fs::write(path, format!("{found:#}\n")).unwrap();
-    }
-    let golden: Json = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    assert_eq!(found, golden, "run with KEELSTONE_BLESS=1 if the format is meant to change");
+    golden::check("peers.json", &found());
 }
 
 /// spec: PEER-1. Every message reads back as what it was.

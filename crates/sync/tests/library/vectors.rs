@@ -27,13 +27,7 @@ fn found() -> Json {
 /// spec: LIB-1, LIB-2, LIB-7. The bytes are those that were released; change them only with the format.
 #[test]
 fn golden_bytes_have_not_changed() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/vectors/library.json");
-    let found = found();
-    if std::env::var_os("KEELSTONE_BLESS").is_some() {
-        std::fs::write(path, format!("{found:#}\n")).unwrap();
-    }
-    let golden: Json = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    assert_eq!(found, golden, "run with KEELSTONE_BLESS=1 if the format is meant to change");
+    let golden = golden::check("library.json", &found());
     let tar = hex::decode(golden["tar of the empty state (LIB-7)"].as_str().unwrap()).unwrap();
     let info = Origin::Tar(&mut std::io::Cursor::new(&*tar)).verify(&Expected::default(), &mut go_on).unwrap();
     assert_eq!((info.chain_id, info.totals.count), (params().chain_id, 0));

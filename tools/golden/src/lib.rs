@@ -1,0 +1,55 @@
+//! The golden vectors, for the tests of every crate: `spec/vectors` says what bytes the code must make.
+//!
+//! The files are the format. They are written anew by `cargo xtask bless` alone, which sets `KEELSTONE_BLESS`, and a change
+//! of one is a change of what has been released.
+#![forbid(unsafe_code)]
+
+use serde_json::Value;
+use std::{env, fs};
+
+/// Compares `found` with the file `spec/vectors/NAME`, whole, and hands out what the file says. Writes the file first where
+/// that is asked for.
+///
+/// # Panics
+/// If they differ, naming the first part that does; if there is no such file, or no JSON in it.
+#[track_caller]
+pub fn check(name: &str, found: &Value) -> Value {
+    let path = format!("{}/../../spec/vectors/{name}", env!("CARGO_MANIFEST_DIR"));
+    let found_text = format!("{found:#}\n");
+    if env::var_os("KEELSTONE_BLESS").is_some() {
+        fs::write(&path, &found_text).unwrap_or_else(|error| panic!("{path} cannot be written: {error}"));
+    }
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path} cannot be read: {error}"));
+    let golden: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path} is no JSON: {error}"));
+    let parts = |of: &Value| of.as_object().map_or_else(Vec::new, |parts| parts.keys().cloned().collect());
+    for part in parts(&golden).iter().chain(&parts(found)) {
+        assert_eq!(found.get(part), golden.get(part), "{part} of {name}: only a change of the format may bless this");
+    }
+    assert!(text == found_text, "{name} is not what is written now: only a change of the format may bless this");
+    golden
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check;
+    use serde_json::{Value, json};
+    use std::panic::catch_unwind;
+
+    fn golden() -> Value {
+        serde_json::from_str(include_str!("../../../spec/vectors/codec.json")).unwrap()
+    }
+
+    #[test]
+    fn what_the_file_says_passes_and_anything_else_does_not() {
+        assert_eq!(check("codec.json", &golden()), golden());
+        let (mut added, mut without, mut changed) = (golden(), golden(), golden());
+        added["one more"] = json!(1);
+        let first = without.as_object().unwrap().keys().next().unwrap().clone();
+        without.as_object_mut().unwrap().remove(&first);
+        changed[&first] = json!("another");
+        for other in [added, without, changed, json!([])] {
+            assert!(catch_unwind(|| check("codec.json", &other)).is_err());
+        }
+        assert!(catch_unwind(|| check("of-nothing.json", &json!({}))).is_err());
+    }
+}
