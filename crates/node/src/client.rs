@@ -163,8 +163,11 @@ fn escaped(text: &str) -> String {
     text.bytes().map(escape).collect()
 }
 
-fn at(height: Option<Height>) -> String {
-    height.map_or_else(String::new, |height| format!("&height={height}"))
+/// A path with those of its parameters that are given.
+fn query<const N: usize>(path: impl std::fmt::Display, parameters: [(&str, Option<String>); N]) -> String {
+    let given = parameters.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", escaped(&value?))));
+    let given: Vec<String> = given.collect();
+    format!("{path}?{}", given.join("&"))
 }
 
 impl Chain for Remote {
@@ -178,25 +181,31 @@ impl Chain for Remote {
     }
 
     fn entry(&self, namespace: &Namespace, key: &Key, height: Option<Height>, prove: bool) -> Result<Entry, Refusal> {
-        let key = hex::encode(key);
-        self.get(&format!("/v1/state/{namespace}?key_hex={key}&prove={prove}{}", at(height)))
+        let parameters = [
+            ("key_hex", Some(hex::encode(key))),
+            ("prove", Some(prove.to_string())),
+            ("height", height.map(|height| height.to_string())),
+        ];
+        self.get(&query(format_args!("/v1/state/{namespace}"), parameters))
     }
 
     fn entries(&self, namespace: &Namespace, page: &Page, height: Option<Height>) -> Result<Entries, Refusal> {
-        let prefix = hex::encode(&page.prefix);
-        let mut path = format!("/v1/entries/{namespace}?prefix_hex={prefix}&limit={}{}", page.limit, at(height));
-        if let Some(after) = &page.after {
-            write!(path, "&after_hex={}", hex::encode(after)).expect("writing to a string cannot fail");
-        }
-        self.get(&path)
+        let parameters = [
+            ("prefix_hex", Some(hex::encode(&page.prefix))),
+            ("limit", Some(page.limit.to_string())),
+            ("height", height.map(|height| height.to_string())),
+            ("after_hex", page.after.as_ref().map(hex::encode)),
+        ];
+        self.get(&query(format_args!("/v1/entries/{namespace}"), parameters))
     }
 
     fn lookup(&self, by: By, of: &str, page: &Page) -> Result<Entries, Refusal> {
-        let mut path = format!("/v1/lookup/{by}?of={}&limit={}", escaped(of), page.limit);
-        if let Some(after) = &page.after {
-            write!(path, "&after_hex={}", hex::encode(after)).expect("writing to a string cannot fail");
-        }
-        self.get(&path)
+        let parameters = [
+            ("of", Some(of.to_owned())),
+            ("limit", Some(page.limit.to_string())),
+            ("after_hex", page.after.as_ref().map(hex::encode)),
+        ];
+        self.get(&query(format_args!("/v1/lookup/{by}"), parameters))
     }
 
     fn block(&self, height: Option<Height>) -> Result<Block, Refusal> {
@@ -225,17 +234,14 @@ impl Chain for Remote {
     }
 
     fn audit(&self, wanted: &Wanted) -> Result<api::Audit, Refusal> {
-        let mut path = format!("/v1/audit?limit={}{}", wanted.limit, at(wanted.height));
-        for (name, value) in [
+        let parameters = [
+            ("limit", Some(wanted.limit.to_string())),
+            ("height", wanted.height.map(|height| height.to_string())),
             ("from", wanted.from.map(|from| from.to_string())),
-            ("kind", wanted.kind.as_ref().map(|kind| escaped(kind))),
+            ("kind", wanted.kind.clone()),
             ("who", wanted.who.map(|who| who.to_string())),
-        ] {
-            if let Some(value) = value {
-                write!(path, "&{name}={value}").expect("writing to a string cannot fail");
-            }
-        }
-        self.get(&path)
+        ];
+        self.get(&query("/v1/audit", parameters))
     }
 
     fn audit_proof(&self, index: u64) -> Result<api::AuditAnswer, Refusal> {
@@ -243,7 +249,7 @@ impl Chain for Remote {
     }
 
     fn audit_checkpoint(&self, since: Option<u64>) -> Result<api::AuditCheckpoint, Refusal> {
-        self.get(&since.map_or("/v1/audit-log".to_owned(), |since| format!("/v1/audit-log?since={since}")))
+        self.get(&query("/v1/audit-log", [("since", since.map(|since| since.to_string()))]))
     }
 
     fn history(
@@ -253,13 +259,13 @@ impl Chain for Remote {
         (from, to): (Option<Height>, Option<Height>),
         limit: usize,
     ) -> Result<api::History, Refusal> {
-        let mut path = format!("/v1/history/{namespace}?key_hex={}&limit={limit}", hex::encode(key));
-        for (name, height) in [("from", from), ("to", to)] {
-            if let Some(height) = height {
-                write!(path, "&{name}={height}").expect("writing to a string cannot fail");
-            }
-        }
-        self.get(&path)
+        let parameters = [
+            ("key_hex", Some(hex::encode(key))),
+            ("limit", Some(limit.to_string())),
+            ("from", from.map(|from| from.to_string())),
+            ("to", to.map(|to| to.to_string())),
+        ];
+        self.get(&query(format_args!("/v1/history/{namespace}"), parameters))
     }
 
     fn functions(&self) -> Result<Vec<Function>, Refusal> {
