@@ -60,17 +60,20 @@ impl Remote {
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Refusal> {
-        self.request("GET", path, &[])
+        self.request(path, None)
+    }
+
+    fn post<T: DeserializeOwned>(&self, path: &str, bytes: &[u8]) -> Result<T, Refusal> {
+        self.request(path, Some(Body { kind: "application/octet-stream", bytes }))
     }
 
     /// Has the node read again what it keeps of tokens.
     pub(crate) fn reload(&self) -> Result<Reloaded, Refusal> {
-        self.request("POST", "/v1/admin/reload", &[])
+        self.post("/v1/admin/reload", &[])
     }
 
-    fn request<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, Refusal> {
+    fn request<T: DeserializeOwned>(&self, path: &str, body: Option<Body<'_>>) -> Result<T, Refusal> {
         let host = self.address.to_string();
-        let body = (method == "POST").then_some(Body { kind: "application/octet-stream", bytes: body });
         let token = self.token.as_ref().map(|token| token.as_str());
         let (status, answer) = TcpStream::connect_timeout(&self.address, self.timeout)
             .and_then(|stream| {
@@ -177,7 +180,7 @@ impl Chain for Remote {
     }
 
     fn submit(&self, transaction: &[u8]) -> Result<Submitted, Refusal> {
-        self.request("POST", "/v1/transactions", transaction)
+        self.post("/v1/transactions", transaction)
     }
 
     fn entry(&self, namespace: &Namespace, key: &Key, height: Option<Height>, prove: bool) -> Result<Entry, Refusal> {
@@ -230,7 +233,7 @@ impl Chain for Remote {
     }
 
     fn witness(&self, transaction: &[u8]) -> Result<Witness, Refusal> {
-        self.request("POST", "/v1/witness", transaction)
+        self.post("/v1/witness", transaction)
     }
 
     fn audit(&self, wanted: &Wanted) -> Result<api::Audit, Refusal> {
