@@ -232,8 +232,12 @@ impl Parameters {
         self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
     }
 
-    fn height(&self) -> Result<Option<Height>, ApiError> {
-        self.get("height").map(|text| parsed("height", text, str::parse::<u64>).map(Height)).transpose()
+    fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
+        self.get(name).map(|text| parsed(name, text, str::parse)).transpose()
+    }
+
+    fn height(&self, name: &str) -> Result<Option<Height>, ApiError> {
+        Ok(self.number(name)?.map(Height))
     }
 
     /// How many entries at most.
@@ -253,6 +257,13 @@ impl Parameters {
                 Err(ApiError::new(Code::BadRequest, format!("{name}: expected true or false, found {other:?}")))
             }
         }
+    }
+
+    /// The key of an entry, which must be given.
+    fn key(&self) -> Result<Key, ApiError> {
+        let key = self.bytes("key", "key_hex")?;
+        let key = key.ok_or_else(|| ApiError::new(Code::BadRequest, "give the key as key=text or key_hex=digits"))?;
+        Key::new(key).map_err(|error| ApiError::new(Code::BadRequest, format!("key: {error}")))
     }
 
     /// Bytes given as text (`key=…`) or in hexadecimal (`key_hex=…`).
@@ -491,11 +502,8 @@ async fn entry(
 ) -> Answer<api::Entry> {
     let parameters = Parameters::parse(query, &["key", "key_hex", "height", "prove"])?;
     let namespace = parsed("namespace", &namespace, Namespace::new)?;
-    let key = parameters
-        .bytes("key", "key_hex")?
-        .ok_or_else(|| ApiError::new(Code::BadRequest, "give the key as key=text or key_hex=digits"))?;
-    let key = Key::new(key).map_err(|error| ApiError::new(Code::BadRequest, format!("key: {error}")))?;
-    let (height, prove) = (parameters.height()?, parameters.flag("prove")?);
+    let key = parameters.key()?;
+    let (height, prove) = (parameters.height("height")?, parameters.flag("prove")?);
     ask(&served, move |chain| chain.entry(&namespace, &key, height, prove)).await.map(Json)
 }
 
@@ -521,7 +529,7 @@ async fn entries(
         after: parameters.bytes("after", "after_hex")?,
         limit,
     };
-    let height = parameters.height()?;
+    let height = parameters.height("height")?;
     ask(&served, move |chain| chain.entries(&namespace, &page, height)).await.map(Json)
 }
 
@@ -567,12 +575,8 @@ async fn history(
 ) -> Answer<api::History> {
     let parameters = Parameters::parse(query, &["key", "key_hex", "from", "to", "limit"])?;
     let namespace = parsed("namespace", &namespace, Namespace::new)?;
-    let key = parameters
-        .bytes("key", "key_hex")?
-        .ok_or_else(|| ApiError::new(Code::BadRequest, "give the key as key=text or key_hex=digits"))?;
-    let key = Key::new(key).map_err(|error| ApiError::new(Code::BadRequest, format!("key: {error}")))?;
-    let height = |name: &str| parameters.get(name).map(|text| parsed(name, text, str::parse::<u64>)).transpose();
-    let heights = (height("from")?.map(Height), height("to")?.map(Height));
+    let key = parameters.key()?;
+    let heights = (parameters.height("from")?, parameters.height("to")?);
     let limit = parameters.limit()?;
     ask(&served, move |chain| chain.history(&namespace, &key, heights, limit)).await.map(Json)
 }
@@ -593,8 +597,8 @@ async fn history(
 async fn audit(State(served): State<Served>, RawQuery(query): RawQuery) -> Answer<api::Audit> {
     let parameters = Parameters::parse(query, &["from", "height", "kind", "who", "limit"])?;
     let wanted = Wanted {
-        from: parameters.get("from").map(|text| parsed("from", text, str::parse::<u64>)).transpose()?,
-        height: parameters.height()?,
+        from: parameters.number("from")?,
+        height: parameters.height("height")?,
         kind: parameters.get("kind").map(str::to_owned),
         who: parameters.get("who").map(|text| parsed("who", text, PublicKey::from_hex)).transpose()?,
         limit: parameters.limit()?,
@@ -619,7 +623,7 @@ async fn audit_record(State(served): State<Served>, Path(index): Path<String>) -
 )]
 async fn audit_log(State(served): State<Served>, RawQuery(query): RawQuery) -> Answer<api::AuditCheckpoint> {
     let parameters = Parameters::parse(query, &["since"])?;
-    let since = parameters.get("since").map(|text| parsed("since", text, str::parse::<u64>)).transpose()?;
+    let since = parameters.number("since")?;
     ask(&served, move |chain| chain.audit_checkpoint(since)).await.map(Json)
 }
 
