@@ -162,7 +162,7 @@ async fn harden(request: Request, next: Next) -> Response {
 /// A handler that panics is a bug of this program; the connection and the node live on.
 fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
     tracing::error!("a request handler panicked");
-    ApiError::new(Code::Internal, "this request met a bug; the node goes on").into_response()
+    met_a_bug().into_response()
 }
 
 impl From<Refusal> for ApiError {
@@ -184,19 +184,26 @@ impl From<Refusal> for ApiError {
 
 type Answer<T> = Result<Json<T>, ApiError>;
 
-/// Runs something that reads the store where it may block.
+/// A bug of this program, of which the log says more.
+fn met_a_bug() -> ApiError {
+    ApiError::new(Code::Internal, "this request met a bug; the node goes on")
+}
+
+/// Runs something where it may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "what a request asks for panicked");
+        met_a_bug()
+    })
+}
+
+/// Asks the chain, which may read the store.
 async fn ask<T: Send + 'static>(
     served: &Served,
     question: impl FnOnce(&dyn Chain) -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, ApiError> {
     let chain = served.chain.clone();
-    match tokio::task::spawn_blocking(move || question(&*chain)).await {
-        Ok(answer) => Ok(answer?),
-        Err(error) => {
-            tracing::error!(%error, "a question to the chain panicked");
-            Err(ApiError::new(Code::Internal, "this request met a bug; the node goes on"))
-        }
-    }
+    Ok(blocking(move || question(&*chain)).await??)
 }
 
 /// Text of a request as the type it should be.
@@ -665,14 +672,9 @@ async fn events(
 )]
 async fn reload(State(served): State<Served>) -> Answer<api::Reloaded> {
     let access = served.access.clone();
-    match tokio::task::spawn_blocking(move || access.reload()).await {
-        Ok(Ok(tokens)) => Ok(Json(api::Reloaded { tokens })),
-        Ok(Err(failure)) => Err(ApiError::new(Code::Internal, failure.message)),
-        Err(error) => {
-            tracing::error!(%error, "reading tokens panicked");
-            Err(ApiError::new(Code::Internal, "this request met a bug; the node goes on"))
-        }
-    }
+    let reloaded = blocking(move || access.reload()).await?;
+    let tokens = reloaded.map_err(|failure| ApiError::new(Code::Internal, failure.message))?;
+    Ok(Json(api::Reloaded { tokens }))
 }
 
 /// Whether the process is sound: 200, or 503 once a write has failed.
