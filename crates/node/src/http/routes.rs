@@ -313,9 +313,10 @@ async fn index() -> Json<serde_json::Value> {
             "/v1/status", "/v1/functions", "/v1/transactions", "/v1/transactions/{id}", "/v1/receipts/{id}",
             "/v1/blocks/{height or latest}", "/v1/accounts/{key}", "/v1/bundles", "/v1/bundles/{id}", "/v1/witness",
             "/v1/state/{namespace}?key=…&prove=true",
-            "/v1/entries/{namespace}?prefix=…", "/v1/lookup/{index}?of=…", "/v1/history/{namespace}?key=…", "/v1/audit", "/v1/audit/{index}",
-            "/v1/audit-log?since=…", "/v1/snapshots",
-            "/v1/snapshots/{height}/chunks/{index}", "/v1/admin/reload", "/v1/events", "/healthz", "/readyz", "/metrics", "/openapi.json"
+            "/v1/entries/{namespace}?prefix=…", "/v1/lookup/{index}?of=…", "/v1/history/{namespace}?key=…",
+            "/v1/audit", "/v1/audit/{index}", "/v1/audit-log?since=…",
+            "/v1/snapshots", "/v1/snapshots/{height}/chunks/{index}", "/v1/admin/reload", "/v1/events",
+            "/healthz", "/readyz", "/metrics", "/openapi.json"
         ],
     }))
 }
