@@ -179,5 +179,8 @@ fn pruned_records_are_gone_and_the_rest_verifies() {
     assert_eq!(show(home.path(), &[])["first"].as_u64(), Some(first));
     assert_eq!(expect(home.path(), 0, &["audit", "verify"])["first"].as_u64(), Some(first));
     expect(home.path(), 14, &["audit", "show", "--from", "0"]);
+    let file = home.path().join("log.jsonl");
+    expect(home.path(), 14, &["audit", "export", "--from", "0", "--out", file.to_str().unwrap()]);
+    assert!(!file.exists(), "the head of an export without its records");
     expect(home.path(), 0, &["audit", "proof", &first.to_string()]);
 }

@@ -29,6 +29,7 @@ mod home;
 mod http;
 mod keyfile;
 mod metrics;
+mod newfile;
 mod out;
 mod processes;
 mod producer;

@@ -8,6 +8,7 @@ use crate::cli::Context;
 use crate::commands::init::PRODUCER;
 use crate::exit::{Exit, Failure};
 use crate::keyfile::KeyDir;
+use crate::newfile;
 use crate::out::{Ink, grouped, short};
 use clap::{Args, Subcommand};
 use keelstone_codec::{Decode as _, Encode as _, Height, Root};
@@ -16,7 +17,7 @@ use keelstone_ledger::{AuditProof, AuditVerdict, Checkpoint};
 use keelstone_tree::{Blake3, HashKind, Sha256};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 /// Look into the audit log, verify it, and hand it on
@@ -283,23 +284,19 @@ fn verify_file(file: &Path, checkpoint: Option<&Path>, context: &Context<'_>) ->
 fn export(from: Option<u64>, to: Option<u64>, file: Option<&Path>, context: &Context<'_>) -> Result<Exit, Failure> {
     let chain = context.open_chain()?;
     let Some(file) = file else {
-        let mut failed = Ok(());
         let range = chain.export_audit(from, to, &mut |line: &Value| {
             context.out.write(&format!("{line}\n"));
-            if context.out.is_broken() {
-                failed = Err(Failure::error("standard output was closed"));
+            match context.out.is_broken() {
+                true => Err(Failure::error("standard output was closed")),
+                false => Ok(()),
             }
-            std::mem::replace(&mut failed, Ok(()))
         });
         return range.map(|_| Exit::Ok);
     };
-    let io = |error: std::io::Error| Failure::io(format_args!("could not write {}", file.display()), &error);
-    let mut writer = BufWriter::new(File::create_new(file).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => Failure::usage(format!("{} exists already", file.display())),
-        _ => io(error),
-    })?);
-    let range = chain.export_audit(from, to, &mut |line: &Value| writeln!(writer, "{line}").map_err(io))?;
-    writer.into_inner().map_err(|error| io(error.into_error()))?.sync_all().map_err(io)?;
+    let range = newfile::create(file, |out| {
+        let mut line = |line: &Value| writeln!(out, "{line}").map_err(|error| newfile::failed(file, &error));
+        chain.export_audit(from, to, &mut line)
+    })?;
     let records = range.end - range.start;
     context.out.row("records", format_args!("{} from {}", grouped(records), grouped(range.start)));
     context.out.row("file", file.display());

@@ -2,11 +2,11 @@
 
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
+use crate::newfile;
 use crate::out::bytes;
 use clap::{Args, Subcommand};
 use keelstone_codec::Height;
 use serde_json::json;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Write state in another network's form
@@ -35,12 +35,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         context.out.write(&text);
         return Ok(Exit::Ok);
     }
-    std::fs::File::create_new(&file)
-        .and_then(|mut out| out.write_all(text.as_bytes()).and_then(|()| out.sync_all()))
-        .map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => Failure::usage(format!("{} exists already", file.display())),
-        _ => Failure::io(format_args!("could not write {}", file.display()), &error),
-    })?;
+    newfile::write(&file, text.as_bytes())?;
     let size = u64::try_from(text.len()).unwrap_or(u64::MAX);
     context.out.row("written", format_args!("{}, {}", file.display(), bytes(size)));
     context.out.emit(&json!({ "file": file, "bytes": size }));

@@ -7,6 +7,7 @@ use super::diff::{Change, compare};
 use super::{Source, expected, genesis_if_any};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
+use crate::newfile;
 use crate::out::{bytes, grouped};
 use crate::snapshots::look_into_library;
 use clap::Args;
@@ -15,7 +16,7 @@ use keelstone_ledger::Genesis;
 use keelstone_sync::delta::{Changes, Delta};
 use serde_json::json;
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 /// Bytes of a delta file: the most a delta weighs, and what names and counts add.
@@ -38,12 +39,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         _ => context.open_chain()?.delta(height(&options.from)?, height(&options.to)?)?,
     };
     let encoded = delta.to_bytes();
-    File::create_new(&options.out)
-        .and_then(|mut file| file.write_all(&encoded).and_then(|()| file.sync_all()))
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => Failure::usage(format!("{} exists already", options.out.display())),
-            _ => Failure::io(format_args!("could not write {}", options.out.display()), &error),
-        })?;
+    newfile::write(&options.out, &encoded)?;
     let size = u64::try_from(encoded.len()).unwrap_or(u64::MAX);
     let writes = delta.diff.iter().count();
     let out = context.out;

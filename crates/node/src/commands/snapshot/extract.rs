@@ -6,12 +6,12 @@ use crate::api;
 use crate::cli::Context;
 use crate::commands::proof::rooted;
 use crate::exit::{Exit, Failure};
+use crate::newfile;
 use crate::out::{Ink, bytes, grouped};
 use clap::Args;
 use keelstone_codec::{Namespace, Root};
 use keelstone_tree::{Blake3, HashKind, Hasher, Proof, ProofError, ProofLimits, Query, RangeAnswer, Sha256};
 use serde_json::json;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
@@ -67,12 +67,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         out.write(&text);
         return Ok(Exit::Ok);
     }
-    std::fs::File::create_new(&options.out)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => Failure::usage(format!("{} exists already", options.out.display())),
-            _ => Failure::io(format_args!("could not write {}", options.out.display()), &error),
-        })?;
+    newfile::write(&options.out, text.as_bytes())?;
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     out.say(out.ink(Ink::Good, "✓ these are all the entries, and the proof says so"));
     out.row("entries", grouped(count(found.entries.len())));

@@ -13,6 +13,7 @@ use crate::cli::Context;
 use crate::commands::init::{now, validator};
 use crate::commands::proof::FILE_BYTES_MAX;
 use crate::exit::{Exit, Failure};
+use crate::newfile;
 use crate::out::{bytes, grouped, short};
 use clap::Args;
 use keelstone_codec::{ChainId, Decode as _, Height, Key, Namespace, Value};
@@ -22,7 +23,6 @@ use keelstone_sync::library::{Info, LibraryError};
 use keelstone_tree::{Blake3, MemoryTree};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Most bytes of keys and values that stand in a genesis file: it is JSON, held in memory and read by every node.
@@ -171,12 +171,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         return Err(Failure::usage(format!("the genesis would have {size}, the limit is {limit}")));
     }
     Genesis::parse(text.as_bytes()).map_err(|error| Failure::usage(error.to_string()))?;
-    std::fs::File::create_new(&options.out)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => Failure::usage(format!("{} exists already", options.out.display())),
-            _ => Failure::io(format_args!("could not write {}", options.out.display()), &error),
-        })?;
+    newfile::write(&options.out, text.as_bytes())?;
 
     let out = context.out;
     out.row("chain", &genesis.chain_id);

@@ -20,6 +20,7 @@ use crate::control::{self, Created, Request, Told};
 use crate::engine::snapshot_params;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
+use crate::newfile;
 use crate::out::{Ink, Out, bytes, grouped, short};
 use crate::snapshots::{look_into_library, making, open_library, phase};
 use clap::{Args, Subcommand};
@@ -32,7 +33,7 @@ use keelstone_sync::snapshot::FORMAT;
 use serde_json::json;
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write as _};
+use std::io::BufReader;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -408,25 +409,12 @@ fn export(height: u64, to: &Path, config: &Config, context: &Context<'_>) -> Res
     Ok(())
 }
 
-/// Writes a tar under a name that must be free. One that could not be finished is removed.
+/// Writes a tar under a name that must be free.
 fn export_tar(library: &Library, height: u64, to: &Path, bar: &ProgressBar) -> Result<Info, Failure> {
-    let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => Failure::usage(format!("{} exists already", to.display())),
-        _ => Failure::io(format_args!("could not write {}", to.display()), &error),
-    };
     if library.pin(id(height)).is_none() {
         return Err(LibraryError::NotFound(id(height)).into());
     }
-    let mut file = BufWriter::new(File::create_new(to).map_err(failed)?);
-    let exported = library
-        .export_tar(id(height), &mut file, &mut show(bar))
-        .map_err(Failure::from)
-        .and_then(|info| file.flush().and_then(|()| file.get_ref().sync_all()).map_err(failed).map(|()| info));
-    if exported.is_err() {
-        // Half a tar is of no use; that it cannot be removed is no worse.
-        let _ = std::fs::remove_file(to);
-    }
-    exported
+    newfile::create(to, |file| Ok(library.export_tar(id(height), file, &mut show(bar))?))
 }
 
 /// A genesis from a file.
