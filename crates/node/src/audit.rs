@@ -9,7 +9,8 @@ use crate::strict_json;
 use keelstone_codec::{ChainId, Decode, Encode, Hash, Height, Root};
 use keelstone_execution::mmr::{Mmr, MmrConsistency, MmrInclusion};
 use keelstone_execution::{FunctionHash, Registry};
-use keelstone_ledger::{AuditEvent, AuditLog, AuditRecord, Checkpoint, LoggedRecord, SignedCheckpoint};
+use keelstone_ledger::{AuditEvent, AuditLog, AuditProof, AuditRecord, Checkpoint, LoggedRecord, SignedCheckpoint};
+use keelstone_tree::HashKind;
 use serde_json::{Value, json};
 
 /// The form of an export that this program writes and reads.
@@ -102,6 +103,18 @@ pub(crate) fn show(registry: &Registry, logged: &LoggedRecord) -> api::AuditEntr
         who: record.who().to_string(),
         said: said(registry, &record.event),
         record: hex::encode(record.to_bytes()),
+    }
+}
+
+/// A record with its proof, as it is answered. Nothing is said beside what the proof says.
+pub(crate) fn show_proof(registry: &Registry, proof: &AuditProof, hasher: HashKind) -> api::AuditAnswer {
+    let logged = LoggedRecord { index: proof.inclusion.index, record: proof.record.clone() };
+    api::AuditAnswer {
+        entry: show(registry, &logged),
+        height: proof.height.0,
+        root: proof.root.0.to_string(),
+        hasher: hasher.to_string(),
+        proof: hex::encode(proof.to_bytes()),
     }
 }
 

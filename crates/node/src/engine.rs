@@ -17,7 +17,7 @@ use crate::http::ENTRIES_BYTES_MAX;
 use crate::statesync::{StateSync, Syncing};
 use crate::way::{Way, Yielding, Yields};
 use crate::world::{By, Kept};
-use keelstone_codec::{Decode as _, Encode as _, Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
+use keelstone_codec::{Decode as _, Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
 use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, SessionId, Sessions};
 use keelstone_ledger::{
     AuditVerdict, ChangedBy, Committed, Genesis, GenesisError, InheritError, Inherited, Json, KeyChange, Ledger,
@@ -957,14 +957,7 @@ impl<H: Hasher> Chain for Local<H> {
     fn audit_proof(&self, index: u64) -> Result<api::AuditAnswer, Refusal> {
         let proof = self.ledger().audit_proof(index)?;
         let proof = proof.ok_or_else(|| Refusal::NotFound(format!("there is no audit record {index} yet")))?;
-        let logged = LoggedRecord { index, record: proof.record.clone() };
-        Ok(api::AuditAnswer {
-            entry: audit::show(self.registry(), &logged),
-            height: proof.height.0,
-            root: proof.root.0.to_string(),
-            hasher: H::KIND.to_string(),
-            proof: hex::encode(proof.to_bytes()),
-        })
+        Ok(audit::show_proof(self.registry(), &proof, H::KIND))
     }
 
     fn audit_checkpoint(&self, since: Option<u64>) -> Result<api::AuditCheckpoint, Refusal> {

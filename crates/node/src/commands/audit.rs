@@ -11,7 +11,7 @@ use crate::keyfile::KeyDir;
 use crate::newfile;
 use crate::out::{Ink, grouped, short};
 use clap::{Args, Subcommand};
-use keelstone_codec::{Decode as _, Encode as _, Height, Root};
+use keelstone_codec::{Decode as _, Height, Root};
 use keelstone_execution::PublicKey;
 use keelstone_ledger::{AuditProof, AuditVerdict, Checkpoint};
 use keelstone_tree::{Blake3, HashKind, Sha256};
@@ -165,16 +165,18 @@ fn proof(index: u64, root: Option<Root>, context: &Context<'_>) -> Result<Exit, 
         HashKind::Sha256 => proof.verify::<Sha256>(),
     };
     verdict.map_err(|error| Failure::integrity(error.to_string()))?;
-    if proof.inclusion.index != index || answer.entry.record != hex::encode(proof.record.to_bytes()) {
+    // What is shown is what was proven, not what the answer says beside it.
+    let proven = audit::show_proof(&context.application.registry, &proof, hasher);
+    if proven.entry.index != index || answer.entry.record != proven.entry.record {
         return Err(Failure::integrity(format!("the proof is of another record than {index}")));
     }
     let out = context.out;
     out.say(out.ink(Ink::Good, "✓ the record is in the log of this root"));
-    out.row("record", format_args!("{} of {}, {}", index, grouped(proof.log.count()), answer.entry.kind));
-    out.row("height", answer.entry.height);
-    out.row("who", &answer.entry.who);
-    out.row("root", proof.root.0);
-    out.emit(&answer);
+    out.row("record", format_args!("{} of {}, {}", index, grouped(proof.log.count()), proven.entry.kind));
+    out.row("height", proven.entry.height);
+    out.row("who", &proven.entry.who);
+    out.row("root", &proven.root);
+    out.emit(&proven);
     Ok(Exit::Ok)
 }
 
