@@ -158,6 +158,11 @@ pub(crate) fn read_checkpoint(shown: &api::AuditCheckpoint) -> Result<Checkpoint
     })
 }
 
+/// Whether two checkpoints are of one chain.
+pub(crate) fn same_chain(one: &Checkpoint, other: &Checkpoint) -> bool {
+    (&one.chain_id, one.genesis_hash) == (&other.chain_id, other.genesis_hash)
+}
+
 /// The proof in an answer that a log goes on from an earlier one.
 pub(crate) fn read_consistency(shown: &api::AuditCheckpoint) -> Result<MmrConsistency, Failure> {
     let digits = shown.consistency.as_ref().ok_or_else(|| Failure::usage("there is no proof of consistency in it"))?;
@@ -247,10 +252,7 @@ pub(crate) fn verify_export(
     if to > checkpoint.log.count() || from > to {
         return Err(Failure::usage(format!("line 1: {from} to {to} of {} records", checkpoint.log.count())));
     }
-    let same_chain = |trusted: &&Checkpoint| {
-        (&trusted.chain_id, trusted.genesis_hash) == (&checkpoint.chain_id, checkpoint.genesis_hash)
-    };
-    if trusted.is_some_and(|trusted| !same_chain(&trusted)) {
+    if trusted.is_some_and(|trusted| !same_chain(trusted, &checkpoint)) {
         return Err(Failure::integrity("the checkpoint is of another chain than the export"));
     }
     let mut compared = trusted.is_some_and(|trusted| trusted.log == checkpoint.log);

@@ -199,7 +199,7 @@ fn verify(file: Option<&Path>, context: &Context<'_>) -> Result<Exit, Failure> {
     }
     if let Some(kept) = &kept {
         let kept = &kept.checkpoint;
-        same_chain(kept, &audit::read_checkpoint(&chain.audit_checkpoint(None)?)?)?;
+        check_goes_on(kept, &audit::read_checkpoint(&chain.audit_checkpoint(None)?)?)?;
         let answer = chain.audit_checkpoint(Some(kept.log.count()))?;
         let now = audit::read_checkpoint(&answer)?;
         if !kept.log.extends_to(&now.log, &audit::read_consistency(&answer)?) {
@@ -221,8 +221,9 @@ fn verify(file: Option<&Path>, context: &Context<'_>) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn same_chain(kept: &Checkpoint, found: &Checkpoint) -> Result<(), Failure> {
-    if (&kept.chain_id, kept.genesis_hash) != (&found.chain_id, found.genesis_hash) {
+/// Refuses a checkpoint of another chain, or one that the log is shorter than.
+fn check_goes_on(kept: &Checkpoint, found: &Checkpoint) -> Result<(), Failure> {
+    if !audit::same_chain(kept, found) {
         let message = format!("the checkpoint is of chain {}, this is {}", kept.chain_id, found.chain_id);
         return Err(Failure::integrity(message));
     }
