@@ -137,6 +137,9 @@ fn history_of_an_entry_names_the_operations_that_changed_it() {
     let none = expect(home.path(), 0, &["history", "agents", "nobody", "--from", "1", "--to", "2"]);
     assert_eq!((none["changes"].as_array().map(Vec::len), none["to"].as_u64()), (Some(0), Some(2)));
     expect(home.path(), 2, &["history", "agents", "nobody", "--from", "2", "--to", "1"]);
+    // A key is written as `query` takes it, so also the name of a contract's entry that is longer than a key.
+    let name = format!("currency.balances:{}", "a".repeat(300));
+    assert_eq!(expect(home.path(), 0, &["history", "contracts", &name])["changes"], json!([]));
     let node = Node::start(home.path(), &[]);
     assert_eq!(expect(home.path(), 0, &["history", "agents", key, "--hex"]), history);
     assert_eq!(node.get("/v1/history/agents?key=x&limit=1001").0, 400);

@@ -1,12 +1,13 @@
 //! `keelstone history NAMESPACE KEY`: every change of an entry, with the operation that made it and a proof.
 
 use super::proof;
+use super::query::place;
 use crate::api;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, bytes, grouped, short};
 use clap::Args;
-use keelstone_codec::{Height, Key, Namespace, Root};
+use keelstone_codec::{Height, Root};
 
 /// Show what an entry held over time, and which operations changed it
 #[derive(Debug, Args)]
@@ -30,13 +31,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    let namespace =
-        Namespace::new(&options.namespace).map_err(|error| Failure::usage(format!("the namespace: {error}")))?;
-    let key = match options.hex {
-        true => hex::decode(&options.key).map_err(|error| Failure::usage(format!("the key: {error}")))?,
-        false => options.key.clone().into_bytes(),
-    };
-    let key = Key::new(key).map_err(|error| Failure::usage(format!("the key: {error}")))?;
+    let (namespace, key) = place(&options.namespace, &options.key, options.hex)?;
     let heights = (options.from.map(Height), options.to.map(Height));
     let history = context.chain()?.history(&namespace, &key, heights, usize::from(options.limit))?;
     for change in &history.changes {

@@ -114,6 +114,17 @@ fn key_bytes(text: &str, hexadecimal: bool) -> Result<Vec<u8>, Failure> {
     if hexadecimal { parsed("key", hex::decode(text)) } else { Ok(text.as_bytes().to_vec()) }
 }
 
+/// A namespace and a key in it, as people write them.
+pub(super) fn place(namespace: &str, key: &str, hexadecimal: bool) -> Result<(Namespace, Key), Failure> {
+    let namespace = parsed("namespace", Namespace::new(namespace))?;
+    let key = if namespace.as_str() == CONTRACTS && !hexadecimal {
+        parsed("key", EntryKey::named(key))?.key().clone()
+    } else {
+        parsed("key", Key::new(key_bytes(key, hexadecimal)?))?
+    };
+    Ok((namespace, key))
+}
+
 fn entry(options: EntryOptions, context: &Context<'_>) -> Result<Exit, Failure> {
     let name = options.namespace.clone().unwrap_or_default();
     if options.key.is_none() {
@@ -127,12 +138,7 @@ fn entry(options: EntryOptions, context: &Context<'_>) -> Result<Exit, Failure> 
         Some(key) => (name, key),
         None => (CONTRACTS.to_owned(), name),
     };
-    let namespace = parsed("namespace", Namespace::new(&namespace))?;
-    let key = if namespace.as_str() == CONTRACTS && !options.hex {
-        parsed("key", EntryKey::named(&key))?.key().clone()
-    } else {
-        parsed("key", Key::new(key_bytes(&key, options.hex)?))?
-    };
+    let (namespace, key) = place(&namespace, &key, options.hex)?;
     let entry = context.chain()?.entry(&namespace, &key, options.height.map(Height), options.prove)?;
     if options.prove {
         proof::verify(&entry, parsed("root", Root::from_hex(&entry.root))?)?;
