@@ -16,11 +16,11 @@ use keelstone_execution::{Batching, Bundle, FunctionHash, Mode, Operation, Publi
 use keelstone_ledger::{
     Continuation, Failure as BundleFailure, Progress, Receipt, SignedTransaction, Transaction, Verdict,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// A transaction before it is one: what is none is filled in by whoever sends it.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Plan {
     /// The network it is for.
@@ -43,7 +43,7 @@ pub(crate) struct Plan {
 }
 
 /// What a plan says of the batches of an async bundle.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Batches {
     /// The last height at which the chain goes on with it.
@@ -72,7 +72,7 @@ impl Batches {
 }
 
 /// One operation by name.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Call {
     /// The function: `name/version`, or its hash.

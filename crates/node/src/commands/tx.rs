@@ -11,7 +11,7 @@ use crate::strict_json;
 use clap::{Args, Subcommand};
 use keelstone_codec::{ChainId, Decode as _, Encode as _};
 use keelstone_execution::PublicKey;
-use keelstone_ledger::{SignedTransaction, Transaction};
+use keelstone_ledger::{SecretKey, SignedTransaction, Transaction};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -90,16 +90,20 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
 }
 
 fn build(file: &Path, from: &str, context: &Context<'_>) -> Result<Exit, Failure> {
-    let sender = match PublicKey::from_hex(from) {
-        Ok(key) => key,
-        Err(_) => KeyDir::new(context.home.path()).load(from)?.public(),
-    };
-    let transaction = plan(&read_input(file)?, sender, None, context)?;
+    let transaction = plan(&read_input(file)?, sender(from, context)?, None, context)?;
     let unsigned = hex::encode(transaction.to_bytes());
     context.out.row("transaction", transaction.id());
     context.out.row("unsigned", &unsigned);
     context.out.emit(&json!({ "id": transaction.id(), "unsigned": unsigned }));
     Ok(Exit::Ok)
+}
+
+/// Whose a transaction is to be: a public key, or the name of a key here.
+pub(super) fn sender(from: &str, context: &Context<'_>) -> Result<PublicKey, Failure> {
+    match PublicKey::from_hex(from) {
+        Ok(key) => Ok(key),
+        Err(_) => Ok(KeyDir::new(context.home.path()).load(from)?.public()),
+    }
 }
 
 /// The transaction a JSON file plans. What it leaves open is asked of `chain`, which is opened only if needed.
@@ -150,11 +154,16 @@ pub(super) fn sign(
         Some(bytes) => Transaction::from_bytes(&bytes).map_err(|error| Failure::usage(format!("unsigned: {error}")))?,
         None => plan(text, key.public(), chain, context)?,
     };
+    signed_with(transaction, &key, from)
+}
+
+/// Signs a transaction with the key of its sender, which is called `name` here.
+pub(super) fn signed_with(transaction: Transaction, key: &SecretKey, name: &str) -> Result<SignedTransaction, Failure> {
     if transaction.sender != key.public() {
-        let message = format!("the transaction is of {}, the key {from} is {}", transaction.sender, key.public());
+        let message = format!("the transaction is of {}, the key {name} is {}", transaction.sender, key.public());
         return Err(Failure::usage(message));
     }
-    Ok(transaction.sign(&key))
+    Ok(transaction.sign(key))
 }
 
 /// The signed transaction in a text, if it holds one.

@@ -9,13 +9,14 @@ use crate::api::{BundleStatus, Chain, Refusal};
 use crate::bundle::{Batches, Plan};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
+use crate::keyfile::KeyDir;
 use crate::out::{Ink, Out, grouped, short};
 use crate::strict_json;
 use clap::{Args, Subcommand};
 use keelstone_codec::{Encode as _, Hash};
 use keelstone_execution::bundles::{Abandon, BundleId, Resume, Retry, RollBack};
 use keelstone_execution::{Function, Mode, Operation, list_root};
-use keelstone_ledger::SignedTransaction;
+use keelstone_ledger::{SecretKey, SignedTransaction};
 use offline::Source;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -96,22 +97,31 @@ struct Sender {
     timeout: u64,
 }
 
+impl Sender {
+    fn key(&self, context: &Context<'_>) -> Result<SecretKey, Failure> {
+        KeyDir::new(context.home.path()).load(&self.from)
+    }
+}
+
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     match options.action {
         Action::Offline(action) => offline::run(action, context),
-        Action::Submit { file, sender, last_height, hold, no_wait } => {
-            let mut plan = match Source::parse(&read_input(&file)?)? {
-                Source::Plan(plan) => plan,
-                _ if last_height.is_some() || hold => {
-                    return Err(Failure::usage("the file says already how it is run: no --last-height, no --hold"));
-                }
-                source => return submit_built(source, &sender, no_wait, context),
-            };
-            let batches = plan.batches.get_or_insert_with(Batches::default);
-            batches.last_height = last_height.or(batches.last_height);
-            batches.hold |= hold;
-            submit(&plan, &sender, no_wait, context)
-        }
+        Action::Submit { file, sender, last_height, hold, no_wait } => match Source::parse(&read_input(&file)?)? {
+            Source::Plan(mut plan) => {
+                let batches = plan.batches.get_or_insert_with(Batches::default);
+                batches.last_height = last_height.or(batches.last_height);
+                batches.hold |= hold;
+                submit(&plan, &sender, no_wait, context)
+            }
+            _ if last_height.is_some() || hold => {
+                Err(Failure::usage("the file says already how it is run: no --last-height, no --hold"))
+            }
+            Source::Signed(signed) => submit_built(&signed, &sender, no_wait, context),
+            Source::Unsigned(transaction) => {
+                let signed = tx::signed_with(transaction, &sender.key(context)?, &sender.from)?;
+                submit_built(&signed, &sender, no_wait, context)
+            }
+        },
         Action::Status { id } => {
             let status = context.chain()?.bundle(&parsed(&id)?)?;
             show(&status, context.out);
@@ -149,25 +159,23 @@ fn parsed(id: &str) -> Result<Hash, Failure> {
 
 fn submit(plan: &Plan, sender: &Sender, no_wait: bool, context: &Context<'_>) -> Result<Exit, Failure> {
     let chain = context.chain()?;
-    let signed = sign(&text(plan), &sender.from, Some(&*chain), context)?;
-    sent(&*chain, &signed, no_wait, Duration::from_secs(sender.timeout), context)
+    let key = sender.key(context)?;
+    let transaction = tx::filled(plan, key.public(), Some(&*chain), context)?;
+    sent(&*chain, &transaction.sign(&key), no_wait, Duration::from_secs(sender.timeout), context)
 }
 
-/// Signs a transaction that was built, if it is not, and sends it.
-fn submit_built(source: Source, sender: &Sender, no_wait: bool, context: &Context<'_>) -> Result<Exit, Failure> {
-    let signed = match source {
-        Source::Signed(signed) => signed,
-        Source::Unsigned(transaction) => {
-            let unsigned = json!({ "unsigned": hex::encode(transaction.to_bytes()) });
-            sign(unsigned.to_string().as_bytes(), &sender.from, None, context)?
-        }
-        Source::Plan(plan) => sign(&text(&plan), &sender.from, None, context)?,
-    };
+/// Sends a bundle as it was built.
+fn submit_built(
+    signed: &SignedTransaction,
+    sender: &Sender,
+    no_wait: bool,
+    context: &Context<'_>,
+) -> Result<Exit, Failure> {
     let (chain, limit) = (context.chain()?, Duration::from_secs(sender.timeout));
     if *signed.transaction.bundle.mode() == Mode::Sync {
-        return tx::submit(&*chain, &signed, (!no_wait).then_some(limit), context);
+        return tx::submit(&*chain, signed, (!no_wait).then_some(limit), context);
     }
-    sent(&*chain, &signed, no_wait, limit, context)
+    sent(&*chain, signed, no_wait, limit, context)
 }
 
 /// Sends a signed async bundle, and shows where it stands.
@@ -243,10 +251,6 @@ fn retry(id: &str, file: &Path, at: u32, sender: &Sender, context: &Context<'_>)
     let revision = context.chain()?.bundle(&parsed(id)?)?.revision.saturating_add(1);
     let retry = |bundle| Operation::of(&Retry { bundle, operation: at, replacement, revision, operations: root });
     call(id, retry, sender, context)
-}
-
-fn text(plan: &Plan) -> Vec<u8> {
-    json!(plan).to_string().into_bytes()
 }
 
 fn show(status: &BundleStatus, out: &Out) {

@@ -202,10 +202,7 @@ impl Given {
         let from = self.from.as_ref().ok_or_else(|| {
             Failure::usage("the file does not say whose bundle it is").hint("give --from: a public key, or a key here")
         })?;
-        match PublicKey::from_hex(from) {
-            Ok(key) => Ok(key),
-            Err(_) => Ok(KeyDir::new(context.home.path()).load(from)?.public()),
-        }
+        tx::sender(from, context)
     }
 }
 
@@ -400,12 +397,7 @@ fn prove<H: Hasher>(claim: &Claim, bundle: &Given, file: &Path, context: &Contex
             let from = from.ok_or_else(|| Failure::usage("the file is not signed: give --from KEY"))?;
             let key = KeyDir::new(context.home.path()).load(from)?;
             let transaction = claim.transaction::<H>(source, bundle, context)?.0;
-            if transaction.sender != key.public() {
-                let message =
-                    format!("the transaction is of {}, the key {from} is {}", transaction.sender, key.public());
-                return Err(Failure::usage(message));
-            }
-            transaction.sign(&key)
+            tx::signed_with(transaction, &key, from)?
         }
     };
     let witness = Blob::new(claim.proof.clone()).map_err(|error| Failure::usage(format!("the witness: {error}")))?;
