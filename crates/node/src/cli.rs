@@ -113,10 +113,15 @@ impl Context<'_> {
     /// The chain of this home directory: the node that runs over it if there is one, else the directory itself.
     pub(crate) fn chain(&self) -> Result<Arc<dyn Chain>, Failure> {
         self.home.read_genesis()?;
-        match self.home.announced_api().and_then(|at| Remote::connect(at, tokens::own(&self.home))) {
+        match self.node() {
             Some(remote) => Ok(Arc::new(remote)),
             None => Ok(Arc::new(Alone::new(self.open_chain()?, self)?)),
         }
+    }
+
+    /// The node that runs over this home directory, if one answers.
+    pub(crate) fn node(&self) -> Option<Remote> {
+        Remote::connect(self.home.announced_api()?, tokens::own(&self.home))
     }
 
     /// As [`Self::open_chain`], for an engine that may have the state from its peers.

@@ -1,7 +1,6 @@
 //! `keelstone token new|list|remove`: tokens for the HTTP API of this home's node.
 
 use crate::cli::Context;
-use crate::client::Remote;
 use crate::exit::{Exit, Failure};
 use crate::tokens::{self, Role};
 use clap::{Args, Subcommand};
@@ -62,8 +61,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
 
 /// Has the node that runs here, if one does, read its tokens again. Says whether one did.
 fn tell(context: &Context<'_>) -> Result<bool, Failure> {
-    let token = tokens::own(&context.home);
-    let Some(node) = context.home.announced_api().and_then(|at| Remote::connect(at, token)) else { return Ok(false) };
+    let Some(node) = context.node() else { return Ok(false) };
     node.reload().map_err(|refusal| {
         Failure::from(refusal).hint("the file is written; a node takes it when it is started again")
     })?;
