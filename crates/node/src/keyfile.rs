@@ -48,6 +48,14 @@ pub(crate) fn is_plain(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(plain)
 }
 
+/// Refuses a name that is not plain, as whatever it should be one of.
+pub(crate) fn check_plain(name: &str, what: &str) -> Result<(), Failure> {
+    match is_plain(name) {
+        true => Ok(()),
+        false => Err(Failure::usage(format!("{name:?} is no {what}: use 1 to 64 of A-Z, a-z, 0-9, '_' and '-'"))),
+    }
+}
+
 impl KeyDir {
     pub(crate) fn new(home: &Path) -> Self {
         Self(home.join("keys"))
@@ -58,9 +66,7 @@ impl KeyDir {
     /// # Errors
     /// A usage failure if the name could leave the directory or hide in it.
     pub(crate) fn path(&self, name: &str) -> Result<PathBuf, Failure> {
-        if !is_plain(name) {
-            return Err(Failure::usage(format!("{name:?} is no key name: use 1 to 64 of A-Z, a-z, 0-9, '_' and '-'")));
-        }
+        check_plain(name, "key name")?;
         Ok(self.0.join(format!("{name}.{EXTENSION}")))
     }
 

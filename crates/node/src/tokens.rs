@@ -76,12 +76,10 @@ pub(crate) fn hash(token: &str) -> Hash {
 
 /// Whether a token, or a parameter that is called so, stands in text where none belongs.
 pub(crate) fn stands_in(text: &str) -> bool {
-    let mut parts = text.split(PREFIX);
-    let before = parts.next().unwrap_or_default();
     let whole = |part: &str| part.bytes().take_while(u8::is_ascii_hexdigit).count() >= DIGITS;
     let named = text.split(['?', '&']).skip(1).filter_map(|parameter| parameter.split('=').next());
     let mut named = named.map(str::to_ascii_lowercase);
-    (before.len() < text.len() && parts.any(whole)) || named.any(|name| matches!(&*name, "token" | "access_token"))
+    text.split(PREFIX).skip(1).any(whole) || named.any(|name| matches!(&*name, "token" | "access_token"))
 }
 
 /// A fresh token: 32 bytes of the system's randomness.
@@ -130,9 +128,7 @@ pub(crate) fn roles(tokens: &[Kept]) -> Vec<(Hash, Role)> {
 /// Makes a token and keeps its hash. The text is not kept anywhere.
 pub(crate) fn create(home: &Home, name: &str, role: Role) -> Result<Zeroizing<String>, Failure> {
     let mut tokens = load(home)?;
-    if !keyfile::is_plain(name) {
-        return Err(Failure::usage(format!("{name:?} is no name: use 1 to 64 of A-Z, a-z, 0-9, '_' and '-'")));
-    }
+    keyfile::check_plain(name, "name")?;
     if tokens.iter().any(|token| token.name == name) {
         return Err(Failure::usage(format!("there is a token {name:?} already")));
     }
