@@ -218,3 +218,19 @@ fn facts(info: &Info, encoded: Option<&[u8]>) -> Result<ChainFacts, Failure> {
     ChainFacts::from_bytes(encoded)
         .map_err(|error| Failure::usage(format!("the facts of {} do not decode: {error}", info.chain_id)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_keys_with_grants_than_a_genesis_takes_are_refused() {
+        let sessions = Namespace::new(Sessions::NAME).expect("a constant");
+        let mut taken = Taken { grants: Some(Vec::new()), ..Taken::default() };
+        let mut take = |number: usize| taken.take(&sessions, format!("grants/{number}").as_bytes(), b"granted");
+        for number in 0..GENESIS_KEYS_MAX {
+            take(number).expect("as many as there may be");
+        }
+        assert!(matches!(take(GENESIS_KEYS_MAX), Err(LibraryError::TooLarge { found: 1_025, limit: 1_024, .. })));
+    }
+}
