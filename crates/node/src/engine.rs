@@ -39,7 +39,7 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, TryLockError};
 
 /// Bytes of a witness that is given out: in hexadecimal it has to fit into an answer.
 const WITNESS_BYTES_MAX: usize = 24 << 20;
@@ -915,8 +915,12 @@ impl<H: Hasher> Chain for Local<H> {
             .or_else(|_| Transaction::from_bytes(transaction))
             .map_err(|error| Refusal::Bad(format!("the bytes are no transaction: {error}")))?;
         // It costs what running the bundle costs, and nobody pays for it.
-        let busy = || Refusal::Busy("another witness is being made".to_owned());
-        let _one = self.witnessing.try_lock().map_err(|_| busy())?;
+        let _one = match self.witnessing.try_lock() {
+            Ok(one) => one,
+            // Whoever met a bug on the way makes none any more.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(Refusal::Busy("another witness is being made".to_owned())),
+        };
         let Witness { setting, proof } = ledger.witness(&transaction, ledger.time())?;
         if proof.len() > WITNESS_BYTES_MAX {
             return Err(Refusal::Bad(format!(
@@ -1209,5 +1213,45 @@ impl<H: Hasher> Engine for Local<H> {
         let found = sessions.find(chain_id, &id, key).map_err(|stop| Refusal::Failed(stop.to_string()))?;
         let session = found.unwrap_or_else(|| Session::root(chain_id, *key));
         Ok((session.state_hash, session.sequence))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelstone_codec::{ChainId, Encode as _};
+    use keelstone_execution::bundles::Resume;
+    use keelstone_execution::{Bundle, Mode, Operation};
+    use keelstone_ledger::SecretKey;
+    use keelstone_ledger::modules::standard;
+
+    #[test]
+    fn one_witness_is_made_at_a_time_and_a_bug_in_one_does_not_keep_others_from_being_made() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let home = Home::new(dir.path().to_owned());
+        let genesis = Genesis::new(ChainId::new("test").expect("a name"));
+        let resume = Operation::of(&Resume { bundle: BundleId(Hash([0; 32])) });
+        let transaction = Transaction {
+            chain_id: genesis.chain_id.clone(),
+            sender: SecretKey::from_seed(&[7; 32]).public(),
+            nonce: 0,
+            expiry_height: Height(10),
+            session: None,
+            bundle: Bundle::new(Mode::Sync, vec![resume]).expect("a short bundle"),
+        };
+        let transaction = transaction.to_bytes();
+        let chain = Local::<Blake3>::open(&home, &Config::default(), &standard(), genesis, false).expect("begun");
+
+        let one = chain.witnessing.lock().expect("nobody's");
+        assert!(matches!(chain.witness(&transaction), Err(Refusal::Busy(_))));
+        drop(one);
+        std::thread::scope(|threads| {
+            let bug = threads.spawn(|| {
+                let _one = chain.witnessing.lock().expect("nobody's");
+                assert!(transaction.is_empty(), "a bug while it is made");
+            });
+            assert!(bug.join().is_err());
+        });
+        chain.witness(&transaction).expect("the next one is made");
     }
 }
