@@ -1036,7 +1036,6 @@ impl<H: Hasher> Chain for Local<H> {
 /// A value as text: an imported entry as its network writes it, an entry of a collection as JSON, else what is printable
 /// text already.
 fn readable(registry: &Registry, namespace: &Namespace, key: &Key, value: &[u8]) -> Option<String> {
-    use keelstone_codec::Decode as _;
     if namespace.as_str() == xian::CONTRACTS {
         let name = std::str::from_utf8(key).unwrap_or_default();
         return match xian::Record::from_bytes(value).ok()? {
