@@ -90,6 +90,10 @@ impl Access {
         match asks {
             _ if path.starts_with("/v1/admin/") => Some(Role::Admin),
             true => self.read.then_some(Role::Read),
+            // It is sent as a transaction is, and tells what the state holds.
+            false if path == "/v1/witness" => {
+                self.write.then_some(Role::Write).or_else(|| self.read.then_some(Role::Read))
+            }
             false => self.write.then_some(Role::Write),
         }
     }
@@ -273,6 +277,22 @@ mod tests {
         let now = Instant::now();
         assert_eq!(status(&access, "POST /v1/transactions", None, CLIENT, now), 200);
         assert_eq!(status(&access, "POST /v1/admin/reload", None, CLIENT, now), 401);
+    }
+
+    #[test]
+    fn r07_a_witness_takes_a_token_where_either_sending_or_asking_does() {
+        let now = Instant::now();
+        for (sending, asking, none, reader) in
+            [(false, false, 200, 200), (false, true, 401, 200), (true, false, 401, 403), (true, true, 401, 403)]
+        {
+            let (_dir, access, [read, write, _]) =
+                access(|http| (http.write_token, http.read_token) = (sending, asking));
+            let ask = |token: Option<&str>| {
+                let token = token.map(|token| format!("Bearer {token}"));
+                status(&access, "POST /v1/witness", token.as_deref(), CLIENT, now)
+            };
+            assert_eq!([ask(None), ask(Some(&read)), ask(Some(&write))], [none, reader, 200], "{sending} {asking}");
+        }
     }
 
     #[test]
