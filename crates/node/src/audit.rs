@@ -309,3 +309,28 @@ pub(crate) fn verify_export(
     }
     Ok(Ok(Exported { checkpoint, from, records: to - from, compared }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelstone_codec::CHAIN_ID_LEN_MAX;
+    use keelstone_ledger::SecretKey;
+
+    /// `docs/audit.md` says so. No log has more peaks than one of 2^63 - 1 records, and no chain a longer name.
+    #[test]
+    fn the_longest_checkpoint_takes_less_than_5_kb() {
+        let count = (1_u64 << 63) - 1;
+        let mut log = count.to_bytes();
+        (0..count.count_ones()).for_each(|peak| log.extend([u8::try_from(peak).expect("below 64"); 32]));
+        let checkpoint = Checkpoint {
+            chain_id: ChainId::new(&"c".repeat(CHAIN_ID_LEN_MAX)).expect("the longest name"),
+            genesis_hash: Hash([1; 32]),
+            height: Height(u64::MAX),
+            root: Root(Hash([2; 32])),
+            log: Mmr::from_bytes(&log).expect("a log with all its peaks"),
+        };
+        let file = signed_json(&checkpoint.sign(&SecretKey::from_seed(&[7; 32]))).to_string();
+        assert_eq!(read_signed(file.as_bytes()).expect("read back").checkpoint.log.count(), count);
+        assert!(file.len() < 5_000, "{} bytes", file.len());
+    }
+}
