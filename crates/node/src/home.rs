@@ -8,6 +8,8 @@
 //! data/            state, blocks and receipts, in generations; locked by the process that uses them
 //! data/snapshots/  snapshots, under a lock of their own
 //! api.json         where the API of the running node listens
+//! tokens.json      hashes of tokens for the API, readable by its owner only
+//! api.token        the token for this home's own commands, while a node runs
 //! ```
 
 use crate::exit::{Exit, Failure};
