@@ -187,3 +187,54 @@ fn pruned_records_are_gone_and_the_rest_verifies() {
     assert!(!file.exists(), "the head of an export without its records");
     expect(home.path(), 0, &["audit", "proof", &first.to_string()]);
 }
+
+/// spec: AUDIT-8. What is no export, or cannot be compared with a checkpoint, is told for what it is.
+#[test]
+fn what_is_no_export_or_cannot_be_compared_is_told() {
+    let home = lived();
+    let path = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    let (whole, file, kept) = (path("whole.jsonl"), path("file.jsonl"), path("kept.json"));
+    expect(home.path(), 0, &["audit", "checkpoint", "--out", &kept]);
+    send(home.path(), 0, &json!([post("after the checkpoint")]));
+    expect(home.path(), 0, &["audit", "export", "--out", &whole]);
+    let text = std::fs::read_to_string(&whole).unwrap();
+    let (head, rest) = text.split_once('\n').unwrap();
+    let (records, last) = (rest.lines().count(), rest.lines().last().unwrap());
+    let headed = |at: &str, value: u64| {
+        let mut changed: Value = serde_json::from_str(head).unwrap();
+        *changed.pointer_mut(at).unwrap() = json!(value);
+        format!("{changed}\n{rest}")
+    };
+    let elsewhere = tempfile::tempdir().unwrap();
+    let told = |code: i32, more: &[&str]| {
+        let told = expect(elsewhere.path(), code, &[&["audit", "verify", "--export", &file], more].concat());
+        told["error"]["message"].as_str().or(told["what"].as_str()).unwrap_or_else(|| panic!("{told}")).to_owned()
+    };
+    for (code, text, says) in [
+        (2, String::new(), "the export is empty"),
+        (2, "{}\n".to_owned(), "not the head of an export"),
+        (2, "{\n".to_owned(), "line 1"),
+        (2, headed("/audit_export", 2), "has form 2"),
+        (2, headed("/to", records as u64 + 1), "of "),
+        (2, headed("/from", records as u64 + 1), "of "),
+        (2, headed("/checkpoint/count", 1), "records, not 1"),
+        (2, text.trim_end().to_owned(), "a line ends early"),
+        (2, format!("{head}\n{}\n", " ".repeat(64 * 1024)), "longer than 65536 bytes"),
+        (12, format!("{text}{last}\n"), "a line follows the last record"),
+        (12, format!("{head}\n{{\n"), "is no JSON"),
+        (12, format!("{head}\n{{}}\n"), "holds no record and proof"),
+    ] {
+        std::fs::write(&file, &text).unwrap();
+        let told = told(code, &[]);
+        assert!(told.contains(says), "{told} does not say {says:?}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    assert!(told(2, &[]).contains("there is no file"));
+    // Records from the second on say nothing of a log that ended in between.
+    expect(home.path(), 0, &["audit", "export", "--from", "1", "--out", &file]);
+    assert!(told(2, &["--checkpoint", &kept]).contains("cannot be compared"));
+    let other = chain();
+    expect(other.path(), 0, &["audit", "checkpoint", "--out", &path("other.json")]);
+    assert!(told(12, &["--checkpoint", &path("other.json")]).contains("another chain"));
+    expect(home.path(), 12, &["audit", "verify", "--checkpoint", &path("other.json")]);
+}

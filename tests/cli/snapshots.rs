@@ -453,6 +453,9 @@ fn a_delta_takes_an_old_snapshot_to_a_later_height() {
         snapshot(third.path(), code, &[&["restore", &tar, "--root", root, "--genesis", &genesis], &deltas[..]].concat())
     };
     assert_eq!(again(0, [&steps[0].2, &steps[1].2])["root"], status["root"]);
+    let too_many = [&["restore", &tar][..], &["--delta", &steps[0].2].repeat(65), &["--yes"]].concat();
+    let refused = snapshot(home.path(), 2, &too_many);
+    assert!(refused["error"]["message"].as_str().unwrap().contains("64 is the limit"), "{refused}");
     again(2, [&steps[1].2, &steps[0].2]);
     let mut bytes = fs::read(&steps[1].2).unwrap();
     let text = bytes.windows(6).position(|window| window == b"fourth").unwrap();
