@@ -91,15 +91,16 @@ fn first_of(packed: &[u8]) -> Result<u64, DecodeError> {
     input.varint()
 }
 
-/// From where on records are kept, where that says so.
-fn kept_in(kv: &dyn Kv) -> Result<Option<Kept>, StoreError> {
-    Ok(kv.get(KEPT)?.and_then(|bytes| Kept::from_bytes(&bytes).ok()))
+/// From where on records are kept; none while there is none.
+fn kept_in(kv: &dyn Kv) -> Result<Option<Result<Kept, DecodeError>>, StoreError> {
+    Ok(kv.get(KEPT)?.map(|bytes| Kept::from_bytes(&bytes)))
 }
 
-/// Writes a block's records. What was kept of a block of this height before is gone by then.
+/// Writes a block's records. What was kept of a block of this height before is gone by then. Where it cannot be read from
+/// where on records are kept, that stays as it is: written anew it would hide that earlier records were kept.
 pub(crate) fn keep_audit(kv: &dyn Kv, batch: &mut Batch, appended: &Appended) -> Result<(), StoreError> {
     let BlockAudit { height, first, .. } = appended.records;
-    if kept_in(kv)?.is_none_or(|kept| kept.height >= height) {
+    if kept_in(kv)?.is_none_or(|kept| kept.is_ok_and(|kept| kept.height >= height)) {
         batch.put(KEPT, Kept { height, log: appended.before.clone() }.to_bytes());
     }
     batch.put(at(RECORDS, height), appended.records.pack()).put(place_key(first), height.to_bytes());
@@ -117,7 +118,7 @@ pub(crate) fn forget_audit(kv: &dyn Kv, batch: &mut Batch, height: Height) -> Re
         batch.delete(place_key(first));
     }
     batch.delete(at(RECORDS, height));
-    if kept_in(kv)?.is_some_and(|kept| kept.height >= height) {
+    if kept_in(kv)?.is_some_and(|kept| kept.is_ok_and(|kept| kept.height >= height)) {
         batch.delete(KEPT);
     }
     Ok(())
@@ -142,12 +143,11 @@ impl<H: Hasher> Ledger<H> {
 
     /// Where records begin to be kept here; none while there is none.
     fn audit_kept(&self) -> Result<Option<Kept>, LedgerError> {
-        let Some(bytes) = self.kv.get(KEPT)? else { return Ok(None) };
         let damaged = |error| LedgerError::Damaged {
             height: self.genesis_height(),
             what: format!("what says from where on audit records are kept does not decode: {error}"),
         };
-        Kept::from_bytes(&bytes).map(Some).map_err(damaged)
+        kept_in(&*self.kv)?.transpose().map_err(damaged)
     }
 
     /// The place of the first record that is kept, and of the one behind the last.

@@ -292,6 +292,20 @@ fn what_remains_after_pruning_still_verifies() {
     assert_eq!(chain.verify_audit(&mut |_| {}).unwrap().fault, None);
 }
 
+/// Where it does not decode from where on records are kept, blocks go on, and the damage is still told afterwards.
+#[test]
+fn damage_of_where_records_begin_is_not_written_over() {
+    let kv = Arc::new(MemoryKv::new());
+    let chain = begin(&kv);
+    live(&chain);
+    kv.write(std::mem::take(Batch::new().put(b"A".to_vec(), vec![0xff; 3]))).unwrap();
+    block(&chain, &[signed(2, 7, vec![post("and on")])]);
+    chain.rollback(Height(3)).unwrap();
+    assert!(matches!(chain.audit_range(), Err(LedgerError::Damaged { .. })));
+    let fault = chain.verify_audit(&mut |_| {}).unwrap().fault.unwrap();
+    assert!(fault.index == 0 && fault.what.contains("does not decode"), "{fault:?}");
+}
+
 /// spec: AUDIT-7. An outsider's checkpoint finds out a log that was cut and went on otherwise, and only such a one.
 #[test]
 fn a_checkpoint_finds_truncation() {
