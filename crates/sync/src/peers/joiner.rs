@@ -15,7 +15,7 @@ use super::jobs::{JobId, Jobs};
 use super::progress::{self, Meter};
 use super::standing::Peer;
 use super::{Frame, Progress, Request, Response, Staging, StagingError, Status, Version, Why};
-use crate::snapshot::{PageError, Place, Skeleton, SnapshotParams, TooLarge, unpack};
+use crate::snapshot::{PageError, Place, Skeleton, SnapshotParams, TooLarge, hand_on, unpack};
 use keelstone_codec::{BoundedSet, Decode, Key, Namespace, splitmix64};
 use keelstone_store::files::Files;
 use keelstone_tree::{Hasher, Totals};
@@ -392,22 +392,14 @@ impl<H: Hasher> Joiner<H> {
                     return Err(Ended::Disk(error).into());
                 }
             };
-            let mut first = true;
             let skeleton = &jobs.skeleton;
-            let handed = skeleton.unit_entries(unit, &body, |name, key, value| -> Result<(), EntriesError<E>> {
-                if let (true, Some((last_name, last_key))) = (std::mem::take(&mut first), &last) {
-                    let before = Place { name: last_name.as_bytes(), key: last_key };
-                    let border = skeleton.check_unit_border(unit, before, Place { name: name.as_bytes(), key });
-                    border.map_err(|fault| Ended::FalseRoot { unit, what: fault.to_string() })?;
-                }
-                let key = Key::new(key).expect("the unit was proven to decode");
-                each(name, &key, value).map_err(EntriesError::Taker)?;
-                match &mut last {
-                    Some((namespace, last)) if namespace == name => *last = key,
-                    last => *last = Some((name.clone(), key)),
-                }
-                Ok(())
-            });
+            let border = |last: Place<'_>, first: Place<'_>| {
+                let border = skeleton.check_unit_border(unit, last, first);
+                border.map_err(|fault| Ended::FalseRoot { unit, what: fault.to_string() }.into())
+            };
+            let take = |name: &Namespace, key: &Key, value: &[u8]| each(name, key, value).map_err(EntriesError::Taker);
+            let handed: Result<(), EntriesError<E>> =
+                skeleton.unit_entries(unit, &body, hand_on(&mut last, border, take));
             if let Err(error) = handed {
                 if matches!(error, EntriesError::Ended(_)) {
                     self.phase = Phase::Over;

@@ -23,6 +23,7 @@ mod standing;
 #[cfg(test)]
 mod vectors;
 
+pub use crate::snapshot::StagingError;
 use joiner::Dice;
 pub use joiner::{Effect, Ended, EntriesError, Event, Joiner, Misconduct, PeerId, Settings, Tick};
 pub use message::{
@@ -32,4 +33,3 @@ pub use message::{
 pub use progress::Progress;
 pub use server::{Server, ServerLimits, Versions, header_query};
 use staging::Staging;
-pub use staging::StagingError;

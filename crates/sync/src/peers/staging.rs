@@ -11,38 +11,24 @@
 //!
 //! Rules: `spec/peers.md`, PEER-9.
 
-use crate::snapshot::UnitName;
+use super::{RESPONSE_BYTES_MAX, UNITS_MAX};
+use crate::snapshot::{StagingError, StagingFiles, UnitName};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, Reader, Tag, TaggedHasher};
 use keelstone_store::files::Files;
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 
-use super::{RESPONSE_BYTES_MAX, UNITS_MAX};
-
 /// Most bytes of a batch: what one answer can hold once unpacked, and its names.
-const BATCH_BYTES_MAX: u64 = RESPONSE_BYTES_MAX as u64 + 4 + HEAD_BYTES * UNITS_MAX as u64 + 32;
+const BATCH_BYTES_MAX: usize = RESPONSE_BYTES_MAX + 4 + HEAD_BYTES * UNITS_MAX + 32;
 /// Bytes before a batch's units for each of them.
-const HEAD_BYTES: u64 = 1 + 32 + 4;
+const HEAD_BYTES: usize = 1 + 32 + 4;
 
 const STAGED: Tag = Tag::new("peers-staged");
-
-/// A failure of our own disk. Nobody else is to blame.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("could not {doing} {file} of the staging directory: {source}")]
-pub struct StagingError {
-    /// The action.
-    pub doing: &'static str,
-    /// The file.
-    pub file: String,
-    /// What the machine said.
-    pub source: Arc<io::Error>,
-}
 
 /// The units that are there.
 #[derive(Debug)]
 pub(super) struct Staging {
-    files: Arc<dyn Files>,
+    files: StagingFiles,
     batches: BTreeMap<u64, Batch>,
     units: BTreeMap<UnitName, Slot>,
     /// The batch that was read last: units that follow one another mostly share one.
@@ -69,14 +55,15 @@ impl Staging {
     /// Takes over a directory, which nobody else may use, with what a crash left there. Reads all of it, and removes
     /// batches that are torn.
     pub(super) fn open(files: Arc<dyn Files>) -> Result<Self, StagingError> {
+        let files = StagingFiles(files);
         let mut staging = Self { files, batches: BTreeMap::new(), units: BTreeMap::new(), last: None };
-        for file in staging.files.list().map_err(failed("list", ""))? {
+        for file in staging.files.list()? {
             let Some(number) = batch_number(&file) else { continue };
             // A file that cannot be read is of no more use than one that is torn.
-            let read = staging.read_file(&file).ok().flatten();
+            let read = staging.files.read(&file, BATCH_BYTES_MAX).ok().flatten();
             match read.and_then(|bytes| decode(&bytes)) {
                 Some((digest, heads)) => staging.note(number, digest, &heads, false),
-                None => staging.remove_file(&file)?,
+                None => staging.files.remove(&file)?,
             }
         }
         Ok(staging)
@@ -94,13 +81,12 @@ impl Staging {
     /// Writes proven units, with the note that they are there.
     pub(super) fn write(&mut self, units: &[(UnitName, &[u8])]) -> Result<(), StagingError> {
         let number = self.batches.last_key_value().map_or(0, |(last, _)| last + 1);
-        let bytes = encode(units);
-        let file = batch_file(number);
-        // A crash or a full disk may have left one.
-        self.remove_file(&file)?;
-        let write = || self.files.create(&file, bytes.len() as u64)?.write_at(0, &bytes);
-        write().map_err(failed("write", &file))?;
-        let (digest, heads) = decode(&bytes).expect("what was encoded decodes");
+        let heads: Vec<(UnitName, u32)> = units
+            .iter()
+            .map(|(name, bytes)| (*name, u32::try_from(bytes.len()).expect("a unit has at most 16 MB")))
+            .collect();
+        let (digest, bytes) = encode(&heads, units);
+        self.files.write(&batch_file(number), &bytes)?;
         self.note(number, digest, &heads, true);
         Ok(())
     }
@@ -111,7 +97,8 @@ impl Staging {
         let Some(Slot { batch, at, len }) = self.units.get(name).copied() else { return Ok(None) };
         if self.last.as_ref().is_none_or(|(last, _)| *last != batch) {
             let bytes = self
-                .read_file(&batch_file(batch))?
+                .files
+                .read(&batch_file(batch), BATCH_BYTES_MAX)?
                 .filter(|bytes| decode(bytes).is_some_and(|(digest, _)| digest == self.batches[&batch].digest));
             match bytes {
                 Some(bytes) => self.last = Some((batch, bytes)),
@@ -151,7 +138,7 @@ impl Staging {
     }
 
     fn note(&mut self, number: u64, digest: Hash, heads: &[(UnitName, u32)], proven: bool) {
-        let mut at = 32 + 4 + u32::try_from(heads.len()).expect("units of a batch are limited") * 37;
+        let mut at = u32::try_from(32 + 4 + HEAD_BYTES * heads.len()).expect("units of a batch are limited");
         let (mut names, mut bytes) = (Vec::with_capacity(heads.len()), 0);
         for (name, len) in heads {
             // A unit that another batch has too, after a crash, counts where it was seen first.
@@ -172,48 +159,24 @@ impl Staging {
             }
         }
         self.last.take_if(|(last, _)| *last == number);
-        self.remove_file(&batch_file(number))
-    }
-
-    fn read_file(&self, file: &str) -> Result<Option<Vec<u8>>, StagingError> {
-        let read = || -> io::Result<Option<Vec<u8>>> {
-            let open = self.files.open(file)?;
-            let len = open.len()?;
-            if len > BATCH_BYTES_MAX {
-                return Ok(None);
-            }
-            let mut bytes = vec![0; usize::try_from(len).expect("the bound is far below")];
-            open.read_at(0, &mut bytes)?;
-            Ok(Some(bytes))
-        };
-        match read() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other.map_err(failed("read", file)),
-        }
-    }
-
-    fn remove_file(&self, file: &str) -> Result<(), StagingError> {
-        match self.files.remove(file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(failed("remove", file)),
-        }
+        self.files.remove(&batch_file(number))
     }
 }
 
-/// The bytes of a batch.
+/// The bytes of a batch, with their digest before them.
 // spec: PEER-9
-fn encode(units: &[(UnitName, &[u8])]) -> Vec<u8> {
+fn encode(heads: &[(UnitName, u32)], units: &[(UnitName, &[u8])]) -> (Hash, Vec<u8>) {
     let mut out = vec![0; 32];
-    u32::try_from(units.len()).expect("units of a batch are limited").encode(&mut out);
-    for (name, bytes) in units {
+    u32::try_from(heads.len()).expect("units of a batch are limited").encode(&mut out);
+    for (name, len) in heads {
         name.of_namespaces.encode(&mut out);
         name.hash.encode(&mut out);
-        u32::try_from(bytes.len()).expect("a unit has at most 16 MB").encode(&mut out);
+        len.encode(&mut out);
     }
     units.iter().for_each(|(_, bytes)| out.extend_from_slice(bytes));
     let digest = digest(&out[32..]);
     out[..32].copy_from_slice(&digest.0);
-    out
+    (digest, out)
 }
 
 fn digest(body: &[u8]) -> Hash {
@@ -230,7 +193,7 @@ fn decode(bytes: &[u8]) -> Option<(Hash, Vec<(UnitName, u32)>)> {
     let heads = || -> Result<_, DecodeError> {
         let mut input = Reader::new(body);
         let count = input.length("units of a batch", UNITS_MAX)?;
-        let mut heads = Vec::with_capacity(count.min(input.left() / 37));
+        let mut heads = Vec::with_capacity(count.min(input.left() / HEAD_BYTES));
         for _ in 0..count {
             let name = UnitName { of_namespaces: bool::decode(&mut input)?, hash: Hash::decode(&mut input)? };
             heads.push((name, u32::decode(&mut input)?));
@@ -251,10 +214,6 @@ fn batch_file(number: u64) -> String {
 fn batch_number(file: &str) -> Option<u64> {
     let number = file.strip_prefix("batch-")?.parse().ok()?;
     (batch_file(number) == file).then_some(number)
-}
-
-fn failed<'a>(doing: &'static str, file: &'a str) -> impl FnOnce(io::Error) -> StagingError + 'a {
-    move |error| StagingError { doing, file: file.to_owned(), source: Arc::new(error) }
 }
 
 #[cfg(test)]

@@ -19,8 +19,9 @@ mod part;
 mod plan;
 mod restore;
 mod skeleton;
+mod staging;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod unit;
 mod wire;
 
@@ -31,7 +32,9 @@ pub use plan::{Plan, PlanError};
 pub use restore::{
     ChunkVerdict, EntriesError, Offer, OfferVerdict, Restore, RestoreError, RestoreLimits, RestoreProgress,
 };
-pub(crate) use skeleton::Place;
 pub use skeleton::{CheckedChunk, ChunkError, Fault, PageError, Skeleton};
+pub(crate) use skeleton::{Place, hand_on};
+pub use staging::StagingError;
+pub(crate) use staging::StagingFiles;
 pub use unit::{Unit, UnitError, UnitName};
 pub use wire::{PackError, UnpackError, WIRE_BYTES_MAX, pack, unpack};

@@ -9,13 +9,13 @@
 //!
 //! Rules: `spec/snapshot.md`, SNAP-14 to SNAP-16.
 
-use super::skeleton::{PageError, Place, Skeleton};
+use super::skeleton::{PageError, Place, Skeleton, hand_on};
+use super::staging::{StagingError, StagingFiles};
 use super::{CHUNKS_MAX, FORMAT, METADATA_BYTES_MAX, Metadata, SnapshotParams, WIRE_BYTES_MAX, snapshot_hash, unpack};
 use keelstone_codec::{Decode, Encode, Hash, Height, Key, Namespace, Reader, Root, Tag, TaggedHasher};
 use keelstone_store::files::Files;
 use keelstone_tree::{Hasher, Totals};
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 
 /// A snapshot as a peer offers it.
@@ -148,15 +148,8 @@ pub enum RestoreError {
         what: String,
     },
     /// The machine failed: disk full, I/O error, no permission.
-    #[error("could not {doing} {file} of the staging directory: {source}")]
-    Io {
-        /// The action.
-        doing: &'static str,
-        /// The file.
-        file: String,
-        /// What the machine said.
-        source: Arc<io::Error>,
-    },
+    #[error(transparent)]
+    Io(#[from] StagingError),
 }
 
 impl RestoreError {
@@ -185,7 +178,7 @@ pub enum EntriesError<E> {
 
 /// Receives one snapshot at a time. The skeleton and one chunk are in memory, all else is in the staging directory.
 pub struct Restore<H: Hasher> {
-    files: Arc<dyn Files>,
+    files: StagingFiles,
     params: SnapshotParams,
     limits: RestoreLimits,
     /// What the staging directory holds chunks of, as a crash left it.
@@ -226,9 +219,10 @@ impl<H: Hasher> Restore<H> {
     /// If the chain has another hasher.
     pub fn open(files: Arc<dyn Files>, params: SnapshotParams, limits: RestoreLimits) -> Result<Self, RestoreError> {
         assert_eq!(params.hasher, H::KIND, "the hasher of the chain");
-        let mut restore = Self { files, params, limits, staged: None, active: None };
+        let mut restore = Self { files: StagingFiles(files), params, limits, staged: None, active: None };
         // A file that cannot be read is of no more use than one that is torn.
-        restore.staged = restore.read(TARGET_FILE).ok().flatten().and_then(|bytes| Target::open(&bytes));
+        restore.staged =
+            restore.files.read(TARGET_FILE, WIRE_BYTES_MAX).ok().flatten().and_then(|bytes| Target::open(&bytes));
         if restore.staged.is_none() {
             restore.clear()?;
         }
@@ -305,7 +299,7 @@ impl<H: Hasher> Restore<H> {
         let resumes = self.staged.as_ref() == Some(&target);
         if !resumes {
             self.clear()?;
-            self.write(TARGET_FILE, &target.seal())?;
+            self.files.write(TARGET_FILE, &target.seal())?;
         }
         self.staged = None;
         let chunks = target.metadata.chunks;
@@ -327,10 +321,11 @@ impl<H: Hasher> Restore<H> {
 
     /// Proves again what a crash left, and removes what does not stand.
     fn resume(&self, active: &mut Active<H>) -> Result<(), RestoreError> {
-        for name in self.list()? {
+        for name in self.files.list()? {
             let Some(index) = chunk_number(&name) else { continue };
             // One that cannot be read is fetched again, or nobody could sync over a bad sector.
-            let bytes = if index < active.target.metadata.chunks { self.read(&name).ok().flatten() } else { None };
+            let read = || self.files.read(&name, WIRE_BYTES_MAX).ok().flatten();
+            let bytes = if index < active.target.metadata.chunks { read() } else { None };
             // Names sort by number, so pages come first; one that is missing leaves no use for those behind it.
             let stands = bytes.is_some_and(|wire| {
                 active.prove(index, &wire).is_ok_and(|()| {
@@ -339,7 +334,7 @@ impl<H: Hasher> Restore<H> {
                 })
             });
             if !stands {
-                self.remove(&name)?;
+                self.files.remove(&name)?;
             }
         }
         Ok(())
@@ -378,7 +373,7 @@ impl<H: Hasher> Restore<H> {
                 return retry(vec![index], reason);
             }
         }
-        if let Err(error) = self.write(&chunk_file(index), wire) {
+        if let Err(error) = self.files.write(&chunk_file(index), wire) {
             // What is on the disk counts from here on; another offer of this snapshot goes on from it.
             self.staged = self.active.take().map(|active| active.target);
             return ChunkVerdict::Abort { reason: error.to_string() };
@@ -432,25 +427,12 @@ impl<H: Hasher> Restore<H> {
             let wire = self.read_back(index)?;
             let active = self.active.as_ref().expect("it is complete");
             let raw = unpack(&wire, active.skeleton.chunk_bytes_max()).expect("these bytes were unpacked before");
-            let mut first = true;
-            let hand_out = |name: &Namespace, key: &[u8], value: &[u8]| -> Result<(), EntriesError<E>> {
-                if let (true, Some(last)) = (std::mem::take(&mut first), &last) {
-                    let border = active.skeleton.check_chunk_border(
-                        index,
-                        Place { name: last.0.as_bytes(), key: &last.1 },
-                        Place { name: name.as_bytes(), key },
-                    );
-                    border.map_err(|fault| RestoreError::Misplaced { index, what: fault.to_string() })?;
-                }
-                let key = Key::new(key).expect("the chunk was proven to decode");
-                each(name, &key, value).map_err(EntriesError::Taker)?;
-                match &mut last {
-                    Some((namespace, last)) if namespace == name => *last = key,
-                    last => *last = Some((name.clone(), key)),
-                }
-                Ok(())
+            let border = |last: Place<'_>, first: Place<'_>| {
+                let border = active.skeleton.check_chunk_border(index, last, first);
+                border.map_err(|fault| RestoreError::Misplaced { index, what: fault.to_string() }.into())
             };
-            active.skeleton.proven(index, &raw).entries(hand_out)?;
+            let take = |name: &Namespace, key: &Key, value: &[u8]| each(name, key, value).map_err(EntriesError::Taker);
+            active.skeleton.proven(index, &raw).entries(hand_on(&mut last, border, take))?;
         }
         Ok(())
     }
@@ -458,7 +440,7 @@ impl<H: Hasher> Restore<H> {
     /// The wire form of a kept chunk, which must be what was proven.
     fn read_back(&mut self, index: u32) -> Result<Vec<u8>, RestoreError> {
         let name = chunk_file(index);
-        let wire = self.read(&name)?;
+        let wire = self.files.read(&name, WIRE_BYTES_MAX)?;
         let active = self.active.as_mut().expect("a snapshot is active");
         let kept = active.kept[index as usize];
         match wire.filter(|wire| kept == Some(digest(wire))) {
@@ -467,7 +449,7 @@ impl<H: Hasher> Restore<H> {
                 active.forget(index);
                 let times = active.lost;
                 active.lost += 1;
-                self.remove(&name)?;
+                self.files.remove(&name)?;
                 if times < LOST_MAX {
                     Err(RestoreError::Lost { index })
                 } else {
@@ -484,47 +466,11 @@ impl<H: Hasher> Restore<H> {
     pub fn clear(&mut self) -> Result<(), RestoreError> {
         (self.active, self.staged) = (None, None);
         // The target goes first: chunks without one are of nothing.
-        self.remove(TARGET_FILE)?;
-        for name in self.list()?.iter().filter(|name| chunk_number(name).is_some()) {
-            self.remove(name)?;
+        self.files.remove(TARGET_FILE)?;
+        for name in self.files.list()?.iter().filter(|name| chunk_number(name).is_some()) {
+            self.files.remove(name)?;
         }
         Ok(())
-    }
-
-    fn list(&self) -> Result<Vec<String>, RestoreError> {
-        self.files.list().map_err(failed("list", ""))
-    }
-
-    /// The bytes of a file of at most the size a chunk can have; none if it is not there or larger.
-    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, RestoreError> {
-        let read = || -> io::Result<Option<Vec<u8>>> {
-            let file = self.files.open(name)?;
-            let len = usize::try_from(file.len()?).unwrap_or(usize::MAX);
-            if len > WIRE_BYTES_MAX {
-                return Ok(None);
-            }
-            let mut bytes = vec![0; len];
-            file.read_at(0, &mut bytes)?;
-            Ok(Some(bytes))
-        };
-        match read() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other.map_err(failed("read", name)),
-        }
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), RestoreError> {
-        // A crash or a full disk may have left one.
-        self.remove(name)?;
-        let write = || self.files.create(name, bytes.len() as u64)?.write_at(0, bytes);
-        write().map_err(failed("write", name))
-    }
-
-    fn remove(&self, name: &str) -> Result<(), RestoreError> {
-        match self.files.remove(name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(failed("remove", name)),
-        }
     }
 }
 
@@ -623,8 +569,4 @@ fn chunk_file(index: u32) -> String {
 fn chunk_number(name: &str) -> Option<u32> {
     let number = name.strip_prefix("chunk-")?.parse().ok()?;
     (chunk_file(number) == name).then_some(number)
-}
-
-fn failed<'a>(doing: &'static str, file: &'a str) -> impl FnOnce(io::Error) -> RestoreError + 'a {
-    move |error| RestoreError::Io { doing, file: file.to_owned(), source: Arc::new(error) }
 }

@@ -10,7 +10,7 @@
 
 use super::cut::{self, Child, Cut, Edge, Packed, Shape, TooLarge};
 use super::{Metadata, SnapshotParams, body, page};
-use keelstone_codec::{DecodeError, Hash, KEY_LEN_MAX, NAMESPACE_LEN_MAX, Namespace, Reader, Root};
+use keelstone_codec::{DecodeError, Hash, KEY_LEN_MAX, Key, NAMESPACE_LEN_MAX, Namespace, Reader, Root};
 use keelstone_tree::{Bulk, Hasher, Level, OutOfOrder, Subtree, Totals, bits, preimage};
 use std::fmt;
 use std::marker::PhantomData;
@@ -508,6 +508,28 @@ impl<'a> Place<'a> {
             Level::Entries => self.key,
             Level::Namespaces => self.name,
         }
+    }
+}
+
+/// Hands entries on. The first must part from the last one before it as `border` says; `last` becomes the last of them.
+pub(crate) fn hand_on<E>(
+    last: &mut Option<(Namespace, Key)>,
+    border: impl Fn(Place<'_>, Place<'_>) -> Result<(), E>,
+    mut each: impl FnMut(&Namespace, &Key, &[u8]) -> Result<(), E>,
+) -> impl FnMut(&Namespace, &[u8], &[u8]) -> Result<(), E> {
+    let mut first = true;
+    move |name, key, value| {
+        if let (true, Some((last_name, last_key))) = (std::mem::take(&mut first), &*last) {
+            let before = Place { name: last_name.as_bytes(), key: last_key };
+            border(before, Place { name: name.as_bytes(), key })?;
+        }
+        let key = Key::new(key).expect("it was proven to decode");
+        each(name, &key, value)?;
+        match &mut *last {
+            Some((namespace, last)) if namespace == name => *last = key,
+            last => *last = Some((name.clone(), key)),
+        }
+        Ok(())
     }
 }
 
