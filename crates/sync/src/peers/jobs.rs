@@ -4,7 +4,7 @@
 //! all ask the same peer for the same part; those that peers could not help with come first, for they are the rarest.
 
 use super::{Dice, UNITS_MAX};
-use crate::snapshot::Skeleton;
+use crate::snapshot::{Skeleton, UnitName};
 use keelstone_tree::{Hasher, Totals};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,7 @@ pub(super) struct Job {
     pub(super) asked: u32,
 }
 
-/// The part of a version that is not there yet.
+/// The part of a version that is not staged yet.
 #[derive(Debug)]
 pub(super) struct Jobs<H> {
     pub(super) skeleton: Skeleton<H>,
@@ -34,60 +34,40 @@ pub(super) struct Jobs<H> {
     jobs: BTreeMap<JobId, Job>,
     /// Those that nobody is asked for, the rarest first.
     waiting: BTreeSet<(Reverse<u32>, JobId)>,
-    next: JobId,
 }
 
 impl<H: Hasher> Jobs<H> {
-    /// Nothing is there yet; what is staged comes by [`Jobs::found`], and then [`Jobs::plan`].
-    pub(super) fn new(skeleton: Skeleton<H>) -> Self {
+    /// Makes jobs of all units but those that are staged.
+    pub(super) fn new(
+        skeleton: Skeleton<H>,
+        is_staged: impl Fn(&UnitName) -> bool,
+        batch_bytes_max: u64,
+        dice: &mut Dice,
+    ) -> Self {
         let missing = skeleton.unit_count();
-        let have = vec![false; missing as usize];
         let (jobs, waiting) = (BTreeMap::new(), BTreeSet::new());
-        Self { skeleton, have, missing, done: Totals::default(), jobs, waiting, next: 0 }
-    }
-
-    /// Notes that a unit is there. Says whether it was not before.
-    pub(super) fn found(&mut self, unit: u32) -> bool {
-        if std::mem::replace(&mut self.have[unit as usize], true) {
-            return false;
+        let mut new =
+            Self { have: vec![false; missing as usize], missing, done: Totals::default(), skeleton, jobs, waiting };
+        for unit in 0..missing {
+            if is_staged(&new.skeleton.unit(unit).name) {
+                new.found(unit);
+            }
         }
-        self.missing -= 1;
-        self.done += self.skeleton.unit(unit).totals;
-        true
-    }
-
-    /// Notes that a unit that was there is lost.
-    pub(super) fn lost(&mut self, unit: u32) {
-        if std::mem::replace(&mut self.have[unit as usize], false) {
-            self.missing += 1;
-            let Totals { count, bytes } = self.skeleton.unit(unit).totals;
-            self.done = Totals { count: self.done.count - count, bytes: self.done.bytes - bytes };
+        let mut made = new.cut(batch_bytes_max);
+        dice.shuffle(&mut made);
+        for (id, job) in (0..).zip(made) {
+            new.waiting.insert((Reverse(0), id));
+            new.jobs.insert(id, job);
         }
+        new
     }
 
-    pub(super) fn has(&self, unit: u32) -> bool {
-        self.have[unit as usize]
-    }
-
-    pub(super) fn is_complete(&self) -> bool {
-        self.missing == 0
-    }
-
-    /// Number and bytes of the entries that are there.
-    pub(super) fn done(&self) -> Totals {
-        self.done
-    }
-
-    /// Makes jobs of all that is missing and in no job.
-    pub(super) fn plan(&mut self, batch_bytes_max: u64, dice: &mut Dice) {
-        let in_jobs: BTreeSet<u32> = self.jobs.values().flat_map(|job| job.units.iter().copied()).collect();
+    /// Jobs for all that is missing.
+    fn cut(&self, batch_bytes_max: u64) -> Vec<Job> {
         let mut made: Vec<Job> = Vec::new();
         for chunk in self.skeleton.pages()..self.skeleton.chunks() {
             let mut open: Option<Job> = None;
-            for unit in self.skeleton.chunk_units(chunk) {
-                if self.have[unit as usize] || in_jobs.contains(&unit) {
-                    continue;
-                }
+            for unit in self.skeleton.chunk_units(chunk).filter(|unit| !self.have[*unit as usize]) {
                 let bytes = self.skeleton.unit(unit).bytes_max;
                 match &mut open {
                     Some(job) if job.bytes_max + bytes <= batch_bytes_max && job.units.len() < UNITS_MAX => {
@@ -101,12 +81,26 @@ impl<H: Hasher> Jobs<H> {
             }
             made.extend(open);
         }
-        dice.shuffle(&mut made);
-        for job in made {
-            self.waiting.insert((Reverse(0), self.next));
-            self.jobs.insert(self.next, job);
-            self.next += 1;
+        made
+    }
+
+    /// Notes that a unit is there. Says whether it was not before.
+    pub(super) fn found(&mut self, unit: u32) -> bool {
+        if std::mem::replace(&mut self.have[unit as usize], true) {
+            return false;
         }
+        self.missing -= 1;
+        self.done += self.skeleton.unit(unit).totals;
+        true
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.missing == 0
+    }
+
+    /// Number and bytes of the entries that are there.
+    pub(super) fn done(&self) -> Totals {
+        self.done
     }
 
     pub(super) fn job(&self, job: JobId) -> Option<&Job> {

@@ -412,18 +412,23 @@ impl<H: Hasher> Joiner<H> {
 
     /// Goes back to fetching after units were lost on our own disk.
     fn lost<E>(&mut self) -> EntriesError<E> {
-        let Phase::Building(mut jobs) = std::mem::replace(&mut self.phase, Phase::Over) else {
+        let Phase::Building(jobs) = std::mem::replace(&mut self.phase, Phase::Over) else {
             unreachable!("only what is complete can lose something");
         };
-        for unit in 0..jobs.skeleton.unit_count() {
-            if !self.staging.has(&jobs.skeleton.unit(unit).name) {
-                jobs.lost(unit);
-            }
-        }
-        jobs.plan(u64::from(self.settings.batch_bytes_max), &mut self.dice);
+        EntriesError::Incomplete { missing: self.fetch_missing(jobs.skeleton) }
+    }
+
+    /// Goes on with the units that are not staged. Returns how many there are.
+    fn fetch_missing(&mut self, skeleton: Skeleton<H>) -> u32 {
+        let batch_bytes_max = u64::from(self.settings.batch_bytes_max);
+        let jobs = Jobs::new(skeleton, |name| self.staging.has(name), batch_bytes_max, &mut self.dice);
         let missing = jobs.missing();
+        // Jobs have new numbers.
+        for peer in self.peers.values_mut() {
+            peer.lacks.clear();
+        }
         self.phase = Phase::Units(jobs);
-        EntriesError::Incomplete { missing }
+        missing
     }
 
     fn on_built(&mut self) -> Vec<Effect> {
@@ -494,13 +499,14 @@ impl<H: Hasher> Joiner<H> {
         let known = self.peers.get_mut(&asked.peer).expect("it was there just now");
         match (why, asked.subject) {
             // It said that it has it. Once may be bad luck; one that says so again and again gives way to others.
-            (Why::NotKept | Why::OtherRoot, Subject::Page(_) | Subject::Job(_)) => {
-                known.refuses(self.target);
-                known.failed(now, timeout, window);
+            (Why::NotKept | Why::OtherRoot, Subject::Page(_) | Subject::Job(_)) => known.refuses(self.target),
+            (_, Subject::Job(job)) => {
+                known.lacks.insert(job);
+                return;
             }
-            (_, Subject::Job(job)) => drop(known.lacks.insert(job)),
-            _ => known.failed(now, timeout, window),
+            _ => {}
         }
+        self.on_failure(now, asked.peer);
     }
 
     fn on_page(&mut self, now: Tick, asked: &Asked, page: u32, wire: &[u8], out: &mut Vec<Effect>) {
@@ -552,7 +558,7 @@ impl<H: Hasher> Joiner<H> {
         for (unit, place) in units.iter().zip(places) {
             let name = jobs.skeleton.unit(*unit).name;
             // Two places of one version can have equal units; they are staged once.
-            if !jobs.has(*unit) && !self.staging.has(&name) && seen.insert(name) {
+            if !self.staging.has(&name) && seen.insert(name) {
                 batch.push((name, &raw[place]));
             }
         }
@@ -561,13 +567,13 @@ impl<H: Hasher> Joiner<H> {
         {
             return self.end(error.into(), out);
         }
-        let mut bytes = 0;
-        for unit in units.iter().filter(|unit| jobs.found(**unit)).collect::<Vec<_>>() {
-            let totals = jobs.skeleton.unit(*unit).totals;
-            self.meter.nodes += 2 * totals.count - 1;
-            bytes += totals.bytes;
+        for unit in units {
+            if jobs.found(*unit) {
+                let totals = jobs.skeleton.unit(*unit).totals;
+                self.meter.nodes += 2 * totals.count - 1;
+                self.meter.bytes += totals.bytes;
+            }
         }
-        self.meter.bytes += bytes;
         jobs.answered(job);
         self.on_help(now, asked, wire.len() as u64);
     }
@@ -708,12 +714,9 @@ impl<H: Hasher> Joiner<H> {
         let frozen_for = now.0 - self.frozen_since.0;
         let is_thawed = frozen_for >= u64::from(self.settings.freeze_ms_max);
         if counted_on(&self.newest) && (is_thawed || !counted_on(&self.target)) {
-            self.give_up_all(now);
+            self.give_up_all();
             self.target = self.newest;
             self.frozen_since = now;
-            for peer in self.peers.values_mut() {
-                peer.lacks.clear();
-            }
             self.phase = Phase::Skeleton(Skeleton::without_offer(self.target.root, &self.params));
         }
     }
@@ -724,33 +727,20 @@ impl<H: Hasher> Joiner<H> {
             return Ok(());
         }
         let Phase::Skeleton(skeleton) = std::mem::replace(&mut self.phase, Phase::Over) else { return Ok(()) };
-        let mut jobs = Jobs::new(skeleton);
         let mut wanted = BTreeSet::new();
-        for unit in 0..jobs.skeleton.unit_count() {
-            let name = jobs.skeleton.unit(unit).name;
+        for unit in 0..skeleton.unit_count() {
+            let name = skeleton.unit(unit).name;
             wanted.insert(name);
-            if !self.staging.has(&name) {
-                continue;
-            }
             // spec: PEER-9. What a crash left is proven again.
-            if !self.staging.is_proven(&name) {
-                let Some(body) = self.staging.read(&name)? else { continue };
-                if jobs.skeleton.check_units(&[unit], &body).is_err() {
-                    self.staging.forget_unit(&name)?;
-                    continue;
-                }
+            if !self.staging.is_proven(&name)
+                && let Some(body) = self.staging.read(&name)?
+                && skeleton.check_units(&[unit], &body).is_err()
+            {
+                self.staging.forget_unit(&name)?;
             }
-            jobs.found(unit);
         }
         self.staging.keep(|name| wanted.contains(name))?;
-        // Reading may have found a batch that is no longer what was written, after units of it were counted.
-        for unit in 0..jobs.skeleton.unit_count() {
-            if !self.staging.has(&jobs.skeleton.unit(unit).name) {
-                jobs.lost(unit);
-            }
-        }
-        jobs.plan(u64::from(self.settings.batch_bytes_max), &mut self.dice);
-        self.phase = Phase::Units(jobs);
+        self.fetch_missing(skeleton);
         Ok(())
     }
 
