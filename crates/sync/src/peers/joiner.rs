@@ -223,7 +223,7 @@ enum Phase<H> {
 /// Requests that were given up are remembered, so many of them: a late answer is no misconduct.
 const LATE_MAX: usize = 1024;
 /// Most peers that are known at once.
-const PEERS_MAX: usize = 256;
+pub(super) const PEERS_MAX: usize = 256;
 /// After so many times the usual time another peer is asked too.
 const HEDGE_TIMES: u64 = 4;
 /// How often a status is asked for again, in request timeouts.
@@ -451,9 +451,10 @@ impl<H: Hasher> Joiner<H> {
             Err(_) => bytes.first_chunk().map(|id| u64::from_le_bytes(*id)),
         };
         let asked = id.and_then(|id| self.asked.get(&id).filter(|asked| asked.peer == peer).map(|_| id));
-        let Some(asked) = asked.and_then(|id| self.take_back(id, None)) else {
-            // Late, or never asked of this peer (spec: PEER-7). Slowness is no crime.
-            let is_late = id.is_some_and(|id| self.late.contains(&(peer, id)));
+        let Some(asked) = asked.and_then(|id| self.take_back(id)) else {
+            // Late, or never asked of this peer (spec: PEER-7). Slowness is no crime, but one answer is all there is to come.
+            let late = id.and_then(|id| self.late.iter().position(|late| *late == (peer, id)));
+            let is_late = late.is_some_and(|place| self.late.remove(place).is_some());
             let known = self.peers.get_mut(&peer).expect("it was there just now");
             if !is_late && known.answered_unasked() {
                 self.ban(peer, Misconduct::Unasked, out);
@@ -614,7 +615,7 @@ impl<H: Hasher> Joiner<H> {
     fn forget_peer(&mut self, peer: PeerId) {
         let ids: Vec<u64> = self.asked.iter().filter(|(_, asked)| asked.peer == peer).map(|(id, _)| *id).collect();
         for id in ids {
-            if let Some(asked) = self.take_back(id, None) {
+            if let Some(asked) = self.take_back(id) {
                 self.give_back(&asked, false);
             }
         }
@@ -631,18 +632,22 @@ impl<H: Hasher> Joiner<H> {
         (u64::from(self.settings.request_timeout_ms), u64::from(self.settings.batch_bytes_max) / 8)
     }
 
-    /// Takes a request off the list. One that is given up leaves its number for a late answer.
-    fn take_back(&mut self, id: u64, given_up: Option<Tick>) -> Option<Asked> {
+    /// Takes a request off the list.
+    fn take_back(&mut self, id: u64) -> Option<Asked> {
         let asked = self.asked.remove(&id)?;
         if let Some(peer) = self.peers.get_mut(&asked.peer) {
             peer.requests -= 1;
             peer.bytes_asked -= asked.bytes;
         }
-        if given_up.is_some() {
-            self.late.push_back((asked.peer, id));
-            if self.late.len() > LATE_MAX {
-                self.late.pop_front();
-            }
+        Some(asked)
+    }
+
+    /// Takes a request off the list, and leaves its number for a late answer.
+    fn give_up(&mut self, id: u64) -> Option<Asked> {
+        let asked = self.take_back(id)?;
+        self.late.push_back((asked.peer, id));
+        if self.late.len() > LATE_MAX {
+            self.late.pop_front();
         }
         Some(asked)
     }
@@ -666,7 +671,7 @@ impl<H: Hasher> Joiner<H> {
             Phase::Units(jobs) if jobs.is_complete() => {
                 let Phase::Units(jobs) = std::mem::replace(&mut self.phase, Phase::Over) else { return };
                 self.phase = Phase::Building(jobs);
-                self.give_up_all(now);
+                self.give_up_all();
                 out.push(Effect::Build(self.target));
             }
             Phase::Skeleton(_) | Phase::Units(_) => {
@@ -686,17 +691,17 @@ impl<H: Hasher> Joiner<H> {
     fn give_up_overdue(&mut self, now: Tick) {
         let overdue: Vec<u64> = self.asked.iter().filter(|(_, asked)| asked.until <= now).map(|(id, _)| *id).collect();
         for id in overdue {
-            if let Some(asked) = self.take_back(id, Some(now)) {
+            if let Some(asked) = self.give_up(id) {
                 self.give_back(&asked, false);
                 self.on_failure(now, asked.peer);
             }
         }
     }
 
-    fn give_up_all(&mut self, now: Tick) {
-        let parts: Vec<u64> = self.asked.keys().copied().collect();
-        for id in parts {
-            self.take_back(id, Some(now));
+    fn give_up_all(&mut self) {
+        let ids: Vec<u64> = self.asked.keys().copied().collect();
+        for id in ids {
+            self.give_up(id);
         }
     }
 

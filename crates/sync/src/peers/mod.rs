@@ -13,6 +13,8 @@
 
 mod jobs;
 mod joiner;
+#[cfg(test)]
+mod joiner_tests;
 mod message;
 mod progress;
 mod server;

@@ -21,7 +21,7 @@ mod restore;
 mod skeleton;
 mod staging;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 mod unit;
 mod wire;
 
@@ -36,5 +36,7 @@ pub use skeleton::{CheckedChunk, ChunkError, Fault, PageError, Skeleton};
 pub(crate) use skeleton::{Place, hand_on};
 pub use staging::StagingError;
 pub(crate) use staging::StagingFiles;
+#[cfg(test)]
+pub(crate) use tests::forged::{SMALL, two_units};
 pub use unit::{Unit, UnitError, UnitName};
 pub use wire::{PackError, UnpackError, WIRE_BYTES_MAX, pack, unpack};

@@ -130,51 +130,55 @@ fn ss31_the_last_chunk_cannot_make_another_root() {
     assert!(restore.is_complete());
 }
 
-/// SS-31. Two units whose keys do not part where their node says, under a root that commits to exactly that: of no
-/// tree, and found where the chunks meet.
-#[test]
-fn ss31_a_root_of_no_tree_is_found_where_chunks_meet() {
-    let weight = 64u32;
+/// W of [`two_units`]: room for one node in a page.
+pub(crate) const SMALL: u32 = 64;
+
+/// The root, the two pages and the two units of a state whose two keys part at bit 1, under a node that says `crit`. They
+/// differ in bit 8 as well.
+pub(crate) fn two_units(crit: u16) -> (Root, [Vec<u8>; 4]) {
     let unit = |key: &[u8]| {
         let mut bulk = Bulk::<Blake3>::new(Level::Entries);
         bulk.entry(key, &[1; 60]).unwrap();
         (bulk.finish().unwrap(), encode(&[(key.to_vec(), vec![1; 60])]))
     };
-    // They part at bit 1; the node says bit 8, in which they differ as well.
     let (left, right) = (unit(&[0x00]), unit(&[0x81]));
+    let hashes = [&left.0.hash, &right.0.hash];
+    let totals = left.0.totals + right.0.totals;
+    let entries = Blake3::hash_node(&preimage::inner(Level::Entries, crit, [left.0.totals, right.0.totals], hashes));
+    let node = preimage::namespace(1, totals, &Blake3::hash(b"n"), &Blake3::hash(&entries.0));
+    let mut first = Vec::new();
+    put_varint(&mut first, totals.count);
+    put_varint(&mut first, totals.bytes);
+    first.push(1);
+    name("n").encode(&mut first);
+    entries.encode(&mut first);
+    let mut second = crit.to_le_bytes().to_vec();
+    put_varint(&mut second, left.0.totals.count);
+    put_varint(&mut second, left.0.totals.bytes);
+    left.0.hash.encode(&mut second);
+    right.0.hash.encode(&mut second);
+    (Root(Blake3::hash_node(&node)), [first, second, left.1, right.1])
+}
+
+/// SS-31. Two units whose keys do not part where their node says, under a root that commits to exactly that: of no
+/// tree, and found where the chunks meet.
+#[test]
+fn ss31_a_root_of_no_tree_is_found_where_chunks_meet() {
     for (crit, is_tree) in [(1u16, true), (8, false)] {
-        let hashes = [&left.0.hash, &right.0.hash];
-        let totals = left.0.totals + right.0.totals;
-        let entries =
-            Blake3::hash_node(&preimage::inner(Level::Entries, crit, [left.0.totals, right.0.totals], hashes));
-        let node = preimage::namespace(1, totals, &Blake3::hash(b"n"), &Blake3::hash(&entries.0));
-        let root = Root(Blake3::hash_node(&node));
+        let (root, chunks) = two_units(crit);
         let metadata = Metadata {
             chain_id: ChainId::new("test-1").unwrap(),
             height: HEIGHT,
-            unit_weight_max: weight,
+            unit_weight_max: SMALL,
             hasher: HashKind::Blake3,
             pages: 2,
             chunks: 4,
         };
-        // W of 64 leaves room for one node in a page.
-        let mut first = Vec::new();
-        put_varint(&mut first, totals.count);
-        put_varint(&mut first, totals.bytes);
-        first.push(1);
-        name("n").encode(&mut first);
-        entries.encode(&mut first);
-        let mut second = crit.to_le_bytes().to_vec();
-        put_varint(&mut second, left.0.totals.count);
-        put_varint(&mut second, left.0.totals.bytes);
-        left.0.hash.encode(&mut second);
-        right.0.hash.encode(&mut second);
-
-        let params = params::<Blake3>(weight);
+        let params = params::<Blake3>(SMALL);
         let mut restore =
             Restore::<Blake3>::open(Arc::new(MemoryFiles::new()), params.clone(), RestoreLimits::default()).unwrap();
         assert_eq!(restore.offer(&offer(&params, &metadata, root), root.as_bytes()), OfferVerdict::Accept);
-        for (index, raw) in (0..).zip([&first, &second, &left.1, &right.1]) {
+        for (index, raw) in (0..).zip(&chunks) {
             assert_eq!(restore.apply(index, &pack(raw, 0).unwrap(), "peer"), ChunkVerdict::Accept, "chunk {index}");
         }
         let mut handed_out = 0;

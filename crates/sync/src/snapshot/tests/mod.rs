@@ -2,7 +2,7 @@
 
 mod apply;
 mod faults;
-mod forged;
+pub(crate) mod forged;
 mod offers;
 mod properties;
 mod scale;
