@@ -34,7 +34,8 @@ pub struct PeerId(pub u64);
 /// What one may choose about a sync. Everything has a default that works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Requests under way at once, to all peers together. Times the largest batch, this is the memory that answers take.
+    /// Requests for parts under way at once, to all peers together. Times the largest batch, this is the memory that
+    /// answers take.
     pub concurrent_requests_max: u32,
     /// How many peers are worked with at once; as long as fewer can help, more are looked for.
     pub peer_count_target: u32,
@@ -495,7 +496,6 @@ impl<H: Hasher> Joiner<H> {
     }
 
     fn on_unavailable(&mut self, now: Tick, asked: &Asked, why: Why) {
-        let (timeout, window) = self.patience();
         self.give_back(asked, true);
         let known = self.peers.get_mut(&asked.peer).expect("it was there just now");
         match (why, asked.subject) {
@@ -785,7 +785,9 @@ impl<H: Hasher> Joiner<H> {
     // spec: PEER-5
     fn ask_parts(&mut self, now: Tick, out: &mut Vec<Effect>) {
         loop {
-            if self.asked.len() >= self.settings.concurrent_requests_max as usize {
+            // Whoever does not say where it stands holds up nobody else.
+            let parts = self.asked.values().filter(|asked| asked.subject != Subject::Status).count();
+            if parts >= self.settings.concurrent_requests_max as usize {
                 return;
             }
             let next = match &self.phase {

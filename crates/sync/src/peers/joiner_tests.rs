@@ -87,6 +87,20 @@ fn peers_beyond_the_limit_are_not_known() {
     assert_eq!(joiner.progress(Tick(0)).peers as usize, PEERS_MAX);
 }
 
+/// spec: PEER-5. Peers that never say where they stand take no request away from one that does.
+#[test]
+fn silent_peers_leave_room_for_parts() {
+    let root = Root(Hash([1; 32]));
+    let mut joiner = joiner(root);
+    for silent in 0..100 {
+        joiner.step(Tick(0), Event::Connected(PeerId(100 + silent)));
+    }
+    let frame = asked(&joiner.step(Tick(0), Event::Connected(PEER))).remove(0);
+    let answer = Frame { id: frame.id, body: status(root, SMALL) }.to_bytes();
+    let asked = asked(&joiner.step(Tick(1), Event::Answered(PEER, &answer)));
+    assert!(matches!(asked[..], [Frame { body: Request::GetNodes { page: 0, .. }, .. }]), "{asked:?}");
+}
+
 /// spec: PEER-10. Where nothing is proven for long, the sync ends and says so, and is not woken for anything any more.
 #[test]
 fn a_sync_that_gets_nothing_ends() {
