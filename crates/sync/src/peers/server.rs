@@ -7,7 +7,9 @@
 //!
 //! Rules: `spec/peers.md`, PEER-11 and PEER-12.
 
-use super::{HeightDiff, PeerId, RESPONSE_BYTES_MAX, Request, Response, Status, Tick, UNITS_MAX, Version, Why};
+use super::{
+    HeightDiff, PeerId, ProofBytes, RESPONSE_BYTES_MAX, Request, Response, Status, Tick, UNITS_MAX, Version, Why,
+};
 use crate::snapshot::{Plan, PlanError, SnapshotParams, WIRE_BYTES_MAX, pack};
 use keelstone_codec::{Blob, BoundedList, BoundedSet, Encode, Height, Key, Namespace, OrderedKey, Root};
 use keelstone_tree::{Diff, KeyRange, Query, Read, ReadError, Walk, prove_bytes};
@@ -75,7 +77,7 @@ impl Default for ServerLimits {
 }
 
 /// Most peers that a server keeps accounts of; others are told to come back.
-const PEERS_MAX: usize = 1024;
+pub(super) const PEERS_MAX: usize = 1024;
 /// What a request costs, however small its answer, in bytes.
 const REQUEST_BYTES: u64 = 256;
 /// What cutting a version costs, in bytes a unit.
@@ -263,8 +265,7 @@ impl<V: Versions> Server<V> {
             Request::GetChunks { at, units } => self.chunks(now, peer, at, units),
             Request::GetHeader { at, heights } => {
                 let pin = self.pin(now, peer, at)?;
-                let proof = prove_bytes(&pin.view, &[header_query(heights.first(), heights.last())])?;
-                Ok(Response::Header(Blob::new(proof).map_err(|_| Refusal::Unavailable(Why::TooLarge))?))
+                Ok(Response::Header(proof(&pin.view, header_query(heights.first(), heights.last()))?))
             }
             Request::GetRange { at, namespace, start, end } => {
                 let range =
@@ -273,8 +274,7 @@ impl<V: Versions> Server<V> {
             }
             Request::GetEntry { at, namespace, key } => {
                 let pin = self.pin(now, peer, at)?;
-                let proof = prove_bytes(&pin.view, &[Query::Key(namespace.clone(), key.clone())])?;
-                Ok(Response::Entry(Blob::new(proof).map_err(|_| Refusal::Unavailable(Why::TooLarge))?))
+                Ok(Response::Entry(proof(&pin.view, Query::Key(namespace.clone(), key.clone()))?))
             }
         }
     }
@@ -351,23 +351,20 @@ impl<V: Versions> Server<V> {
         let answer_bytes_max = u64::from(self.limits.answer_bytes_max);
         let pin = self.pin(now, peer, at)?;
         let mut next: Option<Key> = None;
-        let (mut bytes, mut first) = (0, true);
-        for entry in pin.view.scan(namespace, range.clone()) {
+        let mut bytes = 0;
+        for (before, entry) in pin.view.scan(namespace, range.clone()).enumerate() {
             let (key, value) = entry?;
             // An entry brings along a node above it.
             bytes += (key.len() + value.len() + 96) as u64;
-            if bytes > answer_bytes_max && !std::mem::take(&mut first) {
+            if bytes > answer_bytes_max && before > 0 {
                 next = Some(key);
                 break;
             }
-            first = false;
         }
         if let Some(next) = &next {
             range.end = Some(next.to_vec());
         }
-        let proof = prove_bytes(&pin.view, &[Query::Range(namespace.clone(), range)])?;
-        let proof = Blob::new(proof).map_err(|_| Refusal::Unavailable(Why::TooLarge))?;
-        Ok(Response::Range { next, proof })
+        Ok(Response::Range { next, proof: proof(&pin.view, Query::Range(namespace.clone(), range))? })
     }
 
     /// Ends pins that nobody asked about for a while, or that are too old (spec: PEER-12).
@@ -440,6 +437,11 @@ pub fn header_query(first: Height, last: Height) -> Query {
     let end = last.0.checked_add(1).map(|end| key(Height(end)));
     let namespace = Namespace::new("blocks").expect("a constant");
     Query::Range(namespace, KeyRange { start: key(first), end, reverse: false })
+}
+
+/// The proof that answers a question.
+fn proof(view: &impl Walk, query: Query) -> Result<ProofBytes, Refusal> {
+    Blob::new(prove_bytes(view, &[query])?).map_err(|_| Refusal::Unavailable(Why::TooLarge))
 }
 
 fn wire(raw: &[u8], level: i32) -> Result<Blob<WIRE_BYTES_MAX>, Refusal> {

@@ -1,5 +1,6 @@
 //! What a server gives, and what it does not.
 
+use super::server::PEERS_MAX;
 use super::{Heights, PeerId, Request, Response, Server, ServerLimits, Tick, Version, Versions, Why, header_query};
 use crate::snapshot::{Skeleton, SnapshotParams};
 use crate::testing::{name, state};
@@ -163,6 +164,19 @@ fn a_budget_holds_one_peer_back_and_not_the_others() {
     server.worked(modest, 10_000);
     assert!(matches!(server.answer(Tick(wait), modest, &request), Response::Busy { .. }));
     assert!(matches!(server.answer(Tick(wait + 20_000), modest, &request), Response::Chunks { .. }));
+}
+
+/// A server keeps accounts of so many peers; one more has to come back, and is served when another is gone.
+#[test]
+fn peers_beyond_the_limit_have_to_come_back() {
+    let (mut server, _) = server(ServerLimits::default());
+    let mut is_served = |peer: usize, gone: Option<usize>| {
+        gone.into_iter().for_each(|gone| server.gone(PeerId(gone as u64)));
+        matches!(server.answer(Tick(0), PeerId(peer as u64), &Request::Status), Response::Status(_))
+    };
+    assert!((0..PEERS_MAX).all(|peer| is_served(peer, None)));
+    assert!(!is_served(PEERS_MAX, None) && is_served(7, None));
+    assert!(is_served(PEERS_MAX, Some(7)) && !is_served(7, None));
 }
 
 /// spec: PEER-12. A peer has one pin at most, what others ask about is not taken from them, and a pin ends with idleness
