@@ -6,37 +6,48 @@ use keelstone_store::files::MemoryFiles;
 use keelstone_store::{Options, Store, View};
 use keelstone_sync::peers::{Version, Versions};
 use keelstone_sync::snapshot::{Plan, Skeleton, SnapshotParams, UnitName};
-use keelstone_tree::{Blake3, Diff, HashKind, KeyRange, Read, ReadError};
+use keelstone_tree::{Blake3, Diff, Grown, HashKind, KeyRange, Read, ReadError};
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 /// A whole state.
 pub(crate) type State = BTreeMap<(Namespace, Key), Vec<u8>>;
 
-/// Heights of each chain.
-pub(crate) const HEIGHTS: u64 = 12;
+/// States that each chain has, one a height.
+pub(crate) const STATES: u64 = 12;
 
-/// A chain with all its versions.
+/// A chain that grows without end: from its first state to the last, back again, and so on, each height a block apart from
+/// the one before.
 pub(crate) struct Chain {
     /// What its nodes agree on.
     pub params: SnapshotParams,
     store: Store<Blake3>,
-    /// The versions of heights 1 to [`HEIGHTS`].
-    pub versions: Vec<Version>,
-    states: Vec<State>,
+    /// The states, with their roots.
+    states: Vec<(Root, State)>,
     /// Every unit of every version.
     units: BTreeMap<UnitName, Vec<u8>>,
 }
 
 impl Chain {
+    /// The first height that has the state of this one.
+    fn first(height: u64) -> u64 {
+        let way = STATES - 1;
+        let gone = (height - 1) % (2 * way);
+        1 + gone.min(2 * way - gone)
+    }
+
+    fn of(&self, height: u64) -> &(Root, State) {
+        &self.states[usize::try_from(Self::first(height) - 1).expect("states are few")]
+    }
+
     /// The version of a height.
     pub(crate) fn at(&self, height: u64) -> Version {
-        self.versions[usize::try_from(height - 1).expect("heights are few")]
+        Version { height: Height(height), root: self.of(height).0 }
     }
 
     /// The entries of a height.
     pub(crate) fn state(&self, height: Height) -> &State {
-        &self.states[usize::try_from(height.0 - 1).expect("heights are few")]
+        &self.of(height.0).1
     }
 
     /// Whether these bytes are that unit.
@@ -55,9 +66,9 @@ impl Chain {
             Options { segment_bytes: 1 << 18, page_segment_bytes: 1 << 18, background: false, ..Options::default() };
         let store = Store::create(Arc::new(MemoryFiles::new()), options).expect("memory does not fail");
         let mut dice = Dice::new(number as u64);
-        let (mut versions, mut states, mut units) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let (mut states, mut units) = (Vec::new(), BTreeMap::new());
         let mut state = State::new();
-        for height in (1..=HEIGHTS).map(Height) {
+        for height in (1..=STATES).map(Height) {
             let diff = shape.block(height, &mut dice);
             for (namespace, write) in diff.iter() {
                 let place = (namespace.clone(), write.key.clone());
@@ -67,12 +78,22 @@ impl Chain {
                 }
             }
             let root = store.commit(height, diff).expect("memory does not fail");
+            assert_eq!(root, root_of(&state), "what the store commits to is what runs are judged by");
             note_units(&store.view(), &params, Version { height, root }, &mut units);
-            versions.push(Version { height, root });
-            states.push(state.clone());
+            states.push((root, state.clone()));
         }
-        Self { params, store, versions, states, units }
+        Self { params, store, states, units }
     }
+}
+
+/// The root of a state, from nothing but its entries.
+fn root_of(state: &State) -> Root {
+    let mut spaces: BTreeMap<Namespace, BTreeMap<Key, Value>> = BTreeMap::new();
+    for ((name, key), value) in state {
+        let value = Value::new(value.clone()).expect("not empty");
+        spaces.entry(name.clone()).or_default().insert(key.clone(), value);
+    }
+    Grown::new::<Blake3>(&spaces).root()
 }
 
 fn note_units(view: &View<Blake3>, params: &SnapshotParams, at: Version, units: &mut BTreeMap<UnitName, Vec<u8>>) {
@@ -160,21 +181,21 @@ impl Versions for Kept {
         Some((self.chain.at(self.newest), Height(self.oldest)))
     }
 
+    /// None: whoever joins here asks for none.
     fn diffs_from(&self) -> Height {
-        Height(self.oldest)
+        Height(self.newest + 1)
     }
 
     fn view(&self, height: Height) -> Result<Option<(Root, Self::View)>, ReadError> {
         if !(self.oldest..=self.newest).contains(&height.0) {
             return Ok(None);
         }
-        let view = self.chain.store.view_at(height).expect("all heights are kept");
+        let view = self.chain.store.view_at(Height(Chain::first(height.0))).expect("all states are kept");
         Ok(Some((view.root(), view)))
     }
 
-    fn diff(&self, height: Height) -> Result<Option<Diff>, ReadError> {
-        let is_kept = (self.oldest..=self.newest).contains(&height.0);
-        Ok(is_kept.then(|| self.chain.store.diff_at(height).expect("all heights are kept").diff()))
+    fn diff(&self, _: Height) -> Result<Option<Diff>, ReadError> {
+        Ok(None)
     }
 }
 

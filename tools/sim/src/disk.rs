@@ -42,8 +42,7 @@ impl Watched {
     /// The power fails: what was not synced may be gone.
     pub(crate) fn cut_power(&mut self, seed: u64) {
         self.disk = self.disk.after_power_cut(seed);
-        // Which files are whole is not known any more: nothing may be held against whoever fetches again.
-        self.found().staged.clear();
+        self.excuse();
     }
 
     /// Something on the disk can no longer be trusted to be read: nothing may be held against whoever fetches again.

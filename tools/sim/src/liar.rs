@@ -6,7 +6,9 @@
 use crate::chain::{Chain, Kept};
 use crate::dice::Dice;
 use keelstone_codec::{Blob, BoundedSet, Encode, Hash, Height, Root};
-use keelstone_sync::peers::{Frame, PeerId, RESPONSE_BYTES_MAX, Request, Response, Server, Status, Tick, Version, Why};
+use keelstone_sync::peers::{
+    Frame, PeerId, RESPONSE_BYTES_MAX, Request, Response, Server, ServerLimits, Status, Tick, Version, Why,
+};
 use keelstone_sync::snapshot::{pack, unpack};
 use std::sync::LazyLock;
 
@@ -108,18 +110,13 @@ pub(crate) struct Sent {
     pub(crate) delay_ms: u64,
 }
 
-/// A chain whose state a forger serves under whatever root is asked for.
-fn forged(chain: &'static Chain, at: &Version) -> Version {
-    chain.at(at.height.0.min(crate::chain::HEIGHTS))
-}
-
 impl Node {
-    pub(crate) fn new(manner: Manner, kept: Kept, other: &'static Chain, params: crate::Limits) -> Self {
+    pub(crate) fn new(manner: Manner, kept: Kept, other: &'static Chain, limits: ServerLimits) -> Self {
         let newest = kept.newest;
-        let chain_params = kept.chain.params.clone();
+        let params = kept.chain.params.clone();
         let forger = Kept { chain: other, oldest: 1, newest };
-        let server = Server::new(kept, chain_params.clone(), params.server, Tick(0));
-        let forger = Server::new(forger, chain_params, params.server, Tick(0));
+        let server = Server::new(kept, params.clone(), limits, Tick(0));
+        let forger = Server::new(forger, params, limits, Tick(0));
         Self { manner, server, forger, first: Vec::new(), before: None, asked: 0 }
     }
 
@@ -189,7 +186,7 @@ impl Node {
     fn forge(&mut self, now: Tick, request: &Request) -> Response {
         let mut request = request.clone();
         if let Request::GetNodes { at, .. } | Request::GetChunks { at, .. } = &mut request {
-            *at = forged(self.forger.versions().chain, at);
+            *at = self.forger.versions().chain.at(at.height.0);
         }
         self.forger.answer(now, PeerId(0), &request)
     }

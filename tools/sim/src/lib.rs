@@ -3,9 +3,10 @@
 //!
 //! Each run has five peers, of which one at least is honest; what the others do is drawn from [`Manner`]. Messages are
 //! late, out of order or lost, peers go and come back, the joiner is killed and its power is cut, its disk fills up and
-//! fails, and the chain grows and prunes meanwhile. After a minute the storm ends and only the liars are left.
+//! fails, and the chain grows and prunes meanwhile. After a minute the storm ends: only the liars are left, and in some
+//! runs a chain that goes on growing.
 //!
-//! What must hold, in every run: nothing that was not proven is written; nothing that is staged is fetched again;
+//! What must hold, in every run: nothing that was not proven is written; nothing that is staged is staged again;
 //! nobody is banned who did not lie; the state that comes out is the certified one; and it does come out, within
 //! bounds on time and requests. A run is repeated from its seed alone. [`toy`] has clients with planted bugs, which
 //! show that each of these is looked at.
@@ -21,7 +22,7 @@ mod world;
 pub use dice::Dice;
 use keelstone_codec::{Key, Namespace};
 use keelstone_store::files::Files;
-use keelstone_sync::peers::{Effect, EntriesError, Event, Joiner, ServerLimits, Settings, Tick, Version};
+use keelstone_sync::peers::{Effect, EntriesError, Event, Joiner, Settings, Tick, Version};
 use keelstone_sync::snapshot::SnapshotParams;
 use keelstone_tree::Blake3;
 pub use liar::Manner;
@@ -32,12 +33,6 @@ pub use world::Outcome;
 /// Peers of a run.
 pub(crate) const PEERS: usize = 5;
 
-/// What the peers of a run are bound to.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) server: ServerLimits,
-}
-
 /// Why entries were not handed out.
 #[derive(Debug)]
 pub enum Gap {
@@ -47,20 +42,30 @@ pub enum Gap {
     Ended(String),
 }
 
+/// What a joiner begins with, as [`Joiner::open`] takes it.
+#[derive(Debug)]
+pub struct Beginning {
+    /// The staging directory.
+    pub files: Arc<dyn Files>,
+    /// What the chain agrees on.
+    pub params: SnapshotParams,
+    /// What the joiner may choose.
+    pub settings: Settings,
+    /// The version to fetch.
+    pub target: Version,
+    /// When it begins.
+    pub now: Tick,
+    /// The seed of what it draws.
+    pub seed: u64,
+}
+
 /// What is tried out: the machine of the product, or a toy.
 pub trait Client: Sized {
     /// Begins or goes on.
     ///
     /// # Errors
     /// Whatever the disk says.
-    fn open(
-        files: Arc<dyn Files>,
-        params: SnapshotParams,
-        settings: Settings,
-        target: Version,
-        now: Tick,
-        seed: u64,
-    ) -> Result<Self, String>;
+    fn open(beginning: Beginning) -> Result<Self, String>;
     /// As [`Joiner::step`].
     fn step(&mut self, now: Tick, event: Event<'_>) -> Vec<Effect>;
     /// As [`Joiner::wakeup`].
@@ -73,14 +78,7 @@ pub trait Client: Sized {
 }
 
 impl Client for Joiner<Blake3> {
-    fn open(
-        files: Arc<dyn Files>,
-        params: SnapshotParams,
-        settings: Settings,
-        target: Version,
-        now: Tick,
-        seed: u64,
-    ) -> Result<Self, String> {
+    fn open(Beginning { files, params, settings, target, now, seed }: Beginning) -> Result<Self, String> {
         Self::open(files, params, settings, target, now, seed).map_err(|error| error.to_string())
     }
 

@@ -2,7 +2,7 @@
 //! to show that the simulator finds them.
 
 use crate::disk::units;
-use crate::{Client, Gap};
+use crate::{Beginning, Client, Gap};
 use keelstone_codec::{BoundedSet, Decode, Encode, Key, Namespace};
 use keelstone_store::files::Files;
 use keelstone_sync::peers::{
@@ -40,11 +40,13 @@ pub enum Bug {
     Floods,
     /// It goes on asking whom it has banned.
     AsksBanned,
+    /// Whenever the target moves it throws away what it has.
+    StartsOver,
 }
 
 impl Bug {
     /// All bugs; the number of a bug is its place.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::None,
         Self::StoresUnproven,
         Self::LoopsOnEmpty,
@@ -57,6 +59,7 @@ impl Bug {
         Self::KeepsByNumber,
         Self::Floods,
         Self::AsksBanned,
+        Self::StartsOver,
     ];
 }
 
@@ -107,6 +110,16 @@ impl<const BUG: usize> Toy<BUG> {
         }
         (self.target, self.since, self.asked) = (to, now, None);
         self.skeleton = Skeleton::without_offer(to.root, &self.params);
+    }
+
+    fn start_over(&mut self, now: u64) {
+        for file in self.files.list().unwrap_or_default() {
+            // What a failing disk keeps is found again later.
+            let _ = self.files.remove(&file);
+        }
+        self.have.clear();
+        self.old.clear();
+        self.retarget(now, self.newest);
     }
 
     /// The next one, and not at once.
@@ -239,8 +252,11 @@ impl<const BUG: usize> Toy<BUG> {
                 self.pass_on(now);
             }
         }
-        let is_stuck = self.failures > 2 * self.peers.len() as u64 || now - self.since > 60_000;
-        if self.newest.height > self.target.height && is_stuck {
+        let is_stuck =
+            self.failures > 2 * self.peers.len() as u64 || now - self.since > u64::from(self.settings.freeze_ms_max);
+        // Nothing of it is there yet: then a newer one is sooner found.
+        let is_idle = self.asked.is_none() && self.skeleton.pages_done() == 0;
+        if self.newest.height > self.target.height && (is_stuck || is_idle) {
             self.retarget(now, self.newest);
         }
         if self.asked.is_some() || self.peers.is_empty() || self.not_before > now {
@@ -273,14 +289,7 @@ impl<const BUG: usize> Toy<BUG> {
 }
 
 impl<const BUG: usize> Client for Toy<BUG> {
-    fn open(
-        files: Arc<dyn Files>,
-        params: SnapshotParams,
-        settings: Settings,
-        target: Version,
-        now: Tick,
-        seed: u64,
-    ) -> Result<Self, String> {
+    fn open(Beginning { files, params, settings, target, now, seed }: Beginning) -> Result<Self, String> {
         let failed = |error: std::io::Error| error.to_string();
         let (mut old, mut next_file) = (BTreeMap::new(), 0);
         for file in files.list().map_err(failed)? {
@@ -345,7 +354,12 @@ impl<const BUG: usize> Client for Toy<BUG> {
                 self.asked.take_if(|asked| asked.peer == peer);
             }
             Event::Answered(peer, bytes) => self.on_answer(now, peer, bytes, &mut out),
-            Event::Target(version) => self.newest = version,
+            Event::Target(version) => {
+                self.newest = version;
+                if Self::has(Bug::StartsOver) {
+                    self.start_over(now);
+                }
+            }
             Event::Built => {
                 self.is_over = true;
                 return vec![Effect::Switch(self.target)];
