@@ -61,7 +61,7 @@ pub(crate) fn index_file(id: &SnapshotId) -> String {
     format!("{:020}-{}{INDEX}", id.height.0, id.format)
 }
 
-// spec: LIB-1
+// spec: LIB-1, SNAP-8
 pub(crate) fn chunk_file(name: &Hash) -> String {
     format!("{name}{CHUNK}")
 }

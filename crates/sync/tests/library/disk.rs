@@ -31,7 +31,7 @@ fn a_snapshot_is_listed_read_and_found_again() {
     }
 }
 
-/// spec: LIB-3, LIB-5. A small change shares most files, and they go with the last snapshot that needs them.
+/// spec: SNAP-8, LIB-3, LIB-5. A small change shares most files, and they go with the last snapshot that needs them.
 #[test]
 fn snapshots_share_what_they_have_in_common() {
     let files = MemoryFiles::new();
