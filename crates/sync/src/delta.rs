@@ -247,7 +247,6 @@ struct Pair<V, W> {
     later: Option<Branch<W>>,
 }
 
-/// What was found to differ.
 /// Changes that were found between two versions, in whatever way.
 #[derive(Debug, Default)]
 pub struct Changes {

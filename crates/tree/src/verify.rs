@@ -86,8 +86,8 @@ impl Proof {
     }
 
     /// Checks many proofs of the state under `root`, each with its questions: as [`Proof::verify`] does one by one, and with
-    /// the same answers in the same order. Nodes of one proof wait for one another, those of different ones do not: hashed
-    /// in lanes across proofs they cost a third. From four proofs on that is quicker.
+    /// the same answers in the same order. Nodes of one proof wait for one another, those of different ones do not, so they
+    /// are hashed in lanes across proofs: many cost less together than one by one (`docs/performance.md`).
     #[must_use]
     pub fn verify_many<'q, H: Hasher>(
         proofs: impl IntoIterator<Item = (Self, &'q [Query])>,

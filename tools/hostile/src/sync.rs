@@ -25,11 +25,11 @@ struct Snapshot {
 }
 
 static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
-    let version = Grown::new::<Blake3>(&KNOWN.state);
+    let version = &KNOWN.tree;
     let params = SnapshotParams { chain_id: chain(), hasher: HashKind::Blake3, unit_weight_max: 400 };
-    let plan = Plan::of(&version, &params, Height(5), KNOWN.tree.root()).expect("all is in memory");
+    let plan = Plan::of(version, &params, Height(5), KNOWN.tree.root()).expect("all is in memory");
     let chunks: Vec<Vec<u8>> =
-        (0..plan.chunks()).map(|index| plan.body(&version, index).expect("all is in memory")).collect();
+        (0..plan.chunks()).map(|index| plan.body(version, index).expect("all is in memory")).collect();
     let mut skeleton = Skeleton::new(plan.root(), plan.metadata());
     for page in &chunks[..plan.pages() as usize] {
         skeleton.add_page(page).expect("an honest page");
@@ -127,9 +127,9 @@ fn root_of(state: &State) -> Root {
 /// A delta that says it leads from the known state to a later one: whatever comes to that root is that state.
 fn delta(input: &[u8]) -> bool {
     let Some(delta) = canonical::<Delta>(input) else { return false };
-    let (older, later) = (Grown::new::<Blake3>(&KNOWN.state), later());
+    let later = later();
     let mut found = State::new();
-    let all = delta.entries(&older, |namespace, key, value| {
+    let all = delta.entries(&KNOWN.tree, |namespace, key, value| {
         let value = Value::new(value.to_vec()).expect("values are not empty");
         found.entry(namespace.clone()).or_default().insert(key.clone(), value);
         Ok::<_, Infallible>(())
@@ -143,10 +143,9 @@ fn delta(input: &[u8]) -> bool {
 }
 
 fn deltas() -> Vec<Vec<u8>> {
-    let versions = [KNOWN.state.clone(), later()];
-    let [older, later] = versions.map(|state| (Grown::new::<Blake3>(&state), root_of(&state)));
-    let (from, to) = ((Height(5), older.1), (Height(9), later.1));
-    let delta = Delta::between(chain(), HashKind::Blake3, (&older.0, from), (&later.0, to));
+    let (older, later) = (&KNOWN.tree, Grown::new::<Blake3>(&later()));
+    let (from, to) = ((Height(5), older.root()), (Height(9), later.root()));
+    let delta = Delta::between(chain(), HashKind::Blake3, (older, from), (&later, to));
     let delta = delta.expect("all is in memory");
     assert_eq!(Delta::from_bytes(&delta.to_bytes()).as_ref(), Ok(&delta));
     vec![delta.to_bytes()]
