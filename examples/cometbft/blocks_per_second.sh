@@ -4,8 +4,10 @@
 #   KEELSTONE=target/release/keelstone COMETBFT=cometbft SECONDS_EACH=10 ROUNDS=5 examples/cometbft/blocks_per_second.sh
 #
 # Each round runs both, in the other order than the round before, so that a machine that is getting busier or idler counts
-# for both alike; what is compared is the ratio within a round, and the median of those. Needs curl and jq, and the
-# ports PORT (46657) and the one below it. Everything it starts it stops, and its directory goes with it.
+# for both alike; what is compared is the ratio within a round, and the median of those. With ABCI_CLI, the `abci-cli` of
+# the same release, each round also runs that very kvstore on the other end of a socket, where every application that is
+# not written in Go is: what is left of the ratio then is the application's own. Needs curl and jq, and the ports PORT
+# (46657) and the one below it. Everything it starts it stops, and its directory goes with it.
 # Exit code 1: a node did not come up or made no blocks.
 set -euo pipefail
 keelstone=${KEELSTONE:-target/release/keelstone}
@@ -13,7 +15,8 @@ cometbft=${COMETBFT:-cometbft}
 seconds=${SECONDS_EACH:-10}
 rounds=${ROUNDS:-5}
 port=${PORT:-46657}
-for tool in curl jq "$keelstone" "$cometbft"; do
+abci_cli=${ABCI_CLI:-}
+for tool in curl jq "$keelstone" "$cometbft" ${abci_cli:+"$abci_cli"}; do
   command -v "$tool" >/dev/null || { echo "there is no $tool" >&2; exit 1; }
 done
 place=$(mktemp -d)
@@ -52,7 +55,7 @@ await() {
 }
 
 warm() { [ "$(height || echo 0)" -ge 20 ] 2>/dev/null; }
-listens() { [ -S "$place/keel/data/abci.sock" ]; }
+listens() { [ -S "$1" ]; }
 
 # Sets `rate` to tenths of blocks per second.
 measure() {
@@ -74,6 +77,19 @@ kvstore() {
   of_kvstore=$rate
 }
 
+over_socket() {
+  fresh
+  rm -f "$place/kvstore.sock"
+  "$abci_cli" kvstore --address "unix://$place/kvstore.sock" --log_level error >"$place/kvstore.log" 2>&1 &
+  children+=($!)
+  await listens "$place/kvstore.sock"
+  "$cometbft" start --home "$place/comet" --proxy_app "unix://$place/kvstore.sock" --log_level error \
+    >"$place/comet.log" 2>&1 &
+  children+=($!)
+  measure
+  of_socket=$rate
+}
+
 ours() {
   local key hash
   fresh
@@ -86,7 +102,7 @@ ours() {
   "$keelstone" --home "$place/keel" node --engine cometbft --set http.listen=127.0.0.1:0 \
     --set "engine.rpc=http://127.0.0.1:$port" --set log.level=error >"$place/keel.log" 2>&1 &
   children+=($!)
-  await listens
+  await listens "$place/keel/data/abci.sock"
   "$cometbft" start --home "$place/comet" --proxy_app "unix://$place/keel/data/abci.sock" --log_level error \
     >"$place/comet.log" 2>&1 &
   children+=($!)
@@ -95,12 +111,23 @@ ours() {
 }
 
 tenths() { awk -v n="$1" 'BEGIN { printf "%.1f", n / 10 }'; }
-ratios=()
+ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.3f", a / b }'; }
+summary() {
+  printf '%s\n' "$@" | sort -n | awk '{ all[NR] = $1 }
+    END { printf "median ratio %.3f, lowest %.3f, highest %.3f\n", (all[int((NR + 1) / 2)] + all[int(NR / 2) + 1]) / 2, all[1], all[NR] }'
+}
+contenders=(kvstore ${abci_cli:+over_socket} ours)
+ratios=() of_socket_ratios=()
 for round in $(seq "$rounds"); do
-  if [ $((round % 2)) = 1 ]; then kvstore; ours; else ours; kvstore; fi
-  ratio=$(awk -v a="$of_ours" -v b="$of_kvstore" 'BEGIN { printf "%.3f", a / b }')
-  ratios+=("$ratio")
-  echo "round $round: kvstore $(tenths "$of_kvstore"), keelstone $(tenths "$of_ours") blocks/s, ratio $ratio"
+  if [ $((round % 2)) = 1 ]; then order=$(seq 0 $((${#contenders[@]} - 1))); else order=$(seq $((${#contenders[@]} - 1)) -1 0); fi
+  for contender in $order; do "${contenders[contender]}"; done
+  ratios+=("$(ratio "$of_ours" "$of_kvstore")")
+  line="round $round: kvstore $(tenths "$of_kvstore"), keelstone $(tenths "$of_ours") blocks/s, ratio ${ratios[-1]}"
+  if [ -n "$abci_cli" ]; then
+    of_socket_ratios+=("$(ratio "$of_ours" "$of_socket")")
+    line+="; kvstore over a socket $(tenths "$of_socket"), ratio ${of_socket_ratios[-1]}"
+  fi
+  echo "$line"
 done
-printf '%s\n' "${ratios[@]}" | sort -n | awk '{ all[NR] = $1 }
-  END { printf "median ratio %.3f, lowest %.3f, highest %.3f\n", (all[int((NR + 1) / 2)] + all[int(NR / 2) + 1]) / 2, all[1], all[NR] }'
+summary "${ratios[@]}"
+if [ -n "$abci_cli" ]; then echo "beside the kvstore over a socket: $(summary "${of_socket_ratios[@]}")"; fi

@@ -612,8 +612,12 @@ impl<H: Hasher> Shared<H> {
         let mut signals = self.signals();
         signals.unflushed = writer.unflushed;
         signals.foreseen |= writer.log.foresee().is_some();
+        let due = signals.foreseen || signals.unflushed >= self.options.flush_bytes;
         drop(signals);
-        self.changed.notify_all();
+        // Waking threads that have nothing to do takes the processor from whoever waits for the next commit.
+        if due {
+            self.changed.notify_all();
+        }
     }
 
     /// Counts garbage anew, so that compaction starts in time.

@@ -1,9 +1,10 @@
 //! The socket the engine connects to, and its connections.
 //!
-//! A connection has a thread of its own, and on it a runtime of its own: a call is read, answered and its answer written
-//! without being handed from one thread to another, of which a block would have to wait for two dozen, and it may read the
-//! disk, since nobody else waits there. Calls are answered in the order they came. Answers are gathered and written when
-//! the engine asks for a flush or has nothing more to say. A stop lets the call that runs be answered.
+//! A connection has a thread of its own, which blocks on its socket: a call is read, answered and its answer written
+//! without being handed from one thread to another, of which a block would have to wait for two dozen, nor woken for
+//! anything but a call, and it may read the disk, since nobody else waits there. Calls are answered in the order they
+//! came. Answers are gathered and written when the engine asks for a flush or has nothing more to say. A stop closes the
+//! reading half of every connection: the call that runs is answered.
 
 use super::application::{Application, exception};
 use super::frame::{FrameError, Frames, check_size};
@@ -12,22 +13,23 @@ use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use bytes::BytesMut;
 use prost::Message as _;
-use std::io;
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tendermint_proto::v0_38::abci::request::Value as Request;
 use tendermint_proto::v0_38::abci::response::Value as Response;
 use tendermint_proto::v0_38::abci::{Request as RequestMessage, Response as ResponseMessage};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
 /// Connections at once: CometBFT opens four, and the four of one that died may not be closed yet.
 const CONNECTIONS_MAX: usize = 16;
 /// Bytes of answers that are gathered before they are written without being asked for.
 const ANSWERS_BYTES: usize = 64 << 10;
-/// Room made for bytes to come: what a connection holds at least.
+/// Bytes read at once: what a connection holds at least.
 const READ_BYTES: usize = 64 << 10;
 
 /// The socket.
@@ -76,6 +78,8 @@ impl Server {
     /// Serves until told to stop.
     pub(crate) async fn serve(self, application: Arc<Application>, mut stop: watch::Receiver<bool>) {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let open = Arc::new(Open::default());
+        let mut connections = 0;
         loop {
             let Ok(place) = room.clone().acquire_owned().await else { break };
             let accepted = tokio::select! {
@@ -83,18 +87,22 @@ impl Server {
                 // An error is a sender that is gone, which is a stop too.
                 _ = stop.wait_for(|stop| *stop) => break,
             };
-            let (application, stopped) = (application.clone(), stop.clone());
-            let thread = std::thread::Builder::new().name("abci".to_owned());
+            connections += 1;
             let started = accepted.and_then(|stream| {
-                thread.spawn(move || {
+                open.all().insert(connections, stream.reading_half()?);
+                let (application, all, number) = (application.clone(), open.clone(), connections);
+                let thread = std::thread::Builder::new().name("abci".to_owned());
+                let started = thread.spawn(move || {
                     tracing::info!("the engine opened a connection");
-                    match stream.answer(application, stopped) {
+                    match stream.answer(&application) {
                         Ok(()) => tracing::info!("the engine closed a connection"),
                         Err(error) => tracing::warn!(%error, "a connection of the engine's was closed"),
                     }
+                    all.all().remove(&number);
                     // The last thing a connection does: whoever has all places knows that nothing is held any more.
                     drop(place);
-                })
+                });
+                started.inspect_err(|_| drop(open.all().remove(&connections)))
             });
             if let Err(error) = started {
                 tracing::warn!(%error, "a connection of the engine's could not be accepted");
@@ -102,6 +110,7 @@ impl Server {
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
         }
+        open.stop();
         // The call that runs is answered, so that a block being committed becomes durable.
         let all = u32::try_from(CONNECTIONS_MAX).expect("a small constant");
         // Nobody closes the semaphore, so all places come back.
@@ -113,34 +122,65 @@ impl Server {
     }
 }
 
-/// An accepted connection, in no runtime yet.
+/// The connections that are open, by number: a second handle of each, to end it by.
+#[derive(Default)]
+struct Open(Mutex<BTreeMap<u64, Accepted>>);
+
+impl Open {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<u64, Accepted>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends all of them, once the call that runs is answered.
+    fn stop(&self) {
+        for connection in self.all().values() {
+            // One that is gone already needs no end.
+            let _ = match connection {
+                Accepted::Unix(stream) => stream.shutdown(Shutdown::Read),
+                Accepted::Tcp(stream) => stream.shutdown(Shutdown::Read),
+            };
+        }
+    }
+}
+
+/// An accepted connection.
 enum Accepted {
     Unix(std::os::unix::net::UnixStream),
     Tcp(std::net::TcpStream),
 }
 
 impl Accepted {
-    /// Answers the connection's calls on this thread, until it ends.
-    fn answer(self, application: Arc<Application>, stop: watch::Receiver<bool>) -> Result<(), ConnectionError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-        runtime.block_on(async {
-            match self {
-                Self::Unix(stream) => connection(UnixStream::from_std(stream)?, application, stop).await,
-                Self::Tcp(stream) => connection(TcpStream::from_std(stream)?, application, stop).await,
-            }
+    fn reading_half(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Unix(stream) => Self::Unix(stream.try_clone()?),
+            Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
         })
+    }
+
+    /// Answers the connection's calls on this thread, until it ends.
+    fn answer(self, application: &Application) -> Result<(), ConnectionError> {
+        match self {
+            Self::Unix(stream) => connection(stream, application),
+            Self::Tcp(stream) => connection(stream, application),
+        }
     }
 }
 
 impl Listener {
     async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Self::Unix(listener, _) => Ok(Accepted::Unix(listener.accept().await?.0.into_std()?)),
+            Self::Unix(listener, _) => {
+                let stream = listener.accept().await?.0.into_std()?;
+                stream.set_nonblocking(false)?;
+                Ok(Accepted::Unix(stream))
+            }
             Self::Tcp(listener) => {
                 let stream = listener.accept().await?.0;
                 // Without it an answer waits for the acknowledgement of the one before: 40 ms a call.
                 stream.set_nodelay(true)?;
-                Ok(Accepted::Tcp(stream.into_std()?))
+                let stream = stream.into_std()?;
+                stream.set_nonblocking(false)?;
+                Ok(Accepted::Tcp(stream))
             }
         }
     }
@@ -177,23 +217,20 @@ enum ConnectionError {
 }
 
 /// Answers one connection's calls until it ends.
-async fn connection(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    application: Arc<Application>,
-    mut stop: watch::Receiver<bool>,
-) -> Result<(), ConnectionError> {
+fn connection(mut stream: impl Read + Write, application: &Application) -> Result<(), ConnectionError> {
     let (mut frames, mut answers) = (Frames::default(), BytesMut::new());
+    let mut piece = vec![0; READ_BYTES];
     loop {
         while let Some(frame) = frames.next_frame()? {
             check_size(&frame)?;
             let message = RequestMessage::decode(frame).map_err(|error| FrameError::Malformed(error.to_string()))?;
             let flush = matches!(message.value, Some(Request::Flush(_)));
-            let answer = call(&application, message.value);
+            let answer = call(application, message.value);
             let last = matches!(answer, Response::Exception(_));
             let message = ResponseMessage { value: Some(answer) };
             message.encode_length_delimited(&mut answers).expect("a growing buffer has room");
             if flush || last || answers.len() >= ANSWERS_BYTES {
-                stream.write_all(&answers).await?;
+                stream.write_all(&answers)?;
                 answers.clear();
             }
             if last {
@@ -201,16 +238,16 @@ async fn connection(
             }
         }
         if !answers.is_empty() {
-            stream.write_all(&answers).await?;
+            stream.write_all(&answers)?;
             answers.clear();
         }
-        frames.buffer().reserve(READ_BYTES);
-        let read = tokio::select! {
-            read = stream.read_buf(frames.buffer()) => read?,
-            _ = stop.wait_for(|stop| *stop) => return Ok(()),
-        };
-        if read == 0 {
-            return if frames.is_between() { Ok(()) } else { Err(ConnectionError::Cut) };
+        match stream.read(&mut piece) {
+            // Closed by the engine, or by a stop.
+            Ok(0) if frames.is_between() => return Ok(()),
+            Ok(0) => return Err(ConnectionError::Cut),
+            Ok(read) => frames.buffer().extend_from_slice(&piece[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }
