@@ -5,6 +5,8 @@ use serde_json::json;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
+#[cfg(feature = "hdf5")]
+use std::path::Path;
 use std::process::Stdio;
 
 #[test]
@@ -303,6 +305,34 @@ fn the_documentation_lists_every_setting_as_the_program_does() {
     let help = String::from_utf8(keelstone(home.path(), &["--help"]).stdout).unwrap();
     let listed = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
     for line in listed.take_while(|line| !line.trim().is_empty()) {
+/// The storage of a node of that network is the same chain as its export, and is refused in a sentence if it is not one.
+#[test]
+#[cfg(feature = "hdf5")]
+fn another_networks_storage_directory_is_the_state_of_its_export() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/node/tests/data/xian-storage");
+    let homes = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let from = ["export.json", "earliest", "latest"].map(|name| data.join(name));
+    let export: serde_json::Value = serde_json::from_str(&fs::read_to_string(&from[0]).unwrap()).unwrap();
+    let mut entries = Vec::new();
+    for (home, from) in homes.iter().zip(&from) {
+        let made = expect(home.path(), 0, &["import", "xian", from.to_str().unwrap()]);
+        entries.push(made["entries"].clone());
+        let proven = expect(home.path(), 0, &["query", "con_odd.ключ:鍵:🔑", "--prove"]);
+        assert!(proven["text"].as_str().unwrap().contains("値"), "{proven}");
+        let out = home.path().join("out.json");
+        expect(home.path(), 0, &["export", "xian", out.to_str().unwrap()]);
+        let back: serde_json::Value = serde_json::from_str(&fs::read_to_string(&out).unwrap()).unwrap();
+        assert_eq!(back, export);
+    }
+    assert!(entries.iter().all(|found| *found == entries[0]), "{entries:?}");
+
+    let home = tempfile::tempdir().unwrap();
+    let told = keelstone(home.path(), &["import", "xian", data.join("hostile").to_str().unwrap(), "--json"]);
+    assert_eq!(told.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&told.stderr).contains("contract_state"), "{told:?}");
+    assert!(!home.path().join("genesis.json").exists(), "nothing was begun");
+}
+
         let name = line.split_whitespace().next().unwrap();
         assert!(commands.contains(&format!("`{name}")), "docs/cli.md does not name {name}");
     }

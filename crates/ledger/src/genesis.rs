@@ -138,7 +138,14 @@ impl Genesis {
     /// # Errors
     /// [`GenesisError::Xian`] if the file cannot be kept whole; the genesis is unchanged.
     pub fn import_xian(&mut self, file: &[u8]) -> Result<Import, GenesisError> {
-        let json = Json::parse(file, JSON_DEPTH_MAX + 4).map_err(ImportError::from)?;
+        self.import_xian_json(Json::parse(file, JSON_DEPTH_MAX + 4).map_err(ImportError::from)?)
+    }
+
+    /// The same for an export that is JSON already.
+    ///
+    /// # Errors
+    /// As [`Genesis::import_xian`].
+    pub fn import_xian_json(&mut self, json: Json) -> Result<Import, GenesisError> {
         let import = Import::from_json(json.clone())?;
         import.writes()?;
         self.xian = Some(json);

@@ -44,6 +44,8 @@ mod watchdog;
 mod way;
 mod world;
 
+#[cfg(feature = "hdf5")]
+mod xian_storage;
 pub use abci::{FIELDS_MAX, FRAME_BYTES_MAX, FrameError, Frames, STRUCTURE_BYTES_MAX, check_size};
 pub use call::{arguments, shown};
 pub use cli::Application;
@@ -52,3 +54,5 @@ pub use config::{
     LogFilter, LogFormat, Mempool, Production, Snapshots, Store,
 };
 pub use exit::{Exit, Failure};
+#[cfg(feature = "hdf5")]
+pub use xian_storage::{At, FileError, Keys, NAMES_BYTES_MAX, READ_BYTES_MAX, keys_of_bytes};

@@ -15,6 +15,7 @@ mod snapshot_library;
 mod store;
 mod sync;
 mod tree;
+mod xian_storage;
 
 use keelstone_codec::{Decode, Encode};
 
@@ -58,6 +59,7 @@ pub const TARGETS: &[Target] = &[
     chain::AUDIT,
     chain::GENESIS,
     chain::XIAN,
+    xian_storage::FILE,
     node::ARGUMENTS,
     node::CONFIG,
     node::ABCI_FRAMES,

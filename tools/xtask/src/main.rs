@@ -32,9 +32,15 @@ const fn part(name: &'static str, budget_secs: u64, cargo: &'static [&'static st
 
 const TEST: &[Part] = &[
     part("format", 20, &["fmt", "--all", "--check"]),
-    part("build", 900, &["test", "--workspace", "--locked", "--no-run"]),
-    part("tests", 1_080, &["test", "--workspace", "--locked", "--no-fail-fast"]),
-    part("lints", 240, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
+    part("build", 900, &["test", "--workspace", "--features", "hdf5", "--locked", "--no-run"]),
+    part("tests", 1_080, &["test", "--workspace", "--features", "hdf5", "--locked", "--no-fail-fast"]),
+    part(
+        "lints",
+        240,
+        &["clippy", "--workspace", "--features", "hdf5", "--all-targets", "--locked", "--", "-D", "warnings"],
+    ),
+    // What people build who ask for no feature.
+    part("plain", 120, &["check", "-p", "keelstone", "--locked"]),
     Part {
         env: &[("RUSTDOCFLAGS", "-D warnings")],
         ..part("docs", 120, &["doc", "--workspace", "--no-deps", "--locked"])
