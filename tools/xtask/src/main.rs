@@ -64,6 +64,8 @@ cargo xtask fuzz TARGET        fuzz one decoder or verifier until stopped (needs
 cargo xtask crashloop [N]      kill a process that works on a store N times (100,000) and look what is left
 cargo xtask flips              flip a bit in every byte of a store, and look whether it is found
 cargo xtask powercuts [N]      cut the power of simulated stores N times (1,000,000), a fifth of them again in recovery
+cargo xtask determinism        20 seeds, 100 blocks of 200 operations, each told five times: other threads, zones and clocks
+cargo xtask kills [N]          kill N processes (100) in the middle of an async bundle of 1,000 operations, and go on
 cargo xtask sim [N]            let a node join among liars in N simulated networks (500,000)";
 
 fn main() -> ExitCode {
@@ -87,6 +89,10 @@ fn main() -> ExitCode {
         }
         ["powercuts"] => powercuts("1000000"),
         ["powercuts", cuts] => powercuts(cuts),
+        ["determinism"] => run(ledger_test("determinism::d05_neither_readers_nor_clocks_nor_zones_change_a_saga")
+            .env("KEELSTONE_TEST_SCALE", "20")),
+        ["kills"] => kills("100"),
+        ["kills", count] => kills(count),
         ["sim"] => sim("500000"),
         ["sim", seeds] => sim(seeds),
         _ => usage(),
@@ -113,9 +119,20 @@ fn sim(seeds: &str) -> ExitCode {
     run(cargo(&test).env("KEELSTONE_SIM_SEEDS", seeds))
 }
 
+/// The kills of the tests, as many as one likes. A failure prints the life to look at.
+fn kills(count: &str) -> ExitCode {
+    let test = "async_bundles::kill_9_in_a_bundle_loses_no_operation_and_repeats_none";
+    run(ledger_test(test).env("KEELSTONE_KILLS", count))
+}
+
 /// One test of the store, with what it prints.
 fn store_test(name: &str) -> Command {
     cargo(&["test", "--locked", "-p", "keelstone-store", "--test", "suite", "--", "--nocapture", "--exact", name])
+}
+
+/// One test of the ledger, with what it prints.
+fn ledger_test(name: &str) -> Command {
+    cargo(&["test", "--locked", "-p", "keelstone-ledger", "--test", "suite", "--", "--nocapture", "--exact", name])
 }
 
 fn cargo(args: &[&str]) -> Command {

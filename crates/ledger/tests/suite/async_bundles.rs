@@ -1,7 +1,7 @@
 //! Async bundles on a chain: over crashes, rollbacks of the chain, nodes that join in the middle, and replays.
 
 use crate::tools::*;
-use keelstone_codec::{BoundedSet, Decode, Encode, Height, Text, Timestamp};
+use keelstone_codec::{BoundedSet, Decode, Encode, Height, Text, Timestamp, splitmix64};
 use keelstone_execution::bundles::{Abandon, BundleId, Resume, RollBack, Status};
 use keelstone_execution::{Batching, Bundle, Mode, Operation};
 use keelstone_ledger::modules::{contracts, standard};
@@ -14,8 +14,10 @@ use keelstone_store::files::{Directory, Fault, FaultyFiles, MemoryFiles};
 use keelstone_store::kv::{Batch, Kv, MemoryKv, RedbKv};
 use keelstone_tree::{Blake3, Diff, KeyRange, Read as _, Write};
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 const OPERATIONS: usize = 1_000;
 
@@ -89,7 +91,11 @@ fn chain_goes_on_with_a_bundle_by_itself_and_idles_again() {
     let root = chain.root();
     let empty = next(&chain).unwrap();
     assert_eq!((empty.root, &empty.record), (root, &None));
-    // Every operation is in exactly one continuation, in order.
+    each_operation_once(&chain);
+}
+
+/// Every operation is in exactly one continuation, in order.
+fn each_operation_once(chain: &Chain) {
     let mut operation = 0;
     for height in 1..=chain.height().0 {
         for continuation in chain.continuations(Height(height)).unwrap() {
@@ -147,68 +153,117 @@ fn chain_is_lived_on() {
     let files = Arc::new(Directory::new(directory.join("state")).unwrap());
     let kv = Arc::new(RedbKv::open(&directory.join("history.redb")).unwrap());
     let exists = Store::<Blake3>::exists(&*files).unwrap();
-    let store = if exists { Store::open(files, options()) } else { Store::create(files, options()) }.unwrap();
+    // With the threads that a node has, so that they are killed, too.
+    let options = keelstone_store::Options { background: true, ..options() };
+    let store = if exists { Store::open(files, options) } else { Store::create(files, options) }.unwrap();
     let chain: Chain = match store.height() {
         None => Ledger::create(store, kv, standard(), &genesis(), PoolLimits::default()).unwrap(),
         Some(_) => Ledger::open(store, kv, standard(), PoolLimits::default()).unwrap(),
     };
     if chain.height() == Height(0) {
         chain.submit(&payments().to_bytes()).unwrap();
-        println!("\nblock {}", next(&chain).unwrap().root);
+        println!("\nbegun {}", next(&chain).unwrap().root);
     }
-    while chain.has_due_work().unwrap() {
-        println!("\nblock {}", next(&chain).unwrap().root);
-    }
-    println!("\nend {} {}", chain.height(), chain.root());
+    finish(&chain).unwrap();
+    each_operation_once(&chain);
+    println!("\n{}", end_of(&chain));
 }
 
-/// spec: EXEC-7. Processes are killed at random points, on a real disk with the real database, until one comes to the end.
-#[test]
-fn kill_9_in_a_bundle_loses_no_operation_and_repeats_none() {
-    let undisturbed = undisturbed();
-    let expected = format!("end {} {}", undisturbed.height(), undisturbed.root());
-    let mut seed = 11u64;
-    let mut random = |below: u64| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (seed >> 33) % below
-    };
-    let mut kills = 0;
-    for _ in 0..2 {
-        let directory = tempfile::tempdir().unwrap();
+/// What a life comes to: height, root, and the state hash of the bundle's session.
+fn end_of(chain: &Chain) -> String {
+    let record = chain.bundle(&named(&payments())).unwrap().expect("it was taken in");
+    assert!(record.is_complete());
+    format!("end {} {} {}", chain.height(), chain.root(), record.state_hash)
+}
+
+/// A process that lives such a life, and the lines it says.
+struct Life {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Life {
+    fn begin(directory: &std::path::Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "async_bundles::chain_is_lived_on", "--nocapture"])
+            .env("KEELSTONE_TEST_CHAIN", directory)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (said, lines) = channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        // Ends with the process.
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| said.send(line)));
+        Self { child, lines }
+    }
+
+    /// The next line that begins so, if the process says one within so long.
+    fn says(&self, start: &str, within: Duration) -> Option<String> {
+        let until = Instant::now() + within;
         loop {
-            let mut child = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "async_bundles::chain_is_lived_on", "--nocapture"])
-                .env("KEELSTONE_TEST_CHAIN", directory.path())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            // Killed while it is at the block after the one it told of last.
-            let mut blocks = 1 + random(3);
-            let mut ended = None;
-            for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-                let line = line.unwrap();
-                if line.starts_with("end ") {
-                    ended = Some(line);
-                    break;
-                }
-                blocks -= u64::from(line.starts_with("block "));
-                if blocks == 0 {
-                    break;
-                }
-            }
-            child.kill().unwrap();
-            child.wait().unwrap();
-            match ended {
-                Some(line) => {
-                    assert_eq!(line, expected);
-                    break;
-                }
-                None => kills += 1,
+            let line = self.lines.recv_timeout(until.saturating_duration_since(Instant::now())).ok()?;
+            if line.starts_with(start) {
+                return Some(line);
             }
         }
     }
-    assert!(kills > 3, "{kills} kills");
+}
+
+impl Drop for Life {
+    /// SIGKILL, and nothing of it is left running.
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// Much longer than a life takes on any machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// spec: EXEC-7. Processes are killed at random moments in the middle of the bundle, with the real database on a real disk:
+/// whoever goes on comes to the height, root and state hash of a life that nobody disturbed, each operation having taken
+/// effect once. `KEELSTONE_KILLS` says how many; `cargo xtask kills` asks for 100.
+#[test]
+fn kill_9_in_a_bundle_loses_no_operation_and_repeats_none() {
+    let expected = end_of(&undisturbed());
+    let calm = {
+        let directory = tempfile::tempdir().unwrap();
+        let life = Life::begin(directory.path());
+        life.says("begun ", PATIENCE).expect("it begins");
+        let begun = Instant::now();
+        assert_eq!(life.says("end ", PATIENCE), Some(expected.clone()));
+        begun.elapsed()
+    };
+    let runs = std::env::var("KEELSTONE_KILLS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(10);
+    let mut dice = 11u64;
+    for run in 0..runs {
+        let directory = tempfile::tempdir().unwrap();
+        // Some die again while they recover, or soon after.
+        let (mut kills, wanted) = (0, 1 + splitmix64(&mut dice) % 3);
+        let mut longest = calm;
+        while kills < wanted {
+            let thousandths = u32::try_from(splitmix64(&mut dice) % 1_000).unwrap();
+            let moment = longest * thousandths / 1_000;
+            let life = Life::begin(directory.path());
+            if kills == 0 {
+                life.says("begun ", PATIENCE).expect("it begins");
+            }
+            match life.says("end ", moment) {
+                None => kills += 1,
+                // It was quicker than the first: once it has ended, there is nothing left to kill.
+                Some(_) if kills > 0 => break,
+                Some(_) => {
+                    drop(life);
+                    std::fs::remove_dir_all(directory.path()).unwrap();
+                    longest /= 2;
+                }
+            }
+        }
+        let life = Life::begin(directory.path());
+        assert_eq!(life.says("end ", PATIENCE), Some(expected.clone()), "run {run}, killed {kills} times");
+    }
+    println!("{runs} lives were killed, and each came to {expected}");
 }
 
 /// A store that holds what `chain` holds at its last height, and nothing of how it came to be.
