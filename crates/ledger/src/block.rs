@@ -444,7 +444,7 @@ pub(crate) trait Way {
     }
     /// The verdict on every signature.
     fn signatures(&self, transactions: &[SignedTransaction]) -> Vec<Result<(), SignatureError>> {
-        signatures(transactions)
+        signatures(&transactions.iter().collect::<Vec<_>>())
     }
     /// Runs transactions beforehand, as far as it likes, on the state and on what the block has changed before them. What
     /// is good of it is found out where it is used (spec: EXEC-15).
@@ -816,7 +816,7 @@ fn fits(facts: &ChainFacts, validators: Option<&Validators>, block: &Block) -> R
 }
 
 /// The verdict on every signature: at once if all are good, one by one if not.
-pub(crate) fn signatures(transactions: &[SignedTransaction]) -> Vec<Result<(), SignatureError>> {
+pub(crate) fn signatures(transactions: &[&SignedTransaction]) -> Vec<Result<(), SignatureError>> {
     let messages: Vec<Vec<u8>> = transactions.iter().map(|transaction| transaction.transaction.sign_bytes()).collect();
     let items: Vec<_> = transactions
         .iter()
@@ -825,7 +825,7 @@ pub(crate) fn signatures(transactions: &[SignedTransaction]) -> Vec<Result<(), S
         .collect();
     match verify_batch(&items) {
         Ok(()) => vec![Ok(()); transactions.len()],
-        Err(_) => transactions.iter().map(SignedTransaction::verify).collect(),
+        Err(_) => transactions.iter().map(|transaction| transaction.verify()).collect(),
     }
 }
 

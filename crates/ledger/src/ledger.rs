@@ -21,6 +21,7 @@ use crate::mempool::{Mempool, PoolLimits};
 use crate::nonces;
 use crate::parallel::{InParallel, Threads};
 use crate::transaction::{SignedTransaction, TxId};
+use crate::vouched::Vouched;
 use keelstone_codec::{Decode, Encode, Hash, Height, OrderedKey, Root, Timestamp};
 use keelstone_execution::{
     Activity, BundleId, BundleRecord, Bundles, Changes, ListProof, PublicKey, Registry, RegistryError, Stop, list_root,
@@ -41,6 +42,8 @@ pub struct Ledger<H: Hasher> {
     registry: Registry,
     chain: Chain,
     pool: Mutex<Mempool>,
+    /// Signatures that need not be verified again.
+    vouched: Mutex<Vouched>,
     /// The right to commit the next block.
     writer: Mutex<()>,
     /// The time of the last block.
@@ -321,6 +324,7 @@ impl<H: Hasher> Ledger<H> {
             registry,
             chain,
             pool: Mutex::new(Mempool::new(pool)),
+            vouched: Mutex::default(),
             writer: Mutex::new(()),
             time: AtomicU64::new(0),
             listeners: RwLock::default(),
@@ -497,7 +501,11 @@ impl<H: Hasher> Ledger<H> {
         let transaction = self.decoded(bytes)?;
         let (view, height) = (self.view(), self.height().next());
         let next = check::in_pool(&self.registry, view, self.facts(), &transaction, height)?;
-        transaction.verify()?;
+        let id = transaction.id();
+        if !self.vouched().is_good(&id, &transaction.signature) {
+            transaction.verify()?;
+            self.vouched().remember(id, transaction.signature);
+        }
         Ok((transaction, next))
     }
 
@@ -607,7 +615,8 @@ impl<H: Hasher> Ledger<H> {
             return Err(LedgerError::NotNext { expected, found: block.height });
         }
         let root = view.root();
-        let way = InParallel { state: view.clone(), activity: &self.activity, threads: &self.threads };
+        let (activity, threads, vouched) = (&self.activity, &self.threads, &self.vouched);
+        let way = InParallel { state: view.clone(), activity, threads, vouched };
         let executed = block::execute_with(&self.registry, view, root, block, refused, &way)?;
         self.threads.learn(&executed.beforehand);
         let prepared = self.store.prepare(executed.changes.to_diff())?;
@@ -1006,6 +1015,10 @@ impl<H: Hasher> Ledger<H> {
 
     fn certificates(&self) -> MutexGuard<'_, BTreeMap<Height, Vec<u8>>> {
         self.certificates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn vouched(&self) -> MutexGuard<'_, Vouched> {
+        self.vouched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pool_mut(&self) -> MutexGuard<'_, Mempool> {

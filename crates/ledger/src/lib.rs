@@ -39,6 +39,7 @@ mod replay;
 mod transaction;
 mod transition;
 mod validators;
+mod vouched;
 pub mod xian;
 
 pub use audit::{

@@ -16,6 +16,7 @@ use crate::block::{self, Ran, Run, Way};
 use crate::check::Refusal;
 use crate::keys::SignatureError;
 use crate::transaction::SignedTransaction;
+use crate::vouched::Vouched;
 use keelstone_codec::{Key, Namespace};
 use keelstone_execution::bundles::Resume;
 use keelstone_execution::{Activity, BlockDraft, Changes, Function, PublicKey, ReadSet, Recorder};
@@ -24,6 +25,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 /// Blocks of fewer transactions are run in order: starting threads would cost more than they save.
@@ -197,6 +199,7 @@ pub(crate) struct InParallel<'a, S> {
     pub(crate) state: S,
     pub(crate) activity: &'a Activity,
     pub(crate) threads: &'a Threads,
+    pub(crate) vouched: &'a Mutex<Vouched>,
 }
 
 impl<S: Read + Clone + Send + Sync + 'static> Way for InParallel<'_, S> {
@@ -205,13 +208,20 @@ impl<S: Read + Clone + Send + Sync + 'static> Way for InParallel<'_, S> {
     }
 
     fn signatures(&self, transactions: &[SignedTransaction]) -> Vec<Result<(), SignatureError>> {
-        let count = self.threads.count.get();
-        if count == 1 || transactions.len() < TRANSACTIONS_MIN {
-            return block::signatures(transactions);
-        }
+        let unknown: Vec<&SignedTransaction> = {
+            let vouched = self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
+            transactions.iter().filter(|signed| !vouched.is_good(&signed.id(), &signed.signature)).collect()
+        };
+        let count = if unknown.len() < TRANSACTIONS_MIN { 1 } else { self.threads.count.get() };
         // A batch has the verdict of its signatures one by one, however they are divided (spec: TX-4).
-        let parts: Vec<_> = transactions.chunks(transactions.len().div_ceil(count)).collect();
-        on_threads(count, parts.len(), || (), |(), part| block::signatures(parts[part])).into_iter().flatten().collect()
+        let parts: Vec<_> = unknown.chunks(unknown.len().div_ceil(count).max(1)).collect();
+        let found = on_threads(count, parts.len(), || (), |(), part| block::signatures(parts[part]));
+        let mut verdicts = unknown.iter().zip(found.into_iter().flatten()).peekable();
+        let verdict = |signed: &SignedTransaction| match verdicts.next_if(|(next, _)| std::ptr::eq(**next, signed)) {
+            Some((_, verdict)) => verdict,
+            None => Ok(()),
+        };
+        transactions.iter().map(verdict).collect()
     }
 
     fn foretell(

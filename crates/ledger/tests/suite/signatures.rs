@@ -1,11 +1,13 @@
 //! One verdict on every signature.
 
 use crate::tools::*;
-use keelstone_codec::{Encode, Hash};
+use keelstone_codec::{Encode, Hash, Height, Timestamp};
 use keelstone_ledger::{
-    KeyError, PublicKey, Refusal, SecretKey, Signature, SignatureError, check_key, verify, verify_batch,
+    Block, KeyError, PublicKey, Receipt, Refusal, Refused, SecretKey, Signature, SignatureError, Verdict, check_key,
+    execute, verify, verify_batch,
 };
 use proptest::prelude::*;
+use std::num::NonZeroUsize;
 
 fn hex32(text: &str) -> [u8; 32] {
     hex::decode(text).unwrap().try_into().unwrap()
@@ -64,6 +66,30 @@ fn x01_small_order_and_all_zero_keys_are_refused() {
     }
     for person in 0..20 {
         assert_eq!(check_key(&key(person).public()), Ok(()));
+    }
+}
+
+/// spec: TX-4. What was verified when it was submitted is not verified again in its block, and that says nothing about
+/// another signature over the same transaction.
+#[test]
+fn x01_a_signature_that_was_good_vouches_for_no_other() {
+    let good: Vec<_> = (1..=12).map(|person| signed(person, 0, vec![register(&format!("agent {person}"))])).collect();
+    let mut transactions = good.clone();
+    for forged in [3, 7] {
+        transactions[forged].signature.0[0] ^= 1;
+    }
+    let block = Block { height: Height(1), time: Timestamp(1), proposer: proposer(), transactions };
+    for threads in [1, 2] {
+        let chain = chain().on_threads(NonZeroUsize::new(threads).unwrap());
+        for transaction in &good {
+            chain.submit(&transaction.to_bytes()).unwrap();
+        }
+        let found = chain.run(block.clone(), Refused::Receipt).unwrap();
+        let expected = execute(chain.registry(), chain.view(), chain.root(), block.clone(), Refused::Receipt).unwrap();
+        assert_eq!(found.executed().receipts, expected.receipts, "{threads} threads");
+        let refused = |receipt: &Receipt| matches!(receipt.verdict, Verdict::Refused { code: 5, .. });
+        let refused: Vec<usize> = (0..12).filter(|at| refused(&expected.receipts[*at])).collect();
+        assert_eq!(refused, [3, 7]);
     }
 }
 
