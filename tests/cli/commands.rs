@@ -263,6 +263,16 @@ fn the_bench_prints_the_lines_of_the_other_engines() {
     assert_eq!(lines[6]["same_root"], true);
 }
 
+/// Every bundle that the benchmark submits is in a durable block, and none fails.
+#[test]
+fn bundles_are_measured_from_submission_to_the_durable_block() {
+    let home = tempfile::tempdir().unwrap();
+    let arguments = ["bench", "bundles", "--bundles", "300", "--operations", "2", "--accounts", "20"];
+    let told = expect(home.path(), 0, &arguments);
+    assert_eq!((&told["bundles"], &told["operations"]), (&json!(300), &json!(600)), "{told}");
+    assert!(told["blocks"].as_u64() > Some(0) && told["operations_per_s"].as_u64() > Some(0), "{told}");
+}
+
 #[test]
 fn the_demo_holds_every_check_it_makes() {
     let home = tempfile::tempdir().unwrap();
@@ -295,16 +305,6 @@ fn another_networks_state_comes_in_is_proven_by_name_and_goes_out_equal() {
     expect(home.path(), 2, &["import", "xian", file.to_str().unwrap()]);
 }
 
-#[test]
-fn the_documentation_lists_every_setting_as_the_program_does() {
-    let documented = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md")).unwrap();
-    let home = tempfile::tempdir().unwrap();
-    let printed = String::from_utf8(keelstone(home.path(), &["config", "default"]).stdout).unwrap();
-    assert!(documented.contains(&printed), "docs/configuration.md is not what `keelstone config default` prints");
-    let commands = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md")).unwrap();
-    let help = String::from_utf8(keelstone(home.path(), &["--help"]).stdout).unwrap();
-    let listed = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
-    for line in listed.take_while(|line| !line.trim().is_empty()) {
 /// The storage of a node of that network is the same chain as its export, and is refused in a sentence if it is not one.
 #[test]
 #[cfg(feature = "hdf5")]
@@ -333,6 +333,16 @@ fn another_networks_storage_directory_is_the_state_of_its_export() {
     assert!(!home.path().join("genesis.json").exists(), "nothing was begun");
 }
 
+#[test]
+fn the_documentation_lists_every_setting_as_the_program_does() {
+    let documented = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md")).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let printed = String::from_utf8(keelstone(home.path(), &["config", "default"]).stdout).unwrap();
+    assert!(documented.contains(&printed), "docs/configuration.md is not what `keelstone config default` prints");
+    let commands = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md")).unwrap();
+    let help = String::from_utf8(keelstone(home.path(), &["--help"]).stdout).unwrap();
+    let listed = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
+    for line in listed.take_while(|line| !line.trim().is_empty()) {
         let name = line.split_whitespace().next().unwrap();
         assert!(commands.contains(&format!("`{name}")), "docs/cli.md does not name {name}");
     }

@@ -39,13 +39,14 @@ mod story;
 mod strict_json;
 mod supervise;
 mod testnet;
+mod throughput;
 mod tokens;
 mod watchdog;
 mod way;
 mod world;
-
 #[cfg(feature = "hdf5")]
 mod xian_storage;
+
 pub use abci::{FIELDS_MAX, FRAME_BYTES_MAX, FrameError, Frames, STRUCTURE_BYTES_MAX, check_size};
 pub use call::{arguments, shown};
 pub use cli::Application;

@@ -1,10 +1,13 @@
-//! `keelstone bench store`: the workloads W1 to W5, one line of figures each; and `keelstone bench snapshot`: what making a
-//! snapshot costs the commits beside it.
+//! `keelstone bench store`: the workloads W1 to W5, one line of figures each; `keelstone bench snapshot`: what making a
+//! snapshot costs the commits beside it; and `keelstone bench bundles`: how many operations a second come through.
 
+use super::testnet::{find_cometbft, program, show_load};
 use crate::bench::{self, BenchError, BesideSizes, Figures, Line, Sizes};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{bytes, grouped};
+use crate::testnet::load;
+use crate::throughput::{self, Load};
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +24,36 @@ enum What {
     Store(StoreOptions),
     /// Commit at half the rate that can be had, while a snapshot is made and while none is: how long commits take
     Snapshot(SnapshotOptions),
+    /// Submit signed bundles as quickly as they are taken in: how many operations a second become durable
+    Bundles(BundleOptions),
+}
+
+#[derive(Debug, Args)]
+struct BundleOptions {
+    /// Bundles to submit, signed beforehand
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    bundles: u64,
+    /// Operations in each: payments
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    operations: u64,
+    /// Accounts that send them in turn
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    accounts: u64,
+    /// Threads that submit
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
+    submitters: u64,
+    /// Over one CometBFT node instead, by its RPC: --rate bundles a second of one operation each, for --seconds
+    #[arg(long, value_name = "PATH", num_args = 0..=1, conflicts_with_all = ["bundles", "operations", "accounts", "submitters"])]
+    cometbft: Option<Option<PathBuf>>,
+    /// Bundles a second for CometBFT; more than fits is held back
+    #[arg(long, default_value_t = 2_000, requires = "cometbft", value_parser = clap::value_parser!(u32).range(1..=i64::from(load::RATE_MAX)))]
+    rate: u32,
+    /// Seconds for CometBFT
+    #[arg(long, default_value_t = 15, requires = "cometbft", value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Directory to work in; it must not exist or be empty [default: a fresh one for temporary files, removed at the end]
+    #[arg(long)]
+    dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -74,6 +107,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     match options.what {
         What::Store(options) => store(options, context),
         What::Snapshot(options) => snapshot(options, context),
+        What::Bundles(options) => bundles(options, context),
     }
 }
 
@@ -88,13 +122,44 @@ fn snapshot(options: SnapshotOptions, context: &Context<'_>) -> Result<Exit, Fai
     in_directory(dir, |directory| bench::beside(directory, &sizes, |line| tell(context, &line)))
 }
 
+fn bundles(options: BundleOptions, context: &Context<'_>) -> Result<Exit, Failure> {
+    let out = context.out;
+    if let Some(cometbft) = options.cometbft {
+        let cometbft = find_cometbft(cometbft)?;
+        return in_directory(options.dir, |directory| {
+            let settings = context.settings().to_vec();
+            let rate = (options.rate, options.seconds);
+            let report = throughput::under_cometbft(directory, cometbft, program()?, settings, rate)?;
+            show_load(&report, out);
+            out.emit(&report);
+            Ok::<_, Failure>(())
+        });
+    }
+    let BundleOptions { bundles, operations, accounts, submitters, .. } = options;
+    let load = Load { bundles, operations, accounts: accounts.min(bundles), submitters };
+    let (config, _) = context.config()?;
+    in_directory(options.dir, |directory| {
+        let found = throughput::solo(directory, &load, &config, &context.application.registry)?;
+        out.row("operations", format_args!("{}/s", grouped(found.operations_per_s)));
+        let counts = (grouped(found.bundles_per_s), grouped(found.bundles), grouped(found.blocks));
+        out.row("bundles", format_args!("{}/s: {} in {} blocks", counts.0, counts.1, counts.2));
+        out.row("until durable", format_args!("median {} ms, p99 {} ms", found.latency_p50_ms, found.latency_p99_ms));
+        out.row("root", found.root);
+        out.emit(&found);
+        Ok::<_, Failure>(())
+    })
+}
+
 fn tell(context: &Context<'_>, line: &Line) {
     context.out.emit(line);
     context.out.say(describe(line));
 }
 
 /// Runs a benchmark in an empty directory, in one of its own if none is given.
-fn in_directory(given: Option<PathBuf>, run: impl FnOnce(&Path) -> Result<(), BenchError>) -> Result<Exit, Failure> {
+fn in_directory<E: Into<Failure>>(
+    given: Option<PathBuf>,
+    run: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<Exit, Failure> {
     let fresh = given.is_none();
     let directory =
         given.unwrap_or_else(|| std::env::temp_dir().join(format!("keelstone-bench-{}", std::process::id())));
@@ -106,10 +171,16 @@ fn in_directory(given: Option<PathBuf>, run: impl FnOnce(&Path) -> Result<(), Be
         // Only what this run made; a directory that was given is its owner's to remove.
         let _ = std::fs::remove_dir_all(&directory);
     }
-    result.map(|()| Exit::Ok).map_err(|error| match error {
-        BenchError::Wrong(_) => Failure::integrity(error.to_string()),
-        error => Failure::io("the benchmark stopped", &error),
-    })
+    result.map(|()| Exit::Ok).map_err(Into::into)
+}
+
+impl From<BenchError> for Failure {
+    fn from(error: BenchError) -> Self {
+        match error {
+            BenchError::Wrong(_) => Self::integrity(error.to_string()),
+            error => Self::io("the benchmark stopped", &error),
+        }
+    }
 }
 
 fn store(options: StoreOptions, context: &Context<'_>) -> Result<Exit, Failure> {
