@@ -31,6 +31,24 @@ pub fn crit(a: &[u8], b: &[u8]) -> Option<u16> {
     Some(u16::try_from(shared * 9 + within as usize).expect("a key has at most 7,281 bytes"))
 }
 
+/// The least key whose bits before `crit` are those of `sample` and whose bit there is `side`; or, if those bits end inside a
+/// byte, the one with zeros in the rest of it. With its bits every way down goes to the first key of those.
+#[must_use]
+pub fn least(sample: &[u8], crit: u16, side: bool) -> Vec<u8> {
+    let (position, within) = (usize::from(crit / 9), crit % 9);
+    let mut key = sample[..position.min(sample.len())].to_vec();
+    let known = sample.get(position).copied().unwrap_or(0);
+    match (within, side) {
+        (0, false) => {}
+        (0, true) => key.push(0),
+        (bit, side) => {
+            let above = if bit == 1 { 0 } else { known & (0xff << (9 - bit)) };
+            key.push(above | u8::from(side) << (8 - bit));
+        }
+    }
+    key
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

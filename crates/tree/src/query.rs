@@ -110,18 +110,7 @@ impl Region<'_> {
 
     /// The least key of the region, or, if its bits end inside a byte, the one with zeros in the rest of it.
     pub(crate) fn least(&self) -> Vec<u8> {
-        let (position, within) = (usize::from(self.crit / 9), self.crit % 9);
-        let mut key = self.sample[..position.min(self.sample.len())].to_vec();
-        let known = self.sample.get(position).copied().unwrap_or(0);
-        match (within, self.side) {
-            (0, false) => {}
-            (0, true) => key.push(0),
-            (bit, side) => {
-                let above = if bit == 1 { 0 } else { known & (0xff << (9 - bit)) };
-                key.push(above | u8::from(side) << (8 - bit));
-            }
-        }
-        key
+        bits::least(self.sample, self.crit, self.side)
     }
 }
 

@@ -122,6 +122,9 @@ pub enum ReadError {
         /// The first key that is not shown.
         key: Vec<u8>,
     },
+    /// The proof at hand does not show this node. Ask for one that does (spec: TREE-9).
+    #[error("the proof does not show this node")]
+    Unshown,
     /// This version has been given up: pruned, or expired after holding resources too long. Ask for a newer one.
     #[error("this version of the state is no longer kept: {reason}")]
     Gone {

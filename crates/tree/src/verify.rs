@@ -12,8 +12,9 @@ use crate::bits::{bit, crit};
 use crate::preimage;
 use crate::proof::{Check, Checks, Every, Node, Proof, ProofError, ProofLimits, Shape};
 use crate::query::{EntryNeeds, Needs, Region, Span, meeting};
-use crate::{Half, Hasher, KeyRange, Level, NODE_LEN, Query, Read, ReadError, Scan, Totals};
+use crate::{Branch, Half, Hasher, KeyRange, Level, NODE_LEN, Opened, Query, Read, ReadError, Scan, Totals, Walk};
 use keelstone_codec::{Hash, KEY_LEN_MAX, Key, NAMESPACE_LEN_MAX, Namespace, Root, Value};
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
 /// A proof that leads to a root, ready to be asked.
@@ -828,5 +829,44 @@ impl<H: Hasher> Read for Verified<H> {
                 Some(Err(ReadError::Incomplete { namespace: namespace.clone(), key }))
             }
         }))
+    }
+}
+
+/// The nodes a proof shows, for whoever compares two states. What stands at a node that is opaque is unknown, so asking for
+/// it is an error.
+impl<H: Hasher> Walk for Verified<H> {
+    type Node = u32;
+
+    fn top(&self) -> Result<Option<Branch<u32>>, ReadError> {
+        let empty = matches!(self.proof.nodes[0].shape, Shape::Empty);
+        Ok((!empty).then(|| self.branch(0)))
+    }
+
+    fn open<'n>(&'n self, node: &'n u32) -> Result<Opened<'n, u32>, ReadError> {
+        Ok(match self.proof.nodes[*node as usize].shape {
+            Shape::Opaque | Shape::Empty => return Err(ReadError::Unshown),
+            Shape::Inner { crit, left, right, .. } => {
+                Opened::Inner { crit, left: self.branch(left), right: self.branch(right) }
+            }
+            Shape::Namespace { name, tree } => {
+                Opened::Namespace { name: Cow::Owned(self.name(self.proof.slice(name))), tree: self.branch(tree) }
+            }
+            Shape::Entry { key, value_len, body, shown } => {
+                let body = self.proof.slice(body);
+                let value_hash = if shown { H::hash(body) } else { Hash(body.try_into().expect("a stub has a hash")) };
+                Opened::Entry { key: Cow::Borrowed(self.proof.slice(key)), value_len, value_hash }
+            }
+        })
+    }
+
+    fn value(&self, node: &u32) -> Result<Value, ReadError> {
+        Verified::value(self, *node).ok_or(ReadError::Unshown)
+    }
+}
+
+impl<H: Hasher> Verified<H> {
+    fn branch(&self, node: u32) -> Branch<u32> {
+        let Node { hash, totals, .. } = self.proof.nodes[node as usize];
+        Branch { node, hash, totals }
     }
 }
