@@ -5,10 +5,11 @@
 //! the tree itself; they prove themselves page by page, and every other chunk is checked against them before a byte of
 //! it is used. Nothing a sender says about a snapshot is believed.
 //!
-//! Formats and rules: `spec/snapshot.md`, SNAP-1 to SNAP-17, and `spec/peers.md`, PEER-1 to PEER-12. Vectors: `spec/vectors/snapshot.json`,
-//! `spec/vectors/peers.json`.
+//! Formats and rules: `spec/snapshot.md`, SNAP-1 to SNAP-17, `spec/peers.md`, PEER-1 to PEER-12, and `spec/consistency.md`,
+//! CHECK-1 to CHECK-8. Vectors: `spec/vectors/snapshot.json`, `spec/vectors/peers.json`, `spec/vectors/consistency.json`.
 #![forbid(unsafe_code)]
 
+pub mod consistency;
 pub mod delta;
 pub mod library;
 pub mod peers;

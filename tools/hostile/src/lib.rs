@@ -73,6 +73,7 @@ pub const TARGETS: &[Target] = &[
     sync::DELTA,
     sync::PEER_REQUEST,
     sync::PEER_RESPONSE,
+    sync::CHECK_CURSOR,
 ];
 
 /// Runs the target of a name, all that a file in `fuzz/fuzz_targets/` does, and says whether it accepted the input.

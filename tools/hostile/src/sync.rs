@@ -3,6 +3,7 @@
 use crate::tree::{KNOWN, name};
 use crate::{Target, canonical};
 use keelstone_codec::{Blob, BoundedList, BoundedSet, ChainId, Decode, Encode, Height, Key, Namespace, Root, Value};
+use keelstone_sync::consistency::Cursor;
 use keelstone_sync::delta::{ApplyError, Delta, DeltaError};
 use keelstone_sync::peers::{Frame, HeightDiff, Heights, Request, Response, Status, Version as At, Why};
 use keelstone_sync::snapshot::{Metadata, Plan, Skeleton, SnapshotParams, pack, unpack};
@@ -210,4 +211,15 @@ fn responses() -> Vec<Vec<u8>> {
         Response::Busy { retry_after_ms: 5 },
     ];
     bodies.into_iter().map(|body| Frame { id: 1, body }.to_bytes()).collect()
+}
+
+pub(crate) const CHECK_CURSOR: Target = Target { name: "check_cursor", run: cursor, seeds: cursors };
+
+fn cursor(input: &[u8]) -> bool {
+    canonical::<Cursor>(input).is_some()
+}
+
+fn cursors() -> Vec<Vec<u8>> {
+    let next = Some((name("social"), Key::new([7]).expect("a byte")));
+    [Cursor::default(), Cursor { passes: 3, entries: 70, next }].map(|cursor| cursor.to_bytes()).to_vec()
 }
