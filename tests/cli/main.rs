@@ -6,6 +6,7 @@
 mod audit;
 mod bundles;
 mod commands;
+mod consistency;
 mod http;
 mod monitoring;
 mod node;

@@ -20,6 +20,9 @@ use toml::de::{DeTable, DeValue};
 /// The most bytes a configuration file may have.
 const FILE_BYTES_MAX: usize = 256 * 1024;
 
+/// Addresses in one list, at most.
+const ADDRESSES_MAX: usize = 64;
+
 /// What environment variables for settings begin with.
 const ENV_PREFIX: &str = "KEELSTONE_";
 
@@ -172,6 +175,21 @@ settings! {
         zstd_level: u64 = 1, 1..=19;
         /// Percent of the disk that stay free: a snapshot that would take more is not made.
         reserve_percent: u64 = 10, 0..=90;
+    }
+    /// How the node looks after its own state.
+    check: Check {
+        /// Whether it does.
+        enabled: bool = true;
+        /// Seconds between two checks.
+        check_interval: u64 = 300, 1..=86_400;
+        /// Earlier heights whose roots are compared with those of peers in one check.
+        state_root_sample_size: u64 = 10, 0..=1_000;
+        /// Peers that are asked in one check; others each time.
+        peer_sample_size: u64 = 5, 0..=64;
+        /// Entries that are read in one check and asked of each of these peers. The next check goes on behind them.
+        account_sample_size: u64 = 100, 0..=100_000;
+        /// The APIs of other nodes of this chain, as "http://HOST:PORT". Nothing they say is believed.
+        peers: Vec<HttpAddress> = Vec::new();
     }
     /// What the node says while it runs, on standard error.
     log: Log {
@@ -441,7 +459,26 @@ impl Kind for HttpAddress {
     }
 }
 
+impl Kind for Vec<HttpAddress> {
+    const KIND: &'static str = "list of \"http://HOST:PORT\"";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        let texts = Vec::<String>::from_raw(raw).map_err(|error| error.replace("a list of strings", Self::KIND))?;
+        match texts.len() {
+            0..=ADDRESSES_MAX => texts.iter().map(|text| HttpAddress::parse(text)).collect(),
+            found => Err(format!("expected at most {ADDRESSES_MAX} addresses, found {found}")),
+        }
+    }
+    fn to_toml(&self) -> String {
+        self.iter().map(ToString::to_string).collect::<Vec<_>>().to_toml()
+    }
+}
+
 impl HttpAddress {
+    /// Reads an address.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        Self::from_raw(Raw::Text(text))
+    }
+
     /// Name or address of the host.
     #[must_use]
     pub fn host(&self) -> &str {

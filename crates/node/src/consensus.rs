@@ -157,6 +157,8 @@ pub(crate) trait Consensus {
     fn root_after(&self, height: Height) -> Result<Option<Root>, Failure>;
     /// Keeps what the engine certified of a height.
     fn keep_certificate(&self, height: Height, certificate: Vec<u8>);
+    /// What is kept of what the engine certified of a height.
+    fn certificate(&self, height: Height) -> Result<Option<Vec<u8>>, Failure>;
     /// Whether nothing the engine certified is kept of a height whose root is.
     fn lacks_certificate(&self, height: Height) -> Result<bool, Failure>;
     /// Writes what was kept and waits for the next block to be written with.
@@ -321,6 +323,10 @@ impl<H: Hasher> Consensus for Local<H> {
 
     fn keep_certificate(&self, height: Height, certificate: Vec<u8>) {
         self.ledger().keep_certificate(height, certificate);
+    }
+
+    fn certificate(&self, height: Height) -> Result<Option<Vec<u8>>, Failure> {
+        Ok(self.ledger().certificate(height)?)
     }
 
     fn lacks_certificate(&self, height: Height) -> Result<bool, Failure> {

@@ -6,6 +6,7 @@
 //! of progress follow, and the last line is what it came to. Whoever hangs up stops waiting, and nothing that has begun.
 
 use crate::api;
+use crate::check::{self, Asked};
 use crate::config;
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
@@ -56,6 +57,8 @@ pub(crate) enum Request {
     },
     /// Remove what no snapshot needs.
     SweepSnapshots {},
+    /// Something of the checker.
+    Check(Asked),
 }
 
 /// A line of an answer.
@@ -120,6 +123,8 @@ pub(crate) struct Desk {
     /// None on a node that makes and offers none by itself. Then nobody holds the library, and whoever needs it takes it
     /// for as long.
     snapshots: Option<Arc<Service>>,
+    /// None on a node that does not check its state.
+    checks: Option<Arc<check::Service>>,
     /// Held by whoever has the library for a while.
     borrowing: tokio::sync::Mutex<()>,
 }
@@ -258,8 +263,9 @@ impl Desk {
         home: Home,
         config: config::Snapshots,
         snapshots: Option<Arc<Service>>,
+        checks: Option<Arc<check::Service>>,
     ) -> Self {
-        Self { engine, metrics, home, config, snapshots, borrowing: tokio::sync::Mutex::default() }
+        Self { engine, metrics, home, config, snapshots, checks, borrowing: tokio::sync::Mutex::default() }
     }
 
     async fn answer(&self, request: Request, caller: &mut Caller<'_>) -> Result<Value, Failure> {
@@ -274,6 +280,12 @@ impl Desk {
                 Ok(json!({ "removed": height }))
             }
             Request::SweepSnapshots {} => Ok(swept(&self.with_library(Service::gc).await?)),
+            Request::Check(asked) => {
+                let checks = self.checks.clone().ok_or_else(|| {
+                    Failure::usage("this node does not check its state").hint("check.enabled=true has it do so")
+                })?;
+                blocking(move || checks.answer(&asked)).await
+            }
         }
     }
 
@@ -436,7 +448,8 @@ mod tests {
     #[test]
     fn a_request_is_one_strict_line() {
         let create = Request::CreateSnapshot { height: Some(7), until_offered: true };
-        for request in [create, Request::DeleteSnapshot { height: u64::MAX }, Request::SweepSnapshots {}] {
+        let check = Request::Check(Asked::Now { depth: check::Depth::Full });
+        for request in [create, Request::DeleteSnapshot { height: u64::MAX }, Request::SweepSnapshots {}, check] {
             let line = serde_json::to_string(&request).unwrap() + "\n";
             assert_eq!(parse(line.as_bytes()).unwrap(), request, "{line}");
         }

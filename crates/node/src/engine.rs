@@ -8,6 +8,7 @@ use crate::api::{self, Chain, Page, Refusal};
 use crate::audit::{self, Wanted};
 use crate::bundle::{show_bundle, show_continuation, show_operation, show_receipt};
 use crate::call;
+use crate::check::Checked;
 use crate::config::{Config, History};
 use crate::consensus::{Consensus, Ran};
 use crate::exit::{Exit, Failure, causes};
@@ -51,7 +52,7 @@ type Listeners = Arc<RwLock<Vec<Listener>>>;
 pub(crate) type Forward = Box<dyn Fn(&[u8]) -> Result<(), Refusal> + Send + Sync>;
 
 /// A chain in this process, with everything its owner may do to it.
-pub(crate) trait Engine: Chain + Consensus + StateSync {
+pub(crate) trait Engine: Chain + Checked + Consensus + StateSync {
     /// Makes the next block of what waits and is due. With neither, an empty one or none, as asked.
     fn produce(&self, time: Timestamp, producer: PublicKey, empty: bool) -> Result<Option<Arc<Committed>>, Failure>;
     /// Calls `listener` with every block once it is durable.

@@ -29,6 +29,8 @@ pub enum Exit {
     Halted = 15,
     /// State sync did not come to its end: the engine gave up, or nobody sends what is missing.
     SyncFailed = 16,
+    /// Whether the state is the chain's is not known: nothing certifies it yet, and no peer could say.
+    Unknown = 17,
 }
 
 impl Exit {
@@ -46,12 +48,13 @@ impl Exit {
             Self::NotFound => "not_found",
             Self::Halted => "halted",
             Self::SyncFailed => "sync_failed",
+            Self::Unknown => "unknown",
         }
     }
 }
 
 impl Exit {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Ok,
         Self::Error,
         Self::Usage,
@@ -62,6 +65,7 @@ impl Exit {
         Self::NotFound,
         Self::Halted,
         Self::SyncFailed,
+        Self::Unknown,
     ];
 
     /// The code of a word, as another process of this program wrote it.

@@ -15,6 +15,7 @@ mod audit;
 mod bench;
 mod bundle;
 mod call;
+mod check;
 mod cli;
 mod client;
 mod cometbft;
@@ -51,8 +52,8 @@ pub use abci::{FIELDS_MAX, FRAME_BYTES_MAX, FrameError, Frames, STRUCTURE_BYTES_
 pub use call::{arguments, shown};
 pub use cli::Application;
 pub use config::{
-    AbciAddress, Blocks, Config, ConfigError, EngineKind, EngineSection, Execution, History, Http, HttpAddress, Log,
-    LogFilter, LogFormat, Mempool, Production, Snapshots, Store,
+    AbciAddress, Blocks, Check, Config, ConfigError, EngineKind, EngineSection, Execution, History, Http, HttpAddress,
+    Log, LogFilter, LogFormat, Mempool, Production, Snapshots, Store,
 };
 pub use exit::{Exit, Failure};
 #[cfg(feature = "hdf5")]

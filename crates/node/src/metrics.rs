@@ -77,6 +77,11 @@ pub(crate) struct Metrics {
     snapshot_bytes_served: Counter,
     snapshot_chunks_refused: Family<Reason, Counter>,
     pub(crate) certified_height: Gauge,
+    checks: Family<Outcome, Counter>,
+    pub(crate) check_read_entries: Counter,
+    pub(crate) check_passes: Gauge,
+    pub(crate) check_discrepancies: Gauge,
+    pub(crate) check_alarms: Counter,
     certified: Family<Outcome, Counter>,
     statesync_phase: Gauge,
     statesync_chunks_done: Gauge,
@@ -130,6 +135,11 @@ impl Metrics {
             snapshot_bytes_served: Counter::default(),
             snapshot_chunks_refused: Family::default(),
             certified_height: Gauge::default(),
+            checks: Family::default(),
+            check_read_entries: Counter::default(),
+            check_passes: Gauge::default(),
+            check_discrepancies: Gauge::default(),
+            check_alarms: Counter::default(),
             certified: Family::default(),
             statesync_phase: Gauge::default(),
             statesync_chunks_done: Gauge::default(),
@@ -203,8 +213,26 @@ impl Metrics {
         );
         metrics.register_snapshots();
         metrics.register_statesync();
+        metrics.register_checks();
         metrics.begin_at_zero();
         metrics
+    }
+
+    fn register_checks(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("check_made_checks", "Checks of the state, by what they came to", self.checks.clone());
+        registry.register(
+            "check_read_entries",
+            "Entries that checks have read and proven",
+            self.check_read_entries.clone(),
+        );
+        registry.register("check_whole_passes", "How often the whole state was read", self.check_passes.clone());
+        registry.register(
+            "check_discrepancies_count",
+            "What the last check found to differ",
+            self.check_discrepancies.clone(),
+        );
+        registry.register("check_raised_alarms", "Alarms that checks raised", self.check_alarms.clone());
     }
 
     fn register_statesync(&mut self) {
@@ -281,6 +309,11 @@ impl Metrics {
         self.continuations.get_or_create(&Outcome { outcome }).inc();
     }
 
+    /// Counts a check: `consistent`, `inconsistent`, `unknown` or `failed`.
+    pub(crate) fn checked(&self, outcome: &'static str) {
+        self.checks.get_or_create(&Outcome { outcome }).inc();
+    }
+
     /// Counts a root: `agreed`, `unknown` or `differs`.
     pub(crate) fn certified(&self, outcome: &'static str) {
         self.certified.get_or_create(&Outcome { outcome }).inc();
@@ -304,6 +337,9 @@ impl Metrics {
     fn begin_at_zero(&self) {
         for outcome in ["accepted", "refused", "succeeded", "failed"] {
             drop(self.transactions.get_or_create(&Outcome { outcome }));
+        }
+        for outcome in ["consistent", "inconsistent", "unknown", "failed"] {
+            drop(self.checks.get_or_create(&Outcome { outcome }));
         }
         for outcome in PROGRESS_NAMES {
             drop(self.continuations.get_or_create(&Outcome { outcome }));

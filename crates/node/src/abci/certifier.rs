@@ -8,10 +8,11 @@
 
 use super::certificate::{self, Certificate};
 use crate::cometbft::rpc::Rpc;
+use crate::consensus::Consensus;
 use crate::engine::Engine;
 use crate::exit::causes;
 use crate::metrics::Metrics;
-use keelstone_codec::{Height, Root};
+use keelstone_codec::{ChainId, Height, Root};
 use prost::Message as _;
 use serde_json::Value;
 use std::fmt;
@@ -181,6 +182,16 @@ fn compare(engine: &dyn Engine, height: Height, signed: Result<SignedHeader, Str
         Ok(None) => Compared::Unknown("the root is no longer kept".to_owned()),
         Err(failure) => unknown(&failure),
     }
+}
+
+/// The root that consensus certified of a height, as far as its header was kept here: verified again, for what is kept is
+/// bytes on a disk.
+// spec: LEDGER-7, CHECK-1
+pub(crate) fn certified_root(chain: &dyn Consensus, chain_id: &ChainId, height: Height) -> Option<Root> {
+    let kept = chain.certificate(height).ok()??;
+    let signed = SignedHeader::decode(kept.as_slice()).ok()?;
+    let voters = chain.voters_at(height.next()).ok()??;
+    certificate::verify(signed, chain_id.as_str(), height.next(), &voters).ok().map(|certificate| certificate.root)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use super::init::PRODUCER;
 use crate::abci::{self, Application, Certifier};
 use crate::bundle::{progress_name, show_continuation};
+use crate::check;
 use crate::cli::{Context, report};
 use crate::cometbft::rpc::Rpc;
 use crate::config::{Config, EngineKind, Log, LogFormat};
@@ -186,6 +187,7 @@ pub(crate) struct Node {
     health: Arc<Health>,
     hub: Arc<Hub>,
     snapshots: Option<Arc<Service>>,
+    checks: Option<Arc<check::Service>>,
     stop: watch::Sender<bool>,
     server: tokio::task::JoinHandle<()>,
     control: Option<tokio::task::JoinHandle<()>>,
@@ -305,12 +307,21 @@ impl Node {
             snapshots: snapshots.clone(),
         };
         runtime.spawn(take_figures(engine.clone(), metrics.clone()));
+        let checks = match config.check.enabled {
+            true => {
+                let begun =
+                    check::Service::start(engine.clone(), &config.check, home, metrics.clone(), health.clone())?;
+                Some(Arc::new(begun))
+            }
+            false => None,
+        };
         let desk = Arc::new(Desk::new(
             engine.clone(),
             metrics.clone(),
             home.clone(),
             config.snapshots.clone(),
             snapshots.clone(),
+            checks.clone(),
         ));
         let control = match runtime.block_on(async { Control::bind(home) }) {
             Ok(control) => Some(runtime.spawn(control.serve(desk, stopped.clone()))),
@@ -333,6 +344,7 @@ impl Node {
             health,
             hub,
             snapshots,
+            checks,
             stop,
             server,
             control,
@@ -377,6 +389,9 @@ impl Node {
         }
         if let Some(snapshots) = &self.snapshots {
             snapshots.stop();
+        }
+        if let Some(checks) = &self.checks {
+            checks.stop();
         }
         if let Some(control) = self.control {
             // As with the server of the engine.

@@ -57,6 +57,8 @@ pub(crate) struct Health {
     pub(crate) failed: AtomicBool,
     /// The node is stopping.
     pub(crate) stopping: AtomicBool,
+    /// The last check found that the state here is damaged, or not the certified one.
+    pub(crate) inconsistent: AtomicBool,
 }
 
 /// The API as a router.
@@ -687,13 +689,17 @@ async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError>
     }
 }
 
-/// Whether transactions are taken: 200, or 503 while stopping or once a write has failed.
+/// Whether transactions are taken: 200, or 503 while stopping, once a write has failed, or while the state is known to be
+/// damaged.
 #[utoipa::path(get, path = "/readyz", responses((status = 200), (status = 503, body = ErrorBody)))]
 async fn readyz(State(served): State<Served>) -> Result<&'static str, ApiError> {
-    match served.health.stopping.load(Ordering::Relaxed) {
-        false => healthz(State(served)).await,
-        true => Err(ApiError::new(Code::Busy, "the node is stopping")),
+    if served.health.stopping.load(Ordering::Relaxed) {
+        return Err(ApiError::new(Code::Busy, "the node is stopping"));
     }
+    if served.health.inconsistent.load(Ordering::Relaxed) {
+        return Err(ApiError::new(Code::Busy, "the state here is damaged or not the certified one"));
+    }
+    healthz(State(served)).await
 }
 
 /// What the node counts, for Prometheus.

@@ -1,0 +1,613 @@
+//! The node looks after its own state: in the background, at an interval, and when its owner asks.
+//!
+//! What is compared, and what it comes to, is decided in [`keelstone_sync::consistency`]; here are the thread that begins a
+//! check when one is due, the peers it asks, the file that keeps how far it has read, and what others hear of it: the log,
+//! metrics, `/readyz` and `keelstone check status`. A check that fails is logged and the next one is due as ever.
+//!
+//! Rules: `spec/consistency.md`, CHECK-1 to CHECK-8.
+
+use crate::abci::certified_root;
+use crate::api::{Chain, Refusal};
+use crate::client::Remote;
+use crate::config::{self, HttpAddress};
+use crate::consensus::Consensus;
+use crate::engine::{Engine, Local};
+use crate::exit::{Failure, causes};
+use crate::home::Home;
+use crate::http::Health;
+use crate::metrics::Metrics;
+use crate::way::{Yielding, Yields, step_back};
+use keelstone_codec::{Blob, ChainId, Decode as _, Encode as _, Hash, Height, Key, Namespace, Root};
+use keelstone_store::{CheckLevel, Progress};
+use keelstone_sync::consistency::{
+    Ask, CURSOR_BYTES_MAX, Certified, Checker, Cursor, Discrepancy, DivergeError, Divergence, Due, Effect, Opinion,
+    Parting, Report, Said, Sample, Settings, Silence, compare, first_difference, first_height, heights, sample,
+};
+use keelstone_sync::peers::{Request, Response, Status, Tick, Version, Why};
+use keelstone_tree::Hasher;
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{self, Write as _};
+use std::net::ToSocketAddrs as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// The version that is compared stands so many blocks below the last: the header that certifies a root is in the next
+/// block, and peers may be a block behind.
+const BLOCKS_BELOW: u64 = 2;
+/// How long a peer may take to answer.
+const PEER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How much of a check is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Depth {
+    /// The store's superblocks, segment headers and unflushed log, and the certified root.
+    Quick,
+    /// Peers' roots and a sample of entries.
+    Peers,
+    /// Both of these.
+    Usual,
+    /// Every stored byte, every page and value by its hash, and the peers.
+    Full,
+}
+
+/// What can be asked of the checker of a running node.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Asked {
+    /// Make a check now.
+    Now {
+        /// How much of one.
+        depth: Depth,
+    },
+    /// Where does it stand?
+    Status {},
+    /// Make no checks without being asked, or do so again.
+    Pause {
+        /// Whether to pause.
+        paused: bool,
+    },
+    /// Find where another node parts from this one.
+    Diverge {
+        /// The address of its API.
+        with: String,
+    },
+}
+
+impl Depth {
+    fn of_store(self) -> Option<CheckLevel> {
+        match self {
+            Self::Quick | Self::Usual => Some(CheckLevel::Quick),
+            Self::Full => Some(CheckLevel::Full),
+            Self::Peers => None,
+        }
+    }
+}
+
+/// A version to be compared, and what was read of it here.
+pub(crate) struct Picked {
+    pub(crate) at: Version,
+    pub(crate) certified: Certified,
+    pub(crate) sample: Sample,
+}
+
+/// Where a peer parts from this node.
+#[derive(Debug)]
+pub(crate) struct Parted {
+    pub(crate) height: Parting,
+    pub(crate) entry: Divergence,
+    /// Questions that finding it took.
+    pub(crate) questions: u32,
+}
+
+/// What a check asks of the chain in this process.
+pub(crate) trait Checked {
+    /// Reads what is due, of the version that is compared now.
+    fn pick(&self, due: &Due) -> Result<Picked, Failure>;
+    /// Compares it.
+    fn compare_picked(&self, picked: &Picked, peers: &mut [(String, &mut dyn Ask)]) -> Report;
+    /// Finds the first height and the first key in which a peer differs.
+    fn part(&self, peer: &mut dyn Ask) -> Result<Parted, DivergeError>;
+}
+
+impl<H: Hasher> Checked for Local<H> {
+    // spec: CHECK-2
+    fn pick(&self, due: &Due) -> Result<Picked, Failure> {
+        let ledger = self.ledger();
+        let low = ledger.store().low().unwrap_or_default();
+        let height = Height(ledger.height().0.saturating_sub(BLOCKS_BELOW)).max(low);
+        let view = ledger.view_at(height)?;
+        let at = Version { height, root: view.root() };
+        let yielding = Yielding::to(&self.way);
+        let yields = Yields { view: &view, yielding: &yielding };
+        let namespaces: Vec<Namespace> = view.namespaces().into_iter().map(|(name, _)| name).collect();
+        let mut picked = sample::<H>(&yields, &namespaces, due.from.as_ref(), due.entries)?;
+        for height in heights(low, height, due.roots, due.number) {
+            picked.roots.extend(ledger.root_at(height)?.map(|root| Version { height, root }));
+        }
+        let certified = match self.genesis.validators.is_empty() {
+            true => Certified::Here,
+            false => certified_root(self as &dyn Consensus, &ledger.facts().chain_id, height)
+                .map_or(Certified::Nothing, Certified::Root),
+        };
+        Ok(Picked { at, certified, sample: picked })
+    }
+
+    fn compare_picked(&self, picked: &Picked, peers: &mut [(String, &mut dyn Ask)]) -> Report {
+        compare::<H>(picked.at, picked.certified, &picked.sample, peers)
+    }
+
+    // spec: CHECK-5, CHECK-6
+    fn part(&self, peer: &mut dyn Ask) -> Result<Parted, DivergeError> {
+        let ledger = self.ledger();
+        let kept = (ledger.store().low().unwrap_or_default(), ledger.height());
+        let unread = |error: keelstone_ledger::LedgerError| keelstone_tree::ReadError::damaged(causes(&error));
+        let mut own = |height| ledger.root_at(height).map_err(unread);
+        let (height, asked) = first_height(kept, &mut own, peer)?;
+        let view = ledger.view_at(height.ours.height).map_err(keelstone_tree::ReadError::from)?;
+        let theirs = Version { height: height.ours.height, root: height.theirs };
+        let (entry, more) = first_difference::<H, _>(&view, theirs, peer)?;
+        Ok(Parted { height, entry, questions: asked + more })
+    }
+}
+
+// ---- peers -------------------------------------------------------------------------------------------------------
+
+/// A peer behind its HTTP API, which answers what a check asks.
+pub(crate) struct HttpPeer(Remote);
+
+impl HttpPeer {
+    /// The peer at an address.
+    ///
+    /// # Errors
+    /// [`Silence`] if its name leads nowhere.
+    pub(crate) fn at(address: &HttpAddress) -> Result<Self, Silence> {
+        let found = (address.host().trim_matches(['[', ']']), address.port()).to_socket_addrs();
+        let found = found.map_err(|error| Silence(format!("{address}: {error}")))?.next();
+        let found = found.ok_or_else(|| Silence(format!("{address} has no address")))?;
+        Ok(Self(Remote::at(found, PEER_TIMEOUT)))
+    }
+
+    fn answer(&self, request: &Request) -> Result<Response, Refusal> {
+        let strange = |what: &str| Refusal::Failed(format!("its answer has no {what}"));
+        match request {
+            Request::Status => {
+                let status = self.0.status()?;
+                Ok(Response::Status(Status {
+                    chain_id: ChainId::new(&status.chain_id).map_err(|_| strange("chain"))?,
+                    hasher: status.hasher.parse().map_err(|_| strange("hasher"))?,
+                    unit_weight_max: 0,
+                    newest: Version { height: Height(status.height), root: root(&status.root)? },
+                    oldest: Height(status.lowest_height),
+                    diffs_from: Height(u64::MAX),
+                }))
+            }
+            Request::GetRootAt { height } => {
+                let page = crate::api::Page { limit: 1, ..crate::api::Page::default() };
+                let name = Namespace::new("chain").expect("a constant");
+                let found = self.0.entries(&name, &page, Some(*height))?;
+                Ok(Response::RootAt(Version { height: Height(found.height), root: root(&found.root)? }))
+            }
+            Request::GetEntry { at, namespace, key } => {
+                let found = self.0.entry(namespace, key, Some(at.height), true)?;
+                if root(&found.root)? != at.root {
+                    return Ok(Response::Unavailable(Why::OtherRoot));
+                }
+                let proof = found.proof.ok_or_else(|| strange("proof"))?;
+                let proof = hex::decode(proof).map_err(|_| strange("proof"))?;
+                Ok(Response::Entry(Blob::new(proof).map_err(|_| strange("proof of a size that is allowed"))?))
+            }
+            _ => Err(Refusal::Bad("the HTTP API has no such question".to_owned())),
+        }
+    }
+}
+
+fn root(text: &str) -> Result<Root, Refusal> {
+    Root::from_hex(text).map_err(|_| Refusal::Failed("its answer has no root".to_owned()))
+}
+
+impl Ask for HttpPeer {
+    fn ask(&mut self, request: &Request) -> Result<Response, Silence> {
+        match self.answer(request) {
+            Ok(response) => Ok(response),
+            Err(Refusal::Height { .. } | Refusal::NotFound(_)) => Ok(Response::Unavailable(Why::NotKept)),
+            Err(Refusal::Busy(_)) => Ok(Response::Busy { retry_after_ms: 1_000 }),
+            Err(Refusal::Damaged(_)) => Ok(Response::Unavailable(Why::Unreadable)),
+            Err(refusal) => Err(Silence(refusal.to_string())),
+        }
+    }
+}
+
+/// A peer that cannot be reached at all.
+struct Unreachable(Silence);
+
+impl Ask for Unreachable {
+    fn ask(&mut self, _: &Request) -> Result<Response, Silence> {
+        Err(self.0.clone())
+    }
+}
+
+/// Up to `count` of the peers, others in each check.
+fn choose(all: &[HttpAddress], count: u32, number: u64) -> Vec<(String, Box<dyn Ask>)> {
+    let count = all.len().min(count as usize);
+    let first = usize::try_from(number).unwrap_or_default().wrapping_mul(count.max(1)) % all.len().max(1);
+    let chosen = all.iter().cycle().skip(first).take(count);
+    let reach = |address: &HttpAddress| -> Box<dyn Ask> {
+        match HttpPeer::at(address) {
+            Ok(peer) => Box::new(peer),
+            Err(silence) => Box::new(Unreachable(silence)),
+        }
+    };
+    chosen.map(|address| (address.to_string(), reach(address))).collect()
+}
+
+// ---- one check ---------------------------------------------------------------------------------------------------
+
+/// Makes one check. What the store finds damaged is told beside what the sample met.
+pub(crate) fn check(
+    engine: &dyn Engine,
+    due: &Due,
+    depth: Depth,
+    peers: &[HttpAddress],
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(Sample, Report), Failure> {
+    let due = match depth {
+        Depth::Quick => Due { entries: 0, roots: 0, peers: 0, ..due.clone() },
+        _ => due.clone(),
+    };
+    let mut picked = engine.pick(&due)?;
+    if let Some(level) = depth.of_store() {
+        let found = engine.check(level, progress)?;
+        picked.sample.damaged.extend(found.problems.iter().map(|problem| causes(problem)));
+    }
+    let mut chosen = choose(peers, due.peers, due.number);
+    let mut asked: Vec<(String, &mut dyn Ask)> =
+        chosen.iter_mut().map(|(name, peer)| (name.clone(), &mut **peer as &mut dyn Ask)).collect();
+    let report = engine.compare_picked(&picked, &mut asked);
+    if depth == Depth::Quick {
+        // Nothing was read of the state, so the cursor stays where it is.
+        picked.sample.next = due.from;
+    }
+    Ok((picked.sample, report))
+}
+
+/// What a check is to look at as the configuration says.
+pub(crate) fn settings(config: &config::Check) -> Settings {
+    let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    Settings {
+        check_interval_ms: config.check_interval.saturating_mul(1000),
+        state_root_sample_size: count(config.state_root_sample_size),
+        peer_sample_size: count(config.peer_sample_size),
+        account_sample_size: count(config.account_sample_size),
+        auto_repair: false,
+    }
+}
+
+// ---- the cursor --------------------------------------------------------------------------------------------------
+
+fn cursor_path(home: &Home) -> PathBuf {
+    home.data().join("check.cursor")
+}
+
+/// The cursor of a home; the first one if there is none, or none that can be read.
+// spec: CHECK-7
+pub(crate) fn read_cursor(home: &Home) -> Cursor {
+    let path = cursor_path(home);
+    let read = fs::metadata(&path).and_then(|found| match found.len() <= CURSOR_BYTES_MAX as u64 {
+        true => fs::read(&path),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long")),
+    });
+    match read.map(|bytes| Cursor::from_bytes(&bytes)) {
+        Ok(Ok(cursor)) => cursor,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the cursor of the checker cannot be read: the state is read from its beginning");
+            Cursor::default()
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Cursor::default(),
+        Err(error) => {
+            tracing::warn!(%error, "the cursor of the checker cannot be read: the state is read from its beginning");
+            Cursor::default()
+        }
+    }
+}
+
+/// Keeps the cursor. Whole or not at all: what is lost by a crash is a few entries that are read again.
+pub(crate) fn write_cursor(home: &Home, cursor: &Cursor) -> Result<(), Failure> {
+    let path = cursor_path(home);
+    write_whole(&path, &cursor.to_bytes()).map_err(|error| Failure::io(path.display(), &error))
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = fs::File::create(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)
+}
+
+// ---- the service -------------------------------------------------------------------------------------------------
+
+/// The checker of a running node.
+pub(crate) struct Service {
+    inner: Arc<Inner>,
+    wake: SyncSender<()>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Inner {
+    engine: Arc<dyn Engine>,
+    home: Home,
+    peers: Vec<HttpAddress>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    since: Instant,
+    stopping: AtomicBool,
+    checker: Mutex<Checker>,
+    /// One check at a time.
+    checking: Mutex<()>,
+    /// What was an alarm last, for whoever asks.
+    alarm: Mutex<Option<String>>,
+}
+
+impl Service {
+    /// Begins to check as `config` says, on a thread of its own.
+    pub(crate) fn start(
+        engine: Arc<dyn Engine>,
+        config: &config::Check,
+        home: &Home,
+        metrics: Arc<Metrics>,
+        health: Arc<Health>,
+    ) -> Result<Self, Failure> {
+        let checker = Checker::new(settings(config), read_cursor(home), Tick(0));
+        let inner = Arc::new(Inner {
+            engine,
+            home: home.clone(),
+            peers: config.peers.clone(),
+            metrics,
+            health,
+            since: Instant::now(),
+            stopping: AtomicBool::new(false),
+            checker: Mutex::new(checker),
+            checking: Mutex::new(()),
+            alarm: Mutex::new(None),
+        });
+        let (wake, woken) = sync_channel(1);
+        let working = inner.clone();
+        let thread = std::thread::Builder::new().name("checker".to_owned());
+        let thread = thread
+            .spawn(move || {
+                step_back();
+                working.work(&woken);
+            })
+            .map_err(|error| Failure::io("could not start checking", &error))?;
+        Ok(Self { inner, wake, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Does what its owner asks of the checker of a running node.
+    pub(crate) fn answer(&self, asked: &Asked) -> Result<Value, Failure> {
+        match asked {
+            Asked::Now { depth } => self.check(*depth),
+            Asked::Status {} => Ok(self.status()),
+            Asked::Pause { paused } => Ok(self.pause(*paused)),
+            Asked::Diverge { with } => {
+                let peer = HttpAddress::parse(with).map_err(|why| Failure::usage(format!("--with: {why}")))?;
+                part(&*self.inner.engine, &peer)
+            }
+        }
+    }
+
+    /// Makes a check now.
+    fn check(&self, depth: Depth) -> Result<Value, Failure> {
+        let report = self.inner.check(depth, None)?;
+        Ok(show(&report, &self.inner.checker().cursor().clone()))
+    }
+
+    /// Makes no checks by itself, or does again.
+    fn pause(&self, paused: bool) -> Value {
+        self.inner.checker().pause(paused);
+        let _ = self.wake.try_send(());
+        self.status()
+    }
+
+    /// Where the checker stands.
+    fn status(&self) -> Value {
+        let inner = &*self.inner;
+        let checker = inner.checker();
+        let waits = checker.waits_ms(inner.now());
+        json!({
+            "running": true,
+            "paused": checker.is_paused(),
+            "checks": checker.checks(),
+            "next_in_ms": waits,
+            "cursor": show_cursor(checker.cursor()),
+            "alarm": *inner.alarm.lock().unwrap_or_else(PoisonError::into_inner),
+            "last": checker.last().map(|report| show(report, checker.cursor())),
+        })
+    }
+
+    /// Checks no longer. A check that is being made is waited for.
+    pub(crate) fn stop(&self) {
+        self.inner.stopping.store(true, Ordering::Relaxed);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(thread) = thread else { return };
+        let _ = self.wake.try_send(());
+        // A panic of the thread was reported when it happened.
+        let _ = thread.join();
+    }
+}
+
+impl Inner {
+    fn checker(&self) -> MutexGuard<'_, Checker> {
+        self.checker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Tick {
+        Tick(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Waits until a check is due, and makes it, until the node stops.
+    fn work(&self, woken: &Receiver<()>) {
+        loop {
+            let waits = self.checker().waits_ms(self.now());
+            let woken = match waits {
+                Some(waits) => woken.recv_timeout(Duration::from_millis(waits)),
+                None => woken.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            if woken == Err(RecvTimeoutError::Disconnected) || self.stopping.load(Ordering::Relaxed) {
+                return;
+            }
+            let due = self.checker().due(self.now());
+            let Some(due) = due else { continue };
+            if let Err(failure) = self.check(Depth::Usual, Some(due)) {
+                tracing::warn!(%failure, "a check of the state failed; the next one is due as ever");
+            }
+        }
+    }
+
+    /// Makes a check; without one that is due, one that somebody asked for.
+    fn check(&self, depth: Depth, due: Option<Due>) -> Result<Report, Failure> {
+        let _one = self.checking.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = due.unwrap_or_else(|| self.checker().take(self.now()));
+        let checked = check(&*self.engine, &due, depth, &self.peers, &mut |_| {});
+        let (sample, report) = checked.inspect_err(|_| self.metrics.checked("failed"))?;
+        self.metrics.checked(report.verdict.name());
+        self.metrics.check_read_entries.inc_by(u64::from(report.entries_read));
+        self.metrics.check_discrepancies.set(i64::try_from(report.discrepancies.len()).unwrap_or(i64::MAX));
+        self.health.inconsistent.store(is_ours(&report), Ordering::Relaxed);
+        let effects = self.checker().found(self.now(), &sample, report.clone());
+        let mut alarm = None;
+        for effect in effects {
+            match effect {
+                Effect::Save(cursor) => {
+                    self.metrics.check_passes.set(i64::try_from(cursor.passes).unwrap_or(i64::MAX));
+                    if let Err(failure) = write_cursor(&self.home, &cursor) {
+                        tracing::warn!(%failure, "the cursor of the checker was not written");
+                    }
+                }
+                Effect::Alarm(what) => {
+                    self.metrics.check_alarms.inc();
+                    tracing::error!(what, "the check of the state is an alarm; keelstone check status says more");
+                    alarm = Some(what);
+                }
+                Effect::Repair(_) => {}
+            }
+        }
+        *self.alarm.lock().unwrap_or_else(PoisonError::into_inner) = alarm;
+        Ok(report)
+    }
+}
+
+/// Whether it is this node's own state that is not what it must be. What peers say of theirs is no reason to take a node out
+/// of service: four of five may be wrong.
+fn is_ours(report: &Report) -> bool {
+    let ours = |found: &Discrepancy| matches!(found, Discrepancy::Storage { .. } | Discrepancy::NotCertified { .. });
+    report.discrepancies.iter().any(ours)
+}
+
+/// Finds where a peer parts from a chain, as JSON.
+pub(crate) fn part(engine: &dyn Engine, peer: &HttpAddress) -> Result<Value, Failure> {
+    let mut asked = HttpPeer::at(peer).map_err(|silence| Failure::error(silence.to_string()))?;
+    match engine.part(&mut asked) {
+        Ok(parted) => Ok(show_parted(&parted, &peer.to_string())),
+        Err(DivergeError::Same) => Ok(json!({ "with": peer.to_string(), "differs": false })),
+        Err(error @ DivergeError::Own(_)) => Err(Failure::integrity(causes(&error))),
+        Err(error @ (DivergeError::Unavailable(_) | DivergeError::NothingInCommon { .. })) => {
+            Err(Failure::not_found(error.to_string()))
+        }
+        Err(error) => Err(Failure::error(error.to_string())),
+    }
+}
+
+// ---- shown -------------------------------------------------------------------------------------------------------
+
+/// A report as JSON.
+pub(crate) fn show(report: &Report, cursor: &Cursor) -> Value {
+    let certified = match report.certified {
+        Certified::Root(root) => json!({ "by": "consensus", "root": root.to_string() }),
+        Certified::Here => json!({ "by": "own_blocks", "root": report.at.root.to_string() }),
+        Certified::Nothing => Value::Null,
+    };
+    json!({
+        "verdict": report.verdict.name(),
+        "height": report.at.height.0,
+        "root": report.at.root.to_string(),
+        "certified": certified,
+        "entries_read": report.entries_read,
+        "whole_state": false,
+        "discrepancies": report.discrepancies.iter().map(show_discrepancy).collect::<Vec<_>>(),
+        "peers": report.peers.iter().map(show_opinion).collect::<Vec<_>>(),
+        "cursor": show_cursor(cursor),
+    })
+}
+
+fn show_cursor(cursor: &Cursor) -> Value {
+    let next = cursor
+        .next
+        .as_ref()
+        .map(|(namespace, key)| json!({ "namespace": namespace.to_string(), "key": hex::encode(key) }));
+    json!({ "passes": cursor.passes, "entries": cursor.entries, "next": next })
+}
+
+fn show_discrepancy(found: &Discrepancy) -> Value {
+    let hash = |hash: &Option<Hash>| hash.map(|hash| hash.to_string());
+    match found {
+        Discrepancy::NotCertified { certified, ours } => {
+            json!({ "kind": "not_certified", "certified": certified.to_string(), "ours": ours.to_string() })
+        }
+        Discrepancy::StateRoot { peer, ours, theirs } => json!({
+            "kind": "state_root", "peer": peer, "height": ours.height.0, "ours": ours.root.to_string(),
+            "theirs": theirs.to_string(),
+        }),
+        Discrepancy::Entry { peer, namespace, key, ours, theirs } => {
+            let kind = match (ours, theirs) {
+                (None, _) => "missing_here",
+                (_, None) => "missing_there",
+                _ => "entry",
+            };
+            json!({
+                "kind": kind, "peer": peer, "namespace": namespace.to_string(), "key": hex::encode(key),
+                "ours": hash(ours), "theirs": hash(theirs),
+            })
+        }
+        Discrepancy::Storage { what } => json!({ "kind": "storage", "what": what }),
+    }
+}
+
+fn show_opinion(opinion: &Opinion) -> Value {
+    let (said, detail) = match &opinion.said {
+        Said::Agrees => ("agrees", None),
+        Said::Differs(root) => ("differs", Some(root.to_string())),
+        Said::Nothing(why) => ("nothing", Some(why.clone())),
+        Said::Misbehaved(what) => ("misbehaved", Some(what.clone())),
+    };
+    json!({ "peer": opinion.peer, "said": said, "detail": detail, "entries_agreed": opinion.entries_agreed })
+}
+
+fn show_parted(parted: &Parted, with: &str) -> Value {
+    let Parted { height, entry, questions } = parted;
+    let hash = |hash: Option<Hash>| hash.map(|hash| hash.to_string());
+    json!({
+        "with": with,
+        "differs": true,
+        "last_same_height": height.last_same.map(|version| version.height.0),
+        "height": height.ours.height.0,
+        "ours": height.ours.root.to_string(),
+        "theirs": height.theirs.to_string(),
+        "namespace": entry.namespace.to_string(),
+        "key": hex::encode(&entry.key),
+        "our_value": hash(entry.ours),
+        "their_value": hash(entry.theirs),
+        "questions": questions,
+    })
+}
+
+/// A place as text, for people.
+pub(crate) fn place(namespace: &str, key: &str) -> String {
+    let shown = hex::decode(key).ok().and_then(|bytes| Key::new(bytes).ok());
+    shown.map_or_else(|| format!("{namespace}/{key}"), |key| format!("{namespace}/{}", key.escape_ascii()))
+}

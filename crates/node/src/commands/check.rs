@@ -1,0 +1,239 @@
+//! `keelstone check`: whether the state here is the chain's; `check status`, `check pause`, and `check diverge`, which finds
+//! where another node parts from this one.
+//!
+//! A running node makes the check itself; without one the directory is looked at. Nothing of the state is written.
+
+use crate::check::{self, Asked, Depth};
+use crate::cli::Context;
+use crate::config::HttpAddress;
+use crate::control::{self, Request};
+use crate::exit::{Exit, Failure};
+use crate::out::{Ink, grouped, short};
+use clap::{Args, Subcommand};
+use keelstone_sync::consistency::Checker;
+use keelstone_sync::peers::Tick;
+use serde_json::{Value, json};
+
+/// Compare the state with its own bytes, with what certifies it, and with peers
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// Every stored byte, page and value, and the peers
+    #[arg(long, group = "depth")]
+    full: bool,
+    /// Only peers' roots and a sample of entries
+    #[arg(long, group = "depth")]
+    peers: bool,
+    /// Only superblocks, segment headers, the unflushed log and the certified root
+    #[arg(long, group = "depth")]
+    quick: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show where the checker of the running node stands, and what it found last
+    Status,
+    /// Have the running node make no checks by itself
+    Pause,
+    /// Have it make them again
+    Resume,
+    /// Find the first height and the first entry in which another node differs
+    Diverge {
+        /// The other node's API, as http://HOST:PORT
+        #[arg(long, value_name = "PEER")]
+        with: String,
+    },
+}
+
+pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
+    match options.action {
+        Some(Action::Status) => status(context),
+        Some(Action::Pause) => pause(true, context),
+        Some(Action::Resume) => pause(false, context),
+        Some(Action::Diverge { with }) => diverge(&with, context),
+        None => {
+            let depth = match (options.full, options.peers, options.quick) {
+                (true, ..) => Depth::Full,
+                (_, true, _) => Depth::Peers,
+                (.., true) => Depth::Quick,
+                _ => Depth::Usual,
+            };
+            check(depth, context)
+        }
+    }
+}
+
+fn check(depth: Depth, context: &Context<'_>) -> Result<Exit, Failure> {
+    context.home.read_genesis()?;
+    let shown = match control::ask(&context.home, &Request::Check(Asked::Now { depth }), &mut |_| ())? {
+        Some(shown) => shown,
+        None => alone(depth, context)?,
+    };
+    show(&shown, depth, context);
+    context.out.emit(&shown);
+    Ok(match shown["verdict"].as_str() {
+        Some("consistent") => Exit::Ok,
+        Some("inconsistent") => Exit::Integrity,
+        _ => Exit::Unknown,
+    })
+}
+
+/// A check by this process, of a chain that no node runs.
+fn alone(depth: Depth, context: &Context<'_>) -> Result<Value, Failure> {
+    let (config, _) = context.config()?;
+    let chain = context.open_chain()?;
+    let mut checker = Checker::new(check::settings(&config.check), check::read_cursor(&context.home), Tick(0));
+    let due = checker.take(Tick(0));
+    let bar = context.out.progress("checking", 0);
+    let checked = check::check(&*chain, &due, depth, &config.check.peers, &mut |progress| {
+        bar.set_message(progress.what);
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+    });
+    bar.finish_and_clear();
+    let (sample, report) = checked?;
+    checker.found(Tick(0), &sample, report.clone());
+    check::write_cursor(&context.home, checker.cursor())?;
+    Ok(check::show(&report, checker.cursor()))
+}
+
+fn show(shown: &Value, depth: Depth, context: &Context<'_>) {
+    let out = context.out;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let number = |value: &Value| grouped(value.as_u64().unwrap_or_default());
+    for found in shown["discrepancies"].as_array().into_iter().flatten() {
+        out.say(format_args!("{} {}", out.ink(Ink::Bad, "✗"), sentence(found)));
+    }
+    let verdict = text(&shown["verdict"]);
+    match verdict.as_str() {
+        "consistent" => out.say(out.ink(Ink::Good, "✓ nothing that was compared differs")),
+        "unknown" => out.say(out.ink(Ink::Quiet, "? nothing certifies this root yet, and no peer could say")),
+        _ => {}
+    }
+    out.row("verdict", &verdict);
+    out.row("height", number(&shown["height"]));
+    out.row("root", text(&shown["root"]));
+    let certified = match shown["certified"]["by"].as_str() {
+        Some("consensus") => "by consensus".to_owned(),
+        Some(_) => "by the blocks made here".to_owned(),
+        None => "not yet".to_owned(),
+    };
+    out.row("certified", certified);
+    let of_all = if depth == Depth::Full { "; every stored value was read" } else { ", a sample" };
+    out.row("entries read", format_args!("{}{of_all}", number(&shown["entries_read"])));
+    out.row("whole passes", number(&shown["cursor"]["passes"]));
+    for opinion in shown["peers"].as_array().into_iter().flatten() {
+        let detail = opinion["detail"].as_str().map_or_else(String::new, |detail| format!(": {detail}"));
+        let said = match opinion["said"].as_str() {
+            Some("agrees") => format!("agrees, also on {} entries", number(&opinion["entries_agreed"])),
+            Some("differs") => format!("has another root{detail}"),
+            Some("nothing") => format!("says nothing{detail}"),
+            _ => format!("misbehaved{detail}"),
+        };
+        out.row("peer", format_args!("{} {said}", text(&opinion["peer"])));
+    }
+}
+
+/// A discrepancy in words.
+fn sentence(found: &Value) -> String {
+    let text = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
+    let place = || check::place(&text("namespace"), &text("key"));
+    match found["kind"].as_str() {
+        Some("not_certified") => {
+            format!("consensus certified root {}, this node has {}", text("certified"), text("ours"))
+        }
+        Some("state_root") => {
+            let (ours, theirs) = (text("ours"), text("theirs"));
+            let height = grouped(found["height"].as_u64().unwrap_or_default());
+            format!("{} has root {} at height {height}, here it is {}", text("peer"), short(&theirs), short(&ours))
+        }
+        Some("missing_here") => format!("{} has {}, which is missing here", text("peer"), place()),
+        Some("missing_there") => format!("{} lacks {}", text("peer"), place()),
+        Some("entry") => format!("{} has another value at {}", text("peer"), place()),
+        _ => text("what"),
+    }
+}
+
+fn status(context: &Context<'_>) -> Result<Exit, Failure> {
+    context.home.read_genesis()?;
+    let asked = control::ask(&context.home, &Request::Check(Asked::Status {}), &mut |_| ())?;
+    let shown = asked.unwrap_or_else(|| {
+        let cursor = check::read_cursor(&context.home);
+        let next = cursor
+            .next
+            .as_ref()
+            .map(|(namespace, key)| json!({ "namespace": namespace.to_string(), "key": hex::encode(key) }));
+        json!({
+            "running": false,
+            "cursor": { "passes": cursor.passes, "entries": cursor.entries, "next": next },
+        })
+    });
+    show_status(&shown, context);
+    context.out.emit(&shown);
+    Ok(Exit::Ok)
+}
+
+fn show_status(shown: &Value, context: &Context<'_>) {
+    let out = context.out;
+    let number = |value: &Value| grouped(value.as_u64().unwrap_or_default());
+    let cursor = &shown["cursor"];
+    let state = match (shown["running"].as_bool(), shown["paused"].as_bool()) {
+        (Some(true), Some(true)) => "paused".to_owned(),
+        (Some(true), _) => {
+            format!("next check in {} s", number(&json!(shown["next_in_ms"].as_u64().unwrap_or_default() / 1000)))
+        }
+        _ => "no node runs here".to_owned(),
+    };
+    out.row("checker", state);
+    if let Some(alarm) = shown["alarm"].as_str() {
+        out.row("alarm", out.ink(Ink::Bad, alarm));
+    }
+    if let Some(verdict) = shown["last"]["verdict"].as_str() {
+        out.row("last", format_args!("{verdict} at height {}", number(&shown["last"]["height"])));
+    }
+    out.row("whole passes", number(&cursor["passes"]));
+    out.row("in this pass", format_args!("{} entries", number(&cursor["entries"])));
+}
+
+fn pause(paused: bool, context: &Context<'_>) -> Result<Exit, Failure> {
+    match control::ask(&context.home, &Request::Check(Asked::Pause { paused }), &mut |_| ())? {
+        Some(shown) => {
+            show_status(&shown, context);
+            context.out.emit(&shown);
+            Ok(Exit::Ok)
+        }
+        None => Err(Failure::usage("no node runs here, so nothing checks by itself")),
+    }
+}
+
+fn diverge(with: &str, context: &Context<'_>) -> Result<Exit, Failure> {
+    context.home.read_genesis()?;
+    let peer = HttpAddress::parse(with).map_err(|why| Failure::usage(format!("--with: {why}")))?;
+    let request = Request::Check(Asked::Diverge { with: peer.to_string() });
+    let shown = match control::ask(&context.home, &request, &mut |_| ())? {
+        Some(shown) => shown,
+        None => check::part(&*context.open_chain()?, &peer)?,
+    };
+    let out = context.out;
+    let text = |name: &str| shown[name].as_str().map(str::to_owned);
+    let number = |name: &str| shown[name].as_u64().map(grouped);
+    if shown["differs"] == json!(false) {
+        out.say(out.ink(Ink::Good, "✓ the last height that both keep has the same root"));
+        out.emit(&shown);
+        return Ok(Exit::Ok);
+    }
+    let none = || "none that both keep".to_owned();
+    out.row("last same height", number("last_same_height").unwrap_or_else(none));
+    out.row("first other", number("height").unwrap_or_default());
+    out.row("root here", text("ours").unwrap_or_default());
+    out.row("root there", text("theirs").unwrap_or_default());
+    let entry = check::place(&text("namespace").unwrap_or_default(), &text("key").unwrap_or_default());
+    out.row("first entry", entry);
+    out.row("value here", text("our_value").unwrap_or_else(|| "missing".to_owned()));
+    out.row("value there", text("their_value").unwrap_or_else(|| "missing".to_owned()));
+    out.row("questions", number("questions").unwrap_or_default());
+    out.emit(&shown);
+    Ok(Exit::Integrity)
+}
