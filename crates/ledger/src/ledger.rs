@@ -262,11 +262,13 @@ pub enum ProposalError {
 }
 
 // What lies where in the database.
-const BODY: u8 = b'b';
-const RECEIPTS: u8 = b'r';
+pub(crate) const BODY: u8 = b'b';
+pub(crate) const RECEIPTS: u8 = b'r';
 const CONTINUATIONS: u8 = b'n';
 const INDEX: u8 = b't';
-const CERTIFICATE: u8 = b'c';
+pub(crate) const CERTIFICATE: u8 = b'c';
+/// The root a block came to.
+pub(crate) const ROOT: u8 = b'o';
 
 /// Certificates that wait to be written. A chain that stands still has one.
 const CERTIFICATES_MAX: usize = 256;
@@ -641,7 +643,8 @@ impl<H: Hasher> Ledger<H> {
             return Err(LedgerError::Time { last, found: time });
         }
         // spec: HISTORY-1. Side by side, so that a block waits for the slower of the two and not for both.
-        let body = || self.write_block(&block, &receipts, &continuations, audit.as_ref());
+        let to = prepared.root();
+        let body = || self.write_block(&block, to, &receipts, &continuations, audit.as_ref());
         let root = self.store.commit_prepared_with(height, prepared, body)?;
         self.time.store(time.0, Ordering::Release);
         {
@@ -916,6 +919,7 @@ impl<H: Hasher> Ledger<H> {
     fn write_block(
         &self,
         block: &Block,
+        root: Root,
         receipts: &Vec<Receipt>,
         continuations: &Vec<Continuation>,
         audit: Option<&Appended>,
@@ -928,6 +932,8 @@ impl<H: Hasher> Ledger<H> {
         }
         batch.put(at(BODY, block.height), block.to_bytes());
         batch.put(at(RECEIPTS, block.height), receipts.to_bytes());
+        // spec: RECOVER-6
+        batch.put(at(ROOT, block.height), root.to_bytes());
         if !continuations.is_empty() {
             batch.put(at(CONTINUATIONS, block.height), continuations.to_bytes());
         }
@@ -955,7 +961,7 @@ impl<H: Hasher> Ledger<H> {
             }
         }
         batch.delete(at(BODY, height)).delete(at(RECEIPTS, height)).delete(at(CERTIFICATE, height));
-        batch.delete(at(CONTINUATIONS, height));
+        batch.delete(at(CONTINUATIONS, height)).delete(at(ROOT, height));
         forget_audit(&*self.kv, batch, height)
     }
 

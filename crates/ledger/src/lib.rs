@@ -21,6 +21,7 @@
 
 mod audit;
 mod block;
+mod bodies;
 mod chain;
 mod check;
 mod foresight;
@@ -51,6 +52,7 @@ pub use block::{
     Block, BlockError, BlockRecord, Continuation, Executed, OperationReceipt, Progress, REASON_BYTES_MAX,
     RESULT_BYTES_MAX, Receipt, Refused, Verdict, execute,
 };
+pub use bodies::Bodies;
 pub use chain::{BLOCKS, CHAIN, Chain, ChainFacts, ChainLimits, SCHEMA};
 pub use check::Refusal;
 pub use foresight::{BundleProof, BundleProofError, Foreseen, ForesightError, Setting, Witness, foresee};

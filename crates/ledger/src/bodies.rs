@@ -1,0 +1,137 @@
+//! Blocks as the database holds them, for a chain whose state is not at hand: what a recovery runs again.
+//!
+//! Every record carries a hash of its own, so damage is found; that a block is the chain's shows only when it has run,
+//! by what it comes to.
+//!
+//! Rules: `spec/ledger.md`, HISTORY-1; `spec/recovery.md`, RECOVER-1, RECOVER-6.
+
+use crate::ledger::{BODY, CERTIFICATE, RECEIPTS, ROOT, at};
+use crate::{Block, Ledger, LedgerError, Receipt, Refused};
+use keelstone_codec::{Decode as _, Height, Root, Timestamp};
+use keelstone_store::StoreError;
+use keelstone_store::kv::{Kv, Range};
+use keelstone_tree::Hasher;
+use std::fmt;
+use std::sync::Arc;
+
+/// The blocks of a database.
+#[derive(Clone)]
+pub struct Bodies {
+    kv: Arc<dyn Kv>,
+}
+
+impl fmt::Debug for Bodies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bodies")
+    }
+}
+
+impl Bodies {
+    /// The blocks of this database.
+    pub fn over(kv: Arc<dyn Kv>) -> Self {
+        Self { kv }
+    }
+
+    /// The last height there is a block of; none if there is none at all.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn last(&self) -> Result<Option<Height>, StoreError> {
+        let found = self.kv.range(&Range::prefix(&[BODY], 1).reversed())?;
+        Ok(found.first().and_then(|(key, _)| height_of(key)))
+    }
+
+    /// The block of a height, as it is kept.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoBlock`], [`LedgerError::Damaged`], or what the database says.
+    pub fn block(&self, height: Height) -> Result<Block, LedgerError> {
+        let damaged = |what: String| LedgerError::Damaged { height, what };
+        let bytes = self.kv.get(&at(BODY, height))?.ok_or(LedgerError::NoBlock { height })?;
+        let block = Block::from_bytes(&bytes).map_err(|error| damaged(format!("its body does not decode: {error}")))?;
+        match block.height == height {
+            true => Ok(block),
+            false => Err(damaged(format!("its body says height {}", block.height))),
+        }
+    }
+
+    /// The root this node came to after a block; none if it is not kept.
+    ///
+    /// # Errors
+    /// What the database says.
+    // spec: RECOVER-6
+    pub fn root(&self, height: Height) -> Result<Option<Root>, LedgerError> {
+        let Some(bytes) = self.kv.get(&at(ROOT, height))? else { return Ok(None) };
+        let what = |error| LedgerError::Damaged { height, what: format!("its root does not decode: {error}") };
+        Root::from_bytes(&bytes).map(Some).map_err(what)
+    }
+
+    /// What the engine certified of a height, as it is kept.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn certificate(&self, height: Height) -> Result<Option<Vec<u8>>, StoreError> {
+        self.kv.get(&at(CERTIFICATE, height))
+    }
+
+    /// The last height whose block is not after a time, between the first and the last that are kept without a gap;
+    /// none if there is
+    /// none.
+    ///
+    /// # Errors
+    /// As [`Bodies::block`].
+    pub fn at_time(&self, time: Timestamp, first: Height) -> Result<Option<Height>, LedgerError> {
+        let Some(last) = self.last()? else { return Ok(None) };
+        // Times never run backwards, so the last one is found by halving.
+        let (mut low, mut high) = (first, last.next());
+        while low < high {
+            let middle = Height(low.0 + (high.0 - low.0) / 2);
+            match self.block(middle)?.time <= time {
+                true => low = middle.next(),
+                false => high = middle,
+            }
+        }
+        Ok(low.prev().filter(|found| *found >= first))
+    }
+
+    fn receipts(&self, height: Height) -> Result<Vec<Receipt>, LedgerError> {
+        let bytes = self.kv.get(&at(RECEIPTS, height))?.ok_or(LedgerError::NoBlock { height })?;
+        let damaged = |error| LedgerError::Damaged { height, what: format!("its receipts do not decode: {error}") };
+        Vec::from_bytes(&bytes).map_err(damaged)
+    }
+}
+
+fn height_of(key: &[u8]) -> Option<Height> {
+    <[u8; 8]>::try_from(key.get(1..)?).ok().map(u64::from_be_bytes).map(Height)
+}
+
+impl<H: Hasher> Ledger<H> {
+    /// Runs the blocks of another database on this chain, up to a height, and commits each. What a block comes to is
+    /// compared with
+    /// what was kept of it: its receipts, and its root where that is. Returns how many were run.
+    ///
+    /// # Errors
+    /// [`LedgerError::Damaged`] at the first block that came to something else; or what running and committing say.
+    // spec: RECOVER-1
+    pub fn run_kept(&self, bodies: &Bodies, to: Height, progress: &mut dyn FnMut(Height)) -> Result<u64, LedgerError> {
+        let mut blocks = 0;
+        while self.height() < to {
+            let height = self.height().next();
+            let damaged = |what: &str| LedgerError::Damaged { height, what: what.to_owned() };
+            let pending = self.run(bodies.block(height)?, Refused::Receipt)?;
+            if pending.executed().receipts != bodies.receipts(height)? {
+                return Err(damaged("run again it has other receipts than are kept"));
+            }
+            if bodies.root(height)?.is_some_and(|kept| kept != pending.root()) {
+                return Err(damaged("run again it comes to another root than is kept"));
+            }
+            if let Some(certificate) = bodies.certificate(height)? {
+                self.keep_certificate(height, certificate);
+            }
+            self.commit(pending)?;
+            blocks += 1;
+            progress(height);
+        }
+        Ok(blocks)
+    }
+}
