@@ -6,13 +6,15 @@
 //! it is used. Nothing a sender says about a snapshot is believed.
 //!
 //! Formats and rules: `spec/snapshot.md`, SNAP-1 to SNAP-17, `spec/peers.md`, PEER-1 to PEER-12, and `spec/consistency.md`,
-//! CHECK-1 to CHECK-8. Vectors: `spec/vectors/snapshot.json`, `spec/vectors/peers.json`, `spec/vectors/consistency.json`.
+//! CHECK-1 to CHECK-8, and `spec/recovery.md`, RECOVER-1 to RECOVER-6. Vectors: `spec/vectors/snapshot.json`,
+//! `spec/vectors/peers.json`, `spec/vectors/consistency.json`, `spec/vectors/recovery.json`.
 #![forbid(unsafe_code)]
 
 pub mod consistency;
 pub mod delta;
 pub mod library;
 pub mod peers;
+pub mod recovery;
 pub mod snapshot;
 
 #[cfg(test)]

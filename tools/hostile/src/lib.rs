@@ -74,6 +74,7 @@ pub const TARGETS: &[Target] = &[
     sync::PEER_REQUEST,
     sync::PEER_RESPONSE,
     sync::CHECK_CURSOR,
+    sync::RECOVERY_REPORT,
 ];
 
 /// Runs the target of a name, all that a file in `fuzz/fuzz_targets/` does, and says whether it accepted the input.

@@ -2,10 +2,13 @@
 
 use crate::tree::{KNOWN, name};
 use crate::{Target, canonical};
-use keelstone_codec::{Blob, BoundedList, BoundedSet, ChainId, Decode, Encode, Height, Key, Namespace, Root, Value};
+use keelstone_codec::{
+    Blob, BoundedList, BoundedSet, ChainId, Decode, Encode, Hash, Height, Key, Namespace, Root, Text, Timestamp, Value,
+};
 use keelstone_sync::consistency::Cursor;
 use keelstone_sync::delta::{ApplyError, Delta, DeltaError};
 use keelstone_sync::peers::{Frame, HeightDiff, Heights, Request, Response, Status, Version as At, Why};
+use keelstone_sync::recovery::{Attempt, Depth, Report, SignedReport, Strategy, Trust};
 use keelstone_sync::snapshot::{Metadata, Plan, Skeleton, SnapshotParams, pack, unpack};
 use keelstone_tree::{Blake3, Grown, HashKind};
 use std::collections::BTreeMap;
@@ -222,4 +225,31 @@ fn cursor(input: &[u8]) -> bool {
 fn cursors() -> Vec<Vec<u8>> {
     let next = Some((name("social"), Key::new([7]).expect("a byte")));
     [Cursor::default(), Cursor { passes: 3, entries: 70, next }].map(|cursor| cursor.to_bytes()).to_vec()
+}
+
+pub(crate) const RECOVERY_REPORT: Target = Target { name: "recovery_report", run: report, seeds: reports };
+
+fn report(input: &[u8]) -> bool {
+    canonical::<SignedReport>(input).is_some()
+}
+
+fn reports() -> Vec<Vec<u8>> {
+    let failed = Text::new("the disk is full").expect("a short text");
+    let attempts = vec![
+        Attempt { strategy: Strategy::LocalSnapshot, failed: Some(failed), entries: 0, blocks: 0 },
+        Attempt { strategy: Strategy::BlockReplay, failed: None, entries: 70, blocks: 5 },
+    ];
+    let report = Report {
+        version: Report::VERSION,
+        chain_id: chain(),
+        genesis_hash: Hash([1; 32]),
+        began: Timestamp(5),
+        ended: Timestamp(9),
+        height: Height(5),
+        root: KNOWN.tree.root(),
+        trust: Trust::Consensus,
+        depth: Depth::Full,
+        attempts: BoundedList::new(attempts).expect("two"),
+    };
+    vec![SignedReport { report, key: Hash([2; 32]), signature: [3; 64] }.to_bytes()]
 }

@@ -78,7 +78,8 @@ impl Checker {
         Self { settings, cursor, due, paused: false, checks: 0, unknown: 0, repairs: VecDeque::new(), last: None }
     }
 
-    /// The check that is due now, if one is. Asking takes it: the next is due an interval later, whatever becomes of this.
+    /// The check that is due now, if one is. Asking takes it: the next is due an interval later, whatever becomes of
+    /// this.
     // spec: CHECK-8
     pub fn due(&mut self, now: Tick) -> Option<Due> {
         if self.paused || now < self.due {
@@ -110,7 +111,10 @@ impl Checker {
     // spec: CHECK-4, CHECK-8
     pub fn found(&mut self, now: Tick, sample: &Sample, report: Report) -> Vec<Effect> {
         let read = u32::try_from(sample.entries.len()).unwrap_or(u32::MAX);
-        self.cursor.advance(read, sample.next.clone());
+        // Nothing read and nowhere to go on is the end of the state, unless nothing was to be read.
+        if read > 0 || (sample.next.is_none() && self.cursor.next.is_some()) {
+            self.cursor.advance(read, sample.next.clone());
+        }
         let mut effects = vec![Effect::Save(self.cursor.clone())];
         self.unknown = if report.verdict == Verdict::Unknown { self.unknown.saturating_add(1) } else { 0 };
         match report.verdict {

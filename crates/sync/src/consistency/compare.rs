@@ -147,7 +147,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// The version to which damage that was found may be repaired: this one, and only if its root is certified. What peers
+    /// The version to which damage that was found may be repaired: this one, and only if its root is certified. What
+    /// peers
     /// say, and how many of them do, has no part in it.
     // spec: CHECK-4
     #[must_use]
@@ -161,7 +162,8 @@ impl Report {
         (damaged && certified).then_some(self.at)
     }
 
-    /// Whether anybody disagrees with a root that is certified: an alarm for people, and never a reason to change anything.
+    /// Whether anybody disagrees with a root that is certified: an alarm for people, and never a reason to change
+    /// anything.
     // spec: CHECK-4
     #[must_use]
     pub fn is_contradicted(&self) -> bool {

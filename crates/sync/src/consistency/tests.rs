@@ -106,7 +106,8 @@ fn search(ours: &State, theirs: &State) -> Result<(Divergence, u32), DivergeErro
 }
 
 proptest! {
-    /// spec: CHECK-5. Whatever two states look like, names and keys that are prefixes of others included, the key that is found
+    /// spec: CHECK-5. Whatever two states look like, names and keys that are prefixes of others included, the key
+    /// that is found
     /// is the one a look at everything finds.
     #[test]
     fn the_first_difference_of_any_two_states_is_found(ours in states(), theirs in states()) {
@@ -193,7 +194,8 @@ fn a_spine_of_keys_takes_no_question_a_turn() {
     }
 }
 
-/// spec: CHECK-6. Where two histories of 1,000 heights part, at whichever height, is found in as many questions as there are
+/// spec: CHECK-6. Where two histories of 1,000 heights part, at whichever height, is found in as many questions as
+/// there are
 /// halvings, and three more.
 #[test]
 fn the_first_height_of_a_thousand_is_found_by_halving() {
@@ -342,7 +344,8 @@ fn a_report_says_what_each_peer_said() {
     assert_eq!(verdict(Certified::Root(other.root()), &mut []), Verdict::Inconsistent);
 }
 
-/// spec: CHECK-3. Roots of earlier heights are compared as well; a height that a peer no longer keeps is no reason to mistrust
+/// spec: CHECK-3. Roots of earlier heights are compared as well; a height that a peer no longer keeps is no reason to
+/// mistrust
 /// it.
 #[test]
 fn roots_of_earlier_heights_are_compared() {
@@ -419,7 +422,8 @@ fn settings() -> Settings {
     }
 }
 
-/// C-03. Four of five peers agree on a false root. The root here is certified, so nothing is repaired towards theirs, also
+/// C-03. Four of five peers agree on a false root. The root here is certified, so nothing is repaired towards theirs,
+/// also
 /// where own bytes are damaged and repairs are made without asking; it is an alarm, and what is repaired is repaired to
 /// the certified root.
 #[test]
@@ -456,7 +460,8 @@ fn c03_four_of_five_peers_on_a_false_root_change_nothing() {
     assert_eq!(report.repairable_to(), None);
 }
 
-/// spec: CHECK-8. Three repairs in an hour, and then none before somebody had the time to look; the next hour has its own.
+/// spec: CHECK-8. Three repairs in an hour, and then none before somebody had the time to look; the next hour has its
+/// own.
 #[test]
 fn more_than_three_repairs_in_an_hour_are_not_made() {
     let version = at(7, grown(&state(3)));

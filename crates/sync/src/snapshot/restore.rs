@@ -402,6 +402,13 @@ impl<H: Hasher> Restore<H> {
         self.active.as_ref().map(|active| active.progress).unwrap_or_default()
     }
 
+    /// Whether a chunk is still to be had.
+    #[must_use]
+    pub fn lacks(&self, index: u32) -> bool {
+        let kept = self.active.as_ref().and_then(|active| active.kept.get(index as usize));
+        kept.is_some_and(Option::is_none)
+    }
+
     /// The height and root that are being restored.
     #[must_use]
     pub fn target(&self) -> Option<(Height, Root)> {
