@@ -8,20 +8,25 @@ use std::path::Path;
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
-        let (entry, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
-        match entry.is_dir() {
-            true => copy(&entry, &to.join(name)),
-            false => drop(fs::copy(&entry, to.join(name)).unwrap()),
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
+        if path.is_dir() {
+            copy(&path, &to.join(name));
+        } else if path.is_file() {
+            fs::copy(&path, to.join(name)).unwrap();
         }
     }
 }
 
-/// A chain of its own, with nobody to ask, is consistent with itself; the cursor goes on from check to check, and damage that is in
+/// A chain of its own, with nobody to ask, is consistent with itself; the cursor goes on from check to check, and
+/// damage that is in
 /// the way is found.
 #[test]
 fn a_chain_without_peers_is_checked_against_itself() {
     let home = chain();
     send(home.path(), 0, &json!([register(), post("first")]));
+    for text in ["second", "third"] {
+        send(home.path(), 0, &json!([post(text)]));
+    }
     for arguments in [&["check"][..], &["check", "--quick"], &["check", "--peers"], &["check", "--full"]] {
         let found = expect(home.path(), 0, arguments);
         assert_eq!((&found["verdict"], &found["certified"]["by"]), (&json!("consistent"), &json!("own_blocks")));
@@ -45,7 +50,8 @@ fn a_chain_without_peers_is_checked_against_itself() {
     expect(home.path(), 2, &["check", "--set", "check.peers=nowhere"]);
 }
 
-/// Two nodes begin alike and part. Each finds out, says what the other said, and where it began; a node that does not answer makes the
+/// Two nodes begin alike and part. Each finds out, says what the other said, and where it began; a node that does not
+/// answer makes the
 /// result unknown, and what others say of their root takes neither out of service.
 #[test]
 fn a_node_finds_the_height_and_the_entry_at_which_another_parts() {
@@ -104,7 +110,6 @@ fn a_node_finds_the_height_and_the_entry_at_which_another_parts() {
     drop(here);
     let same = tempfile::tempdir().unwrap();
     copy(home.path(), same.path());
-    let _ = fs::remove_file(same.path().join("data/control.sock"));
     let twin = Node::start(same.path(), &[]);
     let peer = format!("http://{}", twin.address);
     let found = expect(home.path(), 0, &["check", "--set", &format!("check.peers={peer}")]);

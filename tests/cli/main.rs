@@ -10,6 +10,7 @@ mod consistency;
 mod http;
 mod monitoring;
 mod node;
+mod recovery;
 mod snapshots;
 mod statesync;
 mod support;

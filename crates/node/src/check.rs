@@ -1,7 +1,9 @@
 //! The node looks after its own state: in the background, at an interval, and when its owner asks.
 //!
-//! What is compared, and what it comes to, is decided in [`keelstone_sync::consistency`]; here are the thread that begins a
-//! check when one is due, the peers it asks, the file that keeps how far it has read, and what others hear of it: the log,
+//! What is compared, and what it comes to, is decided in [`keelstone_sync::consistency`]; here are the thread that
+//! begins a
+//! check when one is due, the peers it asks, the file that keeps how far it has read, and what others hear of it: the
+//! log,
 //! metrics, `/readyz` and `keelstone check status`. A check that fails is logged and the next one is due as ever.
 //!
 //! Rules: `spec/consistency.md`, CHECK-1 to CHECK-8.
@@ -28,7 +30,6 @@ use keelstone_tree::Hasher;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{self, Write as _};
-use std::net::ToSocketAddrs as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -121,14 +122,25 @@ impl<H: Hasher> Checked for Local<H> {
         let ledger = self.ledger();
         let low = ledger.store().low().unwrap_or_default();
         let height = Height(ledger.height().0.saturating_sub(BLOCKS_BELOW)).max(low);
-        let view = ledger.view_at(height)?;
+        // What cannot be read for damage is what is looked for: the last version is at hand in any case.
+        let (view, unread) = match ledger.view_at(height) {
+            Ok(view) => (view, None),
+            Err(error) if error.is_damage() => (ledger.view(), Some(causes(&error))),
+            Err(error) => return Err(error.into()),
+        };
+        let height = view.height().unwrap_or_default();
         let at = Version { height, root: view.root() };
         let yielding = Yielding::to(&self.way);
         let yields = Yields { view: &view, yielding: &yielding };
         let namespaces: Vec<Namespace> = view.namespaces().into_iter().map(|(name, _)| name).collect();
         let mut picked = sample::<H>(&yields, &namespaces, due.from.as_ref(), due.entries)?;
+        picked.damaged.extend(unread);
         for height in heights(low, height, due.roots, due.number) {
-            picked.roots.extend(ledger.root_at(height)?.map(|root| Version { height, root }));
+            match ledger.root_at(height) {
+                Ok(root) => picked.roots.extend(root.map(|root| Version { height, root })),
+                Err(error) if error.is_damage() => picked.damaged.push(causes(&error)),
+                Err(error) => return Err(error.into()),
+            }
         }
         let certified = match self.genesis.validators.is_empty() {
             true => Certified::Here,
@@ -167,9 +179,7 @@ impl HttpPeer {
     /// # Errors
     /// [`Silence`] if its name leads nowhere.
     pub(crate) fn at(address: &HttpAddress) -> Result<Self, Silence> {
-        let found = (address.host().trim_matches(['[', ']']), address.port()).to_socket_addrs();
-        let found = found.map_err(|error| Silence(format!("{address}: {error}")))?.next();
-        let found = found.ok_or_else(|| Silence(format!("{address} has no address")))?;
+        let found = address.resolve().map_err(|error| Silence(format!("{address}: {error}")))?;
         Ok(Self(Remote::at(found, PEER_TIMEOUT)))
     }
 
@@ -502,7 +512,8 @@ impl Inner {
     }
 }
 
-/// Whether it is this node's own state that is not what it must be. What peers say of theirs is no reason to take a node out
+/// Whether it is this node's own state that is not what it must be. What peers say of theirs is no reason to take a
+/// node out
 /// of service: four of five may be wrong.
 fn is_ours(report: &Report) -> bool {
     let ours = |found: &Discrepancy| matches!(found, Discrepancy::Storage { .. } | Discrepancy::NotCertified { .. });

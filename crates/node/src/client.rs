@@ -67,19 +67,36 @@ impl Remote {
         self.request(path, Some(Body { kind: "application/octet-stream", bytes }))
     }
 
+    /// The snapshots the node serves.
+    pub(crate) fn snapshots(&self) -> Result<api::Snapshots, Refusal> {
+        self.get("/v1/snapshots")
+    }
+
+    /// One chunk of a snapshot as it is sent: to be proven by whoever asks.
+    pub(crate) fn snapshot_chunk(&self, height: Height, index: u32) -> Result<Vec<u8>, Refusal> {
+        match self.answer(&format!("/v1/snapshots/{height}/chunks/{index}"), None)? {
+            (200, chunk) => Ok(chunk),
+            (status, _) => Err(Refusal::NotFound(format!("chunk {index} of height {height}: it answered {status}"))),
+        }
+    }
+
     /// Has the node read again what it keeps of tokens.
     pub(crate) fn reload(&self) -> Result<Reloaded, Refusal> {
         self.post("/v1/admin/reload", &[])
     }
 
-    fn request<T: DeserializeOwned>(&self, path: &str, body: Option<Body<'_>>) -> Result<T, Refusal> {
+    fn answer(&self, path: &str, body: Option<Body<'_>>) -> Result<(u16, Vec<u8>), Refusal> {
         let host = self.address.to_string();
         let token = self.token.as_ref().map(|token| token.as_str());
-        let (status, answer) = TcpStream::connect_timeout(&self.address, self.timeout)
+        TcpStream::connect_timeout(&self.address, self.timeout)
             .and_then(|stream| {
                 exchange(stream, self.timeout, &Ask { host: &host, path, body, token }, ANSWER_BYTES_MAX)
             })
-            .map_err(|error| Refusal::Failed(format!("the node at http://{} did not answer: {error}", self.address)))?;
+            .map_err(|error| Refusal::Failed(format!("the node at http://{} did not answer: {error}", self.address)))
+    }
+
+    fn request<T: DeserializeOwned>(&self, path: &str, body: Option<Body<'_>>) -> Result<T, Refusal> {
+        let (status, answer) = self.answer(path, body)?;
         let unexpected = |error| Refusal::Failed(format!("http://{}{path} answered {status}: {error}", self.address));
         if (200..300).contains(&status) {
             return strict_json::parse(&answer).map_err(unexpected);
@@ -100,6 +117,7 @@ impl Remote {
                 Refusal::Refused { code: code.to_owned(), message: message.to_owned() }
             }
             ("busy", ..) => Refusal::Busy(message),
+            ("damaged", ..) => Refusal::Damaged(message),
             _ => Refusal::Failed(message),
         })
     }

@@ -9,10 +9,11 @@
 //! `docs/configuration.md` lists every setting; `keelstone config default` prints them with their defaults.
 
 use crate::exit::Failure;
+use keelstone_sync::recovery::Strategy;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
@@ -191,6 +192,20 @@ settings! {
         /// The APIs of other nodes of this chain, as "http://HOST:PORT". Nothing they say is believed.
         peers: Vec<HttpAddress> = Vec::new();
     }
+    /// How a state that is lost or damaged is had again.
+    recovery: Recovery {
+        /// Whether a node whose state is damaged at its start recovers it by itself.
+        automatic: bool = true;
+        /// What is tried, in order: "auto" for the quickest first, or a list of local_snapshot, peer_state_sync, block_replay,
+        /// network_snapshot.
+        strategies: Strategies = Strategies(None);
+        /// Blocks that are run again at most.
+        max_block_replay: u64 = 100_000, 0..=1_000_000_000_000;
+        /// How a result is checked beside its root before it counts: "quick" or "full", every stored byte.
+        integrity_check_depth: IntegrityDepth = IntegrityDepth::Full;
+        /// Where snapshots' files are beside this home: archives, as directories or tar files.
+        sources: Vec<String> = Vec::new();
+    }
     /// What the node says while it runs, on standard error.
     log: Log {
         /// "error", "warn", "info", "debug" or "trace", or a filter such as "info,keelstone_node=debug".
@@ -242,6 +257,19 @@ pub enum History {
     /// So many of the latest heights.
     Heights(u64),
 }
+
+/// How a recovered state is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IntegrityDepth {
+    /// The store's frame.
+    Quick,
+    /// Every stored byte, page and value.
+    Full,
+}
+
+/// What a recovery tries, in order; none for the quickest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Strategies(pub Option<Vec<Strategy>>);
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -474,6 +502,12 @@ impl Kind for Vec<HttpAddress> {
 }
 
 impl HttpAddress {
+    /// Where it leads.
+    pub(crate) fn resolve(&self) -> std::io::Result<SocketAddr> {
+        let found = (self.host.trim_matches(['[', ']']), self.port).to_socket_addrs()?.next();
+        found.ok_or_else(|| std::io::Error::new(std::io::ErrorKind::NotFound, format!("{self} has no address")))
+    }
+
     /// Reads an address.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         Self::from_raw(Raw::Text(text))
@@ -519,6 +553,57 @@ impl Kind for History {
         match self {
             Self::All => quoted("all"),
             Self::Heights(heights) => heights.to_string(),
+        }
+    }
+}
+
+impl Kind for IntegrityDepth {
+    const KIND: &'static str = "\"quick\" or \"full\"";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        match raw.text(Self::KIND)?.as_str() {
+            "quick" => Ok(Self::Quick),
+            "full" => Ok(Self::Full),
+            other => Err(format!("expected {}, found {other:?}", Self::KIND)),
+        }
+    }
+    fn to_toml(&self) -> String {
+        quoted(match self {
+            Self::Quick => "quick",
+            Self::Full => "full",
+        })
+    }
+}
+
+impl Kind for Strategies {
+    const KIND: &'static str = "\"auto\" or a list of strategies";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        let texts = match raw {
+            Raw::Toml(DeValue::String(text)) => vec![text.to_string()],
+            raw => Vec::<String>::from_raw(raw).map_err(|error| error.replace("a list of strings", Self::KIND))?,
+        };
+        if texts == ["auto"] {
+            return Ok(Self(None));
+        }
+        let mut order = Vec::new();
+        for text in &texts {
+            match Strategy::named(text) {
+                Some(strategy) if !order.contains(&strategy) => order.push(strategy),
+                _ => {
+                    let known = Strategy::ALL.map(Strategy::name).join(", ");
+                    return Err(format!("expected \"auto\" or each once of {known}, found {text:?}"));
+                }
+            }
+        }
+        if order.is_empty() {
+            Err("expected \"auto\" or a strategy, found none".to_owned())
+        } else {
+            Ok(Self(Some(order)))
+        }
+    }
+    fn to_toml(&self) -> String {
+        match &self.0 {
+            None => quoted("auto"),
+            Some(order) => order.iter().map(|strategy| strategy.name().to_owned()).collect::<Vec<_>>().to_toml(),
         }
     }
 }

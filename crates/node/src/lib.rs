@@ -34,6 +34,7 @@ mod newfile;
 mod out;
 mod processes;
 mod producer;
+mod recovery;
 mod snapshots;
 mod statesync;
 mod story;
@@ -53,7 +54,7 @@ pub use call::{arguments, shown};
 pub use cli::Application;
 pub use config::{
     AbciAddress, Blocks, Check, Config, ConfigError, EngineKind, EngineSection, Execution, History, Http, HttpAddress,
-    Log, LogFilter, LogFormat, Mempool, Production, Snapshots, Store,
+    IntegrityDepth, Log, LogFilter, LogFormat, Mempool, Production, Recovery, Snapshots, Store, Strategies,
 };
 pub use exit::{Exit, Failure};
 #[cfg(feature = "hdf5")]

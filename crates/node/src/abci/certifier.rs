@@ -12,7 +12,7 @@ use crate::consensus::Consensus;
 use crate::engine::Engine;
 use crate::exit::causes;
 use crate::metrics::Metrics;
-use keelstone_codec::{ChainId, Height, Root};
+use keelstone_codec::{ChainId, Hash, Height, Root};
 use prost::Message as _;
 use serde_json::Value;
 use std::fmt;
@@ -192,6 +192,13 @@ pub(crate) fn certified_root(chain: &dyn Consensus, chain_id: &ChainId, height: 
     let signed = SignedHeader::decode(kept.as_slice()).ok()?;
     let voters = chain.voters_at(height.next()).ok()??;
     certificate::verify(signed, chain_id.as_str(), height.next(), &voters).ok().map(|certificate| certificate.root)
+}
+
+/// The root in a certificate that this node verified when it came, and kept: the state that says who votes is what is lost.
+// spec: RECOVER-1
+pub(crate) fn certified_by(certificate: &[u8]) -> Option<Root> {
+    let header = SignedHeader::decode(certificate).ok()?.header?;
+    <[u8; 32]>::try_from(header.app_hash.as_slice()).ok().map(|root| Root(Hash(root)))
 }
 
 #[cfg(test)]

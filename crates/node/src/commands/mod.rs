@@ -18,6 +18,7 @@ pub(crate) mod node;
 pub(crate) mod proof;
 pub(crate) mod query;
 pub(crate) mod rebuild;
+pub(crate) mod recover;
 pub(crate) mod replay;
 pub(crate) mod rollback;
 pub(crate) mod snapshot;

@@ -1,4 +1,5 @@
-//! `keelstone node`: runs the chain of the home directory until told to stop: makes blocks, or has CometBFT make them, and
+//! `keelstone node`: runs the chain of the home directory until told to stop: makes blocks, or has CometBFT make
+//! them, and
 //! serves the HTTP API.
 
 use super::init::PRODUCER;
@@ -17,6 +18,7 @@ use crate::keyfile::KeyDir;
 use crate::metrics::Metrics;
 use crate::out::{Out, grouped, short};
 use crate::producer::Producer;
+use crate::recovery::{self, Wanted, Wish};
 use crate::snapshots::Service;
 use crate::statesync::SyncStanding;
 use crate::supervise::{Ended, Supervised, Supervisor, fall_back};
@@ -67,9 +69,16 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         EngineKind::Solo => Maker::Solo(producer(context)?),
         EngineKind::CometBft => Maker::CometBft,
     };
-    let engine = match maker {
-        Maker::Solo(_) => context.open_chain()?,
-        Maker::CometBft => context.open_to_join()?,
+    let open = || match maker {
+        Maker::Solo(_) => context.open_chain(),
+        Maker::CometBft => context.open_to_join(),
+    };
+    let engine = match open() {
+        Err(failure) if failure.exit == Exit::Integrity && config.recovery.automatic => {
+            recovered(failure, &config, context)?;
+            open()?
+        }
+        opened => opened?,
     };
     if matches!(maker, Maker::CometBft) {
         engine.validators()?; // A chain without any is refused before the engine finds out.
@@ -104,6 +113,30 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             Err(Failure::usage(format!("could not start CometBFT: {why}")).hint("engine.cometbft says where it is"))
         }
     }
+}
+
+/// Has the state again that is too damaged to be opened, and says so. Without success the node does not start, for
+/// the reason it had
+/// before.
+// spec: RECOVER-1
+fn recovered(failure: Failure, config: &Config, context: &Context<'_>) -> Result<(), Failure> {
+    tracing::error!(%failure, "the state is damaged; the node recovers it");
+    let registry = &context.application.registry;
+    let wish = Wish { wanted: Wanted::Newest, root: None, only: None, progress: &mut |_, _, _| {} };
+    let tried = recovery::run(&context.home, config, registry, wish);
+    let why = match tried {
+        Ok(found) => match found.outcome.recovered() {
+            Some((strategy, built)) => {
+                let (height, report) = (built.at.height.0, found.path.display().to_string());
+                tracing::warn!(strategy = strategy.name(), height, report, "the state was recovered");
+                return Ok(());
+            }
+            None => recovery::failure(&found).message,
+        },
+        Err(failure) => failure.message,
+    };
+    Err(Failure::integrity(format!("{}; {why}", failure.message))
+        .hint("the damaged state is kept; see docs/recovery.md"))
 }
 
 /// The CometBFT that a node runs itself.
@@ -352,7 +385,8 @@ impl Node {
         })
     }
 
-    /// Runs until SIGINT or SIGTERM, then stops; or until its own engine runs no longer, and says why and at which block the
+    /// Runs until SIGINT or SIGTERM, then stops; or until its own engine runs no longer, and says why and at which
+    /// block the
     /// chain stood. SIGHUP is noted and ignored: configuration is read at start.
     pub(crate) fn run_until_signal(mut self) -> Result<Option<(Ended, Option<Height>)>, Failure> {
         let ended = self.runtime.block_on(async {

@@ -37,6 +37,8 @@ pub(crate) enum Code {
     Timeout,
     /// This node's own machine or store failed.
     Internal,
+    /// Stored bytes that the answer takes are damaged. Others are served; ask another node for this.
+    Damaged,
 }
 
 impl Code {
@@ -54,7 +56,7 @@ impl Code {
             Self::Refused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Internal | Self::Damaged => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }

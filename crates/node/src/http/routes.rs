@@ -179,7 +179,8 @@ impl From<Refusal> for ApiError {
             }
             Refusal::Refused { code, .. } => Self::new(Code::Refused, format!("{code}: {message}")),
             Refusal::Busy(_) => Self::new(Code::Busy, message),
-            Refusal::Damaged(_) | Refusal::Failed(_) => Self::new(Code::Internal, message),
+            Refusal::Damaged(_) => Self::new(Code::Damaged, message),
+            Refusal::Failed(_) => Self::new(Code::Internal, message),
         }
     }
 }

@@ -1,0 +1,254 @@
+//! Recovery from the command line: each strategy on real files, one after the other, and a node that does it by itself.
+
+use crate::support::{Node, chain, expect, keelstone, post, program, register, send};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// A chain at height 4, its root, and a snapshot of height 2.
+fn busy_chain() -> (TempDir, Value) {
+    let home = chain();
+    send(home.path(), 0, &json!([register(), post("first")]));
+    for text in ["second", "third", "fourth"] {
+        send(home.path(), 0, &json!([post(text)]));
+    }
+    let create = ["snapshot", "--set", "snapshots.reserve_percent=0", "create", "--height", "2"];
+    expect(home.path(), 0, &create);
+    let status = expect(home.path(), 0, &["status"]);
+    (home, status)
+}
+
+fn generation(home: &Path) -> PathBuf {
+    let current = fs::read_to_string(home.join("data/CURRENT")).unwrap();
+    home.join("data").join(current.trim())
+}
+
+/// Overwrites both slots of the store's superblock: nothing of the state can be opened.
+fn damage(home: &Path) {
+    let file = generation(home).join("state/superblock");
+    let len = fs::metadata(&file).unwrap().len();
+    fs::write(&file, vec![0x5a; usize::try_from(len).unwrap()]).unwrap();
+    expect(home, 12, &["status"]);
+}
+
+/// A damaged chunk in every snapshot of the home.
+fn damage_snapshots(home: &Path) {
+    for entry in fs::read_dir(home.join("data/snapshots")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ending| ending == "chunk") {
+            let mut bytes = fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
+        if path.is_dir() {
+            copy(&path, &to.join(name));
+        } else if path.is_file() {
+            fs::copy(&path, to.join(name)).unwrap();
+        }
+    }
+}
+
+fn strategies(report: &Value) -> Vec<(String, bool)> {
+    let attempts = report["attempts"].as_array().unwrap();
+    attempts
+        .iter()
+        .map(|attempt| (attempt["strategy"].as_str().unwrap().to_owned(), attempt["failed"].is_null()))
+        .collect()
+}
+
+/// spec: RECOVER-1, RECOVER-3. A snapshot and the blocks since give the last root again; what was before the snapshot
+/// is there too, the
+/// report says what was done, and only who signed it can have.
+#[test]
+fn a_lost_state_is_had_again_from_a_snapshot_and_the_blocks_since() {
+    let (home, before) = busy_chain();
+    damage(home.path());
+    expect(home.path(), 2, &["recover"]);
+    let plan = expect(home.path(), 0, &["recover", "--dry-run"]);
+    assert_eq!((&plan["height"], &plan["root"], &plan["trust"]), (&json!(4), &before["root"], &json!("own_record")));
+    expect(home.path(), 12, &["status"]);
+    let report = expect(home.path(), 0, &["recover", "--yes", "--strategy", "local_snapshot"]);
+    assert_eq!(strategies(&report), [("local_snapshot".to_owned(), true)]);
+    assert_eq!((&report["height"], &report["attempts"][0]["blocks"]), (&json!(4), &json!(2)));
+    let after = expect(home.path(), 0, &["status"]);
+    assert_eq!((&after["root"], &after["height"]), (&before["root"], &before["height"]));
+    expect(home.path(), 0, &["query", "block", "1"]);
+    assert_eq!(expect(home.path(), 0, &["check", "--full"])["verdict"], "consistent");
+    send(home.path(), 0, &json!([post("it goes on")]));
+
+    let file = report["report"].as_str().unwrap();
+    let verified =
+        expect(home.path(), 0, &["recover", "verify-report", file, "--key", report["signed_by"].as_str().unwrap()]);
+    assert_eq!((&verified["height"], &verified["recovered_by"]), (&json!(4), &json!("local_snapshot")));
+    expect(home.path(), 12, &["recover", "verify-report", file, "--key", &"ab".repeat(32)]);
+    let mut bytes = fs::read(file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(file, &bytes).unwrap();
+    expect(home.path(), 12, &["recover", "verify-report", file]);
+    fs::write(file, &bytes[..last]).unwrap();
+    expect(home.path(), 12, &["recover", "verify-report", file]);
+}
+
+/// spec: RECOVER-1, RECOVER-6. The blocks alone give it too, to any height and time there was, and no more of them
+/// are run than is allowed.
+#[test]
+fn a_lost_state_is_had_again_from_its_blocks() {
+    let (home, before) = busy_chain();
+    let second = expect(home.path(), 0, &["query", "block", "2"]);
+    damage(home.path());
+    let replay = ["recover", "--yes", "--strategy", "block_replay"];
+    let limited = [&replay[..], &["--set", "recovery.max_block_replay=3"]].concat();
+    let failure = expect(home.path(), 12, &limited);
+    assert!(failure["error"]["message"].as_str().unwrap().contains("takes 4 blocks, the limit is 3"), "{failure}");
+    expect(home.path(), 12, &["status"]);
+    let root = "ab".repeat(32);
+    let wrong = [&replay[..], &["--to", "4", "--root", &root]].concat();
+    let failure = expect(home.path(), 12, &wrong);
+    assert!(failure["error"]["message"].as_str().unwrap().contains("came to height 4 with root"), "{failure}");
+    assert_eq!(strategies(&expect(home.path(), 0, &replay)), [("block_replay".to_owned(), true)]);
+    assert_eq!(expect(home.path(), 0, &["status"])["root"], before["root"]);
+
+    let time = format!("@{}", second["time"]);
+    let report = expect(home.path(), 0, &[&replay[..], &["--to", &time]].concat());
+    assert_eq!((&report["height"], &report["root"]), (&json!(2), &second["root"]));
+    assert_eq!(expect(home.path(), 0, &["status"])["height"], 2);
+    expect(home.path(), 14, &[&replay[..], &["--to", "9"]].concat());
+    expect(home.path(), 2, &[&replay[..], &["--to", "soon"]].concat());
+    expect(home.path(), 2, &["recover", "--yes", "--strategy", "hope"]);
+}
+
+/// spec: RECOVER-2, RECOVER-3. What comes first has nothing to work with, what comes next is damaged, what comes
+/// third is too much: the fourth
+/// counts, and the report says why each of the others came to nothing.
+#[test]
+fn strategies_are_tried_in_order_until_one_stands() {
+    let (home, before) = busy_chain();
+    let archive = tempfile::tempdir().unwrap();
+    let tar = archive.path().join("state.tar");
+    let tar = tar.to_str().unwrap();
+    expect(home.path(), 0, &["snapshot", "--set", "snapshots.reserve_percent=0", "export", "2", tar]);
+    damage_snapshots(home.path());
+    damage(home.path());
+    let source = format!("recovery.sources={tar}");
+    let order = "recovery.strategies=peer_state_sync,local_snapshot,block_replay,network_snapshot";
+    let all = ["recover", "--yes", "--set", order, "--set", "recovery.max_block_replay=3", "--set", &source];
+    let report = expect(home.path(), 0, &all);
+    let expected =
+        [("peer_state_sync", false), ("local_snapshot", false), ("block_replay", false), ("network_snapshot", true)];
+    assert_eq!(strategies(&report), expected.map(|(name, done)| (name.to_owned(), done)));
+    let why = |at: usize| report["attempts"][at]["failed"].as_str().unwrap().to_owned();
+    assert!(why(0).contains("no peer is configured"), "{}", why(0));
+    assert!(why(1).contains("damaged") || why(1).contains("digest"), "{}", why(1));
+    assert!(why(2).contains("the limit is 3"), "{}", why(2));
+    assert_eq!(expect(home.path(), 0, &["status"])["root"], before["root"]);
+}
+
+/// spec: RECOVER-1, SNAP-7. Of two nodes that serve a snapshot one has damaged its chunks: whatever it sends is
+/// proven first, the other is asked,
+/// and the state is whole.
+#[test]
+fn a_lost_state_is_had_again_from_nodes_of_which_one_is_damaged() {
+    let (home, before) = busy_chain();
+    let [bad, good] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    copy(home.path(), bad.path());
+    copy(home.path(), good.path());
+    damage_snapshots(bad.path());
+    fs::remove_dir_all(home.path().join("data/snapshots")).unwrap();
+    damage(home.path());
+    let serving = ["snapshots.enabled=true", "snapshots.reserve_percent=0"];
+    let [bad, good] = [&bad, &good].map(|home| Node::start(home.path(), &serving));
+    let peers = format!("check.peers=http://{},http://{}", bad.address, good.address);
+    let report = expect(home.path(), 0, &["recover", "--yes", "--strategy", "peer_state_sync", "--set", &peers]);
+    assert_eq!(
+        (strategies(&report), &report["attempts"][0]["blocks"]),
+        (vec![("peer_state_sync".to_owned(), true)], &json!(2))
+    );
+    assert_eq!(expect(home.path(), 0, &["status"])["root"], before["root"]);
+    assert!(!home.path().join("data/staging").read_dir().unwrap().any(|_| true), "what was staged is gone");
+}
+
+/// A node whose state is damaged has it again by itself when it starts, and says so; one that must not do that does
+/// not start, and nothing is
+/// changed.
+#[test]
+fn a_node_recovers_a_damaged_state_when_it_starts() {
+    let (home, before) = busy_chain();
+    damage(home.path());
+    let mut command = program();
+    command.args(["node", "--json", "--set", "http.listen=127.0.0.1:0", "--set", "recovery.automatic=false", "--home"]);
+    let output = command.arg(home.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(12));
+    expect(home.path(), 12, &["status"]);
+    let node = Node::start(home.path(), &[]);
+    let (_, status) = node.json("/v1/status");
+    assert_eq!((&status["root"], &status["height"]), (&before["root"], &before["height"]));
+    drop(node);
+    assert_eq!(fs::read_dir(home.path().join("recoveries")).unwrap().count(), 1);
+
+    // With nothing to recover from it does not start either, and says what was tried.
+    damage_snapshots(home.path());
+    damage(home.path());
+    fs::write(generation(home.path()).join("blocks.redb"), b"nothing").unwrap();
+    let output = keelstone(home.path(), &["node", "--json", "--set", "http.listen=127.0.0.1:0"]);
+    assert_eq!(output.status.code(), Some(12), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Damage that is not in the way of opening a store stops nothing: what is proven good is served, what takes the
+/// damaged bytes is refused as
+/// damaged, a full check finds it and nothing takes it for a sample, and a recovery mends it.
+#[test]
+fn what_is_proven_good_is_served_while_the_rest_is_damaged() {
+    let (home, _) = busy_chain();
+    // Far from what every start reads: values are read in blocks of some kilobytes.
+    let more = |number: usize| {
+        send(
+            home.path(),
+            0,
+            &json!((0..8).map(|at| post(&format!("{number}.{at} {}", "x".repeat(200)))).collect::<Vec<_>>()),
+        )
+    };
+    (0..3).for_each(|number| drop(more(number)));
+    send(home.path(), 0, &json!([post("a needle that is found again")]));
+    (3..6).for_each(|number| drop(more(number)));
+    let node = Node::start(home.path(), &[]);
+    node.signal("TERM");
+    let mut node = node;
+    assert_eq!(node.wait(std::time::Duration::from_secs(30)), Some(0), "what is in the log is written out");
+    let mut damaged = 0;
+    for entry in fs::read_dir(generation(home.path()).join("state")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        let places: Vec<usize> =
+            bytes.windows(8).enumerate().filter(|(_, found)| found == b"a needle").map(|(at, _)| at).collect();
+        places.iter().for_each(|at| bytes[*at] ^= 1);
+        damaged += places.len();
+        fs::write(&path, bytes).unwrap();
+    }
+    assert!(damaged > 0, "the text of a meme is stored as it is");
+
+    let before = expect(home.path(), 0, &["status"]);
+    expect(home.path(), 0, &["query", "agents"]);
+    expect(home.path(), 12, &["query", "memes"]);
+    let node = Node::start(home.path(), &["recovery.automatic=false"]);
+    let (status, body) = node.json("/v1/entries/memes");
+    assert_eq!((status, &body["error"]["code"]), (500, &json!("damaged")));
+    assert_eq!(node.json("/v1/entries/agents").0, 200);
+    let found = expect(home.path(), 12, &["check", "--full"]);
+    assert!(found["discrepancies"].as_array().unwrap().iter().any(|found| found["kind"] == "storage"), "{found}");
+    assert_eq!(node.get("/readyz").0, 503);
+    drop(node);
+    let report = expect(home.path(), 0, &["recover", "--yes"]);
+    assert_eq!(report["root"], before["root"]);
+    assert_eq!(expect(home.path(), 0, &["check", "--full"])["verdict"], "consistent");
+    expect(home.path(), 0, &["query", "memes"]);
+}
