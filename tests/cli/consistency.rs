@@ -1,21 +1,9 @@
 //! Checks from the command line: of a directory, of a running node, and against another node.
+#![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
-use crate::support::{Node, chain, expect, post, register, send};
+use crate::support::{Node, chain, copy, expect, post, register, send};
 use serde_json::{Value, json};
 use std::fs;
-use std::path::Path;
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
-        if path.is_dir() {
-            copy(&path, &to.join(name));
-        } else if path.is_file() {
-            fs::copy(&path, to.join(name)).unwrap();
-        }
-    }
-}
 
 /// A chain of its own, with nobody to ask, is consistent with itself; the cursor goes on from check to check, and
 /// damage that is in

@@ -1,6 +1,7 @@
 //! Recovery from the command line: each strategy on real files, one after the other, and a node that does it by itself.
+#![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
-use crate::support::{Node, chain, expect, keelstone, post, program, register, send};
+use crate::support::{Node, chain, copy, expect, keelstone, post, program, register, send};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,18 +42,6 @@ fn damage_snapshots(home: &Path) {
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;
             fs::write(&path, bytes).unwrap();
-        }
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
-        if path.is_dir() {
-            copy(&path, &to.join(name));
-        } else if path.is_file() {
-            fs::copy(&path, to.join(name)).unwrap();
         }
     }
 }

@@ -486,7 +486,7 @@ impl<'a, H: Hasher> Place<'a, H> {
         };
         for (offered, holders) in offers.into_iter().take(SNAPSHOTS_TRIED_MAX) {
             let holders: Vec<&(HttpAddress, Remote)> = holders.into_iter().map(|at| &peers[at]).collect();
-            let tried = self.from_peers(&offered, &holders, target);
+            let tried = self.take_from_peers(&offered, &holders, target);
             match tried {
                 Ok(built) => return Ok(built),
                 Err(failed) => {
@@ -499,7 +499,7 @@ impl<'a, H: Hasher> Place<'a, H> {
         Err(why)
     }
 
-    fn from_peers(
+    fn take_from_peers(
         &mut self,
         offered: &Offered,
         holders: &[&(HttpAddress, Remote)],

@@ -422,7 +422,7 @@ fn settings() -> Settings {
     }
 }
 
-/// C-03. Four of five peers agree on a false root. The root here is certified, so nothing is repaired towards theirs,
+/// C-03, spec: CHECK-4. Four of five peers agree on a false root. The root here is certified, so nothing is repaired towards theirs,
 /// also
 /// where own bytes are damaged and repairs are made without asking; it is an alarm, and what is repaired is repaired to
 /// the certified root.
