@@ -106,6 +106,7 @@ pub fn register(registry: &mut Registry) -> &mut Registry {
         // Records of sessions are the engine's, which is why these are registered as part of it.
         .register_system::<Sessions, sessions::Delegate>()
         .register_system::<Sessions, sessions::Close>()
+        .register_system::<Sessions, sessions::Expire>()
         .register_system::<sessions::Desk, sessions::Note>()
         .register_system::<sessions::Desk, sessions::ReadNote>()
         .event::<sessions::Delegated>()

@@ -1,13 +1,14 @@
 //! Sessions: handing a part of what one may do to another key, or to a line of one's own, and taking it back.
 //!
 //! A session can only be made from one that exists and never holds more than it: what it holds is checked all the way
-//! up each time it acts, so a delegation that promises too much is merely useless. Closing is for good.
+//! up each time it acts, so a delegation that promises too much is merely useless. Closing is for good. One that is past
+//! its last height acts no more, and anybody may close it: nobody has to be found for its name to be of use again.
 //!
 //! Sessions may have names, which are paths such as `defi/lending/alice`: one below another begins with its name. Each may
 //! keep notes. What a session keeps can be read by functions that run in it or in a session above it, never by those of
 //! one below or beside it. This orders what code is told, not what people can see: state has no secrets.
 //!
-//! Rules: `spec/modules.md`, MODULE-6, MODULE-8 and MODULE-9, and `spec/chain.md`, EXEC-8, EXEC-16 and EXEC-20.
+//! Rules: `spec/modules.md`, MODULE-6 and MODULE-8 to MODULE-10, and `spec/chain.md`, EXEC-8, EXEC-16 and EXEC-20.
 
 use crate::keys;
 use keelstone_codec::{Blob, BoundedSet, Height, StateHash, Text};
@@ -129,13 +130,14 @@ impl Delegate {
         let below = above.is_empty() || name.strip_prefix(&*above).is_some_and(|rest| rest.starts_with('/'));
         ensure!(below, "a session below {:?} has a name that begins so", &*above);
         if let Some(holder) = world.names.get(&(root, self.name.clone()))? {
-            ensure!(!is_open(world, holder)?, "{holder} has this name and is not closed");
+            ensure!(!is_open(world, holder)?, "session {holder} has this name and is not closed");
         }
         Ok(())
     }
 }
 
-/// Whether a session and all above it are not closed. One that may act no longer by its height may still be open.
+/// Whether a session and all above it are not closed. One that may act no longer by its height is open until somebody has
+/// it [`Expire`]: a delegation that asked for the height could not be foreseen (spec: EXEC-4).
 fn is_open(world: &Sessions, id: SessionId) -> Result<bool, Stop> {
     let mut next = Some(id);
     while let Some(session) = next.map(|id| world.records.get(&id)).transpose()?.flatten() {
@@ -232,6 +234,32 @@ impl Transition<Sessions> for Close {
             }
         }
         ensure!(owner == cx.sender(), "{} is not yours to close", self.session);
+        session.closed = true;
+        world.records.insert(&self.session, &session)?;
+        Ok(cx.emit(&Closed { session: self.session })?)
+    }
+}
+
+/// Closes a session that is past its last height, with all that was delegated from it. It acts no more as it is; once it is
+/// closed it gives its name up. Anybody may.
+#[transition("sessions.expire/1", needs = "sessions.delegate", context = height)]
+pub struct Expire {
+    /// Which.
+    pub session: SessionId,
+}
+
+impl Transition<Sessions> for Expire {
+    type Output = ();
+
+    // spec: MODULE-10
+    fn apply(&self, world: &mut Draft<Sessions>, cx: &mut Context) -> Result<(), Denied> {
+        let found = world.records.get(&self.session)?;
+        let mut session = found.ok_or_else(|| denied!("{} does not exist", self.session))?;
+        ensure!(!session.closed, "{} is closed", self.session);
+        let Some(last) = session.expires else {
+            return Err(denied!("{} has no last height", self.session));
+        };
+        ensure!(cx.height()? > last, "{} may act until {last}", self.session);
         session.closed = true;
         world.records.insert(&self.session, &session)?;
         Ok(cx.emit(&Closed { session: self.session })?)

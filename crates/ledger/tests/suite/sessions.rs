@@ -4,7 +4,7 @@ use crate::tools::*;
 use keelstone_codec::{Blob, BoundedSet, Decode, Hash, Height, StateHash, Text, Timestamp};
 use keelstone_execution::{
     BlockContext, BlockDraft, Bundle, Caller, Capability, Failed, FailureKind, Finished, Limits, Mode, Operation,
-    Registry, SessionError, SessionId, Sessions, first_link,
+    Registry, Session, SessionError, SessionId, Sessions, first_link,
 };
 use keelstone_ledger::modules::{sessions, standard};
 use keelstone_tree::{Blake3, MemoryTree};
@@ -39,11 +39,15 @@ fn reason(result: Result<Finished, Failed>) -> String {
 }
 
 fn delegate(person: u8, name: &str, may: &[&'static str], init: StateHash) -> Operation {
+    until(None, person, name, may, init)
+}
+
+fn until(expires: Option<Height>, person: u8, name: &str, may: &[&'static str], init: StateHash) -> Operation {
     op(&sessions::Delegate {
         owner: key(person).public(),
         name: Text::new(name).unwrap(),
         capabilities: BoundedSet::new(may.iter().map(|name| Capability::new(name))).unwrap(),
-        expires: None,
+        expires,
         init,
     })
 }
@@ -107,6 +111,38 @@ fn a_name_below_another_begins_with_it_and_is_used_once() {
     run(draft, 1, root(1), op(&sessions::Close { session: lending })).unwrap();
     let again = named(draft, 2, defi, 6, "defi/lending/alice");
     assert_eq!(holder(draft, "defi/lending/alice"), Some(again));
+}
+
+/// spec: MODULE-10, EXEC-8. What is past its last height does nothing and keeps its name until somebody closes it, which
+/// anybody may, and nobody sooner; then what is below it gives its name up too.
+#[test]
+fn an_expired_session_gives_its_name_up_to_whoever_has_it_closed() {
+    let registry = standard();
+    let draft = &mut begin(&registry);
+    let defi = named(draft, 1, root(1), 2, "defi");
+    let lending = named(draft, 2, defi, 3, "defi/lending");
+    let last_height = |draft: &mut BlockDraft<'_>, last: u64| {
+        let set = |sessions: &mut Sessions| {
+            let record = sessions.records.get(&defi)?.map(|record| Session { expires: Some(Height(last)), ..record });
+            sessions.records.insert(&defi, &record.unwrap())
+        };
+        draft.edit(set).unwrap();
+    };
+    let expire = |session| op(&sessions::Expire { session });
+    assert!(reason(run(draft, 5, root(5), expire(defi))).contains("has no last height"));
+    last_height(draft, 1);
+    assert!(reason(run(draft, 5, root(5), expire(defi))).contains("may act until 1"));
+    last_height(draft, 0);
+    let refused = run(draft, 3, lending, note("k", Some(b"x"))).unwrap_err().kind;
+    assert!(matches!(refused, FailureKind::Session(SessionError::Expired(id)) if id == defi), "{refused}");
+    let take =
+        |draft: &mut BlockDraft<'_>| run(draft, 1, root(1), delegate(4, "defi/lending", &MAY, StateHash::default()));
+    assert!(reason(take(draft)).contains("has this name"));
+    run(draft, 5, root(5), expire(defi)).unwrap();
+    assert!(reason(run(draft, 5, root(5), expire(defi))).contains("is closed"));
+    let again: SessionId = result(take(draft));
+    assert_eq!(holder(draft, "defi/lending"), Some(again));
+    assert!(reason(run(draft, 5, root(5), expire(SessionId(Hash([9; 32]))))).contains("does not exist"));
 }
 
 /// spec: MODULE-9, EXEC-16. `defi` reads what `defi/lending/alice` keeps; alice reads nothing above or beside her, and
@@ -180,18 +216,38 @@ fn a_session_begins_with_its_initial_state_hash() {
 /// What somebody does in a session that is picked from those there are.
 #[derive(Clone, Debug)]
 enum Step {
-    Delegate { from: usize, named: bool, notes: bool },
-    Close { by: usize, which: usize },
-    Note { by: usize, value: Option<u8> },
-    Read { by: usize, of: usize },
+    /// One that is `over` is past its last height from the start.
+    Delegate {
+        from: usize,
+        named: bool,
+        notes: bool,
+        over: bool,
+    },
+    Close {
+        by: usize,
+        which: usize,
+    },
+    Expire {
+        by: usize,
+        which: usize,
+    },
+    Note {
+        by: usize,
+        value: Option<u8>,
+    },
+    Read {
+        by: usize,
+        of: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let which = 0usize..64;
     prop_oneof![
-        4 => (which.clone(), any::<bool>(), prop::bool::weighted(0.8))
-            .prop_map(|(from, named, notes)| Step::Delegate { from, named, notes }),
+        4 => (which.clone(), any::<bool>(), prop::bool::weighted(0.8), prop::bool::weighted(0.2))
+            .prop_map(|(from, named, notes, over)| Step::Delegate { from, named, notes, over }),
         1 => (which.clone(), which.clone()).prop_map(|(by, which)| Step::Close { by, which }),
+        1 => (which.clone(), which.clone()).prop_map(|(by, which)| Step::Expire { by, which }),
         3 => (which.clone(), any::<Option<u8>>()).prop_map(|(by, value)| Step::Note { by, value }),
         6 => (which.clone(), which).prop_map(|(by, of)| Step::Read { by, of }),
     ]
@@ -203,6 +259,7 @@ struct Modelled {
     name: String,
     line: Vec<usize>,
     notes: bool,
+    over: bool,
     closed: bool,
     kept: Option<u8>,
 }
@@ -210,20 +267,22 @@ struct Modelled {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
-    /// spec: EXEC-8, EXEC-16, MODULE-8, MODULE-9. However sessions are delegated, named and closed: each does what the
+    /// spec: EXEC-8, EXEC-16, MODULE-8, MODULE-9, MODULE-10. However sessions are delegated, named and closed: each does what the
     /// model says it may at that moment, reads what the model says it reaches, and holds the name it took.
     #[test]
     fn sessions_do_and_read_what_a_model_says(steps in prop::collection::vec(step(), 1..120)) {
         let registry = standard();
         let draft = &mut begin(&registry);
-        let first = Modelled { id: root(1), name: String::new(), line: vec![0], notes: true, closed: false, kept: None };
+        let (id, name, line) = (root(1), String::new(), vec![0]);
+        let first = Modelled { id, name, line, notes: true, over: false, closed: false, kept: None };
         let mut all = vec![first];
         let mut names: BTreeMap<String, usize> = BTreeMap::new();
         for step in steps {
             let open = |all: &[Modelled], at: usize| all[at].line.iter().all(|above| !all[*above].closed);
-            let keeps = |all: &[Modelled], at: usize| open(all, at) && all[at].line.iter().all(|above| all[*above].notes);
+            let acts = |all: &[Modelled], at: usize| open(all, at) && all[at].line.iter().all(|above| !all[*above].over);
+            let keeps = |all: &[Modelled], at: usize| acts(all, at) && all[at].line.iter().all(|above| all[*above].notes);
             match step {
-                Step::Delegate { from, named, notes } => {
+                Step::Delegate { from, named, notes, over } => {
                     let (from, next) = (from % all.len(), all.len());
                     let name = match (named, all[from].name.as_str()) {
                         (false, _) => String::new(),
@@ -231,22 +290,29 @@ proptest! {
                         (true, above) => format!("{above}/{}", next % 3),
                     };
                     let may = if notes { &MAY[..] } else { &MAY[..1] };
-                    let made = run(draft, 1, all[from].id, delegate(1, &name, may, StateHash::default()));
+                    let delegation = until(over.then_some(Height(0)), 1, &name, may, StateHash::default());
+                    let made = run(draft, 1, all[from].id, delegation);
                     let taken = !name.is_empty() && names.get(&name).is_some_and(|holder| open(&all, *holder));
                     let fits = all[from].line.len() < 8 && name.len() <= sessions::NAME_LEN_MAX;
-                    prop_assert_eq!(made.is_ok(), open(&all, from) && fits && !taken);
+                    prop_assert_eq!(made.is_ok(), acts(&all, from) && fits && !taken);
                     if made.is_ok() {
                         let line = all[from].line.iter().copied().chain([next]).collect();
                         if named {
                             names.insert(name.clone(), next);
                         }
-                        all.push(Modelled { id: result(made), name, line, notes, closed: false, kept: None });
+                        all.push(Modelled { id: result(made), name, line, notes, over, closed: false, kept: None });
                     }
                 }
                 Step::Close { by, which } => {
                     let (by, which) = (by % all.len(), which % all.len());
                     let closed = run(draft, 1, all[by].id, op(&sessions::Close { session: all[which].id }));
-                    prop_assert_eq!(closed.is_ok(), open(&all, by) && which > 0 && !all[which].closed);
+                    prop_assert_eq!(closed.is_ok(), acts(&all, by) && which > 0 && !all[which].closed);
+                    all[which].closed |= closed.is_ok();
+                }
+                Step::Expire { by, which } => {
+                    let (by, which) = (by % all.len(), which % all.len());
+                    let closed = run(draft, 1, all[by].id, op(&sessions::Expire { session: all[which].id }));
+                    prop_assert_eq!(closed.is_ok(), acts(&all, by) && all[which].over && !all[which].closed);
                     all[which].closed |= closed.is_ok();
                 }
                 Step::Note { by, value } => {
