@@ -9,6 +9,7 @@
 //! data/snapshots/  snapshots, under a lock of their own
 //! api.json         where the API of the running node listens
 //! tokens.json      hashes of tokens for the API, readable by its owner only
+//! tokens.lock      locked by the process that changes them
 //! api.token        the token for this home's own commands, while a node runs
 //! ```
 
@@ -96,6 +97,11 @@ impl Home {
     /// Where hashes of tokens for the API are kept.
     pub(crate) fn tokens(&self) -> PathBuf {
         self.0.join("tokens.json")
+    }
+
+    /// What a process locks while it changes them.
+    pub(crate) fn tokens_lock(&self) -> PathBuf {
+        self.0.join("tokens.lock")
     }
 
     /// Where the token for the commands of this home is while a node runs.

@@ -125,8 +125,18 @@ pub(crate) fn roles(tokens: &[Kept]) -> Vec<(Hash, Role)> {
     tokens.iter().filter_map(|token| Some((Hash::from_hex(&token.hash).ok()?, token.role))).collect()
 }
 
+/// Waits until no other process changes the tokens of a home, and keeps others from it for as long as what it gives lives:
+/// of two that read the file and then write it, the later would forget what the earlier wrote.
+fn locked(home: &Home) -> Result<fs::File, Failure> {
+    let path = home.tokens_lock();
+    let file = fs::File::options().write(true).create(true).truncate(false).open(&path);
+    let locked = file.and_then(|file| file.lock().map(|()| file));
+    locked.map_err(|error| Failure::io(format_args!("could not lock {}", path.display()), &error))
+}
+
 /// Makes a token and keeps its hash. The text is not kept anywhere.
 pub(crate) fn create(home: &Home, name: &str, role: Role) -> Result<Zeroizing<String>, Failure> {
+    let _lock = locked(home)?;
     let mut tokens = load(home)?;
     keyfile::check_plain(name, "name")?;
     if tokens.iter().any(|token| token.name == name) {
@@ -143,6 +153,7 @@ pub(crate) fn create(home: &Home, name: &str, role: Role) -> Result<Zeroizing<St
 
 /// Forgets a token. A node that runs goes on taking it until it is told or started again.
 pub(crate) fn remove(home: &Home, name: &str) -> Result<(), Failure> {
+    let _lock = locked(home)?;
     let mut tokens = load(home)?;
     let before = tokens.len();
     tokens.retain(|token| token.name != name);
@@ -204,6 +215,29 @@ mod tests {
         assert!(refused(&format!("{:0>64}", 1)).contains("already"));
         assert!(refused("a\nb").contains("no name"));
         assert_eq!(remove(&home, "nobody").expect_err("missing").exit, Exit::NotFound);
+    }
+
+    /// Each of many at once finds what the ones before it wrote, and the file is never half of one.
+    #[test]
+    fn tokens_made_and_removed_at_once_are_all_made_and_removed() {
+        const AT_ONCE: usize = 8;
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let home = Home::new(dir.path().to_owned());
+        let start = std::sync::Barrier::new(AT_ONCE);
+        std::thread::scope(|scope| {
+            for number in 0..AT_ONCE {
+                let (home, start) = (&home, &start);
+                scope.spawn(move || {
+                    create(home, &format!("gone-{number}"), Role::Read).expect("made");
+                    start.wait();
+                    create(home, &format!("kept-{number}"), Role::Write).expect("made");
+                    remove(home, &format!("gone-{number}")).expect("there");
+                });
+            }
+        });
+        let mut names: Vec<String> = load(&home).expect("whole").into_iter().map(|token| token.name).collect();
+        names.sort();
+        assert_eq!(names, (0..AT_ONCE).map(|number| format!("kept-{number}")).collect::<Vec<_>>());
     }
 
     #[test]
