@@ -12,7 +12,6 @@ use crate::cli::Context;
 use crate::commands::init::{PRODUCER, now};
 use crate::engine::Engine;
 use crate::exit::Failure;
-use crate::keyfile::KeyDir;
 use crate::world::By;
 use keelstone_codec::{Hash, Height, Key, Namespace};
 use keelstone_execution::PublicKey;
@@ -26,11 +25,11 @@ pub(crate) struct Alone {
 
 impl Alone {
     pub(crate) fn new(engine: Arc<dyn Engine>, context: &Context<'_>) -> Result<Self, Failure> {
-        let keys = KeyDir::new(context.home.path());
+        let keys = context.keys();
         let producer = if !context.home.read_genesis()?.validators.is_empty() {
             Err("the blocks of this chain are made by CometBFT, and no node is running".to_owned())
         } else if keys.names()?.iter().any(|name| name == PRODUCER) {
-            Ok(keys.load(PRODUCER)?.public())
+            Ok(keys.public(PRODUCER)?)
         } else {
             Err(format!("there is no key {PRODUCER:?} here to make a block with, and no node is running"))
         };

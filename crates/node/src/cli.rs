@@ -8,7 +8,9 @@ use crate::config::{Config, Origins};
 use crate::engine::{self, Engine};
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
+use crate::keyfile::KeyDir;
 use crate::out::{Ink, Out};
+use crate::passphrase::Source;
 use crate::tokens;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use keelstone_execution::Registry;
@@ -16,6 +18,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+
+/// The variable that holds the passphrase of encrypted keys.
+const PASSPHRASE_ENV: &str = "KEELSTONE_PASSPHRASE";
 
 /// A chain with its functions, and the command line around it.
 ///
@@ -52,6 +57,20 @@ struct Global {
     /// Override one setting, as section.name=value; may be repeated
     #[arg(long = "set", global = true, value_name = "SETTING")]
     settings: Vec<String>,
+    #[command(flatten)]
+    passphrase: PassphraseOptions,
+}
+
+/// Where the passphrase of encrypted keys comes from.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Encrypted keys")]
+struct PassphraseOptions {
+    /// The file with the passphrase, readable by its owner only; KEELSTONE_PASSPHRASE holds the passphrase itself
+    #[arg(long, global = true, value_name = "FILE", env = "KEELSTONE_PASSPHRASE_FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// An open file descriptor to read the passphrase from
+    #[arg(long, global = true, value_name = "N", conflicts_with = "passphrase_file")]
+    passphrase_fd: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -93,6 +112,7 @@ pub(crate) struct Context<'a> {
     /// Whether the home directory was named, rather than the default.
     pub(crate) home_given: bool,
     settings: Vec<String>,
+    passphrase: PassphraseOptions,
 }
 
 impl Context<'_> {
@@ -110,6 +130,13 @@ impl Context<'_> {
     /// The settings that were given on the command line.
     pub(crate) fn settings(&self) -> &[String] {
         &self.settings
+    }
+
+    /// The keys of this home directory, and where their passphrases come from.
+    pub(crate) fn keys(&self) -> KeyDir {
+        let PassphraseOptions { passphrase_file, passphrase_fd } = &self.passphrase;
+        let source = Source::given(passphrase_file.as_deref(), *passphrase_fd, PASSPHRASE_ENV);
+        KeyDir::new(self.home.path()).unlocked_by(source)
     }
 
     /// The chain of this home directory: the node that runs over it if there is one, else the directory itself.
@@ -211,7 +238,8 @@ impl Application {
     fn dispatch(&self, out: &Out, cli: Cli) -> Result<Exit, Failure> {
         let home_given = cli.global.home.is_some();
         let home = Home::new(home(cli.global.home)?);
-        let context = Context { application: self, out, home, home_given, settings: cli.global.settings };
+        let (settings, passphrase) = (cli.global.settings, cli.global.passphrase);
+        let context = Context { application: self, out, home, home_given, settings, passphrase };
         match cli.command {
             Command::Audit(options) => commands::audit::run(options, &context),
             Command::Bench(options) => commands::bench::run(options, &context),

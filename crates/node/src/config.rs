@@ -28,7 +28,15 @@ const ADDRESSES_MAX: usize = 64;
 const ENV_PREFIX: &str = "KEELSTONE_";
 
 /// Variables that begin like a setting but are read elsewhere.
-const ENV_OTHERS: [&str; 4] = ["KEELSTONE_HOME", "KEELSTONE_COMETBFT", "KEELSTONE_TEST_SCALE", "KEELSTONE_BLESS"];
+const ENV_OTHERS: [&str; 7] = [
+    "KEELSTONE_HOME",
+    "KEELSTONE_PASSPHRASE",
+    "KEELSTONE_PASSPHRASE_FILE",
+    "KEELSTONE_NEW_PASSPHRASE",
+    "KEELSTONE_COMETBFT",
+    "KEELSTONE_TEST_SCALE",
+    "KEELSTONE_BLESS",
+];
 
 macro_rules! settings {
     ($(

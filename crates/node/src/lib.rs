@@ -32,6 +32,7 @@ mod keyfile;
 mod metrics;
 mod newfile;
 mod out;
+mod passphrase;
 mod processes;
 mod producer;
 mod recovery;
@@ -57,5 +58,6 @@ pub use config::{
     IntegrityDepth, Log, LogFilter, LogFormat, Mempool, Production, Recovery, Snapshots, Store, Strategies,
 };
 pub use exit::{Exit, Failure};
+pub use keyfile::key_file;
 #[cfg(feature = "hdf5")]
 pub use xian_storage::{At, FileError, Keys, NAMES_BYTES_MAX, READ_BYTES_MAX, keys_of_bytes};

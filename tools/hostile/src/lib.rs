@@ -63,6 +63,7 @@ pub const TARGETS: &[Target] = &[
     node::ARGUMENTS,
     node::CONFIG,
     node::ABCI_FRAMES,
+    node::KEY_FILE,
     ledger::JSON,
     ledger::DECIMAL,
     ledger::SIGNATURE,

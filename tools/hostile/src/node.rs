@@ -2,7 +2,8 @@
 
 use crate::{Target, canonical};
 use keelstone_codec::{Blob, BoundedSet, ChainId, Describe, Encode, Fixed, Hash, Height, Key, Namespace, Text};
-use keelstone_node::{Config, FRAME_BYTES_MAX, Frames, arguments, check_size, shown};
+use keelstone_ledger::SecretKey;
+use keelstone_node::{Config, FRAME_BYTES_MAX, Frames, arguments, check_size, key_file, shown};
 use std::collections::BTreeMap;
 
 type Arguments = ((bool, u8, u128, i64), (Fixed, Hash, Height), (Key, Namespace, ChainId), Collections);
@@ -84,4 +85,27 @@ fn abci_streams() -> Vec<Vec<u8>> {
     let echo = [vec![9, 0x0a, 7, 0x0a, 5], b"hello".to_vec(), vec![2, 0x12, 0]].concat();
     let block = vec![13, 0xa2, 0x01, 10, 0x0a, 2, 1, 2, 0x0a, 2, 3, 4, 0x28, 9];
     vec![Vec::new(), echo, block]
+}
+
+pub(crate) const KEY_FILE: Target = Target { name: "key_file", run: from_key_file, seeds: key_files };
+
+/// A key file whose form is right is written as a file that is read as the same (spec: KEY-1). It is not opened.
+fn from_key_file(input: &[u8]) -> bool {
+    let Ok(written) = key_file(input) else { return false };
+    assert_eq!(key_file(&written).expect("what is written reads back"), written);
+    true
+}
+
+fn key_files() -> Vec<Vec<u8>> {
+    let public = SecretKey::from_seed(&[7; 32]).public();
+    let file =
+        |rest: &str| format!("{{\"version\":1,\"algorithm\":\"ed25519\",\"public\":\"{public}\",{rest}}}").into_bytes();
+    let digits = |bytes: usize| "07".repeat(bytes);
+    let costs = "\"kdf\":\"argon2id\",\"memory_kib\":65536,\"passes\":3";
+    let (salt, nonce, sealed) = (digits(16), digits(24), digits(48));
+    let rest = format!("\"cipher\":\"xchacha20-poly1305\",\"nonce\":\"{nonce}\",\"sealed\":\"{sealed}\"");
+    vec![
+        file(&format!("\"secret\":\"{}\"", digits(32))),
+        file(&format!("\"encryption\":{{{costs},\"salt\":\"{salt}\",{rest}}}")),
+    ]
 }

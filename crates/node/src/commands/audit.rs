@@ -7,7 +7,6 @@ use crate::audit::{self, BadRecord, LINE_BYTES_MAX, Wanted};
 use crate::cli::Context;
 use crate::commands::init::PRODUCER;
 use crate::exit::{Exit, Failure};
-use crate::keyfile::KeyDir;
 use crate::newfile;
 use crate::out::{Ink, grouped, short};
 use clap::{Args, Subcommand};
@@ -308,7 +307,7 @@ fn export(from: Option<u64>, to: Option<u64>, file: Option<&Path>, context: &Con
 }
 
 fn checkpoint(key: &str, file: Option<&Path>, context: &Context<'_>) -> Result<Exit, Failure> {
-    let key = KeyDir::new(context.home.path()).load(key)?;
+    let key = context.keys().load(key)?;
     let answer: api::AuditCheckpoint = context.chain()?.audit_checkpoint(None)?;
     let signed = audit::read_checkpoint(&answer)?.sign(&key);
     let value = audit::signed_json(&signed);

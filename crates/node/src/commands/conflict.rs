@@ -9,7 +9,6 @@ use crate::api::{Chain, Page};
 use crate::call;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
-use crate::keyfile::KeyDir;
 use crate::out::Ink;
 use crate::strict_json;
 use crate::world;
@@ -210,7 +209,7 @@ fn key(bytes: Vec<u8>) -> Result<Key, Failure> {
 }
 
 fn sign(from: &str, about: About, claim: Claim, chain: &dyn Chain, context: &Context<'_>) -> Result<Exit, Failure> {
-    let secret = KeyDir::new(context.home.path()).load(from)?;
+    let secret = context.keys().load(from)?;
     let chain_id = ChainId::new(&chain.status()?.chain_id).map_err(|error| Failure::error(error.to_string()))?;
     let place = key([b"by_key/".as_slice(), &secret.public().0.0].concat())?;
     let found = chain.entry(&namespace("agents")?, &place, None, false)?.value;

@@ -419,7 +419,7 @@ fn run_and_kill(home: &Home) -> Result<Vec<(u64, String)>, Failure> {
 fn commit_until_killed(context: &Context<'_>) -> Result<Exit, Failure> {
     let engine = context.open_chain()?;
     let keys = KeyDir::new(context.home.path());
-    let producer = keys.load(PRODUCER)?.public();
+    let producer = keys.public(PRODUCER)?;
     let writer = Cast::load_first(&keys)?;
     let chain_id = context.home.read_genesis()?.chain_id;
     let mut stdout = std::io::stdout().lock();

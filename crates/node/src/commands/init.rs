@@ -143,7 +143,7 @@ pub(crate) fn create(mut genesis: Genesis, own_producer: bool, context: &Context
         keys.save(PRODUCER, &key)?;
     }
     if own_producer {
-        genesis.producers = vec![keys.load(PRODUCER)?.public()];
+        genesis.producers = vec![keys.public(PRODUCER)?];
     }
     let first = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?;
     home.write_genesis(&genesis)?;

@@ -14,7 +14,6 @@ use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::http::{Access, Event, Health, Hub, Limits, Served, router, serve};
-use crate::keyfile::KeyDir;
 use crate::metrics::Metrics;
 use crate::out::{Out, grouped, short};
 use crate::producer::Producer;
@@ -168,7 +167,8 @@ fn producer(context: &Context<'_>) -> Result<PublicKey, Failure> {
         let message = "this chain has validators: its blocks are made by CometBFT";
         return Err(Failure::usage(message).hint("keelstone node --engine cometbft"));
     }
-    let key = KeyDir::new(context.home.path()).load(PRODUCER)?.public();
+    // Its public half alone: blocks name who made them, and nothing is signed.
+    let key = context.keys().public(PRODUCER)?;
     // Found out at the first block, this would stop a node that looked sound.
     if !genesis.producers.is_empty() && !genesis.producers.contains(&key) {
         let message = format!("the key {PRODUCER:?} here is {key}, which is no producer of this chain");

@@ -5,7 +5,6 @@ use crate::api::Chain;
 use crate::bundle::{Facts, Plan, show_signed};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
-use crate::keyfile::KeyDir;
 use crate::out::{Ink, grouped, short};
 use crate::strict_json;
 use clap::{Args, Subcommand};
@@ -102,7 +101,7 @@ fn build(file: &Path, from: &str, context: &Context<'_>) -> Result<Exit, Failure
 pub(super) fn sender(from: &str, context: &Context<'_>) -> Result<PublicKey, Failure> {
     match PublicKey::from_hex(from) {
         Ok(key) => Ok(key),
-        Err(_) => Ok(KeyDir::new(context.home.path()).load(from)?.public()),
+        Err(_) => Ok(context.keys().public(from)?),
     }
 }
 
@@ -149,7 +148,7 @@ pub(super) fn sign(
     chain: Option<&dyn Chain>,
     context: &Context<'_>,
 ) -> Result<SignedTransaction, Failure> {
-    let key = KeyDir::new(context.home.path()).load(from)?;
+    let key = context.keys().load(from)?;
     let transaction = match member(text, "unsigned")? {
         Some(bytes) => Transaction::from_bytes(&bytes).map_err(|error| Failure::usage(format!("unsigned: {error}")))?,
         None => plan(text, key.public(), chain, context)?,

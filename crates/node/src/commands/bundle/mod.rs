@@ -9,7 +9,6 @@ use crate::api::{BundleStatus, Chain, Refusal};
 use crate::bundle::{Batches, Plan};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
-use crate::keyfile::KeyDir;
 use crate::out::{Ink, Out, grouped, short};
 use crate::strict_json;
 use clap::{Args, Subcommand};
@@ -99,7 +98,7 @@ struct Sender {
 
 impl Sender {
     fn key(&self, context: &Context<'_>) -> Result<SecretKey, Failure> {
-        KeyDir::new(context.home.path()).load(&self.from)
+        context.keys().load(&self.from)
     }
 }
 

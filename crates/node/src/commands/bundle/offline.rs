@@ -9,7 +9,6 @@ use crate::api;
 use crate::bundle::{Facts, Plan, show_receipt, show_signed};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
-use crate::keyfile::KeyDir;
 use crate::out::{Ink, Out, bytes, grouped, short};
 use crate::strict_json;
 use clap::{Args, Subcommand, ValueEnum};
@@ -395,7 +394,7 @@ fn prove<H: Hasher>(claim: &Claim, bundle: &Given, file: &Path, context: &Contex
         source @ (Source::Unsigned(_) | Source::Plan(_)) => {
             let from = bundle.from.as_ref();
             let from = from.ok_or_else(|| Failure::usage("the file is not signed: give --from KEY"))?;
-            let key = KeyDir::new(context.home.path()).load(from)?;
+            let key = context.keys().load(from)?;
             let transaction = claim.transaction::<H>(source, bundle, context)?.0;
             tx::signed_with(transaction, &key, from)?
         }
