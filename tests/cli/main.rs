@@ -8,6 +8,7 @@ mod bundles;
 mod commands;
 mod consistency;
 mod http;
+mod https;
 mod keys;
 mod monitoring;
 mod node;

@@ -84,6 +84,8 @@ pub(crate) fn post(text: &str) -> Value {
 pub(crate) struct Node {
     pub(crate) child: Child,
     pub(crate) address: SocketAddr,
+    /// What it said when it began.
+    pub(crate) said: Value,
 }
 
 impl Node {
@@ -109,8 +111,8 @@ impl Node {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let line = lines.find(|line| line.starts_with('{')).unwrap_or_default();
         let said: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("the node said {line:?}"));
-        let address = said["api"].as_str().unwrap().strip_prefix("http://").unwrap().parse().unwrap();
-        Self { child, address }
+        let (_, address) = said["api"].as_str().unwrap().split_once("://").unwrap();
+        Self { child, address: address.parse().unwrap(), said: said.clone() }
     }
 
     /// Sends a signal by name.

@@ -290,6 +290,9 @@ pub(crate) struct Submitted {
 pub(crate) struct Reloaded {
     /// Tokens that are taken now, beside the one of the node's own commands.
     pub(crate) tokens: usize,
+    /// SHA-256 of the certificate that is shown from now on, on a node that speaks HTTPS.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) certificate: Option<String>,
 }
 
 /// One entry of the state.

@@ -2,7 +2,7 @@
 
 use crate::alone::Alone;
 use crate::api::Chain;
-use crate::client::Remote;
+use crate::client::{Elsewhere, Remote};
 use crate::commands;
 use crate::config::{Config, Origins};
 use crate::engine::{self, Engine};
@@ -11,6 +11,7 @@ use crate::home::Home;
 use crate::keyfile::KeyDir;
 use crate::out::{Ink, Out};
 use crate::passphrase::Source;
+use crate::tls::{Fingerprint, Identity, Trust};
 use crate::tokens;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use keelstone_execution::Registry;
@@ -19,6 +20,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+/// The variable that holds a token for a node elsewhere.
+const TOKEN_ENV: &str = "KEELSTONE_TOKEN";
 /// The variable that holds the passphrase of encrypted keys.
 const PASSPHRASE_ENV: &str = "KEELSTONE_PASSPHRASE";
 
@@ -58,7 +61,36 @@ struct Global {
     #[arg(long = "set", global = true, value_name = "SETTING")]
     settings: Vec<String>,
     #[command(flatten)]
+    elsewhere: ElsewhereOptions,
+    #[command(flatten)]
     passphrase: PassphraseOptions,
+}
+
+/// How to reach a node that is not this home's.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "A node elsewhere")]
+struct ElsewhereOptions {
+    /// Ask the node at http://HOST:PORT or https://HOST:PORT instead of the chain of this home
+    #[arg(long = "node", global = true, value_name = "URL")]
+    url: Option<String>,
+    /// Believe a node with a certificate of an authority in this file, as PEM
+    #[arg(long, global = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Believe the node whose certificate has this fingerprint
+    #[arg(long, global = true, value_name = "SHA256")]
+    pin: Option<String>,
+    /// The certificate to show where the node asks for one, as PEM
+    #[arg(long, global = true, value_name = "FILE")]
+    client_certificate: Option<PathBuf>,
+    /// Its key, as PEM, readable by its owner only
+    #[arg(long, global = true, value_name = "FILE")]
+    client_key: Option<PathBuf>,
+    /// The file with the token to send, readable by its owner only; KEELSTONE_TOKEN holds the token itself
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Send the token over plain HTTP to another machine
+    #[arg(long, global = true)]
+    insecure: bool,
 }
 
 /// Where the passphrase of encrypted keys comes from.
@@ -112,6 +144,7 @@ pub(crate) struct Context<'a> {
     /// Whether the home directory was named, rather than the default.
     pub(crate) home_given: bool,
     settings: Vec<String>,
+    elsewhere: ElsewhereOptions,
     passphrase: PassphraseOptions,
 }
 
@@ -139,8 +172,12 @@ impl Context<'_> {
         KeyDir::new(self.home.path()).unlocked_by(source)
     }
 
-    /// The chain of this home directory: the node that runs over it if there is one, else the directory itself.
+    /// The chain of the node that was named, if one was; else that of this home directory: the node that runs over it if
+    /// there is one, else the directory itself.
     pub(crate) fn chain(&self) -> Result<Arc<dyn Chain>, Failure> {
+        if let Some(remote) = self.elsewhere()? {
+            return Ok(Arc::new(remote));
+        }
         self.home.read_genesis()?;
         match self.node() {
             Some(remote) => Ok(Arc::new(remote)),
@@ -150,17 +187,66 @@ impl Context<'_> {
 
     /// The node that runs over this home directory, if one answers.
     pub(crate) fn node(&self) -> Option<Remote> {
-        Remote::connect(self.home.announced_api()?, tokens::own(&self.home))
+        Remote::own(&self.home.announced_api()?, tokens::own(&self.home))
+    }
+
+    /// The node that was named, if one was.
+    fn elsewhere(&self) -> Result<Option<Remote>, Failure> {
+        let given = &self.elsewhere;
+        let Some(url) = &given.url else {
+            let others = [
+                ("--ca", given.ca.is_some()),
+                ("--pin", given.pin.is_some()),
+                ("--client-certificate", given.client_certificate.is_some()),
+                ("--client-key", given.client_key.is_some()),
+                ("--token-file", given.token_file.is_some()),
+                ("--insecure", given.insecure),
+            ];
+            return match others.into_iter().find(|(_, is_given)| *is_given) {
+                Some((name, _)) => Err(Failure::usage(format!("{name} is for --node URL"))),
+                None => Ok(None),
+            };
+        };
+        let trust = match (&given.ca, &given.pin) {
+            (Some(_), Some(_)) => return Err(Failure::usage("give --ca or --pin, not both")),
+            (Some(file), None) => Some(Trust::Authorities(file.clone())),
+            (None, Some(text)) => Some(Trust::Pinned(Fingerprint::parse(text)?)),
+            (None, None) => None,
+        };
+        let identity = match (&given.client_certificate, &given.client_key) {
+            (Some(certificate), Some(key)) => Some(Identity { certificate: certificate.clone(), key: key.clone() }),
+            (None, None) => None,
+            _ => return Err(Failure::usage("--client-certificate and --client-key go together")),
+        };
+        let token = match (&given.token_file, std::env::var(TOKEN_ENV)) {
+            (Some(file), _) => Some(tokens::read(file)?),
+            (None, Ok(text)) => Some(tokens::given(text, TOKEN_ENV)?),
+            (None, Err(std::env::VarError::NotPresent)) => None,
+            (None, Err(error)) => return Err(Failure::usage(format!("{TOKEN_ENV}: {error}"))),
+        };
+        Remote::elsewhere(Elsewhere { url, trust, identity, token, insecure: given.insecure }).map(Some)
+    }
+
+    /// Refuses what only the directory itself can answer, if a node elsewhere was named.
+    fn stay_here(&self) -> Result<(), Failure> {
+        match &self.elsewhere.url {
+            Some(url) => {
+                Err(Failure::usage(format!("this works on a home directory; the node at {url} cannot be asked")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// As [`Self::open_chain`], for an engine that may have the state from its peers.
     pub(crate) fn open_to_join(&self) -> Result<Arc<dyn Engine>, Failure> {
+        self.stay_here()?;
         let (config, _) = self.config()?;
         engine::open_to_join(&self.home, &config, &self.application.registry)
     }
 
     /// The chain of this home directory, in this process. Fails if another process has it.
     pub(crate) fn open_chain(&self) -> Result<Arc<dyn Engine>, Failure> {
+        self.stay_here()?;
         let (config, _) = self.config()?;
         engine::open(&self.home, &config, &self.application.registry)
     }
@@ -237,9 +323,9 @@ impl Application {
 
     fn dispatch(&self, out: &Out, cli: Cli) -> Result<Exit, Failure> {
         let home_given = cli.global.home.is_some();
-        let home = Home::new(home(cli.global.home)?);
-        let (settings, passphrase) = (cli.global.settings, cli.global.passphrase);
-        let context = Context { application: self, out, home, home_given, settings, passphrase };
+        let home = Home::new(home(cli.global.home.clone())?);
+        let Global { settings, elsewhere, passphrase, .. } = cli.global;
+        let context = Context { application: self, out, home, home_given, settings, elsewhere, passphrase };
         match cli.command {
             Command::Audit(options) => commands::audit::run(options, &context),
             Command::Bench(options) => commands::bench::run(options, &context),

@@ -1,22 +1,26 @@
 //! A chain behind the HTTP API of a node: what the command line asks while a node holds the directory.
 //!
 //! One request to a connection, with a bound on time and on the size of an answer. The node is this machine's own or
-//! one the user named; its answers are still parsed strictly and proofs still have to verify.
+//! one the user named; its answers are still parsed strictly and proofs still have to verify. Over HTTPS it must be who
+//! it should be before anything is sent; over plain HTTP no token leaves this machine unless the user insists.
 
 use crate::api::{
     self, Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Reloaded, Status, Submitted,
     Transaction, Witness,
 };
 use crate::audit::Wanted;
+use crate::exit::Failure;
+use crate::home::{Announced, AnnouncedTls};
 use crate::strict_json;
+use crate::tls::{ClientTls, Fingerprint, Identity, Trust};
 use crate::world::By;
 use keelstone_codec::{Hash, Height, Key, Namespace};
 use keelstone_execution::PublicKey;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::fmt::{self, Write as _};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -27,10 +31,51 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// A chain behind HTTP.
 pub(crate) struct Remote {
-    address: SocketAddr,
+    /// What it is called, for messages and for the Host header.
+    authority: Authority,
+    /// Where that is.
+    sockets: Vec<SocketAddr>,
     timeout: Duration,
     /// For a node that asks for one.
     token: Option<Zeroizing<String>>,
+    /// None for plain HTTP.
+    tls: Option<ClientTls>,
+}
+
+/// The part of an address that names a host and a port.
+#[derive(Debug, Clone)]
+struct Authority {
+    host: String,
+    port: u16,
+}
+
+impl fmt::Display for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+impl From<SocketAddr> for Authority {
+    fn from(socket: SocketAddr) -> Self {
+        let host = match socket.ip() {
+            std::net::IpAddr::V6(address) => format!("[{address}]"),
+            address => address.to_string(),
+        };
+        Self { host, port: socket.port() }
+    }
+}
+
+/// A node elsewhere, as the command line names it.
+pub(crate) struct Elsewhere<'a> {
+    /// `http://HOST:PORT` or `https://HOST:PORT`.
+    pub(crate) url: &'a str,
+    /// Whom to believe; needed for HTTPS, and for nothing else.
+    pub(crate) trust: Option<Trust>,
+    /// What to show where it asks for a certificate.
+    pub(crate) identity: Option<Identity>,
+    pub(crate) token: Option<Zeroizing<String>>,
+    /// Whether a token may be sent where others could read it.
+    pub(crate) insecure: bool,
 }
 
 /// The body of every answer that is no success.
@@ -48,15 +93,66 @@ struct FailedText {
 }
 
 impl Remote {
-    /// The node that listens on `address`, if one answers there.
-    pub(crate) fn connect(address: SocketAddr, token: Option<Zeroizing<String>>) -> Option<Self> {
-        TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
-        Some(Self { address, timeout: TIMEOUT, token })
+    /// The node that said it runs over a home, if it answers.
+    pub(crate) fn own(announced: &Announced, token: Option<Zeroizing<String>>) -> Option<Self> {
+        let tls = match &announced.tls {
+            None => None,
+            Some(AnnouncedTls { fingerprint, certificate, key }) => {
+                let trust = Trust::Pinned(Fingerprint::parse(fingerprint).ok()?);
+                let identity = Identity { certificate: certificate.clone(), key: key.clone() };
+                // Whoever cannot read the key is not the owner, and may ask where everybody may.
+                Some(ClientTls::new(&trust, Some(&identity)).or_else(|_| ClientTls::new(&trust, None)).ok()?)
+            }
+        };
+        TcpStream::connect_timeout(&announced.listen, Duration::from_secs(1)).ok()?;
+        Some(Self { token, tls, ..Self::at(announced.listen, TIMEOUT) })
     }
 
     /// The node that may listen on `address`; asking it takes at most about `timeout`.
     pub(crate) fn at(address: SocketAddr, timeout: Duration) -> Self {
-        Self { address, timeout, token: None }
+        Self { authority: address.into(), sockets: vec![address], timeout, token: None, tls: None }
+    }
+
+    /// A node the user named.
+    ///
+    /// # Errors
+    /// A usage failure for an address that is none, for HTTPS without anybody to believe, and for a token that others could
+    /// read on the way.
+    pub(crate) fn elsewhere(given: Elsewhere<'_>) -> Result<Self, Failure> {
+        let Elsewhere { url, trust, identity, token, insecure } = given;
+        let unfit = || Failure::usage(format!("--node {url}: expected http://HOST:PORT or https://HOST:PORT"));
+        let (scheme, rest) = url.split_once("://").ok_or_else(unfit)?;
+        let (host, port) = rest.strip_suffix('/').unwrap_or(rest).rsplit_once(':').ok_or_else(unfit)?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-[]:".contains(&byte);
+        let port = port.parse().ok().filter(|_| !host.is_empty() && host.bytes().all(plain)).ok_or_else(unfit)?;
+        let authority = Authority { host: host.to_owned(), port };
+        let tls = match (scheme, trust) {
+            ("http", None) if identity.is_none() => None,
+            ("http", _) => return Err(Failure::usage("certificates are for --node https://…")),
+            ("https", Some(trust)) => Some(ClientTls::new(&trust, identity.as_ref())?),
+            ("https", None) => {
+                let failure = Failure::usage(format!("--node {url}: say whom to believe"));
+                return Err(failure.hint("--ca FILE for its authority, or --pin SHA256 for the certificate itself"));
+            }
+            _ => return Err(unfit()),
+        };
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let sockets: Vec<SocketAddr> = (bare, port)
+            .to_socket_addrs()
+            .map_err(|error| Failure::io(format_args!("could not find {host}"), &error))?
+            .collect();
+        let stays = sockets.iter().all(|socket| socket.ip().to_canonical().is_loopback());
+        if token.is_some() && tls.is_none() && !stays && !insecure {
+            let message = format!("a token sent to {url} could be read by everybody on the way");
+            return Err(Failure::usage(message).hint("use https://…, or --insecure if the way is trusted"));
+        }
+        Ok(Self { authority, sockets, timeout: TIMEOUT, token, tls })
+    }
+
+    /// Its address, as people write it.
+    fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.authority)
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Refusal> {
@@ -86,18 +182,15 @@ impl Remote {
     }
 
     fn answer(&self, path: &str, body: Option<Body<'_>>) -> Result<(u16, Vec<u8>), Refusal> {
-        let host = self.address.to_string();
+        let host = self.authority.to_string();
         let token = self.token.as_ref().map(|token| token.as_str());
-        TcpStream::connect_timeout(&self.address, self.timeout)
-            .and_then(|stream| {
-                exchange(stream, self.timeout, &Ask { host: &host, path, body, token }, ANSWER_BYTES_MAX)
-            })
-            .map_err(|error| Refusal::Failed(format!("the node at http://{} did not answer: {error}", self.address)))
+        self.converse(&Ask { host: &host, path, body, token })
+            .map_err(|error| Refusal::Failed(format!("the node at {} did not answer: {error}", self.url())))
     }
 
     fn request<T: DeserializeOwned>(&self, path: &str, body: Option<Body<'_>>) -> Result<T, Refusal> {
         let (status, answer) = self.answer(path, body)?;
-        let unexpected = |error| Refusal::Failed(format!("http://{}{path} answered {status}: {error}", self.address));
+        let unexpected = |error| Refusal::Failed(format!("{}{path} answered {status}: {error}", self.url()));
         if (200..300).contains(&status) {
             return strict_json::parse(&answer).map_err(unexpected);
         }
@@ -123,6 +216,24 @@ impl Remote {
     }
 }
 
+impl Remote {
+    /// Asks at the first of its addresses where somebody listens.
+    fn converse(&self, ask: &Ask<'_>) -> io::Result<(u16, Vec<u8>)> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for socket in &self.sockets {
+            match TcpStream::connect_timeout(socket, self.timeout) {
+                Ok(stream) => {
+                    let Some(tls) = &self.tls else { return exchange(stream, self.timeout, ask, ANSWER_BYTES_MAX) };
+                    bounded(&stream, self.timeout)?;
+                    return converse(tls.over(stream, &self.authority.host)?, ask, ANSWER_BYTES_MAX);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
 /// What a POST carries.
 pub(crate) struct Body<'a> {
     /// Its media type.
@@ -141,18 +252,28 @@ pub(crate) struct Ask<'a> {
     pub(crate) token: Option<&'a str>,
 }
 
-/// Asks, and reads the answer to its end: its status and its body.
-///
-/// As HTTP/1.0, whose answers are never in pieces and end with the connection: CometBFT sends whatever is above two
-/// kilobytes in pieces to those who speak 1.1.
+/// Bounds how long each read and write may take.
+fn bounded(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))
+}
+
+/// Asks over plain HTTP, and reads the answer to its end: its status and its body.
 pub(crate) fn exchange(
-    mut stream: TcpStream,
+    stream: TcpStream,
     timeout: Duration,
     ask: &Ask<'_>,
     answer_bytes_max: u64,
-) -> std::io::Result<(u16, Vec<u8>)> {
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
+) -> io::Result<(u16, Vec<u8>)> {
+    bounded(&stream, timeout)?;
+    converse(stream, ask, answer_bytes_max)
+}
+
+/// Asks, and reads the answer to its end.
+///
+/// As HTTP/1.0, whose answers are never in pieces and end with the connection: CometBFT sends whatever is above two
+/// kilobytes in pieces to those who speak 1.1.
+fn converse(mut stream: impl Read + Write, ask: &Ask<'_>, answer_bytes_max: u64) -> io::Result<(u16, Vec<u8>)> {
     let method = if ask.body.is_some() { "POST" } else { "GET" };
     let mut request = Zeroizing::new(format!("{method} {} HTTP/1.0\r\nHost: {}\r\n", ask.path, ask.host));
     let written = "writing to a string cannot fail";
@@ -167,9 +288,10 @@ pub(crate) fn exchange(
     if let Some(Body { bytes, .. }) = &ask.body {
         stream.write_all(bytes)?;
     }
+    stream.flush()?;
     let mut answer = Vec::new();
     stream.take(answer_bytes_max).read_to_end(&mut answer)?;
-    let invalid = || std::io::Error::new(std::io::ErrorKind::InvalidData, "not an answer of HTTP");
+    let invalid = || io::Error::new(io::ErrorKind::InvalidData, "not an answer of HTTP");
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(invalid)?;
     let body = answer.split_off(end + 4);
     let head = String::from_utf8(answer).map_err(|_| invalid())?;
@@ -194,7 +316,7 @@ fn query<const N: usize>(path: impl std::fmt::Display, parameters: [(&str, Optio
 impl Chain for Remote {
     fn status(&self) -> Result<Status, Refusal> {
         let status: Status = self.get("/v1/status")?;
-        Ok(Status { api: Some(format!("http://{}", self.address)), ..status })
+        Ok(Status { api: Some(self.url()), ..status })
     }
 
     fn submit(&self, transaction: &[u8]) -> Result<Submitted, Refusal> {

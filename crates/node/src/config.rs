@@ -28,8 +28,9 @@ const ADDRESSES_MAX: usize = 64;
 const ENV_PREFIX: &str = "KEELSTONE_";
 
 /// Variables that begin like a setting but are read elsewhere.
-const ENV_OTHERS: [&str; 7] = [
+const ENV_OTHERS: [&str; 8] = [
     "KEELSTONE_HOME",
+    "KEELSTONE_TOKEN",
     "KEELSTONE_PASSPHRASE",
     "KEELSTONE_PASSPHRASE_FILE",
     "KEELSTONE_NEW_PASSPHRASE",
@@ -160,10 +161,21 @@ settings! {
         origins: Vec<String> = Vec::new();
         /// Requests one address may make in a second; 0 for any number. Behind a proxy all clients may have one address.
         client_requests_per_second: u64 = 0, 0..=1_000_000;
+        /// Of these, transactions and questions for a witness; 0 for any number.
+        client_writes_per_second: u64 = 0, 0..=1_000_000;
         /// Whether sending transactions takes a token (keelstone token new).
         write_token: bool = false;
         /// Whether reading takes a token too; /healthz and /readyz take none.
         read_token: bool = false;
+        /// Whether tokens are taken from other machines over plain HTTP: only behind a proxy of one's own that speaks TLS.
+        plain_tokens: bool = false;
+        /// The certificate chain of this node, as PEM, for HTTPS; without one the API speaks plain HTTP. In the home
+        /// directory unless absolute, as the next two.
+        tls_certificate: FileName = FileName::default();
+        /// The secret key of the certificate, as PEM, readable by its owner only.
+        tls_key: FileName = FileName::default();
+        /// Certificates of authorities, as PEM: then only clients with a certificate of one of them are served.
+        tls_client_ca: FileName = FileName::default();
     }
     /// The store of the state.
     store: Store {
@@ -232,6 +244,13 @@ pub enum EngineKind {
     CometBft,
 }
 
+impl Http {
+    /// How the API is reached.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.tls_certificate.0.is_some() { "https" } else { "http" }
+    }
+}
+
 /// A socket for CometBFT to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AbciAddress {
@@ -247,6 +266,10 @@ pub struct HttpAddress {
     host: String,
     port: u16,
 }
+
+/// The name of a file, or nothing; a relative one begins at the home directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FileName(pub Option<PathBuf>);
 
 /// When blocks are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -387,6 +410,21 @@ impl Kind for String {
     }
     fn to_toml(&self) -> String {
         quoted(self)
+    }
+}
+
+impl Kind for FileName {
+    const KIND: &'static str = "path";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        let text = raw.text(Self::KIND)?;
+        match text.as_str() {
+            text if text.contains('\0') => Err(format!("expected a path, found {text:?}")),
+            "" => Ok(Self(None)),
+            text => Ok(Self(Some(PathBuf::from(text)))),
+        }
+    }
+    fn to_toml(&self) -> String {
+        quoted(&self.0.as_deref().unwrap_or(Path::new("")).to_string_lossy())
     }
 }
 
@@ -713,6 +751,7 @@ impl Config {
         for given in overrides {
             config.take_override(given, &mut origins)?;
         }
+        config.agree(&origins)?;
         Ok((config, origins))
     }
 
@@ -722,8 +761,31 @@ impl Config {
     /// [`ConfigError`] names the line and the key.
     pub fn parse(text: &[u8]) -> Result<Self, ConfigError> {
         let mut config = Self::default();
-        config.take_file("the configuration", text, &mut Origins::new())?;
+        let mut origins = Origins::new();
+        config.take_file("the configuration", text, &mut origins)?;
+        config.agree(&origins)?;
         Ok(config)
+    }
+
+    /// Says whether settings stand beside those they make no sense without.
+    fn agree(&self, origins: &Origins) -> Result<(), ConfigError> {
+        let http = &self.http;
+        let has = |name: &str| match name {
+            "tls_certificate" => http.tls_certificate.0.is_some(),
+            "tls_key" => http.tls_key.0.is_some(),
+            _ => http.tls_client_ca.0.is_some(),
+        };
+        for (name, other) in
+            [("tls_certificate", "tls_key"), ("tls_key", "tls_certificate"), ("tls_client_ca", "tls_certificate")]
+        {
+            if has(name) && !has(other) {
+                let key = format!("http.{name}");
+                let source = origins.get(&key).cloned().unwrap_or_else(|| "the configuration".to_owned());
+                let problem = format!("stands without http.{other}");
+                return Err(ConfigError { source, line: None, key: Some(key), problem });
+            }
+        }
+        Ok(())
     }
 
     /// Takes over what a file says.
@@ -956,6 +1018,20 @@ mod tests {
         refused("http = 5\n", 1, "http", "expected a [section]");
         refused("[http]\nhosts = [1]\n", 2, "http.hosts", "found the integer 1");
         refused("[http]\nlisten = \n", 2, "http.listen", "");
+    }
+
+    #[test]
+    fn l01_a_setting_that_makes_no_sense_alone_is_named() {
+        for (text, key, other) in [
+            ("tls_certificate = \"c.pem\"\n", "http.tls_certificate", "http.tls_key"),
+            ("tls_key = \"k.pem\"\n", "http.tls_key", "http.tls_certificate"),
+            ("tls_client_ca = \"ca.pem\"\n", "http.tls_client_ca", "http.tls_certificate"),
+        ] {
+            let error = Config::parse(format!("[http]\n{text}").as_bytes()).expect_err(text);
+            assert_eq!(error.key.as_deref(), Some(key), "{error}");
+            assert!(error.problem.contains(other) && error.source.contains("line 2"), "{error}");
+        }
+        assert!(Config::parse(b"[http]\ntls_certificate = \"c.pem\"\ntls_key = \"k.pem\"\n").is_ok());
     }
 
     #[test]

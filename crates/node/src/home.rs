@@ -14,7 +14,9 @@
 //! ```
 
 use crate::exit::{Exit, Failure};
+use crate::strict_json;
 use keelstone_ledger::Genesis;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -89,9 +91,13 @@ impl Home {
     }
 
     /// Says where the API of the node that now runs here listens.
-    pub(crate) fn announce_api(&self, address: SocketAddr) -> Result<(), Failure> {
-        let text = format!("{}\n", serde_json::json!({ "listen": address, "pid": std::process::id() }));
-        fs::write(self.api(), text).map_err(|error| Failure::io("could not write api.json", &error))
+    pub(crate) fn announce_api(&self, announced: &Announced) -> Result<(), Failure> {
+        let path = self.api();
+        let failed = |error: io::Error| Failure::io("could not write api.json", &error);
+        // Written aside first: a command may read it at any time.
+        let fresh = path.with_extension("new");
+        fs::write(&fresh, format!("{}\n", serde_json::json!(announced))).map_err(failed)?;
+        fs::rename(&fresh, &path).map_err(failed)
     }
 
     /// Where hashes of tokens for the API are kept.
@@ -117,9 +123,30 @@ impl Home {
     }
 
     /// Where a node said it listens, if one did. It may be gone since.
-    pub(crate) fn announced_api(&self) -> Option<SocketAddr> {
-        let text = fs::read(self.api()).ok()?;
-        let value: serde_json::Value = serde_json::from_slice(&text).ok()?;
-        value.get("listen")?.as_str()?.parse().ok()
+    pub(crate) fn announced_api(&self) -> Option<Announced> {
+        strict_json::parse(&fs::read(self.api()).ok()?).ok()
     }
+}
+
+/// Where the API of a node listens, for the commands of its home.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Announced {
+    pub(crate) listen: SocketAddr,
+    pub(crate) pid: u32,
+    /// How to know it, and be known to it, if it speaks HTTPS.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) tls: Option<AnnouncedTls>,
+}
+
+/// How the commands of a home know its node, and how it knows them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AnnouncedTls {
+    /// SHA-256 of the certificate it shows.
+    pub(crate) fingerprint: String,
+    /// Where that certificate is.
+    pub(crate) certificate: PathBuf,
+    /// Where its key is, for a node that asks its clients for a certificate.
+    pub(crate) key: PathBuf,
 }

@@ -43,6 +43,7 @@ mod strict_json;
 mod supervise;
 mod testnet;
 mod throughput;
+mod tls;
 mod tokens;
 mod watchdog;
 mod way;
@@ -54,8 +55,8 @@ pub use abci::{FIELDS_MAX, FRAME_BYTES_MAX, FrameError, Frames, STRUCTURE_BYTES_
 pub use call::{arguments, shown};
 pub use cli::Application;
 pub use config::{
-    AbciAddress, Blocks, Check, Config, ConfigError, EngineKind, EngineSection, Execution, History, Http, HttpAddress,
-    IntegrityDepth, Log, LogFilter, LogFormat, Mempool, Production, Recovery, Snapshots, Store, Strategies,
+    AbciAddress, Blocks, Check, Config, ConfigError, EngineKind, EngineSection, Execution, FileName, History, Http,
+    HttpAddress, IntegrityDepth, Log, LogFilter, LogFormat, Mempool, Production, Recovery, Snapshots, Store, Strategies,
 };
 pub use exit::{Exit, Failure};
 pub use keyfile::key_file;

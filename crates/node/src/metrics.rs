@@ -344,7 +344,7 @@ impl Metrics {
         for outcome in PROGRESS_NAMES {
             drop(self.continuations.get_or_create(&Outcome { outcome }));
         }
-        for reason in ["accept", "connections", "guesses", "rate", "subscriptions", "token"] {
+        for reason in ["accept", "connections", "guesses", "handshake", "rate", "subscriptions", "token"] {
             drop(self.refused.get_or_create(&Reason { reason }));
         }
         for reason in ["room", "disk", "state", "unproven", "other"] {

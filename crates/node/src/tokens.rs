@@ -178,10 +178,30 @@ pub(crate) fn make_own(home: &Home) -> Result<(Hash, Role), Failure> {
 
 /// What [`make_own`] left, if a node runs.
 pub(crate) fn own(home: &Home) -> Option<Zeroizing<String>> {
-    let text = keyfile::read_private(&home.own_token(), "token", FILE_BYTES_MAX).ok()?;
-    let digits = str::from_utf8(&text).ok()?.strip_prefix(PREFIX)?;
-    let is_one = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_one.then(|| Zeroizing::new(format!("{PREFIX}{digits}")))
+    read(&home.own_token()).ok()
+}
+
+/// The token in a file, with or without a line's end behind it.
+///
+/// # Errors
+/// As [`load`], and a usage failure for what is no token.
+pub(crate) fn read(path: &Path) -> Result<Zeroizing<String>, Failure> {
+    let text = keyfile::read_private(path, "token", FILE_BYTES_MAX)?;
+    let text = Zeroizing::new(String::from_utf8_lossy(&text).into_owned());
+    given(text.trim_end_matches('\n').to_owned(), &path.display().to_string())
+}
+
+/// A token that `source` gives.
+///
+/// # Errors
+/// A usage failure for what is no token. It does not show what was given.
+pub(crate) fn given(text: String, source: &str) -> Result<Zeroizing<String>, Failure> {
+    let text = Zeroizing::new(text);
+    let digits = text.strip_prefix(PREFIX).unwrap_or_default();
+    match digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => Ok(text),
+        false => Err(Failure::usage(format!("{source} holds no token: {PREFIX} and {DIGITS} hexadecimal digits"))),
+    }
 }
 
 fn write(path: &Path, text: &[u8]) -> Result<(), Failure> {

@@ -328,12 +328,10 @@ impl<'a> Demo<'a> {
         let node = Node::start(engine, &config, &home, Maker::Solo(producer.public()), context)?;
         let (program, at) = (context.application.program(), format!("--home {}", home.path().display()));
         out.say("");
-        out.say(
-            out.ink(Ink::Title, "The chain goes on. Its HTTP API listens at") + &format!(" http://{}", node.address),
-        );
+        out.say(out.ink(Ink::Title, "The chain goes on. Its HTTP API listens at") + &format!(" {}", node.url()));
         for line in [
-            format!("curl http://{}/v1/status", node.address),
-            format!("curl -N http://{}/v1/events", node.address),
+            format!("curl {}/v1/status", node.url()),
+            format!("curl -N {}/v1/events", node.url()),
             format!("{program} {at} query functions"),
             format!("{program} {at} query list memes"),
             format!(

@@ -13,7 +13,7 @@ use crate::control::{Control, Desk};
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
-use crate::http::{Access, Event, Health, Hub, Limits, Served, router, serve};
+use crate::http::{Access, Event, Health, Hub, Limits, Reload, Served, router, serve};
 use crate::metrics::Metrics;
 use crate::out::{Out, grouped, short};
 use crate::producer::Producer;
@@ -21,13 +21,13 @@ use crate::recovery::{self, Wanted, Wish};
 use crate::snapshots::Service;
 use crate::statesync::SyncStanding;
 use crate::supervise::{Ended, Supervised, Supervisor, fall_back};
+use crate::tls::ServerTls;
 use crate::watchdog::Watchdog;
 use clap::Args;
 use keelstone_codec::Height;
 use keelstone_execution::{PublicKey, Registry};
 use keelstone_ledger::Committed;
 use serde_json::json;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -89,13 +89,17 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     out.row("chain", &status.chain_id);
     out.row("height", grouped(status.height));
     out.row("root", short(&status.root));
-    out.row("api", format_args!("http://{}", node.address));
+    out.row("api", node.url());
+    let certificate = node.reload.tls.as_ref().map(|tls| tls.fingerprint().to_string());
+    if let Some(certificate) = &certificate {
+        out.row("certificate", certificate);
+    }
     if let Some(abci) = &node.abci {
         out.row("abci", abci);
     }
     out.emit(&json!({
         "chain_id": status.chain_id, "height": status.height, "root": status.root,
-        "api": format!("http://{}", node.address), "abci": node.abci,
+        "api": node.url(), "certificate": certificate, "abci": node.abci,
     }));
     let ended = node.run_until_signal()?;
     match ended {
@@ -207,8 +211,8 @@ enum Running {
 /// A running node.
 pub(crate) struct Node {
     pub(crate) engine: Arc<dyn Engine>,
-    /// Where the API listens.
-    pub(crate) address: SocketAddr,
+    /// Where the API listens, and what is read again there.
+    reload: Arc<Reload>,
     /// Where another engine connects, if one makes the blocks.
     abci: Option<String>,
     home: Home,
@@ -244,19 +248,32 @@ impl Signals {
         })
     }
 
-    /// Waits for SIGINT or SIGTERM.
-    async fn stop(&mut self) {
+    /// Waits for SIGINT or SIGTERM; with each SIGHUP reads again what is read while a node runs.
+    async fn stop(&mut self, reload: &Arc<Reload>) {
         loop {
             tokio::select! {
                 _ = self.interrupt.recv() => return,
                 _ = self.terminate.recv() => return,
-                _ = self.hangup.recv() => tracing::info!("SIGHUP: configuration is read at start only"),
+                _ = self.hangup.recv() => {
+                    let reload = reload.clone();
+                    match tokio::task::spawn_blocking(move || reload.all()).await {
+                        Ok(Ok(reloaded)) => tracing::info!(?reloaded, "SIGHUP: tokens and certificate are read again"),
+                        Ok(Err(failure)) => tracing::error!(%failure, "SIGHUP: what was there before holds on"),
+                        Err(error) => tracing::error!(%error, "SIGHUP: reading again met a bug"),
+                    }
+                }
             }
         }
     }
 }
 
 impl Node {
+    /// Where the API is, as people write it.
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.reload.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.reload.address)
+    }
+
     /// Starts making blocks, or waiting for the engine that does, and serving the API.
     pub(crate) fn start(
         engine: Arc<dyn Engine>,
@@ -282,7 +299,13 @@ impl Node {
         let hub = Hub::new(metrics.clone());
         let health = Arc::new(Health::default());
         let limits = Arc::new(Limits::new(&config.http, address));
+        let tls = ServerTls::open(home, &config.http)?.map(Arc::new);
         let access = Arc::new(Access::open(home, &config.http, metrics.clone())?);
+        if (config.http.write_token || config.http.read_token) && tls.is_none() && !address.ip().is_loopback() {
+            let taken = config.http.plain_tokens;
+            tracing::warn!(%address, taken, "tokens over plain HTTP can be read on the way: http.tls_certificate");
+        }
+        let reload = Arc::new(Reload { home: home.clone(), address, access: access.clone(), tls: tls.clone() });
         observe(&*engine, hub.clone(), metrics.clone(), context.application.registry.clone());
         // Before the first block: the one that reaches the interval may be the next.
         let snapshots = match config.snapshots.enabled {
@@ -336,6 +359,7 @@ impl Node {
             metrics: metrics.clone(),
             limits: limits.clone(),
             access,
+            reload: reload.clone(),
             health: health.clone(),
             snapshots: snapshots.clone(),
         };
@@ -363,11 +387,11 @@ impl Node {
                 None
             }
         };
-        let server = runtime.spawn(serve(listener, router(served), limits, metrics, stopped));
-        home.announce_api(address)?;
+        let server = runtime.spawn(serve(listener, router(served), limits, tls, metrics, stopped));
+        reload.announce()?;
         Ok(Self {
             engine,
-            address,
+            reload,
             abci,
             home: home.clone(),
             runtime,
@@ -385,13 +409,12 @@ impl Node {
         })
     }
 
-    /// Runs until SIGINT or SIGTERM, then stops; or until its own engine runs no longer, and says why and at which
-    /// block the
-    /// chain stood. SIGHUP is noted and ignored: configuration is read at start.
+    /// Runs until SIGINT or SIGTERM, then stops; or until its own engine runs no longer, and says why and at which block the
+    /// chain stood. With SIGHUP tokens and certificate are read again.
     pub(crate) fn run_until_signal(mut self) -> Result<Option<(Ended, Option<Height>)>, Failure> {
         let ended = self.runtime.block_on(async {
             tokio::select! {
-                () = self.signals.stop() => None,
+                () = self.signals.stop(&self.reload) => None,
                 ended = self.ended.recv(), if !self.ended.is_closed() => ended,
             }
         });

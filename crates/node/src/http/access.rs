@@ -1,4 +1,5 @@
-//! Who is let in, asked before any handler runs: how often an address may ask, and what its token lets it do.
+//! Who is let in, asked before any handler runs: how often an address may ask, change and administer, and what its token
+//! lets it do.
 //!
 //! What is compared are hashes of tokens, over every token there is, with no early end: how long it takes says nothing about
 //! how near a guess was. Whoever guesses wrong too often in a minute is told to wait; a token that is good is let through
@@ -8,13 +9,14 @@
 //! Roles and answers: `docs/http.md`, "Tokens".
 
 use super::error::{ApiError, Code};
+use super::routes::route;
 use super::server::Connection;
 use crate::config::Http;
 use crate::exit::Failure;
 use crate::home::Home;
 use crate::metrics::Metrics;
 use crate::tokens::{self, Role};
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -28,12 +30,48 @@ use std::time::{Duration, Instant};
 const GUESSES_MAX: u64 = 10;
 /// How long wrong tokens are counted together.
 const GUESSES_WINDOW: Duration = Duration::from_secs(60);
-/// How long requests are counted together, for the limit of requests a second.
+/// How long requests are counted together, for the limits of requests a second.
 const REQUESTS_WINDOW: Duration = Duration::from_secs(1);
+/// What administrators of one address may ask for in [`ADMINISTERED_WINDOW`].
+const ADMINISTERED_MAX: u64 = 60;
+/// How long that is counted together.
+const ADMINISTERED_WINDOW: Duration = Duration::from_secs(60);
 /// Addresses that are counted each for itself in a window; all others are counted as if they were one.
 const ADDRESSES_MAX: usize = 4_096;
 /// Longest token that is looked at.
 const TOKEN_BYTES_MAX: usize = 256;
+
+/// What going to a route takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// Nothing, and is not counted: whether the node lives is everybody's to know, at any time.
+    Nothing,
+    /// What asking takes.
+    Asking,
+    /// What sending takes.
+    Sending,
+    /// What sending takes where that takes something, else what asking does: it is sent, and tells what the state holds.
+    Either,
+    /// An administrator, always.
+    Administering,
+}
+
+impl Takes {
+    /// Of a request that no route was found for: what is answered then is not to be told to just anybody either.
+    fn unrouted(method: &Method) -> Self {
+        if method == Method::GET || method == Method::HEAD { Self::Asking } else { Self::Sending }
+    }
+}
+
+/// A request, as far as it matters to who is let in.
+struct Asked<'a> {
+    takes: Takes,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
+    client: IpAddr,
+    /// Whether nobody on the way can read along.
+    private: bool,
+}
 
 /// Who is let in.
 pub(crate) struct Access {
@@ -45,9 +83,14 @@ pub(crate) struct Access {
     read: bool,
     /// Whether sending takes one.
     write: bool,
+    /// Whether tokens are taken that everybody on the way could read.
+    plain: bool,
     guesses: Mutex<Counts>,
     /// None if there is no limit.
     requests: Option<Mutex<Counts>>,
+    /// Of what is sent; none if there is no limit.
+    sent: Option<Mutex<Counts>>,
+    administered: Mutex<Counts>,
     metrics: Arc<Metrics>,
 }
 
@@ -59,16 +102,19 @@ impl Access {
     pub(crate) fn open(home: &Home, config: &Http, metrics: Arc<Metrics>) -> Result<Self, Failure> {
         let kept = tokens::roles(&tokens::load(home)?);
         let own = tokens::make_own(home)?;
-        let limit = config.client_requests_per_second;
-        let requests = (limit > 0).then(|| Mutex::new(Counts::new(limit, REQUESTS_WINDOW, Instant::now())));
+        let now = Instant::now();
+        let limited = |limit| (limit > 0).then(|| Mutex::new(Counts::new(limit, REQUESTS_WINDOW, now)));
         Ok(Self {
             home: home.clone(),
             tokens: RwLock::new(kept),
             own,
             read: config.read_token,
             write: config.write_token,
-            guesses: Mutex::new(Counts::new(GUESSES_MAX, GUESSES_WINDOW, Instant::now())),
-            requests,
+            plain: config.plain_tokens,
+            guesses: Mutex::new(Counts::new(GUESSES_MAX, GUESSES_WINDOW, now)),
+            requests: limited(config.client_requests_per_second),
+            sent: limited(config.client_writes_per_second),
+            administered: Mutex::new(Counts::new(ADMINISTERED_MAX, ADMINISTERED_WINDOW, now)),
             metrics,
         })
     }
@@ -84,17 +130,15 @@ impl Access {
         Ok(count)
     }
 
-    /// What a request takes. What an administrator does is never everybody's.
-    fn needs(&self, method: &Method, path: &str) -> Option<Role> {
-        let asks = method == Method::GET || method == Method::HEAD;
-        match asks {
-            _ if path.starts_with("/v1/admin/") => Some(Role::Admin),
-            true => self.read.then_some(Role::Read),
-            // It is sent as a transaction is, and tells what the state holds.
-            false if path == "/v1/witness" => {
-                self.write.then_some(Role::Write).or_else(|| self.read.then_some(Role::Read))
-            }
-            false => self.write.then_some(Role::Write),
+    /// The role that something takes, if it takes one.
+    fn needs(&self, takes: Takes) -> Option<Role> {
+        let (asking, sending) = (self.read.then_some(Role::Read), self.write.then_some(Role::Write));
+        match takes {
+            Takes::Nothing => None,
+            Takes::Asking => asking,
+            Takes::Sending => sending,
+            Takes::Either => sending.or(asking),
+            Takes::Administering => Some(Role::Admin),
         }
     }
 
@@ -113,36 +157,33 @@ impl Access {
     }
 
     /// Says whether a request may go on, and if not, why.
-    fn check(
-        &self,
-        method: &Method,
-        uri: &Uri,
-        headers: &HeaderMap,
-        client: IpAddr,
-        now: Instant,
-    ) -> Result<(), Box<Response>> {
-        if tokens::stands_in(uri.path_and_query().map_or("", |text| text.as_str())) {
+    fn check(&self, asked: &Asked<'_>, now: Instant) -> Result<(), Box<Response>> {
+        if tokens::stands_in(asked.uri.path_and_query().map_or("", |text| text.as_str())) {
             // Whatever it may do, it stands in logs and histories now.
             let message = "a token in the URL is known to everybody who sees a log: remove it and make another";
             return Err(Box::new(self.denied(message)));
         }
-        if matches!(uri.path(), "/healthz" | "/readyz") {
-            return Ok(()); // Whether the node lives is everybody's to know, at any time.
+        let value = asked.headers.get(header::AUTHORIZATION);
+        if value.is_some() && !asked.private && !self.plain {
+            let message = "this token came over plain HTTP from another machine and may be known to others: remove it and \
+                           make another, and use https, or set http.plain_tokens behind a proxy that does";
+            return Err(Box::new(self.denied(message)));
         }
-        if let Some(requests) = &self.requests {
-            let wait = requests.lock().unwrap_or_else(PoisonError::into_inner).count(client, now);
-            if let Some(wait) = wait {
-                return Err(Box::new(self.later("rate", "too many requests from this address", wait)));
-            }
+        if asked.takes == Takes::Nothing {
+            return Ok(());
         }
-        let Some(needed) = self.needs(method, uri.path()) else { return Ok(()) };
-        let Some(value) = headers.get(header::AUTHORIZATION) else {
+        self.count(self.requests.as_ref(), asked.client, now, "too many requests from this address")?;
+        if matches!(asked.takes, Takes::Sending | Takes::Either) {
+            self.count(self.sent.as_ref(), asked.client, now, "too much is sent from this address")?;
+        }
+        let Some(needed) = self.needs(asked.takes) else { return Ok(()) };
+        let Some(value) = value else {
             return Err(Box::new(self.denied("send a token as Authorization: Bearer TOKEN")));
         };
         let token = value.to_str().unwrap_or_default();
         let token = token.strip_prefix("Bearer ").filter(|token| token.len() <= TOKEN_BYTES_MAX).unwrap_or_default();
         let Some(role) = self.role(token) else {
-            let wait = self.guesses.lock().unwrap_or_else(PoisonError::into_inner).count(client, now);
+            let wait = self.guesses.lock().unwrap_or_else(PoisonError::into_inner).count(asked.client, now);
             return Err(Box::new(match wait {
                 None => self.denied("this token is none of this node's"),
                 Some(wait) => self.later("guesses", "too many wrong tokens from this address", wait),
@@ -152,7 +193,28 @@ impl Access {
             let message = format!("this token's role is {role}, this takes {needed}");
             return Err(Box::new(ApiError::new(Code::Forbidden, message).into_response()));
         }
+        if needed == Role::Admin {
+            // Counted last: whoever has no such token cannot use up what those who have one may ask for.
+            self.count(
+                Some(&self.administered),
+                asked.client,
+                now,
+                "too many administrators' requests from this address",
+            )?;
+        }
         Ok(())
+    }
+
+    /// Counts a request of an address, if there is a limit, and tells it to wait above that.
+    fn count(
+        &self,
+        counts: Option<&Mutex<Counts>>,
+        client: IpAddr,
+        now: Instant,
+        message: &str,
+    ) -> Result<(), Box<Response>> {
+        let wait = counts.and_then(|counts| counts.lock().unwrap_or_else(PoisonError::into_inner).count(client, now));
+        wait.map_or(Ok(()), |wait| Err(Box::new(self.later("rate", message, wait))))
     }
 
     fn denied(&self, message: &str) -> Response {
@@ -215,8 +277,15 @@ fn network(client: IpAddr) -> IpAddr {
 /// Lets a request through whose address has not asked too often and whose token may do what it asks for.
 pub(crate) async fn check(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
     let connection = request.extensions().get::<Arc<Connection>>();
-    let client = connection.map_or(IpAddr::from([0, 0, 0, 0]), |connection| connection.client());
-    match access.check(request.method(), request.uri(), request.headers(), client, Instant::now()) {
+    let matched = request.extensions().get::<MatchedPath>().and_then(|path| route(path.as_str()));
+    let asked = Asked {
+        takes: matched.map_or_else(|| Takes::unrouted(request.method()), |route| route.takes),
+        uri: request.uri(),
+        headers: request.headers(),
+        client: connection.map_or(IpAddr::from([0, 0, 0, 0]), |connection| connection.client()),
+        private: connection.is_some_and(|connection| connection.is_private()),
+    };
+    match access.check(&asked, Instant::now()) {
         Ok(()) => next.run(request).await,
         Err(refused) => *refused,
     }
@@ -241,13 +310,19 @@ mod tests {
 
     /// What is answered: 200 for what may go on.
     fn status(access: &Access, call: &str, token: Option<&str>, client: IpAddr, now: Instant) -> u16 {
+        answer(access, call, token, client, true, now)
+    }
+
+    fn answer(access: &Access, call: &str, token: Option<&str>, client: IpAddr, private: bool, now: Instant) -> u16 {
         let (method, path) = call.split_once(' ').expect("a method and a path");
         let mut headers = HeaderMap::new();
         if let Some(text) = token {
             headers.insert(header::AUTHORIZATION, HeaderValue::from_str(text).expect("plain"));
         }
-        let (method, uri) = (method.parse().expect("a method"), path.parse().expect("a path"));
-        access.check(&method, &uri, &headers, client, now).map_or_else(|refused| refused.status().as_u16(), |()| 200)
+        let (method, uri): (Method, Uri) = (method.parse().expect("a method"), path.parse().expect("a path"));
+        let takes = route(uri.path()).map_or_else(|| Takes::unrouted(&method), |route| route.takes);
+        let asked = Asked { takes, uri: &uri, headers: &headers, client, private };
+        access.check(&asked, now).map_or_else(|refused| refused.status().as_u16(), |()| 200)
     }
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -372,6 +447,43 @@ mod tests {
         assert_eq!(status(&access, "GET /healthz", None, CLIENT, now), 200);
         assert_eq!(ask(IpAddr::from([10, 0, 0, 1]), now), 200, "another address");
         assert_eq!(ask(CLIENT, now + REQUESTS_WINDOW), 200, "another second");
+    }
+
+    #[test]
+    fn an_address_that_sends_too_much_may_go_on_asking() {
+        let (_dir, access, [_, write, _]) = access(|http| http.client_writes_per_second = 2);
+        let (now, bearer) = (Instant::now(), format!("Bearer {write}"));
+        let ask = |call, at| status(&access, call, Some(&bearer), CLIENT, at);
+        let calls = ["POST /v1/transactions", "POST /v1/witness", "POST /v1/transactions", "POST /v1/nowhere"];
+        assert_eq!(calls.map(|call| ask(call, now)), [200, 200, 429, 429]);
+        assert_eq!(ask("GET /v1/status", now), 200);
+        assert_eq!(ask("POST /v1/transactions", now + REQUESTS_WINDOW), 200, "another second");
+    }
+
+    #[test]
+    fn r07_administrators_are_counted_and_nobody_else_uses_their_share_up() {
+        let (_dir, access, [_, write, admin]) = access(|_| ());
+        let now = Instant::now();
+        let ask = |token: &str| status(&access, "POST /v1/admin/reload", Some(&format!("Bearer {token}")), CLIENT, now);
+        for _ in 0..=ADMINISTERED_MAX {
+            assert_eq!(ask(&write), 403);
+        }
+        for _ in 0..ADMINISTERED_MAX {
+            assert_eq!(ask(&admin), 200);
+        }
+        assert_eq!(ask(&admin), 429);
+    }
+
+    #[test]
+    fn r07_a_token_that_others_could_read_on_the_way_is_refused_unless_configured() {
+        let now = Instant::now();
+        for (plain, expected) in [(false, 401), (true, 200)] {
+            let (_dir, access, [read, ..]) = access(|http| http.plain_tokens = plain);
+            let bearer = format!("Bearer {read}");
+            let ask = |call, private| answer(&access, call, Some(&bearer), CLIENT, private, now);
+            assert_eq!([ask("GET /v1/status", false), ask("GET /healthz", false)], [expected; 2]);
+            assert_eq!(ask("GET /v1/status", true), 200);
+        }
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(crate) struct Limits {
     /// Names under which state may be changed: what the Host header may say.
     hosts: Vec<String>,
     origins: Vec<String>,
+    /// How pages of this node's own are reached: `http` or `https`.
+    scheme: &'static str,
 }
 
 impl Limits {
@@ -43,6 +45,7 @@ impl Limits {
             client_subscriptions_max: count(config.client_subscriptions_max),
             subscription_events_max: count(config.subscription_events_max),
             hosts,
+            scheme: config.scheme(),
             origins: config.origins.iter().map(|origin| origin.to_ascii_lowercase()).collect(),
         }
     }
@@ -64,7 +67,7 @@ impl Limits {
                 .hint("add it to http.hosts if this node is meant to be reached by it"));
         }
         match text(header::ORIGIN) {
-            Some(origin) if origin != format!("http://{host}") && !self.origins.contains(&origin) => {
+            Some(origin) if origin != format!("{}://{host}", self.scheme) && !self.origins.contains(&origin) => {
                 Err(ApiError::new(Code::Forbidden, format!("pages of {origin:?} may not change state"))
                     .hint("add it to http.origins if they may"))
             }
@@ -102,20 +105,27 @@ pub(crate) async fn guard(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::FileName;
     use axum::http::HeaderValue;
 
-    fn limits() -> Limits {
-        let http = Http { hosts: vec!["Node.example".to_owned()], ..crate::config::Config::default().http };
+    fn limits(tls: bool) -> Limits {
+        let tls_certificate = FileName(tls.then(|| "certificate.pem".into()));
+        let http =
+            Http { hosts: vec!["Node.example".to_owned()], tls_certificate, ..crate::config::Config::default().http };
         Limits::new(&http, SocketAddr::from(([127, 0, 0, 1], 26680)))
     }
 
     fn allowed(host: &str, origin: Option<&str>) -> bool {
+        is_allowed(false, host, origin)
+    }
+
+    fn is_allowed(tls: bool, host: &str, origin: Option<&str>) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, HeaderValue::from_str(host).expect("plain"));
         if let Some(origin) = origin {
             headers.insert(header::ORIGIN, HeaderValue::from_str(origin).expect("plain"));
         }
-        limits().check_source(&headers).is_ok()
+        limits(tls).check_source(&headers).is_ok()
     }
 
     #[test]
@@ -127,5 +137,8 @@ mod tests {
         assert!(!allowed("localhost:26680", Some("https://attacker.example")), "a page of another origin");
         assert!(!allowed("localhost:26680", Some("null")), "a sandboxed page");
         assert!(!allowed("", None));
+        // A page that came over plain HTTP may have been changed on the way.
+        assert!(is_allowed(true, "localhost:26680", Some("https://localhost:26680")));
+        assert!(!is_allowed(true, "localhost:26680", Some("http://localhost:26680")));
     }
 }

@@ -8,11 +8,13 @@ mod access;
 mod error;
 mod events;
 mod limits;
+mod reload;
 mod routes;
 mod server;
 
 pub(crate) use access::Access;
 pub(crate) use events::{Event, Hub};
 pub(crate) use limits::Limits;
+pub(crate) use reload::Reload;
 pub(crate) use routes::{ENTRIES_BYTES_MAX, Health, Served, router};
 pub(crate) use server::serve;

@@ -1,9 +1,10 @@
 //! The routes, their handlers, and the document that describes them.
 
-use super::access::{self, Access};
+use super::access::{self, Access, Takes};
 use super::error::{ApiError, Code, ErrorBody};
 use super::events::{Hub, Refused};
 use super::limits::{Limits, guard};
+use super::reload::Reload;
 use super::server::Connection;
 use crate::api::{self, Chain, Page, Refusal};
 use crate::audit::Wanted;
@@ -45,6 +46,7 @@ pub(crate) struct Served {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) access: Arc<Access>,
+    pub(crate) reload: Arc<Reload>,
     pub(crate) health: Arc<Health>,
     /// None on a node that makes no snapshots.
     pub(crate) snapshots: Option<Arc<Service>>,
@@ -61,38 +63,94 @@ pub(crate) struct Health {
     pub(crate) inconsistent: AtomicBool,
 }
 
+/// The table of routes: the router, the document, the labels of metrics and what a route takes all come from it.
+///
+/// Those `for people` are not in the document. Those `open` answer for as long as somebody listens, the others within the
+/// time a request may take.
+macro_rules! routes {
+    (
+        for people { $($plain_path:literal $plain:ident;)+ }
+        answered { $($path:literal $method:ident $handler:ident $takes:ident;)+ }
+        open { $($open_path:literal $open:ident;)+ }
+    ) => {
+        /// Every route.
+        const ROUTES: &[Route] = &[
+            $(Route { path: $plain_path, takes: Takes::Asking },)+
+            $(Route { path: $path, takes: Takes::$takes },)+
+            $(Route { path: $open_path, takes: Takes::Asking },)+
+        ];
+
+        fn answered() -> Router<Served> {
+            Router::new()$(.route($plain_path, get($plain)))+$(.route($path, $method($handler)))+
+        }
+
+        fn open() -> Router<Served> {
+            Router::new()$(.route($open_path, get($open)))+
+        }
+
+        /// The document that describes this API.
+        #[derive(OpenApi)]
+        #[openapi(
+            info(title = "Keelstone node", license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")),
+            paths($($handler,)+ $($open,)+)
+        )]
+        struct Document;
+    };
+}
+
+routes! {
+    for people {
+        "/" index;
+        "/openapi.json" openapi;
+    }
+    answered {
+        "/v1/status" get status Asking;
+        "/v1/functions" get functions Asking;
+        "/v1/transactions" post submit Sending;
+        "/v1/transactions/{id}" get transaction Asking;
+        "/v1/receipts/{id}" get receipt Asking;
+        "/v1/blocks/{height}" get block Asking;
+        "/v1/accounts/{key}" get account Asking;
+        "/v1/bundles" get bundles Asking;
+        "/v1/bundles/{id}" get bundle Asking;
+        "/v1/witness" post witness Either;
+        "/v1/state/{namespace}" get entry Asking;
+        "/v1/entries/{namespace}" get entries Asking;
+        "/v1/lookup/{index}" get lookup Asking;
+        "/v1/history/{namespace}" get history Asking;
+        "/v1/audit" get audit Asking;
+        "/v1/audit/{index}" get audit_record Asking;
+        "/v1/audit-log" get audit_log Asking;
+        "/v1/snapshots" get snapshots Asking;
+        "/v1/snapshots/{height}/chunks/{index}" get chunk Asking;
+        "/v1/admin/reload" post reload Administering;
+        "/healthz" get healthz Nothing;
+        "/readyz" get readyz Nothing;
+        "/metrics" get metrics Asking;
+    }
+    open {
+        "/v1/events" events;
+    }
+}
+
+/// One route.
+pub(super) struct Route {
+    /// Its pattern, and its label in the metrics: one of a fixed list, so that series cannot be added from outside.
+    path: &'static str,
+    /// What going there takes.
+    pub(super) takes: Takes,
+}
+
+/// The route of a pattern that was matched.
+pub(super) fn route(pattern: &str) -> Option<&'static Route> {
+    ROUTES.iter().find(|route| route.path == pattern)
+}
+
 /// The API as a router.
 pub(crate) fn router(served: Served) -> Router {
-    let answered = Router::new()
-        .route("/", get(index))
-        .route("/v1/status", get(status))
-        .route("/v1/functions", get(functions))
-        .route("/v1/snapshots", get(snapshots))
-        .route("/v1/snapshots/{height}/chunks/{index}", get(chunk))
-        .route("/v1/transactions", post(submit))
-        .route("/v1/witness", post(witness))
-        .route("/v1/transactions/{id}", get(transaction))
-        .route("/v1/receipts/{id}", get(receipt))
-        .route("/v1/blocks/{height}", get(block))
-        .route("/v1/accounts/{key}", get(account))
-        .route("/v1/bundles", get(bundles))
-        .route("/v1/bundles/{id}", get(bundle))
-        .route("/v1/state/{namespace}", get(entry))
-        .route("/v1/entries/{namespace}", get(entries))
-        .route("/v1/lookup/{index}", get(lookup))
-        .route("/v1/history/{namespace}", get(history))
-        .route("/v1/audit", get(audit))
-        .route("/v1/audit/{index}", get(audit_record))
-        .route("/v1/audit-log", get(audit_log))
-        .route("/v1/admin/reload", post(reload))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .route("/openapi.json", get(openapi))
-        .layer(from_fn_with_state(served.limits.request_timeout, deadline));
-    Router::new()
-        .merge(answered)
-        .route("/v1/events", get(events))
+    let answered = answered().layer(from_fn_with_state(served.limits.request_timeout, deadline));
+    answered
+        .merge(open())
         .fallback(|| async { ApiError::new(Code::NotFound, "there is no such path; / lists what there is") })
         .method_not_allowed_fallback(|| async { ApiError::new(Code::MethodNotAllowed, "not with this method") })
         .layer(DefaultBodyLimit::max(served.limits.body_bytes_max))
@@ -107,43 +165,11 @@ pub(crate) fn router(served: Served) -> Router {
 /// Counts every answer under the pattern of its route.
 async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let route = request.extensions().get::<MatchedPath>().map_or("none", |path| known_route(path.as_str()));
+    let matched = request.extensions().get::<MatchedPath>().and_then(|path| route(path.as_str()));
+    let label = matched.map_or("none", |route| route.path);
     let response = next.run(request).await;
-    metrics.answered(route, response.status().as_u16(), started.elapsed());
+    metrics.answered(label, response.status().as_u16(), started.elapsed());
     response
-}
-
-/// The label for a route: one of a fixed list, so that series cannot be added from outside.
-fn known_route(pattern: &str) -> &'static str {
-    const ROUTES: [&str; 26] = [
-        "/",
-        "/v1/status",
-        "/v1/functions",
-        "/v1/snapshots",
-        "/v1/snapshots/{height}/chunks/{index}",
-        "/v1/transactions",
-        "/v1/witness",
-        "/v1/transactions/{id}",
-        "/v1/receipts/{id}",
-        "/v1/blocks/{height}",
-        "/v1/accounts/{key}",
-        "/v1/bundles",
-        "/v1/bundles/{id}",
-        "/v1/state/{namespace}",
-        "/v1/entries/{namespace}",
-        "/v1/lookup/{index}",
-        "/v1/history/{namespace}",
-        "/v1/audit",
-        "/v1/audit/{index}",
-        "/v1/audit-log",
-        "/v1/admin/reload",
-        "/v1/events",
-        "/healthz",
-        "/readyz",
-        "/metrics",
-        "/openapi.json",
-    ];
-    ROUTES.into_iter().find(|route| *route == pattern).unwrap_or("none")
 }
 
 /// A request as a whole has a deadline: head, body and answer.
@@ -309,19 +335,8 @@ fn unescape(text: &str) -> Result<String, ApiError> {
 
 /// What this API offers, for whoever opens it in a browser.
 async fn index() -> Json<serde_json::Value> {
-    Json(serde_json::json!({
-        "name": "keelstone",
-        "version": env!("CARGO_PKG_VERSION"),
-        "paths": [
-            "/v1/status", "/v1/functions", "/v1/transactions", "/v1/transactions/{id}", "/v1/receipts/{id}",
-            "/v1/blocks/{height or latest}", "/v1/accounts/{key}", "/v1/bundles", "/v1/bundles/{id}", "/v1/witness",
-            "/v1/state/{namespace}?key=…&prove=true",
-            "/v1/entries/{namespace}?prefix=…", "/v1/lookup/{index}?of=…", "/v1/history/{namespace}?key=…",
-            "/v1/audit", "/v1/audit/{index}", "/v1/audit-log?since=…",
-            "/v1/snapshots", "/v1/snapshots/{height}/chunks/{index}", "/v1/admin/reload", "/v1/events",
-            "/healthz", "/readyz", "/metrics", "/openapi.json"
-        ],
-    }))
+    let paths: Vec<&str> = ROUTES.iter().map(|route| route.path).collect();
+    Json(serde_json::json!({ "name": "keelstone", "version": env!("CARGO_PKG_VERSION"), "paths": paths }))
 }
 
 /// Where the chain stands.
@@ -666,7 +681,8 @@ async fn events(
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
 }
 
-/// Reads the file of tokens again: new ones are taken and removed ones no longer. Takes a token of an administrator.
+/// Reads the file of tokens and the certificate again: what is new is taken and what was removed no longer. Takes a token
+/// of an administrator.
 #[utoipa::path(
     post, path = "/v1/admin/reload",
     responses(
@@ -675,10 +691,9 @@ async fn events(
     )
 )]
 async fn reload(State(served): State<Served>) -> Answer<api::Reloaded> {
-    let access = served.access.clone();
-    let reloaded = blocking(move || access.reload()).await?;
-    let tokens = reloaded.map_err(|failure| ApiError::new(Code::Internal, failure.message))?;
-    Ok(Json(api::Reloaded { tokens }))
+    let reload = served.reload.clone();
+    let reloaded = blocking(move || reload.all()).await?;
+    reloaded.map(Json).map_err(|failure| ApiError::new(Code::Internal, failure.message))
 }
 
 /// Whether the process is sound: 200, or 503 once a write has failed.
@@ -710,39 +725,6 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, kind)], served.metrics.render())
 }
 
-/// The document that describes this API.
-#[derive(OpenApi)]
-#[openapi(
-    info(title = "Keelstone node", license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")),
-    paths(
-        status,
-        functions,
-        snapshots,
-        chunk,
-        submit,
-        witness,
-        transaction,
-        receipt,
-        block,
-        account,
-        bundles,
-        bundle,
-        entry,
-        entries,
-        lookup,
-        history,
-        audit,
-        audit_record,
-        audit_log,
-        events,
-        reload,
-        healthz,
-        readyz,
-        metrics
-    )
-)]
-struct Document;
-
 async fn openapi() -> Json<utoipa::openapi::OpenApi> {
     Json(Document::openapi())
 }
@@ -750,13 +732,27 @@ async fn openapi() -> Json<utoipa::openapi::OpenApi> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
-    fn every_route_is_described() {
+    fn the_document_describes_the_routes_of_the_table_under_their_paths_and_methods() {
         let document = serde_json::to_value(Document::openapi()).expect("a document");
-        let described = document["paths"].as_object().expect("paths").len();
-        // All but `/` and `/openapi.json`, which are there for people.
-        assert_eq!(described, 24);
+        let described: BTreeSet<&str> =
+            document["paths"].as_object().expect("paths").keys().map(String::as_str).collect();
+        let for_people = ["/", "/openapi.json"];
+        let routes = ROUTES.iter().map(|route| route.path).filter(|path| !for_people.contains(path));
+        assert_eq!(described, routes.collect());
+    }
+
+    /// What changes something takes more than asking does, and what an administrator does is nobody else's.
+    #[test]
+    fn r07_a_route_takes_what_its_method_and_place_say() {
+        let document = serde_json::to_value(Document::openapi()).expect("a document");
+        for Route { path, takes } in ROUTES {
+            let posts = document["paths"][path].get("post").is_some();
+            assert_eq!(matches!(takes, Takes::Sending | Takes::Either | Takes::Administering), posts, "{path}");
+            assert_eq!(matches!(takes, Takes::Administering), path.starts_with("/v1/admin/"), "{path}");
+        }
     }
 
     #[test]

@@ -2,11 +2,12 @@
 //!
 //! What a client may do before it has sent a whole request is bounded here: how long it may take for the head, how
 //! large the head may be, how many connections there are. At the bound the connection that was idle longest makes
-//! room, so that a thousand sockets that say nothing cannot keep out one that does. Running out of file descriptors
-//! is survived: accepting pauses, what is open is served.
+//! room, so that a thousand sockets that say nothing cannot keep out one that does. A handshake of TLS counts as idling
+//! and has the time of a head. Running out of file descriptors is survived: accepting pauses, what is open is served.
 
 use super::limits::Limits;
 use crate::metrics::Metrics;
+use crate::tls::ServerTls;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
@@ -15,14 +16,17 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
 /// Bytes of a request's head. Larger ones get 431.
@@ -38,6 +42,8 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Connection {
     peer: SocketAddr,
+    /// Whether nobody on the way can read along: it is encrypted, or never leaves this machine.
+    private: bool,
     born: Instant,
     /// Requests being answered: 0 or 1, since there is no pipelining beyond one.
     busy: AtomicUsize,
@@ -49,9 +55,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn new(peer: SocketAddr) -> Self {
+    fn new(peer: SocketAddr, encrypted: bool) -> Self {
         Self {
             peer,
+            private: encrypted || peer.ip().to_canonical().is_loopback(),
             born: Instant::now(),
             busy: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
@@ -63,6 +70,11 @@ impl Connection {
     /// The client's address.
     pub(crate) fn client(&self) -> IpAddr {
         self.peer.ip()
+    }
+
+    /// Whether nobody on the way can read along.
+    pub(crate) fn is_private(&self) -> bool {
+        self.private
     }
 
     /// Says that an event stream runs here from now on.
@@ -96,7 +108,7 @@ struct Open {
 
 impl Open {
     /// Takes a connection in; at the limit the longest idle one is closed for it. `None` if none is idle.
-    fn admit(&mut self, peer: SocketAddr, limit: usize) -> Option<(u64, Arc<Connection>)> {
+    fn admit(&mut self, connection: Connection, limit: usize) -> Option<(u64, Arc<Connection>)> {
         if self.connections.len() >= limit {
             let idle = self.connections.iter().filter_map(|(id, connection)| Some((connection.idle_from()?, *id)));
             let (_, id) = idle.min()?;
@@ -104,7 +116,7 @@ impl Open {
         }
         let id = self.next;
         self.next += 1;
-        let connection = Arc::new(Connection::new(peer));
+        let connection = Arc::new(connection);
         self.connections.insert(id, connection.clone());
         Some((id, connection))
     }
@@ -115,6 +127,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Arc<Limits>,
+    tls: Option<Arc<ServerTls>>,
     metrics: Arc<Metrics>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -135,16 +148,28 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let admitted = open.lock().unwrap_or_else(PoisonError::into_inner).admit(peer, limits.connections_max);
+        let connection = Connection::new(peer, tls.is_some());
+        let admitted = open.lock().unwrap_or_else(PoisonError::into_inner).admit(connection, limits.connections_max);
         let Some((id, connection)) = admitted else {
             metrics.refused("connections");
             continue; // Dropping the stream closes it.
         };
         let (open, router, limits) = (open.clone(), router.clone(), limits.clone());
-        let (metrics, stop) = (metrics.clone(), stop.clone());
+        let (tls, metrics, stop) = (tls.clone(), metrics.clone(), stop.clone());
         tasks.spawn(async move {
             metrics.connections_open.inc();
-            answer(stream, connection, router, &limits, stop).await;
+            // Small answers must not wait for the next packet.
+            let _ = stream.set_nodelay(true);
+            match tls {
+                None => answer(stream, connection, router, &limits, stop).await,
+                Some(tls) => match shake_hands(stream, &connection, &tls, &limits, stop.clone()).await {
+                    Ok(stream) => answer(stream, connection, router, &limits, stop).await,
+                    Err(error) => {
+                        metrics.refused("handshake");
+                        debug!(%error, %peer, "no connection under TLS");
+                    }
+                },
+            }
             metrics.connections_open.dec();
             open.lock().unwrap_or_else(PoisonError::into_inner).connections.remove(&id);
         });
@@ -156,16 +181,32 @@ pub(crate) async fn serve(
     }
 }
 
+/// Begins TLS on a connection, within the time of a head.
+async fn shake_hands(
+    stream: TcpStream,
+    connection: &Connection,
+    tls: &ServerTls,
+    limits: &Limits,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<TlsStream<TcpStream>> {
+    let ended = |why: &str| Err(io::Error::new(io::ErrorKind::TimedOut, why));
+    tokio::select! {
+        shaken = tokio::time::timeout(limits.header_timeout, tls.acceptor().accept(stream)) => {
+            shaken.unwrap_or_else(|_| ended("the handshake took too long"))
+        }
+        () = connection.close.notified() => ended("closed for another"),
+        () = stopped(&mut stop) => ended("the server stops"),
+    }
+}
+
 /// Answers the requests of one connection until it ends, is closed, or the server stops.
 async fn answer(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     connection: Arc<Connection>,
     router: Router,
     limits: &Limits,
     mut stop: watch::Receiver<bool>,
 ) {
-    // Small answers must not wait for the next packet.
-    let _ = stream.set_nodelay(true);
     let service = TowerToHyperService::new(router);
     let of_connection = connection.clone();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
@@ -211,14 +252,27 @@ mod tests {
     #[test]
     fn r02_at_the_limit_the_longest_idle_connection_makes_room() {
         let mut open = Open::default();
-        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        let (first, _) = open.admit(peer, 2).expect("room");
-        let (second, busy) = open.admit(peer, 2).expect("room");
+        let peer = || Connection::new(SocketAddr::from(([127, 0, 0, 1], 1)), false);
+        let (first, _) = open.admit(peer(), 2).expect("room");
+        let (second, busy) = open.admit(peer(), 2).expect("room");
         busy.busy.store(1, Ordering::Relaxed);
-        let (third, streaming) = open.admit(peer, 2).expect("the first is idle");
+        let (third, streaming) = open.admit(peer(), 2).expect("the first is idle");
         assert_eq!(open.connections.keys().copied().collect::<Vec<_>>(), [second, third]);
         assert_ne!(first, second);
         streaming.set_streaming();
-        assert!(open.admit(peer, 2).is_none(), "one is busy, one streams: nobody can make room");
+        assert!(open.admit(peer(), 2).is_none(), "one is busy, one streams: nobody can make room");
+    }
+
+    #[test]
+    fn a_connection_is_private_if_it_is_encrypted_or_stays_on_this_machine() {
+        for (peer, encrypted, private) in [
+            ("127.0.0.1:1", false, true),
+            ("[::1]:1", false, true),
+            ("[::ffff:127.0.0.1]:1", false, true),
+            ("192.0.2.1:1", false, false),
+            ("192.0.2.1:1", true, true),
+        ] {
+            assert_eq!(Connection::new(peer.parse().expect("an address"), encrypted).is_private(), private, "{peer}");
+        }
     }
 }
