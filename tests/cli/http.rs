@@ -264,6 +264,7 @@ fn every_documented_path_answers() {
     let home = chain();
     let sent = send(home.path(), 0, &json!([register()]));
     let bundle = submit(home.path(), 0, &[post("in a batch")]);
+    let session = expect(home.path(), 0, &["session", "create", "--from", "producer", "--may", "memes.post"]);
     let node = Node::start(home.path(), &[]);
     let (status, document) = node.json("/openapi.json");
     assert_eq!(status, 200);
@@ -279,7 +280,11 @@ fn every_documented_path_answers() {
             "/v1/history/{namespace}" => "?key=x",
             _ => "",
         };
-        let id = if path.starts_with("/v1/bundles/") { bundle["id"].as_str().unwrap() } else { id };
+        let id = match path.as_str() {
+            "/v1/bundles/{id}" => bundle["id"].as_str().unwrap(),
+            "/v1/sessions/{id}" => session["id"].as_str().unwrap(),
+            _ => id,
+        };
         let path = path.replace("{id}", id).replace("{height}", "1").replace("{key}", sender);
         // No snapshot was made, so there is no chunk of one either.
         let (index, expected) = match &path {

@@ -13,6 +13,7 @@ mod keys;
 mod monitoring;
 mod node;
 mod recovery;
+mod sessions;
 mod snapshots;
 mod statesync;
 mod support;

@@ -12,9 +12,10 @@ use crate::cli::Context;
 use crate::commands::init::{PRODUCER, now};
 use crate::engine::Engine;
 use crate::exit::Failure;
+use crate::session;
 use crate::world::By;
 use keelstone_codec::{Hash, Height, Key, Namespace};
-use keelstone_execution::PublicKey;
+use keelstone_execution::{PublicKey, SessionId};
 use std::sync::Arc;
 
 pub(crate) struct Alone {
@@ -74,6 +75,14 @@ impl Chain for Alone {
 
     fn account(&self, key: &PublicKey) -> Result<Account, Refusal> {
         self.engine.account(key)
+    }
+
+    fn session(&self, id: &SessionId) -> Result<api::Session, Refusal> {
+        self.engine.session(id)
+    }
+
+    fn sessions(&self, wanted: &session::Wanted) -> Result<api::SessionList, Refusal> {
+        self.engine.sessions(wanted)
     }
 
     fn bundle(&self, id: &Hash) -> Result<BundleStatus, Refusal> {

@@ -5,9 +5,10 @@
 
 use crate::audit::Wanted;
 use crate::exit::{Exit, Failure};
+use crate::session;
 use crate::world::By;
 use keelstone_codec::{Hash, Height, Key, Namespace};
-use keelstone_execution::PublicKey;
+use keelstone_execution::{PublicKey, SessionId};
 use keelstone_sync::library::Info;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -31,6 +32,10 @@ pub(crate) trait Chain: Send + Sync {
     fn transaction(&self, id: &Hash) -> Result<Transaction, Refusal>;
     /// What an account needs to know to send its next transaction.
     fn account(&self, key: &PublicKey) -> Result<Account, Refusal>;
+    /// A session, and whether it may act in the next block.
+    fn session(&self, id: &SessionId) -> Result<Session, Refusal>;
+    /// A page of sessions.
+    fn sessions(&self, wanted: &session::Wanted) -> Result<SessionList, Refusal>;
     /// The checkpoint of an async bundle, also of one that ended.
     fn bundle(&self, id: &Hash) -> Result<BundleStatus, Refusal>;
     /// The async bundles in flight.
@@ -660,6 +665,48 @@ pub(crate) struct Account {
     pub(crate) state_hash: String,
     /// How many operations that session has run.
     pub(crate) sequence: u64,
+}
+
+/// A session: what its record says, and whether it may act in the next block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Session {
+    /// Its identity.
+    pub(crate) id: String,
+    /// The key that acts in it.
+    pub(crate) owner: String,
+    /// The session it was made from; null for a root session.
+    pub(crate) parent: Option<String>,
+    /// What people call it: a path, or nothing.
+    pub(crate) name: String,
+    /// What it was given; null for a root session, which holds all that the chain does not reserve.
+    pub(crate) capabilities: Option<Vec<String>>,
+    /// What of that it may do now, since everything above it holds it too. Only of an open session that was asked for alone.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) holds: Option<Vec<String>>,
+    /// The last height at which it may act, if it has one.
+    pub(crate) last_height: Option<u64>,
+    /// `open`; `closed` or `expired`, itself or by one above it.
+    pub(crate) status: String,
+    /// The session that is closed or expired: this one, or the nearest above it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) because: Option<String>,
+    /// How many operations it has run.
+    pub(crate) sequence: u64,
+    /// The last link of its chain.
+    pub(crate) state_hash: String,
+    /// How many notes it keeps.
+    pub(crate) notes: u32,
+}
+
+/// A page of sessions.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct SessionList {
+    /// The height of the state.
+    pub(crate) height: u64,
+    /// The sessions, by name or by identity.
+    pub(crate) sessions: Vec<Session>,
+    /// What to ask after for more, if there is more.
+    pub(crate) next: Option<String>,
 }
 
 /// Where an async bundle stands.

@@ -11,11 +11,12 @@ use crate::api::{
 use crate::audit::Wanted;
 use crate::exit::Failure;
 use crate::home::{Announced, AnnouncedTls};
+use crate::session;
 use crate::strict_json;
 use crate::tls::{ClientTls, Fingerprint, Identity, Trust};
 use crate::world::By;
 use keelstone_codec::{Hash, Height, Key, Namespace};
-use keelstone_execution::PublicKey;
+use keelstone_execution::{PublicKey, SessionId};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::fmt::{self, Write as _};
@@ -362,6 +363,20 @@ impl Chain for Remote {
 
     fn account(&self, key: &PublicKey) -> Result<Account, Refusal> {
         self.get(&format!("/v1/accounts/{key}"))
+    }
+
+    fn session(&self, id: &SessionId) -> Result<api::Session, Refusal> {
+        self.get(&format!("/v1/sessions/{id}"))
+    }
+
+    fn sessions(&self, wanted: &session::Wanted) -> Result<api::SessionList, Refusal> {
+        let parameters = [
+            ("limit", Some(wanted.limit.to_string())),
+            ("of", wanted.of.map(|key| key.to_string())),
+            ("below", wanted.below.clone()),
+            ("after", wanted.after.clone()),
+        ];
+        self.get(&query("/v1/sessions", parameters))
     }
 
     fn bundle(&self, id: &Hash) -> Result<BundleStatus, Refusal> {

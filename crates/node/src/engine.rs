@@ -15,11 +15,12 @@ use crate::exit::{Exit, Failure, causes};
 use crate::generations::{Generation, Generations};
 use crate::home::Home;
 use crate::http::ENTRIES_BYTES_MAX;
+use crate::session::{self, Register};
 use crate::statesync::{StateSync, Syncing};
 use crate::way::{Way, Yielding, Yields};
 use crate::world::{By, Kept};
 use keelstone_codec::{Decode as _, Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
-use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, SessionId, Sessions};
+use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, SessionId};
 use keelstone_ledger::{
     AuditVerdict, ChangedBy, Committed, Genesis, GenesisError, InheritError, Inherited, Json, KeyChange, Ledger,
     LedgerError, LoggedRecord, PoolError, PoolLimits, RebuildError, Rebuilt, Refusal as TxRefusal, Refused,
@@ -103,8 +104,6 @@ pub(crate) trait Engine: Chain + Checked + Consensus + StateSync {
     fn compact(&self, progress: &mut dyn FnMut(Progress)) -> Result<Compacted, Failure>;
     /// Writes out what is only in the log, so that the next start is quick.
     fn flush(&self) -> Result<(), Failure>;
-    /// The last link of an account's own session, and the session.
-    fn session(&self, key: &PublicKey) -> Result<(StateHash, u64), Refusal>;
 }
 
 /// A version of the state, whatever its hasher.
@@ -516,6 +515,14 @@ impl<H: Hasher> Local<H> {
         &self.registry
     }
 
+    /// The sessions of the last state.
+    fn register(&self) -> Register<'_> {
+        let ledger = self.ledger();
+        let view = ledger.view();
+        let height = view.height().unwrap_or_default();
+        Register::of(view, self.registry(), ledger.facts().chain_id.clone(), height)
+    }
+
     fn lowest(&self) -> Height {
         self.ledger().store().low().unwrap_or_default()
     }
@@ -890,8 +897,16 @@ impl<H: Hasher> Chain for Local<H> {
             .ledger()
             .next_nonce(key)?
             .ok_or_else(|| Refusal::NotFound(format!("{key} cannot send: its imported nonce is no number")))?;
-        let (state_hash, sequence) = self.session(key)?;
-        Ok(api::Account { key: key.to_string(), nonce, state_hash: state_hash.0.to_string(), sequence })
+        let Session { state_hash, sequence, .. } = self.register().root(key)?;
+        Ok(api::Account { key: key.to_string(), nonce, state_hash: state_hash.to_string(), sequence })
+    }
+
+    fn session(&self, id: &SessionId) -> Result<api::Session, Refusal> {
+        self.register().find(*id)
+    }
+
+    fn sessions(&self, wanted: &session::Wanted) -> Result<api::SessionList, Refusal> {
+        self.register().list(wanted)
     }
 
     fn bundle(&self, id: &Hash) -> Result<api::BundleStatus, Refusal> {
@@ -1203,16 +1218,6 @@ impl<H: Hasher> Engine for Local<H> {
 
     fn flush(&self) -> Result<(), Failure> {
         Ok(self.ledger().store().flush()?)
-    }
-
-    fn session(&self, key: &PublicKey) -> Result<(StateHash, u64), Refusal> {
-        let ledger = self.ledger();
-        let chain_id = &ledger.facts().chain_id;
-        let sessions = keelstone_execution::View::<Sessions>::over(ledger.view());
-        let id = SessionId::root(chain_id, key);
-        let found = sessions.find(chain_id, &id, key).map_err(|stop| Refusal::Failed(stop.to_string()))?;
-        let session = found.unwrap_or_else(|| Session::root(chain_id, *key));
-        Ok((session.state_hash, session.sequence))
     }
 }
 

@@ -36,6 +36,7 @@ mod passphrase;
 mod processes;
 mod producer;
 mod recovery;
+mod session;
 mod snapshots;
 mod statesync;
 mod story;

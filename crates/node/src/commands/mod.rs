@@ -21,6 +21,7 @@ pub(crate) mod rebuild;
 pub(crate) mod recover;
 pub(crate) mod replay;
 pub(crate) mod rollback;
+pub(crate) mod session;
 pub(crate) mod snapshot;
 pub(crate) mod statesync;
 pub(crate) mod status;

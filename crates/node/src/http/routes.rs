@@ -9,6 +9,7 @@ use super::server::Connection;
 use crate::api::{self, Chain, Page, Refusal};
 use crate::audit::Wanted;
 use crate::metrics::Metrics;
+use crate::session::Wanted as WantedSessions;
 use crate::snapshots::Service;
 use crate::strict_json;
 use crate::world::By;
@@ -23,7 +24,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::Stream;
 use keelstone_codec::{Hash, Height, Key, Namespace};
-use keelstone_execution::PublicKey;
+use keelstone_execution::{PublicKey, SessionId};
 use keelstone_sync::snapshot::FORMAT;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -111,6 +112,8 @@ routes! {
         "/v1/receipts/{id}" get receipt Asking;
         "/v1/blocks/{height}" get block Asking;
         "/v1/accounts/{key}" get account Asking;
+        "/v1/sessions" get sessions Asking;
+        "/v1/sessions/{id}" get session Asking;
         "/v1/bundles" get bundles Asking;
         "/v1/bundles/{id}" get bundle Asking;
         "/v1/witness" post witness Either;
@@ -490,6 +493,38 @@ async fn block(State(served): State<Served>, Path(height): Path<String>) -> Answ
 async fn account(State(served): State<Served>, Path(key): Path<String>) -> Answer<api::Account> {
     let key = parsed("key", &key, PublicKey::from_hex)?;
     ask(&served, move |chain| chain.account(&key)).await.map(Json)
+}
+
+/// Sessions: those with a name below the root session of the key `of`, in the order of their paths, or all in that of their
+/// identities. A page at a time.
+#[utoipa::path(
+    get, path = "/v1/sessions",
+    params(
+        ("of" = Option<String>, Query), ("below" = Option<String>, Query), ("after" = Option<String>, Query),
+        ("limit" = Option<usize>, Query),
+    ),
+    responses((status = 200, body = api::SessionList), (status = 400, body = ErrorBody))
+)]
+async fn sessions(State(served): State<Served>, RawQuery(query): RawQuery) -> Answer<api::SessionList> {
+    let parameters = Parameters::parse(query, &["of", "below", "after", "limit"])?;
+    let text = |name| parameters.get(name).map(str::to_owned);
+    let wanted = WantedSessions {
+        of: parameters.get("of").map(|text| parsed("of", text, PublicKey::from_hex)).transpose()?,
+        below: text("below"),
+        after: text("after"),
+        limit: parameters.limit()?,
+    };
+    ask(&served, move |chain| chain.sessions(&wanted)).await.map(Json)
+}
+
+/// A session, and whether and what it may do in the next block.
+#[utoipa::path(
+    get, path = "/v1/sessions/{id}", params(("id" = String, Path)),
+    responses((status = 200, body = api::Session), (status = 404, body = ErrorBody))
+)]
+async fn session(State(served): State<Served>, Path(id): Path<String>) -> Answer<api::Session> {
+    let id = parsed("id", &id, SessionId::from_hex)?;
+    ask(&served, move |chain| chain.session(&id)).await.map(Json)
 }
 
 /// The async bundles in flight.
