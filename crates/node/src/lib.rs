@@ -57,7 +57,8 @@ pub use call::{arguments, shown};
 pub use cli::Application;
 pub use config::{
     AbciAddress, Blocks, Check, Config, ConfigError, EngineKind, EngineSection, Execution, FileName, History, Http,
-    HttpAddress, IntegrityDepth, Log, LogFilter, LogFormat, Mempool, Production, Recovery, Snapshots, Store, Strategies,
+    HttpAddress, IntegrityDepth, Log, LogFilter, LogFormat, Mempool, Production, Recovery, Snapshots, Store,
+    Strategies,
 };
 pub use exit::{Exit, Failure};
 pub use keyfile::key_file;

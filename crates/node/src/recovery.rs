@@ -746,13 +746,14 @@ fn fetch<H: Hasher>(
 
 // ---- the report --------------------------------------------------------------------------------------------------
 
-/// The key that reports are signed with: the producer's, or one of the node's own, made when it is needed first.
+/// The key that reports are signed with: the producer's, or one of the node's own, made when it is needed first. Nobody is
+/// asked for a passphrase by a node that recovers while it starts, so the producer's must be in the clear.
 fn signer(home: &Home) -> Result<SecretKey, Failure> {
     const NODE: &str = "node";
     let keys = KeyDir::new(home.path());
     let names = keys.names()?;
     for name in [PRODUCER, NODE] {
-        if names.iter().any(|known| known == name) {
+        if names.iter().any(|known| known == name) && (name == NODE || !keys.stored(name)?.is_encrypted()) {
             return keys.load(name);
         }
     }
