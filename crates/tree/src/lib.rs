@@ -13,6 +13,7 @@ mod backing;
 pub mod bits;
 mod build;
 mod bulk;
+mod descent;
 mod diff;
 mod entries;
 mod fresh;
