@@ -256,7 +256,8 @@ impl Site {
         let pages = pages.syncing_with(None);
         self.end_syncs()?;
 
-        let tree = Tree::open(&Pages::new(self.segments.clone()), &table.top, root)?;
+        let arena = Pages::on_threads(self.segments.clone(), self.options.tree_threads());
+        let tree = Tree::open(&arena, &table.top, root)?;
         let version = Version::new(Some(height), 0, tree, Some(base.start));
         Ok((Finished { log, pages, table: place }, version))
     }

@@ -10,6 +10,7 @@ use crate::segment::Segment;
 use crate::segments::Segments;
 use crate::store::{Progress, Shared};
 use keelstone_tree::{Hasher, KeyRange, Read};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 /// Problems listed in a report; beyond, there is no use in more.
@@ -91,7 +92,7 @@ impl<H: Hasher> Shared<H> {
         }
         if level == CheckLevel::Full {
             self.check_sectors(&fresh, &mut report, progress);
-            match open_tree::<H>(&fresh, &flushed) {
+            match open_tree::<H>(&fresh, &flushed, NonZeroUsize::MIN) {
                 Ok(tree) => check_values(&tree, &mut report, progress),
                 Err(error) => report.problem(error),
             }

@@ -1,6 +1,11 @@
 //! What one may choose about a store. Everything has a default that works.
 
 use crate::version::Bounds;
+use std::num::NonZeroUsize;
+use std::thread;
+
+/// Threads that a commit is given by default, at most: subtrees are divided by hand, and more hands find less to do.
+const THREADS_MAX: NonZeroUsize = NonZeroUsize::new(4).expect("four");
 
 /// How much history stays readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,10 +42,12 @@ pub struct Options {
     /// Garbage that may pile up, in hundredths of what lives, before compaction starts by itself. Commits wait at twice
     /// this (spec: STORE-12). Zero leaves compaction to whoever asks for it.
     pub garbage_percent: u64,
+    /// Threads on which the tree of a large commit is computed. What comes out is the same, however many there are.
+    pub threads: NonZeroUsize,
     /// The id of a store that is made; drawn at random if none is given.
     pub id: Option<[u8; 16]>,
-    /// Whether syncs, flushes and compaction run on threads of their own. Off, commits do them in turn, so that the order
-    /// of I/O is always the same.
+    /// Whether syncs, flushes and compaction run on threads of their own. Off, commits do them in turn and everything on one
+    /// thread, so that the order of I/O is always the same.
     pub background: bool,
 }
 
@@ -58,6 +65,7 @@ impl Default for Options {
             view_age_max: 1_000_000,
             view_bytes_max: 8 << 30,
             garbage_percent: 50,
+            threads: thread::available_parallelism().map_or(NonZeroUsize::MIN, |count| count.min(THREADS_MAX)),
             id: None,
             background: true,
         }
@@ -65,6 +73,11 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The threads that compute the tree.
+    pub(crate) fn tree_threads(&self) -> NonZeroUsize {
+        if self.background { self.threads } else { NonZeroUsize::MIN }
+    }
+
     pub(crate) fn bounds(&self) -> Bounds {
         Bounds { recent: self.recent_versions, held: self.views_max, age: self.view_age_max }
     }

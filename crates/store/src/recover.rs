@@ -15,6 +15,7 @@ use crate::{Options, StoreError};
 use keelstone_codec::{Hash, Height};
 use keelstone_tree::{Hasher, Place};
 use keelstone_tree::{Pages, Tree};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 impl<H: Hasher> Shared<H> {
@@ -24,7 +25,8 @@ impl<H: Hasher> Shared<H> {
         let log = Log::create(Arc::clone(&segments), options.segment_bytes)?;
         let (generation, size) = (log.generation(), options.page_segment_bytes);
         let pages = Appender::new(Arc::clone(&segments), Kind::Pages, None, generation, size)?;
-        let version = Version::new(None, 0, Tree::empty(&Pages::new(segments.clone())), None);
+        let version =
+            Version::new(None, 0, Tree::empty(&Pages::on_threads(segments.clone(), options.tree_threads())), None);
         Self::found(options, lock, segments, log, pages, None, version)
     }
 
@@ -74,7 +76,7 @@ impl<H: Hasher> Shared<H> {
             return Err(StoreError::WrongHasher { expected, found });
         }
         let segments = Arc::new(Segments::new(Arc::clone(&files), superblock.store, options.value_cache_bytes));
-        let tree = open_tree(&segments, &superblock.flushed)?;
+        let tree = open_tree(&segments, &superblock.flushed, options.tree_threads())?;
         let kept: Vec<SegmentId> = segments.all().iter().map(|segment| segment.id()).collect();
         // Records may say that an old value lies where it was moved to before the crash.
         for name in list(&*files)? {
@@ -195,8 +197,12 @@ fn random_id() -> Result<[u8; 16], StoreError> {
 }
 
 /// Opens the segments that a superblock's table names, and the tree that begins in it.
-pub(crate) fn open_tree<H: Hasher>(segments: &Arc<Segments>, flushed: &Flushed) -> Result<Tree<H>, StoreError> {
-    let arena = Pages::<H>::new(segments.clone());
+pub(crate) fn open_tree<H: Hasher>(
+    segments: &Arc<Segments>,
+    flushed: &Flushed,
+    threads: NonZeroUsize,
+) -> Result<Tree<H>, StoreError> {
+    let arena = Pages::<H>::on_threads(segments.clone(), threads);
     let Some((spot, len, hash)) = table_place(flushed) else {
         segments.open(flushed.log.segment)?;
         return Ok(Tree::empty(&arena));

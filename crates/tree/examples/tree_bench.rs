@@ -1,15 +1,16 @@
-//! What an update of the tree costs in memory, on one thread: no store, no disk, values hashed but kept nowhere.
+//! What an update of the tree costs in memory: no store, no disk, values hashed but kept nowhere.
 //!
 //! ```text
-//! cargo run --release -p keelstone-tree --example tree_bench [keys] [blocks] [writes a block]
+//! cargo run --release -p keelstone-tree --example tree_bench [keys] [blocks] [writes a block] [threads]
 //! ```
 //!
 //! Keys are 32 bytes and values 100; of the writes 80% overwrite, 10% insert and 10% delete, as in the workload W2 of
-//! the peers' harness. Making the diffs is not timed. Where Linux tells, the processor's time stands beside the clock's:
-//! on a machine that does other work it is the one that can be compared.
+//! the peers' harness. Making the diffs is not timed. Where Linux tells, the processor's time of the first thread stands
+//! beside the clock's: on a machine that does other work it is the one that can be compared.
 
 use keelstone_codec::{Bytes, Key, Namespace, Value, splitmix64};
 use keelstone_tree::{Backing, Blake3, Diff, Hasher, PageAt, Pages, Place, ReadError, Sha256, Tree, Write};
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 struct Nowhere;
@@ -97,10 +98,10 @@ impl Spent {
     }
 }
 
-fn run<H: Hasher>(keys: u64, blocks: u64, per_block: u64) {
+fn run<H: Hasher>(keys: u64, blocks: u64, per_block: u64, threads: NonZeroUsize) {
     println!("{}: {keys} keys, {blocks} blocks of {per_block} writes", H::KIND);
     let namespace = Namespace::new("bench").expect("a name");
-    let pages = Pages::<H>::new(std::sync::Arc::new(Nowhere));
+    let pages = Pages::<H>::on_threads(std::sync::Arc::new(Nowhere), threads);
     let mut tree = Tree::empty(&pages);
     let mut random = Random(1);
     let mut spent = Spent::default();
@@ -142,8 +143,9 @@ fn main() {
     let number =
         |index, default| std::env::args().nth(index).map_or(default, |text: String| text.parse().expect("a number"));
     let (keys, blocks, per_block) = (number(1, 1_000_000), number(2, 200), number(3, 1_000));
-    run::<Blake3>(keys, blocks, per_block);
-    if std::env::args().nth(4).is_some() {
-        run::<Sha256>(keys, blocks, per_block);
+    let threads = usize::try_from(number(4, 1)).ok().and_then(NonZeroUsize::new).expect("one or more");
+    run::<Blake3>(keys, blocks, per_block, threads);
+    if std::env::args().nth(5).is_some() {
+        run::<Sha256>(keys, blocks, per_block, threads);
     }
 }

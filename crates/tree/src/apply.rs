@@ -11,6 +11,9 @@
 //! 3. *Hash*, for one group of new pages after another, height by height over the pages of a group, so that lanes are
 //!    full and the pages still in a near cache.
 //!
+//! Many changes are divided where they have spread over enough pages: the subtrees below, the *limbs*, are descended and
+//! built by several threads, and what is above them when they are done. What comes out is the same, however many there are.
+//!
 //! Until it is committed a [`Draft`] is nobody's: dropping it leaves no trace.
 
 use crate::arena::Pages;
@@ -18,7 +21,7 @@ use crate::descent::{Above, Change, Descent, Edit, Op, Visit};
 use crate::fresh::{NewPage, NewPages, State};
 use crate::page::{Node, Page, PageId, SLOTS_MAX, Shape, Slot};
 use crate::state::{Space, StateTree};
-use crate::{Diff, Entry, Hasher, PageAt, Place, ReadError, Totals, Tree, bits};
+use crate::{Diff, Entry, Hasher, PageAt, Place, ReadError, Totals, Tree, bits, spread};
 use keelstone_codec::{Hash, Key, Namespace, Root};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,6 +35,8 @@ pub(crate) const CARVE: usize = 16;
 const SMALL: usize = 8;
 /// Empty lists kept to be used again: about as many as are open at a time.
 const SCRATCH_MAX: usize = 128;
+/// Numbers for new pages taken at a time.
+const RESERVED: usize = 64;
 
 /// The version a diff leads to, not yet one: its root is known, and nothing is shared or kept before
 /// [`Draft::commit`].
@@ -198,20 +203,19 @@ impl<H: Hasher> Tree<H> {
         value_hashes: Vec<Option<Hash>>,
         found: impl FnOnce(&[Option<Entry>]),
     ) -> Result<Draft<H>, ReadError> {
-        let descent = Descent::run(self, parts, changes)?;
+        let threads = self.pages().threads();
+        let (mut descent, limbs) = Descent::run(self, parts, changes, threads)?;
+        let limbs = spread::each(threads, limbs, |limb| Descent::go_on(self, limb, changes));
+        let limbs = limbs.into_iter().collect::<Result<Vec<Descent>, ReadError>>()?;
+        limbs.iter().for_each(|limb| descent.learn(limb));
         found(&descent.replaced);
-        let mut builder = Builder {
-            changes,
-            descent: &descent,
-            arena: self.pages(),
-            new: NewPages::new(self.pages().spare()),
-            retired: Vec::new(),
-            scratch: Vec::new(),
-        };
-        let tops = builder.run(parts);
-        let Builder { new, retired, .. } = builder;
-        let (new, spare) = new.into_parts();
-        self.pages().give_back_spare(spare);
+
+        let pages = self.pages();
+        let grown = spread::each(threads, limbs.iter().collect(), |limb| Builder::new(changes, limb, pages).limb());
+        let mut builder = Builder::new(changes, &descent, pages);
+        let grown: Vec<Outcome<'_>> = grown.into_iter().flat_map(|limb| builder.join(limb)).collect();
+        let tops = builder.run(parts, grown);
+        let Built { new, retired } = builder.finish();
 
         let mut spaces = Vec::with_capacity(self.spaces().len() + parts.len());
         let mut changed = Vec::new();
@@ -287,27 +291,97 @@ struct Gap {
     node: Option<Node>,
 }
 
+/// What was built, all of it hashed.
+struct Built {
+    new: Vec<NewPage>,
+    retired: Vec<PageId>,
+}
+
+/// What was built of a limb, and what becomes of each page it began with.
+struct Limb<'a> {
+    built: Built,
+    outcomes: Vec<Outcome<'a>>,
+}
+
 /// The second pass.
 struct Builder<'a, H> {
     changes: &'a [Change<'a>],
     descent: &'a Descent,
     arena: &'a Pages<H>,
     new: NewPages,
+    /// Numbers for new pages.
+    ids: Vec<PageId>,
     retired: Vec<PageId>,
     /// Empty lists to be used again.
     scratch: Vec<Pieces<'a>>,
 }
 
 impl<'a, H: Hasher> Builder<'a, H> {
-    /// Builds all new pages and says what becomes of each part's namespace.
-    fn run(&mut self, parts: &[(Namespace, Range<usize>)]) -> Vec<Top> {
+    fn new(changes: &'a [Change<'a>], descent: &'a Descent, arena: &'a Pages<H>) -> Self {
+        let (new, ids) = (NewPages::new(arena.spare()), Vec::new());
+        Self { changes, descent, arena, new, ids, retired: Vec::new(), scratch: Vec::new() }
+    }
+
+    /// Builds all new pages and says what becomes of each part's namespace. `open` is what became of the pages that limbs
+    /// began with.
+    fn run(&mut self, parts: &[(Namespace, Range<usize>)], open: Vec<Outcome<'a>>) -> Vec<Top> {
         let mut tops: Vec<Option<Top>> = parts.iter().map(|_| None).collect();
+        self.climb(open, |builder, part, outcome| tops[part] = Some(builder.top(outcome)));
+        let found = |(top, (_, range)): (Option<Top>, &(Namespace, Range<usize>))| match top {
+            Some(top) => top,
+            None => self.found(range.clone()),
+        };
+        tops.into_iter().zip(parts).map(found).collect()
+    }
+
+    /// Builds all new pages of a limb.
+    fn limb(mut self) -> Limb<'a> {
+        let mut outcomes = Vec::new();
+        self.climb(Vec::new(), |_, _, outcome| outcomes.push(outcome));
+        Limb { built: self.finish(), outcomes }
+    }
+
+    /// Hashes what is left to hash.
+    fn finish(mut self) -> Built {
+        self.new.hash::<H>();
+        let (new, spare) = self.new.into_parts();
+        self.arena.give_back_spare(spare);
+        self.arena.give_back_reserved(self.ids);
+        Built { new, retired: self.retired }
+    }
+
+    /// Takes in what was built of a limb. Its outcomes then speak of pages here.
+    fn join(&mut self, limb: Limb<'a>) -> impl Iterator<Item = Outcome<'a>> + use<'a, H> {
+        let Limb { built: Built { new, retired }, outcomes } = limb;
+        self.retired.extend(retired);
+        let first = self.new.join(new);
+        outcomes.into_iter().map(move |mut outcome| {
+            match &mut outcome {
+                Outcome::Same => {}
+                Outcome::Page(new) => *new += first,
+                Outcome::Pieces(pieces) => {
+                    for piece in &mut pieces.slots {
+                        if let State::New(new) = &mut piece.state {
+                            *new += first;
+                        }
+                    }
+                }
+            }
+            outcome
+        })
+    }
+
+    /// Goes through the pages that were met and tells what becomes of each one the descent began with; `open` has what
+    /// became of those it did not go into.
+    fn climb(&mut self, open: Vec<Outcome<'a>>, mut top: impl FnMut(&mut Self, usize, Outcome<'a>)) {
+        let Descent { visits, open: stopped, .. } = self.descent;
         let mut outcomes: Vec<Outcome<'a>> = Vec::new();
-        outcomes.resize_with(self.descent.visits.len(), || Outcome::Same);
+        outcomes.resize_with(*stopped, || Outcome::Same);
+        outcomes.extend(open);
+        assert_eq!(outcomes.len(), visits.len(), "what a descent left open was built by others");
         // A page right after those below it, while they are in a near cache.
-        let visits = &self.descent.visits;
         let mut path: Vec<(usize, usize)> = Vec::new();
-        for root in (0..visits.len()).take_while(|index| matches!(visits[*index].above, Above::Part(_))) {
+        for root in (0..visits.len()).take_while(|index| matches!(visits[*index].above, Above::Nothing(_))) {
             path.push((root, visits[root].below.start));
             while let Some((index, next)) = path.last_mut() {
                 let visit = &visits[*index];
@@ -319,23 +393,26 @@ impl<'a, H: Hasher> Builder<'a, H> {
                 }
                 let index = *index;
                 path.pop();
-                let outcome = self.visit(visit, &mut outcomes[visit.below.clone()]);
-                if !matches!(outcome, Outcome::Same) {
-                    self.retired.push(visit.id);
+                if index < *stopped {
+                    let outcome = self.visit(visit, &mut outcomes[visit.below.clone()]);
+                    if !matches!(outcome, Outcome::Same) {
+                        self.retired.push(visit.id);
+                    }
+                    outcomes[index] = outcome;
                 }
-                match visit.above {
-                    Above::Slot(_) => outcomes[index] = outcome,
-                    Above::Part(part) => tops[part] = Some(self.top(outcome)),
+                if let Above::Nothing(number) = visit.above {
+                    top(self, number, mem::replace(&mut outcomes[index], Outcome::Same));
                 }
             }
         }
-        let found = |(top, (_, range)): (Option<Top>, &(Namespace, Range<usize>))| match top {
-            Some(top) => top,
-            None => self.found(range.clone()),
-        };
-        let tops = tops.into_iter().zip(parts).map(found).collect();
-        self.new.hash::<H>();
-        tops
+    }
+
+    /// A number for a new page.
+    fn id(&mut self) -> PageId {
+        if self.ids.is_empty() {
+            self.arena.reserve_many(RESERVED, &mut self.ids);
+        }
+        self.ids.pop().expect("some were just reserved")
     }
 
     /// The top page of a namespace that did not exist.
@@ -418,7 +495,8 @@ impl<'a, H: Hasher> Builder<'a, H> {
             let (Above::Slot(slot), Outcome::Page(new)) = (visit.above, outcome) else { continue };
             (page.slots_mut()[slot], states[slot]) = self.new.child(*new);
         }
-        self.new.settle::<H>(self.arena.reserve(), page, &states[..old.shape.len()], |_| false)
+        let id = self.id();
+        self.new.settle::<H>(id, page, &states[..old.shape.len()], |_| false)
     }
 
     /// All slots of the page after its changes, in order; there may be too many.
@@ -556,7 +634,8 @@ impl<'a, H: Hasher> Builder<'a, H> {
         let slots = pieces.iter().map(|piece| piece.slot);
         let page = Page::new(shape, slots, nodes, &mut self.new.spare);
         let lost = |node: usize| gaps[node].node.is_none();
-        let new = self.new.settle::<H>(self.arena.reserve(), page, &states[..pieces.len()], lost);
+        let id = self.id();
+        let new = self.new.settle::<H>(id, page, &states[..pieces.len()], lost);
         let (slot, state) = self.new.child(new);
         let piece = Piece { key: pieces[0].key, slot, state };
         self.reuse(Pieces { slots: pieces, gaps });

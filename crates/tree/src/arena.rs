@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -35,7 +36,9 @@ pub struct Pages<H> {
     unwritten: AtomicUsize,
     /// Where eviction goes on: it takes the arena round and round.
     hand: AtomicU32,
-    spare: Mutex<Spare>,
+    /// For each thread that makes pages.
+    spare: Mutex<Box<[Spare]>>,
+    threads: NonZeroUsize,
     _hasher: PhantomData<fn() -> H>,
 }
 
@@ -78,6 +81,12 @@ impl<H: Hasher> Pages<H> {
     /// An arena without pages, over the place where written ones are.
     #[must_use]
     pub fn new(backing: Arc<dyn Backing>) -> Arc<Self> {
+        Self::on_threads(backing, NonZeroUsize::MIN)
+    }
+
+    /// As [`Pages::new`]. Large diffs are applied by so many threads, to the same result.
+    #[must_use]
+    pub fn on_threads(backing: Arc<dyn Backing>, threads: NonZeroUsize) -> Arc<Self> {
         Arc::new(Self {
             backing,
             chunks: [const { OnceLock::new() }; CHUNKS],
@@ -86,7 +95,8 @@ impl<H: Hasher> Pages<H> {
             memory: AtomicUsize::new(0),
             unwritten: AtomicUsize::new(0),
             hand: AtomicU32::new(0),
-            spare: Mutex::default(),
+            spare: Mutex::new((0..threads.get()).map(|_| Spare::default()).collect()),
+            threads,
             _hasher: PhantomData,
         })
     }
@@ -202,18 +212,38 @@ impl<H: Hasher> Pages<H> {
         self.unwritten.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// On how many threads a large diff is applied.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads.get()
+    }
+
     /// Bodies to make pages with. Give back what is left.
     pub(crate) fn spare(&self) -> Spare {
-        mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner))
+        self.spares().iter_mut().max_by_key(|spare| spare.len()).map(mem::take).unwrap_or_default()
     }
 
     pub(crate) fn give_back_spare(&self, spare: Spare) {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).join(spare);
+        if let Some(emptiest) = self.spares().iter_mut().min_by_key(|spare| spare.len()) {
+            emptiest.join(spare);
+        }
+    }
+
+    fn spares(&self) -> MutexGuard<'_, Box<[Spare]>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A number nobody uses.
     pub(crate) fn reserve(&self) -> PageId {
+        self.reserve_one(&mut self.versions())
+    }
+
+    /// So many numbers that nobody uses.
+    pub(crate) fn reserve_many(&self, count: usize, ids: &mut Vec<PageId>) {
         let mut versions = self.versions();
+        ids.extend((0..count).map(|_| self.reserve_one(&mut versions)));
+    }
+
+    fn reserve_one(&self, versions: &mut Versions) -> PageId {
         if let Some(id) = versions.free.pop() {
             return id;
         }
@@ -223,6 +253,11 @@ impl<H: Hasher> Pages<H> {
         self.chunks[chunk].get_or_init(|| (0..FIRST_CHUNK << chunk).map(|_| Cell::default()).collect());
         versions.end += 1;
         id
+    }
+
+    /// Returns numbers from [`Pages::reserve_many`] of which no use was made.
+    pub(crate) fn give_back_reserved(&self, ids: Vec<PageId>) {
+        self.versions().free.extend(ids);
     }
 
     /// Returns numbers from [`Pages::reserve`] that came to nothing.

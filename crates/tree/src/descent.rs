@@ -31,12 +31,21 @@ impl Op {
     }
 }
 
+/// Fewer changes are led down in one go: starting a thread costs as much as some ten of them. Tests divide few as well.
+const SPREAD_MIN: usize = if cfg!(test) { 8 } else { 256 };
+/// A descent divides at a level with this many pages for each limb, so that limbs come out alike.
+const LIMB_PAGES: usize = if cfg!(test) { 1 } else { 16 };
+
 /// The first pass: which pages are met, and what happens in each.
 pub(crate) struct Descent {
     /// Pages above come before pages below; those below one page stand together.
     pub(crate) visits: Vec<Visit>,
     pub(crate) edits: Vec<Edit>,
+    /// What stood in the place of the changes from `first` on.
     pub(crate) replaced: Vec<Option<Entry>>,
+    first: usize,
+    /// Visits from here on were not gone into: they are parts of limbs.
+    pub(crate) open: usize,
 }
 
 pub(crate) struct Visit {
@@ -51,8 +60,8 @@ pub(crate) struct Visit {
 
 #[derive(Clone, Copy)]
 pub(crate) enum Above {
-    /// The top page of the namespace of this part of the diff.
-    Part(usize),
+    /// Nothing: the descent began here. Of which part of the diff it is the top page, or the how manieth of a limb.
+    Nothing(usize),
     /// A page in this slot of the page above.
     Slot(usize),
 }
@@ -66,34 +75,94 @@ pub(crate) struct Edit {
     pub(crate) crit: Option<u16>,
 }
 
+/// Pages next to one another at which a descent goes on, and the changes it takes there. Limbs of one descent have no
+/// page and no change in common.
+pub(crate) struct Limb {
+    pages: Vec<(PageId, Arc<Page>)>,
+    front: Front,
+}
+
+/// The changes of each visit of a level, one visit after the other.
+#[derive(Default)]
+struct Front {
+    queue: Vec<u32>,
+    /// Where in the queue the changes of each visit end.
+    ends: Vec<usize>,
+}
+
 impl Descent {
+    fn new(changes: Range<usize>) -> Self {
+        Self { visits: Vec::new(), edits: Vec::new(), replaced: vec![None; changes.len()], first: changes.start, open: 0 }
+    }
+
+    /// Descends from the top. If changes are many, it stops where they have spread over enough pages to go on with in
+    /// so many limbs.
     pub(crate) fn run<H: Hasher>(
         tree: &Tree<H>,
         parts: &[(Namespace, Range<usize>)],
         changes: &[Change<'_>],
-    ) -> Result<Self, ReadError> {
-        let mut out = Self { visits: Vec::new(), edits: Vec::new(), replaced: vec![None; changes.len()] };
-        // The changes of each visit of a level, one visit after the other.
-        let (mut queue, mut next_queue) = (Vec::new(), Vec::new());
-        let (mut ends, mut next_ends) = (Vec::new(), Vec::new());
+        limbs: usize,
+    ) -> Result<(Self, Vec<Limb>), ReadError> {
+        let mut out = Self::new(0..changes.len());
+        let mut front = Front::default();
         for (part, (namespace, range)) in parts.iter().enumerate() {
             if let Some(space) = tree.space(namespace) {
                 let page = tree.pages().load(space.page, &root_expected(space))?;
-                out.visits.push(Visit { id: space.page, page, above: Above::Part(part), edits: 0..0, below: 0..0 });
-                queue.extend(range.clone().map(|change| u32::try_from(change).expect("a diff has fewer writes")));
-                ends.push(queue.len());
+                out.visits.push(Visit { id: space.page, page, above: Above::Nothing(part), edits: 0..0, below: 0..0 });
+                front.queue.extend(range.clone().map(|change| u32::try_from(change).expect("a diff has fewer writes")));
+                front.ends.push(front.queue.len());
             }
         }
+        let stop = if limbs > 1 && changes.len() >= SPREAD_MIN { limbs * LIMB_PAGES } else { usize::MAX };
+        let front = out.go_down(tree, changes, front, stop)?;
+        let limbs = front.divide(&out.visits[out.open..], limbs);
+        Ok((out, limbs))
+    }
+
+    /// Goes on where another stopped.
+    pub(crate) fn go_on<H: Hasher>(tree: &Tree<H>, limb: Limb, changes: &[Change<'_>]) -> Result<Self, ReadError> {
+        let Limb { pages, front } = limb;
+        // Its changes lie together, but for those that found their place further up.
+        let first = front.queue.iter().min().map_or(0, |change| *change as usize);
+        let end = front.queue.iter().max().map_or(0, |change| *change as usize + 1);
+        let mut out = Self::new(first..end);
+        out.visits.extend(pages.into_iter().enumerate().map(|(number, (id, page))| Visit {
+            id,
+            page,
+            above: Above::Nothing(number),
+            edits: 0..0,
+            below: 0..0,
+        }));
+        out.go_down(tree, changes, front, usize::MAX)?;
+        Ok(out)
+    }
+
+    /// Takes in what a limb found in the place of its changes.
+    pub(crate) fn learn(&mut self, limb: &Self) {
+        for (to, from) in self.replaced[limb.first - self.first..].iter_mut().zip(&limb.replaced) {
+            *to = to.or(*from);
+        }
+    }
+
+    /// Goes down level by level, to the end or to a level of at least `stop` visits, and says what is left to do there.
+    fn go_down<H: Hasher>(
+        &mut self,
+        tree: &Tree<H>,
+        changes: &[Change<'_>],
+        mut front: Front,
+        stop: usize,
+    ) -> Result<Front, ReadError> {
+        let mut next = Front::default();
         let mut routed: Vec<(u8, u32)> = Vec::new();
-        let mut level = 0..out.visits.len();
-        while !level.is_empty() {
+        let mut level = 0..self.visits.len();
+        while !level.is_empty() && level.len() < stop {
             let mut start = 0;
-            for (index, end) in level.clone().zip(&ends) {
-                let page = out.visits[index].page.clone();
+            for (index, end) in level.clone().zip(&front.ends) {
+                let page = self.visits[index].page.clone();
                 let shape = &page.shape;
                 routed.clear();
                 routed.extend(
-                    queue[start..*end]
+                    front.queue[start..*end]
                         .iter()
                         .map(|change| (Spot::Slot(shape.route(changes[*change as usize].key)).pack(), *change)),
                 );
@@ -102,32 +171,32 @@ impl Descent {
                 if !routed.is_sorted() {
                     routed.sort_unstable();
                 }
-                let (first_edit, first_below) = (out.edits.len(), out.visits.len());
+                let (first_edit, first_below) = (self.edits.len(), self.visits.len());
                 for group in routed.chunk_by(|a, b| a.0 == b.0) {
                     let slot = usize::from(group[0].0);
                     match arena::expected(&page.slots()[slot], shape.key(slot)) {
-                        None => out.meet_entry(&page, group, changes),
+                        None => self.meet_entry(&page, group, changes),
                         Some((id, expected)) => {
-                            let queued = next_queue.len();
-                            out.meet_page(&page, group, changes, &mut next_queue);
-                            if next_queue.len() > queued {
+                            let queued = next.queue.len();
+                            self.meet_page(&page, group, changes, &mut next.queue);
+                            if next.queue.len() > queued {
                                 let page = tree.pages().load(id, &expected)?;
-                                out.visits.push(Visit { id, page, above: Above::Slot(slot), edits: 0..0, below: 0..0 });
-                                next_ends.push(next_queue.len());
+                                self.visits.push(Visit { id, page, above: Above::Slot(slot), edits: 0..0, below: 0..0 });
+                                next.ends.push(next.queue.len());
                             }
                         }
                     }
                 }
-                out.visits[index].edits = first_edit..out.edits.len();
-                out.visits[index].below = first_below..out.visits.len();
+                self.visits[index].edits = first_edit..self.edits.len();
+                self.visits[index].below = first_below..self.visits.len();
             }
-            level = level.end..out.visits.len();
-            mem::swap(&mut queue, &mut next_queue);
-            mem::swap(&mut ends, &mut next_ends);
-            next_queue.clear();
-            next_ends.clear();
+            level = level.end..self.visits.len();
+            mem::swap(&mut front, &mut next);
+            next.queue.clear();
+            next.ends.clear();
         }
-        Ok(out)
+        self.open = level.start;
+        Ok(front)
     }
 
     /// Changes that were led to an entry.
@@ -143,7 +212,7 @@ impl Descent {
                 (Some(_), op) => op.is_put(),
             };
             if crit.is_none() {
-                self.replaced[index as usize] = Some(found);
+                self.replaced[index as usize - self.first] = Some(found);
             }
             if effective {
                 self.edits.push(Edit { slot, change: index, crit });
@@ -163,5 +232,25 @@ impl Descent {
                 Some(_) => {}
             }
         }
+    }
+}
+
+impl Front {
+    /// Divides what is left to do at `visits` into at most so many limbs, each with about as many changes.
+    fn divide(self, visits: &[Visit], limbs: usize) -> Vec<Limb> {
+        let mut out: Vec<Limb> = Vec::new();
+        let (mut start, mut full) = (0, 0);
+        for (visit, end) in visits.iter().zip(&self.ends) {
+            if start >= full {
+                full = self.queue.len() * (out.len() + 1) / limbs;
+                out.push(Limb { pages: Vec::new(), front: Self::default() });
+            }
+            let Limb { pages, front } = out.last_mut().expect("there is one by now");
+            pages.push((visit.id, visit.page.clone()));
+            front.queue.extend_from_slice(&self.queue[start..*end]);
+            front.ends.push(front.queue.len());
+            start = *end;
+        }
+        out
     }
 }

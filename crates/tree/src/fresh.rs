@@ -73,6 +73,20 @@ impl NewPages {
         self.all.len()
     }
 
+    /// Takes in pages that were made elsewhere and have all their hashes. Returns the index of the first of them.
+    pub(crate) fn join(&mut self, pages: Vec<NewPage>) -> usize {
+        assert_eq!(self.hashed, self.all.len(), "pages that wait for their hashes come behind those that do not");
+        let first = self.all.len();
+        self.all.extend(pages);
+        for page in &mut self.all[first..] {
+            if let Up::Page(above, _) = &mut page.up {
+                *above += first;
+            }
+        }
+        self.hashed = self.all.len();
+        first
+    }
+
     /// Gives all pages away, in the order they were made. Nothing may be built on them any more.
     pub(crate) fn drain(&mut self) -> Vec<Page> {
         assert_eq!(self.hashed, self.all.len(), "all is hashed before it is used");

@@ -34,6 +34,7 @@ mod prove;
 mod query;
 mod read;
 pub mod reference;
+mod spread;
 mod state;
 mod stored;
 mod tree;

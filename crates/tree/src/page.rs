@@ -295,7 +295,7 @@ const ROOM: usize = SLOTS_MAX / 4;
 pub(crate) struct Spare {
     bodies: [Vec<Body>; 4],
 }
-/// Most bodies kept of each room: about 20 MiB in all.
+/// Most bodies kept of each room: about 20 MiB in all, for each thread that makes pages.
 const SPARE_MAX: usize = 2048;
 
 impl Spare {
@@ -305,6 +305,11 @@ impl Spare {
         if kept.len() < SPARE_MAX {
             kept.push(page.body);
         }
+    }
+
+    /// Number of bodies.
+    pub(crate) fn len(&self) -> usize {
+        self.bodies.iter().map(Vec::len).sum()
     }
 
     /// Adds what another has.

@@ -9,6 +9,7 @@ use crate::{
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Key, Namespace, Value};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
 /// Pages and values in memory, by number; what was written can be spoiled.
@@ -43,8 +44,12 @@ impl Backing for Disk {
 }
 
 fn fresh<H: Hasher>() -> (Arc<Disk>, Arc<Pages<H>>) {
+    fresh_on_threads(1)
+}
+
+fn fresh_on_threads<H: Hasher>(threads: usize) -> (Arc<Disk>, Arc<Pages<H>>) {
     let disk = Arc::new(Disk::default());
-    (disk.clone(), Pages::new(disk))
+    (disk.clone(), Pages::on_threads(disk, NonZeroUsize::new(threads).unwrap()))
 }
 
 fn commit<H: Hasher>(disk: &Disk, tree: &Tree<H>, diff: &Diff) -> Tree<H> {
@@ -173,8 +178,8 @@ fn diff(writes: &[(u8, Vec<u8>, Option<u8>)]) -> Diff {
 }
 
 /// Runs a history; all versions that are held stay what they were.
-fn run<H: Hasher>(acts: Vec<Act>) {
-    let (disk, pages) = fresh::<H>();
+fn run<H: Hasher>(acts: Vec<Act>, threads: usize) {
+    let (disk, pages) = fresh_on_threads::<H>(threads);
     let mut tree = Tree::empty(&pages);
     let mut state = State::new();
     let mut held: Vec<(Tree<H>, State)> = Vec::new();
@@ -296,17 +301,17 @@ fn scale() -> u32 {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64 * scale()))]
 
-    /// spec: TREE-3, TREE-6, TREE-17. Whatever happens to pages, every version that is held is what the reference
+    /// spec: TREE-3, TREE-6, TREE-17. Whatever happens to pages, and on however many threads, every version that is held is what the reference
     /// says, and when none is held nothing is left.
     #[test]
-    fn versions_are_what_the_reference_says(acts in acts()) {
-        run::<Blake3>(acts);
+    fn versions_are_what_the_reference_says(acts in acts(), threads in 1..4usize) {
+        run::<Blake3>(acts, threads);
     }
 
     /// spec: TREE-4. The same under SHA-256.
     #[test]
-    fn versions_are_what_the_reference_says_under_sha256(acts in acts()) {
-        run::<Sha256>(acts);
+    fn versions_are_what_the_reference_says_under_sha256(acts in acts(), threads in 1..4usize) {
+        run::<Sha256>(acts, threads);
     }
 }
 
@@ -788,12 +793,15 @@ fn a_batch_of_any_size_gives_the_plain_root() {
             |n: u32| (name("n"), Key::new(Blake3::hash(&n.to_le_bytes()).0).unwrap(), Some(value(&[n as u8, 1])));
         let first: Diff = (0..count).map(entry).collect();
         let second: Diff = (count / 2..count * 2).map(entry).collect();
-        let (disk, pages) = fresh::<Blake3>();
         let mut plain = crate::MemoryTree::<Blake3>::new();
-        let tree = commit(&disk, &Tree::empty(&pages), &first);
-        assert_eq!(tree.root(), plain.apply(&first), "{count} new keys");
-        let tree = commit(&disk, &tree, &second);
-        assert_eq!(tree.root(), plain.apply(&second), "{count} keys and more");
+        let roots = [plain.apply(&first), plain.apply(&second)];
+        for threads in [1, 2, 5] {
+            let (disk, pages) = fresh_on_threads::<Blake3>(threads);
+            let tree = commit(&disk, &Tree::empty(&pages), &first);
+            assert_eq!(tree.root(), roots[0], "{count} new keys on {threads} threads");
+            let tree = commit(&disk, &tree, &second);
+            assert_eq!(tree.root(), roots[1], "{count} keys and more on {threads} threads");
+        }
     }
 }
 
