@@ -22,6 +22,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+/// Pages looked at after a commit when there are too many: about as many as a commit of a thousand writes makes.
+const EVICT_STEP: u64 = 2048;
+
 /// Durable versions of the state. Shared freely between threads; one process owns a directory.
 ///
 /// Dropping a store lets go of its directory. Nothing acknowledged is lost by that, or by a kill at any moment.
@@ -637,6 +640,12 @@ impl<H: Hasher> Shared<H> {
     pub(crate) fn evict(&self) {
         let budget = usize::try_from(self.options.cache_bytes).unwrap_or(usize::MAX);
         self.current().tree.pages().evict(budget);
+    }
+
+    /// The same a little at a time: between two commits, where nothing holds pages in memory.
+    pub(crate) fn evict_some(&self) {
+        let budget = usize::try_from(self.options.cache_bytes).unwrap_or(usize::MAX);
+        self.current().tree.pages().evict_some(budget, EVICT_STEP);
     }
 
     /// Counts what a flush has covered.

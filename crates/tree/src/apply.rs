@@ -108,8 +108,7 @@ impl<H: Hasher> Draft<H> {
 
 impl<H: Hasher> Drop for Draft<H> {
     fn drop(&mut self) {
-        let ids: Vec<PageId> = self.pages.iter().map(|new| new.id).collect();
-        self.base.pages().give_back(&ids);
+        self.base.pages().give_back(self.pages.iter().map(|new| new.id));
     }
 }
 impl<H: Hasher> fmt::Debug for Draft<H> {
@@ -204,16 +203,25 @@ impl<H: Hasher> Tree<H> {
         found: impl FnOnce(&[Option<Entry>]),
     ) -> Result<Draft<H>, ReadError> {
         let threads = self.pages().threads();
-        let (mut descent, limbs) = Descent::run(self, parts, changes, threads)?;
-        let limbs = spread::each(threads, limbs, |limb| Descent::go_on(self, limb, changes));
-        let limbs = limbs.into_iter().collect::<Result<Vec<Descent>, ReadError>>()?;
+        let reading = self.pages().reading();
+        let (mut descent, limbs) = Descent::run(self, &reading, parts, changes, threads)?;
+        let limbs = spread::each(threads, limbs, |limb| Descent::go_on(self, &reading, limb, changes));
+        let limbs = limbs.into_iter().collect::<Result<Vec<Descent<'_>>, ReadError>>()?;
         limbs.iter().for_each(|limb| descent.learn(limb));
         found(&descent.replaced);
 
         let pages = self.pages();
-        let grown = spread::each(threads, limbs.iter().collect(), |limb| Builder::new(changes, limb, pages).limb());
+        // Pages that are gone are taken apart by whoever is done first.
+        let pieces = limbs.iter().map(Some).chain([None]).collect();
+        let grown = spread::each(threads, pieces, |piece: Option<&Descent<'_>>| match piece {
+            Some(limb) => Some(Builder::new(changes, limb, pages).limb()),
+            None => {
+                pages.take_apart();
+                None
+            }
+        });
         let mut builder = Builder::new(changes, &descent, pages);
-        let grown: Vec<Outcome<'_>> = grown.into_iter().flat_map(|limb| builder.join(limb)).collect();
+        let grown: Vec<Outcome<'_>> = grown.into_iter().flatten().flat_map(|limb| builder.join(limb)).collect();
         let tops = builder.run(parts, grown);
         let Built { new, retired } = builder.finish();
 
@@ -306,7 +314,7 @@ struct Limb<'a> {
 /// The second pass.
 struct Builder<'a, H> {
     changes: &'a [Change<'a>],
-    descent: &'a Descent,
+    descent: &'a Descent<'a>,
     arena: &'a Pages<H>,
     new: NewPages,
     /// Numbers for new pages.
@@ -317,7 +325,7 @@ struct Builder<'a, H> {
 }
 
 impl<'a, H: Hasher> Builder<'a, H> {
-    fn new(changes: &'a [Change<'a>], descent: &'a Descent, arena: &'a Pages<H>) -> Self {
+    fn new(changes: &'a [Change<'a>], descent: &'a Descent<'a>, arena: &'a Pages<H>) -> Self {
         let (new, ids) = (NewPages::new(arena.spare()), Vec::new());
         Self { changes, descent, arena, new, ids, retired: Vec::new(), scratch: Vec::new() }
     }
@@ -346,7 +354,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
         self.new.hash::<H>();
         let (new, spare) = self.new.into_parts();
         self.arena.give_back_spare(spare);
-        self.arena.give_back_reserved(self.ids);
+        self.arena.give_back(self.ids);
         Built { new, retired: self.retired }
     }
 
@@ -446,7 +454,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
         }
     }
 
-    fn visit(&mut self, visit: &'a Visit, below: &mut [Outcome<'a>]) -> Outcome<'a> {
+    fn visit(&mut self, visit: &'a Visit<'a>, below: &mut [Outcome<'a>]) -> Outcome<'a> {
         let edits = &self.descent.edits[visit.edits.clone()];
         if edits.is_empty() && below.iter().all(|outcome| matches!(outcome, Outcome::Same)) {
             return Outcome::Same;
@@ -470,7 +478,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
     }
 
     /// The page with the same slots, some of them changed.
-    fn patch(&mut self, visit: &Visit, below: &[Outcome<'a>]) -> usize {
+    fn patch(&mut self, visit: &Visit<'_>, below: &[Outcome<'a>]) -> usize {
         let old = &visit.page;
         let mut page = old.copy(&mut self.new.spare);
         let mut states = [State::Clean; SLOTS_MAX];
@@ -500,7 +508,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
     }
 
     /// All slots of the page after its changes, in order; there may be too many.
-    fn put_together(&mut self, visit: &'a Visit, below: &mut [Outcome<'a>]) -> Pieces<'a> {
+    fn put_together(&mut self, visit: &'a Visit<'a>, below: &mut [Outcome<'a>]) -> Pieces<'a> {
         let page: &'a Page = &visit.page;
         let shape = &page.shape;
         let edits = &self.descent.edits[visit.edits.clone()];

@@ -7,30 +7,44 @@
 //! A page that has been written out can be dropped from memory and is read again when it is needed. What comes back
 //! from [`Backing`] is not trusted: it is decoded strictly and proven by the hash its parent holds (spec: TREE-18).
 //! Only pages without pages below them are dropped, since the numbers of those below live in their parent.
+//!
+//! Nothing that stands at a number is ever changed but by taking it away, which asks for the lock of a thousand numbers
+//! alone. So whoever applies a diff holds these locks shared ([`Reading`]) and meets pages without a lock or a count for
+//! each. Who takes away never waits for them: what is held is taken away later. Hence a lock that is wanted shared
+//! is always had at once.
 
 use crate::page::{Page, PageId, Slot, Spare};
 use crate::stored::{self, Expected};
 use crate::{Backing, Hasher, PageAt, ReadError};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hint::black_box;
 use std::marker::PhantomData;
 use std::mem;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+};
 
-/// Chunk `n` of the arena has `FIRST_CHUNK << n` cells, so cells never move and finding one takes no
-/// lock.
-const FIRST_CHUNK: u32 = 1 << 10;
+/// Numbers that share a lock.
+const SHARD: u32 = 1 << 10;
+/// Chunk `n` of the arena has `1 << n` shards, so shards never move and finding one takes no lock.
 const CHUNKS: usize = 22;
+/// Pages that may wait to be taken apart.
+const GONE_MAX: usize = 8192;
 /// Loading a page is done under one of this many locks, so that no page is loaded twice at a time.
 const LOAD_LOCKS: usize = 64;
 
 /// The pages of a state and its versions. Share one among all versions of one store.
 pub struct Pages<H> {
     backing: Arc<dyn Backing>,
-    chunks: [OnceLock<Box<[Cell]>>; CHUNKS],
+    chunks: [OnceLock<Box<[Shard]>>; CHUNKS],
     versions: Mutex<Versions>,
+    /// Numbers that nobody needs, and whose pages could not be taken away yet.
+    dead: Mutex<Vec<PageId>>,
+    /// Pages that were taken away and wait to be taken apart.
+    gone: Mutex<Vec<Arc<Page>>>,
     loading: [Mutex<()>; LOAD_LOCKS],
     memory: AtomicUsize,
     unwritten: AtomicUsize,
@@ -42,25 +56,89 @@ pub struct Pages<H> {
     _hasher: PhantomData<fn() -> H>,
 }
 
-/// What stands at one number. Its lock is held for a few instructions at a time, never while anything is read.
-#[derive(Default)]
-struct Cell(Mutex<Held>);
+/// What stands at a thousand numbers.
+type Cells = Box<[Cell]>;
 
+struct Shard(RwLock<Cells>);
+
+/// What stands at one number.
 #[derive(Default)]
-struct Held {
-    page: Option<Arc<Page>>,
+#[repr(align(64))]
+struct Cell {
+    page: OnceLock<Arc<Page>>,
     /// Where the page is written.
-    at: Option<PageAt>,
+    at: OnceLock<PageAt>,
     /// The version that made the page.
-    birth: u64,
+    birth: AtomicU64,
     /// Used since the hand of eviction last passed.
-    used: bool,
+    used: AtomicBool,
 }
 
 impl Cell {
-    fn lock(&self) -> MutexGuard<'_, Held> {
+    /// The page, which then counts as used.
+    fn touch(&self) -> Option<&Arc<Page>> {
+        // Stored only when it changes, so that readers of one page do not fight over its cache line.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+        self.page.get()
+    }
+
+    fn birth(&self) -> u64 {
+        self.birth.load(Ordering::Relaxed)
+    }
+
+    /// Puts a page into an empty cell.
+    fn put(&self, page: Arc<Page>) {
+        assert!(self.page.set(page).is_ok(), "a page never changes");
+    }
+
+    fn put_place(&self, at: PageAt) {
+        assert!(self.at.set(at).is_ok(), "a page is written once");
+    }
+}
+
+impl Shard {
+    fn new() -> Self {
+        Self(RwLock::new((0..SHARD).map(|_| Cell::default()).collect()))
+    }
+
+    /// Never waits for long: whoever has it alone takes something away and is done, and nobody waits to have it alone.
+    fn read(&self) -> RwLockReadGuard<'_, Cells> {
         // Nothing panics between two changes that belong together.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To take something away; none while others read here.
+    fn alone(&self) -> Option<RwLockWriteGuard<'_, Cells>> {
+        match self.0.try_write() {
+            Ok(cells) => Some(cells),
+            Err(TryLockError::Poisoned(cells)) => Some(cells.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+/// Pages in memory, which stay there for as long as this lives. Numbers that were given out since are not in it.
+pub(crate) struct Reading<'p>(Vec<RwLockReadGuard<'p, Cells>>);
+
+impl Reading<'_> {
+    /// A page if it is in memory, which then counts as used.
+    pub(crate) fn touch(&self, id: PageId) -> Option<&Page> {
+        let cells = self.0.get((id.0 / SHARD) as usize)?;
+        cells[(id.0 % SHARD) as usize].touch().map(|page| &**page)
+    }
+
+    /// Looks at pages all at once, where looking at one after the other would wait for each.
+    fn look(&self, ids: impl Iterator<Item = PageId>) {
+        let cells = ids.map(|id| &self.0[(id.0 / SHARD) as usize][(id.0 % SHARD) as usize]);
+        black_box(cells.filter_map(|cell| cell.page.get()).fold(0, |sum, page| sum ^ page.memory()));
+    }
+
+    /// Whether a page was used of late: asked ahead, so that [`Reading::touch`] need not wait for its cell.
+    pub(crate) fn is_used(&self, id: PageId) -> bool {
+        let cells = self.0.get((id.0 / SHARD) as usize);
+        cells.is_some_and(|cells| cells[(id.0 % SHARD) as usize].used.load(Ordering::Relaxed))
     }
 }
 
@@ -91,6 +169,8 @@ impl<H: Hasher> Pages<H> {
             backing,
             chunks: [const { OnceLock::new() }; CHUNKS],
             versions: Mutex::default(),
+            dead: Mutex::default(),
+            gone: Mutex::default(),
             loading: [const { Mutex::new(()) }; LOAD_LOCKS],
             memory: AtomicUsize::new(0),
             unwritten: AtomicUsize::new(0),
@@ -115,22 +195,34 @@ impl<H: Hasher> Pages<H> {
 
     /// Drops pages that are written and have not been used of late, until at most `memory_bytes` are held or nothing
     /// more can go. Returns the bytes held afterwards. What is dropped must be readable through [`Backing`] by now.
+    ///
+    /// While a diff is being applied, what it may meet stays. Whoever applies one after the other calls
+    /// [`Pages::evict_some`] in between.
     pub fn evict(&self, memory_bytes: usize) -> usize {
-        let end = self.versions().end;
         // Once round takes the marks of use away, a second time round finds what has none.
-        for _ in 0..u64::from(end) * 2 {
+        let end = self.versions().end;
+        self.evict_some(memory_bytes, u64::from(end) * 2)
+    }
+
+    /// As [`Pages::evict`], but looks at no more than so many pages, and goes on behind them the next time.
+    pub fn evict_some(&self, memory_bytes: usize, pages: u64) -> usize {
+        let end = self.versions().end;
+        let pages = if end == 0 { 0 } else { pages };
+        for _ in 0..pages {
             if self.memory.load(Ordering::Relaxed) <= memory_bytes {
                 break;
             }
             let id = PageId(self.hand.fetch_add(1, Ordering::Relaxed) % end);
-            let mut held = self.cell(id).lock();
-            if held.at.is_none() || mem::take(&mut held.used) {
+            let (shard, offset) = self.shard(id);
+            let Some(mut cells) = shard.alone() else { continue };
+            let cell = &mut cells[offset];
+            if cell.at.get().is_none() || mem::take(cell.used.get_mut()) {
                 continue;
             }
-            let gone = held.page.take_if(|page| page.children().next().is_none());
-            drop(held);
-            if let Some(page) = gone {
-                self.memory.fetch_sub(page.memory(), Ordering::Relaxed);
+            if cell.page.get().is_some_and(|page| page.children().next().is_none()) {
+                let gone = cell.page.take();
+                drop(cells);
+                self.memory.fetch_sub(gone.map_or(0, |page| page.memory()), Ordering::Relaxed);
             }
         }
         self.memory.load(Ordering::Relaxed)
@@ -163,52 +255,57 @@ impl<H: Hasher> Pages<H> {
         if let Some(page) = self.peek(id) {
             return Ok(page);
         }
-        let Held { at, birth, .. } = *self.cell(id).lock();
+        let (at, birth) = self.with(id, |cell| (cell.at.get().copied(), cell.birth()));
         let at = at.expect("a page that is not in memory was written");
         let bytes = self.backing.page(at)?;
-        let mut made = Vec::new();
+        let mut below = Vec::new();
         let decoded = stored::decode::<H>(&bytes, expected, |at| {
             let id = self.reserve();
-            made.push(id);
-            // Not younger than its parent, and given up with it (see `Versions`).
-            *self.cell(id).lock() = Held { page: None, at: Some(at), birth, used: false };
+            below.push((id, at));
             id
         });
         let page = match decoded {
             Ok(page) => Arc::new(page),
             Err(error) => {
-                self.give_back(&made);
+                self.give_back(below.into_iter().map(|(id, _)| id));
                 return Err(ReadError::damaged(format!("page of {} bytes at {:#x}: {error}", at.len, at.place)));
             }
         };
-        if keep || !made.is_empty() {
+        for (id, at) in &below {
+            self.with(*id, |cell| {
+                // Not younger than its parent, and given up with it (see `Versions`).
+                cell.birth.store(birth, Ordering::Relaxed);
+                cell.put_place(*at);
+            });
+        }
+        if keep || !below.is_empty() {
             self.memory.fetch_add(page.memory(), Ordering::Relaxed);
-            self.cell(id).lock().page = Some(page.clone());
+            self.with(id, |cell| {
+                cell.used.store(true, Ordering::Relaxed);
+                cell.put(page.clone());
+            });
         }
         Ok(page)
     }
 
     /// The page if it is in memory, which then counts as used.
     pub(crate) fn touch(&self, id: PageId) -> Option<Arc<Page>> {
-        let mut held = self.cell(id).lock();
-        held.used = true;
-        held.page.clone()
+        self.with(id, |cell| cell.touch().cloned())
     }
 
     /// The page if it is in memory.
     pub(crate) fn peek(&self, id: PageId) -> Option<Arc<Page>> {
-        self.cell(id).lock().page.clone()
+        self.with(id, |cell| cell.page.get().cloned())
     }
 
     /// Where a page is written, if it is.
     pub(crate) fn at(&self, id: PageId) -> Option<PageAt> {
-        self.cell(id).lock().at
+        self.with(id, |cell| cell.at.get().copied())
     }
 
     /// Notes where a page was written.
     pub(crate) fn written(&self, id: PageId, at: PageAt) {
-        let before = self.cell(id).lock().at.replace(at);
-        assert!(before.is_none(), "a page is written once");
+        self.with(id, |cell| cell.put_place(at));
         self.unwritten.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -250,22 +347,19 @@ impl<H: Hasher> Pages<H> {
         let id = PageId(versions.end);
         let (chunk, _) = locate(id);
         assert!(chunk < CHUNKS, "an arena holds at most four thousand million pages");
-        self.chunks[chunk].get_or_init(|| (0..FIRST_CHUNK << chunk).map(|_| Cell::default()).collect());
+        self.chunks[chunk].get_or_init(|| (0..1 << chunk).map(|_| Shard::new()).collect());
         versions.end += 1;
         id
     }
 
-    /// Returns numbers from [`Pages::reserve_many`] of which no use was made.
-    pub(crate) fn give_back_reserved(&self, ids: Vec<PageId>) {
+    /// Returns numbers that were reserved and of which no use was made.
+    pub(crate) fn give_back(&self, ids: impl IntoIterator<Item = PageId>) {
         self.versions().free.extend(ids);
     }
 
-    /// Returns numbers from [`Pages::reserve`] that came to nothing.
-    pub(crate) fn give_back(&self, ids: &[PageId]) {
-        for id in ids {
-            *self.cell(*id).lock() = Held::default();
-        }
-        self.versions().free.extend_from_slice(ids);
+    /// Holds all pages that are in memory where they are, until it is dropped.
+    pub(crate) fn reading(&self) -> Reading<'_> {
+        Reading(self.chunks.iter().map_while(OnceLock::get).flatten().map(Shard::read).collect())
     }
 
     /// Makes a version from pages that are all new, and returns its number. It is alive until [`Pages::release`].
@@ -281,7 +375,12 @@ impl<H: Hasher> Pages<H> {
         for (id, page) in pages {
             memory += page.memory();
             count += 1;
-            *self.cell(id).lock() = Held { page: Some(Arc::new(page)), at: None, birth: number, used: true };
+            let page = Arc::new(page);
+            self.with(id, |cell| {
+                cell.birth.store(number, Ordering::Relaxed);
+                cell.used.store(true, Ordering::Relaxed);
+                cell.put(page);
+            });
         }
         self.memory.fetch_add(memory, Ordering::Relaxed);
         self.unwritten.fetch_add(count, Ordering::Relaxed);
@@ -293,37 +392,71 @@ impl<H: Hasher> Pages<H> {
         let ids: Vec<PageId> = roots.iter().map(|_| self.reserve()).collect();
         let number = self.versions().add(None, ids.clone(), Vec::new());
         for (id, at) in ids.iter().zip(roots) {
-            *self.cell(*id).lock() = Held { page: None, at: Some(*at), birth: number, used: false };
+            self.with(*id, |cell| {
+                cell.birth.store(number, Ordering::Relaxed);
+                cell.put_place(*at);
+            });
         }
         (number, ids)
     }
 
-    /// Ends a version: pages that no other needs are gone.
+    /// Ends a version: pages that no other needs are gone, or go when nobody is at them.
     pub(crate) fn release(&self, number: u64) {
-        let mut freed = Vec::new();
-        self.versions().release(number, &mut freed, self);
-        let (mut memory, mut unwritten) = (0, 0);
-        let mut spare = Spare::default();
-        for id in &freed {
-            let held = mem::take(&mut *self.cell(*id).lock());
-            unwritten += usize::from(held.at.is_none());
-            if let Some(page) = held.page {
-                memory += page.memory();
-                if let Some(page) = Arc::into_inner(page) {
-                    spare.put(page);
-                }
-            }
-        }
-        self.give_back_spare(spare);
+        let mut dead = mem::take(&mut *self.dead());
+        self.versions().release(number, &mut dead, self);
+        self.reading().look(dead.iter().copied());
+        let mut unwritten = 0;
+        let mut free = Vec::with_capacity(dead.len());
+        let mut gone = Vec::with_capacity(dead.len());
+        dead.retain(|id| {
+            let (shard, offset) = self.shard(*id);
+            let Some(mut cells) = shard.alone() else { return true };
+            let cell = mem::take(&mut cells[offset]);
+            drop(cells);
+            unwritten += usize::from(cell.at.get().is_none());
+            gone.extend(cell.page.into_inner());
+            free.push(*id);
+            false
+        });
+        let memory = gone.iter().map(|page| page.memory()).sum();
         self.memory.fetch_sub(memory, Ordering::Relaxed);
         self.unwritten.fetch_sub(unwritten, Ordering::Relaxed);
         // Only now: a number in the free list can be used again at once.
-        self.versions().free.append(&mut freed);
+        self.give_back(free);
+        self.dead().append(&mut dead);
+        let mut waiting = self.gone();
+        waiting.append(&mut gone);
+        if waiting.len() > GONE_MAX {
+            drop(waiting);
+            self.take_apart();
+        }
     }
 
-    fn cell(&self, id: PageId) -> &Cell {
-        let (chunk, offset) = locate(id);
-        &self.chunks[chunk].get().expect("a number in use has a cell")[offset]
+    /// Takes pages that are gone apart, to make new ones of: most of it is waiting for memory.
+    pub(crate) fn take_apart(&self) {
+        let gone = mem::take(&mut *self.gone());
+        let mut spare = Spare::default();
+        gone.into_iter().filter_map(Arc::into_inner).for_each(|page| spare.put(page));
+        self.give_back_spare(spare);
+    }
+
+    fn gone(&self) -> MutexGuard<'_, Vec<Arc<Page>>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dead(&self) -> MutexGuard<'_, Vec<PageId>> {
+        self.dead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What stands at a number in use.
+    fn with<T>(&self, id: PageId, look: impl FnOnce(&Cell) -> T) -> T {
+        let (shard, offset) = self.shard(id);
+        look(&shard.read()[offset])
+    }
+
+    fn shard(&self, id: PageId) -> (&Shard, usize) {
+        let (chunk, shard) = locate(id);
+        (&self.chunks[chunk].get().expect("a number in use has a cell")[shard], (id.0 % SHARD) as usize)
     }
 
     fn versions(&self) -> MutexGuard<'_, Versions> {
@@ -342,12 +475,11 @@ impl<H: Hasher> fmt::Debug for Pages<H> {
     }
 }
 
-/// The chunk and the offset of a number.
+/// The chunk that the shard of a number is in, and its place there.
 fn locate(id: PageId) -> (usize, usize) {
-    let shifted = u64::from(id.0) + u64::from(FIRST_CHUNK);
-    let chunk = shifted.ilog2() - FIRST_CHUNK.ilog2();
-    let offset = usize::try_from(shifted - (u64::from(FIRST_CHUNK) << chunk)).expect("an offset is below 2^32");
-    (chunk as usize, offset)
+    let shifted = id.0 / SHARD + 1;
+    let chunk = shifted.ilog2();
+    (chunk as usize, (shifted - (1 << chunk)) as usize)
 }
 
 /// Which versions there are, and which pages go with them.
@@ -408,12 +540,12 @@ impl Versions {
         let version = self.all.remove(&number).expect("it was just looked at");
         let mut open = version.roots;
         while let Some(id) = open.pop() {
-            let held = pages.cell(id).lock();
-            if version.parent.is_some_and(|parent| held.birth <= parent) {
-                continue;
-            }
-            freed.push(id);
-            open.extend(held.page.iter().flat_map(|page| page.children()));
+            pages.with(id, |cell| {
+                if version.parent.is_none_or(|parent| cell.birth() > parent) {
+                    freed.push(id);
+                    open.extend(cell.page.get().into_iter().flat_map(|page| page.children()));
+                }
+            });
         }
         let parent = version.parent?;
         self.all.get_mut(&parent).expect("parents outlive their children").children.retain(|child| *child != number);
@@ -427,7 +559,7 @@ impl Versions {
         let heir = self.all.get_mut(&child).expect("children are known to their parents");
         for id in heir.retired.drain(..) {
             match version.parent {
-                Some(parent) if pages.cell(id).lock().birth <= parent => version.retired.push(id),
+                Some(parent) if pages.with(id, Cell::birth) <= parent => version.retired.push(id),
                 _ => freed.push(id),
             }
         }
@@ -455,14 +587,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_fill_chunk_after_chunk() {
+    fn shards_fill_chunk_after_chunk() {
         let mut expected = (0, 0);
-        for id in 0..FIRST_CHUNK * 9 {
-            assert_eq!(locate(PageId(id)), expected);
+        for shard in 0..1000 {
+            assert_eq!(locate(PageId(shard * SHARD)), expected);
+            assert_eq!(locate(PageId(shard * SHARD + SHARD - 1)), expected);
             expected.1 += 1;
-            if expected.1 == (FIRST_CHUNK as usize) << expected.0 {
+            if expected.1 == 1 << expected.0 {
                 expected = (expected.0 + 1, 0);
             }
         }
+        assert_eq!(locate(PageId(u32::MAX)).0, CHUNKS);
     }
 }

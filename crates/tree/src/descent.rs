@@ -3,12 +3,15 @@
 //! Nothing is changed here. What comes out is which pages are met, what is done in each of them, and what stood in the
 //! place of each change.
 
+use crate::arena::{Pages, Reading};
 use crate::page::{Page, PageId, Slot, Spot};
+use crate::stored::Expected;
 use crate::tree::{entry, root_expected};
 use crate::{Entry, Hasher, Place, ReadError, Tree, arena, bits};
 use keelstone_codec::{Hash, Namespace};
+use std::hint::black_box;
 use std::mem;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 /// One change of one key.
@@ -31,15 +34,18 @@ impl Op {
     }
 }
 
+/// Pages that are gone through together: enough that their waits are one, few enough that what was touched is still in
+/// the nearest cache.
+const TOGETHER: usize = 16;
 /// Fewer changes are led down in one go: starting a thread costs as much as some ten of them. Tests divide few as well.
 const SPREAD_MIN: usize = if cfg!(test) { 8 } else { 256 };
 /// A descent divides at a level with this many pages for each limb, so that limbs come out alike.
 const LIMB_PAGES: usize = if cfg!(test) { 1 } else { 16 };
 
 /// The first pass: which pages are met, and what happens in each.
-pub(crate) struct Descent {
+pub(crate) struct Descent<'r> {
     /// Pages above come before pages below; those below one page stand together.
-    pub(crate) visits: Vec<Visit>,
+    pub(crate) visits: Vec<Visit<'r>>,
     pub(crate) edits: Vec<Edit>,
     /// What stood in the place of the changes from `first` on.
     pub(crate) replaced: Vec<Option<Entry>>,
@@ -48,14 +54,47 @@ pub(crate) struct Descent {
     pub(crate) open: usize,
 }
 
-pub(crate) struct Visit {
+pub(crate) struct Visit<'r> {
     pub(crate) id: PageId,
-    pub(crate) page: Arc<Page>,
+    pub(crate) page: Met<'r>,
     pub(crate) above: Above,
     /// In [`Descent::edits`], by slot and then by key.
     pub(crate) edits: Range<usize>,
     /// In [`Descent::visits`], by slot.
     pub(crate) below: Range<usize>,
+}
+
+/// A page on the way down.
+#[derive(Clone)]
+pub(crate) enum Met<'r> {
+    /// It was in memory and stays there.
+    Here(&'r Page),
+    /// It had to be read.
+    Read(Arc<Page>),
+}
+
+impl<'r> Met<'r> {
+    fn at<'e, H: Hasher>(
+        pages: &Pages<H>,
+        reading: &'r Reading<'_>,
+        id: PageId,
+        expected: impl FnOnce() -> Expected<'e>,
+    ) -> Result<Self, ReadError> {
+        match reading.touch(id) {
+            Some(page) => Ok(Self::Here(page)),
+            None => Ok(Self::Read(pages.load(id, &expected())?)),
+        }
+    }
+}
+
+impl Deref for Met<'_> {
+    type Target = Page;
+    fn deref(&self) -> &Page {
+        match self {
+            Self::Here(page) => page,
+            Self::Read(page) => page,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -77,8 +116,8 @@ pub(crate) struct Edit {
 
 /// Pages next to one another at which a descent goes on, and the changes it takes there. Limbs of one descent have no
 /// page and no change in common.
-pub(crate) struct Limb {
-    pages: Vec<(PageId, Arc<Page>)>,
+pub(crate) struct Limb<'r> {
+    pages: Vec<(PageId, Met<'r>)>,
     front: Front,
 }
 
@@ -90,37 +129,49 @@ struct Front {
     ends: Vec<usize>,
 }
 
-impl Descent {
+impl<'r> Descent<'r> {
     fn new(changes: Range<usize>) -> Self {
-        Self { visits: Vec::new(), edits: Vec::new(), replaced: vec![None; changes.len()], first: changes.start, open: 0 }
+        Self {
+            visits: Vec::new(),
+            edits: Vec::new(),
+            replaced: vec![None; changes.len()],
+            first: changes.start,
+            open: 0,
+        }
     }
 
     /// Descends from the top. If changes are many, it stops where they have spread over enough pages to go on with in
     /// so many limbs.
     pub(crate) fn run<H: Hasher>(
         tree: &Tree<H>,
+        reading: &'r Reading<'_>,
         parts: &[(Namespace, Range<usize>)],
         changes: &[Change<'_>],
         limbs: usize,
-    ) -> Result<(Self, Vec<Limb>), ReadError> {
+    ) -> Result<(Self, Vec<Limb<'r>>), ReadError> {
         let mut out = Self::new(0..changes.len());
         let mut front = Front::default();
         for (part, (namespace, range)) in parts.iter().enumerate() {
             if let Some(space) = tree.space(namespace) {
-                let page = tree.pages().load(space.page, &root_expected(space))?;
+                let page = Met::at(tree.pages(), reading, space.page, || root_expected(space))?;
                 out.visits.push(Visit { id: space.page, page, above: Above::Nothing(part), edits: 0..0, below: 0..0 });
                 front.queue.extend(range.clone().map(|change| u32::try_from(change).expect("a diff has fewer writes")));
                 front.ends.push(front.queue.len());
             }
         }
         let stop = if limbs > 1 && changes.len() >= SPREAD_MIN { limbs * LIMB_PAGES } else { usize::MAX };
-        let front = out.go_down(tree, changes, front, stop)?;
+        let front = out.go_down(tree.pages(), reading, changes, front, stop)?;
         let limbs = front.divide(&out.visits[out.open..], limbs);
         Ok((out, limbs))
     }
 
     /// Goes on where another stopped.
-    pub(crate) fn go_on<H: Hasher>(tree: &Tree<H>, limb: Limb, changes: &[Change<'_>]) -> Result<Self, ReadError> {
+    pub(crate) fn go_on<H: Hasher>(
+        tree: &Tree<H>,
+        reading: &'r Reading<'_>,
+        limb: Limb<'r>,
+        changes: &[Change<'_>],
+    ) -> Result<Self, ReadError> {
         let Limb { pages, front } = limb;
         // Its changes lie together, but for those that found their place further up.
         let first = front.queue.iter().min().map_or(0, |change| *change as usize);
@@ -133,62 +184,83 @@ impl Descent {
             edits: 0..0,
             below: 0..0,
         }));
-        out.go_down(tree, changes, front, usize::MAX)?;
+        out.go_down(tree.pages(), reading, changes, front, usize::MAX)?;
         Ok(out)
     }
 
     /// Takes in what a limb found in the place of its changes.
-    pub(crate) fn learn(&mut self, limb: &Self) {
+    pub(crate) fn learn(&mut self, limb: &Descent<'_>) {
         for (to, from) in self.replaced[limb.first - self.first..].iter_mut().zip(&limb.replaced) {
             *to = to.or(*from);
         }
     }
 
     /// Goes down level by level, to the end or to a level of at least `stop` visits, and says what is left to do there.
+    ///
+    /// Far down every page is in no cache. So it is done in steps, each for some pages together, and before each step all
+    /// it will look at is touched: then these waits are one.
     fn go_down<H: Hasher>(
         &mut self,
-        tree: &Tree<H>,
+        pages: &Pages<H>,
+        reading: &'r Reading<'_>,
         changes: &[Change<'_>],
         mut front: Front,
         stop: usize,
     ) -> Result<Front, ReadError> {
         let mut next = Front::default();
         let mut routed: Vec<(u8, u32)> = Vec::new();
+        let mut ends: Vec<usize> = Vec::with_capacity(TOGETHER);
         let mut level = 0..self.visits.len();
         while !level.is_empty() && level.len() < stop {
             let mut start = 0;
-            for (index, end) in level.clone().zip(&front.ends) {
-                let page = self.visits[index].page.clone();
-                let shape = &page.shape;
+            for first in level.clone().step_by(TOGETHER) {
+                let visits = first..level.end.min(first + TOGETHER);
+                black_box(self.visits[visits.clone()].iter().fold(0, |sum, visit| sum ^ visit.page.shape.touch()));
                 routed.clear();
-                routed.extend(
-                    front.queue[start..*end]
-                        .iter()
-                        .map(|change| (Spot::Slot(shape.route(changes[*change as usize].key)).pack(), *change)),
-                );
-                start = *end;
-                // Bits that are not critical are skipped on the way, so slots need not ascend with the keys.
-                if !routed.is_sorted() {
-                    routed.sort_unstable();
+                ends.clear();
+                for index in visits.clone() {
+                    let shape = &self.visits[index].page.shape;
+                    let end = front.ends[index - level.start];
+                    let own = routed.len();
+                    routed.extend(
+                        front.queue[start..end]
+                            .iter()
+                            .map(|change| (Spot::Slot(shape.route(changes[*change as usize].key)).pack(), *change)),
+                    );
+                    start = end;
+                    // Bits that are not critical are skipped on the way, so slots need not ascend with the keys.
+                    if !routed[own..].is_sorted() {
+                        routed[own..].sort_unstable();
+                    }
+                    ends.push(routed.len());
                 }
-                let (first_edit, first_below) = (self.edits.len(), self.visits.len());
-                for group in routed.chunk_by(|a, b| a.0 == b.0) {
-                    let slot = usize::from(group[0].0);
-                    match arena::expected(&page.slots()[slot], shape.key(slot)) {
-                        None => self.meet_entry(&page, group, changes),
-                        Some((id, expected)) => {
-                            let queued = next.queue.len();
-                            self.meet_page(&page, group, changes, &mut next.queue);
-                            if next.queue.len() > queued {
-                                let page = tree.pages().load(id, &expected)?;
-                                self.visits.push(Visit { id, page, above: Above::Slot(slot), edits: 0..0, below: 0..0 });
-                                next.ends.push(next.queue.len());
-                            }
+                self.touch(reading, &visits, &routed, &ends);
+                let mut at = 0;
+                for (index, end) in visits.zip(&ends) {
+                    let page = self.visits[index].page.clone();
+                    let (first_edit, first_below) = (self.edits.len(), self.visits.len());
+                    for group in routed[at..*end].chunk_by(|a, b| a.0 == b.0) {
+                        let slot = usize::from(group[0].0);
+                        let Some(id) = page.slots()[slot].below() else {
+                            self.meet_entry(&page, group, changes);
+                            continue;
+                        };
+                        let queued = next.queue.len();
+                        self.meet_page(&page, group, changes, &mut next.queue);
+                        if next.queue.len() > queued {
+                            let expected = || {
+                                let expected = arena::expected(&page.slots()[slot], page.shape.key(slot));
+                                expected.expect("the slot is a page").1
+                            };
+                            let page = Met::at(pages, reading, id, expected)?;
+                            self.visits.push(Visit { id, page, above: Above::Slot(slot), edits: 0..0, below: 0..0 });
+                            next.ends.push(next.queue.len());
                         }
                     }
+                    self.visits[index].edits = first_edit..self.edits.len();
+                    self.visits[index].below = first_below..self.visits.len();
+                    at = *end;
                 }
-                self.visits[index].edits = first_edit..self.edits.len();
-                self.visits[index].below = first_below..self.visits.len();
             }
             level = level.end..self.visits.len();
             mem::swap(&mut front, &mut next);
@@ -197,6 +269,30 @@ impl Descent {
         }
         self.open = level.start;
         Ok(front)
+    }
+
+    /// Touches the slots that changes were routed to, their keys, and the pages behind them. `ends` says where in `routed`
+    /// those of each visit end.
+    fn touch(&self, reading: &Reading<'_>, visits: &Range<usize>, routed: &[(u8, u32)], ends: &[usize]) {
+        let mut at = 0;
+        let mut sum = 0;
+        let mut below = [PageId(0); TOGETHER];
+        let mut count = 0;
+        for (visit, end) in self.visits[visits.clone()].iter().zip(ends) {
+            for (slot, _) in &routed[at..*end] {
+                let slot = usize::from(*slot);
+                sum ^= visit.page.shape.key(slot).first().copied().unwrap_or_default();
+                if let (Some(id), true) = (visit.page.slots()[slot].below(), count < TOGETHER) {
+                    below[count] = id;
+                    count += 1;
+                }
+            }
+            at = *end;
+        }
+        // First where the pages are, then the pages.
+        sum ^= below[..count].iter().fold(0, |sum, id| sum ^ u8::from(reading.is_used(*id)));
+        let pages = below[..count].iter().filter_map(|id| reading.touch(*id));
+        black_box(pages.fold(sum, |sum, page| sum ^ u8::from(page.memory() == 0)));
     }
 
     /// Changes that were led to an entry.
@@ -237,8 +333,8 @@ impl Descent {
 
 impl Front {
     /// Divides what is left to do at `visits` into at most so many limbs, each with about as many changes.
-    fn divide(self, visits: &[Visit], limbs: usize) -> Vec<Limb> {
-        let mut out: Vec<Limb> = Vec::new();
+    fn divide<'r>(self, visits: &[Visit<'r>], limbs: usize) -> Vec<Limb<'r>> {
+        let mut out: Vec<Limb<'r>> = Vec::new();
         let (mut start, mut full) = (0, 0);
         for (visit, end) in visits.iter().zip(&self.ends) {
             if start >= full {

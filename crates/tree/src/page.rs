@@ -237,6 +237,12 @@ impl Shape {
         }
     }
 
+    /// Looks at what leads a key to its slot and to the slot's key, so that it is near when it is needed.
+    #[inline]
+    pub(crate) fn touch(&self) -> u8 {
+        self.len ^ self.children[NODES_MAX / 2][0] ^ self.ends[SLOTS_MAX / 2] as u8 ^ self.order[NODES_MAX - 1]
+    }
+
     /// The slots of the largest subtree that has `slot` in it and no critical bit at or above `crit`.
     pub(crate) fn span(&self, slot: usize, crit: u16) -> (usize, usize) {
         let crits = self.crits();
