@@ -1,7 +1,7 @@
 //! What an update of the tree costs in memory: no store, no disk, values hashed but kept nowhere.
 //!
 //! ```text
-//! cargo run --release -p keelstone-tree --example tree_bench [keys] [blocks] [writes a block] [threads]
+//! cargo run --release -p keelstone-tree --example tree_bench [keys] [blocks] [writes a block] [threads] [versions held]
 //! ```
 //!
 //! Keys are 32 bytes and values 100; of the writes 80% overwrite, 10% insert and 10% delete, as in the workload W2 of
@@ -10,8 +10,13 @@
 
 use keelstone_codec::{Bytes, Key, Namespace, Value, splitmix64};
 use keelstone_tree::{Backing, Blake3, Diff, Hasher, PageAt, Pages, Place, ReadError, Sha256, Tree, Write};
+use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
+
+/// That of the binary: of the time a block takes much goes by in it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 struct Nowhere;
 impl Backing for Nowhere {
@@ -54,6 +59,8 @@ fn on_processor() -> Duration {
 
 #[derive(Default)]
 struct Spent {
+    /// Versions before the last that are kept, as a store keeps some at hand.
+    held: usize,
     processor: Duration,
     prepare: Vec<Duration>,
     commit: Vec<Duration>,
@@ -62,14 +69,15 @@ struct Spent {
 }
 
 impl Spent {
-    fn apply<H: Hasher>(&mut self, tree: &mut Tree<H>, diff: &Diff) {
+    fn apply<H: Hasher>(&mut self, versions: &mut VecDeque<Tree<H>>, diff: &Diff) {
         let processor = on_processor();
         let start = Instant::now();
-        let draft = tree.prepare(diff).expect("all in memory");
+        let draft = versions[0].prepare(diff).expect("all in memory");
         let prepared = Instant::now();
         let next = draft.commit(|index| Place(index as u64));
         let committed = Instant::now();
-        *tree = next;
+        versions.push_front(next);
+        versions.truncate(self.held + 1);
         self.release.push(committed.elapsed());
         self.prepare.push(prepared - start);
         self.commit.push(committed - prepared);
@@ -98,23 +106,23 @@ impl Spent {
     }
 }
 
-fn run<H: Hasher>(keys: u64, blocks: u64, per_block: u64, threads: NonZeroUsize) {
+fn run<H: Hasher>(keys: u64, blocks: u64, per_block: u64, threads: NonZeroUsize, held: usize) {
     println!("{}: {keys} keys, {blocks} blocks of {per_block} writes", H::KIND);
     let namespace = Namespace::new("bench").expect("a name");
     let pages = Pages::<H>::on_threads(std::sync::Arc::new(Nowhere), threads);
-    let mut tree = Tree::empty(&pages);
+    let mut versions = VecDeque::from([Tree::empty(&pages)]);
     let mut random = Random(1);
-    let mut spent = Spent::default();
+    let mut spent = Spent { held, ..Spent::default() };
     for block in 0..keys.div_ceil(10_000) {
         let numbers = block * 10_000..(block * 10_000 + 10_000).min(keys);
         let writes = numbers.map(|number| Write { key: key(number), value: Some(value(&mut random)) }).collect();
-        spent.apply(&mut tree, &diff(&namespace, writes));
+        spent.apply(&mut versions, &diff(&namespace, writes));
     }
     spent.print("load");
     let stats = pages.stats();
     println!("memory: {} bytes a key, {} keys in {} pages", stats.memory_bytes as u64 / keys, keys, stats.pages);
 
-    let mut spent = Spent::default();
+    let mut spent = Spent { held, ..Spent::default() };
     let mut last = keys;
     for _ in 0..blocks {
         let write = |index| match index % 10 {
@@ -126,10 +134,11 @@ fn run<H: Hasher>(keys: u64, blocks: u64, per_block: u64, threads: NonZeroUsize)
             _ => Write { key: key(random.next() % keys), value: Some(value(&mut random)) },
         };
         let diff = diff(&namespace, (0..per_block).map(write).collect());
-        spent.apply(&mut tree, &diff);
+        spent.apply(&mut versions, &diff);
     }
     spent.print("update");
 
+    let tree = &versions[0];
     let sample: Vec<Key> = (0..200_000).map(|_| key(random.next() % keys)).collect();
     let start = Instant::now();
     let found = sample.iter().filter(|key| tree.find(&namespace, key).expect("in memory").is_some()).count();
@@ -144,8 +153,9 @@ fn main() {
         |index, default| std::env::args().nth(index).map_or(default, |text: String| text.parse().expect("a number"));
     let (keys, blocks, per_block) = (number(1, 1_000_000), number(2, 200), number(3, 1_000));
     let threads = usize::try_from(number(4, 1)).ok().and_then(NonZeroUsize::new).expect("one or more");
-    run::<Blake3>(keys, blocks, per_block, threads);
-    if std::env::args().nth(5).is_some() {
-        run::<Sha256>(keys, blocks, per_block, threads);
+    let held = usize::try_from(number(5, 3)).expect("a small number");
+    run::<Blake3>(keys, blocks, per_block, threads, held);
+    if std::env::args().nth(6).is_some() {
+        run::<Sha256>(keys, blocks, per_block, threads, held);
     }
 }
