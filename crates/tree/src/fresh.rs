@@ -109,17 +109,18 @@ impl NewPages {
     ) -> usize {
         let index = self.all.len();
         let number = u32::try_from(index).expect("a diff makes fewer than 2^32 pages");
-        // For slots, then for nodes: the height if something at or below it changed.
-        let mut heights = [None::<u16>; 2 * SLOTS_MAX];
+        // For slots, then for nodes, as they are packed: one more than the height if something at or below it changed,
+        // else zero.
+        let mut heights = [0u16; 2 * SLOTS_MAX];
         let mut fresh = 0;
         for (slot, state) in states.iter().enumerate() {
             heights[slot] = match *state {
-                State::Clean => None,
-                State::Touched => Some(0),
+                State::Clean => 0,
+                State::Touched => 1,
                 State::Fresh => {
                     fresh |= 1 << slot;
                     self.note(0, number, Spot::Slot(slot));
-                    Some(0)
+                    1
                 }
                 State::New(below) => {
                     self.all[below].up = Up::Page(index, Spot::Slot(slot).pack());
@@ -128,23 +129,24 @@ impl NewPages {
                         let hash = self.all[below].page.top().hash;
                         page.slots_mut()[slot].set_hash(hash);
                     }
-                    self.all[below].height
+                    self.all[below].height.map_or(0, |height| height + 1)
                 }
             };
         }
         let shape = page.shape.clone();
         for node in shape.order().iter().map(|node| usize::from(*node)) {
+            let below = shape.packed_children(node).map(|spot| heights[usize::from(spot)]);
+            let below = below[0].max(below[1]);
+            if below == 0 && !lost(node) {
+                continue;
+            }
+            let height = below.max(1);
+            heights[usize::from(Spot::Node(node).pack())] = height + 1;
             let [left, right] = shape.children(node);
-            let below = [left, right].map(|spot| heights[usize::from(spot.pack())]);
-            let height = match below[0].max(below[1]) {
-                None if !lost(node) => continue,
-                highest => highest.unwrap_or(0) + 1,
-            };
-            heights[usize::from(Spot::Node(node).pack())] = Some(height);
             page.nodes_mut()[node].totals = page.totals_at(left) + page.totals_at(right);
             self.note(height, number, Spot::Node(node));
         }
-        let height = heights[usize::from(shape.root().pack())];
+        let height = heights[usize::from(shape.root().pack())].checked_sub(1);
         self.all.push(NewPage { id, page, fresh, up: Up::Nobody, height });
         if self.all.len() - self.hashed >= HASH_PAGES {
             self.hash::<H>();

@@ -200,6 +200,12 @@ impl Shape {
         self.children[node].map(Spot::unpack)
     }
 
+    /// The same, packed.
+    #[inline]
+    pub(crate) fn packed_children(&self, node: usize) -> [u8; 2] {
+        self.children[node]
+    }
+
     /// The page's own root.
     #[inline]
     pub(crate) fn root(&self) -> Spot {
