@@ -13,12 +13,13 @@
 //! | check it | [`Ledger::replay`], [`Ledger::transition`], [`verify_transition`], [`Ledger::verify_audit`] |
 //! | go back in it | [`Ledger::key_history`], [`Ledger::rebuild`] |
 //! | know what a bundle will come to, with no store, and prove it | [`Ledger::witness`], [`foresee`], [`BundleProof`] |
-//! | sign | [`SecretKey`], [`Transaction::sign`] |
+//! | sign | [`SecretKey`], [`Transaction::sign`], [`Attestation::sign`] |
 //! | take over a network of Xian's software | [`Genesis::import_xian`], [`xian::export`], [`modules::contracts`] |
 //!
 //! Rules: `spec/ledger.md`. Vectors: `spec/vectors/ledger.json`.
 #![forbid(unsafe_code)]
 
+mod attestation;
 mod audit;
 mod block;
 mod bodies;
@@ -43,6 +44,7 @@ mod validators;
 mod vouched;
 pub mod xian;
 
+pub use attestation::{Attestation, SignedAttestation};
 pub use audit::{
     AUDIT, AUDIT_RECORDS_MAX, Appended, AuditBlock, AuditEvent, AuditFault, AuditLog, AuditOperation, AuditProof,
     AuditProofError, AuditRecord, AuditVerdict, BlockAudit, Checkpoint, LoggedRecord, SignedCheckpoint, log_place,

@@ -6,9 +6,9 @@ use keelstone_execution::mmr::{Domain, Mmr, MmrConsistency, MmrInclusion, Place,
 use keelstone_execution::{Bundle, BundleId, FunctionHash, Mode, Operation, Recorder, Registry, SessionId, Summary};
 use keelstone_ledger::xian::{self, Import};
 use keelstone_ledger::{
-    AuditEvent, AuditOperation, AuditProof, AuditRecord, Block, BlockAudit, BlockRecord, BundleProof, Checkpoint,
-    Continuation, Failure, Genesis, Inherited, ListProof, Progress, Receipt, SecretKey, Setting, SignedCheckpoint,
-    SignedTransaction, Transaction, Verdict, foresee, list_root, modules,
+    Attestation, AuditEvent, AuditOperation, AuditProof, AuditRecord, Block, BlockAudit, BlockRecord, BundleProof,
+    Checkpoint, Continuation, Failure, Genesis, Inherited, ListProof, Progress, Receipt, SecretKey, Setting,
+    SignedAttestation, SignedCheckpoint, SignedTransaction, Transaction, Verdict, foresee, list_root, modules,
 };
 use keelstone_tree::{Blake3, Diff, MemoryTree};
 use std::convert::Infallible;
@@ -188,6 +188,27 @@ fn range_proofs() -> Vec<Vec<u8>> {
         proof.map(|proof| (Mmr::<Listed>::of(&LISTED[..count]), proof).to_bytes())
     };
     [item(0), item(7), item(10), since(0), since(5), since(11)].map(|Ok(bytes)| bytes).into()
+}
+
+pub(crate) const ATTESTATION: Target = Target { name: "attestation", run: attestation, seeds: attestations };
+
+/// What a producer says of a version has one encoding, and nobody else can say it in its name.
+fn attestation(input: &[u8]) -> bool {
+    canonical::<SignedAttestation>(input).is_some_and(|signed| {
+        let is_honest = signed == *ATTESTED;
+        assert!(is_honest || signed.signer != ATTESTED.signer || signed.verify().is_err());
+        true
+    })
+}
+
+static ATTESTED: LazyLock<SignedAttestation> = LazyLock::new(|| {
+    let (chain_id, root) = (ChainId::new("Test-1").expect("a chain id"), Root(Hash([2; 32])));
+    Attestation { chain_id, genesis_hash: Hash([1; 32]), height: Height(4), root, said_at: Timestamp(5) }
+        .sign(&SecretKey::from_seed(&[5; 32]))
+});
+
+fn attestations() -> Vec<Vec<u8>> {
+    vec![ATTESTED.to_bytes()]
 }
 
 pub(crate) const AUDIT: Target = Target { name: "audit", run: audit, seeds: audits };
