@@ -13,6 +13,7 @@
 pub mod consistency;
 pub mod delta;
 pub mod library;
+pub mod mirror;
 pub mod peers;
 pub mod recovery;
 pub mod snapshot;

@@ -72,6 +72,8 @@ pub const TARGETS: &[Target] = &[
     sync::CHUNK,
     sync::WIRE,
     sync::DELTA,
+    sync::MIRROR,
+    chain::ATTESTATION,
     sync::PEER_REQUEST,
     sync::PEER_RESPONSE,
     sync::CHECK_CURSOR,

@@ -7,6 +7,7 @@ use keelstone_codec::{
 };
 use keelstone_sync::consistency::Cursor;
 use keelstone_sync::delta::{ApplyError, Delta, DeltaError};
+use keelstone_sync::mirror::Head;
 use keelstone_sync::peers::{Frame, HeightDiff, Heights, Request, Response, Status, Version as At, Why};
 use keelstone_sync::recovery::{Attempt, Depth, Report, SignedReport, Strategy, Trust};
 use keelstone_sync::snapshot::{Metadata, Plan, Skeleton, SnapshotParams, pack, unpack};
@@ -111,6 +112,18 @@ fn wires() -> Vec<Vec<u8>> {
     [0, 1, 9].map(|level| pack(&text, level).expect("a small chunk")).to_vec()
 }
 
+pub(crate) const MIRROR: Target = Target { name: "mirror_head", run: mirror, seeds: mirrors };
+
+/// What a mirror says of itself has one encoding.
+fn mirror(input: &[u8]) -> bool {
+    canonical::<Head>(input).is_some()
+}
+
+fn mirrors() -> Vec<Vec<u8>> {
+    let head = |certificate: &[u8]| Head { height: Height(5), certificate: Blob::new(certificate).expect("short") };
+    vec![head(b"").to_bytes(), head(b"certificate").to_bytes()]
+}
+
 pub(crate) const DELTA: Target = Target { name: "delta", run: delta, seeds: deltas };
 
 /// The known state with something added, changed and taken away.
@@ -184,6 +197,7 @@ fn requests() -> Vec<Vec<u8>> {
         Request::GetRange { at: at(), namespace: namespace.clone(), start, end: None },
         Request::GetRootAt { height: Height(5) },
         Request::GetEntry { at: at(), namespace, key },
+        Request::GetCertificate,
     ];
     bodies.into_iter().map(|body| Frame { id: 1, body }.to_bytes()).collect()
 }
@@ -210,6 +224,7 @@ fn responses() -> Vec<Vec<u8>> {
         Response::Range { next: Key::new([7]).ok(), proof: proof.clone() },
         Response::RootAt(at()),
         Response::Entry(proof),
+        Response::Certificate(Blob::new([7]).expect("a byte")),
         Response::Unavailable(Why::NotKept),
         Response::Busy { retry_after_ms: 5 },
     ];

@@ -1,7 +1,7 @@
 //! What a comparison says, what follows from it, and where two states part.
 
 use super::*;
-use crate::peers::{PeerId, Server, ServerLimits, Status, Tick, Version, Versions, Why};
+use crate::peers::{CERTIFICATE_BYTES_MAX, PeerId, Server, ServerLimits, Status, Tick, Version, Versions, Why};
 use crate::snapshot::SnapshotParams;
 use crate::testing::{State, name, state, states};
 use keelstone_codec::{Blob, ChainId, Decode, Encode, Hash, Height, Key, Namespace, Root, Value};
@@ -28,6 +28,9 @@ impl Versions for Memory {
     }
     fn diff(&self, _: Height) -> Result<Option<Diff>, ReadError> {
         Ok(None)
+    }
+    fn certificate(&self) -> Option<Blob<CERTIFICATE_BYTES_MAX>> {
+        None
     }
 }
 

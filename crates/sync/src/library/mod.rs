@@ -25,6 +25,7 @@ mod verify;
 pub use archive::{Expected, Origin};
 pub use create::{Listener, Making, Phase, Progress};
 pub use disk::SnapshotId;
+pub(crate) use disk::{chunk_file, index_file};
 pub use extract::{EXTRACT_BYTES_MAX, Extract};
 pub use index::{INDEX_BYTES_MAX, Index, Stored};
 pub use tar::{Stream, TarError};

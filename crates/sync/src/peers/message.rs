@@ -26,6 +26,9 @@ pub const HEIGHTS_MAX: usize = 1024;
 /// Most bytes of a proof in a response (spec: PEER-4): the longest value and its way.
 pub const PROOF_BYTES_MAX: usize = 9 << 20;
 
+/// Most bytes of what certifies a version (spec: PEER-14).
+pub const CERTIFICATE_BYTES_MAX: usize = 1024;
+
 /// One state of the chain: its height and its root. In a request it is what the asker trusts; in a response, a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 #[codec(shapeless)]
@@ -138,6 +141,8 @@ pub enum Request {
         /// Which key.
         key: Key,
     },
+    /// What certifies the newest version you can certify.
+    GetCertificate,
 }
 
 /// Where a peer says it stands. Only claims: a target never comes from here.
@@ -222,6 +227,8 @@ pub enum Response {
         /// In how many milliseconds it is worth asking again.
         retry_after_ms: u32,
     },
+    /// To [`Request::GetCertificate`], not read yet.
+    Certificate(Blob<CERTIFICATE_BYTES_MAX>),
 }
 
 /// Why a peer cannot help.

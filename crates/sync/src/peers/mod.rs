@@ -29,8 +29,8 @@ pub use crate::snapshot::StagingError;
 use joiner::Dice;
 pub use joiner::{Effect, Ended, EntriesError, Event, Joiner, Misconduct, PeerId, Settings, Tick};
 pub use message::{
-    Body, Frame, HEIGHTS_MAX, HeightDiff, Heights, PROOF_BYTES_MAX, ProofBytes, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX,
-    Request, Response, Status, UNITS_MAX, Version, Why,
+    Body, CERTIFICATE_BYTES_MAX, Frame, HEIGHTS_MAX, HeightDiff, Heights, PROOF_BYTES_MAX, ProofBytes,
+    REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Request, Response, Status, UNITS_MAX, Version, Why,
 };
 pub use progress::Progress;
 pub use server::{Server, ServerLimits, Versions, header_query};

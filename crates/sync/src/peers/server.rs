@@ -8,7 +8,8 @@
 //! Rules: `spec/peers.md`, PEER-11 and PEER-12.
 
 use super::{
-    HeightDiff, PeerId, ProofBytes, RESPONSE_BYTES_MAX, Request, Response, Status, Tick, UNITS_MAX, Version, Why,
+    CERTIFICATE_BYTES_MAX, HeightDiff, PeerId, ProofBytes, RESPONSE_BYTES_MAX, Request, Response, Status, Tick,
+    UNITS_MAX, Version, Why,
 };
 use crate::snapshot::{Plan, PlanError, SnapshotParams, WIRE_BYTES_MAX, pack};
 use keelstone_codec::{Blob, BoundedList, BoundedSet, Encode, Height, Key, Namespace, OrderedKey, Root};
@@ -38,6 +39,9 @@ pub trait Versions {
     /// # Errors
     /// [`ReadError`].
     fn diff(&self, height: Height) -> Result<Option<Diff>, ReadError>;
+
+    /// What certifies the newest version that can be certified; none if there is nothing.
+    fn certificate(&self) -> Option<Blob<CERTIFICATE_BYTES_MAX>>;
 }
 
 /// What bounds a server's generosity. Everything has a default that works.
@@ -263,6 +267,10 @@ impl<V: Versions> Server<V> {
                 Ok(Response::Nodes(wire(&raw, level)?))
             }
             Request::GetChunks { at, units } => self.chunks(now, peer, at, units),
+            Request::GetCertificate => {
+                let certificate = self.versions.certificate();
+                Ok(Response::Certificate(certificate.ok_or(Refusal::Unavailable(Why::NotKept))?))
+            }
             Request::GetHeader { at, heights } => {
                 let pin = self.pin(now, peer, at)?;
                 Ok(Response::Header(proof(&pin.view, header_query(heights.first(), heights.last()))?))
@@ -455,6 +463,7 @@ fn size(response: &Response) -> u64 {
         Response::Header(proof) | Response::Entry(proof) | Response::Range { proof, .. } => proof.len() as u64,
         Response::Nodes(wire) | Response::Chunks { wire, .. } => wire.len() as u64,
         Response::Diffs(diffs) => diffs.iter().map(|diff| 16 + diff.diff.bytes()).sum(),
+        Response::Certificate(certificate) => certificate.len() as u64,
         Response::Status(_) | Response::RootAt(_) | Response::Unavailable(_) | Response::Busy { .. } => 0,
     }
 }

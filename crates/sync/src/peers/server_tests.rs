@@ -1,7 +1,10 @@
 //! What a server gives, and what it does not.
 
 use super::server::PEERS_MAX;
-use super::{Heights, PeerId, Request, Response, Server, ServerLimits, Tick, Version, Versions, Why, header_query};
+use super::{
+    CERTIFICATE_BYTES_MAX, Heights, PeerId, Request, Response, Server, ServerLimits, Tick, Version, Versions, Why,
+    header_query,
+};
 use crate::snapshot::{Skeleton, SnapshotParams};
 use crate::testing::{name, state};
 use keelstone_codec::{Blob, BoundedSet, ChainId, Height, Key, Root, Value};
@@ -30,6 +33,9 @@ impl Versions for Memory {
         let change = (name("n1"), Key::new(*b"k").unwrap(), Value::new(height.0.to_le_bytes().to_vec()).ok());
         Ok((2..=self.0.len() as u64).contains(&height.0).then(|| [change].into_iter().collect()))
     }
+    fn certificate(&self) -> Option<Blob<CERTIFICATE_BYTES_MAX>> {
+        Blob::new(&b"certificate"[..]).ok()
+    }
 }
 
 fn params() -> SnapshotParams {
@@ -46,6 +52,14 @@ fn server(limits: ServerLimits) -> (Server<Memory>, Vec<Version>) {
 
 fn asks(unit: impl IntoIterator<Item = u32>, at: Version) -> Request {
     Request::GetChunks { at, units: BoundedSet::new(unit).unwrap() }
+}
+
+/// spec: PEER-14. What certifies the newest version is handed on as it is.
+#[test]
+fn a_certificate_is_handed_on() {
+    let (mut server, _) = server(ServerLimits::default());
+    let answer = server.answer(Tick(1), PeerId(1), &Request::GetCertificate);
+    assert_eq!(answer, Response::Certificate(Blob::new(&b"certificate"[..]).unwrap()));
 }
 
 /// spec: PEER-3, PEER-4, SNAP-10. Pages and units are found by version and number, another root at the height is refused,

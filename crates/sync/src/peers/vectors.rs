@@ -24,6 +24,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("range to the end", range(None)),
         ("root at", Request::GetRootAt { height: Height(7) }),
         ("entry", Request::GetEntry { at, namespace: namespace.clone(), key: Key::new(*b"a").unwrap() }),
+        ("certificate", Request::GetCertificate),
     ]
 }
 
@@ -58,6 +59,7 @@ fn responses() -> Vec<(&'static str, Response)> {
         ("root at", Response::RootAt(at)),
         ("entry", Response::Entry(Blob::new(&b"proof"[..]).unwrap())),
         ("busy", Response::Busy { retry_after_ms: 250 }),
+        ("certificate", Response::Certificate(Blob::new(&b"certificate"[..]).unwrap())),
     ];
     all.extend(whys.map(|why| ("unavailable", Response::Unavailable(why))));
     all

@@ -379,7 +379,7 @@ impl<H: Hasher> Skeleton<H> {
     }
 
     /// The chunk a unit is in, and the first unit of that chunk.
-    pub(super) fn chunk_of(&self, unit: u32) -> (u32, u32) {
+    pub(crate) fn chunk_of(&self, unit: u32) -> (u32, u32) {
         let (chunk, first) = self.packed.as_ref().expect("a whole skeleton").chunk_of(unit);
         (self.pages + chunk, first)
     }

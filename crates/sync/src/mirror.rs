@@ -1,0 +1,416 @@
+//! Mirrors: a snapshot in static files that answers like a peer.
+//!
+//! A mirror is a library's files, wherever they are, and one more that says which snapshot is there. It answers the
+//! requests that a joiner makes, page by page and unit by unit, from files it reads by name; so mirrors and peers can
+//! be asked at once, and what both send meets one verifier. Nothing it says is believed by whoever asks, and it
+//! believes nothing but what it proved itself under the root its index names: what it needs to find units in chunks.
+//!
+//! Rules: `spec/library.md`, LIB-10.
+
+use crate::library::{INDEX_BYTES_MAX, Index, SnapshotId, Stored, chunk_file, index_file};
+use crate::peers::{CERTIFICATE_BYTES_MAX, Request, Response, Status, UNITS_MAX, Version, Why};
+use crate::snapshot::{FORMAT, PageError, Skeleton, UnpackError, pack, unpack};
+use keelstone_codec::{Blob, BoundedSet, Decode, DecodeError, Encode, Hash, Height, Reader, Tag, TaggedHasher};
+use keelstone_tree::{Hasher, Totals};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What the file is called that says what a mirror has.
+pub const HEAD_FILE: &str = "mirror";
+/// Most bytes of that file.
+pub const HEAD_BYTES_MAX: u64 = 4 << 10;
+
+const MAGIC: [u8; 8] = *b"keelmirr";
+const VERSION: u32 = 1;
+
+/// What a mirror says of itself. Only claims.
+// spec: LIB-10
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Which height its snapshot is of.
+    pub height: Height,
+    /// What certifies that version, not read yet; empty if nothing does.
+    pub certificate: Blob<CERTIFICATE_BYTES_MAX>,
+}
+
+impl Encode for Head {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&MAGIC);
+        VERSION.encode(out);
+        self.height.encode(out);
+        self.certificate.encode(out);
+        let checksum = checksum(&out[start..]);
+        checksum.encode(out);
+    }
+}
+impl Decode for Head {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        if input.take(MAGIC.len())? != MAGIC {
+            return Err(DecodeError::Invalid { what: "mirror: it is none" });
+        }
+        if u32::decode(input)? != VERSION {
+            return Err(DecodeError::Invalid { what: "mirror: another version" });
+        }
+        let head = Self { height: Height::decode(input)?, certificate: Blob::decode(input)? };
+        let mut covered = head.to_bytes();
+        covered.truncate(covered.len() - 32);
+        match Hash::decode(input)? == checksum(&covered) {
+            true => Ok(head),
+            false => Err(DecodeError::Invalid { what: "mirror: another checksum" }),
+        }
+    }
+}
+
+/// Guards against accidents only.
+fn checksum(covered: &[u8]) -> Hash {
+    const HEAD: Tag = Tag::new("mirror-head");
+    TaggedHasher::new(HEAD).update(covered).finish()
+}
+
+/// Why a mirror does not answer. It is of no use; whoever asked asks another.
+#[derive(Debug, thiserror::Error)]
+pub enum MirrorError<E> {
+    /// A file could not be read, or is not there.
+    #[error("{file}: {error}")]
+    Read {
+        /// Which.
+        file: String,
+        /// Why.
+        error: E,
+    },
+    /// A file came in part. It may be whole the next time.
+    #[error("{file} has {found} bytes, not {expected}")]
+    Cut {
+        /// Which.
+        file: String,
+        /// How much came.
+        found: u64,
+        /// How much the index says.
+        expected: u64,
+    },
+    /// A file is not what it must be.
+    #[error("{file} is no file of a mirror: {what}")]
+    Damaged {
+        /// Which.
+        file: String,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// Reads a file by its name, at most so many bytes.
+pub trait Shelf {
+    /// What the place the files are in says when it fails.
+    type Error;
+
+    /// Reads a whole file.
+    ///
+    /// # Errors
+    /// Whatever goes wrong, or that it is longer.
+    fn read(&self, file: &str, bytes_max: u64) -> Result<Vec<u8>, Self::Error>;
+}
+
+/// Answers from the files of one snapshot. It holds the index, 68 bytes a chunk, the skeleton, some 200 bytes a unit,
+/// and the chunk that was read last.
+#[derive(Debug)]
+pub struct Mirror<H> {
+    head: Head,
+    index: Index,
+    skeleton: Mutex<Grown<H>>,
+    last: Mutex<Option<(u32, Arc<Vec<u8>>)>>,
+}
+
+#[derive(Debug)]
+enum Grown<H> {
+    /// Pages come one by one.
+    Growing(Box<Skeleton<H>>),
+    Whole(Arc<Skeleton<H>>),
+}
+
+impl<H: Hasher> Mirror<H> {
+    /// Reads what the mirror has: its head and the index, two small files.
+    ///
+    /// # Errors
+    /// [`MirrorError`]; also if its tree is hashed otherwise.
+    pub fn open<S: Shelf>(shelf: &S) -> Result<Self, MirrorError<S::Error>> {
+        let head: Head = read(shelf, HEAD_FILE, HEAD_BYTES_MAX)?;
+        let file = index_file(&SnapshotId { height: head.height, format: FORMAT });
+        let index: Index = read(shelf, &file, INDEX_BYTES_MAX)?;
+        if index.metadata.hasher != H::KIND || index.metadata.height != head.height {
+            let found = format!("it is of height {}, hashed with {}", index.metadata.height, index.metadata.hasher);
+            return Err(MirrorError::Damaged { file, what: found });
+        }
+        let skeleton = Skeleton::without_offer(index.root, &index.params());
+        let skeleton = Mutex::new(Grown::Growing(Box::new(skeleton)));
+        Ok(Self { head, index, skeleton, last: Mutex::new(None) })
+    }
+
+    /// The version it says it has.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        Version { height: self.index.metadata.height, root: self.index.root }
+    }
+
+    /// The number and bytes of its entries, as it says.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.index.totals
+    }
+
+    /// Bytes of its files, as it says.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.index.bytes()
+    }
+
+    /// Answers a request. Reads at most one chunk, and the pages the first time a chunk is asked for.
+    ///
+    /// # Errors
+    /// [`MirrorError`].
+    pub fn answer<S: Shelf>(&self, shelf: &S, request: &Request) -> Result<Response, MirrorError<S::Error>> {
+        Ok(match request {
+            Request::Status => Response::Status(self.status()),
+            Request::GetRootAt { height } if *height == self.version().height => Response::RootAt(self.version()),
+            Request::GetCertificate if !self.head.certificate.is_empty() => {
+                Response::Certificate(self.head.certificate.clone())
+            }
+            Request::GetNodes { at, .. } | Request::GetChunks { at, .. } if *at != self.version() => {
+                let other = at.height == self.version().height;
+                Response::Unavailable(if other { Why::OtherRoot } else { Why::NotKept })
+            }
+            Request::GetNodes { page, .. } => match self.index.chunks.get(*page as usize) {
+                Some(stored) if *page < self.index.metadata.pages => wire(self.file(shelf, stored)?, Response::Nodes),
+                _ => Response::Unavailable(Why::NoSuchPart),
+            },
+            Request::GetChunks { units, .. } => self.units(shelf, units)?,
+            _ => Response::Unavailable(Why::NotKept),
+        })
+    }
+
+    fn status(&self) -> Status {
+        let params = self.index.params();
+        Status {
+            chain_id: params.chain_id,
+            hasher: params.hasher,
+            unit_weight_max: params.unit_weight_max,
+            newest: self.version(),
+            oldest: self.version().height,
+            diffs_from: self.version().height.next(),
+        }
+    }
+
+    fn file<S: Shelf>(&self, shelf: &S, stored: &Stored) -> Result<Vec<u8>, MirrorError<S::Error>> {
+        let (file, expected) = (chunk_file(&stored.name), u64::from(stored.bytes));
+        match shelf.read(&file, expected) {
+            Ok(bytes) if bytes.len() as u64 == expected => Ok(bytes),
+            Ok(bytes) => Err(MirrorError::Cut { file, found: bytes.len() as u64, expected }),
+            Err(error) => Err(MirrorError::Read { file, error }),
+        }
+    }
+
+    /// The first of the units that are asked for, as many as are in one chunk.
+    fn units<S: Shelf>(
+        &self,
+        shelf: &S,
+        asked: &BoundedSet<u32, UNITS_MAX>,
+    ) -> Result<Response, MirrorError<S::Error>> {
+        let skeleton = self.whole(shelf)?;
+        let count = skeleton.unit_count();
+        let Some(first) = asked.iter().next().copied().filter(|first| *first < count) else {
+            return Ok(Response::Unavailable(Why::NoSuchPart));
+        };
+        let (chunk, _) = skeleton.chunk_of(first);
+        let all = skeleton.chunk_units(chunk);
+        let given: Vec<u32> = asked.iter().copied().take_while(|unit| all.contains(unit)).collect();
+        let units = u32::try_from(given.len()).expect("no more units are asked for at once");
+        let Some(stored) = self.index.chunks.get(chunk as usize) else {
+            return Ok(Response::Unavailable(Why::NoSuchPart));
+        };
+        if given.len() == all.len() {
+            let bytes = self.file(shelf, stored)?;
+            return Ok(wire(bytes, |wire| Response::Chunks { units, wire }));
+        }
+        let damaged = |what: String| MirrorError::Damaged { file: chunk_file(&stored.name), what };
+        let known = self.last().clone().filter(|(last, _)| *last == chunk);
+        let raw = match known {
+            Some((_, raw)) => raw,
+            None => {
+                let bytes = self.file(shelf, stored)?;
+                let raw = unpack(&bytes, skeleton.chunk_bytes_max());
+                let raw = Arc::new(raw.map_err(|error: UnpackError| damaged(error.to_string()))?.into_owned());
+                *self.last() = Some((chunk, raw.clone()));
+                raw
+            }
+        };
+        let every: Vec<u32> = all.clone().collect();
+        let places = skeleton.check_units(&every, &raw).map_err(|error| damaged(error.to_string()))?;
+        let bodies = given.iter().map(|unit| &raw[places[(unit - all.start) as usize].clone()]);
+        let packed = pack(&bodies.collect::<Vec<_>>().concat(), 0).map_err(|error| damaged(error.to_string()))?;
+        Ok(wire(packed, |wire| Response::Chunks { units, wire }))
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<(u32, Arc<Vec<u8>>)>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The whole skeleton, proven from its pages under the root of the index.
+    fn whole<S: Shelf>(&self, shelf: &S) -> Result<Arc<Skeleton<H>>, MirrorError<S::Error>> {
+        let mut grown = self.skeleton.lock().unwrap_or_else(PoisonError::into_inner);
+        let skeleton = match &mut *grown {
+            Grown::Whole(skeleton) => return Ok(skeleton.clone()),
+            Grown::Growing(skeleton) => skeleton,
+        };
+        while !skeleton.is_complete() {
+            let page = skeleton.pages_done();
+            let none =
+                || MirrorError::Damaged { file: HEAD_FILE.to_owned(), what: "its index has too few pages".to_owned() };
+            let stored = *self.index.chunks.get(page as usize).ok_or_else(none)?;
+            let damaged = |what: String| MirrorError::Damaged { file: chunk_file(&stored.name), what };
+            let bytes = self.file(shelf, &stored)?;
+            let raw = unpack(&bytes, skeleton.chunk_bytes_max()).map_err(|error| damaged(error.to_string()))?;
+            skeleton.add_page(&raw).map_err(|error: PageError| damaged(error.to_string()))?;
+        }
+        let params = self.index.params();
+        let fresh = Box::new(Skeleton::without_offer(self.index.root, &params));
+        let Grown::Growing(skeleton) = std::mem::replace(&mut *grown, Grown::Growing(fresh)) else {
+            unreachable!("it was growing just now")
+        };
+        let whole = Arc::new(*skeleton);
+        *grown = Grown::Whole(whole.clone());
+        Ok(whole)
+    }
+}
+
+fn read<T: Decode, S: Shelf>(shelf: &S, file: &str, bytes_max: u64) -> Result<T, MirrorError<S::Error>> {
+    let bytes = shelf.read(file, bytes_max).map_err(|error| MirrorError::Read { file: file.to_owned(), error })?;
+    T::from_bytes(&bytes).map_err(|error| MirrorError::Damaged { file: file.to_owned(), what: error.to_string() })
+}
+
+/// What is sent as it is; a file that is longer than any answer is not.
+fn wire<const MAX: usize>(bytes: Vec<u8>, answer: impl FnOnce(Blob<MAX>) -> Response) -> Response {
+    Blob::new(bytes).map_or(Response::Unavailable(Why::TooLarge), answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::{Effect, Event, Frame, Joiner, PeerId, Settings, Tick};
+    use crate::snapshot::{Plan, SnapshotParams};
+    use crate::testing::state;
+    use keelstone_codec::ChainId;
+    use keelstone_store::files::MemoryFiles;
+    use keelstone_tree::{Blake3, Grown as Tree, HashKind};
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+
+    /// Files in memory.
+    struct Memory(BTreeMap<String, Vec<u8>>);
+
+    impl Shelf for Memory {
+        type Error = &'static str;
+        fn read(&self, file: &str, bytes_max: u64) -> Result<Vec<u8>, &'static str> {
+            let bytes = self.0.get(file).ok_or("there is none")?;
+            if bytes.len() as u64 > bytes_max { Err("too long") } else { Ok(bytes.clone()) }
+        }
+    }
+
+    fn params() -> SnapshotParams {
+        SnapshotParams { chain_id: ChainId::new("test-1").unwrap(), hasher: HashKind::Blake3, unit_weight_max: 400 }
+    }
+
+    fn mirror() -> (Memory, Version, Totals) {
+        let tree = Tree::new::<Blake3>(&state(900));
+        let plan = Plan::of(&&tree, &params(), Height(7), tree.root()).unwrap();
+        let mut files = BTreeMap::new();
+        let mut chunks = Vec::new();
+        for number in 0..plan.chunks() {
+            let wire = pack(&plan.body(&&tree, number).unwrap(), 1).unwrap();
+            let (name, bytes) = (plan.name(number), u32::try_from(wire.len()).unwrap());
+            chunks.push(Stored { name, bytes, digest: Hash([0; 32]) });
+            files.insert(chunk_file(&name), wire);
+        }
+        let index = Index { metadata: plan.metadata().clone(), root: plan.root(), totals: plan.totals(), chunks };
+        let head = Head { height: Height(7), certificate: Blob::new(&b"certificate"[..]).unwrap() };
+        files.insert(index_file(&index.id()), index.to_bytes());
+        files.insert(HEAD_FILE.to_owned(), head.to_bytes());
+        (Memory(files), Version { height: Height(7), root: plan.root() }, plan.totals())
+    }
+
+    /// Joins with a mirror alone, and says which files it is banned or failed over.
+    fn join(files: &Memory, target: Version, batch_bytes_max: u32) -> Result<u64, String> {
+        let mirror = Mirror::<Blake3>::open(files).map_err(|error| error.to_string())?;
+        let (peer, now) = (PeerId(1), Tick(0));
+        let settings = Settings { batch_bytes_max, ..Settings::default() };
+        let staging = Arc::new(MemoryFiles::new());
+        let mut joiner = Joiner::<Blake3>::open(staging, params(), settings, target, now, 1).unwrap();
+        let mut effects = joiner.step(now, Event::Connected(peer));
+        while let Some(effect) = effects.pop() {
+            match effect {
+                Effect::Ask(_, frame) => {
+                    let body = mirror.answer(files, &frame.body).map_err(|error| error.to_string())?;
+                    let answer = Frame { id: frame.id, body }.to_bytes();
+                    effects.append(&mut joiner.step(now, Event::Answered(peer, &answer)));
+                }
+                Effect::Build(_) => {
+                    let mut entries = 0;
+                    joiner.entries(|_, _, _| Ok::<_, Infallible>(entries += 1)).unwrap();
+                    return Ok(entries);
+                }
+                Effect::Ban(_, why) => return Err(why.to_string()),
+                _ => {}
+            }
+        }
+        Err("it has nothing more to ask".to_owned())
+    }
+
+    /// spec: LIB-10. A joiner takes a whole state from files alone, in requests for whole chunks or for parts of them.
+    #[test]
+    fn a_mirror_gives_what_a_peer_gives() {
+        let (files, version, totals) = mirror();
+        for batch_bytes_max in [64, 150, 4 << 20] {
+            assert_eq!(join(&files, version, batch_bytes_max), Ok(totals.count), "{batch_bytes_max}");
+        }
+        let opened = Mirror::<Blake3>::open(&files).unwrap();
+        assert_eq!((opened.version(), opened.totals()), (version, totals));
+        let certificate = opened.answer(&files, &Request::GetCertificate).unwrap();
+        assert_eq!(certificate, Response::Certificate(Blob::new(&b"certificate"[..]).unwrap()));
+        let other = Version { height: Height(8), ..version };
+        let answer = opened.answer(&files, &Request::GetNodes { at: other, page: 0 }).unwrap();
+        assert_eq!(answer, Response::Unavailable(Why::NotKept));
+    }
+
+    /// spec: LIB-10. A file that is changed, cut or missing is found, whichever it is, and nothing but the state comes out.
+    #[test]
+    fn a_mirror_with_one_bad_file_gives_nothing_wrong() {
+        let (honest, version, totals) = mirror();
+        let names: Vec<String> = honest.0.keys().cloned().collect();
+        for name in names {
+            for damage in 0..3 {
+                let mut files = Memory(honest.0.clone());
+                let bytes = files.0.get_mut(&name).unwrap();
+                match damage {
+                    0 => *bytes.last_mut().unwrap() ^= 1,
+                    1 => drop(bytes.pop()),
+                    _ => drop(files.0.remove(&name)),
+                }
+                let found = join(&files, version, 150);
+                assert!(found.is_err(), "{name} with damage {damage} gave {found:?} of {totals:?}");
+            }
+        }
+    }
+
+    /// spec: LIB-10.
+    #[test]
+    fn golden_bytes_of_a_mirrors_head_have_not_changed() {
+        let head = |certificate: &[u8]| Head { height: Height(7), certificate: Blob::new(certificate).unwrap() };
+        let bytes = |head: Head| serde_json::json!({ "height": head.height, "bytes": hex::encode(head.to_bytes()) });
+        golden::check("mirror.json", &serde_json::json!({ "heads": [bytes(head(b"")), bytes(head(b"certificate"))] }));
+        let whole = head(b"certificate").to_bytes();
+        assert_eq!(Head::from_bytes(&whole), Ok(head(b"certificate")));
+        for at in 0..whole.len() {
+            let mut other = whole.clone();
+            other[at] ^= 1;
+            assert!(Head::from_bytes(&other).is_err() && Head::from_bytes(&whole[..at]).is_err(), "byte {at}");
+        }
+    }
+}
