@@ -17,6 +17,7 @@ mod sessions;
 mod snapshots;
 mod statesync;
 mod support;
+mod sync;
 mod testnet;
 mod watchdog;
 mod world;

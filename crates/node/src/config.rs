@@ -9,6 +9,7 @@
 //! `docs/configuration.md` lists every setting; `keelstone config default` prints them with their defaults.
 
 use crate::exit::Failure;
+use crate::p2p::{PeerAddress, Place};
 use keelstone_sync::recovery::Strategy;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +24,8 @@ const FILE_BYTES_MAX: usize = 256 * 1024;
 
 /// Addresses in one list, at most.
 const ADDRESSES_MAX: usize = 64;
+/// The most peers that can be dialled.
+const PEERS_MAX: usize = 256;
 
 /// What environment variables for settings begin with.
 const ENV_PREFIX: &str = "KEELSTONE_";
@@ -225,6 +228,47 @@ settings! {
         integrity_check_depth: IntegrityDepth = IntegrityDepth::Full;
         /// Where snapshots' files are beside this home: archives, as directories or tar files.
         sources: Vec<String> = Vec::new();
+    }
+    /// Peers of the chain: giving them the state, and taking it from them (keelstone sync).
+    p2p: P2p {
+        /// Whether the node speaks to peers.
+        enabled: bool = false;
+        /// Address and port to listen on. Port 0 takes a free one, which is printed.
+        listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 26690));
+        /// Peers that are dialled: "HOST:PORT", or "ID@HOST:PORT" to speak to nobody else there.
+        peers: Vec<PeerAddress> = Vec::new();
+        /// Mirrors that a state may be taken from: directories, or http://HOST:PORT/PATH.
+        mirrors: Vec<Place> = Vec::new();
+        /// Connections that others may open; those to the peers above are not among them.
+        inbound_max: u64 = 64, 0..=10_000;
+        /// Connections that one address may open.
+        address_inbound_max: u64 = 8, 1..=10_000;
+        /// Bytes of answers in a second for one peer.
+        peer_bytes_per_second: u64 = 64 * 1024 * 1024, 1024..=1024 * 1024 * 1024 * 1024;
+        /// Bytes of answers in a second for all together.
+        bytes_per_second: u64 = 256 * 1024 * 1024, 1024..=1024 * 1024 * 1024 * 1024;
+        /// Milliseconds of work in a second for one peer.
+        peer_work_ms_per_second: u64 = 500, 1..=64_000;
+        /// Versions of the state that are held for peers which ask about them.
+        pins_max: u64 = 4, 1..=64;
+        /// Milliseconds one is held that nobody asks about.
+        pin_idle_ms: u64 = 60_000, 1_000..=86_400_000;
+        /// Milliseconds one is held at most.
+        pin_age_ms_max: u64 = 3_600_000, 1_000..=604_800_000;
+        /// Requests for parts of the state under way at once, to all peers together.
+        concurrent_requests_max: u64 = 16, 1..=1_024;
+        /// Peers that are worked with at once.
+        peer_count_target: u64 = 8, 1..=256;
+        /// Milliseconds an answer may take.
+        request_timeout_ms: u64 = 15_000, 10..=600_000;
+        /// Bytes that one request asks for; a larger part is asked for alone.
+        batch_bytes_max: u64 = 4 * 1024 * 1024, 64 * 1024..=8 * 1024 * 1024;
+        /// Failures in a row after which a peer is not counted on any more.
+        retries_max: u64 = 3, 0..=1_000;
+        /// Milliseconds for which a producer's word counts after it was said.
+        trust_period_ms: u64 = 604_800_000, 1_000..=31_536_000_000;
+        /// Milliseconds without anything new after which a sync has failed (exit code 16).
+        stall_timeout_ms: u64 = 300_000, 1_000..=86_400_000;
     }
     /// What the node says while it runs, on standard error.
     log: Log {
@@ -454,6 +498,34 @@ impl Kind for Vec<String> {
     }
     fn to_toml(&self) -> String {
         format!("[{}]", self.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl Kind for Vec<Place> {
+    const KIND: &'static str = "list of directories or \"http://HOST:PORT/PATH\"";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        let list = Vec::<String>::from_raw(raw)?;
+        if list.len() > PEERS_MAX {
+            return Err(format!("expected at most {PEERS_MAX} mirrors, found {}", list.len()));
+        }
+        list.iter().map(|text| text.parse()).collect()
+    }
+    fn to_toml(&self) -> String {
+        self.iter().map(ToString::to_string).collect::<Vec<_>>().to_toml()
+    }
+}
+
+impl Kind for Vec<PeerAddress> {
+    const KIND: &'static str = "list of \"HOST:PORT\" or \"ID@HOST:PORT\"";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        let list = Vec::<String>::from_raw(raw)?;
+        if list.len() > PEERS_MAX {
+            return Err(format!("expected at most {PEERS_MAX} peers, found {}", list.len()));
+        }
+        list.iter().map(|text| text.parse()).collect()
+    }
+    fn to_toml(&self) -> String {
+        self.iter().map(ToString::to_string).collect::<Vec<_>>().to_toml()
     }
 }
 

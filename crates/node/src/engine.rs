@@ -15,6 +15,7 @@ use crate::exit::{Exit, Failure, causes};
 use crate::generations::{Generation, Generations};
 use crate::home::Home;
 use crate::http::ENTRIES_BYTES_MAX;
+use crate::p2p::{self, Answers};
 use crate::session::{self, Register};
 use crate::statesync::{StateSync, Syncing};
 use crate::way::{Way, Yielding, Yields};
@@ -24,7 +25,7 @@ use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, Sess
 use keelstone_ledger::{
     AuditVerdict, ChangedBy, Committed, Genesis, GenesisError, InheritError, Inherited, Json, KeyChange, Ledger,
     LedgerError, LoggedRecord, PoolError, PoolLimits, RebuildError, Rebuilt, Refusal as TxRefusal, Refused,
-    ReplayError, SignedTransaction, Transaction, TxId, Until, Witness, xian,
+    ReplayError, SecretKey, SignedTransaction, Transaction, TxId, Until, Witness, xian,
 };
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
@@ -33,6 +34,7 @@ use keelstone_store::{
 };
 use keelstone_sync::delta::{Delta, DeltaError};
 use keelstone_sync::library::{Each, Expected, Info, Library, LibraryError, Listener as Listening, Making, Origin};
+use keelstone_sync::peers::ServerLimits;
 use keelstone_sync::snapshot::SnapshotParams;
 use keelstone_tree::{Blake3, HashKind, Hasher, KeyRange, Query, Read, ReadError, Sha256};
 use std::fs::File;
@@ -104,6 +106,8 @@ pub(crate) trait Engine: Chain + Checked + Consensus + StateSync {
     fn compact(&self, progress: &mut dyn FnMut(Progress)) -> Result<Compacted, Failure>;
     /// Writes out what is only in the log, so that the next start is quick.
     fn flush(&self) -> Result<(), Failure>;
+    /// Whoever answers peers that ask for the state. A producer's key certifies it.
+    fn answers(self: Arc<Self>, limits: ServerLimits, producer: Option<SecretKey>) -> Box<dyn Answers>;
 }
 
 /// A version of the state, whatever its hasher.
@@ -289,6 +293,12 @@ impl Aside {
     pub(crate) fn directory(&self) -> Result<Arc<Directory>, Failure> {
         let state = self.generation.state();
         Ok(Arc::new(Directory::new(&state).map_err(|error| Failure::io(state.display(), &error))?))
+    }
+
+    /// Removes what was built so far, to build it again.
+    pub(crate) fn begin_again(&self) -> Result<(), Failure> {
+        let state = self.generation.state();
+        std::fs::remove_dir_all(&state).map_err(|error| Failure::io(state.display(), &error))
     }
 
     /// Removes what was built so far.
@@ -1198,6 +1208,10 @@ impl<H: Hasher> Engine for Local<H> {
         let (older, later) = (self.view(Some(from))?, self.view(Some(to))?);
         let chain_id = self.genesis.chain_id.clone();
         Ok(Delta::between(chain_id, H::KIND, (&older, (from, older.root())), (&later, (to, later.root())))?)
+    }
+
+    fn answers(self: Arc<Self>, limits: ServerLimits, producer: Option<SecretKey>) -> Box<dyn Answers> {
+        p2p::answers_of(self, limits, producer)
     }
 
     fn stats(&self) -> Stats {

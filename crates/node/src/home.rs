@@ -11,6 +11,7 @@
 //! tokens.json      hashes of tokens for the API, readable by its owner only
 //! tokens.lock      locked by the process that changes them
 //! api.token        the token for this home's own commands, while a node runs
+//! bans.json        peers that are not spoken to any more
 //! ```
 
 use crate::exit::{Exit, Failure};
@@ -55,6 +56,11 @@ impl Home {
     /// Where snapshots are kept.
     pub(crate) fn snapshots(&self) -> PathBuf {
         self.data().join("snapshots")
+    }
+
+    /// Where parts of a state wait that is taken from peers.
+    pub(crate) fn joining(&self) -> PathBuf {
+        self.data().join("joining")
     }
 
     fn api(&self) -> PathBuf {
@@ -113,6 +119,11 @@ impl Home {
     /// Where the token for the commands of this home is while a node runs.
     pub(crate) fn own_token(&self) -> PathBuf {
         self.0.join("api.token")
+    }
+
+    /// Where it is kept who is not spoken to any more.
+    pub(crate) fn bans(&self) -> PathBuf {
+        self.0.join("bans.json")
     }
 
     /// Takes the announcement back.

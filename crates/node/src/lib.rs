@@ -32,6 +32,7 @@ mod keyfile;
 mod metrics;
 mod newfile;
 mod out;
+mod p2p;
 mod passphrase;
 mod processes;
 mod producer;
@@ -57,10 +58,11 @@ pub use call::{arguments, shown};
 pub use cli::Application;
 pub use config::{
     AbciAddress, Blocks, Check, Config, ConfigError, EngineKind, EngineSection, Execution, FileName, History, Http,
-    HttpAddress, IntegrityDepth, Log, LogFilter, LogFormat, Mempool, Production, Recovery, Snapshots, Store,
+    HttpAddress, IntegrityDepth, Log, LogFilter, LogFormat, Mempool, P2p, Production, Recovery, Snapshots, Store,
     Strategies,
 };
 pub use exit::{Exit, Failure};
 pub use keyfile::key_file;
+pub use p2p::{NodeId, PeerAddress, Place};
 #[cfg(feature = "hdf5")]
 pub use xian_storage::{At, FileError, Keys, NAMES_BYTES_MAX, READ_BYTES_MAX, keys_of_bytes};

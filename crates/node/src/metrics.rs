@@ -92,6 +92,11 @@ pub(crate) struct Metrics {
     statesync_left_seconds: Gauge,
     statesync_offers: Family<Outcome, Counter>,
     statesync_refused: Family<Reason, Counter>,
+    pub(crate) peers: Gauge,
+    pub(crate) peers_banned: Counter,
+    pub(crate) peer_connections_refused: Counter,
+    pub(crate) peer_requests_refused: Counter,
+    pub(crate) peer_bytes_served: Counter,
 }
 
 impl Metrics {
@@ -150,6 +155,11 @@ impl Metrics {
             statesync_left_seconds: Gauge::default(),
             statesync_offers: Family::default(),
             statesync_refused: Family::default(),
+            peers: Gauge::default(),
+            peers_banned: Counter::default(),
+            peer_connections_refused: Counter::default(),
+            peer_requests_refused: Counter::default(),
+            peer_bytes_served: Counter::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("http_requests", "Requests answered, by route and status class", metrics.requests.clone());
@@ -214,6 +224,7 @@ impl Metrics {
         metrics.register_snapshots();
         metrics.register_statesync();
         metrics.register_checks();
+        metrics.register_peers();
         metrics.begin_at_zero();
         metrics
     }
@@ -280,6 +291,23 @@ impl Metrics {
             "Chunks that were not accepted, by what was answered",
             self.statesync_refused.clone(),
         );
+    }
+
+    fn register_peers(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("p2p_connected_peers", "Peers that are connected", self.peers.clone());
+        registry.register("p2p_banned_peers", "Peers that were banned since the start", self.peers_banned.clone());
+        registry.register(
+            "p2p_refused_connections",
+            "Connections that were refused: banned, or above a limit",
+            self.peer_connections_refused.clone(),
+        );
+        registry.register(
+            "p2p_refused_requests",
+            "What peers sent that is no request",
+            self.peer_requests_refused.clone(),
+        );
+        registry.register("p2p_served_bytes", "Bytes of answers to peers", self.peer_bytes_served.clone());
     }
 
     /// Shows where state sync stands.

@@ -319,7 +319,7 @@ mod tests {
     }
 
     fn mirror() -> (Memory, Version, Totals) {
-        let tree = Tree::new::<Blake3>(&state(900));
+        let tree = Tree::new::<Blake3>(&state(250));
         let plan = Plan::of(&&tree, &params(), Height(7), tree.root()).unwrap();
         let mut files = BTreeMap::new();
         let mut chunks = Vec::new();

@@ -16,6 +16,7 @@ use crate::home::Home;
 use crate::http::{Access, Event, Health, Hub, Limits, Reload, Served, router, serve};
 use crate::metrics::Metrics;
 use crate::out::{Out, grouped, short};
+use crate::p2p::{self, Network};
 use crate::producer::Producer;
 use crate::recovery::{self, Wanted, Wish};
 use crate::snapshots::Service;
@@ -97,9 +98,14 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     if let Some(abci) = &node.abci {
         out.row("abci", abci);
     }
+    let peers = node.peers.as_ref().and_then(|(network, _)| Some((network.own(), network.listening()?)));
+    let peers = peers.map(|(own, address)| format!("{own}@{address}"));
+    if let Some(peers) = &peers {
+        out.row("peers", peers);
+    }
     out.emit(&json!({
         "chain_id": status.chain_id, "height": status.height, "root": status.root,
-        "api": node.url(), "certificate": certificate, "abci": node.abci,
+        "api": node.url(), "certificate": certificate, "abci": node.abci, "p2p": peers,
     }));
     let ended = node.run_until_signal()?;
     match ended {
@@ -225,6 +231,8 @@ pub(crate) struct Node {
     hub: Arc<Hub>,
     snapshots: Option<Arc<Service>>,
     checks: Option<Arc<check::Service>>,
+    /// The connections to peers, and their task.
+    peers: Option<(Network, tokio::task::JoinHandle<()>)>,
     stop: watch::Sender<bool>,
     server: tokio::task::JoinHandle<()>,
     control: Option<tokio::task::JoinHandle<()>>,
@@ -310,6 +318,18 @@ impl Node {
         // Before the first block: the one that reaches the interval may be the next.
         let snapshots = match config.snapshots.enabled {
             true => Some(Service::start(&engine, config, home, metrics.clone())?),
+            false => None,
+        };
+        let peers = match config.p2p.enabled {
+            true => {
+                let setup = p2p::setup(&config.p2p, home, metrics.clone())?;
+                let producer = match &maker {
+                    Maker::Solo(_) => Some(context.keys().load(PRODUCER)?),
+                    Maker::CometBft => None,
+                };
+                let answers = engine.clone().answers(p2p::server_limits(&config.p2p), producer);
+                Some(Network::start(runtime.handle(), setup, Some(answers))?)
+            }
             false => None,
         };
         let failing = health.clone();
@@ -402,6 +422,7 @@ impl Node {
             hub,
             snapshots,
             checks,
+            peers,
             stop,
             server,
             control,
@@ -443,6 +464,13 @@ impl Node {
                     tracing::warn!(%failure, "certificates of the last blocks were not written; the next start asks for them");
                 }
             }
+        }
+        if let Some((network, task)) = self.peers {
+            self.runtime.block_on(async {
+                network.stop().await;
+                // As with the server of the engine.
+                drop(task.await);
+            });
         }
         if let Some(snapshots) = &self.snapshots {
             snapshots.stop();

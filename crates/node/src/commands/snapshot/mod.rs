@@ -418,6 +418,6 @@ fn export_tar(library: &Library, height: u64, to: &Path, bar: &ProgressBar) -> R
 }
 
 /// A genesis from a file.
-fn genesis_file(file: &Path) -> Result<Genesis, Failure> {
+pub(crate) fn genesis_file(file: &Path) -> Result<Genesis, Failure> {
     Genesis::parse(&read_input(file)?).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))
 }

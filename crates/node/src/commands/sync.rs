@@ -1,0 +1,531 @@
+//! `keelstone sync`: takes a state of the chain from peers and mirrors, none of which is trusted, and makes it the home's.
+//!
+//! What is trusted is a height and its root: given, or certified by a producer's key. Everything that comes is proven
+//! under that root before it is written, waits in a staging directory that outlives a crash, and becomes the home's by
+//! one rename once a state was built of it whose root was computed anew.
+
+use super::db::confirmed;
+use super::init::now;
+use super::snapshot::genesis_file;
+use super::snapshot::restore::{check_room, room_of};
+use crate::cli::Context;
+use crate::config::Config;
+use crate::engine::{self, Aside, snapshot_params};
+use crate::exit::{Exit, Failure};
+use crate::metrics::Metrics;
+use crate::out::{Ink, Out, bytes, grouped};
+use crate::p2p::{
+    self, AskError, Distrust, Joining, MirrorSource, Network, NodeId, Opened, PeerAddress, Peers as _, Place, Sources,
+    Trust, certified_version, joiner_settings,
+};
+use crate::snapshots::forget_above;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use keelstone_codec::{Hash, Height, Root};
+use keelstone_execution::PublicKey;
+use keelstone_ledger::{Genesis, SignedAttestation};
+use keelstone_store::files::Directory;
+use keelstone_sync::library::LibraryError;
+use keelstone_sync::peers::{EntriesError, Event, Joiner, Progress, Request, Response, Version};
+use keelstone_tree::{Blake3, HashKind, Hasher, Sha256};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+
+/// How often it is looked whether somebody new can be asked what he certifies.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long threads that still ask somebody may hold up the end.
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(200);
+/// How long others may take once one has certified something.
+const OTHERS_WAIT: Duration = Duration::from_millis(500);
+
+/// Take the state of the chain from peers and mirrors, and prove all of it
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Where to take it from: peers, a mirror's directory or http://HOST:PORT/PATH, or all: peers and the mirrors of
+    /// p2p.mirrors; may be repeated
+    #[arg(long, value_name = "SOURCE", default_value = "peers")]
+    from: Vec<Source>,
+    /// A peer to dial, beside those of p2p.peers: HOST:PORT or ID@HOST:PORT; may be repeated
+    #[arg(long, value_name = "PEER")]
+    peer: Vec<PeerAddress>,
+    /// The genesis of the chain, for a home that has none
+    #[arg(long)]
+    genesis: Option<PathBuf>,
+    /// The height whose root you trust
+    #[arg(long, value_name = "HEIGHT", requires = "trust_hash")]
+    trust_height: Option<u64>,
+    /// That root; without it a producer must have certified one
+    #[arg(long, value_name = "ROOT", requires = "trust_height")]
+    trust_hash: Option<String>,
+    /// A producer whose word is trusted, beside those the genesis names; may be repeated
+    #[arg(long, value_name = "KEY")]
+    trust_key: Vec<String>,
+    /// Yes, put it in the place of the state that is here
+    #[arg(long)]
+    yes: bool,
+    /// Say on standard error how far it is, every so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    progress: Option<u64>,
+}
+
+/// Where a state is taken from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Source {
+    Peers,
+    All,
+    Mirror(Place),
+}
+
+impl FromStr for Source {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "peers" => Ok(Self::Peers),
+            "all" => Ok(Self::All),
+            other => other.parse().map(Self::Mirror),
+        }
+    }
+}
+
+pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
+    let (genesis, fresh) = match &options.genesis {
+        Some(_) if context.home.genesis().exists() => {
+            return Err(Failure::usage("this home has a genesis already; leave out --genesis"));
+        }
+        Some(file) => (genesis_file(file)?, true),
+        None => (context.home.read_genesis()?, false),
+    };
+    let (config, _) = context.config()?;
+    let sync = Sync { options, genesis, fresh, config, context };
+    match sync.genesis.hasher {
+        HashKind::Blake3 => sync.run::<Blake3>(),
+        HashKind::Sha256 => sync.run::<Sha256>(),
+    }
+}
+
+/// What a sync is of.
+struct Sync<'a> {
+    options: Options,
+    genesis: Genesis,
+    /// Whether the home has none yet.
+    fresh: bool,
+    config: Config,
+    context: &'a Context<'a>,
+}
+
+/// What is known of the state to fetch, and whose word that is.
+struct Target {
+    version: Version,
+    certified: Option<SignedAttestation>,
+}
+
+impl Sync<'_> {
+    fn run<H: Hasher>(&self) -> Result<Exit, Failure> {
+        let given = self.given_target()?;
+        let trust = self.trust()?;
+        let stands = self.stands()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::io("could not start the threads of the network", &error))?;
+        let sources = self.sources::<H>(&runtime)?;
+        let done = self.run_with::<H>(&runtime, &sources, &trust, given, stands);
+        if let Some(network) = &sources.network {
+            runtime.block_on(network.stop());
+        }
+        // Whoever is still asked holds nothing up.
+        runtime.shutdown_timeout(SHUTDOWN_GRACE);
+        done
+    }
+
+    fn run_with<H: Hasher>(
+        &self,
+        runtime: &Runtime,
+        sources: &Sources,
+        trust: &Trust,
+        given: Option<Version>,
+        stands: Option<Version>,
+    ) -> Result<Exit, Failure> {
+        let (context, home) = (self.context, &self.context.home);
+        let started = Instant::now();
+        let target = match given {
+            Some(version) => Target { version, certified: None },
+            None => self.certified(runtime, sources, trust)?,
+        };
+        let begun = self.agrees(&target, stands)?;
+        if begun == Begun::There {
+            context.out.say(context.out.ink(Ink::Good, "✓ this node has that state already"));
+            context
+                .out
+                .emit(&json!({ "height": target.version.height, "root": target.version.root, "fetched": false }));
+            return Ok(Exit::Ok);
+        }
+        if begun == Begun::Replaces {
+            let Version { height, .. } = target.version;
+            let what = format!(
+                "this forgets the state, the blocks and the receipts here, and puts height {height} or a later one in their place"
+            );
+            confirmed(self.options.yes, &what)?;
+        }
+        let aside = Aside::of(home)?;
+        let (version, progress) =
+            self.fetch::<H>(runtime, sources.clone(), &target, trust, &aside).inspect_err(|_| aside.give_up())?;
+        if self.fresh {
+            home.write_genesis(&self.genesis)?;
+        }
+        aside.settle()?;
+        // It has served: what cannot be removed is in nobody's way, and is cleared by the next sync.
+        let _ = std::fs::remove_dir_all(home.joining());
+        forget_above(home, version.height)?;
+        engine::open(home, &self.config, &context.application.registry)?;
+        self.report(&version, &progress, &target, started.elapsed());
+        Ok(Exit::Ok)
+    }
+
+    fn given_target(&self) -> Result<Option<Version>, Failure> {
+        let (Some(height), Some(root)) = (self.options.trust_height, &self.options.trust_hash) else { return Ok(None) };
+        let root = Hash::from_hex(root).map_err(|error| Failure::usage(format!("--trust-hash: {error}")))?;
+        Ok(Some(Version { height: Height(height), root: Root(root) }))
+    }
+
+    /// Whose word counts: the producers that the genesis names, and keys that were given.
+    fn trust(&self) -> Result<Trust, Failure> {
+        let first = self.genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?;
+        let mut keys = self.genesis.producers.clone();
+        for key in &self.options.trust_key {
+            keys.push(PublicKey::from_hex(key).map_err(|error| Failure::usage(format!("--trust-key: {error}")))?);
+        }
+        if keys.is_empty() && self.options.trust_hash.is_none() {
+            let message = "the genesis names no producer whose word could be trusted";
+            return Err(Failure::usage(message).hint("give --trust-height and --trust-hash, or --trust-key"));
+        }
+        Ok(Trust {
+            chain_id: self.genesis.chain_id.clone(),
+            genesis_hash: first.hash,
+            keys,
+            period_ms: self.config.p2p.trust_period_ms,
+        })
+    }
+
+    /// Where this home stands; none if it has no state, or none but that of its genesis.
+    fn stands(&self) -> Result<Option<Version>, Failure> {
+        if self.fresh || !self.context.home.data().exists() {
+            return Ok(None);
+        }
+        let engine = engine::open_to_join(&self.context.home, &self.config, &self.context.application.registry)?;
+        let status = engine.status()?;
+        let root = Hash::from_hex(&status.root).map_err(|error| Failure::error(error.to_string()))?;
+        let first = self.genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.height;
+        let stands = Version { height: Height(status.height), root: Root(root) };
+        Ok((stands.height > first).then_some(stands))
+    }
+
+    /// Compares the target with what is here.
+    fn agrees(&self, target: &Target, stands: Option<Version>) -> Result<Begun, Failure> {
+        let Some(stands) = stands else { return Ok(Begun::Empty) };
+        let Version { height, root } = target.version;
+        if height < stands.height {
+            let message = format!("stale: the target is height {height}, this node stands at {}", stands.height);
+            return Err(Failure::usage(message).hint("keelstone rollback goes back in one's own history"));
+        }
+        if height > stands.height {
+            return Ok(Begun::Replaces);
+        }
+        if root == stands.root {
+            return Ok(Begun::There);
+        }
+        let message = format!("forked: the root of height {height} is to be {root}, here it is {}", stands.root);
+        Err(Failure::integrity(message).hint("find out which of the two is the chain's before either is built on"))
+    }
+
+    /// The peers and mirrors that were named. A mirror that cannot be opened is only missed if there is nobody else.
+    fn sources<H: Hasher>(&self, runtime: &Runtime) -> Result<Sources, Failure> {
+        let from = &self.options.from;
+        let mut places: Vec<Place> = Vec::new();
+        for source in from {
+            match source {
+                Source::Peers => {}
+                Source::All => places.extend(self.config.p2p.mirrors.iter().cloned()),
+                Source::Mirror(place) => places.push(place.clone()),
+            }
+        }
+        let timeout = Duration::from_millis(self.config.p2p.request_timeout_ms);
+        let (mut mirrors, mut failed): (Vec<Arc<dyn MirrorSource>>, _) = (Vec::new(), None);
+        for place in places {
+            match Opened::<H>::open(place, timeout) {
+                Ok(opened) => {
+                    let (mirror, version) = (opened.mirror(), opened.mirror().version());
+                    let (height, entries) = (grouped(version.height.0), grouped(mirror.totals().count));
+                    let size = bytes(mirror.bytes());
+                    let name = opened.name();
+                    self.context.out.row("mirror", format_args!("{name}: height {height}, {entries} entries, {size}"));
+                    mirrors.push(Arc::new(opened));
+                }
+                Err(failure) => {
+                    tracing::warn!(%failure, "a mirror cannot be used");
+                    failed = Some(failure);
+                }
+            }
+        }
+        let mut network = None;
+        if from.iter().any(|source| matches!(source, Source::Peers | Source::All)) {
+            let mut setup = p2p::setup(&self.config.p2p, &self.context.home, Arc::new(Metrics::new()))?;
+            // Who only takes needs nobody to come in.
+            setup.listen = None;
+            setup.peers.extend(self.options.peer.iter().cloned());
+            if !setup.peers.is_empty() {
+                network = Some(Network::start(runtime.handle(), setup, None)?.0);
+            }
+        }
+        match (mirrors.is_empty() && network.is_none(), failed) {
+            (false, _) => Ok(Sources { network, mirrors }),
+            (true, Some(failure)) => Err(failure),
+            (true, None) => {
+                Err(Failure::usage("there is nobody to ask")
+                    .hint("name peers with --peer or in p2p.peers, or a mirror"))
+            }
+        }
+    }
+
+    /// Asks everybody what a producer has certified, and takes the newest.
+    // spec: SNAP-12, PEER-14
+    fn certified(&self, runtime: &Runtime, sources: &Sources, trust: &Trust) -> Result<Target, Failure> {
+        let mut said: Vec<SignedAttestation> = Vec::new();
+        let mut asked: BTreeMap<String, String> = BTreeMap::new();
+        let mut hear = |who: String, answer: Result<Response, AskError>| {
+            let heard = match answer {
+                Ok(Response::Certificate(certificate)) => match trust.judge(&certificate, now()) {
+                    Ok(signed) => {
+                        said.push(signed);
+                        None
+                    }
+                    Err(distrust) => Some(distrust.to_string()),
+                },
+                Ok(_) => Some("it has nothing that certifies a version".to_owned()),
+                Err(error) => Some(error.to_string()),
+            };
+            let certified = heard.is_none();
+            asked.extend(heard.map(|why| (who, why)));
+            certified
+        };
+        let mut first = None;
+        for mirror in &sources.mirrors {
+            if hear(mirror.name().to_owned(), mirror.ask(&Request::GetCertificate)) {
+                first = Some(Instant::now());
+            }
+        }
+        if let Some(network) = &sources.network {
+            let patience = Duration::from_millis(self.config.p2p.request_timeout_ms);
+            let started = Instant::now();
+            let mut known: BTreeSet<NodeId> = BTreeSet::new();
+            let mut answers = JoinSet::new();
+            while first.is_none_or(|first: Instant| first.elapsed() < OTHERS_WAIT) && started.elapsed() < patience {
+                for peer in network.connected() {
+                    if known.insert(peer) {
+                        let network = network.clone();
+                        let ask = move || (peer, network.ask(&peer, Request::GetCertificate));
+                        answers.spawn_blocking_on(ask, runtime.handle());
+                    }
+                }
+                let next = async { tokio::time::timeout(LOOK_EVERY, answers.join_next()).await };
+                match runtime.block_on(next) {
+                    Ok(Some(Ok((peer, answer)))) => {
+                        if hear(peer.to_string(), answer) {
+                            first.get_or_insert_with(Instant::now);
+                        }
+                    }
+                    // Nobody is asked yet.
+                    Ok(_) => std::thread::sleep(LOOK_EVERY),
+                    Err(_) => {}
+                }
+            }
+        }
+        match Trust::newest(&said) {
+            Ok(Some(newest)) => Ok(Target { version: certified_version(&newest), certified: Some(newest) }),
+            Err(distrust @ Distrust::Forked { .. }) => Err(Failure::integrity(distrust.to_string())
+                .hint("one who signs two histories can be believed in neither: ask whose key that is")),
+            Ok(None) | Err(_) => {
+                let reasons: Vec<String> = asked.iter().map(|(peer, why)| format!("\n{peer}: {why}")).collect();
+                let heard = match reasons.is_empty() {
+                    true => "; nobody could be reached".to_owned(),
+                    false => reasons.concat(),
+                };
+                let message = format!("no version is certified by a key that is trusted{heard}");
+                Err(Failure::new(Exit::SyncFailed, message)
+                    .hint("give --trust-height and --trust-hash, or other peers"))
+            }
+        }
+    }
+
+    fn fetch<H: Hasher>(
+        &self,
+        runtime: &Runtime,
+        sources: Sources,
+        target: &Target,
+        trust: &Trust,
+        aside: &Aside,
+    ) -> Result<(Version, Progress), Failure> {
+        let path = self.context.home.joining();
+        let staging = Directory::new(&path).map_err(|error| Failure::io(path.display(), &error))?;
+        let staging = Arc::new(staging);
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed).map_err(|error| Failure::io("no randomness to choose peers with", &error))?;
+        let mut joining = Joining::new(runtime.handle(), sources);
+        let (params, settings) = (snapshot_params(&self.genesis), joiner_settings(&self.config.p2p));
+        let seed = u64::from_le_bytes(seed);
+        let opened = Joiner::<H>::open(staging.clone(), params, settings, target.version, joining.now(), seed);
+        let mut joiner = opened.map_err(|error| Failure::io("the staging directory failed", &error))?;
+        let mut shown = Shown::new(self.context.out, self.options.progress);
+        let mut has_room = false;
+        // A given version is what is wanted, whatever is certified meanwhile.
+        let judge = |response: &Response| match response {
+            Response::Certificate(certificate) if target.certified.is_some() => {
+                trust.judge(certificate, now()).ok().map(|signed| certified_version(&signed))
+            }
+            _ => None,
+        };
+        loop {
+            let mut last = Progress::default();
+            let version = joining.fetch(&mut joiner, &judge, &mut |progress, version| {
+                if let (Some(total), false) = (progress.total, has_room) {
+                    // What is staged and what is built of it are there at once.
+                    let missing = total.bytes.saturating_sub(progress.done.bytes);
+                    check_room(&staging, room_of(total).saturating_add(missing), &self.config)?;
+                    has_room = true;
+                }
+                last = *progress;
+                shown.show(progress, version);
+                Ok(())
+            })?;
+            let progress = joiner.progress(joining.now());
+            shown.show(&progress, version);
+            let mut lost = false;
+            let directory = aside.directory()?;
+            let built = engine::build_state(
+                Some(&self.genesis),
+                self.genesis.hasher,
+                directory,
+                (version.height, version.root),
+                &mut |each| {
+                    let handed = joiner.entries(|name, key, value| each(name, key, value));
+                    handed.map_err(|error| match error {
+                        EntriesError::Incomplete { missing } => {
+                            lost = true;
+                            Failure::error(format!("{missing} units were lost on our own disk"))
+                        }
+                        EntriesError::Ended(ended) => ended.into(),
+                        EntriesError::Taker(error) => LibraryError::into(error),
+                    })
+                },
+            );
+            match built {
+                Ok(()) => {
+                    shown.done();
+                    drop(joiner.step(joining.now(), Event::Built));
+                    return Ok((version, progress));
+                }
+                Err(_) if lost => aside.begin_again()?,
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    fn report(&self, version: &Version, progress: &Progress, target: &Target, took: Duration) {
+        let out = self.context.out;
+        let total = progress.total.unwrap_or_default();
+        out.say(out.ink(Ink::Good, "✓ synced, and the root is what it must be"));
+        out.row("height", grouped(version.height.0));
+        out.row("root", version.root);
+        out.row("state", format_args!("{} entries, {}", grouped(total.count), bytes(total.bytes)));
+        out.row("received", bytes(progress.received_bytes));
+        let certified_by = target.certified.as_ref().map(|signed| signed.signer);
+        match &certified_by {
+            Some(signer) => out.row("certified by", signer),
+            None => out.row("trusted", "the root that was given"),
+        }
+        out.emit(&json!({
+            "height": version.height, "root": version.root, "fetched": true, "entries": total.count,
+            "bytes": total.bytes, "received_bytes": progress.received_bytes, "nodes": progress.nodes,
+            "certified_by": certified_by.map(|signer| signer.to_string()), "seconds": took.as_secs_f64(),
+        }));
+    }
+}
+
+/// What of the home's own a state would replace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    /// Nothing.
+    Empty,
+    /// Blocks of its own.
+    Replaces,
+    /// It is that state.
+    There,
+}
+
+/// How far it is, on a bar or in lines.
+struct Shown<'a> {
+    out: &'a Out,
+    bar: ProgressBar,
+    every: Option<Duration>,
+    last: Option<Instant>,
+}
+
+impl<'a> Shown<'a> {
+    fn new(out: &'a Out, every: Option<u64>) -> Self {
+        let bar = out.progress("syncing", 0);
+        let style = ProgressStyle::with_template("  {msg} {bar:30.cyan/dim} {bytes}/{total_bytes}")
+            .expect("the template is a constant and valid");
+        bar.set_style(style);
+        Self { out, bar, every: every.map(Duration::from_secs), last: None }
+    }
+
+    fn show(&mut self, progress: &Progress, version: Version) {
+        let total = progress.total.unwrap_or_default();
+        let percent = format!("{}.{:02}", progress.done_per_ten_thousand / 100, progress.done_per_ten_thousand % 100);
+        let speed = bytes(progress.bytes_per_second);
+        let left = progress.left_ms.map_or_else(|| "unknown".to_owned(), |ms| format!("{} s", ms.div_ceil(1000)));
+        self.bar.set_length(total.bytes);
+        self.bar.set_position(progress.done.bytes);
+        self.bar.set_message(format!("{percent} %, {speed}/s, {left} left, {} peers", progress.peers));
+        let is_due = self.every.is_some_and(|every| self.last.is_none_or(|last| last.elapsed() >= every));
+        if !is_due {
+            return;
+        }
+        self.last = Some(Instant::now());
+        let line = match self.out.is_json() {
+            true => json!({ "progress": {
+                "height": version.height, "nodes": progress.nodes, "entries": progress.done.count,
+                "entries_total": progress.total.map(|total| total.count), "bytes": progress.done.bytes,
+                "bytes_total": progress.total.map(|total| total.bytes), "received_bytes": progress.received_bytes,
+                "nodes_per_second": progress.nodes_per_second, "bytes_per_second": progress.bytes_per_second,
+                "percent": percent, "left_ms": progress.left_ms, "peers": progress.peers,
+                "requests": progress.requests,
+            } })
+            .to_string(),
+            false => format!(
+                "{percent} %: {} nodes, {} of {} entries, {} of {}, {} nodes/s, {speed}/s, {left} left, {} peers",
+                grouped(progress.nodes),
+                grouped(progress.done.count),
+                grouped(total.count),
+                bytes(progress.done.bytes),
+                bytes(total.bytes),
+                grouped(progress.nodes_per_second),
+                progress.peers,
+            ),
+        };
+        // With standard error closed nobody wants to know.
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+
+    fn done(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,157 @@
+//! Who is not spoken to any more, over restarts.
+//!
+//! One small file that is read strictly and written whole. It is a person's to look at and to remove: an id costs nothing
+//! to make, so a ban only saves the trouble of finding out the same thing about the same peer again. When there are too
+//! many, the oldest is forgotten.
+//!
+//! Format: `docs/sync.md`, "Bans".
+
+use super::NodeId;
+use crate::exit::Failure;
+use crate::strict_json;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Most bans that are kept.
+const BANS_MAX: usize = 1024;
+/// Most bytes of a reason.
+const WHY_BYTES_MAX: usize = 256;
+/// Most bytes of the file: so many bans with the longest reasons, escaped.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+/// The version of the file format this program writes and reads.
+const VERSION: u32 = 1;
+
+/// One peer that is banned.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ban {
+    /// Its id.
+    peer: String,
+    /// What it did.
+    why: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    version: u32,
+    /// The oldest first.
+    bans: Vec<Ban>,
+}
+
+/// The bans of a home.
+#[derive(Debug)]
+pub(crate) struct Bans {
+    path: PathBuf,
+    bans: Vec<Ban>,
+    peers: BTreeSet<NodeId>,
+}
+
+impl Bans {
+    /// Reads the file, if there is one.
+    ///
+    /// # Errors
+    /// A usage failure that says what is wrong with it.
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        let none = Self { path: path.to_owned(), bans: Vec::new(), peers: BTreeSet::new() };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(none),
+            Err(error) => return Err(Failure::io(path.display(), &error)),
+        };
+        let mut text = Vec::new();
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(|error| Failure::io(path.display(), &error))?;
+        let (bans, peers) = parse(&text).map_err(|problem| {
+            Failure::usage(format!("{} is no file of bans: {problem}", path.display())).hint("remove it to ban nobody")
+        })?;
+        Ok(Self { bans, peers, ..none })
+    }
+
+    /// Whether a peer is banned.
+    pub(crate) fn has(&self, peer: &NodeId) -> bool {
+        self.peers.contains(peer)
+    }
+
+    /// Bans a peer from now on, and over restarts if the disk lets us.
+    pub(crate) fn add(&mut self, peer: NodeId, why: &str) -> io::Result<()> {
+        if !self.peers.insert(peer) {
+            return Ok(());
+        }
+        if self.bans.len() >= BANS_MAX {
+            let oldest = self.bans.remove(0);
+            self.peers.retain(|peer| peer.to_string() != oldest.peer);
+        }
+        let why = why.chars().filter(|letter| !letter.is_control()).take(WHY_BYTES_MAX / 4).collect();
+        self.bans.push(Ban { peer: peer.to_string(), why });
+        let text = serde_json::to_string_pretty(&Text { version: VERSION, bans: self.bans.clone() })?;
+        let fresh = self.path.with_extension("new");
+        let mut file = File::create(&fresh)?;
+        file.write_all(text.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&fresh, &self.path)
+    }
+}
+
+fn parse(text: &[u8]) -> Result<(Vec<Ban>, BTreeSet<NodeId>), String> {
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(format!("longer than {FILE_BYTES_MAX} bytes"));
+    }
+    let Text { version, bans } = strict_json::parse(text).map_err(|error| error.to_string())?;
+    if version != VERSION {
+        return Err(format!("version {version}, this program knows {VERSION}"));
+    }
+    if bans.len() > BANS_MAX {
+        return Err(format!("{} bans, at most {BANS_MAX}", bans.len()));
+    }
+    let mut peers = BTreeSet::new();
+    for Ban { peer, why } in &bans {
+        let id: NodeId = peer.parse().map_err(|_| format!("{peer:?} is no id of a peer"))?;
+        if !peers.insert(id) || why.len() > WHY_BYTES_MAX {
+            return Err(format!("{peer} stands there twice, or for too long a reason"));
+        }
+    }
+    Ok((bans, peers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ban_outlives_a_restart_and_the_oldest_gives_way() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let path = home.path().join("bans.json");
+        let first = NodeId::random();
+        let mut bans = Bans::open(&path).expect("none yet");
+        bans.add(first, "lied\u{7}").expect("written");
+        bans.add(first, "lied again").expect("known");
+        let mut bans = Bans::open(&path).expect("as written");
+        assert!(bans.has(&first) && bans.bans.len() == 1 && bans.bans[0].why == "lied");
+        // Without a disk under it, the list is bounded all the same.
+        bans.path = home.path().join("absent/bans.json");
+        for _ in 0..BANS_MAX {
+            assert!(bans.add(NodeId::random(), "lied").is_err());
+        }
+        assert!(!bans.has(&first) && bans.peers.len() == BANS_MAX);
+    }
+
+    #[test]
+    fn a_file_of_bans_is_read_strictly() {
+        let id = NodeId::random();
+        let ban = format!(r#"{{"peer":"{id}","why":"lied"}}"#);
+        assert!(parse(format!(r#"{{"version":1,"bans":[{ban}]}}"#).as_bytes()).is_ok());
+        for text in [
+            String::new(),
+            format!(r#"{{"version":2,"bans":[{ban}]}}"#),
+            format!(r#"{{"version":1,"bans":[{ban},{ban}]}}"#),
+            format!(r#"{{"version":1,"bans":[{ban}],"more":1}}"#),
+            r#"{"version":1,"bans":[{"peer":"x","why":""}]}"#.to_owned(),
+        ] {
+            assert!(parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

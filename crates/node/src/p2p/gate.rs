@@ -1,0 +1,240 @@
+//! Who may connect: limits on connections, in all, of one address and of one peer, and bans.
+//!
+//! It looks at a connection before its handshake, when only its address is known, and once more when the peer has shown
+//! who it is. Connections that this node opens itself have places of their own, which nobody who comes in can take.
+
+use super::NodeId;
+use super::bans::Bans;
+use libp2p::Multiaddr;
+use libp2p::core::Endpoint;
+use libp2p::core::transport::PortUse;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+    dummy,
+};
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+/// Connections of one peer, at most: both ends may have opened one at the same moment.
+const PEER_CONNECTIONS_MAX: usize = 2;
+/// Handshakes under way at once that others began.
+const HANDSHAKES_MAX: usize = 64;
+/// Over how long connections of one address are counted.
+const RATE_WINDOW: Duration = Duration::from_secs(10);
+/// So many times the open connections an address may have, it may open in that time.
+const RATE_TIMES: usize = 4;
+/// Addresses that are counted at once; above it the oldest count is forgotten.
+const ADDRESSES_MAX: usize = 1024;
+
+/// Limits on connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ConnectionLimits {
+    /// That others opened, in all.
+    pub(crate) inbound_max: usize,
+    /// That one address opened.
+    pub(crate) address_max: usize,
+}
+
+/// Why a connection was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refused {
+    #[error("the peer is banned")]
+    Banned,
+    #[error("all places are taken")]
+    Full,
+    #[error("this address has too many connections, or makes them too fast")]
+    Address,
+    #[error("this peer is connected already")]
+    Twice,
+}
+
+/// A connection, from its first byte on.
+#[derive(Debug)]
+struct Known {
+    /// From where, if the other end opened it.
+    inbound: Option<Option<IpAddr>>,
+    /// Once it has shown who it is.
+    peer: Option<NodeId>,
+}
+
+/// The gate.
+pub(super) struct Gate {
+    limits: ConnectionLimits,
+    bans: Arc<Mutex<Bans>>,
+    connections: BTreeMap<ConnectionId, Known>,
+    /// When which address came lately.
+    lately: VecDeque<(Instant, Option<IpAddr>)>,
+    refused: u64,
+}
+
+impl Gate {
+    pub(super) fn new(limits: ConnectionLimits, bans: Arc<Mutex<Bans>>) -> Self {
+        Self { limits, bans, connections: BTreeMap::new(), lately: VecDeque::new(), refused: 0 }
+    }
+
+    /// How many connections were refused since this was asked last.
+    pub(super) fn take_refused(&mut self) -> u64 {
+        std::mem::take(&mut self.refused)
+    }
+
+    fn refuse(&mut self, why: Refused) -> ConnectionDenied {
+        self.refused += 1;
+        ConnectionDenied::new(why)
+    }
+
+    fn admit(&mut self, address: Option<IpAddr>, now: Instant) -> Result<(), Refused> {
+        while self.lately.front().is_some_and(|(then, _)| now.duration_since(*then) > RATE_WINDOW)
+            || self.lately.len() >= ADDRESSES_MAX
+        {
+            self.lately.pop_front();
+        }
+        let inbound = || self.connections.values().filter_map(|known| known.inbound.map(|from| (from, known.peer)));
+        let handshakes = inbound().filter(|(_, peer)| peer.is_none()).count();
+        if inbound().count() >= self.limits.inbound_max || handshakes >= HANDSHAKES_MAX {
+            return Err(Refused::Full);
+        }
+        let open = inbound().filter(|(from, _)| *from == address).count();
+        let came = self.lately.iter().filter(|(_, from)| *from == address).count();
+        if open >= self.limits.address_max || came >= self.limits.address_max * RATE_TIMES {
+            return Err(Refused::Address);
+        }
+        self.lately.push_back((now, address));
+        Ok(())
+    }
+
+    fn meet(&mut self, connection: ConnectionId, peer: NodeId) -> Result<(), Refused> {
+        if self.bans.lock().unwrap_or_else(PoisonError::into_inner).has(&peer) {
+            return Err(Refused::Banned);
+        }
+        if self.connections.values().filter(|known| known.peer == Some(peer)).count() >= PEER_CONNECTIONS_MAX {
+            return Err(Refused::Twice);
+        }
+        self.connections.entry(connection).or_insert(Known { inbound: None, peer: None }).peer = Some(peer);
+        Ok(())
+    }
+}
+
+/// The machine behind an address.
+fn machine(address: &Multiaddr) -> Option<IpAddr> {
+    address.iter().find_map(|part| match part {
+        Protocol::Ip4(ip) => Some(IpAddr::V4(ip)),
+        Protocol::Ip6(ip) => Some(IpAddr::V6(ip)),
+        _ => None,
+    })
+}
+
+impl NetworkBehaviour for Gate {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        let address = machine(remote);
+        self.admit(address, Instant::now()).map_err(|why| self.refuse(why))?;
+        self.connections.insert(connection, Known { inbound: Some(address), peer: None });
+        Ok(())
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: NodeId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.meet(connection, peer).map_err(|why| self.refuse(why))?;
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: NodeId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.meet(connection, peer).map_err(|why| self.refuse(why))?;
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionClosed(closed) => drop(self.connections.remove(&closed.connection_id)),
+            FromSwarm::ListenFailure(failed) => drop(self.connections.remove(&failed.connection_id)),
+            FromSwarm::DialFailure(failed) => drop(self.connections.remove(&failed.connection_id)),
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(&mut self, _: NodeId, _: ConnectionId, event: THandlerOutEvent<Self>) {
+        match event {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(inbound_max: usize, address_max: usize) -> (Gate, tempfile::TempDir) {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let bans = Bans::open(&home.path().join("bans.json")).expect("none yet");
+        (Gate::new(ConnectionLimits { inbound_max, address_max }, Arc::new(Mutex::new(bans))), home)
+    }
+
+    fn from(last: u8) -> Multiaddr {
+        format!("/ip4/10.0.0.{last}/tcp/9").parse().expect("an address")
+    }
+
+    fn come(gate: &mut Gate, number: usize, address: &Multiaddr) -> bool {
+        gate.handle_pending_inbound_connection(ConnectionId::new_unchecked(number), &from(0), address).is_ok()
+    }
+
+    /// Y-04: one address has a few places, whatever ids it makes up, and one peer has two; who this node dials needs none of them.
+    #[test]
+    fn y04_one_address_cannot_take_all_places() {
+        let (mut gate, _home) = gate(10, 3);
+        let taken = (0..1000).filter(|number| come(&mut gate, *number, &from(1))).count();
+        assert_eq!(taken, 3);
+        let others = (0..50u8).filter(|last| come(&mut gate, 1000 + usize::from(*last), &from(100 + last))).count();
+        assert_eq!((others, gate.take_refused()), (7, 997 + 43));
+        let peer = NodeId::random();
+        let dialled = (0..3).map(|number| {
+            let connection = ConnectionId::new_unchecked(2000 + number);
+            gate.handle_established_outbound_connection(connection, peer, &from(9), Endpoint::Dialer, PortUse::New)
+                .is_ok()
+        });
+        assert_eq!(dialled.collect::<Vec<_>>(), [true, true, false]);
+    }
+
+    /// Y-04: whoever connects again and again is held off for a while.
+    #[test]
+    fn y04_an_address_that_comes_and_goes_is_held_off() {
+        let (mut gate, _home) = gate(10, 3);
+        let start = Instant::now();
+        let came = (0..1000).filter(|_| gate.admit(None, start).is_ok()).count();
+        assert_eq!(came, 12);
+        assert!(gate.admit(None, start + RATE_WINDOW * 2).is_ok());
+    }
+
+    #[test]
+    fn a_banned_peer_is_refused_once_it_says_who_it_is() {
+        let (mut gate, _home) = gate(10, 3);
+        let peer = NodeId::random();
+        gate.bans.lock().expect("nobody panicked").add(peer, "lied").expect("written");
+        assert_eq!(gate.meet(ConnectionId::new_unchecked(1), peer), Err(Refused::Banned));
+    }
+}

@@ -1,0 +1,286 @@
+//! Taking a state from peers and mirrors: the world around a [`Joiner`].
+//!
+//! The joiner decides whom to ask for what and proves what comes; here its requests are carried, its clock is kept, and
+//! whoever it bans is banned. A mirror is a peer like any other to it, and trusted as little.
+
+use super::{AskError, Connected, Network, NodeId};
+use crate::exit::{Exit, Failure};
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use keelstone_codec::Encode as _;
+use keelstone_sync::peers::{Effect, Ended, Event, Frame, Joiner, PeerId, Progress, Request, Response, Tick, Version};
+use keelstone_tree::Hasher;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// How often progress is told.
+const TELL_EVERY: Duration = Duration::from_millis(250);
+/// How often it is asked for a newer version.
+const NEWER_EVERY: Duration = Duration::from_secs(10);
+/// Mirrors have numbers from here on, which no peer reaches.
+const MIRRORS_FROM: u64 = 1 << 63;
+
+/// Static files that answer like a peer.
+pub(crate) trait MirrorSource: Send + Sync {
+    /// Where they are, for people.
+    fn name(&self) -> &str;
+
+    /// Answers a request, which may take as long as reading a file from far away does.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    fn ask(&self, request: &Request) -> Result<Response, AskError>;
+}
+
+/// Whoever can be asked.
+#[derive(Clone, Default)]
+pub(crate) struct Sources {
+    pub(crate) network: Option<Network>,
+    pub(crate) mirrors: Vec<Arc<dyn MirrorSource>>,
+}
+
+/// One of them.
+#[derive(Clone)]
+enum Source {
+    Peer(NodeId),
+    Mirror(Arc<dyn MirrorSource>),
+}
+
+/// Reads what certifies a version, and says which one if it does.
+pub(crate) type Judge<'a> = &'a dyn Fn(&Response) -> Option<Version>;
+
+/// What is told of progress, and where it may be refused to go on.
+pub(crate) type Tell<'a> = &'a mut dyn FnMut(&Progress, Version) -> Result<(), Failure>;
+
+type Answer = (PeerId, u64, Result<Vec<u8>, AskError>);
+
+/// The world around a joiner.
+pub(crate) struct Joining<'a> {
+    runtime: &'a Handle,
+    sources: Sources,
+    start: Instant,
+    told: Option<Instant>,
+    everybody: Option<watch::Receiver<Arc<BTreeMap<NodeId, Connected>>>>,
+    /// Whom the joiner knows.
+    known: BTreeMap<PeerId, Source>,
+    /// Bounded by the joiner: its settings limit what is under way.
+    asked: FuturesUnordered<BoxFuture<'static, Answer>>,
+    /// Questions for a newer version, one at a time.
+    newer: FuturesUnordered<BoxFuture<'static, Result<Vec<u8>, AskError>>>,
+    newer_asked: Instant,
+    turn: usize,
+}
+
+enum Happening {
+    Answered(Answer),
+    Newer(Result<Vec<u8>, AskError>),
+    Peers,
+    Time,
+}
+
+impl<'a> Joining<'a> {
+    pub(crate) fn new(runtime: &'a Handle, sources: Sources) -> Self {
+        let everybody = sources.network.as_ref().map(Network::everybody);
+        let now = Instant::now();
+        Self {
+            runtime,
+            sources,
+            start: now,
+            told: None,
+            everybody,
+            known: BTreeMap::new(),
+            asked: FuturesUnordered::new(),
+            newer: FuturesUnordered::new(),
+            newer_asked: now,
+            turn: 0,
+        }
+    }
+
+    /// The joiner's clock.
+    pub(crate) fn now(&self) -> Tick {
+        Tick(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Fetches until all is there, and says of which version. Can be called again when something was lost on our own disk.
+    ///
+    /// # Errors
+    /// Why the joiner ended, or what `tell` says.
+    pub(crate) fn fetch<H: Hasher>(
+        &mut self,
+        joiner: &mut Joiner<H>,
+        judge: Judge<'_>,
+        tell: Tell<'_>,
+    ) -> Result<Version, Failure> {
+        let mirrors: Vec<_> = (MIRRORS_FROM..).map(PeerId).zip(self.sources.mirrors.clone()).collect();
+        for (number, mirror) in mirrors {
+            self.known.insert(number, Source::Mirror(mirror));
+            if let Some(version) = self.perform(joiner.step(self.now(), Event::Connected(number)))? {
+                return Ok(version);
+            }
+        }
+        if let Some(version) = self.meet(joiner)? {
+            return Ok(version);
+        }
+        loop {
+            let now = self.now();
+            let wake = joiner.wakeup(now).map_or(TELL_EVERY, |at| Duration::from_millis(at.0 - now.0));
+            let runtime = self.runtime.clone();
+            let effects = match runtime.block_on(self.next(wake.min(TELL_EVERY))) {
+                Happening::Time => joiner.step(self.now(), Event::Tick),
+                Happening::Answered((peer, id, answer)) => match answer {
+                    Ok(bytes) => joiner.step(self.now(), Event::Answered(peer, &bytes)),
+                    // Nothing but its number: the joiner finds that this is no answer.
+                    Err(AskError::Misbehaved(_)) => joiner.step(self.now(), Event::Answered(peer, &id.to_le_bytes())),
+                    // The joiner's own clock ends the request.
+                    Err(AskError::Gone | AskError::Failed(_)) => joiner.step(self.now(), Event::Tick),
+                },
+                Happening::Newer(answer) => {
+                    let response = answer.ok().and_then(|bytes| super::response(&bytes));
+                    match response.and_then(|response| judge(&response)) {
+                        Some(version) => joiner.step(self.now(), Event::Target(version)),
+                        None => Vec::new(),
+                    }
+                }
+                Happening::Peers => {
+                    if let Some(version) = self.meet(joiner)? {
+                        return Ok(version);
+                    }
+                    Vec::new()
+                }
+            };
+            if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+                self.told = Some(Instant::now());
+                tell(&joiner.progress(self.now()), joiner.target())?;
+            }
+            if let Some(version) = self.perform(effects)? {
+                return Ok(version);
+            }
+            self.ask_for_newer();
+        }
+    }
+
+    async fn next(&mut self, wake: Duration) -> Happening {
+        let Self { everybody, asked, newer, .. } = self;
+        let changed = async {
+            match everybody {
+                // A network that has ended changes no more.
+                Some(everybody) if everybody.has_changed().is_ok() => drop(everybody.changed().await),
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(answer) = asked.next() => Happening::Answered(answer),
+            Some(answer) = newer.next() => Happening::Newer(answer),
+            () = changed => Happening::Peers,
+            () = tokio::time::sleep(wake) => Happening::Time,
+        }
+    }
+
+    /// Tells the joiner who came and who went.
+    fn meet<H: Hasher>(&mut self, joiner: &mut Joiner<H>) -> Result<Option<Version>, Failure> {
+        let Some(everybody) = &mut self.everybody else { return Ok(None) };
+        let now: BTreeMap<PeerId, NodeId> =
+            everybody.borrow_and_update().iter().map(|(node, connected)| (connected.number, *node)).collect();
+        let is_peer = |source: &Source| matches!(source, Source::Peer(_));
+        let gone: Vec<PeerId> = self
+            .known
+            .iter()
+            .filter(|(number, source)| is_peer(source) && !now.contains_key(number))
+            .map(|(number, _)| *number)
+            .collect();
+        let mut effects = Vec::new();
+        for number in gone {
+            self.known.remove(&number);
+            effects.append(&mut joiner.step(self.now(), Event::Gone(number)));
+        }
+        for (number, node) in now {
+            if self.known.insert(number, Source::Peer(node)).is_none() {
+                effects.append(&mut joiner.step(self.now(), Event::Connected(number)));
+            }
+        }
+        self.perform(effects)
+    }
+
+    /// Does what the joiner says. Says which version is whole, if one is.
+    fn perform(&mut self, effects: Vec<Effect>) -> Result<Option<Version>, Failure> {
+        for effect in effects {
+            match effect {
+                Effect::Ask(peer, frame) => self.ask(peer, frame),
+                Effect::Ban(peer, why) => match self.known.remove(&peer) {
+                    Some(Source::Peer(node)) => {
+                        if let Some(network) = &self.sources.network {
+                            self.runtime.block_on(network.ban(node, why.to_string()));
+                        }
+                    }
+                    Some(Source::Mirror(mirror)) => {
+                        tracing::warn!(mirror = mirror.name(), %why, "a mirror is not asked any more");
+                    }
+                    None => {}
+                },
+                // Whoever there is, is dialled already.
+                Effect::Seek(_) | Effect::Switch(_) => {}
+                Effect::Build(version) => return Ok(Some(version)),
+                Effect::End(ended) => return Err(ended.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    fn ask(&mut self, peer: PeerId, frame: Frame<Request>) {
+        let id = frame.id;
+        match (self.known.get(&peer), &self.sources.network) {
+            (Some(Source::Peer(node)), Some(network)) => {
+                let (node, network) = (*node, network.clone());
+                let bytes = frame.to_bytes();
+                self.asked.push(Box::pin(async move { (peer, id, network.ask_frame(node, bytes).await) }));
+            }
+            (Some(Source::Mirror(mirror)), _) => {
+                let mirror = mirror.clone();
+                let read = self.runtime.spawn_blocking(move || mirror.ask(&frame.body));
+                self.asked.push(Box::pin(async move {
+                    let answer = match read.await {
+                        Ok(answer) => answer.map(|body| Frame { id, body }.to_bytes()),
+                        Err(error) => Err(AskError::Failed(error.to_string())),
+                    };
+                    (peer, id, answer)
+                }));
+            }
+            // It went meanwhile: the joiner hears of that.
+            _ => {}
+        }
+    }
+
+    /// Asks one after the other what it certifies.
+    fn ask_for_newer(&mut self) {
+        let Some(network) = self.sources.network.clone() else { return };
+        if !self.newer.is_empty() || self.newer_asked.elapsed() < NEWER_EVERY {
+            return;
+        }
+        let peers: Vec<NodeId> = network.everybody().borrow().keys().copied().collect();
+        self.newer_asked = Instant::now();
+        self.turn = self.turn.wrapping_add(1);
+        if let Some(node) = peers.get(self.turn % peers.len().max(1)).copied() {
+            let frame = Frame { id: 0, body: Request::GetCertificate }.to_bytes();
+            self.newer.push(Box::pin(async move { network.ask_frame(node, frame).await }));
+        }
+    }
+}
+
+impl From<Ended> for Failure {
+    fn from(ended: Ended) -> Self {
+        let message = ended.to_string();
+        match ended {
+            Ended::Stalled { .. } => Self::new(Exit::SyncFailed, message)
+                .hint("what was fetched stays; try again with other peers (p2p.peers, --peer) or a mirror"),
+            Ended::Disk(error) => Self::io("the staging directory failed", &error),
+            Ended::TooLarge(_) => Self::new(Exit::SyncFailed, message),
+            Ended::FalseRoot { .. } => {
+                Self::integrity(message).hint("the root that was trusted is of no tree: find out who certified it")
+            }
+        }
+    }
+}

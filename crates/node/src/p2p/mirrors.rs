@@ -1,0 +1,142 @@
+//! Mirrors as sources of a state: a directory of this machine, or files behind HTTP.
+//!
+//! What they hold is read by name, each file no longer than it may be, and answers like a peer; it is believed as little.
+
+use super::{AskError, MirrorSource};
+use crate::client::{Ask, exchange};
+use crate::config::HttpAddress;
+use crate::exit::Failure;
+use keelstone_store::files::{Directory, Files as _};
+use keelstone_sync::mirror::{Mirror, MirrorError, Shelf};
+use keelstone_sync::peers::{Request, Response};
+use keelstone_tree::Hasher;
+use std::fmt;
+use std::io;
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Bytes that a server may put before a file.
+const HEAD_BYTES_MAX: u64 = 16 << 10;
+
+/// Where the files of a mirror are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// On this machine.
+    Directory(PathBuf),
+    /// A server, and what stands before the names of files there: empty, or it begins with a slash and ends without.
+    Http(HttpAddress, String),
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some(rest) = text.strip_prefix("http://") else { return Ok(Self::Directory(text.into())) };
+        let (server, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let path = path.trim_end_matches('/');
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'-' | b'_' | b'~' | b'%');
+        let port = if server.contains(':') { "" } else { ":80" };
+        let address = HttpAddress::parse(&format!("http://{server}{port}"));
+        match address.ok().filter(|_| path.bytes().all(plain)) {
+            Some(address) => Ok(Self::Http(address, path.to_owned())),
+            None => Err(format!("expected http://HOST:PORT/PATH, found {text:?}")),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => path.display().fmt(f),
+            Self::Http(address, path) => write!(f, "{address}{path}"),
+        }
+    }
+}
+
+/// A place, and how long reading a file there may take without a byte.
+struct Reach {
+    place: Place,
+    timeout: Duration,
+}
+
+impl Shelf for Reach {
+    type Error = io::Error;
+
+    fn read(&self, file: &str, bytes_max: u64) -> io::Result<Vec<u8>> {
+        let too_long = || io::Error::new(io::ErrorKind::InvalidData, format!("longer than {bytes_max} bytes"));
+        match &self.place {
+            Place::Directory(path) => {
+                let file = Directory::existing(path)?.open(file)?;
+                let len = usize::try_from(file.len()?).ok().filter(|len| *len as u64 <= bytes_max);
+                let mut bytes = vec![0; len.ok_or_else(too_long)?];
+                file.read_at(0, &mut bytes)?;
+                Ok(bytes)
+            }
+            Place::Http(address, path) => {
+                let stream = TcpStream::connect_timeout(&address.resolve()?, self.timeout)?;
+                let (host, path) = (format!("{}:{}", address.host(), address.port()), format!("{path}/{file}"));
+                let ask = Ask { host: &host, path: &path, body: None, token: None };
+                let (status, bytes) = exchange(stream, self.timeout, &ask, bytes_max.saturating_add(HEAD_BYTES_MAX))?;
+                match status {
+                    200 if bytes.len() as u64 > bytes_max => Err(too_long()),
+                    200 => Ok(bytes),
+                    404 => Err(io::ErrorKind::NotFound.into()),
+                    other => Err(io::Error::other(format!("the server answers {other}"))),
+                }
+            }
+        }
+    }
+}
+
+/// A mirror that was opened.
+pub(crate) struct Opened<H> {
+    name: String,
+    reach: Reach,
+    mirror: Mirror<H>,
+}
+
+impl<H: Hasher> Opened<H> {
+    /// Reads what a mirror has: two small files.
+    pub(crate) fn open(place: Place, timeout: Duration) -> Result<Self, Failure> {
+        let name = place.to_string();
+        let reach = Reach { place, timeout };
+        let mirror = Mirror::open(&reach).map_err(|error| Failure::error(format!("{name}: {error}")))?;
+        Ok(Self { name, reach, mirror })
+    }
+
+    /// What it has, as it says.
+    pub(crate) fn mirror(&self) -> &Mirror<H> {
+        &self.mirror
+    }
+}
+
+impl<H: Hasher> MirrorSource for Opened<H> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn ask(&self, request: &Request) -> Result<Response, AskError> {
+        self.mirror.answer(&self.reach, request).map_err(|error| match error {
+            MirrorError::Read { .. } | MirrorError::Cut { .. } => AskError::Failed(error.to_string()),
+            MirrorError::Damaged { .. } => AskError::Misbehaved(error.to_string()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_directory_or_files_behind_http() {
+        let read = |text: &str| text.parse::<Place>().map(|place| place.to_string());
+        assert_eq!(read("some/where"), Ok("some/where".to_owned()));
+        assert_eq!(read("http://host:81/a/b/"), Ok("http://host:81/a/b".to_owned()));
+        assert_eq!(read("http://host"), Ok("http://host:80".to_owned()));
+        for text in ["http://", "http://host:0/", "http://host:1/a b", "http://host:1/a\r\nb", "http://h:1/a?b"] {
+            assert!(read(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Peers over libp2p: who may connect, how frames travel, who is banned, and the thread that answers.
+//!
+//! | to | see |
+//! | --- | --- |
+//! | ask a peer something | [`Peers`] |
+//! | be connected to peers | [`Network`] |
+//! | ban somebody over restarts | [`Bans`] |
+//!
+//! The connection is encrypted and the other end has shown its id, and that is all that is known of it: what it sends is
+//! a claim until the machines of `keelstone_sync::peers` have proven it. Every size, count and time that a peer can
+//! choose has a limit here or there.
+//!
+//! Rules: `spec/peers.md`. How to run it: `docs/sync.md`.
+
+mod address;
+mod bans;
+mod codec;
+mod gate;
+mod joining;
+mod mirrors;
+mod network;
+mod serving;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod trust;
+mod versions;
+
+pub use address::PeerAddress;
+pub(crate) use bans::Bans;
+pub(crate) use gate::ConnectionLimits;
+pub(crate) use joining::{Joining, MirrorSource, Sources};
+use keelstone_codec::Decode as _;
+use keelstone_sync::peers::{Frame, Request, Response};
+pub(crate) use mirrors::Opened;
+pub use mirrors::Place;
+pub(crate) use network::{Connected, Network, Setup};
+pub(crate) use serving::Answers;
+pub(crate) use settings::{joiner_settings, server_limits, setup};
+pub(crate) use trust::{Distrust, Trust, version as certified_version};
+pub(crate) use versions::answers as answers_of;
+
+/// Who a peer is: the hash of its key, which it has proven to hold.
+pub type NodeId = libp2p::PeerId;
+
+/// Peers that can be asked.
+pub(crate) trait Peers: Send + Sync {
+    /// Who can be asked now.
+    fn connected(&self) -> Vec<NodeId>;
+
+    /// Sends a peer a request and waits for its answer, at most the configured time. The answer is of the kind that was
+    /// asked for, or says why there is none; beyond that it is a claim, and whoever asked proves it.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    fn ask(&self, peer: &NodeId, request: Request) -> Result<Response, AskError>;
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AskError {
+    /// It is not connected, or no longer. Ask another.
+    #[error("the peer is not connected")]
+    Gone,
+    /// It did not answer in time, or not with a frame. Ask another.
+    #[error("no answer: {0}")]
+    Failed(String),
+    /// What it sent cannot be an answer to this. It broke the protocol.
+    #[error("an answer that cannot be true: {0}")]
+    Misbehaved(String),
+}
+
+/// The response in a frame, whatever its number.
+pub(crate) fn response(frame: &[u8]) -> Option<Response> {
+    Frame::<Response>::from_bytes(frame).ok().map(|frame| frame.body)
+}
+
+/// Whether a response is of the kind that a request asks for.
+pub(crate) fn answers(request: &Request, response: &Response) -> bool {
+    use keelstone_sync::peers::{Request as Q, Response as A};
+    match (request, response) {
+        (_, A::Unavailable(_) | A::Busy { .. }) => true,
+        (Q::Status, A::Status(_))
+        | (Q::GetHeader { .. }, A::Header(_))
+        | (Q::GetNodes { .. }, A::Nodes(_))
+        | (Q::GetChunks { .. }, A::Chunks { .. })
+        | (Q::GetDiffs { .. }, A::Diffs(_))
+        | (Q::GetRange { .. }, A::Range { .. })
+        | (Q::GetEntry { .. }, A::Entry(_))
+        | (Q::GetCertificate, A::Certificate(_)) => true,
+        (Q::GetRootAt { height }, A::RootAt(version)) => version.height == *height,
+        _ => false,
+    }
+}

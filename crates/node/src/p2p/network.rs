@@ -1,0 +1,555 @@
+//! The connections to peers: a task that dials those of the configuration, takes in others, carries requests both ways, and
+//! keeps to its limits.
+//!
+//! What it knows of a peer is its id and whether it is connected; what frames hold is looked at by whoever asked, and of
+//! requests by the thread that answers ([`super::serving`]).
+
+use super::codec::{Frames, PROTOCOL};
+use super::gate::Gate;
+use super::serving::Serving;
+use super::{Answers, AskError, Bans, ConnectionLimits, NodeId, PeerAddress, Peers, answers};
+use crate::exit::Failure;
+use crate::metrics::Metrics;
+use futures_util::StreamExt as _;
+use keelstone_codec::{Decode as _, Encode as _};
+use keelstone_ledger::SecretKey;
+use keelstone_sync::peers::{Frame, PeerId, Request, Response};
+use libp2p::core::ConnectedPoint;
+use libp2p::multiaddr::Protocol;
+use libp2p::request_response::{
+    self, InboundFailure, InboundRequestId, Message, OutboundFailure, OutboundRequestId, ProtocolSupport,
+    ResponseChannel,
+};
+use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::swarm::{ConnectionId, NetworkBehaviour, SwarmEvent};
+use libp2p::{Multiaddr, Swarm, SwarmBuilder, identify, noise, tcp, yamux};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+/// How long a connection may take until both ends know each other, unless told otherwise.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection is kept on which nobody asks anything.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Requests of one connection that are answered at once.
+const CONNECTION_REQUESTS_MAX: usize = 16;
+/// Bytes of answers that are on their way, at most: whoever does not read takes no more memory.
+const ANSWERS_BYTES_MAX: usize = 64 << 20;
+/// The same of one peer.
+const PEER_ANSWERS_BYTES_MAX: usize = 20 << 20;
+/// In how many milliseconds to come back if they are too many.
+const COME_BACK_MS: u32 = 500;
+/// So many requests that are none, and a peer is banned.
+const BAD_REQUESTS_MAX: u32 = 3;
+/// What may wait for the task.
+const COMMANDS_MAX: usize = 1024;
+/// How often it is looked who has to be dialled.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long until somebody who could not be reached is dialled again, at first and at most.
+const DIAL_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How long a peer that went is known, so that coming back brings no new budget.
+const KNOWN_FOR: Duration = Duration::from_secs(120);
+/// Peers that are known at once; above it the one that went first is forgotten.
+const KNOWN_MAX: usize = 1024;
+
+/// What a network begins with.
+pub(crate) struct Setup {
+    /// The key by which others know this node.
+    pub(crate) key: SecretKey,
+    /// Where to listen; none to take in nobody.
+    pub(crate) listen: Option<SocketAddr>,
+    /// Whom to dial.
+    pub(crate) peers: Vec<PeerAddress>,
+    pub(crate) limits: ConnectionLimits,
+    /// How long a request may take.
+    pub(crate) request_timeout: Duration,
+    /// How long a connection may take until both ends know each other.
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) bans: Bans,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// A peer that is connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Connected {
+    /// What the machines call it.
+    pub(crate) number: PeerId,
+    /// Where it is.
+    pub(crate) address: String,
+    /// Whether this node dialled it.
+    pub(crate) outbound: bool,
+}
+
+/// Everybody who is connected.
+pub(crate) type Everybody = Arc<BTreeMap<NodeId, Connected>>;
+
+/// Connections to peers. Clones are of the same.
+#[derive(Clone)]
+pub(crate) struct Network {
+    own: NodeId,
+    listening: Option<SocketAddr>,
+    commands: mpsc::Sender<Command>,
+    everybody: watch::Receiver<Everybody>,
+    next_id: Arc<AtomicU64>,
+}
+
+enum Command {
+    Ask {
+        peer: NodeId,
+        frame: Vec<u8>,
+        answer: oneshot::Sender<Result<Vec<u8>, AskError>>,
+    },
+    Ban {
+        peer: NodeId,
+        why: String,
+    },
+    /// Where a peer of the configuration is, by its place there.
+    Found {
+        place: usize,
+        addresses: Vec<SocketAddr>,
+    },
+    Stop,
+}
+
+#[derive(NetworkBehaviour)]
+struct Behaviour {
+    // The gate comes first: whom it refuses the others never see.
+    gate: Gate,
+    frames: request_response::Behaviour<Frames>,
+    identify: identify::Behaviour,
+}
+
+impl Network {
+    /// Listens, dials, and answers if there is somebody who does. The task ends when told to stop.
+    pub(crate) fn start(
+        runtime: &Handle,
+        setup: Setup,
+        answering: Option<Box<dyn Answers>>,
+    ) -> Result<(Self, JoinHandle<()>), Failure> {
+        let _inside = runtime.enter();
+        let Setup { key, listen, peers, limits, request_timeout, handshake_timeout, bans, metrics } = setup;
+        let pair = libp2p::identity::Keypair::ed25519_from_bytes(key.seed())
+            .map_err(|error| Failure::io("the key of this node is none", &error))?;
+        let own = pair.public().to_peer_id();
+        let bans = Arc::new(Mutex::new(bans));
+        let behaviour = |pair: &libp2p::identity::Keypair| {
+            let agent = format!("keelstone/{}", env!("CARGO_PKG_VERSION"));
+            // spec: PEER-13. Where a peer says that it is, nobody is dialled.
+            let identify = identify::Config::new("/keelstone/1".to_owned(), pair.public())
+                .with_agent_version(agent)
+                .with_cache_size(0);
+            let frames = request_response::Config::default()
+                .with_request_timeout(request_timeout)
+                .with_max_concurrent_streams(CONNECTION_REQUESTS_MAX);
+            Behaviour {
+                gate: Gate::new(limits, bans.clone()),
+                frames: request_response::Behaviour::with_codec(Frames, [(PROTOCOL, ProtocolSupport::Full)], frames),
+                identify: identify::Behaviour::new(identify),
+            }
+        };
+        let mut swarm = SwarmBuilder::with_existing_identity(pair)
+            .with_tokio()
+            .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
+            .map_err(|error| Failure::io("no encryption for connections", &error))?
+            .with_behaviour(behaviour)
+            .expect("making a behaviour cannot fail")
+            .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE_TIMEOUT))
+            .with_connection_timeout(handshake_timeout)
+            .build();
+        let listening = match listen {
+            None => None,
+            Some(address) => Some(runtime.block_on(bind(&mut swarm, address))?),
+        };
+        let serving = answering.map(Serving::start).transpose();
+        let serving = serving.map_err(|error| Failure::io("could not start answering peers", &error))?;
+        let (commands, incoming) = mpsc::channel(COMMANDS_MAX);
+        let (answered, answered_frames) = mpsc::unbounded_channel();
+        let (tell, everybody) = watch::channel(Everybody::default());
+        let now = Instant::now();
+        let dialled = peers.into_iter().map(|address| Dialled::new(address, now)).collect();
+        let task = Task {
+            swarm,
+            serving,
+            bans,
+            metrics,
+            commands: commands.clone(),
+            answered,
+            tell,
+            dialled,
+            known: BTreeMap::new(),
+            next_number: 0,
+            asked: HashMap::new(),
+            answers: HashMap::new(),
+        };
+        let handle = runtime.spawn(task.run(incoming, answered_frames));
+        let network = Self { own, listening, commands, everybody, next_id: Arc::default() };
+        Ok((network, handle))
+    }
+
+    /// The id of this node.
+    pub(crate) fn own(&self) -> NodeId {
+        self.own
+    }
+
+    /// Where this node listens.
+    pub(crate) fn listening(&self) -> Option<SocketAddr> {
+        self.listening
+    }
+
+    /// Who is connected, now and whenever that changes.
+    pub(crate) fn everybody(&self) -> watch::Receiver<Everybody> {
+        self.everybody.clone()
+    }
+
+    /// Sends a peer the frame of a request and waits for that of its answer, which is not looked at.
+    pub(crate) async fn ask_frame(&self, peer: NodeId, frame: Vec<u8>) -> Result<Vec<u8>, AskError> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(Command::Ask { peer, frame, answer }).await.map_err(|_| AskError::Gone)?;
+        answered.await.map_err(|_| AskError::Gone)?
+    }
+
+    /// Has nothing to do with a peer any more, also over restarts.
+    pub(crate) async fn ban(&self, peer: NodeId, why: String) {
+        // A network that has ended speaks to nobody.
+        let _ = self.commands.send(Command::Ban { peer, why }).await;
+    }
+
+    /// Closes all connections and ends.
+    pub(crate) async fn stop(&self) {
+        let _ = self.commands.send(Command::Stop).await;
+    }
+}
+
+impl Peers for Network {
+    fn connected(&self) -> Vec<NodeId> {
+        self.everybody.borrow().keys().copied().collect()
+    }
+
+    /// Must not be called on a thread of the runtime.
+    fn ask(&self, peer: &NodeId, request: Request) -> Result<Response, AskError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let frame = Frame { id, body: request };
+        let (answer, answered) = oneshot::channel();
+        let command = Command::Ask { peer: *peer, frame: frame.to_bytes(), answer };
+        self.commands.blocking_send(command).map_err(|_| AskError::Gone)?;
+        let bytes = answered.blocking_recv().map_err(|_| AskError::Gone)??;
+        let response =
+            Frame::<Response>::from_bytes(&bytes).map_err(|error| AskError::Misbehaved(error.to_string()))?;
+        if response.id != id || !answers(&frame.body, &response.body) {
+            return Err(AskError::Misbehaved("an answer to another question".to_owned()));
+        }
+        Ok(response.body)
+    }
+}
+
+/// Listens, and says where.
+async fn bind(swarm: &mut Swarm<Behaviour>, address: SocketAddr) -> Result<SocketAddr, Failure> {
+    let failed = |error: &dyn std::error::Error| Failure::io(format_args!("could not listen on {address}"), error);
+    swarm.listen_on(multiaddr(address)).map_err(|error| failed(&error))?;
+    loop {
+        match swarm.next().await {
+            Some(SwarmEvent::NewListenAddr { address: found, .. }) => {
+                let port = found.iter().find_map(|part| match part {
+                    Protocol::Tcp(port) => Some(port),
+                    _ => None,
+                });
+                return Ok(SocketAddr::new(address.ip(), port.unwrap_or(address.port())));
+            }
+            Some(SwarmEvent::ListenerClosed { reason: Err(error), .. } | SwarmEvent::ListenerError { error, .. }) => {
+                return Err(failed(&error));
+            }
+            Some(_) => {}
+            None => unreachable!("a swarm has no end"),
+        }
+    }
+}
+
+fn multiaddr(address: SocketAddr) -> Multiaddr {
+    Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port()))
+}
+
+/// A peer of the configuration.
+struct Dialled {
+    address: PeerAddress,
+    /// Who was found there.
+    peer: Option<NodeId>,
+    attempt: Option<ConnectionId>,
+    next: Instant,
+    pause: Duration,
+}
+
+impl Dialled {
+    fn new(address: PeerAddress, now: Instant) -> Self {
+        Self { peer: address.id(), address, attempt: None, next: now, pause: DIAL_PAUSE.0 }
+    }
+}
+
+/// A peer that is connected, or was lately.
+struct Known {
+    number: PeerId,
+    /// Requests that were none.
+    bad: u32,
+    /// Since when it is gone; and whether whoever answers was told.
+    gone: Option<Instant>,
+    /// Where it is and whether this node dialled it; none once it is gone.
+    connected: Option<(String, bool)>,
+}
+
+/// An answer whose way back is known.
+type Answered = (InboundRequestId, ResponseChannel<Vec<u8>>, Vec<u8>);
+
+struct Task {
+    swarm: Swarm<Behaviour>,
+    serving: Option<Serving>,
+    bans: Arc<Mutex<Bans>>,
+    metrics: Arc<Metrics>,
+    commands: mpsc::Sender<Command>,
+    /// Bounded by the requests that are being answered, and those by the streams of each connection.
+    answered: mpsc::UnboundedSender<Answered>,
+    tell: watch::Sender<Everybody>,
+    dialled: Vec<Dialled>,
+    known: BTreeMap<NodeId, Known>,
+    next_number: u64,
+    /// Who waits for which answer.
+    asked: HashMap<OutboundRequestId, oneshot::Sender<Result<Vec<u8>, AskError>>>,
+    /// Answers on their way: whose, and how long; nothing until they are made.
+    answers: HashMap<InboundRequestId, (NodeId, usize)>,
+}
+
+impl Task {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut answered: mpsc::UnboundedReceiver<Answered>) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        loop {
+            tokio::select! {
+                event = self.swarm.next() => match event {
+                    Some(event) => self.on_event(event),
+                    None => break,
+                },
+                Some((request, channel, frame)) = answered.recv() => self.on_answered(request, channel, frame),
+                command = commands.recv() => match command {
+                    Some(Command::Stop) | None => break,
+                    Some(command) => self.on_command(command),
+                },
+                _ = look.tick() => self.look(Instant::now()),
+            }
+        }
+        if let Some(serving) = self.serving {
+            // Reads of the store that are under way come to their end.
+            let _ = tokio::task::spawn_blocking(|| serving.stop()).await;
+        }
+    }
+
+    fn bans(&self) -> MutexGuard<'_, Bans> {
+        self.bans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Ask { peer, frame, answer } => {
+                if !self.swarm.is_connected(&peer) {
+                    // Whoever asked may be gone as well.
+                    let _ = answer.send(Err(AskError::Gone));
+                    return;
+                }
+                // Whoever does not wait any more takes no place.
+                self.asked.retain(|_, answer| !answer.is_closed());
+                let id = self.swarm.behaviour_mut().frames.send_request(&peer, frame);
+                self.asked.insert(id, answer);
+            }
+            Command::Ban { peer, why } => self.ban(peer, &why),
+            Command::Found { place, addresses } => self.dial(place, &addresses),
+            Command::Stop => {}
+        }
+    }
+
+    fn ban(&mut self, peer: NodeId, why: &str) {
+        tracing::warn!(%peer, why, "a peer is banned");
+        self.metrics.peers_banned.inc();
+        let added = self.bans().add(peer, why);
+        if let Err(error) = added {
+            tracing::warn!(%error, "the ban could not be written: it ends when this node does");
+        }
+        // One that is gone already is disconnected.
+        let _ = self.swarm.disconnect_peer_id(peer);
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Frames(event)) => self.on_frames(event),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.on_connected(peer_id, connection_id, &endpoint);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
+                if let Some(known) = self.known.get_mut(&peer_id) {
+                    known.connected = None;
+                    known.gone = Some(Instant::now());
+                }
+                self.tell_everybody();
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                if let Some(dialled) = self.dialled.iter_mut().find(|dialled| dialled.attempt == Some(connection_id)) {
+                    dialled.attempt = None;
+                    tracing::debug!(peer = %dialled.address, %error, "a peer could not be reached");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_connected(&mut self, peer: NodeId, connection: ConnectionId, endpoint: &ConnectedPoint) {
+        if let Some(dialled) = self.dialled.iter_mut().find(|dialled| dialled.attempt == Some(connection)) {
+            (dialled.peer, dialled.attempt, dialled.pause) = (Some(peer), None, DIAL_PAUSE.0);
+        }
+        let number = PeerId(self.next_number);
+        let known = self.known.entry(peer).or_insert_with(|| {
+            self.next_number += 1;
+            Known { number, bad: 0, gone: None, connected: None }
+        });
+        known.gone = None;
+        if known.connected.is_none() {
+            let address = endpoint.get_remote_address().to_string();
+            tracing::info!(%peer, address, "connected to a peer");
+            known.connected = Some((address, endpoint.is_dialer()));
+        }
+        self.tell_everybody();
+    }
+
+    fn tell_everybody(&self) {
+        let connected = self.known.iter().filter_map(|(peer, known)| {
+            let (address, outbound) = known.connected.clone()?;
+            Some((*peer, Connected { number: known.number, address, outbound }))
+        });
+        let everybody: BTreeMap<NodeId, Connected> = connected.collect();
+        self.metrics.peers.set(i64::try_from(everybody.len()).unwrap_or(i64::MAX));
+        // Nobody may be left who wants to know.
+        let _ = self.tell.send(Arc::new(everybody));
+    }
+
+    fn on_frames(&mut self, event: request_response::Event<Vec<u8>, Vec<u8>>) {
+        match event {
+            request_response::Event::Message {
+                peer,
+                message: Message::Request { request_id, request, channel },
+                ..
+            } => {
+                self.on_request(peer, request_id, &request, channel);
+            }
+            request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
+                if let Some(answer) = self.asked.remove(&request_id) {
+                    let _ = answer.send(Ok(response));
+                }
+            }
+            request_response::Event::OutboundFailure { request_id, error, .. } => {
+                if let Some(answer) = self.asked.remove(&request_id) {
+                    let what = error.to_string();
+                    let is_false = matches!(
+                        error,
+                        OutboundFailure::Io(error) if error.kind() == io::ErrorKind::InvalidData
+                    );
+                    let _ =
+                        answer.send(Err(if is_false { AskError::Misbehaved(what) } else { AskError::Failed(what) }));
+                }
+            }
+            request_response::Event::InboundFailure { peer, request_id, error, .. } => {
+                self.answers.remove(&request_id);
+                if matches!(&error, InboundFailure::Io(error) if error.kind() == io::ErrorKind::InvalidData) {
+                    self.on_bad_request(peer, &error.to_string());
+                }
+            }
+            request_response::Event::ResponseSent { request_id, .. } => {
+                if let Some((_, bytes)) = self.answers.remove(&request_id) {
+                    self.metrics.peer_bytes_served.inc_by(bytes as u64);
+                }
+            }
+        }
+    }
+
+    fn on_request(&mut self, peer: NodeId, request: InboundRequestId, bytes: &[u8], channel: ResponseChannel<Vec<u8>>) {
+        // Dropping the channel closes the stream: that is the answer to what is no request.
+        let frame = match Frame::<Request>::from_bytes(bytes) {
+            Ok(frame) => frame,
+            Err(error) => return self.on_bad_request(peer, &error.to_string()),
+        };
+        let (Some(serving), Some(known)) = (&self.serving, self.known.get(&peer)) else { return };
+        let sum = |of: Option<NodeId>| -> usize {
+            self.answers.values().filter(|(peer, _)| of.is_none_or(|of| of == *peer)).map(|(_, bytes)| bytes).sum()
+        };
+        if sum(None) > ANSWERS_BYTES_MAX || sum(Some(peer)) > PEER_ANSWERS_BYTES_MAX {
+            let body = Response::Busy { retry_after_ms: COME_BACK_MS };
+            let busy = Frame { id: frame.id, body }.to_bytes();
+            let _ = self.swarm.behaviour_mut().frames.send_response(channel, busy);
+            return;
+        }
+        self.answers.insert(request, (peer, 0));
+        let answered = self.answered.clone();
+        let reply = Box::new(move |frame| drop(answered.send((request, channel, frame))));
+        serving.answer(known.number, frame, reply);
+    }
+
+    fn on_answered(&mut self, request: InboundRequestId, channel: ResponseChannel<Vec<u8>>, frame: Vec<u8>) {
+        if let Some((_, bytes)) = self.answers.get_mut(&request) {
+            *bytes = frame.len();
+        }
+        if self.swarm.behaviour_mut().frames.send_response(channel, frame).is_err() {
+            self.answers.remove(&request);
+        }
+    }
+
+    fn on_bad_request(&mut self, peer: NodeId, what: &str) {
+        self.metrics.peer_requests_refused.inc();
+        let Some(known) = self.known.get_mut(&peer) else { return };
+        known.bad += 1;
+        if known.bad == BAD_REQUESTS_MAX {
+            self.ban(peer, &format!("{BAD_REQUESTS_MAX} requests that are none, the last one: {what}"));
+        }
+    }
+
+    /// What time brings: whoever is missing is dialled, whoever went long ago is forgotten.
+    fn look(&mut self, now: Instant) {
+        self.metrics.peer_connections_refused.inc_by(self.swarm.behaviour_mut().gate.take_refused());
+        let crowd = self.known.len() > KNOWN_MAX;
+        let first_gone = self.known.values().filter_map(|known| known.gone).min();
+        let is_over = |gone: Instant| now.duration_since(gone) >= KNOWN_FOR || (crowd && Some(gone) == first_gone);
+        let serving = &self.serving;
+        self.known.retain(|_, known| {
+            let forget = known.gone.is_some_and(is_over);
+            !(forget && serving.as_ref().is_none_or(|serving| serving.gone(known.number)))
+        });
+        for (place, dialled) in self.dialled.iter_mut().enumerate() {
+            let connected = dialled.peer.is_some_and(|peer| self.swarm.is_connected(&peer));
+            if connected || dialled.attempt.is_some() || now < dialled.next {
+                continue;
+            }
+            dialled.next = now + dialled.pause;
+            dialled.pause = (dialled.pause * 2).min(DIAL_PAUSE.1);
+            let (host, port) = (dialled.address.host().to_owned(), dialled.address.port());
+            let commands = self.commands.clone();
+            tokio::spawn(async move {
+                let found = tokio::net::lookup_host((host.as_str(), port)).await;
+                let addresses = found.map(|found| found.take(8).collect()).unwrap_or_default();
+                // A full queue is no place to wait for: the next look tries again.
+                let _ = commands.try_send(Command::Found { place, addresses });
+            });
+        }
+    }
+
+    fn dial(&mut self, place: usize, addresses: &[SocketAddr]) {
+        let Some(dialled) = self.dialled.get_mut(place) else { return };
+        let Some(first) = addresses.first() else { return };
+        let options = match dialled.address.id() {
+            Some(peer) => DialOpts::peer_id(peer).addresses(addresses.iter().copied().map(multiaddr).collect()).build(),
+            None => DialOpts::unknown_peer_id().address(multiaddr(*first)).build(),
+        };
+        let attempt = options.connection_id();
+        match self.swarm.dial(options) {
+            Ok(()) => dialled.attempt = Some(attempt),
+            Err(error) => tracing::debug!(peer = %dialled.address, %error, "a peer could not be dialled"),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Answering peers, on a thread of its own: reading the store and compressing takes milliseconds that nobody else waits.
+//!
+//! What may be asked for and how much of it is decided by [`Server`]; here are only the queue, which is short and
+//! tells whoever finds it full to come back, and the clock.
+
+use keelstone_codec::Encode as _;
+use keelstone_sync::peers::{Frame, PeerId, Request, Response, Server, Tick, Versions};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// Requests that may wait for the thread.
+const WAITING_MAX: usize = 64;
+/// In how many milliseconds to come back when they do.
+const COME_BACK_MS: u32 = 200;
+
+/// Whoever gives answers: a server over a chain, whatever its hasher.
+pub(crate) trait Answers: Send {
+    /// As [`Server::answer`].
+    fn answer(&mut self, now: Tick, peer: PeerId, request: &Request) -> Response;
+    /// As [`Server::worked`].
+    fn worked(&mut self, peer: PeerId, ms: u64);
+    /// As [`Server::gone`].
+    fn gone(&mut self, peer: PeerId);
+}
+
+impl<V: Versions> Answers for Server<V>
+where
+    Self: Send,
+{
+    fn answer(&mut self, now: Tick, peer: PeerId, request: &Request) -> Response {
+        Self::answer(self, now, peer, request)
+    }
+
+    fn worked(&mut self, peer: PeerId, ms: u64) {
+        Self::worked(self, peer, ms);
+    }
+
+    fn gone(&mut self, peer: PeerId) {
+        Self::gone(self, peer);
+    }
+}
+
+/// What becomes of an answer's frame.
+pub(super) type Reply = Box<dyn FnOnce(Vec<u8>) + Send>;
+
+enum Job {
+    Answer { peer: PeerId, frame: Frame<Request>, reply: Reply },
+    Gone(PeerId),
+}
+
+/// The thread that answers.
+pub(super) struct Serving {
+    jobs: SyncSender<Job>,
+    thread: JoinHandle<()>,
+}
+
+impl Serving {
+    pub(super) fn start(mut answers: Box<dyn Answers>) -> std::io::Result<Self> {
+        let (jobs, waiting) = sync_channel::<Job>(WAITING_MAX);
+        let thread = std::thread::Builder::new().name("peers".to_owned()).spawn(move || {
+            let start = Instant::now();
+            let since = |start: Instant| u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+            for job in waiting {
+                match job {
+                    Job::Answer { peer, frame, reply } => {
+                        let begun = Instant::now();
+                        let body = answers.answer(Tick(since(start)), peer, &frame.body);
+                        let answer = Frame { id: frame.id, body }.to_bytes();
+                        answers.worked(peer, since(begun));
+                        reply(answer);
+                    }
+                    Job::Gone(peer) => answers.gone(peer),
+                }
+            }
+        })?;
+        Ok(Self { jobs, thread })
+    }
+
+    /// Has a request answered. If too many wait, the answer is that.
+    pub(super) fn answer(&self, peer: PeerId, frame: Frame<Request>, reply: Reply) {
+        match self.jobs.try_send(Job::Answer { peer, frame, reply }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
+                let Job::Answer { frame, reply, .. } = job else { return };
+                let body = Response::Busy { retry_after_ms: COME_BACK_MS };
+                reply(Frame { id: frame.id, body }.to_bytes());
+            }
+        }
+    }
+
+    /// Forgets a peer. Says whether there was room to say so; if not, it has to be said again.
+    pub(super) fn gone(&self, peer: PeerId) -> bool {
+        self.jobs.try_send(Job::Gone(peer)).is_ok()
+    }
+
+    /// Answers what waits, and no more.
+    pub(super) fn stop(self) {
+        drop(self.jobs);
+        // A panic of the thread was reported when it happened.
+        let _ = self.thread.join();
+    }
+}

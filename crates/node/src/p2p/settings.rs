@@ -1,0 +1,74 @@
+//! From the configuration to what networks, servers and joiners take.
+
+use super::network::HANDSHAKE_TIMEOUT;
+use super::{Bans, ConnectionLimits, Setup};
+use crate::config::P2p;
+use crate::exit::Failure;
+use crate::home::Home;
+use crate::keyfile::KeyDir;
+use crate::metrics::Metrics;
+use keelstone_ledger::SecretKey;
+use keelstone_sync::peers::{ServerLimits, Settings};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The name of the key by which peers know this node.
+const PEER: &str = "peer";
+
+/// Every setting that becomes a smaller number is bounded far below what that holds.
+fn small(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// What a network of this home begins with. Makes its key the first time.
+pub(crate) fn setup(config: &P2p, home: &Home, metrics: Arc<Metrics>) -> Result<Setup, Failure> {
+    let keys = KeyDir::new(home.path());
+    let key = match keys.path(PEER)?.exists() {
+        true => keys.load(PEER)?,
+        false => {
+            let key = SecretKey::generate().map_err(|error| Failure::io("no randomness for a new key", &error))?;
+            keys.save(PEER, &key)?;
+            key
+        }
+    };
+    let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    Ok(Setup {
+        key,
+        listen: Some(config.listen),
+        peers: config.peers.clone(),
+        limits: ConnectionLimits {
+            inbound_max: count(config.inbound_max),
+            address_max: count(config.address_inbound_max),
+        },
+        handshake_timeout: HANDSHAKE_TIMEOUT,
+        request_timeout: Duration::from_millis(config.request_timeout_ms),
+        bans: Bans::open(&home.bans())?,
+        metrics,
+    })
+}
+
+/// How much is given to peers.
+pub(crate) fn server_limits(config: &P2p) -> ServerLimits {
+    ServerLimits {
+        peer_bytes_per_second: config.peer_bytes_per_second,
+        bytes_per_second: config.bytes_per_second,
+        peer_work_ms_per_second: small(config.peer_work_ms_per_second),
+        pins_max: small(config.pins_max),
+        pin_idle_ms: config.pin_idle_ms,
+        pin_age_ms_max: config.pin_age_ms_max,
+        ..ServerLimits::default()
+    }
+}
+
+/// How much is asked of them.
+pub(crate) fn joiner_settings(config: &P2p) -> Settings {
+    Settings {
+        concurrent_requests_max: small(config.concurrent_requests_max),
+        peer_count_target: small(config.peer_count_target),
+        request_timeout_ms: small(config.request_timeout_ms),
+        batch_bytes_max: small(config.batch_bytes_max),
+        retries_max: small(config.retries_max),
+        stall_timeout_ms: small(config.stall_timeout_ms),
+        ..Settings::default()
+    }
+}

@@ -1,0 +1,523 @@
+//! Real sockets on this machine: who is honest is heard, and who is not is survived.
+
+use super::codec::PROTOCOL;
+use super::*;
+use crate::config::{Config, P2p};
+use crate::exit::Failure;
+use crate::home::Home;
+use crate::metrics::Metrics;
+use keelstone_codec::{Blob, ChainId, Encode as _, Height, Key, Namespace, Root};
+use keelstone_store::files::{Files, MemoryFiles};
+use keelstone_store::{Options, Store, View};
+use keelstone_sync::peers::{
+    CERTIFICATE_BYTES_MAX, EntriesError, Joiner, PeerId, Progress, RESPONSE_BYTES_MAX, Server, ServerLimits, Settings,
+    Tick, Version, Versions, Why,
+};
+use keelstone_sync::snapshot::SnapshotParams;
+use keelstone_tree::{Blake3, Diff, HashKind, ReadError};
+use libp2p::futures::AsyncReadExt as _;
+use std::convert::Infallible;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// How long anything may take before a test gives up on it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// Waits until something is so.
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < PATIENCE, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A node's network on a free port of this machine.
+struct Node {
+    network: Network,
+    home: TempDir,
+    metrics: Arc<Metrics>,
+}
+
+impl Node {
+    fn start(
+        runtime: &Runtime,
+        dialled: &[&Node],
+        answering: Option<Box<dyn Answers>>,
+        change: impl FnOnce(&mut P2p, &mut Setup),
+    ) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        Self::start_in(runtime, home, dialled, answering, change)
+    }
+
+    fn start_in(
+        runtime: &Runtime,
+        home: TempDir,
+        dialled: &[&Node],
+        answering: Option<Box<dyn Answers>>,
+        change: impl FnOnce(&mut P2p, &mut Setup),
+    ) -> Self {
+        let metrics = Arc::new(Metrics::new());
+        let mut config = Config::default().p2p;
+        config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.peers = dialled.iter().map(|node| node.address().parse().unwrap()).collect();
+        let mut setup = setup(&config, &Home::new(home.path().to_owned()), metrics.clone()).unwrap();
+        change(&mut config, &mut setup);
+        let (network, _) = Network::start(runtime.handle(), setup, answering).unwrap();
+        Self { network, home, metrics }
+    }
+
+    fn socket(&self) -> SocketAddr {
+        self.network.listening().unwrap()
+    }
+
+    fn address(&self) -> String {
+        format!("{}@{}", self.network.own(), self.socket())
+    }
+
+    fn id(&self) -> NodeId {
+        self.network.own()
+    }
+
+    fn meets(&self, other: &Node) {
+        until("two nodes meet", || self.network.connected().contains(&other.id()));
+    }
+}
+
+const HEIGHT: Height = Height(7);
+
+fn params() -> SnapshotParams {
+    SnapshotParams { chain_id: ChainId::new("sockets-1").unwrap(), hasher: HashKind::Blake3, unit_weight_max: 2_000 }
+}
+
+/// A state of some 300 units.
+static STATE: LazyLock<Store<Blake3>> = LazyLock::new(|| {
+    let options = Options { background: false, ..Options::default() };
+    let mut building = Store::<Blake3>::build(Arc::new(MemoryFiles::new()), options, HEIGHT).unwrap();
+    let name = Namespace::new("entries").unwrap();
+    for number in 0..6_000u32 {
+        let value = [number.to_le_bytes(); 16].concat();
+        building.push(&name, &Key::new(number.to_be_bytes()).unwrap(), &value).unwrap();
+    }
+    building.finish_as_found().unwrap()
+});
+
+fn target() -> Version {
+    Version { height: HEIGHT, root: STATE.view().root() }
+}
+
+struct Kept;
+
+impl Versions for Kept {
+    type View = View<Blake3>;
+
+    fn kept(&self) -> Option<(Version, Height)> {
+        Some((target(), HEIGHT))
+    }
+    fn diffs_from(&self) -> Height {
+        HEIGHT.next()
+    }
+    fn view(&self, height: Height) -> Result<Option<(Root, View<Blake3>)>, ReadError> {
+        Ok((height == HEIGHT).then(|| (target().root, STATE.view())))
+    }
+    fn diff(&self, _: Height) -> Result<Option<Diff>, ReadError> {
+        Ok(None)
+    }
+    fn certificate(&self) -> Option<Blob<CERTIFICATE_BYTES_MAX>> {
+        None
+    }
+}
+
+/// What somebody makes of an honest answer.
+type Manner = fn(&Request, Response) -> Response;
+
+struct Somebody {
+    server: Server<Kept>,
+    manner: Manner,
+    asked: Arc<AtomicU64>,
+}
+
+impl Answers for Somebody {
+    fn answer(&mut self, now: Tick, peer: PeerId, request: &Request) -> Response {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        (self.manner)(request, self.server.answer(now, peer, request))
+    }
+    fn worked(&mut self, peer: PeerId, ms: u64) {
+        self.server.worked(peer, ms);
+    }
+    fn gone(&mut self, peer: PeerId) {
+        self.server.gone(peer);
+    }
+}
+
+fn somebody(manner: Manner) -> (Box<dyn Answers>, Arc<AtomicU64>) {
+    let asked = Arc::new(AtomicU64::new(0));
+    let limits = ServerLimits { answer_bytes_max: 8_000, ..ServerLimits::default() };
+    let server = Server::new(Kept, params(), limits, Tick(0));
+    (Box::new(Somebody { server, manner, asked: asked.clone() }), asked)
+}
+
+fn honest(_: &Request, answer: Response) -> Response {
+    answer
+}
+
+/// One byte of what can be proven is another.
+fn lies(_: &Request, answer: Response) -> Response {
+    let changed = |wire: &[u8]| {
+        let mut wire = wire.to_vec();
+        *wire.last_mut().unwrap() ^= 1;
+        Blob::new(wire).unwrap()
+    };
+    match answer {
+        Response::Nodes(wire) => Response::Nodes(changed(&wire)),
+        Response::Chunks { units, wire } => Response::Chunks { units, wire: changed(&wire) },
+        other => other,
+    }
+}
+
+/// Joins over these sockets; returns what was fetched, and how.
+fn join(
+    runtime: &Runtime,
+    network: &Network,
+    files: Arc<dyn Files>,
+    settings: Settings,
+    tell: &mut dyn FnMut(&Progress) -> Result<(), Failure>,
+) -> Result<(u64, Progress), Failure> {
+    let sources = Sources { network: Some(network.clone()), mirrors: Vec::new() };
+    let mut joining = Joining::new(runtime.handle(), sources);
+    let mut joiner = Joiner::<Blake3>::open(files, params(), settings, target(), joining.now(), 5).unwrap();
+    let version = joining.fetch(&mut joiner, &|_| None, &mut |progress, _| tell(progress))?;
+    assert_eq!(version, target());
+    let options = Options { background: false, ..Options::default() };
+    let mut building = Store::<Blake3>::build(Arc::new(MemoryFiles::new()), options, HEIGHT).unwrap();
+    let mut entries = 0;
+    let handed: Result<(), EntriesError<Infallible>> = joiner.entries(|name, key, value| {
+        entries += 1;
+        building.push(name, key, value).unwrap();
+        Ok(())
+    });
+    handed.unwrap();
+    building.finish(target().root).unwrap();
+    Ok((entries, joiner.progress(joining.now())))
+}
+
+fn settings() -> Settings {
+    Settings { batch_bytes_max: 8_000, request_timeout_ms: 5_000, stall_timeout_ms: 30_000, ..Settings::default() }
+}
+
+/// S-01, over sockets. Of four peers one lies: the state is the certified one, all of it, and the liar is banned, also
+/// by the next life of the node.
+#[test]
+fn s01_of_four_peers_one_lies_and_is_banned_for_good() {
+    let runtime = runtime();
+    let peers: Vec<Node> = [honest as Manner, honest, lies, honest]
+        .map(|manner| Node::start(&runtime, &[], Some(somebody(manner).0), |_, _| {}))
+        .into();
+    let liar = peers[2].id();
+    let node = Node::start(&runtime, &peers.iter().collect::<Vec<_>>(), None, |_, _| {});
+    for peer in &peers {
+        node.meets(peer);
+    }
+    let files = Arc::new(MemoryFiles::new());
+    let (entries, progress) = join(&runtime, &node.network, files, settings(), &mut |_| Ok(())).unwrap();
+    assert_eq!((entries, progress.done_per_ten_thousand), (6_000, 10_000));
+    until("the liar is disconnected", || !node.network.connected().contains(&liar));
+    assert_eq!(node.metrics.peers_banned.get(), 1);
+    runtime.block_on(node.network.stop());
+
+    let again = Node::start_in(&runtime, node.home, &peers.iter().collect::<Vec<_>>(), None, |_, _| {});
+    assert_eq!(again.id(), node.network.own(), "a node keeps its id");
+    for peer in [&peers[0], &peers[1], &peers[3]] {
+        again.meets(peer);
+    }
+    until("the liar is refused", || again.metrics.peer_connections_refused.get() > 0);
+    assert!(!again.network.connected().contains(&liar));
+}
+
+/// What a crash leaves is not fetched again.
+#[test]
+fn s13_a_joiner_that_begins_again_fetches_only_what_is_missing() {
+    let runtime = runtime();
+    let peer = Node::start(&runtime, &[], Some(somebody(honest).0), |_, _| {});
+    let node = Node::start(&runtime, &[&peer], None, |_, _| {});
+    let files = MemoryFiles::new();
+    let mut received = 0;
+    let stopped = join(&runtime, &node.network, Arc::new(files.clone()), settings(), &mut |progress| {
+        received = progress.received_bytes;
+        match progress.done_per_ten_thousand >= 1 {
+            true => Err(Failure::error("killed")),
+            false => Ok(()),
+        }
+    });
+    // It may have been too quick to be stopped; then all of it is staged.
+    assert!(stopped.is_err() || received > 0);
+    let (entries, progress) = join(&runtime, &node.network, Arc::new(files), settings(), &mut |_| Ok(())).unwrap();
+    assert_eq!(entries, 6_000);
+    let bytes = progress.total.unwrap().bytes;
+    assert!(progress.received_bytes + received < bytes * 105 / 100, "{received} and {progress:?} of {bytes}");
+}
+
+/// Any number of peers that never answer hold up nobody who has one that does.
+#[test]
+fn s11_peers_that_never_answer_hold_up_nobody() {
+    struct Mute;
+    impl Answers for Mute {
+        fn answer(&mut self, _: Tick, _: PeerId, _: &Request) -> Response {
+            std::thread::sleep(Duration::from_millis(50));
+            Response::Unavailable(Why::NotKept)
+        }
+        fn worked(&mut self, _: PeerId, _: u64) {}
+        fn gone(&mut self, _: PeerId) {}
+    }
+    let runtime = runtime();
+    let mute: Vec<Node> = (0..3).map(|_| Node::start(&runtime, &[], Some(Box::new(Mute)), |_, _| {})).collect();
+    let peer = Node::start(&runtime, &[], Some(somebody(honest).0), |_, _| {});
+    let dialled: Vec<&Node> = mute.iter().chain([&peer]).collect();
+    let node = Node::start(&runtime, &dialled, None, |_, _| {});
+    let files = Arc::new(MemoryFiles::new());
+    assert_eq!(join(&runtime, &node.network, files, settings(), &mut |_| Ok(())).unwrap().0, 6_000);
+    assert_eq!(node.metrics.peers_banned.get(), 0, "slowness is no crime");
+}
+
+/// What asks a peer one thing: the answer of its kind, a refusal, or why there is none.
+#[test]
+fn a_question_has_its_answer_or_the_reason_why_not() {
+    fn confused(request: &Request, answer: Response) -> Response {
+        match request {
+            Request::GetRootAt { height } => Response::RootAt(Version { height: height.next(), root: target().root }),
+            _ => answer,
+        }
+    }
+    let runtime = runtime();
+    let peer = Node::start(&runtime, &[], Some(somebody(confused).0), |_, _| {});
+    let node = Node::start(&runtime, &[&peer], None, |_, _| {});
+    node.meets(&peer);
+    let ask = |request| node.network.ask(&peer.id(), request);
+    let Ok(Response::Status(status)) = ask(Request::Status) else { panic!("no status") };
+    assert_eq!(status.newest, target());
+    assert_eq!(ask(Request::GetCertificate), Ok(Response::Unavailable(Why::NotKept)));
+    assert!(matches!(ask(Request::GetRootAt { height: HEIGHT }), Err(AskError::Misbehaved(_))));
+    assert_eq!(node.network.ask(&NodeId::random(), Request::Status), Err(AskError::Gone));
+}
+
+/// A swarm that speaks the frames' protocol and whatever else a test wants: somebody who is no node of ours.
+mod stranger {
+    use super::*;
+    use libp2p::core::transport::{DialOpts, PortUse};
+    use libp2p::core::upgrade::OutboundConnectionUpgrade as _;
+    use libp2p::core::{Endpoint, Transport as _};
+    use libp2p::futures::AsyncWriteExt as _;
+    use libp2p::noise;
+    use std::pin::Pin;
+
+    /// A connection that is encrypted and nothing more: what follows is up to the test.
+    pub(super) type Encrypted = Pin<Box<dyn Duplex>>;
+    pub(super) trait Duplex: libp2p::futures::AsyncRead + libp2p::futures::AsyncWrite + Send {}
+    impl<T: libp2p::futures::AsyncRead + libp2p::futures::AsyncWrite + Send> Duplex for T {}
+
+    pub(super) async fn encrypted(to: SocketAddr) -> Encrypted {
+        let pair = libp2p::identity::Keypair::generate_ed25519();
+        let noise = noise::Config::new(&pair).unwrap();
+        let mut transport = libp2p::tcp::tokio::Transport::new(libp2p::tcp::Config::default());
+        let address = libp2p::Multiaddr::from(to.ip()).with(libp2p::multiaddr::Protocol::Tcp(to.port()));
+        let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
+        let mut socket = transport.dial(address, options).unwrap().await.unwrap();
+        let agreed = b"\x13/multistream/1.0.0\n\x07/noise\n";
+        socket.write_all(agreed).await.unwrap();
+        let mut echo = [0; 28];
+        socket.read_exact(&mut echo).await.unwrap();
+        assert_eq!(&echo, agreed);
+        let (_, stream) = noise.upgrade_outbound(socket, "/noise").await.unwrap();
+        Box::pin(stream)
+    }
+}
+
+/// Whether the other end closes a connection on which all this was sent, or says that it wants no more of it.
+fn is_ended(runtime: &Runtime, to: SocketAddr, sent: &[u8]) -> bool {
+    use libp2p::futures::AsyncWriteExt as _;
+    const GO_AWAY: [u8; 8] = [0, 3, 0, 0, 0, 0, 0, 0];
+    runtime.block_on(async {
+        let ended = async {
+            let mut stream = stranger::encrypted(to).await;
+            // It may be closed before all is sent.
+            let _ = stream.write_all(sent).await;
+            let _ = stream.flush().await;
+            let (mut heard, mut more) = (Vec::new(), [0; 4096]);
+            while let Ok(read @ 1..) = stream.read(&mut more).await {
+                heard.extend_from_slice(&more[..read]);
+                if heard.windows(GO_AWAY.len()).any(|head| head == GO_AWAY) {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, ended).await.is_ok()
+    })
+}
+
+/// How a multiplexer is agreed on, before its first frame.
+fn multiplexed(frames: &[u8]) -> Vec<u8> {
+    [b"\x13/multistream/1.0.0\n\x0d/yamux/1.0.0\n", frames].concat()
+}
+
+/// A yamux frame's head: version, kind, flags, stream, length.
+fn head(kind: u8, flags: u16, stream: u32, length: u32) -> Vec<u8> {
+    [&[0, kind][..], &flags.to_be_bytes(), &stream.to_be_bytes(), &length.to_be_bytes()].concat()
+}
+
+/// Y-01: windows that overflow, bodies above the credit, streams without number, and what is no frame: the connection is of
+/// no more use, the node stays and answers others.
+#[test]
+fn y01_a_multiplexer_that_is_abused_costs_one_connection() {
+    const DATA: u8 = 0;
+    const WINDOW: u8 = 1;
+    const SYN: u16 = 1;
+    let runtime = runtime();
+    let peer = Node::start(&runtime, &[], Some(somebody(honest).0), |_, setup| setup.limits.address_max = 64);
+    let overflow: Vec<u8> =
+        [head(WINDOW, SYN, 1, u32::MAX), head(WINDOW, 0, 1, u32::MAX), head(WINDOW, 0, 1, u32::MAX)].concat();
+    let above = [head(DATA, SYN, 1, 1 << 30), vec![7; 2 << 20]].concat();
+    let many: Vec<u8> = (0..10_000u32).flat_map(|stream| head(WINDOW, SYN, 2 * stream + 1, 0)).collect();
+    let none = vec![0xff; 4096];
+    for (what, frames) in [("overflow", overflow), ("above the credit", above), ("no frame", none)] {
+        assert!(is_ended(&runtime, peer.socket(), &multiplexed(&frames)), "{what}");
+    }
+    // Streams above the limit are reset, one by one, or all with their connection.
+    runtime.block_on(async {
+        use libp2p::futures::AsyncWriteExt as _;
+        let mut stream = stranger::encrypted(peer.socket()).await;
+        let _ = stream.write_all(&multiplexed(&many)).await;
+        let _ = stream.flush().await;
+    });
+    let node = Node::start(&runtime, &[&peer], None, |_, _| {});
+    node.meets(&peer);
+    assert!(node.network.ask(&peer.id(), Request::Status).is_ok());
+}
+
+/// Y-05: a handshake that never ends, and one that is none, cost a place for a while and nothing else.
+#[test]
+fn y05_a_half_done_handshake_is_ended() {
+    let runtime = runtime();
+    let peer = Node::start(&runtime, &[], Some(somebody(honest).0), |_, setup| {
+        setup.handshake_timeout = Duration::from_millis(300);
+    });
+    let ended = |sent: &[u8]| {
+        let mut stream = TcpStream::connect(peer.socket()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let _ = stream.write_all(sent);
+        let mut rest = Vec::new();
+        // A reset is an end too.
+        let _ = stream.read_to_end(&mut rest);
+    };
+    let name = [&b"\x13/multistream/1.0.0\n\xff\xff\x03/"[..], &[b'n'; 64 << 10]].concat();
+    let started = Instant::now();
+    for sent in
+        [&b""[..], b"\x13/multistream/1.0.0\n", b"\x13/multistream/1.0.0\n\x07/noise\n\0\x20", &name, &[0xff; 99]]
+    {
+        ended(sent);
+    }
+    assert!(started.elapsed() < PATIENCE);
+    let node = Node::start(&runtime, &[&peer], None, |_, _| {});
+    node.meets(&peer);
+}
+
+/// Y-02: what is no request is counted, and after a few the peer is banned; requests without number are told to come back.
+#[test]
+fn y02_a_flood_and_what_is_no_request_are_held_off() {
+    let runtime = runtime();
+    let (answers, asked) = somebody(honest);
+    let peer = Node::start(&runtime, &[], Some(answers), |_, _| {});
+    let flood = Node::start(&runtime, &[&peer], None, |_, _| {});
+    flood.meets(&peer);
+    let frame = |id: u64| Frame { id, body: Request::Status }.to_bytes();
+    let answered = runtime.block_on(async {
+        let asks = (0..2_000).map(|id| flood.network.ask_frame(peer.id(), frame(id)));
+        libp2p::futures::future::join_all(asks).await.into_iter().filter(Result::is_ok).count()
+    });
+    assert!(answered <= 2_000 && asked.load(Ordering::Relaxed) <= 2_000);
+    let node = Node::start(&runtime, &[&peer], None, |_, _| {});
+    node.meets(&peer);
+    assert!(node.network.ask(&peer.id(), Request::Status).is_ok(), "others are answered meanwhile");
+
+    // Too long for a request, and no frame at all.
+    for bytes in [vec![0; 9_000], vec![7], vec![0xff; 100], vec![7]] {
+        let _ = runtime.block_on(flood.network.ask_frame(peer.id(), bytes));
+    }
+    until("the flood is banned", || peer.metrics.peers_banned.get() == 1);
+    until("and disconnected", || !peer.network.connected().contains(&flood.id()));
+    assert!(node.network.ask(&peer.id(), Request::Status).is_ok());
+}
+
+/// Y-03: an answer that is too long, cut short, never ends, or never comes is an error within the time a request may take, and
+/// the connection serves the next one.
+#[test]
+fn y03_an_answer_without_end_is_given_up() {
+    fn endless(request: &Request, answer: Response) -> Response {
+        if *request == Request::GetCertificate {
+            std::thread::sleep(Duration::from_secs(3));
+        }
+        answer
+    }
+    let runtime = runtime();
+    let peer = Node::start(&runtime, &[], Some(somebody(endless).0), |_, _| {});
+    let node = Node::start(&runtime, &[&peer], None, |_, setup| setup.request_timeout = Duration::from_millis(500));
+    node.meets(&peer);
+    assert!(matches!(node.network.ask(&peer.id(), Request::GetCertificate), Err(AskError::Failed(_))));
+    until("the next question has its answer", || node.network.ask(&peer.id(), Request::Status).is_ok());
+    // What is announced above the limit is refused before it is read.
+    assert!(RESPONSE_BYTES_MAX < u32::MAX as usize);
+}
+
+/// Y-06: where a peer says that it is, nobody is dialled, however many places it names.
+#[test]
+fn y06_addresses_that_a_peer_names_are_not_dialled() {
+    use libp2p::futures::StreamExt as _;
+    use libp2p::{SwarmBuilder, identify, noise, tcp, yamux};
+    let runtime = runtime();
+    let peer = Node::start(&runtime, &[], Some(somebody(honest).0), |_, _| {});
+    let bait = TcpListener::bind("127.0.0.1:0").unwrap();
+    bait.set_nonblocking(true).unwrap();
+    let named = bait.local_addr().unwrap();
+    runtime.block_on(async {
+        let mut swarm = SwarmBuilder::with_new_identity()
+            .with_tokio()
+            .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+            .unwrap()
+            .with_behaviour(|pair| identify::Behaviour::new(identify::Config::new("/x/1".to_owned(), pair.public())))
+            .unwrap()
+            .build();
+        let at = |address: SocketAddr| {
+            libp2p::Multiaddr::from(address.ip()).with(libp2p::multiaddr::Protocol::Tcp(address.port()))
+        };
+        swarm.add_external_address(at(named));
+        for port in 1..60 {
+            swarm.add_external_address(at(SocketAddr::from(([10, 0, 0, 1], port))));
+        }
+        swarm.dial(at(peer.socket())).unwrap();
+        let exchanged = async {
+            let (mut sent, mut received) = (false, false);
+            while !(sent && received) {
+                match swarm.next().await.unwrap() {
+                    libp2p::swarm::SwarmEvent::Behaviour(identify::Event::Sent { .. }) => sent = true,
+                    libp2p::swarm::SwarmEvent::Behaviour(identify::Event::Received { .. }) => received = true,
+                    _ => {}
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, exchanged).await.unwrap();
+    });
+    // Its look comes around a few times meanwhile.
+    let node = Node::start(&runtime, &[&peer], None, |_, _| {});
+    node.meets(&peer);
+    assert!(node.network.ask(&peer.id(), Request::Status).is_ok());
+    assert!(bait.accept().is_err(), "somebody believed it");
+    assert_eq!(PROTOCOL.as_ref(), "/keelstone/peers/1");
+}

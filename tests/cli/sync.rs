@@ -1,0 +1,230 @@
+//! `keelstone sync` and `keelstone mirror`, with real nodes, real sockets and real processes that are killed.
+#![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
+
+use crate::support::{Node, chain, expect, expect_of, post, program, register, send};
+use keelstone::codec::splitmix64;
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tempfile::TempDir;
+
+/// Settings of a node that speaks to peers on this machine.
+const PEERS: [&str; 2] = ["p2p.enabled=true", "p2p.listen=127.0.0.1:0"];
+
+/// A node, and how its peers call it.
+fn peer(home: &Path, settings: &[&str]) -> (Node, String) {
+    let mut command = program();
+    command.args(["node", "--json", "--set", "http.listen=127.0.0.1:0", "--home"]).arg(home);
+    for setting in PEERS.iter().chain(settings) {
+        command.args(["--set", setting]);
+    }
+    let node = Node::run(command);
+    let address = node.said["p2p"].as_str().unwrap().to_owned();
+    (node, address)
+}
+
+/// A chain with a few entries, at height 2.
+fn busy_chain() -> TempDir {
+    let home = chain();
+    send(home.path(), 0, &json!([register(), post("first")]));
+    send(home.path(), 0, &json!([post("second"), post("third")]));
+    home
+}
+
+/// The genesis of a home, as an argument.
+fn genesis(home: &Path) -> String {
+    home.join("genesis.json").to_str().unwrap().to_owned()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A command whose disk may be as full as it likes.
+fn sync(home: &Path, code: i32, arguments: &[&str]) -> Value {
+    expect(home, code, &[&["sync", "--set", "snapshots.reserve_percent=0"], arguments].concat())
+}
+
+/// A new home takes the state of a running node, certified by its producer, and is of that chain from then on.
+#[test]
+fn a_new_home_takes_the_state_of_a_running_node() {
+    let home = busy_chain();
+    let (node, address) = peer(home.path(), &[]);
+    let (_, status) = node.json("/v1/status");
+    let other = tempfile::tempdir().unwrap();
+    let genesis = genesis(home.path());
+    let synced = sync(other.path(), 0, &["--peer", &address, "--genesis", &genesis]);
+    assert_eq!((&synced["height"], &synced["root"]), (&status["height"], &status["root"]));
+    assert_eq!((&synced["fetched"], &synced["entries"]), (&json!(true), &status["entries"]));
+    let there = expect(other.path(), 0, &["status"]);
+    assert_eq!((&there["height"], &there["root"]), (&status["height"], &status["root"]));
+    assert!(!other.path().join("data/joining").exists(), "what was staged is gone");
+
+    // Nothing to do; and once the chain has gone on, a state of one's own is not replaced unasked.
+    assert_eq!(sync(other.path(), 0, &["--peer", &address])["fetched"], false);
+    send(home.path(), 0, &json!([post("fourth")]));
+    sync(other.path(), 2, &["--peer", &address]);
+    assert_eq!(sync(other.path(), 0, &["--peer", &address, "--yes"])["height"], 3);
+    assert_eq!(expect(other.path(), 0, &["status"])["height"], 3);
+}
+
+/// What is not certified, by a stranger, of another chain, or not what is here, is refused with the reason, and nothing is
+/// fetched of it.
+#[test]
+fn a_target_that_cannot_be_trusted_is_refused_with_the_reason() {
+    let home = busy_chain();
+    let (node, address) = peer(home.path(), &[]);
+    let (_, status) = node.json("/v1/status");
+    let message = |answer: Value| answer["error"]["message"].as_str().unwrap().to_owned();
+    // Another chain of the same name, whose producer is somebody else.
+    let foreign = chain();
+    let said = message(sync(foreign.path(), 16, &["--peer", &address, "--set", "p2p.request_timeout_ms=2000"]));
+    assert!(said.contains("it is of chain test"), "{said}");
+    // The word of a producer that is too old.
+    let other = tempfile::tempdir().unwrap();
+    let genesis = genesis(home.path());
+    let slow = ["--peer", &address, "--genesis", &genesis, "--set", "p2p.request_timeout_ms=2000"];
+    // A root that nobody has: no peer is of use, and the sync says so.
+    let wrong = "ab".repeat(32);
+    let given = ["--trust-height", "2", "--trust-hash", &wrong, "--set", "p2p.stall_timeout_ms=1500"];
+    let said = message(sync(other.path(), 16, &[&slow[..], &given].concat()));
+    assert!(said.contains("nothing new was proven"), "{said}");
+    assert!(!other.path().join("genesis.json").exists(), "nothing was begun");
+    // A root that is given needs nobody's word.
+    let root = status["root"].as_str().unwrap();
+    let synced = sync(other.path(), 0, &[&slow[..], &["--trust-height", "2", "--trust-hash", root]].concat());
+    assert_eq!((&synced["root"], &synced["certified_by"]), (&status["root"], &Value::Null));
+    // What this home stands at is the chain's, or somebody has to find out.
+    let said = message(sync(other.path(), 12, &["--peer", &address, "--trust-height", "2", "--trust-hash", &wrong]));
+    assert!(said.starts_with("forked"), "{said}");
+    let said = message(sync(other.path(), 2, &["--peer", &address, "--trust-height", "1", "--trust-hash", root]));
+    assert!(said.starts_with("stale"), "{said}");
+    sync(other.path(), 2, &["--from", "peers"]);
+}
+
+/// A chain whose first state has some megabytes, in units of 64 KiB.
+fn large_chain() -> TempDir {
+    let home = tempfile::tempdir().unwrap();
+    // Nothing that could be compressed.
+    let mut seed = 7;
+    let mut value = || (0..64).map(|_| format!("{:016x}", splitmix64(&mut seed))).collect::<String>();
+    let entries = (0..12_000u32).map(|number| (format!("{number:08x}"), json!(value())));
+    let bulk: serde_json::Map<String, Value> = entries.collect();
+    let plain = chain();
+    let mut genesis: Value = serde_json::from_slice(&fs::read(plain.path().join("genesis.json")).unwrap()).unwrap();
+    genesis["state"] = json!({ "bulk": bulk });
+    genesis["limits"]["snapshot_chunk_bytes"] = json!(65_536);
+    let file = home.path().join("given.json");
+    fs::write(&file, genesis.to_string()).unwrap();
+    fs::create_dir(home.path().join("keys")).unwrap();
+    fs::copy(plain.path().join("keys/producer.key.json"), home.path().join("keys/producer.key.json")).unwrap();
+    expect(home.path(), 0, &["init", "--genesis", text(&file)]);
+    send(home.path(), 0, &json!([register()]));
+    home
+}
+
+/// S-13, over sockets: killed at several points of the way, a joiner goes on where it was: what it had proven it has, and is
+/// not sent again.
+#[test]
+fn s13_a_joiner_that_is_killed_fetches_nothing_again_that_it_had() {
+    let home = large_chain();
+    // Slow enough to be killed on the way: 2 s worth at once, then so much a second.
+    let (node, address) = peer(home.path(), &["p2p.peer_bytes_per_second=400000"]);
+    let (_, status) = node.json("/v1/status");
+    let other = tempfile::tempdir().unwrap();
+    let genesis = genesis(home.path());
+    let command = || {
+        let mut command = program();
+        command.args(["sync", "--json", "--peer", &address, "--genesis", &genesis, "--progress", "1", "--home"]);
+        command.arg(other.path()).args(["--set", "snapshots.reserve_percent=0", "--set", "p2p.batch_bytes_max=65536"]);
+        command
+    };
+    let (mut had, mut received) = (0, 0);
+    for percent_to_reach in [20, 40, 60] {
+        let mut child = command().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut first = None;
+        for line in BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok) {
+            let Ok(said) = serde_json::from_str::<Value>(&line) else { continue };
+            let progress = &said["progress"];
+            let (Some(bytes), Some(total)) = (progress["bytes"].as_u64(), progress["bytes_total"].as_u64()) else {
+                continue;
+            };
+            let first = *first.get_or_insert(bytes);
+            assert!(first >= had, "it begins with {first} bytes and had {had}");
+            had = bytes;
+            received = progress["received_bytes"].as_u64().unwrap();
+            if bytes * 100 >= total * percent_to_reach {
+                child.kill().unwrap();
+                break;
+            }
+        }
+        assert!(!child.wait().unwrap().success(), "it was done before it was killed");
+    }
+    let synced = expect_of(command(), 0);
+    assert_eq!(synced["root"], status["root"]);
+    let (all, last) = (synced["bytes"].as_u64().unwrap(), synced["received_bytes"].as_u64().unwrap());
+    // What is missing, with what lies between entries, and the pages.
+    assert!(last <= (all - had) * 103 / 100 + all / 100, "{last} bytes for the {} that were missing", all - had);
+    assert!(received > 0);
+}
+
+/// A snapshot in static files serves like a peer: from a directory, and over HTTP; beside peers, and alone.
+#[test]
+fn a_mirror_serves_from_a_directory_and_over_http() {
+    let home = busy_chain();
+    let root = expect(home.path(), 0, &["status"])["root"].clone();
+    expect(home.path(), 14, &["mirror", "export", "nowhere"]);
+    expect(home.path(), 0, &["snapshot", "--set", "snapshots.reserve_percent=0", "create"]);
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("mirror");
+    let exported =
+        expect(home.path(), 0, &["mirror", "export", text(&directory), "--set", "snapshots.reserve_percent=0"]);
+    assert_eq!((&exported["root"], &exported["certified"]), (&root, &json!(true)));
+    let genesis = genesis(home.path());
+    let server = serve(directory.clone());
+    let web = format!("http://{server}/some/where/");
+    for from in [text(&directory), &web] {
+        let other = tempfile::tempdir().unwrap();
+        let synced = sync(other.path(), 0, &["--from", from, "--genesis", &genesis]);
+        assert_eq!((&synced["root"], &expect(other.path(), 0, &["status"])["root"]), (&root, &root));
+    }
+    // One mirror is gone, a peer is there: it goes on.
+    let (_node, address) = peer(home.path(), &[]);
+    let other = tempfile::tempdir().unwrap();
+    let from = ["--from", "/nonexistent", "--from", text(&directory), "--from", "peers", "--peer", &address];
+    assert_eq!(sync(other.path(), 0, &[&from[..], &["--genesis", &genesis]].concat())["root"], root);
+    // A file that is changed is found.
+    let chunk = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
+    for file in chunk.filter(|path| path.extension().is_some_and(|ending| ending == "chunk")) {
+        let mut bytes = fs::read(&file).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&file, bytes).unwrap();
+    }
+    let other = tempfile::tempdir().unwrap();
+    let from = ["--from", text(&directory), "--genesis", &genesis, "--set", "p2p.stall_timeout_ms=1500"];
+    sync(other.path(), 16, &from);
+}
+
+/// A web server of files that knows nothing of what they are. It lives as long as the test process.
+fn serve(directory: PathBuf) -> std::net::SocketAddr {
+    use std::io::Write as _;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut line = String::new();
+            BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+            let name = line.split(' ').nth(1).and_then(|path| path.strip_prefix("/some/where/")).unwrap_or_default();
+            let _ = match fs::read(directory.join(name)) {
+                Ok(bytes) => stream
+                    .write_all(format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len()).as_bytes())
+                    .and_then(|()| stream.write_all(&bytes)),
+                Err(_) => stream.write_all(b"HTTP/1.0 404 Not Found\r\n\r\n"),
+            };
+        }
+    });
+    address
+}
