@@ -353,7 +353,11 @@ mod tests {
                 }
                 Effect::Build(_) => {
                     let mut entries = 0;
-                    joiner.entries(|_, _, _| Ok::<_, Infallible>(entries += 1)).unwrap();
+                    let handed = joiner.entries(|_, _, _| {
+                        entries += 1;
+                        Ok::<_, Infallible>(())
+                    });
+                    handed.unwrap();
                     return Ok(entries);
                 }
                 Effect::Ban(_, why) => return Err(why.to_string()),
