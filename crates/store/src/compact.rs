@@ -7,6 +7,7 @@
 
 use crate::StoreError;
 use crate::appender::Appender;
+use crate::flush::Upkeep;
 use crate::segment::{Kind, SegmentId, Spot};
 use crate::segments::Usage;
 use crate::store::{Progress, Shared};
@@ -45,7 +46,7 @@ impl<H: Hasher> Shared<H> {
         let before = self.disk_bytes();
         // Everything up to now is flushed, so that no segment is emptied that the way from the superblock still needs.
         self.flush(&mut self.upkeep())?;
-        let victims = self.victims();
+        let victims = self.victims(&self.upkeep());
         let mut done = Compacted::default();
         if !victims.is_empty() {
             self.poisoning(|| self.empty(&victims, &mut done, progress))?;
@@ -65,9 +66,11 @@ impl<H: Hasher> Shared<H> {
         self.segments.all().iter().map(|segment| segment.bytes()).sum()
     }
 
-    /// The segments that are worth emptying: those that can be, and are mostly garbage.
-    pub(crate) fn victims(&self) -> BTreeSet<SegmentId> {
-        let open_pages = self.upkeep().pages.end().map(|spot| spot.segment);
+    /// The segments that are worth emptying: those that can be, and are mostly garbage. No flush may be under way: one that
+    /// began another segment after it was asked which is open would have it emptied, and removed, while it is written.
+    // spec: STORE-4
+    pub(crate) fn victims(&self, upkeep: &Upkeep) -> BTreeSet<SegmentId> {
+        let open_pages = upkeep.pages.end().map(|spot| spot.segment);
         let free = self.free_to_empty().into_iter().filter(|(id, _)| Some(*id) != open_pages);
         free.filter(|(_, usage)| usage.live * 100 <= usage.written * LIVE_PERCENT_MAX).map(|(id, _)| id).collect()
     }
@@ -207,7 +210,7 @@ mod tests {
             shared.commit(Height(height), &diff, || Ok(())).unwrap();
         }
         shared.prune(Height(39)).unwrap();
-        let victims = shared.victims();
+        let victims = shared.victims(&shared.upkeep());
         assert!(!victims.is_empty());
         let marked = || victims.iter().filter(|id| shared.segments.usage()[id].emptied.is_some()).count();
         let (tell, told) = channel();

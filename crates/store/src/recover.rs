@@ -393,7 +393,8 @@ mod tests {
         shared.prune(Height(39)).unwrap();
         shared.flush(&mut shared.upkeep()).unwrap();
         let mut done = Compacted::default();
-        shared.empty(&shared.victims(), &mut done, &mut |_| {}).unwrap();
+        let victims = shared.victims(&shared.upkeep());
+        shared.empty(&victims, &mut done, &mut |_| {}).unwrap();
         assert!(done.values_moved > 0);
         (40..44).for_each(|height| put(&shared, height, "kept", 3));
         shared.rollback(Height(39)).unwrap();
