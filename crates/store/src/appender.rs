@@ -5,8 +5,9 @@ use crate::files::SECTOR_BYTES;
 use crate::sector::PAYLOAD_BYTES;
 use crate::segment::{Kind, Segment, SegmentId, Spot, sectors_of};
 use crate::segments::Segments;
-use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
+use crate::sync::mpsc;
+use crate::sync::thread::{self, JoinHandle};
+use std::sync::Arc;
 
 /// Payload gathered before it is written. A slice is synced by itself, so that no sync has much to do and commits do
 /// not wait long behind one.
@@ -41,6 +42,9 @@ impl Appender {
     ) -> Result<Self, StoreError> {
         let segment = start.map(|spot| segments.open(spot.segment)).transpose()?;
         let next = start.map_or(0, Spot::sector);
+        if let Some(segment) = &segment {
+            segment.settle(next);
+        }
         Ok(Self { segments, kind, segment_bytes, generation, segment, next, buffer: Vec::new(), ahead: None })
     }
 
@@ -131,7 +135,7 @@ pub(crate) struct SyncAhead {
 impl SyncAhead {
     pub(crate) fn start() -> Self {
         let (jobs, inbox) = mpsc::sync_channel::<Arc<Segment>>(SLICES_AHEAD);
-        let thread = std::thread::spawn(move || inbox.into_iter().try_for_each(|segment| segment.sync()));
+        let thread = thread::spawn(move || inbox.into_iter().try_for_each(|segment| segment.sync()));
         Self { jobs: Some(jobs), thread: Some(thread) }
     }
 

@@ -19,12 +19,13 @@ use crate::recover::{clear_ground, sweep};
 use crate::segment::{Kind, Spot};
 use crate::segments::Segments;
 use crate::store::Shared;
+use crate::sync::mpsc;
+use crate::sync::thread::{self, JoinHandle};
 use crate::version::Version;
 use crate::{Options, Store, StoreError};
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, VALUE_LEN_MAX, put_length};
 use keelstone_tree::{Build, Hasher, Leaf, PageAt, Pages, Place, Totals, Tree};
-use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::{fmt, mem};
 
 /// Entries hashed and handed on together: enough to fill lanes, few enough to stay in a near cache.
@@ -314,7 +315,7 @@ impl<H: Hasher> Crew<H> {
         }
         let (batches, inbox) = mpsc::sync_channel::<Batch>(BATCHES);
         let (returns, spent) = mpsc::channel();
-        let thread = std::thread::spawn(move || {
+        let thread = thread::spawn(move || {
             for mut batch in inbox {
                 works.lay(&batch)?;
                 batch.clear();

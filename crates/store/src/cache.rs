@@ -5,10 +5,11 @@
 
 use crate::StoreError;
 use crate::sector::PAYLOAD_BYTES;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use arc_swap::ArcSwapOption;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 /// Sectors in a block: small enough to read one for a single value, large enough for a scan.
 pub(crate) const BLOCK_SECTORS: u32 = 16;

@@ -4,17 +4,21 @@
 
 use crate::StoreError;
 use crate::log;
+use crate::look::{self, Before};
 use crate::recover::open_tree;
-use crate::sector::Found;
-use crate::segment::Segment;
+use crate::segment::{Kind, Spot};
 use crate::segments::Segments;
 use crate::store::{Progress, Shared};
-use keelstone_tree::{Hasher, KeyRange, Read};
+use keelstone_tree::{Hasher, Tree};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 /// Problems listed in a report; beyond, there is no use in more.
 const PROBLEMS_MAX: usize = 1000;
+/// Bytes of entries between two words of progress.
+const STEP_BYTES: u64 = 32 << 20;
+/// Bytes of pages kept in memory from one such step to the next.
+const PAGES_BYTES: usize = 64 << 20;
 
 /// How thorough a check is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,56 +95,48 @@ impl<H: Hasher> Shared<H> {
             expected = (next, record.hash);
         }
         if level == CheckLevel::Full {
-            self.check_sectors(&fresh, &mut report, progress);
+            check_sectors(&fresh, end, &mut report, progress);
             match open_tree::<H>(&fresh, &flushed, NonZeroUsize::MIN) {
-                Ok(tree) => check_values(&tree, &mut report, progress),
+                Ok(tree) => check_entries(&tree, &mut report, progress),
                 Err(error) => report.problem(error),
             }
         }
         Ok(report)
     }
+}
 
-    /// Every sector of every segment: valid, or never written.
-    fn check_sectors(&self, fresh: &Segments, report: &mut CheckReport, progress: &mut dyn FnMut(Progress)) {
-        let all = fresh.all();
-        let total = all.iter().map(|segment| u64::from(segment.sectors())).sum();
-        for segment in all {
-            let checked = check_segment(&segment, report);
-            report.note(checked);
-            progress(Progress { done: report.sectors, total, what: "sectors" });
+/// Every sector of every segment. `end`: where the log does.
+fn check_sectors(fresh: &Segments, end: Spot, report: &mut CheckReport, progress: &mut dyn FnMut(Progress)) {
+    let all = fresh.all();
+    let total = all.iter().map(|segment| u64::from(segment.sectors())).sum();
+    for segment in all {
+        let written = match segment.id() {
+            id if id.kind != Kind::Log || id < end.segment => segment.sectors(),
+            id if id == end.segment => end.sector(),
+            _ => 0,
+        };
+        // Of what lies behind the end of the log it can only be said that it is whole or was never written.
+        let parts = [(0, written, Before::default()), (written, segment.sectors(), Before::behind_the_end())];
+        for (from, to, mut before) in parts {
+            let looked = look::sectors(&segment, (from, to), &mut before, &mut |problem| report.problem(problem));
+            report.sectors += report.note(looked).unwrap_or_default();
         }
+        progress(Progress { done: report.sectors, total, what: "sectors" });
     }
 }
 
-fn check_segment(segment: &Segment, report: &mut CheckReport) -> Result<(), StoreError> {
-    segment.scan(0, segment.sectors(), &mut |number, found, _| {
-        match found {
-            Found::Valid(_) | Found::Zero => report.sectors += 1,
-            Found::Damaged => report.problem(segment.bad_sector(number, found)),
-        }
-        Ok(())
-    })
-}
-
 /// Every entry of a version by its way from the root, and every value by its hash.
-fn check_values<H: Hasher>(
-    tree: &keelstone_tree::Tree<H>,
-    report: &mut CheckReport,
-    progress: &mut dyn FnMut(Progress),
-) {
+fn check_entries<H: Hasher>(tree: &Tree<H>, report: &mut CheckReport, progress: &mut dyn FnMut(Progress)) {
     let total = tree.totals().count;
-    let budget = 64 << 20;
-    let names: Vec<_> = tree.namespaces().map(|(name, ..)| name.clone()).collect();
-    for name in names {
-        for found in tree.scan(&name, KeyRange::all()) {
-            match found {
-                Ok(_) => report.values += 1,
-                Err(error) => report.problem(error.into()),
-            }
-            if report.values.is_multiple_of(65_536) {
-                tree.pages().evict(budget);
-                progress(Progress { done: report.values, total, what: "values" });
-            }
+    let mut after = None;
+    loop {
+        let looked = look::entries(tree, after.as_ref(), STEP_BYTES, &mut |problem| report.problem(problem));
+        report.values += looked.entries;
+        tree.pages().evict(PAGES_BYTES);
+        progress(Progress { done: report.values, total, what: "values" });
+        after = looked.last;
+        if after.is_none() {
+            return;
         }
     }
 }

@@ -7,13 +7,13 @@ use crate::StoreError;
 use crate::log::{Append, Appended};
 use crate::record::{self, Head, Layout, Step};
 use crate::store::{Shared, Writer};
+use crate::sync::mpsc;
+use crate::sync::thread::{self, JoinHandle};
 use crate::version::Version;
 use keelstone_codec::{Height, Root};
 use keelstone_tree::{Diff, Hasher, Place};
 use keelstone_tree::{Draft, Entry};
 use std::sync::Arc;
-use std::sync::mpsc;
-use std::thread::JoinHandle;
 
 /// A diff whose root is known and that nobody has committed. Dropped, it never happened (spec: STORE-9).
 pub struct Prepared<H: Hasher> {
@@ -252,7 +252,7 @@ pub(crate) struct Syncer {
 impl Syncer {
     pub(crate) fn start() -> Self {
         let (jobs, inbox) = mpsc::channel::<Job>();
-        let thread = std::thread::spawn(move || {
+        let thread = thread::spawn(move || {
             for (append, answer) in inbox {
                 // Nobody waiting any more means that nobody was told.
                 let _ = answer.send(append.run());

@@ -11,13 +11,13 @@ use crate::flush::Upkeep;
 use crate::segment::{Kind, SegmentId, Spot};
 use crate::segments::Usage;
 use crate::store::{Progress, Shared};
+use crate::sync::atomic::Ordering;
 use crate::version::Version;
 use keelstone_codec::{Encode, Key, Namespace};
 use keelstone_tree::{Hasher, Place};
 use keelstone_tree::{Rewrite, Survey};
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 
 /// Pages looked at in one slice. Commits wait for one slice at most: some two thousand entries.
 const SLICE_PAGES: usize = 64;

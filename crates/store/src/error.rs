@@ -147,6 +147,20 @@ pub enum StoreError {
         /// The last height.
         high: Height,
     },
+    /// Entries of the last version that cannot be read: one, or a whole piece of the tree. What they are is lost here;
+    /// repair as for damage.
+    #[error("{entries} {} of {namespace}, {} {}: {source}", if *entries == 1 { "entry" } else { "entries" },
+        if *entries == 1 { "key" } else { "keys from" }, at.escape_ascii())]
+    Unreadable {
+        /// Where.
+        namespace: Namespace,
+        /// The key, or what the first of them begin with.
+        at: Vec<u8>,
+        /// How many.
+        entries: u64,
+        /// Why.
+        source: ReadError,
+    },
     /// State could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -167,7 +181,11 @@ impl StoreError {
     /// Whether our own bytes are wrong, as against a machine that failed or a caller who asked wrongly.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Damaged { .. } | Self::Lost { .. } | Self::Read(ReadError::Damaged { .. }))
+        match self {
+            Self::Damaged { .. } | Self::Lost { .. } => true,
+            Self::Read(error) | Self::Unreadable { source: error, .. } => matches!(error, ReadError::Damaged { .. }),
+            _ => false,
+        }
     }
 }
 
@@ -176,6 +194,7 @@ impl From<StoreError> for ReadError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Read(error) => error,
+            StoreError::Unreadable { source, .. } => source,
             StoreError::Io { source, .. } => Self::Io(source),
             other => Self::damaged(other.to_string()),
         }

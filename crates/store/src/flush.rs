@@ -11,10 +11,10 @@ use crate::segment::{Kind, SegmentId, Spot};
 use crate::segments::Usage;
 use crate::store::Shared;
 use crate::superblock::{Flushed, Superblock, SuperblockFile};
+use crate::sync::atomic::Ordering;
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, Height, LIST_MAX, Reader, Tag, TaggedHasher};
 use keelstone_tree::Top;
 use keelstone_tree::{Hasher, PageAt};
-use std::sync::atomic::Ordering;
 
 const TABLE: Tag = Tag::new("store-table");
 

@@ -7,6 +7,7 @@
 use crate::files::SECTOR_BYTES;
 use crate::flush::Table;
 use crate::record::{self, Layout, Record, Step};
+use crate::scrub::Cursor;
 use crate::sector::{Found, PAYLOAD_BYTES, Seal, StoreId};
 use crate::segment::{Kind, SegmentId, Spot};
 use crate::superblock::{self, Slot};
@@ -93,6 +94,24 @@ pub fn superblock(input: &[u8]) -> bool {
     let mut again = Vec::new();
     superblock::seal(&store).write(index, found.generation, false, &found.to_bytes(), &mut again);
     assert_eq!(again, sector, "a second encoding was accepted");
+    true
+}
+
+/// Reads what is kept of a scrub, its sector's stamp and checksum put behind it, and says whether it is taken up
+/// (spec: STORE-13).
+///
+/// # Panics
+/// If a cursor is accepted that has another encoding.
+#[must_use]
+pub fn scrub(payload: &[u8]) -> bool {
+    if payload.len() > PAYLOAD_BYTES {
+        return false;
+    }
+    let mut sector = Vec::new();
+    crate::scrub::seal(&STORE).write(0, 0, false, payload, &mut sector);
+    let Ok(sector) = <[u8; SECTOR_BYTES]>::try_from(sector) else { return false };
+    let Some(cursor) = Cursor::of_sector(&STORE, &sector) else { return false };
+    assert_eq!(cursor.to_sector(&STORE), sector, "a second encoding was accepted");
     true
 }
 

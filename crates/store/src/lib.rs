@@ -6,7 +6,7 @@
 //!
 //! [`Store`] is the whole of it; [`files`] the disk below; [`kv`] a plain key-value database for what needs no root.
 //!
-//! Formats and rules: `spec/store.md`, STORE-1 to STORE-11. Vectors: `spec/vectors/store.json`.
+//! Formats and rules: `spec/store.md`, STORE-1 to STORE-14. Vectors: `spec/vectors/store.json`.
 #![forbid(unsafe_code)]
 
 mod appender;
@@ -23,14 +23,18 @@ mod history;
 pub mod hostile;
 pub mod kv;
 mod log;
+mod look;
 mod options;
 mod record;
 mod recover;
+mod repair;
+mod scrub;
 mod sector;
 mod segment;
 mod segments;
 mod store;
 mod superblock;
+mod sync;
 mod version;
 mod view;
 
@@ -40,6 +44,8 @@ pub use commit::Prepared;
 pub use compact::Compacted;
 pub use error::StoreError;
 pub use options::{Options, Retention};
+pub use repair::{Loss, RepairError, Repaired, RepairedFrom, Source, Take};
+pub use scrub::{ScrubStanding, Scrubbed};
 pub use store::{Change, CommittedDiff, Progress, Stats, Store};
 pub use view::View;
 

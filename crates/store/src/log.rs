@@ -314,6 +314,27 @@ fn read_record(segments: &Segments, segment: &Segment, at: u32, floor: u32) -> R
     }
 }
 
+/// The whole record that begins in a sector, a mark included, and its session; none if there is none, or a torn one.
+pub(crate) fn whole_record(
+    segments: &Segments,
+    segment: &Segment,
+    at: u32,
+    floor: u32,
+) -> Result<Option<(Record, u32)>, StoreError> {
+    match read_record(segments, segment, at, floor)? {
+        Next::Record(record, stamp) => Ok(Some((record, stamp.generation))),
+        Next::End { .. } => Ok(None),
+    }
+}
+
+/// The first sector from `from` on in which a record begins that is of no older session; none if that cannot be read.
+pub(crate) fn next_start(segment: &Segment, from: u32, floor: u32) -> Option<u32> {
+    (from..segment.sectors()).find(|number| match segment.sector(*number) {
+        Ok((Found::Valid(stamp), _)) => stamp.starts && stamp.generation >= floor,
+        _ => false,
+    })
+}
+
 /// Reads one whole record that must be there.
 pub(crate) fn record_at(segments: &Segments, at: Spot) -> Result<Record, StoreError> {
     let segment = segments.open(at.segment)?;

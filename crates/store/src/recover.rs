@@ -171,14 +171,14 @@ pub(crate) fn sweep(files: &dyn Files) -> Result<bool, StoreError> {
     Ok(true)
 }
 
-fn lock_error(error: LockError) -> StoreError {
+pub(crate) fn lock_error(error: LockError) -> StoreError {
     match error {
         LockError::InUse { pid } => StoreError::InUse { pid },
         LockError::Io(error) => StoreError::io("lock", "LOCK")(error),
     }
 }
 
-fn list(files: &dyn Files) -> Result<Vec<String>, StoreError> {
+pub(crate) fn list(files: &dyn Files) -> Result<Vec<String>, StoreError> {
     files.list().map_err(StoreError::io("list", "the directory"))
 }
 

@@ -9,11 +9,11 @@ use crate::StoreError;
 use crate::cache::{BLOCK_SECTORS, Block, BlockCache};
 use crate::files::{File, Files, SECTOR_BYTES};
 use crate::sector::{Found, PAYLOAD, PAYLOAD_BYTES, Seal, Stamp, StoreId};
+use crate::sync::atomic::{AtomicU32, Ordering};
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Reader};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The format of everything in a store's directory. A store of a newer one is refused (spec: STORE-4).
 pub(crate) const FORMAT: u32 = 0;
@@ -83,7 +83,7 @@ impl SegmentId {
         (self.kind as u64) << 30 | u64::from(self.number)
     }
 
-    fn from_code(code: u64) -> Option<Self> {
+    pub(crate) fn from_code(code: u64) -> Option<Self> {
         let kind = Kind::ALL.into_iter().find(|kind| *kind as u64 == code >> 30)?;
         let number = u32::try_from(code & ((1 << 30) - 1)).ok().filter(|number| *number > 0)?;
         Some(Self { kind, number })
@@ -171,6 +171,15 @@ pub(crate) struct Passing {
 
 /// What is told of each sector: its number, what it is, and its payload.
 pub(crate) type Visit<'a> = dyn FnMut(u32, Found, &[u8]) -> Result<(), StoreError> + 'a;
+
+/// What a header says that is not believed yet: of which store and which segment it is.
+pub(crate) fn header_says(payload: &[u8]) -> Option<(StoreId, SegmentId)> {
+    let mut header = Reader::new(payload);
+    if header.array::<8>().ok()? != MAGIC || u32::decode(&mut header).ok()? > FORMAT {
+        return None;
+    }
+    <(StoreId, SegmentId)>::decode(&mut header).ok()
+}
 
 /// An open segment.
 pub(crate) struct Segment {
@@ -293,6 +302,11 @@ impl Segment {
     /// Says that sectors before `sector` will not change any more.
     pub(crate) fn settle(&self, sector: u32) {
         self.settled.store(sector, Ordering::Release);
+    }
+
+    /// The sector before which nothing will change any more.
+    pub(crate) fn settled(&self) -> u32 {
+        self.settled.load(Ordering::Acquire)
     }
 
     /// The sectors of a payload, as they are to be written from `first` on.

@@ -5,6 +5,8 @@ use crate::cache::BlockCache;
 use crate::files::Files;
 use crate::sector::StoreId;
 use crate::segment::{Kind, Passing, Segment, SegmentId, Spot};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use arc_swap::ArcSwap;
 use bytes::Buf;
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Height, Reader, Value};
@@ -12,8 +14,7 @@ use keelstone_tree::Entry;
 use keelstone_tree::{Backing, PageAt, Place, ReadError};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 /// How a segment is used. The byte counts say what compaction is worth; only [`Usage::emptied`] says what may go.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -10,17 +10,19 @@ use crate::history::{self, Index};
 use crate::log::{self, Log};
 use crate::record::Step;
 use crate::recover::Found;
+use crate::scrub::{self, Scrub, ScrubStanding, Scrubbed};
 use crate::segment::{Kind, Spot};
 use crate::segments::Segments;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::version::{Version, Versions};
 use crate::{Options, Retention, StoreError, View};
 use arc_swap::ArcSwap;
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, Value};
 use keelstone_tree::{Diff, Hasher};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 
 /// Pages looked at after a commit when there are too many: about as many as a commit of a thousand writes makes.
 const EVICT_STEP: u64 = 2048;
@@ -34,7 +36,7 @@ pub struct Store<H: Hasher> {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What the store's threads share. Locks are taken in the order compacting, upkeep, writer, history; never the other way.
+/// What the store's threads share. Locks are taken in the order scrub, compacting, upkeep, writer, history; never the other way.
 pub(crate) struct Shared<H: Hasher> {
     pub(crate) options: Options,
     pub(crate) segments: Arc<Segments>,
@@ -49,6 +51,8 @@ pub(crate) struct Shared<H: Hasher> {
     changed: Condvar,
     poison: Mutex<Option<String>>,
     pub(crate) syncer: Option<Syncer>,
+    /// One slice of a scrub at a time.
+    pub(crate) scrub: Mutex<Scrub>,
     commits: AtomicU64,
     counts: Counts,
     repaired: Option<StoreError>,
@@ -294,7 +298,7 @@ impl<H: Hasher> Store<H> {
         if shared.options.background {
             for work in [Shared::flush_in_background, Shared::compact_in_background] {
                 let shared = Arc::clone(&shared);
-                threads.push(std::thread::spawn(move || work(&shared)));
+                threads.push(thread::spawn(move || work(&shared)));
             }
         }
         Self { shared, threads }
@@ -429,6 +433,22 @@ impl<H: Hasher> Store<H> {
         self.shared.check(level, progress)
     }
 
+    /// Looks at the next slice of what is stored, about `bytes` of it and at least something, where the last slice ended,
+    /// also if the store was opened anew since. When all has been looked at, a pass is done and the next slice begins
+    /// another. Commits and reads go on meanwhile; a flush waits for a slice of entries.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if where the pass stands could not be kept. Damage, and what cannot be read, is in the answer.
+    pub fn scrub(&self, bytes: u64) -> Result<Scrubbed, StoreError> {
+        self.shared.scrub(bytes)
+    }
+
+    /// Where the scrub stands, and whether damage is known.
+    #[must_use]
+    pub fn scrub_standing(&self) -> ScrubStanding {
+        self.shared.scrub_standing()
+    }
+
     /// Figures of this moment.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -481,7 +501,7 @@ impl<H: Hasher> Shared<H> {
         let Found { version, low, index, versions, repaired, torn, in_doubt } = found;
         let syncer = options.background.then(Syncer::start);
         let signals = Signals { unflushed: writer.unflushed, compact_at: u64::MAX, ..Signals::default() };
-        let epoch = version.epoch;
+        let (epoch, scrub) = (version.epoch, scrub::resumed(&segments));
         Self {
             options,
             segments,
@@ -494,6 +514,7 @@ impl<H: Hasher> Shared<H> {
             changed: Condvar::new(),
             poison: Mutex::default(),
             syncer,
+            scrub,
             commits: AtomicU64::new(0),
             counts: Counts::default(),
             repaired,

@@ -162,6 +162,16 @@ impl SuperblockFile {
         }
     }
 
+    /// The slots that are good, the later first.
+    pub(crate) fn good_slots(files: &dyn Files) -> Result<Vec<Superblock>, StoreError> {
+        let (opened, later, _) = Self::open(files)?;
+        let other = opened.slots()?.into_iter().filter_map(|slot| match slot {
+            Slot::Good(slot) if slot != later => Some(slot),
+            _ => None,
+        });
+        Ok(std::iter::once(later).chain(other).collect())
+    }
+
     fn slots(&self) -> Result<[Slot; 2], StoreError> {
         let len = self.file.len().map_err(StoreError::io("open", FILE))?;
         if len != FILE_BYTES {

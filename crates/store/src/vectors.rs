@@ -1,6 +1,7 @@
 //! Golden bytes of a sector, a record and a superblock: `spec/vectors/store.json`.
 
 use crate::record::{self, Head, Layout, Step};
+use crate::scrub;
 use crate::sector::Seal;
 use crate::segment::{Kind, SegmentId, Spot};
 use crate::superblock::{Flushed, Superblock};
@@ -67,11 +68,13 @@ fn found() -> Json {
         "mark": hex::encode(mark),
         "sector 1 of log segment 1 with the commit record, session 3": hex::encode(sector),
         "superblock": hex::encode(superblock.to_bytes()),
+        "scrub, in the log": hex::encode(scrub::golden(Some(log)).to_bytes()),
+        "scrub, in the entries": hex::encode(scrub::golden(None).to_bytes()),
         "file name of log segment 1": log.file_name(&STORE),
     })
 }
 
-/// spec: STORE-1, STORE-2, STORE-3, STORE-4, STORE-7, STORE-11. The bytes are those that were released; change them only with the format.
+/// spec: STORE-1, STORE-2, STORE-3, STORE-4, STORE-7, STORE-11, STORE-13. The bytes are those that were released; change them only with the format.
 #[test]
 fn golden_bytes_have_not_changed() {
     golden::check("store.json", &found());

@@ -1,12 +1,12 @@
 //! One version of the state inside the store, and which of them are alive.
 
 use crate::segment::Spot;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use keelstone_codec::{Height, Root};
 use keelstone_tree::Hasher;
 use keelstone_tree::Tree;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 /// One version of the state. It lives as long as somebody holds it.

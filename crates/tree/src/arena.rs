@@ -15,6 +15,7 @@
 
 use crate::page::{Page, PageId, Slot, Spare};
 use crate::stored::{self, Expected};
+use crate::sync::{Mutex, MutexGuard};
 use crate::{Backing, Hasher, PageAt, ReadError};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,9 +24,7 @@ use std::marker::PhantomData;
 use std::mem;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{
-    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
-};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 /// Numbers that share a lock.
 const SHARD: u32 = 1 << 10;

@@ -8,8 +8,8 @@
 use crate::arena::expected;
 use crate::page::{Page, PageId, Slot};
 use crate::tree::{Tree, entry};
-use crate::{Entry, Hasher, KeyRange, Place, ReadError, bits};
-use keelstone_codec::{Hash, Key, Namespace, Value};
+use crate::{Entry, Hasher, KeyRange, ReadError, Totals, bits};
+use keelstone_codec::{Key, Namespace, Value};
 use std::sync::Arc;
 use std::{mem, vec};
 
@@ -20,15 +20,26 @@ const VALUES_MANY: usize = 64;
 /// Bytes of values a scan gathers at a time, but for the last of them.
 const VALUES_BYTES: u64 = 1 << 20;
 
-/// Entries in order; see [`Tree::entries`]. After the first error it ends.
+/// Entries in order; see [`Tree::entries`]. After the first error it ends, unless it is asked by [`Entries::past_damage`].
 pub struct Entries<H: Hasher> {
     tree: Tree<H>,
     range: KeyRange,
     path: Vec<Step>,
-    failed: Option<ReadError>,
+    failed: Option<Lost>,
     /// Whether it goes by without leaving traces: pages it meets do not count as used, and those it has to read are not
     /// kept.
     pub(crate) passing: bool,
+}
+
+/// A piece of a version whose page cannot be read: every entry whose key begins with so many bits.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    /// What all its keys begin with, as far as those are whole bytes; empty for a whole namespace.
+    pub prefix: Vec<u8>,
+    /// What is in it.
+    pub totals: Totals,
+    /// Why it cannot be read.
+    pub error: ReadError,
 }
 
 /// A page on the way to the current entry.
@@ -45,7 +56,7 @@ impl<H: Hasher> Entries<H> {
         if let Some(space) = tree.space(namespace).filter(|_| !entries.range.is_empty()) {
             match tree.load_root(space) {
                 Ok(page) => entries.enter(space.page, page),
-                Err(error) => entries.failed = Some(error),
+                Err(error) => entries.failed = Some(Lost { prefix: Vec::new(), totals: space.totals, error }),
             }
         }
         entries
@@ -62,8 +73,22 @@ impl<H: Hasher> Entries<H> {
     }
 
     pub(crate) fn step(&mut self, seen: &mut impl FnMut(&[Step])) -> Option<Result<(Key, Entry), ReadError>> {
-        if let Some(error) = self.failed.take() {
-            return Some(Err(error));
+        let found = self.advance(seen)?;
+        if found.is_err() {
+            self.path.clear();
+        }
+        Some(found.map_err(|lost| lost.error))
+    }
+
+    /// The next entry, or the next piece that cannot be read, behind which it goes on: for whoever wants to know all that
+    /// is lost, and all that is not.
+    pub fn past_damage(&mut self) -> Option<Result<(Key, Entry), Lost>> {
+        self.advance(&mut |_| {})
+    }
+
+    fn advance(&mut self, seen: &mut impl FnMut(&[Step])) -> Option<Result<(Key, Entry), Lost>> {
+        if let Some(lost) = self.failed.take() {
+            return Some(Err(lost));
         }
         loop {
             seen(&self.path);
@@ -88,8 +113,7 @@ impl<H: Hasher> Entries<H> {
             match below {
                 Ok(page) => self.enter(id, page),
                 Err(error) => {
-                    self.path.clear();
-                    return Some(Err(error));
+                    return Some(Err(Lost { prefix: key.to_vec(), totals: expected.totals, error }));
                 }
             }
         }
@@ -156,20 +180,9 @@ impl<'a, H: Hasher> ScanValues<'a, H> {
         }
         self.count = VALUES_MAX.min(self.count * 4);
         self.entries.passing = self.count > VALUES_MANY;
-        let many = if found.len() >= VALUES_MANY { self.many(&found) } else { None };
+        let many = if found.len() >= VALUES_MANY { self.tree.values(&found) } else { None };
         let values = many.unwrap_or_else(|| self.one_by_one(&found));
         self.ready = keys.into_iter().zip(values).collect::<Vec<_>>().into_iter();
-    }
-
-    /// All values at once; none if any of them is not as it should be.
-    fn many(&self, entries: &[Entry]) -> Option<Vec<Value>> {
-        let wanted: Vec<(Place, u32)> = entries.iter().map(|entry| (entry.place, entry.value_len)).collect();
-        let values = self.tree.pages().backing().values(&wanted).ok()?;
-        let bytes: Vec<&[u8]> = values.iter().map(|value| &**value).collect();
-        let mut hashes = vec![Hash::ZERO; bytes.len()];
-        H::hash_many(&bytes, &mut hashes);
-        let expected = entries.iter().map(|entry| entry.value_hash);
-        expected.eq(hashes).then_some(values)
     }
 
     /// The values up to the first that cannot be read, which ends the scan.

@@ -37,6 +37,7 @@ pub mod reference;
 mod spread;
 mod state;
 mod stored;
+mod sync;
 mod tree;
 #[cfg(test)]
 mod tree_tests;
@@ -51,7 +52,7 @@ pub use backing::{Backing, PageAt, Place};
 pub use build::{Build, Leaf};
 pub use bulk::{Bulk, OutOfOrder, Subtree};
 pub use diff::{DIFF_BYTES_MAX, Diff, DiffError, Totals, Write};
-pub use entries::Entries;
+pub use entries::{Entries, Lost};
 pub use grown::Grown;
 pub use hasher::{Blake3, Half, HashKind, Hasher, NODE_LEN, Sha256, Sha256Mid, UnknownHasher};
 pub use memory::MemoryTree;

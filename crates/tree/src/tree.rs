@@ -137,6 +137,18 @@ impl<H: Hasher> Tree<H> {
         Ok(value)
     }
 
+    /// The values of many entries, read together and hashed together; none if any of them is not as it should be.
+    #[must_use]
+    pub fn values(&self, entries: &[Entry]) -> Option<Vec<Value>> {
+        let wanted: Vec<(Place, u32)> = entries.iter().map(|entry| (entry.place, entry.value_len)).collect();
+        let values = self.version.pages.backing().values(&wanted).ok()?;
+        let bytes: Vec<&[u8]> = values.iter().map(|value| &**value).collect();
+        let mut hashes = vec![Hash::ZERO; bytes.len()];
+        H::hash_many(&bytes, &mut hashes);
+        let expected = entries.iter().map(|entry| entry.value_hash);
+        expected.eq(hashes).then_some(values)
+    }
+
     /// Entries of a range of keys in the range's direction, without their values.
     #[must_use]
     pub fn entries(&self, namespace: &Namespace, range: KeyRange) -> Entries<H> {

@@ -45,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     store::LOG_RECORD,
     store::SECTOR,
     store::SUPERBLOCK,
+    store::SCRUB,
     store::TABLE,
     snapshot_library::INDEX,
     snapshot_library::ARCHIVE,

@@ -45,6 +45,12 @@ fn superblock_seeds() -> Vec<Vec<u8>> {
     vec![covered]
 }
 
+pub(crate) const SCRUB: Target = Target { name: "scrub", run: hostile::scrub, seeds: scrub_seeds };
+
+fn scrub_seeds() -> Vec<Vec<u8>> {
+    ["scrub, in the log", "scrub, in the entries"].map(vector).to_vec()
+}
+
 pub(crate) const TABLE: Target = Target { name: "table", run: hostile::table, seeds: table_seeds };
 
 /// A top, and how two segments are used.

@@ -66,6 +66,8 @@ cargo xtask flips              flip a bit in every byte of a store, and look whe
 cargo xtask powercuts [N]      cut the power of simulated stores N times (1,000,000), a fifth of them again in recovery
 cargo xtask determinism        20 seeds, 100 blocks of 200 operations, each told five times: other threads, zones and clocks
 cargo xtask kills [N]          kill N processes (100) in the middle of an async bundle of 1,000 operations, and go on
+cargo xtask interleavings [N]  let the store's threads run in N orders (100,000) in each of the tests that try orders
+cargo xtask tsan               the store's stress test under ThreadSanitizer (needs the sources of the standard library)
 cargo xtask sim [N]            let a node join among liars in N simulated networks (500,000)";
 
 fn main() -> ExitCode {
@@ -93,6 +95,9 @@ fn main() -> ExitCode {
             .env("KEELSTONE_TEST_SCALE", "20")),
         ["kills"] => kills("100"),
         ["kills", count] => kills(count),
+        ["interleavings"] => interleavings("100000"),
+        ["interleavings", orders] => interleavings(orders),
+        ["tsan"] => tsan(),
         ["sim"] => sim("500000"),
         ["sim", seeds] => sim(seeds),
         _ => usage(),
@@ -111,6 +116,38 @@ fn crashloop(cycles: &str) -> ExitCode {
 /// The power cuts of the tests, many more of them. A failure prints the life and the change to look at.
 fn powercuts(cuts: &str) -> ExitCode {
     run(store_test("faults::a_power_cut_at_any_change_loses_nothing_acknowledged").env("KEELSTONE_CUTS", cuts))
+}
+
+/// The orders of the store's threads, many more of them. A failure prints the order it had.
+fn interleavings(orders: &str) -> ExitCode {
+    let test =
+        ["test", "--locked", "-p", "keelstone-interleaved-store", "--test", "interleavings", "--", "--nocapture"];
+    run(cargo(&test).env("KEELSTONE_INTERLEAVINGS", orders))
+}
+
+/// Where the code for ThreadSanitizer is made for: a target that is named is not mixed with what builds and macros run.
+const TSAN_TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Blocks of the stress test under ThreadSanitizer, which makes everything ten times slower.
+const TSAN_BLOCKS: &str = "400";
+
+/// The stress test under ThreadSanitizer. The standard library is built with it too: of locks and channels that it does not
+/// see it would say that they are none.
+fn tsan() -> ExitCode {
+    let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output();
+    let sysroot = sysroot.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    if !Path::new(&sysroot).join("lib/rustlib/src/rust/library").is_dir() {
+        eprintln!("ThreadSanitizer needs the sources of the standard library: rustup component add rust-src");
+        return ExitCode::FAILURE;
+    }
+    let test = ["--test", "suite", "--", "--nocapture", "--exact"];
+    let name = "stress::readers_see_one_height_each_while_everything_goes_on";
+    let mut command = cargo(&["test", "--locked", "-p", "keelstone-store", "-Zbuild-std", "--target", TSAN_TARGET]);
+    command.args(test).arg(name);
+    // Sanitizers are flags of the nightly compiler that the stable one has too, locked.
+    command.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=thread");
+    command.env("CARGO_TARGET_DIR", outside::target().join("tsan"));
+    command.env("TSAN_OPTIONS", "halt_on_error=1").env("KEELSTONE_STRESS_BLOCKS", TSAN_BLOCKS);
+    run(&mut command)
 }
 
 /// The simulated syncs of the tests, many more of them. A failure prints the seed to look at.

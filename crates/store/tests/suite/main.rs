@@ -15,6 +15,8 @@ mod kv;
 mod life;
 mod limits;
 mod places;
+mod repair;
+mod scrub;
 mod space;
 mod stress;
 mod support;

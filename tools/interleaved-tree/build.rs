@@ -1,0 +1,6 @@
+//! Builds the crate with locks under a scheduler.
+
+fn main() {
+    println!("cargo::rustc-cfg=interleaved");
+    println!("cargo::rerun-if-changed=build.rs");
+}
