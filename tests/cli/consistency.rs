@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 use std::fs;
 
 /// A chain of its own, with nobody to ask, is consistent with itself; the cursor goes on from check to check, and
-/// damage that is in
-/// the way is found.
+/// damage that is in the way is found.
 #[test]
 fn a_chain_without_peers_is_checked_against_itself() {
     let home = chain();
@@ -39,8 +38,7 @@ fn a_chain_without_peers_is_checked_against_itself() {
 }
 
 /// Two nodes begin alike and part. Each finds out, says what the other said, and where it began; a node that does not
-/// answer makes the
-/// result unknown, and what others say of their root takes neither out of service.
+/// answer makes the result unknown, and what others say of their root takes neither out of service.
 #[test]
 fn a_node_finds_the_height_and_the_entry_at_which_another_parts() {
     let home = chain();

@@ -55,8 +55,7 @@ fn strategies(report: &Value) -> Vec<(String, bool)> {
 }
 
 /// spec: RECOVER-1, RECOVER-3. A snapshot and the blocks since give the last root again; what was before the snapshot
-/// is there too, the
-/// report says what was done, and only who signed it can have.
+/// is there too, the report says what was done, and only who signed it can have.
 #[test]
 fn a_lost_state_is_had_again_from_a_snapshot_and_the_blocks_since() {
     let (home, before) = busy_chain();
@@ -116,9 +115,8 @@ fn a_lost_state_is_had_again_from_its_blocks() {
     expect(home.path(), 2, &["recover", "--yes", "--strategy", "hope"]);
 }
 
-/// spec: RECOVER-2, RECOVER-3. What comes first has nothing to work with, what comes next is damaged, what comes
-/// third is too much: the fourth
-/// counts, and the report says why each of the others came to nothing.
+/// spec: RECOVER-2, RECOVER-3. What comes first has nothing to work with, what comes next is damaged, what comes third
+/// is too much: the fourth counts, and the report says why each of the others came to nothing.
 #[test]
 fn strategies_are_tried_in_order_until_one_stands() {
     let (home, before) = busy_chain();
@@ -142,9 +140,8 @@ fn strategies_are_tried_in_order_until_one_stands() {
     assert_eq!(expect(home.path(), 0, &["status"])["root"], before["root"]);
 }
 
-/// spec: RECOVER-1, SNAP-7. Of two nodes that serve a snapshot one has damaged its chunks: whatever it sends is
-/// proven first, the other is asked,
-/// and the state is whole.
+/// spec: RECOVER-1, SNAP-7. Of two nodes that serve a snapshot one has damaged its chunks: whatever it sends is proven
+/// first, the other is asked, and the state is whole.
 #[test]
 fn a_lost_state_is_had_again_from_nodes_of_which_one_is_damaged() {
     let (home, before) = busy_chain();
@@ -167,8 +164,7 @@ fn a_lost_state_is_had_again_from_nodes_of_which_one_is_damaged() {
 }
 
 /// A node whose state is damaged has it again by itself when it starts, and says so; one that must not do that does
-/// not start, and nothing is
-/// changed.
+/// not start, and nothing is changed.
 #[test]
 fn a_node_recovers_a_damaged_state_when_it_starts() {
     let (home, before) = busy_chain();
@@ -193,8 +189,8 @@ fn a_node_recovers_a_damaged_state_when_it_starts() {
 }
 
 /// Damage that is not in the way of opening a store stops nothing: what is proven good is served, what takes the
-/// damaged bytes is refused as
-/// damaged, a full check finds it and nothing takes it for a sample, and a recovery mends it.
+/// damaged bytes is refused as damaged, a full check finds it and nothing takes it for a sample, and a recovery mends
+/// it.
 #[test]
 fn what_is_proven_good_is_served_while_the_rest_is_damaged() {
     let (home, _) = busy_chain();

@@ -75,8 +75,7 @@ impl Bodies {
     }
 
     /// The last height whose block is not after a time, between the first and the last that are kept without a gap;
-    /// none if there is
-    /// none.
+    /// none if there is none.
     ///
     /// # Errors
     /// As [`Bodies::block`].
@@ -107,8 +106,7 @@ fn height_of(key: &[u8]) -> Option<Height> {
 
 impl<H: Hasher> Ledger<H> {
     /// Runs the blocks of another database on this chain, up to a height, and commits each. What a block comes to is
-    /// compared with
-    /// what was kept of it: its receipts, and its root where that is. Returns how many were run.
+    /// compared with what was kept of it: its receipts, and its root where that is. Returns how many were run.
     ///
     /// # Errors
     /// [`LedgerError::Damaged`] at the first block that came to something else; or what running and committing say.

@@ -1,10 +1,9 @@
 //! The node looks after its own state: in the background, at an interval, and when its owner asks.
 //!
 //! What is compared, and what it comes to, is decided in [`keelstone_sync::consistency`]; here are the thread that
-//! begins a
-//! check when one is due, the peers it asks, the file that keeps how far it has read, and what others hear of it: the
-//! log,
-//! metrics, `/readyz` and `keelstone check status`. A check that fails is logged and the next one is due as ever.
+//! begins a check when one is due, the peers it asks, the file that keeps how far it has read, and what others hear of
+//! it: the log, metrics, `/readyz` and `keelstone check status`. A check that fails is logged and the next one is due
+//! as ever.
 //!
 //! Rules: `spec/consistency.md`, CHECK-1 to CHECK-8.
 
@@ -513,8 +512,7 @@ impl Inner {
 }
 
 /// Whether it is this node's own state that is not what it must be. What peers say of theirs is no reason to take a
-/// node out
-/// of service: four of five may be wrong.
+/// node out of service: four of five may be wrong.
 fn is_ours(report: &Report) -> bool {
     let ours = |found: &Discrepancy| matches!(found, Discrepancy::Storage { .. } | Discrepancy::NotCertified { .. });
     report.discrepancies.iter().any(ours)

@@ -1,12 +1,10 @@
 //! Recovery of a home whose state is lost or damaged.
 //!
 //! What is decided stands in [`keelstone_sync::recovery`]; here are the strategies: the snapshots of this home, those
-//! other
-//! nodes serve, the blocks of this home, and snapshots' files from elsewhere. Each builds in a generation aside, from
-//! proven chunks
-//! and from blocks that are run again; a snapshot's own root is not believed, for the blocks on it have to come to
-//! the target's. Chunks
-//! that were proven wait in the staging directory for whatever strategy comes next.
+//! other nodes serve, the blocks of this home, and snapshots' files from elsewhere. Each builds in a generation aside,
+//! from proven chunks and from blocks that are run again; a snapshot's own root is not believed, for the blocks on it
+//! have to come to the target's. Chunks that were proven wait in the staging directory for whatever strategy comes
+//! next.
 //!
 //! Rules: `spec/recovery.md`, RECOVER-1 to RECOVER-6.
 
@@ -354,8 +352,7 @@ impl<'a, H: Hasher> Place<'a, H> {
     }
 
     /// A ledger over a state, with the blocks below it that this home has, if they can be taken over: a copy of the
-    /// database
-    /// gives up those above.
+    /// database gives up those above.
     fn ledger_over(&self, store: Store<H>, generation: &Generation) -> Result<Ledger<H>, Failed> {
         let fresh = |store| -> Result<Ledger<H>, Failed> {
             remove(&generation.blocks())?;
@@ -462,9 +459,8 @@ impl<'a, H: Hasher> Place<'a, H> {
         self.run_blocks(Strategy::BlockReplay, ledger, needed, target)
     }
 
-    /// Takes the newest snapshot that other nodes serve. Each chunk is proven against the snapshot's root before it
-    /// is kept,
-    /// whoever sent it, and a node that sent one that is none is not asked again.
+    /// Takes the newest snapshot that other nodes serve. Each chunk is proven against the snapshot's root before it is
+    /// kept, whoever sent it, and a node that sent one that is none is not asked again.
     fn peer_state_sync(&mut self, target: &Version) -> Result<Built, Failed> {
         let peers: Vec<(HttpAddress, Remote)> = self.config.check.peers.iter().filter_map(reach).collect();
         let mut offers: Vec<(Offered, Vec<usize>)> = Vec::new();

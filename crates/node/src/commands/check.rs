@@ -1,6 +1,5 @@
-//! `keelstone check`: whether the state here is the chain's; `check status`, `check pause`, and `check diverge`,
-//! which finds
-//! where another node parts from this one.
+//! `keelstone check`: whether the state here is the chain's; `check status`, `check pause`, and `check diverge`, which
+//! finds where another node parts from this one.
 //!
 //! A running node makes the check itself; without one the directory is looked at. Nothing of the state is written.
 

@@ -148,8 +148,7 @@ pub struct Report {
 
 impl Report {
     /// The version to which damage that was found may be repaired: this one, and only if its root is certified. What
-    /// peers
-    /// say, and how many of them do, has no part in it.
+    /// peers say, and how many of them do, has no part in it.
     // spec: CHECK-4
     #[must_use]
     pub fn repairable_to(&self) -> Option<Version> {

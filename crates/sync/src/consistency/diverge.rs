@@ -146,8 +146,7 @@ impl<'a, A: Ask + ?Sized> Asking<'a, A> {
 }
 
 /// Finds the first key, in the order of namespaces and keys, in which the state `ours` and the state of `peer` at
-/// `theirs`
-/// differ. How many questions it took comes with it.
+/// `theirs` differ. How many questions it took comes with it.
 ///
 /// # Errors
 /// [`DivergeError`].
@@ -324,8 +323,8 @@ impl<H: Hasher, W: Walk> Pair<'_, H, W> {
     /// Finds where two subtrees part that differ, all of whose keys begin alike.
     ///
     /// At every step both nodes hold keys with the same leading bits, all that stands before them is the same, and
-    /// they are
-    /// not. One of them parts its keys first; the other's all lie on one side of that, unless they part there too.
+    /// they are not. One of them parts its keys first; the other's all lie on one side of that, unless they part there
+    /// too.
     // spec: CHECK-5
     fn part(&self, own: Branch<W::Node>, their: Branch<u32>) -> Result<Parted<W::Node>, DivergeError> {
         let (mut own, mut their) = (own, their);
@@ -432,8 +431,7 @@ impl<H: Hasher, W: Walk> Pair<'_, H, W> {
     }
 
     /// The least leaf below a node of the peer's, or what to ask for to see it. `above` is how the node is reached
-    /// from its
-    /// parent; without it the node is one that is shown, or the top.
+    /// from its parent; without it the node is one that is shown, or the top.
     fn their_least(&self, node: u32, above: Option<(&[u8], u16, bool)>) -> Result<Parted<W::Node>, DivergeError> {
         let mut at = node;
         let mut above = above.map(|(sample, crit, side)| (sample.to_vec(), crit, side));

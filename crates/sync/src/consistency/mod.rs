@@ -9,8 +9,7 @@
 //!
 //! A root that is certified decides; how many peers say something never does. What a peer says of a height is a claim,
 //! what it shows of an entry is proven under the root it claims, and both end up in the report beside its name.
-//! Nothing here
-//! writes, and nothing here ever asks without an end: every search has a bound on its questions.
+//! Nothing here writes, and nothing here ever asks without an end: every search has a bound on its questions.
 //!
 //! Rules: `spec/consistency.md`, CHECK-1 to CHECK-8.
 

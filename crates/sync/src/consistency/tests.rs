@@ -109,9 +109,8 @@ fn search(ours: &State, theirs: &State) -> Result<(Divergence, u32), DivergeErro
 }
 
 proptest! {
-    /// spec: CHECK-5. Whatever two states look like, names and keys that are prefixes of others included, the key
-    /// that is found
-    /// is the one a look at everything finds.
+    /// spec: CHECK-5. Whatever two states look like, names and keys that are prefixes of others included, the key that
+    /// is found is the one a look at everything finds.
     #[test]
     fn the_first_difference_of_any_two_states_is_found(ours in states(), theirs in states()) {
         match (naive(&ours, &theirs), search(&ours, &theirs)) {
@@ -198,8 +197,7 @@ fn a_spine_of_keys_takes_no_question_a_turn() {
 }
 
 /// spec: CHECK-6. Where two histories of 1,000 heights part, at whichever height, is found in as many questions as
-/// there are
-/// halvings, and three more.
+/// there are halvings, and three more.
 #[test]
 fn the_first_height_of_a_thousand_is_found_by_halving() {
     let (same, others) = (grown(&state(3)), grown(&state(4)));
@@ -348,8 +346,7 @@ fn a_report_says_what_each_peer_said() {
 }
 
 /// spec: CHECK-3. Roots of earlier heights are compared as well; a height that a peer no longer keeps is no reason to
-/// mistrust
-/// it.
+/// mistrust it.
 #[test]
 fn roots_of_earlier_heights_are_compared() {
     let (view, other) = (grown(&state(3)), grown(&state(4)));
@@ -425,10 +422,9 @@ fn settings() -> Settings {
     }
 }
 
-/// C-03, spec: CHECK-4. Four of five peers agree on a false root. The root here is certified, so nothing is repaired towards theirs,
-/// also
-/// where own bytes are damaged and repairs are made without asking; it is an alarm, and what is repaired is repaired to
-/// the certified root.
+/// C-03, spec: CHECK-4. Four of five peers agree on a false root. The root here is certified, so nothing is repaired
+/// towards theirs, also where own bytes are damaged and repairs are made without asking; it is an alarm, and what is
+/// repaired is repaired to the certified root.
 #[test]
 fn c03_four_of_five_peers_on_a_false_root_change_nothing() {
     let own_state = state(60);

@@ -2,10 +2,9 @@
 //! proven.
 //!
 //! [`recover`] tries one strategy after the other until a result stands. What a strategy says of its own result is not
-//! believed: its height and root are compared with the target, and the state is checked as deeply as configured, before
-//! it takes the place of what was there. Whatever failed, and why, is in the [`Report`], which is signed and can be
-//! checked by
-//! anybody who has the signer's key.
+//! believed: its height and root are compared with the target, and the state is checked as deeply as configured,
+//! before it takes the place of what was there. Whatever failed, and why, is in the [`Report`], which is signed and
+//! can be checked by anybody who has the signer's key.
 //!
 //! Pure: what a strategy does to files and peers is behind [`World`].
 //!

@@ -112,8 +112,8 @@ impl World for Told {
 }
 
 /// spec: RECOVER-1, RECOVER-3. Each strategy alone, and after each earlier one has failed in each of its ways: what
-/// counts in the end is the
-/// first whose result stands, nothing counts before, nothing is left of the others, and every failure is told.
+/// counts in the end is the first whose result stands, nothing counts before, nothing is left of the others, and every
+/// failure is told.
 #[test]
 fn the_first_strategy_whose_result_stands_counts_whatever_failed_before() {
     let mut runs = 0;
@@ -142,8 +142,7 @@ fn the_first_strategy_whose_result_stands_counts_whatever_failed_before() {
 }
 
 /// C-02. A strategy that says that it is done with a wrong root, one whose result holds another state than it says,
-/// and one that fails for
-/// damage: each is found out, kept and reported, and the next is tried.
+/// and one that fails for damage: each is found out, kept and reported, and the next is tried.
 #[test]
 fn c02_a_result_that_is_not_the_target_is_found_out_and_reported() {
     let mut world = Told::new([
