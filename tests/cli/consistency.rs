@@ -1,5 +1,4 @@
 //! Checks from the command line: of a directory, of a running node, and against another node.
-#![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
 use crate::support::{Node, chain, copy, expect, post, register, send};
 use serde_json::{Value, json};
