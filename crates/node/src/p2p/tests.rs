@@ -170,6 +170,12 @@ fn honest(_: &Request, answer: Response) -> Response {
     answer
 }
 
+/// As honest, and slow enough that a liar beside it is asked often enough to be found out.
+fn unhurried(_: &Request, answer: Response) -> Response {
+    std::thread::sleep(Duration::from_millis(40));
+    answer
+}
+
 /// One byte of what can be proven is another.
 fn lies(_: &Request, answer: Response) -> Response {
     let changed = |wire: &[u8]| {
@@ -219,7 +225,7 @@ fn settings() -> Settings {
 #[test]
 fn s01_of_four_peers_one_lies_and_is_banned_for_good() {
     let runtime = runtime();
-    let peers: Vec<Node> = [honest as Manner, honest, lies, honest]
+    let peers: Vec<Node> = [unhurried as Manner, unhurried, lies, unhurried]
         .map(|manner| Node::start(&runtime, &[], Some(somebody(manner).0), |_, _| {}))
         .into();
     let liar = peers[2].id();
@@ -228,7 +234,9 @@ fn s01_of_four_peers_one_lies_and_is_banned_for_good() {
         node.meets(peer);
     }
     let files = Arc::new(MemoryFiles::new());
-    let (entries, progress) = join(&runtime, &node.network, files, settings(), &mut |_| Ok(())).unwrap();
+    // Who lied is left alone for a part of this time, and asked again.
+    let settings = Settings { request_timeout_ms: 400, ..settings() };
+    let (entries, progress) = join(&runtime, &node.network, files, settings, &mut |_| Ok(())).unwrap();
     assert_eq!((entries, progress.done_per_ten_thousand), (6_000, 10_000));
     until("the liar is disconnected", || !node.network.connected().contains(&liar));
     assert_eq!(node.metrics.peers_banned.get(), 1);
