@@ -167,16 +167,34 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`DecodeError::NotCanonical`] for a longer form than needed, [`DecodeError::Invalid`] above 64 bits.
-    #[inline]
+    #[inline(always)]
     pub fn varint(&mut self) -> Result<u64, DecodeError> {
         // Most are small, and proofs are made of them.
         if let [byte @ 0..=0x7f, rest @ ..] = self.rest {
             self.rest = rest;
             return Ok(u64::from(*byte));
         }
+        // Those of up to eight bytes are taken at once, where there are eight: no loop whose end has to be guessed.
+        if let Some(chunk) = self.rest.first_chunk::<8>() {
+            let word = u64::from_le_bytes(*chunk);
+            let ends = !word & 0x8080_8080_8080_8080;
+            if ends != 0 {
+                let bits = ends.trailing_zeros() + 1;
+                let groups = word & (u64::MAX >> (64 - bits)) & 0x7f7f_7f7f_7f7f_7f7f;
+                if groups >> (bits - 8) == 0 {
+                    return Err(DecodeError::NotCanonical { what: "varint with a trailing zero group" });
+                }
+                self.rest = &self.rest[bits as usize / 8..];
+                // Pairs of groups, pairs of pairs, pairs of those.
+                let pairs = groups & 0x007f_007f_007f_007f | (groups & 0x7f00_7f00_7f00_7f00) >> 1;
+                let fours = pairs & 0x0000_3fff_0000_3fff | (pairs & 0x3fff_0000_3fff_0000) >> 2;
+                return Ok(fours & 0x0fff_ffff | (fours & 0x0fff_ffff_0000_0000) >> 4);
+            }
+        }
         self.long_varint()
     }
 
+    #[cold]
     fn long_varint(&mut self) -> Result<u64, DecodeError> {
         let mut value = 0u64;
         for shift in (0..70).step_by(7) {

@@ -83,6 +83,30 @@ fn p12_a_varint_is_minimal_and_at_most_64_bits() {
     assert!(matches!(read(&[]), Err(DecodeError::Truncated { .. })));
 }
 
+/// spec: CODEC-3. A varint of any length is read alike, many bytes before the end of the input or at it.
+#[test]
+fn a_varint_is_read_alike_whatever_follows() {
+    for len in 1..=10 {
+        for (fill, last) in [(0x80, 0), (0x80, 1), (0xff, 0), (0xff, 1), (0xa5, 0x25), (0xff, 0x7f)] {
+            let mut bytes = vec![fill; len - 1];
+            bytes.push(last);
+            // The longest one has room for one bit in its last byte.
+            let legal = (len == 1 || last > 0) && (len < 10 || last < 2);
+            for rest in 0..12 {
+                let input = [&bytes[..], &[0xff; 12][..rest]].concat();
+                let mut reader = Reader::new(&input);
+                let found = reader.varint();
+                let sum = |sum: u64, byte: &u8| sum << 7 | u64::from(byte & 0x7f);
+                let expected = bytes.iter().rev().fold(0, sum);
+                match found {
+                    Ok(found) => assert_eq!((found, reader.left(), legal), (expected, rest, true), "{bytes:x?}"),
+                    Err(error) => assert!(!legal, "{bytes:x?} and {rest} more: {error}"),
+                }
+            }
+        }
+    }
+}
+
 /// A list in a list in a list: as deep as the input says.
 #[derive(Debug)]
 struct Nest(Vec<Nest>);
