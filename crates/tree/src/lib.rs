@@ -44,6 +44,7 @@ mod tree_tests;
 mod verifier;
 mod verify;
 mod walk;
+mod way;
 mod witness;
 
 pub use apply::{Draft, Rewrite};

@@ -28,20 +28,21 @@ use crate::{Level, Totals};
 use keelstone_codec::{
     Bytes, DecodeError, Hash, KEY_LEN_MAX, NAMESPACE_LEN_MAX, Namespace, Reader, Root, VALUE_LEN_MAX, put_varint,
 };
+use std::ops::Range;
 
 /// The first byte of a proof.
-const FORMAT: u8 = 0;
+pub(crate) const FORMAT: u8 = 0;
 
 /// The kinds of nodes, as their first bytes.
-mod tag {
-    pub(super) const OPAQUE: u8 = 0;
-    pub(super) const INNER: u8 = 1;
-    pub(super) const INNER_LEFT_OPAQUE: u8 = 2;
-    pub(super) const INNER_RIGHT_OPAQUE: u8 = 3;
-    pub(super) const LEAF: u8 = 4;
-    pub(super) const STUB: u8 = 5;
-    pub(super) const NAMESPACE: u8 = 6;
-    pub(super) const EMPTY: u8 = 7;
+pub(crate) mod tag {
+    pub(crate) const OPAQUE: u8 = 0;
+    pub(crate) const INNER: u8 = 1;
+    pub(crate) const INNER_LEFT_OPAQUE: u8 = 2;
+    pub(crate) const INNER_RIGHT_OPAQUE: u8 = 3;
+    pub(crate) const LEAF: u8 = 4;
+    pub(crate) const STUB: u8 = 5;
+    pub(crate) const NAMESPACE: u8 = 6;
+    pub(crate) const EMPTY: u8 = 7;
 }
 
 /// A pruned tree, well formed but not yet verified: it proves nothing until [`Proof::verify`] has found the root.
@@ -115,6 +116,10 @@ pub(crate) struct Slice {
 impl Slice {
     pub(crate) fn len(self) -> usize {
         self.len as usize
+    }
+
+    pub(crate) fn range(self) -> Range<usize> {
+        self.at as usize..(self.at + self.len) as usize
     }
 }
 
@@ -268,11 +273,11 @@ impl Proof {
     }
 
     pub(crate) fn slice(&self, slice: Slice) -> &[u8] {
-        &self.bytes[slice.at as usize..(slice.at + slice.len) as usize]
+        &self.bytes[slice.range()]
     }
 
     pub(crate) fn shared(&self, slice: Slice) -> Bytes {
-        self.bytes.slice(slice.at as usize..(slice.at + slice.len) as usize)
+        self.bytes.slice(slice.range())
     }
 
     /// The key of an entry or the name of a namespace; nothing for other nodes.

@@ -12,10 +12,11 @@ use crate::bits::{bit, crit};
 use crate::preimage;
 use crate::proof::{Check, Checks, Every, Node, Proof, ProofError, ProofLimits, Shape};
 use crate::query::{EntryNeeds, Needs, Region, Span, meeting};
-use crate::{Branch, Half, Hasher, KeyRange, Level, NODE_LEN, Opened, Query, Read, ReadError, Scan, Totals, Walk};
+use crate::{Branch, Half, Hasher, KeyRange, Level, Opened, Query, Read, ReadError, Scan, Totals, Walk};
 use keelstone_codec::{Hash, KEY_LEN_MAX, Key, NAMESPACE_LEN_MAX, Namespace, Root, Value};
 use std::borrow::Cow;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// A proof that leads to a root, ready to be asked.
 #[derive(Clone, Debug)]
@@ -84,39 +85,6 @@ impl Proof {
     pub fn verify_unasked<H: Hasher>(self, root: Root, limits: &ProofLimits) -> Result<Verified<H>, ProofError> {
         self.within(limits)?;
         check(self, root, None, Every, &mut Plain::<H>(PhantomData))
-    }
-
-    /// Checks many proofs of the state under `root`, each with its questions: as [`Proof::verify`] does one by one, and with
-    /// the same answers in the same order. Nodes of one proof wait for one another, those of different ones do not, so they
-    /// are hashed in lanes across proofs: many cost less together than one by one (`docs/performance.md`).
-    #[must_use]
-    pub fn verify_many<'q, H: Hasher>(
-        proofs: impl IntoIterator<Item = (Self, &'q [Query])>,
-        root: Root,
-        limits: &ProofLimits,
-    ) -> Vec<Result<Verified<H>, ProofError>> {
-        let mut proofs = proofs.into_iter().peekable();
-        let mut out = Vec::with_capacity(proofs.size_hint().0.min(MANY));
-        while proofs.peek().is_some() {
-            let mut sound: Vec<(Self, &[Query])> = Vec::with_capacity(MANY);
-            // Of those that are not sound, why.
-            let mut first: Vec<Result<(), ProofError>> = Vec::with_capacity(MANY);
-            for (proof, queries) in proofs.by_ref().take(MANY) {
-                let checked = proof.within(limits).and_then(|()| check_sums(&proof, Every));
-                if checked.is_ok() {
-                    sound.push((proof, queries));
-                }
-                first.push(checked);
-            }
-            hash_across::<H>(&mut sound);
-            let mut sound = sound.into_iter();
-            out.extend(first.into_iter().map(|checked| {
-                checked?;
-                let (proof, queries) = sound.next().expect("it was put there");
-                conclude(proof, root, Some(queries), Every)
-            }));
-        }
-        out
     }
 
     fn within(&self, limits: &ProofLimits) -> Result<(), ProofError> {
@@ -207,12 +175,18 @@ fn check_sums(proof: &Proof, checks: impl Checks) -> Result<(), ProofError> {
     Ok(())
 }
 
-fn check_crit(level: Level, crit: u16, children: [&Node; 2], checks: impl Checks) -> Result<(), ProofError> {
+/// Critical bits of a level are below this.
+// spec: TREE-5
+pub(crate) fn level_limit(level: Level) -> u16 {
     let key_len_max = match level {
         Level::Entries => KEY_LEN_MAX,
         Level::Namespaces => NAMESPACE_LEN_MAX,
     };
-    let limit = 9 * u16::try_from(key_len_max).expect("a key has at most 255 bytes");
+    9 * u16::try_from(key_len_max).expect("a key has at most 255 bytes")
+}
+
+fn check_crit(level: Level, crit: u16, children: [&Node; 2], checks: impl Checks) -> Result<(), ProofError> {
+    let limit = level_limit(level);
     if (crit == 0 || crit >= limit) && checks.makes(Check::CritInRange) {
         return Err(ProofError::CriticalBit { what: "above 0 and below", found: crit, limit });
     }
@@ -302,91 +276,6 @@ fn settle(proof: &mut Proof, at: usize, hash: Hash) {
     node.hash = hash;
     if let Shape::Inner { leaves, .. } = &mut node.shape {
         *leaves = below;
-    }
-}
-
-/// Proofs hashed together: enough to fill lanes, few enough to stay in a near cache.
-const MANY: usize = 64;
-
-/// Hashes that were computed before they are asked for.
-struct Ready<'h, H> {
-    /// Of keys, values and names, in the order in which [`tail`] asks.
-    bytes: &'h [Hash],
-    next: &'h mut usize,
-    /// Of the root of the namespace, if this node is one.
-    root: Hash,
-    _hasher: PhantomData<H>,
-}
-
-impl<H: Hasher> Hashes for Ready<'_, H> {
-    type Hasher = H;
-    fn node(&mut self, _: &Half, mid: &H::Mid, tail: &Half, _: u64) -> Hash {
-        H::hash_tail(mid, tail)
-    }
-    fn bytes(&mut self, _: &[u8]) -> Hash {
-        *self.next += 1;
-        self.bytes[*self.next - 1]
-    }
-    fn namespace(&mut self, name: &[u8], _: &Hash) -> [Hash; 2] {
-        [self.bytes(name), self.root]
-    }
-}
-
-/// As [`hash_nodes`], of many proofs: each round takes the next node of every proof, so that a round fills lanes.
-fn hash_across<H: Hasher>(proofs: &mut [(Proof, &[Query])]) {
-    let mut inputs: Vec<&[u8]> = Vec::with_capacity(3 * proofs.len());
-    let mut next = Vec::with_capacity(proofs.len());
-    for (proof, _) in &*proofs {
-        next.push(inputs.len());
-        for node in proof.nodes.iter().rev() {
-            match node.shape {
-                Shape::Namespace { name, .. } => inputs.push(proof.slice(name)),
-                Shape::Entry { key, body, shown, .. } => {
-                    inputs.extend(shown.then(|| proof.slice(body)));
-                    inputs.push(proof.slice(key));
-                }
-                Shape::Inner { .. } | Shape::Opaque | Shape::Empty => {}
-            }
-        }
-    }
-    let mut bytes = vec![Hash::ZERO; inputs.len()];
-    H::hash_many(&inputs, &mut bytes);
-
-    let mut rest: Vec<usize> = proofs.iter().map(|(proof, _)| proof.nodes.len()).collect();
-    let mut due: Vec<(usize, usize)> = Vec::with_capacity(proofs.len());
-    let mut images = vec![[0; NODE_LEN]; proofs.len()];
-    let mut hashes = vec![Hash::ZERO; proofs.len()];
-    loop {
-        due.clear();
-        for ((index, (proof, _)), rest) in proofs.iter().enumerate().zip(&mut rest) {
-            let found = proof.nodes[..*rest].iter().rposition(|node| !matches!(node.shape, Shape::Opaque));
-            *rest = found.unwrap_or(0);
-            due.extend(found.map(|at| (index, at)));
-        }
-        if due.is_empty() {
-            return;
-        }
-        let root_of = |(index, at): &(usize, usize)| match proofs[*index].0.nodes[*at].shape {
-            Shape::Namespace { tree, .. } => Some(&proofs[*index].0.nodes[tree as usize].hash.0[..]),
-            _ => None,
-        };
-        let roots: Vec<&[u8]> = due.iter().filter_map(root_of).collect();
-        let mut root_hashes = vec![Hash::ZERO; roots.len()];
-        H::hash_many(&roots, &mut root_hashes);
-        let mut root_hashes = root_hashes.into_iter();
-        for ((index, at), image) in due.iter().zip(&mut images) {
-            let proof = &proofs[*index].0;
-            let is_namespace = matches!(proof.nodes[*at].shape, Shape::Namespace { .. });
-            let root = if is_namespace { root_hashes.next().expect("one for each") } else { Hash::ZERO };
-            let mut ready = Ready::<H> { bytes: &bytes, next: &mut next[*index], root, _hasher: PhantomData };
-            let (head, end) = image.split_first_chunk_mut().expect("a node's preimage is two halves");
-            put_head(proof, *at, head);
-            end.copy_from_slice(&tail(proof, *at, &mut ready));
-        }
-        H::hash_nodes(&images[..due.len()], &mut hashes[..due.len()]);
-        for ((index, at), hash) in due.iter().zip(&hashes) {
-            settle(&mut proofs[*index].0, *at, *hash);
-        }
     }
 }
 
@@ -592,6 +481,18 @@ impl<H: Hasher> Verified<H> {
     pub fn get(&self, namespace: &Namespace, key: &[u8]) -> Answer<Value> {
         match self.find_entry(namespace, key) {
             Answer::Present(entry) => self.value(entry).map_or(Answer::Unknown, Answer::Present),
+            Answer::Absent => Answer::Absent,
+            Answer::Unknown => Answer::Unknown,
+        }
+    }
+
+    /// Where in the proof's bytes the value of a key stands.
+    pub(crate) fn shown(&self, namespace: &Namespace, key: &[u8]) -> Answer<Range<usize>> {
+        match self.find_entry(namespace, key) {
+            Answer::Present(entry) => match self.proof.nodes[entry as usize].shape {
+                Shape::Entry { body, shown: true, .. } => Answer::Present(body.range()),
+                _ => Answer::Unknown,
+            },
             Answer::Absent => Answer::Absent,
             Answer::Unknown => Answer::Unknown,
         }

@@ -217,10 +217,11 @@ fn describe(line: &Line) -> String {
         Figures::Read { reads_per_s, first_pass_per_s, .. } => {
             format!("{w:<4} read    {:>11} reads/s, first pass {}", grouped(*reads_per_s), grouped(*first_pass_per_s))
         }
-        Figures::Prove { gen_per_s, ver_per_s, mean_bytes, .. } => format!(
-            "{w:<4} prove   {:>11} proofs/s, {} verified/s, {mean_bytes} bytes",
+        Figures::Prove { gen_per_s, ver_per_s, ver_many_per_s, mean_bytes, .. } => format!(
+            "{w:<4} prove   {:>11} proofs/s, {} verified/s, {} together, {mean_bytes} bytes",
             grouped(*gen_per_s),
-            grouped(*ver_per_s)
+            grouped(*ver_per_s),
+            grouped(*ver_many_per_s)
         ),
         Figures::Beside { saturated_per_s, blocks_per_s, p99_ms, p99_beside_ms, p99_ratio, snapshot_s, .. } => format!(
             "{blocks_per_s} of {saturated_per_s} blocks/s: p99 {p99_ms} ms, {p99_beside_ms} ms beside a snapshot \

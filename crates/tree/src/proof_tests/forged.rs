@@ -7,6 +7,7 @@ use super::*;
 use crate::preimage::{self, Level};
 use crate::proof::{self, Check, Checks, Opaque, Writer};
 use crate::verify::{self, Plain};
+use crate::way::plainly;
 use crate::{Answer, Totals};
 use keelstone_codec::Hash;
 use std::marker::PhantomData;
@@ -141,8 +142,8 @@ fn forgeries(check: Check) -> Vec<Forgery> {
             vec![Forgery { limits: ProofLimits { bytes, ..honest.limits }, ..honest }]
         }
         Check::NodesLimit => {
-            let honest = made(inner(9, leaf(b"k"), leaf(b"kk")));
-            vec![Forgery { limits: ProofLimits { nodes: 3, ..honest.limits }, ..honest }]
+            let honest = [made(inner(9, leaf(b"k"), leaf(b"kk"))), made(inner(9, leaf(b"k"), opaque(1, 3)))];
+            honest.map(|made| Forgery { limits: ProofLimits { nodes: 3, ..made.limits }, ..made }).into()
         }
         Check::Format => {
             let mut later = honest();
@@ -150,7 +151,8 @@ fn forgeries(check: Check) -> Vec<Forgery> {
             vec![later]
         }
         Check::KeyLength => {
-            vec![made(Made::Leaf(vec![], b"vv".to_vec())), made(leaf(&[1; 256]))]
+            let stubs = [made(Made::Stub(vec![], 2)), made(Made::Stub(vec![1; 256], 1))];
+            stubs.into_iter().chain([made(Made::Leaf(vec![], b"vv".to_vec())), made(leaf(&[1; 256]))]).collect()
         }
         Check::NameText => {
             let long = "123456789012345678901234567890123";
@@ -212,7 +214,8 @@ fn forgeries(check: Check) -> Vec<Forgery> {
             // "k" is 6b: bit 2 is 1, bit 1 is 0. Hidden on the wrong side, the true leaf would not be found.
             let wrong_left = inner(2, leaf(b"k"), opaque(1, 2));
             let wrong_right = inner(1, opaque(1, 2), leaf(b"k"));
-            vec![made(wrong_left), made(wrong_right)]
+            let wrong_end = inner(2, Made::Stub(b"k".to_vec(), 1), opaque(1, 2));
+            vec![made(wrong_left), made(wrong_right), made(wrong_end)]
         }
         Check::NeighboursPartAtCrit => {
             // 10 and 23 part at bit 3; bit 8 tells them apart, too, but between them there is room for others.
@@ -252,6 +255,41 @@ const CHECKS: [Check; 18] = [
     Check::NeighboursPartAtCrit,
     Check::NothingUnasked,
 ];
+
+/// The checks that are made of the plain way of one key; of the others, one needs two leaves, and the last is the way
+/// itself.
+fn is_of_a_way(check: Check) -> bool {
+    !matches!(check, Check::NeighboursPartAtCrit | Check::NothingUnasked)
+}
+
+/// spec: TREE-5, TREE-8, TREE-12. So it is where one key's way is checked in one pass: it accepts no forgery, and without
+/// one of its checks it would.
+#[test]
+fn each_check_of_one_pass_is_the_only_one_against_some_forgery() {
+    for check in CHECKS.into_iter().filter(|check| is_of_a_way(*check)) {
+        let mut fooled = 0;
+        for forgery in forgeries(check) {
+            // Whatever the forgery was made to answer, it is asked for a key: its own, and others.
+            let keys: [&[u8]; 6] = [b"k", b"j", &[0x55; 255], &[0x55, 0x55], &[1; 200], b"\xff"];
+            for (name, k) in
+                keys.into_iter().flat_map(|k| [("a", k), ("b", k), ("12345678901234567890123456789012", k)])
+            {
+                let (name, k) = (ns(name), key(k));
+                let ask = |checks| plainly::<Blake3>(&forgery.bytes, forgery.root, &name, &k, &forgery.limits, checks);
+                let many = Proof::verify_many::<Blake3>([(&*forgery.bytes, &name, &k)], forgery.root, &forgery.limits);
+                let key_alone = Proof::verify_key::<Blake3>(&forgery.bytes, forgery.root, &name, &k, &forgery.limits);
+                assert!(many[0].is_err() && key_alone.is_err(), "{check:?}: {name}/{k:?} is answered");
+                assert_eq!(ask(AllBut(Check::NothingUnasked)), None, "{check:?}: {name}/{k:?} is answered");
+                let fools = CHECKS.into_iter().filter(|other| ask(AllBut(*other)).is_some());
+                for other in fools {
+                    assert_eq!(other, check, "{name}/{k:?} is answered without another check");
+                    fooled += 1;
+                }
+            }
+        }
+        assert!(fooled > 0, "{check:?} stands against nothing");
+    }
+}
 
 /// spec: TREE-5, TREE-7, TREE-8, TREE-12. No check can be left out: without it, a forgery gets by that none other sees.
 #[test]
