@@ -4,7 +4,7 @@
 //! is another one loaded, and proven by its hash as every page is.
 
 use crate::arena::expected;
-use crate::page::{Page, Slot, Spot};
+use crate::page::{Page, SLOTS_MAX, Slot, Spot};
 use crate::proof::Writer;
 use crate::state::StateSpot;
 use crate::tree::{Tree, entry};
@@ -74,9 +74,12 @@ impl<H: Hasher> Tree<H> {
             return Ok(out.finish());
         }
         let mut page = self.load_root(space)?;
+        let mut turns = Vec::with_capacity(SLOTS_MAX);
         loop {
             let shape = &page.shape;
             let mut spot = shape.root();
+            // First everything is fetched, then it is written: so the waits for a page's many parts fall together.
+            turns.clear();
             let slot = loop {
                 let node = match spot {
                     Spot::Node(node) => node,
@@ -85,9 +88,12 @@ impl<H: Hasher> Tree<H> {
                 let (crit, children) = (shape.crits()[node], shape.children(node));
                 let side = bits::bit(key, crit);
                 let hidden = page.at(children[usize::from(!side)]).hash;
-                out.one_sided(crit, children.map(|child| page.totals_at(child)), side, &hidden);
+                turns.push((crit, children.map(|child| page.totals_at(child)), side, hidden));
                 spot = children[usize::from(side)];
             };
+            for (crit, totals, side, hidden) in &turns {
+                out.one_sided(*crit, *totals, *side, hidden);
+            }
             let (found, end) = (&page.slots()[slot], shape.key(slot));
             let below = match expected(found, end) {
                 Some((id, expected)) => self.pages().load(id, &expected)?,

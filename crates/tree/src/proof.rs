@@ -488,18 +488,20 @@ impl Writer {
 
     /// The children that are not opaque must follow.
     pub(crate) fn inner(&mut self, crit: u16, totals: [Totals; 2], opaque: Opaque<'_>) {
-        self.0.push(match opaque {
+        let mut node = Packed::new(match opaque {
             Opaque::Neither => tag::INNER,
             Opaque::Left(_) => tag::INNER_LEFT_OPAQUE,
             Opaque::Right(_) => tag::INNER_RIGHT_OPAQUE,
         });
-        put_varint(&mut self.0, u64::from(crit));
+        node.varint(u64::from(crit));
         for totals in totals {
-            self.totals(totals);
+            node.varint(totals.count);
+            node.varint(totals.bytes);
         }
         if let Opaque::Left(hash) | Opaque::Right(hash) = opaque {
-            self.0.extend_from_slice(&hash.0);
+            node.hash(hash);
         }
+        self.0.extend_from_slice(node.as_slice());
     }
 
     /// An inner node of which one child is shown, which must follow: the right one if `side`.
@@ -542,10 +544,78 @@ impl Writer {
     }
 }
 
+/// An inner node while it is written: proofs are made of them, and byte by byte into a vector they cost more than anything
+/// else about a proof.
+struct Packed {
+    bytes: [u8; Self::LEN_MAX],
+    len: usize,
+}
+
+impl Packed {
+    /// A kind, a critical bit, four totals and a hash, and what a word written at their end may reach over it.
+    const LEN_MAX: usize = 1 + 3 + 4 * 10 + 32 + 8;
+
+    fn new(tag: u8) -> Self {
+        let mut bytes = [0; Self::LEN_MAX];
+        bytes[0] = tag;
+        Self { bytes, len: 1 }
+    }
+
+    fn put<const N: usize>(&mut self, bytes: [u8; N], len: usize) {
+        self.bytes[self.len..self.len + N].copy_from_slice(&bytes);
+        self.len += len;
+    }
+
+    /// A minimal LEB128 integer (spec: CODEC-3).
+    fn varint(&mut self, value: u64) {
+        let bits = 64 - value.leading_zeros();
+        if bits > 56 {
+            let mut bytes = Vec::with_capacity(10);
+            put_varint(&mut bytes, value);
+            return bytes.into_iter().for_each(|byte| self.put([byte], 1));
+        }
+        let len = bits.div_ceil(7).max(1);
+        // Groups of seven bits are moved apart: fours of them, pairs, single ones.
+        let fours = value & 0x0fff_ffff | (value & 0x00ff_ffff_f000_0000) << 4;
+        let pairs = fours & 0x0000_3fff_0000_3fff | (fours & 0x0fff_c000_0fff_c000) << 2;
+        let groups = pairs & 0x007f_007f_007f_007f | (pairs & 0x3f80_3f80_3f80_3f80) << 1;
+        let more = 0x8080_8080_8080_8080 & ((1 << (8 * (len - 1))) - 1);
+        self.put((groups | more).to_le_bytes(), len as usize);
+    }
+
+    fn hash(&mut self, hash: &Hash) {
+        self.put(hash.0, hash.0.len());
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
 /// Which child of an inner node a proof replaces by its hash.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Opaque<'h> {
     Neither,
     Left(&'h Hash),
     Right(&'h Hash),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// spec: CODEC-3. However it is put together, a number is written as numbers are.
+        #[test]
+        fn packed_numbers_are_the_encoding(values in prop::collection::vec((any::<u64>(), 0u32..64), 0..4)) {
+            let mut packed = Packed::new(tag::INNER);
+            let mut plain = vec![tag::INNER];
+            for value in values.into_iter().map(|(value, shift)| value >> shift) {
+                packed.varint(value);
+                put_varint(&mut plain, value);
+            }
+            prop_assert_eq!(packed.as_slice(), plain);
+        }
+    }
 }
