@@ -143,6 +143,37 @@ fn what_is_wrong_with_a_proof_or_a_witness_is_told() {
     assert!(told(2, &[&["simulate"], &post[..], &["--witness", "first.json"]].concat()).contains("the witness"));
 }
 
+/// spec: HISTORY-10. One operation is proven, of a bundle in one block and of one in batches, by a directory and by a running
+/// node alike; whoever gets the file checks it with nothing else, and is told what is wrong with another.
+#[test]
+fn one_operation_is_proven_to_an_outsider() {
+    let home = chain();
+    let done = submit(home.path(), 0, &[register(), post("one"), post("two")]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("operation.json");
+    let (id, path) = (done["id"].as_str().unwrap(), file.to_str().unwrap());
+    let proven = expect(home.path(), 0, &["bundle", "prove-operation", id, "1", "--out", path]);
+    assert_eq!((&proven["valid"], &proven["operation"], &proven["bundle"]), (&json!(true), &json!(1), &done["id"]));
+    assert_eq!((&proven["function"], &proven["sequence"]), (&json!("memes.post/1"), &json!(1)));
+    let root = proven["root"].as_str().unwrap();
+    let verified = expect(elsewhere.path(), 0, &["bundle", "verify-operation", path, "--root", root]);
+    assert_eq!((&verified["outcome"], &verified["root_given"]), (&proven["outcome"], &json!(true)));
+
+    expect(elsewhere.path(), 12, &["bundle", "verify-operation", path, "--root", &"00".repeat(32)]);
+    let text = std::fs::read_to_string(&file).unwrap();
+    for (part, other, code) in [("\"block\":", "\"block\":9", 12), ("\"proof\":\"0", "\"proof\":\"f", 2), ("{", "[", 2)]
+    {
+        std::fs::write(&file, text.replacen(part, other, 1)).unwrap();
+        expect(elsewhere.path(), code, &["bundle", "verify-operation", path]);
+    }
+    expect(home.path(), 14, &["bundle", "prove-operation", id, "3"]);
+    expect(home.path(), 14, &["bundle", "prove-operation", &"00".repeat(32), "0"]);
+
+    let _node = Node::start(home.path(), &[]);
+    let answer = expect(home.path(), 0, &["bundle", "prove-operation", id, "1"]);
+    assert_eq!((&answer["proof"], &answer["outcome"]), (&proven["proof"], &proven["outcome"]));
+}
+
 /// A running node gives the witness that its directory gives.
 #[test]
 fn a_node_gives_a_witness_of_a_bundle_that_nobody_signed() {

@@ -96,8 +96,15 @@ impl ListProof {
     /// Whether `item` stands at this place of the list with this root.
     #[must_use]
     pub fn verify(&self, root: &Hash, item: &Hash) -> bool {
+        self.root_over(item).is_some_and(|found| found == *root)
+    }
+
+    /// The root of the list in which `item` stands at this place; none if no list has such a place, or the proof has
+    /// another length than the way to it.
+    #[must_use]
+    pub fn root_over(&self, item: &Hash) -> Option<Hash> {
         if self.index >= self.count {
-            return false;
+            return None;
         }
         // The turns on the way down follow from index and count alone.
         let (mut turns, mut index, mut count) = (Vec::new(), self.index as usize, self.count as usize);
@@ -107,14 +114,14 @@ impl ListProof {
             (index, count) = if index < left { (index, left) } else { (index - left, count - left) };
         }
         if turns.len() != self.siblings.len() {
-            return false;
+            return None;
         }
         let up = turns.iter().rev().zip(self.siblings.iter());
         let found = up.fold(leaf(item), |node, (is_right, beside)| match is_right {
             true => inner(beside, &node),
             false => inner(&node, beside),
         });
-        sealed(self.count, &found) == *root
+        Some(sealed(self.count, &found))
     }
 }
 

@@ -220,14 +220,6 @@ impl Continuation {
         Self { bundle, by, session, first, progress, state_hash, gas_used }
     }
 
-    /// The hash under which it stands in its block's list.
-    // spec: BLOCK-3
-    #[must_use]
-    pub fn list_hash(&self) -> Hash {
-        const CONTINUATION: Tag = Tag::new("continuation");
-        tagged(CONTINUATION, self)
-    }
-
     /// The operations that took effect.
     #[must_use]
     pub fn operations(&self) -> &[OperationReceipt] {
@@ -263,14 +255,6 @@ pub struct OperationReceipt {
 }
 
 impl Receipt {
-    /// The hash under which the receipt stands in its block's list.
-    // spec: BLOCK-3
-    #[must_use]
-    pub fn list_hash(&self) -> Hash {
-        const RECEIPT: Tag = Tag::new("receipt");
-        tagged(RECEIPT, self)
-    }
-
     /// Whether the transaction did what it asked for; of an async bundle, that it was taken in.
     #[must_use]
     pub fn succeeded(&self) -> bool {

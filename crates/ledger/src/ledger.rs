@@ -196,6 +196,12 @@ pub enum LedgerError {
         /// The first that is kept.
         first: u64,
     },
+    /// This node does not keep a block's audit records: it began with a snapshot above it, or pruned them.
+    #[error("this node does not keep the audit records of block {height}")]
+    NoAudit {
+        /// The block.
+        height: Height,
+    },
     /// There is no such block yet.
     #[error("there is no block {height}, the last is {last}")]
     NotYet {
@@ -770,6 +776,13 @@ impl<H: Hasher> Ledger<H> {
             return Err(damaged(format!("its continuations have root {found}, the record says {expected}")));
         }
         Ok(continuations)
+    }
+
+    /// The first height between two, both included, at which a block did something for async bundles.
+    pub(crate) fn first_with_continuations(&self, from: Height, to: Height) -> Result<Option<Height>, LedgerError> {
+        let (start, end) = (at(CONTINUATIONS, from), Some(at(CONTINUATIONS, to.next())));
+        let found = self.kv.range(&Range { start, end, reverse: false, limit: 1 })?.pop();
+        Ok(found.and_then(|(key, _)| <[u8; 8]>::try_from(&key[1..]).map(u64::from_be_bytes).map(Height).ok()))
     }
 
     /// The checkpoint of an async bundle, also of one that ended; none if there was no such bundle.

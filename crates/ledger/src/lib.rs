@@ -11,6 +11,7 @@
 //! | run one under another engine | [`Ledger::propose`], [`Ledger::judge`], [`Ledger::run`], [`Ledger::commit`] |
 //! | ask what happened | [`Ledger::block`], [`Ledger::transaction`], [`Ledger::list_proofs`], [`Ledger::on_commit`] |
 //! | check it | [`Ledger::replay`], [`Ledger::transition`], [`verify_transition`], [`Ledger::verify_audit`] |
+//! | prove one operation from a root | [`Ledger::operation_proof`], [`OperationProof`] |
 //! | go back in it | [`Ledger::key_history`], [`Ledger::rebuild`] |
 //! | know what a bundle will come to, with no store, and prove it | [`Ledger::witness`], [`foresee`], [`BundleProof`] |
 //! | sign | [`SecretKey`], [`Transaction::sign`], [`Attestation::sign`] |
@@ -35,6 +36,7 @@ mod ledger;
 mod mempool;
 pub mod modules;
 mod nonces;
+mod operation_proof;
 mod parallel;
 mod rebuild;
 mod replay;
@@ -67,6 +69,7 @@ pub use keys::{KeyError, SecretKey, Signature, SignatureError, check_key, verify
 pub use ledger::{Committed, Header, Ledger, LedgerError, Located, Pending, PoolStatus, ProposalError};
 pub use mempool::{Mempool, PoolError, PoolLimits};
 pub use nonces::{NONCES, next_nonce, nonce_place};
+pub use operation_proof::{OperationProof, OperationProofError, Together};
 pub use parallel::Beforehand;
 pub use rebuild::{RebuildError, Rebuilt, Until};
 pub use replay::{ReplayError, Replayed};

@@ -97,6 +97,10 @@ impl Chain for Alone {
         self.engine.witness(transaction)
     }
 
+    fn operation_proof(&self, bundle: &Hash, index: u32) -> Result<api::OperationAnswer, Refusal> {
+        self.engine.operation_proof(bundle, index)
+    }
+
     fn audit(&self, wanted: &Wanted) -> Result<api::Audit, Refusal> {
         self.engine.audit(wanted)
     }

@@ -42,6 +42,8 @@ pub(crate) trait Chain: Send + Sync {
     fn bundles(&self) -> Result<Vec<BundleStatus>, Refusal>;
     /// What anybody needs to run an encoded transaction, signed or not, with no store at hand.
     fn witness(&self, transaction: &[u8]) -> Result<Witness, Refusal>;
+    /// That an operation of a bundle took effect, sync or async, proven in the last state.
+    fn operation_proof(&self, bundle: &Hash, index: u32) -> Result<OperationAnswer, Refusal>;
     /// Records of the audit log.
     fn audit(&self, wanted: &Wanted) -> Result<Audit, Refusal>;
     /// One record of the audit log, with the proof that it is in the log of the last state.
@@ -378,6 +380,39 @@ pub(crate) struct Extract {
     pub(crate) proof: String,
 }
 
+/// An operation that took effect, proven by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct OperationAnswer {
+    /// The network's name.
+    pub(crate) chain_id: String,
+    /// Its bundle.
+    pub(crate) bundle: String,
+    /// Its index in the bundle.
+    pub(crate) operation: u32,
+    /// The block it took effect in.
+    pub(crate) block: u64,
+    /// Its function, by name if the program that answers has it.
+    pub(crate) function: String,
+    /// The hash of its arguments.
+    pub(crate) args: String,
+    /// Its result, digest of changes, events and state hash.
+    pub(crate) outcome: Outcome,
+    /// Its session.
+    pub(crate) session: String,
+    /// How many operations the session had run before.
+    pub(crate) sequence: u64,
+    /// The session's state hash before.
+    pub(crate) before: String,
+    /// Height of the state it is proven in.
+    pub(crate) height: u64,
+    /// That state's root.
+    pub(crate) root: String,
+    /// The hasher of the state tree.
+    pub(crate) hasher: String,
+    /// The encoded proof (`spec/ledger.md`, HISTORY-10).
+    pub(crate) proof: String,
+}
+
 /// A record of the audit log.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct AuditEntry {
@@ -640,7 +675,7 @@ pub(crate) struct FailureText {
 }
 
 /// What an operation came to.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Outcome {
     /// The link of the hash chain it added.
     pub(crate) state_hash: String,

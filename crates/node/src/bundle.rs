@@ -14,7 +14,8 @@ use keelstone_codec::{Blob, BoundedSet, ChainId, Encode as _, Hash, Height, Stat
 use keelstone_execution::bundles::{BundleId, BundleRecord, Status, StopReason};
 use keelstone_execution::{Batching, Bundle, FunctionHash, Mode, Operation, PublicKey, Registry, SessionId};
 use keelstone_ledger::{
-    Continuation, Failure as BundleFailure, Progress, Receipt, SignedTransaction, Transaction, Verdict,
+    Continuation, Failure as BundleFailure, OperationProof, OperationReceipt, Progress, Receipt, SignedTransaction,
+    Transaction, Verdict,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -176,13 +177,7 @@ pub(crate) fn show_operation(registry: &Registry, operation: &Operation) -> api:
 pub(crate) fn show_receipt(registry: &Registry, receipt: &Receipt, height: Height, index: u32) -> api::Receipt {
     let (outcomes, failure) = match &receipt.verdict {
         Verdict::Succeeded { operations, .. } => {
-            let outcome = |operation: &keelstone_ledger::OperationReceipt| api::Outcome {
-                state_hash: operation.state_hash.0.to_string(),
-                diff_digest: operation.diff.digest.to_string(),
-                result: show_result(registry, operation),
-                events: operation.events.iter().map(|event| show_event(registry, event)).collect(),
-            };
-            (operations.iter().map(outcome).collect(), None)
+            (operations.iter().map(|operation| show_outcome(registry, operation)).collect(), None)
         }
         Verdict::Failed(failed) => (Vec::new(), Some(show_failure(failed))),
         Verdict::Refused { code, reason } => {
@@ -204,6 +199,36 @@ pub(crate) fn show_receipt(registry: &Registry, receipt: &Receipt, height: Heigh
         failure,
         submitted,
         outcomes,
+    }
+}
+
+fn show_outcome(registry: &Registry, operation: &OperationReceipt) -> api::Outcome {
+    api::Outcome {
+        state_hash: operation.state_hash.0.to_string(),
+        diff_digest: operation.diff.digest.to_string(),
+        result: show_result(registry, operation),
+        events: operation.events.iter().map(|event| show_event(registry, event)).collect(),
+    }
+}
+
+/// The JSON of an operation that is proven. Nothing is said beside what the proof says.
+pub(crate) fn show_operation_proof(registry: &Registry, proof: &OperationProof) -> api::OperationAnswer {
+    let function = proof.operation.function;
+    api::OperationAnswer {
+        chain_id: proof.chain_id.to_string(),
+        bundle: proof.together.bundle().to_string(),
+        operation: proof.index(),
+        block: proof.block.0,
+        function: registry.function(&function).map_or_else(|| function.to_string(), keelstone_execution::Entry::label),
+        args: proof.args.to_string(),
+        outcome: show_outcome(registry, &proof.operation),
+        session: proof.together.session().to_string(),
+        sequence: proof.sequence,
+        before: proof.before.0.to_string(),
+        height: proof.height.0,
+        root: proof.root.0.to_string(),
+        hasher: proof.hasher.to_string(),
+        proof: hex::encode(proof.to_bytes()),
     }
 }
 
@@ -283,7 +308,7 @@ pub(crate) fn show_bundle(id: &BundleId, record: &BundleRecord) -> api::BundleSt
     }
 }
 
-fn show_result(registry: &Registry, operation: &keelstone_ledger::OperationReceipt) -> Value {
+fn show_result(registry: &Registry, operation: &OperationReceipt) -> Value {
     let shape = registry.function(&operation.function).map(|entry| (entry.output)());
     let value = shape.and_then(|shape| call::decode(&shape, &operation.result).ok());
     value.unwrap_or_else(|| json!(hex::encode(&*operation.result)))

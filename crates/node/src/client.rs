@@ -391,6 +391,10 @@ impl Chain for Remote {
         self.post("/v1/witness", transaction)
     }
 
+    fn operation_proof(&self, bundle: &Hash, index: u32) -> Result<api::OperationAnswer, Refusal> {
+        self.get(&format!("/v1/bundles/{bundle}/operations/{index}"))
+    }
+
     fn audit(&self, wanted: &Wanted) -> Result<api::Audit, Refusal> {
         let parameters = [
             ("limit", Some(wanted.limit.to_string())),

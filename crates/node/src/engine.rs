@@ -6,7 +6,7 @@
 
 use crate::api::{self, Chain, Page, Refusal};
 use crate::audit::{self, Wanted};
-use crate::bundle::{show_bundle, show_continuation, show_operation, show_receipt};
+use crate::bundle::{show_bundle, show_continuation, show_operation, show_operation_proof, show_receipt};
 use crate::call;
 use crate::check::Checked;
 use crate::config::{Config, History};
@@ -641,9 +641,10 @@ impl From<LedgerError> for Refusal {
     fn from(error: LedgerError) -> Self {
         match error {
             LedgerError::Store(error) => error.into(),
-            LedgerError::NoBlock { .. } | LedgerError::NotYet { .. } | LedgerError::NoRecord { .. } => {
-                Self::NotFound(error.to_string())
-            }
+            LedgerError::NoBlock { .. }
+            | LedgerError::NotYet { .. }
+            | LedgerError::NoRecord { .. }
+            | LedgerError::NoAudit { .. } => Self::NotFound(error.to_string()),
             error if error.is_damage() => Self::Damaged(causes(&error)),
             error => Self::Failed(causes(&error)),
         }
@@ -716,9 +717,10 @@ impl From<LedgerError> for Failure {
         let message = causes(&error);
         match error {
             LedgerError::Store(error) => error.into(),
-            LedgerError::NoBlock { .. } | LedgerError::NotYet { .. } | LedgerError::NoRecord { .. } => {
-                Self::not_found(message)
-            }
+            LedgerError::NoBlock { .. }
+            | LedgerError::NotYet { .. }
+            | LedgerError::NoRecord { .. }
+            | LedgerError::NoAudit { .. } => Self::not_found(message),
             LedgerError::Genesis(_) | LedgerError::Registry(_) => Self::usage(message),
             error if error.is_damage() => Self::integrity(message),
             _ => Self::error(message),
@@ -963,6 +965,12 @@ impl<H: Hasher> Chain for Local<H> {
             proposer: setting.proposer.to_string(),
             proof: hex::encode(proof),
         })
+    }
+
+    fn operation_proof(&self, bundle: &Hash, index: u32) -> Result<api::OperationAnswer, Refusal> {
+        let proof = self.ledger().operation_proof(&BundleId(*bundle), index)?;
+        let proof = proof.ok_or_else(|| Refusal::NotFound(format!("no operation {index} of {bundle} took effect")))?;
+        Ok(show_operation_proof(self.registry(), &proof))
     }
 
     fn audit(&self, wanted: &Wanted) -> Result<api::Audit, Refusal> {

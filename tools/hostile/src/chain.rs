@@ -1,18 +1,22 @@
 //! Transactions, blocks and what the ledger keeps of them; genesis files and Xian's exports.
 
 use crate::{Target, canonical};
-use keelstone_codec::{Blob, ChainId, Encode, Hash, Height, Root, StateHash, Tag, Text, Timestamp};
+use keelstone_codec::{Blob, ChainId, Encode, Fixed, Hash, Height, Root, StateHash, Tag, Text, Timestamp};
 use keelstone_execution::mmr::{Domain, Mmr, MmrConsistency, MmrInclusion, Place, Subtrees};
 use keelstone_execution::{Bundle, BundleId, FunctionHash, Mode, Operation, Recorder, Registry, SessionId, Summary};
 use keelstone_ledger::xian::{self, Import};
 use keelstone_ledger::{
     Attestation, AuditEvent, AuditOperation, AuditProof, AuditRecord, Block, BlockAudit, BlockRecord, BundleProof,
-    Checkpoint, Continuation, Failure, Genesis, Inherited, ListProof, Progress, Receipt, SecretKey, Setting,
-    SignedAttestation, SignedCheckpoint, SignedTransaction, Transaction, Verdict, foresee, list_root, modules,
+    Checkpoint, Continuation, Failure, Genesis, Inherited, Ledger, ListProof, OperationProof, PoolLimits, Progress,
+    Receipt, SecretKey, Setting, SignedAttestation, SignedCheckpoint, SignedTransaction, Transaction, Verdict, foresee,
+    list_root, modules,
 };
+use keelstone_store::files::MemoryFiles;
+use keelstone_store::kv::MemoryKv;
+use keelstone_store::{Options, Store};
 use keelstone_tree::{Blake3, Diff, MemoryTree};
 use std::convert::Infallible;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 static SIGNED: LazyLock<SignedTransaction> = LazyLock::new(|| {
     let key = SecretKey::from_seed(&[1; 32]);
@@ -86,6 +90,52 @@ fn bundle_proof(input: &[u8]) -> bool {
 
 fn bundle_proofs() -> Vec<Vec<u8>> {
     vec![PROVEN.1.to_bytes()]
+}
+
+pub(crate) const OPERATION_PROOF: Target =
+    Target { name: "operation_proof", run: operation_proof, seeds: operation_proofs };
+
+/// An honest proof of an operation in the first block of a chain.
+static TOOK_EFFECT: LazyLock<OperationProof> = LazyLock::new(|| {
+    let store = Store::<Blake3>::create(Arc::new(MemoryFiles::new()), Options::default()).expect("in memory");
+    let genesis = Genesis::new(ChainId::new("Test-1").expect("a chain id"));
+    let (registry, kv) = (modules::standard(), Arc::new(MemoryKv::new()));
+    let ledger = Ledger::create(store, kv, registry, &genesis, PoolLimits::default()).expect("an empty store");
+    let operation = || Operation::of(&modules::memes::Post { text: Text::new("hello").expect("short") });
+    let person = modules::agents::Register {
+        name: Text::new("Ada").expect("short"),
+        personality: modules::agents::Personality::even(Fixed::from_micros(800_000)),
+        traits: Default::default(),
+    };
+    let operations = vec![Operation::of(&person), operation(), operation()];
+    let bundle = Bundle::new(Mode::Sync, operations).expect("three operations");
+    let key = SecretKey::from_seed(&[1; 32]);
+    let transaction = Transaction { bundle, nonce: 0, ..SIGNED.transaction.clone() }.sign(&key);
+    ledger.submit(&transaction.to_bytes()).expect("a good one");
+    ledger.produce(Timestamp(5), key.public()).expect("a block");
+    let proof = ledger.operation_proof(&BundleId(transaction.id().0), 1).expect("kept");
+    proof.expect("it took effect")
+});
+
+/// What verifies under the honest root, of the honest place, is the honest operation.
+fn operation_proof(input: &[u8]) -> bool {
+    let Some(proof) = canonical::<OperationProof>(input) else { return false };
+    if proof.verify::<Blake3>().is_err() {
+        return false;
+    }
+    let honest = &*TOOK_EFFECT;
+    if (proof.root, proof.block, proof.index()) == (honest.root, honest.block, honest.index()) {
+        let said = |proof: &OperationProof| {
+            (proof.operation.clone(), proof.together.clone(), proof.sequence, proof.before, proof.args)
+        };
+        assert_eq!(said(&proof), said(honest), "two truths of one operation");
+        assert_eq!(proof.chain_id, honest.chain_id, "an operation of two chains");
+    }
+    true
+}
+
+fn operation_proofs() -> Vec<Vec<u8>> {
+    vec![TOOK_EFFECT.to_bytes()]
 }
 
 pub(crate) const BLOCK: Target = Target { name: "block", run: block, seeds: blocks };

@@ -54,6 +54,7 @@ pub const TARGETS: &[Target] = &[
     execution::SESSION,
     chain::TRANSACTION,
     chain::BUNDLE_PROOF,
+    chain::OPERATION_PROOF,
     chain::BLOCK,
     chain::LIST_PROOF,
     chain::RANGE_PROOF,

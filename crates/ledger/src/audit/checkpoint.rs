@@ -6,7 +6,7 @@
 
 use super::{AuditLog, AuditRecord, log_place};
 use crate::keys::{self, SecretKey, Signature, SignatureError, verify};
-use keelstone_codec::{Blob, ChainId, Decode as _, Hash, Height, Root, Tag};
+use keelstone_codec::{Blob, ChainId, Decode as _, Hash, Height, Key, Namespace, Root, Tag};
 use keelstone_execution::PublicKey;
 use keelstone_execution::mmr::{Mmr, MmrInclusion};
 use keelstone_macros::{Decode, Encode};
@@ -83,11 +83,29 @@ pub struct AuditProof {
     /// The state's root.
     pub root: Root,
     /// A proof that the state holds the log.
-    pub state: Blob<AUDIT_STATE_PROOF_BYTES_MAX>,
+    pub state: Blob<STATE_PROOF_BYTES_MAX>,
 }
 
-/// Most bytes of the proof that a state holds a log.
-const AUDIT_STATE_PROOF_BYTES_MAX: usize = 1 << 20;
+/// Most bytes of the proof that a state holds an entry with a small value: a log, or a block's record.
+pub(crate) const STATE_PROOF_BYTES_MAX: usize = 1 << 20;
+
+/// The value of the entry at a place, as a proof shows it under a root; none if it is absent, or not shown.
+///
+/// # Errors
+/// [`ProofError`].
+pub(crate) fn shown<H: Hasher>(
+    proof: &[u8],
+    root: Root,
+    (namespace, key): (Namespace, Key),
+) -> Result<Option<Vec<u8>>, ProofError> {
+    let limits = ProofLimits { bytes: STATE_PROOF_BYTES_MAX, ..ProofLimits::default() };
+    let query = Query::Key(namespace.clone(), key.clone());
+    let shown = Proof::decode_within(proof, &limits)?.verify::<H>(root, &[query], &limits)?;
+    match shown.get(&namespace, &key) {
+        Answer::Present(value) => Ok(Some(value.to_vec())),
+        _ => Ok(None),
+    }
+}
 
 /// What is wrong with a proof about the log. Whoever made it has to act.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -121,15 +139,8 @@ impl AuditProof {
     /// [`AuditProofError`]: the first thing that is wrong.
     // spec: AUDIT-8
     pub fn verify<H: Hasher>(&self) -> Result<(), AuditProofError> {
-        let (namespace, key) = log_place();
-        let limits = ProofLimits { bytes: AUDIT_STATE_PROOF_BYTES_MAX, ..ProofLimits::default() };
-        let query = Query::Key(namespace.clone(), key.clone());
-        let shown = Proof::decode_within(&self.state, &limits)?.verify::<H>(self.root, &[query], &limits)?;
         let (count, index) = (self.log.count(), self.inclusion.index);
-        let shown = match shown.get(&namespace, &key) {
-            Answer::Present(value) => Mmr::from_bytes(&value).ok(),
-            _ => None,
-        };
+        let shown = shown::<H>(&self.state, self.root, log_place())?.and_then(|value| Mmr::from_bytes(&value).ok());
         if shown.as_ref() != Some(&self.log) {
             return Err(AuditProofError::OtherLog { root: self.root, count });
         }

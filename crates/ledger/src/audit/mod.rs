@@ -18,6 +18,7 @@ pub use checkpoint::{AuditProof, AuditProofError, Checkpoint, SignedCheckpoint};
 pub use history::{AuditFault, AuditVerdict, LoggedRecord};
 pub(crate) use history::{forget_audit, keep_audit};
 pub(crate) use record::Collected;
+pub(crate) use checkpoint::{STATE_PROOF_BYTES_MAX, shown};
 pub use record::{AUDIT_RECORDS_MAX, AuditBlock, AuditEvent, AuditOperation, AuditRecord, BlockAudit};
 
 use keelstone_codec::{Decode, Encode, Hash, Height, Key, Namespace, Tag, Value};

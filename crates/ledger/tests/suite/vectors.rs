@@ -2,11 +2,12 @@
 
 use crate::tools::*;
 use keelstone_codec::{Blob, BoundedSet, Encode, Hash, Height, Text, Timestamp};
-use keelstone_execution::{Batching, Bundle, Mode, SessionId};
+use keelstone_execution::{Batching, Bundle, BundleId, Mode, SessionId};
 use keelstone_ledger::modules::{agents, contracts};
 use keelstone_ledger::xian::{Decimal, EntryKey, Record};
 use keelstone_ledger::{
-    Block, BundleProof, Genesis, JSON_DEPTH_MAX, Json, Signature, Transaction, Witness, list_root, nonce_place, verify,
+    Block, BundleProof, Genesis, JSON_DEPTH_MAX, Json, Signature, SignedTransaction, Transaction, Witness, list_root,
+    nonce_place, verify,
 };
 use keelstone_tree::Blake3;
 use serde_json::{Value, json};
@@ -145,6 +146,30 @@ fn bundle_proof() -> Value {
     })
 }
 
+/// Proofs of one operation each: of a transaction's, and of a batch's.
+fn operation_proofs() -> Value {
+    let chain = chain();
+    let operations = vec![register("ada"), post("one"), post("two")];
+    let bundle = Bundle::new(Mode::Async(Batching::until(Height(9))), vec![post("three"), post("four")]).unwrap();
+    let batched = Transaction { bundle, ..unsigned(1, 1, operations.clone()) }.sign(&key(1));
+    let atom = signed(1, 0, operations);
+    block(&chain, std::slice::from_ref(&atom));
+    block(&chain, std::slice::from_ref(&batched));
+    chain.produce(Timestamp(5), proposer()).unwrap();
+    let show = |transaction: &SignedTransaction, index| {
+        let proof = chain.operation_proof(&BundleId(transaction.id().0), index).unwrap().unwrap();
+        json!({
+            "rules": ["BLOCK-3", "HISTORY-10"],
+            "index": index,
+            "operation": bytes(&proof.operation),
+            "list_hash": proof.operation.list_hash().to_string(),
+            "root": proof.root.to_string(),
+            "proof": bytes(&proof),
+        })
+    };
+    json!([show(&atom, 2), show(&batched, 1)])
+}
+
 fn xian() -> Value {
     let values = ["null", "true", "0.780", "-1e400", r#""é""#, "[]", r#"{"z":1,"a":{"__fixed__":"7.6E+20"}}"#];
     let value = |text: &str| {
@@ -166,8 +191,8 @@ fn xian() -> Value {
     })
 }
 
-/// spec: TX-1, TX-2, TX-3, TX-6, BLOCK-1, BLOCK-4, BLOCK-5, BLOCK-6, HISTORY-8, XIAN-2,
-/// XIAN-4. Written anew with `KEELSTONE_BLESS=1` only.
+/// spec: TX-1, TX-2, TX-3, TX-6, BLOCK-1, BLOCK-4, BLOCK-5, BLOCK-6, HISTORY-8, HISTORY-10,
+/// XIAN-2, XIAN-4. Written anew with `KEELSTONE_BLESS=1` only.
 #[test]
 fn bytes_are_those_of_the_golden_vectors() {
     let found = json!({
@@ -177,6 +202,7 @@ fn bytes_are_those_of_the_golden_vectors() {
         "chain": chains(),
         "bundles": bundles(),
         "bundle_proof": bundle_proof(),
+        "operation_proofs": operation_proofs(),
         "xian": xian(),
     });
     golden::check("ledger.json", &found);

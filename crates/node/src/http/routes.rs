@@ -116,6 +116,7 @@ routes! {
         "/v1/sessions/{id}" get session Asking;
         "/v1/bundles" get bundles Asking;
         "/v1/bundles/{id}" get bundle Asking;
+        "/v1/bundles/{id}/operations/{index}" get operation_proof Asking;
         "/v1/witness" post witness Either;
         "/v1/state/{namespace}" get entry Asking;
         "/v1/entries/{namespace}" get entries Asking;
@@ -541,6 +542,19 @@ async fn bundles(State(served): State<Served>) -> Answer<Vec<api::BundleStatus>>
 async fn bundle(State(served): State<Served>, Path(id): Path<String>) -> Answer<api::BundleStatus> {
     let id = parsed("id", &id, Hash::from_hex)?;
     ask(&served, move |chain| chain.bundle(&id)).await.map(Json)
+}
+
+/// That an operation of a bundle took effect, sync or async: proven in the last state without the rest of the bundle.
+#[utoipa::path(
+    get, path = "/v1/bundles/{id}/operations/{index}", params(("id" = String, Path), ("index" = u32, Path)),
+    responses((status = 200, body = api::OperationAnswer), (status = 404, body = ErrorBody))
+)]
+async fn operation_proof(
+    State(served): State<Served>,
+    Path((id, index)): Path<(String, String)>,
+) -> Answer<api::OperationAnswer> {
+    let (id, index) = (parsed("id", &id, Hash::from_hex)?, parsed("index", &index, str::parse)?);
+    ask(&served, move |chain| chain.operation_proof(&id, index)).await.map(Json)
 }
 
 /// One entry of the state, with a proof if asked for. A missing entry is an answer, and can be proven too.

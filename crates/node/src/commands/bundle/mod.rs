@@ -2,6 +2,7 @@
 //! done with any bundle where no store is at hand.
 
 mod offline;
+mod operation;
 
 use super::proof::read_input;
 use super::tx::{self, sign, wait_for};
@@ -32,6 +33,8 @@ pub(crate) struct Options {
 enum Action {
     #[command(flatten)]
     Offline(offline::Action),
+    #[command(flatten)]
+    Operation(operation::Action),
     /// Submit the operations of a JSON file in batches, or a bundle as it was built, and wait for its end
     Submit {
         /// The file, as `tx send` takes it, or what `build` and `expect` wrote; `-` for standard input
@@ -105,6 +108,7 @@ impl Sender {
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     match options.action {
         Action::Offline(action) => offline::run(action, context),
+        Action::Operation(action) => operation::run(action, context),
         Action::Submit { file, sender, last_height, hold, no_wait } => match Source::parse(&read_input(&file)?)? {
             Source::Plan(mut plan) => {
                 let batches = plan.batches.get_or_insert_with(Batches::default);

@@ -1,0 +1,111 @@
+//! `keelstone bundle prove-operation|verify-operation`: that one operation took effect, shown without the rest.
+//!
+//! The file is the answer of the API in JSON. Everything it says is in the proof it holds, is rendered from that again and
+//! compared: so what a person reads is what was proven. Form and limits: `docs/bundles.md`.
+
+use super::super::proof::read_input;
+use super::parsed;
+use crate::api::OperationAnswer;
+use crate::bundle::show_operation_proof;
+use crate::cli::Context;
+use crate::exit::{Exit, Failure};
+use crate::newfile;
+use crate::out::{Ink, grouped, short};
+use crate::strict_json;
+use clap::Subcommand;
+use keelstone_codec::{Decode as _, Root};
+use keelstone_ledger::OperationProof;
+use keelstone_tree::{Blake3, HashKind, Sha256};
+use serde_json::json;
+use std::path::PathBuf;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Action {
+    /// Prove that one operation of a bundle took effect, without the rest of the bundle
+    ProveOperation {
+        /// The bundle's identity: that of its transaction
+        id: String,
+        /// The operation's index in the bundle, from 0
+        operation: u32,
+        /// The root you trust
+        #[arg(long)]
+        root: Option<String>,
+        /// Where to write the proof, for somebody else
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Check such a proof, with no chain at hand
+    VerifyOperation {
+        /// What `prove-operation` wrote; `-` for standard input
+        file: PathBuf,
+        /// The root you trust; without it the one in the file is used, which proves nothing about where it is from
+        #[arg(long)]
+        root: Option<String>,
+    },
+}
+
+pub(super) fn run(action: Action, context: &Context<'_>) -> Result<Exit, Failure> {
+    let (answer, root, out) = match action {
+        Action::ProveOperation { id, operation, root, out } => {
+            let id = parsed(&id)?;
+            let answer = context.chain()?.operation_proof(&id, operation)?;
+            if (&answer.bundle, answer.operation) != (&id.to_string(), operation) {
+                let (bundle, found) = (&answer.bundle, answer.operation);
+                return Err(Failure::integrity(format!("the answer is of operation {found} of bundle {bundle}")));
+            }
+            (answer, root, out)
+        }
+        Action::VerifyOperation { file, root } => {
+            let answer = strict_json::parse(&read_input(&file)?)
+                .map_err(|error| Failure::usage(format!("{} is no proof of an operation: {error}", file.display())))?;
+            (answer, root, None)
+        }
+    };
+    let root = root.map(|root| Root::from_hex(&root)).transpose();
+    let root = root.map_err(|error| Failure::usage(format!("--root: {error}")))?;
+    verify(&answer, root, context)?;
+    if let Some(file) = &out {
+        newfile::write(file, format!("{}\n", json!(answer)).as_bytes())?;
+    }
+    show(&answer, root.is_some(), context);
+    if let Some(file) = &out {
+        context.out.row("written", file.display());
+    }
+    Ok(Exit::Ok)
+}
+
+/// Checks that the proof holds, and that the answer says what it proves and nothing else.
+// spec: HISTORY-10
+fn verify(answer: &OperationAnswer, root: Option<Root>, context: &Context<'_>) -> Result<(), Failure> {
+    let none = |error: &dyn std::fmt::Display| Failure::usage(format!("the proof: {error}"));
+    let bytes = hex::decode(&answer.proof).map_err(|error| none(&error))?;
+    let proof = OperationProof::from_bytes(&bytes).map_err(|error| none(&error))?;
+    if let Some(root) = root.filter(|root| *root != proof.root) {
+        return Err(Failure::integrity(format!("the proof is under root {}, not under {root}", proof.root)));
+    }
+    let verdict = match proof.hasher {
+        HashKind::Blake3 => proof.verify::<Blake3>(),
+        HashKind::Sha256 => proof.verify::<Sha256>(),
+    };
+    verdict.map_err(|error| Failure::integrity(error.to_string()))?;
+    match show_operation_proof(&context.application.registry, &proof) == *answer {
+        true => Ok(()),
+        false => Err(Failure::integrity("the answer says something else than what it proves")),
+    }
+}
+
+fn show(answer: &OperationAnswer, root_given: bool, context: &Context<'_>) {
+    let out = context.out;
+    out.say(out.ink(Ink::Good, "✓ the operation took effect in the chain of this root"));
+    out.row("operation", format_args!("{} of {}", grouped(u64::from(answer.operation)), short(&answer.bundle)));
+    out.row("function", &answer.function);
+    out.row("block", grouped(answer.block));
+    out.row("session", format_args!("{}, operation {}", short(&answer.session), grouped(answer.sequence)));
+    out.row("link", format_args!("{} -> {}", short(&answer.before), short(&answer.outcome.state_hash)));
+    let source = if root_given { "given" } else { "from the proof: trust it on other grounds" };
+    out.row("root", format_args!("{} ({source})", answer.root));
+    let mut shown = json!(answer);
+    shown["valid"] = true.into();
+    shown["root_given"] = root_given.into();
+    out.emit(&shown);
+}
