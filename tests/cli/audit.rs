@@ -239,3 +239,138 @@ fn what_is_no_export_or_cannot_be_compared_is_told() {
     assert!(told(12, &["--checkpoint", &path("other.json")]).contains("another chain"));
     expect(home.path(), 12, &["audit", "verify", "--checkpoint", &path("other.json")]);
 }
+
+fn own(home: &Path, code: i32, arguments: &[&str]) -> Value {
+    expect(home, code, &[&["audit", "node"], arguments].concat())
+}
+
+/// The kinds and steps of what a node put on record.
+fn on_record(home: &Path) -> Vec<(String, String)> {
+    let shown = own(home, 0, &["show"]);
+    let part = |record: &Value, name: &str| record[name].as_str().unwrap().to_owned();
+    shown["records"].as_array().unwrap().iter().map(|record| (part(record, "kind"), part(record, "step"))).collect()
+}
+
+/// spec: AUDIT-10, AUDIT-13. What a node does by itself is on record, with where the state stood before and after: rollback,
+/// pruning, snapshots, restoring, rebuilding, and other settings than before.
+#[test]
+fn what_a_node_does_by_itself_is_on_record() {
+    let home = lived();
+    let path = home.path();
+    own(path, 14, &["show"]);
+    own(path, 14, &["verify"]);
+    let last = show(path, &[])["records"].as_array().unwrap().last().unwrap()["height"].as_u64().unwrap();
+
+    expect(path, 2, &["rollback", "3"]);
+    own(path, 14, &["show"]);
+    expect(path, 0, &["rollback", "3", "--yes"]);
+    expect(path, 14, &["rollback", "9999", "--yes"]);
+    // However full the disk is that this runs on.
+    let full = ["--set", "snapshots.reserve_percent=0"];
+    let archive = path.join("three.tar");
+    expect(path, 0, &[&["snapshot", "create"], &full[..]].concat());
+    expect(path, 0, &["snapshot", "export", "3", archive.to_str().unwrap()]);
+    expect(path, 0, &[&["snapshot", "restore", archive.to_str().unwrap(), "--yes"], &full[..]].concat());
+    expect(path, 0, &["snapshot", "delete", "3", "--yes"]);
+    send(path, 0, &json!([post("more")]));
+    expect(path, 0, &["db", "prune", "--before", "4", "--yes"]);
+    expect(path, 0, &["audit", "prune", "--before", "4", "--yes"]);
+    let pair = |kind: &str, step: &str| (kind.to_owned(), step.to_owned());
+    let expected = [
+        pair("rolled_back", "begun"),
+        pair("rolled_back", "done"),
+        pair("rolled_back", "begun"),
+        pair("rolled_back", "failed"),
+        pair("made_snapshot", "done"),
+        pair("restored", "begun"),
+        pair("restored", "done"),
+        pair("removed_snapshot", "done"),
+        pair("pruned_states", "begun"),
+        pair("pruned_states", "done"),
+        pair("pruned_audit", "begun"),
+        pair("pruned_audit", "done"),
+    ];
+    assert_eq!(on_record(path), expected);
+    let rolled = own(path, 0, &["show", "--kind", "rolled_back", "--limit", "1", "--from", "1"]);
+    let rolled = &rolled["records"][0];
+    assert_eq!((rolled["before"]["height"].as_u64(), rolled["after"]["height"].as_u64()), (Some(last), Some(3)));
+    assert!(rolled["who"].as_str().unwrap().starts_with("uid ") && rolled["said"]["to"] == 3, "{rolled}");
+    own(path, 2, &["show", "--kind", "nonsense"]);
+
+    // A running node says what it runs with, and what it makes for its owner.
+    let node = Node::start(path, &["snapshots.keep=3", full[1]]);
+    expect(path, 0, &["snapshot", "create"]);
+    drop(node);
+    drop(Node::start(path, &["snapshots.keep=3", full[1]]));
+    drop(Node::start(path, &["snapshots.keep=4", full[1]]));
+    let later: Vec<_> = on_record(path)[expected.len()..].iter().map(|(kind, _)| kind.clone()).collect();
+    assert_eq!(later, ["configured", "made_snapshot", "configured"]);
+    let settings = own(path, 0, &["show", "--kind", "configured"])["records"].as_array().unwrap().clone();
+    assert_eq!(settings[0]["said"]["after"], settings[1]["said"]["before"]);
+    assert!(settings[1]["said"]["settings"].to_string().contains("snapshots.keep = 4"), "{}", settings[1]);
+}
+
+/// spec: AUDIT-11, AUDIT-13. Whoever changes a node's own log, a copy that was handed on, or what stands beside it is found out,
+/// with the first bad record; and a log that was set back is by a checkpoint that was kept.
+#[test]
+fn a_changed_log_of_a_node_is_found_out() {
+    let home = lived();
+    let path = home.path();
+    for height in ["4", "3"] {
+        expect(path, 0, &["rollback", height, "--yes"]);
+    }
+    let before = home.path().join("audit.before");
+    let copy = |from: &Path, to: &Path| {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    };
+    copy(&path.join("audit"), &before);
+    expect(path, 0, &["rollback", "2", "--yes"]);
+    let verified = own(path, 0, &["verify"]);
+    assert_eq!((&verified["valid"], &verified["count"], &verified["torn"]), (&json!(true), &json!(6), &json!(0)));
+    let key = verified["key"].as_str().unwrap();
+    own(path, 0, &["verify", "--key", key]);
+    assert_eq!(own(path, 12, &["verify", "--key", &"11".repeat(32)])["bad_record"], 0);
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = |name: &str| elsewhere.path().join(name).to_str().unwrap().to_owned();
+    let (kept, log) = (file("kept.json"), file("log.jsonl"));
+    own(path, 0, &["checkpoint", "--out", &kept]);
+    own(path, 0, &["export", "--out", &log]);
+    let outside = |code, more: &[&str]| own(elsewhere.path(), code, &[&["verify", "--export", &log], more].concat());
+    assert_eq!(outside(0, &["--checkpoint", &kept])["verified"], 6);
+    let honest = std::fs::read_to_string(&log).unwrap();
+    let lines: Vec<&str> = honest.lines().collect();
+    let written = |lines: Vec<String>| std::fs::write(&log, lines.join("\n") + "\n").unwrap();
+    let changed = |change: &dyn Fn(&mut Vec<String>)| {
+        let mut lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        change(&mut lines);
+        written(lines);
+        outside(12, &[])["bad_record"].as_u64().unwrap()
+    };
+    assert_eq!(changed(&|lines| lines[3] = lines[3].replace("\"step\":\"begun\"", "\"step\":\"done\"")), 2);
+    assert_eq!(changed(&|lines| drop(lines.remove(2))), 1);
+    assert_eq!(changed(&|lines| lines.swap(4, 5)), 3);
+    assert_eq!(changed(&|lines| lines.insert(6, lines[6].clone())), 6);
+    assert_eq!(changed(&|lines| drop(lines.pop())), 6);
+    written(vec!["{}".to_owned()]);
+    outside(2, &[]);
+
+    // The log of before takes the place of this one: it is whole, and still not what was kept.
+    std::fs::remove_dir_all(path.join("audit")).unwrap();
+    copy(&before, &path.join("audit"));
+    own(path, 0, &["verify"]);
+    own(path, 12, &["verify", "--checkpoint", &kept]);
+
+    let segment = path.join("audit").join(format!("{:020}.audit", 0));
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let at = bytes.windows(4).position(|bytes| bytes == b"uid ").unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    assert_eq!(own(path, 12, &["verify"])["bad_record"], 0);
+    expect(path, 12, &["rollback", "1", "--yes"]);
+    assert_eq!(expect(path, 0, &["status"])["height"], 2, "nothing was done that could not be put on record");
+}

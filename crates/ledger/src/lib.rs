@@ -12,6 +12,7 @@
 //! | ask what happened | [`Ledger::block`], [`Ledger::transaction`], [`Ledger::list_proofs`], [`Ledger::on_commit`] |
 //! | check it | [`Ledger::replay`], [`Ledger::transition`], [`verify_transition`], [`Ledger::verify_audit`] |
 //! | prove one operation from a root | [`Ledger::operation_proof`], [`OperationProof`] |
+//! | put on record what a node does by itself | [`NodeLog`] |
 //! | go back in it | [`Ledger::key_history`], [`Ledger::rebuild`] |
 //! | know what a bundle will come to, with no store, and prove it | [`Ledger::witness`], [`foresee`], [`BundleProof`] |
 //! | sign | [`SecretKey`], [`Transaction::sign`], [`Attestation::sign`] |
@@ -49,8 +50,10 @@ pub mod xian;
 pub use attestation::{Attestation, SignedAttestation};
 pub use audit::{
     AUDIT, AUDIT_RECORDS_MAX, Appended, AuditBlock, AuditEvent, AuditFault, AuditLog, AuditOperation, AuditProof,
-    AuditProofError, AuditRecord, AuditVerdict, BlockAudit, Checkpoint, LoggedRecord, SignedCheckpoint, log_place,
-    read_log,
+    AuditProofError, AuditRecord, AuditVerdict, BlockAudit, Checkpoint, LoggedRecord, NODE_SETTINGS_BYTES_MAX,
+    NODE_TEXT_BYTES_MAX, NODE_WHO_BYTES_MAX, NodeAudit, NodeCheckpoint, NodeEvent, NodeLog, NodeLogError,
+    NodeLogLimits, NodeLogState, NodeRecord, NodeStep, NodeVerdict, NodeWalk, SignedCheckpoint, SignedNodeRecord,
+    Standing, cut, log_place, read_log,
 };
 pub use block::{
     Block, BlockError, BlockRecord, Continuation, Executed, OperationReceipt, Progress, REASON_BYTES_MAX,

@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::metrics::Metrics;
+use crate::own_log::Who;
 use crate::snapshots::Service;
 use crate::strict_json;
 use keelstone_codec::Height;
@@ -276,7 +277,7 @@ impl Desk {
             }
             Request::DeleteSnapshot { height } => {
                 let id = SnapshotId { height: Height(height), format: FORMAT };
-                self.with_library(move |service| service.delete(id)).await?;
+                self.with_library(move |service| service.delete(id, Who::Owner)).await?;
                 Ok(json!({ "removed": height }))
             }
             Request::SweepSnapshots {} => Ok(swept(&self.with_library(Service::gc).await?)),

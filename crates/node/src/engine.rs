@@ -16,6 +16,7 @@ use crate::generations::{Generation, Generations};
 use crate::home::Home;
 use crate::http::ENTRIES_BYTES_MAX;
 use crate::p2p::{self, Answers};
+use crate::own_log::{OwnLog, Stood, Who};
 use crate::session::{self, Register};
 use crate::statesync::{StateSync, Syncing};
 use crate::way::{Way, Yielding, Yields};
@@ -24,8 +25,8 @@ use keelstone_codec::{Decode as _, Hash, Height, Key, Namespace, Root, StateHash
 use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, SessionId};
 use keelstone_ledger::{
     AuditVerdict, ChangedBy, Committed, Genesis, GenesisError, InheritError, Inherited, Json, KeyChange, Ledger,
-    LedgerError, LoggedRecord, PoolError, PoolLimits, RebuildError, Rebuilt, Refusal as TxRefusal, Refused,
-    ReplayError, SecretKey, SignedTransaction, Transaction, TxId, Until, Witness, xian,
+    LedgerError, LoggedRecord, NodeEvent, PoolError, PoolLimits, RebuildError, Rebuilt, Refusal as TxRefusal, Refused,
+    ReplayError, SecretKey, SignedTransaction, Standing, Transaction, TxId, Until, Witness, xian,
 };
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
@@ -448,6 +449,10 @@ impl<H: Hasher> Local<H> {
             let message = format!("genesis.json has hash {expected}, the data belongs to {found}");
             return Err(Failure::usage(message));
         }
+        if let Some(height) = live.ledger.taken_back() {
+            let after = Some(Standing { height: live.ledger.height(), root: live.ledger.root() });
+            OwnLog::of(home).told(Who::Node, NodeEvent::TookBack { height }, Stood { before: None, after });
+        }
         let indexes = Arc::new(Kept::default());
         let following = indexes.clone();
         let follow: Listener = Box::new(move |committed| following.follow(committed));
@@ -470,6 +475,11 @@ impl<H: Hasher> Local<H> {
             home: home.clone(),
             indexes,
         })
+    }
+
+    /// The node's own audit log.
+    pub(crate) fn own_log(&self) -> OwnLog {
+        OwnLog::of(&self.home)
     }
 
     /// The state that counts at this moment.

@@ -7,6 +7,7 @@
 //! keys/            secret keys, each readable by its owner only
 //! data/            state, blocks and receipts, in generations; locked by the process that uses them
 //! data/snapshots/  snapshots, under a lock of their own
+//! audit/           what this node did to its state and settings: its own audit log, with the key that signs it
 //! api.json         where the API of the running node listens
 //! tokens.json      hashes of tokens for the API, readable by its owner only
 //! tokens.lock      locked by the process that changes them
@@ -51,6 +52,11 @@ impl Home {
 
     pub(crate) fn data(&self) -> PathBuf {
         self.0.join("data")
+    }
+
+    /// Where the node's own audit log is, with the key that signs it.
+    pub(crate) fn own_log(&self) -> PathBuf {
+        self.0.join("audit")
     }
 
     /// Where snapshots are kept.

@@ -317,6 +317,14 @@ impl Stored {
         }
     }
 
+    /// The key, if it takes no passphrase.
+    pub(crate) fn into_plain(self) -> Option<SecretKey> {
+        match self.secret {
+            Secret::Plain(key) => Some(key),
+            Secret::Sealed(_) => None,
+        }
+    }
+
     /// Whether it takes a passphrase.
     pub(crate) fn is_encrypted(&self) -> bool {
         matches!(self.secret, Secret::Sealed(_))

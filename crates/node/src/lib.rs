@@ -33,6 +33,7 @@ mod metrics;
 mod newfile;
 mod out;
 mod p2p;
+mod own_log;
 mod passphrase;
 mod processes;
 mod producer;

@@ -13,8 +13,10 @@ use crate::engine::{Engine, Version};
 use crate::exit::{Failure, causes};
 use crate::home::Home;
 use crate::metrics::Metrics;
+use crate::own_log::{OwnLog, Stood, Who};
 use crate::way::{Sliced, step_back};
 use keelstone_codec::Height;
+use keelstone_ledger::NodeEvent;
 use keelstone_store::files::Directory;
 use keelstone_sync::library::{Info, Library, LibraryError, Making, Phase, Pin, Progress, SnapshotId, Swept};
 use std::ops::ControlFlow;
@@ -63,6 +65,8 @@ struct Inner {
     library: Library,
     config: config::Snapshots,
     metrics: Arc<Metrics>,
+    /// Where it is put on record what is made and removed.
+    own: OwnLog,
     /// The height of the last block.
     tip: AtomicU64,
     /// Set from the moment a version is handed over until its snapshot is done.
@@ -88,8 +92,10 @@ pub(crate) fn forget_above(home: &Home, height: Height) -> Result<(), Failure> {
         return Ok(());
     }
     let library = open_library(home)?;
+    let own = OwnLog::of(home);
     for info in library.list().iter().filter(|info| info.id.height > height) {
         library.delete(info.id)?;
+        own.told(Who::User, NodeEvent::RemovedSnapshot { height: info.id.height }, Stood::default());
     }
     Ok(())
 }
@@ -131,7 +137,7 @@ impl Service {
         let tip = service.inner.tip.load(Ordering::Relaxed);
         for info in service.inner.library.list().iter().filter(|info| info.id.height.0 > tip) {
             tracing::warn!(height = info.id.height.0, tip, "removed a snapshot of a height that was rolled back");
-            service.delete(info.id)?;
+            service.delete(info.id, Who::Node)?;
         }
         // The engine keeps its listeners: a strong reference to it in one would keep both for ever.
         let (asked, told) = (Arc::downgrade(engine), service.clone());
@@ -152,15 +158,22 @@ impl Service {
         let files = Sliced::over(directory(&home.snapshots())?, &engine.way());
         let (library, swept) = Library::open(Arc::new(files))?;
         log_swept(&swept);
-        Self::over(library, config, metrics, engine.status()?.height)
+        Self::over(library, config, metrics, engine.status()?.height, OwnLog::of(home))
     }
 
     /// Starts the worker over a library.
-    fn over(library: Library, config: config::Snapshots, metrics: Arc<Metrics>, tip: u64) -> Result<Self, Failure> {
+    fn over(
+        library: Library,
+        config: config::Snapshots,
+        metrics: Arc<Metrics>,
+        tip: u64,
+        own: OwnLog,
+    ) -> Result<Self, Failure> {
         let inner = Arc::new(Inner {
             library,
             config,
             metrics,
+            own,
             tip: AtomicU64::new(tip),
             busy: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -256,9 +269,10 @@ impl Service {
     }
 
     /// Removes a snapshot because the owner wants it so: also one that was fetched a moment ago.
-    pub(crate) fn delete(&self, id: SnapshotId) -> Result<(), LibraryError> {
+    pub(crate) fn delete(&self, id: SnapshotId, who: Who) -> Result<(), LibraryError> {
         self.inner.leases().retain(|(_, pin)| pin.info().id != id);
         self.inner.library.delete(id)?;
+        self.inner.own.told(who, NodeEvent::RemovedSnapshot { height: id.height }, Stood::default());
         self.inner.show_kept();
         Ok(())
     }
@@ -379,6 +393,10 @@ impl Inner {
                 Job::Stop => return,
             };
             let made = self.make(&*version);
+            if let Ok(info) = &made {
+                let who = if asked.is_some() { Who::Owner } else { Who::Node };
+                self.own.told(who, NodeEvent::MadeSnapshot { height: info.id.height }, Stood::default());
+            }
             match asked {
                 // What went wrong was logged and counted.
                 None => self.keep_the_newest(),
@@ -436,6 +454,7 @@ impl Inner {
             Ok(removed) => {
                 for id in removed {
                     tracing::debug!(height = id.height.0, "removed a snapshot");
+                    self.own.told(Who::Node, NodeEvent::RemovedSnapshot { height: id.height }, Stood::default());
                 }
             }
             Err(error) => tracing::error!(error = causes(&error), "could not remove old snapshots"),
@@ -643,6 +662,8 @@ mod tests {
         files: MemoryFiles,
         service: Service,
         metrics: Arc<Metrics>,
+        /// Where the service keeps its records.
+        _home: tempfile::TempDir,
     }
 
     impl Bench {
@@ -656,8 +677,10 @@ mod tests {
             let store = Store::create(Arc::new(MemoryFiles::new()), Options::default()).unwrap();
             let config = config::Snapshots { interval, keep, reserve_percent: 0, ..Config::default().snapshots };
             let metrics = Arc::new(Metrics::new());
-            let service = Service::over(library, config, metrics.clone(), 0).unwrap();
-            Self { store, files, service, metrics }
+            let home = tempfile::tempdir().unwrap();
+            let own = OwnLog::of(&Home::new(home.path().to_owned()));
+            let service = Service::over(library, config, metrics.clone(), 0, own).unwrap();
+            Self { store, files, service, metrics, _home: home }
         }
 
         /// Commits a block that changes every entry, and tells the service. The version waits for the sender's word; the
@@ -767,7 +790,7 @@ mod tests {
         }
         // The owner's word counts more than a lease.
         assert!(service.chunk(11, FORMAT, 0).is_some());
-        service.delete(info.id).unwrap();
+        service.delete(info.id, Who::Owner).unwrap();
         assert_eq!((bench.heights(), service.offers(info.id)), (vec![10], None));
     }
 

@@ -13,7 +13,9 @@
 use crate::engine::{Live, Local, snapshot_params};
 use crate::exit::{Failure, causes};
 use crate::generations::Generation;
+use crate::own_log::{Stood, Who};
 use keelstone_codec::{Height, Key, Namespace, Root};
+use keelstone_ledger::{NodeEvent, Standing, cut};
 use keelstone_store::files::Directory;
 use keelstone_store::{Store, StoreError};
 use keelstone_sync::snapshot::{
@@ -190,6 +192,7 @@ impl<H: Hasher> Local<H> {
     fn settle(&self, restore: &mut Restore<H>) -> Result<(), ChunkVerdict> {
         let abort = |failure: Failure| ChunkVerdict::Abort { reason: failure.message };
         let (height, root) = restore.target().ok_or_else(|| abort(Failure::error("there is no target")))?;
+        let before = Some(Standing { height: self.ledger().height(), root: self.ledger().root() });
         let generation = self.generations.fresh().map_err(abort)?;
         let built = self.build(restore, &generation, height, root);
         let settled = built.and_then(|store| {
@@ -205,6 +208,9 @@ impl<H: Hasher> Local<H> {
         });
         match settled {
             Ok(()) => {
+                let event = NodeEvent::Restored { source: cut("state sync over ABCI".to_owned()) };
+                let after = Some(Standing { height, root });
+                self.own_log().told(Who::Node, event, Stood { before, after });
                 if let Err(error) = restore.clear() {
                     // The state stands; the next start clears what is left.
                     tracing::warn!(error = causes(&error), "staged chunks could not be removed");

@@ -6,15 +6,13 @@ use keelstone_execution::mmr::{Domain, Mmr, MmrConsistency, MmrInclusion, Place,
 use keelstone_execution::{Bundle, BundleId, FunctionHash, Mode, Operation, Recorder, Registry, SessionId, Summary};
 use keelstone_ledger::xian::{self, Import};
 use keelstone_ledger::{
-    Attestation, AuditEvent, AuditOperation, AuditProof, AuditRecord, Block, BlockAudit, BlockRecord, BundleProof,
-    Checkpoint, Continuation, Failure, Genesis, Inherited, Ledger, ListProof, OperationProof, PoolLimits, Progress,
-    Receipt, SecretKey, Setting, SignedAttestation, SignedCheckpoint, SignedTransaction, Transaction, Verdict, foresee,
-    list_root, modules,
+    Attestation, AuditEvent, AuditOperation, AuditProof, AuditRecord, Block, BlockAudit, BlockRecord, BundleProof, Checkpoint, Continuation, Failure, Genesis, Inherited, Ledger, ListProof, NodeCheckpoint, NodeEvent, NodeLog, NodeLogLimits, NodeRecord, NodeStep, OperationProof, PoolLimits, Progress, Receipt, SecretKey, Setting, SignedAttestation, SignedCheckpoint, SignedNodeRecord, SignedTransaction, Standing, Transaction, Verdict, foresee, list_root, modules,
 };
 use keelstone_store::files::MemoryFiles;
 use keelstone_store::kv::MemoryKv;
 use keelstone_store::{Options, Store};
 use keelstone_tree::{Blake3, Diff, MemoryTree};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, LazyLock};
 
@@ -322,6 +320,53 @@ fn audits() -> Vec<Vec<u8>> {
     let state = Blob::new(*b"no proof").expect("short");
     let proof = AuditProof { record: record.clone(), inclusion, log, height: Height(4), root, state };
     vec![block.pack(), record.to_bytes(), CHECKPOINT.to_bytes(), proof.to_bytes()]
+}
+
+pub(crate) const NODE_LOG: Target = Target { name: "node_log", run: node_log, seeds: node_logs };
+
+/// An honest log of a node, of one record.
+static OWN_LOG: LazyLock<(NodeRecord, BTreeMap<String, Vec<u8>>)> = LazyLock::new(|| {
+    let standing = Some(Standing { height: Height(9), root: Root(Hash([2; 32])) });
+    let record = NodeRecord {
+        time: Timestamp(5),
+        who: Text::new("uid 7").expect("short"),
+        event: NodeEvent::RolledBack { to: Height(3) },
+        step: NodeStep::Begun,
+        before: standing,
+        after: None,
+    };
+    let files = MemoryFiles::new();
+    let log = NodeLog::new(Arc::new(files.clone()), NodeLogLimits::default());
+    log.append(&SecretKey::from_seed(&[5; 32]), &record).expect("in memory");
+    (record, files.image())
+});
+
+const OWN_SEGMENT: &str = "00000000000000000000.audit";
+
+/// A segment of a node's log that verifies and is signed by the honest node says what the honest one says. So does what it is
+/// made of.
+fn node_log(input: &[u8]) -> bool {
+    let (honest, key) = (&OWN_LOG.0, SecretKey::from_seed(&[5; 32]).public());
+    let record = canonical::<SignedNodeRecord>(input).is_some();
+    let checkpoint = canonical::<NodeCheckpoint>(input).is_some_and(|found| {
+        assert!(found.verify().is_err() || found.key != key || found.state.log.count() < 2);
+        true
+    });
+    let image = BTreeMap::from([(OWN_SEGMENT.to_owned(), input.to_vec())]);
+    let log = NodeLog::new(Arc::new(MemoryFiles::from_image(&image)), NodeLogLimits::default());
+    let mut found = Vec::new();
+    let verdict = log.verify(Some(key), &mut |_, next| found.push(next.record.clone())).expect("in memory");
+    let whole = verdict.fault.is_none() && !found.is_empty();
+    assert!(!whole || found == [honest.clone()], "two truths of one node: {found:?}");
+    record || checkpoint || whole
+}
+
+fn node_logs() -> Vec<Vec<u8>> {
+    let image = &OWN_LOG.1;
+    let segment = &image[OWN_SEGMENT];
+    let used = segment.iter().rposition(|byte| *byte != 0).expect("a record") + 1;
+    let start = u32::from_le_bytes(segment[..4].try_into().expect("four bytes")) as usize;
+    vec![segment[..used].to_vec(), segment[4..4 + start].to_vec(), segment[8 + start..used].to_vec()]
 }
 
 pub(crate) const GENESIS: Target = Target { name: "genesis", run: genesis, seeds: geneses };

@@ -59,6 +59,7 @@ pub const TARGETS: &[Target] = &[
     chain::LIST_PROOF,
     chain::RANGE_PROOF,
     chain::AUDIT,
+    chain::NODE_LOG,
     chain::GENESIS,
     chain::XIAN,
     xian_storage::FILE,

@@ -8,17 +8,25 @@
 //! A [`SignedCheckpoint`] lets an outsider keep where the log stood, and find out later whether it was only added to.
 //! What the database holds is taken to be damaged, checkpoints and proofs to come from an adversary.
 //!
+//! What a node does by itself, to its own state and settings, has a log of its own: [`NodeLog`].
+//!
 //! Rules: `spec/audit.md`. Vectors: `spec/vectors/audit.json`.
 
 mod checkpoint;
 mod history;
+mod own;
 mod record;
 
 pub use checkpoint::{AuditProof, AuditProofError, Checkpoint, SignedCheckpoint};
+pub(crate) use checkpoint::{STATE_PROOF_BYTES_MAX, shown};
 pub use history::{AuditFault, AuditVerdict, LoggedRecord};
 pub(crate) use history::{forget_audit, keep_audit};
+pub use own::{
+    NODE_SETTINGS_BYTES_MAX, NODE_TEXT_BYTES_MAX, NODE_WHO_BYTES_MAX, NodeAudit, NodeCheckpoint, NodeEvent, NodeLog,
+    NodeLogError, NodeLogLimits, NodeLogState, NodeRecord, NodeStep, NodeVerdict, NodeWalk, SignedNodeRecord, Standing,
+    cut,
+};
 pub(crate) use record::Collected;
-pub(crate) use checkpoint::{STATE_PROOF_BYTES_MAX, shown};
 pub use record::{AUDIT_RECORDS_MAX, AuditBlock, AuditEvent, AuditOperation, AuditRecord, BlockAudit};
 
 use keelstone_codec::{Decode, Encode, Hash, Height, Key, Namespace, Tag, Value};

@@ -415,6 +415,7 @@ fn vectors() -> serde_json::Value {
             "sign_bytes": hexed(checkpoint.sign_bytes()), "signed": hexed(checkpoint.sign(&key(7)).to_bytes()),
         },
         "inclusion": { "rules": ["AUDIT-2", "AUDIT-8"], "index": 0, "encoding": hexed(proof.inclusion.to_bytes()) },
+        "node": crate::node_log::vectors(),
         "consistency": { "rule": "AUDIT-2", "since": 5, "encoding": hexed(since.to_bytes()) },
     })
 }

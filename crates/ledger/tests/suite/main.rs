@@ -12,6 +12,7 @@ mod genesis;
 mod history;
 mod hostile;
 mod modules;
+mod node_log;
 mod operation_proof;
 mod parallel;
 mod pool;

@@ -4,8 +4,10 @@ use crate::cli::Context;
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, bytes, grouped};
+use crate::own_log::{OwnLog, standing};
 use clap::{Args, Subcommand};
 use keelstone_codec::Height;
+use keelstone_ledger::NodeEvent;
 use keelstone_store::CheckLevel;
 use serde_json::json;
 
@@ -58,7 +60,9 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             let status = chain.status()?;
             let lost = before.saturating_sub(status.lowest_height);
             confirmed(yes, &format!("this forgets the states of {} heights below {before}", grouped(lost)))?;
-            chain.prune(Height(before))?;
+            let below = Height(before);
+            let event = NodeEvent::PrunedStates { below };
+            OwnLog::of(&context.home).around(&event, || standing(&*chain), || chain.prune(below))?;
             let lowest = chain.status()?.lowest_height;
             context.out.row("lowest height", grouped(lowest));
             context.out.emit(&json!({ "lowest_height": lowest, "height": status.height }));

@@ -6,9 +6,10 @@ use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::out::{Ink, grouped};
+use crate::own_log::{OwnLog, Stood, Who, standing};
 use clap::Args;
 use keelstone_codec::{Height, Timestamp};
-use keelstone_ledger::{TxId, Until};
+use keelstone_ledger::{NodeEvent, NodeStep, Standing, TxId, Until, cut};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -65,6 +66,11 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     });
     bar.finish_and_clear();
     let rebuilt = rebuilt?;
+    let into = cut(options.out.display().to_string());
+    let before = standing(&*chain);
+    let after = Some(Standing { height: rebuilt.height, root: rebuilt.root });
+    let event = NodeEvent::Rebuilt { to: rebuilt.height, into };
+    OwnLog::of(&context.home).note(Who::User, event, NodeStep::Done, Stood { before, after })?;
     if let Ok(config) = std::fs::read(context.home.config()) {
         std::fs::write(home.config(), config)
             .map_err(|error| Failure::io(format_args!("could not write {}", home.config().display()), &error))?;

@@ -5,9 +5,11 @@ use crate::cli::Context;
 use crate::cometbft::rpc::Rpc;
 use crate::exit::{Exit, Failure, causes};
 use crate::out::grouped;
+use crate::own_log::{OwnLog, standing};
 use crate::snapshots::forget_above;
 use clap::Args;
 use keelstone_codec::Height;
+use keelstone_ledger::NodeEvent;
 use serde_json::json;
 
 /// Make an earlier height the last one again
@@ -31,8 +33,16 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let before = chain.status()?.height;
     let lost = before.saturating_sub(options.height);
     confirmed(options.yes, &format!("this forgets {} blocks above height {}", grouped(lost), options.height))?;
-    let root = chain.rollback(Height(options.height))?;
-    forget_above(&context.home, Height(options.height))?;
+    let to = Height(options.height);
+    let root = OwnLog::of(&context.home).around(
+        &NodeEvent::RolledBack { to },
+        || standing(&*chain),
+        || {
+            let root = chain.rollback(to)?;
+            forget_above(&context.home, to)?;
+            Ok(root)
+        },
+    )?;
     context.out.row("height", format_args!("{} (was {})", grouped(options.height), grouped(before)));
     context.out.row("root", root.0);
     context.out.emit(&json!({ "height": options.height, "height_before": before, "root": root.0 }));

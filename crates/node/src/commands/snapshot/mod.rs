@@ -22,11 +22,12 @@ use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::newfile;
 use crate::out::{Ink, Out, bytes, grouped, short};
+use crate::own_log::{OwnLog, Stood, Who};
 use crate::snapshots::{look_into_library, making, open_library, phase};
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use keelstone_codec::{Height, Root};
-use keelstone_ledger::Genesis;
+use keelstone_ledger::{Genesis, NodeEvent, NodeStep};
 use keelstone_store::files::Directory;
 use keelstone_sync::library::{Expected, Info, Library, LibraryError, Origin, Progress, SnapshotId};
 use keelstone_sync::snapshot::FORMAT;
@@ -130,6 +131,15 @@ impl FromStr for Source {
             Ok(height) => Self::Kept(id(height)),
             Err(_) => Self::Archive(text.into()),
         })
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Kept(id) => write!(f, "the snapshot of height {} here", id.height),
+            Self::Archive(path) => write!(f, "{}", path.display()),
+        }
     }
 }
 
@@ -262,6 +272,8 @@ fn create(height: Option<u64>, until_offered: bool, config: &Config, context: &C
     let made = version.snapshot(&library, &making(&config.snapshots), &mut show(&bar));
     bar.finish_and_clear();
     let info = made?;
+    let event = NodeEvent::MadeSnapshot { height: info.id.height };
+    OwnLog::of(&context.home).note(Who::User, event, NodeStep::Done, Stood::default())?;
     rows(out, &info);
     out.emit(&Snapshot::of(&info));
     Ok(())
@@ -311,6 +323,8 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             confirmed(yes, &format!("this removes the snapshot of height {height}"))?;
             if control::ask(&context.home, &Request::DeleteSnapshot { height }, &mut |_| ())?.is_none() {
                 open_library(&context.home)?.delete(id(height))?;
+                let event = NodeEvent::RemovedSnapshot { height: Height(height) };
+                OwnLog::of(&context.home).note(Who::User, event, NodeStep::Done, Stood::default())?;
             }
             out.row("removed", format_args!("the snapshot of height {}", grouped(height)));
             out.emit(&json!({ "removed": height }));

@@ -10,10 +10,11 @@ use crate::config::Config;
 use crate::engine::{self, Aside};
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, bytes, grouped};
+use crate::own_log::{OwnLog, Stood, Who, standing};
 use crate::snapshots::forget_above;
 use clap::Args;
 use keelstone_codec::{Height, Key, Namespace, Root};
-use keelstone_ledger::Genesis;
+use keelstone_ledger::{Genesis, NodeEvent, NodeStep, Standing, cut};
 use keelstone_store::files::{Directory, Files as _};
 use keelstone_sync::delta::{ApplyError, Applying, Delta};
 use keelstone_sync::library::{Each, Expected, LibraryError};
@@ -66,6 +67,11 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
     let info = options.snapshot.read(context, |origin| origin.inspect(&expected))?;
     let (height, root) = deltas.last().map_or((info.id.height, info.root), |last| last.to);
     let started = Instant::now();
+    // A state that cannot be opened is a reason to restore one.
+    let before = match home.data().join("CURRENT").exists() {
+        true => engine::open(home, config, &context.application.registry).ok().and_then(|chain| standing(&*chain)),
+        false => None,
+    };
     let aside = Aside::of(home)?;
     if aside.replaces() {
         let what = format!(
@@ -73,17 +79,27 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
         );
         confirmed(options.yes, &what)?;
     }
+    let own = OwnLog::of(home);
+    let event = NodeEvent::Restored { source: cut(options.snapshot.to_string()) };
+    own.note(Who::User, event.clone(), NodeStep::Begun, Stood { before, after: None })?;
     let built = aside.directory().and_then(|directory| {
         check_room(&directory, room_of(info.totals), config)?;
         let plan = Plan { snapshot: &options.snapshot, expected: &expected, deltas: &deltas, target: (height, root) };
         build(&plan, genesis.hasher, Some(&genesis), directory, context)
     });
-    built.inspect_err(|_| aside.give_up())?;
+    if let Err(failure) = built {
+        aside.give_up();
+        let reason = cut(failure.message.clone());
+        own.note(Who::User, event, NodeStep::Failed { reason }, Stood { before, after: before })?;
+        return Err(failure);
+    }
     if fresh {
         home.write_genesis(&genesis)?;
     }
     aside.settle()?;
     forget_above(home, height)?;
+    let restored = Some(Standing { height, root });
+    own.note(Who::User, event, NodeStep::Done, Stood { before, after: restored })?;
     engine::open(home, config, &context.application.registry)?;
     let seconds = started.elapsed().as_secs_f64();
 

@@ -1,18 +1,22 @@
-//! `keelstone audit show|proof|verify|export|checkpoint|prune`: what happened on the chain, and whether it still says so.
+//! `keelstone audit show|proof|verify|export|checkpoint|prune`: what happened on the chain, and whether it still says so;
+//! and `audit node`, the same of what this node did by itself.
 
-use super::db::confirmed;
-use super::proof::read_input;
+mod node;
+
 use crate::api;
 use crate::audit::{self, BadRecord, LINE_BYTES_MAX, Wanted};
 use crate::cli::Context;
+use crate::commands::db::confirmed;
 use crate::commands::init::PRODUCER;
+use crate::commands::proof::read_input;
 use crate::exit::{Exit, Failure};
 use crate::newfile;
 use crate::out::{Ink, grouped, short};
+use crate::own_log::{OwnLog, standing};
 use clap::{Args, Subcommand};
 use keelstone_codec::{Decode as _, Height, Root};
 use keelstone_execution::PublicKey;
-use keelstone_ledger::{AuditProof, AuditVerdict, Checkpoint};
+use keelstone_ledger::{AuditProof, AuditVerdict, Checkpoint, NodeEvent};
 use keelstone_tree::{Blake3, HashKind, Sha256};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -84,6 +88,8 @@ enum Action {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// What this node did by itself: rollbacks, pruning, recovery, snapshots, settings
+    Node(node::Options),
     /// Give up the records below a height; what remains is verified first, and still proven afterwards
     Prune {
         /// The lowest height whose records stay
@@ -109,11 +115,15 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         Action::Verify { export: Some(file), checkpoint } => verify_file(&file, checkpoint.as_deref(), context),
         Action::Verify { export: None, checkpoint } => verify(checkpoint.as_deref(), context),
         Action::Export { from, to, out } => export(from, to, out.as_deref(), context),
+        Action::Node(options) => node::run(options, context),
         Action::Checkpoint { key, out } => checkpoint(&key, out.as_deref(), context),
         Action::Prune { before, yes } => {
             let chain = context.open_chain()?;
             confirmed(yes, &format!("this forgets the audit records below height {before}"))?;
-            let first = chain.prune_audit(Height(before))?;
+            let below = Height(before);
+            let event = NodeEvent::PrunedAudit { below };
+            let own = OwnLog::of(&context.home);
+            let first = own.around(&event, || standing(&*chain), || chain.prune_audit(below))?;
             context.out.row("first record", grouped(first));
             context.out.emit(&json!({ "first": first }));
             Ok(Exit::Ok)
