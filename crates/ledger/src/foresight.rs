@@ -281,7 +281,7 @@ impl<H: Hasher> Ledger<H> {
     /// Costs a run of the bundle and a proof of all it touches.
     ///
     /// # Errors
-    /// [`LedgerError`] if the state cannot be read.
+    /// [`LedgerError::WitnessTooLarge`] above [`WITNESS_BYTES_MAX`]; what reading the state says.
     // spec: HISTORY-8
     pub fn witness(&self, transaction: &Transaction, time: Timestamp) -> Result<Witness, LedgerError> {
         let view = self.view();
@@ -301,6 +301,10 @@ impl<H: Hasher> Ledger<H> {
             Err(_) => Vec::new(),
         };
         queries.extend(recorder.take().queries());
-        Ok(Witness { setting, proof: view.prove(&queries)?.encode() })
+        let proof = view.prove(&queries)?.encode();
+        match proof.len() {
+            found if found > WITNESS_BYTES_MAX => Err(LedgerError::WitnessTooLarge { found, limit: WITNESS_BYTES_MAX }),
+            _ => Ok(Witness { setting, proof }),
+        }
     }
 }

@@ -210,6 +210,14 @@ pub enum LedgerError {
         /// The last height.
         last: Height,
     },
+    /// A witness would be larger than any proof with one may be. Whoever asked has to ask for less at once.
+    #[error("the witness has {found} bytes, the limit is {limit}")]
+    WitnessTooLarge {
+        /// Its bytes.
+        found: usize,
+        /// How many it may have.
+        limit: usize,
+    },
     /// What the database gave is not what the state commits to. Repair from a peer.
     #[error("block {height} is damaged in the database: {what}")]
     Damaged {

@@ -15,8 +15,8 @@ use crate::exit::{Exit, Failure, causes};
 use crate::generations::{Generation, Generations};
 use crate::home::Home;
 use crate::http::ENTRIES_BYTES_MAX;
-use crate::p2p::{self, Answers};
 use crate::own_log::{OwnLog, Stood, Who};
+use crate::p2p::{self, Answers};
 use crate::session::{self, Register};
 use crate::statesync::{StateSync, Syncing};
 use crate::way::{Way, Yielding, Yields};
@@ -655,6 +655,7 @@ impl From<LedgerError> for Refusal {
             | LedgerError::NotYet { .. }
             | LedgerError::NoRecord { .. }
             | LedgerError::NoAudit { .. } => Self::NotFound(error.to_string()),
+            LedgerError::WitnessTooLarge { .. } => Self::Bad(error.to_string()),
             error if error.is_damage() => Self::Damaged(causes(&error)),
             error => Self::Failed(causes(&error)),
         }

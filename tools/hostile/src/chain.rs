@@ -6,7 +6,11 @@ use keelstone_execution::mmr::{Domain, Mmr, MmrConsistency, MmrInclusion, Place,
 use keelstone_execution::{Bundle, BundleId, FunctionHash, Mode, Operation, Recorder, Registry, SessionId, Summary};
 use keelstone_ledger::xian::{self, Import};
 use keelstone_ledger::{
-    Attestation, AuditEvent, AuditOperation, AuditProof, AuditRecord, Block, BlockAudit, BlockRecord, BundleProof, Checkpoint, Continuation, Failure, Genesis, Inherited, Ledger, ListProof, NodeCheckpoint, NodeEvent, NodeLog, NodeLogLimits, NodeRecord, NodeStep, OperationProof, PoolLimits, Progress, Receipt, SecretKey, Setting, SignedAttestation, SignedCheckpoint, SignedNodeRecord, SignedTransaction, Standing, Transaction, Verdict, foresee, list_root, modules,
+    Attestation, AuditEvent, AuditOperation, AuditProof, AuditRecord, Block, BlockAudit, BlockRecord, BundleProof,
+    Checkpoint, Continuation, Failure, Genesis, Inherited, Ledger, ListProof, NodeCheckpoint, NodeEvent, NodeLog,
+    NodeLogLimits, NodeRecord, NodeStep, OperationProof, PoolLimits, Progress, Receipt, SecretKey, Setting,
+    SignedAttestation, SignedCheckpoint, SignedNodeRecord, SignedTransaction, Standing, Transaction, Verdict, foresee,
+    list_root, modules,
 };
 use keelstone_store::files::MemoryFiles;
 use keelstone_store::kv::MemoryKv;

@@ -1,16 +1,18 @@
 //! What a bundle comes to, foreseen with no store at hand: what the chain then finds, and a proof that anybody checks.
 
 use crate::tools::*;
-use keelstone_codec::{Blob, Decode, Encode, Fixed, Hash, Height, Root, StateHash, Text, Timestamp};
+use keelstone_codec::{
+    Blob, BoundedList, Decode, Encode, Fixed, Hash, Height, Namespace, Root, StateHash, Text, Timestamp, Value,
+};
 use keelstone_execution::{
     Batching, Bundle, Capability, Emitted, ExpectError, FailureKind, Function, Meaning, Mode, Operation, SessionError,
 };
 use keelstone_ledger::modules::{agents, contracts, sessions, standard};
 use keelstone_ledger::{
-    BlockError, BundleProof, BundleProofError, Foreseen, ForesightError, Genesis, OperationReceipt, Refusal, Setting,
-    SignedTransaction, Transaction, Verdict, foresee, witness,
+    BlockError, BundleProof, BundleProofError, Foreseen, ForesightError, Genesis, LedgerError, OperationReceipt,
+    Refusal, Setting, SignedTransaction, Transaction, Verdict, WITNESS_BYTES_MAX, foresee, witness,
 };
-use keelstone_tree::{Blake3, HashKind, ProofError, Verified};
+use keelstone_tree::{Blake3, HashKind, KeyRange, ProofError, Read, ReadError, Scan, Verified};
 
 fn genesis() -> Genesis {
     let mut genesis = staked((1..6).map(|person| (person, 100)));
@@ -237,6 +239,66 @@ fn a_failure_is_proven_like_a_success() {
     };
     assert_eq!(capability, Capability::new("contracts.patch"));
     assert_eq!(contracts::Patch::hash(), transaction.bundle.operations()[0].function);
+}
+
+/// A state of which something cannot be read.
+struct Torn<R>(R, &'static str);
+
+impl<R: Read> Read for Torn<R> {
+    fn get(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, ReadError> {
+        match namespace.as_str() == self.1 {
+            true => Err(ReadError::damaged("a page".to_owned())),
+            false => self.0.get(namespace, key),
+        }
+    }
+    fn scan<'a>(&'a self, namespace: &Namespace, range: KeyRange) -> Scan<'a> {
+        self.0.scan(namespace, range)
+    }
+}
+
+/// spec: HISTORY-9. Where the state cannot be read there is no verdict about the bundle, before it runs or in it.
+#[test]
+fn a_state_that_cannot_be_read_is_no_verdict() {
+    let chain = lived();
+    let transaction = unsigned(2, 1, vec![pay("bob", 5)]);
+    let (setting, _, _) = asked(&chain, &transaction);
+    for part in ["chain", "nonces", "contracts"] {
+        let found = foresee(&standard(), Torn(chain.view(), part), &setting, &transaction);
+        assert!(matches!(found, Err(ForesightError::Halt(_))), "{part}: {found:?}");
+    }
+    foresee(&standard(), Torn(chain.view(), "memes"), &setting, &transaction).unwrap();
+}
+
+/// spec: HISTORY-8. No witness is larger than a proof may hold: neither one that is made nor one that is given.
+#[test]
+fn a_witness_beyond_the_limit_is_neither_made_nor_taken() {
+    const ENTRIES: usize = 9;
+    let mut genesis = Genesis::new(chain_id());
+    genesis.grants.insert(key(1).public(), ["contracts.patch".into()].into());
+    (genesis.limits.bundle_gas_max, genesis.limits.block_gas_max) = (4_000_000_000, 16_000_000_000);
+    let long = "x".repeat(8_000_000);
+    let entries: Vec<String> = (0..ENTRIES).map(|n| format!(r#"{{"key":"long.{n}","value":"{long}"}}"#)).collect();
+    genesis.import_xian(format!("[{}]", entries.join(",")).as_bytes()).unwrap();
+    let chain = chain_of(&genesis);
+    let removing = |count: usize| {
+        let entry = |n| contracts::PatchEntry {
+            key: Text::new(format!("long.{n}")).unwrap(),
+            value: None,
+            comment: Text::default(),
+        };
+        let entries = BoundedList::new((0..count).map(entry).collect()).unwrap();
+        unsigned(1, 0, vec![op(&contracts::Patch { entries })])
+    };
+    assert!(chain.witness(&removing(ENTRIES - 1), Timestamp(9)).unwrap().proof.len() > 60_000_000);
+    match chain.witness(&removing(ENTRIES), Timestamp(9)) {
+        Err(LedgerError::WitnessTooLarge { found, limit }) => {
+            assert!(found > limit && limit == WITNESS_BYTES_MAX, "{found} of {limit}");
+        }
+        other => panic!("{:?}", other.map(|made| made.proof.len())),
+    }
+    let longer = vec![0; WITNESS_BYTES_MAX + 1];
+    assert!(matches!(witness::<Blake3>(&longer, chain.root()), Err(ProofError::TooLarge { .. })));
+    assert!(Blob::<WITNESS_BYTES_MAX>::new(longer).is_err());
 }
 
 const MANY: usize = 10_000;
