@@ -891,7 +891,7 @@ impl<H: Hasher> Ledger<H> {
         if !batch.is_empty() {
             self.kv.write(batch)?;
         }
-        self.certificates().retain(|height, certificate| waiting.get(height) != Some(certificate));
+        self.wrote(&waiting);
         Ok(())
     }
 
@@ -948,8 +948,9 @@ impl<H: Hasher> Ledger<H> {
         let mut batch = Batch::new();
         // A commit that failed after this write has left a body here; what the index says of it goes first.
         self.forget_block(block.height, &mut batch)?;
-        for (height, certificate) in std::mem::take(&mut *self.certificates()) {
-            batch.put(at(CERTIFICATE, height), certificate);
+        let waiting = self.certificates().clone();
+        for (height, certificate) in &waiting {
+            batch.put(at(CERTIFICATE, *height), certificate.clone());
         }
         batch.put(at(BODY, block.height), block.to_bytes());
         batch.put(at(RECEIPTS, block.height), receipts.to_bytes());
@@ -966,7 +967,14 @@ impl<H: Hasher> Ledger<H> {
                 batch.put(indexed(&receipt.transaction), (block.height, index).to_bytes());
             }
         }
-        self.kv.write(batch)
+        self.kv.write(batch)?;
+        self.wrote(&waiting);
+        Ok(())
+    }
+
+    /// Forgets certificates that are written, but for those that others took the place of meanwhile.
+    fn wrote(&self, written: &BTreeMap<Height, Vec<u8>>) {
+        self.certificates().retain(|height, certificate| written.get(height) != Some(certificate));
     }
 
     /// Takes a block out of the database, and out of the index what points to it.

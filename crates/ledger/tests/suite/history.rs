@@ -279,6 +279,24 @@ impl Kv for Fading {
     }
 }
 
+/// spec: LEDGER-7. What another engine certified waits on when the block it was to be written with could not be.
+#[test]
+fn a_certificate_is_not_lost_with_the_block_it_waits_for() {
+    let kv = Arc::new(Fading::default());
+    kv.fade_after(u64::MAX / 2);
+    let chain = Ledger::create(store(), kv.clone(), standard(), &genesis(), PoolLimits::default()).unwrap();
+    block(&chain, &[signed(1, 0, vec![register("ada")])]);
+    chain.keep_certificate(Height(1), vec![7]);
+    kv.fade_after(0);
+    chain.submit(&signed(2, 0, vec![register("bob")]).to_bytes()).unwrap();
+    assert!(chain.produce(Timestamp(2_000), proposer()).is_err(), "the database is off");
+    kv.fade_after(u64::MAX / 2);
+    assert_eq!(chain.certificate(Height(1)).unwrap(), Some(vec![7]));
+    chain.write_certificates().unwrap();
+    let at = [b"c".as_slice(), 1u64.to_be_bytes().as_slice()].concat();
+    assert_eq!(kv.get(&at).unwrap(), Some(vec![7]));
+}
+
 /// The blocks of the next test, by height. Two have no transactions and leave nothing in state.
 fn told_blocks() -> Vec<Vec<keelstone_ledger::SignedTransaction>> {
     let name = |person: u8| signed(person, 0, vec![register(&format!("agent {person}"))]);
