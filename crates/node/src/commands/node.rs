@@ -63,7 +63,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     let kind = options.engine.map(|kind| format!("engine.kind={kind}"));
     let settings = kind.into_iter().chain(options.supervise.then(|| "engine.supervise=true".to_owned()));
-    let (mut config, origins) = context.config_with(settings)?;
+    let (mut config, _) = context.config_with(settings)?;
     config.snapshots.enabled |= options.enable_snapshots;
     log_to_stderr(&config.log);
     let maker = match config.engine.kind {
@@ -84,8 +84,9 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     if matches!(maker, Maker::CometBft) {
         engine.validators()?; // A chain without any is refused before the engine finds out.
     }
-    let changed: Vec<_> = config.rows().into_iter().filter(|row| origins.contains_key(&row.key)).collect();
-    let changed: Vec<_> = changed.into_iter().map(|row| (row.key, row.value)).collect();
+    let rows = config.rows().into_iter().zip(Config::default().rows());
+    let changed: Vec<_> =
+        rows.filter(|(row, default)| row.value != default.value).map(|(row, _)| (row.key, row.value)).collect();
     if let Err(failure) = OwnLog::of(&context.home).configured(&changed) {
         tracing::error!(%failure, "the node's audit log does not say with what settings this node runs");
     }
