@@ -329,7 +329,7 @@ impl Node {
         };
         let peers = match config.p2p.enabled {
             true => {
-                let setup = p2p::setup(&config.p2p, home, metrics.clone())?;
+                let setup = p2p::setup(&config.p2p, home, &context.keys(), metrics.clone())?;
                 let producer = match &maker {
                     Maker::Solo(_) => Some(context.keys().load(PRODUCER)?),
                     Maker::CometBft => None,

@@ -277,7 +277,8 @@ impl Sync<'_> {
         }
         let mut network = None;
         if from.iter().any(|source| matches!(source, Source::Peers | Source::All)) {
-            let mut setup = p2p::setup(&self.config.p2p, &self.context.home, Arc::new(Metrics::new()))?;
+            let mut setup =
+                p2p::setup(&self.config.p2p, &self.context.home, &self.context.keys(), Arc::new(Metrics::new()))?;
             // Who only takes needs nobody to come in.
             setup.listen = None;
             setup.peers.extend(self.options.peer.iter().cloned());

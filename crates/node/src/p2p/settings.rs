@@ -21,8 +21,7 @@ fn small(number: u64) -> u32 {
 }
 
 /// What a network of this home begins with. Makes its key the first time.
-pub(crate) fn setup(config: &P2p, home: &Home, metrics: Arc<Metrics>) -> Result<Setup, Failure> {
-    let keys = KeyDir::new(home.path());
+pub(crate) fn setup(config: &P2p, home: &Home, keys: &KeyDir, metrics: Arc<Metrics>) -> Result<Setup, Failure> {
     let key = match keys.path(PEER)?.exists() {
         true => keys.load(PEER)?,
         false => {

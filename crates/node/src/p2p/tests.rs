@@ -5,6 +5,7 @@ use super::*;
 use crate::config::{Config, P2p};
 use crate::exit::Failure;
 use crate::home::Home;
+use crate::keyfile::KeyDir;
 use crate::metrics::Metrics;
 use keelstone_codec::{Blob, ChainId, Encode as _, Height, Key, Namespace, Root};
 use keelstone_store::files::{Files, MemoryFiles};
@@ -70,7 +71,8 @@ impl Node {
         let mut config = Config::default().p2p;
         config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
         config.peers = dialled.iter().map(|node| node.address().parse().unwrap()).collect();
-        let mut setup = setup(&config, &Home::new(home.path().to_owned()), metrics.clone()).unwrap();
+        let keys = KeyDir::new(home.path());
+        let mut setup = setup(&config, &Home::new(home.path().to_owned()), &keys, metrics.clone()).unwrap();
         change(&mut config, &mut setup);
         let (network, _) = Network::start(runtime.handle(), setup, answering).unwrap();
         Self { network, home, metrics }
