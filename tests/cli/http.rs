@@ -175,7 +175,7 @@ fn r10_the_number_of_series_does_not_grow_with_requests() {
     }
     let after = series(&node);
     assert!(after <= before + 4, "{before} series became {after}");
-    assert!(after < 150, "{after} series");
+    assert!(after < 200, "{after} series");
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn every_documented_path_answers() {
         // No snapshot was made, so there is no chunk of one either.
         let (index, expected) = match &path {
             path if path.starts_with("/v1/snapshots/") => ("0", 404),
-            path if path.starts_with("/v1/audit/") => ("0", 200),
+            path if path.starts_with("/v1/audit/") || path.contains("/operations/") => ("0", 200),
             _ => ("name", 200),
         };
         let path = path.replace("{namespace}", "agents").replace("{index}", index) + query;

@@ -7,6 +7,7 @@ mod audit;
 mod bundles;
 mod commands;
 mod consistency;
+mod damage;
 mod http;
 mod https;
 mod keys;

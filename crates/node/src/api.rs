@@ -9,6 +9,7 @@ use crate::session;
 use crate::world::By;
 use keelstone_codec::{Hash, Height, Key, Namespace};
 use keelstone_execution::{PublicKey, SessionId};
+use keelstone_store::ScrubStanding;
 use keelstone_sync::library::Info;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -146,6 +147,9 @@ pub(crate) struct Status {
     pub(crate) entry_bytes: u64,
     /// Transactions that wait for a block.
     pub(crate) waiting: u64,
+    /// Where the scrub stands: stored bytes that are looked at again.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) scrub: Option<ScrubFigures>,
     /// What snapshots there are; null on a node that makes none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) snapshots: Option<SnapshotFigures>,
@@ -155,6 +159,26 @@ pub(crate) struct Status {
     /// Where the API of the node that answers listens, if it was asked through it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) api: Option<String>,
+}
+
+/// Where the scrub stands.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct ScrubFigures {
+    /// Passes over the whole store that came to their end.
+    pub(crate) passes: u64,
+    /// Bytes the present pass has looked at.
+    pub(crate) done_bytes: u64,
+    /// Bytes it will have looked at in the end, about.
+    pub(crate) total_bytes: u64,
+    /// Problems that are known; 0 once a whole pass has found none.
+    pub(crate) problems: u64,
+}
+
+impl From<ScrubStanding> for ScrubFigures {
+    fn from(standing: ScrubStanding) -> Self {
+        let ScrubStanding { passes, done_bytes, total_bytes, problems } = standing;
+        Self { passes, done_bytes, total_bytes, problems }
+    }
 }
 
 /// Which snapshots there are, in short.

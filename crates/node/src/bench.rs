@@ -9,12 +9,16 @@
 //!   and verifies each proof; W5 exports the state in key order and rebuilds it in an empty store.
 //! * Only what the store does is timed: building and sorting batches and computing expected values are not.
 //!
+//! [`open()`] measures how long a store takes to open after its process was killed.
+//!
 //! [`beside`] measures something else on the same state: how long commits take, at half the rate that can be had, while a
 //! snapshot is made and while none is.
 //!
 //! What each figure means, and the figures: `docs/performance.md`.
 #![expect(clippy::float_arithmetic, reason = "rates for people; nothing here is state")]
 #![expect(clippy::cast_precision_loss, reason = "a rate is rounded anyway")]
+
+mod open;
 
 use crate::engine::{Held, Version as _};
 use crate::way::{Sliced, Way, step_back};
@@ -36,6 +40,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+pub(crate) use open::{OpenSizes, open, work};
 
 /// The namespace the workload's keys live in.
 const NAMESPACE: &str = "bench";
@@ -108,6 +114,13 @@ pub(crate) enum Figures {
         ver_many_per_s: u64,
         mean_bytes: f64,
         rss_kb: u64,
+    },
+    Open {
+        kills: usize,
+        med_ms: f64,
+        max_ms: f64,
+        replayed_bytes_max: u64,
+        entries: u64,
     },
     Beside {
         saturated_per_s: f64,

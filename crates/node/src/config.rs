@@ -186,6 +186,13 @@ settings! {
         cache_bytes: u64 = 256 * 1024 * 1024, 1024 * 1024..=1024 * 1024 * 1024 * 1024;
         /// Heights whose state can be asked for: "all", or the number of the latest to keep.
         history: History = History::All;
+        /// Bytes of what is stored that are looked at again in a second, while the node runs; 0 for none. Damage that is found is
+        /// told by the log, an event, a metric and health.
+        scrub_bytes_per_second: u64 = 4 * 1024 * 1024, 0..=1024 * 1024 * 1024;
+        /// Bytes looked at in one go, for which a block may wait.
+        scrub_slice_bytes: u64 = 256 * 1024, 4096..=64 * 1024 * 1024;
+        /// Seconds of rest between two passes over all of it.
+        scrub_rest_s: u64 = 86_400, 0..=31_536_000;
     }
     /// Snapshots of the state, for those who join by state sync.
     snapshots: Snapshots {

@@ -31,7 +31,8 @@ use keelstone_ledger::{
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
 use keelstone_store::{
-    CheckLevel, CheckReport, Compacted, Options, Progress, Retention, Stats, Store, StoreError, View,
+    CheckLevel, CheckReport, Compacted, Options, Progress, RepairError, Repaired, RepairedFrom, Retention,
+    ScrubStanding, Scrubbed, Source, Stats, Store, StoreError, Take, View,
 };
 use keelstone_sync::delta::{Delta, DeltaError};
 use keelstone_sync::library::{Each, Expected, Info, Library, LibraryError, Listener as Listening, Making, Origin};
@@ -101,6 +102,10 @@ pub(crate) trait Engine: Chain + Checked + Consensus + StateSync {
     fn stats(&self) -> Stats;
     /// Checks what is stored.
     fn check(&self, level: CheckLevel, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport, Failure>;
+    /// Looks again at the next slice of what is stored.
+    fn scrub(&self, bytes: u64) -> Result<Scrubbed, Failure>;
+    /// Where that stands.
+    fn scrub_standing(&self) -> ScrubStanding;
     /// Forgets the states below a height.
     fn prune(&self, before: Height) -> Result<(), Failure>;
     /// Gives back the room of what was forgotten.
@@ -308,11 +313,110 @@ impl Aside {
         let _ = self.generations.discard(&self.generation);
     }
 
+    /// Takes over what lies beside the state in the generation that counts: blocks, receipts, notes.
+    pub(crate) fn take_over_files(&self) -> Result<(), Failure> {
+        self.current.as_ref().map_or(Ok(()), |current| self.generation.take_over_files(current))
+    }
+
     /// Makes what was built the home's state, and removes what it replaces.
     pub(crate) fn settle(self) -> Result<(), Failure> {
         self.generations.switch(&self.generation)?;
         self.current.map_or(Ok(()), |old| self.generations.discard(&old))
     }
+}
+
+/// Checks the state that counts, also one that no chain can be opened over any more. None if there is none yet.
+pub(crate) fn check(
+    home: &Home,
+    config: &Config,
+    level: CheckLevel,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Option<CheckReport>, Failure> {
+    let hasher = home.read_genesis()?.hasher;
+    let generations = Generations::open(&home.data())?;
+    let Some(generation) = generations.current()? else { return Ok(None) };
+    let state = generation.state();
+    let directory = Directory::new(&state).map_err(|error| Failure::io(state.display(), &error))?;
+    let (directory, options) = (Arc::new(directory), store_options(config));
+    let report = match hasher {
+        HashKind::Blake3 => check_with::<Blake3>(directory, options, level, progress),
+        HashKind::Sha256 => check_with::<Sha256>(directory, options, level, progress),
+    };
+    Ok(Some(report?))
+}
+
+fn check_with<H: Hasher>(
+    directory: Arc<Directory>,
+    options: Options,
+    level: CheckLevel,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<CheckReport, StoreError> {
+    match Store::<H>::open(directory, options) {
+        Ok(store) => store.check(level, progress),
+        Err(problem) if problem.is_damage() => Ok(CheckReport { problems: vec![problem], ..CheckReport::default() }),
+        Err(error) => Err(error),
+    }
+}
+
+/// A state from elsewhere that a damaged one may be repaired from.
+pub(crate) struct Whole<'a> {
+    /// Its height.
+    pub(crate) height: Height,
+    /// Its root.
+    pub(crate) root: Root,
+    /// Hands over its entries.
+    pub(crate) entries: Box<dyn Fn(Take<'_>) -> Result<(), StoreError> + 'a>,
+}
+
+/// A state that was made whole.
+pub(crate) struct Mended {
+    pub(crate) from: RepairedFrom,
+    pub(crate) height: Height,
+    pub(crate) root: Root,
+    /// Heights whose states are lost: from the first to before the second.
+    pub(crate) lost: Option<(Height, Height)>,
+}
+
+/// Makes of the state that counts, which is damaged, a whole one aside.
+pub(crate) fn repair(
+    aside: &Aside,
+    genesis: &Genesis,
+    config: &Config,
+    wholes: &[Whole<'_>],
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Mended, RepairError> {
+    match genesis.hasher {
+        HashKind::Blake3 => repair_with::<Blake3>(aside, config, wholes, progress),
+        HashKind::Sha256 => repair_with::<Sha256>(aside, config, wholes, progress),
+    }
+}
+
+fn repair_with<H: Hasher>(
+    aside: &Aside,
+    config: &Config,
+    wholes: &[Whole<'_>],
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Mended, RepairError> {
+    let missing = StoreError::Missing { file: "superblock" };
+    let damaged = aside.current.as_ref().ok_or(missing)?.state();
+    let open = |path: &Path| {
+        let io = |source: io::Error| StoreError::Io {
+            doing: "open",
+            file: path.display().to_string(),
+            source: Arc::new(source),
+        };
+        Ok::<_, StoreError>(Arc::new(Directory::new(path).map_err(io)?))
+    };
+    let mut entries: Vec<_> = wholes.iter().map(|whole| |take: Take<'_>| (whole.entries)(take)).collect();
+    let sources = wholes.iter().zip(&mut entries);
+    let mut sources: Vec<Source<'_>> =
+        sources.map(|(whole, entries)| Source { height: whole.height, root: whole.root, entries }).collect();
+    let (damaged, into) = (open(&damaged)?, open(&aside.generation.state())?);
+    let repaired = Store::<H>::repair(damaged, into, &store_options(config), &mut sources, progress)?;
+    let Repaired { store, from, lost } = repaired;
+    let mended = Mended { from, height: store.height().unwrap_or_default(), root: store.root(), lost };
+    store.close()?;
+    Ok(mended)
 }
 
 /// What a replay came to.
@@ -409,14 +513,7 @@ impl<H: Hasher> Local<H> {
         joining: bool,
     ) -> Result<Self, Failure> {
         let expected = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.hash;
-        let options = Options {
-            cache_bytes: config.store.cache_bytes,
-            history: match config.store.history {
-                History::All => Retention::All,
-                History::Heights(heights) => Retention::Heights(heights),
-            },
-            ..Options::default()
-        };
+        let options = store_options(config);
         let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         let pool = PoolLimits {
             count_max: count(config.mempool.transactions_max),
@@ -545,6 +642,18 @@ impl<H: Hasher> Local<H> {
 
     fn lowest(&self) -> Height {
         self.ledger().store().low().unwrap_or_default()
+    }
+}
+
+/// What a configuration says of the store.
+fn store_options(config: &Config) -> Options {
+    Options {
+        cache_bytes: config.store.cache_bytes,
+        history: match config.store.history {
+            History::All => Retention::All,
+            History::Heights(heights) => Retention::Heights(heights),
+        },
+        ..Options::default()
     }
 }
 
@@ -786,6 +895,7 @@ impl<H: Hasher> Chain for Local<H> {
             entries: totals.count,
             entry_bytes: totals.bytes,
             waiting: u64::try_from(self.ledger().pool().count).unwrap_or(u64::MAX),
+            scrub: Some(self.scrub_standing().into()),
             snapshots: None,
             engine: None,
             api: None,
@@ -1239,6 +1349,14 @@ impl<H: Hasher> Engine for Local<H> {
 
     fn check(&self, level: CheckLevel, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport, Failure> {
         Ok(self.ledger().store().check(level, progress)?)
+    }
+
+    fn scrub(&self, bytes: u64) -> Result<Scrubbed, Failure> {
+        Ok(self.ledger().store().scrub(bytes)?)
+    }
+
+    fn scrub_standing(&self) -> ScrubStanding {
+        self.ledger().store().scrub_standing()
     }
 
     fn prune(&self, before: Height) -> Result<(), Failure> {

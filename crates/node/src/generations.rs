@@ -169,6 +169,22 @@ impl Generation {
         }
     }
 
+    /// Takes over the files of another generation, all that is not its state, durably.
+    pub(crate) fn take_over_files(&self, other: &Self) -> Result<(), Failure> {
+        let copy = || -> io::Result<()> {
+            for entry in fs::read_dir(&other.path)? {
+                let entry = entry?;
+                if entry.file_type()?.is_file() {
+                    let to = self.path.join(entry.file_name());
+                    fs::copy(entry.path(), &to)?;
+                    fs::File::open(&to)?.sync_all()?;
+                }
+            }
+            sync_directory(&self.path)
+        };
+        copy().map_err(|error| Failure::io(format_args!("could not copy {}", other.path.display()), &error))
+    }
+
     /// Whether the state lacks what its chain inherited, and is only there to be replaced.
     // spec: GENESIS-4
     pub(crate) fn is_hollow(&self) -> bool {

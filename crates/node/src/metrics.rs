@@ -6,6 +6,7 @@
 
 use crate::bundle::PROGRESS_NAMES;
 use crate::statesync::SyncStanding;
+use keelstone_store::ScrubStanding;
 use keelstone_sync::library::{Info, Phase, Progress};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -60,6 +61,11 @@ pub(crate) struct Metrics {
     pub(crate) store_flush_waits: Gauge,
     pub(crate) store_compaction_waits: Gauge,
     pub(crate) store_failed: Gauge,
+    pub(crate) store_scrubbed_bytes: Counter,
+    store_scrub_passes: Gauge,
+    store_scrub_done_bytes: Gauge,
+    store_scrub_total_bytes: Gauge,
+    store_damaged_problems: Gauge,
     snapshots_created: Counter,
     snapshots_failed: Family<Reason, Counter>,
     pub(crate) snapshot_interval: Gauge,
@@ -123,6 +129,11 @@ impl Metrics {
             store_flush_waits: Gauge::default(),
             store_compaction_waits: Gauge::default(),
             store_failed: Gauge::default(),
+            store_scrubbed_bytes: Counter::default(),
+            store_scrub_passes: Gauge::default(),
+            store_scrub_done_bytes: Gauge::default(),
+            store_scrub_total_bytes: Gauge::default(),
+            store_damaged_problems: Gauge::default(),
             snapshots_created: Counter::default(),
             snapshots_failed: Family::default(),
             snapshot_interval: Gauge::default(),
@@ -221,6 +232,7 @@ impl Metrics {
             "1 once a write failed and the node must restart",
             metrics.store_failed.clone(),
         );
+        metrics.register_scrub();
         metrics.register_snapshots();
         metrics.register_statesync();
         metrics.register_checks();
@@ -244,6 +256,39 @@ impl Metrics {
             self.check_discrepancies.clone(),
         );
         registry.register("check_raised_alarms", "Alarms that checks raised", self.check_alarms.clone());
+    }
+
+    fn register_scrub(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("store_scrubbed_bytes", "Stored bytes looked at again", self.store_scrubbed_bytes.clone());
+        registry.register(
+            "store_scrub_done_passes",
+            "Times that all that is stored was looked at again",
+            self.store_scrub_passes.clone(),
+        );
+        registry.register(
+            "store_scrub_done_bytes",
+            "Bytes the present pass has looked at",
+            self.store_scrub_done_bytes.clone(),
+        );
+        registry.register(
+            "store_scrub_total_bytes",
+            "Bytes it will have looked at in the end",
+            self.store_scrub_total_bytes.clone(),
+        );
+        registry.register(
+            "store_damaged_problems",
+            "Damage that is known; 0 once a whole pass has found none",
+            self.store_damaged_problems.clone(),
+        );
+    }
+
+    /// Shows where the scrub stands.
+    pub(crate) fn scrub_stands(&self, standing: &ScrubStanding) {
+        self.store_scrub_passes.set(gauge(standing.passes));
+        self.store_scrub_done_bytes.set(gauge(standing.done_bytes));
+        self.store_scrub_total_bytes.set(gauge(standing.total_bytes));
+        self.store_damaged_problems.set(gauge(standing.problems));
     }
 
     fn register_statesync(&mut self) {

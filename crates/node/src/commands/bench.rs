@@ -1,8 +1,9 @@
 //! `keelstone bench store`: the workloads W1 to W5, one line of figures each; `keelstone bench snapshot`: what making a
-//! snapshot costs the commits beside it; and `keelstone bench bundles`: how many operations a second come through.
+//! snapshot costs the commits beside it; `keelstone bench open`: how long a store takes to open after a kill; and
+//! `keelstone bench bundles`: how many operations a second come through.
 
 use super::testnet::{find_cometbft, program, show_load};
-use crate::bench::{self, BenchError, BesideSizes, Figures, Line, Sizes};
+use crate::bench::{self, BenchError, BesideSizes, Figures, Line, OpenSizes, Sizes};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{bytes, grouped};
@@ -10,6 +11,7 @@ use crate::testnet::load;
 use crate::throughput::{self, Load};
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Measure this build on this machine
 #[derive(Debug, Args)]
@@ -22,6 +24,8 @@ pub(crate) struct Options {
 enum What {
     /// Load, update, read, prove, copy: the workloads W1 to W5 of docs/performance.md
     Store(StoreOptions),
+    /// Kill a process that commits, and open what it left: how long that takes
+    Open(OpenOptions),
     /// Commit at half the rate that can be had, while a snapshot is made and while none is: how long commits take
     Snapshot(SnapshotOptions),
     /// Submit signed bundles as quickly as they are taken in: how many operations a second become durable
@@ -54,6 +58,25 @@ struct BundleOptions {
     /// Directory to work in; it must not exist or be empty [default: a fresh one for temporary files, removed at the end]
     #[arg(long)]
     dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct OpenOptions {
+    /// Keys to load
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    n: u64,
+    /// Updates in a block
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
+    upd_size: u64,
+    /// Times the process is killed, each after 1 to 400 blocks
+    #[arg(long, default_value_t = 9)]
+    kills: usize,
+    /// Directory to work in; it must not exist or be empty [default: a fresh one for temporary files, removed at the end]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Be the process that commits, in this directory
+    #[arg(long, hide = true)]
+    work_in: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -106,9 +129,26 @@ struct StoreOptions {
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     match options.what {
         What::Store(options) => store(options, context),
+        What::Open(options) => open(options, context),
         What::Snapshot(options) => snapshot(options, context),
         What::Bundles(options) => bundles(options, context),
     }
+}
+
+fn open(options: OpenOptions, context: &Context<'_>) -> Result<Exit, Failure> {
+    let OpenOptions { n: keys, upd_size: update_size, kills, dir, work_in } = options;
+    let sizes = OpenSizes { keys, update_size, kills };
+    if let Some(data) = work_in {
+        let stopped = |error| Failure::io("the benchmark stopped", &error);
+        return bench::work(&data, sizes).map(|()| Exit::Ok).map_err(stopped);
+    }
+    let worker = |data: &Path| {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["bench", "open", "--n", &keys.to_string(), "--upd-size", &update_size.to_string()]);
+        command.arg("--work-in").arg(data);
+        Ok(command)
+    };
+    in_directory(dir, |directory| bench::open(directory, sizes, worker, |line| tell(context, &line)))
 }
 
 fn snapshot(options: SnapshotOptions, context: &Context<'_>) -> Result<Exit, Failure> {
@@ -222,6 +262,10 @@ fn describe(line: &Line) -> String {
             grouped(*gen_per_s),
             grouped(*ver_per_s),
             grouped(*ver_many_per_s)
+        ),
+        Figures::Open { kills, med_ms, max_ms, replayed_bytes_max, .. } => format!(
+            "{w:<4} after {kills} kills: {med_ms} ms, at most {max_ms} ms, up to {} of the log read",
+            bytes(*replayed_bytes_max)
         ),
         Figures::Beside { saturated_per_s, blocks_per_s, p99_ms, p99_beside_ms, p99_ratio, snapshot_s, .. } => format!(
             "{blocks_per_s} of {saturated_per_s} blocks/s: p99 {p99_ms} ms, {p99_beside_ms} ms beside a snapshot \

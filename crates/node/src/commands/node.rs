@@ -20,6 +20,7 @@ use crate::own_log::OwnLog;
 use crate::p2p::{self, Network};
 use crate::producer::Producer;
 use crate::recovery::{self, Wanted, Wish};
+use crate::scrub::{Scrubber, Tell};
 use crate::snapshots::Service;
 use crate::statesync::SyncStanding;
 use crate::supervise::{Ended, Supervised, Supervisor, fall_back};
@@ -234,6 +235,7 @@ pub(crate) struct Node {
     /// Told if the engine, this node's own, runs no longer although nobody asked for it.
     ended: mpsc::Receiver<Ended>,
     watchdog: Watchdog,
+    scrub: Option<Scrubber>,
     health: Arc<Health>,
     hub: Arc<Hub>,
     snapshots: Option<Arc<Service>>,
@@ -343,6 +345,8 @@ impl Node {
         let gauge = metrics.clone();
         let watchdog = watch(&*engine, config, home, metrics.clone(), context.out.is_json())
             .map_err(|error| Failure::io("could not start the watchdog", &error))?;
+        let tell = Tell { metrics: metrics.clone(), hub: hub.clone(), health: health.clone() };
+        let scrub = Scrubber::start(&engine, &config.store, tell)?;
         let (stop, stopped) = watch::channel(false);
         let (tell, ended) = mpsc::channel(1);
         let mut abci = None;
@@ -425,6 +429,7 @@ impl Node {
             running,
             ended,
             watchdog,
+            scrub,
             health,
             hub,
             snapshots,
@@ -484,6 +489,9 @@ impl Node {
         }
         if let Some(checks) = &self.checks {
             checks.stop();
+        }
+        if let Some(scrub) = self.scrub {
+            scrub.stop();
         }
         if let Some(control) = self.control {
             // As with the server of the engine.

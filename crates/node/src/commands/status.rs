@@ -5,7 +5,7 @@ use crate::cli::Context;
 use crate::cometbft::rpc::Rpc;
 use crate::config::EngineKind;
 use crate::exit::{Exit, Failure};
-use crate::out::{bytes, grouped};
+use crate::out::{Ink, bytes, grouped};
 use crate::snapshots::look_into_library;
 use clap::Args;
 
@@ -32,6 +32,14 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     out.row("state", format_args!("{} entries, {}", grouped(status.entries), bytes(status.entry_bytes)));
     out.row("history", format_args!("from height {}", grouped(status.lowest_height)));
     out.row("waiting", format_args!("{} transactions", grouped(status.waiting)));
+    if let Some(scrub) = &status.scrub {
+        let of_this = (scrub.done_bytes * 100).checked_div(scrub.total_bytes).unwrap_or_default();
+        out.row("scrub", format_args!("{} passes, {of_this} % of the next", grouped(scrub.passes)));
+        if scrub.problems > 0 {
+            let found = format!("{} problems found: keelstone db check names them", grouped(scrub.problems));
+            out.row("damage", out.ink(Ink::Bad, &found));
+        }
+    }
     if let Some(snapshots) = &status.snapshots {
         let newest = snapshots.newest_height.map_or_else(String::new, |height| format!(", newest {}", grouped(height)));
         out.row("snapshots", format_args!("{}{newest}", grouped(snapshots.count)));

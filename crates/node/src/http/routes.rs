@@ -58,6 +58,8 @@ pub(crate) struct Served {
 pub(crate) struct Health {
     /// A write failed: nothing more is committed until the node restarts.
     pub(crate) failed: AtomicBool,
+    /// Stored bytes are damaged, as a scrub found.
+    pub(crate) damaged: AtomicBool,
     /// The node is stopping.
     pub(crate) stopping: AtomicBool,
     /// The last check found that the state here is damaged, or not the certified one.
@@ -745,12 +747,14 @@ async fn reload(State(served): State<Served>) -> Answer<api::Reloaded> {
     reloaded.map(Json).map_err(|failure| ApiError::new(Code::Internal, failure.message))
 }
 
-/// Whether the process is sound: 200, or 503 once a write has failed.
+/// Whether the process is sound: 200, or 503 once a write has failed or stored bytes were found damaged.
 #[utoipa::path(get, path = "/healthz", responses((status = 200), (status = 503, body = ErrorBody)))]
 async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError> {
-    match served.health.failed.load(Ordering::Relaxed) {
-        false => Ok("ok\n"),
-        true => Err(ApiError::new(Code::Busy, "a write failed: nothing is committed until the node restarts")),
+    let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+    match (is(&served.health.failed), is(&served.health.damaged)) {
+        (false, false) => Ok("ok\n"),
+        (true, _) => Err(ApiError::new(Code::Busy, "a write failed: nothing is committed until the node restarts")),
+        (false, true) => Err(ApiError::new(Code::Busy, "stored bytes are damaged: keelstone db check names them")),
     }
 }
 

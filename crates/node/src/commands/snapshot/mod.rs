@@ -149,7 +149,7 @@ fn id(height: u64) -> SnapshotId {
 
 impl Source {
     /// Reads the snapshot, from the library without changing it.
-    fn read<T>(
+    pub(crate) fn read<T>(
         &self,
         context: &Context<'_>,
         read: impl FnOnce(Origin<'_>) -> Result<T, LibraryError>,
@@ -193,7 +193,7 @@ fn trusted(root: Option<&str>) -> Result<Option<Root>, Failure> {
 }
 
 /// What a snapshot must be of: this home's chain if it has one, and the root that is trusted.
-fn expected(genesis: Option<&Genesis>, root: Option<&str>) -> Result<Expected, Failure> {
+pub(crate) fn expected(genesis: Option<&Genesis>, root: Option<&str>) -> Result<Expected, Failure> {
     Ok(Expected { params: genesis.map(snapshot_params), root: trusted(root)? })
 }
 

@@ -1,15 +1,19 @@
 //! `keelstone db stats|check|prune|compact`: care of what is on the disk.
 
+mod repair;
+
 use crate::cli::Context;
-use crate::engine::Engine;
+use crate::commands::snapshot;
+use crate::damage::Damage;
+use crate::engine::{self, Engine};
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, bytes, grouped};
 use crate::own_log::{OwnLog, standing};
 use clap::{Args, Subcommand};
 use keelstone_codec::Height;
 use keelstone_ledger::NodeEvent;
-use keelstone_store::CheckLevel;
-use serde_json::json;
+use keelstone_store::{CheckLevel, Progress};
+use serde_json::{Value, json};
 
 /// Look after the data directory
 #[derive(Debug, Args)]
@@ -27,6 +31,15 @@ enum Action {
         /// Only superblocks, segment headers and the unflushed log
         #[arg(long)]
         quick: bool,
+        /// If any are not, make the state whole at the root it stood at: from its log, a version of its own or a snapshot
+        #[arg(long)]
+        repair: bool,
+        /// A snapshot to repair from besides those of this home: a height, or the path of an archive
+        #[arg(long, requires = "repair")]
+        from: Option<snapshot::Source>,
+        /// Yes, also if the states of some old heights are lost by it
+        #[arg(long, requires = "repair")]
+        yes: bool,
     },
     /// Forget the states below a height; blocks and receipts stay
     Prune {
@@ -50,13 +63,24 @@ pub(crate) fn confirmed(yes: bool, what: &str) -> Result<(), Failure> {
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    let chain = context.open_chain()?;
+    let open = || context.open_chain();
     match options.action {
-        Action::Stats => stats(&*chain, context),
-        Action::Check { quick } => {
-            return check(&*chain, if quick { CheckLevel::Quick } else { CheckLevel::Full }, context);
+        Action::Stats => stats(&*open()?, context),
+        Action::Check { quick, repair, from, yes } => {
+            let level = if quick { CheckLevel::Quick } else { CheckLevel::Full };
+            let (exit, found) = check(level, context)?;
+            if repair && exit == Exit::Integrity {
+                return repair::run(from, yes, found, context);
+            }
+            if exit == Exit::Ok {
+                // The blocks beside the state too: what belongs together is looked at when it is opened.
+                open()?;
+            }
+            context.out.emit(&found);
+            return Ok(exit);
         }
         Action::Prune { before, yes } => {
+            let chain = open()?;
             let status = chain.status()?;
             let lost = before.saturating_sub(status.lowest_height);
             confirmed(yes, &format!("this forgets the states of {} heights below {before}", grouped(lost)))?;
@@ -68,6 +92,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             context.out.emit(&json!({ "lowest_height": lowest, "height": status.height }));
         }
         Action::Compact => {
+            let chain = open()?;
             let bar = context.out.progress("compacting", 0);
             let compacted = chain.compact(&mut |progress| {
                 bar.set_length(progress.total);
@@ -105,16 +130,24 @@ fn stats(chain: &dyn Engine, context: &Context<'_>) {
     }));
 }
 
-fn check(chain: &dyn Engine, level: CheckLevel, context: &Context<'_>) -> Result<Exit, Failure> {
+/// What a check found, said to people, and for programs.
+fn check(level: CheckLevel, context: &Context<'_>) -> Result<(Exit, Value), Failure> {
     let out = context.out;
+    let (config, _) = context.config()?;
     let bar = out.progress("checking", 0);
-    let report = chain.check(level, &mut |progress| {
+    let mut show = |progress: Progress| {
         bar.set_message(progress.what);
         bar.set_length(progress.total);
         bar.set_position(progress.done);
-    });
+    };
+    let mut report = engine::check(&context.home, &config, level, &mut show)?;
+    if report.is_none() {
+        // The first look at a chain is what makes its data.
+        context.open_chain()?;
+        report = engine::check(&context.home, &config, level, &mut show)?;
+    }
     bar.finish_and_clear();
-    let report = report?;
+    let report = report.unwrap_or_default();
     for problem in &report.problems {
         out.say(format_args!("{} {problem}", out.ink(Ink::Bad, "✗")));
     }
@@ -125,10 +158,10 @@ fn check(chain: &dyn Engine, level: CheckLevel, context: &Context<'_>) -> Result
     out.row("values", grouped(report.values));
     out.row("log records", grouped(report.records));
     out.row("sectors", grouped(report.sectors));
-    out.emit(&json!({
+    let found = json!({
         "sound": sound, "values": report.values, "records": report.records,
         "sectors": report.sectors,
-        "problems": report.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
-    }));
-    Ok(if sound { Exit::Ok } else { Exit::Integrity })
+        "problems": report.problems.iter().map(Damage::of).collect::<Vec<_>>(),
+    });
+    Ok((if sound { Exit::Ok } else { Exit::Integrity }, found))
 }

@@ -1,0 +1,131 @@
+//! The scrub of a running node: what is stored is looked at again, slice after slice, at a rate that nobody notices.
+//!
+//! The store knows what comes next and what it found ([`keelstone_store::Store::scrub`]); here is the clock. Blocks go
+//! first: before each slice it is seen whether one is at work ([`crate::way`]). Damage is told at once, to the log, to
+//! whoever listens to events and to health; nothing is mended here, and nothing ends: what is sound is served on.
+
+use crate::config;
+use crate::damage::Damage;
+use crate::engine::Engine;
+use crate::exit::Failure;
+use crate::http::{Event, Health, Hub};
+use crate::metrics::Metrics;
+use crate::way::{Yielding, step_back};
+use keelstone_store::{ScrubStanding, Scrubbed};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long to wait after a slice whose place could not be kept: the disk has other troubles.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(60);
+
+/// A running scrub.
+pub(crate) struct Scrubber {
+    stop: SyncSender<()>,
+    thread: JoinHandle<()>,
+}
+
+/// Who hears of what is found.
+pub(crate) struct Tell {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) health: Arc<Health>,
+}
+
+impl Scrubber {
+    /// Goes on where the last pass stood. None if the configuration wants none; damage that is known is told all the same.
+    pub(crate) fn start(engine: &Arc<dyn Engine>, config: &config::Store, tell: Tell) -> Result<Option<Self>, Failure> {
+        tell.standing(&engine.scrub_standing());
+        if config.scrub_bytes_per_second == 0 {
+            return Ok(None);
+        }
+        let (stop, stopped) = sync_channel(1);
+        let scrubbing = Scrubbing {
+            slice_bytes: config.scrub_slice_bytes,
+            bytes_per_second: config.scrub_bytes_per_second,
+            rest: Duration::from_secs(config.scrub_rest_s),
+            tell,
+        };
+        let (yielding, engine) = (Yielding::to(&engine.way()), Arc::downgrade(engine));
+        let thread = std::thread::Builder::new().name("scrub".to_owned()).spawn(move || {
+            step_back();
+            scrubbing.until(&stopped, || {
+                yielding.step();
+                let engine = engine.upgrade()?;
+                Some((engine.scrub(scrubbing.slice_bytes), engine.scrub_standing()))
+            });
+        });
+        let thread = thread.map_err(|error| Failure::io("could not start the scrub", &error))?;
+        Ok(Some(Self { stop, thread }))
+    }
+
+    /// Scrubs no longer. The next start goes on where it stood.
+    pub(crate) fn stop(self) {
+        // Full means: told already.
+        let _ = self.stop.try_send(());
+        // A panic of the thread was reported when it happened.
+        let _ = self.thread.join();
+    }
+}
+
+struct Scrubbing {
+    slice_bytes: u64,
+    bytes_per_second: u64,
+    rest: Duration,
+    tell: Tell,
+}
+
+impl Scrubbing {
+    /// Takes slice after slice until it is told to stop, or there is nothing left to look at.
+    fn until(
+        &self,
+        stopped: &Receiver<()>,
+        mut slice: impl FnMut() -> Option<(Result<Scrubbed, Failure>, ScrubStanding)>,
+    ) {
+        let mut pause = Duration::ZERO;
+        while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+            let since = Instant::now();
+            let Some((scrubbed, standing)) = slice() else { return };
+            pause = match scrubbed {
+                Ok(scrubbed) => {
+                    self.tell.scrubbed(&scrubbed);
+                    self.pause(&scrubbed, since.elapsed())
+                }
+                Err(failure) => {
+                    tracing::warn!(%failure, "the scrub could not keep where it stands");
+                    TROUBLE_PAUSE
+                }
+            };
+            self.tell.standing(&standing);
+        }
+    }
+
+    /// How long to do nothing after a slice that took so long.
+    fn pause(&self, scrubbed: &Scrubbed, took: Duration) -> Duration {
+        if scrubbed.is_pass_done {
+            return self.rest;
+        }
+        let nanos = u128::from(scrubbed.bytes) * 1_000_000_000 / u128::from(self.bytes_per_second);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).saturating_sub(took)
+    }
+}
+
+impl Tell {
+    fn scrubbed(&self, scrubbed: &Scrubbed) {
+        self.metrics.store_scrubbed_bytes.inc_by(scrubbed.bytes);
+        for problem in &scrubbed.problems {
+            let damage = Damage::of(problem);
+            tracing::error!(kind = damage.kind, problem = damage.message, "stored bytes are damaged");
+            let json = serde_json::json!(damage).to_string().into();
+            let height = u64::try_from(self.metrics.height.get()).unwrap_or_default();
+            self.hub.tell(&Event { height, kind: "damage", json });
+        }
+    }
+
+    fn standing(&self, standing: &ScrubStanding) {
+        self.metrics.scrub_stands(standing);
+        self.health.damaged.store(standing.problems > 0, Ordering::Relaxed);
+    }
+}
