@@ -32,11 +32,11 @@ const fn part(name: &'static str, budget_secs: u64, cargo: &'static [&'static st
 
 const TEST: &[Part] = &[
     part("format", 20, &["fmt", "--all", "--check"]),
-    part("build", 900, &["test", "--workspace", "--features", "hdf5", "--locked", "--no-run"]),
+    part("build", 1_200, &["test", "--workspace", "--features", "hdf5", "--locked", "--no-run"]),
     part("tests", 1_080, &["test", "--workspace", "--features", "hdf5", "--locked", "--no-fail-fast"]),
     part(
         "lints",
-        240,
+        300,
         &["clippy", "--workspace", "--features", "hdf5", "--all-targets", "--locked", "--", "-D", "warnings"],
     ),
     // What people build who ask for no feature.
