@@ -167,3 +167,37 @@ impl<H: Hasher> Shared<H> {
 pub(crate) fn table_place(flushed: &Flushed) -> Option<(Spot, usize, Hash)> {
     flushed.table.map(|(spot, len, hash)| (spot, len as usize, hash))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+    use crate::files::MemoryFiles;
+    use keelstone_codec::{Key, Namespace, Value};
+    use keelstone_tree::{Blake3, Diff, Read as _};
+    use std::sync::Arc;
+
+    /// A page has its place before it is there: until a flush has written it, it is in memory alone.
+    #[test]
+    fn a_commit_beside_a_flush_lets_go_of_no_page_that_is_on_its_way() {
+        let options = Options { cache_bytes: 0, background: false, ..Options::default() };
+        let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), options).unwrap();
+        let space = Namespace::new("a").unwrap();
+        let key = |number: u32| Key::new(number.to_be_bytes().to_vec()).unwrap();
+        let write = |number| (space.clone(), key(number), Some(Value::new(vec![7; 40]).unwrap()));
+        shared.commit(Height(0), &(0..2_000).map(write).collect::<Diff>(), || Ok(())).unwrap();
+        let mut upkeep = shared.upkeep();
+        let flushed = shared.current().tree.flush(|page| {
+            let spot = upkeep.pages.append(&[page])?;
+            Ok::<_, StoreError>(PageAt { place: spot.to_u64(), len: u32::try_from(page.len()).unwrap() })
+        });
+        flushed.unwrap();
+        for height in 1..20 {
+            shared.commit(Height(height), &[write(0)].into_iter().collect::<Diff>(), || Ok(())).unwrap();
+        }
+        let version = shared.current();
+        for number in 0..2_000 {
+            assert!(version.tree.get(&space, &key(number)).unwrap().is_some());
+        }
+    }
+}

@@ -663,8 +663,12 @@ impl<H: Hasher> Shared<H> {
         self.current().tree.pages().evict(budget);
     }
 
-    /// The same a little at a time: between two commits, where nothing holds pages in memory.
+    /// The same a little at a time: between two commits, where nothing holds pages in memory. Not beside a flush: what it
+    /// has given a place to may still be on its way there, and cannot be read yet.
+    // spec: STORE-4
     pub(crate) fn evict_some(&self) {
+        // Whoever holds it may wait for the writer that this commit has, so nobody waits here.
+        let Ok(_upkeep) = self.upkeep.try_lock() else { return };
         let budget = usize::try_from(self.options.cache_bytes).unwrap_or(usize::MAX);
         self.current().tree.pages().evict_some(budget, EVICT_STEP);
     }
