@@ -94,7 +94,7 @@ impl Server {
                 let thread = std::thread::Builder::new().name("abci".to_owned());
                 let started = thread.spawn(move || {
                     tracing::info!("the engine opened a connection");
-                    match stream.answer(&application) {
+                    match stream.answer(application) {
                         Ok(()) => tracing::info!("the engine closed a connection"),
                         Err(error) => tracing::warn!(%error, "a connection of the engine's was closed"),
                     }
@@ -157,11 +157,11 @@ impl Accepted {
         })
     }
 
-    /// Answers the connection's calls on this thread, until it ends.
-    fn answer(self, application: &Application) -> Result<(), ConnectionError> {
+    /// Answers the connection's calls on this thread, until it ends, and lets go of the application.
+    fn answer(self, application: Arc<Application>) -> Result<(), ConnectionError> {
         match self {
-            Self::Unix(stream) => connection(stream, application),
-            Self::Tcp(stream) => connection(stream, application),
+            Self::Unix(stream) => connection(stream, &application),
+            Self::Tcp(stream) => connection(stream, &application),
         }
     }
 }
