@@ -364,9 +364,11 @@ pub(crate) struct Whole<'a> {
     pub(crate) height: Height,
     /// Its root.
     pub(crate) root: Root,
-    /// Hands over its entries.
-    pub(crate) entries: Box<dyn Fn(Take<'_>) -> Result<(), StoreError> + 'a>,
+    pub(crate) entries: HandOver<'a>,
 }
+
+/// Hands over the entries of a state, in order.
+pub(crate) type HandOver<'a> = Box<dyn Fn(Take<'_>) -> Result<(), StoreError> + 'a>;
 
 /// A state that was made whole.
 pub(crate) struct Mended {
