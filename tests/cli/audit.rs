@@ -1,4 +1,5 @@
 //! The audit log, the history of an entry, and a chain made anew as it was, from the command line and over HTTP.
+#![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
 use crate::bundles::submit;
 use crate::support::{Node, chain, expect, post, register, send};

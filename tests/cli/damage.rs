@@ -1,4 +1,5 @@
 //! Damage on the disk: found while the node runs, named by a check, mended where that can be proven.
+#![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
 use crate::support::{Node, chain, expect, post, register, send};
 use serde_json::json;
