@@ -69,11 +69,16 @@ measure() {
   [ "$rate" -gt 0 ] || { echo "no blocks in $seconds s" >&2; exit 1; }
 }
 
-kvstore() {
-  fresh
-  "$cometbft" start --home "$place/comet" --proxy_app kvstore --log_level error >"$place/comet.log" 2>&1 &
+# Starts the engine over an application, and sets `rate`.
+engine() {
+  "$cometbft" start --home "$place/comet" --proxy_app "$1" --log_level error >"$place/comet.log" 2>&1 &
   children+=($!)
   measure
+}
+
+kvstore() {
+  fresh
+  engine kvstore
   of_kvstore=$rate
 }
 
@@ -83,10 +88,7 @@ over_socket() {
   "$abci_cli" kvstore --address "unix://$place/kvstore.sock" --log_level error >"$place/kvstore.log" 2>&1 &
   children+=($!)
   await listens "$place/kvstore.sock"
-  "$cometbft" start --home "$place/comet" --proxy_app "unix://$place/kvstore.sock" --log_level error \
-    >"$place/comet.log" 2>&1 &
-  children+=($!)
-  measure
+  engine "unix://$place/kvstore.sock"
   of_socket=$rate
 }
 
@@ -103,10 +105,7 @@ ours() {
     --set "engine.rpc=http://127.0.0.1:$port" --set log.level=error >"$place/keel.log" 2>&1 &
   children+=($!)
   await listens "$place/keel/data/abci.sock"
-  "$cometbft" start --home "$place/comet" --proxy_app "unix://$place/keel/data/abci.sock" --log_level error \
-    >"$place/comet.log" 2>&1 &
-  children+=($!)
-  measure
+  engine "unix://$place/keel/data/abci.sock"
   of_ours=$rate
 }
 
