@@ -37,6 +37,17 @@ pub enum Answer<T> {
     Unknown,
 }
 
+impl<T> Answer<T> {
+    /// What `then` says of what is there.
+    pub(crate) fn and_then<U>(self, then: impl FnOnce(T) -> Answer<U>) -> Answer<U> {
+        match self {
+            Self::Present(found) => then(found),
+            Self::Absent => Answer::Absent,
+            Self::Unknown => Answer::Unknown,
+        }
+    }
+}
+
 /// What a proof says of a range of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RangeAnswer {
@@ -479,36 +490,24 @@ impl<H: Hasher> Verified<H> {
     /// The value of a key.
     #[must_use]
     pub fn get(&self, namespace: &Namespace, key: &[u8]) -> Answer<Value> {
-        match self.find_entry(namespace, key) {
-            Answer::Present(entry) => self.value(entry).map_or(Answer::Unknown, Answer::Present),
-            Answer::Absent => Answer::Absent,
-            Answer::Unknown => Answer::Unknown,
-        }
+        self.find_entry(namespace, key).and_then(|entry| self.value(entry).map_or(Answer::Unknown, Answer::Present))
     }
 
     /// Where in the proof's bytes the value of a key stands.
     pub(crate) fn shown(&self, namespace: &Namespace, key: &[u8]) -> Answer<Range<usize>> {
-        match self.find_entry(namespace, key) {
-            Answer::Present(entry) => match self.proof.nodes[entry as usize].shape {
-                Shape::Entry { body, shown: true, .. } => Answer::Present(body.range()),
-                _ => Answer::Unknown,
-            },
-            Answer::Absent => Answer::Absent,
-            Answer::Unknown => Answer::Unknown,
-        }
+        self.find_entry(namespace, key).and_then(|entry| match self.proof.nodes[entry as usize].shape {
+            Shape::Entry { body, shown: true, .. } => Answer::Present(body.range()),
+            _ => Answer::Unknown,
+        })
     }
 
     /// The length of a key's value in bytes, which is known also where the value is not shown.
     #[must_use]
     pub fn value_len(&self, namespace: &Namespace, key: &[u8]) -> Answer<u32> {
-        match self.find_entry(namespace, key) {
-            Answer::Present(entry) => match self.proof.nodes[entry as usize].shape {
-                Shape::Entry { value_len, .. } => Answer::Present(value_len),
-                _ => Answer::Unknown,
-            },
-            Answer::Absent => Answer::Absent,
-            Answer::Unknown => Answer::Unknown,
-        }
+        self.find_entry(namespace, key).and_then(|entry| match self.proof.nodes[entry as usize].shape {
+            Shape::Entry { value_len, .. } => Answer::Present(value_len),
+            _ => Answer::Unknown,
+        })
     }
 
     /// All entries of a range (spec: TREE-10).
@@ -573,11 +572,7 @@ impl<H: Hasher> Verified<H> {
     /// The root and totals of a namespace.
     #[must_use]
     pub fn namespace(&self, namespace: &Namespace) -> Answer<NamespaceTop> {
-        match self.find_tree(namespace) {
-            Answer::Present(tree) => Answer::Present(self.top(tree)),
-            Answer::Absent => Answer::Absent,
-            Answer::Unknown => Answer::Unknown,
-        }
+        self.find_tree(namespace).and_then(|tree| Answer::Present(self.top(tree)))
     }
 
     /// All namespaces in order; none if the proof does not show them all.

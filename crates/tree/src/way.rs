@@ -83,11 +83,7 @@ fn by_nodes<'p, H: Hasher>(
 ) -> Result<Answer<&'p [u8]>, ProofError> {
     let queries = [Query::Key(namespace.clone(), key.clone())];
     let verified = Proof::decode_within(bytes, limits)?.verify::<H>(root, &queries, limits)?;
-    Ok(match verified.shown(namespace, key) {
-        Answer::Present(value) => Answer::Present(&bytes[value]),
-        Answer::Absent => Answer::Absent,
-        Answer::Unknown => Answer::Unknown,
-    })
+    Ok(verified.shown(namespace, key).and_then(|value| Answer::Present(&bytes[value])))
 }
 
 /// An inner node of a way.
