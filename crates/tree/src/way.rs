@@ -17,6 +17,7 @@ use crate::proof::{Check, Checks, Every, FORMAT, tag};
 use crate::verify::level_limit;
 use crate::{Answer, Half, Hasher, Level, NODE_LEN, Preimage, Proof, ProofError, ProofLimits, Query, Totals};
 use keelstone_codec::{Hash, KEY_LEN_MAX, Key, NAMESPACE_LEN_MAX, Namespace, Reader, Root, VALUE_LEN_MAX};
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Most inner nodes of a way that is checked here. Random keys have twenty in a million and thirty in a thousand million.
@@ -327,11 +328,6 @@ impl<'p, C: Checks> Input<'p, C> {
     }
 }
 
-/// The head of the entry at the end of a way.
-fn put_entry_head(out: &mut Half, key: &[u8], value_len: u32) {
-    preimage::put_leaf_head(out, short_len(key), value_len);
-}
-
 /// Reads and checks the plain way of a key. None if it is no such way, or something is wrong with it.
 pub(crate) fn plainly<'p, H: Hasher>(
     bytes: &'p [u8],
@@ -357,14 +353,14 @@ pub(crate) fn plainly<'p, H: Hasher>(
     let mut hash = match way.end {
         End::Elsewhere { tree } => {
             H::hash_heads(&heads[..=count], &mut mids[..=count]);
-            Hash(tree.try_into().ok()?)
+            hash_of(tree)
         }
         End::Entry { key, value_len, ref body } => {
-            put_entry_head(&mut heads[count + 1], key, value_len);
+            preimage::put_leaf_head(&mut heads[count + 1], short_len(key), value_len);
             H::hash_heads(&heads[..count + 2], &mut mids[..count + 2]);
             let value_hash = match body {
                 Body::Value(value) => H::hash(value),
-                Body::Hash(hash) => Hash((*hash).try_into().ok()?),
+                Body::Hash(hash) => hash_of(hash),
             };
             H::hash_tail(&mids[count + 1], &preimage::tail(&H::hash(key), &value_hash))
         }
@@ -411,7 +407,7 @@ struct SideBySide<H> {
     /// Where in the batch of a round a preimage may stand.
     places: Vec<(u32, usize)>,
     round: u32,
-    _hasher: std::marker::PhantomData<H>,
+    _hasher: PhantomData<H>,
 }
 
 impl<H: Hasher> SideBySide<H> {
@@ -423,7 +419,7 @@ impl<H: Hasher> SideBySide<H> {
             hashes: vec![Hash::ZERO; MANY],
             places: vec![(0, 0); PLACES],
             round: 0,
-            _hasher: std::marker::PhantomData,
+            _hasher: PhantomData,
         }
     }
 
