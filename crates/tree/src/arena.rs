@@ -279,10 +279,7 @@ impl<H: Hasher> Pages<H> {
         }
         if keep || !below.is_empty() {
             self.memory.fetch_add(page.memory(), Ordering::Relaxed);
-            self.with(id, |cell| {
-                cell.used.store(true, Ordering::Relaxed);
-                cell.put(page.clone());
-            });
+            self.with(id, |cell| cell.put(page.clone()));
         }
         Ok(page)
     }
