@@ -263,6 +263,15 @@ fn the_bench_prints_the_lines_of_the_other_engines() {
     assert_eq!(lines[6]["same_root"], true);
 }
 
+/// Nothing that the killed process acknowledged is missing, and the state has all its keys.
+#[test]
+fn a_store_whose_process_was_killed_is_opened_and_the_time_is_told() {
+    let home = tempfile::tempdir().unwrap();
+    let told = expect(home.path(), 0, &["bench", "open", "--n", "500", "--upd-size", "10", "--kills", "2"]);
+    assert_eq!((&told["w"], &told["kills"], &told["entries"]), (&json!("open"), &json!(2), &json!(500)), "{told}");
+    assert!(told["replayed_bytes_max"].as_u64() > Some(0), "{told}");
+}
+
 /// Every bundle that the benchmark submits is in a durable block, and none fails.
 #[test]
 fn bundles_are_measured_from_submission_to_the_durable_block() {

@@ -71,10 +71,7 @@ impl<H: Hasher> Shared<H> {
         let upkeep = self.upkeep();
         let flushed = upkeep.superblock.flushed;
         let end = self.writer().log.end();
-        match upkeep.file.check() {
-            Ok(problems) => problems.into_iter().for_each(|problem| report.problem(problem)),
-            Err(error) => report.problem(error),
-        }
+        upkeep.file.check().into_iter().for_each(|problem| report.problem(problem));
         // Files are opened anew, so nothing is taken from memory.
         let files = Arc::clone(self.segments.files_shared());
         let fresh = Arc::new(Segments::new(files, *self.segments.store(), self.options.value_cache_bytes / 4));

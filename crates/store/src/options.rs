@@ -4,7 +4,7 @@ use crate::version::Bounds;
 use std::num::NonZeroUsize;
 use std::thread;
 
-/// Threads that a commit is given by default, at most: subtrees are divided by hand, and more hands find less to do.
+/// Threads that a commit is given by default, at most: what is above the subtrees is one thread's, and more find less to do.
 const THREADS_MAX: NonZeroUsize = NonZeroUsize::new(4).expect("four");
 
 /// How much history stays readable.

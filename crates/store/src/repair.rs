@@ -8,12 +8,12 @@
 //!
 //! Rules: `spec/store.md`, STORE-14.
 
-use crate::files::{Files, SECTOR_BYTES};
+use crate::files::{Files, SECTOR_BYTES, remove_if_there};
 use crate::history::{self, Index};
 use crate::log;
 use crate::look;
 use crate::record::{Head, Record, Step};
-use crate::recover::{list, lock_error, open_tree};
+use crate::recover::{list, lock_error, open_tree, sweep};
 use crate::sector::{Found, PAYLOAD_BYTES, Seal, StoreId};
 use crate::segment::{self, Kind, SegmentId, Spot};
 use crate::segments::Segments;
@@ -375,12 +375,9 @@ impl<H: Hasher> Making<'_, H> {
 
     /// Removes what a way that led nowhere has left.
     fn sweep(&self) -> Result<(), StoreError> {
-        let names = list(&*self.into)?;
         // Without its superblock it is no store, whatever becomes of the rest.
-        for name in names.iter().filter(|name| *name == superblock::FILE) {
-            self.into.remove(name).map_err(StoreError::io("remove", name))?;
-        }
-        crate::recover::sweep(&*self.into).map(drop)
+        remove_if_there(&*self.into, superblock::FILE).map_err(StoreError::io("remove", superblock::FILE))?;
+        sweep(&*self.into).map(drop)
     }
 
     fn by_log(&mut self) -> Result<(Store<H>, RepairedFrom), Stop> {

@@ -11,7 +11,7 @@
 //! Layout and rules: `spec/store.md`, STORE-13.
 
 use crate::StoreError;
-use crate::files::{File, Files, SECTOR_BYTES};
+use crate::files::{File, Files, SECTOR_BYTES, remove_if_there};
 use crate::look::{self, Before};
 use crate::recover::open_tree;
 use crate::sector::{Found, PAYLOAD_BYTES, Seal, Stamp, StoreId};
@@ -21,7 +21,6 @@ use crate::store::Shared;
 use crate::sync::{Mutex, MutexGuard};
 use keelstone_codec::{Decode, DecodeError, Encode, Key, Namespace, Reader};
 use keelstone_tree::Hasher;
-use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, PoisonError};
 
@@ -177,12 +176,7 @@ impl Scrub {
         let file = match &self.file {
             Some(file) => Arc::clone(file),
             None => {
-                match files.remove(FILE) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(StoreError::io("remove", FILE)(error));
-                    }
-                    _ => {}
-                }
+                remove_if_there(files, FILE).map_err(StoreError::io("remove", FILE))?;
                 files.create(FILE, SECTOR_BYTES as u64).map_err(StoreError::io("create", FILE))?
             }
         };
@@ -220,10 +214,7 @@ impl<H: Hasher> Shared<H> {
         let at = match scrub.cursor.at.clone() {
             At::Start => {
                 let checked = self.upkeep().file.check();
-                match checked {
-                    Ok(problems) => problems.into_iter().for_each(|problem| slice.problem(problem)),
-                    Err(error) => slice.problem(error),
-                }
+                checked.into_iter().for_each(|problem| slice.problem(problem));
                 slice.scrubbed.bytes = SECTOR_BYTES as u64;
                 self.segment_from(None)
             }

@@ -7,7 +7,7 @@
 
 use crate::StoreError;
 use crate::cache::{BLOCK_SECTORS, Block, BlockCache};
-use crate::files::{File, Files, SECTOR_BYTES};
+use crate::files::{File, Files, SECTOR_BYTES, remove_if_there};
 use crate::sector::{Found, PAYLOAD, PAYLOAD_BYTES, Seal, Stamp, StoreId};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Reader};
@@ -224,12 +224,7 @@ impl Segment {
         seal.write(0, generation, false, &header, &mut sector);
 
         // What an earlier attempt left is none of ours to keep.
-        match files.remove(&building) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(StoreError::io("remove", building)(error));
-            }
-            _ => {}
-        }
+        remove_if_there(files, &building).map_err(StoreError::io("remove", &building))?;
         let file = files.create(&building, bytes).map_err(StoreError::io("create", &building))?;
         file.write_at(0, &sector).map_err(StoreError::io("write", &building))?;
         file.sync().map_err(StoreError::io("sync", &building))?;

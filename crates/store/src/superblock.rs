@@ -7,7 +7,7 @@
 //! Layout and rules: `spec/store.md`, STORE-4 and STORE-10.
 
 use crate::StoreError;
-use crate::files::{File, Files, SECTOR_BYTES};
+use crate::files::{File, Files, SECTOR_BYTES, remove_if_there};
 use crate::sector::{Found, PAYLOAD_BYTES, Seal, Stamp, StoreId};
 use crate::segment::{FORMAT, Spot};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, Height, Reader, Root};
@@ -119,12 +119,7 @@ pub(crate) struct SuperblockFile {
 impl SuperblockFile {
     /// Writes both slots of a new store under [`BUILDING`], synced. [`Self::switch`] makes it the store.
     pub(crate) fn build(files: &dyn Files, first: &Superblock) -> Result<(), StoreError> {
-        match files.remove(BUILDING) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(StoreError::io("remove", BUILDING)(error));
-            }
-            _ => {}
-        }
+        remove_if_there(files, BUILDING).map_err(StoreError::io("remove", BUILDING))?;
         let file = files.create(BUILDING, FILE_BYTES).map_err(StoreError::io("create", BUILDING))?;
         let building = Self { file };
         building.write(first)?;
@@ -200,8 +195,12 @@ impl SuperblockFile {
         self.file.sync().map_err(StoreError::io("sync", FILE))
     }
 
-    /// What is wrong with the file: slots that are bad, and bytes between them that nobody writes.
-    pub(crate) fn check(&self) -> Result<Vec<StoreError>, StoreError> {
+    /// What is wrong with the file: slots that are bad, bytes between them that nobody writes, or that it cannot be read.
+    pub(crate) fn check(&self) -> Vec<StoreError> {
+        self.look().unwrap_or_else(|error| vec![error])
+    }
+
+    fn look(&self) -> Result<Vec<StoreError>, StoreError> {
         let mut problems: Vec<_> = Vec::new();
         for slot in self.slots()? {
             if let Slot::Bad(error) = slot {

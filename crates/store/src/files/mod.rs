@@ -85,6 +85,14 @@ pub trait Files: Debug + Send + Sync {
     fn lock(&self) -> Result<Box<dyn Guard>, LockError>;
 }
 
+/// Removes a file, if it is there.
+pub(crate) fn remove_if_there(files: &dyn Files, name: &str) -> io::Result<()> {
+    match files.remove(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 /// How much room a disk has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {

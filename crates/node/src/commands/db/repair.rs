@@ -48,27 +48,21 @@ pub(super) fn run(
     bar.finish_and_clear();
     let mended = match mended {
         Ok(mended) => mended,
-        Err(RepairError::Lost { target, losses }) => {
+        Err(error) => {
             aside.give_up();
-            out.say(format_args!(
-                "{} {}",
-                out.ink(Ink::Bad, "✗"),
-                "the state cannot be made whole from what is here; lost are"
-            ));
+            let (target, losses) = match error {
+                RepairError::Lost { target, losses } => (target, losses),
+                RepairError::Store(error) => return Err(error.into()),
+                error => return Err(Failure::error(causes(&error))),
+            };
+            let bad = out.ink(Ink::Bad, "✗");
+            out.say(format_args!("{bad} the state cannot be made whole from what is here; lost are"));
             losses.iter().for_each(|loss| out.say(format_args!("  {}", describe(loss))));
             found["repaired"] = Value::Null;
             found["lost"] = losses.iter().map(show).collect();
             found["target"] = json!(target.map(|(height, root)| json!({ "height": height, "root": root })));
             out.emit(&found);
             return Ok(Exit::Integrity);
-        }
-        Err(RepairError::Store(error)) => {
-            aside.give_up();
-            return Err(error.into());
-        }
-        Err(error) => {
-            aside.give_up();
-            return Err(Failure::error(causes(&error)));
         }
     };
     if let Some((first, end)) = mended.lost {
