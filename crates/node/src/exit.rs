@@ -2,6 +2,7 @@
 //!
 //! A code says who has to act; it never changes its meaning. The table is in `docs/cli.md`.
 
+pub(crate) use keelstone_sync::recovery::causes;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -136,17 +137,3 @@ impl fmt::Display for Failure {
     }
 }
 impl std::error::Error for Failure {}
-
-/// An error and its sources on one line, leaving out those whose text the one before already holds.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let cause = error.to_string();
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-        source = error.source();
-    }
-    text
-}

@@ -159,8 +159,10 @@ impl From<LibraryError> for Failed {
     }
 }
 
-/// An error and its sources on one line.
-fn causes(error: &dyn std::error::Error) -> String {
+/// An error and its sources on one line, leaving out those whose text the one before already holds: how a report says
+/// why something failed.
+#[must_use]
+pub fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
