@@ -225,26 +225,27 @@ impl<'a, H: Hasher> Place<'a, H> {
         }
     }
 
-    fn order(&mut self, target: &Version) -> Vec<Strategy> {
-        match (self.wish.only, &self.config.recovery.strategies.0) {
-            (Some(only), _) => vec![only],
-            (None, Some(order)) => order.clone(),
-            (None, None) => by_time(self, target),
-        }
+    /// The order that was asked for or configured; none for the quickest first.
+    fn given_order(&self) -> Option<Vec<Strategy>> {
+        self.wish.only.map(|only| vec![only]).or_else(|| self.config.recovery.strategies.0.clone())
     }
 
     fn plan(mut self) -> Result<Plan, Failure> {
         let target = self.target()?;
         let version = target.version();
-        let order = self.order(&version);
-        let order = order.into_iter().map(|strategy| (strategy, self.estimate_ms(strategy, &version))).collect();
+        let order = match self.given_order() {
+            Some(order) => order.into_iter().map(|strategy| (strategy, self.estimate_ms(strategy, &version))).collect(),
+            None => by_time(&mut self, &version),
+        };
         Ok(Plan { target, order, depth: self.depth() })
     }
 
     fn run(mut self) -> Result<Recovered, Failure> {
         let began = now();
         let (target, depth) = (self.target()?, self.depth());
-        let order = self.order(&target.version());
+        let order = self.given_order().unwrap_or_else(|| {
+            by_time(&mut self, &target.version()).into_iter().map(|(strategy, _)| strategy).collect()
+        });
         let outcome = recover(&order, &target.version(), depth, &mut self);
         let genesis_hash = self.genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.hash;
         let chain = (self.genesis.chain_id.clone(), genesis_hash);

@@ -230,12 +230,12 @@ impl Outcome {
     }
 }
 
-/// The strategies in the order of the time they would take, those of which it cannot be said last.
+/// The strategies in the order of the time they would take, in milliseconds, those of which it cannot be said last.
 // spec: RECOVER-2
-pub fn by_time(world: &mut dyn World, target: &Version) -> Vec<Strategy> {
-    let mut order = Strategy::ALL.map(|strategy| (world.estimate_ms(strategy, target).unwrap_or(u64::MAX), strategy));
-    order.sort_unstable();
-    order.map(|(_, strategy)| strategy).to_vec()
+pub fn by_time(world: &mut dyn World, target: &Version) -> Vec<(Strategy, Option<u64>)> {
+    let mut order = Strategy::ALL.map(|strategy| (strategy, world.estimate_ms(strategy, target)));
+    order.sort_unstable_by_key(|(strategy, ms)| (ms.unwrap_or(u64::MAX), *strategy));
+    order.to_vec()
 }
 
 /// Tries strategies until one has built the target, and its result stands.

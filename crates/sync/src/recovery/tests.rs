@@ -168,11 +168,12 @@ fn c02_a_result_that_is_not_the_target_is_found_out_and_reported() {
 #[test]
 fn automatic_order_is_by_estimated_time() {
     let mut world = Told::new([]);
-    let order = by_time(&mut world, &target());
+    let (order, times): (Vec<Strategy>, Vec<Option<u64>>) = by_time(&mut world, &target()).into_iter().unzip();
     assert_eq!(
         order,
         [Strategy::BlockReplay, Strategy::NetworkSnapshot, Strategy::LocalSnapshot, Strategy::PeerStateSync]
     );
+    assert_eq!(times, [Some(20), Some(500), Some(900), None]);
     for strategy in Strategy::ALL {
         assert_eq!(Strategy::named(strategy.name()), Some(strategy));
     }
