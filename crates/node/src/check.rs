@@ -413,7 +413,7 @@ impl Service {
     /// Makes a check now.
     fn check(&self, depth: Depth) -> Result<Value, Failure> {
         let report = self.inner.check(depth, None)?;
-        Ok(show(&report, &self.inner.checker().cursor().clone()))
+        Ok(show(&report, self.inner.checker().cursor()))
     }
 
     /// Makes no checks by itself, or does again.
@@ -554,7 +554,8 @@ pub(crate) fn show(report: &Report, cursor: &Cursor) -> Value {
     })
 }
 
-fn show_cursor(cursor: &Cursor) -> Value {
+/// A cursor as JSON.
+pub(crate) fn show_cursor(cursor: &Cursor) -> Value {
     let next = cursor
         .next
         .as_ref()

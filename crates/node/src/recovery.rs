@@ -800,7 +800,7 @@ pub(crate) fn show(signed: &SignedReport) -> Value {
         "height": report.height.0,
         "root": report.root.to_string(),
         "trust": report.trust.name(),
-        "checked": match report.depth { Depth::Quick => "quick", Depth::Full => "full" },
+        "checked": report.depth.name(),
         "recovered_by": report.recovered_by().map(Strategy::name),
         "attempts": report.attempts.iter().map(attempt).collect::<Vec<_>>(),
         "signed_by": PublicKey(*key).to_string(),

@@ -160,15 +160,7 @@ fn status(context: &Context<'_>) -> Result<Exit, Failure> {
     context.home.read_genesis()?;
     let asked = control::ask(&context.home, &Request::Check(Asked::Status {}), &mut |_| ())?;
     let shown = asked.unwrap_or_else(|| {
-        let cursor = check::read_cursor(&context.home);
-        let next = cursor
-            .next
-            .as_ref()
-            .map(|(namespace, key)| json!({ "namespace": namespace.to_string(), "key": hex::encode(key) }));
-        json!({
-            "running": false,
-            "cursor": { "passes": cursor.passes, "entries": cursor.entries, "next": next },
-        })
+        json!({ "running": false, "cursor": check::show_cursor(&check::read_cursor(&context.home)) })
     });
     show_status(&shown, context);
     context.out.emit(&shown);

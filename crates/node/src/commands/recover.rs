@@ -9,7 +9,7 @@ use crate::recovery::{self, Wanted, Wish};
 use clap::{Args, Subcommand};
 use keelstone_codec::{Decode as _, Height, Root, Timestamp};
 use keelstone_execution::PublicKey;
-use keelstone_sync::recovery::{Depth, REPORT_BYTES_MAX, SignedReport, Strategy};
+use keelstone_sync::recovery::{REPORT_BYTES_MAX, SignedReport, Strategy};
 use serde_json::json;
 use std::fs::File;
 use std::io::Read as _;
@@ -105,11 +105,7 @@ fn show_plan(plan: &recovery::Plan, context: &Context<'_>) {
     out.row("height", grouped(plan.target.height.0));
     out.row("root", plan.target.root);
     out.row("trusted by", plan.target.trust.name());
-    let checked = match plan.depth {
-        Depth::Quick => "quick",
-        Depth::Full => "full",
-    };
-    out.row("checked", checked);
+    out.row("checked", plan.depth.name());
     for (strategy, estimate) in &plan.order {
         let estimate = estimate.map_or_else(
             || out.ink(Ink::Quiet, "has nothing to work with").to_string(),
@@ -124,7 +120,7 @@ fn show_plan(plan: &recovery::Plan, context: &Context<'_>) {
         .collect();
     out.emit(&json!({
         "height": plan.target.height.0, "root": plan.target.root.to_string(), "trust": plan.target.trust.name(),
-        "checked": checked, "order": order,
+        "checked": plan.depth.name(), "order": order,
     }));
 }
 
