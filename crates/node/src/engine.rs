@@ -174,13 +174,14 @@ pub(crate) fn build_state(
     }
 }
 
-fn build_with<H: Hasher>(
-    genesis: Option<&Genesis>,
+/// As [`build_state`], of whatever genesis, for whoever goes on with the store.
+pub(crate) fn build_store<H: Hasher, E: From<StoreError>>(
     directory: Arc<Directory>,
+    options: Options,
     (height, root): (Height, Root),
-    feed: Feed<'_>,
-) -> Result<(), Failure> {
-    let mut building = Store::<H>::build(directory, Options::default(), height)?;
+    feed: &mut dyn FnMut(Each<'_>) -> Result<(), E>,
+) -> Result<Store<H>, E> {
+    let mut building = Store::<H>::build(directory, options, height)?;
     let mut failed = None;
     let fed = feed(&mut |namespace: &Namespace, key: &[u8], value: &[u8]| {
         let key = Key::new(key).expect("a proven entry has a key");
@@ -193,10 +194,16 @@ fn build_with<H: Hasher>(
         return Err(error.into());
     }
     fed?;
-    let store = building.finish(root).map_err(|error| match error {
-        StoreError::WrongRoot { .. } => Failure::integrity(error.to_string()),
-        error => error.into(),
-    })?;
+    Ok(building.finish(root)?)
+}
+
+fn build_with<H: Hasher>(
+    genesis: Option<&Genesis>,
+    directory: Arc<Directory>,
+    target: (Height, Root),
+    feed: Feed<'_>,
+) -> Result<(), Failure> {
+    let store = build_store::<H, Failure>(directory, Options::default(), target, feed)?;
     let Some(genesis) = genesis else { return Ok(()) };
     let expected = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.hash;
     match keelstone_ledger::Chain::read(&store.view())?.map(|chain| chain.genesis_hash) {
@@ -796,6 +803,7 @@ impl From<StoreError> for Failure {
                 Self::not_found(message)
             }
             StoreError::Missing { .. } | StoreError::Empty => Self::new(Exit::NoChain, message),
+            StoreError::WrongRoot { .. } => Self::integrity(message),
             error if error.is_damage() => Self::integrity(message).hint("keelstone db check names all damage"),
             _ => Self::error(message),
         }

@@ -12,6 +12,7 @@ use crate::abci::certified_by;
 use crate::client::Remote;
 use crate::commands::init::{PRODUCER, now};
 use crate::config::{Config, HttpAddress, IntegrityDepth};
+use crate::engine;
 use crate::exit::{Exit, Failure, causes};
 use crate::generations::{Generation, Generations};
 use crate::home::Home;
@@ -280,24 +281,10 @@ impl<'a, H: Hasher> Place<'a, H> {
     fn build_store(
         &self,
         generation: &Generation,
-        (height, root): (Height, Root),
+        target: (Height, Root),
         feed: &mut dyn FnMut(Each<'_>) -> Result<(), Failed>,
     ) -> Result<Store<H>, Failed> {
-        let directory = Self::directory(&generation.state())?;
-        let mut building = Store::<H>::build(directory, self.options(), height)?;
-        let mut failed = None;
-        let fed = feed(&mut |namespace: &Namespace, key: &[u8], value: &[u8]| {
-            let key = Key::new(key).expect("a proven entry has a key");
-            building.push(namespace, &key, value).map_err(|error| {
-                failed = Some(error);
-                LibraryError::Stopped
-            })
-        });
-        if let Some(error) = failed {
-            return Err(error.into());
-        }
-        fed?;
-        Ok(building.finish(root)?)
+        engine::build_store(Self::directory(&generation.state())?, self.options(), target, feed)
     }
 
     /// Runs the blocks of this home on a state, up to the target.
@@ -537,7 +524,7 @@ impl<'a, H: Hasher> Place<'a, H> {
     }
 
     fn params(&self) -> SnapshotParams {
-        crate::engine::snapshot_params(&self.genesis)
+        engine::snapshot_params(&self.genesis)
     }
 }
 
