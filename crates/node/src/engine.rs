@@ -655,7 +655,7 @@ impl<H: Hasher> Local<H> {
 }
 
 /// What a configuration says of the store.
-fn store_options(config: &Config) -> Options {
+pub(crate) fn store_options(config: &Config) -> Options {
     Options {
         cache_bytes: config.store.cache_bytes,
         history: match config.store.history {

@@ -261,7 +261,7 @@ impl<'a, H: Hasher> Place<'a, H> {
     // ---- building
 
     fn options(&self) -> Options {
-        Options { cache_bytes: self.config.store.cache_bytes, ..Options::default() }
+        engine::store_options(self.config)
     }
 
     fn directory(path: &Path) -> Result<Arc<Directory>, Failed> {
