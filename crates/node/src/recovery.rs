@@ -18,7 +18,7 @@ use crate::generations::{Generation, Generations};
 use crate::home::Home;
 use crate::keyfile::KeyDir;
 use crate::snapshots::look_into_library;
-use keelstone_codec::{Encode as _, Hash, Height, Key, Namespace, Root, Timestamp};
+use keelstone_codec::{Encode as _, Hash, Height, Root, Timestamp};
 use keelstone_execution::{PublicKey, Registry};
 use keelstone_ledger::{Bodies, Genesis, Ledger, LedgerError, PoolLimits, SecretKey, Signature, verify};
 use keelstone_store::files::Directory;
@@ -96,9 +96,10 @@ pub(crate) fn plan<'a>(
     registry: &'a Registry,
     wish: Wish<'a>,
 ) -> Result<Plan, Failure> {
-    match home.read_genesis()?.hasher {
-        HashKind::Blake3 => Place::<Blake3>::open(home, config, registry, wish)?.plan(),
-        HashKind::Sha256 => Place::<Sha256>::open(home, config, registry, wish)?.plan(),
+    let genesis = home.read_genesis()?;
+    match genesis.hasher {
+        HashKind::Blake3 => Place::<Blake3>::open(home, genesis, config, registry, wish)?.plan(),
+        HashKind::Sha256 => Place::<Sha256>::open(home, genesis, config, registry, wish)?.plan(),
     }
 }
 
@@ -109,9 +110,10 @@ pub(crate) fn run<'a>(
     registry: &'a Registry,
     wish: Wish<'a>,
 ) -> Result<Recovered, Failure> {
-    match home.read_genesis()?.hasher {
-        HashKind::Blake3 => Place::<Blake3>::open(home, config, registry, wish)?.run(),
-        HashKind::Sha256 => Place::<Sha256>::open(home, config, registry, wish)?.run(),
+    let genesis = home.read_genesis()?;
+    match genesis.hasher {
+        HashKind::Blake3 => Place::<Blake3>::open(home, genesis, config, registry, wish)?.run(),
+        HashKind::Sha256 => Place::<Sha256>::open(home, genesis, config, registry, wish)?.run(),
     }
 }
 
@@ -146,7 +148,13 @@ fn machine(failure: Failure) -> Failed {
 }
 
 impl<'a, H: Hasher> Place<'a, H> {
-    fn open(home: &'a Home, config: &'a Config, registry: &'a Registry, wish: Wish<'a>) -> Result<Self, Failure> {
+    fn open(
+        home: &'a Home,
+        genesis: Genesis,
+        config: &'a Config,
+        registry: &'a Registry,
+        wish: Wish<'a>,
+    ) -> Result<Self, Failure> {
         let generations = Generations::open(&home.data())?;
         let current = generations.current()?;
         let bodies = match &current {
@@ -156,7 +164,6 @@ impl<'a, H: Hasher> Place<'a, H> {
                 Err(error) => Err(error.into()),
             },
         };
-        let genesis = home.read_genesis()?;
         Ok(Self {
             home,
             config,
@@ -367,26 +374,21 @@ impl<'a, H: Hasher> Place<'a, H> {
 
     // ---- the strategies
 
-    fn local_snapshot(&mut self, target: &Version) -> Result<Built, Failed> {
-        let found = look_into_library(self.home).map_err(machine)?;
-        let (library, _) = found.ok_or_else(|| Failed::Unavailable("there are no snapshots here".to_owned()))?;
-        let list: Vec<Info> =
-            library.list().into_iter().filter(|info| usable(info.id.height, info.root, target)).collect();
-        let mut why = Failed::Unavailable(format!("there is no snapshot here of height {} or below", target.height));
-        for info in list.into_iter().take(SNAPSHOTS_TRIED_MAX) {
-            let tried = self.fresh().and_then(|generation| {
-                let pin = library.pin(info.id).ok_or(Failed::Unavailable("the snapshot is gone".to_owned()))?;
-                let expected = Expected { params: Some(self.params()), root: Some(info.root) };
-                let store = self.build_store(&generation, (info.id.height, info.root), &mut |each| {
-                    Origin::Kept(&pin).entries(&expected, each, &mut |_| ControlFlow::Continue(()))?;
-                    Ok(())
-                })?;
-                self.run_on(Strategy::LocalSnapshot, store, &generation, target)
-            });
-            match tried {
+    /// Tries one candidate after the other until one has built the target. What the others built is removed; `none`
+    /// is the reason if there are no candidates, and `name` is for the log.
+    fn first_of<T>(
+        &mut self,
+        candidates: impl IntoIterator<Item = T>,
+        none: Failed,
+        name: impl Fn(&T) -> String,
+        mut build: impl FnMut(&mut Self, &T) -> Result<Built, Failed>,
+    ) -> Result<Built, Failed> {
+        let mut why = none;
+        for candidate in candidates {
+            match build(self, &candidate) {
                 Ok(built) => return Ok(built),
                 Err(failed) => {
-                    tracing::warn!(height = info.id.height.0, %failed, "a snapshot of this home is of no use");
+                    tracing::warn!(what = name(&candidate), %failed, "it is of no use");
                     self.discard();
                     why = failed;
                 }
@@ -395,39 +397,50 @@ impl<'a, H: Hasher> Place<'a, H> {
         Err(why)
     }
 
+    fn local_snapshot(&mut self, target: &Version) -> Result<Built, Failed> {
+        let found = look_into_library(self.home).map_err(machine)?;
+        let (library, _) = found.ok_or_else(|| Failed::Unavailable("there are no snapshots here".to_owned()))?;
+        let usable = |info: &Info| usable(info.id.height, info.root, target);
+        let list = library.list().into_iter().filter(usable).take(SNAPSHOTS_TRIED_MAX);
+        let none = Failed::Unavailable(format!("there is no snapshot here of height {} or below", target.height));
+        let name = |info: &Info| format!("the snapshot of height {} here", info.id.height);
+        self.first_of(list, none, name, |place, info| {
+            let generation = place.fresh()?;
+            let pin = library.pin(info.id).ok_or(Failed::Unavailable("the snapshot is gone".to_owned()))?;
+            let expected = Expected { params: Some(place.params()), root: Some(info.root) };
+            let store = place.build_store(&generation, (info.id.height, info.root), &mut |each| {
+                Origin::Kept(&pin).entries(&expected, each, &mut |_| ControlFlow::Continue(()))?;
+                Ok(())
+            })?;
+            place.run_on(Strategy::LocalSnapshot, store, &generation, target)
+        })
+    }
+
     fn network_snapshot(&mut self, target: &Version) -> Result<Built, Failed> {
-        let sources = self.config.recovery.sources.clone();
-        let mut why = Failed::Unavailable("no source is configured (recovery.sources)".to_owned());
-        for source in sources.iter().map(Path::new) {
-            let tried = self.fresh().and_then(|generation| {
-                let params = Expected { params: Some(self.params()), root: None };
-                let info = from_archive(source, &mut |origin| origin.inspect(&params))?;
-                if !usable(info.id.height, info.root, target) {
-                    let (height, root) = (info.id.height, info.root);
-                    return Err(Failed::Unavailable(format!(
-                        "{} is of height {height} with root {root}",
-                        source.display()
-                    )));
-                }
-                let expected = Expected { root: Some(info.root), ..params };
-                let store = self.build_store(&generation, (info.id.height, info.root), &mut |each| {
-                    from_archive(source, &mut |origin| {
-                        origin.entries(&expected, &mut *each, &mut |_| ControlFlow::Continue(()))
-                    })?;
-                    Ok(())
-                })?;
-                self.run_on(Strategy::NetworkSnapshot, store, &generation, target)
-            });
-            match tried {
-                Ok(built) => return Ok(built),
-                Err(failed) => {
-                    tracing::warn!(source = %source.display(), %failed, "a source is of no use");
-                    self.discard();
-                    why = failed;
-                }
+        let config = self.config;
+        let sources = config.recovery.sources.iter().map(Path::new);
+        let none = Failed::Unavailable("no source is configured (recovery.sources)".to_owned());
+        let name = |source: &&Path| source.display().to_string();
+        self.first_of(sources, none, name, |place, source| {
+            let generation = place.fresh()?;
+            let params = Expected { params: Some(place.params()), root: None };
+            let info = from_archive(source, &mut |origin| origin.inspect(&params))?;
+            let (height, root) = (info.id.height, info.root);
+            if !usable(height, root, target) {
+                return Err(Failed::Unavailable(format!(
+                    "{} is of height {height} with root {root}",
+                    source.display()
+                )));
             }
-        }
-        Err(why)
+            let expected = Expected { root: Some(root), ..params };
+            let store = place.build_store(&generation, (height, root), &mut |each| {
+                from_archive(source, &mut |origin| {
+                    origin.entries(&expected, &mut *each, &mut |_| ControlFlow::Continue(()))
+                })?;
+                Ok(())
+            })?;
+            place.run_on(Strategy::NetworkSnapshot, store, &generation, target)
+        })
     }
 
     fn block_replay(&mut self, target: &Version) -> Result<Built, Failed> {
@@ -464,29 +477,23 @@ impl<'a, H: Hasher> Place<'a, H> {
             }
         }
         offers.sort_by_key(|(offered, holders)| std::cmp::Reverse((offered.metadata.height, holders.len())));
-        let mut why = match self.config.check.peers.is_empty() {
+        let none = match self.config.check.peers.is_empty() {
             true => Failed::Unavailable("no peer is configured (check.peers)".to_owned()),
             false => Failed::Unavailable(format!("no peer serves a snapshot of height {} or below", target.height)),
         };
-        for (offered, holders) in offers.into_iter().take(SNAPSHOTS_TRIED_MAX) {
-            let holders: Vec<&(HttpAddress, Remote)> = holders.into_iter().map(|at| &peers[at]).collect();
-            let tried = self.take_from_peers(&offered, &holders, target);
-            match tried {
-                Ok(built) => return Ok(built),
-                Err(failed) => {
-                    tracing::warn!(height = offered.metadata.height.0, %failed, "a snapshot of peers is of no use");
-                    self.discard();
-                    why = failed;
-                }
-            }
-        }
-        Err(why)
+        let name = |(offered, _): &(Offered, Vec<usize>)| {
+            format!("the snapshot of height {} that peers serve", offered.metadata.height)
+        };
+        self.first_of(offers.into_iter().take(SNAPSHOTS_TRIED_MAX), none, name, |place, (offered, holders)| {
+            let holders: Vec<&(HttpAddress, Remote)> = holders.iter().map(|at| &peers[*at]).collect();
+            place.take_from_peers(offered, holders, target)
+        })
     }
 
     fn take_from_peers(
         &mut self,
         offered: &Offered,
-        holders: &[&(HttpAddress, Remote)],
+        mut holders: Vec<&(HttpAddress, Remote)>,
         target: &Version,
     ) -> Result<Built, Failed> {
         let staging = Self::directory(&self.home.data().join("staging"))?;
@@ -501,11 +508,10 @@ impl<'a, H: Hasher> Place<'a, H> {
             }
             OfferVerdict::RejectFormat => return Err(Failed::Misbehaved("the format is another".to_owned())),
         }
-        let mut asked: Vec<&(HttpAddress, Remote)> = holders.to_vec();
         let chunks = offered.metadata.chunks;
         for index in 0..chunks {
             if restore.lacks(index) {
-                fetch(&mut restore, &mut asked, offered.metadata.height, index)?;
+                fetch(&mut restore, &mut holders, offered.metadata.height, index)?;
             }
             (self.wish.progress)(Strategy::PeerStateSync, u64::from(index) + 1, u64::from(chunks));
         }

@@ -159,9 +159,9 @@ fn sentence(found: &Value) -> String {
 fn status(context: &Context<'_>) -> Result<Exit, Failure> {
     context.home.read_genesis()?;
     let asked = control::ask(&context.home, &Request::Check(Asked::Status {}), &mut |_| ())?;
-    let shown = asked.unwrap_or_else(|| {
-        json!({ "running": false, "cursor": check::show_cursor(&check::read_cursor(&context.home)) })
-    });
+    let shown = asked.unwrap_or_else(
+        || json!({ "running": false, "cursor": check::show_cursor(&check::read_cursor(&context.home)) }),
+    );
     show_status(&shown, context);
     context.out.emit(&shown);
     Ok(Exit::Ok)
