@@ -15,7 +15,7 @@ use crate::exit::{Exit, Failure};
 use crate::metrics::Metrics;
 use crate::out::{Ink, Out, bytes, grouped};
 use crate::p2p::{
-    self, AskError, Distrust, Joining, MirrorSource, Network, NodeId, Opened, PeerAddress, Peers as _, Place, Sources,
+    self, AskError, Distrust, Joining, MirrorSource, Network, NodeId, Opened, PeerAddress, Place, Sources,
     Trust, certified_version, joiner_settings,
 };
 use crate::snapshots::forget_above;

@@ -3,7 +3,7 @@
 //! The joiner decides whom to ask for what and proves what comes; here its requests are carried, its clock is kept, and
 //! whoever it bans is banned. A mirror is a peer like any other to it, and trusted as little.
 
-use super::{AskError, Connected, Network, NodeId};
+use super::{AskError, Everybody, Network, NodeId};
 use crate::exit::{Exit, Failure};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
@@ -64,7 +64,7 @@ pub(crate) struct Joining<'a> {
     sources: Sources,
     start: Instant,
     told: Option<Instant>,
-    everybody: Option<watch::Receiver<Arc<BTreeMap<NodeId, Connected>>>>,
+    everybody: Option<watch::Receiver<Everybody>>,
     /// Whom the joiner knows.
     known: BTreeMap<PeerId, Source>,
     /// Bounded by the joiner: its settings limit what is under way.
@@ -184,7 +184,7 @@ impl<'a> Joining<'a> {
     fn meet<H: Hasher>(&mut self, joiner: &mut Joiner<H>) -> Result<Option<Version>, Failure> {
         let Some(everybody) = &mut self.everybody else { return Ok(None) };
         let now: BTreeMap<PeerId, NodeId> =
-            everybody.borrow_and_update().iter().map(|(node, connected)| (connected.number, *node)).collect();
+            everybody.borrow_and_update().iter().map(|(node, number)| (*number, *node)).collect();
         let is_peer = |source: &Source| matches!(source, Source::Peer(_));
         let gone: Vec<PeerId> = self
             .known
@@ -260,7 +260,7 @@ impl<'a> Joining<'a> {
         if !self.newer.is_empty() || self.newer_asked.elapsed() < NEWER_EVERY {
             return;
         }
-        let peers: Vec<NodeId> = network.everybody().borrow().keys().copied().collect();
+        let peers = network.connected();
         self.newer_asked = Instant::now();
         self.turn = self.turn.wrapping_add(1);
         if let Some(node) = peers.get(self.turn % peers.len().max(1)).copied() {

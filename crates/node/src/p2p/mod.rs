@@ -2,8 +2,7 @@
 //!
 //! | to | see |
 //! | --- | --- |
-//! | ask a peer something | [`Peers`] |
-//! | be connected to peers | [`Network`] |
+//! | be connected to peers, and ask them something | [`Network`] |
 //! | ban somebody over restarts | [`Bans`] |
 //!
 //! The connection is encrypted and the other end has shown its id, and that is all that is known of it: what it sends is
@@ -34,7 +33,7 @@ use keelstone_codec::Decode as _;
 use keelstone_sync::peers::{Frame, Request, Response};
 pub(crate) use mirrors::Opened;
 pub use mirrors::Place;
-pub(crate) use network::{Connected, Network, Setup};
+pub(crate) use network::{Everybody, Network, Setup};
 pub(crate) use serving::Answers;
 pub(crate) use settings::{joiner_settings, server_limits, setup};
 pub(crate) use trust::{Distrust, Trust, version as certified_version};
@@ -42,19 +41,6 @@ pub(crate) use versions::answers as answers_of;
 
 /// Who a peer is: the hash of its key, which it has proven to hold.
 pub type NodeId = libp2p::PeerId;
-
-/// Peers that can be asked.
-pub(crate) trait Peers: Send + Sync {
-    /// Who can be asked now.
-    fn connected(&self) -> Vec<NodeId>;
-
-    /// Sends a peer a request and waits for its answer, at most the configured time. The answer is of the kind that was
-    /// asked for, or says why there is none; beyond that it is a claim, and whoever asked proves it.
-    ///
-    /// # Errors
-    /// [`AskError`].
-    fn ask(&self, peer: &NodeId, request: Request) -> Result<Response, AskError>;
-}
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

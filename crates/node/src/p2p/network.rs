@@ -7,7 +7,7 @@
 use super::codec::{Frames, PROTOCOL};
 use super::gate::Gate;
 use super::serving::Serving;
-use super::{Answers, AskError, Bans, ConnectionLimits, NodeId, PeerAddress, Peers, answers};
+use super::{Answers, AskError, Bans, ConnectionLimits, NodeId, PeerAddress, answers};
 use crate::exit::Failure;
 use crate::metrics::Metrics;
 use futures_util::StreamExt as _;
@@ -75,19 +75,8 @@ pub(crate) struct Setup {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// A peer that is connected.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Connected {
-    /// What the machines call it.
-    pub(crate) number: PeerId,
-    /// Where it is.
-    pub(crate) address: String,
-    /// Whether this node dialled it.
-    pub(crate) outbound: bool,
-}
-
-/// Everybody who is connected.
-pub(crate) type Everybody = Arc<BTreeMap<NodeId, Connected>>;
+/// Everybody who is connected, and what the machines call each.
+pub(crate) type Everybody = Arc<BTreeMap<NodeId, PeerId>>;
 
 /// Connections to peers. Clones are of the same.
 #[derive(Clone)]
@@ -224,15 +213,19 @@ impl Network {
     pub(crate) async fn stop(&self) {
         let _ = self.commands.send(Command::Stop).await;
     }
-}
 
-impl Peers for Network {
-    fn connected(&self) -> Vec<NodeId> {
+    /// Who can be asked now.
+    pub(crate) fn connected(&self) -> Vec<NodeId> {
         self.everybody.borrow().keys().copied().collect()
     }
 
-    /// Must not be called on a thread of the runtime.
-    fn ask(&self, peer: &NodeId, request: Request) -> Result<Response, AskError> {
+    /// Sends a peer a request and waits for its answer, at most the configured time. The answer is of the kind that was
+    /// asked for, or says why there is none; beyond that it is a claim, and whoever asked proves it. Must not be called
+    /// on a thread of the runtime.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub(crate) fn ask(&self, peer: &NodeId, request: Request) -> Result<Response, AskError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let frame = Frame { id, body: request };
         let (answer, answered) = oneshot::channel();
@@ -295,10 +288,8 @@ struct Known {
     number: PeerId,
     /// Requests that were none.
     bad: u32,
-    /// Since when it is gone; and whether whoever answers was told.
+    /// Since when it is gone; none while it is connected.
     gone: Option<Instant>,
-    /// Where it is and whether this node dialled it; none once it is gone.
-    connected: Option<(String, bool)>,
 }
 
 /// An answer whose way back is known.
@@ -387,7 +378,6 @@ impl Task {
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
                 if let Some(known) = self.known.get_mut(&peer_id) {
-                    known.connected = None;
                     known.gone = Some(Instant::now());
                 }
                 self.tell_everybody();
@@ -407,25 +397,21 @@ impl Task {
             (dialled.peer, dialled.attempt, dialled.pause) = (Some(peer), None, DIAL_PAUSE.0);
         }
         let number = PeerId(self.next_number);
+        let is_new = self.known.get(&peer).is_none_or(|known| known.gone.is_some());
         let known = self.known.entry(peer).or_insert_with(|| {
             self.next_number += 1;
-            Known { number, bad: 0, gone: None, connected: None }
+            Known { number, bad: 0, gone: None }
         });
         known.gone = None;
-        if known.connected.is_none() {
-            let address = endpoint.get_remote_address().to_string();
-            tracing::info!(%peer, address, "connected to a peer");
-            known.connected = Some((address, endpoint.is_dialer()));
+        if is_new {
+            tracing::info!(%peer, address = %endpoint.get_remote_address(), "connected to a peer");
         }
         self.tell_everybody();
     }
 
     fn tell_everybody(&self) {
-        let connected = self.known.iter().filter_map(|(peer, known)| {
-            let (address, outbound) = known.connected.clone()?;
-            Some((*peer, Connected { number: known.number, address, outbound }))
-        });
-        let everybody: BTreeMap<NodeId, Connected> = connected.collect();
+        let connected = self.known.iter().filter(|(_, known)| known.gone.is_none());
+        let everybody: BTreeMap<NodeId, PeerId> = connected.map(|(peer, known)| (*peer, known.number)).collect();
         self.metrics.peers.set(i64::try_from(everybody.len()).unwrap_or(i64::MAX));
         // Nobody may be left who wants to know.
         let _ = self.tell.send(Arc::new(everybody));
