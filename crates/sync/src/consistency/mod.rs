@@ -42,14 +42,3 @@ pub trait Ask {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Silence(pub String);
-
-impl<A: Ask + ?Sized> Ask for &mut A {
-    fn ask(&mut self, request: &Request) -> Result<Response, Silence> {
-        (**self).ask(request)
-    }
-}
-impl<A: Ask + ?Sized> Ask for Box<A> {
-    fn ask(&mut self, request: &Request) -> Result<Response, Silence> {
-        (**self).ask(request)
-    }
-}
