@@ -15,8 +15,8 @@ use crate::exit::{Exit, Failure};
 use crate::metrics::Metrics;
 use crate::out::{Ink, Out, bytes, grouped};
 use crate::p2p::{
-    self, AskError, Distrust, Joining, MirrorSource, Network, NodeId, Opened, PeerAddress, Place, Sources,
-    Trust, certified_version, joiner_settings,
+    self, AskError, Distrust, Joining, MirrorSource, Network, NodeId, Opened, PeerAddress, Place, Sources, Trust,
+    certified_version, joiner_settings,
 };
 use crate::snapshots::forget_above;
 use clap::Args;

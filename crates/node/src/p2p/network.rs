@@ -55,8 +55,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const DIAL_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// How long a peer that went is known, so that coming back brings no new budget.
 const KNOWN_FOR: Duration = Duration::from_secs(120);
-/// Peers that are known at once; above it the one that went first is forgotten.
-const KNOWN_MAX: usize = 1024;
+/// Peers that are known at once; above it those that went first are forgotten.
+pub(super) const KNOWN_MAX: usize = 1024;
 
 /// What a network begins with.
 pub(crate) struct Setup {
@@ -239,6 +239,14 @@ impl Network {
         }
         Ok(response.body)
     }
+}
+
+/// Until when whoever went is forgotten because of the crowd, of all that went when, and of so many that are known; none
+/// if there is room for all.
+pub(super) fn crowded_out(mut gone: Vec<Instant>, known: usize) -> Option<Instant> {
+    gone.sort_unstable();
+    gone.truncate(known.saturating_sub(KNOWN_MAX));
+    gone.pop()
 }
 
 /// Listens, and says where.
@@ -499,9 +507,10 @@ impl Task {
     /// What time brings: whoever is missing is dialled, whoever went long ago is forgotten.
     fn look(&mut self, now: Instant) {
         self.metrics.peer_connections_refused.inc_by(self.swarm.behaviour_mut().gate.take_refused());
-        let crowd = self.known.len() > KNOWN_MAX;
-        let first_gone = self.known.values().filter_map(|known| known.gone).min();
-        let is_over = |gone: Instant| now.duration_since(gone) >= KNOWN_FOR || (crowd && Some(gone) == first_gone);
+        let gone = self.known.values().filter_map(|known| known.gone).collect();
+        let crowded_out = crowded_out(gone, self.known.len());
+        let is_over =
+            |gone: Instant| now.duration_since(gone) >= KNOWN_FOR || crowded_out.is_some_and(|last| gone <= last);
         let serving = &self.serving;
         self.known.retain(|_, known| {
             let forget = known.gone.is_some_and(is_over);

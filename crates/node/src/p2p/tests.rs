@@ -1,6 +1,7 @@
 //! Real sockets on this machine: who is honest is heard, and who is not is survived.
 
 use super::codec::PROTOCOL;
+use super::network::{KNOWN_MAX, crowded_out};
 use super::*;
 use crate::config::{Config, P2p};
 use crate::exit::Failure;
@@ -483,6 +484,19 @@ fn y03_an_answer_without_end_is_given_up() {
     until("the next question has its answer", || node.network.ask(&peer.id(), Request::Status).is_ok());
     // What is announced above the limit is refused before it is read.
     assert!(RESPONSE_BYTES_MAX < u32::MAX as usize);
+}
+
+/// However many come and go between two looks, no more are known afterwards than may be: those that went first are not.
+#[test]
+fn peers_that_went_are_forgotten_down_to_the_limit() {
+    let start = Instant::now();
+    let at = |second: u64| start + Duration::from_secs(second);
+    let gone = |count: u64| (0..count).rev().map(at).collect::<Vec<_>>();
+    assert_eq!(crowded_out(gone(5), KNOWN_MAX), None);
+    assert_eq!(crowded_out(gone(5), KNOWN_MAX + 1), Some(at(0)));
+    assert_eq!(crowded_out(gone(2_000), KNOWN_MAX + 700), Some(at(699)));
+    assert_eq!(crowded_out(gone(5), KNOWN_MAX + 9), Some(at(4)), "whoever is connected stays");
+    assert_eq!(crowded_out(Vec::new(), KNOWN_MAX + 9), None);
 }
 
 /// Y-06: where a peer says that it is, nobody is dialled, however many places it names.
