@@ -17,6 +17,7 @@ use crate::exit::{Failure, causes};
 use crate::home::Home;
 use crate::http::Health;
 use crate::metrics::Metrics;
+use crate::newfile;
 use crate::way::{Yielding, Yields, step_back};
 use keelstone_codec::{Blob, ChainId, Decode as _, Encode as _, Hash, Height, Key, Namespace, Root};
 use keelstone_store::{CheckLevel, Progress};
@@ -28,8 +29,8 @@ use keelstone_sync::peers::{Request, Response, Status, Tick, Version, Why};
 use keelstone_tree::Hasher;
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -328,15 +329,7 @@ pub(crate) fn read_cursor(home: &Home) -> Cursor {
 /// Keeps the cursor. Whole or not at all: what is lost by a crash is a few entries that are read again.
 pub(crate) fn write_cursor(home: &Home, cursor: &Cursor) -> Result<(), Failure> {
     let path = cursor_path(home);
-    write_whole(&path, &cursor.to_bytes()).map_err(|error| Failure::io(path.display(), &error))
-}
-
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    let mut file = fs::File::create(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)
+    newfile::replace(&path, &cursor.to_bytes()).map_err(|error| Failure::io(path.display(), &error))
 }
 
 // ---- the service -------------------------------------------------------------------------------------------------

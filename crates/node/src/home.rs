@@ -13,9 +13,11 @@
 //! tokens.lock      locked by the process that changes them
 //! api.token        the token for this home's own commands, while a node runs
 //! bans.json        peers that are not spoken to any more
+//! recoveries/      what recoveries did: their signed reports
 //! ```
 
 use crate::exit::{Exit, Failure};
+use crate::newfile;
 use crate::strict_json;
 use keelstone_ledger::Genesis;
 use serde::{Deserialize, Serialize};
@@ -96,10 +98,7 @@ impl Home {
             return Err(Failure::usage(format!("there is a chain in {} already", self.0.display())));
         }
         // Written aside first: a genesis cut short by a full disk must not look like a chain.
-        let fresh = path.with_extension("new");
-        fs::write(&fresh, genesis.to_json().to_pretty() + "\n").map_err(failed)?;
-        fs::File::open(&fresh).and_then(|file| file.sync_all()).map_err(failed)?;
-        fs::rename(&fresh, &path).map_err(failed)
+        newfile::replace(&path, (genesis.to_json().to_pretty() + "\n").as_bytes()).map_err(failed)
     }
 
     /// Says where the API of the node that now runs here listens.

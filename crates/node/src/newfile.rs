@@ -1,4 +1,5 @@
-//! Files that a command writes for somebody: under a name that must be free, and whole or not at all.
+//! Files that are written whole or not at all: those that a command writes for somebody, under a name that must be free,
+//! and those of the home that take the place of older ones.
 
 use crate::exit::Failure;
 use std::fs::{self, File};
@@ -29,6 +30,16 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     create(path, |out| out.write_all(bytes).map_err(|error| failed(path, &error)))
 }
 
+/// Writes a file in the place of the one there is, if there is one. Whoever reads it, also after a crash, finds the old or
+/// the new one.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = File::create(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)
+}
+
 /// Why a file that [`create`] writes could not be written.
 pub(crate) fn failed(path: &Path, error: &io::Error) -> Failure {
     match error.kind() {
@@ -55,5 +66,8 @@ mod tests {
         write(&path, b"whole").expect("the name is free");
         assert_eq!(write(&path, b"other").expect_err("taken").exit, Exit::Usage);
         assert_eq!(fs::read(&path).expect("there"), b"whole");
+        replace(&path, b"another").expect("written");
+        assert_eq!(fs::read(&path).expect("there"), b"another");
+        assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 1, "nothing is left beside it");
     }
 }

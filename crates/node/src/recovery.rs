@@ -17,6 +17,7 @@ use crate::exit::{Exit, Failure, causes};
 use crate::generations::{Generation, Generations};
 use crate::home::Home;
 use crate::keyfile::KeyDir;
+use crate::newfile;
 use crate::snapshots::look_into_library;
 use keelstone_codec::{Encode as _, Hash, Height, Root, Timestamp};
 use keelstone_execution::{PublicKey, Registry};
@@ -760,7 +761,7 @@ fn keep(home: &Home, report: Report) -> Result<(SignedReport, PathBuf), Failure>
     let signed = SignedReport { key: key.public().0, signature, report };
     let directory = home.path().join("recoveries");
     let path = directory.join(format!("{}-{}.report", signed.report.began.0, signed.report.height));
-    let written = fs::create_dir_all(&directory).and_then(|()| fs::write(&path, signed.to_bytes()));
+    let written = fs::create_dir_all(&directory).and_then(|()| newfile::replace(&path, &signed.to_bytes()));
     written.map_err(|error| Failure::io(format_args!("could not write {}", path.display()), &error))?;
     Ok((signed, path))
 }

@@ -8,11 +8,12 @@
 
 use super::NodeId;
 use crate::exit::Failure;
+use crate::newfile;
 use crate::strict_json;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 /// Most bans that are kept.
@@ -87,12 +88,7 @@ impl Bans {
         let why = why.chars().filter(|letter| !letter.is_control()).take(WHY_BYTES_MAX / 4).collect();
         self.bans.push(Ban { peer: peer.to_string(), why });
         let text = serde_json::to_string_pretty(&Text { version: VERSION, bans: self.bans.clone() })?;
-        let fresh = self.path.with_extension("new");
-        let mut file = File::create(&fresh)?;
-        file.write_all(text.as_bytes())?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        fs::rename(&fresh, &self.path)
+        newfile::replace(&self.path, (text + "\n").as_bytes())
     }
 }
 
