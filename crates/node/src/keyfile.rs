@@ -191,6 +191,16 @@ impl KeyDir {
         }
     }
 
+    /// As [`Self::load`], of a key of the node's own, which is made in the clear if there is none.
+    pub(crate) fn load_or_make(&self, name: &str) -> Result<SecretKey, Failure> {
+        if self.path(name)?.exists() {
+            return self.load(name);
+        }
+        let key = SecretKey::generate().map_err(|error| Failure::io("no randomness for a new key", &error))?;
+        self.save(name, &key)?;
+        Ok(key)
+    }
+
     /// The public half of the key of this name. It takes no passphrase.
     pub(crate) fn public(&self, name: &str) -> Result<PublicKey, Failure> {
         Ok(read(&self.path(name)?)?.public())

@@ -742,15 +742,11 @@ fn fetch<H: Hasher>(
 fn signer(home: &Home) -> Result<SecretKey, Failure> {
     const NODE: &str = "node";
     let keys = KeyDir::new(home.path());
-    let names = keys.names()?;
-    for name in [PRODUCER, NODE] {
-        if names.iter().any(|known| known == name) && (name == NODE || !keys.stored(name)?.is_encrypted()) {
-            return keys.load(name);
-        }
-    }
-    let key = SecretKey::generate().map_err(|error| Failure::io("the system gives no randomness", &error))?;
-    keys.save(NODE, &key)?;
-    Ok(key)
+    let producer = match keys.path(PRODUCER)?.exists() {
+        true => keys.stored(PRODUCER)?.into_plain(),
+        false => None,
+    };
+    producer.map_or_else(|| keys.load_or_make(NODE), Ok)
 }
 
 /// Signs a report and keeps it.

@@ -7,7 +7,6 @@ use crate::exit::Failure;
 use crate::home::Home;
 use crate::keyfile::KeyDir;
 use crate::metrics::Metrics;
-use keelstone_ledger::SecretKey;
 use keelstone_sync::peers::{ServerLimits, Settings};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,17 +21,9 @@ fn small(number: u64) -> u32 {
 
 /// What a network of this home begins with. Makes its key the first time.
 pub(crate) fn setup(config: &P2p, home: &Home, keys: &KeyDir, metrics: Arc<Metrics>) -> Result<Setup, Failure> {
-    let key = match keys.path(PEER)?.exists() {
-        true => keys.load(PEER)?,
-        false => {
-            let key = SecretKey::generate().map_err(|error| Failure::io("no randomness for a new key", &error))?;
-            keys.save(PEER, &key)?;
-            key
-        }
-    };
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     Ok(Setup {
-        key,
+        key: keys.load_or_make(PEER)?,
         listen: Some(config.listen),
         peers: config.peers.clone(),
         limits: ConnectionLimits {
