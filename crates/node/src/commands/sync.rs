@@ -351,8 +351,9 @@ impl Sync<'_> {
         }
         match Trust::newest(&said) {
             Ok(Some(newest)) => Ok(Target { version: certified_version(&newest), certified: Some(newest) }),
-            Err(distrust @ Distrust::Forked { .. }) => Err(Failure::integrity(distrust.to_string())
-                .hint("one who signs two histories can be believed in neither: ask whose key that is")),
+            Err(distrust @ Distrust::Forked { .. }) => Err(Failure::integrity(distrust.to_string()).hint(
+                "find out which is the chain's, and whose key signed the other: neither can be believed until then",
+            )),
             Ok(None) | Err(_) => {
                 let reasons: Vec<String> = asked.iter().map(|(peer, why)| format!("\n{peer}: {why}")).collect();
                 let heard = match reasons.is_empty() {

@@ -44,9 +44,9 @@ pub(crate) enum Distrust {
     /// One of the clocks is wrong.
     #[error("it was certified {ahead_s} s from now: look at this machine's clock")]
     Ahead { ahead_s: u64 },
-    /// A key whose word counts has said two things. Nothing may be built on either.
-    #[error("forked: {signer} certified two roots of height {height}, {one} and {other}")]
-    Forked { signer: PublicKey, height: Height, one: Root, other: Root },
+    /// Keys whose word counts, or one of them, have said two things. Nothing may be built on either.
+    #[error("forked: of height {height}, {} certified root {}, and {} certified root {}", .one.0, .one.1, .other.0, .other.1)]
+    Forked { height: Height, one: (PublicKey, Root), other: (PublicKey, Root) },
 }
 
 impl Trust {
@@ -88,13 +88,9 @@ impl Trust {
                 other.attestation.height == one.attestation.height && other.attestation.root != one.attestation.root
             };
             if let Some(other) = said[index + 1..].iter().find(differs) {
-                let (signer, height) = (other.signer, one.attestation.height);
-                return Err(Distrust::Forked {
-                    signer,
-                    height,
-                    one: one.attestation.root,
-                    other: other.attestation.root,
-                });
+                let height = one.attestation.height;
+                let [one, other] = [one, other].map(|signed| (signed.signer, signed.attestation.root));
+                return Err(Distrust::Forked { height, one, other });
             }
         }
         Ok(said.iter().max_by_key(|signed| (signed.attestation.height, signed.attestation.said_at)).cloned())
@@ -148,7 +144,15 @@ mod tests {
         let later = said(8, 3, 1_000_000).sign(&key);
         assert_eq!(Trust::newest(&[later.clone(), signed.clone()]), Ok(Some(later)));
         let other = said(7, 4, 1_000_001).sign(&key);
-        assert!(matches!(Trust::newest(&[signed, other]), Err(Distrust::Forked { .. })));
+        assert!(matches!(Trust::newest(&[signed.clone(), other]), Err(Distrust::Forked { .. })));
+        // Each is named with what it said: it need not be one key that said both.
+        let other = said(7, 4, 1_000_001).sign(&stranger);
+        let forked = Distrust::Forked {
+            height: Height(7),
+            one: (key.public(), Root(Hash([9; 32]))),
+            other: (stranger.public(), Root(Hash([4; 32]))),
+        };
+        assert_eq!(Trust::newest(&[signed, other]), Err(forked));
         assert_eq!(Trust::newest(&[]), Ok(None));
     }
 }
