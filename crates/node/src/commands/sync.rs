@@ -6,7 +6,7 @@
 
 use super::db::confirmed;
 use super::init::now;
-use super::snapshot::genesis_file;
+use super::snapshot::genesis_for;
 use super::snapshot::restore::{check_room, room_of};
 use crate::cli::Context;
 use crate::config::Config;
@@ -21,7 +21,7 @@ use crate::p2p::{
 use crate::snapshots::forget_above;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use keelstone_codec::{Hash, Height, Root};
+use keelstone_codec::{Height, Root};
 use keelstone_execution::PublicKey;
 use keelstone_ledger::{Genesis, SignedAttestation};
 use keelstone_store::files::Directory;
@@ -95,13 +95,7 @@ impl FromStr for Source {
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    let (genesis, fresh) = match &options.genesis {
-        Some(_) if context.home.genesis().exists() => {
-            return Err(Failure::usage("this home has a genesis already; leave out --genesis"));
-        }
-        Some(file) => (genesis_file(file)?, true),
-        None => (context.home.read_genesis()?, false),
-    };
+    let (genesis, fresh) = genesis_for(&context.home, options.genesis.as_deref())?;
     let (config, _) = context.config()?;
     let sync = Sync { options, genesis, fresh, config, context };
     match sync.genesis.hasher {
@@ -192,8 +186,8 @@ impl Sync<'_> {
 
     fn given_target(&self) -> Result<Option<Version>, Failure> {
         let (Some(height), Some(root)) = (self.options.trust_height, &self.options.trust_hash) else { return Ok(None) };
-        let root = Hash::from_hex(root).map_err(|error| Failure::usage(format!("--trust-hash: {error}")))?;
-        Ok(Some(Version { height: Height(height), root: Root(root) }))
+        let root = Root::from_hex(root).map_err(|error| Failure::usage(format!("--trust-hash: {error}")))?;
+        Ok(Some(Version { height: Height(height), root }))
     }
 
     /// Whose word counts: the producers that the genesis names, and keys that were given.
@@ -222,9 +216,9 @@ impl Sync<'_> {
         }
         let engine = engine::open_to_join(&self.context.home, &self.config, &self.context.application.registry)?;
         let status = engine.status()?;
-        let root = Hash::from_hex(&status.root).map_err(|error| Failure::error(error.to_string()))?;
+        let root = Root::from_hex(&status.root).map_err(|error| Failure::error(error.to_string()))?;
         let first = self.genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.height;
-        let stands = Version { height: Height(status.height), root: Root(root) };
+        let stands = Version { height: Height(status.height), root };
         Ok((stands.height > first).then_some(stands))
     }
 

@@ -431,7 +431,19 @@ fn export_tar(library: &Library, height: u64, to: &Path, bar: &ProgressBar) -> R
     newfile::create(to, |file| Ok(library.export_tar(id(height), file, &mut show(bar))?))
 }
 
+/// The genesis that a state which is taken from elsewhere belongs to: the home's, or for a home that has none the one that
+/// is given. Says whether it is given.
+pub(crate) fn genesis_for(home: &Home, given: Option<&Path>) -> Result<(Genesis, bool), Failure> {
+    match given {
+        Some(_) if home.genesis().exists() => {
+            Err(Failure::usage("this home has a genesis already; leave out --genesis"))
+        }
+        Some(file) => Ok((genesis_file(file)?, true)),
+        None => Ok((home.read_genesis()?, false)),
+    }
+}
+
 /// A genesis from a file.
-pub(crate) fn genesis_file(file: &Path) -> Result<Genesis, Failure> {
+fn genesis_file(file: &Path) -> Result<Genesis, Failure> {
     Genesis::parse(&read_input(file)?).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))
 }

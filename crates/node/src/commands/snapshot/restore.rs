@@ -3,7 +3,7 @@
 //! The state is built aside from proven chunks, its root is computed anew and compared, and only then is it the home's.
 //! What came before the snapshot is not in it: blocks and receipts begin at the next height.
 
-use super::{Source, delta, expected, genesis_file, show};
+use super::{Source, delta, expected, genesis_for, show};
 use crate::cli::Context;
 use crate::commands::db::confirmed;
 use crate::config::Config;
@@ -48,13 +48,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> Result<Exit, Failure> {
     let home = &context.home;
-    let (genesis, fresh) = match &options.genesis {
-        Some(_) if home.genesis().exists() => {
-            return Err(Failure::usage("this home has a genesis already; leave out --genesis"));
-        }
-        Some(file) => (genesis_file(file)?, true),
-        None => (home.read_genesis()?, false),
-    };
+    let (genesis, fresh) = genesis_for(home, options.genesis.as_deref())?;
     let mut expected = expected(Some(&genesis), options.root.as_deref())?;
     let deltas = deltas(&options.delta, &genesis)?;
     if let (Some(first), Some(last)) = (deltas.first(), deltas.last()) {
