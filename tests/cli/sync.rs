@@ -69,6 +69,18 @@ fn a_new_home_takes_the_state_of_a_running_node() {
     sync(other.path(), 2, &["--peer", &address]);
     assert_eq!(sync(other.path(), 0, &["--peer", &address, "--yes"])["height"], 3);
     assert_eq!(expect(other.path(), 0, &["status"])["height"], 3);
+
+    // spec: AUDIT-10. Each state that was taken is on record, with what stood there before; what was refused is not.
+    let shown = expect(other.path(), 0, &["audit", "node", "show", "--kind", "restored"]);
+    let records = shown["records"].as_array().unwrap();
+    let height = |when: &Value| when["height"].as_u64();
+    let records: Vec<_> = records
+        .iter()
+        .map(|record| (record["step"].as_str().unwrap(), height(&record["before"]), height(&record["after"])))
+        .collect();
+    let expected =
+        [("begun", None, None), ("done", None, Some(2)), ("begun", Some(2), None), ("done", Some(2), Some(3))];
+    assert_eq!(records, expected);
 }
 
 /// What is not certified, by a stranger, of another chain, or not what is here, is refused with the reason, and nothing is

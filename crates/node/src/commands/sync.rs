@@ -14,6 +14,7 @@ use crate::engine::{self, Aside, snapshot_params};
 use crate::exit::{Exit, Failure};
 use crate::metrics::Metrics;
 use crate::out::{Ink, Out, bytes, grouped};
+use crate::own_log::{OwnLog, Stood, Who};
 use crate::p2p::{
     self, AskError, Distrust, Joining, MirrorSource, Network, NodeId, Opened, PeerAddress, Place, Sources, Trust,
     certified_version, joiner_settings,
@@ -23,7 +24,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use keelstone_codec::{Height, Root};
 use keelstone_execution::PublicKey;
-use keelstone_ledger::{Genesis, SignedAttestation};
+use keelstone_ledger::{Genesis, NodeEvent, NodeStep, SignedAttestation, Standing, cut};
 use keelstone_store::files::Directory;
 use keelstone_sync::library::LibraryError;
 use keelstone_sync::peers::{EntriesError, Event, Joiner, Progress, Request, Response, Version};
@@ -170,8 +171,20 @@ impl Sync<'_> {
             confirmed(self.options.yes, &what)?;
         }
         let aside = Aside::of(home)?;
-        let (version, progress) =
-            self.fetch::<H>(runtime, sources.clone(), &target, trust, &aside).inspect_err(|_| aside.give_up())?;
+        // spec: AUDIT-10
+        let (own, before) = (OwnLog::of(home), stands.map(stood));
+        let event = NodeEvent::Restored { source: cut("peers and mirrors".to_owned()) };
+        own.note(Who::User, event.clone(), NodeStep::Begun, Stood { before, after: None })?;
+        let fetched = self.fetch::<H>(runtime, sources.clone(), &target, trust, &aside);
+        let (version, progress) = match fetched {
+            Ok(fetched) => fetched,
+            Err(failure) => {
+                aside.give_up();
+                let reason = cut(failure.message.clone());
+                own.note(Who::User, event, NodeStep::Failed { reason }, Stood { before, after: before })?;
+                return Err(failure);
+            }
+        };
         if self.fresh {
             home.write_genesis(&self.genesis)?;
         }
@@ -179,6 +192,7 @@ impl Sync<'_> {
         // It has served: what cannot be removed is in nobody's way, and is cleared by the next sync.
         let _ = std::fs::remove_dir_all(home.joining());
         forget_above(home, version.height)?;
+        own.note(Who::User, event, NodeStep::Done, Stood { before, after: Some(stood(version)) })?;
         engine::open(home, &self.config, &context.application.registry)?;
         self.report(&version, &progress, &target, started.elapsed());
         Ok(Exit::Ok)
@@ -453,6 +467,11 @@ impl Sync<'_> {
             "certified_by": certified_by.map(|signer| signer.to_string()), "seconds": took.as_secs_f64(),
         }));
     }
+}
+
+/// A version as it is put on record.
+fn stood(Version { height, root }: Version) -> Standing {
+    Standing { height, root }
 }
 
 /// What of the home's own a state would replace.
