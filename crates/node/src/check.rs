@@ -294,6 +294,7 @@ pub(crate) fn settings(config: &config::Check) -> Settings {
         state_root_sample_size: count(config.state_root_sample_size),
         peer_sample_size: count(config.peer_sample_size),
         account_sample_size: count(config.account_sample_size),
+        // What is damaged is repaired by `db check --repair` and `recover`, which somebody begins.
         auto_repair: false,
     }
 }
@@ -496,6 +497,7 @@ impl Inner {
                     tracing::error!(what, "the check of the state is an alarm; keelstone check status says more");
                     alarm = Some(what);
                 }
+                // Not without being asked: see `settings`.
                 Effect::Repair(_) => {}
             }
         }

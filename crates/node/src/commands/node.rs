@@ -1,5 +1,4 @@
-//! `keelstone node`: runs the chain of the home directory until told to stop: makes blocks, or has CometBFT make
-//! them, and
+//! `keelstone node`: runs the chain of the home directory until told to stop: makes blocks, or has CometBFT make them, and
 //! serves the HTTP API.
 
 use super::init::PRODUCER;
@@ -132,9 +131,8 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     }
 }
 
-/// Has the state again that is too damaged to be opened, and says so. Without success the node does not start, for
-/// the reason it had
-/// before.
+/// Has the state again that is too damaged to be opened, and says so. Without success the node does not start, for the
+/// reason it had before.
 // spec: RECOVER-1
 fn recovered(failure: Failure, config: &Config, context: &Context<'_>) -> Result<(), Failure> {
     tracing::error!(%failure, "the state is damaged; the node recovers it");

@@ -26,9 +26,9 @@ pub struct Attempt {
     pub strategy: Strategy,
     /// Why it came to nothing; none of the one whose result counts.
     pub failed: Option<Text<REASON_BYTES_MAX>>,
-    /// Entries of the state it built, and blocks it ran for that.
+    /// Entries of the state it built; none of one that failed, and so for the blocks.
     pub entries: u64,
-    /// Blocks that were run.
+    /// Blocks it ran for that.
     pub blocks: u64,
 }
 
