@@ -149,5 +149,15 @@ mod tests {
         ] {
             assert!(parse(text.as_bytes()).is_err(), "{text}");
         }
+        let of = |count: usize, why: usize| {
+            let why = "y".repeat(why);
+            let bans = (0..count).map(|_| Ban { peer: NodeId::random().to_string(), why: why.clone() }).collect();
+            parse(&serde_json::to_vec(&Text { version: VERSION, bans }).expect("text")).map(|(bans, _)| bans.len())
+        };
+        assert_eq!(of(BANS_MAX, WHY_BYTES_MAX), Ok(BANS_MAX));
+        assert!(of(BANS_MAX + 1, 0).is_err_and(|why| why.contains("1025 bans")));
+        assert!(of(1, WHY_BYTES_MAX + 1).is_err_and(|why| why.contains("too long")));
+        let long = vec![b' '; usize::try_from(FILE_BYTES_MAX).expect("it fits") + 1];
+        assert!(parse(&long).is_err_and(|why| why.contains("longer than")));
     }
 }

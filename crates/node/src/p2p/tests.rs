@@ -448,14 +448,19 @@ fn y02_a_flood_and_what_is_no_request_are_held_off() {
     let flood = Node::start(&runtime, &[&peer], None, |_, _| {});
     flood.meets(&peer);
     let frame = |id: u64| Frame { id, body: Request::Status }.to_bytes();
-    let answered = runtime.block_on(async {
-        let asks = (0..2_000).map(|id| flood.network.ask_frame(peer.id(), frame(id)));
-        libp2p::futures::future::join_all(asks).await.into_iter().filter(Result::is_ok).count()
+    let flooding = runtime.spawn({
+        let (network, id) = (flood.network.clone(), peer.id());
+        let asks = (0..2_000).map(move |number| {
+            let network = network.clone();
+            async move { network.ask_frame(id, frame(number)).await }
+        });
+        async { libp2p::futures::future::join_all(asks).await.into_iter().filter(Result::is_ok).count() }
     });
-    assert!(answered <= 2_000 && asked.load(Ordering::Relaxed) <= 2_000);
     let node = Node::start(&runtime, &[&peer], None, |_, _| {});
     node.meets(&peer);
     assert!(node.network.ask(&peer.id(), Request::Status).is_ok(), "others are answered meanwhile");
+    let answered = runtime.block_on(flooding).unwrap();
+    assert!(answered <= 2_000 && asked.load(Ordering::Relaxed) <= 2_000);
 
     // Too long for a request, and no frame at all.
     for bytes in [vec![0; 9_000], vec![7], vec![0xff; 100], vec![7]] {
