@@ -299,7 +299,7 @@ mod tests {
     use crate::testing::state;
     use keelstone_codec::ChainId;
     use keelstone_store::files::MemoryFiles;
-    use keelstone_tree::{Blake3, Grown as Tree, HashKind};
+    use keelstone_tree::{Blake3, Grown as Tree, HashKind, Sha256};
     use std::collections::BTreeMap;
     use std::convert::Infallible;
 
@@ -381,6 +381,8 @@ mod tests {
         let other = Version { height: Height(8), ..version };
         let answer = opened.answer(&files, &Request::GetNodes { at: other, page: 0 }).unwrap();
         assert_eq!(answer, Response::Unavailable(Why::NotKept));
+        let otherwise = Mirror::<Sha256>::open(&files).unwrap_err().to_string();
+        assert!(otherwise.contains("hashed with blake3"), "{otherwise}");
     }
 
     /// spec: LIB-10. A file that is changed, cut or missing is found, whichever it is, and nothing but the state comes out.

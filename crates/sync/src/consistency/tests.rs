@@ -258,6 +258,36 @@ fn answers_that_lead_nowhere_end_a_search() {
     assert!(matches!(&error, DivergeError::Misbehaved(what) if what.contains("leads to root")), "{error}");
 }
 
+/// spec: CHECK-6. A peer that says it keeps all heights there are is asked no more than an honest one; and what cannot be
+/// read here is nobody else's fault.
+#[test]
+fn a_search_for_a_height_has_an_end_too() {
+    let view = grown(&state(3));
+    let status = Status {
+        chain_id: ChainId::new("test-1").unwrap(),
+        hasher: HashKind::Blake3,
+        unit_weight_max: 400,
+        newest: at(u64::MAX, view),
+        oldest: Height(0),
+        diffs_from: Height(1),
+    };
+    let mut asked = 0;
+    let mut peer = Says(|request: &Request| {
+        asked += 1;
+        Ok(match request {
+            Request::GetRootAt { height } => Response::RootAt(at(height.0, view)),
+            _ => Response::Status(status.clone()),
+        })
+    });
+    let all = (Height(0), Height(u64::MAX));
+    let mut own = |height: Height| Ok(Some(if height.0 == 0 { view.root() } else { Root(Hash([1; 32])) }));
+    let error = first_height(all, &mut own, &mut peer).unwrap_err();
+    assert!(matches!(error, DivergeError::TooMany { limit: QUESTIONS_MAX }), "{error}");
+    let error = first_height(all, &mut |_| Err(ReadError::damaged("a page")), &mut peer).unwrap_err();
+    assert!(matches!(error, DivergeError::Own(_)), "{error}");
+    assert_eq!(asked, QUESTIONS_MAX + 1, "and once where the heights are kept");
+}
+
 /// spec: CHECK-6. A peer that answers for another height than the one it was asked for is not believed.
 #[test]
 fn a_root_of_another_height_is_no_answer() {
