@@ -137,7 +137,8 @@ pub(crate) fn show_checkpoint(
     }
 }
 
-fn decoded<T: Decode>(what: &str, digits: &str) -> Result<T, Failure> {
+/// What hexadecimal digits encode.
+pub(crate) fn decoded<T: Decode>(what: &str, digits: &str) -> Result<T, Failure> {
     let bytes = hex::decode(digits).map_err(|error| Failure::usage(format!("{what}: {error}")))?;
     T::from_bytes(&bytes).map_err(|error| Failure::usage(format!("{what}: {error}")))
 }

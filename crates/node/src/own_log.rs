@@ -6,6 +6,7 @@
 //! record is missing. What the log is, is the ledger's: [`keelstone_ledger::NodeLog`]. Forms: `docs/audit.md`.
 
 use crate::api::Chain;
+use crate::audit;
 use crate::commands::init::now;
 use crate::exit::{Exit, Failure, causes};
 use crate::home::Home;
@@ -267,8 +268,7 @@ pub(crate) fn checkpoint_json(checkpoint: &NodeCheckpoint) -> Value {
 
 fn decoded<T: Decode>(what: &str, value: Option<&Value>) -> Result<T, Failure> {
     let digits = value.and_then(Value::as_str).ok_or_else(|| Failure::usage(format!("there is no {what} in it")))?;
-    let bytes = hex::decode(digits).map_err(|error| Failure::usage(format!("{what}: {error}")))?;
-    T::from_bytes(&bytes).map_err(|error| Failure::usage(format!("{what}: {error}")))
+    audit::decoded(what, digits)
 }
 
 /// Reads a checkpoint that somebody kept. Its signature is verified, and what it says for people is what its bytes say.

@@ -6,6 +6,7 @@
 use super::super::proof::read_input;
 use super::parsed;
 use crate::api::OperationAnswer;
+use crate::audit::decoded;
 use crate::bundle::show_operation_proof;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
@@ -13,7 +14,7 @@ use crate::newfile;
 use crate::out::{Ink, grouped, short};
 use crate::strict_json;
 use clap::Subcommand;
-use keelstone_codec::{Decode as _, Root};
+use keelstone_codec::Root;
 use keelstone_ledger::OperationProof;
 use keelstone_tree::{Blake3, HashKind, Sha256};
 use serde_json::json;
@@ -77,9 +78,7 @@ pub(super) fn run(action: Action, context: &Context<'_>) -> Result<Exit, Failure
 /// Checks that the proof holds, and that the answer says what it proves and nothing else.
 // spec: HISTORY-10
 fn verify(answer: &OperationAnswer, root: Option<Root>, context: &Context<'_>) -> Result<(), Failure> {
-    let none = |error: &dyn std::fmt::Display| Failure::usage(format!("the proof: {error}"));
-    let bytes = hex::decode(&answer.proof).map_err(|error| none(&error))?;
-    let proof = OperationProof::from_bytes(&bytes).map_err(|error| none(&error))?;
+    let proof: OperationProof = decoded("the proof", &answer.proof)?;
     if let Some(root) = root.filter(|root| *root != proof.root) {
         return Err(Failure::integrity(format!("the proof is under root {}, not under {root}", proof.root)));
     }
