@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::producer::Producer;
 use crate::testnet::hosts::Hosts;
 use crate::testnet::layout::{Layout, Wish};
-use crate::testnet::load::{self, Report};
+use crate::testnet::load::{self, Report, millis, within};
 use crate::testnet::network::Network;
 use crate::testnet::owner::{Held, Owner};
 use keelstone_codec::{ChainId, Encode as _, Height, Root, Text};
@@ -168,7 +168,6 @@ pub(crate) fn solo(directory: &Path, load: &Load, config: &Config, registry: &Re
         latencies.push(millis(followed.durable[&(*sender, *nonce)] - submitted));
     }
     latencies.sort_unstable();
-    let at = |hundredths: usize| latencies[(latencies.len() * hundredths / 100).min(latencies.len() - 1)];
     let took = millis(last - begun).max(1);
     let operations = load.bundles * load.operations;
     Ok(Throughput {
@@ -178,14 +177,10 @@ pub(crate) fn solo(directory: &Path, load: &Load, config: &Config, registry: &Re
         millis: took,
         bundles_per_s: load.bundles * 1_000 / took,
         operations_per_s: operations * 1_000 / took,
-        latency_p50_ms: at(50),
-        latency_p99_ms: at(99),
+        latency_p50_ms: within(&latencies, 50),
+        latency_p99_ms: within(&latencies, 99),
         root: followed.root,
     })
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn index(number: u64) -> usize {

@@ -4,6 +4,7 @@
 //! seen, so a step is off by one look at most.
 
 use super::layout::{ASK, Layout, Node};
+use super::load::millis;
 use crate::client::{Ask, exchange};
 use crate::exit::Failure;
 use crate::processes::State;
@@ -161,10 +162,6 @@ impl Steps {
             ..self.joined
         }
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What a node's metrics say; none while it does not answer.

@@ -151,11 +151,8 @@ impl Report {
 impl Shared {
     fn finish(mut self, begun: Instant) -> Report {
         self.latencies.sort_unstable();
-        let at = |hundredths: usize| {
-            let index = self.latencies.len() * hundredths / 100;
-            self.latencies.get(index.min(self.latencies.len().saturating_sub(1))).copied().unwrap_or(0)
-        };
-        let millis = u64::try_from((self.last_commit - begun).as_millis()).unwrap_or(u64::MAX).max(1);
+        let at = |hundredths| within(&self.latencies, hundredths);
+        let millis = millis(self.last_commit - begun).max(1);
         Report {
             millis,
             per_second_hundredths: self.report.committed.saturating_mul(100_000) / millis,
@@ -165,6 +162,17 @@ impl Shared {
             ..self.report
         }
     }
+}
+
+/// What so many hundredths of sorted figures stay within; 0 if there are none.
+pub(crate) fn within(sorted: &[u64], hundredths: usize) -> u64 {
+    let index = sorted.len() * hundredths / 100;
+    sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or(0)
+}
+
+/// A time in whole milliseconds.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A thread that panicked is reported by whoever joins it; figures can still be read.
@@ -255,7 +263,7 @@ fn take_in(remote: &Remote, transactions: &[String], shared: &mut Shared) {
     for id in transactions {
         let Some((sent, sender)) = shared.under_way.remove(id) else { continue };
         shared.free.push_back(sender);
-        shared.latencies.push(u64::try_from((now - sent).as_millis()).unwrap_or(u64::MAX));
+        shared.latencies.push(millis(now - sent));
         shared.report.committed += 1;
         shared.last_commit = now;
         own = Some(id);
