@@ -254,6 +254,90 @@ fn a_value_beyond_the_limit_is_refused() {
     assert!(keys_of_bytes(claims).is_err());
 }
 
+/// What a file may cost beyond a value is bounded too, and each bound has its name.
+#[test]
+fn a_file_that_costs_more_than_it_may_is_refused_by_what_it_costs() {
+    let honest = fs::read(data("earliest/run_state/__n")).unwrap();
+    let places = |mark: &[u8]| -> Vec<usize> {
+        honest.windows(mark.len()).enumerate().filter(|(_, bytes)| *bytes == mark).map(|(at, _)| at).collect()
+    };
+    let (tree, heap, node) = (places(b"TREE")[0], places(b"HEAP")[0], places(b"SNOD")[0]);
+    let put = |file: &mut Vec<u8>, at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    let address = |at: usize| (at as u64).to_le_bytes();
+
+    // The list of a group's children fans out: each of thirty levels names the one below it twice.
+    let mut file = honest.clone();
+    let leaf = file.len();
+    let of_root: Vec<u8> = honest[tree..heap].to_vec();
+    file.extend(&of_root);
+    let mut below = leaf;
+    for level in 1..=30u8 {
+        let at = file.len();
+        let mut fan = of_root.clone();
+        put(&mut fan, 5, &[level, 2, 0]);
+        put(&mut fan, 32, &address(below));
+        put(&mut fan, 48, &address(below));
+        match level {
+            30 => put(&mut file, tree, &fan),
+            _ => file.extend(fan),
+        }
+        below = at;
+    }
+    let limit = file.len() as u64 * 8 + (1 << 20);
+    let found = keys_of_bytes(file);
+    assert!(matches!(found, Err(FileError::Endless { limit: found, .. }) if found == limit), "{found:?}");
+
+    // As many children as a list can say, with room for long names.
+    let mut file = honest.clone();
+    put(&mut file, node + 6, &u16::MAX.to_le_bytes());
+    let names = file.len();
+    put(&mut file, heap + 8, &20_001u64.to_le_bytes());
+    put(&mut file, heap + 24, &address(names));
+    file.extend([[b'n'; 20_000].as_slice(), &[0]].concat());
+    let found = keys_of_bytes(file);
+    assert!(
+        matches!(found, Err(FileError::Names { children: 65_535, longest: 20_000, .. })),
+        "{found:?}, the limit is {NAMES_BYTES_MAX}"
+    );
+
+    // Two children of one group with one name.
+    let mut file = honest.clone();
+    let (one, other) = ("ab".repeat(32), "0155b1cab2bc9e626b5d05be6354d2972f8223dca5f0872fede68cce7582f535");
+    put(&mut file, places(other.as_bytes())[0], one.as_bytes());
+    let found = keys_of_bytes(file);
+    assert!(matches!(&found, Err(FileError::KeyTwice { at }) if at.to_string().contains("abab")), "{found:?}");
+
+    // More than is left for this file, and a disk that has less than it said.
+    let path = data("earliest/run_state/__n");
+    let of_file = |len: u64, left: u64| file::keys_of_file(File::open(&path).unwrap(), len, left);
+    let whole = of_file(honest.len() as u64, 1_000).unwrap();
+    assert_eq!(whole, keys_of_bytes(honest.clone()).unwrap());
+    assert_eq!(of_file(honest.len() as u64, whole.text).unwrap(), whole);
+    let found = of_file(honest.len() as u64, whole.text - 1);
+    assert!(matches!(found, Err(FileError::TooMuch { limit, .. }) if limit == whole.text - 1), "{found:?}");
+    let cut = tempfile::tempfile().unwrap();
+    std::io::Write::write_all(&mut &cut, &honest[..500]).unwrap();
+    let found = file::keys_of_file(cut, honest.len() as u64, 1_000);
+    assert!(matches!(found, Err(FileError::Io(_))), "{found:?}");
+}
+
+/// A directory of more contracts than may be is refused before any is read; a file that is none is named.
+#[test]
+fn a_directory_that_is_too_much_or_holds_no_contract_is_refused() {
+    let home = copy("earliest");
+    let odd = home.path().join("contract_state/con_strange");
+    fs::copy(data("hostile/dataset-earliest.h5"), &odd).unwrap();
+    match refused(home.path()) {
+        StorageError::File { path, source: FileError::NotAGroup { .. } } => assert_eq!(path, odd),
+        other => panic!("{other}"),
+    }
+    for number in 0..CONTRACTS_MAX {
+        File::create(home.path().join(format!("contract_state/con_{number}"))).unwrap();
+    }
+    let found = refused(home.path());
+    assert!(matches!(found, StorageError::TooMany { limit: 65_536, .. }), "{found}");
+}
+
 /// Many keys in one file: each group is read a few times, and the limits of reading leave that much room and more.
 #[test]
 fn a_large_contract_is_within_the_limits() {
