@@ -208,6 +208,27 @@ fn files_that_are_gone_or_set_back_are_found() {
     let mut image = honest.clone();
     image.insert("HEAD".to_owned(), vec![1, 0, 0, 0, 5]);
     assert!(verdict_of(&image).fault.unwrap().1.contains("HEAD"));
+    for (head, expected) in [
+        (vec![0; 9_000], "it has 9000 bytes"),
+        (vec![0; 8], "no checkpoint"),
+        ([&honest["HEAD"][..], &[0]].concat(), "no checkpoint"),
+    ] {
+        image.insert("HEAD".to_owned(), head);
+        assert!(verdict_of(&image).fault.unwrap().1.contains(expected), "{expected}");
+    }
+    let begins_with: [(usize, &[u8], &str); 3] = [
+        (0, &[0; 4], "no beginning"),
+        (0, &u32::MAX.to_le_bytes(), "the beginning of its segment"),
+        (start - 1, &[0x55], "what its segment begins with"),
+    ];
+    for (at, bytes, expected) in begins_with {
+        let mut image = honest.clone();
+        image.get_mut(last).unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
+        let (index, what) = verdict_of(&image).fault.unwrap();
+        assert!(index == first(names.len() - 1) && what.contains(expected), "{expected}: record {index}, {what}");
+        let refused = self::log(&MemoryFiles::from_image(&image)).append(&node(), &record(1));
+        assert!(matches!(refused, Err(NodeLogError::Damaged { index: at, .. }) if at == index), "{refused:?}");
+    }
     let mut image = honest.clone();
     image.insert(last.clone(), vec![0; (16 << 20) + 1]);
     assert!(verdict_of(&image).fault.unwrap().1.contains("the limit is 16777216"));
@@ -309,6 +330,19 @@ fn texts_are_bounded() {
     assert_eq!(text.len(), NODE_TEXT_BYTES_MAX);
     let long = NodeRecord { event: NodeEvent::Restored { source: text }, ..record(1) }.to_bytes();
     assert!(NodeRecord::from_bytes(&long).is_ok());
+    let longest = NodeRecord {
+        who: cut("x".repeat(500)),
+        event: NodeEvent::Configured {
+            before: Some(Hash([8; 32])),
+            after: Hash([9; 32]),
+            settings: cut("x".repeat(9_000)),
+        },
+        step: NodeStep::Failed { reason: cut("x".repeat(900)) },
+        ..record(1)
+    };
+    let (_, log) = filled(1);
+    assert_eq!(log.append(&node(), &longest).unwrap(), 1);
+    assert_eq!(all(&log).1[1].1.record, longest);
     let mut longer = record(1);
     longer.who = cut("x".repeat(500));
     assert_eq!(longer.who.len(), 128);

@@ -114,6 +114,10 @@ fn failed(doing: &'static str, file: &str) -> impl Fn(io::Error) -> NodeLogError
     move |source| NodeLogError::Io { doing, file: file.clone(), source }
 }
 
+fn damaged(index: u64, what: impl Into<String>) -> NodeLogError {
+    NodeLogError::Damaged { index, what: what.into() }
+}
+
 fn segment_name(first: u64) -> String {
     format!("{first:020}{SEGMENT}")
 }
@@ -146,6 +150,29 @@ fn framed<T: Decode>(bytes: &[u8]) -> Framed<T> {
         Some(Err(error)) => Framed::Bad(format!("it does not decode: {error}")),
         None => Framed::Bad("its segment ends within it".to_owned()),
     }
+}
+
+/// Where the log stood before a segment, and where the segment's records begin. `index` is what is damaged if it does not
+/// say.
+fn beginning(index: u64, bytes: &[u8]) -> Result<(NodeCheckpoint, usize), NodeLogError> {
+    match framed(bytes) {
+        Framed::Some(start, len) => Ok((start, len)),
+        Framed::None => Err(damaged(index, "its segment has no beginning")),
+        Framed::Bad(what) => Err(damaged(index, format!("the beginning of its segment: {what}"))),
+    }
+}
+
+/// As [`beginning`], with the signature verified.
+fn begun(index: u64, bytes: &[u8]) -> Result<(NodeWalk, usize), NodeLogError> {
+    let (start, len) = beginning(index, bytes)?;
+    let walk = NodeWalk::begin(&start);
+    let walk = walk.map_err(|error| damaged(index, format!("what its segment begins with: {error}")))?;
+    Ok((walk, len))
+}
+
+/// How many bytes there are up to the last that is not zero.
+fn used(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1)
 }
 
 /// A segment that was read.
@@ -212,21 +239,14 @@ impl NodeLog {
         }
         let head = self.head()?;
         let acknowledged = head.as_ref().map_or(0, |head| head.state.log.count());
-        let damaged = |index, what: String| NodeLogError::Damaged { index, what };
         let Some(first) = self.segments()?.pop() else {
             if acknowledged > 0 {
-                return Err(damaged(0, "there is no segment".to_owned()));
+                return Err(damaged(0, "there is no segment"));
             }
             return self.begin(key, NodeLogState::default());
         };
         let Segment { file, bytes } = self.read(first)?;
-        let (start, mut offset) = match framed::<NodeCheckpoint>(&bytes) {
-            Framed::Some(start, len) => (start, len),
-            Framed::None => return Err(damaged(first, "its segment has no beginning".to_owned())),
-            Framed::Bad(what) => return Err(damaged(first, format!("the beginning of its segment: {what}"))),
-        };
-        let unsigned = |index| move |error| damaged(index, format!("what its segment begins with: {error}"));
-        let mut walk = NodeWalk::begin(&start).map_err(unsigned(first))?;
+        let (mut walk, mut offset) = begun(first, &bytes)?;
         if walk.key() != key.public() {
             return Err(NodeLogError::OtherKey { expected: key.public(), found: walk.key() });
         }
@@ -264,7 +284,7 @@ impl NodeLog {
             write(last, offset).and_then(|()| open.file.sync()).map_err(failed("write", &name))?;
             self.acknowledge(&open.state, key)?;
         }
-        let rest = bytes[offset..].iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+        let rest = used(&bytes[offset..]);
         if rest > 0 {
             let zeros = vec![0; rest];
             open.file.write_at(open.offset, &zeros).and_then(|()| open.file.sync()).map_err(failed("write", &name))?;
@@ -281,30 +301,39 @@ impl NodeLog {
             Ok(_) => (last, "it is not the one that was acknowledged".to_owned()),
             Err(error) => return error,
         };
-        NodeLogError::Damaged { index, what }
+        damaged(index, what)
+    }
+
+    /// Makes a file that is whole and durable once it has its name.
+    fn make(&self, building: &str, name: &str, len: u64, bytes: &[u8]) -> io::Result<Arc<dyn File>> {
+        let file = self.files.create(building, len)?;
+        file.write_at(0, bytes)?;
+        file.sync()?;
+        self.files.rename(building, name)?;
+        self.files.sync_directory()?;
+        Ok(file)
     }
 
     /// Begins a segment where the log stands.
     fn begin(&self, key: &SecretKey, state: NodeLogState) -> Result<Open, NodeLogError> {
         let (name, start) = (segment_name(state.log.count()), frame(&state.clone().signed(key)));
         let bytes = u64::from(self.limits.segment_bytes);
-        let file = self.files.create(SEGMENT_NEW, bytes).map_err(failed("create", &name))?;
-        let made = file.write_at(0, &start).and_then(|()| file.sync());
-        made.and_then(|()| self.files.rename(SEGMENT_NEW, &name))
-            .and_then(|()| self.files.sync_directory())
-            .map_err(failed("create", &name))?;
+        let file = self.make(SEGMENT_NEW, &name, bytes, &start).map_err(failed("create", &name))?;
         Ok(Open { file, bytes, offset: start.len() as u64, state })
     }
 
     /// Writes a record at the end, in a new segment if it does not fit, and acknowledges it.
     fn put(&self, open: &mut Open, key: &SecretKey, record: &NodeRecord) -> Result<(), NodeLogError> {
-        let mut state = open.state.after(record);
-        let mut bytes = frame(&SignedNodeRecord { record: record.clone(), signature: state.sign(key) });
+        let signed = |before: &NodeLogState| {
+            let state = before.after(record);
+            let bytes = frame(&SignedNodeRecord { record: record.clone(), signature: state.sign(key) });
+            (state, bytes)
+        };
+        let (mut state, mut bytes) = signed(&open.state);
         if open.offset + bytes.len() as u64 > open.bytes {
             *open = self.begin(key, open.state.clone())?;
             self.forget(open, key, record)?;
-            state = open.state.after(record);
-            bytes = frame(&SignedNodeRecord { record: record.clone(), signature: state.sign(key) });
+            (state, bytes) = signed(&open.state);
         }
         let written = open.file.write_at(open.offset, &bytes).and_then(|()| open.file.sync());
         written.map_err(failed("append to", "the node's audit log"))?;
@@ -330,12 +359,7 @@ impl NodeLog {
     /// Says durably where the log stands.
     fn acknowledge(&self, state: &NodeLogState, key: &SecretKey) -> Result<(), NodeLogError> {
         let bytes = frame(&state.clone().signed(key));
-        let file = self.files.create(HEAD_NEW, bytes.len() as u64).map_err(failed("create", HEAD_NEW))?;
-        let written = file.write_at(0, &bytes).and_then(|()| file.sync());
-        written
-            .and_then(|()| self.files.rename(HEAD_NEW, HEAD))
-            .and_then(|()| self.files.sync_directory())
-            .map_err(failed("write", HEAD))
+        self.make(HEAD_NEW, HEAD, bytes.len() as u64, &bytes).map(drop).map_err(failed("write", HEAD))
     }
 
     // ---- reading
@@ -353,8 +377,7 @@ impl NodeLog {
         let file = self.files.open(&name).map_err(failed("open", &name))?;
         let len = file.len().map_err(failed("read", &name))?;
         if len > SEGMENT_BYTES_MAX {
-            let what = format!("its segment has {len} bytes, the limit is {SEGMENT_BYTES_MAX}");
-            return Err(NodeLogError::Damaged { index: first, what });
+            return Err(damaged(first, format!("its segment has {len} bytes, the limit is {SEGMENT_BYTES_MAX}")));
         }
         let mut bytes = vec![0; usize::try_from(len).expect("bounded")];
         file.read_at(0, &mut bytes).map_err(failed("read", &name))?;
@@ -368,7 +391,7 @@ impl NodeLog {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("open", HEAD)(error)),
         };
-        let damaged = |what: String| NodeLogError::Damaged { index: 0, what: format!("{HEAD}: {what}") };
+        let damaged = |what: String| damaged(0, format!("{HEAD}: {what}"));
         let len = file.len().map_err(failed("read", HEAD))?;
         if len > FRAME_BYTES_MAX as u64 + 4 {
             return Err(damaged(format!("it has {len} bytes")));
@@ -399,11 +422,8 @@ impl NodeLog {
     /// [`NodeLogError`].
     pub fn start(&self) -> Result<Option<NodeCheckpoint>, NodeLogError> {
         let Some(first) = self.segments()?.first().copied() else { return Ok(None) };
-        match framed::<NodeCheckpoint>(&self.read(first)?.bytes) {
-            Framed::Some(start, _) => Ok(Some(start)),
-            Framed::None => Err(NodeLogError::Damaged { index: first, what: "its segment is empty".to_owned() }),
-            Framed::Bad(what) => Err(NodeLogError::Damaged { index: first, what }),
-        }
+        let (start, _) = beginning(first, &self.read(first)?.bytes)?;
+        Ok(Some(start))
     }
 
     /// The last record of the wanted kind that is kept. Nothing of it is verified: for whoever only wants to know whether
@@ -455,7 +475,6 @@ impl NodeLog {
         verdict: &mut NodeVerdict,
         each: &mut dyn FnMut(u64, &SignedNodeRecord),
     ) -> Result<(), NodeLogError> {
-        let damaged = |index, what: String| Err(NodeLogError::Damaged { index, what });
         let head = self.head()?;
         let acknowledged = head.as_ref().map_or(0, |head| head.state.log.count());
         verdict.count = acknowledged;
@@ -463,29 +482,24 @@ impl NodeLog {
         let (mut walk, mut forgotten): (Option<NodeWalk>, u64) = (None, 0);
         for (place, first) in segments.iter().copied().enumerate() {
             let bytes = self.read(first)?.bytes;
-            let (start, mut offset) = match framed::<NodeCheckpoint>(&bytes) {
-                Framed::Some(start, len) => (start, len),
-                Framed::None => return damaged(first, "its segment has no beginning".to_owned()),
-                Framed::Bad(what) => return damaged(first, format!("the beginning of its segment: {what}")),
-            };
             let at = walk.as_ref().map_or(first, NodeWalk::count);
-            let next = match NodeWalk::begin(&start) {
-                Ok(next) => next,
-                Err(error) => return damaged(at, format!("what its segment begins with: {error}")),
-            };
+            let (next, mut offset) = begun(at, &bytes)?;
             match &walk {
                 Some(walk) if (walk.key(), walk.state()) == (next.key(), next.state()) => {}
-                Some(_) => return damaged(at, format!("the next segment does not go on from here: {first}")),
+                Some(_) => return Err(damaged(at, format!("the next segment does not go on from here: {first}"))),
                 None if next.count() != first => {
-                    return damaged(first, format!("its segment begins with record {}", next.count()));
+                    return Err(damaged(first, format!("its segment begins with record {}", next.count())));
                 }
                 None => {
                     verdict.first = first;
                     if let Some(key) = key.filter(|key| *key != next.key()) {
-                        return damaged(first, format!("the log is signed by {}, not by {key}", next.key()));
+                        return Err(damaged(first, format!("the log is signed by {}, not by {key}", next.key())));
                     }
                     if let Some(head) = head.as_ref().filter(|head| head.key != next.key()) {
-                        return damaged(first, format!("the log is signed by {}, {HEAD} by {}", next.key(), head.key));
+                        return Err(damaged(
+                            first,
+                            format!("the log is signed by {}, {HEAD} by {}", next.key(), head.key),
+                        ));
                     }
                     verdict.key = Some(next.key());
                 }
@@ -509,31 +523,31 @@ impl NodeLog {
                             if let Some(head) = head.as_ref().filter(|head| head.state.log.count() == index + 1)
                                 && head.state != *walk.state()
                             {
-                                return damaged(index, "it is not the one that was acknowledged".to_owned());
+                                return Err(damaged(index, "it is not the one that was acknowledged"));
                             }
                             continue;
                         }
                     },
                 };
                 if index < acknowledged || place + 1 < segments.len() {
-                    return damaged(index, bad);
+                    return Err(damaged(index, bad));
                 }
                 break;
             }
             if place + 1 == segments.len() {
-                verdict.torn = bytes[offset..].iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1);
+                verdict.torn = used(&bytes[offset..]) as u64;
             }
         }
         let count = walk.as_ref().map_or(0, NodeWalk::count);
         if count < acknowledged {
-            return damaged(count, format!("it is absent, and {acknowledged} were acknowledged"));
+            return Err(damaged(count, format!("it is absent, and {acknowledged} were acknowledged")));
         }
         // One record may be there that was not acknowledged: the last.
         if count > acknowledged + 1 {
-            return damaged(acknowledged, format!("{count} records are there, {acknowledged} were acknowledged"));
+            return Err(damaged(acknowledged, format!("{count} records are there, {acknowledged} were acknowledged")));
         }
         if verdict.first > forgotten {
-            return damaged(forgotten, format!("it is absent: the log begins with {}", verdict.first));
+            return Err(damaged(forgotten, format!("it is absent: the log begins with {}", verdict.first)));
         }
         Ok(())
     }
