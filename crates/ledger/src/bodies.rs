@@ -5,7 +5,7 @@
 //!
 //! Rules: `spec/ledger.md`, HISTORY-1; `spec/recovery.md`, RECOVER-1, RECOVER-6.
 
-use crate::ledger::{BODY, CERTIFICATE, RECEIPTS, ROOT, at};
+use crate::ledger::{BODY, CERTIFICATE, RECEIPTS, ROOT, at, height_in};
 use crate::{Block, Ledger, LedgerError, Receipt, Refused};
 use keelstone_codec::{Decode as _, Height, Root, Timestamp};
 use keelstone_store::StoreError;
@@ -38,7 +38,7 @@ impl Bodies {
     /// What the database says.
     pub fn last(&self) -> Result<Option<Height>, StoreError> {
         let found = self.kv.range(&Range::prefix(&[BODY], 1).reversed())?;
-        Ok(found.first().and_then(|(key, _)| height_of(key)))
+        Ok(found.first().and_then(|(key, _)| height_in(key)))
     }
 
     /// The block of a height, as it is kept.
@@ -46,13 +46,7 @@ impl Bodies {
     /// # Errors
     /// [`LedgerError::NoBlock`], [`LedgerError::Damaged`], or what the database says.
     pub fn block(&self, height: Height) -> Result<Block, LedgerError> {
-        let damaged = |what: String| LedgerError::Damaged { height, what };
-        let bytes = self.kv.get(&at(BODY, height))?.ok_or(LedgerError::NoBlock { height })?;
-        let block = Block::from_bytes(&bytes).map_err(|error| damaged(format!("its body does not decode: {error}")))?;
-        match block.height == height {
-            true => Ok(block),
-            false => Err(damaged(format!("its body says height {}", block.height))),
-        }
+        block_in(&*self.kv, height)
     }
 
     /// The root this node came to after a block; none if it is not kept.
@@ -74,34 +68,52 @@ impl Bodies {
         self.kv.get(&at(CERTIFICATE, height))
     }
 
-    /// The last height whose block is not after a time, between the first and the last that are kept without a gap;
+    /// The last height whose block is not after a time, above the genesis' and up to the last that is kept without a gap;
     /// none if there is none.
     ///
     /// # Errors
     /// As [`Bodies::block`].
-    pub fn at_time(&self, time: Timestamp, first: Height) -> Result<Option<Height>, LedgerError> {
+    pub fn at_time(&self, time: Timestamp, genesis: Height) -> Result<Option<Height>, LedgerError> {
         let Some(last) = self.last()? else { return Ok(None) };
-        // Times never run backwards, so the last one is found by halving.
-        let (mut low, mut high) = (first, last.next());
-        while low < high {
-            let middle = Height(low.0 + (high.0 - low.0) / 2);
-            match self.block(middle)?.time <= time {
-                true => low = middle.next(),
-                false => high = middle,
-            }
-        }
-        Ok(low.prev().filter(|found| *found >= first))
-    }
-
-    fn receipts(&self, height: Height) -> Result<Vec<Receipt>, LedgerError> {
-        let bytes = self.kv.get(&at(RECEIPTS, height))?.ok_or(LedgerError::NoBlock { height })?;
-        let damaged = |error| LedgerError::Damaged { height, what: format!("its receipts do not decode: {error}") };
-        Vec::from_bytes(&bytes).map_err(damaged)
+        let found = last_by(time, genesis, last, |height| self.block(height))?;
+        Ok((found > genesis).then_some(found))
     }
 }
 
-fn height_of(key: &[u8]) -> Option<Height> {
-    <[u8; 8]>::try_from(key.get(1..)?).ok().map(u64::from_be_bytes).map(Height)
+/// The block of a height as a database has it.
+pub(crate) fn block_in(kv: &dyn Kv, height: Height) -> Result<Block, LedgerError> {
+    let damaged = |what: String| LedgerError::Damaged { height, what };
+    let bytes = kv.get(&at(BODY, height))?.ok_or(LedgerError::NoBlock { height })?;
+    let block = Block::from_bytes(&bytes).map_err(|error| damaged(format!("its body does not decode: {error}")))?;
+    match block.height == height {
+        true => Ok(block),
+        false => Err(damaged(format!("its body says height {}", block.height))),
+    }
+}
+
+/// The receipts of a height as a database has them.
+pub(crate) fn receipts_in(kv: &dyn Kv, height: Height) -> Result<Vec<Receipt>, LedgerError> {
+    let bytes = kv.get(&at(RECEIPTS, height))?.ok_or(LedgerError::NoBlock { height })?;
+    let damaged = |error| LedgerError::Damaged { height, what: format!("its receipts do not decode: {error}") };
+    Vec::from_bytes(&bytes).map_err(damaged)
+}
+
+/// The last height above `low` and up to `high` whose block is not after a time; `low` if there is none.
+pub(crate) fn last_by(
+    time: Timestamp,
+    mut low: Height,
+    mut high: Height,
+    block: impl Fn(Height) -> Result<Block, LedgerError>,
+) -> Result<Height, LedgerError> {
+    // Times never run backwards, so the last one is found by halving.
+    while low < high {
+        let middle = Height(low.0 + (high.0 - low.0).div_ceil(2));
+        match block(middle)?.time <= time {
+            true => low = middle,
+            false => high = Height(middle.0 - 1),
+        }
+    }
+    Ok(low)
 }
 
 impl<H: Hasher> Ledger<H> {
@@ -117,7 +129,7 @@ impl<H: Hasher> Ledger<H> {
             let height = self.height().next();
             let damaged = |what: &str| LedgerError::Damaged { height, what: what.to_owned() };
             let pending = self.run(bodies.block(height)?, Refused::Receipt)?;
-            if pending.executed().receipts != bodies.receipts(height)? {
+            if pending.executed().receipts != receipts_in(&*bodies.kv, height)? {
                 return Err(damaged("run again it has other receipts than are kept"));
             }
             if bodies.root(height)?.is_some_and(|kept| kept != pending.root()) {

@@ -14,6 +14,7 @@
 
 use crate::audit::{Appended, forget_audit, keep_audit};
 use crate::block::{self, Block, BlockError, BlockRecord, Continuation, Executed, Receipt, Refused};
+use crate::bodies::{block_in, receipts_in};
 use crate::chain::{Chain, ChainFacts};
 use crate::check::{self, Refusal};
 use crate::genesis::{Genesis, GenesisError};
@@ -291,6 +292,11 @@ pub(crate) fn at(kind: u8, height: Height) -> Vec<u8> {
     let mut key = vec![kind];
     height.encode_key(&mut key);
     key
+}
+
+/// The height in a key that [`at`] made; none in any other.
+pub(crate) fn height_in(key: &[u8]) -> Option<Height> {
+    <[u8; 8]>::try_from(key.get(1..)?).ok().map(u64::from_be_bytes).map(Height)
 }
 
 fn indexed(id: &TxId) -> Vec<u8> {
@@ -714,11 +720,7 @@ impl<H: Hasher> Ledger<H> {
             return Err(LedgerError::NotYet { height, last });
         }
         let damaged = |what: String| LedgerError::Damaged { height, what };
-        let bytes = self.kv.get(&at(BODY, height))?.ok_or(LedgerError::NoBlock { height })?;
-        let block = Block::from_bytes(&bytes).map_err(|error| damaged(format!("its body does not decode: {error}")))?;
-        if block.height != height {
-            return Err(damaged(format!("its body says height {}", block.height)));
-        }
+        let block = block_in(&*self.kv, height)?;
         match BlockRecord::read(&self.view(), height)? {
             None if block.transactions.is_empty() => Ok(block),
             None => Err(damaged("its body has transactions, its height has no record".to_owned())),
@@ -747,14 +749,12 @@ impl<H: Hasher> Ledger<H> {
         if height > last {
             return Err(LedgerError::NotYet { height, last });
         }
-        let damaged = |what: String| LedgerError::Damaged { height, what };
-        let bytes = self.kv.get(&at(RECEIPTS, height))?.ok_or(LedgerError::NoBlock { height })?;
-        let receipts = Vec::<Receipt>::from_bytes(&bytes)
-            .map_err(|error| damaged(format!("its receipts do not decode: {error}")))?;
+        let receipts = receipts_in(&*self.kv, height)?;
         let found = list_root(&receipts.iter().map(Receipt::list_hash).collect::<Vec<_>>());
         let expected = BlockRecord::read(&self.view(), height)?.map_or(list_root(&[]), |record| record.receipts_root);
         if found != expected {
-            return Err(damaged(format!("its receipts have root {found}, the record says {expected}")));
+            let what = format!("its receipts have root {found}, the record says {expected}");
+            return Err(LedgerError::Damaged { height, what });
         }
         Ok(receipts)
     }
@@ -790,7 +790,7 @@ impl<H: Hasher> Ledger<H> {
     pub(crate) fn first_with_continuations(&self, from: Height, to: Height) -> Result<Option<Height>, LedgerError> {
         let (start, end) = (at(CONTINUATIONS, from), Some(at(CONTINUATIONS, to.next())));
         let found = self.kv.range(&Range { start, end, reverse: false, limit: 1 })?.pop();
-        Ok(found.and_then(|(key, _)| <[u8; 8]>::try_from(&key[1..]).map(u64::from_be_bytes).map(Height).ok()))
+        Ok(found.and_then(|(key, _)| height_in(&key)))
     }
 
     /// The checkpoint of an async bundle, also of one that ended; none if there was no such bundle.
@@ -883,11 +883,8 @@ impl<H: Hasher> Ledger<H> {
     // spec: LEDGER-7
     pub fn write_certificates(&self) -> Result<(), StoreError> {
         let _writing = self.writer();
-        let waiting = self.certificates().clone();
         let mut batch = Batch::new();
-        for (height, certificate) in &waiting {
-            batch.put(at(CERTIFICATE, *height), certificate.clone());
-        }
+        let waiting = self.put_certificates(&mut batch);
         if !batch.is_empty() {
             self.kv.write(batch)?;
         }
@@ -948,10 +945,7 @@ impl<H: Hasher> Ledger<H> {
         let mut batch = Batch::new();
         // A commit that failed after this write has left a body here; what the index says of it goes first.
         self.forget_block(block.height, &mut batch)?;
-        let waiting = self.certificates().clone();
-        for (height, certificate) in &waiting {
-            batch.put(at(CERTIFICATE, *height), certificate.clone());
-        }
+        let waiting = self.put_certificates(&mut batch);
         batch.put(at(BODY, block.height), block.to_bytes());
         batch.put(at(RECEIPTS, block.height), receipts.to_bytes());
         // spec: RECOVER-6
@@ -970,6 +964,15 @@ impl<H: Hasher> Ledger<H> {
         self.kv.write(batch)?;
         self.wrote(&waiting);
         Ok(())
+    }
+
+    /// Puts the certificates that wait into a batch: [`Self::wrote`] is told of them once it is written.
+    fn put_certificates(&self, batch: &mut Batch) -> BTreeMap<Height, Vec<u8>> {
+        let waiting = self.certificates().clone();
+        for (height, certificate) in &waiting {
+            batch.put(at(CERTIFICATE, *height), certificate.clone());
+        }
+        waiting
     }
 
     /// Forgets certificates that are written, but for those that others took the place of meanwhile.
@@ -1019,10 +1022,9 @@ impl<H: Hasher> Ledger<H> {
             }
             let mut batch = Batch::new();
             for (key, _) in above {
-                let found = <[u8; 8]>::try_from(&key[1..]).map(u64::from_be_bytes).map(Height);
-                match found {
-                    Ok(found) => self.forget_block(found, &mut batch)?,
-                    Err(_) => drop(batch.delete(key)),
+                match height_in(&key) {
+                    Some(found) => self.forget_block(found, &mut batch)?,
+                    None => drop(batch.delete(key)),
                 }
             }
             self.kv.write(batch)?;

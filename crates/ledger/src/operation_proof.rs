@@ -97,9 +97,9 @@ impl Together {
     }
 }
 
-/// The hashes under which operations stand in the list of their receipt or batch.
-fn items(operations: &[OperationReceipt]) -> Vec<Hash> {
-    operations.iter().map(OperationReceipt::list_hash).collect()
+/// The root of the operations of a receipt or a batch.
+fn root_of(operations: &[OperationReceipt]) -> Hash {
+    list_root(&operations.iter().map(OperationReceipt::list_hash).collect::<Vec<_>>())
 }
 
 impl OperationReceipt {
@@ -118,7 +118,7 @@ impl Receipt {
     #[must_use]
     pub fn list_hash(&self) -> Hash {
         match self.together() {
-            Some((together, operations)) => together.list_hash(&list_root(&items(operations))),
+            Some((together, operations)) => together.list_hash(&root_of(operations)),
             None => tagged(RECEIPT, self),
         }
     }
@@ -141,7 +141,7 @@ impl Continuation {
     #[must_use]
     pub fn list_hash(&self) -> Hash {
         match self.together() {
-            Some((together, operations)) => together.list_hash(&list_root(&items(operations))),
+            Some((together, operations)) => together.list_hash(&root_of(operations)),
             None => tagged(CONTINUATION, self),
         }
     }
@@ -292,6 +292,11 @@ impl OperationProof {
     }
 }
 
+/// Where one of a list stands.
+fn place(list: impl Iterator<Item = Hash>, at: usize) -> Option<ListProof> {
+    ListProof::of(&list.collect::<Vec<_>>(), at)
+}
+
 /// An operation where it took effect.
 struct Found {
     block: Height,
@@ -311,7 +316,7 @@ impl Found {
     ) -> Option<Self> {
         let at = usize::try_from(index.checked_sub(together.first())?).ok()?;
         let operation = operations.get(at)?.clone();
-        let in_list = ListProof::of(&items(operations), at)?;
+        let in_list = place(operations.iter().map(OperationReceipt::list_hash), at)?;
         Some(Self { block, together, in_block: in_block()?, operation, in_list })
     }
 }
@@ -368,8 +373,8 @@ impl<H: Hasher> Ledger<H> {
             // No async bundle, so all of it took effect in one block.
             let Some(located) = self.transaction(&TxId(bundle.0))? else { return Ok(None) };
             let Some(together) = located.receipt.together() else { return Ok(None) };
-            let proofs = self.list_proofs(located.height, located.index)?;
-            let in_block = || proofs.map(|(_, in_receipts)| in_receipts);
+            let receipts = self.receipts(located.height)?;
+            let in_block = || place(receipts.iter().map(Receipt::list_hash), located.index as usize);
             return Ok(Found::of(located.height, together, index, in_block));
         };
         let mut from = record.submitted;
@@ -377,7 +382,7 @@ impl<H: Hasher> Ledger<H> {
             from = height.next();
             let all = self.continuations(height)?;
             for (at, continuation) in all.iter().enumerate() {
-                let in_block = || ListProof::of(&all.iter().map(Continuation::list_hash).collect::<Vec<_>>(), at);
+                let in_block = || place(all.iter().map(Continuation::list_hash), at);
                 let together = continuation.together().filter(|(together, _)| together.bundle() == *bundle);
                 if let Some(found) = together.and_then(|together| Found::of(height, together, index, in_block)) {
                     return Ok(Some(found));

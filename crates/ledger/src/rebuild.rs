@@ -8,6 +8,7 @@
 //! Rules: `spec/ledger.md`, HISTORY-7.
 
 use crate::block::Refused;
+use crate::bodies::last_by;
 use crate::genesis::Genesis;
 use crate::ledger::{Ledger, LedgerError};
 use crate::mempool::PoolLimits;
@@ -117,16 +118,7 @@ impl<H: Hasher> Ledger<H> {
                 if time < first {
                     return Err(RebuildError::TooEarly { first, found: time });
                 }
-                // Times never run backwards, so the last one is found by halving.
-                let (mut low, mut high) = (self.genesis_height(), last);
-                while low < high {
-                    let middle = Height(low.0 + (high.0 - low.0).div_ceil(2));
-                    match self.block(middle)?.time <= time {
-                        true => low = middle,
-                        false => high = Height(middle.0 - 1),
-                    }
-                }
-                Ok(low)
+                Ok(last_by(time, self.genesis_height(), last, |height| self.block(height))?)
             }
         }
     }

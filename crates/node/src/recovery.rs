@@ -203,7 +203,7 @@ impl<'a, H: Hasher> Place<'a, H> {
             Wanted::Height(height) => Some(height),
             Wanted::Time(time) => {
                 let bodies = self.bodies.as_ref().map_err(|failed| Failure::not_found(failed.to_string()))?;
-                let found = bodies.at_time(time, self.base().next())?;
+                let found = bodies.at_time(time, self.base())?;
                 Some(found.ok_or_else(|| Failure::not_found(format!("there is no block at or before {}", time.0)))?)
             }
             Wanted::Newest => None,

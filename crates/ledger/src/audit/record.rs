@@ -260,6 +260,8 @@ impl Collected {
     }
 
     pub(crate) fn finished(&mut self, sender: PublicKey, bundle: BundleId, finished: &Finished) {
+        // There is one of these for each transaction that is run beforehand: room for four would be most of it.
+        self.0.reserve_exact(finished.outcomes.len());
         for (index, outcome) in (0u32..).zip(&finished.outcomes) {
             self.operation(sender, bundle, finished.session, index, outcome);
         }

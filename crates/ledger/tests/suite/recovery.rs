@@ -4,7 +4,7 @@ use crate::audit::{begin, genesis, live, restored};
 use crate::tools::*;
 use keelstone_codec::{Height, Key, Namespace, Timestamp, Value};
 use keelstone_ledger::{
-    AuditEvent, ChangedBy, Genesis, KEY_HISTORY_HEIGHTS_MAX, LedgerError, RebuildError, Receipt, TxId, Until,
+    AuditEvent, Bodies, ChangedBy, Genesis, KEY_HISTORY_HEIGHTS_MAX, LedgerError, RebuildError, Receipt, TxId, Until,
 };
 use keelstone_store::kv::{Batch, Kv, MemoryKv};
 use keelstone_tree::{Answer, Blake3, Hasher as _, Proof, ProofLimits, Query, Read as _};
@@ -223,4 +223,78 @@ fn a_rebuild_stops_at_the_first_height_that_differs() {
         matches!(damaged, Err(RebuildError::Ledger(LedgerError::Damaged { height: Height(8), .. }))),
         "{damaged:?}"
     );
+}
+
+/// spec: RECOVER-1, RECOVER-6. The blocks of a database, run again from the genesis, come to the chain they are of; the first of
+/// which something else is kept than it comes to, or that is not whole, is named.
+#[test]
+fn kept_blocks_come_to_their_chain_or_the_height_that_does_not_is_named() {
+    let kv: Arc<MemoryKv> = Arc::default();
+    let chain = begin(&kv);
+    live(&chain);
+    chain.keep_certificate(Height(3), vec![7]);
+    chain.write_certificates().unwrap();
+    let (bodies, last) = (Bodies::over(kv.clone()), chain.height());
+    assert_eq!(bodies.last().unwrap(), Some(last));
+    for height in (1..=last.0).map(Height) {
+        assert_eq!(bodies.block(height).unwrap(), chain.block(height).unwrap());
+        assert_eq!(bodies.root(height).unwrap(), chain.root_at(height).unwrap());
+    }
+    assert_eq!(bodies.root(last.next()).unwrap(), None);
+    let again = || {
+        let fresh = begin(&Arc::default());
+        let blocks = fresh.run_kept(&bodies, last, &mut |_| {})?;
+        Ok::<_, LedgerError>((blocks, fresh.root(), fresh.certificate(Height(3))?))
+    };
+    assert_eq!(again().unwrap(), (last.0, chain.root(), Some(vec![7])));
+
+    let at = |kind: u8, height: u64| [&[kind][..], &height.to_be_bytes()].concat();
+    let put = |key: &[u8], value: Vec<u8>| {
+        let mut batch = Batch::new();
+        batch.put(key.to_vec(), value);
+        kv.write(batch).unwrap();
+    };
+    for (kind, of_another, garbage) in [
+        (b'b', "its body says height 8", "its body does not decode"),
+        (b'r', "other receipts than are kept", "its receipts do not decode"),
+        (b'o', "another root than is kept", "its root does not decode"),
+    ] {
+        let (key, other) = (at(kind, 9), kv.get(&at(kind, 8)).unwrap().unwrap());
+        let kept = kv.get(&key).unwrap().unwrap();
+        for (value, expected) in [(other, of_another), (vec![0xff], garbage)] {
+            put(&key, value);
+            match again() {
+                Err(LedgerError::Damaged { height: Height(9), what }) => assert!(what.contains(expected), "{what}"),
+                found => panic!("{expected}: {found:?}"),
+            }
+        }
+        let mut batch = Batch::new();
+        batch.delete(key.clone());
+        kv.write(batch).unwrap();
+        match (kind, again()) {
+            (b'o', found) => assert_eq!(found.unwrap().1, chain.root(), "a root need not be there"),
+            (_, Err(LedgerError::NoBlock { height: Height(9) })) => {}
+            (_, found) => panic!("{found:?}"),
+        }
+        put(&key, kept);
+    }
+    assert_eq!(again().unwrap().0, last.0);
+}
+
+/// The last block of a database that is not after a time is the one that looking at each finds.
+#[test]
+fn the_last_kept_block_by_a_time_is_found() {
+    let kv: Arc<MemoryKv> = Arc::default();
+    let chain = begin(&kv);
+    live(&chain);
+    let bodies = Bodies::over(kv);
+    let times: Vec<(Height, u64)> =
+        (1..=chain.height().0).map(|height| (Height(height), bodies.block(Height(height)).unwrap().time.0)).collect();
+    assert!(times[0].1 > 0 && times[0].1 < times[times.len() - 1].1, "{times:?}");
+    for time in times.iter().flat_map(|(_, time)| [time - 1, *time, time + 1]) {
+        let expected = times.iter().rev().find(|(_, of)| *of <= time).map(|(height, _)| *height);
+        assert_eq!(bodies.at_time(Timestamp(time), Height(0)).unwrap(), expected, "{time}");
+    }
+    let none = Bodies::over(Arc::new(MemoryKv::default()));
+    assert_eq!((none.last().unwrap(), none.at_time(Timestamp(9), Height(0)).unwrap()), (None, None));
 }
