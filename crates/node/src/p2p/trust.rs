@@ -45,8 +45,8 @@ pub(crate) enum Distrust {
     #[error("it was certified {ahead_s} s from now: look at this machine's clock")]
     Ahead { ahead_s: u64 },
     /// Keys whose word counts, or one of them, have said two things. Nothing may be built on either.
-    #[error("forked: of height {height}, {} certified root {}, and {} certified root {}", .one.0, .one.1, .other.0, .other.1)]
-    Forked { height: Height, one: (PublicKey, Root), other: (PublicKey, Root) },
+    #[error("forked: of height {height}, {} certified root {}, and {} certified root {}", .said[0].0, .said[0].1, .said[1].0, .said[1].1)]
+    Forked { height: Height, said: Box<[(PublicKey, Root); 2]> },
 }
 
 impl Trust {
@@ -89,8 +89,8 @@ impl Trust {
             };
             if let Some(other) = said[index + 1..].iter().find(differs) {
                 let height = one.attestation.height;
-                let [one, other] = [one, other].map(|signed| (signed.signer, signed.attestation.root));
-                return Err(Distrust::Forked { height, one, other });
+                let said = [one, other].map(|signed| (signed.signer, signed.attestation.root));
+                return Err(Distrust::Forked { height, said: Box::new(said) });
             }
         }
         Ok(said.iter().max_by_key(|signed| (signed.attestation.height, signed.attestation.said_at)).cloned())
@@ -149,8 +149,7 @@ mod tests {
         let other = said(7, 4, 1_000_001).sign(&stranger);
         let forked = Distrust::Forked {
             height: Height(7),
-            one: (key.public(), Root(Hash([9; 32]))),
-            other: (stranger.public(), Root(Hash([4; 32]))),
+            said: Box::new([(key.public(), Root(Hash([9; 32]))), (stranger.public(), Root(Hash([4; 32])))]),
         };
         assert_eq!(Trust::newest(&[signed, other]), Err(forked));
         assert_eq!(Trust::newest(&[]), Ok(None));
