@@ -18,6 +18,7 @@ mod compact;
 mod error;
 pub mod files;
 mod flush;
+pub mod frames;
 mod history;
 #[doc(hidden)]
 pub mod hostile;
