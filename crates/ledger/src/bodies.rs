@@ -1,13 +1,16 @@
 //! Blocks as the database holds them, for a chain whose state is not at hand: what a recovery runs again.
 //!
 //! Every record carries a hash of its own, so damage is found; that a block is the chain's shows only when it has run,
-//! by what it comes to.
+//! by what it comes to. What is kept of a block is packed against what is known of it already, so reading its receipts takes
+//! its body.
 //!
-//! Rules: `spec/ledger.md`, HISTORY-1; `spec/recovery.md`, RECOVER-1, RECOVER-6.
+//! Rules: `spec/ledger.md`, HISTORY-1, HISTORY-11; `spec/recovery.md`, RECOVER-1, RECOVER-6.
 
-use crate::ledger::{BODY, CERTIFICATE, RECEIPTS, ROOT, at, height_in};
-use crate::{Block, Ledger, LedgerError, Receipt, Refused};
-use keelstone_codec::{Decode as _, Height, Root, Timestamp};
+use crate::block::BlockRecord;
+use crate::ledger::{BODY, CERTIFICATE, CONTINUATIONS, RECEIPTS, ROOT, at, height_in};
+use crate::packed::{Known, unpack};
+use crate::{Block, Continuation, Ledger, LedgerError, Receipt, Refused, SignedTransaction};
+use keelstone_codec::{Decode, Encode as _, Height, Root, Timestamp};
 use keelstone_store::StoreError;
 use keelstone_store::kv::{Kv, Range};
 use keelstone_tree::Hasher;
@@ -82,20 +85,62 @@ impl Bodies {
 
 /// The block of a height as a database has it.
 pub(crate) fn block_in(kv: &dyn Kv, height: Height) -> Result<Block, LedgerError> {
-    let damaged = |what: String| LedgerError::Damaged { height, what };
-    let bytes = kv.get(&at(BODY, height))?.ok_or(LedgerError::NoBlock { height })?;
-    let block = Block::from_bytes(&bytes).map_err(|error| damaged(format!("its body does not decode: {error}")))?;
-    match block.height == height {
-        true => Ok(block),
-        false => Err(damaged(format!("its body says height {}", block.height))),
-    }
+    Ok(body_in(kv, height)?.0)
 }
 
 /// The receipts of a height as a database has them.
 pub(crate) fn receipts_in(kv: &dyn Kv, height: Height) -> Result<Vec<Receipt>, LedgerError> {
-    let bytes = kv.get(&at(RECEIPTS, height))?.ok_or(LedgerError::NoBlock { height })?;
-    let damaged = |error| LedgerError::Damaged { height, what: format!("its receipts do not decode: {error}") };
-    Vec::from_bytes(&bytes).map_err(damaged)
+    let (block, body) = body_in(kv, height)?;
+    Ok(received_in(kv, height, &known_of(&block, &body))?.0)
+}
+
+/// What a block did for async bundles, as a database has it; none if it has nothing of it.
+pub(crate) fn continuations_in(kv: &dyn Kv, height: Height) -> Result<Option<Vec<Continuation>>, LedgerError> {
+    let Some(packed) = kv.get(&at(CONTINUATIONS, height))? else { return Ok(None) };
+    Ok(Some(opened(height, "continuations do", &packed, &[])?.0))
+}
+
+/// What a database says of a block before its audit records, and the state's record of it: what those are packed against.
+// spec: HISTORY-11
+pub(crate) fn known_in(kv: &dyn Kv, height: Height, record: Option<&BlockRecord>) -> Result<Known, LedgerError> {
+    let (block, body) = body_in(kv, height)?;
+    let known = known_of(&block, &body);
+    let (receipts, receipt_bytes) = received_in(kv, height, &known)?;
+    let continuations = continuations_in(kv, height)?.unwrap_or_default();
+    // A list that decoded has one encoding.
+    let known = known.outcomes(&block, (&receipt_bytes, &receipts), (&continuations.to_bytes(), &continuations));
+    Ok(match record {
+        Some(record) => known.record(record),
+        None => known,
+    })
+}
+
+fn body_in(kv: &dyn Kv, height: Height) -> Result<(Block, Vec<u8>), LedgerError> {
+    let packed = kv.get(&at(BODY, height))?.ok_or(LedgerError::NoBlock { height })?;
+    let (block, body) = opened::<Block>(height, "body does", &packed, &[])?;
+    if block.height != height {
+        let what = format!("its body says height {}", block.height);
+        return Err(LedgerError::Damaged { height, what });
+    }
+    Ok((block, body))
+}
+
+fn received_in(kv: &dyn Kv, height: Height, known: &Known) -> Result<(Vec<Receipt>, Vec<u8>), LedgerError> {
+    let packed = kv.get(&at(RECEIPTS, height))?.ok_or(LedgerError::NoBlock { height })?;
+    opened(height, "receipts do", &packed, known.bytes())
+}
+
+fn known_of(block: &Block, body: &[u8]) -> Known {
+    Known::body(body, block, block.transactions.iter().map(SignedTransaction::id))
+}
+
+/// What was packed of a height, decoded, and its bytes.
+fn opened<T: Decode>(height: Height, what: &str, packed: &[u8], known: &[u8]) -> Result<(T, Vec<u8>), LedgerError> {
+    let damaged =
+        |error: &dyn fmt::Display| LedgerError::Damaged { height, what: format!("its {what} not decode: {error}") };
+    let bytes = unpack(packed, known).map_err(|error| damaged(&error))?;
+    let value = T::from_bytes(&bytes).map_err(|error| damaged(&error))?;
+    Ok((value, bytes.into_owned()))
 }
 
 /// The last height above `low` and up to `high` whose block is not after a time; `low` if there is none.

@@ -14,12 +14,13 @@
 
 use crate::audit::{Appended, forget_audit, keep_audit};
 use crate::block::{self, Block, BlockError, BlockRecord, Continuation, Executed, Receipt, Refused};
-use crate::bodies::{block_in, receipts_in};
+use crate::bodies::{block_in, continuations_in, receipts_in};
 use crate::chain::{Chain, ChainFacts};
 use crate::check::{self, Refusal};
 use crate::genesis::{Genesis, GenesisError};
 use crate::mempool::{Mempool, PoolLimits};
 use crate::nonces;
+use crate::packed::{Known, pack};
 use crate::parallel::{InParallel, Threads};
 use crate::transaction::{SignedTransaction, TxId};
 use crate::vouched::Vouched;
@@ -279,7 +280,7 @@ pub enum ProposalError {
 // What lies where in the database.
 pub(crate) const BODY: u8 = b'b';
 pub(crate) const RECEIPTS: u8 = b'r';
-const CONTINUATIONS: u8 = b'n';
+pub(crate) const CONTINUATIONS: u8 = b'n';
 const INDEX: u8 = b't';
 pub(crate) const CERTIFICATE: u8 = b'c';
 /// The root a block came to.
@@ -663,8 +664,8 @@ impl<H: Hasher> Ledger<H> {
             return Err(LedgerError::Time { last, found: time });
         }
         // spec: HISTORY-1. Side by side, so that a block waits for the slower of the two and not for both.
-        let to = prepared.root();
-        let body = || self.write_block(&block, to, &receipts, &continuations, audit.as_ref());
+        let (to, logged) = (prepared.root(), audit.as_ref().zip(record.as_ref()));
+        let body = || self.write_block(&block, to, &receipts, &continuations, logged);
         let root = self.store.commit_prepared_with(height, prepared, body)?;
         self.time.store(time.0, Ordering::Release);
         {
@@ -772,9 +773,8 @@ impl<H: Hasher> Ledger<H> {
         let damaged = |what: String| LedgerError::Damaged { height, what };
         let record = BlockRecord::read(&self.view(), height)?;
         let expected = record.map_or(block::continuations_root(&[]), |record| record.continuations_root);
-        let continuations = match self.kv.get(&at(CONTINUATIONS, height))? {
-            Some(bytes) => Vec::<Continuation>::from_bytes(&bytes)
-                .map_err(|error| damaged(format!("its continuations do not decode: {error}")))?,
+        let continuations = match continuations_in(&*self.kv, height)? {
+            Some(continuations) => continuations,
             // A height that is not here at all has none to show; one that is has none if its record says so.
             None if self.kv.get(&at(BODY, height))?.is_none() => return Err(LedgerError::NoBlock { height }),
             None => Vec::new(),
@@ -940,21 +940,25 @@ impl<H: Hasher> Ledger<H> {
         root: Root,
         receipts: &Vec<Receipt>,
         continuations: &Vec<Continuation>,
-        audit: Option<&Appended>,
+        logged: Option<(&Appended, &BlockRecord)>,
     ) -> Result<(), StoreError> {
         let mut batch = Batch::new();
         // A commit that failed after this write has left a body here; what the index says of it goes first.
         self.forget_block(block.height, &mut batch)?;
         let waiting = self.put_certificates(&mut batch);
-        batch.put(at(BODY, block.height), block.to_bytes());
-        batch.put(at(RECEIPTS, block.height), receipts.to_bytes());
+        // spec: HISTORY-11. Each against what was known before it.
+        let (body, received, continued) = (block.to_bytes(), receipts.to_bytes(), continuations.to_bytes());
+        batch.put(at(BODY, block.height), pack(&body, &[]));
+        let known = Known::body(&body, block, receipts.iter().map(|receipt| receipt.transaction));
+        batch.put(at(RECEIPTS, block.height), pack(&received, known.bytes()));
         // spec: RECOVER-6
         batch.put(at(ROOT, block.height), root.to_bytes());
         if !continuations.is_empty() {
-            batch.put(at(CONTINUATIONS, block.height), continuations.to_bytes());
+            batch.put(at(CONTINUATIONS, block.height), pack(&continued, &[]));
         }
-        if let Some(audit) = audit {
-            keep_audit(&*self.kv, &mut batch, audit)?;
+        if let Some((audit, record)) = logged {
+            let known = known.outcomes(block, (&received, receipts), (&continued, continuations)).record(record);
+            keep_audit(&*self.kv, &mut batch, audit, &known)?;
         }
         for (index, receipt) in (0u32..).zip(receipts) {
             if !matches!(receipt.verdict, crate::Verdict::Refused { .. }) {
@@ -982,9 +986,13 @@ impl<H: Hasher> Ledger<H> {
 
     /// Takes a block out of the database, and out of the index what points to it.
     fn forget_block(&self, height: Height, batch: &mut Batch) -> Result<(), StoreError> {
-        let Some(bytes) = self.kv.get(&at(BODY, height))? else { return Ok(()) };
-        // A body that does not decode has nothing in the index that a lookup would not find wrong by itself.
-        let transactions = Block::from_bytes(&bytes).map(|block| block.transactions).unwrap_or_default();
+        let transactions = match block_in(&*self.kv, height) {
+            Ok(block) => block.transactions,
+            Err(LedgerError::NoBlock { .. }) => return Ok(()),
+            Err(LedgerError::Store(error)) => return Err(error),
+            // A body that does not decode has nothing in the index that a lookup would not find wrong by itself.
+            Err(_) => Vec::new(),
+        };
         for transaction in transactions {
             let key = indexed(&transaction.id());
             let found = self.kv.get(&key)?.and_then(|bytes| <(Height, u32)>::from_bytes(&bytes).ok());

@@ -29,6 +29,8 @@ mod chain;
 mod check;
 mod foresight;
 mod genesis;
+#[doc(hidden)]
+pub mod hostile;
 mod inherit;
 mod json;
 mod key_history;
@@ -38,6 +40,7 @@ mod mempool;
 pub mod modules;
 mod nonces;
 mod operation_proof;
+mod packed;
 mod parallel;
 mod rebuild;
 mod replay;

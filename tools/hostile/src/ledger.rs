@@ -4,7 +4,7 @@ use crate::{Target, canonical};
 use keelstone_codec::Hash;
 use keelstone_execution::PublicKey;
 use keelstone_ledger::xian::Decimal;
-use keelstone_ledger::{JSON_DEPTH_MAX, Json, SecretKey, Signature, verify, verify_batch};
+use keelstone_ledger::{JSON_DEPTH_MAX, Json, SecretKey, Signature, hostile, verify, verify_batch};
 
 pub(crate) const JSON: Target = Target { name: "json", run: json, seeds: json_seeds };
 
@@ -25,6 +25,8 @@ fn json_seeds() -> Vec<Vec<u8>> {
     ];
     texts.map(|text| text.as_bytes().to_vec()).to_vec()
 }
+
+pub(crate) const PACKED: Target = Target { name: "packed", run: hostile::packed, seeds: hostile::packed_seeds };
 
 pub(crate) const DECIMAL: Target = Target { name: "decimal", run: decimal, seeds: decimal_seeds };
 

@@ -70,6 +70,7 @@ pub const TARGETS: &[Target] = &[
     ledger::JSON,
     ledger::DECIMAL,
     ledger::SIGNATURE,
+    ledger::PACKED,
     sync::METADATA,
     sync::PAGE,
     sync::CHUNK,

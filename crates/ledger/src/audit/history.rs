@@ -2,7 +2,7 @@
 //!
 //! | key | value |
 //! | --- | --- |
-//! | `a`, height | the records of a block, packed (spec: AUDIT-5) |
+//! | `a`, height | the place of a block's first record, and its records (spec: AUDIT-5), packed (spec: HISTORY-11) |
 //! | `i`, place of a record | the height of the block whose first record it is |
 //! | `m`, level, index | the top of a whole subtree of 256 records or more |
 //! | `A` | the height from which on records are kept, and the log before it |
@@ -15,8 +15,10 @@ use super::{
     Appended, AuditEvent, AuditLog, AuditProof, AuditRecord, BlockAudit, Checkpoint, KEPT_LEVEL, log_place, read_log,
 };
 use crate::block::BlockRecord;
+use crate::bodies::known_in;
 use crate::ledger::{Ledger, LedgerError, at};
-use keelstone_codec::{Blob, Decode, DecodeError, Encode, Hash, Height, Reader};
+use crate::packed::{Known, pack, unpack};
+use keelstone_codec::{Blob, Decode, DecodeError, Encode, Hash, Height, Reader, put_varint};
 use keelstone_execution::mmr::{Mmr, MmrConsistency, MmrInclusion, Place, Subtrees};
 use keelstone_macros::{Decode, Encode};
 use keelstone_store::StoreError;
@@ -24,6 +26,7 @@ use keelstone_store::kv::{Batch, Kv, Range};
 use keelstone_tree::{Hasher, Query};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 
 const RECORDS: u8 = b'a';
 const PLACES: u8 = b'i';
@@ -84,11 +87,11 @@ fn top_key(place: Place) -> Vec<u8> {
     [&[TOPS, place.level], place.index.to_be_bytes().as_slice()].concat()
 }
 
-/// The place of a packed block's first record.
-fn first_of(packed: &[u8]) -> Result<u64, DecodeError> {
-    let mut input = Reader::new(packed);
-    input.varint()?;
-    input.varint()
+/// The place of a block's first record, and its records, packed.
+fn first_of(kept: &[u8]) -> Result<(u64, &[u8]), DecodeError> {
+    let mut input = Reader::new(kept);
+    let first = input.varint()?;
+    Ok((first, input.rest()))
 }
 
 /// From where on records are kept; none while there is none.
@@ -98,12 +101,16 @@ fn kept_in(kv: &dyn Kv) -> Result<Option<Result<Kept, DecodeError>>, StoreError>
 
 /// Writes a block's records. What was kept of a block of this height before is gone by then. Where it cannot be read from
 /// where on records are kept, that stays as it is: written anew it would hide that earlier records were kept.
-pub(crate) fn keep_audit(kv: &dyn Kv, batch: &mut Batch, appended: &Appended) -> Result<(), StoreError> {
+pub(crate) fn keep_audit(kv: &dyn Kv, batch: &mut Batch, appended: &Appended, known: &Known) -> Result<(), StoreError> {
     let BlockAudit { height, first, .. } = appended.records;
     if kept_in(kv)?.is_none_or(|kept| kept.is_ok_and(|kept| kept.height >= height)) {
         batch.put(KEPT, Kept { height, log: appended.before.clone() }.to_bytes());
     }
-    batch.put(at(RECORDS, height), appended.records.pack()).put(place_key(first), height.to_bytes());
+    // Where they begin is read without the rest of the block.
+    let mut records = Vec::new();
+    put_varint(&mut records, first);
+    records.extend(pack(&appended.records.pack(), known.bytes()));
+    batch.put(at(RECORDS, height), records).put(place_key(first), height.to_bytes());
     for (place, top) in &appended.tops {
         batch.put(top_key(*place), top.to_bytes());
     }
@@ -114,7 +121,7 @@ pub(crate) fn keep_audit(kv: &dyn Kv, batch: &mut Batch, appended: &Appended) ->
 /// nobody asks for one before.
 pub(crate) fn forget_audit(kv: &dyn Kv, batch: &mut Batch, height: Height) -> Result<(), StoreError> {
     let Some(packed) = kv.get(&at(RECORDS, height))? else { return Ok(()) };
-    if let Ok(first) = first_of(&packed) {
+    if let Ok((first, _)) = first_of(&packed) {
         batch.delete(place_key(first));
     }
     batch.delete(at(RECORDS, height));
@@ -164,14 +171,22 @@ impl<H: Hasher> Ledger<H> {
     /// # Errors
     /// [`LedgerError::Damaged`], or what the database says.
     pub fn block_audit(&self, height: Height) -> Result<Option<BlockAudit>, LedgerError> {
-        let Some(packed) = self.kv.get(&at(RECORDS, height))? else { return Ok(None) };
+        let Some(kept) = self.kv.get(&at(RECORDS, height))? else { return Ok(None) };
         let damaged = |what: String| LedgerError::Damaged { height, what };
-        let found = BlockAudit::unpack(&self.facts().chain_id, &packed)
-            .map_err(|error| damaged(format!("its audit records do not decode: {error}")))?;
-        match found.height == height {
-            true => Ok(Some(found)),
-            false => Err(damaged(format!("its audit records are of height {}", found.height))),
+        let undecodable = |error: &dyn fmt::Display| damaged(format!("its audit records do not decode: {error}"));
+        let (first, packed) = first_of(&kept).map_err(|error| undecodable(&error))?;
+        let known = known_in(&*self.kv, height, BlockRecord::read(&self.view(), height)?.as_ref())?;
+        let bytes = unpack(packed, known.bytes()).map_err(|error| undecodable(&error))?;
+        let found = BlockAudit::unpack(&self.facts().chain_id, &bytes).map_err(|error| undecodable(&error))?;
+        if found.height != height {
+            return Err(damaged(format!("its audit records are of height {}", found.height)));
         }
+        if found.first != first {
+            let what =
+                format!("its audit records begin with record {}, and are said to begin with {first}", found.first);
+            return Err(damaged(what));
+        }
+        Ok(Some(found))
     }
 
     /// The records of the block that a record belongs to.
@@ -222,7 +237,7 @@ impl<H: Hasher> Ledger<H> {
     pub fn audit_place(&self, height: Height) -> Result<u64, LedgerError> {
         let range = Range { start: at(RECORDS, height), ..Range::prefix(&[RECORDS], 1) };
         match self.kv.range(&range)?.pop() {
-            Some((_, packed)) => first_of(&packed).map_err(|error| LedgerError::Damaged {
+            Some((_, kept)) => first_of(&kept).map(|(first, _)| first).map_err(|error| LedgerError::Damaged {
                 height,
                 what: format!("its audit records do not decode: {error}"),
             }),
@@ -330,12 +345,13 @@ impl<H: Hasher> Ledger<H> {
         };
         for height in (from.0..=last.0).map(Height) {
             let index = grown.count();
+            // First what the records are packed against: damage of that is no fault of theirs.
+            let said = self.audit_said(height)?;
             let found = match self.block_audit(height) {
                 Ok(found) => found,
                 Err(LedgerError::Damaged { what, .. }) => return fault(index, height, what),
                 Err(error) => return Err(error),
             };
-            let said = self.audit_said(height)?;
             let (said, found) = match (said, found) {
                 (None, None) => {
                     progress(height);

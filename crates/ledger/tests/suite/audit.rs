@@ -156,6 +156,16 @@ fn edit(event: &mut AuditEvent, numbers: &mut Numbers) {
     }
 }
 
+/// Records as the database keeps them, when they are not compressed.
+// spec: HISTORY-11
+pub(crate) fn as_kept(audit: &BlockAudit) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put_varint(&mut bytes, audit.first);
+    bytes.push(0);
+    bytes.extend(audit.pack());
+    bytes
+}
+
 /// spec: AUDIT-6. A record that was edited, dropped, swapped with another or repeated is found, and the first place at
 /// which the log is not what it was is named: 1,000 of 1,000.
 #[test]
@@ -185,12 +195,12 @@ fn a_tampered_history_is_found_and_the_first_bad_record_named() {
         tampered += 1;
         let mut place = vec![b'a'];
         place.extend_from_slice(&height.0.to_be_bytes());
-        kv.write(std::mem::take(Batch::new().put(place.clone(), audit.pack()))).unwrap();
+        kv.write(std::mem::take(Batch::new().put(place.clone(), as_kept(&audit)))).unwrap();
         let verdict = chain.verify_audit(&mut |_| {}).unwrap();
         let fault = verdict.fault.unwrap_or_else(|| panic!("seed {seed}: a tampered history passed"));
         assert_eq!(fault.index, honest.first + first as u64, "seed {seed}: {}", fault.what);
         assert_eq!(fault.height, height, "seed {seed}");
-        kv.write(std::mem::take(Batch::new().put(place, honest.pack()))).unwrap();
+        kv.write(std::mem::take(Batch::new().put(place, as_kept(&honest)))).unwrap();
     }
     assert_eq!(chain.verify_audit(&mut |_| {}).unwrap().fault, None);
 }
@@ -350,6 +360,64 @@ fn records_are_packed_to_a_third() {
         plain += audit.records().map(|record| record.to_bytes().len()).sum::<usize>();
     }
     assert!(packed * 3 < plain, "{packed} bytes of {plain}");
+}
+
+/// spec: HISTORY-11. What is known already is not kept again: receipts take little more than half of what they would, and the
+/// audit records of transactions, which a block's body and receipts say, less than half of their packed form.
+#[test]
+fn history_is_kept_against_what_is_known() {
+    let kv: Arc<MemoryKv> = Arc::default();
+    let chain = begin(&kv);
+    live(&chain);
+    let (mut plain, mut kept) = ([0; 2], [0; 2]);
+    for height in (1..=chain.height().0).map(Height) {
+        let Some(audit) = chain.block_audit(height).unwrap() else { continue };
+        // The arguments of batches are those of another block.
+        if !chain.continuations(height).unwrap().is_empty() {
+            continue;
+        }
+        let at = |kind: u8| kv.get(&[&[kind], height.0.to_be_bytes().as_slice()].concat()).unwrap().unwrap().len();
+        plain = [plain[0] + chain.receipts(height).unwrap().to_bytes().len(), plain[1] + audit.pack().len()];
+        kept = [kept[0] + at(b'r'), kept[1] + at(b'a')];
+    }
+    assert!(kept[0] * 10 < plain[0] * 6 && kept[1] * 2 < plain[1], "{kept:?} of {plain:?}");
+}
+
+/// spec: HISTORY-11. Whichever byte of a block's audit records is changed, as they are kept, it is found, and told of that block.
+#[test]
+fn changed_audit_records_are_damage() {
+    let kv: Arc<MemoryKv> = Arc::default();
+    let chain = begin(&kv);
+    live(&chain);
+    let place = [b"a".as_slice(), &8u64.to_be_bytes()].concat();
+    let honest = kv.get(&place).unwrap().unwrap();
+    for at in 0..honest.len() {
+        let mut changed = honest.clone();
+        changed[at] ^= 0x10;
+        kv.write(std::mem::take(Batch::new().put(place.clone(), changed))).unwrap();
+        let found = chain.block_audit(Height(8));
+        assert!(matches!(found, Err(LedgerError::Damaged { height: Height(8), .. })), "byte {at}: {found:?}");
+        if at % 16 == 0 {
+            assert_eq!(chain.verify_audit(&mut |_| {}).unwrap().fault.unwrap().height, Height(8));
+        }
+    }
+    kv.write(std::mem::take(Batch::new().put(place, honest))).unwrap();
+    assert_eq!(chain.verify_audit(&mut |_| {}).unwrap().fault, None);
+}
+
+/// spec: HISTORY-11. Without its body a block's audit records cannot be read, and no other's are touched.
+#[test]
+fn a_lost_body_takes_the_records_of_its_block_and_no_others() {
+    let kv: Arc<MemoryKv> = Arc::default();
+    let chain = begin(&kv);
+    live(&chain);
+    let body = [b"b".as_slice(), &8u64.to_be_bytes()].concat();
+    kv.write(std::mem::take(Batch::new().delete(body))).unwrap();
+    assert!(matches!(chain.block_audit(Height(8)), Err(LedgerError::NoBlock { height: Height(8) })));
+    for height in (1..=chain.height().0).map(Height).filter(|height| *height != Height(8)) {
+        chain.block_audit(height).unwrap();
+    }
+    assert!(matches!(chain.verify_audit(&mut |_| {}), Err(LedgerError::NoBlock { height: Height(8) })));
 }
 
 /// spec: AUDIT-5. Records are packed in one way: a hash that is written again, a number no hash has, and more than a block

@@ -3,14 +3,16 @@
 use crate::tools::*;
 use keelstone_codec::{Blob, BoundedSet, Encode, Hash, Height, Text, Timestamp};
 use keelstone_execution::{Batching, Bundle, BundleId, Mode, SessionId};
-use keelstone_ledger::modules::{agents, contracts};
+use keelstone_ledger::modules::{agents, contracts, standard};
 use keelstone_ledger::xian::{Decimal, EntryKey, Record};
 use keelstone_ledger::{
-    Block, BundleProof, Genesis, JSON_DEPTH_MAX, Json, Signature, SignedTransaction, Transaction, Witness, list_root,
-    nonce_place, verify,
+    Block, BundleProof, Genesis, JSON_DEPTH_MAX, Json, Ledger, PoolLimits, Signature, SignedTransaction, Transaction,
+    Witness, list_root, nonce_place, verify,
 };
+use keelstone_store::kv::{Batch, Kv, MemoryKv};
 use keelstone_tree::Blake3;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 fn bytes(value: &impl Encode) -> String {
     hex::encode(value.to_bytes())
@@ -170,6 +172,68 @@ fn operation_proofs() -> Value {
     json!([show(&atom, 2), show(&batched, 1)])
 }
 
+/// A small chain's first block as a database keeps it: body, receipts, audit records. These very bytes must be read for ever,
+/// whatever else a later compressor makes of the same.
+const PACKED: [(u8, &str); 3] = [
+    (
+        b'b',
+        concat!(
+            "019301000051b37e5b28b52ffd609300950800540f010097ffc883c80bee7237ef95d9b9b703d4ad63e60a21e605867682b7",
+            "5b8b3f43030100000006746573742d318a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c00a0",
+            "8604000000773609a4823a2bed84174269eba718f6bedf09101df1f8f4f873f44f83a198f633000000030000006164610035",
+            "0c002b2951918555217e5afe3abd442a70c64bf7aa7cb53aae488c54a87bda186ef7076f6e6574776f090000000568726565",
+            "000094fc2a81b1257efe0e053021c101e52b96209592a6fcd4b8a79efd2cfbf276412e621ae09db55e18fd90c9cff27ea565",
+            "749edb8cb4e99e7d98b8d9813d206a0e0b0020d0c019a1c2112ee4831656301820002260159001d991411b",
+        ),
+    ),
+    (
+        b'r',
+        concat!(
+            "017403000048c1573728b52ffd607402150d00e4140002000000d800000063052dd2f6f9f88ed4d3857d43ad1be1ecc6d7b8",
+            "20830551c6be9c4ad08d7de6a83ba0d5abb5fe1bfd0a24b2156ae66560d7c56b87fd59dc7b09d0aca04d16e11167656e7473",
+            "2e7265676973746572656427000000036461efad08000000c6000d712adcca92afe1bcdc373d4429459fc66c2f2db182c470",
+            "87efb242e176df486891352a382837293cd98d2b8f348e9cd7b43f17fb89f2ce88f9d136b2fd842d6d656d65732e706f7374",
+            "65642f6f6e65cbfa02f55461f4855e94890df45cb011918caac8ca2c7ec2826c273554024f8329770c164ecf16496b5bcb1d",
+            "40cd9dc161b3d1f4ca53184ded2bc03604430e5673e8c374776fe703c85849bf06d07cfbd637a5e6eb7cc2d114d99c970317",
+            "6d830f03fe8fa9f565c7c7db6ebe5d024825daad9ae9804f69dc0243e25b51975e934bf13166cea9bee922310513fbb49e03",
+            "00000000002220d00291408cea9407d31b2138e198c7074c0f5774174c9ac0178040a31607d2ce4930273e563980ed32131b",
+            "5ad65338da0d078d11c40dae3a421610be01e89eb2892de765b5ae2603017e07304c590b04",
+        ),
+    ),
+    (
+        b'a',
+        concat!(
+            "0001430300009f77c70b28b52ffd6043020d0500f404010002d8010067eaa7f776d66edda3beaf9344c06c4e194f0a48146b",
+            "71ca69d81b4ff6b8f8e5000102010301000004c601090001020203020a00000e0001020303030a000004c801120500000000",
+            "00190046052e45057e4405ce860a5c840afc72053a58933c4e3e815f7c02bf7b1221c62c2c13f85526f043551ea793c08f93",
+            "c0d9298b91b89547f742e0e2428c706e76c0a73c424fd981bd020135365f01",
+        ),
+    ),
+];
+
+fn packed() -> Value {
+    let kv = Arc::new(MemoryKv::new());
+    let genesis = Genesis::new(chain_id());
+    let chain = Ledger::create(store(), kv.clone(), standard(), &genesis, PoolLimits::default()).unwrap();
+    let made = block(&chain, &[signed(1, 0, vec![register("ada"), post("one"), post("two"), post("three")])]);
+    let (height, audit) = (made.block.height, chain.block_audit(made.block.height).unwrap());
+    let place = |kind: u8| [&[kind], height.0.to_be_bytes().as_slice()].concat();
+    for (kind, packed) in PACKED {
+        kv.write(std::mem::take(Batch::new().put(place(kind), hex::decode(packed).unwrap()))).unwrap();
+    }
+    assert_eq!(chain.block(height).unwrap(), made.block);
+    assert_eq!(chain.receipts(height).unwrap(), made.receipts);
+    assert_eq!(chain.block_audit(height).unwrap(), audit);
+    let [(_, body), (_, receipts), (_, records)] = PACKED;
+    json!({
+        "rule": "HISTORY-11",
+        "body": bytes(&made.block),
+        "receipts": bytes(&made.receipts),
+        "audit": hex::encode(audit.unwrap().pack()),
+        "packed": { "body": body, "receipts": receipts, "audit": records },
+    })
+}
+
 fn xian() -> Value {
     let values = ["null", "true", "0.780", "-1e400", r#""é""#, "[]", r#"{"z":1,"a":{"__fixed__":"7.6E+20"}}"#];
     let value = |text: &str| {
@@ -191,7 +255,7 @@ fn xian() -> Value {
     })
 }
 
-/// spec: TX-1, TX-2, TX-3, TX-6, BLOCK-1, BLOCK-4, BLOCK-5, BLOCK-6, HISTORY-8, HISTORY-10,
+/// spec: TX-1, TX-2, TX-3, TX-6, BLOCK-1, BLOCK-4, BLOCK-5, BLOCK-6, HISTORY-8, HISTORY-10, HISTORY-11,
 /// XIAN-2, XIAN-4. Written anew with `KEELSTONE_BLESS=1` only.
 #[test]
 fn bytes_are_those_of_the_golden_vectors() {
@@ -203,6 +267,7 @@ fn bytes_are_those_of_the_golden_vectors() {
         "bundles": bundles(),
         "bundle_proof": bundle_proof(),
         "operation_proofs": operation_proofs(),
+        "packed": packed(),
         "xian": xian(),
     });
     golden::check("ledger.json", &found);
