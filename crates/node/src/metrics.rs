@@ -387,9 +387,9 @@ impl Metrics {
         self.checks.get_or_create(&Outcome { outcome }).inc();
     }
 
-    /// Counts a root: `agreed`, `unknown` or `differs`.
-    pub(crate) fn certified(&self, outcome: &'static str) {
-        self.certified.get_or_create(&Outcome { outcome }).inc();
+    /// Counts so many roots: `agreed`, `unknown` or `differs`.
+    pub(crate) fn certified(&self, outcome: &'static str, roots: u64) {
+        self.certified.get_or_create(&Outcome { outcome }).inc_by(roots);
     }
 
     /// Counts what was answered to an offer.

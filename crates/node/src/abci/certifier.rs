@@ -15,6 +15,7 @@ use crate::metrics::Metrics;
 use keelstone_codec::{ChainId, Hash, Height, Root};
 use prost::Message as _;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,14 +24,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tendermint_proto::v0_38::types::SignedHeader;
 
-/// Headers asked for when many blocks came at once, or when a restart left some out; the roots before those count as
-/// unknown.
-const BACKLOG_MAX: u64 = 64;
+/// Headers that wait to be asked for, when blocks came quicker than they may be or a restart left some out; the roots
+/// before those count as unknown.
+const BACKLOG_MAX: u64 = 1024;
 /// Headers asked for at once: CometBFT answers ten.
 const TOGETHER_MAX: usize = 8;
-/// How long to wait after an exchange before the next: blocks that come one upon the other are asked for together, and the
-/// engine, whose processor this takes from the next block, answers once for all of them.
-const PACE: Duration = Duration::from_millis(30);
+/// How long to wait after an exchange before the next, which makes 32 headers a second. Where blocks come quicker, as when
+/// a node catches up, they need the processor that asking takes, a tenth of a block's: the newest are asked for meanwhile,
+/// the others when there is time.
+const PACE: Duration = Duration::from_millis(250);
 
 /// A running comparison.
 pub(crate) struct Certifier {
@@ -79,22 +81,18 @@ impl Certifier {
         }));
         let (stopped, engine) = (stop.clone(), Arc::downgrade(engine));
         let thread = std::thread::Builder::new().name("certifier".to_owned()).spawn(move || {
-            let mut done = 0;
-            while woken.recv().is_ok() && !stopped.load(Ordering::Relaxed) {
+            let mut due = Due::default();
+            while (!due.heights.is_empty() || woken.recv().is_ok()) && !stopped.load(Ordering::Relaxed) {
                 let Some(engine) = engine.upgrade() else { return };
-                let tip = tip.load(Ordering::Acquire);
-                for heights in due(&*engine, done, tip, &metrics).chunks(TOGETHER_MAX) {
-                    if stopped.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    if let Some(differs) = take_in(&*engine, &rpc, heights, &metrics) {
-                        return halt(differs);
-                    }
+                let missed = due.reach(&*engine, tip.load(Ordering::Acquire));
+                metrics.certified("unknown", missed);
+                if let Some(differs) = take_in(&*engine, &rpc, &due.take(), &metrics) {
+                    return halt(differs);
                 }
-                done = tip;
                 // It may be let go of meanwhile.
                 drop(engine);
-                std::thread::sleep(PACE);
+                // A stop ends the wait.
+                std::thread::park_timeout(PACE);
             }
         })?;
         Ok(Self { stop, wake, thread })
@@ -104,29 +102,56 @@ impl Certifier {
     pub(crate) fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         let _ = self.wake.try_send(());
+        self.thread.thread().unpark();
         // A panic of the thread was reported when it happened.
         let _ = self.thread.join();
     }
 }
 
-/// The heights whose headers are to be asked for, up to `tip`: all since `done`. At first those near the tip that a restart
-/// has left without a certificate, and the tip.
-fn due(engine: &dyn Engine, done: u64, tip: u64, metrics: &Metrics) -> Vec<u64> {
-    let first = (done + 1).max(tip.saturating_sub(BACKLOG_MAX - 1));
-    if done > 0 {
-        (done + 1..first).for_each(|_| metrics.certified("unknown"));
-        return (first..=tip).collect();
+/// The heights whose headers are still to be asked for.
+#[derive(Debug, Default)]
+struct Due {
+    heights: BTreeSet<u64>,
+    reached: u64,
+}
+
+impl Due {
+    /// Adds all heights since the last time, up to `tip`; at first those near the tip that a restart has left without a
+    /// certificate, and the tip. Says how many will not be asked for, because there are too many.
+    fn reach(&mut self, engine: &dyn Engine, tip: u64) -> u64 {
+        let first = self.reached.max(tip.saturating_sub(BACKLOG_MAX)) + 1;
+        let left_out = |height: &u64| {
+            let before = Height(*height).prev();
+            // Who cannot be asked now is not asked again: it is a root less that is compared.
+            before.is_some_and(|before| engine.lacks_certificate(before).unwrap_or(false))
+                && engine.voters_at(Height(*height)).is_ok_and(|voters| voters.is_some())
+        };
+        let mut missed = 0;
+        match self.reached {
+            0 => self.heights.extend((first..=tip).filter(|height| *height == tip || left_out(height))),
+            reached => {
+                missed = first - reached - 1;
+                self.heights.extend(first..=tip);
+            }
+        }
+        let waiting = self.heights.split_off(&tip.saturating_sub(BACKLOG_MAX - 1));
+        missed += std::mem::replace(&mut self.heights, waiting).len() as u64;
+        self.reached = tip;
+        missed
     }
-    let left_out = |height: &u64| {
-        let before = Height(*height).prev();
-        // Who cannot be asked now is not asked again: it is a root less that is compared.
-        before.is_some_and(|before| engine.lacks_certificate(before).unwrap_or(false))
-    };
-    (first..=tip).filter(|height| *height == tip || left_out(height)).collect()
+
+    /// The newest of them, in order.
+    fn take(&mut self) -> Vec<u64> {
+        let from = self.heights.iter().rev().nth(TOGETHER_MAX - 1).copied().unwrap_or(0);
+        self.heights.split_off(&from).into_iter().collect()
+    }
 }
 
 /// Compares the roots below the headers of some heights and says what came of it; the first root that differs.
 fn take_in(engine: &dyn Engine, rpc: &Rpc, heights: &[u64], metrics: &Metrics) -> Option<Differs> {
+    if heights.is_empty() {
+        return None;
+    }
     let answers: Vec<Result<Value, String>> = match rpc.commits(heights) {
         Ok(answers) => answers.into_iter().map(|answer| answer.map_err(|error| causes(&error))).collect(),
         Err(error) => vec![Err(causes(&error)); heights.len()],
@@ -138,16 +163,16 @@ fn take_in(engine: &dyn Engine, rpc: &Rpc, heights: &[u64], metrics: &Metrics) -
         });
         match compare(engine, height, signed) {
             Compared::Agreed(certificate) => {
-                metrics.certified("agreed");
+                metrics.certified("agreed", 1);
                 metrics.certified_height.set(i64::try_from(certificate.height.0).unwrap_or(i64::MAX));
                 engine.keep_certificate(certificate.height, certificate.signed.encode_to_vec());
             }
             Compared::Unknown(why) => {
-                metrics.certified("unknown");
+                metrics.certified("unknown", 1);
                 tracing::debug!(%height, why, "what the engine certifies is unknown");
             }
             Compared::Differs(differs) => {
-                metrics.certified("differs");
+                metrics.certified("differs", 1);
                 return Some(differs);
             }
         }
@@ -252,14 +277,9 @@ mod tests {
         let node = place.start();
         let engine = &*node.engine;
         assert_eq!(engine.block(Some(Height(1))).unwrap().certificate, Some(kept), "it was written with block 3");
-        let metrics = Metrics::new();
-        assert_eq!(
-            due(engine, 0, 3, &metrics),
-            [1, 3],
-            "the certificate of block 1 was written, so 2 is not asked for"
-        );
-        assert_eq!(due(engine, 1, 3, &metrics), [2, 3]);
-        assert_eq!(due(engine, 1, 70, &metrics), (7..=70).collect::<Vec<_>>());
+        let mut due = Due::default();
+        assert_eq!(due.reach(engine, 3), 0);
+        assert_eq!(due.take(), [1, 3], "the certificate of block 1 was written, so 2 is not asked for");
         let compared = |signed: Result<SignedHeader, String>| compare(engine, Height(2), signed);
         // What no block took with it is written when the chain is closed.
         engine.keep_certificate(Height(2), vec![7]);
@@ -275,6 +295,27 @@ mod tests {
 
         let node = place.start();
         assert_eq!(node.engine.block(Some(Height(2))).unwrap().certificate.as_deref(), Some("07"));
+        node.stop();
+    }
+
+    /// The newest first, the others when there is time, and no more of them wait than may.
+    #[test]
+    fn headers_are_asked_for_from_the_newest_down() {
+        let place = Place::new();
+        let node = place.start();
+        let engine = &*node.engine;
+        let mut due = Due { reached: 1, ..Due::default() };
+        assert_eq!(due.reach(engine, 20), 0);
+        assert_eq!(due.take(), (13..=20).collect::<Vec<_>>());
+        assert_eq!(due.reach(engine, 21), 0);
+        assert_eq!(due.take(), [6, 7, 8, 9, 10, 11, 12, 21]);
+        assert_eq!(due.reach(engine, 21), 0, "nothing came");
+        assert_eq!(due.take(), [2, 3, 4, 5]);
+        assert_eq!(due.take(), [0; 0]);
+        assert_eq!(due.reach(engine, 22), 0);
+        assert_eq!(due.reach(engine, 22 + BACKLOG_MAX), 1, "22 makes room");
+        assert_eq!(due.reach(engine, 24 + 3 * BACKLOG_MAX), 2 + 2 * BACKLOG_MAX);
+        assert_eq!(due.heights.len() as u64, BACKLOG_MAX);
         node.stop();
     }
 }
