@@ -3,8 +3,8 @@
 //! ```text
 //! data/LOCK            held by the one process that uses the directory
 //! data/CURRENT         the name of the generation that counts
-//! data/gen-000001/     a generation: state/ and blocks.redb; and `unconfirmed`, if nothing but a snapshot speaks for it,
-//!                      or `hollow`, if it lacks the state that its chain inherited
+//! data/gen-000001/     a generation: state/, blocks.redb and its blocks.wal; and `unconfirmed`, if nothing but a snapshot
+//!                      speaks for it, or `hollow`, if it lacks the state that its chain inherited
 //! ```
 //!
 //! A generation counts once `CURRENT` names it, and `CURRENT` changes by one rename. So a crash at any moment leaves the

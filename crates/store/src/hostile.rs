@@ -6,6 +6,7 @@
 
 use crate::files::SECTOR_BYTES;
 use crate::flush::Table;
+use crate::kv::wal;
 use crate::record::{self, Layout, Record, Step};
 use crate::scrub::Cursor;
 use crate::sector::{Found, PAYLOAD_BYTES, Seal, StoreId};
@@ -123,5 +124,19 @@ pub fn scrub(payload: &[u8]) -> bool {
 pub fn table(input: &[u8]) -> bool {
     let Ok(table) = Table::from_bytes(input) else { return false };
     assert_eq!(table.to_bytes(), input, "a second encoding was accepted");
+    true
+}
+
+/// Reads a record of the log in front of a database without its hash, and says whether it is one (spec: STORE-15).
+///
+/// # Panics
+/// If a record is accepted that has another encoding.
+#[must_use]
+pub fn kv_wal(input: &[u8]) -> bool {
+    assert!(wal::read_record(input).is_err(), "a record's hash was guessed");
+    let Some((number, changes)) = input.split_first_chunk() else { return false };
+    let record = wal::record_of(u32::from_le_bytes(*number), changes);
+    let Ok((number, changes)) = wal::read_record(&record) else { return false };
+    assert_eq!(wal::record(number, &changes), Some(record), "a second encoding was accepted");
     true
 }

@@ -1,5 +1,6 @@
 //! Golden bytes of a sector, a record and a superblock: `spec/vectors/store.json`.
 
+use crate::kv::wal;
 use crate::record::{self, Head, Layout, Step};
 use crate::scrub;
 use crate::sector::Seal;
@@ -60,6 +61,7 @@ fn found() -> Json {
         low: Some(Height(2)),
         flushed,
     };
+    let changes = [(b"body".to_vec(), Some(vec![7; 3])), (b"old".to_vec(), None)].into_iter().collect();
     json!({
         "commit record": hex::encode(commit),
         "places of its new values": places,
@@ -70,11 +72,12 @@ fn found() -> Json {
         "superblock": hex::encode(superblock.to_bytes()),
         "scrub, in the log": hex::encode(scrub::golden(Some(log)).to_bytes()),
         "scrub, in the entries": hex::encode(scrub::golden(None).to_bytes()),
+        "record of the log in front of a database": hex::encode(wal::record(3, &changes).unwrap()),
         "file name of log segment 1": log.file_name(&STORE),
     })
 }
 
-/// spec: STORE-1, STORE-2, STORE-3, STORE-4, STORE-7, STORE-11, STORE-13. The bytes are those that were released; change them only with the format.
+/// spec: STORE-1, STORE-2, STORE-3, STORE-4, STORE-7, STORE-11, STORE-13, STORE-15. The bytes are those that were released; change them only with the format.
 #[test]
 fn golden_bytes_have_not_changed() {
     golden::check("store.json", &found());

@@ -46,6 +46,7 @@ pub const TARGETS: &[Target] = &[
     store::SECTOR,
     store::SUPERBLOCK,
     store::SCRUB,
+    store::KV_WAL,
     store::TABLE,
     snapshot_library::INDEX,
     snapshot_library::ARCHIVE,

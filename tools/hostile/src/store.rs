@@ -51,6 +51,14 @@ fn scrub_seeds() -> Vec<Vec<u8>> {
     ["scrub, in the log", "scrub, in the entries"].map(vector).to_vec()
 }
 
+pub(crate) const KV_WAL: Target = Target { name: "kv_wal", run: hostile::kv_wal, seeds: kv_wal_seeds };
+
+/// The vector without what is computed: its length and hash.
+fn kv_wal_seeds() -> Vec<Vec<u8>> {
+    let record = vector("record of the log in front of a database");
+    vec![[&record[..4], &record[40..]].concat(), vec![0; 8]]
+}
+
 pub(crate) const TABLE: Target = Target { name: "table", run: hostile::table, seeds: table_seeds };
 
 /// A top, and how two segments are used.

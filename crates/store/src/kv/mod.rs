@@ -1,0 +1,455 @@
+//! A plain key-value database for what needs no root: blocks, receipts, indexes.
+//!
+//! The database below is not trusted with integrity: one flipped bit in a file of redb 4.4 can read as a wrong value
+//! without an error. So every record carries a hash of its key and value, and a record that does not match is an error,
+//! never an answer. A record that a damaged database no longer finds cannot be told from one that was never written:
+//! whoever needs that (a block at every height) must know what to expect.
+//!
+//! A write is durable in a log in front of it ([`wal`]), and goes into the database with hundreds of others.
+
+pub(crate) mod wal;
+
+use crate::StoreError;
+use crate::files::Directory;
+use keelstone_codec::{Tag, TaggedHasher};
+use redb::{Database, Durability, ReadableDatabase, TableDefinition, TableError};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use wal::{Changes, WAL_BYTES, Wal};
+
+/// A record: its key and its value.
+pub type Record = (Vec<u8>, Vec<u8>);
+
+type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+type Guard<'a> = redb::AccessGuard<'a, &'static [u8]>;
+
+/// Keys from `start` to before `end`, at most `limit` of them, in one of two directions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Range {
+    /// The first key, which need not exist.
+    pub start: Vec<u8>,
+    /// The first key behind the range; none: to the last.
+    pub end: Option<Vec<u8>>,
+    /// From the last key down.
+    pub reverse: bool,
+    /// The most records to return.
+    pub limit: usize,
+}
+
+impl Range {
+    /// Keys that begin with `prefix`, ascending.
+    #[must_use]
+    pub fn prefix(prefix: &[u8], limit: usize) -> Self {
+        Self { start: prefix.to_vec(), end: keelstone_tree::prefix_end(prefix), reverse: false, limit }
+    }
+
+    /// The same keys in the other direction.
+    #[must_use]
+    pub fn reversed(mut self) -> Self {
+        self.reverse = !self.reverse;
+        self
+    }
+
+    fn bounds(&self) -> Option<Bounds<'_>> {
+        let empty = self.end.as_deref().is_some_and(|end| end <= self.start.as_slice());
+        let end = self.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        (!empty).then_some((Bound::Included(&self.start), end))
+    }
+}
+
+/// Changes that happen together or not at all. Of two to one key the later stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    changes: Changes,
+}
+
+impl Batch {
+    /// No changes.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts a record in place of whatever the key holds.
+    pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> &mut Self {
+        self.changes.insert(key.into(), Some(value.into()));
+        self
+    }
+
+    /// Removes a record; an absent one stays absent.
+    pub fn delete(&mut self, key: impl Into<Vec<u8>>) -> &mut Self {
+        self.changes.insert(key.into(), None);
+        self
+    }
+
+    /// Whether nothing changes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+}
+
+/// An ordered map of bytes that survives the power.
+pub trait Kv: fmt::Debug + Send + Sync {
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if the record's hash does not match, [`StoreError::Io`].
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// The records of a range, each checked.
+    ///
+    /// # Errors
+    /// As [`Kv::get`].
+    fn range(&self, range: &Range) -> Result<Vec<Record>, StoreError>;
+
+    /// Makes all changes of a batch durable, or none.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    fn write(&self, batch: Batch) -> Result<(), StoreError>;
+}
+
+/// A [`Kv`] in memory.
+#[derive(Debug, Default)]
+pub struct MemoryKv {
+    records: RwLock<BTreeMap<Vec<u8>, Vec<u8>>>,
+}
+
+impl MemoryKv {
+    /// An empty database.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Kv for MemoryKv {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.records.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned())
+    }
+
+    fn range(&self, range: &Range) -> Result<Vec<Record>, StoreError> {
+        let Some(bounds) = range.bounds() else { return Ok(Vec::new()) };
+        let records = self.records.read().unwrap_or_else(PoisonError::into_inner);
+        let found = records.range::<[u8], _>(bounds).map(|(key, value)| (key.clone(), value.clone()));
+        Ok(if range.reverse { found.rev().take(range.limit).collect() } else { found.take(range.limit).collect() })
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), StoreError> {
+        let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
+        for (key, value) in batch.changes {
+            match value {
+                Some(value) => drop(records.insert(key, value)),
+                None => drop(records.remove(&key)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A [`Kv`] in a redb file, with a log of the same name in front of it.
+///
+/// A write that is small is one record of the log and one sync; a large one, or one that the log has no room for, goes into
+/// redb with all before it. At most 1 MiB waits in memory.
+pub struct RedbKv {
+    database: Database,
+    file: String,
+    wal: Mutex<Wal>,
+    /// What the log has and the database has not.
+    recent: RwLock<Changes>,
+}
+
+impl fmt::Debug for RedbKv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RedbKv({})", self.file)
+    }
+}
+
+const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("records");
+/// The generation of the log whose records are not here yet.
+const GENERATION: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("generation");
+const RECORD: Tag = Tag::new("kv-record");
+const HASH_LEN: usize = 32;
+
+impl RedbKv {
+    /// Opens the database at `path`, or makes it, and takes in what the log beside it has (the same name with `wal` for
+    /// its extension). redb holds the file's lock.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`], [`StoreError::Io`], [`StoreError::Damaged`] if the log or redb itself is damaged,
+    /// [`StoreError::Lost`] if there is no log any more.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(path, WAL_BYTES)
+    }
+
+    // spec: STORE-15
+    fn open_with(path: &Path, wal_bytes: u64) -> Result<Self, StoreError> {
+        let file = path.display().to_string();
+        let database = Database::create(path).map_err(|error| failure("open", &file, error))?;
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let files = Directory::existing(directory).map_err(StoreError::io("open", directory.display().to_string()))?;
+        let log = path.with_extension("wal");
+        let name = log.file_name().unwrap_or_default().to_string_lossy();
+        let (wal, recent) = match generation(&database, &file)? {
+            Some(generation) => Wal::open(&files, &name, generation)?,
+            None => (Wal::create(&files, &name, wal_bytes)?, Changes::new()),
+        };
+        let kv = Self { database, file, wal: Mutex::new(wal), recent: RwLock::new(recent) };
+        // A generation of its own: what a write that was cut off has left counts no more. And a table exists once it was
+        // written to; reads may then rely on it.
+        kv.take_in(&mut kv.wal(), &Changes::new())?;
+        Ok(kv)
+    }
+
+    fn wal(&self) -> MutexGuard<'_, Wal> {
+        self.wal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings what the log has, and these changes above it, into the database, and begins the log anew.
+    fn take_in(&self, wal: &mut Wal, changes: &Changes) -> Result<(), StoreError> {
+        wal.check()?;
+        // Nobody knows what became of it if it fails half way.
+        let taken = self.commit(changes, wal.next_generation()).inspect_err(|_| wal.fail());
+        taken?;
+        wal.restart();
+        self.recent.write().unwrap_or_else(PoisonError::into_inner).clear();
+        Ok(())
+    }
+
+    fn commit(&self, changes: &Changes, generation: u32) -> Result<(), StoreError> {
+        let mut write = self.database.begin_write().map_err(self.failed("write"))?;
+        write.set_durability(Durability::Immediate).map_err(self.failed("write"))?;
+        {
+            let recent = self.recent.read().unwrap_or_else(PoisonError::into_inner);
+            let mut table = write.open_table(TABLE).map_err(self.failed("write"))?;
+            for (key, value) in recent.iter().filter(|(key, _)| !changes.contains_key(*key)).chain(changes) {
+                match value {
+                    Some(value) => {
+                        let record = [seal(key, value).as_slice(), value].concat();
+                        table.insert(key.as_slice(), record.as_slice()).map_err(self.failed("write"))?;
+                    }
+                    None => drop(table.remove(key.as_slice()).map_err(self.failed("write"))?),
+                }
+            }
+            let mut table = write.open_table(GENERATION).map_err(self.failed("write"))?;
+            let generation = generation.to_be_bytes();
+            let record = [seal(&[], &generation).as_slice(), &generation].concat();
+            table.insert([].as_slice(), record.as_slice()).map_err(self.failed("write"))?;
+        }
+        write.commit().map_err(self.failed("commit"))
+    }
+
+    fn failed<E: Into<redb::Error>>(&self, doing: &'static str) -> impl Fn(E) -> StoreError + '_ {
+        move |error| failure(doing, &self.file, error)
+    }
+
+    fn unseal(&self, key: &[u8], record: &[u8]) -> Result<Vec<u8>, StoreError> {
+        unseal(&self.file, key, record)
+    }
+}
+
+/// The value of a stored record, which must carry the hash of its key and value.
+fn unseal(file: &str, key: &[u8], record: &[u8]) -> Result<Vec<u8>, StoreError> {
+    let what = || format!("the record of key {} does not match its hash", key.escape_ascii());
+    match record.split_at_checked(HASH_LEN) {
+        Some((hash, value)) if hash == seal(key, value) => Ok(value.to_vec()),
+        _ => Err(StoreError::damaged(file, 0, what())),
+    }
+}
+
+fn seal(key: &[u8], value: &[u8]) -> [u8; HASH_LEN] {
+    let mut hasher = TaggedHasher::new(RECORD);
+    hasher.value(&(key.len() as u64)).update(key).update(value);
+    hasher.finish().0
+}
+
+fn failure(doing: &'static str, file: &str, error: impl Into<redb::Error>) -> StoreError {
+    match error.into() {
+        redb::Error::DatabaseAlreadyOpen => StoreError::InUse { pid: None },
+        redb::Error::Corrupted(what) => StoreError::damaged(file, 0, what),
+        redb::Error::Io(error) => StoreError::io(doing, file)(error),
+        other => StoreError::io(doing, file)(std::io::Error::other(other)),
+    }
+}
+
+/// The generation of the log that the database says counts; none if it is new.
+fn generation(database: &Database, file: &str) -> Result<Option<u32>, StoreError> {
+    let failed = |error: redb::Error| failure("open", file, error);
+    let read = database.begin_read().map_err(|error| failed(error.into()))?;
+    let missing = || StoreError::damaged(file, 0, "it does not say which generation of its log counts");
+    match read.open_table(GENERATION) {
+        Ok(table) => {
+            let record = table.get([].as_slice()).map_err(|error| failed(error.into()))?.ok_or_else(missing)?;
+            let bytes = unseal(file, &[], record.value())?;
+            Ok(Some(u32::from_be_bytes(bytes.try_into().map_err(|_| missing())?)))
+        }
+        // Both tables come with the first transaction.
+        Err(TableError::TableDoesNotExist(_)) => match read.open_table(TABLE) {
+            Err(TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(failed(error.into())),
+            Ok(_) => Err(missing()),
+        },
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+impl Kv for RedbKv {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        // Held until the answer is there: what leaves here is in the database first.
+        let recent = self.recent.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = recent.get(key) {
+            return Ok(value.clone());
+        }
+        let read = self.database.begin_read().map_err(self.failed("read"))?;
+        let table = read.open_table(TABLE).map_err(self.failed("read"))?;
+        let Some(record) = table.get(key).map_err(self.failed("read"))? else { return Ok(None) };
+        self.unseal(key, record.value()).map(Some)
+    }
+
+    fn range(&self, range: &Range) -> Result<Vec<Record>, StoreError> {
+        let Some(bounds) = range.bounds() else { return Ok(Vec::new()) };
+        let recent = self.recent.read().unwrap_or_else(PoisonError::into_inner);
+        let read = self.database.begin_read().map_err(self.failed("read"))?;
+        let table = read.open_table(TABLE).map_err(self.failed("read"))?;
+        let below = table.range::<&[u8]>(bounds).map_err(self.failed("read"))?;
+        let above = recent.range::<[u8], _>(bounds);
+        match range.reverse {
+            false => self.merged(above, below, range.limit, |above, below| above < below),
+            true => self.merged(above.rev(), below.rev(), range.limit, |above, below| above > below),
+        }
+    }
+
+    // spec: STORE-15
+    fn write(&self, batch: Batch) -> Result<(), StoreError> {
+        let mut wal = self.wal();
+        if !wal.append(&batch.changes)? {
+            return self.take_in(&mut wal, &batch.changes);
+        }
+        self.recent.write().unwrap_or_else(PoisonError::into_inner).extend(batch.changes);
+        Ok(())
+    }
+}
+
+impl RedbKv {
+    /// The records of two runs in one order, where what is above hides what is below.
+    fn merged<'a>(
+        &self,
+        above: impl Iterator<Item = (&'a Vec<u8>, &'a Option<Vec<u8>>)>,
+        below: impl Iterator<Item = Result<(Guard<'a>, Guard<'a>), redb::StorageError>>,
+        limit: usize,
+        is_before: impl Fn(&[u8], &[u8]) -> bool,
+    ) -> Result<Vec<Record>, StoreError> {
+        let (mut above, mut below) = (above.peekable(), below.peekable());
+        let mut found = Vec::new();
+        while found.len() < limit {
+            if let Some(Err(error)) = below.next_if(Result::is_err) {
+                return Err(self.failed("read")(error));
+            }
+            let next_below = below.peek().and_then(|record| record.as_ref().ok()).map(|(key, _)| key.value());
+            let is_next = |key: &[u8]| next_below.is_none_or(|other| !is_before(other, key));
+            if let Some((key, value)) = above.next_if(|(key, _)| is_next(key)) {
+                if next_below == Some(key) {
+                    // Hidden by what is above it.
+                    below.next();
+                }
+                found.extend(value.as_ref().map(|value| (key.clone(), value.clone())));
+            } else if let Some(Ok((key, record))) = below.next() {
+                found.push((key.value().to_vec(), self.unseal(key.value(), record.value())?));
+            } else {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Drop for RedbKv {
+    fn drop(&mut self) {
+        let mut wal = self.wal();
+        if !wal.is_empty() {
+            // If it fails, the log still has it.
+            let _ = self.take_in(&mut wal, &Changes::new());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log so small that it is full again and again, and writes that do not fit in it at all: what is read is what was
+    /// written last, from above and from below, also by whoever opens it after a process that did not close it.
+    // spec: STORE-15
+    #[test]
+    fn what_is_in_the_log_and_what_is_below_it_are_one_map() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kv.redb");
+        let mut kv = RedbKv::open_with(&path, 4 << 10).unwrap();
+        let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        let mut state = 7u64;
+        let mut below = |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % bound
+        };
+        for round in 0..400u32 {
+            let mut batch = Batch::new();
+            for _ in 0..below(5) {
+                let key = vec![below(40) as u8];
+                match below(3) {
+                    0 => {
+                        batch.delete(key.clone());
+                        model.remove(&key);
+                    }
+                    _ => {
+                        let bytes = if below(30) == 0 { 5_000 } else { below(300) as usize };
+                        batch.put(key.clone(), vec![round as u8; bytes]);
+                        model.insert(key, vec![round as u8; bytes]);
+                    }
+                }
+            }
+            kv.write(batch).unwrap();
+            if below(40) == 0 {
+                // As a killed process leaves it: nothing is brought below.
+                let image: Vec<_> =
+                    ["kv.redb", "kv.wal"].map(|name| std::fs::read(directory.path().join(name)).unwrap()).into();
+                drop(kv);
+                for (name, bytes) in ["kv.redb", "kv.wal"].iter().zip(image) {
+                    std::fs::write(directory.path().join(name), bytes).unwrap();
+                }
+                kv = RedbKv::open_with(&path, 4 << 10).unwrap();
+            }
+            let (start, end) = (vec![below(40) as u8], Some(vec![below(45) as u8]));
+            for reverse in [false, true] {
+                let range = Range { start: start.clone(), end: end.clone(), reverse, limit: 1 + below(20) as usize };
+                let mut expected: Vec<Record> = match range.bounds() {
+                    Some(bounds) => {
+                        model.range::<[u8], _>(bounds).map(|(key, value)| (key.clone(), value.clone())).collect()
+                    }
+                    None => Vec::new(),
+                };
+                if reverse {
+                    expected.reverse();
+                }
+                expected.truncate(range.limit);
+                assert_eq!(kv.range(&range).unwrap(), expected, "round {round}, {range:?}");
+            }
+            let key = [below(40) as u8];
+            assert_eq!(kv.get(&key).unwrap(), model.get(key.as_slice()).cloned(), "round {round}");
+        }
+        assert!(kv.wal().next_generation() > 10, "it was full again and again");
+        drop(kv);
+        std::fs::remove_file(directory.path().join("kv.wal")).unwrap();
+        assert!(matches!(RedbKv::open(&path), Err(StoreError::Lost { .. })));
+        let database = Database::create(&path).unwrap();
+        let write = database.begin_write().unwrap();
+        assert!(write.delete_table(GENERATION).unwrap());
+        write.commit().unwrap();
+        drop(database);
+        let error = RedbKv::open(&path).unwrap_err();
+        assert!(error.to_string().contains("which generation of its log"), "{error}");
+    }
+}

@@ -1,0 +1,313 @@
+//! The write-ahead log in front of a database: what was written and is not in it yet.
+//!
+//! A small batch touches a dozen pages of a B-tree, and each is written. Here it is one record of one file, written and
+//! synced, and the tree gets hundreds of them at once. Trusts nothing that it reads: what is neither a whole record nor was
+//! never written is damage.
+//!
+//! Layout and rules: `spec/store.md`, STORE-15.
+
+use crate::StoreError;
+use crate::files::{File, Files, SECTOR_BYTES, remove_if_there};
+use crate::sector::{Found, PAYLOAD_BYTES, Seal, StoreId};
+use keelstone_codec::{Decode, DecodeError, Encode, Hash, Reader, Tag, TaggedHasher};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Bytes of the file: some five hundred blocks with bodies of a kilobyte, which the database takes in ten milliseconds.
+pub(crate) const WAL_BYTES: u64 = 1 << 20;
+/// What follows the name of one that is being made. A rename takes it off.
+const BUILDING: &str = ".new";
+const RECORD: Tag = Tag::new("kv-wal");
+/// Number, length and hash.
+const HEAD_BYTES: usize = 4 + 4 + 32;
+/// It belongs to the one database beside it.
+const STORE: StoreId = [0; 16];
+
+/// What a batch changes.
+pub(crate) type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// A log that is open.
+#[derive(Debug)]
+pub(crate) struct Wal {
+    file: Arc<dyn File>,
+    name: String,
+    sectors: u32,
+    /// Which records count: those of this time around.
+    generation: u32,
+    /// The number of the next record.
+    next: u32,
+    /// The sector it begins in.
+    sector: u32,
+    has_failed: bool,
+}
+
+fn seal() -> Seal {
+    Seal::new(&STORE, u64::MAX - 2)
+}
+
+/// A record, without its sectors. None if no file is long enough.
+pub(crate) fn record(number: u32, changes: &Changes) -> Option<Vec<u8>> {
+    let changes = changes.to_bytes();
+    (changes.len() as u64 <= WAL_BYTES).then(|| record_of(number, &changes))
+}
+
+/// A record of changes that are encoded.
+// spec: STORE-15
+pub(crate) fn record_of(number: u32, changes: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(changes.len()).expect("shorter than the file");
+    [number.to_bytes(), len.to_bytes(), hash(number, changes).to_bytes(), changes.to_vec()].concat()
+}
+
+fn hash(number: u32, payload: &[u8]) -> Hash {
+    let mut hasher = TaggedHasher::new(RECORD);
+    hasher.value(&number).update(payload);
+    hasher.finish()
+}
+
+/// Number, length and hash of a record that begins where the bytes do.
+fn head(bytes: &[u8]) -> Result<(u32, usize, Hash), DecodeError> {
+    let mut input = Reader::new(bytes);
+    let (number, len, hash) = <(u32, u32, Hash)>::decode(&mut input)?;
+    Ok((number, usize::try_from(len).unwrap_or(usize::MAX), hash))
+}
+
+/// Reads a record that is whole, and says its number.
+// spec: STORE-15
+pub(crate) fn read_record(bytes: &[u8]) -> Result<(u32, Changes), DecodeError> {
+    let (number, len, expected) = head(bytes)?;
+    let payload = &bytes[HEAD_BYTES..];
+    if payload.len() != len || hash(number, payload) != expected {
+        return Err(DecodeError::Invalid { what: "record" });
+    }
+    Ok((number, Changes::from_bytes(payload)?))
+}
+
+fn sectors_of(bytes: usize) -> usize {
+    bytes.div_ceil(PAYLOAD_BYTES)
+}
+
+impl Wal {
+    /// Makes an empty one, in the place of any that is there.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(crate) fn create(files: &dyn Files, name: &str, bytes: u64) -> Result<Self, StoreError> {
+        let building = format!("{name}{BUILDING}");
+        remove_if_there(files, &building).map_err(StoreError::io("remove", &building))?;
+        let file = files.create(&building, bytes).map_err(StoreError::io("create", &building))?;
+        let made = file.sync().and_then(|()| files.rename(&building, name)).and_then(|()| files.sync_directory());
+        made.map_err(StoreError::io("create", name))?;
+        Self::over(file, name, 1)
+    }
+
+    fn over(file: Arc<dyn File>, name: &str, generation: u32) -> Result<Self, StoreError> {
+        let bytes = file.len().map_err(StoreError::io("read", name))?;
+        if bytes > WAL_BYTES || bytes % SECTOR_BYTES as u64 != 0 {
+            let what = format!("it has {bytes} bytes, of at most {WAL_BYTES} in sectors of {SECTOR_BYTES}");
+            return Err(StoreError::damaged(name, 0, what));
+        }
+        let sectors = u32::try_from(bytes / SECTOR_BYTES as u64).expect("bounded");
+        Ok(Self { file, name: name.to_owned(), sectors, generation, next: 0, sector: 0, has_failed: false })
+    }
+
+    /// Opens one whose database says that records of this generation count, and says what is in it, the later above the
+    /// earlier. What was being written when the power went, and never acknowledged, may be there or not.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`], [`StoreError::Lost`], or what the disk says.
+    // spec: STORE-15
+    pub(crate) fn open(files: &dyn Files, name: &str, generation: u32) -> Result<(Self, Changes), StoreError> {
+        let file = files.open(name).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                StoreError::Lost { file: name.to_owned(), what: "its database was written behind it".to_owned() }
+            }
+            _ => StoreError::io("open", name)(error),
+        })?;
+        let mut wal = Self::over(file, name, generation)?;
+        let mut bytes = vec![0; wal.sectors as usize * SECTOR_BYTES];
+        wal.file.read_at(0, &mut bytes).map_err(StoreError::io("read", name))?;
+        let sectors: Vec<&[u8]> = bytes.chunks(SECTOR_BYTES).collect();
+        let damaged = |sector: usize, what: String| StoreError::damaged(name, (sector * SECTOR_BYTES) as u64, what);
+        // Of each sector of this generation, whether a record begins in it.
+        let mut begins = Vec::with_capacity(sectors.len());
+        for (number, sector) in (0..).zip(&sectors) {
+            begins.push(match seal().check(number, sector) {
+                Found::Valid(stamp) if stamp.generation == generation => Some(stamp.starts),
+                Found::Valid(stamp) if stamp.generation > generation => {
+                    let what = format!(
+                        "it is of generation {}, and the database, which says {generation}, of an earlier day",
+                        stamp.generation
+                    );
+                    return Err(damaged(number as usize, what));
+                }
+                Found::Valid(_) | Found::Zero => None,
+                Found::Damaged => return Err(damaged(number as usize, "its checksum does not match".to_owned())),
+            });
+        }
+        let mut changes = Changes::new();
+        let mut at = 0;
+        while begins.get(at) == Some(&Some(true)) {
+            let (_, len, _) = head(sectors[at]).map_err(|error| damaged(at, error.to_string()))?;
+            let end = len.checked_add(HEAD_BYTES).map(|bytes| at.saturating_add(sectors_of(bytes)));
+            let end = end.filter(|end| *end <= sectors.len());
+            let end = end.ok_or_else(|| damaged(at, format!("a record of {len} bytes does not fit here")))?;
+            if begins[at + 1..end].iter().any(|begins| *begins != Some(false)) {
+                // Torn: it was being written when the power went.
+                break;
+            }
+            let whole: Vec<u8> = sectors[at..end].iter().flat_map(|sector| &sector[..PAYLOAD_BYTES]).copied().collect();
+            let (number, read) =
+                read_record(&whole[..HEAD_BYTES + len]).map_err(|error| damaged(at, error.to_string()))?;
+            if number != wal.next {
+                return Err(damaged(at, format!("record {number} stands where record {} should", wal.next)));
+            }
+            changes.extend(read);
+            (at, wal.next) = (end, wal.next + 1);
+        }
+        // One record is on its way at a time, so none begins behind one that is not whole.
+        if let Some(behind) = begins.iter().skip(at + 1).position(|begins| *begins == Some(true)) {
+            let what = format!(
+                "a record begins at byte {}, and record {} is lost",
+                (at + 1 + behind) * SECTOR_BYTES,
+                wal.next
+            );
+            return Err(damaged(at, what));
+        }
+        wal.sector = u32::try_from(at).expect("bounded");
+        Ok((wal, changes))
+    }
+
+    /// Makes changes durable, or says that there is no room for them.
+    ///
+    /// # Errors
+    /// What the disk says; from then on each call is refused, since nobody knows what is on the disk (spec: STORE-8).
+    pub(crate) fn append(&mut self, changes: &Changes) -> Result<bool, StoreError> {
+        self.check()?;
+        let room = (self.sectors - self.sector) as usize;
+        let Some(record) = record(self.next, changes).filter(|record| sectors_of(record.len()) <= room) else {
+            return Ok(false);
+        };
+        let mut raw = Vec::new();
+        seal().write(self.sector, self.generation, true, &record, &mut raw);
+        let offset = u64::from(self.sector) * SECTOR_BYTES as u64;
+        let written = self.file.write_at(offset, &raw).and_then(|()| self.file.sync());
+        written.map_err(|error| {
+            self.has_failed = true;
+            StoreError::io("write", &self.name)(error)
+        })?;
+        self.sector += u32::try_from(raw.len() / SECTOR_BYTES).expect("it fits");
+        self.next += 1;
+        Ok(true)
+    }
+
+    /// Whether it may still be written to.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if a write failed before.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        match self.has_failed {
+            false => Ok(()),
+            true => {
+                let what = "an earlier write failed, and what is on the disk is known once it is opened again";
+                Err(StoreError::io("write", &self.name)(std::io::Error::other(what)))
+            }
+        }
+    }
+
+    /// Refuses all that comes.
+    pub(crate) fn fail(&mut self) {
+        self.has_failed = true;
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.next == 0
+    }
+
+    /// The generation that begins once the database has all that is here.
+    pub(crate) fn next_generation(&self) -> u32 {
+        self.generation + 1
+    }
+
+    /// Begins anew: the database has all that was here, and says so.
+    pub(crate) fn restart(&mut self) {
+        (self.generation, self.next, self.sector) = (self.next_generation(), 0, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::{Fault, FaultyFiles, MemoryFiles};
+
+    const NAME: &str = "blocks.wal";
+
+    fn changes(number: u32, bytes: usize) -> Changes {
+        let removed = (vec![7], None);
+        [removed, (number.to_be_bytes().to_vec(), Some(vec![number as u8 + 1; bytes]))].into_iter().collect()
+    }
+
+    /// spec: STORE-15. What was acknowledged is there after a power cut at any change of the disk, in order and without a
+    /// gap; of what was under way, all or nothing.
+    #[test]
+    fn a_power_cut_at_any_change_loses_no_record() {
+        let whole: Changes = (0..12).flat_map(|number| changes(number, 300 * number as usize)).collect();
+        for seed in 0..8u64 {
+            let files = FaultyFiles::new(seed);
+            let mut wal = Wal::create(&files, NAME, 64 << 10).unwrap();
+            let before = files.changes();
+            for number in 0..12 {
+                assert!(wal.append(&changes(number, 300 * number as usize)).unwrap());
+            }
+            for cut in before..files.changes() {
+                let files = FaultyFiles::new(seed);
+                let mut wal = Wal::create(&files, NAME, 64 << 10).unwrap();
+                files.fail_at(cut, Fault::PowerCut);
+                let acknowledged = (0..12).take_while(|n| wal.append(&changes(*n, 300 * *n as usize)).is_ok()).count();
+                assert!(wal.check().is_err() && wal.append(&changes(0, 0)).is_err(), "nothing is written behind it");
+                let after = files.after_power_cut(seed + cut);
+                let (found, read) = Wal::open(&after, NAME, 1).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+                let count = found.next as usize;
+                assert!(count == acknowledged || count == acknowledged + 1, "seed {seed}, cut {cut}: {count}");
+                let up_to = u32::try_from(count).unwrap().to_be_bytes().to_vec();
+                let expected = whole.iter().filter(|(key, _)| **key < up_to || (count > 0 && **key == vec![7]));
+                assert_eq!(read, expected.map(|(key, value)| (key.clone(), value.clone())).collect(), "cut {cut}");
+            }
+        }
+    }
+
+    /// spec: STORE-15. A changed bit anywhere in what was written is damage, with the place; so are a record that is gone
+    /// before another, a database of an earlier day, a log that is gone, and one of another size.
+    #[test]
+    fn w01_a_changed_bit_of_the_log_in_front_is_damage() {
+        let files = MemoryFiles::new();
+        let mut wal = Wal::create(&files, NAME, 8 << 10).unwrap();
+        for number in 0..4 {
+            assert!(wal.append(&changes(number, 600)).unwrap());
+        }
+        assert!(wal.append(&changes(4, 600)).unwrap() && !wal.append(&changes(5, 8 << 10)).unwrap(), "no room");
+        let (_, all) = Wal::open(&files, NAME, 1).unwrap();
+        assert_eq!(all.len(), 6);
+        let used = wal.sector as usize * SECTOR_BYTES;
+        let mut bytes = vec![0; used];
+        wal.file.read_at(0, &mut bytes).unwrap();
+        for at in 0..used {
+            let bit = 1 << (at % 8);
+            wal.file.write_at(at as u64, &[bytes[at] ^ bit]).unwrap();
+            let error = Wal::open(&files, NAME, 1).unwrap_err();
+            assert!(matches!(error, StoreError::Damaged { .. }), "byte {at}: {error}");
+            wal.file.write_at(at as u64, &[bytes[at]]).unwrap();
+        }
+        wal.file.write_at(0, &[0; 1024]).unwrap();
+        assert!(Wal::open(&files, NAME, 1).unwrap_err().to_string().contains("record 0 is lost"));
+        wal.file.write_at(0, &bytes[..1024]).unwrap();
+        assert!(Wal::open(&files, NAME, 0).unwrap_err().to_string().contains("of an earlier day"));
+        wal.restart();
+        assert!(Wal::open(&files, NAME, 2).unwrap().0.is_empty(), "records of before do not count");
+        assert!(wal.append(&changes(9, 10)).unwrap());
+        assert_eq!(Wal::open(&files, NAME, 2).unwrap().1, changes(9, 10));
+        files.remove(NAME).unwrap();
+        assert!(matches!(Wal::open(&files, NAME, 2), Err(StoreError::Lost { .. })));
+        files.create(NAME, 700).unwrap();
+        assert!(Wal::open(&files, NAME, 2).unwrap_err().to_string().contains("it has 700 bytes"));
+    }
+}
