@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use std::fmt::{self, Write as _};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 /// How long connecting, and then each read, may take unless told otherwise.
@@ -270,7 +270,52 @@ pub(crate) fn exchange(
     converse(stream, ask, answer_bytes_max)
 }
 
-/// Asks, and reads the answer to its end.
+/// As [`exchange`], and all of it ends by a time: whoever sends byte by byte keeps to every bound but this.
+pub(crate) fn exchange_by(
+    stream: TcpStream,
+    timeout: Duration,
+    by: Instant,
+    ask: &Ask<'_>,
+    answer_bytes_max: u64,
+) -> io::Result<(u16, Vec<u8>)> {
+    bounded(&stream, timeout)?;
+    converse(EndsBy { stream, timeout, by }, ask, answer_bytes_max)
+}
+
+/// A connection that reads no more after a time.
+struct EndsBy {
+    stream: TcpStream,
+    timeout: Duration,
+    by: Instant,
+}
+
+impl Read for EndsBy {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let too_long = || io::Error::new(io::ErrorKind::TimedOut, "the answer takes too long");
+        let left = self.by.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(too_long());
+        }
+        self.stream.set_read_timeout(Some(left.min(self.timeout)))?;
+        match self.stream.read(into) {
+            Err(_) if Instant::now() >= self.by => Err(too_long()),
+            read => read,
+        }
+    }
+}
+
+impl Write for EndsBy {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// Asks, and reads the answer to its end. A longer one than `answer_bytes_max` is an error of the kind
+/// [`io::ErrorKind::FileTooLarge`].
 ///
 /// As HTTP/1.0, whose answers are never in pieces and end with the connection: CometBFT sends whatever is above two
 /// kilobytes in pieces to those who speak 1.1.
@@ -291,7 +336,11 @@ fn converse(mut stream: impl Read + Write, ask: &Ask<'_>, answer_bytes_max: u64)
     }
     stream.flush()?;
     let mut answer = Vec::new();
-    stream.take(answer_bytes_max).read_to_end(&mut answer)?;
+    stream.take(answer_bytes_max.saturating_add(1)).read_to_end(&mut answer)?;
+    if answer.len() as u64 > answer_bytes_max {
+        let message = format!("the answer is longer than {answer_bytes_max} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
     let invalid = || io::Error::new(io::ErrorKind::InvalidData, "not an answer of HTTP");
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(invalid)?;
     let body = answer.split_off(end + 4);

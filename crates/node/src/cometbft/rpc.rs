@@ -5,7 +5,7 @@
 
 use super::base64::base64;
 use crate::api::{EngineStanding, Refusal};
-use crate::client::{self, Ask, Body, exchange};
+use crate::client::{self, Ask, Body, exchange_by};
 use crate::config::HttpAddress;
 use crate::exit::causes;
 use crate::strict_json;
@@ -13,10 +13,12 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long connecting, and then each read, may take unless told otherwise.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How many times as long a whole answer may take: one that comes byte by byte ends too.
+const ANSWER_TIMEOUTS: u32 = 3;
 /// Bytes of an answer. The largest honest one is a commit of 10,000 signatures.
 const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const BROADCAST: &str = "/broadcast_tx_sync";
@@ -47,6 +49,16 @@ pub(crate) enum RpcError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// Its answer goes on and on.
+    #[error("http://{authority}{path} answered more than {limit} bytes")]
+    TooLarge {
+        /// The address.
+        authority: String,
+        /// What was asked.
+        path: String,
+        /// How many are read.
+        limit: u64,
     },
     /// It answered that it will not.
     #[error("http://{authority}{path} answered: {message}")]
@@ -144,9 +156,14 @@ impl Rpc {
         Ok(Self { authority: authority.to_owned(), timeout: TIMEOUT })
     }
 
+    /// The RPC at an address that was read already.
+    pub(crate) fn at(address: &HttpAddress) -> Self {
+        Self { authority: format!("{}:{}", address.host(), address.port()), timeout: TIMEOUT }
+    }
+
     /// The RPC of the engine this node works for, which may wait for this node before it answers.
     pub(crate) fn of_engine(address: &HttpAddress) -> Self {
-        Self { authority: format!("{}:{}", address.host(), address.port()), timeout: client::TIMEOUT }
+        Self::at(address).timeout(client::TIMEOUT)
     }
 
     /// The same, with another limit on connecting and on each read.
@@ -161,7 +178,15 @@ impl Rpc {
 
     /// What the node answers to a path: the `result` of its JSON.
     pub(crate) fn get(&self, path: &str) -> Result<Value, RpcError> {
-        self.ask(path, path, None)
+        self.get_within(path, ANSWER_BYTES_MAX)
+    }
+
+    /// The same, of an answer with at most so many bytes.
+    ///
+    /// # Errors
+    /// [`RpcError::TooLarge`] above it.
+    pub(crate) fn get_within(&self, path: &str, bytes_max: u64) -> Result<Value, RpcError> {
+        self.result(path, self.parsed(path, path, None, bytes_max)?)
     }
 
     /// What the node answers to `/commit` of each of these heights, in one exchange, which costs it far less than one for
@@ -176,7 +201,7 @@ impl Rpc {
             json!({ "jsonrpc": "2.0", "id": height, "method": "commit", "params": params })
         };
         let calls: Vec<Value> = heights.iter().map(call).collect();
-        let answers = match self.parsed(path, "/", Some(&Value::Array(calls).to_string()))? {
+        let answers = match self.parsed(path, "/", Some(&Value::Array(calls).to_string()), ANSWER_BYTES_MAX)? {
             Value::Array(answers) => answers,
             // One answer stands alone, and so does the refusal of all.
             answer => vec![answer],
@@ -196,14 +221,13 @@ impl Rpc {
     }
 
     /// Asks for `path`, with a body if there is one; errors say `what` was asked.
-    fn ask(&self, what: &str, path: &str, body: Option<&str>) -> Result<Value, RpcError> {
-        self.result(what, self.parsed(what, path, body)?)
-    }
-
-    fn parsed(&self, what: &str, path: &str, body: Option<&str>) -> Result<Value, RpcError> {
-        let answer = self
-            .exchange(path, body)
-            .map_err(|source| RpcError::Unreachable { authority: self.authority.clone(), source })?;
+    fn parsed(&self, what: &str, path: &str, body: Option<&str>, bytes_max: u64) -> Result<Value, RpcError> {
+        let answer = self.exchange(path, body, bytes_max).map_err(|source| match source.kind() {
+            io::ErrorKind::FileTooLarge => {
+                RpcError::TooLarge { authority: self.authority.clone(), path: what.to_owned(), limit: bytes_max }
+            }
+            _ => RpcError::Unreachable { authority: self.authority.clone(), source },
+        })?;
         strict_json::parse(&answer).map_err(|error| self.form(what, error.to_string()))
     }
 
@@ -290,7 +314,8 @@ impl Rpc {
     pub(crate) fn broadcast(&self, transaction: &[u8]) -> Result<(), RpcError> {
         let params = json!({ "tx": base64(transaction) });
         let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "broadcast_tx_sync", "params": params }).to_string();
-        let answer = match self.ask(BROADCAST, "/", Some(&call)) {
+        let answer = self.parsed(BROADCAST, "/", Some(&call), ANSWER_BYTES_MAX);
+        let answer = match answer.and_then(|answer| self.result(BROADCAST, answer)) {
             Err(RpcError::Refused { message, .. }) if message.contains("tx already exists in cache") => return Ok(()),
             answer => answer?,
         };
@@ -321,14 +346,15 @@ impl Rpc {
     }
 
     /// Sends a request and reads the answer's body.
-    fn exchange(&self, path: &str, body: Option<&str>) -> io::Result<Vec<u8>> {
+    fn exchange(&self, path: &str, body: Option<&str>, bytes_max: u64) -> io::Result<Vec<u8>> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in self.authority.to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, self.timeout) {
                 Ok(stream) => {
                     let body = body.map(|text| Body { kind: "application/json", bytes: text.as_bytes() });
                     let ask = Ask { host: &self.authority, path, body, token: None };
-                    return exchange(stream, self.timeout, &ask, ANSWER_BYTES_MAX).map(|(_, body)| body);
+                    let by = Instant::now() + self.timeout * ANSWER_TIMEOUTS;
+                    return exchange_by(stream, self.timeout, by, &ask, bytes_max).map(|(_, body)| body);
                 }
                 Err(error) => last = error,
             }
