@@ -126,7 +126,7 @@ pub(crate) fn verify(
 }
 
 /// What a validator signs: its vote in the one encoding that all agree on.
-pub(super) fn vote_bytes(chain_id: &str, commit: &Commit, block_id: &BlockId, vote: &CommitSig) -> Vec<u8> {
+pub(crate) fn vote_bytes(chain_id: &str, commit: &Commit, block_id: &BlockId, vote: &CommitSig) -> Vec<u8> {
     let parts = block_id.part_set_header.clone().unwrap_or_default();
     let vote = CanonicalVote {
         r#type: SignedMsgType::Precommit.into(),
@@ -144,7 +144,7 @@ pub(super) fn vote_bytes(chain_id: &str, commit: &Commit, block_id: &BlockId, vo
 }
 
 /// The hash of a header: the root of a tree over its fields, each encoded by itself.
-pub(super) fn header_hash(header: &Header) -> [u8; 32] {
+pub(crate) fn header_hash(header: &Header) -> [u8; 32] {
     let last_block = header.last_block_id.clone().unwrap_or_default();
     let last_block =
         BlockId { part_set_header: Some(last_block.part_set_header.clone().unwrap_or_default()), ..last_block };

@@ -10,7 +10,7 @@
 //! and 0.40 share.
 
 mod application;
-mod certificate;
+pub(crate) mod certificate;
 mod certifier;
 mod frame;
 mod patience;

@@ -6,5 +6,6 @@
 pub(crate) mod base64;
 pub(crate) mod config_file;
 pub(crate) mod keys;
+pub(crate) mod light;
 pub(crate) mod rpc;
 pub(crate) mod trust;

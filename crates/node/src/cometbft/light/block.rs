@@ -1,0 +1,239 @@
+//! A header as a server gives it: with its votes, who votes for it, and who votes for the next. Nothing of it is proven
+//! here but that it is one.
+
+use super::LightError;
+use super::step::{Flaw, Sha, block_height};
+use crate::cometbft::base64::from_base64;
+use crate::cometbft::rpc::Rpc;
+use crate::consensus::address_of;
+use keelstone_codec::{Hash, Height, Root, Timestamp};
+use keelstone_execution::PublicKey;
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use tendermint::block::signed_header::SignedHeader;
+use tendermint::validator::{Info, Set};
+use tendermint_proto::v0_38::types::SignedHeader as RawSignedHeader;
+
+/// Validators of one height. CometBFT has no more votes to a commit.
+const VALIDATORS_MAX: usize = 10_000;
+/// Validators of one answer; CometBFT gives no more.
+const PAGE: usize = 100;
+/// Bytes of that answer, which has some 300 for each.
+const PAGE_BYTES_MAX: u64 = 128 * 1024;
+/// Bytes of a header with its votes, which has some 350 for each.
+const COMMIT_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// All validators' votes together. CometBFT's limit, and with it no sum of them is too large for a number.
+const POWER_MAX: u64 = i64::MAX as u64 / 8;
+/// The kind of key that signs here.
+const KEY_KIND: &str = "tendermint/PubKeyEd25519";
+
+/// Why what a server sent is not what was asked for. The server is to blame.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FormError {
+    /// A part is missing, or is something else.
+    #[error("{what} is none: {problem}")]
+    None {
+        /// Of what.
+        what: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// It is of another height.
+    #[error("{what} of height {found} came instead")]
+    OtherHeight {
+        /// Of what.
+        what: &'static str,
+        /// Which height.
+        found: String,
+    },
+    /// More validators than there can be, none, or more or fewer than it said.
+    #[error("{found} of {total} validators, at least 1 and at most {VALIDATORS_MAX} there can be")]
+    Count {
+        /// How many came.
+        found: usize,
+        /// How many it says there are.
+        total: String,
+    },
+    /// One is listed twice.
+    #[error("validator {key} is there twice")]
+    Twice {
+        /// Who.
+        key: PublicKey,
+    },
+    /// Votes add up to more than there can be.
+    #[error("the validators' power is above {POWER_MAX}")]
+    Power,
+}
+
+/// A header with its votes, who votes for it, and who votes for the next.
+#[derive(Debug, Clone)]
+pub(super) struct Block {
+    pub(super) signed: SignedHeader,
+    pub(super) validators: Set,
+    pub(super) next_validators: Set,
+}
+
+impl Block {
+    /// Asks a server for all of it.
+    pub(super) fn fetch(server: &Rpc, height: Height) -> Result<Self, LightError> {
+        let signed = signed_header(server, height)?;
+        let validators = validators(server, height)?;
+        let next_validators = match signed.header.validators_hash == signed.header.next_validators_hash {
+            true => validators.clone(),
+            false => self::validators(server, height.next())?,
+        };
+        Ok(Self { signed, validators, next_validators })
+    }
+
+    pub(super) fn height(&self) -> Height {
+        block_height(&self.signed)
+    }
+
+    pub(super) fn hash(&self) -> Hash {
+        hash_of(&self.signed)
+    }
+
+    /// When it was agreed on, by its voters' clocks; before 1970 it is 0.
+    pub(super) fn time(&self) -> Timestamp {
+        let millis = self.signed.header.time.unix_timestamp_nanos() / 1_000_000;
+        Timestamp(u64::try_from(millis).unwrap_or(0))
+    }
+
+    /// The root that it certifies.
+    pub(super) fn app_hash(&self) -> Result<Root, Flaw> {
+        let bytes = self.signed.header.app_hash.as_bytes();
+        let root = <[u8; 32]>::try_from(bytes).map_err(|_| Flaw::AppHash { bytes: bytes.len() })?;
+        Ok(Root(Hash(root)))
+    }
+
+    /// Whether it is of a chain, and its validators are those it names: all there is to check of one that is trusted.
+    pub(super) fn check_alone(&self, chain_id: &str) -> Result<(), Flaw> {
+        let header = &self.signed.header;
+        if header.chain_id.as_str() != chain_id {
+            let (found, expected) = (header.chain_id.to_string(), chain_id.to_owned());
+            return Err(Flaw::OtherChain { found, expected });
+        }
+        let sets = [(&self.validators, header.validators_hash), (&self.next_validators, header.next_validators_hash)];
+        for (set, expected) in sets {
+            let found = set.hash_with::<Sha>();
+            if found != expected {
+                return Err(Flaw::Validators { found: found.to_string(), expected: expected.to_string() });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn hash_of(signed: &SignedHeader) -> Hash {
+    match signed.header.hash_with::<Sha>() {
+        tendermint::Hash::Sha256(hash) => Hash(hash),
+        tendermint::Hash::None => unreachable!("the hash of a header is one"),
+    }
+}
+
+/// The hash of the header that a server has at a height.
+pub(super) fn header_hash(server: &Rpc, height: Height) -> Result<Hash, LightError> {
+    Ok(hash_of(&signed_header(server, height)?))
+}
+
+/// What makes a fault of form one of a server's.
+fn at(server: &Rpc, height: Height) -> impl Fn(FormError) -> LightError {
+    move |error| LightError::Form { server: server.authority().to_owned(), height, error }
+}
+
+fn signed_header(server: &Rpc, height: Height) -> Result<SignedHeader, LightError> {
+    const WHAT: &str = "the header";
+    let none = |error: &dyn std::fmt::Display| FormError::None { what: WHAT, problem: error.to_string() };
+    let mut answer = server.get_within(&format!("/commit?height={height}"), COMMIT_BYTES_MAX)?;
+    let signed = answer.get_mut("signed_header").map(Value::take).unwrap_or_default();
+    let read = || {
+        let raw: RawSignedHeader = serde_json::from_value(signed).map_err(|error| none(&error))?;
+        let signed = SignedHeader::try_from(raw).map_err(|error| none(&error))?;
+        match block_height(&signed) == height {
+            true => Ok(signed),
+            false => Err(FormError::OtherHeight { what: WHAT, found: signed.header.height.to_string() }),
+        }
+    };
+    read().map_err(at(server, height))
+}
+
+#[derive(Deserialize)]
+struct Page {
+    block_height: String,
+    validators: Option<Vec<Voter>>,
+    total: String,
+}
+
+#[derive(Deserialize)]
+struct Voter {
+    pub_key: Key,
+    voting_power: String,
+}
+
+#[derive(Deserialize)]
+struct Key {
+    #[serde(rename = "type")]
+    kind: String,
+    value: String,
+}
+
+/// Those who vote at a height, as a server says, page by page.
+fn validators(server: &Rpc, height: Height) -> Result<Set, LightError> {
+    const WHAT: &str = "the set of validators";
+    let fail = at(server, height);
+    let mut all: Vec<Info> = Vec::new();
+    let mut known = BTreeSet::new();
+    let mut power = 0u64;
+    for page in 1.. {
+        let path = format!("/validators?height={height}&page={page}&per_page={PAGE}");
+        let answer = server.get_within(&path, PAGE_BYTES_MAX)?;
+        let none = |problem: String| FormError::None { what: WHAT, problem };
+        let Page { block_height, validators, total } =
+            serde_json::from_value(answer).map_err(|error| fail(none(error.to_string())))?;
+        if block_height.parse() != Ok(height.0) {
+            return Err(fail(FormError::OtherHeight { what: WHAT, found: block_height }));
+        }
+        let listed = validators.unwrap_or_default();
+        let expected = total.parse().ok().filter(|total| (1..=VALIDATORS_MAX).contains(total));
+        let (came, found) = (listed.len(), all.len() + listed.len());
+        let Some(expected) = expected.filter(|expected| found <= *expected && (1..=PAGE).contains(&came)) else {
+            return Err(fail(FormError::Count { found, total }));
+        };
+        for voter in listed {
+            let info = read(&voter).map_err(|problem| fail(none(problem)))?;
+            power = power.saturating_add(info.power.value());
+            if power > POWER_MAX {
+                return Err(fail(FormError::Power));
+            }
+            if !known.insert(info.address) {
+                let key = from_base64(&voter.pub_key.value).and_then(|key| key.try_into().ok());
+                return Err(fail(FormError::Twice { key: PublicKey(Hash(key.expect("it was read just now"))) }));
+            }
+            all.push(info);
+        }
+        if all.len() == expected {
+            break;
+        }
+    }
+    Ok(Set::without_proposer(all))
+}
+
+/// A validator. Its address is computed: votes are found by it, and a set's hash does not cover what a server says it is.
+fn read(voter: &Voter) -> Result<Info, String> {
+    let Key { kind, value } = &voter.pub_key;
+    if kind != KEY_KIND {
+        return Err(format!("a key of the kind {kind:?}"));
+    }
+    let key = from_base64(value).and_then(|key| <[u8; 32]>::try_from(key).ok());
+    let key = key.ok_or_else(|| format!("a key {value:?}"))?;
+    let power = voter.voting_power.parse::<u64>().ok().filter(|power| *power > 0);
+    let power = power.ok_or_else(|| format!("a power of {:?}", voter.voting_power))?;
+    Ok(Info {
+        address: tendermint::account::Id::new(address_of(&PublicKey(Hash(key)))),
+        pub_key: tendermint::PublicKey::from_raw_ed25519(&key).ok_or_else(|| format!("a key {value:?}"))?,
+        power: power.try_into().map_err(|_| format!("a power of {power}"))?,
+        name: None,
+        proposer_priority: 0.into(),
+    })
+}
