@@ -47,6 +47,16 @@ fn program() -> Command {
     command
 }
 
+/// Runs a command of the program on a home: its exit code, and what it said, in JSON where it can.
+pub(crate) fn keelstone(home: &Path, arguments: &[&str]) -> (i32, Value) {
+    let mut command = program();
+    command.arg("--home").arg(home).arg("--json").args(arguments);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let said = if output.status.success() { output.stdout } else { output.stderr };
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
+    (output.status.code().unwrap(), serde_json::from_str(&said).unwrap_or(Value::String(said)))
+}
+
 /// A running network. It ends when dropped, and when this process dies: its owner's input ends then.
 pub(crate) struct Network {
     child: Child,
@@ -106,14 +116,9 @@ impl Network {
         serde_json::from_str(stdout.trim()).unwrap()
     }
 
-    /// Runs a command of the program on the home of one node: its exit code, and what it said, in JSON where it can.
+    /// Runs a command of the program on the home of one node, as [`keelstone`].
     pub(crate) fn on_home(&self, name: &str, arguments: &[&str]) -> (i32, Value) {
-        let mut command = program();
-        command.arg("--home").arg(self.dir().join(name).join("keelstone")).arg("--json").args(arguments);
-        let output = command.stdin(Stdio::null()).output().unwrap();
-        let said = if output.status.success() { output.stdout } else { output.stderr };
-        let said = String::from_utf8_lossy(&said).trim().to_owned();
-        (output.status.code().unwrap(), serde_json::from_str(&said).unwrap_or(Value::String(said)))
+        keelstone(&self.dir().join(name).join("keelstone"), arguments)
     }
 
     /// Starts something that goes on beside the test, such as a load.

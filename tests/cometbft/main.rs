@@ -7,5 +7,6 @@
 mod faults;
 mod harness;
 mod hostile;
+mod light;
 mod proxy;
 mod sync;

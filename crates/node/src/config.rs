@@ -10,6 +10,7 @@
 
 use crate::exit::Failure;
 use crate::p2p::{PeerAddress, Place};
+use keelstone_codec::Hash;
 use keelstone_sync::recovery::Strategy;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -277,6 +278,18 @@ settings! {
         /// Milliseconds without anything new after which a sync has failed (exit code 16).
         stall_timeout_ms: u64 = 300_000, 1_000..=86_400_000;
     }
+    /// A light client of CometBFT, for keelstone sync --light: it begins with one header that you trust.
+    light: LightClient {
+        /// The RPC of CometBFT nodes, as "http://HOST:PORT": the first is asked, the others are compared with it. At least two, run by
+        /// different people.
+        rpc: Vec<HttpAddress> = Vec::new();
+        /// The height of the header that is trusted; 0 for none.
+        trust_height: u64 = 0, 0..=1_000_000_000_000;
+        /// Its hash: 64 hexadecimal digits, as CometBFT writes it.
+        trust_hash: HeaderHash = HeaderHash::default();
+        /// Milliseconds for which those who voted for a header can be held to it: shorter than the time in which they may leave.
+        trust_period_ms: u64 = 604_800_000, 1_000..=31_536_000_000;
+    }
     /// What the node says while it runs, on standard error.
     log: Log {
         /// "error", "warn", "info", "debug" or "trace", or a filter such as "info,keelstone_node=debug".
@@ -321,6 +334,10 @@ pub struct HttpAddress {
 /// The name of a file, or nothing; a relative one begins at the home directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileName(pub Option<PathBuf>);
+
+/// The hash of a header, or nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HeaderHash(pub Option<Hash>);
 
 /// When blocks are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -476,6 +493,23 @@ impl Kind for FileName {
     }
     fn to_toml(&self) -> String {
         quoted(&self.0.as_deref().unwrap_or(Path::new("")).to_string_lossy())
+    }
+}
+
+impl Kind for HeaderHash {
+    const KIND: &'static str = "64 hexadecimal digits";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        let text = raw.text(Self::KIND)?;
+        match text.as_str() {
+            "" => Ok(Self(None)),
+            text => match Hash::from_hex(text) {
+                Ok(hash) => Ok(Self(Some(hash))),
+                Err(_) => Err(format!("expected {}, found {text:?}", Self::KIND)),
+            },
+        }
+    }
+    fn to_toml(&self) -> String {
+        quoted(&self.0.map_or_else(String::new, |hash| hash.to_string().to_uppercase()))
     }
 }
 

@@ -1,11 +1,12 @@
 //! `keelstone sync`: takes a state of the chain from peers and mirrors, none of which is trusted, and makes it the home's.
 //!
-//! What is trusted is a height and its root: given, or certified by a producer's key. Everything that comes is proven
-//! under that root before it is written, waits in a staging directory that outlives a crash, and becomes the home's by
-//! one rename once a state was built of it whose root was computed anew.
+//! What is trusted is a height and its root: given, or certified by a producer's key or by CometBFT's validators.
+//! Everything that comes is proven under that root before it is written, waits in a staging directory that outlives a
+//! crash, and becomes the home's by one rename once a state was built of it whose root was computed anew.
+
+mod target;
 
 use super::db::confirmed;
-use super::init::now;
 use super::snapshot::genesis_for;
 use super::snapshot::restore::{check_room, room_of};
 use crate::cli::Context;
@@ -15,36 +16,27 @@ use crate::exit::{Exit, Failure};
 use crate::metrics::Metrics;
 use crate::out::{Ink, Out, bytes, grouped};
 use crate::own_log::{OwnLog, Stood, Who};
-use crate::p2p::{
-    self, AskError, Distrust, Joining, MirrorSource, Network, NodeId, Opened, PeerAddress, Place, Sources, Trust,
-    certified_version, joiner_settings,
-};
+use crate::p2p::{self, Joining, MirrorSource, Network, Opened, PeerAddress, Place, Sources, joiner_settings};
 use crate::snapshots::forget_above;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use keelstone_codec::{Height, Root};
-use keelstone_execution::PublicKey;
-use keelstone_ledger::{Genesis, NodeEvent, NodeStep, SignedAttestation, Standing, cut};
+use keelstone_ledger::{Genesis, NodeEvent, NodeStep, Standing, cut};
 use keelstone_store::files::Directory;
 use keelstone_sync::library::LibraryError;
-use keelstone_sync::peers::{EntriesError, Event, Joiner, Progress, Request, Response, Version};
+use keelstone_sync::peers::{EntriesError, Event, Joiner, Progress, Version};
 use keelstone_tree::{Blake3, HashKind, Hasher, Sha256};
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use target::{By, Target, Word};
 use tokio::runtime::Runtime;
-use tokio::task::JoinSet;
 
-/// How often it is looked whether somebody new can be asked what he certifies.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long threads that still ask somebody may hold up the end.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(200);
-/// How long others may take once one has certified something.
-const OTHERS_WAIT: Duration = Duration::from_millis(500);
 
 /// Take the state of the chain from peers and mirrors, and prove all of it
 #[derive(Debug, Args)]
@@ -59,15 +51,8 @@ pub(crate) struct Options {
     /// The genesis of the chain, for a home that has none
     #[arg(long)]
     genesis: Option<PathBuf>,
-    /// The height whose root you trust
-    #[arg(long, value_name = "HEIGHT", requires = "trust_hash")]
-    trust_height: Option<u64>,
-    /// That root; without it a producer must have certified one
-    #[arg(long, value_name = "ROOT", requires = "trust_height")]
-    trust_hash: Option<String>,
-    /// A producer whose word is trusted, beside those the genesis names; may be repeated
-    #[arg(long, value_name = "KEY")]
-    trust_key: Vec<String>,
+    #[command(flatten)]
+    trust: target::Trusted,
     /// Yes, put it in the place of the state that is here
     #[arg(long)]
     yes: bool,
@@ -115,24 +100,17 @@ struct Sync<'a> {
     context: &'a Context<'a>,
 }
 
-/// What is known of the state to fetch, and whose word that is.
-struct Target {
-    version: Version,
-    certified: Option<SignedAttestation>,
-}
-
 impl Sync<'_> {
     fn run<H: Hasher>(&self) -> Result<Exit, Failure> {
-        let given = self.given_target()?;
-        let trust = self.trust()?;
         let stands = self.stands()?;
+        let word = self.options.trust.word(&self.genesis, &self.config)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .map_err(|error| Failure::io("could not start the threads of the network", &error))?;
         let sources = self.sources::<H>(&runtime)?;
-        let done = self.run_with::<H>(&runtime, &sources, &trust, given, stands);
+        let done = self.run_with::<H>(&runtime, &sources, &word, stands);
         if let Some(network) = &sources.network {
             runtime.block_on(network.stop());
         }
@@ -145,16 +123,13 @@ impl Sync<'_> {
         &self,
         runtime: &Runtime,
         sources: &Sources,
-        trust: &Trust,
-        given: Option<Version>,
+        word: &Word,
         stands: Option<Version>,
     ) -> Result<Exit, Failure> {
         let (context, home) = (self.context, &self.context.home);
         let started = Instant::now();
-        let target = match given {
-            Some(version) => Target { version, certified: None },
-            None => self.certified(runtime, sources, trust)?,
-        };
+        let patience = Duration::from_millis(self.config.p2p.request_timeout_ms);
+        let target = word.target(runtime, sources, patience)?;
         let begun = self.agrees(&target, stands)?;
         if begun == Begun::There {
             context.out.say(context.out.ink(Ink::Good, "✓ this node has that state already"));
@@ -175,7 +150,7 @@ impl Sync<'_> {
         let (own, before) = (OwnLog::of(home), stands.map(stood));
         let event = NodeEvent::Restored { source: cut("peers and mirrors".to_owned()) };
         own.note(Who::User, event.clone(), NodeStep::Begun, Stood { before, after: None })?;
-        let fetched = self.fetch::<H>(runtime, sources.clone(), &target, trust, &aside);
+        let fetched = self.fetch::<H>(runtime, sources.clone(), target.version, word, &aside);
         let (version, progress) = match fetched {
             Ok(fetched) => fetched,
             Err(failure) => {
@@ -196,31 +171,6 @@ impl Sync<'_> {
         engine::open(home, &self.config, &context.application.registry)?;
         self.report(&version, &progress, &target, started.elapsed());
         Ok(Exit::Ok)
-    }
-
-    fn given_target(&self) -> Result<Option<Version>, Failure> {
-        let (Some(height), Some(root)) = (self.options.trust_height, &self.options.trust_hash) else { return Ok(None) };
-        let root = Root::from_hex(root).map_err(|error| Failure::usage(format!("--trust-hash: {error}")))?;
-        Ok(Some(Version { height: Height(height), root }))
-    }
-
-    /// Whose word counts: the producers that the genesis names, and keys that were given.
-    fn trust(&self) -> Result<Trust, Failure> {
-        let first = self.genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?;
-        let mut keys = self.genesis.producers.clone();
-        for key in &self.options.trust_key {
-            keys.push(PublicKey::from_hex(key).map_err(|error| Failure::usage(format!("--trust-key: {error}")))?);
-        }
-        if keys.is_empty() && self.options.trust_hash.is_none() {
-            let message = "the genesis names no producer whose word could be trusted";
-            return Err(Failure::usage(message).hint("give --trust-height and --trust-hash, or --trust-key"));
-        }
-        Ok(Trust {
-            chain_id: self.genesis.chain_id.clone(),
-            genesis_hash: first.hash,
-            keys,
-            period_ms: self.config.p2p.trust_period_ms,
-        })
     }
 
     /// Where this home stands; none if it has no state, or none but that of its genesis.
@@ -304,83 +254,12 @@ impl Sync<'_> {
         }
     }
 
-    /// Asks everybody what a producer has certified, and takes the newest.
-    // spec: SNAP-12, PEER-14
-    fn certified(&self, runtime: &Runtime, sources: &Sources, trust: &Trust) -> Result<Target, Failure> {
-        let mut said: Vec<SignedAttestation> = Vec::new();
-        let mut asked: BTreeMap<String, String> = BTreeMap::new();
-        let mut hear = |who: String, answer: Result<Response, AskError>| {
-            let heard = match answer {
-                Ok(Response::Certificate(certificate)) => match trust.judge(&certificate, now()) {
-                    Ok(signed) => {
-                        said.push(signed);
-                        None
-                    }
-                    Err(distrust) => Some(distrust.to_string()),
-                },
-                Ok(_) => Some("it has nothing that certifies a version".to_owned()),
-                Err(error) => Some(error.to_string()),
-            };
-            let certified = heard.is_none();
-            asked.extend(heard.map(|why| (who, why)));
-            certified
-        };
-        let mut first = None;
-        for mirror in &sources.mirrors {
-            if hear(mirror.name().to_owned(), mirror.ask(&Request::GetCertificate)) {
-                first = Some(Instant::now());
-            }
-        }
-        if let Some(network) = &sources.network {
-            let patience = Duration::from_millis(self.config.p2p.request_timeout_ms);
-            let started = Instant::now();
-            let mut known: BTreeSet<NodeId> = BTreeSet::new();
-            let mut answers = JoinSet::new();
-            while first.is_none_or(|first: Instant| first.elapsed() < OTHERS_WAIT) && started.elapsed() < patience {
-                for peer in network.connected() {
-                    if known.insert(peer) {
-                        let network = network.clone();
-                        let ask = move || (peer, network.ask(&peer, Request::GetCertificate));
-                        answers.spawn_blocking_on(ask, runtime.handle());
-                    }
-                }
-                let next = async { tokio::time::timeout(LOOK_EVERY, answers.join_next()).await };
-                match runtime.block_on(next) {
-                    Ok(Some(Ok((peer, answer)))) => {
-                        if hear(peer.to_string(), answer) {
-                            first.get_or_insert_with(Instant::now);
-                        }
-                    }
-                    // Nobody is asked yet.
-                    Ok(_) => std::thread::sleep(LOOK_EVERY),
-                    Err(_) => {}
-                }
-            }
-        }
-        match Trust::newest(&said) {
-            Ok(Some(newest)) => Ok(Target { version: certified_version(&newest), certified: Some(newest) }),
-            Err(distrust @ Distrust::Forked { .. }) => Err(Failure::integrity(distrust.to_string()).hint(
-                "find out which is the chain's, and whose key signed the other: neither can be believed until then",
-            )),
-            Ok(None) | Err(_) => {
-                let reasons: Vec<String> = asked.iter().map(|(peer, why)| format!("\n{peer}: {why}")).collect();
-                let heard = match reasons.is_empty() {
-                    true => "; nobody could be reached".to_owned(),
-                    false => reasons.concat(),
-                };
-                let message = format!("no version is certified by a key that is trusted{heard}");
-                Err(Failure::new(Exit::SyncFailed, message)
-                    .hint("give --trust-height and --trust-hash, or other peers"))
-            }
-        }
-    }
-
     fn fetch<H: Hasher>(
         &self,
         runtime: &Runtime,
         sources: Sources,
-        target: &Target,
-        trust: &Trust,
+        wanted: Version,
+        word: &Word,
         aside: &Aside,
     ) -> Result<(Version, Progress), Failure> {
         let path = self.context.home.joining();
@@ -391,20 +270,14 @@ impl Sync<'_> {
         let mut joining = Joining::new(runtime.handle(), sources);
         let (params, settings) = (snapshot_params(&self.genesis), joiner_settings(&self.config.p2p));
         let seed = u64::from_le_bytes(seed);
-        let opened = Joiner::<H>::open(staging.clone(), params, settings, target.version, joining.now(), seed);
+        let opened = Joiner::<H>::open(staging.clone(), params, settings, wanted, joining.now(), seed);
         let mut joiner = opened.map_err(|error| Failure::io("the staging directory failed", &error))?;
         let mut shown = Shown::new(self.context.out, self.options.progress);
         let mut has_room = false;
-        // A given version is what is wanted, whatever is certified meanwhile.
-        let judge = |response: &Response| match response {
-            Response::Certificate(certificate) if target.certified.is_some() => {
-                trust.judge(certificate, now()).ok().map(|signed| certified_version(&signed))
-            }
-            _ => None,
-        };
+        let newer = word.newer();
         loop {
             let mut last = Progress::default();
-            let version = joining.fetch(&mut joiner, &judge, &mut |progress, version| {
+            let version = joining.fetch(&mut joiner, newer.as_ref(), &mut |progress, version| {
                 if let (Some(total), false) = (progress.total, has_room) {
                     // What is staged and what is built of it are there at once.
                     let missing = total.bytes.saturating_sub(progress.done.bytes);
@@ -456,15 +329,19 @@ impl Sync<'_> {
         out.row("root", version.root);
         out.row("state", format_args!("{} entries, {}", grouped(total.count), bytes(total.bytes)));
         out.row("received", bytes(progress.received_bytes));
-        let certified_by = target.certified.as_ref().map(|signed| signed.signer);
-        match &certified_by {
-            Some(signer) => out.row("certified by", signer),
-            None => out.row("trusted", "the root that was given"),
+        match target.by {
+            By::Given => out.row("trusted", "the root that was given"),
+            By::Producer(signer) => out.row("certified by", signer),
+            By::Header => {
+                out.row("certified by", format_args!("header {}, and those who voted for it", version.height.next()));
+            }
         }
+        let signer = if let By::Producer(signer) = target.by { Some(signer.to_string()) } else { None };
+        let header = if let By::Header = target.by { Some(version.height.next()) } else { None };
         out.emit(&json!({
             "height": version.height, "root": version.root, "fetched": true, "entries": total.count,
             "bytes": total.bytes, "received_bytes": progress.received_bytes, "nodes": progress.nodes,
-            "certified_by": certified_by.map(|signer| signer.to_string()), "seconds": took.as_secs_f64(),
+            "certified_by": signer, "certified_by_header": header, "seconds": took.as_secs_f64(),
         }));
     }
 }

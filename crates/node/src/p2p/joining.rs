@@ -50,8 +50,14 @@ enum Source {
     Mirror(Arc<dyn MirrorSource>),
 }
 
-/// Reads what certifies a version, and says which one if it does.
-pub(crate) type Judge<'a> = &'a dyn Fn(&Response) -> Option<Version>;
+/// Says which newer versions are certified, from what peers answer to one question.
+pub(crate) trait Certifies: Send + Sync {
+    /// What they are asked.
+    fn question(&self) -> Request;
+
+    /// The version that an answer leads to, if it is certified. May take as long as asking others does.
+    fn judge(&self, answer: &Response) -> Option<Version>;
+}
 
 /// What is told of progress, and where it may be refused to go on.
 pub(crate) type Tell<'a> = &'a mut dyn FnMut(&Progress, Version) -> Result<(), Failure>;
@@ -70,14 +76,14 @@ pub(crate) struct Joining<'a> {
     /// Bounded by the joiner: its settings limit what is under way.
     asked: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// Questions for a newer version, one at a time.
-    newer: FuturesUnordered<BoxFuture<'static, Result<Vec<u8>, AskError>>>,
+    newer: FuturesUnordered<BoxFuture<'static, Option<Version>>>,
     newer_asked: Instant,
     turn: usize,
 }
 
 enum Happening {
     Answered(Answer),
-    Newer(Result<Vec<u8>, AskError>),
+    Newer(Option<Version>),
     Peers,
     Time,
 }
@@ -105,14 +111,15 @@ impl<'a> Joining<'a> {
         Tick(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Fetches until all is there, and says of which version. Can be called again when something was lost on our own disk.
+    /// Fetches until all is there, and says of which version: the one that is wanted, or a newer one that is certified, if
+    /// anybody says what is. Can be called again when something was lost on our own disk.
     ///
     /// # Errors
     /// Why the joiner ended, or what `tell` says.
     pub(crate) fn fetch<H: Hasher>(
         &mut self,
         joiner: &mut Joiner<H>,
-        judge: Judge<'_>,
+        certifies: Option<&Arc<dyn Certifies>>,
         tell: Tell<'_>,
     ) -> Result<Version, Failure> {
         let mirrors: Vec<_> = (MIRRORS_FROM..).map(PeerId).zip(self.sources.mirrors.clone()).collect();
@@ -138,13 +145,8 @@ impl<'a> Joining<'a> {
                     // The joiner's own clock ends the request.
                     Err(AskError::Gone | AskError::Failed(_)) => joiner.step(self.now(), Event::Tick),
                 },
-                Happening::Newer(answer) => {
-                    let response = answer.ok().and_then(|bytes| super::response(&bytes));
-                    match response.and_then(|response| judge(&response)) {
-                        Some(version) => joiner.step(self.now(), Event::Target(version)),
-                        None => Vec::new(),
-                    }
-                }
+                Happening::Newer(Some(version)) => joiner.step(self.now(), Event::Target(version)),
+                Happening::Newer(None) => Vec::new(),
                 Happening::Peers => {
                     if let Some(version) = self.meet(joiner)? {
                         return Ok(version);
@@ -159,7 +161,9 @@ impl<'a> Joining<'a> {
             if let Some(version) = self.perform(effects)? {
                 return Ok(version);
             }
-            self.ask_for_newer();
+            if let Some(certifies) = certifies {
+                self.ask_for_newer(certifies);
+            }
         }
     }
 
@@ -254,8 +258,8 @@ impl<'a> Joining<'a> {
         }
     }
 
-    /// Asks one after the other what it certifies.
-    fn ask_for_newer(&mut self) {
+    /// Asks one after the other what newer version there is.
+    fn ask_for_newer(&mut self, certifies: &Arc<dyn Certifies>) {
         let Some(network) = self.sources.network.clone() else { return };
         if !self.newer.is_empty() || self.newer_asked.elapsed() < NEWER_EVERY {
             return;
@@ -264,8 +268,13 @@ impl<'a> Joining<'a> {
         self.newer_asked = Instant::now();
         self.turn = self.turn.wrapping_add(1);
         if let Some(node) = peers.get(self.turn % peers.len().max(1)).copied() {
-            let frame = Frame { id: 0, body: Request::GetCertificate }.to_bytes();
-            self.newer.push(Box::pin(async move { network.ask_frame(node, frame).await }));
+            let frame = Frame { id: 0, body: certifies.question() }.to_bytes();
+            let (certifies, runtime) = (certifies.clone(), self.runtime.clone());
+            self.newer.push(Box::pin(async move {
+                let answer = network.ask_frame(node, frame).await.ok()?;
+                let answer = super::response(&answer)?;
+                runtime.spawn_blocking(move || certifies.judge(&answer)).await.ok()?
+            }));
         }
     }
 }

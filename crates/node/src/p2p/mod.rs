@@ -28,7 +28,7 @@ mod versions;
 pub use address::PeerAddress;
 pub(crate) use bans::Bans;
 pub(crate) use gate::ConnectionLimits;
-pub(crate) use joining::{Joining, MirrorSource, Sources};
+pub(crate) use joining::{Certifies, Joining, MirrorSource, Sources};
 use keelstone_codec::Decode as _;
 use keelstone_sync::peers::{Frame, Request, Response};
 pub(crate) use mirrors::Opened;

@@ -5,9 +5,11 @@
 //!
 //! Rules: `spec/snapshot.md`, SNAP-12.
 
+use super::Certifies;
+use crate::commands::init::now;
 use keelstone_codec::{ChainId, Decode as _, Hash, Height, Root, Timestamp};
 use keelstone_ledger::{Attestation, PublicKey, SignatureError, SignedAttestation};
-use keelstone_sync::peers::Version;
+use keelstone_sync::peers::{Request, Response, Version};
 
 /// How far the clock of a producer may be ahead of ours, in milliseconds.
 const AHEAD_MS_MAX: u64 = 60_000;
@@ -94,6 +96,17 @@ impl Trust {
             }
         }
         Ok(said.iter().max_by_key(|signed| (signed.attestation.height, signed.attestation.said_at)).cloned())
+    }
+}
+
+impl Certifies for Trust {
+    fn question(&self) -> Request {
+        Request::GetCertificate
+    }
+
+    fn judge(&self, answer: &Response) -> Option<Version> {
+        let Response::Certificate(certificate) = answer else { return None };
+        Self::judge(self, certificate, now()).ok().map(|signed| version(&signed))
     }
 }
 

@@ -1,0 +1,374 @@
+//! Which version is fetched, and whose word makes it so: a root that was given, a producer's signature, or the votes of
+//! CometBFT's validators.
+//!
+//! Peers and mirrors say what they have, and carry what others have signed. None of that makes a version the one to fetch.
+
+use crate::cometbft::light::{Light, LightError, Settings};
+use crate::cometbft::rpc::Rpc;
+use crate::commands::init::now;
+use crate::config::{Config, HttpAddress};
+use crate::exit::{Exit, Failure, causes};
+use crate::p2p::{AskError, Certifies, Distrust, NodeId, Sources, Trust, certified_version};
+use clap::Args;
+use keelstone_codec::{Hash, Height, Root};
+use keelstone_execution::PublicKey;
+use keelstone_ledger::{Genesis, SignedAttestation};
+use keelstone_sync::peers::{Request, Response, Version};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+
+/// How often it is looked whether somebody new can be asked.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long others may take once one has said something of use.
+const OTHERS_WAIT: Duration = Duration::from_millis(500);
+/// Heights that are looked up in headers, of all that are offered.
+const HEIGHTS_MAX: usize = 8;
+
+#[derive(Debug, Args)]
+pub(super) struct Trusted {
+    /// The height whose root you trust
+    #[arg(long, value_name = "HEIGHT", requires = "trust_hash")]
+    trust_height: Option<u64>,
+    /// That root; without it a producer must have certified one, or validators
+    #[arg(long, value_name = "ROOT", requires = "trust_height")]
+    trust_hash: Option<String>,
+    /// A producer whose word is trusted, beside those the genesis names; may be repeated
+    #[arg(long, value_name = "KEY")]
+    trust_key: Vec<String>,
+    /// Trust what CometBFT's validators have voted for, followed from the header of [light] by a light client
+    #[arg(long, conflicts_with_all = ["trust_hash", "trust_key"])]
+    light: bool,
+    /// The RPC of a CometBFT node, as http://HOST:PORT, in the place of light.rpc; at least two: the first is asked, the
+    /// others are compared with it
+    #[arg(long, value_name = "URL", requires = "light", value_parser = HttpAddress::parse)]
+    light_rpc: Vec<HttpAddress>,
+    /// The height of the header that is trusted, in the place of light.trust_height
+    #[arg(long, value_name = "HEIGHT", requires = "light")]
+    light_height: Option<u64>,
+    /// Its hash, in the place of light.trust_hash
+    #[arg(long, value_name = "HASH", requires = "light")]
+    light_hash: Option<String>,
+}
+
+/// Whose word counts.
+pub(super) enum Word {
+    /// Nobody's: the version was given.
+    Given(Version),
+    /// That of producers.
+    Producers(Arc<Trust>),
+    /// That of CometBFT's validators.
+    Validators(Arc<Validators>),
+}
+
+/// The version to fetch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target {
+    pub(super) version: Version,
+    pub(super) by: By,
+}
+
+/// What makes it the one to fetch.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum By {
+    /// Whoever gave it.
+    Given,
+    /// A producer's signature.
+    Producer(PublicKey),
+    /// A header, with the votes of those who vote.
+    Header,
+}
+
+/// Roots by the headers above them.
+pub(super) struct Validators(Mutex<Light>);
+
+impl Validators {
+    fn certified(&self, height: Height) -> Result<Version, LightError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).certified(height, now())
+    }
+}
+
+impl Certifies for Validators {
+    fn question(&self) -> Request {
+        Request::Status
+    }
+
+    fn judge(&self, answer: &Response) -> Option<Version> {
+        let Response::Status(status) = answer else { return None };
+        let certified = self.certified(status.newest.height);
+        let certified = certified.inspect_err(|error| tracing::warn!(error = causes(error), "no newer version"));
+        certified.ok().filter(|version| *version == status.newest)
+    }
+}
+
+impl Trusted {
+    /// Whose word is to count. A light client fetches the header it begins with.
+    pub(super) fn word(&self, genesis: &Genesis, config: &Config) -> Result<Word, Failure> {
+        if let (Some(height), Some(root)) = (self.trust_height, &self.trust_hash) {
+            let root = Root::from_hex(root).map_err(|error| Failure::usage(format!("--trust-hash: {error}")))?;
+            return Ok(Word::Given(Version { height: Height(height), root }));
+        }
+        if self.light {
+            let light = Light::begin(self.light_settings(genesis, config)?, now())?;
+            return Ok(Word::Validators(Arc::new(Validators(Mutex::new(light)))));
+        }
+        let first = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?;
+        let mut keys = genesis.producers.clone();
+        for key in &self.trust_key {
+            keys.push(PublicKey::from_hex(key).map_err(|error| Failure::usage(format!("--trust-key: {error}")))?);
+        }
+        if keys.is_empty() {
+            let message = "the genesis names no producer whose word could be trusted";
+            return Err(Failure::usage(message)
+                .hint("give --light for a chain under CometBFT, or --trust-height and --trust-hash, or --trust-key"));
+        }
+        let (chain_id, genesis_hash, period_ms) = (genesis.chain_id.clone(), first.hash, config.p2p.trust_period_ms);
+        Ok(Word::Producers(Arc::new(Trust { chain_id, genesis_hash, keys, period_ms })))
+    }
+
+    fn light_settings(&self, genesis: &Genesis, config: &Config) -> Result<Settings, Failure> {
+        let light = &config.light;
+        let rpc = if self.light_rpc.is_empty() { &light.rpc } else { &self.light_rpc };
+        let given = match &self.light_hash {
+            Some(hash) => Some(Hash::from_hex(hash).map_err(|error| Failure::usage(format!("--light-hash: {error}")))?),
+            None => light.trust_hash.0,
+        };
+        let height = self.light_height.unwrap_or(light.trust_height);
+        let (Some(hash), 1..) = (given, height) else {
+            return Err(Failure::usage("a light client begins with a header that you trust: its height and its hash")
+                .hint("light.trust_height and light.trust_hash, or --light-height and --light-hash"));
+        };
+        Ok(Settings {
+            servers: rpc.iter().map(Rpc::at).collect(),
+            chain_id: genesis.chain_id.to_string(),
+            height: Height(height),
+            hash,
+            period: Duration::from_millis(light.trust_period_ms),
+            patience: Duration::from_millis(config.p2p.request_timeout_ms),
+        })
+    }
+}
+
+impl Word {
+    /// The version to fetch. Peers have `patience` to say what they know.
+    pub(super) fn target(&self, runtime: &Runtime, sources: &Sources, patience: Duration) -> Result<Target, Failure> {
+        match self {
+            Self::Given(version) => Ok(Target { version: *version, by: By::Given }),
+            Self::Producers(trust) => attested(runtime, sources, patience, trust),
+            Self::Validators(validators) => voted_for(runtime, sources, patience, validators),
+        }
+    }
+
+    /// What certifies newer versions. A given one is what is wanted, whatever there is meanwhile.
+    pub(super) fn newer(&self) -> Option<Arc<dyn Certifies>> {
+        match self {
+            Self::Given(_) => None,
+            Self::Producers(trust) => Some(trust.clone()),
+            Self::Validators(validators) => Some(validators.clone()),
+        }
+    }
+}
+
+/// Asks everybody what a producer has certified, and takes the newest.
+// spec: SNAP-12, PEER-14
+fn attested(runtime: &Runtime, sources: &Sources, patience: Duration, trust: &Trust) -> Result<Target, Failure> {
+    let mut said: Vec<SignedAttestation> = Vec::new();
+    let mut asked: BTreeMap<String, String> = BTreeMap::new();
+    ask_all(runtime, sources, patience, &Request::GetCertificate, &mut |who, answer| {
+        let heard = match answer {
+            Ok(Response::Certificate(certificate)) => match trust.judge(&certificate, now()) {
+                Ok(signed) => {
+                    said.push(signed);
+                    return true;
+                }
+                Err(distrust) => distrust.to_string(),
+            },
+            Ok(_) => "it has nothing that certifies a version".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        asked.insert(who, heard);
+        false
+    });
+    match Trust::newest(&said) {
+        Ok(Some(newest)) => Ok(Target { version: certified_version(&newest), by: By::Producer(newest.signer) }),
+        Err(distrust @ Distrust::Forked { .. }) => Err(Failure::integrity(distrust.to_string())
+            .hint("find out which is the chain's, and whose key signed the other: neither can be believed until then")),
+        Ok(None) | Err(_) => Err(nothing("no version is certified by a key that is trusted", &asked)
+            .hint("give --trust-height and --trust-hash, or other peers")),
+    }
+}
+
+/// Asks everybody which version they have, and takes the newest that a header of the chain certifies.
+// spec: SNAP-18
+fn voted_for(
+    runtime: &Runtime,
+    sources: &Sources,
+    patience: Duration,
+    validators: &Validators,
+) -> Result<Target, Failure> {
+    let mut offered: BTreeMap<Height, BTreeMap<Root, String>> = BTreeMap::new();
+    let mut asked: BTreeMap<String, String> = BTreeMap::new();
+    ask_all(runtime, sources, patience, &Request::Status, &mut |who, answer| {
+        let heard = match answer {
+            Ok(Response::Status(status)) => {
+                let Version { height, root } = status.newest;
+                offered.entry(height).or_default().insert(root, who);
+                return true;
+            }
+            Ok(_) => "it does not say where it stands".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        asked.insert(who, heard);
+        false
+    });
+    for (height, roots) in offered.into_iter().rev().take(HEIGHTS_MAX) {
+        // What is not certified yet, or was before trust began, another may have.
+        let certified = match validators.certified(height) {
+            Ok(certified) => certified,
+            Err(error @ (LightError::NotThere { .. } | LightError::Below { .. })) => {
+                asked.extend(roots.into_values().map(|who| (who, causes(&error))));
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if roots.contains_key(&certified.root) {
+            return Ok(Target { version: certified, by: By::Header });
+        }
+        let other = |(root, who): (Root, String)| {
+            (who, format!("it has root {root} at height {height}, consensus has certified {}", certified.root))
+        };
+        asked.extend(roots.into_iter().map(other));
+    }
+    Err(nothing("no version that is offered is certified by a header of the chain", &asked)
+        .hint("other peers or mirrors may have one, or this one later"))
+}
+
+/// A failure that says what came of asking each.
+fn nothing(message: &str, asked: &BTreeMap<String, String>) -> Failure {
+    let heard = match asked.is_empty() {
+        true => "; nobody could be reached".to_owned(),
+        false => asked.iter().map(|(peer, why)| format!("\n{peer}: {why}")).collect(),
+    };
+    Failure::new(Exit::SyncFailed, format!("{message}{heard}"))
+}
+
+/// Asks mirrors, and peers as they connect, one question. `hear` says whether an answer is of use: from the first such on
+/// others have a moment left.
+fn ask_all(
+    runtime: &Runtime,
+    sources: &Sources,
+    patience: Duration,
+    question: &Request,
+    hear: &mut dyn FnMut(String, Result<Response, AskError>) -> bool,
+) {
+    let mut first = None;
+    for mirror in &sources.mirrors {
+        if hear(mirror.name().to_owned(), mirror.ask(question)) {
+            first = Some(Instant::now());
+        }
+    }
+    let Some(network) = &sources.network else { return };
+    let started = Instant::now();
+    let mut known: BTreeSet<NodeId> = BTreeSet::new();
+    let mut answers = JoinSet::new();
+    while first.is_none_or(|first: Instant| first.elapsed() < OTHERS_WAIT) && started.elapsed() < patience {
+        for peer in network.connected() {
+            if known.insert(peer) {
+                let (network, question) = (network.clone(), question.clone());
+                answers.spawn_blocking_on(move || (peer, network.ask(&peer, question)), runtime.handle());
+            }
+        }
+        let next = async { tokio::time::timeout(LOOK_EVERY, answers.join_next()).await };
+        match runtime.block_on(next) {
+            Ok(Some(Ok((peer, answer)))) => {
+                if hear(peer.to_string(), answer) {
+                    first.get_or_insert_with(Instant::now);
+                }
+            }
+            // Nobody is asked yet.
+            Ok(_) => std::thread::sleep(LOOK_EVERY),
+            Err(_) => {}
+        }
+    }
+}
+
+impl From<LightError> for Failure {
+    fn from(error: LightError) -> Self {
+        let message = causes(&error);
+        match error {
+            LightError::TooFew { .. } | LightError::SameNode { .. } => {
+                Self::usage(message).hint("give light.rpc or --light-rpc for two nodes that are run by different people")
+            }
+            LightError::Below { .. } | LightError::Expired { .. } => {
+                Self::usage(message).hint("choose another header to trust: light.trust_height and light.trust_hash")
+            }
+            LightError::OtherAnchor { .. } => Self::integrity(message)
+                .hint("nothing was fetched; find out which of the two is the chain's"),
+            LightError::Forked(_) => Self::integrity(message).hint(
+                "nothing was fetched; find out which of the two is the chain's. Both voted for is evidence against the voters",
+            ),
+            LightError::Refused { .. } => {
+                Self::integrity(message).hint("nothing was fetched; the server is not to be trusted, or this machine's clock is wrong")
+            }
+            LightError::Rpc(_) | LightError::Form { .. } => Self::error(message).hint("ask another server"),
+            LightError::NotThere { .. } | LightError::TooFar { .. } | LightError::Unconfirmed { .. } => {
+                Self::new(Exit::SyncFailed, message).hint("ask other servers, or later")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cometbft::light::tests::over_honest_servers;
+    use crate::p2p::MirrorSource;
+    use keelstone_codec::ChainId;
+    use keelstone_sync::peers::Status;
+    use keelstone_tree::HashKind;
+
+    /// A mirror that says it has a version, and has nothing.
+    struct Says(Version);
+
+    impl MirrorSource for Says {
+        fn name(&self) -> &str {
+            "a mirror"
+        }
+
+        fn ask(&self, _: &Request) -> Result<Response, AskError> {
+            Ok(Response::Status(Status {
+                chain_id: ChainId::new("light-test").expect("a name"),
+                hasher: HashKind::Blake3,
+                unit_weight_max: 4 << 20,
+                newest: self.0,
+                oldest: self.0.height,
+                diffs_from: self.0.height.next(),
+            }))
+        }
+    }
+
+    /// spec: SNAP-18. S-08: what a mirror says it has is compared with the header of the chain, which wins; a lower version
+    /// that is the chain's is taken, and one that no header certifies is not waited for.
+    #[test]
+    fn s08_a_version_that_contradicts_the_header_is_not_the_target() {
+        let (light, root) = over_honest_servers();
+        let validators = Validators(Mutex::new(light));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("threads");
+        let target = |offered: &[(u64, Root)]| {
+            let says = |(height, root): &(u64, Root)| -> Arc<dyn MirrorSource> {
+                Arc::new(Says(Version { height: Height(*height), root: *root }))
+            };
+            let sources = Sources { network: None, mirrors: offered.iter().map(says).collect() };
+            voted_for(&runtime, &sources, Duration::ZERO, &validators)
+        };
+        let false_root = Root(Hash([9; 32]));
+        let found = target(&[(20, root(20)), (29, false_root), (4_000, false_root)]).expect("one is the chain's");
+        assert_eq!(found.version, Version { height: Height(20), root: root(20) });
+        let failure = target(&[(29, false_root)]).expect_err("none is");
+        let both = failure.message.contains(&false_root.to_string()) && failure.message.contains(&root(29).to_string());
+        assert!(both && failure.exit == Exit::SyncFailed, "{failure}");
+        assert!(target(&[]).expect_err("nobody").message.contains("nobody could be reached"));
+    }
+}
