@@ -140,7 +140,7 @@ impl<H: Hasher> Shared<H> {
         Ok(self.send(writer.log.append(record::encode_commit(&head, diff, &olds))))
     }
 
-    /// Waits for the record, and puts the version it leads to in place.
+    /// Puts together the version a record leads to, and puts it in place once the record is durable.
     #[expect(clippy::too_many_arguments, reason = "the two halves of a commit share what the first one found")]
     fn finish_append(
         &self,
@@ -152,16 +152,18 @@ impl<H: Hasher> Shared<H> {
         diff: &Diff,
         layout: &Layout,
     ) -> Result<Root, StoreError> {
-        let appended = self.poisoning(|| waiting.wait())?;
-        writer.log.advance(&appended);
-        let places: Vec<Option<Place>> = layout.places(appended.start).collect();
+        // While the record is on its way, its place is known: the version is put together, and nobody sees it yet.
+        let start = writer.log.end();
+        let places: Vec<Option<Place>> = layout.places(start).collect();
         let new =
             places.iter().zip(diff.iter()).map(|(place, (_, write))| Some(((*place)?, write.value.as_ref()?.len())));
         self.segments.count_commit(new, draft.replaced(), height);
-        self.segments.count_retired(draft.retired_pages());
+        self.segments.count_retired(&draft.retired_pages());
         let tree = draft.commit(|index| places[index].expect("asked only for values"));
-        let version = Version::new(Some(height), before.epoch, tree, Some(appended.start));
+        let version = Version::new(Some(height), before.epoch, tree, Some(start));
         let root = version.root;
+        let appended = self.poisoning(|| waiting.wait())?;
+        writer.log.advance(&appended);
         self.poisoning(|| writer.log.mark(version.epoch, height, root))?;
         self.install(writer, version);
         self.wrote(writer, appended.bytes);

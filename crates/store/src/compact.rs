@@ -175,7 +175,7 @@ impl<H: Hasher> Shared<H> {
         let version = self.current();
         // Keys that were written since the survey lie elsewhere already; the tree leaves them as they are.
         let draft = version.tree.rewrite(&rewrites)?;
-        self.segments.count_retired(draft.retired_pages());
+        self.segments.count_retired(&draft.retired_pages());
         let tree = draft.commit(|_| unreachable!("a rewrite writes no values"));
         assert_eq!(tree.root(), version.root, "moving values changes no root");
         self.replace(&mut writer, Version::new(version.height, version.epoch, tree, version.record));

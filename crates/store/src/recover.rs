@@ -313,7 +313,7 @@ impl<H: Hasher> Replay<'_, H> {
             record.writes.iter().map(|logged| logged.new.as_ref().map(|(place, _)| *place)).collect();
         let lens = record.writes.iter().map(|logged| logged.new.as_ref().map(|(place, value)| (*place, value.len())));
         self.segments.count_commit(lens, draft.replaced(), record.head.height);
-        self.segments.count_retired(draft.retired_pages());
+        self.segments.count_retired(&draft.retired_pages());
         Ok(draft.commit(|index| places[index].expect("asked only for values")))
     }
 

@@ -206,7 +206,7 @@ impl Segments {
     }
 
     /// Counts pages that the last version does without.
-    pub(crate) fn count_retired(&self, pages: impl Iterator<Item = PageAt>) {
+    pub(crate) fn count_retired(&self, pages: &[PageAt]) {
         let mut dead: BTreeMap<SegmentId, u64> = BTreeMap::new();
         for page in pages {
             if let Ok(spot) = Spot::from_u64(page.place) {

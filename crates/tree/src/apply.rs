@@ -17,17 +17,18 @@
 //! Until it is committed a [`Draft`] is nobody's: dropping it leaves no trace.
 
 use crate::arena::Pages;
-use crate::descent::{Above, Change, Descent, Edit, Op, Visit};
+use crate::descent::{Above, Change, Descent, Edit, Op, TOGETHER, Told, Visit};
 use crate::fresh::{NewPage, NewPages, State};
 use crate::page::{Node, Page, PageId, SLOTS_MAX, Shape, Slot};
 use crate::state::{Space, StateTree};
-use crate::{Diff, Entry, Hasher, PageAt, Place, ReadError, Totals, Tree, bits, spread};
+use crate::{Diff, Entry, Hasher, PageAt, Place, ReadError, Totals, Tree, bits};
 use keelstone_codec::{Hash, Key, Namespace, Root};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hint::black_box;
 use std::mem;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A page with too many slots gives away subtrees of at least this many, until the rest fits (spec: TREE-17).
 pub(crate) const CARVE: usize = 16;
@@ -35,6 +36,8 @@ pub(crate) const CARVE: usize = 16;
 const SMALL: usize = 8;
 /// Empty lists kept to be used again: about as many as are open at a time.
 const SCRATCH_MAX: usize = 128;
+/// Limbs for each thread, so that nobody waits for long for the one whose limb takes longest.
+const LIMBS_EACH: usize = 4;
 /// Numbers for new pages taken at a time.
 const RESERVED: usize = 64;
 
@@ -44,7 +47,8 @@ pub struct Draft<H: Hasher> {
     base: Tree<H>,
     spaces: Vec<Space>,
     state: StateTree,
-    pages: Vec<NewPage>,
+    /// Of each who built some.
+    pages: Vec<Vec<NewPage>>,
     retired: Vec<PageId>,
     replaced: Vec<Option<Entry>>,
     value_hashes: Vec<Option<Hash>>,
@@ -76,8 +80,10 @@ impl<H: Hasher> Draft<H> {
     }
 
     /// Where pages are written that the new version does without: what becomes garbage with the version before.
-    pub fn retired_pages(&self) -> impl Iterator<Item = PageAt> {
-        self.retired.iter().filter_map(|id| self.base.pages().at(*id))
+    #[must_use]
+    pub fn retired_pages(&self) -> Vec<PageAt> {
+        let reading = self.base.pages().reading();
+        self.retired.iter().filter_map(|id| reading.at(*id)).collect()
     }
 
     /// The hash of each value the diff writes, in the order of [`Diff::iter`]; none for deletions.
@@ -92,28 +98,25 @@ impl<H: Hasher> Draft<H> {
     pub fn commit(mut self, mut place: impl FnMut(usize) -> Place) -> Tree<H> {
         let pages = self.base.pages().clone();
         let roots = self.spaces.iter().map(|space| space.page).collect();
-        let new = mem::take(&mut self.pages).into_iter().map(|mut new| {
-            for slot in ones(new.fresh) {
-                let Slot::Entry { place: at, .. } = &mut new.page.slots_mut()[slot] else {
-                    unreachable!("only entries are fresh")
-                };
-                *at = place(usize::try_from(at.0).expect("it was an index"));
-            }
-            (new.id, new.page)
-        });
-        let number = pages.publish(Some(self.base.number()), roots, mem::take(&mut self.retired), new);
+        let hashes = self.value_hashes.iter().enumerate();
+        let places: Vec<Place> = hashes.map(|(index, hash)| hash.map_or(Place(0), |_| place(index))).collect();
+        let new = mem::take(&mut self.pages);
+        let number = pages.publish(Some(self.base.number()), roots, mem::take(&mut self.retired), new, &places);
         Tree::assemble(pages, number, mem::take(&mut self.spaces), mem::take(&mut self.state))
     }
 }
 
 impl<H: Hasher> Drop for Draft<H> {
     fn drop(&mut self) {
-        self.base.pages().give_back(self.pages.iter().map(|new| new.id));
+        self.base.pages().give_back(self.pages.iter().flatten().map(|new| new.id));
     }
 }
 impl<H: Hasher> fmt::Debug for Draft<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Draft").field("root", &self.root()).field("pages", &self.pages.len()).finish_non_exhaustive()
+        f.debug_struct("Draft")
+            .field("root", &self.root())
+            .field("pages", &self.pages.iter().flatten().count())
+            .finish_non_exhaustive()
     }
 }
 
@@ -202,27 +205,40 @@ impl<H: Hasher> Tree<H> {
         value_hashes: Vec<Option<Hash>>,
         found: impl FnOnce(&[Option<Entry>]),
     ) -> Result<Draft<H>, ReadError> {
-        let threads = self.pages().threads();
-        let reading = self.pages().reading();
-        let (mut descent, limbs) = Descent::run(self, &reading, parts, changes, threads)?;
-        let limbs = spread::each(threads, limbs, |limb| Descent::go_on(self, &reading, limb, changes));
-        let limbs = limbs.into_iter().collect::<Result<Vec<Descent<'_>>, ReadError>>()?;
-        limbs.iter().for_each(|limb| descent.learn(limb));
-        found(&descent.replaced);
-
-        let pages = self.pages();
-        // Pages that are gone are taken apart by whoever is done first.
-        let pieces = limbs.iter().map(Some).chain([None]).collect();
-        let grown = spread::each(threads, pieces, |piece: Option<&Descent<'_>>| match piece {
-            Some(limb) => Some(Builder::new(changes, limb, pages).limb()),
-            None => {
-                pages.take_apart();
-                None
-            }
-        });
+        let (pages, hands) = (self.pages(), self.pages().hands());
+        let reading = pages.reading();
+        let wanted = if hands.threads() > 1 { hands.threads() * LIMBS_EACH } else { 1 };
+        let (mut descent, limbs) = Descent::run(self, &reading, parts, changes, wanted)?;
+        let descents: Vec<OnceLock<Descent<'_>>> = limbs.iter().map(|_| OnceLock::new()).collect();
+        let mut failed = None;
+        let grown = hands.relay(
+            limbs.into_iter().zip(&descents).collect(),
+            |(limb, place)| match Descent::go_on(self, &reading, limb, changes) {
+                Ok(mut limb) => (Ok(limb.tell()), Some(place.get_or_init(|| limb))),
+                Err(error) => (Err(error), None),
+            },
+            |told: Vec<Result<Told, ReadError>>| {
+                let learned = told.into_iter().try_for_each(|told| told.map(|told| descent.learn(told)));
+                match learned {
+                    Ok(()) => found(&descent.replaced),
+                    Err(error) => failed = Some(error),
+                }
+            },
+            |limb: Option<&Descent<'_>>| limb.map(|limb| Builder::new(changes, limb, pages).limb()),
+            // Pages that are gone are taken apart by whoever is done first.
+            || pages.take_apart(),
+        );
+        let (mut built, mut outcomes): (Vec<Built>, Vec<Outcome<'_>>) = (Vec::new(), Vec::new());
+        for limb in grown.into_iter().flatten() {
+            built.push(limb.built);
+            outcomes.extend(limb.outcomes);
+        }
+        if let Some(error) = failed {
+            pages.give_back(built.iter().flat_map(|built| &built.new).map(|new| new.id));
+            return Err(error);
+        }
         let mut builder = Builder::new(changes, &descent, pages);
-        let grown: Vec<Outcome<'_>> = grown.into_iter().flatten().flat_map(|limb| builder.join(limb)).collect();
-        let tops = builder.run(parts, grown);
+        let tops = builder.run(parts, outcomes);
         let Built { new, retired } = builder.finish();
 
         let mut spaces = Vec::with_capacity(self.spaces().len() + parts.len());
@@ -252,7 +268,11 @@ impl<H: Hasher> Tree<H> {
 
         changed.into_iter().for_each(|index| spaces[index].seal::<H>());
         let state = StateTree::new::<H>(&spaces);
-        Ok(Draft { base: self.clone(), spaces, state, pages: new, retired, replaced: descent.replaced, value_hashes })
+        built.push(Built { new, retired });
+        let (pages, retired): (Vec<Vec<NewPage>>, Vec<Vec<PageId>>) =
+            built.into_iter().map(|Built { new, retired }| (new, retired)).unzip();
+        let (retired, replaced) = (retired.concat(), descent.replaced);
+        Ok(Draft { base: self.clone(), spaces, state, pages, retired, replaced, value_hashes })
     }
 }
 
@@ -260,7 +280,7 @@ impl<H: Hasher> Tree<H> {
 enum Top {
     Same,
     Gone,
-    /// A page from further down, unchanged.
+    /// A page that was there before, further down, or that was made by who built a limb.
     Old {
         page: PageId,
         node: Node,
@@ -273,6 +293,8 @@ enum Outcome<'a> {
     Same,
     /// A new page in the same place, with its root at the same critical bit.
     Page(usize),
+    /// Such a page, made and hashed by who built a limb: the slot for it, and whether its hash is another than before.
+    Made(Box<(Slot, bool)>),
     /// These slots, which may be none, one, or a few that want to move up.
     Pieces(Pieces<'a>),
 }
@@ -346,6 +368,23 @@ impl<'a, H: Hasher> Builder<'a, H> {
     fn limb(mut self) -> Limb<'a> {
         let mut outcomes = Vec::new();
         self.climb(Vec::new(), |_, _, outcome| outcomes.push(outcome));
+        self.new.hash::<H>();
+        for outcome in &mut outcomes {
+            match outcome {
+                Outcome::Page(new) => {
+                    let (slot, state) = self.new.child(*new);
+                    *outcome = Outcome::Made(Box::new((slot, state != State::Clean)));
+                }
+                Outcome::Pieces(pieces) => {
+                    for piece in &mut pieces.slots {
+                        if let State::New(new) = piece.state {
+                            (piece.slot, piece.state) = (self.new.child(new).0, State::Touched);
+                        }
+                    }
+                }
+                Outcome::Same | Outcome::Made(_) => {}
+            }
+        }
         Limb { built: self.finish(), outcomes }
     }
 
@@ -358,25 +397,13 @@ impl<'a, H: Hasher> Builder<'a, H> {
         Built { new, retired: self.retired }
     }
 
-    /// Takes in what was built of a limb. Its outcomes then speak of pages here.
-    fn join(&mut self, limb: Limb<'a>) -> impl Iterator<Item = Outcome<'a>> + use<'a, H> {
-        let Limb { built: Built { new, retired }, outcomes } = limb;
-        self.retired.extend(retired);
-        let first = self.new.join(new);
-        outcomes.into_iter().map(move |mut outcome| {
-            match &mut outcome {
-                Outcome::Same => {}
-                Outcome::Page(new) => *new += first,
-                Outcome::Pieces(pieces) => {
-                    for piece in &mut pieces.slots {
-                        if let State::New(new) = &mut piece.state {
-                            *new += first;
-                        }
-                    }
-                }
-            }
-            outcome
-        })
+    /// The slot for a page below that is new, and its state.
+    fn made(&self, outcome: &Outcome<'a>) -> Option<(Slot, State)> {
+        match outcome {
+            Outcome::Page(new) => Some(self.new.child(*new)),
+            Outcome::Made(made) => Some((made.0, if made.1 { State::Touched } else { State::Clean })),
+            Outcome::Same | Outcome::Pieces(_) => None,
+        }
     }
 
     /// Goes through the pages that were met and tells what becomes of each one the descent began with; `open` has what
@@ -387,20 +414,13 @@ impl<'a, H: Hasher> Builder<'a, H> {
         outcomes.resize_with(*stopped, || Outcome::Same);
         outcomes.extend(open);
         assert_eq!(outcomes.len(), visits.len(), "what a descent left open was built by others");
-        // A page right after those below it, while they are in a near cache.
-        let mut path: Vec<(usize, usize)> = Vec::new();
-        for root in (0..visits.len()).take_while(|index| matches!(visits[*index].above, Above::Nothing(_))) {
-            path.push((root, visits[root].below.start));
-            while let Some((index, next)) = path.last_mut() {
-                let visit = &visits[*index];
-                if *next < visit.below.end {
-                    let below = *next;
-                    *next += 1;
-                    path.push((below, visits[below].below.start));
-                    continue;
-                }
-                let index = *index;
-                path.pop();
+        // From the lowest level up, and on each level some pages together, so that their waits are one.
+        let mut end = visits.len();
+        while end > 0 {
+            let start = end.saturating_sub(TOGETHER);
+            black_box(visits[start..end].iter().fold(0, |sum, visit| sum ^ visit.page.touch()));
+            for (index, visit) in visits[start..end].iter().enumerate().rev() {
+                let index = start + index;
                 if index < *stopped {
                     let outcome = self.visit(visit, &mut outcomes[visit.below.clone()]);
                     if !matches!(outcome, Outcome::Same) {
@@ -408,10 +428,12 @@ impl<'a, H: Hasher> Builder<'a, H> {
                     }
                     outcomes[index] = outcome;
                 }
-                if let Above::Nothing(number) = visit.above {
-                    top(self, number, mem::replace(&mut outcomes[index], Outcome::Same));
-                }
             }
+            end = start;
+        }
+        for (visit, outcome) in visits.iter().zip(&mut outcomes) {
+            let Above::Nothing(number) = visit.above else { break };
+            top(self, number, mem::replace(outcome, Outcome::Same));
         }
     }
 
@@ -442,11 +464,15 @@ impl<'a, H: Hasher> Builder<'a, H> {
         match outcome {
             Outcome::Same => Top::Same,
             Outcome::Page(new) => Top::New(new),
+            Outcome::Made(made) => match made.0 {
+                Slot::Child { hash, totals, id, .. } => Top::Old { page: id, node: Node { hash, totals } },
+                Slot::Entry { .. } => unreachable!("a page stands in the slot of one"),
+            },
             Outcome::Pieces(pieces) => match pieces.slots[..] {
                 [] => Top::Gone,
                 [Piece { state: State::New(new), .. }] => Top::New(new),
                 [Piece { slot: Slot::Child { hash, totals, id, .. }, .. }] => {
-                    // It may still be a new page, if all that is in it only moved.
+                    // It may still be a new page, if all that is in it only moved, or if it was made in a limb.
                     Top::Old { page: id, node: Node { hash, totals } }
                 }
                 _ => Top::New(self.wrap(pieces).0),
@@ -480,28 +506,42 @@ impl<'a, H: Hasher> Builder<'a, H> {
     /// The page with the same slots, some of them changed.
     fn patch(&mut self, visit: &Visit<'_>, below: &[Outcome<'a>]) -> usize {
         let old = &visit.page;
-        let mut page = old.copy(&mut self.new.spare);
-        let mut states = [State::Clean; SLOTS_MAX];
-        for edit in &self.descent.edits[visit.edits.clone()] {
-            let slot = usize::from(edit.slot);
+        let (edits, visits) = (&self.descent.edits[visit.edits.clone()], &self.descent.visits[visit.below.clone()]);
+        let (mut changed, mut moved) = (0, 0);
+        for edit in edits {
             match self.changes[edit.change as usize].op {
-                Op::Put { .. } => {
-                    page.slots_mut()[slot] = self.fresh(edit.change as usize).slot;
-                    states[slot] = State::Fresh;
-                }
-                Op::Move { to, .. } => {
-                    let Slot::Entry { place, .. } = &mut page.slots_mut()[slot] else {
-                        unreachable!("only entries move")
-                    };
-                    *place = to;
-                }
+                Op::Put { .. } => changed |= 1 << edit.slot,
+                Op::Move { .. } => moved |= 1 << edit.slot,
                 Op::Touch => {}
                 Op::Delete => unreachable!("a deletion changes the shape"),
             }
         }
-        for (outcome, visit) in below.iter().zip(&self.descent.visits[visit.below.clone()]) {
-            let (Above::Slot(slot), Outcome::Page(new)) = (visit.above, outcome) else { continue };
-            (page.slots_mut()[slot], states[slot]) = self.new.child(*new);
+        let mut states = [State::Clean; SLOTS_MAX];
+        for (outcome, visit) in below.iter().zip(visits) {
+            if let (Above::Slot(slot), Some((_, state))) = (visit.above, self.made(outcome)) {
+                states[slot] = state;
+                *if state == State::Clean { &mut moved } else { &mut changed } |= 1 << slot;
+            }
+        }
+        let mut page = old.copy(changed, moved, &mut self.new.spare);
+        for (outcome, visit) in below.iter().zip(visits) {
+            if let (Above::Slot(slot), Some((child, _))) = (visit.above, self.made(outcome)) {
+                *page.slot_mut(slot) = child;
+            }
+        }
+        for edit in edits {
+            let slot = usize::from(edit.slot);
+            match self.changes[edit.change as usize].op {
+                Op::Put { .. } => {
+                    *page.slot_mut(slot) = self.fresh(edit.change as usize).slot;
+                    states[slot] = State::Fresh;
+                }
+                Op::Move { to, .. } => {
+                    let Slot::Entry { place, .. } = page.slot_mut(slot) else { unreachable!("only entries move") };
+                    *place = to;
+                }
+                Op::Touch | Op::Delete => {}
+            }
         }
         let id = self.id();
         self.new.settle::<H>(id, page, &states[..old.shape.len()], |_| false)
@@ -533,7 +573,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
         for slot in 0..=shape.len() {
             // The node between this slot and the one before, or what is left of it between new keys.
             let old_gap = slot.checked_sub(1).filter(|gap| *gap < shape.crits().len());
-            let old_gap = old_gap.map(|gap| Gap { crit: shape.crits()[gap], node: Some(page.nodes()[gap]) });
+            let old_gap = old_gap.map(|gap| Gap { crit: shape.crits()[gap], node: Some(*page.node(gap)) });
             let mut gap = old_gap;
             let mut last: Option<&[u8]> = None;
             while let Some((change, insert)) = inserts.next_if(|(_, insert)| insert.before == slot) {
@@ -551,7 +591,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
             if slot == shape.len() {
                 break;
             }
-            let mut piece = Piece { key: shape.key(slot), slot: page.slots()[slot], state: State::Clean };
+            let mut piece = Piece { key: shape.key(slot), slot: *page.slot(slot), state: State::Clean };
             if let Some(edit) = own.next_if(|edit| usize::from(edit.slot) == slot) {
                 match self.changes[edit.change as usize].op {
                     Op::Put { .. } => piece = self.fresh(edit.change as usize),
@@ -570,8 +610,8 @@ impl<'a, H: Hasher> Builder<'a, H> {
             let met = below.next_if(|(_, visit)| matches!(visit.above, Above::Slot(at) if at == slot));
             match met.map(|(outcome, _)| mem::replace(outcome, Outcome::Same)) {
                 None | Some(Outcome::Same) => out.piece(gap, piece),
-                Some(Outcome::Page(new)) => {
-                    (piece.slot, piece.state) = self.new.child(new);
+                Some(made @ (Outcome::Page(_) | Outcome::Made(_))) => {
+                    (piece.slot, piece.state) = self.made(&made).expect("it is a new page");
                     out.piece(gap, piece);
                 }
                 Some(Outcome::Pieces(pieces)) => match pieces.slots.len() {
@@ -725,13 +765,4 @@ fn touch(piece: &mut Piece<'_>) {
     if piece.state == State::Clean {
         piece.state = State::Touched;
     }
-}
-
-/// The bits that are set.
-fn ones(mut mask: u32) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        let bit = mask.checked_ilog2()?;
-        mask ^= 1 << bit;
-        Some(bit as usize)
-    })
 }

@@ -13,10 +13,13 @@
 //! each. Who takes away never waits for them: what is held is taken away later. Hence a lock that is wanted shared
 //! is always had at once.
 
+use crate::descent::TOGETHER;
+use crate::fresh::NewPage;
 use crate::page::{Page, PageId, Slot, Spare};
+use crate::spread::Hands;
 use crate::stored::{self, Expected};
 use crate::sync::{Mutex, MutexGuard};
-use crate::{Backing, Hasher, PageAt, ReadError};
+use crate::{Backing, Hasher, PageAt, Place, ReadError};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hint::black_box;
@@ -51,7 +54,7 @@ pub struct Pages<H> {
     hand: AtomicU32,
     /// For each thread that makes pages.
     spare: Mutex<Box<[Spare]>>,
-    threads: NonZeroUsize,
+    hands: Hands,
     _hasher: PhantomData<fn() -> H>,
 }
 
@@ -123,14 +126,23 @@ pub(crate) struct Reading<'p>(Vec<RwLockReadGuard<'p, Cells>>);
 
 impl Reading<'_> {
     /// A page if it is in memory, which then counts as used.
-    pub(crate) fn touch(&self, id: PageId) -> Option<&Page> {
+    pub(crate) fn touch(&self, id: PageId) -> Option<&Arc<Page>> {
         let cells = self.0.get((id.0 / SHARD) as usize)?;
-        cells[(id.0 % SHARD) as usize].touch().map(|page| &**page)
+        cells[(id.0 % SHARD) as usize].touch()
+    }
+
+    fn cell(&self, id: PageId) -> &Cell {
+        &self.0[(id.0 / SHARD) as usize][(id.0 % SHARD) as usize]
+    }
+
+    /// Where a page is written, if it is.
+    pub(crate) fn at(&self, id: PageId) -> Option<PageAt> {
+        self.cell(id).at.get().copied()
     }
 
     /// Looks at pages all at once, where looking at one after the other would wait for each.
     fn look(&self, ids: impl Iterator<Item = PageId>) {
-        let cells = ids.map(|id| &self.0[(id.0 / SHARD) as usize][(id.0 % SHARD) as usize]);
+        let cells = ids.map(|id| self.cell(id));
         black_box(cells.filter_map(|cell| cell.page.get()).fold(0, |sum, page| sum ^ page.memory()));
     }
 
@@ -175,7 +187,7 @@ impl<H: Hasher> Pages<H> {
             unwritten: AtomicUsize::new(0),
             hand: AtomicU32::new(0),
             spare: Mutex::new((0..threads.get()).map(|_| Spare::default()).collect()),
-            threads,
+            hands: Hands::new(threads),
             _hasher: PhantomData,
         })
     }
@@ -305,9 +317,9 @@ impl<H: Hasher> Pages<H> {
         self.unwritten.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// On how many threads a large diff is applied.
-    pub(crate) fn threads(&self) -> usize {
-        self.threads.get()
+    /// The threads on which a large diff is applied.
+    pub(crate) fn hands(&self) -> &Hands {
+        &self.hands
     }
 
     /// Bodies to make pages with. Give back what is left.
@@ -358,28 +370,35 @@ impl<H: Hasher> Pages<H> {
         Reading(self.chunks.iter().map_while(OnceLock::get).flatten().map(Shard::read).collect())
     }
 
-    /// Makes a version from pages that are all new, and returns its number. It is alive until [`Pages::release`].
+    /// Makes a version from pages that are all new, and returns its number. It is alive until [`Pages::release`]. `places` says
+    /// where the value of each entry is that the diff wrote.
     pub(crate) fn publish(
         &self,
         parent: Option<u64>,
         roots: Vec<PageId>,
         retired: Vec<PageId>,
-        pages: impl Iterator<Item = (PageId, Page)>,
+        pages: Vec<Vec<NewPage>>,
+        places: &[Place],
     ) -> u64 {
         let number = self.versions().add(parent, roots, retired);
-        let (mut memory, mut count) = (0, 0);
-        for (id, page) in pages {
-            memory += page.memory();
-            count += 1;
-            let page = Arc::new(page);
-            self.with(id, |cell| {
+        let reading = self.reading();
+        let counts = self.hands.each(pages, |pages| {
+            black_box(pages.iter().fold(0, |sum, new| sum ^ reading.cell(new.id).birth()));
+            let (count, mut memory) = (pages.len(), 0);
+            for new in pages {
+                let (id, page) = new.settled(places);
+                memory += page.memory();
+                let cell = reading.cell(id);
                 cell.birth.store(number, Ordering::Relaxed);
                 cell.used.store(true, Ordering::Relaxed);
-                cell.put(page);
-            });
+                cell.put(Arc::new(page));
+            }
+            (count, memory)
+        });
+        for (count, memory) in counts {
+            self.unwritten.fetch_add(count, Ordering::Relaxed);
+            self.memory.fetch_add(memory, Ordering::Relaxed);
         }
-        self.memory.fetch_add(memory, Ordering::Relaxed);
-        self.unwritten.fetch_add(count, Ordering::Relaxed);
         number
     }
 
@@ -399,9 +418,11 @@ impl<H: Hasher> Pages<H> {
     /// Ends a version: pages that no other needs are gone, or go when nobody is at them.
     pub(crate) fn release(&self, number: u64) {
         let mut dead = mem::take(&mut *self.dead());
-        self.versions().release(number, &mut dead, self);
-        self.reading().look(dead.iter().copied());
-        let mut unwritten = 0;
+        let reading = self.reading();
+        self.versions().release(number, &mut dead, &reading);
+        reading.look(dead.iter().copied());
+        drop(reading);
+        let (mut unwritten, mut memory) = (0, 0);
         let mut free = Vec::with_capacity(dead.len());
         let mut gone = Vec::with_capacity(dead.len());
         dead.retain(|id| {
@@ -410,11 +431,13 @@ impl<H: Hasher> Pages<H> {
             let cell = mem::take(&mut cells[offset]);
             drop(cells);
             unwritten += usize::from(cell.at.get().is_none());
-            gone.extend(cell.page.into_inner());
+            if let Some(page) = cell.page.into_inner() {
+                memory += page.memory();
+                gone.push(page);
+            }
             free.push(*id);
             false
         });
-        let memory = gone.iter().map(|page| page.memory()).sum();
         self.memory.fetch_sub(memory, Ordering::Relaxed);
         self.unwritten.fetch_sub(unwritten, Ordering::Relaxed);
         // Only now: a number in the free list can be used again at once.
@@ -432,7 +455,11 @@ impl<H: Hasher> Pages<H> {
     pub(crate) fn take_apart(&self) {
         let gone = mem::take(&mut *self.gone());
         let mut spare = Spare::default();
-        gone.into_iter().filter_map(Arc::into_inner).for_each(|page| spare.put(page));
+        let mut gone = gone.into_iter();
+        while gone.len() > 0 {
+            black_box(gone.as_slice().iter().take(TOGETHER).fold(0, |sum, page| sum ^ page.touch()));
+            gone.by_ref().take(TOGETHER).filter_map(Arc::into_inner).for_each(|page| spare.put(page));
+        }
         self.give_back_spare(spare);
     }
 
@@ -514,7 +541,7 @@ impl Versions {
         number
     }
 
-    fn release<H: Hasher>(&mut self, number: u64, freed: &mut Vec<PageId>, pages: &Pages<H>) {
+    fn release(&mut self, number: u64, freed: &mut Vec<PageId>, reading: &Reading<'_>) {
         self.all.get_mut(&number).expect("a version is released once").alive = false;
         let mut next = Some(number);
         while let Some(number) = next.take() {
@@ -523,8 +550,8 @@ impl Versions {
                 return;
             }
             match version.children[..] {
-                [] => next = self.drop_last(number, freed, pages),
-                [child] => self.join(number, child, freed, pages),
+                [] => next = self.drop_last(number, freed, reading),
+                [child] => self.join(number, child, freed, reading),
                 // Its children share pages through it.
                 _ => {}
             }
@@ -532,16 +559,15 @@ impl Versions {
     }
 
     /// Drops a version that nothing was made from; returns its parent.
-    fn drop_last<H: Hasher>(&mut self, number: u64, freed: &mut Vec<PageId>, pages: &Pages<H>) -> Option<u64> {
+    fn drop_last(&mut self, number: u64, freed: &mut Vec<PageId>, reading: &Reading<'_>) -> Option<u64> {
         let version = self.all.remove(&number).expect("it was just looked at");
         let mut open = version.roots;
         while let Some(id) = open.pop() {
-            pages.with(id, |cell| {
-                if version.parent.is_none_or(|parent| cell.birth() > parent) {
-                    freed.push(id);
-                    open.extend(cell.page.get().into_iter().flat_map(|page| page.children()));
-                }
-            });
+            let cell = reading.cell(id);
+            if version.parent.is_none_or(|parent| cell.birth() > parent) {
+                freed.push(id);
+                open.extend(cell.page.get().into_iter().flat_map(|page| page.children()));
+            }
         }
         let parent = version.parent?;
         self.all.get_mut(&parent).expect("parents outlive their children").children.retain(|child| *child != number);
@@ -550,12 +576,12 @@ impl Versions {
 
     /// Takes a version out from between its parent and its only child. What it alone had is gone; what it had lost,
     /// its child has lost too.
-    fn join<H: Hasher>(&mut self, number: u64, child: u64, freed: &mut Vec<PageId>, pages: &Pages<H>) {
+    fn join(&mut self, number: u64, child: u64, freed: &mut Vec<PageId>, reading: &Reading<'_>) {
         let mut version = self.all.remove(&number).expect("it was just looked at");
         let heir = self.all.get_mut(&child).expect("children are known to their parents");
         for id in heir.retired.drain(..) {
             match version.parent {
-                Some(parent) if pages.with(id, Cell::birth) <= parent => version.retired.push(id),
+                Some(parent) if reading.cell(id).birth() <= parent => version.retired.push(id),
                 _ => freed.push(id),
             }
         }

@@ -36,11 +36,11 @@ impl Op {
 
 /// Pages that are gone through together: enough that their waits are one, few enough that what was touched is still in
 /// the nearest cache.
-const TOGETHER: usize = 16;
-/// Fewer changes are led down in one go: starting a thread costs as much as some ten of them. Tests divide few as well.
+pub(crate) const TOGETHER: usize = 16;
+/// Fewer changes are led down in one go: waking a thread costs as much as some ten of them. Tests divide few as well.
 const SPREAD_MIN: usize = if cfg!(test) { 8 } else { 256 };
 /// A descent divides at a level with this many pages for each limb, so that limbs come out alike.
-const LIMB_PAGES: usize = if cfg!(test) { 1 } else { 16 };
+const LIMB_PAGES: usize = if cfg!(test) { 1 } else { 2 };
 
 /// The first pass: which pages are met, and what happens in each.
 pub(crate) struct Descent<'r> {
@@ -68,7 +68,7 @@ pub(crate) struct Visit<'r> {
 #[derive(Clone)]
 pub(crate) enum Met<'r> {
     /// It was in memory and stays there.
-    Here(&'r Page),
+    Here(&'r Arc<Page>),
     /// It had to be read.
     Read(Arc<Page>),
 }
@@ -88,8 +88,8 @@ impl<'r> Met<'r> {
 }
 
 impl Deref for Met<'_> {
-    type Target = Page;
-    fn deref(&self) -> &Page {
+    type Target = Arc<Page>;
+    fn deref(&self) -> &Arc<Page> {
         match self {
             Self::Here(page) => page,
             Self::Read(page) => page,
@@ -112,6 +112,12 @@ pub(crate) struct Edit {
     pub(crate) change: u32,
     /// The bit at which a new key parts from the slot; none if the change is to the slot's own key.
     pub(crate) crit: Option<u16>,
+}
+
+/// What a descent found in the place of the changes from `first` on.
+pub(crate) struct Told {
+    first: usize,
+    replaced: Vec<Option<Entry>>,
 }
 
 /// Pages next to one another at which a descent goes on, and the changes it takes there. Limbs of one descent have no
@@ -188,10 +194,15 @@ impl<'r> Descent<'r> {
         Ok(out)
     }
 
-    /// Takes in what a limb found in the place of its changes.
-    pub(crate) fn learn(&mut self, limb: &Descent<'_>) {
-        for (to, from) in self.replaced[limb.first - self.first..].iter_mut().zip(&limb.replaced) {
-            *to = to.or(*from);
+    /// Says what it found in the place of its changes.
+    pub(crate) fn tell(&mut self) -> Told {
+        Told { first: self.first, replaced: mem::take(&mut self.replaced) }
+    }
+
+    /// Takes in what a limb found.
+    pub(crate) fn learn(&mut self, told: Told) {
+        for (to, from) in self.replaced[told.first - self.first..].iter_mut().zip(told.replaced) {
+            *to = to.or(from);
         }
     }
 
@@ -241,7 +252,7 @@ impl<'r> Descent<'r> {
                     let (first_edit, first_below) = (self.edits.len(), self.visits.len());
                     for group in routed[at..*end].chunk_by(|a, b| a.0 == b.0) {
                         let slot = usize::from(group[0].0);
-                        let Some(id) = page.slots()[slot].below() else {
+                        let Some(id) = page.slot(slot).below() else {
                             self.meet_entry(&page, group, changes);
                             continue;
                         };
@@ -249,7 +260,7 @@ impl<'r> Descent<'r> {
                         self.meet_page(&page, group, changes, &mut next.queue);
                         if next.queue.len() > queued {
                             let expected = || {
-                                let expected = arena::expected(&page.slots()[slot], page.shape.key(slot));
+                                let expected = arena::expected(page.slot(slot), page.shape.key(slot));
                                 expected.expect("the slot is a page").1
                             };
                             let page = Met::at(pages, reading, id, expected)?;
@@ -282,7 +293,7 @@ impl<'r> Descent<'r> {
             for (slot, _) in &routed[at..*end] {
                 let slot = usize::from(*slot);
                 sum ^= visit.page.shape.key(slot).first().copied().unwrap_or_default();
-                if let (Some(id), true) = (visit.page.slots()[slot].below(), count < TOGETHER) {
+                if let (Some(id), true) = (visit.page.slot(slot).below(), count < TOGETHER) {
                     below[count] = id;
                     count += 1;
                 }
@@ -301,7 +312,7 @@ impl<'r> Descent<'r> {
             let change = &changes[index as usize];
             let at = usize::from(slot);
             let crit = bits::crit(change.key, page.shape.key(at));
-            let found = entry(&page.slots()[at]).expect("the slot is an entry");
+            let found = entry(page.slot(at)).expect("the slot is an entry");
             let effective = match (crit, change.op) {
                 (None, Op::Move { from, .. }) => found.place == from,
                 (None, _) => true,
@@ -321,7 +332,7 @@ impl<'r> Descent<'r> {
         for (slot, index) in group.iter().copied() {
             let change = &changes[index as usize];
             let at = usize::from(slot);
-            let Slot::Child { crit: below, .. } = page.slots()[at] else { unreachable!("the slot is a page") };
+            let Slot::Child { crit: below, .. } = *page.slot(at) else { unreachable!("the slot is a page") };
             match bits::crit(change.key, page.shape.key(at)).filter(|crit| *crit < below) {
                 None => queue.push(index),
                 Some(crit) if change.op.is_put() => self.edits.push(Edit { slot, change: index, crit: Some(crit) }),

@@ -99,7 +99,7 @@ impl<H: Hasher> Entries<H> {
                 continue;
             };
             step.next = if self.range.reverse { slot } else { slot + 1 };
-            let (found, key) = (&step.page.slots()[slot], step.page.shape.key(slot));
+            let (found, key) = (step.page.slot(slot), step.page.shape.key(slot));
             let Some((id, expected)) = expected(found, key) else {
                 if !self.range.contains(key) {
                     self.path.clear();
@@ -129,7 +129,7 @@ impl<H: Hasher> Iterator for Entries<H> {
 
 /// The first slot that has keys at or above `bound`, or may have; with `whole`, the first that has no others.
 fn first_reaching(page: &Page, bound: &[u8], whole: bool) -> usize {
-    let below = |slot: usize| match (&page.slots()[slot], bits::crit(bound, page.shape.key(slot))) {
+    let below = |slot: usize| match (page.slot(slot), bits::crit(bound, page.shape.key(slot))) {
         (Slot::Child { crit, .. }, Some(found)) if found >= *crit => whole,
         (Slot::Child { .. }, None) => whole,
         (_, Some(found)) => bits::bit(bound, found),

@@ -4,10 +4,10 @@
 //! height; now and then all that is due is hashed, lowest first, height by height over many pages, so that lanes are
 //! full and the pages still in a near cache. A page hands the hash of its root up to the page above it.
 
-use crate::page::{Node, Page, PageId, SLOTS_MAX, Slot, Spare, Spot};
+use crate::page::{self, Node, Page, PageId, SLOTS_MAX, Slot, Spare, Spot};
 use crate::preimage::{self, Preimage};
 use crate::tree::entry;
-use crate::{Entry, Hasher};
+use crate::{Entry, Hasher, Place};
 use keelstone_codec::Hash;
 
 /// Nodes hashed at a time: enough to fill lanes, few enough to stay in the nearest cache.
@@ -39,12 +39,23 @@ enum Up {
 pub(crate) enum State {
     /// Nothing changed.
     Clean,
-    /// Itself unchanged, but a neighbour went, so nodes above it are not what they were.
+    /// Itself done, but nodes above it are not what they were: a neighbour went, or it was made in a limb.
     Touched,
     /// An entry this diff wrote; its hash is due.
     Fresh,
     /// A new page whose hash is due.
     New(usize),
+}
+
+impl NewPage {
+    /// The page as it will stay: `places` says where the value of each change is.
+    pub(crate) fn settled(mut self, places: &[Place]) -> (PageId, Page) {
+        for slot in page::each(self.fresh) {
+            let Slot::Entry { place, .. } = self.page.slot_mut(slot) else { unreachable!("only entries are fresh") };
+            *place = places[usize::try_from(place.0).expect("it was an index")];
+        }
+        (self.id, self.page)
+    }
 }
 
 /// New pages in the order they were made, and what of them is to be hashed.
@@ -71,20 +82,6 @@ impl NewPages {
 
     pub(crate) fn len(&self) -> usize {
         self.all.len()
-    }
-
-    /// Takes in pages that were made elsewhere and have all their hashes. Returns the index of the first of them.
-    pub(crate) fn join(&mut self, pages: Vec<NewPage>) -> usize {
-        assert_eq!(self.hashed, self.all.len(), "pages that wait for their hashes come behind those that do not");
-        let first = self.all.len();
-        self.all.extend(pages);
-        for page in &mut self.all[first..] {
-            if let Up::Page(above, _) = &mut page.up {
-                *above += first;
-            }
-        }
-        self.hashed = self.all.len();
-        first
     }
 
     /// Gives all pages away, in the order they were made. Nothing may be built on them any more.
@@ -127,7 +124,7 @@ impl NewPages {
                     if below < self.hashed {
                         // Its slot was made before its hash was; nobody will hand it up any more.
                         let hash = self.all[below].page.top().hash;
-                        page.slots_mut()[slot].set_hash(hash);
+                        page.slot_mut(slot).set_hash(hash);
                     }
                     self.all[below].height.map_or(0, |height| height + 1)
                 }
@@ -143,7 +140,7 @@ impl NewPages {
             let height = below.max(1);
             heights[usize::from(Spot::Node(node).pack())] = height + 1;
             let [left, right] = shape.children(node);
-            page.nodes_mut()[node].totals = page.totals_at(left) + page.totals_at(right);
+            page.node_mut(node).totals = page.totals_at(left) + page.totals_at(right);
             self.note(height, number, Spot::Node(node));
         }
         let height = heights[usize::from(shape.root().pack())].checked_sub(1);
@@ -178,8 +175,7 @@ impl NewPages {
                     Spot::Node(node) => page.preimage(node),
                     Spot::Slot(slot) => {
                         let key = page.shape.key(slot);
-                        let Entry { value_len, value_hash, .. } =
-                            entry(&page.slots()[slot]).expect("only entries are due");
+                        let Entry { value_len, value_hash, .. } = entry(page.slot(slot)).expect("only entries are due");
                         let key_hash = key_hashes.next().expect("one for each slot");
                         preimage::leaf(preimage::short_len(key), value_len, key_hash, &value_hash)
                     }
@@ -189,11 +185,11 @@ impl NewPages {
             for ((index, spot), hash) in batch.iter().zip(hashes) {
                 let NewPage { page, up, .. } = &mut all[*index as usize];
                 match Spot::unpack(*spot) {
-                    Spot::Node(node) => page.nodes_mut()[node].hash = hash,
-                    Spot::Slot(slot) => page.slots_mut()[slot].set_hash(hash),
+                    Spot::Node(node) => page.node_mut(node).hash = hash,
+                    Spot::Slot(slot) => page.slot_mut(slot).set_hash(hash),
                 }
                 if let (true, Up::Page(above, slot)) = (page.shape.root() == Spot::unpack(*spot), *up) {
-                    all[above].page.slots_mut()[usize::from(slot)].set_hash(hash);
+                    all[above].page.slot_mut(usize::from(slot)).set_hash(hash);
                 }
             }
         }

@@ -6,7 +6,8 @@
 //! removing in two arrays.
 //!
 //! Which nodes share a page is a matter of storage only; no hash depends on it (spec: TREE-3, TREE-17). What never
-//! changes when values change, the [`Shape`], is shared between the versions of a page, so a copy is two short arrays.
+//! changes when values change, the [`Shape`], is shared between the versions of a page, and so is what did not change of the
+//! rest: a copy is the few slots and nodes that did.
 #![expect(clippy::cast_possible_truncation, reason = "slots and nodes are counted below 64")]
 
 use crate::preimage::{self, Level, Preimage};
@@ -101,8 +102,10 @@ impl Spot {
 /// In the order in which a descent needs them: the two cache lines that lead a key to its slot, then the one that finds
 /// the slot's key. A page far down is in no cache, and each line of it is a wait.
 #[derive(Debug)]
-#[repr(C, align(64))]
+#[repr(C)]
 pub(crate) struct Shape {
+    /// The key of an entry; of a child, the bits above its root's critical bit, which all its keys share.
+    keys: Box<[u8]>,
     len: u8,
     /// The page's own root, packed.
     root: u8,
@@ -112,8 +115,6 @@ pub(crate) struct Shape {
     children: [[u8; 2]; NODES_MAX],
     /// Where the key of each slot ends in `keys`.
     ends: [u16; SLOTS_MAX],
-    /// The key of an entry; of a child, the bits above its root's critical bit, which all its keys share.
-    keys: Box<[u8]>,
     /// All nodes, children before parents.
     order: [u8; NODES_MAX],
 }
@@ -243,6 +244,16 @@ impl Shape {
         }
     }
 
+    /// The nodes above a set of slots.
+    pub(crate) fn above(&self, slots: u32) -> u32 {
+        let mut set = u64::from(slots);
+        for node in self.order().iter().map(|node| usize::from(*node)) {
+            let [left, right] = self.children[node];
+            set |= ((set >> left | set >> right) & 1) << (NODE + node as u8);
+        }
+        parts(set).1
+    }
+
     /// Looks at what leads a key to its slot and to the slot's key, so that it is near when it is needed.
     #[inline]
     pub(crate) fn touch(&self) -> u8 {
@@ -278,15 +289,23 @@ pub(crate) fn extend_prefix(out: &mut Vec<u8>, key: &[u8], crit: u16) {
     }
 }
 
-/// A page in memory.
+/// A page in memory: whole, or what it has that a whole page behind it has not.
+///
+/// A diff changes one entry in most of the pages it meets, and the nodes above it: a tenth of a page. The rest stays where
+/// it is and is in no cache, so a new page says only what is new, until that is too much.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) shape: Arc<Shape>,
+    /// All slots and nodes; or those of `own`, in order.
     body: Body,
+    /// Where all others stand. It is whole and has the same shape.
+    whole: Option<Arc<Page>>,
+    /// What stands in the page itself, if not all does: a bit for each packed spot.
+    own: u64,
     memory: u32,
 }
 
-/// The slots and nodes of a page, with room for a round number of slots so that it can be used again.
+/// The slots and nodes of a page, with room for a round number of them so that it can be used again.
 #[derive(Debug)]
 struct Body {
     slots: Box<[Slot]>,
@@ -299,23 +318,30 @@ impl Body {
     }
 }
 
-/// Room for this many slots, or twice, thrice, four times as many.
-const ROOM: usize = SLOTS_MAX / 4;
+/// Slots and nodes that a body has room for: first those of pages that say what is new, then those of whole ones.
+const ROOMS: [(usize, usize); 6] = [(2, 8), (4, 12), (8, 7), (16, 15), (24, 23), (SLOTS_MAX, NODES_MAX)];
+/// The most that a page may have of its own before it becomes whole.
+const OWN_MAX: (usize, usize) = ROOMS[1];
+
 /// Bodies of pages that are gone, by room. Copies of pages are made at the rate at which old ones go, so most need no
 /// allocation.
 #[derive(Debug, Default)]
 pub(crate) struct Spare {
-    bodies: [Vec<Body>; 4],
+    bodies: [Vec<Body>; ROOMS.len()],
 }
 /// Most bodies kept of each room: about 20 MiB in all, for each thread that makes pages.
 const SPARE_MAX: usize = 2048;
 
 impl Spare {
-    /// Takes the body of a page that is gone.
+    /// Takes the body of a page that is gone, and of the page behind it if nobody else needs that.
     pub(crate) fn put(&mut self, page: Page) {
-        let kept = &mut self.bodies[page.body.slots.len() / ROOM - 1];
-        if kept.len() < SPARE_MAX {
-            kept.push(page.body);
+        let mut next = Some(page);
+        while let Some(Page { body, whole, .. }) = next {
+            let room = ROOMS.iter().position(|(slots, _)| *slots == body.slots.len()).expect("bodies have round sizes");
+            if self.bodies[room].len() < SPARE_MAX {
+                self.bodies[room].push(body);
+            }
+            next = whole.and_then(Arc::into_inner);
         }
     }
 
@@ -336,69 +362,153 @@ impl Spare {
         }
     }
 
-    /// A body for so many slots, of any contents.
-    fn take(&mut self, slots: usize) -> Body {
-        let rooms = slots.div_ceil(ROOM);
-        self.bodies[rooms - 1].pop().unwrap_or_else(|| Body {
-            slots: vec![NO_SLOT; rooms * ROOM].into(),
-            nodes: vec![Node::default(); rooms * ROOM - 1].into(),
+    /// A body for so many slots and nodes, of any contents.
+    fn take(&mut self, slots: usize, nodes: usize) -> Body {
+        let fits = |room: &(usize, usize)| slots <= room.0 && nodes <= room.1;
+        let room = ROOMS.iter().position(fits).expect("the last has room for any page");
+        self.bodies[room].pop().unwrap_or_else(|| Body {
+            slots: vec![NO_SLOT; ROOMS[room].0].into(),
+            nodes: vec![Node::default(); ROOMS[room].1].into(),
         })
     }
 }
 
 const NO_SLOT: Slot = Slot::Entry { hash: Hash::ZERO, value_hash: Hash::ZERO, place: Place(0), value_len: 0 };
 
+/// The slots and the nodes of a set of packed spots.
+fn parts(spots: u64) -> (u32, u32) {
+    (spots as u32, (spots >> NODE) as u32)
+}
+
+/// How many bits of a set stand before this one.
+fn rank(set: u32, bit: usize) -> usize {
+    (set & ((1 << bit) - 1)).count_ones() as usize
+}
+
+/// The bits of a set, from the lowest on.
+pub(crate) fn each(mut set: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let bit = (set != 0).then(|| set.trailing_zeros())?;
+        set &= set - 1;
+        Some(bit as usize)
+    })
+}
+
 impl Page {
-    /// A page of given slots and nodes.
+    /// A whole page of given slots and nodes.
     pub(crate) fn new(
         shape: Arc<Shape>,
         slots: impl Iterator<Item = Slot>,
         nodes: impl Iterator<Item = Node>,
         spare: &mut Spare,
     ) -> Self {
-        let body = spare.take(shape.len());
+        let mut body = spare.take(shape.len(), shape.len() - 1);
+        body.slots.iter_mut().zip(slots).for_each(|(to, from)| *to = from);
+        body.nodes.iter_mut().zip(nodes).for_each(|(to, from)| *to = from);
         let memory = size_of::<Self>() + body.memory() + shape.memory() + 64;
-        let mut page = Self { shape, body, memory: u32::try_from(memory).expect("a page has a few thousand bytes") };
-        page.slots_mut().iter_mut().zip(slots).for_each(|(to, from)| *to = from);
-        page.nodes_mut().iter_mut().zip(nodes).for_each(|(to, from)| *to = from);
-        page
+        Self {
+            shape,
+            body,
+            whole: None,
+            own: 0,
+            memory: u32::try_from(memory).expect("a page has a few thousand bytes"),
+        }
     }
 
-    /// A copy to be changed.
-    pub(crate) fn copy(&self, spare: &mut Spare) -> Self {
-        let mut page = Self { shape: self.shape.clone(), body: spare.take(self.shape.len()), memory: self.memory };
-        page.slots_mut().copy_from_slice(self.slots());
-        page.nodes_mut().copy_from_slice(self.nodes());
-        page
+    /// A copy, in which slots of the set `changed` will have other hashes and those of `moved` will not. The changed ones
+    /// may be of any contents, and the nodes above them are still without totals and hashes.
+    pub(crate) fn copy(self: &Arc<Self>, changed: u32, moved: u32, spare: &mut Spare) -> Self {
+        let above = self.shape.above(changed);
+        let own = self.own | u64::from(changed | moved) | u64::from(above) << NODE;
+        let (slots, nodes) = parts(own);
+        if slots.count_ones() as usize > OWN_MAX.0 || nodes.count_ones() as usize > OWN_MAX.1 {
+            return self.copy_whole(spare);
+        }
+        let mut body = spare.take(slots.count_ones() as usize, nodes.count_ones() as usize);
+        // What will be another is not looked at: it is in no cache.
+        for (to, slot) in body.slots.iter_mut().zip(each(slots)) {
+            *to = if changed >> slot & 1 == 0 { *self.slot(slot) } else { NO_SLOT };
+        }
+        for (to, node) in body.nodes.iter_mut().zip(each(nodes)) {
+            *to = if above >> node & 1 == 0 { *self.node(node) } else { Node::default() };
+        }
+        let whole = self.whole.as_ref().unwrap_or(self);
+        let memory = size_of::<Self>() + body.memory() + whole.memory() + 16;
+        let memory = u32::try_from(memory).expect("a page has a few thousand bytes");
+        Self { shape: self.shape.clone(), body, whole: Some(whole.clone()), own, memory }
     }
 
+    fn copy_whole(self: &Arc<Self>, spare: &mut Spare) -> Self {
+        let (len, whole) = (self.shape.len(), self.whole.as_ref().unwrap_or(self));
+        let mut body = spare.take(len, len - 1);
+        body.slots[..len].copy_from_slice(&whole.body.slots[..len]);
+        body.nodes[..len - 1].copy_from_slice(&whole.body.nodes[..len - 1]);
+        let (slots, nodes) = parts(self.own);
+        each(slots).zip(&self.body.slots).for_each(|(slot, own)| body.slots[slot] = *own);
+        each(nodes).zip(&self.body.nodes).for_each(|(node, own)| body.nodes[node] = *own);
+        let memory = size_of::<Self>() + body.memory() + self.shape.memory() + 64;
+        let memory = u32::try_from(memory).expect("a page has a few thousand bytes");
+        Self { shape: self.shape.clone(), body, whole: None, own: 0, memory }
+    }
+
+    /// What stands in a slot.
     #[inline]
-    pub(crate) fn slots(&self) -> &[Slot] {
-        &self.body.slots[..self.shape.len()]
+    pub(crate) fn slot(&self, slot: usize) -> &Slot {
+        match &self.whole {
+            None => &self.body.slots[slot],
+            Some(whole) => match parts(self.own).0 {
+                own if own >> slot & 1 == 1 => &self.body.slots[rank(own, slot)],
+                _ => &whole.body.slots[slot],
+            },
+        }
     }
 
+    /// The same, to be changed.
+    ///
+    /// # Panics
+    /// If the page was not made to be changed there.
     #[inline]
-    pub(crate) fn slots_mut(&mut self) -> &mut [Slot] {
-        &mut self.body.slots[..self.shape.len()]
+    pub(crate) fn slot_mut(&mut self, slot: usize) -> &mut Slot {
+        let own = parts(self.own).0;
+        assert!(self.whole.is_none() || own >> slot & 1 == 1, "what changes is the page's own");
+        &mut self.body.slots[if self.whole.is_none() { slot } else { rank(own, slot) }]
     }
 
-    /// The inner nodes; node `i` stands between slot `i` and `i + 1`.
+    /// All slots in order.
     #[inline]
-    pub(crate) fn nodes(&self) -> &[Node] {
-        &self.body.nodes[..self.shape.len() - 1]
+    pub(crate) fn slots(&self) -> impl ExactSizeIterator<Item = &Slot> {
+        (0..self.shape.len()).map(|slot| self.slot(slot))
     }
 
+    /// The inner node between slot `node` and the next.
     #[inline]
-    pub(crate) fn nodes_mut(&mut self) -> &mut [Node] {
-        &mut self.body.nodes[..self.shape.len() - 1]
+    pub(crate) fn node(&self, node: usize) -> &Node {
+        match &self.whole {
+            None => &self.body.nodes[node],
+            Some(whole) => match parts(self.own).1 {
+                own if own >> node & 1 == 1 => &self.body.nodes[rank(own, node)],
+                _ => &whole.body.nodes[node],
+            },
+        }
+    }
+
+    /// The same, to be changed.
+    ///
+    /// # Panics
+    /// If the page was not made to be changed there.
+    #[inline]
+    pub(crate) fn node_mut(&mut self, node: usize) -> &mut Node {
+        let own = parts(self.own).1;
+        assert!(self.whole.is_none() || own >> node & 1 == 1, "what changes is the page's own");
+        &mut self.body.nodes[if self.whole.is_none() { node } else { rank(own, node) }]
     }
 
     /// Hash and totals of a spot.
     #[inline]
     pub(crate) fn at(&self, spot: Spot) -> Node {
         match spot {
-            Spot::Slot(slot) => Node { hash: *self.body.slots[slot].hash(), totals: self.totals(slot) },
-            Spot::Node(node) => self.body.nodes[node],
+            Spot::Slot(slot) => Node { hash: *self.slot(slot).hash(), totals: self.totals(slot) },
+            Spot::Node(node) => *self.node(node),
         }
     }
 
@@ -410,14 +520,14 @@ impl Page {
 
     #[inline]
     pub(crate) fn totals(&self, slot: usize) -> Totals {
-        self.body.slots[slot].totals(self.shape.key(slot))
+        self.slot(slot).totals(self.shape.key(slot))
     }
 
     #[inline]
     pub(crate) fn totals_at(&self, spot: Spot) -> Totals {
         match spot {
             Spot::Slot(slot) => self.totals(slot),
-            Spot::Node(node) => self.body.nodes[node].totals,
+            Spot::Node(node) => self.node(node).totals,
         }
     }
 
@@ -429,14 +539,20 @@ impl Page {
         preimage::inner(Level::Entries, crit, [left.totals, right.totals], [&left.hash, &right.hash])
     }
 
-    /// Bytes of memory held, about; a shape that several pages share counts for each.
+    /// Bytes of memory held, about; a shape or a whole page that several pages share counts for each.
     pub(crate) fn memory(&self) -> usize {
         self.memory as usize
     }
 
+    /// Looks at what making a copy begins with, so that it is near when that is done.
+    #[inline]
+    pub(crate) fn touch(&self) -> u8 {
+        self.shape.touch() ^ self.whole.as_ref().map_or(0, |whole| whole.memory as u8)
+    }
+
     /// Ids of the pages below.
     pub(crate) fn children(&self) -> impl Iterator<Item = PageId> {
-        self.slots().iter().filter_map(Slot::below)
+        self.slots().filter_map(Slot::below)
     }
 }
 
@@ -468,6 +584,66 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// However often a page is copied and changed, it says what a page does of which everything is copied each time; and no
+    /// copy changes what it is a copy of.
+    #[test]
+    fn a_copy_that_says_what_is_new_is_a_whole_one() {
+        let slot = |number: u64| Slot::Entry {
+            hash: Hash([number as u8; 32]),
+            value_hash: Hash::ZERO,
+            place: Place(number),
+            value_len: number as u32,
+        };
+        let node = |number: u64| Node { hash: Hash::ZERO, totals: Totals { count: number, bytes: number } };
+        let mut keys: Vec<[u8; 4]> =
+            (0u32..32).map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes().first_chunk().unwrap()).collect();
+        keys.sort_unstable();
+        let (mut random, mut spare, mut number) = (1, Spare::default(), 0);
+        for count in 2..=keys.len() {
+            let keys = &keys[..count];
+            let crits: Vec<u16> = keys.windows(2).map(|pair| bits::crit(&pair[0], &pair[1]).unwrap()).collect();
+            let shape = Arc::new(Shape::new(&crits, keys.iter().map(|key| (&key[..], None))));
+            let mut slots = vec![slot(0); count];
+            let mut nodes = vec![node(0); count - 1];
+            let mut page = Arc::new(Page::new(shape.clone(), slots.iter().copied(), nodes.iter().copied(), &mut spare));
+            let says = |page: &Page| {
+                let slots: Vec<u64> = page.slots().map(|slot| crate::tree::entry(slot).unwrap().place.0).collect();
+                (slots, (0..count - 1).map(|node| page.node(node).totals.count).collect::<Vec<u64>>())
+            };
+            let mut partly = 0;
+            for _ in 0..40 {
+                let one_of = |random: &mut u64| 1u32 << (keelstone_codec::splitmix64(random) % count as u64);
+                let (changed, moved) = (one_of(&mut random), one_of(&mut random));
+                let moved = moved & !changed;
+                let above = shape.above(changed);
+                // A node is above a slot if that is among the slots that its subtree spans.
+                for (node, crit) in crits.iter().enumerate() {
+                    let (first, last) = shape.span(node, crit - 1);
+                    let spans = (first..=last).any(|slot| changed >> slot & 1 == 1);
+                    assert_eq!(above >> node & 1 == 1, spans, "node {node} of {count} slots");
+                }
+                let before = says(&page);
+                let mut copy = page.copy(changed, moved, &mut spare);
+                partly += usize::from(copy.whole.is_some());
+                number += 1;
+                for at in each(changed | moved) {
+                    (slots[at], *copy.slot_mut(at)) = (slot(number), slot(number));
+                }
+                for at in each(above) {
+                    (nodes[at], *copy.node_mut(at)) = (node(number), node(number));
+                }
+                assert_eq!(says(&page), before, "what was copied stays what it was");
+                let before = std::mem::replace(&mut page, Arc::new(copy));
+                Arc::into_inner(before).into_iter().for_each(|page| spare.put(page));
+                let all = Page::new(shape.clone(), slots.iter().copied(), nodes.iter().copied(), &mut spare);
+                assert_eq!(says(&page), says(&all));
+                assert_eq!(page.top().totals, all.top().totals);
+                spare.put(all);
+            }
+            assert!(partly >= 10, "{partly} copies of {count} slots were partial");
         }
     }
 

@@ -94,7 +94,7 @@ impl<H: Hasher> Tree<H> {
             for (crit, totals, side, hidden) in &turns {
                 out.one_sided(*crit, *totals, *side, hidden);
             }
-            let (found, end) = (&page.slots()[slot], shape.key(slot));
+            let (found, end) = (page.slot(slot), shape.key(slot));
             let below = match expected(found, end) {
                 Some((id, expected)) => self.pages().load(id, &expected)?,
                 None => {
@@ -119,7 +119,7 @@ impl<H: Hasher> Tree<H> {
     /// The page a node is in, and its place there: for the edge of a page, the top of the page below.
     fn locate(&self, at: &At) -> Result<(Arc<Page>, Spot), ReadError> {
         let page = match at {
-            At::Page(page, Spot::Slot(slot)) => match expected(&page.slots()[*slot], page.shape.key(*slot)) {
+            At::Page(page, Spot::Slot(slot)) => match expected(page.slot(*slot), page.shape.key(*slot)) {
                 Some((id, expected)) => self.pages().load(id, &expected)?,
                 None => return Ok((page.clone(), Spot::Slot(*slot))),
             },
@@ -156,7 +156,7 @@ impl<H: Hasher> Walk for Tree<H> {
                 return Ok(Opened::Namespace { name: Cow::Borrowed(&space.name), tree });
             }
             At::Page(page, Spot::Slot(slot)) => {
-                if let Slot::Entry { value_hash, value_len, .. } = page.slots()[*slot] {
+                if let Slot::Entry { value_hash, value_len, .. } = *page.slot(*slot) {
                     return Ok(Opened::Entry { key: Cow::Borrowed(page.shape.key(*slot)), value_len, value_hash });
                 }
             }
@@ -169,7 +169,7 @@ impl<H: Hasher> Walk for Tree<H> {
                 Ok(Opened::Inner { crit: page.shape.crits()[inner], left, right })
             }
             // A page of one entry, which only a namespace of one entry has.
-            Spot::Slot(slot) => match page.slots()[slot] {
+            Spot::Slot(slot) => match *page.slot(slot) {
                 Slot::Entry { value_hash, value_len, .. } => {
                     Ok(Opened::Entry { key: Cow::Owned(page.shape.key(slot).to_vec()), value_len, value_hash })
                 }
@@ -182,7 +182,7 @@ impl<H: Hasher> Walk for Tree<H> {
         let (page, spot) = self.locate(&node.0)?;
         match spot {
             Spot::Slot(slot) => {
-                let entry = entry(&page.slots()[slot]);
+                let entry = entry(page.slot(slot));
                 Tree::value(self, &entry.ok_or_else(|| ReadError::damaged("a page where an entry was"))?)
             }
             Spot::Node(_) => panic!("only entries have values"),

@@ -55,7 +55,7 @@ pub(crate) fn encode(page: &Page, mut at: impl FnMut(PageId) -> PageAt) -> Vec<u
     put_varint(&mut out, shape.len() as u64);
     put_varint(&mut out, shared as u64);
     out.extend_from_slice(&shape.key(0)[..shared]);
-    for (index, slot) in page.slots().iter().enumerate() {
+    for (index, slot) in page.slots().enumerate() {
         let rest = &shape.key(index)[shared..];
         let mut key = |kind| {
             out.push(kind);
@@ -227,7 +227,7 @@ fn hash_all<H: Hasher>(page: &mut Page) -> Result<(), DecodeError> {
     let [mut hashes, mut key_hashes] = [[Hash::ZERO; SLOTS_MAX]; 2];
     let mut keys = [&[][..]; SLOTS_MAX];
     let mut count = 0;
-    for (index, _) in page.slots().iter().enumerate().filter(|(_, slot)| slot.below().is_none()) {
+    for (index, _) in page.slots().enumerate().filter(|(_, slot)| slot.below().is_none()) {
         keys[count] = shape.key(index);
         count += 1;
     }
@@ -240,8 +240,13 @@ fn hash_all<H: Hasher>(page: &mut Page) -> Result<(), DecodeError> {
         }
     }
     H::hash_nodes(&preimages, &mut hashes[..preimages.len()]);
-    let entries = page.slots_mut().iter_mut().filter(|slot| matches!(slot, Slot::Entry { .. }));
-    entries.zip(&hashes).for_each(|(slot, hash)| slot.set_hash(*hash));
+    let mut leaves = hashes.iter();
+    for index in 0..shape.len() {
+        let slot = page.slot_mut(index);
+        if slot.below().is_none() {
+            slot.set_hash(*leaves.next().expect("one for each entry"));
+        }
+    }
 
     // Nodes in lanes, one height after the other.
     let mut heights = [0u8; SLOTS_MAX];
@@ -255,14 +260,14 @@ fn hash_all<H: Hasher>(page: &mut Page) -> Result<(), DecodeError> {
         heights[node] = 1 + height(left).max(height(right));
         highest = highest.max(heights[node]);
         let totals = page.at(left).totals.checked_add(page.at(right).totals);
-        page.nodes_mut()[node].totals = totals.ok_or(DecodeError::Invalid { what: "sum of totals" })?;
+        page.node_mut(node).totals = totals.ok_or(DecodeError::Invalid { what: "sum of totals" })?;
     }
     for height in 1..=highest {
         let nodes = || (0..shape.len() - 1).filter(|node| heights[*node] == height);
         preimages.clear();
         preimages.extend(nodes().map(|node| page.preimage(node)));
         H::hash_nodes(&preimages, &mut hashes[..preimages.len()]);
-        nodes().zip(&hashes).for_each(|(node, hash)| page.nodes_mut()[node].hash = *hash);
+        nodes().zip(&hashes).for_each(|(node, hash)| page.node_mut(node).hash = *hash);
     }
     Ok(())
 }

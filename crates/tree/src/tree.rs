@@ -52,7 +52,7 @@ impl<H: Hasher> Tree<H> {
     /// The empty state.
     #[must_use]
     pub fn empty(pages: &Arc<Pages<H>>) -> Self {
-        let number = pages.publish(None, Vec::new(), Vec::new(), std::iter::empty());
+        let number = pages.publish(None, Vec::new(), Vec::new(), Vec::new(), &[]);
         Self::assemble(pages.clone(), number, Vec::new(), StateTree::new::<H>(&[]))
     }
 
@@ -116,12 +116,12 @@ impl<H: Hasher> Tree<H> {
         loop {
             let slot = page.shape.route(key);
             // What the page below has to be is put together only when it has to be read.
-            let in_memory = page.slots()[slot].below().and_then(|id| pages.touch(id));
+            let in_memory = page.slot(slot).below().and_then(|id| pages.touch(id));
             page = match in_memory {
                 Some(below) => below,
-                None => match expected(&page.slots()[slot], page.shape.key(slot)) {
+                None => match expected(page.slot(slot), page.shape.key(slot)) {
                     Some((id, expected)) => pages.load(id, &expected)?,
-                    None => return Ok(entry(&page.slots()[slot]).filter(|_| page.shape.key(slot) == key)),
+                    None => return Ok(entry(page.slot(slot)).filter(|_| page.shape.key(slot) == key)),
                 },
             };
         }
@@ -171,14 +171,9 @@ impl<H: Hasher> Tree<H> {
         for space in self.version.spaces.iter().filter(|space| unwritten(space.page)) {
             let mut path = vec![open(space.page)];
             while let Some((id, page, next)) = path.last_mut() {
-                let below = page.slots()[*next..]
-                    .iter()
-                    .position(|slot| matches!(slot, Slot::Child { id, .. } if unwritten(*id)));
-                if let Some(skipped) = below {
-                    *next += skipped + 1;
-                    let Slot::Child { id: below, .. } = page.slots()[*next - 1] else {
-                        unreachable!("found as a child")
-                    };
+                let mut below = (*next..page.shape.len()).filter_map(|slot| Some((slot, page.slot(slot).below()?)));
+                if let Some((slot, below)) = below.find(|(_, below)| unwritten(*below)) {
+                    *next = slot + 1;
                     path.push(open(below));
                     continue;
                 }
