@@ -35,10 +35,9 @@ impl Hash {
 
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in self.0 {
-            write!(f, "{byte:02x}")?;
-        }
-        Ok(())
+        let mut digits = [0; 64];
+        hex::encode_to_slice(self.0, &mut digits).expect("two digits a byte");
+        f.write_str(str::from_utf8(&digits).expect("digits are ASCII"))
     }
 }
 impl fmt::Debug for Hash {
@@ -87,34 +86,64 @@ impl Tag {
 
 /// Hashes parts under a tag. Callers see to it that the parts together are unambiguous: fixed width, or a canonical
 /// encoding that carries its own lengths.
+///
+/// Most hashes are of some hundred bytes: the parts are gathered, and hashed at once.
 #[derive(Clone, Debug)]
-pub struct TaggedHasher(blake3::Hasher);
+pub struct TaggedHasher {
+    /// What is still to be hashed.
+    gathered: Vec<u8>,
+    /// What was before that, of more than [`GATHERED_BYTES_MAX`].
+    hashed: Option<Box<blake3::Hasher>>,
+}
+
+/// Most bytes that are gathered: more than BLAKE3 needs to hash in all its lanes.
+const GATHERED_BYTES_MAX: usize = 64 << 10;
 
 impl TaggedHasher {
     /// Starts a hash with `keelstone/`, the tag and a zero byte (spec: CODEC-7).
     #[must_use]
     pub fn new(tag: Tag) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(b"keelstone/").update(tag.0.as_bytes()).update(&[0]);
-        Self(hasher)
+        let mut gathered = Vec::with_capacity(256);
+        gathered.extend_from_slice(b"keelstone/");
+        gathered.extend_from_slice(tag.0.as_bytes());
+        gathered.push(0);
+        Self { gathered, hashed: None }
     }
 
     /// Adds raw bytes.
     pub fn update(&mut self, bytes: &[u8]) -> &mut Self {
-        self.0.update(bytes);
-        self
+        if bytes.len() > GATHERED_BYTES_MAX {
+            // Not copied first.
+            self.hashed.get_or_insert_default().update(&self.gathered).update(bytes);
+            self.gathered.clear();
+            return self;
+        }
+        self.gathered.extend_from_slice(bytes);
+        self.spill()
     }
 
     /// Adds the canonical encoding of a value.
     pub fn value(&mut self, value: &(impl Encode + ?Sized)) -> &mut Self {
-        self.0.update(&value.to_bytes());
+        value.encode(&mut self.gathered);
+        self.spill()
+    }
+
+    fn spill(&mut self) -> &mut Self {
+        if self.gathered.len() > GATHERED_BYTES_MAX {
+            self.hashed.get_or_insert_default().update(&self.gathered);
+            self.gathered.clear();
+        }
         self
     }
 
     /// The hash.
     #[must_use]
     pub fn finish(&self) -> Hash {
-        Hash(*self.0.finalize().as_bytes())
+        let hash = match &self.hashed {
+            None => blake3::hash(&self.gathered),
+            Some(hashed) => hashed.clone().update(&self.gathered).finalize(),
+        };
+        Hash(*hash.as_bytes())
     }
 }
 
