@@ -18,6 +18,7 @@ use crate::bodies::{block_in, continuations_in, receipts_in};
 use crate::chain::{Chain, ChainFacts};
 use crate::check::{self, Refusal};
 use crate::genesis::{Genesis, GenesisError};
+use crate::keys::{Point, SignatureError};
 use crate::mempool::{Mempool, PoolLimits};
 use crate::nonces;
 use crate::packed::{Known, pack};
@@ -525,9 +526,15 @@ impl<H: Hasher> Ledger<H> {
         let (view, height) = (self.view(), self.height().next());
         let next = check::in_pool(&self.registry, view, self.facts(), &transaction, height)?;
         let id = transaction.id();
-        if !self.vouched().is_good(&id, &transaction.signature) {
-            transaction.verify()?;
-            self.vouched().remember(id, transaction.signature);
+        let (good, known) = {
+            let vouched = self.vouched();
+            (vouched.is_good(&id, &transaction.signature), vouched.point(&transaction.transaction.sender))
+        };
+        if !good {
+            let point = known.map_or_else(|| Point::of(&transaction.transaction.sender), Ok);
+            let point = point.map_err(SignatureError::from)?;
+            transaction.verify_by(&point)?;
+            self.vouched().remember(id, &transaction, point);
         }
         Ok((transaction, next))
     }

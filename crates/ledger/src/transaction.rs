@@ -6,7 +6,7 @@
 //!
 //! Layout and rules: `spec/ledger.md`, TX-1 to TX-5. Vectors: `spec/vectors/ledger.json`.
 
-use crate::keys::{self, SecretKey, Signature, SignatureError};
+use crate::keys::{self, Point, SecretKey, Signature, SignatureError};
 use keelstone_codec::{ChainId, Hash, Height, Tag, TaggedHasher};
 use keelstone_execution::{Bundle, PublicKey, SessionId};
 use keelstone_macros::{Decode, Encode};
@@ -108,6 +108,11 @@ impl SignedTransaction {
     /// [`SignatureError`].
     pub fn verify(&self) -> Result<(), SignatureError> {
         keys::verify(&self.transaction.sender, &self.transaction.sign_bytes(), &self.signature)
+    }
+
+    /// As [`Self::verify`], by the sender's point.
+    pub(crate) fn verify_by(&self, sender: &Point) -> Result<(), SignatureError> {
+        sender.verify(&self.transaction.sign_bytes(), &self.signature)
     }
 
     /// The hash under which the transaction stands in its block's list, signature included.
