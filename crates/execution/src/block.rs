@@ -387,10 +387,15 @@ impl<'a> BlockDraft<'a> {
         self.handle.top().clone()
     }
 
+    /// Looks at the net changes of the block so far where they lie.
+    pub fn look<T>(&self, look: impl FnOnce(&Changes) -> T) -> T {
+        look(&self.handle.top())
+    }
+
     /// Ends the block: its net changes, for the store.
     #[must_use]
     pub fn finish(self) -> Changes {
-        self.handle.top().clone()
+        self.handle.take_top()
     }
 }
 

@@ -96,6 +96,11 @@ impl Handle {
         Ref::map(self.0.layers.borrow(), |layers| layers.last().expect("the block's layer is never popped"))
     }
 
+    /// Takes the newest layer's changes out of it.
+    pub(crate) fn take_top(&self) -> Changes {
+        std::mem::take(self.0.layers.borrow_mut().last_mut().expect("the block's layer is never popped"))
+    }
+
     pub(crate) fn depth(&self) -> usize {
         self.0.layers.borrow().len()
     }

@@ -43,7 +43,7 @@ pub use activity::Activity;
 pub use block::{BlockDraft, Caller, Finished, Outcome, is_application};
 pub use bundles::{Batch, BatchEnd, BundleId, BundleLimits, BundleRecord, Bundles, SubmitError};
 pub use chain::{Link, args_hash, first_link, result_hash, rollback_link};
-pub use changes::{Change, Changes, RestoreError, Summary, value_hash};
+pub use changes::{Change, Changes, RestoreError, Summary, ValueHashes, value_hash};
 pub use collections::{Collection, Item, Iter, Keys, Log, Map, RawKey, Sequence, Set, StartsWith};
 pub use context::{BlockContext, Context, ContextUse, Emitted, Event};
 pub use error::{

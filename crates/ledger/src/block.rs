@@ -426,8 +426,12 @@ pub(crate) trait Way {
     fn noting(&self) -> Option<(Namespace, Key)> {
         None
     }
+    /// Works out something of each of so many, from its place alone, and gives it in their order.
+    fn each<T: Send>(&self, count: usize, of: impl Fn(usize) -> T + Sync) -> Vec<T> {
+        (0..count).map(of).collect()
+    }
     /// The verdict on every signature.
-    fn signatures(&self, transactions: &[SignedTransaction]) -> Vec<Result<(), SignatureError>> {
+    fn signatures(&self, transactions: &[SignedTransaction], _known: &[KnownBy]) -> Vec<Result<(), SignatureError>> {
         signatures(&transactions.iter().collect::<Vec<_>>())
     }
     /// Runs transactions beforehand, as far as it likes, on the state and on what the block has changed before them. What
@@ -437,9 +441,25 @@ pub(crate) trait Way {
         _run: &Run<'_>,
         _before: &BlockDraft<'_>,
         _transactions: &[SignedTransaction],
+        _known: &[KnownBy],
         _signatures: &[Result<(), SignatureError>],
     ) -> Oracle {
         Oracle::default()
+    }
+}
+
+/// What a transaction is known by, and how long it is: what its bytes say, found once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KnownBy {
+    pub(crate) id: TxId,
+    /// The hash under which it stands in its block's list.
+    listed: Hash,
+    bytes: usize,
+}
+
+impl KnownBy {
+    fn of(signed: &SignedTransaction) -> Self {
+        Self { id: signed.id(), listed: signed.list_hash(), bytes: signed.to_bytes().len() }
     }
 }
 
@@ -465,9 +485,12 @@ pub(crate) fn execute_with(
     refused: Refused,
     way: &impl Way,
 ) -> Result<Executed, BlockError> {
-    let (facts, previous, context) = ground(&state, previous_root, &block)?;
+    let transactions = std::mem::take(&mut block.transactions);
+    let known = way.each(transactions.len(), |at| KnownBy::of(&transactions[at]));
+    let size = (known.len(), known.iter().map(|known| known.bytes).sum());
+    let (facts, previous, context) = ground(&state, previous_root, &block, size)?;
     let mut out = Executed {
-        block: Block { transactions: Vec::new(), ..block.clone() },
+        block: block.clone(),
         receipts: Vec::new(),
         continuations: Vec::new(),
         audit: None,
@@ -493,11 +516,11 @@ pub(crate) fn execute_with(
     let mut gas_used = batches.iter().fold(0u64, |sum, batch| sum.saturating_add(batch.gas_used));
     out.continuations.extend(batches.into_iter().map(|batch| Continuation::of(batch, None)));
     let run = Run { registry, facts: &facts, share: &share, height: block.height };
-    let transactions = std::mem::take(&mut block.transactions);
-    let signatures = way.signatures(&transactions);
-    let mut oracle = way.foretell(&run, &draft, &transactions, &signatures);
+    let signatures = way.signatures(&transactions, &known);
+    let mut oracle = way.foretell(&run, &draft, &transactions, &known, &signatures);
+    let mut listed = Vec::with_capacity(transactions.len());
     for (index, (transaction, signature)) in transactions.into_iter().zip(signatures).enumerate() {
-        let id = transaction.id();
+        let id = known[index].id;
         let ran = match signature {
             Err(error) => Err(error.into()),
             Ok(()) if gas_used.saturating_add(facts.limits.bundle_gas_max) > facts.limits.block_gas_max => {
@@ -543,13 +566,14 @@ pub(crate) fn execute_with(
         gas_used = gas_used.saturating_add(gas);
         out.receipts.push(Receipt { transaction: id, verdict, gas_used: gas });
         out.block.transactions.push(transaction);
+        listed.push(known[index].listed);
     }
     out.beforehand = oracle.figures();
     if out.block.transactions.is_empty() && out.continuations.is_empty() {
         return Ok(out); // spec: LEDGER-3
     }
     agents::note_production(registry, &mut draft, out.block.transactions.len() as u64)?;
-    if let Some((before, after)) = Validators::changed_by(&draft.changes())? {
+    if let Some((before, after)) = draft.look(Validators::changed_by)? {
         let after = after.settled(&before, block.height);
         out.validators = after.since(&before);
         let (namespace, key) = Validators::place();
@@ -564,16 +588,16 @@ pub(crate) fn execute_with(
         previous_record: previous,
         proposer: block.proposer,
         transactions: u32::try_from(out.block.transactions.len()).expect("the count is within the chain's limit"),
-        transactions_root: out.block.transactions_root(),
+        transactions_root: list_root(&listed),
         diff: Summary::default(),
-        receipts_root: list_root(&out.receipts.iter().map(Receipt::list_hash).collect::<Vec<_>>()),
+        receipts_root: list_root(&way.each(out.receipts.len(), |at| out.receipts[at].list_hash())),
         continuations: u32::try_from(out.continuations.len()).expect("a bundle or a transaction has few batches each"),
         continuations_root: continuations_root(&out.continuations),
     };
     // The log says of the block what its record does, but for the digest of the changes, to which it belongs itself.
     happened.block(&record);
-    out.audit = Some(audit::append(&mut draft, block.height, happened.into_events())?);
-    record.diff = draft.changes().summary();
+    out.audit = Some(audit::append(&mut draft, block.height, happened.into_events(), way)?);
+    record.diff = draft.look(|changes| changes.summary_by(|count, hashes| way.each(count, hashes)));
     let (namespace, key) = BlockRecord::place(block.height);
     draft.put(&namespace, key, Some(Value::new(record.to_bytes()).expect("a record is small")))?;
     out.record = Some(record);
@@ -588,17 +612,19 @@ pub(crate) fn continuations_root(continuations: &[Continuation]) -> Hash {
     list_root(&continuations.iter().map(Continuation::list_hash).collect::<Vec<_>>())
 }
 
-/// What a block stands on: the chain's facts, the hash of the last record, and what functions may ask of the block.
+/// What a block stands on: the chain's facts, the hash of the last record, and what functions may ask of the block. Of its
+/// transactions only their size is looked at: how many, and how many bytes.
 // spec: BLOCK-2, BLOCK-5
 pub(crate) fn ground(
     state: &dyn Read,
     previous_root: Root,
     block: &Block,
+    size: (usize, usize),
 ) -> Result<(ChainFacts, Hash, BlockContext), BlockError> {
     let chain = Chain::read(state)?.ok_or(BlockError::NoGenesis)?;
     let previous = previous(state, &chain, block)?;
     let facts = chain.facts;
-    fits(&facts, Validators::read(state)?.as_ref(), block)?;
+    fits(&facts, Validators::read(state)?.as_ref(), block, size)?;
     let context = BlockContext {
         chain_id: facts.chain_id.clone(),
         height: block.height,
@@ -779,7 +805,12 @@ fn previous(state: &dyn Read, chain: &Chain, block: &Block) -> Result<Hash, Bloc
 
 /// Checks who made a block, and its limits.
 // spec: BLOCK-2, LEDGER-8
-fn fits(facts: &ChainFacts, validators: Option<&Validators>, block: &Block) -> Result<(), BlockError> {
+fn fits(
+    facts: &ChainFacts,
+    validators: Option<&Validators>,
+    block: &Block,
+    (count, bytes): (usize, usize),
+) -> Result<(), BlockError> {
     let may = match validators {
         Some(validators) => validators.may_propose(&block.proposer, block.height),
         None => facts.producers.is_empty() || facts.producers.contains(&block.proposer),
@@ -787,9 +818,8 @@ fn fits(facts: &ChainFacts, validators: Option<&Validators>, block: &Block) -> R
     if !may {
         return Err(BlockError::Proposer { proposer: block.proposer });
     }
-    let bytes: usize = block.transactions.iter().map(|transaction| transaction.to_bytes().len()).sum();
     for (what, found, limit) in [
-        ("transactions", block.transactions.len(), facts.limits.block_transactions_max),
+        ("transactions", count, facts.limits.block_transactions_max),
         ("bytes of transactions", bytes, facts.limits.block_bytes_max),
     ] {
         if found as u64 > u64::from(limit) {

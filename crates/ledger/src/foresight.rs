@@ -176,7 +176,7 @@ pub fn foresee(
 ) -> Result<Foreseen, ForesightError> {
     let Setting { old_root, height, time, proposer } = *setting;
     let block = Block { height, time, proposer, transactions: Vec::new() };
-    let (facts, _, context) = block::ground(&state, old_root, &block)?;
+    let (facts, _, context) = block::ground(&state, old_root, &block, (0, 0))?;
     let share = facts.limits.bundles();
     let run = Run { registry, facts: &facts, share: &share, height };
     // A signature is no part of what a bundle comes to.

@@ -12,7 +12,7 @@
 //!
 //! Rules: `spec/chain.md`, EXEC-15.
 
-use crate::block::{self, Ran, Run, Way};
+use crate::block::{self, KnownBy, Ran, Run, Way};
 use crate::check::Refusal;
 use crate::keys::SignatureError;
 use crate::transaction::SignedTransaction;
@@ -30,6 +30,8 @@ use std::thread;
 
 /// Blocks of fewer transactions are run in order: starting threads would cost more than they save.
 const TRANSACTIONS_MIN: usize = 8;
+/// Fewer hashes are worked out where they are needed, for the same reason.
+const EACH_MIN: usize = 512;
 /// The stack of a thread that runs functions: that of a process's first one.
 const STACK_BYTES: usize = 8 << 20;
 /// Most blocks that are run in order before another try, when most of what was run beforehand had to be run again.
@@ -207,10 +209,29 @@ impl<S: Read + Clone + Send + Sync + 'static> Way for InParallel<'_, S> {
         self.activity.clone()
     }
 
-    fn signatures(&self, transactions: &[SignedTransaction]) -> Vec<Result<(), SignatureError>> {
+    fn each<T: Send>(&self, count: usize, of: impl Fn(usize) -> T + Sync) -> Vec<T> {
+        if self.threads.count.get() == 1 || count < EACH_MIN {
+            return (0..count).map(of).collect();
+        }
+        // A few parts for each thread, so that one which is held up does not hold up all.
+        let part = count.div_ceil(self.threads.count.get() * 4);
+        let parts = count.div_ceil(part);
+        let of = &of;
+        let found = on_threads(
+            self.threads.count.get(),
+            parts,
+            || (),
+            |(), at| (at * part..count.min((at + 1) * part)).map(of).collect::<Vec<_>>(),
+        );
+        found.into_iter().flatten().collect()
+    }
+
+    fn signatures(&self, transactions: &[SignedTransaction], known: &[KnownBy]) -> Vec<Result<(), SignatureError>> {
         let unknown: Vec<&SignedTransaction> = {
             let vouched = self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
-            transactions.iter().filter(|signed| !vouched.is_good(&signed.id(), &signed.signature)).collect()
+            let unknown =
+                transactions.iter().zip(known).filter(|(signed, known)| !vouched.is_good(&known.id, &signed.signature));
+            unknown.map(|(signed, _)| signed).collect()
         };
         let count = if unknown.len() < TRANSACTIONS_MIN { 1 } else { self.threads.count.get() };
         // A batch has the verdict of its signatures one by one, however they are divided (spec: TX-4).
@@ -229,6 +250,7 @@ impl<S: Read + Clone + Send + Sync + 'static> Way for InParallel<'_, S> {
         run: &Run<'_>,
         before: &BlockDraft<'_>,
         transactions: &[SignedTransaction],
+        known: &[KnownBy],
         signatures: &[Result<(), SignatureError>],
     ) -> Oracle {
         if self.threads.rest() || transactions.len() < TRANSACTIONS_MIN {
@@ -260,7 +282,7 @@ impl<S: Read + Clone + Send + Sync + 'static> Way for InParallel<'_, S> {
                         break;
                     }
                     drop(recorder.take());
-                    let (ran, changes) = draft.apart(|draft| run.transaction(draft, transaction, transaction.id(), 0));
+                    let (ran, changes) = draft.apart(|draft| run.transaction(draft, transaction, known[*index].id, 0));
                     // A state that cannot be read is told of where the block is run in order.
                     let Ok(ran) = ran else { break };
                     draft.adopt(changes.clone());

@@ -29,6 +29,7 @@ pub use own::{
 pub(crate) use record::Collected;
 pub use record::{AUDIT_RECORDS_MAX, AuditBlock, AuditEvent, AuditOperation, AuditRecord, BlockAudit};
 
+use crate::block::Way;
 use keelstone_codec::{Decode, Encode, Hash, Height, Key, Namespace, Tag, Value};
 use keelstone_execution::BlockDraft;
 use keelstone_execution::mmr::{Domain, Mmr, Place};
@@ -95,13 +96,15 @@ pub(crate) fn append(
     draft: &mut BlockDraft<'_>,
     height: Height,
     events: Vec<AuditEvent>,
+    way: &impl Way,
 ) -> Result<Appended, ReadError> {
     let (namespace, key) = log_place();
     let before = log_of(draft.get(&namespace, &key)?)?;
+    let items = way.each(events.len(), |at| AuditRecord { height, event: events[at].clone() }.item());
     let records = BlockAudit { height, first: before.count(), events };
     let (mut log, mut tops) = (before.clone(), Vec::new());
-    for record in records.records() {
-        log.append_seen(&record.item(), |place, top| {
+    for item in &items {
+        log.append_seen(item, |place, top| {
             if place.level >= KEPT_LEVEL {
                 tops.push((place, top));
             }
