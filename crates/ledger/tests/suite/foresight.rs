@@ -2,7 +2,8 @@
 
 use crate::tools::*;
 use keelstone_codec::{
-    Blob, BoundedList, Decode, Encode, Fixed, Hash, Height, Namespace, Root, StateHash, Text, Timestamp, Value,
+    Blob, BoundedList, Decode, Encode, Fixed, Hash, Height, Namespace, Reader, Root, StateHash, Text, Timestamp, Value,
+    put_varint,
 };
 use keelstone_execution::{
     Batching, Bundle, Capability, Emitted, ExpectError, FailureKind, Function, Meaning, Mode, Operation, SessionError,
@@ -10,7 +11,8 @@ use keelstone_execution::{
 use keelstone_ledger::modules::{agents, contracts, sessions, standard};
 use keelstone_ledger::{
     BlockError, BundleProof, BundleProofError, Foreseen, ForesightError, Genesis, LedgerError, OperationReceipt,
-    Refusal, Setting, SignedTransaction, Transaction, Verdict, WITNESS_BYTES_MAX, foresee, witness,
+    Refusal, Refused, Setting, SignedTransaction, Transaction, TransitionError, TransitionProof, Verdict,
+    WITNESS_BYTES_MAX, execute, foresee, verify_transition, witness,
 };
 use keelstone_tree::{Blake3, HashKind, KeyRange, ProofError, Read, ReadError, Scan, Verified};
 
@@ -299,6 +301,104 @@ fn a_witness_beyond_the_limit_is_neither_made_nor_taken() {
     let longer = vec![0; WITNESS_BYTES_MAX + 1];
     assert!(matches!(witness::<Blake3>(&longer, chain.root()), Err(ProofError::TooLarge { .. })));
     assert!(Blob::<WITNESS_BYTES_MAX>::new(longer).is_err());
+}
+
+/// The next node of a proof (spec: TREE-7), of which the parent states these totals, with `more` bytes claimed of the first
+/// opaque one; and its totals then.
+fn inflated(input: &mut Reader<'_>, stated: [u64; 2], more: &mut u64) -> (Vec<u8>, [u64; 2]) {
+    let mut out = vec![input.byte().unwrap()];
+    let bytes = |input: &mut Reader<'_>, out: &mut Vec<u8>| {
+        let len = input.varint().unwrap();
+        put_varint(out, len);
+        out.extend_from_slice(input.take(usize::try_from(len).unwrap()).unwrap());
+        len
+    };
+    let put = |out: &mut Vec<u8>, numbers: [u64; 2]| numbers.into_iter().for_each(|number| put_varint(out, number));
+    let two = |input: &mut Reader<'_>| [(); 2].map(|()| input.varint().unwrap());
+    match out[0] {
+        0 => {
+            out.extend(input.array::<32>().unwrap());
+            (out, [stated[0], stated[1] + std::mem::take(more)])
+        }
+        kind @ 1..=3 => {
+            put_varint(&mut out, input.varint().unwrap());
+            let (mut totals, mut children) = ([two(input), two(input)], Vec::new());
+            if kind != 1 {
+                totals[usize::from(kind == 3)][1] += std::mem::take(more);
+                children.extend(input.array::<32>().unwrap());
+            }
+            for (at, totals) in totals.iter_mut().enumerate() {
+                if kind != 2 + u8::from(at == 1) {
+                    let node;
+                    (node, *totals) = inflated(input, *totals, more);
+                    children.extend(node);
+                }
+            }
+            totals.into_iter().for_each(|totals| put(&mut out, totals));
+            out.extend(children);
+            (out, [totals[0][0] + totals[1][0], totals[0][1] + totals[1][1]])
+        }
+        4 => {
+            let sum = bytes(input, &mut out) + bytes(input, &mut out);
+            (out, [1, sum])
+        }
+        5 => {
+            let (key, value) = (bytes(input, &mut out), input.varint().unwrap());
+            put_varint(&mut out, value);
+            out.extend(input.array::<32>().unwrap());
+            (out, [1, key + value])
+        }
+        6 => {
+            bytes(input, &mut out);
+            let stated = two(input);
+            let (node, totals) = inflated(input, stated, more);
+            put(&mut out, totals);
+            out.extend(node);
+            (out, totals)
+        }
+        other => panic!("a node of kind {other}"),
+    }
+}
+
+/// spec: HISTORY-9, TREE-5. A root that commits to as many bytes as can be counted is the root of no state: a bundle that adds one
+/// more is not proven under it, and neither is its block.
+#[test]
+fn a_root_of_sums_that_no_state_has_proves_nothing() {
+    let chain = lived();
+    let good = proof(&chain, signed(2, 1, vec![pay("bob", 5)]));
+    let forged = |witness: &[u8]| {
+        let grown = |mut more: u64| {
+            let mut input = Reader::new(&witness[1..]);
+            let (node, totals) = inflated(&mut input, [0, 0], &mut more);
+            input.finish().unwrap();
+            ([&witness[..1], &node].concat(), totals[1])
+        };
+        let (same, bytes) = grown(0);
+        assert_eq!(same, witness);
+        let (forged, full) = grown(u64::MAX - bytes);
+        assert_eq!(full, u64::MAX);
+        // Whoever made the state would know its root.
+        match keelstone_ledger::witness::<Blake3>(&forged, chain.root()) {
+            Err(ProofError::WrongRoot { found, .. }) => (Blob::new(forged).unwrap(), found),
+            other => panic!("{:?}", other.map(|_| ())),
+        }
+    };
+    let (witness, old_root) = forged(&good.witness);
+    let setting = Setting { old_root, ..good.setting };
+    let made = BundleProof::make::<Blake3>(&standard(), setting, good.transaction.clone(), witness.clone());
+    assert!(matches!(made, Err(BundleProofError::Overflow)), "{:?}", made.map(|_| ()));
+    let claimed = BundleProof { setting, witness, ..good.clone() };
+    assert!(matches!(claimed.verify::<Blake3>(&standard()), Err(BundleProofError::Overflow)));
+
+    let made = block(&chain, &[good.transaction]);
+    let good = chain.transition(made.block.height).unwrap();
+    let (witness, old_root) = forged(&good.witness);
+    // The record names the root before, so whoever forges that makes another.
+    let state = keelstone_ledger::witness::<Blake3>(&witness, old_root).unwrap();
+    let record = execute(&standard(), state, old_root, good.block.clone(), Refused::Receipt).unwrap().record;
+    let claimed = TransitionProof { old_root, witness, record, ..good };
+    let found = verify_transition::<Blake3>(&standard(), &claimed);
+    assert!(matches!(found, Err(TransitionError::Overflow)), "{:?}", found.map(|_| ()));
 }
 
 const MANY: usize = 10_000;

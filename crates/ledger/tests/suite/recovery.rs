@@ -302,3 +302,47 @@ fn the_last_kept_block_by_a_time_is_found() {
     let none = Bodies::over(Arc::new(MemoryKv::default()));
     assert_eq!((none.last().unwrap(), none.at_time(Timestamp(9), Height(0)).unwrap()), (None, None));
 }
+
+/// spec: HISTORY-7. A root is compared wherever it is kept: one that running the same block does not come to ends the rebuild
+/// at that height, and so does a first state that is not what the chain says it is.
+#[test]
+fn a_rebuild_stops_where_a_kept_root_differs() {
+    let chain = begin(&Arc::default());
+    live(&chain);
+    let nonce = chain.next_nonce(&key(2).public()).unwrap().unwrap();
+    let made = block(&chain, &[signed(2, nonce, vec![post("and then")])]);
+    let (last, honest) = (made.block.height, made.root);
+    // The same block, record and receipts, and an entry in the state that no block wrote.
+    let (namespace, planted) = place("contracts", "currency.balances:nobody");
+    let plant = || (namespace.clone(), planted.clone(), Some(Value::new(vec![0]).unwrap()));
+    chain.store().rollback(last.prev().unwrap()).unwrap();
+    let diff = made.changes.to_diff();
+    let writes = diff.iter().map(|(namespace, write)| (namespace.clone(), write.key.clone(), write.value.clone()));
+    let other = chain.store().commit(last, writes.chain([plant()]).collect()).unwrap();
+    assert_ne!(other, honest);
+    assert!(rebuild(&chain, last.prev().unwrap()).is_ok());
+    match rebuild(&chain, last).map(|_| ()) {
+        Err(RebuildError::Differs { height, what }) => {
+            assert_eq!((height, what), (last, format!("the root is {honest}, the chain's was {other}")));
+        }
+        found => panic!("{found:?}"),
+    }
+
+    // From a state instead of the genesis, into a store that holds something already.
+    let joined = restored(&chain, &Arc::default());
+    let used = store();
+    let (namespace, key, value) = plant();
+    let key = Key::new([key.as_slice(), b" at all"].concat()).unwrap();
+    used.commit(last.prev().unwrap(), [(namespace, key, value)].into_iter().collect()).unwrap();
+    let found = joined.rebuild(&genesis(), last, used, Arc::new(MemoryKv::new()), &mut |_, _| {}).map(|_| ());
+    match found {
+        Err(RebuildError::Differs { height, what }) => {
+            assert!(
+                what.starts_with("its entries give root ") && what.ends_with(&format!("the store says {other}")),
+                "{what}"
+            );
+            assert_eq!(height, last);
+        }
+        found => panic!("{found:?}"),
+    }
+}
