@@ -7,7 +7,7 @@
 use crate::StoreError;
 use crate::files::SECTOR_BYTES;
 use crate::record::{self, Head, Record, SMALL_BYTES, Step};
-use crate::sector::{Found, PAYLOAD_BYTES, Stamp};
+use crate::sector::{Found, PAYLOAD_BYTES, Sector, Stamp};
 use crate::segment::{Kind, SEGMENT_BYTES_MAX, Segment, SegmentId, Spot, sectors_of};
 use crate::segments::Segments;
 use keelstone_codec::{Decode, Hash, Height, Reader, Root};
@@ -344,6 +344,58 @@ pub(crate) fn record_at(segments: &Segments, at: Spot) -> Result<Record, StoreEr
             Err(StoreError::damaged(segment.name(), offset(at.sector()), "a record of the history is not there"))
         }
     }
+}
+
+/// The last record that begins in a sector before `number`, or in it, and the sectors it takes: of what it says, nothing is
+/// proven. `number` itself is read as `candidate`, if there is one. None if a damaged sector stands between.
+fn begins_before(segment: &Segment, number: u32, candidate: Option<&Sector>) -> Option<(u32, Stamp, Head, u32)> {
+    for at in (1..=number).rev() {
+        let (found, payload) = match candidate.filter(|_| at == number) {
+            Some(candidate) => segment.read_as(number, candidate),
+            None => segment.sector(at).ok()?,
+        };
+        match found {
+            Found::Valid(stamp) if stamp.starts => {
+                let head = Head::decode(&mut Reader::new(&payload)).ok()?;
+                let count = sectors_of(usize::try_from(head.len).ok()?);
+                return Some((at, stamp, head, count));
+            }
+            Found::Damaged if at != number => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Whether a damaged sector lies where nothing counts: behind the record that says that the log goes on elsewhere.
+pub(crate) fn is_left_over(segments: &Segments, segment: &Segment, number: u32) -> bool {
+    let Some((at, _, head, count)) = begins_before(segment, number, None) else { return false };
+    let whole = || matches!(whole_record(segments, segment, at, 0), Ok(Some(_)));
+    head.step == Step::Continue && number >= at + count && whole()
+}
+
+/// Whether a record of the log is whole with `candidate` in the place of a damaged sector of it: its hash says so.
+// spec: STORE-16
+pub(crate) fn proves(segments: &Segments, segment: &Segment, number: u32, candidate: &Sector) -> bool {
+    let Some((at, stamp, head, count)) = begins_before(segment, number, Some(candidate)) else { return false };
+    if !(at..at.saturating_add(count)).contains(&number) || count > segment.sectors() - at {
+        return false;
+    }
+    let mut payload = Vec::with_capacity(count as usize * PAYLOAD_BYTES);
+    for sector in at..at + count {
+        let read = match sector == number {
+            true => Ok(segment.read_as(number, candidate)),
+            false => segment.sector(sector),
+        };
+        match read {
+            Ok((Found::Valid(part), bytes)) if part == (Stamp { starts: sector == at, ..stamp }) => {
+                payload.extend_from_slice(&bytes);
+            }
+            _ => return false,
+        }
+    }
+    payload.truncate(usize::try_from(head.len).expect("it is in memory"));
+    Record::decode(segments.store(), Spot::of_sector(segment.id(), at), &payload.into()).is_ok()
 }
 
 /// Where the record after `record` begins, and whether the record follows the one with hash `previous`.

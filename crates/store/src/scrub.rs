@@ -234,6 +234,14 @@ impl<H: Hasher> Shared<H> {
         Ok(slice.scrubbed)
     }
 
+    /// Begins a pass anew, with nothing known to be damaged: what was, is mended.
+    // spec: STORE-16
+    pub(crate) fn scrub_anew(&self) -> Result<(), StoreError> {
+        let mut scrub = self.scrubbing();
+        scrub.cursor = Cursor { passes: scrub.cursor.passes, ..Cursor::default() };
+        scrub.keep(self.segments.files(), self.segments.store())
+    }
+
     /// Where the scrub stands.
     pub(crate) fn scrub_standing(&self) -> ScrubStanding {
         let segments: u64 = self.segments.all().iter().map(|segment| segment.bytes()).sum();

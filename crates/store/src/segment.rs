@@ -8,7 +8,7 @@
 use crate::StoreError;
 use crate::cache::{BLOCK_SECTORS, Block, BlockCache};
 use crate::files::{File, Files, SECTOR_BYTES, remove_if_there};
-use crate::sector::{Found, PAYLOAD, PAYLOAD_BYTES, Seal, Stamp, StoreId};
+use crate::sector::{Found, PAYLOAD, PAYLOAD_BYTES, Seal, Sector, Stamp, StoreId};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Reader};
 use std::fmt;
@@ -181,6 +181,20 @@ pub(crate) fn header_says(payload: &[u8]) -> Option<(StoreId, SegmentId)> {
     <(StoreId, SegmentId)>::decode(&mut header).ok()
 }
 
+/// The first sector of a segment.
+// spec: STORE-1
+fn header(seal: Seal, store: &StoreId, id: SegmentId, generation: u32, bytes: u64) -> Vec<u8> {
+    let mut header = Vec::new();
+    header.extend_from_slice(&MAGIC);
+    FORMAT.encode(&mut header);
+    store.encode(&mut header);
+    id.encode(&mut header);
+    bytes.encode(&mut header);
+    let mut sector = Vec::new();
+    seal.write(0, generation, false, &header, &mut sector);
+    sector
+}
+
 /// An open segment.
 pub(crate) struct Segment {
     id: SegmentId,
@@ -214,14 +228,7 @@ impl Segment {
         let name = id.file_name(store);
         let building = format!("{name}.new");
         let seal = Seal::new(store, id.code());
-        let mut header = Vec::new();
-        header.extend_from_slice(&MAGIC);
-        FORMAT.encode(&mut header);
-        store.encode(&mut header);
-        id.encode(&mut header);
-        bytes.encode(&mut header);
-        let mut sector = Vec::new();
-        seal.write(0, generation, false, &header, &mut sector);
+        let sector = header(seal, store, id, generation, bytes);
 
         // What an earlier attempt left is none of ours to keep.
         remove_if_there(files, &building).map_err(StoreError::io("remove", &building))?;
@@ -340,6 +347,41 @@ impl Segment {
         Ok(())
     }
 
+    /// Its first sector, as it has to be.
+    pub(crate) fn header(&self, store: &StoreId, generation: u32) -> Vec<u8> {
+        header(self.seal, store, self.id, generation, self.bytes())
+    }
+
+    /// Writes one sector over a damaged one, durably. A sector is written whole or not at all, so a crash leaves the damage
+    /// or what is right.
+    pub(crate) fn put_right(&self, number: u32, sector: &[u8]) -> Result<(), StoreError> {
+        assert!(number < self.sectors && sector.len() == SECTOR_BYTES, "one sector, inside");
+        let offset = u64::from(number) * SECTOR_BYTES as u64;
+        self.file.write_at(offset, sector).map_err(StoreError::io("write", &self.name))?;
+        self.sync()
+    }
+
+    /// What a damaged sector may have been before one byte of it changed; see [`Seal::one_byte_off`].
+    pub(crate) fn one_byte_off(&self, number: u32) -> Result<Vec<Sector>, StoreError> {
+        let mut raw = [0; SECTOR_BYTES];
+        self.read_raw(number, &mut raw)?;
+        Ok(self.seal.one_byte_off(number, &raw))
+    }
+
+    /// As [`Self::read`], with another sector in the place of one.
+    pub(crate) fn read_with(&self, offset: u32, len: usize, other: (u32, &Sector)) -> Result<Bytes, StoreError> {
+        let (first, skip) = (offset / PAYLOAD, (offset % PAYLOAD) as usize);
+        let end = first + sectors_of(skip + len);
+        let mut payload = Vec::with_capacity((end - first) as usize * PAYLOAD_BYTES);
+        let (number, sector) = other;
+        self.read_sectors(first, number.min(end), &mut payload)?;
+        if (first..end).contains(&number) {
+            payload.extend_from_slice(&sector[..PAYLOAD_BYTES]);
+            self.read_sectors(number + 1, end, &mut payload)?;
+        }
+        Ok(Bytes::from(payload).slice(skip..skip + len))
+    }
+
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
         self.file.sync().map_err(StoreError::io("sync", &self.name))
     }
@@ -376,6 +418,12 @@ impl Segment {
         self.read_raw(number, &mut raw)?;
         let payload = *raw.first_chunk().expect("a sector is longer than its payload");
         Ok((self.seal.check(number, &raw), payload))
+    }
+
+    /// What a sector would be with these bytes, with its payload.
+    pub(crate) fn read_as(&self, number: u32, raw: &Sector) -> (Found, [u8; PAYLOAD_BYTES]) {
+        let payload = *raw.first_chunk().expect("a sector is longer than its payload");
+        (self.seal.check(number, raw), payload)
     }
 
     /// An error for a sector that must be valid and is not.
@@ -431,19 +479,30 @@ impl Segment {
             let take = left.min(BLOCK_PAYLOAD as usize - skip);
             let (first, end) = self.block(number);
             let settled = end <= self.settled.load(Ordering::Acquire);
+            let mut done = false;
             if settled && (number as usize) < self.blocks.len() {
                 let load = || {
                     let mut payload = Vec::new();
                     self.read_settled(first, end, &mut payload).map(|()| payload)
                 };
-                cache.read(&self.blocks, number, load, |payload| match payload.get(skip..skip + take) {
+                let cached = cache.read(&self.blocks, number, load, |payload| match payload.get(skip..skip + take) {
                     Some(bytes) => {
                         out.extend_from_slice(bytes);
                         Ok(())
                     }
                     None => Err(StoreError::damaged(&self.name, self.bytes(), "a value ends behind the file")),
-                })??;
-            } else {
+                });
+                match cached {
+                    Ok(found) => {
+                        found?;
+                        done = true;
+                    }
+                    // What is damaged in a block costs only what lies there.
+                    Err(error) if error.is_damage() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if !done {
                 out.extend_from_slice(&self.read(offset, take)?);
             }
             offset += u32::try_from(take).expect("less than a block");
@@ -496,8 +555,16 @@ impl Segment {
             }
             passing.block = None;
             passing.payload.clear();
-            self.read_settled(first, end, &mut passing.payload)?;
-            passing.block = Some((self.id, number));
+            match self.read_settled(first, end, &mut passing.payload) {
+                Ok(()) => passing.block = Some((self.id, number)),
+                // What is damaged in a block costs only what lies there.
+                Err(error) if error.is_damage() => {
+                    let offset = number * BLOCK_PAYLOAD + u32::try_from(skip).expect("less than a block");
+                    out.copy_from_slice(&self.read(offset, out.len())?);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
         }
         copy(&passing.payload, out)
     }

@@ -50,6 +50,8 @@ pub(crate) struct Segments {
     files: Arc<dyn Files>,
     store: StoreId,
     open: ArcSwap<BTreeMap<SegmentId, Arc<Segment>>>,
+    /// Pages that are read in the place of damaged ones, while these are mended.
+    patches: ArcSwap<BTreeMap<PageAt, Bytes>>,
     usage: Mutex<BTreeMap<SegmentId, Usage>>,
     cache: BlockCache,
     written: AtomicU64,
@@ -68,7 +70,7 @@ impl Segments {
     pub(crate) fn new(files: Arc<dyn Files>, store: StoreId, cache_bytes: u64) -> Self {
         let cache = BlockCache::new(cache_bytes);
         let (open, usage, making) = (ArcSwap::default(), Mutex::default(), Mutex::default());
-        Self { files, store, open, usage, cache, written: AtomicU64::new(0), making }
+        Self { files, store, open, patches: ArcSwap::default(), usage, cache, written: AtomicU64::new(0), making }
     }
 
     pub(crate) fn store(&self) -> &StoreId {
@@ -85,6 +87,11 @@ impl Segments {
 
     pub(crate) fn cache(&self) -> &BlockCache {
         &self.cache
+    }
+
+    /// From now on these pages are read in the place of what lies there, and no others. They are proven as any.
+    pub(crate) fn patch(&self, pages: BTreeMap<PageAt, Bytes>) {
+        self.patches.store(Arc::new(pages));
     }
 
     /// Makes a new segment of `bytes`, durably, and opens it.
@@ -316,7 +323,10 @@ fn check_length(segment: &Segment, offset: u32, len: u32, field: &[u8]) -> Resul
 
 impl Backing for Segments {
     fn page(&self, at: PageAt) -> Result<Bytes, ReadError> {
-        Ok(self.read(at.place, at.len as usize)?)
+        match self.patches.load().get(&at) {
+            Some(page) => Ok(page.clone()),
+            None => Ok(self.read(at.place, at.len as usize)?),
+        }
     }
 
     fn value(&self, at: Place, len: u32) -> Result<Value, ReadError> {

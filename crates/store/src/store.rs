@@ -8,6 +8,7 @@ use crate::files::{Files, Guard};
 use crate::flush::Upkeep;
 use crate::history::{self, Index};
 use crate::log::{self, Log};
+use crate::mend::{Mended, Supplier};
 use crate::record::Step;
 use crate::recover::Found;
 use crate::scrub::{self, Scrub, ScrubStanding, Scrubbed};
@@ -441,6 +442,17 @@ impl<H: Hasher> Store<H> {
     /// [`StoreError::Io`] if where the pass stands could not be kept. Damage, and what cannot be read, is in the answer.
     pub fn scrub(&self, bytes: u64) -> Result<Scrubbed, StoreError> {
         self.shared.scrub(bytes)
+    }
+
+    /// Has again what is damaged: `problems`, as a check or a scrub named them, and what of the state is found to be lost
+    /// with them. What is still in memory is written anew; the rest is asked of `supplier`, and proven by the hash that is
+    /// held of it here before anything is written. Commits and reads go on meanwhile. Reads all pages of the state.
+    ///
+    /// # Errors
+    /// As [`Self::commit`]. What is damaged still is in the answer.
+    // spec: STORE-16
+    pub fn mend(&self, problems: &[StoreError], supplier: &mut dyn Supplier) -> Result<Mended, StoreError> {
+        self.shared.mend(problems, supplier)
     }
 
     /// Where the scrub stands, and whether damage is known.

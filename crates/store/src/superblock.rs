@@ -195,6 +195,15 @@ impl SuperblockFile {
         self.file.sync().map_err(StoreError::io("sync", FILE))
     }
 
+    /// Writes zeros where nobody writes, durably.
+    pub(crate) fn clear_between(&self) -> Result<(), StoreError> {
+        let zeros = [0; SLOT_BYTES as usize - SECTOR_BYTES];
+        for slot in [0, SLOT_BYTES] {
+            self.file.write_at(slot + SECTOR_BYTES as u64, &zeros).map_err(StoreError::io("write", FILE))?;
+        }
+        self.file.sync().map_err(StoreError::io("sync", FILE))
+    }
+
     /// What is wrong with the file: slots that are bad, bytes between them that nobody writes, or that it cannot be read.
     pub(crate) fn check(&self) -> Vec<StoreError> {
         self.look().unwrap_or_else(|error| vec![error])

@@ -7,9 +7,10 @@
 
 use crate::arena::expected;
 use crate::page::{Page, PageId, Slot};
-use crate::tree::{Tree, entry};
-use crate::{Entry, Hasher, KeyRange, ReadError, Totals, bits};
-use keelstone_codec::{Key, Namespace, Value};
+use crate::stored::{self, Expected};
+use crate::tree::{Tree, entry, root_expected};
+use crate::{Entry, Hasher, KeyRange, PageAt, ReadError, Totals, bits, prefix_end};
+use keelstone_codec::{Hash, Key, Namespace, Value};
 use std::sync::Arc;
 use std::{mem, vec};
 
@@ -40,6 +41,50 @@ pub struct Lost {
     pub totals: Totals,
     /// Why it cannot be read.
     pub error: ReadError,
+    /// The hash of the page's root.
+    hash: Hash,
+    /// The critical bit of that root, unless it is the top page of a namespace.
+    crit: Option<u16>,
+    at: PageAt,
+}
+
+impl Lost {
+    fn new<H: Hasher>(tree: &Tree<H>, id: PageId, expected: &Expected<'_>, error: ReadError) -> Self {
+        let at = tree.pages().at(id).expect("a page that is not in memory was written");
+        let Expected { hash, totals, below } = *expected;
+        let (crit, prefix) = below.unzip();
+        Self { prefix: prefix.unwrap_or_default().to_vec(), totals, error, hash, crit, at }
+    }
+
+    /// Where the page lies that cannot be read.
+    #[must_use]
+    pub fn at(&self) -> PageAt {
+        self.at
+    }
+
+    /// All keys that an entry of the piece can have. No other entry of the version has one of them.
+    #[must_use]
+    pub fn range(&self) -> KeyRange {
+        let Some(crit) = self.crit else { return KeyRange::all() };
+        // The last prefix that the same bits above the critical one begin: bits of its last byte that nobody knows are set.
+        let (whole, within) = (usize::from(crit / 9), u32::from(crit % 9));
+        let mut last = self.prefix.clone();
+        match (within, last.last_mut()) {
+            (1, _) => last.truncate(whole),
+            (2.., Some(byte)) => *byte |= 0xff >> (within - 1),
+            _ => {}
+        }
+        KeyRange { start: self.prefix.clone(), end: prefix_end(&last), reverse: false }
+    }
+
+    /// Whether these bytes are a page that can stand in the place of the one that cannot be read: it is proven as when it
+    /// is read, by the hash that the page above holds (spec: TREE-18). Where values and pages below lie is not looked at.
+    #[must_use]
+    pub fn is_filled_by<H: Hasher>(&self, page: &[u8]) -> bool {
+        let below = self.crit.map(|crit| (crit, &*self.prefix));
+        let expected = Expected { hash: self.hash, totals: self.totals, below };
+        stored::decode::<H>(page, &expected, |_| PageId(0)).is_ok()
+    }
 }
 
 /// A page on the way to the current entry.
@@ -56,7 +101,7 @@ impl<H: Hasher> Entries<H> {
         if let Some(space) = tree.space(namespace).filter(|_| !entries.range.is_empty()) {
             match tree.load_root(space) {
                 Ok(page) => entries.enter(space.page, page),
-                Err(error) => entries.failed = Some(Lost { prefix: Vec::new(), totals: space.totals, error }),
+                Err(error) => entries.failed = Some(Lost::new(tree, space.page, &root_expected(space), error)),
             }
         }
         entries
@@ -112,9 +157,7 @@ impl<H: Hasher> Entries<H> {
             let below = if self.passing { pages.load_in_passing(id, &expected) } else { pages.load(id, &expected) };
             match below {
                 Ok(page) => self.enter(id, page),
-                Err(error) => {
-                    return Some(Err(Lost { prefix: key.to_vec(), totals: expected.totals, error }));
-                }
+                Err(error) => return Some(Err(Lost::new(&self.tree, id, &expected, error))),
             }
         }
     }

@@ -14,6 +14,7 @@ mod histories;
 mod kv;
 mod life;
 mod limits;
+mod mend;
 mod places;
 mod repair;
 mod scrub;

@@ -1,0 +1,232 @@
+//! Mending: an open store has again what is damaged, proven by its own hashes, or says what it cannot.
+
+use crate::support::{Model, Random, TestStore, contents, namespace, root_of, small, try_contents};
+use keelstone_codec::{Height, Key, Value};
+use keelstone_store::files::{Files, MemoryFiles};
+use keelstone_store::{CheckLevel, CheckReport, Mended, Options, StoreError, Supplier, Wanted};
+use keelstone_tree::{Diff, KeyRange, Read};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+type Image = BTreeMap<String, Vec<u8>>;
+
+fn key(number: u64) -> Key {
+    Key::new(Random(number).next().to_be_bytes()).unwrap()
+}
+
+/// Some thousand entries in two namespaces over some heights, flushed; and the state.
+fn sample(options: &Options) -> (MemoryFiles, Model) {
+    let files = MemoryFiles::new();
+    let store = TestStore::create(Arc::new(files.clone()), options.clone()).unwrap();
+    let mut state = Model::new();
+    for height in 0..6 {
+        let writes = (0..400).map(|number| {
+            let name = if number % 50 == 0 { "few" } else { "many" };
+            let value = Value::new(vec![height as u8; 1 + (number % 60) as usize]).unwrap();
+            (namespace(name), key(number + height * 300), Some(value))
+        });
+        let diff: Diff = writes.collect();
+        crate::support::apply(&mut state, &diff);
+        store.commit(Height(height), diff).unwrap();
+    }
+    store.close().unwrap();
+    (files, state)
+}
+
+fn cold() -> Options {
+    let (segment_bytes, page_segment_bytes) = (64 << 10, 1 << 20);
+    // One flush at the end, so that all pages are of the state.
+    Options { segment_bytes, page_segment_bytes, flush_bytes: 1 << 20, cache_bytes: 0, value_cache_bytes: 0, ..small() }
+}
+
+/// Somebody with a state of its own, asked so often.
+struct Has<'a>(&'a Model, u64);
+
+impl Supplier for Has<'_> {
+    fn offer(&mut self, wanted: &Wanted, take: &mut dyn FnMut(&[(Key, Value)]) -> bool) {
+        self.1 += 1;
+        let entries = self.0.get(wanted.namespace.as_str()).into_iter().flatten();
+        let within = entries.filter(|(key, _)| wanted.range.contains(key));
+        let offered: Vec<(Key, Value)> =
+            within.map(|(key, value)| (Key::new(key.clone()).unwrap(), Value::new(value.clone()).unwrap())).collect();
+        assert_eq!(offered.len() as u64, wanted.totals.count, "what is wanted is what is lost");
+        // Others come first, with less, with more, and with something else.
+        assert!(!take(&[]) && !take(&offered[1..]));
+        let mut other = offered.clone();
+        other[0].1 = Value::new(vec![0xee; other[0].1.len()]).unwrap();
+        assert!(!take(&other), "another value is not what is lost");
+        other = [&offered[..], &offered[..1]].concat();
+        assert!(!take(&other));
+        assert!(take(&offered), "this is what is lost");
+    }
+}
+
+fn full(store: &TestStore) -> CheckReport {
+    store.check(CheckLevel::Full, &mut |_| {}).unwrap()
+}
+
+/// The segment of pages, and its last sectors that were written: those of the last version.
+fn last_pages(image: &Image, count: usize) -> (&str, std::ops::Range<usize>) {
+    let (name, bytes) = image.iter().rfind(|(name, _)| name.ends_with(".pages")).unwrap();
+    let last = bytes.chunks(512).rposition(|sector| sector.iter().any(|byte| *byte != 0)).unwrap();
+    (name, last - count..last)
+}
+
+/// Damages a sector of an open store's file beyond what a checksum tells.
+fn lose(files: &MemoryFiles, name: &str, sector: usize) {
+    let noise: Vec<u8> = (0..512).map(|at| Random(at).next() as u8 | 1).collect();
+    files.open(name).unwrap().write_at(sector as u64 * 512, &noise).unwrap();
+}
+
+/// Everything is as it was, now and after opening it anew.
+fn assert_whole(store: TestStore, files: &MemoryFiles, state: &Model, what: &str) {
+    for store in [store, TestStore::open(Arc::new(MemoryFiles::from_image(&files.image())), cold()).unwrap()] {
+        assert_eq!(store.root(), root_of(state), "{what}");
+        assert_eq!(contents(&store.view()), *state, "{what}");
+        let found = full(&store);
+        assert!(found.is_sound(), "{what}: {:?}", found.problems);
+    }
+}
+
+/// spec: STORE-16. Whichever sector of pages is lost: until it is mended, what is read is right or damage; then what was lost
+/// is had from somebody else, and the store is whole, with nothing left to find.
+#[test]
+fn whichever_sector_of_pages_is_lost_it_is_had_from_elsewhere() {
+    let (files, state) = sample(&cold());
+    let image = files.image();
+    let name = image.keys().find(|name| name.ends_with(".pages")).unwrap();
+    let written = image[name].chunks(512).rposition(|sector| sector.iter().any(|byte| *byte != 0)).unwrap();
+    let mut supplied = 0;
+    for sector in (0..=written).step_by(11) {
+        let files = MemoryFiles::from_image(&image);
+        let Ok(store) = TestStore::open(Arc::new(files.clone()), cold()) else { panic!("it is whole") };
+        lose(&files, name, sector);
+        let what = format!("sector {sector} of {name}");
+        let found = full(&store);
+        assert!(!found.is_sound(), "{what} is not found");
+        if let Ok(read) = try_contents(&store.view()) {
+            assert_eq!(read, state, "{what}");
+        }
+        let mut has = Has(&state, 0);
+        let mended: Mended = store.mend(&found.problems, &mut has).unwrap();
+        assert!(mended.left.is_empty(), "{what}: {mended:?}");
+        assert_eq!(store.scrub_standing().problems, 0);
+        supplied += has.1;
+        assert_whole(store, &files, &state, &what);
+    }
+    assert!(supplied > 10, "of {written} sectors, {supplied} pieces were had from elsewhere");
+}
+
+/// spec: STORE-16. A value that is lost is had from somebody else and lies elsewhere then. What was lost with it of the log's
+/// records is history, which is named, and heights that need it are damage, never something else.
+#[test]
+fn a_lost_value_is_had_from_elsewhere_and_lost_history_is_named() {
+    let (files, state) = sample(&cold());
+    let image = files.image();
+    let name = image.keys().find(|name| name.ends_with(".log")).unwrap();
+    let mut supplied = 0;
+    for sector in (2..100).step_by(13) {
+        let files = MemoryFiles::from_image(&image);
+        let store = TestStore::open(Arc::new(files.clone()), cold()).unwrap();
+        lose(&files, name, sector);
+        let problems = full(&store).problems;
+        // One sector costs no more than the values that lie in it.
+        let unread = problems.iter().filter(|problem| matches!(problem, StoreError::Unreadable { .. })).count();
+        assert!((1..40).contains(&unread), "{unread} values cannot be read");
+        let mended = store.mend(&problems, &mut Has(&state, 0)).unwrap();
+        assert!(
+            matches!(&mended.left[..], [StoreError::Damaged { file, offset, .. }]
+                if file == name && *offset == sector as u64 * 512),
+            "{mended:?}"
+        );
+        supplied += mended.supplied_entries;
+        assert_eq!(contents(&store.view()), state);
+        for height in 0..6 {
+            match store.view_at(Height(height)) {
+                Ok(view) => drop(view.get(&namespace("many"), &key(1))),
+                Err(error) => assert!(error.is_damage(), "{error}"),
+            }
+        }
+        store.close().unwrap();
+        let store = TestStore::open(Arc::new(files), cold()).unwrap();
+        assert_eq!((contents(&store.view()), store.root()), (state.clone(), root_of(&state)));
+    }
+    assert!(supplied > 10, "{supplied} values were had from elsewhere");
+}
+
+/// spec: STORE-16. What is in memory needs nobody else.
+#[test]
+fn what_is_still_in_memory_is_written_anew_from_there() {
+    let warm = Options { cache_bytes: 1 << 30, value_cache_bytes: 1 << 30, ..cold() };
+    let (files, state) = sample(&warm);
+    let store = TestStore::open(Arc::new(files.clone()), warm).unwrap();
+    for name in ["few", "many"] {
+        // The first entries of a scan are read one by one, and kept.
+        for (key, _) in &state[name] {
+            assert!(store.view().get(&namespace(name), key).unwrap().is_some());
+        }
+    }
+    let image = files.image();
+    let (name, sectors) = last_pages(&image, 60);
+    sectors.for_each(|sector| lose(&files, name, sector));
+    let mended = store.mend(&full(&store).problems, &mut ()).unwrap();
+    assert!(mended.left.is_empty() && mended.kept_pieces > 10 && mended.supplied_entries == 0, "{mended:?}");
+    assert_whole(store, &files, &state, "from memory");
+}
+
+/// spec: STORE-16. Nobody has what is lost, or only something else: nothing is changed but what is proven, and it is named.
+#[test]
+fn what_nobody_has_stays_lost_and_is_named() {
+    let (files, mut state) = sample(&cold());
+    let image = files.image();
+    let (name, sectors) = last_pages(&image, 8);
+    let store = TestStore::open(Arc::new(files.clone()), cold()).unwrap();
+    sectors.for_each(|sector| lose(&files, name, sector));
+    let before = full(&store).problems;
+    struct Liar(Model);
+    impl Supplier for Liar {
+        fn offer(&mut self, wanted: &Wanted, take: &mut dyn FnMut(&[(Key, Value)]) -> bool) {
+            let entries = self.0[wanted.namespace.as_str()].iter().filter(|(key, _)| wanted.range.contains(key));
+            let offered: Vec<(Key, Value)> = entries
+                .map(|(key, value)| (Key::new(key.clone()).unwrap(), Value::new(value.clone()).unwrap()))
+                .collect();
+            assert!(!take(&offered), "a lie was taken");
+        }
+    }
+    let truth = state.clone();
+    state.values_mut().flat_map(|entries| entries.values_mut()).for_each(|value| value[0] ^= 0x80);
+    for _ in 0..2 {
+        let mended = store.mend(&before, &mut Liar(state.clone())).unwrap();
+        assert!(!mended.left.is_empty() && mended.supplied_entries == 0, "{mended:?}");
+        assert!(mended.left.iter().all(StoreError::is_damage));
+    }
+    // Who comes later with what it was still helps.
+    let mended = store.mend(&before, &mut Has(&truth, 0)).unwrap();
+    assert!(mended.left.is_empty(), "{mended:?}");
+    assert_whole(store, &files, &truth, "after all");
+}
+
+/// spec: STORE-16. The blocks that come while a store is mended, and after, are as ever; and what was changed in a lost page
+/// meanwhile is what counts.
+#[test]
+fn commits_go_on_over_what_was_mended() {
+    let (files, mut state) = sample(&cold());
+    let store = TestStore::open(Arc::new(files.clone()), cold()).unwrap();
+    let image = files.image();
+    let (name, sectors) = last_pages(&image, 12);
+    sectors.for_each(|sector| lose(&files, name, sector));
+    let mended = store.mend(&full(&store).problems, &mut Has(&state, 0)).unwrap();
+    assert!(mended.left.is_empty(), "{mended:?}");
+    for height in 6..40 {
+        let writes = (0..40).map(|number| {
+            let value = (number % 3 > 0).then(|| Value::new(vec![height as u8; 9]).unwrap());
+            (namespace("many"), key(number * 41 + height), value)
+        });
+        let diff: Diff = writes.collect();
+        crate::support::apply(&mut state, &diff);
+        assert_eq!(store.commit(Height(height), diff).unwrap(), root_of(&state));
+    }
+    store.compact(&mut |_| {}).unwrap();
+    assert_eq!(store.view().scan(&namespace("many"), KeyRange::all()).count(), state["many"].len());
+    assert_whole(store, &files, &state, "with blocks on it");
+}
