@@ -482,7 +482,7 @@ impl Inner {
         self.metrics.check_read_entries.inc_by(u64::from(report.entries_read));
         self.metrics.check_discrepancies.set(i64::try_from(report.discrepancies.len()).unwrap_or(i64::MAX));
         self.health.inconsistent.store(is_ours(&report), Ordering::Relaxed);
-        let effects = self.checker().found(self.now(), &sample, report.clone());
+        let effects = self.checker().found(&sample, report.clone());
         let mut alarm = None;
         for effect in effects {
             match effect {

@@ -63,6 +63,8 @@ cargo xtask bless              rewrite the golden files under spec/vectors (then
 cargo xtask fuzz TARGET        fuzz one decoder or verifier until stopped (needs cargo-fuzz)
 cargo xtask crashloop [N]      kill a process that works on a store N times (100,000) and look what is left
 cargo xtask flips              flip a bit in every byte of a store, and look whether it is found
+cargo xtask mends [N]          change a byte of a store N times (1,000), and look whether it is found and had again from a peer
+cargo xtask diverge [KEYS]     find the key and the height at which two chains part: of 10,000,000 keys and 1,000 heights
 cargo xtask powercuts [N]      cut the power of simulated stores N times (1,000,000), a fifth of them again in recovery
 cargo xtask determinism        20 seeds, 100 blocks of 200 operations, each told five times: other threads, zones and clocks
 cargo xtask kills [N]          kill N processes (100) in the middle of an async bundle of 1,000 operations, and go on
@@ -89,6 +91,10 @@ fn main() -> ExitCode {
         ["flips"] => {
             run(store_test("damage::w01_c01_every_byte_with_a_flipped_bit_is_found").env("KEELSTONE_FLIP_STRIDE", "1"))
         }
+        ["mends"] => mends("1000"),
+        ["mends", tries] => mends(tries),
+        ["diverge"] => diverge("10000000"),
+        ["diverge", keys] => diverge(keys),
         ["powercuts"] => powercuts("1000000"),
         ["powercuts", cuts] => powercuts(cuts),
         ["determinism"] => run(ledger_test("determinism::d05_neither_readers_nor_clocks_nor_zones_change_a_saga")
@@ -116,6 +122,19 @@ fn crashloop(cycles: &str) -> ExitCode {
 /// The power cuts of the tests, many more of them. A failure prints the life and the change to look at.
 fn powercuts(cuts: &str) -> ExitCode {
     run(store_test("faults::a_power_cut_at_any_change_loses_nothing_acknowledged").env("KEELSTONE_CUTS", cuts))
+}
+
+/// The changed bytes of the tests, more of them. A failure prints the seed and the byte.
+fn mends(tries: &str) -> ExitCode {
+    let name = "c01_whichever_byte_changes_it_is_found_and_mended_and_never_wrongly";
+    let test = ["test", "--locked", "-p", "keelstone-sync", "--test", "mend", "--", "--nocapture", "--exact", name];
+    run(cargo(&test).env("KEELSTONE_MENDS", tries))
+}
+
+/// The search of the tests, in larger chains. They take some gigabytes of disk.
+fn diverge(keys: &str) -> ExitCode {
+    let test = ["test", "--release", "--locked", "-p", "keelstone-sync", "--test", "diverge", "--", "--nocapture"];
+    run(cargo(&test).env("KEELSTONE_DIVERGE_ENTRIES", keys))
 }
 
 /// The orders of the store's threads, many more of them. A failure prints the order it had.

@@ -94,7 +94,7 @@ fn alone(depth: Depth, context: &Context<'_>) -> Result<Value, Failure> {
     });
     bar.finish_and_clear();
     let (sample, report) = checked?;
-    checker.found(Tick(0), &sample, report.clone());
+    checker.found(&sample, report.clone());
     check::write_cursor(&context.home, checker.cursor())?;
     Ok(check::show(&report, checker.cursor()))
 }

@@ -7,12 +7,7 @@
 
 use super::{Cursor, Report, Sample, Verdict};
 use crate::peers::{Tick, Version};
-use std::collections::VecDeque;
 
-/// Repairs in a window, and then no more until somebody has looked.
-pub const REPAIRS_MAX: usize = 3;
-/// The window, in milliseconds.
-pub const REPAIR_WINDOW_MS: u64 = 3_600_000;
 /// Checks in a row that come to nothing, and then it is an alarm.
 const UNKNOWN_MAX: u32 = 5;
 
@@ -53,7 +48,8 @@ pub enum Effect {
     Save(Cursor),
     /// Tell whoever watches the node.
     Alarm(String),
-    /// Repair what is damaged, to this version and no other.
+    /// Repair what is damaged, to this version and no other, unless there were too many repairs: see
+    /// [`super::Breaker`].
     Repair(Version),
 }
 
@@ -66,7 +62,6 @@ pub struct Checker {
     paused: bool,
     checks: u64,
     unknown: u32,
-    repairs: VecDeque<Tick>,
     last: Option<Report>,
 }
 
@@ -75,7 +70,7 @@ impl Checker {
     #[must_use]
     pub fn new(settings: Settings, cursor: Cursor, now: Tick) -> Self {
         let due = Tick(now.0.saturating_add(settings.check_interval_ms));
-        Self { settings, cursor, due, paused: false, checks: 0, unknown: 0, repairs: VecDeque::new(), last: None }
+        Self { settings, cursor, due, paused: false, checks: 0, unknown: 0, last: None }
     }
 
     /// The check that is due now, if one is. Asking takes it: the next is due an interval later, whatever becomes of
@@ -109,7 +104,7 @@ impl Checker {
 
     /// Takes in what a check found.
     // spec: CHECK-4, CHECK-8
-    pub fn found(&mut self, now: Tick, sample: &Sample, report: Report) -> Vec<Effect> {
+    pub fn found(&mut self, sample: &Sample, report: Report) -> Vec<Effect> {
         let read = u32::try_from(sample.entries.len()).unwrap_or(u32::MAX);
         // Nothing read and nowhere to go on is the end of the state, unless nothing was to be read.
         if read > 0 || (sample.next.is_none() && self.cursor.next.is_some()) {
@@ -131,26 +126,10 @@ impl Checker {
             }
         }
         if let Some(to) = report.repairable_to().filter(|_| self.settings.auto_repair) {
-            effects.push(self.repair(now, to));
+            effects.push(Effect::Repair(to));
         }
         self.last = Some(report);
         effects
-    }
-
-    /// Counts a repair, unless there were too many.
-    // spec: CHECK-8
-    pub fn repair(&mut self, now: Tick, to: Version) -> Effect {
-        while self.repairs.front().is_some_and(|at| now.0.saturating_sub(at.0) >= REPAIR_WINDOW_MS) {
-            self.repairs.pop_front();
-        }
-        if self.repairs.len() >= REPAIRS_MAX {
-            let hours = REPAIR_WINDOW_MS / 3_600_000;
-            return Effect::Alarm(format!(
-                "{REPAIRS_MAX} repairs in {hours} hour: the disk is not to be trusted, no more are made"
-            ));
-        }
-        self.repairs.push_back(now);
-        Effect::Repair(to)
     }
 
     /// Makes no more checks by itself, or does so again.

@@ -6,26 +6,33 @@
 //! | decide when, and what follows from it | [`Checker`] |
 //! | find the first key in which two states differ | [`first_difference`] |
 //! | find the first height at which two histories differ | [`first_height`] |
+//! | have again from peers what is lost here | [`Asked`] |
+//! | see that repairs do not go on for ever | [`Breaker`] |
 //!
 //! A root that is certified decides; how many peers say something never does. What a peer says of a height is a claim,
 //! what it shows of an entry is proven under the root it claims, and both end up in the report beside its name.
 //! Nothing here writes, and nothing here ever asks without an end: every search has a bound on its questions.
 //!
-//! Rules: `spec/consistency.md`, CHECK-1 to CHECK-8.
+//! Rules: `spec/consistency.md`, CHECK-1 to CHECK-10.
 
+mod breaker;
 mod checker;
 mod compare;
 mod cursor;
 mod diverge;
+mod supply;
 #[cfg(test)]
 mod tests;
 
-pub use checker::{Checker, Due, Effect, REPAIR_WINDOW_MS, REPAIRS_MAX, Settings};
+pub use breaker::{Breaker, REPAIR_WINDOW_MS, REPAIRS_MAX, Tripped};
+pub use checker::{Checker, Due, Effect, Settings};
 pub use compare::{
     Certified, Discrepancy, OTHERS_MAX, Opinion, Report, Said, Sample, Verdict, compare, heights, sample,
 };
 pub use cursor::{CURSOR_BYTES_MAX, Cursor};
 pub use diverge::{DivergeError, Divergence, Parting, QUESTIONS_MAX, first_difference, first_height};
+
+pub use supply::{Asked, Gave};
 
 use crate::peers::{Request, Response};
 

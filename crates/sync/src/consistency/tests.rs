@@ -473,7 +473,7 @@ fn c03_four_of_five_peers_on_a_false_root_change_nothing() {
             assert_eq!(report.verdict, Verdict::Inconsistent);
             assert_eq!(report.is_contradicted(), certified != Certified::Nothing);
             let mut checker = Checker::new(settings(), Cursor::default(), Tick(0));
-            let effects = checker.found(Tick(1), &picked, report);
+            let effects = checker.found(&picked, report);
             let mut alarms = effects.iter().filter(|effect| matches!(effect, Effect::Alarm(_)));
             assert!(alarms.next().is_some(), "it is an alarm");
             let repairs: Vec<&Effect> = effects.iter().filter(|effect| matches!(effect, Effect::Repair(_))).collect();
@@ -487,23 +487,6 @@ fn c03_four_of_five_peers_on_a_false_root_change_nothing() {
     let picked = Sample { damaged: vec!["a page is damaged".to_owned()], ..Sample::default() };
     let report = compare::<Blake3>(version, Certified::Root(forged.root()), &picked, &mut asked(&mut peers));
     assert_eq!(report.repairable_to(), None);
-}
-
-/// spec: CHECK-8. Three repairs in an hour, and then none before somebody had the time to look; the next hour has its
-/// own.
-#[test]
-fn more_than_three_repairs_in_an_hour_are_not_made() {
-    let version = at(7, grown(&state(3)));
-    let mut checker = Checker::new(settings(), Cursor::default(), Tick(0));
-    for minute in 0..3 {
-        assert_eq!(checker.repair(Tick(minute * 60_000), version), Effect::Repair(version));
-    }
-    for minute in [3, 30, 59] {
-        let effect = checker.repair(Tick(minute * 60_000), version);
-        assert!(matches!(&effect, Effect::Alarm(why) if why.contains("no more are made")), "{effect:?}");
-    }
-    assert_eq!(checker.repair(Tick(REPAIR_WINDOW_MS), version), Effect::Repair(version));
-    assert!(matches!(checker.repair(Tick(REPAIR_WINDOW_MS + 1), version), Effect::Alarm(_)));
 }
 
 /// spec: CHECK-8. A check is due once an interval, also if the one before it never came back or failed: nothing that goes
@@ -537,7 +520,7 @@ fn to_know_nothing_for_long_is_an_alarm() {
         let picked = sample::<Blake3>(view, &names, due.from.as_ref(), due.entries).unwrap();
         let report = compare::<Blake3>(at(7, view), Certified::Nothing, &picked, &mut []);
         assert_eq!(report.verdict, Verdict::Unknown);
-        let effects = checker.found(Tick(check), &picked, report);
+        let effects = checker.found(&picked, report);
         assert_eq!(effects[0], Effect::Save(checker.cursor().clone()));
         alarms.extend(effects.into_iter().filter(|effect| matches!(effect, Effect::Alarm(_))).map(|_| check));
     }
