@@ -45,7 +45,7 @@ pub use check::{CheckLevel, CheckReport};
 pub use commit::Prepared;
 pub use compact::Compacted;
 pub use error::StoreError;
-pub use mend::{Mended, Supplier, Wanted};
+pub use mend::{Accept, Mended, Supplier, Wanted};
 pub use options::{Options, Retention};
 pub use repair::{Loss, RepairError, Repaired, RepairedFrom, Source, Take};
 pub use scrub::{ScrubStanding, Scrubbed};

@@ -55,15 +55,18 @@ pub struct Wanted {
     pub totals: Totals,
 }
 
+/// Looks at an offer, and says whether it was the one that is wanted.
+pub type Accept<'a> = &'a mut dyn FnMut(&[(Key, Value)]) -> bool;
+
 /// Whoever may have what is lost: peers, snapshots, other stores. None of it is believed.
 pub trait Supplier {
     /// Offers what there is of a piece, one offer after the other, until `take` says that it was the one that is wanted.
-    fn offer(&mut self, wanted: &Wanted, take: &mut dyn FnMut(&[(Key, Value)]) -> bool);
+    fn offer(&mut self, wanted: &Wanted, take: Accept<'_>);
 }
 
 /// Nobody has anything.
 impl Supplier for () {
-    fn offer(&mut self, _: &Wanted, _: &mut dyn FnMut(&[(Key, Value)]) -> bool) {}
+    fn offer(&mut self, _: &Wanted, _: Accept<'_>) {}
 }
 
 /// What a mending came to.

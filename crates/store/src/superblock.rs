@@ -197,7 +197,7 @@ impl SuperblockFile {
 
     /// Writes zeros where nobody writes, durably.
     pub(crate) fn clear_between(&self) -> Result<(), StoreError> {
-        let zeros = [0; SLOT_BYTES as usize - SECTOR_BYTES];
+        let zeros = vec![0; usize::try_from(SLOT_BYTES).expect("a small constant") - SECTOR_BYTES];
         for slot in [0, SLOT_BYTES] {
             self.file.write_at(slot + SECTOR_BYTES as u64, &zeros).map_err(StoreError::io("write", FILE))?;
         }
