@@ -97,6 +97,14 @@ impl BlockRecord {
         tagged(RECORD, self)
     }
 
+    /// Whether it names this block, as far as a block is what was proposed.
+    // spec: HISTORY-2
+    #[must_use]
+    pub fn is_of(&self, block: &Block) -> bool {
+        (self.height, self.time, self.proposer) == (block.height, block.time, block.proposer)
+            && self.transactions_root == block.transactions_root()
+    }
+
     /// Reads the record of a height; none for a block that was empty, or is not there yet.
     ///
     /// # Errors

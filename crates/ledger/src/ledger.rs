@@ -73,7 +73,7 @@ pub struct Committed {
     pub root: Root,
     /// Its record; none for an empty block.
     pub record: Option<BlockRecord>,
-    /// One for each of its transactions.
+    /// One for each of its transactions. Of a height taken in without its block there are neither here.
     pub receipts: Vec<Receipt>,
     /// What it did for async bundles.
     pub continuations: Vec<Continuation>,
@@ -661,20 +661,11 @@ impl<H: Hasher> Ledger<H> {
         let _writing = self.writer();
         let Pending { executed, prepared } = pending;
         let Executed { block, receipts, continuations, record, refused, nonces, changes, audit, .. } = executed;
-        let (height, time) = (block.height, block.time);
-        let expected = self.height().next();
-        if height != expected {
-            return Err(LedgerError::NotNext { expected, found: height });
-        }
-        let last = self.time();
-        if time < last {
-            return Err(LedgerError::Time { last, found: time });
-        }
+        let height = block.height;
         // spec: HISTORY-1. Side by side, so that a block waits for the slower of the two and not for both.
         let (to, logged) = (prepared.root(), audit.as_ref().zip(record.as_ref()));
         let body = || self.write_block(&block, to, &receipts, &continuations, logged);
-        let root = self.store.commit_prepared_with(height, prepared, body)?;
-        self.time.store(time.0, Ordering::Release);
+        let root = self.put_in_place(height, block.time, prepared, body)?;
         {
             let mut pool = self.pool_mut();
             pool.settle(nonces, height.next());
@@ -684,11 +675,37 @@ impl<H: Hasher> Ledger<H> {
                 }
             }
         }
-        let committed = Arc::new(Committed { block, root, record, receipts, continuations, changes });
+        Ok(self.tell(Committed { block, root, record, receipts, continuations, changes }))
+    }
+
+    /// Makes the next height durable, with what belongs beside it. For whoever has the right to commit.
+    pub(crate) fn put_in_place(
+        &self,
+        height: Height,
+        time: Timestamp,
+        prepared: Prepared<H>,
+        beside: impl FnOnce() -> Result<(), StoreError>,
+    ) -> Result<Root, LedgerError> {
+        let expected = self.height().next();
+        if height != expected {
+            return Err(LedgerError::NotNext { expected, found: height });
+        }
+        let last = self.time();
+        if time < last {
+            return Err(LedgerError::Time { last, found: time });
+        }
+        let root = self.store.commit_prepared_with(height, prepared, beside)?;
+        self.time.store(time.0, Ordering::Release);
+        Ok(root)
+    }
+
+    /// Tells whoever listens of a height that is durable.
+    pub(crate) fn tell(&self, committed: Committed) -> Arc<Committed> {
+        let committed = Arc::new(committed);
         for listener in self.listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
             listener(&committed);
         }
-        Ok(committed)
+        committed
     }
 
     /// Makes the next block of what is ready, and commits it. With nothing ready and no work due it is empty and
@@ -733,16 +750,14 @@ impl<H: Hasher> Ledger<H> {
             None if block.transactions.is_empty() => Ok(block),
             None => Err(damaged("its body has transactions, its height has no record".to_owned())),
             Some(record) => {
-                let found = block.transactions_root();
-                let same =
-                    (found, block.time, block.proposer) == (record.transactions_root, record.time, record.proposer);
-                match same {
-                    true => Ok(block),
-                    false => Err(damaged(format!(
-                        "its body has transactions root {found}, time {}, proposer {}; the record says {}, {}, {}",
-                        block.time, block.proposer, record.transactions_root, record.time, record.proposer
-                    ))),
+                if record.is_of(&block) {
+                    return Ok(block);
                 }
+                let found = block.transactions_root();
+                Err(damaged(format!(
+                    "its body has transactions root {found}, time {}, proposer {}; the record says {}, {}, {}",
+                    block.time, block.proposer, record.transactions_root, record.time, record.proposer
+                )))
             }
         }
     }
@@ -1020,7 +1035,8 @@ impl<H: Hasher> Ledger<H> {
         let Some((height, before)) = doubtful.and_then(|height| Some((height, height.prev()?))) else {
             return Ok(None);
         };
-        if self.kv.get(&at(BODY, height))?.is_some() {
+        // One taken in without its body has its root in that place.
+        if self.kv.get(&at(BODY, height))?.is_some() || self.kv.get(&at(ROOT, height))?.is_some() {
             return Ok(None);
         }
         self.store.rollback(before)?;
@@ -1029,21 +1045,25 @@ impl<H: Hasher> Ledger<H> {
 
     // spec: HISTORY-1, HISTORY-3
     fn drop_blocks_above(&self, height: Height) -> Result<(), StoreError> {
-        loop {
-            let range = Range { start: at(BODY, height.next()), ..Range::prefix(&[BODY], 64) }.reversed();
-            let above = self.kv.range(&range)?;
-            if above.is_empty() {
-                return Ok(());
-            }
-            let mut batch = Batch::new();
-            for (key, _) in above {
-                match height_in(&key) {
-                    Some(found) => self.forget_block(found, &mut batch)?,
-                    None => drop(batch.delete(key)),
+        // Heights without a body have a root alone.
+        for kind in [BODY, ROOT] {
+            loop {
+                let range = Range { start: at(kind, height.next()), ..Range::prefix(&[kind], 64) }.reversed();
+                let above = self.kv.range(&range)?;
+                if above.is_empty() {
+                    break;
                 }
+                let mut batch = Batch::new();
+                for (key, _) in above {
+                    if let Some(found) = height_in(&key) {
+                        self.forget_block(found, &mut batch)?;
+                    }
+                    batch.delete(key);
+                }
+                self.kv.write(batch)?;
             }
-            self.kv.write(batch)?;
         }
+        Ok(())
     }
 
     /// The time of the last block: from its body, or for a node without it from the last record.
@@ -1061,7 +1081,7 @@ impl<H: Hasher> Ledger<H> {
         }
     }
 
-    fn writer(&self) -> MutexGuard<'_, ()> {
+    pub(crate) fn writer(&self) -> MutexGuard<'_, ()> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

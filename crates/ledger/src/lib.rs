@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | run a chain | [`Genesis`], [`Ledger::create`], [`Ledger::submit`], [`Ledger::produce`] |
 //! | run one under another engine | [`Ledger::propose`], [`Ledger::judge`], [`Ledger::run`], [`Ledger::commit`] |
+//! | keep up with one that others make | [`Ledger::take_diff`], [`Ledger::take_block`] |
 //! | ask what happened | [`Ledger::block`], [`Ledger::transaction`], [`Ledger::list_proofs`], [`Ledger::on_commit`] |
 //! | check it | [`Ledger::replay`], [`Ledger::transition`], [`verify_transition`], [`Ledger::verify_audit`] |
 //! | prove one operation from a root | [`Ledger::operation_proof`], [`OperationProof`] |
@@ -44,6 +45,7 @@ mod packed;
 mod parallel;
 mod rebuild;
 mod replay;
+mod taken;
 mod transaction;
 mod transition;
 mod validators;
@@ -69,7 +71,7 @@ pub use foresight::{BundleProof, BundleProofError, Foreseen, ForesightError, Set
 pub use genesis::{FirstState, Genesis, GenesisError, KEYS_MAX as GENESIS_KEYS_MAX};
 pub use inherit::{InheritError, Inherited, Inheriting, Put};
 pub use json::{JSON_DEPTH_MAX, Json, JsonError, JsonFault, Number};
-pub use keelstone_execution::{Failure, LIST_COUNT_MAX, ListProof, PublicKey, list_root};
+pub use keelstone_execution::{Bundle, Failure, LIST_COUNT_MAX, ListProof, Mode, Operation, PublicKey, list_root};
 pub use key_history::{ChangedBy, KEY_HISTORY_HEIGHTS_MAX, KeyChange, KeyHistory};
 pub use keys::{KeyError, SecretKey, Signature, SignatureError, check_key, verify, verify_batch};
 pub use ledger::{Committed, Header, Ledger, LedgerError, Located, Pending, PoolStatus, ProposalError};
@@ -79,6 +81,7 @@ pub use operation_proof::{OperationProof, OperationProofError, Together};
 pub use parallel::Beforehand;
 pub use rebuild::{RebuildError, Rebuilt, Until};
 pub use replay::{ReplayError, Replayed};
+pub use taken::{Certified, TakeError};
 pub use transaction::{SignedTransaction, Transaction, TxId};
 pub use transition::{TransitionError, TransitionProof, WITNESS_BYTES_MAX, verify_transition, witness};
 pub use validators::{POWER_MAX, VALIDATORS_MAX, Validator, Validators, ValidatorsError};

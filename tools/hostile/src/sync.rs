@@ -198,6 +198,7 @@ fn requests() -> Vec<Vec<u8>> {
         Request::GetRootAt { height: Height(5) },
         Request::GetEntry { at: at(), namespace, key },
         Request::GetCertificate,
+        Request::GetBlocks { heights },
     ];
     bodies.into_iter().map(|body| Frame { id: 1, body }.to_bytes()).collect()
 }
@@ -227,6 +228,7 @@ fn responses() -> Vec<Vec<u8>> {
         Response::Certificate(Blob::new([7]).expect("a byte")),
         Response::Unavailable(Why::NotKept),
         Response::Busy { retry_after_ms: 5 },
+        Response::Blocks(BoundedList::new(vec![Blob::new([7]).expect("a byte"); 2]).expect("two heights")),
     ];
     bodies.into_iter().map(|body| Frame { id: 1, body }.to_bytes()).collect()
 }

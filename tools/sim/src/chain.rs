@@ -198,6 +198,10 @@ impl Versions for Kept {
         Ok(None)
     }
 
+    fn block(&self, _: Height) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(None)
+    }
+
     /// None: the target comes from the simulation.
     fn certificate(&self) -> Option<Blob<CERTIFICATE_BYTES_MAX>> {
         None

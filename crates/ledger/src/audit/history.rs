@@ -131,6 +131,11 @@ pub(crate) fn forget_audit(kv: &dyn Kv, batch: &mut Batch, height: Height) -> Re
     Ok(())
 }
 
+/// Lets records count from the next block on that has some: those of a block between are not known here.
+pub(crate) fn interrupt_audit(batch: &mut Batch) {
+    batch.delete(KEPT);
+}
+
 impl<H: Hasher> Ledger<H> {
     /// Where the log stands now, for an outsider to keep once it is signed.
     ///

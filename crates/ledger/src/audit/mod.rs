@@ -20,7 +20,7 @@ mod record;
 pub use checkpoint::{AuditProof, AuditProofError, Checkpoint, SignedCheckpoint};
 pub(crate) use checkpoint::{STATE_PROOF_BYTES_MAX, shown};
 pub use history::{AuditFault, AuditVerdict, LoggedRecord};
-pub(crate) use history::{forget_audit, keep_audit};
+pub(crate) use history::{forget_audit, interrupt_audit, keep_audit};
 pub use own::{
     NODE_SETTINGS_BYTES_MAX, NODE_TEXT_BYTES_MAX, NODE_WHO_BYTES_MAX, NodeAudit, NodeCheckpoint, NodeEvent, NodeLog,
     NodeLogError, NodeLogLimits, NodeLogState, NodeRecord, NodeStep, NodeVerdict, NodeWalk, SignedNodeRecord, Standing,

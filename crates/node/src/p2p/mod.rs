@@ -73,7 +73,8 @@ pub(crate) fn answers(request: &Request, response: &Response) -> bool {
         | (Q::GetDiffs { .. }, A::Diffs(_))
         | (Q::GetRange { .. }, A::Range { .. })
         | (Q::GetEntry { .. }, A::Entry(_))
-        | (Q::GetCertificate, A::Certificate(_)) => true,
+        | (Q::GetCertificate, A::Certificate(_))
+        | (Q::GetBlocks { .. }, A::Blocks(_)) => true,
         (Q::GetRootAt { height }, A::RootAt(version)) => version.height == *height,
         _ => false,
     }

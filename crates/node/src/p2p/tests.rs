@@ -135,6 +135,9 @@ impl Versions for Kept {
     fn diff(&self, _: Height) -> Result<Option<Diff>, ReadError> {
         Ok(None)
     }
+    fn block(&self, _: Height) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(None)
+    }
     fn certificate(&self) -> Option<Blob<CERTIFICATE_BYTES_MAX>> {
         None
     }

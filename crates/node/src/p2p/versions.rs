@@ -4,7 +4,7 @@ use super::Answers;
 use crate::commands::init::now;
 use crate::engine::{Local, snapshot_params};
 use keelstone_codec::{Blob, Encode as _, Height, Root};
-use keelstone_ledger::{Attestation, SecretKey};
+use keelstone_ledger::{Attestation, LedgerError, SecretKey};
 use keelstone_store::{StoreError, View};
 use keelstone_sync::peers::{CERTIFICATE_BYTES_MAX, Server, ServerLimits, Tick, Version, Versions};
 use keelstone_tree::{Diff, Hasher, ReadError};
@@ -58,6 +58,15 @@ impl<H: Hasher> Versions for Kept<H> {
 
     fn diff(&self, height: Height) -> Result<Option<Diff>, ReadError> {
         Ok(if_kept(self.chain.ledger().store().diff_at(height))?.map(|found| found.diff()))
+    }
+
+    fn block(&self, height: Height) -> Result<Option<Vec<u8>>, ReadError> {
+        match self.chain.ledger().block(height) {
+            Ok(block) => Ok(Some(block.to_bytes())),
+            Err(LedgerError::NoBlock { .. } | LedgerError::NotYet { .. }) => Ok(None),
+            Err(LedgerError::Store(error)) => Err(error.into()),
+            Err(error) => Err(ReadError::damaged(error.to_string())),
+        }
     }
 
     // spec: SNAP-12

@@ -29,6 +29,9 @@ pub const PROOF_BYTES_MAX: usize = 9 << 20;
 /// Most bytes of what certifies a version (spec: PEER-14).
 pub const CERTIFICATE_BYTES_MAX: usize = 1024;
 
+/// Most bytes of a block in a response (spec: PEER-15).
+pub const BLOCK_BYTES_MAX: usize = WIRE_BYTES_MAX;
+
 /// One state of the chain: its height and its root. In a request it is what the asker trusts; in a response, a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 #[codec(shapeless)]
@@ -143,6 +146,12 @@ pub enum Request {
     },
     /// What certifies the newest version you can certify.
     GetCertificate,
+    /// The blocks of heights, as they are kept beside the state.
+    // spec: PEER-15
+    GetBlocks {
+        /// Which heights.
+        heights: Heights,
+    },
 }
 
 /// Where a peer says it stands. Only claims: a target never comes from here.
@@ -229,6 +238,8 @@ pub enum Response {
     },
     /// To [`Request::GetCertificate`], not read yet.
     Certificate(Blob<CERTIFICATE_BYTES_MAX>),
+    /// To [`Request::GetBlocks`]: the first of the heights that were asked for, without a gap, not read yet.
+    Blocks(BoundedList<Blob<BLOCK_BYTES_MAX>, HEIGHTS_MAX>),
 }
 
 /// Why a peer cannot help.

@@ -8,8 +8,8 @@
 //! Rules: `spec/peers.md`, PEER-11 and PEER-12.
 
 use super::{
-    CERTIFICATE_BYTES_MAX, HeightDiff, PeerId, ProofBytes, RESPONSE_BYTES_MAX, Request, Response, Status, Tick,
-    UNITS_MAX, Version, Why,
+    BLOCK_BYTES_MAX, CERTIFICATE_BYTES_MAX, HeightDiff, PeerId, ProofBytes, RESPONSE_BYTES_MAX, Request, Response,
+    Status, Tick, UNITS_MAX, Version, Why,
 };
 use crate::snapshot::{Plan, PlanError, SnapshotParams, WIRE_BYTES_MAX, pack};
 use keelstone_codec::{Blob, BoundedList, BoundedSet, Encode, Height, Key, Namespace, OrderedKey, Root};
@@ -39,6 +39,12 @@ pub trait Versions {
     /// # Errors
     /// [`ReadError`].
     fn diff(&self, height: Height) -> Result<Option<Diff>, ReadError>;
+
+    /// The block of a height, encoded; none if it is not kept.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    fn block(&self, height: Height) -> Result<Option<Vec<u8>>, ReadError>;
 
     /// What certifies the newest version that can be certified; none if there is nothing.
     fn certificate(&self) -> Option<Blob<CERTIFICATE_BYTES_MAX>>;
@@ -272,9 +278,10 @@ impl<V: Versions> Server<V> {
                 Ok(Response::Certificate(certificate.ok_or(Refusal::Unavailable(Why::NotKept))?))
             }
             Request::GetHeader { at, heights } => {
-                let pin = self.pin(now, peer, at)?;
-                Ok(Response::Header(proof(&pin.view, header_query(heights.first(), heights.last()))?))
+                let query = header_query(heights.first(), heights.last());
+                Ok(Response::Header(self.unpinned(at, |view| proof(view, query))?))
             }
+            Request::GetBlocks { heights } => self.blocks(heights.first(), heights.last()),
             Request::GetRange { at, namespace, start, end } => {
                 let range =
                     KeyRange { start: start.to_vec(), end: end.as_ref().map(|end| end.to_vec()), reverse: false };
@@ -319,6 +326,40 @@ impl<V: Versions> Server<V> {
         let response = Response::Diffs(BoundedList::new(out).expect("no more heights are asked for at once"));
         let too_large = bytes > RESPONSE_BYTES_MAX as u64 / 2 && response.to_bytes().len() + 8 > RESPONSE_BYTES_MAX;
         if too_large { Err(Refusal::Unavailable(Why::TooLarge)) } else { Ok(response) }
+    }
+
+    // spec: PEER-15
+    fn blocks(&self, first: Height, last: Height) -> Result<Response, Refusal> {
+        let mut out = Vec::new();
+        let mut bytes = 0;
+        for height in first.0..=last.0 {
+            let Some(block) = self.versions.block(Height(height))? else { break };
+            bytes += 16 + block.len() as u64;
+            if bytes > u64::from(self.limits.answer_bytes_max) && !out.is_empty() {
+                break;
+            }
+            if bytes > BLOCK_BYTES_MAX as u64 {
+                return Err(Refusal::Unavailable(Why::TooLarge));
+            }
+            out.push(Blob::new(block).expect("its size was looked at"));
+        }
+        match out.is_empty() {
+            true => Err(Refusal::Unavailable(Why::NotKept)),
+            false => Ok(Response::Blocks(BoundedList::new(out).expect("no more heights are asked for at once"))),
+        }
+    }
+
+    /// Reads a version for one answer, which costs no pin: whoever follows asks about another version each time.
+    // spec: PEER-12
+    fn unpinned<T>(&self, at: &Version, read: impl FnOnce(&V::View) -> Result<T, Refusal>) -> Result<T, Refusal> {
+        if let Some(pin) = self.pins.iter().find(|pin| pin.at == *at) {
+            return read(&pin.view);
+        }
+        let (root, view) = self.versions.view(at.height)?.ok_or(Refusal::Unavailable(Why::NotKept))?;
+        if root != at.root {
+            return Err(Refusal::Unavailable(Why::OtherRoot));
+        }
+        read(&view)
     }
 
     fn chunks(
@@ -464,6 +505,7 @@ fn size(response: &Response) -> u64 {
         Response::Nodes(wire) | Response::Chunks { wire, .. } => wire.len() as u64,
         Response::Diffs(diffs) => diffs.iter().map(|diff| 16 + diff.diff.bytes()).sum(),
         Response::Certificate(certificate) => certificate.len() as u64,
+        Response::Blocks(blocks) => blocks.iter().map(|block| 16 + block.len() as u64).sum(),
         Response::Status(_) | Response::RootAt(_) | Response::Unavailable(_) | Response::Busy { .. } => 0,
     }
 }

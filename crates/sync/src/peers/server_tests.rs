@@ -33,6 +33,9 @@ impl Versions for Memory {
         let change = (name("n1"), Key::new(*b"k").unwrap(), Value::new(height.0.to_le_bytes().to_vec()).ok());
         Ok((2..=self.0.len() as u64).contains(&height.0).then(|| [change].into_iter().collect()))
     }
+    fn block(&self, height: Height) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok((3..=self.0.len() as u64).contains(&height.0).then(|| vec![7; 40]))
+    }
     fn certificate(&self) -> Option<Blob<CERTIFICATE_BYTES_MAX>> {
         Blob::new(&b"certificate"[..]).ok()
     }
@@ -152,6 +155,26 @@ fn diffs_come_without_a_gap() {
         }
     };
     assert_eq!((ask(2), ask(6), ask(1), ask(7)), (vec![2, 3], vec![6], vec![], vec![]));
+}
+
+/// spec: PEER-15. Blocks come as diffs do, and proving records of one version after the other pins none of them.
+#[test]
+fn blocks_come_without_a_gap_and_records_pin_nothing() {
+    let (mut server, versions) = server(ServerLimits { answer_bytes_max: 100, ..ServerLimits::default() });
+    let mut ask = |first: u64| {
+        let heights = Heights::new(Height(first), Height(90)).unwrap();
+        match server.answer(Tick(0), PeerId(1), &Request::GetBlocks { heights }) {
+            Response::Blocks(blocks) => blocks.len(),
+            _ => 0,
+        }
+    };
+    assert_eq!((ask(2), ask(3), ask(6), ask(7)), (0, 1, 1, 0));
+    for (peer, at) in (0..).zip(versions) {
+        let heights = Heights::new(Height(1), Height(9)).unwrap();
+        let answer = server.answer(Tick(0), PeerId(peer), &Request::GetHeader { at, heights });
+        assert!(matches!(answer, Response::Header(_)));
+    }
+    assert_eq!(server.pins(), 0);
 }
 
 /// spec: PEER-11. Who has used up what it may, in bytes or in time, is told when to come back, and is served then; the

@@ -7,6 +7,10 @@ use keelstone_codec::{
 use keelstone_tree::HashKind;
 use serde_json::{Value as Json, json};
 
+fn blob_of<const MAX: usize>(bytes: &[u8]) -> Blob<MAX> {
+    Blob::new(bytes).unwrap()
+}
+
 fn requests() -> Vec<(&'static str, Request)> {
     let at = Version { height: Height(7), root: Root(Hash([0x11; 32])) };
     let heights = Heights::new(Height(5), Height(7)).unwrap();
@@ -25,6 +29,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("root at", Request::GetRootAt { height: Height(7) }),
         ("entry", Request::GetEntry { at, namespace: namespace.clone(), key: Key::new(*b"a").unwrap() }),
         ("certificate", Request::GetCertificate),
+        ("blocks", Request::GetBlocks { heights }),
     ]
 }
 
@@ -60,6 +65,7 @@ fn responses() -> Vec<(&'static str, Response)> {
         ("entry", Response::Entry(Blob::new(&b"proof"[..]).unwrap())),
         ("busy", Response::Busy { retry_after_ms: 250 }),
         ("certificate", Response::Certificate(Blob::new(&b"certificate"[..]).unwrap())),
+        ("blocks", Response::Blocks(BoundedList::new(vec![blob_of(b"block 5"), blob_of(b"block 6")]).unwrap())),
     ];
     all.extend(whys.map(|why| ("unavailable", Response::Unavailable(why))));
     all
