@@ -9,9 +9,12 @@
 
 use crate::library::{INDEX_BYTES_MAX, Index, SnapshotId, Stored, chunk_file, index_file};
 use crate::peers::{CERTIFICATE_BYTES_MAX, Request, Response, Status, UNITS_MAX, Version, Why};
-use crate::snapshot::{FORMAT, PageError, Skeleton, UnpackError, pack, unpack};
-use keelstone_codec::{Blob, BoundedSet, Decode, DecodeError, Encode, Hash, Height, Reader, Tag, TaggedHasher};
+use crate::snapshot::{FORMAT, PageError, PartOf, Skeleton, UnpackError, pack, unpack};
+use keelstone_codec::{
+    Blob, BoundedSet, Decode, DecodeError, Encode, Hash, Height, KEY_LEN_MAX, Namespace, Reader, Tag, TaggedHasher,
+};
 use keelstone_tree::{Hasher, Totals};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the file is called that says what a mirror has.
@@ -20,7 +23,7 @@ pub const HEAD_FILE: &str = "mirror";
 pub const HEAD_BYTES_MAX: u64 = 4 << 10;
 
 const MAGIC: [u8; 8] = *b"keelmirr";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What a mirror says of itself. Only claims.
 // spec: LIB-10
@@ -30,6 +33,8 @@ pub struct Head {
     pub height: Height,
     /// What certifies that version, not read yet; empty if nothing does.
     pub certificate: Blob<CERTIFICATE_BYTES_MAX>,
+    /// Of which it has no more than this, if it has not all.
+    pub part: Option<PartOf>,
 }
 
 impl Encode for Head {
@@ -39,6 +44,12 @@ impl Encode for Head {
         VERSION.encode(out);
         self.height.encode(out);
         self.certificate.encode(out);
+        let part = self.part.as_ref().map(|part| {
+            let prefix: Blob<KEY_LEN_MAX> =
+                Blob::new(part.prefix.clone()).expect("no key begins with more than a key has");
+            (part.namespace.clone(), prefix)
+        });
+        part.encode(out);
         let checksum = checksum(&out[start..]);
         checksum.encode(out);
     }
@@ -51,7 +62,10 @@ impl Decode for Head {
         if u32::decode(input)? != VERSION {
             return Err(DecodeError::Invalid { what: "mirror: another version" });
         }
-        let head = Self { height: Height::decode(input)?, certificate: Blob::decode(input)? };
+        let (height, certificate) = (Height::decode(input)?, Blob::decode(input)?);
+        let part: Option<(Namespace, Blob<KEY_LEN_MAX>)> = Option::decode(input)?;
+        let part = part.map(|(namespace, prefix)| PartOf { namespace, prefix: prefix.to_vec() });
+        let head = Self { height, certificate, part };
         let mut covered = head.to_bytes();
         covered.truncate(covered.len() - 32);
         match Hash::decode(input)? == checksum(&covered) {
@@ -124,7 +138,8 @@ pub struct Mirror<H> {
 enum Grown<H> {
     /// Pages come one by one.
     Growing(Box<Skeleton<H>>),
-    Whole(Arc<Skeleton<H>>),
+    /// With the chunks that are there.
+    Whole(Arc<Skeleton<H>>, Range<u32>),
 }
 
 impl<H: Hasher> Mirror<H> {
@@ -151,13 +166,19 @@ impl<H: Hasher> Mirror<H> {
         Version { height: self.index.metadata.height, root: self.index.root }
     }
 
-    /// The number and bytes of its entries, as it says.
+    /// Of which it has no more than this, as it says; none if it has all.
+    #[must_use]
+    pub fn part(&self) -> Option<&PartOf> {
+        self.head.part.as_ref()
+    }
+
+    /// The number and bytes of its version's entries, as it says.
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.index.totals
     }
 
-    /// Bytes of its files, as it says.
+    /// Bytes of its version's files, as it says.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.index.bytes()
@@ -214,12 +235,15 @@ impl<H: Hasher> Mirror<H> {
         shelf: &S,
         asked: &BoundedSet<u32, UNITS_MAX>,
     ) -> Result<Response, MirrorError<S::Error>> {
-        let skeleton = self.whole(shelf)?;
+        let (skeleton, there) = self.whole(shelf)?;
         let count = skeleton.unit_count();
         let Some(first) = asked.iter().next().copied().filter(|first| *first < count) else {
             return Ok(Response::Unavailable(Why::NoSuchPart));
         };
         let (chunk, _) = skeleton.chunk_of(first);
+        if !there.contains(&chunk) {
+            return Ok(Response::Unavailable(Why::NoSuchPart));
+        }
         let all = skeleton.chunk_units(chunk);
         let given: Vec<u32> = asked.iter().copied().take_while(|unit| all.contains(unit)).collect();
         let units = u32::try_from(given.len()).expect("no more units are asked for at once");
@@ -254,10 +278,10 @@ impl<H: Hasher> Mirror<H> {
     }
 
     /// The whole skeleton, proven from its pages under the root of the index.
-    fn whole<S: Shelf>(&self, shelf: &S) -> Result<Arc<Skeleton<H>>, MirrorError<S::Error>> {
+    fn whole<S: Shelf>(&self, shelf: &S) -> Result<(Arc<Skeleton<H>>, Range<u32>), MirrorError<S::Error>> {
         let mut grown = self.skeleton.lock().unwrap_or_else(PoisonError::into_inner);
         let skeleton = match &mut *grown {
-            Grown::Whole(skeleton) => return Ok(skeleton.clone()),
+            Grown::Whole(skeleton, there) => return Ok((skeleton.clone(), there.clone())),
             Grown::Growing(skeleton) => skeleton,
         };
         while !skeleton.is_complete() {
@@ -276,8 +300,10 @@ impl<H: Hasher> Mirror<H> {
             unreachable!("it was growing just now")
         };
         let whole = Arc::new(*skeleton);
-        *grown = Grown::Whole(whole.clone());
-        Ok(whole)
+        let all = whole.pages()..whole.chunks();
+        let there = self.head.part.as_ref().map_or(all, |part| whole.chunks_of(part));
+        *grown = Grown::Whole(whole.clone(), there.clone());
+        Ok((whole, there))
     }
 }
 
@@ -294,12 +320,13 @@ fn wire<const MAX: usize>(bytes: Vec<u8>, answer: impl FnOnce(Blob<MAX>) -> Resp
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::library::Taken;
     use crate::peers::{Effect, Event, Frame, Joiner, PeerId, Settings, Tick};
     use crate::snapshot::{Plan, SnapshotParams};
     use crate::testing::state;
     use keelstone_codec::ChainId;
     use keelstone_store::files::MemoryFiles;
-    use keelstone_tree::{Blake3, Grown as Tree, HashKind, Sha256};
+    use keelstone_tree::{Blake3, Grown as Tree, HashKind, Proof, ProofLimits, Query, Sha256};
     use std::collections::BTreeMap;
     use std::convert::Infallible;
 
@@ -319,21 +346,95 @@ mod tests {
     }
 
     fn mirror() -> (Memory, Version, Totals) {
+        mirror_of(None)
+    }
+
+    /// A mirror of a part has the pages, and of the other chunks those that hold the part.
+    fn mirror_of(part: Option<PartOf>) -> (Memory, Version, Totals) {
         let tree = Tree::new::<Blake3>(&state(250));
         let plan = Plan::of(&&tree, &params(), Height(7), tree.root()).unwrap();
         let mut files = BTreeMap::new();
         let mut chunks = Vec::new();
+        let mut skeleton = Skeleton::<Blake3>::new(plan.root(), plan.metadata());
+        (0..plan.pages()).for_each(|page| skeleton.add_page(&plan.page(page).unwrap()).unwrap());
+        let there = part.as_ref().map_or(plan.pages()..plan.chunks(), |part| skeleton.chunks_of(part));
         for number in 0..plan.chunks() {
             let wire = pack(&plan.body(&&tree, number).unwrap(), 1).unwrap();
             let (name, bytes) = (plan.name(number), u32::try_from(wire.len()).unwrap());
             chunks.push(Stored { name, bytes, digest: Hash([0; 32]) });
-            files.insert(chunk_file(&name), wire);
+            if number < plan.pages() || there.contains(&number) {
+                files.insert(chunk_file(&name), wire);
+            }
         }
         let index = Index { metadata: plan.metadata().clone(), root: plan.root(), totals: plan.totals(), chunks };
-        let head = Head { height: Height(7), certificate: Blob::new(&b"certificate"[..]).unwrap() };
+        let head = Head { height: Height(7), certificate: Blob::new(&b"certificate"[..]).unwrap(), part };
         files.insert(index_file(&index.id()), index.to_bytes());
         files.insert(HEAD_FILE.to_owned(), head.to_bytes());
         (Memory(files), Version { height: Height(7), root: plan.root() }, plan.totals())
+    }
+
+    /// Takes a part from a mirror alone, over what is staged already.
+    fn take_part(files: &Memory, staging: &MemoryFiles, target: Version, part: &PartOf) -> Result<Taken, String> {
+        let mirror = Mirror::<Blake3>::open(files).map_err(|error| error.to_string())?;
+        let (peer, now) = (PeerId(1), Tick(0));
+        let opened = Joiner::open(Arc::new(staging.clone()), params(), Settings::default(), target, now, 1);
+        let mut joiner: Joiner<Blake3> = opened.unwrap().only(part.clone());
+        let mut effects = joiner.step(now, Event::Connected(peer));
+        while let Some(effect) = effects.pop() {
+            match effect {
+                Effect::Ask(_, frame) => {
+                    let body = mirror.answer(files, &frame.body).map_err(|error| error.to_string())?;
+                    assert!(!matches!(body, Response::Unavailable(_)), "{part} needs what it does not have");
+                    let answer = Frame { id: frame.id, body }.to_bytes();
+                    effects.append(&mut joiner.step(now, Event::Answered(peer, &answer)));
+                }
+                Effect::Build(_) => return joiner.part().map_err(|error| error.to_string()),
+                Effect::Ban(_, why) => return Err(why.to_string()),
+                _ => {}
+            }
+        }
+        Err("it has nothing more to ask".to_owned())
+    }
+
+    /// spec: LIB-11, PEER-20. Of every namespace and prefix that there is, and of some that there are not, a mirror of that
+    /// part alone gives all entries and no others, with a proof under the root; so does what was staged before a restart.
+    #[test]
+    fn a_mirror_of_a_part_gives_all_of_that_part_and_its_proof() {
+        let state = state(250);
+        let of =
+            |name: &str, prefix: &[u8]| PartOf { namespace: Namespace::new(name).unwrap(), prefix: prefix.to_vec() };
+        let mut parts: Vec<PartOf> = ["a", "n", "n11", "zz"].iter().map(|name| of(name, &[])).collect();
+        for (namespace, entries) in &state {
+            for key in entries.keys().step_by(5) {
+                parts.extend([1, 2, key.len()].map(|len| of(namespace.as_str(), &key[..len.min(key.len())])));
+            }
+            parts.extend([&[][..], &[0, 0, 0], &[0xff; 255]].map(|prefix| of(namespace.as_str(), prefix)));
+        }
+        let (mut fewest, all) = (usize::MAX, mirror().0.0.len());
+        for part in parts {
+            let (files, version, _) = mirror_of(Some(part.clone()));
+            fewest = fewest.min(files.0.len());
+            let staging = MemoryFiles::new();
+            let taken = take_part(&files, &staging, version, &part).unwrap();
+            let there = state.get(&part.namespace).into_iter().flatten();
+            let there = there.filter(|(key, _)| key.starts_with(&part.prefix));
+            assert_eq!(
+                taken.entries,
+                there.map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>(),
+                "{part}"
+            );
+            let query = [Query::Prefix(part.namespace.clone(), part.prefix.clone())];
+            let proof = Proof::decode(&taken.proof).unwrap();
+            proof.verify::<Blake3>(version.root, &query, &ProofLimits::default()).unwrap();
+            // What a crash leaves is enough: only the pages come again.
+            let (mut pages, _, _) = mirror_of(Some(of("zz", &[])));
+            pages.0.insert(HEAD_FILE.to_owned(), files.0[HEAD_FILE].clone());
+            assert_eq!(take_part(&pages, &staging, version, &part).unwrap().entries, taken.entries, "{part}");
+        }
+        assert!(fewest * 3 < all, "{fewest} files where all are {all}");
+        // Whoever wants all of it is told that it is not there.
+        let (files, version, _) = mirror_of(Some(of("n1", &[])));
+        assert!(join(&files, version, 150).is_err());
     }
 
     /// Joins with a mirror alone, and says which files it is banned or failed over.
@@ -408,11 +509,16 @@ mod tests {
     /// spec: LIB-10.
     #[test]
     fn golden_bytes_of_a_mirrors_head_have_not_changed() {
-        let head = |certificate: &[u8]| Head { height: Height(7), certificate: Blob::new(certificate).unwrap() };
-        let bytes = |head: Head| serde_json::json!({ "height": head.height, "bytes": hex::encode(head.to_bytes()) });
-        golden::check("mirror.json", &serde_json::json!({ "heads": [bytes(head(b"")), bytes(head(b"certificate"))] }));
-        let whole = head(b"certificate").to_bytes();
-        assert_eq!(Head::from_bytes(&whole), Ok(head(b"certificate")));
+        let part = PartOf { namespace: Namespace::new("n1").unwrap(), prefix: vec![0xff, 0] };
+        let head = |certificate: &[u8], part: Option<&PartOf>| {
+            let (certificate, part) = (Blob::new(certificate).unwrap(), part.cloned());
+            Head { height: Height(7), certificate, part }
+        };
+        let heads = [head(b"", None), head(b"certificate", None), head(b"certificate", Some(&part))];
+        let bytes = |head: &Head| serde_json::json!({ "height": head.height, "bytes": hex::encode(head.to_bytes()) });
+        golden::check("mirror.json", &serde_json::json!({ "heads": heads.iter().map(bytes).collect::<Vec<_>>() }));
+        let whole = heads[2].to_bytes();
+        assert_eq!(Head::from_bytes(&whole).as_ref(), Ok(&heads[2]));
         for at in 0..whole.len() {
             let mut other = whole.clone();
             other[at] ^= 1;

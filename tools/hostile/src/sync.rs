@@ -10,7 +10,7 @@ use keelstone_sync::delta::{ApplyError, Delta, DeltaError};
 use keelstone_sync::mirror::Head;
 use keelstone_sync::peers::{Frame, HeightDiff, Heights, Request, Response, Status, Version as At, Why};
 use keelstone_sync::recovery::{Attempt, Depth, Report, SignedReport, Strategy, Trust};
-use keelstone_sync::snapshot::{Metadata, Plan, Skeleton, SnapshotParams, pack, unpack};
+use keelstone_sync::snapshot::{Metadata, PartOf, Plan, Skeleton, SnapshotParams, pack, unpack};
 use keelstone_tree::{Blake3, Grown, HashKind};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -120,8 +120,11 @@ fn mirror(input: &[u8]) -> bool {
 }
 
 fn mirrors() -> Vec<Vec<u8>> {
-    let head = |certificate: &[u8]| Head { height: Height(5), certificate: Blob::new(certificate).expect("short") };
-    vec![head(b"").to_bytes(), head(b"certificate").to_bytes()]
+    let part = PartOf { namespace: Namespace::new("n1").expect("a name"), prefix: b"ab".to_vec() };
+    let head = |certificate: &[u8], part| {
+        Head { height: Height(5), certificate: Blob::new(certificate).expect("short"), part }.to_bytes()
+    };
+    vec![head(b"", None), head(b"certificate", None), head(b"", Some(part))]
 }
 
 pub(crate) const DELTA: Target = Target { name: "delta", run: delta, seeds: deltas };

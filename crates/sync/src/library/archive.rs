@@ -13,11 +13,13 @@ use super::index::{INDEX_BYTES_MAX, Index, Stored};
 use super::tar::{self, Stream, TarReader, TarWriter};
 use super::verify::{Each, Verifying};
 use super::{Info, Library, LibraryError, Pin, SnapshotId};
-use crate::snapshot::SnapshotParams;
+use crate::snapshot::{PartOf, SnapshotParams};
 use keelstone_codec::{Decode, Encode, Root};
 use keelstone_store::files::Files;
+use keelstone_tree::{Blake3, HashKind, Hasher, Sha256};
 use std::fmt::Display;
 use std::io::Write;
+use std::ops::Range;
 
 /// What an archive must be of to be taken.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -356,26 +358,70 @@ impl Library {
         listener: Listener<'_>,
     ) -> Result<Info, LibraryError> {
         let pin = self.pin(id).ok_or(LibraryError::NotFound(id))?;
-        let failed = || LibraryError::io("list", "the directory");
-        let stranger = into.stranger().map_err(failed())?;
-        if let Some(name) = stranger.or(into.list().map_err(failed())?.into_iter().next()) {
-            return Err(LibraryError::Archive(format!("the directory is not empty: it holds {name:?}")));
-        }
-        let bytes = pin.index.to_bytes();
-        let room = into.room().map_err(LibraryError::io("measure", "the disk"))?;
-        check_room(room, reserve_percent, pin.index.bytes().saturating_add(bytes.len() as u64))?;
-        let total = pin.index.metadata.chunks;
-        let mut written = std::collections::BTreeSet::new();
-        for (number, stored) in (0u32..).zip(&pin.index.chunks) {
-            if written.insert(stored.name) {
-                let wire = pin.chunk(number)?.ok_or(LibraryError::NotFound(id))?;
-                disk::write(into, &disk::chunk_file(&stored.name), &wire)?;
-            }
-            tell(listener, Phase::Copying, number + 1, total)?;
-        }
-        disk::sync(into)?;
-        disk::write(into, &disk::index_file(&id), &bytes)?;
-        disk::sync(into)?;
+        let all: Vec<u32> = (0..pin.index.metadata.chunks).collect();
+        export(&pin, &all, into, reserve_percent, listener)?;
         Ok(pin.info.clone())
     }
+
+    /// Writes what a part of a state needs of a snapshot into an empty directory: the pages, the chunks that hold it, and the
+    /// index last, which names all chunks. Returns the bytes of these files.
+    ///
+    /// # Errors
+    /// As [`Self::export_directory`], and [`LibraryError::Unproven`] for a page that is not the root's.
+    // spec: LIB-11
+    pub fn export_part(
+        &self,
+        id: SnapshotId,
+        of: &PartOf,
+        into: &dyn Files,
+        reserve_percent: u8,
+        listener: Listener<'_>,
+    ) -> Result<u64, LibraryError> {
+        let pin = self.pin(id).ok_or(LibraryError::NotFound(id))?;
+        let wanted = match pin.index.metadata.hasher {
+            HashKind::Blake3 => chunks_of::<Blake3>(&pin, of)?,
+            HashKind::Sha256 => chunks_of::<Sha256>(&pin, of)?,
+        };
+        let numbers: Vec<u32> = (0..pin.index.metadata.pages).chain(wanted).collect();
+        export(&pin, &numbers, into, reserve_percent, listener)
+    }
+}
+
+/// The chunks that hold a part, by the pages of a snapshot.
+fn chunks_of<H: Hasher>(pin: &Pin, of: &PartOf) -> Result<Range<u32>, LibraryError> {
+    let mut source = KeptSource { pin, next: 0 };
+    Ok(super::extract::skeleton::<H>(&mut source, &pin.index)?.chunks_of(of))
+}
+
+/// Writes chunks of a snapshot into an empty directory, the index last. Returns the bytes of these files.
+fn export(
+    pin: &Pin,
+    chunks: &[u32],
+    into: &dyn Files,
+    reserve_percent: u8,
+    listener: Listener<'_>,
+) -> Result<u64, LibraryError> {
+    let id = pin.index.id();
+    let failed = || LibraryError::io("list", "the directory");
+    let stranger = into.stranger().map_err(failed())?;
+    if let Some(name) = stranger.or(into.list().map_err(failed())?.into_iter().next()) {
+        return Err(LibraryError::Archive(format!("the directory is not empty: it holds {name:?}")));
+    }
+    let bytes = pin.index.to_bytes();
+    let mut seen = std::collections::BTreeSet::new();
+    let stored = |number: &u32| pin.index.chunks[*number as usize];
+    let files: Vec<u32> = chunks.iter().copied().filter(|number| seen.insert(stored(number).name)).collect();
+    let needed = files.iter().map(|number| u64::from(stored(number).bytes)).sum::<u64>();
+    let room = into.room().map_err(LibraryError::io("measure", "the disk"))?;
+    check_room(room, reserve_percent, needed.saturating_add(bytes.len() as u64))?;
+    let total = u32::try_from(files.len()).expect("chunks are limited");
+    for (done, number) in (1u32..).zip(&files) {
+        let wire = pin.chunk(*number)?.ok_or(LibraryError::NotFound(id))?;
+        disk::write(into, &disk::chunk_file(&stored(number).name), &wire)?;
+        tell(listener, Phase::Copying, done, total)?;
+    }
+    disk::sync(into)?;
+    disk::write(into, &disk::index_file(&id), &bytes)?;
+    disk::sync(into)?;
+    Ok(needed)
 }

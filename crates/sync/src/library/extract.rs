@@ -6,7 +6,7 @@
 use super::archive::{Expected, Origin, Source};
 use super::index::Index;
 use super::{Info, LibraryError};
-use crate::snapshot::{Part, Skeleton, unpack};
+use crate::snapshot::{Fetch, Part, PartOf, Skeleton, unpack};
 use keelstone_codec::{Key, Namespace, Value};
 use keelstone_tree::{
     Answer, Blake3, HashKind, Hasher, Proof, ProofLimits, Query, RangeAnswer, ReadError, Sha256, Totals, prove,
@@ -34,6 +34,65 @@ pub struct Extract {
     pub units_read: usize,
 }
 
+/// What was taken out of a state, and the proof that it is all there is of it.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    /// All entries of the part, in order.
+    pub entries: Vec<(Key, Value)>,
+    /// The proof of that under the root, which answers [`Query::Prefix`].
+    pub proof: Vec<u8>,
+    /// Units that were read.
+    pub units_read: usize,
+}
+
+/// Why a part could not be taken out.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// It is larger than what is taken out at once.
+    #[error("{part} has {found} bytes, {EXTRACT_BYTES_MAX} is the limit")]
+    TooLarge {
+        /// What.
+        part: String,
+        /// Its bytes.
+        found: u64,
+    },
+    /// What was read does not prove it.
+    #[error("what was read does not prove it: {0}")]
+    Unproven(String),
+    /// A chunk could not be read.
+    #[error("a chunk could not be read")]
+    Read(#[from] ReadError),
+}
+
+/// Takes a part out of a state. Of its chunks only those are read that hold the part.
+///
+/// # Errors
+/// [`TakeError`].
+///
+/// # Panics
+/// If not all pages of the skeleton are proven.
+pub fn take<H: Hasher>(skeleton: &Skeleton<H>, fetch: Fetch<'_>, of: &PartOf) -> Result<Taken, TakeError> {
+    let PartOf { namespace, prefix } = of;
+    let part = Part::new(skeleton, fetch);
+    let ask = |query: Query| {
+        let proof: Proof = prove(&part, std::slice::from_ref(&query))?;
+        let bytes = proof.encode();
+        let verified = proof.verify::<H>(skeleton.root(), &[query], &LIMITS);
+        verified.map(|verified| (verified, bytes)).map_err(|error| TakeError::Unproven(error.to_string()))
+    };
+    let (claimed, _) = ask(Query::PrefixTotals(namespace.clone(), prefix.clone()))?;
+    if let Answer::Present(Totals { bytes: found, .. }) = claimed.prefix_totals(namespace, prefix)
+        && found > EXTRACT_BYTES_MAX
+    {
+        return Err(TakeError::TooLarge { part: of.to_string(), found });
+    }
+    let (verified, proof) = ask(Query::Prefix(namespace.clone(), prefix.clone()))?;
+    match verified.prefix(namespace, prefix) {
+        RangeAnswer::Complete(entries) => Ok(Taken { entries, proof, units_read: part.units_read() }),
+        RangeAnswer::Incomplete { .. } => unreachable!("a proof that verifies for a question answers it"),
+    }
+}
+
 impl Origin<'_> {
     /// Takes out the entries of a namespace whose keys begin with `prefix`; all if it is empty.
     ///
@@ -49,6 +108,24 @@ impl Origin<'_> {
     }
 }
 
+/// A chunk, unpacked.
+fn read(source: &mut dyn Source, index: &Index, raw_max: u32, number: u32) -> Result<Vec<u8>, LibraryError> {
+    let wire = source.part(number, &index.chunks[number as usize])?;
+    let raw = unpack(&wire, raw_max).map(Cow::into_owned);
+    raw.map_err(|error| LibraryError::Unproven { index: number, what: error.to_string() })
+}
+
+/// The skeleton of a snapshot, proven from its pages.
+pub(super) fn skeleton<H: Hasher>(source: &mut dyn Source, index: &Index) -> Result<Skeleton<H>, LibraryError> {
+    let mut skeleton = Skeleton::<H>::new(index.root, &index.metadata);
+    let raw_max = skeleton.chunk_bytes_max();
+    for page in 0..index.metadata.pages {
+        let raw = read(source, index, raw_max, page)?;
+        skeleton.add_page(&raw).map_err(|error| LibraryError::Unproven { index: page, what: error.to_string() })?;
+    }
+    Ok(skeleton)
+}
+
 // spec: LIB-9
 fn extract<H: Hasher>(
     source: &mut dyn Source,
@@ -56,48 +133,25 @@ fn extract<H: Hasher>(
     namespace: &Namespace,
     prefix: &[u8],
 ) -> Result<Extract, LibraryError> {
-    let mut skeleton = Skeleton::<H>::new(index.root, &index.metadata);
+    let skeleton = skeleton::<H>(source, index)?;
     let raw_max = skeleton.chunk_bytes_max();
-    let read = |source: &mut dyn Source, number: u32| {
-        let wire = source.part(number, &index.chunks[number as usize])?;
-        let raw = unpack(&wire, raw_max).map(Cow::into_owned);
-        raw.map_err(|error| LibraryError::Unproven { index: number, what: error.to_string() })
-    };
-    for page in 0..index.metadata.pages {
-        let raw = read(source, page)?;
-        skeleton.add_page(&raw).map_err(|error| LibraryError::Unproven { index: page, what: error.to_string() })?;
-    }
     let source = RefCell::new(source);
     // The prover knows only that something could not be read; why is said here.
     let failure = RefCell::new(None);
     let fetch = |number: u32| {
-        read(&mut **source.borrow_mut(), number).map_err(|error| {
+        read(&mut **source.borrow_mut(), index, raw_max, number).map_err(|error| {
             let what = ReadError::damaged(error.to_string());
             failure.replace(Some(error));
             what
         })
     };
-    let part = Part::new(&skeleton, &fetch);
-    let ask = |query: Query| {
-        let proof: Proof = prove(&part, std::slice::from_ref(&query))
-            .map_err(|error| failure.take().unwrap_or(LibraryError::Read(error)))?;
-        let bytes = proof.encode();
-        let verified = proof.verify::<H>(index.root, &[query], &LIMITS);
-        let unproven = |what: String| LibraryError::Unproven { index: index.metadata.pages, what };
-        verified.map(|verified| (verified, bytes)).map_err(|error| unproven(error.to_string()))
-    };
-    let (claimed, _) = ask(Query::PrefixTotals(namespace.clone(), prefix.to_vec()))?;
-    if let Answer::Present(Totals { bytes: found, .. }) = claimed.prefix_totals(namespace, prefix)
-        && found > EXTRACT_BYTES_MAX
-    {
-        let file = format!("{namespace}/{}", prefix.escape_ascii());
-        return Err(LibraryError::TooLarge { file, found, limit: EXTRACT_BYTES_MAX });
-    }
-    let (verified, proof) = ask(Query::Prefix(namespace.clone(), prefix.to_vec()))?;
-    match verified.prefix(namespace, prefix) {
-        RangeAnswer::Complete(entries) => {
-            Ok(Extract { info: Info::of(index), entries, proof, units_read: part.units_read() })
+    let of = PartOf { namespace: namespace.clone(), prefix: prefix.to_vec() };
+    match take(&skeleton, &fetch, &of) {
+        Ok(Taken { entries, proof, units_read }) => Ok(Extract { info: Info::of(index), entries, proof, units_read }),
+        Err(TakeError::TooLarge { part, found }) => {
+            Err(LibraryError::TooLarge { file: part, found, limit: EXTRACT_BYTES_MAX })
         }
-        RangeAnswer::Incomplete { .. } => unreachable!("a proof that verifies for a question answers it"),
+        Err(TakeError::Unproven(what)) => Err(LibraryError::Unproven { index: index.metadata.pages, what }),
+        Err(TakeError::Read(error)) => Err(failure.take().unwrap_or(LibraryError::Read(error))),
     }
 }

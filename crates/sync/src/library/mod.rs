@@ -26,7 +26,7 @@ pub use archive::{Expected, Origin};
 pub use create::{Listener, Making, Phase, Progress};
 pub use disk::SnapshotId;
 pub(crate) use disk::{chunk_file, index_file};
-pub use extract::{EXTRACT_BYTES_MAX, Extract};
+pub use extract::{EXTRACT_BYTES_MAX, Extract, TakeError, Taken, take};
 pub use index::{INDEX_BYTES_MAX, Index, Stored};
 pub use tar::{Stream, TarError};
 pub use verify::Each;

@@ -8,6 +8,7 @@ use crate::snapshot::{Skeleton, UnitName};
 use keelstone_tree::{Hasher, Totals};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// Names a job of one version.
 pub(super) type JobId = u32;
@@ -28,6 +29,8 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) struct Jobs<H> {
     pub(super) skeleton: Skeleton<H>,
+    /// The chunks that are wanted.
+    wanted: Range<u32>,
     have: Vec<bool>,
     missing: u32,
     done: Totals,
@@ -36,19 +39,29 @@ pub(super) struct Jobs<H> {
     waiting: BTreeSet<(Reverse<u32>, JobId)>,
 }
 
+/// The units of some chunks.
+pub(super) fn units_of<H: Hasher>(skeleton: &Skeleton<H>, chunks: &Range<u32>) -> Range<u32> {
+    match chunks.is_empty() {
+        true => 0..0,
+        false => skeleton.chunk_units(chunks.start).start..skeleton.chunk_units(chunks.end - 1).end,
+    }
+}
+
 impl<H: Hasher> Jobs<H> {
-    /// Makes jobs of all units but those that are staged.
+    /// Makes jobs of all units of some chunks but those that are staged.
     pub(super) fn new(
         skeleton: Skeleton<H>,
+        wanted: Range<u32>,
         is_staged: impl Fn(&UnitName) -> bool,
         batch_bytes_max: u64,
         dice: &mut Dice,
     ) -> Self {
-        let missing = skeleton.unit_count();
         let (jobs, waiting) = (BTreeMap::new(), BTreeSet::new());
-        let mut new =
-            Self { have: vec![false; missing as usize], missing, done: Totals::default(), skeleton, jobs, waiting };
-        for unit in 0..missing {
+        let have = vec![false; skeleton.unit_count() as usize];
+        let mut new = Self { wanted, have, missing: 0, done: Totals::default(), skeleton, jobs, waiting };
+        let units = new.units();
+        new.missing = units.end - units.start;
+        for unit in units {
             if is_staged(&new.skeleton.unit(unit).name) {
                 new.found(unit);
             }
@@ -65,7 +78,7 @@ impl<H: Hasher> Jobs<H> {
     /// Jobs for all that is missing.
     fn cut(&self, batch_bytes_max: u64) -> Vec<Job> {
         let mut made: Vec<Job> = Vec::new();
-        for chunk in self.skeleton.pages()..self.skeleton.chunks() {
+        for chunk in self.wanted.clone() {
             let mut open: Option<Job> = None;
             for unit in self.skeleton.chunk_units(chunk).filter(|unit| !self.have[*unit as usize]) {
                 let bytes = self.skeleton.unit(unit).bytes_max;
@@ -82,6 +95,19 @@ impl<H: Hasher> Jobs<H> {
             made.extend(open);
         }
         made
+    }
+
+    /// The units that are wanted.
+    pub(super) fn units(&self) -> Range<u32> {
+        units_of(&self.skeleton, &self.wanted)
+    }
+
+    /// Number and bytes of the entries that are wanted.
+    pub(super) fn total(&self) -> Totals {
+        self.wanted
+            .clone()
+            .map(|chunk| self.skeleton.chunk_totals(chunk))
+            .fold(Totals::default(), |sum, chunk| sum + chunk)
     }
 
     /// Notes that a unit is there. Says whether it was not before.

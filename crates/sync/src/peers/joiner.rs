@@ -11,16 +11,19 @@
 //!
 //! Rules: `spec/peers.md`, PEER-5 to PEER-10.
 
-use super::jobs::{JobId, Jobs};
+use super::jobs::{JobId, Jobs, units_of};
 use super::progress::{self, Meter};
 use super::standing::Peer;
 use super::{Frame, Progress, Request, Response, Staging, StagingError, Status, Version, Why};
-use crate::snapshot::{PageError, Place, Skeleton, SnapshotParams, TooLarge, hand_on, unpack};
+use crate::library::{TakeError, Taken, take};
+use crate::snapshot::{PageError, PartOf, Place, Skeleton, SnapshotParams, TooLarge, hand_on, unpack};
 use keelstone_codec::{BoundedSet, Decode, Key, Namespace, splitmix64};
 use keelstone_store::files::Files;
-use keelstone_tree::{Hasher, Totals};
+use keelstone_tree::{Hasher, ReadError, Totals};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Milliseconds since some moment the caller chose.
@@ -239,6 +242,8 @@ pub struct Joiner<H> {
     staging: Staging,
     /// What is fetched.
     target: Version,
+    /// Of which no more is wanted than this.
+    part: Option<PartOf>,
     frozen_since: Tick,
     /// The newest version that is certified.
     newest: Version,
@@ -278,6 +283,7 @@ impl<H: Hasher> Joiner<H> {
             settings,
             staging: Staging::open(files)?,
             target,
+            part: None,
             frozen_since: now,
             newest: target,
             phase: Phase::Skeleton(skeleton),
@@ -292,6 +298,12 @@ impl<H: Hasher> Joiner<H> {
             sought: None,
             meter: Meter::default(),
         })
+    }
+
+    /// Fetches no more of the version than the chunks that hold a part of it (spec: PEER-20).
+    #[must_use]
+    pub fn only(self, part: PartOf) -> Self {
+        Self { part: Some(part), ..self }
     }
 
     /// The version that is being fetched.
@@ -347,9 +359,7 @@ impl<H: Hasher> Joiner<H> {
     pub fn progress(&self, now: Tick) -> Progress {
         let (done, total, opened) = match &self.phase {
             Phase::Skeleton(skeleton) => (Totals::default(), skeleton.totals(), skeleton.nodes_done()),
-            Phase::Units(jobs) | Phase::Building(jobs) => {
-                (jobs.done(), jobs.skeleton.totals(), jobs.skeleton.nodes_done())
-            }
+            Phase::Units(jobs) | Phase::Building(jobs) => (jobs.done(), Some(jobs.total()), jobs.skeleton.nodes_done()),
             Phase::Over => (Totals::default(), None, 0),
         };
         let (nodes_per_second, bytes_per_second) = self.meter.rates(now);
@@ -384,7 +394,7 @@ impl<H: Hasher> Joiner<H> {
             Phase::Skeleton(_) | Phase::Over => return Err(EntriesError::Incomplete { missing: 0 }),
         };
         let mut last: Option<(Namespace, Key)> = None;
-        for unit in 0..jobs.skeleton.unit_count() {
+        for unit in jobs.units() {
             let body = match self.staging.read(&jobs.skeleton.unit(unit).name) {
                 Ok(Some(body)) => body,
                 Ok(None) => return Err(self.lost()),
@@ -411,6 +421,46 @@ impl<H: Hasher> Joiner<H> {
         Ok(())
     }
 
+    /// Takes out the part that was fetched, with the proof that it is all of it.
+    ///
+    /// # Errors
+    /// [`EntriesError`]; what is lost is forgotten and fetched again. [`EntriesError::Taker`] if it is larger than
+    /// [`crate::library::EXTRACT_BYTES_MAX`].
+    ///
+    /// # Panics
+    /// If all of the version is fetched.
+    // spec: PEER-20
+    pub fn part(&mut self) -> Result<Taken, EntriesError<TakeError>> {
+        let part = self.part.clone().expect("a joiner of a part");
+        let Phase::Building(jobs) = &self.phase else { return Err(EntriesError::Incomplete { missing: 0 }) };
+        let staging = RefCell::new(&mut self.staging);
+        let lost = RefCell::new(None);
+        let fetch = |chunk: u32| {
+            let mut raw = Vec::new();
+            for unit in jobs.skeleton.chunk_units(chunk) {
+                let body = staging.borrow_mut().read(&jobs.skeleton.unit(unit).name);
+                match body {
+                    Ok(Some(body)) => raw.extend_from_slice(&body),
+                    other => {
+                        lost.replace(Some(other.err()));
+                        return Err(ReadError::damaged("a part that was staged"));
+                    }
+                }
+            }
+            Ok(raw)
+        };
+        let taken = take(&jobs.skeleton, &fetch, &part);
+        match (taken, lost.into_inner()) {
+            (Ok(taken), _) => Ok(taken),
+            (Err(_), Some(None)) => Err(self.lost()),
+            (Err(_), Some(Some(error))) => {
+                self.phase = Phase::Over;
+                Err(Ended::Disk(error).into())
+            }
+            (Err(error), None) => Err(EntriesError::Taker(error)),
+        }
+    }
+
     /// Goes back to fetching after units were lost on our own disk.
     fn lost<E>(&mut self) -> EntriesError<E> {
         let Phase::Building(jobs) = std::mem::replace(&mut self.phase, Phase::Over) else {
@@ -422,7 +472,8 @@ impl<H: Hasher> Joiner<H> {
     /// Goes on with the units that are not staged. Returns how many there are.
     fn fetch_missing(&mut self, skeleton: Skeleton<H>) -> u32 {
         let batch_bytes_max = u64::from(self.settings.batch_bytes_max);
-        let jobs = Jobs::new(skeleton, |name| self.staging.has(name), batch_bytes_max, &mut self.dice);
+        let wanted = wanted(&skeleton, self.part.as_ref());
+        let jobs = Jobs::new(skeleton, wanted, |name| self.staging.has(name), batch_bytes_max, &mut self.dice);
         let missing = jobs.missing();
         // Jobs have new numbers.
         for peer in self.peers.values_mut() {
@@ -732,10 +783,10 @@ impl<H: Hasher> Joiner<H> {
             return Ok(());
         }
         let Phase::Skeleton(skeleton) = std::mem::replace(&mut self.phase, Phase::Over) else { return Ok(()) };
-        let mut wanted = BTreeSet::new();
-        for unit in 0..skeleton.unit_count() {
+        let mut names = BTreeSet::new();
+        for unit in units_of(&skeleton, &wanted(&skeleton, self.part.as_ref())) {
             let name = skeleton.unit(unit).name;
-            wanted.insert(name);
+            names.insert(name);
             // spec: PEER-9. What a crash left is proven again.
             if !self.staging.is_proven(&name)
                 && let Some(body) = self.staging.read(&name)?
@@ -744,7 +795,7 @@ impl<H: Hasher> Joiner<H> {
                 self.staging.forget_unit(&name)?;
             }
         }
-        self.staging.keep(|name| wanted.contains(name))?;
+        self.staging.keep(|name| names.contains(name))?;
         self.fetch_missing(skeleton);
         Ok(())
     }
@@ -885,6 +936,11 @@ impl<H: Hasher> Joiner<H> {
             out.push(Effect::Seek(wanted));
         }
     }
+}
+
+/// The chunks that are wanted of a version: all that hold entries, or a part.
+fn wanted<H: Hasher>(skeleton: &Skeleton<H>, part: Option<&PartOf>) -> Range<u32> {
+    part.map_or_else(|| skeleton.pages()..skeleton.chunks(), |part| skeleton.chunks_of(part))
 }
 
 impl<H> fmt::Debug for Joiner<H> {

@@ -32,7 +32,7 @@ pub use plan::{Plan, PlanError};
 pub use restore::{
     ChunkVerdict, EntriesError, Offer, OfferVerdict, Restore, RestoreError, RestoreLimits, RestoreProgress,
 };
-pub use skeleton::{CheckedChunk, ChunkError, Fault, PageError, Skeleton};
+pub use skeleton::{CheckedChunk, ChunkError, Fault, PageError, PartOf, Skeleton};
 pub(crate) use skeleton::{Place, hand_on};
 pub use staging::StagingError;
 pub(crate) use staging::StagingFiles;

@@ -16,6 +16,28 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 
+/// A part of a state: what a namespace has under keys that begin with some bytes; all of it if there are none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartOf {
+    /// The namespace.
+    pub namespace: Namespace,
+    /// What the keys begin with.
+    pub prefix: Vec<u8>,
+}
+
+impl PartOf {
+    /// Whether all of another part is in this one.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.namespace == other.namespace && other.prefix.starts_with(&self.prefix)
+    }
+}
+impl fmt::Display for PartOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.prefix.escape_ascii())
+    }
+}
+
 /// What is proven of a snapshot so far, and what its chunks are checked against. It holds some 130 bytes for each unit.
 #[derive(Clone, Debug)]
 pub struct Skeleton<H> {
@@ -353,6 +375,43 @@ impl<H: Hasher> Skeleton<H> {
             match node.parent {
                 Some(parent) if edge.side == 0 => edge = parent,
                 _ => return Ok(()),
+            }
+        }
+    }
+
+    /// The chunks in which all is that a namespace has under keys which begin with `prefix`; none if nothing can be. Costs one
+    /// look at each node.
+    ///
+    /// # Panics
+    /// If not all pages are proven.
+    #[must_use]
+    pub fn chunks_of(&self, part: &PartOf) -> Range<u32> {
+        let packed = self.packed.as_ref().expect("a whole skeleton");
+        // Parents stand before their children. Where a way to the part ends at a unit, that unit is all there can be.
+        let mut meets: Vec<bool> = Vec::with_capacity(self.cut.nodes().len());
+        for node in self.cut.nodes() {
+            meets.push(node.parent.is_none_or(|edge| meets[edge.node as usize] && self.leads_to(edge, part)));
+        }
+        let found = |unit: &&Edge| meets[unit.node as usize] && self.leads_to(**unit, part);
+        let number = |place: usize| number(place);
+        let first = packed.units.iter().position(|unit| found(&unit)).map(number);
+        let last = packed.units.iter().rposition(|unit| found(&unit)).map(number);
+        match (first, last) {
+            (Some(first), Some(last)) => self.chunk_of(first).0..self.chunk_of(last).0 + 1,
+            _ => 0..0,
+        }
+    }
+
+    /// Whether something of the part can be below a child of a node on the way to it.
+    fn leads_to(&self, edge: Edge, part: &PartOf) -> bool {
+        let node = &self.cut.nodes()[edge.node as usize];
+        let turn = |key: &[u8], crit: u16| bits::bit(key, crit) == (edge.side == 1);
+        match (&node.shape, node.level) {
+            (Shape::Namespace { name, .. }, _) => *name == part.namespace,
+            (Shape::Inner { crit, .. }, Level::Namespaces) => turn(part.namespace.as_bytes(), *crit),
+            // Behind the prefix keys may part as they like.
+            (Shape::Inner { crit, .. }, Level::Entries) => {
+                usize::from(*crit) >= 9 * part.prefix.len() || turn(&part.prefix, *crit)
             }
         }
     }
