@@ -219,6 +219,50 @@ fn a_mirror_serves_from_a_directory_and_over_http() {
     sync(other.path(), 16, &from);
 }
 
+/// One prefix of a namespace is taken alone, from a mirror that has no more, in a directory and over HTTP, and from a peer:
+/// into a file whose own proof holds it up. Nothing of the home changes, and a mirror of a part is of no use for more.
+#[test]
+fn a_part_of_the_state_is_taken_alone_with_its_proof() {
+    let home = large_chain();
+    let root = expect(home.path(), 0, &["status"])["root"].as_str().unwrap().to_owned();
+    let room = ["--set", "snapshots.reserve_percent=0"];
+    expect(home.path(), 0, &[&["snapshot", "create"], &room[..]].concat());
+    let (place, genesis) = (tempfile::tempdir().unwrap(), genesis(home.path()));
+    let (mirror, part) = (place.path().join("mirror"), ["--namespace", "bulk", "--prefix-hex", "000001"]);
+    let export = |to: &Path, part: &[&str]| {
+        expect(home.path(), 0, &[&["mirror", "export", text(to)], part, &room].concat())["bytes"].as_u64().unwrap()
+    };
+    let (all, some) = (export(&place.path().join("whole"), &[]), export(&mirror, &part));
+    assert!(some * 10 < all, "{some} of {all} bytes");
+
+    let (_node, peer) = peer(home.path(), &[]);
+    let web = format!("http://{}/some/where", serve(mirror.clone()));
+    let other = tempfile::tempdir().unwrap();
+    let (directory, web, peer) = (["--from", text(&mirror)], ["--from", &web], ["--peer", &peer]);
+    for (name, from) in [("directory", directory), ("web", web), ("peer", peer)] {
+        let file = place.path().join(name);
+        let out = ["--genesis", &genesis, "--out", text(&file)];
+        let taken = sync(other.path(), 0, &[&from[..], &part, &out].concat());
+        assert_eq!((&taken["entries"], &taken["root"]), (&json!(256), &json!(root)), "{name}");
+        assert!(taken["received_bytes"].as_u64().unwrap() * 10 < all, "{taken}");
+        let proven = expect(other.path(), 0, &["proof", "verify", text(&file), "--root", &root]);
+        assert_eq!((&proven["entries"], &proven["valid"]), (&json!(256), &json!(true)), "{name}");
+        sync(other.path(), 2, &[&from[..], &part, &out].concat());
+    }
+    assert!(
+        !other.path().join("genesis.json").exists() && !other.path().join("data").exists(),
+        "a home begins otherwise"
+    );
+    assert!(fs::read_dir(place.path()).unwrap().all(|entry| !text(&entry.unwrap().path()).ends_with(".staging")));
+    // More than the mirror has.
+    let file = place.path().join("more");
+    let out = ["--genesis", &genesis, "--out", text(&file)];
+    sync(other.path(), 14, &[&directory[..], &["--namespace", "bulk"], &out].concat());
+    sync(other.path(), 14, &[&directory[..], &["--genesis", &genesis]].concat());
+    assert!(!file.exists());
+    assert_eq!(sync(other.path(), 0, &[&peer[..], &["--namespace", "bulk"], &out].concat())["entries"], 12_000);
+}
+
 /// A web server of files that knows nothing of what they are. It lives as long as the test process.
 fn serve(directory: PathBuf) -> std::net::SocketAddr {
     use std::io::Write as _;

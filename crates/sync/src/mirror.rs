@@ -138,8 +138,14 @@ pub struct Mirror<H> {
 enum Grown<H> {
     /// Pages come one by one.
     Growing(Box<Skeleton<H>>),
-    /// With the chunks that are there.
-    Whole(Arc<Skeleton<H>>, Range<u32>),
+    Whole(Arc<Whole<H>>),
+}
+
+/// The whole skeleton, and the chunks that are there.
+#[derive(Debug)]
+struct Whole<H> {
+    skeleton: Skeleton<H>,
+    there: Range<u32>,
 }
 
 impl<H: Hasher> Mirror<H> {
@@ -235,7 +241,8 @@ impl<H: Hasher> Mirror<H> {
         shelf: &S,
         asked: &BoundedSet<u32, UNITS_MAX>,
     ) -> Result<Response, MirrorError<S::Error>> {
-        let (skeleton, there) = self.whole(shelf)?;
+        let whole = self.whole(shelf)?;
+        let Whole { skeleton, there } = &*whole;
         let count = skeleton.unit_count();
         let Some(first) = asked.iter().next().copied().filter(|first| *first < count) else {
             return Ok(Response::Unavailable(Why::NoSuchPart));
@@ -278,10 +285,10 @@ impl<H: Hasher> Mirror<H> {
     }
 
     /// The whole skeleton, proven from its pages under the root of the index.
-    fn whole<S: Shelf>(&self, shelf: &S) -> Result<(Arc<Skeleton<H>>, Range<u32>), MirrorError<S::Error>> {
+    fn whole<S: Shelf>(&self, shelf: &S) -> Result<Arc<Whole<H>>, MirrorError<S::Error>> {
         let mut grown = self.skeleton.lock().unwrap_or_else(PoisonError::into_inner);
         let skeleton = match &mut *grown {
-            Grown::Whole(skeleton, there) => return Ok((skeleton.clone(), there.clone())),
+            Grown::Whole(whole) => return Ok(whole.clone()),
             Grown::Growing(skeleton) => skeleton,
         };
         while !skeleton.is_complete() {
@@ -299,11 +306,11 @@ impl<H: Hasher> Mirror<H> {
         let Grown::Growing(skeleton) = std::mem::replace(&mut *grown, Grown::Growing(fresh)) else {
             unreachable!("it was growing just now")
         };
-        let whole = Arc::new(*skeleton);
-        let all = whole.pages()..whole.chunks();
-        let there = self.head.part.as_ref().map_or(all, |part| whole.chunks_of(part));
-        *grown = Grown::Whole(whole.clone(), there.clone());
-        Ok((whole, there))
+        let all = skeleton.pages()..skeleton.chunks();
+        let there = self.head.part.as_ref().map_or(all, |part| skeleton.chunks_of(part));
+        let whole = Arc::new(Whole { skeleton: *skeleton, there });
+        *grown = Grown::Whole(whole.clone());
+        Ok(whole)
     }
 }
 

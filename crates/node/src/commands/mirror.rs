@@ -2,6 +2,7 @@
 //! any web server.
 
 use super::init::{PRODUCER, now};
+use super::snapshot::extract::Prefix;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::newfile;
@@ -11,9 +12,9 @@ use clap::{Args, Subcommand};
 use keelstone_codec::{Blob, Encode as _, Height};
 use keelstone_ledger::Attestation;
 use keelstone_store::files::Directory;
-use keelstone_sync::library::{LibraryError, SnapshotId};
+use keelstone_sync::library::{LibraryError, Progress, SnapshotId};
 use keelstone_sync::mirror::{HEAD_FILE, Head};
-use keelstone_sync::snapshot::FORMAT;
+use keelstone_sync::snapshot::{FORMAT, PartOf};
 use serde_json::json;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -34,16 +35,22 @@ enum Action {
         /// The height of the snapshot [default: the newest]
         #[arg(long)]
         height: Option<u64>,
+        /// No more than this namespace, for others who take it alone
+        #[arg(long)]
+        namespace: Option<String>,
+        #[command(flatten)]
+        prefix: Prefix,
     },
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    let Action::Export { to, height } = options.action;
-    export(&to, height, context)
+    let Action::Export { to, height, namespace, prefix } = options.action;
+    let part = namespace.map(|namespace| prefix.of(&namespace)).transpose()?;
+    export(&to, height, part, context)
 }
 
-// spec: LIB-10
-fn export(to: &Path, height: Option<u64>, context: &Context<'_>) -> Result<Exit, Failure> {
+// spec: LIB-10, LIB-11
+fn export(to: &Path, height: Option<u64>, part: Option<PartOf>, context: &Context<'_>) -> Result<Exit, Failure> {
     let (home, out) = (&context.home, context.out);
     let genesis = home.read_genesis()?;
     let (config, _) = context.config()?;
@@ -57,13 +64,18 @@ fn export(to: &Path, height: Option<u64>, context: &Context<'_>) -> Result<Exit,
     let directory = Directory::new(to).map_err(|error| Failure::io(to.display(), &error))?;
     let reserve = u8::try_from(config.snapshots.reserve_percent).unwrap_or(u8::MAX);
     let bar = out.progress("copying", 0);
-    let copied = library.export_directory(id, &directory, reserve, &mut |progress| {
+    let mut show = |progress: Progress| {
         bar.set_length(u64::from(progress.total));
         bar.set_position(u64::from(progress.done));
         ControlFlow::Continue(())
-    });
+    };
+    let copied = match &part {
+        Some(part) => library.export_part(id, part, &directory, reserve, &mut show),
+        None => library.export_directory(id, &directory, reserve, &mut show).map(|info| info.bytes),
+    };
     bar.finish_and_clear();
-    let info = copied?;
+    let written = copied?;
+    let info = pin.info().clone();
     // Whoever holds a producer's key says so; without, a root has to be given to whoever syncs.
     let keys = context.keys();
     let certificate = match keys.names()?.iter().any(|name| name == PRODUCER) && genesis.validators.is_empty() {
@@ -83,15 +95,19 @@ fn export(to: &Path, height: Option<u64>, context: &Context<'_>) -> Result<Exit,
     let certified = !certificate.is_empty();
     let certificate = Blob::new(certificate).expect("an attestation is short");
     // Last: a directory without a head is no mirror.
-    newfile::write(&to.join(HEAD_FILE), &Head { height: id.height, certificate }.to_bytes())?;
+    newfile::write(&to.join(HEAD_FILE), &Head { height: id.height, certificate, part: part.clone() }.to_bytes())?;
     out.row("height", grouped(id.height.0));
     out.row("root", info.root);
-    out.row("entries", grouped(info.totals.count));
-    out.row("written", format_args!("{} into {}", bytes(info.bytes), to.display()));
+    match &part {
+        Some(part) => out.row("part", part),
+        None => out.row("entries", grouped(info.totals.count)),
+    }
+    out.row("written", format_args!("{} into {}", bytes(written), to.display()));
     out.row("certified", if certified { "by this home's producer key" } else { "no: give the root with --trust-hash" });
     out.emit(&json!({
-        "height": id.height, "root": info.root, "entries": info.totals.count, "bytes": info.bytes, "to": to,
-        "certified": certified,
+        "height": id.height, "root": info.root, "entries": info.totals.count, "bytes": written, "to": to,
+        "certified": certified, "namespace": part.as_ref().map(|part| part.namespace.as_str()),
+        "prefix": part.as_ref().map(|part| hex::encode(&part.prefix)),
     }));
     Ok(Exit::Ok)
 }

@@ -4,9 +4,11 @@
 //! Everything that comes is proven under that root before it is written, waits in a staging directory that outlives a
 //! crash, and becomes the home's by one rename once a state was built of it whose root was computed anew.
 
+mod part;
 mod target;
 
 use super::db::confirmed;
+use super::snapshot::extract::Prefix;
 use super::snapshot::genesis_for;
 use super::snapshot::restore::{check_room, room_of};
 use crate::cli::Context;
@@ -25,6 +27,7 @@ use keelstone_ledger::{Genesis, NodeEvent, NodeStep, Standing, cut};
 use keelstone_store::files::Directory;
 use keelstone_sync::library::LibraryError;
 use keelstone_sync::peers::{EntriesError, Event, Joiner, Progress, Version};
+use keelstone_sync::snapshot::PartOf;
 use keelstone_tree::{Blake3, HashKind, Hasher, Sha256};
 use serde_json::json;
 use std::io::Write as _;
@@ -53,6 +56,14 @@ pub(crate) struct Options {
     genesis: Option<PathBuf>,
     #[command(flatten)]
     trust: target::Trusted,
+    /// Take no more than this namespace, with the proof that it is all of it, into a file; the home's state stays as it is
+    #[arg(long, requires = "out", conflicts_with = "yes")]
+    namespace: Option<String>,
+    #[command(flatten)]
+    prefix: Prefix,
+    /// The file of --namespace, which must not exist; `keelstone proof verify` checks it
+    #[arg(long, requires = "namespace", value_name = "FILE")]
+    out: Option<PathBuf>,
     /// Yes, put it in the place of the state that is here
     #[arg(long)]
     yes: bool,
@@ -102,15 +113,22 @@ struct Sync<'a> {
 
 impl Sync<'_> {
     fn run<H: Hasher>(&self) -> Result<Exit, Failure> {
-        let stands = self.stands()?;
+        let part = match (&self.options.namespace, &self.options.out) {
+            (Some(namespace), Some(file)) => Some((self.options.prefix.of(namespace)?, file.as_path())),
+            _ => None,
+        };
+        let stands = if part.is_some() { None } else { self.stands()? };
         let word = self.options.trust.word(&self.genesis, &self.config)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .map_err(|error| Failure::io("could not start the threads of the network", &error))?;
-        let sources = self.sources::<H>(&runtime)?;
-        let done = self.run_with::<H>(&runtime, &sources, &word, stands);
+        let sources = self.sources::<H>(&runtime, part.as_ref().map(|(part, _)| part))?;
+        let done = match &part {
+            Some((part, file)) => self.take_part::<H>(&runtime, &sources, &word, (part, *file)),
+            None => self.run_with::<H>(&runtime, &sources, &word, stands),
+        };
         if let Some(network) = &sources.network {
             runtime.block_on(network.stop());
         }
@@ -128,8 +146,7 @@ impl Sync<'_> {
     ) -> Result<Exit, Failure> {
         let (context, home) = (self.context, &self.context.home);
         let started = Instant::now();
-        let patience = Duration::from_millis(self.config.p2p.request_timeout_ms);
-        let target = word.target(runtime, sources, patience)?;
+        let target = self.target(runtime, sources, word)?;
         let begun = self.agrees(&target, stands)?;
         if begun == Begun::There {
             context.out.say(context.out.ink(Ink::Good, "✓ this node has that state already"));
@@ -173,6 +190,10 @@ impl Sync<'_> {
         Ok(Exit::Ok)
     }
 
+    fn target(&self, runtime: &Runtime, sources: &Sources, word: &Word) -> Result<Target, Failure> {
+        word.target(runtime, sources, Duration::from_millis(self.config.p2p.request_timeout_ms))
+    }
+
     /// Where this home stands; none if it has no state, or none but that of its genesis.
     fn stands(&self) -> Result<Option<Version>, Failure> {
         if self.fresh || !self.context.home.data().exists() {
@@ -204,8 +225,9 @@ impl Sync<'_> {
         Err(Failure::integrity(message).hint("find out which of the two is the chain's before either is built on"))
     }
 
-    /// The peers and mirrors that were named. A mirror that cannot be opened is only missed if there is nobody else.
-    fn sources<H: Hasher>(&self, runtime: &Runtime) -> Result<Sources, Failure> {
+    /// The peers and mirrors that were named. A mirror that cannot be opened, or lacks what is wanted, is only missed if
+    /// there is nobody else.
+    fn sources<H: Hasher>(&self, runtime: &Runtime, part: Option<&PartOf>) -> Result<Sources, Failure> {
         let from = &self.options.from;
         let mut places: Vec<Place> = Vec::new();
         for source in from {
@@ -219,6 +241,11 @@ impl Sync<'_> {
         let (mut mirrors, mut failed): (Vec<Arc<dyn MirrorSource>>, _) = (Vec::new(), None);
         for place in places {
             match Opened::<H>::open(place, timeout) {
+                Ok(opened) if opened.mirror().part().is_some_and(|has| !part.is_some_and(|part| has.covers(part))) => {
+                    let has = opened.mirror().part().map_or_else(String::new, ToString::to_string);
+                    tracing::warn!(mirror = opened.name(), has, "a mirror has not all that is wanted");
+                    failed = Some(Failure::not_found(format!("{} has {has} alone", opened.name())));
+                }
                 Ok(opened) => {
                     let (mirror, version) = (opened.mirror(), opened.mirror().version());
                     let (height, entries) = (grouped(version.height.0), grouped(mirror.totals().count));
@@ -265,12 +292,9 @@ impl Sync<'_> {
         let path = self.context.home.joining();
         let staging = Directory::new(&path).map_err(|error| Failure::io(path.display(), &error))?;
         let staging = Arc::new(staging);
-        let mut seed = [0; 8];
-        getrandom::fill(&mut seed).map_err(|error| Failure::io("no randomness to choose peers with", &error))?;
         let mut joining = Joining::new(runtime.handle(), sources);
         let (params, settings) = (snapshot_params(&self.genesis), joiner_settings(&self.config.p2p));
-        let seed = u64::from_le_bytes(seed);
-        let opened = Joiner::<H>::open(staging.clone(), params, settings, wanted, joining.now(), seed);
+        let opened = Joiner::<H>::open(staging.clone(), params, settings, wanted, joining.now(), seed()?);
         let mut joiner = opened.map_err(|error| Failure::io("the staging directory failed", &error))?;
         let mut shown = Shown::new(self.context.out, self.options.progress);
         let mut has_room = false;
@@ -329,21 +353,35 @@ impl Sync<'_> {
         out.row("root", version.root);
         out.row("state", format_args!("{} entries, {}", grouped(total.count), bytes(total.bytes)));
         out.row("received", bytes(progress.received_bytes));
-        match target.by {
-            By::Given => out.row("trusted", "the root that was given"),
-            By::Producer(signer) => out.row("certified by", signer),
-            By::Header => {
-                out.row("certified by", format_args!("header {}, and those who voted for it", version.height.next()));
-            }
-        }
-        let signer = if let By::Producer(signer) = target.by { Some(signer.to_string()) } else { None };
-        let header = if let By::Header = target.by { Some(version.height.next()) } else { None };
+        let (signer, header) = self.say_by(target, version.height);
         out.emit(&json!({
             "height": version.height, "root": version.root, "fetched": true, "entries": total.count,
             "bytes": total.bytes, "received_bytes": progress.received_bytes, "nodes": progress.nodes,
             "certified_by": signer, "certified_by_header": header, "seconds": took.as_secs_f64(),
         }));
     }
+
+    /// Says what made a version the one to fetch: a producer, or a header.
+    fn say_by(&self, target: &Target, height: Height) -> (Option<String>, Option<Height>) {
+        let out = self.context.out;
+        match target.by {
+            By::Given => out.row("trusted", "the root that was given"),
+            By::Producer(signer) => out.row("certified by", signer),
+            By::Header => {
+                out.row("certified by", format_args!("header {}, and those who voted for it", height.next()));
+            }
+        }
+        let signer = if let By::Producer(signer) = target.by { Some(signer.to_string()) } else { None };
+        let header = if let By::Header = target.by { Some(height.next()) } else { None };
+        (signer, header)
+    }
+}
+
+/// What peers are chosen with.
+fn seed() -> Result<u64, Failure> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(|error| Failure::io("no randomness to choose peers with", &error))?;
+    Ok(u64::from_le_bytes(seed))
 }
 
 /// A version as it is put on record.

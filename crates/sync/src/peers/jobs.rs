@@ -31,6 +31,7 @@ pub(super) struct Jobs<H> {
     pub(super) skeleton: Skeleton<H>,
     /// The chunks that are wanted.
     wanted: Range<u32>,
+    total: Totals,
     have: Vec<bool>,
     missing: u32,
     done: Totals,
@@ -58,7 +59,9 @@ impl<H: Hasher> Jobs<H> {
     ) -> Self {
         let (jobs, waiting) = (BTreeMap::new(), BTreeSet::new());
         let have = vec![false; skeleton.unit_count() as usize];
-        let mut new = Self { wanted, have, missing: 0, done: Totals::default(), skeleton, jobs, waiting };
+        let totals = wanted.clone().map(|chunk| skeleton.chunk_totals(chunk));
+        let total = totals.fold(Totals::default(), |sum, chunk| sum + chunk);
+        let mut new = Self { wanted, total, have, missing: 0, done: Totals::default(), skeleton, jobs, waiting };
         let units = new.units();
         new.missing = units.end - units.start;
         for unit in units {
@@ -104,10 +107,7 @@ impl<H: Hasher> Jobs<H> {
 
     /// Number and bytes of the entries that are wanted.
     pub(super) fn total(&self) -> Totals {
-        self.wanted
-            .clone()
-            .map(|chunk| self.skeleton.chunk_totals(chunk))
-            .fold(Totals::default(), |sum, chunk| sum + chunk)
+        self.total
     }
 
     /// Notes that a unit is there. Says whether it was not before.

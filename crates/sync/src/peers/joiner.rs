@@ -358,7 +358,11 @@ impl<H: Hasher> Joiner<H> {
     #[must_use]
     pub fn progress(&self, now: Tick) -> Progress {
         let (done, total, opened) = match &self.phase {
-            Phase::Skeleton(skeleton) => (Totals::default(), skeleton.totals(), skeleton.nodes_done()),
+            Phase::Skeleton(skeleton) => {
+                // How much a part has is seen when all pages are there.
+                let total = skeleton.totals().filter(|_| self.part.is_none());
+                (Totals::default(), total, skeleton.nodes_done())
+            }
             Phase::Units(jobs) | Phase::Building(jobs) => (jobs.done(), Some(jobs.total()), jobs.skeleton.nodes_done()),
             Phase::Over => (Totals::default(), None, 0),
         };

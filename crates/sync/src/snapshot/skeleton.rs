@@ -393,7 +393,6 @@ impl<H: Hasher> Skeleton<H> {
             meets.push(node.parent.is_none_or(|edge| meets[edge.node as usize] && self.leads_to(edge, part)));
         }
         let found = |unit: &&Edge| meets[unit.node as usize] && self.leads_to(**unit, part);
-        let number = |place: usize| number(place);
         let first = packed.units.iter().position(|unit| found(&unit)).map(number);
         let last = packed.units.iter().rposition(|unit| found(&unit)).map(number);
         match (first, last) {

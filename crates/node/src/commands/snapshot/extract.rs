@@ -5,11 +5,13 @@ use super::{Source, expected, genesis_if_any, say_trust, trusted};
 use crate::api;
 use crate::cli::Context;
 use crate::commands::proof::rooted;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, causes};
 use crate::newfile;
 use crate::out::{Ink, bytes, grouped};
 use clap::Args;
-use keelstone_codec::{Namespace, Root};
+use keelstone_codec::{ChainId, Height, KEY_LEN_MAX, Key, Namespace, Root, Value};
+use keelstone_sync::library::TakeError;
+use keelstone_sync::snapshot::PartOf;
 use keelstone_tree::{Blake3, HashKind, Hasher, Proof, ProofError, ProofLimits, Query, RangeAnswer, Sha256};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -20,12 +22,8 @@ pub(crate) struct Options {
     snapshot: Source,
     /// The namespace
     namespace: String,
-    /// Only keys that begin with this text
-    #[arg(long, conflicts_with = "prefix_hex")]
-    prefix: Option<String>,
-    /// Only keys that begin with these bytes, in hexadecimal
-    #[arg(long)]
-    prefix_hex: Option<String>,
+    #[command(flatten)]
+    prefix: Prefix,
     /// The root you trust; without it the one the snapshot says is used
     #[arg(long)]
     root: Option<String>,
@@ -34,40 +32,86 @@ pub(crate) struct Options {
     out: PathBuf,
 }
 
-pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    let namespace = Namespace::new(&options.namespace).map_err(|error| Failure::usage(error.to_string()))?;
-    let prefix = match (&options.prefix, &options.prefix_hex) {
-        (Some(text), _) => text.as_bytes().to_vec(),
-        (None, Some(digits)) => {
-            hex::decode(digits).map_err(|error| Failure::usage(format!("--prefix-hex: {error}")))?
+/// Which keys of a namespace.
+#[derive(Debug, Args)]
+pub(crate) struct Prefix {
+    /// Only keys that begin with this text
+    #[arg(long, requires = "namespace", conflicts_with = "prefix_hex")]
+    prefix: Option<String>,
+    /// Only keys that begin with these bytes, in hexadecimal
+    #[arg(long, requires = "namespace")]
+    prefix_hex: Option<String>,
+}
+
+impl Prefix {
+    /// The part of a state that is meant.
+    pub(crate) fn of(&self, namespace: &str) -> Result<PartOf, Failure> {
+        let namespace = Namespace::new(namespace).map_err(|error| Failure::usage(error.to_string()))?;
+        let prefix = match (&self.prefix, &self.prefix_hex) {
+            (Some(text), _) => text.as_bytes().to_vec(),
+            (None, Some(digits)) => {
+                hex::decode(digits).map_err(|error| Failure::usage(format!("--prefix-hex: {error}")))?
+            }
+            (None, None) => Vec::new(),
+        };
+        match prefix.len() {
+            0..=KEY_LEN_MAX => Ok(PartOf { namespace, prefix }),
+            len => Err(Failure::usage(format!("no key begins with {len} bytes: {KEY_LEN_MAX} is the limit"))),
         }
-        (None, None) => Vec::new(),
+    }
+}
+
+/// What a part is of.
+pub(crate) struct Of<'a> {
+    pub(crate) chain_id: &'a ChainId,
+    pub(crate) height: Height,
+    pub(crate) root: Root,
+    pub(crate) hasher: HashKind,
+}
+
+/// The text of a file that holds a part and its proof.
+pub(crate) fn file(of: &Of<'_>, part: &PartOf, entries: &[(Key, Value)], proof: &[u8]) -> String {
+    let pair = |(key, value): &(Key, Value)| api::Pair { key: hex::encode(key), value: hex::encode(value) };
+    let extract = api::Extract {
+        chain_id: of.chain_id.to_string(),
+        height: of.height.0,
+        root: of.root.0.to_string(),
+        hasher: of.hasher.to_string(),
+        namespace: part.namespace.to_string(),
+        prefix: hex::encode(&part.prefix),
+        entries: entries.iter().map(pair).collect(),
+        proof: hex::encode(proof),
     };
+    serde_json::to_string_pretty(&extract).expect("text and numbers have JSON") + "\n"
+}
+
+/// Writes such a file, which must not exist.
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    newfile::write(path, text.as_bytes())
+}
+
+/// Why a part was not taken out of what was fetched and proven.
+pub(crate) fn failed(error: TakeError) -> Failure {
+    match error {
+        TakeError::TooLarge { .. } => Failure::usage(error.to_string()).hint("ask for longer prefixes, one by one"),
+        TakeError::Unproven(_) | TakeError::Read(_) => Failure::integrity(causes(&error)),
+    }
+}
+
+pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
+    let part = options.prefix.of(&options.namespace)?;
     trusted(options.root.as_deref())?;
     let expected = expected(genesis_if_any(context)?.as_ref(), options.root.as_deref())?;
-    let found = options.snapshot.read(context, |origin| origin.extract(&expected, &namespace, &prefix))?;
+    let found = options.snapshot.read(context, |origin| origin.extract(&expected, &part.namespace, &part.prefix))?;
     let info = &found.info;
-    let pair = |(key, value): &(keelstone_codec::Key, keelstone_codec::Value)| api::Pair {
-        key: hex::encode(key),
-        value: hex::encode(value),
-    };
-    let extract = api::Extract {
-        chain_id: info.chain_id.to_string(),
-        height: info.id.height.0,
-        root: info.root.0.to_string(),
-        hasher: info.hasher.to_string(),
-        namespace: namespace.to_string(),
-        prefix: hex::encode(&prefix),
-        entries: found.entries.iter().map(pair).collect(),
-        proof: hex::encode(&found.proof),
-    };
-    let text = serde_json::to_string_pretty(&extract).expect("text and numbers have JSON") + "\n";
+    let of = Of { chain_id: &info.chain_id, height: info.id.height, root: info.root, hasher: info.hasher };
+    let text = file(&of, &part, &found.entries, &found.proof);
     let out = context.out;
     if options.out == Path::new("-") {
         out.write(&text);
         return Ok(Exit::Ok);
     }
-    newfile::write(&options.out, text.as_bytes())?;
+    write(&options.out, &text)?;
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     out.say(out.ink(Ink::Good, "✓ these are all the entries, and the proof says so"));
     out.row("entries", grouped(count(found.entries.len())));
