@@ -391,23 +391,24 @@ mod tests {
         let mut kv = RedbKv::open_with(&path, 4 << 10).unwrap();
         let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
         let mut state = 7u64;
-        let mut below = |bound: u64| {
+        let mut below = |bound: u8| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) % bound
+            u8::try_from((state >> 33) % u64::from(bound)).unwrap()
         };
-        for round in 0..400u32 {
+        for round in 0..400u16 {
+            let filling = u8::try_from(round % 251).unwrap();
             let mut batch = Batch::new();
             for _ in 0..below(5) {
-                let key = vec![below(40) as u8];
+                let key = vec![below(40)];
                 match below(3) {
                     0 => {
                         batch.delete(key.clone());
                         model.remove(&key);
                     }
                     _ => {
-                        let bytes = if below(30) == 0 { 5_000 } else { below(300) as usize };
-                        batch.put(key.clone(), vec![round as u8; bytes]);
-                        model.insert(key, vec![round as u8; bytes]);
+                        let bytes = if below(30) == 0 { 5_000 } else { usize::from(below(250)) };
+                        batch.put(key.clone(), vec![filling; bytes]);
+                        model.insert(key, vec![filling; bytes]);
                     }
                 }
             }
@@ -422,9 +423,10 @@ mod tests {
                 }
                 kv = RedbKv::open_with(&path, 4 << 10).unwrap();
             }
-            let (start, end) = (vec![below(40) as u8], Some(vec![below(45) as u8]));
+            let (start, end) = (vec![below(40)], Some(vec![below(45)]));
             for reverse in [false, true] {
-                let range = Range { start: start.clone(), end: end.clone(), reverse, limit: 1 + below(20) as usize };
+                let range =
+                    Range { start: start.clone(), end: end.clone(), reverse, limit: 1 + usize::from(below(20)) };
                 let mut expected: Vec<Record> = match range.bounds() {
                     Some(bounds) => {
                         model.range::<[u8], _>(bounds).map(|(key, value)| (key.clone(), value.clone())).collect()
@@ -437,7 +439,7 @@ mod tests {
                 expected.truncate(range.limit);
                 assert_eq!(kv.range(&range).unwrap(), expected, "round {round}, {range:?}");
             }
-            let key = [below(40) as u8];
+            let key = [below(40)];
             assert_eq!(kv.get(&key).unwrap(), model.get(key.as_slice()).cloned(), "round {round}");
         }
         assert!(kv.wal().next_generation() > 10, "it was full again and again");

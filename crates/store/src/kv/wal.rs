@@ -241,35 +241,36 @@ mod tests {
 
     const NAME: &str = "blocks.wal";
 
-    fn changes(number: u32, bytes: usize) -> Changes {
+    fn changes(number: u8, bytes: usize) -> Changes {
         let removed = (vec![7], None);
-        [removed, (number.to_be_bytes().to_vec(), Some(vec![number as u8 + 1; bytes]))].into_iter().collect()
+        [removed, (vec![0, number], Some(vec![number + 1; bytes]))].into_iter().collect()
     }
 
     /// spec: STORE-15. What was acknowledged is there after a power cut at any change of the disk, in order and without a
     /// gap; of what was under way, all or nothing.
     #[test]
     fn a_power_cut_at_any_change_loses_no_record() {
-        let whole: Changes = (0..12).flat_map(|number| changes(number, 300 * number as usize)).collect();
+        let whole: Changes = (0..12).flat_map(|number| changes(number, 300 * usize::from(number))).collect();
         for seed in 0..8u64 {
             let files = FaultyFiles::new(seed);
             let mut wal = Wal::create(&files, NAME, 64 << 10).unwrap();
             let before = files.changes();
             for number in 0..12 {
-                assert!(wal.append(&changes(number, 300 * number as usize)).unwrap());
+                assert!(wal.append(&changes(number, 300 * usize::from(number))).unwrap());
             }
             for cut in before..files.changes() {
                 let files = FaultyFiles::new(seed);
                 let mut wal = Wal::create(&files, NAME, 64 << 10).unwrap();
                 files.fail_at(cut, Fault::PowerCut);
-                let acknowledged = (0..12).take_while(|n| wal.append(&changes(*n, 300 * *n as usize)).is_ok()).count();
+                let acknowledged =
+                    (0..12).take_while(|n| wal.append(&changes(*n, 300 * usize::from(*n))).is_ok()).count();
                 assert!(wal.check().is_err() && wal.append(&changes(0, 0)).is_err(), "nothing is written behind it");
                 let after = files.after_power_cut(seed + cut);
                 let (found, read) = Wal::open(&after, NAME, 1).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
                 let count = found.next as usize;
                 assert!(count == acknowledged || count == acknowledged + 1, "seed {seed}, cut {cut}: {count}");
-                let up_to = u32::try_from(count).unwrap().to_be_bytes().to_vec();
-                let expected = whole.iter().filter(|(key, _)| **key < up_to || (count > 0 && **key == vec![7]));
+                let up_to = vec![0, u8::try_from(count).unwrap()];
+                let expected = whole.iter().filter(|(key, _)| **key < up_to || (count > 0 && **key == [7]));
                 assert_eq!(read, expected.map(|(key, value)| (key.clone(), value.clone())).collect(), "cut {cut}");
             }
         }
@@ -290,12 +291,11 @@ mod tests {
         let used = wal.sector as usize * SECTOR_BYTES;
         let mut bytes = vec![0; used];
         wal.file.read_at(0, &mut bytes).unwrap();
-        for at in 0..used {
-            let bit = 1 << (at % 8);
-            wal.file.write_at(at as u64, &[bytes[at] ^ bit]).unwrap();
+        for (at, byte) in (0..).zip(&bytes) {
+            wal.file.write_at(at, &[byte ^ (1 << (at % 8))]).unwrap();
             let error = Wal::open(&files, NAME, 1).unwrap_err();
             assert!(matches!(error, StoreError::Damaged { .. }), "byte {at}: {error}");
-            wal.file.write_at(at as u64, &[bytes[at]]).unwrap();
+            wal.file.write_at(at, &[*byte]).unwrap();
         }
         wal.file.write_at(0, &[0; 1024]).unwrap();
         assert!(Wal::open(&files, NAME, 1).unwrap_err().to_string().contains("record 0 is lost"));

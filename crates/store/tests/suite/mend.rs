@@ -162,7 +162,7 @@ fn what_is_still_in_memory_is_written_anew_from_there() {
     let store = TestStore::open(Arc::new(files.clone()), warm).unwrap();
     for name in ["few", "many"] {
         // The first entries of a scan are read one by one, and kept.
-        for (key, _) in &state[name] {
+        for key in state[name].keys() {
             assert!(store.view().get(&namespace(name), key).unwrap().is_some());
         }
     }
