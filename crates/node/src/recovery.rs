@@ -356,7 +356,7 @@ impl<'a, H: Hasher> Place<'a, H> {
             Ledger::open(store, kv, self.registry.clone(), PoolLimits::default()).map_err(of_ledger)
         };
         let Some(current) = self.current.as_ref().filter(|_| self.bodies.is_ok()) else { return fresh(store) };
-        if fs::copy(current.blocks(), generation.blocks()).is_err() {
+        if RedbKv::copy(&current.blocks(), &generation.blocks()).is_err() {
             return fresh(store);
         }
         let kv = match RedbKv::open(&generation.blocks()) {

@@ -59,7 +59,7 @@ fn one_key_among_many_and_one_height_among_a_thousand_take_at_most_64_questions(
     let directory = tempfile::tempdir().unwrap();
     let files = |name: &str| -> Arc<dyn Files> {
         match count > IN_MEMORY_MAX {
-            true => Arc::new(Directory::new(&directory.path().join(name)).unwrap()),
+            true => Arc::new(Directory::new(directory.path().join(name)).unwrap()),
             false => Arc::new(MemoryFiles::new()),
         }
     };

@@ -45,7 +45,8 @@ fn write(number: u64, height: u64, salt: u8) -> (Namespace, Key, Option<Value>) 
     let hash = splitmix64(&mut seed).to_be_bytes();
     let name = Namespace::new(["accounts", "names", "one"][(hash[0] as usize % 16).saturating_sub(13)]).unwrap();
     let value = !(number + height).is_multiple_of(11);
-    let value = value.then(|| Value::new(vec![hash[1] ^ height as u8 ^ salt; 1 + hash[2] as usize % 90]).unwrap());
+    let value =
+        value.then(|| Value::new(vec![hash[1] ^ height.to_le_bytes()[0] ^ salt; 1 + hash[2] as usize % 90]).unwrap());
     (name, Key::new(&hash[..3 + hash[3] as usize % 6]).unwrap(), value)
 }
 

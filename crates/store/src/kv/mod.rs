@@ -5,7 +5,7 @@
 //! never an answer. A record that a damaged database no longer finds cannot be told from one that was never written:
 //! whoever needs that (a block at every height) must know what to expect.
 //!
-//! A write is durable in a log in front of it ([`wal`]), and goes into the database with hundreds of others.
+//! A write is durable in a log in front of it (STORE-15), and goes into the database with hundreds of others.
 
 pub(crate) mod wal;
 
@@ -16,7 +16,7 @@ use redb::{Database, Durability, ReadableDatabase, TableDefinition, TableError};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use wal::{Changes, WAL_BYTES, Wal};
 
@@ -186,13 +186,22 @@ impl RedbKv {
         Self::open_with(path, WAL_BYTES)
     }
 
+    /// Copies the files of a database that nobody writes to meanwhile.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+        std::fs::copy(wal_of(from), wal_of(to))?;
+        std::fs::copy(from, to).map(drop)
+    }
+
     // spec: STORE-15
     fn open_with(path: &Path, wal_bytes: u64) -> Result<Self, StoreError> {
         let file = path.display().to_string();
         let database = Database::create(path).map_err(|error| failure("open", &file, error))?;
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let files = Directory::existing(directory).map_err(StoreError::io("open", directory.display().to_string()))?;
-        let log = path.with_extension("wal");
+        let log = wal_of(path);
         let name = log.file_name().unwrap_or_default().to_string_lossy();
         let (wal, recent) = match generation(&database, &file)? {
             Some(generation) => Wal::open(&files, &name, generation)?,
@@ -274,6 +283,11 @@ fn failure(doing: &'static str, file: &str, error: impl Into<redb::Error>) -> St
         redb::Error::Io(error) => StoreError::io(doing, file)(error),
         other => StoreError::io(doing, file)(std::io::Error::other(other)),
     }
+}
+
+/// Where the log of a database is.
+fn wal_of(path: &Path) -> PathBuf {
+    path.with_extension("wal")
 }
 
 /// The generation of the log that the database says counts; none if it is new.
@@ -414,6 +428,11 @@ mod tests {
             }
             kv.write(batch).unwrap();
             if below(40) == 0 {
+                let copied = directory.path().join("copy.redb");
+                RedbKv::copy(&path, &copied).unwrap();
+                let all = Range { start: Vec::new(), end: None, reverse: false, limit: usize::MAX };
+                let copy = RedbKv::open(&copied).unwrap();
+                assert_eq!(copy.range(&all).unwrap(), kv.range(&all).unwrap(), "round {round}");
                 // As a killed process leaves it: nothing is brought below.
                 let image: Vec<_> =
                     ["kv.redb", "kv.wal"].map(|name| std::fs::read(directory.path().join(name)).unwrap()).into();
