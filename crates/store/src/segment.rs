@@ -7,7 +7,7 @@
 
 use crate::StoreError;
 use crate::cache::{BLOCK_SECTORS, Block, BlockCache};
-use crate::files::{File, Files, SECTOR_BYTES, remove_if_there};
+use crate::files::{self, File, Files, SECTOR_BYTES};
 use crate::sector::{Found, PAYLOAD, PAYLOAD_BYTES, Seal, Sector, Stamp, StoreId};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Reader};
@@ -229,13 +229,7 @@ impl Segment {
         let building = format!("{name}.new");
         let seal = Seal::new(store, id.code());
         let sector = header(seal, store, id, generation, bytes);
-
-        // What an earlier attempt left is none of ours to keep.
-        remove_if_there(files, &building).map_err(StoreError::io("remove", &building))?;
-        let file = files.create(&building, bytes).map_err(StoreError::io("create", &building))?;
-        file.write_at(0, &sector).map_err(StoreError::io("write", &building))?;
-        file.sync().map_err(StoreError::io("sync", &building))?;
-        files.rename(&building, &name).map_err(StoreError::io("rename", &building))?;
+        let file = files::make(files, &building, &name, bytes, &sector).map_err(StoreError::io("create", &name))?;
         files.sync_directory().map_err(StoreError::io("sync", "the directory"))?;
         Ok(Self::with(id, name, file, seal, bytes, 1))
     }

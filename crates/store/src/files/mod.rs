@@ -93,6 +93,23 @@ pub(crate) fn remove_if_there(files: &dyn Files, name: &str) -> io::Result<()> {
     }
 }
 
+/// Makes a file that has its name only once it is whole: made and synced under another one, then renamed. `bytes` are its
+/// first, the others are zero. The name is durable after [`Files::sync_directory`].
+///
+/// # Errors
+/// What the disk says. Under the other name something may be left, which the next attempt removes.
+pub fn make(files: &dyn Files, building: &str, name: &str, len: u64, bytes: &[u8]) -> io::Result<Arc<dyn File>> {
+    // What an earlier attempt left is none of ours to keep.
+    remove_if_there(files, building)?;
+    let file = files.create(building, len)?;
+    if !bytes.is_empty() {
+        file.write_at(0, bytes)?;
+    }
+    file.sync()?;
+    files.rename(building, name)?;
+    Ok(file)
+}
+
 /// How much room a disk has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {

@@ -7,7 +7,7 @@
 //! Layout and rules: `spec/store.md`, STORE-15.
 
 use crate::StoreError;
-use crate::files::{File, Files, SECTOR_BYTES, remove_if_there};
+use crate::files::{self, File, Files, SECTOR_BYTES};
 use crate::sector::{Found, PAYLOAD_BYTES, Seal, StoreId};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, Reader, Tag, TaggedHasher};
 use std::collections::BTreeMap;
@@ -93,10 +93,9 @@ impl Wal {
     /// What the disk says.
     pub(crate) fn create(files: &dyn Files, name: &str, bytes: u64) -> Result<Self, StoreError> {
         let building = format!("{name}{BUILDING}");
-        remove_if_there(files, &building).map_err(StoreError::io("remove", &building))?;
-        let file = files.create(&building, bytes).map_err(StoreError::io("create", &building))?;
-        let made = file.sync().and_then(|()| files.rename(&building, name)).and_then(|()| files.sync_directory());
-        made.map_err(StoreError::io("create", name))?;
+        let made = files::make(files, &building, name, bytes, &[]);
+        let made = made.and_then(|file| files.sync_directory().map(|()| file));
+        let file = made.map_err(StoreError::io("create", name))?;
         Self::over(file, name, 1)
     }
 

@@ -3,7 +3,7 @@
 use super::LibraryError;
 use super::index::{FILE_BYTES_MAX, INDEX_BYTES_MAX, Stored};
 use keelstone_codec::{Hash, Height};
-use keelstone_store::files::Files;
+use keelstone_store::files::{self, Files};
 use std::io;
 use std::sync::Arc;
 
@@ -73,19 +73,8 @@ pub(crate) fn damaged_file(name: &str) -> String {
 /// Puts a file of this content in place, whole. It is durable under its name once the directory is synced.
 pub(crate) fn write(files: &dyn Files, name: &str, bytes: &[u8]) -> Result<(), LibraryError> {
     let temporary = format!("{name}{TEMPORARY}");
-    // Of an attempt that failed in this process; those of a crash are swept at the start.
-    match files.remove(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(LibraryError::io("remove", &temporary)(error));
-        }
-        _ => {}
-    }
-    let written = files.create(&temporary, bytes.len() as u64).and_then(|file| {
-        file.write_at(0, bytes)?;
-        file.sync()?;
-        files.rename(&temporary, name)
-    });
-    written.map_err(|error| {
+    let written = files::make(files, &temporary, name, bytes.len() as u64, bytes);
+    written.map(drop).map_err(|error| {
         // What cannot be removed now is swept at the next start.
         let _ = files.remove(&temporary);
         LibraryError::io("write", name)(error)

@@ -17,7 +17,7 @@ use super::{NodeCheckpoint, NodeEvent, NodeLogState, NodeRecord, NodeStep, NodeW
 use crate::keys::SecretKey;
 use keelstone_codec::{Decode, Encode};
 use keelstone_execution::PublicKey;
-use keelstone_store::files::{File, Files, Guard, LockError};
+use keelstone_store::files::{self, File, Files, Guard, LockError};
 use std::io;
 use std::sync::Arc;
 
@@ -306,10 +306,7 @@ impl NodeLog {
 
     /// Makes a file that is whole and durable once it has its name.
     fn make(&self, building: &str, name: &str, len: u64, bytes: &[u8]) -> io::Result<Arc<dyn File>> {
-        let file = self.files.create(building, len)?;
-        file.write_at(0, bytes)?;
-        file.sync()?;
-        self.files.rename(building, name)?;
+        let file = files::make(&*self.files, building, name, len, bytes)?;
         self.files.sync_directory()?;
         Ok(file)
     }
