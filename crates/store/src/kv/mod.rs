@@ -256,8 +256,35 @@ impl RedbKv {
         move |error| failure(doing, &self.file, error)
     }
 
-    fn unseal(&self, key: &[u8], record: &[u8]) -> Result<Vec<u8>, StoreError> {
-        unseal(&self.file, key, record)
+    /// The records of two runs in one order, where what is above hides what is below.
+    fn merged<'a>(
+        &self,
+        above: impl Iterator<Item = (&'a Vec<u8>, &'a Option<Vec<u8>>)>,
+        below: impl Iterator<Item = Result<(Guard<'a>, Guard<'a>), redb::StorageError>>,
+        limit: usize,
+        is_before: impl Fn(&[u8], &[u8]) -> bool,
+    ) -> Result<Vec<Record>, StoreError> {
+        let (mut above, mut below) = (above.peekable(), below.peekable());
+        let mut found = Vec::new();
+        while found.len() < limit {
+            if let Some(Err(error)) = below.next_if(Result::is_err) {
+                return Err(self.failed("read")(error));
+            }
+            let next_below = below.peek().and_then(|record| record.as_ref().ok()).map(|(key, _)| key.value());
+            let is_next = |key: &[u8]| next_below.is_none_or(|other| !is_before(other, key));
+            if let Some((key, value)) = above.next_if(|(key, _)| is_next(key)) {
+                if next_below == Some(key) {
+                    // Hidden by what is above it.
+                    below.next();
+                }
+                found.extend(value.as_ref().map(|value| (key.clone(), value.clone())));
+            } else if let Some(Ok((key, record))) = below.next() {
+                found.push((key.value().to_vec(), unseal(&self.file, key.value(), record.value())?));
+            } else {
+                break;
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -321,7 +348,7 @@ impl Kv for RedbKv {
         let read = self.database.begin_read().map_err(self.failed("read"))?;
         let table = read.open_table(TABLE).map_err(self.failed("read"))?;
         let Some(record) = table.get(key).map_err(self.failed("read"))? else { return Ok(None) };
-        self.unseal(key, record.value()).map(Some)
+        unseal(&self.file, key, record.value()).map(Some)
     }
 
     fn range(&self, range: &Range) -> Result<Vec<Record>, StoreError> {
@@ -345,39 +372,6 @@ impl Kv for RedbKv {
         }
         self.recent.write().unwrap_or_else(PoisonError::into_inner).extend(batch.changes);
         Ok(())
-    }
-}
-
-impl RedbKv {
-    /// The records of two runs in one order, where what is above hides what is below.
-    fn merged<'a>(
-        &self,
-        above: impl Iterator<Item = (&'a Vec<u8>, &'a Option<Vec<u8>>)>,
-        below: impl Iterator<Item = Result<(Guard<'a>, Guard<'a>), redb::StorageError>>,
-        limit: usize,
-        is_before: impl Fn(&[u8], &[u8]) -> bool,
-    ) -> Result<Vec<Record>, StoreError> {
-        let (mut above, mut below) = (above.peekable(), below.peekable());
-        let mut found = Vec::new();
-        while found.len() < limit {
-            if let Some(Err(error)) = below.next_if(Result::is_err) {
-                return Err(self.failed("read")(error));
-            }
-            let next_below = below.peek().and_then(|record| record.as_ref().ok()).map(|(key, _)| key.value());
-            let is_next = |key: &[u8]| next_below.is_none_or(|other| !is_before(other, key));
-            if let Some((key, value)) = above.next_if(|(key, _)| is_next(key)) {
-                if next_below == Some(key) {
-                    // Hidden by what is above it.
-                    below.next();
-                }
-                found.extend(value.as_ref().map(|value| (key.clone(), value.clone())));
-            } else if let Some(Ok((key, record))) = below.next() {
-                found.push((key.value().to_vec(), self.unseal(key.value(), record.value())?));
-            } else {
-                break;
-            }
-        }
-        Ok(found)
     }
 }
 
