@@ -3,7 +3,7 @@
 use crate::support::{Model, Random, TestStore, contents, namespace, root_of, small, try_contents};
 use keelstone_codec::{Height, Key, Value};
 use keelstone_store::files::{Files, MemoryFiles};
-use keelstone_store::{CheckLevel, CheckReport, Mended, Options, StoreError, Supplier, Wanted};
+use keelstone_store::{Accept, CheckLevel, CheckReport, Mended, Options, StoreError, Supplier, Wanted};
 use keelstone_tree::{Diff, KeyRange, Read};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ fn cold() -> Options {
 struct Has<'a>(&'a Model, u64);
 
 impl Supplier for Has<'_> {
-    fn offer(&mut self, wanted: &Wanted, take: &mut dyn FnMut(&[(Key, Value)]) -> bool) {
+    fn offer(&mut self, wanted: &Wanted, take: Accept<'_>) {
         self.1 += 1;
         let entries = self.0.get(wanted.namespace.as_str()).into_iter().flatten();
         let within = entries.filter(|(key, _)| wanted.range.contains(key));
@@ -185,7 +185,7 @@ fn what_nobody_has_stays_lost_and_is_named() {
     let before = full(&store).problems;
     struct Liar(Model);
     impl Supplier for Liar {
-        fn offer(&mut self, wanted: &Wanted, take: &mut dyn FnMut(&[(Key, Value)]) -> bool) {
+        fn offer(&mut self, wanted: &Wanted, take: Accept<'_>) {
             let entries = self.0[wanted.namespace.as_str()].iter().filter(|(key, _)| wanted.range.contains(key));
             let offered: Vec<(Key, Value)> = entries
                 .map(|(key, value)| (Key::new(key.clone()).unwrap(), Value::new(value.clone()).unwrap()))

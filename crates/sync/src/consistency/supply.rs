@@ -9,7 +9,7 @@
 use super::Ask;
 use crate::peers::{PROOF_BYTES_MAX, Request, Response, Version, Why};
 use keelstone_codec::{Blob, Height, Key, Root, Value};
-use keelstone_store::{Supplier, Wanted};
+use keelstone_store::{Accept, Supplier, Wanted};
 use keelstone_tree::{Hasher, KeyRange, Proof, ProofLimits, Query, RangeAnswer};
 use std::marker::PhantomData;
 
@@ -52,7 +52,7 @@ impl<'a, 'p, H: Hasher> Asked<'a, 'p, H> {
 
 impl<H: Hasher> Supplier for Asked<'_, '_, H> {
     // spec: CHECK-9
-    fn offer(&mut self, wanted: &Wanted, take: &mut dyn FnMut(&[(Key, Value)]) -> bool) {
+    fn offer(&mut self, wanted: &Wanted, take: Accept<'_>) {
         for ((_, peer), gave) in self.peers.iter_mut().zip(&mut self.gave) {
             if matches!(gave, Some(Gave::Misbehaved(_))) {
                 continue;
