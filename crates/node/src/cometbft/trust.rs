@@ -21,6 +21,22 @@ pub(crate) struct Trust {
     pub(crate) block_hash: String,
 }
 
+/// Two addresses are of one node, and one node asked twice is no second opinion.
+#[derive(Debug, thiserror::Error)]
+#[error("{first} and {second} are one node, {node_id}")]
+pub(crate) struct SameNode {
+    first: String,
+    second: String,
+    node_id: String,
+}
+
+impl SameNode {
+    pub(super) fn behind(first: &Rpc, second: &Rpc, node_id: &str) -> Self {
+        let [first, second] = [first, second].map(|rpc| rpc.authority().to_owned());
+        Self { first, second, node_id: node_id.to_owned() }
+    }
+}
+
 /// Why no trust can begin.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TrustError {
@@ -30,16 +46,9 @@ pub(crate) enum TrustError {
         /// How many were named.
         count: usize,
     },
-    /// The caller has to name another node: one node asked twice is no second opinion.
-    #[error("{first} and {second} are one node, {node_id}")]
-    SameNode {
-        /// An address.
-        first: String,
-        /// Another.
-        second: String,
-        /// The node behind both.
-        node_id: String,
-    },
+    /// The caller has to name another node.
+    #[error(transparent)]
+    SameNode(#[from] SameNode),
     /// Two nodes contradict each other: somebody has to find out which of them is wrong before either is trusted.
     #[error("{what}: {first} says {first_says}, {second} says {second_says}")]
     Disagree {
@@ -87,11 +96,7 @@ pub(crate) fn agree(nodes: &[Rpc], height: Option<u64>) -> Result<Trust, TrustEr
     for (index, (other, found)) in statuses.iter().enumerate().skip(1) {
         same("the chain's name", (first, &status.chain_id), (other, &found.chain_id))?;
         if let Some((earlier, twin)) = statuses[..index].iter().find(|(_, twin)| twin.node_id == found.node_id) {
-            return Err(TrustError::SameNode {
-                first: earlier.authority().to_owned(),
-                second: other.authority().to_owned(),
-                node_id: twin.node_id.clone(),
-            });
+            return Err(SameNode::behind(earlier, other, &twin.node_id).into());
         }
     }
     let lowest_tip = statuses.iter().map(|(_, status)| status.height).min().unwrap_or(0);

@@ -166,7 +166,7 @@ impl From<TrustError> for Failure {
     fn from(error: TrustError) -> Self {
         let message = causes(&error);
         match error {
-            TrustError::TooFew { .. } | TrustError::SameNode { .. } | TrustError::NotThere { .. } => {
+            TrustError::TooFew { .. } | TrustError::SameNode(_) | TrustError::NotThere { .. } => {
                 Self::usage(message).hint("give --rpc for two nodes that are run by different people")
             }
             TrustError::Disagree { .. } => {

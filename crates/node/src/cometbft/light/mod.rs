@@ -17,6 +17,7 @@ mod step;
 pub(crate) mod tests;
 
 use super::rpc::{Rpc, RpcError};
+use super::trust::SameNode;
 use crate::exit::causes;
 use block::Block;
 pub(crate) use block::FormError;
@@ -59,16 +60,9 @@ pub(crate) enum LightError {
         /// How many were named.
         count: usize,
     },
-    /// Whoever named the servers: one node asked twice is no second opinion.
-    #[error("{first} and {second} are one node, {node_id}")]
-    SameNode {
-        /// A server.
-        first: String,
-        /// Another.
-        second: String,
-        /// The node behind both.
-        node_id: String,
-    },
+    /// Whoever named the servers.
+    #[error(transparent)]
+    SameNode(#[from] SameNode),
     /// The server is of no use, or lies.
     #[error(transparent)]
     Rpc(#[from] RpcError),
@@ -226,8 +220,7 @@ impl Light {
         // One that does not answer now may later, and does not count if it does not.
         let twin = others.iter().find(|other| other.status().is_ok_and(|status| status.node_id == id));
         if let Some(twin) = twin {
-            let (first, second) = (primary.authority().to_owned(), twin.authority().to_owned());
-            return Err(LightError::SameNode { first, second, node_id: id });
+            return Err(SameNode::behind(primary, twin, &id).into());
         }
         let anchor = Block::fetch(primary, settings.height)?;
         if anchor.hash() != settings.hash {

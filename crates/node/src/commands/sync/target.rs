@@ -298,7 +298,7 @@ impl From<LightError> for Failure {
     fn from(error: LightError) -> Self {
         let message = causes(&error);
         match error {
-            LightError::TooFew { .. } | LightError::SameNode { .. } => {
+            LightError::TooFew { .. } | LightError::SameNode(_) => {
                 Self::usage(message).hint("give light.rpc or --light-rpc for two nodes that are run by different people")
             }
             LightError::Below { .. } | LightError::Expired { .. } => {
