@@ -88,10 +88,11 @@ pub(crate) fn block_in(kv: &dyn Kv, height: Height) -> Result<Block, LedgerError
     Ok(body_in(kv, height)?.0)
 }
 
-/// The receipts of a height as a database has them.
-pub(crate) fn receipts_in(kv: &dyn Kv, height: Height) -> Result<Vec<Receipt>, LedgerError> {
+/// The block of a height and its receipts, as a database has them: those are packed against it.
+pub(crate) fn kept_in(kv: &dyn Kv, height: Height) -> Result<(Block, Vec<Receipt>), LedgerError> {
     let (block, body) = body_in(kv, height)?;
-    Ok(received_in(kv, height, &known_of(&block, &body))?.0)
+    let (receipts, _) = received_in(kv, height, &known_of(&block, &body))?;
+    Ok((block, receipts))
 }
 
 /// What a block did for async bundles, as a database has it; none if it has nothing of it.
@@ -173,8 +174,9 @@ impl<H: Hasher> Ledger<H> {
         while self.height() < to {
             let height = self.height().next();
             let damaged = |what: &str| LedgerError::Damaged { height, what: what.to_owned() };
-            let pending = self.run(bodies.block(height)?, Refused::Receipt)?;
-            if pending.executed().receipts != receipts_in(&*bodies.kv, height)? {
+            let (block, receipts) = kept_in(&*bodies.kv, height)?;
+            let pending = self.run(block, Refused::Receipt)?;
+            if pending.executed().receipts != receipts {
                 return Err(damaged("run again it has other receipts than are kept"));
             }
             if bodies.root(height)?.is_some_and(|kept| kept != pending.root()) {

@@ -14,7 +14,7 @@
 
 use crate::audit::{Appended, forget_audit, keep_audit};
 use crate::block::{self, Block, BlockError, BlockRecord, Continuation, Executed, Receipt, Refused};
-use crate::bodies::{block_in, continuations_in, receipts_in};
+use crate::bodies::{block_in, continuations_in, kept_in};
 use crate::chain::{Chain, ChainFacts};
 use crate::check::{self, Refusal};
 use crate::genesis::{Genesis, GenesisError};
@@ -294,6 +294,34 @@ pub(crate) fn at(kind: u8, height: Height) -> Vec<u8> {
     let mut key = vec![kind];
     height.encode_key(&mut key);
     key
+}
+
+/// Whether a body is the one its record names, or empty where there is none.
+fn check_block(block: &Block, record: Option<&BlockRecord>) -> Result<(), LedgerError> {
+    let damaged = |what: String| LedgerError::Damaged { height: block.height, what };
+    match record {
+        None if block.transactions.is_empty() => Ok(()),
+        None => Err(damaged("its body has transactions, its height has no record".to_owned())),
+        Some(record) if record.is_of(block) => Ok(()),
+        Some(record) => {
+            let found = block.transactions_root();
+            Err(damaged(format!(
+                "its body has transactions root {found}, time {}, proposer {}; the record says {}, {}, {}",
+                block.time, block.proposer, record.transactions_root, record.time, record.proposer
+            )))
+        }
+    }
+}
+
+/// Whether receipts are those that the record names, or none where there is no record.
+fn check_receipts(height: Height, receipts: &[Receipt], record: Option<&BlockRecord>) -> Result<(), LedgerError> {
+    let found = list_root(&receipts.iter().map(Receipt::list_hash).collect::<Vec<_>>());
+    let expected = record.map_or(list_root(&[]), |record| record.receipts_root);
+    if found != expected {
+        let what = format!("its receipts have root {found}, the record says {expected}");
+        return Err(LedgerError::Damaged { height, what });
+    }
+    Ok(())
 }
 
 /// The height in a key that [`at`] made; none in any other.
@@ -740,26 +768,10 @@ impl<H: Hasher> Ledger<H> {
     /// [`LedgerError::NotYet`], [`LedgerError::NoBlock`], [`LedgerError::Damaged`].
     // spec: HISTORY-2
     pub fn block(&self, height: Height) -> Result<Block, LedgerError> {
-        let last = self.height();
-        if height > last {
-            return Err(LedgerError::NotYet { height, last });
-        }
-        let damaged = |what: String| LedgerError::Damaged { height, what };
+        self.check_reached(height)?;
         let block = block_in(&*self.kv, height)?;
-        match BlockRecord::read(&self.view(), height)? {
-            None if block.transactions.is_empty() => Ok(block),
-            None => Err(damaged("its body has transactions, its height has no record".to_owned())),
-            Some(record) => {
-                if record.is_of(&block) {
-                    return Ok(block);
-                }
-                let found = block.transactions_root();
-                Err(damaged(format!(
-                    "its body has transactions root {found}, time {}, proposer {}; the record says {}, {}, {}",
-                    block.time, block.proposer, record.transactions_root, record.time, record.proposer
-                )))
-            }
-        }
+        check_block(&block, BlockRecord::read(&self.view(), height)?.as_ref())?;
+        Ok(block)
     }
 
     /// The receipts of a height, checked against its record.
@@ -768,18 +780,28 @@ impl<H: Hasher> Ledger<H> {
     /// As [`Ledger::block`].
     // spec: HISTORY-2
     pub fn receipts(&self, height: Height) -> Result<Vec<Receipt>, LedgerError> {
+        self.check_reached(height)?;
+        let (_, receipts) = kept_in(&*self.kv, height)?;
+        check_receipts(height, &receipts, BlockRecord::read(&self.view(), height)?.as_ref())?;
+        Ok(receipts)
+    }
+
+    /// Both, read once.
+    fn block_and_receipts(&self, height: Height) -> Result<(Block, Vec<Receipt>), LedgerError> {
+        self.check_reached(height)?;
+        let (block, receipts) = kept_in(&*self.kv, height)?;
+        let record = BlockRecord::read(&self.view(), height)?;
+        check_block(&block, record.as_ref())?;
+        check_receipts(height, &receipts, record.as_ref())?;
+        Ok((block, receipts))
+    }
+
+    fn check_reached(&self, height: Height) -> Result<(), LedgerError> {
         let last = self.height();
         if height > last {
             return Err(LedgerError::NotYet { height, last });
         }
-        let receipts = receipts_in(&*self.kv, height)?;
-        let found = list_root(&receipts.iter().map(Receipt::list_hash).collect::<Vec<_>>());
-        let expected = BlockRecord::read(&self.view(), height)?.map_or(list_root(&[]), |record| record.receipts_root);
-        if found != expected {
-            let what = format!("its receipts have root {found}, the record says {expected}");
-            return Err(LedgerError::Damaged { height, what });
-        }
-        Ok(receipts)
+        Ok(())
     }
 
     /// What a height's block did for async bundles, checked against its record.
@@ -788,10 +810,7 @@ impl<H: Hasher> Ledger<H> {
     /// As [`Ledger::block`].
     // spec: HISTORY-2, BLOCK-6
     pub fn continuations(&self, height: Height) -> Result<Vec<Continuation>, LedgerError> {
-        let last = self.height();
-        if height > last {
-            return Err(LedgerError::NotYet { height, last });
-        }
+        self.check_reached(height)?;
         let damaged = |what: String| LedgerError::Damaged { height, what };
         let record = BlockRecord::read(&self.view(), height)?;
         let expected = record.map_or(block::continuations_root(&[]), |record| record.continuations_root);
@@ -866,7 +885,7 @@ impl<H: Hasher> Ledger<H> {
         let damaged = |height, what: &str| LedgerError::Damaged { height, what: format!("transaction {id}: {what}") };
         let (height, index) =
             <(Height, u32)>::from_bytes(&bytes).map_err(|_| damaged(height, "its index entry does not decode"))?;
-        let (mut transactions, mut receipts) = (self.block(height)?.transactions, self.receipts(height)?);
+        let (Block { mut transactions, .. }, mut receipts) = self.block_and_receipts(height)?;
         let place = index as usize;
         if transactions.get(place).map(SignedTransaction::id) != Some(*id) || place >= receipts.len() {
             return Err(damaged(height, "another transaction stands where the index says"));
@@ -881,8 +900,9 @@ impl<H: Hasher> Ledger<H> {
     /// As [`Ledger::block`].
     // spec: BLOCK-3
     pub fn list_proofs(&self, height: Height, index: u32) -> Result<Option<(ListProof, ListProof)>, LedgerError> {
-        let transactions: Vec<Hash> = self.block(height)?.transactions.iter().map(|t| t.list_hash()).collect();
-        let receipts: Vec<Hash> = self.receipts(height)?.iter().map(Receipt::list_hash).collect();
+        let (block, receipts) = self.block_and_receipts(height)?;
+        let transactions: Vec<Hash> = block.transactions.iter().map(|t| t.list_hash()).collect();
+        let receipts: Vec<Hash> = receipts.iter().map(Receipt::list_hash).collect();
         let proofs = ListProof::of(&transactions, index as usize).zip(ListProof::of(&receipts, index as usize));
         Ok(proofs)
     }
