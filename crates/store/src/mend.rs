@@ -576,3 +576,36 @@ fn look_again(fresh: &Segments, id: SegmentId, end: Spot, left: &mut Vec<StoreEr
         left.extend(found);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelstone_codec::Hash;
+
+    struct Counts(u32);
+
+    impl Supplier for Counts {
+        fn offer(&mut self, _: &Wanted, take: Accept<'_>) {
+            self.0 += 1;
+            take(&[]);
+        }
+    }
+
+    /// A piece that is larger than what is had again at once is asked of nobody; and what is not as many entries as were lost
+    /// is not looked at.
+    #[test]
+    fn a_piece_beyond_the_limit_is_asked_of_nobody() {
+        let asks = |bytes| {
+            let wanted = Wanted {
+                version: (Height(1), Root(Hash::ZERO)),
+                namespace: Namespace::new("agents").unwrap(),
+                range: KeyRange::from(b""),
+                totals: Totals { count: 1, bytes },
+            };
+            let mut counts = Counts(0);
+            assert_eq!(ask(&mut counts, &wanted, |_| panic!("nothing was offered")), None);
+            counts.0
+        };
+        assert_eq!((asks(PIECE_BYTES_MAX), asks(PIECE_BYTES_MAX + 1)), (1, 0));
+    }
+}

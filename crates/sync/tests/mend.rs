@@ -5,10 +5,10 @@ mod peer;
 
 use keelstone_codec::{Blob, Height, Key, Namespace, Root, Value, splitmix64};
 use keelstone_store::files::{Files, MemoryFiles};
-use keelstone_store::{CheckLevel, Options, Store, StoreError, View};
+use keelstone_store::{CheckLevel, Options, Store, StoreError, Supplier, View, Wanted};
 use keelstone_sync::consistency::{Ask, Asked, Gave, Silence};
 use keelstone_sync::peers::{Request, Response, Version};
-use keelstone_tree::{Blake3, KeyRange, Read};
+use keelstone_tree::{Blake3, KeyRange, Read, Totals};
 use peer::Peer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -237,4 +237,40 @@ fn c03_lies_about_a_piece_are_written_by_nobody() {
             assert!(full(&store).is_empty());
         }
     }
+}
+
+/// A peer whose questions are counted.
+struct Counted(Peer, u32);
+
+impl Ask for Counted {
+    fn ask(&mut self, request: &Request) -> Result<Response, Silence> {
+        self.1 += 1;
+        self.0.ask(request)
+    }
+}
+
+/// spec: CHECK-9. A piece that takes more questions than a peer is asked for one is not had from it; nor is one of which it
+/// proves more than was lost.
+#[test]
+fn a_peer_is_asked_so_many_questions_for_a_piece_and_no_more() {
+    let store = chain(&MemoryFiles::new(), 0);
+    let (version, namespace) = ((store.height().unwrap(), store.root()), Namespace::new("accounts").unwrap());
+    let count = store.view().scan(&namespace, KeyRange::all()).count() as u64;
+    let mut peer = Counted(Peer::of(store), 0);
+    let mut gives = |count, bytes| {
+        let totals = Totals { count, bytes };
+        let wanted = Wanted { version, namespace: namespace.clone(), range: KeyRange::all(), totals };
+        let before = peer.1;
+        let mut peers: Vec<(String, &mut dyn Ask)> = vec![("peer".to_owned(), &mut peer)];
+        let mut root_at = |_: Height| None;
+        let mut from = Asked::<Blake3>::new(&mut peers, &mut root_at);
+        from.offer(&wanted, &mut |_| panic!("it is not all of it"));
+        let gave = from.gave().map(|(_, gave)| gave.clone()).collect::<Vec<_>>();
+        let [Gave::Nothing(why)] = &gave[..] else { panic!("{gave:?}") };
+        (why.clone(), peer.1 - before)
+    };
+    let (why, asked) = gives(count, 1 << 20);
+    assert!(why.contains("more than 256 questions") && asked == 256, "{why}, {asked} for {count}");
+    let (why, asked) = gives(3, 100);
+    assert!(why.contains("more entries") && asked <= 3, "{why}, {asked}");
 }
