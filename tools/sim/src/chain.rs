@@ -1,10 +1,10 @@
 //! Chains made beforehand, with all that is true of them: what runs are judged by.
 
 use crate::dice::Dice;
-use keelstone_codec::{Blob, ChainId, Height, Key, Namespace, Root, Value};
+use keelstone_codec::{ChainId, Height, Key, Namespace, Root, Value};
 use keelstone_store::files::MemoryFiles;
 use keelstone_store::{Options, Store, View};
-use keelstone_sync::peers::{CERTIFICATE_BYTES_MAX, Version, Versions};
+use keelstone_sync::peers::{Version, Versions};
 use keelstone_sync::snapshot::{Plan, Skeleton, SnapshotParams, UnitName};
 use keelstone_tree::{Blake3, Diff, Grown, HashKind, KeyRange, Read, ReadError};
 use std::collections::BTreeMap;
@@ -192,19 +192,6 @@ impl Versions for Kept {
         }
         let view = self.chain.store.view_at(Height(Chain::first(height.0))).expect("all states are kept");
         Ok(Some((view.root(), view)))
-    }
-
-    fn diff(&self, _: Height) -> Result<Option<Diff>, ReadError> {
-        Ok(None)
-    }
-
-    fn block(&self, _: Height) -> Result<Option<Vec<u8>>, ReadError> {
-        Ok(None)
-    }
-
-    /// None: the target comes from the simulation.
-    fn certificate(&self) -> Option<Blob<CERTIFICATE_BYTES_MAX>> {
-        None
     }
 }
 

@@ -12,11 +12,11 @@ use keelstone_codec::{Blob, ChainId, Encode as _, Height, Key, Namespace, Root};
 use keelstone_store::files::{Files, MemoryFiles};
 use keelstone_store::{Options, Store, View};
 use keelstone_sync::peers::{
-    CERTIFICATE_BYTES_MAX, EntriesError, Joiner, PeerId, Progress, RESPONSE_BYTES_MAX, Server, ServerLimits, Settings,
-    Tick, Version, Versions, Why,
+    EntriesError, Joiner, PeerId, Progress, RESPONSE_BYTES_MAX, Server, ServerLimits, Settings, Tick, Version,
+    Versions, Why,
 };
 use keelstone_sync::snapshot::SnapshotParams;
-use keelstone_tree::{Blake3, Diff, HashKind, ReadError};
+use keelstone_tree::{Blake3, HashKind, ReadError};
 use libp2p::futures::AsyncReadExt as _;
 use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
@@ -131,15 +131,6 @@ impl Versions for Kept {
     }
     fn view(&self, height: Height) -> Result<Option<(Root, View<Blake3>)>, ReadError> {
         Ok((height == HEIGHT).then(|| (target().root, STATE.view())))
-    }
-    fn diff(&self, _: Height) -> Result<Option<Diff>, ReadError> {
-        Ok(None)
-    }
-    fn block(&self, _: Height) -> Result<Option<Vec<u8>>, ReadError> {
-        Ok(None)
-    }
-    fn certificate(&self) -> Option<Blob<CERTIFICATE_BYTES_MAX>> {
-        None
     }
 }
 

@@ -1,11 +1,11 @@
 //! What a comparison says, what follows from it, and where two states part.
 
 use super::*;
-use crate::peers::{CERTIFICATE_BYTES_MAX, PeerId, Server, ServerLimits, Status, Tick, Version, Versions, Why};
+use crate::peers::{PeerId, Server, ServerLimits, Status, Tick, Version, Versions, Why};
 use crate::snapshot::SnapshotParams;
 use crate::testing::{State, name, state, states};
 use keelstone_codec::{Blob, ChainId, Decode, Encode, Hash, Height, Key, Namespace, Root, Value};
-use keelstone_tree::{Blake3, Diff, Grown, HashKind, Hasher, KeyRange, Read, ReadError, Scan};
+use keelstone_tree::{Blake3, Grown, HashKind, Hasher, KeyRange, Read, ReadError, Scan};
 use proptest::prelude::*;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -25,15 +25,6 @@ impl Versions for Memory {
     }
     fn view(&self, height: Height) -> Result<Option<(Root, Self::View)>, ReadError> {
         Ok(self.0.get(&height).map(|view| (view.root(), *view)))
-    }
-    fn diff(&self, _: Height) -> Result<Option<Diff>, ReadError> {
-        Ok(None)
-    }
-    fn block(&self, _: Height) -> Result<Option<Vec<u8>>, ReadError> {
-        Ok(None)
-    }
-    fn certificate(&self) -> Option<Blob<CERTIFICATE_BYTES_MAX>> {
-        None
     }
 }
 

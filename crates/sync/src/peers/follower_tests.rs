@@ -1,8 +1,8 @@
 //! Followers of a chain in memory, over peers of which some lie: what they come to, and what they do not.
 
 use super::{
-    CERTIFICATE_BYTES_MAX, Change, Diverged, FollowEffect, FollowEvent, Follower, Gap, Manner, Misconduct, PeerId,
-    Request, Response, Server, ServerLimits, Status, Tick, Version, Versions, Why,
+    Change, Diverged, FollowEffect, FollowEvent, Follower, Gap, Manner, Misconduct, PeerId, Request, Response, Server,
+    ServerLimits, Status, Tick, Version, Versions, Why,
 };
 use crate::snapshot::SnapshotParams;
 use keelstone_codec::{
@@ -113,9 +113,6 @@ impl Versions for Kept {
             Err(LedgerError::NoBlock { .. } | LedgerError::NotYet { .. }) => Ok(None),
             Err(error) => panic!("{error}"),
         }
-    }
-    fn certificate(&self) -> Option<Blob<CERTIFICATE_BYTES_MAX>> {
-        None
     }
 }
 

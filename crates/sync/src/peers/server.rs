@@ -34,20 +34,26 @@ pub trait Versions {
     /// [`ReadError`].
     fn view(&self, height: Height) -> Result<Option<(Root, Self::View)>, ReadError>;
 
-    /// What a height changed; none if it is not kept.
+    /// What a height changed; none if it is not kept, as by default none is.
     ///
     /// # Errors
     /// [`ReadError`].
-    fn diff(&self, height: Height) -> Result<Option<Diff>, ReadError>;
+    fn diff(&self, _height: Height) -> Result<Option<Diff>, ReadError> {
+        Ok(None)
+    }
 
-    /// The block of a height, encoded; none if it is not kept.
+    /// The block of a height, encoded; none if it is not kept, as by default none is.
     ///
     /// # Errors
     /// [`ReadError`].
-    fn block(&self, height: Height) -> Result<Option<Vec<u8>>, ReadError>;
+    fn block(&self, _height: Height) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(None)
+    }
 
-    /// What certifies the newest version that can be certified; none if there is nothing.
-    fn certificate(&self) -> Option<Blob<CERTIFICATE_BYTES_MAX>>;
+    /// What certifies the newest version that can be certified; by default nothing does.
+    fn certificate(&self) -> Option<Blob<CERTIFICATE_BYTES_MAX>> {
+        None
+    }
 }
 
 /// What bounds a server's generosity. Everything has a default that works.

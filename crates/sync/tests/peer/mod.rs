@@ -1,13 +1,11 @@
 //! A peer over a store: the real server, asked in this process.
 
-use keelstone_codec::{Blob, ChainId, Height, Root};
+use keelstone_codec::{ChainId, Height, Root};
 use keelstone_store::{Store, View};
 use keelstone_sync::consistency::{Ask, Silence};
-use keelstone_sync::peers::{
-    CERTIFICATE_BYTES_MAX, PeerId, Request, Response, Server, ServerLimits, Tick, Version, Versions,
-};
+use keelstone_sync::peers::{PeerId, Request, Response, Server, ServerLimits, Tick, Version, Versions};
 use keelstone_sync::snapshot::SnapshotParams;
-use keelstone_tree::{Blake3, Diff, HashKind, ReadError};
+use keelstone_tree::{Blake3, HashKind, ReadError};
 
 /// A store of a node that serves what it has.
 struct Served(Store<Blake3>);
@@ -23,15 +21,6 @@ impl Versions for Served {
     }
     fn view(&self, height: Height) -> Result<Option<(Root, Self::View)>, ReadError> {
         Ok(self.0.view_at(height).ok().map(|view| (view.root(), view)))
-    }
-    fn diff(&self, _: Height) -> Result<Option<Diff>, ReadError> {
-        Ok(None)
-    }
-    fn block(&self, _: Height) -> Result<Option<Vec<u8>>, ReadError> {
-        Ok(None)
-    }
-    fn certificate(&self) -> Option<Blob<CERTIFICATE_BYTES_MAX>> {
-        None
     }
 }
 
