@@ -389,6 +389,25 @@ impl Drop for RedbKv {
 mod tests {
     use super::*;
 
+    /// What a process that is killed had acknowledged is there when it is opened again, however large it was: in the log, or
+    /// too large for that.
+    // spec: STORE-15
+    #[test]
+    fn a_large_write_survives_a_process_that_did_not_close() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, copied) = (directory.path().join("kv.redb"), directory.path().join("copy.redb"));
+        let kv = RedbKv::open(&path).unwrap();
+        for bytes in [60_000, 70_000, 400_000, 900_000, 1_100_000, 3_000_000usize] {
+            let mut batch = Batch::new();
+            batch.put(bytes.to_be_bytes(), vec![7; bytes]);
+            kv.write(batch).unwrap();
+            // As it would be left: nothing is brought below.
+            RedbKv::copy(&path, &copied).unwrap();
+            let copy = RedbKv::open(&copied).unwrap();
+            assert_eq!(copy.get(&bytes.to_be_bytes()).unwrap().map(|value| value.len()), Some(bytes));
+        }
+    }
+
     /// A log so small that it is full again and again, and writes that do not fit in it at all: what is read is what was
     /// written last, from above and from below, also by whoever opens it after a process that did not close it.
     // spec: STORE-15

@@ -9,7 +9,7 @@
 use crate::StoreError;
 use crate::files::{self, File, Files, SECTOR_BYTES};
 use crate::sector::{Found, PAYLOAD_BYTES, Seal, StoreId};
-use keelstone_codec::{Decode, DecodeError, Encode, Hash, Reader, Tag, TaggedHasher};
+use keelstone_codec::{Decode, DecodeError, Encode, Hash, Reader, Tag, TaggedHasher, put_length};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ fn seal() -> Seal {
 
 /// A record, without its sectors. None if no file is long enough.
 pub(crate) fn record(number: u32, changes: &Changes) -> Option<Vec<u8>> {
-    let changes = changes.to_bytes();
+    let changes = encode(changes);
     (changes.len() as u64 <= WAL_BYTES).then(|| record_of(number, &changes))
 }
 
@@ -79,7 +79,45 @@ pub(crate) fn read_record(bytes: &[u8]) -> Result<(u32, Changes), DecodeError> {
     if payload.len() != len || hash(number, payload) != expected {
         return Err(DecodeError::Invalid { what: "record" });
     }
-    Ok((number, Changes::from_bytes(payload)?))
+    Ok((number, decode(payload)?))
+}
+
+/// Changes in the order of their keys. As many and as long as the file has room for: the codec's own limits of lists are lower.
+fn encode(changes: &Changes) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_length(&mut out, changes.len());
+    for (key, value) in changes {
+        put_bytes(&mut out, key);
+        out.push(u8::from(value.is_some()));
+        value.iter().for_each(|value| put_bytes(&mut out, value));
+    }
+    out
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_length(out, bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+// spec: STORE-15
+fn decode(bytes: &[u8]) -> Result<Changes, DecodeError> {
+    let limit = usize::try_from(WAL_BYTES).expect("a small constant");
+    let mut input = Reader::new(bytes);
+    let mut changes = Changes::new();
+    for _ in 0..input.length("changes", limit)? {
+        let key = input.bytes("key", limit)?;
+        let value = match input.byte()? {
+            0 => None,
+            1 => Some(input.bytes("value", limit)?.to_vec()),
+            found => return Err(DecodeError::UnknownTag { what: "change", found: u64::from(found) }),
+        };
+        if changes.last_key_value().is_some_and(|(last, _)| last.as_slice() >= key) {
+            return Err(DecodeError::NotCanonical { what: "keys of changes must strictly ascend" });
+        }
+        changes.insert(key.to_vec(), value);
+    }
+    input.finish()?;
+    Ok(changes)
 }
 
 fn sectors_of(bytes: usize) -> usize {
@@ -308,5 +346,56 @@ mod tests {
         assert!(matches!(Wal::open(&files, NAME, 2), Err(StoreError::Lost { .. })));
         files.create(NAME, 700).unwrap();
         assert!(Wal::open(&files, NAME, 2).unwrap_err().to_string().contains("it has 700 bytes"));
+    }
+
+    /// spec: STORE-15. What is acknowledged is read back, as much of it as the file has room for: one long value, and many
+    /// changes.
+    #[test]
+    fn what_fits_in_the_file_is_read_back() {
+        let long = Changes::from([(b"body".to_vec(), Some(vec![7; 1_000_000]))]);
+        let many: Changes = (0..70_000u32).map(|number| (number.to_be_bytes().to_vec(), None)).collect();
+        for changes in [long, many] {
+            let files = MemoryFiles::new();
+            let mut wal = Wal::create(&files, NAME, WAL_BYTES).unwrap();
+            assert!(wal.append(&changes).unwrap());
+            assert!(Wal::open(&files, NAME, 1).unwrap().1 == changes);
+        }
+    }
+
+    /// spec: STORE-15. Sectors that are whole, and no record or not the one that comes next: damage, each by what is wrong.
+    #[test]
+    fn whole_sectors_that_are_no_record_are_damage() {
+        let opened = |written: &[(u32, Vec<u8>)]| {
+            let files = MemoryFiles::new();
+            let wal = Wal::create(&files, NAME, 8 << 10).unwrap();
+            for (sector, record) in written {
+                let mut raw = Vec::new();
+                seal().write(*sector, 1, true, record, &mut raw);
+                wal.file.write_at(u64::from(*sector) * SECTOR_BYTES as u64, &raw).unwrap();
+            }
+            Wal::open(&files, NAME, 1).map(|(_, found)| found)
+        };
+        let good = |number| record(number, &changes(3, 20)).unwrap();
+        assert_eq!(opened(&[(0, good(0)), (1, good(1))]).unwrap(), changes(3, 20));
+        let mut long = good(0);
+        long[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+        let mut other = good(0);
+        *other.last_mut().unwrap() ^= 1;
+        let none = record_of(0, &[9; 12]);
+        for (written, expected) in [
+            (vec![(0, long)], "does not fit here"),
+            (vec![(0, other)], "record"),
+            (vec![(0, none)], "changes is 151587081, the limit is 1048576"),
+            (vec![(0, good(0)), (1, good(2))], "record 2 stands where record 1 should"),
+        ] {
+            match opened(&written) {
+                Err(StoreError::Damaged { what, .. }) => assert!(what.contains(expected), "{what}"),
+                found => panic!("{expected}: {found:?}"),
+            }
+        }
+        let files = MemoryFiles::new();
+        files.create(NAME, WAL_BYTES + SECTOR_BYTES as u64).unwrap();
+        let error = Wal::open(&files, NAME, 1).unwrap_err();
+        assert!(error.to_string().contains("of at most 1048576"), "{error}");
     }
 }
