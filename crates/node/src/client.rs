@@ -1,6 +1,6 @@
 //! A chain behind the HTTP API of a node: what the command line asks while a node holds the directory.
 //!
-//! One request to a connection, with a bound on time and on the size of an answer. The node is this machine's own or
+//! One request to a connection, with a bound on the size of an answer and on the time it takes as a whole. The node is this machine's own or
 //! one the user named; its answers are still parsed strictly and proofs still have to verify. Over HTTPS it must be who
 //! it should be before anything is sent; over plain HTTP no token leaves this machine unless the user insists.
 
@@ -25,10 +25,13 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
-/// How long connecting, and then each read, may take unless told otherwise.
+/// How long connecting, then each read, and an answer without a byte may take unless told otherwise.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of an answer. The largest honest one is a proof of an 8 MiB value, in hexadecimal, with the value.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Bytes that earn an answer another second: whoever sends fewer is given up, however regularly they come.
+const BYTES_PER_SECOND_MIN: u64 = 16 << 10;
 
 /// A chain behind HTTP.
 pub(crate) struct Remote {
@@ -224,9 +227,9 @@ impl Remote {
         for socket in &self.sockets {
             match TcpStream::connect_timeout(socket, self.timeout) {
                 Ok(stream) => {
-                    let Some(tls) = &self.tls else { return exchange(stream, self.timeout, ask, ANSWER_BYTES_MAX) };
-                    bounded(&stream, self.timeout)?;
-                    return converse(tls.over(stream, &self.authority.host)?, ask, ANSWER_BYTES_MAX);
+                    let paced = Paced::new(stream, self.timeout)?;
+                    let Some(tls) = &self.tls else { return converse(paced, ask, ANSWER_BYTES_MAX) };
+                    return converse(tls.over(paced, &self.authority.host)?, ask, ANSWER_BYTES_MAX);
                 }
                 Err(error) => last = error,
             }
@@ -253,24 +256,18 @@ pub(crate) struct Ask<'a> {
     pub(crate) token: Option<&'a str>,
 }
 
-/// Bounds how long each read and write may take.
-fn bounded(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))
-}
-
-/// Asks over plain HTTP, and reads the answer to its end: its status and its body.
+/// Asks over plain HTTP, and reads the answer to its end: its status and its body. Nothing may come for `timeout`; and all of
+/// it ends after that and a second for each 16 KiB that came, so whoever sends byte by byte holds up nobody.
 pub(crate) fn exchange(
     stream: TcpStream,
     timeout: Duration,
     ask: &Ask<'_>,
     answer_bytes_max: u64,
 ) -> io::Result<(u16, Vec<u8>)> {
-    bounded(&stream, timeout)?;
-    converse(stream, ask, answer_bytes_max)
+    converse(Paced::new(stream, timeout)?, ask, answer_bytes_max)
 }
 
-/// As [`exchange`], and all of it ends by a time: whoever sends byte by byte keeps to every bound but this.
+/// As [`exchange`], and all of it ends by a time however much comes.
 pub(crate) fn exchange_by(
     stream: TcpStream,
     timeout: Duration,
@@ -278,35 +275,60 @@ pub(crate) fn exchange_by(
     ask: &Ask<'_>,
     answer_bytes_max: u64,
 ) -> io::Result<(u16, Vec<u8>)> {
-    bounded(&stream, timeout)?;
-    converse(EndsBy { stream, timeout, by }, ask, answer_bytes_max)
+    converse(Paced { by, earns: false, ..Paced::new(stream, timeout)? }, ask, answer_bytes_max)
 }
 
-/// A connection that reads no more after a time.
-struct EndsBy {
+/// A connection that ends: after a time without a byte, and after a time as a whole.
+struct Paced {
     stream: TcpStream,
     timeout: Duration,
     by: Instant,
+    /// Whether each byte puts off the end.
+    earns: bool,
+    moved: u64,
 }
 
-impl Read for EndsBy {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+impl Paced {
+    fn new(stream: TcpStream, timeout: Duration) -> io::Result<Self> {
+        stream.set_write_timeout(Some(timeout))?;
+        Ok(Self { stream, timeout, by: Instant::now() + timeout, earns: true, moved: 0 })
+    }
+
+    fn left(&self) -> Duration {
+        let earned = if self.earns { self.moved.saturating_mul(1000) / BYTES_PER_SECOND_MIN } else { 0 };
+        (self.by + Duration::from_millis(earned)).saturating_duration_since(Instant::now())
+    }
+
+    /// Reads or writes some of it, for as long as is left.
+    fn some(&mut self, turn: impl FnOnce(&mut TcpStream, Duration) -> io::Result<usize>) -> io::Result<usize> {
         let too_long = || io::Error::new(io::ErrorKind::TimedOut, "the answer takes too long");
-        let left = self.by.saturating_duration_since(Instant::now());
+        let left = self.left();
         if left.is_zero() {
             return Err(too_long());
         }
-        self.stream.set_read_timeout(Some(left.min(self.timeout)))?;
-        match self.stream.read(into) {
-            Err(_) if Instant::now() >= self.by => Err(too_long()),
-            read => read,
+        match turn(&mut self.stream, left.min(self.timeout)) {
+            Ok(count) => {
+                self.moved = self.moved.saturating_add(count as u64);
+                Ok(count)
+            }
+            Err(_) if self.left().is_zero() => Err(too_long()),
+            Err(error) => Err(error),
         }
     }
 }
 
-impl Write for EndsBy {
+impl Read for Paced {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.some(|stream, left| {
+            stream.set_read_timeout(Some(left))?;
+            stream.read(into)
+        })
+    }
+}
+
+impl Write for Paced {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.write(bytes)
+        self.some(|stream, _| stream.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -481,5 +503,50 @@ impl Chain for Remote {
 
     fn functions(&self) -> Result<Vec<Function>, Refusal> {
         self.get("/v1/functions")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// S-11: a server that sends a byte now and then keeps to every bound on a single read. It is given up all the same, and its
+    /// connection closed.
+    #[test]
+    fn s11_a_server_that_drips_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let served = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let answer = b"HTTP/1.0 200 OK\r\n\r\n".iter().chain(std::iter::repeat(&b'x'));
+            for byte in answer {
+                if stream.write_all(&[*byte]).is_err() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let ask = Ask { host: "127.0.0.1", path: "/", body: None, token: None };
+        let stream = TcpStream::connect(address).expect("it listens");
+        let given_up = exchange(stream, Duration::from_millis(300), &ask, 1 << 30);
+        assert!(given_up.is_err(), "{given_up:?}");
+        served.join().expect("whoever drips finds nobody there");
+    }
+
+    /// What comes at a fair rate may take as long as it is long.
+    #[test]
+    fn bytes_put_off_the_end_of_an_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let stream = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        let hour = Duration::from_secs(3600);
+        let mut paced = Paced::new(stream, hour).expect("a connection");
+        let before = paced.left();
+        paced.moved = BYTES_PER_SECOND_MIN * 1000;
+        assert!(paced.left() > before.max(hour), "a thousand seconds more");
+        paced.earns = false;
+        assert!(paced.left() <= before);
+        paced.by = Instant::now();
+        assert!(paced.left().is_zero());
     }
 }

@@ -25,8 +25,7 @@ use rustls::{
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read as _};
-use std::net::TcpStream;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio_rustls::TlsAcceptor;
@@ -310,7 +309,7 @@ impl ClientTls {
     }
 
     /// Speaks TLS over a connection to the server of this name or address.
-    pub(crate) fn over(&self, stream: TcpStream, host: &str) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    pub(crate) fn over<S: Read + Write>(&self, stream: S, host: &str) -> io::Result<StreamOwned<ClientConnection, S>> {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = ServerName::try_from(host).map_err(io::Error::other)?;
         let connection = ClientConnection::new(self.0.clone(), name).map_err(io::Error::other)?;
