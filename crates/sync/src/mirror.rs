@@ -4,15 +4,23 @@
 //! requests that a joiner makes, page by page and unit by unit, from files it reads by name; so mirrors and peers can
 //! be asked at once, and what both send meets one verifier. Nothing it says is believed by whoever asks, and it
 //! believes nothing but what it proved itself under the root its index names: what it needs to find units in chunks.
+//! A library at hand is a mirror too, and so is a snapshot that a node serves chunk by chunk.
 //!
 //! Rules: `spec/library.md`, LIB-10.
 
 use crate::library::{INDEX_BYTES_MAX, Index, SnapshotId, Stored, chunk_file, index_file};
-use crate::peers::{CERTIFICATE_BYTES_MAX, Request, Response, Status, UNITS_MAX, Version, Why};
-use crate::snapshot::{FORMAT, PageError, PartOf, Skeleton, UnpackError, pack, unpack};
-use keelstone_codec::{
-    Blob, BoundedSet, Decode, DecodeError, Encode, Hash, Height, KEY_LEN_MAX, Namespace, Reader, Tag, TaggedHasher,
+use crate::peers::{
+    CERTIFICATE_BYTES_MAX, Effect, Event, Frame, Joiner, PeerId, Request, Response, Settings, StagingError, Status,
+    Tick, UNITS_MAX, Version, Why,
 };
+use crate::snapshot::{
+    FORMAT, Metadata, PageError, PartOf, Skeleton, SnapshotParams, UnpackError, WIRE_BYTES_MAX, pack, unpack,
+};
+use keelstone_codec::{
+    Blob, BoundedSet, Decode, DecodeError, Encode, Hash, Height, KEY_LEN_MAX, Namespace, Reader, Root, Tag,
+    TaggedHasher,
+};
+use keelstone_store::files::Files;
 use keelstone_tree::{Hasher, Totals};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -128,10 +136,26 @@ pub trait Shelf {
 /// and the chunk that was read last.
 #[derive(Debug)]
 pub struct Mirror<H> {
-    head: Head,
-    index: Index,
+    params: SnapshotParams,
+    version: Version,
+    totals: Totals,
+    bytes: u64,
+    /// Chunks that are pages, which come first.
+    pages: u32,
+    chunks: Chunks,
+    certificate: Blob<CERTIFICATE_BYTES_MAX>,
+    part: Option<PartOf>,
     skeleton: Mutex<Grown<H>>,
     last: Mutex<Option<(u32, Arc<Vec<u8>>)>>,
+}
+
+/// What the chunks are called where they are.
+#[derive(Debug)]
+enum Chunks {
+    /// By what is in them, as in a library.
+    Named(Vec<Stored>),
+    /// By their places, so many.
+    Numbered(u32),
 }
 
 #[derive(Debug)]
@@ -161,33 +185,63 @@ impl<H: Hasher> Mirror<H> {
             let found = format!("it is of height {}, hashed with {}", index.metadata.height, index.metadata.hasher);
             return Err(MirrorError::Damaged { file, what: found });
         }
-        let skeleton = Skeleton::without_offer(index.root, &index.params());
-        let skeleton = Mutex::new(Grown::Growing(Box::new(skeleton)));
-        Ok(Self { head, index, skeleton, last: Mutex::new(None) })
+        Ok(Self { certificate: head.certificate, part: head.part, ..Self::of_index(&index) })
+    }
+
+    /// A snapshot of a library that is at hand, whose tree is hashed with `H`.
+    #[must_use]
+    pub fn of_index(index: &Index) -> Self {
+        let chunks = Chunks::Named(index.chunks.clone());
+        Self::of(&index.metadata, index.root, (index.totals, index.bytes()), chunks)
+    }
+
+    /// A snapshot that somebody serves chunk by chunk, whose tree is hashed with `H`: on the shelf chunks are called by their
+    /// places, from `0` on. What is said of it are claims, its bytes among them.
+    #[must_use]
+    pub fn numbered(metadata: &Metadata, root: Root, totals: Totals, bytes: u64) -> Self {
+        Self::of(metadata, root, (totals, bytes), Chunks::Numbered(metadata.chunks))
+    }
+
+    fn of(metadata: &Metadata, root: Root, (totals, bytes): (Totals, u64), chunks: Chunks) -> Self {
+        let Metadata { chain_id, hasher, unit_weight_max, height, pages, .. } = metadata.clone();
+        let params = SnapshotParams { chain_id, hasher, unit_weight_max };
+        let skeleton = Skeleton::without_offer(root, &params);
+        Self {
+            params,
+            version: Version { height, root },
+            totals,
+            bytes,
+            pages,
+            chunks,
+            certificate: Blob::default(),
+            part: None,
+            skeleton: Mutex::new(Grown::Growing(Box::new(skeleton))),
+            last: Mutex::new(None),
+        }
     }
 
     /// The version it says it has.
     #[must_use]
     pub fn version(&self) -> Version {
-        Version { height: self.index.metadata.height, root: self.index.root }
+        self.version
     }
 
     /// Of which it has no more than this, as it says; none if it has all.
     #[must_use]
     pub fn part(&self) -> Option<&PartOf> {
-        self.head.part.as_ref()
+        self.part.as_ref()
     }
 
     /// The number and bytes of its version's entries, as it says.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        self.index.totals
+        self.totals
     }
 
     /// Bytes of its version's files, as it says.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.index.bytes()
+        self.bytes
     }
 
     /// Answers a request. Reads at most one chunk, and the pages the first time a chunk is asked for.
@@ -197,49 +251,72 @@ impl<H: Hasher> Mirror<H> {
     pub fn answer<S: Shelf>(&self, shelf: &S, request: &Request) -> Result<Response, MirrorError<S::Error>> {
         Ok(match request {
             Request::Status => Response::Status(self.status()),
-            Request::GetRootAt { height } if *height == self.version().height => Response::RootAt(self.version()),
-            Request::GetCertificate if !self.head.certificate.is_empty() => {
-                Response::Certificate(self.head.certificate.clone())
-            }
-            Request::GetNodes { at, .. } | Request::GetChunks { at, .. } if *at != self.version() => {
-                let other = at.height == self.version().height;
+            Request::GetRootAt { height } if *height == self.version.height => Response::RootAt(self.version),
+            Request::GetCertificate if !self.certificate.is_empty() => Response::Certificate(self.certificate.clone()),
+            Request::GetNodes { at, .. } | Request::GetChunks { at, .. } if *at != self.version => {
+                let other = at.height == self.version.height;
                 Response::Unavailable(if other { Why::OtherRoot } else { Why::NotKept })
             }
-            Request::GetNodes { page, .. } => match self.index.chunks.get(*page as usize) {
-                Some(stored) if *page < self.index.metadata.pages => wire(self.file(shelf, stored)?, Response::Nodes),
-                _ => Response::Unavailable(Why::NoSuchPart),
-            },
-            Request::GetChunks { units, .. } => self.units(shelf, units)?,
+            Request::GetNodes { page, .. } if *page < self.pages && self.has(*page) => {
+                wire(self.chunk(shelf, *page)?, Response::Nodes)
+            }
+            Request::GetNodes { .. } => Response::Unavailable(Why::NoSuchPart),
+            Request::GetChunks { units, .. } => self.units(shelf, units, false)?,
             _ => Response::Unavailable(Why::NotKept),
         })
     }
 
     fn status(&self) -> Status {
-        let params = self.index.params();
+        let SnapshotParams { chain_id, hasher, unit_weight_max } = self.params.clone();
         Status {
-            chain_id: params.chain_id,
-            hasher: params.hasher,
-            unit_weight_max: params.unit_weight_max,
-            newest: self.version(),
-            oldest: self.version().height,
-            diffs_from: self.version().height.next(),
+            chain_id,
+            hasher,
+            unit_weight_max,
+            newest: self.version,
+            oldest: self.version.height,
+            diffs_from: self.version.height.next(),
         }
     }
 
-    fn file<S: Shelf>(&self, shelf: &S, stored: &Stored) -> Result<Vec<u8>, MirrorError<S::Error>> {
-        let (file, expected) = (chunk_file(&stored.name), u64::from(stored.bytes));
-        match shelf.read(&file, expected) {
-            Ok(bytes) if bytes.len() as u64 == expected => Ok(bytes),
-            Ok(bytes) => Err(MirrorError::Cut { file, found: bytes.len() as u64, expected }),
+    /// Whether it says that there is such a chunk.
+    fn has(&self, chunk: u32) -> bool {
+        match &self.chunks {
+            Chunks::Named(chunks) => (chunk as usize) < chunks.len(),
+            Chunks::Numbered(count) => chunk < *count,
+        }
+    }
+
+    /// What the file of a chunk that is there is called.
+    fn file(&self, chunk: u32) -> String {
+        match &self.chunks {
+            Chunks::Named(chunks) => chunk_file(&chunks[chunk as usize].name),
+            Chunks::Numbered(_) => chunk.to_string(),
+        }
+    }
+
+    /// The bytes of a chunk that is there, as they are sent.
+    fn chunk<S: Shelf>(&self, shelf: &S, chunk: u32) -> Result<Vec<u8>, MirrorError<S::Error>> {
+        let file = self.file(chunk);
+        let expected = match &self.chunks {
+            Chunks::Named(chunks) => Some(u64::from(chunks[chunk as usize].bytes)),
+            Chunks::Numbered(_) => None,
+        };
+        match shelf.read(&file, expected.unwrap_or(WIRE_BYTES_MAX as u64)) {
+            Ok(bytes) => match expected.filter(|expected| bytes.len() as u64 != *expected) {
+                Some(expected) => Err(MirrorError::Cut { file, found: bytes.len() as u64, expected }),
+                None => Ok(bytes),
+            },
             Err(error) => Err(MirrorError::Read { file, error }),
         }
     }
 
-    /// The first of the units that are asked for, as many as are in one chunk.
+    /// The first of the units that are asked for, as many as are in one chunk. Whole chunks go out as they are, unless all is
+    /// to be proven.
     fn units<S: Shelf>(
         &self,
         shelf: &S,
         asked: &BoundedSet<u32, UNITS_MAX>,
+        proven: bool,
     ) -> Result<Response, MirrorError<S::Error>> {
         let whole = self.whole(shelf)?;
         let Whole { skeleton, there } = &*whole;
@@ -248,25 +325,22 @@ impl<H: Hasher> Mirror<H> {
             return Ok(Response::Unavailable(Why::NoSuchPart));
         };
         let (chunk, _) = skeleton.chunk_of(first);
-        if !there.contains(&chunk) {
+        if !there.contains(&chunk) || !self.has(chunk) {
             return Ok(Response::Unavailable(Why::NoSuchPart));
         }
         let all = skeleton.chunk_units(chunk);
         let given: Vec<u32> = asked.iter().copied().take_while(|unit| all.contains(unit)).collect();
         let units = u32::try_from(given.len()).expect("no more units are asked for at once");
-        let Some(stored) = self.index.chunks.get(chunk as usize) else {
-            return Ok(Response::Unavailable(Why::NoSuchPart));
-        };
-        if given.len() == all.len() {
-            let bytes = self.file(shelf, stored)?;
+        if !proven && given.len() == all.len() {
+            let bytes = self.chunk(shelf, chunk)?;
             return Ok(wire(bytes, |wire| Response::Chunks { units, wire }));
         }
-        let damaged = |what: String| MirrorError::Damaged { file: chunk_file(&stored.name), what };
+        let damaged = |what: String| MirrorError::Damaged { file: self.file(chunk), what };
         let known = self.last().clone().filter(|(last, _)| *last == chunk);
         let raw = match known {
             Some((_, raw)) => raw,
             None => {
-                let bytes = self.file(shelf, stored)?;
+                let bytes = self.chunk(shelf, chunk)?;
                 let raw = unpack(&bytes, skeleton.chunk_bytes_max());
                 let raw = Arc::new(raw.map_err(|error: UnpackError| damaged(error.to_string()))?.into_owned());
                 *self.last() = Some((chunk, raw.clone()));
@@ -293,24 +367,51 @@ impl<H: Hasher> Mirror<H> {
         };
         while !skeleton.is_complete() {
             let page = skeleton.pages_done();
-            let none =
-                || MirrorError::Damaged { file: HEAD_FILE.to_owned(), what: "its index has too few pages".to_owned() };
-            let stored = *self.index.chunks.get(page as usize).ok_or_else(none)?;
-            let damaged = |what: String| MirrorError::Damaged { file: chunk_file(&stored.name), what };
-            let bytes = self.file(shelf, &stored)?;
+            if !self.has(page) {
+                let what = "its index has too few pages".to_owned();
+                return Err(MirrorError::Damaged { file: HEAD_FILE.to_owned(), what });
+            }
+            let damaged = |what: String| MirrorError::Damaged { file: self.file(page), what };
+            let bytes = self.chunk(shelf, page)?;
             let raw = unpack(&bytes, skeleton.chunk_bytes_max()).map_err(|error| damaged(error.to_string()))?;
             skeleton.add_page(&raw).map_err(|error: PageError| damaged(error.to_string()))?;
         }
-        let params = self.index.params();
-        let fresh = Box::new(Skeleton::without_offer(self.index.root, &params));
+        let fresh = Box::new(Skeleton::without_offer(self.version.root, &self.params));
         let Grown::Growing(skeleton) = std::mem::replace(&mut *grown, Grown::Growing(fresh)) else {
             unreachable!("it was growing just now")
         };
         let all = skeleton.pages()..skeleton.chunks();
-        let there = self.head.part.as_ref().map_or(all, |part| skeleton.chunks_of(part));
+        let there = self.part.as_ref().map_or(all, |part| skeleton.chunks_of(part));
         let whole = Arc::new(Whole { skeleton: *skeleton, there });
         *grown = Grown::Whole(whole.clone());
         Ok(whole)
+    }
+
+    /// Stages whatever is whole of a snapshot at hand, and waits for nothing: what cannot be read, or is not what it must be,
+    /// is left out. Whoever fetches a state into the same directory afterwards does not fetch those parts again.
+    ///
+    /// Costs about what a restore costs. Returns how many bytes of entries are staged.
+    ///
+    /// # Errors
+    /// [`StagingError`].
+    // spec: RECOVER-7
+    pub fn salvage<S: Shelf>(&self, shelf: &S, staging: Arc<dyn Files>) -> Result<u64, StagingError> {
+        const HERE: PeerId = PeerId(0);
+        let (params, settings, now) = (self.params.clone(), Settings::default(), Tick(0));
+        let mut joiner = Joiner::<H>::open(staging, params, settings, self.version, now, 0)?;
+        let mut effects = joiner.step(now, Event::Connected(HERE));
+        while let Some(effect) = effects.pop() {
+            let Effect::Ask(_, Frame { id, body }) = effect else { continue };
+            let answer = match &body {
+                // A part that is damaged would be taken for a lie, and a liar is asked no more.
+                Request::GetChunks { units, .. } => self.units(shelf, units, true),
+                body => self.answer(shelf, body),
+            };
+            let body = answer.unwrap_or(Response::Unavailable(Why::NoSuchPart));
+            let answer = Frame { id, body }.to_bytes();
+            effects.append(&mut joiner.step(now, Event::Answered(HERE, &answer)));
+        }
+        Ok(joiner.progress(now).done.bytes)
     }
 }
 
@@ -328,8 +429,7 @@ fn wire<const MAX: usize>(bytes: Vec<u8>, answer: impl FnOnce(Blob<MAX>) -> Resp
 mod tests {
     use super::*;
     use crate::library::Taken;
-    use crate::peers::{Effect, Event, Frame, Joiner, PeerId, Settings, Tick};
-    use crate::snapshot::{Plan, SnapshotParams};
+    use crate::snapshot::Plan;
     use crate::testing::state;
     use keelstone_codec::ChainId;
     use keelstone_store::files::MemoryFiles;
@@ -510,6 +610,83 @@ mod tests {
                 let found = join(&files, version, 150);
                 assert!(found.is_err(), "{name} with damage {damage} gave {found:?} of {totals:?}");
             }
+        }
+    }
+
+    /// spec: LIB-10. A snapshot whose chunks are called by their places, with no index at hand, gives the same.
+    #[test]
+    fn chunks_that_are_called_by_their_places_are_as_good() {
+        let (files, version, totals) = mirror();
+        let index =
+            Index::from_bytes(&files.0[&index_file(&SnapshotId { height: Height(7), format: FORMAT })]).unwrap();
+        let chunks = index.chunks.iter().enumerate();
+        let placed =
+            Memory(chunks.map(|(at, stored)| (at.to_string(), files.0[&chunk_file(&stored.name)].clone())).collect());
+        let numbered = |metadata: &Metadata| Mirror::<Blake3>::numbered(metadata, index.root, totals, index.bytes());
+        let asked = |units| Request::GetChunks { at: version, units: BoundedSet::new(units).unwrap() };
+        let (served, named) = (numbered(&index.metadata), Mirror::<Blake3>::open(&files).unwrap());
+        for request in [asked(vec![0]), asked(vec![3, 4, 5, 6]), Request::GetNodes { at: version, page: 0 }] {
+            assert_eq!(served.answer(&placed, &request).unwrap(), named.answer(&files, &request).unwrap());
+        }
+        // Of a claim there are as many chunks as it says, and no more.
+        for (pages, chunks) in [(index.metadata.pages, 0), (0, index.metadata.chunks), (9_999, index.metadata.chunks)] {
+            let false_claim = numbered(&Metadata { pages, chunks, ..index.metadata.clone() });
+            let answer = false_claim.answer(&placed, &Request::GetNodes { at: version, page: 9_998 });
+            assert!(!matches!(answer, Ok(Response::Nodes(_))));
+            assert!(chunks > 0 || false_claim.answer(&placed, &asked(vec![0])).is_err());
+        }
+    }
+
+    /// spec: RECOVER-7. What is whole of a damaged snapshot is staged whichever chunk is damaged, and nothing else; whoever goes
+    /// on in the directory asks for what is missing alone.
+    #[test]
+    fn what_is_whole_of_a_damaged_snapshot_is_fetched_from_nobody() {
+        let (honest, version, totals) = mirror();
+        let index =
+            Index::from_bytes(&honest.0[&index_file(&SnapshotId { height: Height(7), format: FORMAT })]).unwrap();
+        for (place, stored) in index.chunks.iter().enumerate() {
+            let mut files = Memory(honest.0.clone());
+            match place % 2 {
+                0 => *files.0.get_mut(&chunk_file(&stored.name)).unwrap().last_mut().unwrap() ^= 1,
+                _ => drop(files.0.remove(&chunk_file(&stored.name))),
+            }
+            let staging = Arc::new(MemoryFiles::new());
+            let here = Mirror::<Blake3>::of_index(&index);
+            let salvaged = here.salvage(&files, staging.clone()).unwrap();
+            let is_page = place < index.metadata.pages as usize;
+            assert!(
+                salvaged < totals.bytes && (salvaged > 0) != is_page,
+                "chunk {place}: {salvaged} of {}",
+                totals.bytes
+            );
+            let mut joiner =
+                Joiner::<Blake3>::open(staging, params(), Settings::default(), version, Tick(0), 1).unwrap();
+            let other = Mirror::<Blake3>::of_index(&index);
+            let mut effects = joiner.step(Tick(0), Event::Connected(PeerId(1)));
+            let (mut built, mut given) = (false, 0);
+            while let Some(effect) = effects.pop() {
+                match effect {
+                    Effect::Ask(peer, Frame { id, body }) => {
+                        let body = other.answer(&honest, &body).unwrap();
+                        given += if let Response::Chunks { units, .. } = &body { *units } else { 0 };
+                        let answer = Frame { id, body }.to_bytes();
+                        effects.append(&mut joiner.step(Tick(0), Event::Answered(peer, &answer)));
+                    }
+                    Effect::Build(_) => built = true,
+                    _ => {}
+                }
+            }
+            assert!(built, "chunk {place}");
+            let all = other.whole(&honest).unwrap().skeleton.unit_count();
+            assert!(is_page || given < all, "chunk {place}: {given} of {all} units were given");
+            let mut entries = 0;
+            joiner
+                .entries(|_, _, _| {
+                    entries += 1;
+                    Ok::<_, Infallible>(())
+                })
+                .unwrap();
+            assert_eq!(entries, totals.count);
         }
     }
 

@@ -8,7 +8,7 @@
 //!
 //! Pure: what a strategy does to files and peers is behind [`World`].
 //!
-//! Rules: `spec/recovery.md`, RECOVER-1 to RECOVER-5. Vectors: `spec/vectors/recovery.json`.
+//! Rules: `spec/recovery.md`, RECOVER-1 to RECOVER-5 and RECOVER-7. Vectors: `spec/vectors/recovery.json`.
 
 mod report;
 #[cfg(test)]
@@ -131,6 +131,14 @@ pub enum Failed {
     /// Whoever it got it from sent what cannot be true.
     #[error("{0}")]
     Misbehaved(String),
+    /// The disk has no room for its result. Nothing of it was written.
+    #[error("it takes {needed} bytes of the disk, {free} are free")]
+    NoRoom {
+        /// Bytes that it would write.
+        needed: u64,
+        /// Bytes that may be used.
+        free: u64,
+    },
     /// The machine failed.
     #[error("{0}")]
     Machine(String),
@@ -162,6 +170,9 @@ impl From<LibraryError> for Failed {
     fn from(error: LibraryError) -> Self {
         let what = causes(&error);
         match error {
+            LibraryError::NoRoom { needed, reserve, free } => {
+                Self::NoRoom { needed, free: free.saturating_sub(reserve) }
+            }
             LibraryError::NotFound(_) => Self::Unavailable(what),
             LibraryError::Archive(_) | LibraryError::Tar(_) | LibraryError::Foreign { .. } => Self::Misbehaved(what),
             error if error.is_damage() => Self::Damaged(what),

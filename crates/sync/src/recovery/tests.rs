@@ -23,6 +23,7 @@ enum Ends {
     Damaged,
     Misbehaved,
     Machine,
+    NoRoom,
     /// It says that it is done, of another root.
     SaysOther,
     /// It says that it is done, and the disk holds another state.
@@ -33,12 +34,13 @@ enum Ends {
     NotSettled,
 }
 
-const FAILURES: [Ends; 9] = [
+const FAILURES: [Ends; 10] = [
     Ends::Unavailable,
     Ends::TooFar,
     Ends::Damaged,
     Ends::Misbehaved,
     Ends::Machine,
+    Ends::NoRoom,
     Ends::SaysOther,
     Ends::HoldsOther,
     Ends::Unsound,
@@ -82,7 +84,8 @@ impl World for Told {
             Ends::TooFar => Err(Failed::TooFar { needed: 900, limit: 100 }),
             Ends::Damaged => Err(Failed::Damaged("chunk 3 is damaged".to_owned())),
             Ends::Misbehaved => Err(Failed::Misbehaved("node 2 sent another chunk".to_owned())),
-            Ends::Machine => Err(Failed::Machine("the disk is full".to_owned())),
+            Ends::Machine => Err(Failed::Machine("the disk fails".to_owned())),
+            Ends::NoRoom => Err(Failed::NoRoom { needed: 9, free: 8 }),
             _ => Ok(Built { at: said, entries: 12, blocks: 3 }),
         }
     }
@@ -138,7 +141,7 @@ fn the_first_strategy_whose_result_stands_counts_whatever_failed_before() {
             runs += 1;
         }
     }
-    assert_eq!(runs, 1 + 9 + 81 + 729 + 6561);
+    assert_eq!(runs, 1 + 10 + 100 + 1_000 + 10_000);
 }
 
 /// C-02. A strategy that says that it is done with a wrong root, one whose result holds another state than it says,
