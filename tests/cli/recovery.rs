@@ -2,9 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
 use crate::support::{Node, chain, copy, expect, keelstone, post, program, register, send};
+use crate::sync::{peer, serve};
 use serde_json::{Value, json};
 use std::fs;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A chain at height 4, its root, and a snapshot of height 2.
@@ -27,10 +31,15 @@ fn generation(home: &Path) -> PathBuf {
 
 /// Overwrites both slots of the store's superblock: nothing of the state can be opened.
 fn damage(home: &Path) {
+    lose(home);
+    expect(home, 12, &["status"]);
+}
+
+/// As [`damage`], for who has seen already that it is so.
+fn lose(home: &Path) {
     let file = generation(home).join("state/superblock");
     let len = fs::metadata(&file).unwrap().len();
     fs::write(&file, vec![0x5a; usize::try_from(len).unwrap()]).unwrap();
-    expect(home, 12, &["status"]);
 }
 
 /// A damaged chunk in every snapshot of the home.
@@ -160,7 +169,209 @@ fn a_lost_state_is_had_again_from_nodes_of_which_one_is_damaged() {
         (vec![("peer_state_sync".to_owned(), true)], &json!(2))
     );
     assert_eq!(expect(home.path(), 0, &["status"])["root"], before["root"]);
-    assert!(!home.path().join("data/staging").read_dir().unwrap().any(|_| true), "what was staged is gone");
+    assert!(!home.path().join("data/joining").exists(), "what was staged is gone");
+}
+
+/// A mirror of the snapshot of a home.
+fn mirror(home: &Path, to: &Path, part: &[&str]) {
+    let export = ["mirror", "--set", "snapshots.reserve_percent=0", "export", to.to_str().unwrap()];
+    expect(home, 0, &[&export[..], part].concat());
+}
+
+/// Changes every chunk of a mirror.
+fn damage_mirror(mirror: &Path) {
+    let files = fs::read_dir(mirror).unwrap().map(|entry| entry.unwrap().path());
+    for file in files.filter(|path| path.extension().is_some_and(|ending| ending == "chunk")) {
+        let mut bytes = fs::read(&file).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&file, bytes).unwrap();
+    }
+}
+
+/// A server that sends whoever comes one byte at a time, without end. It lives as long as the test process.
+fn drip() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let answer = b"HTTP/1.0 200 OK\r\n\r\n".iter().chain(std::iter::repeat(&0));
+                for byte in answer {
+                    if stream.write_all(&[*byte]).is_err() {
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            });
+        }
+    });
+    address
+}
+
+/// What [`recover_by`] sets beside what it is told: nobody is waited for long.
+const PATIENCE: [&str; 4] = ["--set", "p2p.request_timeout_ms=1500", "--set", "p2p.stall_timeout_ms=3000"];
+
+/// A recovery by strategies in an order, with settings.
+fn recover_by(home: &Path, code: i32, order: &str, settings: &[String]) -> Value {
+    let order = format!("recovery.strategies={order}");
+    let mut arguments = vec!["recover", "--yes", "--set", &order];
+    arguments.extend(PATIENCE);
+    arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+    expect(home, code, &arguments)
+}
+
+/// spec: RECOVER-1, RECOVER-7. Peers over libp2p give the very target, whoever else of them cannot be reached or is behind; one
+/// that is behind gives what the blocks here go on from. A node that starts asks them by itself.
+#[test]
+fn a_lost_state_is_had_again_from_peers_over_libp2p() {
+    let (home, before) = busy_chain();
+    let [level, behind] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    copy(home.path(), level.path());
+    copy(home.path(), behind.path());
+    expect(behind.path(), 0, &["rollback", "3", "--yes"]);
+    fs::remove_dir_all(home.path().join("data/snapshots")).unwrap();
+    let (level, behind) = (peer(level.path(), &[]), peer(behind.path(), &[]));
+    let peers = |addresses: &[&str]| format!("p2p.peers={}", addresses.join(","));
+    let several = peers(&["127.0.0.1:1", &behind.1, &level.1]);
+    for (peers, blocks) in [(several, 0), (peers(&[&behind.1]), 1)] {
+        lose(home.path());
+        let report = recover_by(home.path(), 0, "peer_state_sync", &[peers]);
+        assert_eq!(
+            (strategies(&report), &report["attempts"][0]["blocks"]),
+            (vec![("peer_state_sync".to_owned(), true)], &json!(blocks))
+        );
+        let after = expect(home.path(), 0, &["status"]);
+        assert_eq!((&after["root"], &after["height"]), (&before["root"], &before["height"]));
+        assert!(!home.path().join("data/joining").exists(), "what was staged is gone");
+    }
+    expect(home.path(), 0, &["query", "block", "1"]);
+    damage(home.path());
+    let level = peers(&[&level.1]);
+    drop(Node::start(home.path(), &[&level, "recovery.strategies=peer_state_sync"]));
+    assert_eq!(expect(home.path(), 0, &["status"])["root"], before["root"]);
+    // The blocks are lost as well: the root has to be given, and is all that is needed.
+    lose(home.path());
+    fs::write(generation(home.path()).join("blocks.redb"), b"nothing").unwrap();
+    let given = ["recover", "--yes", "--to", "4", "--root", before["root"].as_str().unwrap()];
+    let report = expect(home.path(), 0, &[&given[..], &["--set", &level]].concat());
+    assert_eq!((&report["recovered_by"], &report["trust"]), (&json!("peer_state_sync"), &json!("given")));
+    assert_eq!(expect(home.path(), 0, &["check", "--full"])["verdict"], "consistent");
+}
+
+/// spec: RECOVER-1, RECOVER-7. Mirrors give it, over HTTP and in a directory, those of peers too; beside one whose files are
+/// changed the other is asked, and one alone whose files are changed gives nothing.
+#[test]
+fn a_lost_state_is_had_again_from_mirrors() {
+    let (home, before) = busy_chain();
+    let place = tempfile::tempdir().unwrap();
+    let [bad, good] = ["bad", "good"].map(|name| place.path().join(name));
+    mirror(home.path(), &good, &[]);
+    copy(&good, &bad);
+    damage_mirror(&bad);
+    fs::remove_dir_all(home.path().join("data/snapshots")).unwrap();
+    let [bad_web, good_web] = [&bad, &good].map(|mirror| format!("http://{}/some/where", serve(mirror.clone())));
+    let sources = |place: &str| format!("recovery.sources={place}");
+    let good = good.to_str().unwrap();
+    for setting in [sources(&good_web), sources(&format!("{bad_web},{good}")), format!("p2p.mirrors={good_web}")] {
+        lose(home.path());
+        let report = recover_by(home.path(), 0, "network_snapshot", &[setting]);
+        assert_eq!(report["attempts"][0]["blocks"], 2);
+        assert_eq!(expect(home.path(), 0, &["status"])["root"], before["root"]);
+    }
+    damage(home.path());
+    let failure = recover_by(home.path(), 12, "network_snapshot", &[sources(&bad_web)]);
+    let message = failure["error"]["message"].as_str().unwrap();
+    assert!(message.contains("nobody is left to ask") && message.contains("cannot be true"), "{message}");
+    expect(home.path(), 12, &["status"]);
+    // What needs to be known first is known: the node goes by the mirror when it starts.
+    let node = Node::start(home.path(), &[&sources(&good_web), "recovery.strategies=network_snapshot"]);
+    assert_eq!(node.json("/v1/status").1["root"], before["root"]);
+}
+
+/// spec: RECOVER-2, RECOVER-3. C-02: whichever way a strategy fails, over real sockets and files, the next is tried and its
+/// result counts; the report says what was wrong.
+#[test]
+fn c02_each_strategy_gives_way_to_the_next_in_each_of_its_ways() {
+    let (home, before) = busy_chain();
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name);
+    let text = |name: &str| path(name).to_str().unwrap().to_owned();
+    // Mirrors: honest, changed, without an index, of a part, and of another chain.
+    mirror(home.path(), &path("whole"), &[]);
+    for name in ["changed", "cut"] {
+        copy(&path("whole"), &path(name));
+    }
+    damage_mirror(&path("changed"));
+    let index = fs::read_dir(path("cut")).unwrap().map(|entry| entry.unwrap().path());
+    for file in index.filter(|file| file.extension().is_some_and(|ending| ending == "snapshot")) {
+        fs::remove_file(file).unwrap();
+    }
+    mirror(home.path(), &path("part"), &["--namespace", "agents"]);
+    let (other, _) = busy_chain();
+    mirror(other.path(), &path("other"), &[]);
+    // Peers: honest, of another chain, of the same that went another way, and a node whose snapshot is damaged.
+    let [level, forked, serving] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    copy(home.path(), level.path());
+    copy(home.path(), serving.path());
+    damage_snapshots(serving.path());
+    copy(home.path(), forked.path());
+    expect(forked.path(), 0, &["rollback", "3", "--yes"]);
+    send(forked.path(), 0, &json!([post("another fourth")]));
+    let [level, forked, other] = [&level, &forked, &other].map(|home| peer(home.path(), &[]));
+    let serving = Node::start(serving.path(), &["snapshots.enabled=true", "snapshots.reserve_percent=0"]);
+
+    let limit = || "recovery.max_block_replay=1".to_owned();
+    let peers = |peer: &str| format!("p2p.peers={peer}");
+    let sources = |place: &str| format!("recovery.sources={place}");
+    let (local, from_peers, network) = ("local_snapshot", "peer_state_sync", "network_snapshot");
+    let (blocks, level) = ("block_replay", peers(&level.1));
+    let ways: Vec<(&str, &str, Vec<String>, &str)> = vec![
+        (local, from_peers, vec![limit(), level.clone()], "it takes 2 blocks, the limit is 1"),
+        (blocks, from_peers, vec![limit(), level.clone()], "it takes 4 blocks, the limit is 1"),
+        (from_peers, blocks, vec![], "no peer is configured"),
+        (from_peers, blocks, vec![peers("127.0.0.1:1")], "nobody could be reached"),
+        (from_peers, blocks, vec![peers(&other.1)], "it says that height 4 has root"),
+        (from_peers, blocks, vec![peers(&forked.1)], "it says that height 4 has root"),
+        (from_peers, blocks, vec!["check.peers=http://127.0.0.1:1".to_owned()], "did not answer"),
+        (from_peers, blocks, vec![format!("check.peers=http://{}", serving.address)], "of height 2: it answered"),
+        (network, blocks, vec![], "no place is configured"),
+        (network, blocks, vec![sources("/nonexistent")], "No such file"),
+        (network, blocks, vec![sources("http://127.0.0.1:1/state")], "refused"),
+        (network, blocks, vec![sources(&format!("http://{}/elsewhere", serve(path("whole"))))], "not found"),
+        (network, blocks, vec![sources(&format!("http://{}/state", drip()))], "the answer takes too long"),
+        (network, blocks, vec![sources(&text("changed"))], "nobody is left to ask"),
+        (network, blocks, vec![sources(&text("cut"))], "No such file"),
+        (network, blocks, vec![sources(&text("part"))], "alone"),
+        (network, blocks, vec![sources(&text("other"))], "which is"),
+        (network, from_peers, vec![sources(&text("whole")), limit(), level.clone()], "the limit is 1"),
+    ];
+    let fails = |first: &str, next: &str, settings: &[String], why: &str| {
+        lose(home.path());
+        let report = recover_by(home.path(), 0, &format!("{first},{next}"), settings);
+        let expected = [(first.to_owned(), false), (next.to_owned(), true)];
+        assert_eq!(strategies(&report), expected, "{settings:?}: {report}");
+        let said = report["attempts"][0]["failed"].as_str().unwrap();
+        assert!(said.contains(why), "{settings:?}: {said}");
+        assert_eq!(report["root"], before["root"]);
+    };
+    for (first, next, settings, why) in &ways {
+        fails(first, next, settings, why);
+    }
+    damage_snapshots(home.path());
+    fails(local, from_peers, std::slice::from_ref(&level), "");
+    fs::remove_dir_all(home.path().join("data/snapshots")).unwrap();
+    fails(local, blocks, &[], "there are no snapshots here");
+    assert_eq!(expect(home.path(), 0, &["check", "--full"])["verdict"], "consistent");
+    // Nothing is left of the blocks: the strategies that need them give way to the one that needs none.
+    let last = generation(home.path()).join("blocks.redb");
+    lose(home.path());
+    fs::write(last, b"nothing").unwrap();
+    let root = before["root"].as_str().unwrap();
+    let order = format!("recovery.strategies={blocks},{network},{from_peers}");
+    let source = sources(&text("whole"));
+    let given = ["recover", "--yes", "--to", "4", "--root", root, "--set", &order, "--set", &source, "--set", &level];
+    let report = expect(home.path(), 0, &given);
+    assert_eq!(report["recovered_by"], from_peers, "{report}");
 }
 
 /// A node whose state is damaged has it again by itself when it starts, and says so; one that must not do that does
@@ -186,6 +397,23 @@ fn a_node_recovers_a_damaged_state_when_it_starts() {
     fs::write(generation(home.path()).join("blocks.redb"), b"nothing").unwrap();
     let output = keelstone(home.path(), &["node", "--json", "--set", "http.listen=127.0.0.1:0"]);
     assert_eq!(output.status.code(), Some(12), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// spec: RECOVER-8. A strategy for whose result there is no room writes nothing, and says what it takes and what is free.
+#[test]
+fn a_strategy_for_which_there_is_no_room_gives_way() {
+    let (home, before) = busy_chain();
+    damage(home.path());
+    // As long as eight terabytes, and empty: what a state takes that is made of all blocks is what the one here took.
+    let large = fs::File::create(generation(home.path()).join("state/large")).unwrap();
+    large.set_len(8 << 40).unwrap();
+    let report = recover_by(home.path(), 0, "block_replay,local_snapshot", &[]);
+    let expected = [("block_replay", false), ("local_snapshot", true)];
+    assert_eq!(strategies(&report), expected.map(|(name, done)| (name.to_owned(), done)));
+    let said = report["attempts"][0]["failed"].as_str().unwrap();
+    let numbers: Vec<u64> = said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    assert!(matches!(numbers[..], [needed, free] if needed >= 8 << 40 && free < needed), "{said}");
+    assert_eq!(expect(home.path(), 0, &["status"])["root"], before["root"]);
 }
 
 /// Damage that is not in the way of opening a store stops nothing: what is proven good is served, what takes the

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 const PEERS: [&str; 2] = ["p2p.enabled=true", "p2p.listen=127.0.0.1:0"];
 
 /// A node, and how its peers call it.
-fn peer(home: &Path, settings: &[&str]) -> (Node, String) {
+pub(crate) fn peer(home: &Path, settings: &[&str]) -> (Node, String) {
     let mut command = program();
     command.args(["node", "--json", "--set", "http.listen=127.0.0.1:0", "--home"]).arg(home);
     for setting in PEERS.iter().chain(settings) {
@@ -264,7 +264,7 @@ fn a_part_of_the_state_is_taken_alone_with_its_proof() {
 }
 
 /// A web server of files that knows nothing of what they are. It lives as long as the test process.
-fn serve(directory: PathBuf) -> std::net::SocketAddr {
+pub(crate) fn serve(directory: PathBuf) -> std::net::SocketAddr {
     use std::io::Write as _;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -234,8 +234,9 @@ settings! {
         max_block_replay: u64 = 100_000, 0..=1_000_000_000_000;
         /// How a result is checked beside its root before it counts: "quick" or "full", every stored byte.
         integrity_check_depth: IntegrityDepth = IntegrityDepth::Full;
-        /// Where snapshots' files are beside this home: archives, as directories or tar files.
-        sources: Vec<String> = Vec::new();
+        /// Where snapshots' files are beside this home: mirrors, as directories or http://HOST:PORT/PATH, and archives, as
+        /// directories or tar files. Mirrors of p2p.mirrors are asked too.
+        sources: Vec<Place> = Vec::new();
     }
     /// Peers of the chain: giving them the state, and taking it from them (keelstone sync).
     p2p: P2p {
@@ -547,7 +548,7 @@ impl Kind for Vec<Place> {
     fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
         let list = Vec::<String>::from_raw(raw)?;
         if list.len() > PEERS_MAX {
-            return Err(format!("expected at most {PEERS_MAX} mirrors, found {}", list.len()));
+            return Err(format!("expected at most {PEERS_MAX} places, found {}", list.len()));
         }
         list.iter().map(|text| text.parse()).collect()
     }

@@ -39,6 +39,7 @@ mod passphrase;
 mod processes;
 mod producer;
 mod recovery;
+mod room;
 mod scrub;
 mod session;
 mod snapshots;

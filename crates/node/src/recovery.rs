@@ -1,49 +1,47 @@
 //! Recovery of a home whose state is lost or damaged.
 //!
-//! What is decided stands in [`keelstone_sync::recovery`]; here are the strategies: the snapshots of this home, those
-//! other nodes serve, the blocks of this home, and snapshots' files from elsewhere. Each builds in a generation aside,
+//! What is decided stands in [`keelstone_sync::recovery`]; here are the strategies: the snapshots of this home, what
+//! other nodes have, the blocks of this home, and snapshots' files from elsewhere. Each builds in a generation aside,
 //! from proven chunks and from blocks that are run again; a snapshot's own root is not believed, for the blocks on it
-//! have to come to the target's. Chunks that were proven wait in the staging directory for whatever strategy comes
+//! have to come to the target's. Chunks that were proven wait in one staging directory for whatever strategy comes
 //! next.
 //!
-//! Rules: `spec/recovery.md`, RECOVER-1 to RECOVER-6.
+//! Rules: `spec/recovery.md`, RECOVER-1 to RECOVER-7.
+
+mod elsewhere;
 
 use crate::abci::certified_by;
-use crate::client::Remote;
 use crate::commands::init::{PRODUCER, now};
-use crate::config::{Config, HttpAddress, IntegrityDepth};
+use crate::config::{Config, IntegrityDepth};
 use crate::engine;
 use crate::exit::{Exit, Failure, causes};
 use crate::generations::{Generation, Generations};
 use crate::home::Home;
 use crate::keyfile::KeyDir;
 use crate::newfile;
+use crate::room;
 use crate::snapshots::look_into_library;
-use keelstone_codec::{Encode as _, Hash, Height, Root, Timestamp};
+use elsewhere::{Offers, Others};
+use keelstone_codec::{Encode as _, Height, Root, Timestamp};
 use keelstone_execution::{PublicKey, Registry};
 use keelstone_ledger::{Bodies, Genesis, Ledger, LedgerError, PoolLimits, SecretKey, Signature, verify};
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
 use keelstone_store::{CheckLevel, Options, Store};
-use keelstone_sync::library::{Each, Expected, Info, LibraryError, Origin};
+use keelstone_sync::library::{Each, Expected, Info, Origin, Pin};
 use keelstone_sync::peers::Version;
 use keelstone_sync::recovery::{
     Built, Depth, Failed, Outcome, Report, SignedReport, Strategy, Target, Trust, World, by_time, recover,
 };
-use keelstone_sync::snapshot::{
-    ChunkVerdict, EntriesError, FORMAT, Metadata, Offer, OfferVerdict, Restore, RestoreLimits, SnapshotParams,
-};
+use keelstone_sync::snapshot::SnapshotParams;
 use keelstone_tree::{Blake3, HashKind, Hasher, Sha256};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::BufReader;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-/// How long another node may take for one answer.
-const PEER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Snapshots of one origin that are tried, the newest first.
 const SNAPSHOTS_TRIED_MAX: usize = 4;
 /// What estimates reckon with: bytes of a state built in a millisecond from this disk, and from a network.
@@ -78,6 +76,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) root: Option<Root>,
     /// One strategy alone.
     pub(crate) only: Option<Strategy>,
+    /// Where the key is by which peers know this node.
+    pub(crate) keys: &'a KeyDir,
     /// Told of what is being done.
     pub(crate) progress: &'a mut dyn FnMut(Strategy, u64, u64),
 }
@@ -131,6 +131,12 @@ struct Place<'a, H: Hasher> {
     aside: Option<Generation>,
     /// The blocks here; or why there are none.
     bodies: Result<Bodies, Failed>,
+    /// Whoever can be asked, once somebody was.
+    others: Option<Others>,
+    /// What others were found to have.
+    offers: BTreeMap<Strategy, Offers>,
+    /// Snapshots here that are damaged: what is whole of them need not come from elsewhere.
+    damaged: Vec<Pin>,
     _hasher: std::marker::PhantomData<fn() -> H>,
 }
 
@@ -175,6 +181,9 @@ impl<'a, H: Hasher> Place<'a, H> {
             current,
             aside: None,
             bodies,
+            others: None,
+            offers: BTreeMap::new(),
+            damaged: Vec::new(),
             _hasher: std::marker::PhantomData,
         })
     }
@@ -186,6 +195,15 @@ impl<'a, H: Hasher> Place<'a, H> {
 
     // ---- the target
 
+    /// The root of a height as this home has it on record, and why it counts.
+    fn recorded(&self, height: Height) -> Option<(Root, Trust)> {
+        let bodies = self.bodies.as_ref().ok()?;
+        match self.genesis.validators.is_empty() {
+            true => Some((bodies.root(height).ok()??, Trust::OwnRecord)),
+            false => Some((certified_by(&bodies.certificate(height).ok()??)?, Trust::Consensus)),
+        }
+    }
+
     /// What is to be had again, and why its root is trusted.
     // spec: RECOVER-1
     fn target(&self) -> Result<Target, Failure> {
@@ -193,11 +211,7 @@ impl<'a, H: Hasher> Place<'a, H> {
             if let Some(root) = self.wish.root {
                 return Some((root, Trust::Given));
             }
-            let bodies = self.bodies.as_ref().ok()?;
-            match self.genesis.validators.is_empty() {
-                true => Some((bodies.root(height).ok()??, Trust::OwnRecord)),
-                false => Some((certified_by(&bodies.certificate(height).ok()??)?, Trust::Consensus)),
-            }
+            self.recorded(height)
         };
         let height = match self.wish.wanted {
             Wanted::Height(height) => Some(height),
@@ -283,6 +297,15 @@ impl<'a, H: Hasher> Place<'a, H> {
         let generation = self.generations.fresh().map_err(machine)?;
         self.aside = Some(generation.clone());
         Ok(generation)
+    }
+
+    /// Refuses what the disk has no room for: so many bytes, and the blocks that are taken over. What it replaces is removed
+    /// when it counts, so nothing is kept back.
+    // spec: RECOVER-8
+    fn check_room(&self, state_bytes: u64) -> Result<(), Failed> {
+        let blocks = self.current.as_ref().map_or(0, |current| bytes_of(&current.blocks()));
+        let data = Self::directory(&self.home.data())?;
+        Ok(room::check(&data, state_bytes.saturating_add(blocks), 0)?)
     }
 
     /// A store of the entries that `feed` hands out.
@@ -401,46 +424,23 @@ impl<'a, H: Hasher> Place<'a, H> {
     fn local_snapshot(&mut self, target: &Version) -> Result<Built, Failed> {
         let found = look_into_library(self.home).map_err(machine)?;
         let (library, _) = found.ok_or_else(|| Failed::Unavailable("there are no snapshots here".to_owned()))?;
-        let usable = |info: &Info| usable(info.id.height, info.root, target);
-        let list = library.list().into_iter().filter(usable).take(SNAPSHOTS_TRIED_MAX);
+        let usable = |info: &Info| self.usable(Version { height: info.id.height, root: info.root }, target).is_ok();
+        let list: Vec<Info> = library.list().into_iter().filter(usable).take(SNAPSHOTS_TRIED_MAX).collect();
         let none = Failed::Unavailable(format!("there is no snapshot here of height {} or below", target.height));
         let name = |info: &Info| format!("the snapshot of height {} here", info.id.height);
         self.first_of(list, none, name, |place, info| {
+            place.check_room(room::of(info.totals))?;
             let generation = place.fresh()?;
             let pin = library.pin(info.id).ok_or(Failed::Unavailable("the snapshot is gone".to_owned()))?;
             let expected = Expected { params: Some(place.params()), root: Some(info.root) };
-            let store = place.build_store(&generation, (info.id.height, info.root), &mut |each| {
+            let built = place.build_store(&generation, (info.id.height, info.root), &mut |each| {
                 Origin::Kept(&pin).entries(&expected, each, &mut |_| ControlFlow::Continue(()))?;
                 Ok(())
-            })?;
-            place.run_on(Strategy::LocalSnapshot, store, &generation, target)
-        })
-    }
-
-    fn network_snapshot(&mut self, target: &Version) -> Result<Built, Failed> {
-        let config = self.config;
-        let sources = config.recovery.sources.iter().map(Path::new);
-        let none = Failed::Unavailable("no source is configured (recovery.sources)".to_owned());
-        let name = |source: &&Path| source.display().to_string();
-        self.first_of(sources, none, name, |place, source| {
-            let generation = place.fresh()?;
-            let params = Expected { params: Some(place.params()), root: None };
-            let info = from_archive(source, &mut |origin| origin.inspect(&params))?;
-            let (height, root) = (info.id.height, info.root);
-            if !usable(height, root, target) {
-                return Err(Failed::Unavailable(format!(
-                    "{} is of height {height} with root {root}",
-                    source.display()
-                )));
+            });
+            if matches!(built, Err(Failed::Damaged(_))) {
+                place.damaged.push(pin);
             }
-            let expected = Expected { root: Some(root), ..params };
-            let store = place.build_store(&generation, (height, root), &mut |each| {
-                from_archive(source, &mut |origin| {
-                    origin.entries(&expected, &mut *each, &mut |_| ControlFlow::Continue(()))
-                })?;
-                Ok(())
-            })?;
-            place.run_on(Strategy::NetworkSnapshot, store, &generation, target)
+            place.run_on(Strategy::LocalSnapshot, built?, &generation, target)
         })
     }
 
@@ -453,6 +453,7 @@ impl<'a, H: Hasher> Place<'a, H> {
             ));
         }
         self.bodies.clone()?;
+        self.check_room(self.state_bytes())?;
         let generation = self.fresh()?;
         let store = Store::<H>::create(Self::directory(&generation.state())?, self.options())?;
         let kv = Arc::new(RedbKv::open(&generation.blocks())?);
@@ -461,83 +462,36 @@ impl<'a, H: Hasher> Place<'a, H> {
         self.run_blocks(Strategy::BlockReplay, ledger, needed, target)
     }
 
-    /// Takes the newest snapshot that other nodes serve. Each chunk is proven against the snapshot's root before it is
-    /// kept, whoever sent it, and a node that sent one that is none is not asked again.
-    fn peer_state_sync(&mut self, target: &Version) -> Result<Built, Failed> {
-        let peers: Vec<(HttpAddress, Remote)> = self.config.check.peers.iter().filter_map(reach).collect();
-        let mut offers: Vec<(Offered, Vec<usize>)> = Vec::new();
-        for (at, (_, peer)) in peers.iter().enumerate() {
-            for offered in offered(peer, &self.params()) {
-                if !usable(offered.metadata.height, offered.root, target) {
-                    continue;
-                }
-                match offers.iter_mut().find(|(known, _)| *known == offered) {
-                    Some((_, holders)) => holders.push(at),
-                    None => offers.push((offered, vec![at])),
-                }
-            }
-        }
-        offers.sort_by_key(|(offered, holders)| std::cmp::Reverse((offered.metadata.height, holders.len())));
-        let none = match self.config.check.peers.is_empty() {
-            true => Failed::Unavailable("no peer is configured (check.peers)".to_owned()),
-            false => Failed::Unavailable(format!("no peer serves a snapshot of height {} or below", target.height)),
-        };
-        let name = |(offered, _): &(Offered, Vec<usize>)| {
-            format!("the snapshot of height {} that peers serve", offered.metadata.height)
-        };
-        self.first_of(offers.into_iter().take(SNAPSHOTS_TRIED_MAX), none, name, |place, (offered, holders)| {
-            let holders: Vec<&(HttpAddress, Remote)> = holders.iter().map(|at| &peers[*at]).collect();
-            place.take_from_peers(offered, holders, target)
-        })
-    }
-
-    fn take_from_peers(
-        &mut self,
-        offered: &Offered,
-        mut holders: Vec<&(HttpAddress, Remote)>,
-        target: &Version,
-    ) -> Result<Built, Failed> {
-        let staging = Self::directory(&self.home.data().join("staging"))?;
-        let failed = |error: &dyn std::error::Error| Failed::Machine(causes(error));
-        let mut restore =
-            Restore::<H>::open(staging, self.params(), RestoreLimits::default()).map_err(|error| failed(&error))?;
-        match restore.offer(&offered.offer(), offered.root.0.as_bytes()) {
-            OfferVerdict::Accept => {}
-            OfferVerdict::Abort { reason } => return Err(Failed::Machine(reason)),
-            OfferVerdict::Reject { reason } | OfferVerdict::RejectSender { reason } => {
-                return Err(Failed::Misbehaved(reason));
-            }
-            OfferVerdict::RejectFormat => return Err(Failed::Misbehaved("the format is another".to_owned())),
-        }
-        let chunks = offered.metadata.chunks;
-        for index in 0..chunks {
-            if restore.lacks(index) {
-                fetch(&mut restore, &mut holders, offered.metadata.height, index)?;
-            }
-            (self.wish.progress)(Strategy::PeerStateSync, u64::from(index) + 1, u64::from(chunks));
-        }
-        let generation = self.fresh()?;
-        let store = self.build_store(&generation, (offered.metadata.height, offered.root), &mut |each| {
-            restore.entries(|namespace, key, value| each(namespace, key, value)).map_err(|error| match error {
-                EntriesError::Restore(error) => Failed::Damaged(causes(&error)),
-                EntriesError::Taker(error) => error.into(),
-            })
-        })?;
-        let built = self.run_on(Strategy::PeerStateSync, store, &generation, target)?;
-        if let Err(error) = restore.clear() {
-            tracing::warn!(error = causes(&error), "staged chunks could not be removed");
-        }
-        Ok(built)
-    }
-
     fn params(&self) -> SnapshotParams {
         engine::snapshot_params(&self.genesis)
     }
+
+    /// Bytes of the state that counts, as it lies on the disk: about what another takes.
+    fn state_bytes(&self) -> u64 {
+        self.current.as_ref().map_or(0, |current| bytes_of(&current.state()))
+    }
+
+    /// Whether a version can lead to a target, or why not.
+    fn usable(&self, version: Version, target: &Version) -> Result<(), Failed> {
+        let Version { height, root } = version;
+        if height > target.height {
+            return Err(Failed::Unavailable(format!("it is of height {height}, the target is {}", target.height)));
+        }
+        let known =
+            if height == target.height { Some(target.root) } else { self.recorded(height).map(|known| known.0) };
+        match known.filter(|known| *known != root) {
+            Some(known) => {
+                Err(Failed::Misbehaved(format!("it says that height {height} has root {root}, which is {known}")))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
-/// Whether a snapshot can lead to a target.
-fn usable(height: Height, root: Root, target: &Version) -> bool {
-    height < target.height || (height == target.height && root == target.root)
+/// Bytes of a file, or of the files of a directory; what cannot be looked at counts as none.
+fn bytes_of(path: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(path) else { return fs::metadata(path).map_or(0, |metadata| metadata.len()) };
+    entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
 impl<H: Hasher> World for Place<'_, H> {
@@ -546,7 +500,9 @@ impl<H: Hasher> World for Place<'_, H> {
         match strategy {
             Strategy::LocalSnapshot => {
                 let (library, _) = look_into_library(self.home).ok()??;
-                let info = library.list().into_iter().find(|info| usable(info.id.height, info.root, target))?;
+                let usable =
+                    |info: &Info| self.usable(Version { height: info.id.height, root: info.root }, target).is_ok();
+                let info = library.list().into_iter().find(usable)?;
                 Some(info.totals.bytes / DISK_BYTES_PER_MS + blocks(info.id.height))
             }
             Strategy::BlockReplay => {
@@ -554,22 +510,9 @@ impl<H: Hasher> World for Place<'_, H> {
                 bodies.block(self.base().next()).ok()?;
                 Some(blocks(self.base()))
             }
-            Strategy::PeerStateSync => {
-                let all = self.config.check.peers.iter().filter_map(reach);
-                let params = self.params();
-                let offers = all.flat_map(|(_, peer)| offered(&peer, &params));
-                let best = offers.filter(|offered| usable(offered.metadata.height, offered.root, target));
-                let best = best.max_by_key(|offered| offered.metadata.height)?;
-                Some(best.bytes / NETWORK_BYTES_PER_MS + blocks(best.metadata.height))
-            }
-            Strategy::NetworkSnapshot => {
-                let params = Expected { params: Some(self.params()), root: None };
-                let inspect =
-                    |source: &String| from_archive(Path::new(source), &mut |origin| origin.inspect(&params)).ok();
-                let infos = self.config.recovery.sources.iter().filter_map(inspect);
-                let best =
-                    infos.filter(|info| usable(info.id.height, info.root, target)).max_by_key(|info| info.id.height)?;
-                Some(best.bytes / NETWORK_BYTES_PER_MS + blocks(best.id.height))
+            Strategy::PeerStateSync | Strategy::NetworkSnapshot => {
+                let (height, bytes) = self.best_offer(strategy, target)?;
+                Some(bytes / NETWORK_BYTES_PER_MS + blocks(height))
             }
         }
     }
@@ -578,9 +521,8 @@ impl<H: Hasher> World for Place<'_, H> {
         tracing::info!(strategy = strategy.name(), height = target.height.0, "recovering");
         let built = match strategy {
             Strategy::LocalSnapshot => self.local_snapshot(target),
-            Strategy::PeerStateSync => self.peer_state_sync(target),
             Strategy::BlockReplay => self.block_replay(target),
-            Strategy::NetworkSnapshot => self.network_snapshot(target),
+            Strategy::PeerStateSync | Strategy::NetworkSnapshot => self.had_elsewhere(strategy, target),
         };
         built.inspect_err(|failed| tracing::warn!(strategy = strategy.name(), %failed, "it came to nothing"))
     }
@@ -617,6 +559,8 @@ impl<H: Hasher> World for Place<'_, H> {
             self.aside = Some(aside);
             return Err(machine(failure));
         }
+        // What was staged has served; what cannot be removed is in nobody's way.
+        let _ = fs::remove_dir_all(self.home.joining());
         // The database of the old one is open still.
         self.bodies = Err(Failed::Unavailable("the recovery is over".to_owned()));
         if let Some(old) = self.current.replace(aside)
@@ -635,104 +579,6 @@ fn remove(path: &Path) -> Result<(), Failed> {
         }
         _ => Ok(()),
     }
-}
-
-/// Reads an archive, of either form.
-fn from_archive<T>(path: &Path, read: &mut dyn FnMut(Origin<'_>) -> Result<T, LibraryError>) -> Result<T, Failed> {
-    let missing = |error: std::io::Error| Failed::Unavailable(format!("{}: {error}", path.display()));
-    match fs::metadata(path).map_err(missing)?.is_dir() {
-        true => {
-            let directory = Directory::new(path).map_err(missing)?;
-            Ok(read(Origin::Directory(&directory))?)
-        }
-        false => {
-            let mut file = BufReader::new(fs::File::open(path).map_err(missing)?);
-            Ok(read(Origin::Tar(&mut file))?)
-        }
-    }
-}
-
-// ---- peers -------------------------------------------------------------------------------------------------------
-
-/// A snapshot that another node says it serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Offered {
-    metadata: Metadata,
-    root: Root,
-    hash: Hash,
-    bytes: u64,
-}
-
-impl Offered {
-    fn offer(&self) -> Offer {
-        Offer {
-            height: self.metadata.height.0,
-            format: FORMAT,
-            chunks: self.metadata.chunks,
-            hash: self.hash.0.to_vec(),
-            metadata: self.metadata.to_bytes(),
-        }
-    }
-}
-
-/// What a node's list says, as far as it makes sense. A snapshot whose parameters are not the chain's has another hash.
-fn offered(peer: &Remote, params: &SnapshotParams) -> Vec<Offered> {
-    let one = |snapshot: &crate::api::Snapshot| {
-        let own = snapshot.format == FORMAT && snapshot.chain_id == params.chain_id.as_str();
-        let metadata = Metadata {
-            chain_id: params.chain_id.clone(),
-            height: Height(snapshot.height),
-            unit_weight_max: params.unit_weight_max,
-            hasher: params.hasher,
-            pages: snapshot.pages,
-            chunks: snapshot.chunks,
-        };
-        let (root, hash) = (Root::from_hex(&snapshot.root).ok()?, Hash::from_hex(&snapshot.hash).ok()?);
-        own.then_some(Offered { metadata, root, hash, bytes: snapshot.bytes })
-    };
-    match peer.snapshots() {
-        Ok(list) => list.snapshots.iter().filter_map(one).collect(),
-        Err(refusal) => {
-            tracing::warn!(%refusal, "a peer does not say which snapshots it serves");
-            Vec::new()
-        }
-    }
-}
-
-fn reach(address: &HttpAddress) -> Option<(HttpAddress, Remote)> {
-    let found = address.resolve().ok()?;
-    Some((address.clone(), Remote::at(found, PEER_TIMEOUT)))
-}
-
-/// Has one chunk from whoever of the nodes sends what it must be. One that does not is asked for nothing more.
-fn fetch<H: Hasher>(
-    restore: &mut Restore<H>,
-    peers: &mut Vec<&(HttpAddress, Remote)>,
-    height: Height,
-    index: u32,
-) -> Result<(), Failed> {
-    let mut why = None;
-    while !peers.is_empty() {
-        let at = index as usize % peers.len();
-        let (address, peer) = peers[at];
-        match peer.snapshot_chunk(height, index) {
-            Ok(chunk) => match restore.apply(index, &chunk, &address.to_string()) {
-                ChunkVerdict::Accept => return Ok(()),
-                ChunkVerdict::Abort { reason } => return Err(Failed::Machine(reason)),
-                ChunkVerdict::RejectSnapshot { reason } => return Err(Failed::Misbehaved(reason)),
-                ChunkVerdict::Retry { reason, .. } => {
-                    tracing::warn!(peer = %address, index, reason, "a chunk is none; the node is not asked again");
-                    why = Some(Failed::Misbehaved(format!("{address}: {reason}")));
-                    peers.remove(at);
-                }
-            },
-            Err(refusal) => {
-                why = Some(Failed::Unavailable(format!("{address}: {refusal}")));
-                peers.remove(at);
-            }
-        }
-    }
-    Err(why.unwrap_or_else(|| Failed::Unavailable("no node is left to ask".to_owned())))
 }
 
 // ---- the report --------------------------------------------------------------------------------------------------

@@ -2,12 +2,12 @@
 
 use crate::cli::Context;
 use crate::cometbft::base64::from_base64;
-use crate::commands::snapshot::restore::{check_room, room_of};
 use crate::config::{Config, EngineKind};
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::keyfile::KeyDir;
 use crate::out::short;
+use crate::room;
 use clap::Args;
 use keelstone_codec::{ChainId, Hash, Timestamp};
 use keelstone_execution::PublicKey;
@@ -94,7 +94,7 @@ fn bring(archive: &Path, inherited: &Inherited, config: &Config, home: &Home) ->
     }
     let directory = Directory::new(home.path()).map_err(|error| Failure::io(home.path().display(), &error))?;
     let state = Totals { count: inherited.entries, bytes: inherited.bytes };
-    check_room(&directory, found.len().saturating_add(room_of(state)), config)?;
+    room::check(&directory, found.len().saturating_add(room::of(state)), config.snapshots.reserve_percent)?;
     let fresh = home.inherited().with_extension("tar.new");
     std::fs::copy(archive, &fresh)
         .and_then(|_| std::fs::File::open(&fresh)?.sync_all())

@@ -137,7 +137,8 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
 fn recovered(failure: Failure, config: &Config, context: &Context<'_>) -> Result<(), Failure> {
     tracing::error!(%failure, "the state is damaged; the node recovers it");
     let registry = &context.application.registry;
-    let wish = Wish { wanted: Wanted::Newest, root: None, only: None, progress: &mut |_, _, _| {} };
+    let keys = context.keys();
+    let wish = Wish { wanted: Wanted::Newest, root: None, only: None, keys: &keys, progress: &mut |_, _, _| {} };
     let tried = recovery::run(&context.home, config, registry, wish);
     let why = match tried {
         Ok(found) => match found.outcome.recovered() {

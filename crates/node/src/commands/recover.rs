@@ -60,12 +60,13 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let only = options.strategy.as_deref().map(strategy).transpose()?;
     let wanted = options.to.as_deref().map(wanted).transpose()?.unwrap_or(Wanted::Newest);
     let (config, _) = context.config()?;
-    let (home, registry) = (&context.home, &context.application.registry);
+    let (home, registry, keys) = (&context.home, &context.application.registry, &context.keys());
     if root.is_some() && !matches!(wanted, Wanted::Height(_)) {
         return Err(Failure::usage("--root is the root of a height: --to HEIGHT says which"));
     }
     if options.dry_run {
-        let plan = recovery::plan(home, &config, registry, Wish { wanted, root, only, progress: &mut |_, _, _| {} })?;
+        let plan =
+            recovery::plan(home, &config, registry, Wish { wanted, root, only, keys, progress: &mut |_, _, _| {} })?;
         show_plan(&plan, context);
         return Ok(Exit::Ok);
     }
@@ -76,7 +77,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         bar.set_length(total);
         bar.set_position(done);
     };
-    let recovered = recovery::run(home, &config, registry, Wish { wanted, root, only, progress: &mut progress });
+    let recovered = recovery::run(home, &config, registry, Wish { wanted, root, only, keys, progress: &mut progress });
     bar.finish_and_clear();
     let recovered = recovered?;
     if recovered.outcome.recovered().is_none() {

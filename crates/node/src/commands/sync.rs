@@ -10,7 +10,6 @@ mod target;
 use super::db::confirmed;
 use super::snapshot::extract::Prefix;
 use super::snapshot::genesis_for;
-use super::snapshot::restore::{check_room, room_of};
 use crate::cli::Context;
 use crate::config::Config;
 use crate::engine::{self, Aside, snapshot_params};
@@ -19,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::out::{Ink, Out, bytes, grouped};
 use crate::own_log::{OwnLog, Stood, Who};
 use crate::p2p::{self, Joining, MirrorSource, Network, Opened, PeerAddress, Place, Sources, joiner_settings};
+use crate::room;
 use crate::snapshots::forget_above;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -305,7 +305,8 @@ impl Sync<'_> {
                 if let (Some(total), false) = (progress.total, has_room) {
                     // What is staged and what is built of it are there at once.
                     let missing = total.bytes.saturating_sub(progress.done.bytes);
-                    check_room(&staging, room_of(total).saturating_add(missing), &self.config)?;
+                    let needed = room::of(total).saturating_add(missing);
+                    room::check(&staging, needed, self.config.snapshots.reserve_percent)?;
                     has_room = true;
                 }
                 last = *progress;
@@ -378,7 +379,7 @@ impl Sync<'_> {
 }
 
 /// What peers are chosen with.
-fn seed() -> Result<u64, Failure> {
+pub(crate) fn seed() -> Result<u64, Failure> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|error| Failure::io("no randomness to choose peers with", &error))?;
     Ok(u64::from_le_bytes(seed))

@@ -79,6 +79,8 @@ pub(crate) struct Joining<'a> {
     newer: FuturesUnordered<BoxFuture<'static, Option<Version>>>,
     newer_asked: Instant,
     turn: usize,
+    /// Why somebody was of no use, the last time.
+    useless: Option<String>,
 }
 
 enum Happening {
@@ -103,6 +105,7 @@ impl<'a> Joining<'a> {
             newer: FuturesUnordered::new(),
             newer_asked: now,
             turn: 0,
+            useless: None,
         }
     }
 
@@ -115,7 +118,7 @@ impl<'a> Joining<'a> {
     /// anybody says what is. Can be called again when something was lost on our own disk.
     ///
     /// # Errors
-    /// Why the joiner ended, or what `tell` says.
+    /// Why the joiner ended, that nobody is left to ask, or what `tell` says.
     pub(crate) fn fetch<H: Hasher>(
         &mut self,
         joiner: &mut Joiner<H>,
@@ -143,7 +146,10 @@ impl<'a> Joining<'a> {
                     // Nothing but its number: the joiner finds that this is no answer.
                     Err(AskError::Misbehaved(_)) => joiner.step(self.now(), Event::Answered(peer, &id.to_le_bytes())),
                     // The joiner's own clock ends the request.
-                    Err(AskError::Gone | AskError::Failed(_)) => joiner.step(self.now(), Event::Tick),
+                    Err(error) => {
+                        self.useless = Some(self.named(peer, &error));
+                        joiner.step(self.now(), Event::Tick)
+                    }
                 },
                 Happening::Newer(Some(version)) => joiner.step(self.now(), Event::Target(version)),
                 Happening::Newer(None) => Vec::new(),
@@ -222,16 +228,37 @@ impl<'a> Joining<'a> {
                     }
                     Some(Source::Mirror(mirror)) => {
                         tracing::warn!(mirror = mirror.name(), %why, "a mirror is not asked any more");
+                        self.useless = Some(format!("{}: {why}", mirror.name()));
+                        if self.known.is_empty() && self.sources.network.is_none() {
+                            return Err(self.because("nobody is left to ask".to_owned()));
+                        }
                     }
                     None => {}
                 },
                 // Whoever there is, is dialled already.
                 Effect::Seek(_) | Effect::Switch(_) => {}
                 Effect::Build(version) => return Ok(Some(version)),
+                Effect::End(ended @ Ended::Stalled { .. }) => return Err(self.because(ended.to_string())),
                 Effect::End(ended) => return Err(ended.into()),
             }
         }
         Ok(None)
+    }
+
+    /// An error with the name of whom it is about.
+    fn named(&self, peer: PeerId, error: &AskError) -> String {
+        match self.known.get(&peer) {
+            Some(Source::Mirror(mirror)) => format!("{}: {error}", mirror.name()),
+            Some(Source::Peer(node)) => format!("{node}: {error}"),
+            None => error.to_string(),
+        }
+    }
+
+    /// Nothing more comes, with the last that somebody did not do.
+    fn because(&self, what: String) -> Failure {
+        let why = self.useless.as_ref().map_or_else(String::new, |why| format!("; {why}"));
+        Failure::new(Exit::SyncFailed, format!("{what}{why}"))
+            .hint("what was fetched stays; try again with other peers (p2p.peers, --peer) or a mirror")
     }
 
     fn ask(&mut self, peer: PeerId, frame: Frame<Request>) {

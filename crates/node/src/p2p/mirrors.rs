@@ -56,9 +56,16 @@ impl fmt::Display for Place {
 }
 
 /// A place, and how long reading a file there may take without a byte.
-struct Reach {
+pub(crate) struct Reach {
     place: Place,
     timeout: Duration,
+}
+
+impl Reach {
+    /// The files of a directory of this machine.
+    pub(crate) fn directory(path: PathBuf) -> Self {
+        Self { place: Place::Directory(path), timeout: Duration::ZERO }
+    }
 }
 
 impl Shelf for Reach {
@@ -91,9 +98,9 @@ impl Shelf for Reach {
 }
 
 /// A mirror that was opened.
-pub(crate) struct Opened<H> {
+pub(crate) struct Opened<H, S = Reach> {
     name: String,
-    reach: Reach,
+    shelf: S,
     mirror: Mirror<H>,
 }
 
@@ -101,9 +108,16 @@ impl<H: Hasher> Opened<H> {
     /// Reads what a mirror has: two small files.
     pub(crate) fn open(place: Place, timeout: Duration) -> Result<Self, Failure> {
         let name = place.to_string();
-        let reach = Reach { place, timeout };
-        let mirror = Mirror::open(&reach).map_err(|error| Failure::error(format!("{name}: {error}")))?;
-        Ok(Self { name, reach, mirror })
+        let shelf = Reach { place, timeout };
+        let mirror = Mirror::open(&shelf).map_err(|error| Failure::error(format!("{name}: {error}")))?;
+        Ok(Self { name, shelf, mirror })
+    }
+}
+
+impl<H: Hasher, S> Opened<H, S> {
+    /// A mirror whose files are somewhere else still.
+    pub(crate) fn over(name: String, shelf: S, mirror: Mirror<H>) -> Self {
+        Self { name, shelf, mirror }
     }
 
     /// What it has, as it says.
@@ -112,13 +126,13 @@ impl<H: Hasher> Opened<H> {
     }
 }
 
-impl<H: Hasher> MirrorSource for Opened<H> {
+impl<H: Hasher, S: Shelf<Error: fmt::Display> + Send + Sync> MirrorSource for Opened<H, S> {
     fn name(&self) -> &str {
         &self.name
     }
 
     fn ask(&self, request: &Request) -> Result<Response, AskError> {
-        self.mirror.answer(&self.reach, request).map_err(|error| match error {
+        self.mirror.answer(&self.shelf, request).map_err(|error| match error {
             MirrorError::Read { .. } | MirrorError::Cut { .. } => AskError::Failed(error.to_string()),
             MirrorError::Damaged { .. } => AskError::Misbehaved(error.to_string()),
         })

@@ -12,6 +12,7 @@
 //! Rules: `spec/peers.md`. How to run it: `docs/sync.md`.
 
 mod address;
+mod asking;
 mod bans;
 mod codec;
 mod gate;
@@ -26,13 +27,14 @@ mod trust;
 mod versions;
 
 pub use address::PeerAddress;
+pub(crate) use asking::ask_all;
 pub(crate) use bans::Bans;
 pub(crate) use gate::ConnectionLimits;
 pub(crate) use joining::{Certifies, Joining, MirrorSource, Sources};
 use keelstone_codec::Decode as _;
 use keelstone_sync::peers::{Frame, Request, Response};
-pub(crate) use mirrors::Opened;
 pub use mirrors::Place;
+pub(crate) use mirrors::{Opened, Reach};
 pub(crate) use network::{Everybody, Network, Setup};
 pub(crate) use serving::Answers;
 pub(crate) use settings::{joiner_settings, server_limits, setup};

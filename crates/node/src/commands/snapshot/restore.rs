@@ -11,14 +11,15 @@ use crate::engine::{self, Aside};
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, bytes, grouped};
 use crate::own_log::{OwnLog, Stood, Who, standing};
+use crate::room;
 use crate::snapshots::forget_above;
 use clap::Args;
 use keelstone_codec::{Height, Key, Namespace, Root};
 use keelstone_ledger::{Genesis, NodeEvent, NodeStep, Standing, cut};
-use keelstone_store::files::{Directory, Files as _};
+use keelstone_store::files::Directory;
 use keelstone_sync::delta::{ApplyError, Applying, Delta};
 use keelstone_sync::library::{Each, Expected, LibraryError};
-use keelstone_tree::{HashKind, Totals};
+use keelstone_tree::HashKind;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,7 +78,7 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
     let event = NodeEvent::Restored { source: cut(options.snapshot.to_string()) };
     own.note(Who::User, event.clone(), NodeStep::Begun, Stood { before, after: None })?;
     let built = aside.directory().and_then(|directory| {
-        check_room(&directory, room_of(info.totals), config)?;
+        room::check(&directory, room::of(info.totals), config.snapshots.reserve_percent)?;
         let plan = Plan { snapshot: &options.snapshot, expected: &expected, deltas: &deltas, target: (height, root) };
         build(&plan, genesis.hasher, Some(&genesis), directory, context)
     });
@@ -108,21 +109,6 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
         json!({ "height": height, "root": root, "root_given": options.root.is_some(), "seconds": seconds }),
     ));
     Ok(Exit::Ok)
-}
-
-/// About what a state takes on a disk: keys, values, and as much of the tree as an entry takes.
-pub(crate) fn room_of(state: Totals) -> u64 {
-    state.bytes.saturating_add(state.count.saturating_mul(128))
-}
-
-/// Refuses before anything is written what would fill the disk.
-pub(crate) fn check_room(directory: &Directory, needed: u64, config: &Config) -> Result<(), Failure> {
-    let room = directory.room().map_err(|error| Failure::io(directory.path().display(), &error))?;
-    let reserve = room.total_bytes / 100 * config.snapshots.reserve_percent;
-    match room.free_bytes.checked_sub(reserve).is_some_and(|usable| needed <= usable) {
-        true => Ok(()),
-        false => Err(LibraryError::NoRoom { needed, reserve, free: room.free_bytes }.into()),
-    }
 }
 
 /// Builds the state of a snapshot in a directory that is thrown away.

@@ -8,22 +8,17 @@ use crate::cometbft::rpc::Rpc;
 use crate::commands::init::now;
 use crate::config::{Config, HttpAddress};
 use crate::exit::{Exit, Failure, causes};
-use crate::p2p::{AskError, Certifies, Distrust, NodeId, Sources, Trust, certified_version};
+use crate::p2p::{Certifies, Distrust, Sources, Trust, ask_all, certified_version};
 use clap::Args;
 use keelstone_codec::{Hash, Height, Root};
 use keelstone_execution::PublicKey;
 use keelstone_ledger::{Genesis, SignedAttestation};
 use keelstone_sync::peers::{Request, Response, Version};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::runtime::Runtime;
-use tokio::task::JoinSet;
 
-/// How often it is looked whether somebody new can be asked.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How long others may take once one has said something of use.
-const OTHERS_WAIT: Duration = Duration::from_millis(500);
 /// Heights that are looked up in headers, of all that are offered.
 const HEIGHTS_MAX: usize = 8;
 
@@ -254,46 +249,6 @@ fn nothing(message: &str, asked: &BTreeMap<String, String>) -> Failure {
     Failure::new(Exit::SyncFailed, format!("{message}{heard}"))
 }
 
-/// Asks mirrors, and peers as they connect, one question. `hear` says whether an answer is of use: from the first such on
-/// others have a moment left.
-fn ask_all(
-    runtime: &Runtime,
-    sources: &Sources,
-    patience: Duration,
-    question: &Request,
-    hear: &mut dyn FnMut(String, Result<Response, AskError>) -> bool,
-) {
-    let mut first = None;
-    for mirror in &sources.mirrors {
-        if hear(mirror.name().to_owned(), mirror.ask(question)) {
-            first = Some(Instant::now());
-        }
-    }
-    let Some(network) = &sources.network else { return };
-    let started = Instant::now();
-    let mut known: BTreeSet<NodeId> = BTreeSet::new();
-    let mut answers = JoinSet::new();
-    while first.is_none_or(|first: Instant| first.elapsed() < OTHERS_WAIT) && started.elapsed() < patience {
-        for peer in network.connected() {
-            if known.insert(peer) {
-                let (network, question) = (network.clone(), question.clone());
-                answers.spawn_blocking_on(move || (peer, network.ask(&peer, question)), runtime.handle());
-            }
-        }
-        let next = async { tokio::time::timeout(LOOK_EVERY, answers.join_next()).await };
-        match runtime.block_on(next) {
-            Ok(Some(Ok((peer, answer)))) => {
-                if hear(peer.to_string(), answer) {
-                    first.get_or_insert_with(Instant::now);
-                }
-            }
-            // Nobody is asked yet.
-            Ok(_) => std::thread::sleep(LOOK_EVERY),
-            Err(_) => {}
-        }
-    }
-}
-
 impl From<LightError> for Failure {
     fn from(error: LightError) -> Self {
         let message = causes(&error);
@@ -324,7 +279,7 @@ impl From<LightError> for Failure {
 mod tests {
     use super::*;
     use crate::cometbft::light::tests::over_honest_servers;
-    use crate::p2p::MirrorSource;
+    use crate::p2p::{AskError, MirrorSource};
     use keelstone_codec::ChainId;
     use keelstone_sync::peers::Status;
     use keelstone_tree::HashKind;

@@ -1,0 +1,53 @@
+//! One question to everybody: which version they have, or what certifies one.
+
+use super::{AskError, NodeId, Sources};
+use keelstone_sync::peers::{Request, Response};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+
+/// How often it is looked whether somebody new can be asked.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long others may take once one has said something of use.
+const OTHERS_WAIT: Duration = Duration::from_millis(500);
+
+/// Asks mirrors, and peers as they connect, one question. `hear` says whether an answer is of use: from the first such on
+/// others have a moment left.
+pub(crate) fn ask_all(
+    runtime: &Runtime,
+    sources: &Sources,
+    patience: Duration,
+    question: &Request,
+    hear: &mut dyn FnMut(String, Result<Response, AskError>) -> bool,
+) {
+    let mut first = None;
+    for mirror in &sources.mirrors {
+        if hear(mirror.name().to_owned(), mirror.ask(question)) {
+            first = Some(Instant::now());
+        }
+    }
+    let Some(network) = &sources.network else { return };
+    let started = Instant::now();
+    let mut known: BTreeSet<NodeId> = BTreeSet::new();
+    let mut answers = JoinSet::new();
+    while first.is_none_or(|first: Instant| first.elapsed() < OTHERS_WAIT) && started.elapsed() < patience {
+        for peer in network.connected() {
+            if known.insert(peer) {
+                let (network, question) = (network.clone(), question.clone());
+                answers.spawn_blocking_on(move || (peer, network.ask(&peer, question)), runtime.handle());
+            }
+        }
+        let next = async { tokio::time::timeout(LOOK_EVERY, answers.join_next()).await };
+        match runtime.block_on(next) {
+            Ok(Some(Ok((peer, answer)))) => {
+                if hear(peer.to_string(), answer) {
+                    first.get_or_insert_with(Instant::now);
+                }
+            }
+            // Nobody is asked yet.
+            Ok(_) => std::thread::sleep(LOOK_EVERY),
+            Err(_) => {}
+        }
+    }
+}

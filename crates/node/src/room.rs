@@ -1,0 +1,44 @@
+//! Whether a disk has room for a state, asked before anything of it is written.
+
+use keelstone_store::files::{Directory, Files as _};
+use keelstone_sync::library::LibraryError;
+use keelstone_tree::Totals;
+
+/// About what a state takes on a disk: keys, values, and as much of the tree as an entry takes.
+pub(crate) fn of(state: Totals) -> u64 {
+    state.bytes.saturating_add(state.count.saturating_mul(128))
+}
+
+/// Refuses what would fill the disk but for so many percent of it.
+///
+/// # Errors
+/// [`LibraryError::NoRoom`]; [`LibraryError::Io`] if the disk does not say.
+pub(crate) fn check(directory: &Directory, needed: u64, reserve_percent: u64) -> Result<(), LibraryError> {
+    let asked = directory.room();
+    let file = || directory.path().display().to_string();
+    let room = asked.map_err(|source| LibraryError::Io { doing: "look for room in", file: file(), source })?;
+    let reserve = room.total_bytes / 100 * reserve_percent;
+    match room.free_bytes.checked_sub(reserve).is_some_and(|usable| needed <= usable) {
+        true => Ok(()),
+        false => Err(LibraryError::NoRoom { needed, reserve, free: room.free_bytes }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelstone_sync::recovery::Failed;
+
+    /// spec: RECOVER-8. What is refused says how much it is and how much there is.
+    #[test]
+    fn what_is_larger_than_the_disk_is_refused_with_both_numbers() {
+        let place = tempfile::tempdir().expect("a directory");
+        let directory = Directory::new(place.path()).expect("it is there");
+        check(&directory, 0, 0).expect("nothing has room");
+        let refused = check(&directory, u64::MAX, 0).expect_err("nobody has that much");
+        let Failed::NoRoom { needed, free } = Failed::from(refused) else { panic!("it is a lack of room") };
+        assert!(needed == u64::MAX && free < needed);
+        let refused = check(&directory, 0, 101).expect_err("more than all is to stay free");
+        assert!(matches!(Failed::from(refused), Failed::NoRoom { needed: 0, free: 0 }));
+    }
+}
