@@ -263,6 +263,20 @@ fn the_bench_prints_the_lines_of_the_other_engines() {
     assert_eq!(lines[6]["same_root"], true);
 }
 
+/// The workload that lasts runs when it is named, for as long as is said, and no update is told that was not made.
+#[test]
+fn updates_go_on_for_as_long_as_is_said() {
+    let home = tempfile::tempdir().unwrap();
+    let sizes = ["--n", "2000", "--upd-size", "100", "--only", "W6", "--seconds", "1"];
+    let output = keelstone(home.path(), &[&["bench", "store", "--json"], sizes.as_slice()].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let told: serde_json::Value =
+        serde_json::from_str(String::from_utf8_lossy(&output.stdout).lines().last().unwrap()).unwrap();
+    assert_eq!((&told["w"], &told["seconds"]), (&json!("W6"), &json!(1)), "{told}");
+    assert!(told["updates_per_s"].as_u64() > Some(0), "{told}");
+    assert!(told["second_min"].as_u64() <= told["second_med"].as_u64() && told["disk"].as_u64() > Some(0), "{told}");
+}
+
 /// Nothing that the killed process acknowledged is missing, and the state has all its keys.
 #[test]
 fn a_store_whose_process_was_killed_is_opened_and_the_time_is_told() {

@@ -9,6 +9,9 @@
 //!   and verifies each proof; W5 exports the state in key order and rebuilds it in an empty store.
 //! * Only what the store does is timed: building and sorting batches and computing expected values are not.
 //!
+//! W6, which runs only if it is asked for by name, commits the blocks of W2 for as long as one says, with all that a burst is
+//! over before: flushes, compaction, the log coming round.
+//!
 //! [`open()`] measures how long a store takes to open after its process was killed.
 //!
 //! [`beside`] measures something else on the same state: how long commits take, at half the rate that can be had, while a
@@ -19,6 +22,7 @@
 #![expect(clippy::cast_precision_loss, reason = "a rate is rounded anyway")]
 
 mod open;
+mod sustained;
 
 use crate::engine::{Held, Version as _};
 use crate::way::{Sliced, Way, step_back};
@@ -55,13 +59,19 @@ pub(crate) struct Sizes {
     pub(crate) update_size: usize,
     pub(crate) reads: usize,
     pub(crate) proofs: usize,
+    /// How long W6 commits.
+    pub(crate) seconds: u64,
     /// The workloads to run after W1; all if none.
     pub(crate) only: Option<Vec<String>>,
 }
 
 impl Sizes {
     fn wants(&self, workload: &str) -> bool {
-        self.only.as_ref().is_none_or(|only| only.iter().any(|name| name == workload))
+        self.only.is_none() || self.names(workload)
+    }
+
+    fn names(&self, workload: &str) -> bool {
+        self.only.iter().flatten().any(|name| name == workload)
     }
 }
 
@@ -100,6 +110,23 @@ pub(crate) enum Figures {
         max_ms: f64,
         written_per_block: u64,
         disk: u64,
+        rss_kb: u64,
+        root: Root,
+    },
+    Sustained {
+        seconds: u64,
+        updates_per_s: u64,
+        /// Updates in a second: in the middle one and in the worst.
+        second_med: u64,
+        second_min: u64,
+        med_ms: f64,
+        p99_ms: f64,
+        max_ms: f64,
+        /// Bytes.
+        written_per_update: u64,
+        /// The most it took, looked at each second; and that beside the keys and values that live.
+        disk: u64,
+        disk_ratio: f64,
         rss_kb: u64,
         root: Root,
     },
@@ -332,6 +359,12 @@ pub(crate) fn run(directory: &Path, sizes: &Sizes, mut tell: impl FnMut(Line)) -
         let (figures, last) = update(&mut engine, &mut model, sizes, &data)?;
         root = last;
         tell(line("W2", figures));
+    }
+    if sizes.names("W6") {
+        let (size, seconds) = (sizes.update_size, sizes.seconds);
+        let (figures, last) = sustained::sustained(&mut engine, &mut model, size, seconds, &data)?;
+        root = last;
+        tell(line("W6", figures));
     }
     if sizes.wants("W3") {
         tell(line("W3", read(&engine, &model, sizes)?));
@@ -632,6 +665,10 @@ fn next_pair<'a>(rest: &mut &'a [u8]) -> Option<([u8; 32], &'a [u8])> {
 fn rate(count: u64, busy: Duration) -> u64 {
     let nanos = busy.as_nanos().max(1);
     u64::try_from(u128::from(count) * 1_000_000_000 / nanos).unwrap_or(u64::MAX)
+}
+
+fn ratio(of: u64, to: u64) -> f64 {
+    round(of as f64 / to.max(1) as f64, 2)
 }
 
 fn round(number: f64, places: i32) -> f64 {

@@ -1,4 +1,4 @@
-//! `keelstone bench store`: the workloads W1 to W5, one line of figures each; `keelstone bench snapshot`: what making a
+//! `keelstone bench store`: the workloads W1 to W6, one line of figures each; `keelstone bench snapshot`: what making a
 //! snapshot costs the commits beside it; `keelstone bench open`: how long a store takes to open after a kill; and
 //! `keelstone bench bundles`: how many operations a second come through.
 
@@ -22,7 +22,7 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Load, update, read, prove, copy: the workloads W1 to W5 of docs/performance.md
+    /// Load, update, read, prove, copy, and update for long: the workloads W1 to W6 of docs/performance.md
     Store(StoreOptions),
     /// Kill a process that commits, and open what it left: how long that takes
     Open(OpenOptions),
@@ -103,8 +103,8 @@ struct StoreOptions {
     /// Keys to load
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     n: u64,
-    /// Run only these after the load, such as W2,W4
-    #[arg(long, value_delimiter = ',', value_parser = ["W1", "W2", "W3", "W4", "W5"])]
+    /// Run only these after the load, such as W2,W4 [default: all but W6]
+    #[arg(long, value_delimiter = ',', value_parser = ["W1", "W2", "W3", "W4", "W5", "W6"])]
     only: Option<Vec<String>>,
     /// Keys in a block of the load
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
@@ -115,6 +115,9 @@ struct StoreOptions {
     /// Updates in a block
     #[arg(long, default_value_t = 1_000)]
     upd_size: usize,
+    /// Seconds of commits in W6
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
     /// Random reads
     #[arg(long, default_value_t = 200_000)]
     reads: usize,
@@ -231,6 +234,7 @@ fn store(options: StoreOptions, context: &Context<'_>) -> Result<Exit, Failure> 
         update_size: options.upd_size,
         reads: options.reads,
         proofs: options.proofs,
+        seconds: options.seconds,
         only: options.only,
     };
     if sizes.update_blocks == 0 || sizes.update_size < 10 || sizes.keys < 2 * options.upd_size as u64 {
@@ -253,6 +257,25 @@ fn describe(line: &Line) -> String {
             "{w:<4} update  {:>11} updates/s, {med_ms} ms a block, p99 {p99_ms} ms, {} written a block",
             grouped(*updates_per_s),
             bytes(*written_per_block)
+        ),
+        Figures::Sustained {
+            seconds,
+            updates_per_s,
+            second_med,
+            second_min,
+            med_ms,
+            p99_ms,
+            written_per_update,
+            disk,
+            disk_ratio,
+            ..
+        } => format!(
+            "{w:<4} update  {:>11} updates/s for {seconds} s, in the middle second {}, in the worst {}; {med_ms} ms a block, p99 \
+             {p99_ms} ms, {written_per_update} bytes written an update, at most {} on disk, {disk_ratio} of keys and values",
+            grouped(*updates_per_s),
+            grouped(*second_med),
+            grouped(*second_min),
+            bytes(*disk)
         ),
         Figures::Read { reads_per_s, first_pass_per_s, .. } => {
             format!("{w:<4} read    {:>11} reads/s, first pass {}", grouped(*reads_per_s), grouped(*first_pass_per_s))
