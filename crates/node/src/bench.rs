@@ -312,6 +312,13 @@ impl Engine {
         self.height = Height(self.height.0 + 1);
         Ok(self.store.commit(self.height, diff)?)
     }
+
+    /// The same, and how long it took.
+    fn timed(&mut self, batch: Batch) -> Result<(Root, Duration), BenchError> {
+        let start = Instant::now();
+        let root = self.commit(batch)?;
+        Ok((root, start.elapsed()))
+    }
 }
 
 // ---- the measurements --------------------------------------------------------------------------------------------
@@ -339,10 +346,9 @@ pub(crate) fn run(directory: &Path, sizes: &Sizes, mut tell: impl FnMut(Line)) -
     let mut root = engine.store.root();
     let mut busy = Duration::ZERO;
     while model.next < sizes.keys {
-        let batch = model.load_block(sizes.block.min(sizes.keys - model.next));
-        let start = Instant::now();
-        root = engine.commit(batch)?;
-        busy += start.elapsed();
+        let (made, took) = engine.timed(model.load_block(sizes.block.min(sizes.keys - model.next)))?;
+        root = made;
+        busy += took;
     }
     tell(line(
         "W1",
@@ -508,10 +514,9 @@ fn update(engine: &mut Engine, model: &mut Model, sizes: &Sizes, data: &Path) ->
     let mut times = Vec::with_capacity(sizes.update_blocks);
     let written = written_bytes();
     for _ in 0..sizes.update_blocks {
-        let batch = model.update_block(sizes.update_size);
-        let start = Instant::now();
-        root = engine.commit(batch)?;
-        times.push(start.elapsed());
+        let (made, took) = engine.timed(model.update_block(sizes.update_size))?;
+        root = made;
+        times.push(took);
     }
     let written = written_bytes().saturating_sub(written);
     let busy: Duration = times.iter().sum();

@@ -8,7 +8,7 @@
 use super::{BenchError, Engine, Figures, Model, disk_bytes, hundredths, memory_kb, rate, ratio, written_bytes};
 use keelstone_codec::Root;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Commits blocks of `size` updates until commits have taken `seconds`.
 ///
@@ -28,10 +28,8 @@ pub(super) fn sustained(
     let written = written_bytes();
     let updates = u64::try_from(size).expect("a count fits 64 bits");
     while busy < until {
-        let batch = model.update_block(size);
-        let start = Instant::now();
-        root = engine.commit(batch)?;
-        let took = start.elapsed();
+        let (made, took) = engine.timed(model.update_block(size))?;
+        root = made;
         let second = busy.as_secs();
         busy += took;
         times.push(took);
