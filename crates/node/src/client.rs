@@ -1,8 +1,9 @@
 //! A chain behind the HTTP API of a node: what the command line asks while a node holds the directory.
 //!
-//! One request to a connection, with a bound on the size of an answer and on the time it takes as a whole. The node is this machine's own or
-//! one the user named; its answers are still parsed strictly and proofs still have to verify. Over HTTPS it must be who
-//! it should be before anything is sent; over plain HTTP no token leaves this machine unless the user insists.
+//! One request to a connection, with a bound on the size of an answer and on the time it takes as a whole. The node is
+//! this machine's own or one the user named; its answers are still parsed strictly and proofs still have to verify. Over
+//! HTTPS it must be who it should be before anything is sent; over plain HTTP no token leaves this machine unless the
+//! user insists.
 
 use crate::api::{
     self, Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Reloaded, Status, Submitted,
