@@ -6,7 +6,7 @@
 //! have to come to the target's. Chunks that were proven wait in one staging directory for whatever strategy comes
 //! next.
 //!
-//! Rules: `spec/recovery.md`, RECOVER-1 to RECOVER-7.
+//! Rules: `spec/recovery.md`, RECOVER-1 to RECOVER-8.
 
 mod elsewhere;
 
@@ -424,8 +424,8 @@ impl<'a, H: Hasher> Place<'a, H> {
     fn local_snapshot(&mut self, target: &Version) -> Result<Built, Failed> {
         let found = look_into_library(self.home).map_err(machine)?;
         let (library, _) = found.ok_or_else(|| Failed::Unavailable("there are no snapshots here".to_owned()))?;
-        let usable = |info: &Info| self.usable(Version { height: info.id.height, root: info.root }, target).is_ok();
-        let list: Vec<Info> = library.list().into_iter().filter(usable).take(SNAPSHOTS_TRIED_MAX).collect();
+        let usable = library.list().into_iter().filter(|info| self.usable(version_of(info), target).is_ok());
+        let list: Vec<Info> = usable.take(SNAPSHOTS_TRIED_MAX).collect();
         let none = Failed::Unavailable(format!("there is no snapshot here of height {} or below", target.height));
         let name = |info: &Info| format!("the snapshot of height {} here", info.id.height);
         self.first_of(list, none, name, |place, info| {
@@ -488,6 +488,11 @@ impl<'a, H: Hasher> Place<'a, H> {
     }
 }
 
+/// What a snapshot is of.
+fn version_of(snapshot: &Info) -> Version {
+    Version { height: snapshot.id.height, root: snapshot.root }
+}
+
 /// Bytes of a file, or of the files of a directory; what cannot be looked at counts as none.
 fn bytes_of(path: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(path) else { return fs::metadata(path).map_or(0, |metadata| metadata.len()) };
@@ -500,9 +505,7 @@ impl<H: Hasher> World for Place<'_, H> {
         match strategy {
             Strategy::LocalSnapshot => {
                 let (library, _) = look_into_library(self.home).ok()??;
-                let usable =
-                    |info: &Info| self.usable(Version { height: info.id.height, root: info.root }, target).is_ok();
-                let info = library.list().into_iter().find(usable)?;
+                let info = library.list().into_iter().find(|info| self.usable(version_of(info), target).is_ok())?;
                 Some(info.totals.bytes / DISK_BYTES_PER_MS + blocks(info.id.height))
             }
             Strategy::BlockReplay => {

@@ -9,6 +9,11 @@ pub(crate) fn of(state: Totals) -> u64 {
     state.bytes.saturating_add(state.count.saturating_mul(128))
 }
 
+/// About what a state takes on a disk that has some of it staged: the rest is staged too, and all of it built beside.
+pub(crate) fn of_the_rest(state: Totals, staged: Totals) -> u64 {
+    of(state).saturating_add(state.bytes.saturating_sub(staged.bytes))
+}
+
 /// Refuses what would fill the disk but for so many percent of it.
 ///
 /// # Errors

@@ -294,7 +294,7 @@ impl Sync<'_> {
         let staging = Arc::new(staging);
         let mut joining = Joining::new(runtime.handle(), sources);
         let (params, settings) = (snapshot_params(&self.genesis), joiner_settings(&self.config.p2p));
-        let opened = Joiner::<H>::open(staging.clone(), params, settings, wanted, joining.now(), seed()?);
+        let opened = Joiner::<H>::open(staging.clone(), params, settings, wanted, joining.now(), p2p::seed()?);
         let mut joiner = opened.map_err(|error| Failure::io("the staging directory failed", &error))?;
         let mut shown = Shown::new(self.context.out, self.options.progress);
         let mut has_room = false;
@@ -303,9 +303,7 @@ impl Sync<'_> {
             let mut last = Progress::default();
             let version = joining.fetch(&mut joiner, newer.as_ref(), &mut |progress, version| {
                 if let (Some(total), false) = (progress.total, has_room) {
-                    // What is staged and what is built of it are there at once.
-                    let missing = total.bytes.saturating_sub(progress.done.bytes);
-                    let needed = room::of(total).saturating_add(missing);
+                    let needed = room::of_the_rest(total, progress.done);
                     room::check(&staging, needed, self.config.snapshots.reserve_percent)?;
                     has_room = true;
                 }
@@ -376,13 +374,6 @@ impl Sync<'_> {
         let header = if let By::Header = target.by { Some(height.next()) } else { None };
         (signer, header)
     }
-}
-
-/// What peers are chosen with.
-pub(crate) fn seed() -> Result<u64, Failure> {
-    let mut seed = [0; 8];
-    getrandom::fill(&mut seed).map_err(|error| Failure::io("no randomness to choose peers with", &error))?;
-    Ok(u64::from_le_bytes(seed))
 }
 
 /// A version as it is put on record.

@@ -257,8 +257,7 @@ impl<'a> Joining<'a> {
     /// Nothing more comes, with the last that somebody did not do.
     fn because(&self, what: String) -> Failure {
         let why = self.useless.as_ref().map_or_else(String::new, |why| format!("; {why}"));
-        Failure::new(Exit::SyncFailed, format!("{what}{why}"))
-            .hint("what was fetched stays; try again with other peers (p2p.peers, --peer) or a mirror")
+        nothing_more(format!("{what}{why}"))
     }
 
     fn ask(&mut self, peer: PeerId, frame: Frame<Request>) {
@@ -306,12 +305,17 @@ impl<'a> Joining<'a> {
     }
 }
 
+/// Nobody gives more.
+fn nothing_more(message: String) -> Failure {
+    Failure::new(Exit::SyncFailed, message)
+        .hint("what was fetched stays; try again with other peers (p2p.peers, --peer) or a mirror")
+}
+
 impl From<Ended> for Failure {
     fn from(ended: Ended) -> Self {
         let message = ended.to_string();
         match ended {
-            Ended::Stalled { .. } => Self::new(Exit::SyncFailed, message)
-                .hint("what was fetched stays; try again with other peers (p2p.peers, --peer) or a mirror"),
+            Ended::Stalled { .. } => nothing_more(message),
             Ended::Disk(error) => Self::io("the staging directory failed", &error),
             Ended::TooLarge(_) => Self::new(Exit::SyncFailed, message),
             Ended::FalseRoot { .. } => {

@@ -37,7 +37,7 @@ pub use mirrors::Place;
 pub(crate) use mirrors::{Opened, Reach};
 pub(crate) use network::{Everybody, Network, Setup};
 pub(crate) use serving::Answers;
-pub(crate) use settings::{joiner_settings, server_limits, setup};
+pub(crate) use settings::{joiner_settings, seed, server_limits, setup};
 pub(crate) use trust::{Distrust, Trust, version as certified_version};
 pub(crate) use versions::answers as answers_of;
 

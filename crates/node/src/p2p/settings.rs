@@ -62,3 +62,10 @@ pub(crate) fn joiner_settings(config: &P2p) -> Settings {
         ..Settings::default()
     }
 }
+
+/// What peers are chosen with.
+pub(crate) fn seed() -> Result<u64, Failure> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(|error| Failure::io("no randomness to choose peers with", &error))?;
+    Ok(u64::from_le_bytes(seed))
+}

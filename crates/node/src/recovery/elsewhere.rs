@@ -8,10 +8,9 @@
 //!
 //! Rules: `spec/recovery.md`, RECOVER-7.
 
-use super::{Place as Home, SNAPSHOTS_TRIED_MAX, machine};
+use super::{Place as Home, SNAPSHOTS_TRIED_MAX, machine, version_of};
 use crate::api::Refusal;
 use crate::client::Remote;
-use crate::commands::sync::seed;
 use crate::config::HttpAddress;
 use crate::exit::{Exit, Failure, causes};
 use crate::metrics::Metrics;
@@ -265,7 +264,7 @@ impl<H: Hasher> Home<'_, H> {
     fn archive(&self, path: &Path, target: &Version, found: &mut Found) -> Result<(), Failed> {
         let params = Expected { params: Some(self.params()), root: None };
         let info = from_archive(path, &mut |origin| origin.inspect(&params))?;
-        let version = Version { height: info.id.height, root: info.root };
+        let version = version_of(&info);
         self.usable(version, target)?;
         let held = Held::Archive(path.to_owned(), info.totals);
         found.list.push(Offer { version, bytes: info.bytes, held });
@@ -325,16 +324,14 @@ impl<H: Hasher> Home<'_, H> {
         let stall_timeout_ms =
             settings.stall_timeout_ms.min(settings.request_timeout_ms.saturating_mul(STALL_TIMEOUTS));
         let settings = Settings { stall_timeout_ms, ..settings };
-        let seed = seed().map_err(machine)?;
+        let seed = p2p::seed().map_err(machine)?;
         let opened = Joiner::<H>::open(staging, self.params(), settings, wanted, joining.now(), seed);
         let mut joiner = opened.map_err(|error| Failed::Machine(causes(&error)))?;
         loop {
-            // What is staged and what is built of it are there at once.
             let mut room = None;
             let fetched = joining.fetch(&mut joiner, None, &mut |progress, _| {
                 let Some(total) = progress.total else { return Ok(()) };
-                let missing = total.bytes.saturating_sub(progress.done.bytes);
-                let has_room = || self.check_room(room::of(total).saturating_add(missing));
+                let has_room = || self.check_room(room::of_the_rest(total, progress.done));
                 if let Err(failed) = room.get_or_insert_with(has_room) {
                     return Err(Failure::error(failed.to_string()));
                 }

@@ -6,7 +6,7 @@ use crate::commands::snapshot::extract::{self, Of};
 use crate::engine::snapshot_params;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, bytes, grouped};
-use crate::p2p::{Joining, Sources, joiner_settings};
+use crate::p2p::{Joining, Sources, joiner_settings, seed};
 use keelstone_store::files::Directory;
 use keelstone_sync::library::EXTRACT_BYTES_MAX;
 use keelstone_sync::peers::{EntriesError, Event, Joiner, Version};
@@ -39,8 +39,7 @@ impl Sync<'_> {
         let directory = Directory::new(&staging).map_err(|error| Failure::io(staging.display(), &error))?;
         let mut joining = Joining::new(runtime.handle(), sources.clone());
         let (params, settings) = (snapshot_params(&self.genesis), joiner_settings(&self.config.p2p));
-        let opened =
-            Joiner::<H>::open(Arc::new(directory), params, settings, target.version, joining.now(), super::seed()?);
+        let opened = Joiner::<H>::open(Arc::new(directory), params, settings, target.version, joining.now(), seed()?);
         let opened = opened.map_err(|error| Failure::io("the staging directory failed", &error))?;
         let mut joiner = opened.only(part.clone());
         let mut shown = Shown::new(self.context.out, self.options.progress);
