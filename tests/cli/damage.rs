@@ -1,7 +1,7 @@
 //! Damage on the disk: found while the node runs, named by a check, mended where that can be proven.
 #![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
-use crate::support::{Node, chain, expect, post, register, send};
+use crate::support::{Node, chain, copy, expect, post, register, send};
 use serde_json::json;
 use std::fs::OpenOptions;
 use std::io::{Read as _, Write as _};
@@ -49,7 +49,7 @@ fn with_blocks() -> tempfile::TempDir {
 #[test]
 fn damage_that_a_scrub_finds_turns_health_bad_and_the_node_serves_on() {
     let home = with_blocks();
-    let settings = ["store.scrub_rest_s=0", "store.scrub_bytes_per_second=1073741824"];
+    let settings = ["store.scrub_rest_s=0", "store.scrub_bytes_per_second=1073741824", "check.auto_repair=false"];
     let node = Node::start(home.path(), &settings);
     assert_eq!(node.get("/healthz").0, 200);
     let mut stream = node.connect();
@@ -76,19 +76,107 @@ fn damage_that_a_scrub_finds_turns_health_bad_and_the_node_serves_on() {
     wait_for(200);
 }
 
+/// The page segment's sectors that were written last are the table; those before it are pages of the state.
+fn pages(home: &Path) -> (PathBuf, std::ops::Range<u64>) {
+    // Until a flush the pages are not on the disk yet.
+    expect(home, 0, &["db", "compact"]);
+    let path = file(home, ".pages");
+    let bytes = std::fs::read(&path).unwrap();
+    let written = |sector: &usize| bytes[sector * 512..][..512].iter().any(|byte| *byte != 0);
+    let last = (0..bytes.len() / 512).rfind(written).unwrap() as u64;
+    (path, 1..last - 3)
+}
+
+/// spec: STORE-16, CHECK-10. A node mends by itself what its scrub finds, and puts that on record; three times in an hour. Then
+/// it says that it does not, also after it was started again, until its owner has it mended.
+#[test]
+fn a_node_mends_by_itself_three_times_in_an_hour_and_says_when_it_does_no_more() {
+    let home = with_blocks();
+    let settings = ["store.scrub_rest_s=0", "store.scrub_bytes_per_second=1073741824"];
+    let log = file(home.path(), ".log");
+    let right = std::fs::read(&log).unwrap();
+    let mut node = Node::start(home.path(), &settings);
+    let counted = |node: &Node, outcome: &str| {
+        let name = format!("store_made_mendings_total{{outcome=\"{outcome}\"}} ");
+        let metrics = node.get("/metrics").1;
+        metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok()).unwrap_or_default()
+    };
+    let wait = |what: &str, done: &dyn Fn() -> bool| {
+        let since = Instant::now();
+        while !done() {
+            assert!(since.elapsed() < Duration::from_secs(60), "{what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    for number in 1..=3 {
+        flip(&log, 512 * number + 99);
+        wait("it is not mended", &|| counted(&node, "whole") == number);
+        wait("it is not well again", &|| node.get("/healthz").0 == 200);
+    }
+    assert_eq!(std::fs::read(&log).unwrap()[..2048], right[..2048], "every byte is what it was");
+    let records = expect(home.path(), 0, &["audit", "node", "show", "--kind", "mended"]);
+    let steps: Vec<&str> =
+        records["records"].as_array().unwrap().iter().map(|record| record["step"].as_str().unwrap()).collect();
+    assert_eq!(steps, ["begun", "done"].repeat(3), "{records}");
+
+    flip(&log, 512 * 3 + 7);
+    for _ in 0..2 {
+        wait("it goes on mending", &|| node.get("/healthz").1.contains("no more are made"));
+        let stopped = expect(home.path(), 0, &["check", "status"])["repairs"]["stopped"].clone();
+        assert!(stopped.as_str().unwrap().contains("3 repairs within an hour"), "{stopped}");
+        assert_eq!(node.get("/v1/status").0, 200, "what is sound is served on");
+        drop(node);
+        node = Node::start(home.path(), &settings);
+    }
+    let repaired = expect(home.path(), 0, &["check", "--repair"]);
+    assert_eq!((&repaired["left"], &repaired["sectors"]), (&json!([]), &json!(1)), "{repaired}");
+    wait("it is not well again", &|| node.get("/healthz").0 == 200);
+}
+
+/// spec: STORE-16, CHECK-9. With no node running, damage is mended from the API of another node or from a snapshot, in its
+/// place and at the very root; what nobody has is left and named.
+#[test]
+fn damage_is_mended_from_another_node_or_a_snapshot() {
+    let home = with_blocks();
+    let archive = home.path().join("state.tar");
+    let height = expect(home.path(), 0, &["status"])["height"].to_string();
+    expect(home.path(), 0, &["snapshot", "create"]);
+    expect(home.path(), 0, &["snapshot", "export", &height, archive.to_str().unwrap()]);
+    expect(home.path(), 0, &["snapshot", "delete", &height, "--yes"]);
+    let (path, sectors) = pages(home.path());
+    let (other, third) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    copy(home.path(), other.path());
+    let root = expect(home.path(), 0, &["status"])["root"].clone();
+    let damaged = OpenOptions::new().write(true).open(&path).unwrap();
+    sectors.for_each(|sector| damaged.write_all_at(&[0xa5; 512], sector * 512).unwrap());
+    copy(home.path(), third.path());
+
+    let nobody = expect(home.path(), 12, &["check", "--repair", "--from", "snapshots"]);
+    assert!(!nobody["left"].as_array().unwrap().is_empty(), "{nobody}");
+    let there = Node::start(other.path(), &[]);
+    let peers = format!("check.peers=http://{}", there.address);
+    let mended = expect(home.path(), 0, &["check", "--repair", "--from", "peers", "--set", &peers]);
+    assert!(mended["supplied_entries"].as_u64() > Some(0) && mended["left"] == json!([]), "{mended}");
+    assert_eq!(mended["asked"][0]["said"], "pieces", "{mended}");
+    assert_eq!(expect(home.path(), 0, &["db", "check"])["sound"], true);
+    drop(there);
+
+    let home = third;
+    let mended = expect(home.path(), 0, &["check", "--repair", "--from", archive.to_str().unwrap()]);
+    assert!(mended["supplied_entries"].as_u64() > Some(0) && mended["left"] == json!([]), "{mended}");
+    assert_eq!(expect(home.path(), 0, &["db", "check"])["sound"], true);
+    assert_eq!(expect(home.path(), 0, &["status"])["root"], root);
+    send(home.path(), 0, &json!([post("after")]));
+    assert_eq!(expect(home.path(), 0, &["check", "--repair"])["found"], json!([]));
+}
+
 /// spec: STORE-14. A state whose pages are damaged is named piece by piece, and made whole from its log; blocks stay.
 #[test]
 fn a_damaged_state_is_named_and_repaired_at_the_very_root() {
     let home = with_blocks();
     let root = expect(home.path(), 0, &["status"])["root"].clone();
-    // Until a flush the pages are not on the disk yet.
-    expect(home.path(), 0, &["db", "compact"]);
-    let path = file(home.path(), ".pages");
-    let bytes = std::fs::read(&path).unwrap();
-    let last =
-        (0..bytes.len() / 512).rfind(|sector| bytes[sector * 512..][..512].iter().any(|byte| *byte != 0)).unwrap();
-    // All but the end: the table, which is the last thing written, and some pages.
-    (1..last - 3).for_each(|sector| flip(&path, sector as u64 * 512 + 9));
+    let (path, sectors) = pages(home.path());
+    sectors.for_each(|sector| flip(&path, sector * 512 + 9));
     let found = expect(home.path(), 12, &["db", "check"]);
     assert_eq!(found["sound"], false);
     let problems = found["problems"].as_array().unwrap();

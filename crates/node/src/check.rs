@@ -16,14 +16,16 @@ use crate::engine::{Engine, Local};
 use crate::exit::{Failure, causes};
 use crate::home::Home;
 use crate::http::Health;
+use crate::mend::{self, Mender};
 use crate::metrics::Metrics;
 use crate::newfile;
 use crate::way::{Yielding, Yields, step_back};
 use keelstone_codec::{Blob, ChainId, Decode as _, Encode as _, Hash, Height, Key, Namespace, Root};
-use keelstone_store::{CheckLevel, Progress};
+use keelstone_store::{CheckLevel, Mended, Progress, StoreError, Supplier, Wanted};
 use keelstone_sync::consistency::{
-    Ask, CURSOR_BYTES_MAX, Certified, Checker, Cursor, Discrepancy, DivergeError, Divergence, Due, Effect, Opinion,
-    Parting, Report, Said, Sample, Settings, Silence, compare, first_difference, first_height, heights, sample,
+    Ask, Asked as Peers, CURSOR_BYTES_MAX, Certified, Checker, Cursor, Discrepancy, DivergeError, Divergence, Due,
+    Effect, Gave, Opinion, Parting, Report, Said, Sample, Settings, Silence, compare, first_difference, first_height,
+    heights, sample,
 };
 use keelstone_sync::peers::{Request, Response, Status, Tick, Version, Why};
 use keelstone_tree::Hasher;
@@ -78,6 +80,11 @@ pub(crate) enum Asked {
         /// The address of its API.
         with: String,
     },
+    /// Look at every stored byte, and mend what is damaged.
+    Repair {
+        /// Where from, besides memory.
+        from: Vec<mend::From>,
+    },
 }
 
 impl Depth {
@@ -114,6 +121,30 @@ pub(crate) trait Checked {
     fn compare_picked(&self, picked: &Picked, peers: &mut [(String, &mut dyn Ask)]) -> Report;
     /// Finds the first height and the first key in which a peer differs.
     fn part(&self, peer: &mut dyn Ask) -> Result<Parted, DivergeError>;
+    /// Mends what is damaged of the state; `offers` are asked first. What came of asking each peer comes with it.
+    fn mend(
+        &self,
+        problems: &[StoreError],
+        offers: &mut dyn Supplier,
+        peers: &mut [(String, &mut dyn Ask)],
+    ) -> Result<(Mended, Vec<(String, Gave)>), Failure>;
+}
+
+/// One after the other.
+struct Both<'a>(&'a mut dyn Supplier, &'a mut dyn Supplier);
+
+impl Supplier for Both<'_> {
+    fn offer(&mut self, wanted: &Wanted, take: &mut dyn FnMut(&[(Key, keelstone_codec::Value)]) -> bool) {
+        let mut taken = false;
+        let mut once = |offered: &[(Key, keelstone_codec::Value)]| {
+            taken = taken || take(offered);
+            taken
+        };
+        self.0.offer(wanted, &mut once);
+        if !taken {
+            self.1.offer(wanted, take);
+        }
+    }
 }
 
 impl<H: Hasher> Checked for Local<H> {
@@ -165,6 +196,21 @@ impl<H: Hasher> Checked for Local<H> {
         let theirs = Version { height: height.ours.height, root: height.theirs };
         let (entry, more) = first_difference::<H, _>(&view, theirs, peer)?;
         Ok(Parted { height, entry, questions: asked + more })
+    }
+
+    // spec: CHECK-9
+    fn mend(
+        &self,
+        problems: &[StoreError],
+        offers: &mut dyn Supplier,
+        peers: &mut [(String, &mut dyn Ask)],
+    ) -> Result<(Mended, Vec<(String, Gave)>), Failure> {
+        let ledger = self.ledger();
+        let mut root_at = |height| ledger.root_at(height).ok().flatten();
+        let mut asked = Peers::<H>::new(peers, &mut root_at);
+        let mended = ledger.store().mend(problems, &mut Both(offers, &mut asked))?;
+        let gave = asked.gave().map(|(peer, gave)| (peer.to_owned(), gave.clone())).collect();
+        Ok((mended, gave))
     }
 }
 
@@ -294,8 +340,7 @@ pub(crate) fn settings(config: &config::Check) -> Settings {
         state_root_sample_size: count(config.state_root_sample_size),
         peer_sample_size: count(config.peer_sample_size),
         account_sample_size: count(config.account_sample_size),
-        // What is damaged is repaired by `db check --repair` and `recover`, which somebody begins.
-        auto_repair: false,
+        auto_repair: config.auto_repair,
     }
 }
 
@@ -348,6 +393,7 @@ struct Inner {
     peers: Vec<HttpAddress>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    mender: Arc<Mender>,
     since: Instant,
     stopping: AtomicBool,
     checker: Mutex<Checker>,
@@ -365,6 +411,7 @@ impl Service {
         home: &Home,
         metrics: Arc<Metrics>,
         health: Arc<Health>,
+        mender: Arc<Mender>,
     ) -> Result<Self, Failure> {
         let checker = Checker::new(settings(config), read_cursor(home), Tick(0));
         let inner = Arc::new(Inner {
@@ -373,6 +420,7 @@ impl Service {
             peers: config.peers.clone(),
             metrics,
             health,
+            mender,
             since: Instant::now(),
             stopping: AtomicBool::new(false),
             checker: Mutex::new(checker),
@@ -400,6 +448,11 @@ impl Service {
             Asked::Diverge { with } => {
                 let peer = HttpAddress::parse(with).map_err(|why| Failure::usage(format!("--with: {why}")))?;
                 part(&*self.inner.engine, &peer)
+            }
+            Asked::Repair { from } => {
+                let _one = self.inner.checking.lock().unwrap_or_else(PoisonError::into_inner);
+                let problems = self.inner.engine.check(CheckLevel::Full, &mut |_| {})?.problems;
+                Ok(mend::show(&problems, &self.inner.mender.asked(&problems, from)?))
             }
         }
     }
@@ -429,6 +482,7 @@ impl Service {
             "next_in_ms": waits,
             "cursor": show_cursor(checker.cursor()),
             "alarm": *inner.alarm.lock().unwrap_or_else(PoisonError::into_inner),
+            "repairs": inner.mender.status(),
             "last": checker.last().map(|report| show(report, checker.cursor())),
         })
     }
@@ -497,10 +551,14 @@ impl Inner {
                     tracing::error!(what, "the check of the state is an alarm; keelstone check status says more");
                     alarm = Some(what);
                 }
-                // Not without being asked: see `settings`.
-                Effect::Repair(_) => {}
+                // A sample names no file: all is looked at, so that all is known that is damaged.
+                Effect::Repair(_) => match self.engine.check(CheckLevel::Full, &mut |_| {}) {
+                    Ok(found) => self.mender.learn(&found.problems),
+                    Err(failure) => tracing::warn!(%failure, "damage that a check found could not be located"),
+                },
             }
         }
+        self.mender.by_itself();
         *self.alarm.lock().unwrap_or_else(PoisonError::into_inner) = alarm;
         Ok(report)
     }

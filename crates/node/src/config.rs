@@ -220,6 +220,9 @@ settings! {
         peer_sample_size: u64 = 5, 0..=64;
         /// Entries that are read in one check and asked of each of these peers. The next check goes on behind them.
         account_sample_size: u64 = 100, 0..=100_000;
+        /// Whether damage that checks and the scrub find is mended without asking: from memory, from snapshots of this home and
+        /// from peers, to the hashes of this node's own root and to nothing else. At most three times in an hour.
+        auto_repair: bool = true;
         /// The APIs of other nodes of this chain, as "http://HOST:PORT". Nothing they say is believed.
         peers: Vec<HttpAddress> = Vec::new();
     }

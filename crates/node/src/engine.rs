@@ -15,6 +15,7 @@ use crate::exit::{Exit, Failure, causes};
 use crate::generations::{Generation, Generations};
 use crate::home::Home;
 use crate::http::ENTRIES_BYTES_MAX;
+use crate::mend::Mendable;
 use crate::own_log::{OwnLog, Stood, Who};
 use crate::p2p::{self, Answers};
 use crate::session::{self, Register};
@@ -350,6 +351,36 @@ pub(crate) fn check(
         HashKind::Sha256 => check_with::<Sha256>(directory, options, level, progress),
     };
     Ok(Some(report?))
+}
+
+/// Looks at every stored byte of the state of a home, with no chain on it, and has what is damaged mended by `act`. Returns
+/// what was found, and what `act` came to if there was anything.
+pub(crate) fn mend_here<T>(
+    home: &Home,
+    config: &Config,
+    progress: &mut dyn FnMut(Progress),
+    act: impl FnOnce(&dyn Mendable, &[StoreError]) -> Result<T, Failure>,
+) -> Result<(Vec<StoreError>, Option<T>), Failure> {
+    fn with<H: Hasher, T>(
+        directory: Arc<Directory>,
+        options: Options,
+        progress: &mut dyn FnMut(Progress),
+        act: impl FnOnce(&dyn Mendable, &[StoreError]) -> Result<T, Failure>,
+    ) -> Result<(Vec<StoreError>, Option<T>), Failure> {
+        let store = Store::<H>::open(directory, options)?;
+        let problems = store.check(CheckLevel::Full, progress)?.problems;
+        let done = if problems.is_empty() { None } else { Some(act(&store, &problems)?) };
+        Ok((problems, done))
+    }
+    let generations = Generations::open(&home.data())?;
+    let generation = generations.current()?.ok_or_else(|| Failure::not_found("there is no state here"))?;
+    let state = generation.state();
+    let directory = Directory::new(&state).map_err(|error| Failure::io(state.display(), &error))?;
+    let (directory, options) = (Arc::new(directory), store_options(config));
+    match home.read_genesis()?.hasher {
+        HashKind::Blake3 => with::<Blake3, T>(directory, options, progress, act),
+        HashKind::Sha256 => with::<Sha256, T>(directory, options, progress, act),
+    }
 }
 
 fn check_with<H: Hasher>(

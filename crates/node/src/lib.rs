@@ -30,6 +30,7 @@ mod generations;
 mod home;
 mod http;
 mod keyfile;
+mod mend;
 mod metrics;
 mod newfile;
 mod out;

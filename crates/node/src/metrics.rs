@@ -88,6 +88,7 @@ pub(crate) struct Metrics {
     pub(crate) check_passes: Gauge,
     pub(crate) check_discrepancies: Gauge,
     pub(crate) check_alarms: Counter,
+    mendings: Family<Outcome, Counter>,
     certified: Family<Outcome, Counter>,
     statesync_phase: Gauge,
     statesync_chunks_done: Gauge,
@@ -156,6 +157,7 @@ impl Metrics {
             check_passes: Gauge::default(),
             check_discrepancies: Gauge::default(),
             check_alarms: Counter::default(),
+            mendings: Family::default(),
             certified: Family::default(),
             statesync_phase: Gauge::default(),
             statesync_chunks_done: Gauge::default(),
@@ -256,6 +258,8 @@ impl Metrics {
             self.check_discrepancies.clone(),
         );
         registry.register("check_raised_alarms", "Alarms that checks raised", self.check_alarms.clone());
+        let what = "Mendings of stored bytes, by what they came to";
+        registry.register("store_made_mendings", what, self.mendings.clone());
     }
 
     fn register_scrub(&mut self) {
@@ -385,6 +389,11 @@ impl Metrics {
     /// Counts a check: `consistent`, `inconsistent`, `unknown` or `failed`.
     pub(crate) fn checked(&self, outcome: &'static str) {
         self.checks.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Counts a mending: `whole`, `left` if something is damaged still, `failed`, or `refused` if there were too many.
+    pub(crate) fn mended(&self, outcome: &'static str) {
+        self.mendings.get_or_create(&Outcome { outcome }).inc();
     }
 
     /// Counts so many roots: `agreed`, `unknown` or `differs`.

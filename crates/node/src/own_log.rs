@@ -176,6 +176,18 @@ impl OwnLog {
         self.note(Who::User, event, NodeStep::Done, Stood::default())
     }
 
+    /// When the node last began to mend by itself, at most so many times, in milliseconds since 1970.
+    // spec: CHECK-10
+    pub(crate) fn begun_mending(&self, count: usize) -> Result<Vec<u64>, Failure> {
+        let by_itself = cut(Who::Node.name());
+        let wanted = |record: &NodeRecord| {
+            let begun = record.step == NodeStep::Begun && record.who == by_itself;
+            begun && matches!(record.event, NodeEvent::Mended { .. })
+        };
+        let found = self.there()?.map_or(Ok(Vec::new()), |log| log.last_of(count, &wanted))?;
+        Ok(found.into_iter().map(|record| record.time.0).collect())
+    }
+
     // ---- looking at it
 
     /// Verifies the log, and shows each record that is right; none if there is no log.
@@ -241,6 +253,8 @@ fn said(event: &NodeEvent) -> Value {
         }
         NodeEvent::CutTail { bytes } => json!({ "bytes": bytes }),
         NodeEvent::Forgot { first } => json!({ "first": first }),
+        NodeEvent::Mended { what } => json!({ "what": what.to_string() }),
+        NodeEvent::Recovered { how } => json!({ "how": how.to_string() }),
     }
 }
 

@@ -19,12 +19,15 @@ use crate::generations::{Generation, Generations};
 use crate::home::Home;
 use crate::keyfile::KeyDir;
 use crate::newfile;
+use crate::own_log::{OwnLog, Stood, Who};
 use crate::room;
 use crate::snapshots::look_into_library;
 use elsewhere::{Offers, Others};
 use keelstone_codec::{Encode as _, Height, Root, Timestamp};
 use keelstone_execution::{PublicKey, Registry};
-use keelstone_ledger::{Bodies, Genesis, Ledger, LedgerError, PoolLimits, SecretKey, Signature, verify};
+use keelstone_ledger::{
+    Bodies, Genesis, Ledger, LedgerError, NodeEvent, NodeStep, PoolLimits, SecretKey, Signature, Standing, cut, verify,
+};
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
 use keelstone_store::{CheckLevel, Options, Store};
@@ -78,6 +81,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) only: Option<Strategy>,
     /// Where the key is by which peers know this node.
     pub(crate) keys: &'a KeyDir,
+    /// Who wants it, for the record.
+    pub(crate) who: Who,
     /// Told of what is being done.
     pub(crate) progress: &'a mut dyn FnMut(Strategy, u64, u64),
 }
@@ -269,11 +274,26 @@ impl<'a, H: Hasher> Place<'a, H> {
         let order = self.given_order().unwrap_or_else(|| {
             by_time(&mut self, &target.version()).into_iter().map(|(strategy, _)| strategy).collect()
         });
+        // What takes the place of a state is on record before it is begun.
+        let (own, who) = (OwnLog::of(self.home), self.wish.who);
+        let names = order.iter().map(|strategy| strategy.name()).collect::<Vec<_>>().join(", ");
+        let event = |how: String| NodeEvent::Recovered { how: cut(how) };
+        let begun = event(format!("to height {} by {names}", target.height));
+        own.note(who, begun, NodeStep::Begun, Stood::default())?;
         let outcome = recover(&order, &target.version(), depth, &mut self);
         let genesis_hash = self.genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.hash;
         let chain = (self.genesis.chain_id.clone(), genesis_hash);
         let report = Report::of(chain, (began, now()), &target, depth, &outcome);
         let (signed, path) = keep(self.home, report)?;
+        let (by, step, after) = match outcome.recovered() {
+            Some((strategy, built)) => {
+                let after = Standing { height: built.at.height, root: built.at.root };
+                (strategy.name(), NodeStep::Done, Some(after))
+            }
+            None => ("nothing that was tried", NodeStep::Failed { reason: cut(names) }, None),
+        };
+        let told = event(format!("by {by}, report {}", path.display()));
+        own.note(who, told, step, Stood { before: None, after })?;
         if outcome.recovered().is_some() {
             crate::snapshots::forget_above(self.home, target.height)?;
         }

@@ -2,13 +2,14 @@
 //!
 //! The store knows what comes next and what it found ([`keelstone_store::Store::scrub`]); here is the clock. Blocks go
 //! first: before each slice it is seen whether one is at work ([`crate::way`]). Damage is told at once, to the log, to
-//! whoever listens to events and to health; nothing is mended here, and nothing ends: what is sound is served on.
+//! whoever listens to events, to health and to whoever mends ([`crate::mend`]); nothing ends: what is sound is served on.
 
 use crate::config;
 use crate::damage::Damage;
 use crate::engine::Engine;
 use crate::exit::Failure;
 use crate::http::{Event, Health, Hub};
+use crate::mend::Mender;
 use crate::metrics::Metrics;
 use crate::way::{Yielding, step_back};
 use keelstone_store::{ScrubStanding, Scrubbed};
@@ -32,6 +33,7 @@ pub(crate) struct Tell {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) health: Arc<Health>,
+    pub(crate) mender: Arc<Mender>,
 }
 
 impl Scrubber {
@@ -88,17 +90,19 @@ impl Scrubbing {
         while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
             let since = Instant::now();
             let Some((scrubbed, standing)) = slice() else { return };
+            // Before it is mended, so that it is known that there was something.
+            self.tell.standing(&standing);
             pause = match scrubbed {
                 Ok(scrubbed) => {
+                    let pause = self.pause(&scrubbed, since.elapsed());
                     self.tell.scrubbed(&scrubbed);
-                    self.pause(&scrubbed, since.elapsed())
+                    pause
                 }
                 Err(failure) => {
                     tracing::warn!(%failure, "the scrub could not keep where it stands");
                     TROUBLE_PAUSE
                 }
             };
-            self.tell.standing(&standing);
         }
     }
 
@@ -121,6 +125,10 @@ impl Tell {
             let json = serde_json::json!(damage).to_string().into();
             let height = u64::try_from(self.metrics.height.get()).unwrap_or_default();
             self.hub.tell(&Event { height, kind: "damage", json });
+        }
+        if !scrubbed.problems.is_empty() {
+            self.mender.learn(&scrubbed.problems);
+            self.mender.by_itself();
         }
     }
 

@@ -1,15 +1,20 @@
 //! `keelstone check`: whether the state here is the chain's; `check status`, `check pause`, and `check diverge`, which
 //! finds where another node parts from this one.
 //!
-//! A running node makes the check itself; without one the directory is looked at. Nothing of the state is written.
+//! A running node makes the check itself; without one the directory is looked at. Nothing of the state is written, unless
+//! damage is to be repaired.
 
 use crate::check::{self, Asked, Depth};
 use crate::cli::Context;
 use crate::config::HttpAddress;
 use crate::control::{self, Request};
+use crate::engine;
 use crate::exit::{Exit, Failure};
+use crate::mend::{self, Places};
 use crate::out::{Ink, grouped, short};
+use crate::own_log::{OwnLog, Who};
 use clap::{Args, Subcommand};
+use keelstone_store::Progress;
 use keelstone_sync::consistency::Checker;
 use keelstone_sync::peers::Tick;
 use serde_json::{Value, json};
@@ -29,6 +34,12 @@ pub(crate) struct Options {
     /// Only superblocks, segment headers, the unflushed log and the certified root
     #[arg(long, group = "depth")]
     quick: bool,
+    /// Look at every stored byte, and mend what is damaged: to what it must be under this node's own root, and nothing else
+    #[arg(long, group = "depth")]
+    repair: bool,
+    /// What may be asked besides memory: peers, snapshots (of this home), the height of one, or the path of an archive
+    #[arg(long, requires = "repair", value_name = "WHERE", default_values = ["snapshots", "peers"])]
+    from: Vec<mend::From>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -53,6 +64,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         Some(Action::Pause) => pause(true, context),
         Some(Action::Resume) => pause(false, context),
         Some(Action::Diverge { with }) => diverge(&with, context),
+        None if options.repair => repair(options.from, context),
         None => {
             let depth = match (options.full, options.peers, options.quick) {
                 (true, ..) => Depth::Full,
@@ -78,6 +90,61 @@ fn check(depth: Depth, context: &Context<'_>) -> Result<Exit, Failure> {
         Some("inconsistent") => Exit::Integrity,
         _ => Exit::Unknown,
     })
+}
+
+/// Mends what is damaged: the node that runs here does, or this process if none does.
+fn repair(from: Vec<mend::From>, context: &Context<'_>) -> Result<Exit, Failure> {
+    context.home.read_genesis()?;
+    let request = Request::Check(Asked::Repair { from: from.clone() });
+    let shown = match control::ask(&context.home, &request, &mut |_| ())? {
+        Some(shown) => shown,
+        None => {
+            let (config, _) = context.config()?;
+            let hint = "keelstone recover --yes has the state again as a whole, db check --repair makes another of it";
+            let bar = context.out.progress("checking", 0);
+            let own = OwnLog::of(&context.home);
+            let places = Places { from: &from, peers: &config.check.peers, network: None };
+            let mut progress = |progress: Progress| {
+                bar.set_message(progress.what);
+                bar.set_length(progress.total);
+                bar.set_position(progress.done);
+            };
+            let mended = engine::mend_here(&context.home, &config, &mut progress, |state, problems| {
+                mend::mend(state, (&context.home, &own), Who::User, problems, &places)
+            });
+            bar.finish_and_clear();
+            let (problems, outcome) = mended.map_err(|failure| match failure.exit {
+                Exit::Integrity => failure.hint(hint),
+                _ => failure,
+            })?;
+            mend::show(&problems, &outcome.unwrap_or_default())
+        }
+    };
+    let out = context.out;
+    let listed = |name: &str| shown[name].as_array().map_or(&[][..], Vec::as_slice);
+    for left in listed("left") {
+        let what = left["message"].as_str().unwrap_or_default();
+        out.say(format_args!("{} {what}", out.ink(Ink::Bad, "✗")));
+    }
+    let number = |name: &str| grouped(shown[name].as_u64().unwrap_or_default());
+    match (listed("found").len(), listed("left").len()) {
+        (0, _) => out.say(out.ink(Ink::Good, "✓ nothing is damaged")),
+        (_, 0) => out.say(out.ink(Ink::Good, "✓ mended, and looked at again")),
+        _ => out.say(
+            out.ink(Ink::Quiet, "what is left is history or more than could be had: db check --repair, or recover"),
+        ),
+    }
+    out.row("problems found", grouped(listed("found").len() as u64));
+    out.row("entries from elsewhere", number("supplied_entries"));
+    out.row("pieces from memory", number("kept_pieces"));
+    out.row("sectors", number("sectors"));
+    for asked in listed("asked") {
+        let text = |name: &str| asked[name].as_str().unwrap_or_default();
+        let detail = if text("detail").is_empty() { String::new() } else { format!(": {}", text("detail")) };
+        out.row("asked", format_args!("{} gave {}{detail}", text("from"), text("said")));
+    }
+    out.emit(&shown);
+    Ok(mend::exit(&shown))
 }
 
 /// A check by this process, of a chain that no node runs.
@@ -181,6 +248,9 @@ fn show_status(shown: &Value, context: &Context<'_>) {
     out.row("checker", state);
     if let Some(alarm) = shown["alarm"].as_str() {
         out.row("alarm", out.ink(Ink::Bad, alarm));
+    }
+    if let Some(stopped) = shown["repairs"]["stopped"].as_str() {
+        out.row("repairs", out.ink(Ink::Bad, stopped));
     }
     if let Some(verdict) = shown["last"]["verdict"].as_str() {
         out.row("last", format_args!("{verdict} at height {}", number(&shown["last"]["height"])));

@@ -13,9 +13,10 @@ use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::http::{Access, Event, Health, Hub, Limits, Reload, Served, router, serve};
+use crate::mend::Mender;
 use crate::metrics::Metrics;
 use crate::out::{Out, grouped, short};
-use crate::own_log::OwnLog;
+use crate::own_log::{OwnLog, Who};
 use crate::p2p::{self, Network};
 use crate::producer::Producer;
 use crate::recovery::{self, Wanted, Wish};
@@ -138,7 +139,8 @@ fn recovered(failure: Failure, config: &Config, context: &Context<'_>) -> Result
     tracing::error!(%failure, "the state is damaged; the node recovers it");
     let registry = &context.application.registry;
     let keys = context.keys();
-    let wish = Wish { wanted: Wanted::Newest, root: None, only: None, keys: &keys, progress: &mut |_, _, _| {} };
+    let progress = &mut |_, _, _| {};
+    let wish = Wish { wanted: Wanted::Newest, root: None, only: None, keys: &keys, who: Who::Node, progress };
     let tried = recovery::run(&context.home, config, registry, wish);
     let why = match tried {
         Ok(found) => match found.outcome.recovered() {
@@ -344,7 +346,9 @@ impl Node {
         let gauge = metrics.clone();
         let watchdog = watch(&*engine, config, home, metrics.clone(), context.out.is_json())
             .map_err(|error| Failure::io("could not start the watchdog", &error))?;
-        let tell = Tell { metrics: metrics.clone(), hub: hub.clone(), health: health.clone() };
+        let network = peers.as_ref().map(|(network, _)| network.clone());
+        let mender = Arc::new(Mender::new(&engine, &config.check, home, network, metrics.clone(), health.clone()));
+        let tell = Tell { metrics: metrics.clone(), hub: hub.clone(), health: health.clone(), mender: mender.clone() };
         let scrub = Scrubber::start(&engine, &config.store, tell)?;
         let (stop, stopped) = watch::channel(false);
         let (tell, ended) = mpsc::channel(1);
@@ -396,8 +400,8 @@ impl Node {
         runtime.spawn(take_figures(engine.clone(), metrics.clone()));
         let checks = match config.check.enabled {
             true => {
-                let begun =
-                    check::Service::start(engine.clone(), &config.check, home, metrics.clone(), health.clone())?;
+                let (metrics, health) = (metrics.clone(), health.clone());
+                let begun = check::Service::start(engine.clone(), &config.check, home, metrics, health, mender)?;
                 Some(Arc::new(begun))
             }
             false => None,

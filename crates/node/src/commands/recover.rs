@@ -5,6 +5,7 @@ use super::db::confirmed;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, grouped};
+use crate::own_log::Who;
 use crate::recovery::{self, Wanted, Wish};
 use clap::{Args, Subcommand};
 use keelstone_codec::{Decode as _, Height, Root, Timestamp};
@@ -65,8 +66,9 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         return Err(Failure::usage("--root is the root of a height: --to HEIGHT says which"));
     }
     if options.dry_run {
-        let plan =
-            recovery::plan(home, &config, registry, Wish { wanted, root, only, keys, progress: &mut |_, _, _| {} })?;
+        let progress = &mut |_, _, _| {};
+        let wish = Wish { wanted, root, only, keys, who: Who::User, progress };
+        let plan = recovery::plan(home, &config, registry, wish)?;
         show_plan(&plan, context);
         return Ok(Exit::Ok);
     }
@@ -77,7 +79,8 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         bar.set_length(total);
         bar.set_position(done);
     };
-    let recovered = recovery::run(home, &config, registry, Wish { wanted, root, only, keys, progress: &mut progress });
+    let wish = Wish { wanted, root, only, keys, who: Who::User, progress: &mut progress };
+    let recovered = recovery::run(home, &config, registry, wish);
     bar.finish_and_clear();
     let recovered = recovered?;
     if recovered.outcome.recovered().is_none() {

@@ -60,6 +60,8 @@ pub(crate) struct Health {
     pub(crate) failed: AtomicBool,
     /// Stored bytes are damaged, as a scrub found.
     pub(crate) damaged: AtomicBool,
+    /// So much was mended of late that nothing more is.
+    pub(crate) mends_no_more: AtomicBool,
     /// The node is stopping.
     pub(crate) stopping: AtomicBool,
     /// The last check found that the state here is damaged, or not the certified one.
@@ -754,6 +756,10 @@ async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError>
     match (is(&served.health.failed), is(&served.health.damaged)) {
         (false, false) => Ok("ok\n"),
         (true, _) => Err(ApiError::new(Code::Busy, "a write failed: nothing is committed until the node restarts")),
+        (false, true) if is(&served.health.mends_no_more) => Err(ApiError::new(
+            Code::Busy,
+            "stored bytes are damaged, and after so many repairs no more are made for now: keelstone check status says more",
+        )),
         (false, true) => Err(ApiError::new(Code::Busy, "stored bytes are damaged: keelstone db check names them")),
     }
 }

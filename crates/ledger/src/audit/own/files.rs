@@ -446,6 +446,30 @@ impl NodeLog {
         Ok(None)
     }
 
+    /// The last records that are wanted, at most `count`, the oldest first. Reads back through the log until there are so many.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn last_of(&self, count: usize, wanted: &dyn Fn(&NodeRecord) -> bool) -> Result<Vec<NodeRecord>, NodeLogError> {
+        let mut found: Vec<NodeRecord> = Vec::new();
+        for first in self.segments()?.into_iter().rev() {
+            let bytes = self.read(first)?.bytes;
+            let Framed::Some(NodeCheckpoint { .. }, mut offset) = framed(&bytes) else { continue };
+            let mut here = Vec::new();
+            while let Framed::Some(SignedNodeRecord { record, .. }, len) = framed(&bytes[offset..]) {
+                offset += len;
+                here.extend(Some(record).filter(wanted));
+            }
+            here.append(&mut found);
+            here.drain(..here.len().saturating_sub(count));
+            found = here;
+            if found.len() >= count {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
     /// Verifies the whole log, and shows `each` record that is right. `key` is who must have signed it, if that is known.
     /// Changes nothing, and needs no lock: what is appended meanwhile may or may not be seen.
     ///

@@ -150,11 +150,21 @@ pub enum NodeEvent {
         /// Those before this one.
         first: u64,
     },
+    /// Mended what was damaged of its stored state.
+    Mended {
+        /// What was damaged; once it is done, what was had again and from where.
+        what: Text<NODE_TEXT_BYTES_MAX>,
+    },
+    /// Had a lost or damaged state again.
+    Recovered {
+        /// By which strategy, and where the report lies.
+        how: Text<NODE_TEXT_BYTES_MAX>,
+    },
 }
 
 impl NodeEvent {
     /// All kinds, as [`Self::kind`] says them.
-    pub const KINDS: [&'static str; 11] = [
+    pub const KINDS: [&'static str; 13] = [
         "rolled_back",
         "pruned_states",
         "pruned_audit",
@@ -166,6 +176,8 @@ impl NodeEvent {
         "configured",
         "cut_tail",
         "forgot",
+        "mended",
+        "recovered",
     ];
 
     /// Its kind, in a word.
@@ -183,6 +195,8 @@ impl NodeEvent {
             Self::Configured { .. } => "configured",
             Self::CutTail { .. } => "cut_tail",
             Self::Forgot { .. } => "forgot",
+            Self::Mended { .. } => "mended",
+            Self::Recovered { .. } => "recovered",
         }
     }
 }

@@ -33,7 +33,7 @@ enum Action {
         #[arg(long, value_name = "INDEX")]
         from: Option<u64>,
         /// Only of this kind: rolled_back, pruned_states, pruned_audit, restored, rebuilt, took_back, made_snapshot,
-        /// removed_snapshot, configured, cut_tail, forgot
+        /// removed_snapshot, configured, cut_tail, forgot, mended, recovered
         #[arg(long)]
         kind: Option<String>,
         /// How many

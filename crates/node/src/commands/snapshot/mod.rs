@@ -157,6 +157,15 @@ impl Source {
         self.read_in(&context.home, read)
     }
 
+    /// As [`Self::read`], of a home.
+    pub(crate) fn read_at<T>(
+        &self,
+        home: &Home,
+        read: impl FnOnce(Origin<'_>) -> Result<T, LibraryError>,
+    ) -> Result<T, Failure> {
+        self.read_in(home, read)
+    }
+
     fn read_in<T>(&self, home: &Home, read: impl FnOnce(Origin<'_>) -> Result<T, LibraryError>) -> Result<T, Failure> {
         match self {
             Self::Kept(id) => {

@@ -1,0 +1,545 @@
+//! Mending of a running node's state: what checks and the scrub find damaged is had again, without asking or because the
+//! owner asks.
+//!
+//! What is lost and what it must be, the store knows ([`keelstone_store::Store::mend`]); here is where it may come from:
+//! snapshots of this home, peers over libp2p, which prove what they send, and the APIs of other nodes, whose lists are offers.
+//! Nothing of it is believed; what is written has the hash that stands above it under this node's own root. A node that
+//! mends by itself does so only while that root is the chain's, puts on record that it begins, and stops when there is too
+//! much of it.
+//!
+//! Rules: `spec/consistency.md`, CHECK-9 and CHECK-10.
+
+use crate::api::Page;
+use crate::client::Remote;
+use crate::commands::init::now;
+use crate::commands::snapshot::{self, expected};
+use crate::config::{self, HttpAddress};
+use crate::damage::Damage;
+use crate::engine::Engine;
+use crate::exit::{Exit, Failure};
+use crate::home::Home;
+use crate::http::Health;
+use crate::metrics::Metrics;
+use crate::own_log::{OwnLog, Stood, Who, standing};
+use crate::p2p::{Network, NodeId};
+use crate::snapshots::look_into_library;
+use keelstone_codec::{Height, Key, Value};
+use keelstone_ledger::{NodeEvent, NodeStep, Standing, cut};
+use keelstone_store::{Accept, Mended, Store, StoreError, Supplier, Wanted};
+use keelstone_sync::consistency::{Ask, Breaker, Certified, Due, Gave, REPAIRS_MAX, Silence};
+use keelstone_sync::peers::{Request, Response};
+use keelstone_tree::{Hasher, KeyRange, prefix_end};
+use serde_json::{Value as Json, json};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+/// How long a node may take for one page of entries.
+const PEER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Entries of one such page.
+const PAGE_ENTRIES: usize = 1_000;
+/// Pages of one node's list for one piece.
+const PAGES_MAX: usize = 256;
+/// Snapshots of this home that are looked into, the newest.
+const SNAPSHOTS_MAX: usize = 8;
+/// Problems that wait to be mended, at most.
+const PROBLEMS_MAX: usize = 1_000;
+
+/// Where what is lost may come from.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum From {
+    /// Peers: those in `check.peers`, and those that are connected.
+    Peers,
+    /// All snapshots of this home.
+    Snapshots,
+    /// A snapshot: of this home, by its height, or an archive.
+    Snapshot(String),
+}
+
+impl std::str::FromStr for From {
+    type Err = std::convert::Infallible;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "peers" => Self::Peers,
+            "snapshots" => Self::Snapshots,
+            other => Self::Snapshot(other.to_owned()),
+        })
+    }
+}
+
+/// What a mending came to.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    mended: Mended,
+    gave: Vec<(String, Gave)>,
+}
+
+impl Outcome {
+    /// Whether nothing is damaged any more, as far as it was known to be.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.mended.left.is_empty()
+    }
+}
+
+/// Mends the state of a node.
+pub(crate) struct Mender {
+    /// It ends with the node: whoever mends last keeps no store open.
+    engine: Weak<dyn Engine>,
+    home: Home,
+    own: OwnLog,
+    peers: Vec<HttpAddress>,
+    network: Option<Network>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    automatic: bool,
+    /// One mending at a time.
+    mending: Mutex<()>,
+    /// What is known to be damaged and was not tried yet.
+    known: Mutex<Vec<StoreError>>,
+    /// Why nothing more is mended for now.
+    stopped: Mutex<Option<String>>,
+}
+
+impl Mender {
+    pub(crate) fn new(
+        engine: &Arc<dyn Engine>,
+        config: &config::Check,
+        home: &Home,
+        network: Option<Network>,
+        metrics: Arc<Metrics>,
+        health: Arc<Health>,
+    ) -> Self {
+        Self {
+            engine: Arc::downgrade(engine),
+            home: home.clone(),
+            own: OwnLog::of(home),
+            peers: config.peers.clone(),
+            network,
+            metrics,
+            health,
+            automatic: config.auto_repair,
+            mending: Mutex::default(),
+            known: Mutex::default(),
+            stopped: Mutex::default(),
+        }
+    }
+
+    /// Takes in what was found damaged.
+    pub(crate) fn learn(&self, problems: &[StoreError]) {
+        let mut known = locked(&self.known);
+        let room = PROBLEMS_MAX.saturating_sub(known.len());
+        known.extend(problems.iter().filter(|problem| problem.is_damage()).take(room).cloned());
+    }
+
+    /// Mends what is known to be damaged, if it may. What was tried is not tried again before it is found again.
+    // spec: CHECK-10
+    pub(crate) fn by_itself(&self) {
+        let _one = locked(&self.mending);
+        let Some(engine) = self.engine.upgrade().filter(|_| self.automatic) else { return };
+        if locked(&self.known).is_empty() {
+            return;
+        }
+        if let Err(failure) = self.may_begin(&*engine) {
+            let why = failure.message;
+            tracing::error!(why, "stored bytes are damaged and are not mended");
+            return;
+        }
+        let problems = std::mem::take(&mut *locked(&self.known));
+        let from = [From::Snapshots, From::Peers];
+        match self.mend(&*engine, Who::Node, &problems, &from) {
+            Ok(outcome) if outcome.is_whole() => tracing::warn!(what = told(&outcome), "damage was mended"),
+            Ok(outcome) => {
+                for problem in &outcome.mended.left {
+                    let problem = problem.to_string();
+                    tracing::error!(
+                        problem,
+                        "damage that could not be mended: keelstone recover, or db check --repair"
+                    );
+                }
+            }
+            Err(failure) => tracing::error!(%failure, "mending failed"),
+        }
+    }
+
+    /// Whether this node may begin to mend by itself now.
+    fn may_begin(&self, engine: &dyn Engine) -> Result<(), Failure> {
+        let breaker = Breaker::new(self.own.begun_mending(REPAIRS_MAX)?);
+        let tripped = breaker.check(now().0).err().map(|tripped| tripped.to_string());
+        self.health.mends_no_more.store(tripped.is_some(), Ordering::Relaxed);
+        let newly = std::mem::replace(&mut *locked(&self.stopped), tripped.clone()) != tripped;
+        if let Some(why) = tripped {
+            if newly {
+                self.metrics.mended("refused");
+            }
+            return Err(Failure::error(why));
+        }
+        // Only to a certified root. spec: CHECK-4
+        let due = Due { from: None, entries: 0, peers: 0, roots: 0, number: 0 };
+        let picked = engine.pick(&due)?;
+        match picked.certified {
+            Certified::Here => Ok(()),
+            Certified::Root(root) if root == picked.at.root => Ok(()),
+            Certified::Root(_) => {
+                Err(Failure::integrity("the root here is not the certified one: the state is kept as it is"))
+            }
+            Certified::Nothing => Err(Failure::error("nothing certifies the root here yet")),
+        }
+    }
+
+    /// Mends because the owner asks.
+    pub(crate) fn asked(&self, problems: &[StoreError], from: &[From]) -> Result<Outcome, Failure> {
+        let _one = locked(&self.mending);
+        let engine = self.engine.upgrade().ok_or_else(|| Failure::error("the node is stopping"))?;
+        if problems.is_empty() {
+            return Ok(Outcome::default());
+        }
+        let outcome = self.mend(&*engine, Who::Owner, problems, from)?;
+        locked(&self.known).clear();
+        Ok(outcome)
+    }
+
+    fn mend(&self, engine: &dyn Engine, who: Who, problems: &[StoreError], from: &[From]) -> Result<Outcome, Failure> {
+        let mended = mend(
+            &OfEngine(engine),
+            (&self.home, &self.own),
+            who,
+            problems,
+            &Places { from, peers: &self.peers, network: self.network.as_ref() },
+        );
+        self.metrics.mended(match &mended {
+            Ok(outcome) if outcome.is_whole() => "whole",
+            Ok(_) => "left",
+            Err(_) => "failed",
+        });
+        let damaged = engine.scrub_standing().problems > 0;
+        self.health.damaged.store(damaged, Ordering::Relaxed);
+        mended
+    }
+
+    /// Where it stands, for whoever asks.
+    pub(crate) fn status(&self) -> Json {
+        json!({
+            "automatic": self.automatic,
+            "waiting": locked(&self.known).len(),
+            "stopped": *locked(&self.stopped),
+        })
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A state that can be mended: of a chain that runs, or a store alone, which can be opened where the chain cannot.
+pub(crate) trait Mendable {
+    /// Where it stands.
+    fn stands(&self) -> Option<Standing>;
+    /// As [`crate::check::Checked::mend`].
+    fn mend(
+        &self,
+        problems: &[StoreError],
+        offers: &mut dyn Supplier,
+        peers: &mut [(String, &mut dyn Ask)],
+    ) -> Result<(Mended, Vec<(String, Gave)>), Failure>;
+}
+
+struct OfEngine<'a>(&'a dyn Engine);
+
+impl Mendable for OfEngine<'_> {
+    fn stands(&self) -> Option<Standing> {
+        standing(self.0)
+    }
+
+    fn mend(
+        &self,
+        problems: &[StoreError],
+        offers: &mut dyn Supplier,
+        peers: &mut [(String, &mut dyn Ask)],
+    ) -> Result<(Mended, Vec<(String, Gave)>), Failure> {
+        self.0.mend(problems, offers, peers)
+    }
+}
+
+impl<H: Hasher> Mendable for Store<H> {
+    fn stands(&self) -> Option<Standing> {
+        Some(Standing { height: self.height()?, root: self.root() })
+    }
+
+    /// A store alone has no connections: peers are asked by their APIs.
+    fn mend(
+        &self,
+        problems: &[StoreError],
+        offers: &mut dyn Supplier,
+        _: &mut [(String, &mut dyn Ask)],
+    ) -> Result<(Mended, Vec<(String, Gave)>), Failure> {
+        Ok((Self::mend(self, problems, offers)?, Vec::new()))
+    }
+}
+
+/// Where a mending may have things from.
+pub(crate) struct Places<'a> {
+    pub(crate) from: &'a [From],
+    pub(crate) peers: &'a [HttpAddress],
+    pub(crate) network: Option<&'a Network>,
+}
+
+/// Mends, between two records of the node's own log.
+pub(crate) fn mend(
+    state: &dyn Mendable,
+    (home, own): (&Home, &OwnLog),
+    who: Who,
+    problems: &[StoreError],
+    places: &Places<'_>,
+) -> Result<Outcome, Failure> {
+    let before = state.stands();
+    let first = problems.first().map_or_else(String::new, |problem| format!(", the first: {problem}"));
+    let event = |what: String| NodeEvent::Mended { what: cut(what) };
+    let begun = event(format!("{} damaged{first}", problems.len()));
+    own.note(who, begun.clone(), NodeStep::Begun, Stood { before, after: None })?;
+
+    let mut elsewhere = Elsewhere::new(home, places);
+    let mut connected: Vec<(String, Peer<'_>)> = places
+        .network
+        .filter(|_| places.from.contains(&From::Peers))
+        .into_iter()
+        .flat_map(|network| network.connected().into_iter().map(move |peer| (peer.to_string(), Peer(network, peer))))
+        .collect();
+    let mut peers: Vec<(String, &mut dyn Ask)> =
+        connected.iter_mut().map(|(name, peer)| (name.clone(), peer as &mut dyn Ask)).collect();
+    let mended = state.mend(problems, &mut elsewhere, &mut peers);
+    let outcome = mended.map(|(mended, mut gave)| {
+        gave.extend(elsewhere.gave);
+        Outcome { mended, gave }
+    });
+    let (event, step) = match &outcome {
+        Ok(outcome) if outcome.is_whole() => (event(told(outcome)), NodeStep::Done),
+        Ok(outcome) => (event(told(outcome)), NodeStep::Failed { reason: cut(left(outcome)) }),
+        Err(failure) => (begun, NodeStep::Failed { reason: cut(failure.message.clone()) }),
+    };
+    own.note(who, event, step, Stood { before, after: state.stands() })?;
+    outcome
+}
+
+/// What was had again, in words.
+fn told(outcome: &Outcome) -> String {
+    let Mended { supplied_entries, kept_pieces, sectors, .. } = &outcome.mended;
+    let from: Vec<&str> = outcome
+        .gave
+        .iter()
+        .filter(|(_, gave)| matches!(gave, Gave::Pieces(_)))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let from = if from.is_empty() { String::new() } else { format!(" ({})", from.join(", ")) };
+    format!("{supplied_entries} entries from elsewhere{from}, {kept_pieces} pieces from memory, {sectors} sectors")
+}
+
+fn left(outcome: &Outcome) -> String {
+    let left = &outcome.mended.left;
+    let first = left.first().map_or_else(String::new, ToString::to_string);
+    format!("{} damaged still, the first: {first}", left.len())
+}
+
+/// What a mending came to, for programs.
+pub(crate) fn show(problems: &[StoreError], outcome: &Outcome) -> Json {
+    let Mended { supplied_entries, kept_pieces, sectors, left } = &outcome.mended;
+    let gave = outcome.gave.iter().map(|(peer, gave)| match gave {
+        Gave::Pieces(count) => json!({ "from": peer, "said": "pieces", "pieces": count, "detail": null }),
+        Gave::Nothing(why) => json!({ "from": peer, "said": "nothing", "pieces": 0, "detail": why }),
+        Gave::Misbehaved(what) => json!({ "from": peer, "said": "misbehaved", "pieces": 0, "detail": what }),
+    });
+    json!({
+        "found": problems.iter().map(Damage::of).collect::<Vec<_>>(),
+        "supplied_entries": supplied_entries, "kept_pieces": kept_pieces, "sectors": sectors,
+        "left": left.iter().map(Damage::of).collect::<Vec<_>>(),
+        "asked": gave.collect::<Vec<_>>(),
+    })
+}
+
+/// The exit code of what [`show`] shows.
+pub(crate) fn exit(shown: &Json) -> Exit {
+    if shown["left"].as_array().is_some_and(Vec::is_empty) { Exit::Ok } else { Exit::Integrity }
+}
+
+// ---- who may have it
+
+/// A peer that is connected.
+struct Peer<'a>(&'a Network, NodeId);
+
+impl Ask for Peer<'_> {
+    fn ask(&mut self, request: &Request) -> Result<Response, Silence> {
+        self.0.ask(&self.1, request.clone()).map_err(|error| Silence(error.to_string()))
+    }
+}
+
+/// Snapshots and the APIs of other nodes. What they offer is compared by whoever takes it.
+struct Elsewhere<'a> {
+    home: &'a Home,
+    snapshots: Vec<snapshot::Source>,
+    remotes: Vec<(String, Remote)>,
+    gave: Vec<(String, Gave)>,
+}
+
+impl<'a> Elsewhere<'a> {
+    fn new(home: &'a Home, places: &Places<'_>) -> Self {
+        let mut snapshots: Vec<snapshot::Source> = Vec::new();
+        let mut remotes = Vec::new();
+        let mut gave = Vec::new();
+        for from in places.from {
+            match from {
+                From::Snapshots => {
+                    // One that cannot be read helps nobody, and hinders nobody.
+                    let kept = look_into_library(home).ok().flatten().map(|(library, _)| library.list());
+                    let kept = kept.unwrap_or_default().into_iter().take(SNAPSHOTS_MAX);
+                    snapshots.extend(kept.map(|info| snapshot::Source::Kept(info.id)));
+                }
+                From::Snapshot(text) => snapshots.extend(text.parse()),
+                From::Peers => {
+                    for address in places.peers {
+                        match address.resolve() {
+                            Ok(found) => remotes.push((address.to_string(), Remote::at(found, PEER_TIMEOUT))),
+                            Err(error) => gave.push((address.to_string(), Gave::Nothing(error.to_string()))),
+                        }
+                    }
+                }
+            }
+        }
+        Self { home, snapshots, remotes, gave }
+    }
+
+    fn gave(&mut self, from: &str, gave: Gave) {
+        match self.gave.iter_mut().find(|(name, _)| name == from) {
+            Some((_, Gave::Pieces(count))) => {
+                if let Gave::Pieces(more) = gave {
+                    *count += more;
+                }
+            }
+            Some((_, before)) => *before = gave,
+            None => self.gave.push((from.to_owned(), gave)),
+        }
+    }
+
+    /// The entries of a piece as a snapshot has them, proven under the root it says it has.
+    fn of_snapshot(&self, source: &snapshot::Source, wanted: &Wanted) -> Result<Vec<(Key, Value)>, Failure> {
+        let expected = expected(Some(&self.home.read_genesis()?), None)?;
+        let prefix = prefix(&wanted.range);
+        let extract = source.read_at(self.home, |origin| origin.extract(&expected, &wanted.namespace, &prefix))?;
+        Ok(extract.entries.into_iter().filter(|(key, _)| wanted.range.contains(key)).collect())
+    }
+}
+
+impl Supplier for Elsewhere<'_> {
+    fn offer(&mut self, wanted: &Wanted, take: Accept<'_>) {
+        for source in self.snapshots.clone() {
+            let gave = match self.of_snapshot(&source, wanted) {
+                Ok(entries) if take(&entries) => return self.gave(&source.to_string(), Gave::Pieces(1)),
+                Ok(_) => Gave::Nothing("it has other entries there".to_owned()),
+                Err(failure) => Gave::Nothing(failure.message),
+            };
+            self.gave(&source.to_string(), gave);
+        }
+        for number in 0..self.remotes.len() {
+            let (name, remote) = &self.remotes[number];
+            let gave = match of_api(remote, wanted, take) {
+                Ok(true) => Gave::Pieces(1),
+                Ok(false) => Gave::Nothing("it has other entries there".to_owned()),
+                Err(why) => Gave::Nothing(why),
+            };
+            let (name, is_had) = (name.clone(), matches!(gave, Gave::Pieces(_)));
+            self.gave(&name, gave);
+            if is_had {
+                return;
+            }
+        }
+    }
+}
+
+/// What the keys of a range begin with, as far as those are whole bytes.
+fn prefix(range: &KeyRange) -> Vec<u8> {
+    let holds = |prefix: &[u8]| match (prefix_end(prefix), &range.end) {
+        (None, _) => true,
+        (Some(end), Some(range_end)) => *range_end <= end,
+        (Some(_), None) => false,
+    };
+    let len = (0..=range.start.len()).rev().find(|len| holds(&range.start[..*len])).unwrap_or_default();
+    range.start[..len].to_vec()
+}
+
+/// Offers what another node lists: of the very height first, then of its last.
+fn of_api(remote: &Remote, wanted: &Wanted, take: Accept<'_>) -> Result<bool, String> {
+    let mut refused = None;
+    for at in [Some(wanted.version.0), None] {
+        match listed(remote, wanted, at) {
+            Ok(entries) if take(&entries) => return Ok(true),
+            Ok(_) => {}
+            Err(why) => refused = Some(why),
+        }
+    }
+    refused.map_or(Ok(false), Err)
+}
+
+/// The entries of a piece as another node lists them. Nothing of it is proven.
+fn listed(remote: &Remote, wanted: &Wanted, at: Option<Height>) -> Result<Vec<(Key, Value)>, String> {
+    use crate::api::Chain as _;
+    let prefix = prefix(&wanted.range);
+    let mut after = below(&wanted.range.start, prefix.len());
+    let mut found = Vec::new();
+    for _ in 0..PAGES_MAX {
+        let page = Page { prefix: prefix.clone(), after: after.clone(), limit: PAGE_ENTRIES };
+        let listed = remote.entries(&wanted.namespace, &page, at).map_err(|refusal| refusal.to_string())?;
+        for pair in listed.entries {
+            let bytes = |text: &str| hex::decode(text).map_err(|_| "its answer is no list of entries".to_owned());
+            let (key, value) = (Key::new(bytes(&pair.key)?), Value::new(bytes(&pair.value)?));
+            let (Ok(key), Ok(value)) = (key, value) else { return Err("its answer has no such entries".to_owned()) };
+            if wanted.range.end.as_ref().is_some_and(|end| key.as_slice() >= end.as_slice()) {
+                return Ok(found);
+            }
+            if wanted.range.contains(&key) {
+                found.push((key, value));
+            }
+        }
+        if found.len() as u64 > wanted.totals.count {
+            return Err("it has more entries there".to_owned());
+        }
+        let Some(next) = listed.next else { return Ok(found) };
+        after = Some(hex::decode(next).map_err(|_| "its answer is no list of entries".to_owned())?);
+    }
+    Err(format!("its list of the piece has more than {PAGES_MAX} pages"))
+}
+
+/// A key that is below `start`, and above most that are: where to ask for a list from; none if it begins with the prefix.
+fn below(start: &[u8], prefix_len: usize) -> Option<Vec<u8>> {
+    let (last, before) = start.split_last().filter(|_| start.len() > prefix_len)?;
+    match last.checked_sub(1) {
+        Some(less) => {
+            let mut key = [before, &[less]].concat();
+            key.resize(keelstone_codec::KEY_LEN_MAX, 0xff);
+            Some(key)
+        }
+        None => (before.len() > prefix_len).then(|| before.to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a list is asked for misses nothing of a range, and begins near it.
+    #[test]
+    fn a_list_is_asked_for_from_below_the_range() {
+        let range = |start: &[u8], end: Option<&[u8]>| KeyRange {
+            start: start.to_vec(),
+            end: end.map(<[u8]>::to_vec),
+            reverse: false,
+        };
+        assert_eq!(prefix(&range(b"", None)), b"");
+        assert_eq!(prefix(&range(b"ab", Some(b"ac"))), b"ab");
+        assert_eq!(prefix(&range(b"ab\x40", Some(b"ab\x80"))), b"ab");
+        assert_eq!(prefix(&range(b"ab\0", Some(b"ac"))), b"ab");
+        assert_eq!(prefix(&range(b"k", Some(b"k\0"))), b"k");
+        assert_eq!(below(b"ab", 2), None);
+        assert_eq!(below(b"ab\0", 2), None);
+        let key = below(b"ab\x40", 2).expect("there are keys below");
+        assert!(key.as_slice() < &b"ab\x40"[..] && key.as_slice() > &b"ab\x3f"[..] && key.len() == 255);
+    }
+}
