@@ -11,6 +11,7 @@ use crate::sector::{Found, PAYLOAD_BYTES, Sector, Stamp};
 use crate::segment::{Kind, SEGMENT_BYTES_MAX, Segment, SegmentId, Spot, sectors_of};
 use crate::segments::Segments;
 use keelstone_codec::{Decode, Hash, Height, Reader, Root};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The end of the log.
@@ -346,14 +347,14 @@ pub(crate) fn record_at(segments: &Segments, at: Spot) -> Result<Record, StoreEr
     }
 }
 
+/// What a sector is, with its payload.
+type Read<'a> = &'a dyn Fn(u32) -> Result<(Found, [u8; PAYLOAD_BYTES]), StoreError>;
+
 /// The last record that begins in a sector before `number`, or in it, and the sectors it takes: of what it says, nothing is
-/// proven. `number` itself is read as `candidate`, if there is one. None if a damaged sector stands between.
-fn begins_before(segment: &Segment, number: u32, candidate: Option<&Sector>) -> Option<(u32, Stamp, Head, u32)> {
+/// proven. None if a damaged sector stands between.
+fn begins_before(number: u32, read: Read<'_>) -> Option<(u32, Stamp, Head, u32)> {
     for at in (1..=number).rev() {
-        let (found, payload) = match candidate.filter(|_| at == number) {
-            Some(candidate) => segment.read_as(number, candidate),
-            None => segment.sector(at).ok()?,
-        };
+        let (found, payload) = read(at).ok()?;
         match found {
             Found::Valid(stamp) if stamp.starts => {
                 let head = Head::decode(&mut Reader::new(&payload)).ok()?;
@@ -369,25 +370,32 @@ fn begins_before(segment: &Segment, number: u32, candidate: Option<&Sector>) -> 
 
 /// Whether a damaged sector lies where nothing counts: behind the record that says that the log goes on elsewhere.
 pub(crate) fn is_left_over(segments: &Segments, segment: &Segment, number: u32) -> bool {
-    let Some((at, _, head, count)) = begins_before(segment, number, None) else { return false };
+    let Some((at, _, head, count)) = begins_before(number, &|at| segment.sector(at)) else { return false };
     let whole = || matches!(whole_record(segments, segment, at, 0), Ok(Some(_)));
     head.step == Step::Continue && number >= at + count && whole()
 }
 
-/// Whether a record of the log is whole with `candidate` in the place of a damaged sector of it: its hash says so.
+/// Whether a record of the log is whole with `candidate` in the place of a damaged sector of it, and with each other that is
+/// damaged as `told` has it: its hash says so.
 // spec: STORE-16
-pub(crate) fn proves(segments: &Segments, segment: &Segment, number: u32, candidate: &Sector) -> bool {
-    let Some((at, stamp, head, count)) = begins_before(segment, number, Some(candidate)) else { return false };
+pub(crate) fn proves(
+    segments: &Segments,
+    segment: &Segment,
+    (number, candidate): (u32, &Sector),
+    told: &BTreeMap<u32, Sector>,
+) -> bool {
+    let read = |at: u32| match told.get(&at) {
+        _ if at == number => Ok(segment.read_as(number, candidate)),
+        Some(other) => Ok(segment.read_as(at, other)),
+        None => segment.sector(at),
+    };
+    let Some((at, stamp, head, count)) = begins_before(number, &read) else { return false };
     if !(at..at.saturating_add(count)).contains(&number) || count > segment.sectors() - at {
         return false;
     }
     let mut payload = Vec::with_capacity(count as usize * PAYLOAD_BYTES);
     for sector in at..at + count {
-        let read = match sector == number {
-            true => Ok(segment.read_as(number, candidate)),
-            false => segment.sector(sector),
-        };
-        match read {
+        match read(sector) {
             Ok((Found::Valid(part), bytes)) if part == (Stamp { starts: sector == at, ..stamp }) => {
                 payload.extend_from_slice(&bytes);
             }

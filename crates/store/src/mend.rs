@@ -20,7 +20,7 @@ use crate::flush::Upkeep;
 use crate::log;
 use crate::look::{self, Before};
 use crate::recover::open_tree;
-use crate::sector::{Found, PAYLOAD};
+use crate::sector::{Found, PAYLOAD, Sector};
 use crate::segment::{Kind, Segment, SegmentId, Spot};
 use crate::segments::Segments;
 use crate::store::{Shared, Writer};
@@ -118,7 +118,7 @@ impl<H: Hasher> Shared<H> {
             let _compacting = self.compacting.lock().unwrap_or_else(PoisonError::into_inner);
             // What is looked at is then what is served, and no opening needs the log up to here.
             self.flush(&mut self.upkeep())?;
-            let (bad, suspects) = self.places(problems);
+            let (mut bad, suspects) = self.places(problems);
             // Without its header nothing in a segment can be looked at.
             done.sectors += self.make_headers_good(&bad)?;
             let mut lack = self.lack(&bad, &suspects)?;
@@ -126,6 +126,7 @@ impl<H: Hasher> Shared<H> {
                 if lack.pieces() == 0 {
                     break;
                 }
+                bad.extend(self.sectors_of(&lack));
                 let (had, still) = self.have_again(lack, supplier, &mut done);
                 let corrected = self.by_checksum(&still, &bad)?;
                 lack = still;
@@ -185,6 +186,21 @@ impl<H: Hasher> Shared<H> {
                 return Ok(lack);
             }
         }
+    }
+
+    /// The sectors for which pieces cannot be read. What is had again lies elsewhere then, and these are damage still.
+    fn sectors_of(&self, lack: &Lack) -> Bad {
+        let pages = lack.pages.iter().map(|(_, lost)| (lost.at().place, lost.at().len));
+        let values = lack.values.iter().map(|(_, _, entry, _)| (entry.place.0, entry.value_len.saturating_add(4)));
+        let mut bad = Bad::new();
+        for (place, len) in pages.chain(values) {
+            let Ok(spot) = Spot::from_u64(place) else { continue };
+            let Some(segment) = self.segments.find(spot.segment) else { continue };
+            let last = last_sector(spot, len).min(segment.sectors() - 1);
+            let is_bad = |number: &u32| !matches!(segment.sector(*number), Ok((Found::Valid(_), _)));
+            bad.extend((spot.sector()..=last).filter(is_bad).map(|number| (spot.segment, number)));
+        }
+        bad
     }
 
     /// Writes anew the headers that are damaged: what stands in one is known. Says how many.
@@ -373,27 +389,35 @@ impl<H: Hasher> Shared<H> {
             })?;
             done.sectors += 1;
         }
-        for (id, number) in bad {
-            let Some(segment) = self.segments.find(*id) else { continue };
-            if *number < segment.sectors() && segment.sector(*number).is_ok_and(|(found, _)| found == Found::Damaged) {
-                let writer = self.writer();
-                done.sectors += u64::from(self.poisoning(|| self.make_sector_good(&segment, *number, &writer, whole))?);
+        let ids: BTreeSet<SegmentId> = bad.iter().map(|(id, _)| *id).collect();
+        for segment in ids.into_iter().filter_map(|id| self.segments.find(id)) {
+            let sectors = bad.range((segment.id(), 0)..(segment.id(), segment.sectors())).map(|(_, number)| *number);
+            let is_damaged = |number: &u32| matches!(segment.sector(*number), Ok((Found::Damaged, _)));
+            // A record may have several that are damaged, and its hash needs all of them.
+            let mut told = BTreeMap::new();
+            let damaged: Vec<u32> = sectors.filter(is_damaged).collect();
+            for number in &damaged {
+                told.extend(only(segment.one_byte_off(*number)?).map(|sector| (*number, sector)));
             }
+            for number in damaged {
+                let writer = self.writer();
+                let good = self.poisoning(|| self.make_sector_good(&segment, number, &told, &writer, whole))?;
+                done.sectors += u64::from(good);
+            }
+            let end = self.writer().log.end();
+            look_again(&self.fresh(), segment.id(), end, &mut done.left);
         }
         done.left.extend(upkeep.file.check());
-        let end = self.writer().log.end();
-        let ids: BTreeSet<SegmentId> = bad.iter().map(|(id, _)| *id).collect();
-        for id in ids.into_iter().filter(|id| self.segments.find(*id).is_some()) {
-            look_again(&self.fresh(), id, end, &mut done.left);
-        }
         Ok(())
     }
 
-    /// Makes one damaged sector what it was, or nothing, where it is known that it is nothing. Says whether it did.
+    /// Makes one damaged sector what it was, or nothing, where it is known that it is nothing. Says whether it did. `told`:
+    /// what the damaged sectors of the segment are, as far as their checksums tell.
     fn make_sector_good(
         &self,
         segment: &Segment,
         number: u32,
+        told: &BTreeMap<u32, Sector>,
         writer: &Writer,
         whole: bool,
     ) -> Result<bool, StoreError> {
@@ -414,13 +438,13 @@ impl<H: Hasher> Shared<H> {
             Kind::Log if log::is_left_over(&self.segments, segment, number) => Some(nothing),
             Kind::Log => {
                 let candidates = segment.one_byte_off(number)?;
-                candidates.into_iter().find(|candidate| log::proves(&self.segments, segment, number, candidate))
+                candidates.into_iter().find(|candidate| log::proves(&self.segments, segment, (number, candidate), told))
             }
             // A value is proven when it is read as one of the state. No more is known of one that only history refers to than
             // its checksum, as ever.
-            Kind::Values => only(segment.one_byte_off(number)?),
+            Kind::Values => told.get(&number).copied(),
             // No page of the state lies there, and whatever else is read as a page is proven.
-            Kind::Pages => only(segment.one_byte_off(number)?).or(whole.then_some(nothing)),
+            Kind::Pages => told.get(&number).copied().or(whole.then_some(nothing)),
         };
         right.map_or(Ok(false), |right| segment.put_right(number, &right).map(|()| true))
     }
@@ -507,10 +531,14 @@ fn grow<H: Hasher, E>(
     Ok(top.into())
 }
 
+/// The sector in which some bytes end.
+fn last_sector(spot: Spot, len: u32) -> u32 {
+    spot.offset.saturating_add(len.saturating_sub(1)) / PAYLOAD
+}
+
 /// The bad sectors in which some bytes lie.
 fn overlapped(bad: &Bad, spot: Spot, len: u32) -> impl Iterator<Item = u32> {
-    let last = spot.offset.saturating_add(len.saturating_sub(1)) / PAYLOAD;
-    bad.range((spot.segment, spot.sector())..=(spot.segment, last)).map(|(_, number)| *number)
+    bad.range((spot.segment, spot.sector())..=(spot.segment, last_sector(spot, len))).map(|(_, number)| *number)
 }
 
 fn only<T>(candidates: Vec<T>) -> Option<T> {

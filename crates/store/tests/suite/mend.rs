@@ -174,6 +174,73 @@ fn what_is_still_in_memory_is_written_anew_from_there() {
     assert_whole(store, &files, &state, "from memory");
 }
 
+/// Changes one bit of a byte of an open store's file.
+fn flip(files: &MemoryFiles, name: &str, at: u64) {
+    let (file, mut byte) = (files.open(name).unwrap(), [0]);
+    file.read_at(at, &mut byte).unwrap();
+    file.write_at(at, &[byte[0] ^ 4]).unwrap();
+}
+
+/// spec: STORE-16. What is found damaged as an entry lies in a sector, which is found next: one mending is for both, whether
+/// the entry was in memory or is told by the checksum of that sector.
+#[test]
+fn a_piece_that_is_had_again_leaves_no_damaged_sector_behind() {
+    for (name, cache_bytes) in [(".log", 1 << 30), (".log", 0), (".pages", 1 << 30), (".pages", 0)] {
+        let options = Options { cache_bytes, value_cache_bytes: cache_bytes, ..cold() };
+        let (files, state) = sample(&options);
+        let image = files.image();
+        let (file, sectors) = match name {
+            ".pages" => last_pages(&image, 60),
+            _ => (image.keys().find(|file| file.ends_with(name)).unwrap().as_str(), 2..62),
+        };
+        let mut pieces = 0;
+        for sector in sectors.step_by(6) {
+            let store = TestStore::open(Arc::new(files.clone()), options.clone()).unwrap();
+            assert_eq!(contents(&store.view()), state, "all of it is read, and in memory if there is room");
+            flip(&files, file, sector as u64 * 512 + 99);
+            let mut problems = full(&store).problems;
+            assert!(!problems.is_empty(), "sector {sector} of {file}");
+            problems.retain(|problem| matches!(problem, StoreError::Unreadable { .. }));
+            pieces += problems.len();
+            if !problems.is_empty() {
+                let mended = store.mend(&problems, &mut ()).unwrap();
+                assert!(mended.left.is_empty() && mended.sectors > 0, "sector {sector} of {file}: {mended:?}");
+            } else {
+                flip(&files, file, sector as u64 * 512 + 99);
+            }
+            let found = full(&store);
+            assert!(found.is_sound(), "sector {sector} of {file}: {:?}", found.problems);
+            store.close().unwrap();
+        }
+        assert!(pieces > 3, "{name}: {pieces} pieces were lost");
+    }
+}
+
+/// spec: STORE-16. One byte of each of several sectors of a record changed before anybody looked: the hash of the record proves
+/// them together. One that nothing tells leaves all of them, and they are named.
+#[test]
+fn a_record_with_several_damaged_sectors_is_proven_as_a_whole() {
+    for (flipped, lost) in [(2, false), (3, false), (12, false), (2, true)] {
+        let (files, state) = sample(&cold());
+        let store = TestStore::open(Arc::new(files.clone()), cold()).unwrap();
+        let image = files.image();
+        let name = image.keys().find(|name| name.ends_with(".log")).unwrap();
+        // The first record takes far more sectors than that, the one in which it begins among them.
+        (1..=flipped).for_each(|sector| flip(&files, name, sector * 512 + 7 * sector));
+        if lost {
+            lose(&files, name, 20);
+        }
+        let mended = store.mend(&full(&store).problems, &mut Has(&state, 0)).unwrap();
+        let left = mended.left.len() as u64;
+        assert_eq!((mended.sectors, left), if lost { (0, flipped + 1) } else { (flipped, 0) }, "{mended:?}");
+        assert_eq!(contents(&store.view()), state);
+        if !lost {
+            assert_eq!(files.image()[name], image[name], "every byte is what it was");
+            assert_whole(store, &files, &state, "the record");
+        }
+    }
+}
+
 /// spec: STORE-16. Nobody has what is lost, or only something else: nothing is changed but what is proven, and it is named.
 #[test]
 fn what_nobody_has_stays_lost_and_is_named() {
