@@ -133,6 +133,27 @@ fn a_node_mends_by_itself_three_times_in_an_hour_and_says_when_it_does_no_more()
     wait("it is not well again", &|| node.get("/healthz").0 == 200);
 }
 
+/// spec: STORE-16, CHECK-10. What a check finds is mended by the node that made it, once, and it looks again: what it says of
+/// itself is what it is then.
+#[test]
+fn damage_that_a_check_finds_is_mended_and_the_node_is_ready_again() {
+    let home = with_blocks();
+    let node = Node::start(home.path(), &["store.scrub_bytes_per_second=0"]);
+    let log = file(home.path(), ".log");
+    let right = std::fs::read(&log).unwrap();
+    flip(&log, 1024 + 99);
+    let found = expect(home.path(), 12, &["check", "--full"]);
+    assert_eq!(found["verdict"], "inconsistent", "{found}");
+    let now = expect(home.path(), 0, &["check", "status"]);
+    assert_eq!((&now["last"]["verdict"], &now["alarm"]), (&json!("consistent"), &json!(null)), "{now}");
+    assert_eq!(now["repairs"], json!({ "automatic": true, "waiting": 0, "stopped": null }));
+    assert_eq!((node.get("/readyz").0, node.get("/healthz").0), (200, 200));
+    assert_eq!(std::fs::read(&log).unwrap()[..4096], right[..4096], "every byte is what it was");
+    let records = expect(home.path(), 0, &["audit", "node", "show", "--kind", "mended"]);
+    assert_eq!(records["records"].as_array().unwrap().len(), 2, "begun and done: {records}");
+    assert_eq!(expect(home.path(), 0, &["check", "--repair"])["found"], json!([]));
+}
+
 /// spec: STORE-16, CHECK-9. With no node running, damage is mended from the API of another node or from a snapshot, in its
 /// place and at the very root; what nobody has is left and named.
 #[test]

@@ -449,11 +449,7 @@ impl Service {
                 let peer = HttpAddress::parse(with).map_err(|why| Failure::usage(format!("--with: {why}")))?;
                 part(&*self.inner.engine, &peer)
             }
-            Asked::Repair { from } => {
-                let _one = self.inner.checking.lock().unwrap_or_else(PoisonError::into_inner);
-                let problems = self.inner.engine.check(CheckLevel::Full, &mut |_| {})?.problems;
-                Ok(mend::show(&problems, &self.inner.mender.asked(&problems, from)?))
-            }
+            Asked::Repair { from } => self.repair(from),
         }
     }
 
@@ -461,6 +457,18 @@ impl Service {
     fn check(&self, depth: Depth) -> Result<Value, Failure> {
         let report = self.inner.check(depth, None)?;
         Ok(show(&report, self.inner.checker().cursor()))
+    }
+
+    /// Looks at all of it, and mends what is damaged.
+    fn repair(&self, from: &[mend::From]) -> Result<Value, Failure> {
+        let inner = &*self.inner;
+        let _one = inner.checking.lock().unwrap_or_else(PoisonError::into_inner);
+        let problems = inner.engine.check(CheckLevel::Full, &mut |_| {})?.problems;
+        let outcome = inner.mender.asked(&problems, from)?;
+        if outcome.is_whole() && inner.health.inconsistent.load(Ordering::Relaxed) {
+            inner.look(Depth::Usual, None)?;
+        }
+        Ok(mend::show(&problems, &outcome))
     }
 
     /// Makes no checks by itself, or does again.
@@ -529,6 +537,16 @@ impl Inner {
     /// Makes a check; without one that is due, one that somebody asked for.
     fn check(&self, depth: Depth, due: Option<Due>) -> Result<Report, Failure> {
         let _one = self.checking.lock().unwrap_or_else(PoisonError::into_inner);
+        let report = self.look(depth, due)?;
+        if self.mender.by_itself() && is_ours(&report) {
+            // What is said of this node from here on is what it is now.
+            self.look(Depth::Usual, None)?;
+        }
+        Ok(report)
+    }
+
+    /// Looks, and says what is found. Whoever calls it holds `checking`.
+    fn look(&self, depth: Depth, due: Option<Due>) -> Result<Report, Failure> {
         let due = due.unwrap_or_else(|| self.checker().take(self.now()));
         let checked = check(&*self.engine, &due, depth, &self.peers, &mut |_| {});
         let (sample, report) = checked.inspect_err(|_| self.metrics.checked("failed"))?;
@@ -552,13 +570,15 @@ impl Inner {
                     alarm = Some(what);
                 }
                 // A sample names no file: all is looked at, so that all is known that is damaged.
-                Effect::Repair(_) => match self.engine.check(CheckLevel::Full, &mut |_| {}) {
-                    Ok(found) => self.mender.learn(&found.problems),
-                    Err(failure) => tracing::warn!(%failure, "damage that a check found could not be located"),
-                },
+                Effect::Repair(_) => {
+                    let look = self.mender.look();
+                    match self.engine.check(CheckLevel::Full, &mut |_| {}) {
+                        Ok(found) => self.mender.learn(look, &found.problems),
+                        Err(failure) => tracing::warn!(%failure, "damage that a check found could not be located"),
+                    }
+                }
             }
         }
-        self.mender.by_itself();
         *self.alarm.lock().unwrap_or_else(PoisonError::into_inner) = alarm;
         Ok(report)
     }

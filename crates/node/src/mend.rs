@@ -30,7 +30,7 @@ use keelstone_sync::consistency::{Ask, Breaker, Certified, Due, Gave, REPAIRS_MA
 use keelstone_sync::peers::{Request, Response};
 use keelstone_tree::{Hasher, KeyRange, prefix_end};
 use serde_json::{Value as Json, json};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ const PAGES_MAX: usize = 256;
 const SNAPSHOTS_MAX: usize = 8;
 /// Problems that wait to be mended, at most.
 const PROBLEMS_MAX: usize = 1_000;
+/// Pieces that somebody may fail to answer for, one after the other: then it is asked for no other in this mending.
+const SILENCES_MAX: u32 = 3;
 
 /// Where what is lost may come from.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -95,10 +97,24 @@ pub(crate) struct Mender {
     automatic: bool,
     /// One mending at a time.
     mending: Mutex<()>,
-    /// What is known to be damaged and was not tried yet.
-    known: Mutex<Vec<StoreError>>,
+    known: Mutex<Known>,
     /// Why nothing more is mended for now.
     stopped: Mutex<Option<String>>,
+}
+
+/// What is known to be damaged and was not tried yet.
+#[derive(Default)]
+struct Known {
+    problems: Vec<StoreError>,
+    /// Mendings so far.
+    mendings: u64,
+}
+
+/// A look at what is stored, from when it begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look {
+    /// Mendings before it.
+    mendings: u64,
 }
 
 impl Mender {
@@ -125,30 +141,45 @@ impl Mender {
         }
     }
 
-    /// Takes in what was found damaged.
-    pub(crate) fn learn(&self, problems: &[StoreError]) {
-        let mut known = locked(&self.known);
-        let room = PROBLEMS_MAX.saturating_sub(known.len());
-        known.extend(problems.iter().filter(|problem| problem.is_damage()).take(room).cloned());
+    /// Taken before something is looked at, and given to [`Self::learn`] after it.
+    pub(crate) fn look(&self) -> Look {
+        Look { mendings: locked(&self.known).mendings }
     }
 
-    /// Mends what is known to be damaged, if it may. What was tried is not tried again before it is found again.
+    /// Takes in what a look found damaged. What a mending ended behind may be whole since: it is damage if it is found again.
     // spec: CHECK-10
-    pub(crate) fn by_itself(&self) {
+    pub(crate) fn learn(&self, look: Look, problems: &[StoreError]) {
+        let mut known = locked(&self.known);
+        if known.mendings == look.mendings {
+            let room = PROBLEMS_MAX.saturating_sub(known.problems.len());
+            known.problems.extend(problems.iter().filter(|problem| problem.is_damage()).take(room).cloned());
+        }
+    }
+
+    /// Mends what is known to be damaged, if it may, and says whether that made all of it whole. What was tried is not tried
+    /// again before it is found again.
+    // spec: CHECK-10
+    pub(crate) fn by_itself(&self) -> bool {
         let _one = locked(&self.mending);
-        let Some(engine) = self.engine.upgrade().filter(|_| self.automatic) else { return };
-        if locked(&self.known).is_empty() {
-            return;
+        let Some(engine) = self.engine.upgrade().filter(|_| self.automatic) else { return false };
+        let problems = locked(&self.known).problems.clone();
+        if problems.is_empty() {
+            return false;
         }
-        if let Err(failure) = self.may_begin(&*engine) {
-            let why = failure.message;
-            tracing::error!(why, "stored bytes are damaged and are not mended");
-            return;
+        match self.may_begin(&*engine) {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(failure) => {
+                tracing::error!(%failure, "stored bytes are damaged and are not mended");
+                return false;
+            }
         }
-        let problems = std::mem::take(&mut *locked(&self.known));
         let from = [From::Snapshots, From::Peers];
         match self.mend(&*engine, Who::Node, &problems, &from) {
-            Ok(outcome) if outcome.is_whole() => tracing::warn!(what = told(&outcome), "damage was mended"),
+            Ok(outcome) if outcome.is_whole() => {
+                tracing::warn!(what = told(&outcome), "damage was mended");
+                true
+            }
             Ok(outcome) => {
                 for problem in &outcome.mended.left {
                     let problem = problem.to_string();
@@ -157,29 +188,40 @@ impl Mender {
                         "damage that could not be mended: keelstone recover, or db check --repair"
                     );
                 }
+                false
             }
-            Err(failure) => tracing::error!(%failure, "mending failed"),
+            Err(failure) => {
+                tracing::error!(%failure, "mending failed");
+                false
+            }
         }
     }
 
-    /// Whether this node may begin to mend by itself now.
-    fn may_begin(&self, engine: &dyn Engine) -> Result<(), Failure> {
+    /// Whether there were so many mendings of late that this node begins no other by itself, and why: as its own log has it.
+    /// What there is to say of it is said once.
+    fn stopped(&self) -> Result<Option<String>, Failure> {
         let breaker = Breaker::new(self.own.begun_mending(REPAIRS_MAX)?);
         let tripped = breaker.check(now().0).err().map(|tripped| tripped.to_string());
         self.health.mends_no_more.store(tripped.is_some(), Ordering::Relaxed);
-        let newly = std::mem::replace(&mut *locked(&self.stopped), tripped.clone()) != tripped;
-        if let Some(why) = tripped {
-            if newly {
-                self.metrics.mended("refused");
-            }
-            return Err(Failure::error(why));
+        let before = std::mem::replace(&mut *locked(&self.stopped), tripped.clone());
+        if let Some(why) = tripped.as_ref().filter(|_| before.is_none() && !locked(&self.known).problems.is_empty()) {
+            tracing::error!(why, "stored bytes are damaged and are not mended");
+            self.metrics.mended("refused");
+        }
+        Ok(tripped)
+    }
+
+    /// Whether this node may begin to mend by itself now.
+    fn may_begin(&self, engine: &dyn Engine) -> Result<bool, Failure> {
+        if self.stopped()?.is_some() {
+            return Ok(false);
         }
         // Only to a certified root. spec: CHECK-4
         let due = Due { from: None, entries: 0, peers: 0, roots: 0, number: 0 };
         let picked = engine.pick(&due)?;
         match picked.certified {
-            Certified::Here => Ok(()),
-            Certified::Root(root) if root == picked.at.root => Ok(()),
+            Certified::Here => Ok(true),
+            Certified::Root(root) if root == picked.at.root => Ok(true),
             Certified::Root(_) => {
                 Err(Failure::integrity("the root here is not the certified one: the state is kept as it is"))
             }
@@ -194,9 +236,7 @@ impl Mender {
         if problems.is_empty() {
             return Ok(Outcome::default());
         }
-        let outcome = self.mend(&*engine, Who::Owner, problems, from)?;
-        locked(&self.known).clear();
-        Ok(outcome)
+        self.mend(&*engine, Who::Owner, problems, from)
     }
 
     fn mend(&self, engine: &dyn Engine, who: Who, problems: &[StoreError], from: &[From]) -> Result<Outcome, Failure> {
@@ -205,8 +245,12 @@ impl Mender {
             (&self.home, &self.own),
             who,
             problems,
-            &Places { from, peers: &self.peers, network: self.network.as_ref() },
+            &Places { from, peers: &self.peers, network: self.network.as_ref(), stopping: &self.health.stopping },
         );
+        let mut known = locked(&self.known);
+        known.problems.clear();
+        known.mendings += 1;
+        drop(known);
         self.metrics.mended(match &mended {
             Ok(outcome) if outcome.is_whole() => "whole",
             Ok(_) => "left",
@@ -219,11 +263,8 @@ impl Mender {
 
     /// Where it stands, for whoever asks.
     pub(crate) fn status(&self) -> Json {
-        json!({
-            "automatic": self.automatic,
-            "waiting": locked(&self.known).len(),
-            "stopped": *locked(&self.stopped),
-        })
+        let stopped = self.stopped().unwrap_or_else(|failure| Some(failure.message));
+        json!({ "automatic": self.automatic, "waiting": locked(&self.known).problems.len(), "stopped": stopped })
     }
 }
 
@@ -282,6 +323,8 @@ pub(crate) struct Places<'a> {
     pub(crate) from: &'a [From],
     pub(crate) peers: &'a [HttpAddress],
     pub(crate) network: Option<&'a Network>,
+    /// Nobody is asked any more once this is true.
+    pub(crate) stopping: &'a AtomicBool,
 }
 
 /// Mends, between two records of the node's own log.
@@ -303,7 +346,8 @@ pub(crate) fn mend(
         .network
         .filter(|_| places.from.contains(&From::Peers))
         .into_iter()
-        .flat_map(|network| network.connected().into_iter().map(move |peer| (peer.to_string(), Peer(network, peer))))
+        .flat_map(|network| network.connected().into_iter().map(move |peer| (network, peer)))
+        .map(|(network, peer)| (peer.to_string(), Peer { network, peer, patience: Patience::new(places.stopping) }))
         .collect();
     let mut peers: Vec<(String, &mut dyn Ask)> =
         connected.iter_mut().map(|(name, peer)| (name.clone(), peer as &mut dyn Ask)).collect();
@@ -363,12 +407,41 @@ pub(crate) fn exit(shown: &Json) -> Exit {
 
 // ---- who may have it
 
+/// How long somebody is asked who does not answer. A node that stops is not held up by it.
+struct Patience<'a> {
+    stopping: &'a AtomicBool,
+    silences: u32,
+}
+
+impl<'a> Patience<'a> {
+    fn new(stopping: &'a AtomicBool) -> Self {
+        Self { stopping, silences: 0 }
+    }
+
+    fn is_over(&self) -> bool {
+        self.silences >= SILENCES_MAX || self.stopping.load(Ordering::Relaxed)
+    }
+
+    fn heard<T, E>(&mut self, answer: &Result<T, E>) {
+        self.silences = if answer.is_ok() { 0 } else { self.silences + 1 };
+    }
+}
+
 /// A peer that is connected.
-struct Peer<'a>(&'a Network, NodeId);
+struct Peer<'a> {
+    network: &'a Network,
+    peer: NodeId,
+    patience: Patience<'a>,
+}
 
 impl Ask for Peer<'_> {
     fn ask(&mut self, request: &Request) -> Result<Response, Silence> {
-        self.0.ask(&self.1, request.clone()).map_err(|error| Silence(error.to_string()))
+        if self.patience.is_over() {
+            return Err(Silence("it was asked often enough".to_owned()));
+        }
+        let answer = self.network.ask(&self.peer, request.clone()).map_err(|error| Silence(error.to_string()));
+        self.patience.heard(&answer);
+        answer
     }
 }
 
@@ -376,12 +449,13 @@ impl Ask for Peer<'_> {
 struct Elsewhere<'a> {
     home: &'a Home,
     snapshots: Vec<snapshot::Source>,
-    remotes: Vec<(String, Remote)>,
+    remotes: Vec<(String, Remote, Patience<'a>)>,
     gave: Vec<(String, Gave)>,
+    stopping: &'a AtomicBool,
 }
 
 impl<'a> Elsewhere<'a> {
-    fn new(home: &'a Home, places: &Places<'_>) -> Self {
+    fn new(home: &'a Home, places: &Places<'a>) -> Self {
         let mut snapshots: Vec<snapshot::Source> = Vec::new();
         let mut remotes = Vec::new();
         let mut gave = Vec::new();
@@ -397,14 +471,17 @@ impl<'a> Elsewhere<'a> {
                 From::Peers => {
                     for address in places.peers {
                         match address.resolve() {
-                            Ok(found) => remotes.push((address.to_string(), Remote::at(found, PEER_TIMEOUT))),
+                            Ok(found) => {
+                                let remote = Remote::at(found, PEER_TIMEOUT);
+                                remotes.push((address.to_string(), remote, Patience::new(places.stopping)));
+                            }
                             Err(error) => gave.push((address.to_string(), Gave::Nothing(error.to_string()))),
                         }
                     }
                 }
             }
         }
-        Self { home, snapshots, remotes, gave }
+        Self { home, snapshots, remotes, gave, stopping: places.stopping }
     }
 
     fn gave(&mut self, from: &str, gave: Gave) {
@@ -431,6 +508,9 @@ impl<'a> Elsewhere<'a> {
 impl Supplier for Elsewhere<'_> {
     fn offer(&mut self, wanted: &Wanted, take: Accept<'_>) {
         for source in self.snapshots.clone() {
+            if self.stopping.load(Ordering::Relaxed) {
+                return;
+            }
             let gave = match self.of_snapshot(&source, wanted) {
                 Ok(entries) if take(&entries) => return self.gave(&source.to_string(), Gave::Pieces(1)),
                 Ok(_) => Gave::Nothing("it has other entries there".to_owned()),
@@ -439,8 +519,13 @@ impl Supplier for Elsewhere<'_> {
             self.gave(&source.to_string(), gave);
         }
         for number in 0..self.remotes.len() {
-            let (name, remote) = &self.remotes[number];
-            let gave = match of_api(remote, wanted, take) {
+            let (name, remote, patience) = &mut self.remotes[number];
+            if patience.is_over() {
+                continue;
+            }
+            let answer = of_api(remote, wanted, take);
+            patience.heard(&answer);
+            let gave = match answer {
                 Ok(true) => Gave::Pieces(1),
                 Ok(false) => Gave::Nothing("it has other entries there".to_owned()),
                 Err(why) => Gave::Nothing(why),

@@ -9,7 +9,7 @@ use crate::damage::Damage;
 use crate::engine::Engine;
 use crate::exit::Failure;
 use crate::http::{Event, Health, Hub};
-use crate::mend::Mender;
+use crate::mend::{Look, Mender};
 use crate::metrics::Metrics;
 use crate::way::{Yielding, step_back};
 use keelstone_store::{ScrubStanding, Scrubbed};
@@ -89,13 +89,14 @@ impl Scrubbing {
         let mut pause = Duration::ZERO;
         while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
             let since = Instant::now();
+            let look = self.tell.mender.look();
             let Some((scrubbed, standing)) = slice() else { return };
             // Before it is mended, so that it is known that there was something.
             self.tell.standing(&standing);
             pause = match scrubbed {
                 Ok(scrubbed) => {
                     let pause = self.pause(&scrubbed, since.elapsed());
-                    self.tell.scrubbed(&scrubbed);
+                    self.tell.scrubbed(&scrubbed, look);
                     pause
                 }
                 Err(failure) => {
@@ -117,7 +118,7 @@ impl Scrubbing {
 }
 
 impl Tell {
-    fn scrubbed(&self, scrubbed: &Scrubbed) {
+    fn scrubbed(&self, scrubbed: &Scrubbed, look: Look) {
         self.metrics.store_scrubbed_bytes.inc_by(scrubbed.bytes);
         for problem in &scrubbed.problems {
             let damage = Damage::of(problem);
@@ -127,7 +128,7 @@ impl Tell {
             self.hub.tell(&Event { height, kind: "damage", json });
         }
         if !scrubbed.problems.is_empty() {
-            self.mender.learn(&scrubbed.problems);
+            self.mender.learn(look, &scrubbed.problems);
             self.mender.by_itself();
         }
     }

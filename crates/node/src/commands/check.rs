@@ -18,6 +18,7 @@ use keelstone_store::Progress;
 use keelstone_sync::consistency::Checker;
 use keelstone_sync::peers::Tick;
 use serde_json::{Value, json};
+use std::sync::atomic::AtomicBool;
 
 /// Compare the state with its own bytes, with what certifies it, and with peers
 #[derive(Debug, Args)]
@@ -103,7 +104,8 @@ fn repair(from: Vec<mend::From>, context: &Context<'_>) -> Result<Exit, Failure>
             let hint = "keelstone recover --yes has the state again as a whole, db check --repair makes another of it";
             let bar = context.out.progress("checking", 0);
             let own = OwnLog::of(&context.home);
-            let places = Places { from: &from, peers: &config.check.peers, network: None };
+            let stopping = AtomicBool::new(false);
+            let places = Places { from: &from, peers: &config.check.peers, network: None, stopping: &stopping };
             let mut progress = |progress: Progress| {
                 bar.set_message(progress.what);
                 bar.set_length(progress.total);

@@ -760,7 +760,10 @@ async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError>
             Code::Busy,
             "stored bytes are damaged, and after so many repairs no more are made for now: keelstone check status says more",
         )),
-        (false, true) => Err(ApiError::new(Code::Busy, "stored bytes are damaged: keelstone db check names them")),
+        (false, true) => Err(ApiError::new(
+            Code::Busy,
+            "stored bytes are damaged: keelstone check --full names them, --repair mends what can be proven",
+        )),
     }
 }
 
