@@ -452,7 +452,8 @@ fn what_is_proven_good_is_served_while_the_rest_is_damaged() {
     let before = expect(home.path(), 0, &["status"]);
     expect(home.path(), 0, &["query", "agents"]);
     expect(home.path(), 12, &["query", "memes"]);
-    let node = Node::start(home.path(), &["recovery.automatic=false"]);
+    // One that mends by itself has it whole again while it is looked at.
+    let node = Node::start(home.path(), &["recovery.automatic=false", "check.auto_repair=false"]);
     let (status, body) = node.json("/v1/entries/memes");
     assert_eq!((status, &body["error"]["code"]), (500, &json!("damaged")));
     assert_eq!(node.json("/v1/entries/agents").0, 200);
