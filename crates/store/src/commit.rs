@@ -71,7 +71,7 @@ impl<H: Hasher> Shared<H> {
     ) -> Result<Root, StoreError> {
         let layout = Layout::of(diff)?;
         self.wait_for_room()?;
-        let mut writer = self.writer();
+        let mut writer = self.writer_in_turn();
         let version = self.next_after(height)?;
         // The record leaves for the disk as soon as the descent has found what it replaces; hashing goes on beside.
         let mut waiting = None;
@@ -89,7 +89,7 @@ impl<H: Hasher> Shared<H> {
         beside: impl FnOnce() -> Result<(), StoreError>,
     ) -> Result<Root, StoreError> {
         self.wait_for_room()?;
-        let mut writer = self.writer();
+        let mut writer = self.writer_in_turn();
         let version = self.next_after(height)?;
         if prepared.before != version.root {
             return Err(StoreError::Stale { prepared: prepared.before, current: version.root });

@@ -4,6 +4,10 @@
 //! copies, and then, in the place of a commit, lets the tree point at them. The root does not change and nothing is
 //! logged: after a crash the old places are still true, since a segment goes only once no superblock needs it. When a
 //! whole pass has found nothing more in a segment, it is marked, and a later flush removes it (spec: STORE-4).
+//!
+//! What cannot be read is left where it is, and so is every segment in which it may lie. It is told to whoever asked, and to
+//! the scrub. Nothing was written that is not good, so the store goes on, and once it is mended the next compaction takes up
+//! what this one left out (spec: STORE-17).
 
 use crate::StoreError;
 use crate::appender::Appender;
@@ -14,7 +18,7 @@ use crate::store::{Progress, Shared};
 use crate::sync::atomic::Ordering;
 use crate::version::Version;
 use keelstone_codec::{Encode, Key, Namespace};
-use keelstone_tree::{Hasher, Place};
+use keelstone_tree::{Entry, Hasher, Place, ReadError};
 use keelstone_tree::{Rewrite, Survey};
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
@@ -22,11 +26,17 @@ use std::sync::PoisonError;
 /// Pages looked at in one slice. Commits wait for one slice at most: some two thousand entries.
 const SLICE_PAGES: usize = 64;
 
+/// Bytes of values copied in one slice, but for the last of them: what one sync has to do.
+const SLICE_BYTES: u64 = 2 << 20;
+
+/// Pieces that cannot be read and are named, of one compaction. There may be more.
+const LEFT_MAX: usize = 64;
+
 /// A segment is worth emptying when less than this many hundredths of what was written to it live.
 const LIVE_PERCENT_MAX: u64 = 70;
 
 /// What a compaction did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Compacted {
     /// Values moved.
     pub values_moved: u64,
@@ -36,6 +46,47 @@ pub struct Compacted {
     pub segments_emptied: u64,
     /// Bytes of segments removed.
     pub bytes_freed: u64,
+    /// What it had to leave where it is, since it cannot be read: the first 64 pieces. [`crate::Store::mend`] has them again;
+    /// then the next compaction empties what this one could not.
+    pub left: Vec<StoreError>,
+}
+
+/// What a pass over the state could not read.
+#[derive(Default)]
+struct Left {
+    pieces: Vec<StoreError>,
+    /// Segments in which values lie that could not be moved.
+    segments: BTreeSet<SegmentId>,
+    /// Something could not be looked at: what lies below it may be in any segment.
+    anywhere: bool,
+}
+
+impl Left {
+    fn name(&mut self, piece: StoreError) {
+        if self.pieces.len() < LEFT_MAX {
+            self.pieces.push(piece);
+        }
+    }
+
+    /// A piece of the tree.
+    fn piece(&mut self, namespace: &Namespace, at: &[u8], entries: u64, source: ReadError) {
+        self.anywhere = true;
+        self.name(StoreError::Unreadable { namespace: namespace.clone(), at: at.to_vec(), entries, source });
+    }
+
+    /// The value of an entry.
+    fn value(&mut self, namespace: &Namespace, key: &Key, entry: &Entry, source: ReadError) {
+        match Spot::from_u64(entry.place.0) {
+            Ok(spot) => drop(self.segments.insert(spot.segment)),
+            Err(_) => self.anywhere = true,
+        }
+        self.name(StoreError::Unreadable { namespace: namespace.clone(), at: key.to_vec(), entries: 1, source });
+    }
+
+    /// Whether everything that lives was moved out of a segment.
+    fn is_free(&self, id: SegmentId) -> bool {
+        !self.anywhere && !self.segments.contains(&id)
+    }
 }
 
 impl<H: Hasher> Shared<H> {
@@ -49,7 +100,8 @@ impl<H: Hasher> Shared<H> {
         let victims = self.victims(&self.upkeep());
         let mut done = Compacted::default();
         if !victims.is_empty() {
-            self.poisoning(|| self.empty(&victims, &mut done, progress))?;
+            self.empty(&victims, &mut done, progress)?;
+            self.note_unreadable(&done.left);
         }
         if self.is_closing() {
             return Ok(done);
@@ -106,12 +158,14 @@ impl<H: Hasher> Shared<H> {
         let epoch = self.current().epoch;
         let generation = self.writer().log.generation();
         let size = self.options.segment_bytes.min(self.bytes_to_move(victims));
-        let mut values = Appender::new(self.segments.clone(), Kind::Values, None, generation, size)?;
+        let new = || Appender::new(self.segments.clone(), Kind::Values, None, generation, size);
+        let mut values = self.poisoning(new)?;
         let mut from: Option<(Namespace, Key)> = None;
         let total = self.current().tree.totals().count;
+        let mut left = Left::default();
         loop {
-            let survey = self.survey(from.as_ref(), victims)?;
-            self.move_slice(&survey, &mut values, done)?;
+            let survey = self.survey(from.as_ref(), victims);
+            self.move_slice(&survey, &mut values, &mut left, done)?;
             progress(Progress { done: done.values_moved, total, what: "values moved" });
             match survey.next {
                 // Nothing is marked as emptied, so what was moved is all that was done.
@@ -127,7 +181,8 @@ impl<H: Hasher> Shared<H> {
         if version.epoch == epoch {
             // Versions at hand still point into the emptied segments; without them the segments can go sooner.
             self.drop_recent();
-            for id in victims {
+            // spec: STORE-17
+            for id in victims.iter().filter(|id| left.is_free(**id)) {
                 if let Some(usage) = self.segments.usage().get_mut(id) {
                     usage.emptied = version.height;
                     usage.live = 0;
@@ -135,6 +190,7 @@ impl<H: Hasher> Shared<H> {
                 }
             }
         }
+        done.left = left.pieces;
         Ok(())
     }
 
@@ -145,42 +201,79 @@ impl<H: Hasher> Shared<H> {
         (live + live / 8).max(1 << 16)
     }
 
-    fn survey(&self, from: Option<&(Namespace, Key)>, victims: &BTreeSet<SegmentId>) -> Result<Survey, StoreError> {
+    fn survey(&self, from: Option<&(Namespace, Key)>, victims: &BTreeSet<SegmentId>) -> Survey {
         let victim = |place: u64| Spot::from_u64(place).is_ok_and(|spot| victims.contains(&spot.segment));
         let tree = &self.current().tree;
-        Ok(tree.survey(from, SLICE_PAGES, |page| victim(page.place), |value| victim(value.0))?)
+        tree.survey(from, (SLICE_PAGES, SLICE_BYTES), |page| victim(page.place), |value| victim(value.0))
     }
 
-    /// Copies the values of a slice, then lets the tree point at the copies.
-    fn move_slice(&self, survey: &Survey, values: &mut Appender, done: &mut Compacted) -> Result<(), StoreError> {
+    /// Copies the values of a slice, then lets the tree point at the copies. What cannot be read is left as it is.
+    fn move_slice(
+        &self,
+        survey: &Survey,
+        values: &mut Appender,
+        left: &mut Left,
+        done: &mut Compacted,
+    ) -> Result<(), StoreError> {
+        for (namespace, lost) in &survey.lost {
+            left.piece(namespace, &lost.prefix, lost.totals.count, lost.error.clone());
+        }
         if survey.stale.is_empty() {
             return Ok(());
         }
         let mut rewrites = Vec::with_capacity(survey.stale.len());
+        // Entries whose values were copied, to count where they lie no more.
+        let mut copied = Vec::new();
         for stale in &survey.stale {
-            let moved = match stale.value {
-                Some(entry) => {
-                    let value = self.current().tree.value(&entry)?;
-                    let spot = values.append(&[&entry.value_len.to_bytes(), &value])?;
-                    Some((entry.place, Place(spot.to_u64())))
+            let mut moved = None;
+            if let Some(entry) = &stale.value {
+                match self.current().tree.value(entry) {
+                    Ok(value) => {
+                        let spot = self.poisoning(|| values.append(&[&entry.value_len.to_bytes(), &value]))?;
+                        moved = Some((entry.place, Place(spot.to_u64())));
+                        copied.push(Some(*entry));
+                    }
+                    Err(error) => left.value(&stale.namespace, &stale.key, entry, error),
                 }
-                None => None,
-            };
+            }
+            // Also without its value: pages on its way may be stale.
             rewrites.push(Rewrite { namespace: stale.namespace.clone(), key: stale.key.clone(), moved });
         }
         // Durable before anything can point at it: a record of the next commit may name these places.
-        values.sync()?;
+        self.poisoning(|| values.sync())?;
+        self.give_way();
+        if self.point_at(&rewrites).is_err() {
+            // What could be read a moment ago cannot be now. Those whose way is whole still go.
+            let tree = &self.current().tree;
+            rewrites.retain(|Rewrite { namespace, key, .. }| match tree.find(namespace, key) {
+                Ok(_) => true,
+                Err(error) => {
+                    left.piece(namespace, key, 1, error);
+                    false
+                }
+            });
+            if let Err(error) = self.point_at(&rewrites) {
+                left.anywhere = true;
+                left.name(error.into());
+                return Ok(());
+            }
+        }
+        self.segments.count_commit(std::iter::empty(), &copied, self.current().height.unwrap_or_default());
+        done.values_moved += rewrites.iter().filter(|rewrite| rewrite.moved.is_some()).count() as u64;
+        done.pages_moved += rewrites.iter().filter(|rewrite| rewrite.moved.is_none()).count() as u64;
+        Ok(())
+    }
 
+    /// Lets the last version point at what was copied, in the place of a commit. Its root is the same.
+    pub(crate) fn point_at(&self, rewrites: &[Rewrite]) -> Result<(), ReadError> {
         let mut writer = self.writer();
         let version = self.current();
-        // Keys that were written since the survey lie elsewhere already; the tree leaves them as they are.
-        let draft = version.tree.rewrite(&rewrites)?;
+        // Keys that were written since they were looked at lie elsewhere already; the tree leaves them as they are.
+        let draft = version.tree.rewrite(rewrites)?;
         self.segments.count_retired(&draft.retired_pages());
         let tree = draft.commit(|_| unreachable!("a rewrite writes no values"));
         assert_eq!(tree.root(), version.root, "moving values changes no root");
         self.replace(&mut writer, Version::new(version.height, version.epoch, tree, version.record));
-        done.values_moved += rewrites.iter().filter(|rewrite| rewrite.moved.is_some()).count() as u64;
-        done.pages_moved += rewrites.iter().filter(|rewrite| rewrite.moved.is_none()).count() as u64;
         Ok(())
     }
 }
@@ -195,6 +288,38 @@ mod tests {
     use std::sync::Arc;
     use std::sync::mpsc::{RecvTimeoutError, channel};
     use std::time::Duration;
+
+    fn some(count: u32, len: usize) -> Diff {
+        let key = |number: u32| Key::new(number.to_be_bytes()).unwrap();
+        let write = |number| (Namespace::new("a").unwrap(), key(number), Some(Value::new(vec![1; len]).unwrap()));
+        (0..count).map(write).collect()
+    }
+
+    /// spec: STORE-17. However large values are, and however small, a slice has so much to look at and to copy.
+    #[test]
+    fn a_slice_is_bounded_in_pages_and_in_bytes() {
+        for (count, len, slices) in [(2_000, 4 << 10, 4..6), (5, 3 << 20, 5..6), (20_000, 10, 10..40)] {
+            let options = Options { background: false, garbage_percent: 0, ..Options::default() };
+            let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), options).unwrap();
+            shared.commit(Height(0), &some(count, len), || Ok(())).unwrap();
+            shared.flush(&mut shared.upkeep()).unwrap();
+            let all = shared.segments.all().iter().map(|segment| segment.id()).collect();
+            let (mut from, mut found, mut values) = (None, 0, 0);
+            loop {
+                let survey = shared.survey(from.as_ref(), &all);
+                let moved: Vec<Entry> = survey.stale.iter().filter_map(|stale| stale.value).collect();
+                let bytes: u64 = moved.iter().map(|entry| u64::from(entry.value_len)).sum();
+                assert!(bytes < SLICE_BYTES + len as u64, "{bytes} bytes of values of {len}");
+                // A page has 32 slots, and the pages above those of the slice are on the way.
+                assert!(moved.len() <= (SLICE_PAGES + 1) * 32, "{} values of {len}", moved.len());
+                (found, values) = (found + 1, values + moved.len());
+                let Some(next) = survey.next else { break };
+                from = Some(next);
+            }
+            assert_eq!(values, count as usize);
+            assert!(slices.contains(&found), "{found} slices of values of {len} bytes");
+        }
+    }
 
     /// What a flush writes is a version from before it began. So while it is at work nothing is marked as emptied, or the
     /// superblock would say that nothing lies where this version's values lie.

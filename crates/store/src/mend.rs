@@ -24,7 +24,6 @@ use crate::sector::{Found, PAYLOAD, Sector};
 use crate::segment::{Kind, Segment, SegmentId, Spot};
 use crate::segments::Segments;
 use crate::store::{Shared, Writer};
-use crate::version::Version;
 use keelstone_codec::{Bytes, Encode as _, Height, Key, Namespace, Root, Value};
 use keelstone_tree::{Build, Entry, Hasher, KeyRange, Leaf, Lost, PageAt, Place, Rewrite, Totals, Tree};
 use std::collections::{BTreeMap, BTreeSet};
@@ -118,7 +117,8 @@ impl<H: Hasher> Shared<H> {
             let _compacting = self.compacting.lock().unwrap_or_else(PoisonError::into_inner);
             // What is looked at is then what is served, and no opening needs the log up to here.
             self.flush(&mut self.upkeep())?;
-            let (mut bad, suspects) = self.places(problems);
+            let unreadable = self.unreadable().clone();
+            let (mut bad, suspects) = self.places(problems.iter().chain(&unreadable));
             // Without its header nothing in a segment can be looked at.
             done.sectors += self.make_headers_good(&bad)?;
             let mut lack = self.lack(&bad, &suspects)?;
@@ -147,12 +147,13 @@ impl<H: Hasher> Shared<H> {
         }
         if done.left.is_empty() {
             self.scrub_anew()?;
+            self.compact_again();
         }
         Ok(done)
     }
 
     /// The sectors that problems name, and the entries.
-    fn places(&self, problems: &[StoreError]) -> (Bad, BTreeSet<(Namespace, Vec<u8>)>) {
+    fn places<'a>(&self, problems: impl Iterator<Item = &'a StoreError>) -> (Bad, BTreeSet<(Namespace, Vec<u8>)>) {
         let (mut bad, mut suspects) = (Bad::new(), BTreeSet::new());
         for problem in problems {
             match problem {
@@ -279,9 +280,9 @@ impl<H: Hasher> Shared<H> {
         let mut upkeep = self.upkeep();
         let Laid { pages, rewrites, olds } = self.poisoning(|| self.lay(had, &mut upkeep))?;
         self.segments.patch(pages);
-        if self.rewrite(&rewrites).is_err() {
+        if self.point_at(&rewrites).is_err() {
             // One that cannot be reached, since something else on its way is damaged too, keeps none of the others back.
-            rewrites.iter().for_each(|one| drop(self.rewrite(std::slice::from_ref(one))));
+            rewrites.iter().for_each(|one| drop(self.point_at(std::slice::from_ref(one))));
         }
         self.segments.patch(BTreeMap::new());
         self.segments.count_commit(std::iter::empty(), &olds, self.current().height.unwrap_or_default());
@@ -323,18 +324,6 @@ impl<H: Hasher> Shared<H> {
         values.sync()?;
         upkeep.pages.sync()?;
         Ok(laid)
-    }
-
-    /// Lets the last version point at what was laid down, in the place of a commit. Its root is the same.
-    fn rewrite(&self, rewrites: &[Rewrite]) -> Result<(), StoreError> {
-        let mut writer = self.writer();
-        let version = self.current();
-        let draft = version.tree.rewrite(rewrites)?;
-        self.segments.count_retired(&draft.retired_pages());
-        let tree = draft.commit(|_| unreachable!("a rewrite writes no values"));
-        assert_eq!(tree.root(), version.root, "mending changes no root");
-        self.replace(&mut writer, Version::new(version.height, version.epoch, tree, version.record));
-        Ok(())
     }
 
     /// What nobody has may still be told by its checksum: of each piece, the one sector that is bad is taken for one byte

@@ -40,7 +40,7 @@ const CACHE_BYTES: u64 = 1 << 20;
 pub struct Scrubbed {
     /// Bytes looked at, about.
     pub bytes: u64,
-    /// What is wrong, at most the first 64 of this slice.
+    /// What is wrong, at most the first 64 of this slice and of what compactions could not read since the last one.
     pub problems: Vec<StoreError>,
     /// Whether a pass ended with it.
     pub is_pass_done: bool,
@@ -55,7 +55,8 @@ pub struct ScrubStanding {
     pub done_bytes: u64,
     /// Bytes it will have looked at in the end, as the store is now.
     pub total_bytes: u64,
-    /// Problems found by the last whole pass or by this one, whichever found more. Zero once a whole pass found none.
+    /// Problems found by the last whole pass or by this one, or by a compaction since, whichever found more. Zero once a
+    /// whole pass found none.
     pub problems: u64,
 }
 
@@ -211,6 +212,8 @@ impl<H: Hasher> Shared<H> {
     pub(crate) fn scrub(&self, bytes: u64) -> Result<Scrubbed, StoreError> {
         let mut scrub = self.scrubbing();
         let mut slice = Slice { scrubbed: Scrubbed::default(), found: 0 };
+        let unreadable = std::mem::take(&mut *self.unreadable());
+        unreadable.into_iter().for_each(|problem| slice.problem(problem));
         let at = match scrub.cursor.at.clone() {
             At::Start => {
                 let checked = self.upkeep().file.check();
@@ -238,6 +241,7 @@ impl<H: Hasher> Shared<H> {
     // spec: STORE-16
     pub(crate) fn scrub_anew(&self) -> Result<(), StoreError> {
         let mut scrub = self.scrubbing();
+        self.unreadable().clear();
         scrub.cursor = Cursor { passes: scrub.cursor.passes, ..Cursor::default() };
         scrub.keep(self.segments.files(), self.segments.store())
     }
@@ -247,9 +251,10 @@ impl<H: Hasher> Shared<H> {
         let segments: u64 = self.segments.all().iter().map(|segment| segment.bytes()).sum();
         let totals = self.current().tree.totals();
         let Cursor { passes, found_before, found, done, .. } = self.scrubbing().cursor;
+        let unreadable = self.unreadable().len() as u64;
         // What was written since it was counted, or looked at and removed since, is no reason to be beyond the end.
         let total_bytes = (segments + totals.bytes + totals.count * look::ENTRY_BYTES).max(done);
-        ScrubStanding { passes, done_bytes: done, total_bytes, problems: found.max(found_before) }
+        ScrubStanding { passes, done_bytes: done, total_bytes, problems: found.max(found_before).max(unreadable) }
     }
 
     /// The segment behind one, or the first; behind the last, the entries.

@@ -54,6 +54,8 @@ pub(crate) struct Shared<H: Hasher> {
     pub(crate) syncer: Option<Syncer>,
     /// One slice of a scrub at a time.
     pub(crate) scrub: Mutex<Scrub>,
+    /// What compactions could not read, until the scrub has told it or it is mended. No other lock is taken under it.
+    unreadable: Mutex<Vec<StoreError>>,
     commits: AtomicU64,
     counts: Counts,
     repaired: Option<StoreError>,
@@ -102,6 +104,10 @@ struct Signals {
     left: u64,
     /// A compaction that started by itself is under way.
     compacting: bool,
+    /// Commits that have room and wait for their turn to write.
+    in_line: u64,
+    /// A compaction lets those in line go first.
+    giving_way: bool,
     closing: bool,
 }
 
@@ -418,7 +424,8 @@ impl<H: Hasher> Store<H> {
     }
 
     /// Moves what lives out of segments that are mostly garbage, and removes segments nobody needs. Commits and reads go
-    /// on meanwhile.
+    /// on meanwhile. What cannot be read stays where it is, with the segments it may lie in, and is in the answer and in that
+    /// of the next [`Self::scrub`] (spec: STORE-17).
     ///
     /// # Errors
     /// As [`Self::commit`].
@@ -527,6 +534,7 @@ impl<H: Hasher> Shared<H> {
             poison: Mutex::default(),
             syncer,
             scrub,
+            unreadable: Mutex::default(),
             commits: AtomicU64::new(0),
             counts: Counts::default(),
             repaired,
@@ -542,6 +550,31 @@ impl<H: Hasher> Shared<H> {
 
     pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The writer, for a commit: a compaction takes no slice while one is in line for it.
+    // spec: STORE-17
+    pub(crate) fn writer_in_turn(&self) -> MutexGuard<'_, Writer> {
+        self.signals().in_line += 1;
+        let writer = self.writer();
+        let mut signals = self.signals();
+        signals.in_line -= 1;
+        let is_awaited = signals.in_line == 0 && std::mem::take(&mut signals.giving_way);
+        drop(signals);
+        if is_awaited {
+            self.changed.notify_all();
+        }
+        writer
+    }
+
+    /// Waits until no commit is in line for the writer.
+    // spec: STORE-17
+    pub(crate) fn give_way(&self) {
+        let mut signals = self.signals();
+        while signals.in_line > 0 {
+            signals.giving_way = true;
+            signals = self.changed.wait(signals).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     pub(crate) fn upkeep(&self) -> MutexGuard<'_, Upkeep> {
@@ -576,6 +609,25 @@ impl<H: Hasher> Shared<H> {
 
     pub(crate) fn is_closing(&self) -> bool {
         self.signals().closing
+    }
+
+    /// What compactions could not read and nobody was told.
+    pub(crate) fn unreadable(&self) -> MutexGuard<'_, Vec<StoreError>> {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what a compaction could not read for the scrub to tell: the latest knows best.
+    // spec: STORE-17
+    pub(crate) fn note_unreadable(&self, pieces: &[StoreError]) {
+        self.unreadable().clear();
+        self.unreadable().extend_from_slice(pieces);
+    }
+
+    /// What a compaction had to leave behind counts again as garbage that one can reclaim: it can be read now.
+    // spec: STORE-17
+    pub(crate) fn compact_again(&self) {
+        self.signals().left = 0;
+        self.changed.notify_all();
     }
 
     /// Lets go of versions kept at hand, all but the last.
@@ -910,5 +962,42 @@ impl<H: Hasher> History<H> {
             self.low = Some(low);
             self.versions.retain(|version| version.height >= Some(low));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::MemoryFiles;
+    use keelstone_tree::Blake3;
+    use std::sync::mpsc::channel;
+
+    /// spec: STORE-17. A compaction takes no slice while a commit is in line for the writer, and goes on once none is.
+    #[test]
+    fn a_compaction_gives_way_to_commits_that_are_in_line() {
+        let options = Options { background: false, ..Options::default() };
+        let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), options).unwrap();
+        let write = (Namespace::new("a").unwrap(), Key::new(*b"key").unwrap(), Some(Value::new(vec![1]).unwrap()));
+        let diff: Diff = [write].into_iter().collect();
+        shared.give_way();
+        let (tell, told) = channel();
+        std::thread::scope(|threads| {
+            let writing = shared.writer();
+            let committing = threads.spawn(|| shared.commit(Height(0), &diff, || Ok(())).unwrap());
+            while shared.signals().in_line == 0 {
+                std::thread::yield_now();
+            }
+            threads.spawn(|| {
+                shared.give_way();
+                tell.send(()).unwrap();
+            });
+            while !shared.signals().giving_way {
+                std::thread::yield_now();
+            }
+            assert!(told.try_recv().is_err(), "a commit is in line");
+            drop(writing);
+            committing.join().unwrap();
+            told.recv().unwrap();
+        });
     }
 }

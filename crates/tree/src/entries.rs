@@ -117,21 +117,14 @@ impl<H: Hasher> Entries<H> {
         self.path.push(Step { id, page, next });
     }
 
-    pub(crate) fn step(&mut self, seen: &mut impl FnMut(&[Step])) -> Option<Result<(Key, Entry), ReadError>> {
-        let found = self.advance(seen)?;
-        if found.is_err() {
-            self.path.clear();
-        }
-        Some(found.map_err(|lost| lost.error))
-    }
-
     /// The next entry, or the next piece that cannot be read, behind which it goes on: for whoever wants to know all that
     /// is lost, and all that is not.
     pub fn past_damage(&mut self) -> Option<Result<(Key, Entry), Lost>> {
         self.advance(&mut |_| {})
     }
 
-    fn advance(&mut self, seen: &mut impl FnMut(&[Step])) -> Option<Result<(Key, Entry), Lost>> {
+    /// As [`Self::past_damage`], and shows the path from the top page at every step.
+    pub(crate) fn advance(&mut self, seen: &mut impl FnMut(&[Step])) -> Option<Result<(Key, Entry), Lost>> {
         if let Some(lost) = self.failed.take() {
             return Some(Err(lost));
         }
@@ -166,7 +159,11 @@ impl<H: Hasher> Entries<H> {
 impl<H: Hasher> Iterator for Entries<H> {
     type Item = Result<(Key, Entry), ReadError>;
     fn next(&mut self) -> Option<Self::Item> {
-        self.step(&mut |_| {})
+        let found = self.past_damage()?;
+        if found.is_err() {
+            self.path.clear();
+        }
+        Some(found.map_err(|lost| lost.error))
     }
 }
 

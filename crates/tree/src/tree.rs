@@ -4,7 +4,7 @@
 //! cheap to clone and can be read from any thread. A new version is made by [`Tree::prepare`].
 
 use crate::arena::{Pages, expected};
-use crate::entries::{Entries, ScanValues, Step};
+use crate::entries::{Entries, Lost, ScanValues, Step};
 use crate::page::{Page, PageId, Slot};
 use crate::state::{Space, StateTree};
 use crate::stored::{self, Expected};
@@ -200,19 +200,18 @@ impl<H: Hasher> Tree<H> {
     }
 
     /// Looks through the entries from `from` on for what has to be written anew: values whose place is stale, and pages
-    /// whose place is. Reads at most about `pages_max` pages and says where to go on. See [`Tree::rewrite`].
-    ///
-    /// # Errors
-    /// [`ReadError`] if a page could not be read.
+    /// whose place is. Goes past what cannot be read, and names it. Reads at most about `pages_max` pages, finds at most about
+    /// `bytes_max` bytes of stale values, a value more at most, and says where to go on. See [`Tree::rewrite`].
+    #[must_use]
     pub fn survey(
         &self,
         from: Option<&(Namespace, Key)>,
-        pages_max: usize,
+        (pages_max, bytes_max): (usize, u64),
         stale_page: impl Fn(PageAt) -> bool,
         stale_value: impl Fn(Place) -> bool,
-    ) -> Result<Survey, ReadError> {
+    ) -> Survey {
         let mut survey = Survey::default();
-        let mut seen = 0;
+        let (mut seen, mut bytes) = (0, 0);
         let first = from.map_or(0, |(name, _)| self.version.spaces.partition_point(|space| space.name < *name));
         for space in &self.version.spaces[first..] {
             let start = from.filter(|(name, _)| space.name == *name).map_or(&[][..], |(_, key)| key);
@@ -220,7 +219,7 @@ impl<H: Hasher> Tree<H> {
             // The path is walked here page by page, so that every page is asked about once.
             let mut depth = 0;
             let mut stale = false;
-            while let Some(next) = entries.step(&mut |path: &[Step]| {
+            while let Some(next) = entries.advance(&mut |path: &[Step]| {
                 if path.len() > depth {
                     seen += 1;
                     let at = self.version.pages.at(path[path.len() - 1].id);
@@ -228,20 +227,33 @@ impl<H: Hasher> Tree<H> {
                 }
                 depth = path.len();
             }) {
-                let (key, entry) = next?;
-                if seen > pages_max && survey.seen_any {
+                let (key, entry) = match next {
+                    Ok(found) => found,
+                    Err(lost) => {
+                        seen += 1;
+                        let behind = lost.range().end.and_then(|end| Key::new(end).ok());
+                        survey.lost.push((space.name.clone(), lost));
+                        if let Some(key) = behind.filter(|_| seen > pages_max) {
+                            survey.next = Some((space.name.clone(), key));
+                            return survey;
+                        }
+                        continue;
+                    }
+                };
+                if (seen > pages_max || bytes >= bytes_max) && survey.seen_any {
                     survey.next = Some((space.name.clone(), key));
-                    return Ok(survey);
+                    return survey;
                 }
                 survey.seen_any = true;
                 let moves = stale_value(entry.place);
                 if moves || std::mem::take(&mut stale) {
+                    bytes += if moves { u64::from(entry.value_len) } else { 0 };
                     let namespace = space.name.clone();
                     survey.stale.push(Stale { namespace, key, value: moves.then_some(entry) });
                 }
             }
         }
-        Ok(survey)
+        survey
     }
 
     pub(crate) fn spaces(&self) -> &[Space] {
@@ -311,6 +323,8 @@ impl<H: Hasher> Read for Tree<H> {
 pub struct Survey {
     /// In order.
     pub stale: Vec<Stale>,
+    /// What cannot be read, so that nobody knows what is stale below.
+    pub lost: Vec<(Namespace, Lost)>,
     /// Where to go on; none at the end of the state.
     pub next: Option<(Namespace, Key)>,
     seen_any: bool,

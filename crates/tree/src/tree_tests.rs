@@ -241,9 +241,13 @@ fn run<H: Hasher>(acts: Vec<Act>, threads: usize) {
                 let written = disk.pages.lock().unwrap().len() as u64;
                 let mut from = None;
                 loop {
-                    let survey = tree
-                        .survey(from.as_ref(), 3, |at| at.place < written && stale(at.place), |at| stale(at.0))
-                        .unwrap();
+                    let survey = tree.survey(
+                        from.as_ref(),
+                        (3, 200),
+                        |at| at.place < written && stale(at.place),
+                        |at| stale(at.0),
+                    );
+                    assert!(survey.lost.is_empty());
                     let rewrites: Vec<Rewrite> = survey
                         .stale
                         .into_iter()
@@ -267,9 +271,9 @@ fn run<H: Hasher>(acts: Vec<Act>, threads: usize) {
                     from = survey.next;
                 }
                 if every > 1 {
-                    let left =
-                        tree.survey(None, usize::MAX, |at| at.place < written && stale(at.place), |at| stale(at.0));
-                    assert_eq!(left.unwrap().stale, [], "nothing stale is left");
+                    let all = (usize::MAX, u64::MAX);
+                    let left = tree.survey(None, all, |at| at.place < written && stale(at.place), |at| stale(at.0));
+                    assert_eq!(left.stale, [], "nothing stale is left");
                 }
             }
             Act::Range(space, start, end, reverse) => {

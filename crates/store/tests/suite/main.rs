@@ -6,6 +6,7 @@
 )]
 
 mod build;
+mod compaction;
 mod damage;
 mod directory;
 mod faults;

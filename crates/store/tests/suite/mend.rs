@@ -8,9 +8,9 @@ use keelstone_tree::{Diff, KeyRange, Read};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-type Image = BTreeMap<String, Vec<u8>>;
+pub(crate) type Image = BTreeMap<String, Vec<u8>>;
 
-fn key(number: u64) -> Key {
+pub(crate) fn key(number: u64) -> Key {
     Key::new(Random(number).next().to_be_bytes()).unwrap()
 }
 
@@ -40,7 +40,7 @@ fn cold() -> Options {
 }
 
 /// Somebody with a state of its own, asked so often.
-struct Has<'a>(&'a Model, u64);
+pub(crate) struct Has<'a>(pub(crate) &'a Model, pub(crate) u64);
 
 impl Supplier for Has<'_> {
     fn offer(&mut self, wanted: &Wanted, take: Accept<'_>) {
@@ -73,7 +73,7 @@ fn last_pages(image: &Image, count: usize) -> (&str, std::ops::Range<usize>) {
 }
 
 /// Damages a sector of an open store's file beyond what a checksum tells.
-fn lose(files: &MemoryFiles, name: &str, sector: usize) {
+pub(crate) fn lose(files: &MemoryFiles, name: &str, sector: usize) {
     let noise: Vec<u8> = (0..512).map(|at| Random(at).next() as u8 | 1).collect();
     files.open(name).unwrap().write_at(sector as u64 * 512, &noise).unwrap();
 }

@@ -12,7 +12,7 @@ use crate::own_log::{OwnLog, standing};
 use clap::{Args, Subcommand};
 use keelstone_codec::Height;
 use keelstone_ledger::NodeEvent;
-use keelstone_store::{CheckLevel, Progress};
+use keelstone_store::{CheckLevel, Progress, StoreError};
 use serde_json::{Value, json};
 
 /// Look after the data directory
@@ -100,13 +100,20 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             });
             bar.finish_and_clear();
             let compacted = compacted?;
+            for piece in &compacted.left {
+                context.out.say(format_args!("{} left where it is: {piece}", context.out.ink(Ink::Bad, "✗")));
+            }
             context.out.row("freed", bytes(compacted.bytes_freed));
             context.out.row("values moved", grouped(compacted.values_moved));
             context.out.row("pages moved", grouped(compacted.pages_moved));
             context.out.emit(&json!({
                 "bytes_freed": compacted.bytes_freed, "values_moved": compacted.values_moved,
                 "pages_moved": compacted.pages_moved,
+                "left": compacted.left.iter().map(Damage::of).collect::<Vec<_>>(),
             }));
+            if compacted.left.iter().any(StoreError::is_damage) {
+                return Ok(Exit::Integrity);
+            }
         }
     }
     Ok(Exit::Ok)
