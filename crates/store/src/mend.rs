@@ -380,6 +380,11 @@ impl<H: Hasher> Shared<H> {
         }
         let ids: BTreeSet<SegmentId> = bad.iter().map(|(id, _)| *id).collect();
         for segment in ids.into_iter().filter_map(|id| self.segments.find(id)) {
+            // Whoever named a piece did not look at what lies beside it.
+            let mut beside = Vec::new();
+            look_again(&self.fresh(), segment.id(), self.writer().log.end(), &mut beside);
+            let mut bad = bad.clone();
+            bad.extend(self.places(beside.iter()).0);
             let sectors = bad.range((segment.id(), 0)..(segment.id(), segment.sectors())).map(|(_, number)| *number);
             let is_damaged = |number: &u32| matches!(segment.sector(*number), Ok((Found::Damaged, _)));
             // A record may have several that are damaged, and its hash needs all of them.
