@@ -8,6 +8,7 @@ mod bundles;
 mod commands;
 mod consistency;
 mod damage;
+mod followers;
 mod http;
 mod https;
 mod keys;

@@ -5,12 +5,14 @@
 
 use crate::audit::Wanted;
 use crate::exit::{Exit, Failure};
+use crate::p2p::Seen;
 use crate::session;
 use crate::world::By;
 use keelstone_codec::{Hash, Height, Key, Namespace};
 use keelstone_execution::{PublicKey, SessionId};
 use keelstone_store::ScrubStanding;
 use keelstone_sync::library::Info;
+use keelstone_sync::peers::Manner;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -90,6 +92,9 @@ pub(crate) enum Refusal {
         /// What was compared.
         message: String,
     },
+    /// This node makes no blocks: whoever does is named.
+    #[error("{0}")]
+    Follows(String),
     /// As much waits as may.
     #[error("{0}")]
     Busy(String),
@@ -107,6 +112,7 @@ impl From<Refusal> for Failure {
             Refusal::Bad(_) => Exit::Usage,
             Refusal::NotFound(_) | Refusal::Height { .. } => Exit::NotFound,
             Refusal::Refused { .. } => Exit::Refused,
+            Refusal::Follows(_) => Exit::Usage,
             Refusal::Damaged(_) => Exit::Integrity,
             Refusal::Busy(_) | Refusal::Failed(_) => Exit::Error,
         };
@@ -153,6 +159,9 @@ pub(crate) struct Status {
     /// What snapshots there are; null on a node that makes none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) snapshots: Option<SnapshotFigures>,
+    /// How a node that follows a producer stands to what is certified.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) following: Option<FollowFigures>,
     /// Where CometBFT stands, if it makes the blocks and was asked.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) engine: Option<EngineStanding>,
@@ -178,6 +187,37 @@ impl From<ScrubStanding> for ScrubFigures {
     fn from(standing: ScrubStanding) -> Self {
         let ScrubStanding { passes, done_bytes, total_bytes, problems } = standing;
         Self { passes, done_bytes, total_bytes, problems }
+    }
+}
+
+/// How a node that follows stands to what is certified.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct FollowFigures {
+    /// How heights are taken in: `execute` or `apply`.
+    pub(crate) manner: String,
+    /// The newest height that a producer has certified, as far as this node has heard since it started.
+    pub(crate) certified_height: Option<u64>,
+    /// The next height, if no peer has it any more.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) missing_height: Option<u64>,
+    /// From where on some peer has heights then.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) kept_from: Option<u64>,
+    /// Why the last word of a peer's that did not count did not.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) refused: Option<String>,
+}
+
+impl From<&Seen> for FollowFigures {
+    fn from(seen: &Seen) -> Self {
+        let standing = seen.standing();
+        Self {
+            manner: if seen.manner() == Manner::Blocks { "execute" } else { "apply" }.to_owned(),
+            certified_height: standing.certified.map(|height| height.0),
+            missing_height: standing.gap.map(|(missing, _)| missing.0),
+            kept_from: standing.gap.map(|(_, from)| from.0),
+            refused: standing.refused,
+        }
     }
 }
 

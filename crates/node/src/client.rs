@@ -216,6 +216,7 @@ impl Remote {
             }
             ("busy", ..) => Refusal::Busy(message),
             ("damaged", ..) => Refusal::Damaged(message),
+            ("follows", ..) => Refusal::Follows(message),
             _ => Refusal::Failed(message),
         })
     }

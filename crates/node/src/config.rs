@@ -11,6 +11,8 @@
 use crate::exit::Failure;
 use crate::p2p::{PeerAddress, Place};
 use keelstone_codec::Hash;
+use keelstone_execution::PublicKey;
+use keelstone_sync::peers::Manner;
 use keelstone_sync::recovery::Strategy;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -104,7 +106,8 @@ settings! {
     }
     /// Who decides which transactions stand in which block.
     engine: EngineSection {
-        /// "solo": this node alone, with its producer key. "cometbft": CometBFT, which connects to this node.
+        /// "solo": this node alone, with its producer key. "cometbft": CometBFT, which connects to this node. "follow": a
+        /// producer elsewhere, whose blocks this node has from its peers (p2p.peers).
         kind: EngineKind = EngineKind::Solo;
         /// Where CometBFT connects (its proxy_app): "unix://PATH", in the home directory unless absolute, or
         /// "tcp://ADDRESS:PORT".
@@ -277,6 +280,13 @@ settings! {
         batch_bytes_max: u64 = 4 * 1024 * 1024, 64 * 1024..=8 * 1024 * 1024;
         /// Failures in a row after which a peer is not counted on any more.
         retries_max: u64 = 3, 0..=1_000;
+        /// How a node that follows (engine.kind) takes blocks in: "execute", which runs them and has all that a producer has,
+        /// or "apply", which takes what each changed and has states, history and proofs, but no blocks and receipts.
+        follow: Manner = Manner::Blocks;
+        /// Whether a node that follows takes a later state (keelstone sync) when its peers have the next height no more.
+        follow_resync: bool = false;
+        /// Producers whose word is trusted, beside those the genesis names.
+        trust_keys: Vec<PublicKey> = Vec::new();
         /// Milliseconds for which a producer's word counts after it was said.
         trust_period_ms: u64 = 604_800_000, 1_000..=31_536_000_000;
         /// Milliseconds without anything new after which a sync has failed (exit code 16).
@@ -310,6 +320,8 @@ pub enum EngineKind {
     Solo,
     /// CometBFT.
     CometBft,
+    /// A producer elsewhere, whom this node follows.
+    Follow,
 }
 
 impl Http {
@@ -592,11 +604,12 @@ impl Kind for Production {
 }
 
 impl Kind for EngineKind {
-    const KIND: &'static str = "\"solo\" or \"cometbft\"";
+    const KIND: &'static str = "\"solo\", \"cometbft\" or \"follow\"";
     fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
         match raw.text(Self::KIND)?.as_str() {
             "solo" => Ok(Self::Solo),
             "cometbft" => Ok(Self::CometBft),
+            "follow" => Ok(Self::Follow),
             other => Err(format!("expected {}, found {other:?}", Self::KIND)),
         }
     }
@@ -604,7 +617,40 @@ impl Kind for EngineKind {
         quoted(match self {
             Self::Solo => "solo",
             Self::CometBft => "cometbft",
+            Self::Follow => "follow",
         })
+    }
+}
+
+impl Kind for Manner {
+    const KIND: &'static str = "\"execute\" or \"apply\"";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        match raw.text(Self::KIND)?.as_str() {
+            "execute" => Ok(Self::Blocks),
+            "apply" => Ok(Self::Diffs),
+            other => Err(format!("expected {}, found {other:?}", Self::KIND)),
+        }
+    }
+    fn to_toml(&self) -> String {
+        quoted(match self {
+            Self::Blocks => "execute",
+            Self::Diffs => "apply",
+        })
+    }
+}
+
+impl Kind for Vec<PublicKey> {
+    const KIND: &'static str = "list of public keys in hexadecimal digits";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        let texts = Vec::<String>::from_raw(raw).map_err(|error| error.replace("a list of strings", Self::KIND))?;
+        if texts.len() > ADDRESSES_MAX {
+            return Err(format!("expected at most {ADDRESSES_MAX} keys, found {}", texts.len()));
+        }
+        let key = |text: &String| PublicKey::from_hex(text).map_err(|error| format!("{text:?} is no key: {error}"));
+        texts.iter().map(key).collect()
+    }
+    fn to_toml(&self) -> String {
+        self.iter().map(ToString::to_string).collect::<Vec<_>>().to_toml()
     }
 }
 

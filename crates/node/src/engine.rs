@@ -17,7 +17,7 @@ use crate::home::Home;
 use crate::http::ENTRIES_BYTES_MAX;
 use crate::mend::Mendable;
 use crate::own_log::{OwnLog, Stood, Who};
-use crate::p2p::{self, Answers};
+use crate::p2p::{self, Answers, Attests};
 use crate::session::{self, Register};
 use crate::statesync::{StateSync, Syncing};
 use crate::way::{Way, Yielding, Yields};
@@ -25,9 +25,10 @@ use crate::world::{By, Kept};
 use keelstone_codec::{Decode as _, Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
 use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, SessionId};
 use keelstone_ledger::{
-    AuditVerdict, ChangedBy, Committed, Genesis, GenesisError, InheritError, Inherited, Json, KeyChange, Ledger,
-    LedgerError, LoggedRecord, NodeEvent, PoolError, PoolLimits, RebuildError, Rebuilt, Refusal as TxRefusal, Refused,
-    ReplayError, SecretKey, SignedTransaction, Standing, Transaction, TxId, Until, Witness, xian,
+    AuditVerdict, BlockError, ChangedBy, Committed, Genesis, GenesisError, InheritError, Inherited, Json, KeyChange,
+    Ledger, LedgerError, LoggedRecord, NodeEvent, PoolError, PoolLimits, RebuildError, Rebuilt, Refusal as TxRefusal,
+    Refused, ReplayError, SecretKey, SignedAttestation, SignedTransaction, Standing, TakeError, Transaction, TxId,
+    Until, Witness, xian,
 };
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
@@ -37,9 +38,9 @@ use keelstone_store::{
 };
 use keelstone_sync::delta::{Delta, DeltaError};
 use keelstone_sync::library::{Each, Expected, Info, Library, LibraryError, Listener as Listening, Making, Origin};
-use keelstone_sync::peers::ServerLimits;
+use keelstone_sync::peers::{Change, Manner, ServerLimits, Step, Version as At};
 use keelstone_sync::snapshot::SnapshotParams;
-use keelstone_tree::{Blake3, HashKind, Hasher, KeyRange, Query, Read, ReadError, Sha256};
+use keelstone_tree::{Blake3, Diff, HashKind, Hasher, KeyRange, Query, Read, ReadError, Sha256};
 use std::fs::File;
 use std::io::{self, BufReader, Seek as _};
 use std::num::NonZeroUsize;
@@ -54,8 +55,16 @@ const WITNESS_BYTES_MAX: usize = 24 << 20;
 /// What is called with every block once it is durable.
 pub(crate) type Listener = Box<dyn Fn(&Arc<Committed>) + Send + Sync>;
 type Listeners = Arc<RwLock<Vec<Listener>>>;
-/// Where a transaction goes that passed the checks, on a chain whose blocks another engine makes.
-pub(crate) type Forward = Box<dyn Fn(&[u8]) -> Result<(), Refusal> + Send + Sync>;
+/// What is done with a transaction that passed the checks, on a chain whose blocks another engine makes.
+pub(crate) type Forwarding = Box<dyn Fn(&[u8]) -> Result<(), Refusal> + Send + Sync>;
+
+/// What becomes of a transaction on a chain whose blocks are made elsewhere.
+enum Forward {
+    /// It is handed on.
+    To(Forwarding),
+    /// It is refused, for this reason.
+    Refused(String),
+}
 
 /// A chain in this process, with everything its owner may do to it.
 pub(crate) trait Engine: Chain + Checked + Consensus + StateSync {
@@ -66,7 +75,7 @@ pub(crate) trait Engine: Chain + Checked + Consensus + StateSync {
     /// Wakes `waker` whenever a transaction was taken in. May be set once.
     fn wake_on_submit(&self, waker: SyncSender<()>);
     /// Hands what is submitted on to another engine, instead of letting it wait here. May be set once.
-    fn forward_to(&self, forward: Forward);
+    fn forward_to(&self, forward: Forwarding);
     /// Which function is at work in a block that is being made.
     fn activity(&self) -> Activity;
     /// Whether a block is being made, for what gives way to it.
@@ -113,8 +122,42 @@ pub(crate) trait Engine: Chain + Checked + Consensus + StateSync {
     fn compact(&self, progress: &mut dyn FnMut(Progress)) -> Result<Compacted, Failure>;
     /// Writes out what is only in the log, so that the next start is quick.
     fn flush(&self) -> Result<(), Failure>;
-    /// Whoever answers peers that ask for the state. A producer's key certifies it.
-    fn answers(self: Arc<Self>, limits: ServerLimits, producer: Option<SecretKey>) -> Box<dyn Answers>;
+    /// Whoever answers peers that ask for the state.
+    fn answers(self: Arc<Self>, limits: ServerLimits, attests: Attests) -> Box<dyn Answers>;
+    /// A producer's word for the newest version.
+    fn attest(&self, key: &SecretKey) -> Option<SignedAttestation>;
+    /// Which version is the newest.
+    fn stands(&self) -> Result<At, Failure>;
+    /// Takes in the next height of a chain that others make. When this returns, it is durable.
+    fn take(&self, step: Step, manner: Manner) -> Result<(), Untaken>;
+    /// Refuses whatever is submitted, for this reason. May be set once, and not beside [`Engine::forward_to`].
+    fn refuse(&self, why: String);
+}
+
+/// Why a height was not taken in.
+#[derive(Debug)]
+pub(crate) enum Untaken {
+    /// It is not what is certified: whoever sent it is at fault.
+    NotIt(String),
+    /// What is certified leads elsewhere here: this state is not the chain's.
+    Diverged(String),
+    /// It could not be: this machine failed.
+    Failed(Failure),
+}
+
+impl From<TakeError> for Untaken {
+    fn from(error: TakeError) -> Self {
+        match error {
+            TakeError::NotIt { .. } => Self::NotIt(error.to_string()),
+            TakeError::Differs { .. } => Self::Diverged(error.to_string()),
+            // What is certified cannot be run: this program, or this state, is not the chain's.
+            TakeError::Ledger(LedgerError::Block(error)) if !matches!(error, BlockError::Halt(_)) => {
+                Self::Diverged(format!("a block that is certified cannot be run here: {error}"))
+            }
+            TakeError::Ledger(error) => Self::Failed(error.into()),
+            error => Self::Failed(Failure::error(error.to_string())),
+        }
+    }
 }
 
 /// A version of the state, whatever its hasher.
@@ -938,16 +981,21 @@ impl<H: Hasher> Chain for Local<H> {
             waiting: u64::try_from(self.ledger().pool().count).unwrap_or(u64::MAX),
             scrub: Some(self.scrub_standing().into()),
             snapshots: None,
+            following: None,
             engine: None,
             api: None,
         })
     }
 
     fn submit(&self, transaction: &[u8]) -> Result<api::Submitted, Refusal> {
-        if let Some(forward) = self.forward.get() {
-            let id = self.ledger().check(transaction)?.id();
-            forward(transaction)?;
-            return Ok(api::Submitted { id: id.to_string() });
+        match self.forward.get() {
+            None => {}
+            Some(Forward::Refused(why)) => return Err(Refusal::Follows(why.clone())),
+            Some(Forward::To(forward)) => {
+                let id = self.ledger().check(transaction)?.id();
+                forward(transaction)?;
+                return Ok(api::Submitted { id: id.to_string() });
+            }
         }
         let id = self.ledger().submit(transaction)?;
         if let Some(waker) = self.waker.get() {
@@ -1270,9 +1318,9 @@ impl<H: Hasher> Engine for Local<H> {
         let _ = self.waker.set(waker);
     }
 
-    fn forward_to(&self, forward: Forward) {
+    fn forward_to(&self, forward: Forwarding) {
         // As with the waker.
-        let _ = self.forward.set(forward);
+        let _ = self.forward.set(Forward::To(forward));
     }
 
     fn activity(&self) -> Activity {
@@ -1380,8 +1428,35 @@ impl<H: Hasher> Engine for Local<H> {
         Ok(Delta::between(chain_id, H::KIND, (&older, (from, older.root())), (&later, (to, later.root())))?)
     }
 
-    fn answers(self: Arc<Self>, limits: ServerLimits, producer: Option<SecretKey>) -> Box<dyn Answers> {
-        p2p::answers_of(self, limits, producer)
+    fn answers(self: Arc<Self>, limits: ServerLimits, attests: Attests) -> Box<dyn Answers> {
+        p2p::answers_of(self, limits, attests)
+    }
+
+    fn attest(&self, key: &SecretKey) -> Option<SignedAttestation> {
+        p2p::attest(self, key)
+    }
+
+    fn stands(&self) -> Result<At, Failure> {
+        self.check_whole()?;
+        let view = self.ledger().view();
+        Ok(At { height: view.height().unwrap_or_default(), root: view.root() })
+    }
+
+    fn take(&self, step: Step, manner: Manner) -> Result<(), Untaken> {
+        let _at_work = self.way.block();
+        let (ledger, certified) = (self.ledger(), step.certified);
+        let taken = match (step.change, manner) {
+            (Change::Block(block), _) => ledger.take_block(&certified, Some(block)),
+            (Change::Nothing, Manner::Blocks) => ledger.take_block(&certified, None),
+            (Change::Nothing, Manner::Diffs) => ledger.take_diff(&certified, &Diff::default()),
+            (Change::Diff(diff), _) => ledger.take_diff(&certified, &diff),
+        };
+        taken.map(drop).map_err(Into::into)
+    }
+
+    fn refuse(&self, why: String) {
+        // As with the waker.
+        let _ = self.forward.set(Forward::Refused(why));
     }
 
     fn stats(&self) -> Stats {

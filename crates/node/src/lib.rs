@@ -26,6 +26,7 @@ mod control;
 mod damage;
 mod engine;
 mod exit;
+mod follower;
 mod generations;
 mod home;
 mod http;

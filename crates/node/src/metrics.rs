@@ -104,6 +104,9 @@ pub(crate) struct Metrics {
     pub(crate) peer_connections_refused: Counter,
     pub(crate) peer_requests_refused: Counter,
     pub(crate) peer_bytes_served: Counter,
+    announced: Family<Outcome, Counter>,
+    pub(crate) follow_certified_height: Gauge,
+    pub(crate) follow_gap: Gauge,
 }
 
 impl Metrics {
@@ -173,6 +176,9 @@ impl Metrics {
             peer_connections_refused: Counter::default(),
             peer_requests_refused: Counter::default(),
             peer_bytes_served: Counter::default(),
+            announced: Family::default(),
+            follow_certified_height: Gauge::default(),
+            follow_gap: Gauge::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("http_requests", "Requests answered, by route and status class", metrics.requests.clone());
@@ -357,6 +363,17 @@ impl Metrics {
             self.peer_requests_refused.clone(),
         );
         registry.register("p2p_served_bytes", "Bytes of answers to peers", self.peer_bytes_served.clone());
+        registry.register(
+            "follow_heard_words",
+            "What peers said is certified, by what became of it",
+            self.announced.clone(),
+        );
+        registry.register(
+            "follow_certified_height_blocks",
+            "The newest height that a producer has certified",
+            self.follow_certified_height.clone(),
+        );
+        registry.register("follow_gap_flag", "1 while no peer has the next height any more", self.follow_gap.clone());
     }
 
     /// Shows where state sync stands.
@@ -401,6 +418,11 @@ impl Metrics {
         self.certified.get_or_create(&Outcome { outcome }).inc_by(roots);
     }
 
+    /// Counts what a peer said is certified: `taken`, `known`, or why it did not count.
+    pub(crate) fn announced(&self, outcome: &'static str) {
+        self.announced.get_or_create(&Outcome { outcome }).inc();
+    }
+
     /// Counts what was answered to an offer.
     pub(crate) fn statesync_offer(&self, outcome: &'static str) {
         self.statesync_offers.get_or_create(&Outcome { outcome }).inc();
@@ -437,6 +459,9 @@ impl Metrics {
         }
         for outcome in ["accepted", "aborted", "rejected", "format_rejected", "sender_rejected"] {
             drop(self.statesync_offers.get_or_create(&Outcome { outcome }));
+        }
+        for outcome in ["taken", "known", "forged", "foreign", "stranger", "stale", "differs", "too_many"] {
+            drop(self.announced.get_or_create(&Outcome { outcome }));
         }
         for reason in ["aborted", "retried", "snapshot_rejected"] {
             drop(self.statesync_refused.get_or_create(&Reason { reason }));

@@ -14,6 +14,7 @@ use crate::commands::statesync::{read, replace};
 use crate::exit::Failure;
 use crate::processes::{Group, Process};
 use crate::testnet::network::empty;
+use keelstone_codec::Height;
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -69,6 +70,13 @@ pub(crate) enum Ended {
         ends: u32,
         /// What it said last.
         said: String,
+    },
+    /// There is none, and nobody that this node follows has the next height any more.
+    LeftBehind {
+        /// The height that is missing.
+        missing: Height,
+        /// From where on somebody has some.
+        kept_from: Height,
     },
     /// It could not be started.
     NotStarted {

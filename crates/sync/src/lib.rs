@@ -6,7 +6,7 @@
 //! it is used. Nothing a sender says about a snapshot is believed.
 //!
 //! Formats and rules: `spec/snapshot.md`, SNAP-1 to SNAP-17; `spec/library.md`, LIB-1 to LIB-10; `spec/peers.md`, PEER-1 to
-//! PEER-15; `spec/consistency.md`, CHECK-1 to CHECK-8; `spec/recovery.md`, RECOVER-1 to RECOVER-6. Vectors: the files of
+//! PEER-21; `spec/consistency.md`, CHECK-1 to CHECK-8; `spec/recovery.md`, RECOVER-1 to RECOVER-6. Vectors: the files of
 //! the same names in `spec/vectors`, and `mirror.json`.
 #![forbid(unsafe_code)]
 

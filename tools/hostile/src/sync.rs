@@ -202,6 +202,7 @@ fn requests() -> Vec<Vec<u8>> {
         Request::GetEntry { at: at(), namespace, key },
         Request::GetCertificate,
         Request::GetBlocks { heights },
+        Request::Announce { certificate: Blob::new([7]).expect("a byte") },
     ];
     bodies.into_iter().map(|body| Frame { id: 1, body }.to_bytes()).collect()
 }
@@ -232,6 +233,7 @@ fn responses() -> Vec<Vec<u8>> {
         Response::Unavailable(Why::NotKept),
         Response::Busy { retry_after_ms: 5 },
         Response::Blocks(BoundedList::new(vec![Blob::new([7]).expect("a byte"); 2]).expect("two heights")),
+        Response::Heard,
     ];
     bodies.into_iter().map(|body| Frame { id: 1, body }.to_bytes()).collect()
 }

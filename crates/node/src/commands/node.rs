@@ -1,7 +1,8 @@
-//! `keelstone node`: runs the chain of the home directory until told to stop: makes blocks, or has CometBFT make them, and
-//! serves the HTTP API.
+//! `keelstone node`: runs the chain of the home directory until told to stop: makes blocks, has CometBFT make them, or
+//! follows a producer elsewhere; and serves the HTTP API.
 
 use super::init::PRODUCER;
+use super::sync;
 use crate::abci::{self, Application, Certifier};
 use crate::bundle::{progress_name, show_continuation};
 use crate::check;
@@ -11,13 +12,14 @@ use crate::config::{Config, EngineKind, Log, LogFormat};
 use crate::control::{Control, Desk};
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
+use crate::follower::{Follower, elsewhere, follow};
 use crate::home::Home;
 use crate::http::{Access, Event, Health, Hub, Limits, Reload, Served, router, serve};
 use crate::mend::Mender;
 use crate::metrics::Metrics;
 use crate::out::{Out, grouped, short};
 use crate::own_log::{OwnLog, Who};
-use crate::p2p::{self, Network};
+use crate::p2p::{self, Attests, Ends, Follow, HEARD_MAX, Network, Over, Seen};
 use crate::producer::Producer;
 use crate::recovery::{self, Wanted, Wish};
 use crate::scrub::{Scrubber, Tell};
@@ -47,10 +49,10 @@ const SYNC_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long requests that read the store may hold up a stop.
 const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 
-/// Run the chain: make blocks, or have CometBFT make them, and serve the HTTP API
+/// Run the chain: make blocks, have CometBFT make them, or follow who does; and serve the HTTP API
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Who makes blocks, over the setting engine.kind: solo or cometbft
+    /// Who makes blocks, over the setting engine.kind: solo, cometbft, or follow for a producer elsewhere
     #[arg(long, value_name = "KIND")]
     engine: Option<String>,
     /// Make snapshots and serve them, as snapshots.enabled=true does
@@ -70,9 +72,10 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let maker = match config.engine.kind {
         EngineKind::Solo => Maker::Solo(producer(context)?),
         EngineKind::CometBft => Maker::CometBft,
+        EngineKind::Follow => Maker::Elsewhere(follow(&context.home.read_genesis()?, &config)?),
     };
     let open = || match maker {
-        Maker::Solo(_) => context.open_chain(),
+        Maker::Solo(_) | Maker::Elsewhere(_) => context.open_chain(),
         Maker::CometBft => context.open_to_join(),
     };
     let engine = match open() {
@@ -126,6 +129,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             let message = format!("CometBFT ended {ends} times in a row; it said last:\n{said}");
             Err(Failure::error(message).hint("its own configuration, keys or data are at fault, or its port is taken"))
         }
+        Some((Ended::LeftBehind { missing, kept_from }, _)) => sync_anew(missing, kept_from, context),
         Some((Ended::NotStarted { why }, _)) => {
             Err(Failure::usage(format!("could not start CometBFT: {why}")).hint("engine.cometbft says where it is"))
         }
@@ -165,7 +169,6 @@ fn supervised(config: &Config, home: &Home) -> Supervised {
 
 /// Lets the engine that gave up state sync fetch every block instead. This process becomes the node that does.
 fn begin_anew(said: &str, config: &Config, stood: Option<Height>, context: &Context<'_>) -> Result<Exit, Failure> {
-    use std::os::unix::process::CommandExt as _;
     let diagnosis = format!("state sync failed: {said}");
     if let Some(height) = stood {
         let message = format!("{diagnosis}\nthis node stands at block {height}, so its data is kept");
@@ -173,10 +176,32 @@ fn begin_anew(said: &str, config: &Config, stood: Option<Height>, context: &Cont
     }
     tracing::warn!(said, "state sync failed; CometBFT and this node begin anew, from the first block");
     fall_back(&supervised(config, &context.home), &context.home.data())?;
-    let program =
-        std::env::current_exe().map_err(|error| Failure::io("this program does not know where it is", &error))?;
+    Err(started_again())
+}
+
+/// Takes a later state, for one from which nothing leads to the newest any more. This process becomes the node that goes
+/// on from there; or that tries again, if nobody gave a state.
+fn sync_anew(missing: Height, kept_from: Height, context: &Context<'_>) -> Result<Exit, Failure> {
+    tracing::warn!(%missing, %kept_from, "no peer has the next height any more; a later state is taken");
+    match sync::run(sync::Options::anew(), context) {
+        Ok(_) => Err(started_again()),
+        Err(failure) if failure.exit == Exit::SyncFailed => {
+            tracing::error!(%failure, "no later state was taken; the node goes on with the one it has");
+            Err(started_again())
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Becomes the same command anew; returns only if that fails.
+fn started_again() -> Failure {
+    use std::os::unix::process::CommandExt as _;
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return Failure::io("this program does not know where it is", &error),
+    };
     let error = std::process::Command::new(program).args(std::env::args_os().skip(1)).exec();
-    Err(Failure::io("could not begin anew", &error))
+    Failure::io("could not begin anew", &error)
 }
 
 /// The key this node makes blocks with.
@@ -213,6 +238,8 @@ pub(crate) enum Maker {
     Solo(PublicKey),
     /// CometBFT, which connects to this node.
     CometBft,
+    /// A producer elsewhere, whom this node follows.
+    Elsewhere(Follow),
 }
 
 /// What makes blocks while the node runs.
@@ -221,6 +248,8 @@ enum Running {
     /// The server that the engine calls, who compares roots with what it certifies, and the engine if it is this node's
     /// own.
     CometBft(tokio::task::JoinHandle<()>, Certifier, Option<Supervisor>),
+    /// Who keeps this node up with the one that does.
+    Elsewhere(Follower),
 }
 
 /// A running node.
@@ -330,15 +359,38 @@ impl Node {
             true => Some(Service::start(&engine, config, home, metrics.clone())?),
             false => None,
         };
-        let peers = match config.p2p.enabled {
+        let (carry, carried) = watch::channel(None);
+        let (tell_heard, heard) = mpsc::channel(HEARD_MAX);
+        let seen = match &maker {
+            Maker::Elsewhere(follow) => Some(Seen::new(follow.manner)),
+            Maker::Solo(_) | Maker::CometBft => None,
+        };
+        let mut carry = Some(carry);
+        let peers = match config.p2p.enabled || seen.is_some() {
             true => {
-                let setup = p2p::setup(&config.p2p, home, &context.keys(), metrics.clone())?;
-                let producer = match &maker {
-                    Maker::Solo(_) => Some(context.keys().load(PRODUCER)?),
-                    Maker::CometBft => None,
+                let mut setup = p2p::setup(&config.p2p, home, &context.keys(), metrics.clone())?;
+                // Who only follows needs nobody to come in.
+                setup.listen = setup.listen.filter(|_| config.p2p.enabled);
+                let attests = match &maker {
+                    Maker::Solo(_) => Attests::Key(Arc::new(context.keys().load(PRODUCER)?)),
+                    Maker::CometBft => Attests::Nobody,
+                    Maker::Elsewhere(_) => {
+                        setup.heard = Some(tell_heard);
+                        Attests::Carried(carried.clone())
+                    }
                 };
-                let answers = engine.clone().answers(p2p::server_limits(&config.p2p), producer);
-                Some(Network::start(runtime.handle(), setup, Some(answers))?)
+                if let Attests::Key(key) = &attests {
+                    let (made, tip) = watch::channel(Height::default());
+                    engine.on_commit(Box::new(move |committed| {
+                        made.send_replace(committed.block.height);
+                    }));
+                    let word = carry.take().expect("nobody else signs");
+                    runtime.spawn(p2p::sign_each(engine.clone(), key.clone(), tip, word));
+                }
+                let answers = engine.clone().answers(p2p::server_limits(&config.p2p), attests);
+                let (network, task) = Network::start(runtime.handle(), setup, Some(answers))?;
+                runtime.spawn(p2p::announce(network.clone(), carried));
+                Some((network, task))
             }
             false => None,
         };
@@ -360,6 +412,35 @@ impl Node {
                     gauge.store_failed.set(1);
                 });
                 Running::Solo(producer.map_err(|error| Failure::io("could not start making blocks", &error))?)
+            }
+            Maker::Elsewhere(follow) => {
+                engine.refuse(elsewhere(&follow));
+                let (network, _) = peers.as_ref().expect("whoever follows has peers");
+                let (word, seen) = carry.take().zip(seen.clone()).expect("nobody else follows");
+                let ends = |stop| Ends { heard, stop, word, seen, metrics: metrics.clone() };
+                let (home, gauge, json) = (home.clone(), metrics.clone(), context.out.is_json());
+                let over = move |over| match over {
+                    Over::Done => {}
+                    // Full or gone means: the node ends already.
+                    Over::Gap(gap) => {
+                        let left_behind = Ended::LeftBehind { missing: gap.missing, kept_from: gap.kept_from };
+                        drop(tell.try_send(left_behind));
+                    }
+                    Over::Failed(failure) => {
+                        tracing::error!(%failure, "a block could not be taken in; restart the node");
+                        failing.failed.store(true, Ordering::Relaxed);
+                        gauge.store_failed.set(1);
+                    }
+                    Over::Diverged(failure) => {
+                        tracing::error!(%failure, "this node's state is not the chain's; the node halts");
+                        report(&Out::new(json), &failure);
+                        home.withdraw_api();
+                        std::process::exit(i32::from(Exit::Integrity as u8));
+                    }
+                };
+                let (runtime, gap_ends) = (runtime.handle(), config.p2p.follow_resync);
+                let (engine, network) = (engine.clone(), network.clone());
+                Running::Elsewhere(Follower::start(runtime, engine, network, follow, ends, gap_ends, over)?)
             }
             Maker::CometBft => {
                 let rpc = Rpc::of_engine(&config.engine.rpc);
@@ -396,6 +477,7 @@ impl Node {
             reload: reload.clone(),
             health: health.clone(),
             snapshots: snapshots.clone(),
+            following: seen,
         };
         runtime.spawn(take_figures(engine.clone(), metrics.clone()));
         let checks = match config.check.enabled {
@@ -467,6 +549,7 @@ impl Node {
         self.hub.close();
         match self.running {
             Running::Solo(producer) => producer.stop(),
+            Running::Elsewhere(follower) => follower.stop(),
             Running::CometBft(server, certifier, own) => {
                 // The engine first: one whose application goes first complains.
                 if let Some(own) = own {
@@ -604,7 +687,7 @@ fn observe(engine: &dyn Engine, hub: Arc<Hub>, metrics: Arc<Metrics>, registry: 
         for receipt in &committed.receipts {
             metrics.transaction(if receipt.succeeded() { "succeeded" } else { "failed" });
         }
-        tracing::debug!(%height, transactions = committed.receipts.len(), root = %committed.root, "block");
+        tracing::debug!(%height, receipts = committed.receipts.len(), root = %committed.root, "block");
         let event = |kind, json: serde_json::Value| Event { height: height.0, kind, json: json.to_string().into() };
         for (index, receipt) in (0u32..).zip(&committed.receipts) {
             let receipt = crate::bundle::show_receipt(&registry, receipt, height, index);
@@ -618,9 +701,11 @@ fn observe(engine: &dyn Engine, hub: Arc<Hub>, metrics: Arc<Metrics>, registry: 
         }
         let root = committed.root.0;
         let time = committed.block.time.0;
+        // Of a height that was taken in without its block there are no receipts here.
+        let transactions = committed.record.as_ref().map_or(0, |record| record.transactions);
         hub.tell(&event(
             "block",
-            json!({ "height": height.0, "time": time, "root": root, "transactions": committed.receipts.len() }),
+            json!({ "height": height.0, "time": time, "root": root, "transactions": transactions }),
         ));
     }));
 }

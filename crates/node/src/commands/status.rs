@@ -44,6 +44,14 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
         let newest = snapshots.newest_height.map_or_else(String::new, |height| format!(", newest {}", grouped(height)));
         out.row("snapshots", format_args!("{}{newest}", grouped(snapshots.count)));
     }
+    if let Some(following) = &status.following {
+        let certified = following.certified_height.map_or_else(|| "unknown".to_owned(), grouped);
+        out.row("follows", format_args!("{}, certified height {certified}", following.manner));
+        if let (Some(missing), Some(from)) = (following.missing_height, following.kept_from) {
+            let gap = format!("no peer has height {}, what they have begins at {}", grouped(missing), grouped(from));
+            out.row("gap", out.ink(Ink::Bad, &gap));
+        }
+    }
     if let Some(engine) = &status.engine {
         out.row("cometbft", engine);
     }

@@ -12,12 +12,15 @@ use super::snapshot::extract::Prefix;
 use super::snapshot::genesis_for;
 use crate::cli::Context;
 use crate::config::Config;
-use crate::engine::{self, Aside, snapshot_params};
+use crate::engine::{self, Aside, Engine, snapshot_params};
 use crate::exit::{Exit, Failure};
 use crate::metrics::Metrics;
 use crate::out::{Ink, Out, bytes, grouped};
 use crate::own_log::{OwnLog, Stood, Who};
-use crate::p2p::{self, Joining, MirrorSource, Network, Opened, PeerAddress, Place, Sources, joiner_settings};
+use crate::p2p::{
+    self, Ends, Follow, Following, Joining, MirrorSource, Network, Opened, Over, PeerAddress, Place, Seen, Sources,
+    Trust, Until, joiner_settings,
+};
 use crate::room;
 use crate::snapshots::forget_above;
 use clap::Args;
@@ -26,7 +29,7 @@ use keelstone_codec::{Height, Root};
 use keelstone_ledger::{Genesis, NodeEvent, NodeStep, Standing, cut};
 use keelstone_store::files::Directory;
 use keelstone_sync::library::LibraryError;
-use keelstone_sync::peers::{EntriesError, Event, Joiner, Progress, Version};
+use keelstone_sync::peers::{EntriesError, Event, Joiner, Manner, Progress, Version};
 use keelstone_sync::snapshot::PartOf;
 use keelstone_tree::{Blake3, HashKind, Hasher, Sha256};
 use serde_json::json;
@@ -37,12 +40,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use target::{By, Target, Word};
 use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
 
 /// How long threads that still ask somebody may hold up the end.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(200);
 
 /// Take the state of the chain from peers and mirrors, and prove all of it
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Options {
     /// Where to take it from: peers, a mirror's directory or http://HOST:PORT/PATH, or all: peers and the mirrors of
     /// p2p.mirrors; may be repeated
@@ -70,6 +74,13 @@ pub(crate) struct Options {
     /// Say on standard error how far it is, every so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     progress: Option<u64>,
+}
+
+impl Options {
+    /// To take a later state in the place of the one here, as the configuration says.
+    pub(super) fn anew() -> Self {
+        Self { from: vec![Source::Peers], yes: true, ..Self::default() }
+    }
 }
 
 /// Where a state is taken from.
@@ -185,13 +196,42 @@ impl Sync<'_> {
         let _ = std::fs::remove_dir_all(home.joining());
         forget_above(home, version.height)?;
         own.note(Who::User, event, NodeStep::Done, Stood { before, after: Some(stood(version)) })?;
-        engine::open(home, &self.config, &context.application.registry)?;
-        self.report(&version, &progress, &target, started.elapsed());
+        let engine = engine::open(home, &self.config, &context.application.registry)?;
+        let stands = self.catch_up(runtime, sources, word, &*engine)?;
+        self.report(&version, &stands, &progress, &target, started.elapsed());
         Ok(Exit::Ok)
     }
 
     fn target(&self, runtime: &Runtime, sources: &Sources, word: &Word) -> Result<Target, Failure> {
         word.target(runtime, sources, Duration::from_millis(self.config.p2p.request_timeout_ms))
+    }
+
+    /// Goes on from the state that was taken to what a producer certified while it was, by what each height changed, as far
+    /// as peers have that. Says where that ended.
+    // spec: SNAP-11
+    fn catch_up(
+        &self,
+        runtime: &Runtime,
+        sources: &Sources,
+        word: &Word,
+        engine: &dyn Engine,
+    ) -> Result<Version, Failure> {
+        let (Some(network), Word::Producers(trust)) = (&sources.network, word) else { return engine.stands() };
+        // Who certifies nothing any more has nothing newer either.
+        let Ok(newest) = self.target(runtime, sources, word) else { return engine.stands() };
+        let request_timeout = Duration::from_millis(self.config.p2p.request_timeout_ms);
+        let (params, trust) = (snapshot_params(&self.genesis), Trust::clone(trust));
+        let follow = Follow { params, trust, manner: Manner::Diffs, request_timeout };
+        let (_nobody_stops, stop) = watch::channel(false);
+        let (_nobody_tells, heard) = mpsc::channel(1);
+        let (word, seen, metrics) = (watch::channel(None).0, Seen::new(Manner::Diffs), Arc::new(Metrics::new()));
+        let ends = Ends { heard, stop, word, seen, metrics };
+        let mut following = Following::new(runtime.handle(), engine, network.clone(), follow, ends)?;
+        following.begin_with(newest.version);
+        match following.run(Until::Newest(request_timeout)) {
+            Over::Done | Over::Gap(_) => Ok(following.stands()),
+            Over::Diverged(failure) | Over::Failed(failure) => Err(failure),
+        }
     }
 
     /// Where this home stands; none if it has no state, or none but that of its genesis.
@@ -344,17 +384,21 @@ impl Sync<'_> {
         }
     }
 
-    fn report(&self, version: &Version, progress: &Progress, target: &Target, took: Duration) {
+    fn report(&self, fetched: &Version, stands: &Version, progress: &Progress, target: &Target, took: Duration) {
         let out = self.context.out;
         let total = progress.total.unwrap_or_default();
         out.say(out.ink(Ink::Good, "✓ synced, and the root is what it must be"));
-        out.row("height", grouped(version.height.0));
-        out.row("root", version.root);
+        let caught_up = stands.height.0 - fetched.height.0;
+        out.row("height", grouped(stands.height.0));
+        out.row("root", stands.root);
+        if caught_up > 0 {
+            out.row("caught up", format_args!("{} heights, by what each changed", grouped(caught_up)));
+        }
         out.row("state", format_args!("{} entries, {}", grouped(total.count), bytes(total.bytes)));
         out.row("received", bytes(progress.received_bytes));
-        let (signer, header) = self.say_by(target, version.height);
+        let (signer, header) = self.say_by(target, fetched.height);
         out.emit(&json!({
-            "height": version.height, "root": version.root, "fetched": true, "entries": total.count,
+            "height": stands.height, "root": stands.root, "caught_up": caught_up, "fetched": true, "entries": total.count,
             "bytes": total.bytes, "received_bytes": progress.received_bytes, "nodes": progress.nodes,
             "certified_by": signer, "certified_by_header": header, "seconds": took.as_secs_f64(),
         }));

@@ -31,6 +31,8 @@ pub(crate) enum Code {
     MethodNotAllowed,
     /// The rules of the chain refuse this.
     Refused,
+    /// This node follows and makes no blocks: send it to the one that is named.
+    Follows,
     /// As many as there may be, are. Try again later.
     Busy,
     /// It took too long.
@@ -54,6 +56,7 @@ impl Code {
             Self::UnsupportedMedia => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Refused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Follows => StatusCode::MISDIRECTED_REQUEST,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal | Self::Damaged => StatusCode::INTERNAL_SERVER_ERROR,

@@ -9,6 +9,7 @@ use super::server::Connection;
 use crate::api::{self, Chain, Page, Refusal};
 use crate::audit::Wanted;
 use crate::metrics::Metrics;
+use crate::p2p::Seen;
 use crate::session::Wanted as WantedSessions;
 use crate::snapshots::Service;
 use crate::strict_json;
@@ -51,6 +52,8 @@ pub(crate) struct Served {
     pub(crate) health: Arc<Health>,
     /// None on a node that makes no snapshots.
     pub(crate) snapshots: Option<Arc<Service>>,
+    /// None on a node that follows nobody.
+    pub(crate) following: Option<Seen>,
 }
 
 /// Whether this node is any use.
@@ -212,6 +215,7 @@ impl From<Refusal> for ApiError {
                 Self::new(code, message).heights(lowest, highest)
             }
             Refusal::Refused { code, .. } => Self::new(Code::Refused, format!("{code}: {message}")),
+            Refusal::Follows(_) => Self::new(Code::Follows, message),
             Refusal::Busy(_) => Self::new(Code::Busy, message),
             Refusal::Damaged(_) => Self::new(Code::Damaged, message),
             Refusal::Failed(_) => Self::new(Code::Internal, message),
@@ -352,6 +356,7 @@ async fn index() -> Json<serde_json::Value> {
 async fn status(State(served): State<Served>) -> Answer<api::Status> {
     let mut status = ask(&served, |chain| chain.status()).await?;
     status.snapshots = served.snapshots.as_ref().map(|service| api::SnapshotFigures::of(&service.listed()));
+    status.following = served.following.as_ref().map(Into::into);
     Ok(Json(status))
 }
 
@@ -767,8 +772,8 @@ async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError>
     }
 }
 
-/// Whether transactions are taken: 200, or 503 while stopping, once a write has failed, or while the state is known to be
-/// damaged.
+/// Whether transactions are taken, or on a node that follows whether it can keep up: 200, or 503 while stopping, once a
+/// write has failed, while the state is known to be damaged, or while no peer has the next height.
 #[utoipa::path(get, path = "/readyz", responses((status = 200), (status = 503, body = ErrorBody)))]
 async fn readyz(State(served): State<Served>) -> Result<&'static str, ApiError> {
     if served.health.stopping.load(Ordering::Relaxed) {
@@ -776,6 +781,10 @@ async fn readyz(State(served): State<Served>) -> Result<&'static str, ApiError> 
     }
     if served.health.inconsistent.load(Ordering::Relaxed) {
         return Err(ApiError::new(Code::Busy, "the state here is damaged or not the certified one"));
+    }
+    if let Some((missing, from)) = served.following.as_ref().and_then(|seen| seen.standing().gap) {
+        let what = format!("no peer has height {missing} any more, what they have begins at {from}");
+        return Err(ApiError::new(Code::Busy, what));
     }
     healthz(State(served)).await
 }

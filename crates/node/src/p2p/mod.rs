@@ -12,9 +12,11 @@
 //! Rules: `spec/peers.md`. How to run it: `docs/sync.md`.
 
 mod address;
+mod announcing;
 mod asking;
 mod bans;
 mod codec;
+mod following;
 mod gate;
 mod joining;
 mod mirrors;
@@ -27,8 +29,10 @@ mod trust;
 mod versions;
 
 pub use address::PeerAddress;
+pub(crate) use announcing::{Attests, Word, announce, sign_each};
 pub(crate) use asking::ask_all;
 pub(crate) use bans::Bans;
+pub(crate) use following::{Ends, Follow, Following, HEARD_MAX, Heard, Over, Seen, Until};
 pub(crate) use gate::ConnectionLimits;
 pub(crate) use joining::{Certifies, Joining, MirrorSource, Sources};
 use keelstone_codec::Decode as _;
@@ -39,7 +43,7 @@ pub(crate) use network::{Everybody, Network, Setup};
 pub(crate) use serving::Answers;
 pub(crate) use settings::{joiner_settings, seed, server_limits, setup};
 pub(crate) use trust::{Distrust, Trust, version as certified_version};
-pub(crate) use versions::answers as answers_of;
+pub(crate) use versions::{answers as answers_of, attest};
 
 /// Who a peer is: the hash of its key, which it has proven to hold.
 pub type NodeId = libp2p::PeerId;
@@ -76,6 +80,7 @@ pub(crate) fn answers(request: &Request, response: &Response) -> bool {
         | (Q::GetRange { .. }, A::Range { .. })
         | (Q::GetEntry { .. }, A::Entry(_))
         | (Q::GetCertificate, A::Certificate(_))
+        | (Q::Announce { .. }, A::Heard)
         | (Q::GetBlocks { .. }, A::Blocks(_)) => true,
         (Q::GetRootAt { height }, A::RootAt(version)) => version.height == *height,
         _ => false,

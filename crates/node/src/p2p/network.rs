@@ -7,7 +7,7 @@
 use super::codec::{Frames, PROTOCOL};
 use super::gate::Gate;
 use super::serving::Serving;
-use super::{Answers, AskError, Bans, ConnectionLimits, NodeId, PeerAddress, answers};
+use super::{Answers, AskError, Bans, ConnectionLimits, Heard, NodeId, PeerAddress, answers};
 use crate::exit::Failure;
 use crate::metrics::Metrics;
 use futures_util::StreamExt as _;
@@ -45,6 +45,10 @@ const ANSWERS_BYTES_MAX: usize = 64 << 20;
 const PEER_ANSWERS_BYTES_MAX: usize = 20 << 20;
 /// In how many milliseconds to come back if they are too many.
 const COME_BACK_MS: u32 = 500;
+/// Announcements that a peer may make in a second. An honest one makes half as many.
+pub(super) const ANNOUNCEMENTS_MAX: u32 = 200;
+/// In how many milliseconds to come back above that.
+const ANNOUNCE_AGAIN_MS: u32 = 1_000;
 /// So many requests that are none, and a peer is banned.
 const BAD_REQUESTS_MAX: u32 = 3;
 /// What may wait for the task.
@@ -72,6 +76,8 @@ pub(crate) struct Setup {
     /// How long a connection may take until both ends know each other.
     pub(crate) handshake_timeout: Duration,
     pub(crate) bans: Bans,
+    /// Where announcements go; none if nobody follows.
+    pub(crate) heard: Option<mpsc::Sender<Heard>>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -98,6 +104,10 @@ enum Command {
         peer: NodeId,
         why: String,
     },
+    Blame {
+        peer: NodeId,
+        what: String,
+    },
     /// Where a peer of the configuration is, by its place there.
     Found {
         place: usize,
@@ -122,7 +132,7 @@ impl Network {
         answering: Option<Box<dyn Answers>>,
     ) -> Result<(Self, JoinHandle<()>), Failure> {
         let _inside = runtime.enter();
-        let Setup { key, listen, peers, limits, request_timeout, handshake_timeout, bans, metrics } = setup;
+        let Setup { key, listen, peers, limits, request_timeout, handshake_timeout, bans, heard, metrics } = setup;
         let pair = libp2p::identity::Keypair::ed25519_from_bytes(key.seed())
             .map_err(|error| Failure::io("the key of this node is none", &error))?;
         let own = pair.public().to_peer_id();
@@ -166,6 +176,7 @@ impl Network {
             swarm,
             serving,
             bans,
+            heard,
             metrics,
             commands: commands.clone(),
             answered,
@@ -207,6 +218,12 @@ impl Network {
     pub(crate) async fn ban(&self, peer: NodeId, why: String) {
         // A network that has ended speaks to nobody.
         let _ = self.commands.send(Command::Ban { peer, why }).await;
+    }
+
+    /// Says that what a peer sent, and was read elsewhere, was none. A few times, and it is banned.
+    pub(crate) async fn blame(&self, peer: NodeId, what: String) {
+        // As with a ban.
+        let _ = self.commands.send(Command::Blame { peer, what }).await;
     }
 
     /// Closes all connections and ends.
@@ -298,6 +315,30 @@ struct Known {
     bad: u32,
     /// Since when it is gone; none while it is connected.
     gone: Option<Instant>,
+    announced: Announced,
+}
+
+/// How many announcements a peer made in this second.
+#[derive(Debug)]
+pub(super) struct Announced {
+    since: Instant,
+    count: u32,
+}
+
+impl Announced {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { since: now, count: 0 }
+    }
+
+    /// Whether one more is within what a peer may make.
+    // spec: PEER-21
+    pub(super) fn admits(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.since) >= Duration::from_secs(1) {
+            *self = Self::new(now);
+        }
+        self.count = self.count.saturating_add(1);
+        self.count <= ANNOUNCEMENTS_MAX
+    }
 }
 
 /// An answer whose way back is known.
@@ -307,6 +348,7 @@ struct Task {
     swarm: Swarm<Behaviour>,
     serving: Option<Serving>,
     bans: Arc<Mutex<Bans>>,
+    heard: Option<mpsc::Sender<Heard>>,
     metrics: Arc<Metrics>,
     commands: mpsc::Sender<Command>,
     /// Bounded by the requests that are being answered, and those by the streams of each connection.
@@ -362,6 +404,7 @@ impl Task {
                 self.asked.insert(id, answer);
             }
             Command::Ban { peer, why } => self.ban(peer, &why),
+            Command::Blame { peer, what } => self.on_bad_request(peer, &what),
             Command::Found { place, addresses } => self.dial(place, &addresses),
             Command::Stop => {}
         }
@@ -408,7 +451,7 @@ impl Task {
         let is_new = self.known.get(&peer).is_none_or(|known| known.gone.is_some());
         let known = self.known.entry(peer).or_insert_with(|| {
             self.next_number += 1;
-            Known { number, bad: 0, gone: None }
+            Known { number, bad: 0, gone: None, announced: Announced::new(Instant::now()) }
         });
         known.gone = None;
         if is_new {
@@ -470,6 +513,15 @@ impl Task {
             Ok(frame) => frame,
             Err(error) => return self.on_bad_request(peer, &error.to_string()),
         };
+        let frame = match frame {
+            Frame { id, body: Request::Announce { certificate } } => {
+                let body = self.on_announced((peer, certificate));
+                // Whoever went meanwhile needs no answer.
+                let _ = self.swarm.behaviour_mut().frames.send_response(channel, Frame { id, body }.to_bytes());
+                return;
+            }
+            frame => frame,
+        };
         let (Some(serving), Some(known)) = (&self.serving, self.known.get(&peer)) else { return };
         let sum = |of: Option<NodeId>| -> usize {
             self.answers.values().filter(|(peer, _)| of.is_none_or(|of| of == *peer)).map(|(_, bytes)| bytes).sum()
@@ -484,6 +536,21 @@ impl Task {
         let answered = self.answered.clone();
         let reply = Box::new(move |frame| drop(answered.send((request, channel, frame))));
         serving.answer(known.number, frame, reply);
+    }
+
+    /// Hands an announcement to whoever follows, unless there are more than anybody needs to make.
+    // spec: PEER-21
+    fn on_announced(&mut self, heard: Heard) -> Response {
+        let again = Response::Busy { retry_after_ms: ANNOUNCE_AGAIN_MS };
+        let Some(known) = self.known.get_mut(&heard.0) else { return again };
+        let too_many = !known.announced.admits(Instant::now());
+        // Nobody who follows is told from one who has no time: an announcement is lost, and he asks.
+        let is_lost = |to: &mpsc::Sender<Heard>| to.try_send(heard).is_err();
+        if too_many || self.heard.as_ref().is_some_and(is_lost) {
+            self.metrics.announced("too_many");
+            return again;
+        }
+        Response::Heard
     }
 
     fn on_answered(&mut self, request: InboundRequestId, channel: ResponseChannel<Vec<u8>>, frame: Vec<u8>) {

@@ -33,6 +33,7 @@ pub(crate) fn setup(config: &P2p, home: &Home, keys: &KeyDir, metrics: Arc<Metri
         handshake_timeout: HANDSHAKE_TIMEOUT,
         request_timeout: Duration::from_millis(config.request_timeout_ms),
         bans: Bans::open(&home.bans())?,
+        heard: None,
         metrics,
     })
 }

@@ -1,19 +1,22 @@
 //! Real sockets on this machine: who is honest is heard, and who is not is survived.
 
 use super::codec::PROTOCOL;
-use super::network::{KNOWN_MAX, crowded_out};
+use super::network::{ANNOUNCEMENTS_MAX, Announced, KNOWN_MAX, crowded_out};
 use super::*;
 use crate::config::{Config, P2p};
+use crate::engine::{self, Engine, snapshot_params};
 use crate::exit::Failure;
 use crate::home::Home;
 use crate::keyfile::KeyDir;
 use crate::metrics::Metrics;
-use keelstone_codec::{Blob, ChainId, Encode as _, Height, Key, Namespace, Root};
+use keelstone_codec::{Blob, ChainId, Encode as _, Height, Key, Namespace, Root, Timestamp};
+use keelstone_ledger::modules::standard;
+use keelstone_ledger::{Attestation, Genesis, SecretKey, SignedAttestation};
 use keelstone_store::files::{Files, MemoryFiles};
 use keelstone_store::{Options, Store, View};
 use keelstone_sync::peers::{
-    EntriesError, Joiner, PeerId, Progress, RESPONSE_BYTES_MAX, Server, ServerLimits, Settings, Tick, Version,
-    Versions, Why,
+    EntriesError, Joiner, Manner as FollowManner, PeerId, Progress, RESPONSE_BYTES_MAX, Server, ServerLimits, Settings,
+    Tick, Version, Versions, Why,
 };
 use keelstone_sync::snapshot::SnapshotParams;
 use keelstone_tree::{Blake3, HashKind, ReadError};
@@ -26,6 +29,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
 
 /// How long anything may take before a test gives up on it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -542,4 +546,135 @@ fn y06_addresses_that_a_peer_names_are_not_dialled() {
     assert!(node.network.ask(&peer.id(), Request::Status).is_ok());
     assert!(bait.accept().is_err(), "somebody believed it");
     assert_eq!(PROTOCOL.as_ref(), "/keelstone/peers/1");
+}
+
+/// spec: PEER-21, Y-02. A flood of announcements is cut off, and who stops flooding is heard again.
+#[test]
+fn y02_a_flood_of_announcements_is_cut_off() {
+    let start = Instant::now();
+    let mut announced = Announced::new(start);
+    let mut admitted = |ms: u64| {
+        let now = start + Duration::from_millis(ms);
+        (0..10_000).filter(|_| announced.admits(now)).count()
+    };
+    let most = usize::try_from(ANNOUNCEMENTS_MAX).unwrap();
+    assert_eq!((admitted(0), admitted(999), admitted(1_000)), (most, 0, most));
+}
+
+/// A chain in a home of its own, made by one key.
+fn chain(genesis: &Genesis) -> (Arc<dyn Engine>, TempDir) {
+    let place = tempfile::tempdir().unwrap();
+    let home = Home::new(place.path().to_owned());
+    home.write_genesis(genesis).unwrap();
+    (engine::open(&home, &Config::default(), &standard()).unwrap(), place)
+}
+
+/// spec: PEER-21, Y-02. What is announced counts if a producer has signed it, lately and of this chain; what does not is
+/// refused and counted, each with its reason, and who forges is banned.
+#[test]
+fn y02_announcements_are_believed_for_their_signature_and_for_nothing_else() {
+    let runtime = runtime();
+    let (key, stranger) = (SecretKey::from_seed(&[1; 32]), SecretKey::from_seed(&[2; 32]));
+    let mut genesis = Genesis::new(ChainId::new("announced-1").unwrap());
+    genesis.producers = vec![key.public()];
+    let ((made, _made_home), (own, _own_home)) = (chain(&genesis), chain(&genesis));
+    let produce = |height: u64| {
+        while made.stands().unwrap().height.0 < height {
+            made.produce(Timestamp(0), key.public(), true).unwrap();
+        }
+    };
+    produce(3);
+    // What it is asked for it certified once, and never again.
+    let (_once, certified_once) = watch::channel(Some(Arc::new(made.attest(&key).unwrap())));
+    let honest = made.clone().answers(ServerLimits::default(), Attests::Carried(certified_once));
+    let peer = Node::start(&runtime, &[], Some(honest), |_, _| {});
+    let (tell, heard) = mpsc::channel(HEARD_MAX);
+    let node = Node::start(&runtime, &[&peer], None, |_, setup| setup.heard = Some(tell));
+    let says = |wrong: &dyn Fn(&mut Attestation), by: &SecretKey| {
+        let mut said = made.attest(by).unwrap().attestation;
+        wrong(&mut said);
+        Request::Announce { certificate: Blob::new(said.sign(by).to_bytes()).unwrap() }
+    };
+    let old = says(&|_| {}, &key);
+
+    let trust = Trust::of(&genesis, &[], 1_000_000).unwrap();
+    let params = snapshot_params(&genesis);
+    let follow = Follow { params, trust, manner: FollowManner::Blocks, request_timeout: Duration::from_secs(5) };
+    let (stop, stopped) = watch::channel(false);
+    let (word, mut carried) = watch::channel(None);
+    let seen = Seen::new(FollowManner::Blocks);
+    let ends = Ends { heard, stop: stopped, word, seen: seen.clone(), metrics: node.metrics.clone() };
+    let (handle, network, engine) = (runtime.handle().clone(), node.network.clone(), own.clone());
+    let following = std::thread::spawn(move || {
+        let mut following = Following::new(&handle, &*engine, network, follow, ends).unwrap();
+        following.run(Until::Stopped { gap_ends: false })
+    });
+    // It asks whoever it meets for its word.
+    until("it comes to where the producer is", || own.stands().unwrap() == made.stands().unwrap());
+    until("it hands on the word", || carried.borrow_and_update().is_some());
+    produce(5);
+
+    let meet = || {
+        let other = Node::start(&runtime, &[&node], None, |_, _| {});
+        other.meets(&node);
+        other
+    };
+    let counted = |outcome: &str, at_least: u64| {
+        let line = format!("follow_heard_words_total{{outcome=\"{outcome}\"}} ");
+        let count = || node.metrics.render().lines().find_map(|found| found.strip_prefix(&line)?.parse().ok());
+        until(&line, || count().is_some_and(|count: u64| count >= at_least));
+    };
+    let announcer = meet();
+    let announce = |who: &Node, request: Request| who.network.ask(&node.id(), request);
+    let mistaken: [(&dyn Fn(&mut Attestation), &SecretKey, &str); 3] = [
+        (&|_| {}, &stranger, "stranger"),
+        (&|said| said.said_at.0 -= 2_000_000, &key, "stale"),
+        (&|said| said.said_at.0 += 2_000_000, &key, "stale"),
+    ];
+    for (wrong, by, _) in mistaken {
+        assert_eq!(announce(&announcer, says(wrong, by)), Ok(Response::Heard));
+    }
+    counted("stranger", 1);
+    counted("stale", 2);
+    assert!(seen.standing().refused.is_some());
+    // Nobody has moved it, and saying again what it knows moves nothing either.
+    let taken = own.stands().unwrap();
+    assert_eq!(taken.height, Height(3));
+    assert_eq!(announce(&announcer, old), Ok(Response::Heard));
+    counted("known", 1);
+    // The word of the producer does, whoever carries it.
+    assert_eq!(announce(&announcer, says(&|_| {}, &key)), Ok(Response::Heard));
+    until("it comes to the announced version", || own.stands().unwrap() == made.stands().unwrap());
+    assert_eq!(own.stands().unwrap().height, Height(5));
+    assert_eq!(node.metrics.peers_banned.get(), 0);
+
+    // Who forges is banned: another chain's, none, and one with another's signature.
+    let forger = meet();
+    let forged = [
+        says(&|said| said.genesis_hash = keelstone_codec::Hash([7; 32]), &key),
+        Request::Announce { certificate: Blob::new(vec![7; 90]).unwrap() },
+        Request::Announce {
+            certificate: {
+                let honest = made.attest(&key).unwrap();
+                let attestation = Attestation { height: Height(9), ..honest.attestation.clone() };
+                Blob::new(SignedAttestation { attestation, ..honest }.to_bytes()).unwrap()
+            },
+        },
+    ];
+    for request in forged {
+        let _ = announce(&forger, request);
+    }
+    until("the forger is banned", || node.metrics.peers_banned.get() == 1);
+    counted("forged", 2);
+    counted("foreign", 1);
+
+    // Two words of one height and two roots: there is nobody left to believe.
+    let later =
+        |root: u8| says(&|said| (said.height, said.root) = (Height(8), Root(keelstone_codec::Hash([root; 32]))), &key);
+    let last = meet();
+    let _ = (announce(&last, later(1)), announce(&last, later(2)));
+    let over = following.join().unwrap();
+    assert!(matches!(&over, Over::Diverged(failure) if failure.message.starts_with("forked")), "{over:?}");
+    assert_eq!(own.stands().unwrap().height, Height(5), "nothing was built on either");
+    drop(stop);
 }

@@ -7,8 +7,9 @@
 
 use super::Certifies;
 use crate::commands::init::now;
+use crate::exit::Failure;
 use keelstone_codec::{ChainId, Decode as _, Hash, Height, Root, Timestamp};
-use keelstone_ledger::{Attestation, PublicKey, SignatureError, SignedAttestation};
+use keelstone_ledger::{Attestation, Genesis, PublicKey, SignatureError, SignedAttestation};
 use keelstone_sync::peers::{Request, Response, Version};
 
 /// How far the clock of a producer may be ahead of ours, in milliseconds.
@@ -52,6 +53,16 @@ pub(crate) enum Distrust {
 }
 
 impl Trust {
+    /// In the producers that the genesis names, and in keys that were given beside them.
+    ///
+    /// # Errors
+    /// A usage failure if the genesis is none.
+    pub(crate) fn of(genesis: &Genesis, given: &[PublicKey], period_ms: u64) -> Result<Self, Failure> {
+        let first = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?;
+        let keys = genesis.producers.iter().chain(given).copied().collect();
+        Ok(Self { chain_id: genesis.chain_id.clone(), genesis_hash: first.hash, keys, period_ms })
+    }
+
     /// Reads an attestation and says of which version it is, if it counts.
     ///
     /// # Errors

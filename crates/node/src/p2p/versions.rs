@@ -1,10 +1,11 @@
 //! What a chain in this process gives its peers: the states it keeps, and what each height changed.
 
-use super::Answers;
+use super::announcing::carried;
+use super::{Answers, Attests};
 use crate::commands::init::now;
 use crate::engine::{Local, snapshot_params};
 use keelstone_codec::{Blob, Encode as _, Height, Root};
-use keelstone_ledger::{Attestation, LedgerError, SecretKey};
+use keelstone_ledger::{Attestation, LedgerError, SecretKey, SignedAttestation};
 use keelstone_store::{StoreError, View};
 use keelstone_sync::peers::{CERTIFICATE_BYTES_MAX, Server, ServerLimits, Tick, Version, Versions};
 use keelstone_tree::{Diff, Hasher, ReadError};
@@ -13,18 +14,35 @@ use std::sync::Arc;
 /// The versions of a chain. Which state counts may change while it is asked.
 struct Kept<H: Hasher> {
     chain: Arc<Local<H>>,
-    /// The key of a producer, if this node is one.
-    producer: Option<SecretKey>,
+    attests: Attests,
 }
 
-/// A server over a chain. A producer's key certifies what it serves.
-pub(crate) fn answers<H: Hasher>(
-    chain: Arc<Local<H>>,
-    limits: ServerLimits,
-    producer: Option<SecretKey>,
-) -> Box<dyn Answers> {
+/// A server over a chain.
+pub(crate) fn answers<H: Hasher>(chain: Arc<Local<H>>, limits: ServerLimits, attests: Attests) -> Box<dyn Answers> {
     let params = snapshot_params(&chain.genesis);
-    Box::new(Server::new(Kept { chain, producer }, params, limits, Tick(0)))
+    Box::new(Server::new(Kept { chain, attests }, params, limits, Tick(0)))
+}
+
+/// The newest version of a chain; none while it is the state of nothing.
+fn newest<H: Hasher>(chain: &Local<H>) -> Option<Version> {
+    // One that lacks what its chain inherited is the state of nothing.
+    chain.check_whole().ok()?;
+    let view = chain.ledger().view();
+    Some(Version { height: view.height()?, root: view.root() })
+}
+
+/// A producer's word for the newest version.
+// spec: SNAP-12
+pub(crate) fn attest<H: Hasher>(chain: &Local<H>, key: &SecretKey) -> Option<SignedAttestation> {
+    let version = newest(chain)?;
+    let attestation = Attestation {
+        chain_id: chain.genesis.chain_id.clone(),
+        genesis_hash: chain.ledger().genesis_hash(),
+        height: version.height,
+        root: version.root,
+        said_at: now(),
+    };
+    Some(attestation.sign(key))
 }
 
 /// What is not kept is nobody's failure.
@@ -40,12 +58,8 @@ impl<H: Hasher> Versions for Kept<H> {
     type View = View<H>;
 
     fn kept(&self) -> Option<(Version, Height)> {
-        let ledger = self.chain.ledger();
-        // One that lacks what its chain inherited is the state of nothing.
-        self.chain.check_whole().ok()?;
-        let view = ledger.view();
-        let newest = Version { height: view.height()?, root: view.root() };
-        Some((newest, ledger.store().low()?.min(newest.height)))
+        let newest = newest(&self.chain)?;
+        Some((newest, self.chain.ledger().store().low()?.min(newest.height)))
     }
 
     fn diffs_from(&self) -> Height {
@@ -71,15 +85,10 @@ impl<H: Hasher> Versions for Kept<H> {
 
     // spec: SNAP-12
     fn certificate(&self) -> Option<Blob<CERTIFICATE_BYTES_MAX>> {
-        let key = self.producer.as_ref()?;
-        let (version, _) = self.kept()?;
-        let attestation = Attestation {
-            chain_id: self.chain.genesis.chain_id.clone(),
-            genesis_hash: self.chain.ledger().genesis_hash(),
-            height: version.height,
-            root: version.root,
-            said_at: now(),
-        };
-        Blob::new(attestation.sign(key).to_bytes()).ok()
+        match &self.attests {
+            Attests::Nobody => None,
+            Attests::Key(key) => carried(&attest(&self.chain, key)?),
+            Attests::Carried(word) => carried(word.borrow().as_deref()?),
+        }
     }
 }

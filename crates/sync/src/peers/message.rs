@@ -26,7 +26,7 @@ pub const HEIGHTS_MAX: usize = 1024;
 /// Most bytes of a proof in a response (spec: PEER-4): the longest value and its way.
 pub const PROOF_BYTES_MAX: usize = 9 << 20;
 
-/// Most bytes of what certifies a version (spec: PEER-14).
+/// Most bytes of what certifies a version (spec: PEER-14, PEER-21).
 pub const CERTIFICATE_BYTES_MAX: usize = 1024;
 
 /// Most bytes of a block in a response (spec: PEER-15).
@@ -152,6 +152,12 @@ pub enum Request {
         /// Which heights.
         heights: Heights,
     },
+    /// Hear that there is a new version, and what certifies it.
+    // spec: PEER-21
+    Announce {
+        /// Not read yet.
+        certificate: Blob<CERTIFICATE_BYTES_MAX>,
+    },
 }
 
 /// Where a peer says it stands. Only claims: a target never comes from here.
@@ -240,6 +246,8 @@ pub enum Response {
     Certificate(Blob<CERTIFICATE_BYTES_MAX>),
     /// To [`Request::GetBlocks`]: the first of the heights that were asked for, without a gap, not read yet.
     Blocks(BoundedList<Blob<BLOCK_BYTES_MAX>, HEIGHTS_MAX>),
+    /// To [`Request::Announce`]: it came, whatever becomes of it.
+    Heard,
 }
 
 /// Why a peer cannot help.

@@ -288,6 +288,8 @@ impl<V: Versions> Server<V> {
                 Ok(Response::Header(self.unpinned(at, |view| proof(view, query))?))
             }
             Request::GetBlocks { heights } => self.blocks(heights.first(), heights.last()),
+            // Whoever listens heard it before this.
+            Request::Announce { .. } => Ok(Response::Heard),
             Request::GetRange { at, namespace, start, end } => {
                 let range =
                     KeyRange { start: start.to_vec(), end: end.as_ref().map(|end| end.to_vec()), reverse: false };
@@ -512,6 +514,10 @@ fn size(response: &Response) -> u64 {
         Response::Diffs(diffs) => diffs.iter().map(|diff| 16 + diff.diff.bytes()).sum(),
         Response::Certificate(certificate) => certificate.len() as u64,
         Response::Blocks(blocks) => blocks.iter().map(|block| 16 + block.len() as u64).sum(),
-        Response::Status(_) | Response::RootAt(_) | Response::Unavailable(_) | Response::Busy { .. } => 0,
+        Response::Status(_)
+        | Response::RootAt(_)
+        | Response::Unavailable(_)
+        | Response::Busy { .. }
+        | Response::Heard => 0,
     }
 }

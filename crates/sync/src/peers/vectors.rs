@@ -30,6 +30,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("entry", Request::GetEntry { at, namespace: namespace.clone(), key: Key::new(*b"a").unwrap() }),
         ("certificate", Request::GetCertificate),
         ("blocks", Request::GetBlocks { heights }),
+        ("announce", Request::Announce { certificate: blob_of(b"certificate") }),
     ]
 }
 
@@ -66,6 +67,7 @@ fn responses() -> Vec<(&'static str, Response)> {
         ("busy", Response::Busy { retry_after_ms: 250 }),
         ("certificate", Response::Certificate(Blob::new(&b"certificate"[..]).unwrap())),
         ("blocks", Response::Blocks(BoundedList::new(vec![blob_of(b"block 5"), blob_of(b"block 6")]).unwrap())),
+        ("heard", Response::Heard),
     ];
     all.extend(whys.map(|why| ("unavailable", Response::Unavailable(why))));
     all

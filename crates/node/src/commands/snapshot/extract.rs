@@ -33,7 +33,7 @@ pub(crate) struct Options {
 }
 
 /// Which keys of a namespace.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Prefix {
     /// Only keys that begin with this text
     #[arg(long, requires = "namespace", conflicts_with = "prefix_hex")]

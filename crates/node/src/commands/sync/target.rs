@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 /// Heights that are looked up in headers, of all that are offered.
 const HEIGHTS_MAX: usize = 8;
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct Trusted {
     /// The height whose root you trust
     #[arg(long, value_name = "HEIGHT", requires = "trust_hash")]
@@ -109,18 +109,17 @@ impl Trusted {
             let light = Light::begin(self.light_settings(genesis, config)?, now())?;
             return Ok(Word::Validators(Arc::new(Validators(Mutex::new(light)))));
         }
-        let first = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?;
-        let mut keys = genesis.producers.clone();
+        let mut given = config.p2p.trust_keys.clone();
         for key in &self.trust_key {
-            keys.push(PublicKey::from_hex(key).map_err(|error| Failure::usage(format!("--trust-key: {error}")))?);
+            given.push(PublicKey::from_hex(key).map_err(|error| Failure::usage(format!("--trust-key: {error}")))?);
         }
-        if keys.is_empty() {
+        let trust = Trust::of(genesis, &given, config.p2p.trust_period_ms)?;
+        if trust.keys.is_empty() {
             let message = "the genesis names no producer whose word could be trusted";
             return Err(Failure::usage(message)
                 .hint("give --light for a chain under CometBFT, or --trust-height and --trust-hash, or --trust-key"));
         }
-        let (chain_id, genesis_hash, period_ms) = (genesis.chain_id.clone(), first.hash, config.p2p.trust_period_ms);
-        Ok(Word::Producers(Arc::new(Trust { chain_id, genesis_hash, keys, period_ms })))
+        Ok(Word::Producers(Arc::new(trust)))
     }
 
     fn light_settings(&self, genesis: &Genesis, config: &Config) -> Result<Settings, Failure> {

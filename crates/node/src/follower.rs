@@ -1,0 +1,82 @@
+//! The thread that keeps a chain up with a producer elsewhere.
+
+use crate::commands::init::PRODUCER;
+use crate::config::Config;
+use crate::engine::{Engine, snapshot_params};
+use crate::exit::Failure;
+use crate::p2p::{Ends, Follow, Following, Network, Over, Trust, Until};
+use keelstone_ledger::Genesis;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// A running follower.
+pub(crate) struct Follower {
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+/// Whom and how a home follows.
+///
+/// # Errors
+/// A usage failure if there is nobody to follow, or nobody whose word counts.
+pub(crate) fn follow(genesis: &Genesis, config: &Config) -> Result<Follow, Failure> {
+    if !genesis.validators.is_empty() {
+        let message = "this chain has validators: its blocks are made by CometBFT";
+        return Err(Failure::usage(message).hint("keelstone node --engine cometbft"));
+    }
+    let p2p = &config.p2p;
+    if p2p.peers.is_empty() && !p2p.enabled {
+        return Err(Failure::usage("there is nobody to follow").hint("name peers in p2p.peers"));
+    }
+    let trust = Trust::of(genesis, &p2p.trust_keys, p2p.trust_period_ms)?;
+    if trust.keys.is_empty() {
+        let message = "the genesis names no producer whose word could be trusted";
+        return Err(Failure::usage(message).hint(format!(
+            "p2p.trust_keys names one: keelstone keys show {PRODUCER} says it on the node that makes blocks"
+        )));
+    }
+    let request_timeout = Duration::from_millis(p2p.request_timeout_ms);
+    Ok(Follow { params: snapshot_params(genesis), trust, manner: p2p.follow, request_timeout })
+}
+
+/// What is said to whoever sends a transaction to a node that follows.
+pub(crate) fn elsewhere(follow: &Follow) -> String {
+    let keys: Vec<String> = follow.trust.keys.iter().map(ToString::to_string).collect();
+    format!("this node follows and makes no blocks; the node of {} does: send it there", keys.join(" or "))
+}
+
+impl Follower {
+    /// Starts following. `over` is called once, if it comes to an end that nobody asked for; a gap is one if `gap_ends`.
+    pub(crate) fn start(
+        runtime: &Handle,
+        engine: Arc<dyn Engine>,
+        network: Network,
+        follow: Follow,
+        ends: impl FnOnce(watch::Receiver<bool>) -> Ends,
+        gap_ends: bool,
+        over: impl FnOnce(Over) + Send + 'static,
+    ) -> Result<Self, Failure> {
+        let (stop, stopped) = watch::channel(false);
+        let (runtime, ends) = (runtime.clone(), ends(stopped));
+        let run = move || match Following::new(&runtime, &*engine, network, follow, ends) {
+            Ok(mut following) => match following.run(Until::Stopped { gap_ends }) {
+                Over::Done => {}
+                why => over(why),
+            },
+            Err(failure) => over(Over::Failed(failure)),
+        };
+        let thread = std::thread::Builder::new().name("follower".to_owned()).spawn(run);
+        let thread = thread.map_err(|error| Failure::io("could not start following", &error))?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Lets the height that is being taken in become durable, and takes in no other.
+    pub(crate) fn stop(self) {
+        self.stop.send_replace(true);
+        // A panic of the thread was reported when it happened.
+        let _ = self.thread.join();
+    }
+}

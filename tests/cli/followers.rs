@@ -1,0 +1,180 @@
+//! `keelstone node --engine follow`: real nodes that keep up with a producer over real sockets, and are killed.
+#![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
+
+use crate::support::{Node, chain, expect, post, program, register, send};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How long anything may take before a test gives up on it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A node that speaks to peers on this machine, at an address of its own or at the one it had, and how peers call it.
+fn node(home: &Path, listen: &str, settings: &[&str]) -> (Node, String) {
+    let mut command = program();
+    command.args(["node", "--json", "--set", "http.listen=127.0.0.1:0", "--set", "p2p.enabled=true", "--home"]);
+    command.arg(home).args(["--set", &format!("p2p.listen={listen}"), "--set", "p2p.request_timeout_ms=2000"]);
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    let node = Node::run(command);
+    let address = node.said["p2p"].as_str().unwrap().to_owned();
+    (node, address)
+}
+
+fn producer(home: &Path) -> (Node, String) {
+    node(home, "127.0.0.1:0", &[])
+}
+
+fn follower(home: &Path, peers: &str, settings: &[&str]) -> (Node, String) {
+    let peers = format!("p2p.peers={peers}");
+    node(home, "127.0.0.1:0", &[&["engine.kind=follow", &peers], settings].concat())
+}
+
+/// A home that has the genesis of another and nothing else.
+fn empty_home(of: &Path) -> TempDir {
+    let home = tempfile::tempdir().unwrap();
+    fs::copy(of.join("genesis.json"), home.path().join("genesis.json")).unwrap();
+    home
+}
+
+fn status(node: &Node) -> Value {
+    node.json("/v1/status").1
+}
+
+/// Waits until something is so.
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < PATIENCE, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits until a node stands where another does.
+fn keeps_up(node: &Node, with: &Node) {
+    let expected = status(with);
+    until("a follower keeps up", || status(node)["height"] == expected["height"]);
+    assert_eq!(status(node)["root"], expected["root"]);
+}
+
+/// Followers that run blocks and that apply what they changed keep up with a producer, one of them over the other; they
+/// answer what they have with proofs, refuse what is sent to them, and live through kill -9, their own and the producer's.
+#[test]
+fn followers_keep_up_with_a_producer_and_live_through_kills() {
+    let home = chain();
+    send(home.path(), 0, &json!([register(), post("before anybody follows")]));
+    let (mut made, address) = producer(home.path());
+    let (executes, applies) = (empty_home(home.path()), empty_home(home.path()));
+    let (mut first, first_address) = follower(executes.path(), &address, &[]);
+    // The second knows nobody but the first.
+    let (mut second, _) = follower(applies.path(), &first_address, &["p2p.follow=apply"]);
+    for text in ["one", "two", "three"] {
+        send(home.path(), 0, &json!([post(text)]));
+        keeps_up(&first, &made);
+        keeps_up(&second, &made);
+    }
+    let figures = status(&second)["following"].clone();
+    assert_eq!((&figures["manner"], &figures["certified_height"]), (&json!("apply"), &status(&made)["height"]));
+    assert_eq!(second.get("/readyz").0, 200);
+
+    // Whoever runs blocks has them; whoever applies what they changed has the state and its proofs.
+    assert_eq!(first.json("/v1/blocks/3"), made.json("/v1/blocks/3"));
+    let (code, answer) = second.json("/v1/blocks/3");
+    assert_eq!((code, &answer["error"]["code"]), (404, &json!("not_found")));
+    let question = "/v1/state/chain?key=facts&prove=true";
+    assert_eq!(second.json(question), made.json(question));
+    let producer_key = expect(home.path(), 0, &["keys", "show", "producer"])["public"].as_str().unwrap().to_owned();
+    for follower in [&first, &second] {
+        let (code, answer) = follower.post_json("{\"transaction\":\"00\"}");
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!((code, &answer["error"]["code"]), (421, &json!("follows")), "{answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains(&producer_key), "{answer}");
+    }
+
+    // Killed, each goes on where it was, with what it missed.
+    for (home_of, settings, killed) in
+        [(&executes, &[][..], &mut first), (&applies, &["p2p.follow=apply"][..], &mut second)]
+    {
+        killed.child.kill().unwrap();
+        killed.child.wait().unwrap();
+        let stood = expect(home_of.path(), 0, &["status"])["height"].as_u64().unwrap();
+        assert!(stood >= 4, "what was durable is there: {stood}");
+        send(home.path(), 0, &json!([post("while one is away")]));
+        *killed = follower(home_of.path(), &address, settings).0;
+        keeps_up(killed, &made);
+    }
+
+    // So does the producer, and who follows it finds it again.
+    let listen = address.split_once('@').unwrap().1.to_owned();
+    made.child.kill().unwrap();
+    made.child.wait().unwrap();
+    made = node(home.path(), &listen, &[]).0;
+    send(home.path(), 0, &json!([post("after the producer's kill")]));
+    keeps_up(&first, &made);
+    keeps_up(&second, &made);
+    for follower in [&first, &second] {
+        follower.signal("TERM");
+    }
+    assert_eq!((first.wait(PATIENCE), second.wait(PATIENCE)), (Some(0), Some(0)));
+    for home in [&executes, &applies] {
+        expect(home.path(), 0, &["db", "check", "--full"]);
+    }
+    expect(executes.path(), 0, &["replay"]);
+}
+
+/// A follower that was away for longer than its peers keep what changed says so and serves what it has; told to, it takes a
+/// later state instead.
+#[test]
+fn a_follower_that_was_away_too_long_says_so_or_syncs_anew() {
+    let home = chain();
+    send(home.path(), 0, &json!([register()]));
+    let (made, address) = node(home.path(), "127.0.0.1:0", &["store.history=3"]);
+    for text in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        send(home.path(), 0, &json!([post(text)]));
+    }
+    let own = empty_home(home.path());
+    let (mut away, _) = follower(own.path(), &address, &["p2p.follow=apply"]);
+    until("it says that there is a gap", || away.get("/readyz").0 == 503);
+    let figures = status(&away)["following"].clone();
+    assert_eq!((&figures["missing_height"], &status(&away)["height"]), (&json!(1), &json!(0)), "{figures}");
+    assert!(figures["kept_from"].as_u64().unwrap() > 1, "{figures}");
+    assert!(away.get("/metrics").1.contains("follow_gap_flag 1"));
+    away.child.kill().unwrap();
+    away.child.wait().unwrap();
+
+    let settings = ["p2p.follow=apply", "p2p.follow_resync=true", "snapshots.reserve_percent=0"];
+    let (again, _) = follower(own.path(), &address, &settings);
+    // It becomes another process's, at another port: its home says where.
+    let height = status(&made)["height"].clone();
+    until("it stands where the producer does", || {
+        let output = crate::support::keelstone(own.path(), &["status", "--json"]);
+        serde_json::from_slice::<Value>(&output.stdout).is_ok_and(|status| status["height"] == height)
+    });
+    drop(again);
+}
+
+/// Whom nobody told to trust anybody, and who has nobody to ask, does not follow; nor does one whose state is not the chain's.
+#[test]
+fn following_begins_only_where_it_can_end_well() {
+    let home = chain();
+    send(home.path(), 0, &json!([register(), post("ours")]));
+    let (made, address) = producer(home.path());
+    let own = empty_home(home.path());
+    let said = expect(own.path(), 2, &["node", "--engine", "follow"]);
+    assert!(said["error"]["message"].as_str().unwrap().contains("nobody to follow"), "{said}");
+
+    // The same chain, made again by its own producer: a history of its own.
+    let forked = empty_home(home.path());
+    fs::create_dir_all(forked.path().join("keys")).unwrap();
+    let key = "keys/producer.key.json";
+    fs::copy(home.path().join(key), forked.path().join(key)).unwrap();
+    send(forked.path(), 0, &json!([register(), post("another's")]));
+    let peers = format!("p2p.peers={address}");
+    let said =
+        expect(forked.path(), 12, &["node", "--engine", "follow", "--set", &peers, "--set", "http.listen=127.0.0.1:0"]);
+    assert_eq!(expect(forked.path(), 0, &["status"])["height"], 1, "{said}");
+    drop(made);
+}
