@@ -18,13 +18,15 @@ use keelstone_tree::{Blake3, Diff, HashKind, Hasher, Proof, ProofLimits, Query, 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Records that are known ahead, about.
-const RECORDS_MAX: usize = 1024;
+pub(super) const RECORDS_MAX: usize = 1024;
 /// Heights whose changes are held ahead, at most.
-const AHEAD_MAX: u64 = 1024;
+pub(super) const AHEAD_MAX: u64 = 1024;
 /// Bytes of changes that are held ahead; above it nothing more is asked for.
-const AHEAD_BYTES_MAX: u64 = 8 << 20;
+pub(super) const AHEAD_BYTES_MAX: u64 = 8 << 20;
 /// Peers that are known at once.
-const PEERS_MAX: usize = 256;
+pub(super) const PEERS_MAX: usize = 256;
+/// So many questions in a row without an answer, and a peer is not counted on (spec: PEER-7).
+const UNANSWERED_MAX: u32 = 3;
 /// A request is asked of a second peer too after this part of the time it may take.
 const HEDGE_PART: u64 = 8;
 /// How often a peer is asked anew where it stands, in request timeouts.
@@ -161,9 +163,28 @@ struct Known {
     no_diff: Option<Height>,
     /// The height whose block it does not have.
     no_block: Option<Height>,
+    /// How often in a row it did not say where it stands.
+    silences: u32,
+    /// Questions about heights in a row that it did not answer.
+    unanswered: u32,
 }
 
 impl Known {
+    /// Whether what it may have is waited for. One that has failed is asked all the same, and counts again once it answers.
+    fn is_counted_on(&self) -> bool {
+        self.silences.max(self.unanswered) < UNANSWERED_MAX
+    }
+
+    fn failed(&mut self, now: Tick, subject: Subject, timeout_ms: u64) {
+        self.standing.failed(now, timeout_ms, 0);
+        self.did_not_answer(subject);
+    }
+
+    fn did_not_answer(&mut self, subject: Subject) {
+        let count = if subject == Subject::Status { &mut self.silences } else { &mut self.unanswered };
+        *count = count.saturating_add(1);
+    }
+
     fn is_behind(&self, height: Height) -> bool {
         self.standing.status.as_ref().is_some_and(|status| status.newest.height < height)
     }
@@ -240,7 +261,7 @@ impl Follower {
             return None;
         }
         let mut kept_from = None;
-        for known in self.peers.values() {
+        for known in self.peers.values().filter(|known| known.is_counted_on()) {
             let status = known.standing.status.as_ref()?;
             if known.is_behind(missing) {
                 continue;
@@ -270,8 +291,8 @@ impl Follower {
             FollowEvent::Gone(peer) => self.forget(peer),
             FollowEvent::Answered(peer, id, frame) => self.on_answer(now, peer, id, frame, &mut out),
             FollowEvent::Failed(peer, id) => {
-                if self.asked.remove(&id).is_some_and(|asked| asked.peer == peer) {
-                    self.failed(now, peer);
+                if let Some(asked) = self.asked.remove(&id).filter(|asked| asked.peer == peer) {
+                    self.failed(now, peer, asked.subject);
                 }
             }
             FollowEvent::Target(version) => self.on_target(version),
@@ -309,9 +330,9 @@ impl Follower {
         self.asked.retain(|_, asked| asked.peer != peer);
     }
 
-    fn failed(&mut self, now: Tick, peer: PeerId) {
+    fn failed(&mut self, now: Tick, peer: PeerId, subject: Subject) {
         if let Some(known) = self.peers.get_mut(&peer) {
-            known.standing.failed(now, self.timeout_ms, 0);
+            known.failed(now, subject, self.timeout_ms);
         }
     }
 
@@ -359,6 +380,9 @@ impl Follower {
             Ok(true) => {
                 if let Some(known) = self.peers.get_mut(&peer) {
                     known.standing.helped(now.0.saturating_sub(asked.since.0), frame.len() as u64, u64::MAX >> 1);
+                    let count =
+                        if asked.subject == Subject::Status { &mut known.silences } else { &mut known.unanswered };
+                    *count = 0;
                 }
             }
             Ok(false) => {}
@@ -377,17 +401,24 @@ impl Follower {
         let timeout_ms = self.timeout_ms;
         let Some(known) = self.peers.get_mut(&asked.peer) else { return Ok(false) };
         match (asked.subject, asked.heights, response) {
-            (_, _, Response::Busy { retry_after_ms }) => {
+            (subject, _, Response::Busy { retry_after_ms }) => {
+                let before = known.standing.failures;
                 known.standing.is_busy(now, u64::from(retry_after_ms), timeout_ms, 0);
+                if known.standing.failures > before {
+                    known.did_not_answer(subject);
+                }
                 Ok(false)
             }
             (subject, heights, Response::Unavailable(_)) => {
                 let first = heights.map(Heights::first);
                 match subject {
-                    Subject::Status => known.standing.failed(now, timeout_ms, 0),
+                    Subject::Status => known.failed(now, subject, timeout_ms),
                     Subject::Records => known.no_version = Some(asked.at),
                     Subject::Diffs => known.no_diff = first,
                     Subject::Blocks => known.no_block = first,
+                }
+                if subject != Subject::Status {
+                    known.unanswered = 0;
                 }
                 (known.told, known.explains) = (None, true);
                 Ok(false)
@@ -406,7 +437,7 @@ impl Follower {
                     let bytes = found.diff.bytes();
                     changes.push((found.height, Change::Diff(found.diff), bytes));
                 }
-                self.on_changes(now, asked.peer, heights, changes)
+                self.on_changes(now, asked, heights, changes)
             }
             (Subject::Blocks, Some(heights), Response::Blocks(blocks)) => {
                 let mut changes = Vec::new();
@@ -414,7 +445,7 @@ impl Follower {
                     let block = Block::from_bytes(&bytes).map_err(|error| format!("a block that is none: {error}"))?;
                     changes.push((block.height, Change::Block(block), bytes.len() as u64));
                 }
-                self.on_changes(now, asked.peer, heights, changes)
+                self.on_changes(now, asked, heights, changes)
             }
             _ => Err("an answer to another question".to_owned()),
         }
@@ -472,13 +503,13 @@ impl Follower {
     fn on_changes(
         &mut self,
         now: Tick,
-        peer: PeerId,
+        asked: &Asked,
         heights: Heights,
         changes: Vec<(Height, Change, u64)>,
     ) -> Result<bool, String> {
         let mut expected = heights.first();
         if changes.is_empty() {
-            self.failed(now, peer);
+            self.failed(now, asked.peer, asked.subject);
             return Ok(false);
         }
         for (height, change, bytes) in changes {
@@ -487,7 +518,7 @@ impl Follower {
             }
             expected = height.next();
             if height > self.own.height && !self.changes.contains_key(&height) {
-                self.changes.insert(height, (peer, change, bytes));
+                self.changes.insert(height, (asked.peer, change, bytes));
             }
         }
         Ok(true)
@@ -504,15 +535,12 @@ impl Follower {
         if self.is_over {
             return;
         }
-        let late: Vec<(u64, PeerId)> = self
-            .asked
-            .iter()
-            .filter(|(_, asked)| now.0.saturating_sub(asked.since.0) >= self.timeout_ms)
-            .map(|(id, asked)| (*id, asked.peer))
-            .collect();
-        for (id, peer) in late {
-            self.asked.remove(&id);
-            self.failed(now, peer);
+        let is_late = |asked: &Asked| now.0.saturating_sub(asked.since.0) >= self.timeout_ms;
+        let late: Vec<u64> = self.asked.iter().filter(|(_, asked)| is_late(asked)).map(|(id, _)| *id).collect();
+        for id in late {
+            if let Some(asked) = self.asked.remove(&id) {
+                self.failed(now, asked.peer, asked.subject);
+            }
         }
         let own = self.own;
         if let Some(certified) = self.root_after(own.height).filter(|root| *root != own.root) {
@@ -573,9 +601,11 @@ impl Follower {
         Heights::new(first, last)
     }
 
-    /// Whether every peer that has come to a height says that it does not have its block, and there is one.
+    /// Whether every peer that is counted on and has come to a height says that it does not have its block, and there is
+    /// one.
     fn nobody_has_block(&self, height: Height) -> bool {
-        let mut there = self.peers.values().filter(|known| !known.is_behind(height)).peekable();
+        let is_there = |known: &&Known| known.is_counted_on() && !known.is_behind(height);
+        let mut there = self.peers.values().filter(is_there).peekable();
         there.peek().is_some() && there.all(|known| known.no_block == Some(height))
     }
 

@@ -1,5 +1,6 @@
 //! Followers of a chain in memory, over peers of which some lie: what they come to, and what they do not.
 
+use super::follower::{AHEAD_BYTES_MAX, AHEAD_MAX, PEERS_MAX, RECORDS_MAX};
 use super::{
     Change, Diverged, FollowEffect, FollowEvent, Follower, Gap, Manner, Misconduct, PeerId, Request, Response, Server,
     ServerLimits, Status, Tick, Version, Versions, Why,
@@ -153,6 +154,29 @@ fn lies(_: &Request, answer: Response) -> Option<Response> {
                 Blob::new(bytes).unwrap()
             };
             Response::Blocks(BoundedList::new(blocks.into_vec().into_iter().map(changed).collect()).unwrap())
+        }
+        other => other,
+    })
+}
+
+/// Not even where it stands.
+fn silent(_: &Request, _: Response) -> Option<Response> {
+    None
+}
+
+/// Each height changed a mebibyte.
+fn bloats(_: &Request, answer: Response) -> Option<Response> {
+    Some(match answer {
+        Response::Diffs(diffs) => {
+            let mut diffs = diffs.into_vec();
+            diffs.truncate(4);
+            for found in &mut diffs {
+                let more = Value::new(vec![7; 1 << 20]).unwrap();
+                found.diff = [(Namespace::new("agents").unwrap(), Key::new(*b"mine").unwrap(), Some(more))]
+                    .into_iter()
+                    .collect();
+            }
+            Response::Diffs(BoundedList::new(diffs).unwrap())
         }
         other => other,
     })
@@ -364,6 +388,84 @@ fn heights_without_a_block_are_taken_as_diffs() {
     assert!(on.run(stands(&producer)));
     assert!(on.taken.contains(&"block") && !on.taken.contains(&"diff"), "{:?}", on.taken);
     assert_eq!(on.own.verify_audit(&mut |_| {}).unwrap().fault, None);
+}
+
+/// spec: PEER-15, PEER-7. S-11: who never answers, and who never says where he stands, is not waited for, neither where a diff
+/// is to be taken because the blocks are gone, nor where there is a gap.
+#[test]
+fn s11_who_answers_nothing_does_not_hide_what_nobody_has() {
+    let (producer, pruned) = (chain(None), chain(Some(3)));
+    for chain in [&producer, &pruned] {
+        grow(chain, 20);
+    }
+    let mut relay = World::new(chain(None), Manner::Diffs, &[(&producer, honest)]);
+    assert!(relay.run(stands(&producer)));
+    let peers: [(&Chain, Way); 3] = [(&relay.own, honest), (&producer, mute), (&producer, silent)];
+    let mut world = World::new(chain(None), Manner::Blocks, &peers);
+    assert!(world.run(stands(&producer)), "{:?}", world.follower);
+    assert!(world.taken.contains(&"diff") && !world.taken.contains(&"block"), "{:?}", world.taken);
+
+    let mut world =
+        World::new(chain(None), Manner::Diffs, &[(&pruned, honest), (&producer, mute), (&producer, silent)]);
+    assert!(!world.run(stands(&producer)));
+    assert_eq!(world.follower.gap().map(|gap| gap.missing), Some(Height(1)));
+    assert!(world.banned.is_empty(), "silence is no crime: {:?}", world.banned);
+}
+
+/// Everything that a follower asks for while nothing of what it hands out is taken in.
+fn asked_ahead(producer: &Chain, way: Way) -> Vec<Request> {
+    let peer = PeerId(1);
+    let mut server = Server::new(Kept(producer.clone()), params(), ServerLimits::default(), Tick(0));
+    let mut follower = Follower::new(params(), Manner::Diffs, stands(&chain(None)), 1_000);
+    let mut effects = follower.step(Tick(0), FollowEvent::Connected(peer));
+    effects.extend(follower.step(Tick(0), FollowEvent::Target(stands(producer))));
+    let mut asked = Vec::new();
+    for now in (0..60_000).step_by(100).map(Tick) {
+        while let Some(effect) = effects.pop() {
+            let FollowEffect::Ask(_, frame) = effect else { continue };
+            let answer = way(&frame.body, server.answer(now, peer, &frame.body)).unwrap();
+            let answer = super::Frame { id: frame.id, body: answer }.to_bytes();
+            asked.push(frame.body);
+            effects.extend(follower.step(now, FollowEvent::Answered(peer, frame.id, &answer)));
+        }
+        effects = follower.step(now, FollowEvent::Tick);
+    }
+    asked
+}
+
+/// However far the chain is ahead, and however much each height changed, what waits to be taken in has a bound.
+#[test]
+fn what_is_held_ahead_is_bounded() {
+    let producer = chain(None);
+    grow(&producer, 2 * RECORDS_MAX as u64 + 100);
+    let asked = asked_ahead(&producer, honest);
+    let records: Vec<_> = asked
+        .iter()
+        .filter_map(|request| if let Request::GetHeader { heights, .. } = request { Some(*heights) } else { None })
+        .collect();
+    // Two of three heights have a record: after two answers there are more than enough.
+    assert_eq!(records.iter().map(|heights| heights.last().0).max(), Some(2 * RECORDS_MAX as u64));
+    assert_eq!(records.len(), 2);
+    let diffs = |asked: &[Request]| -> Vec<Height> {
+        let last =
+            |request: &Request| if let Request::GetDiffs { heights } = request { Some(heights.last()) } else { None };
+        asked.iter().filter_map(last).collect()
+    };
+    assert!(diffs(&asked).into_iter().max().is_some_and(|last| (AHEAD_MAX - 2..=AHEAD_MAX).contains(&last.0)));
+
+    let times = diffs(&asked_ahead(&producer, bloats)).len() as u64;
+    assert_eq!(times * (4 << 20), AHEAD_BYTES_MAX, "each answer has four heights of a mebibyte");
+}
+
+/// No more peers are asked than may be known, however many come.
+#[test]
+fn peers_beyond_the_limit_are_not_asked() {
+    let mut follower = Follower::new(params(), Manner::Blocks, stands(&chain(None)), 1_000);
+    let asked = (0..PEERS_MAX as u64 + 50).map(PeerId).filter(|peer| {
+        let effects = follower.step(Tick(0), FollowEvent::Connected(*peer));
+        effects.iter().any(|effect| matches!(effect, FollowEffect::Ask(asked, _) if asked == peer))
+    });
+    assert_eq!(asked.count(), PEERS_MAX);
 }
 
 /// spec: PEER-15. When nobody has the next height any more that is said, with what is left; and no longer once somebody
