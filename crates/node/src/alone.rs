@@ -10,6 +10,7 @@ use crate::api::{
 use crate::audit::Wanted;
 use crate::cli::Context;
 use crate::commands::init::{PRODUCER, now};
+use crate::config::EngineKind;
 use crate::engine::Engine;
 use crate::exit::Failure;
 use crate::session;
@@ -29,6 +30,8 @@ impl Alone {
         let keys = context.keys();
         let producer = if !context.home.read_genesis()?.validators.is_empty() {
             Err("the blocks of this chain are made by CometBFT, and no node is running".to_owned())
+        } else if context.config()?.0.engine.kind == EngineKind::Follow {
+            Err("this node follows a producer elsewhere (engine.kind), and no node is running".to_owned())
         } else if keys.names()?.iter().any(|name| name == PRODUCER) {
             Ok(keys.public(PRODUCER)?)
         } else {

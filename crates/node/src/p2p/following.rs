@@ -41,6 +41,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const WORDS_MAX: usize = 64;
 /// Heights below the last whose roots are compared with what is said of them.
 const RECENT_MAX: u64 = 64;
+/// How much later a word must be said to be of use although it says the same, in milliseconds.
+const RENEW_MS: u64 = 60_000;
 /// So many times a request's time nobody may have the next height before there is said to be a gap for good.
 const GAP_TIMEOUTS: u32 = 2;
 
@@ -322,6 +324,7 @@ impl<'a> Following<'a> {
     // spec: PEER-21, SNAP-12
     fn hear(&mut self, from: NodeId, certificate: &[u8]) {
         if let Ok(signed) = SignedAttestation::from_bytes(certificate)
+            && self.follow.trust.is_of_chain(&signed.attestation)
             && self.is_known(&signed)
         {
             return self.metrics.announced("known");
@@ -349,13 +352,17 @@ impl<'a> Following<'a> {
         }
     }
 
-    /// Whether a word says nothing new: then nobody's signature need be looked at.
+    /// Whether a word says nothing new: then nobody's signature need be looked at. On an idle chain the word for where it
+    /// stands is given anew, for those to whom an old one would be stale.
     fn is_known(&self, signed: &SignedAttestation) -> bool {
-        let (height, root) = (signed.attestation.height, signed.attestation.root);
+        let (height, root, said_at) = (signed.attestation.height, signed.attestation.root, signed.attestation.said_at);
+        let own = self.follower.own().height;
         match self.words.get(&height) {
-            Some(known) => known.attestation.root == root,
-            None if height <= self.follower.own().height => self.root_here(height).is_none_or(|own| own == root),
-            None => height <= self.follower.target().height,
+            Some(SignedAttestation { attestation: known, .. }) => {
+                known.root == root && said_at.0 <= known.said_at.0.saturating_add(RENEW_MS)
+            }
+            None if height < own => self.root_here(height).is_none_or(|own| own == root),
+            None => height != own && height <= self.follower.target().height,
         }
     }
 
@@ -373,13 +380,16 @@ impl<'a> Following<'a> {
             let said = [known, &signed].map(|signed| (signed.signer, signed.attestation.root));
             return self.diverged(&Distrust::Forked { height, said: Box::new(said) }.to_string());
         }
-        if height <= self.follower.own().height {
+        let stands = self.follower.own();
+        if height <= stands.height {
             if let Some(own) = self.root_here(height).filter(|own| *own != root) {
                 let signer = signed.signer;
                 let what = format!("{signer} certifies root {root} for height {height}, this node has {own}");
-                self.diverged(&what);
+                return self.diverged(&what);
             }
-            return;
+            if height < stands.height {
+                return;
+            }
         }
         self.seen.change(|standing| standing.certified = standing.certified.max(Some(height)));
         self.metrics.follow_certified_height.set(i64::try_from(height.0).unwrap_or(i64::MAX));
@@ -387,6 +397,9 @@ impl<'a> Following<'a> {
         self.words.insert(height, signed);
         while self.words.len() > WORDS_MAX {
             self.words.pop_first();
+        }
+        if height == stands.height {
+            self.hand_on();
         }
         self.tell(FollowEvent::Target(version));
     }
@@ -423,16 +436,16 @@ impl<'a> Following<'a> {
                         Err(Untaken::Failed(failure)) => return self.over = Some(Over::Failed(failure)),
                     };
                     effects.extend(self.follower.step(self.now(), event));
-                    self.arrived();
+                    self.taken_at = Instant::now();
+                    self.hand_on();
                 }
             }
         }
         self.note_gap();
     }
 
-    /// Hands on the newest word that the state here has come up to.
-    fn arrived(&mut self) {
-        self.taken_at = Instant::now();
+    /// Hands on the newest word that the state here has come up to, and forgets those before it.
+    fn hand_on(&mut self) {
         let own = self.follower.own().height;
         let later = self.words.split_off(&own.next());
         let reached = std::mem::replace(&mut self.words, later).pop_last();

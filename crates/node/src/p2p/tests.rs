@@ -9,14 +9,16 @@ use crate::exit::Failure;
 use crate::home::Home;
 use crate::keyfile::KeyDir;
 use crate::metrics::Metrics;
-use keelstone_codec::{Blob, ChainId, Encode as _, Height, Key, Namespace, Root, Timestamp};
-use keelstone_ledger::modules::standard;
-use keelstone_ledger::{Attestation, Genesis, SecretKey, SignedAttestation};
+use keelstone_codec::{
+    Blob, BoundedList, ChainId, Encode as _, Fixed, Height, Key, Namespace, Root, Text, Timestamp, Value,
+};
+use keelstone_ledger::modules::{agents, memes, standard};
+use keelstone_ledger::{Attestation, Bundle, Genesis, Mode, Operation, SecretKey, SignedAttestation, Transaction};
 use keelstone_store::files::{Files, MemoryFiles};
 use keelstone_store::{Options, Store, View};
 use keelstone_sync::peers::{
-    EntriesError, Joiner, Manner as FollowManner, PeerId, Progress, RESPONSE_BYTES_MAX, Server, ServerLimits, Settings,
-    Tick, Version, Versions, Why,
+    BLOCK_BYTES_MAX, EntriesError, Joiner, Manner as FollowManner, PeerId, Progress, RESPONSE_BYTES_MAX, Server,
+    ServerLimits, Settings, Tick, Version, Versions, Why,
 };
 use keelstone_sync::snapshot::SnapshotParams;
 use keelstone_tree::{Blake3, HashKind, ReadError};
@@ -569,6 +571,164 @@ fn chain(genesis: &Genesis) -> (Arc<dyn Engine>, TempDir) {
     (engine::open(&home, &Config::default(), &standard()).unwrap(), place)
 }
 
+/// A node that follows, on a thread of its own.
+struct Followed {
+    own: Arc<dyn Engine>,
+    node: Node,
+    seen: Seen,
+    carried: watch::Receiver<Word>,
+    stop: watch::Sender<bool>,
+    thread: std::thread::JoinHandle<Over>,
+    _home: TempDir,
+}
+
+impl Followed {
+    fn start(runtime: &Runtime, genesis: &Genesis, manner: FollowManner, dialled: &[&Node], timeout_ms: u64) -> Self {
+        let (own, home) = chain(genesis);
+        let (tell, heard) = mpsc::channel(HEARD_MAX);
+        let node = Node::start(runtime, dialled, None, |_, setup| setup.heard = Some(tell));
+        let trust = Trust::of(genesis, &[], 1_000_000).unwrap();
+        let (params, request_timeout) = (snapshot_params(genesis), Duration::from_millis(timeout_ms));
+        let follow = Follow { params, trust, manner, request_timeout };
+        let (stop, stopped) = watch::channel(false);
+        let (word, carried) = watch::channel(None);
+        let seen = Seen::new(manner);
+        let ends = Ends { heard, stop: stopped, word, seen: seen.clone(), metrics: node.metrics.clone() };
+        let (handle, network, engine) = (runtime.handle().clone(), node.network.clone(), own.clone());
+        let thread = std::thread::spawn(move || {
+            let mut following = Following::new(&handle, &*engine, network, follow, ends).unwrap();
+            following.run(Until::Stopped { gap_ends: false })
+        });
+        Self { own, node, seen, carried, stop, thread, _home: home }
+    }
+
+    fn stands(&self) -> Version {
+        self.own.stands().unwrap()
+    }
+}
+
+/// A chain of a key, with a post in each height.
+fn posts(genesis: &Genesis, key: &SecretKey, heights: u64) -> (Arc<dyn Engine>, TempDir) {
+    let (made, home) = chain(genesis);
+    for nonce in 0..heights {
+        let operation = match nonce {
+            0 => Operation::of(&agents::Register {
+                name: Text::new("Ada").unwrap(),
+                personality: agents::Personality::even(Fixed::from_micros(500_000)),
+                traits: Default::default(),
+            }),
+            _ => Operation::of(&memes::Post { text: Text::new(format!("the {nonce}th")).unwrap() }),
+        };
+        let transaction = Transaction {
+            chain_id: genesis.chain_id.clone(),
+            sender: key.public(),
+            nonce,
+            expiry_height: Height(1_000),
+            session: None,
+            bundle: Bundle::new(Mode::Sync, vec![operation]).unwrap(),
+        };
+        made.submit(&transaction.sign(key).to_bytes()).unwrap();
+        made.produce(Timestamp(nonce), key.public(), false).unwrap().unwrap();
+    }
+    (made, home)
+}
+
+/// Somebody who has a chain, and says of it what it wants.
+struct Twists(Box<dyn Answers>, Manner);
+
+impl Answers for Twists {
+    fn answer(&mut self, now: Tick, peer: PeerId, request: &Request) -> Response {
+        (self.1)(request, self.0.answer(now, peer, request))
+    }
+    fn worked(&mut self, peer: PeerId, ms: u64) {
+        self.0.worked(peer, ms);
+    }
+    fn gone(&mut self, peer: PeerId) {
+        self.0.gone(peer);
+    }
+}
+
+/// Each block has another time, and each diff a write more.
+fn lies_of_heights(_: &Request, answer: Response) -> Response {
+    match answer {
+        Response::Blocks(blocks) => {
+            let changed = |bytes: Blob<BLOCK_BYTES_MAX>| {
+                let mut bytes = bytes.to_vec();
+                bytes[8] ^= 1; // The time.
+                Blob::new(bytes).unwrap()
+            };
+            Response::Blocks(BoundedList::new(blocks.into_vec().into_iter().map(changed).collect()).unwrap())
+        }
+        Response::Diffs(diffs) => {
+            let mut diffs = diffs.into_vec();
+            for found in &mut diffs {
+                let more = (Namespace::new("agents").unwrap(), Key::new(*b"mine").unwrap(), Value::new(vec![7]).ok());
+                found.diff = found.diff.clone().then([more].into_iter().collect());
+            }
+            Response::Diffs(BoundedList::new(diffs).unwrap())
+        }
+        other => other,
+    }
+}
+
+/// spec: SNAP-11, PEER-15. S-01, over sockets: alone with one who lies of each height, in either manner, nothing is taken in,
+/// and it is banned, although the word it carries is the producer's; with an honest peer the node comes to where that is.
+#[test]
+fn s01_who_lies_of_a_height_is_banned_and_an_honest_peer_leads_on() {
+    let runtime = runtime();
+    let key = SecretKey::from_seed(&[1; 32]);
+    let mut genesis = Genesis::new(ChainId::new("followed-1").unwrap());
+    genesis.producers = vec![key.public()];
+    let (made, _home) = posts(&genesis, &key, 12);
+    let answers =
+        || made.clone().answers(ServerLimits::default(), Attests::Key(Arc::new(SecretKey::from_seed(&[1; 32]))));
+    for manner in [FollowManner::Blocks, FollowManner::Diffs] {
+        let liar = Node::start(&runtime, &[], Some(Box::new(Twists(answers(), lies_of_heights))), |_, _| {});
+        let followed = Followed::start(&runtime, &genesis, manner, &[&liar], 200);
+        until("the liar is banned", || followed.node.metrics.peers_banned.get() == 1);
+        assert_eq!(followed.stands().height, Height(0), "{manner:?}");
+        let _honest = Node::start(&runtime, &[&followed.node], Some(answers()), |_, _| {});
+        until("it comes to where the producer is", || followed.stands() == made.stands().unwrap());
+        for height in (1..=12).map(Height) {
+            assert_eq!(followed.own.root_after(height).unwrap(), made.root_after(height).unwrap());
+        }
+        assert!(!followed.node.network.connected().contains(&liar.id()));
+        followed.stop.send_replace(true);
+        assert!(matches!(followed.thread.join(), Ok(Over::Done)));
+    }
+}
+
+/// spec: PEER-21. On a chain that stands still a node that begins again, or goes on for long, still has the producer's word
+/// to hand on, and a word that is said anew takes the place of the old one.
+#[test]
+fn the_word_for_where_a_chain_stands_still_is_handed_on_and_renewed() {
+    let runtime = runtime();
+    let key = SecretKey::from_seed(&[1; 32]);
+    let mut genesis = Genesis::new(ChainId::new("idle-1").unwrap());
+    genesis.producers = vec![key.public()];
+    let (made, _home) = chain(&genesis);
+    let old = {
+        let said = made.attest(&key).unwrap().attestation;
+        Attestation { said_at: Timestamp(said.said_at.0 - 500_000), ..said }
+    };
+    let (_once, certified) = watch::channel(Some(Arc::new(old.clone().sign(&key))));
+    let honest = made.clone().answers(ServerLimits::default(), Attests::Carried(certified));
+    let peer = Node::start(&runtime, &[], Some(honest), |_, _| {});
+    let mut followed = Followed::start(&runtime, &genesis, FollowManner::Blocks, &[&peer], 5_000);
+    assert_eq!(followed.stands(), made.stands().unwrap(), "there is nothing to take in");
+    let said_at = |followed: &mut Followed| {
+        followed.carried.borrow_and_update().as_ref().map(|signed| signed.attestation.said_at)
+    };
+    until("it has the word", || said_at(&mut followed) == Some(old.said_at));
+    assert_eq!(followed.seen.standing().certified, Some(Height(0)));
+    let announcer = Node::start(&runtime, &[&followed.node], None, |_, _| {});
+    announcer.meets(&followed.node);
+    let anew = made.attest(&key).unwrap();
+    let request = Request::Announce { certificate: Blob::new(anew.to_bytes()).unwrap() };
+    assert_eq!(announcer.network.ask(&followed.node.id(), request), Ok(Response::Heard));
+    until("it has the newer word", || said_at(&mut followed) == Some(anew.attestation.said_at));
+}
+
 /// spec: PEER-21, Y-02. What is announced counts if a producer has signed it, lately and of this chain; what does not is
 /// refused and counted, each with its reason, and who forges is banned.
 #[test]
@@ -577,7 +737,7 @@ fn y02_announcements_are_believed_for_their_signature_and_for_nothing_else() {
     let (key, stranger) = (SecretKey::from_seed(&[1; 32]), SecretKey::from_seed(&[2; 32]));
     let mut genesis = Genesis::new(ChainId::new("announced-1").unwrap());
     genesis.producers = vec![key.public()];
-    let ((made, _made_home), (own, _own_home)) = (chain(&genesis), chain(&genesis));
+    let (made, _home) = chain(&genesis);
     let produce = |height: u64| {
         while made.stands().unwrap().height.0 < height {
             made.produce(Timestamp(0), key.public(), true).unwrap();
@@ -588,8 +748,6 @@ fn y02_announcements_are_believed_for_their_signature_and_for_nothing_else() {
     let (_once, certified_once) = watch::channel(Some(Arc::new(made.attest(&key).unwrap())));
     let honest = made.clone().answers(ServerLimits::default(), Attests::Carried(certified_once));
     let peer = Node::start(&runtime, &[], Some(honest), |_, _| {});
-    let (tell, heard) = mpsc::channel(HEARD_MAX);
-    let node = Node::start(&runtime, &[&peer], None, |_, setup| setup.heard = Some(tell));
     let says = |wrong: &dyn Fn(&mut Attestation), by: &SecretKey| {
         let mut said = made.attest(by).unwrap().attestation;
         wrong(&mut said);
@@ -597,18 +755,8 @@ fn y02_announcements_are_believed_for_their_signature_and_for_nothing_else() {
     };
     let old = says(&|_| {}, &key);
 
-    let trust = Trust::of(&genesis, &[], 1_000_000).unwrap();
-    let params = snapshot_params(&genesis);
-    let follow = Follow { params, trust, manner: FollowManner::Blocks, request_timeout: Duration::from_secs(5) };
-    let (stop, stopped) = watch::channel(false);
-    let (word, mut carried) = watch::channel(None);
-    let seen = Seen::new(FollowManner::Blocks);
-    let ends = Ends { heard, stop: stopped, word, seen: seen.clone(), metrics: node.metrics.clone() };
-    let (handle, network, engine) = (runtime.handle().clone(), node.network.clone(), own.clone());
-    let following = std::thread::spawn(move || {
-        let mut following = Following::new(&handle, &*engine, network, follow, ends).unwrap();
-        following.run(Until::Stopped { gap_ends: false })
-    });
+    let followed = Followed::start(&runtime, &genesis, FollowManner::Blocks, &[&peer], 5_000);
+    let Followed { own, node, seen, mut carried, stop, thread, _home: _own_home } = followed;
     // It asks whoever it meets for its word.
     until("it comes to where the producer is", || own.stands().unwrap() == made.stands().unwrap());
     until("it hands on the word", || carried.borrow_and_update().is_some());
@@ -673,7 +821,7 @@ fn y02_announcements_are_believed_for_their_signature_and_for_nothing_else() {
         |root: u8| says(&|said| (said.height, said.root) = (Height(8), Root(keelstone_codec::Hash([root; 32]))), &key);
     let last = meet();
     let _ = (announce(&last, later(1)), announce(&last, later(2)));
-    let over = following.join().unwrap();
+    let over = thread.join().unwrap();
     assert!(matches!(&over, Over::Diverged(failure) if failure.message.starts_with("forked")), "{over:?}");
     assert_eq!(own.stands().unwrap().height, Height(5), "nothing was built on either");
     drop(stop);

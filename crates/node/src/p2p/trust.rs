@@ -63,6 +63,11 @@ impl Trust {
         Ok(Self { chain_id: genesis.chain_id.clone(), genesis_hash: first.hash, keys, period_ms })
     }
 
+    /// Whether an attestation is of this chain, whoever made it.
+    pub(crate) fn is_of_chain(&self, Attestation { chain_id, genesis_hash, .. }: &Attestation) -> bool {
+        (chain_id, genesis_hash) == (&self.chain_id, &self.genesis_hash)
+    }
+
     /// Reads an attestation and says of which version it is, if it counts.
     ///
     /// # Errors
@@ -71,7 +76,7 @@ impl Trust {
     pub(crate) fn judge(&self, certificate: &[u8], now: Timestamp) -> Result<SignedAttestation, Distrust> {
         let signed = SignedAttestation::from_bytes(certificate).map_err(|_| Distrust::NotOne)?;
         let Attestation { chain_id, genesis_hash, height, said_at, .. } = &signed.attestation;
-        if (chain_id, genesis_hash) != (&self.chain_id, &self.genesis_hash) {
+        if !self.is_of_chain(&signed.attestation) {
             let text = |chain: &ChainId, genesis: &Hash| format!("{chain} with genesis {genesis}");
             let (found, expected) = (text(chain_id, genesis_hash), text(&self.chain_id, &self.genesis_hash));
             return Err(Distrust::OtherChain { found, expected });
