@@ -60,6 +60,15 @@ fn keeps_up(node: &Node, with: &Node) {
     assert_eq!(status(node)["root"], expected["root"]);
 }
 
+/// At each height two nodes had the same root.
+fn had_equal_roots(node: &Node, other: &Node) {
+    for height in 1..=status(other)["height"].as_u64().unwrap() {
+        let at = format!("/v1/state/chain?key=facts&height={height}");
+        let (root, expected) = (node.json(&at).1["root"].clone(), other.json(&at).1["root"].clone());
+        assert!(root.is_string() && root == expected, "height {height}: {root}, {expected}");
+    }
+}
+
 /// Followers that run blocks and that apply what they changed keep up with a producer, one of them over the other; they
 /// answer what they have with proofs, refuse what is sent to them, and live through kill -9, their own and the producer's.
 #[test]
@@ -94,6 +103,22 @@ fn followers_keep_up_with_a_producer_and_live_through_kills() {
         assert!(answer["error"]["message"].as_str().unwrap().contains(&producer_key), "{answer}");
     }
 
+    // So does the command that would send to a node, and one that finds no node to send to.
+    fs::create_dir_all(applies.path().join("keys")).unwrap();
+    let key = "keys/producer.key.json";
+    fs::copy(home.path().join(key), applies.path().join(key)).unwrap();
+    let refused = send(applies.path(), 2, &json!([post("to a follower")]));
+    assert!(refused["error"]["message"].as_str().unwrap().contains(&producer_key), "{refused}");
+
+    // Stopped for a while, and not killed: what was announced meanwhile is lost, or waits, and either is made up for.
+    second.signal("STOP");
+    for text in ["four", "five", "six"] {
+        send(home.path(), 0, &json!([post(text)]));
+    }
+    keeps_up(&first, &made);
+    second.signal("CONT");
+    keeps_up(&second, &made);
+
     // Killed, each goes on where it was, with what it missed.
     for (home_of, settings, killed) in
         [(&executes, &[][..], &mut first), (&applies, &["p2p.follow=apply"][..], &mut second)]
@@ -113,14 +138,17 @@ fn followers_keep_up_with_a_producer_and_live_through_kills() {
     made.child.wait().unwrap();
     made = node(home.path(), &listen, &[]).0;
     send(home.path(), 0, &json!([post("after the producer's kill")]));
-    keeps_up(&first, &made);
-    keeps_up(&second, &made);
     for follower in [&first, &second] {
+        keeps_up(follower, &made);
+        had_equal_roots(follower, &made);
         follower.signal("TERM");
     }
     assert_eq!((first.wait(PATIENCE), second.wait(PATIENCE)), (Some(0), Some(0)));
+    fs::write(applies.path().join("keelstone.toml"), "[engine]\nkind = \"follow\"\n").unwrap();
+    let refused = send(applies.path(), 1, &json!([post("to nobody")]));
+    assert!(refused["error"]["message"].as_str().unwrap().contains("follows"), "{refused}");
     for home in [&executes, &applies] {
-        expect(home.path(), 0, &["db", "check", "--full"]);
+        expect(home.path(), 0, &["db", "check"]);
     }
     expect(executes.path(), 0, &["replay"]);
 }
