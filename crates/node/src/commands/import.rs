@@ -1,6 +1,6 @@
 //! `keelstone import xian PATH`: a new chain that begins with another network's state.
 
-use super::init::{create, fresh_genesis};
+use super::init::{BlocksBy, create, fresh_genesis};
 use super::proof::read_input;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
@@ -45,7 +45,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let count = |count: usize| grouped(u64::try_from(count).unwrap_or(u64::MAX));
     context.out.row("entries", count(import.entries().len()));
     context.out.row("nonces", count(import.nonces().len()));
-    create(genesis, true, context)
+    create(genesis, BlocksBy::OwnKey, context)
 }
 
 fn refused(file: &Path, error: &GenesisError) -> Failure {

@@ -7,6 +7,7 @@ use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::keyfile::KeyDir;
 use crate::out::short;
+use crate::p2p::PeerAddress;
 use crate::room;
 use clap::Args;
 use keelstone_codec::{ChainId, Hash, Timestamp};
@@ -33,6 +34,10 @@ pub(crate) struct Options {
     /// Take this genesis instead of making one; its producers then need a key here
     #[arg(long, conflicts_with_all = ["chain_id", "hasher", "validators", "snapshot_chunk_bytes"])]
     genesis: Option<PathBuf>,
+    /// A peer to have the blocks of that genesis from, HOST:PORT or ID@HOST:PORT: this node is to follow, and makes no key; may
+    /// be repeated
+    #[arg(long, requires = "genesis", value_name = "PEER")]
+    follow: Vec<PeerAddress>,
     /// The state that the genesis inherits: a tar as `keelstone snapshot export` writes it
     #[arg(long, requires = "genesis", value_name = "FILE")]
     state: Option<PathBuf>,
@@ -61,16 +66,24 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             genesis
         }
     };
-    let own_producer = options.genesis.is_none() && genesis.validators.is_empty();
+    let made_by = match (genesis.validators.is_empty(), &options.genesis, &options.follow[..]) {
+        (false, _, []) => BlocksBy::CometBft,
+        (false, ..) => {
+            return Err(Failure::usage("--follow: this chain has validators, and CometBFT makes its blocks"));
+        }
+        (true, None, _) => BlocksBy::OwnKey,
+        (true, Some(_), []) => BlocksBy::GivenKeys,
+        (true, Some(_), peers) => BlocksBy::Elsewhere(peers),
+    };
     match (&genesis.inherits, &options.state) {
         (None, Some(_)) => Err(Failure::usage("this genesis inherits no state; leave out --state")),
-        (None, None) => create(genesis, own_producer, context),
-        (Some(_), _) if context.home.genesis().exists() => create(genesis, own_producer, context),
+        (None, None) => create(genesis, made_by, context),
+        (Some(_), _) if context.home.genesis().exists() => create(genesis, made_by, context),
         (Some(inherited), state) => {
             if let Some(state) = state {
                 bring(state, inherited, &config, &context.home)?;
             }
-            create(genesis, own_producer, context).inspect_err(|_| {
+            create(genesis, made_by, context).inspect_err(|_| {
                 // What was refused must not look like a chain.
                 let _ = std::fs::remove_file(context.home.genesis());
                 if state.is_some() {
@@ -130,27 +143,52 @@ pub(crate) fn now() -> Timestamp {
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Makes the chain of a genesis; with `own_producer`, of a key made here.
-pub(crate) fn create(mut genesis: Genesis, own_producer: bool, context: &Context<'_>) -> Result<Exit, Failure> {
+/// Who is to make the blocks of a chain that begins in a home.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum BlocksBy<'a> {
+    /// This node, with a key made here, which becomes the genesis' producer.
+    OwnKey,
+    /// This node, with a key of a producer that the genesis names, or any if it names none.
+    GivenKeys,
+    /// CometBFT.
+    CometBft,
+    /// A node elsewhere; blocks come from these peers.
+    Elsewhere(&'a [PeerAddress]),
+}
+
+/// Makes the chain of a genesis.
+pub(crate) fn create(mut genesis: Genesis, made_by: BlocksBy<'_>, context: &Context<'_>) -> Result<Exit, Failure> {
     let home = &context.home;
     if home.genesis().exists() {
         return Err(Failure::usage(format!("there is a chain in {} already", home.path().display())));
     }
+    if matches!(made_by, BlocksBy::Elsewhere(_)) && home.config().exists() {
+        let message = format!("--follow: there is {} already", home.config().display());
+        return Err(
+            Failure::usage(message).hint("set engine.kind = \"follow\" and p2p.peers there, and leave --follow out")
+        );
+    }
     let keys = KeyDir::new(home.path());
-    let under_engine = !genesis.validators.is_empty();
-    if !under_engine && !keys.names()?.iter().any(|name| name == PRODUCER) {
+    let under_engine = matches!(made_by, BlocksBy::CometBft);
+    let here = matches!(made_by, BlocksBy::OwnKey | BlocksBy::GivenKeys);
+    if here && !keys.names()?.iter().any(|name| name == PRODUCER) {
         let key = SecretKey::generate().map_err(|error| Failure::io("no randomness for a new key", &error))?;
         keys.save(PRODUCER, &key)?;
     }
-    if own_producer {
+    if let BlocksBy::OwnKey = made_by {
         genesis.producers = vec![keys.public(PRODUCER)?];
     }
     let first = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?;
     home.write_genesis(&genesis)?;
     if !home.config().exists() {
         let mut config = Config::default();
-        if under_engine {
-            config.engine.kind = EngineKind::CometBft;
+        match made_by {
+            BlocksBy::OwnKey | BlocksBy::GivenKeys => {}
+            BlocksBy::CometBft => config.engine.kind = EngineKind::CometBft,
+            BlocksBy::Elsewhere(peers) => {
+                config.engine.kind = EngineKind::Follow;
+                config.p2p.peers = peers.to_vec();
+            }
         }
         std::fs::write(home.config(), config.to_toml())
             .map_err(|error| Failure::io("could not write keelstone.toml", &error))?;
