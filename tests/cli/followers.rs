@@ -79,7 +79,9 @@ fn followers_keep_up_with_a_producer_and_live_through_kills() {
     let (executes, applies) = (empty_home(home.path()), empty_home(home.path()));
     let (mut first, first_address) = follower(executes.path(), &address, &[]);
     // The second knows nobody but the first.
-    let (mut second, _) = follower(applies.path(), &first_address, &["p2p.follow=apply"]);
+    let api = format!("http://{}", made.address);
+    let producer_api = format!("p2p.producer_api={api}");
+    let (mut second, _) = follower(applies.path(), &first_address, &["p2p.follow=apply", &producer_api]);
     for text in ["one", "two", "three"] {
         send(home.path(), 0, &json!([post(text)]));
         keeps_up(&first, &made);
@@ -87,6 +89,7 @@ fn followers_keep_up_with_a_producer_and_live_through_kills() {
     }
     let figures = status(&second)["following"].clone();
     assert_eq!((&figures["manner"], &figures["certified_height"]), (&json!("apply"), &status(&made)["height"]));
+    assert_eq!(figures["behind_blocks"], 0);
     assert_eq!(second.get("/readyz").0, 200);
 
     // Whoever runs blocks has them; whoever applies what they changed has the state and its proofs.
@@ -101,7 +104,11 @@ fn followers_keep_up_with_a_producer_and_live_through_kills() {
         let answer: Value = serde_json::from_str(&answer).unwrap();
         assert_eq!((code, &answer["error"]["code"]), (421, &json!("follows")), "{answer}");
         assert!(answer["error"]["message"].as_str().unwrap().contains(&producer_key), "{answer}");
+        let api = follower.json("/v1/status").1["following"]["producer"]["api"].clone();
+        assert_eq!(answer["error"]["producer"], json!({ "keys": [&producer_key], "api": api }));
     }
+    assert_eq!(status(&first)["following"]["producer"]["api"], json!(null));
+    assert_eq!(status(&second)["following"]["producer"]["api"], json!(api));
 
     // So does the command that would send to a node, and one that finds no node to send to.
     fs::create_dir_all(applies.path().join("keys")).unwrap();
@@ -109,6 +116,7 @@ fn followers_keep_up_with_a_producer_and_live_through_kills() {
     fs::copy(home.path().join(key), applies.path().join(key)).unwrap();
     let refused = send(applies.path(), 2, &json!([post("to a follower")]));
     assert!(refused["error"]["message"].as_str().unwrap().contains(&producer_key), "{refused}");
+    assert!(refused["error"]["hint"].as_str().unwrap().contains(&api), "{refused}");
 
     // Stopped for a while, and not killed: what was announced meanwhile is lost, or waits, and either is made up for.
     second.signal("STOP");
@@ -182,6 +190,31 @@ fn a_follower_that_was_away_too_long_says_so_or_syncs_anew() {
         serde_json::from_slice::<Value>(&output.stdout).is_ok_and(|status| status["height"] == height)
     });
     drop(again);
+}
+
+/// A home that is begun to follow needs nothing else, holds no key that could make blocks, and cannot be taken for another's.
+#[test]
+fn a_home_is_begun_to_follow() {
+    let home = chain();
+    send(home.path(), 0, &json!([register(), post("ours")]));
+    let (made, address) = producer(home.path());
+    let own = tempfile::tempdir().unwrap();
+    let genesis = home.path().join("genesis.json");
+    let begin = ["init", "--genesis", genesis.to_str().unwrap(), "--follow", &address];
+    expect(own.path(), 0, &begin);
+    assert_eq!(expect(own.path(), 0, &["keys", "list"]), json!([]));
+    let node = Node::start(own.path(), &[]);
+    keeps_up(&node, &made);
+    let shown = expect(own.path(), 0, &["status"]);
+    assert_eq!((&shown["following"]["behind_blocks"], &shown["following"]["manner"]), (&json!(0), &json!("execute")));
+    drop(node);
+    // What is here already is not begun again, and no configuration is overwritten.
+    expect(own.path(), 2, &begin);
+    let configured = tempfile::tempdir().unwrap();
+    fs::write(configured.path().join("keelstone.toml"), "").unwrap();
+    let said = expect(configured.path(), 2, &begin);
+    assert!(said["error"]["hint"].as_str().unwrap().contains("engine.kind"), "{said}");
+    expect(own.path(), 2, &["init", "--follow", &address]);
 }
 
 /// Whom nobody told to trust anybody, and who has nobody to ask, does not follow; nor does one whose state is not the chain's.

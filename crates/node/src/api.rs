@@ -15,6 +15,7 @@ use keelstone_sync::library::Info;
 use keelstone_sync::peers::Manner;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::fmt;
 use utoipa::ToSchema;
 
 /// A chain that can be asked and given transactions.
@@ -94,7 +95,7 @@ pub(crate) enum Refusal {
     },
     /// This node makes no blocks: whoever does is named.
     #[error("{0}")]
-    Follows(String),
+    Follows(MadeBy),
     /// As much waits as may.
     #[error("{0}")]
     Busy(String),
@@ -116,7 +117,28 @@ impl From<Refusal> for Failure {
             Refusal::Damaged(_) => Exit::Integrity,
             Refusal::Busy(_) | Refusal::Failed(_) => Exit::Error,
         };
-        Self::new(exit, refusal.to_string())
+        let failure = Self::new(exit, refusal.to_string());
+        match refusal {
+            Refusal::Follows(MadeBy { api: Some(api), .. }) => failure.hint(format!("keelstone tx send --node {api}")),
+            _ => failure,
+        }
+    }
+}
+
+/// Who makes the blocks that a node follows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct MadeBy {
+    /// The keys whose word for a height counts; one of them makes the next block.
+    pub(crate) keys: Vec<String>,
+    /// Where its node takes transactions; null if this node was not told.
+    pub(crate) api: Option<String>,
+}
+
+impl fmt::Display for MadeBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.api.as_ref().map_or_else(String::new, |api| format!(" at {api}"));
+        let keys = self.keys.join(" or ");
+        write!(f, "this node follows and makes no blocks; the node of {keys}{at} does: send it there")
     }
 }
 
@@ -195,8 +217,12 @@ impl From<ScrubStanding> for ScrubFigures {
 pub(crate) struct FollowFigures {
     /// How heights are taken in: `execute` or `apply`.
     pub(crate) manner: String,
+    /// Who makes the blocks.
+    pub(crate) producer: MadeBy,
     /// The newest height that a producer has certified, as far as this node has heard since it started.
     pub(crate) certified_height: Option<u64>,
+    /// How many blocks this node is behind that.
+    pub(crate) behind_blocks: Option<u64>,
     /// The next height, if no peer has it any more.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) missing_height: Option<u64>,
@@ -208,12 +234,16 @@ pub(crate) struct FollowFigures {
     pub(crate) refused: Option<String>,
 }
 
-impl From<&Seen> for FollowFigures {
-    fn from(seen: &Seen) -> Self {
+impl FollowFigures {
+    /// Of a node that stands at a height.
+    pub(crate) fn of(seen: &Seen, height: u64) -> Self {
         let standing = seen.standing();
+        let certified_height = standing.certified.map(|height| height.0);
         Self {
             manner: if seen.manner() == Manner::Blocks { "execute" } else { "apply" }.to_owned(),
-            certified_height: standing.certified.map(|height| height.0),
+            producer: seen.made_by().clone(),
+            certified_height,
+            behind_blocks: certified_height.map(|certified| certified.saturating_sub(height)),
             missing_height: standing.gap.map(|(missing, _)| missing.0),
             kept_from: standing.gap.map(|(_, from)| from.0),
             refused: standing.refused,

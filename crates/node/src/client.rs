@@ -95,6 +95,7 @@ struct FailedText {
     message: String,
     lowest_height: Option<u64>,
     highest_height: Option<u64>,
+    producer: Option<api::MadeBy>,
 }
 
 impl Remote {
@@ -200,7 +201,10 @@ impl Remote {
             return strict_json::parse(&answer).map_err(unexpected);
         }
         let failed: Failed = strict_json::parse(&answer).map_err(unexpected)?;
-        let FailedText { code, message, lowest_height, highest_height } = failed.error;
+        let FailedText { code, message, lowest_height, highest_height, producer } = failed.error;
+        if let Some(made_by) = producer {
+            return Err(Refusal::Follows(made_by));
+        }
         Err(match (code.as_str(), lowest_height, highest_height) {
             (_, Some(lowest), Some(highest)) => {
                 let asked = if code == "gone" { lowest.saturating_sub(1) } else { highest.saturating_add(1) };
@@ -216,7 +220,6 @@ impl Remote {
             }
             ("busy", ..) => Refusal::Busy(message),
             ("damaged", ..) => Refusal::Damaged(message),
-            ("follows", ..) => Refusal::Follows(message),
             _ => Refusal::Failed(message),
         })
     }

@@ -285,6 +285,9 @@ settings! {
         follow: Manner = Manner::Blocks;
         /// Whether a node that follows takes a later state (keelstone sync) when its peers have the next height no more.
         follow_resync: bool = false;
+        /// The API of the node that makes the blocks, "http://HOST:PORT" or "https://HOST:PORT": a node that follows names it to
+        /// whoever sends it a transaction. Empty if it is not to be known.
+        producer_api: ApiAddress = ApiAddress(None);
         /// Producers whose word is trusted, beside those the genesis names.
         trust_keys: Vec<PublicKey> = Vec::new();
         /// Milliseconds for which a producer's word counts after it was said.
@@ -339,6 +342,10 @@ pub enum AbciAddress {
     /// An address and a port.
     Tcp(SocketAddr),
 }
+
+/// A node's API as others reach it; none for an empty text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiAddress(pub Option<String>);
 
 /// A server of HTTP without TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -683,17 +690,38 @@ impl Kind for HttpAddress {
     const KIND: &'static str = "\"http://HOST:PORT\"";
     fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
         let text = raw.text(Self::KIND)?;
-        let found = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/')).and_then(|rest| {
-            let (host, port) = rest.rsplit_once(':')?;
-            let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');
-            let port = port.parse().ok().filter(|port| *port > 0)?;
-            (!host.is_empty() && host.bytes().all(plain)).then(|| Self { host: host.to_owned(), port })
-        });
-        found.ok_or_else(|| format!("expected {}, found {text:?}", Self::KIND))
+        let found = text.strip_prefix("http://").and_then(host_and_port);
+        let (host, port) = found.ok_or_else(|| format!("expected {}, found {text:?}", Self::KIND))?;
+        Ok(Self { host: host.to_owned(), port })
     }
     fn to_toml(&self) -> String {
         quoted(&self.to_string())
     }
+}
+
+impl Kind for ApiAddress {
+    const KIND: &'static str = "\"http://HOST:PORT\" or \"https://HOST:PORT\"";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        let text = raw.text(Self::KIND)?;
+        match text.split_once("://") {
+            None if text.is_empty() => Ok(Self(None)),
+            Some((scheme @ ("http" | "https"), rest)) if let Some((host, port)) = host_and_port(rest) => {
+                Ok(Self(Some(format!("{scheme}://{host}:{port}"))))
+            }
+            _ => Err(format!("expected {}, found {text:?}", Self::KIND)),
+        }
+    }
+    fn to_toml(&self) -> String {
+        quoted(self.0.as_deref().unwrap_or_default())
+    }
+}
+
+/// What stands behind the scheme of an address, and nothing behind it.
+fn host_and_port(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.trim_end_matches('/').rsplit_once(':')?;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');
+    let port = port.parse().ok().filter(|port| *port > 0)?;
+    (!host.is_empty() && host.bytes().all(plain)).then_some((host, port))
 }
 
 impl Kind for Vec<HttpAddress> {

@@ -4,7 +4,7 @@
 //! is answered from immutable views, so questions never wait for a block that is being made. Which state that is may
 //! change while the process runs: one that state sync restored takes the place of the empty one it began with.
 
-use crate::api::{self, Chain, Page, Refusal};
+use crate::api::{self, Chain, MadeBy, Page, Refusal};
 use crate::audit::{self, Wanted};
 use crate::bundle::{show_bundle, show_continuation, show_operation, show_operation_proof, show_receipt};
 use crate::call;
@@ -62,8 +62,8 @@ pub(crate) type Forwarding = Box<dyn Fn(&[u8]) -> Result<(), Refusal> + Send + S
 enum Forward {
     /// It is handed on.
     To(Forwarding),
-    /// It is refused, for this reason.
-    Refused(String),
+    /// It is refused: somebody else makes the blocks.
+    Refused(MadeBy),
 }
 
 /// A chain in this process, with everything its owner may do to it.
@@ -130,8 +130,8 @@ pub(crate) trait Engine: Chain + Checked + Consensus + StateSync {
     fn stands(&self) -> Result<At, Failure>;
     /// Takes in the next height of a chain that others make. When this returns, it is durable.
     fn take(&self, step: Step, manner: Manner) -> Result<(), Untaken>;
-    /// Refuses whatever is submitted, for this reason. May be set once, and not beside [`Engine::forward_to`].
-    fn refuse(&self, why: String);
+    /// Refuses whatever is submitted: somebody else makes the blocks. May be set once, and not beside [`Engine::forward_to`].
+    fn refuse(&self, made_by: MadeBy);
 }
 
 /// Why a height was not taken in.
@@ -990,7 +990,7 @@ impl<H: Hasher> Chain for Local<H> {
     fn submit(&self, transaction: &[u8]) -> Result<api::Submitted, Refusal> {
         match self.forward.get() {
             None => {}
-            Some(Forward::Refused(why)) => return Err(Refusal::Follows(why.clone())),
+            Some(Forward::Refused(made_by)) => return Err(Refusal::Follows(made_by.clone())),
             Some(Forward::To(forward)) => {
                 let id = self.ledger().check(transaction)?.id();
                 forward(transaction)?;
@@ -1454,9 +1454,9 @@ impl<H: Hasher> Engine for Local<H> {
         taken.map(drop).map_err(Into::into)
     }
 
-    fn refuse(&self, why: String) {
+    fn refuse(&self, made_by: MadeBy) {
         // As with the waker.
-        let _ = self.forward.set(Forward::Refused(why));
+        let _ = self.forward.set(Forward::Refused(made_by));
     }
 
     fn stats(&self) -> Stats {

@@ -39,13 +39,8 @@ pub(crate) fn follow(genesis: &Genesis, config: &Config) -> Result<Follow, Failu
         )));
     }
     let request_timeout = Duration::from_millis(p2p.request_timeout_ms);
-    Ok(Follow { params: snapshot_params(genesis), trust, manner: p2p.follow, request_timeout })
-}
-
-/// What is said to whoever sends a transaction to a node that follows.
-pub(crate) fn elsewhere(follow: &Follow) -> String {
-    let keys: Vec<String> = follow.trust.keys.iter().map(ToString::to_string).collect();
-    format!("this node follows and makes no blocks; the node of {} does: send it there", keys.join(" or "))
+    let producer_api = p2p.producer_api.0.clone();
+    Ok(Follow { params: snapshot_params(genesis), trust, manner: p2p.follow, request_timeout, producer_api })
 }
 
 impl Follower {

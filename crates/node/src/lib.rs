@@ -63,9 +63,9 @@ pub use abci::{FIELDS_MAX, FRAME_BYTES_MAX, FrameError, Frames, STRUCTURE_BYTES_
 pub use call::{arguments, shown};
 pub use cli::Application;
 pub use config::{
-    AbciAddress, Blocks, Check, Config, ConfigError, EngineKind, EngineSection, Execution, FileName, History, Http,
-    HttpAddress, IntegrityDepth, Log, LogFilter, LogFormat, Mempool, P2p, Production, Recovery, Snapshots, Store,
-    Strategies,
+    AbciAddress, ApiAddress, Blocks, Check, Config, ConfigError, EngineKind, EngineSection, Execution, FileName,
+    History, Http, HttpAddress, IntegrityDepth, Log, LogFilter, LogFormat, Mempool, P2p, Production, Recovery,
+    Snapshots, Store, Strategies,
 };
 pub use exit::{Exit, Failure};
 pub use keyfile::key_file;

@@ -12,7 +12,7 @@ use crate::config::{Config, EngineKind, Log, LogFormat};
 use crate::control::{Control, Desk};
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
-use crate::follower::{Follower, elsewhere, follow};
+use crate::follower::{Follower, follow};
 use crate::home::Home;
 use crate::http::{Access, Event, Health, Hub, Limits, Reload, Served, router, serve};
 use crate::mend::Mender;
@@ -216,7 +216,8 @@ fn producer(context: &Context<'_>) -> Result<PublicKey, Failure> {
     // Found out at the first block, this would stop a node that looked sound.
     if !genesis.producers.is_empty() && !genesis.producers.contains(&key) {
         let message = format!("the key {PRODUCER:?} here is {key}, which is no producer of this chain");
-        return Err(Failure::usage(message).hint("keelstone keys import producer FILE brings in one that is"));
+        return Err(Failure::usage(message)
+            .hint("keelstone keys import producer FILE brings in one that is; keelstone node --engine follow keeps up with its node"));
     }
     Ok(key)
 }
@@ -362,7 +363,7 @@ impl Node {
         let (carry, carried) = watch::channel(None);
         let (tell_heard, heard) = mpsc::channel(HEARD_MAX);
         let seen = match &maker {
-            Maker::Elsewhere(follow) => Some(Seen::new(follow.manner)),
+            Maker::Elsewhere(follow) => Some(Seen::new(follow)),
             Maker::Solo(_) | Maker::CometBft => None,
         };
         let mut carry = Some(carry);
@@ -414,7 +415,7 @@ impl Node {
                 Running::Solo(producer.map_err(|error| Failure::io("could not start making blocks", &error))?)
             }
             Maker::Elsewhere(follow) => {
-                engine.refuse(elsewhere(&follow));
+                engine.refuse(follow.made_by());
                 let (network, _) = peers.as_ref().expect("whoever follows has peers");
                 let (word, seen) = carry.take().zip(seen.clone()).expect("nobody else follows");
                 let ends = |stop| Ends { heard, stop, word, seen, metrics: metrics.clone() };

@@ -1,6 +1,6 @@
 //! `keelstone status`: where the chain stands.
 
-use crate::api::SnapshotFigures;
+use crate::api::{MadeBy, SnapshotFigures};
 use crate::cli::Context;
 use crate::cometbft::rpc::Rpc;
 use crate::config::EngineKind;
@@ -45,8 +45,20 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
         out.row("snapshots", format_args!("{}{newest}", grouped(snapshots.count)));
     }
     if let Some(following) = &status.following {
-        let certified = following.certified_height.map_or_else(|| "unknown".to_owned(), grouped);
-        out.row("follows", format_args!("{}, certified height {certified}", following.manner));
+        let behind = match (following.behind_blocks, following.certified_height) {
+            (Some(0), _) => "as far as is certified".to_owned(),
+            (Some(behind), Some(certified)) => {
+                format!("{} blocks behind certified height {}", grouped(behind), grouped(certified))
+            }
+            _ => "nobody has certified a height to it yet".to_owned(),
+        };
+        out.row("follows", format_args!("{}, {behind}", following.manner));
+        let MadeBy { keys, api } = &following.producer;
+        let at = api.as_ref().map_or_else(String::new, |api| format!(" at {api}"));
+        out.row("producer", format_args!("{}{at}", keys.join(" or ")));
+        if let Some(refused) = &following.refused {
+            out.row("refused", format_args!("the last word that did not count: {refused}"));
+        }
         if let (Some(missing), Some(from)) = (following.missing_height, following.kept_from) {
             let gap = format!("no peer has height {}, what they have begins at {}", grouped(missing), grouped(from));
             out.row("gap", out.ink(Ink::Bad, &gap));

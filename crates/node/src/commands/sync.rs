@@ -221,10 +221,10 @@ impl Sync<'_> {
         let Ok(newest) = self.target(runtime, sources, word) else { return engine.stands() };
         let request_timeout = Duration::from_millis(self.config.p2p.request_timeout_ms);
         let (params, trust) = (snapshot_params(&self.genesis), Trust::clone(trust));
-        let follow = Follow { params, trust, manner: Manner::Diffs, request_timeout };
+        let follow = Follow { params, trust, manner: Manner::Diffs, request_timeout, producer_api: None };
         let (_nobody_stops, stop) = watch::channel(false);
         let (_nobody_tells, heard) = mpsc::channel(1);
-        let (word, seen, metrics) = (watch::channel(None).0, Seen::new(Manner::Diffs), Arc::new(Metrics::new()));
+        let (word, seen, metrics) = (watch::channel(None).0, Seen::new(&follow), Arc::new(Metrics::new()));
         let ends = Ends { heard, stop, word, seen, metrics };
         let mut following = Following::new(runtime.handle(), engine, network.clone(), follow, ends)?;
         following.begin_with(newest.version);

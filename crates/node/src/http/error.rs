@@ -1,5 +1,6 @@
 //! Why the API did not answer: a status and a JSON body that says who has to act.
 
+use crate::api::MadeBy;
 use crate::strict_json::JsonError;
 use axum::Json;
 use axum::http::StatusCode;
@@ -84,6 +85,9 @@ struct ErrorText {
     /// The highest height there is, where heights are the matter.
     #[serde(skip_serializing_if = "Option::is_none")]
     highest_height: Option<u64>,
+    /// Who makes the blocks, where this node does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    producer: Option<MadeBy>,
 }
 
 /// An answer that is not a success.
@@ -93,7 +97,14 @@ pub(crate) struct ApiError(Box<ErrorText>);
 impl ApiError {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self(Box::new(ErrorText { code, message, hint: None, lowest_height: None, highest_height: None }))
+        Self(Box::new(ErrorText {
+            code,
+            message,
+            hint: None,
+            lowest_height: None,
+            highest_height: None,
+            producer: None,
+        }))
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -106,6 +117,14 @@ impl ApiError {
         self.0.lowest_height = Some(lowest);
         self.0.highest_height = Some(highest);
         self
+    }
+}
+
+impl From<MadeBy> for ApiError {
+    fn from(made_by: MadeBy) -> Self {
+        let mut error = Self::new(Code::Follows, made_by.to_string());
+        error.0.producer = Some(made_by);
+        error
     }
 }
 

@@ -215,7 +215,7 @@ impl From<Refusal> for ApiError {
                 Self::new(code, message).heights(lowest, highest)
             }
             Refusal::Refused { code, .. } => Self::new(Code::Refused, format!("{code}: {message}")),
-            Refusal::Follows(_) => Self::new(Code::Follows, message),
+            Refusal::Follows(made_by) => made_by.into(),
             Refusal::Busy(_) => Self::new(Code::Busy, message),
             Refusal::Damaged(_) => Self::new(Code::Damaged, message),
             Refusal::Failed(_) => Self::new(Code::Internal, message),
@@ -356,7 +356,7 @@ async fn index() -> Json<serde_json::Value> {
 async fn status(State(served): State<Served>) -> Answer<api::Status> {
     let mut status = ask(&served, |chain| chain.status()).await?;
     status.snapshots = served.snapshots.as_ref().map(|service| api::SnapshotFigures::of(&service.listed()));
-    status.following = served.following.as_ref().map(Into::into);
+    status.following = served.following.as_ref().map(|seen| api::FollowFigures::of(seen, status.height));
     Ok(Json(status))
 }
 
@@ -408,6 +408,7 @@ struct SubmitBody {
     responses(
         (status = 202, body = api::Submitted),
         (status = 400, body = ErrorBody), (status = 403, body = ErrorBody), (status = 413, body = ErrorBody),
+        (status = 421, body = ErrorBody, description = "This node follows: `producer` says who makes the blocks"),
         (status = 422, body = ErrorBody, description = "The rules of the chain refuse it"),
         (status = 503, body = ErrorBody, description = "As many wait as may"),
     )

@@ -8,6 +8,7 @@
 //! Rules: `spec/peers.md`, PEER-15 and PEER-21; `spec/snapshot.md`, SNAP-11 and SNAP-12.
 
 use super::{AskError, Distrust, Everybody, Network, NodeId, Trust, Word, certified_version};
+use crate::api::MadeBy;
 use crate::commands::init::now;
 use crate::engine::{Engine, Untaken};
 use crate::exit::Failure;
@@ -53,6 +54,16 @@ pub(crate) struct Follow {
     pub(crate) trust: Trust,
     pub(crate) manner: Manner,
     pub(crate) request_timeout: Duration,
+    /// Where the producer takes transactions, if that was told.
+    pub(crate) producer_api: Option<String>,
+}
+
+impl Follow {
+    /// Who makes the blocks.
+    pub(crate) fn made_by(&self) -> MadeBy {
+        let keys = self.trust.keys.iter().map(ToString::to_string).collect();
+        MadeBy { keys, api: self.producer_api.clone() }
+    }
 }
 
 /// When to come to an end.
@@ -96,12 +107,18 @@ pub(crate) struct Standing {
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     manner: Manner,
+    made_by: Arc<MadeBy>,
     standing: Arc<Mutex<Standing>>,
 }
 
 impl Seen {
-    pub(crate) fn new(manner: Manner) -> Self {
-        Self { manner, standing: Arc::default() }
+    pub(crate) fn new(follow: &Follow) -> Self {
+        Self { manner: follow.manner, made_by: Arc::new(follow.made_by()), standing: Arc::default() }
+    }
+
+    /// Who makes the blocks.
+    pub(crate) fn made_by(&self) -> &MadeBy {
+        &self.made_by
     }
 
     /// How heights are taken in.

@@ -589,10 +589,10 @@ impl Followed {
         let node = Node::start(runtime, dialled, None, |_, setup| setup.heard = Some(tell));
         let trust = Trust::of(genesis, &[], 1_000_000).unwrap();
         let (params, request_timeout) = (snapshot_params(genesis), Duration::from_millis(timeout_ms));
-        let follow = Follow { params, trust, manner, request_timeout };
+        let follow = Follow { params, trust, manner, request_timeout, producer_api: None };
         let (stop, stopped) = watch::channel(false);
         let (word, carried) = watch::channel(None);
-        let seen = Seen::new(manner);
+        let seen = Seen::new(&follow);
         let ends = Ends { heard, stop: stopped, word, seen: seen.clone(), metrics: node.metrics.clone() };
         let (handle, network, engine) = (runtime.handle().clone(), node.network.clone(), own.clone());
         let thread = std::thread::spawn(move || {
@@ -774,13 +774,13 @@ fn y02_announcements_are_believed_for_their_signature_and_for_nothing_else() {
     };
     let announcer = meet();
     let announce = |who: &Node, request: Request| who.network.ask(&node.id(), request);
-    let mistaken: [(&dyn Fn(&mut Attestation), &SecretKey, &str); 3] = [
-        (&|_| {}, &stranger, "stranger"),
-        (&|said| said.said_at.0 -= 2_000_000, &key, "stale"),
-        (&|said| said.said_at.0 += 2_000_000, &key, "stale"),
+    let mistaken = [
+        says(&|_| {}, &stranger),
+        says(&|said| said.said_at.0 -= 2_000_000, &key),
+        says(&|said| said.said_at.0 += 2_000_000, &key),
     ];
-    for (wrong, by, _) in mistaken {
-        assert_eq!(announce(&announcer, says(wrong, by)), Ok(Response::Heard));
+    for request in mistaken {
+        assert_eq!(announce(&announcer, request), Ok(Response::Heard));
     }
     counted("stranger", 1);
     counted("stale", 2);
