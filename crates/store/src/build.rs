@@ -257,7 +257,7 @@ impl Site {
         let pages = pages.syncing_with(None);
         self.end_syncs()?;
 
-        let arena = Pages::on_threads(self.segments.clone(), self.options.tree_threads());
+        let arena = self.options.arena(&self.segments);
         let tree = Tree::open(&arena, &table.top, root)?;
         let version = Version::new(Some(height), 0, tree, Some(base.start));
         Ok((Finished { log, pages, table: place }, version))

@@ -5,20 +5,17 @@
 use crate::StoreError;
 use crate::log;
 use crate::look::{self, Before};
-use crate::recover::open_tree;
+use crate::recover::open_aside;
 use crate::segment::{Kind, Spot};
 use crate::segments::Segments;
 use crate::store::{Progress, Shared};
 use keelstone_tree::{Hasher, Tree};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 /// Problems listed in a report; beyond, there is no use in more.
 const PROBLEMS_MAX: usize = 1000;
 /// Bytes of entries between two words of progress.
 const STEP_BYTES: u64 = 32 << 20;
-/// Bytes of pages kept in memory from one such step to the next.
-const PAGES_BYTES: usize = 64 << 20;
 
 /// How thorough a check is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +90,7 @@ impl<H: Hasher> Shared<H> {
         }
         if level == CheckLevel::Full {
             check_sectors(&fresh, end, &mut report, progress);
-            match open_tree::<H>(&fresh, &flushed, NonZeroUsize::MIN) {
+            match open_aside::<H>(&fresh, &flushed) {
                 Ok(tree) => check_entries(&tree, &mut report, progress),
                 Err(error) => report.problem(error),
             }
@@ -129,7 +126,6 @@ fn check_entries<H: Hasher>(tree: &Tree<H>, report: &mut CheckReport, progress: 
     loop {
         let looked = look::entries(tree, after.as_ref(), STEP_BYTES, &mut |problem| report.problem(problem));
         report.values += looked.entries;
-        tree.pages().evict(PAGES_BYTES);
         progress(Progress { done: report.values, total, what: "values" });
         after = looked.last;
         if after.is_none() {

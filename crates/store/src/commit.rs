@@ -167,7 +167,6 @@ impl<H: Hasher> Shared<H> {
         self.poisoning(|| writer.log.mark(version.epoch, height, root))?;
         self.install(writer, version);
         self.wrote(writer, appended.bytes);
-        self.evict_some();
         Ok(root)
     }
 

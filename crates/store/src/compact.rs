@@ -164,6 +164,7 @@ impl<H: Hasher> Shared<H> {
         let total = self.current().tree.totals().count;
         let mut left = Left::default();
         loop {
+            self.wait_for_flush()?;
             let survey = self.survey(from.as_ref(), victims);
             self.move_slice(&survey, &mut values, &mut left, done)?;
             progress(Progress { done: done.values_moved, total, what: "values moved" });

@@ -71,14 +71,16 @@ impl<H: Hasher> Shared<H> {
     }
 
     fn flush_version(&self, upkeep: &mut Upkeep) -> Result<(), StoreError> {
-        let (version, log, log_hash, flushing) = {
+        let (version, log, log_hash, flushing, unwritten) = {
             let writer = self.writer();
-            (self.current(), writer.log.end(), writer.log.hash(), writer.unflushed)
+            let version = self.current();
+            let unwritten = version.tree.pages().unwritten_bytes();
+            (version, writer.log.end(), writer.log.hash(), writer.unflushed, unwritten)
         };
         // Only what no version needs from here on may be left out of the table.
         let retired = self.unneeded(&upkeep.superblock.flushed, version.height);
 
-        version.tree.flush(|page| {
+        let written = version.tree.flush(|page| {
             let spot = upkeep.pages.append(&[page])?;
             let len = u32::try_from(page.len()).expect("pages are small");
             Ok::<_, StoreError>(PageAt { place: spot.to_u64(), len })
@@ -87,6 +89,8 @@ impl<H: Hasher> Shared<H> {
         let table = Table { top, segments: self.usage_without(&retired) };
         let place = table.append(&mut upkeep.pages)?;
         upkeep.pages.sync()?;
+        let left = unwritten.saturating_sub(written.memory_bytes());
+        written.settle();
 
         let flushed = Flushed {
             height: version.height,
@@ -102,9 +106,9 @@ impl<H: Hasher> Shared<H> {
         let (gone, retired) = retired.into_iter().partition(|id| upkeep.retired.contains(id));
         upkeep.retired = retired;
         self.remove_segments(gone)?;
-        self.flushed(flushing);
+        self.flushed(flushing, left);
         self.recount();
-        self.evict();
+        version.tree.pages().evict(self.options.page_memory());
         Ok(())
     }
 
@@ -191,11 +195,21 @@ mod tests {
             let spot = upkeep.pages.append(&[page])?;
             Ok::<_, StoreError>(PageAt { place: spot.to_u64(), len: u32::try_from(page.len()).unwrap() })
         });
-        flushed.unwrap();
+        let on_its_way = flushed.unwrap();
         for height in 1..20 {
             shared.commit(Height(height), &[write(0)].into_iter().collect::<Diff>(), || Ok(())).unwrap();
         }
         let version = shared.current();
+        for number in 0..2_000 {
+            assert!(version.tree.get(&space, &key(number)).unwrap().is_some());
+        }
+        upkeep.pages.sync().unwrap();
+        on_its_way.settle();
+        let stats = shared.current().tree.pages().stats();
+        assert!(stats.memory_bytes > 5 * stats.unwritten_bytes, "{stats:?}");
+        shared.commit(Height(20), &[write(0)].into_iter().collect::<Diff>(), || Ok(())).unwrap();
+        let stats = shared.current().tree.pages().stats();
+        assert!(stats.memory_bytes <= stats.unwritten_bytes, "all that was written can go by now: {stats:?}");
         for number in 0..2_000 {
             assert!(version.tree.get(&space, &key(number)).unwrap().is_some());
         }

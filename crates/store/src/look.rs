@@ -102,7 +102,7 @@ pub(crate) fn entries<H: Hasher>(
     for name in names {
         // The first key above another is that one with a zero byte behind it.
         let start = after.filter(|(from, _)| from == name).map(|(_, key)| [key.as_slice(), &[0]].concat());
-        let mut entries = tree.entries(name, KeyRange::from(&start.unwrap_or_default()));
+        let mut entries = tree.entries(name, KeyRange::from(&start.unwrap_or_default())).in_passing();
         let mut batch: Vec<(Key, Entry)> = Vec::new();
         let mut bytes = 0;
         loop {

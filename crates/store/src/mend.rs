@@ -19,7 +19,7 @@ use crate::files::SECTOR_BYTES;
 use crate::flush::Upkeep;
 use crate::log;
 use crate::look::{self, Before};
-use crate::recover::open_tree;
+use crate::recover::open_aside;
 use crate::sector::{Found, PAYLOAD, Sector};
 use crate::segment::{Kind, Segment, SegmentId, Spot};
 use crate::segments::Segments;
@@ -27,7 +27,6 @@ use crate::store::{Shared, Writer};
 use keelstone_codec::{Bytes, Encode as _, Height, Key, Namespace, Root, Value};
 use keelstone_tree::{Build, Entry, Hasher, KeyRange, Leaf, Lost, PageAt, Place, Rewrite, Totals, Tree};
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroUsize;
 use std::sync::{Arc, PoisonError};
 
 /// Entries looked at in one slice. A flush waits for one slice at most.
@@ -180,7 +179,7 @@ impl<H: Hasher> Shared<H> {
             // Neither flush nor removal meanwhile: what the superblock names stays. A slice is short.
             let upkeep = self.upkeep();
             let flushed = upkeep.superblock.flushed;
-            let tree = open_tree::<H>(&self.fresh(), &flushed, NonZeroUsize::MIN)?;
+            let tree = open_aside::<H>(&self.fresh(), &flushed)?;
             lack.version = (flushed.height.unwrap_or(Height(0)), flushed.root);
             after = lack_of(&tree, after.as_ref(), bad, suspects, &mut lack);
             if after.is_none() || lack.pieces() >= PIECES_MAX {
@@ -552,7 +551,7 @@ fn lack_of<H: Hasher>(
     let names = tree.namespaces().map(|(name, ..)| name).filter(|name| after.is_none_or(|(from, _)| from <= *name));
     for name in names {
         let start = after.filter(|(from, _)| from == name).map(|(_, key)| [key.as_slice(), &[0]].concat());
-        let mut entries = tree.entries(name, KeyRange::from(&start.unwrap_or_default()));
+        let mut entries = tree.entries(name, KeyRange::from(&start.unwrap_or_default())).in_passing();
         while let Some(next) = entries.past_damage() {
             let (key, entry) = match next {
                 Ok(found) => found,

@@ -1,11 +1,17 @@
 //! What one may choose about a store. Everything has a default that works.
 
+use crate::segments::Segments;
 use crate::version::Bounds;
+use keelstone_tree::{Hasher, Pages};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::thread;
 
 /// Threads that a commit is given by default, at most: what is above the subtrees is one thread's, and more find less to do.
 const THREADS_MAX: NonZeroUsize = NonZeroUsize::new(4).expect("four");
+
+/// Fewer bytes of pages are not worth a flush of their own, whatever their share of the cache.
+const UNWRITTEN_MIN: u64 = 8 << 20;
 
 /// How much history stays readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +31,7 @@ pub struct Options {
     pub page_segment_bytes: u64,
     /// Diffs in the log that the pages do not have yet: a flush starts here, and commits wait at twice this (spec: STORE-7).
     pub flush_bytes: u64,
-    /// Pages of the tree kept in memory.
+    /// Pages of the tree kept in memory, those that no flush has written yet included (spec: STORE-7).
     pub cache_bytes: u64,
     /// Blocks of values kept in memory.
     pub value_cache_bytes: u64,
@@ -73,9 +79,23 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The threads that compute the tree.
-    pub(crate) fn tree_threads(&self) -> NonZeroUsize {
-        if self.background { self.threads } else { NonZeroUsize::MIN }
+    /// An arena for the versions of a store.
+    pub(crate) fn arena<H: Hasher>(&self, segments: &Arc<Segments>) -> Arc<Pages<H>> {
+        let threads = if self.background { self.threads } else { NonZeroUsize::MIN };
+        let arena = Pages::on_threads(segments.clone(), threads);
+        arena.keep_within(self.page_memory());
+        arena
+    }
+
+    /// Bytes of pages in memory.
+    pub(crate) fn page_memory(&self) -> usize {
+        usize::try_from(self.cache_bytes).unwrap_or(usize::MAX)
+    }
+
+    /// Bytes of pages that no flush has written: one starts here, and commits wait at twice this.
+    // spec: STORE-7
+    pub(crate) fn unwritten_bytes(&self) -> u64 {
+        UNWRITTEN_MIN.max(self.cache_bytes / 4)
     }
 
     pub(crate) fn bounds(&self) -> Bounds {

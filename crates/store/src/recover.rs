@@ -15,7 +15,6 @@ use crate::{Options, StoreError};
 use keelstone_codec::{Hash, Height};
 use keelstone_tree::{Hasher, Place};
 use keelstone_tree::{Pages, Tree};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 impl<H: Hasher> Shared<H> {
@@ -25,8 +24,7 @@ impl<H: Hasher> Shared<H> {
         let log = Log::create(Arc::clone(&segments), options.segment_bytes)?;
         let (generation, size) = (log.generation(), options.page_segment_bytes);
         let pages = Appender::new(Arc::clone(&segments), Kind::Pages, None, generation, size)?;
-        let version =
-            Version::new(None, 0, Tree::empty(&Pages::on_threads(segments.clone(), options.tree_threads())), None);
+        let version = Version::new(None, 0, Tree::empty(&options.arena(&segments)), None);
         Self::found(options, lock, segments, log, pages, None, version)
     }
 
@@ -76,7 +74,7 @@ impl<H: Hasher> Shared<H> {
             return Err(StoreError::WrongHasher { expected, found });
         }
         let segments = Arc::new(Segments::new(Arc::clone(&files), superblock.store, options.value_cache_bytes));
-        let tree = open_tree(&segments, &superblock.flushed, options.tree_threads())?;
+        let tree = open_tree(&segments, &superblock.flushed, &options.arena(&segments))?;
         let kept: Vec<SegmentId> = segments.all().iter().map(|segment| segment.id()).collect();
         // Records may say that an old value lies where it was moved to before the crash.
         for name in list(&*files)? {
@@ -196,16 +194,18 @@ fn random_id() -> Result<[u8; 16], StoreError> {
     Ok(id)
 }
 
+/// Bytes of pages that [`open_aside`] keeps: those above the ones that are looked at.
+const ASIDE_BYTES: usize = 64 << 20;
+
 /// Opens the segments that a superblock's table names, and the tree that begins in it.
 pub(crate) fn open_tree<H: Hasher>(
     segments: &Arc<Segments>,
     flushed: &Flushed,
-    threads: NonZeroUsize,
+    arena: &Arc<Pages<H>>,
 ) -> Result<Tree<H>, StoreError> {
-    let arena = Pages::<H>::on_threads(segments.clone(), threads);
     let Some((spot, len, hash)) = table_place(flushed) else {
         segments.open(flushed.log.segment)?;
-        return Ok(Tree::empty(&arena));
+        return Ok(Tree::empty(arena));
     };
     let bytes = segments.open(spot.segment)?.read(spot.offset, len)?;
     let damaged =
@@ -218,7 +218,14 @@ pub(crate) fn open_tree<H: Hasher>(
         segments.open(id)?;
         segments.usage().insert(id, usage);
     }
-    Ok(Tree::open(&arena, &table.top, flushed.root)?)
+    Ok(Tree::open(arena, &table.top, flushed.root)?)
+}
+
+/// As [`open_tree`], with pages of its own of which few are kept in memory: for whoever looks at everything once.
+pub(crate) fn open_aside<H: Hasher>(segments: &Arc<Segments>, flushed: &Flushed) -> Result<Tree<H>, StoreError> {
+    let arena = Pages::new(segments.clone());
+    arena.keep_within(ASIDE_BYTES);
+    open_tree(segments, flushed, &arena)
 }
 
 /// Removes what a session that did not end well left behind and nothing refers to.

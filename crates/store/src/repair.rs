@@ -13,7 +13,7 @@ use crate::history::{self, Index};
 use crate::log;
 use crate::look;
 use crate::record::{Head, Record, Step};
-use crate::recover::{list, lock_error, open_tree, sweep};
+use crate::recover::{list, lock_error, open_aside, sweep};
 use crate::sector::{Found, PAYLOAD_BYTES, Seal, StoreId};
 use crate::segment::{self, Kind, SegmentId, Spot};
 use crate::segments::Segments;
@@ -23,7 +23,6 @@ use crate::version::Version;
 use crate::{Options, Store, StoreError};
 use keelstone_codec::{Hash, Height, Key, Namespace, Root};
 use keelstone_tree::{Hasher, Read, Tree};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 /// Problems named at most; beyond, there is no use in more.
@@ -253,7 +252,7 @@ impl<H: Hasher> Old<H> {
             losses.push(Loss::Records { after: heights, to: None, problem });
         }
         let Some(slot) = self.slots.first() else { return };
-        match open_tree::<H>(&self.segments, &slot.flushed, NonZeroUsize::MIN) {
+        match open_aside::<H>(&self.segments, &slot.flushed) {
             Ok(tree) => drop(look::entries(&tree, None, u64::MAX, &mut |problem| {
                 if losses.len() < PROBLEMS_MAX {
                     losses.push(Loss::Entries(problem));
@@ -400,7 +399,7 @@ impl<H: Hasher> Making<'_, H> {
             return Err(unfit("the slot names no version"));
         };
         let segments = &self.old.segments;
-        let tree = open_tree::<H>(segments, &flushed, NonZeroUsize::MIN).map_err(Stop::Unfit)?;
+        let tree = open_aside::<H>(segments, &flushed).map_err(Stop::Unfit)?;
         let version = Version::new(Some(last), 0, tree, Some(record));
         let mut index = Index::default();
         index.push(last, record);

@@ -13,7 +13,7 @@
 use crate::StoreError;
 use crate::files::{File, Files, SECTOR_BYTES, remove_if_there};
 use crate::look::{self, Before};
-use crate::recover::open_tree;
+use crate::recover::open_aside;
 use crate::sector::{Found, PAYLOAD_BYTES, Seal, Stamp, StoreId};
 use crate::segment::{FORMAT, Segment, SegmentId};
 use crate::segments::Segments;
@@ -21,7 +21,6 @@ use crate::store::Shared;
 use crate::sync::{Mutex, MutexGuard};
 use keelstone_codec::{Decode, DecodeError, Encode, Key, Namespace, Reader};
 use keelstone_tree::Hasher;
-use std::num::NonZeroUsize;
 use std::sync::{Arc, PoisonError};
 
 /// The file that says where a pass stands.
@@ -296,7 +295,7 @@ impl<H: Hasher> Shared<H> {
         let upkeep = self.upkeep();
         let fresh = Segments::new(Arc::clone(self.segments.files_shared()), *self.segments.store(), CACHE_BYTES);
         let fresh = Arc::new(fresh);
-        let looked = match open_tree::<H>(&fresh, &upkeep.superblock.flushed, NonZeroUsize::MIN) {
+        let looked = match open_aside::<H>(&fresh, &upkeep.superblock.flushed) {
             Ok(tree) => look::entries(&tree, after.as_ref(), bytes, &mut |problem| slice.problem(problem)),
             Err(error) => {
                 slice.problem(error);

@@ -25,9 +25,6 @@ use keelstone_tree::{Diff, Hasher};
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 
-/// Pages looked at after a commit when there are too many: about as many as a commit of a thousand writes makes.
-const EVICT_STEP: u64 = 2048;
-
 /// Durable versions of the state. Shared freely between threads; one process owns a directory.
 ///
 /// Dropping a store lets go of its directory. Nothing acknowledged is lost by that, or by a kill at any moment.
@@ -94,6 +91,10 @@ struct History<H: Hasher> {
 #[derive(Debug, Default)]
 struct Signals {
     unflushed: u64,
+    /// Bytes that pages keep in memory that no flush has written, after the last commit.
+    unwritten: u64,
+    /// Of those, what the last flush did not get: pages of other versions.
+    unwritten_left: u64,
     /// The next segment of the log is to be made in good time.
     foreseen: bool,
     /// Garbage that a compaction could reclaim, as counted at the last flush.
@@ -112,6 +113,20 @@ struct Signals {
 }
 
 impl Signals {
+    /// Whether enough waits for a flush.
+    // spec: STORE-7
+    fn is_time_to_flush(&self, options: &Options) -> bool {
+        let unwritten = self.unwritten.saturating_sub(self.unwritten_left);
+        self.unflushed >= options.flush_bytes || unwritten >= options.unwritten_bytes()
+    }
+
+    /// Whether so much does that commits wait for it. What a flush does not get stops nobody.
+    // spec: STORE-7
+    fn is_full(&self, options: &Options) -> bool {
+        let unwritten = self.unwritten.saturating_sub(self.unwritten_left);
+        self.unflushed >= 2 * options.flush_bytes || unwritten >= 2 * options.unwritten_bytes()
+    }
+
     /// Garbage at which a compaction is worth its while: what the last one could not get does not count again.
     fn threshold(&self) -> u64 {
         self.compact_at.max(self.left.saturating_add(self.compact_at / 4))
@@ -678,6 +693,9 @@ impl<H: Hasher> Shared<H> {
         self.history().versions.replace_last(&version);
         self.current.store(version);
         writer.turn += 1;
+        if self.count_pages(&mut self.signals()) {
+            self.changed.notify_all();
+        }
     }
 
     /// Puts an earlier version in place and forgets what came after it.
@@ -700,12 +718,18 @@ impl<H: Hasher> Shared<H> {
         let mut signals = self.signals();
         signals.unflushed = writer.unflushed;
         signals.foreseen |= writer.log.foresee().is_some();
-        let due = signals.foreseen || signals.unflushed >= self.options.flush_bytes;
+        let due = self.count_pages(&mut signals) || signals.foreseen;
         drop(signals);
         // Waking threads that have nothing to do takes the processor from whoever waits for the next commit.
         if due {
             self.changed.notify_all();
         }
+    }
+
+    /// Counts what pages keep in memory that no flush has written, and says whether one is due.
+    fn count_pages(&self, signals: &mut Signals) -> bool {
+        signals.unwritten = self.current().tree.pages().unwritten_bytes() as u64;
+        signals.is_time_to_flush(&self.options)
     }
 
     /// Counts garbage anew, so that compaction starts in time.
@@ -721,27 +745,14 @@ impl<H: Hasher> Shared<H> {
         self.changed.notify_all();
     }
 
-    /// Lets go of pages that are written, until the cache keeps its bound.
-    pub(crate) fn evict(&self) {
-        let budget = usize::try_from(self.options.cache_bytes).unwrap_or(usize::MAX);
-        self.current().tree.pages().evict(budget);
-    }
-
-    /// The same a little at a time: between two commits, where nothing holds pages in memory. Not beside a flush: what it
-    /// has given a place to may still be on its way there, and cannot be read yet.
-    // spec: STORE-4
-    pub(crate) fn evict_some(&self) {
-        // Whoever holds it may wait for the writer that this commit has, so nobody waits here.
-        let Ok(_upkeep) = self.upkeep.try_lock() else { return };
-        let budget = usize::try_from(self.options.cache_bytes).unwrap_or(usize::MAX);
-        self.current().tree.pages().evict_some(budget, EVICT_STEP);
-    }
-
-    /// Counts what a flush has covered.
-    pub(crate) fn flushed(&self, bytes: u64) {
+    /// Counts what a flush has covered. `left`: bytes of pages that were not written before it either.
+    pub(crate) fn flushed(&self, bytes: u64, left: usize) {
         let mut writer = self.writer();
         writer.unflushed -= bytes;
-        self.signals().unflushed = writer.unflushed;
+        let mut signals = self.signals();
+        (signals.unflushed, signals.unwritten_left) = (writer.unflushed, left as u64);
+        self.count_pages(&mut signals);
+        drop((signals, writer));
         self.changed.notify_all();
     }
 
@@ -753,7 +764,7 @@ impl<H: Hasher> Shared<H> {
         let (mut flush_wait, mut compaction_wait) = (false, false);
         let mut signals = self.signals();
         loop {
-            let full = signals.unflushed >= 2 * self.options.flush_bytes;
+            let full = signals.is_full(&self.options);
             let littered = signals.is_littered();
             (flush_wait, compaction_wait) = (flush_wait | full, compaction_wait | littered);
             if !full && !littered {
@@ -768,11 +779,26 @@ impl<H: Hasher> Shared<H> {
         Ok(())
     }
 
+    /// Waits until there is room for more pages: for whoever makes some without a commit.
+    pub(crate) fn wait_for_flush(&self) -> Result<(), StoreError> {
+        if !self.options.background {
+            return self.flush_in_time();
+        }
+        let mut signals = self.signals();
+        while signals.is_full(&self.options) && !signals.closing {
+            self.check_poison()?;
+            signals = self.changed.wait(signals).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
+    }
+
+    fn flush_in_time(&self) -> Result<(), StoreError> {
+        if self.signals().is_time_to_flush(&self.options) { self.flush(&mut self.upkeep()) } else { Ok(()) }
+    }
+
     /// Does what threads of their own would do, in turn.
     fn make_room(&self) -> Result<(), StoreError> {
-        if self.signals().unflushed >= self.options.flush_bytes {
-            self.flush(&mut self.upkeep())?;
-        }
+        self.flush_in_time()?;
         if std::mem::take(&mut self.signals().foreseen) {
             self.make_next_segment();
         }
@@ -794,20 +820,20 @@ impl<H: Hasher> Shared<H> {
     fn flush_in_background(&self) {
         loop {
             let mut signals = self.signals();
-            while signals.unflushed < self.options.flush_bytes && !signals.foreseen && !signals.closing {
+            while !signals.is_time_to_flush(&self.options) && !signals.foreseen && !signals.closing {
                 signals = self.changed.wait(signals).unwrap_or_else(PoisonError::into_inner);
             }
             if signals.closing {
                 return;
             }
-            let full = signals.unflushed >= self.options.flush_bytes;
+            let due = signals.is_time_to_flush(&self.options);
             let foreseen = std::mem::take(&mut signals.foreseen);
             drop(signals);
             if foreseen {
                 self.make_next_segment();
             }
             // The failure is kept as the poison that the next commit meets.
-            if full && self.flush(&mut self.upkeep()).is_err() {
+            if due && self.flush(&mut self.upkeep()).is_err() {
                 return;
             }
         }
@@ -999,5 +1025,29 @@ mod tests {
             committing.join().unwrap();
             told.recv().unwrap();
         });
+    }
+
+    /// spec: STORE-7. Pages that no flush has written make a flush due and commits wait, as bytes of the log do; those that a
+    /// flush does not get, since they are of versions that somebody holds, do neither.
+    #[test]
+    fn what_no_flush_can_write_stops_nobody() {
+        let options = Options { flush_bytes: 1_000, cache_bytes: 400 << 20, ..Options::default() };
+        let now = |unflushed, unwritten: u64, left: u64| {
+            let (unwritten, unwritten_left) = (unwritten << 20, left << 20);
+            let signals = Signals { unflushed, unwritten, unwritten_left, ..Signals::default() };
+            (signals.is_time_to_flush(&options), signals.is_full(&options))
+        };
+        assert_eq!(
+            [now(999, 99, 0), now(1_000, 0, 0), now(2_000, 0, 0)],
+            [(false, false), (true, false), (true, true)]
+        );
+        assert_eq!([now(0, 100, 0), now(0, 199, 0), now(0, 200, 0)], [(true, false), (true, false), (true, true)]);
+        assert_eq!(
+            [now(0, 300, 201), now(0, 300, 200), now(0, 400, 200)],
+            [(false, false), (true, false), (true, true)]
+        );
+        assert_eq!(now(0, 100, 300), (false, false), "they went meanwhile");
+        let small = Options { cache_bytes: 0, ..options };
+        assert_eq!(small.unwritten_bytes(), 8 << 20, "a flush of next to nothing is not worth it");
     }
 }

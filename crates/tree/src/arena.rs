@@ -6,7 +6,11 @@
 //!
 //! A page that has been written out can be dropped from memory and is read again when it is needed. What comes back
 //! from [`Backing`] is not trusted: it is decoded strictly and proven by the hash its parent holds (spec: TREE-18).
-//! Only pages without pages below them are dropped, since the numbers of those below live in their parent.
+//! Of a page with pages below it the numbers of those stay, which are a fiftieth of it: other versions know them too.
+//!
+//! So the bytes of pages in memory have a bound ([`Pages::keep_within`]): whoever reads a page beyond it drops others
+//! first, and if none can go it has the page for itself alone. What was never written stays, and so does what was
+//! written and may not be readable yet ([`Written`]).
 //!
 //! Nothing that stands at a number is ever changed but by taking it away, which asks for the lock of a thousand numbers
 //! alone. So whoever applies a diff holds these locks shared ([`Reading`]) and meets pages without a lock or a count for
@@ -37,6 +41,12 @@ const CHUNKS: usize = 22;
 const GONE_MAX: usize = 8192;
 /// Loading a page is done under one of this many locks, so that no page is loaded twice at a time.
 const LOAD_LOCKS: usize = 64;
+/// Numbers next to one another that eviction looks at under one lock.
+const RUN: u32 = 64;
+/// Runs looked at for one page that is read beyond the bound: where one page of fifty is in memory, a dozen find one.
+const READ_RUNS: u32 = 64;
+/// Runs looked at for the new pages of a version: enough for those of a thousand writes far from one another.
+const PUBLISH_RUNS: u32 = 1024;
 
 /// The pages of a state and its versions. Share one among all versions of one store.
 pub struct Pages<H> {
@@ -48,9 +58,17 @@ pub struct Pages<H> {
     /// Pages that were taken away and wait to be taken apart.
     gone: Mutex<Vec<Arc<Page>>>,
     loading: [Mutex<()>; LOAD_LOCKS],
+    /// Numbers from here on were never used. It grows under the lock of the versions.
+    end: AtomicU32,
     memory: AtomicUsize,
+    /// Bytes that there may be when one more page is read.
+    memory_max: AtomicUsize,
     unwritten: AtomicUsize,
-    /// Where eviction goes on: it takes the arena round and round.
+    unwritten_memory: AtomicUsize,
+    /// Flushes that began, and the last of those of which all can be read.
+    flushes: AtomicU32,
+    settled: AtomicU32,
+    /// The run where eviction goes on: it takes the arena round and round.
     hand: AtomicU32,
     /// For each thread that makes pages.
     spare: Mutex<Box<[Spare]>>,
@@ -61,19 +79,46 @@ pub struct Pages<H> {
 /// What stands at a thousand numbers.
 type Cells = Box<[Cell]>;
 
-struct Shard(RwLock<Cells>);
+/// Made when the first of its numbers is given out.
+#[derive(Default)]
+struct Shard(OnceLock<RwLock<Cells>>);
+
+/// The place of what is not written. No page is ever written there (spec: TREE-17).
+const NOWHERE: u64 = u64::MAX;
 
 /// What stands at one number.
-#[derive(Default)]
 #[repr(align(64))]
 struct Cell {
     page: OnceLock<Arc<Page>>,
-    /// Where the page is written.
-    at: OnceLock<PageAt>,
+    /// The numbers of the pages below, if there are any: known from when they were given until the number is free, whether
+    /// the page is in memory or not.
+    below: OnceLock<Box<Below>>,
     /// The version that made the page.
     birth: AtomicU64,
+    /// Where the page is written, and how long it is there.
+    place: AtomicU64,
+    len: AtomicU32,
+    /// The flush that wrote it; none if it was found written.
+    flush: AtomicU32,
     /// Used since the hand of eviction last passed.
     used: AtomicBool,
+}
+
+/// In a box, so that a cell stays as long as a cache line.
+struct Below(Box<[PageId]>);
+
+impl Default for Cell {
+    fn default() -> Self {
+        Self {
+            page: OnceLock::new(),
+            below: OnceLock::new(),
+            birth: AtomicU64::new(0),
+            place: AtomicU64::new(NOWHERE),
+            len: AtomicU32::new(0),
+            flush: AtomicU32::new(0),
+            used: AtomicBool::new(false),
+        }
+    }
 }
 
 impl Cell {
@@ -90,34 +135,134 @@ impl Cell {
         self.birth.load(Ordering::Relaxed)
     }
 
-    /// Puts a page into an empty cell.
-    fn put(&self, page: Arc<Page>) {
-        assert!(self.page.set(page).is_ok(), "a page never changes");
+    /// Where the page is written, if it is.
+    fn at(&self) -> Option<PageAt> {
+        let place = self.place.load(Ordering::Acquire);
+        (place != NOWHERE).then(|| PageAt { place, len: self.len.load(Ordering::Relaxed) })
     }
 
-    fn put_place(&self, at: PageAt) {
-        assert!(self.at.set(at).is_ok(), "a page is written once");
+    /// Puts a page into an empty cell. Returns the bytes that are in memory since.
+    fn put(&self, page: Arc<Page>) -> usize {
+        let memory = page.enter();
+        assert!(self.page.set(page).is_ok(), "a page never changes");
+        memory
+    }
+
+    fn put_place(&self, at: PageAt, flush: u32) {
+        assert_eq!(self.place.load(Ordering::Relaxed), NOWHERE, "a page is written once");
+        assert_ne!(at.place, NOWHERE, "there is no such place");
+        self.len.store(at.len, Ordering::Relaxed);
+        self.flush.store(flush, Ordering::Relaxed);
+        self.place.store(at.place, Ordering::Release);
+    }
+
+    /// The numbers of the pages below, as far as they were given.
+    fn below(&self) -> &[PageId] {
+        self.below.get().map_or(&[], |below| &below.0)
+    }
+
+    /// Adds the numbers of the pages below to `out`, each once.
+    fn put_below(&self, out: &mut Vec<PageId>) {
+        let first = out.len();
+        out.extend(self.page.get().into_iter().flat_map(|page| page.children()));
+        let said = out.len();
+        for id in self.below() {
+            if !out[first..said].contains(id) {
+                out.push(*id);
+            }
+        }
+    }
+
+    /// Takes the page away if it can go: if it can be read again, has not been used since this was last asked, and no
+    /// other stands on it.
+    fn take_page(&mut self, settled: u32) -> Option<Arc<Page>> {
+        if *self.place.get_mut() == NOWHERE || *self.flush.get_mut() > settled {
+            return None;
+        }
+        let page = self.page.get()?;
+        if mem::take(self.used.get_mut()) || page.is_stood_on() {
+            return None;
+        }
+        if self.below.get().is_none() && page.children().next().is_some() {
+            let below = Below(page.children().collect());
+            self.below.get_or_init(|| Box::new(below));
+        }
+        // What was mended in the place of another says of itself what is below it.
+        if !page.children().eq(self.below().iter().copied()) {
+            return None;
+        }
+        self.page.take()
     }
 }
 
 impl Shard {
-    fn new() -> Self {
-        Self(RwLock::new((0..SHARD).map(|_| Cell::default()).collect()))
+    fn cells(&self) -> &RwLock<Cells> {
+        self.0.get().expect("a number in use has a cell")
+    }
+
+    fn make(&self) {
+        self.0.get_or_init(|| RwLock::new((0..SHARD).map(|_| Cell::default()).collect()));
     }
 
     /// Never waits for long: whoever has it alone takes something away and is done, and nobody waits to have it alone.
     fn read(&self) -> RwLockReadGuard<'_, Cells> {
         // Nothing panics between two changes that belong together.
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.cells().read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To take something away; none while others read here.
     fn alone(&self) -> Option<RwLockWriteGuard<'_, Cells>> {
-        match self.0.try_write() {
+        match self.cells().try_write() {
             Ok(cells) => Some(cells),
             Err(TryLockError::Poisoned(cells)) => Some(cells.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
+    }
+}
+
+/// Pages that a flush has written, on their way to where they can be read again: they stay in memory until
+/// [`Written::settle`]. Dropped, they stay until another flush of the same arena settles.
+#[must_use = "what is never settled stays in memory"]
+pub struct Written<H: Hasher> {
+    pages: Arc<Pages<H>>,
+    flush: u32,
+    count: usize,
+    memory: usize,
+}
+
+impl<H: Hasher> Written<H> {
+    pub(crate) fn new(pages: &Arc<Pages<H>>) -> Self {
+        let flush = pages.flushes.fetch_add(1, Ordering::Relaxed) + 1;
+        Self { pages: pages.clone(), flush, count: 0, memory: 0 }
+    }
+
+    /// Bytes of [`PagesStats::unwritten_bytes`] that were of these pages.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.memory
+    }
+
+    /// Notes where a page was written.
+    pub(crate) fn note(&mut self, id: PageId, page: &Page, at: PageAt) {
+        let pages = &*self.pages;
+        pages.with(id, |cell| cell.put_place(at, self.flush));
+        pages.unwritten.fetch_sub(1, Ordering::Relaxed);
+        pages.unwritten_memory.fetch_sub(page.held(), Ordering::Relaxed);
+        self.count += 1;
+        self.memory += page.held();
+    }
+
+    /// Says that all this flush has written, and any before it, can be read through [`Backing`] from now on, and will be
+    /// after a crash. Returns how many pages this one wrote.
+    pub fn settle(self) -> usize {
+        self.pages.settled.fetch_max(self.flush, Ordering::Release);
+        self.count
+    }
+}
+
+impl<H: Hasher> fmt::Debug for Written<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} pages of flush {}", self.count, self.flush)
     }
 }
 
@@ -137,13 +282,15 @@ impl Reading<'_> {
 
     /// Where a page is written, if it is.
     pub(crate) fn at(&self, id: PageId) -> Option<PageAt> {
-        self.cell(id).at.get().copied()
+        self.cell(id).at()
     }
 
     /// Looks at pages all at once, where looking at one after the other would wait for each.
-    fn look(&self, ids: impl Iterator<Item = PageId>) {
-        let cells = ids.map(|id| self.cell(id));
-        black_box(cells.filter_map(|cell| cell.page.get()).fold(0, |sum, page| sum ^ page.memory()));
+    fn look(&self, ids: impl Iterator<Item = PageId> + Clone) {
+        let pages = ids.filter_map(|id| self.cell(id).page.get());
+        black_box(pages.clone().fold(0, |sum, page| sum ^ page.memory()));
+        // And what they stand on.
+        black_box(pages.fold(0, |sum, page| sum ^ page.held()));
     }
 
     /// Whether a page was used of late: asked ahead, so that [`Reading::touch`] need not wait for its cell.
@@ -156,10 +303,12 @@ impl Reading<'_> {
 /// What an arena holds at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PagesStats {
-    /// Bytes of pages in memory, about.
+    /// Bytes of pages in memory, about; what several stand on counts once. Besides, each number in use takes 64.
     pub memory_bytes: usize,
     /// Pages that were never written: they stay in memory.
     pub unwritten_pages: usize,
+    /// Bytes that those keep in memory, at most; what several stand on counts for each.
+    pub unwritten_bytes: usize,
     /// Numbers in use: pages of all versions, in memory or not.
     pub pages: usize,
     /// Versions that are alive, and those whose pages another still needs.
@@ -183,8 +332,13 @@ impl<H: Hasher> Pages<H> {
             dead: Mutex::default(),
             gone: Mutex::default(),
             loading: [const { Mutex::new(()) }; LOAD_LOCKS],
+            end: AtomicU32::new(0),
             memory: AtomicUsize::new(0),
+            memory_max: AtomicUsize::new(usize::MAX),
             unwritten: AtomicUsize::new(0),
+            unwritten_memory: AtomicUsize::new(0),
+            flushes: AtomicU32::new(0),
+            settled: AtomicU32::new(0),
             hand: AtomicU32::new(0),
             spare: Mutex::new((0..threads.get()).map(|_| Spare::default()).collect()),
             hands: Hands::new(threads),
@@ -199,44 +353,67 @@ impl<H: Hasher> Pages<H> {
         PagesStats {
             memory_bytes: self.memory.load(Ordering::Relaxed),
             unwritten_pages: self.unwritten.load(Ordering::Relaxed),
-            pages: versions.end as usize - versions.free.len(),
+            unwritten_bytes: self.unwritten_bytes(),
+            pages: self.end() as usize - versions.free.len(),
             versions: versions.all.len(),
         }
     }
 
-    /// Drops pages that are written and have not been used of late, until at most `memory_bytes` are held or nothing
-    /// more can go. Returns the bytes held afterwards. What is dropped must be readable through [`Backing`] by now.
-    ///
-    /// While a diff is being applied, what it may meet stays. Whoever applies one after the other calls
-    /// [`Pages::evict_some`] in between.
-    pub fn evict(&self, memory_bytes: usize) -> usize {
-        // Once round takes the marks of use away, a second time round finds what has none.
-        let end = self.versions().end;
-        self.evict_some(memory_bytes, u64::from(end) * 2)
+    /// Bytes that pages keep in memory that were never written, at most; see [`PagesStats::unwritten_bytes`].
+    #[must_use]
+    pub fn unwritten_bytes(&self) -> usize {
+        self.unwritten_memory.load(Ordering::Relaxed)
     }
 
-    /// As [`Pages::evict`], but looks at no more than so many pages, and goes on behind them the next time.
-    pub fn evict_some(&self, memory_bytes: usize, pages: u64) -> usize {
-        let end = self.versions().end;
-        let pages = if end == 0 { 0 } else { pages };
-        for _ in 0..pages {
-            if self.memory.load(Ordering::Relaxed) <= memory_bytes {
-                break;
-            }
-            let id = PageId(self.hand.fetch_add(1, Ordering::Relaxed) % end);
-            let (shard, offset) = self.shard(id);
+    /// Bounds the bytes of pages in memory; before, they have no bound. A page that is read is kept only within it. New pages
+    /// stay until they are written, whatever the bound, and others go for them.
+    pub fn keep_within(&self, memory_bytes: usize) {
+        self.memory_max.store(memory_bytes, Ordering::Relaxed);
+    }
+
+    /// Drops pages that are written and have not been used of late, until at most `memory_bytes` are held or nothing
+    /// more can go. Returns the bytes held afterwards. While a diff is being applied, what it may meet stays.
+    pub fn evict(&self, memory_bytes: usize) -> usize {
+        self.drop_some(memory_bytes, u32::MAX);
+        self.memory.load(Ordering::Relaxed)
+    }
+
+    /// Drops pages that can go, until at most `memory_bytes` are held or so many runs of numbers were looked at.
+    fn drop_some(&self, memory_bytes: usize, runs: u32) {
+        let held = || self.memory.load(Ordering::Relaxed);
+        let all = self.end().div_ceil(RUN);
+        if all == 0 || held() <= memory_bytes {
+            return;
+        }
+        let settled = self.settled.load(Ordering::Acquire);
+        let mut gone = Vec::new();
+        // Once round takes the marks of use away, a second time round finds what has none, a third what that stood on.
+        for _ in 0..runs.min(all.saturating_mul(3)) {
+            let (shard, first) = self.shard(PageId(self.hand.fetch_add(1, Ordering::Relaxed) % all * RUN));
             let Some(mut cells) = shard.alone() else { continue };
-            let cell = &mut cells[offset];
-            if cell.at.get().is_none() || mem::take(cell.used.get_mut()) {
-                continue;
+            for cell in &mut cells[first..first + RUN as usize] {
+                if let Some(page) = cell.take_page(settled) {
+                    self.memory.fetch_sub(page.leave(), Ordering::Relaxed);
+                    gone.push(page);
+                    if held() <= memory_bytes {
+                        break;
+                    }
+                }
             }
-            if cell.page.get().is_some_and(|page| page.children().next().is_none()) {
-                let gone = cell.page.take();
-                drop(cells);
-                self.memory.fetch_sub(gone.map_or(0, |page| page.memory()), Ordering::Relaxed);
+            drop(cells);
+            gone.clear();
+            if held() <= memory_bytes {
+                return;
             }
         }
-        self.memory.load(Ordering::Relaxed)
+    }
+
+    /// Whether a page of so many bytes can be kept, after dropping others if need be.
+    fn has_room(&self, memory_bytes: usize) -> bool {
+        let memory_max = self.memory_max.load(Ordering::Relaxed);
+        let Some(others) = memory_max.checked_sub(memory_bytes) else { return false };
+        self.drop_some(others, READ_RUNS);
+        self.memory.load(Ordering::Relaxed) <= others
     }
 
     pub(crate) fn backing(&self) -> &dyn Backing {
@@ -251,8 +428,8 @@ impl<H: Hasher> Pages<H> {
         self.read(id, expected, true)
     }
 
-    /// A page as [`Pages::load`] finds it, for one who goes by: it does not count as used, and if it has to be read and
-    /// has no pages below it, it is not kept.
+    /// A page as [`Pages::load`] finds it, for one who goes by: it does not count as used, and is not kept if it has to be
+    /// read.
     pub(crate) fn load_in_passing(&self, id: PageId, expected: &Expected<'_>) -> Result<Arc<Page>, ReadError> {
         match self.peek(id) {
             Some(page) => Ok(page),
@@ -260,38 +437,50 @@ impl<H: Hasher> Pages<H> {
         }
     }
 
-    /// Reads a page and proves it, and keeps it if that is wanted or numbers were given to pages below it.
+    /// Reads a page and proves it, and keeps it if that is wanted and there is room.
     fn read(&self, id: PageId, expected: &Expected<'_>, keep: bool) -> Result<Arc<Page>, ReadError> {
         let _loading = self.loading(id);
         if let Some(page) = self.peek(id) {
             return Ok(page);
         }
-        let (at, birth) = self.with(id, |cell| (cell.at.get().copied(), cell.birth()));
+        let (at, birth, known) = self.with(id, |cell| (cell.at(), cell.birth(), cell.below().to_vec()));
         let at = at.expect("a page that is not in memory was written");
         let bytes = self.backing.page(at)?;
-        let mut below = Vec::new();
+        let (mut below, mut fresh) = (Vec::new(), Vec::new());
         let decoded = stored::decode::<H>(&bytes, expected, |at| {
-            let id = self.reserve();
-            below.push((id, at));
+            let known = known.get(below.len()).copied().filter(|id| self.at(*id) == Some(at));
+            let id = known.unwrap_or_else(|| {
+                let id = self.reserve();
+                fresh.push((id, at));
+                id
+            });
+            below.push(id);
             id
         });
         let page = match decoded {
             Ok(page) => Arc::new(page),
             Err(error) => {
-                self.give_back(below.into_iter().map(|(id, _)| id));
+                self.give_back(fresh.into_iter().map(|(id, _)| id));
                 return Err(ReadError::damaged(format!("page of {} bytes at {:#x}: {error}", at.len, at.place)));
             }
         };
-        for (id, at) in &below {
+        for (id, at) in &fresh {
             self.with(*id, |cell| {
                 // Not younger than its parent, and given up with it (see `Versions`).
                 cell.birth.store(birth, Ordering::Relaxed);
-                cell.put_place(*at);
+                cell.put_place(*at, 0);
             });
         }
-        if keep || !below.is_empty() {
-            self.memory.fetch_add(page.memory(), Ordering::Relaxed);
-            self.with(id, |cell| cell.put(page.clone()));
+        // A page that is read in the place of a damaged one may have other pages below it. It stays, since it alone knows them.
+        let is_mended = !known.is_empty() && below != known;
+        if is_mended || (keep && self.has_room(page.memory())) {
+            let memory = self.with(id, |cell| cell.put(page.clone()));
+            self.memory.fetch_add(memory, Ordering::Relaxed);
+        }
+        if known.is_empty() && !below.is_empty() {
+            self.with(id, |cell| {
+                assert!(cell.below.set(Box::new(Below(below.into()))).is_ok(), "numbers are given once")
+            });
         }
         Ok(page)
     }
@@ -308,13 +497,7 @@ impl<H: Hasher> Pages<H> {
 
     /// Where a page is written, if it is.
     pub(crate) fn at(&self, id: PageId) -> Option<PageAt> {
-        self.with(id, |cell| cell.at.get().copied())
-    }
-
-    /// Notes where a page was written.
-    pub(crate) fn written(&self, id: PageId, at: PageAt) {
-        self.with(id, |cell| cell.put_place(at));
-        self.unwritten.fetch_sub(1, Ordering::Relaxed);
+        self.with(id, Cell::at)
     }
 
     /// The threads on which a large diff is applied.
@@ -352,11 +535,11 @@ impl<H: Hasher> Pages<H> {
         if let Some(id) = versions.free.pop() {
             return id;
         }
-        let id = PageId(versions.end);
-        let (chunk, _) = locate(id);
+        let id = PageId(self.end.load(Ordering::Relaxed));
+        let (chunk, shard) = locate(id);
         assert!(chunk < CHUNKS, "an arena holds at most four thousand million pages");
-        self.chunks[chunk].get_or_init(|| (0..1 << chunk).map(|_| Shard::new()).collect());
-        versions.end += 1;
+        self.chunks[chunk].get_or_init(|| (0..1 << chunk).map(|_| Shard::default()).collect())[shard].make();
+        self.end.store(id.0 + 1, Ordering::Release);
         id
     }
 
@@ -367,7 +550,8 @@ impl<H: Hasher> Pages<H> {
 
     /// Holds all pages that are in memory where they are, until it is dropped.
     pub(crate) fn reading(&self) -> Reading<'_> {
-        Reading(self.chunks.iter().map_while(OnceLock::get).flatten().map(Shard::read).collect())
+        let shards = self.chunks.iter().map_while(OnceLock::get).flatten();
+        Reading(shards.take_while(|shard| shard.0.get().is_some()).map(Shard::read).collect())
     }
 
     /// Makes a version from pages that are all new, and returns its number. It is alive until [`Pages::release`]. `places` says
@@ -384,21 +568,24 @@ impl<H: Hasher> Pages<H> {
         let reading = self.reading();
         let counts = self.hands.each(pages, |pages| {
             black_box(pages.iter().fold(0, |sum, new| sum ^ reading.cell(new.id).birth()));
-            let (count, mut memory) = (pages.len(), 0);
+            let (count, mut memory, mut held) = (pages.len(), 0, 0);
             for new in pages {
                 let (id, page) = new.settled(places);
-                memory += page.memory();
+                held += page.held();
                 let cell = reading.cell(id);
                 cell.birth.store(number, Ordering::Relaxed);
                 cell.used.store(true, Ordering::Relaxed);
-                cell.put(Arc::new(page));
+                memory += cell.put(Arc::new(page));
             }
-            (count, memory)
+            (count, memory, held)
         });
-        for (count, memory) in counts {
+        for (count, memory, held) in counts {
             self.unwritten.fetch_add(count, Ordering::Relaxed);
+            self.unwritten_memory.fetch_add(held, Ordering::Relaxed);
             self.memory.fetch_add(memory, Ordering::Relaxed);
         }
+        drop(reading);
+        self.drop_some(self.memory_max.load(Ordering::Relaxed), PUBLISH_RUNS);
         number
     }
 
@@ -409,7 +596,7 @@ impl<H: Hasher> Pages<H> {
         for (id, at) in ids.iter().zip(roots) {
             self.with(*id, |cell| {
                 cell.birth.store(number, Ordering::Relaxed);
-                cell.put_place(*at);
+                cell.put_place(*at, 0);
             });
         }
         (number, ids)
@@ -422,7 +609,7 @@ impl<H: Hasher> Pages<H> {
         self.versions().release(number, &mut dead, &reading);
         reading.look(dead.iter().copied());
         drop(reading);
-        let (mut unwritten, mut memory) = (0, 0);
+        let (mut unwritten, mut unwritten_memory, mut memory) = (0, 0, 0);
         let mut free = Vec::with_capacity(dead.len());
         let mut gone = Vec::with_capacity(dead.len());
         dead.retain(|id| {
@@ -430,9 +617,11 @@ impl<H: Hasher> Pages<H> {
             let Some(mut cells) = shard.alone() else { return true };
             let cell = mem::take(&mut cells[offset]);
             drop(cells);
-            unwritten += usize::from(cell.at.get().is_none());
+            let is_written = cell.at().is_some();
+            unwritten += usize::from(!is_written);
             if let Some(page) = cell.page.into_inner() {
-                memory += page.memory();
+                unwritten_memory += if is_written { 0 } else { page.held() };
+                memory += page.leave();
                 gone.push(page);
             }
             free.push(*id);
@@ -440,6 +629,7 @@ impl<H: Hasher> Pages<H> {
         });
         self.memory.fetch_sub(memory, Ordering::Relaxed);
         self.unwritten.fetch_sub(unwritten, Ordering::Relaxed);
+        self.unwritten_memory.fetch_sub(unwritten_memory, Ordering::Relaxed);
         // Only now: a number in the free list can be used again at once.
         self.give_back(free);
         self.dead().append(&mut dead);
@@ -482,6 +672,10 @@ impl<H: Hasher> Pages<H> {
         (&self.chunks[chunk].get().expect("a number in use has a cell")[shard], (id.0 % SHARD) as usize)
     }
 
+    fn end(&self) -> u32 {
+        self.end.load(Ordering::Acquire)
+    }
+
     fn versions(&self) -> MutexGuard<'_, Versions> {
         // Every change of the versions is complete before anything in it can panic.
         self.versions.lock().unwrap_or_else(PoisonError::into_inner)
@@ -516,8 +710,6 @@ struct Versions {
     all: BTreeMap<u64, Version>,
     last: u64,
     free: Vec<PageId>,
-    /// Numbers from here on were never used.
-    end: u32,
 }
 
 struct Version {
@@ -566,7 +758,7 @@ impl Versions {
             let cell = reading.cell(id);
             if version.parent.is_none_or(|parent| cell.birth() > parent) {
                 freed.push(id);
-                open.extend(cell.page.get().into_iter().flat_map(|page| page.children()));
+                cell.put_below(&mut open);
             }
         }
         let parent = version.parent?;

@@ -29,7 +29,7 @@ pub struct Entries<H: Hasher> {
     failed: Option<Lost>,
     /// Whether it goes by without leaving traces: pages it meets do not count as used, and those it has to read are not
     /// kept.
-    pub(crate) passing: bool,
+    passing: bool,
 }
 
 /// A piece of a version whose page cannot be read: every entry whose key begins with so many bits.
@@ -115,6 +115,14 @@ impl<H: Hasher> Entries<H> {
             (_, false) => first_reaching(&page, &self.range.start, false),
         };
         self.path.push(Step { id, page, next });
+    }
+
+    /// From here on, pages that have to be read are not kept in memory, and none that is there counts as used: for whoever
+    /// looks at everything, and leaves memory to those who come back.
+    #[must_use]
+    pub fn in_passing(mut self) -> Self {
+        self.passing = true;
+        self
     }
 
     /// The next entry, or the next piece that cannot be read, behind which it goes on: for whoever wants to know all that

@@ -48,7 +48,7 @@ mod way;
 mod witness;
 
 pub use apply::{Draft, Rewrite};
-pub use arena::{Pages, PagesStats};
+pub use arena::{Pages, PagesStats, Written};
 pub use backing::{Backing, PageAt, Place};
 pub use build::{Build, Leaf};
 pub use bulk::{Bulk, OutOfOrder, Subtree};

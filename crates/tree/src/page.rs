@@ -14,6 +14,7 @@ use crate::preimage::{self, Level, Preimage};
 use crate::{Place, Totals, bits};
 use keelstone_codec::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Most slots of a page (spec: TREE-17).
 pub(crate) const SLOTS_MAX: usize = 32;
@@ -303,6 +304,8 @@ pub(crate) struct Page {
     /// What stands in the page itself, if not all does: a bit for each packed spot.
     own: u64,
     memory: u32,
+    /// How often the arena has it: at its number, and behind pages that say what is new.
+    standing: AtomicU32,
 }
 
 /// The slots and nodes of a page, with room for a round number of them so that it can be used again.
@@ -412,6 +415,7 @@ impl Page {
             whole: None,
             own: 0,
             memory: u32::try_from(memory).expect("a page has a few thousand bytes"),
+            standing: AtomicU32::new(0),
         }
     }
 
@@ -433,9 +437,10 @@ impl Page {
             *to = if above >> node & 1 == 0 { *self.node(node) } else { Node::default() };
         }
         let whole = self.whole.as_ref().unwrap_or(self);
-        let memory = size_of::<Self>() + body.memory() + whole.memory() + 16;
+        let memory = size_of::<Self>() + body.memory() + 16;
         let memory = u32::try_from(memory).expect("a page has a few thousand bytes");
-        Self { shape: self.shape.clone(), body, whole: Some(whole.clone()), own, memory }
+        let (shape, whole) = (self.shape.clone(), Some(whole.clone()));
+        Self { shape, body, whole, own, memory, standing: AtomicU32::new(0) }
     }
 
     fn copy_whole(self: &Arc<Self>, spare: &mut Spare) -> Self {
@@ -448,7 +453,7 @@ impl Page {
         each(nodes).zip(&self.body.nodes).for_each(|(node, own)| body.nodes[node] = *own);
         let memory = size_of::<Self>() + body.memory() + self.shape.memory() + 64;
         let memory = u32::try_from(memory).expect("a page has a few thousand bytes");
-        Self { shape: self.shape.clone(), body, whole: None, own: 0, memory }
+        Self { shape: self.shape.clone(), body, whole: None, own: 0, memory, standing: AtomicU32::new(0) }
     }
 
     /// What stands in a slot.
@@ -539,9 +544,33 @@ impl Page {
         preimage::inner(Level::Entries, crit, [left.totals, right.totals], [&left.hash, &right.hash])
     }
 
-    /// Bytes of memory held, about; a shape or a whole page that several pages share counts for each.
+    /// Bytes of memory of the page itself, about; a shape that several whole pages share counts for each.
     pub(crate) fn memory(&self) -> usize {
         self.memory as usize
+    }
+
+    /// The same, with the page behind it.
+    pub(crate) fn held(&self) -> usize {
+        self.memory() + self.whole.as_ref().map_or(0, |whole| whole.memory())
+    }
+
+    /// Notes that the arena has it. Returns the bytes that it has in memory since and had not before.
+    pub(crate) fn enter(&self) -> usize {
+        let first = |page: &Self| page.standing.fetch_add(1, Ordering::Relaxed) == 0;
+        let pages = [Some(self), self.whole.as_deref()].into_iter().flatten();
+        pages.filter(|page| first(page)).map(Self::memory).sum()
+    }
+
+    /// Undoes one [`Page::enter`]. Returns the bytes that the arena no longer has.
+    pub(crate) fn leave(&self) -> usize {
+        let last = |page: &Self| page.standing.fetch_sub(1, Ordering::Relaxed) == 1;
+        let pages = [Some(self), self.whole.as_deref()].into_iter().flatten();
+        pages.filter(|page| last(page)).map(Self::memory).sum()
+    }
+
+    /// Whether the arena has pages that stand on this one.
+    pub(crate) fn is_stood_on(&self) -> bool {
+        self.standing.load(Ordering::Relaxed) > 1
     }
 
     /// Looks at what making a copy begins with, so that it is near when that is done.

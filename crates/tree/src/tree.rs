@@ -3,7 +3,7 @@
 //! A [`Tree`] shares its pages with the versions before and after it ([`Pages`]) and keeps them from being freed. It is
 //! cheap to clone and can be read from any thread. A new version is made by [`Tree::prepare`].
 
-use crate::arena::{Pages, expected};
+use crate::arena::{Pages, Written, expected};
 use crate::entries::{Entries, Lost, ScanValues, Step};
 use crate::page::{Page, PageId, Slot};
 use crate::state::{Space, StateTree};
@@ -156,18 +156,18 @@ impl<H: Hasher> Tree<H> {
     }
 
     /// Hands every page of this version that was never written to `write`, pages below before those above, and notes
-    /// where `write` says it put them. Returns how many there were. Afterwards [`Tree::top`] has all it takes to open
-    /// this version again.
+    /// where `write` says it put them. Returns a word of them, to be kept until they can be read there. Afterwards
+    /// [`Tree::top`] has all it takes to open this version again.
     ///
     /// One flush at a time may run over one arena.
     ///
     /// # Errors
     /// Whatever `write` says. What was written before counts as written.
-    pub fn flush<E>(&self, mut write: impl FnMut(&[u8]) -> Result<PageAt, E>) -> Result<usize, E> {
+    pub fn flush<E>(&self, mut write: impl FnMut(&[u8]) -> Result<PageAt, E>) -> Result<Written<H>, E> {
         let pages = &self.version.pages;
         let unwritten = |id: PageId| pages.at(id).is_none();
         let open = |id: PageId| (id, pages.peek(id).expect("an unwritten page is in memory"), 0);
-        let mut count = 0;
+        let mut written = Written::new(pages);
         for space in self.version.spaces.iter().filter(|space| unwritten(space.page)) {
             let mut path = vec![open(space.page)];
             while let Some((id, page, next)) = path.last_mut() {
@@ -180,12 +180,11 @@ impl<H: Hasher> Tree<H> {
                 let bytes = stored::encode(page, |below| pages.at(below).expect("pages below are written first"));
                 let at = write(&bytes)?;
                 assert_eq!(at.len as usize, bytes.len(), "a page is written whole");
-                pages.written(*id, at);
-                count += 1;
+                written.note(*id, page, at);
                 path.pop();
             }
         }
-        Ok(count)
+        Ok(written)
     }
 
     /// Where the namespaces of this version are written; none before a [`Tree::flush`] went through.

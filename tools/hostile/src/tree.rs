@@ -194,7 +194,7 @@ fn written() -> (Vec<Vec<u8>>, Top) {
         let len = u32::try_from(bytes.len()).expect("a page is small");
         Ok::<_, ReadError>(PageAt { place: pages.len() as u64, len })
     };
-    tree.flush(write).expect("writing to memory does not fail");
+    tree.flush(write).expect("writing to memory does not fail").settle();
     (pages, tree.top().expect("all pages are written"))
 }
 

@@ -183,6 +183,49 @@ fn commits_that_wait_for_flush_and_compaction_always_come_through() {
     });
 }
 
+/// spec: STORE-4. Readers make room for the pages they read while a flush gives pages a place and has not synced them yet, and
+/// while commits put new ones in memory: nobody misses a page, and nobody waits in a circle.
+#[test]
+fn readers_that_make_room_beside_flushes_and_commits_miss_no_page() {
+    in_every_order(300, || {
+        let files = MemoryFiles::new();
+        let options = Options { cache_bytes: 0, ..options(false) };
+        let store = Arc::new(TestStore::create(Arc::new(files.clone()), options).unwrap());
+        // More than one page, so that there are some above others.
+        let wide = |height: u64| -> Diff {
+            let value = Value::new(height.to_be_bytes().repeat(2)).unwrap();
+            (0..80u64).map(|key| (name(), Key::new(key.to_be_bytes()).unwrap(), Some(value.clone()))).collect()
+        };
+        store.commit(Height(0), wide(0)).unwrap();
+        let flusher = thread::spawn({
+            let store = Arc::clone(&store);
+            move || (0..3).for_each(|_| store.flush().unwrap())
+        });
+        let readers: Vec<_> = (0..2u64)
+            .map(|reader| {
+                let store = Arc::clone(&store);
+                thread::spawn(move || {
+                    for round in 0..3 {
+                        let view = store.view();
+                        let height = view.height().unwrap().0.to_be_bytes();
+                        for key in [reader, 7 * round + 1, 79] {
+                            assert_eq!(view.get(&name(), &key.to_be_bytes()).unwrap().unwrap()[..8], height);
+                        }
+                        assert_eq!(view.scan(&name(), KeyRange::all()).map(Result::unwrap).count(), 80);
+                    }
+                })
+            })
+            .collect();
+        for height in 1..=4 {
+            store.commit(Height(height), wide(height)).unwrap();
+        }
+        flusher.join().unwrap();
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
+        let report = store.check(CheckLevel::Full, &mut |_| {}).unwrap();
+        assert!(report.is_sound(), "{:?}", report.problems);
+    });
+}
+
 /// Two callers commit, and one takes a height back: each commit continues the last version or is refused.
 #[test]
 fn two_who_commit_and_one_who_rolls_back_never_make_a_fork() {

@@ -15,6 +15,7 @@ mod histories;
 mod kv;
 mod life;
 mod limits;
+mod memory;
 mod mend;
 mod places;
 mod repair;

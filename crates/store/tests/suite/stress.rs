@@ -59,7 +59,7 @@ fn read(store: &TestStore, random: &mut Random) -> Result<(), ReadError> {
 }
 
 /// Tells the readers to stop, also when the writer panics.
-struct End<'a>(&'a AtomicBool);
+pub(crate) struct End<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
