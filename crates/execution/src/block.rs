@@ -8,6 +8,7 @@
 //!
 //! Rules: `spec/chain.md`, EXEC-1 to EXEC-5, EXEC-8, EXEC-13, EXEC-16, EXEC-17.
 
+use crate::ahead::{Ahead, Called, Coming, OperationsAhead, Window};
 use crate::chain::{Link, args_hash, result_hash};
 use crate::changes::{Changes, Summary};
 use crate::host::Handle;
@@ -16,13 +17,14 @@ use crate::registry::{Entry, Refusal};
 use crate::world::World;
 use crate::{
     Activity, BlockContext, Bundle, BundleId, Context, Emitted, Failed, FailureKind, FunctionHash, Halt, Mode,
-    Operation, PublicKey, Recorder, Registry, SYSTEM_NAMESPACES, Session, SessionError, SessionId, Sessions, Stop,
+    PublicKey, Recorder, Registry, SYSTEM_NAMESPACES, Session, SessionError, SessionId, Sessions, Stop,
 };
-use keelstone_codec::{Hash, Key, Namespace, StateHash, Value};
+use keelstone_codec::{Decode, Encode, Hash, Key, Namespace, StateHash, Value};
 use keelstone_tree::{KeyRange, Read, ReadError, Scan};
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 /// Who runs a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +89,8 @@ pub struct BlockDraft<'a> {
     handle: Handle,
     activity: Activity,
     noted: Option<Noted>,
+    ahead: Option<&'a dyn Ahead>,
+    window: RefCell<Window>,
 }
 
 /// A key somebody wants to know the writers of, and the state hashes after the operations that wrote it.
@@ -96,11 +100,60 @@ struct Noted {
     writers: RefCell<Vec<StateHash>>,
 }
 
+impl Noted {
+    /// Takes note of the operation after which the session had this state hash, if it changed the key.
+    fn changed_by(&self, changes: &Changes, after: StateHash) {
+        if changes.find(&self.namespace, &self.key).is_some() {
+            self.writers.borrow_mut().push(after);
+        }
+    }
+}
+
+/// An operation that is to be called.
+pub(crate) struct Begun<'a> {
+    entry: &'a Entry,
+    cx: Context,
+    /// The session's record before it.
+    pub(crate) record: Session,
+}
+
+impl Called {
+    fn outcome(self, previous: StateHash, record: &Session, gas_used: u64) -> Outcome {
+        let Self { function, sequence, args, result, diff, events, .. } = self;
+        Outcome { function, sequence, previous, args, result, diff, state_hash: record.state_hash, events, gas_used }
+    }
+}
+
 impl<'a> BlockDraft<'a> {
     /// Begins a block over a version of the state: a store's view, a tree in memory, or a witness.
     #[must_use]
     pub fn begin(registry: &'a Registry, state: impl Read + 'static, block: BlockContext) -> Self {
-        Self { registry, handle: Handle::new(Box::new(state), Some(block)), activity: Activity::default(), noted: None }
+        Self::over(registry, state, block, vec![Arc::default()])
+    }
+
+    /// As [`Self::begin`], on layers of another draft.
+    pub(crate) fn over(
+        registry: &'a Registry,
+        state: impl Read + 'static,
+        block: BlockContext,
+        layers: Vec<Arc<Changes>>,
+    ) -> Self {
+        let handle = Handle::over(Box::new(state), Some(block), layers);
+        let (activity, window) = (Activity::default(), RefCell::default());
+        Self { registry, handle, activity, noted: None, ahead: None, window }
+    }
+
+    /// The same draft, which has operations run beforehand where that is worth it (spec: EXEC-15).
+    #[must_use]
+    pub fn ahead(mut self, ahead: Option<&'a dyn Ahead>) -> Self {
+        self.ahead = ahead;
+        self
+    }
+
+    /// How many operations were run beforehand so far.
+    #[must_use]
+    pub fn operations_ahead(&self) -> OperationsAhead {
+        self.window.borrow().figures()
     }
 
     /// The same draft, which tells `activity` the function at work, for a watchdog (spec: EXEC-13).
@@ -128,7 +181,12 @@ impl<'a> BlockDraft<'a> {
     /// notes is all that a run in [`BlockDraft::apart`] depends on (spec: EXEC-15).
     #[must_use]
     pub fn recorded_in(self, recorder: &Recorder) -> Self {
-        self.handle.note_in(recorder.clone());
+        self.noting_reads(recorder, 1)
+    }
+
+    /// As [`Self::recorded_in`], of what is read of the lowest `layers`.
+    pub(crate) fn noting_reads(self, recorder: &Recorder, layers: usize) -> Self {
+        self.handle.note_in(recorder.clone(), layers);
         self
     }
 
@@ -188,12 +246,26 @@ impl<'a> BlockDraft<'a> {
         }
         let chain_id = &self.context().chain_id;
         let session = caller.session.unwrap_or_else(|| SessionId::root(chain_id, &caller.sender));
-        let mut outcomes = Vec::with_capacity(bundle.operations().len());
-        let mut record = None;
-        for (index, operation) in bundle.operations().iter().enumerate() {
+        let caller = Caller { session: Some(session), ..caller };
+        let count = bundle.operations().len();
+        let mut outcomes = Vec::with_capacity(count);
+        let (mut record, mut in_flight) = (None, None);
+        for (index, coming) in Coming::of(chain_id, &caller, bundle).enumerate() {
+            self.look_ahead(&coming, count - index, |wanted| {
+                Coming::of(chain_id, &caller, bundle).skip(index).take(wanted).collect()
+            });
             self.handle.push();
-            let ran = self.operation(caller.sender, session, index, operation);
-            let ran = ran.and_then(|ran| self.note_writes(caller.bundle, None).map(|_| ran));
+            let ran = self.operation(&coming).and_then(|ran| {
+                // Asked once: while a bundle runs, none is submitted.
+                let in_flight = match in_flight {
+                    Some(known) => known,
+                    None => *in_flight.insert(self.others_in_flight()?),
+                };
+                if in_flight > 0 {
+                    self.note_writes(caller.bundle, None)?;
+                }
+                Ok(ran)
+            });
             match ran {
                 Ok((outcome, after)) => {
                     self.handle.merge();
@@ -206,84 +278,166 @@ impl<'a> BlockDraft<'a> {
                 }
             }
         }
+        let session = caller.session.expect("set above");
         let record = record.expect("a bundle has at least one operation");
         let (changes, gas_used) = (self.handle.top().clone(), self.handle.meter().used());
         Ok(Finished { outcomes, changes, session, record, gas_used })
     }
 
-    /// Runs one operation in the topmost layer.
-    pub(crate) fn operation(
-        &self,
-        sender: PublicKey,
-        session: SessionId,
-        index: usize,
-        operation: &Operation,
-    ) -> Result<(Outcome, Session), FailureKind> {
-        let block = self.context();
-        let entry = self.registry.function(&operation.function).ok_or(FailureKind::UnknownFunction)?;
+    /// Runs one operation in the topmost layer, or takes what it came to beforehand.
+    pub(crate) fn operation(&self, coming: &Coming<'_>) -> Result<(Outcome, Session), FailureKind> {
         let before = self.handle.meter().used();
+        let taken = self.take_operation(coming);
+        let is_taken = taken.is_some();
+        let done = taken.map_or_else(|| self.run_operation(coming), Ok);
+        if self.ahead.is_some() {
+            self.window.borrow_mut().was_run(self.handle.meter().used() - before, is_taken);
+        }
+        done
+    }
+
+    fn run_operation(&self, coming: &Coming<'_>) -> Result<(Outcome, Session), FailureKind> {
+        let before = self.handle.meter().used();
+        let begun = self.begin_operation(coming)?;
+        let called = self.call_operation(coming, begun)?;
+        let mut record = self.record_after(coming)?;
+        let previous = record.state_hash;
+        self.link(coming, &called, &mut record)?;
+        if let Some(noted) = &self.noted {
+            noted.changed_by(&self.handle.top(), record.state_hash);
+        }
+        self.write_record(coming, &record)?;
+        Ok((called.outcome(previous, &record, self.handle.meter().used() - before), record))
+    }
+
+    /// Takes what the operation came to beforehand, if it is what it comes to now; as if it had been run.
+    // spec: EXEC-15
+    fn take_operation(&self, coming: &Coming<'_>) -> Option<(Outcome, Session)> {
+        let foretold = self.window.borrow_mut().of(coming)?;
+        let (sessions, own) = (self.handle.space(Session::SPACE), coming.session.record_key());
+        // What cannot be read here is told of where the operation is run.
+        let held = self.handle.peek(&sessions, &own).ok()?;
+        let found = held.as_ref().map(|value| Session::from_bytes(value)).transpose().ok()?;
+        if found.is_some() != foretold.is_there || self.handle.has_touched(&foretold.reads) {
+            return None;
+        }
+        let mut record = found.unwrap_or_else(|| foretold.record.clone());
+        let mut called = foretold.called;
+        if !record.is_like(&foretold.record) || (called.counted && called.sequence != record.sequence) {
+            return None;
+        }
+        called.sequence = record.sequence;
+        let previous = record.state_hash;
+        self.link(coming, &called, &mut record).ok()?;
+        if !self.handle.meter().take(called.gas_max, foretold.gas, &foretold.made) {
+            return None;
+        }
+        let mut changes = foretold.changes;
+        if let Some(noted) = &self.noted {
+            noted.changed_by(&changes, record.state_hash);
+        }
+        let value = Value::new(record.to_bytes()).expect("a session's record is small");
+        changes.write(&sessions, own, held, Some(value));
+        self.handle.adopt(changes);
+        Some((called.outcome(previous, &record, foretold.gas), record))
+    }
+
+    /// Up to the call: whether there is such a function, and the session may call it.
+    pub(crate) fn begin_operation(&self, coming: &Coming<'_>) -> Result<Begun<'a>, FailureKind> {
+        let Coming { sender, session, index, operation, .. } = *coming;
+        let entry = self.registry.function(&operation.function).ok_or(FailureKind::UnknownFunction)?;
         self.handle.meter().begin(entry.gas_max);
         self.charged(|meter| meter.charge_bytes(cost::OPERATION, cost::ARGS_BYTE, operation.args.len()))?;
 
         // spec: EXEC-8. Asked anew before every operation: one before it may have changed the answer.
-        let mut sessions = Sessions::bind(&self.handle);
-        let record = self.authorized(&sessions, sender, session, entry)?;
-        let sequence = record.sequence;
-
-        let mut cx = Context {
+        let record = self.authorized(&Sessions::bind(&self.handle), sender, session, entry)?;
+        let cx = Context {
             handle: self.handle.clone(),
             uses: entry.context,
             function: entry.hash,
             sender,
             session,
-            sequence,
-            operation: u32::try_from(index).expect("a bundle has at most 65,535 operations"),
+            sequence: record.sequence,
+            counted: Cell::new(false),
+            operation: index,
             drawn: Cell::new(0),
             events: Vec::new(),
         };
-        let result = self.call(entry, &mut cx, &operation.args)?;
-        self.charged(|meter| meter.result(result.len()))?;
+        Ok(Begun { entry, cx, record })
+    }
 
+    /// The call, and what enters the link of it.
+    pub(crate) fn call_operation(&self, coming: &Coming<'_>, begun: Begun<'a>) -> Result<Called, FailureKind> {
+        let Begun { entry, mut cx, record } = begun;
+        let args = &coming.operation.args;
+        let result = self.call(entry, &mut cx, args)?;
+        self.charged(|meter| meter.result(result.len()))?;
         // spec: EXEC-2. Taken before the session's own record is written: that is a system write.
         let diff = self.handle.top().summary_of(is_application);
-        // A transition may have closed or changed the session it runs in.
-        let found = sessions.find(&block.chain_id, &session, &sender).map_err(|stop| self.stopped(stop))?;
-        let mut record = found.ok_or(FailureKind::Session(SessionError::Unknown(session)))?;
+        Ok(Called {
+            function: entry.hash,
+            gas_max: entry.gas_max,
+            sequence: record.sequence,
+            counted: cx.counted.get(),
+            args: args_hash(args),
+            result_hash: result_hash(&result),
+            result,
+            diff,
+            events: cx.events,
+        })
+    }
+
+    /// The session's record after the call: a transition may have closed or changed the session it runs in.
+    pub(crate) fn record_after(&self, coming: &Coming<'_>) -> Result<Session, FailureKind> {
+        let found = Sessions::bind(&self.handle).find(&self.context().chain_id, &coming.session, &coming.sender);
+        found.map_err(|stop| self.stopped(stop))?.ok_or(FailureKind::Session(SessionError::Unknown(coming.session)))
+    }
+
+    /// Extends the session's chain, if that is what the operation expects.
+    fn link(&self, coming: &Coming<'_>, called: &Called, record: &mut Session) -> Result<(), FailureKind> {
+        let Coming { session, operation, .. } = *coming;
+        let sequence = called.sequence;
         record.sequence = sequence.checked_add(1).ok_or(FailureKind::Session(SessionError::Exhausted(session)))?;
-        let (previous, args) = (record.state_hash, args_hash(&operation.args));
         record.state_hash = Link {
-            chain_id: &block.chain_id,
+            chain_id: &self.context().chain_id,
             session,
             sequence,
-            previous,
-            function: entry.hash,
-            args,
-            result: result_hash(&result),
-            diff: diff.digest,
+            previous: record.state_hash,
+            function: called.function,
+            args: called.args,
+            result: called.result_hash,
+            diff: called.diff.digest,
         }
         .state_hash();
 
         // spec: EXEC-4
-        let actual = record.state_hash;
+        let (actual, own) = (record.state_hash, called.diff.digest);
         match (operation.expected_diff, operation.expected_own_diff) {
-            (Some(expected), _) if expected != actual => {
-                return Err(FailureKind::UnexpectedState { expected, actual });
-            }
-            (_, Some(expected)) if expected != diff.digest => {
-                return Err(FailureKind::UnexpectedDiff { expected, actual: diff.digest });
-            }
-            _ => {}
+            (Some(expected), _) if expected != actual => Err(FailureKind::UnexpectedState { expected, actual }),
+            (_, Some(expected)) if expected != own => Err(FailureKind::UnexpectedDiff { expected, actual: own }),
+            _ => Ok(()),
         }
-        if let Some(Noted { namespace, key, writers }) = &self.noted
-            && self.handle.top().find(namespace, key).is_some()
-        {
-            writers.borrow_mut().push(actual);
-        }
-        sessions.records.insert(&session, &record).map_err(|stop| self.stopped(stop))?;
-        let gas_used = self.handle.meter().used() - before;
-        let (function, state_hash, events) = (entry.hash, actual, cx.events);
-        let outcome = Outcome { function, sequence, previous, args, result, diff, state_hash, events, gas_used };
-        Ok((outcome, record))
+    }
+
+    /// Writes the session's record: a system write (spec: EXEC-2) that the operation pays for.
+    pub(crate) fn write_record(&self, coming: &Coming<'_>, record: &Session) -> Result<(), FailureKind> {
+        let mut sessions = Sessions::bind(&self.handle);
+        sessions.records.insert(&coming.session, record).map_err(|stop| self.stopped(stop))
+    }
+
+    /// The record of a session, on nobody's account; the outer none if it cannot be read.
+    pub(crate) fn record_of(&self, session: SessionId) -> Option<Option<Session>> {
+        let found = self.handle.unmetered(|| Sessions::bind(&self.handle).records.get(&session));
+        self.handle.take_stop();
+        found.ok()
+    }
+
+    pub(crate) fn runs_ahead(&self) -> Option<&'a dyn Ahead> {
+        self.ahead
+    }
+
+    pub(crate) fn window(&self) -> RefMut<'_, Window> {
+        self.window.borrow_mut()
     }
 
     /// The session's record, if the session may call the function now.

@@ -129,9 +129,23 @@ impl Changes {
     /// Puts later changes on top of these.
     pub(crate) fn merge(&mut self, later: Self) {
         for (namespace, keys) in later.0 {
+            // Where there is nothing yet, nothing can be back where it was.
+            if !self.0.contains_key(&namespace) {
+                self.0.insert(namespace, keys);
+                continue;
+            }
             for (key, change) in keys {
                 self.write(&namespace, key, change.before, change.after);
             }
+        }
+    }
+
+    /// Leaves the change of one key out.
+    pub(crate) fn leave_out(&mut self, namespace: &Namespace, key: &[u8]) {
+        let Some(keys) = self.0.get_mut(namespace) else { return };
+        keys.remove(key);
+        if keys.is_empty() {
+            self.0.remove(namespace);
         }
     }
 

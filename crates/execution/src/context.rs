@@ -71,6 +71,8 @@ pub struct Context {
     pub(crate) sender: PublicKey,
     pub(crate) session: SessionId,
     pub(crate) sequence: u64,
+    /// Whether anything has depended on the sequence.
+    pub(crate) counted: Cell<bool>,
     pub(crate) operation: u32,
     pub(crate) drawn: Cell<u64>,
     pub(crate) events: Vec<Emitted>,
@@ -102,6 +104,7 @@ impl Context {
     /// How many operations the session had run before this one. Unique in the session.
     #[must_use]
     pub fn sequence(&self) -> u64 {
+        self.counted.set(true);
         self.sequence
     }
 
@@ -139,7 +142,7 @@ impl Context {
         self.step(crate::meter::cost::READ)?;
         let draw = self.drawn.replace(self.drawn.get() + 1);
         let mut hasher = TaggedHasher::new(RANDOM);
-        hasher.value(&self.block().seed).value(&self.session).value(&self.sequence);
+        hasher.value(&self.block().seed).value(&self.session).value(&self.sequence());
         Ok(hasher.value(&self.function).value(&draw).finish())
     }
 

@@ -7,15 +7,17 @@
 //!
 //! Rules: `spec/chain.md`, EXEC-2, EXEC-13, EXEC-17.
 
+use crate::ahead::Touched;
 use crate::changes::Changes;
 use crate::meter::{Limits, Meter, cost};
-use crate::{BlockContext, Recorder, Stop};
+use crate::{BlockContext, ReadSet, Recorder, Stop};
 use keelstone_codec::{Key, Namespace, Value};
 use keelstone_tree::{KeyRange, Read, ReadError};
 use std::cell::{Ref, RefCell};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// What a collection is bound to. Cheap to clone; one thread.
 #[derive(Clone)]
@@ -24,26 +26,35 @@ pub struct Handle(Rc<Host>);
 struct Host {
     base: Box<dyn Read>,
     block: Option<BlockContext>,
-    /// From the oldest to the newest; reads go from the newest down. Never empty.
-    layers: RefCell<Vec<Changes>>,
+    /// From the oldest to the newest; reads go from the newest down. Never empty. Others may look at them where they lie
+    /// for as long as nothing is written.
+    layers: RefCell<Vec<Arc<Changes>>>,
     meter: RefCell<Meter>,
     stop: RefCell<Option<Stop>>,
     spaces: RefCell<BTreeMap<&'static str, Namespace>>,
-    /// Hears of reads that the block's own layer answers; the state below tells it of the others.
-    recorder: RefCell<Option<Recorder>>,
+    /// Hears of reads that one of the lowest layers answers, of so many; the state below tells it of those it answers.
+    recorder: RefCell<Option<(Recorder, usize)>>,
+    /// Keys written, by whomever and whatever became of it, since somebody began to ask.
+    touched: RefCell<Option<Touched>>,
 }
 
 impl Handle {
     pub(crate) fn new(base: Box<dyn Read>, block: Option<BlockContext>) -> Self {
+        Self::over(base, block, vec![Arc::default()])
+    }
+
+    /// A host that begins on layers of another's.
+    pub(crate) fn over(base: Box<dyn Read>, block: Option<BlockContext>, layers: Vec<Arc<Changes>>) -> Self {
         let unlimited = Limits { gas_max: u64::MAX, ..Limits::default() };
         Self(Rc::new(Host {
             base,
             block,
-            layers: RefCell::new(vec![Changes::default()]),
+            layers: RefCell::new(layers),
             meter: RefCell::new(Meter::new(unlimited)),
             stop: RefCell::new(None),
             spaces: RefCell::default(),
             recorder: RefCell::default(),
+            touched: RefCell::default(),
         }))
     }
 
@@ -66,39 +77,64 @@ impl Handle {
     // ---- layers
 
     pub(crate) fn push(&self) {
-        self.0.layers.borrow_mut().push(Changes::default());
+        self.0.layers.borrow_mut().push(Arc::default());
     }
 
     /// Drops the newest layer: what it held never happened.
     pub(crate) fn pop(&self) -> Changes {
         let mut layers = self.0.layers.borrow_mut();
         assert!(layers.len() > 1, "the block's layer is never popped");
-        layers.pop().unwrap_or_default()
+        layers.pop().map(Arc::unwrap_or_clone).unwrap_or_default()
     }
 
     /// Puts the newest layer into the one below.
     pub(crate) fn merge(&self) {
         let top = self.pop();
-        self.adopt(top);
+        self.on_top(|layer| layer.merge(top));
     }
 
     /// Puts changes that were made elsewhere into the newest layer.
     pub(crate) fn adopt(&self, changes: Changes) {
-        self.0.layers.borrow_mut().last_mut().expect("the block's layer is never popped").merge(changes);
+        if let Some(touched) = &mut *self.0.touched.borrow_mut() {
+            changes.iter().for_each(|(namespace, key, _)| touched.note(namespace, key));
+        }
+        self.on_top(|layer| layer.merge(changes));
     }
 
-    /// From now on this recorder, on which the host stands, hears also of what the block's own layer answers.
-    pub(crate) fn note_in(&self, recorder: Recorder) {
-        *self.0.recorder.borrow_mut() = Some(recorder);
+    /// From now on this recorder, on which the host stands, hears also of what the lowest `layers` answer.
+    pub(crate) fn note_in(&self, recorder: Recorder, layers: usize) {
+        *self.0.recorder.borrow_mut() = Some((recorder, layers));
     }
 
     pub(crate) fn top(&self) -> Ref<'_, Changes> {
-        Ref::map(self.0.layers.borrow(), |layers| layers.last().expect("the block's layer is never popped"))
+        Ref::map(self.0.layers.borrow(), |layers| &**layers.last().expect("the block's layer is never popped"))
     }
 
     /// Takes the newest layer's changes out of it.
     pub(crate) fn take_top(&self) -> Changes {
-        std::mem::take(self.0.layers.borrow_mut().last_mut().expect("the block's layer is never popped"))
+        self.on_top(std::mem::take)
+    }
+
+    /// All layers as they are now.
+    pub(crate) fn layers(&self) -> Vec<Arc<Changes>> {
+        self.0.layers.borrow().clone()
+    }
+
+    fn on_top<T>(&self, change: impl FnOnce(&mut Changes) -> T) -> T {
+        let mut layers = self.0.layers.borrow_mut();
+        change(Arc::make_mut(layers.last_mut().expect("the block's layer is never popped")))
+    }
+
+    // ---- what is written while others know what was there
+
+    /// From now on it is noted which keys are written; or no longer.
+    pub(crate) fn note_touched(&self, note: bool) {
+        *self.0.touched.borrow_mut() = note.then(Touched::default);
+    }
+
+    /// Whether something of what was read has been written since it is noted.
+    pub(crate) fn has_touched(&self, reads: &ReadSet) -> bool {
+        self.0.touched.borrow().as_ref().is_some_and(|touched| touched.meets(reads))
     }
 
     pub(crate) fn depth(&self) -> usize {
@@ -152,8 +188,8 @@ impl Handle {
         let layers = self.0.layers.borrow();
         for (depth, layer) in layers.iter().enumerate().rev() {
             let Some(change) = layer.find(namespace, key) else { continue };
-            if depth == 0
-                && let Some(recorder) = &*self.0.recorder.borrow()
+            if let Some((recorder, layers)) = &*self.0.recorder.borrow()
+                && depth < *layers
             {
                 recorder.note(namespace, key);
             }
@@ -165,13 +201,15 @@ impl Handle {
     /// Writes to the newest layer. If that layer knows the key already, its first value before stands.
     pub(crate) fn poke(&self, namespace: &Namespace, key: Key, value: Option<Value>) -> Result<(), ReadError> {
         let before = self.peek(namespace, &key)?;
-        self.0
-            .layers
-            .borrow_mut()
-            .last_mut()
-            .expect("the block's layer is never popped")
-            .write(namespace, key, before, value);
+        self.write(namespace, key, before, value);
         Ok(())
+    }
+
+    fn write(&self, namespace: &Namespace, key: Key, before: Option<Value>, after: Option<Value>) {
+        if let Some(touched) = &mut *self.0.touched.borrow_mut() {
+            touched.note(namespace, &key);
+        }
+        self.on_top(|layer| layer.write(namespace, key, before, after));
     }
 
     // ---- state, charged: for transitions
@@ -190,8 +228,7 @@ impl Handle {
             meter.write(key.len(), value.as_ref().map_or(0, |value| value.len()))?;
             let before = self.peek(namespace, &key)?;
             meter.charge_bytes(0, cost::READ_BYTE, before.as_ref().map_or(0, |value| value.len()))?;
-            let mut layers = self.0.layers.borrow_mut();
-            layers.last_mut().expect("the block's layer is never popped").write(namespace, key, before, value);
+            self.write(namespace, key, before, value);
             Ok(())
         })
     }

@@ -19,6 +19,7 @@
 extern crate self as keelstone_execution;
 
 mod activity;
+mod ahead;
 mod block;
 pub mod bundles;
 mod chain;
@@ -40,6 +41,7 @@ mod session;
 mod world;
 
 pub use activity::Activity;
+pub use ahead::{Ahead, Coming, Foretold, Job, OperationsAhead, Worker};
 pub use block::{BlockDraft, Caller, Finished, Outcome, is_application};
 pub use bundles::{Batch, BatchEnd, BundleId, BundleLimits, BundleRecord, Bundles, SubmitError};
 pub use chain::{Link, args_hash, first_link, result_hash, rollback_link};

@@ -85,6 +85,13 @@ impl Made {
         self.result_bytes = self.result_bytes.saturating_add(more.result_bytes);
     }
 
+    fn exceeds(&self, limits: &Limits) -> bool {
+        self.written > limits.write_bytes_max
+            || self.events > limits.events_max
+            || self.event_bytes > limits.event_bytes_max
+            || self.result_bytes > limits.result_bytes_max
+    }
+
     /// Whether one of the limits is reached.
     pub(crate) fn reaches(&self, limits: &Limits) -> bool {
         self.written >= limits.write_bytes_max
@@ -122,6 +129,25 @@ impl Meter {
         let end = self.used.get().saturating_add(gas_max).min(self.limits.gas_max);
         self.end.set(end);
         self.allowed.set(gas_max.min(self.limits.gas_max));
+    }
+
+    /// Counts an operation that was run elsewhere, within `gas_max`, and used this. False, and nothing is counted, if here
+    /// it would have come to a limit.
+    // spec: EXEC-15. Sums only grow: what ends within its limits was within them all the way.
+    pub(crate) fn take(&self, gas_max: u64, gas: u64, made: &Made) -> bool {
+        self.begin(gas_max);
+        let used = self.used.get().saturating_add(gas);
+        let mut sums = self.made();
+        sums.add(*made);
+        if used > self.end.get() || sums.exceeds(&self.limits) {
+            return false;
+        }
+        self.used.set(used);
+        self.written.set(sums.written);
+        self.events.set(sums.events);
+        self.event_bytes.set(sums.event_bytes);
+        self.result_bytes.set(sums.result_bytes);
+        true
     }
 
     pub(crate) fn used(&self) -> u64 {

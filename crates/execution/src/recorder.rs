@@ -21,6 +21,20 @@ pub struct ReadSet {
 }
 
 impl ReadSet {
+    /// Whether a key was asked for, or lies in a range that was scanned.
+    pub(crate) fn holds(&self, namespace: &Namespace, key: &Key) -> bool {
+        let within = |(of, start, end): &(Namespace, Vec<u8>, Option<Vec<u8>>)| {
+            of == namespace && **start <= **key && end.as_ref().is_none_or(|end| **key < **end)
+        };
+        self.keys.contains(&(namespace.clone(), key.to_vec())) || self.ranges.iter().any(within)
+    }
+
+    /// Adds what was read besides.
+    pub(crate) fn add(&mut self, more: Self) {
+        self.keys.extend(more.keys);
+        self.ranges.extend(more.ranges);
+    }
+
     /// The questions whose proof is a witness of these reads, and of whatever is written to the keys among them.
     /// Execution reads every key before it writes it, so that is all that was written.
     #[must_use]

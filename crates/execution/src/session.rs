@@ -8,10 +8,12 @@
 //! Rules: `spec/chain.md`, EXEC-1, EXEC-8, EXEC-16, EXEC-20.
 
 use crate::chain::first_link;
+use crate::collections::entry_prefix;
 use crate::newtype::hash_newtype;
 use crate::{Map, SessionError};
 use keelstone_codec::{
-    ChainId, Decode, DecodeError, Describe, Encode, Height, Reader, Shape, StateHash, Tag, TaggedHasher, Text,
+    ChainId, Decode, DecodeError, Describe, Encode, Height, Key, OrderedKey, Reader, Shape, StateHash, Tag,
+    TaggedHasher, Text,
 };
 use keelstone_macros::{Decode, Encode, namespace};
 use std::borrow::Cow;
@@ -38,6 +40,13 @@ hash_newtype! {
 }
 
 impl SessionId {
+    /// The key of its record, in [`Session::SPACE`].
+    pub(crate) fn record_key(&self) -> Key {
+        let mut key = entry_prefix("records");
+        self.encode_key(&mut key);
+        Key::new(key).expect("a place and a hash are a key")
+    }
+
     /// The root session of a key.
     #[must_use]
     pub fn root(chain_id: &ChainId, owner: &PublicKey) -> Self {
@@ -169,11 +178,21 @@ pub struct Session {
 }
 
 impl Session {
+    /// The namespace of the records.
+    pub(crate) const SPACE: &'static str = "sessions";
+
     /// The root session of a key, before its first operation.
     #[must_use]
     pub fn root(chain_id: &ChainId, owner: PublicKey) -> Self {
         let id = SessionId::root(chain_id, &owner);
         Self::open(chain_id, &id, owner, None, Capabilities::Root, &StateHash::default())
+    }
+
+    /// Whether it is the other, but for what it has run.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let Self { owner, parent, name, capabilities, expires, closed, sequence: _, state_hash: _ } = self;
+        (owner, parent, name) == (&other.owner, &other.parent, &other.name)
+            && (capabilities, expires, closed) == (&other.capabilities, &other.expires, &other.closed)
     }
 
     /// A session that has run nothing, with its first link (spec: EXEC-1).

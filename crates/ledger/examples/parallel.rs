@@ -1,12 +1,13 @@
 //! How long blocks take on one thread and on several: `cargo run -p keelstone-ledger --example parallel -- [THREADS]`.
 //!
-//! A chain in memory on which 2,000 accounts have money, and blocks of 2,000 signed payments: once each account pays one of
-//! its own, so that no payment is in another's way; once all of them pay the same. What is timed is a block's run, from
+//! A chain in memory on which 2,000 accounts have money, and blocks of 2,000 operations: payments, once each account one of
+//! its own, so that no payment is in another's way; once all of them the same; and approvals of one account, alone in their
+//! bundles, ten in each, and all in one; and blocks of one operation. What is timed is a block's run, from
 //! signatures to the new root. Each block is run in turn on one thread and on THREADS, and every run comes to one root.
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on says so")]
 
 use keelstone_codec::{ChainId, Height, Text, Timestamp};
-use keelstone_execution::{Bundle, Operation};
+use keelstone_execution::{Batching, Bundle, Mode, Operation};
 use keelstone_ledger::modules::{contracts, standard};
 use keelstone_ledger::{Block, Genesis, Ledger, PoolLimits, Refused, SecretKey, SignedTransaction, Transaction};
 use keelstone_store::files::MemoryFiles;
@@ -37,23 +38,77 @@ fn chain(threads: NonZeroUsize) -> Ledger<Blake3> {
     Ledger::create(store, kv, standard(), &genesis, PoolLimits::default()).unwrap().on_threads(threads)
 }
 
-/// A payment of every account, to somebody of its own or all to one.
-fn payments(nonce: u64, apart: bool) -> Vec<SignedTransaction> {
-    let pay = |number: u16| {
-        let to = if apart { format!("friend of {number}") } else { "everybody's friend".to_owned() };
-        let amount = Text::new("1").unwrap();
-        let operation = Operation::of(&contracts::Transfer { to: Text::new(to).unwrap(), amount });
-        let transaction = Transaction {
-            chain_id: ChainId::new("bench").unwrap(),
-            sender: key(number).public(),
-            nonce,
-            expiry_height: Height(100_000),
-            session: None,
-            bundle: Bundle::one(operation),
-        };
-        transaction.sign(&key(number))
+/// What a block holds.
+#[derive(Clone, Copy)]
+enum Load {
+    /// A payment of every account to an address of its own.
+    Apart,
+    /// A payment of every account to one address.
+    Same,
+    /// Approvals of one account, none in another's way, so many in a bundle: of which an async one runs in a later block.
+    One { in_a_bundle: u64, is_async: bool },
+    /// One approval and nothing else.
+    Single,
+}
+
+impl Load {
+    fn name(self) -> String {
+        match self {
+            Self::Apart => "payments, nobody in another's way".to_owned(),
+            Self::Same => "payments, everybody in everybody's way".to_owned(),
+            Self::One { in_a_bundle, is_async: false } => {
+                format!("approvals of one account, {in_a_bundle} in a bundle")
+            }
+            Self::One { in_a_bundle, is_async: true } => format!("approvals of one account, {in_a_bundle} in flight"),
+            Self::Single => "one approval".to_owned(),
+        }
+    }
+
+    /// Operations of a block.
+    fn operations(self) -> u64 {
+        if matches!(self, Self::Single) { 1 } else { u64::from(ACCOUNTS) }
+    }
+
+    fn transactions(self, height: u64) -> Vec<SignedTransaction> {
+        match self {
+            Self::Apart => (0..ACCOUNTS).map(|of| pay(of, height - 1, format!("friend of {of}"))).collect(),
+            Self::Same => (0..ACCOUNTS).map(|of| pay(of, height - 1, "everybody's friend".to_owned())).collect(),
+            Self::Single => vec![signed(0, height - 1, Bundle::one(approve(height)))],
+            Self::One { in_a_bundle, is_async } => {
+                let bundles = self.operations() / in_a_bundle;
+                let first = (height - 1) * bundles;
+                let mode = match is_async {
+                    true => Mode::Async(Batching::until(Height(height + 50))),
+                    false => Mode::Sync,
+                };
+                let operations = |nonce: u64| (nonce * in_a_bundle..(nonce + 1) * in_a_bundle).map(approve).collect();
+                let bundle = |nonce: u64| Bundle::new(mode.clone(), operations(nonce)).unwrap();
+                (first..first + bundles).map(|nonce| signed(0, nonce, bundle(nonce))).collect()
+            }
+        }
+    }
+}
+
+fn pay(number: u16, nonce: u64, to: String) -> SignedTransaction {
+    let (to, amount) = (Text::new(to).unwrap(), Text::new("1").unwrap());
+    signed(number, nonce, Bundle::one(Operation::of(&contracts::Transfer { to, amount })))
+}
+
+fn approve(number: u64) -> Operation {
+    let spender = Text::new(format!("spender {number}")).unwrap();
+    Operation::of(&contracts::Approve { spender, amount: Text::new("1").unwrap() })
+}
+
+fn signed(number: u16, nonce: u64, bundle: Bundle) -> SignedTransaction {
+    let transaction = Transaction {
+        chain_id: ChainId::new("bench").unwrap(),
+        sender: key(number).public(),
+        nonce,
+        expiry_height: Height(100_000),
+        session: None,
+        bundle,
     };
-    (0..ACCOUNTS).map(pay).collect()
+    transaction.sign(&key(number))
 }
 
 /// The time of the median block.
@@ -65,11 +120,15 @@ fn median(mut times: Vec<Duration>) -> Duration {
 fn main() {
     let threads = std::env::args().nth(1).map_or(2, |text| text.parse().unwrap());
     let counts = [NonZeroUsize::MIN, NonZeroUsize::new(threads).unwrap()];
-    for apart in [true, false] {
+    let one = |in_a_bundle, is_async| Load::One { in_a_bundle, is_async };
+    let loads =
+        [Load::Apart, Load::Same, one(1, false), one(10, false), one(2_000, false), one(2_000, true), Load::Single];
+    for load in loads {
         let chains = counts.map(chain);
         let (mut times, mut taken) = ([Vec::new(), Vec::new()], 0);
-        for height in 1..=BLOCKS {
-            let transactions = payments(height - 1, apart);
+        // One operation is soon run.
+        for height in 1..=if load.operations() == 1 { 50 * BLOCKS } else { BLOCKS } {
+            let transactions = load.transactions(height);
             let mut roots = Vec::new();
             for (chain, times) in chains.iter().zip(&mut times) {
                 let (time, proposer) = (Timestamp(height), key(0).public());
@@ -78,20 +137,22 @@ fn main() {
                 let pending = chain.run(block, Refused::Receipt).unwrap();
                 times.push(started.elapsed());
                 assert!(pending.executed().receipts.iter().all(|receipt| receipt.succeeded()));
-                taken += pending.executed().beforehand.taken;
+                let beforehand = pending.executed().beforehand;
+                taken += beforehand.taken + beforehand.operations_taken;
                 roots.push(chain.commit(pending).unwrap().root);
             }
             assert_eq!(roots[0], roots[1], "threads make no difference");
         }
-        let load = if apart { "nobody in another's way" } else { "everybody in everybody's way" };
-        let rate = |time: Duration| u64::from(ACCOUNTS) * 1_000_000 / u64::try_from(time.as_micros()).unwrap().max(1);
+        let rate = |time: Duration| load.operations() * 1_000_000 / u64::try_from(time.as_micros()).unwrap().max(1);
+        let blocks = times[0].len() as u64;
         let [one, several] = times.map(median);
         println!(
-            "{load}: 1 thread {one:.1?} a block ({} payments/s), {threads} threads {several:.1?} ({} payments/s), {taken} \
-             of {} taken from beforehand",
+            "{}: 1 thread {one:.1?} a block ({} operations/s), {threads} threads {several:.1?} ({} operations/s), {taken} of \
+             {} taken from beforehand",
+            load.name(),
             rate(one),
             rate(several),
-            BLOCKS * u64::from(ACCOUNTS),
+            blocks * load.operations(),
         );
     }
 }

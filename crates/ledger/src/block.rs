@@ -23,8 +23,8 @@ use keelstone_codec::{
 };
 use keelstone_execution::bundles::{Batch, BatchEnd, BundleId, BundleLimits, Resume, Submitted};
 use keelstone_execution::{
-    Activity, BlockContext, BlockDraft, Bundle, Caller, Changes, Emitted, Failed, Failure, Finished, Function,
-    FunctionHash, Halt, Limits, Mode, Outcome, PublicKey, Registry, SessionId, Summary, list_root,
+    Activity, Ahead, BlockContext, BlockDraft, Bundle, Caller, Changes, Emitted, Failed, Failure, Finished, Function,
+    FunctionHash, Halt, Limits, Mode, OperationsAhead, Outcome, PublicKey, Registry, SessionId, Summary, list_root,
 };
 use keelstone_macros::{Decode, Encode};
 use keelstone_tree::{Read, ReadError};
@@ -434,6 +434,10 @@ pub(crate) trait Way {
     fn noting(&self) -> Option<(Namespace, Key)> {
         None
     }
+    /// Who runs single operations beforehand, if somebody does.
+    fn ahead(&self) -> Option<&dyn Ahead> {
+        None
+    }
     /// Works out something of each of so many, from its place alone, and gives it in their order.
     fn each<T: Send>(&self, count: usize, of: impl Fn(usize) -> T + Sync) -> Vec<T> {
         (0..count).map(of).collect()
@@ -510,7 +514,7 @@ pub(crate) fn execute_with(
         nonces: BTreeMap::new(),
         beforehand: Beforehand::default(),
     };
-    let mut draft = BlockDraft::begin(registry, state, context).watched(&way.activity());
+    let mut draft = BlockDraft::begin(registry, state, context).watched(&way.activity()).ahead(way.ahead());
     if let Some((namespace, key)) = way.noting() {
         draft = draft.noting(namespace, key);
     }
@@ -527,7 +531,8 @@ pub(crate) fn execute_with(
     let signatures = way.signatures(&transactions, &known);
     let mut oracle = way.foretell(&run, &draft, &transactions, &known, &signatures);
     let mut listed = Vec::with_capacity(transactions.len());
-    for (index, (transaction, signature)) in transactions.into_iter().zip(signatures).enumerate() {
+    let mut kept = vec![true; transactions.len()];
+    for (index, (transaction, signature)) in transactions.iter().zip(signatures).enumerate() {
         let id = known[index].id;
         let ran = match signature {
             Err(error) => Err(error.into()),
@@ -543,7 +548,8 @@ pub(crate) fn execute_with(
                 }
                 None => {
                     let left = facts.limits.block_gas_max.saturating_sub(gas_used);
-                    let (ran, changes) = draft.apart(|draft| run.transaction(draft, &transaction, id, left));
+                    oracle.look_ahead(&draft, index, &transactions, &known);
+                    let (ran, changes) = draft.apart(|draft| run.transaction(draft, transaction, id, left));
                     let ran = ran?;
                     oracle.was_run(index, &changes);
                     draft.adopt(changes);
@@ -555,6 +561,7 @@ pub(crate) fn execute_with(
             Ok(ran) => ran,
             Err(refusal) if refused == Refused::LeaveOut => {
                 out.refused.push((id, refusal));
+                kept[index] = false;
                 continue;
             }
             Err(refusal) => Ran {
@@ -573,10 +580,12 @@ pub(crate) fn execute_with(
         out.continuations.extend(hurried);
         gas_used = gas_used.saturating_add(gas);
         out.receipts.push(Receipt { transaction: id, verdict, gas_used: gas });
-        out.block.transactions.push(transaction);
         listed.push(known[index].listed);
     }
-    out.beforehand = oracle.figures();
+    let kept = transactions.into_iter().zip(kept).filter_map(|(transaction, kept)| kept.then_some(transaction));
+    out.block.transactions.extend(kept);
+    let OperationsAhead { run: operations, taken: operations_taken } = draft.operations_ahead();
+    out.beforehand = Beforehand { operations, operations_taken, ..oracle.figures() };
     if out.block.transactions.is_empty() && out.continuations.is_empty() {
         return Ok(out); // spec: LEDGER-3
     }
@@ -759,7 +768,7 @@ impl Run<'_> {
     }
 }
 
-fn caller(signed: &SignedTransaction, id: TxId) -> Caller {
+pub(crate) fn caller(signed: &SignedTransaction, id: TxId) -> Caller {
     let SignedTransaction { transaction, .. } = signed;
     Caller { sender: transaction.sender, session: transaction.session, bundle: Some(BundleId(id.0)) }
 }

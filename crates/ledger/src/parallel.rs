@@ -6,6 +6,10 @@
 //! beforehand is taken for a transaction if nothing that it read was changed by a transaction before it. Otherwise it is
 //! run again, once, where it stands.
 //!
+//! Of an account with more than half of a block's operations, and of blocks of few transactions, single operations are run
+//! beforehand instead, those of one bundle and of those behind it: they wait neither for the nonce nor for the state hash
+//! that the one before them leaves. How that is done, and how much: [`keelstone_execution::Ahead`].
+//!
 //! So what a block comes to does not depend on how many threads there were, how fast they were, or whether there were
 //! any: which transactions have to be run again follows from the block and the state. Runs beforehand are made in layers
 //! as deep as those of a run in order, so they are charged the same.
@@ -19,9 +23,11 @@ use crate::transaction::SignedTransaction;
 use crate::vouched::Vouched;
 use keelstone_codec::{Key, Namespace};
 use keelstone_execution::bundles::Resume;
-use keelstone_execution::{Activity, BlockDraft, Changes, Function, PublicKey, ReadSet, Recorder};
+use keelstone_execution::{
+    Activity, Ahead, BlockDraft, Changes, Coming, Foretold, Function, Job, Mode, PublicKey, ReadSet, Recorder,
+};
 use keelstone_tree::Read;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroUsize;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -44,13 +50,10 @@ pub struct Beforehand {
     pub transactions: usize,
     /// Those of them of which that was of use: the others were run again.
     pub taken: usize,
-}
-
-impl Beforehand {
-    /// Whether it was worth it: at least half of the work was.
-    fn paid(&self) -> bool {
-        self.taken * 2 >= self.transactions
-    }
+    /// Single operations that were run beforehand, of transactions that were not.
+    pub operations: usize,
+    /// Those of them of which that was of use.
+    pub operations_taken: usize,
 }
 
 /// What was found beforehand, and what has been changed since.
@@ -65,6 +68,10 @@ pub(crate) struct Oracle {
     stale: Vec<bool>,
     written: BTreeMap<Namespace, BTreeMap<Key, Writer>>,
     figures: Beforehand,
+    /// The transactions of which single operations may be run beforehand, from the next on.
+    by_operation: VecDeque<usize>,
+    /// How many operations they have.
+    operations: usize,
 }
 
 /// A transaction, run beforehand.
@@ -117,6 +124,42 @@ impl Oracle {
         }
     }
 
+    /// The transaction at `index` is run in order now: it, and those that are run so after it, may have operations run
+    /// beforehand.
+    pub(crate) fn look_ahead(
+        &mut self,
+        draft: &BlockDraft<'_>,
+        index: usize,
+        transactions: &[SignedTransaction],
+        known: &[KnownBy],
+    ) {
+        let operations = |at: usize| transactions[at].transaction.bundle.operations().len();
+        while let Some(next) = self.by_operation.front().filter(|next| **next < index) {
+            self.operations -= operations(*next);
+            self.by_operation.pop_front();
+        }
+        if self.by_operation.front() != Some(&index) {
+            return;
+        }
+        let chain_id = &draft.context().chain_id;
+        let coming = |at: usize| {
+            let signed = &transactions[at];
+            Coming::of(chain_id, &block::caller(signed, known[at].id), &signed.transaction.bundle)
+        };
+        let Some(first) = coming(index).next() else { return };
+        draft.look_ahead(&first, self.operations, |wanted| {
+            let mut out = Vec::with_capacity(wanted);
+            for at in &self.by_operation {
+                // A bundle is not cut, unless it is more than is wanted by itself.
+                if !out.is_empty() && out.len() + operations(*at) > wanted {
+                    break;
+                }
+                out.extend(coming(*at).take(wanted));
+            }
+            out
+        });
+    }
+
     /// How much was of use.
     pub(crate) fn figures(&self) -> Beforehand {
         self.figures
@@ -164,35 +207,54 @@ impl Oracle {
 #[derive(Debug)]
 pub(crate) struct Threads {
     count: NonZeroUsize,
-    /// Blocks that are still to be run in order.
-    pause: AtomicU32,
-    /// How long the last pause was.
-    paused: AtomicU32,
+    transactions: Pause,
+    operations: Pause,
 }
 
 impl Threads {
     pub(crate) fn new(count: NonZeroUsize) -> Self {
-        Self { count, pause: AtomicU32::new(0), paused: AtomicU32::new(0) }
+        Self { count, transactions: Pause::default(), operations: Pause::default() }
     }
 
     /// Takes in how much of a block was of use. Where most was not, the next ones are run in order: twice as many each time.
     pub(crate) fn learn(&self, beforehand: &Beforehand) {
-        if beforehand.transactions == 0 {
-            let waited = |pause: u32| pause.checked_sub(1);
-            // Refused means that there was no pause.
-            let _ = self.pause.fetch_update(Ordering::Relaxed, Ordering::Relaxed, waited);
-            return;
-        }
-        let paused = match beforehand.paid() {
-            true => 0,
-            false => (self.paused.load(Ordering::Relaxed) * 2).clamp(1, PAUSE_BLOCKS_MAX),
-        };
-        self.paused.store(paused, Ordering::Relaxed);
-        self.pause.store(paused, Ordering::Relaxed);
+        self.transactions.learn(beforehand.transactions, beforehand.taken);
+        self.operations.learn(beforehand.operations, beforehand.operations_taken);
     }
 
     fn rest(&self) -> bool {
-        self.count.get() == 1 || self.pause.load(Ordering::Relaxed) > 0
+        self.count.get() == 1 || self.transactions.lasts()
+    }
+}
+
+/// When nothing of a kind is run beforehand.
+#[derive(Debug, Default)]
+struct Pause {
+    /// Blocks that are still to be run in order.
+    left: AtomicU32,
+    /// How long the last one was.
+    last: AtomicU32,
+}
+
+impl Pause {
+    /// Takes in what was run beforehand in a block, and how much of it was of use: it paid if at least half of it was.
+    fn learn(&self, run: usize, taken: usize) {
+        if run == 0 {
+            let waited = |left: u32| left.checked_sub(1);
+            // Refused means that there was no pause.
+            let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, waited);
+            return;
+        }
+        let pause = match taken * 2 >= run {
+            true => 0,
+            false => (self.last.load(Ordering::Relaxed) * 2).clamp(1, PAUSE_BLOCKS_MAX),
+        };
+        self.last.store(pause, Ordering::Relaxed);
+        self.left.store(pause, Ordering::Relaxed);
+    }
+
+    fn lasts(&self) -> bool {
+        self.left.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -204,9 +266,20 @@ pub(crate) struct InParallel<'a, S> {
     pub(crate) vouched: &'a Mutex<Vouched>,
 }
 
+impl<S: Read + Clone + Send + Sync + 'static> Ahead for InParallel<'_, S> {
+    fn run(&self, job: &Job<'_>) -> Vec<Option<Foretold>> {
+        let begin = || job.begin(self.state.clone(), self.activity);
+        on_threads(self.threads.count.get(), job.count(), begin, |worker, at| worker.run(at))
+    }
+}
+
 impl<S: Read + Clone + Send + Sync + 'static> Way for InParallel<'_, S> {
     fn activity(&self) -> Activity {
         self.activity.clone()
+    }
+
+    fn ahead(&self) -> Option<&dyn Ahead> {
+        (self.threads.count.get() > 1 && !self.threads.operations.lasts()).then_some(self)
     }
 
     fn each<T: Send>(&self, count: usize, of: impl Fn(usize) -> T + Sync) -> Vec<T> {
@@ -253,12 +326,25 @@ impl<S: Read + Clone + Send + Sync + 'static> Way for InParallel<'_, S> {
         known: &[KnownBy],
         signatures: &[Result<(), SignatureError>],
     ) -> Oracle {
-        if self.threads.rest() || transactions.len() < TRANSACTIONS_MIN {
+        if self.threads.rest() {
             return Oracle::default();
         }
-        let (groups, members) = by_account(transactions);
-        if members.len() < 2 {
-            return Oracle::default();
+        let operations = |at: &usize| transactions[*at].transaction.bundle.operations().len();
+        let (groups, mut members) = by_account(transactions);
+        let all = (0..transactions.len()).map(|at| operations(&at)).sum::<usize>();
+        let is_most = |group: &Vec<usize>| group.iter().map(operations).sum::<usize>() * 2 > all;
+        let is_few = transactions.len() < TRANSACTIONS_MIN;
+        // Those that would be run on one thread after all others had ended.
+        let mut by_operation: VecDeque<usize> = match members.iter_mut().find(|group| is_most(group)) {
+            _ if is_few => std::mem::take(&mut members).into_iter().flatten().collect(),
+            Some(most) => std::mem::take(most).into(),
+            None => VecDeque::new(),
+        };
+        by_operation.make_contiguous().sort_unstable();
+        by_operation.retain(|at| signatures[*at].is_ok() && is_plain(&transactions[*at]));
+        let operations = by_operation.iter().map(operations).sum();
+        if members.iter().filter(|group| !group.is_empty()).count() < 2 {
+            return Oracle { by_operation, operations, ..Oracle::default() };
         }
         let (context, before) = (before.context(), before.changes());
         let begin = || {
@@ -298,8 +384,14 @@ impl<S: Read + Clone + Send + Sync + 'static> Way for InParallel<'_, S> {
             found[index] = Some(ran);
             figures.transactions += 1;
         }
-        Oracle { found, groups, stale: vec![false; members.len()], written: BTreeMap::new(), figures }
+        let (stale, written) = (vec![false; members.len()], BTreeMap::new());
+        Oracle { found, groups, stale, written, figures, by_operation, operations }
     }
+}
+
+/// Whether a transaction runs its operations, and nothing else.
+fn is_plain(transaction: &SignedTransaction) -> bool {
+    *transaction.transaction.bundle.mode() == Mode::Sync && !resumes(transaction)
 }
 
 /// Whether a transaction may hurry a bundle in flight.
@@ -371,8 +463,8 @@ mod tests {
         let threads = threads();
         let (none, useless, useful) = (
             Beforehand::default(),
-            Beforehand { transactions: 10, taken: 1 },
-            Beforehand { transactions: 10, taken: 9 },
+            Beforehand { transactions: 10, taken: 1, ..Beforehand::default() },
+            Beforehand { transactions: 10, taken: 9, ..Beforehand::default() },
         );
         for pause in [1, 2, 4, 8, 16, 32, 64, 64] {
             assert!(!threads.rest());

@@ -4,6 +4,7 @@ use super::record::{
     Before, BundleId, BundleRecord, Bundles, Changer, HOLD, PIECE_BYTES, Piece, Status, StopReason, Totals,
     UNDO_VALUE_BYTES_MAX, Writer, key_hash,
 };
+use crate::ahead::Coming;
 use crate::block::is_application;
 use crate::host::Handle;
 use crate::merkle::list_root;
@@ -538,9 +539,28 @@ impl BlockDraft<'_> {
             }
             // What an operation may use does not depend on its batch: who else runs, and how the budget cut, must not
             // decide whether it succeeds.
+            let coming = |index: u32, operation| Coming {
+                bundle: Some(id),
+                sender: record.owner,
+                session: record.session,
+                index,
+                operation,
+            };
+            // As many as the batch will have, if the others are like those it had.
+            let more = used.checked_div(outcomes.len() as u64).map_or(0, |mean| (allotted - used) / mean.max(1) + 1);
+            let border =
+                piece.borders.iter().find(|border| **border > next).map_or(u64::MAX, |at| u64::from(at - next));
+            let more = usize::try_from(more.min(border)).unwrap_or(usize::MAX).min(piece.operations.len() - at);
+            self.look_ahead(&coming(next, operation), more, |wanted| {
+                (next..)
+                    .zip(&piece.operations[at..at + wanted])
+                    .map(|(index, operation)| coming(index, operation))
+                    .collect()
+            });
+            let coming = coming(next, operation);
             handle.set_meter(Limits { gas_max, ..one });
             handle.push();
-            let ran = self.operation(record.owner, record.session, next as usize, operation);
+            let ran = self.operation(&coming);
             let ran = ran.and_then(|(outcome, after)| {
                 let undo = self.note_writes(Some(id), Some((id, record, limits)))?;
                 Ok((outcome, after, undo))
@@ -568,6 +588,11 @@ impl BlockDraft<'_> {
         piece.ok_or_else(|| missing(&id, "a piece of its operations"))
     }
 
+    /// How many bundles are in flight, asked while one runs.
+    pub(crate) fn others_in_flight(&self) -> Result<u32, FailureKind> {
+        self.bundles_in_flight().map_err(|halt| FailureKind::Stopped(Stop::Read(read_error(halt))))
+    }
+
     /// Takes note of what the operation in the topmost layer wrote, for the sake of bundles in flight: others learn
     /// that their keys were changed, and by whom; the bundle it belongs to keeps what was there. Gives the gas of that.
     // spec: EXEC-9, EXEC-10
@@ -577,9 +602,6 @@ impl BlockDraft<'_> {
         mut own: Option<(BundleId, &mut BundleRecord, &BundleLimits)>,
     ) -> Result<u64, FailureKind> {
         let stopped = |halt| FailureKind::Stopped(Stop::Read(read_error(halt)));
-        if own.is_none() && self.bundles_in_flight().map_err(stopped)? == 0 {
-            return Ok(0);
-        }
         type Write = (Namespace, Key, Option<Value>, Option<Value>);
         let changed: Vec<Write> = (self.handle().top().iter())
             .filter(|(namespace, ..)| is_application(namespace))

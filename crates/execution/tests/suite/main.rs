@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
+mod ahead;
 mod async_bundles;
 mod bundles;
 mod chain;

@@ -157,9 +157,94 @@ fn what_is_in_nobodys_way_is_run_once() {
     let apart: Vec<_> = (0..120u8).map(|n| signed(1 + n / 2, u64::from(n % 2), vec![pay(1 + n / 2, 1)])).collect();
     let (_, receipts, beforehand) = compared(chain_of(&genesis()), of(apart), Refused::Receipt, "apart");
     assert!(receipts.iter().all(Receipt::succeeded));
-    assert_eq!(beforehand, Beforehand { transactions: 120, taken: 120 });
+    assert_eq!(beforehand, Beforehand { transactions: 120, taken: 120, ..Beforehand::default() });
     let same: Vec<_> = (1..=60).map(|person| signed(person, 0, vec![pay(61, 1)])).collect();
     let (_, receipts, beforehand) = compared(chain_of(&genesis()), of(same), Refused::Receipt, "all the same");
     assert!(receipts.iter().all(Receipt::succeeded));
-    assert_eq!(beforehand, Beforehand { transactions: 60, taken: 1 });
+    assert_eq!(beforehand, Beforehand { transactions: 60, taken: 1, ..Beforehand::default() });
+}
+
+fn approve(spender: u64, amount: u64) -> Operation {
+    let spender = Text::new(format!("spender {spender}")).unwrap();
+    op(&contracts::Approve { spender, amount: Text::new(amount.to_string()).unwrap() })
+}
+
+/// spec: EXEC-15. So are blocks that one account has most of, in many bundles or in large ones: of operations that stand in
+/// each other's way and of others, that fail, that use a nonce twice or leave a gap; and bundles in flight of it.
+#[test]
+fn d03_blocks_of_one_account_are_blocks_in_order() {
+    let (mut all, mut failed) = (Beforehand::default(), 0);
+    for seed in 0..4u64 {
+        let (mut dice, mut walk) = (Dice(50 + seed), Walk::begin(seed));
+        let mut genesis = genesis();
+        // One bundle of the largest uses more than the least of these.
+        genesis.limits.bundle_gas_max = [8_000_000, 200_000_000][usize::try_from(seed % 2).unwrap()];
+        genesis.limits.continuation_gas_max = 60_000_000;
+        let mut chain = chain_of(&genesis);
+        for height in 1..=5u64 {
+            let functions = chain.registry().functions();
+            let spenders = [5, 300, 1 << 40][usize::try_from(dice.below(3)).unwrap()];
+            let mut nonces: BTreeMap<u8, u64> = BTreeMap::new();
+            let mut transactions: Vec<SignedTransaction> = Vec::new();
+            for _ in 0..[3, 40, 120][usize::try_from(dice.below(3)).unwrap()] {
+                let mut person = if dice.below(10) < 8 { 1 } else { dice.person(60) };
+                let operations: Vec<Operation> = match dice.below(12) {
+                    0 => vec![pay(dice.person(60), 1 + dice.below(20)), pay(dice.person(60), dice.below(3))],
+                    1 => {
+                        let (caller, operation) = walk.any_call(&functions, height);
+                        person = caller;
+                        vec![operation]
+                    }
+                    2 => (0..200 + dice.below(300)).map(|_| approve(dice.below(spenders), dice.below(100))).collect(),
+                    _ => (0..=dice.below(12)).map(|_| approve(dice.below(spenders), dice.below(100))).collect(),
+                };
+                let next =
+                    nonces.entry(person).or_insert_with(|| chain.next_nonce(&key(person).public()).unwrap().unwrap());
+                let nonce = match dice.below(30) {
+                    0 => next.saturating_sub(1),
+                    1 => *next + 1,
+                    _ => {
+                        *next += 1;
+                        *next - 1
+                    }
+                };
+                let mut transaction = unsigned(person, nonce, operations.clone());
+                if operations.len() > 100 && dice.below(3) == 0 {
+                    transaction.bundle =
+                        Bundle::new(Mode::Async(Batching::until(Height(height + 4))), operations).unwrap();
+                }
+                let mut signed = transaction.sign(&key(person));
+                if dice.below(40) == 0 {
+                    signed.signature = Signature([7; 64]);
+                }
+                transactions.push(signed);
+            }
+            let block =
+                Block { height: Height(height), time: Timestamp(height * 1_000), proposer: proposer(), transactions };
+            let refused = if height % 3 == 0 { Refused::LeaveOut } else { Refused::Receipt };
+            let (next, receipts, beforehand) = compared(chain, block, refused, &format!("seed {seed}, block {height}"));
+            chain = next;
+            all.operations += beforehand.operations;
+            all.operations_taken += beforehand.operations_taken;
+            failed += receipts.iter().filter(|receipt| matches!(receipt.verdict, Verdict::Failed(_))).count();
+        }
+    }
+    assert!(all.operations_taken > 2_000 && all.operations - all.operations_taken > 300, "{all:?}");
+    assert!(failed > 5, "{failed} failed");
+}
+
+/// spec: EXEC-15. The nonce, and the state hash that one bundle leaves to the next, are in the way of no operation.
+#[test]
+fn bundles_of_one_account_in_nobodys_way_are_run_once() {
+    let of_ten = |n: u64| signed(1, n, (0..10).map(|at| approve(n * 10 + at, 1)).collect());
+    let (chain, receipts, beforehand) =
+        compared(chain_of(&genesis()), of((0..60).map(of_ten).collect()), Refused::Receipt, "of ten");
+    assert!(receipts.iter().all(Receipt::succeeded));
+    // The first operation says what one is like.
+    assert_eq!(beforehand, Beforehand { operations: 590, operations_taken: 590, ..Beforehand::default() });
+    let whole = signed(1, 60, (0..100).map(|at| approve(1_000 + at, 1)).collect());
+    let block = Block { height: Height(2), ..of(vec![whole]) };
+    let (_, receipts, beforehand) = compared(chain, block, Refused::Receipt, "one bundle");
+    assert!(receipts.iter().all(Receipt::succeeded));
+    assert_eq!(beforehand, Beforehand { operations: 99, operations_taken: 99, ..Beforehand::default() });
 }
