@@ -17,13 +17,15 @@
 
 use crate::changes::{Changes, Summary};
 use crate::meter::Made;
+use crate::recorder::{Marks, mark};
 use crate::{
     Activity, BlockContext, BlockDraft, Bundle, BundleId, Caller, Emitted, FunctionHash, Limits, Operation, PublicKey,
-    ReadSet, Recorder, Registry, Session, SessionId,
+    Recorder, Registry, Session, SessionId,
 };
 use keelstone_codec::{ChainId, Encode, Hash, Key, Namespace, Value};
 use keelstone_tree::Read;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -69,7 +71,10 @@ type Place = (BundleId, u32);
 /// Whoever runs operations beforehand: on several threads, over a state that threads can share.
 pub trait Ahead {
     /// Runs each operation of a job on one of as many [`Worker`]s as it likes. What came of them, in their order.
-    fn run(&self, job: &Job<'_>) -> Vec<Option<Foretold>>;
+    fn run(&self, job: &Job<'_>) -> Vec<Option<Box<Foretold>>>;
+
+    /// What an operation has to use in the mean for its run beforehand to save more than handing it on costs.
+    fn operation_gas_min(&self) -> u64;
 }
 
 /// Operations to be run beforehand, and all they stand on but the state below the block.
@@ -101,7 +106,7 @@ impl<'a> Job<'a> {
     /// Somebody who runs them, one after the other, over the state below the block.
     #[must_use]
     pub fn begin(&'a self, state: impl Read + 'static, activity: &Activity) -> Worker<'a> {
-        let recorder = Recorder::new(state);
+        let recorder = Recorder::brief(state);
         let draft = BlockDraft::over(self.registry, recorder.clone(), self.block.clone(), self.layers.clone());
         // The layer of the record that is foreseen is above those.
         let draft = draft.watched(activity).noting_reads(&recorder, self.layers.len() + 1);
@@ -122,7 +127,7 @@ impl Worker<'_> {
     ///
     /// # Panics
     /// For a place that is none.
-    pub fn run(&mut self, at: usize) -> Option<Foretold> {
+    pub fn run(&mut self, at: usize) -> Option<Box<Foretold>> {
         let posed = &self.job.operations[at];
         let handle = self.draft.handle();
         handle.set_meter(Limits { gas_max: self.job.gas_max, ..Limits::default() });
@@ -140,23 +145,28 @@ impl Worker<'_> {
         handle.pop();
         handle.take_stop();
         changes.leave_out(&sessions, &own);
-        run.map(|foretold| Foretold { changes, ..foretold })
+        let writes = changes.iter().map(|(namespace, key, _)| mark(namespace, key)).collect();
+        // Boxed, for it is handed on a few times before it is taken.
+        run.map(|foretold| Box::new(Foretold { changes, writes, ..foretold }))
     }
 
     fn run_above(&self, posed: &Posed<'_>, sessions: &Namespace, own: &Key) -> Option<Foretold> {
         let (handle, coming) = (self.draft.handle(), &posed.coming);
-        drop(self.recorder.take());
-        let begun = self.draft.begin_operation(coming).ok()?;
-        let mut reads = self.recorder.take();
-        reads.keys.remove(&(sessions.clone(), own.to_vec()));
+        drop(self.recorder.take_marks());
+        self.recorder.pass_over(Some((sessions.clone(), own.clone())));
+        let begun = self.draft.begin_operation(coming);
+        self.recorder.pass_over(None);
+        let begun = begun.ok()?;
+        let mut reads = self.recorder.take_marks();
         let record = begun.record.clone();
         let called = self.draft.call_operation(coming, begun).ok()?;
-        let of_call = self.recorder.take();
+        let of_call = self.recorder.take_marks();
         // What the function saw there was made up.
-        if posed.foreseen.is_some() && of_call.holds(sessions, own) {
+        if posed.foreseen.is_some() && of_call.hold(sessions, own) {
             return None;
         }
-        reads.add(of_call);
+        reads.keys.extend(of_call.keys);
+        reads.ranges.extend(of_call.ranges);
         let after = self.draft.record_after(coming).ok()?;
         if handle.top().find(sessions, own).is_some() {
             return None; // The session itself was changed.
@@ -165,7 +175,7 @@ impl Worker<'_> {
         self.draft.write_record(coming, &after).ok()?;
         let (gas, made) = (handle.meter().used(), handle.meter().made());
         let is_there = posed.is_there;
-        Some(Foretold { is_there, record, called, reads, changes: Changes::default(), gas, made })
+        Some(Foretold { is_there, record, called, reads, changes: Changes::default(), writes: Vec::new(), gas, made })
     }
 }
 
@@ -176,9 +186,11 @@ pub struct Foretold {
     /// The record, or the one of a root session that has run nothing.
     pub(crate) record: Session,
     pub(crate) called: Called,
-    pub(crate) reads: ReadSet,
+    pub(crate) reads: Marks,
     /// All that it wrote, but for its session's record.
     pub(crate) changes: Changes,
+    /// The marks of those keys.
+    pub(crate) writes: Vec<u64>,
     pub(crate) gas: u64,
     pub(crate) made: Made,
 }
@@ -210,7 +222,7 @@ pub struct OperationsAhead {
 
 /// What was handed out last, and how much is to be next.
 pub(crate) struct Window {
-    found: BTreeMap<Place, Option<Foretold>>,
+    found: BTreeMap<Place, Option<Box<Foretold>>>,
     figures: OperationsAhead,
     /// Of the hand-out at work.
     run: usize,
@@ -250,7 +262,7 @@ impl Window {
     }
 
     /// What was found for an operation, once.
-    pub(crate) fn of(&mut self, coming: &Coming<'_>) -> Option<Foretold> {
+    pub(crate) fn of(&mut self, coming: &Coming<'_>) -> Option<Box<Foretold>> {
         if self.found.is_empty() {
             return None;
         }
@@ -259,11 +271,12 @@ impl Window {
 
     /// How many of the `left` operations that come now, beginning with this one, are worth to be handed out, and what each
     /// may use; none if it was handed out already.
-    pub(crate) fn next(&mut self, coming: &Coming<'_>, left: usize) -> Option<(usize, u64)> {
+    pub(crate) fn next(&mut self, coming: &Coming<'_>, left: usize, gas_min: u64) -> Option<(usize, u64)> {
         let place = coming.place()?;
         // The first of a block says what one is like.
         let mean = self.gas.checked_div(self.operations)?.max(1);
-        if left < 2 || mean.saturating_mul(left as u64) < WORTH_GAS || self.found.contains_key(&place) {
+        if left < 2 || mean < gas_min || mean.saturating_mul(left as u64) < WORTH_GAS || self.found.contains_key(&place)
+        {
             return None;
         }
         self.judge();
@@ -294,7 +307,7 @@ impl Window {
         (self.run, self.taken) = (0, 0);
     }
 
-    fn fill(&mut self, coming: &[Coming<'_>], found: Vec<Option<Foretold>>) {
+    fn fill(&mut self, coming: &[Coming<'_>], found: Vec<Option<Box<Foretold>>>) {
         self.run = coming.len();
         self.figures.run += self.run;
         let places = coming.iter().zip(found).filter_map(|(coming, found)| Some((coming.place()?, found)));
@@ -310,10 +323,10 @@ impl BlockDraft<'_> {
     // spec: EXEC-15
     pub fn look_ahead<'c>(&self, first: &Coming<'_>, left: usize, coming: impl FnOnce(usize) -> Vec<Coming<'c>>) {
         let Some(ahead) = self.runs_ahead() else { return };
-        let next = self.window().next(first, left);
+        let next = self.window().next(first, left, ahead.operation_gas_min());
         let Some((count, gas_max)) = next else {
             if self.window().is_done() {
-                self.handle().note_touched(false);
+                self.handle().note_touched(None);
             }
             return;
         };
@@ -323,7 +336,8 @@ impl BlockDraft<'_> {
         let (registry, block) = (self.registry(), self.context());
         let layers = self.handle().layers();
         let found = ahead.run(&Job { registry, block, layers, operations, gas_max });
-        self.handle().note_touched(true);
+        let ranges = found.iter().flatten().any(|foretold| !foretold.reads.ranges.is_empty());
+        self.handle().note_touched(Some(Touched::new(ranges)));
         self.window().fill(&coming, found);
     }
 
@@ -349,32 +363,70 @@ impl BlockDraft<'_> {
 
 /// Keys that were written.
 #[derive(Default)]
-pub(crate) struct Touched(BTreeMap<Namespace, BTreeSet<Key>>);
+pub(crate) struct Touched {
+    marks: HashSet<u64, BuildHasherDefault<AsIs>>,
+    /// The keys themselves, where ranges are asked for.
+    keys: Option<BTreeMap<Namespace, BTreeSet<Key>>>,
+}
+
+/// A mark is a hash already.
+#[derive(Default)]
+pub(crate) struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        unreachable!("a mark is a u64, not {} bytes", bytes.len())
+    }
+
+    fn write_u64(&mut self, mark: u64) {
+        self.0 = mark;
+    }
+}
 
 impl Touched {
+    /// Begins to note; also for ranges, or for keys alone.
+    pub(crate) fn new(ranges: bool) -> Self {
+        Self { keys: ranges.then(BTreeMap::default), ..Self::default() }
+    }
+
     pub(crate) fn note(&mut self, namespace: &Namespace, key: &Key) {
-        let keys = match self.0.get_mut(namespace) {
+        self.marks.insert(mark(namespace, key));
+        self.note_key(namespace, key);
+    }
+
+    /// Notes all keys of changes, whose marks are known.
+    pub(crate) fn note_all(&mut self, changes: &Changes, marks: &[u64]) {
+        self.marks.extend(marks);
+        if self.keys.is_some() {
+            changes.iter().for_each(|(namespace, key, _)| self.note_key(namespace, key));
+        }
+    }
+
+    fn note_key(&mut self, namespace: &Namespace, key: &Key) {
+        let Some(spaces) = &mut self.keys else { return };
+        let keys = match spaces.get_mut(namespace) {
             Some(keys) => keys,
-            None => self.0.entry(namespace.clone()).or_default(),
+            None => spaces.entry(namespace.clone()).or_default(),
         };
         if !keys.contains(key) {
             keys.insert(key.clone());
         }
     }
 
-    /// Whether one of them is in the read set.
-    pub(crate) fn meets(&self, reads: &ReadSet) -> bool {
-        let key = |(namespace, key): &(Namespace, Vec<u8>)| {
-            self.0.get(namespace).is_some_and(|keys| keys.contains(key.as_slice()))
-        };
+    /// Whether one of them was read.
+    pub(crate) fn meets(&self, reads: &Marks) -> bool {
         let range = |(namespace, start, end): &(Namespace, Vec<u8>, Option<Vec<u8>>)| {
-            let Some(keys) = self.0.get(namespace) else { return false };
+            let Some(keys) = self.keys.as_ref().and_then(|spaces| spaces.get(namespace)) else { return false };
             if end.as_ref().is_some_and(|end| end <= start) {
                 return false;
             }
             let bounds = (Bound::Included(start.as_slice()), end.as_deref().map_or(Bound::Unbounded, Bound::Excluded));
             keys.range::<[u8], _>(bounds).next().is_some()
         };
-        reads.keys.iter().any(key) || reads.ranges.iter().any(range)
+        reads.keys.iter().any(|key| self.marks.contains(key)) || reads.ranges.iter().any(range)
     }
 }

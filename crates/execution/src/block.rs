@@ -313,7 +313,7 @@ impl<'a> BlockDraft<'a> {
     /// Takes what the operation came to beforehand, if it is what it comes to now; as if it had been run.
     // spec: EXEC-15
     fn take_operation(&self, coming: &Coming<'_>) -> Option<(Outcome, Session)> {
-        let foretold = self.window.borrow_mut().of(coming)?;
+        let foretold = *self.window.borrow_mut().of(coming)?;
         let (sessions, own) = (self.handle.space(Session::SPACE), coming.session.record_key());
         // What cannot be read here is told of where the operation is run.
         let held = self.handle.peek(&sessions, &own).ok()?;
@@ -332,13 +332,12 @@ impl<'a> BlockDraft<'a> {
         if !self.handle.meter().take(called.gas_max, foretold.gas, &foretold.made) {
             return None;
         }
-        let mut changes = foretold.changes;
         if let Some(noted) = &self.noted {
-            noted.changed_by(&changes, record.state_hash);
+            noted.changed_by(&foretold.changes, record.state_hash);
         }
+        self.handle.adopt_marked(foretold.changes, &foretold.writes);
         let value = Value::new(record.to_bytes()).expect("a session's record is small");
-        changes.write(&sessions, own, held, Some(value));
-        self.handle.adopt(changes);
+        self.handle.write(&sessions, own, held, Some(value));
         Some((called.outcome(previous, &record, foretold.gas), record))
     }
 

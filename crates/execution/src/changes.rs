@@ -129,11 +129,14 @@ impl Changes {
     /// Puts later changes on top of these.
     pub(crate) fn merge(&mut self, later: Self) {
         for (namespace, keys) in later.0 {
-            // Where there is nothing yet, nothing can be back where it was.
-            if !self.0.contains_key(&namespace) {
-                self.0.insert(namespace, keys);
-                continue;
-            }
+            let namespace = match self.0.entry(namespace) {
+                // Where there is nothing yet, nothing can be back where it was.
+                Entry::Vacant(place) => {
+                    place.insert(keys);
+                    continue;
+                }
+                Entry::Occupied(held) => held.key().clone(),
+            };
             for (key, change) in keys {
                 self.write(&namespace, key, change.before, change.after);
             }

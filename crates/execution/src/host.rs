@@ -10,7 +10,8 @@
 use crate::ahead::Touched;
 use crate::changes::Changes;
 use crate::meter::{Limits, Meter, cost};
-use crate::{BlockContext, ReadSet, Recorder, Stop};
+use crate::recorder::Marks;
+use crate::{BlockContext, Recorder, Stop};
 use keelstone_codec::{Key, Namespace, Value};
 use keelstone_tree::{KeyRange, Read, ReadError};
 use std::cell::{Ref, RefCell};
@@ -101,6 +102,14 @@ impl Handle {
         self.on_top(|layer| layer.merge(changes));
     }
 
+    /// As [`Handle::adopt`], of keys whose marks are known.
+    pub(crate) fn adopt_marked(&self, changes: Changes, marks: &[u64]) {
+        if let Some(touched) = &mut *self.0.touched.borrow_mut() {
+            touched.note_all(&changes, marks);
+        }
+        self.on_top(|layer| layer.merge(changes));
+    }
+
     /// From now on this recorder, on which the host stands, hears also of what the lowest `layers` answer.
     pub(crate) fn note_in(&self, recorder: Recorder, layers: usize) {
         *self.0.recorder.borrow_mut() = Some((recorder, layers));
@@ -128,12 +137,12 @@ impl Handle {
     // ---- what is written while others know what was there
 
     /// From now on it is noted which keys are written; or no longer.
-    pub(crate) fn note_touched(&self, note: bool) {
-        *self.0.touched.borrow_mut() = note.then(Touched::default);
+    pub(crate) fn note_touched(&self, note: Option<Touched>) {
+        *self.0.touched.borrow_mut() = note;
     }
 
     /// Whether something of what was read has been written since it is noted.
-    pub(crate) fn has_touched(&self, reads: &ReadSet) -> bool {
+    pub(crate) fn has_touched(&self, reads: &Marks) -> bool {
         self.0.touched.borrow().as_ref().is_some_and(|touched| touched.meets(reads))
     }
 
@@ -205,7 +214,7 @@ impl Handle {
         Ok(())
     }
 
-    fn write(&self, namespace: &Namespace, key: Key, before: Option<Value>, after: Option<Value>) {
+    pub(crate) fn write(&self, namespace: &Namespace, key: Key, before: Option<Value>, after: Option<Value>) {
         if let Some(touched) = &mut *self.0.touched.borrow_mut() {
             touched.note(namespace, &key);
         }

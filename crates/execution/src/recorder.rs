@@ -8,6 +8,7 @@ use keelstone_codec::{Key, Namespace, Value};
 use keelstone_tree::{KeyRange, Query, Read, ReadError, Scan};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hasher};
 use std::rc::Rc;
 
 /// Everything that was read.
@@ -21,20 +22,6 @@ pub struct ReadSet {
 }
 
 impl ReadSet {
-    /// Whether a key was asked for, or lies in a range that was scanned.
-    pub(crate) fn holds(&self, namespace: &Namespace, key: &Key) -> bool {
-        let within = |(of, start, end): &(Namespace, Vec<u8>, Option<Vec<u8>>)| {
-            of == namespace && **start <= **key && end.as_ref().is_none_or(|end| **key < **end)
-        };
-        self.keys.contains(&(namespace.clone(), key.to_vec())) || self.ranges.iter().any(within)
-    }
-
-    /// Adds what was read besides.
-    pub(crate) fn add(&mut self, more: Self) {
-        self.keys.extend(more.keys);
-        self.ranges.extend(more.ranges);
-    }
-
     /// The questions whose proof is a witness of these reads, and of whatever is written to the keys among them.
     /// Execution reads every key before it writes it, so that is all that was written.
     #[must_use]
@@ -51,35 +38,110 @@ impl ReadSet {
     }
 }
 
+/// What was read, for whoever only asks whether something of it was written since.
+///
+/// Of a key its [`mark`] is kept. Two keys may have one: then what was read seems written, and is read again.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    /// Keys that were asked for, also absent ones.
+    pub(crate) keys: Vec<u64>,
+    /// Ranges that were scanned, as in a [`ReadSet`].
+    pub(crate) ranges: Vec<(Namespace, Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Marks {
+    /// Whether a key was asked for, or lies in a range that was scanned.
+    pub(crate) fn hold(&self, namespace: &Namespace, key: &Key) -> bool {
+        let within = |(of, start, end): &(Namespace, Vec<u8>, Option<Vec<u8>>)| {
+            of == namespace && **start <= **key && end.as_ref().is_none_or(|end| **key < **end)
+        };
+        self.keys.contains(&mark(namespace, key)) || self.ranges.iter().any(within)
+    }
+}
+
+/// A short name of a key, which no other is likely to have. It never leaves the process.
+pub(crate) fn mark(namespace: &Namespace, key: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(namespace.as_str().as_bytes());
+    hasher.write_u8(0); // Which is in no name.
+    hasher.write(key);
+    hasher.finish()
+}
+
 /// A version of the state that notes what is read of it. Clones share the notes.
 #[derive(Clone)]
 pub struct Recorder {
     state: Rc<dyn Read>,
-    reads: Rc<RefCell<ReadSet>>,
+    notes: Rc<Notes>,
+}
+
+enum Notes {
+    Whole(RefCell<ReadSet>),
+    /// With the key that is passed over.
+    Brief(RefCell<Marks>, RefCell<Option<(Namespace, Key)>>),
 }
 
 impl Recorder {
     /// Notes what is read of `state`.
     #[must_use]
     pub fn new(state: impl Read + 'static) -> Self {
-        Self { state: Rc::new(state), reads: Rc::default() }
+        Self { state: Rc::new(state), notes: Rc::new(Notes::Whole(RefCell::default())) }
+    }
+
+    /// Notes what is read of `state` as [`Marks`], for [`Self::take_marks`].
+    pub(crate) fn brief(state: impl Read + 'static) -> Self {
+        Self { state: Rc::new(state), notes: Rc::new(Notes::Brief(RefCell::default(), RefCell::default())) }
     }
 
     /// Takes note of a key that something above the state answered for.
     pub(crate) fn note(&self, namespace: &Namespace, key: &[u8]) {
-        self.reads.borrow_mut().keys.insert((namespace.clone(), key.to_vec()));
+        match &*self.notes {
+            Notes::Whole(reads) => drop(reads.borrow_mut().keys.insert((namespace.clone(), key.to_vec()))),
+            // By the key itself: by its mark another might be passed over with it, and what was written there go unseen.
+            Notes::Brief(_, but) if but.borrow().as_ref().is_some_and(|(of, but)| of == namespace && **but == *key) => {
+            }
+            Notes::Brief(marks, _) => marks.borrow_mut().keys.push(mark(namespace, key)),
+        }
+    }
+
+    fn note_range(&self, range: (Namespace, Vec<u8>, Option<Vec<u8>>)) {
+        match &*self.notes {
+            Notes::Whole(reads) => drop(reads.borrow_mut().ranges.insert(range)),
+            Notes::Brief(marks, _) => marks.borrow_mut().ranges.push(range),
+        }
     }
 
     /// What was read since the last time this was asked.
     #[must_use]
     pub fn take(&self) -> ReadSet {
-        self.reads.take()
+        match &*self.notes {
+            Notes::Whole(reads) => reads.take(),
+            Notes::Brief(..) => ReadSet::default(),
+        }
     }
 
     /// What was read so far.
     #[must_use]
     pub fn reads(&self) -> ReadSet {
-        self.reads.borrow().clone()
+        match &*self.notes {
+            Notes::Whole(reads) => reads.borrow().clone(),
+            Notes::Brief(..) => ReadSet::default(),
+        }
+    }
+
+    /// From now on takes no note of this key, or of every one again; of [`Self::brief`].
+    pub(crate) fn pass_over(&self, key: Option<(Namespace, Key)>) {
+        if let Notes::Brief(_, but) = &*self.notes {
+            *but.borrow_mut() = key;
+        }
+    }
+
+    /// What was read since the last time this was asked, of [`Self::brief`].
+    pub(crate) fn take_marks(&self) -> Marks {
+        match &*self.notes {
+            Notes::Whole(_) => Marks::default(),
+            Notes::Brief(marks, _) => marks.take(),
+        }
     }
 }
 
@@ -133,6 +195,6 @@ impl Drop for Recorded<'_> {
                 end = Some(behind);
             }
         }
-        self.recorder.reads.borrow_mut().ranges.insert((self.namespace.clone(), start, end));
+        self.recorder.note_range((self.namespace.clone(), start, end));
     }
 }

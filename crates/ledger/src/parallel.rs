@@ -7,8 +7,8 @@
 //! run again, once, where it stands.
 //!
 //! Of an account with more than half of a block's operations, and of blocks of few transactions, single operations are run
-//! beforehand instead, those of one bundle and of those behind it: they wait neither for the nonce nor for the state hash
-//! that the one before them leaves. How that is done, and how much: [`keelstone_execution::Ahead`].
+//! beforehand instead if they are large, those of one bundle and of those behind it: they wait neither for the nonce nor for
+//! the state hash that the one before them leaves. How that is done, and how much: [`keelstone_execution::Ahead`].
 //!
 //! So what a block comes to does not depend on how many threads there were, how fast they were, or whether there were
 //! any: which transactions have to be run again follows from the block and the state. Runs beforehand are made in layers
@@ -36,6 +36,9 @@ use std::thread;
 
 /// Blocks of fewer transactions are run in order: starting threads would cost more than they save.
 const TRANSACTIONS_MIN: usize = 8;
+/// Operations that use less in the mean are run in order, for to hand one on costs about five microseconds: an approval uses
+/// some 50,000, and runs for as long.
+const OPERATION_GAS_MIN: u64 = 100_000;
 /// Fewer hashes are worked out where they are needed, for the same reason.
 const EACH_MIN: usize = 512;
 /// The stack of a thread that runs functions: that of a process's first one.
@@ -267,9 +270,13 @@ pub(crate) struct InParallel<'a, S> {
 }
 
 impl<S: Read + Clone + Send + Sync + 'static> Ahead for InParallel<'_, S> {
-    fn run(&self, job: &Job<'_>) -> Vec<Option<Foretold>> {
+    fn run(&self, job: &Job<'_>) -> Vec<Option<Box<Foretold>>> {
         let begin = || job.begin(self.state.clone(), self.activity);
         on_threads(self.threads.count.get(), job.count(), begin, |worker, at| worker.run(at))
+    }
+
+    fn operation_gas_min(&self) -> u64 {
+        OPERATION_GAS_MIN
     }
 }
 

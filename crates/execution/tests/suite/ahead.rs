@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[namespace("shelf")]
 struct Shelf {
     cells: Map<u32, u64>,
-    words: Map<u32, Text<64>>,
 }
 
 const SHELVE: Capability = Capability::new("shelf.add");
@@ -140,10 +139,18 @@ fn state(registry: &Registry) -> State {
 struct On {
     threads: usize,
     state: State,
+    gas_min: u64,
+}
+
+impl On {
+    /// Whatever an operation uses.
+    fn threads(threads: usize, state: &State) -> Self {
+        Self { threads, state: state.clone(), gas_min: 0 }
+    }
 }
 
 impl Ahead for On {
-    fn run(&self, job: &Job<'_>) -> Vec<Option<Foretold>> {
+    fn run(&self, job: &Job<'_>) -> Vec<Option<Box<Foretold>>> {
         let (next, done) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
         std::thread::scope(|scope| {
             for _ in 0..self.threads {
@@ -161,6 +168,10 @@ impl Ahead for On {
             }
         });
         done.into_inner().unwrap().into_values().collect()
+    }
+
+    fn operation_gas_min(&self) -> u64 {
+        self.gas_min
     }
 }
 
@@ -213,7 +224,7 @@ fn run_all(
     limits: Limits,
     threads: usize,
 ) -> (String, OperationsAhead, Vec<Result<Finished, Failed>>) {
-    let on = On { threads, state: state.clone() };
+    let on = On::threads(threads, state);
     let place = Key::new([b"cells/".as_slice(), &7u32.to_be_bytes()].concat()).unwrap();
     let draft = BlockDraft::begin(registry, state.clone(), block(2)).noting(space("shelf"), place);
     let mut draft = draft.ahead((threads > 0).then_some(&on as &dyn Ahead));
@@ -313,6 +324,23 @@ fn operations_in_nobodys_way_are_run_once() {
     assert_eq!(ahead, OperationsAhead::default());
 }
 
+/// spec: EXEC-15. Operations that use less in the mean than it takes to hand one on are run in order.
+#[test]
+fn cheap_operations_are_run_in_order() {
+    let registry = shelves();
+    let state = state(&registry);
+    let operations: Vec<Operation> = (0..400u32).map(|n| op(&Add { cell: 10_001 + n, amount: 1 })).collect();
+    let run = |gas_min: u64| {
+        let on = On { gas_min, ..On::threads(2, &state) };
+        let mut draft = BlockDraft::begin(&registry, state.clone(), block(2)).ahead(Some(&on));
+        let caller = Caller { bundle: Some(BundleId(Hash([1; 32]))), ..Caller::root(key(1)) };
+        let finished = draft.execute(caller, &bundle(operations.clone()), Limits::default()).unwrap().unwrap();
+        (finished.gas_used / 400, draft.operations_ahead().run, finished.record)
+    };
+    let (mean, all, record) = run(0);
+    assert_eq!((all, run(mean + mean / 2)), (399, (mean, 0, record)));
+}
+
 /// spec: EXEC-15. A bundle that fails at once has not had more done for it than a few times what was charged before it.
 #[test]
 fn x04_what_is_done_for_nothing_is_bounded_by_what_was_charged() {
@@ -356,7 +384,7 @@ fn in_batches(
 ) -> (String, OperationsAhead, usize) {
     let (mut state, mut out, mut all, mut advanced) = (first.clone(), String::new(), OperationsAhead::default(), 0);
     for height in 2..40u64 {
-        let on = On { threads, state: state.clone() };
+        let on = On::threads(threads, &state);
         let draft = BlockDraft::begin(registry, state.clone(), block(height));
         let mut draft = draft.ahead((threads > 0).then_some(&on as &dyn Ahead));
         let mut batches: Vec<Batch> = draft.expire_bundles(limits).unwrap();
@@ -432,7 +460,7 @@ fn bundles_behind_one_that_fails_are_taken_unless_they_count() {
     let state = state(&registry);
     for counts in [false, true] {
         let run = |threads: usize| {
-            let on = On { threads, state: state.clone() };
+            let on = On::threads(threads, &state);
             let draft = BlockDraft::begin(&registry, state.clone(), block(2));
             let mut draft = draft.ahead((threads > 0).then_some(&on as &dyn Ahead));
             let one = |n: u8| match n {
