@@ -192,6 +192,38 @@ fn a_follower_that_was_away_too_long_says_so_or_syncs_anew() {
     drop(again);
 }
 
+/// Of several peers any will do: one that dies is not missed, and where the producer is gone another follower gives all of
+/// its blocks, and its word.
+#[test]
+fn a_follower_goes_on_with_whichever_peer_is_left() {
+    let home = chain();
+    send(home.path(), 0, &json!([register()]));
+    let (mut made, address) = producer(home.path());
+    let (relays, own, third) = (empty_home(home.path()), empty_home(home.path()), empty_home(home.path()));
+    let (mut relay, relay_address) = follower(relays.path(), &address, &[]);
+    let (node, _) = follower(own.path(), &format!("{relay_address},{address}"), &["p2p.follow=apply"]);
+    send(home.path(), 0, &json!([post("both are there")]));
+    keeps_up(&node, &made);
+    relay.child.kill().unwrap();
+    relay.child.wait().unwrap();
+    send(home.path(), 0, &json!([post("one is left")]));
+    keeps_up(&node, &made);
+
+    let listen = relay_address.split_once('@').unwrap().1.to_owned();
+    relay = self::node(relays.path(), &listen, &["engine.kind=follow", &format!("p2p.peers={address}")]).0;
+    keeps_up(&relay, &made);
+    let last = status(&made);
+    made.signal("TERM");
+    assert_eq!(made.wait(PATIENCE), Some(0));
+    let (late, _) = follower(third.path(), &format!("{address},{relay_address}"), &[]);
+    until("it has the other's blocks", || status(&late)["height"] == last["height"]);
+    assert_eq!(status(&late)["root"], last["root"]);
+    let figures = status(&late)["following"].clone();
+    assert_eq!(figures["behind_blocks"], 0, "{figures}");
+    assert!(figures["said_at"].as_u64().unwrap() > 0, "{figures}");
+    assert!(late.get("/metrics").1.contains("follow_behind_blocks 0\n"));
+}
+
 /// A home that is begun to follow needs nothing else, holds no key that could make blocks, and cannot be taken for another's.
 #[test]
 fn a_home_is_begun_to_follow() {

@@ -134,11 +134,17 @@ pub(crate) struct MadeBy {
     pub(crate) api: Option<String>,
 }
 
+impl MadeBy {
+    /// The keys, and where their node is, in words.
+    pub(crate) fn who(&self) -> String {
+        let at = self.api.as_ref().map_or_else(String::new, |api| format!(" at {api}"));
+        format!("{}{at}", self.keys.join(" or "))
+    }
+}
+
 impl fmt::Display for MadeBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = self.api.as_ref().map_or_else(String::new, |api| format!(" at {api}"));
-        let keys = self.keys.join(" or ");
-        write!(f, "this node follows and makes no blocks; the node of {keys}{at} does: send it there")
+        write!(f, "this node follows and makes no blocks; the node of {} does: send it there", self.who())
     }
 }
 
@@ -223,6 +229,8 @@ pub(crate) struct FollowFigures {
     pub(crate) certified_height: Option<u64>,
     /// How many blocks this node is behind that.
     pub(crate) behind_blocks: Option<u64>,
+    /// When a producer last said so, by its clock.
+    pub(crate) said_at: Option<u64>,
     /// The next height, if no peer has it any more.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) missing_height: Option<u64>,
@@ -244,6 +252,7 @@ impl FollowFigures {
             producer: seen.made_by().clone(),
             certified_height,
             behind_blocks: certified_height.map(|certified| certified.saturating_sub(height)),
+            said_at: standing.said_at.map(|at| at.0),
             missing_height: standing.gap.map(|(missing, _)| missing.0),
             kept_from: standing.gap.map(|(_, from)| from.0),
             refused: standing.refused,

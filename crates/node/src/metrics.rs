@@ -107,6 +107,8 @@ pub(crate) struct Metrics {
     announced: Family<Outcome, Counter>,
     pub(crate) follow_certified_height: Gauge,
     pub(crate) follow_gap: Gauge,
+    follow_behind: Gauge,
+    follow_silent_seconds: Gauge,
 }
 
 impl Metrics {
@@ -179,6 +181,8 @@ impl Metrics {
             announced: Family::default(),
             follow_certified_height: Gauge::default(),
             follow_gap: Gauge::default(),
+            follow_behind: Gauge::default(),
+            follow_silent_seconds: Gauge::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("http_requests", "Requests answered, by route and status class", metrics.requests.clone());
@@ -373,6 +377,16 @@ impl Metrics {
             "The newest height that a producer has certified",
             self.follow_certified_height.clone(),
         );
+        registry.register(
+            "follow_behind_blocks",
+            "Blocks between the state here and the newest that a producer has certified",
+            self.follow_behind.clone(),
+        );
+        registry.register(
+            "follow_silent_seconds",
+            "How long ago a producer said what is certified, or since when this node follows if none has",
+            self.follow_silent_seconds.clone(),
+        );
         registry.register("follow_gap_flag", "1 while no peer has the next height any more", self.follow_gap.clone());
     }
 
@@ -416,6 +430,12 @@ impl Metrics {
     /// Counts so many roots: `agreed`, `unknown` or `differs`.
     pub(crate) fn certified(&self, outcome: &'static str, roots: u64) {
         self.certified.get_or_create(&Outcome { outcome }).inc_by(roots);
+    }
+
+    /// How a node that follows stands to what is certified.
+    pub(crate) fn follows(&self, behind: u64, silent_seconds: u64) {
+        self.follow_behind.set(gauge(behind));
+        self.follow_silent_seconds.set(gauge(silent_seconds));
     }
 
     /// Counts what a peer said is certified: `taken`, `known`, or why it did not count.

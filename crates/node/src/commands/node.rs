@@ -94,6 +94,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     if let Err(failure) = OwnLog::of(&context.home).configured(&changed) {
         tracing::error!(%failure, "the node's audit log does not say with what settings this node runs");
     }
+    let follows = if let Maker::Elsewhere(follow) = &maker { Some(follow.made_by()) } else { None };
     let node = Node::start(engine, &config, &context.home, maker, context)?;
 
     let status = node.engine.status()?;
@@ -114,9 +115,13 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     if let Some(peers) = &peers {
         out.row("peers", peers);
     }
+    if let Some(made_by) = &follows {
+        out.row("follows", made_by.who());
+    }
     out.emit(&json!({
         "chain_id": status.chain_id, "height": status.height, "root": status.root,
         "api": node.url(), "certificate": certificate, "abci": node.abci, "p2p": peers,
+        "follows": follows,
     }));
     let ended = node.run_until_signal()?;
     match ended {

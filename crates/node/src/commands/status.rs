@@ -1,13 +1,18 @@
 //! `keelstone status`: where the chain stands.
 
-use crate::api::{MadeBy, SnapshotFigures};
+use crate::api::SnapshotFigures;
 use crate::cli::Context;
 use crate::cometbft::rpc::Rpc;
+use crate::commands::init::now;
 use crate::config::EngineKind;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, bytes, grouped};
 use crate::snapshots::look_into_library;
 use clap::Args;
+
+/// So many seconds after its last word a producer, or the way to it, is taken to be down. It is asked every few, and what
+/// it says anew counts after a minute.
+const SILENT_SECONDS: u64 = 300;
 
 /// Show where the chain stands
 #[derive(Debug, Args)]
@@ -53,9 +58,13 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
             _ => "nobody has certified a height to it yet".to_owned(),
         };
         out.row("follows", format_args!("{}, {behind}", following.manner));
-        let MadeBy { keys, api } = &following.producer;
-        let at = api.as_ref().map_or_else(String::new, |api| format!(" at {api}"));
-        out.row("producer", format_args!("{}{at}", keys.join(" or ")));
+        out.row("producer", following.producer.who());
+        if let Some(said_at) = following.said_at {
+            let seconds = now().0.saturating_sub(said_at) / 1000;
+            let said = format!("{} s ago", grouped(seconds));
+            let is_late = seconds >= SILENT_SECONDS;
+            out.row("last word", if is_late { out.ink(Ink::Bad, &said) } else { said });
+        }
         if let Some(refused) = &following.refused {
             out.row("refused", format_args!("the last word that did not count: {refused}"));
         }

@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use keelstone_codec::{Blob, Decode as _, Encode as _, Height, Root};
+use keelstone_codec::{Blob, Decode as _, Encode as _, Height, Root, Timestamp};
 use keelstone_ledger::SignedAttestation;
 use keelstone_sync::peers::{
     CERTIFICATE_BYTES_MAX, FollowEffect, FollowEvent, Follower, Frame, Gap, Manner, PeerId, Request, Response, Tick,
@@ -97,6 +97,8 @@ pub(crate) enum Over {
 pub(crate) struct Standing {
     /// The newest height that is certified.
     pub(crate) certified: Option<Height>,
+    /// When a producer last said what is certified, by its own clock.
+    pub(crate) said_at: Option<Timestamp>,
     /// The height that nobody has, and from where on somebody has some.
     pub(crate) gap: Option<(Height, Height)>,
     /// Why the last word that did not count did not.
@@ -166,6 +168,9 @@ pub(crate) struct Following<'a> {
     /// When a height was last taken in.
     taken_at: Instant,
     gap_since: Option<Instant>,
+    /// When a producer last said something, or this began.
+    said_at: Timestamp,
+    looked: Instant,
     over: Option<Over>,
 }
 
@@ -221,6 +226,8 @@ impl<'a> Following<'a> {
             start: now,
             taken_at: now,
             gap_since: None,
+            said_at: self::now(),
+            looked: now,
             over: None,
         })
     }
@@ -251,7 +258,7 @@ impl<'a> Following<'a> {
             }
             match self.runtime.clone().block_on(self.next()) {
                 Happening::Stop => return Over::Done,
-                Happening::Time => self.tell(FollowEvent::Tick),
+                Happening::Time => {}
                 Happening::Peers => self.meet(),
                 Happening::Heard((peer, certificate)) => self.hear(peer, &certificate),
                 Happening::Word(peer, answer) => {
@@ -268,8 +275,20 @@ impl<'a> Following<'a> {
                     Err(AskError::Gone | AskError::Failed(_)) => self.tell(FollowEvent::Failed(peer, id)),
                 },
             }
+            self.look();
             self.ask_for_words();
         }
+    }
+
+    /// Time passes for the follower however much is announced meanwhile, and others see how far it is.
+    fn look(&mut self) {
+        if self.looked.elapsed() < LOOK_EVERY {
+            return;
+        }
+        self.looked = Instant::now();
+        self.tell(FollowEvent::Tick);
+        let behind = self.follower.target().height.0.saturating_sub(self.follower.own().height.0);
+        self.metrics.follows(behind, now().0.saturating_sub(self.said_at.0) / 1000);
     }
 
     fn is_over(&mut self, until: Until) -> Option<Over> {
@@ -359,11 +378,13 @@ impl<'a> Following<'a> {
                     Distrust::Stale { .. } | Distrust::Ahead { .. } | Distrust::Forked { .. } => ("stale", false),
                 };
                 self.metrics.announced(outcome);
-                tracing::debug!(peer = %from, %distrust, "what a peer says is certified does not count");
                 let refused = distrust.to_string();
                 if is_fault {
+                    // A few times: then the peer is banned.
+                    tracing::warn!(peer = %from, %distrust, "a peer says what no producer has said");
                     self.runtime.block_on(self.network.blame(from, refused.clone()));
                 }
+                tracing::debug!(peer = %from, refused, "what a peer says is certified does not count");
                 self.seen.change(|standing| standing.refused = Some(refused));
             }
         }
@@ -397,6 +418,8 @@ impl<'a> Following<'a> {
             let said = [known, &signed].map(|signed| (signed.signer, signed.attestation.root));
             return self.diverged(&Distrust::Forked { height, said: Box::new(said) }.to_string());
         }
+        self.said_at = self.said_at.max(signed.attestation.said_at);
+        self.seen.change(|standing| standing.said_at = standing.said_at.max(Some(signed.attestation.said_at)));
         let stands = self.follower.own();
         if height <= stands.height {
             if let Some(own) = self.root_here(height).filter(|own| *own != root) {

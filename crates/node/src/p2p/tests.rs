@@ -826,3 +826,77 @@ fn y02_announcements_are_believed_for_their_signature_and_for_nothing_else() {
     assert_eq!(own.stands().unwrap().height, Height(5), "nothing was built on either");
     drop(stop);
 }
+
+/// spec: PEER-21, Y-02. Who floods with announcements is told to come back later and is not banned, and keeps nobody from
+/// following one who is honest.
+#[test]
+fn y02_a_flood_over_sockets_keeps_nobody_from_following() {
+    const AT_ONCE: usize = 32;
+    let runtime = runtime();
+    let (key, stranger) = (SecretKey::from_seed(&[1; 32]), SecretKey::from_seed(&[2; 32]));
+    let mut genesis = Genesis::new(ChainId::new("flooded-1").unwrap());
+    genesis.producers = vec![key.public()];
+    let (made, _home) = chain(&genesis);
+    let (tell, word) = watch::channel(None);
+    let answers = made.clone().answers(ServerLimits::default(), Attests::Carried(word.clone()));
+    let honest = Node::start(&runtime, &[], Some(answers), |_, _| {});
+    runtime.spawn(announce(honest.network.clone(), word));
+    let followed = Followed::start(&runtime, &genesis, FollowManner::Blocks, &[&honest], 5_000);
+    honest.meets(&followed.node);
+
+    let flooder = Node::start(&runtime, &[&followed.node], None, |_, _| {});
+    flooder.meets(&followed.node);
+    let (to, busy) = (followed.node.id(), Arc::new(AtomicU64::new(0)));
+    let certificate = Blob::new(made.attest(&stranger).unwrap().to_bytes()).unwrap();
+    let frame = Frame { id: 0, body: Request::Announce { certificate } }.to_bytes();
+    let floods = (0..AT_ONCE).map(|_| {
+        let (network, frame, busy) = (flooder.network.clone(), frame.clone(), busy.clone());
+        runtime.spawn(async move {
+            loop {
+                let answer = network.ask_frame(to, frame.clone()).await;
+                if let Some(Response::Busy { .. }) = answer.ok().and_then(|bytes| response(&bytes)) {
+                    busy.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        })
+    });
+    let floods: Vec<_> = floods.collect();
+    until("the flood is cut off", || busy.load(Ordering::Relaxed) > 0);
+    for height in (1..=20).map(Height) {
+        made.produce(Timestamp(height.0), key.public(), true).unwrap();
+        tell.send_replace(Some(Arc::new(made.attest(&key).unwrap())));
+        until("it follows all the same", || followed.stands() == made.stands().unwrap());
+        assert_eq!(followed.stands().height, height);
+    }
+    assert_eq!(followed.node.metrics.peers_banned.get(), 0, "who says too much is not heard, and no more");
+    assert!(followed.node.network.connected().contains(&flooder.id()));
+    floods.iter().for_each(|flood| flood.abort());
+    followed.stop.send_replace(true);
+    assert!(matches!(followed.thread.join(), Ok(Over::Done)));
+}
+
+/// spec: PEER-21, SNAP-12. A producer's root of a height does not move: one who certifies another for a height that was reached
+/// ends it, and the state that was there is kept.
+#[test]
+fn a_root_that_moves_ends_it_and_nothing_is_changed() {
+    let runtime = runtime();
+    let key = SecretKey::from_seed(&[1; 32]);
+    let mut genesis = Genesis::new(ChainId::new("moved-1").unwrap());
+    genesis.producers = vec![key.public()];
+    let (made, _home) = posts(&genesis, &key, 6);
+    let answers = made.clone().answers(ServerLimits::default(), Attests::Key(Arc::new(SecretKey::from_seed(&[1; 32]))));
+    let peer = Node::start(&runtime, &[], Some(answers), |_, _| {});
+    let followed = Followed::start(&runtime, &genesis, FollowManner::Diffs, &[&peer], 5_000);
+    until("it comes to where the producer is", || followed.stands() == made.stands().unwrap());
+    let moved = {
+        let said = made.attest(&key).unwrap().attestation;
+        Attestation { height: Height(4), root: Root(keelstone_codec::Hash([7; 32])), ..said }.sign(&key)
+    };
+    let request = Request::Announce { certificate: Blob::new(moved.to_bytes()).unwrap() };
+    assert_eq!(peer.network.ask(&followed.node.id(), request), Ok(Response::Heard));
+    let over = followed.thread.join().unwrap();
+    let Over::Diverged(failure) = over else { panic!("{over:?}") };
+    assert!(failure.message.contains("for height 4, this node has"), "{}", failure.message);
+    assert_eq!(followed.own.stands().unwrap(), made.stands().unwrap());
+    assert_eq!(followed.own.root_after(Height(4)).unwrap(), made.root_after(Height(4)).unwrap());
+}
