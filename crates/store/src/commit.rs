@@ -162,9 +162,11 @@ impl<H: Hasher> Shared<H> {
         let tree = draft.commit(|index| places[index].expect("asked only for values"));
         let version = Version::new(Some(height), before.epoch, tree, Some(start));
         let root = version.root;
+        let written = self.answers().map(|answers| (answers, answers.look(diff)));
         let appended = self.poisoning(|| waiting.wait())?;
         writer.log.advance(&appended);
         self.poisoning(|| writer.log.mark(version.epoch, height, root))?;
+        version.join_line(written.map(|(answers, written)| answers.advance(diff, &written)));
         self.install(writer, version);
         self.wrote(writer, appended.bytes);
         Ok(root)

@@ -9,6 +9,7 @@
 //! Formats and rules: `spec/store.md`, STORE-1 to STORE-14. Vectors: `spec/vectors/store.json`.
 #![forbid(unsafe_code)]
 
+mod answers;
 mod appender;
 mod build;
 mod cache;

@@ -33,7 +33,7 @@ pub struct Options {
     pub flush_bytes: u64,
     /// Pages of the tree kept in memory, those that no flush has written yet included (spec: STORE-7).
     pub cache_bytes: u64,
-    /// Blocks of values kept in memory.
+    /// Values kept in memory: blocks of them, as they lie, and for a quarter of this what was read lately, by its key.
     pub value_cache_bytes: u64,
     /// How much history stays readable.
     pub history: Retention,
@@ -96,6 +96,16 @@ impl Options {
     // spec: STORE-7
     pub(crate) fn unwritten_bytes(&self) -> u64 {
         UNWRITTEN_MIN.max(self.cache_bytes / 4)
+    }
+
+    /// Bytes of what was read lately.
+    pub(crate) fn answer_bytes(&self) -> u64 {
+        self.value_cache_bytes / 4
+    }
+
+    /// Bytes of blocks of values in memory.
+    pub(crate) fn block_bytes(&self) -> u64 {
+        self.value_cache_bytes - self.answer_bytes()
     }
 
     pub(crate) fn bounds(&self) -> Bounds {

@@ -73,7 +73,7 @@ impl<H: Hasher> Shared<H> {
             let (expected, found) = (H::KIND.to_string(), superblock.hasher.to_string());
             return Err(StoreError::WrongHasher { expected, found });
         }
-        let segments = Arc::new(Segments::new(Arc::clone(&files), superblock.store, options.value_cache_bytes));
+        let segments = Arc::new(Segments::new(Arc::clone(&files), superblock.store, options.block_bytes()));
         let tree = open_tree(&segments, &superblock.flushed, &options.arena(&segments))?;
         let kept: Vec<SegmentId> = segments.all().iter().map(|segment| segment.id()).collect();
         // Records may say that an old value lies where it was moved to before the crash.
@@ -152,7 +152,7 @@ pub(crate) fn clear_ground(
         Some(id) => id,
         None => random_id()?,
     };
-    let segments = Segments::new(Arc::clone(files), store, options.value_cache_bytes);
+    let segments = Segments::new(Arc::clone(files), store, options.block_bytes());
     Ok((lock, Arc::new(segments)))
 }
 

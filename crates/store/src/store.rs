@@ -1,5 +1,6 @@
 //! The store: what one does with it. How it is done stands in the modules beside.
 
+use crate::answers::Answers;
 use crate::build::Building;
 use crate::check::{CheckLevel, CheckReport};
 use crate::commit::{Prepared, Syncer};
@@ -39,6 +40,8 @@ pub(crate) struct Shared<H: Hasher> {
     pub(crate) options: Options,
     pub(crate) segments: Arc<Segments>,
     current: ArcSwap<Version<H>>,
+    /// What was read of the last versions; none if there is no room for any.
+    answers: Option<Arc<Answers>>,
     writer: Mutex<Writer>,
     upkeep: Mutex<Upkeep>,
     history: Mutex<History<H>>,
@@ -255,7 +258,7 @@ pub struct Stats {
     pub unflushed_bytes: u64,
     /// Bytes of pages in memory.
     pub cache_bytes: u64,
-    /// Bytes of value blocks in memory.
+    /// Bytes of values in memory: blocks of them, and what was read lately.
     pub value_cache_bytes: u64,
     /// Versions that somebody holds, those the store keeps at hand included.
     pub views: u64,
@@ -536,10 +539,13 @@ impl<H: Hasher> Shared<H> {
         let syncer = options.background.then(Syncer::start);
         let signals = Signals { unflushed: writer.unflushed, compact_at: u64::MAX, ..Signals::default() };
         let (epoch, scrub) = (version.epoch, scrub::resumed(&segments));
+        let answers = Answers::new(options.answer_bytes());
+        version.join_line(answers.as_ref().map(Answers::start_over));
         Self {
             options,
             segments,
             current: ArcSwap::new(version),
+            answers,
             writer: Mutex::new(writer),
             upkeep: Mutex::new(upkeep),
             history: Mutex::new(History { low, epoch, index, versions }),
@@ -561,6 +567,10 @@ impl<H: Hasher> Shared<H> {
 
     pub(crate) fn current(&self) -> Arc<Version<H>> {
         self.current.load_full()
+    }
+
+    pub(crate) fn answers(&self) -> Option<&Arc<Answers>> {
+        self.answers.as_ref()
     }
 
     pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -690,6 +700,7 @@ impl<H: Hasher> Shared<H> {
 
     /// Puts the same state with other places in the place of the last version.
     pub(crate) fn replace(&self, writer: &mut Writer, version: Arc<Version<H>>) {
+        version.join_line(self.current().on_line().cloned());
         self.history().versions.replace_last(&version);
         self.current.store(version);
         writer.turn += 1;
@@ -701,6 +712,7 @@ impl<H: Hasher> Shared<H> {
     /// Puts an earlier version in place and forgets what came after it.
     pub(crate) fn install_rollback(&self, writer: &mut Writer, version: Arc<Version<H>>) {
         let height = version.height.expect("only heights are rolled back to");
+        version.join_line(self.answers().map(Answers::start_over));
         let mut history = self.history();
         history.epoch = version.epoch;
         history.index.truncate(height);
@@ -968,7 +980,7 @@ impl<H: Hasher> Shared<H> {
             garbage_bytes: garbage,
             unflushed_bytes: self.signals().unflushed,
             cache_bytes: self.current().tree.pages().stats().memory_bytes as u64,
-            value_cache_bytes: self.segments.cache().bytes(),
+            value_cache_bytes: self.segments.cache().bytes() + self.answers().map_or(0, |answers| answers.bytes()),
             views: self.history().versions.held() as u64,
             view_bytes: self.counts.view_bytes.load(Ordering::Relaxed),
             commits: self.commits.load(Ordering::Relaxed),

@@ -1,13 +1,13 @@
 //! One version of the state inside the store, and which of them are alive.
 
+use crate::answers::OnLine;
 use crate::segment::Spot;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use keelstone_codec::{Height, Root};
-use keelstone_tree::Hasher;
-use keelstone_tree::Tree;
+use keelstone_codec::{Height, Namespace, Root, Value};
+use keelstone_tree::{Hasher, Read, ReadError, Tree};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// One version of the state. It lives as long as somebody holds it.
 pub(crate) struct Version<H: Hasher> {
@@ -18,6 +18,8 @@ pub(crate) struct Version<H: Hasher> {
     pub(crate) tree: Tree<H>,
     /// The record of the commit that led here.
     pub(crate) record: Option<Spot>,
+    /// Where it stands on the line of versions that answers are kept for; never set for one rebuilt from history.
+    on_line: OnceLock<OnLine>,
     /// Set when the version was held for too long (spec: STORE-6).
     expired: AtomicBool,
 }
@@ -25,7 +27,28 @@ pub(crate) struct Version<H: Hasher> {
 impl<H: Hasher> Version<H> {
     pub(crate) fn new(height: Option<Height>, epoch: u64, tree: Tree<H>, record: Option<Spot>) -> Arc<Self> {
         let root = tree.root();
-        Arc::new(Self { height, epoch, root, tree, record, expired: AtomicBool::new(false) })
+        let (on_line, expired) = (OnceLock::new(), AtomicBool::new(false));
+        Arc::new(Self { height, epoch, root, tree, record, on_line, expired })
+    }
+
+    /// Says where on the line of versions it stands, once, before others see it.
+    pub(crate) fn join_line(&self, on_line: Option<OnLine>) {
+        if let Some(on_line) = on_line {
+            self.on_line.set(on_line).expect("a version joins a line once");
+        }
+    }
+
+    pub(crate) fn on_line(&self) -> Option<&OnLine> {
+        self.on_line.get()
+    }
+
+    /// The value of a key: as it was read lately, or through the tree.
+    pub(crate) fn get(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, ReadError> {
+        let read = || self.tree.get(namespace, key);
+        match self.on_line() {
+            Some(on_line) => on_line.get(namespace, key, read),
+            None => read(),
+        }
     }
 
     pub(crate) fn is_expired(&self) -> bool {

@@ -82,7 +82,7 @@ impl<H: Hasher> View<H> {
 impl<H: Hasher> Read for View<H> {
     fn get(&self, namespace: &Namespace, key: &[u8]) -> Result<Option<Value>, ReadError> {
         self.check()?;
-        self.blame(self.version.tree.get(namespace, key))
+        self.blame(self.version.get(namespace, key))
     }
 
     fn scan<'a>(&'a self, namespace: &Namespace, range: KeyRange) -> Scan<'a> {

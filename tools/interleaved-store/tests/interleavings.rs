@@ -294,3 +294,42 @@ fn a_scrub_beside_everything_else_finds_no_damage_where_there_is_none() {
         sound(&store, &files);
     });
 }
+
+/// spec: STORE-5, STORE-6. Readers ask for the same keys again and again, of the last version and of one they hold on to, while
+/// commits write them and a rollback takes commits back: each is told what its version holds, whoever put in what is found.
+#[test]
+fn what_was_read_lately_is_never_what_another_version_holds() {
+    in_every_order(600, || {
+        let files = MemoryFiles::new();
+        let store = Arc::new(TestStore::create(Arc::new(files.clone()), options(false)).unwrap());
+        // Every second height leaves the first key as it is.
+        let write = |height: u64| -> Diff {
+            let value = Value::new(height.to_be_bytes().to_vec()).unwrap();
+            (height % 2..2).map(|key| (name(), Key::new(key.to_be_bytes()).unwrap(), Some(value.clone()))).collect()
+        };
+        store.commit(Height(0), write(0)).unwrap();
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                let store = Arc::clone(&store);
+                thread::spawn(move || {
+                    let held = store.view();
+                    for _ in 0..4 {
+                        for view in [store.view(), held.clone()] {
+                            let height = view.height().unwrap().0;
+                            for key in 0..2u64 {
+                                let expected = if key == 0 { height - height % 2 } else { height };
+                                let found = view.get(&name(), &key.to_be_bytes()).unwrap().unwrap();
+                                assert_eq!(found[..], expected.to_be_bytes(), "key {key} at height {height}");
+                            }
+                        }
+                    }
+                })
+            })
+            .collect();
+        let commit = |height: u64| store.commit(Height(height), write(height)).unwrap();
+        let _roots = [1, 2, 3].map(commit);
+        store.rollback(Height(1)).unwrap();
+        let _roots = [2, 3].map(commit);
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
+    });
+}

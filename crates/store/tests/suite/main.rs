@@ -5,6 +5,7 @@
     reason = "a test stops at the first surprise; numbers are small"
 )]
 
+mod answers;
 mod build;
 mod compaction;
 mod damage;
