@@ -4,7 +4,9 @@
 use crate::support::{Node, chain, expect, post, program, register, send};
 use serde_json::{Value, json};
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -190,6 +192,27 @@ fn a_follower_that_was_away_too_long_says_so_or_syncs_anew() {
         serde_json::from_slice::<Value>(&output.stdout).is_ok_and(|status| status["height"] == height)
     });
     drop(again);
+}
+
+/// A command that has the home open at the moment in which a follower opens it, as it does by itself for a later state, is not
+/// the end of the follower.
+#[test]
+fn a_follower_waits_for_whoever_has_its_home_open() {
+    let home = chain();
+    let (mut other, address) = producer(home.path());
+    let mut command = program();
+    let settings = ["engine.kind=follow", &format!("p2p.peers={address}"), "http.listen=127.0.0.1:0"];
+    command.arg("node").arg("--home").arg(home.path()).args(settings.iter().flat_map(|setting| ["--set", setting]));
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut waits = Node { child, address: other.address, said: Value::Null };
+    let mut said = BufReader::new(waits.child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.contains("waiting for whoever has the home open")), "it did not wait");
+    other.child.kill().unwrap();
+    other.child.wait().unwrap();
+    until("it runs", || {
+        let output = crate::support::keelstone(home.path(), &["status", "--json"]);
+        serde_json::from_slice::<Value>(&output.stdout).is_ok_and(|status| status["following"].is_object())
+    });
 }
 
 /// Of several peers any will do: one that dies is not missed, and where the producer is gone another follower gives all of

@@ -46,6 +46,9 @@ use tracing_subscriber::EnvFilter;
 const FIGURES_EVERY: Duration = Duration::from_secs(5);
 /// How often it is asked whether state sync will come to its end.
 const SYNC_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a node that follows waits for whoever else has its home open, and how often it looks.
+const IN_USE_PATIENCE: Duration = Duration::from_secs(5);
+const IN_USE_PAUSE: Duration = Duration::from_millis(50);
 /// How long requests that read the store may hold up a stop.
 const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 
@@ -75,7 +78,8 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         EngineKind::Follow => Maker::Elsewhere(follow(&context.home.read_genesis()?, &config)?),
     };
     let open = || match maker {
-        Maker::Solo(_) | Maker::Elsewhere(_) => context.open_chain(),
+        Maker::Solo(_) => context.open_chain(),
+        Maker::Elsewhere(_) => patiently(|| context.open_chain()),
         Maker::CometBft => context.open_to_join(),
     };
     let engine = match open() {
@@ -188,13 +192,31 @@ fn begin_anew(said: &str, config: &Config, stood: Option<Height>, context: &Cont
 /// on from there; or that tries again, if nobody gave a state.
 fn sync_anew(missing: Height, kept_from: Height, context: &Context<'_>) -> Result<Exit, Failure> {
     tracing::warn!(%missing, %kept_from, "no peer has the next height any more; a later state is taken");
-    match sync::run(sync::Options::anew(), context) {
+    match patiently(|| sync::run(sync::Options::anew(), context)) {
         Ok(_) => Err(started_again()),
         Err(failure) if failure.exit == Exit::SyncFailed => {
             tracing::error!(%failure, "no later state was taken; the node goes on with the one it has");
             Err(started_again())
         }
         Err(failure) => Err(failure),
+    }
+}
+
+/// Waits a while for another process that has the home open: a node that follows opens it again by itself, and a command
+/// that looks at it at that moment must not be the end of it.
+fn patiently<T>(mut open: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match open() {
+            Err(failure) if failure.exit == Exit::InUse && waited < IN_USE_PATIENCE => {
+                if waited.is_zero() {
+                    tracing::warn!(%failure, "waiting for whoever has the home open");
+                }
+                std::thread::sleep(IN_USE_PAUSE);
+                waited += IN_USE_PAUSE;
+            }
+            done => return done,
+        }
     }
 }
 
