@@ -1,7 +1,7 @@
 //! `keelstone sync` and `keelstone mirror`, with real nodes, real sockets and real processes that are killed.
 #![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
-use crate::support::{Node, chain, expect, expect_of, post, program, register, send};
+use crate::support::{Node, chain, copy, expect, expect_of, post, program, register, send};
 use keelstone::codec::splitmix64;
 use serde_json::{Value, json};
 use std::fs;
@@ -180,6 +180,41 @@ fn s13_a_joiner_that_is_killed_fetches_nothing_again_that_it_had() {
     // What is missing, with what lies between entries, and the pages.
     assert!(last <= (all - had) * 103 / 100 + all / 100, "{last} bytes for the {} that were missing", all - had);
     assert!(received > 0);
+}
+
+/// Of four peers two are killed when a part of the state has come: the others give the rest.
+#[test]
+fn half_of_the_peers_are_killed_and_the_others_give_the_rest() {
+    let home = large_chain();
+    let others = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    others.iter().for_each(|other| copy(home.path(), other.path()));
+    // Slow enough that something is left: 2 s worth at once, then so much a second.
+    let homes = others.iter().chain([&home]);
+    let mut peers: Vec<_> = homes.map(|home| peer(home.path(), &["p2p.peer_bytes_per_second=900000"])).collect();
+    let joiner = tempfile::tempdir().unwrap();
+    let mut command = program();
+    command.args(["sync", "--json", "--progress", "1", "--set", "snapshots.reserve_percent=0"]);
+    command.args(["--set", "p2p.batch_bytes_max=65536", "--genesis", &genesis(home.path()), "--home"]);
+    command.arg(joiner.path());
+    for (_, address) in &peers {
+        command.args(["--peer", address]);
+    }
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut left = 0;
+    for line in lines {
+        let said: Value = serde_json::from_str(&line).unwrap_or_default();
+        let number = |name: &str| said["progress"][name].as_u64();
+        let (Some(bytes), Some(total)) = (number("bytes"), number("bytes_total")) else { continue };
+        if peers.len() == 4 && bytes > 0 {
+            peers.truncate(2);
+            left = total - bytes;
+        }
+    }
+    let output = child.wait_with_output().unwrap();
+    let synced: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(peers.len() == 2 && left > 0, "they were killed on the way: {left} bytes were left");
+    assert_eq!(synced["root"], peers[0].0.json("/v1/status").1["root"]);
 }
 
 /// A snapshot in static files serves like a peer: from a directory, and over HTTP; beside peers, and alone.

@@ -70,6 +70,7 @@ cargo xtask determinism        20 seeds, 100 blocks of 200 operations, each told
 cargo xtask kills [N]          kill N processes (100) in the middle of an async bundle of 1,000 operations, and go on
 cargo xtask interleavings [N]  let the store's threads run in N orders (100,000) in each of the tests that try orders
 cargo xtask tsan               the store's stress test under ThreadSanitizer (needs the sources of the standard library)
+cargo xtask joins [ARGUMENTS]  join four nodes over real sockets: speed, kills, half of them gone (--keys 10000000: 10 GB of disk)
 cargo xtask sim [N]            let a node join among liars in N simulated networks (500,000)";
 
 fn main() -> ExitCode {
@@ -103,6 +104,7 @@ fn main() -> ExitCode {
         ["kills", count] => kills(count),
         ["interleavings"] => interleavings("100000"),
         ["interleavings", orders] => interleavings(orders),
+        ["joins", rest @ ..] => joins(rest),
         ["tsan"] => tsan(),
         ["sim"] => sim("500000"),
         ["sim", seeds] => sim(seeds),
@@ -142,6 +144,16 @@ fn interleavings(orders: &str) -> ExitCode {
     let test =
         ["test", "--locked", "-p", "keelstone-interleaved-store", "--test", "interleavings", "--", "--nocapture"];
     run(cargo(&test).env("KEELSTONE_INTERLEAVINGS", orders))
+}
+
+/// Nodes that join others, each a process of the program as people run it.
+fn joins(arguments: &[&str]) -> ExitCode {
+    if run(&mut cargo(&["build", "--release", "--locked", "-p", "keelstone"])) != ExitCode::SUCCESS {
+        return ExitCode::FAILURE;
+    }
+    let program = outside::target().join("release/keelstone");
+    let mut command = cargo(&["run", "--release", "--locked", "-p", "keelstone-joins", "--", "--keelstone"]);
+    run(command.arg(program).args(arguments))
 }
 
 /// Where the code for ThreadSanitizer is made for: a target that is named is not mixed with what builds and macros run.

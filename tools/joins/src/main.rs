@@ -1,0 +1,107 @@
+//! Lets nodes join others over real sockets, kills some of them on the way, and measures what it comes to.
+//!
+//! `joins --keelstone PROGRAM [--keys N] [--kills N] [--seed S] [--only NAME,..] [--hosts loopback|namespaces] [--dir DIR]
+//! [--set SETTING]..`
+//!
+//! Every node is a process of its own, as people run them: four that hold one state, and one that takes it from them. What
+//! is shown, each with its line:
+//!
+//! | name | holds if |
+//! | --- | --- |
+//! | plain | the state is there, verified and durable, at the asked speed and within the asked memory, bytes and forecast |
+//! | kills | a joiner that is killed again and again fetches next to nothing twice |
+//! | servers | half of the servers are killed midway, and it ends |
+//! | moving | the chain goes on all the time, and it ends at a recent height |
+//!
+//! The exit code is 0 if all that was run holds, 1 if something does not, and 2 if the command is none. Speed is for an idle
+//! machine; everything else holds on a busy one too.
+#![forbid(unsafe_code)]
+
+mod chain;
+mod figures;
+mod hosts;
+mod processes;
+mod shows;
+
+use hosts::Hosts;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const USAGE: &str = "joins --keelstone PROGRAM [--keys N] [--kills N] [--seed S] [--only NAME,..] \
+                     [--hosts loopback|namespaces] [--dir DIR] [--set SETTING]..";
+
+/// What was asked for.
+#[derive(Debug)]
+struct Arguments {
+    keelstone: PathBuf,
+    keys: u64,
+    kills: usize,
+    seed: u64,
+    only: Option<Vec<String>>,
+    namespaces: bool,
+    directory: PathBuf,
+    /// Settings of the joiner.
+    set: Vec<String>,
+}
+
+fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Arguments> {
+    let mut parsed = Arguments {
+        keelstone: PathBuf::new(),
+        keys: 1_000_000,
+        kills: 20,
+        seed: 1,
+        only: None,
+        namespaces: false,
+        directory: std::env::temp_dir(),
+        set: Vec::new(),
+    };
+    while let Some(name) = arguments.next() {
+        let value = arguments.next()?;
+        match name.as_str() {
+            "--keelstone" => parsed.keelstone = value.into(),
+            "--keys" => parsed.keys = value.parse().ok().filter(|keys| (1..=chain::KEYS_MAX).contains(keys))?,
+            "--kills" => parsed.kills = value.parse().ok()?,
+            "--seed" => parsed.seed = value.parse().ok()?,
+            "--only" => parsed.only = Some(value.split(',').map(str::to_owned).collect()),
+            "--hosts" => parsed.namespaces = ["loopback", "namespaces"].iter().position(|known| *known == value)? == 1,
+            "--set" => parsed.set.push(value),
+            "--dir" => parsed.directory = value.into(),
+            _ => return None,
+        }
+    }
+    let known = |names: &Vec<String>| names.iter().all(|name| shows::NAMES.contains(&name.as_str()));
+    (parsed.only.as_ref().is_none_or(known) && parsed.keelstone.is_file()).then_some(parsed)
+}
+
+fn main() -> ExitCode {
+    let Some(arguments) = parse(std::env::args().skip(1)) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(wrong) => {
+            eprintln!("joins: seed {}: {wrong}", arguments.seed);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<bool, String> {
+    let place = tempfile::Builder::new().prefix("joins-").tempdir_in(&arguments.directory);
+    let place = place.map_err(|error| format!("cannot work in {}: {error}", arguments.directory.display()))?;
+    let hosts = match arguments.namespaces {
+        true => Hosts::namespaces()?,
+        false => Hosts::loopback(),
+    };
+    let chain = chain::make(&arguments.keelstone, place.path(), arguments.keys)?;
+    println!(
+        "{} keys on {hosts}: a state of {} in four nodes; seed {}",
+        figures::grouped(arguments.keys),
+        figures::mib(chain.bytes),
+        arguments.seed
+    );
+    let shows = shows::Shows { arguments, place: place.path(), chain: &chain, hosts: &hosts };
+    shows.run()
+}
