@@ -20,7 +20,9 @@ use tokio::sync::watch;
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(250);
 /// How often it is asked for a newer version.
-const NEWER_EVERY: Duration = Duration::from_secs(10);
+const NEWER_EVERY: Duration = Duration::from_secs(3);
+/// How many times as long as proving and staging an entry took it takes to read it back and to build the state of it.
+const BUILD_TIMES: u128 = 2;
 /// Mirrors have numbers from here on, which no peer reaches.
 const MIRRORS_FROM: u64 = 1 << 63;
 
@@ -79,6 +81,8 @@ pub(crate) struct Joining<'a> {
     newer: FuturesUnordered<BoxFuture<'static, Option<Version>>>,
     newer_asked: Instant,
     turn: usize,
+    /// How long it took to prove and stage what came, and how many bytes of entries that were.
+    proven: (Duration, u64),
     /// Why somebody was of no use, the last time.
     useless: Option<String>,
 }
@@ -105,6 +109,7 @@ impl<'a> Joining<'a> {
             newer: FuturesUnordered::new(),
             newer_asked: now,
             turn: 0,
+            proven: (Duration::ZERO, 0),
             useless: None,
         }
     }
@@ -142,7 +147,7 @@ impl<'a> Joining<'a> {
             let effects = match runtime.block_on(self.next(wake.min(TELL_EVERY))) {
                 Happening::Time => joiner.step(self.now(), Event::Tick),
                 Happening::Answered((peer, id, answer)) => match answer {
-                    Ok(bytes) => joiner.step(self.now(), Event::Answered(peer, &bytes)),
+                    Ok(bytes) => self.take_in(joiner, peer, &bytes),
                     // Nothing but its number: the joiner finds that this is no answer.
                     Err(AskError::Misbehaved(_)) => joiner.step(self.now(), Event::Answered(peer, &id.to_le_bytes())),
                     // The joiner's own clock ends the request.
@@ -162,7 +167,9 @@ impl<'a> Joining<'a> {
             };
             if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
                 self.told = Some(Instant::now());
-                tell(&joiner.progress(self.now()), joiner.target())?;
+                let progress = joiner.progress(self.now());
+                let left_ms = progress.left_ms.map(|left_ms| left_ms.saturating_add(self.to_build(&progress)));
+                tell(&Progress { left_ms, ..progress }, joiner.target())?;
             }
             if let Some(version) = self.perform(effects)? {
                 return Ok(version);
@@ -171,6 +178,26 @@ impl<'a> Joining<'a> {
                 self.ask_for_newer(certifies);
             }
         }
+    }
+
+    /// Has the joiner take in an answer, and notes how long that took.
+    fn take_in<H: Hasher>(&mut self, joiner: &mut Joiner<H>, peer: PeerId, bytes: &[u8]) -> Vec<Effect> {
+        let done = |joiner: &Joiner<H>| joiner.progress(self.now()).done.bytes;
+        let (begun, before) = (Instant::now(), done(joiner));
+        let effects = joiner.step(self.now(), Event::Answered(peer, bytes));
+        // What goes over to another version counts anew.
+        if let Some(more) = done(joiner).checked_sub(before).filter(|more| *more > 0) {
+            self.proven = (self.proven.0 + begun.elapsed(), self.proven.1 + more);
+        }
+        effects
+    }
+
+    /// How long it will take to build the state once all is there, by what the machine has shown of itself.
+    fn to_build(&self, progress: &Progress) -> u64 {
+        let (took, bytes) = self.proven;
+        let total = u128::from(progress.total.unwrap_or_default().bytes);
+        let millis = took.as_millis().saturating_mul(total).saturating_mul(BUILD_TIMES) / u128::from(bytes.max(1));
+        u64::try_from(millis).unwrap_or(u64::MAX)
     }
 
     async fn next(&mut self, wake: Duration) -> Happening {

@@ -25,6 +25,9 @@ pub(super) struct Job {
     pub(super) asked: u32,
 }
 
+/// What may be asked of a second peer besides one job at a time: so much of all entries' bytes is one part in this.
+const TWICE_PART: u64 = 64;
+
 /// The part of a version that is not staged yet.
 #[derive(Debug)]
 pub(super) struct Jobs<H> {
@@ -36,6 +39,9 @@ pub(super) struct Jobs<H> {
     missing: u32,
     done: Totals,
     jobs: BTreeMap<JobId, Job>,
+    /// Jobs that two are asked for now, and bytes that two were ever asked for.
+    doubled: u32,
+    twice: u64,
     /// Those that nobody is asked for, the rarest first.
     waiting: BTreeSet<(Reverse<u32>, JobId)>,
 }
@@ -61,7 +67,8 @@ impl<H: Hasher> Jobs<H> {
         let have = vec![false; skeleton.unit_count() as usize];
         let totals = wanted.clone().map(|chunk| skeleton.chunk_totals(chunk));
         let total = totals.fold(Totals::default(), |sum, chunk| sum + chunk);
-        let mut new = Self { wanted, total, have, missing: 0, done: Totals::default(), skeleton, jobs, waiting };
+        let (doubled, twice, missing, done) = (0, 0, 0, Totals::default());
+        let mut new = Self { skeleton, wanted, total, have, missing, done, jobs, doubled, twice, waiting };
         let units = new.units();
         new.missing = units.end - units.start;
         for unit in units {
@@ -143,13 +150,27 @@ impl<H: Hasher> Jobs<H> {
         let job = self.jobs.get_mut(&id).expect("a job that is not done");
         self.waiting.remove(&(Reverse(job.refused), id));
         job.asked += 1;
+        if job.asked == 2 {
+            self.doubled += 1;
+            self.twice += job.bytes_max;
+        }
         job
+    }
+
+    /// Whether a second peer may be asked for a job too. Mostly it comes twice then, so there is a bound to it in all, and
+    /// above that one at a time: enough for those that never answer to hold nobody up.
+    // spec: PEER-5
+    pub(super) fn may_double(&self, id: JobId) -> bool {
+        let is_single = |job: &&Job| job.asked == 1;
+        let within = |job: &Job| self.doubled == 0 || self.twice + job.bytes_max <= self.total.bytes / TWICE_PART;
+        self.jobs.get(&id).filter(is_single).is_some_and(within)
     }
 
     /// Notes that a peer will not answer, or could not help.
     pub(super) fn give_back(&mut self, id: JobId, refused: bool) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         self.waiting.remove(&(Reverse(job.refused), id));
+        self.doubled -= u32::from(job.asked == 2);
         job.asked -= 1;
         job.refused += u32::from(refused);
         if job.asked == 0 {

@@ -346,8 +346,9 @@ impl<H: Hasher> Joiner<H> {
         if matches!(self.phase, Phase::Over | Phase::Building(_)) {
             return None;
         }
-        let hedge = self.hedge_ms();
-        let asked = self.asked.values().flat_map(|asked| [asked.until.0, asked.since.0 + hedge]);
+        let (page, job) = (self.page_hedge_ms(), self.job_hedge_ms());
+        let hedge = |asked: &Asked| if let Subject::Page(_) = asked.subject { page } else { job };
+        let asked = self.asked.values().flat_map(|asked| [asked.until.0, asked.since.0 + hedge(asked)]);
         let peers = self.peers.values().flat_map(|peer| [peer.silent_until().0, self.status_due(peer).0]);
         let stalled = self.proven_at.0 + u64::from(self.settings.stall_timeout_ms);
         let next = asked.chain(peers).filter(|at| *at > now.0).min().unwrap_or(stalled);
@@ -546,8 +547,7 @@ impl<H: Hasher> Joiner<H> {
             return self.ban(asked.peer, Misconduct::OtherChain { found, ours }, out);
         }
         let known = self.peers.get_mut(&asked.peer).expect("it was there just now");
-        known.latency_ms = known.latency_ms.max(1).min((now.0 - asked.since.0).max(1));
-        known.says(status);
+        known.says(status, now.0 - asked.since.0);
     }
 
     fn on_unavailable(&mut self, now: Tick, asked: &Asked, why: Why) {
@@ -555,7 +555,11 @@ impl<H: Hasher> Joiner<H> {
         let known = self.peers.get_mut(&asked.peer).expect("it was there just now");
         match (why, asked.subject) {
             // It said that it has it. Once may be bad luck; one that says so again and again gives way to others.
-            (Why::NotKept | Why::OtherRoot, Subject::Page(_) | Subject::Job(_)) => known.refuses(self.target),
+            (Why::NotKept | Why::OtherRoot, Subject::Page(_) | Subject::Job(_)) => {
+                if known.refuses(self.target) {
+                    return;
+                }
+            }
             (_, Subject::Job(job)) => {
                 known.lacks.insert(job);
                 return;
@@ -639,6 +643,7 @@ impl<H: Hasher> Joiner<H> {
         let window_max = u64::from(self.settings.concurrent_requests_max) * u64::from(self.settings.batch_bytes_max);
         if let Some(peer) = self.peers.get_mut(&asked.peer) {
             peer.helped(now.0 - asked.since.0, bytes, window_max);
+            peer.gives(self.target);
         }
     }
 
@@ -830,11 +835,24 @@ impl<H: Hasher> Joiner<H> {
         ready.take(self.settings.peer_count_target.max(1) as usize).collect()
     }
 
-    /// After how long another peer is asked too: some times what answers usually take (spec: PEER-5).
-    fn hedge_ms(&self) -> u64 {
-        let quickest = self.peers.values().map(|peer| peer.latency_ms).filter(|latency| *latency > 0).min();
-        let timeout = u64::from(self.settings.request_timeout_ms);
-        quickest.map_or(timeout / 2, |latency| (latency * HEDGE_TIMES).clamp(1, timeout / 2))
+    /// After how long another peer is asked for a page too: some times what the quickest usually takes, since all else
+    /// waits for it (spec: PEER-5).
+    fn page_hedge_ms(&self) -> u64 {
+        let usual = |peer: &Peer| if peer.latency_ms > 0 { peer.latency_ms } else { peer.reply_ms };
+        self.hedge_after(self.peers.values().map(usual).filter(|usual| *usual > 0).min())
+    }
+
+    /// The same for units: some times what they usually take. Much of that is waiting, for each other and for us, so it is
+    /// the usual peer that counts and not the quickest: whatever is asked of a second one comes twice.
+    fn job_hedge_ms(&self) -> u64 {
+        let mut usual: Vec<u64> = self.peers.values().map(|peer| peer.latency_ms).filter(|usual| *usual > 0).collect();
+        usual.sort_unstable();
+        self.hedge_after(usual.get(usual.len().saturating_sub(1) / 2).copied())
+    }
+
+    fn hedge_after(&self, usual_ms: Option<u64>) -> u64 {
+        let most = u64::from(self.settings.request_timeout_ms) / 2;
+        usual_ms.map_or(most, |usual| (usual * HEDGE_TIMES).clamp(1, most.max(1)))
     }
 
     // spec: PEER-5
@@ -872,7 +890,7 @@ impl<H: Hasher> Joiner<H> {
     fn next_page(&self, now: Tick, page: u32) -> Option<(PeerId, Subject)> {
         let subject = Subject::Page(page);
         let asked: Vec<&Asked> = self.asked.values().filter(|asked| asked.subject == subject).collect();
-        let hedge = self.hedge_ms();
+        let hedge = self.page_hedge_ms();
         if asked.len() >= 2 || asked.iter().any(|asked| now.0 < asked.since.0 + hedge) {
             return None;
         }
@@ -893,11 +911,13 @@ impl<H: Hasher> Joiner<H> {
 
     /// Nothing waits any more: what takes long is asked of another peer too.
     fn next_hedge(&self, now: Tick, jobs: &Jobs<H>) -> Option<(PeerId, Subject)> {
-        let hedge = self.hedge_ms();
+        let hedge = self.job_hedge_ms();
         let ready = self.ready(now);
         self.asked.values().filter(|asked| asked.since.0 + hedge <= now.0).find_map(|asked| {
             let Subject::Job(id) = asked.subject else { return None };
-            jobs.job(id).filter(|job| job.asked == 1)?;
+            if !jobs.may_double(id) {
+                return None;
+            }
             let other = ready.iter().find(|peer| **peer != asked.peer && !self.peers[*peer].lacks.contains(&id))?;
             Some((*other, asked.subject))
         })

@@ -52,6 +52,10 @@ impl Meter {
         if self.samples.back().is_some_and(|(last, ..)| now.0 < last.0 + SAMPLE_MS) {
             return;
         }
+        // The time before the first entries says nothing about how long the rest takes.
+        if self.bytes == 0 {
+            self.samples.clear();
+        }
         self.samples.push_back((now, self.nodes, self.bytes));
         while self.samples.get(1).is_some_and(|(next, ..)| next.0 + WINDOW_MS <= now.0) {
             self.samples.pop_front();

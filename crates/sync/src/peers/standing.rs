@@ -41,8 +41,12 @@ pub(super) struct Peer {
     refuses: Option<Version>,
     /// Jobs that it could not help with.
     pub(super) lacks: BTreeSet<JobId>,
-    /// How long its answers take, in milliseconds; zero before the first.
+    /// The version of which it gave parts last, until it gives that up.
+    gave: Option<Version>,
+    /// How long the parts it gives take, in milliseconds; zero before the first.
     pub(super) latency_ms: u64,
+    /// How long it took at best to say where it stands, in milliseconds; zero before it did.
+    pub(super) reply_ms: u64,
 }
 
 impl Peer {
@@ -88,6 +92,11 @@ impl Peer {
         self.latency_ms = if self.latency_ms == 0 { took_ms.max(1) } else { (self.latency_ms * 7 + took_ms) / 8 };
     }
 
+    /// It gave a part of a version.
+    pub(super) fn gives(&mut self, version: Version) {
+        self.gave = Some(version);
+    }
+
     /// It did not answer in time, or with nothing.
     pub(super) fn failed(&mut self, now: Tick, timeout_ms: u64, window_min: u64) {
         self.failures = self.failures.saturating_add(1);
@@ -106,13 +115,17 @@ impl Peer {
         self.silent_until = Tick(now.0 + retry_after_ms.clamp(1, SILENT_MS_MAX));
     }
 
-    /// It does not have a version any more, or has another.
-    pub(super) fn refuses(&mut self, version: Version) {
+    /// It does not have a version any more, or has another. Says whether it just gave up what it was giving, which is its
+    /// right: a chain goes on. Where it stands now is asked at once.
+    pub(super) fn refuses(&mut self, version: Version) -> bool {
         self.refuses = Some(version);
+        self.status_asked = None;
+        self.gave.take() == Some(version)
     }
 
     /// It said anew where it stands.
-    pub(super) fn says(&mut self, status: Status) {
+    pub(super) fn says(&mut self, status: Status, took_ms: u64) {
+        self.reply_ms = if self.reply_ms == 0 { took_ms.max(1) } else { self.reply_ms.min(took_ms.max(1)) };
         self.status = Some(status);
         self.refuses = None;
         self.lacks.clear();
@@ -129,5 +142,45 @@ impl Peer {
     pub(super) fn answered_unasked(&mut self) -> bool {
         self.unasked += 1;
         self.unasked >= UNASKED_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelstone_codec::{Hash, Height, Root};
+
+    /// spec: PEER-7, PEER-8. Whoever gives up a version that it was giving has done no wrong and is asked at once where it
+    /// stands; whoever says that it does not have what it has never given is no help.
+    #[test]
+    fn giving_up_what_was_given_is_no_failure_the_first_time() {
+        let version = |height| Version { height: Height(height), root: Root(Hash([7; 32])) };
+        let mut peer = Peer::new(1000);
+        assert!(!peer.refuses(version(4)), "it gave nothing of it");
+        peer.gives(version(4));
+        peer.status_asked = Some(Tick(9));
+        assert!(peer.refuses(version(4)));
+        assert_eq!(peer.status_asked, None);
+        assert!(!peer.refuses(version(4)), "it gave nothing since");
+        peer.gives(version(4));
+        assert!(!peer.refuses(version(5)), "it gave nothing of that");
+    }
+
+    /// How soon it says where it stands says nothing about how long parts take.
+    #[test]
+    fn a_quick_word_makes_no_part_late() {
+        let mut peer = Peer::new(1000);
+        peer.helped(800, 10, 1000);
+        let at = Version { height: Height(4), root: Root(Hash([7; 32])) };
+        let status = Status {
+            chain_id: keelstone_codec::ChainId::new("test").unwrap(),
+            hasher: keelstone_tree::HashKind::Blake3,
+            unit_weight_max: 1000,
+            newest: at,
+            oldest: at.height,
+            diffs_from: at.height,
+        };
+        peer.says(status, 1);
+        assert_eq!((peer.latency_ms, peer.reply_ms), (800, 1));
     }
 }
