@@ -260,6 +260,8 @@ settings! {
         address_inbound_max: u64 = 8, 1..=10_000;
         /// Bytes of answers in a second for one peer.
         peer_bytes_per_second: u64 = 64 * 1024 * 1024, 1024..=1024 * 1024 * 1024 * 1024;
+        /// Bytes of answers in a second for all peers of one address.
+        address_bytes_per_second: u64 = 128 * 1024 * 1024, 1024..=1024 * 1024 * 1024 * 1024;
         /// Bytes of answers in a second for all together.
         bytes_per_second: u64 = 256 * 1024 * 1024, 1024..=1024 * 1024 * 1024 * 1024;
         /// Milliseconds of work in a second for one peer.

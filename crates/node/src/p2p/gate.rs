@@ -120,7 +120,7 @@ impl Gate {
 }
 
 /// The machine behind an address.
-fn machine(address: &Multiaddr) -> Option<IpAddr> {
+pub(super) fn machine(address: &Multiaddr) -> Option<IpAddr> {
     address.iter().find_map(|part| match part {
         Protocol::Ip4(ip) => Some(IpAddr::V4(ip)),
         Protocol::Ip6(ip) => Some(IpAddr::V6(ip)),

@@ -23,6 +23,7 @@ mod mirrors;
 mod network;
 mod serving;
 mod settings;
+mod shares;
 #[cfg(test)]
 mod tests;
 mod trust;

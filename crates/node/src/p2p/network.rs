@@ -5,8 +5,9 @@
 //! requests by the thread that answers ([`super::serving`]).
 
 use super::codec::{Frames, PROTOCOL};
-use super::gate::Gate;
+use super::gate::{Gate, machine};
 use super::serving::Serving;
+use super::shares::Shares;
 use super::{Answers, AskError, Bans, ConnectionLimits, Heard, NodeId, PeerAddress, answers};
 use crate::exit::Failure;
 use crate::metrics::Metrics;
@@ -25,7 +26,7 @@ use libp2p::swarm::{ConnectionId, NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, Swarm, SwarmBuilder, identify, noise, tcp, yamux};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -71,6 +72,8 @@ pub(crate) struct Setup {
     /// Whom to dial.
     pub(crate) peers: Vec<PeerAddress>,
     pub(crate) limits: ConnectionLimits,
+    /// Bytes of answers in a second for all peers of one address.
+    pub(crate) address_bytes_per_second: u64,
     /// How long a request may take.
     pub(crate) request_timeout: Duration,
     /// How long a connection may take until both ends know each other.
@@ -132,7 +135,8 @@ impl Network {
         answering: Option<Box<dyn Answers>>,
     ) -> Result<(Self, JoinHandle<()>), Failure> {
         let _inside = runtime.enter();
-        let Setup { key, listen, peers, limits, request_timeout, handshake_timeout, bans, heard, metrics } = setup;
+        let Setup { key, listen, peers, limits, address_bytes_per_second, .. } = setup;
+        let Setup { request_timeout, handshake_timeout, bans, heard, metrics, .. } = setup;
         let pair = libp2p::identity::Keypair::ed25519_from_bytes(key.seed())
             .map_err(|error| Failure::io("the key of this node is none", &error))?;
         let own = pair.public().to_peer_id();
@@ -183,6 +187,7 @@ impl Network {
             tell,
             dialled,
             known: BTreeMap::new(),
+            shares: Shares::new(address_bytes_per_second),
             next_number: 0,
             asked: HashMap::new(),
             answers: HashMap::new(),
@@ -313,6 +318,8 @@ struct Known {
     number: PeerId,
     /// Requests that were none.
     bad: u32,
+    /// Where it came from last.
+    address: Option<IpAddr>,
     /// Since when it is gone; none while it is connected.
     gone: Option<Instant>,
     announced: Announced,
@@ -356,6 +363,7 @@ struct Task {
     tell: watch::Sender<Everybody>,
     dialled: Vec<Dialled>,
     known: BTreeMap<NodeId, Known>,
+    shares: Shares,
     next_number: u64,
     /// Who waits for which answer.
     asked: HashMap<OutboundRequestId, oneshot::Sender<Result<Vec<u8>, AskError>>>,
@@ -451,9 +459,9 @@ impl Task {
         let is_new = self.known.get(&peer).is_none_or(|known| known.gone.is_some());
         let known = self.known.entry(peer).or_insert_with(|| {
             self.next_number += 1;
-            Known { number, bad: 0, gone: None, announced: Announced::new(Instant::now()) }
+            Known { number, bad: 0, address: None, gone: None, announced: Announced::new(Instant::now()) }
         });
-        known.gone = None;
+        (known.gone, known.address) = (None, machine(endpoint.get_remote_address()));
         if is_new {
             tracing::info!(%peer, address = %endpoint.get_remote_address(), "connected to a peer");
         }
@@ -532,6 +540,12 @@ impl Task {
             let _ = self.swarm.behaviour_mut().frames.send_response(channel, busy);
             return;
         }
+        // spec: PEER-11
+        if let Some(retry_after_ms) = known.address.and_then(|address| self.shares.wait_ms(address, Instant::now())) {
+            let busy = Frame { id: frame.id, body: Response::Busy { retry_after_ms } }.to_bytes();
+            let _ = self.swarm.behaviour_mut().frames.send_response(channel, busy);
+            return;
+        }
         self.answers.insert(request, (peer, 0));
         let answered = self.answered.clone();
         let reply = Box::new(move |frame| drop(answered.send((request, channel, frame))));
@@ -554,8 +568,11 @@ impl Task {
     }
 
     fn on_answered(&mut self, request: InboundRequestId, channel: ResponseChannel<Vec<u8>>, frame: Vec<u8>) {
-        if let Some((_, bytes)) = self.answers.get_mut(&request) {
+        if let Some((peer, bytes)) = self.answers.get_mut(&request) {
             *bytes = frame.len();
+            if let Some(address) = self.known.get(peer).and_then(|known| known.address) {
+                self.shares.give(address, frame.len(), Instant::now());
+            }
         }
         if self.swarm.behaviour_mut().frames.send_response(channel, frame).is_err() {
             self.answers.remove(&request);

@@ -26,6 +26,7 @@ pub(crate) fn setup(config: &P2p, home: &Home, keys: &KeyDir, metrics: Arc<Metri
         key: keys.load_or_make(PEER)?,
         listen: Some(config.listen),
         peers: config.peers.clone(),
+        address_bytes_per_second: config.address_bytes_per_second,
         limits: ConnectionLimits {
             inbound_max: count(config.inbound_max),
             address_max: count(config.address_inbound_max),

@@ -163,8 +163,11 @@ impl Answers for Somebody {
 }
 
 fn somebody(manner: Manner) -> (Box<dyn Answers>, Arc<AtomicU64>) {
+    somebody_within(ServerLimits { answer_bytes_max: 8_000, ..ServerLimits::default() }, manner)
+}
+
+fn somebody_within(limits: ServerLimits, manner: Manner) -> (Box<dyn Answers>, Arc<AtomicU64>) {
     let asked = Arc::new(AtomicU64::new(0));
-    let limits = ServerLimits { answer_bytes_max: 8_000, ..ServerLimits::default() };
     let server = Server::new(Kept, params(), limits, Tick(0));
     (Box::new(Somebody { server, manner, asked: asked.clone() }), asked)
 }
@@ -469,6 +472,48 @@ fn y02_a_flood_and_what_is_no_request_are_held_off() {
     until("the flood is banned", || peer.metrics.peers_banned.get() == 1);
     until("and disconnected", || !peer.network.connected().contains(&flood.id()));
     assert!(node.network.ask(&peer.id(), Request::Status).is_ok());
+}
+
+/// Whether a peer says that one has had enough for now.
+fn has_no_more_for(node: &Node, peer: &Node) -> bool {
+    let answer = node.network.ask(&peer.id(), Request::GetNodes { at: target(), page: 0 });
+    match answer {
+        Ok(Response::Busy { .. }) => true,
+        Ok(Response::Nodes(_)) => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// spec: PEER-11. Whoever has used up what there is for a peer has no more for coming back.
+#[test]
+fn a_new_connection_brings_no_new_budget() {
+    let runtime = runtime();
+    // What one page has takes a minute to fill again.
+    let limits = ServerLimits { peer_bytes_per_second: 100, ..ServerLimits::default() };
+    let peer = Node::start(&runtime, &[], Some(somebody_within(limits, honest).0), |_, _| {});
+    let node = Node::start(&runtime, &[&peer], None, |_, _| {});
+    node.meets(&peer);
+    until("it is used up", || has_no_more_for(&node, &peer));
+    runtime.block_on(node.network.stop());
+    until("it is gone", || !peer.network.connected().contains(&node.id()));
+    let again = Node::start_in(&runtime, node.home, &[&peer], None, |_, _| {});
+    again.meets(&peer);
+    assert!(has_no_more_for(&again, &peer));
+}
+
+/// spec: PEER-11. Nor has whoever comes back under another id, from the same address.
+#[test]
+fn a_new_id_brings_no_new_budget() {
+    let runtime = runtime();
+    let peer = Node::start(&runtime, &[], Some(somebody(honest).0), |_, setup| setup.address_bytes_per_second = 100);
+    let node = Node::start(&runtime, &[&peer], None, |_, _| {});
+    node.meets(&peer);
+    until("it is used up", || has_no_more_for(&node, &peer));
+    runtime.block_on(node.network.stop());
+    until("it is gone", || !peer.network.connected().contains(&node.id()));
+    let other = Node::start(&runtime, &[&peer], None, |_, _| {});
+    other.meets(&peer);
+    assert!(other.id() != node.id() && has_no_more_for(&other, &peer));
 }
 
 /// Y-03: an answer that is too long, cut short, never ends, or never comes is an error within the time a request may take, and
