@@ -8,8 +8,10 @@ use keelstone_codec::{Height, Key, Namespace, splitmix64};
 use keelstone_store::files::Directory;
 use keelstone_store::{Options, Store};
 use keelstone_tree::{Blake3, KeyRange, Read as _};
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 /// Most keys of a state.
@@ -50,10 +52,21 @@ fn store(home: &Path) -> PathBuf {
     home.join("data/gen-000001/state")
 }
 
-/// Makes a chain with so many entries.
-pub(crate) fn make(program: &Path, place: &Path, keys: u64) -> Result<Chain, String> {
-    let home = place.join("chain");
-    ask(std::process::Command::new(program).args(["init", "--chain-id", "joins", "--json", "--home"]).arg(&home))?;
+/// Makes a chain with so many entries, whose states are cut into chunks of so many bytes.
+pub(crate) fn make(program: &Path, place: &Path, keys: u64, chunk_bytes: u64) -> Result<Chain, String> {
+    let (plain, home) = (place.join("plain"), place.join("chain"));
+    let init = |home: &Path, more: &[&str]| {
+        ask(Command::new(program).args(["init", "--json", "--home"]).arg(home).args(more)).map(drop)
+    };
+    init(&plain, &["--chain-id", "joins"])?;
+    let failed = |error: std::io::Error| format!("the chain could not be made: {error}");
+    let genesis = fs::read(plain.join("genesis.json")).map_err(failed)?;
+    let mut genesis: Value = serde_json::from_slice(&genesis).map_err(|error| error.to_string())?;
+    genesis["limits"]["snapshot_chunk_bytes"] = json!(chunk_bytes);
+    let given = plain.join("given.json");
+    fs::write(&given, genesis.to_string()).map_err(failed)?;
+    init(&home, &["--genesis", given.to_str().ok_or("the directory's name is no text")?])?;
+    copy(&plain.join("keys"), &home.join("keys"))?;
     let (first, new) = (store(&home), home.join("state"));
     let root = lay_down(&first, &new, keys)?;
     fs::remove_dir_all(&first).and_then(|()| fs::rename(&new, &first)).map_err(|error| format!("{error}"))?;

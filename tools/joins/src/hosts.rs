@@ -58,6 +58,12 @@ impl Hosts {
         }
     }
 
+    /// The address of this process, where nodes can reach it.
+    pub(crate) fn own_address(&self) -> Ipv4Addr {
+        let [a, b, c] = NETWORK;
+        if self.name.is_some() { Ipv4Addr::new(a, b, c, 1) } else { Ipv4Addr::LOCALHOST }
+    }
+
     /// A command where a node lives.
     pub(crate) fn command(&self, node: u8, program: &Path) -> Command {
         match &self.name {

@@ -1,6 +1,6 @@
 //! Lets nodes join others over real sockets, kills some of them on the way, and measures what it comes to.
 //!
-//! `joins --keelstone PROGRAM [--keys N] [--kills N] [--seed S] [--only NAME,..] [--hosts loopback|namespaces] [--dir DIR]
+//! `joins --keelstone PROGRAM [--keys N] [--chunk BYTES] [--kills N] [--seed S] [--only NAME,..] [--hosts loopback|namespaces] [--dir DIR]
 //! [--set SETTING]..`
 //!
 //! Every node is a process of its own, as people run them: four that hold one state, and one that takes it from them. What
@@ -12,6 +12,7 @@
 //! | kills | a joiner that is killed again and again fetches next to nothing twice |
 //! | servers | half of the servers are killed midway, and it ends |
 //! | moving | the chain goes on all the time, and it ends at a recent height |
+//! | liars | one of the four lies, in one way after the other: it is banned, and costs little time |
 //!
 //! The exit code is 0 if all that was run holds, 1 if something does not, and 2 if the command is none. Speed is for an idle
 //! machine; everything else holds on a busy one too.
@@ -20,6 +21,7 @@
 mod chain;
 mod figures;
 mod hosts;
+mod liar;
 mod processes;
 mod shows;
 
@@ -27,7 +29,7 @@ use hosts::Hosts;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-const USAGE: &str = "joins --keelstone PROGRAM [--keys N] [--kills N] [--seed S] [--only NAME,..] \
+const USAGE: &str = "joins --keelstone PROGRAM [--keys N] [--chunk BYTES] [--kills N] [--seed S] [--only NAME,..] \
                      [--hosts loopback|namespaces] [--dir DIR] [--set SETTING]..";
 
 /// What was asked for.
@@ -35,6 +37,7 @@ const USAGE: &str = "joins --keelstone PROGRAM [--keys N] [--kills N] [--seed S]
 struct Arguments {
     keelstone: PathBuf,
     keys: u64,
+    chunk_bytes: u64,
     kills: usize,
     seed: u64,
     only: Option<Vec<String>>,
@@ -48,6 +51,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Arguments> {
     let mut parsed = Arguments {
         keelstone: PathBuf::new(),
         keys: 1_000_000,
+        chunk_bytes: 4 << 20,
         kills: 20,
         seed: 1,
         only: None,
@@ -60,6 +64,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Arguments> {
         match name.as_str() {
             "--keelstone" => parsed.keelstone = value.into(),
             "--keys" => parsed.keys = value.parse().ok().filter(|keys| (1..=chain::KEYS_MAX).contains(keys))?,
+            "--chunk" => parsed.chunk_bytes = value.parse().ok()?,
             "--kills" => parsed.kills = value.parse().ok()?,
             "--seed" => parsed.seed = value.parse().ok()?,
             "--only" => parsed.only = Some(value.split(',').map(str::to_owned).collect()),
@@ -95,7 +100,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         true => Hosts::namespaces()?,
         false => Hosts::loopback(),
     };
-    let chain = chain::make(&arguments.keelstone, place.path(), arguments.keys)?;
+    let chain = chain::make(&arguments.keelstone, place.path(), arguments.keys, arguments.chunk_bytes)?;
     println!(
         "{} keys on {hosts}: a state of {} in four nodes; seed {}",
         figures::grouped(arguments.keys),

@@ -4,6 +4,7 @@ use crate::Arguments;
 use crate::chain::Chain;
 use crate::figures::{mib, mib_per_second, percent, seconds, share, times};
 use crate::hosts::Hosts;
+use crate::liar::{Liar, Manner};
 use crate::processes::{Joined, Joiner, Server, ask};
 use keelstone_codec::splitmix64;
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// What can be shown, in order.
-pub(crate) const NAMES: [&str; 4] = ["plain", "kills", "servers", "moving"];
+pub(crate) const NAMES: [&str; 5] = ["plain", "kills", "servers", "moving", "liars"];
 /// Nodes that give.
 const SERVERS: u8 = 4;
 /// All nodes: those that give, and the one that joins.
@@ -33,6 +34,12 @@ const FORECAST: u64 = 1_000;
 const FORECAST_LEAST: Duration = Duration::from_secs(3);
 /// What may come again, in ten-thousandths of one transfer, however often a joiner is killed.
 const AGAIN: u64 = 100;
+/// How long a request may take beside a liar, in milliseconds; one that lied is left alone for a part of this.
+const LIARS_TIMEOUT_MS: u64 = 2_000;
+/// By how much a liar may slow a join down, in ten-thousandths.
+const SLOWER: u64 = 3_000;
+/// A liar that lied so often must be banned.
+const LIES_MAX: u32 = 3;
 /// How often the chain makes a block while the target moves.
 const MOVES_EVERY: Duration = Duration::from_secs(5);
 /// How long its peers take to give all of it.
@@ -83,7 +90,8 @@ impl Shows<'_> {
                 "plain" => self.plain(),
                 "kills" => self.kills(),
                 "servers" => self.servers(),
-                _ => self.moving(),
+                "moving" => self.moving(),
+                _ => self.liars(),
             };
             let Shown { line, broken } = shown.map_err(|wrong| format!("{name}: {wrong}"))?;
             let verdict = if broken.is_empty() { "ok".to_owned() } else { format!("NOT SO: {}", broken.join("; ")) };
@@ -125,10 +133,15 @@ impl Shows<'_> {
 
     /// A joiner of these peers, with further arguments.
     fn joiner(&self, servers: &[Server], further: &[&str]) -> Result<Joiner, String> {
+        self.joiner_of(servers.iter().map(|server| &server.address), further)
+    }
+
+    /// The same of whoever is at these addresses.
+    fn joiner_of<'s>(&self, peers: impl Iterator<Item = &'s String>, further: &[&str]) -> Result<Joiner, String> {
         let mut command = self.hosts.command(JOINER, &self.arguments.keelstone);
         command.args(["sync", "--json", "--progress", "1", "--set", "snapshots.reserve_percent=0"]);
-        for server in servers {
-            command.args(["--peer", &server.address]);
+        for address in peers {
+            command.args(["--peer", address]);
         }
         for setting in &self.arguments.set {
             command.args(["--set", setting]);
@@ -300,6 +313,36 @@ impl Shows<'_> {
         ));
         let lag = newest - height.min(newest);
         shown.holds(lag <= LAG, || format!("{lag} heights behind"));
+        Ok(shown)
+    }
+}
+
+impl Shows<'_> {
+    /// One of four lies, in one way after the other.
+    fn liars(&self) -> Result<Shown, String> {
+        let servers = self.start()?;
+        let timeout = format!("p2p.request_timeout_ms={LIARS_TIMEOUT_MS}");
+        let honest = self.joiner(&servers, &["--set", &timeout])?.join()?;
+        let mut shown = Shown::new(format!("{} with nobody who lies", seconds(honest.took)));
+        for manner in Manner::ALL {
+            fs::remove_dir_all(self.joining()).map_err(|error| error.to_string())?;
+            let [others @ .., behind] = &servers[..] else { return Err("there is nobody to stand before".to_owned()) };
+            let late = Duration::from_millis(LIARS_TIMEOUT_MS);
+            let liar = Liar::start(manner, self.hosts.own_address(), &behind.address, late)?;
+            let peers = others.iter().map(|server| &server.address).chain([&liar.address]);
+            let joined = self.joiner_of(peers, &["--set", &timeout])?.join()?;
+            self.same(&mut shown, &joined);
+            let bans = fs::read_to_string(self.joining().join("bans.json")).unwrap_or_default();
+            let id = liar.address.split('@').next().unwrap_or_default();
+            let (is_banned, lies) = (bans.contains(id), liar.lies());
+            let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            let slower = share(millis(joined.took.saturating_sub(honest.took)), millis(honest.took));
+            let banned = if is_banned { "banned" } else { "not banned" };
+            shown.line += &format!("\n         {manner:?}: {}, {lies} lies, {banned}", seconds(joined.took));
+            shown.holds(is_banned == (lies >= LIES_MAX), || format!("{manner:?} after {lies} lies is {banned}"));
+            shown.holds(!(is_banned && manner.is_blameless()), || format!("{manner:?} does not lie"));
+            shown.holds(slower <= SLOWER, || format!("{manner:?} costs {}", percent(slower)));
+        }
         Ok(shown)
     }
 }
