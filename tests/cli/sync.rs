@@ -190,7 +190,7 @@ fn half_of_the_peers_are_killed_and_the_others_give_the_rest() {
     others.iter().for_each(|other| copy(home.path(), other.path()));
     // Slow enough that something is left: 2 s worth at once, then so much a second.
     let homes = others.iter().chain([&home]);
-    let mut peers: Vec<_> = homes.map(|home| peer(home.path(), &["p2p.peer_bytes_per_second=600000"])).collect();
+    let mut peers: Vec<_> = homes.map(|home| peer(home.path(), &["p2p.peer_bytes_per_second=300000"])).collect();
     let joiner = tempfile::tempdir().unwrap();
     let mut command = program();
     command.args(["sync", "--json", "--progress", "1", "--set", "snapshots.reserve_percent=0"]);
