@@ -553,20 +553,18 @@ impl<H: Hasher> Joiner<H> {
     fn on_unavailable(&mut self, now: Tick, asked: &Asked, why: Why) {
         self.give_back(asked, true);
         let known = self.peers.get_mut(&asked.peer).expect("it was there just now");
-        match (why, asked.subject) {
+        let is_its_right = match (why, asked.subject) {
             // It said that it has it. Once may be bad luck; one that says so again and again gives way to others.
-            (Why::NotKept | Why::OtherRoot, Subject::Page(_) | Subject::Job(_)) => {
-                if known.refuses(self.target) {
-                    return;
-                }
-            }
+            (Why::NotKept | Why::OtherRoot, Subject::Page(_) | Subject::Job(_)) => known.refuses(self.target),
             (_, Subject::Job(job)) => {
                 known.lacks.insert(job);
-                return;
+                true
             }
-            _ => {}
+            _ => false,
+        };
+        if !is_its_right {
+            self.on_failure(now, asked.peer);
         }
-        self.on_failure(now, asked.peer);
     }
 
     fn on_page(&mut self, now: Tick, asked: &Asked, page: u32, wire: &[u8], out: &mut Vec<Effect>) {
