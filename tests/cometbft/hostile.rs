@@ -13,8 +13,8 @@ const TRIES: u32 = 4;
 #[test]
 fn ss55_one_hostile_of_three_serving_peers_keeps_nobody_from_joining() {
     // CometBFT asks each peer for its snapshots once, when it meets it. One that only the last of them names, because it was
-    // made a moment before, is fetched from that peer alone; if that is the hostile one, CometBFT gives it up after two
-    // minutes, and the others must still have the next.
+    // made a moment before, is fetched from that peer alone; if that is the hostile one, CometBFT gives it up only after
+    // minutes, and the others must still have the next. So a node joins where no snapshot is made while it meets its peers.
     let settings = ["--set", "snapshots.interval=30", "--set", "snapshots.keep=50"];
     let size = ["--validators", "3", "--ballast", "4000", "--chunk-bytes", "65536"];
     let Some(network) = Network::up(&[&settings[..], &size[..]].concat()) else { return };
@@ -26,6 +26,9 @@ fn ss55_one_hostile_of_three_serving_peers_keeps_nobody_from_joining() {
         hostile.set(mode);
         for round in 0.. {
             assert!(round < TRIES, "in {TRIES} syncs nobody asked the hostile peer: {}", mode.name());
+            network.until("a time between two snapshots", PATIENCE, |nodes| {
+                nodes.iter().map(|node| node.height).max().is_some_and(|tip| (5..13).contains(&(tip % 30)))
+            });
             match joined {
                 false => network.run(&["join"]),
                 true => network.run(&["wipe", "node3", "--state-sync"]),
