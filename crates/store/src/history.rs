@@ -7,8 +7,7 @@ use crate::segment::Spot;
 use crate::segments::Segments;
 use crate::version::Version;
 use keelstone_codec::{Height, Key, Namespace, Root, Value};
-use keelstone_tree::Tree;
-use keelstone_tree::{Diff, Hasher, Place};
+use keelstone_tree::{Diff, Draft, Hasher, Place, Tree};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -92,7 +91,7 @@ pub(crate) fn rebuild<H: Hasher>(
         if backward {
             steps.undo(segments, record)?
         } else {
-            steps.redo(record)
+            steps.redo(record, &mut |_, _| {})
         }
         if steps.0.len() >= STEP_WRITES {
             tree = steps.apply(&tree)?;
@@ -108,7 +107,7 @@ pub(crate) fn rebuild<H: Hasher>(
 
 /// Writes of several heights put together: what each key holds afterwards, and where.
 #[derive(Default)]
-struct Steps(BTreeMap<(Namespace, Key), Option<(Place, Value)>>);
+pub(crate) struct Steps(BTreeMap<(Namespace, Key), Option<(Place, Value)>>);
 
 impl Steps {
     /// Adds what undoes a record. Records come from the last to the first, so the oldest value stands.
@@ -120,13 +119,24 @@ impl Steps {
         Ok(())
     }
 
-    /// Adds what a record did. Records come from the first to the last.
-    fn redo(&mut self, record: Record) {
-        self.0.extend(record.writes.into_iter().map(|logged| ((logged.namespace, logged.key), logged.new)));
+    /// Adds what a record did. Records come from the first to the last; `superseded` hears of each value of one before that
+    /// this one replaces, and of its length.
+    pub(crate) fn redo(&mut self, record: Record, superseded: &mut dyn FnMut(Place, usize)) {
+        for logged in record.writes {
+            if let Some(Some((place, value))) = self.0.insert((logged.namespace, logged.key), logged.new) {
+                superseded(place, value.len());
+            }
+        }
     }
 
     /// Applies the writes, and is empty again.
     fn apply<H: Hasher>(&mut self, tree: &Tree<H>) -> Result<Tree<H>, StoreError> {
+        let (draft, places) = self.prepare(tree)?;
+        Ok(draft.commit(|index| places[index].expect("asked only for values")))
+    }
+
+    /// The version that the writes lead to, and where the value of each of them lies. It is empty again afterwards.
+    pub(crate) fn prepare<H: Hasher>(&mut self, tree: &Tree<H>) -> Result<(Draft<H>, Vec<Option<Place>>), StoreError> {
         let mut places = Vec::with_capacity(self.0.len());
         let mut writes = BTreeMap::new();
         for (at, new) in std::mem::take(&mut self.0) {
@@ -134,7 +144,6 @@ impl Steps {
             places.push(place);
             writes.insert(at, value);
         }
-        let place = |index: usize| places[index].expect("asked only for values");
-        Ok(tree.prepare(&Diff::from(writes))?.commit(place))
+        Ok((tree.prepare(&Diff::from(writes))?, places))
     }
 }

@@ -3,7 +3,7 @@
 use crate::appender::Appender;
 use crate::files::{Files, Guard, LockError};
 use crate::flush::{Table, Upkeep, table_place};
-use crate::history::{self, Index};
+use crate::history::{self, Index, Steps};
 use crate::log::{self, Log};
 use crate::record::{Record, Step};
 use crate::segment::{Kind, SegmentId, Spot};
@@ -91,6 +91,9 @@ impl<H: Hasher> Shared<H> {
             versions: Versions::new(options.bounds()),
             low: superblock.low,
             version,
+            ahead: Vec::new(),
+            ahead_bytes: 0,
+            recent: options.recent_versions.max(1),
             bytes: 0,
         };
         if let (Some(height), Some(record)) = (flushed.height, flushed.record) {
@@ -99,6 +102,7 @@ impl<H: Hasher> Shared<H> {
         replay.versions.replace_last(&replay.version);
         let tail =
             log::replay(&segments, flushed.log, flushed.log_hash, &mut |spot, record| replay.step(spot, record))?;
+        replay.settle()?;
         let Replay { index, versions, low, version, bytes, .. } = replay;
 
         if let Some(marked) = tail.marked.filter(|marked| *marked != version.root) {
@@ -258,70 +262,141 @@ fn clean_up(
     segments.files().sync_directory().map_err(StoreError::io("sync", "the directory"))
 }
 
+/// Bytes of records that are applied together: enough that what is above many writes is built once for all of them, and
+/// little beside the pages in memory.
+const TOGETHER_BYTES: u64 = 4 << 20;
+
 /// The state of a replay between two records.
 struct Replay<'a, H: Hasher> {
     segments: &'a Arc<Segments>,
     index: Index,
     versions: Versions<H>,
     low: Option<Height>,
+    /// As far as records are applied.
     version: Arc<Version<H>>,
+    /// Commits beyond it. Each follows the one before it, but for its root, which is not known yet.
+    ahead: Vec<(Spot, Record)>,
+    ahead_bytes: u64,
+    /// Versions at the end that somebody may want to see.
+    recent: usize,
     bytes: u64,
 }
 
 impl<H: Hasher> Replay<'_, H> {
-    /// Takes one record in; it must continue the version before it in every respect (spec: STORE-3).
+    /// Takes one record in; it must continue the one before it in every respect (spec: STORE-3). Its root is compared by
+    /// the time [`Self::settle`] has gone through.
     fn step(&mut self, spot: Spot, record: Record) -> Result<(), StoreError> {
-        let (head, before) = (record.head, Arc::clone(&self.version));
-        let wrong = |what: String| {
-            let offset = u64::from(spot.sector()) * crate::files::SECTOR_BYTES as u64;
-            Err(StoreError::damaged(spot.segment.file_name(self.segments.store()), offset, what))
+        let head = record.head;
+        let (epoch, height, parent) = match self.ahead.last() {
+            Some((spot, last)) => (last.head.epoch, Some(last.head.height), Some(*spot)),
+            None => (self.version.epoch, self.version.height, self.version.record),
         };
-        if head.root_before != before.root {
-            return wrong(format!(
-                "the record follows root {}, the state before has {}",
-                head.root_before, before.root
-            ));
-        }
-        self.bytes += head.len;
-        self.version = match head.step {
+        let wrong = |what: String| Err(self.damaged(spot, what));
+        match head.step {
             Step::Commit => {
-                let expected = before.height.map(Height::next);
-                if expected.is_some_and(|expected| expected != head.height) || head.epoch != before.epoch {
-                    let at = (before.epoch, before.height);
+                let expected = height.map(Height::next);
+                if expected.is_some_and(|expected| expected != head.height) || head.epoch != epoch {
+                    let at = (epoch, height);
                     return wrong(format!("epoch {} height {} follows {at:?}", head.epoch, head.height));
                 }
-                if head.parent != before.record {
-                    return wrong(format!("its parent is {:?}, not {:?}", head.parent, before.record));
+                if head.parent != parent {
+                    return wrong(format!("its parent is {:?}, not {parent:?}", head.parent));
                 }
-                let tree = self.commit(&record)?;
                 self.index.push(head.height, spot);
                 self.low.get_or_insert(head.height);
-                Version::new(Some(head.height), head.epoch, tree, Some(spot))
+                self.ahead.push((spot, record));
+                self.ahead_bytes += head.len;
+                if self.ahead_bytes > TOGETHER_BYTES {
+                    // The last one stays: it says what root the others come to.
+                    self.together(self.ahead.len() - 1)?;
+                }
             }
             Step::Rollback => {
-                if head.epoch != before.epoch + 1 || before.height.is_none_or(|last| head.height > last) {
-                    let at = (before.epoch, before.height);
+                if head.epoch != epoch + 1 || height.is_none_or(|last| head.height > last) {
+                    let at = (epoch, height);
                     return wrong(format!("rollback to epoch {} height {} follows {at:?}", head.epoch, head.height));
                 }
+                self.settle()?;
+                self.follows(spot, &record)?;
                 let expected = record.root.expect("a rollback has a root");
-                self.rollback(head.height, head.epoch, expected)?
+                self.version = self.rollback(head.height, head.epoch, expected)?;
+                self.versions.commit(&self.version);
             }
             Step::Base => return wrong("the history begins anew in the middle of it".into()),
             Step::Mark => return wrong("the mark of another record stands here".into()),
             Step::Continue => unreachable!("the log follows these by itself"),
-        };
+        }
+        self.bytes += head.len;
+        Ok(())
+    }
+
+    /// Applies all that was taken in, the last of it record by record, so that the versions they lead to are at hand.
+    fn settle(&mut self) -> Result<(), StoreError> {
+        self.together(self.ahead.len().saturating_sub(self.recent))?;
+        self.ahead_bytes = 0;
+        std::mem::take(&mut self.ahead).into_iter().try_for_each(|(spot, record)| self.alone(spot, record))
+    }
+
+    /// Applies the first of the commits that were taken in as if they were one, and compares the root with that which the
+    /// one after them follows.
+    fn together(&mut self, count: usize) -> Result<(), StoreError> {
+        let Some((_, after)) = self.ahead.get(count).filter(|_| count > 0) else { return Ok(()) };
+        let expected = after.head.root_before;
+        let mut steps = Steps::default();
+        let mut replaced = Vec::new();
+        for (_, record) in &self.ahead[..count] {
+            steps.redo(record.clone(), &mut |place, len| replaced.push((place, len as u64)));
+        }
+        let (draft, places) = steps.prepare(&self.version.tree)?;
+        if draft.root() != expected {
+            // One of them is not what it should be. Record by record it is found which.
+            let ahead: Vec<_> = self.ahead.drain(..=count).collect();
+            return ahead.into_iter().try_for_each(|(spot, record)| self.alone(spot, record));
+        }
+        let entries = draft.replaced().iter().flatten();
+        replaced.extend(entries.map(|entry| (entry.place, u64::from(entry.value_len))));
+        let done: Vec<_> = self.ahead.drain(..count).collect();
+        self.ahead_bytes = self.ahead.iter().map(|(_, record)| record.head.len).sum();
+        done.iter()
+            .for_each(|(_, record)| self.segments.count(new_values(record), std::iter::empty(), record.head.height));
+        let (spot, Record { head, .. }) = done.last().expect("there is one at least");
+        self.segments.count(std::iter::empty(), replaced.into_iter(), head.height);
+        self.segments.count_retired(&draft.retired_pages());
+        let tree = draft.commit(|index| places[index].expect("asked only for values"));
+        self.version = Version::new(Some(head.height), head.epoch, tree, Some(*spot));
+        // Those before it are nobody's, and hold on to all that this one replaced.
+        self.versions.retain(|_| false);
         self.versions.commit(&self.version);
         Ok(())
     }
 
-    fn commit(&self, record: &Record) -> Result<Tree<H>, StoreError> {
+    /// Applies one commit.
+    fn alone(&mut self, spot: Spot, record: Record) -> Result<(), StoreError> {
+        self.follows(spot, &record)?;
+        let head = record.head;
         let draft = self.version.tree.prepare(&record.diff())?;
         let places: Vec<Option<Place>> =
             record.writes.iter().map(|logged| logged.new.as_ref().map(|(place, _)| *place)).collect();
-        let lens = record.writes.iter().map(|logged| logged.new.as_ref().map(|(place, value)| (*place, value.len())));
-        self.segments.count_commit(lens, draft.replaced(), record.head.height);
+        self.segments.count_commit(new_values(&record), draft.replaced(), head.height);
         self.segments.count_retired(&draft.retired_pages());
-        Ok(draft.commit(|index| places[index].expect("asked only for values")))
+        let tree = draft.commit(|index| places[index].expect("asked only for values"));
+        self.version = Version::new(Some(head.height), head.epoch, tree, Some(spot));
+        self.versions.commit(&self.version);
+        Ok(())
+    }
+
+    /// Checks that a record follows the root that the state has.
+    fn follows(&self, spot: Spot, record: &Record) -> Result<(), StoreError> {
+        let (says, has) = (record.head.root_before, self.version.root);
+        if says == has {
+            return Ok(());
+        }
+        Err(self.damaged(spot, format!("the record follows root {says}, the state before has {has}")))
+    }
+
+    fn damaged(&self, spot: Spot, what: String) -> StoreError {
+        let offset = u64::from(spot.sector()) * crate::files::SECTOR_BYTES as u64;
+        StoreError::damaged(spot.segment.file_name(self.segments.store()), offset, what)
     }
 
     fn rollback(
@@ -355,12 +430,17 @@ impl<H: Hasher> Replay<'_, H> {
     }
 }
 
+/// Where the new values of a commit lie, and their lengths.
+fn new_values(record: &Record) -> impl Iterator<Item = Option<(Place, usize)>> {
+    record.writes.iter().map(|logged| logged.new.as_ref().map(|(place, value)| (*place, value.len())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::compact::Compacted;
     use crate::files::MemoryFiles;
-    use crate::record::{Head, encode_small};
+    use crate::record::{Head, Layout, encode_commit, encode_small};
     use keelstone_codec::{Key, Value};
     use keelstone_tree::{Blake3, Diff, Read as _};
 
@@ -379,6 +459,85 @@ mod tests {
         match Shared::<Blake3>::open(Arc::new(files), options) {
             Err(StoreError::Damaged { what, .. }) => assert!(what.contains("begins anew"), "{what}"),
             other => panic!("{:?}", other.map(|shared| shared.low())),
+        }
+    }
+
+    /// Commits of `count` heights to one namespace: new keys, keys written again and again, and keys that go.
+    fn commits(shared: &Shared<Blake3>, count: u64, bytes: usize) {
+        let name = keelstone_codec::Namespace::new("a").unwrap();
+        for height in 0..count {
+            let write = |key: u64, value: Option<u8>| {
+                let value = value.map(|byte| Value::new(vec![byte; bytes]).unwrap());
+                (name.clone(), Key::new(key.to_be_bytes()).unwrap(), value)
+            };
+            let byte = u8::try_from(height).unwrap();
+            let gone = (height > 2).then(|| write(1_000 + height - 3, None));
+            let writes = [write(1, Some(byte)), write(1_000 + height, Some(byte)), write(height % 3, Some(byte))];
+            shared.commit(Height(height), &writes.into_iter().chain(gone).collect::<Diff>(), || Ok(())).unwrap();
+        }
+    }
+
+    /// spec: STORE-3. What opening makes of many records at once is what the commits made one by one: the root, what
+    /// lives in each segment, the versions at hand.
+    #[test]
+    fn records_applied_together_leave_what_they_left_one_by_one() {
+        // Once fewer bytes than are put together, and once several times as many.
+        for (count, bytes) in [(40, 30), (30, 200_000)] {
+            let options = Options { segment_bytes: 1 << 20, background: false, ..Options::default() };
+            let files = MemoryFiles::new();
+            let shared = Shared::<Blake3>::create(Arc::new(files.clone()), options.clone()).unwrap();
+            commits(&shared, count, bytes);
+            let files = MemoryFiles::from_image(&files.image());
+            let opened = Shared::<Blake3>::open(Arc::new(files), options).unwrap();
+            assert_eq!(opened.current().root, shared.current().root);
+            assert_eq!(opened.current().tree.totals(), shared.current().tree.totals());
+            let used = |shared: &Shared<Blake3>| -> Vec<_> {
+                let usage = shared.segments.usage();
+                usage.iter().filter(|(_, usage)| usage.written > 0).map(|(id, usage)| (*id, *usage)).collect()
+            };
+            assert_eq!(used(&opened), used(&shared));
+            for height in 0..count {
+                let height = Height(height);
+                assert_eq!(opened.version_at(height).unwrap().root, shared.version_at(height).unwrap().root);
+            }
+        }
+    }
+
+    /// spec: STORE-3. Of a record that says other than what was committed the next one has the wrong root: it is named,
+    /// wherever among many it stands.
+    #[test]
+    fn a_record_that_follows_another_root_is_named_among_many() {
+        for wrong in [0, 6, 18] {
+            let options = Options { background: false, ..Options::default() };
+            let files = MemoryFiles::new();
+            let shared = Shared::<Blake3>::create(Arc::new(files.clone()), options.clone()).unwrap();
+            let name = keelstone_codec::Namespace::new("a").unwrap();
+            let (mut tree, mut parent, mut places) = (shared.current().tree.clone(), None, Vec::new());
+            let mut writer = shared.writer();
+            for number in 0..20 {
+                let write =
+                    |byte| (name.clone(), Key::new([number]).unwrap(), Some(Value::new(vec![byte; 30]).unwrap()));
+                let told: Diff = [write(u8::from(number == wrong))].into_iter().collect();
+                let (step, height, root_before) = (Step::Commit, Height(u64::from(number)), tree.root());
+                let (len, previous) = (Layout::of(&told).unwrap().len, writer.log.hash());
+                let head = Head { len, step, epoch: 0, height, root_before, previous, parent };
+                let at = writer.log.end();
+                let appended = writer.log.append(encode_commit(&head, &told, &[None])).run().unwrap();
+                writer.log.advance(&appended);
+                parent = Some(at);
+                places.push(at);
+                tree = tree.prepare(&[write(0)].into_iter().collect()).unwrap().commit(|_| Place(at.to_u64()));
+            }
+            drop(writer);
+            drop(shared);
+            match Shared::<Blake3>::open(Arc::new(files), options) {
+                Err(StoreError::Damaged { offset, what, .. }) => {
+                    assert!(what.contains("follows root"), "{what}");
+                    let sector = places[usize::from(wrong) + 1].sector();
+                    assert_eq!(offset, u64::from(sector) * crate::files::SECTOR_BYTES as u64);
+                }
+                other => panic!("{:?}", other.map(|shared| shared.low())),
+            }
         }
     }
 

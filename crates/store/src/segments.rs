@@ -190,6 +190,16 @@ impl Segments {
         old: &[Option<Entry>],
         height: Height,
     ) {
+        self.count(new, old.iter().flatten().map(|entry| (entry.place, u64::from(entry.value_len))), height);
+    }
+
+    /// As [`Self::count_commit`], where of what was replaced only places and lengths are known.
+    pub(crate) fn count(
+        &self,
+        new: impl Iterator<Item = Option<(Place, usize)>>,
+        old: impl Iterator<Item = (Place, u64)>,
+        height: Height,
+    ) {
         let mut change: BTreeMap<SegmentId, (u64, u64)> = BTreeMap::new();
         let mut add = |place: Place, written: u64, dead: u64| {
             // Places that make no sense are found where they are read; counting is no place to fail.
@@ -199,7 +209,7 @@ impl Segments {
             }
         };
         new.flatten().for_each(|(place, len)| add(place, len as u64, 0));
-        old.iter().flatten().for_each(|entry| add(entry.place, 0, u64::from(entry.value_len)));
+        old.for_each(|(place, len)| add(place, 0, len));
         let mut usage = self.usage();
         for (id, (written, dead)) in change {
             if let Some(usage) = usage.get_mut(&id) {
