@@ -5,7 +5,7 @@
 
 use crate::StoreError;
 use crate::sector::PAYLOAD_BYTES;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use arc_swap::ArcSwapOption;
 use std::collections::VecDeque;
@@ -17,10 +17,15 @@ pub(crate) const BLOCK_SECTORS: u32 = 16;
 /// What a block costs in the budget.
 const BLOCK_COST: u64 = BLOCK_SECTORS as u64 * PAYLOAD_BYTES as u64;
 
+/// Times a block is asked for before it is worth its memory: until then whoever wants a value of it reads that alone.
+const ASKED_MIN: u8 = 4;
+
 /// The place of a block: empty, or its payload.
 #[derive(Debug, Default)]
 pub(crate) struct Block {
     content: ArcSwapOption<Content>,
+    /// How often it was asked for while it was not here, up to [`ASKED_MIN`].
+    asked: AtomicU8,
 }
 
 #[derive(Debug)]
@@ -51,21 +56,28 @@ impl BlockCache {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Gives the payload of block `number` to `read`, after loading it if need be.
+    /// Gives the payload of block `number` to `read`, after loading it if need be. None, and nothing is loaded, if it is not
+    /// here and was not asked for often enough.
     pub(crate) fn read<T>(
         &self,
         blocks: &Arc<[Block]>,
         number: u32,
         load: impl FnOnce() -> Result<Vec<u8>, StoreError>,
         read: impl FnOnce(&[u8]) -> T,
-    ) -> Result<T, StoreError> {
+    ) -> Result<Option<T>, StoreError> {
         let block = &blocks[number as usize];
         if let Some(content) = &*block.content.load() {
             // Stored only when it changes, so that readers of a hot block do not fight over its cache line.
             if !content.used.load(Ordering::Relaxed) {
                 content.used.store(true, Ordering::Relaxed);
             }
-            return Ok(read(&content.payload));
+            return Ok(Some(read(&content.payload)));
+        }
+        // Two that ask at once may count as one.
+        let asked = block.asked.load(Ordering::Relaxed).saturating_add(1);
+        if asked < ASKED_MIN {
+            block.asked.store(asked, Ordering::Relaxed);
+            return Ok(None);
         }
         let content = Arc::new(Content { payload: load()?, used: AtomicBool::new(true) });
         let out = read(&content.payload);
@@ -74,7 +86,7 @@ impl BlockCache {
             self.hand().push_back((Arc::downgrade(blocks), number));
         }
         self.shrink();
-        Ok(out)
+        Ok(Some(out))
     }
 
     /// Gives the payload of block `number` to `read` if it is in memory. That does not count as use.
@@ -118,9 +130,17 @@ mod tests {
                 loads.set(loads.get() + 1);
                 Ok(number.to_le_bytes().to_vec())
             };
-            assert_eq!(cache.read(&blocks, number, load, <[u8]>::to_vec).unwrap(), number.to_le_bytes());
+            let found = cache.read(&blocks, number, load, <[u8]>::to_vec).unwrap();
             assert!(cache.bytes() <= BLOCK_COST * 4);
+            assert!(found.as_ref().is_none_or(|found| **found == number.to_le_bytes()));
+            found.is_some()
         };
+        for number in 0..32 {
+            let asked = (1..ASKED_MIN).filter(|_| read(number)).count();
+            assert_eq!(asked, 0, "what is asked for now and then is not loaded");
+        }
+        assert_eq!((loads.get(), cache.bytes()), (0, 0));
+        let read = |number| assert!(read(number));
         for number in 1..32 {
             read(0);
             read(number);

@@ -33,7 +33,8 @@ pub struct Options {
     pub flush_bytes: u64,
     /// Pages of the tree kept in memory, those that no flush has written yet included (spec: STORE-7).
     pub cache_bytes: u64,
-    /// Values kept in memory: blocks of them, as they lie, and for a quarter of this what was read lately, by its key.
+    /// Values kept in memory: for three quarters of this those that were read or written lately, by their keys, and blocks of
+    /// them as they lie.
     pub value_cache_bytes: u64,
     /// How much history stays readable.
     pub history: Retention,
@@ -98,9 +99,9 @@ impl Options {
         UNWRITTEN_MIN.max(self.cache_bytes / 4)
     }
 
-    /// Bytes of what was read lately.
+    /// Bytes of what was read or written lately.
     pub(crate) fn answer_bytes(&self) -> u64 {
-        self.value_cache_bytes / 4
+        self.value_cache_bytes / 4 * 3
     }
 
     /// Bytes of blocks of values in memory.

@@ -487,10 +487,11 @@ impl Segment {
                     None => Err(StoreError::damaged(&self.name, self.bytes(), "a value ends behind the file")),
                 });
                 match cached {
-                    Ok(found) => {
+                    Ok(Some(found)) => {
                         found?;
                         done = true;
                     }
+                    Ok(None) => {}
                     // What is damaged in a block costs only what lies there.
                     Err(error) if error.is_damage() => {}
                     Err(error) => return Err(error),
