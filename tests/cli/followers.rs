@@ -128,6 +128,7 @@ fn followers_keep_up_with_a_producer_and_live_through_kills() {
     keeps_up(&first, &made);
     second.signal("CONT");
     keeps_up(&second, &made);
+    until("it is ready again", || second.get("/readyz").0 == 200);
 
     // Killed, each goes on where it was, with what it missed.
     for (home_of, settings, killed) in
@@ -137,6 +138,10 @@ fn followers_keep_up_with_a_producer_and_live_through_kills() {
         killed.child.wait().unwrap();
         let stood = expect(home_of.path(), 0, &["status"])["height"].as_u64().unwrap();
         assert!(stood >= 4, "what was durable is there: {stood}");
+        let peers = format!("p2p.peers={address}");
+        let follows = expect(home_of.path(), 0, &["status", "--set", "engine.kind=follow", "--set", &peers]);
+        assert_eq!(follows["following"]["producer"]["keys"], json!([&producer_key]), "{follows}");
+        assert_eq!(follows["following"]["certified_height"], json!(null), "nobody says so while it does not run");
         send(home.path(), 0, &json!([post("while one is away")]));
         *killed = follower(home_of.path(), &address, settings).0;
         keeps_up(killed, &made);

@@ -285,6 +285,8 @@ settings! {
         /// How a node that follows (engine.kind) takes blocks in: "execute", which runs them and has all that a producer has,
         /// or "apply", which takes what each changed and has states, history and proofs, but no blocks and receipts.
         follow: Manner = Manner::Blocks;
+        /// Blocks by which a node that follows may be behind what is certified and still be ready (/readyz).
+        follow_behind_max: u64 = 50, 0..=1_000_000_000_000;
         /// Whether a node that follows takes a later state (keelstone sync) when its peers have the next height no more.
         follow_resync: bool = false;
         /// The API of the node that makes the blocks, "http://HOST:PORT" or "https://HOST:PORT": a node that follows names it to

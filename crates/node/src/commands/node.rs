@@ -506,6 +506,7 @@ impl Node {
             health: health.clone(),
             snapshots: snapshots.clone(),
             following: seen,
+            behind_max: config.p2p.follow_behind_max,
         };
         runtime.spawn(take_figures(engine.clone(), metrics.clone()));
         let checks = match config.check.enabled {

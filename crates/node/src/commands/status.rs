@@ -1,12 +1,14 @@
 //! `keelstone status`: where the chain stands.
 
-use crate::api::SnapshotFigures;
+use crate::api::{FollowFigures, SnapshotFigures};
 use crate::cli::Context;
 use crate::cometbft::rpc::Rpc;
 use crate::commands::init::now;
 use crate::config::EngineKind;
 use crate::exit::{Exit, Failure};
+use crate::follower::follow;
 use crate::out::{Ink, bytes, grouped};
+use crate::p2p::Seen;
 use crate::snapshots::look_into_library;
 use clap::Args;
 
@@ -28,6 +30,11 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     let (config, _) = context.config()?;
     if config.engine.kind == EngineKind::CometBft {
         status.engine = Some(Rpc::of_engine(&config.engine.rpc).standing());
+    }
+    if status.api.is_none() && config.engine.kind == EngineKind::Follow {
+        // What keeps it from following anybody is what `keelstone node` says.
+        let follow = follow(&context.home.read_genesis()?, &config).ok();
+        status.following = follow.map(|follow| FollowFigures::of(&Seen::new(&follow), status.height));
     }
     let out = context.out;
     out.row("chain", &status.chain_id);
@@ -55,6 +62,7 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
             (Some(behind), Some(certified)) => {
                 format!("{} blocks behind certified height {}", grouped(behind), grouped(certified))
             }
+            _ if status.api.is_none() => "and is not running".to_owned(),
             _ => "nobody has certified a height to it yet".to_owned(),
         };
         out.row("follows", format_args!("{}, {behind}", following.manner));

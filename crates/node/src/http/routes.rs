@@ -9,7 +9,7 @@ use super::server::Connection;
 use crate::api::{self, Chain, Page, Refusal};
 use crate::audit::Wanted;
 use crate::metrics::Metrics;
-use crate::p2p::Seen;
+use crate::p2p::{Seen, Standing};
 use crate::session::Wanted as WantedSessions;
 use crate::snapshots::Service;
 use crate::strict_json;
@@ -54,6 +54,8 @@ pub(crate) struct Served {
     pub(crate) snapshots: Option<Arc<Service>>,
     /// None on a node that follows nobody.
     pub(crate) following: Option<Seen>,
+    /// Blocks by which it may be behind and be of use.
+    pub(crate) behind_max: u64,
 }
 
 /// Whether this node is any use.
@@ -774,7 +776,8 @@ async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError>
 }
 
 /// Whether transactions are taken, or on a node that follows whether it can keep up: 200, or 503 while stopping, once a
-/// write has failed, while the state is known to be damaged, or while no peer has the next height.
+/// write has failed, while the state is known to be damaged, while no peer has the next height, or while it is more than
+/// p2p.follow_behind_max blocks behind.
 #[utoipa::path(get, path = "/readyz", responses((status = 200), (status = 503, body = ErrorBody)))]
 async fn readyz(State(served): State<Served>) -> Result<&'static str, ApiError> {
     if served.health.stopping.load(Ordering::Relaxed) {
@@ -783,11 +786,20 @@ async fn readyz(State(served): State<Served>) -> Result<&'static str, ApiError> 
     if served.health.inconsistent.load(Ordering::Relaxed) {
         return Err(ApiError::new(Code::Busy, "the state here is damaged or not the certified one"));
     }
-    if let Some((missing, from)) = served.following.as_ref().and_then(|seen| seen.standing().gap) {
-        let what = format!("no peer has height {missing} any more, what they have begins at {from}");
+    if let Some(what) = served.following.as_ref().and_then(|seen| falls_behind(&seen.standing(), served.behind_max)) {
         return Err(ApiError::new(Code::Busy, what));
     }
     healthz(State(served)).await
+}
+
+/// Why a node that follows is not as far as it should be, if it is not.
+fn falls_behind(standing: &Standing, behind_max: u64) -> Option<String> {
+    let Standing { gap, certified, behind, .. } = standing;
+    if let Some((missing, from)) = gap {
+        return Some(format!("no peer has height {missing} any more, what they have begins at {from}"));
+    }
+    let certified = certified.filter(|_| *behind > behind_max)?;
+    Some(format!("this node is {behind} blocks behind certified height {certified}"))
 }
 
 /// What the node counts, for Prometheus.
@@ -814,6 +826,20 @@ mod tests {
         let for_people = ["/", "/openapi.json"];
         let routes = ROUTES.iter().map(|route| route.path).filter(|path| !for_people.contains(path));
         assert_eq!(described, routes.collect());
+    }
+
+    #[test]
+    fn a_node_that_follows_is_ready_unless_it_falls_behind_or_has_a_gap() {
+        let mut standing = Standing::default();
+        assert_eq!(falls_behind(&standing, 0), None, "nobody has certified anything yet");
+        (standing.certified, standing.behind) = (Some(Height(70)), 50);
+        assert_eq!(falls_behind(&standing, 50), None);
+        standing.behind = 51;
+        let what = falls_behind(&standing, 50).expect("one too many");
+        assert!(what.contains("51 blocks behind certified height 70"), "{what}");
+        (standing.gap, standing.behind) = (Some((Height(3), Height(9))), 0);
+        let what = falls_behind(&standing, 50).expect("a gap");
+        assert!(what.contains("height 3 any more"), "{what}");
     }
 
     /// What changes something takes more than asking does, and what an administrator does is nobody else's.

@@ -97,6 +97,8 @@ pub(crate) enum Over {
 pub(crate) struct Standing {
     /// The newest height that is certified.
     pub(crate) certified: Option<Height>,
+    /// Blocks by which this node is behind that.
+    pub(crate) behind: u64,
     /// When a producer last said what is certified, by its own clock.
     pub(crate) said_at: Option<Timestamp>,
     /// The height that nobody has, and from where on somebody has some.
@@ -288,6 +290,7 @@ impl<'a> Following<'a> {
         self.looked = Instant::now();
         self.tell(FollowEvent::Tick);
         let behind = self.follower.target().height.0.saturating_sub(self.follower.own().height.0);
+        self.seen.change(|standing| standing.behind = behind);
         self.metrics.follows(behind, now().0.saturating_sub(self.said_at.0) / 1000);
     }
 
