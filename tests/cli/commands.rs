@@ -277,6 +277,42 @@ fn updates_go_on_for_as_long_as_is_said() {
     assert!(told["second_min"].as_u64() <= told["second_med"].as_u64() && told["disk"].as_u64() > Some(0), "{told}");
 }
 
+/// Of a store that keeps few heights, what they hold is told, and stands beside what the rest takes.
+#[test]
+fn what_the_kept_heights_hold_is_told_apart() {
+    let home = tempfile::tempdir().unwrap();
+    let sizes = ["--n", "2000", "--upd-size", "100", "--only", "W6", "--seconds", "1", "--history", "5"];
+    let caches = ["--cache-bytes", "1048576", "--value-cache-bytes", "1048576"];
+    let output = keelstone(home.path(), &[&["bench", "store", "--json"], sizes.as_slice(), caches.as_slice()].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let told: serde_json::Value =
+        serde_json::from_str(String::from_utf8_lossy(&output.stdout).lines().last().unwrap()).unwrap();
+    // 90 keys of 32 bytes with values of 100 and 10 keys without, five times.
+    assert_eq!((&told["history"], &told["history_bytes"]), (&json!(5), &json!(5 * (90 * 132 + 10 * 32))), "{told}");
+    assert!(told["steady_med_ratio"].as_f64() <= told["steady_max_ratio"].as_f64(), "{told}");
+}
+
+/// Every shape is measured, beside the plain one, which comes first; the store answers for each of them what was written.
+#[test]
+fn every_shape_is_measured_beside_the_plain_one() {
+    let home = tempfile::tempdir().unwrap();
+    let sizes = ["--n", "4000", "--upd-blocks", "3", "--upd-size", "20"];
+    let output = keelstone(home.path(), &[&["bench", "cliffs", "--json"], sizes.as_slice()].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<serde_json::Value> =
+        String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let shapes: Vec<&str> = lines.iter().map(|line| line["shape"].as_str().unwrap()).collect();
+    let on_one_store = ["plain", "skewed", "inserts", "deletes", "empty", "ones", "large", "again"];
+    assert_eq!(shapes, [on_one_store.as_slice(), &["keys-8", "keys-200", "prefixes", "values-4096"]].concat());
+    assert!(lines.iter().all(|line| line["n"] == 4000 && line["block_ratio"].as_f64() > Some(0.0)), "{lines:?}");
+    assert_eq!(lines[0]["update_ratio"], 1.0);
+    assert_eq!((&lines[4]["update_ratio"], &lines[6]["upd_size"]), (&json!(null), &json!(1000)), "{lines:?}");
+
+    let output = keelstone(home.path(), &[&["bench", "cliffs", "--only", "empty"], sizes.as_slice()].concat());
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.lines().count() == 2 && told.contains("\nempty"), "{told}");
+}
+
 /// Nothing that the killed process acknowledged is missing, and the state has all its keys.
 #[test]
 fn a_store_whose_process_was_killed_is_opened_and_the_time_is_told() {

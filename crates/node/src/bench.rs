@@ -12,6 +12,8 @@
 //! W6, which runs only if it is asked for by name, commits the blocks of W2 for as long as one says, with all that a burst is
 //! over before: flushes, compaction, the log coming round.
 //!
+//! [`cliffs()`] runs other shapes of keys, values and blocks, each beside W2.
+//!
 //! [`open()`] measures how long a store takes to open after its process was killed.
 //!
 //! [`beside`] measures something else on the same state: how long commits take, at half the rate that can be had, while a
@@ -21,6 +23,7 @@
 #![expect(clippy::float_arithmetic, reason = "rates for people; nothing here is state")]
 #![expect(clippy::cast_precision_loss, reason = "a rate is rounded anyway")]
 
+mod cliffs;
 mod open;
 mod sustained;
 
@@ -29,7 +32,7 @@ use crate::way::{Sliced, Way, step_back};
 use keelstone_codec::{ChainId, Height, Key, Namespace, Root, Value, splitmix64};
 use keelstone_ledger::ChainLimits;
 use keelstone_store::files::Directory;
-use keelstone_store::{Options, Store, StoreError};
+use keelstone_store::{Options, Retention, Store, StoreError};
 use keelstone_sync::library::{Library, LibraryError, Making};
 use keelstone_sync::snapshot::SnapshotParams;
 use keelstone_tree::{
@@ -45,6 +48,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+pub(crate) use cliffs::{CliffSizes, SHAPES, cliffs};
 pub(crate) use open::{OpenSizes, open, work};
 
 /// The namespace the workload's keys live in.
@@ -61,6 +65,8 @@ pub(crate) struct Sizes {
     pub(crate) proofs: usize,
     /// How long W6 commits.
     pub(crate) seconds: u64,
+    /// Of the store.
+    pub(crate) options: Options,
     /// The workloads to run after W1; all if none.
     pub(crate) only: Option<Vec<String>>,
 }
@@ -127,6 +133,17 @@ pub(crate) enum Figures {
         /// The most it took, looked at each second; and that beside the keys and values that live.
         disk: u64,
         disk_ratio: f64,
+        /// The same of the second half alone, in the middle and at most, without what the heights hold that are kept besides
+        /// the last: the keys and values of their writes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        history: Option<u64>,
+        history_bytes: u64,
+        steady_med_ratio: f64,
+        steady_max_ratio: f64,
+        compactions: u64,
+        /// Commits that waited for a flush, and for a compaction.
+        flush_waits: u64,
+        compaction_waits: u64,
         rss_kb: u64,
         root: Root,
     },
@@ -141,6 +158,31 @@ pub(crate) enum Figures {
         ver_many_per_s: u64,
         mean_bytes: f64,
         rss_kb: u64,
+    },
+    Cliff {
+        shape: &'static str,
+        blocks: usize,
+        upd_size: usize,
+        /// Of the store the shape ran on.
+        load_per_s: u64,
+        updates_per_s: u64,
+        med_ms: f64,
+        p99_ms: f64,
+        max_ms: f64,
+        /// What a flush takes once the last block is committed.
+        flush_ms: f64,
+        /// Times what an update of the plain shape takes, what a byte of its keys and values does, and what a block does.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        update_ratio: Option<f64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        byte_ratio: Option<f64>,
+        block_ratio: f64,
+        /// Bytes of keys and values in a block, and bytes written for it, that flush included.
+        bytes_per_block: u64,
+        written_per_block: u64,
+        disk: u64,
+        rss_kb: u64,
+        root: Root,
     },
     Open {
         kills: usize,
@@ -224,11 +266,12 @@ impl Random {
 }
 
 /// Writes sorted by key, each key once; `None` deletes.
-type Batch = Vec<([u8; 32], Option<Vec<u8>>)>;
+type Batch<K = [u8; 32]> = Vec<(K, Option<Vec<u8>>)>;
 
-/// What the store should hold: the id and version of every live key.
+/// What the store should hold: the id and version of every live key, in no more memory than needs be: it counts in what a
+/// run takes.
 struct Model {
-    live: Vec<(u64, u32)>,
+    live: Vec<(u32, u32)>,
     next: u64,
     random: Random,
 }
@@ -239,10 +282,10 @@ impl Model {
     }
 
     fn insert(&mut self, batch: &mut Batch) {
-        let id = self.next;
+        let id = u32::try_from(self.next).expect("no run has 2^32 keys");
         self.next += 1;
         self.live.push((id, 0));
-        batch.push((key(id), Some(value(id, 0))));
+        batch.push(written(id, 0));
     }
 
     fn load_block(&mut self, size: u64) -> Batch {
@@ -263,7 +306,7 @@ impl Model {
             let (id, version) = self.live[place];
             if touched.insert(id) {
                 self.live[place].1 = version + 1;
-                batch.push((key(id), Some(value(id, version + 1))));
+                batch.push(written(id, version + 1));
             }
         }
         while batch.len() < size - tenth {
@@ -271,7 +314,7 @@ impl Model {
             let (id, _) = self.live[place];
             if touched.insert(id) {
                 self.live.swap_remove(place);
-                batch.push((key(id), None));
+                batch.push((key(id.into()), None));
             }
         }
         for _ in 0..tenth {
@@ -279,6 +322,10 @@ impl Model {
         }
         sorted(batch)
     }
+}
+
+fn written(id: u32, version: u32) -> ([u8; 32], Option<Vec<u8>>) {
+    (key(id.into()), Some(value(id.into(), version)))
 }
 
 fn sorted(mut batch: Batch) -> Batch {
@@ -295,26 +342,28 @@ struct Engine {
 }
 
 impl Engine {
-    fn create(directory: &Path) -> Result<Self, BenchError> {
-        let store = Store::create(Arc::new(Directory::new(directory)?), Options::default())?;
+    fn create(directory: &Path, options: Options) -> Result<Self, BenchError> {
+        let store = Store::create(Arc::new(Directory::new(directory)?), options)?;
         let namespace = Namespace::new(NAMESPACE).expect("the name is a constant and valid");
         Ok(Self { store, namespace, height: Height(0) })
     }
 
-    fn commit(&mut self, batch: Batch) -> Result<Root, BenchError> {
-        let write = |(key, value): ([u8; 32], Option<Vec<u8>>)| Write {
-            key: Key::new(key.to_vec()).expect("32 bytes are a key"),
-            value: value.map(|value| Value::new(value).expect("100 bytes are a value")),
+    fn commit(&mut self, batch: Batch<impl Into<Box<[u8]>>>) -> Result<Root, BenchError> {
+        let write = |(key, value): (_, Option<Vec<u8>>)| Write {
+            key: Key::new(key).expect("no key of a benchmark is longer than a key may be"),
+            value: value.map(|value| Value::new(value).expect("nor is a value")),
         };
-        let writes = batch.into_iter().map(write).collect();
-        let diff = Diff::new(vec![(self.namespace.clone(), writes)])
-            .map_err(|error| BenchError::Wrong(format!("a sorted batch was refused: {error}")))?;
+        let writes: Vec<Write> = batch.into_iter().map(write).collect();
+        // A namespace of a diff has a write.
+        let written = if writes.is_empty() { Vec::new() } else { vec![(self.namespace.clone(), writes)] };
+        let diff =
+            Diff::new(written).map_err(|error| BenchError::Wrong(format!("a sorted batch was refused: {error}")))?;
         self.height = Height(self.height.0 + 1);
         Ok(self.store.commit(self.height, diff)?)
     }
 
     /// The same, and how long it took.
-    fn timed(&mut self, batch: Batch) -> Result<(Root, Duration), BenchError> {
+    fn timed(&mut self, batch: Batch<impl Into<Box<[u8]>>>) -> Result<(Root, Duration), BenchError> {
         let start = Instant::now();
         let root = self.commit(batch)?;
         Ok((root, start.elapsed()))
@@ -340,8 +389,10 @@ pub(crate) fn run(directory: &Path, sizes: &Sizes, mut tell: impl FnMut(Line)) -
         },
     ));
     let idle_memory = memory_kb();
-    let mut engine = Engine::create(&data)?;
+    let mut engine = Engine::create(&data, sizes.options.clone())?;
     let mut model = Model::new();
+    // A vector that doubles would be the most memory there ever was.
+    model.live.reserve_exact(usize::try_from(sizes.keys).unwrap_or(0));
 
     let mut root = engine.store.root();
     let mut busy = Duration::ZERO;
@@ -368,7 +419,11 @@ pub(crate) fn run(directory: &Path, sizes: &Sizes, mut tell: impl FnMut(Line)) -
     }
     if sizes.names("W6") {
         let (size, seconds) = (sizes.update_size, sizes.seconds);
-        let (figures, last) = sustained::sustained(&mut engine, &mut model, size, seconds, &data)?;
+        let history = match sizes.options.history {
+            Retention::All => None,
+            Retention::Heights(heights) => Some(heights),
+        };
+        let (figures, last) = sustained::sustained(&mut engine, &mut model, size, seconds, history, &data)?;
         root = last;
         tell(line("W6", figures));
     }
@@ -378,7 +433,7 @@ pub(crate) fn run(directory: &Path, sizes: &Sizes, mut tell: impl FnMut(Line)) -
     if sizes.wants("W4") {
         let mut random = Random(13);
         let picks = random.pick(&model.live, sizes.proofs);
-        let present = picks.into_iter().map(|(id, version)| (key(id), Some(value(id, version)))).collect();
+        let present = picks.into_iter().map(|(id, version)| written(id, version)).collect();
         tell(line("W4", prove(&engine, root, present)?));
         let ids = 0..u64::try_from(sizes.proofs).expect("a count fits 64 bits");
         let absent = ids.map(|id| (key(1 << 40 | id), None)).collect();
@@ -413,7 +468,7 @@ pub(crate) fn beside(directory: &Path, sizes: &BesideSizes, mut tell: impl FnMut
     let way = Arc::new(Way::default());
     let files = Sliced::over(Arc::new(Directory::new(directory.join("snapshots"))?), &way);
     let (library, _) = Library::open(Arc::new(files))?;
-    let (mut engine, mut model) = (Engine::create(&data)?, Model::new());
+    let (mut engine, mut model) = (Engine::create(&data, Options::default())?, Model::new());
     while model.next < sizes.keys {
         let batch = model.load_block(10_000.min(sizes.keys - model.next));
         engine.commit(batch)?;
@@ -538,8 +593,9 @@ fn update(engine: &mut Engine, model: &mut Model, sizes: &Sizes, data: &Path) ->
 
 fn read(engine: &Engine, model: &Model, sizes: &Sizes) -> Result<Figures, BenchError> {
     let picks = Random(11).pick(&model.live, sizes.reads);
-    let keys: Vec<[u8; 32]> = picks.iter().map(|(id, _)| key(*id)).collect();
-    let expected = picks.iter().map(|(id, version)| mark(&value(*id, *version))).fold(0, u64::wrapping_add);
+    let keys: Vec<[u8; 32]> = picks.iter().map(|(id, _)| key((*id).into())).collect();
+    let values = picks.iter().map(|(id, version)| value((*id).into(), *version));
+    let expected = values.map(|value| mark(&value)).fold(0, u64::wrapping_add);
     let view = engine.store.view();
     let mut passes = [Duration::ZERO; 2];
     for pass in &mut passes {
@@ -605,20 +661,20 @@ fn copy(engine: &Engine, model: &Model, root: Root, aside: &Path) -> Result<Figu
     })
 }
 
-fn prove(engine: &Engine, root: Root, entries: Vec<([u8; 32], Option<Vec<u8>>)>) -> Result<Figures, BenchError> {
+fn prove(engine: &Engine, root: Root, entries: Batch<impl AsRef<[u8]>>) -> Result<Figures, BenchError> {
     let wrong = |what: String| BenchError::Wrong(what);
-    let key = |key: &[u8; 32]| Key::new(key.to_vec()).expect("32 bytes are a key");
-    let query = |bytes: &[u8; 32]| [Query::Key(engine.namespace.clone(), key(bytes))];
+    let key = |key: &[u8]| Key::new(key).expect("what was committed is a key");
+    let query = |bytes: &[u8]| [Query::Key(engine.namespace.clone(), key(bytes))];
     let view = engine.store.view();
     let start = Instant::now();
     let mut proofs = Vec::with_capacity(entries.len());
     for (key, _) in &entries {
-        proofs.push(view.prove_bytes(&query(key))?);
+        proofs.push(view.prove_bytes(&query(key.as_ref()))?);
     }
     let made = start.elapsed();
 
     let limits = ProofLimits::default();
-    let check = |bytes: &[u8; 32], expected: &Option<Vec<u8>>, found: Result<Answer<&[u8]>, ProofError>| {
+    let check = |bytes: &[u8], expected: &Option<Vec<u8>>, found: Result<Answer<&[u8]>, ProofError>| {
         let answer = found.map_err(|e| wrong(format!("the proof of {} does not verify: {e}", hex::encode(bytes))))?;
         match (answer, expected) {
             (Answer::Present(found), Some(expected)) if found == expected => Ok(()),
@@ -628,22 +684,23 @@ fn prove(engine: &Engine, root: Root, entries: Vec<([u8; 32], Option<Vec<u8>>)>)
     };
     let start = Instant::now();
     for ((bytes, expected), proof) in entries.iter().zip(&proofs) {
+        let bytes = bytes.as_ref();
         let found = Proof::verify_key::<Blake3>(proof, root, &engine.namespace, &key(bytes), &limits);
         check(bytes, expected, found)?;
     }
     let checked = start.elapsed();
     let start = Instant::now();
-    let keys: Vec<Key> = entries.iter().map(|(bytes, _)| key(bytes)).collect();
+    let keys: Vec<Key> = entries.iter().map(|(bytes, _)| key(bytes.as_ref())).collect();
     let many = proofs.iter().zip(&keys).map(|(proof, key)| (proof.as_slice(), &engine.namespace, key));
     for ((bytes, expected), found) in entries.iter().zip(Proof::verify_many::<Blake3>(many, root, &limits)) {
-        check(bytes, expected, found)?;
+        check(bytes.as_ref(), expected, found)?;
     }
     let checked_many = start.elapsed();
     if let (Some(proof), Some((bytes, Some(_)))) = (proofs.first(), entries.first()) {
         let mut forged = proof.clone();
         let middle = forged.len() / 2;
         forged[middle] ^= 1;
-        if Proof::verify_key::<Blake3>(&forged, root, &engine.namespace, &key(bytes), &limits).is_ok() {
+        if Proof::verify_key::<Blake3>(&forged, root, &engine.namespace, &key(bytes.as_ref()), &limits).is_ok() {
             return Err(wrong("a forged proof verifies".to_owned()));
         }
     }

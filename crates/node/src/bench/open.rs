@@ -99,7 +99,7 @@ fn work_until_killed(mut worker: Command, blocks: usize) -> Result<Height, Bench
 pub(crate) fn work(data: &Path, sizes: OpenSizes) -> Result<(), BenchError> {
     let files = Arc::new(Directory::new(data)?);
     let mut engine = match Store::<Blake3>::exists(&*files)? {
-        false => Engine::create(data)?,
+        false => Engine::create(data, Options::default())?,
         true => {
             let store = Store::open(files, Options::default())?;
             let height = store.height().unwrap_or_default();

@@ -1,15 +1,16 @@
-//! `keelstone bench store`: the workloads W1 to W6, one line of figures each; `keelstone bench snapshot`: what making a
-//! snapshot costs the commits beside it; `keelstone bench open`: how long a store takes to open after a kill; and
-//! `keelstone bench bundles`: how many operations a second come through.
+//! `keelstone bench store`: the workloads W1 to W6, one line of figures each; `keelstone bench cliffs`: what other keys, values and
+//! blocks cost beside those; `keelstone bench snapshot`: what making a snapshot costs the commits beside it; `keelstone bench
+//! open`: how long a store takes to open after a kill; and `keelstone bench bundles`: how many operations a second come through.
 
 use super::testnet::{find_cometbft, program, show_load};
-use crate::bench::{self, BenchError, BesideSizes, Figures, Line, OpenSizes, Sizes};
+use crate::bench::{self, BenchError, BesideSizes, CliffSizes, Figures, Line, OpenSizes, Sizes};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{bytes, grouped};
 use crate::testnet::load;
 use crate::throughput::{self, Load};
 use clap::{Args, Subcommand};
+use keelstone_store::Retention;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -24,6 +25,8 @@ pub(crate) struct Options {
 enum What {
     /// Load, update, read, prove, copy, and update for long: the workloads W1 to W6 of docs/performance.md
     Store(StoreOptions),
+    /// Commit other shapes of keys, values and blocks, each beside W2: what they cost
+    Cliffs(CliffOptions),
     /// Kill a process that commits, and open what it left: how long that takes
     Open(OpenOptions),
     /// Commit at half the rate that can be had, while a snapshot is made and while none is: how long commits take
@@ -80,6 +83,25 @@ struct OpenOptions {
 }
 
 #[derive(Debug, Args)]
+struct CliffOptions {
+    /// Keys to load each store with
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    n: u64,
+    /// Run only these beside the plain shape, such as skewed,values-4096 [default: all]
+    #[arg(long, value_delimiter = ',', value_parser = bench::SHAPES)]
+    only: Option<Vec<String>>,
+    /// Blocks of each shape; a tenth as many of large ones
+    #[arg(long, default_value_t = 200)]
+    upd_blocks: usize,
+    /// Updates in a block; in a large one a hundred times as many
+    #[arg(long, default_value_t = 1_000)]
+    upd_size: usize,
+    /// Directory to work in; it must not exist or be empty [default: a fresh one for temporary files, removed at the end]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct SnapshotOptions {
     /// Keys to load
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
@@ -101,7 +123,7 @@ struct SnapshotOptions {
 #[derive(Debug, Args)]
 struct StoreOptions {
     /// Keys to load
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     n: u64,
     /// Run only these after the load, such as W2,W4 [default: all but W6]
     #[arg(long, value_delimiter = ',', value_parser = ["W1", "W2", "W3", "W4", "W5", "W6"])]
@@ -118,6 +140,15 @@ struct StoreOptions {
     /// Seconds of commits in W6
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
+    /// Heights whose history the store keeps, the last included [default: all]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    history: Option<u64>,
+    /// Bytes of pages in memory [default: as a node's store.cache_bytes]
+    #[arg(long)]
+    cache_bytes: Option<u64>,
+    /// Bytes of values in memory [default: as a node's store.value_cache_bytes]
+    #[arg(long)]
+    value_cache_bytes: Option<u64>,
     /// Random reads
     #[arg(long, default_value_t = 200_000)]
     reads: usize,
@@ -132,10 +163,22 @@ struct StoreOptions {
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     match options.what {
         What::Store(options) => store(options, context),
+        What::Cliffs(options) => cliffs(options, context),
         What::Open(options) => open(options, context),
         What::Snapshot(options) => snapshot(options, context),
         What::Bundles(options) => bundles(options, context),
     }
+}
+
+fn cliffs(options: CliffOptions, context: &Context<'_>) -> Result<Exit, Failure> {
+    let CliffOptions { n: keys, only, upd_blocks: blocks, upd_size: size, dir } = options;
+    if blocks == 0 || size < 10 || keys < 4 * size as u64 {
+        return Err(Failure::usage(
+            "there must be a block of 10 updates, and four times as many keys as a block updates",
+        ));
+    }
+    let sizes = CliffSizes { keys, blocks, size, only };
+    in_directory(dir, |directory| bench::cliffs(directory, &sizes, |line| tell(context, &line)))
 }
 
 fn open(options: OpenOptions, context: &Context<'_>) -> Result<Exit, Failure> {
@@ -227,7 +270,14 @@ impl From<BenchError> for Failure {
 }
 
 fn store(options: StoreOptions, context: &Context<'_>) -> Result<Exit, Failure> {
+    let defaults = keelstone_store::Options::default();
     let sizes = Sizes {
+        options: keelstone_store::Options {
+            history: options.history.map_or(defaults.history, Retention::Heights),
+            cache_bytes: options.cache_bytes.unwrap_or(defaults.cache_bytes),
+            value_cache_bytes: options.value_cache_bytes.unwrap_or(defaults.value_cache_bytes),
+            ..defaults
+        },
         keys: options.n,
         block: options.block,
         update_blocks: options.upd_blocks,
@@ -268,14 +318,19 @@ fn describe(line: &Line) -> String {
             written_per_update,
             disk,
             disk_ratio,
+            history,
+            steady_max_ratio,
             ..
         } => format!(
             "{w:<4} update  {:>11} updates/s for {seconds} s, in the middle second {}, in the worst {}; {med_ms} ms a block, p99 \
-             {p99_ms} ms, {written_per_update} bytes written an update, at most {} on disk, {disk_ratio} of keys and values",
+             {p99_ms} ms, {written_per_update} bytes written an update, at most {} on disk, {disk_ratio} of keys and values{}",
             grouped(*updates_per_s),
             grouped(*second_med),
             grouped(*second_min),
-            bytes(*disk)
+            bytes(*disk),
+            history.map_or_else(String::new, |heights| format!(
+                "; {steady_max_ratio} in the second half, without the history of {heights} heights"
+            ))
         ),
         Figures::Read { reads_per_s, first_pass_per_s, .. } => {
             format!("{w:<4} read    {:>11} reads/s, first pass {}", grouped(*reads_per_s), grouped(*first_pass_per_s))
@@ -286,6 +341,27 @@ fn describe(line: &Line) -> String {
             grouped(*ver_per_s),
             grouped(*ver_many_per_s)
         ),
+        Figures::Cliff {
+            shape,
+            upd_size,
+            updates_per_s,
+            med_ms,
+            p99_ms,
+            update_ratio,
+            byte_ratio,
+            block_ratio,
+            ..
+        } => {
+            let beside = match (update_ratio, byte_ratio) {
+                (Some(update), Some(byte)) => format!("an update {update}, a byte {byte}, a block {block_ratio}"),
+                _ => format!("a block {block_ratio}"),
+            };
+            format!(
+                "{shape:<11} {:>11} updates/s in blocks of {:>7}: {med_ms} ms a block, p99 {p99_ms} ms; times plain: {beside}",
+                grouped(*updates_per_s),
+                grouped(*upd_size as u64)
+            )
+        }
         Figures::Open { kills, med_ms, max_ms, replayed_bytes_max, .. } => format!(
             "{w:<4} after {kills} kills: {med_ms} ms, at most {max_ms} ms, up to {} of the log read",
             bytes(*replayed_bytes_max)
