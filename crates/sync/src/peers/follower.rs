@@ -307,7 +307,7 @@ impl Follower {
             FollowEvent::Refused(what) => {
                 if let Some((_, Some(peer))) = self.taking {
                     self.taking = None;
-                    self.lied(now, peer, what, &mut out);
+                    self.lied(peer, what, &mut out);
                 }
             }
         }
@@ -337,10 +337,10 @@ impl Follower {
     }
 
     // spec: PEER-7
-    fn lied(&mut self, now: Tick, peer: PeerId, last: String, out: &mut Vec<FollowEffect>) {
+    fn lied(&mut self, peer: PeerId, last: String, out: &mut Vec<FollowEffect>) {
         self.changes.retain(|_, (from, ..)| *from != peer);
         let Some(known) = self.peers.get_mut(&peer) else { return };
-        if known.standing.lied(now, self.timeout_ms, 0) {
+        if known.standing.lied(0) {
             self.ban(peer, Misconduct::FalseAnswers { times: BAD_ANSWERS_MAX, last }, out);
         }
     }
@@ -379,14 +379,14 @@ impl Follower {
         match taken {
             Ok(true) => {
                 if let Some(known) = self.peers.get_mut(&peer) {
-                    known.standing.helped(now.0.saturating_sub(asked.since.0), frame.len() as u64, u64::MAX >> 1);
+                    known.standing.helped(now, asked.since, frame.len() as u64, u64::MAX >> 1);
                     let count =
                         if asked.subject == Subject::Status { &mut known.silences } else { &mut known.unanswered };
                     *count = 0;
                 }
             }
             Ok(false) => {}
-            Err(what) => self.lied(now, peer, what, out),
+            Err(what) => self.lied(peer, what, out),
         }
     }
 
@@ -546,7 +546,7 @@ impl Follower {
         if let Some(certified) = self.root_after(own.height).filter(|root| *root != own.root) {
             return self.stop(Diverged::Root { height: own.height, certified, own: own.root }, out);
         }
-        self.hand_out(now, out);
+        self.hand_out(out);
         self.ask_statuses(now, out);
         if self.target.height <= self.own.height {
             return;
@@ -568,7 +568,7 @@ impl Follower {
     }
 
     /// Hands out the next height, if all that is needed is known.
-    fn hand_out(&mut self, now: Tick, out: &mut Vec<FollowEffect>) {
+    fn hand_out(&mut self, out: &mut Vec<FollowEffect>) {
         let height = self.own.height.next();
         if self.taking.is_some() || height > self.scanned || height > self.target.height {
             return;
@@ -580,7 +580,7 @@ impl Follower {
             (Some(_), None) => return,
             (Some(record), Some((peer, Change::Block(block), _))) if !record.is_of(block) => {
                 let what = format!("another block {height} than its record names");
-                return self.lied(now, *peer, what, out);
+                return self.lied(*peer, what, out);
             }
             (Some(_), Some((peer, change, _))) => (Some(*peer), change.clone()),
         };

@@ -230,6 +230,8 @@ const LATE_MAX: usize = 1024;
 pub(super) const PEERS_MAX: usize = 256;
 /// After so many times the usual time another peer is asked too.
 const HEDGE_TIMES: u64 = 4;
+/// Parts that are asked for in any case: one that is proven, one on its way, and one that is being read.
+const PARTS_LEAST: usize = 3;
 /// How often a status is asked for again, in request timeouts.
 const STATUS_TIMEOUTS: u64 = 4;
 
@@ -519,7 +521,7 @@ impl<H: Hasher> Joiner<H> {
             return;
         };
         match frame {
-            Err(error) => self.on_lie(now, &asked, error.to_string(), out),
+            Err(error) => self.on_lie(&asked, error.to_string(), out),
             Ok(Frame { body: Response::Busy { retry_after_ms }, .. }) => {
                 let (timeout, window) = self.patience();
                 self.give_back(&asked, false);
@@ -533,7 +535,7 @@ impl<H: Hasher> Joiner<H> {
                 (Subject::Job(job), Response::Chunks { units, wire }) => {
                     self.on_units(now, &asked, job, units as usize, &wire, out);
                 }
-                _ => self.on_lie(now, &asked, "an answer to another question".to_owned(), out),
+                _ => self.on_lie(&asked, "an answer to another question".to_owned(), out),
             },
         }
     }
@@ -574,16 +576,16 @@ impl<H: Hasher> Joiner<H> {
             return;
         }
         let before = skeleton.nodes_done();
-        let proven = match unpack(wire, skeleton.chunk_bytes_max()) {
-            Ok(raw) => skeleton.add_page(&raw),
-            Err(error) => return self.on_lie(now, asked, error.to_string(), out),
+        let raw = match unpack(wire, skeleton.chunk_bytes_max()) {
+            Ok(raw) => raw,
+            Err(error) => return self.on_lie(asked, error.to_string(), out),
         };
-        match proven {
+        match skeleton.add_page(&raw) {
             Ok(()) => {
                 self.meter.nodes += skeleton.nodes_done() - before;
                 self.on_help(now, asked, wire.len() as u64);
             }
-            Err(error @ PageError::Forged { .. }) => self.on_lie(now, asked, error.to_string(), out),
+            Err(error @ PageError::Forged { .. }) => self.on_lie(asked, error.to_string(), out),
             Err(PageError::TooLarge(error)) => self.end(error.into(), out),
             Err(PageError::Counts { .. }) => unreachable!("nobody offered counts"),
         }
@@ -598,18 +600,18 @@ impl<H: Hasher> Joiner<H> {
             return self.on_failure(now, asked.peer);
         }
         let Some(units) = asked.units.get(..count) else {
-            return self.on_lie(now, asked, format!("{count} units where {} were asked for", asked.units.len()), out);
+            return self.on_lie(asked, format!("{count} units where {} were asked for", asked.units.len()), out);
         };
         // What was asked for bounds what is unpacked, not what the answer says.
         let raw_max: u64 = units.iter().map(|unit| jobs.skeleton.unit(*unit).bytes_max).sum();
         let raw_max = u32::try_from(raw_max).unwrap_or(u32::MAX).min(jobs.skeleton.chunk_bytes_max());
         let raw = match unpack(wire, raw_max) {
             Ok(raw) => raw,
-            Err(error) => return self.on_lie(now, asked, error.to_string(), out),
+            Err(error) => return self.on_lie(asked, error.to_string(), out),
         };
         let places = match jobs.skeleton.check_units(units, &raw) {
             Ok(places) => places,
-            Err(error) => return self.on_lie(now, asked, error.to_string(), out),
+            Err(error) => return self.on_lie(asked, error.to_string(), out),
         };
         let mut batch = Vec::new();
         let mut seen = BTreeSet::new();
@@ -640,7 +642,7 @@ impl<H: Hasher> Joiner<H> {
         self.proven_at = now;
         let window_max = u64::from(self.settings.concurrent_requests_max) * u64::from(self.settings.batch_bytes_max);
         if let Some(peer) = self.peers.get_mut(&asked.peer) {
-            peer.helped(now.0 - asked.since.0, bytes, window_max);
+            peer.helped(now, asked.since, bytes, window_max);
             peer.gives(self.target);
         }
     }
@@ -653,11 +655,11 @@ impl<H: Hasher> Joiner<H> {
     }
 
     // spec: PEER-7
-    fn on_lie(&mut self, now: Tick, asked: &Asked, what: String, out: &mut Vec<Effect>) {
+    fn on_lie(&mut self, asked: &Asked, what: String, out: &mut Vec<Effect>) {
         self.give_back(asked, false);
-        let (timeout, window) = self.patience();
+        let (_, window) = self.patience();
         let Some(peer) = self.peers.get_mut(&asked.peer) else { return };
-        if peer.lied(now, timeout, window) {
+        if peer.lied(window) {
             let last = what.chars().take(200).collect();
             let times = super::standing::BAD_ANSWERS_MAX;
             self.ban(asked.peer, Misconduct::FalseAnswers { times, last }, out);
@@ -695,6 +697,7 @@ impl<H: Hasher> Joiner<H> {
         let asked = self.asked.remove(&id)?;
         if let Some(peer) = self.peers.get_mut(&asked.peer) {
             peer.requests -= 1;
+            peer.parts -= u32::from(asked.subject != Subject::Status);
             peer.bytes_asked -= asked.bytes;
         }
         Some(asked)
@@ -863,7 +866,7 @@ impl<H: Hasher> Joiner<H> {
             }
             let next = match &self.phase {
                 Phase::Skeleton(skeleton) => self.next_page(now, skeleton.pages_done()),
-                Phase::Units(jobs) => self.next_job(now, jobs).or_else(|| self.next_hedge(now, jobs)),
+                Phase::Units(jobs) => self.next_job(now, jobs, parts).or_else(|| self.next_hedge(now, jobs)),
                 Phase::Building(_) | Phase::Over => None,
             };
             let Some((peer, subject)) = next else { return };
@@ -896,12 +899,16 @@ impl<H: Hasher> Joiner<H> {
         Some((peer, subject))
     }
 
-    /// The next job, for the peer that has the least to do of those that can take one.
-    fn next_job(&self, now: Tick, jobs: &Jobs<H>) -> Option<(PeerId, Subject)> {
+    /// The next job, for the peer that has the least to do of those that can take one. More is under way than the links need
+    /// only as long as it is next to nothing.
+    fn next_job(&self, now: Tick, jobs: &Jobs<H>, parts: usize) -> Option<(PeerId, Subject)> {
         let mut ready = self.ready(now);
         ready.sort_by_key(|peer| self.peers[peer].requests);
         ready.into_iter().find_map(|id| {
             let peer = &self.peers[&id];
+            if peer.parts >= peer.parts_max() && parts >= PARTS_LEAST {
+                return None;
+            }
             let job = jobs.waiting().find(|job| !peer.lacks.contains(job))?;
             peer.has_room(jobs.job(job)?.bytes_max).then_some((id, Subject::Job(job)))
         })
@@ -909,6 +916,9 @@ impl<H: Hasher> Joiner<H> {
 
     /// Nothing waits any more: what takes long is asked of another peer too.
     fn next_hedge(&self, now: Tick, jobs: &Jobs<H>) -> Option<(PeerId, Subject)> {
+        if jobs.waiting().next().is_some() {
+            return None;
+        }
         let hedge = self.job_hedge_ms();
         let ready = self.ready(now);
         self.asked.values().filter(|asked| asked.since.0 + hedge <= now.0).find_map(|asked| {
@@ -938,6 +948,7 @@ impl<H: Hasher> Joiner<H> {
         self.asked.insert(id, Asked { peer, subject, since: now, until, bytes, units });
         let known = self.peers.get_mut(&peer).expect("only those that are there are asked");
         known.requests += 1;
+        known.parts += u32::from(subject != Subject::Status);
         known.bytes_asked += bytes;
         out.push(Effect::Ask(peer, Frame { id, body: request }));
     }
