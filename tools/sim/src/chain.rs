@@ -7,7 +7,7 @@ use keelstone_store::{Options, Store, View};
 use keelstone_sync::peers::{Version, Versions};
 use keelstone_sync::snapshot::{Plan, Skeleton, SnapshotParams, UnitName};
 use keelstone_tree::{Blake3, Diff, Grown, HashKind, KeyRange, Read, ReadError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 /// A whole state.
@@ -26,6 +26,8 @@ pub(crate) struct Chain {
     states: Vec<(Root, State)>,
     /// Every unit of every version.
     units: BTreeMap<UnitName, Vec<u8>>,
+    /// Every page of every version, with its number.
+    pages: BTreeSet<(u32, Vec<u8>)>,
 }
 
 impl Chain {
@@ -55,6 +57,11 @@ impl Chain {
         self.units.get(name).is_some_and(|unit| unit == bytes)
     }
 
+    /// Whether these bytes are a page of that number.
+    pub(crate) fn has_page(&self, number: u32, bytes: &[u8]) -> bool {
+        self.pages.contains(&(number, bytes.to_vec()))
+    }
+
     fn new(number: usize, shape: &Shape) -> Self {
         let params = SnapshotParams {
             // All call themselves the same: a forger's chain is one of the others.
@@ -66,7 +73,7 @@ impl Chain {
             Options { segment_bytes: 1 << 18, page_segment_bytes: 1 << 18, background: false, ..Options::default() };
         let store = Store::create(Arc::new(MemoryFiles::new()), options).expect("memory does not fail");
         let mut dice = Dice::new(number as u64);
-        let (mut states, mut units) = (Vec::new(), BTreeMap::new());
+        let (mut states, mut units, mut pages) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
         let mut state = State::new();
         for height in (1..=STATES).map(Height) {
             let diff = shape.block(height, &mut dice);
@@ -79,10 +86,10 @@ impl Chain {
             }
             let root = store.commit(height, diff).expect("memory does not fail");
             assert_eq!(root, root_of(&state), "what the store commits to is what runs are judged by");
-            note_units(&store.view(), &params, Version { height, root }, &mut units);
+            note_parts(&store.view(), &params, Version { height, root }, (&mut pages, &mut units));
             states.push((root, state.clone()));
         }
-        Self { params, store, states, units }
+        Self { params, store, states, units, pages }
     }
 }
 
@@ -96,11 +103,16 @@ fn root_of(state: &State) -> Root {
     Grown::new::<Blake3>(&spaces).root()
 }
 
-fn note_units(view: &View<Blake3>, params: &SnapshotParams, at: Version, units: &mut BTreeMap<UnitName, Vec<u8>>) {
+/// All pages and all units.
+type Parts<'a> = (&'a mut BTreeSet<(u32, Vec<u8>)>, &'a mut BTreeMap<UnitName, Vec<u8>>);
+
+fn note_parts(view: &View<Blake3>, params: &SnapshotParams, at: Version, (pages, units): Parts<'_>) {
     let plan = Plan::of(view, params, at.height, at.root).expect("a small state");
     let mut skeleton = Skeleton::<Blake3>::without_offer(at.root, params);
     for page in 0..plan.pages() {
-        skeleton.add_page(&plan.page(page).expect("it has this page")).expect("an honest page");
+        let raw = plan.page(page).expect("it has this page");
+        skeleton.add_page(&raw).expect("an honest page");
+        pages.insert((page, raw));
     }
     for unit in 0..skeleton.unit_count() {
         let body = plan.unit_bodies(view, &[unit]).expect("memory does not fail");

@@ -278,12 +278,13 @@ impl<H: Hasher> Joiner<H> {
         now: Tick,
         seed: u64,
     ) -> Result<Self, StagingError> {
-        let skeleton = Skeleton::without_offer(target.root, &params);
+        let staging = Staging::open(files)?;
+        let skeleton = proven_pages(&staging, Skeleton::without_offer(target.root, &params))?;
         let mut dice = Dice(seed);
         Ok(Self {
             params,
             settings,
-            staging: Staging::open(files)?,
+            staging,
             target,
             part: None,
             frozen_since: now,
@@ -584,6 +585,9 @@ impl<H: Hasher> Joiner<H> {
             Ok(()) => {
                 self.meter.nodes += skeleton.nodes_done() - before;
                 self.on_help(now, asked, wire.len() as u64);
+                if let Err(error) = self.staging.write_page(page, &raw) {
+                    self.end(error.into(), out);
+                }
             }
             Err(error @ PageError::Forged { .. }) => self.on_lie(asked, error.to_string(), out),
             Err(PageError::TooLarge(error)) => self.end(error.into(), out),
@@ -724,8 +728,7 @@ impl<H: Hasher> Joiner<H> {
     fn go_on(&mut self, now: Tick, out: &mut Vec<Effect>) {
         self.meter.sample(now);
         self.give_up_overdue(now);
-        self.follow_target(now);
-        if let Err(error) = self.turn_page() {
+        if let Err(error) = self.follow_target(now).and_then(|()| self.turn_page()) {
             self.end(error.into(), out);
         }
         match &self.phase {
@@ -768,10 +771,10 @@ impl<H: Hasher> Joiner<H> {
 
     /// Goes over to the newest version if the one at hand is served by nobody any more, or was kept to for too long
     /// (spec: PEER-8).
-    fn follow_target(&mut self, now: Tick) {
+    fn follow_target(&mut self, now: Tick) -> Result<(), StagingError> {
         let fetching = matches!(self.phase, Phase::Skeleton(_) | Phase::Units(_));
         if !fetching || self.newest.height <= self.target.height {
-            return;
+            return Ok(());
         }
         let counted_on = |version: &Version| {
             let retries_max = self.settings.retries_max;
@@ -784,7 +787,9 @@ impl<H: Hasher> Joiner<H> {
             self.target = self.newest;
             self.frozen_since = now;
             self.phase = Phase::Skeleton(Skeleton::without_offer(self.target.root, &self.params));
+            self.staging.forget_pages(0)?;
         }
+        Ok(())
     }
 
     /// Once the skeleton is whole: looks which units are staged already, and makes jobs of the rest.
@@ -969,6 +974,20 @@ impl<H: Hasher> Joiner<H> {
             out.push(Effect::Seek(wanted));
         }
     }
+}
+
+/// Goes on with the pages that a life before left, as far as they are of this version.
+// spec: PEER-9
+fn proven_pages<H: Hasher>(staging: &Staging, mut skeleton: Skeleton<H>) -> Result<Skeleton<H>, StagingError> {
+    while !skeleton.is_complete() {
+        let (page, bytes_max) = (skeleton.pages_done(), skeleton.chunk_bytes_max());
+        let is_of_it = staging.page(page, bytes_max)?.is_some_and(|raw| skeleton.add_page(&raw).is_ok());
+        if !is_of_it {
+            staging.forget_pages(page)?;
+            break;
+        }
+    }
+    Ok(skeleton)
 }
 
 /// The chunks that are wanted of a version: all that hold entries, or a part.

@@ -1,4 +1,4 @@
-//! Where proven units wait until all are there.
+//! Where proven pages and units wait until all are there.
 //!
 //! A batch is one file: the units of one answer, with their names before them and a digest before all. It is written
 //! whole, so units and the note that they are there come to the disk together or not at all. Nothing is synced; what a
@@ -8,6 +8,9 @@
 //! Units are found by name, whatever version they were fetched for: a target that moves keeps those it shares. That
 //! names say what bytes are, not where they stand, does no harm: where they stand is the skeleton's to say, and is
 //! checked when the entries are read in order.
+//!
+//! A page of the skeleton is a file by its number. It has no digest: whoever reads it back proves it as if a peer had sent
+//! it.
 //!
 //! Rules: `spec/peers.md`, PEER-9.
 
@@ -112,6 +115,26 @@ impl Staging {
         Ok(Some(bytes[at as usize..at as usize + len as usize].to_vec()))
     }
 
+    /// The bytes of a page that was written; none if it is not there or has more than it can have.
+    pub(super) fn page(&self, page: u32, bytes_max: u32) -> Result<Option<Vec<u8>>, StagingError> {
+        self.files.read(&page_file(page), usize::try_from(bytes_max).unwrap_or(usize::MAX))
+    }
+
+    /// Writes a proven page.
+    pub(super) fn write_page(&self, page: u32, bytes: &[u8]) -> Result<(), StagingError> {
+        self.files.write(&page_file(page), bytes)
+    }
+
+    /// Removes the pages from one on.
+    pub(super) fn forget_pages(&self, from: u32) -> Result<(), StagingError> {
+        for file in self.files.list()? {
+            if page_number(&file).is_some_and(|page| page >= from) {
+                self.files.remove(&file)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets the batch of a unit.
     pub(super) fn forget_unit(&mut self, name: &UnitName) -> Result<(), StagingError> {
         self.units.get(name).map(|slot| slot.batch).map_or(Ok(()), |batch| self.forget(batch))
@@ -134,6 +157,7 @@ impl Staging {
 
     /// Forgets and removes everything.
     pub(super) fn clear(&mut self) -> Result<(), StagingError> {
+        self.forget_pages(0)?;
         self.keep(|_| false)
     }
 
@@ -216,6 +240,15 @@ fn batch_number(file: &str) -> Option<u64> {
     (batch_file(number) == file).then_some(number)
 }
 
+fn page_file(page: u32) -> String {
+    format!("page-{page:08}")
+}
+
+fn page_number(file: &str) -> Option<u32> {
+    let page = file.strip_prefix("page-")?.parse().ok()?;
+    (page_file(page) == file).then_some(page)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,6 +292,23 @@ mod tests {
         assert!(staging.has(&name(2)) && staging.has(&name(1)) && !staging.has(&name(3)));
         staging.keep(|unit| *unit == name(1)).unwrap();
         assert!(!staging.has(&name(1)) && files.list().unwrap().is_empty());
+    }
+
+    /// spec: PEER-9. Pages are found by number, one that is longer than it can be is not read, and they go from one on.
+    #[test]
+    fn pages_wait_beside_the_batches() {
+        let files = MemoryFiles::new();
+        let mut staging = Staging::open(Arc::new(files.clone())).unwrap();
+        for page in 0..3u8 {
+            staging.write_page(page.into(), &[page; 10]).unwrap();
+        }
+        staging.write(&[(name(1), &[1; 10])]).unwrap();
+        assert_eq!(staging.page(2, 10).unwrap(), Some(vec![2; 10]));
+        assert_eq!((staging.page(2, 9).unwrap(), staging.page(3, 10).unwrap()), (None, None));
+        staging.forget_pages(1).unwrap();
+        assert_eq!(files.list().unwrap(), ["batch-000000000000", "page-00000000"]);
+        staging.clear().unwrap();
+        assert!(files.list().unwrap().is_empty());
     }
 
     /// A file that no longer holds what was written is forgotten with all that was in it.
