@@ -27,6 +27,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use keelstone_codec::{Height, Root};
 use keelstone_ledger::{Genesis, NodeEvent, NodeStep, Standing, cut};
+use keelstone_store::Store;
 use keelstone_store::files::Directory;
 use keelstone_sync::library::LibraryError;
 use keelstone_sync::peers::{EntriesError, Event, Joiner, Manner, Progress, Version};
@@ -341,16 +342,18 @@ impl Sync<'_> {
         let newer = word.newer();
         loop {
             let mut last = Progress::default();
-            let version = joining.fetch(&mut joiner, newer.as_ref(), &mut |progress, version| {
-                if let (Some(total), false) = (progress.total, has_room) {
-                    let needed = room::of_the_rest(total, progress.done);
-                    room::check(&staging, needed, self.config.snapshots.reserve_percent)?;
-                    has_room = true;
-                }
-                last = *progress;
-                shown.show(progress, version);
-                Ok(())
-            })?;
+            let mut rehearse = |joiner: &mut Joiner<H>, bytes| rehearse(joiner, bytes, aside);
+            let version =
+                joining.fetch(&mut joiner, newer.as_ref(), Some(&mut rehearse), &mut |progress, version| {
+                    if let (Some(total), false) = (progress.total, has_room) {
+                        let needed = room::of_the_rest(total, progress.done);
+                        room::check(&staging, needed, self.config.snapshots.reserve_percent)?;
+                        has_room = true;
+                    }
+                    last = *progress;
+                    shown.show(progress, version);
+                    Ok(())
+                })?;
             let progress = joiner.progress(joining.now());
             shown.show(&progress, version);
             let mut lost = false;
@@ -418,6 +421,24 @@ impl Sync<'_> {
         let header = if let By::Header = target.by { Some(height.next()) } else { None };
         (signer, header)
     }
+}
+
+/// Builds stores of two parts of what was fetched, where the state will be built, and throws them away. Says how many bytes the
+/// second has more, at most so many, and how much longer it took: what the first takes is mostly what any store does.
+fn rehearse<H: Hasher>(joiner: &mut Joiner<H>, bytes: u64, aside: &Aside) -> Result<(u64, Duration), Failure> {
+    let height = joiner.target().height;
+    let mut build = |bytes_max: u64| -> Result<(u64, Duration), Failure> {
+        let begun = Instant::now();
+        let mut building = Store::<H>::build(aside.directory()?, keelstone_store::Options::default(), height)?;
+        let handed = joiner.rehearse(bytes_max, |name, key, value| building.push(name, key, value));
+        let bytes = handed.map_err(|error| Failure::error(error.to_string()))?;
+        drop(building.finish_as_found()?);
+        let took = begun.elapsed();
+        aside.begin_again()?;
+        Ok((bytes, took))
+    };
+    let ((little, took_little), (much, took)) = (build(bytes / 8)?, build(bytes)?);
+    Ok((much.saturating_sub(little), took.saturating_sub(took_little)))
 }
 
 /// A version as it is put on record.

@@ -21,8 +21,6 @@ use tokio::sync::watch;
 const TELL_EVERY: Duration = Duration::from_millis(250);
 /// How often it is asked for a newer version.
 const NEWER_EVERY: Duration = Duration::from_secs(3);
-/// How many times as long as proving and staging an entry took it takes to read it back and to build the state of it.
-const BUILD_TIMES: u128 = 2;
 /// Mirrors have numbers from here on, which no peer reaches.
 const MIRRORS_FROM: u64 = 1 << 63;
 
@@ -64,6 +62,9 @@ pub(crate) trait Certifies: Send + Sync {
 /// What is told of progress, and where it may be refused to go on.
 pub(crate) type Tell<'a> = &'a mut dyn FnMut(&Progress, Version) -> Result<(), Failure>;
 
+/// Builds so many bytes of what is there and throws them away: says how long how many take, beyond what any state does.
+pub(crate) type Rehearse<'a, H> = &'a mut dyn FnMut(&mut Joiner<H>, u64) -> Result<(u64, Duration), Failure>;
+
 type Answer = (PeerId, u64, Result<Vec<u8>, AskError>);
 
 /// The world around a joiner.
@@ -81,8 +82,6 @@ pub(crate) struct Joining<'a> {
     newer: FuturesUnordered<BoxFuture<'static, Option<Version>>>,
     newer_asked: Instant,
     turn: usize,
-    /// How long it took to prove and stage what came, and how many bytes of entries that were.
-    proven: (Duration, u64),
     /// Why somebody was of no use, the last time.
     useless: Option<String>,
 }
@@ -109,7 +108,6 @@ impl<'a> Joining<'a> {
             newer: FuturesUnordered::new(),
             newer_asked: now,
             turn: 0,
-            proven: (Duration::ZERO, 0),
             useless: None,
         }
     }
@@ -120,7 +118,8 @@ impl<'a> Joining<'a> {
     }
 
     /// Fetches until all is there, and says of which version: the one that is wanted, or a newer one that is certified, if
-    /// anybody says what is. Can be called again when something was lost on our own disk.
+    /// anybody says what is. Can be called again when something was lost on our own disk. Who has building rehearsed is told
+    /// how long that will take too.
     ///
     /// # Errors
     /// Why the joiner ended, that nobody is left to ask, or what `tell` says.
@@ -128,6 +127,7 @@ impl<'a> Joining<'a> {
         &mut self,
         joiner: &mut Joiner<H>,
         certifies: Option<&Arc<dyn Certifies>>,
+        mut rehearse: Option<Rehearse<'_, H>>,
         tell: Tell<'_>,
     ) -> Result<Version, Failure> {
         let mirrors: Vec<_> = (MIRRORS_FROM..).map(PeerId).zip(self.sources.mirrors.clone()).collect();
@@ -147,7 +147,7 @@ impl<'a> Joining<'a> {
             let effects = match runtime.block_on(self.next(wake.min(TELL_EVERY))) {
                 Happening::Time => joiner.step(self.now(), Event::Tick),
                 Happening::Answered((peer, id, answer)) => match answer {
-                    Ok(bytes) => self.take_in(joiner, peer, &bytes),
+                    Ok(bytes) => joiner.step(self.now(), Event::Answered(peer, &bytes)),
                     // Nothing but its number: the joiner finds that this is no answer.
                     Err(AskError::Misbehaved(_)) => joiner.step(self.now(), Event::Answered(peer, &id.to_le_bytes())),
                     // The joiner's own clock ends the request.
@@ -167,9 +167,7 @@ impl<'a> Joining<'a> {
             };
             if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
                 self.told = Some(Instant::now());
-                let progress = joiner.progress(self.now());
-                let left_ms = progress.left_ms.map(|left_ms| left_ms.saturating_add(self.to_build(&progress)));
-                tell(&Progress { left_ms, ..progress }, joiner.target())?;
+                tell(&joiner.progress(self.now()), joiner.target())?;
             }
             if let Some(version) = self.perform(effects)? {
                 return Ok(version);
@@ -177,27 +175,17 @@ impl<'a> Joining<'a> {
             if let Some(certifies) = certifies {
                 self.ask_for_newer(certifies);
             }
+            if let (Some(rehearse), Some(bytes)) = (&mut rehearse, joiner.to_rehearse()) {
+                let begun = self.now();
+                // What goes wrong there goes wrong again, and is told, when the state is built.
+                let rehearsed = rehearse(joiner, bytes);
+                if let Err(failure) = &rehearsed {
+                    tracing::warn!(%failure, "building could not be rehearsed, the time left is told without it");
+                }
+                let (bytes, took) = rehearsed.unwrap_or_default();
+                joiner.rehearsed(bytes, u64::try_from(took.as_micros()).unwrap_or(u64::MAX), self.now().0 - begun.0);
+            }
         }
-    }
-
-    /// Has the joiner take in an answer, and notes how long that took.
-    fn take_in<H: Hasher>(&mut self, joiner: &mut Joiner<H>, peer: PeerId, bytes: &[u8]) -> Vec<Effect> {
-        let done = |joiner: &Joiner<H>| joiner.progress(self.now()).done.bytes;
-        let (begun, before) = (Instant::now(), done(joiner));
-        let effects = joiner.step(self.now(), Event::Answered(peer, bytes));
-        // What goes over to another version counts anew.
-        if let Some(more) = done(joiner).checked_sub(before).filter(|more| *more > 0) {
-            self.proven = (self.proven.0 + begun.elapsed(), self.proven.1 + more);
-        }
-        effects
-    }
-
-    /// How long it will take to build the state once all is there, by what the machine has shown of itself.
-    fn to_build(&self, progress: &Progress) -> u64 {
-        let (took, bytes) = self.proven;
-        let total = u128::from(progress.total.unwrap_or_default().bytes);
-        let millis = took.as_millis().saturating_mul(total).saturating_mul(BUILD_TIMES) / u128::from(bytes.max(1));
-        u64::try_from(millis).unwrap_or(u64::MAX)
     }
 
     async fn next(&mut self, wake: Duration) -> Happening {

@@ -207,7 +207,7 @@ fn join(
     let sources = Sources { network: Some(network.clone()), mirrors: Vec::new() };
     let mut joining = Joining::new(runtime.handle(), sources);
     let mut joiner = Joiner::<Blake3>::open(files, params(), settings, target(), joining.now(), 5).unwrap();
-    let version = joining.fetch(&mut joiner, None, &mut |progress, _| tell(progress))?;
+    let version = joining.fetch(&mut joiner, None, None, &mut |progress, _| tell(progress))?;
     assert_eq!(version, target());
     let options = Options { background: false, ..Options::default() };
     let mut building = Store::<Blake3>::build(Arc::new(MemoryFiles::new()), options, HEIGHT).unwrap();

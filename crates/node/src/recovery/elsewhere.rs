@@ -329,7 +329,7 @@ impl<H: Hasher> Home<'_, H> {
         let mut joiner = opened.map_err(|error| Failed::Machine(causes(&error)))?;
         loop {
             let mut room = None;
-            let fetched = joining.fetch(&mut joiner, None, &mut |progress, _| {
+            let fetched = joining.fetch(&mut joiner, None, None, &mut |progress, _| {
                 let Some(total) = progress.total else { return Ok(()) };
                 let has_room = || self.check_room(room::of_the_rest(total, progress.done));
                 if let Err(failed) = room.get_or_insert_with(has_room) {

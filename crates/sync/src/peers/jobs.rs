@@ -127,6 +127,11 @@ impl<H: Hasher> Jobs<H> {
         true
     }
 
+    /// Whether a unit is there.
+    pub(super) fn has(&self, unit: u32) -> bool {
+        self.have[unit as usize]
+    }
+
     pub(super) fn is_complete(&self) -> bool {
         self.missing == 0
     }

@@ -371,8 +371,7 @@ impl<H: Hasher> Joiner<H> {
             Phase::Over => (Totals::default(), None, 0),
         };
         let (nodes_per_second, bytes_per_second) = self.meter.rates(now);
-        let left = total.map(|total| total.bytes - done.bytes);
-        let left_ms = left.and_then(|left| (left.saturating_mul(1000)).checked_div(bytes_per_second));
+        let left_ms = total.and_then(|total| self.meter.left_ms(now, total.bytes - done.bytes, total.bytes));
         Progress {
             nodes: opened + (2 * done.count).saturating_sub(1),
             done,
@@ -385,6 +384,48 @@ impl<H: Hasher> Joiner<H> {
             peers: u32::try_from(self.peers.len()).expect("peers are limited"),
             requests: u32::try_from(self.asked.len()).expect("requests are limited"),
         }
+    }
+
+    /// How many bytes of what is there should be built now, to learn how long building takes: once, early, unless all of it is
+    /// small.
+    #[must_use]
+    pub fn to_rehearse(&self) -> Option<u64> {
+        let Phase::Units(jobs) = &self.phase else { return None };
+        self.meter.to_rehearse(jobs.done().bytes, jobs.total().bytes).filter(|_| self.part.is_none())
+    }
+
+    /// Hands out some of the entries that are there, in order, to be built and thrown away: about so many bytes. Tell
+    /// [`Joiner::rehearsed`] how long that took. Returns how many bytes they have.
+    ///
+    /// # Errors
+    /// [`EntriesError`]. What is lost on our own disk is found when all is there, and left out here.
+    pub fn rehearse<E>(
+        &mut self,
+        bytes_max: u64,
+        mut each: impl FnMut(&Namespace, &Key, &[u8]) -> Result<(), E>,
+    ) -> Result<u64, EntriesError<E>> {
+        let Self { phase: Phase::Units(jobs), staging, .. } = self else { return Ok(0) };
+        let mut bytes = 0;
+        for unit in jobs.units().filter(|unit| jobs.has(*unit)) {
+            if bytes >= bytes_max {
+                break;
+            }
+            let Some(body) = staging.read(&jobs.skeleton.unit(unit).name).map_err(Ended::Disk)? else { continue };
+            let take = |name: &Namespace, key: &Key, value: &[u8]| {
+                bytes += (key.len() + value.len()) as u64;
+                each(name, key, value).map_err(EntriesError::Taker)
+            };
+            let handed: Result<(), EntriesError<E>> =
+                jobs.skeleton.unit_entries(unit, &body, hand_on(&mut None, |_, _| Ok(()), take));
+            handed?;
+        }
+        Ok(bytes)
+    }
+
+    /// Building so many bytes more took so many microseconds more, and all of it so many milliseconds until now. From here on the
+    /// forecast has building in it.
+    pub fn rehearsed(&mut self, bytes: u64, took_us: u64, all_ms: u64) {
+        self.meter.rehearsed(bytes, took_us, all_ms);
     }
 
     /// Reads all entries back from the staging directory and hands them out in order. Each unit is what was proven, and

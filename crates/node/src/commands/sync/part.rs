@@ -45,7 +45,7 @@ impl Sync<'_> {
         let mut shown = Shown::new(self.context.out, self.options.progress);
         let newer = word.newer();
         let (version, taken) = loop {
-            let version = joining.fetch(&mut joiner, newer.as_ref(), &mut |progress, version| {
+            let version = joining.fetch(&mut joiner, newer.as_ref(), None, &mut |progress, version| {
                 // Known before the first chunk.
                 progress.total.map_or(Ok(()), |total| check_size(part, total.bytes))?;
                 shown.show(progress, version);
