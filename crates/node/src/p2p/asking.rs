@@ -13,7 +13,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const OTHERS_WAIT: Duration = Duration::from_millis(500);
 
 /// Asks mirrors, and peers as they connect, one question. `hear` says whether an answer is of use: from the first such on
-/// others have a moment left.
+/// others have a moment left. It ends when as many as are to be dialled have answered: then there are no others.
 pub(crate) fn ask_all(
     runtime: &Runtime,
     sources: &Sources,
@@ -37,6 +37,9 @@ pub(crate) fn ask_all(
                 let (network, question) = (network.clone(), question.clone());
                 answers.spawn_blocking_on(move || (peer, network.ask(&peer, question)), runtime.handle());
             }
+        }
+        if answers.is_empty() && known.len() >= network.dialled() {
+            return;
         }
         let next = async { tokio::time::timeout(LOOK_EVERY, answers.join_next()).await };
         match runtime.block_on(next) {

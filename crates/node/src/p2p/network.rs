@@ -92,6 +92,7 @@ pub(crate) type Everybody = Arc<BTreeMap<NodeId, PeerId>>;
 pub(crate) struct Network {
     own: NodeId,
     listening: Option<SocketAddr>,
+    dialled: usize,
     commands: mpsc::Sender<Command>,
     everybody: watch::Receiver<Everybody>,
     next_id: Arc<AtomicU64>,
@@ -175,6 +176,7 @@ impl Network {
         let (answered, answered_frames) = mpsc::unbounded_channel();
         let (tell, everybody) = watch::channel(Everybody::default());
         let now = Instant::now();
+        let dialled_count = peers.len();
         let dialled = peers.into_iter().map(|address| Dialled::new(address, now)).collect();
         let task = Task {
             swarm,
@@ -193,7 +195,7 @@ impl Network {
             answers: HashMap::new(),
         };
         let handle = runtime.spawn(task.run(incoming, answered_frames));
-        let network = Self { own, listening, commands, everybody, next_id: Arc::default() };
+        let network = Self { own, listening, dialled: dialled_count, commands, everybody, next_id: Arc::default() };
         Ok((network, handle))
     }
 
@@ -205,6 +207,11 @@ impl Network {
     /// Where this node listens.
     pub(crate) fn listening(&self) -> Option<SocketAddr> {
         self.listening
+    }
+
+    /// How many are dialled, as they were named: two of them may be one.
+    pub(crate) fn dialled(&self) -> usize {
+        self.dialled
     }
 
     /// Who is connected, now and whenever that changes.

@@ -945,3 +945,21 @@ fn a_root_that_moves_ends_it_and_nothing_is_changed() {
     assert_eq!(followed.own.stands().unwrap(), made.stands().unwrap());
     assert_eq!(followed.own.root_after(Height(4)).unwrap(), made.root_after(Height(4)).unwrap());
 }
+
+/// Whoever asks everybody waits for nobody once all who are dialled have answered, also if no answer was of use.
+#[test]
+fn nobody_is_waited_for_when_all_have_answered() {
+    let runtime = runtime();
+    let peers = [0; 3].map(|_| Node::start(&runtime, &[], Some(somebody(honest).0), |_, _| {}));
+    let node = Node::start(&runtime, &peers.iter().collect::<Vec<_>>(), None, |_, _| {});
+    let sources = Sources { network: Some(node.network.clone()), mirrors: Vec::new() };
+    for of_use in [false, true] {
+        let mut answered = 0;
+        // A day: it ends because all have answered, or not at all.
+        ask_all(&runtime, &sources, Duration::from_secs(86_400), &Request::Status, &mut |_, answer| {
+            answered += u32::from(answer.is_ok());
+            of_use && answered == 3
+        });
+        assert_eq!(answered, 3);
+    }
+}
