@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::newfile;
 use crate::way::{Yielding, Yields, step_back};
 use keelstone_codec::{Blob, ChainId, Decode as _, Encode as _, Hash, Height, Key, Namespace, Root};
-use keelstone_store::{CheckLevel, Mended, Progress, StoreError, Supplier, Wanted};
+use keelstone_store::{CheckLevel, CheckReport, Mended, Progress, StoreError, Supplier, Wanted};
 use keelstone_sync::consistency::{
     Ask, Asked as Peers, CURSOR_BYTES_MAX, Certified, Checker, Cursor, Discrepancy, DivergeError, Divergence, Due,
     Effect, Gave, Opinion, Parting, Report, Said, Sample, Settings, Silence, compare, first_difference, first_height,
@@ -33,7 +33,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -304,13 +304,13 @@ fn choose(all: &[HttpAddress], count: u32, number: u64) -> Vec<(String, Box<dyn 
 
 // ---- one check ---------------------------------------------------------------------------------------------------
 
-/// Makes one check. What the store finds damaged is told beside what the sample met.
+/// Makes one check, for as long as it is to go on. What the store finds damaged is told beside what the sample met.
 pub(crate) fn check(
     engine: &dyn Engine,
     due: &Due,
     depth: Depth,
     peers: &[HttpAddress],
-    progress: &mut dyn FnMut(Progress),
+    go_on: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<(Sample, Report), Failure> {
     let due = match depth {
         Depth::Quick => Due { entries: 0, roots: 0, peers: 0, ..due.clone() },
@@ -318,7 +318,7 @@ pub(crate) fn check(
     };
     let mut picked = engine.pick(&due)?;
     if let Some(level) = depth.of_store() {
-        let found = engine.check(level, progress)?;
+        let found = engine.check_while(level, go_on)?.ok_or_else(ended)?;
         picked.sample.damaged.extend(found.problems.iter().map(|problem| causes(problem)));
     }
     let mut chosen = choose(peers, due.peers, due.number);
@@ -330,6 +330,11 @@ pub(crate) fn check(
         picked.sample.next = due.from;
     }
     Ok((picked.sample, report))
+}
+
+/// Somebody did not want to wait for the end of a check.
+fn ended() -> Failure {
+    Failure::error("the check was ended before it was done: the checker was paused, or the node stops")
 }
 
 /// What a check is to look at as the configuration says.
@@ -396,6 +401,8 @@ struct Inner {
     mender: Arc<Mender>,
     since: Instant,
     stopping: AtomicBool,
+    /// How often checks were told to end.
+    ends: AtomicU64,
     checker: Mutex<Checker>,
     /// One check at a time.
     checking: Mutex<()>,
@@ -423,6 +430,7 @@ impl Service {
             mender,
             since: Instant::now(),
             stopping: AtomicBool::new(false),
+            ends: AtomicU64::new(0),
             checker: Mutex::new(checker),
             checking: Mutex::new(()),
             alarm: Mutex::new(None),
@@ -463,7 +471,7 @@ impl Service {
     fn repair(&self, from: &[mend::From]) -> Result<Value, Failure> {
         let inner = &*self.inner;
         let _one = inner.checking.lock().unwrap_or_else(PoisonError::into_inner);
-        let problems = inner.engine.check(CheckLevel::Full, &mut |_| {})?.problems;
+        let problems = inner.all_of_it()?.ok_or_else(ended)?.problems;
         let outcome = inner.mender.asked(&problems, from)?;
         if outcome.is_whole() && inner.health.inconsistent.load(Ordering::Relaxed) {
             inner.look(Depth::Usual, None)?;
@@ -471,9 +479,10 @@ impl Service {
         Ok(mend::show(&problems, &outcome))
     }
 
-    /// Makes no checks by itself, or does again.
+    /// Makes no checks by itself, or does again. One that is being made ends where it is.
     fn pause(&self, paused: bool) -> Value {
         self.inner.checker().pause(paused);
+        self.inner.ends.fetch_add(u64::from(paused), Ordering::Relaxed);
         let _ = self.wake.try_send(());
         self.status()
     }
@@ -495,9 +504,10 @@ impl Service {
         })
     }
 
-    /// Checks no longer. A check that is being made is waited for.
+    /// Checks no longer. A check that is being made ends where it is.
     pub(crate) fn stop(&self) {
         self.inner.stopping.store(true, Ordering::Relaxed);
+        self.inner.ends.fetch_add(1, Ordering::Relaxed);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(thread) = thread else { return };
         let _ = self.wake.try_send(());
@@ -513,6 +523,17 @@ impl Inner {
 
     fn now(&self) -> Tick {
         Tick(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Whether a check that begins now is to go on, for as long as it is asked.
+    fn goes_on(&self) -> impl FnMut(Progress) -> bool {
+        let before = self.ends.load(Ordering::Relaxed);
+        move |_| self.ends.load(Ordering::Relaxed) == before
+    }
+
+    /// Looks at every stored byte; none if it was told to end.
+    fn all_of_it(&self) -> Result<Option<CheckReport>, Failure> {
+        self.engine.check_while(CheckLevel::Full, &mut self.goes_on())
     }
 
     /// Waits until a check is due, and makes it, until the node stops.
@@ -548,7 +569,7 @@ impl Inner {
     /// Looks, and says what is found. Whoever calls it holds `checking`.
     fn look(&self, depth: Depth, due: Option<Due>) -> Result<Report, Failure> {
         let due = due.unwrap_or_else(|| self.checker().take(self.now()));
-        let checked = check(&*self.engine, &due, depth, &self.peers, &mut |_| {});
+        let checked = check(&*self.engine, &due, depth, &self.peers, &mut self.goes_on());
         let (sample, report) = checked.inspect_err(|_| self.metrics.checked("failed"))?;
         self.metrics.checked(report.verdict.name());
         self.metrics.check_read_entries.inc_by(u64::from(report.entries_read));
@@ -572,8 +593,9 @@ impl Inner {
                 // A sample names no file: all is looked at, so that all is known that is damaged.
                 Effect::Repair(_) => {
                     let look = self.mender.look();
-                    match self.engine.check(CheckLevel::Full, &mut |_| {}) {
-                        Ok(found) => self.mender.learn(look, &found.problems),
+                    match self.all_of_it() {
+                        Ok(Some(found)) => self.mender.learn(look, &found.problems),
+                        Ok(None) => tracing::info!("damage was to be located, and that was ended"),
                         Err(failure) => tracing::warn!(%failure, "damage that a check found could not be located"),
                     }
                 }

@@ -110,8 +110,12 @@ pub(crate) trait Engine: Chain + Checked + Consensus + StateSync {
     fn delta(&self, from: Height, to: Height) -> Result<Delta, Failure>;
     /// Figures of the store.
     fn stats(&self) -> Stats;
-    /// Checks what is stored.
-    fn check(&self, level: CheckLevel, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport, Failure>;
+    /// Checks what is stored, for as long as it is to go on; none if it was not.
+    fn check_while(
+        &self,
+        level: CheckLevel,
+        go_on: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Option<CheckReport>, Failure>;
     /// Looks again at the next slice of what is stored.
     fn scrub(&self, bytes: u64) -> Result<Scrubbed, Failure>;
     /// Where that stands.
@@ -1463,8 +1467,12 @@ impl<H: Hasher> Engine for Local<H> {
         self.ledger().store().stats()
     }
 
-    fn check(&self, level: CheckLevel, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport, Failure> {
-        Ok(self.ledger().store().check(level, progress)?)
+    fn check_while(
+        &self,
+        level: CheckLevel,
+        go_on: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Option<CheckReport>, Failure> {
+        Ok(self.ledger().store().check_while(level, go_on)?)
     }
 
     fn scrub(&self, bytes: u64) -> Result<Scrubbed, Failure> {

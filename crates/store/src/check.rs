@@ -61,8 +61,8 @@ impl<H: Hasher> Shared<H> {
     pub(crate) fn check(
         &self,
         level: CheckLevel,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<CheckReport, StoreError> {
+        go_on: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Option<CheckReport>, StoreError> {
         let mut report = CheckReport::default();
         // No flush and no removal meanwhile; commits go on, behind the part of the log that is looked at.
         let upkeep = self.upkeep();
@@ -89,18 +89,26 @@ impl<H: Hasher> Shared<H> {
             expected = (next, record.hash);
         }
         if level == CheckLevel::Full {
-            check_sectors(&fresh, end, &mut report, progress);
+            if !check_sectors(&fresh, end, &mut report, go_on) {
+                return Ok(None);
+            }
             match open_aside::<H>(&fresh, &flushed) {
-                Ok(tree) => check_entries(&tree, &mut report, progress),
+                Ok(tree) if !check_entries(&tree, &mut report, go_on) => return Ok(None),
+                Ok(_) => {}
                 Err(error) => report.problem(error),
             }
         }
-        Ok(report)
+        Ok(Some(report))
     }
 }
 
-/// Every sector of every segment. `end`: where the log does.
-fn check_sectors(fresh: &Segments, end: Spot, report: &mut CheckReport, progress: &mut dyn FnMut(Progress)) {
+/// Every sector of every segment, or until it is not to go on; says which. `end`: where the log does.
+fn check_sectors(
+    fresh: &Segments,
+    end: Spot,
+    report: &mut CheckReport,
+    go_on: &mut dyn FnMut(Progress) -> bool,
+) -> bool {
     let all = fresh.all();
     let total = all.iter().map(|segment| u64::from(segment.sectors())).sum();
     for segment in all {
@@ -115,21 +123,26 @@ fn check_sectors(fresh: &Segments, end: Spot, report: &mut CheckReport, progress
             let looked = look::sectors(&segment, (from, to), &mut before, &mut |problem| report.problem(problem));
             report.sectors += report.note(looked).unwrap_or_default();
         }
-        progress(Progress { done: report.sectors, total, what: "sectors" });
+        if !go_on(Progress { done: report.sectors, total, what: "sectors" }) {
+            return false;
+        }
     }
+    true
 }
 
-/// Every entry of a version by its way from the root, and every value by its hash.
-fn check_entries<H: Hasher>(tree: &Tree<H>, report: &mut CheckReport, progress: &mut dyn FnMut(Progress)) {
+/// Every entry of a version by its way from the root, and every value by its hash; or until it is not to go on. Says which.
+fn check_entries<H: Hasher>(tree: &Tree<H>, report: &mut CheckReport, go_on: &mut dyn FnMut(Progress) -> bool) -> bool {
     let total = tree.totals().count;
     let mut after = None;
     loop {
         let looked = look::entries(tree, after.as_ref(), STEP_BYTES, &mut |problem| report.problem(problem));
         report.values += looked.entries;
-        progress(Progress { done: report.values, total, what: "values" });
+        if !go_on(Progress { done: report.values, total, what: "values" }) {
+            return false;
+        }
         after = looked.last;
         if after.is_none() {
-            return;
+            return true;
         }
     }
 }

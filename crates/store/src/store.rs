@@ -456,7 +456,23 @@ impl<H: Hasher> Store<H> {
     /// # Errors
     /// [`StoreError::Io`] if the disk cannot be read at all. Damage is in the report.
     pub fn check(&self, level: CheckLevel, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport, StoreError> {
-        self.shared.check(level, progress)
+        let checked = self.check_while(level, &mut |done| {
+            progress(done);
+            true
+        })?;
+        Ok(checked.expect("nobody ends it"))
+    }
+
+    /// As [`Self::check`], for as long as `go_on` says so, which is asked every few tens of MiB. None if it said no.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn check_while(
+        &self,
+        level: CheckLevel,
+        go_on: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Option<CheckReport>, StoreError> {
+        self.shared.check(level, go_on)
     }
 
     /// Looks at the next slice of what is stored, about `bytes` of it and at least something, where the last slice ended,

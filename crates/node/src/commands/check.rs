@@ -160,6 +160,7 @@ fn alone(depth: Depth, context: &Context<'_>) -> Result<Value, Failure> {
         bar.set_message(progress.what);
         bar.set_length(progress.total);
         bar.set_position(progress.done);
+        true
     });
     bar.finish_and_clear();
     let (sample, report) = checked?;
