@@ -146,12 +146,84 @@ fn damage_that_a_check_finds_is_mended_and_the_node_is_ready_again() {
     assert_eq!(found["verdict"], "inconsistent", "{found}");
     let now = expect(home.path(), 0, &["check", "status"]);
     assert_eq!((&now["last"]["verdict"], &now["alarm"]), (&json!("consistent"), &json!(null)), "{now}");
-    assert_eq!(now["repairs"], json!({ "automatic": true, "waiting": 0, "stopped": null }));
+    assert_eq!(now["repairs"], json!({ "automatic": true, "waiting": 0, "left": 0, "stopped": null }));
     assert_eq!((node.get("/readyz").0, node.get("/healthz").0), (200, 200));
     assert_eq!(std::fs::read(&log).unwrap()[..4096], right[..4096], "every byte is what it was");
     let records = expect(home.path(), 0, &["audit", "node", "show", "--kind", "mended"]);
     assert_eq!(records["records"].as_array().unwrap().len(), 2, "begun and done: {records}");
     assert_eq!(expect(home.path(), 0, &["check", "--repair"])["found"], json!([]));
+}
+
+/// spec: CHECK-10. What nobody has is tried once, and again when somebody else can be asked; however often it is found, it uses up
+/// nothing of what a node may mend in an hour, and its status says how much is left.
+#[test]
+fn what_cannot_be_mended_is_not_tried_again_before_somebody_else_can_be_asked() {
+    let home = with_blocks();
+    let archive = home.path().join("state.tar");
+    let height = expect(home.path(), 0, &["status"])["height"].to_string();
+    expect(home.path(), 0, &["snapshot", "create"]);
+    expect(home.path(), 0, &["snapshot", "export", &height, archive.to_str().unwrap()]);
+    expect(home.path(), 0, &["snapshot", "delete", &height, "--yes"]);
+    let node = Node::start(home.path(), &["store.scrub_bytes_per_second=0"]);
+    // Whole records of blocks that are long past: no memory and no state has them.
+    let log = OpenOptions::new().write(true).open(file(home.path(), ".log")).unwrap();
+    (1..4u64).for_each(|sector| log.write_all_at(&[0xa5; 512], sector * 512).unwrap());
+    let checked = || {
+        expect(home.path(), 12, &["check", "--full"]);
+        let repairs = expect(home.path(), 0, &["check", "status"])["repairs"].clone();
+        assert!(repairs["left"].as_u64() > Some(0) && repairs["stopped"].is_null(), "{repairs}");
+        let records = expect(home.path(), 0, &["audit", "node", "show", "--kind", "mended"]);
+        records["records"].as_array().unwrap().len()
+    };
+    assert_eq!([checked(), checked(), checked()], [2; 3], "begun and failed, once");
+    expect(home.path(), 0, &["snapshot", "import", archive.to_str().unwrap()]);
+    assert_eq!([checked(), checked(), checked()], [4; 3], "the snapshot was not asked before");
+    assert_eq!(node.get("/v1/status").0, 200, "what is sound is served on");
+}
+
+/// C-03, spec: CHECK-4, CHECK-9. Of five nodes that are asked over real sockets four agree on another root. That is an alarm,
+/// and nothing is changed here; and damage here is mended to the root that this node has, and to no other, though those four
+/// are whom there is to ask.
+#[test]
+fn c03_four_of_five_nodes_with_another_root_change_nothing_here() {
+    let home = with_blocks();
+    let [same, parted, second, third, fourth] = [0; 5].map(|_| tempfile::tempdir().unwrap());
+    copy(home.path(), parted.path());
+    // What is compared stands two blocks below the last.
+    for number in 0..3 {
+        send(home.path(), 0, &json!([post(&format!("here {number}"))]));
+        send(parted.path(), 0, &json!([post(&format!("there {number}"))]));
+    }
+    let (path, sectors) = pages(home.path());
+    copy(home.path(), same.path());
+    for other in [&second, &third, &fourth] {
+        copy(parted.path(), other.path());
+    }
+    let root = expect(home.path(), 0, &["status"])["root"].clone();
+    let others = [&parted, &second, &third, &fourth, &same].map(|other| Node::start(other.path(), &[]));
+    let peers: Vec<String> = others.iter().map(|node| format!("http://{}", node.address)).collect();
+    let peers = format!("check.peers={}", peers.join(","));
+    let settings = [&peers, "check.peer_sample_size=5", "store.scrub_bytes_per_second=0"];
+    let node = Node::start(home.path(), &settings);
+
+    let found = expect(home.path(), 12, &["check"]);
+    let said: Vec<&str> =
+        found["peers"].as_array().unwrap().iter().map(|peer| peer["said"].as_str().unwrap()).collect();
+    assert_eq!(said, ["differs", "differs", "differs", "differs", "agrees"], "{found}");
+    let status = expect(home.path(), 0, &["check", "status"]);
+    assert!(status["alarm"].as_str().unwrap().contains("the certified state is kept"), "{status}");
+    assert_eq!(node.json("/v1/status").1["root"], root);
+    assert!(!node.get("/metrics").1.contains("store_made_mendings_total{"), "nothing was mended");
+
+    let damaged = OpenOptions::new().write(true).open(&path).unwrap();
+    sectors.for_each(|sector| damaged.write_all_at(&[0xa5; 512], sector * 512).unwrap());
+    let found = expect(home.path(), 12, &["check", "--full"]);
+    let kinds = found["discrepancies"].as_array().unwrap();
+    assert!(kinds.iter().any(|found| found["kind"] == "storage"), "{found}");
+    assert!(node.get("/metrics").1.contains("store_made_mendings_total{outcome=\"whole\"} 1"));
+    drop(node);
+    assert_eq!(expect(home.path(), 0, &["db", "check"])["sound"], true);
+    assert_eq!(expect(home.path(), 0, &["status"])["root"], root);
 }
 
 /// spec: STORE-16, CHECK-9. With no node running, damage is mended from the API of another node or from a snapshot, in its

@@ -30,6 +30,7 @@ use keelstone_sync::consistency::{Ask, Breaker, Certified, Due, Gave, REPAIRS_MA
 use keelstone_sync::peers::{Request, Response};
 use keelstone_tree::{Hasher, KeyRange, prefix_end};
 use serde_json::{Value as Json, json};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -98,8 +99,27 @@ pub(crate) struct Mender {
     /// One mending at a time.
     mending: Mutex<()>,
     known: Mutex<Known>,
+    /// What could not be mended, of what was tried last.
+    left: Mutex<Left>,
     /// Why nothing more is mended for now.
     stopped: Mutex<Option<String>>,
+}
+
+/// Damage that a mending left, and who could not help with it. Trying the same again would come to the same, and use up what a
+/// node may try in an hour.
+#[derive(Default)]
+struct Left {
+    problems: BTreeSet<String>,
+    /// How much of it is damaged still.
+    count: usize,
+    places: BTreeSet<String>,
+}
+
+impl Left {
+    /// Whether all of this was left before, and nobody is there now who was not asked.
+    fn covers(&self, problems: &[StoreError], places: &BTreeSet<String>) -> bool {
+        places.is_subset(&self.places) && problems.iter().all(|problem| self.problems.contains(&problem.to_string()))
+    }
 }
 
 /// What is known to be damaged and was not tried yet.
@@ -137,6 +157,7 @@ impl Mender {
             automatic: config.auto_repair,
             mending: Mutex::default(),
             known: Mutex::default(),
+            left: Mutex::default(),
             stopped: Mutex::default(),
         }
     }
@@ -157,13 +178,15 @@ impl Mender {
     }
 
     /// Mends what is known to be damaged, if it may, and says whether that made all of it whole. What was tried is not tried
-    /// again before it is found again.
+    /// again before it is found again, and what was left then not before there is somebody else to ask.
     // spec: CHECK-10
     pub(crate) fn by_itself(&self) -> bool {
         let _one = locked(&self.mending);
         let Some(engine) = self.engine.upgrade().filter(|_| self.automatic) else { return false };
         let problems = locked(&self.known).problems.clone();
-        if problems.is_empty() {
+        let from = [From::Snapshots, From::Peers];
+        if problems.is_empty() || locked(&self.left).covers(&problems, &self.places(&from)) {
+            locked(&self.known).problems.clear();
             return false;
         }
         match self.may_begin(&*engine) {
@@ -174,7 +197,6 @@ impl Mender {
                 return false;
             }
         }
-        let from = [From::Snapshots, From::Peers];
         match self.mend(&*engine, Who::Node, &problems, &from) {
             Ok(outcome) if outcome.is_whole() => {
                 tracing::warn!(what = told(&outcome), "damage was mended");
@@ -239,7 +261,25 @@ impl Mender {
         self.mend(&*engine, Who::Owner, problems, from)
     }
 
+    /// Who is there to ask: the node's own snapshots, peers that are connected, and those of the configuration.
+    fn places(&self, from: &[From]) -> BTreeSet<String> {
+        let mut places = BTreeSet::new();
+        for from in from {
+            match from {
+                From::Snapshots => places.extend(snapshots(&self.home).iter().map(ToString::to_string)),
+                From::Snapshot(text) => drop(places.insert(text.clone())),
+                From::Peers => {
+                    let connected = self.network.as_ref().map(Network::connected).unwrap_or_default();
+                    places.extend(connected.iter().map(ToString::to_string));
+                    places.extend(self.peers.iter().map(ToString::to_string));
+                }
+            }
+        }
+        places
+    }
+
     fn mend(&self, engine: &dyn Engine, who: Who, problems: &[StoreError], from: &[From]) -> Result<Outcome, Failure> {
+        let places = self.places(from);
         let mended = mend(
             &OfEngine(engine),
             (&self.home, &self.own),
@@ -251,6 +291,12 @@ impl Mender {
         known.problems.clear();
         known.mendings += 1;
         drop(known);
+        if let Ok(outcome) = &mended {
+            let count = outcome.mended.left.len();
+            let of_use = |problem: &&StoreError| count > 0 && problem.is_damage();
+            let problems = problems.iter().chain(&outcome.mended.left).filter(of_use).map(ToString::to_string);
+            *locked(&self.left) = Left { problems: problems.collect(), count, places };
+        }
         self.metrics.mended(match &mended {
             Ok(outcome) if outcome.is_whole() => "whole",
             Ok(_) => "left",
@@ -264,7 +310,8 @@ impl Mender {
     /// Where it stands, for whoever asks.
     pub(crate) fn status(&self) -> Json {
         let stopped = self.stopped().unwrap_or_else(|failure| Some(failure.message));
-        json!({ "automatic": self.automatic, "waiting": locked(&self.known).problems.len(), "stopped": stopped })
+        let (waiting, left) = (locked(&self.known).problems.len(), locked(&self.left).count);
+        json!({ "automatic": self.automatic, "waiting": waiting, "left": left, "stopped": stopped })
     }
 }
 
@@ -461,12 +508,7 @@ impl<'a> Elsewhere<'a> {
         let mut gave = Vec::new();
         for from in places.from {
             match from {
-                From::Snapshots => {
-                    // One that cannot be read helps nobody, and hinders nobody.
-                    let kept = look_into_library(home).ok().flatten().map(|(library, _)| library.list());
-                    let kept = kept.unwrap_or_default().into_iter().take(SNAPSHOTS_MAX);
-                    snapshots.extend(kept.map(|info| snapshot::Source::Kept(info.id)));
-                }
+                From::Snapshots => snapshots.extend(self::snapshots(home)),
                 From::Snapshot(text) => snapshots.extend(text.parse()),
                 From::Peers => {
                     for address in places.peers {
@@ -537,6 +579,12 @@ impl Supplier for Elsewhere<'_> {
             }
         }
     }
+}
+
+/// The snapshots of a home that are looked into. One that cannot be read helps nobody, and hinders nobody.
+fn snapshots(home: &Home) -> Vec<snapshot::Source> {
+    let kept = look_into_library(home).ok().flatten().map(|(library, _)| library.list());
+    kept.unwrap_or_default().into_iter().take(SNAPSHOTS_MAX).map(|info| snapshot::Source::Kept(info.id)).collect()
 }
 
 /// What the keys of a range begin with, as far as those are whole bytes.
