@@ -4,9 +4,10 @@
 //! than all that is measured.
 
 use crate::processes::ask;
-use keelstone_codec::{Height, Key, Namespace, splitmix64};
+use keelstone_codec::{Height, Key, Namespace, Root, splitmix64};
 use keelstone_store::files::Directory;
 use keelstone_store::{Options, Store};
+use keelstone_sync::peers::Version;
 use keelstone_tree::{Blake3, KeyRange, Read as _};
 use serde_json::{Value, json};
 use std::fs;
@@ -18,6 +19,10 @@ use std::sync::Arc;
 pub(crate) const KEYS_MAX: u64 = 100_000_000;
 /// The height of the state.
 const HEIGHT: Height = Height(7);
+/// The height of the version before it, which one who is stale gives.
+const HEIGHT_BEFORE: Height = Height(6);
+/// One entry in so many has another value there: of each chunk at least one.
+const CHANGED_EVERY: u64 = 500;
 /// The key of an entry, and its value, which cannot be compressed: the sizes of the store's benchmarks.
 const KEY_BYTES: usize = 32;
 const VALUE_BYTES: usize = 100;
@@ -29,6 +34,15 @@ pub(crate) struct Chain {
     pub(crate) root: String,
     /// Bytes of all keys and values.
     pub(crate) bytes: u64,
+    /// A node that stayed behind, if there is to be one.
+    pub(crate) behind: Option<Behind>,
+}
+
+/// A node that has the version before alone.
+#[derive(Debug)]
+pub(crate) struct Behind {
+    pub(crate) home: PathBuf,
+    pub(crate) version: Version,
 }
 
 impl Chain {
@@ -52,8 +66,15 @@ fn store(home: &Path) -> PathBuf {
     home.join("data/gen-000001/state")
 }
 
-/// Makes a chain with so many entries, whose states are cut into chunks of so many bytes.
-pub(crate) fn make(program: &Path, place: &Path, keys: u64, chunk_bytes: u64) -> Result<Chain, String> {
+/// Makes a chain with so many entries, whose states are cut into chunks of so many bytes; with a node that stayed behind or
+/// without.
+pub(crate) fn make(
+    program: &Path,
+    place: &Path,
+    keys: u64,
+    chunk_bytes: u64,
+    is_one_behind: bool,
+) -> Result<Chain, String> {
     let (plain, home) = (place.join("plain"), place.join("chain"));
     let init = |home: &Path, more: &[&str]| {
         ask(Command::new(program).args(["init", "--json", "--home"]).arg(home).args(more)).map(drop)
@@ -67,14 +88,28 @@ pub(crate) fn make(program: &Path, place: &Path, keys: u64, chunk_bytes: u64) ->
     fs::write(&given, genesis.to_string()).map_err(failed)?;
     init(&home, &["--genesis", given.to_str().ok_or("the directory's name is no text")?])?;
     copy(&plain.join("keys"), &home.join("keys"))?;
-    let (first, new) = (store(&home), home.join("state"));
-    let root = lay_down(&first, &new, keys)?;
-    fs::remove_dir_all(&first).and_then(|()| fs::rename(&new, &first)).map_err(|error| format!("{error}"))?;
-    Ok(Chain { home, root: root.0, bytes: root.1 })
+    let behind = if is_one_behind {
+        let home_behind = place.join("behind");
+        copy(&home, &home_behind)?;
+        let (root, _) = lay_down(&home_behind, keys, HEIGHT_BEFORE)?;
+        Some(Behind { home: home_behind, version: Version { height: HEIGHT_BEFORE, root } })
+    } else {
+        None
+    };
+    let (root, bytes) = lay_down(&home, keys, HEIGHT)?;
+    Ok(Chain { home, root: root.to_string(), bytes, behind })
 }
 
-/// Builds a store of the entries of another and so many more; says its root and how many bytes its entries have.
-fn lay_down(first: &Path, new: &Path, keys: u64) -> Result<(String, u64), String> {
+/// Puts so many more entries into the store of a home; says its root and how many bytes its entries have.
+fn lay_down(home: &Path, keys: u64, height: Height) -> Result<(Root, u64), String> {
+    let (first, new) = (store(home), home.join("state"));
+    let laid = build(&first, &new, keys, height)?;
+    fs::remove_dir_all(&first).and_then(|()| fs::rename(&new, &first)).map_err(|error| format!("{error}"))?;
+    Ok(laid)
+}
+
+/// Builds a store of the entries of another and so many more.
+fn build(first: &Path, new: &Path, keys: u64, height: Height) -> Result<(Root, u64), String> {
     let said = |error: &dyn std::fmt::Display| format!("the state could not be made: {error}");
     let directory = |path: &Path| Directory::new(path).map(Arc::new).map_err(|error| said(&error));
     let store = Store::<Blake3>::open(directory(first)?, Options::default()).map_err(|error| said(&error))?;
@@ -84,11 +119,14 @@ fn lay_down(first: &Path, new: &Path, keys: u64) -> Result<(String, u64), String
     namespaces.push(bulk.clone());
     namespaces.sort();
     let mut building =
-        Store::<Blake3>::build(directory(new)?, Options::default(), HEIGHT).map_err(|error| said(&error))?;
+        Store::<Blake3>::build(directory(new)?, Options::default(), height).map_err(|error| said(&error))?;
     for namespace in &namespaces {
         if *namespace == bulk {
             for number in 0..keys {
-                let (key, value) = entry(number, keys);
+                let (key, mut value) = entry(number, keys);
+                if height == HEIGHT_BEFORE && number % CHANGED_EVERY == 0 {
+                    value.reverse();
+                }
                 building.push(namespace, &key, &value).map_err(|error| said(&error))?;
             }
             continue;
@@ -100,7 +138,7 @@ fn lay_down(first: &Path, new: &Path, keys: u64) -> Result<(String, u64), String
     }
     let built = building.finish_as_found().map_err(|error| said(&error))?;
     let view = built.view();
-    Ok((view.root().to_string(), view.totals().bytes))
+    Ok((view.root(), view.totals().bytes))
 }
 
 /// An entry: keys lie as evenly as hashes do, and in order.

@@ -1,9 +1,12 @@
 //! Where the nodes live: on loopback, or each in a network namespace of its own, as on several machines.
 
+use crate::processes::Group;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 /// The first three numbers of the addresses of namespaces; the fourth is 10 and the node's number.
 const NETWORK: [u8; 3] = [10, 197, 83];
@@ -13,6 +16,8 @@ const NETWORK: [u8; 3] = [10, 197, 83];
 pub(crate) struct Hosts {
     /// What the names of bridge, links and namespaces begin with; none on loopback.
     name: Option<String>,
+    /// What all nodes run in.
+    group: Arc<Group>,
 }
 
 impl fmt::Display for Hosts {
@@ -23,17 +28,21 @@ impl fmt::Display for Hosts {
 
 impl Hosts {
     /// All on 127.0.0.1.
-    pub(crate) fn loopback() -> Self {
-        Self { name: None }
+    pub(crate) fn loopback(group: Arc<Group>) -> Self {
+        Self { name: None, group }
     }
 
     /// A namespace for each of [`crate::shows::NODES`] nodes, joined by a bridge. Linux, and needs root.
-    pub(crate) fn namespaces() -> Result<Self, String> {
+    pub(crate) fn namespaces(group: Arc<Group>) -> Result<Self, String> {
         let name = format!("kj{:x}", std::process::id() & 0xff_ffff);
         let [a, b, c] = NETWORK;
         let bridge = format!("{name}b");
         // From here on whatever fails is taken down again.
-        let hosts = Self { name: Some(name.clone()) };
+        let hosts = Self { name: Some(name.clone()), group };
+        for node in 0..crate::shows::NODES {
+            hosts.group.remove_at_end(&format!("netns del {name}n{node}"))?;
+        }
+        hosts.group.remove_at_end(&format!("link del {bridge}"))?;
         ip(&["link", "add", &bridge, "type", "bridge"])?;
         ip(&["addr", "add", &format!("{a}.{b}.{c}.1/24"), "dev", &bridge])?;
         ip(&["link", "set", &bridge, "up"])?;
@@ -66,7 +75,7 @@ impl Hosts {
 
     /// A command where a node lives.
     pub(crate) fn command(&self, node: u8, program: &Path) -> Command {
-        match &self.name {
+        let mut command = match &self.name {
             None => Command::new(program),
             Some(name) => {
                 // It becomes the program: a signal to it is one to that.
@@ -74,7 +83,9 @@ impl Hosts {
                 command.args(["netns", "exec", &format!("{name}n{node}")]).arg(program);
                 command
             }
-        }
+        };
+        command.process_group(self.group.leader());
+        command
     }
 
     /// Bytes that have come to a node over its link, with all that carries them; none on loopback, which is everybody's.

@@ -1,7 +1,6 @@
 //! A peer that lies, over a real socket: it stands before an honest one, hands on what it is asked, and spoils the answer.
 //!
-//! The catalogue is that of `tools/sim`, as far as it can be had here: a chain that stands still has no older version
-//! for a peer to be stale with.
+//! The catalogue is that of `tools/sim`.
 
 use futures_util::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _};
 use keelstone_codec::{Blob, Decode as _, Encode as _, Hash, Height, Root, splitmix64};
@@ -39,6 +38,8 @@ pub(crate) enum Manner {
     Trailing,
     /// Its frames are announced, begun and never done.
     Endless,
+    /// The parts of the version before.
+    Stale,
     /// Its first part again and again.
     Replayed,
     /// It answers when it is nearly too late, or just too late.
@@ -56,12 +57,13 @@ pub(crate) enum Manner {
 }
 
 impl Manner {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::WrongBytes,
         Self::Empty,
         Self::Partial,
         Self::Trailing,
         Self::Endless,
+        Self::Stale,
         Self::Replayed,
         Self::Slow,
         Self::Oversized,
@@ -86,12 +88,19 @@ pub(crate) struct Liar {
 }
 
 impl Liar {
-    /// Begins to lie at an address, before an honest peer; late is about how long a request may take.
-    pub(crate) fn start(manner: Manner, at: Ipv4Addr, honest: &str, late: Duration) -> Result<Self, String> {
+    /// Begins to lie at an address, before an honest peer and one that has another version; late is about how long a request
+    /// may take.
+    pub(crate) fn start(
+        manner: Manner,
+        at: Ipv4Addr,
+        honest: &str,
+        behind: (&str, Version),
+        late: Duration,
+    ) -> Result<Self, String> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|error| format!("a liar could not start: {error}"))?;
         let lies = Arc::new(AtomicU32::new(0));
-        let task = Task::start(manner, at, honest, late, lies.clone());
+        let task = Task::start(manner, at, honest, behind, late, lies.clone());
         let (task, address) = runtime.block_on(task)?;
         runtime.spawn(task.run());
         Ok(Self { address, lies, _runtime: runtime })
@@ -178,12 +187,24 @@ async fn write(io: &mut (impl AsyncWrite + Unpin + Send), frame: &[u8]) -> io::R
 
 type Answer = (ResponseChannel<Sent>, Sent);
 
+/// A request that somebody else is to answer.
+struct HandedOn {
+    /// Who waits for it.
+    channel: ResponseChannel<Sent>,
+    /// What it is, if it is one.
+    asked: Option<Frame<Request>>,
+    /// What is true, once it is known: then what comes is another version's.
+    honest: Option<Response>,
+}
+
 struct Task {
     swarm: Swarm<request_response::Behaviour<Frames>>,
     spoiler: Spoiler,
     honest: PeerId,
+    /// The one that has another version, and which.
+    behind: (PeerId, Version),
     /// What was handed on, and who waits for it.
-    handed_on: HashMap<OutboundRequestId, (ResponseChannel<Sent>, Option<Frame<Request>>)>,
+    handed_on: HashMap<OutboundRequestId, HandedOn>,
     late: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
     /// Those that are never answered: their streams stay open until whoever asked gives up.
     unanswered: Vec<ResponseChannel<Sent>>,
@@ -194,6 +215,7 @@ impl Task {
         manner: Manner,
         at: Ipv4Addr,
         honest: &str,
+        (behind, version): (&str, Version),
         late: Duration,
         lies: Arc<AtomicU32>,
     ) -> Result<(Self, String), String> {
@@ -210,10 +232,14 @@ impl Task {
             .with_swarm_config(|config| config.with_idle_connection_timeout(PATIENCE))
             .build();
         let place = |address: SocketAddr| Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port()));
-        let (id, address) = honest.split_once('@').ok_or_else(|| said(&honest))?;
-        let id: PeerId = id.parse().map_err(|_| said(&honest))?;
-        let address: SocketAddr = address.parse().map_err(|error| said(&error))?;
-        swarm.add_peer_address(id, place(address));
+        let mut know = |peer: &str| -> Result<PeerId, String> {
+            let (id, address) = peer.split_once('@').ok_or_else(|| said(&peer))?;
+            let id: PeerId = id.parse().map_err(|_| said(&peer))?;
+            let address: SocketAddr = address.parse().map_err(|error| said(&error))?;
+            swarm.add_peer_address(id, place(address));
+            Ok(id)
+        };
+        let (honest, behind) = (know(honest)?, know(behind)?);
         swarm.listen_on(place(SocketAddr::from((at, 0)))).map_err(|error| said(&error))?;
         let port = loop {
             if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
@@ -225,7 +251,8 @@ impl Task {
         let own = format!("{}@{at}:{port}", swarm.local_peer_id());
         let spoiler = Spoiler { manner, late, lies, seed: 1, first: None, before: None };
         let late = mpsc::unbounded_channel();
-        Ok((Self { swarm, spoiler, honest: id, handed_on: HashMap::new(), late, unanswered: Vec::new() }, own))
+        let (behind, handed_on) = ((behind, version), HashMap::new());
+        Ok((Self { swarm, spoiler, honest, behind, handed_on, late, unanswered: Vec::new() }, own))
     }
 
     async fn run(mut self) {
@@ -247,17 +274,30 @@ impl Task {
     fn on_message(&mut self, message: Message<Vec<u8>, Sent>) {
         match message {
             Message::Request { request, channel, .. } => {
-                let frame = Frame::<Request>::from_bytes(&request).ok();
+                let asked = Frame::<Request>::from_bytes(&request).ok();
                 let id = self.swarm.behaviour_mut().send_request(&self.honest, request);
-                self.handed_on.insert(id, (channel, frame));
+                self.handed_on.insert(id, HandedOn { channel, asked, honest: None });
             }
             Message::Response { request_id, response } => {
-                let (Some((channel, Some(asked))), Sent::Frame(bytes)) = (self.handed_on.remove(&request_id), response)
+                let (Some(HandedOn { channel, asked: Some(asked), honest }), Sent::Frame(bytes)) =
+                    (self.handed_on.remove(&request_id), response)
                 else {
                     return;
                 };
-                let Ok(honest) = Frame::<Response>::from_bytes(&bytes) else { return };
-                let Some((sent, delay)) = self.spoiler.spoil(&asked, honest.body) else {
+                let Ok(came) = Frame::<Response>::from_bytes(&bytes) else { return };
+                let stale = (self.spoiler.manner == Manner::Stale && honest.is_none())
+                    .then(|| of_version(&asked, self.behind.1))
+                    .flatten();
+                if let Some(frame) = stale {
+                    let id = self.swarm.behaviour_mut().send_request(&self.behind.0, frame.to_bytes());
+                    self.handed_on.insert(id, HandedOn { channel, asked: Some(asked), honest: Some(came.body) });
+                    return;
+                }
+                let spoilt = match honest {
+                    Some(honest) => Some((self.spoiler.put(&asked, &honest, came.body), Duration::ZERO)),
+                    None => self.spoiler.spoil(&asked, came.body),
+                };
+                let Some((sent, delay)) = spoilt else {
                     self.unanswered.push(channel);
                     return;
                 };
@@ -281,7 +321,25 @@ struct Spoiler {
     before: Option<Response>,
 }
 
+/// The same question for a part of another version; none if it is for no part.
+fn of_version(asked: &Frame<Request>, version: Version) -> Option<Frame<Request>> {
+    let mut frame = asked.clone();
+    match &mut frame.body {
+        Request::GetNodes { at, .. } | Request::GetChunks { at, .. } => *at = version,
+        _ => return None,
+    }
+    Some(frame)
+}
+
 impl Spoiler {
+    /// What comes in the place of the truth. Two versions share what is equal in both, and where the other has no such part,
+    /// saying so is no lie.
+    fn put(&self, asked: &Frame<Request>, honest: &Response, instead: Response) -> Sent {
+        let is_lie = matches!(instead, Response::Nodes(_) | Response::Chunks { .. }) && instead != *honest;
+        let sent = Sent::Frame(Frame { id: asked.id, body: instead }.to_bytes());
+        if is_lie { self.lie(sent) } else { sent }
+    }
+
     /// What is sent, and after how long; nothing for silence. Where it stands is told as it is, unless that is the lie.
     fn spoil(&mut self, asked: &Frame<Request>, honest: Response) -> Option<(Sent, Duration)> {
         let frame = |body: Response| Sent::Frame(Frame { id: asked.id, body }.to_bytes());
@@ -308,7 +366,7 @@ impl Spoiler {
         let sent = match self.manner {
             Manner::Silent => return None,
             Manner::Endless => Sent::Endless,
-            Manner::Slow => frame(honest),
+            Manner::Slow | Manner::Stale => frame(honest),
             Manner::Empty => match honest {
                 Response::Chunks { .. } => frame(Response::Chunks { units: 0, wire: Blob::new([]).expect("nothing") }),
                 // There is no empty page: it does what comes nearest without a lie.

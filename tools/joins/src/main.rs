@@ -26,8 +26,11 @@ mod processes;
 mod shows;
 
 use hosts::Hosts;
-use std::path::PathBuf;
+use processes::Group;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "joins --keelstone PROGRAM [--keys N] [--chunk BYTES] [--kills N] [--seed S] [--only NAME,..] \
                      [--hosts loopback|namespaces] [--dir DIR] [--set SETTING]..";
@@ -93,14 +96,40 @@ fn main() -> ExitCode {
     }
 }
 
+/// A signal that asks for the end leaves neither nodes nor gigabytes behind. One that cannot be heard leaves the files.
+fn end_when_told(group: &Arc<Group>, place: &Path) -> Result<(), String> {
+    let deaf = |error: std::io::Error| format!("signals cannot be heard: {error}");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(deaf)?;
+    let listen = |kind| runtime.block_on(async { signal(kind) }).map_err(deaf);
+    let [mut hangup, mut interrupt, mut terminate] =
+        [listen(SignalKind::hangup())?, listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?];
+    let (group, place) = (group.clone(), place.to_owned());
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = hangup.recv() => {}
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        group.end();
+        let _ = std::fs::remove_dir_all(place);
+        std::process::exit(1);
+    });
+    Ok(())
+}
+
 fn run(arguments: &Arguments) -> Result<bool, String> {
     let place = tempfile::Builder::new().prefix("joins-").tempdir_in(&arguments.directory);
     let place = place.map_err(|error| format!("cannot work in {}: {error}", arguments.directory.display()))?;
+    let group = Arc::new(Group::start(&arguments.keelstone)?);
+    end_when_told(&group, place.path())?;
     let hosts = match arguments.namespaces {
-        true => Hosts::namespaces()?,
-        false => Hosts::loopback(),
+        true => Hosts::namespaces(group)?,
+        false => Hosts::loopback(group),
     };
-    let chain = chain::make(&arguments.keelstone, place.path(), arguments.keys, arguments.chunk_bytes)?;
+    let wants_liars = arguments.only.as_ref().is_none_or(|only| only.iter().any(|name| name == "liars"));
+    let chain = chain::make(&arguments.keelstone, place.path(), arguments.keys, arguments.chunk_bytes, wants_liars)?;
     println!(
         "{} keys on {hosts}: a state of {} in four nodes; seed {}",
         figures::grouped(arguments.keys),

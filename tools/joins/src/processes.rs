@@ -1,12 +1,15 @@
-//! The processes: nodes that give, and one that joins. Whatever is dropped while it runs is killed.
+//! The processes: nodes that give, and one that joins. Whatever is dropped while it runs is killed, and all of them end with
+//! this process, however that ends.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -23,6 +26,54 @@ pub(crate) fn ask(command: &mut Command) -> Result<Value, String> {
         return Err(format!("{command:?}: {}: {why}", output.status));
     }
     serde_json::from_str(said.trim()).map_err(|error| format!("{command:?} said {said:?}: {error}"))
+}
+
+/// The process group of all nodes. Its leader is the program, which waits for the end of a pipe whose other end is here: when
+/// it closes, also because this process was killed, it removes what it was told to and kills the group.
+#[derive(Debug)]
+pub(crate) struct Group {
+    leader: i32,
+    reaper: Mutex<Child>,
+    /// Closed when dropped, and by the system when this process dies.
+    alive: Mutex<Option<ChildStdin>>,
+}
+
+impl Group {
+    /// A group without nodes.
+    pub(crate) fn start(program: &Path) -> Result<Self, String> {
+        let failed = |error: &dyn std::fmt::Display| format!("{} testnet reap: {error}", program.display());
+        let mut command = Command::new(program);
+        command.args(["testnet", "reap"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut reaper = command.process_group(0).spawn().map_err(|error| failed(&error))?;
+        let leader = i32::try_from(reaper.id()).map_err(|error| failed(&error))?;
+        let alive = Mutex::new(reaper.stdin.take());
+        Ok(Self { leader, reaper: Mutex::new(reaper), alive })
+    }
+
+    /// The group that a process is to be in.
+    pub(crate) fn leader(&self) -> i32 {
+        self.leader
+    }
+
+    /// What is to be removed when the group ends: arguments of `ip`.
+    pub(crate) fn remove_at_end(&self, arguments: &str) -> Result<(), String> {
+        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let pipe = alive.as_mut().ok_or("the group has ended")?;
+        pipe.write_all(format!("{arguments}\n").as_bytes()).map_err(|error| format!("the group's leader: {error}"))
+    }
+
+    /// Ends everything that is left of the group.
+    pub(crate) fn end(&self) {
+        *self.alive.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        // A leader that cannot be waited for is gone already.
+        let _ = self.reaper.lock().unwrap_or_else(PoisonError::into_inner).wait();
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// A node that gives.

@@ -122,8 +122,13 @@ impl Shows<'_> {
 
     /// One that gives, with further settings.
     fn serve(&self, node: u8, settings: &[&str]) -> Result<Server, String> {
+        self.serve_in(&self.home(node), node, settings)
+    }
+
+    /// One that gives what is in a home, where a node lives.
+    fn serve_in(&self, home: &Path, node: u8, settings: &[&str]) -> Result<Server, String> {
         let mut command = self.hosts.command(node, &self.arguments.keelstone);
-        command.args(["node", "--json", "--home"]).arg(self.home(node));
+        command.args(["node", "--json", "--home"]).arg(home);
         let listen = format!("p2p.listen={}:0", self.hosts.address(node));
         for setting in ["http.listen=127.0.0.1:0", "p2p.enabled=true", &listen].iter().chain(settings) {
             command.args(["--set", setting]);
@@ -253,9 +258,10 @@ impl Shows<'_> {
         let joined = self.joiner(&servers, &[])?.join()?;
         let again = share((self.came(&servers)? - before - once).saturating_sub(once), once);
         let mut shown = Shown::new(format!(
-            "{} kills: {} of one transfer came again, in all lives together; the last life took {}",
+            "{} kills: {} of one transfer came again, in all lives together, {} a kill; the last life took {}",
             self.arguments.kills,
             percent(again),
+            percent(again / self.arguments.kills.max(1) as u64),
             seconds(joined.took),
         ));
         self.same(&mut shown, &joined);
@@ -321,6 +327,8 @@ impl Shows<'_> {
     /// One of four lies, in one way after the other.
     fn liars(&self) -> Result<Shown, String> {
         let servers = self.start()?;
+        let Some(one_behind) = &self.chain.behind else { return Err("nobody stayed behind".to_owned()) };
+        let stale = self.serve_in(&one_behind.home, 0, &[])?;
         let timeout = format!("p2p.request_timeout_ms={LIARS_TIMEOUT_MS}");
         let honest = self.joiner(&servers, &["--set", &timeout])?.join()?;
         let mut shown = Shown::new(format!("{} with nobody who lies", seconds(honest.took)));
@@ -328,7 +336,8 @@ impl Shows<'_> {
             fs::remove_dir_all(self.joining()).map_err(|error| error.to_string())?;
             let [others @ .., behind] = &servers[..] else { return Err("there is nobody to stand before".to_owned()) };
             let late = Duration::from_millis(LIARS_TIMEOUT_MS);
-            let liar = Liar::start(manner, self.hosts.own_address(), &behind.address, late)?;
+            let stale = (&*stale.address, one_behind.version);
+            let liar = Liar::start(manner, self.hosts.own_address(), &behind.address, stale, late)?;
             let peers = others.iter().map(|server| &server.address).chain([&liar.address]);
             let joined = self.joiner_of(peers, &["--set", &timeout])?.join()?;
             self.same(&mut shown, &joined);

@@ -13,6 +13,7 @@ mod outside;
 
 use outside::Found;
 use std::env;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -153,7 +154,10 @@ fn joins(arguments: &[&str]) -> ExitCode {
     }
     let program = outside::target().join("release/keelstone");
     let mut command = cargo(&["run", "--release", "--locked", "-p", "keelstone-joins", "--", "--keelstone"]);
-    run(command.arg(program).args(arguments))
+    // It takes this process's place: a signal that is meant for it reaches it.
+    let error = command.arg(program).args(arguments).exec();
+    eprintln!("could not start {command:?}: {error}");
+    ExitCode::FAILURE
 }
 
 /// Where the code for ThreadSanitizer is made for: a target that is named is not mixed with what builds and macros run.
