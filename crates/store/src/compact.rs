@@ -98,6 +98,8 @@ impl<H: Hasher> Shared<H> {
         // Everything up to now is flushed, so that no segment is emptied that the way from the superblock still needs.
         self.flush(&mut self.upkeep())?;
         let victims = self.victims(&self.upkeep());
+        let beyond_reach = self.garbage_outside(&victims);
+        self.leave(beyond_reach);
         let mut done = Compacted::default();
         if !victims.is_empty() {
             self.empty(&victims, &mut done, progress)?;
@@ -106,6 +108,7 @@ impl<H: Hasher> Shared<H> {
         if self.is_closing() {
             return Ok(done);
         }
+        self.leave(beyond_reach + self.garbage_still_in(&victims));
         // One flush lets go of a segment, the next one removes its file.
         for _ in 0..2 {
             self.flush(&mut self.upkeep())?;
@@ -143,9 +146,21 @@ impl<H: Hasher> Shared<H> {
 
     /// Bytes of garbage in segments that can be emptied, and bytes that live in all.
     pub(crate) fn reclaimable(&self) -> (u64, u64) {
-        let garbage = |usage: &Usage| usage.written.saturating_sub(usage.live);
-        let sum = self.free_to_empty().iter().map(|(_, usage)| garbage(usage)).sum();
+        let sum = self.free_to_empty().iter().map(|(_, usage)| usage.garbage()).sum();
         (sum, self.segments.usage().values().map(|usage| usage.live).sum())
+    }
+
+    /// Of that garbage, what emptying the given segments does not get.
+    fn garbage_outside(&self, victims: &BTreeSet<SegmentId>) -> u64 {
+        let outside = self.free_to_empty().into_iter().filter(|(id, _)| !victims.contains(id));
+        outside.map(|(_, usage)| usage.garbage()).sum()
+    }
+
+    /// Garbage in those of the given segments that were not emptied.
+    fn garbage_still_in(&self, victims: &BTreeSet<SegmentId>) -> u64 {
+        let usage = self.segments.usage();
+        let still = victims.iter().filter_map(|id| usage.get(id)).filter(|usage| usage.emptied.is_none());
+        still.map(Usage::garbage).sum()
     }
 
     /// Moves everything that lives out of the given segments.
@@ -242,7 +257,9 @@ impl<H: Hasher> Shared<H> {
         }
         // Durable before anything can point at it: a record of the next commit may name these places.
         self.poisoning(|| values.sync())?;
-        self.give_way();
+        if !self.is_pressed(self.reclaimable().0) {
+            self.give_way();
+        }
         if self.point_at(&rewrites).is_err() {
             // What could be read a moment ago cannot be now. Those whose way is whole still go.
             let tree = &self.current().tree;

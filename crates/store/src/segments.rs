@@ -29,6 +29,13 @@ pub(crate) struct Usage {
     pub(crate) emptied: Option<Height>,
 }
 
+impl Usage {
+    /// Bytes that the last version does not need, as far as counted.
+    pub(crate) fn garbage(&self) -> u64 {
+        self.written.saturating_sub(self.live)
+    }
+}
+
 impl Encode for Usage {
     fn encode(&self, out: &mut Vec<u8>) {
         self.written.encode(out);

@@ -14,7 +14,7 @@ use crate::record::Step;
 use crate::recover::Found;
 use crate::scrub::{self, Scrub, ScrubStanding, Scrubbed};
 use crate::segment::{Kind, Spot};
-use crate::segments::Segments;
+use crate::segments::{Segments, Usage};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex, MutexGuard};
@@ -139,6 +139,13 @@ impl Signals {
         self.garbage >= self.threshold()
     }
 
+    /// Whether a compaction takes its slices beside commits that are in line: with so much garbage, half of what lets them wait
+    /// for it altogether, they go on at the pace of both rather than stand still soon.
+    // spec: STORE-17
+    fn is_pressed(&self, garbage: u64) -> bool {
+        self.compacting && garbage >= self.threshold().saturating_add(self.compact_at / 2)
+    }
+
     /// Whether commits wait for a compaction. Never if none is under way: what cannot be reclaimed stops nobody.
     // spec: STORE-12
     fn is_littered(&self) -> bool {
@@ -168,9 +175,7 @@ impl<'a, H: Hasher> Compacting<'a, H> {
 
 impl<H: Hasher> Drop for Compacting<'_, H> {
     fn drop(&mut self) {
-        let mut signals = self.0.signals();
-        (signals.compacting, signals.left) = (false, signals.garbage);
-        drop(signals);
+        self.0.signals().compacting = false;
         self.0.changed.notify_all();
     }
 }
@@ -664,6 +669,18 @@ impl<H: Hasher> Shared<H> {
         self.unreadable().extend_from_slice(pieces);
     }
 
+    /// Keeps what a compaction cannot get, however long it takes: it must not count as a reason for the next one. What is let
+    /// lie meanwhile does.
+    // spec: STORE-12
+    pub(crate) fn leave(&self, garbage: u64) {
+        self.signals().left = garbage;
+    }
+
+    /// Whether a compaction goes on beside commits that are in line, with so much garbage.
+    pub(crate) fn is_pressed(&self, garbage: u64) -> bool {
+        self.signals().is_pressed(garbage)
+    }
+
     /// What a compaction had to leave behind counts again as garbage that one can reclaim: it can be read now.
     // spec: STORE-17
     pub(crate) fn compact_again(&self) {
@@ -821,7 +838,15 @@ impl<H: Hasher> Shared<H> {
     }
 
     fn flush_in_time(&self) -> Result<(), StoreError> {
-        if self.signals().is_time_to_flush(&self.options) { self.flush(&mut self.upkeep()) } else { Ok(()) }
+        if self.signals().is_time_to_flush(&self.options) { self.flush_due() } else { Ok(()) }
+    }
+
+    /// A flush that was due; and another one at once if it let go of segments, whose files only the next one removes. Little is
+    /// to be written by then.
+    fn flush_due(&self) -> Result<(), StoreError> {
+        let mut upkeep = self.upkeep();
+        self.flush(&mut upkeep)?;
+        if upkeep.retired.is_empty() { Ok(()) } else { self.flush(&mut upkeep) }
     }
 
     /// Does what threads of their own would do, in turn.
@@ -861,7 +886,7 @@ impl<H: Hasher> Shared<H> {
                 self.make_next_segment();
             }
             // The failure is kept as the poison that the next commit meets.
-            if due && self.flush(&mut self.upkeep()).is_err() {
+            if due && self.flush_due().is_err() {
                 return;
             }
         }
@@ -985,7 +1010,7 @@ impl<H: Hasher> Shared<H> {
         let totals = current.tree.totals();
         let all = self.segments.all();
         let count = |kind| all.iter().filter(|segment| segment.id().kind == kind).count() as u64;
-        let garbage = self.segments.usage().values().map(|usage| usage.written.saturating_sub(usage.live)).sum();
+        let garbage = self.segments.usage().values().map(Usage::garbage).sum();
         Stats {
             entries: totals.count,
             entry_bytes: totals.bytes,
@@ -1053,6 +1078,52 @@ mod tests {
             committing.join().unwrap();
             told.recv().unwrap();
         });
+    }
+
+    /// spec: STORE-12. What is let lie while a compaction is under way is garbage for the next one. Only what it cannot get is
+    /// left behind, or each would let the store grow by what was written during the one before.
+    #[test]
+    fn what_is_let_lie_during_a_compaction_is_for_the_next_one() {
+        let small = Options { segment_bytes: 8 << 10, page_segment_bytes: 8 << 10, ..Options::default() };
+        let options = Options { history: Retention::Heights(1), garbage_percent: 0, background: false, ..small };
+        let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), options).unwrap();
+        let mut height = 0;
+        let mut hundred_blocks = || {
+            for _ in 0..100 {
+                let key = Key::new(if height == 0 { *b"kept" } else { *b"busy" }).unwrap();
+                let value = Some(Value::new(vec![1; 500]).unwrap());
+                let diff: Diff = [(Namespace::new("a").unwrap(), key, value)].into_iter().collect();
+                shared.commit(Height(height), &diff, || Ok(())).unwrap();
+                height += 1;
+            }
+        };
+        hundred_blocks();
+        let mut meanwhile = 0;
+        // As one that starts by itself.
+        let compacting = Compacting::begin(&shared);
+        let done = shared.compact(&mut |_| {
+            if meanwhile == 0 {
+                hundred_blocks();
+            }
+            meanwhile += 1;
+        });
+        drop(compacting);
+        let (emptied, (garbage, _), left) =
+            (done.unwrap().segments_emptied, shared.reclaimable(), shared.signals().left);
+        assert!(emptied > 3 && meanwhile > 0 && garbage > 30_000, "{emptied} segments, {garbage} bytes");
+        assert!(left < garbage / 4, "{left} of {garbage} bytes are left behind");
+    }
+
+    /// spec: STORE-17. With half as much garbage as lets commits wait, a compaction takes its slices beside them.
+    #[test]
+    fn a_compaction_that_falls_behind_gives_way_no_more() {
+        let now = |compacting, left| Signals { compact_at: 100, compacting, left, ..Signals::default() };
+        let pressed = |signals: Signals, garbage| signals.is_pressed(garbage);
+        assert_eq!([149, 150].map(|garbage| pressed(now(true, 0), garbage)), [false, true]);
+        assert_eq!([424, 425].map(|garbage| pressed(now(true, 350), garbage)), [false, true]);
+        assert!(!pressed(now(false, 0), u64::MAX), "nobody waits for one that was asked for");
+        let never = Signals { compact_at: u64::MAX, compacting: true, ..Signals::default() };
+        assert!(!pressed(never, u64::MAX - 1));
     }
 
     /// spec: STORE-7. Pages that no flush has written make a flush due and commits wait, as bytes of the log do; those that a
