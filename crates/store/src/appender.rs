@@ -27,6 +27,8 @@ pub(crate) struct Appender {
     /// The sector the buffer begins in.
     next: u32,
     buffer: Vec<u8>,
+    /// Bytes at the beginning of the buffer that are counted already.
+    counted: usize,
     /// Where slices are synced; none: at once.
     ahead: Option<mpsc::SyncSender<Arc<Segment>>>,
 }
@@ -45,7 +47,17 @@ impl Appender {
         if let Some(segment) = &segment {
             segment.settle(next);
         }
-        Ok(Self { segments, kind, segment_bytes, generation, segment, next, buffer: Vec::new(), ahead: None })
+        Ok(Self {
+            segments,
+            kind,
+            segment_bytes,
+            generation,
+            segment,
+            next,
+            buffer: Vec::new(),
+            counted: 0,
+            ahead: None,
+        })
     }
 
     /// Lets slices be synced by another thread, or by nobody else. Whoever started it waits for it in the end.
@@ -77,6 +89,14 @@ impl Appender {
             self.sync_slice(segment)?;
         }
         Ok(spot)
+    }
+
+    /// Counts everything appended so far as written, and as living: most is counted only when it is on its way to the disk.
+    pub(crate) fn count(&mut self) {
+        if let Some(segment) = &self.segment {
+            self.segments.count_appended(segment.id(), self.buffer.len() - self.counted);
+        }
+        self.counted = self.buffer.len();
     }
 
     /// Writes what is left and makes everything appended durable. The next thing begins a new sector.
@@ -116,10 +136,8 @@ impl Appender {
         self.segments.count_written(raw.len());
         self.next += sectors_of(len);
         segment.settle(self.next);
-        if let Some(usage) = self.segments.usage().get_mut(&segment.id()) {
-            usage.written += len as u64;
-            usage.live += len as u64;
-        }
+        self.segments.count_appended(segment.id(), len.saturating_sub(self.counted));
+        self.counted = self.counted.saturating_sub(len);
         self.buffer.drain(..len);
         Ok(())
     }

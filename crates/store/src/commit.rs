@@ -158,7 +158,7 @@ impl<H: Hasher> Shared<H> {
         let new =
             places.iter().zip(diff.iter()).map(|(place, (_, write))| Some(((*place)?, write.value.as_ref()?.len())));
         self.segments.count_commit(new, draft.replaced(), height);
-        self.segments.count_retired(&draft.retired_pages());
+        self.segments.count_passed(&draft.pass());
         let tree = draft.commit(|index| places[index].expect("asked only for values"));
         let version = Version::new(Some(height), before.epoch, tree, Some(start));
         let root = version.root;

@@ -121,13 +121,17 @@ impl<H: Hasher> Shared<H> {
         self.segments.all().iter().map(|segment| segment.bytes()).sum()
     }
 
-    /// The segments that are worth emptying: those that can be, and are mostly garbage. No flush may be under way: one that
-    /// began another segment after it was asked which is open would have it emptied, and removed, while it is written.
+    /// The segments that are worth emptying: those that can be, and are mostly garbage. From here on nothing is written beside
+    /// what lies in them. No flush may be under way: one that began another segment after it was asked which is open would have
+    /// it emptied, and removed, while it is written; and it may have found a page there that stays.
     // spec: STORE-4
     pub(crate) fn victims(&self, upkeep: &Upkeep) -> BTreeSet<SegmentId> {
         let open_pages = upkeep.pages.end().map(|spot| spot.segment);
         let free = self.free_to_empty().into_iter().filter(|(id, _)| Some(*id) != open_pages);
-        free.filter(|(_, usage)| usage.live * 100 <= usage.written * LIVE_PERCENT_MAX).map(|(id, _)| id).collect()
+        let worth = |usage: &Usage| usage.live * 100 <= usage.written * LIVE_PERCENT_MAX;
+        let victims = free.filter(|(_, usage)| worth(usage)).map(|(id, _)| id).collect();
+        self.segments.be_emptied(&victims);
+        victims
     }
 
     /// The segments that can be emptied: not written to any more, not kept for their records, and not emptied yet.
@@ -288,7 +292,7 @@ impl<H: Hasher> Shared<H> {
         let version = self.current();
         // Keys that were written since they were looked at lie elsewhere already; the tree leaves them as they are.
         let draft = version.tree.rewrite(rewrites)?;
-        self.segments.count_retired(&draft.retired_pages());
+        self.segments.count_passed(&draft.pass());
         let tree = draft.commit(|_| unreachable!("a rewrite writes no values"));
         assert_eq!(tree.root(), version.root, "moving values changes no root");
         self.replace(&mut writer, Version::new(version.height, version.epoch, tree, version.record));
@@ -336,6 +340,117 @@ mod tests {
             }
             assert_eq!(values, count as usize);
             assert!(slices.contains(&found), "{found} slices of values of {len} bytes");
+        }
+    }
+
+    /// spec: STORE-4. A diff that was prepared before a flush may go beside pages that the flush was the last to need. If they
+    /// are emptied before it is committed, it is written whole.
+    #[test]
+    fn nothing_is_written_beside_what_was_emptied() {
+        let options = Options { page_segment_bytes: 16 << 10, background: false, ..Options::default() };
+        let files = MemoryFiles::new();
+        let shared = Shared::<Blake3>::create(Arc::new(files.clone()), options.clone()).unwrap();
+        shared.commit(Height(0), &some(2_000, 40), || Ok(())).unwrap();
+        shared.flush(&mut shared.upkeep()).unwrap();
+        // Of each page every other key, in two steps: what is prepared between them stands beside the first pages still.
+        let every = |step: usize, from: usize| -> Diff {
+            let all = some(2_000, 41);
+            let writes = all.iter().skip(from).step_by(step);
+            writes.map(|(space, write)| (space.clone(), write.key.clone(), write.value.clone())).collect()
+        };
+        shared.commit(Height(1), &every(2, 0), || Ok(())).unwrap();
+        let prepared = shared.prepare(every(30, 1)).unwrap();
+        shared.flush(&mut shared.upkeep()).unwrap();
+        let mut victims = shared.victims(&shared.upkeep());
+        victims.retain(|id| shared.segments.usage()[id].live == 0);
+        assert!(victims.len() > 2, "{victims:?}");
+        let mut done = Compacted::default();
+        shared.empty(&victims, &mut done, &mut |_| {}).unwrap();
+        assert_eq!((done.segments_emptied, done.pages_moved), (victims.len() as u64, 0));
+        let turn = shared.writer().turn;
+        let root = shared.commit_prepared(Height(2), prepared, || Ok(())).unwrap();
+        assert_eq!(shared.writer().turn, turn + 1, "it was not prepared anew");
+        let needed_of = |shared: &Shared<Blake3>| {
+            let mut needed = Vec::new();
+            shared.current().tree.needs(|page| needed.push(Spot::from_u64(page.place).unwrap().segment)).unwrap();
+            BTreeSet::from_iter(needed)
+        };
+        assert!(!needed_of(&shared).is_disjoint(&victims), "what was prepared could stand beside what was emptied");
+        shared.flush(&mut shared.upkeep()).unwrap();
+        assert!(needed_of(&shared).is_disjoint(&victims), "it does not");
+        shared.prune(Height(2)).unwrap();
+        for height in 3..8u8 {
+            let (height, from) = (u64::from(height), usize::from(height));
+            shared.commit(Height(height), &every(1_999, from), || Ok(())).unwrap();
+            shared.flush(&mut shared.upkeep()).unwrap();
+            shared.prune(Height(height)).unwrap();
+        }
+        assert!(victims.iter().all(|id| shared.segments.find(*id).is_none()), "the segments are gone");
+        drop(shared);
+        let shared = Shared::<Blake3>::open(Arc::new(files), options).unwrap();
+        let name = Namespace::new("a").unwrap();
+        let tree = &shared.current().tree;
+        assert_ne!(tree.root(), root);
+        assert_eq!(tree.entries(&name, keelstone_tree::KeyRange::all()).filter(Result::is_ok).count(), 2_000);
+    }
+
+    /// However a store goes on, and however often it is opened again, what is counted as living of a segment of pages is what
+    /// the last version needs of it.
+    #[test]
+    fn what_is_counted_as_living_is_what_the_last_version_needs() {
+        for seed in 0..12u64 {
+            let mut random = seed;
+            let mut below = |most: u64| keelstone_codec::splitmix64(&mut random) % most;
+            let options = Options {
+                segment_bytes: 16 << 10,
+                page_segment_bytes: 16 << 10,
+                flush_bytes: u64::MAX / 2,
+                garbage_percent: 0,
+                cache_bytes: (20 << 10) * below(3),
+                background: false,
+                ..Options::default()
+            };
+            let mut files = MemoryFiles::new();
+            let mut shared = Shared::<Blake3>::create(Arc::new(files.clone()), options.clone()).unwrap();
+            let mut height = 0;
+            for _ in 0..60 {
+                match below(10) {
+                    0..5 => {
+                        let most = 1 + below(3) * below(3) * 50;
+                        let write = |_| {
+                            let key = Key::new(below(700).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()).unwrap();
+                            let value = (below(8) > 0).then(|| Value::new(below(9).to_be_bytes().to_vec()).unwrap());
+                            (Namespace::new("a").unwrap(), key, value)
+                        };
+                        let diff: Diff = (0..most).map(write).collect();
+                        shared.commit(Height(height), &diff, || Ok(())).unwrap();
+                        height += 1;
+                    }
+                    5..8 => shared.flush(&mut shared.upkeep()).unwrap(),
+                    8 if height > 0 => {
+                        shared.prune(Height(height - 1)).unwrap();
+                        drop(shared.compact(&mut |_| {}).unwrap());
+                    }
+                    _ => {
+                        let image = files.image();
+                        drop(shared);
+                        files = MemoryFiles::from_image(&image);
+                        shared = Shared::open(Arc::new(files.clone()), options.clone()).unwrap();
+                    }
+                }
+                let mut needed = std::collections::BTreeMap::<SegmentId, u64>::new();
+                let mut note = |page: keelstone_tree::PageAt| {
+                    let segment = Spot::from_u64(page.place).unwrap().segment;
+                    *needed.entry(segment).or_default() += u64::from(page.len);
+                };
+                shared.current().tree.needs(&mut note).unwrap();
+                let usage = shared.segments.usage();
+                for (id, usage) in usage.iter().filter(|(id, _)| id.kind == Kind::Pages) {
+                    let needed = if usage.emptied.is_some() { 0 } else { needed.remove(id).unwrap_or_default() };
+                    assert_eq!(usage.live, needed, "{id}, seed {seed}, height {height}");
+                    assert!(usage.live <= usage.written);
+                }
+            }
         }
     }
 

@@ -80,15 +80,22 @@ impl<H: Hasher> Shared<H> {
         // Only what no version needs from here on may be left out of the table.
         let retired = self.unneeded(&upkeep.superblock.flushed, version.height);
 
-        let written = version.tree.flush(|page| {
+        let write = |page: &[u8]| {
             let spot = upkeep.pages.append(&[page])?;
+            // A commit beside may count it as garbage as soon as it has its place.
+            upkeep.pages.count();
             let len = u32::try_from(page.len()).expect("pages are small");
             Ok::<_, StoreError>(PageAt { place: spot.to_u64(), len })
-        })?;
+        };
+        // Whoever begins to empty a segment has the upkeep meanwhile.
+        let written = version.tree.flush(|base| self.segments.stays(base), write)?;
+        self.segments.count_unneeded(written.unneeded());
         let top = version.tree.top().expect("every page has just been written");
         let table = Table { top, segments: self.usage_without(&retired) };
         let place = table.append(&mut upkeep.pages)?;
         upkeep.pages.sync()?;
+        // No page, and no part of any version.
+        self.segments.count_unneeded(&[PageAt { place: place.0.to_u64(), len: place.1 }]);
         let left = unwritten.saturating_sub(written.memory_bytes());
         written.settle();
 
@@ -191,10 +198,11 @@ mod tests {
         let write = |number| (space.clone(), key(number), Some(Value::new(vec![7; 40]).unwrap()));
         shared.commit(Height(0), &(0..2_000).map(write).collect::<Diff>(), || Ok(())).unwrap();
         let mut upkeep = shared.upkeep();
-        let flushed = shared.current().tree.flush(|page| {
+        let put = |page: &[u8]| {
             let spot = upkeep.pages.append(&[page])?;
             Ok::<_, StoreError>(PageAt { place: spot.to_u64(), len: u32::try_from(page.len()).unwrap() })
-        });
+        };
+        let flushed = shared.current().tree.flush(|_| true, put);
         let on_its_way = flushed.unwrap();
         for height in 1..20 {
             shared.commit(Height(height), &[write(0)].into_iter().collect::<Diff>(), || Ok(())).unwrap();

@@ -190,7 +190,8 @@ impl<H: Hasher> Shared<H> {
 
     /// The sectors for which pieces cannot be read. What is had again lies elsewhere then, and these are damage still.
     fn sectors_of(&self, lack: &Lack) -> Bad {
-        let pages = lack.pages.iter().map(|(_, lost)| (lost.at().place, lost.at().len));
+        let lost = lack.pages.iter().flat_map(|(_, lost)| [Some(lost.at()), lost.base()]);
+        let pages = lost.flatten().map(|at| (at.place, at.len));
         let values = lack.values.iter().map(|(_, _, entry, _)| (entry.place.0, entry.value_len.saturating_add(4)));
         let mut bad = Bad::new();
         for (place, len) in pages.chain(values) {
@@ -331,8 +332,17 @@ impl<H: Hasher> Shared<H> {
         let upkeep = self.upkeep();
         let mut good = 0;
         for (_, lost) in &lack.pages {
-            let fits = |bytes: &[u8]| lost.is_filled_by::<H>(bytes);
-            good += u64::from(self.correct(bad, lost.at().place, lost.at().len, &fits)?);
+            let read = |at: PageAt| self.segments.read(at.place, at.len as usize).ok();
+            let (at, base) = (lost.at(), lost.base());
+            let corrected = match base.zip(base.and_then(|_| read(at))) {
+                // The page says what it is written beside, so that is what cannot be read.
+                Some((base, page)) => {
+                    let fits = |bytes: &[u8]| lost.is_filled_by::<H>(&page, |_| Some(Bytes::copy_from_slice(bytes)));
+                    self.correct(bad, base.place, base.len, &fits)?
+                }
+                None => self.correct(bad, at.place, at.len, &|bytes| lost.is_filled_by::<H>(bytes, read))?,
+            };
+            good += u64::from(corrected);
         }
         for (_, _, entry, _) in &lack.values {
             let fits = |bytes: &[u8]| {
@@ -498,7 +508,7 @@ fn fits<H: Hasher>(namespace: &Namespace, lost: &Lost, entries: &[(Key, Value)])
     let places = vec![Place::default(); entries.len()];
     let nowhere = |page: &[u8]| Ok(PageAt { place: 0, len: u32::try_from(page.len()).expect("pages are small") });
     let grown = grow::<H, std::convert::Infallible>(namespace, entries, &places, &mut { nowhere });
-    grown.is_ok_and(|page| lost.is_filled_by::<H>(&page))
+    grown.is_ok_and(|page| lost.is_filled_by::<H>(&page, |_| None))
 }
 
 /// Grows pages of entries in order, hands them to `write`, and returns the one above all of them.

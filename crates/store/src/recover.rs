@@ -361,7 +361,7 @@ impl<H: Hasher> Replay<'_, H> {
             .for_each(|(_, record)| self.segments.count(new_values(record), std::iter::empty(), record.head.height));
         let (spot, Record { head, .. }) = done.last().expect("there is one at least");
         self.segments.count(std::iter::empty(), replaced.into_iter(), head.height);
-        self.segments.count_retired(&draft.retired_pages());
+        self.segments.count_passed(&draft.pass());
         let tree = draft.commit(|index| places[index].expect("asked only for values"));
         self.version = Version::new(Some(head.height), head.epoch, tree, Some(*spot));
         // Those before it are nobody's, and hold on to all that this one replaced.
@@ -378,7 +378,7 @@ impl<H: Hasher> Replay<'_, H> {
         let places: Vec<Option<Place>> =
             record.writes.iter().map(|logged| logged.new.as_ref().map(|(place, _)| *place)).collect();
         self.segments.count_commit(new_values(&record), draft.replaced(), head.height);
-        self.segments.count_retired(&draft.retired_pages());
+        self.segments.count_passed(&draft.pass());
         let tree = draft.commit(|index| places[index].expect("asked only for values"));
         self.version = Version::new(Some(head.height), head.epoch, tree, Some(spot));
         self.versions.commit(&self.version);

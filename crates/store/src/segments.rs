@@ -11,8 +11,8 @@ use arc_swap::ArcSwap;
 use bytes::Buf;
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Height, Reader, Value};
 use keelstone_tree::Entry;
-use keelstone_tree::{Backing, PageAt, Place, ReadError};
-use std::collections::BTreeMap;
+use keelstone_tree::{Backing, PageAt, Passed, Place, ReadError};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 
@@ -60,6 +60,8 @@ pub(crate) struct Segments {
     /// Pages that are read in the place of damaged ones, while these are mended.
     patches: ArcSwap<BTreeMap<PageAt, Bytes>>,
     usage: Mutex<BTreeMap<SegmentId, Usage>>,
+    /// Segments that a compaction moves everything out of.
+    emptying: Mutex<BTreeSet<SegmentId>>,
     cache: BlockCache,
     written: AtomicU64,
     /// The highest number of a log segment made in this session. Held while one is made, since a commit and the thread
@@ -76,8 +78,10 @@ impl fmt::Debug for Segments {
 impl Segments {
     pub(crate) fn new(files: Arc<dyn Files>, store: StoreId, cache_bytes: u64) -> Self {
         let cache = BlockCache::new(cache_bytes);
-        let (open, usage, making) = (ArcSwap::default(), Mutex::default(), Mutex::default());
-        Self { files, store, open, patches: ArcSwap::default(), usage, cache, written: AtomicU64::new(0), making }
+        let (open, usage, emptying, making) =
+            (ArcSwap::default(), Mutex::default(), Mutex::default(), Mutex::default());
+        let (patches, written) = (ArcSwap::default(), AtomicU64::new(0));
+        Self { files, store, open, patches, usage, emptying, cache, written, making }
     }
 
     pub(crate) fn store(&self) -> &StoreId {
@@ -229,20 +233,65 @@ impl Segments {
         }
     }
 
-    /// Counts pages that the last version does without.
-    pub(crate) fn count_retired(&self, pages: &[PageAt]) {
-        let mut dead: BTreeMap<SegmentId, u64> = BTreeMap::new();
+    /// Counts what was appended to a segment.
+    pub(crate) fn count_appended(&self, id: SegmentId, bytes: usize) {
+        if let Some(usage) = self.usage().get_mut(&id) {
+            usage.written += bytes as u64;
+            usage.live += bytes as u64;
+        }
+    }
+
+    /// Counts what changes when a version takes the place of the last.
+    pub(crate) fn count_passed(&self, passed: &Passed) {
+        self.count_needed(&passed.needed);
+        self.count_unneeded(&passed.unneeded);
+    }
+
+    /// Counts pages that the last version no longer needs.
+    pub(crate) fn count_unneeded(&self, pages: &[PageAt]) {
+        self.count_pages(pages, |usage, bytes| usage.live = usage.live.saturating_sub(bytes));
+    }
+
+    /// Counts pages that the last version needs although they were counted as unneeded.
+    fn count_needed(&self, pages: &[PageAt]) {
+        self.count_pages(pages, |usage, bytes| usage.live += bytes);
+    }
+
+    fn count_pages(&self, pages: &[PageAt], count: impl Fn(&mut Usage, u64)) {
+        let mut sums: BTreeMap<SegmentId, u64> = BTreeMap::new();
         for page in pages {
             if let Ok(spot) = Spot::from_u64(page.place) {
-                *dead.entry(spot.segment).or_default() += u64::from(page.len);
+                *sums.entry(spot.segment).or_default() += u64::from(page.len);
             }
+        }
+        if sums.is_empty() {
+            return;
         }
         let mut usage = self.usage();
-        for (id, dead) in dead {
+        for (id, bytes) in sums {
             if let Some(usage) = usage.get_mut(&id) {
-                usage.live = usage.live.saturating_sub(dead);
+                count(usage, bytes);
             }
         }
+    }
+
+    /// Says that nothing that is written from now on may refer to what lies in these segments: they are being emptied.
+    pub(crate) fn be_emptied(&self, victims: &BTreeSet<SegmentId>) {
+        self.emptying().clone_from(victims);
+    }
+
+    /// Whether a page stays where it lies for as long as one that is written now: its segment is neither emptied nor being
+    /// emptied. Asked while nobody else can begin to empty one.
+    // spec: STORE-4
+    pub(crate) fn stays(&self, page: PageAt) -> bool {
+        let Ok(spot) = Spot::from_u64(page.place) else { return false };
+        let is_emptied = |usage: &Usage| usage.emptied.is_some();
+        !self.emptying().contains(&spot.segment)
+            && self.usage().get(&spot.segment).is_some_and(|usage| !is_emptied(usage))
+    }
+
+    fn emptying(&self) -> MutexGuard<'_, BTreeSet<SegmentId>> {
+        self.emptying.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes back what was found of emptied segments above a height: a rollback may have given them life again.

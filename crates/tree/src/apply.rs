@@ -19,7 +19,7 @@
 use crate::arena::Pages;
 use crate::descent::{Above, Change, Descent, Edit, Op, TOGETHER, Told, Visit};
 use crate::fresh::{NewPage, NewPages, State};
-use crate::page::{Node, Page, PageId, SLOTS_MAX, Shape, Slot};
+use crate::page::{Base, Node, Page, PageId, SLOTS_MAX, Shape, Slot};
 use crate::state::{Space, StateTree};
 use crate::{Diff, Entry, Hasher, PageAt, Place, ReadError, Totals, Tree, bits};
 use keelstone_codec::{Hash, Key, Namespace, Root};
@@ -49,9 +49,27 @@ pub struct Draft<H: Hasher> {
     state: StateTree,
     /// Of each who built some.
     pages: Vec<Vec<NewPage>>,
-    retired: Vec<PageId>,
+    retired: Vec<Retired>,
     replaced: Vec<Option<Entry>>,
     value_hashes: Vec<Option<Hash>>,
+}
+
+/// A page that the new version does without.
+struct Retired {
+    id: PageId,
+    /// What it can be written beside, or was.
+    base: Option<PageAt>,
+    /// What the page in its place can be written beside.
+    heir: Option<PageAt>,
+}
+
+/// What changes in what the last version needs of the disk, when another becomes the last.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Passed {
+    /// Pages that are garbage from now on.
+    pub unneeded: Vec<PageAt>,
+    /// Pages that are not, although a flush beside has just let go of them ([`crate::Written::unneeded`]).
+    pub needed: Vec<PageAt>,
 }
 
 impl<H: Hasher> Draft<H> {
@@ -79,11 +97,27 @@ impl<H: Hasher> Draft<H> {
         &self.replaced
     }
 
-    /// Where pages are written that the new version does without: what becomes garbage with the version before.
+    /// Says that this becomes the last version, in the place of the one it was applied to; what that one needed of the disk
+    /// and this one does not becomes garbage. A page is needed by who stands beside it too (spec: TREE-20). Each page is passed
+    /// by once: if the version before is the last again later, its pages have been counted.
     #[must_use]
-    pub fn retired_pages(&self) -> Vec<PageAt> {
+    pub fn pass(&self) -> Passed {
         let reading = self.base.pages().reading();
-        self.retired.iter().filter_map(|id| reading.at(*id)).collect()
+        let mut passed = Passed::default();
+        let told = reading.pass(self.retired.iter().map(|retired| retired.id));
+        for (Retired { base, heir, .. }, told) in self.retired.iter().zip(told) {
+            let Some(written) = told else { continue };
+            let is_beside = written.is_none_or(|(_, is_whole)| !is_whole);
+            let mut heir = *heir;
+            for needed in [written.map(|(at, _)| at), base.filter(|_| is_beside)].into_iter().flatten() {
+                match heir {
+                    Some(at) if at == needed => heir = None,
+                    _ => passed.unneeded.push(needed),
+                }
+            }
+            passed.needed.extend(heir);
+        }
+        passed
     }
 
     /// The hash of each value the diff writes, in the order of [`Diff::iter`]; none for deletions.
@@ -101,7 +135,8 @@ impl<H: Hasher> Draft<H> {
         let hashes = self.value_hashes.iter().enumerate();
         let places: Vec<Place> = hashes.map(|(index, hash)| hash.map_or(Place(0), |_| place(index))).collect();
         let new = mem::take(&mut self.pages);
-        let number = pages.publish(Some(self.base.number()), roots, mem::take(&mut self.retired), new, &places);
+        let retired = self.retired.iter().map(|retired| retired.id).collect();
+        let number = pages.publish(Some(self.base.number()), roots, retired, new, &places);
         Tree::assemble(pages, number, mem::take(&mut self.spaces), mem::take(&mut self.state))
     }
 }
@@ -168,7 +203,7 @@ impl<H: Hasher> Tree<H> {
             }
             parts.push((namespace.clone(), start..changes.len()));
         }
-        self.apply(&parts, &changes, value_hashes, found)
+        self.apply(&parts, &changes, value_hashes, true, found)
     }
 
     /// Makes a version of the same root in which values are noted at new places, and all pages on the way to the given
@@ -193,7 +228,8 @@ impl<H: Hasher> Tree<H> {
                 _ => parts.push((namespace.clone(), changes.len() - 1..changes.len())),
             }
         }
-        let draft = self.apply(&parts, &changes, Vec::new(), |_| {})?;
+        // What is written anew is written whole: what it stood beside is to go.
+        let draft = self.apply(&parts, &changes, Vec::new(), false, |_| {})?;
         assert_eq!(draft.root(), self.root(), "rewriting changes no content");
         Ok(draft)
     }
@@ -203,6 +239,7 @@ impl<H: Hasher> Tree<H> {
         parts: &[(Namespace, Range<usize>)],
         changes: &[Change<'_>],
         value_hashes: Vec<Option<Hash>>,
+        beside: bool,
         found: impl FnOnce(&[Option<Entry>]),
     ) -> Result<Draft<H>, ReadError> {
         let (pages, hands) = (self.pages(), self.pages().hands());
@@ -224,7 +261,7 @@ impl<H: Hasher> Tree<H> {
                     Err(error) => failed = Some(error),
                 }
             },
-            |limb: Option<&Descent<'_>>| limb.map(|limb| Builder::new(changes, limb, pages).limb()),
+            |limb: Option<&Descent<'_>>| limb.map(|limb| Builder::new(changes, limb, pages, beside).limb()),
             // Pages that are gone are taken apart by whoever is done first.
             || pages.take_apart(),
         );
@@ -237,7 +274,7 @@ impl<H: Hasher> Tree<H> {
             pages.give_back(built.iter().flat_map(|built| &built.new).map(|new| new.id));
             return Err(error);
         }
-        let mut builder = Builder::new(changes, &descent, pages);
+        let mut builder = Builder::new(changes, &descent, pages, beside);
         let tops = builder.run(parts, outcomes);
         let Built { new, retired } = builder.finish();
 
@@ -269,9 +306,9 @@ impl<H: Hasher> Tree<H> {
         changed.into_iter().for_each(|index| spaces[index].seal::<H>());
         let state = StateTree::new::<H>(&spaces);
         built.push(Built { new, retired });
-        let (pages, retired): (Vec<Vec<NewPage>>, Vec<Vec<PageId>>) =
+        let (pages, retired): (Vec<Vec<NewPage>>, Vec<Vec<Retired>>) =
             built.into_iter().map(|Built { new, retired }| (new, retired)).unzip();
-        let (retired, replaced) = (retired.concat(), descent.replaced);
+        let (retired, replaced) = (retired.into_iter().flatten().collect(), descent.replaced);
         Ok(Draft { base: self.clone(), spaces, state, pages, retired, replaced, value_hashes })
     }
 }
@@ -312,6 +349,8 @@ struct Piece<'a> {
     key: &'a [u8],
     slot: Slot,
     state: State,
+    /// The slot of the page that it is, as it was.
+    from: Option<u8>,
 }
 
 #[derive(Clone, Copy)]
@@ -324,7 +363,7 @@ struct Gap {
 /// What was built, all of it hashed.
 struct Built {
     new: Vec<NewPage>,
-    retired: Vec<PageId>,
+    retired: Vec<Retired>,
 }
 
 /// What was built of a limb, and what becomes of each page it began with.
@@ -341,15 +380,19 @@ struct Builder<'a, H> {
     new: NewPages,
     /// Numbers for new pages.
     ids: Vec<PageId>,
-    retired: Vec<PageId>,
+    retired: Vec<Retired>,
+    /// Whether new pages may be written beside what those in whose place they come are, or were written beside.
+    beside: bool,
+    /// What the page that was built last can be written beside.
+    heir: Option<PageAt>,
     /// Empty lists to be used again.
     scratch: Vec<Pieces<'a>>,
 }
 
 impl<'a, H: Hasher> Builder<'a, H> {
-    fn new(changes: &'a [Change<'a>], descent: &'a Descent<'a>, arena: &'a Pages<H>) -> Self {
-        let (new, ids) = (NewPages::new(arena.spare()), Vec::new());
-        Self { changes, descent, arena, new, ids, retired: Vec::new(), scratch: Vec::new() }
+    fn new(changes: &'a [Change<'a>], descent: &'a Descent<'a>, arena: &'a Pages<H>, beside: bool) -> Self {
+        let (new, ids, retired) = (NewPages::new(arena.spare()), Vec::new(), Vec::new());
+        Self { changes, descent, arena, new, ids, retired, beside, heir: None, scratch: Vec::new() }
     }
 
     /// Builds all new pages and says what becomes of each part's namespace. `open` is what became of the pages that limbs
@@ -424,7 +467,8 @@ impl<'a, H: Hasher> Builder<'a, H> {
                 if index < *stopped {
                     let outcome = self.visit(visit, &mut outcomes[visit.below.clone()]);
                     if !matches!(outcome, Outcome::Same) {
-                        self.retired.push(visit.id);
+                        let (base, heir) = (visit.page.base.map(|base| base.at()), self.heir.take());
+                        self.retired.push(Retired { id: visit.id, base, heir });
                     }
                     outcomes[index] = outcome;
                 }
@@ -475,7 +519,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
                     // It may still be a new page, if all that is in it only moved, or if it was made in a limb.
                     Top::Old { page: id, node: Node { hash, totals } }
                 }
-                _ => Top::New(self.wrap(pieces).0),
+                _ => Top::New(self.wrap(pieces, None).0),
             },
         }
     }
@@ -495,12 +539,19 @@ impl<'a, H: Hasher> Builder<'a, H> {
         if pieces.slots.len() <= SMALL {
             return Outcome::Pieces(pieces);
         }
-        let (new, piece) = self.wrap(pieces);
+        // Of several pages that come in the place of one, only one is written beside it: so what stands beside a page is one.
+        let base = self.base(visit).and_then(|base| base.followed(pieces.slots.iter().map(|piece| piece.from)));
+        let (new, piece) = self.wrap(pieces, base);
         let page = self.new.page(new);
         if page.shape.root_crit() == visit.page.shape.root_crit() {
             return Outcome::Page(new);
         }
         Outcome::Pieces(Pieces { slots: vec![piece], gaps: Vec::new() })
+    }
+
+    /// What the page in the place of this one can be written beside, if nothing changes.
+    fn base(&self, visit: &Visit<'_>) -> Option<Base> {
+        if self.beside { visit.lies.base(&visit.page) } else { None }
     }
 
     /// The page with the same slots, some of them changed.
@@ -524,6 +575,8 @@ impl<'a, H: Hasher> Builder<'a, H> {
             }
         }
         let mut page = old.copy(changed, moved, &mut self.new.spare);
+        page.base = self.base(visit).map(|base| base.renewed(changed | moved)).filter(|base| base.kept != 0);
+        self.heir = page.base.map(|base| base.at());
         for (outcome, visit) in below.iter().zip(visits) {
             if let (Above::Slot(slot), Some((child, _))) = (visit.above, self.made(outcome)) {
                 *page.slot_mut(slot) = child;
@@ -591,7 +644,8 @@ impl<'a, H: Hasher> Builder<'a, H> {
             if slot == shape.len() {
                 break;
             }
-            let mut piece = Piece { key: shape.key(slot), slot: *page.slot(slot), state: State::Clean };
+            let from = u8::try_from(slot).ok();
+            let mut piece = Piece { key: shape.key(slot), slot: *page.slot(slot), state: State::Clean, from };
             if let Some(edit) = own.next_if(|edit| usize::from(edit.slot) == slot) {
                 match self.changes[edit.change as usize].op {
                     Op::Put { .. } => piece = self.fresh(edit.change as usize),
@@ -599,6 +653,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
                         if let Slot::Entry { place, .. } = &mut piece.slot {
                             *place = to;
                         }
+                        piece.from = None;
                     }
                     Op::Touch => {}
                     Op::Delete => {
@@ -612,6 +667,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
                 None | Some(Outcome::Same) => out.piece(gap, piece),
                 Some(made @ (Outcome::Page(_) | Outcome::Made(_))) => {
                     (piece.slot, piece.state) = self.made(&made).expect("it is a new page");
+                    piece.from = None;
                     out.piece(gap, piece);
                 }
                 Some(Outcome::Pieces(pieces)) => match pieces.slots.len() {
@@ -619,9 +675,11 @@ impl<'a, H: Hasher> Builder<'a, H> {
                     count if count - 1 <= room => {
                         room -= count - 1;
                         let gaps = [gap].into_iter().chain(pieces.gaps.into_iter().map(Some));
-                        gaps.zip(pieces.slots).for_each(|(gap, piece)| out.piece(gap, piece));
+                        // Their page was another.
+                        let slots = pieces.slots.into_iter().map(|piece| Piece { from: None, ..piece });
+                        gaps.zip(slots).for_each(|(gap, piece)| out.piece(gap, piece));
                     }
-                    _ => out.piece(gap, self.wrap(pieces).1),
+                    _ => out.piece(gap, self.wrap(pieces, None).1),
                 },
             }
         }
@@ -654,7 +712,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
                     let mut carved = self.pieces();
                     carved.slots.extend(out.slots.drain(start..));
                     carved.gaps.extend(out.gaps.drain(start..));
-                    out.slots.push(self.wrap(carved).1);
+                    out.slots.push(self.wrap(carved, None).1);
                 }
             }
             if let Some(next) = next {
@@ -666,8 +724,8 @@ impl<'a, H: Hasher> Builder<'a, H> {
         out
     }
 
-    /// Makes a page of slots, and the slot that stands for it in the page above.
-    fn wrap(&mut self, pieces: Pieces<'a>) -> (usize, Piece<'a>) {
+    /// Makes a page of slots, which can be written beside `base`, and the slot that stands for it in the page above.
+    fn wrap(&mut self, pieces: Pieces<'a>, base: Option<Base>) -> (usize, Piece<'a>) {
         let Pieces { slots: pieces, gaps } = pieces;
         let mut crits = [0; SLOTS_MAX - 1];
         crits.iter_mut().zip(&gaps).for_each(|(crit, gap)| *crit = gap.crit);
@@ -680,12 +738,14 @@ impl<'a, H: Hasher> Builder<'a, H> {
         states.iter_mut().zip(&pieces).for_each(|(state, piece)| *state = piece.state);
         let nodes = gaps.iter().map(|gap| gap.node.unwrap_or_default());
         let slots = pieces.iter().map(|piece| piece.slot);
-        let page = Page::new(shape, slots, nodes, &mut self.new.spare);
+        let mut page = Page::new(shape, slots, nodes, &mut self.new.spare);
+        page.base = base;
+        self.heir = base.map(|base| base.at());
         let lost = |node: usize| gaps[node].node.is_none();
         let id = self.id();
         let new = self.new.settle::<H>(id, page, &states[..pieces.len()], lost);
         let (slot, state) = self.new.child(new);
-        let piece = Piece { key: pieces[0].key, slot, state };
+        let piece = Piece { key: pieces[0].key, slot, state, from: None };
         self.reuse(Pieces { slots: pieces, gaps });
         (new, piece)
     }
@@ -708,7 +768,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
             unreachable!("only a put writes an entry");
         };
         let slot = Slot::Entry { hash: Hash::ZERO, value_hash, place: Place(change as u64), value_len };
-        Piece { key, slot, state: State::Fresh }
+        Piece { key, slot, state: State::Fresh, from: None }
     }
 }
 

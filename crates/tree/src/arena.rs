@@ -19,7 +19,7 @@
 
 use crate::descent::TOGETHER;
 use crate::fresh::NewPage;
-use crate::page::{Page, PageId, Slot, Spare};
+use crate::page::{Base, Page, PageId, Slot, Spare};
 use crate::spread::Hands;
 use crate::stored::{self, Expected};
 use crate::sync::{Mutex, MutexGuard};
@@ -30,7 +30,7 @@ use std::hint::black_box;
 use std::marker::PhantomData;
 use std::mem;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 /// Numbers that share a lock.
@@ -102,6 +102,45 @@ struct Cell {
     flush: AtomicU32,
     /// Used since the hand of eviction last passed.
     used: AtomicBool,
+    /// [`WRITTEN`], [`WHOLE`] and [`PASSED`]: of a page that a flush writes and a commit passes by at the same time, exactly one
+    /// of the two learns that both happened.
+    told: AtomicU8,
+}
+
+/// A flush has written it.
+const WRITTEN: u8 = 1;
+/// It did so whole, whatever it could have been written beside.
+const WHOLE: u8 = 2;
+/// The last version does without it.
+const PASSED: u8 = 4;
+
+/// Where a page lies as it was met, as short as it can be: a diff notes one for each page.
+#[derive(Clone, Copy)]
+pub(crate) struct Lies {
+    place: u64,
+    len: u32,
+    /// Written whole by a flush. One that was read says itself what it is.
+    is_whole: bool,
+}
+
+impl Lies {
+    /// What a page, made from this one that lies here, can be written beside.
+    pub(crate) fn base(&self, page: &Page) -> Option<Base> {
+        match page.base {
+            Some(base) if self.place == NOWHERE || !self.is_whole => Some(base),
+            _ => Base::whole(self.at()?, page.shape.len()),
+        }
+    }
+
+    /// Where it is written and what it is written beside, as far as it is.
+    pub(crate) fn needs(&self, page: &Page) -> [Option<PageAt>; 2] {
+        let at = self.at();
+        [at, page.base.filter(|_| at.is_some() && !self.is_whole).map(|base| base.at())]
+    }
+
+    fn at(&self) -> Option<PageAt> {
+        (self.place != NOWHERE).then_some(PageAt { place: self.place, len: self.len })
+    }
 }
 
 /// In a box, so that a cell stays as long as a cache line.
@@ -117,6 +156,7 @@ impl Default for Cell {
             len: AtomicU32::new(0),
             flush: AtomicU32::new(0),
             used: AtomicBool::new(false),
+            told: AtomicU8::new(0),
         }
     }
 }
@@ -141,6 +181,12 @@ impl Cell {
         (place != NOWHERE).then(|| PageAt { place, len: self.len.load(Ordering::Relaxed) })
     }
 
+    fn lies(&self) -> Lies {
+        let place = self.place.load(Ordering::Acquire);
+        let is_whole = self.told.load(Ordering::Relaxed) & WHOLE != 0;
+        Lies { place, len: self.len.load(Ordering::Relaxed), is_whole }
+    }
+
     /// Puts a page into an empty cell. Returns the bytes that are in memory since.
     fn put(&self, page: Arc<Page>) -> usize {
         let memory = page.enter();
@@ -154,6 +200,12 @@ impl Cell {
         self.len.store(at.len, Ordering::Relaxed);
         self.flush.store(flush, Ordering::Relaxed);
         self.place.store(at.place, Ordering::Release);
+    }
+
+    /// Notes where a page was found written.
+    fn put_found(&self, at: PageAt) {
+        self.put_place(at, 0);
+        self.told.fetch_or(WRITTEN, Ordering::Release);
     }
 
     /// The numbers of the pages below, as far as they were given.
@@ -228,12 +280,13 @@ pub struct Written<H: Hasher> {
     flush: u32,
     count: usize,
     memory: usize,
+    unneeded: Vec<PageAt>,
 }
 
 impl<H: Hasher> Written<H> {
     pub(crate) fn new(pages: &Arc<Pages<H>>) -> Self {
         let flush = pages.flushes.fetch_add(1, Ordering::Relaxed) + 1;
-        Self { pages: pages.clone(), flush, count: 0, memory: 0 }
+        Self { pages: pages.clone(), flush, count: 0, memory: 0, unneeded: Vec::new() }
     }
 
     /// Bytes of [`PagesStats::unwritten_bytes`] that were of these pages.
@@ -242,10 +295,27 @@ impl<H: Hasher> Written<H> {
         self.memory
     }
 
-    /// Notes where a page was written.
-    pub(crate) fn note(&mut self, id: PageId, page: &Page, at: PageAt) {
+    /// What the last version no longer needs since this flush: pages that others stood beside and that were now written whole,
+    /// and what was written although the version has passed it by meanwhile.
+    #[must_use]
+    pub fn unneeded(&self) -> &[PageAt] {
+        &self.unneeded
+    }
+
+    /// Notes where a page was written, and whether whole.
+    pub(crate) fn note(&mut self, id: PageId, page: &Page, at: PageAt, is_whole: bool) {
         let pages = &*self.pages;
-        pages.with(id, |cell| cell.put_place(at, self.flush));
+        let told = pages.with(id, |cell| {
+            // Before the place: whoever sees that takes the page for what it is there.
+            cell.told.fetch_or(if is_whole { WHOLE } else { 0 }, Ordering::Relaxed);
+            cell.put_place(at, self.flush);
+            cell.told.fetch_or(WRITTEN, Ordering::AcqRel)
+        });
+        if told & PASSED != 0 {
+            self.unneeded.push(at);
+        } else if is_whole {
+            self.unneeded.extend(page.base.map(|base| base.at()));
+        }
         pages.unwritten.fetch_sub(1, Ordering::Relaxed);
         pages.unwritten_memory.fetch_sub(page.held(), Ordering::Relaxed);
         self.count += 1;
@@ -280,9 +350,27 @@ impl Reading<'_> {
         &self.0[(id.0 / SHARD) as usize][(id.0 % SHARD) as usize]
     }
 
-    /// Where a page is written, if it is.
-    pub(crate) fn at(&self, id: PageId) -> Option<PageAt> {
-        self.cell(id).at()
+    /// Where a page lies as things stand.
+    pub(crate) fn lies(&self, id: PageId) -> Lies {
+        self.cell(id).lies()
+    }
+
+    /// Notes that the last version does without some pages. Tells, of each that it had not passed by before, where it is
+    /// written and whether whole.
+    pub(crate) fn pass<'a>(
+        &'a self,
+        ids: impl Iterator<Item = PageId> + Clone + 'a,
+    ) -> impl Iterator<Item = Option<Option<(PageAt, bool)>>> + 'a {
+        // All at once first: what follows waits for each.
+        black_box(ids.clone().fold(0, |sum, id| sum ^ self.cell(id).told.load(Ordering::Relaxed)));
+        ids.map(|id| {
+            let cell = self.cell(id);
+            let told = cell.told.fetch_or(PASSED, Ordering::AcqRel);
+            (told & PASSED == 0).then(|| {
+                let at = (told & WRITTEN != 0).then(|| cell.at().expect("it was written"));
+                at.map(|at| (at, told & WHOLE != 0))
+            })
+        })
     }
 
     /// Looks at pages all at once, where looking at one after the other would wait for each.
@@ -445,9 +533,8 @@ impl<H: Hasher> Pages<H> {
         }
         let (at, birth, known) = self.with(id, |cell| (cell.at(), cell.birth(), cell.below().to_vec()));
         let at = at.expect("a page that is not in memory was written");
-        let bytes = self.backing.page(at)?;
         let (mut below, mut fresh) = (Vec::new(), Vec::new());
-        let decoded = stored::decode::<H>(&bytes, expected, |at| {
+        let read = stored::read::<H>(&*self.backing, at, expected, |at| {
             let known = known.get(below.len()).copied().filter(|id| self.at(*id) == Some(at));
             let id = known.unwrap_or_else(|| {
                 let id = self.reserve();
@@ -457,18 +544,18 @@ impl<H: Hasher> Pages<H> {
             below.push(id);
             id
         });
-        let page = match decoded {
+        let page = match read {
             Ok(page) => Arc::new(page),
             Err(error) => {
                 self.give_back(fresh.into_iter().map(|(id, _)| id));
-                return Err(ReadError::damaged(format!("page of {} bytes at {:#x}: {error}", at.len, at.place)));
+                return Err(error);
             }
         };
         for (id, at) in &fresh {
             self.with(*id, |cell| {
                 // Not younger than its parent, and given up with it (see `Versions`).
                 cell.birth.store(birth, Ordering::Relaxed);
-                cell.put_place(*at, 0);
+                cell.put_found(*at);
             });
         }
         // A page that is read in the place of a damaged one may have other pages below it. It stays, since it alone knows them.
@@ -498,6 +585,11 @@ impl<H: Hasher> Pages<H> {
     /// Where a page is written, if it is.
     pub(crate) fn at(&self, id: PageId) -> Option<PageAt> {
         self.with(id, Cell::at)
+    }
+
+    /// Where a page lies as things stand.
+    pub(crate) fn lies(&self, id: PageId) -> Lies {
+        self.with(id, Cell::lies)
     }
 
     /// The threads on which a large diff is applied.
@@ -596,7 +688,7 @@ impl<H: Hasher> Pages<H> {
         for (id, at) in ids.iter().zip(roots) {
             self.with(*id, |cell| {
                 cell.birth.store(number, Ordering::Relaxed);
-                cell.put_place(*at, 0);
+                cell.put_found(*at);
             });
         }
         (number, ids)

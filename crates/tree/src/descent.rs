@@ -3,7 +3,7 @@
 //! Nothing is changed here. What comes out is which pages are met, what is done in each of them, and what stood in the
 //! place of each change.
 
-use crate::arena::{Pages, Reading};
+use crate::arena::{Lies, Pages, Reading};
 use crate::page::{Page, PageId, Slot, Spot};
 use crate::stored::Expected;
 use crate::tree::{entry, root_expected};
@@ -57,6 +57,7 @@ pub(crate) struct Descent<'r> {
 pub(crate) struct Visit<'r> {
     pub(crate) id: PageId,
     pub(crate) page: Met<'r>,
+    pub(crate) lies: Lies,
     pub(crate) above: Above,
     /// In [`Descent::edits`], by slot and then by key.
     pub(crate) edits: Range<usize>,
@@ -79,10 +80,10 @@ impl<'r> Met<'r> {
         reading: &'r Reading<'_>,
         id: PageId,
         expected: impl FnOnce() -> Expected<'e>,
-    ) -> Result<Self, ReadError> {
+    ) -> Result<(Self, Lies), ReadError> {
         match reading.touch(id) {
-            Some(page) => Ok(Self::Here(page)),
-            None => Ok(Self::Read(pages.load(id, &expected())?)),
+            Some(page) => Ok((Self::Here(page), reading.lies(id))),
+            None => Ok((Self::Read(pages.load(id, &expected())?), pages.lies(id))),
         }
     }
 }
@@ -123,7 +124,7 @@ pub(crate) struct Told {
 /// Pages next to one another at which a descent goes on, and the changes it takes there. Limbs of one descent have no
 /// page and no change in common.
 pub(crate) struct Limb<'r> {
-    pages: Vec<(PageId, Met<'r>)>,
+    pages: Vec<(PageId, Met<'r>, Lies)>,
     front: Front,
 }
 
@@ -159,8 +160,9 @@ impl<'r> Descent<'r> {
         let mut front = Front::default();
         for (part, (namespace, range)) in parts.iter().enumerate() {
             if let Some(space) = tree.space(namespace) {
-                let page = Met::at(tree.pages(), reading, space.page, || root_expected(space))?;
-                out.visits.push(Visit { id: space.page, page, above: Above::Nothing(part), edits: 0..0, below: 0..0 });
+                let (page, lies) = Met::at(tree.pages(), reading, space.page, || root_expected(space))?;
+                let above = Above::Nothing(part);
+                out.visits.push(Visit { id: space.page, page, lies, above, edits: 0..0, below: 0..0 });
                 front.queue.extend(range.clone().map(|change| u32::try_from(change).expect("a diff has fewer writes")));
                 front.ends.push(front.queue.len());
             }
@@ -183,9 +185,10 @@ impl<'r> Descent<'r> {
         let first = front.queue.iter().min().map_or(0, |change| *change as usize);
         let end = front.queue.iter().max().map_or(0, |change| *change as usize + 1);
         let mut out = Self::new(first..end);
-        out.visits.extend(pages.into_iter().enumerate().map(|(number, (id, page))| Visit {
+        out.visits.extend(pages.into_iter().enumerate().map(|(number, (id, page, lies))| Visit {
             id,
             page,
+            lies,
             above: Above::Nothing(number),
             edits: 0..0,
             below: 0..0,
@@ -263,8 +266,9 @@ impl<'r> Descent<'r> {
                                 let expected = arena::expected(page.slot(slot), page.shape.key(slot));
                                 expected.expect("the slot is a page").1
                             };
-                            let page = Met::at(pages, reading, id, expected)?;
-                            self.visits.push(Visit { id, page, above: Above::Slot(slot), edits: 0..0, below: 0..0 });
+                            let (page, lies) = Met::at(pages, reading, id, expected)?;
+                            let above = Above::Slot(slot);
+                            self.visits.push(Visit { id, page, lies, above, edits: 0..0, below: 0..0 });
                             next.ends.push(next.queue.len());
                         }
                     }
@@ -353,7 +357,7 @@ impl Front {
                 out.push(Limb { pages: Vec::new(), front: Self::default() });
             }
             let Limb { pages, front } = out.last_mut().expect("there is one by now");
-            pages.push((visit.id, visit.page.clone()));
+            pages.push((visit.id, visit.page.clone(), visit.lies));
             front.queue.extend_from_slice(&self.queue[start..*end]);
             front.ends.push(front.queue.len());
             start = *end;

@@ -10,7 +10,7 @@ use crate::page::{Page, PageId, Slot};
 use crate::stored::{self, Expected};
 use crate::tree::{Tree, entry, root_expected};
 use crate::{Entry, Hasher, KeyRange, PageAt, ReadError, Totals, bits, prefix_end};
-use keelstone_codec::{Hash, Key, Namespace, Value};
+use keelstone_codec::{Bytes, Hash, Key, Namespace, Value};
 use std::sync::Arc;
 use std::{mem, vec};
 
@@ -46,6 +46,7 @@ pub struct Lost {
     /// The critical bit of that root, unless it is the top page of a namespace.
     crit: Option<u16>,
     at: PageAt,
+    base: Option<PageAt>,
 }
 
 impl Lost {
@@ -53,13 +54,21 @@ impl Lost {
         let at = tree.pages().at(id).expect("a page that is not in memory was written");
         let Expected { hash, totals, below } = *expected;
         let (crit, prefix) = below.unzip();
-        Self { prefix: prefix.unwrap_or_default().to_vec(), totals, error, hash, crit, at }
+        // If the page itself can be read, it is its base that cannot be.
+        let base = tree.pages().backing().page(at).ok().and_then(|page| stored::base_of(&page));
+        Self { prefix: prefix.unwrap_or_default().to_vec(), totals, error, hash, crit, at, base }
     }
 
     /// Where the page lies that cannot be read.
     #[must_use]
     pub fn at(&self) -> PageAt {
         self.at
+    }
+
+    /// Where the page lies that it is written beside, if it is and says so: the one or the other is damaged.
+    #[must_use]
+    pub fn base(&self) -> Option<PageAt> {
+        self.base
     }
 
     /// All keys that an entry of the piece can have. No other entry of the version has one of them.
@@ -79,11 +88,13 @@ impl Lost {
 
     /// Whether these bytes are a page that can stand in the place of the one that cannot be read: it is proven as when it
     /// is read, by the hash that the page above holds (spec: TREE-18). Where values and pages below lie is not looked at.
+    /// `base` is asked for the page beside which this one is written, if it is.
     #[must_use]
-    pub fn is_filled_by<H: Hasher>(&self, page: &[u8]) -> bool {
+    pub fn is_filled_by<H: Hasher>(&self, page: &[u8], base: impl FnOnce(PageAt) -> Option<Bytes>) -> bool {
         let below = self.crit.map(|crit| (crit, &*self.prefix));
         let expected = Expected { hash: self.hash, totals: self.totals, below };
-        stored::decode::<H>(page, &expected, |_| PageId(0)).is_ok()
+        let base = stored::base_of(page).and_then(base);
+        stored::decode::<H>(page, base.as_deref(), &expected, |_| PageId(0)).is_ok()
     }
 }
 
@@ -93,6 +104,12 @@ pub(crate) struct Step {
     page: Arc<Page>,
     /// Slots not visited yet: from the front, or for a reverse range from the back.
     next: usize,
+}
+
+impl Step {
+    pub(crate) fn page(&self) -> &Page {
+        &self.page
+    }
 }
 
 impl<H: Hasher> Entries<H> {

@@ -11,7 +11,19 @@ use crate::stored;
 /// If a page is accepted that has another encoding, or under another hash.
 #[must_use]
 pub fn page(body: &[u8]) -> bool {
-    stored::survive(body)
+    stored::survive(body, None)
+}
+
+/// Reads the bytes of a page that is written beside another: the length of the other one's as two bytes, the other's, and then
+/// its own, both but for their checks (spec: TREE-20).
+///
+/// # Panics
+/// As [`page`].
+#[must_use]
+pub fn page_delta(input: &[u8]) -> bool {
+    let Some((len, rest)) = input.split_first_chunk::<2>() else { return false };
+    let Some((base, body)) = rest.split_at_checked(usize::from(u16::from_le_bytes(*len))) else { return false };
+    stored::survive(body, Some(base))
 }
 
 #[cfg(test)]

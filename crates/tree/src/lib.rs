@@ -4,7 +4,7 @@
 //! Merkle trees, so a root depends on the contents only, never on how they got there. Nothing in this crate does I/O:
 //! pages that are not in memory come through [`Backing`], and are proven by their hash before anything of them is used.
 //!
-//! Formats and rules: `spec/tree.md`, TREE-1 to TREE-19. Vectors: `spec/vectors/tree.json`.
+//! Formats and rules: `spec/tree.md`, TREE-1 to TREE-20. Vectors: `spec/vectors/tree.json`.
 #![forbid(unsafe_code)]
 
 mod apply;
@@ -47,7 +47,7 @@ mod walk;
 mod way;
 mod witness;
 
-pub use apply::{Draft, Rewrite};
+pub use apply::{Draft, Passed, Rewrite};
 pub use arena::{Pages, PagesStats, Written};
 pub use backing::{Backing, PageAt, Place};
 pub use build::{Build, Leaf};

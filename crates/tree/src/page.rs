@@ -11,8 +11,9 @@
 #![expect(clippy::cast_possible_truncation, reason = "slots and nodes are counted below 64")]
 
 use crate::preimage::{self, Level, Preimage};
-use crate::{Place, Totals, bits};
+use crate::{PageAt, Place, Totals, bits};
 use keelstone_codec::Hash;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -65,6 +66,66 @@ impl Slot {
             Self::Entry { value_len, .. } => Totals::entry(key.len(), *value_len),
             Self::Child { totals, .. } => *totals,
         }
+    }
+}
+
+/// A page that lies whole on the disk, and what another page, made from it, still has of it: that one can be written as what
+/// is new (spec: TREE-20).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Base {
+    place: u64,
+    len: NonZeroU32,
+    /// Its slots that the page has too, as they are there.
+    pub(crate) kept: u32,
+    /// The page's other slots. Those that are not new stand in the order of those that are kept.
+    pub(crate) new: u32,
+}
+
+impl Base {
+    pub(crate) fn new(at: PageAt, kept: u32, new: u32) -> Option<Self> {
+        let len = NonZeroU32::new(at.len)?;
+        (kept != 0).then_some(Self { place: at.place, len, kept, new })
+    }
+
+    /// A page of so many slots that lies there, as it is.
+    pub(crate) fn whole(at: PageAt, slots: usize) -> Option<Self> {
+        Self::new(at, u32::MAX >> (SLOTS_MAX - slots), 0)
+    }
+
+    pub(crate) fn at(&self) -> PageAt {
+        PageAt { place: self.place, len: self.len.get() }
+    }
+
+    /// What is left of it once a set of the page's slots is written anew.
+    pub(crate) fn renewed(mut self, slots: u32) -> Self {
+        for slot in each(slots & !self.new) {
+            self.kept &= !(1 << self.of(slot));
+            self.new |= 1 << slot;
+        }
+        self
+    }
+
+    /// What is left of it in a page that is put together from this one: `from` says of each of its slots which one of this
+    /// page it is, if it is one. They stand in the same order.
+    pub(crate) fn followed(&self, from: impl Iterator<Item = Option<u8>>) -> Option<Self> {
+        let (mut kept, mut new) = (0, 0);
+        for (slot, from) in from.enumerate() {
+            match from.map(usize::from).filter(|from| self.new >> from & 1 == 0) {
+                Some(from) => kept |= 1 << self.of(from),
+                None => new |= 1 << slot,
+            }
+        }
+        Self::new(self.at(), kept, new)
+    }
+
+    /// Which slot of the base a slot of the page is that is not new.
+    fn of(&self, slot: usize) -> usize {
+        let before = slot - rank(self.new, slot);
+        // As long as no slot came or went, it is the same.
+        if self.kept >> slot & 1 == 1 && rank(self.kept, slot) == before {
+            return slot;
+        }
+        each(self.kept).nth(before).expect("a slot that is not new was kept")
     }
 }
 
@@ -303,6 +364,8 @@ pub(crate) struct Page {
     whole: Option<Arc<Page>>,
     /// What stands in the page itself, if not all does: a bit for each packed spot.
     own: u64,
+    /// What it can be written beside, or was, if it was not written whole.
+    pub(crate) base: Option<Base>,
     memory: u32,
     /// How often the arena has it: at its number, and behind pages that say what is new.
     standing: AtomicU32,
@@ -414,6 +477,7 @@ impl Page {
             body,
             whole: None,
             own: 0,
+            base: None,
             memory: u32::try_from(memory).expect("a page has a few thousand bytes"),
             standing: AtomicU32::new(0),
         }
@@ -440,7 +504,7 @@ impl Page {
         let memory = size_of::<Self>() + body.memory() + 16;
         let memory = u32::try_from(memory).expect("a page has a few thousand bytes");
         let (shape, whole) = (self.shape.clone(), Some(whole.clone()));
-        Self { shape, body, whole, own, memory, standing: AtomicU32::new(0) }
+        Self { shape, body, whole, own, base: None, memory, standing: AtomicU32::new(0) }
     }
 
     fn copy_whole(self: &Arc<Self>, spare: &mut Spare) -> Self {
@@ -453,7 +517,8 @@ impl Page {
         each(nodes).zip(&self.body.nodes).for_each(|(node, own)| body.nodes[node] = *own);
         let memory = size_of::<Self>() + body.memory() + self.shape.memory() + 64;
         let memory = u32::try_from(memory).expect("a page has a few thousand bytes");
-        Self { shape: self.shape.clone(), body, whole: None, own: 0, memory, standing: AtomicU32::new(0) }
+        let shape = self.shape.clone();
+        Self { shape, body, whole: None, own: 0, base: None, memory, standing: AtomicU32::new(0) }
     }
 
     /// What stands in a slot.
@@ -673,6 +738,45 @@ mod tests {
                 spare.put(all);
             }
             assert!(partly >= 10, "{partly} copies of {count} slots were partial");
+        }
+    }
+
+    /// However slots come, go and change, it is known which of the base are left, and which are not of it.
+    #[test]
+    fn what_is_left_of_a_base_is_known() {
+        let mut random = 7;
+        let mut below = |most: usize| (keelstone_codec::splitmix64(&mut random) % most as u64) as usize;
+        let at = PageAt { place: 5, len: 70 };
+        for _ in 0..2_000 {
+            let slots = 1 + below(SLOTS_MAX);
+            let mut base = Base::whole(at, slots).unwrap();
+            // Of each slot of the page, which one of the base it is.
+            let mut page: Vec<Option<usize>> = (0..slots).map(Some).collect();
+            for _ in 0..12 {
+                if below(2) == 0 {
+                    let slot = below(page.len());
+                    page[slot] = None;
+                    base = base.renewed(1 << slot);
+                } else {
+                    let mut from: Vec<Option<u8>> = (0..page.len()).map(|slot| Some(slot as u8)).collect();
+                    match below(3) {
+                        0 if from.len() < SLOTS_MAX => from.insert(below(from.len() + 1), None),
+                        1 if from.len() > 1 => drop(from.remove(below(from.len()))),
+                        _ => *from.first_mut().unwrap() = None,
+                    }
+                    page = from.iter().map(|from| from.and_then(|from| page[usize::from(from)])).collect();
+                    match base.followed(from.into_iter()) {
+                        Some(next) => base = next,
+                        None => assert!(page.iter().all(Option::is_none)),
+                    }
+                }
+                let kept: u32 = page.iter().flatten().fold(0, |kept, slot| kept | 1 << slot);
+                if kept == 0 {
+                    break;
+                }
+                let new = (0..page.len()).filter(|slot| page[*slot].is_none()).fold(0, |new, slot| new | 1 << slot);
+                assert_eq!((base.at(), base.kept, base.new), (at, kept, new));
+            }
         }
     }
 

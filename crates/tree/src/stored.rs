@@ -1,7 +1,8 @@
-//! A page as bytes, for the disk (spec: TREE-17, TREE-18).
+//! A page as bytes, for the disk (spec: TREE-17, TREE-18, TREE-20).
 //!
 //! ```text
 //! page   = slots varint, cut varint, shared bytes, slot.., check (8 bytes)
+//! delta  = 00, base place u64, base length varint, kept u32, cut varint, slot.., check (8 bytes)
 //! slot   = 00, key rest (varint length, bytes), value length varint, place u64, H(value)
 //!        | 01, key rest (varint length, bytes), crit u16, place u64, length varint, count varint, bytes varint, hash
 //! check  = the first 8 bytes of BLAKE3 over everything before
@@ -11,9 +12,12 @@
 //! leaves are not stored: decoding computes them, up to the root, which must be the hash that whoever points to the
 //! page expects. So nothing that counts is believed. What no hash covers (places, and prefixes of pages below) is proven when it is followed;
 //! `check` finds damage there at once.
+//!
+//! A delta says what a page has that another, its base, which lies there whole, has not. Reading one puts the bytes of the
+//! whole page together, and from there on it is a page as any: the same decoder, the same hash that is expected.
 
-use crate::page::{Page, PageId, SLOTS_MAX, Shape, Slot, Spare, Spot, extend_prefix};
-use crate::{Blake3, Hasher, PageAt, Place, Totals, bits, preimage};
+use crate::page::{Base, Page, PageId, SLOTS_MAX, Shape, Slot, Spare, Spot, each, extend_prefix};
+use crate::{Backing, Blake3, Hasher, PageAt, Place, ReadError, Totals, bits, preimage};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, KEY_LEN_MAX, Reader, VALUE_LEN_MAX, put_varint};
 use std::sync::Arc;
 
@@ -22,6 +26,12 @@ const CHILD: u8 = 1;
 const CHECK_LEN: usize = 8;
 /// Longest page in bytes: 32 slots take at most 350 each.
 const PAGE_LEN_MAX: usize = 64 << 10;
+/// What a delta begins with. A page has at least one slot.
+const DELTA: u8 = 0;
+/// A delta is written if it has at most this part of the whole page's bytes. What is new since the base was written is written
+/// again each time. Of a page of twenty slots of 80 bytes of which one more is new each time, a half comes to 540 bytes a time,
+/// a third to 490 and a quarter to 500; and with a third, less lies on the disk than with a half.
+const DELTA_PART: usize = 3;
 
 /// What whoever points to a page says of it.
 #[derive(Clone, Copy, Debug)]
@@ -45,60 +55,114 @@ pub(crate) enum PageError {
     Totals { expected: Totals, found: Totals },
     #[error("its root does not stand where the page above says")]
     Root,
+    #[error("of its base: {0}")]
+    Base(Box<PageError>),
 }
 
 /// The bytes of a page whose pages below have all been written.
-pub(crate) fn encode(page: &Page, mut at: impl FnMut(PageId) -> PageAt) -> Vec<u8> {
+pub(crate) fn encode(page: &Page, at: impl FnMut(PageId) -> PageAt) -> Vec<u8> {
+    sealed(encode_body(page, at))
+}
+
+/// The bytes of a page as what is new since its base was written, if that is worth it.
+// spec: TREE-20
+pub(crate) fn encode_delta(page: &Page, base: &Base, mut at: impl FnMut(PageId) -> PageAt) -> Option<Vec<u8>> {
+    if base.kept == 0 {
+        return None;
+    }
+    let shared = shared_len(&page.shape);
+    let mut out = Vec::with_capacity(80 * base.new.count_ones() as usize + 40);
+    out.push(DELTA);
+    base.at().place.encode(&mut out);
+    put_varint(&mut out, u64::from(base.at().len));
+    base.kept.encode(&mut out);
+    put_varint(&mut out, shared as u64);
+    each(base.new).for_each(|slot| put_slot(&mut out, page, slot, shared, &mut at));
+    is_worth_it(out.len(), encode_body(page, at).len()).then(|| sealed(out))
+}
+
+/// Whether so many bytes are worth writing in the place of so many of the whole page, neither with its check.
+fn is_worth_it(delta: usize, whole: usize) -> bool {
+    (delta + CHECK_LEN) * DELTA_PART <= whole + CHECK_LEN
+}
+
+fn sealed(mut body: Vec<u8>) -> Vec<u8> {
+    let check = check(&body);
+    body.extend_from_slice(&check);
+    body
+}
+
+fn encode_body(page: &Page, mut at: impl FnMut(PageId) -> PageAt) -> Vec<u8> {
     let shape = &page.shape;
     let shared = shared_len(shape);
-    let mut out = Vec::with_capacity(64 * page.slots().len() + 64);
+    let mut out = Vec::with_capacity(80 * shape.len() + 64);
     put_varint(&mut out, shape.len() as u64);
     put_varint(&mut out, shared as u64);
     out.extend_from_slice(&shape.key(0)[..shared]);
-    for (index, slot) in page.slots().enumerate() {
-        let rest = &shape.key(index)[shared..];
-        let mut key = |kind| {
-            out.push(kind);
-            put_varint(&mut out, rest.len() as u64);
-            out.extend_from_slice(rest);
-        };
-        match slot {
-            Slot::Entry { value_hash, place, value_len, .. } => {
-                key(ENTRY);
-                put_varint(&mut out, u64::from(*value_len));
-                place.encode(&mut out);
-                value_hash.encode(&mut out);
-            }
-            Slot::Child { hash, totals, id, crit } => {
-                key(CHILD);
-                crit.encode(&mut out);
-                let at = at(*id);
-                at.place.encode(&mut out);
-                put_varint(&mut out, u64::from(at.len));
-                put_varint(&mut out, totals.count);
-                put_varint(&mut out, totals.bytes);
-                hash.encode(&mut out);
-            }
-        }
-    }
-    let check = check(&out);
-    out.extend_from_slice(&check);
+    (0..shape.len()).for_each(|slot| put_slot(&mut out, page, slot, shared, &mut at));
     out
 }
 
-/// Reads a page and proves it against what is expected of it. `child` gives each page below its number.
+/// Appends a slot; the first `shared` bytes of its key are known.
+fn put_slot(out: &mut Vec<u8>, page: &Page, slot: usize, shared: usize, at: &mut impl FnMut(PageId) -> PageAt) {
+    let rest = &page.shape.key(slot)[shared..];
+    let mut key = |kind| {
+        out.push(kind);
+        put_varint(out, rest.len() as u64);
+        out.extend_from_slice(rest);
+    };
+    match page.slot(slot) {
+        Slot::Entry { value_hash, place, value_len, .. } => {
+            key(ENTRY);
+            put_varint(out, u64::from(*value_len));
+            place.encode(out);
+            value_hash.encode(out);
+        }
+        Slot::Child { hash, totals, id, crit } => {
+            key(CHILD);
+            crit.encode(out);
+            let at = at(*id);
+            at.place.encode(out);
+            put_varint(out, u64::from(at.len));
+            put_varint(out, totals.count);
+            put_varint(out, totals.bytes);
+            hash.encode(out);
+        }
+    }
+}
+
+/// Reads a page, and what it is written beside, and proves it against what is expected of it. `child` gives each page below
+/// its number.
+pub(crate) fn read<H: Hasher>(
+    backing: &dyn Backing,
+    at: PageAt,
+    expected: &Expected<'_>,
+    child: impl FnMut(PageAt) -> PageId,
+) -> Result<Page, ReadError> {
+    let bytes = backing.page(at)?;
+    let base = base_of(&bytes);
+    let beside = base.map(|base| backing.page(base)).transpose()?;
+    decode::<H>(&bytes, beside.as_deref(), expected, child).map_err(|error| {
+        let beside = base.map_or(String::new(), |base| format!(" beside one of {} at {:#x}", base.len, base.place));
+        ReadError::damaged(format!("page of {} bytes at {:#x}{beside}: {error}", at.len, at.place))
+    })
+}
+
+/// Where the base lies that bytes are written beside; none if they are a whole page, or nothing that can be read.
+pub(crate) fn base_of(bytes: &[u8]) -> Option<PageAt> {
+    let body = checked(bytes).ok()?;
+    Delta::parse(body).ok()?.map(|delta| delta.base)
+}
+
+/// Reads a page and proves it against what is expected of it. `base`: the bytes of what [`base_of`] names. `child` gives each
+/// page below its number.
 pub(crate) fn decode<H: Hasher>(
     bytes: &[u8],
+    base: Option<&[u8]>,
     expected: &Expected<'_>,
     child: impl FnMut(PageAt) -> PageId,
 ) -> Result<Page, PageError> {
-    let Some((body, found)) = bytes.split_last_chunk::<CHECK_LEN>() else {
-        return Err(DecodeError::Truncated { needed: CHECK_LEN as u64, left: bytes.len() as u64 }.into());
-    };
-    if check(body) != *found {
-        return Err(PageError::Check);
-    }
-    let mut page = parse(body, child)?;
+    let mut page = parse_either(checked(bytes)?, || checked(base.unwrap_or_default()), child)?;
     if let Some((crit, prefix)) = expected.below {
         let mut found = Vec::new();
         if page.shape.root_crit() == Some(crit) {
@@ -117,6 +181,161 @@ pub(crate) fn decode<H: Hasher>(
         return Err(PageError::Hash { expected: expected.hash, found: found.hash });
     }
     Ok(page)
+}
+
+/// What stands before the check, if that holds.
+fn checked(bytes: &[u8]) -> Result<&[u8], PageError> {
+    let Some((body, found)) = bytes.split_last_chunk::<CHECK_LEN>() else {
+        return Err(DecodeError::Truncated { needed: CHECK_LEN as u64, left: bytes.len() as u64 }.into());
+    };
+    if check(body) == *found { Ok(body) } else { Err(PageError::Check) }
+}
+
+/// Reads what stands before the check of a page or of a delta, hashes still to be computed.
+fn parse_either<'b>(
+    body: &[u8],
+    base: impl FnOnce() -> Result<&'b [u8], PageError>,
+    child: impl FnMut(PageAt) -> PageId,
+) -> Result<Page, PageError> {
+    let Some(delta) = Delta::parse(body)? else { return Ok(parse(body, child)?) };
+    let base = base().map_err(|error| PageError::Base(Box::new(error)))?;
+    let (whole, new) = delta.beside(base)?;
+    // spec: TREE-20
+    if !is_worth_it(body.len(), whole.len()) {
+        return Err(DecodeError::NotCanonical { what: "a delta of a page that is written whole" }.into());
+    }
+    let mut page = parse(&whole, child)?;
+    page.base = Base::new(delta.base, delta.kept, new);
+    Ok(page)
+}
+
+/// A slot as it is written, not looked into.
+#[derive(Clone, Copy)]
+struct Raw<'b> {
+    kind: u8,
+    /// The key but for what all keys share.
+    rest: &'b [u8],
+    content: &'b [u8],
+}
+
+impl<'b> Raw<'b> {
+    fn read(input: &mut Reader<'b>, cut: usize) -> Result<Self, DecodeError> {
+        let kind = input.byte()?;
+        let len = bounded(input, "key length", 0, KEY_LEN_MAX - cut)?;
+        let rest = input.take(len)?;
+        let mut behind = input.clone();
+        match kind {
+            ENTRY => {
+                input.varint()?;
+                input.take(8 + 32)?;
+            }
+            CHILD => {
+                input.take(2 + 8)?;
+                for _ in 0..3 {
+                    input.varint()?;
+                }
+                input.take(32)?;
+            }
+            found => return Err(DecodeError::UnknownTag { what: "slot", found: u64::from(found) }),
+        }
+        let content = behind.take(behind.left() - input.left())?;
+        Ok(Self { kind, rest, content })
+    }
+}
+
+/// A delta whose base was not read yet.
+struct Delta<'b> {
+    base: PageAt,
+    kept: u32,
+    cut: usize,
+    slots: Vec<Raw<'b>>,
+}
+
+impl<'b> Delta<'b> {
+    /// None if it is a whole page.
+    fn parse(body: &'b [u8]) -> Result<Option<Self>, DecodeError> {
+        let Some((&DELTA, body)) = body.split_first() else { return Ok(None) };
+        let input = &mut Reader::new(body);
+        let place = u64::decode(input)?;
+        let len = bounded(input, "page length", 1, PAGE_LEN_MAX)?;
+        let len = u32::try_from(len).expect("at most 64 KiB");
+        let kept = u32::decode(input)?;
+        if place == u64::MAX || kept == 0 {
+            return Err(DecodeError::Invalid { what: "base" });
+        }
+        let cut = bounded(input, "shared key bytes", 0, KEY_LEN_MAX)?;
+        let mut slots = Vec::new();
+        while input.left() > 0 {
+            if slots.len() + kept.count_ones() as usize == SLOTS_MAX {
+                let found = SLOTS_MAX as u64 + 1;
+                return Err(DecodeError::TooLarge { what: "slots", found, limit: SLOTS_MAX as u64 });
+            }
+            slots.push(Raw::read(input, cut)?);
+        }
+        Ok(Some(Self { base: PageAt { place, len }, kept, cut, slots }))
+    }
+
+    /// The whole page, without its check, and which of its slots are new. Whether it is one is not looked at: only the order
+    /// of slots is kept.
+    fn beside(&self, base: &[u8]) -> Result<(Vec<u8>, u32), PageError> {
+        let of_base = |error: DecodeError| PageError::Base(Box::new(error.into()));
+        if base.len() + CHECK_LEN != self.base.len as usize {
+            let (needed, left) = (u64::from(self.base.len), (base.len() + CHECK_LEN) as u64);
+            return Err(of_base(DecodeError::Truncated { needed, left }));
+        }
+        let input = &mut Reader::new(base);
+        // A delta begins with a zero, and so is no base.
+        let count = bounded(input, "slots", 1, SLOTS_MAX).map_err(of_base)?;
+        let base_cut = bounded(input, "shared key bytes", 0, KEY_LEN_MAX).map_err(of_base)?;
+        let base_shared = input.take(base_cut).map_err(of_base)?;
+        let mut kept: Vec<(Vec<u8>, Raw<'_>)> = Vec::with_capacity(count);
+        for slot in 0..count {
+            let raw = Raw::read(input, base_cut).map_err(of_base)?;
+            if self.kept >> slot & 1 == 1 {
+                kept.push(([base_shared, raw.rest].concat(), raw));
+            }
+        }
+        input.finish().map_err(of_base)?;
+        if kept.len() != self.kept.count_ones() as usize {
+            return Err(DecodeError::Invalid { what: "slots kept of a base" }.into());
+        }
+        let shared = kept[0].0.get(..self.cut).ok_or(DecodeError::Invalid { what: "shared key bytes" })?;
+
+        let total = kept.len() + self.slots.len();
+        let mut out = Vec::with_capacity(base.len() + 128 * self.slots.len());
+        put_varint(&mut out, total as u64);
+        put_varint(&mut out, self.cut as u64);
+        out.extend_from_slice(shared);
+        let mut put = |kind: u8, rest: &[u8], content: &[u8]| {
+            out.push(kind);
+            put_varint(&mut out, rest.len() as u64);
+            out.extend_from_slice(rest);
+            out.extend_from_slice(content);
+        };
+        let (mut olds, mut news) = (kept.iter().peekable(), self.slots.iter().peekable());
+        let mut new = 0;
+        for slot in 0..total {
+            let old = olds.peek().copied();
+            let rest = old.map(|(key, _)| key.strip_prefix(shared));
+            let rest = rest.map(|rest| rest.ok_or(DecodeError::Invalid { what: "shared key bytes" })).transpose()?;
+            match (rest, news.peek()) {
+                (Some(rest), Some(added)) if rest == added.rest => {
+                    return Err(DecodeError::NotCanonical { what: "a slot is kept and new" }.into());
+                }
+                (rest, Some(added)) if rest.is_none_or(|rest| added.rest < rest) => {
+                    put(added.kind, added.rest, added.content);
+                    new |= 1 << slot;
+                    news.next();
+                }
+                (Some(rest), _) => {
+                    let raw = &olds.next().expect("it was just looked at").1;
+                    put(raw.kind, rest, raw.content);
+                }
+                (None, _) => unreachable!("as many slots as there are"),
+            }
+        }
+        Ok((out, new))
+    }
 }
 
 /// Reads what stands before the check, hashes still to be computed.
@@ -193,29 +412,40 @@ fn parse(body: &[u8], mut child: impl FnMut(PageAt) -> PageId) -> Result<Page, D
     Ok(Page::new(Arc::new(shape), slots.into_iter(), std::iter::empty(), &mut Spare::default()))
 }
 
-/// What [`crate::hostile::page`] does.
-pub(crate) fn survive(body: &[u8]) -> bool {
+/// What [`crate::hostile::page`] and [`crate::hostile::page_delta`] do. Without a base, the body is taken for a whole page.
+pub(crate) fn survive(body: &[u8], base: Option<&[u8]>) -> bool {
     let mut below = Vec::new();
     let number = |below: &mut Vec<PageAt>, at| {
         below.push(at);
         PageId(u32::try_from(below.len() - 1).expect("at most 32 pages are below a page"))
     };
+    let base_bytes = base.map(|base| sealed(base.to_vec()));
     let mut expected = Expected { hash: Hash::ZERO, totals: Totals::default(), below: None };
-    assert!(decode::<Blake3>(body, &expected, |at| number(&mut below, at)).is_err(), "nothing hashes to zero");
+    let any = decode::<Blake3>(&sealed(body.to_vec()), base_bytes.as_deref(), &expected, |at| number(&mut below, at));
+    assert!(any.is_err(), "nothing hashes to zero");
     below.clear();
-    let Ok(mut page) = parse(body, |at| number(&mut below, at)) else { return false };
+    let parsed = parse_either(body, || base.ok_or(PageError::Root), |at| number(&mut below, at));
+    let Ok(mut page) = parsed else { return false };
     if hash_all::<Blake3>(&mut page).is_err() {
         return false;
     }
-    let bytes = encode(&page, |id| below[id.0 as usize]);
+    let bytes = match page.base {
+        Some(base) => encode_delta(&page, &base, |id| below[id.0 as usize]).expect("it was worth it"),
+        None => encode(&page, |id| below[id.0 as usize]),
+    };
     assert_eq!(bytes[..bytes.len() - CHECK_LEN], *body, "a second encoding was accepted");
+    assert_eq!(page.base.map(|base| base.at()), base_of(&bytes));
 
     let top = page.top();
     (expected.hash, expected.totals) = (top.hash, top.totals);
-    let again = decode::<Blake3>(&bytes, &expected, |_| PageId(0)).expect("it is the page that is expected");
-    assert_eq!(again.top().hash, expected.hash);
+    let again = decode::<Blake3>(&bytes, base_bytes.as_deref(), &expected, |_| PageId(0));
+    let again = again.expect("it is the page that is expected");
+    assert_eq!((again.top().hash, again.base), (expected.hash, page.base));
+    let whole = encode(&page, |id| below[id.0 as usize]);
+    let whole = decode::<Blake3>(&whole, None, &expected, |_| PageId(0)).expect("the same page, written whole");
+    assert_eq!(whole.top().hash, expected.hash);
     expected.hash.0[31] ^= 1;
-    let other = decode::<Blake3>(&bytes, &expected, |_| PageId(0));
+    let other = decode::<Blake3>(&bytes, base_bytes.as_deref(), &expected, |_| PageId(0));
     assert!(matches!(other, Err(PageError::Hash { .. })), "a page of another hash was accepted");
     true
 }

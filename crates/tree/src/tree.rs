@@ -159,11 +159,18 @@ impl<H: Hasher> Tree<H> {
     /// where `write` says it put them. Returns a word of them, to be kept until they can be read there. Afterwards
     /// [`Tree::top`] has all it takes to open this version again.
     ///
+    /// A page of which little is new since it was last written whole is written as that, beside the whole one (spec: TREE-20), if
+    /// `stays` says that what lies there will stay for as long as what is written now.
+    ///
     /// One flush at a time may run over one arena.
     ///
     /// # Errors
     /// Whatever `write` says. What was written before counts as written.
-    pub fn flush<E>(&self, mut write: impl FnMut(&[u8]) -> Result<PageAt, E>) -> Result<Written<H>, E> {
+    pub fn flush<E>(
+        &self,
+        stays: impl Fn(PageAt) -> bool,
+        mut write: impl FnMut(&[u8]) -> Result<PageAt, E>,
+    ) -> Result<Written<H>, E> {
         let pages = &self.version.pages;
         let unwritten = |id: PageId| pages.at(id).is_none();
         let open = |id: PageId| (id, pages.peek(id).expect("an unwritten page is in memory"), 0);
@@ -177,10 +184,14 @@ impl<H: Hasher> Tree<H> {
                     path.push(open(below));
                     continue;
                 }
-                let bytes = stored::encode(page, |below| pages.at(below).expect("pages below are written first"));
+                let below = |below| pages.at(below).expect("pages below are written first");
+                let base = page.base.filter(|base| stays(base.at()));
+                let delta = base.and_then(|base| stored::encode_delta(page, &base, below));
+                let is_whole = delta.is_none();
+                let bytes = delta.unwrap_or_else(|| stored::encode(page, below));
                 let at = write(&bytes)?;
-                assert_eq!(at.len as usize, bytes.len(), "a page is written whole");
-                written.note(*id, page, at);
+                assert_eq!(at.len as usize, bytes.len(), "what is written is written in one piece");
+                written.note(*id, page, at, is_whole);
                 path.pop();
             }
         }
@@ -198,8 +209,35 @@ impl<H: Hasher> Tree<H> {
         Some(Top { spaces: spaces.iter().map(space).collect::<Option<_>>()? })
     }
 
+    /// Tells of each page that this version needs of the disk where it lies: pages that are written, and those beside which others
+    /// are, or can be, written (spec: TREE-20). Whoever counts what is garbage must come to the same. Reads every page.
+    ///
+    /// # Errors
+    /// [`ReadError`] if a page could not be read.
+    pub fn needs(&self, mut needed: impl FnMut(PageAt)) -> Result<(), ReadError> {
+        let pages = &self.version.pages;
+        let mut open = Vec::new();
+        for space in &self.version.spaces {
+            open.push((space.page, pages.load_in_passing(space.page, &root_expected(space))?));
+            while let Some((id, page)) = open.pop() {
+                let lies = pages.lies(id);
+                let [at, base] = lies.needs(&page);
+                [at, if at.is_none() { lies.base(&page).map(|base| base.at()) } else { base }]
+                    .into_iter()
+                    .flatten()
+                    .for_each(&mut needed);
+                for slot in 0..page.shape.len() {
+                    if let Some((id, expected)) = expected(page.slot(slot), page.shape.key(slot)) {
+                        open.push((id, pages.load_in_passing(id, &expected)?));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Looks through the entries from `from` on for what has to be written anew: values whose place is stale, and pages
-    /// whose place is. Goes past what cannot be read, and names it. Reads at most about `pages_max` pages, finds at most about
+    /// whose place is, or that of what they are written beside. Goes past what cannot be read, and names it. Reads at most about `pages_max` pages, finds at most about
     /// `bytes_max` bytes of stale values, a value more at most, and says where to go on. See [`Tree::rewrite`].
     #[must_use]
     pub fn survey(
@@ -221,8 +259,9 @@ impl<H: Hasher> Tree<H> {
             while let Some(next) = entries.advance(&mut |path: &[Step]| {
                 if path.len() > depth {
                     seen += 1;
-                    let at = self.version.pages.at(path[path.len() - 1].id);
-                    stale |= at.is_some_and(&stale_page);
+                    let step = &path[path.len() - 1];
+                    let lies = self.version.pages.lies(step.id);
+                    stale |= lies.needs(step.page()).into_iter().flatten().any(&stale_page);
                 }
                 depth = path.len();
             }) {

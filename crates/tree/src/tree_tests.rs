@@ -3,12 +3,13 @@
 
 use crate::reference::{self, State};
 use crate::{
-    Backing, Blake3, Build, Diff, Grown, Hasher, KeyRange, Leaf, Level, PageAt, Pages, Place, ProofLimits, Query, Read,
-    ReadError, Rewrite, Sha256, Top, Totals, Tree, Written, preimage, prove_bytes,
+    Backing, Blake3, Build, Diff, Draft, Grown, Hasher, KeyRange, Leaf, Level, PageAt, Pages, Passed, Place,
+    ProofLimits, Query, Read, ReadError, Rewrite, Sha256, Top, Totals, Tree, Written, preimage, prove_bytes,
 };
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Key, Namespace, Value};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
@@ -61,8 +62,16 @@ fn commit<H: Hasher>(disk: &Disk, tree: &Tree<H>, diff: &Diff) -> Tree<H> {
     next
 }
 
+/// As [`commit`], to what is the last version from then on.
+fn commit_last<H: Hasher>(disk: &Disk, tree: &Tree<H>, diff: &Diff, needs: &mut Needed) -> Tree<H> {
+    let draft = tree.prepare(diff).unwrap();
+    needs.pass(&draft);
+    let values: Vec<Option<Value>> = diff.iter().map(|(_, write)| write.value.clone()).collect();
+    draft.commit(|index| disk.put_value(values[index].as_ref().expect("only puts are asked for")))
+}
+
 fn flush<H: Hasher>(disk: &Disk, tree: &Tree<H>) -> Top {
-    tree.flush(|bytes| Ok::<_, ()>(disk.put_page(bytes))).unwrap().settle();
+    tree.flush(|_| true, |bytes| Ok::<_, ()>(disk.put_page(bytes))).unwrap().settle();
     tree.top().unwrap()
 }
 
@@ -180,9 +189,60 @@ fn diff(writes: &[(u8, Vec<u8>, Option<u8>)]) -> Diff {
     writes.iter().map(write).collect()
 }
 
+/// What the last version needs of the disk, as it is counted: how often each place is.
+#[derive(Default)]
+struct Needed {
+    counts: BTreeMap<u64, i64>,
+    /// Places below the first that are multiples of the second: nothing that is written from then on may stand beside them.
+    gone: Vec<(u64, u64)>,
+}
+
+impl Needed {
+    fn add(&mut self, pages: &[PageAt], count: i64) {
+        for page in pages {
+            *self.counts.entry(page.place).or_default() += count;
+        }
+    }
+
+    fn is_gone(&self, place: u64) -> bool {
+        self.gone.iter().any(|(end, every)| place < *end && place.is_multiple_of(*every))
+    }
+
+    /// A flush of the last version.
+    fn flush<H: Hasher>(&mut self, disk: &Disk, tree: &Tree<H>) -> Top {
+        let mut new = Vec::new();
+        let write = |bytes: &[u8]| {
+            new.push(disk.put_page(bytes));
+            Ok::<_, ()>(new[new.len() - 1])
+        };
+        let written = tree.flush(|at| !self.is_gone(at.place), write).unwrap();
+        self.add(&new, 1);
+        written.unneeded().iter().for_each(|page| self.add(&[*page], -1));
+        written.settle();
+        tree.top().unwrap()
+    }
+
+    /// The last version is another from now on.
+    fn pass<H: Hasher>(&mut self, draft: &Draft<H>) {
+        let Passed { unneeded, needed } = draft.pass();
+        self.add(&unneeded, -1);
+        self.add(&needed, 1);
+        assert_eq!(draft.pass(), Passed::default(), "pages are passed by once");
+    }
+
+    fn check<H: Hasher>(&self, tree: &Tree<H>) {
+        let mut found = BTreeMap::new();
+        tree.needs(|page| *found.entry(page.place).or_default() += 1).unwrap();
+        let counted = self.counts.iter().filter(|(_, count)| **count != 0);
+        assert!(counted.eq(&found), "counted are {:?}, needed {found:?}", self.counts);
+        assert!(found.values().all(|count| *count == 1), "nothing is needed twice: {found:?}");
+    }
+}
+
 /// Runs a history; all versions that are held stay what they were.
 fn run<H: Hasher>(acts: Vec<Act>, threads: usize) {
     let (disk, pages) = fresh_on_threads::<H>(threads);
+    let mut needs = Needed::default();
     let mut tree = Tree::empty(&pages);
     let mut state = State::new();
     let mut held: Vec<(Tree<H>, State)> = Vec::new();
@@ -199,7 +259,7 @@ fn run<H: Hasher>(acts: Vec<Act>, threads: usize) {
                     assert_eq!(*hash, write.value.as_ref().map(|value| H::hash(value)));
                 }
                 drop(draft);
-                tree = commit(&disk, &tree, &diff);
+                tree = commit_last(&disk, &tree, &diff, &mut needs);
                 apply(&mut state, &diff);
             }
             Act::Clear(space, from, to) => {
@@ -207,7 +267,7 @@ fn run<H: Hasher>(acts: Vec<Act>, threads: usize) {
                 let space = name(&format!("n{space}"));
                 let gone: Diff =
                     tree.scan(&space, range).map(|found| (space.clone(), found.unwrap().0, None)).collect();
-                tree = commit(&disk, &tree, &gone);
+                tree = commit_last(&disk, &tree, &gone, &mut needs);
                 apply(&mut state, &gone);
             }
             Act::Draft(writes) => {
@@ -229,13 +289,13 @@ fn run<H: Hasher>(acts: Vec<Act>, threads: usize) {
                 }
             }
             Act::Flush => {
-                flush(&disk, &tree);
-                assert_eq!(tree.flush(|_| Err(())).map(Written::settle), Ok(0), "nothing is written twice");
+                needs.flush(&disk, &tree);
+                assert_eq!(tree.flush(|_| true, |_| Err(())).map(Written::settle), Ok(0), "nothing is written twice");
             }
             Act::Evict => drop(pages.evict(0)),
             Act::Bound(memory_bytes) => pages.keep_within(memory_bytes),
             Act::Reopen => {
-                let top = flush(&disk, &tree);
+                let top = needs.flush(&disk, &tree);
                 let top = Top::from_bytes(&top.to_bytes()).unwrap();
                 let opened = Tree::open(&pages, &top, tree.root()).unwrap();
                 held.push((std::mem::replace(&mut tree, opened), state.clone()));
@@ -243,6 +303,7 @@ fn run<H: Hasher>(acts: Vec<Act>, threads: usize) {
             Act::Rewrite(every) => {
                 let stale = |at: u64| at.is_multiple_of(u64::from(every));
                 let written = disk.pages.lock().unwrap().len() as u64;
+                needs.gone.push((written, u64::from(every)));
                 let mut from = None;
                 loop {
                     let survey = tree.survey(
@@ -268,7 +329,9 @@ fn run<H: Hasher>(acts: Vec<Act>, threads: usize) {
                             Rewrite { namespace: stale.namespace, key: stale.key, moved }
                         })
                         .collect();
-                    tree = tree.rewrite(&rewrites).unwrap().commit(|_| panic!("nothing is put"));
+                    let draft = tree.rewrite(&rewrites).unwrap();
+                    needs.pass(&draft);
+                    tree = draft.commit(|_| panic!("nothing is put"));
                     if survey.next.is_none() {
                         break;
                     }
@@ -286,6 +349,11 @@ fn run<H: Hasher>(acts: Vec<Act>, threads: usize) {
         }
         assert_eq!(tree.root(), reference_root::<H>(&state));
     }
+    needs.check(&tree);
+    needs.flush(&disk, &tree);
+    needs.check(&tree);
+    let mut kept = needs.counts.iter().filter(|(_, count)| **count > 0);
+    assert!(kept.all(|(place, _)| !needs.is_gone(*place)), "what was to go is not needed");
     assert_holds(&tree, &state);
     for (tree, state) in &held {
         assert_holds(tree, state);
@@ -570,6 +638,137 @@ fn a_page_in_the_wrong_place_is_damage() {
     assert!(Tree::open(&other, &top, Tree::empty(&other).root()).is_err(), "the root is part of the question");
 }
 
+/// The pages of a state of so many keys, some of which were written beside others after a change here and there.
+fn written_beside(count: u32) -> (Arc<Disk>, Tree<Blake3>, State) {
+    let (disk, pages) = fresh::<Blake3>();
+    let mut state = numbered(count);
+    let mut tree = grow(&disk, &pages, &state, 500);
+    for round in 0..3u32 {
+        flush(&disk, &tree);
+        let some =
+            (0..count / 60).map(|n| (name("a"), key(&state_key(n * 41 + round)), (n % 7 > 0).then(|| value(&[1; 4]))));
+        let new = (0..count / 200).map(|n| (name("a"), key(&state_key(9_000 + n * 10 + round)), Some(value(&[2; 9]))));
+        let diff: Diff = some.chain(new).collect();
+        tree = commit(&disk, &tree, &diff);
+        apply(&mut state, &diff);
+    }
+    flush(&disk, &tree);
+    (disk, tree, state)
+}
+
+/// spec: TREE-20. A change here and there writes little of each page, and what it wrote says all of it.
+#[test]
+fn a_page_of_which_little_is_new_is_written_beside_what_is_there() {
+    let (disk, tree, state) = written_beside(2_000);
+    let all = disk.pages.lock().unwrap().clone();
+    let (deltas, whole): (Vec<&Bytes>, Vec<&Bytes>) = all.iter().partition(|page| page[0] == 0);
+    let bytes = |pages: &[&Bytes]| pages.iter().map(|page| page.len()).sum::<usize>() / pages.len();
+    assert!(deltas.len() > 50, "{} deltas, {} whole", deltas.len(), whole.len());
+    assert!(bytes(&deltas) * 4 < bytes(&whole), "{} bytes and {}", bytes(&deltas), bytes(&whole));
+    let pages = Pages::<Blake3>::new(disk.clone());
+    let opened = Tree::open(&pages, &tree.top().unwrap(), tree.root()).unwrap();
+    assert_holds(&opened, &state);
+    // What was read is written beside the same pages as what was in memory.
+    let diff: Diff = (0..60).map(|n| (name("a"), key(&state_key(n * 29)), Some(value(&[3; 3])))).collect();
+    let written = |tree: &Tree<Blake3>| {
+        let next = commit(&disk, tree, &diff);
+        let from = disk.pages.lock().unwrap().len();
+        flush(&disk, &next);
+        let lens: Vec<usize> = disk.pages.lock().unwrap()[from..].iter().map(Bytes::len).collect();
+        (next.root(), lens)
+    };
+    assert_eq!(written(&opened), written(&tree));
+}
+
+/// spec: TREE-20. A flipped bit in what is written beside a page, or anywhere in the page that it is written beside, is damage,
+/// and both are named.
+#[test]
+fn a_flipped_bit_beside_a_page_or_in_it_is_damage() {
+    let (disk, tree, _) = written_beside(300);
+    let all = disk.pages.lock().unwrap().clone();
+    let mut needed = Vec::new();
+    tree.needs(|at| needed.push(at)).unwrap();
+    let delta = needed.iter().find(|at| all[at.place as usize][0] == 0).unwrap();
+    let base = crate::stored::base_of(&all[delta.place as usize]).unwrap();
+    let lost = || {
+        let pages = Pages::<Blake3>::new(disk.clone());
+        let tree = Tree::open(&pages, &tree.top().unwrap(), tree.root()).unwrap();
+        let mut entries = tree.entries(&name("a"), KeyRange::all());
+        let lost: Vec<_> = std::iter::from_fn(|| entries.past_damage()).filter_map(Result::err).collect();
+        let [lost] = lost.try_into().unwrap();
+        assert_eq!(lost.at(), *delta);
+        lost
+    };
+    for at in [*delta, base] {
+        let whole = all[at.place as usize].clone();
+        for flipped in 0..whole.len() {
+            let mut bytes = whole.to_vec();
+            bytes[flipped] ^= 1 << (flipped % 8);
+            disk.pages.lock().unwrap()[at.place as usize] = bytes.into();
+            let lost = lost();
+            assert_eq!(lost.base(), (at == base).then_some(base), "byte {flipped}");
+            let beside = |_| Some(all[base.place as usize].clone());
+            assert!(lost.is_filled_by::<Blake3>(&all[delta.place as usize], beside));
+            assert!(!lost.is_filled_by::<Blake3>(&all[delta.place as usize], |_| None));
+        }
+        disk.pages.lock().unwrap()[at.place as usize] = whole;
+    }
+    // Another page that is whole in itself is not what it was written beside.
+    let other = needed.iter().find(|at| at.len == base.len && **at != base);
+    if let Some(other) = other {
+        disk.pages.lock().unwrap()[base.place as usize] = all[other.place as usize].clone();
+        lost();
+    }
+}
+
+/// A page that a commit passes by while a flush writes it is garbage, once; and what the flush lets go of the commit's own page
+/// still stands beside.
+#[test]
+fn what_is_passed_by_while_it_is_written_is_counted_once() {
+    for seed in 0..40u64 {
+        let mut random = seed;
+        let mut below = |most: u64| keelstone_codec::splitmix64(&mut random) % most;
+        let (disk, pages) = fresh::<Blake3>();
+        let mut needs = Needed::default();
+        let mut tree = grow(&disk, &pages, &numbered(600), 600);
+        needs.flush(&disk, &tree);
+        for _ in 0..4 {
+            let mut diff = |most| -> Diff {
+                let write = |_| (name("a"), key(&state_key(below(600) as u32)), Some(value(&[below(9) as u8; 3])));
+                (0..most).map(write).collect()
+            };
+            let (before, beside) = (diff(60), [diff(20), diff(200)]);
+            tree = commit_last(&disk, &tree, &before, &mut needs);
+            // A draft made before the flush, and one made in the middle of it.
+            let early = tree.prepare(&beside[0]).unwrap();
+            let (mut last, mut new, mut countdown) = (None, Vec::new(), below(20));
+            let mut early = Some(early);
+            let written = tree.flush(
+                |_| true,
+                |bytes| {
+                    if countdown == 0
+                        && let Some(early) = early.take()
+                    {
+                        needs.pass(&early);
+                        let middle = early.commit(|_| Place(0));
+                        last = Some(commit_last(&disk, &middle, &beside[1], &mut needs));
+                    }
+                    countdown = countdown.saturating_sub(1);
+                    let at = disk.put_page(bytes);
+                    needs.add(&[at], 1);
+                    new.push(at);
+                    Ok::<_, ()>(at)
+                },
+            );
+            let written = written.unwrap();
+            needs.add(written.unneeded(), -1);
+            written.settle();
+            tree = last.unwrap_or(tree);
+            needs.check(&tree);
+        }
+    }
+}
+
 /// A value is checked against the hash in the tree whenever it is read.
 #[test]
 fn a_spoiled_value_is_damage() {
@@ -703,10 +902,13 @@ fn what_is_written_stays_until_it_can_be_read() {
     let whole = pages.stats();
     // The disk has nothing yet.
     let mut on_its_way: Vec<Bytes> = Vec::new();
-    let written = tree.flush(|bytes| {
-        on_its_way.push(Bytes::copy_from_slice(bytes));
-        Ok::<_, ()>(PageAt { place: on_its_way.len() as u64 - 1, len: bytes.len() as u32 })
-    });
+    let written = tree.flush(
+        |_| true,
+        |bytes| {
+            on_its_way.push(Bytes::copy_from_slice(bytes));
+            Ok::<_, ()>(PageAt { place: on_its_way.len() as u64 - 1, len: bytes.len() as u32 })
+        },
+    );
     let written = written.unwrap();
     assert_eq!(written.memory_bytes(), whole.unwritten_bytes);
     pages.keep_within(0);
@@ -825,6 +1027,16 @@ fn golden<H: Hasher>() -> Json {
             "pages": written,
         }));
     }
+    // One key of a hundred changes, one goes and one comes: three pages, and then what is new of them.
+    let (disk, pages) = fresh::<H>();
+    let tree = grow(&disk, &pages, &numbered(100), 1_000_000);
+    flush(&disk, &tree);
+    let changes = [(state_key(3), Some(value(b"new"))), (state_key(50), None), (state_key(100), Some(value(b"more")))];
+    let tree = commit(&disk, &tree, &changes.map(|(k, v)| (name("a"), key(&k), v)).into_iter().collect());
+    let before = disk.pages.lock().unwrap().len();
+    let top = flush(&disk, &tree).to_bytes();
+    let written: Vec<String> = disk.pages.lock().unwrap()[before..].iter().map(hex::encode).collect();
+    let changed = json!({"root": tree.root().to_string(), "top": hex::encode(top), "pages": written});
     let totals = [Totals { count: 1, bytes: 2 }, Totals { count: 3, bytes: u64::MAX - 2 }];
     let (x, y) = (H::hash(b"x"), H::hash(b"y"));
     let node = |image: preimage::Preimage| json!([hex::encode(image), H::hash_node(&image).to_string()]);
@@ -837,10 +1049,11 @@ fn golden<H: Hasher>() -> Json {
             "inner of namespaces": node(preimage::inner(Level::Namespaces, 0x0708, totals, [&x, &y])),
         },
         "states": states,
+        "pages, three keys changed": changed,
     })
 }
 
-/// spec: TREE-4, TREE-6, TREE-18, TREE-19. `spec/vectors/tree.json` pins nodes, roots and pages under both hashers.
+/// spec: TREE-4, TREE-6, TREE-18, TREE-19, TREE-20. `spec/vectors/tree.json` pins nodes, roots and pages under both hashers.
 /// `KEELSTONE_BLESS=1` writes it anew.
 #[test]
 fn golden_nodes_roots_and_pages_have_not_changed() {

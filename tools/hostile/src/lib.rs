@@ -39,6 +39,7 @@ pub const TARGETS: &[Target] = &[
     tree::FORGED,
     tree::WITNESS,
     tree::PAGE,
+    tree::PAGE_DELTA,
     tree::TOP,
     ics23::CONVERT,
     ics23::VERIFY,

@@ -174,7 +174,8 @@ impl Backing for Nothing {
     }
 }
 
-/// The known state, one namespace of it grown beyond a page: all pages as they are written, and the top above them.
+/// The known state, one namespace of it grown beyond a page: all pages as they are written, and the top above them. The last are
+/// written after three changes more, beside those before.
 fn written() -> (Vec<Vec<u8>>, Top) {
     let mut state = KNOWN.state.clone();
     for n in 0..100u8 {
@@ -189,18 +190,45 @@ fn written() -> (Vec<Vec<u8>>, Top) {
     let draft = tree.prepare(&diff).expect("all is in memory");
     let tree = draft.commit(|index| Place(index as u64 + 1));
     let mut pages = Vec::new();
-    let write = |bytes: &[u8]| {
+    let mut write = |bytes: &[u8]| {
         pages.push(bytes.to_vec());
         let len = u32::try_from(bytes.len()).expect("a page is small");
         Ok::<_, ReadError>(PageAt { place: pages.len() as u64, len })
     };
-    tree.flush(write).expect("writing to memory does not fail").settle();
+    tree.flush(|_| true, &mut write).expect("writing to memory does not fail").settle();
+    let key = |n: u8| Key::new([n.wrapping_mul(89), n % 3]).expect("two bytes");
+    let value = || Some(Value::new(vec![2; 5]).expect("not empty"));
+    let inserted = Key::new([89, 1, 1]).expect("three bytes");
+    let changes = [(key(3), value()), (key(50), None), (inserted, value())];
+    let diff: Diff = changes.into_iter().map(|(key, value)| (name("social"), key, value)).collect();
+    let draft = tree.prepare(&diff).expect("all is in memory");
+    let tree = draft.commit(|index| Place(index as u64 + 1_000));
+    tree.flush(|_| true, &mut write).expect("writing to memory does not fail").settle();
     (pages, tree.top().expect("all pages are written"))
 }
 
-/// Pages without the eight bytes of their check.
+/// Pages without the eight bytes of their check, those that are written whole.
 fn page_seeds() -> Vec<Vec<u8>> {
-    written().0.into_iter().map(|page| page[..page.len() - 8].to_vec()).collect()
+    let whole = written().0.into_iter().filter(|page| page[0] > 0);
+    whole.map(|page| page[..page.len() - 8].to_vec()).collect()
+}
+
+pub(crate) const PAGE_DELTA: Target =
+    Target { name: "page_delta", run: keelstone_tree::hostile::page_delta, seeds: page_delta_seeds };
+
+/// Pages that are written beside others, behind those.
+fn page_delta_seeds() -> Vec<Vec<u8>> {
+    let pages = written().0;
+    let body = |page: &[u8]| page[..page.len() - 8].to_vec();
+    let seed = |page: &Vec<u8>| {
+        let place = u64::from_le_bytes(*page[1..].first_chunk().expect("a place has eight bytes"));
+        let base = body(&pages[usize::try_from(place).expect("a few pages") - 1]);
+        let len = u16::try_from(base.len()).expect("a page is small");
+        [&len.to_le_bytes()[..], &base, &body(page)].concat()
+    };
+    let seeds: Vec<Vec<u8>> = pages.iter().filter(|page| page[0] == 0).map(seed).collect();
+    assert!(seeds.len() > 1, "a few changes are written beside what is there");
+    seeds
 }
 
 pub(crate) const TOP: Target = Target { name: "top", run: top, seeds: top_seeds };

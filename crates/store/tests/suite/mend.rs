@@ -33,6 +33,24 @@ fn sample(options: &Options) -> (MemoryFiles, Model) {
     (files, state)
 }
 
+/// As [`sample`], and then a few changes at a time, each flushed: most pages they are in are written beside those before.
+fn sample_beside(options: &Options) -> (MemoryFiles, Model) {
+    let (files, mut state) = sample(options);
+    let store = TestStore::open(Arc::new(files.clone()), options.clone()).unwrap();
+    let before = store.stats().written_bytes;
+    for height in 6..10 {
+        let write =
+            |number: u64| (namespace("many"), key(number * 61 + height), Some(Value::new(vec![9; 20]).unwrap()));
+        let diff: Diff = (1..30u64).map(write).collect();
+        crate::support::apply(&mut state, &diff);
+        store.commit(Height(height), diff).unwrap();
+        store.flush().unwrap();
+    }
+    assert!(store.stats().written_bytes - before < 120 << 10, "most of it is written beside what was there");
+    store.close().unwrap();
+    (files, state)
+}
+
 fn cold() -> Options {
     let (segment_bytes, page_segment_bytes) = (64 << 10, 1 << 20);
     // One flush at the end, so that all pages are of the state.
@@ -115,6 +133,39 @@ fn whichever_sector_of_pages_is_lost_it_is_had_from_elsewhere() {
         assert_whole(store, &files, &state, &what);
     }
     assert!(supplied > 10, "of {written} sectors, {supplied} pieces were had from elsewhere");
+}
+
+/// spec: STORE-16, TREE-20. Whether a page is damaged or what it is written beside: both are named, and it is had again, from
+/// somebody else or, if it is a bit, as the checksum of its sector tells.
+#[test]
+fn a_page_and_what_it_is_written_beside_are_had_again() {
+    let (files, state) = sample_beside(&cold());
+    let image = files.image();
+    let name = image.keys().find(|name| name.ends_with(".pages")).unwrap();
+    let written = image[name].chunks(512).rposition(|sector| sector.iter().any(|byte| *byte != 0)).unwrap();
+    let mut supplied = 0;
+    for sector in (1..=written).step_by(17) {
+        for is_bit in [false, true] {
+            let files = MemoryFiles::from_image(&image);
+            let store = TestStore::open(Arc::new(files.clone()), cold()).unwrap();
+            if is_bit {
+                flip(&files, name, sector as u64 * 512 + 99);
+            } else {
+                lose(&files, name, sector);
+            }
+            let what = format!("sector {sector} of {name}, {}", if is_bit { "a bit" } else { "all of it" });
+            let found = full(&store);
+            assert!(!found.is_sound(), "{what} is not found");
+            let mut has = Has(&state, 0);
+            let mended =
+                if is_bit { store.mend(&found.problems, &mut ()) } else { store.mend(&found.problems, &mut has) };
+            let mended = mended.unwrap();
+            assert!(mended.left.is_empty(), "{what}: {mended:?}");
+            supplied += has.1;
+            assert_whole(store, &files, &state, &what);
+        }
+    }
+    assert!(supplied > 3, "{supplied} pieces were had from elsewhere");
 }
 
 /// spec: STORE-16. A value that is lost is had from somebody else and lies elsewhere then. What was lost with it of the log's
