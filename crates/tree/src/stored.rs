@@ -64,21 +64,21 @@ pub(crate) fn encode(page: &Page, at: impl FnMut(PageId) -> PageAt) -> Vec<u8> {
     sealed(encode_body(page, at))
 }
 
-/// The bytes of a page as what is new since its base was written, if that is worth it.
+/// The bytes of a page as what is new since its base was written, if that is worth it, and else whole; and whether they are
+/// whole.
 // spec: TREE-20
-pub(crate) fn encode_delta(page: &Page, base: &Base, mut at: impl FnMut(PageId) -> PageAt) -> Option<Vec<u8>> {
-    if base.kept == 0 {
-        return None;
-    }
+pub(crate) fn encode_beside(page: &Page, base: &Base, mut at: impl FnMut(PageId) -> PageAt) -> (Vec<u8>, bool) {
+    let whole = encode_body(page, &mut at);
     let shared = shared_len(&page.shape);
-    let mut out = Vec::with_capacity(80 * base.new.count_ones() as usize + 40);
-    out.push(DELTA);
-    base.at().place.encode(&mut out);
-    put_varint(&mut out, u64::from(base.at().len));
-    base.kept.encode(&mut out);
-    put_varint(&mut out, shared as u64);
-    each(base.new).for_each(|slot| put_slot(&mut out, page, slot, shared, &mut at));
-    is_worth_it(out.len(), encode_body(page, at).len()).then(|| sealed(out))
+    let mut delta = Vec::with_capacity(80 * base.new.count_ones() as usize + 40);
+    delta.push(DELTA);
+    base.at().place.encode(&mut delta);
+    put_varint(&mut delta, u64::from(base.at().len));
+    base.kept.encode(&mut delta);
+    put_varint(&mut delta, shared as u64);
+    each(base.new).for_each(|slot| put_slot(&mut delta, page, slot, shared, &mut at));
+    let is_whole = base.kept == 0 || !is_worth_it(delta.len(), whole.len());
+    (sealed(if is_whole { whole } else { delta }), is_whole)
 }
 
 /// Whether so many bytes are worth writing in the place of so many of the whole page, neither with its check.
@@ -430,7 +430,7 @@ pub(crate) fn survive(body: &[u8], base: Option<&[u8]>) -> bool {
         return false;
     }
     let bytes = match page.base {
-        Some(base) => encode_delta(&page, &base, |id| below[id.0 as usize]).expect("it was worth it"),
+        Some(base) => encode_beside(&page, &base, |id| below[id.0 as usize]).0,
         None => encode(&page, |id| below[id.0 as usize]),
     };
     assert_eq!(bytes[..bytes.len() - CHECK_LEN], *body, "a second encoding was accepted");

@@ -186,9 +186,10 @@ impl<H: Hasher> Tree<H> {
                 }
                 let below = |below| pages.at(below).expect("pages below are written first");
                 let base = page.base.filter(|base| stays(base.at()));
-                let delta = base.and_then(|base| stored::encode_delta(page, &base, below));
-                let is_whole = delta.is_none();
-                let bytes = delta.unwrap_or_else(|| stored::encode(page, below));
+                let (bytes, is_whole) = match base {
+                    Some(base) => stored::encode_beside(page, &base, below),
+                    None => (stored::encode(page, below), true),
+                };
                 let at = write(&bytes)?;
                 assert_eq!(at.len as usize, bytes.len(), "what is written is written in one piece");
                 written.note(*id, page, at, is_whole);
