@@ -367,7 +367,7 @@ impl Rpc {
 mod tests {
     use super::*;
     use std::io::{Read as _, Write as _};
-    use std::net::TcpListener;
+    use std::net::{Shutdown, TcpListener};
 
     /// A node that answers one request with these bytes.
     fn node(answer: &'static str) -> (Rpc, std::thread::JoinHandle<()>) {
@@ -380,7 +380,10 @@ mod tests {
             stream
                 .write_all(b"HTTP/1.0 200 OK\r\n\r\n")
                 .and_then(|()| stream.write_all(answer.as_bytes()))
+                .and_then(|()| stream.shutdown(Shutdown::Write))
                 .expect("sent");
+            // A connection that is closed with something unread in it takes the answer with it: the request comes in pieces.
+            let _ = io::copy(&mut stream, &mut io::sink());
         });
         (Rpc::new(&address).expect("an address"), served)
     }
