@@ -11,8 +11,8 @@
 //! | plain | the state is there, verified and durable, at the asked speed and within the asked memory, bytes and forecast |
 //! | kills | a joiner that is killed again and again fetches next to nothing twice |
 //! | servers | half of the servers are killed midway, and it ends |
-//! | moving | the chain goes on all the time, and it ends at a recent height |
 //! | liars | one of the four lies, in one way after the other: it is banned, and costs little time |
+//! | moving | the chain goes on all the time, and it ends at a recent height |
 //!
 //! The exit code is 0 if all that was run holds, 1 if something does not, and 2 if the command is none. Speed is for an idle
 //! machine; everything else holds on a busy one too.

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What can be shown, in order.
-pub(crate) const NAMES: [&str; 5] = ["plain", "kills", "servers", "moving", "liars"];
+/// What can be shown, in order: the last leaves the chain at another height, and so at another root, than those before compare with.
+pub(crate) const NAMES: [&str; 5] = ["plain", "kills", "servers", "liars", "moving"];
 /// Nodes that give.
 const SERVERS: u8 = 4;
 /// All nodes: those that give, and the one that joins.
