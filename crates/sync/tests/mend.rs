@@ -175,7 +175,8 @@ fn c03_lies_about_a_piece_are_written_by_nobody() {
     let files = MemoryFiles::new();
     chain(&files, 0).close().unwrap();
     let image = files.image();
-    // The last that was written are the pages of the last version, and behind them the table.
+    // The last that was written are pages of the last version, and behind them the table. The top page of the largest namespace
+    // is not among the nearest, and has to stay: what lies below it takes more questions than a peer is asked for one piece.
     let (name, bytes) = image.iter().rfind(|(name, _)| name.ends_with(".pages")).unwrap();
     let last = bytes.chunks(512).rposition(|sector| sector.iter().any(|byte| *byte != 0)).unwrap() as u64;
     let honest = || Peer::of(chain(&MemoryFiles::new(), 0));
@@ -216,7 +217,7 @@ fn c03_lies_about_a_piece_are_written_by_nobody() {
         let files = MemoryFiles::from_image(&image);
         let store = open(&files);
         let (right, history) = (contents(&store.view()), roots(&store));
-        for sector in last.saturating_sub(14).max(1)..last - 1 {
+        for sector in last - 9..last - 1 {
             files.open(name).unwrap().write_at(sector * 512, &[0xa5; 512]).unwrap();
         }
         let count = peers.len() - 2 * usize::from(!with_honest);
