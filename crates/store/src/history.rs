@@ -91,7 +91,7 @@ pub(crate) fn rebuild<H: Hasher>(
         if backward {
             steps.undo(segments, record)?
         } else {
-            steps.redo(record, &mut |_, _| {})
+            steps.redo(&record, &mut |_, _| {})
         }
         if steps.0.len() >= STEP_WRITES {
             tree = steps.apply(&tree)?;
@@ -121,9 +121,10 @@ impl Steps {
 
     /// Adds what a record did. Records come from the first to the last; `superseded` hears of each value of one before that
     /// this one replaces, and of its length.
-    pub(crate) fn redo(&mut self, record: Record, superseded: &mut dyn FnMut(Place, usize)) {
-        for logged in record.writes {
-            if let Some(Some((place, value))) = self.0.insert((logged.namespace, logged.key), logged.new) {
+    pub(crate) fn redo(&mut self, record: &Record, superseded: &mut dyn FnMut(Place, usize)) {
+        for logged in &record.writes {
+            let at = (logged.namespace.clone(), logged.key.clone());
+            if let Some(Some((place, value))) = self.0.insert(at, logged.new.clone()) {
                 superseded(place, value.len());
             }
         }

@@ -12,7 +12,7 @@ use crate::store::{Shared, Writer};
 use crate::superblock::{self, Flushed, Superblock, SuperblockFile};
 use crate::version::{Version, Versions};
 use crate::{Options, StoreError};
-use keelstone_codec::{Hash, Height};
+use keelstone_codec::{Hash, Height, Root};
 use keelstone_tree::{Hasher, Place};
 use keelstone_tree::{Pages, Tree};
 use std::sync::Arc;
@@ -342,47 +342,47 @@ impl<H: Hasher> Replay<'_, H> {
     fn together(&mut self, count: usize) -> Result<(), StoreError> {
         let Some((_, after)) = self.ahead.get(count).filter(|_| count > 0) else { return Ok(()) };
         let expected = after.head.root_before;
-        let mut steps = Steps::default();
-        let mut replaced = Vec::new();
-        for (_, record) in &self.ahead[..count] {
-            steps.redo(record.clone(), &mut |place, len| replaced.push((place, len as u64)));
-        }
-        let (draft, places) = steps.prepare(&self.version.tree)?;
-        if draft.root() != expected {
-            // One of them is not what it should be. Record by record it is found which.
-            let ahead: Vec<_> = self.ahead.drain(..=count).collect();
-            return ahead.into_iter().try_for_each(|(spot, record)| self.alone(spot, record));
-        }
-        let entries = draft.replaced().iter().flatten();
-        replaced.extend(entries.map(|entry| (entry.place, u64::from(entry.value_len))));
-        let done: Vec<_> = self.ahead.drain(..count).collect();
+        let later = self.ahead.split_off(count);
+        let first = std::mem::replace(&mut self.ahead, later);
         self.ahead_bytes = self.ahead.iter().map(|(_, record)| record.head.len).sum();
-        done.iter()
-            .for_each(|(_, record)| self.segments.count(new_values(record), std::iter::empty(), record.head.height));
-        let (spot, Record { head, .. }) = done.last().expect("there is one at least");
-        self.segments.count(std::iter::empty(), replaced.into_iter(), head.height);
-        self.segments.count_passed(&draft.pass());
-        let tree = draft.commit(|index| places[index].expect("asked only for values"));
-        self.version = Version::new(Some(head.height), head.epoch, tree, Some(*spot));
-        // Those before it are nobody's, and hold on to all that this one replaced.
+        // Those before are nobody's, and hold on to all that this one replaces.
         self.versions.retain(|_| false);
-        self.versions.commit(&self.version);
-        Ok(())
+        if self.apply(&first, Some(expected))? {
+            return Ok(());
+        }
+        // One of them is not what it should be. Record by record it is found which.
+        first.into_iter().chain([self.ahead.remove(0)]).try_for_each(|(spot, record)| self.alone(spot, record))
     }
 
     /// Applies one commit.
     fn alone(&mut self, spot: Spot, record: Record) -> Result<(), StoreError> {
         self.follows(spot, &record)?;
-        let head = record.head;
-        let draft = self.version.tree.prepare(&record.diff())?;
-        let places: Vec<Option<Place>> =
-            record.writes.iter().map(|logged| logged.new.as_ref().map(|(place, _)| *place)).collect();
-        self.segments.count_commit(new_values(&record), draft.replaced(), head.height);
+        self.apply(&[(spot, record)], None).map(drop)
+    }
+
+    /// Applies commits as if they were one. False, and nothing has changed, if they come to another root than is expected.
+    fn apply(&mut self, commits: &[(Spot, Record)], expected: Option<Root>) -> Result<bool, StoreError> {
+        let mut steps = Steps::default();
+        let mut replaced = Vec::new();
+        for (_, record) in commits {
+            steps.redo(record, &mut |place, len| replaced.push((place, len as u64)));
+        }
+        let (draft, places) = steps.prepare(&self.version.tree)?;
+        if expected.is_some_and(|expected| expected != draft.root()) {
+            return Ok(false);
+        }
+        let entries = draft.replaced().iter().flatten();
+        replaced.extend(entries.map(|entry| (entry.place, u64::from(entry.value_len))));
+        for (_, record) in commits {
+            self.segments.count(new_values(record), std::iter::empty(), record.head.height);
+        }
+        let (spot, Record { head, .. }) = commits.last().expect("there is one at least");
+        self.segments.count(std::iter::empty(), replaced.into_iter(), head.height);
         self.segments.count_passed(&draft.pass());
         let tree = draft.commit(|index| places[index].expect("asked only for values"));
-        self.version = Version::new(Some(head.height), head.epoch, tree, Some(spot));
+        self.version = Version::new(Some(head.height), head.epoch, tree, Some(*spot));
         self.versions.commit(&self.version);
-        Ok(())
+        Ok(true)
     }
 
     /// Checks that a record follows the root that the state has.
@@ -399,12 +399,7 @@ impl<H: Hasher> Replay<'_, H> {
         StoreError::damaged(spot.segment.file_name(self.segments.store()), offset, what)
     }
 
-    fn rollback(
-        &mut self,
-        to: Height,
-        epoch: u64,
-        expected: keelstone_codec::Root,
-    ) -> Result<Arc<Version<H>>, StoreError> {
+    fn rollback(&mut self, to: Height, epoch: u64, expected: Root) -> Result<Arc<Version<H>>, StoreError> {
         let before = Arc::clone(&self.version);
         let target = match self.versions.find(to) {
             Some(version) => version,
