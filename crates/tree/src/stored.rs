@@ -150,7 +150,9 @@ pub(crate) fn read<H: Hasher>(
 
 /// Where the base lies that bytes are written beside; none if they are a whole page, or nothing that can be read.
 pub(crate) fn base_of(bytes: &[u8]) -> Option<PageAt> {
-    let body = checked(bytes).ok()?;
+    // The check of a whole page need not be computed for this.
+    let delta = bytes.first().is_some_and(|first| *first == DELTA);
+    let body = delta.then(|| checked(bytes).ok())??;
     Delta::parse(body).ok()?.map(|delta| delta.base)
 }
 
