@@ -91,6 +91,29 @@ fn judge(image: &Image, line: &[Model], what: &str) -> Verdict {
     if detected || !report.is_sound() { Verdict::Detected } else { Verdict::Harmless }
 }
 
+/// A check that reads everything ends, with nothing to say, each time it is told to: among the sectors and among the entries.
+#[test]
+fn a_check_ends_when_it_is_told_to() {
+    let (image, _) = sample(true);
+    let store = TestStore::open(Arc::new(MemoryFiles::from_image(&image)), options()).unwrap();
+    let asked_until = |ends_at: usize| {
+        let mut kinds = Vec::new();
+        let report = store.check_while(CheckLevel::Full, &mut |progress| {
+            kinds.push(progress.what);
+            kinds.len() <= ends_at
+        });
+        (report.unwrap(), kinds)
+    };
+    let (report, kinds) = asked_until(usize::MAX);
+    assert!(report.is_some_and(|report| report.is_sound()));
+    let distinct: std::collections::BTreeSet<_> = kinds.iter().collect();
+    assert!(distinct.len() >= 2, "{kinds:?}");
+    for ends_at in 0..kinds.len() {
+        let (report, asked) = asked_until(ends_at);
+        assert!(report.is_none() && asked.len() == ends_at + 1, "told to end at question {ends_at}, {asked:?}");
+    }
+}
+
 /// Runs a test of each case on all processors. Cases are numbers from zero.
 fn each(cases: usize, test: impl Fn(usize) + Sync) {
     let next = AtomicUsize::new(0);
