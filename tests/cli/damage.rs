@@ -45,6 +45,16 @@ fn with_blocks() -> tempfile::TempDir {
     home
 }
 
+/// A snapshot of the last height in a file, and none in the library.
+fn archived(home: &Path) -> PathBuf {
+    let archive = home.join("state.tar");
+    let height = expect(home, 0, &["status"])["height"].to_string();
+    expect(home, 0, &["snapshot", "create"]);
+    expect(home, 0, &["snapshot", "export", &height, archive.to_str().unwrap()]);
+    expect(home, 0, &["snapshot", "delete", &height, "--yes"]);
+    archive
+}
+
 /// spec: STORE-13. Damage that a scrub finds turns health bad and is told, and the node serves on.
 #[test]
 fn damage_that_a_scrub_finds_turns_health_bad_and_the_node_serves_on() {
@@ -159,11 +169,7 @@ fn damage_that_a_check_finds_is_mended_and_the_node_is_ready_again() {
 #[test]
 fn what_cannot_be_mended_is_not_tried_again_before_somebody_else_can_be_asked() {
     let home = with_blocks();
-    let archive = home.path().join("state.tar");
-    let height = expect(home.path(), 0, &["status"])["height"].to_string();
-    expect(home.path(), 0, &["snapshot", "create"]);
-    expect(home.path(), 0, &["snapshot", "export", &height, archive.to_str().unwrap()]);
-    expect(home.path(), 0, &["snapshot", "delete", &height, "--yes"]);
+    let archive = archived(home.path());
     let node = Node::start(home.path(), &["store.scrub_bytes_per_second=0"]);
     // Whole records of blocks that are long past: no memory and no state has them.
     let log = OpenOptions::new().write(true).open(file(home.path(), ".log")).unwrap();
@@ -231,11 +237,7 @@ fn c03_four_of_five_nodes_with_another_root_change_nothing_here() {
 #[test]
 fn damage_is_mended_from_another_node_or_a_snapshot() {
     let home = with_blocks();
-    let archive = home.path().join("state.tar");
-    let height = expect(home.path(), 0, &["status"])["height"].to_string();
-    expect(home.path(), 0, &["snapshot", "create"]);
-    expect(home.path(), 0, &["snapshot", "export", &height, archive.to_str().unwrap()]);
-    expect(home.path(), 0, &["snapshot", "delete", &height, "--yes"]);
+    let archive = archived(home.path());
     let (path, sectors) = pages(home.path());
     let (other, third) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     copy(home.path(), other.path());

@@ -134,7 +134,7 @@ struct State {
     random: Random,
 }
 
-type Batch = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+type Batch = super::Batch<Vec<u8>>;
 
 impl State {
     fn new(form: Form) -> Self {
