@@ -19,7 +19,7 @@
 use crate::arena::Pages;
 use crate::descent::{Above, Change, Descent, Edit, Op, TOGETHER, Told, Visit};
 use crate::fresh::{NewPage, NewPages, State};
-use crate::page::{Base, Node, Page, PageId, SLOTS_MAX, Shape, Slot};
+use crate::page::{Base, From, Node, Page, PageId, SLOTS_MAX, Shape, Slot};
 use crate::state::{Space, StateTree};
 use crate::{Diff, Entry, Hasher, PageAt, Place, ReadError, Totals, Tree, bits};
 use keelstone_codec::{Hash, Key, Namespace, Root};
@@ -350,7 +350,7 @@ struct Piece<'a> {
     slot: Slot,
     state: State,
     /// The slot of the page that it is, as it was.
-    from: Option<u8>,
+    from: Option<From>,
 }
 
 #[derive(Clone, Copy)]
@@ -644,16 +644,17 @@ impl<'a, H: Hasher> Builder<'a, H> {
             if slot == shape.len() {
                 break;
             }
-            let from = u8::try_from(slot).ok();
+            let same = From { slot: u8::try_from(slot).expect("a page has 32 slots"), same: true };
+            let (from, renewed) = (Some(same), Some(From { same: false, ..same }));
             let mut piece = Piece { key: shape.key(slot), slot: *page.slot(slot), state: State::Clean, from };
             if let Some(edit) = own.next_if(|edit| usize::from(edit.slot) == slot) {
                 match self.changes[edit.change as usize].op {
-                    Op::Put { .. } => piece = self.fresh(edit.change as usize),
+                    Op::Put { .. } => piece = Piece { from: renewed, ..self.fresh(edit.change as usize) },
                     Op::Move { to, .. } => {
                         if let Slot::Entry { place, .. } = &mut piece.slot {
                             *place = to;
                         }
-                        piece.from = None;
+                        piece.from = renewed;
                     }
                     Op::Touch => {}
                     Op::Delete => {
@@ -667,7 +668,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
                 None | Some(Outcome::Same) => out.piece(gap, piece),
                 Some(made @ (Outcome::Page(_) | Outcome::Made(_))) => {
                     (piece.slot, piece.state) = self.made(&made).expect("it is a new page");
-                    piece.from = None;
+                    piece.from = renewed;
                     out.piece(gap, piece);
                 }
                 Some(Outcome::Pieces(pieces)) => match pieces.slots.len() {

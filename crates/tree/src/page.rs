@@ -75,57 +75,75 @@ impl Slot {
 pub(crate) struct Base {
     place: u64,
     len: NonZeroU32,
-    /// Its slots that the page has too, as they are there.
+    /// Its slots whose keys are followed: slots of the page have them too, in the same order.
+    pub(crate) followed: u32,
+    /// Of those, the ones that the page has as they are there.
     pub(crate) kept: u32,
-    /// The page's other slots. Those that are not new stand in the order of those that are kept.
+    /// The page's other slots, those that have something new.
     pub(crate) new: u32,
+    /// Of those, the ones that follow no slot of the base.
+    pub(crate) added: u32,
+}
+
+/// Which slot of a page a slot that comes after it follows: it has the same key, and is of the same kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct From {
+    pub(crate) slot: u8,
+    /// As it was.
+    pub(crate) same: bool,
 }
 
 impl Base {
-    pub(crate) fn new(at: PageAt, kept: u32, new: u32) -> Option<Self> {
+    /// None if nothing is kept, or there is nothing to keep of.
+    pub(crate) fn new(at: PageAt, [followed, kept]: [u32; 2], [new, added]: [u32; 2]) -> Option<Self> {
         let len = NonZeroU32::new(at.len)?;
-        (kept != 0).then_some(Self { place: at.place, len, kept, new })
+        (kept != 0).then_some(Self { place: at.place, len, followed, kept, new, added })
     }
 
     /// A page of so many slots that lies there, as it is.
     pub(crate) fn whole(at: PageAt, slots: usize) -> Option<Self> {
-        Self::new(at, u32::MAX >> (SLOTS_MAX - slots), 0)
+        Self::new(at, [u32::MAX >> (SLOTS_MAX - slots); 2], [0; 2])
     }
 
     pub(crate) fn at(&self) -> PageAt {
         PageAt { place: self.place, len: self.len.get() }
     }
 
-    /// What is left of it once a set of the page's slots is written anew.
+    /// What is left of it once a set of the page's slots has something new below the same keys.
     pub(crate) fn renewed(mut self, slots: u32) -> Self {
         for slot in each(slots & !self.new) {
             self.kept &= !(1 << self.of(slot));
-            self.new |= 1 << slot;
         }
+        self.new |= slots;
         self
     }
 
     /// What is left of it in a page that is put together from this one: `from` says of each of its slots which one of this
-    /// page it is, if it is one. They stand in the same order.
-    pub(crate) fn followed(&self, from: impl Iterator<Item = Option<u8>>) -> Option<Self> {
-        let (mut kept, mut new) = (0, 0);
+    /// page it follows, if it does. They stand in the same order.
+    pub(crate) fn followed(&self, from: impl Iterator<Item = Option<From>>) -> Option<Self> {
+        let [mut followed, mut kept, mut new, mut added] = [0; 4];
         for (slot, from) in from.enumerate() {
-            match from.map(usize::from).filter(|from| self.new >> from & 1 == 0) {
-                Some(from) => kept |= 1 << self.of(from),
-                None => new |= 1 << slot,
+            match from.filter(|from| self.added >> from.slot & 1 == 0) {
+                Some(from) => {
+                    let of = self.of(usize::from(from.slot));
+                    followed |= 1 << of;
+                    let same = from.same && self.new >> from.slot & 1 == 0;
+                    *if same { &mut kept } else { &mut new } |= if same { 1 << of } else { 1 << slot };
+                }
+                None => (new, added) = (new | 1 << slot, added | 1 << slot),
             }
         }
-        Self::new(self.at(), kept, new)
+        Self::new(self.at(), [followed, kept], [new, added])
     }
 
-    /// Which slot of the base a slot of the page is that is not new.
-    fn of(&self, slot: usize) -> usize {
-        let before = slot - rank(self.new, slot);
+    /// Which slot of the base a slot of the page follows that was not added.
+    pub(crate) fn of(&self, slot: usize) -> usize {
+        let before = slot - rank(self.added, slot);
         // As long as no slot came or went, it is the same.
-        if self.kept >> slot & 1 == 1 && rank(self.kept, slot) == before {
+        if self.followed >> slot & 1 == 1 && rank(self.followed, slot) == before {
             return slot;
         }
-        each(self.kept).nth(before).expect("a slot that is not new was kept")
+        each(self.followed).nth(before).expect("a slot that was not added follows one")
     }
 }
 
@@ -741,7 +759,7 @@ mod tests {
         }
     }
 
-    /// However slots come, go and change, it is known which of the base are left, and which are not of it.
+    /// However slots come, go and change, it is known which of the base are left, whose keys are, and which are not of it.
     #[test]
     fn what_is_left_of_a_base_is_known() {
         let mut random = 7;
@@ -750,32 +768,47 @@ mod tests {
         for _ in 0..2_000 {
             let slots = 1 + below(SLOTS_MAX);
             let mut base = Base::whole(at, slots).unwrap();
-            // Of each slot of the page, which one of the base it is.
-            let mut page: Vec<Option<usize>> = (0..slots).map(Some).collect();
+            // Of each slot of the page, which one of the base it follows, and whether it is as it was.
+            let mut page: Vec<Option<(usize, bool)>> = (0..slots).map(|slot| Some((slot, true))).collect();
             for _ in 0..12 {
                 if below(2) == 0 {
                     let slot = below(page.len());
-                    page[slot] = None;
+                    page[slot] = page[slot].map(|(of, _)| (of, false));
                     base = base.renewed(1 << slot);
                 } else {
-                    let mut from: Vec<Option<u8>> = (0..page.len()).map(|slot| Some(slot as u8)).collect();
-                    match below(3) {
+                    let mut from: Vec<Option<From>> =
+                        (0..page.len()).map(|slot| Some(From { slot: slot as u8, same: true })).collect();
+                    match below(4) {
                         0 if from.len() < SLOTS_MAX => from.insert(below(from.len() + 1), None),
                         1 if from.len() > 1 => drop(from.remove(below(from.len()))),
-                        _ => *from.first_mut().unwrap() = None,
+                        2 => from[0].as_mut().unwrap().same = false,
+                        _ => from[0] = None,
                     }
-                    page = from.iter().map(|from| from.and_then(|from| page[usize::from(from)])).collect();
+                    let follows = |from: From| {
+                        let (of, same) = page[usize::from(from.slot)]?;
+                        Some((of, same && from.same))
+                    };
+                    page = from.iter().map(|from| from.and_then(follows)).collect();
                     match base.followed(from.into_iter()) {
                         Some(next) => base = next,
-                        None => assert!(page.iter().all(Option::is_none)),
+                        None => assert!(page.iter().flatten().all(|(_, same)| !same)),
                     }
                 }
-                let kept: u32 = page.iter().flatten().fold(0, |kept, slot| kept | 1 << slot);
-                if kept == 0 {
+                let of = |wanted: bool| {
+                    let of = page.iter().flatten().filter(|(_, same)| wanted <= *same);
+                    of.fold(0u32, |set, (slot, _)| set | 1 << slot)
+                };
+                if of(true) == 0 {
                     break;
                 }
-                let new = (0..page.len()).filter(|slot| page[*slot].is_none()).fold(0, |new, slot| new | 1 << slot);
-                assert_eq!((base.at(), base.kept, base.new), (at, kept, new));
+                let which = |wanted: &dyn Fn(&Option<(usize, bool)>) -> bool| {
+                    (0..page.len()).filter(|slot| wanted(&page[*slot])).fold(0u32, |set, slot| set | 1 << slot)
+                };
+                let (new, added) = (which(&|from| !from.is_some_and(|(_, same)| same)), which(&Option::is_none));
+                assert_eq!(Some(base), Base::new(at, [of(false), of(true)], [new, added]));
+                for (slot, of) in page.iter().enumerate().filter_map(|(slot, from)| Some((slot, from.as_ref()?.0))) {
+                    assert_eq!(base.of(slot), of);
+                }
             }
         }
     }

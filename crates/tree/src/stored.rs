@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! page   = slots varint, cut varint, shared bytes, slot.., check (8 bytes)
-//! delta  = 00, base place u64, base length varint, kept u32, cut varint, slot.., check (8 bytes)
+//! delta  = 00, base place u64, base length varint, kept u32, cut varint, new.., check (8 bytes)
+//! new    = slot | 02, slot of the base, the rest of an entry | 03, slot of the base, the rest of a child
 //! slot   = 00, key rest (varint length, bytes), value length varint, place u64, H(value)
 //!        | 01, key rest (varint length, bytes), crit u16, place u64, length varint, count varint, bytes varint, hash
 //! check  = the first 8 bytes of BLAKE3 over everything before
@@ -19,19 +20,24 @@
 use crate::page::{Base, Page, PageId, SLOTS_MAX, Shape, Slot, Spare, Spot, each, extend_prefix};
 use crate::{Backing, Blake3, Hasher, PageAt, Place, ReadError, Totals, bits, preimage};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, KEY_LEN_MAX, Reader, VALUE_LEN_MAX, put_varint};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 const ENTRY: u8 = 0;
 const CHILD: u8 = 1;
+/// Beside one of these, in a delta: the key is that of a slot of the base, which has the same kind.
+const FOLLOWS: u8 = 2;
+const FOLLOWS_ENTRY: u8 = ENTRY | FOLLOWS;
+const FOLLOWS_CHILD: u8 = CHILD | FOLLOWS;
 const CHECK_LEN: usize = 8;
 /// Longest page in bytes: 32 slots take at most 350 each.
 const PAGE_LEN_MAX: usize = 64 << 10;
 /// What a delta begins with. A page has at least one slot.
 const DELTA: u8 = 0;
 /// A delta is written if it has at most this part of the whole page's bytes. What is new since the base was written is written
-/// again each time. Of a page of twenty slots of 80 bytes of which one more is new each time, a half comes to 540 bytes a time,
-/// a third to 490 and a quarter to 500; and with a third, less lies on the disk than with a half.
-const DELTA_PART: usize = 3;
+/// again each time. Of a page of twenty slots of 75 bytes, of which one more has something new each time, in 45 bytes, a third comes to
+/// 384 bytes a time, a quarter to 367 and a fifth to 371.
+const DELTA_PART: usize = 4;
 
 /// What whoever points to a page says of it.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +82,15 @@ pub(crate) fn encode_beside(page: &Page, base: &Base, mut at: impl FnMut(PageId)
     put_varint(&mut delta, u64::from(base.at().len));
     base.kept.encode(&mut delta);
     put_varint(&mut delta, shared as u64);
-    each(base.new).for_each(|slot| put_slot(&mut delta, page, slot, shared, &mut at));
+    for slot in each(base.new) {
+        if base.added >> slot & 1 == 1 {
+            put_slot(&mut delta, page, slot, shared, &mut at);
+        } else {
+            delta.push(kind(page.slot(slot)) | FOLLOWS);
+            delta.push(u8::try_from(base.of(slot)).expect("a page has 32 slots"));
+            put_content(&mut delta, page.slot(slot), &mut at);
+        }
+    }
     let is_whole = base.kept == 0 || !is_worth_it(delta.len(), whole.len());
     (sealed(if is_whole { whole } else { delta }), is_whole)
 }
@@ -106,20 +120,28 @@ fn encode_body(page: &Page, mut at: impl FnMut(PageId) -> PageAt) -> Vec<u8> {
 /// Appends a slot; the first `shared` bytes of its key are known.
 fn put_slot(out: &mut Vec<u8>, page: &Page, slot: usize, shared: usize, at: &mut impl FnMut(PageId) -> PageAt) {
     let rest = &page.shape.key(slot)[shared..];
-    let mut key = |kind| {
-        out.push(kind);
-        put_varint(out, rest.len() as u64);
-        out.extend_from_slice(rest);
-    };
-    match page.slot(slot) {
+    out.push(kind(page.slot(slot)));
+    put_varint(out, rest.len() as u64);
+    out.extend_from_slice(rest);
+    put_content(out, page.slot(slot), at);
+}
+
+fn kind(slot: &Slot) -> u8 {
+    match slot {
+        Slot::Entry { .. } => ENTRY,
+        Slot::Child { .. } => CHILD,
+    }
+}
+
+/// Appends what a slot says besides its key.
+fn put_content(out: &mut Vec<u8>, slot: &Slot, at: &mut impl FnMut(PageId) -> PageAt) {
+    match slot {
         Slot::Entry { value_hash, place, value_len, .. } => {
-            key(ENTRY);
             put_varint(out, u64::from(*value_len));
             place.encode(out);
             value_hash.encode(out);
         }
         Slot::Child { hash, totals, id, crit } => {
-            key(CHILD);
             crit.encode(out);
             let at = at(*id);
             at.place.encode(out);
@@ -201,13 +223,13 @@ fn parse_either<'b>(
 ) -> Result<Page, PageError> {
     let Some(delta) = Delta::parse(body)? else { return Ok(parse(body, child)?) };
     let base = base().map_err(|error| PageError::Base(Box::new(error)))?;
-    let (whole, new) = delta.beside(base)?;
+    let (whole, of_base) = delta.beside(base)?;
     // spec: TREE-20
     if !is_worth_it(body.len(), whole.len()) {
         return Err(DecodeError::NotCanonical { what: "a delta of a page that is written whole" }.into());
     }
     let mut page = parse(&whole, child)?;
-    page.base = Base::new(delta.base, delta.kept, new);
+    page.base = of_base;
     Ok(page)
 }
 
@@ -225,23 +247,50 @@ impl<'b> Raw<'b> {
         let kind = input.byte()?;
         let len = bounded(input, "key length", 0, KEY_LEN_MAX - cut)?;
         let rest = input.take(len)?;
-        let mut behind = input.clone();
-        match kind {
-            ENTRY => {
-                input.varint()?;
-                input.take(8 + 32)?;
-            }
-            CHILD => {
-                input.take(2 + 8)?;
-                for _ in 0..3 {
-                    input.varint()?;
-                }
-                input.take(32)?;
-            }
-            found => return Err(DecodeError::UnknownTag { what: "slot", found: u64::from(found) }),
+        Ok(Self { kind, rest, content: content(input, kind)? })
+    }
+}
+
+/// What a slot of this kind says besides its key.
+fn content<'b>(input: &mut Reader<'b>, kind: u8) -> Result<&'b [u8], DecodeError> {
+    let mut behind = input.clone();
+    match kind {
+        ENTRY => {
+            input.varint()?;
+            input.take(8 + 32)?;
         }
-        let content = behind.take(behind.left() - input.left())?;
-        Ok(Self { kind, rest, content })
+        CHILD => {
+            input.take(2 + 8)?;
+            for _ in 0..3 {
+                input.varint()?;
+            }
+            input.take(32)?;
+        }
+        found => return Err(DecodeError::UnknownTag { what: "slot", found: u64::from(found) }),
+    }
+    behind.take(behind.left() - input.left())
+}
+
+/// A slot of a delta.
+enum New<'b> {
+    Added(Raw<'b>),
+    /// Its key is that of a slot of the base.
+    Follows {
+        kind: u8,
+        of: u8,
+        content: &'b [u8],
+    },
+}
+
+impl<'b> New<'b> {
+    fn read(input: &mut Reader<'b>, cut: usize) -> Result<Self, DecodeError> {
+        let mut ahead = input.clone();
+        let kind @ (FOLLOWS_ENTRY | FOLLOWS_CHILD) = ahead.byte()? else {
+            return Ok(Self::Added(Raw::read(input, cut)?));
+        };
+        *input = ahead;
+        let (kind, of) = (kind & !FOLLOWS, input.byte()?);
+        Ok(Self::Follows { kind, of, content: content(input, kind)? })
     }
 }
 
@@ -250,7 +299,7 @@ struct Delta<'b> {
     base: PageAt,
     kept: u32,
     cut: usize,
-    slots: Vec<Raw<'b>>,
+    slots: Vec<New<'b>>,
 }
 
 impl<'b> Delta<'b> {
@@ -272,14 +321,14 @@ impl<'b> Delta<'b> {
                 let found = SLOTS_MAX as u64 + 1;
                 return Err(DecodeError::TooLarge { what: "slots", found, limit: SLOTS_MAX as u64 });
             }
-            slots.push(Raw::read(input, cut)?);
+            slots.push(New::read(input, cut)?);
         }
         Ok(Some(Self { base: PageAt { place, len }, kept, cut, slots }))
     }
 
-    /// The whole page, without its check, and which of its slots are new. Whether it is one is not looked at: only the order
-    /// of slots is kept.
-    fn beside(&self, base: &[u8]) -> Result<(Vec<u8>, u32), PageError> {
+    /// The whole page, without its check, and what it has of its base. Whether it is a page is not looked at: only the order of
+    /// slots is kept.
+    fn beside(&self, base: &[u8]) -> Result<(Vec<u8>, Option<Base>), PageError> {
         let of_base = |error: DecodeError| PageError::Base(Box::new(error.into()));
         if base.len() + CHECK_LEN != self.base.len as usize {
             let (needed, left) = (u64::from(self.base.len), (base.len() + CHECK_LEN) as u64);
@@ -290,54 +339,73 @@ impl<'b> Delta<'b> {
         let count = bounded(input, "slots", 1, SLOTS_MAX).map_err(of_base)?;
         let base_cut = bounded(input, "shared key bytes", 0, KEY_LEN_MAX).map_err(of_base)?;
         let base_shared = input.take(base_cut).map_err(of_base)?;
-        let mut kept: Vec<(Vec<u8>, Raw<'_>)> = Vec::with_capacity(count);
-        for slot in 0..count {
-            let raw = Raw::read(input, base_cut).map_err(of_base)?;
-            if self.kept >> slot & 1 == 1 {
-                kept.push(([base_shared, raw.rest].concat(), raw));
-            }
-        }
+        let olds = (0..count).map(|_| Raw::read(input, base_cut)).collect::<Result<Vec<_>, _>>().map_err(of_base)?;
         input.finish().map_err(of_base)?;
-        if kept.len() != self.kept.count_ones() as usize {
+        if self.kept >> (count - 1) > 1 {
             return Err(DecodeError::Invalid { what: "slots kept of a base" }.into());
         }
-        let shared = kept[0].0.get(..self.cut).ok_or(DecodeError::Invalid { what: "shared key bytes" })?;
+        let first = &olds[self.kept.trailing_zeros() as usize];
+        let first = [base_shared, first.rest].concat();
+        let shared = first.get(..self.cut).ok_or(DecodeError::Invalid { what: "shared key bytes" })?;
+        // A key of the base, behind what all keys of the page share.
+        let rest = |old: &Raw<'_>| {
+            let key = [base_shared, old.rest].concat();
+            let rest = key.strip_prefix(shared).ok_or(DecodeError::Invalid { what: "shared key bytes" })?;
+            Ok::<_, DecodeError>(Cow::from(rest.to_vec()))
+        };
+        let keep = |of: usize| {
+            let Raw { kind, content, .. } = olds[of];
+            Ok::<_, DecodeError>(Part { kind, rest: rest(&olds[of])?, content, of: Some(of) })
+        };
+        let kept = each(self.kept).map(keep).collect::<Result<Vec<_>, _>>()?;
+        let part = |new: &New<'b>| match *new {
+            New::Added(Raw { kind, rest, content }) => Ok(Part { kind, rest: rest.into(), content, of: None }),
+            New::Follows { kind, of, content } => {
+                let of = usize::from(of);
+                let old = olds.get(of).filter(|old| old.kind == kind && self.kept >> of & 1 == 0);
+                let old = old.ok_or(DecodeError::Invalid { what: "slot of a base" })?;
+                Ok(Part { kind, rest: rest(old)?, content, of: Some(of) })
+            }
+        };
+        let news = self.slots.iter().map(part).collect::<Result<Vec<_>, DecodeError>>()?;
 
-        let total = kept.len() + self.slots.len();
-        let mut out = Vec::with_capacity(base.len() + 128 * self.slots.len());
+        let total = kept.len() + news.len();
+        let mut out = Vec::with_capacity(base.len() + 128 * news.len());
         put_varint(&mut out, total as u64);
         put_varint(&mut out, self.cut as u64);
         out.extend_from_slice(shared);
-        let mut put = |kind: u8, rest: &[u8], content: &[u8]| {
-            out.push(kind);
-            put_varint(&mut out, rest.len() as u64);
-            out.extend_from_slice(rest);
-            out.extend_from_slice(content);
-        };
-        let (mut olds, mut news) = (kept.iter().peekable(), self.slots.iter().peekable());
-        let mut new = 0;
+        let [mut followed, mut new, mut added] = [0u32; 3];
+        let (mut kept, mut news) = (kept.into_iter().peekable(), news.into_iter().peekable());
         for slot in 0..total {
-            let old = olds.peek().copied();
-            let rest = old.map(|(key, _)| key.strip_prefix(shared));
-            let rest = rest.map(|rest| rest.ok_or(DecodeError::Invalid { what: "shared key bytes" })).transpose()?;
-            match (rest, news.peek()) {
-                (Some(rest), Some(added)) if rest == added.rest => {
+            let is_new = match (kept.peek(), news.peek()) {
+                (Some(old), Some(new)) if old.rest == new.rest => {
                     return Err(DecodeError::NotCanonical { what: "a slot is kept and new" }.into());
                 }
-                (rest, Some(added)) if rest.is_none_or(|rest| added.rest < rest) => {
-                    put(added.kind, added.rest, added.content);
-                    new |= 1 << slot;
-                    news.next();
-                }
-                (Some(rest), _) => {
-                    let raw = &olds.next().expect("it was just looked at").1;
-                    put(raw.kind, rest, raw.content);
-                }
-                (None, _) => unreachable!("as many slots as there are"),
+                (old, Some(new)) => old.is_none_or(|old| new.rest < old.rest),
+                (_, None) => false,
+            };
+            let part = if is_new { news.next() } else { kept.next() }.expect("as many as there are");
+            new |= u32::from(is_new) << slot;
+            match part.of {
+                Some(of) => followed |= 1 << of,
+                None => added |= 1 << slot,
             }
+            out.push(part.kind);
+            put_varint(&mut out, part.rest.len() as u64);
+            out.extend_from_slice(&part.rest);
+            out.extend_from_slice(part.content);
         }
-        Ok((out, new))
+        Ok((out, Base::new(self.base, [followed, self.kept], [new, added])))
     }
+}
+
+/// A slot of a page that is put together.
+struct Part<'p> {
+    kind: u8,
+    rest: Cow<'p, [u8]>,
+    content: &'p [u8],
+    /// The slot of the base that it is or follows.
+    of: Option<usize>,
 }
 
 /// Reads what stands before the check, hashes still to be computed.
