@@ -261,7 +261,7 @@ impl Site {
 
         let arena = self.options.arena(&self.segments);
         let tree = Tree::open(&arena, &table.top, root)?;
-        let version = Version::new(Some(height), 0, tree, Some(base.start));
+        let version = Version::new(Some(height), 0, tree, Some(base.start), 0);
         Ok((Finished { log, pages, table: place }, version))
     }
 

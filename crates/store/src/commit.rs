@@ -3,16 +3,17 @@
 //!
 //! Rules: `spec/store.md`, STORE-3, STORE-5, STORE-8 and STORE-9.
 
-use crate::StoreError;
 use crate::log::{Append, Appended};
 use crate::record::{self, Head, Layout, Step};
 use crate::store::{Shared, Writer};
+use crate::sync::atomic::Ordering;
 use crate::sync::mpsc;
 use crate::sync::thread::{self, JoinHandle};
 use crate::version::Version;
+use crate::{Retention, StoreError};
 use keelstone_codec::{Height, Root};
 use keelstone_tree::{Diff, Hasher, Place};
-use keelstone_tree::{Draft, Entry};
+use keelstone_tree::{Draft, Entry, Passed};
 use std::sync::Arc;
 
 /// A diff whose root is known and that nobody has committed. Dropped, it never happened (spec: STORE-9).
@@ -157,10 +158,12 @@ impl<H: Hasher> Shared<H> {
         let places: Vec<Option<Place>> = layout.places(start).collect();
         let new =
             places.iter().zip(diff.iter()).map(|(place, (_, write))| Some(((*place)?, write.value.as_ref()?.len())));
+        let passed = draft.pass();
         self.segments.count_commit(new, draft.replaced(), height);
-        self.segments.count_passed(&draft.pass());
+        self.segments.count_passed(&passed);
+        self.count_let_lie(draft.replaced(), &passed);
         let tree = draft.commit(|index| places[index].expect("asked only for values"));
-        let version = Version::new(Some(height), before.epoch, tree, Some(start));
+        let version = Version::new(Some(height), before.epoch, tree, Some(start), self.passes());
         let root = version.root;
         let written = self.answers().map(|answers| (answers, answers.look(diff)));
         let appended = self.poisoning(|| waiting.wait())?;
@@ -170,6 +173,16 @@ impl<H: Hasher> Shared<H> {
         self.install(writer, version);
         self.wrote(writer, appended.bytes);
         Ok(root)
+    }
+
+    /// Counts what a compaction will once get of what a commit replaced. Values that history keeps are not.
+    fn count_let_lie(&self, replaced: &[Option<Entry>], passed: &Passed) {
+        let pages: u64 = passed.unneeded.iter().map(|page| u64::from(page.len)).sum();
+        let values: u64 = match self.options.history {
+            Retention::All => 0,
+            Retention::Heights(_) => replaced.iter().flatten().map(|entry| u64::from(entry.value_len)).sum(),
+        };
+        self.counts().let_lie.fetch_add(pages + values, Ordering::Relaxed);
     }
 
     // spec: STORE-5
@@ -199,7 +212,7 @@ impl<H: Hasher> Shared<H> {
             self.send(writer.log.append(record::encode_small(head, target.root))).wait()
         })?;
         writer.log.advance(&appended);
-        let version = Version::new(Some(to), epoch, target.tree.clone(), target.record);
+        let version = Version::new(Some(to), epoch, target.tree.clone(), target.record, target.passes);
         let root = version.root;
         self.poisoning(|| writer.log.mark(epoch, to, root))?;
         self.install_rollback(&mut writer, version);

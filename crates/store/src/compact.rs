@@ -33,7 +33,7 @@ const SLICE_BYTES: u64 = 2 << 20;
 const LEFT_MAX: usize = 64;
 
 /// A segment is worth emptying when less than this many hundredths of what was written to it live.
-const LIVE_PERCENT_MAX: u64 = 70;
+const LIVE_PERCENT_MAX: u64 = 60;
 
 /// What a compaction did.
 #[derive(Debug, Clone, Default)]
@@ -136,8 +136,7 @@ impl<H: Hasher> Shared<H> {
 
     /// The segments that can be emptied: not written to any more, not kept for their records, and not emptied yet.
     fn free_to_empty(&self) -> Vec<(SegmentId, Usage)> {
-        let Some(low) = self.low() else { return Vec::new() };
-        let open_log = self.writer().log.end().segment;
+        let (Some(low), Some(open_log)) = (self.low(), self.open_log()) else { return Vec::new() };
         let free = |id: &SegmentId, usage: &Usage| match id.kind {
             // A record that history needs keeps its segment whatever else lies there.
             Kind::Log => *id < open_log && usage.last_height.is_none_or(|last| last < low),
@@ -181,12 +180,15 @@ impl<H: Hasher> Shared<H> {
         let mut values = self.poisoning(new)?;
         let mut from: Option<(Namespace, Key)> = None;
         let total = self.current().tree.totals().count;
-        let mut left = Left::default();
+        let (mut left, mut passed) = (Left::default(), 0);
+        self.pass_begins(total);
         loop {
             self.wait_for_flush()?;
             let survey = self.survey(from.as_ref(), victims);
             self.move_slice(&survey, &mut values, &mut left, done)?;
-            progress(Progress { done: done.values_moved, total, what: "values moved" });
+            passed += survey.entries;
+            self.passed(passed);
+            progress(Progress { done: passed.min(total), total, what: "entries gone through" });
             match survey.next {
                 // Nothing is marked as emptied, so what was moved is all that was done.
                 Some(_) if self.is_closing() => return Ok(()),
@@ -201,10 +203,11 @@ impl<H: Hasher> Shared<H> {
         if version.epoch == epoch {
             // Versions at hand still point into the emptied segments; without them the segments can go sooner.
             self.drop_recent();
+            let passes = self.pass_ends();
             // spec: STORE-17
             for id in victims.iter().filter(|id| left.is_free(**id)) {
                 if let Some(usage) = self.segments.usage().get_mut(id) {
-                    usage.emptied = version.height;
+                    (usage.emptied, usage.pass) = (version.height, passes);
                     usage.live = 0;
                     done.segments_emptied += 1;
                 }
@@ -260,10 +263,10 @@ impl<H: Hasher> Shared<H> {
             rewrites.push(Rewrite { namespace: stale.namespace.clone(), key: stale.key.clone(), moved });
         }
         // Durable before anything can point at it: a record of the next commit may name these places.
-        self.poisoning(|| values.sync())?;
-        if !self.is_pressed(self.reclaimable().0) {
-            self.give_way();
+        if !copied.is_empty() {
+            self.poisoning(|| values.sync())?;
         }
+        self.give_way();
         if self.point_at(&rewrites).is_err() {
             // What could be read a moment ago cannot be now. Those whose way is whole still go.
             let tree = &self.current().tree;
@@ -295,7 +298,7 @@ impl<H: Hasher> Shared<H> {
         self.segments.count_passed(&draft.pass());
         let tree = draft.commit(|_| unreachable!("a rewrite writes no values"));
         assert_eq!(tree.root(), version.root, "moving values changes no root");
-        self.replace(&mut writer, Version::new(version.height, version.epoch, tree, version.record));
+        self.replace(&mut writer, Version::new(version.height, version.epoch, tree, version.record, self.passes()));
         Ok(())
     }
 }
@@ -303,8 +306,8 @@ impl<H: Hasher> Shared<H> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Options;
     use crate::files::MemoryFiles;
+    use crate::{Options, Retention};
     use keelstone_codec::{Height, Value};
     use keelstone_tree::{Blake3, Diff};
     use std::sync::Arc;
@@ -392,6 +395,39 @@ mod tests {
         let tree = &shared.current().tree;
         assert_ne!(tree.root(), root);
         assert_eq!(tree.entries(&name, keelstone_tree::KeyRange::all()).filter(Result::is_ok).count(), 2_000);
+    }
+
+    /// spec: STORE-4. However much history is kept, pages that the last version does without are not: what was before is made again
+    /// of what is, by records and by the values that they name.
+    #[test]
+    fn history_keeps_no_pages() {
+        let small =
+            Options { page_segment_bytes: 16 << 10, background: false, garbage_percent: 0, ..Options::default() };
+        let options = Options { history: Retention::All, recent_versions: 1, ..small };
+        let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), options).unwrap();
+        let (name, key) = (Namespace::new("a").unwrap(), |number: u64| Key::new(number.to_be_bytes()).unwrap());
+        let value = |height: u64| Value::new(height.to_be_bytes().to_vec()).unwrap();
+        for height in 0..40u64 {
+            let written = (0..2_000).filter(|number| height == 0 || number % 7 == height % 7);
+            let diff: Diff = written.map(|number| (name.clone(), key(number), Some(value(height)))).collect();
+            shared.commit(Height(height), &diff, || Ok(())).unwrap();
+            shared.flush(&mut shared.upkeep()).unwrap();
+        }
+        let pages = || shared.segments.all().iter().filter(|segment| segment.id().kind == Kind::Pages).count();
+        let before = pages();
+        for height in 40..44 {
+            drop(shared.compact(&mut |_| {}).unwrap());
+            let diff: Diff = [(name.clone(), key(0), Some(value(height)))].into_iter().collect();
+            shared.commit(Height(height), &diff, || Ok(())).unwrap();
+        }
+        assert!(pages() * 4 < before, "{} segments of pages of {before} are left", pages());
+        for height in (0..40).step_by(3) {
+            let version = shared.version_at(Height(height)).unwrap();
+            for number in 0..2_000 {
+                let last = (1..=height).rev().find(|height| number % 7 == height % 7).unwrap_or(0);
+                assert_eq!(version.get(&name, &key(number)).unwrap(), Some(value(last)), "key {number} at {height}");
+            }
+        }
     }
 
     /// However a store goes on, and however often it is opened again, what is counted as living of a segment of pages is what

@@ -62,6 +62,17 @@ impl Table {
     }
 }
 
+/// From when on things are kept.
+#[derive(Debug, Clone, Copy)]
+struct From {
+    /// The lowest height of which the record is.
+    records: Height,
+    /// The lowest that a superblock, or the last version, is at.
+    pages: Height,
+    /// The fewest passes that were over when a version was made.
+    passes: u64,
+}
+
 impl<H: Hasher> Shared<H> {
     /// Writes the last version's pages and a superblock that names it.
     // spec: STORE-4
@@ -133,27 +144,34 @@ impl<H: Hasher> Shared<H> {
     // spec: STORE-6
     fn unneeded(&self, last: &Flushed, height: Option<Height>) -> Vec<SegmentId> {
         let (Some(height), Some(low), Some(last_height)) = (height, self.low(), last.height) else { return Vec::new() };
-        let low = low.min(height).min(last_height);
-        let without_views = self.removable(last, low);
+        let pages = height.min(last_height);
+        // The last version is everybody's: it keeps what it needs, until the next commit is in its place.
+        let from = From { records: low.min(pages), pages, passes: self.current().passes };
+        let without_views = self.removable(last, from);
         loop {
-            let removable = match self.lowest_held() {
-                Some(held) if held < low => self.removable(last, held),
-                _ => without_views.clone(),
+            let (held, passes) = self.lowest_held();
+            let held = From {
+                records: from.records.min(held.unwrap_or(from.records)),
+                passes: from.passes.min(passes.unwrap_or(from.passes)),
+                ..from
             };
+            let removable = self.removable(last, held);
             let only_views = without_views.iter().filter(|id| !removable.contains(id));
             let bytes = only_views.filter_map(|id| self.segments.find(*id)).map(|segment| segment.bytes()).sum();
             self.counts().view_bytes.store(bytes, Ordering::Relaxed);
-            if bytes <= self.options.view_bytes_max || !self.expire_lowest(low) {
+            if bytes <= self.options.view_bytes_max || !self.expire_lowest(from.records, from.passes) {
                 return removable;
             }
         }
     }
 
-    /// Segments that no height from `low` on needs: neither the history window, nor the way from the last superblock.
-    fn removable(&self, last: &Flushed, low: Height) -> Vec<SegmentId> {
+    /// Segments that nobody needs: neither the records that are kept, nor the way from the last superblock, nor a version.
+    fn removable(&self, last: &Flushed, from: From) -> Vec<SegmentId> {
         let gone = |(id, usage): (&SegmentId, &Usage)| {
-            let unneeded = usage.emptied.is_some_and(|emptied| emptied < low);
-            let recorded = usage.last_height.is_none_or(|last| last < low);
+            // History is rebuilt from records and the values that they name, without pages of its own.
+            let needed_from = if id.kind == Kind::Pages { from.pages } else { from.records };
+            let unneeded = usage.emptied.is_some_and(|emptied| emptied < needed_from) && usage.pass <= from.passes;
+            let recorded = usage.last_height.is_none_or(|last| last < from.records);
             let open = id.kind == Kind::Log && *id >= last.log.segment;
             (unneeded && recorded && !open).then_some(*id)
         };

@@ -102,7 +102,7 @@ pub(crate) fn rebuild<H: Hasher>(
         let what = format!("height {height} rebuilt from {from} has root {}, the log says {expected}", tree.root());
         return Err(StoreError::damaged("the history", 0, what));
     }
-    Ok(Version::new(Some(height), base.epoch, tree, Some(spot(height)?)))
+    Ok(Version::new(Some(height), base.epoch, tree, Some(spot(height)?), base.passes))
 }
 
 /// Writes of several heights put together: what each key holds afterwards, and where.

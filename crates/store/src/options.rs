@@ -71,7 +71,7 @@ impl Default for Options {
             views_max: 1024,
             view_age_max: 1_000_000,
             view_bytes_max: 8 << 30,
-            garbage_percent: 50,
+            garbage_percent: 30,
             threads: thread::available_parallelism().map_or(NonZeroUsize::MIN, |count| count.min(THREADS_MAX)),
             id: None,
             background: true,

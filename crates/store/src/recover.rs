@@ -24,7 +24,7 @@ impl<H: Hasher> Shared<H> {
         let log = Log::create(Arc::clone(&segments), options.segment_bytes)?;
         let (generation, size) = (log.generation(), options.page_segment_bytes);
         let pages = Appender::new(Arc::clone(&segments), Kind::Pages, None, generation, size)?;
-        let version = Version::new(None, 0, Tree::empty(&options.arena(&segments)), None);
+        let version = Version::new(None, 0, Tree::empty(&options.arena(&segments)), None, 0);
         Self::found(options, lock, segments, log, pages, None, version)
     }
 
@@ -84,7 +84,7 @@ impl<H: Hasher> Shared<H> {
         }
 
         let flushed = superblock.flushed;
-        let version = Version::new(flushed.height, superblock.epoch, tree, flushed.record);
+        let version = Version::new(flushed.height, superblock.epoch, tree, flushed.record, 0);
         let mut replay = Replay {
             segments: &segments,
             index: Index::default(),
@@ -380,7 +380,7 @@ impl<H: Hasher> Replay<'_, H> {
         self.segments.count(std::iter::empty(), replaced.into_iter(), head.height);
         self.segments.count_passed(&draft.pass());
         let tree = draft.commit(|index| places[index].expect("asked only for values"));
-        self.version = Version::new(Some(head.height), head.epoch, tree, Some(*spot));
+        self.version = Version::new(Some(head.height), head.epoch, tree, Some(*spot), 0);
         self.versions.commit(&self.version);
         Ok(true)
     }
@@ -416,7 +416,7 @@ impl<H: Hasher> Replay<'_, H> {
         self.versions.retain(|version| version.height <= Some(to));
         self.index.truncate(to);
         self.segments.forget_emptied(to);
-        let version = Version::new(Some(to), epoch, target.tree.clone(), target.record);
+        let version = Version::new(Some(to), epoch, target.tree.clone(), target.record, 0);
         if version.root != expected {
             let what = format!("rollback to {to} gives root {}, the log says {expected}", version.root);
             return Err(StoreError::damaged("the log", 0, what));

@@ -400,7 +400,7 @@ impl<H: Hasher> Making<'_, H> {
         };
         let segments = &self.old.segments;
         let tree = open_aside::<H>(segments, &flushed).map_err(Stop::Unfit)?;
-        let version = Version::new(Some(last), 0, tree, Some(record));
+        let version = Version::new(Some(last), 0, tree, Some(record), 0);
         let mut index = Index::default();
         index.push(last, record);
         let mut spot = |height| loop {

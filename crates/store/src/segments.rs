@@ -27,6 +27,8 @@ pub(crate) struct Usage {
     pub(crate) last_height: Option<Height>,
     /// The height at which a whole pass over the state found nothing here any more.
     pub(crate) emptied: Option<Height>,
+    /// Which pass that was, of those since the store was opened. Not written: nobody holds a version from before.
+    pub(crate) pass: u64,
 }
 
 impl Usage {
@@ -48,7 +50,7 @@ impl Decode for Usage {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let (written, live) = Decode::decode(input)?;
         let (last_height, emptied) = Decode::decode(input)?;
-        Ok(Self { written, live, last_height, emptied })
+        Ok(Self { written, live, last_height, emptied, pass: 0 })
     }
 }
 

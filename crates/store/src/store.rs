@@ -13,7 +13,7 @@ use crate::mend::{Mended, Supplier};
 use crate::record::Step;
 use crate::recover::Found;
 use crate::scrub::{self, Scrub, ScrubStanding, Scrubbed};
-use crate::segment::{Kind, Spot};
+use crate::segment::{Kind, SegmentId, Spot};
 use crate::segments::{Segments, Usage};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::{self, JoinHandle};
@@ -108,11 +108,27 @@ struct Signals {
     left: u64,
     /// A compaction that started by itself is under way.
     compacting: bool,
+    /// How far it has got.
+    pass: Pass,
+    /// Commits that wait for it.
+    held_back: u64,
+    /// Where the log is written, as of the last commit.
+    open_log: Option<SegmentId>,
     /// Commits that have room and wait for their turn to write.
     in_line: u64,
     /// A compaction lets those in line go first.
     giving_way: bool,
     closing: bool,
+}
+
+/// How far a compaction has got that commits keep step with.
+#[derive(Debug, Default)]
+struct Pass {
+    /// Entries gone through, of all.
+    passed: u64,
+    total: u64,
+    /// What commits had let lie when it began.
+    began_at: u64,
 }
 
 impl Signals {
@@ -139,17 +155,14 @@ impl Signals {
         self.garbage >= self.threshold()
     }
 
-    /// Whether a compaction takes its slices beside commits that are in line: with so much garbage, half of what lets them wait
-    /// for it altogether, they go on at the pace of both rather than stand still soon.
-    // spec: STORE-17
-    fn is_pressed(&self, garbage: u64) -> bool {
-        self.compacting && garbage >= self.threshold().saturating_add(self.compact_at / 2)
-    }
-
-    /// Whether commits wait for a compaction. Never if none is under way: what cannot be reclaimed stops nobody.
+    /// Whether commits wait for a compaction, now that they have let so much lie since the store was opened: of as much as
+    /// begins one no larger part than what it has gone through of the state. So they go on at the pace of both, and when it is done
+    /// no more lies there than what begins the next one. Never if none is under way: what cannot be reclaimed stops nobody.
     // spec: STORE-12
-    fn is_littered(&self) -> bool {
-        self.compacting && self.garbage >= self.threshold().saturating_add(self.compact_at)
+    fn is_ahead(&self, let_lie: u64) -> bool {
+        let Pass { passed, total, began_at } = self.pass;
+        let since = u128::from(let_lie.saturating_sub(began_at));
+        self.compacting && since * u128::from(total) > u128::from(passed) * u128::from(self.compact_at)
     }
 }
 
@@ -159,8 +172,12 @@ pub(crate) struct Counts {
     pub(crate) flush_waits: AtomicU64,
     pub(crate) compaction_waits: AtomicU64,
     pub(crate) compactions: AtomicU64,
+    /// Passes that went through all of the state.
+    passes: AtomicU64,
     /// Bytes of segments that only views keep, as counted at the last flush.
     pub(crate) view_bytes: AtomicU64,
+    /// Bytes that commits let lie: pages and values that they replaced, as far as a compaction will once get them.
+    pub(crate) let_lie: AtomicU64,
 }
 
 /// A compaction that started by itself, for as long as it is under way. However it ends, nobody waits for it after.
@@ -168,14 +185,18 @@ struct Compacting<'a, H: Hasher>(&'a Shared<H>);
 
 impl<'a, H: Hasher> Compacting<'a, H> {
     fn begin(shared: &'a Shared<H>) -> Self {
-        shared.signals().compacting = true;
+        let mut signals = shared.signals();
+        (signals.compacting, signals.pass) = (true, Pass::default());
+        drop(signals);
         Self(shared)
     }
 }
 
 impl<H: Hasher> Drop for Compacting<'_, H> {
     fn drop(&mut self) {
-        self.0.signals().compacting = false;
+        let mut signals = self.0.signals();
+        (signals.compacting, signals.pass) = (false, Pass::default());
+        drop(signals);
         self.0.changed.notify_all();
     }
 }
@@ -558,7 +579,8 @@ impl<H: Hasher> Shared<H> {
     ) -> Self {
         let Found { version, low, index, versions, repaired, torn, in_doubt } = found;
         let syncer = options.background.then(Syncer::start);
-        let signals = Signals { unflushed: writer.unflushed, compact_at: u64::MAX, ..Signals::default() };
+        let open_log = version.height.map(|_| writer.log.end().segment);
+        let signals = Signals { unflushed: writer.unflushed, compact_at: u64::MAX, open_log, ..Signals::default() };
         let (epoch, scrub) = (version.epoch, scrub::resumed(&segments));
         let answers = Answers::new(options.answer_bytes());
         version.join_line(answers.as_ref().map(Answers::start_over));
@@ -639,14 +661,26 @@ impl<H: Hasher> Shared<H> {
         self.history().low
     }
 
-    /// The lowest height of which somebody holds a version.
-    pub(crate) fn lowest_held(&self) -> Option<Height> {
-        self.history().versions.lowest()
+    /// The lowest height of which somebody holds a version, and the fewest passes that were over when one was made.
+    pub(crate) fn lowest_held(&self) -> (Option<Height>, Option<u64>) {
+        let versions = &mut self.history().versions;
+        (versions.lowest(), versions.fewest_passes())
     }
 
-    /// Expires the held version with the lowest height, if it is below `below`. Says whether there was one.
-    pub(crate) fn expire_lowest(&self, below: Height) -> bool {
-        self.history().versions.expire_lowest(below)
+    /// Expires the held version with the lowest height, of those below `below` and those made before so many passes were over.
+    /// Says whether there was one.
+    pub(crate) fn expire_lowest(&self, below: Height, passes: u64) -> bool {
+        self.history().versions.expire_lowest(below, passes)
+    }
+
+    /// Passes of compactions that are over. Counted while nobody else has the writer.
+    pub(crate) fn passes(&self) -> u64 {
+        self.counts.passes.load(Ordering::Relaxed)
+    }
+
+    /// One more is over.
+    pub(crate) fn pass_ends(&self) -> u64 {
+        self.counts.passes.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(crate) fn counts(&self) -> &Counts {
@@ -676,9 +710,26 @@ impl<H: Hasher> Shared<H> {
         self.signals().left = garbage;
     }
 
-    /// Whether a compaction goes on beside commits that are in line, with so much garbage.
-    pub(crate) fn is_pressed(&self, garbage: u64) -> bool {
-        self.signals().is_pressed(garbage)
+    /// A compaction begins to go through so many entries.
+    pub(crate) fn pass_begins(&self, total: u64) {
+        let began_at = self.counts.let_lie.load(Ordering::Relaxed);
+        self.signals().pass = Pass { passed: 0, total, began_at };
+    }
+
+    /// It has gone through so many of them by now.
+    pub(crate) fn passed(&self, entries: u64) {
+        let mut signals = self.signals();
+        signals.pass.passed = entries;
+        let is_awaited = signals.held_back > 0;
+        drop(signals);
+        if is_awaited {
+            self.changed.notify_all();
+        }
+    }
+
+    /// The segment that the log is written to, or was a moment ago; none before the first commit.
+    pub(crate) fn open_log(&self) -> Option<SegmentId> {
+        self.signals().open_log
     }
 
     /// What a compaction had to leave behind counts again as garbage that one can reclaim: it can be read now.
@@ -762,6 +813,7 @@ impl<H: Hasher> Shared<H> {
         writer.unflushed += bytes;
         let mut signals = self.signals();
         signals.unflushed = writer.unflushed;
+        signals.open_log = Some(writer.log.end().segment);
         signals.foreseen |= writer.log.foresee().is_some();
         let due = self.count_pages(&mut signals) || signals.foreseen;
         drop(signals);
@@ -807,16 +859,19 @@ impl<H: Hasher> Shared<H> {
             return self.make_room();
         }
         let (mut flush_wait, mut compaction_wait) = (false, false);
+        let let_lie = self.counts.let_lie.load(Ordering::Relaxed);
         let mut signals = self.signals();
         loop {
             let full = signals.is_full(&self.options);
-            let littered = signals.is_littered();
-            (flush_wait, compaction_wait) = (flush_wait | full, compaction_wait | littered);
-            if !full && !littered {
+            let ahead = signals.is_ahead(let_lie);
+            (flush_wait, compaction_wait) = (flush_wait | full, compaction_wait | ahead);
+            if !full && !ahead {
                 break;
             }
             self.check_poison()?;
+            signals.held_back += 1;
             signals = self.changed.wait(signals).unwrap_or_else(PoisonError::into_inner);
+            signals.held_back -= 1;
         }
         drop(signals);
         self.counts.flush_waits.fetch_add(flush_wait.into(), Ordering::Relaxed);
@@ -1114,16 +1169,23 @@ mod tests {
         assert!(left < garbage / 4, "{left} of {garbage} bytes are left behind");
     }
 
-    /// spec: STORE-17. With half as much garbage as lets commits wait, a compaction takes its slices beside them.
+    /// spec: STORE-12. While a compaction is under way, commits let no larger part of what begins one lie than it has gone
+    /// through; and nobody waits for one that was asked for.
     #[test]
-    fn a_compaction_that_falls_behind_gives_way_no_more() {
-        let now = |compacting, left| Signals { compact_at: 100, compacting, left, ..Signals::default() };
-        let pressed = |signals: Signals, garbage| signals.is_pressed(garbage);
-        assert_eq!([149, 150].map(|garbage| pressed(now(true, 0), garbage)), [false, true]);
-        assert_eq!([424, 425].map(|garbage| pressed(now(true, 350), garbage)), [false, true]);
-        assert!(!pressed(now(false, 0), u64::MAX), "nobody waits for one that was asked for");
-        let never = Signals { compact_at: u64::MAX, compacting: true, ..Signals::default() };
-        assert!(!pressed(never, u64::MAX - 1));
+    fn commits_keep_step_with_a_compaction() {
+        let now = |compacting, passed| {
+            let pass = Pass { passed, total: 1_000, began_at: 500 };
+            Signals { compact_at: 100, compacting, pass, ..Signals::default() }
+        };
+        let ahead = |passed, let_lie| now(true, passed).is_ahead(let_lie);
+        assert_eq!([499, 500, 501].map(|let_lie| ahead(0, let_lie)), [false, false, true]);
+        assert_eq!([501, 502].map(|let_lie| ahead(10, let_lie)), [false, true]);
+        assert_eq!([600, 601].map(|let_lie| ahead(1_000, let_lie)), [false, true]);
+        assert!(!now(false, 0).is_ahead(u64::MAX));
+        let most = Signals { compact_at: u64::MAX, ..now(true, 1_000) };
+        assert!(!most.is_ahead(u64::MAX), "no sum is too large");
+        let yet_to_begin = Signals { pass: Pass::default(), ..now(true, 0) };
+        assert!(!yet_to_begin.is_ahead(u64::MAX));
     }
 
     /// spec: STORE-7. Pages that no flush has written make a flush due and commits wait, as bytes of the log do; those that a

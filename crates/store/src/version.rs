@@ -18,6 +18,9 @@ pub(crate) struct Version<H: Hasher> {
     pub(crate) tree: Tree<H>,
     /// The record of the commit that led here.
     pub(crate) record: Option<Spot>,
+    /// Passes of compactions that were over when it, or what it is made of, became a version: nothing it needs lies where one of
+    /// them found nothing. Heights do not tell, since a rollback begins them again.
+    pub(crate) passes: u64,
     /// Where it stands on the line of versions that answers are kept for; never set for one rebuilt from history.
     on_line: OnceLock<OnLine>,
     /// Set when the version was held for too long (spec: STORE-6).
@@ -25,10 +28,16 @@ pub(crate) struct Version<H: Hasher> {
 }
 
 impl<H: Hasher> Version<H> {
-    pub(crate) fn new(height: Option<Height>, epoch: u64, tree: Tree<H>, record: Option<Spot>) -> Arc<Self> {
+    pub(crate) fn new(
+        height: Option<Height>,
+        epoch: u64,
+        tree: Tree<H>,
+        record: Option<Spot>,
+        passes: u64,
+    ) -> Arc<Self> {
         let root = tree.root();
         let (on_line, expired) = (OnceLock::new(), AtomicBool::new(false));
-        Arc::new(Self { height, epoch, root, tree, record, on_line, expired })
+        Arc::new(Self { height, epoch, root, tree, record, passes, on_line, expired })
     }
 
     /// Says where on the line of versions it stands, once, before others see it.
@@ -174,13 +183,13 @@ impl<H: Hasher> Versions<H> {
         self.known.extend(last);
     }
 
-    /// Expires the version with the lowest height that is held, if it is below `below`. Says whether there was one.
-    pub(crate) fn expire_lowest(&mut self, below: Height) -> bool {
+    /// Expires the version with the lowest height that is held, of those below `below` and those made before so many passes were
+    /// over. Says whether there was one.
+    pub(crate) fn expire_lowest(&mut self, below: Height, passes: u64) -> bool {
         let others = self.known.iter().filter(|(_, version)| !version.ptr_eq(&self.last));
-        let lowest = others.filter_map(|(_, version)| version.upgrade()).min_by_key(|version| version.height);
-        let Some(lowest) = lowest.filter(|lowest| lowest.height.is_some_and(|height| height < below)) else {
-            return false;
-        };
+        let others = others.filter_map(|(_, version)| version.upgrade());
+        let is_old = |version: &Arc<Version<H>>| version.height < Some(below) || version.passes < passes;
+        let Some(lowest) = others.filter(is_old).min_by_key(|version| version.height) else { return false };
         lowest.expired.store(true, Ordering::Relaxed);
         self.recent.retain(|version| !Arc::ptr_eq(version, &lowest));
         self.known.retain(|(_, version)| version.as_ptr() != Arc::as_ptr(&lowest));
@@ -192,6 +201,12 @@ impl<H: Hasher> Versions<H> {
         self.expire();
         let held = self.known.iter().filter_map(|(_, version)| version.upgrade()).filter_map(|version| version.height);
         held.chain(self.pinned.keys().copied()).min()
+    }
+
+    /// The fewest passes that were over when a version was made that is held.
+    pub(crate) fn fewest_passes(&mut self) -> Option<u64> {
+        self.expire();
+        self.known.iter().filter_map(|(_, version)| version.upgrade()).map(|version| version.passes).min()
     }
 
     /// Versions that somebody holds, those at hand included.

@@ -104,6 +104,14 @@ pub(crate) struct Step {
     page: Arc<Page>,
     /// Slots not visited yet: from the front, or for a reverse range from the back.
     next: usize,
+    /// It was not shown yet.
+    is_new: bool,
+}
+
+/// What a walk over entries meets.
+pub(crate) enum Met<'a> {
+    Page(&'a Step),
+    Entry(&'a Entry),
 }
 
 impl Step {
@@ -131,7 +139,7 @@ impl<H: Hasher> Entries<H> {
             (Some(end), true) => first_reaching(&page, end, true),
             (_, false) => first_reaching(&page, &self.range.start, false),
         };
-        self.path.push(Step { id, page, next });
+        self.path.push(Step { id, page, next, is_new: true });
     }
 
     /// From here on, pages that have to be read are not kept in memory, and none that is there counts as used: for whoever
@@ -145,17 +153,23 @@ impl<H: Hasher> Entries<H> {
     /// The next entry, or the next piece that cannot be read, behind which it goes on: for whoever wants to know all that
     /// is lost, and all that is not.
     pub fn past_damage(&mut self) -> Option<Result<(Key, Entry), Lost>> {
-        self.advance(&mut |_| {})
+        self.advance(&mut |_| true)
     }
 
-    /// As [`Self::past_damage`], and shows the path from the top page at every step.
-    pub(crate) fn advance(&mut self, seen: &mut impl FnMut(&[Step])) -> Option<Result<(Key, Entry), Lost>> {
+    /// As [`Self::past_damage`], and shows what it meets: each page once, as it steps into it, and each entry, which it goes by
+    /// if the answer is no.
+    pub(crate) fn advance(
+        &mut self,
+        is_wanted: &mut impl FnMut(Met<'_>) -> bool,
+    ) -> Option<Result<(Key, Entry), Lost>> {
         if let Some(lost) = self.failed.take() {
             return Some(Err(lost));
         }
         loop {
-            seen(&self.path);
             let step = self.path.last_mut()?;
+            if mem::take(&mut step.is_new) {
+                is_wanted(Met::Page(step));
+            }
             let slot = if self.range.reverse { step.next.checked_sub(1) } else { Some(step.next) };
             let Some(slot) = slot.filter(|slot| *slot < step.page.shape.len()) else {
                 self.path.pop();
@@ -168,8 +182,12 @@ impl<H: Hasher> Entries<H> {
                     self.path.clear();
                     return None;
                 }
+                let entry = entry(found).expect("not a child");
+                if !is_wanted(Met::Entry(&entry)) {
+                    continue;
+                }
                 let key = Key::new(key).expect("keys in the tree are keys");
-                return Some(Ok((key, entry(found).expect("not a child"))));
+                return Some(Ok((key, entry)));
             };
             let pages = self.tree.pages();
             let below = if self.passing { pages.load_in_passing(id, &expected) } else { pages.load(id, &expected) };

@@ -4,7 +4,7 @@
 //! cheap to clone and can be read from any thread. A new version is made by [`Tree::prepare`].
 
 use crate::arena::{Pages, Written, expected};
-use crate::entries::{Entries, Lost, ScanValues, Step};
+use crate::entries::{Entries, Lost, Met, ScanValues};
 use crate::page::{Page, PageId, Slot};
 use crate::state::{Space, StateTree};
 use crate::stored::{self, Expected};
@@ -254,22 +254,28 @@ impl<H: Hasher> Tree<H> {
         for space in &self.version.spaces[first..] {
             let start = from.filter(|(name, _)| space.name == *name).map_or(&[][..], |(_, key)| key);
             let mut entries = self.entries(&space.name, KeyRange::from(start));
-            // The path is walked here page by page, so that every page is asked about once.
-            let mut depth = 0;
+            // Pages above the next entry are stale.
             let mut stale = false;
-            while let Some(next) = entries.advance(&mut |path: &[Step]| {
-                if path.len() > depth {
+            // Most entries are gone by where they lie in their page: nothing of them is copied.
+            while let Some(next) = entries.advance(&mut |met| match met {
+                Met::Page(step) => {
                     seen += 1;
-                    let step = &path[path.len() - 1];
                     let lies = self.version.pages.lies(step.id);
                     stale |= lies.needs(step.page()).into_iter().flatten().any(&stale_page);
+                    true
                 }
-                depth = path.len();
+                Met::Entry(entry) => {
+                    survey.entries += 1;
+                    let is_wanted = stale || stale_value(entry.place) || seen > pages_max || bytes >= bytes_max;
+                    survey.seen_any |= !is_wanted;
+                    is_wanted
+                }
             }) {
                 let (key, entry) = match next {
                     Ok(found) => found,
                     Err(lost) => {
                         seen += 1;
+                        survey.entries += lost.totals.count;
                         let behind = lost.range().end.and_then(|end| Key::new(end).ok());
                         survey.lost.push((space.name.clone(), lost));
                         if let Some(key) = behind.filter(|_| seen > pages_max) {
@@ -285,7 +291,7 @@ impl<H: Hasher> Tree<H> {
                 }
                 survey.seen_any = true;
                 let moves = stale_value(entry.place);
-                if moves || std::mem::take(&mut stale) {
+                if std::mem::take(&mut stale) || moves {
                     bytes += if moves { u64::from(entry.value_len) } else { 0 };
                     let namespace = space.name.clone();
                     survey.stale.push(Stale { namespace, key, value: moves.then_some(entry) });
@@ -366,6 +372,8 @@ pub struct Survey {
     pub lost: Vec<(Namespace, Lost)>,
     /// Where to go on; none at the end of the state.
     pub next: Option<(Namespace, Key)>,
+    /// Entries that were gone by, those of pieces that cannot be read included.
+    pub entries: u64,
     seen_any: bool,
 }
 
