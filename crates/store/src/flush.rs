@@ -126,7 +126,11 @@ impl<H: Hasher> Shared<H> {
         self.remove_segments(gone)?;
         self.flushed(flushing, left);
         self.recount();
-        version.tree.pages().evict(self.options.page_memory());
+        let pages = version.tree.pages().clone();
+        // Commits beside have passed it by: what it alone had is let go of here, as far as none is at it.
+        drop(version);
+        pages.evict(self.options.page_memory());
+        pages.tidy();
         Ok(())
     }
 

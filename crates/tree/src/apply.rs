@@ -16,7 +16,7 @@
 //!
 //! Until it is committed a [`Draft`] is nobody's: dropping it leaves no trace.
 
-use crate::arena::Pages;
+use crate::arena::{APART_AHEAD, Pages};
 use crate::descent::{Above, Change, Descent, Edit, Op, TOGETHER, Told, Visit};
 use crate::fresh::{NewPage, NewPages, State};
 use crate::page::{Base, From, Node, Page, PageId, SLOTS_MAX, Shape, Slot};
@@ -263,7 +263,7 @@ impl<H: Hasher> Tree<H> {
             },
             |limb: Option<&Descent<'_>>| limb.map(|limb| Builder::new(changes, limb, pages, beside).limb()),
             // Pages that are gone are taken apart by whoever is done first.
-            || pages.take_apart(),
+            || pages.take_apart(APART_AHEAD),
         );
         let (mut built, mut outcomes): (Vec<Built>, Vec<Outcome<'_>>) = (Vec::new(), Vec::new());
         for limb in grown.into_iter().flatten() {

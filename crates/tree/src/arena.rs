@@ -39,6 +39,12 @@ const SHARD: u32 = 1 << 10;
 const CHUNKS: usize = 22;
 /// Pages that may wait to be taken apart.
 const GONE_MAX: usize = 8192;
+/// Of those that have waited, so many go with each version that ends: more than a large block leaves.
+const BURIED_BESIDE: usize = 2048;
+/// So many go at a time where nobody waits.
+const TIDIED_TOGETHER: usize = 1024;
+/// So many are taken apart ahead of a diff.
+pub(crate) const APART_AHEAD: usize = 4096;
 /// Loading a page is done under one of this many locks, so that no page is loaded twice at a time.
 const LOAD_LOCKS: usize = 64;
 /// Numbers next to one another that eviction looks at under one lock.
@@ -694,13 +700,32 @@ impl<H: Hasher> Pages<H> {
         (number, ids)
     }
 
-    /// Ends a version: pages that no other needs are gone, or go when nobody is at them.
+    /// Ends a version: pages that no other needs are gone, or go when nobody is at them. What is left of longer ago, as when
+    /// a version that was held for long has come to its end beside commits, goes with those that end later, some at a time: no
+    /// commit waits for all of it.
     pub(crate) fn release(&self, number: u64) {
-        let mut dead = mem::take(&mut *self.dead());
+        let mut freed = Vec::new();
         let reading = self.reading();
-        self.versions().release(number, &mut dead, &reading);
-        reading.look(dead.iter().copied());
+        self.versions().release(number, &mut freed, &reading);
         drop(reading);
+        let most = freed.len() + BURIED_BESIDE;
+        self.dead().append(&mut freed);
+        self.bury(most);
+    }
+
+    /// Lets go of pages that no version needs, as far as nobody is at any: for whoever has time.
+    pub fn tidy(&self) {
+        while self.bury(TIDIED_TOGETHER) > 0 {}
+    }
+
+    /// Takes the pages of so many dead numbers at most, and says of how many it did.
+    fn bury(&self, most: usize) -> usize {
+        let mut dead = {
+            let mut all = self.dead();
+            let left = all.len().saturating_sub(most);
+            all.split_off(left)
+        };
+        self.reading().look(dead.iter().copied());
         let (mut unwritten, mut unwritten_memory, mut memory) = (0, 0, 0);
         let mut free = Vec::with_capacity(dead.len());
         let mut gone = Vec::with_capacity(dead.len());
@@ -722,6 +747,7 @@ impl<H: Hasher> Pages<H> {
         self.memory.fetch_sub(memory, Ordering::Relaxed);
         self.unwritten.fetch_sub(unwritten, Ordering::Relaxed);
         self.unwritten_memory.fetch_sub(unwritten_memory, Ordering::Relaxed);
+        let buried = free.len();
         // Only now: a number in the free list can be used again at once.
         self.give_back(free);
         self.dead().append(&mut dead);
@@ -729,13 +755,18 @@ impl<H: Hasher> Pages<H> {
         waiting.append(&mut gone);
         if waiting.len() > GONE_MAX {
             drop(waiting);
-            self.take_apart();
+            self.take_apart(usize::MAX);
         }
+        buried
     }
 
-    /// Takes pages that are gone apart, to make new ones of: most of it is waiting for memory.
-    pub(crate) fn take_apart(&self) {
-        let gone = mem::take(&mut *self.gone());
+    /// Takes so many pages that are gone apart, at most, to make new ones of: most of it is waiting for memory.
+    pub(crate) fn take_apart(&self, most: usize) {
+        let gone = {
+            let mut all = self.gone();
+            let left = all.len().saturating_sub(most);
+            all.split_off(left)
+        };
         let mut spare = Spare::default();
         let mut gone = gone.into_iter();
         while gone.len() > 0 {
