@@ -721,6 +721,34 @@ fn a_flipped_bit_beside_a_page_or_in_it_is_damage() {
     }
 }
 
+/// What a version alone had that was held for long goes some at a time, beside commits that were at the pages when it ended; and
+/// all of it for whoever tidies up.
+#[test]
+fn what_was_held_for_long_goes_some_at_a_time() {
+    let (disk, pages) = fresh::<Blake3>();
+    let state = numbered(80_000);
+    let held = grow(&disk, &pages, &state, 80_001);
+    let new = state["a"].keys().map(|k| (name("a"), key(k), Some(value(b"new")))).collect();
+    let mut last = commit(&disk, &held, &new);
+    let one_more =
+        |last: &Tree<Blake3>| commit(&disk, last, &[(name("b"), key(b"b"), Some(value(b"b")))].into_iter().collect());
+    let in_use = || pages.stats().pages;
+    let (both, beside) = (in_use(), pages.reading());
+    drop(held);
+    assert_eq!(in_use(), both, "somebody is at the pages");
+    drop(beside);
+    last = one_more(&last);
+    let some = in_use();
+    assert!(both - 2_100 < some && some < both - 2_000, "{both} pages, then {some}");
+    pages.tidy();
+    let all = in_use();
+    assert!(all < both - both / 3, "{all} pages of {both} are left");
+    last = one_more(&last);
+    assert!(in_use() >= all, "nothing was left to let go of");
+    drop(last);
+    assert_eq!((in_use(), pages.stats().memory_bytes), (0, 0));
+}
+
 /// A page that a commit passes by while a flush writes it is garbage, once; and what the flush lets go of the commit's own page
 /// still stands beside.
 #[test]
