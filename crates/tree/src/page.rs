@@ -794,18 +794,16 @@ mod tests {
                         None => assert!(page.iter().flatten().all(|(_, same)| !same)),
                     }
                 }
-                let of = |wanted: bool| {
-                    let of = page.iter().flatten().filter(|(_, same)| wanted <= *same);
-                    of.fold(0u32, |set, (slot, _)| set | 1 << slot)
-                };
-                if of(true) == 0 {
+                let set = |slots: &mut dyn Iterator<Item = usize>| slots.fold(0u32, |set, slot| set | 1 << slot);
+                let followed = set(&mut page.iter().flatten().map(|(of, _)| *of));
+                let kept = set(&mut page.iter().flatten().filter(|(_, same)| *same).map(|(of, _)| *of));
+                if kept == 0 {
                     break;
                 }
-                let which = |wanted: &dyn Fn(&Option<(usize, bool)>) -> bool| {
-                    (0..page.len()).filter(|slot| wanted(&page[*slot])).fold(0u32, |set, slot| set | 1 << slot)
-                };
-                let (new, added) = (which(&|from| !from.is_some_and(|(_, same)| same)), which(&Option::is_none));
-                assert_eq!(Some(base), Base::new(at, [of(false), of(true)], [new, added]));
+                let is_kept = |slot: &usize| page[*slot].is_some_and(|(_, same)| same);
+                let new = set(&mut (0..page.len()).filter(|slot| !is_kept(slot)));
+                let added = set(&mut (0..page.len()).filter(|slot| page[*slot].is_none()));
+                assert_eq!(Some(base), Base::new(at, [followed, kept], [new, added]));
                 for (slot, of) in page.iter().enumerate().filter_map(|(slot, from)| Some((slot, from.as_ref()?.0))) {
                     assert_eq!(base.of(slot), of);
                 }
