@@ -64,7 +64,7 @@ impl Table {
 
 /// From when on things are kept.
 #[derive(Debug, Clone, Copy)]
-struct From {
+struct KeptFrom {
     /// The lowest height of which the record is.
     records: Height,
     /// The lowest that a superblock, or the last version, is at.
@@ -150,11 +150,11 @@ impl<H: Hasher> Shared<H> {
         let (Some(height), Some(low), Some(last_height)) = (height, self.low(), last.height) else { return Vec::new() };
         let pages = height.min(last_height);
         // The last version is everybody's: it keeps what it needs, until the next commit is in its place.
-        let from = From { records: low.min(pages), pages, passes: self.current().passes };
+        let from = KeptFrom { records: low.min(pages), pages, passes: self.current().passes };
         let without_views = self.removable(last, from);
         loop {
             let (held, passes) = self.lowest_held();
-            let held = From {
+            let held = KeptFrom {
                 records: from.records.min(held.unwrap_or(from.records)),
                 passes: from.passes.min(passes.unwrap_or(from.passes)),
                 ..from
@@ -170,7 +170,7 @@ impl<H: Hasher> Shared<H> {
     }
 
     /// Segments that nobody needs: neither the records that are kept, nor the way from the last superblock, nor a version.
-    fn removable(&self, last: &Flushed, from: From) -> Vec<SegmentId> {
+    fn removable(&self, last: &Flushed, from: KeptFrom) -> Vec<SegmentId> {
         let gone = |(id, usage): (&SegmentId, &Usage)| {
             // History is rebuilt from records and the values that they name, without pages of its own.
             let needed_from = if id.kind == Kind::Pages { from.pages } else { from.records };

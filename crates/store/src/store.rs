@@ -1105,6 +1105,7 @@ mod tests {
     use crate::files::MemoryFiles;
     use keelstone_tree::Blake3;
     use std::sync::mpsc::channel;
+    use std::time::Duration;
 
     /// spec: STORE-17. A compaction takes no slice while a commit is in line for the writer, and goes on once none is.
     #[test]
@@ -1186,6 +1187,29 @@ mod tests {
         assert!(!most.is_ahead(u64::MAX), "no sum is too large");
         let yet_to_begin = Signals { pass: Pass::default(), ..now(true, 0) };
         assert!(!yet_to_begin.is_ahead(u64::MAX));
+    }
+
+    /// spec: STORE-12. A commit that is ahead of a compaction waits until a slice has caught up with it, and is counted once.
+    #[test]
+    fn a_commit_that_is_ahead_waits_for_a_slice() {
+        let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), Options::default()).unwrap();
+        let _compacting = Compacting::begin(&shared);
+        shared.pass_begins(10);
+        shared.signals().compact_at = 100;
+        shared.counts().let_lie.store(50, Ordering::Relaxed);
+        let (tell, told) = channel();
+        std::thread::scope(|threads| {
+            threads.spawn(|| tell.send(shared.wait_for_room()).unwrap());
+            while shared.signals().held_back == 0 {
+                std::thread::yield_now();
+            }
+            shared.passed(4);
+            assert!(told.recv_timeout(Duration::from_millis(50)).is_err(), "it is ahead still");
+            shared.passed(5);
+            told.recv().unwrap().unwrap();
+        });
+        assert_eq!(shared.counts().compaction_waits.load(Ordering::Relaxed), 1);
+        assert_eq!(shared.signals().held_back, 0);
     }
 
     /// spec: STORE-7. Pages that no flush has written make a flush due and commits wait, as bytes of the log do; those that a

@@ -19,7 +19,7 @@
 use crate::arena::{APART_AHEAD, Pages};
 use crate::descent::{Above, Change, Descent, Edit, Op, TOGETHER, Told, Visit};
 use crate::fresh::{NewPage, NewPages, State};
-use crate::page::{Base, From, Node, Page, PageId, SLOTS_MAX, Shape, Slot};
+use crate::page::{Base, Node, Origin, Page, PageId, SLOTS_MAX, Shape, Slot};
 use crate::state::{Space, StateTree};
 use crate::{Diff, Entry, Hasher, PageAt, Place, ReadError, Totals, Tree, bits};
 use keelstone_codec::{Hash, Key, Namespace, Root};
@@ -349,8 +349,8 @@ struct Piece<'a> {
     key: &'a [u8],
     slot: Slot,
     state: State,
-    /// The slot of the page that it is, as it was.
-    from: Option<From>,
+    /// The slot of the page that it follows, if it does.
+    from: Option<Origin>,
 }
 
 #[derive(Clone, Copy)]
@@ -644,8 +644,8 @@ impl<'a, H: Hasher> Builder<'a, H> {
             if slot == shape.len() {
                 break;
             }
-            let same = From { slot: u8::try_from(slot).expect("a page has 32 slots"), same: true };
-            let (from, renewed) = (Some(same), Some(From { same: false, ..same }));
+            let same = Origin { slot: u8::try_from(slot).expect("a page has 32 slots"), same: true };
+            let (from, renewed) = (Some(same), Some(Origin { same: false, ..same }));
             let mut piece = Piece { key: shape.key(slot), slot: *page.slot(slot), state: State::Clean, from };
             if let Some(edit) = own.next_if(|edit| usize::from(edit.slot) == slot) {
                 match self.changes[edit.change as usize].op {

@@ -39,7 +39,7 @@ const SHARD: u32 = 1 << 10;
 const CHUNKS: usize = 22;
 /// Pages that may wait to be taken apart.
 const GONE_MAX: usize = 8192;
-/// Of those that have waited, so many go with each version that ends: more than a large block leaves.
+/// Of those that have waited, so many go with each version that ends: more than a block of a thousand writes leaves.
 const BURIED_BESIDE: usize = 2048;
 /// So many go at a time where nobody waits.
 const TIDIED_TOGETHER: usize = 1024;

@@ -87,7 +87,7 @@ pub(crate) struct Base {
 
 /// Which slot of a page a slot that comes after it follows: it has the same key, and is of the same kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct From {
+pub(crate) struct Origin {
     pub(crate) slot: u8,
     /// As it was.
     pub(crate) same: bool,
@@ -120,7 +120,7 @@ impl Base {
 
     /// What is left of it in a page that is put together from this one: `from` says of each of its slots which one of this
     /// page it follows, if it does. They stand in the same order.
-    pub(crate) fn followed(&self, from: impl Iterator<Item = Option<From>>) -> Option<Self> {
+    pub(crate) fn followed(&self, from: impl Iterator<Item = Option<Origin>>) -> Option<Self> {
         let [mut followed, mut kept, mut new, mut added] = [0; 4];
         for (slot, from) in from.enumerate() {
             match from.filter(|from| self.added >> from.slot & 1 == 0) {
@@ -776,15 +776,15 @@ mod tests {
                     page[slot] = page[slot].map(|(of, _)| (of, false));
                     base = base.renewed(1 << slot);
                 } else {
-                    let mut from: Vec<Option<From>> =
-                        (0..page.len()).map(|slot| Some(From { slot: slot as u8, same: true })).collect();
+                    let mut from: Vec<Option<Origin>> =
+                        (0..page.len()).map(|slot| Some(Origin { slot: slot as u8, same: true })).collect();
                     match below(4) {
                         0 if from.len() < SLOTS_MAX => from.insert(below(from.len() + 1), None),
                         1 if from.len() > 1 => drop(from.remove(below(from.len()))),
                         2 => from[0].as_mut().unwrap().same = false,
                         _ => from[0] = None,
                     }
-                    let follows = |from: From| {
+                    let follows = |from: Origin| {
                         let (of, same) = page[usize::from(from.slot)]?;
                         Some((of, same && from.same))
                     };
