@@ -617,10 +617,13 @@ fn read(engine: &Engine, model: &Model, sizes: &Sizes) -> Result<Figures, BenchE
 }
 
 fn copy(engine: &Engine, model: &Model, root: Root, aside: &Path) -> Result<Figures, BenchError> {
-    let mut stream = Vec::new();
     let mut count = 0u64;
     let view = engine.store.view();
     let start = Instant::now();
+    // What is to come is known beforehand, but for two lengths for each entry.
+    let totals = view.totals();
+    let bytes = totals.bytes + 2 * totals.count;
+    let mut stream = Vec::with_capacity(usize::try_from(bytes).expect("what a bench loads fits memory"));
     for entry in view.scan(&engine.namespace, KeyRange::all()) {
         let (key, value) = entry?;
         for part in [&key[..], &value[..]] {

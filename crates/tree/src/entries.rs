@@ -14,8 +14,9 @@ use keelstone_codec::{Bytes, Hash, Key, Namespace, Value};
 use std::sync::Arc;
 use std::{mem, vec};
 
-/// Values a scan asks for at a time, in the end; it begins with one, and takes four times as many each time.
-const VALUES_MAX: usize = 1024;
+/// Values a scan asks for at a time, in the end; it begins with one, and takes four times as many each time. The more, the
+/// fewer sectors are read again for each that lies in them.
+const VALUES_MAX: usize = 4096;
 /// From this many on, a scan is a long one.
 const VALUES_MANY: usize = 64;
 /// Bytes of values a scan gathers at a time, but for the last of them.
