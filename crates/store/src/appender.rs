@@ -21,7 +21,10 @@ const SLICES_AHEAD: usize = 4;
 pub(crate) struct Appender {
     segments: Arc<Segments>,
     kind: Kind,
+    /// Of a segment, at most, but for one thing that is larger.
     segment_bytes: u64,
+    /// The size of the next segment, where each is twice the one before; else one that fits the store.
+    doubling: Option<u64>,
     generation: u32,
     segment: Option<Arc<Segment>>,
     /// The sector the buffer begins in.
@@ -51,6 +54,7 @@ impl Appender {
             segments,
             kind,
             segment_bytes,
+            doubling: None,
             generation,
             segment,
             next,
@@ -116,6 +120,22 @@ impl Appender {
         }
     }
 
+    /// For a store that is being built, which has little at first and soon much: from a small segment on, each has twice the size of
+    /// the one before.
+    pub(crate) fn doubling(mut self) -> Self {
+        self.doubling = Some(self.segments.fitting(self.segment_bytes));
+        self
+    }
+
+    /// How large the next segment should be that is to have room for so many bytes.
+    fn segment_bytes(&mut self, needed: u64) -> u64 {
+        let size = match &mut self.doubling {
+            Some(next) => std::mem::replace(next, (*next * 2).min(self.segment_bytes)),
+            None => self.segments.fitting(self.segment_bytes),
+        };
+        size.max(needed)
+    }
+
     fn open_next(&mut self, len: usize) -> Result<Arc<Segment>, StoreError> {
         self.write(self.buffer.len())?;
         if let Some(segment) = self.segment.take() {
@@ -123,7 +143,8 @@ impl Appender {
         }
         let id = self.segments.last(self.kind).map_or(SegmentId::first(self.kind), SegmentId::next);
         let needed = (u64::from(sectors_of(len)) + 1) * SECTOR_BYTES as u64;
-        let segment = self.segments.create(id, self.generation, self.segment_bytes.max(needed))?;
+        let size = self.segment_bytes(needed);
+        let segment = self.segments.create(id, self.generation, size)?;
         self.segment = Some(Arc::clone(&segment));
         self.next = 1;
         Ok(segment)

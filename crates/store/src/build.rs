@@ -61,7 +61,7 @@ impl<H: Hasher> Building<H> {
         let syncs = options.background.then(SyncAhead::start);
         let appender = |kind, bytes| {
             let appender = Appender::new(Arc::clone(&segments), kind, None, GENERATION, bytes)?;
-            Ok::<_, StoreError>(appender.syncing_with(syncs.as_ref()))
+            Ok::<_, StoreError>(appender.doubling().syncing_with(syncs.as_ref()))
         };
         let values = appender(Kind::Values, options.segment_bytes)?;
         let pages = appender(Kind::Pages, options.page_segment_bytes)?;

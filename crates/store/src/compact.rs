@@ -9,7 +9,6 @@
 //! the scrub. Nothing was written that is not good, so the store goes on, and once it is mended the next compaction takes up
 //! what this one left out (spec: STORE-17).
 
-use crate::StoreError;
 use crate::appender::Appender;
 use crate::flush::Upkeep;
 use crate::segment::{Kind, SegmentId, Spot};
@@ -17,23 +16,24 @@ use crate::segments::Usage;
 use crate::store::{Progress, Shared};
 use crate::sync::atomic::Ordering;
 use crate::version::Version;
+use crate::{Retention, StoreError};
 use keelstone_codec::{Encode, Key, Namespace};
 use keelstone_tree::{Entry, Hasher, Place, ReadError};
-use keelstone_tree::{Rewrite, Survey};
+use keelstone_tree::{Rewrite, Stale, Survey};
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
-/// Pages looked at in one slice. Commits wait for one slice at most: some two thousand entries.
-const SLICE_PAGES: usize = 64;
+/// Pages looked at in one go. Nobody waits for that.
+const LOOK_PAGES: usize = 64;
+
+/// Keys that a slice writes anew, but for those of the last look. Commits wait for that: for one slice at most.
+const SLICE_KEYS: usize = 2048;
 
 /// Bytes of values copied in one slice, but for the last of them: what one sync has to do.
 const SLICE_BYTES: u64 = 2 << 20;
 
 /// Pieces that cannot be read and are named, of one compaction. There may be more.
 const LEFT_MAX: usize = 64;
-
-/// A segment is worth emptying when less than this many hundredths of what was written to it live.
-const LIVE_PERCENT_MAX: u64 = 60;
 
 /// What a compaction did.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +59,20 @@ struct Left {
     segments: BTreeSet<SegmentId>,
     /// Something could not be looked at: what lies below it may be in any segment.
     anywhere: bool,
+}
+
+/// What is done in the place of one commit.
+#[derive(Default)]
+struct Slice {
+    stale: Vec<Stale>,
+    /// Of the values among it.
+    bytes: u64,
+}
+
+impl Slice {
+    fn is_full(&self) -> bool {
+        self.stale.len() >= SLICE_KEYS || self.bytes >= SLICE_BYTES
+    }
 }
 
 impl Left {
@@ -90,15 +104,22 @@ impl Left {
 }
 
 impl<H: Hasher> Shared<H> {
-    pub(crate) fn compact(&self, progress: &mut dyn FnMut(Progress)) -> Result<Compacted, StoreError> {
+    /// Empties what is worth it, or, of that, as much as has so many bytes of garbage, beginning where least lives.
+    pub(crate) fn compact(
+        &self,
+        enough: Option<u64>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Compacted, StoreError> {
         self.check_poison()?;
         let _compacting = self.compacting.lock().unwrap_or_else(PoisonError::into_inner);
         self.counts().compactions.fetch_add(1, Ordering::Relaxed);
-        let before = self.disk_bytes();
-        // Everything up to now is flushed, so that no segment is emptied that the way from the superblock still needs.
-        self.flush(&mut self.upkeep())?;
-        let victims = self.victims(&self.upkeep());
-        let beyond_reach = self.garbage_outside(&victims);
+        let before = self.segments.bytes();
+        if enough.is_none() {
+            // What only the way from the superblock needs is garbage then, too.
+            self.flush(&mut self.upkeep())?;
+        }
+        let victims = self.victims(&self.upkeep(), enough);
+        let beyond_reach = self.garbage_not_worth();
         self.leave(beyond_reach);
         let mut done = Compacted::default();
         if !victims.is_empty() {
@@ -109,27 +130,36 @@ impl<H: Hasher> Shared<H> {
             return Ok(done);
         }
         self.leave(beyond_reach + self.garbage_still_in(&victims));
-        // One flush lets go of a segment, the next one removes its file.
-        for _ in 0..2 {
-            self.flush(&mut self.upkeep())?;
+        match self.options.history {
+            // Whoever did not ask does not wait for what goes.
+            Retention::Heights(count) if enough.is_some() => self.flush_after(count),
+            Retention::Heights(_) | Retention::All => self.flush_and_remove(&mut self.upkeep())?,
         }
-        done.bytes_freed = before.saturating_sub(self.disk_bytes());
+        done.bytes_freed = before.saturating_sub(self.segments.bytes());
         Ok(done)
     }
 
-    fn disk_bytes(&self) -> u64 {
-        self.segments.all().iter().map(|segment| segment.bytes()).sum()
-    }
-
-    /// The segments that are worth emptying: those that can be, and are mostly garbage. From here on nothing is written beside
-    /// what lies in them. No flush may be under way: one that began another segment after it was asked which is open would have
-    /// it emptied, and removed, while it is written; and it may have found a page there that stays.
+    /// The segments that are worth emptying: those that can be, and are mostly garbage; beginning where least lives, until `enough`
+    /// of it has come together. From here on nothing is written beside what lies in them. No flush may be under way: one that began
+    /// another segment after it was asked which is open would have it emptied, and removed, while it is written; and it may have
+    /// found a page there that stays.
     // spec: STORE-4
-    pub(crate) fn victims(&self, upkeep: &Upkeep) -> BTreeSet<SegmentId> {
+    pub(crate) fn victims(&self, upkeep: &Upkeep, enough: Option<u64>) -> BTreeSet<SegmentId> {
         let open_pages = upkeep.pages.end().map(|spot| spot.segment);
-        let free = self.free_to_empty().into_iter().filter(|(id, _)| Some(*id) != open_pages);
-        let worth = |usage: &Usage| usage.live * 100 <= usage.written * LIVE_PERCENT_MAX;
-        let victims = free.filter(|(_, usage)| worth(usage)).map(|(id, _)| id).collect();
+        let free = self.free_to_empty().into_iter();
+        let mut worth: Vec<_> =
+            free.filter(|(id, usage)| Some(*id) != open_pages && usage.is_worth_emptying()).collect();
+        worth.sort_by(|(_, one), (_, other)| {
+            let lives = |usage: &Usage, of: &Usage| u128::from(usage.live) * u128::from(of.written.max(1));
+            lives(one, other).cmp(&lives(other, one))
+        });
+        let mut garbage = 0;
+        let victims = worth.into_iter().take_while(|(_, usage)| {
+            let is_wanted = enough.is_none_or(|enough| garbage < enough);
+            garbage += usage.garbage();
+            is_wanted
+        });
+        let victims = victims.map(|(id, _)| id).collect();
         self.segments.be_emptied(&victims);
         victims
     }
@@ -153,17 +183,16 @@ impl<H: Hasher> Shared<H> {
         (sum, self.segments.usage().values().map(|usage| usage.live).sum())
     }
 
-    /// Of that garbage, what emptying the given segments does not get.
-    fn garbage_outside(&self, victims: &BTreeSet<SegmentId>) -> u64 {
-        let outside = self.free_to_empty().into_iter().filter(|(id, _)| !victims.contains(id));
-        outside.map(|(_, usage)| usage.garbage()).sum()
+    /// Of that garbage, what lies where too much lives.
+    fn garbage_not_worth(&self) -> u64 {
+        let free = self.free_to_empty().into_iter();
+        free.filter(|(_, usage)| !usage.is_worth_emptying()).map(|(_, usage)| usage.garbage()).sum()
     }
 
     /// Garbage in those of the given segments that were not emptied.
     fn garbage_still_in(&self, victims: &BTreeSet<SegmentId>) -> u64 {
-        let usage = self.segments.usage();
-        let still = victims.iter().filter_map(|id| usage.get(id)).filter(|usage| usage.emptied.is_none());
-        still.map(Usage::garbage).sum()
+        let free = self.free_to_empty().into_iter();
+        free.filter(|(id, _)| victims.contains(id)).map(|(_, usage)| usage.garbage()).sum()
     }
 
     /// Moves everything that lives out of the given segments.
@@ -180,16 +209,18 @@ impl<H: Hasher> Shared<H> {
         let mut values = self.poisoning(new)?;
         let mut from: Option<(Namespace, Key)> = None;
         let total = self.current().tree.totals().count;
-        let (mut left, mut passed) = (Left::default(), 0);
+        let (mut left, mut slice, mut passed) = (Left::default(), Slice::default(), 0);
         self.pass_begins(total);
         loop {
-            self.wait_for_flush()?;
-            let survey = self.survey(from.as_ref(), victims);
-            self.move_slice(&survey, &mut values, &mut left, done)?;
-            passed += survey.entries;
+            let (entries, next) = self.look(from.as_ref(), victims, &mut slice, &mut left);
+            if slice.is_full() || next.is_none() {
+                self.wait_for_pages()?;
+                self.move_slice(std::mem::take(&mut slice), &mut values, &mut left, done)?;
+            }
+            passed += entries;
             self.passed(passed);
             progress(Progress { done: passed.min(total), total, what: "entries gone through" });
-            match survey.next {
+            match next {
                 // Nothing is marked as emptied, so what was moved is all that was done.
                 Some(_) if self.is_closing() => return Ok(()),
                 Some(next) => from = Some(next),
@@ -203,15 +234,9 @@ impl<H: Hasher> Shared<H> {
         if version.epoch == epoch {
             // Versions at hand still point into the emptied segments; without them the segments can go sooner.
             self.drop_recent();
-            let passes = self.pass_ends();
             // spec: STORE-17
-            for id in victims.iter().filter(|id| left.is_free(**id)) {
-                if let Some(usage) = self.segments.usage().get_mut(id) {
-                    (usage.emptied, usage.pass) = (version.height, passes);
-                    usage.live = 0;
-                    done.segments_emptied += 1;
-                }
-            }
+            let emptied = victims.iter().filter(|id| left.is_free(**id));
+            done.segments_emptied += self.segments.mark_emptied(emptied, version.height, self.pass_ends());
         }
         done.left = left.pieces;
         Ok(())
@@ -227,40 +252,63 @@ impl<H: Hasher> Shared<H> {
     fn survey(&self, from: Option<&(Namespace, Key)>, victims: &BTreeSet<SegmentId>) -> Survey {
         let victim = |place: u64| Spot::from_u64(place).is_ok_and(|spot| victims.contains(&spot.segment));
         let tree = &self.current().tree;
-        tree.survey(from, (SLICE_PAGES, SLICE_BYTES), |page| victim(page.place), |value| victim(value.0))
+        tree.survey(from, (LOOK_PAGES, SLICE_BYTES), |page| victim(page.place), |value| victim(value.0))
+    }
+
+    /// Adds what the next pages have for a slice. Returns the entries that were gone by, and where to go on; nowhere at the end of
+    /// the state.
+    fn look(
+        &self,
+        from: Option<&(Namespace, Key)>,
+        victims: &BTreeSet<SegmentId>,
+        slice: &mut Slice,
+        left: &mut Left,
+    ) -> (u64, Option<(Namespace, Key)>) {
+        let survey = self.survey(from, victims);
+        for (namespace, lost) in &survey.lost {
+            left.piece(namespace, &lost.prefix, lost.totals.count, lost.error.clone());
+        }
+        let values = survey.stale.iter().filter_map(|stale| stale.value.as_ref());
+        slice.bytes += values.map(|entry| u64::from(entry.value_len)).sum::<u64>();
+        slice.stale.extend(survey.stale);
+        (survey.entries, survey.next)
     }
 
     /// Copies the values of a slice, then lets the tree point at the copies. What cannot be read is left as it is.
     fn move_slice(
         &self,
-        survey: &Survey,
+        slice: Slice,
         values: &mut Appender,
         left: &mut Left,
         done: &mut Compacted,
     ) -> Result<(), StoreError> {
-        for (namespace, lost) in &survey.lost {
-            left.piece(namespace, &lost.prefix, lost.totals.count, lost.error.clone());
-        }
-        if survey.stale.is_empty() {
+        if slice.stale.is_empty() {
             return Ok(());
         }
-        let mut rewrites = Vec::with_capacity(survey.stale.len());
+        let tree = &self.current().tree;
+        let wanted: Vec<Entry> = slice.stale.iter().filter_map(|stale| stale.value).collect();
+        let mut together = tree.values(&wanted).map(Vec::into_iter);
+        let mut rewrites = Vec::with_capacity(slice.stale.len());
         // Entries whose values were copied, to count where they lie no more.
-        let mut copied = Vec::new();
-        for stale in &survey.stale {
+        let mut copied = Vec::with_capacity(wanted.len());
+        for Stale { namespace, key, value: entry } in slice.stale {
             let mut moved = None;
-            if let Some(entry) = &stale.value {
-                match self.current().tree.value(entry) {
+            if let Some(entry) = entry {
+                let value = match &mut together {
+                    Some(read) => Ok(read.next().expect("one for each that is wanted")),
+                    None => tree.value(&entry),
+                };
+                match value {
                     Ok(value) => {
                         let spot = self.poisoning(|| values.append(&[&entry.value_len.to_bytes(), &value]))?;
                         moved = Some((entry.place, Place(spot.to_u64())));
-                        copied.push(Some(*entry));
+                        copied.push(Some(entry));
                     }
-                    Err(error) => left.value(&stale.namespace, &stale.key, entry, error),
+                    Err(error) => left.value(&namespace, &key, &entry, error),
                 }
             }
             // Also without its value: pages on its way may be stale.
-            rewrites.push(Rewrite { namespace: stale.namespace.clone(), key: stale.key.clone(), moved });
+            rewrites.push(Rewrite { namespace, key, moved });
         }
         // Durable before anything can point at it: a record of the next commit may name these places.
         if !copied.is_empty() {
@@ -306,8 +354,8 @@ impl<H: Hasher> Shared<H> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Options;
     use crate::files::MemoryFiles;
-    use crate::{Options, Retention};
     use keelstone_codec::{Height, Value};
     use keelstone_tree::{Blake3, Diff};
     use std::sync::Arc;
@@ -320,26 +368,33 @@ mod tests {
         (0..count).map(write).collect()
     }
 
-    /// spec: STORE-17. However large values are, and however small, a slice has so much to look at and to copy.
+    /// spec: STORE-17. However large values are, and however small, a slice has so much to write anew and to copy.
     #[test]
-    fn a_slice_is_bounded_in_pages_and_in_bytes() {
-        for (count, len, slices) in [(2_000, 4 << 10, 4..6), (5, 3 << 20, 5..6), (20_000, 10, 10..40)] {
+    fn a_slice_is_bounded_in_keys_and_in_bytes() {
+        for (count, len, slices) in [(2_000, 4 << 10, 4..6), (5, 3 << 20, 5..6), (20_000, 10, 5..12)] {
             let options = Options { background: false, garbage_percent: 0, ..Options::default() };
             let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), options).unwrap();
             shared.commit(Height(0), &some(count, len), || Ok(())).unwrap();
             shared.flush(&mut shared.upkeep()).unwrap();
             let all = shared.segments.all().iter().map(|segment| segment.id()).collect();
-            let (mut from, mut found, mut values) = (None, 0, 0);
+            let (mut from, mut slice, mut found, mut values) = (None, Slice::default(), 0, 0);
             loop {
-                let survey = shared.survey(from.as_ref(), &all);
-                let moved: Vec<Entry> = survey.stale.iter().filter_map(|stale| stale.value).collect();
+                (_, from) = shared.look(from.as_ref(), &all, &mut slice, &mut Left::default());
+                if from.is_some() && !slice.is_full() {
+                    continue;
+                }
+                let slice = std::mem::take(&mut slice);
+                let moved: Vec<Entry> = slice.stale.iter().filter_map(|stale| stale.value).collect();
                 let bytes: u64 = moved.iter().map(|entry| u64::from(entry.value_len)).sum();
-                assert!(bytes < SLICE_BYTES + len as u64, "{bytes} bytes of values of {len}");
-                // A page has 32 slots, and the pages above those of the slice are on the way.
-                assert!(moved.len() <= (SLICE_PAGES + 1) * 32, "{} values of {len}", moved.len());
+                assert_eq!(slice.bytes, bytes);
+                // What the last look found comes to what the others did.
+                assert!(bytes < 2 * SLICE_BYTES + len as u64, "{bytes} bytes of values of {len}");
+                // A page has 32 slots, and the pages above those that were looked at are on the way.
+                assert!(moved.len() < SLICE_KEYS + (LOOK_PAGES + 1) * 32, "{} values of {len}", moved.len());
                 (found, values) = (found + 1, values + moved.len());
-                let Some(next) = survey.next else { break };
-                from = Some(next);
+                if from.is_none() {
+                    break;
+                }
             }
             assert_eq!(values, count as usize);
             assert!(slices.contains(&found), "{found} slices of values of {len} bytes");
@@ -364,7 +419,7 @@ mod tests {
         shared.commit(Height(1), &every(2, 0), || Ok(())).unwrap();
         let prepared = shared.prepare(every(30, 1)).unwrap();
         shared.flush(&mut shared.upkeep()).unwrap();
-        let mut victims = shared.victims(&shared.upkeep());
+        let mut victims = shared.victims(&shared.upkeep(), None);
         victims.retain(|id| shared.segments.usage()[id].live == 0);
         assert!(victims.len() > 2, "{victims:?}");
         let mut done = Compacted::default();
@@ -416,7 +471,7 @@ mod tests {
         let pages = || shared.segments.all().iter().filter(|segment| segment.id().kind == Kind::Pages).count();
         let before = pages();
         for height in 40..44 {
-            drop(shared.compact(&mut |_| {}).unwrap());
+            drop(shared.compact(None, &mut |_| {}).unwrap());
             let diff: Diff = [(name.clone(), key(0), Some(value(height)))].into_iter().collect();
             shared.commit(Height(height), &diff, || Ok(())).unwrap();
         }
@@ -428,6 +483,33 @@ mod tests {
                 assert_eq!(version.get(&name, &key(number)).unwrap(), Some(value(last)), "key {number} at {height}");
             }
         }
+    }
+
+    /// spec: STORE-7. What a compaction emptied that nobody asked for goes with one flush, once history needs nothing of it.
+    #[test]
+    fn what_was_emptied_goes_when_history_lets_go() {
+        let small = Options { segment_bytes: 8 << 10, page_segment_bytes: 8 << 10, ..Options::default() };
+        let once = Options { flush_bytes: u64::MAX / 2, garbage_percent: 0, background: false, ..small };
+        let options = Options { history: Retention::Heights(10), ..once };
+        let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), options).unwrap();
+        let commit = |height: u64| {
+            let diff = if height == 0 { some(200, 40) } else { some(1, 500) };
+            shared.commit(Height(height), &diff, || Ok(())).unwrap();
+        };
+        (0..60).for_each(commit);
+        shared.flush(&mut shared.upkeep()).unwrap();
+        let written = || shared.upkeep().superblock.sequence;
+        let before = written();
+        assert!(shared.compact(Some(u64::MAX), &mut |_| {}).unwrap().segments_emptied > 2);
+        let emptied = |(id, usage): (&SegmentId, &Usage)| usage.emptied.map(|_| *id);
+        let emptied: Vec<SegmentId> = shared.segments.usage().iter().filter_map(emptied).collect();
+        let are_there = || emptied.iter().filter(|id| shared.segments.find(**id).is_some()).count();
+        (60..70).for_each(commit);
+        assert_eq!((are_there(), written()), (emptied.len(), before), "ten heights are kept, and 59 was the last then");
+        commit(70);
+        assert_eq!((are_there(), written()), (0, before + 2), "one flush, in both slots");
+        (71..100).for_each(commit);
+        assert_eq!(written(), before + 2);
     }
 
     /// However a store goes on, and however often it is opened again, what is counted as living of a segment of pages is what
@@ -465,7 +547,7 @@ mod tests {
                     5..8 => shared.flush(&mut shared.upkeep()).unwrap(),
                     8 if height > 0 => {
                         shared.prune(Height(height - 1)).unwrap();
-                        drop(shared.compact(&mut |_| {}).unwrap());
+                        drop(shared.compact(None, &mut |_| {}).unwrap());
                     }
                     _ => {
                         let image = files.image();
@@ -504,7 +586,7 @@ mod tests {
             shared.commit(Height(height), &diff, || Ok(())).unwrap();
         }
         shared.prune(Height(39)).unwrap();
-        let victims = shared.victims(&shared.upkeep());
+        let victims = shared.victims(&shared.upkeep(), None);
         assert!(!victims.is_empty());
         let marked = || victims.iter().filter(|id| shared.segments.usage()[id].emptied.is_some()).count();
         let (tell, told) = channel();

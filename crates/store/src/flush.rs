@@ -12,9 +12,19 @@ use crate::segments::Usage;
 use crate::store::Shared;
 use crate::superblock::{Flushed, Superblock, SuperblockFile};
 use crate::sync::atomic::Ordering;
+use crate::version::Version;
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, Height, LIST_MAX, Reader, Tag, TaggedHasher};
 use keelstone_tree::Top;
 use keelstone_tree::{Hasher, PageAt};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// So many walks over all pages may come to what a pass over the state does: they move nothing and meet no entries.
+const SWEEPS: u64 = 4;
+
+/// A walk over all pages may go over so many times what the flush has written, and costs little beside it then. In a large state, of
+/// which a flush writes little, few segments die as a whole, and a pass has them for nothing.
+const WALK: u64 = 2;
 
 const TABLE: Tag = Tag::new("store-table");
 
@@ -67,9 +77,11 @@ impl Table {
 struct KeptFrom {
     /// The lowest height of which the record is.
     records: Height,
-    /// The lowest that a superblock, or the last version, is at.
+    /// The height that is being written.
     pages: Height,
-    /// The fewest passes that were over when a version was made.
+    /// Passes that were over when the version that is written was made, and the one by which it was looked through.
+    written: (u64, u64),
+    /// The fewest passes that were over when another version was made that is held.
     passes: u64,
 }
 
@@ -82,17 +94,20 @@ impl<H: Hasher> Shared<H> {
     }
 
     fn flush_version(&self, upkeep: &mut Upkeep) -> Result<(), StoreError> {
-        let (version, log, log_hash, flushing, unwritten) = {
+        let (version, pass, log, log_hash, flushing, unwritten) = {
             let writer = self.writer();
             let version = self.current();
             let unwritten = version.tree.pages().unwritten_bytes();
-            (version, writer.log.end(), writer.log.hash(), writer.unflushed, unwritten)
+            // Versions from here on are known by it: they are made of this one.
+            (version, self.pass_ends(), writer.log.end(), writer.log.hash(), writer.unflushed, unwritten)
         };
-        // Only what no version needs from here on may be left out of the table.
-        let retired = self.unneeded(&upkeep.superblock.flushed, version.height);
 
+        // What is written from here on lies in this segment, or in later ones.
+        let open = upkeep.pages.end().map(|spot| spot.segment);
+        let mut put = 0;
         let write = |page: &[u8]| {
             let spot = upkeep.pages.append(&[page])?;
+            put += page.len() as u64;
             // A commit beside may count it as garbage as soon as it has its place.
             upkeep.pages.count();
             let len = u32::try_from(page.len()).expect("pages are small");
@@ -101,8 +116,11 @@ impl<H: Hasher> Shared<H> {
         // Whoever begins to empty a segment has the upkeep meanwhile.
         let written = version.tree.flush(|base| self.segments.stays(base), write)?;
         self.segments.count_unneeded(written.unneeded());
+        self.sweep(&version, pass, put, open);
+        // Only what no version needs from here on may be left out of the table.
+        let gone = self.unneeded(&version, pass, log.segment);
         let top = version.tree.top().expect("every page has just been written");
-        let table = Table { top, segments: self.usage_without(&retired) };
+        let table = Table { top, segments: self.usage_without(&gone) };
         let place = table.append(&mut upkeep.pages)?;
         upkeep.pages.sync()?;
         // No page, and no part of any version.
@@ -121,10 +139,10 @@ impl<H: Hasher> Shared<H> {
         };
         self.write_superblock(upkeep, flushed, version.epoch)?;
         // The slot that was just written over was the last to need these.
-        let (gone, retired) = retired.into_iter().partition(|id| upkeep.retired.contains(id));
+        let (gone, retired) = gone.into_iter().partition(|id| upkeep.retired.contains(id));
         upkeep.retired = retired;
         self.remove_segments(gone)?;
-        self.flushed(flushing, left);
+        self.flushed(version.height, flushing, left);
         self.recount();
         let pages = version.tree.pages().clone();
         // Commits beside have passed it by: what it alone had is let go of here, as far as none is at it.
@@ -132,6 +150,18 @@ impl<H: Hasher> Shared<H> {
         pages.evict(self.options.page_memory());
         pages.tidy();
         Ok(())
+    }
+
+    /// As [`Self::flush`], and removes at once what it let go of: the other slot says the same then.
+    // spec: STORE-4
+    pub(crate) fn flush_and_remove(&self, upkeep: &mut Upkeep) -> Result<(), StoreError> {
+        self.flush(upkeep)?;
+        if upkeep.retired.is_empty() {
+            return Ok(());
+        }
+        let Superblock { flushed, epoch, .. } = upkeep.superblock;
+        let retired = std::mem::take(&mut upkeep.retired);
+        self.poisoning(|| self.write_superblock(upkeep, flushed, epoch).and_then(|()| self.remove_segments(retired)))
     }
 
     /// Writes the superblock slot whose turn it is.
@@ -143,23 +173,56 @@ impl<H: Hasher> Shared<H> {
         Ok(())
     }
 
+    /// Marks segments of pages in which nothing lives any more, as counted: what a flush writes anew leaves such behind, and nothing
+    /// of them has to be moved. So it is enough that no page of the version that was just written lies there, nor stands beside one.
+    /// Versions made since it was taken have what it has, or what is in memory. Reads every page, if there is enough to be had
+    /// and the flush has written (`put`) enough of them.
+    // spec: STORE-4
+    fn sweep(&self, version: &Version<H>, pass: u64, put: u64, open: Option<SegmentId>) {
+        let (mut dead, bytes, live) = self.segments.dead_pages(open);
+        if bytes == 0 || bytes < self.compact_at() / SWEEPS || put < live / WALK {
+            return;
+        }
+        let mut found: BTreeMap<SegmentId, u64> = BTreeMap::new();
+        let walked = version.tree.needs(|page| match Spot::from_u64(page.place) {
+            Ok(spot) if dead.contains(&spot.segment) => *found.entry(spot.segment).or_default() += u64::from(page.len),
+            _ => {}
+        });
+        if walked.is_err() {
+            // Who cannot look everywhere cannot say of anything that nothing needs it. A compaction names what it is.
+            return;
+        }
+        for (id, live) in found {
+            // It was counted wrongly, so it is not asked about again.
+            dead.remove(&id);
+            if let Some(usage) = self.segments.usage().get_mut(&id) {
+                usage.live = live;
+            }
+        }
+        let _writer = self.writer();
+        if self.current().epoch == version.epoch {
+            self.segments.mark_emptied(dead.iter(), version.height, pass);
+        }
+    }
+
     /// Segments that nothing that is kept needs. What is kept for views alone is bounded: beyond, the view with the lowest
     /// height expires.
     // spec: STORE-6
-    fn unneeded(&self, last: &Flushed, height: Option<Height>) -> Vec<SegmentId> {
-        let (Some(height), Some(low), Some(last_height)) = (height, self.low(), last.height) else { return Vec::new() };
-        let pages = height.min(last_height);
+    fn unneeded(&self, version: &Arc<Version<H>>, pass: u64, log: SegmentId) -> Vec<SegmentId> {
+        let (Some(height), Some(low)) = (version.height, self.low()) else { return Vec::new() };
         // The last version is everybody's: it keeps what it needs, until the next commit is in its place.
-        let from = KeptFrom { records: low.min(pages), pages, passes: self.current().passes };
-        let without_views = self.removable(last, from);
+        let current = self.current();
+        let passes = if Arc::ptr_eq(&current, version) { pass } else { current.passes };
+        let from = KeptFrom { records: low.min(height), pages: height, written: (version.passes, pass), passes };
+        let without_views = self.removable(log, from);
         loop {
-            let (held, passes) = self.lowest_held();
+            let (held, passes) = self.lowest_held(version);
             let held = KeptFrom {
                 records: from.records.min(held.unwrap_or(from.records)),
                 passes: from.passes.min(passes.unwrap_or(from.passes)),
                 ..from
             };
-            let removable = self.removable(last, held);
+            let removable = self.removable(log, held);
             let only_views = without_views.iter().filter(|id| !removable.contains(id));
             let bytes = only_views.filter_map(|id| self.segments.find(*id)).map(|segment| segment.bytes()).sum();
             self.counts().view_bytes.store(bytes, Ordering::Relaxed);
@@ -169,15 +232,21 @@ impl<H: Hasher> Shared<H> {
         }
     }
 
-    /// Segments that nobody needs: neither the records that are kept, nor the way from the last superblock, nor a version.
-    fn removable(&self, last: &Flushed, from: KeptFrom) -> Vec<SegmentId> {
+    /// Segments that nobody needs: neither the records that are kept, nor whoever opens the store at the version that is written,
+    /// whose log goes on in `log`, nor a version that is held.
+    fn removable(&self, log: SegmentId, from: KeptFrom) -> Vec<SegmentId> {
         let gone = |(id, usage): (&SegmentId, &Usage)| {
-            // History is rebuilt from records and the values that they name, without pages of its own.
-            let needed_from = if id.kind == Kind::Pages { from.pages } else { from.records };
-            let unneeded = usage.emptied.is_some_and(|emptied| emptied < needed_from) && usage.pass <= from.passes;
+            let unneeded = usage.emptied.is_some_and(|emptied| match id.kind {
+                // History is rebuilt from records and the values that they name, without pages of its own. Whoever marks a segment
+                // has the upkeep, so this version is none from before.
+                Kind::Pages => emptied <= from.pages,
+                Kind::Log | Kind::Values => emptied < from.records,
+            });
             let recorded = usage.last_height.is_none_or(|last| last < from.records);
-            let open = id.kind == Kind::Log && *id >= last.log.segment;
-            (unneeded && recorded && !open).then_some(*id)
+            let open = id.kind == Kind::Log && *id >= log;
+            let (before, sweep) = from.written;
+            let is_held = usage.pass > from.passes || (usage.pass > before && usage.pass != sweep);
+            (unneeded && !is_held && recorded && !open).then_some(*id)
         };
         self.segments.usage().iter().filter_map(gone).collect()
     }
@@ -243,5 +312,128 @@ mod tests {
         for number in 0..2_000 {
             assert!(version.tree.get(&space, &key(number)).unwrap().is_some());
         }
+    }
+
+    /// Pages that take a segment each, on which a pass would be worth its while only late.
+    fn small() -> Options {
+        Options {
+            page_segment_bytes: 16 << 10,
+            segment_bytes: 16 << 10,
+            cache_bytes: 0,
+            recent_versions: 1,
+            background: false,
+            ..Options::default()
+        }
+    }
+
+    fn all(byte: u8) -> Diff {
+        let write = |number: u32| {
+            let key = Key::new(number.to_be_bytes().to_vec()).unwrap();
+            (Namespace::new("a").unwrap(), key, Some(Value::new(vec![byte; 8]).unwrap()))
+        };
+        (0..2_000).map(write).collect()
+    }
+
+    fn page_segments(shared: &Shared<Blake3>) -> usize {
+        shared.segments.all().iter().filter(|segment| segment.id().kind == Kind::Pages).count()
+    }
+
+    /// spec: STORE-4. What a flush leaves behind goes without a compaction, unless a version needs it that somebody holds.
+    #[test]
+    fn segments_of_pages_that_are_dead_go_with_a_flush() {
+        let files = MemoryFiles::new();
+        let shared = Shared::<Blake3>::create(Arc::new(files.clone()), small()).unwrap();
+        let mut height = 0;
+        let mut flushes = |count: u8| {
+            for _ in 0..count {
+                shared.commit(Height(height), &all(u8::try_from(height).unwrap()), || Ok(())).unwrap();
+                shared.flush_and_remove(&mut shared.upkeep()).unwrap();
+                height += 1;
+            }
+            shared.commit(Height(height), &Diff::default(), || Ok(())).unwrap();
+            height += 1;
+        };
+        flushes(1);
+        let one = page_segments(&shared);
+        assert!(one > 4, "{one} segments");
+        flushes(20);
+        assert!(page_segments(&shared) <= 3 * one, "{} segments for {one} that live", page_segments(&shared));
+        let held = shared.current();
+        let value = held.tree.get(&Namespace::new("a").unwrap(), &7u32.to_be_bytes()).unwrap();
+        flushes(20);
+        assert!(page_segments(&shared) > 15 * one, "who holds a version can read it");
+        let mut found = 0;
+        for entry in held.tree.scan(&Namespace::new("a").unwrap(), keelstone_tree::KeyRange::all()) {
+            assert_eq!(Some(entry.unwrap().1), value);
+            found += 1;
+        }
+        assert_eq!(found, 2_000);
+        drop(held);
+        flushes(4);
+        assert!(page_segments(&shared) <= 3 * one, "{} segments for {one} that live", page_segments(&shared));
+        assert_eq!(shared.counts().compactions.load(Ordering::Relaxed), 0);
+        let root = shared.current().root;
+        drop(shared);
+        let shared = Shared::<Blake3>::open(Arc::new(files), small()).unwrap();
+        assert_eq!(shared.current().root, root);
+        assert!(shared.check(crate::CheckLevel::Full, &mut |_| true).unwrap().unwrap().is_sound());
+    }
+
+    /// spec: STORE-4. Counts only say where to look: a segment that is counted as dead and is not stays, and is counted right.
+    #[test]
+    fn a_wrong_count_costs_no_page() {
+        let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), small()).unwrap();
+        for height in 0..3 {
+            let diff = if height == 0 { all(1) } else { Diff::default() };
+            shared.commit(Height(height), &diff, || Ok(())).unwrap();
+            shared.flush_and_remove(&mut shared.upkeep()).unwrap();
+        }
+        let before = shared.segments.usage().clone();
+        let is_page = |id: &SegmentId| id.kind == Kind::Pages;
+        shared.segments.usage().iter_mut().filter(|(id, _)| is_page(id)).for_each(|(_, usage)| usage.live = 0);
+        for height in 3..9 {
+            shared.commit(Height(height), &Diff::default(), || Ok(())).unwrap();
+            shared.flush_and_remove(&mut shared.upkeep()).unwrap();
+        }
+        let after = shared.segments.usage().clone();
+        let lives = |(id, usage): (&SegmentId, &Usage)| (is_page(id) && usage.live > 0).then_some((*id, usage.live));
+        let (before, after): (Vec<_>, Vec<_>) =
+            (before.iter().filter_map(lives).collect(), after.iter().filter_map(lives).collect());
+        assert!(before.len() > 4);
+        assert_eq!(before[..before.len() - 1], after[..before.len() - 1], "the last was not closed");
+        assert!(shared.check(crate::CheckLevel::Full, &mut |_| true).unwrap().unwrap().is_sound());
+    }
+
+    /// spec: STORE-12. A flush that wrote little looks at no more than that.
+    #[test]
+    fn a_small_flush_walks_over_no_large_state() {
+        let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), small()).unwrap();
+        let mut height = 0;
+        let mut flush = |diff: &Diff| {
+            shared.commit(Height(height), diff, || Ok(())).unwrap();
+            shared.flush_and_remove(&mut shared.upkeep()).unwrap();
+            height += 1;
+        };
+        (0..3).for_each(|number| flush(&if number == 0 { all(1) } else { Diff::default() }));
+        let lives = |usage: &Usage| usage.live > 0 && usage.emptied.is_none();
+        let pages = |(id, usage): (&SegmentId, &Usage)| (id.kind == Kind::Pages && lives(usage)).then_some(*id);
+        let wrong: Vec<SegmentId> = shared.segments.usage().iter().filter_map(pages).take(2).collect();
+        assert_eq!(wrong.len(), 2);
+        wrong.iter().for_each(|id| shared.segments.usage().get_mut(id).unwrap().live = 0);
+        let is_dead = |id: &&SegmentId| shared.segments.usage().get(id).is_some_and(|usage| usage.live == 0);
+        let counted_as_dead = || wrong.iter().filter(is_dead).count();
+        (0..4).for_each(|_| flush(&Diff::default()));
+        assert_eq!(counted_as_dead(), wrong.len(), "nothing was looked at");
+        let one = all(2).iter().next().map(|(space, write)| (space.clone(), write.key.clone(), write.value.clone()));
+        flush(&one.into_iter().collect());
+        assert_eq!(counted_as_dead(), wrong.len());
+        assert_eq!(shared.counts().compactions.load(Ordering::Relaxed), 0);
+        // More than half of the state.
+        let half = all(3);
+        let half =
+            half.iter().take(1_200).map(|(space, write)| (space.clone(), write.key.clone(), write.value.clone()));
+        flush(&half.collect());
+        assert!(counted_as_dead() < wrong.len(), "all was looked at");
+        assert!(shared.check(crate::CheckLevel::Full, &mut |_| true).unwrap().unwrap().is_sound());
     }
 }

@@ -24,8 +24,14 @@ pub(crate) struct Log {
     /// The hash of the last record.
     hash: Hash,
     generation: u32,
+    /// Bytes of the last record.
+    last_bytes: u64,
+    /// Of a segment, at most, but for a record that is larger.
     segment_bytes: u64,
 }
+
+/// Records like the last one that a segment has room for, if so many are not too much for one.
+const RECORDS_EACH: u64 = 8;
 
 /// A record on its way to the disk.
 #[derive(Debug)]
@@ -64,8 +70,9 @@ impl Log {
     /// The log of a new store.
     pub(crate) fn create(segments: Arc<Segments>, segment_bytes: u64) -> Result<Self, StoreError> {
         let generation = 1;
-        let segment = segments.create(SegmentId::first(Kind::Log), generation, segment_bytes)?;
-        Ok(Self { segments, segment, next: 1, hash: Hash::ZERO, generation, segment_bytes })
+        let size = segments.fitting(segment_bytes);
+        let segment = segments.create(SegmentId::first(Kind::Log), generation, size)?;
+        Ok(Self { segments, segment, next: 1, hash: Hash::ZERO, generation, last_bytes: 0, segment_bytes })
     }
 
     /// The log as it was found.
@@ -73,7 +80,7 @@ impl Log {
         let Tail { segment, next, hash, .. } = tail;
         segments.settle_log(segment.id());
         segment.settle(next);
-        Self { segments, segment, next, hash, generation, segment_bytes }
+        Self { segments, segment, next, hash, generation, last_bytes: 0, segment_bytes }
     }
 
     /// Where the next record begins if the segment does not change.
@@ -106,7 +113,7 @@ impl Log {
         let needed = (len.div_ceil(PAYLOAD_BYTES as u64) + 2) * SECTOR_BYTES as u64;
         assert!(needed <= SEGMENT_BYTES_MAX, "records are below the size of the largest segment");
         let id = self.segment.id().next();
-        let next = self.segments.obtain(id, self.generation, self.segment_bytes.max(needed))?;
+        let next = self.segments.obtain(id, self.generation, self.segment_bytes(needed))?;
         next.settle(1);
         let step = Step::Continue;
         let head = Head { len: 0, step, epoch, height, root_before: root, previous: self.hash, parent: None };
@@ -120,10 +127,18 @@ impl Log {
         Ok(())
     }
 
-    /// The segment that will be needed next, if it is time to make it: half of this one is used up.
-    pub(crate) fn foresee(&self) -> Option<SegmentId> {
+    /// The segment that will be needed next and how large it should be, if it is time to make it: half of this one is used up.
+    pub(crate) fn foresee(&self) -> Option<(SegmentId, u64)> {
         let id = self.segment.id().next();
-        (self.next > self.segment.sectors() / 2 && self.segments.find(id).is_none()).then_some(id)
+        let is_time = self.next > self.segment.sectors() / 2 && self.segments.find(id).is_none();
+        is_time.then(|| (id, self.segment_bytes(self.last_bytes)))
+    }
+
+    /// How large a segment should be that is to have room for so many bytes: what does not fit at its end is lost, so it is to
+    /// have room for some records like that.
+    fn segment_bytes(&self, needed: u64) -> u64 {
+        let several = needed.saturating_mul(RECORDS_EACH).min(self.segment_bytes);
+        self.segments.fitting(self.segment_bytes).max(several).max(needed)
     }
 
     /// Hands out the append of a record, its hash still missing. [`Self::make_room`] comes first, [`Self::advance`] after.
@@ -148,8 +163,7 @@ impl Log {
     /// Moves the end behind a record that is durable.
     pub(crate) fn advance(&mut self, appended: &Appended) {
         assert_eq!(appended.start, self.end(), "records are appended one after the other");
-        self.hash = appended.hash;
-        self.next = appended.end;
+        (self.hash, self.next, self.last_bytes) = (appended.hash, appended.end, appended.bytes);
         self.segment.settle(self.next);
     }
 }

@@ -25,9 +25,10 @@ pub enum Retention {
 /// What one may choose about a store. Sizes are in bytes.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Size of a log or value segment. A record that is larger gets a segment of its own.
+    /// Size of a log or value segment, at most. In a small store they are smaller, from 4 MiB on (spec: STORE-18). A record that is
+    /// larger gets a segment of its own.
     pub segment_bytes: u64,
-    /// Size of a page segment.
+    /// Size of a page segment, at most.
     pub page_segment_bytes: u64,
     /// Diffs in the log that the pages do not have yet: a flush starts here, and commits wait at twice this (spec: STORE-7).
     pub flush_bytes: u64,
@@ -71,7 +72,7 @@ impl Default for Options {
             views_max: 1024,
             view_age_max: 1_000_000,
             view_bytes_max: 8 << 30,
-            garbage_percent: 30,
+            garbage_percent: 60,
             threads: thread::available_parallelism().map_or(NonZeroUsize::MIN, |count| count.min(THREADS_MAX)),
             id: None,
             background: true,

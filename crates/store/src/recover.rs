@@ -554,7 +554,7 @@ mod tests {
         shared.prune(Height(39)).unwrap();
         shared.flush(&mut shared.upkeep()).unwrap();
         let mut done = Compacted::default();
-        let victims = shared.victims(&shared.upkeep());
+        let victims = shared.victims(&shared.upkeep(), None);
         shared.empty(&victims, &mut done, &mut |_| {}).unwrap();
         assert!(done.values_moved > 0);
         (40..44).for_each(|height| put(&shared, height, "kept", 3));

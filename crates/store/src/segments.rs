@@ -16,6 +16,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 
+/// Of all that lies on the disk, a segment that is made now is to be one such part: enough of them that what is garbage can be had
+/// without moving much, and few files.
+const SEGMENTS: u64 = 64;
+
+/// The smallest segment worth a file and the syncs that make it, unless the largest is smaller still.
+const SEGMENT_BYTES_MIN: u64 = 4 << 20;
+
+/// A segment is worth emptying when at most this many hundredths of it live.
+const LIVE_PERCENT_MAX: u64 = 60;
+
 /// How a segment is used. The byte counts say what compaction is worth; only [`Usage::emptied`] says what may go.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
@@ -35,6 +45,11 @@ impl Usage {
     /// Bytes that the last version does not need, as far as counted.
     pub(crate) fn garbage(&self) -> u64 {
         self.written.saturating_sub(self.live)
+    }
+
+    /// Whether it is mostly garbage.
+    pub(crate) fn is_worth_emptying(&self) -> bool {
+        self.live * 100 <= self.written * LIVE_PERCENT_MAX
     }
 }
 
@@ -138,6 +153,19 @@ impl Segments {
 
     fn making(&self) -> MutexGuard<'_, u32> {
         self.making.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of all segments, whether or not anything was written to them.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.open.load().values().map(|segment| segment.bytes()).sum()
+    }
+
+    /// How large a segment that is made now should be, of at most so many bytes.
+    // spec: STORE-18
+    pub(crate) fn fitting(&self, most: u64) -> u64 {
+        let share = self.bytes() / SEGMENTS;
+        let share = if share < SEGMENT_BYTES_MIN { SEGMENT_BYTES_MIN } else { 1 << share.ilog2() };
+        share.min(most)
     }
 
     /// Opens a segment that must exist.
@@ -296,6 +324,35 @@ impl Segments {
         self.emptying.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Says that a pass found nothing in these segments that the version of a height needs. Returns how many of them there are.
+    pub(crate) fn mark_emptied<'a>(
+        &self,
+        emptied: impl Iterator<Item = &'a SegmentId>,
+        height: Option<Height>,
+        pass: u64,
+    ) -> u64 {
+        let mut usage = self.usage();
+        let mut count = 0;
+        for id in emptied {
+            if let Some(usage) = usage.get_mut(id) {
+                (usage.emptied, usage.pass, usage.live) = (height, pass, 0);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Segments of pages before `open`, to which they are written, in which nothing lives, as counted, bytes of garbage in
+    /// them, and bytes that live in all others.
+    pub(crate) fn dead_pages(&self, open: Option<SegmentId>) -> (BTreeSet<SegmentId>, u64, u64) {
+        let usage = self.usage();
+        let pages = usage.iter().filter(|(id, _)| id.kind == Kind::Pages);
+        let live = pages.clone().map(|(_, usage)| usage.live).sum();
+        let dead = pages.filter(|(id, usage)| Some(**id) < open && usage.live == 0 && usage.emptied.is_none());
+        let bytes = dead.clone().map(|(_, usage)| usage.garbage()).sum();
+        (dead.map(|(id, _)| *id).collect(), bytes, live)
+    }
+
     /// Takes back what was found of emptied segments above a height: a rollback may have given them life again.
     pub(crate) fn forget_emptied(&self, above: Height) {
         for usage in self.usage().values_mut() {
@@ -403,5 +460,27 @@ impl Backing for Segments {
 
     fn values(&self, wanted: &[(Place, u32)]) -> Result<Vec<Value>, ReadError> {
         Ok(self.stored_values(wanted)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::MemoryFiles;
+
+    /// spec: STORE-18
+    #[test]
+    fn a_segment_that_is_made_fits_the_store() {
+        let segments = Segments::new(Arc::new(MemoryFiles::new()), [7; 16], 0);
+        let most = 64 << 20;
+        assert_eq!((segments.fitting(most), segments.fitting(16 << 10)), (4 << 20, 16 << 10));
+        let mut id = SegmentId::first(Kind::Values);
+        let mut grow = |megabytes: u64| {
+            segments.create(id, 1, megabytes << 20).unwrap();
+            id = id.next();
+            segments.fitting(most) >> 20
+        };
+        assert_eq!([511, 1, 511, 1].map(&mut grow), [4, 8, 8, 16]);
+        assert_eq!([1024, 2048, 2048].map(&mut grow), [32, 64, 64]);
     }
 }

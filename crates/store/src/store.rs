@@ -26,6 +26,9 @@ use keelstone_tree::{Diff, Hasher};
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 
+/// Commits may be ahead of a compaction by one such part of what begins one.
+const AHEAD: u64 = 8;
+
 /// Durable versions of the state. Shared freely between threads; one process owns a directory.
 ///
 /// Dropping a store lets go of its directory. Nothing acknowledged is lost by that, or by a kill at any moment.
@@ -98,6 +101,10 @@ struct Signals {
     unwritten: u64,
     /// Of those, what the last flush did not get: pages of other versions.
     unwritten_left: u64,
+    /// The last height.
+    height: Option<Height>,
+    /// From that height on a flush lets go of what a compaction has emptied, all in one.
+    flush_at: Option<Height>,
     /// The next segment of the log is to be made in good time.
     foreseen: bool,
     /// Garbage that a compaction could reclaim, as counted at the last flush.
@@ -132,18 +139,22 @@ struct Pass {
 }
 
 impl Signals {
+    /// Bytes of pages that the next flush will write.
+    fn unwritten(&self) -> u64 {
+        self.unwritten.saturating_sub(self.unwritten_left)
+    }
+
     /// Whether enough waits for a flush.
     // spec: STORE-7
     fn is_time_to_flush(&self, options: &Options) -> bool {
-        let unwritten = self.unwritten.saturating_sub(self.unwritten_left);
-        self.unflushed >= options.flush_bytes || unwritten >= options.unwritten_bytes()
+        let is_awaited = self.flush_at.is_some_and(|at| self.height >= Some(at));
+        self.unflushed >= options.flush_bytes || self.unwritten() >= options.unwritten_bytes() || is_awaited
     }
 
     /// Whether so much does that commits wait for it. What a flush does not get stops nobody.
     // spec: STORE-7
     fn is_full(&self, options: &Options) -> bool {
-        let unwritten = self.unwritten.saturating_sub(self.unwritten_left);
-        self.unflushed >= 2 * options.flush_bytes || unwritten >= 2 * options.unwritten_bytes()
+        self.unflushed >= 2 * options.flush_bytes || self.unwritten() >= 2 * options.unwritten_bytes()
     }
 
     /// Garbage at which a compaction is worth its while: what the last one could not get does not count again.
@@ -156,13 +167,14 @@ impl Signals {
     }
 
     /// Whether commits wait for a compaction, now that they have let so much lie since the store was opened: of as much as
-    /// begins one no larger part than what it has gone through of the state. So they go on at the pace of both, and when it is done
-    /// no more lies there than what begins the next one. Never if none is under way: what cannot be reclaimed stops nobody.
+    /// begins one no larger part than what it has gone through of the state, and an eighth, so that nobody waits while it waits for a
+    /// flush. So they go on at the pace of both, and when it is done little more lies there than what begins the next one. Never if none is under way: what cannot be reclaimed stops nobody.
     // spec: STORE-12
     fn is_ahead(&self, let_lie: u64) -> bool {
         let Pass { passed, total, began_at } = self.pass;
         let since = u128::from(let_lie.saturating_sub(began_at));
-        self.compacting && since * u128::from(total) > u128::from(passed) * u128::from(self.compact_at)
+        let may = u128::from(passed + total / AHEAD) * u128::from(self.compact_at);
+        self.compacting && since * u128::from(total) > may
     }
 }
 
@@ -172,7 +184,7 @@ pub(crate) struct Counts {
     pub(crate) flush_waits: AtomicU64,
     pub(crate) compaction_waits: AtomicU64,
     pub(crate) compactions: AtomicU64,
-    /// Passes that went through all of the state.
+    /// Passes that went through all of the state, and versions that flushes took.
     passes: AtomicU64,
     /// Bytes of segments that only views keep, as counted at the last flush.
     pub(crate) view_bytes: AtomicU64,
@@ -474,7 +486,7 @@ impl<H: Hasher> Store<H> {
     /// # Errors
     /// As [`Self::commit`].
     pub fn compact(&self, progress: &mut dyn FnMut(Progress)) -> Result<Compacted, StoreError> {
-        self.shared.compact(progress)
+        self.shared.compact(None, progress)
     }
 
     /// Looks for damage and changes nothing.
@@ -661,10 +673,10 @@ impl<H: Hasher> Shared<H> {
         self.history().low
     }
 
-    /// The lowest height of which somebody holds a version, and the fewest passes that were over when one was made.
-    pub(crate) fn lowest_held(&self) -> (Option<Height>, Option<u64>) {
+    /// The lowest height of which somebody holds a version, and the fewest passes that were over when one was made, but for `but`.
+    pub(crate) fn lowest_held(&self, but: &Arc<Version<H>>) -> (Option<Height>, Option<u64>) {
         let versions = &mut self.history().versions;
-        (versions.lowest(), versions.fewest_passes())
+        (versions.lowest(), versions.fewest_passes(but))
     }
 
     /// Expires the held version with the lowest height, of those below `below` and those made before so many passes were over.
@@ -673,7 +685,7 @@ impl<H: Hasher> Shared<H> {
         self.history().versions.expire_lowest(below, passes)
     }
 
-    /// Passes of compactions that are over. Counted while nobody else has the writer.
+    /// Passes that are over. Counted while nobody else has the writer.
     pub(crate) fn passes(&self) -> u64 {
         self.counts.passes.load(Ordering::Relaxed)
     }
@@ -685,6 +697,11 @@ impl<H: Hasher> Shared<H> {
 
     pub(crate) fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// Garbage that is worth a pass.
+    pub(crate) fn compact_at(&self) -> u64 {
+        self.signals().compact_at
     }
 
     pub(crate) fn is_closing(&self) -> bool {
@@ -708,6 +725,13 @@ impl<H: Hasher> Shared<H> {
     // spec: STORE-12
     pub(crate) fn leave(&self, garbage: u64) {
         self.signals().left = garbage;
+    }
+
+    /// Has a flush follow when history has gone on by so many heights: then it needs nothing of what is emptied by now.
+    // spec: STORE-4
+    pub(crate) fn flush_after(&self, heights: u64) {
+        let height = self.current().height;
+        self.signals().flush_at = height.map(|height| Height(height.0.saturating_add(heights)));
     }
 
     /// A compaction begins to go through so many entries.
@@ -812,7 +836,7 @@ impl<H: Hasher> Shared<H> {
     pub(crate) fn wrote(&self, writer: &mut Writer, bytes: u64) {
         writer.unflushed += bytes;
         let mut signals = self.signals();
-        signals.unflushed = writer.unflushed;
+        (signals.unflushed, signals.height) = (writer.unflushed, self.current().height);
         signals.open_log = Some(writer.log.end().segment);
         signals.foreseen |= writer.log.foresee().is_some();
         let due = self.count_pages(&mut signals) || signals.foreseen;
@@ -834,7 +858,7 @@ impl<H: Hasher> Shared<H> {
         let (garbage, live) = self.reclaimable();
         let percent = self.options.garbage_percent;
         // Little garbage is not worth a pass, whatever its share.
-        let least = 2 * self.options.segment_bytes.max(self.options.page_segment_bytes);
+        let least = self.options.segment_bytes.max(self.options.page_segment_bytes) / 2 * 3;
         let compact_at = if percent == 0 { u64::MAX } else { least.max(live / 100 * percent) };
         let mut signals = self.signals();
         (signals.garbage, signals.compact_at) = (garbage, compact_at);
@@ -843,11 +867,12 @@ impl<H: Hasher> Shared<H> {
     }
 
     /// Counts what a flush has covered. `left`: bytes of pages that were not written before it either.
-    pub(crate) fn flushed(&self, bytes: u64, left: usize) {
+    pub(crate) fn flushed(&self, height: Option<Height>, bytes: u64, left: usize) {
         let mut writer = self.writer();
         writer.unflushed -= bytes;
         let mut signals = self.signals();
         (signals.unflushed, signals.unwritten_left) = (writer.unflushed, left as u64);
+        signals.flush_at = signals.flush_at.filter(|at| height < Some(*at));
         self.count_pages(&mut signals);
         drop((signals, writer));
         self.changed.notify_all();
@@ -879,13 +904,14 @@ impl<H: Hasher> Shared<H> {
         Ok(())
     }
 
-    /// Waits until there is room for more pages: for whoever makes some without a commit.
-    pub(crate) fn wait_for_flush(&self) -> Result<(), StoreError> {
+    /// Waits until there is room for more pages: for whoever makes some without a commit. The last quarter of it is the commits'.
+    // spec: STORE-7
+    pub(crate) fn wait_for_pages(&self) -> Result<(), StoreError> {
         if !self.options.background {
             return self.flush_in_time();
         }
         let mut signals = self.signals();
-        while signals.is_full(&self.options) && !signals.closing {
+        while signals.unwritten() >= self.options.unwritten_bytes() / 2 * 3 && !signals.closing {
             self.check_poison()?;
             signals = self.changed.wait(signals).unwrap_or_else(PoisonError::into_inner);
         }
@@ -893,15 +919,7 @@ impl<H: Hasher> Shared<H> {
     }
 
     fn flush_in_time(&self) -> Result<(), StoreError> {
-        if self.signals().is_time_to_flush(&self.options) { self.flush_due() } else { Ok(()) }
-    }
-
-    /// A flush that was due; and another one at once if it let go of segments, whose files only the next one removes. Little is
-    /// to be written by then.
-    fn flush_due(&self) -> Result<(), StoreError> {
-        let mut upkeep = self.upkeep();
-        self.flush(&mut upkeep)?;
-        if upkeep.retired.is_empty() { Ok(()) } else { self.flush(&mut upkeep) }
+        if self.signals().is_time_to_flush(&self.options) { self.flush_and_remove(&mut self.upkeep()) } else { Ok(()) }
     }
 
     /// Does what threads of their own would do, in turn.
@@ -919,8 +937,8 @@ impl<H: Hasher> Shared<H> {
         let writer = self.writer();
         let (foreseen, generation) = (writer.log.foresee(), writer.log.generation());
         drop(writer);
-        if let Some(id) = foreseen {
-            let _ = self.segments.prepare(id, generation, self.options.segment_bytes);
+        if let Some((id, size)) = foreseen {
+            let _ = self.segments.prepare(id, generation, size);
         }
     }
 
@@ -941,7 +959,7 @@ impl<H: Hasher> Shared<H> {
                 self.make_next_segment();
             }
             // The failure is kept as the poison that the next commit meets.
-            if due && self.flush_due().is_err() {
+            if due && self.flush_and_remove(&mut self.upkeep()).is_err() {
                 return;
             }
         }
@@ -968,7 +986,11 @@ impl<H: Hasher> Shared<H> {
     // spec: STORE-12
     fn compact_unasked(&self) -> Result<(), StoreError> {
         let _compacting = Compacting::begin(self);
-        let compacted = self.compact(&mut |_| {});
+        let enough = {
+            let signals = self.signals();
+            signals.garbage.saturating_sub(signals.compact_at / 2)
+        };
+        let compacted = self.compact(Some(enough), &mut |_| {});
         self.recount();
         compacted.map(drop)
     }
@@ -1157,7 +1179,7 @@ mod tests {
         let mut meanwhile = 0;
         // As one that starts by itself.
         let compacting = Compacting::begin(&shared);
-        let done = shared.compact(&mut |_| {
+        let done = shared.compact(None, &mut |_| {
             if meanwhile == 0 {
                 hundred_blocks();
             }
@@ -1171,7 +1193,7 @@ mod tests {
     }
 
     /// spec: STORE-12. While a compaction is under way, commits let no larger part of what begins one lie than it has gone
-    /// through; and nobody waits for one that was asked for.
+    /// through, and an eighth; and nobody waits for one that was asked for.
     #[test]
     fn commits_keep_step_with_a_compaction() {
         let now = |compacting, passed| {
@@ -1179,9 +1201,9 @@ mod tests {
             Signals { compact_at: 100, compacting, pass, ..Signals::default() }
         };
         let ahead = |passed, let_lie| now(true, passed).is_ahead(let_lie);
-        assert_eq!([499, 500, 501].map(|let_lie| ahead(0, let_lie)), [false, false, true]);
-        assert_eq!([501, 502].map(|let_lie| ahead(10, let_lie)), [false, true]);
-        assert_eq!([600, 601].map(|let_lie| ahead(1_000, let_lie)), [false, true]);
+        assert_eq!([499, 500, 512, 513].map(|let_lie| ahead(0, let_lie)), [false, false, false, true]);
+        assert_eq!([513, 514].map(|let_lie| ahead(10, let_lie)), [false, true]);
+        assert_eq!([612, 613].map(|let_lie| ahead(1_000, let_lie)), [false, true]);
         assert!(!now(false, 0).is_ahead(u64::MAX));
         let most = Signals { compact_at: u64::MAX, ..now(true, 1_000) };
         assert!(!most.is_ahead(u64::MAX), "no sum is too large");
@@ -1194,7 +1216,7 @@ mod tests {
     fn a_commit_that_is_ahead_waits_for_a_slice() {
         let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), Options::default()).unwrap();
         let _compacting = Compacting::begin(&shared);
-        shared.pass_begins(10);
+        shared.pass_begins(80);
         shared.signals().compact_at = 100;
         shared.counts().let_lie.store(50, Ordering::Relaxed);
         let (tell, told) = channel();
@@ -1203,9 +1225,9 @@ mod tests {
             while shared.signals().held_back == 0 {
                 std::thread::yield_now();
             }
-            shared.passed(4);
+            shared.passed(29);
             assert!(told.recv_timeout(Duration::from_millis(50)).is_err(), "it is ahead still");
-            shared.passed(5);
+            shared.passed(30);
             told.recv().unwrap().unwrap();
         });
         assert_eq!(shared.counts().compaction_waits.load(Ordering::Relaxed), 1);

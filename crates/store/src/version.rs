@@ -18,8 +18,8 @@ pub(crate) struct Version<H: Hasher> {
     pub(crate) tree: Tree<H>,
     /// The record of the commit that led here.
     pub(crate) record: Option<Spot>,
-    /// Passes of compactions that were over when it, or what it is made of, became a version: nothing it needs lies where one of
-    /// them found nothing. Heights do not tell, since a rollback begins them again.
+    /// Passes of compactions, and walks of flushes, that were over when it, or what it is made of, became a version: nothing it
+    /// needs lies where one of them found nothing. Heights do not tell, since a rollback begins them again.
     pub(crate) passes: u64,
     /// Where it stands on the line of versions that answers are kept for; never set for one rebuilt from history.
     on_line: OnceLock<OnLine>,
@@ -203,10 +203,11 @@ impl<H: Hasher> Versions<H> {
         held.chain(self.pinned.keys().copied()).min()
     }
 
-    /// The fewest passes that were over when a version was made that is held.
-    pub(crate) fn fewest_passes(&mut self) -> Option<u64> {
+    /// The fewest passes that were over when a version was made that is held and is not `but`.
+    pub(crate) fn fewest_passes(&mut self, but: &Arc<Version<H>>) -> Option<u64> {
         self.expire();
-        self.known.iter().filter_map(|(_, version)| version.upgrade()).map(|version| version.passes).min()
+        let held = self.known.iter().filter_map(|(_, version)| version.upgrade());
+        held.filter(|version| !Arc::ptr_eq(version, but)).map(|version| version.passes).min()
     }
 
     /// Versions that somebody holds, those at hand included.
