@@ -247,12 +247,11 @@ impl<H: Hasher> Shared<H> {
 
     /// Where the scrub stands.
     pub(crate) fn scrub_standing(&self) -> ScrubStanding {
-        let segments: u64 = self.segments.all().iter().map(|segment| segment.bytes()).sum();
         let totals = self.current().tree.totals();
         let Cursor { passes, found_before, found, done, .. } = self.scrubbing().cursor;
         let unreadable = self.unreadable().len() as u64;
         // What was written since it was counted, or looked at and removed since, is no reason to be beyond the end.
-        let total_bytes = (segments + totals.bytes + totals.count * look::ENTRY_BYTES).max(done);
+        let total_bytes = (self.segments.bytes() + totals.bytes + totals.count * look::ENTRY_BYTES).max(done);
         ScrubStanding { passes, done_bytes: done, total_bytes, problems: found.max(found_before).max(unreadable) }
     }
 

@@ -168,7 +168,8 @@ impl Signals {
 
     /// Whether commits wait for a compaction, now that they have let so much lie since the store was opened: of as much as
     /// begins one no larger part than what it has gone through of the state, and an eighth, so that nobody waits while it waits for a
-    /// flush. So they go on at the pace of both, and when it is done little more lies there than what begins the next one. Never if none is under way: what cannot be reclaimed stops nobody.
+    /// flush. So they go on at the pace of both, and when it is done little more lies there than what begins the next one. Never if
+    /// none is under way: what cannot be reclaimed stops nobody.
     // spec: STORE-12
     fn is_ahead(&self, let_lie: u64) -> bool {
         let Pass { passed, total, began_at } = self.pass;
@@ -728,7 +729,7 @@ impl<H: Hasher> Shared<H> {
     }
 
     /// Has a flush follow when history has gone on by so many heights: then it needs nothing of what is emptied by now.
-    // spec: STORE-4
+    // spec: STORE-7
     pub(crate) fn flush_after(&self, heights: u64) {
         let height = self.current().height;
         self.signals().flush_at = height.map(|height| Height(height.0.saturating_add(heights)));
@@ -1091,7 +1092,7 @@ impl<H: Hasher> Shared<H> {
         Stats {
             entries: totals.count,
             entry_bytes: totals.bytes,
-            disk_bytes: all.iter().map(|segment| segment.bytes()).sum(),
+            disk_bytes: self.segments.bytes(),
             log_segments: count(Kind::Log),
             value_segments: count(Kind::Values),
             page_segments: count(Kind::Pages),

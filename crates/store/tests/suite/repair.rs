@@ -101,8 +101,7 @@ fn w03_whatever_byte_is_flipped_a_repair_comes_to_the_very_root_or_names_what_is
                 Err(error) => panic!("{what}: {error}"),
             }
         }
-        // Most of the store without its whole log can be had again; most of the other is its log.
-        assert!(whole > if prune { lost } else { 40 }, "{whole} whole, {lost} lost");
+        assert!(whole > lost, "{whole} whole, {lost} lost");
     }
 }
 
