@@ -18,7 +18,7 @@ use crate::sync::atomic::Ordering;
 use crate::version::Version;
 use crate::{Retention, StoreError};
 use keelstone_codec::{Encode, Key, Namespace};
-use keelstone_tree::{Entry, Hasher, Place, ReadError};
+use keelstone_tree::{Entry, Hasher, PageAt, Place, ReadError};
 use keelstone_tree::{Rewrite, Stale};
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
@@ -262,7 +262,10 @@ impl<H: Hasher> Shared<H> {
         let victim = |place: u64| Spot::from_u64(place).is_ok_and(|spot| victims.contains(&spot.segment));
         let most = (LOOK_PAGES, SLICE_BYTES.saturating_sub(slice.bytes));
         let tree = &self.current().tree;
-        let survey = tree.survey(from, most, |page| victim(page.place), |value| victim(value.0));
+        // Of segments of pages alone no value has to move.
+        let moves_values = victims.iter().any(|id| id.kind != Kind::Pages);
+        let stale_value = moves_values.then_some(|value: Place| victim(value.0));
+        let survey = tree.survey(from, most, |page| victim(page.place), stale_value);
         for (namespace, lost) in &survey.lost {
             left.piece(namespace, &lost.prefix, lost.totals.count, lost.error.clone());
         }
@@ -313,7 +316,10 @@ impl<H: Hasher> Shared<H> {
             self.poisoning(|| values.sync())?;
         }
         self.give_way();
-        if self.point_at(&rewrites).is_err() {
+        // Of the pages on the way most lie where they can stay. Nobody else begins to empty what they lie in.
+        let staying = self.segments.staying();
+        let stays = |page| staying.has(page);
+        if self.point_at(&rewrites, stays).is_err() {
             // What could be read a moment ago cannot be now. Those whose way is whole still go.
             let tree = &self.current().tree;
             rewrites.retain(|Rewrite { namespace, key, .. }| match tree.find(namespace, key) {
@@ -323,7 +329,7 @@ impl<H: Hasher> Shared<H> {
                     false
                 }
             });
-            if let Err(error) = self.point_at(&rewrites) {
+            if let Err(error) = self.point_at(&rewrites, stays) {
                 left.anywhere = true;
                 left.name(error.into());
                 return Ok(());
@@ -335,12 +341,17 @@ impl<H: Hasher> Shared<H> {
         Ok(())
     }
 
-    /// Lets the last version point at what was copied, in the place of a commit. Its root is the same.
-    pub(crate) fn point_at(&self, rewrites: &[Rewrite]) -> Result<(), ReadError> {
+    /// Lets the last version point at what was copied, in the place of a commit. Its root is the same. What is written anew is written
+    /// whole, or beside what stays.
+    pub(crate) fn point_at(
+        &self,
+        rewrites: &[Rewrite],
+        stays: impl Fn(PageAt) -> bool + Sync,
+    ) -> Result<(), ReadError> {
         let mut writer = self.writer();
         let version = self.current();
         // Keys that were written since they were looked at lie elsewhere already; the tree leaves them as they are.
-        let draft = version.tree.rewrite(rewrites)?;
+        let draft = version.tree.rewrite(rewrites, stays)?;
         self.segments.count_passed(&draft.pass());
         let tree = draft.commit(|_| unreachable!("a rewrite writes no values"));
         assert_eq!(tree.root(), version.root, "moving values changes no root");

@@ -114,7 +114,8 @@ impl<H: Hasher> Shared<H> {
             Ok::<_, StoreError>(PageAt { place: spot.to_u64(), len })
         };
         // Whoever begins to empty a segment has the upkeep meanwhile.
-        let written = version.tree.flush(|base| self.segments.stays(base), write)?;
+        let staying = self.segments.staying();
+        let written = version.tree.flush(|base| staying.has(base), write)?;
         self.segments.count_unneeded(written.unneeded());
         self.sweep(&version, pass, put, open);
         // Only what no version needs from here on may be left out of the table.

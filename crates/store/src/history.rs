@@ -2,13 +2,13 @@
 
 use crate::StoreError;
 use crate::log;
-use crate::record::Record;
+use crate::record::{Logged, Record};
 use crate::segment::Spot;
 use crate::segments::Segments;
 use crate::version::Version;
 use keelstone_codec::{Height, Key, Namespace, Root, Value};
-use keelstone_tree::{Diff, Draft, Hasher, Place, Tree};
-use std::collections::{BTreeMap, VecDeque};
+use keelstone_tree::{Diff, Draft, Hasher, Place, Tree, Write};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Writes gathered before they are applied, so that a long way back does not need memory for all of it at once.
@@ -91,7 +91,7 @@ pub(crate) fn rebuild<H: Hasher>(
         if backward {
             steps.undo(segments, record)?
         } else {
-            steps.redo(&record, &mut |_, _| {})
+            steps.redo(&record)
         }
         if steps.0.len() >= STEP_WRITES {
             tree = steps.apply(&tree)?;
@@ -105,46 +105,75 @@ pub(crate) fn rebuild<H: Hasher>(
     Ok(Version::new(Some(height), base.epoch, tree, Some(spot(height)?), base.passes))
 }
 
-/// Writes of several heights put together: what each key holds afterwards, and where.
+/// Writes of several heights put together: what each key holds afterwards, and where. As they came: of those to one key the last
+/// stands.
 #[derive(Default)]
-pub(crate) struct Steps(BTreeMap<(Namespace, Key), Option<(Place, Value)>>);
+pub(crate) struct Steps(Vec<Written>);
+
+struct Written {
+    namespace: Namespace,
+    key: Key,
+    new: Option<(Place, Value)>,
+}
+
+impl Written {
+    fn at(&self) -> (&Namespace, &Key) {
+        (&self.namespace, &self.key)
+    }
+}
 
 impl Steps {
     /// Adds what undoes a record. Records come from the last to the first, so the oldest value stands.
     fn undo(&mut self, segments: &Segments, record: Record) -> Result<(), StoreError> {
-        for logged in record.writes {
-            let old = logged.old.map(|place| Ok::<_, StoreError>((place, segments.value_at(place)?))).transpose()?;
-            self.0.insert((logged.namespace, logged.key), old);
+        for Logged { namespace, key, old, .. } in record.writes {
+            let new = old.map(|place| Ok::<_, StoreError>((place, segments.value_at(place)?))).transpose()?;
+            self.0.push(Written { namespace, key, new });
         }
         Ok(())
     }
 
-    /// Adds what a record did. Records come from the first to the last; `superseded` hears of each value of one before that
-    /// this one replaces, and of its length.
-    pub(crate) fn redo(&mut self, record: &Record, superseded: &mut dyn FnMut(Place, usize)) {
-        for logged in &record.writes {
-            let at = (logged.namespace.clone(), logged.key.clone());
-            if let Some(Some((place, value))) = self.0.insert(at, logged.new.clone()) {
-                superseded(place, value.len());
-            }
-        }
+    /// Adds what a record did. Records come from the first to the last.
+    pub(crate) fn redo(&mut self, record: &Record) {
+        self.0.extend(record.writes.iter().map(|Logged { namespace, key, new, .. }| {
+            let (namespace, key, new) = (namespace.clone(), key.clone(), new.clone());
+            Written { namespace, key, new }
+        }));
     }
 
     /// Applies the writes, and is empty again.
     fn apply<H: Hasher>(&mut self, tree: &Tree<H>) -> Result<Tree<H>, StoreError> {
-        let (draft, places) = self.prepare(tree)?;
+        let (draft, places) = self.prepare(tree, &mut |_, _| {})?;
         Ok(draft.commit(|index| places[index].expect("asked only for values")))
     }
 
-    /// The version that the writes lead to, and where the value of each of them lies. It is empty again afterwards.
-    pub(crate) fn prepare<H: Hasher>(&mut self, tree: &Tree<H>) -> Result<(Draft<H>, Vec<Option<Place>>), StoreError> {
-        let mut places = Vec::with_capacity(self.0.len());
-        let mut writes = BTreeMap::new();
-        for (at, new) in std::mem::take(&mut self.0) {
+    /// The version that the writes lead to, and where the value of each of them lies. `superseded` hears of each value that a later
+    /// write replaces, and of its length. It is empty again afterwards.
+    pub(crate) fn prepare<H: Hasher>(
+        &mut self,
+        tree: &Tree<H>,
+        superseded: &mut dyn FnMut(Place, usize),
+    ) -> Result<(Draft<H>, Vec<Option<Place>>), StoreError> {
+        let mut all = std::mem::take(&mut self.0);
+        // What was written later stays behind. Each record is in order already, which such a sort makes use of.
+        all.sort_by(|one, other| one.at().cmp(&other.at()));
+        let mut places = Vec::with_capacity(all.len());
+        let mut parts: Vec<(Namespace, Vec<Write>)> = Vec::new();
+        let mut all = all.into_iter().peekable();
+        while let Some(written) = all.next() {
+            if all.peek().is_some_and(|next| next.at() == written.at()) {
+                written.new.into_iter().for_each(|(place, value)| superseded(place, value.len()));
+                continue;
+            }
+            let Written { namespace, key, new } = written;
             let (place, value) = new.unzip();
             places.push(place);
-            writes.insert(at, value);
+            let write = Write { key, value };
+            match parts.last_mut() {
+                Some((last, writes)) if *last == namespace => writes.push(write),
+                _ => parts.push((namespace, vec![write])),
+            }
         }
-        Ok((tree.prepare(&Diff::from(writes))?, places))
+        let diff = Diff::new(parts).expect("it was sorted, and each key is there once");
+        Ok((tree.prepare(&diff)?, places))
     }
 }

@@ -365,9 +365,10 @@ impl<H: Hasher> Replay<'_, H> {
         let mut steps = Steps::default();
         let mut replaced = Vec::new();
         for (_, record) in commits {
-            steps.redo(record, &mut |place, len| replaced.push((place, len as u64)));
+            steps.redo(record);
         }
-        let (draft, places) = steps.prepare(&self.version.tree)?;
+        let mut superseded = |place, len: usize| replaced.push((place, len as u64));
+        let (draft, places) = steps.prepare(&self.version.tree, &mut superseded)?;
         if expected.is_some_and(|expected| expected != draft.root()) {
             return Ok(false);
         }

@@ -69,6 +69,16 @@ impl Decode for Usage {
     }
 }
 
+/// Segments in which pages stay.
+pub(crate) struct Staying(BTreeSet<SegmentId>);
+
+impl Staying {
+    /// Whether a page lies in one of them.
+    pub(crate) fn has(&self, page: PageAt) -> bool {
+        Spot::from_u64(page.place).is_ok_and(|spot| self.0.contains(&spot.segment))
+    }
+}
+
 /// All open segments. Shared by the store, its trees and its views.
 pub(crate) struct Segments {
     files: Arc<dyn Files>,
@@ -310,14 +320,14 @@ impl Segments {
         self.emptying().clone_from(victims);
     }
 
-    /// Whether a page stays where it lies for as long as one that is written now: its segment is neither emptied nor being
-    /// emptied. Asked while nobody else can begin to empty one.
+    /// The segments in which pages stay for as long as one that is written now: they are neither emptied nor being emptied. Asked
+    /// while nobody else can begin to empty one; it holds until somebody does.
     // spec: STORE-4
-    pub(crate) fn stays(&self, page: PageAt) -> bool {
-        let Ok(spot) = Spot::from_u64(page.place) else { return false };
-        let is_emptied = |usage: &Usage| usage.emptied.is_some();
-        !self.emptying().contains(&spot.segment)
-            && self.usage().get(&spot.segment).is_some_and(|usage| !is_emptied(usage))
+    pub(crate) fn staying(&self) -> Staying {
+        let emptying = self.emptying();
+        let usage = self.usage();
+        let stays = |(id, usage): &(&SegmentId, &Usage)| usage.emptied.is_none() && !emptying.contains(id);
+        Staying(usage.iter().filter(stays).map(|(id, _)| *id).collect())
     }
 
     fn emptying(&self) -> MutexGuard<'_, BTreeSet<SegmentId>> {

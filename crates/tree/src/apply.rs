@@ -203,16 +203,17 @@ impl<H: Hasher> Tree<H> {
             }
             parts.push((namespace.clone(), start..changes.len()));
         }
-        self.apply(&parts, &changes, value_hashes, true, found)
+        self.apply(&parts, &changes, value_hashes, &|_| true, found)
     }
 
     /// Makes a version of the same root in which values are noted at new places, and all pages on the way to the given
     /// keys are new and so unwritten. Of two rewrites of one key the one with a move stands; a value that is no longer
-    /// at the place it should move from stays where it is. [`Draft::commit`] asks for no places.
+    /// at the place it should move from stays where it is. [`Draft::commit`] asks for no places. Nothing is written beside a page
+    /// unless `stays` says that it is to stay where it lies.
     ///
     /// # Errors
     /// [`ReadError`] if a page on the way could not be read.
-    pub fn rewrite(&self, rewrites: &[Rewrite]) -> Result<Draft<H>, ReadError> {
+    pub fn rewrite(&self, rewrites: &[Rewrite], stays: impl Fn(PageAt) -> bool + Sync) -> Result<Draft<H>, ReadError> {
         let mut sorted: BTreeMap<(&Namespace, &Key), Option<(Place, Place)>> = BTreeMap::new();
         for Rewrite { namespace, key, moved } in rewrites {
             let known = sorted.entry((namespace, key)).or_default();
@@ -228,8 +229,7 @@ impl<H: Hasher> Tree<H> {
                 _ => parts.push((namespace.clone(), changes.len() - 1..changes.len())),
             }
         }
-        // What is written anew is written whole: what it stood beside is to go.
-        let draft = self.apply(&parts, &changes, Vec::new(), false, |_| {})?;
+        let draft = self.apply(&parts, &changes, Vec::new(), &stays, |_| {})?;
         assert_eq!(draft.root(), self.root(), "rewriting changes no content");
         Ok(draft)
     }
@@ -239,7 +239,7 @@ impl<H: Hasher> Tree<H> {
         parts: &[(Namespace, Range<usize>)],
         changes: &[Change<'_>],
         value_hashes: Vec<Option<Hash>>,
-        beside: bool,
+        stays: &Stays<'_>,
         found: impl FnOnce(&[Option<Entry>]),
     ) -> Result<Draft<H>, ReadError> {
         let (pages, hands) = (self.pages(), self.pages().hands());
@@ -261,7 +261,7 @@ impl<H: Hasher> Tree<H> {
                     Err(error) => failed = Some(error),
                 }
             },
-            |limb: Option<&Descent<'_>>| limb.map(|limb| Builder::new(changes, limb, pages, beside).limb()),
+            |limb: Option<&Descent<'_>>| limb.map(|limb| Builder::new(changes, limb, pages, stays).limb()),
             // Pages that are gone are taken apart by whoever is done first.
             || pages.take_apart(APART_AHEAD),
         );
@@ -274,7 +274,7 @@ impl<H: Hasher> Tree<H> {
             pages.give_back(built.iter().flat_map(|built| &built.new).map(|new| new.id));
             return Err(error);
         }
-        let mut builder = Builder::new(changes, &descent, pages, beside);
+        let mut builder = Builder::new(changes, &descent, pages, stays);
         let tops = builder.run(parts, outcomes);
         let Built { new, retired } = builder.finish();
 
@@ -373,6 +373,8 @@ struct Limb<'a> {
 }
 
 /// The second pass.
+type Stays<'a> = dyn Fn(PageAt) -> bool + Sync + 'a;
+
 struct Builder<'a, H> {
     changes: &'a [Change<'a>],
     descent: &'a Descent<'a>,
@@ -381,8 +383,8 @@ struct Builder<'a, H> {
     /// Numbers for new pages.
     ids: Vec<PageId>,
     retired: Vec<Retired>,
-    /// Whether new pages may be written beside what those in whose place they come are, or were written beside.
-    beside: bool,
+    /// Whether new pages may be written beside what lies there: a page in whose place one comes, or what that was written beside.
+    stays: &'a Stays<'a>,
     /// What the page that was built last can be written beside.
     heir: Option<PageAt>,
     /// Empty lists to be used again.
@@ -390,9 +392,9 @@ struct Builder<'a, H> {
 }
 
 impl<'a, H: Hasher> Builder<'a, H> {
-    fn new(changes: &'a [Change<'a>], descent: &'a Descent<'a>, arena: &'a Pages<H>, beside: bool) -> Self {
+    fn new(changes: &'a [Change<'a>], descent: &'a Descent<'a>, arena: &'a Pages<H>, stays: &'a Stays<'a>) -> Self {
         let (new, ids, retired) = (NewPages::new(arena.spare()), Vec::new(), Vec::new());
-        Self { changes, descent, arena, new, ids, retired, beside, heir: None, scratch: Vec::new() }
+        Self { changes, descent, arena, new, ids, retired, stays, heir: None, scratch: Vec::new() }
     }
 
     /// Builds all new pages and says what becomes of each part's namespace. `open` is what became of the pages that limbs
@@ -551,7 +553,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
 
     /// What the page in the place of this one can be written beside, if nothing changes.
     fn base(&self, visit: &Visit<'_>) -> Option<Base> {
-        if self.beside { visit.lies.base(&visit.page) } else { None }
+        visit.lies.base(&visit.page).filter(|base| (self.stays)(base.at()))
     }
 
     /// The page with the same slots, some of them changed.

@@ -18,12 +18,13 @@
 //! is always had at once.
 
 use crate::descent::TOGETHER;
+use crate::entries::Glance;
 use crate::fresh::NewPage;
 use crate::page::{Base, Page, PageId, Slot, Spare};
 use crate::spread::Hands;
 use crate::stored::{self, Expected};
 use crate::sync::{Mutex, MutexGuard};
-use crate::{Backing, Hasher, PageAt, Place, ReadError};
+use crate::{Backing, Hasher, PageAt, Place, ReadError, Totals};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hint::black_box;
@@ -529,6 +530,21 @@ impl<H: Hasher> Pages<H> {
             Some(page) => Ok(page),
             None => self.read(id, expected, false),
         }
+    }
+
+    /// What is known of a page at first sight: of one that is not in memory, what its bytes say. That their check holds is all that is
+    /// looked at.
+    pub(crate) fn glance(&self, id: PageId, totals: Totals) -> Result<Glance, ReadError> {
+        let (page, lies) = self.with(id, |cell| (cell.page.get().cloned(), cell.lies()));
+        let (needs, slots) = match &page {
+            Some(page) => (lies.needs(page), page.shape.len()),
+            None => {
+                let at = lies.at().expect("a page that is not in memory was written");
+                let (slots, base) = stored::glance(&*self.backing, at)?;
+                ([Some(at), base], slots)
+            }
+        };
+        Ok(Glance { needs, entries: totals.count, can_go_by: totals.count == slots as u64, page })
     }
 
     /// Reads a page and proves it, and keeps it if that is wanted and there is room.

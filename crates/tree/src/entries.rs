@@ -31,6 +31,8 @@ pub struct Entries<H: Hasher> {
     /// Whether it goes by without leaving traces: pages it meets do not count as used, and those it has to read are not
     /// kept.
     passing: bool,
+    /// Whether it looks at pages before it steps into them.
+    glancing: bool,
 }
 
 /// A piece of a version whose page cannot be read: every entry whose key begins with so many bits.
@@ -100,47 +102,55 @@ impl Lost {
 }
 
 /// A page on the way to the current entry.
-pub(crate) struct Step {
-    pub(crate) id: PageId,
+struct Step {
     page: Arc<Page>,
     /// Slots not visited yet: from the front, or for a reverse range from the back.
     next: usize,
-    /// It was not shown yet.
-    is_new: bool,
+    /// Keys before the range may be below the next slot.
+    at_edge: bool,
 }
 
 /// What a walk over entries meets.
 pub(crate) enum Met<'a> {
-    Page(&'a Step),
+    /// A page, before it steps into it.
+    Page(&'a Glance),
     Entry(&'a Entry),
 }
 
-impl Step {
-    pub(crate) fn page(&self) -> &Page {
-        &self.page
-    }
+/// What is known of a page at first sight.
+pub(crate) struct Glance {
+    /// Where it is written and what it is written beside, as far as it is.
+    pub(crate) needs: [Option<PageAt>; 2],
+    /// Entries in it and below.
+    pub(crate) entries: u64,
+    /// No page is below it, and no entry before the range is in it.
+    pub(crate) can_go_by: bool,
+    /// The page itself, if it is in memory. It does not count as used.
+    pub(crate) page: Option<Arc<Page>>,
 }
 
 impl<H: Hasher> Entries<H> {
     pub(crate) fn new(tree: &Tree<H>, namespace: &Namespace, range: KeyRange) -> Self {
-        let mut entries = Self { tree: tree.clone(), range, path: Vec::new(), failed: None, passing: false };
+        let mut entries =
+            Self { tree: tree.clone(), range, path: Vec::new(), failed: None, passing: false, glancing: false };
         if let Some(space) = tree.space(namespace).filter(|_| !entries.range.is_empty()) {
             match tree.load_root(space) {
-                Ok(page) => entries.enter(space.page, page),
+                Ok(page) => entries.enter(page, true),
                 Err(error) => entries.failed = Some(Lost::new(tree, space.page, &root_expected(space), error)),
             }
         }
         entries
     }
 
-    /// Steps into a page, to the first slot that can have keys of the range.
-    fn enter(&mut self, id: PageId, page: Arc<Page>) {
+    /// Steps into a page, to the first slot that can have keys of the range. `at_edge`: there may be keys before the range in it.
+    fn enter(&mut self, page: Arc<Page>, at_edge: bool) {
         let next = match (&self.range.end, self.range.reverse) {
-            (None, true) => page.shape.len(),
-            (Some(end), true) => first_reaching(&page, end, true),
-            (_, false) => first_reaching(&page, &self.range.start, false),
+            (Some(end), true) if at_edge => first_reaching(&page, end, true),
+            (_, true) => page.shape.len(),
+            (_, false) if at_edge => first_reaching(&page, &self.range.start, false),
+            (_, false) => 0,
         };
-        self.path.push(Step { id, page, next, is_new: true });
+        self.path.push(Step { page, next, at_edge });
     }
 
     /// From here on, pages that have to be read are not kept in memory, and none that is there counts as used: for whoever
@@ -151,14 +161,21 @@ impl<H: Hasher> Entries<H> {
         self
     }
 
+    /// From here on each page below the first is shown to whoever asks by [`Self::advance`], and goes by as by
+    /// [`Self::in_passing`] unless the answer is yes.
+    pub(crate) fn glancing(mut self) -> Self {
+        self.glancing = true;
+        self
+    }
+
     /// The next entry, or the next piece that cannot be read, behind which it goes on: for whoever wants to know all that
     /// is lost, and all that is not.
     pub fn past_damage(&mut self) -> Option<Result<(Key, Entry), Lost>> {
         self.advance(&mut |_| true)
     }
 
-    /// As [`Self::past_damage`], and shows what it meets: each page once, as it steps into it, and each entry, which it goes by
-    /// if the answer is no.
+    /// As [`Self::past_damage`], and shows what it meets: each entry, which it goes by if the answer is no; and, if it is
+    /// [`Self::glancing`], each page, which it goes by if the answer is no and it can ([`Glance::can_go_by`]). Such a page is not read whole.
     pub(crate) fn advance(
         &mut self,
         is_wanted: &mut impl FnMut(Met<'_>) -> bool,
@@ -168,15 +185,13 @@ impl<H: Hasher> Entries<H> {
         }
         loop {
             let step = self.path.last_mut()?;
-            if mem::take(&mut step.is_new) {
-                is_wanted(Met::Page(step));
-            }
             let slot = if self.range.reverse { step.next.checked_sub(1) } else { Some(step.next) };
             let Some(slot) = slot.filter(|slot| *slot < step.page.shape.len()) else {
                 self.path.pop();
                 continue;
             };
             step.next = if self.range.reverse { slot } else { slot + 1 };
+            let at_edge = mem::take(&mut step.at_edge);
             let (found, key) = (step.page.slot(slot), step.page.shape.key(slot));
             let Some((id, expected)) = expected(found, key) else {
                 if !self.range.contains(key) {
@@ -191,9 +206,27 @@ impl<H: Hasher> Entries<H> {
                 return Some(Ok((key, entry)));
             };
             let pages = self.tree.pages();
-            let below = if self.passing { pages.load_in_passing(id, &expected) } else { pages.load(id, &expected) };
+            let (mut passing, mut met) = (self.passing, None);
+            if self.glancing {
+                match pages.glance(id, expected.totals) {
+                    Ok(mut glance) => {
+                        glance.can_go_by &= !at_edge;
+                        passing = !is_wanted(Met::Page(&glance));
+                        if passing && glance.can_go_by {
+                            continue;
+                        }
+                        met = glance.page;
+                    }
+                    Err(error) => return Some(Err(Lost::new(&self.tree, id, &expected, error))),
+                }
+            }
+            let below = match met {
+                Some(page) => Ok(page),
+                None if passing => pages.load_in_passing(id, &expected),
+                None => pages.load(id, &expected),
+            };
             match below {
-                Ok(page) => self.enter(id, page),
+                Ok(page) => self.enter(page, at_edge),
                 Err(error) => return Some(Err(Lost::new(&self.tree, id, &expected, error))),
             }
         }

@@ -102,7 +102,7 @@ impl Base {
 
     /// A page of so many slots that lies there, as it is.
     pub(crate) fn whole(at: PageAt, slots: usize) -> Option<Self> {
-        Self::new(at, [u32::MAX >> (SLOTS_MAX - slots); 2], [0; 2])
+        Self::new(at, [first(slots); 2], [0; 2])
     }
 
     pub(crate) fn at(&self) -> PageAt {
@@ -309,6 +309,11 @@ impl Shape {
         &self.keys[start..usize::from(self.ends[slot])]
     }
 
+    /// Bytes of all keys.
+    pub(crate) fn keys_len(&self) -> usize {
+        self.keys.len()
+    }
+
     /// The slot a key's bits lead to. Only critical bits are looked at: the key may differ from the slot's elsewhere.
     #[inline]
     pub(crate) fn route(&self, key: &[u8]) -> usize {
@@ -462,6 +467,11 @@ const NO_SLOT: Slot = Slot::Entry { hash: Hash::ZERO, value_hash: Hash::ZERO, pl
 /// The slots and the nodes of a set of packed spots.
 fn parts(spots: u64) -> (u32, u32) {
     (spots as u32, (spots >> NODE) as u32)
+}
+
+/// The set of the first slots, one at least.
+pub(crate) fn first(slots: usize) -> u32 {
+    u32::MAX >> (SLOTS_MAX - slots)
 }
 
 /// How many bits of a set stand before this one.

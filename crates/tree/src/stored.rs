@@ -20,7 +20,7 @@
 use crate::page::{Base, Page, PageId, SLOTS_MAX, Shape, Slot, Spare, Spot, each, extend_prefix};
 use crate::{Backing, Blake3, Hasher, PageAt, Place, ReadError, Totals, bits, preimage};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, KEY_LEN_MAX, Reader, VALUE_LEN_MAX, put_varint};
-use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 const ENTRY: u8 = 0;
@@ -32,6 +32,8 @@ const FOLLOWS_CHILD: u8 = CHILD | FOLLOWS;
 const CHECK_LEN: usize = 8;
 /// Longest page in bytes: 32 slots take at most 350 each.
 const PAGE_LEN_MAX: usize = 64 << 10;
+/// A slot says this much besides its key at the least: an entry, of a value shorter than 128 bytes.
+const CONTENT_MIN: usize = 1 + 8 + 32;
 /// What a delta begins with. A page has at least one slot.
 const DELTA: u8 = 0;
 /// A delta is written if it has at most this part of the whole page's bytes. What is new since the base was written is written
@@ -74,7 +76,6 @@ pub(crate) fn encode(page: &Page, at: impl FnMut(PageId) -> PageAt) -> Vec<u8> {
 /// whole.
 // spec: TREE-20
 pub(crate) fn encode_beside(page: &Page, base: &Base, mut at: impl FnMut(PageId) -> PageAt) -> (Vec<u8>, bool) {
-    let whole = encode_body(page, &mut at);
     let shared = shared_len(&page.shape);
     let mut delta = Vec::with_capacity(80 * base.new.count_ones() as usize + 40);
     delta.push(DELTA);
@@ -91,8 +92,20 @@ pub(crate) fn encode_beside(page: &Page, base: &Base, mut at: impl FnMut(PageId)
             put_content(&mut delta, page.slot(slot), &mut at);
         }
     }
+    // Most slots are in no cache, and of most pages so little is new that none of the others need be looked at.
+    if base.kept != 0 && is_worth_it(delta.len(), least_len(&page.shape, shared)) {
+        return (sealed(delta), false);
+    }
+    let whole = encode_body(page, &mut at);
     let is_whole = base.kept == 0 || !is_worth_it(delta.len(), whole.len());
     (sealed(if is_whole { whole } else { delta }), is_whole)
+}
+
+/// Bytes that [`encode_body`] comes to at the least, as far as the keys alone say.
+fn least_len(shape: &Shape, shared: usize) -> usize {
+    let count = shape.len();
+    // The number of slots and of shared bytes; of each slot what it is, the length of its rest and what it says.
+    2 + shared + count * (2 + CONTENT_MIN) + shape.keys_len() - count * shared
 }
 
 /// Whether so many bytes are worth writing in the place of so many of the whole page, neither with its check.
@@ -168,6 +181,20 @@ pub(crate) fn read<H: Hasher>(
         let beside = base.map_or(String::new(), |base| format!(" beside one of {} at {:#x}", base.len, base.place));
         ReadError::damaged(format!("page of {} bytes at {:#x}{beside}: {error}", at.len, at.place))
     })
+}
+
+/// How many slots the page has that lies there, and where its base lies, if it is written beside one. Nothing is proven, and of the base
+/// nothing is read.
+pub(crate) fn glance(backing: &dyn Backing, at: PageAt) -> Result<(usize, Option<PageAt>), ReadError> {
+    let bytes = backing.page(at)?;
+    let look = || {
+        let body = checked(&bytes)?;
+        Ok::<_, PageError>(match Delta::parse(body)? {
+            Some(delta) => (delta.kept.count_ones() as usize + delta.slots.len(), Some(delta.base)),
+            None => (bounded(&mut Reader::new(body), "slots", 1, SLOTS_MAX)?, None),
+        })
+    };
+    look().map_err(|error| ReadError::damaged(format!("page of {} bytes at {:#x}: {error}", at.len, at.place)))
 }
 
 /// Where the base lies that bytes are written beside; none if they are a whole page, or nothing that can be read.
@@ -328,7 +355,7 @@ impl<'b> Delta<'b> {
 
     /// The whole page, without its check, and what it has of its base. Whether it is a page is not looked at: only the order of
     /// slots is kept.
-    fn beside(&self, base: &[u8]) -> Result<(Vec<u8>, Option<Base>), PageError> {
+    fn beside<'p>(&'p self, base: &'p [u8]) -> Result<(Vec<u8>, Option<Base>), PageError> {
         let of_base = |error: DecodeError| PageError::Base(Box::new(error.into()));
         if base.len() + CHECK_LEN != self.base.len as usize {
             let (needed, left) = (u64::from(self.base.len), (base.len() + CHECK_LEN) as u64);
@@ -348,18 +375,21 @@ impl<'b> Delta<'b> {
         let first = [base_shared, first.rest].concat();
         let shared = first.get(..self.cut).ok_or(DecodeError::Invalid { what: "shared key bytes" })?;
         // A key of the base, behind what all keys of the page share.
-        let rest = |old: &Raw<'_>| {
-            let key = [base_shared, old.rest].concat();
-            let rest = key.strip_prefix(shared).ok_or(DecodeError::Invalid { what: "shared key bytes" })?;
-            Ok::<_, DecodeError>(Cow::from(rest.to_vec()))
+        let (in_both, further) = shared.split_at(self.cut.min(base_cut));
+        let base_rest = base_shared.strip_prefix(in_both);
+        let rest = |old: &Raw<'p>| {
+            let rest = base_rest.zip(old.rest.strip_prefix(further));
+            rest.map(|(head, tail)| Rest { head, tail }).ok_or(DecodeError::Invalid { what: "shared key bytes" })
         };
         let keep = |of: usize| {
             let Raw { kind, content, .. } = olds[of];
             Ok::<_, DecodeError>(Part { kind, rest: rest(&olds[of])?, content, of: Some(of) })
         };
         let kept = each(self.kept).map(keep).collect::<Result<Vec<_>, _>>()?;
-        let part = |new: &New<'b>| match *new {
-            New::Added(Raw { kind, rest, content }) => Ok(Part { kind, rest: rest.into(), content, of: None }),
+        let part = |new: &New<'p>| match *new {
+            New::Added(Raw { kind, rest, content }) => {
+                Ok(Part { kind, rest: Rest { head: &[], tail: rest }, content, of: None })
+            }
             New::Follows { kind, of, content } => {
                 let of = usize::from(of);
                 let old = olds.get(of).filter(|old| old.kind == kind && self.kept >> of & 1 == 0);
@@ -378,11 +408,14 @@ impl<'b> Delta<'b> {
         let (mut kept, mut news) = (kept.into_iter().peekable(), news.into_iter().peekable());
         for slot in 0..total {
             let is_new = match (kept.peek(), news.peek()) {
-                (Some(old), Some(new)) if old.rest == new.rest => {
-                    return Err(DecodeError::NotCanonical { what: "a slot is kept and new" }.into());
-                }
-                (old, Some(new)) => old.is_none_or(|old| new.rest < old.rest),
-                (_, None) => false,
+                (Some(old), Some(new)) => match new.rest.cmp(&old.rest) {
+                    Ordering::Equal => {
+                        return Err(DecodeError::NotCanonical { what: "a slot is kept and new" }.into());
+                    }
+                    order => order.is_lt(),
+                },
+                (None, new) => new.is_some(),
+                (Some(_), None) => false,
             };
             let part = if is_new { news.next() } else { kept.next() }.expect("as many as there are");
             new |= u32::from(is_new) << slot;
@@ -391,8 +424,10 @@ impl<'b> Delta<'b> {
                 None => added |= 1 << slot,
             }
             out.push(part.kind);
-            put_varint(&mut out, part.rest.len() as u64);
-            out.extend_from_slice(&part.rest);
+            let Rest { head, tail } = part.rest;
+            put_varint(&mut out, (head.len() + tail.len()) as u64);
+            out.extend_from_slice(head);
+            out.extend_from_slice(tail);
             out.extend_from_slice(part.content);
         }
         Ok((out, Base::new(self.base, [followed, self.kept], [new, added])))
@@ -402,10 +437,24 @@ impl<'b> Delta<'b> {
 /// A slot of a page that is put together.
 struct Part<'p> {
     kind: u8,
-    rest: Cow<'p, [u8]>,
+    rest: Rest<'p>,
     content: &'p [u8],
     /// The slot of the base that it is or follows.
     of: Option<usize>,
+}
+
+/// A key but for what all keys of a page share, where it is: in two pieces.
+#[derive(Clone, Copy)]
+struct Rest<'p> {
+    head: &'p [u8],
+    tail: &'p [u8],
+}
+
+impl Rest<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let bytes = |rest: &Self| rest.head.iter().chain(rest.tail);
+        bytes(self).cmp(bytes(other))
+    }
 }
 
 /// Reads what stands before the check, hashes still to be computed.

@@ -4,8 +4,8 @@
 //! cheap to clone and can be read from any thread. A new version is made by [`Tree::prepare`].
 
 use crate::arena::{Pages, Written, expected};
-use crate::entries::{Entries, Lost, Met, ScanValues};
-use crate::page::{Page, PageId, Slot};
+use crate::entries::{Entries, Glance, Lost, Met, ScanValues};
+use crate::page::{self, Page, PageId, Slot};
 use crate::state::{Space, StateTree};
 use crate::stored::{self, Expected};
 use crate::{Hasher, KeyRange, PageAt, Place, Read, ReadError, Scan, Totals};
@@ -173,14 +173,19 @@ impl<H: Hasher> Tree<H> {
     ) -> Result<Written<H>, E> {
         let pages = &self.version.pages;
         let unwritten = |id: PageId| pages.at(id).is_none();
-        let open = |id: PageId| (id, pages.peek(id).expect("an unwritten page is in memory"), 0);
+        let open = |id: PageId| {
+            let page = pages.peek(id).expect("an unwritten page is in memory");
+            // What it still has of a page that is written is written, too.
+            let may_be = page.base.map_or(page::first(page.shape.len()), |base| base.new);
+            (id, page, may_be)
+        };
         let mut written = Written::new(pages);
         for space in self.version.spaces.iter().filter(|space| unwritten(space.page)) {
             let mut path = vec![open(space.page)];
-            while let Some((id, page, next)) = path.last_mut() {
-                let mut below = (*next..page.shape.len()).filter_map(|slot| Some((slot, page.slot(slot).below()?)));
+            while let Some((id, page, may_be)) = path.last_mut() {
+                let mut below = page::each(*may_be).filter_map(|slot| Some((slot, page.slot(slot).below()?)));
                 if let Some((slot, below)) = below.find(|(_, below)| unwritten(*below)) {
-                    *next = slot + 1;
+                    *may_be &= !page::first(slot + 1);
                     path.push(open(below));
                     continue;
                 }
@@ -239,34 +244,44 @@ impl<H: Hasher> Tree<H> {
 
     /// Looks through the entries from `from` on for what has to be written anew: values whose place is stale, and pages
     /// whose place is, or that of what they are written beside. Goes past what cannot be read, and names it. Reads at most about `pages_max` pages, finds at most about
-    /// `bytes_max` bytes of stale values, a value more at most, and says where to go on. See [`Tree::rewrite`].
+    /// `bytes_max` bytes of stale values, a value more at most, and says where to go on. Without `stale_value` no value is stale, and
+    /// entries are not looked at, nor pages kept in memory on whose way nothing is stale. See [`Tree::rewrite`].
     #[must_use]
     pub fn survey(
         &self,
         from: Option<&(Namespace, Key)>,
         (pages_max, bytes_max): (usize, u64),
         stale_page: impl Fn(PageAt) -> bool,
-        stale_value: impl Fn(Place) -> bool,
+        stale_value: Option<impl Fn(Place) -> bool>,
     ) -> Survey {
+        let is_stale = |place| stale_value.as_ref().is_some_and(|stale_value| stale_value(place));
         let mut survey = Survey::default();
         let (mut seen, mut bytes) = (0, 0);
         let first = from.map_or(0, |(name, _)| self.version.spaces.partition_point(|space| space.name < *name));
         for space in &self.version.spaces[first..] {
             let start = from.filter(|(name, _)| space.name == *name).map_or(&[][..], |(_, key)| key);
-            let mut entries = self.entries(&space.name, KeyRange::from(start));
+            let mut entries = self.entries(&space.name, KeyRange::from(start)).glancing();
             // Pages above the next entry are stale.
             let mut stale = false;
-            // Most entries are gone by where they lie in their page: nothing of them is copied.
+            let needs_stale = |[at, base]: [Option<PageAt>; 2]| at.into_iter().chain(base).any(&stale_page);
+            seen += 1;
+            // If it cannot be read, the walk says so.
+            stale |= self.version.pages.glance(space.page, space.totals).is_ok_and(|top| needs_stale(top.needs));
+            // Most entries are gone by where they lie in their page, and most pages where they lie: nothing of them is copied.
             while let Some(next) = entries.advance(&mut |met| match met {
-                Met::Page(step) => {
+                Met::Page(Glance { needs, entries, can_go_by, .. }) => {
                     seen += 1;
-                    let lies = self.version.pages.lies(step.id);
-                    stale |= lies.needs(step.page()).into_iter().flatten().any(&stale_page);
-                    true
+                    stale |= needs_stale(*needs);
+                    let is_wanted = stale || stale_value.is_some() || seen > pages_max;
+                    if !is_wanted && *can_go_by {
+                        survey.entries += entries;
+                        survey.seen_any = true;
+                    }
+                    is_wanted
                 }
                 Met::Entry(entry) => {
                     survey.entries += 1;
-                    let is_wanted = stale || stale_value(entry.place) || seen > pages_max || bytes >= bytes_max;
+                    let is_wanted = stale || is_stale(entry.place) || seen > pages_max || bytes >= bytes_max;
                     survey.seen_any |= !is_wanted;
                     is_wanted
                 }
@@ -290,7 +305,7 @@ impl<H: Hasher> Tree<H> {
                     return survey;
                 }
                 survey.seen_any = true;
-                let moves = stale_value(entry.place);
+                let moves = is_stale(entry.place);
                 if std::mem::take(&mut stale) || moves {
                     bytes += if moves { u64::from(entry.value_len) } else { 0 };
                     let namespace = space.name.clone();

@@ -4,7 +4,7 @@
 use crate::reference::{self, State};
 use crate::{
     Backing, Blake3, Build, Diff, Draft, Grown, Hasher, KeyRange, Leaf, Level, PageAt, Pages, Passed, Place,
-    ProofLimits, Query, Read, ReadError, Rewrite, Sha256, Top, Totals, Tree, Written, preimage, prove_bytes,
+    ProofLimits, Query, Read, ReadError, Rewrite, Sha256, Stale, Top, Totals, Tree, Written, preimage, prove_bytes,
 };
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Key, Namespace, Value};
 use proptest::prelude::*;
@@ -304,13 +304,26 @@ fn run<H: Hasher>(acts: Vec<Act>, threads: usize) {
                 let stale = |at: u64| at.is_multiple_of(u64::from(every));
                 let written = disk.pages.lock().unwrap().len() as u64;
                 needs.gone.push((written, u64::from(every)));
+                // Whoever looks for pages alone goes by entries, and finds the same ones.
+                let stale_page = |at: PageAt| at.place < written && stale(at.place);
+                let mut pages = (None, None);
+                for most in [3, 1, 7].into_iter().cycle().map(|most| (most, u64::MAX)) {
+                    let with = tree.survey(pages.0.as_ref(), most, stale_page, Some(|_| false));
+                    let without = tree.survey(pages.1.as_ref(), most, stale_page, None::<fn(Place) -> bool>);
+                    assert_eq!((&with.stale, &with.next), (&without.stale, &without.next));
+                    assert_eq!(with.entries, without.entries);
+                    pages = (with.next, without.next);
+                    if pages.0.is_none() {
+                        break;
+                    }
+                }
                 let mut from = None;
                 loop {
                     let survey = tree.survey(
                         from.as_ref(),
                         (3, 200),
                         |at| at.place < written && stale(at.place),
-                        |at| stale(at.0),
+                        Some(|at: Place| stale(at.0)),
                     );
                     assert!(survey.lost.is_empty());
                     let rewrites: Vec<Rewrite> = survey
@@ -329,7 +342,7 @@ fn run<H: Hasher>(acts: Vec<Act>, threads: usize) {
                             Rewrite { namespace: stale.namespace, key: stale.key, moved }
                         })
                         .collect();
-                    let draft = tree.rewrite(&rewrites).unwrap();
+                    let draft = tree.rewrite(&rewrites, |at| !stale_page(at)).unwrap();
                     needs.pass(&draft);
                     tree = draft.commit(|_| panic!("nothing is put"));
                     if survey.next.is_none() {
@@ -339,7 +352,7 @@ fn run<H: Hasher>(acts: Vec<Act>, threads: usize) {
                 }
                 if every > 1 {
                     let all = (usize::MAX, u64::MAX);
-                    let left = tree.survey(None, all, |at| at.place < written && stale(at.place), |at| stale(at.0));
+                    let left = tree.survey(None, all, stale_page, Some(|at: Place| stale(at.0)));
                     assert_eq!(left.stale, [], "nothing stale is left");
                 }
             }
@@ -680,6 +693,64 @@ fn a_page_of_which_little_is_new_is_written_beside_what_is_there() {
     assert_eq!(written(&opened), written(&tree));
 }
 
+/// spec: TREE-20. What has to be written anew is written beside what stays where it lies, and whole if that is to go too.
+#[test]
+fn what_is_written_anew_is_written_beside_what_stays() {
+    let written = |stays: fn(bool) -> bool| {
+        let (disk, tree, state) = written_beside(2_000);
+        let all = disk.pages.lock().unwrap().clone();
+        let is_delta = |at: PageAt| all.get(at.place as usize).is_some_and(|page| page[0] == 0);
+        let survey = tree.survey(None, (usize::MAX, u64::MAX), is_delta, None::<fn(Place) -> bool>);
+        assert!(survey.next.is_none() && survey.lost.is_empty() && survey.stale.len() > 20, "{}", survey.stale.len());
+        let rewrite =
+            |stale: &Stale| Rewrite { namespace: stale.namespace.clone(), key: stale.key.clone(), moved: None };
+        let rewrites: Vec<Rewrite> = survey.stale.iter().map(rewrite).collect();
+        let draft = tree.rewrite(&rewrites, |at| stays(is_delta(at))).unwrap();
+        let tree = draft.commit(|_| panic!("nothing is put"));
+        flush(&disk, &tree);
+        let mut beside_delta = 0;
+        tree.needs(|at| beside_delta += usize::from(is_delta(at))).unwrap();
+        assert_eq!(beside_delta, 0, "nothing stale is needed");
+        let pages = Pages::<Blake3>::new(disk.clone());
+        assert_holds(&Tree::open(&pages, &tree.top().unwrap(), tree.root()).unwrap(), &state);
+        let bytes: usize = disk.pages.lock().unwrap()[all.len()..].iter().map(Bytes::len).sum();
+        bytes
+    };
+    let (beside, whole) = (written(|is_stale| !is_stale), written(|_| false));
+    assert!(beside * 3 < whole, "{beside} bytes beside what stays, {whole} whole");
+}
+
+/// Whoever looks for pages alone keeps those in memory on whose way something is stale, and reads no other with what it is written
+/// beside.
+#[test]
+fn looking_for_pages_leaves_others_where_they_are() {
+    let (disk, tree, _) = written_beside(2_000);
+    let pages = Pages::<Blake3>::new(disk.clone());
+    let opened = Tree::open(&pages, &tree.top().unwrap(), tree.root()).unwrap();
+    let look = |stale: &dyn Fn(PageAt) -> bool| {
+        pages.evict(0);
+        let survey = opened.survey(None, (usize::MAX, u64::MAX), stale, None::<fn(Place) -> bool>);
+        assert!(survey.lost.is_empty());
+        assert_eq!(survey.entries, opened.totals().count);
+        (survey.stale.len(), pages.stats().memory_bytes)
+    };
+    let (none, few_kept) = look(&|_| false);
+    let (all, all_kept) = look(&|_| true);
+    assert!(none == 0 && all > 60, "{none} and {all} stale");
+    assert!(few_kept * 8 < all_kept, "{few_kept} bytes are kept for nothing, {all_kept} for what is stale");
+    // One that is damaged is named all the same, and not what it would be damaged beside.
+    let mut needed = Vec::new();
+    opened.needs(|at| needed.push(at)).unwrap();
+    let delta = *needed.iter().find(|at| disk.pages.lock().unwrap()[at.place as usize][0] == 0).unwrap();
+    let mut bytes = disk.pages.lock().unwrap()[delta.place as usize].to_vec();
+    *bytes.last_mut().unwrap() ^= 1;
+    disk.pages.lock().unwrap()[delta.place as usize] = bytes.into();
+    pages.evict(0);
+    let survey = opened.survey(None, (usize::MAX, u64::MAX), |_| false, None::<fn(Place) -> bool>);
+    assert_eq!(survey.lost.iter().map(|(_, lost)| lost.at()).collect::<Vec<_>>(), [delta]);
+    assert_eq!(survey.entries, opened.totals().count);
+}
+
 /// spec: TREE-20. A flipped bit in what is written beside a page, or anywhere in the page that it is written beside, is damage,
 /// and both are named.
 #[test]
@@ -903,7 +974,8 @@ fn memory_stays_bounded_while_pages_are_read() {
         check();
     }
     assert_eq!(tree.entries(&name("a"), KeyRange::all()).inspect(|_| check()).count(), 20_000);
-    let moved = tree.survey(None, (usize::MAX, u64::MAX), |at| at.place % 7 == 0, |at| at.0 % 50 == 0);
+    let moved =
+        tree.survey(None, (usize::MAX, u64::MAX), |at| at.place % 7 == 0, Some(|at: Place| at.0.is_multiple_of(50)));
     check();
     assert!(!moved.stale.is_empty());
     // What is new stays beyond the bound, and all others go for it.
@@ -979,7 +1051,7 @@ fn a_page_read_in_the_place_of_another_has_its_own_below_it() {
         pages.evict(0);
     }
     let rewrites = now["a"].keys().map(|k| Rewrite { namespace: name("a"), key: key(k), moved: None });
-    let moved = newer.rewrite(&rewrites.collect::<Vec<_>>()).unwrap().commit(|_| panic!("nothing is put"));
+    let moved = newer.rewrite(&rewrites.collect::<Vec<_>>(), |_| false).unwrap().commit(|_| panic!("nothing is put"));
     flush(&disk, &moved);
     drop(newer);
     pages.evict(0);
