@@ -157,7 +157,7 @@ impl Steps {
         // What was written later stays behind. Each record is in order already, which such a sort makes use of.
         all.sort_by(|one, other| one.at().cmp(&other.at()));
         let mut places = Vec::with_capacity(all.len());
-        let mut parts: Vec<(Namespace, Vec<Write>)> = Vec::new();
+        let mut writes = Vec::with_capacity(all.len());
         let mut all = all.into_iter().peekable();
         while let Some(written) = all.next() {
             if all.peek().is_some_and(|next| next.at() == written.at()) {
@@ -167,13 +167,9 @@ impl Steps {
             let Written { namespace, key, new } = written;
             let (place, value) = new.unzip();
             places.push(place);
-            let write = Write { key, value };
-            match parts.last_mut() {
-                Some((last, writes)) if *last == namespace => writes.push(write),
-                _ => parts.push((namespace, vec![write])),
-            }
+            writes.push((namespace, Write { key, value }));
         }
-        let diff = Diff::new(parts).expect("it was sorted, and each key is there once");
+        let diff = Diff::from_sorted(writes).expect("it was sorted, and each key is there once");
         Ok((tree.prepare(&diff)?, places))
     }
 }

@@ -372,9 +372,10 @@ struct Limb<'a> {
     outcomes: Vec<Outcome<'a>>,
 }
 
-/// The second pass.
+/// Whether a page is to stay where it lies, so that others may be written beside it.
 type Stays<'a> = dyn Fn(PageAt) -> bool + Sync + 'a;
 
+/// The second pass.
 struct Builder<'a, H> {
     changes: &'a [Change<'a>],
     descent: &'a Descent<'a>,

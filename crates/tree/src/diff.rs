@@ -126,6 +126,14 @@ impl Diff {
         Ok(Self { parts })
     }
 
+    /// Takes over writes that are already sorted, one by one.
+    ///
+    /// # Errors
+    /// [`DiffError`] names the two that are out of order.
+    pub fn from_sorted(writes: impl IntoIterator<Item = (Namespace, Write)>) -> Result<Self, DiffError> {
+        Self::new(by_namespace(writes))
+    }
+
     /// Namespaces with their writes, in order.
     #[must_use]
     pub fn parts(&self) -> &[(Namespace, Vec<Write>)] {
@@ -187,15 +195,20 @@ fn write_bytes(write: &Write) -> u64 {
 
 impl From<BTreeMap<(Namespace, Key), Option<Value>>> for Diff {
     fn from(writes: BTreeMap<(Namespace, Key), Option<Value>>) -> Self {
-        let mut parts: Vec<(Namespace, Vec<Write>)> = Vec::new();
-        for ((namespace, key), value) in writes {
-            match parts.last_mut() {
-                Some((last, writes)) if *last == namespace => writes.push(Write { key, value }),
-                _ => parts.push((namespace, vec![Write { key, value }])),
-            }
-        }
-        Self { parts }
+        let writes = writes.into_iter().map(|((namespace, key), value)| (namespace, Write { key, value }));
+        Self { parts: by_namespace(writes) }
     }
+}
+
+fn by_namespace(writes: impl IntoIterator<Item = (Namespace, Write)>) -> Vec<(Namespace, Vec<Write>)> {
+    let mut parts: Vec<(Namespace, Vec<Write>)> = Vec::new();
+    for (namespace, write) in writes {
+        match parts.last_mut() {
+            Some((last, writes)) if *last == namespace => writes.push(write),
+            _ => parts.push((namespace, vec![write])),
+        }
+    }
+    parts
 }
 
 /// Collects writes in any order; of two to one key the later stands.

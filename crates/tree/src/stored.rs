@@ -92,12 +92,13 @@ pub(crate) fn encode_beside(page: &Page, base: &Base, mut at: impl FnMut(PageId)
             put_content(&mut delta, page.slot(slot), &mut at);
         }
     }
+    let is_enough = |whole: usize| base.kept != 0 && is_worth_it(delta.len(), whole);
     // Most slots are in no cache, and of most pages so little is new that none of the others need be looked at.
-    if base.kept != 0 && is_worth_it(delta.len(), least_len(&page.shape, shared)) {
+    if is_enough(least_len(&page.shape, shared)) {
         return (sealed(delta), false);
     }
     let whole = encode_body(page, &mut at);
-    let is_whole = base.kept == 0 || !is_worth_it(delta.len(), whole.len());
+    let is_whole = !is_enough(whole.len());
     (sealed(if is_whole { whole } else { delta }), is_whole)
 }
 
