@@ -18,6 +18,9 @@ const KILLS_MAX: u64 = 4;
 /// Looks after which one is thorough: a full check, and every height that is kept.
 const THOROUGH: u64 = 64;
 
+/// How often it says how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
 /// Heights whose states are remembered: more than the store keeps, so also more than a child rolls back.
 const REMEMBERED: usize = 64;
 
@@ -130,8 +133,14 @@ pub(crate) fn run(path: &Path, seed: u64, cycles: u64) -> Result<Done, String> {
     let start = Instant::now();
     let mut random = Random(seed);
     let mut promise = Promise::new(seed);
-    let (mut cycle, mut looks) = (0, 0);
+    let (mut cycle, mut looks, mut told) = (0, 0, start);
     while cycle < cycles {
+        if told.elapsed() >= TELL_EVERY {
+            told = Instant::now();
+            let left = start.elapsed().as_secs() * (cycles - cycle) / cycle.max(1);
+            let acknowledged = promise.acknowledged;
+            eprintln!("{cycle} of {cycles} kills, {acknowledged} steps acknowledged, about {left} s left");
+        }
         for _ in 0..(1 + random.below(KILLS_MAX)).min(cycles - cycle) {
             kill_one(path, &mut random, &mut promise).map_err(|wrong| format!("cycle {cycle}: {wrong}"))?;
             cycle += 1;

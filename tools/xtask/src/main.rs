@@ -13,6 +13,7 @@ mod outside;
 
 use outside::Found;
 use std::env;
+use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -162,7 +163,9 @@ fn joins(arguments: &[&str]) -> ExitCode {
 
 /// Where the code for ThreadSanitizer is made for: a target that is named is not mixed with what builds and macros run.
 const TSAN_TARGET: &str = "x86_64-unknown-linux-gnu";
-/// Blocks of the stress test under ThreadSanitizer, which makes everything ten times slower.
+/// With the runtime that comes with clang (Debian's libclang-rt).
+const TSAN_BY_CLANG: &str = "-Zsanitizer=thread -Zexternal-clangrt -Clinker=clang -Clink-arg=-fsanitize=thread";
+/// Blocks of the stress test under ThreadSanitizer, which makes everything ten times slower, unless more are asked for.
 const TSAN_BLOCKS: &str = "400";
 
 /// The stress test under ThreadSanitizer. The standard library is built with it too: of locks and channels that it does not
@@ -170,18 +173,25 @@ const TSAN_BLOCKS: &str = "400";
 fn tsan() -> ExitCode {
     let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output();
     let sysroot = sysroot.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
-    if !Path::new(&sysroot).join("lib/rustlib/src/rust/library").is_dir() {
-        eprintln!("ThreadSanitizer needs the sources of the standard library: rustup component add rust-src");
+    let rustlib = Path::new(&sysroot).join("lib/rustlib");
+    if !rustlib.join("src/rust/library").is_dir() {
+        eprintln!("ThreadSanitizer needs the sources of the standard library, in the compiler's version:");
+        eprintln!("rustup component add rust-src, or apt install rust-src beside a rustc that Debian made");
         return ExitCode::FAILURE;
     }
+    // A compiler that a distribution made comes without the runtime, which clang has too.
+    let runtime = fs::read_dir(rustlib.join(TSAN_TARGET).join("lib")).into_iter().flatten().flatten();
+    let has_runtime = runtime.into_iter().any(|file| file.file_name().to_string_lossy().ends_with("_rt.tsan.a"));
+    let flags = if has_runtime { "-Zsanitizer=thread" } else { TSAN_BY_CLANG };
     let test = ["--test", "suite", "--", "--nocapture", "--exact"];
     let name = "stress::readers_see_one_height_each_while_everything_goes_on";
     let mut command = cargo(&["test", "--locked", "-p", "keelstone-store", "-Zbuild-std", "--target", TSAN_TARGET]);
     command.args(test).arg(name);
     // Sanitizers are flags of the nightly compiler that the stable one has too, locked.
-    command.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=thread");
+    command.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", flags);
     command.env("CARGO_TARGET_DIR", outside::target().join("tsan"));
-    command.env("TSAN_OPTIONS", "halt_on_error=1").env("KEELSTONE_STRESS_BLOCKS", TSAN_BLOCKS);
+    let blocks = env::var("KEELSTONE_STRESS_BLOCKS").unwrap_or_else(|_| TSAN_BLOCKS.to_owned());
+    command.env("TSAN_OPTIONS", "halt_on_error=1").env("KEELSTONE_STRESS_BLOCKS", blocks);
     run(&mut command)
 }
 
