@@ -3,7 +3,7 @@
 use crate::StoreError;
 use crate::files::SECTOR_BYTES;
 use crate::sector::PAYLOAD_BYTES;
-use crate::segment::{Kind, Segment, SegmentId, Spot, sectors_of};
+use crate::segment::{Kind, Segment, Spot, sectors_of};
 use crate::segments::Segments;
 use crate::sync::mpsc;
 use crate::sync::thread::{self, JoinHandle};
@@ -141,7 +141,7 @@ impl Appender {
         if let Some(segment) = self.segment.take() {
             self.sync_slice(segment)?;
         }
-        let id = self.segments.last(self.kind).map_or(SegmentId::first(self.kind), SegmentId::next);
+        let id = self.segments.next(self.kind);
         let needed = (u64::from(sectors_of(len)) + 1) * SECTOR_BYTES as u64;
         let size = self.segment_bytes(needed);
         let segment = self.segments.create(id, self.generation, size)?;

@@ -5,7 +5,7 @@ use crate::cache::BlockCache;
 use crate::files::Files;
 use crate::sector::StoreId;
 use crate::segment::{Kind, Passing, Segment, SegmentId, Spot};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use arc_swap::ArcSwap;
 use bytes::Buf;
@@ -94,6 +94,8 @@ pub(crate) struct Segments {
     /// The highest number of a log segment made in this session. Held while one is made, since a commit and the thread
     /// that makes them in good time may both want to.
     making: Mutex<u32>,
+    /// The highest number of each kind that was ever open in this session.
+    highest: [AtomicU32; Kind::ALL.len()],
 }
 
 impl fmt::Debug for Segments {
@@ -107,8 +109,8 @@ impl Segments {
         let cache = BlockCache::new(cache_bytes);
         let (open, usage, emptying, making) =
             (ArcSwap::default(), Mutex::default(), Mutex::default(), Mutex::default());
-        let (patches, written) = (ArcSwap::default(), AtomicU64::new(0));
-        Self { files, store, open, patches, usage, emptying, cache, written, making }
+        let (patches, written, highest) = (ArcSwap::default(), AtomicU64::new(0), Default::default());
+        Self { files, store, open, patches, usage, emptying, cache, written, making, highest }
     }
 
     pub(crate) fn store(&self) -> &StoreId {
@@ -189,6 +191,8 @@ impl Segments {
     }
 
     fn insert(&self, segment: Arc<Segment>) {
+        let SegmentId { kind, number } = segment.id();
+        self.highest[kind as usize].fetch_max(number, Ordering::Relaxed);
         self.usage().entry(segment.id()).or_default();
         self.open.rcu(|open| {
             let mut open = BTreeMap::clone(open);
@@ -225,9 +229,10 @@ impl Segments {
         done.for_each(|segment| segment.settle(u32::MAX));
     }
 
-    /// The highest number of a kind.
-    pub(crate) fn last(&self, kind: Kind) -> Option<SegmentId> {
-        self.open.load().keys().rev().find(|id| id.kind == kind).copied()
+    /// The id of a segment that is to be made, of a kind of which nobody else makes one meanwhile. No number is used twice in a
+    /// session: the last segment may be on its way out, and who removes it would remove its namesake.
+    pub(crate) fn next(&self, kind: Kind) -> SegmentId {
+        SegmentId { kind, number: self.highest[kind as usize].load(Ordering::Relaxed) }.next()
     }
 
     pub(crate) fn usage(&self) -> MutexGuard<'_, BTreeMap<SegmentId, Usage>> {
@@ -477,6 +482,19 @@ impl Backing for Segments {
 mod tests {
     use super::*;
     use crate::files::MemoryFiles;
+
+    /// spec: STORE-4. Also if it was the last that was removed.
+    #[test]
+    fn no_number_is_used_twice() {
+        let segments = Segments::new(Arc::new(MemoryFiles::new()), [7; 16], 0);
+        for number in 1..5 {
+            let id = segments.next(Kind::Values);
+            assert_eq!(id, SegmentId { kind: Kind::Values, number });
+            segments.create(id, 1, 1 << 20).unwrap();
+            segments.remove(id).unwrap();
+        }
+        assert_eq!(segments.next(Kind::Pages), SegmentId::first(Kind::Pages));
+    }
 
     /// spec: STORE-18
     #[test]

@@ -298,6 +298,7 @@ fn run<H: Hasher>(acts: Vec<Act>, threads: usize) {
                 let top = needs.flush(&disk, &tree);
                 let top = Top::from_bytes(&top.to_bytes()).unwrap();
                 let opened = Tree::open(&pages, &top, tree.root()).unwrap();
+                assert_eq!(entries_of(&opened), entries_of(&tree), "it is read as it was, places too");
                 held.push((std::mem::replace(&mut tree, opened), state.clone()));
             }
             Act::Rewrite(every) => {
@@ -375,6 +376,16 @@ fn run<H: Hasher>(acts: Vec<Act>, threads: usize) {
     }
     let stats = pages.stats();
     assert_eq!((stats.pages, stats.memory_bytes, stats.unwritten_pages, stats.versions), (0, 0, 0, 0), "all is freed");
+}
+
+/// Every entry of a version, with where its value lies: no hash says that.
+fn entries_of<H: Hasher>(tree: &Tree<H>) -> Vec<(Namespace, Key, crate::Entry)> {
+    let spaces = tree.namespaces().map(|(space, ..)| space.clone());
+    let entries = spaces.flat_map(|space| {
+        let found = tree.entries(&space, KeyRange::all()).map(Result::unwrap).collect::<Vec<_>>();
+        found.into_iter().map(move |(key, entry)| (space.clone(), key, entry))
+    });
+    entries.collect()
 }
 
 /// How often a property is tried: `KEELSTONE_TEST_SCALE` multiplies.

@@ -8,7 +8,7 @@
 use keelstone_codec::{Height, Key, Namespace, Value};
 use keelstone_interleaved_store::files::MemoryFiles;
 use keelstone_interleaved_store::{CheckLevel, Options, Retention, Store, StoreError};
-use keelstone_tree::{Blake3, Diff, KeyRange, Read, ReadError};
+use keelstone_tree::{Blake3, Diff, KeyRange, Read, ReadError, Write};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::sync::Arc;
 use shuttle::{Config, Runner, thread};
@@ -65,6 +65,11 @@ fn commit(store: &TestStore, heights: std::ops::RangeInclusive<u64>) {
     for height in heights {
         store.commit(Height(height), block(height)).unwrap();
     }
+}
+
+/// One write of a diff.
+fn one((space, write): (&Namespace, &Write)) -> (Namespace, Key, Option<Value>) {
+    (space.clone(), write.key.clone(), write.value.clone())
 }
 
 /// Reads a version whole: all of it is of its height.
@@ -130,6 +135,48 @@ fn flush_compaction_and_commits_in_every_order_leave_a_sound_store() {
             store.flush().unwrap();
         }
         sound(&store, &files);
+    });
+}
+
+/// spec: STORE-4. A flush removes the last segment of moved values, which is empty, while a compaction begins another: the one
+/// that is removed is never the one that was just made.
+#[test]
+fn a_segment_that_is_made_while_the_one_before_it_goes_stays() {
+    in_every_order(6_000, || {
+        let files = MemoryFiles::new();
+        // Nothing is flushed, and so nothing removed, but by who is asked to.
+        let options = Options { flush_bytes: 1 << 20, cache_bytes: 1 << 20, ..options(false) };
+        let store = Arc::new(TestStore::create(Arc::new(files.clone()), options.clone()).unwrap());
+        let commit = |heights: std::ops::RangeInclusive<u64>, only: Option<u64>| {
+            for height in heights {
+                let write = |key: u64| block(height).iter().nth(usize::try_from(key).unwrap()).map(one);
+                let diff = only.map_or_else(|| block(height), |key| write(key).into_iter().collect());
+                store.commit(Height(height), diff).unwrap();
+                store.prune(Height(height)).unwrap();
+            }
+        };
+        // Values are moved, and nothing of them is left once all keys have been written again.
+        commit(0..=0, None);
+        commit(1..=20, Some(0));
+        assert!(store.compact(&mut |_| {}).unwrap().values_moved > 0);
+        commit(21..=21, None);
+        assert_eq!(store.compact(&mut |_| {}).unwrap().values_moved, 0);
+        commit(22..=40, Some(0));
+        let flusher = thread::spawn({
+            let store = Arc::clone(&store);
+            move || (0..2).for_each(|_| store.flush().unwrap())
+        });
+        assert!(store.compact(&mut |_| {}).unwrap().values_moved > 0);
+        flusher.join().unwrap();
+        let holds = |store: &TestStore| {
+            for key in 0..KEYS {
+                let found = store.view().get(&name(), &key.to_be_bytes()).unwrap().unwrap();
+                assert_eq!(found[..8], if key == 0 { 40u64 } else { 21 }.to_be_bytes(), "key {key}");
+            }
+        };
+        holds(&store);
+        store.flush().unwrap();
+        holds(&TestStore::open(Arc::new(MemoryFiles::from_image(&files.image())), options.clone()).unwrap());
     });
 }
 
