@@ -259,13 +259,12 @@ impl<H: Hasher> Shared<H> {
         slice: &mut Slice,
         left: &mut Left,
     ) -> (u64, Option<(Namespace, Key)>) {
-        let victim = |place: u64| Spot::from_u64(place).is_ok_and(|spot| victims.contains(&spot.segment));
+        let victim = |place: Place| Spot::from_u64(place.0).is_ok_and(|spot| victims.contains(&spot.segment));
         let most = (LOOK_PAGES, SLICE_BYTES.saturating_sub(slice.bytes));
         let tree = &self.current().tree;
         // Of segments of pages alone no value has to move.
         let moves_values = victims.iter().any(|id| id.kind != Kind::Pages);
-        let stale_value = moves_values.then_some(|value: Place| victim(value.0));
-        let survey = tree.survey(from, most, |page| victim(page.place), stale_value);
+        let survey = tree.survey(from, most, victim, moves_values.then_some(victim));
         for (namespace, lost) in &survey.lost {
             left.piece(namespace, &lost.prefix, lost.totals.count, lost.error.clone());
         }

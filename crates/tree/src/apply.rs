@@ -6,8 +6,8 @@
 //!    entry, the write replaces it, deletes it or stands beside it; if it is a page below, the write goes down, unless
 //!    its key parts from the page's prefix, so that it belongs beside that page.
 //! 2. *Build*, from the lowest pages up. A page whose slots stay the same is copied and patched. One that gains or
-//!    loses slots is put together anew: too many slots are carved into pages of their own, and the few that are left
-//!    of a page move up into the page above. Every node that has to be hashed is noted under its height.
+//!    loses slots is put together anew: too many slots become pages of their own, and the few that are left of a page,
+//!    as many as stand for these, move up into the page above. Every node that has to be hashed is noted under its height.
 //! 3. *Hash*, for one group of new pages after another, height by height over the pages of a group, so that lanes are
 //!    full and the pages still in a near cache.
 //!
@@ -30,9 +30,8 @@ use std::mem;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-/// A page with too many slots gives away subtrees of at least this many, until the rest fits (spec: TREE-17).
-pub(crate) const CARVE: usize = 16;
-/// A changed page with at most this many slots moves into the page above, if they fit there (spec: TREE-17).
+/// A subtree with at least so many slots is worth a page; a changed page with at most so many moves into the page above, if they fit
+/// there (spec: TREE-17).
 const SMALL: usize = 8;
 /// Empty lists kept to be used again: about as many as are open at a time.
 const SCRATCH_MAX: usize = 128;
@@ -341,6 +340,9 @@ enum Outcome<'a> {
 struct Pieces<'a> {
     slots: Vec<Piece<'a>>,
     gaps: Vec<Gap>,
+    /// They are what is left of a page that had too many, and move up whether or not they fit: so pages that are full are divided into
+    /// pages side by side, and what stands above one is not a page that is half empty.
+    divided: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -374,6 +376,33 @@ struct Limb<'a> {
 
 /// Whether a page is to stay where it lies, so that others may be written beside it.
 type Stays<'a> = dyn Fn(PageAt) -> bool + Sync + 'a;
+
+/// A subtree that is not a page yet.
+#[derive(Clone, Copy)]
+pub(crate) struct Subtree {
+    pub(crate) slots: usize,
+    /// How high it stands above its entries, in pages: the highest of its slots. What is below pages that were there is not known.
+    pub(crate) level: u16,
+}
+
+impl Subtree {
+    /// Whether it becomes a page where it comes together with another: if one page has no room for both, or if the other stands higher,
+    /// so that what is above pages is pages, and ways to entries are short.
+    // spec: TREE-17
+    pub(crate) fn becomes_page(self, beside: Self) -> bool {
+        self.slots >= SMALL && (self.slots + beside.slots > SLOTS_MAX || self.level < beside.level)
+    }
+
+    /// It as a page.
+    pub(crate) fn page(self) -> Self {
+        Self { slots: 1, level: self.level + 1 }
+    }
+
+    /// Both, come together.
+    pub(crate) fn with(self, other: Self) -> Self {
+        Self { slots: self.slots + other.slots, level: self.level.max(other.level) }
+    }
+}
 
 /// The second pass.
 struct Builder<'a, H> {
@@ -538,9 +567,10 @@ impl<'a, H: Hasher> Builder<'a, H> {
             return Outcome::Page(self.patch(visit, below));
         }
         let pieces = self.put_together(visit, below);
+        let divided = pieces.slots.len() > SLOTS_MAX;
         let pieces = self.carve(pieces);
         if pieces.slots.len() <= SMALL {
-            return Outcome::Pieces(pieces);
+            return Outcome::Pieces(Pieces { divided, ..pieces });
         }
         // Of several pages that come in the place of one, only one is written beside it: so what stands beside a page is one.
         let base = self.base(visit).and_then(|base| base.followed(pieces.slots.iter().map(|piece| piece.from)));
@@ -549,7 +579,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
         if page.shape.root_crit() == visit.page.shape.root_crit() {
             return Outcome::Page(new);
         }
-        Outcome::Pieces(Pieces { slots: vec![piece], gaps: Vec::new() })
+        Outcome::Pieces(Pieces { slots: vec![piece], ..Pieces::default() })
     }
 
     /// What the page in the place of this one can be written beside, if nothing changes.
@@ -676,8 +706,8 @@ impl<'a, H: Hasher> Builder<'a, H> {
                 }
                 Some(Outcome::Pieces(pieces)) => match pieces.slots.len() {
                     0 => out.gone(gap),
-                    count if count - 1 <= room => {
-                        room -= count - 1;
+                    count if pieces.divided || count - 1 <= room => {
+                        room = room.saturating_sub(count - 1);
                         let gaps = [gap].into_iter().chain(pieces.gaps.into_iter().map(Some));
                         // Their page was another.
                         let slots = pieces.slots.into_iter().map(|piece| Piece { from: None, ..piece });
@@ -694,43 +724,53 @@ impl<'a, H: Hasher> Builder<'a, H> {
         out.pieces
     }
 
-    /// Takes subtrees out into pages of their own until at most [`SLOTS_MAX`] slots are left.
+    /// Takes subtrees out into pages of their own, so that at most [`SLOTS_MAX`] slots are left, and few where entries alone were too many.
+    // spec: TREE-17
     fn carve(&mut self, pieces: Pieces<'a>) -> Pieces<'a> {
-        let mut left = pieces.slots.len();
-        if left <= SLOTS_MAX {
+        if pieces.slots.len() <= SLOTS_MAX {
             return pieces;
         }
-        // Nodes whose right side is still coming: where in `out` their subtree begins.
-        let mut waiting: Vec<(u16, usize)> = Vec::new();
+        // Nodes whose right side is still coming, and what is on their left.
+        let mut waiting: Vec<(u16, Subtree)> = Vec::new();
         let mut out = self.pieces();
         let mut gaps = pieces.gaps.iter().copied();
         for piece in pieces.slots.iter().copied() {
-            let mut start = out.slots.len();
             out.slots.push(piece);
+            let mut last = Subtree { slots: 1, level: piece.slot.below().is_some().into() };
             let next = gaps.next();
-            while let Some((_, first)) = waiting.pop_if(|(crit, _)| next.is_none_or(|next| next.crit < *crit)) {
-                start = first;
-                let size = out.slots.len() - start;
-                if size >= CARVE && left > SLOTS_MAX {
-                    left -= size - 1;
-                    let mut carved = self.pieces();
-                    carved.slots.extend(out.slots.drain(start..));
-                    carved.gaps.extend(out.gaps.drain(start..));
-                    out.slots.push(self.wrap(carved, None).1);
+            while let Some((_, left)) = waiting.pop_if(|(crit, _)| next.is_none_or(|next| next.crit < *crit)) {
+                let start = out.slots.len() - last.slots;
+                let mut sides = [left, last];
+                if last.becomes_page(left) {
+                    self.take_out(&mut out, start..start + last.slots);
+                    sides[1] = last.page();
                 }
+                if left.becomes_page(last) {
+                    self.take_out(&mut out, start - left.slots..start);
+                    sides[0] = left.page();
+                }
+                last = sides[0].with(sides[1]);
             }
             if let Some(next) = next {
                 out.gaps.push(next);
-                waiting.push((next.crit, start));
+                waiting.push((next.crit, last));
             }
         }
         self.reuse(pieces);
         out
     }
 
+    /// Makes a page of a subtree; it takes its place.
+    fn take_out(&mut self, pieces: &mut Pieces<'a>, subtree: Range<usize>) {
+        let mut page = self.pieces();
+        page.gaps.extend(pieces.gaps.drain(subtree.start..subtree.end - 1));
+        page.slots.extend(pieces.slots.drain(subtree.clone()));
+        pieces.slots.insert(subtree.start, self.wrap(page, None).1);
+    }
+
     /// Makes a page of slots, which can be written beside `base`, and the slot that stands for it in the page above.
     fn wrap(&mut self, pieces: Pieces<'a>, base: Option<Base>) -> (usize, Piece<'a>) {
-        let Pieces { slots: pieces, gaps } = pieces;
+        let Pieces { slots: pieces, gaps, .. } = pieces;
         let mut crits = [0; SLOTS_MAX - 1];
         crits.iter_mut().zip(&gaps).for_each(|(crit, gap)| *crit = gap.crit);
         let keys = pieces.iter().map(|piece| match piece.slot {
@@ -750,7 +790,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
         let new = self.new.settle::<H>(id, page, &states[..pieces.len()], lost);
         let (slot, state) = self.new.child(new);
         let piece = Piece { key: pieces[0].key, slot, state, from: None };
-        self.reuse(Pieces { slots: pieces, gaps });
+        self.reuse(Pieces { slots: pieces, gaps, divided: false });
         (new, piece)
     }
 
@@ -761,6 +801,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
     fn reuse(&mut self, mut pieces: Pieces<'a>) {
         pieces.slots.clear();
         pieces.gaps.clear();
+        pieces.divided = false;
         if self.scratch.len() < SCRATCH_MAX {
             self.scratch.push(pieces);
         }

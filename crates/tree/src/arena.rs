@@ -31,7 +31,7 @@ use std::hint::black_box;
 use std::marker::PhantomData;
 use std::mem;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 /// Numbers that share a lock.
@@ -92,6 +92,8 @@ struct Shard(OnceLock<RwLock<Cells>>);
 
 /// The place of what is not written. No page is ever written there (spec: TREE-17).
 const NOWHERE: u64 = u64::MAX;
+/// In the place of a base: nobody has looked yet what the page is written beside. If one ever lies there, it is looked at each time.
+const NOT_LOOKED: u64 = u64::MAX - 1;
 
 /// What stands at one number.
 #[repr(align(64))]
@@ -104,7 +106,9 @@ struct Cell {
     birth: AtomicU64,
     /// Where the page is written, and how long it is there.
     place: AtomicU64,
-    len: AtomicU32,
+    len: AtomicU16,
+    /// Where the page lies that it is written beside, from when it was written or read: [`NOWHERE`] if it is whole.
+    base: AtomicU64,
     /// The flush that wrote it; none if it was found written.
     flush: AtomicU32,
     /// Used since the hand of eviction last passed.
@@ -160,7 +164,8 @@ impl Default for Cell {
             below: OnceLock::new(),
             birth: AtomicU64::new(0),
             place: AtomicU64::new(NOWHERE),
-            len: AtomicU32::new(0),
+            len: AtomicU16::new(0),
+            base: AtomicU64::new(NOT_LOOKED),
             flush: AtomicU32::new(0),
             used: AtomicBool::new(false),
             told: AtomicU8::new(0),
@@ -185,13 +190,26 @@ impl Cell {
     /// Where the page is written, if it is.
     fn at(&self) -> Option<PageAt> {
         let place = self.place.load(Ordering::Acquire);
-        (place != NOWHERE).then(|| PageAt { place, len: self.len.load(Ordering::Relaxed) })
+        (place != NOWHERE).then(|| PageAt { place, len: self.len.load(Ordering::Relaxed).into() })
     }
 
     fn lies(&self) -> Lies {
         let place = self.place.load(Ordering::Acquire);
         let is_whole = self.told.load(Ordering::Relaxed) & WHOLE != 0;
-        Lies { place, len: self.len.load(Ordering::Relaxed), is_whole }
+        Lies { place, len: self.len.load(Ordering::Relaxed).into(), is_whole }
+    }
+
+    /// Where the page lies that it is written beside, if it is; none if nobody has looked yet. Whoever knows finds the numbers of the
+    /// pages below with the page or at [`Cell::below`].
+    fn beside(&self) -> Option<Option<Place>> {
+        match self.base.load(Ordering::Acquire) {
+            NOT_LOOKED => None,
+            base => Some((base != NOWHERE).then_some(Place(base))),
+        }
+    }
+
+    fn put_beside(&self, base: Option<PageAt>) {
+        self.base.store(base.map_or(NOWHERE, |base| base.place), Ordering::Release);
     }
 
     /// Puts a page into an empty cell. Returns the bytes that are in memory since.
@@ -204,7 +222,8 @@ impl Cell {
     fn put_place(&self, at: PageAt, flush: u32) {
         assert_eq!(self.place.load(Ordering::Relaxed), NOWHERE, "a page is written once");
         assert_ne!(at.place, NOWHERE, "there is no such place");
-        self.len.store(at.len, Ordering::Relaxed);
+        let len = u16::try_from(at.len).expect("a page has less than 64 KiB");
+        self.len.store(len, Ordering::Relaxed);
         self.flush.store(flush, Ordering::Relaxed);
         self.place.store(at.place, Ordering::Release);
     }
@@ -315,6 +334,7 @@ impl<H: Hasher> Written<H> {
         let told = pages.with(id, |cell| {
             // Before the place: whoever sees that takes the page for what it is there.
             cell.told.fetch_or(if is_whole { WHOLE } else { 0 }, Ordering::Relaxed);
+            cell.put_beside(page.base.filter(|_| !is_whole).map(|base| base.at()));
             cell.put_place(at, self.flush);
             cell.told.fetch_or(WRITTEN, Ordering::AcqRel)
         });
@@ -532,19 +552,30 @@ impl<H: Hasher> Pages<H> {
         }
     }
 
-    /// What is known of a page at first sight: of one that is not in memory, what its bytes say. That their check holds is all that is
-    /// looked at.
+    /// What is known of a page at first sight. One that was neither written nor read here has its bytes looked at, once: that their
+    /// check holds, and what they say.
     pub(crate) fn glance(&self, id: PageId, totals: Totals) -> Result<Glance, ReadError> {
-        let (page, lies) = self.with(id, |cell| (cell.page.get().cloned(), cell.lies()));
-        let (needs, slots) = match &page {
-            Some(page) => (lies.needs(page), page.shape.len()),
-            None => {
+        let look = |cell: &Cell| {
+            let (page, beside) = (cell.page.get().cloned(), cell.beside());
+            (page, cell.lies(), beside, cell.below().is_empty())
+        };
+        let (page, lies, beside, has_none_below) = self.with(id, look);
+        let is_leaf = |slots: usize| totals.count == slots as u64;
+        let at = lies.at().map(|at| Place(at.place));
+        let (needs, can_go_by) = match (&page, beside) {
+            (Some(page), _) => (lies.needs(page).map(|at| at.map(|at| Place(at.place))), is_leaf(page.shape.len())),
+            (None, Some(base)) => ([at, base], has_none_below),
+            (None, None) => {
                 let at = lies.at().expect("a page that is not in memory was written");
                 let (slots, base) = stored::glance(&*self.backing, at)?;
-                ([Some(at), base], slots)
+                // Numbers of pages below are given when it is read.
+                if is_leaf(slots) {
+                    self.with(id, |cell| cell.put_beside(base));
+                }
+                ([Some(at), base].map(|at| at.map(|at| Place(at.place))), is_leaf(slots))
             }
         };
-        Ok(Glance { needs, entries: totals.count, can_go_by: totals.count == slots as u64, page })
+        Ok(Glance { needs, entries: totals.count, can_go_by, page })
     }
 
     /// Reads a page and proves it, and keeps it if that is wanted and there is room.
@@ -586,11 +617,12 @@ impl<H: Hasher> Pages<H> {
             let memory = self.with(id, |cell| cell.put(page.clone()));
             self.memory.fetch_add(memory, Ordering::Relaxed);
         }
-        if known.is_empty() && !below.is_empty() {
-            self.with(id, |cell| {
-                assert!(cell.below.set(Box::new(Below(below.into()))).is_ok(), "numbers are given once")
-            });
-        }
+        self.with(id, |cell| {
+            if known.is_empty() && !below.is_empty() {
+                assert!(cell.below.set(Box::new(Below(below.into()))).is_ok(), "numbers are given once");
+            }
+            cell.put_beside(page.base.map(|base| base.at()));
+        });
         Ok(page)
     }
 

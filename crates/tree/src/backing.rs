@@ -3,7 +3,7 @@
 use crate::ReadError;
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Reader, Value};
 
-/// Where a value lies: eight bytes that mean something to the store only.
+/// Where a value or a page lies: eight bytes that mean something to the store only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Place(pub u64);
 

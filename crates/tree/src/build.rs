@@ -2,12 +2,12 @@
 //!
 //! Neighbours part at a critical bit, and once a lesser one follows, everything below the node between them has been
 //! seen (spec: TREE-3). So what is open is the right edge of the tree: the nodes whose right side is still coming, and
-//! what hangs to their left. A subtree that is complete and has enough slots becomes a page; pages are hashed some
-//! hundred at a time and handed out to be written, those below before those above.
+//! what hangs to their left. Two subtrees that are complete and together too many slots for a page become pages (spec: TREE-17); these
+//! are hashed some hundred at a time and handed out to be written, those below before those above.
 //!
 //! The pages differ from those that commits would have made; the root does not (spec: TREE-17).
 
-use crate::apply::CARVE;
+use crate::apply::Subtree;
 use crate::fresh::{HASH_PAGES, NewPages, State};
 use crate::page::{Page, PageId, SLOTS_MAX, Shape, Slot, Spare};
 use crate::preimage;
@@ -83,8 +83,8 @@ pub struct Build<H> {
     keys: Vec<u8>,
     /// The critical bits between the pieces.
     crits: Vec<u16>,
-    /// Nodes whose right side is still coming: their critical bit, and the piece their subtree begins with.
-    waiting: Vec<(u16, usize)>,
+    /// Nodes whose right side is still coming: their critical bit, and what is on their left.
+    waiting: Vec<(u16, Subtree)>,
     /// Pages that are not written yet, in the order they were made.
     new: NewPages,
     /// Where written pages lie that pieces or pages in `new` refer to, by number; pages in `new` have the numbers behind.
@@ -149,9 +149,9 @@ impl<H: Hasher> Build<H> {
         } else {
             let last = &self.keys[self.key_start(self.pieces.len() - 1)..];
             let crit = bits::crit(last, key).filter(|crit| bits::bit(key, *crit)).expect("keys strictly ascend");
-            let start = self.close(Some(crit));
+            let left = self.close(Some(crit));
             self.crits.push(crit);
-            self.waiting.push((crit, start));
+            self.waiting.push((crit, left));
         }
         self.keys.extend_from_slice(key);
         let Leaf { value_len, value_hash, hash } = *leaf;
@@ -176,17 +176,36 @@ impl<H: Hasher> Build<H> {
         Ok(Top::new(self.spaces))
     }
 
-    /// Completes the nodes that a lesser critical bit follows. Says with which piece the subtree begins that the last
-    /// piece is now part of.
-    fn close(&mut self, next: Option<u16>) -> usize {
-        let mut start = self.pieces.len() - 1;
-        while let Some((_, first)) = self.waiting.pop_if(|(crit, _)| next.is_none_or(|next| next < *crit)) {
-            start = first;
-            if self.pieces.len() - start >= CARVE {
+    /// Completes the nodes that a lesser critical bit follows. Returns the subtree that ends with the last piece.
+    // spec: TREE-17
+    fn close(&mut self, next: Option<u16>) -> Subtree {
+        let mut last = Subtree { slots: 1, level: 0 };
+        while let Some((_, left)) = self.waiting.pop_if(|(crit, _)| next.is_none_or(|next| next < *crit)) {
+            let start = self.pieces.len() - last.slots;
+            let mut sides = [left, last];
+            if last.becomes_page(left) {
                 self.wrap(start);
+                sides[1] = last.page();
             }
+            if left.becomes_page(last) {
+                self.wrap_before(start - left.slots, start);
+                sides[0] = left.page();
+            }
+            last = sides[0].with(sides[1]);
         }
-        start
+        last
+    }
+
+    /// Makes a page of the pieces from `first` to before `start`; it takes their place before the others.
+    fn wrap_before(&mut self, first: usize, start: usize) {
+        let (keys, right_keys) = (self.key_start(start), self.keys.split_off(self.key_start(start)));
+        let right = self.pieces.split_off(start);
+        let right_crits = self.crits.split_off(start - 1);
+        self.wrap(first);
+        let shift = keys - self.keys.len();
+        self.pieces.extend(right.into_iter().map(|piece| Piece { key_end: piece.key_end - shift, ..piece }));
+        self.keys.extend(right_keys);
+        self.crits.extend(right_crits);
     }
 
     /// Makes a page of the pieces from `start` on; it takes their place.

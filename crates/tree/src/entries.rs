@@ -9,7 +9,7 @@ use crate::arena::expected;
 use crate::page::{Page, PageId, Slot};
 use crate::stored::{self, Expected};
 use crate::tree::{Tree, entry, root_expected};
-use crate::{Entry, Hasher, KeyRange, PageAt, ReadError, Totals, bits, prefix_end};
+use crate::{Entry, Hasher, KeyRange, PageAt, Place, ReadError, Totals, bits, prefix_end};
 use keelstone_codec::{Bytes, Hash, Key, Namespace, Value};
 use std::sync::Arc;
 use std::{mem, vec};
@@ -120,7 +120,7 @@ pub(crate) enum Met<'a> {
 /// What is known of a page at first sight.
 pub(crate) struct Glance {
     /// Where it is written and what it is written beside, as far as it is.
-    pub(crate) needs: [Option<PageAt>; 2],
+    pub(crate) needs: [Option<Place>; 2],
     /// Entries in it and below.
     pub(crate) entries: u64,
     /// No page is below it, and no entry before the range is in it.

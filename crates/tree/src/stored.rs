@@ -31,7 +31,7 @@ const FOLLOWS_ENTRY: u8 = ENTRY | FOLLOWS;
 const FOLLOWS_CHILD: u8 = CHILD | FOLLOWS;
 const CHECK_LEN: usize = 8;
 /// Longest page in bytes: 32 slots take at most 350 each.
-const PAGE_LEN_MAX: usize = 64 << 10;
+pub(crate) const PAGE_LEN_MAX: usize = u16::MAX as usize;
 /// A slot says this much besides its key at the least: an entry, of a value shorter than 128 bytes.
 const CONTENT_MIN: usize = 1 + 8 + 32;
 /// What a delta begins with. A page has at least one slot.
@@ -337,7 +337,7 @@ impl<'b> Delta<'b> {
         let input = &mut Reader::new(body);
         let place = u64::decode(input)?;
         let len = bounded(input, "page length", 1, PAGE_LEN_MAX)?;
-        let len = u32::try_from(len).expect("at most 64 KiB");
+        let len = u32::try_from(len).expect("below 64 KiB");
         let kept = u32::decode(input)?;
         if place == u64::MAX || kept == 0 {
             return Err(DecodeError::Invalid { what: "base" });
@@ -492,7 +492,7 @@ fn parse(body: &[u8], mut child: impl FnMut(PageAt) -> PageId) -> Result<Page, D
                 let crit = u16::decode(input)?;
                 let place = u64::decode(input)?;
                 let len = bounded(input, "page length", 1, PAGE_LEN_MAX)?;
-                let len = u32::try_from(len).expect("at most 64 KiB");
+                let len = u32::try_from(len).expect("below 64 KiB");
                 let totals = Totals { count: input.varint()?, bytes: input.varint()? };
                 let hash = Hash::decode(input)?;
                 // An empty key would equal an empty prefix: its length is looked at by itself.

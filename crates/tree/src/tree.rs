@@ -7,7 +7,7 @@ use crate::arena::{Pages, Written, expected};
 use crate::entries::{Entries, Glance, Lost, Met, ScanValues};
 use crate::page::{self, Page, PageId, Slot};
 use crate::state::{Space, StateTree};
-use crate::stored::{self, Expected};
+use crate::stored::{self, Expected, PAGE_LEN_MAX};
 use crate::{Hasher, KeyRange, PageAt, Place, Read, ReadError, Scan, Totals};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, Key, Namespace, Reader, Root, Value, put_length};
 use std::fmt;
@@ -251,7 +251,7 @@ impl<H: Hasher> Tree<H> {
         &self,
         from: Option<&(Namespace, Key)>,
         (pages_max, bytes_max): (usize, u64),
-        stale_page: impl Fn(PageAt) -> bool,
+        stale_page: impl Fn(Place) -> bool,
         stale_value: Option<impl Fn(Place) -> bool>,
     ) -> Survey {
         let is_stale = |place| stale_value.as_ref().is_some_and(|stale_value| stale_value(place));
@@ -263,7 +263,7 @@ impl<H: Hasher> Tree<H> {
             let mut entries = self.entries(&space.name, KeyRange::from(start)).glancing();
             // Pages above the next entry are stale.
             let mut stale = false;
-            let needs_stale = |[at, base]: [Option<PageAt>; 2]| at.into_iter().chain(base).any(&stale_page);
+            let needs_stale = |[at, base]: [Option<Place>; 2]| at.into_iter().chain(base).any(&stale_page);
             seen += 1;
             // If it cannot be read, the walk says so.
             stale |= self.version.pages.glance(space.page, space.totals).is_ok_and(|top| needs_stale(top.needs));
@@ -471,7 +471,8 @@ impl Decode for Top {
                 return Err(DecodeError::NotCanonical { what: "namespaces of a top must strictly ascend" });
             }
             sum = sum.and_then(|sum| sum.checked_add(totals));
-            if at.place == u64::MAX || totals.count == 0 || sum.is_none() {
+            let is_page = at.place != u64::MAX && at.len as usize <= PAGE_LEN_MAX;
+            if !is_page || totals.count == 0 || sum.is_none() {
                 return Err(DecodeError::Invalid { what: "namespace of a top" });
             }
             spaces.push(TopSpace { name, totals, root, at });

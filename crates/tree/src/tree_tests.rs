@@ -1,6 +1,7 @@
 //! The paged tree against the naive reference: contents, order, versions, disk and damage.
 #![expect(clippy::cast_possible_truncation, reason = "numbers in tests are small")]
 
+use crate::arena::expected;
 use crate::reference::{self, State};
 use crate::{
     Backing, Blake3, Build, Diff, Draft, Grown, Hasher, KeyRange, Leaf, Level, PageAt, Pages, Passed, Place,
@@ -11,6 +12,7 @@ use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Pages and values in memory, by number; what was written can be spoiled.
@@ -18,6 +20,8 @@ use std::sync::{Arc, Mutex};
 struct Disk {
     pages: Mutex<Vec<Bytes>>,
     values: Mutex<Vec<Value>>,
+    /// Pages that were read.
+    read: AtomicUsize,
 }
 
 impl Disk {
@@ -35,6 +39,7 @@ impl Disk {
 }
 impl Backing for Disk {
     fn page(&self, at: PageAt) -> Result<Bytes, ReadError> {
+        self.read.fetch_add(1, Ordering::Relaxed);
         Ok(self.pages.lock().unwrap()[at.place as usize].clone())
     }
     fn value(&self, at: Place, len: u32) -> Result<Value, ReadError> {
@@ -306,7 +311,7 @@ fn run<H: Hasher>(acts: Vec<Act>, threads: usize) {
                 let written = disk.pages.lock().unwrap().len() as u64;
                 needs.gone.push((written, u64::from(every)));
                 // Whoever looks for pages alone goes by entries, and finds the same ones.
-                let stale_page = |at: PageAt| at.place < written && stale(at.place);
+                let stale_page = |at: Place| at.0 < written && stale(at.0);
                 let mut pages = (None, None);
                 for most in [3, 1, 7].into_iter().cycle().map(|most| (most, u64::MAX)) {
                     let with = tree.survey(pages.0.as_ref(), most, stale_page, Some(|_| false));
@@ -338,7 +343,7 @@ fn run<H: Hasher>(acts: Vec<Act>, threads: usize) {
                             Rewrite { namespace: stale.namespace, key: stale.key, moved }
                         })
                         .collect();
-                    let draft = tree.rewrite(&rewrites, |at| !stale_page(at)).unwrap();
+                    let draft = tree.rewrite(&rewrites, |at| !stale_page(Place(at.place))).unwrap();
                     needs.pass(&draft);
                     tree = draft.commit(|_| panic!("nothing is put"));
                     if survey.next.is_none() {
@@ -461,8 +466,8 @@ proptest! {
     }
 }
 
-/// spec: TREE-17. So many pages that they are written in several groups; all but the topmost have 16 to 30 slots, and
-/// the root is that of commits.
+/// spec: TREE-17. So many pages that they are written in several groups; all but the topmost have 8 to 32 slots, of which few are
+/// of both kinds, and the root is that of commits.
 #[test]
 fn many_entries_are_built_in_groups_of_pages() {
     let key = |i: u32| blake3::hash(&i.to_le_bytes()).as_bytes()[..4 + (i % 8) as usize].to_vec();
@@ -470,13 +475,40 @@ fn many_entries_are_built_in_groups_of_pages() {
     let chain = (1..=255).map(|len| (vec![7; len], vec![1])).collect();
     let state = State::from([("a".into(), [(vec![1], vec![2])].into()), ("b".into(), many), ("c".into(), chain)]);
     let (disk, pages) = fresh::<Blake3>();
-    let built = build(&disk, &pages, &state);
-    let few = disk.pages.lock().unwrap().iter().filter(|page| !(16..=30).contains(&page[0])).count();
-    assert!(few <= 3, "{few} pages of another size");
     let (other, others) = fresh::<Blake3>();
+    let built = build(&disk, &pages, &state);
+    let few = disk.pages.lock().unwrap().iter().filter(|page| !(8..=32).contains(&page[0])).count();
+    assert!(few <= 3, "{few} pages of another size");
+    // In no order of keys.
+    let writes: Vec<_> = (0..30_000).map(|i| (name("b"), self::key(&key(i)), Some(value(&i.to_le_bytes())))).collect();
+    let diff = |writes: &[_]| writes.iter().cloned().collect::<Diff>();
+    let grown = writes.chunks(400).fold(Tree::empty(&others), |tree, writes| commit(&other, &tree, &diff(writes)));
+    for (tree, by) in [(&built, "a build"), (&grown, "commits")] {
+        let [leaves, inner, both] = kinds(tree);
+        assert!(leaves > 1_000 && inner * 12 < leaves, "{leaves} pages of entries and {inner} above by {by}");
+        assert!(both * 50 < leaves, "{both} pages of entries and of pages by {by}");
+    }
     assert_eq!(built.root(), grow(&other, &others, &state, 10_000).root());
     assert_eq!(built.root(), reference_root::<Blake3>(&state));
     assert_holds(&built, &state);
+}
+
+/// Pages of entries alone, all others, and those of these that have entries too.
+fn kinds<H: Hasher>(tree: &Tree<H>) -> [usize; 3] {
+    let [mut leaves, mut inner, mut both] = [0; 3];
+    for space in tree.spaces() {
+        let mut open = vec![tree.load_root(space).unwrap()];
+        while let Some(page) = open.pop() {
+            let below = (0..page.shape.len()).filter_map(|slot| expected(page.slot(slot), page.shape.key(slot)));
+            let before = open.len();
+            open.extend(below.map(|(id, expected)| tree.pages().load(id, &expected).unwrap()));
+            match open.len() - before {
+                0 => leaves += 1,
+                below => (inner, both) = (inner + 1, both + usize::from(below < page.shape.len())),
+            }
+        }
+    }
+    [leaves, inner, both]
 }
 
 /// Puts a whole state into a fresh tree, in diffs of `batch` writes.
@@ -706,7 +738,8 @@ fn what_is_written_anew_is_written_beside_what_stays() {
         let (disk, tree, state) = written_beside(2_000);
         let all = disk.pages.lock().unwrap().clone();
         let is_delta = |at: PageAt| all.get(at.place as usize).is_some_and(|page| page[0] == 0);
-        let survey = tree.survey(None, (usize::MAX, u64::MAX), is_delta, None::<fn(Place) -> bool>);
+        let stale = |at: Place| is_delta(PageAt { place: at.0, len: 0 });
+        let survey = tree.survey(None, (usize::MAX, u64::MAX), stale, None::<fn(Place) -> bool>);
         assert!(survey.next.is_none() && survey.lost.is_empty() && survey.stale.len() > 20, "{}", survey.stale.len());
         let rewrite =
             |stale: &Stale| Rewrite { namespace: stale.namespace.clone(), key: stale.key.clone(), moved: None };
@@ -733,7 +766,7 @@ fn looking_for_pages_leaves_others_where_they_are() {
     let (disk, tree, _) = written_beside(2_000);
     let pages = Pages::<Blake3>::new(disk.clone());
     let opened = Tree::open(&pages, &tree.top().unwrap(), tree.root()).unwrap();
-    let look = |stale: &dyn Fn(PageAt) -> bool| {
+    let look = |stale: &dyn Fn(Place) -> bool| {
         pages.evict(0);
         let survey = opened.survey(None, (usize::MAX, u64::MAX), stale, None::<fn(Place) -> bool>);
         assert!(survey.lost.is_empty());
@@ -751,26 +784,72 @@ fn looking_for_pages_leaves_others_where_they_are() {
         let survey = opened.survey(Some(&from), (usize::MAX, u64::MAX), |_| false, None::<fn(Place) -> bool>);
         assert_eq!(survey.entries, opened.totals().count - at as u64, "from entry {at}");
     }
-    // One that is damaged is named all the same. What it is written beside is not looked at unless it has to be read. Those that
-    // come last have no pages below.
+    // One that is damaged is named all the same, if nobody has looked at it yet. What it is written beside is not looked at unless it
+    // has to be read. Those that come last have no pages below.
     let mut needed = Vec::new();
     opened.needs(|at| needed.push(at)).unwrap();
     let delta = *needed.iter().rfind(|at| disk.pages.lock().unwrap()[at.place as usize][0] == 0).unwrap();
     let base = crate::stored::base_of(&disk.pages.lock().unwrap()[delta.place as usize]).unwrap();
-    let lost = |damaged: PageAt, stale: &dyn Fn(PageAt) -> bool| {
+    let lost = |opened: &Tree<Blake3>, damaged: PageAt, stale: &dyn Fn(Place) -> bool| {
         let whole = disk.pages.lock().unwrap()[damaged.place as usize].clone();
         let mut bytes = whole.to_vec();
         *bytes.last_mut().unwrap() ^= 1;
         disk.pages.lock().unwrap()[damaged.place as usize] = bytes.into();
-        pages.evict(0);
+        opened.pages().evict(0);
         let survey = opened.survey(None, (usize::MAX, u64::MAX), stale, None::<fn(Place) -> bool>);
         disk.pages.lock().unwrap()[damaged.place as usize] = whole;
         assert_eq!(survey.entries, opened.totals().count);
         survey.lost.iter().map(|(_, lost)| lost.at()).collect::<Vec<_>>()
     };
-    assert_eq!(lost(delta, &|_| false), [delta]);
-    assert_eq!(lost(base, &|_| false), []);
-    assert_eq!(lost(base, &|at| at == delta), [delta]);
+    let reopened = || Tree::open(&Pages::<Blake3>::new(disk.clone()), &tree.top().unwrap(), tree.root()).unwrap();
+    assert_eq!(lost(&reopened(), delta, &|_| false), [delta]);
+    assert_eq!(lost(&reopened(), base, &|_| false), []);
+    assert_eq!(lost(&opened, delta, &|_| false), [], "it was looked at before");
+    for opened in [&opened, &reopened()] {
+        assert_eq!(lost(opened, delta, &|at| at.0 == delta.place), [delta]);
+        assert_eq!(lost(opened, base, &|at| at.0 == delta.place), [delta]);
+        assert_eq!(lost(opened, base, &|at| at.0 == base.place), [delta]);
+    }
+}
+
+/// Of a page that was written or read here, or looked at, it is known where it lies and what it is written beside: whoever looks for
+/// pages finds the same ones without reading it, and reads those alone that have pages below.
+#[test]
+fn a_page_is_looked_at_once() {
+    let (disk, tree, _) = written_beside(2_000);
+    let is_delta = |at: Place| disk.pages.lock().unwrap().get(at.0 as usize).is_some_and(|page| page[0] == 0);
+    let find = |tree: &Tree<Blake3>, stale: &dyn Fn(Place) -> bool| {
+        tree.pages().evict(0);
+        let before = disk.read.load(Ordering::Relaxed);
+        let survey = tree.survey(None, (usize::MAX, u64::MAX), stale, None::<fn(Place) -> bool>);
+        assert!(survey.lost.is_empty() && survey.entries == tree.totals().count);
+        (survey.stale, disk.read.load(Ordering::Relaxed) - before)
+    };
+    let opened = Tree::open(&Pages::<Blake3>::new(disk.clone()), &tree.top().unwrap(), tree.root()).unwrap();
+    let (_, all) = find(&opened, &|_| false);
+    let [leaves, ..] = kinds(&tree);
+    for tree in [&tree, &opened] {
+        let (_, again) = find(tree, &|_| false);
+        assert!(all - again >= leaves, "{again} pages were read again of {all}");
+    }
+    // Among them those that lie beside what is stale.
+    let unlooked = || Tree::open(&Pages::<Blake3>::new(disk.clone()), &tree.top().unwrap(), tree.root()).unwrap();
+    let bases = needed_bases(&disk, &tree);
+    assert!(bases.len() > 20);
+    for stale in [&is_delta as &dyn Fn(Place) -> bool, &|at: Place| bases.contains(&at)] {
+        let found = find(&unlooked(), stale).0;
+        assert!(found.len() > 20);
+        assert_eq!((&find(&tree, stale).0, &find(&opened, stale).0), (&found, &found));
+    }
+}
+
+/// Where the pages lie that pages of a version are written beside.
+fn needed_bases(disk: &Disk, tree: &Tree<Blake3>) -> Vec<Place> {
+    let mut needed = Vec::new();
+    tree.needs(|at| needed.push(at)).unwrap();
+    let pages = disk.pages.lock().unwrap();
+    let base = |at: &PageAt| crate::stored::base_of(&pages[at.place as usize]);
+    needed.iter().filter_map(base).map(|base| Place(base.place)).collect()
 }
 
 /// spec: TREE-20. A flipped bit in what is written beside a page, or anywhere in the page that it is written beside, is damage,
@@ -997,7 +1076,7 @@ fn memory_stays_bounded_while_pages_are_read() {
     }
     assert_eq!(tree.entries(&name("a"), KeyRange::all()).inspect(|_| check()).count(), 20_000);
     let moved =
-        tree.survey(None, (usize::MAX, u64::MAX), |at| at.place % 7 == 0, Some(|at: Place| at.0.is_multiple_of(50)));
+        tree.survey(None, (usize::MAX, u64::MAX), |at| at.0 % 7 == 0, Some(|at: Place| at.0.is_multiple_of(50)));
     check();
     assert!(!moved.stale.is_empty());
     // What is new stays beyond the bound, and all others go for it.
