@@ -30,8 +30,8 @@ use std::mem;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-/// A subtree with at least so many slots is worth a page; a changed page with at most so many moves into the page above, if they fit
-/// there (spec: TREE-17).
+/// A subtree with at least so many slots is worth a page; what is left of a changed page that is not moves into the page above
+/// (spec: TREE-17).
 const SMALL: usize = 8;
 /// Empty lists kept to be used again: about as many as are open at a time.
 const SCRATCH_MAX: usize = 128;
@@ -340,9 +340,6 @@ enum Outcome<'a> {
 struct Pieces<'a> {
     slots: Vec<Piece<'a>>,
     gaps: Vec<Gap>,
-    /// They are what is left of a page that had too many, and move up whether or not they fit: so pages that are full are divided into
-    /// pages side by side, and what stands above one is not a page that is half empty.
-    divided: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -567,10 +564,11 @@ impl<'a, H: Hasher> Builder<'a, H> {
             return Outcome::Page(self.patch(visit, below));
         }
         let pieces = self.put_together(visit, below);
-        let divided = pieces.slots.len() > SLOTS_MAX;
+        // Of one that was divided at its root a page is left, and what is not worth one, or two pages.
+        let few = if pieces.slots.len() > SLOTS_MAX { SMALL } else { SMALL - 1 };
         let pieces = self.carve(pieces);
-        if pieces.slots.len() <= SMALL {
-            return Outcome::Pieces(Pieces { divided, ..pieces });
+        if pieces.slots.len() <= few {
+            return Outcome::Pieces(pieces);
         }
         // Of several pages that come in the place of one, only one is written beside it: so what stands beside a page is one.
         let base = self.base(visit).and_then(|base| base.followed(pieces.slots.iter().map(|piece| piece.from)));
@@ -579,7 +577,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
         if page.shape.root_crit() == visit.page.shape.root_crit() {
             return Outcome::Page(new);
         }
-        Outcome::Pieces(Pieces { slots: vec![piece], ..Pieces::default() })
+        Outcome::Pieces(Pieces { slots: vec![piece], gaps: Vec::new() })
     }
 
     /// What the page in the place of this one can be written beside, if nothing changes.
@@ -652,8 +650,6 @@ impl<'a, H: Hasher> Builder<'a, H> {
         let mut inserts = inserts.into_iter().peekable();
         let mut own = edits.iter().filter(|edit| edit.crit.is_none()).peekable();
         let mut below = below.iter_mut().zip(&self.descent.visits[visit.below.clone()]).peekable();
-        // What may move up from pages below without a slot too many.
-        let mut room = SLOTS_MAX.saturating_sub(shape.len() + inserts.len());
 
         let mut out = Joiner { pieces: self.pieces(), gap: None, lost: false };
         for slot in 0..=shape.len() {
@@ -706,14 +702,12 @@ impl<'a, H: Hasher> Builder<'a, H> {
                 }
                 Some(Outcome::Pieces(pieces)) => match pieces.slots.len() {
                     0 => out.gone(gap),
-                    count if pieces.divided || count - 1 <= room => {
-                        room = room.saturating_sub(count - 1);
+                    _ => {
                         let gaps = [gap].into_iter().chain(pieces.gaps.into_iter().map(Some));
                         // Their page was another.
                         let slots = pieces.slots.into_iter().map(|piece| Piece { from: None, ..piece });
                         gaps.zip(slots).for_each(|(gap, piece)| out.piece(gap, piece));
                     }
-                    _ => out.piece(gap, self.wrap(pieces, None).1),
                 },
             }
         }
@@ -770,7 +764,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
 
     /// Makes a page of slots, which can be written beside `base`, and the slot that stands for it in the page above.
     fn wrap(&mut self, pieces: Pieces<'a>, base: Option<Base>) -> (usize, Piece<'a>) {
-        let Pieces { slots: pieces, gaps, .. } = pieces;
+        let Pieces { slots: pieces, gaps } = pieces;
         let mut crits = [0; SLOTS_MAX - 1];
         crits.iter_mut().zip(&gaps).for_each(|(crit, gap)| *crit = gap.crit);
         let keys = pieces.iter().map(|piece| match piece.slot {
@@ -790,7 +784,7 @@ impl<'a, H: Hasher> Builder<'a, H> {
         let new = self.new.settle::<H>(id, page, &states[..pieces.len()], lost);
         let (slot, state) = self.new.child(new);
         let piece = Piece { key: pieces[0].key, slot, state, from: None };
-        self.reuse(Pieces { slots: pieces, gaps, divided: false });
+        self.reuse(Pieces { slots: pieces, gaps });
         (new, piece)
     }
 
@@ -801,7 +795,6 @@ impl<'a, H: Hasher> Builder<'a, H> {
     fn reuse(&mut self, mut pieces: Pieces<'a>) {
         pieces.slots.clear();
         pieces.gaps.clear();
-        pieces.divided = false;
         if self.scratch.len() < SCRATCH_MAX {
             self.scratch.push(pieces);
         }

@@ -493,6 +493,22 @@ fn many_entries_are_built_in_groups_of_pages() {
     assert_holds(&built, &state);
 }
 
+/// spec: TREE-17. Pages of which little is left are taken in, and those beside them with them: what is left is not in as many pages as
+/// there were.
+#[test]
+fn pages_come_together_when_entries_go() {
+    let state = numbered(60_000);
+    let (disk, pages) = fresh::<Blake3>();
+    let mut tree = grow(&disk, &pages, &state, 5_000);
+    let full: usize = kinds(&tree)[..2].iter().sum();
+    for first in (0..48_000).step_by(800) {
+        tree = commit(&disk, &tree, &(first..first + 800).map(|n| (name("a"), key(&state_key(n)), None)).collect());
+    }
+    let left: usize = kinds(&tree)[..2].iter().sum();
+    assert_eq!(tree.totals().count, 12_001);
+    assert!(full * 16 < 60_000 && left * 10 < 12_000, "{full} pages before, {left} since");
+}
+
 /// Pages of entries alone, all others, and those of these that have entries too.
 fn kinds<H: Hasher>(tree: &Tree<H>) -> [usize; 3] {
     let [mut leaves, mut inner, mut both] = [0; 3];
