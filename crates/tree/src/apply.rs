@@ -6,8 +6,8 @@
 //!    entry, the write replaces it, deletes it or stands beside it; if it is a page below, the write goes down, unless
 //!    its key parts from the page's prefix, so that it belongs beside that page.
 //! 2. *Build*, from the lowest pages up. A page whose slots stay the same is copied and patched. One that gains or
-//!    loses slots is put together anew: too many slots become pages of their own, and the few that are left of a page,
-//!    as many as stand for these, move up into the page above. Every node that has to be hashed is noted under its height.
+//!    loses slots is put together anew: too many slots become pages of their own, and where few are left these move up
+//!    into the page above. Every node that has to be hashed is noted under its height.
 //! 3. *Hash*, for one group of new pages after another, height by height over the pages of a group, so that lanes are
 //!    full and the pages still in a near cache.
 //!
