@@ -32,6 +32,8 @@ pub(crate) struct Appender {
     buffer: Vec<u8>,
     /// Bytes at the beginning of the buffer that are counted already.
     counted: usize,
+    /// What is appended counts as living. Otherwise it does when something points at it, and whoever lets it counts it.
+    lives: bool,
     /// Where slices are synced; none: at once.
     ahead: Option<mpsc::SyncSender<Arc<Segment>>>,
 }
@@ -60,8 +62,14 @@ impl Appender {
             next,
             buffer: Vec::new(),
             counted: 0,
+            lives: true,
             ahead: None,
         })
+    }
+
+    /// For copies, which nobody needs before something points at them.
+    pub(crate) fn of_copies(self) -> Self {
+        Self { lives: false, ..self }
     }
 
     /// Lets slices be synced by another thread, or by nobody else. Whoever started it waits for it in the end.
@@ -98,7 +106,7 @@ impl Appender {
     /// Counts everything appended so far as written, and as living: most is counted only when it is on its way to the disk.
     pub(crate) fn count(&mut self) {
         if let Some(segment) = &self.segment {
-            self.segments.count_appended(segment.id(), self.buffer.len() - self.counted);
+            self.segments.count_appended(segment.id(), self.buffer.len() - self.counted, self.lives);
         }
         self.counted = self.buffer.len();
     }
@@ -157,7 +165,7 @@ impl Appender {
         self.segments.count_written(raw.len());
         self.next += sectors_of(len);
         segment.settle(self.next);
-        self.segments.count_appended(segment.id(), len.saturating_sub(self.counted));
+        self.segments.count_appended(segment.id(), len.saturating_sub(self.counted), self.lives);
         self.counted = self.counted.saturating_sub(len);
         self.buffer.drain(..len);
         Ok(())

@@ -192,7 +192,7 @@ impl<H: Hasher> Shared<H> {
         let _upkeep = self.upkeep();
         let mut writer = self.writer();
         let current = self.current();
-        let target = self.version_at(to).map_err(|error| match error {
+        let (target, undone) = self.undo(&current, to).map_err(|error| match error {
             StoreError::NotRetained { height: to, low, high } => StoreError::CannotRollBack { to, low, high },
             other => other,
         })?;
@@ -215,6 +215,7 @@ impl<H: Hasher> Shared<H> {
         let version = Version::new(Some(to), epoch, target.tree.clone(), target.record, target.passes);
         let root = version.root;
         self.poisoning(|| writer.log.mark(epoch, to, root))?;
+        undone.iter().for_each(|undone| self.segments.count_undone(undone));
         self.install_rollback(&mut writer, version);
         self.wrote(&mut writer, appended.bytes);
         Ok(root)

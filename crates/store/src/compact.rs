@@ -19,7 +19,7 @@ use crate::version::Version;
 use crate::{Retention, StoreError};
 use keelstone_codec::{Encode, Key, Namespace};
 use keelstone_tree::{Entry, Hasher, PageAt, Place, ReadError};
-use keelstone_tree::{Rewrite, Stale};
+use keelstone_tree::{Moved, Rewrite, Stale};
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
@@ -207,7 +207,7 @@ impl<H: Hasher> Shared<H> {
         let generation = self.writer().log.generation();
         let size = self.options.segment_bytes.min(self.bytes_to_move(victims));
         let new = || Appender::new(self.segments.clone(), Kind::Values, None, generation, size);
-        let mut values = self.poisoning(new)?;
+        let mut values = self.poisoning(new)?.of_copies();
         let mut from: Option<(Namespace, Key)> = None;
         let total = self.current().tree.totals().count;
         let (mut left, mut slice, mut passed) = (Left::default(), Slice::default(), 0);
@@ -289,8 +289,6 @@ impl<H: Hasher> Shared<H> {
         let wanted: Vec<Entry> = slice.stale.iter().filter_map(|stale| stale.value).collect();
         let mut together = tree.values(&wanted).map(Vec::into_iter);
         let mut rewrites = Vec::with_capacity(slice.stale.len());
-        // Entries whose values were copied, to count where they lie no more.
-        let mut copied = Vec::with_capacity(wanted.len());
         for Stale { namespace, key, value: entry } in slice.stale {
             let mut moved = None;
             if let Some(entry) = entry {
@@ -302,7 +300,6 @@ impl<H: Hasher> Shared<H> {
                     Ok(value) => {
                         let spot = self.poisoning(|| values.append(&[&entry.value_len.to_bytes(), &value]))?;
                         moved = Some((entry.place, Place(spot.to_u64())));
-                        copied.push(Some(entry));
                     }
                     Err(error) => left.value(&namespace, &key, &entry, error),
                 }
@@ -311,14 +308,15 @@ impl<H: Hasher> Shared<H> {
             rewrites.push(Rewrite { namespace, key, moved });
         }
         // Durable before anything can point at it: a record of the next commit may name these places.
-        if !copied.is_empty() {
+        if !wanted.is_empty() {
             self.poisoning(|| values.sync())?;
         }
         self.give_way();
         // Of the pages on the way most lie where they can stay. Nobody else begins to empty what they lie in.
         let staying = self.segments.staying();
         let stays = |page| staying.has(page);
-        if self.point_at(&rewrites, stays).is_err() {
+        let count = |moved: &[Moved]| self.segments.count_moved(moved);
+        if self.point_at(&rewrites, stays, count).is_err() {
             // What could be read a moment ago cannot be now. Those whose way is whole still go.
             let tree = &self.current().tree;
             rewrites.retain(|Rewrite { namespace, key, .. }| match tree.find(namespace, key) {
@@ -328,30 +326,31 @@ impl<H: Hasher> Shared<H> {
                     false
                 }
             });
-            if let Err(error) = self.point_at(&rewrites, stays) {
+            if let Err(error) = self.point_at(&rewrites, stays, count) {
                 left.anywhere = true;
                 left.name(error.into());
                 return Ok(());
             }
         }
-        self.segments.count_commit(std::iter::empty(), &copied, self.current().height.unwrap_or_default());
         done.values_moved += rewrites.iter().filter(|rewrite| rewrite.moved.is_some()).count() as u64;
         done.pages_moved += rewrites.iter().filter(|rewrite| rewrite.moved.is_none()).count() as u64;
         Ok(())
     }
 
     /// Lets the last version point at what was copied, in the place of a commit. Its root is the same. What is written anew is written
-    /// whole, or beside what stays.
+    /// whole, or beside what stays. `count` hears what moved while nobody else has the writer.
     pub(crate) fn point_at(
         &self,
         rewrites: &[Rewrite],
         stays: impl Fn(PageAt) -> bool + Sync,
+        count: impl FnOnce(&[Moved]),
     ) -> Result<(), ReadError> {
         let mut writer = self.writer();
         let version = self.current();
         // Keys that were written since they were looked at lie elsewhere already; the tree leaves them as they are.
         let draft = version.tree.rewrite(rewrites, stays)?;
         self.segments.count_passed(&draft.pass());
+        count(draft.moved());
         let tree = draft.commit(|_| unreachable!("a rewrite writes no values"));
         assert_eq!(tree.root(), version.root, "moving values changes no root");
         self.replace(&mut writer, Version::new(version.height, version.epoch, tree, version.record, self.passes()));
@@ -363,11 +362,12 @@ impl<H: Hasher> Shared<H> {
 mod tests {
     use super::*;
     use crate::Options;
-    use crate::files::MemoryFiles;
+    use crate::files::{File, Files, Guard, LockError, MemoryFiles};
     use keelstone_codec::{Height, Value};
     use keelstone_tree::{Blake3, Diff};
-    use std::sync::Arc;
+    use std::io;
     use std::sync::mpsc::{RecvTimeoutError, channel};
+    use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     fn some(count: u32, len: usize) -> Diff {
@@ -519,8 +519,8 @@ mod tests {
         assert_eq!(written(), before + 2);
     }
 
-    /// However a store goes on, and however often it is opened again, what is counted as living of a segment of pages is what
-    /// the last version needs of it.
+    /// However a store goes on, goes back, and is opened again, what is counted as living of a segment is what the last version needs
+    /// of it.
     #[test]
     fn what_is_counted_as_living_is_what_the_last_version_needs() {
         for seed in 0..12u64 {
@@ -539,7 +539,7 @@ mod tests {
             let mut shared = Shared::<Blake3>::create(Arc::new(files.clone()), options.clone()).unwrap();
             let mut height = 0;
             for _ in 0..60 {
-                match below(10) {
+                match below(11) {
                     0..5 => {
                         let most = 1 + below(3) * below(3) * 50;
                         let write = |_| {
@@ -556,6 +556,11 @@ mod tests {
                         shared.prune(Height(height - 1)).unwrap();
                         drop(shared.compact(None, &mut |_| {}).unwrap());
                     }
+                    9 if height > 0 => {
+                        let to = shared.low().unwrap().0.max((height - 1).saturating_sub(below(4)));
+                        shared.rollback(Height(to)).unwrap();
+                        height = to + 1;
+                    }
                     _ => {
                         let image = files.image();
                         drop(shared);
@@ -563,20 +568,125 @@ mod tests {
                         shared = Shared::open(Arc::new(files.clone()), options.clone()).unwrap();
                     }
                 }
-                let mut needed = std::collections::BTreeMap::<SegmentId, u64>::new();
-                let mut note = |page: keelstone_tree::PageAt| {
-                    let segment = Spot::from_u64(page.place).unwrap().segment;
-                    *needed.entry(segment).or_default() += u64::from(page.len);
-                };
-                shared.current().tree.needs(&mut note).unwrap();
-                let usage = shared.segments.usage();
-                for (id, usage) in usage.iter().filter(|(id, _)| id.kind == Kind::Pages) {
-                    let needed = if usage.emptied.is_some() { 0 } else { needed.remove(id).unwrap_or_default() };
-                    assert_eq!(usage.live, needed, "{id}, seed {seed}, height {height}");
-                    assert!(usage.live <= usage.written);
-                }
+                assert_counts(&shared, true, &format!("seed {seed}, height {height}"));
             }
         }
+    }
+
+    /// What is counted as living of each segment is what the last version needs of it.
+    fn assert_counts(shared: &Shared<Blake3>, of_pages: bool, when: &str) {
+        let mut needed = std::collections::BTreeMap::<SegmentId, u64>::new();
+        let mut note = |place: u64, len: u32| {
+            let segment = Spot::from_u64(place).unwrap().segment;
+            // With the length before it, if it is a value that was moved.
+            let len = len + if segment.kind == Kind::Values { 4 } else { 0 };
+            *needed.entry(segment).or_default() += u64::from(len);
+        };
+        let tree = &shared.current().tree;
+        tree.needs(|page| note(page.place, page.len)).unwrap();
+        for entry in tree.entries(&Namespace::new("a").unwrap(), keelstone_tree::KeyRange::all()) {
+            let (_, entry) = entry.unwrap();
+            note(entry.place.0, entry.value_len);
+        }
+        let usage = shared.segments.usage();
+        for (id, usage) in usage.iter().filter(|(id, _)| of_pages || id.kind != Kind::Pages) {
+            let needed = needed.remove(id).unwrap_or_default();
+            if usage.emptied.is_some() {
+                assert!(id.kind == Kind::Pages || needed == 0, "{id} is not empty, {when}");
+                assert_eq!(usage.live, 0, "{id}, {when}");
+            } else {
+                assert_eq!(usage.live, needed, "{id}, {when}");
+            }
+            assert!(usage.live <= usage.written, "{id}, {when}");
+        }
+    }
+
+    /// Files in memory; when a segment of pages has been made, something is done once.
+    #[derive(Clone)]
+    struct Beside(MemoryFiles, Arc<Mutex<Option<Once>>>);
+
+    type Once = Box<dyn FnOnce() + Send>;
+
+    impl std::fmt::Debug for Beside {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            self.0.fmt(f)
+        }
+    }
+
+    impl Files for Beside {
+        fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
+            self.0.create(name, len)
+        }
+        fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+            self.0.open(name)
+        }
+        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            self.0.rename(from, to)?;
+            let beside = self.1.lock().unwrap().take_if(|_| to.ends_with(".pages"));
+            beside.into_iter().for_each(|beside| beside());
+            Ok(())
+        }
+        fn remove(&self, name: &str) -> io::Result<()> {
+            self.0.remove(name)
+        }
+        fn list(&self) -> io::Result<Vec<String>> {
+            self.0.list()
+        }
+        fn sync_directory(&self) -> io::Result<()> {
+            self.0.sync_directory()
+        }
+        fn lock(&self) -> Result<Box<dyn Guard>, LockError> {
+            self.0.lock()
+        }
+    }
+
+    /// A flush writes a version, and beside it commits go on and a compaction moves values. Whoever opens the store at that version
+    /// counts what came since once.
+    #[test]
+    fn what_came_beside_a_flush_is_counted_once() {
+        let options = Options {
+            segment_bytes: 8 << 10,
+            page_segment_bytes: 8 << 10,
+            flush_bytes: u64::MAX / 2,
+            garbage_percent: 0,
+            background: false,
+            ..Options::default()
+        };
+        let files = Beside(MemoryFiles::new(), Arc::default());
+        let shared = Arc::new(Shared::<Blake3>::create(Arc::new(files.clone()), options.clone()).unwrap());
+        let commit = |shared: &Shared<Blake3>, height: u64, every: usize| {
+            let all = some(2_000, 41 + usize::try_from(height).unwrap());
+            let writes = all.iter().step_by(every);
+            let diff = writes.map(|(space, write)| (space.clone(), write.key.clone(), write.value.clone())).collect();
+            shared.commit(Height(height), &diff, || Ok(())).unwrap();
+        };
+        commit(&shared, 0, 1);
+        shared.flush(&mut shared.upkeep()).unwrap();
+        commit(&shared, 1, 2);
+        shared.prune(Height(1)).unwrap();
+        let victims = shared.victims(&shared.upkeep(), None);
+        assert!(victims.iter().any(|id| id.kind == Kind::Log), "{victims:?}");
+        let (tell, told) = channel();
+        *files.1.lock().unwrap() = Some(Box::new({
+            let shared = Arc::downgrade(&shared);
+            move || {
+                let shared = shared.upgrade().unwrap();
+                commit(&shared, 2, 5);
+                let new = Appender::new(shared.segments.clone(), Kind::Values, None, 1, 8 << 10);
+                let (mut slice, mut left, mut done) = (Slice::default(), Left::default(), Compacted::default());
+                shared.look(None, &victims, &mut slice, &mut left);
+                shared.move_slice(slice, &mut new.unwrap().of_copies(), &mut left, &mut done).unwrap();
+                commit(&shared, 3, 7);
+                tell.send(done.values_moved).unwrap();
+            }
+        }));
+        shared.flush(&mut shared.upkeep()).unwrap();
+        assert!(told.try_recv().unwrap() > 100, "values moved");
+        assert_counts(&shared, false, "before");
+        drop(shared);
+        let opened = Shared::<Blake3>::open(Arc::new(files.0), options).unwrap();
+        assert_eq!(opened.current().height, Some(Height(3)));
+        assert_counts(&opened, false, "opened again");
     }
 
     /// What a flush writes is a version from before it began. So while it is at work nothing is marked as emptied, or the

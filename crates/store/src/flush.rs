@@ -94,12 +94,13 @@ impl<H: Hasher> Shared<H> {
     }
 
     fn flush_version(&self, upkeep: &mut Upkeep) -> Result<(), StoreError> {
-        let (version, pass, log, log_hash, flushing, unwritten) = {
+        let (version, pass, log, log_hash, flushing, unwritten, counted) = {
             let writer = self.writer();
             let version = self.current();
             let unwritten = version.tree.pages().unwritten_bytes();
             // Versions from here on are known by it: they are made of this one.
-            (version, self.pass_ends(), writer.log.end(), writer.log.hash(), writer.unflushed, unwritten)
+            let counted = self.segments.usage().clone();
+            (version, self.pass_ends(), writer.log.end(), writer.log.hash(), writer.unflushed, unwritten, counted)
         };
 
         // What is written from here on lies in this segment, or in later ones.
@@ -121,7 +122,7 @@ impl<H: Hasher> Shared<H> {
         // Only what no version needs from here on may be left out of the table.
         let gone = self.unneeded(&version, pass, log.segment);
         let top = version.tree.top().expect("every page has just been written");
-        let table = Table { top, segments: self.usage_without(&gone) };
+        let table = Table { top, segments: self.usage_without(&gone, &counted) };
         let place = table.append(&mut upkeep.pages)?;
         upkeep.pages.sync()?;
         // No page, and no part of any version.
@@ -252,9 +253,18 @@ impl<H: Hasher> Shared<H> {
         self.segments.usage().iter().filter_map(gone).collect()
     }
 
-    fn usage_without(&self, retired: &[SegmentId]) -> Vec<(SegmentId, Usage)> {
+    /// Segments that go on, with what of them lives in the version that was written. Of values that is what was counted when it was
+    /// taken: what was committed and moved since is counted again by whoever opens the store at it.
+    fn usage_without(&self, retired: &[SegmentId], counted: &BTreeMap<SegmentId, Usage>) -> Vec<(SegmentId, Usage)> {
         let usage = self.segments.usage();
-        usage.iter().filter(|(id, _)| !retired.contains(id)).map(|(id, usage)| (*id, *usage)).collect()
+        let of_version = |(id, usage): (&SegmentId, &Usage)| {
+            let Usage { written, live, .. } = counted.get(id).copied().unwrap_or_default();
+            match id.kind {
+                Kind::Log | Kind::Values => (*id, Usage { written, live, ..*usage }),
+                Kind::Pages => (*id, *usage),
+            }
+        };
+        usage.iter().filter(|(id, _)| !retired.contains(id)).map(of_version).collect()
     }
 
     fn remove_segments(&self, gone: Vec<SegmentId>) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@ use crate::segment::Spot;
 use crate::segments::Segments;
 use crate::version::Version;
 use keelstone_codec::{Height, Key, Namespace, Root, Value};
-use keelstone_tree::{Diff, Draft, Hasher, Place, Tree, Write};
+use keelstone_tree::{Diff, Draft, Hasher, Passed, Place, Tree, Write};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -16,6 +16,12 @@ const STEP_WRITES: usize = 100_000;
 
 /// Heads of records read in one go while the index is locked: commits wait for no more.
 const STEP_HEADS: usize = 64;
+
+/// Where a value lies, and how long it is.
+pub(crate) type ValueAt = (Place, usize);
+
+/// Who hears of the steps of a rebuild.
+pub(crate) type Made<'a, H> = dyn FnMut(&Draft<H>, &[Option<ValueAt>]) + 'a;
 
 /// Where the record of each height lies: all heights from some height to the last. Older ones are found by following
 /// the records' links to their parents.
@@ -71,14 +77,35 @@ impl Index {
     }
 }
 
+/// What changes in what the last version needs when commits are undone.
+#[derive(Debug)]
+pub(crate) struct Undone {
+    pub(crate) passed: Passed,
+    /// Values that live again, and their lengths.
+    pub(crate) restored: Vec<(Place, u64)>,
+    /// Those in whose place they are, or nothing.
+    pub(crate) replaced: Vec<(Place, u64)>,
+}
+
+impl Undone {
+    /// Of a step that leads back from the last version, or from where the step before it led.
+    pub(crate) fn of<H: Hasher>(draft: &Draft<H>, places: &[Option<ValueAt>]) -> Self {
+        let restored = places.iter().flatten().map(|(place, len)| (*place, *len as u64)).collect();
+        let replaced = draft.replaced().iter().flatten();
+        let replaced = replaced.map(|entry| (entry.place, u64::from(entry.value_len))).collect();
+        Self { passed: draft.pass(), restored, replaced }
+    }
+}
+
 /// Rebuilds the version at `height`, whose root is `expected`, from another one of the same line of history. `spot` says
-/// where the record of a height on that line lies.
+/// where the record of a height on that line lies; `made` hears of each step, and where its values lie.
 pub(crate) fn rebuild<H: Hasher>(
     segments: &Segments,
     base: &Version<H>,
     height: Height,
     spot: &mut dyn FnMut(Height) -> Result<Spot, StoreError>,
     expected: Root,
+    made: &mut Made<'_, H>,
 ) -> Result<Arc<Version<H>>, StoreError> {
     let from = base.height.ok_or(StoreError::Empty)?;
     let mut tree = base.tree.clone();
@@ -94,10 +121,10 @@ pub(crate) fn rebuild<H: Hasher>(
             steps.redo(&record)
         }
         if steps.0.len() >= STEP_WRITES {
-            tree = steps.apply(&tree)?;
+            tree = steps.apply(&tree, made)?;
         }
     }
-    tree = steps.apply(&tree)?;
+    tree = steps.apply(&tree, made)?;
     if tree.root() != expected {
         let what = format!("height {height} rebuilt from {from} has root {}, the log says {expected}", tree.root());
         return Err(StoreError::damaged("the history", 0, what));
@@ -141,18 +168,19 @@ impl Steps {
     }
 
     /// Applies the writes, and is empty again.
-    fn apply<H: Hasher>(&mut self, tree: &Tree<H>) -> Result<Tree<H>, StoreError> {
+    fn apply<H: Hasher>(&mut self, tree: &Tree<H>, made: &mut Made<'_, H>) -> Result<Tree<H>, StoreError> {
         let (draft, places) = self.prepare(tree, &mut |_, _| {})?;
-        Ok(draft.commit(|index| places[index].expect("asked only for values")))
+        made(&draft, &places);
+        Ok(draft.commit(|index| places[index].expect("asked only for values").0))
     }
 
-    /// The version that the writes lead to, and where the value of each of them lies. `superseded` hears of each value that a later
+    /// The version that the writes lead to, and where the value of each of them lies and how long it is. `superseded` hears of each value that a later
     /// write replaces, and of its length. It is empty again afterwards.
     pub(crate) fn prepare<H: Hasher>(
         &mut self,
         tree: &Tree<H>,
         superseded: &mut dyn FnMut(Place, usize),
-    ) -> Result<(Draft<H>, Vec<Option<Place>>), StoreError> {
+    ) -> Result<(Draft<H>, Vec<Option<ValueAt>>), StoreError> {
         let mut all = std::mem::take(&mut self.0);
         // What was written later stays behind. Each record is in order already, which such a sort makes use of.
         all.sort_by(|one, other| one.at().cmp(&other.at()));
@@ -165,9 +193,8 @@ impl Steps {
                 continue;
             }
             let Written { namespace, key, new } = written;
-            let (place, value) = new.unzip();
-            places.push(place);
-            writes.push((namespace, Write { key, value }));
+            places.push(new.as_ref().map(|(place, value)| (*place, value.len())));
+            writes.push((namespace, Write { key, value: new.map(|(_, value)| value) }));
         }
         let diff = Diff::from_sorted(writes).expect("it was sorted, and each key is there once");
         Ok((tree.prepare(&diff)?, places))

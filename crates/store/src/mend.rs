@@ -281,9 +281,9 @@ impl<H: Hasher> Shared<H> {
         let Laid { pages, rewrites, olds } = self.poisoning(|| self.lay(had, &mut upkeep))?;
         self.segments.patch(pages);
         // Nothing is written beside what may be damaged.
-        if self.point_at(&rewrites, |_| false).is_err() {
+        if self.point_at(&rewrites, |_| false, |_| {}).is_err() {
             // One that cannot be reached, since something else on its way is damaged too, keeps none of the others back.
-            rewrites.iter().for_each(|one| drop(self.point_at(std::slice::from_ref(one), |_| false)));
+            rewrites.iter().for_each(|one| drop(self.point_at(std::slice::from_ref(one), |_| false, |_| {})));
         }
         self.segments.patch(BTreeMap::new());
         self.segments.count_commit(std::iter::empty(), &olds, self.current().height.unwrap_or_default());

@@ -3,7 +3,7 @@
 use crate::appender::Appender;
 use crate::files::{Files, Guard, LockError};
 use crate::flush::{Table, Upkeep, table_place};
-use crate::history::{self, Index, Steps};
+use crate::history::{self, Index, Steps, Undone};
 use crate::log::{self, Log};
 use crate::record::{Record, Step};
 use crate::segment::{Kind, SegmentId, Spot};
@@ -13,7 +13,7 @@ use crate::superblock::{self, Flushed, Superblock, SuperblockFile};
 use crate::version::{Version, Versions};
 use crate::{Options, StoreError};
 use keelstone_codec::{Hash, Height, Root};
-use keelstone_tree::{Hasher, Place};
+use keelstone_tree::{Draft, Hasher, Place};
 use keelstone_tree::{Pages, Tree};
 use std::sync::Arc;
 
@@ -378,9 +378,9 @@ impl<H: Hasher> Replay<'_, H> {
             self.segments.count(new_values(record), std::iter::empty(), record.head.height);
         }
         let (spot, Record { head, .. }) = commits.last().expect("there is one at least");
-        self.segments.count(std::iter::empty(), replaced.into_iter(), head.height);
+        self.segments.count_dead(replaced.into_iter());
         self.segments.count_passed(&draft.pass());
-        let tree = draft.commit(|index| places[index].expect("asked only for values"));
+        let tree = draft.commit(|index| places[index].expect("asked only for values").0);
         self.version = Version::new(Some(head.height), head.epoch, tree, Some(*spot), 0);
         self.versions.commit(&self.version);
         Ok(true)
@@ -402,18 +402,21 @@ impl<H: Hasher> Replay<'_, H> {
 
     fn rollback(&mut self, to: Height, epoch: u64, expected: Root) -> Result<Arc<Version<H>>, StoreError> {
         let before = Arc::clone(&self.version);
-        let target = match self.versions.find(to) {
-            Some(version) => version,
-            None => {
+        let mut undone = Vec::new();
+        let target = match before.height == Some(to) {
+            true => before,
+            false => {
                 let (index, segments) = (&mut self.index, self.segments);
                 let mut spot = |height| loop {
                     if let Some(spot) = index.find(segments, &before, height)? {
                         return Ok(spot);
                     }
                 };
-                history::rebuild(segments, &before, to, &mut spot, expected)?
+                let mut made = |draft: &Draft<H>, places: &[_]| undone.push(Undone::of(draft, places));
+                history::rebuild(segments, &before, to, &mut spot, expected, &mut made)?
             }
         };
+        undone.iter().for_each(|undone| self.segments.count_undone(undone));
         self.versions.retain(|version| version.height <= Some(to));
         self.index.truncate(to);
         self.segments.forget_emptied(to);

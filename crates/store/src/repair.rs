@@ -417,7 +417,8 @@ impl<H: Hasher> Making<'_, H> {
                     return Err(unfit("no earlier version can be rebuilt"));
                 }
                 let root = log::record_at(segments, spot(base.next()).map_err(Stop::Unfit)?).map_err(Stop::Unfit)?;
-                history::rebuild(segments, &version, base, &mut spot, root.head.root_before).map_err(Stop::Unfit)?
+                history::rebuild(segments, &version, base, &mut spot, root.head.root_before, &mut |_, _| {})
+                    .map_err(Stop::Unfit)?
             }
         };
         let from = base.height.unwrap_or(last);

@@ -3,6 +3,7 @@
 use crate::StoreError;
 use crate::cache::BlockCache;
 use crate::files::Files;
+use crate::history::Undone;
 use crate::sector::StoreId;
 use crate::segment::{Kind, Passing, Segment, SegmentId, Spot};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use arc_swap::ArcSwap;
 use bytes::Buf;
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Height, Reader, Value};
 use keelstone_tree::Entry;
-use keelstone_tree::{Backing, PageAt, Passed, Place, ReadError};
+use keelstone_tree::{Backing, Moved, PageAt, Passed, Place, ReadError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError};
@@ -67,6 +68,30 @@ impl Decode for Usage {
         let (last_height, emptied) = Decode::decode(input)?;
         Ok(Self { written, live, last_height, emptied, pass: 0 })
     }
+}
+
+/// What changes in the counts of segments: bytes that were written, that live again, and that no longer live.
+#[derive(Default)]
+struct Changes(BTreeMap<SegmentId, Change>);
+
+#[derive(Default)]
+struct Change {
+    written: u64,
+    restored: u64,
+    dead: u64,
+}
+
+impl Changes {
+    fn of(&mut self, id: SegmentId) -> &mut Change {
+        self.0.entry(id).or_default()
+    }
+}
+
+/// Where a value lies, and the bytes that it counts for there: of one that was moved, the length before it is counted too. Places that
+/// make no sense are found where they are read; counting is no place to fail.
+fn of_value(place: Place, len: u64) -> Option<(SegmentId, u64)> {
+    let id = Spot::from_u64(place.0).ok()?.segment;
+    Some((id, if id.kind == Kind::Values { len + 4 } else { len }))
 }
 
 /// Segments in which pages stay.
@@ -256,34 +281,59 @@ impl Segments {
         old: impl Iterator<Item = (Place, u64)>,
         height: Height,
     ) {
-        let mut change: BTreeMap<SegmentId, (u64, u64)> = BTreeMap::new();
-        let mut add = |place: Place, written: u64, dead: u64| {
-            // Places that make no sense are found where they are read; counting is no place to fail.
-            if let Ok(spot) = Spot::from_u64(place.0) {
-                let sums = change.entry(spot.segment).or_default();
-                *sums = (sums.0 + written, sums.1 + dead);
-            }
+        let new = new.flatten().filter_map(|(place, len)| of_value(place, len as u64));
+        let mut change = Changes::default();
+        new.for_each(|(id, bytes)| change.of(id).written += bytes);
+        old.filter_map(|(place, len)| of_value(place, len)).for_each(|(id, bytes)| change.of(id).dead += bytes);
+        self.count_changes(change, Some(height));
+    }
+
+    /// Counts values that no longer live, of which places and lengths are known.
+    pub(crate) fn count_dead(&self, values: impl Iterator<Item = (Place, u64)>) {
+        self.count(std::iter::empty(), values, Height(0));
+    }
+
+    /// Counts what changes when commits are undone.
+    pub(crate) fn count_undone(&self, Undone { passed, restored, replaced }: &Undone) {
+        let bytes = |places: &[(Place, u64)]| {
+            places.iter().filter_map(|(place, len)| of_value(*place, *len)).collect::<Vec<_>>()
         };
-        new.flatten().for_each(|(place, len)| add(place, len as u64, 0));
-        old.for_each(|(place, len)| add(place, 0, len));
+        let mut change = Changes::default();
+        bytes(restored).into_iter().for_each(|(id, bytes)| change.of(id).restored += bytes);
+        bytes(replaced).into_iter().for_each(|(id, bytes)| change.of(id).dead += bytes);
+        self.count_changes(change, None);
+        self.count_passed(passed);
+    }
+
+    fn count_changes(&self, change: Changes, height: Option<Height>) {
         let mut usage = self.usage();
-        for (id, (written, dead)) in change {
+        for (id, Change { written, restored, dead }) in change.0 {
             if let Some(usage) = usage.get_mut(&id) {
                 usage.written += written;
-                usage.live = (usage.live + written).saturating_sub(dead);
+                usage.live = (usage.live + written + restored).saturating_sub(dead);
                 if written > 0 {
-                    usage.last_height = usage.last_height.max(Some(height));
+                    usage.last_height = usage.last_height.max(height);
                 }
             }
         }
     }
 
-    /// Counts what was appended to a segment.
-    pub(crate) fn count_appended(&self, id: SegmentId, bytes: usize) {
+    /// Counts what was appended to a segment, and whether it lives.
+    pub(crate) fn count_appended(&self, id: SegmentId, bytes: usize, lives: bool) {
         if let Some(usage) = self.usage().get_mut(&id) {
             usage.written += bytes as u64;
-            usage.live += bytes as u64;
+            usage.live += if lives { bytes as u64 } else { 0 };
         }
+    }
+
+    /// Counts values that are needed where they were copied to, and no more where they were.
+    pub(crate) fn count_moved(&self, moved: &[Moved]) {
+        let mut change = Changes::default();
+        for Moved { from, to, len } in moved {
+            of_value(*from, u64::from(*len)).into_iter().for_each(|(id, bytes)| change.of(id).dead += bytes);
+            of_value(*to, u64::from(*len)).into_iter().for_each(|(id, bytes)| change.of(id).restored += bytes);
+        }
+        self.count_changes(change, None);
     }
 
     /// Counts what changes when a version takes the place of the last.

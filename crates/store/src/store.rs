@@ -7,7 +7,7 @@ use crate::commit::{Prepared, Syncer};
 use crate::compact::Compacted;
 use crate::files::{Files, Guard};
 use crate::flush::Upkeep;
-use crate::history::{self, Index};
+use crate::history::{self, Index, Made, Undone};
 use crate::log::{self, Log};
 use crate::mend::{Mended, Supplier};
 use crate::record::Step;
@@ -22,7 +22,7 @@ use crate::version::{Version, Versions};
 use crate::{Options, Retention, StoreError, View};
 use arc_swap::ArcSwap;
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, Value};
-use keelstone_tree::{Diff, Hasher};
+use keelstone_tree::{Diff, Draft, Hasher};
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 
@@ -464,7 +464,9 @@ impl<H: Hasher> Store<H> {
         self.shared.diff_at(height)
     }
 
-    /// Makes an earlier height the last one again, durably, under a new epoch (spec: STORE-5).
+    /// Makes an earlier height the last one again, durably, under a new epoch (spec: STORE-5). It undoes what was committed since, whatever
+    /// versions are at hand: its cost is that of reading the records of those heights and the values that they replaced, and of
+    /// one commit of all their keys. Commits wait meanwhile.
     ///
     /// # Errors
     /// [`StoreError::CannotRollBack`], and as [`Self::commit`].
@@ -1023,7 +1025,7 @@ impl<H: Hasher> Shared<H> {
             (base, epoch, Pin::new(self, &mut history, height))
         };
         // Nothing is locked meanwhile, since it can take long. The pin keeps what is read from being removed.
-        let rebuilt = self.rebuild(&current, &base, height);
+        let rebuilt = self.rebuild(&current, &base, height, &mut |_, _| {});
         let mut history = self.history();
         if history.epoch != epoch || current.epoch != epoch {
             // A rollback came in between, and the records read may be of two lines. Rollbacks are rare: look again.
@@ -1035,10 +1037,35 @@ impl<H: Hasher> Shared<H> {
         Ok(version)
     }
 
-    fn rebuild(&self, current: &Version<H>, base: &Version<H>, height: Height) -> Result<Arc<Version<H>>, StoreError> {
+    /// The version at a height, made of the last one by undoing what came after it, whatever is at hand: so it is known what changes
+    /// in what the last version needs. For who has the upkeep and the writer.
+    pub(crate) fn undo(
+        &self,
+        current: &Arc<Version<H>>,
+        height: Height,
+    ) -> Result<(Arc<Version<H>>, Vec<Undone>), StoreError> {
+        if current.height.is_none_or(|last| height > last) || self.low().is_none_or(|low| height < low) {
+            return Err(self.not_retained(height));
+        }
+        if current.height == Some(height) {
+            return Ok((Arc::clone(current), Vec::new()));
+        }
+        let mut undone = Vec::new();
+        let mut made = |draft: &Draft<H>, places: &[_]| undone.push(Undone::of(draft, places));
+        let version = self.rebuild(current, current, height, &mut made)?;
+        Ok((version, undone))
+    }
+
+    fn rebuild(
+        &self,
+        current: &Version<H>,
+        base: &Version<H>,
+        height: Height,
+        made: &mut Made<'_, H>,
+    ) -> Result<Arc<Version<H>>, StoreError> {
         let next = self.spot_of(current, height.next())?;
         let expected = log::head_at(&self.segments, next)?.root_before;
-        history::rebuild(&self.segments, base, height, &mut |height| self.spot_of(current, height), expected)
+        history::rebuild(&self.segments, base, height, &mut |height| self.spot_of(current, height), expected, made)
     }
 
     /// Where the record of a height lies. The index is locked for a few reads at a time only.

@@ -119,10 +119,8 @@ impl<H: Hasher> Versions<H> {
 
     /// Takes in a version and keeps it at hand; the one that was not used for longest goes.
     pub(crate) fn add(&mut self, version: &Arc<Version<H>>) {
-        // The same state with other places, moved by a compaction: one of it is enough.
-        if self.recent.back().is_some_and(|last| last.height == version.height) {
-            self.recent.pop_back();
-        }
+        // The same state with other places, moved by a compaction: one of it is enough, and what only the other needs can go.
+        self.recent.retain(|other| other.height != version.height);
         self.recent.push_back(Arc::clone(version));
         while self.recent.len() > self.bounds.recent {
             self.recent.pop_front();

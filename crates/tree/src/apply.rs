@@ -50,7 +50,19 @@ pub struct Draft<H: Hasher> {
     pages: Vec<Vec<NewPage>>,
     retired: Vec<Retired>,
     replaced: Vec<Option<Entry>>,
+    moved: Vec<Moved>,
     value_hashes: Vec<Option<Hash>>,
+}
+
+/// A value that a rewrite notes at another place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Where it was.
+    pub from: Place,
+    /// Where it is noted.
+    pub to: Place,
+    /// Bytes of the value.
+    pub len: u32,
 }
 
 /// A page that the new version does without.
@@ -94,6 +106,12 @@ impl<H: Hasher> Draft<H> {
     #[must_use]
     pub fn replaced(&self) -> &[Option<Entry>] {
         &self.replaced
+    }
+
+    /// The values that [`Tree::rewrite`] notes at other places: those of the rewrites whose values were still where they should move from.
+    #[must_use]
+    pub fn moved(&self) -> &[Moved] {
+        &self.moved
     }
 
     /// Says that this becomes the last version, in the place of the one it was applied to; what that one needed of the disk
@@ -228,8 +246,15 @@ impl<H: Hasher> Tree<H> {
                 _ => parts.push((namespace.clone(), changes.len() - 1..changes.len())),
             }
         }
-        let draft = self.apply(&parts, &changes, Vec::new(), &stays, |_| {})?;
+        let mut draft = self.apply(&parts, &changes, Vec::new(), &stays, |_| {})?;
         assert_eq!(draft.root(), self.root(), "rewriting changes no content");
+        let moved = changes.iter().zip(&draft.replaced).filter_map(|(change, found)| match (change.op, found) {
+            (Op::Move { from, to }, Some(Entry { place, value_len: len, .. })) if *place == from => {
+                Some(Moved { from, to, len: *len })
+            }
+            _ => None,
+        });
+        draft.moved = moved.collect();
         Ok(draft)
     }
 
@@ -308,7 +333,7 @@ impl<H: Hasher> Tree<H> {
         let (pages, retired): (Vec<Vec<NewPage>>, Vec<Vec<Retired>>) =
             built.into_iter().map(|Built { new, retired }| (new, retired)).unzip();
         let (retired, replaced) = (retired.into_iter().flatten().collect(), descent.replaced);
-        Ok(Draft { base: self.clone(), spaces, state, pages, retired, replaced, value_hashes })
+        Ok(Draft { base: self.clone(), spaces, state, pages, retired, replaced, moved: Vec::new(), value_hashes })
     }
 }
 

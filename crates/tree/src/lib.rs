@@ -47,7 +47,7 @@ mod walk;
 mod way;
 mod witness;
 
-pub use apply::{Draft, Passed, Rewrite};
+pub use apply::{Draft, Moved, Passed, Rewrite};
 pub use arena::{Pages, PagesStats, Written};
 pub use backing::{Backing, PageAt, Place};
 pub use build::{Build, Leaf};
