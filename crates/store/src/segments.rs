@@ -82,16 +82,13 @@ struct Change {
 }
 
 impl Changes {
-    fn of(&mut self, id: SegmentId) -> &mut Change {
-        self.0.entry(id).or_default()
+    /// Counts a value as one of them; of one that was moved, the length before it is counted too.
+    fn add(&mut self, (place, len): (Place, u64), count: impl Fn(&mut Change) -> &mut u64) {
+        // Places that make no sense are found where they are read; counting is no place to fail.
+        if let Ok(Spot { segment, .. }) = Spot::from_u64(place.0) {
+            *count(self.0.entry(segment).or_default()) += if segment.kind == Kind::Values { len + 4 } else { len };
+        }
     }
-}
-
-/// Where a value lies, and the bytes that it counts for there: of one that was moved, the length before it is counted too. Places that
-/// make no sense are found where they are read; counting is no place to fail.
-fn of_value(place: Place, len: u64) -> Option<(SegmentId, u64)> {
-    let id = Spot::from_u64(place.0).ok()?.segment;
-    Some((id, if id.kind == Kind::Values { len + 4 } else { len }))
 }
 
 /// Segments in which pages stay.
@@ -281,10 +278,9 @@ impl Segments {
         old: impl Iterator<Item = (Place, u64)>,
         height: Height,
     ) {
-        let new = new.flatten().filter_map(|(place, len)| of_value(place, len as u64));
         let mut change = Changes::default();
-        new.for_each(|(id, bytes)| change.of(id).written += bytes);
-        old.filter_map(|(place, len)| of_value(place, len)).for_each(|(id, bytes)| change.of(id).dead += bytes);
+        new.flatten().for_each(|(place, len)| change.add((place, len as u64), |change| &mut change.written));
+        old.for_each(|old| change.add(old, |change| &mut change.dead));
         self.count_changes(change, Some(height));
     }
 
@@ -295,12 +291,9 @@ impl Segments {
 
     /// Counts what changes when commits are undone.
     pub(crate) fn count_undone(&self, Undone { passed, restored, replaced }: &Undone) {
-        let bytes = |places: &[(Place, u64)]| {
-            places.iter().filter_map(|(place, len)| of_value(*place, *len)).collect::<Vec<_>>()
-        };
         let mut change = Changes::default();
-        bytes(restored).into_iter().for_each(|(id, bytes)| change.of(id).restored += bytes);
-        bytes(replaced).into_iter().for_each(|(id, bytes)| change.of(id).dead += bytes);
+        restored.iter().for_each(|value| change.add(*value, |change| &mut change.restored));
+        replaced.iter().for_each(|value| change.add(*value, |change| &mut change.dead));
         self.count_changes(change, None);
         self.count_passed(passed);
     }
@@ -330,8 +323,8 @@ impl Segments {
     pub(crate) fn count_moved(&self, moved: &[Moved]) {
         let mut change = Changes::default();
         for Moved { from, to, len } in moved {
-            of_value(*from, u64::from(*len)).into_iter().for_each(|(id, bytes)| change.of(id).dead += bytes);
-            of_value(*to, u64::from(*len)).into_iter().for_each(|(id, bytes)| change.of(id).restored += bytes);
+            change.add((*from, u64::from(*len)), |change| &mut change.dead);
+            change.add((*to, u64::from(*len)), |change| &mut change.restored);
         }
         self.count_changes(change, None);
     }

@@ -1005,6 +1005,14 @@ impl<H: Hasher> Shared<H> {
         }
     }
 
+    /// Refuses a height above the last version's, or below the lowest kept.
+    fn check_kept(&self, current: &Version<H>, height: Height) -> Result<(), StoreError> {
+        match current.height.is_none_or(|last| height > last) || self.low().is_none_or(|low| height < low) {
+            true => Err(self.not_retained(height)),
+            false => Ok(()),
+        }
+    }
+
     /// The version at a height between the lowest kept and the last.
     pub(crate) fn version_at(&self, height: Height) -> Result<Arc<Version<H>>, StoreError> {
         let current = self.current();
@@ -1044,9 +1052,7 @@ impl<H: Hasher> Shared<H> {
         current: &Arc<Version<H>>,
         height: Height,
     ) -> Result<(Arc<Version<H>>, Vec<Undone>), StoreError> {
-        if current.height.is_none_or(|last| height > last) || self.low().is_none_or(|low| height < low) {
-            return Err(self.not_retained(height));
-        }
+        self.check_kept(current, height)?;
         if current.height == Some(height) {
             return Ok((Arc::clone(current), Vec::new()));
         }
@@ -1079,9 +1085,7 @@ impl<H: Hasher> Shared<H> {
 
     fn diff_at(&self, height: Height) -> Result<CommittedDiff, StoreError> {
         let current = self.current();
-        if current.height.is_none_or(|last| height > last) || self.low().is_none_or(|low| height < low) {
-            return Err(self.not_retained(height));
-        }
+        self.check_kept(&current, height)?;
         let _pin = Pin::new(self, &mut self.history(), height);
         let spot = self.spot_of(&current, height)?;
         let record = log::record_at(&self.segments, spot)?;

@@ -19,8 +19,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-/// One part of the test command. Budgets are for two cores and an empty target directory, and about twice what each
-/// part takes on an idle machine: machines that test are often busy.
+/// One part of the test command. Budgets are for two cores and an empty target directory, and more than each part
+/// takes on an idle machine, most of them twice as much: machines that test are often busy.
 struct Part {
     name: &'static str,
     budget: Duration,
