@@ -48,6 +48,26 @@ fn sync(home: &Path, code: i32, arguments: &[&str]) -> Value {
     expect(home, code, &[&["sync", "--set", "snapshots.reserve_percent=0"], arguments].concat())
 }
 
+/// spec: PEER-13. Over QUIC as over TCP; a node that does not listen for it is not reached by it.
+#[cfg(feature = "quic")]
+#[test]
+fn a_state_is_taken_over_quic() {
+    let home = busy_chain();
+    let (node, address) = peer(home.path(), &["p2p.quic=true"]);
+    let (_, status) = node.json("/v1/status");
+    let other = tempfile::tempdir().unwrap();
+    let (genesis, by_quic) = (genesis(home.path()), format!("{address}/quic"));
+    let synced = sync(other.path(), 0, &["--peer", &by_quic, "--genesis", &genesis]);
+    assert_eq!((&synced["height"], &synced["root"]), (&status["height"], &status["root"]));
+    drop(node);
+    let (_node, address) = peer(home.path(), &[]);
+    let (third, by_quic) = (tempfile::tempdir().unwrap(), format!("{address}/quic"));
+    let patience = ["--set", "p2p.stall_timeout_ms=1500", "--set", "p2p.request_timeout_ms=1500"];
+    sync(third.path(), 16, &[&["--peer", &by_quic, "--genesis", &genesis][..], &patience].concat());
+    let wrong = format!("{address}/tcp");
+    sync(third.path(), 2, &["--peer", &wrong, "--genesis", &genesis]);
+}
+
 /// A new home takes the state of a running node, certified by its producer, and is of that chain from then on.
 #[test]
 fn a_new_home_takes_the_state_of_a_running_node() {

@@ -250,7 +250,9 @@ settings! {
         enabled: bool = false;
         /// Address and port to listen on. Port 0 takes a free one, which is printed.
         listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 26690));
-        /// Peers that are dialled: "HOST:PORT", or "ID@HOST:PORT" to speak to nobody else there.
+        /// Whether to listen for QUIC on that port of UDP, too. Peers are dialled by what their address says.
+        quic: bool = false;
+        /// Peers that are dialled: "HOST:PORT", or "ID@HOST:PORT" to speak to nobody else there; with "/quic" behind it by QUIC.
         peers: Vec<PeerAddress> = Vec::new();
         /// Mirrors that a state may be taken from: directories, or http://HOST:PORT/PATH.
         mirrors: Vec<Place> = Vec::new();

@@ -1,7 +1,7 @@
 //! Lets nodes join others over real sockets, kills some of them on the way, and measures what it comes to.
 //!
-//! `joins --keelstone PROGRAM [--keys N] [--chunk BYTES] [--kills N] [--seed S] [--only NAME,..] [--hosts loopback|namespaces] [--dir DIR]
-//! [--set SETTING]..`
+//! `joins --keelstone PROGRAM [--keys N] [--chunk BYTES] [--kills N] [--seed S] [--only NAME,..] [--hosts loopback|namespaces]
+//! [--transport tcp|quic] [--dir DIR] [--set SETTING]..`
 //!
 //! Every node is a process of its own, as people run them: four that hold one state, and one that takes it from them. What
 //! is shown, each with its line:
@@ -13,6 +13,8 @@
 //! | servers | half of the servers are killed midway, and it ends |
 //! | liars | one of the four lies, in one way after the other: it is banned, and costs little time |
 //! | moving | the chain goes on all the time, and it ends at a recent height |
+//!
+//! With `--transport quic` the joiner dials by QUIC, but beside liars, which speak TCP alone.
 //!
 //! The exit code is 0 if all that was run holds, 1 if something does not, and 2 if the command is none. Speed is for an idle
 //! machine; everything else holds on a busy one too.
@@ -33,7 +35,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "joins --keelstone PROGRAM [--keys N] [--chunk BYTES] [--kills N] [--seed S] [--only NAME,..] \
-                     [--hosts loopback|namespaces] [--dir DIR] [--set SETTING]..";
+                     [--hosts loopback|namespaces] [--transport tcp|quic] [--dir DIR] [--set SETTING]..";
 
 /// What was asked for.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ struct Arguments {
     seed: u64,
     only: Option<Vec<String>>,
     namespaces: bool,
+    /// Whether the joiner dials by QUIC.
+    quic: bool,
     directory: PathBuf,
     /// Settings of the joiner.
     set: Vec<String>,
@@ -59,6 +63,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Arguments> {
         seed: 1,
         only: None,
         namespaces: false,
+        quic: false,
         directory: std::env::temp_dir(),
         set: Vec::new(),
     };
@@ -72,6 +77,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Arguments> {
             "--seed" => parsed.seed = value.parse().ok()?,
             "--only" => parsed.only = Some(value.split(',').map(str::to_owned).collect()),
             "--hosts" => parsed.namespaces = ["loopback", "namespaces"].iter().position(|known| *known == value)? == 1,
+            "--transport" => parsed.quic = ["tcp", "quic"].iter().position(|known| *known == value)? == 1,
             "--set" => parsed.set.push(value),
             "--dir" => parsed.directory = value.into(),
             _ => return None,

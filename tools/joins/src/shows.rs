@@ -130,7 +130,8 @@ impl Shows<'_> {
         let mut command = self.hosts.command(node, &self.arguments.keelstone);
         command.args(["node", "--json", "--home"]).arg(home);
         let listen = format!("p2p.listen={}:0", self.hosts.address(node));
-        for setting in ["http.listen=127.0.0.1:0", "p2p.enabled=true", &listen].iter().chain(settings) {
+        let quic = format!("p2p.quic={}", self.arguments.quic);
+        for setting in ["http.listen=127.0.0.1:0", "p2p.enabled=true", &listen, &quic].iter().chain(settings) {
             command.args(["--set", setting]);
         }
         Server::start(command)
@@ -138,7 +139,9 @@ impl Shows<'_> {
 
     /// A joiner of these peers, with further arguments.
     fn joiner(&self, servers: &[Server], further: &[&str]) -> Result<Joiner, String> {
-        self.joiner_of(servers.iter().map(|server| &server.address), further)
+        let quic = if self.arguments.quic { "/quic" } else { "" };
+        let addresses: Vec<_> = servers.iter().map(|server| format!("{}{quic}", server.address)).collect();
+        self.joiner_of(addresses.iter(), further)
     }
 
     /// The same of whoever is at these addresses.

@@ -1,4 +1,5 @@
-//! Where a peer is, as people write it: `HOST:PORT`, or `ID@HOST:PORT` to speak to nobody else there.
+//! Where a peer is, as people write it: `HOST:PORT`, or `ID@HOST:PORT` to speak to nobody else there; with `/quic` behind it
+//! to be dialled by QUIC and not by TCP.
 
 use super::NodeId;
 use std::fmt;
@@ -6,6 +7,17 @@ use std::str::FromStr;
 
 /// Longest name of a host, as the domain name system has it.
 const HOST_BYTES_MAX: usize = 253;
+/// What stands behind the port of a peer that is dialled by QUIC.
+const QUIC: &str = "/quic";
+
+/// What carries a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Transport {
+    /// TCP, with Noise and yamux over it.
+    Tcp,
+    /// QUIC, version 1, over UDP.
+    Quic,
+}
 
 /// A peer that is dialled.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,6 +25,7 @@ pub struct PeerAddress {
     id: Option<NodeId>,
     host: String,
     port: u16,
+    transport: Transport,
 }
 
 impl PeerAddress {
@@ -30,17 +43,24 @@ impl PeerAddress {
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
+
+    /// How it is dialled.
+    pub(crate) fn transport(&self) -> Transport {
+        self.transport
+    }
 }
 
 impl FromStr for PeerAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("expected HOST:PORT or ID@HOST:PORT, found {text:?}");
+        let wrong = || format!("expected HOST:PORT or ID@HOST:PORT, with /quic behind it or without, found {text:?}");
         let (id, place) = match text.split_once('@') {
             Some((id, place)) => (Some(id.parse().map_err(|_| format!("{id:?} is no id of a peer"))?), place),
             None => (None, text),
         };
+        let (place, transport) =
+            place.strip_suffix(QUIC).map_or((place, Transport::Tcp), |place| (place, Transport::Quic));
         let (host, port) = place.rsplit_once(':').ok_or_else(wrong)?;
         let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
@@ -49,7 +69,7 @@ impl FromStr for PeerAddress {
             Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
             None => (1..=HOST_BYTES_MAX).contains(&host.len()) && host.bytes().all(plain),
         };
-        if sound { Ok(Self { id, host: host.to_owned(), port }) } else { Err(wrong()) }
+        if sound { Ok(Self { id, host: host.to_owned(), port, transport }) } else { Err(wrong()) }
     }
 }
 
@@ -58,7 +78,8 @@ impl fmt::Display for PeerAddress {
         if let Some(id) = &self.id {
             write!(f, "{id}@")?;
         }
-        write!(f, "{}:{}", self.host, self.port)
+        let quic = if self.transport == Transport::Quic { QUIC } else { "" };
+        write!(f, "{}:{}{quic}", self.host, self.port)
     }
 }
 
@@ -69,10 +90,29 @@ mod tests {
     #[test]
     fn an_address_reads_back_as_it_is_written_and_others_are_none() {
         let id = NodeId::random();
-        for text in ["127.0.0.1:1".to_owned(), "node-1.example.org:26690".to_owned(), format!("{id}@[::1]:9")] {
-            assert_eq!(text.parse::<PeerAddress>().map(|address| address.to_string()), Ok(text));
+        for text in ["127.0.0.1:1", "node-1.example.org:26690", &format!("{id}@[::1]:9"), &format!("{id}@[::1]:9/quic")]
+        {
+            let address: PeerAddress = text.parse().expect("an address");
+            assert_eq!(address.to_string(), text);
+            assert_eq!(address.transport() == Transport::Quic, text.ends_with("/quic"));
         }
-        for text in ["", "host", "host:0", "host:65536", ":1", "x@host:1", "::1:9", "[::1:9", "a b:1", "[host]:1"] {
+        for text in [
+            "",
+            "/quic",
+            "host/quic",
+            "host:1/",
+            "host:1/tcp",
+            "host:1/quic/quic",
+            "host",
+            "host:0",
+            "host:65536",
+            ":1",
+            "x@host:1",
+            "::1:9",
+            "[::1:9",
+            "a b:1",
+            "[host]:1",
+        ] {
             assert!(text.parse::<PeerAddress>().is_err(), "{text:?}");
         }
         assert!(format!("{}:1", "h".repeat(254)).parse::<PeerAddress>().is_err());

@@ -2,9 +2,12 @@
 //!
 //! It looks at a connection before its handshake, when only its address is known, and once more when the peer has shown
 //! who it is. Connections that this node opens itself have places of their own, which nobody who comes in can take.
+//!
+//! Over UDP anybody can write any address on what it sends: until the handshake is done, that it came from there is a claim. So
+//! handshakes over QUIC take places of those over QUIC alone, also of the address that they name.
 
-use super::NodeId;
 use super::bans::Bans;
+use super::{NodeId, Transport};
 use libp2p::Multiaddr;
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
@@ -22,7 +25,7 @@ use std::time::{Duration, Instant};
 
 /// Connections of one peer, at most: both ends may have opened one at the same moment.
 const PEER_CONNECTIONS_MAX: usize = 2;
-/// Handshakes under way at once that others began.
+/// Handshakes under way at once that others began, over each transport.
 const HANDSHAKES_MAX: usize = 64;
 /// Over how long connections of one address are counted.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
@@ -53,11 +56,26 @@ pub(super) enum Refused {
     Twice,
 }
 
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Source {
+    machine: Option<IpAddr>,
+    transport: Transport,
+}
+
+impl Source {
+    fn of(address: &Multiaddr) -> Self {
+        let is_udp = address.iter().any(|part| matches!(part, Protocol::Udp(_)));
+        let transport = if is_udp { Transport::Quic } else { Transport::Tcp };
+        Self { machine: machine(address), transport }
+    }
+}
+
 /// A connection, from its first byte on.
 #[derive(Debug)]
 struct Known {
-    /// From where, if the other end opened it.
-    inbound: Option<Option<IpAddr>>,
+    /// From where and over what, if the other end opened it.
+    inbound: Option<Source>,
     /// Once it has shown who it is.
     peer: Option<NodeId>,
 }
@@ -68,7 +86,7 @@ pub(super) struct Gate {
     bans: Arc<Mutex<Bans>>,
     connections: BTreeMap<ConnectionId, Known>,
     /// When which address came lately.
-    lately: VecDeque<(Instant, Option<IpAddr>)>,
+    lately: VecDeque<(Instant, Source)>,
     refused: u64,
 }
 
@@ -87,24 +105,32 @@ impl Gate {
         ConnectionDenied::new(why)
     }
 
-    fn admit(&mut self, address: Option<IpAddr>, now: Instant) -> Result<(), Refused> {
+    // spec: PEER-22
+    fn admit(&mut self, from: Source, now: Instant) -> Result<(), Refused> {
         while self.lately.front().is_some_and(|(then, _)| now.duration_since(*then) > RATE_WINDOW)
             || self.lately.len() >= ADDRESSES_MAX
         {
             self.lately.pop_front();
         }
-        let inbound = || self.connections.values().filter_map(|known| known.inbound.map(|from| (from, known.peer)));
-        let handshakes = inbound().filter(|(_, peer)| peer.is_none()).count();
-        if inbound().count() >= self.limits.inbound_max || handshakes >= HANDSHAKES_MAX {
+        let handshakes =
+            || self.connections.values().filter(|known| known.peer.is_none()).filter_map(|known| known.inbound);
+        let beside = handshakes().filter(|other| other.transport == from.transport).count();
+        if self.inbound().count() + beside >= self.limits.inbound_max || beside >= HANDSHAKES_MAX {
             return Err(Refused::Full);
         }
-        let open = inbound().filter(|(from, _)| *from == address).count();
-        let came = self.lately.iter().filter(|(_, from)| *from == address).count();
+        let open = self.inbound().filter(|other| other.machine == from.machine).count();
+        let open = open + handshakes().filter(|other| *other == from).count();
+        let came = self.lately.iter().filter(|(_, other)| *other == from).count();
         if open >= self.limits.address_max || came >= self.limits.address_max * RATE_TIMES {
             return Err(Refused::Address);
         }
-        self.lately.push_back((now, address));
+        self.lately.push_back((now, from));
         Ok(())
+    }
+
+    /// Connections that others opened and that have shown who they are.
+    fn inbound(&self) -> impl Iterator<Item = Source> {
+        self.connections.values().filter(|known| known.peer.is_some()).filter_map(|known| known.inbound)
     }
 
     fn meet(&mut self, connection: ConnectionId, peer: NodeId) -> Result<(), Refused> {
@@ -113,6 +139,15 @@ impl Gate {
         }
         if self.connections.values().filter(|known| known.peer == Some(peer)).count() >= PEER_CONNECTIONS_MAX {
             return Err(Refused::Twice);
+        }
+        // Handshakes over the other transport may have taken the last place since it was admitted.
+        if let Some(from) = self.connections.get(&connection).and_then(|known| known.inbound) {
+            if self.inbound().count() >= self.limits.inbound_max {
+                return Err(Refused::Full);
+            }
+            if self.inbound().filter(|other| other.machine == from.machine).count() >= self.limits.address_max {
+                return Err(Refused::Address);
+            }
         }
         self.connections.entry(connection).or_insert(Known { inbound: None, peer: None }).peer = Some(peer);
         Ok(())
@@ -138,9 +173,9 @@ impl NetworkBehaviour for Gate {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        let address = machine(remote);
-        self.admit(address, Instant::now()).map_err(|why| self.refuse(why))?;
-        self.connections.insert(connection, Known { inbound: Some(address), peer: None });
+        let from = Source::of(remote);
+        self.admit(from, Instant::now()).map_err(|why| self.refuse(why))?;
+        self.connections.insert(connection, Known { inbound: Some(from), peer: None });
         Ok(())
     }
 
@@ -199,6 +234,10 @@ mod tests {
         format!("/ip4/10.0.0.{last}/tcp/9").parse().expect("an address")
     }
 
+    fn over_quic([net, last]: [u8; 2]) -> Multiaddr {
+        format!("/ip4/10.0.{net}.{last}/udp/9/quic-v1").parse().expect("an address")
+    }
+
     fn come(gate: &mut Gate, number: usize, address: &Multiaddr) -> bool {
         gate.handle_pending_inbound_connection(ConnectionId::new_unchecked(number), &from(0), address).is_ok()
     }
@@ -225,9 +264,34 @@ mod tests {
     fn y04_an_address_that_comes_and_goes_is_held_off() {
         let (mut gate, _home) = gate(10, 3);
         let start = Instant::now();
-        let came = (0..1000).filter(|_| gate.admit(None, start).is_ok()).count();
+        let nowhere = Source { machine: None, transport: Transport::Tcp };
+        let came = (0..1000).filter(|_| gate.admit(nowhere, start).is_ok()).count();
         assert_eq!(came, 12);
-        assert!(gate.admit(None, start + RATE_WINDOW * 2).is_ok());
+        assert!(gate.admit(nowhere, start + RATE_WINDOW * 2).is_ok());
+    }
+
+    /// spec: PEER-22. Y-04: handshakes over UDP that name addresses of others, as many as one likes, keep nobody from connecting over
+    /// TCP, not even from an address they name; and what was admitted over both in the same moment keeps to the limits in the end.
+    #[test]
+    fn y04_addresses_that_are_made_up_take_no_places_of_others() {
+        let (mut gate, _home) = gate(100, 3);
+        let made_up = |number: u16| over_quic(number.to_be_bytes());
+        let taken = (0..5_000u16).filter(|number| come(&mut gate, usize::from(*number), &made_up(*number))).count();
+        assert_eq!(taken, HANDSHAKES_MAX);
+        let others = (0..60u8).filter(|last| come(&mut gate, 10_000 + usize::from(*last), &from(*last))).count();
+        assert_eq!(others, 60);
+        // One of these addresses has more under way than it may have in the end.
+        let more = (0..9).filter(|number| come(&mut gate, 20_000 + number, &from(7))).count();
+        assert_eq!(more, 2);
+        let all: Vec<ConnectionId> = gate.connections.keys().copied().collect();
+        let met = |gate: &mut Gate, connection| gate.meet(connection, NodeId::random());
+        let outcomes: Vec<_> = all.into_iter().map(|connection| met(&mut gate, connection)).collect();
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 100);
+        assert_eq!(
+            outcomes.iter().filter(|outcome| **outcome == Err(Refused::Full)).count(),
+            HANDSHAKES_MAX + 62 - 100
+        );
+        assert!(!come(&mut gate, 30_000, &from(200)), "all places are taken");
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod trust;
 mod versions;
 
 pub use address::PeerAddress;
+pub(crate) use address::Transport;
 pub(crate) use announcing::{Attests, Word, announce, sign_each};
 pub(crate) use asking::ask_all;
 pub(crate) use bans::Bans;

@@ -8,7 +8,7 @@ use super::codec::{Frames, PROTOCOL};
 use super::gate::{Gate, machine};
 use super::serving::Serving;
 use super::shares::Shares;
-use super::{Answers, AskError, Bans, ConnectionLimits, Heard, NodeId, PeerAddress, answers};
+use super::{Answers, AskError, Bans, ConnectionLimits, Heard, NodeId, PeerAddress, Transport, answers};
 use crate::exit::Failure;
 use crate::metrics::Metrics;
 use futures_util::StreamExt as _;
@@ -17,6 +17,8 @@ use keelstone_ledger::SecretKey;
 use keelstone_sync::peers::{Frame, PeerId, Request, Response};
 use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
+#[cfg(feature = "quic")]
+use libp2p::quic;
 use libp2p::request_response::{
     self, InboundFailure, InboundRequestId, Message, OutboundFailure, OutboundRequestId, ProtocolSupport,
     ResponseChannel,
@@ -38,6 +40,13 @@ use tokio::task::JoinHandle;
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection is kept on which nobody asks anything.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a connection over QUIC is kept on which nothing comes at all.
+#[cfg(feature = "quic")]
+const QUIC_SILENCE_MS_MAX: u32 = 30_000;
+/// Bytes that may come on one stream of QUIC and are not read yet, and on all of a connection: with a hundred milliseconds from one
+/// end to the other and back, 40 and 80 MB/s.
+#[cfg(feature = "quic")]
+const QUIC_WINDOWS: (u32, u32) = (4 << 20, 8 << 20);
 /// Requests of one connection that are answered at once.
 const CONNECTION_REQUESTS_MAX: usize = 16;
 /// Bytes of answers that are on their way, at most: whoever does not read takes no more memory.
@@ -69,6 +78,8 @@ pub(crate) struct Setup {
     pub(crate) key: SecretKey,
     /// Where to listen; none to take in nobody.
     pub(crate) listen: Option<SocketAddr>,
+    /// Whether to listen for QUIC, too, where it listens for TCP.
+    pub(crate) quic: bool,
     /// Whom to dial.
     pub(crate) peers: Vec<PeerAddress>,
     pub(crate) limits: ConnectionLimits,
@@ -136,8 +147,14 @@ impl Network {
         answering: Option<Box<dyn Answers>>,
     ) -> Result<(Self, JoinHandle<()>), Failure> {
         let _inside = runtime.enter();
-        let Setup { key, listen, peers, limits, address_bytes_per_second, .. } = setup;
+        let Setup { key, listen, quic, peers, limits, address_bytes_per_second, .. } = setup;
         let Setup { request_timeout, handshake_timeout, bans, heard, metrics, .. } = setup;
+        let by_quic = peers.iter().find(|peer| peer.transport() == Transport::Quic);
+        if cfg!(not(feature = "quic")) && (quic || by_quic.is_some()) {
+            let what = by_quic.map_or("p2p.quic is on".to_owned(), |peer| format!("{peer} is to be dialled by it"));
+            return Err(Failure::usage(format!("this program was built without QUIC, and {what}"))
+                .hint("build it with `--features quic`, or reach peers over TCP"));
+        }
         let pair = libp2p::identity::Keypair::ed25519_from_bytes(key.seed())
             .map_err(|error| Failure::io("the key of this node is none", &error))?;
         let own = pair.public().to_peer_id();
@@ -157,10 +174,13 @@ impl Network {
                 identify: identify::Behaviour::new(identify),
             }
         };
-        let mut swarm = SwarmBuilder::with_existing_identity(pair)
+        let builder = SwarmBuilder::with_existing_identity(pair)
             .with_tokio()
             .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
-            .map_err(|error| Failure::io("no encryption for connections", &error))?
+            .map_err(|error| Failure::io("no encryption for connections", &error))?;
+        #[cfg(feature = "quic")]
+        let builder = builder.with_quic_config(|config| quic_config(config, handshake_timeout));
+        let mut swarm = builder
             .with_behaviour(behaviour)
             .expect("making a behaviour cannot fail")
             .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE_TIMEOUT))
@@ -168,7 +188,13 @@ impl Network {
             .build();
         let listening = match listen {
             None => None,
-            Some(address) => Some(runtime.block_on(bind(&mut swarm, address))?),
+            Some(address) => {
+                let found = runtime.block_on(bind(&mut swarm, address, Transport::Tcp))?;
+                if quic {
+                    runtime.block_on(bind(&mut swarm, found, Transport::Quic))?;
+                }
+                Some(found)
+            }
         };
         let serving = answering.map(Serving::start).transpose();
         let serving = serving.map_err(|error| Failure::io("could not start answering peers", &error))?;
@@ -279,14 +305,17 @@ pub(super) fn crowded_out(mut gone: Vec<Instant>, known: usize) -> Option<Instan
 }
 
 /// Listens, and says where.
-async fn bind(swarm: &mut Swarm<Behaviour>, address: SocketAddr) -> Result<SocketAddr, Failure> {
-    let failed = |error: &dyn std::error::Error| Failure::io(format_args!("could not listen on {address}"), error);
-    swarm.listen_on(multiaddr(address)).map_err(|error| failed(&error))?;
+async fn bind(swarm: &mut Swarm<Behaviour>, address: SocketAddr, transport: Transport) -> Result<SocketAddr, Failure> {
+    let failed = |error: &dyn std::error::Error| {
+        let over = if transport == Transport::Quic { "for QUIC (UDP) " } else { "" };
+        Failure::io(format_args!("could not listen {over}on {address}"), error)
+    };
+    let listener = swarm.listen_on(multiaddr(address, transport)).map_err(|error| failed(&error))?;
     loop {
         match swarm.next().await {
-            Some(SwarmEvent::NewListenAddr { address: found, .. }) => {
+            Some(SwarmEvent::NewListenAddr { listener_id, address: found }) if listener_id == listener => {
                 let port = found.iter().find_map(|part| match part {
-                    Protocol::Tcp(port) => Some(port),
+                    Protocol::Tcp(port) | Protocol::Udp(port) => Some(port),
                     _ => None,
                 });
                 return Ok(SocketAddr::new(address.ip(), port.unwrap_or(address.port())));
@@ -300,8 +329,23 @@ async fn bind(swarm: &mut Swarm<Behaviour>, address: SocketAddr) -> Result<Socke
     }
 }
 
-fn multiaddr(address: SocketAddr) -> Multiaddr {
-    Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port()))
+fn multiaddr(address: SocketAddr, transport: Transport) -> Multiaddr {
+    let host = Multiaddr::from(address.ip());
+    match transport {
+        Transport::Tcp => host.with(Protocol::Tcp(address.port())),
+        Transport::Quic => host.with(Protocol::Udp(address.port())).with(Protocol::QuicV1),
+    }
+}
+
+/// Bounds of QUIC: how long, and how much that nobody has read.
+#[cfg(feature = "quic")]
+fn quic_config(mut config: quic::Config, handshake_timeout: Duration) -> quic::Config {
+    config.handshake_timeout = handshake_timeout;
+    config.max_idle_timeout = QUIC_SILENCE_MS_MAX;
+    // Each request has a stream, and so has what the ends tell each other of themselves.
+    config.max_concurrent_stream_limit = u32::try_from(CONNECTION_REQUESTS_MAX * 2).expect("few");
+    (config.max_stream_data, config.max_connection_data) = QUIC_WINDOWS;
+    config
 }
 
 /// A peer of the configuration.
@@ -628,9 +672,10 @@ impl Task {
     fn dial(&mut self, place: usize, addresses: &[SocketAddr]) {
         let Some(dialled) = self.dialled.get_mut(place) else { return };
         let Some(first) = addresses.first() else { return };
+        let at = |address: &SocketAddr| multiaddr(*address, dialled.address.transport());
         let options = match dialled.address.id() {
-            Some(peer) => DialOpts::peer_id(peer).addresses(addresses.iter().copied().map(multiaddr).collect()).build(),
-            None => DialOpts::unknown_peer_id().address(multiaddr(*first)).build(),
+            Some(peer) => DialOpts::peer_id(peer).addresses(addresses.iter().map(at).collect()).build(),
+            None => DialOpts::unknown_peer_id().address(at(first)).build(),
         };
         let attempt = options.connection_id();
         match self.swarm.dial(options) {

@@ -25,6 +25,7 @@ pub(crate) fn setup(config: &P2p, home: &Home, keys: &KeyDir, metrics: Arc<Metri
     Ok(Setup {
         key: keys.load_or_make(PEER)?,
         listen: Some(config.listen),
+        quic: config.quic,
         peers: config.peers.clone(),
         address_bytes_per_second: config.address_bytes_per_second,
         limits: ConnectionLimits {

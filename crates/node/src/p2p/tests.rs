@@ -182,6 +182,13 @@ fn unhurried(_: &Request, answer: Response) -> Response {
     answer
 }
 
+/// The same, and quick enough for what a peer may have of a second's work.
+#[cfg(feature = "quic")]
+fn brisk(_: &Request, answer: Response) -> Response {
+    std::thread::sleep(Duration::from_millis(5));
+    answer
+}
+
 /// One byte of what can be proven is another.
 fn lies(_: &Request, answer: Response) -> Response {
     let changed = |wire: &[u8]| {
@@ -255,6 +262,79 @@ fn s01_of_four_peers_one_lies_and_is_banned_for_good() {
     }
     until("the liar is refused", || again.metrics.peer_connections_refused.get() > 0);
     assert!(!again.network.connected().contains(&liar));
+}
+
+/// A program that cannot speak it says so, and to whom it was to.
+#[test]
+fn without_quic_nobody_is_dialled_by_it() {
+    let runtime = runtime();
+    let start = |change: &dyn Fn(&mut Setup)| {
+        let home = tempfile::tempdir().unwrap();
+        let config = P2p { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..Config::default().p2p };
+        let keys = KeyDir::new(home.path());
+        let mut setup = setup(&config, &Home::new(home.path().to_owned()), &keys, Arc::new(Metrics::new())).unwrap();
+        change(&mut setup);
+        Network::start(runtime.handle(), setup, None).map(drop)
+    };
+    let peer = "127.0.0.1:9/quic".parse::<PeerAddress>().unwrap();
+    let (listens, dials) = (start(&|setup| setup.quic = true), start(&|setup| setup.peers = vec![peer.clone()]));
+    if cfg!(feature = "quic") {
+        assert!(listens.is_ok() && dials.is_ok());
+        return;
+    }
+    for (refused, what) in [(listens, "p2p.quic is on"), (dials, "127.0.0.1:9/quic")] {
+        let failure = refused.unwrap_err();
+        assert!(failure.message.contains(what), "{}", failure.message);
+    }
+}
+
+/// spec: PEER-13. S-01, Y-01, over QUIC: as over TCP, and beside it. Packets that are none cost nothing; a node that does not listen
+/// for QUIC is not reached by it, also not over TCP.
+#[cfg(feature = "quic")]
+#[test]
+fn s01_a_state_comes_over_quic_and_a_liar_is_banned() {
+    let runtime = runtime();
+    let quic = |_: &mut P2p, setup: &mut Setup| setup.quic = true;
+    let peers: Vec<Node> =
+        [brisk as Manner, brisk, lies].map(|manner| Node::start(&runtime, &[], Some(somebody(manner).0), quic)).into();
+    let deaf = Node::start(&runtime, &[], Some(somebody(honest).0), |_, _| {});
+    let noise = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut random = 7;
+    let mut shout = |peer: &Node, count: usize| {
+        for number in 0..count {
+            let mut packet: Vec<u8> =
+                (0..1_200).map(|_| keelstone_codec::splitmix64(&mut random).to_le_bytes()[0]).collect();
+            match number % 3 {
+                // The head of a first packet, of this version and of another; and nothing like it.
+                0 => packet[..6].copy_from_slice(&[0xc3, 0, 0, 0, 1, 8]),
+                1 => packet[..6].copy_from_slice(&[0xc3, 0xfa, 0xce, 0xb0, 0x0c, 8]),
+                _ => packet.truncate(number % 1_200),
+            }
+            // The system may have no room for another at the moment.
+            let _ = noise.send_to(&packet, peer.socket());
+        }
+    };
+    peers.iter().for_each(|peer| shout(peer, 500));
+    let node = Node::start(&runtime, &[], None, |_, setup| {
+        setup.peers =
+            peers.iter().chain([&deaf]).map(|peer| format!("{}/quic", peer.address()).parse().unwrap()).collect();
+    });
+    for peer in &peers {
+        node.meets(peer);
+    }
+    peers.iter().for_each(|peer| shout(peer, 500));
+    let settings = Settings { request_timeout_ms: 400, ..settings() };
+    let files = Arc::new(MemoryFiles::new());
+    let (entries, progress) = join(&runtime, &node.network, files, settings, &mut |_| Ok(())).unwrap();
+    assert_eq!((entries, progress.done_per_ten_thousand), (6_000, 10_000));
+    until("the liar is disconnected", || !node.network.connected().contains(&peers[2].id()));
+    assert_eq!(node.metrics.peers_banned.get(), 1);
+
+    assert!(!node.network.connected().contains(&deaf.id()));
+    // Those who listen for both are reached by both.
+    let other = Node::start(&runtime, &[&peers[0]], None, |_, _| {});
+    other.meets(&peers[0]);
+    assert!(other.network.ask(&peers[0].id(), Request::Status).is_ok());
 }
 
 /// What a crash leaves is not fetched again.
