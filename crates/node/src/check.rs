@@ -716,3 +716,62 @@ pub(crate) fn place(namespace: &str, key: &str) -> String {
     let shown = hex::decode(key).ok().and_then(|bytes| Key::new(bytes).ok());
     shown.map_or_else(|| format!("{namespace}/{key}"), |key| format!("{namespace}/{}", key.escape_ascii()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::engine;
+    use keelstone_codec::ChainId;
+    use keelstone_ledger::Genesis;
+    use keelstone_ledger::modules::standard;
+    use std::sync::atomic::AtomicU32;
+
+    /// A pause ends a check of every byte where it is, says so, and leaves what the checker knew as it was; none begins by itself until
+    /// that is asked for, but whoever asks for one has it.
+    #[test]
+    fn a_full_check_that_is_paused_ends_where_it_is() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let home = Home::new(place.path().to_owned());
+        let config = Config::default();
+        home.write_genesis(&Genesis::new(ChainId::new("paused-1").expect("a name"))).expect("written");
+        let engine = engine::open(&home, &config, &standard()).expect("a new chain");
+        let (metrics, health) = (Arc::new(Metrics::new()), Arc::new(Health::default()));
+        let mender = Arc::new(Mender::new(&engine, &config.check, &home, None, metrics.clone(), health.clone()));
+        let service =
+            Service::start(engine, &config.check, &home, metrics.clone(), health, mender).expect("a thread");
+        let checked = service.answer(&Asked::Now { depth: Depth::Full }).expect("nothing is in its way");
+        assert_eq!(checked["verdict"], "consistent");
+        let before = service.status();
+
+        // Each check meets the pause at some other place: before it begins, which does not end it, or in the middle.
+        let (made, ended) = (AtomicU32::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    assert_eq!(service.answer(&Asked::Pause { paused: true }).expect("paused")["paused"], true);
+                }
+            });
+            let began = Instant::now();
+            let failure = loop {
+                assert!(began.elapsed() < Duration::from_secs(60), "no check was ended of {made:?}");
+                match service.answer(&Asked::Now { depth: Depth::Full }) {
+                    Ok(_) => made.fetch_add(1, Ordering::Relaxed),
+                    Err(failure) => break failure,
+                };
+            };
+            ended.store(true, Ordering::Relaxed);
+            assert!(failure.message.contains("the checker was paused"), "{}", failure.message);
+        });
+        let paused = service.status();
+        assert_eq!((&paused["paused"], &paused["next_in_ms"]), (&json!(true), &Value::Null));
+        assert_eq!(paused["last"]["verdict"], before["last"]["verdict"]);
+        assert_eq!(metrics.render().matches("check_made_checks_total{outcome=\"failed\"} 1").count(), 1);
+
+        let checked = service.answer(&Asked::Now { depth: Depth::Full }).expect("who asks has a check all the same");
+        assert_eq!(checked["verdict"], "consistent");
+        let resumed = service.answer(&Asked::Pause { paused: false }).expect("resumed");
+        assert_eq!((&resumed["paused"], resumed["next_in_ms"].is_u64()), (&json!(false), true));
+        service.stop();
+    }
+}
