@@ -738,8 +738,7 @@ mod tests {
         let engine = engine::open(&home, &config, &standard()).expect("a new chain");
         let (metrics, health) = (Arc::new(Metrics::new()), Arc::new(Health::default()));
         let mender = Arc::new(Mender::new(&engine, &config.check, &home, None, metrics.clone(), health.clone()));
-        let service =
-            Service::start(engine, &config.check, &home, metrics.clone(), health, mender).expect("a thread");
+        let service = Service::start(engine, &config.check, &home, metrics.clone(), health, mender).expect("a thread");
         let checked = service.answer(&Asked::Now { depth: Depth::Full }).expect("nothing is in its way");
         assert_eq!(checked["verdict"], "consistent");
         let before = service.status();

@@ -44,9 +44,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 #[cfg(feature = "quic")]
 const QUIC_SILENCE_MS_MAX: u32 = 30_000;
 /// Bytes that may come on one stream of QUIC and are not read yet, and on all of a connection: with a hundred milliseconds from one
-/// end to the other and back, 40 and 80 MB/s.
+/// end to the other and back, 20 and 40 MB/s. As many connections as others may open (64) hold 256 MiB at the worst.
 #[cfg(feature = "quic")]
-const QUIC_WINDOWS: (u32, u32) = (4 << 20, 8 << 20);
+const QUIC_WINDOWS: (u32, u32) = (2 << 20, 4 << 20);
 /// Requests of one connection that are answered at once.
 const CONNECTION_REQUESTS_MAX: usize = 16;
 /// Bytes of answers that are on their way, at most: whoever does not read takes no more memory.

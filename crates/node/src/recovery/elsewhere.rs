@@ -413,7 +413,7 @@ fn of_sync(failure: Failure) -> Failed {
 
 /// Reads an archive, of either form.
 fn from_archive<T>(path: &Path, read: &mut dyn FnMut(Origin<'_>) -> Result<T, LibraryError>) -> Result<T, Failed> {
-    let missing = |error: io::Error| Failed::Unavailable(error.to_string());
+    let missing = |error: io::Error| Failed::Unavailable(format!("{}: {error}", path.display()));
     match fs::metadata(path).map_err(missing)?.is_dir() {
         true => {
             let directory = Directory::new(path).map_err(missing)?;
