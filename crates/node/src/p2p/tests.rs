@@ -176,15 +176,9 @@ fn honest(_: &Request, answer: Response) -> Response {
     answer
 }
 
-/// As honest, and slow enough that a liar beside it is asked often enough to be found out.
+/// As honest, slow enough that a liar beside it is asked often enough to be found out, and quick enough for what a peer may have
+/// of a second's work.
 fn unhurried(_: &Request, answer: Response) -> Response {
-    std::thread::sleep(Duration::from_millis(40));
-    answer
-}
-
-/// The same, and quick enough for what a peer may have of a second's work.
-#[cfg(feature = "quic")]
-fn brisk(_: &Request, answer: Response) -> Response {
     std::thread::sleep(Duration::from_millis(5));
     answer
 }
@@ -295,8 +289,9 @@ fn without_quic_nobody_is_dialled_by_it() {
 fn s01_a_state_comes_over_quic_and_a_liar_is_banned() {
     let runtime = runtime();
     let quic = |_: &mut P2p, setup: &mut Setup| setup.quic = true;
-    let peers: Vec<Node> =
-        [brisk as Manner, brisk, lies].map(|manner| Node::start(&runtime, &[], Some(somebody(manner).0), quic)).into();
+    let peers: Vec<Node> = [unhurried as Manner, unhurried, lies]
+        .map(|manner| Node::start(&runtime, &[], Some(somebody(manner).0), quic))
+        .into();
     let deaf = Node::start(&runtime, &[], Some(somebody(honest).0), |_, _| {});
     let noise = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut random = 7;
