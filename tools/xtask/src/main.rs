@@ -38,7 +38,7 @@ const FEATURES: &str = "hdf5,quic";
 const TEST: &[Part] = &[
     part("format", 20, &["fmt", "--all", "--check"]),
     // What is tested, without the examples that measure: the lints check those.
-    part("build", 1_080, &["test", "--tests", "--workspace", "--features", FEATURES, "--locked", "--no-run"]),
+    part("build", 1_260, &["test", "--tests", "--workspace", "--features", FEATURES, "--locked", "--no-run"]),
     part("tests", 1_080, &["test", "--tests", "--workspace", "--features", FEATURES, "--locked", "--no-fail-fast"]),
     part("doctests", 120, &["test", "--doc", "--workspace", "--features", FEATURES, "--locked", "--no-fail-fast"]),
     part(
