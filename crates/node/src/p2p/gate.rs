@@ -115,22 +115,27 @@ impl Gate {
         let handshakes =
             || self.connections.values().filter(|known| known.peer.is_none()).filter_map(|known| known.inbound);
         let beside = handshakes().filter(|other| other.transport == from.transport).count();
-        if self.inbound().count() + beside >= self.limits.inbound_max || beside >= HANDSHAKES_MAX {
+        if beside >= HANDSHAKES_MAX {
             return Err(Refused::Full);
         }
-        let open = self.inbound().filter(|other| other.machine == from.machine).count();
-        let open = open + handshakes().filter(|other| *other == from).count();
+        self.look_for_room(from, beside, handshakes().filter(|other| *other == from).count())?;
         let came = self.lately.iter().filter(|(_, other)| *other == from).count();
-        if open >= self.limits.address_max || came >= self.limits.address_max * RATE_TIMES {
+        if came >= self.limits.address_max * RATE_TIMES {
             return Err(Refused::Address);
         }
         self.lately.push_back((now, from));
         Ok(())
     }
 
-    /// Connections that others opened and that have shown who they are.
-    fn inbound(&self) -> impl Iterator<Item = Source> {
-        self.connections.values().filter(|known| known.peer.is_some()).filter_map(|known| known.inbound)
+    /// Whether there is room for one more from there, beside connections that have shown who they are and so many handshakes, in all
+    /// and of that address.
+    fn look_for_room(&self, from: Source, handshakes: usize, of_address: usize) -> Result<(), Refused> {
+        let met = || self.connections.values().filter(|known| known.peer.is_some()).filter_map(|known| known.inbound);
+        if met().count() + handshakes >= self.limits.inbound_max {
+            return Err(Refused::Full);
+        }
+        let open = met().filter(|other| other.machine == from.machine).count();
+        if open + of_address >= self.limits.address_max { Err(Refused::Address) } else { Ok(()) }
     }
 
     fn meet(&mut self, connection: ConnectionId, peer: NodeId) -> Result<(), Refused> {
@@ -142,12 +147,7 @@ impl Gate {
         }
         // Handshakes over the other transport may have taken the last place since it was admitted.
         if let Some(from) = self.connections.get(&connection).and_then(|known| known.inbound) {
-            if self.inbound().count() >= self.limits.inbound_max {
-                return Err(Refused::Full);
-            }
-            if self.inbound().filter(|other| other.machine == from.machine).count() >= self.limits.address_max {
-                return Err(Refused::Address);
-            }
+            self.look_for_room(from, 0, 0)?;
         }
         self.connections.entry(connection).or_insert(Known { inbound: None, peer: None }).peer = Some(peer);
         Ok(())
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(taken, HANDSHAKES_MAX);
         let others = (0..60u8).filter(|last| come(&mut gate, 10_000 + usize::from(*last), &from(*last))).count();
         assert_eq!(others, 60);
-        // One of these addresses has more under way than it may have in the end.
+        // One of these addresses comes again, as often as it may.
         let more = (0..9).filter(|number| come(&mut gate, 20_000 + number, &from(7))).count();
         assert_eq!(more, 2);
         let all: Vec<ConnectionId> = gate.connections.keys().copied().collect();
@@ -292,6 +292,18 @@ mod tests {
             HANDSHAKES_MAX + 62 - 100
         );
         assert!(!come(&mut gate, 30_000, &from(200)), "all places are taken");
+    }
+
+    /// spec: PEER-22. Y-04: who comes over both transports at once has no more connections in the end than over one.
+    #[test]
+    fn y04_an_address_over_both_transports_keeps_to_its_limit() {
+        let (mut gate, _home) = gate(100, 3);
+        let came = (0..3).filter(|number| come(&mut gate, *number, &from(1))).count();
+        let came = came + (3..6).filter(|number| come(&mut gate, *number, &over_quic([0, 1]))).count();
+        assert_eq!(came, 6);
+        let mut meet = |number| gate.meet(ConnectionId::new_unchecked(number), NodeId::random());
+        let met: Vec<_> = (0..6).map(&mut meet).collect();
+        assert_eq!(met, [[Ok(()); 3], [Err(Refused::Address); 3]].concat());
     }
 
     #[test]

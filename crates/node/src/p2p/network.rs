@@ -149,11 +149,8 @@ impl Network {
         let _inside = runtime.enter();
         let Setup { key, listen, quic, peers, limits, address_bytes_per_second, .. } = setup;
         let Setup { request_timeout, handshake_timeout, bans, heard, metrics, .. } = setup;
-        let by_quic = peers.iter().find(|peer| peer.transport() == Transport::Quic);
-        if cfg!(not(feature = "quic")) && (quic || by_quic.is_some()) {
-            let what = by_quic.map_or("p2p.quic is on".to_owned(), |peer| format!("{peer} is to be dialled by it"));
-            return Err(Failure::usage(format!("this program was built without QUIC, and {what}"))
-                .hint("build it with `--features quic`, or reach peers over TCP"));
+        if cfg!(not(feature = "quic")) {
+            without_quic(quic, &peers)?;
         }
         let pair = libp2p::identity::Keypair::ed25519_from_bytes(key.seed())
             .map_err(|error| Failure::io("the key of this node is none", &error))?;
@@ -302,6 +299,17 @@ pub(super) fn crowded_out(mut gone: Vec<Instant>, known: usize) -> Option<Instan
     gone.sort_unstable();
     gone.truncate(known.saturating_sub(KNOWN_MAX));
     gone.pop()
+}
+
+/// Refuses what a program cannot do that was built without QUIC: to listen for it, or to dial one of these peers by it.
+pub(super) fn without_quic(listens: bool, peers: &[PeerAddress]) -> Result<(), Failure> {
+    let what = match peers.iter().find(|peer| peer.transport() == Transport::Quic) {
+        Some(peer) => format!("{peer} is to be dialled by it"),
+        None if listens => "p2p.quic is on".to_owned(),
+        None => return Ok(()),
+    };
+    Err(Failure::usage(format!("this program was built without QUIC, and {what}"))
+        .hint("build it with `--features quic`, or reach peers over TCP"))
 }
 
 /// Listens, and says where.

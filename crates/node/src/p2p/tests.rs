@@ -1,7 +1,7 @@
 //! Real sockets on this machine: who is honest is heard, and who is not is survived.
 
 use super::codec::PROTOCOL;
-use super::network::{ANNOUNCEMENTS_MAX, Announced, KNOWN_MAX, crowded_out};
+use super::network::{ANNOUNCEMENTS_MAX, Announced, KNOWN_MAX, crowded_out, without_quic};
 use super::*;
 use crate::config::{Config, P2p};
 use crate::engine::{self, Engine, snapshot_params};
@@ -261,25 +261,28 @@ fn s01_of_four_peers_one_lies_and_is_banned_for_good() {
 /// A program that cannot speak it says so, and to whom it was to.
 #[test]
 fn without_quic_nobody_is_dialled_by_it() {
-    let runtime = runtime();
-    let start = |change: &dyn Fn(&mut Setup)| {
-        let home = tempfile::tempdir().unwrap();
-        let config = P2p { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..Config::default().p2p };
-        let keys = KeyDir::new(home.path());
-        let mut setup = setup(&config, &Home::new(home.path().to_owned()), &keys, Arc::new(Metrics::new())).unwrap();
-        change(&mut setup);
-        Network::start(runtime.handle(), setup, None).map(drop)
-    };
-    let peer = "127.0.0.1:9/quic".parse::<PeerAddress>().unwrap();
-    let (listens, dials) = (start(&|setup| setup.quic = true), start(&|setup| setup.peers = vec![peer.clone()]));
-    if cfg!(feature = "quic") {
-        assert!(listens.is_ok() && dials.is_ok());
-        return;
-    }
-    for (refused, what) in [(listens, "p2p.quic is on"), (dials, "127.0.0.1:9/quic")] {
+    let peers = ["127.0.0.1:8", "127.0.0.1:9/quic"].map(|peer| peer.parse::<PeerAddress>().unwrap());
+    assert!(without_quic(false, &peers[..1]).is_ok());
+    for (refused, what) in
+        [(without_quic(true, &peers[..1]), "p2p.quic is on"), (without_quic(false, &peers), "127.0.0.1:9/quic")]
+    {
         let failure = refused.unwrap_err();
         assert!(failure.message.contains(what), "{}", failure.message);
     }
+}
+
+/// A port of UDP that is taken is told from one of TCP.
+#[cfg(feature = "quic")]
+#[test]
+fn where_quic_cannot_listen_it_is_said() {
+    let runtime = runtime();
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let (config, keys) = (Config::default().p2p, KeyDir::new(home.path()));
+    let mut setup = setup(&config, &Home::new(home.path().to_owned()), &keys, Arc::new(Metrics::new())).unwrap();
+    (setup.listen, setup.quic) = (taken.local_addr().ok(), true);
+    let failure = Network::start(runtime.handle(), setup, None).map(drop).unwrap_err();
+    assert!(failure.message.contains("for QUIC (UDP) on 127.0.0.1"), "{}", failure.message);
 }
 
 /// spec: PEER-13. S-01, Y-01, over QUIC: as over TCP, and beside it. Packets that are none cost nothing; a node that does not listen
@@ -324,7 +327,6 @@ fn s01_a_state_comes_over_quic_and_a_liar_is_banned() {
     assert_eq!((entries, progress.done_per_ten_thousand), (6_000, 10_000));
     until("the liar is disconnected", || !node.network.connected().contains(&peers[2].id()));
     assert_eq!(node.metrics.peers_banned.get(), 1);
-
     assert!(!node.network.connected().contains(&deaf.id()));
     // Those who listen for both are reached by both.
     let other = Node::start(&runtime, &[&peers[0]], None, |_, _| {});
