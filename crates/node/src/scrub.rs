@@ -19,7 +19,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long to wait after a slice whose place could not be kept: the disk has other troubles.
+/// How long to wait after a slice that could not be looked at, or whose place could not be kept: the machine has other troubles.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(60);
 
 /// A running scrub.
@@ -100,7 +100,7 @@ impl Scrubbing {
                     pause
                 }
                 Err(failure) => {
-                    tracing::warn!(%failure, "the scrub could not keep where it stands");
+                    tracing::warn!(%failure, "a slice of the scrub could not be looked at, and is tried again");
                     TROUBLE_PAUSE
                 }
             };

@@ -98,7 +98,11 @@ impl<H: Hasher> Shared<H> {
                 Err(error) => report.problem(error),
             }
         }
-        Ok(Some(report))
+        // What could not be looked at for want of descriptors or memory is not damaged, and a report without it not whole.
+        match report.problems.iter().position(StoreError::is_shortage) {
+            Some(shortage) => Err(report.problems.swap_remove(shortage)),
+            None => Ok(Some(report)),
+        }
     }
 }
 

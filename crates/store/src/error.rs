@@ -187,6 +187,27 @@ impl StoreError {
             _ => false,
         }
     }
+
+    /// Whether the process or the machine was out of something for the moment, file descriptors or memory: nothing was
+    /// learned of the bytes, and the same may work soon.
+    #[must_use]
+    pub fn is_shortage(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => is_shortage(source),
+            Self::Read(ReadError::Io(source)) | Self::Unreadable { source: ReadError::Io(source), .. } => {
+                is_shortage(source)
+            }
+            _ => false,
+        }
+    }
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    // `ErrorKind` has no name for a lack of descriptors. POSIX gives none of these numbers, but all unixes have the two.
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+        || matches!(error.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// A store error met while reading state: damage stays damage.

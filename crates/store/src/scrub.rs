@@ -187,13 +187,20 @@ impl Scrub {
 }
 
 /// A slice that is being looked at.
+#[derive(Default)]
 struct Slice {
     scrubbed: Scrubbed,
     found: u64,
+    /// What was lacking to look, if anything was: then the slice says nothing.
+    shortage: Option<StoreError>,
 }
 
 impl Slice {
     fn problem(&mut self, problem: StoreError) {
+        if problem.is_shortage() {
+            self.shortage.get_or_insert(problem);
+            return;
+        }
         self.found += 1;
         if self.scrubbed.problems.len() < PROBLEMS_MAX {
             self.scrubbed.problems.push(problem);
@@ -206,13 +213,12 @@ impl<H: Hasher> Shared<H> {
         self.scrub.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at the next slice of about so many bytes, at least one sector or entry.
+    /// Looks at the next slice of about so many bytes, at least one sector or entry. For want of descriptors or memory a
+    /// slice fails and is looked at again by the next call.
     // spec: STORE-13
     pub(crate) fn scrub(&self, bytes: u64) -> Result<Scrubbed, StoreError> {
         let mut scrub = self.scrubbing();
-        let mut slice = Slice { scrubbed: Scrubbed::default(), found: 0 };
-        let unreadable = std::mem::take(&mut *self.unreadable());
-        unreadable.into_iter().for_each(|problem| slice.problem(problem));
+        let mut slice = Slice::default();
         let at = match scrub.cursor.at.clone() {
             At::Start => {
                 let checked = self.upkeep().file.check();
@@ -223,6 +229,11 @@ impl<H: Hasher> Shared<H> {
             At::Sectors(segment, sector, before) => self.scrub_sectors((segment, sector, before), bytes, &mut slice),
             At::Entries(after) => self.scrub_entries(after, bytes, &mut slice),
         };
+        if let Some(shortage) = slice.shortage {
+            return Err(shortage);
+        }
+        let unreadable = std::mem::take(&mut *self.unreadable());
+        unreadable.into_iter().for_each(|problem| slice.problem(problem));
         let cursor = &mut scrub.cursor;
         cursor.found += slice.found;
         cursor.done += slice.scrubbed.bytes;

@@ -495,7 +495,8 @@ impl<H: Hasher> Store<H> {
     /// Looks for damage and changes nothing.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if the disk cannot be read at all. Damage is in the report.
+    /// [`StoreError::Io`] if the disk cannot be read at all, or something was lacking to read it
+    /// ([`StoreError::is_shortage`]). Damage is in the report.
     pub fn check(&self, level: CheckLevel, progress: &mut dyn FnMut(Progress)) -> Result<CheckReport, StoreError> {
         let checked = self.check_while(level, &mut |done| {
             progress(done);
@@ -521,7 +522,8 @@ impl<H: Hasher> Store<H> {
     /// another. Commits and reads go on meanwhile; a flush waits for a slice of entries.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if where the pass stands could not be kept. Damage, and what cannot be read, is in the answer.
+    /// [`StoreError::Io`] if where the pass stands could not be kept, or something was lacking to look
+    /// ([`StoreError::is_shortage`]): the next call looks at the same slice. Damage, and what cannot be read, is in the answer.
     pub fn scrub(&self, bytes: u64) -> Result<Scrubbed, StoreError> {
         self.shared.scrub(bytes)
     }
@@ -719,8 +721,9 @@ impl<H: Hasher> Shared<H> {
     /// Keeps what a compaction could not read for the scrub to tell: the latest knows best.
     // spec: STORE-17
     pub(crate) fn note_unreadable(&self, pieces: &[StoreError]) {
-        self.unreadable().clear();
-        self.unreadable().extend_from_slice(pieces);
+        let mut unreadable = self.unreadable();
+        unreadable.clear();
+        unreadable.extend(pieces.iter().filter(|piece| !piece.is_shortage()).cloned());
     }
 
     /// Keeps what a compaction cannot get, however long it takes: it must not count as a reason for the next one. What is let

@@ -74,6 +74,8 @@ struct Disk {
     fail_change: Option<(u64, Fault)>,
     fail_reads: Option<(u64, u64, ReadFault)>,
     off: bool,
+    /// Nothing can be opened.
+    no_descriptors: bool,
     broken: bool,
     full: bool,
     sync_lies: bool,
@@ -108,6 +110,9 @@ enum NameChange {
     Unlink(String),
     Rename(String, String, usize),
 }
+
+/// What Linux says when a process has as many files open as it may.
+const EMFILE: i32 = 24;
 
 impl FaultyFiles {
     /// An empty disk whose randomness comes from `seed`.
@@ -153,10 +158,15 @@ impl FaultyFiles {
         self.disk().fail_reads = Some((from, count, ReadFault::Flip));
     }
 
+    /// From here on every opening of a file fails with EMFILE: the process has no descriptors left. What is open works on.
+    pub fn run_out_of_descriptors(&self) {
+        self.disk().no_descriptors = true;
+    }
+
     /// Ends all faults that go on: the disk was exchanged, room was made. What a fault has done stays.
     pub fn mend(&self) {
         let mut disk = self.disk();
-        (disk.fail_change, disk.fail_reads) = (None, None);
+        (disk.fail_change, disk.fail_reads, disk.no_descriptors) = (None, None, false);
         (disk.broken, disk.full, disk.sync_lies, disk.directory_sync_lies) = (false, false, false, false);
     }
 
@@ -402,6 +412,9 @@ impl Files for FaultyFiles {
         let disk = self.disk();
         if disk.off {
             return Err(eio());
+        }
+        if disk.no_descriptors {
+            return Err(io::Error::from_raw_os_error(EMFILE));
         }
         let inode = disk.find(name)?;
         Ok(Arc::new(FaultyFile { disk: Arc::clone(&self.disk), inode }))

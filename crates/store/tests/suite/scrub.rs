@@ -2,7 +2,7 @@
 
 use crate::support::{Random, TestStore, namespace, put, random_diff, small};
 use keelstone_codec::{Height, Key, Value};
-use keelstone_store::files::{Files, MemoryFiles};
+use keelstone_store::files::{FaultyFiles, Files, MemoryFiles};
 use keelstone_store::{CheckLevel, Options, StoreError};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -181,6 +181,47 @@ fn a_pass_goes_on_where_it_stood_and_a_restart_forgets_no_damage() {
     files.open(&name).unwrap().write_at(700, &before[700..701]).unwrap();
     pass(&store);
     assert_eq!(store.scrub_standing().problems, 0, "a whole pass found none");
+}
+
+/// spec: STORE-13. Without descriptors nothing can be looked at, which is no damage: a slice and a check fail, and what they
+/// were to look at is looked at later.
+#[test]
+fn l06_a_lack_of_descriptors_is_no_damage() {
+    let files = FaultyFiles::new(1);
+    let store = TestStore::create(Arc::new(files.clone()), small()).unwrap();
+    let mut random = Random(5);
+    for height in 0..120 {
+        store.commit(Height(height), random_diff(&mut random)).unwrap();
+    }
+    store.flush().unwrap();
+    let (_, whole) = pass(&store);
+    let mut failed = 0;
+    for slice in 0..whole {
+        let stood = store.scrub_standing();
+        files.run_out_of_descriptors();
+        match store.scrub(SLICE) {
+            Err(error) => {
+                assert!(error.is_shortage() && !error.is_damage(), "{error}");
+                assert_eq!(store.scrub_standing(), stood, "slice {slice} is not behind us");
+                failed += 1;
+                files.mend();
+                assert!(store.scrub(SLICE).unwrap().problems.is_empty());
+            }
+            // The first slice is the superblock, which is open.
+            Ok(scrubbed) => assert!(scrubbed.problems.is_empty() && slice == 0, "slice {slice}: {scrubbed:?}"),
+        }
+        files.mend();
+    }
+    assert_eq!((store.scrub_standing().passes, store.scrub_standing().problems), (2, 0));
+    assert_eq!(failed, whole - 1);
+
+    files.run_out_of_descriptors();
+    for level in [CheckLevel::Quick, CheckLevel::Full] {
+        let error = store.check(level, &mut |_| {}).unwrap_err();
+        assert!(error.is_shortage(), "{error}");
+    }
+    files.mend();
+    assert!(store.check(CheckLevel::Full, &mut |_| {}).unwrap().is_sound());
 }
 
 /// spec: STORE-13. Nothing depends on the file: any byte of it may be anything.
