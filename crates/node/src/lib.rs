@@ -24,6 +24,7 @@ mod config;
 mod consensus;
 mod control;
 mod damage;
+mod descriptors;
 mod engine;
 mod exit;
 mod follower;

@@ -10,6 +10,7 @@ use crate::cli::{Context, report};
 use crate::cometbft::rpc::Rpc;
 use crate::config::{Config, EngineKind, Log, LogFormat};
 use crate::control::{Control, Desk};
+use crate::descriptors;
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
 use crate::follower::{Follower, follow};
@@ -72,6 +73,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let (mut config, _) = context.config_with(settings)?;
     config.snapshots.enabled |= options.enable_snapshots;
     log_to_stderr(&config.log);
+    descriptors::take_all();
     let maker = match config.engine.kind {
         EngineKind::Solo => Maker::Solo(producer(context)?),
         EngineKind::CometBft => Maker::CometBft,
