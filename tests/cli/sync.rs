@@ -68,6 +68,26 @@ fn a_state_is_taken_over_quic() {
     sync(third.path(), 2, &["--peer", &wrong, "--genesis", &genesis]);
 }
 
+/// spec: PEER-23. Nobody names the node, and it is found on the network; if it does not say that it is there, nobody is.
+#[test]
+fn a_state_is_taken_from_a_node_that_is_found_nearby() {
+    let home = busy_chain();
+    let (node, _) = peer(home.path(), &["p2p.mdns=true"]);
+    let (_, status) = node.json("/v1/status");
+    let (other, genesis) = (tempfile::tempdir().unwrap(), genesis(home.path()));
+    let near = ["--from", "peers", "--set", "p2p.mdns=true", "--set", "p2p.listen=127.0.0.1:0", "--genesis", &genesis];
+    let synced = sync(other.path(), 0, &near);
+    assert_eq!((&synced["height"], &synced["root"]), (&status["height"], &status["root"]));
+    drop(node);
+    let (_node, _) = peer(home.path(), &[]);
+    let third = tempfile::tempdir().unwrap();
+    let patience = ["--set", "p2p.stall_timeout_ms=1500", "--set", "p2p.request_timeout_ms=1500"];
+    sync(third.path(), 16, &[&near[..], &patience].concat());
+    let over_v6 = [&near[..], &["--set", "p2p.listen=[::1]:0"]].concat();
+    let refused = sync(third.path(), 2, &over_v6);
+    assert!(refused["error"]["message"].as_str().unwrap().contains("IPv6"), "{refused}");
+}
+
 /// A new home takes the state of a running node, certified by its producer, and is of that chain from then on.
 #[test]
 fn a_new_home_takes_the_state_of_a_running_node() {

@@ -254,6 +254,8 @@ settings! {
         quic: bool = false;
         /// Peers that are dialled: "HOST:PORT", or "ID@HOST:PORT" to speak to nobody else there; with "/quic" behind it by QUIC.
         peers: Vec<PeerAddress> = Vec::new();
+        /// Whether peers are looked for on the network of p2p.listen, too, by multicast DNS. Whoever is there may say that it is a peer.
+        mdns: bool = false;
         /// Mirrors that a state may be taken from: directories, or http://HOST:PORT/PATH.
         mirrors: Vec<Place> = Vec::new();
         /// Connections that others may open; those to the peers above are not among them.

@@ -303,12 +303,14 @@ impl Sync<'_> {
         }
         let mut network = None;
         if from.iter().any(|source| matches!(source, Source::Peers | Source::All)) {
-            let mut setup =
-                p2p::setup(&self.config.p2p, &self.context.home, &self.context.keys(), Arc::new(Metrics::new()))?;
+            let mut setup = {
+                let (chain, context) = (&self.genesis.chain_id, self.context);
+                p2p::setup(&self.config.p2p, chain, &context.home, &context.keys(), Arc::new(Metrics::new()))?
+            };
             // Who only takes needs nobody to come in.
             setup.listen = None;
             setup.peers.extend(self.options.peer.iter().cloned());
-            if !setup.peers.is_empty() {
+            if !setup.peers.is_empty() || setup.nearby.is_some() {
                 network = Some(Network::start(runtime.handle(), setup, None)?.0);
             }
         }

@@ -6,6 +6,7 @@
 
 use super::codec::{Frames, PROTOCOL};
 use super::gate::{Gate, machine};
+use super::nearby::{Lookout, Nearby};
 use super::serving::Serving;
 use super::shares::Shares;
 use super::{Answers, AskError, Bans, ConnectionLimits, Heard, NodeId, PeerAddress, Transport, answers};
@@ -23,7 +24,7 @@ use libp2p::request_response::{
     self, InboundFailure, InboundRequestId, Message, OutboundFailure, OutboundRequestId, ProtocolSupport,
     ResponseChannel,
 };
-use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, Swarm, SwarmBuilder, identify, noise, tcp, yamux};
 use std::collections::{BTreeMap, HashMap};
@@ -69,6 +70,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const DIAL_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// How long a peer that went is known, so that coming back brings no new budget.
 const KNOWN_FOR: Duration = Duration::from_secs(120);
+/// Whoever has so many peers connected looks for no more of them nearby.
+const NEARBY_ENOUGH: usize = 16;
 /// Peers that are known at once; above it those that went first are forgotten.
 pub(super) const KNOWN_MAX: usize = 1024;
 
@@ -82,6 +85,8 @@ pub(crate) struct Setup {
     pub(crate) quic: bool,
     /// Whom to dial.
     pub(crate) peers: Vec<PeerAddress>,
+    /// Whom to look for on the same network; none to look for nobody.
+    pub(crate) nearby: Option<Nearby>,
     pub(crate) limits: ConnectionLimits,
     /// Bytes of answers in a second for all peers of one address.
     pub(crate) address_bytes_per_second: u64,
@@ -128,6 +133,11 @@ enum Command {
         place: usize,
         addresses: Vec<SocketAddr>,
     },
+    /// A peer that said on the same network that it is there.
+    Nearby {
+        peer: NodeId,
+        address: SocketAddr,
+    },
     Stop,
 }
 
@@ -147,7 +157,7 @@ impl Network {
         answering: Option<Box<dyn Answers>>,
     ) -> Result<(Self, JoinHandle<()>), Failure> {
         let _inside = runtime.enter();
-        let Setup { key, listen, quic, peers, limits, address_bytes_per_second, .. } = setup;
+        let Setup { key, listen, quic, peers, nearby, limits, address_bytes_per_second, .. } = setup;
         let Setup { request_timeout, handshake_timeout, bans, heard, metrics, .. } = setup;
         if cfg!(not(feature = "quic")) {
             without_quic(quic, &peers)?;
@@ -197,9 +207,24 @@ impl Network {
         let serving = serving.map_err(|error| Failure::io("could not start answering peers", &error))?;
         let (commands, incoming) = mpsc::channel(COMMANDS_MAX);
         let (answered, answered_frames) = mpsc::unbounded_channel();
+        // Of those nearby nobody knows how many there are.
+        let dialled_count = if nearby.is_some() { usize::MAX } else { peers.len() };
+        if let Some(nearby) = nearby {
+            let lookout = Lookout::open(nearby, own, listening.map(|address| address.port()))?;
+            let (commands, ended) = (commands.clone(), commands.clone());
+            // What finds no room comes again with the next question.
+            let looking = lookout.run(move |peer, address| {
+                let _ = commands.try_send(Command::Nearby { peer, address: address.into() });
+            });
+            runtime.spawn(async move {
+                tokio::select! {
+                    () = looking => {}
+                    () = ended.closed() => {}
+                }
+            });
+        }
         let (tell, everybody) = watch::channel(Everybody::default());
         let now = Instant::now();
-        let dialled_count = peers.len();
         let dialled = peers.into_iter().map(|address| Dialled::new(address, now)).collect();
         let task = Task {
             swarm,
@@ -232,7 +257,7 @@ impl Network {
         self.listening
     }
 
-    /// How many are dialled, as they were named: two of them may be one.
+    /// How many are dialled at most, as they were named: two of them may be one.
     pub(crate) fn dialled(&self) -> usize {
         self.dialled
     }
@@ -473,6 +498,7 @@ impl Task {
             Command::Ban { peer, why } => self.ban(peer, &why),
             Command::Blame { peer, what } => self.on_bad_request(peer, &what),
             Command::Found { place, addresses } => self.dial(place, &addresses),
+            Command::Nearby { peer, address } => self.dial_nearby(peer, address),
             Command::Stop => {}
         }
     }
@@ -689,6 +715,20 @@ impl Task {
         match self.swarm.dial(options) {
             Ok(()) => dialled.attempt = Some(attempt),
             Err(error) => tracing::debug!(peer = %dialled.address, %error, "a peer could not be dialled"),
+        }
+    }
+
+    // spec: PEER-23
+    fn dial_nearby(&mut self, peer: NodeId, address: SocketAddr) {
+        if self.tell.borrow().len() >= NEARBY_ENOUGH || self.bans().has(&peer) {
+            return;
+        }
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .addresses(vec![multiaddr(address, Transport::Tcp)])
+            .build();
+        if let Err(error) = self.swarm.dial(options) {
+            tracing::debug!(%peer, %address, %error, "a peer nearby was not dialled");
         }
     }
 }

@@ -1,13 +1,15 @@
 //! From the configuration to what networks, servers and joiners take.
 
 use super::network::HANDSHAKE_TIMEOUT;
-use super::{Bans, ConnectionLimits, Setup};
+use super::{Bans, ConnectionLimits, Nearby, Setup};
 use crate::config::P2p;
 use crate::exit::Failure;
 use crate::home::Home;
 use crate::keyfile::KeyDir;
 use crate::metrics::Metrics;
+use keelstone_codec::ChainId;
 use keelstone_sync::peers::{ServerLimits, Settings};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,14 +21,21 @@ fn small(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// What a network of this home begins with. Makes its key the first time.
-pub(crate) fn setup(config: &P2p, home: &Home, keys: &KeyDir, metrics: Arc<Metrics>) -> Result<Setup, Failure> {
+/// What a network of this home begins with, among nodes of this chain. Makes its key the first time.
+pub(crate) fn setup(
+    config: &P2p,
+    chain: &ChainId,
+    home: &Home,
+    keys: &KeyDir,
+    metrics: Arc<Metrics>,
+) -> Result<Setup, Failure> {
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     Ok(Setup {
         key: keys.load_or_make(PEER)?,
         listen: Some(config.listen),
         quic: config.quic,
         peers: config.peers.clone(),
+        nearby: nearby(config, chain)?,
         address_bytes_per_second: config.address_bytes_per_second,
         limits: ConnectionLimits {
             inbound_max: count(config.inbound_max),
@@ -38,6 +47,22 @@ pub(crate) fn setup(config: &P2p, home: &Home, keys: &KeyDir, metrics: Arc<Metri
         heard: None,
         metrics,
     })
+}
+
+/// Whom to look for on the network on which this node listens.
+fn nearby(config: &P2p, chain: &ChainId) -> Result<Option<Nearby>, Failure> {
+    if !config.mdns {
+        return Ok(None);
+    }
+    let interface = match config.listen.ip().to_canonical() {
+        IpAddr::V4(interface) => interface,
+        IpAddr::V6(any) if any.is_unspecified() => Ipv4Addr::UNSPECIFIED,
+        IpAddr::V6(other) => {
+            return Err(Failure::usage(format!("p2p.mdns is on, and p2p.listen names an address of IPv6, {other}"))
+                .hint("peers are looked for over IPv4: name such an address, or switch p2p.mdns off"));
+        }
+    };
+    Ok(Some(Nearby { interface, chain: chain.clone() }))
 }
 
 /// How much is given to peers.

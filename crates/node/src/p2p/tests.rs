@@ -25,7 +25,7 @@ use keelstone_tree::{Blake3, HashKind, ReadError};
 use libp2p::futures::AsyncReadExt as _;
 use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -79,7 +79,8 @@ impl Node {
         config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
         config.peers = dialled.iter().map(|node| node.address().parse().unwrap()).collect();
         let keys = KeyDir::new(home.path());
-        let mut setup = setup(&config, &Home::new(home.path().to_owned()), &keys, metrics.clone()).unwrap();
+        let mut setup =
+            setup(&config, &params().chain_id, &Home::new(home.path().to_owned()), &keys, metrics.clone()).unwrap();
         change(&mut config, &mut setup);
         let (network, _) = Network::start(runtime.handle(), setup, answering).unwrap();
         Self { network, home, metrics }
@@ -269,6 +270,30 @@ fn without_quic_nobody_is_dialled_by_it() {
         let failure = refused.unwrap_err();
         assert!(failure.message.contains(what), "{}", failure.message);
     }
+}
+
+/// spec: PEER-23. Nodes that name nobody meet by what they say on their network; one of another chain is let alone.
+#[test]
+fn nodes_of_a_chain_on_one_network_find_each_other() {
+    let runtime = runtime();
+    let near = |chain: &str| {
+        let chain = ChainId::new(&format!("{chain}-{}", std::process::id())).unwrap();
+        move |_: &mut P2p, setup: &mut Setup| {
+            setup.nearby = Some(Nearby { interface: Ipv4Addr::LOCALHOST, chain });
+        }
+    };
+    let other = Node::start(&runtime, &[], None, near("other"));
+    let first = Node::start(&runtime, &[], None, near("near"));
+    let second = Node::start(&runtime, &[], None, near("near"));
+    first.meets(&second);
+    // Who takes in nobody says nothing, and finds the others all the same.
+    let quiet = Node::start(&runtime, &[], None, |config, setup| {
+        near("near")(config, setup);
+        setup.listen = None;
+    });
+    quiet.meets(&first);
+    quiet.meets(&second);
+    assert_eq!(other.network.connected(), []);
 }
 
 /// A port of UDP that is taken is told from one of TCP.

@@ -185,7 +185,7 @@ impl<H: Hasher> Home<'_, H> {
                 }
             }
         }
-        if config.p2p.peers.is_empty() && nodes.is_empty() {
+        if config.p2p.peers.is_empty() && !config.p2p.mdns && nodes.is_empty() {
             return found.into_offers("no peer is configured (p2p.peers, check.peers)");
         }
         if let Err(failed) = self.ask_peers(target, &mut found) {
@@ -195,7 +195,7 @@ impl<H: Hasher> Home<'_, H> {
     }
 
     fn ask_peers(&mut self, target: &Version, found: &mut Found) -> Result<(), Failed> {
-        if self.config.p2p.peers.is_empty() {
+        if self.config.p2p.peers.is_empty() && !self.config.p2p.mdns {
             return Ok(());
         }
         let network = self.meet()?;
@@ -297,7 +297,8 @@ impl<H: Hasher> Home<'_, H> {
         if let Some(network) = &others.network {
             return Ok(network.clone());
         }
-        let mut setup = p2p::setup(&config.p2p, home, keys, Arc::new(Metrics::new())).map_err(machine)?;
+        let chain = home.read_genesis().map_err(machine)?.chain_id;
+        let mut setup = p2p::setup(&config.p2p, &chain, home, keys, Arc::new(Metrics::new())).map_err(machine)?;
         // Who only takes needs nobody to come in.
         setup.listen = None;
         let (network, _) = Network::start(others.runtime().handle(), setup, None).map_err(machine)?;
