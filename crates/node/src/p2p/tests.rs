@@ -304,7 +304,9 @@ fn where_quic_cannot_listen_it_is_said() {
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let home = tempfile::tempdir().unwrap();
     let (config, keys) = (Config::default().p2p, KeyDir::new(home.path()));
-    let mut setup = setup(&config, &Home::new(home.path().to_owned()), &keys, Arc::new(Metrics::new())).unwrap();
+    let mut setup =
+        setup(&config, &params().chain_id, &Home::new(home.path().to_owned()), &keys, Arc::new(Metrics::new()))
+            .unwrap();
     (setup.listen, setup.quic) = (taken.local_addr().ok(), true);
     let failure = Network::start(runtime.handle(), setup, None).map(drop).unwrap_err();
     assert!(failure.message.contains("for QUIC (UDP) on 127.0.0.1"), "{}", failure.message);
