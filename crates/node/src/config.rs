@@ -342,6 +342,13 @@ impl Http {
     }
 }
 
+impl P2p {
+    /// Whether there is nobody to dial: no peer is named, and none is looked for.
+    pub(crate) fn dials_nobody(&self) -> bool {
+        self.peers.is_empty() && !self.mdns
+    }
+}
+
 /// A socket for CometBFT to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AbciAddress {

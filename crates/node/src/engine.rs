@@ -22,7 +22,7 @@ use crate::session::{self, Register};
 use crate::statesync::{StateSync, Syncing};
 use crate::way::{Way, Yielding, Yields};
 use crate::world::{By, Kept};
-use keelstone_codec::{Decode as _, Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
+use keelstone_codec::{ChainId, Decode as _, Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
 use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, SessionId};
 use keelstone_ledger::{
     AuditVerdict, BlockError, ChangedBy, Committed, Genesis, GenesisError, InheritError, Inherited, Json, KeyChange,
@@ -68,6 +68,8 @@ enum Forward {
 
 /// A chain in this process, with everything its owner may do to it.
 pub(crate) trait Engine: Chain + Checked + Consensus + StateSync {
+    /// The name of the chain.
+    fn chain_id(&self) -> &ChainId;
     /// Makes the next block of what waits and is due. With neither, an empty one or none, as asked.
     fn produce(&self, time: Timestamp, producer: PublicKey, empty: bool) -> Result<Option<Arc<Committed>>, Failure>;
     /// Calls `listener` with every block once it is durable.
@@ -1301,6 +1303,10 @@ fn readable(registry: &Registry, namespace: &Namespace, key: &Key, value: &[u8])
 // ---- what only the owner may do ----------------------------------------------------------------------------------
 
 impl<H: Hasher> Engine for Local<H> {
+    fn chain_id(&self) -> &ChainId {
+        &self.genesis.chain_id
+    }
+
     fn produce(&self, time: Timestamp, producer: PublicKey, empty: bool) -> Result<Option<Arc<Committed>>, Failure> {
         let _at_work = self.way.block();
         // A clock that was set back must not stop a chain.

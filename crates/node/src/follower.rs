@@ -28,7 +28,7 @@ pub(crate) fn follow(genesis: &Genesis, config: &Config) -> Result<Follow, Failu
         return Err(Failure::usage(message).hint("keelstone node --engine cometbft"));
     }
     let p2p = &config.p2p;
-    if p2p.peers.is_empty() && !p2p.enabled && !p2p.mdns {
+    if p2p.dials_nobody() && !p2p.enabled {
         return Err(Failure::usage("there is nobody to follow").hint("name peers in p2p.peers"));
     }
     let trust = Trust::of(genesis, &p2p.trust_keys, p2p.trust_period_ms)?;

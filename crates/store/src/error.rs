@@ -1,5 +1,6 @@
 //! What can go wrong in the store, sorted by who has to act.
 
+use crate::files::{EMFILE, ENFILE};
 use keelstone_codec::{Height, Key, Namespace, Root};
 use keelstone_tree::ReadError;
 use std::io;
@@ -203,9 +204,6 @@ impl StoreError {
 }
 
 fn is_shortage(error: &io::Error) -> bool {
-    // `ErrorKind` has no name for a lack of descriptors. POSIX gives none of these numbers, but all unixes have the two.
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
     matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
         || matches!(error.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
@@ -219,5 +217,34 @@ impl From<StoreError> for ReadError {
             StoreError::Io { source, .. } => Self::Io(source),
             other => Self::damaged(other.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// L-06: what was lacking is told from what is wrong, however it was met.
+    #[test]
+    fn l06_a_shortage_is_no_damage_and_no_other_failure_is_one() {
+        use io::ErrorKind::{Interrupted, NotFound, OutOfMemory, StorageFull, WouldBlock};
+        const EIO: i32 = 5;
+        let kind = |kind: io::ErrorKind| io::Error::from(kind);
+        let lacking = [ENFILE, EMFILE].map(io::Error::from_raw_os_error).into_iter();
+        let lacking = lacking.chain([OutOfMemory, WouldBlock, Interrupted].map(kind)).map(|error| (error, true));
+        let failed = [io::Error::from_raw_os_error(EIO), kind(NotFound), kind(StorageFull)].map(|error| (error, false));
+        for (error, expected) in lacking.chain(failed) {
+            let source = Arc::new(error);
+            let read = ReadError::Io(source.clone());
+            let (namespace, at) = (Namespace::new("entries").unwrap(), Vec::new());
+            for met in [
+                StoreError::Io { doing: "open", file: "log".to_owned(), source: source.clone() },
+                StoreError::Read(read.clone()),
+                StoreError::Unreadable { namespace, at, entries: 1, source: read },
+            ] {
+                assert_eq!((met.is_shortage(), met.is_damage()), (expected, false), "{met}");
+            }
+        }
+        assert!(!StoreError::damaged("log", 0, "a bit").is_shortage());
     }
 }

@@ -398,8 +398,7 @@ impl Node {
         let mut carry = Some(carry);
         let peers = match config.p2p.enabled || seen.is_some() {
             true => {
-                let mut setup =
-                    p2p::setup(&config.p2p, &home.read_genesis()?.chain_id, home, &context.keys(), metrics.clone())?;
+                let mut setup = p2p::setup(&config.p2p, engine.chain_id(), home, &context.keys(), metrics.clone())?;
                 // Who only follows needs nobody to come in.
                 setup.listen = setup.listen.filter(|_| config.p2p.enabled);
                 let attests = match &maker {

@@ -303,10 +303,8 @@ impl Sync<'_> {
         }
         let mut network = None;
         if from.iter().any(|source| matches!(source, Source::Peers | Source::All)) {
-            let mut setup = {
-                let (chain, context) = (&self.genesis.chain_id, self.context);
-                p2p::setup(&self.config.p2p, chain, &context.home, &context.keys(), Arc::new(Metrics::new()))?
-            };
+            let (home, keys, metrics) = (&self.context.home, self.context.keys(), Arc::new(Metrics::new()));
+            let mut setup = p2p::setup(&self.config.p2p, &self.genesis.chain_id, home, &keys, metrics)?;
             // Who only takes needs nobody to come in.
             setup.listen = None;
             setup.peers.extend(self.options.peer.iter().cloned());

@@ -185,7 +185,7 @@ impl<H: Hasher> Home<'_, H> {
                 }
             }
         }
-        if config.p2p.peers.is_empty() && !config.p2p.mdns && nodes.is_empty() {
+        if config.p2p.dials_nobody() && nodes.is_empty() {
             return found.into_offers("no peer is configured (p2p.peers, check.peers)");
         }
         if let Err(failed) = self.ask_peers(target, &mut found) {
@@ -195,7 +195,7 @@ impl<H: Hasher> Home<'_, H> {
     }
 
     fn ask_peers(&mut self, target: &Version, found: &mut Found) -> Result<(), Failed> {
-        if self.config.p2p.peers.is_empty() && !self.config.p2p.mdns {
+        if self.config.p2p.dials_nobody() {
             return Ok(());
         }
         let network = self.meet()?;

@@ -9,7 +9,7 @@
 //! it can be read, and no later sync writes it.
 
 use super::memory::{FlagLock, span};
-use super::{File, Files, Guard, LockError, SECTOR_BYTES};
+use super::{EMFILE, File, Files, Guard, LockError, SECTOR_BYTES};
 use keelstone_codec::splitmix64;
 use std::collections::BTreeMap;
 use std::io;
@@ -110,9 +110,6 @@ enum NameChange {
     Unlink(String),
     Rename(String, String, usize),
 }
-
-/// What Linux says when a process has as many files open as it may.
-const EMFILE: i32 = 24;
 
 impl FaultyFiles {
     /// An empty disk whose randomness comes from `seed`.

@@ -22,6 +22,11 @@ use std::sync::Arc;
 /// What a disk writes whole or not at all, in bytes (spec: STORE-1).
 pub const SECTOR_BYTES: usize = 512;
 
+/// What a system says when all its files are open, and when those are that a process may have. `ErrorKind` has no name for either,
+/// and POSIX gives no numbers; all unixes have these.
+pub(crate) const ENFILE: i32 = 23;
+pub(crate) const EMFILE: i32 = 24;
+
 /// A flat directory of files.
 pub trait Files: Debug + Send + Sync {
     /// Makes a new file of `len` zero bytes whose blocks are allocated. It is durable only after [`File::sync`] and
