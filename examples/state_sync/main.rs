@@ -73,7 +73,7 @@ pub(crate) fn run(directory: &Path) -> Outcome {
     let params = SnapshotParams {
         chain_id: genesis.chain_id.clone(),
         hasher: genesis.hasher,
-        unit_weight_max: genesis.limits.snapshot_chunk_bytes,
+        chunk_weight_max: genesis.limits.snapshot_chunk_bytes,
     };
     let store = Store::<Blake3>::create(at("chain")?, Options::default())?;
     let chain = Ledger::create(store, Arc::new(MemoryKv::new()), registry(), &genesis, PoolLimits::default())?;

@@ -494,7 +494,7 @@ pub(crate) fn beside(directory: &Path, sizes: &BesideSizes, mut tell: impl FnMut
         let params = SnapshotParams {
             chain_id: ChainId::new("bench").expect("a constant"),
             hasher: Blake3::KIND,
-            unit_weight_max: ChainLimits::default().snapshot_chunk_bytes,
+            chunk_weight_max: ChainLimits::default().snapshot_chunk_bytes,
         };
         let held = Held { view: engine.store.view(), params, way: way.clone() };
         let (library, done) = (&library, AtomicBool::new(false));

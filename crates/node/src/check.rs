@@ -237,7 +237,7 @@ impl HttpPeer {
                 Ok(Response::Status(Status {
                     chain_id: ChainId::new(&status.chain_id).map_err(|_| strange("chain"))?,
                     hasher: status.hasher.parse().map_err(|_| strange("hasher"))?,
-                    unit_weight_max: 0,
+                    chunk_weight_max: 0,
                     newest: Version { height: Height(status.height), root: root(&status.root)? },
                     oldest: Height(status.lowest_height),
                     diffs_from: Height(u64::MAX),

@@ -282,7 +282,7 @@ settings! {
         peer_count_target: u64 = 8, 1..=256;
         /// Milliseconds an answer may take.
         request_timeout_ms: u64 = 15_000, 10..=600_000;
-        /// Bytes that one request asks for; a larger part is asked for alone.
+        /// Bytes that one request asks for at most; near peers are asked for a 32nd, a larger part is asked for alone.
         batch_bytes_max: u64 = 4 * 1024 * 1024, 64 * 1024..=8 * 1024 * 1024;
         /// Failures in a row after which a peer is not counted on any more.
         retries_max: u64 = 3, 0..=1_000;

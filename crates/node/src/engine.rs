@@ -202,7 +202,7 @@ pub(crate) fn snapshot_params(genesis: &Genesis) -> SnapshotParams {
     SnapshotParams {
         chain_id: genesis.chain_id.clone(),
         hasher: genesis.hasher,
-        unit_weight_max: genesis.limits.snapshot_chunk_bytes,
+        chunk_weight_max: genesis.limits.snapshot_chunk_bytes,
     }
 }
 

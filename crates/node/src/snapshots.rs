@@ -565,7 +565,7 @@ mod tests {
         fn snapshot(&self, library: &Library, making: &Making, listener: Listener<'_>) -> Result<Info, LibraryError> {
             self.begin.recv().unwrap();
             let chain_id = ChainId::new("test").unwrap();
-            let params = SnapshotParams { chain_id, hasher: HashKind::Blake3, unit_weight_max: 4096 };
+            let params = SnapshotParams { chain_id, hasher: HashKind::Blake3, chunk_weight_max: 4096 };
             library.create(&self.view, &params, self.height(), self.view.root(), making, listener)
         }
     }

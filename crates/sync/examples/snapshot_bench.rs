@@ -91,8 +91,8 @@ fn print_memory() {
     }
 }
 
-fn params(unit_weight_max: u32) -> SnapshotParams {
-    SnapshotParams { chain_id: ChainId::new("bench").unwrap(), hasher: HashKind::Blake3, unit_weight_max }
+fn params(chunk_weight_max: u32) -> SnapshotParams {
+    SnapshotParams { chain_id: ChainId::new("bench").unwrap(), hasher: HashKind::Blake3, chunk_weight_max }
 }
 
 fn build(directory: &Path, keys: u64) {
@@ -112,7 +112,7 @@ fn build(directory: &Path, keys: u64) {
     building.finish(Root(bulk[1].finish().unwrap().hash)).unwrap();
 }
 
-fn create(directory: &Path, keys: u64, level: i32, unit_weight_max: u32) {
+fn create(directory: &Path, keys: u64, level: i32, chunk_weight_max: u32) {
     let place = directory.join("store");
     if !place.exists() {
         build(&place, keys);
@@ -124,7 +124,7 @@ fn create(directory: &Path, keys: u64, level: i32, unit_weight_max: u32) {
     let library = Directory::new(directory.join("library")).unwrap();
     let (library, _) = Library::open(Arc::new(library)).unwrap();
     library.keep(0).unwrap();
-    let (making, params) = (Making { level, ..Making::default() }, params(unit_weight_max));
+    let (making, params) = (Making { level, ..Making::default() }, params(chunk_weight_max));
     let mut in_all = Spent::default();
     let info = in_all.by(of_process, || {
         library.create(&view, &params, HEIGHT, view.root(), &making, &mut |_| ControlFlow::Continue(())).unwrap()
@@ -166,7 +166,7 @@ fn restore(directory: &Path) {
         metadata: info.metadata,
     };
     let staging = Arc::new(Directory::new(directory.join("staging")).unwrap());
-    let params = params(info.unit_weight_max);
+    let params = params(info.chunk_weight_max);
     let mut restore = Restore::<Blake3>::open(staging, params, RestoreLimits::default()).unwrap();
     assert_eq!(restore.offer(&offer, root.as_bytes()), OfferVerdict::Accept);
     let (mut apply_time, mut build_time) = (Spent::default(), Spent::default());
@@ -195,7 +195,7 @@ fn restore(directory: &Path) {
     print_memory();
 }
 
-fn levels(file: &Path, unit_weight_max: usize) {
+fn levels(file: &Path, chunk_weight_max: usize) {
     let bytes = fs::read(file).unwrap();
     for level in [1, 2, 3, 5, 7, 9, 12, 15, 19] {
         let (mut packing, mut unpacking, mut size) = (Duration::MAX, Duration::MAX, 0);
@@ -203,7 +203,7 @@ fn levels(file: &Path, unit_weight_max: usize) {
         for _ in 0..5 {
             let (mut pack_time, mut unpack_time) = (Spent::default(), Spent::default());
             size = 0;
-            for piece in bytes.chunks(unit_weight_max) {
+            for piece in bytes.chunks(chunk_weight_max) {
                 let wire = pack_time.on(|| pack(piece, level).unwrap());
                 unpack_time.on(|| assert_eq!(*unpack(&wire, u32::MAX).unwrap(), *piece));
                 size += wire.len();

@@ -203,8 +203,8 @@ impl<H: Hasher> Mirror<H> {
     }
 
     fn of(metadata: &Metadata, root: Root, (totals, bytes): (Totals, u64), chunks: Chunks) -> Self {
-        let Metadata { chain_id, hasher, unit_weight_max, height, pages, .. } = metadata.clone();
-        let params = SnapshotParams { chain_id, hasher, unit_weight_max };
+        let Metadata { chain_id, hasher, chunk_weight_max, height, pages, .. } = metadata.clone();
+        let params = SnapshotParams { chain_id, hasher, chunk_weight_max };
         let skeleton = Skeleton::without_offer(root, &params);
         Self {
             params,
@@ -267,11 +267,11 @@ impl<H: Hasher> Mirror<H> {
     }
 
     fn status(&self) -> Status {
-        let SnapshotParams { chain_id, hasher, unit_weight_max } = self.params.clone();
+        let SnapshotParams { chain_id, hasher, chunk_weight_max } = self.params.clone();
         Status {
             chain_id,
             hasher,
-            unit_weight_max,
+            chunk_weight_max,
             newest: self.version,
             oldest: self.version.height,
             diffs_from: self.version.height.next(),
@@ -399,7 +399,7 @@ impl<H: Hasher> Mirror<H> {
         const HERE: PeerId = PeerId(0);
         let (params, settings, now) = (self.params.clone(), Settings::default(), Tick(0));
         let mut joiner = Joiner::<H>::open(staging, params, settings, self.version, now, 0)?;
-        let mut effects = joiner.step(now, Event::Connected(HERE));
+        let mut effects = joiner.step(now, Event::Mirror(HERE));
         while let Some(effect) = effects.pop() {
             let Effect::Ask(_, Frame { id, body }) = effect else { continue };
             let answer = match &body {
@@ -449,7 +449,7 @@ mod tests {
     }
 
     fn params() -> SnapshotParams {
-        SnapshotParams { chain_id: ChainId::new("test-1").unwrap(), hasher: HashKind::Blake3, unit_weight_max: 400 }
+        SnapshotParams { chain_id: ChainId::new("test-1").unwrap(), hasher: HashKind::Blake3, chunk_weight_max: 5000 }
     }
 
     fn mirror() -> (Memory, Version, Totals) {
@@ -458,7 +458,7 @@ mod tests {
 
     /// A mirror of a part has the pages, and of the other chunks those that hold the part.
     fn mirror_of(part: Option<PartOf>) -> (Memory, Version, Totals) {
-        let tree = Tree::new::<Blake3>(&state(250));
+        let tree = Tree::new::<Blake3>(&state(600));
         let plan = Plan::of(&&tree, &params(), Height(7), tree.root()).unwrap();
         let mut files = BTreeMap::new();
         let mut chunks = Vec::new();
@@ -486,7 +486,7 @@ mod tests {
         let (peer, now) = (PeerId(1), Tick(0));
         let opened = Joiner::open(Arc::new(staging.clone()), params(), Settings::default(), target, now, 1);
         let mut joiner: Joiner<Blake3> = opened.unwrap().only(part.clone());
-        let mut effects = joiner.step(now, Event::Connected(peer));
+        let mut effects = joiner.step(now, Event::Mirror(peer));
         while let Some(effect) = effects.pop() {
             match effect {
                 Effect::Ask(_, frame) => {
@@ -507,7 +507,7 @@ mod tests {
     /// part alone gives all entries and no others, with a proof under the root; so does what was staged before a restart.
     #[test]
     fn a_mirror_of_a_part_gives_all_of_that_part_and_its_proof() {
-        let state = state(250);
+        let state = state(600);
         let of =
             |name: &str, prefix: &[u8]| PartOf { namespace: Namespace::new(name).unwrap(), prefix: prefix.to_vec() };
         let mut parts: Vec<PartOf> = ["a", "n", "n11", "zz"].iter().map(|name| of(name, &[])).collect();
@@ -551,7 +551,7 @@ mod tests {
         let settings = Settings { batch_bytes_max, ..Settings::default() };
         let staging = Arc::new(MemoryFiles::new());
         let mut joiner = Joiner::<Blake3>::open(staging, params(), settings, target, now, 1).unwrap();
-        let mut effects = joiner.step(now, Event::Connected(peer));
+        let mut effects = joiner.step(now, Event::Mirror(peer));
         while let Some(effect) = effects.pop() {
             match effect {
                 Effect::Ask(_, frame) => {
@@ -662,7 +662,7 @@ mod tests {
             let mut joiner =
                 Joiner::<Blake3>::open(staging, params(), Settings::default(), version, Tick(0), 1).unwrap();
             let other = Mirror::<Blake3>::of_index(&index);
-            let mut effects = joiner.step(Tick(0), Event::Connected(PeerId(1)));
+            let mut effects = joiner.step(Tick(0), Event::Mirror(PeerId(1)));
             let (mut built, mut given) = (false, 0);
             while let Some(effect) = effects.pop() {
                 match effect {

@@ -7,7 +7,7 @@ use keelstone_codec::{ChainId, Decode, Encode, Height, Key, Value};
 use keelstone_tree::{Blake3, Grown, Hasher, Sha256};
 use serde_json::{Value as Json, json};
 
-const WEIGHT: u32 = 300;
+const WEIGHT: u32 = 1200;
 
 fn found<H: Hasher>() -> Json {
     let older = state(40);
@@ -18,7 +18,7 @@ fn found<H: Hasher>() -> Json {
     let (older, later) = (Grown::new::<H>(&older), Grown::new::<H>(&later));
 
     let chain_id = ChainId::new("vectors-1").unwrap();
-    let params = SnapshotParams { chain_id: chain_id.clone(), hasher: H::KIND, unit_weight_max: WEIGHT };
+    let params = SnapshotParams { chain_id: chain_id.clone(), hasher: H::KIND, chunk_weight_max: WEIGHT };
     let (height, root) = (Height(7), older.root());
     let plan = Plan::of(&older, &params, height, root).unwrap();
     let empty = Grown::new::<H>(&State::new());

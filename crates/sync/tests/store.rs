@@ -14,7 +14,7 @@ use std::sync::Arc;
 const WEIGHT: u32 = 2000;
 
 fn params() -> SnapshotParams {
-    SnapshotParams { chain_id: ChainId::new("test-1").unwrap(), hasher: HashKind::Blake3, unit_weight_max: WEIGHT }
+    SnapshotParams { chain_id: ChainId::new("test-1").unwrap(), hasher: HashKind::Blake3, chunk_weight_max: WEIGHT }
 }
 
 fn options() -> Options {

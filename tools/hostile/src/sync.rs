@@ -31,7 +31,7 @@ struct Snapshot {
 
 static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
     let version = &KNOWN.tree;
-    let params = SnapshotParams { chain_id: chain(), hasher: HashKind::Blake3, unit_weight_max: 400 };
+    let params = SnapshotParams { chain_id: chain(), hasher: HashKind::Blake3, chunk_weight_max: 400 };
     let plan = Plan::of(version, &params, Height(5), KNOWN.tree.root()).expect("all is in memory");
     let chunks: Vec<Vec<u8>> =
         (0..plan.chunks()).map(|index| plan.body(version, index).expect("all is in memory")).collect();
@@ -211,7 +211,7 @@ fn responses() -> Vec<Vec<u8>> {
     let status = Status {
         chain_id: chain(),
         hasher: HashKind::Blake3,
-        unit_weight_max: 400,
+        chunk_weight_max: 400,
         newest: at(),
         oldest: Height(2),
         diffs_from: Height(2),

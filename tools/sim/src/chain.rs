@@ -67,7 +67,7 @@ impl Chain {
             // All call themselves the same: a forger's chain is one of the others.
             chain_id: ChainId::new("sim-1").expect("a name"),
             hasher: HashKind::Blake3,
-            unit_weight_max: 500,
+            chunk_weight_max: 4000,
         };
         let options =
             Options { segment_bytes: 1 << 18, page_segment_bytes: 1 << 18, background: false, ..Options::default() };

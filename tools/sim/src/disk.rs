@@ -77,6 +77,8 @@ impl Watched {
 pub(crate) fn units(bytes: &[u8]) -> Result<Vec<(UnitName, &[u8])>, DecodeError> {
     let mut input = Reader::new(bytes);
     input.take(32)?;
+    let len = u32::decode(&mut input)?;
+    let mut input = Reader::new(input.take(len as usize)?);
     let count = u32::decode(&mut input)?;
     let mut heads = Vec::new();
     for _ in 0..count {
@@ -138,7 +140,7 @@ impl File for WatchedFile {
         self.file.write_at(offset, bytes)?;
         let mut found = self.watch.found();
         match looked {
-            Ok(names) => drop(found.staged.insert(self.name.clone(), names)),
+            Ok(names) => found.staged.entry(self.name.clone()).or_default().extend(names),
             Err(wrong) => drop(found.wrong.get_or_insert(wrong)),
         }
         Ok(())

@@ -147,7 +147,7 @@ impl Node {
                 honest.clone()
             }
             Manner::OtherChain => match honest.clone() {
-                Response::Status(status) => Response::Status(Status { unit_weight_max: 501, ..status }),
+                Response::Status(status) => Response::Status(Status { chunk_weight_max: 4001, ..status }),
                 other => other,
             },
             Manner::MovingRoot => match honest.clone() {

@@ -200,7 +200,7 @@ impl<const BUG: usize> Toy<BUG> {
     }
 
     fn write(&mut self, batch: BTreeMap<UnitName, Vec<u8>>) -> Result<(), StagingError> {
-        let mut bytes = vec![0; 32];
+        let mut bytes = vec![0; 32 + 4];
         u32::try_from(batch.len()).expect("a few").encode(&mut bytes);
         for (name, body) in &batch {
             name.of_namespaces.encode(&mut bytes);
@@ -208,7 +208,9 @@ impl<const BUG: usize> Toy<BUG> {
             u32::try_from(body.len()).expect("a small unit").encode(&mut bytes);
         }
         batch.values().for_each(|body| bytes.extend_from_slice(body));
-        let file = format!("batch-{:012}", self.next_file);
+        let len = u32::try_from(bytes.len() - 36).expect("a few small units");
+        bytes[32..36].copy_from_slice(&len.to_le_bytes());
+        let file = format!("units-{:012}", self.next_file);
         self.next_file += 1;
         let write = || self.files.create(&file, bytes.len() as u64)?.write_at(0, &bytes);
         write().map_err(|error| StagingError { doing: "write", file, source: Arc::new(error) })?;
@@ -293,7 +295,7 @@ impl<const BUG: usize> Client for Toy<BUG> {
         let failed = |error: std::io::Error| error.to_string();
         let (mut old, mut next_file) = (BTreeMap::new(), 0);
         for file in files.list().map_err(failed)? {
-            let Some(number) = file.strip_prefix("batch-").and_then(|number| number.parse::<u64>().ok()) else {
+            let Some(number) = file.strip_prefix("units-").and_then(|number| number.parse::<u64>().ok()) else {
                 continue;
             };
             next_file = next_file.max(number + 1);
@@ -344,7 +346,7 @@ impl<const BUG: usize> Client for Toy<BUG> {
         }
         match event {
             Event::Tick => self.is_building = false,
-            Event::Connected(peer) => {
+            Event::Connected(peer) | Event::Mirror(peer) => {
                 if !self.peers.contains(&peer) && !self.banned.contains(&peer) {
                     self.peers.push(peer);
                 }

@@ -133,7 +133,7 @@ impl<'a> Joining<'a> {
         let mirrors: Vec<_> = (MIRRORS_FROM..).map(PeerId).zip(self.sources.mirrors.clone()).collect();
         for (number, mirror) in mirrors {
             self.known.insert(number, Source::Mirror(mirror));
-            if let Some(version) = self.perform(joiner.step(self.now(), Event::Connected(number)))? {
+            if let Some(version) = self.perform(joiner.step(self.now(), Event::Mirror(number)))? {
                 return Ok(version);
             }
         }

@@ -224,8 +224,8 @@ impl<H: Hasher> Home<'_, H> {
 
     /// Which version of a peer leads to a target: that itself, if the peer keeps it, or what it has last.
     fn leads(&self, status: &Status, target: &Version) -> Result<Version, Failed> {
-        let SnapshotParams { chain_id, hasher, unit_weight_max } = self.params();
-        if (&status.chain_id, status.hasher, status.unit_weight_max) != (&chain_id, hasher, unit_weight_max) {
+        let SnapshotParams { chain_id, hasher, chunk_weight_max } = self.params();
+        if (&status.chain_id, status.hasher, status.chunk_weight_max) != (&chain_id, hasher, chunk_weight_max) {
             return Err(Failed::Misbehaved(format!("it is of chain {}, this is {chain_id}", status.chain_id)));
         }
         if status.oldest > target.height {
@@ -456,9 +456,9 @@ fn served<H: Hasher>(node: &HttpAddress, params: &SnapshotParams) -> Result<Vec<
         let (root, hash) = (Root::from_hex(&snapshot.root).ok()?, Hash::from_hex(&snapshot.hash).ok()?);
         let height = Height(snapshot.height);
         let own = snapshot.format == FORMAT && snapshot_hash(params, height, root) == hash;
-        let SnapshotParams { chain_id, hasher, unit_weight_max } = params.clone();
+        let SnapshotParams { chain_id, hasher, chunk_weight_max } = params.clone();
         let (pages, chunks) = (snapshot.pages, snapshot.chunks);
-        let metadata = Metadata { chain_id, height, unit_weight_max, hasher, pages, chunks };
+        let metadata = Metadata { chain_id, height, chunk_weight_max, hasher, pages, chunks };
         let totals = Totals { count: snapshot.entries, bytes: snapshot.entry_bytes };
         let mirror = Mirror::numbered(&metadata, root, totals, snapshot.bytes);
         let shelf = Chunks { node: Remote::at(address, PEER_TIMEOUT), height };

@@ -37,7 +37,7 @@ struct Honest {
 impl Honest {
     fn with(versions: impl IntoIterator<Item = (u64, &'static Grown)>) -> Self {
         let chain_id = ChainId::new("test-1").unwrap();
-        let params = SnapshotParams { chain_id, hasher: HashKind::Blake3, unit_weight_max: 400 };
+        let params = SnapshotParams { chain_id, hasher: HashKind::Blake3, chunk_weight_max: 400 };
         let versions = Memory(versions.into_iter().map(|(height, view)| (Height(height), view)).collect());
         let limits =
             ServerLimits { peer_bytes_per_second: 1 << 40, bytes_per_second: 1 << 40, ..ServerLimits::default() };
@@ -260,7 +260,7 @@ fn a_search_for_a_height_has_an_end_too() {
     let status = Status {
         chain_id: ChainId::new("test-1").unwrap(),
         hasher: HashKind::Blake3,
-        unit_weight_max: 400,
+        chunk_weight_max: 400,
         newest: at(u64::MAX, view),
         oldest: Height(0),
         diffs_from: Height(1),
@@ -289,7 +289,7 @@ fn a_root_of_another_height_is_no_answer() {
     let status = Status {
         chain_id: ChainId::new("test-1").unwrap(),
         hasher: HashKind::Blake3,
-        unit_weight_max: 400,
+        chunk_weight_max: 400,
         newest: at(9, view),
         oldest: Height(1),
         diffs_from: Height(1),

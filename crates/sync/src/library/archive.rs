@@ -43,7 +43,7 @@ impl Expected {
         if let Some(params) = &self.params {
             same("chain", &index.metadata.chain_id, &params.chain_id)?;
             same("hasher", &index.metadata.hasher, &params.hasher)?;
-            same("unit weight", &index.metadata.unit_weight_max, &params.unit_weight_max)?;
+            same("chunk weight", &index.metadata.chunk_weight_max, &params.chunk_weight_max)?;
         }
         self.root.as_ref().map_or(Ok(()), |root| same("root", &index.root, root))
     }

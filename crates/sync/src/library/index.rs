@@ -72,8 +72,8 @@ impl Index {
     /// What its chain has agreed on.
     #[must_use]
     pub fn params(&self) -> SnapshotParams {
-        let Metadata { chain_id, hasher, unit_weight_max, .. } = self.metadata.clone();
-        SnapshotParams { chain_id, hasher, unit_weight_max }
+        let Metadata { chain_id, hasher, chunk_weight_max, .. } = self.metadata.clone();
+        SnapshotParams { chain_id, hasher, chunk_weight_max }
     }
 
     /// The hash that names the snapshot.

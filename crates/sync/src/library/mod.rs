@@ -80,7 +80,7 @@ pub struct Info {
     /// The hasher of that chain's tree.
     pub hasher: HashKind,
     /// The most a unit may weigh, a parameter of the chain.
-    pub unit_weight_max: u32,
+    pub chunk_weight_max: u32,
     /// The root of the state.
     pub root: Root,
     /// The snapshot's hash, which its chain, height, root and cut decide.
@@ -376,7 +376,7 @@ impl Info {
             id: index.id(),
             chain_id: metadata.chain_id.clone(),
             hasher: metadata.hasher,
-            unit_weight_max: metadata.unit_weight_max,
+            chunk_weight_max: metadata.chunk_weight_max,
             root: index.root,
             hash: index.hash(),
             metadata: metadata.to_bytes(),

@@ -454,8 +454,8 @@ impl Follower {
     fn on_status(&mut self, now: Tick, peer: PeerId, status: Status, out: &mut Vec<FollowEffect>) {
         let text =
             |chain: &dyn std::fmt::Display, hasher: HashKind, weight: u32| format!("{chain}, {hasher}, W {weight}");
-        let found = text(&status.chain_id, status.hasher, status.unit_weight_max);
-        let ours = text(&self.params.chain_id, self.params.hasher, self.params.unit_weight_max);
+        let found = text(&status.chain_id, status.hasher, status.chunk_weight_max);
+        let ours = text(&self.params.chain_id, self.params.hasher, self.params.chunk_weight_max);
         if found != ours {
             return self.ban(peer, Misconduct::OtherChain { found, ours }, out);
         }

@@ -33,8 +33,8 @@ fn key() -> SecretKey {
 }
 
 fn params() -> SnapshotParams {
-    let unit_weight_max = genesis().limits.snapshot_chunk_bytes;
-    SnapshotParams { chain_id: genesis().chain_id, hasher: HashKind::Blake3, unit_weight_max }
+    let chunk_weight_max = genesis().limits.snapshot_chunk_bytes;
+    SnapshotParams { chain_id: genesis().chain_id, hasher: HashKind::Blake3, chunk_weight_max }
 }
 
 /// A chain in memory that keeps so many heights, all if none is given.

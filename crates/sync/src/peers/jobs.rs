@@ -1,7 +1,8 @@
 //! What is still to be fetched of a version whose skeleton is whole, and in which order.
 //!
-//! A job is some units of one chunk: what one request asks for. Jobs are shuffled, so that many who join at once do not
-//! all ask the same peer for the same part; those that peers could not help with come first, for they are the rarest.
+//! A job is some units of one chunk, what one request asks for at most. Whoever is asked for less takes the first of them
+//! as a job of their own. Jobs are shuffled, so that many who join at once do not all ask the same peer for the same part;
+//! those that peers could not help with come first, for they are the rarest.
 
 use super::{Dice, UNITS_MAX};
 use crate::snapshot::{Skeleton, UnitName};
@@ -39,6 +40,7 @@ pub(super) struct Jobs<H> {
     missing: u32,
     done: Totals,
     jobs: BTreeMap<JobId, Job>,
+    next_id: JobId,
     /// Jobs that two are asked for now, and bytes that two were ever asked for.
     doubled: u32,
     twice: u64,
@@ -68,7 +70,7 @@ impl<H: Hasher> Jobs<H> {
         let totals = wanted.clone().map(|chunk| skeleton.chunk_totals(chunk));
         let total = totals.fold(Totals::default(), |sum, chunk| sum + chunk);
         let (doubled, twice, missing, done) = (0, 0, 0, Totals::default());
-        let mut new = Self { skeleton, wanted, total, have, missing, done, jobs, doubled, twice, waiting };
+        let mut new = Self { skeleton, wanted, total, have, missing, done, jobs, next_id: 0, doubled, twice, waiting };
         let units = new.units();
         new.missing = units.end - units.start;
         for unit in units {
@@ -78,11 +80,19 @@ impl<H: Hasher> Jobs<H> {
         }
         let mut made = new.cut(batch_bytes_max);
         dice.shuffle(&mut made);
-        for (id, job) in (0..).zip(made) {
+        for job in made {
+            let id = new.add(job);
             new.waiting.insert((Reverse(0), id));
-            new.jobs.insert(id, job);
         }
         new
+    }
+
+    fn add(&mut self, job: Job) -> JobId {
+        let id = self.next_id;
+        // Each is of one unit at least, and none is divided twice at the same place.
+        self.next_id = id.checked_add(1).expect("there are no more jobs than units");
+        self.jobs.insert(id, job);
+        id
     }
 
     /// Jobs for all that is missing.
@@ -145,9 +155,35 @@ impl<H: Hasher> Jobs<H> {
         self.jobs.get(&job)
     }
 
-    /// Jobs that nobody is asked for, the rarest first.
-    pub(super) fn waiting(&self) -> impl Iterator<Item = JobId> {
-        self.waiting.iter().map(|(_, job)| *job)
+    /// Jobs that nobody is asked for, the rarest first. Then those of which a part was asked for already, unless who is to be
+    /// asked gives all or nothing: then those come last.
+    pub(super) fn waiting(&self, gives_whole_chunks: bool) -> impl Iterator<Item = JobId> {
+        let rare = self.waiting.range(..(Reverse(0), 0));
+        let mut others = self.waiting.range((Reverse(0), 0)..);
+        let others = std::iter::from_fn(move || if gives_whole_chunks { others.next_back() } else { others.next() });
+        rare.chain(others).map(|(_, job)| *job)
+    }
+
+    /// Of a job that waits, what may be asked for with so many bytes: all of it, or its first units as a job of their own.
+    // spec: PEER-5
+    pub(super) fn take(&mut self, id: JobId, bytes_max: u64) -> JobId {
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.asked == 0) else { return id };
+        let skeleton = &self.skeleton;
+        let mut bytes = 0;
+        let fits = |unit: &&u32| {
+            bytes += skeleton.unit(**unit).bytes_max;
+            bytes <= bytes_max
+        };
+        let count = job.units.iter().take_while(fits).count().max(1);
+        if count == job.units.len() {
+            return id;
+        }
+        let rest = job.units.split_off(count);
+        let units = std::mem::replace(&mut job.units, rest);
+        let bytes = units.iter().map(|unit| skeleton.unit(*unit).bytes_max).sum();
+        job.bytes_max -= bytes;
+        let taken = Job { units, bytes_max: bytes, refused: job.refused, asked: 0 };
+        self.add(taken)
     }
 
     /// Notes that a peer is asked for a job.

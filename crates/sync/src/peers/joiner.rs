@@ -44,7 +44,8 @@ pub struct Settings {
     pub peer_count_target: u32,
     /// How long an answer may take, in milliseconds.
     pub request_timeout_ms: u32,
-    /// Bytes of units that one request asks for, at most; a larger unit is asked for alone.
+    /// Bytes of units that one request asks for, at most; a larger unit is asked for alone. Near peers are asked for a 32nd
+    /// of it, or a 16,384th of the state, since what is under way comes again if the joiner dies.
     pub batch_bytes_max: u32,
     /// Failures in a row after which a peer is not counted on any more: it is asked once in a while.
     pub retries_max: u32,
@@ -75,6 +76,8 @@ pub enum Event<'a> {
     Tick,
     /// A peer can be asked from now on.
     Connected(PeerId),
+    /// A mirror can be asked from now on: a peer in all but that whole chunks cost it no more than parts of them.
+    Mirror(PeerId),
     /// A peer cannot be asked any more.
     Gone(PeerId),
     /// A peer sent a frame of a response.
@@ -324,12 +327,8 @@ impl<H: Hasher> Joiner<H> {
         }
         match event {
             Event::Tick => {}
-            Event::Connected(peer) => {
-                if self.peers.len() < PEERS_MAX && !self.banned.contains(&peer) {
-                    let window = u64::from(self.settings.batch_bytes_max);
-                    self.peers.entry(peer).or_insert_with(|| Peer::new(window));
-                }
-            }
+            Event::Connected(peer) => self.meet(peer, Peer::new),
+            Event::Mirror(peer) => self.meet(peer, Peer::mirror),
             Event::Gone(peer) => self.forget_peer(peer),
             Event::Answered(peer, bytes) => self.on_answer(now, peer, bytes, &mut out),
             Event::Target(version) => {
@@ -583,11 +582,11 @@ impl<H: Hasher> Joiner<H> {
     }
 
     fn on_status(&mut self, now: Tick, asked: &Asked, status: Status, out: &mut Vec<Effect>) {
-        let SnapshotParams { chain_id, hasher, unit_weight_max } = &self.params;
-        if (&status.chain_id, status.hasher, status.unit_weight_max) != (chain_id, *hasher, *unit_weight_max) {
-            let text = |chain: &_, hasher, weight| format!("chain {chain} hashed with {hasher} in units of {weight}");
-            let found = text(&status.chain_id, status.hasher, status.unit_weight_max);
-            let ours = text(chain_id, *hasher, *unit_weight_max);
+        let SnapshotParams { chain_id, hasher, chunk_weight_max } = &self.params;
+        if (&status.chain_id, status.hasher, status.chunk_weight_max) != (chain_id, *hasher, *chunk_weight_max) {
+            let text = |chain: &_, hasher, weight| format!("chain {chain} hashed with {hasher} in chunks of {weight}");
+            let found = text(&status.chain_id, status.hasher, status.chunk_weight_max);
+            let ours = text(chain_id, *hasher, *chunk_weight_max);
             return self.ban(asked.peer, Misconduct::OtherChain { found, ours }, out);
         }
         let known = self.peers.get_mut(&asked.peer).expect("it was there just now");
@@ -715,6 +714,13 @@ impl<H: Hasher> Joiner<H> {
         self.forget_peer(peer);
         self.banned.insert(peer);
         out.push(Effect::Ban(peer, why));
+    }
+
+    fn meet(&mut self, peer: PeerId, new: impl FnOnce(u64) -> Peer) {
+        if self.peers.len() < PEERS_MAX && !self.banned.contains(&peer) {
+            let window = u64::from(self.settings.batch_bytes_max);
+            self.peers.entry(peer).or_insert_with(|| new(window));
+        }
     }
 
     fn forget_peer(&mut self, peer: PeerId) {
@@ -918,7 +924,10 @@ impl<H: Hasher> Joiner<H> {
             let Some((peer, subject)) = next else { return };
             match (subject, &mut self.phase) {
                 (Subject::Job(id), Phase::Units(jobs)) => {
-                    let job = jobs.ask(id);
+                    let bytes_max =
+                        self.peers[&peer].request_bytes(self.settings.batch_bytes_max.into(), jobs.total().bytes);
+                    let id = jobs.take(id, bytes_max);
+                    let (subject, job) = (Subject::Job(id), jobs.ask(id));
                     let (units, bytes) = (job.units.clone(), job.bytes_max);
                     let set = BoundedSet::new(units.iter().copied()).expect("a job has no more units");
                     let request = Request::GetChunks { at: self.target, units: set };
@@ -955,14 +964,16 @@ impl<H: Hasher> Joiner<H> {
             if peer.parts >= peer.parts_max() && parts >= PARTS_LEAST {
                 return None;
             }
-            let job = jobs.waiting().find(|job| !peer.lacks.contains(job))?;
-            peer.has_room(jobs.job(job)?.bytes_max).then_some((id, Subject::Job(job)))
+            let job = jobs.waiting(peer.gives_whole_chunks).find(|job| !peer.lacks.contains(job))?;
+            let bytes_max = peer.request_bytes(self.settings.batch_bytes_max.into(), jobs.total().bytes);
+            let bytes = jobs.job(job)?.bytes_max.min(bytes_max);
+            peer.has_room(bytes).then_some((id, Subject::Job(job)))
         })
     }
 
     /// Nothing waits any more: what takes long is asked of another peer too.
     fn next_hedge(&self, now: Tick, jobs: &Jobs<H>) -> Option<(PeerId, Subject)> {
-        if jobs.waiting().next().is_some() {
+        if jobs.waiting(false).next().is_some() {
             return None;
         }
         let hedge = self.job_hedge_ms();

@@ -15,7 +15,7 @@ use std::sync::Arc;
 const PEER: PeerId = PeerId(1);
 
 fn params() -> SnapshotParams {
-    SnapshotParams { chain_id: ChainId::new("test-1").unwrap(), hasher: HashKind::Blake3, unit_weight_max: SMALL }
+    SnapshotParams { chain_id: ChainId::new("test-1").unwrap(), hasher: HashKind::Blake3, chunk_weight_max: SMALL }
 }
 
 fn joiner(root: Root) -> Joiner<Blake3> {
@@ -23,10 +23,10 @@ fn joiner(root: Root) -> Joiner<Blake3> {
     Joiner::open(files, params(), Settings::default(), target, Tick(0), 1).unwrap()
 }
 
-fn status(root: Root, unit_weight_max: u32) -> Response {
+fn status(root: Root, chunk_weight_max: u32) -> Response {
     let SnapshotParams { chain_id, hasher, .. } = params();
     let (newest, oldest, diffs_from) = (Version { height: Height(5), root }, Height(5), Height(6));
-    Response::Status(Status { chain_id, hasher, unit_weight_max, newest, oldest, diffs_from })
+    Response::Status(Status { chain_id, hasher, chunk_weight_max, newest, oldest, diffs_from })
 }
 
 fn asked(effects: &[Effect]) -> Vec<Frame<Request>> {

@@ -170,7 +170,7 @@ pub struct Status {
     /// The hasher of the chain's tree.
     pub hasher: HashKind,
     /// W, by which it cuts versions (spec: SNAP-3).
-    pub unit_weight_max: u32,
+    pub chunk_weight_max: u32,
     /// The last state it has.
     pub newest: Version,
     /// The first height whose state it serves.
@@ -182,12 +182,12 @@ pub struct Status {
 impl Decode for Status {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let (chain_id, hasher) = (ChainId::decode(input)?, HashKind::decode(input)?);
-        let (unit_weight_max, newest) = (u32::decode(input)?, Version::decode(input)?);
+        let (chunk_weight_max, newest) = (u32::decode(input)?, Version::decode(input)?);
         let (oldest, diffs_from) = (Height::decode(input)?, Height::decode(input)?);
         if oldest > newest.height {
             return Err(DecodeError::Invalid { what: "status: its oldest height is above its newest" });
         }
-        Ok(Self { chain_id, hasher, unit_weight_max, newest, oldest, diffs_from })
+        Ok(Self { chain_id, hasher, chunk_weight_max, newest, oldest, diffs_from })
     }
 }
 
@@ -322,7 +322,7 @@ mod tests {
         Status {
             chain_id: ChainId::new("test-1").unwrap(),
             hasher: HashKind::Blake3,
-            unit_weight_max: 4 << 20,
+            chunk_weight_max: 4 << 20,
             newest: version(9),
             oldest: Height(3),
             diffs_from: Height(1),

@@ -309,7 +309,7 @@ impl<V: Versions> Server<V> {
         Ok(Response::Status(Status {
             chain_id: self.params.chain_id.clone(),
             hasher: self.params.hasher,
-            unit_weight_max: self.params.unit_weight_max,
+            chunk_weight_max: self.params.chunk_weight_max,
             newest,
             oldest,
             diffs_from: self.versions.diffs_from(),

@@ -42,7 +42,7 @@ impl Versions for Memory {
 }
 
 fn params() -> SnapshotParams {
-    SnapshotParams { chain_id: ChainId::new("test-1").unwrap(), hasher: HashKind::Blake3, unit_weight_max: 400 }
+    SnapshotParams { chain_id: ChainId::new("test-1").unwrap(), hasher: HashKind::Blake3, chunk_weight_max: 3200 }
 }
 
 fn server(limits: ServerLimits) -> (Server<Memory>, Vec<Version>) {

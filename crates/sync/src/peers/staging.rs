@@ -1,9 +1,9 @@
 //! Where proven pages and units wait until all are there.
 //!
-//! A batch is one file: the units of one answer, with their names before them and a digest before all. It is written
-//! whole, so units and the note that they are there come to the disk together or not at all. Nothing is synced; what a
-//! crash tears does not match its digest and is removed. What survives one is proven again before it counts, so the
-//! digest guards against accidents only.
+//! A batch is the units of one answer, with their names before them and a digest before all. It is written at once, so
+//! units and the note that they are there come to the disk together or not at all. Nothing is synced; what a crash tears
+//! does not match its digest and ends its file. What survives one is proven again before it counts, so the digest guards
+//! against accidents only. Batches stand one behind the other in files: making a file costs more than filling it.
 //!
 //! Units are found by name, whatever version they were fetched for: a target that moves keeps those it shares. That
 //! names say what bytes are, not where they stand, does no harm: where they stand is the skeleton's to say, and is
@@ -15,16 +15,20 @@
 //! Rules: `spec/peers.md`, PEER-9.
 
 use super::{RESPONSE_BYTES_MAX, UNITS_MAX};
-use crate::snapshot::{StagingError, StagingFiles, UnitName};
+use crate::snapshot::{StagingError, StagingFiles, UnitName, failed};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, Reader, Tag, TaggedHasher};
-use keelstone_store::files::Files;
+use keelstone_store::files::{File, Files};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Most bytes of a batch: what one answer can hold once unpacked, and its names.
-const BATCH_BYTES_MAX: usize = RESPONSE_BYTES_MAX + 4 + HEAD_BYTES * UNITS_MAX + 32;
+const BATCH_BYTES_MAX: usize = RESPONSE_BYTES_MAX + HEAD_BYTES + UNIT_HEAD_BYTES * UNITS_MAX;
+/// Bytes of a file, unless its only batch is larger.
+const FILE_BYTES: usize = 1 << 20;
+/// Bytes before the heads of a batch's units: digest, length and number.
+const HEAD_BYTES: usize = 32 + 4 + 4;
 /// Bytes before a batch's units for each of them.
-const HEAD_BYTES: usize = 1 + 32 + 4;
+const UNIT_HEAD_BYTES: usize = 1 + 32 + 4;
 
 const STAGED: Tag = Tag::new("peers-staged");
 
@@ -32,41 +36,62 @@ const STAGED: Tag = Tag::new("peers-staged");
 #[derive(Debug)]
 pub(super) struct Staging {
     files: StagingFiles,
-    batches: BTreeMap<u64, Batch>,
+    shelves: BTreeMap<u64, Shelf>,
     units: BTreeMap<UnitName, Slot>,
+    /// The file that is being filled.
+    open: Option<Open>,
     /// The batch that was read last: units that follow one another mostly share one.
-    last: Option<(u64, Vec<u8>)>,
+    last: Option<((u64, u32), Vec<u8>)>,
 }
 
-#[derive(Debug)]
-struct Batch {
-    digest: Hash,
+/// A file of batches.
+#[derive(Debug, Default)]
+struct Shelf {
+    /// By where they begin: their lengths and digests.
+    batches: BTreeMap<u32, (u32, Hash)>,
     names: Vec<UnitName>,
+    /// Bytes of the units.
     bytes: u64,
     /// Written by us since we were opened: then its units are what was proven.
     proven: bool,
 }
 
+#[derive(Debug)]
+struct Open {
+    number: u64,
+    file: Arc<dyn File>,
+    end: u32,
+    size: usize,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Slot {
-    batch: u64,
+    shelf: u64,
+    /// Where its batch begins, and where the unit does in that.
+    batch: u32,
     at: u32,
     len: u32,
 }
 
 impl Staging {
     /// Takes over a directory, which nobody else may use, with what a crash left there. Reads all of it, and removes
-    /// batches that are torn.
+    /// files that begin with no whole batch.
     pub(super) fn open(files: Arc<dyn Files>) -> Result<Self, StagingError> {
         let files = StagingFiles(files);
-        let mut staging = Self { files, batches: BTreeMap::new(), units: BTreeMap::new(), last: None };
+        let mut staging = Self { files, shelves: BTreeMap::new(), units: BTreeMap::new(), open: None, last: None };
         for file in staging.files.list()? {
-            let Some(number) = batch_number(&file) else { continue };
+            let Some(number) = shelf_number(&file) else { continue };
             // A file that cannot be read is of no more use than one that is torn.
-            let read = staging.files.read(&file, BATCH_BYTES_MAX).ok().flatten();
-            match read.and_then(|bytes| decode(&bytes)) {
-                Some((digest, heads)) => staging.note(number, digest, &heads, false),
-                None => staging.files.remove(&file)?,
+            let read = staging.files.read(&file, BATCH_BYTES_MAX.max(FILE_BYTES)).ok().flatten();
+            let bytes = read.unwrap_or_default();
+            let mut at = 0;
+            while let Some((len, digest, heads)) = decode(&bytes[at..]) {
+                let start = u32::try_from(at).expect("a file has at most 17 MB");
+                staging.note((number, start), (len, digest), &heads, false);
+                at += len as usize;
+            }
+            if at == 0 {
+                staging.files.remove(&file)?;
             }
         }
         Ok(staging)
@@ -78,35 +103,49 @@ impl Staging {
 
     /// Whether a unit was proven since the directory was opened.
     pub(super) fn is_proven(&self, name: &UnitName) -> bool {
-        self.units.get(name).is_some_and(|slot| self.batches[&slot.batch].proven)
+        self.units.get(name).is_some_and(|slot| self.shelves[&slot.shelf].proven)
     }
 
     /// Writes proven units, with the note that they are there.
     pub(super) fn write(&mut self, units: &[(UnitName, &[u8])]) -> Result<(), StagingError> {
-        let number = self.batches.last_key_value().map_or(0, |(last, _)| last + 1);
         let heads: Vec<(UnitName, u32)> = units
             .iter()
             .map(|(name, bytes)| (*name, u32::try_from(bytes.len()).expect("a unit has at most 16 MB")))
             .collect();
         let (digest, bytes) = encode(&heads, units);
-        self.files.write(&batch_file(number), &bytes)?;
-        self.note(number, digest, &heads, true);
+        let len = u32::try_from(bytes.len()).expect("a batch has at most 17 MB");
+        // One that fails is written no further: nobody knows how much of it came to the disk.
+        let mut open = match self.open.take().filter(|open| open.end as usize + bytes.len() <= open.size) {
+            Some(open) => open,
+            None => {
+                let number = self.shelves.last_key_value().map_or(0, |(last, _)| last + 1);
+                let size = FILE_BYTES.max(bytes.len());
+                Open { number, file: self.files.create(&shelf_file(number), size)?, end: 0, size }
+            }
+        };
+        let written = open.file.write_at(open.end.into(), &bytes);
+        written.map_err(failed("write", &shelf_file(open.number)))?;
+        self.note((open.number, open.end), (len, digest), &heads, true);
+        open.end += len;
+        self.open = Some(open);
         Ok(())
     }
 
-    /// The bytes of a unit; none if it is not there, or its file no longer holds what was written. Then the whole batch
+    /// The bytes of a unit; none if it is not there, or its file no longer holds what was written. Then the whole file
     /// is forgotten.
     pub(super) fn read(&mut self, name: &UnitName) -> Result<Option<Vec<u8>>, StagingError> {
-        let Some(Slot { batch, at, len }) = self.units.get(name).copied() else { return Ok(None) };
-        if self.last.as_ref().is_none_or(|(last, _)| *last != batch) {
+        let Some(Slot { shelf, batch, at, len }) = self.units.get(name).copied() else { return Ok(None) };
+        let place = (shelf, batch);
+        if self.last.as_ref().is_none_or(|(last, _)| *last != place) {
+            let (batch_len, written) = self.shelves[&shelf].batches[&batch];
             let bytes = self
                 .files
-                .read(&batch_file(batch), BATCH_BYTES_MAX)?
-                .filter(|bytes| decode(bytes).is_some_and(|(digest, _)| digest == self.batches[&batch].digest));
+                .read_part(&shelf_file(shelf), batch.into(), batch_len as usize)?
+                .filter(|bytes| decode(bytes).is_some_and(|(_, digest, _)| digest == written));
             match bytes {
-                Some(bytes) => self.last = Some((batch, bytes)),
+                Some(bytes) => self.last = Some((place, bytes)),
                 None => {
-                    self.forget(batch)?;
+                    self.forget(shelf)?;
                     return Ok(None);
                 }
             }
@@ -135,21 +174,21 @@ impl Staging {
         Ok(())
     }
 
-    /// Forgets the batch of a unit.
+    /// Forgets the file of a unit.
     pub(super) fn forget_unit(&mut self, name: &UnitName) -> Result<(), StagingError> {
-        self.units.get(name).map(|slot| slot.batch).map_or(Ok(()), |batch| self.forget(batch))
+        self.units.get(name).map(|slot| slot.shelf).map_or(Ok(()), |shelf| self.forget(shelf))
     }
 
-    /// Makes room: of each batch of which less than half is wanted, all is forgotten. So what is staged never takes more
-    /// than twice what is wanted.
+    /// Makes room: of each file of which less than half is wanted, all is forgotten. So what is staged never takes more
+    /// than twice what is wanted, but for what the files were made larger than it.
     pub(super) fn keep(&mut self, wanted: impl Fn(&UnitName) -> bool) -> Result<(), StagingError> {
-        let of_use = |batch: &Batch| -> u64 {
-            batch.names.iter().filter(|name| wanted(name)).map(|name| u64::from(self.units[name].len)).sum()
+        let of_use = |shelf: &Shelf| -> u64 {
+            shelf.names.iter().filter(|name| wanted(name)).map(|name| u64::from(self.units[name].len)).sum()
         };
         let useless: Vec<u64> = self
-            .batches
+            .shelves
             .iter()
-            .filter(|(_, batch)| of_use(batch) < batch.bytes.div_ceil(2))
+            .filter(|(_, shelf)| of_use(shelf) < shelf.bytes.div_ceil(2))
             .map(|(number, _)| *number)
             .collect();
         useless.into_iter().try_for_each(|number| self.forget(number))
@@ -161,36 +200,48 @@ impl Staging {
         self.keep(|_| false)
     }
 
-    fn note(&mut self, number: u64, digest: Hash, heads: &[(UnitName, u32)], proven: bool) {
-        let mut at = u32::try_from(32 + 4 + HEAD_BYTES * heads.len()).expect("units of a batch are limited");
-        let (mut names, mut bytes) = (Vec::with_capacity(heads.len()), 0);
+    fn note(
+        &mut self,
+        (number, start): (u64, u32),
+        (len, digest): (u32, Hash),
+        heads: &[(UnitName, u32)],
+        proven: bool,
+    ) {
+        let shelf = self.shelves.entry(number).or_default();
+        shelf.batches.insert(start, (len, digest));
+        shelf.proven = proven;
+        let mut at = u32::try_from(HEAD_BYTES + UNIT_HEAD_BYTES * heads.len()).expect("units of a batch are limited");
         for (name, len) in heads {
             // A unit that another batch has too, after a crash, counts where it was seen first.
             if let std::collections::btree_map::Entry::Vacant(vacant) = self.units.entry(*name) {
-                vacant.insert(Slot { batch: number, at, len: *len });
-                names.push(*name);
+                vacant.insert(Slot { shelf: number, batch: start, at, len: *len });
+                shelf.names.push(*name);
             }
             at += len;
-            bytes += u64::from(*len);
+            shelf.bytes += u64::from(*len);
         }
-        self.batches.insert(number, Batch { digest, names, bytes, proven });
     }
 
     fn forget(&mut self, number: u64) -> Result<(), StagingError> {
-        if let Some(batch) = self.batches.remove(&number) {
-            for name in &batch.names {
+        if let Some(shelf) = self.shelves.remove(&number) {
+            for name in &shelf.names {
                 self.units.remove(name);
             }
         }
-        self.last.take_if(|(last, _)| *last == number);
-        self.files.remove(&batch_file(number))
+        self.last.take_if(|((last, _), _)| *last == number);
+        self.open.take_if(|open| open.number == number);
+        self.files.remove(&shelf_file(number))
     }
 }
 
 /// The bytes of a batch, with their digest before them.
 // spec: PEER-9
 fn encode(heads: &[(UnitName, u32)], units: &[(UnitName, &[u8])]) -> (Hash, Vec<u8>) {
-    let mut out = vec![0; 32];
+    let bytes: usize = units.iter().map(|(_, bytes)| bytes.len()).sum();
+    let len = 4 + UNIT_HEAD_BYTES * heads.len() + bytes;
+    let mut out = Vec::with_capacity(32 + 4 + len);
+    out.resize(32, 0);
+    u32::try_from(len).expect("a batch has at most 17 MB").encode(&mut out);
     u32::try_from(heads.len()).expect("units of a batch are limited").encode(&mut out);
     for (name, len) in heads {
         name.of_namespaces.encode(&mut out);
@@ -207,17 +258,20 @@ fn digest(body: &[u8]) -> Hash {
     TaggedHasher::new(STAGED).update(body).finish()
 }
 
-/// What a batch holds, if it is whole.
-fn decode(bytes: &[u8]) -> Option<(Hash, Vec<(UnitName, u32)>)> {
-    let (stored, body) = bytes.split_first_chunk::<32>()?;
-    let digest = digest(body);
+/// The length of the batch that these bytes begin with, its digest and its units, if it is whole.
+fn decode(bytes: &[u8]) -> Option<(u32, Hash, Vec<(UnitName, u32)>)> {
+    let (stored, rest) = bytes.split_first_chunk::<32>()?;
+    let (len, _) = rest.split_first_chunk::<4>()?;
+    let len = u32::from_le_bytes(*len);
+    let rest = rest.get(..4 + len as usize)?;
+    let digest = digest(rest);
     if digest.0 != *stored {
         return None;
     }
     let heads = || -> Result<_, DecodeError> {
-        let mut input = Reader::new(body);
+        let mut input = Reader::new(&rest[4..]);
         let count = input.length("units of a batch", UNITS_MAX)?;
-        let mut heads = Vec::with_capacity(count.min(input.left() / HEAD_BYTES));
+        let mut heads = Vec::with_capacity(count.min(input.left() / UNIT_HEAD_BYTES));
         for _ in 0..count {
             let name = UnitName { of_namespaces: bool::decode(&mut input)?, hash: Hash::decode(&mut input)? };
             heads.push((name, u32::decode(&mut input)?));
@@ -228,16 +282,16 @@ fn decode(bytes: &[u8]) -> Option<(Hash, Vec<(UnitName, u32)>)> {
         input.finish()?;
         Ok(heads)
     };
-    heads().ok().map(|heads| (digest, heads))
+    heads().ok().map(|heads| (32 + 4 + len, digest, heads))
 }
 
-fn batch_file(number: u64) -> String {
-    format!("batch-{number:012}")
+fn shelf_file(number: u64) -> String {
+    format!("units-{number:012}")
 }
 
-fn batch_number(file: &str) -> Option<u64> {
-    let number = file.strip_prefix("batch-")?.parse().ok()?;
-    (batch_file(number) == file).then_some(number)
+fn shelf_number(file: &str) -> Option<u64> {
+    let number = file.strip_prefix("units-")?.parse().ok()?;
+    (shelf_file(number) == file).then_some(number)
 }
 
 fn page_file(page: u32) -> String {
@@ -281,13 +335,15 @@ mod tests {
         }
     }
 
-    /// spec: PEER-9. What is staged for nothing is removed as soon as it is more than half of a batch.
+    /// spec: PEER-9. What is staged for nothing is removed as soon as it is more than half of a file.
     #[test]
-    fn batches_that_are_mostly_of_no_use_are_removed() {
+    fn files_that_are_mostly_of_no_use_are_removed() {
         let files = MemoryFiles::new();
         let mut staging = Staging::open(Arc::new(files.clone())).unwrap();
-        staging.write(&[(name(1), &[1; 10]), (name(2), &[2; 20])]).unwrap();
-        staging.write(&[(name(3), &[3; 10])]).unwrap();
+        let bytes = vec![7; 600 << 10];
+        staging.write(&[(name(1), &bytes[..200 << 10]), (name(2), &bytes[..400 << 10])]).unwrap();
+        staging.write(&[(name(3), &bytes)]).unwrap();
+        assert_eq!(files.list().unwrap().len(), 2, "a file takes no more");
         staging.keep(|unit| *unit == name(2)).unwrap();
         assert!(staging.has(&name(2)) && staging.has(&name(1)) && !staging.has(&name(3)));
         staging.keep(|unit| *unit == name(1)).unwrap();
@@ -306,9 +362,29 @@ mod tests {
         assert_eq!(staging.page(2, 10).unwrap(), Some(vec![2; 10]));
         assert_eq!((staging.page(2, 9).unwrap(), staging.page(3, 10).unwrap()), (None, None));
         staging.forget_pages(1).unwrap();
-        assert_eq!(files.list().unwrap(), ["batch-000000000000", "page-00000000"]);
+        assert_eq!(files.list().unwrap(), ["page-00000000", "units-000000000000"]);
         staging.clear().unwrap();
         assert!(files.list().unwrap().is_empty());
+    }
+
+    /// spec: PEER-9. Batches share a file; after a restart those before a torn one are there, and no other is added to that file.
+    #[test]
+    fn what_stands_before_a_torn_batch_is_kept() {
+        let files = MemoryFiles::new();
+        let mut staging = Staging::open(Arc::new(files.clone())).unwrap();
+        for unit in 1..=3 {
+            staging.write(&[(name(unit), &[unit; 1000])]).unwrap();
+        }
+        assert_eq!(files.list().unwrap(), ["units-000000000000"]);
+        let second = 36 + 4 + UNIT_HEAD_BYTES as u64 + 1000;
+        files.open("units-000000000000").unwrap().write_at(second + 500, &[9]).unwrap();
+        let mut found = Staging::open(Arc::new(files.clone())).unwrap();
+        assert_eq!([1, 2, 3].map(|unit| found.has(&name(unit))), [true, false, false]);
+        found.write(&[(name(4), &[4; 1000])]).unwrap();
+        assert_eq!(files.list().unwrap(), ["units-000000000000", "units-000000000001"]);
+        let mut found = Staging::open(Arc::new(files)).unwrap();
+        assert_eq!(found.read(&name(1)).unwrap(), Some(vec![1; 1000]));
+        assert_eq!(found.read(&name(4)).unwrap(), Some(vec![4; 1000]));
     }
 
     /// A file that no longer holds what was written is forgotten with all that was in it.
@@ -317,7 +393,7 @@ mod tests {
         let files = MemoryFiles::new();
         let mut staging = Staging::open(Arc::new(files.clone())).unwrap();
         staging.write(&[(name(1), &[1; 10]), (name(2), &[2; 20])]).unwrap();
-        files.open("batch-000000000000").unwrap().write_at(120, &[9]).unwrap();
+        files.open("units-000000000000").unwrap().write_at(124, &[9]).unwrap();
         assert!(staging.read(&name(2)).unwrap().is_none());
         assert!(!staging.has(&name(1)));
     }

@@ -19,9 +19,14 @@ const BUSY_MAX: u32 = 8;
 const SILENT_MS_MAX: u64 = 30_000;
 /// Requests one peer has to answer at once, at most.
 pub(super) const PEER_REQUESTS_MAX: u32 = 4;
-/// How many times the way to a peer and back what it is asked for beforehand should last: so it is never idle for more than
-/// an eighth of its time, however unsteady it is.
-const WAYS: u64 = 4;
+/// How many times the way to a peer and back what it is asked for beforehand should last: so it is idle for a fifth of its
+/// time at most, and others have work meanwhile.
+const WAYS: u64 = 2;
+/// A request asks for this part of the most that one may ask for, at least, or for this part of the state.
+const REQUEST_PARTS: u64 = 32;
+const STATE_PARTS: u64 = 1 << 14;
+/// For so many milliseconds parts are counted before it is said how many there are.
+const PACED_MS: u64 = 250;
 /// What a score can reach, either way.
 const SCORE_MAX: i32 = 64;
 
@@ -52,19 +57,28 @@ pub(super) struct Peer {
     gave: Option<Version>,
     /// How long the parts it gives take, in milliseconds; zero before the first.
     pub(super) latency_ms: u64,
-    /// How long it took at best to say where it stands, in milliseconds; zero before it did.
+    /// How long it took at best to answer anything, in milliseconds; zero before it did. What it says first may have waited
+    /// for us, so that counts as little as any other answer.
     pub(super) reply_ms: u64,
-    /// How long it is from one part that it gives to the next while it is asked for some, in milliseconds; zero before the
-    /// first.
+    /// How long it lately was from one part that it gave to the next, in milliseconds; zero before that is known.
     pace_ms: u64,
-    /// When it gave the last.
-    gave_at: Tick,
+    /// Since when parts are counted to know that anew, and how many there were.
+    paced: Option<(Tick, u64)>,
+    /// Bytes of the parts that it gives; zero before the first.
+    part_bytes: u64,
+    /// A mirror: what it has are files of whole chunks.
+    pub(super) gives_whole_chunks: bool,
 }
 
 impl Peer {
     /// One whose first requests may ask for so many bytes.
     pub(super) fn new(window: u64) -> Self {
         Self { window, ..Self::default() }
+    }
+
+    /// One whose parts are files of whole chunks.
+    pub(super) fn mirror(window: u64) -> Self {
+        Self { gives_whole_chunks: true, ..Self::new(window) }
     }
 
     /// Whether it says that it has a version. Only its word.
@@ -98,6 +112,19 @@ impl Peer {
         u32::try_from(on_the_way).unwrap_or(u32::MAX).saturating_add(1).min(PEER_REQUESTS_MAX)
     }
 
+    /// How many bytes of a state of so many one request asks it for, of at most so many: what comes while a word goes to it
+    /// and back, but so much that a request is little beside it, or next to nothing of the state. A mirror reads whole chunks,
+    /// whatever it is asked for.
+    // spec: PEER-5
+    pub(super) fn request_bytes(&self, bytes_max: u64, state_bytes: u64) -> u64 {
+        if self.gives_whole_chunks {
+            return bytes_max;
+        }
+        let on_the_way = (self.part_bytes * self.reply_ms).checked_div(self.pace_ms).unwrap_or(0);
+        let least = (bytes_max / REQUEST_PARTS).max(state_bytes / STATE_PARTS);
+        on_the_way.max(least).min(bytes_max)
+    }
+
     /// Whom to ask first: the greater, the sooner.
     pub(super) fn rank(&self) -> (i32, std::cmp::Reverse<u64>) {
         (self.score, std::cmp::Reverse(self.latency_ms))
@@ -106,13 +133,25 @@ impl Peer {
     /// It answered with something of use to what it was asked since then.
     pub(super) fn helped(&mut self, now: Tick, since: Tick, bytes: u64, window_max: u64) {
         let took_ms = now.0.saturating_sub(since.0);
-        let pace_ms = now.0.saturating_sub(since.max(self.gave_at).0).max(1);
-        self.pace_ms = if self.pace_ms == 0 { pace_ms } else { (self.pace_ms * 3 + pace_ms) / 4 };
-        self.gave_at = now;
+        // Several that come together say nothing about how soon another would.
+        let paced = self.paced.get_or_insert((since, 0));
+        paced.1 += 1;
+        let paced_ms = now.0.saturating_sub(paced.0.0);
+        if paced_ms >= PACED_MS {
+            self.pace_ms = paced_ms.div_ceil(paced.1);
+            self.paced = Some((now, 0));
+        }
+        self.part_bytes = if self.part_bytes == 0 { bytes } else { (self.part_bytes * 3 + bytes) / 4 };
+        self.answered_in(took_ms);
         (self.failures, self.busy) = (0, 0);
         self.score = (self.score + 1).min(SCORE_MAX);
         self.window = (self.window + bytes).min(window_max);
         self.latency_ms = if self.latency_ms == 0 { took_ms.max(1) } else { (self.latency_ms * 7 + took_ms) / 8 };
+    }
+
+    fn answered_in(&mut self, took_ms: u64) {
+        let best = if self.reply_ms == 0 { took_ms } else { self.reply_ms.min(took_ms) };
+        self.reply_ms = best.max(1);
     }
 
     /// It gave a part of a version.
@@ -152,7 +191,7 @@ impl Peer {
 
     /// It said anew where it stands.
     pub(super) fn says(&mut self, status: Status, took_ms: u64) {
-        self.reply_ms = if self.reply_ms == 0 { took_ms.max(1) } else { self.reply_ms.min(took_ms.max(1)) };
+        self.answered_in(took_ms);
         self.status = Some(status);
         self.refuses = None;
         self.lacks.clear();
@@ -201,14 +240,34 @@ mod tests {
             let mut peer = Peer { reply_ms, ..Peer::new(1000) };
             assert_eq!(peer.parts_max(), 1, "nothing is known of it yet");
             for part in 1..=20 {
-                peer.helped(Tick(part * pace_ms), Tick(0), 10, 1000);
+                peer.helped(Tick(reply_ms + part * pace_ms), Tick(part * pace_ms), 10, 1000);
             }
             peer.parts_max()
         };
         assert_eq!(parts_max(1, 25), 1, "the next room, which takes 25 ms for each part");
         assert_eq!(parts_max(5, 240), 1, "a thin line to the next town: it is idle for 2 % of the time");
-        assert_eq!(parts_max(100, 240), 3, "a thin line across the ocean");
+        assert_eq!(parts_max(100, 240), 2, "a thin line across the ocean: the next is on its way while one comes");
         assert_eq!(parts_max(100, 30), PEER_REQUESTS_MAX, "a thick one");
+    }
+
+    /// spec: PEER-5. Near peers are asked for little at a time, far ones for what the way to them holds, mirrors for all there is;
+    /// little is more where the state is large.
+    #[test]
+    fn how_much_one_request_asks_for_follows_the_way_and_the_state() {
+        const MOST: u64 = 4 << 20;
+        let asked = |reply_ms: u64, pace_ms: u64, part_bytes: u64, state_bytes: u64| {
+            let mut peer = Peer { reply_ms, ..Peer::new(MOST) };
+            assert_eq!(peer.request_bytes(MOST, 0), MOST / REQUEST_PARTS, "nothing is known of it yet");
+            for part in 1..=200 {
+                peer.helped(Tick(reply_ms + part * pace_ms), Tick(part * pace_ms), part_bytes, MOST);
+            }
+            peer.request_bytes(MOST, state_bytes)
+        };
+        assert_eq!(asked(1, 3, 128 << 10, 1 << 30), 128 << 10, "the next room");
+        assert_eq!(asked(100, 100, 512 << 10, 1 << 30), 512 << 10, "across the ocean, at 5 MiB a second");
+        assert_eq!(asked(100, 10, 4 << 20, 1 << 30), MOST, "no more than one may ask for");
+        assert_eq!(asked(1, 3, 128 << 10, 1 << 34), 1 << 20, "a state of 16 GiB");
+        assert_eq!(Peer::mirror(MOST).request_bytes(MOST, 0), MOST);
     }
 
     /// spec: PEER-7. A failure is a reason to leave a peer alone for a while, a lie is none: it is soon known what to think of
@@ -232,7 +291,7 @@ mod tests {
         let status = Status {
             chain_id: keelstone_codec::ChainId::new("test").unwrap(),
             hasher: keelstone_tree::HashKind::Blake3,
-            unit_weight_max: 1000,
+            chunk_weight_max: 1000,
             newest: at,
             oldest: at.height,
             diffs_from: at.height,

@@ -39,7 +39,7 @@ fn responses() -> Vec<(&'static str, Response)> {
     let status = Status {
         chain_id: ChainId::new("vectors-1").unwrap(),
         hasher: HashKind::Blake3,
-        unit_weight_max: 4 << 20,
+        chunk_weight_max: 4 << 20,
         newest: at,
         oldest: Height(3),
         diffs_from: Height(4),

@@ -15,13 +15,16 @@ use std::ops::Range;
 
 /// Most nodes of a skeleton, and so about the most units of a snapshot (spec: SNAP-5). Both sides hold some 130 bytes for
 /// each.
-pub const NODES_MAX: usize = 1 << 20;
+pub const NODES_MAX: usize = 1 << 21;
 
 /// Most chunks of a snapshot: CometBFT takes no more (spec: SNAP-2).
 pub const CHUNKS_MAX: u32 = 100_000;
 
 /// A group is a subtree of at most so many times W (spec: SNAP-2).
-const GROUP_UNITS: u64 = 64;
+const GROUP_PARCELS: u64 = 64;
+
+/// A parcel is at most so many levels deep above its units (spec: SNAP-1).
+const PARCEL_DEPTH_MAX: u8 = 8;
 
 /// Most bytes of an opened node in a page; a page has at most W bytes (spec: SNAP-5).
 const NODE_BYTES_MAX: u32 = 96;
@@ -72,6 +75,8 @@ pub(super) struct Node {
     pub(super) parent: Option<Edge>,
     /// The namespace it is in, or is: the number of that node.
     space: Option<u32>,
+    /// How many levels of its parcel there are down to it, itself counted; zero above the parcels.
+    depth: u8,
 }
 
 impl Node {
@@ -90,6 +95,11 @@ pub(super) struct Edge {
     pub(super) side: u8,
 }
 
+/// Whether a subtree is a single entry.
+fn is_entry(level: Level, totals: Totals) -> bool {
+    matches!(level, Level::Entries) && totals.count == 1
+}
+
 /// The weight of a subtree whose parent says this of it (spec: SNAP-1).
 pub(super) fn weight(level: Level, totals: Totals) -> u64 {
     let each = match level {
@@ -100,16 +110,21 @@ pub(super) fn weight(level: Level, totals: Totals) -> u64 {
     totals.bytes.saturating_add(totals.count.saturating_mul(each))
 }
 
+/// What a unit weighs at most: U, which follows from W (spec: SNAP-1).
+fn unit_weight_max(chunk_weight_max: u32) -> u32 {
+    (chunk_weight_max / 32).max(64 << 10).min(chunk_weight_max / 8)
+}
+
 /// Most bytes of a chunk: W, or the one entry that is larger (spec: SNAP-1).
-pub(super) fn chunk_bytes_max(unit_weight_max: u32) -> u32 {
+pub(super) fn chunk_bytes_max(chunk_weight_max: u32) -> u32 {
     let entry = u32::try_from(VALUE_LEN_MAX + KEY_LEN_MAX + 16).expect("a little above 8 MiB");
-    unit_weight_max.max(entry)
+    chunk_weight_max.max(entry)
 }
 
 /// The opened nodes of a version, as far as they are known.
 #[derive(Clone)]
 pub(super) struct Cut {
-    unit_weight_max: u32,
+    chunk_weight_max: u32,
     /// Of the whole state.
     pub(super) totals: Totals,
     nodes: Vec<Node>,
@@ -124,21 +139,21 @@ impl fmt::Debug for Cut {
 }
 
 impl Cut {
-    pub(super) fn new(unit_weight_max: u32, totals: Totals) -> Self {
-        Self { unit_weight_max, totals, nodes: Vec::new(), next: Edge { node: 0, side: 0 } }
+    pub(super) fn new(chunk_weight_max: u32, totals: Totals) -> Self {
+        Self { chunk_weight_max, totals, nodes: Vec::new(), next: Edge { node: 0, side: 0 } }
     }
 
     pub(super) fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    pub(super) fn unit_weight_max(&self) -> u32 {
-        self.unit_weight_max
+    pub(super) fn chunk_weight_max(&self) -> u32 {
+        self.chunk_weight_max
     }
 
     /// How many nodes a page has, but for the last (spec: SNAP-5).
     pub(super) fn page_nodes(&self) -> usize {
-        (self.unit_weight_max / NODE_BYTES_MAX).max(1) as usize
+        (self.chunk_weight_max / NODE_BYTES_MAX).max(1) as usize
     }
 
     /// How many pages the nodes fill. A state without entries has one too.
@@ -152,10 +167,19 @@ impl Cut {
         first..self.nodes.len().min(first + self.page_nodes())
     }
 
-    /// Whether a child is opened. If not, it is a unit (spec: SNAP-1).
-    pub(super) fn opens(&self, level: Level, totals: Totals) -> bool {
-        let is_entry = matches!(level, Level::Entries) && totals.count == 1;
-        weight(level, totals) > u64::from(self.unit_weight_max) && !is_entry
+    /// Whether a child of an opened node is a parcel, or in one.
+    fn is_in_parcel(&self, level: Level, totals: Totals) -> bool {
+        is_entry(level, totals) || weight(level, totals) <= u64::from(self.chunk_weight_max)
+    }
+
+    /// Whether a child of an opened node is opened. If not, it is a unit (spec: SNAP-1).
+    pub(super) fn opens(&self, node: &Node, totals: Totals) -> bool {
+        let level = node.level_below();
+        let is_unit = || {
+            let is_light = weight(level, totals) <= u64::from(unit_weight_max(self.chunk_weight_max));
+            is_light || is_entry(level, totals) || node.depth == PARCEL_DEPTH_MAX
+        };
+        !(self.is_in_parcel(level, totals) && is_unit())
     }
 
     /// The child that is to be opened next, none when all are: then every other child is a unit.
@@ -163,7 +187,7 @@ impl Cut {
         let mut at = self.next;
         while let Some(node) = self.nodes.get(at.node as usize) {
             match node.shape.children().get(usize::from(at.side)) {
-                Some(child) if self.opens(node.level_below(), child.totals) => return Some(at),
+                Some(child) if self.opens(node, child.totals) => return Some(at),
                 Some(_) => at.side += 1,
                 None => at = Edge { node: at.node + 1, side: 0 },
             }
@@ -188,7 +212,14 @@ impl Cut {
             (Shape::Namespace { .. }, _) => Some(u32::try_from(self.nodes.len()).expect("nodes are limited")),
             (Shape::Inner { .. }, parent) => parent.and_then(|edge| self.nodes[edge.node as usize].space),
         };
-        self.nodes.push(Node { shape, level, parent, space });
+        let depth = parent.map_or(0, |edge| {
+            let (level, child) = self.child(edge);
+            match self.is_in_parcel(level, child.totals) {
+                true => self.nodes[edge.node as usize].depth + 1,
+                false => 0,
+            }
+        });
+        self.nodes.push(Node { shape, level, parent, space, depth });
         Ok(())
     }
 
@@ -208,7 +239,7 @@ impl Cut {
         let mut below = |cut: &Self, node: &Node| -> [Option<u32>; 2] {
             let mut out = [None; 2];
             for (child, below) in node.shape.children().iter().zip(&mut out) {
-                if cut.opens(node.level_below(), child.totals) {
+                if cut.opens(node, child.totals) {
                     opened += 1;
                     *below = Some(opened);
                 }
@@ -226,7 +257,7 @@ impl Cut {
             let sides: &[u8] = if self.nodes[node as usize].shape.children().len() == 2 { &[1, 0] } else { &[0] };
             stack.extend(sides.iter().map(|side| (Edge { node, side: *side }, group)));
         };
-        let group_weight_max = GROUP_UNITS * u64::from(self.unit_weight_max);
+        let group_weight_max = GROUP_PARCELS * u64::from(self.chunk_weight_max);
         if let Some(top) = self.nodes.first() {
             let group = (weight(top.level, self.totals) <= group_weight_max).then_some(groups);
             push(&mut stack, 0, group);
@@ -234,28 +265,34 @@ impl Cut {
         while let Some((edge, group)) = stack.pop() {
             let (level, child) = self.child(edge);
             let weight = weight(level, child.totals);
-            if let Some(node) = below[edge.node as usize][usize::from(edge.side)] {
+            let opened = below[edge.node as usize][usize::from(edge.side)];
+            if !self.is_in_parcel(level, child.totals) {
                 let group = group.or_else(|| {
                     groups += 1;
                     (weight <= group_weight_max).then_some(groups)
                 });
-                push(&mut stack, node, group);
+                push(&mut stack, opened.expect("what is above the parcels is opened"), group);
                 continue;
             }
-            // spec: SNAP-2. Units that hang beside groups are in none, and those without one between them share chunks:
+            // spec: SNAP-2. Parcels that hang beside groups are in none, and those without one between them share chunks:
             // else a spine with something heavy at its end would make a chunk of each tooth.
-            match &mut open {
-                Some((last, sum))
-                    if *last == group && sum.saturating_add(weight) <= u64::from(self.unit_weight_max) =>
-                {
-                    *sum += weight
-                }
-                _ => {
-                    packed.chunks.push(u32::try_from(packed.units.len()).expect("units are limited as nodes are"));
-                    open = Some((group, weight));
+            if self.nodes[edge.node as usize].depth == 0 {
+                match &mut open {
+                    Some((last, sum))
+                        if *last == group && sum.saturating_add(weight) <= u64::from(self.chunk_weight_max) =>
+                    {
+                        *sum += weight
+                    }
+                    _ => {
+                        packed.chunks.push(u32::try_from(packed.units.len()).expect("units are limited as nodes are"));
+                        open = Some((group, weight));
+                    }
                 }
             }
-            packed.units.push(edge);
+            match opened {
+                Some(node) => push(&mut stack, node, group),
+                None => packed.units.push(edge),
+            }
         }
         let (chunks, limit) = (self.pages() + packed.chunks.len(), CHUNKS_MAX as usize);
         if chunks > limit {

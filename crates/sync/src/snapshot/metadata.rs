@@ -20,7 +20,7 @@ pub struct SnapshotParams {
     /// The hasher of its tree.
     pub hasher: HashKind,
     /// W: most weight of a unit and of a chunk (spec: SNAP-3).
-    pub unit_weight_max: u32,
+    pub chunk_weight_max: u32,
 }
 
 /// What an offer says of a snapshot besides its hash (spec: SNAP-6).
@@ -31,7 +31,7 @@ pub struct Metadata {
     /// The height whose state it is.
     pub height: Height,
     /// W (spec: SNAP-3).
-    pub unit_weight_max: u32,
+    pub chunk_weight_max: u32,
     /// The hasher of the tree.
     pub hasher: HashKind,
     /// k: how many of the chunks are pages of the skeleton. They come first.
@@ -46,7 +46,7 @@ impl Encode for Metadata {
         FORMAT.encode(out);
         self.chain_id.encode(out);
         self.height.encode(out);
-        self.unit_weight_max.encode(out);
+        self.chunk_weight_max.encode(out);
         self.hasher.encode(out);
         self.pages.encode(out);
         self.chunks.encode(out);
@@ -59,12 +59,12 @@ impl Decode for Metadata {
             found => return Err(DecodeError::UnknownTag { what: "format of a snapshot", found: u64::from(found) }),
         }
         let (chain_id, height) = (ChainId::decode(input)?, Height::decode(input)?);
-        let (unit_weight_max, hasher) = (u32::decode(input)?, HashKind::decode(input)?);
+        let (chunk_weight_max, hasher) = (u32::decode(input)?, HashKind::decode(input)?);
         let (pages, chunks) = (u32::decode(input)?, u32::decode(input)?);
         if pages == 0 || pages > chunks {
             return Err(DecodeError::Invalid { what: "numbers of pages and chunks of a snapshot" });
         }
-        Ok(Self { chain_id, height, unit_weight_max, hasher, pages, chunks })
+        Ok(Self { chain_id, height, chunk_weight_max, hasher, pages, chunks })
     }
 }
 
@@ -75,6 +75,6 @@ const SNAPSHOT: Tag = Tag::new("snapshot");
 #[must_use]
 pub fn snapshot_hash(params: &SnapshotParams, height: Height, root: Root) -> Hash {
     let mut hasher = TaggedHasher::new(SNAPSHOT);
-    hasher.value(&FORMAT).value(&params.chain_id).value(&height).value(&root).value(&params.unit_weight_max);
+    hasher.value(&FORMAT).value(&params.chain_id).value(&height).value(&root).value(&params.chunk_weight_max);
     hasher.finish()
 }

@@ -35,7 +35,7 @@ pub use restore::{
 pub use skeleton::{CheckedChunk, ChunkError, Fault, PageError, PartOf, Skeleton};
 pub(crate) use skeleton::{Place, hand_on};
 pub use staging::StagingError;
-pub(crate) use staging::StagingFiles;
+pub(crate) use staging::{StagingFiles, failed};
 #[cfg(test)]
 pub(crate) use tests::forged::{SMALL, two_units};
 pub use unit::{Unit, UnitError, UnitName};

@@ -44,7 +44,7 @@ impl Plan {
     pub fn of<W: Walk>(walk: &W, params: &SnapshotParams, height: Height, root: Root) -> Result<Self, PlanError> {
         let top = walk.top()?;
         let totals = top.as_ref().map_or_else(Totals::default, |top| top.totals);
-        let mut cut = Cut::new(params.unit_weight_max, totals);
+        let mut cut = Cut::new(params.chunk_weight_max, totals);
         let mut waiting: VecDeque<W::Node> = VecDeque::new();
         // spec: SNAP-5. The top is opened whatever it weighs, so that a page proves its own sums.
         if let Some(Branch { node, hash, .. }) = top {
@@ -62,7 +62,7 @@ impl Plan {
         let metadata = Metadata {
             chain_id: params.chain_id.clone(),
             height,
-            unit_weight_max: params.unit_weight_max,
+            chunk_weight_max: params.chunk_weight_max,
             hasher: params.hasher,
             pages: number(cut.pages()),
             chunks: number(cut.pages() + packed.chunks()),
@@ -172,7 +172,7 @@ impl Plan {
         let mut out = Vec::with_capacity(usize::try_from(sizes.sum::<u64>()).expect("a chunk fits in memory"));
         // Units of one namespace follow one another without a gap, so one scan gives all of a chunk.
         let mut scan: Option<(&Namespace, Scan<'_>)> = None;
-        for unit in units {
+        for (number, unit) in units.iter().enumerate() {
             let (level, child) = self.cut.child(*unit);
             match level {
                 Level::Namespaces => {
@@ -185,8 +185,17 @@ impl Plan {
                     let scan = match &mut scan {
                         Some((of, scan)) if *of == name => scan,
                         scan => {
-                            let first = first_key(view, self.find(view, *unit, child)?)?;
-                            &mut scan.insert((name, view.scan(name, KeyRange::from(&first)))).1
+                            let first = key_at_edge(view, self.find(view, *unit, child)?, Side::First)?;
+                            let is_of_it = |unit: &&Edge| {
+                                self.cut.child(**unit).0 == Level::Entries && self.cut.namespace(**unit) == name
+                            };
+                            let last = units[number..].iter().take_while(is_of_it).last().unwrap_or(unit);
+                            let (_, child) = self.cut.child(*last);
+                            let mut end = key_at_edge(view, self.find(view, *last, child)?, Side::Last)?;
+                            // A scan gathers many entries at a time: it shall not read those behind the last.
+                            end.push(0);
+                            let range = KeyRange { start: first, end: Some(end), reverse: false };
+                            &mut scan.insert((name, view.scan(name, range))).1
                         }
                     };
                     put_entries(scan, child.totals, &mut out)?;
@@ -239,27 +248,37 @@ fn open<W: Walk>(
     node: &W::Node,
 ) -> Result<(), PlanError> {
     let child = |branch: &Branch<W::Node>| Child { hash: branch.hash, totals: branch.totals };
-    let (shape, below, branches) = match walk.open(node)? {
+    let (shape, branches) = match walk.open(node)? {
         Opened::Inner { crit, left, right } => {
-            (Shape::Inner { crit, children: [child(&left), child(&right)] }, level, vec![left, right])
+            (Shape::Inner { crit, children: [child(&left), child(&right)] }, vec![left, right])
         }
         Opened::Namespace { name, tree } => {
-            (Shape::Namespace { name: name.into_owned(), tree: child(&tree) }, Level::Entries, vec![tree])
+            (Shape::Namespace { name: name.into_owned(), tree: child(&tree) }, vec![tree])
         }
         Opened::Entry { .. } => {
             return Err(ReadError::damaged("an entry stands where the totals speak of several").into());
         }
     };
-    waiting.extend(branches.into_iter().filter(|branch| cut.opens(below, branch.totals)).map(|branch| branch.node));
     cut.push(parent, level, shape)?;
+    let pushed = cut.nodes().last().expect("it was pushed just now");
+    waiting.extend(branches.into_iter().filter(|branch| cut.opens(pushed, branch.totals)).map(|branch| branch.node));
     Ok(())
 }
 
-/// The first key below a node of entries.
-fn first_key<W: Walk>(walk: &W, mut node: W::Node) -> Result<Vec<u8>, PlanError> {
+#[derive(Clone, Copy)]
+enum Side {
+    First,
+    Last,
+}
+
+/// The first or the last key below a node of entries.
+fn key_at_edge<W: Walk>(walk: &W, mut node: W::Node, end: Side) -> Result<Vec<u8>, PlanError> {
     loop {
         node = match walk.open(&node)? {
-            Opened::Inner { left, .. } => left.node,
+            Opened::Inner { left, right, .. } => match end {
+                Side::First => left.node,
+                Side::Last => right.node,
+            },
             Opened::Entry { key, .. } => return Ok(key.into_owned()),
             Opened::Namespace { .. } => return Err(PlanError::OtherVersion { what: "a namespace among entries" }),
         };

@@ -266,7 +266,7 @@ impl<H: Hasher> Restore<H> {
             Ok(metadata) => metadata,
             Err(error) => return reject(format!("metadata: {error}")),
         };
-        let Metadata { chain_id, height, unit_weight_max, hasher, pages: _, chunks } = &metadata;
+        let Metadata { chain_id, height, chunk_weight_max, hasher, pages: _, chunks } = &metadata;
         let ours = &self.params;
         if *chain_id != ours.chain_id {
             return reject(format!("it is of chain {chain_id}, this is {}", ours.chain_id));
@@ -274,9 +274,9 @@ impl<H: Hasher> Restore<H> {
         if height.0 != offer.height || height.0 == 0 || i64::try_from(height.0).is_err() {
             return reject(format!("its metadata says height {height}, the offer {}", offer.height));
         }
-        if (*unit_weight_max, *hasher) != (ours.unit_weight_max, ours.hasher) {
-            let found = format!("units of {unit_weight_max} hashed with {hasher}");
-            return reject(format!("{found}; this chain has {} and {}", ours.unit_weight_max, ours.hasher));
+        if (*chunk_weight_max, *hasher) != (ours.chunk_weight_max, ours.hasher) {
+            let found = format!("chunks of {chunk_weight_max} hashed with {hasher}");
+            return reject(format!("{found}; this chain has {} and {}", ours.chunk_weight_max, ours.hasher));
         }
         if *chunks != offer.chunks || *chunks > CHUNKS_MAX {
             let limit = CHUNKS_MAX;

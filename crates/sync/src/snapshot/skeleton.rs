@@ -168,7 +168,7 @@ impl<H: Hasher> Skeleton<H> {
             pages: metadata.pages,
             chunks: metadata.chunks,
             offered: true,
-            cut: Cut::new(metadata.unit_weight_max, Totals::default()),
+            cut: Cut::new(metadata.chunk_weight_max, Totals::default()),
             pages_done: 0,
             packed: None,
             _hasher: PhantomData,
@@ -183,7 +183,7 @@ impl<H: Hasher> Skeleton<H> {
     #[must_use]
     pub fn without_offer(root: Root, params: &SnapshotParams) -> Self {
         assert_eq!(params.hasher, H::KIND, "the hasher of the chain");
-        let cut = Cut::new(params.unit_weight_max, Totals::default());
+        let cut = Cut::new(params.chunk_weight_max, Totals::default());
         Self { root, pages: 0, chunks: 0, offered: false, cut, pages_done: 0, packed: None, _hasher: PhantomData }
     }
 
@@ -220,7 +220,7 @@ impl<H: Hasher> Skeleton<H> {
     /// Most bytes a chunk can have once unpacked.
     #[must_use]
     pub fn chunk_bytes_max(&self) -> u32 {
-        cut::chunk_bytes_max(self.cut.unit_weight_max())
+        cut::chunk_bytes_max(self.cut.chunk_weight_max())
     }
 
     /// Number and bytes of a chunk's entries, none of a page's.

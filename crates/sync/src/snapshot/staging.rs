@@ -3,7 +3,7 @@
 //! They are written whole and never synced: a crash may leave anything in them, so whoever reads one back checks it
 //! against what was proven.
 
-use keelstone_store::files::Files;
+use keelstone_store::files::{File, Files};
 use std::io;
 use std::sync::Arc;
 
@@ -46,11 +46,29 @@ impl StagingFiles {
         }
     }
 
-    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StagingError> {
+    /// So many bytes of a file from an offset on; none if it is not there or shorter.
+    pub(crate) fn read_part(&self, name: &str, offset: u64, len: usize) -> Result<Option<Vec<u8>>, StagingError> {
+        let read = || -> io::Result<Vec<u8>> {
+            let mut bytes = vec![0; len];
+            self.0.open(name)?.read_at(offset, &mut bytes)?;
+            Ok(bytes)
+        };
+        match read() {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => Ok(None),
+            Err(error) => Err(failed("read", name)(error)),
+        }
+    }
+
+    /// Makes a file of so many zero bytes.
+    pub(crate) fn create(&self, name: &str, len: usize) -> Result<Arc<dyn File>, StagingError> {
         // A crash or a full disk may have left one.
         self.remove(name)?;
-        let write = || self.0.create(name, bytes.len() as u64)?.write_at(0, bytes);
-        write().map_err(failed("write", name))
+        self.0.create(name, len as u64).map_err(failed("make", name))
+    }
+
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StagingError> {
+        self.create(name, bytes.len())?.write_at(0, bytes).map_err(failed("write", name))
     }
 
     /// Removes a file that need not be there.
@@ -62,6 +80,6 @@ impl StagingFiles {
     }
 }
 
-fn failed<'a>(doing: &'static str, file: &'a str) -> impl FnOnce(io::Error) -> StagingError + 'a {
+pub(crate) fn failed<'a>(doing: &'static str, file: &'a str) -> impl FnOnce(io::Error) -> StagingError + 'a {
     move |error| StagingError { doing, file: file.to_owned(), source: Arc::new(error) }
 }

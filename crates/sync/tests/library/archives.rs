@@ -375,7 +375,7 @@ fn a08_an_archive_of_another_chain_is_refused() {
     let cases = [
         ("chain", other(|params| params.chain_id = ChainId::new("test-2").unwrap())),
         ("hasher", other(|params| params.hasher = keelstone_tree::HashKind::Sha256)),
-        ("unit weight", other(|params| params.unit_weight_max += 1)),
+        ("chunk weight", other(|params| params.chunk_weight_max += 1)),
         ("root", Expected { root: Some(Root(Hash([1; 32]))), ..expected() }),
     ];
     for (named, expected) in cases {

@@ -104,5 +104,5 @@ fn a_part_that_is_too_large_or_damaged_is_refused() {
     crate::support::flip(&files, &format!("{}.chunk", last.name), 3);
     let error = extract(&library, 1, &name("big"), &[b'a', 8]).unwrap_err();
     assert!(matches!(error, LibraryError::Damaged { .. }), "{error}");
-    assert_eq!(params().unit_weight_max, 2048, "the entries above are units of their own");
+    assert_eq!(params().chunk_weight_max, 2048, "the entries above are units of their own");
 }

@@ -25,7 +25,7 @@ pub(crate) fn version(count: u32, changed: u32, seed: u8) -> Grown {
 }
 
 pub(crate) fn params() -> SnapshotParams {
-    SnapshotParams { chain_id: ChainId::new("test-1").unwrap(), hasher: HashKind::Blake3, unit_weight_max: 2048 }
+    SnapshotParams { chain_id: ChainId::new("test-1").unwrap(), hasher: HashKind::Blake3, chunk_weight_max: 2048 }
 }
 
 pub(crate) fn id(height: u64) -> SnapshotId {

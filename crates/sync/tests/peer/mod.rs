@@ -30,7 +30,7 @@ pub(crate) struct Peer(Server<Served>);
 impl Peer {
     pub(crate) fn of(store: Store<Blake3>) -> Self {
         let chain_id = ChainId::new("test-1").unwrap();
-        let params = SnapshotParams { chain_id, hasher: HashKind::Blake3, unit_weight_max: 4000 };
+        let params = SnapshotParams { chain_id, hasher: HashKind::Blake3, chunk_weight_max: 4000 };
         let limits = ServerLimits {
             peer_bytes_per_second: 1 << 40,
             bytes_per_second: 1 << 40,

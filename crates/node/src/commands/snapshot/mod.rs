@@ -399,12 +399,12 @@ fn inspect(snapshot: &Source, chunks: bool, context: &Context<'_>) -> Result<(),
     let info = Info::of(&index);
     rows(out, &info);
     out.row("hasher", info.hasher);
-    out.row("unit weight", bytes(info.unit_weight_max.into()));
+    out.row("chunk weight", bytes(info.chunk_weight_max.into()));
     let listed = if chunks { index.chunks.as_slice() } else { &[] };
     for (number, chunk) in listed.iter().enumerate() {
         out.say(format_args!("  {number:<8} {} {}", chunk.name, bytes(chunk.bytes.into())));
     }
-    let mut more = json!({ "hasher": info.hasher.to_string(), "unit_weight_max": info.unit_weight_max });
+    let mut more = json!({ "hasher": info.hasher.to_string(), "chunk_weight_max": info.chunk_weight_max });
     if chunks {
         let chunk = |chunk: &keelstone_sync::library::Stored| json!({ "name": chunk.name, "bytes": chunk.bytes });
         more["chunk_list"] = listed.iter().map(chunk).collect();

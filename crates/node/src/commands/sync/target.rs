@@ -295,7 +295,7 @@ mod tests {
             Ok(Response::Status(Status {
                 chain_id: ChainId::new("light-test").expect("a name"),
                 hasher: HashKind::Blake3,
-                unit_weight_max: 4 << 20,
+                chunk_weight_max: 4 << 20,
                 newest: self.0,
                 oldest: self.0.height,
                 diffs_from: self.0.height.next(),

@@ -16,7 +16,7 @@ fn single() -> (Made, Entries) {
         let key = HashKind::Blake3.hash(&number.to_le_bytes()).0[..4].to_vec();
         (Key::new(key).unwrap(), Value::new(vec![number as u8 + 1; 10]).unwrap())
     });
-    let made = Made::new::<Blake3>(State::from([(name("only"), entries.collect())]), 400);
+    let made = Made::new::<Blake3>(State::from([(name("only"), entries.collect())]), 800);
     let mut found = Vec::new();
     let index = made.plan.pages();
     let skeleton = made.skeleton::<Blake3>();
@@ -169,7 +169,7 @@ fn ss31_a_root_of_no_tree_is_found_where_chunks_meet() {
         let metadata = Metadata {
             chain_id: ChainId::new("test-1").unwrap(),
             height: HEIGHT,
-            unit_weight_max: SMALL,
+            chunk_weight_max: SMALL,
             hasher: HashKind::Blake3,
             pages: 2,
             chunks: 4,
@@ -237,7 +237,7 @@ fn first_page(forgery: &Forgery, root: Root) -> Result<(), PageError> {
     let metadata = Metadata {
         chain_id: ChainId::new("test-1").unwrap(),
         height: HEIGHT,
-        unit_weight_max: 10 << 20,
+        chunk_weight_max: 10 << 20,
         hasher: HashKind::Blake3,
         pages: 1,
         chunks: 2,
@@ -276,7 +276,7 @@ fn ss59_a_path_too_deep_for_keys_is_refused() {
 /// SS-59, S-04. Nodes beyond those that are open have no place in a page: there is no writing a child under a hash.
 #[test]
 fn s04_nodes_nobody_asked_for_are_refused() {
-    let made = Made::new::<Blake3>(state(60), 2000);
+    let made = Made::new::<Blake3>(state(60), 8000);
     assert_eq!(made.plan.pages(), 1);
     let mut skeleton = Skeleton::<Blake3>::new(made.root, made.plan.metadata());
     for more in [&[0u8; 1][..], &made.raw[0], &[0; 100]] {

@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 const HEIGHT: Height = Height(7);
 
-fn params<H: Hasher>(unit_weight_max: u32) -> SnapshotParams {
-    SnapshotParams { chain_id: ChainId::new("test-1").unwrap(), hasher: H::KIND, unit_weight_max }
+fn params<H: Hasher>(chunk_weight_max: u32) -> SnapshotParams {
+    SnapshotParams { chain_id: ChainId::new("test-1").unwrap(), hasher: H::KIND, chunk_weight_max }
 }
 
 /// A state, its snapshot as an honest peer has it, and what an engine would offer.
@@ -34,8 +34,8 @@ struct Made {
 }
 
 impl Made {
-    fn new<H: Hasher>(state: State, unit_weight_max: u32) -> Self {
-        let (version, params) = (Grown::new::<H>(&state), params::<H>(unit_weight_max));
+    fn new<H: Hasher>(state: State, chunk_weight_max: u32) -> Self {
+        let (version, params) = (Grown::new::<H>(&state), params::<H>(chunk_weight_max));
         let root = version.root();
         let plan = Plan::of(&version, &params, HEIGHT, root).unwrap();
         let raw = (0..plan.chunks()).map(|index| plan.body(&version, index).unwrap()).collect();

@@ -86,7 +86,7 @@ fn ss05_another_chain_is_rejected() {
 /// A snapshot cut by another W or hashed otherwise shares nothing with ours.
 #[test]
 fn another_weight_or_hasher_is_rejected() {
-    assert_rejected(&with_metadata(|metadata| metadata.unit_weight_max = 501), "501");
+    assert_rejected(&with_metadata(|metadata| metadata.chunk_weight_max = 501), "501");
     assert_rejected(&with_metadata(|metadata| metadata.hasher = HashKind::Sha256), "sha256");
 }
 
@@ -123,7 +123,7 @@ fn the_hash_covers_chain_height_root_and_weight() {
     let params = params::<Blake3>(500);
     let [root, other_root] = [Root(HashKind::Blake3.hash(b"a")), Root(HashKind::Blake3.hash(b"b"))];
     let other_chain = SnapshotParams { chain_id: ChainId::new("test-2").unwrap(), ..params.clone() };
-    let other_weight = SnapshotParams { unit_weight_max: 501, ..params.clone() };
+    let other_weight = SnapshotParams { chunk_weight_max: 501, ..params.clone() };
     let hashes = [
         snapshot_hash(&params, HEIGHT, root),
         snapshot_hash(&params, HEIGHT, other_root),

@@ -134,6 +134,26 @@ fn no_chunk_has_more_bytes_than_its_weight() {
     }
 }
 
+/// spec: SNAP-1. A chunk is many units where keys part evenly: none is heavier than U but single entries.
+#[test]
+fn chunks_are_cut_into_units_that_are_much_smaller() {
+    for (weight, unit) in [(8_000u32, 1_000u64), (1 << 20, 64 << 10), (4 << 20, 128 << 10)] {
+        let entries = (0..2 * weight / 160).map(|number| {
+            let key = HashKind::Blake3.hash(&number.to_le_bytes()).0.to_vec();
+            (Key::new(key).unwrap(), Value::new(vec![7; 100]).unwrap())
+        });
+        let version = Grown::new::<Blake3>(&State::from([(name("even"), entries.collect())]));
+        let plan = Plan::of(&version, &params::<Blake3>(weight), HEIGHT, version.root()).unwrap();
+        let units = u32::try_from(plan.units()).unwrap();
+        assert!((0..units).all(|number| plan.unit_bytes_max(number).unwrap() <= unit));
+        let chunks = u64::from(plan.chunks() - plan.pages());
+        assert!(
+            u64::from(units) >= chunks * u64::from(weight) / unit / 2,
+            "{units} units in {chunks} chunks of {weight}"
+        );
+    }
+}
+
 /// spec: SNAP-6. Metadata has one encoding, and stays within its limit for the longest chain id.
 #[test]
 fn metadata_has_one_encoding_within_its_limit() {

@@ -46,3 +46,14 @@ fn s16_a_state_beyond_a_limit_is_refused_by_its_name() {
     let error = Plan::of(&version, &params::<Blake3>(100), HEIGHT, version.root()).unwrap_err();
     assert!(error.to_string().contains("chunks, the limit is 100000"), "{error}");
 }
+
+/// S-16, spec: SNAP-1. Teeth above something heavy are no cheap nodes of a skeleton: below a weight of W a comb is opened a few
+/// levels deep, however long it is.
+#[test]
+fn s16_a_comb_within_a_chunk_opens_a_few_nodes() {
+    let state = comb(1, 70_000);
+    let made = Made::new::<Blake3>(state, 1 << 20);
+    assert!((3..=2 * 8 + 2).contains(&made.plan.units()), "{} units", made.plan.units());
+    let mut restore = made.with_chunks::<Blake3>(&MemoryFiles::new(), made.plan.chunks());
+    assert_eq!(received(&mut restore), made.state);
+}
