@@ -56,6 +56,16 @@ struct Shelf {
     proven: bool,
 }
 
+/// What stands before a batch's units.
+#[derive(Debug)]
+struct Batch {
+    /// Bytes of it all.
+    len: u32,
+    digest: Hash,
+    heads: Vec<(UnitName, u32)>,
+}
+
+/// A file that has room.
 #[derive(Debug)]
 struct Open {
     number: u64,
@@ -85,10 +95,10 @@ impl Staging {
             let read = staging.files.read(&file, BATCH_BYTES_MAX.max(FILE_BYTES)).ok().flatten();
             let bytes = read.unwrap_or_default();
             let mut at = 0;
-            while let Some((len, digest, heads)) = decode(&bytes[at..]) {
+            while let Some(batch) = decode(&bytes[at..]) {
                 let start = u32::try_from(at).expect("a file has at most 17 MB");
-                staging.note((number, start), (len, digest), &heads, false);
-                at += len as usize;
+                at += batch.len as usize;
+                staging.note((number, start), batch, false);
             }
             if at == 0 {
                 staging.files.remove(&file)?;
@@ -113,7 +123,7 @@ impl Staging {
             .map(|(name, bytes)| (*name, u32::try_from(bytes.len()).expect("a unit has at most 16 MB")))
             .collect();
         let (digest, bytes) = encode(&heads, units);
-        let len = u32::try_from(bytes.len()).expect("a batch has at most 17 MB");
+        let batch = Batch { len: u32::try_from(bytes.len()).expect("a batch has at most 17 MB"), digest, heads };
         // One that fails is written no further: nobody knows how much of it came to the disk.
         let mut open = match self.open.take().filter(|open| open.end as usize + bytes.len() <= open.size) {
             Some(open) => open,
@@ -125,8 +135,9 @@ impl Staging {
         };
         let written = open.file.write_at(open.end.into(), &bytes);
         written.map_err(failed("write", &shelf_file(open.number)))?;
-        self.note((open.number, open.end), (len, digest), &heads, true);
-        open.end += len;
+        let start = open.end;
+        open.end += batch.len;
+        self.note((open.number, start), batch, true);
         self.open = Some(open);
         Ok(())
     }
@@ -141,7 +152,7 @@ impl Staging {
             let bytes = self
                 .files
                 .read_part(&shelf_file(shelf), batch.into(), batch_len as usize)?
-                .filter(|bytes| decode(bytes).is_some_and(|(_, digest, _)| digest == written));
+                .filter(|bytes| decode(bytes).is_some_and(|batch| batch.digest == written));
             match bytes {
                 Some(bytes) => self.last = Some((place, bytes)),
                 None => {
@@ -200,25 +211,20 @@ impl Staging {
         self.keep(|_| false)
     }
 
-    fn note(
-        &mut self,
-        (number, start): (u64, u32),
-        (len, digest): (u32, Hash),
-        heads: &[(UnitName, u32)],
-        proven: bool,
-    ) {
+    fn note(&mut self, (number, start): (u64, u32), batch: Batch, proven: bool) {
+        let Batch { len, digest, heads } = batch;
         let shelf = self.shelves.entry(number).or_default();
         shelf.batches.insert(start, (len, digest));
         shelf.proven = proven;
         let mut at = u32::try_from(HEAD_BYTES + UNIT_HEAD_BYTES * heads.len()).expect("units of a batch are limited");
         for (name, len) in heads {
             // A unit that another batch has too, after a crash, counts where it was seen first.
-            if let std::collections::btree_map::Entry::Vacant(vacant) = self.units.entry(*name) {
-                vacant.insert(Slot { shelf: number, batch: start, at, len: *len });
-                shelf.names.push(*name);
+            if let std::collections::btree_map::Entry::Vacant(vacant) = self.units.entry(name) {
+                vacant.insert(Slot { shelf: number, batch: start, at, len });
+                shelf.names.push(name);
             }
             at += len;
-            shelf.bytes += u64::from(*len);
+            shelf.bytes += u64::from(len);
         }
     }
 
@@ -258,8 +264,8 @@ fn digest(body: &[u8]) -> Hash {
     TaggedHasher::new(STAGED).update(body).finish()
 }
 
-/// The length of the batch that these bytes begin with, its digest and its units, if it is whole.
-fn decode(bytes: &[u8]) -> Option<(u32, Hash, Vec<(UnitName, u32)>)> {
+/// The batch that these bytes begin with, if it is whole.
+fn decode(bytes: &[u8]) -> Option<Batch> {
     let (stored, rest) = bytes.split_first_chunk::<32>()?;
     let (len, _) = rest.split_first_chunk::<4>()?;
     let len = u32::from_le_bytes(*len);
@@ -282,7 +288,7 @@ fn decode(bytes: &[u8]) -> Option<(u32, Hash, Vec<(UnitName, u32)>)> {
         input.finish()?;
         Ok(heads)
     };
-    heads().ok().map(|heads| (32 + 4 + len, digest, heads))
+    heads().ok().map(|heads| Batch { len: 32 + 4 + len, digest, heads })
 }
 
 fn shelf_file(number: u64) -> String {
