@@ -89,7 +89,7 @@ impl<H: Hasher> Jobs<H> {
 
     fn add(&mut self, job: Job) -> JobId {
         let id = self.next_id;
-        // Each is of one unit at least, and none is divided twice at the same place.
+        // Each has a unit at least, and what was divided is never put together again.
         self.next_id = id.checked_add(1).expect("there are no more jobs than units");
         self.jobs.insert(id, job);
         id
