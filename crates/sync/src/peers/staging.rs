@@ -36,7 +36,7 @@ const STAGED: Tag = Tag::new("peers-staged");
 #[derive(Debug)]
 pub(super) struct Staging {
     files: StagingFiles,
-    shelves: BTreeMap<u64, Shelf>,
+    batch_files: BTreeMap<u64, BatchFile>,
     units: BTreeMap<UnitName, Slot>,
     /// The file that is being filled.
     open: Option<Open>,
@@ -46,7 +46,7 @@ pub(super) struct Staging {
 
 /// A file of batches.
 #[derive(Debug, Default)]
-struct Shelf {
+struct BatchFile {
     /// By where they begin: their lengths and digests.
     batches: BTreeMap<u32, (u32, Hash)>,
     names: Vec<UnitName>,
@@ -76,7 +76,7 @@ struct Open {
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
-    shelf: u64,
+    batch_file: u64,
     /// Where its batch begins, and where the unit does in that.
     batch: u32,
     at: u32,
@@ -88,9 +88,9 @@ impl Staging {
     /// files that begin with no whole batch.
     pub(super) fn open(files: Arc<dyn Files>) -> Result<Self, StagingError> {
         let files = StagingFiles(files);
-        let mut staging = Self { files, shelves: BTreeMap::new(), units: BTreeMap::new(), open: None, last: None };
+        let mut staging = Self { files, batch_files: BTreeMap::new(), units: BTreeMap::new(), open: None, last: None };
         for file in staging.files.list()? {
-            let Some(number) = shelf_number(&file) else { continue };
+            let Some(number) = file_number(&file) else { continue };
             // A file that cannot be read is of no more use than one that is torn.
             let read = staging.files.read(&file, BATCH_BYTES_MAX.max(FILE_BYTES)).ok().flatten();
             let bytes = read.unwrap_or_default();
@@ -113,7 +113,7 @@ impl Staging {
 
     /// Whether a unit was proven since the directory was opened.
     pub(super) fn is_proven(&self, name: &UnitName) -> bool {
-        self.units.get(name).is_some_and(|slot| self.shelves[&slot.shelf].proven)
+        self.units.get(name).is_some_and(|slot| self.batch_files[&slot.batch_file].proven)
     }
 
     /// Writes proven units, with the note that they are there.
@@ -128,13 +128,13 @@ impl Staging {
         let mut open = match self.open.take().filter(|open| open.end as usize + bytes.len() <= open.size) {
             Some(open) => open,
             None => {
-                let number = self.shelves.last_key_value().map_or(0, |(last, _)| last + 1);
+                let number = self.batch_files.last_key_value().map_or(0, |(last, _)| last + 1);
                 let size = FILE_BYTES.max(bytes.len());
-                Open { number, file: self.files.create(&shelf_file(number), size)?, end: 0, size }
+                Open { number, file: self.files.create(&file_name(number), size)?, end: 0, size }
             }
         };
         let written = open.file.write_at(open.end.into(), &bytes);
-        written.map_err(failed("write", &shelf_file(open.number)))?;
+        written.map_err(failed("write", &file_name(open.number)))?;
         let start = open.end;
         open.end += batch.len;
         self.note((open.number, start), batch, true);
@@ -145,18 +145,18 @@ impl Staging {
     /// The bytes of a unit; none if it is not there, or its file no longer holds what was written. Then the whole file
     /// is forgotten.
     pub(super) fn read(&mut self, name: &UnitName) -> Result<Option<Vec<u8>>, StagingError> {
-        let Some(Slot { shelf, batch, at, len }) = self.units.get(name).copied() else { return Ok(None) };
-        let place = (shelf, batch);
+        let Some(Slot { batch_file, batch, at, len }) = self.units.get(name).copied() else { return Ok(None) };
+        let place = (batch_file, batch);
         if self.last.as_ref().is_none_or(|(last, _)| *last != place) {
-            let (batch_len, written) = self.shelves[&shelf].batches[&batch];
+            let (batch_len, written) = self.batch_files[&batch_file].batches[&batch];
             let bytes = self
                 .files
-                .read_part(&shelf_file(shelf), batch.into(), batch_len as usize)?
+                .read_part(&file_name(batch_file), batch.into(), batch_len as usize)?
                 .filter(|bytes| decode(bytes).is_some_and(|batch| batch.digest == written));
             match bytes {
                 Some(bytes) => self.last = Some((place, bytes)),
                 None => {
-                    self.forget(shelf)?;
+                    self.forget(batch_file)?;
                     return Ok(None);
                 }
             }
@@ -187,19 +187,19 @@ impl Staging {
 
     /// Forgets the file of a unit.
     pub(super) fn forget_unit(&mut self, name: &UnitName) -> Result<(), StagingError> {
-        self.units.get(name).map(|slot| slot.shelf).map_or(Ok(()), |shelf| self.forget(shelf))
+        self.units.get(name).map(|slot| slot.batch_file).map_or(Ok(()), |batch_file| self.forget(batch_file))
     }
 
     /// Makes room: of each file of which less than half is wanted, all is forgotten. So what is staged never takes more
     /// than twice what is wanted, but for what the files were made larger than it.
     pub(super) fn keep(&mut self, wanted: impl Fn(&UnitName) -> bool) -> Result<(), StagingError> {
-        let of_use = |shelf: &Shelf| -> u64 {
-            shelf.names.iter().filter(|name| wanted(name)).map(|name| u64::from(self.units[name].len)).sum()
+        let of_use = |batch_file: &BatchFile| -> u64 {
+            batch_file.names.iter().filter(|name| wanted(name)).map(|name| u64::from(self.units[name].len)).sum()
         };
         let useless: Vec<u64> = self
-            .shelves
+            .batch_files
             .iter()
-            .filter(|(_, shelf)| of_use(shelf) < shelf.bytes.div_ceil(2))
+            .filter(|(_, batch_file)| of_use(batch_file) < batch_file.bytes.div_ceil(2))
             .map(|(number, _)| *number)
             .collect();
         useless.into_iter().try_for_each(|number| self.forget(number))
@@ -213,30 +213,30 @@ impl Staging {
 
     fn note(&mut self, (number, start): (u64, u32), batch: Batch, proven: bool) {
         let Batch { len, digest, heads } = batch;
-        let shelf = self.shelves.entry(number).or_default();
-        shelf.batches.insert(start, (len, digest));
-        shelf.proven = proven;
+        let batch_file = self.batch_files.entry(number).or_default();
+        batch_file.batches.insert(start, (len, digest));
+        batch_file.proven = proven;
         let mut at = u32::try_from(HEAD_BYTES + UNIT_HEAD_BYTES * heads.len()).expect("units of a batch are limited");
         for (name, len) in heads {
             // A unit that another batch has too, after a crash, counts where it was seen first.
             if let std::collections::btree_map::Entry::Vacant(vacant) = self.units.entry(name) {
-                vacant.insert(Slot { shelf: number, batch: start, at, len });
-                shelf.names.push(name);
+                vacant.insert(Slot { batch_file: number, batch: start, at, len });
+                batch_file.names.push(name);
             }
             at += len;
-            shelf.bytes += u64::from(len);
+            batch_file.bytes += u64::from(len);
         }
     }
 
     fn forget(&mut self, number: u64) -> Result<(), StagingError> {
-        if let Some(shelf) = self.shelves.remove(&number) {
-            for name in &shelf.names {
+        if let Some(batch_file) = self.batch_files.remove(&number) {
+            for name in &batch_file.names {
                 self.units.remove(name);
             }
         }
         self.last.take_if(|((last, _), _)| *last == number);
         self.open.take_if(|open| open.number == number);
-        self.files.remove(&shelf_file(number))
+        self.files.remove(&file_name(number))
     }
 }
 
@@ -291,13 +291,13 @@ fn decode(bytes: &[u8]) -> Option<Batch> {
     heads().ok().map(|heads| Batch { len: 32 + 4 + len, digest, heads })
 }
 
-fn shelf_file(number: u64) -> String {
+fn file_name(number: u64) -> String {
     format!("units-{number:012}")
 }
 
-fn shelf_number(file: &str) -> Option<u64> {
+fn file_number(file: &str) -> Option<u64> {
     let number = file.strip_prefix("units-")?.parse().ok()?;
-    (shelf_file(number) == file).then_some(number)
+    (file_name(number) == file).then_some(number)
 }
 
 fn page_file(page: u32) -> String {

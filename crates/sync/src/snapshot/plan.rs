@@ -185,16 +185,20 @@ impl Plan {
                     let scan = match &mut scan {
                         Some((of, scan)) if *of == name => scan,
                         scan => {
-                            let first = key_at_edge(view, self.find(view, *unit, child)?, Side::First)?;
+                            let top = self.find(view, *unit, child)?;
                             let is_of_it = |unit: &&Edge| {
                                 self.cut.child(**unit).0 == Level::Entries && self.cut.namespace(**unit) == name
                             };
                             let last = units[number..].iter().take_while(is_of_it).last().unwrap_or(unit);
-                            let (_, child) = self.cut.child(*last);
-                            let mut end = key_at_edge(view, self.find(view, *last, child)?, Side::Last)?;
+                            let last_top = match last == unit {
+                                true => top.clone(),
+                                false => self.find(view, *last, self.cut.child(*last).1)?,
+                            };
+                            let start = key_at_edge(view, top, Side::First)?;
+                            let mut end = key_at_edge(view, last_top, Side::Last)?;
                             // A scan gathers many entries at a time: it shall not read those behind the last.
                             end.push(0);
-                            let range = KeyRange { start: first, end: Some(end), reverse: false };
+                            let range = KeyRange { start, end: Some(end), reverse: false };
                             &mut scan.insert((name, view.scan(name, range))).1
                         }
                     };
