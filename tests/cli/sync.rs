@@ -157,7 +157,7 @@ fn a_target_that_cannot_be_trusted_is_refused_with_the_reason() {
     sync(other.path(), 2, &["--from", "peers"]);
 }
 
-/// A chain whose first state has some megabytes, in units of 64 KiB.
+/// A chain whose first state has some megabytes, in chunks of 64 KiB.
 fn large_chain() -> TempDir {
     let home = tempfile::tempdir().unwrap();
     // Nothing that could be compressed.

@@ -593,6 +593,38 @@ mod tests {
         assert!(otherwise.contains("hashed with blake3"), "{otherwise}");
     }
 
+    /// spec: PEER-5. A mirror is asked for whole chunks, one request each; a peer that has the same for a few units at a time.
+    #[test]
+    fn a_mirror_is_asked_for_whole_chunks_and_a_peer_for_parts() {
+        type Meets = fn(PeerId) -> Event<'static>;
+        let asked = |meets: Meets| {
+            let (files, version, _) = mirror();
+            let served = Mirror::<Blake3>::open(&files).unwrap();
+            let settings = Settings { batch_bytes_max: params().chunk_weight_max, ..Settings::default() };
+            let staging = Arc::new(MemoryFiles::new());
+            let mut joiner = Joiner::<Blake3>::open(staging, params(), settings, version, Tick(0), 1).unwrap();
+            let (mut effects, mut asked) = (joiner.step(Tick(0), meets(PeerId(1))), Vec::new());
+            while let Some(effect) = effects.pop() {
+                let Effect::Ask(peer, Frame { id, body }) = effect else { continue };
+                if let Request::GetChunks { units, .. } = &body {
+                    asked.push(units.iter().copied().collect::<Vec<u32>>());
+                }
+                let answer = Frame { id, body: served.answer(&files, &body).unwrap() }.to_bytes();
+                effects.append(&mut joiner.step(Tick(0), Event::Answered(peer, &answer)));
+            }
+            let skeleton = &served.whole(&files).unwrap().skeleton;
+            let chunks = skeleton.pages()..skeleton.chunks();
+            let chunks: Vec<Vec<u32>> = chunks.map(|chunk| skeleton.chunk_units(chunk).collect()).collect();
+            asked.sort_unstable();
+            (asked, chunks)
+        };
+        let (asked_mirror, chunks) = asked(Event::Mirror);
+        assert_eq!(asked_mirror, chunks);
+        let (asked_peer, chunks) = asked(Event::Connected);
+        assert_eq!(asked_peer.concat(), chunks.concat(), "each unit once");
+        assert!(asked_peer.len() > 2 * chunks.len(), "{} requests for {} chunks", asked_peer.len(), chunks.len());
+    }
+
     /// spec: LIB-10. A file that is changed, cut or missing is found, whichever it is, and nothing but the state comes out.
     #[test]
     fn a_mirror_with_one_bad_file_gives_nothing_wrong() {

@@ -31,7 +31,7 @@ struct Snapshot {
 
 static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
     let version = &KNOWN.tree;
-    let params = SnapshotParams { chain_id: chain(), hasher: HashKind::Blake3, chunk_weight_max: 400 };
+    let params = SnapshotParams { chain_id: chain(), hasher: HashKind::Blake3, chunk_weight_max: 1600 };
     let plan = Plan::of(version, &params, Height(5), KNOWN.tree.root()).expect("all is in memory");
     let chunks: Vec<Vec<u8>> =
         (0..plan.chunks()).map(|index| plan.body(version, index).expect("all is in memory")).collect();

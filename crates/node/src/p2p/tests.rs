@@ -106,7 +106,7 @@ impl Node {
 const HEIGHT: Height = Height(7);
 
 fn params() -> SnapshotParams {
-    SnapshotParams { chain_id: ChainId::new("sockets-1").unwrap(), hasher: HashKind::Blake3, chunk_weight_max: 2_000 }
+    SnapshotParams { chain_id: ChainId::new("sockets-1").unwrap(), hasher: HashKind::Blake3, chunk_weight_max: 16_000 }
 }
 
 /// A state of some 300 units.

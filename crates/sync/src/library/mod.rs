@@ -79,7 +79,7 @@ pub struct Info {
     pub chain_id: ChainId,
     /// The hasher of that chain's tree.
     pub hasher: HashKind,
-    /// The most a unit may weigh, a parameter of the chain.
+    /// The most a chunk may weigh, a parameter of the chain.
     pub chunk_weight_max: u32,
     /// The root of the state.
     pub root: Root,

@@ -19,7 +19,7 @@ pub struct SnapshotParams {
     pub chain_id: ChainId,
     /// The hasher of its tree.
     pub hasher: HashKind,
-    /// W: most weight of a unit and of a chunk (spec: SNAP-3).
+    /// W: most weight of a parcel and of a chunk (spec: SNAP-3).
     pub chunk_weight_max: u32,
 }
 

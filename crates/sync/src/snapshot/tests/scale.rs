@@ -47,6 +47,19 @@ fn s16_a_state_beyond_a_limit_is_refused_by_its_name() {
     assert!(error.to_string().contains("chunks, the limit is 100000"), "{error}");
 }
 
+/// S-16, spec: SNAP-2. A skeleton has as many nodes as it may have and no more; that limit has a name too.
+#[test]
+fn s16_a_skeleton_has_no_more_nodes_than_it_may() {
+    use super::super::cut::{Child, Cut, Shape};
+    use keelstone_tree::{Level, Totals};
+    let child = Child { hash: keelstone_codec::Hash([7; 32]), totals: Totals { count: 1, bytes: 2 } };
+    let mut cut = Cut::new(100, Totals { count: 2, bytes: 4 });
+    let mut push = || cut.push(None, Level::Entries, Shape::Inner { crit: 1, children: [child, child] });
+    assert!((0..NODES_MAX).all(|_| push().is_ok()));
+    let error = push().unwrap_err();
+    assert!(error.to_string().contains("nodes in its skeleton, the limit is 2097152"), "{error}");
+}
+
 /// S-16, spec: SNAP-1. Teeth above something heavy are no cheap nodes of a skeleton: below a weight of W a comb is opened a few
 /// levels deep, however long it is.
 #[test]
