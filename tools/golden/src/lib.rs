@@ -5,7 +5,17 @@
 #![forbid(unsafe_code)]
 
 use serde_json::Value;
+use std::path::PathBuf;
 use std::{env, fs};
+
+/// `spec/vectors` of the checkout that the test runs in. Checkouts may share a directory of builds, so where this was built
+/// says nothing.
+fn vectors() -> PathBuf {
+    let package = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from);
+    let package = package.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", package.display()));
+    let found = package.ancestors().map(|above| above.join("spec/vectors")).find(|vectors| vectors.is_dir());
+    found.unwrap_or_else(|| panic!("there is no spec/vectors above {}", package.display()))
+}
 
 /// Compares `found` with the file `spec/vectors/NAME`, whole, and hands out what the file says. Writes the file first where
 /// that is asked for.
@@ -14,12 +24,13 @@ use std::{env, fs};
 /// If they differ, naming the first part that does; if there is no such file, or no JSON in it.
 #[track_caller]
 pub fn check(name: &str, found: &Value) -> Value {
-    let path = format!("{}/../../spec/vectors/{name}", env!("CARGO_MANIFEST_DIR"));
+    let file = vectors().join(name);
+    let path = file.display();
     let found_text = format!("{found:#}\n");
     if env::var_os("KEELSTONE_BLESS").is_some() {
-        fs::write(&path, &found_text).unwrap_or_else(|error| panic!("{path} cannot be written: {error}"));
+        fs::write(&file, &found_text).unwrap_or_else(|error| panic!("{path} cannot be written: {error}"));
     }
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path} cannot be read: {error}"));
+    let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{path} cannot be read: {error}"));
     let golden: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path} is no JSON: {error}"));
     let parts = |of: &Value| of.as_object().map_or_else(Vec::new, |parts| parts.keys().cloned().collect());
     for part in parts(&golden).iter().chain(&parts(found)) {
