@@ -409,7 +409,7 @@ impl<H: Hasher> Mirror<H> {
             };
             let body = answer.unwrap_or(Response::Unavailable(Why::NoSuchPart));
             let answer = Frame { id, body }.to_bytes();
-            effects.append(&mut joiner.step(now, Event::Answered(HERE, &answer)));
+            effects.append(&mut joiner.step(now, Event::Answered(HERE, id, &answer)));
         }
         Ok(joiner.progress(now).done.bytes)
     }
@@ -493,7 +493,7 @@ mod tests {
                     let body = mirror.answer(files, &frame.body).map_err(|error| error.to_string())?;
                     assert!(!matches!(body, Response::Unavailable(_)), "{part} needs what it does not have");
                     let answer = Frame { id: frame.id, body }.to_bytes();
-                    effects.append(&mut joiner.step(now, Event::Answered(peer, &answer)));
+                    effects.append(&mut joiner.step(now, Event::Answered(peer, frame.id, &answer)));
                 }
                 Effect::Build(_) => return joiner.part().map_err(|error| error.to_string()),
                 Effect::Ban(_, why) => return Err(why.to_string()),
@@ -557,7 +557,7 @@ mod tests {
                 Effect::Ask(_, frame) => {
                     let body = mirror.answer(files, &frame.body).map_err(|error| error.to_string())?;
                     let answer = Frame { id: frame.id, body }.to_bytes();
-                    effects.append(&mut joiner.step(now, Event::Answered(peer, &answer)));
+                    effects.append(&mut joiner.step(now, Event::Answered(peer, frame.id, &answer)));
                 }
                 Effect::Build(_) => {
                     let mut entries = 0;
@@ -610,7 +610,7 @@ mod tests {
                     asked.push(units.iter().copied().collect::<Vec<u32>>());
                 }
                 let answer = Frame { id, body: served.answer(&files, &body).unwrap() }.to_bytes();
-                effects.append(&mut joiner.step(Tick(0), Event::Answered(peer, &answer)));
+                effects.append(&mut joiner.step(Tick(0), Event::Answered(peer, id, &answer)));
             }
             let skeleton = &served.whole(&files).unwrap().skeleton;
             let chunks = skeleton.pages()..skeleton.chunks();
@@ -702,7 +702,7 @@ mod tests {
                         let body = other.answer(&honest, &body).unwrap();
                         given += if let Response::Chunks { units, .. } = &body { *units } else { 0 };
                         let answer = Frame { id, body }.to_bytes();
-                        effects.append(&mut joiner.step(Tick(0), Event::Answered(peer, &answer)));
+                        effects.append(&mut joiner.step(Tick(0), Event::Answered(peer, id, &answer)));
                     }
                     Effect::Build(_) => built = true,
                     _ => {}

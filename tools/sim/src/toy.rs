@@ -144,10 +144,9 @@ impl<const BUG: usize> Toy<BUG> {
         }
     }
 
-    fn on_answer(&mut self, now: u64, peer: PeerId, bytes: &[u8], out: &mut Vec<Effect>) {
-        let id = bytes.first_chunk().map(|id| u64::from_le_bytes(*id));
+    fn on_answer(&mut self, now: u64, peer: PeerId, id: u64, bytes: &[u8], out: &mut Vec<Effect>) {
         let is_known = self.peers.contains(&peer);
-        let Some(asked) = self.asked.take_if(|asked| Some(asked.id) == id && asked.peer == peer) else {
+        let Some(asked) = self.asked.take_if(|asked| asked.id == id && asked.peer == peer) else {
             if Self::has(Bug::BansLate) && is_known {
                 self.strike(now, peer, out);
             }
@@ -355,7 +354,7 @@ impl<const BUG: usize> Client for Toy<BUG> {
                 self.peers.retain(|known| *known != peer);
                 self.asked.take_if(|asked| asked.peer == peer);
             }
-            Event::Answered(peer, bytes) => self.on_answer(now, peer, bytes, &mut out),
+            Event::Answered(peer, id, bytes) => self.on_answer(now, peer, id, bytes, &mut out),
             Event::Target(version) => {
                 self.newest = version;
                 if Self::has(Bug::StartsOver) {

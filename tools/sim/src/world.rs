@@ -39,7 +39,7 @@ pub struct Outcome {
 
 enum Happening {
     Request { peer: usize, life: u64, frame: Box<Frame<Request>> },
-    Response { peer: usize, life: u64, bytes: Vec<u8> },
+    Response { peer: usize, life: u64, id: u64, bytes: Vec<u8> },
     Wake { life: u64 },
     Grow,
     Crash { power: bool },
@@ -210,17 +210,17 @@ impl<C: Client> World<C> {
                 for sent in sent {
                     if let Some(delay) = self.travel(peer) {
                         let bytes = sent.bytes;
-                        self.at(self.now + sent.delay_ms + delay, Happening::Response { peer, life, bytes });
+                        self.at(self.now + sent.delay_ms + delay, Happening::Response { peer, life, id: frame.id, bytes });
                     }
                 }
                 Ok(())
             }
-            Happening::Response { peer, life, bytes } => {
+            Happening::Response { peer, life, id: asked, bytes } => {
                 // What was meant for a life before this one may arrive in it or not.
                 if self.is_away[peer] || (life != self.life && self.dice.percent(80)) {
                     return Ok(());
                 }
-                self.step(Event::Answered(id(peer), &bytes))
+                self.step(Event::Answered(id(peer), asked, &bytes))
             }
             Happening::Grow => self.grow(),
             Happening::Crash { power } => {

@@ -185,7 +185,7 @@ impl<'a> Demo<'a> {
         out.say("  three operations, one bundle; the third carries an expected_diff that cannot be met");
         if let Some(failure) = &failure {
             let text = |hash: Option<Hash>| hash.map(short).unwrap_or_default();
-            out.row("failed at", format_args!("operation {} of 0..2", failure.operation));
+            out.row("failed at", format_args!("operation {}, counted from 0", failure.operation));
             out.row("expected", text(failure.expected));
             out.row("actual", text(failure.actual));
         }

@@ -272,8 +272,8 @@ impl<'a> Following<'a> {
                 }
                 Happening::Answered((peer, id, answer)) => match answer {
                     Ok(frame) => self.tell(FollowEvent::Answered(peer, id, &frame)),
-                    // Nothing but its number: the follower finds that this is no answer.
-                    Err(AskError::Misbehaved(_)) => self.tell(FollowEvent::Answered(peer, id, &id.to_le_bytes())),
+                    // Nothing: the follower finds that this is no answer.
+                    Err(AskError::Misbehaved(_)) => self.tell(FollowEvent::Answered(peer, id, &[])),
                     Err(AskError::Gone | AskError::Failed(_)) => self.tell(FollowEvent::Failed(peer, id)),
                 },
             }

@@ -147,9 +147,9 @@ impl<'a> Joining<'a> {
             let effects = match runtime.block_on(self.next(wake.min(TELL_EVERY))) {
                 Happening::Time => joiner.step(self.now(), Event::Tick),
                 Happening::Answered((peer, id, answer)) => match answer {
-                    Ok(bytes) => joiner.step(self.now(), Event::Answered(peer, &bytes)),
-                    // Nothing but its number: the joiner finds that this is no answer.
-                    Err(AskError::Misbehaved(_)) => joiner.step(self.now(), Event::Answered(peer, &id.to_le_bytes())),
+                    Ok(bytes) => joiner.step(self.now(), Event::Answered(peer, id, &bytes)),
+                    // Nothing: the joiner finds that this is no answer.
+                    Err(AskError::Misbehaved(_)) => joiner.step(self.now(), Event::Answered(peer, id, &[])),
                     // The joiner's own clock ends the request.
                     Err(error) => {
                         self.useless = Some(self.named(peer, &error));

@@ -21,7 +21,7 @@ use keelstone_codec::{BoundedSet, Decode, Key, Namespace, splitmix64};
 use keelstone_store::files::Files;
 use keelstone_tree::{Hasher, ReadError, Totals};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -80,8 +80,9 @@ pub enum Event<'a> {
     Mirror(PeerId),
     /// A peer cannot be asked any more.
     Gone(PeerId),
-    /// A peer sent a frame of a response.
-    Answered(PeerId, &'a [u8]),
+    /// What a peer answered to the request with this number, whatever it is. The number is of the transport's own knowledge
+    /// and not what the peer says.
+    Answered(PeerId, u64, &'a [u8]),
     /// Consensus has certified a later version.
     Target(Version),
     /// The entries were handed out, and what was built of them has the root of the target.
@@ -116,9 +117,6 @@ pub enum Misconduct {
         /// What was wrong with the last.
         last: String,
     },
-    /// It keeps sending answers to nothing that was asked.
-    #[error("answers that nobody asked for")]
-    Unasked,
     /// It is of another chain, or cuts versions otherwise.
     #[error("it is of {found}, we are of {ours}")]
     OtherChain {
@@ -227,8 +225,6 @@ enum Phase<H> {
     Over,
 }
 
-/// Requests that were given up are remembered, so many of them: a late answer is no misconduct.
-const LATE_MAX: usize = 1024;
 /// Most peers that are known at once.
 pub(super) const PEERS_MAX: usize = 256;
 /// After so many times the usual time another peer is asked too.
@@ -256,7 +252,6 @@ pub struct Joiner<H> {
     peers: BTreeMap<PeerId, Peer>,
     banned: BTreeSet<PeerId>,
     asked: BTreeMap<u64, Asked>,
-    late: VecDeque<(PeerId, u64)>,
     next_id: u64,
     /// When something was last proven.
     proven_at: Tick,
@@ -296,7 +291,6 @@ impl<H: Hasher> Joiner<H> {
             peers: BTreeMap::new(),
             banned: BTreeSet::new(),
             asked: BTreeMap::new(),
-            late: VecDeque::new(),
             // Answers to a life before this one find nothing.
             next_id: dice.roll() >> 1,
             dice,
@@ -330,7 +324,7 @@ impl<H: Hasher> Joiner<H> {
             Event::Connected(peer) => self.meet(peer, Peer::new),
             Event::Mirror(peer) => self.meet(peer, Peer::mirror),
             Event::Gone(peer) => self.forget_peer(peer),
-            Event::Answered(peer, bytes) => self.on_answer(now, peer, bytes, &mut out),
+            Event::Answered(peer, id, bytes) => self.on_answer(now, peer, id, bytes, &mut out),
             Event::Target(version) => {
                 if version.height > self.newest.height {
                     self.newest = version;
@@ -539,30 +533,19 @@ impl<H: Hasher> Joiner<H> {
         vec![Effect::Switch(self.target)]
     }
 
-    fn on_answer(&mut self, now: Tick, peer: PeerId, bytes: &[u8], out: &mut Vec<Effect>) {
+    // spec: PEER-7
+    fn on_answer(&mut self, now: Tick, peer: PeerId, id: u64, bytes: &[u8], out: &mut Vec<Effect>) {
         if !self.peers.contains_key(&peer) {
             return;
         }
         self.meter.received_bytes += bytes.len() as u64;
+        // Late: it was asked of another since. Slowness is no crime.
+        let is_awaited = self.asked.get(&id).is_some_and(|asked| asked.peer == peer);
+        let Some(asked) = is_awaited.then(|| self.take_back(id)).flatten() else { return };
         let frame = Frame::<Response>::from_bytes(bytes);
-        let id = match &frame {
-            Ok(frame) => Some(frame.id),
-            // Whatever it is, it may still say what it was meant to answer.
-            Err(_) => bytes.first_chunk().map(|id| u64::from_le_bytes(*id)),
-        };
-        let asked = id.and_then(|id| self.asked.get(&id).filter(|asked| asked.peer == peer).map(|_| id));
-        let Some(asked) = asked.and_then(|id| self.take_back(id)) else {
-            // Late, or never asked of this peer (spec: PEER-7). Slowness is no crime, but one answer is all there is to come.
-            let late = id.and_then(|id| self.late.iter().position(|late| *late == (peer, id)));
-            let is_late = late.is_some_and(|place| self.late.remove(place).is_some());
-            let known = self.peers.get_mut(&peer).expect("it was there just now");
-            if !is_late && known.answered_unasked() {
-                self.ban(peer, Misconduct::Unasked, out);
-            }
-            return;
-        };
         match frame {
             Err(error) => self.on_lie(&asked, error.to_string(), out),
+            Ok(frame) if frame.id != id => self.on_lie(&asked, "an answer to another question".to_owned(), out),
             Ok(Frame { body: Response::Busy { retry_after_ms }, .. }) => {
                 let (timeout, window) = self.patience();
                 self.give_back(&asked, false);
@@ -754,16 +737,6 @@ impl<H: Hasher> Joiner<H> {
         Some(asked)
     }
 
-    /// Takes a request off the list, and leaves its number for a late answer.
-    fn give_up(&mut self, id: u64) -> Option<Asked> {
-        let asked = self.take_back(id)?;
-        self.late.push_back((asked.peer, id));
-        if self.late.len() > LATE_MAX {
-            self.late.pop_front();
-        }
-        Some(asked)
-    }
-
     /// What was asked for waits again.
     fn give_back(&mut self, asked: &Asked, refused: bool) {
         if let (Phase::Units(jobs), Subject::Job(job)) = (&mut self.phase, asked.subject) {
@@ -802,7 +775,7 @@ impl<H: Hasher> Joiner<H> {
     fn give_up_overdue(&mut self, now: Tick) {
         let overdue: Vec<u64> = self.asked.iter().filter(|(_, asked)| asked.until <= now).map(|(id, _)| *id).collect();
         for id in overdue {
-            if let Some(asked) = self.give_up(id) {
+            if let Some(asked) = self.take_back(id) {
                 self.give_back(&asked, false);
                 self.on_failure(now, asked.peer);
             }
@@ -812,7 +785,7 @@ impl<H: Hasher> Joiner<H> {
     fn give_up_all(&mut self) {
         let ids: Vec<u64> = self.asked.keys().copied().collect();
         for id in ids {
-            self.give_up(id);
+            self.take_back(id);
         }
     }
 

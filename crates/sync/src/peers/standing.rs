@@ -11,8 +11,6 @@ use std::collections::BTreeSet;
 
 /// So many answers that cannot be true, and a peer is banned (spec: PEER-7).
 pub(super) const BAD_ANSWERS_MAX: u32 = 3;
-/// So many answers to nothing that was asked, and a peer is banned (spec: PEER-7).
-const UNASKED_MAX: u32 = 64;
 /// Times in a row that a peer may be busy before it counts as a failure.
 const BUSY_MAX: u32 = 8;
 /// Longest that a peer which failed is left alone, in milliseconds.
@@ -44,7 +42,6 @@ pub(super) struct Peer {
     window: u64,
     score: i32,
     bad: u32,
-    unasked: u32,
     /// Failures in a row.
     pub(super) failures: u32,
     busy: u32,
@@ -203,12 +200,6 @@ impl Peer {
         self.bad += 1;
         self.was_of_no_use(window_min);
         self.bad >= BAD_ANSWERS_MAX
-    }
-
-    /// It answered what nobody asked. Says whether that was once too often.
-    pub(super) fn answered_unasked(&mut self) -> bool {
-        self.unasked += 1;
-        self.unasked >= UNASKED_MAX
     }
 }
 
