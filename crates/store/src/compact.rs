@@ -122,8 +122,9 @@ impl<H: Hasher> Shared<H> {
         let beyond_reach = self.garbage_not_worth();
         self.leave(beyond_reach);
         let mut done = Compacted::default();
+        let mut pass = None;
         if !victims.is_empty() {
-            self.empty(&victims, &mut done, progress)?;
+            pass = self.empty(&victims, &mut done, progress)?;
             self.note_unreadable(&done.left);
         }
         if self.is_closing() {
@@ -132,7 +133,7 @@ impl<H: Hasher> Shared<H> {
         self.leave(beyond_reach + self.garbage_still_in(&victims));
         match self.options.history {
             // Whoever did not ask does not wait for what goes.
-            Retention::Heights(count) if enough.is_some() => self.flush_after(count),
+            Retention::Heights(count) if enough.is_some() => self.let_go_after(count, pass),
             Retention::Heights(_) | Retention::All => self.flush_and_remove(&mut self.upkeep())?,
         }
         done.bytes_freed = before.saturating_sub(self.segments.bytes());
@@ -196,13 +197,13 @@ impl<H: Hasher> Shared<H> {
         still.map(Usage::garbage).sum()
     }
 
-    /// Moves everything that lives out of the given segments.
+    /// Moves everything that lives out of the given segments. Returns which pass it was, if it found them empty.
     pub(crate) fn empty(
         &self,
         victims: &BTreeSet<SegmentId>,
         done: &mut Compacted,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<u64>, StoreError> {
         let epoch = self.current().epoch;
         let generation = self.writer().log.generation();
         let size = self.options.segment_bytes.min(self.bytes_to_move(victims));
@@ -223,7 +224,7 @@ impl<H: Hasher> Shared<H> {
             progress(Progress { done: passed.min(total), total, what: "entries gone through" });
             match next {
                 // Nothing is marked as emptied, so what was moved is all that was done.
-                Some(_) if self.is_closing() => return Ok(()),
+                Some(_) if self.is_closing() => return Ok(None),
                 Some(next) => from = Some(next),
                 None => break,
             }
@@ -231,16 +232,18 @@ impl<H: Hasher> Shared<H> {
         // A flush under way writes a version from before: it must not say that nothing of it lies here.
         let _upkeep = self.upkeep();
         let _writer = self.writer();
-        let version = self.current();
+        let (version, mut pass) = (self.current(), None);
         if version.epoch == epoch {
             // Versions at hand still point into the emptied segments; without them the segments can go sooner.
             self.drop_recent();
             // spec: STORE-17
             let emptied = victims.iter().filter(|id| left.is_free(**id));
-            done.segments_emptied += self.segments.mark_emptied(emptied, version.height, self.pass_ends());
+            let number = self.pass_ends();
+            done.segments_emptied += self.segments.mark_emptied(emptied, version.height, number);
+            pass = Some(number);
         }
         done.left = left.pieces;
-        Ok(())
+        Ok(pass)
     }
 
     fn bytes_to_move(&self, victims: &BTreeSet<SegmentId>) -> u64 {
@@ -492,31 +495,93 @@ mod tests {
         }
     }
 
-    /// spec: STORE-7. What a compaction emptied that nobody asked for goes with one flush, once history needs nothing of it.
-    #[test]
-    fn what_was_emptied_goes_when_history_lets_go() {
+    /// A store of ten heights, at the 59th of which a compaction that nobody asked for has emptied segments: which, and what commits
+    /// another height.
+    fn emptied(files: &MemoryFiles) -> (Shared<Blake3>, BTreeSet<SegmentId>, impl Fn(&Shared<Blake3>, u64) + use<>) {
         let small = Options { segment_bytes: 8 << 10, page_segment_bytes: 8 << 10, ..Options::default() };
         let once = Options { flush_bytes: u64::MAX / 2, garbage_percent: 0, background: false, ..small };
         let options = Options { history: Retention::Heights(10), ..once };
-        let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), options).unwrap();
-        let commit = |height: u64| {
+        let shared = Shared::<Blake3>::create(Arc::new(files.clone()), options).unwrap();
+        let commit = |shared: &Shared<Blake3>, height: u64| {
             let diff = if height == 0 { some(200, 40) } else { some(1, 500) };
             shared.commit(Height(height), &diff, || Ok(())).unwrap();
         };
-        (0..60).for_each(commit);
+        (0..60).for_each(|height| commit(&shared, height));
         shared.flush(&mut shared.upkeep()).unwrap();
-        let written = || shared.upkeep().superblock.sequence;
-        let before = written();
         assert!(shared.compact(Some(u64::MAX), &mut |_| {}).unwrap().segments_emptied > 2);
         let emptied = |(id, usage): (&SegmentId, &Usage)| usage.emptied.map(|_| *id);
-        let emptied: Vec<SegmentId> = shared.segments.usage().iter().filter_map(emptied).collect();
-        let are_there = || emptied.iter().filter(|id| shared.segments.find(**id).is_some()).count();
-        (60..70).for_each(commit);
-        assert_eq!((are_there(), written()), (emptied.len(), before), "ten heights are kept, and 59 was the last then");
-        commit(70);
-        assert_eq!((are_there(), written()), (0, before + 2), "one flush, in both slots");
-        (71..100).for_each(commit);
-        assert_eq!(written(), before + 2);
+        let emptied = shared.segments.usage().iter().filter_map(emptied).collect();
+        (shared, emptied, commit)
+    }
+
+    fn are_there(shared: &Shared<Blake3>, segments: &BTreeSet<SegmentId>) -> usize {
+        segments.iter().filter(|id| shared.segments.find(**id).is_some()).count()
+    }
+
+    fn slots_written(shared: &Shared<Blake3>) -> u64 {
+        shared.upkeep().superblock.sequence
+    }
+
+    /// What a store is that is opened at what another has on its disk.
+    fn opened_again(files: &MemoryFiles, shared: &Shared<Blake3>) -> (Option<Height>, Vec<(Key, Value)>) {
+        let image = MemoryFiles::from_image(&files.image());
+        let again = Shared::<Blake3>::open(Arc::new(image), shared.options.clone()).unwrap();
+        assert_eq!(again.current().root, shared.current().root);
+        let space = Namespace::new("a").unwrap();
+        let tree = &again.current().tree;
+        let value = |(key, entry)| (key, tree.value(&entry).unwrap());
+        let entries = tree.entries(&space, keelstone_tree::KeyRange::all()).map(|entry| value(entry.unwrap()));
+        (again.current().height, entries.collect())
+    }
+
+    /// spec: STORE-7. What a compaction emptied that nobody asked for goes with one flush, once history needs nothing of it.
+    #[test]
+    fn what_was_emptied_goes_when_history_lets_go() {
+        let files = MemoryFiles::new();
+        let (shared, emptied, commit) = emptied(&files);
+        let before = slots_written(&shared);
+        (60..70).for_each(|height| commit(&shared, height));
+        let found = (are_there(&shared, &emptied), slots_written(&shared));
+        assert_eq!(found, (emptied.len(), before), "ten heights are kept, and 59 was the last then");
+        commit(&shared, 70);
+        assert_eq!((are_there(&shared, &emptied), slots_written(&shared)), (0, before + 2), "one flush, in both slots");
+        (71..100).for_each(|height| commit(&shared, height));
+        assert_eq!(slots_written(&shared), before + 2);
+    }
+
+    /// spec: STORE-7. Where a flush came meanwhile, it takes a table and two slots for that, and no page.
+    #[test]
+    fn what_was_emptied_before_a_flush_goes_without_another() {
+        let files = MemoryFiles::new();
+        let (shared, emptied, commit) = emptied(&files);
+        (60..65).for_each(|height| commit(&shared, height));
+        shared.flush_and_remove(&mut shared.upkeep()).unwrap();
+        let (left, before) = (are_there(&shared, &emptied), slots_written(&shared));
+        assert!(left > 2, "{left} segments wait for history");
+        (65..70).for_each(|height| commit(&shared, height));
+        assert_eq!((are_there(&shared, &emptied), slots_written(&shared)), (left, before));
+        let unflushed = shared.stats().unflushed_bytes;
+        commit(&shared, 70);
+        assert_eq!((are_there(&shared, &emptied), slots_written(&shared)), (0, before + 2));
+        assert!(shared.stats().unflushed_bytes > unflushed, "nothing was flushed");
+        assert_eq!(shared.upkeep().superblock.flushed.height, Some(Height(64)));
+        let (height, entries) = opened_again(&files, &shared);
+        assert_eq!((height, entries.len()), (Some(Height(70)), 200));
+        assert!(entries.iter().all(|(key, value)| value.len() == if key.as_slice() == [0; 4] { 500 } else { 40 }));
+    }
+
+    /// spec: STORE-4. A rollback may need again what was emptied above the height it goes to, so that stays.
+    #[test]
+    fn what_a_rollback_needs_again_does_not_go() {
+        let files = MemoryFiles::new();
+        let (shared, emptied, commit) = emptied(&files);
+        (60..65).for_each(|height| commit(&shared, height));
+        shared.flush_and_remove(&mut shared.upkeep()).unwrap();
+        let left = are_there(&shared, &emptied);
+        shared.rollback(Height(57)).unwrap();
+        (58..90).for_each(|height| commit(&shared, height));
+        assert_eq!(are_there(&shared, &emptied), left);
+        assert_eq!(opened_again(&files, &shared).1.len(), 200);
     }
 
     /// However a store goes on, goes back, and is opened again, what is counted as living of a segment is what the last version needs

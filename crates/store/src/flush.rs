@@ -37,6 +37,32 @@ pub(crate) struct Upkeep {
     pub(crate) pages: Appender,
     /// Segments that the last superblock does without. The one before still needs them.
     pub(crate) retired: Vec<SegmentId>,
+    /// What the last flush since the store was opened has written.
+    pub(crate) written: Option<Written>,
+}
+
+/// A version that a flush has written.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// What its superblock points at.
+    table: Table,
+    passes: Passes,
+}
+
+/// Of passes, those that a version that was written knows of.
+#[derive(Debug, Clone, Copy)]
+struct Passes {
+    /// So many were over when it was made.
+    over: u64,
+    /// And it was looked through by this one.
+    own: u64,
+}
+
+impl Passes {
+    /// Whether the version was made, or looked through, after what that pass has found.
+    fn know(self, pass: u64) -> bool {
+        pass <= self.over || pass == self.own
+    }
 }
 
 /// What a superblock points at: where the tree begins, and which segments there are.
@@ -79,8 +105,8 @@ struct KeptFrom {
     records: Height,
     /// The height that is being written.
     pages: Height,
-    /// Passes that were over when the version that is written was made, and the one by which it was looked through.
-    written: (u64, u64),
+    /// What the version that is written knows of.
+    written: Passes,
     /// The fewest passes that were over when another version was made that is held.
     passes: u64,
 }
@@ -120,13 +146,15 @@ impl<H: Hasher> Shared<H> {
         self.segments.count_unneeded(written.unneeded());
         self.sweep(&version, pass, put, open);
         // Only what no version needs from here on may be left out of the table.
-        let gone = self.unneeded(&version, pass, log.segment);
+        let passes = Passes { over: version.passes, own: pass };
+        let gone = self.unneeded(version.height, passes, Some(&version), log.segment);
         let top = version.tree.top().expect("every page has just been written");
         let table = Table { top, segments: self.usage_without(&gone, &counted) };
         let place = table.append(&mut upkeep.pages)?;
         upkeep.pages.sync()?;
         // No page, and no part of any version.
         self.segments.count_unneeded(&[PageAt { place: place.0.to_u64(), len: place.1 }]);
+        upkeep.written = Some(Written { table, passes });
         let left = unwritten.saturating_sub(written.memory_bytes());
         written.settle();
 
@@ -164,6 +192,39 @@ impl<H: Hasher> Shared<H> {
         let Superblock { flushed, epoch, .. } = upkeep.superblock;
         let retired = std::mem::take(&mut upkeep.retired);
         self.poisoning(|| self.write_superblock(upkeep, flushed, epoch).and_then(|()| self.remove_segments(retired)))
+    }
+
+    /// Lets go of what history has gone past by now, of all that was emptied before a pass was over. If the last flush has written a
+    /// version from after it, that is a table and two slots; else another flush.
+    // spec: STORE-4
+    pub(crate) fn let_go(&self, upkeep: &mut Upkeep, pass: u64) -> Result<(), StoreError> {
+        self.check_poison()?;
+        if !upkeep.written.as_ref().is_some_and(|written| written.passes.know(pass)) {
+            return self.flush_and_remove(upkeep);
+        }
+        self.poisoning(|| self.write_without(upkeep))?;
+        self.recount();
+        Ok(())
+    }
+
+    /// Writes the last superblock again, in both slots, without the segments that nothing needs any more, and removes them.
+    fn write_without(&self, upkeep: &mut Upkeep) -> Result<(), StoreError> {
+        let Superblock { flushed, epoch, .. } = upkeep.superblock;
+        let Some(Written { table, passes }) = &mut upkeep.written else { return Ok(()) };
+        let gone = self.unneeded(flushed.height, *passes, None, flushed.log.segment);
+        if gone.is_empty() {
+            return Ok(());
+        }
+        table.segments.retain(|(id, _)| !gone.contains(id));
+        let place = table.append(&mut upkeep.pages)?;
+        upkeep.pages.sync()?;
+        self.segments.count_unneeded(&[PageAt { place: place.0.to_u64(), len: place.1 }]);
+        let flushed = Flushed { table: Some(place), pages: upkeep.pages.end(), ..flushed };
+        for _ in 0..2 {
+            self.write_superblock(upkeep, flushed, epoch)?;
+        }
+        upkeep.retired.retain(|id| !gone.contains(id));
+        self.remove_segments(gone)
     }
 
     /// Writes the superblock slot whose turn it is.
@@ -207,15 +268,23 @@ impl<H: Hasher> Shared<H> {
         }
     }
 
-    /// Segments that nothing that is kept needs. What is kept for views alone is bounded: beyond, the view with the lowest
-    /// height expires.
+    /// Segments that nothing that is kept needs, once a superblock names the version of that height; `version` is that one where it
+    /// is being written, and does not count as held then. What is kept for views alone is bounded: beyond, the view with the
+    /// lowest height expires.
     // spec: STORE-6
-    fn unneeded(&self, version: &Arc<Version<H>>, pass: u64, log: SegmentId) -> Vec<SegmentId> {
-        let (Some(height), Some(low)) = (version.height, self.low()) else { return Vec::new() };
+    fn unneeded(
+        &self,
+        height: Option<Height>,
+        written: Passes,
+        version: Option<&Arc<Version<H>>>,
+        log: SegmentId,
+    ) -> Vec<SegmentId> {
+        let (Some(height), Some(low)) = (height, self.low()) else { return Vec::new() };
         // The last version is everybody's: it keeps what it needs, until the next commit is in its place.
         let current = self.current();
-        let passes = if Arc::ptr_eq(&current, version) { pass } else { current.passes };
-        let from = KeptFrom { records: low.min(height), pages: height, written: (version.passes, pass), passes };
+        let is_written = version.is_some_and(|version| Arc::ptr_eq(&current, version));
+        let passes = if is_written { written.own } else { current.passes };
+        let from = KeptFrom { records: low.min(height), pages: height, written, passes };
         let without_views = self.removable(log, from);
         loop {
             let (held, passes) = self.lowest_held(version);
@@ -246,8 +315,7 @@ impl<H: Hasher> Shared<H> {
             });
             let recorded = usage.last_height.is_none_or(|last| last < from.records);
             let open = id.kind == Kind::Log && *id >= log;
-            let (before, sweep) = from.written;
-            let is_held = usage.pass > from.passes || (usage.pass > before && usage.pass != sweep);
+            let is_held = usage.pass > from.passes || !from.written.know(usage.pass);
             (unneeded && !is_held && recorded && !open).then_some(*id)
         };
         self.segments.usage().iter().filter_map(gone).collect()
@@ -329,7 +397,7 @@ mod tests {
     fn small() -> Options {
         Options {
             page_segment_bytes: 16 << 10,
-            segment_bytes: 16 << 10,
+            segment_bytes: 64 << 10,
             cache_bytes: 0,
             recent_versions: 1,
             background: false,

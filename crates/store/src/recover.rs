@@ -54,7 +54,7 @@ impl<H: Hasher> Shared<H> {
         SuperblockFile::switch(segments.files())?;
 
         let (file, superblock, _) = SuperblockFile::open(segments.files())?;
-        let upkeep = Upkeep { file, superblock, pages, retired: Vec::new() };
+        let upkeep = Upkeep { file, superblock, pages, retired: Vec::new(), written: None };
         let mut index = Index::default();
         let mut versions = Versions::new(options.bounds());
         versions.replace_last(&version);
@@ -123,7 +123,7 @@ impl<H: Hasher> Shared<H> {
         let log = Log::resume(Arc::clone(&segments), tail, generation, options.segment_bytes);
         let (start, size) = (flushed.pages, options.page_segment_bytes);
         let pages = Appender::new(Arc::clone(&segments), Kind::Pages, start, generation, size)?;
-        let upkeep = Upkeep { file, superblock, pages, retired: Vec::new() };
+        let upkeep = Upkeep { file, superblock, pages, retired: Vec::new(), written: None };
         let found = Found { version, low, index, versions, repaired, torn, in_doubt };
         Ok(Self::assemble(options, lock, segments, Writer::new(log, bytes), upkeep, found))
     }

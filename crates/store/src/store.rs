@@ -23,6 +23,7 @@ use crate::{Options, Retention, StoreError, View};
 use arc_swap::ArcSwap;
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, Value};
 use keelstone_tree::{Diff, Draft, Hasher};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 
@@ -103,8 +104,8 @@ struct Signals {
     unwritten_left: u64,
     /// The last height.
     height: Option<Height>,
-    /// From that height on a flush lets go of what a compaction has emptied, all in one.
-    flush_at: Option<Height>,
+    /// From such a height on what a compaction has emptied is let go of, and which pass that was.
+    let_go_at: VecDeque<(Height, u64)>,
     /// The next segment of the log is to be made in good time.
     foreseen: bool,
     /// Garbage that a compaction could reclaim, as counted at the last flush.
@@ -147,8 +148,22 @@ impl Signals {
     /// Whether enough waits for a flush.
     // spec: STORE-7
     fn is_time_to_flush(&self, options: &Options) -> bool {
-        let is_awaited = self.flush_at.is_some_and(|at| self.height >= Some(at));
-        self.unflushed >= options.flush_bytes || self.unwritten() >= options.unwritten_bytes() || is_awaited
+        self.unflushed >= options.flush_bytes || self.unwritten() >= options.unwritten_bytes()
+    }
+
+    /// Whether history has gone past what a compaction has emptied.
+    // spec: STORE-7
+    fn is_time_to_let_go(&self) -> bool {
+        self.let_go_at.front().is_some_and(|(at, _)| self.height >= Some(*at))
+    }
+
+    /// The last pass of which it has.
+    fn lets_go(&mut self) -> Option<u64> {
+        let mut last = None;
+        while self.is_time_to_let_go() {
+            last = self.let_go_at.pop_front().map(|(_, pass)| pass);
+        }
+        last
     }
 
     /// Whether so much does that commits wait for it. What a flush does not get stops nobody.
@@ -679,7 +694,7 @@ impl<H: Hasher> Shared<H> {
     }
 
     /// The lowest height of which somebody holds a version, and the fewest passes that were over when one was made, but for `but`.
-    pub(crate) fn lowest_held(&self, but: &Arc<Version<H>>) -> (Option<Height>, Option<u64>) {
+    pub(crate) fn lowest_held(&self, but: Option<&Arc<Version<H>>>) -> (Option<Height>, Option<u64>) {
         let versions = &mut self.history().versions;
         (versions.lowest(), versions.fewest_passes(but))
     }
@@ -733,11 +748,11 @@ impl<H: Hasher> Shared<H> {
         self.signals().left = garbage;
     }
 
-    /// Has a flush follow when history has gone on by so many heights: then it needs nothing of what is emptied by now.
+    /// Has what was emptied by a pass let go of when history has gone on by so many heights: then it needs nothing of it.
     // spec: STORE-7
-    pub(crate) fn flush_after(&self, heights: u64) {
-        let height = self.current().height;
-        self.signals().flush_at = height.map(|height| Height(height.0.saturating_add(heights)));
+    pub(crate) fn let_go_after(&self, heights: u64, pass: Option<u64>) {
+        let (Some(height), Some(pass)) = (self.current().height, pass) else { return };
+        self.signals().let_go_at.push_back((Height(height.0.saturating_add(heights)), pass));
     }
 
     /// A compaction begins to go through so many entries.
@@ -856,16 +871,19 @@ impl<H: Hasher> Shared<H> {
     /// Counts what pages keep in memory that no flush has written, and says whether one is due.
     fn count_pages(&self, signals: &mut Signals) -> bool {
         signals.unwritten = self.current().tree.pages().unwritten_bytes() as u64;
-        signals.is_time_to_flush(&self.options)
+        signals.is_time_to_flush(&self.options) || signals.is_time_to_let_go()
     }
 
     /// Counts garbage anew, so that compaction starts in time.
     pub(crate) fn recount(&self) {
         let (garbage, live) = self.reclaimable();
-        let percent = self.options.garbage_percent;
+        let Options { garbage_percent: percent, flush_bytes, segment_bytes, page_segment_bytes, .. } = self.options;
         // Little garbage is not worth a pass, whatever its share.
-        let least = self.options.segment_bytes.max(self.options.page_segment_bytes) / 2 * 3;
-        let compact_at = if percent == 0 { u64::MAX } else { least.max(live / 100 * percent) };
+        let largest = segment_bytes.max(page_segment_bytes);
+        let least = flush_bytes.max(self.segments.fitting(largest) / 2 * 3).min(largest / 2 * 3);
+        // What a flush covers is there twice until it is done, as records and as pages: that is of the room there is for garbage.
+        let share = (live / 100 * percent).saturating_sub(flush_bytes);
+        let compact_at = if percent == 0 { u64::MAX } else { least.max(share) };
         let mut signals = self.signals();
         (signals.garbage, signals.compact_at) = (garbage, compact_at);
         drop(signals);
@@ -878,7 +896,7 @@ impl<H: Hasher> Shared<H> {
         writer.unflushed -= bytes;
         let mut signals = self.signals();
         (signals.unflushed, signals.unwritten_left) = (writer.unflushed, left as u64);
-        signals.flush_at = signals.flush_at.filter(|at| height < Some(*at));
+        signals.let_go_at.retain(|(at, _)| height < Some(*at));
         self.count_pages(&mut signals);
         drop((signals, writer));
         self.changed.notify_all();
@@ -925,7 +943,12 @@ impl<H: Hasher> Shared<H> {
     }
 
     fn flush_in_time(&self) -> Result<(), StoreError> {
-        if self.signals().is_time_to_flush(&self.options) { self.flush_and_remove(&mut self.upkeep()) } else { Ok(()) }
+        let is_time = self.signals().is_time_to_flush(&self.options);
+        if is_time {
+            return self.flush_and_remove(&mut self.upkeep());
+        }
+        let gone = self.signals().lets_go();
+        gone.map_or(Ok(()), |pass| self.let_go(&mut self.upkeep(), pass))
     }
 
     /// Does what threads of their own would do, in turn.
@@ -952,20 +975,23 @@ impl<H: Hasher> Shared<H> {
     fn flush_in_background(&self) {
         loop {
             let mut signals = self.signals();
-            while !signals.is_time_to_flush(&self.options) && !signals.foreseen && !signals.closing {
+            while !signals.is_time_to_flush(&self.options)
+                && !signals.is_time_to_let_go()
+                && !signals.foreseen
+                && !signals.closing
+            {
                 signals = self.changed.wait(signals).unwrap_or_else(PoisonError::into_inner);
             }
             if signals.closing {
                 return;
             }
-            let due = signals.is_time_to_flush(&self.options);
             let foreseen = std::mem::take(&mut signals.foreseen);
             drop(signals);
             if foreseen {
                 self.make_next_segment();
             }
             // The failure is kept as the poison that the next commit meets.
-            if due && self.flush_and_remove(&mut self.upkeep()).is_err() {
+            if self.flush_in_time().is_err() {
                 return;
             }
         }
@@ -1117,7 +1143,7 @@ impl<H: Hasher> Shared<H> {
         self.poisoning(|| self.write_superblock(&mut upkeep, flushed, epoch))
     }
 
-    fn stats(&self) -> Stats {
+    pub(crate) fn stats(&self) -> Stats {
         let current = self.current();
         let totals = current.tree.totals();
         let all = self.segments.all();

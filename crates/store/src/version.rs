@@ -202,10 +202,10 @@ impl<H: Hasher> Versions<H> {
     }
 
     /// The fewest passes that were over when a version was made that is held and is not `but`.
-    pub(crate) fn fewest_passes(&mut self, but: &Arc<Version<H>>) -> Option<u64> {
+    pub(crate) fn fewest_passes(&mut self, but: Option<&Arc<Version<H>>>) -> Option<u64> {
         self.expire();
         let held = self.known.iter().filter_map(|(_, version)| version.upgrade());
-        held.filter(|version| !Arc::ptr_eq(version, but)).map(|version| version.passes).min()
+        held.filter(|version| but.is_none_or(|but| !Arc::ptr_eq(version, but))).map(|version| version.passes).min()
     }
 
     /// Versions that somebody holds, those at hand included.
