@@ -210,7 +210,10 @@ impl<C: Client> World<C> {
                 for sent in sent {
                     if let Some(delay) = self.travel(peer) {
                         let bytes = sent.bytes;
-                        self.at(self.now + sent.delay_ms + delay, Happening::Response { peer, life, id: frame.id, bytes });
+                        self.at(
+                            self.now + sent.delay_ms + delay,
+                            Happening::Response { peer, life, id: frame.id, bytes },
+                        );
                     }
                 }
                 Ok(())
