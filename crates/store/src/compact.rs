@@ -495,23 +495,23 @@ mod tests {
         }
     }
 
-    /// A store of ten heights, at the 59th of which a compaction that nobody asked for has emptied segments: which, and what commits
-    /// another height.
-    fn emptied(files: &MemoryFiles) -> (Shared<Blake3>, BTreeSet<SegmentId>, impl Fn(&Shared<Blake3>, u64) + use<>) {
+    fn commit(shared: &Shared<Blake3>, height: u64) {
+        let diff = if height == 0 { some(200, 40) } else { some(1, 500) };
+        shared.commit(Height(height), &diff, || Ok(())).unwrap();
+    }
+
+    /// A store of ten heights, at height 59 of which a compaction that nobody asked for has emptied segments, and which.
+    fn emptied(files: &MemoryFiles) -> (Shared<Blake3>, BTreeSet<SegmentId>) {
         let small = Options { segment_bytes: 8 << 10, page_segment_bytes: 8 << 10, ..Options::default() };
         let once = Options { flush_bytes: u64::MAX / 2, garbage_percent: 0, background: false, ..small };
         let options = Options { history: Retention::Heights(10), ..once };
         let shared = Shared::<Blake3>::create(Arc::new(files.clone()), options).unwrap();
-        let commit = |shared: &Shared<Blake3>, height: u64| {
-            let diff = if height == 0 { some(200, 40) } else { some(1, 500) };
-            shared.commit(Height(height), &diff, || Ok(())).unwrap();
-        };
         (0..60).for_each(|height| commit(&shared, height));
         shared.flush(&mut shared.upkeep()).unwrap();
         assert!(shared.compact(Some(u64::MAX), &mut |_| {}).unwrap().segments_emptied > 2);
         let emptied = |(id, usage): (&SegmentId, &Usage)| usage.emptied.map(|_| *id);
         let emptied = shared.segments.usage().iter().filter_map(emptied).collect();
-        (shared, emptied, commit)
+        (shared, emptied)
     }
 
     fn are_there(shared: &Shared<Blake3>, segments: &BTreeSet<SegmentId>) -> usize {
@@ -538,7 +538,7 @@ mod tests {
     #[test]
     fn what_was_emptied_goes_when_history_lets_go() {
         let files = MemoryFiles::new();
-        let (shared, emptied, commit) = emptied(&files);
+        let (shared, emptied) = emptied(&files);
         let before = slots_written(&shared);
         (60..70).for_each(|height| commit(&shared, height));
         let found = (are_there(&shared, &emptied), slots_written(&shared));
@@ -553,7 +553,7 @@ mod tests {
     #[test]
     fn what_was_emptied_before_a_flush_goes_without_another() {
         let files = MemoryFiles::new();
-        let (shared, emptied, commit) = emptied(&files);
+        let (shared, emptied) = emptied(&files);
         (60..65).for_each(|height| commit(&shared, height));
         shared.flush_and_remove(&mut shared.upkeep()).unwrap();
         let (left, before) = (are_there(&shared, &emptied), slots_written(&shared));
@@ -574,7 +574,7 @@ mod tests {
     #[test]
     fn what_a_rollback_needs_again_does_not_go() {
         let files = MemoryFiles::new();
-        let (shared, emptied, commit) = emptied(&files);
+        let (shared, emptied) = emptied(&files);
         (60..65).for_each(|height| commit(&shared, height));
         shared.flush_and_remove(&mut shared.upkeep()).unwrap();
         let left = are_there(&shared, &emptied);

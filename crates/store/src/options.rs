@@ -47,8 +47,8 @@ pub struct Options {
     pub view_age_max: u64,
     /// Bytes of segments that may be kept for nothing but views (spec: STORE-6). The one with the lowest height expires.
     pub view_bytes_max: u64,
-    /// Garbage that may pile up, in hundredths of what lives, before compaction starts by itself. Commits wait at twice
-    /// this (spec: STORE-12). Zero leaves compaction to whoever asks for it.
+    /// Garbage that may pile up, in hundredths of what lives and less `flush_bytes`, before compaction starts by itself. Commits keep
+    /// step with it so that they do not let lie twice this (spec: STORE-12). Zero leaves compaction to whoever asks for it.
     pub garbage_percent: u64,
     /// Threads on which the tree of a large commit is computed. What comes out is the same, however many there are.
     pub threads: NonZeroUsize,
