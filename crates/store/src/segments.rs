@@ -7,7 +7,7 @@ use crate::history::Undone;
 use crate::sector::StoreId;
 use crate::segment::{Kind, Passing, Segment, SegmentId, Spot};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, thread};
 use arc_swap::ArcSwap;
 use bytes::Buf;
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Height, Reader, Value};
@@ -16,6 +16,7 @@ use keelstone_tree::{Backing, Moved, PageAt, Passed, Place, ReadError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 /// Of all that lies on the disk, a segment that is made now is to be one such part: enough of them that what is garbage can be had
 /// without moving much, and few files.
@@ -26,6 +27,10 @@ const SEGMENT_BYTES_MIN: u64 = 4 << 20;
 
 /// A segment is worth emptying when at most this many hundredths of it live.
 const LIVE_PERCENT_MAX: u64 = 60;
+
+/// What is waited where a file cannot be made for want of descriptors or memory, before it is tried again, in milliseconds: for less
+/// than 4 s in all, since a node that is told to stop does so within 5.
+const SHORTAGE_PAUSES_MS: [u64; 9] = [10, 20, 50, 100, 200, 400, 800, 1_000, 1_000];
 
 /// How a segment is used. The byte counts say what compaction is worth; only [`Usage::emptied`] says what may go.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -156,9 +161,20 @@ impl Segments {
         self.patches.store(Arc::new(pages));
     }
 
-    /// Makes a new segment of `bytes`, durably, and opens it.
+    /// Makes a new segment of `bytes`, durably, and opens it. A lack of file descriptors is waited out for a while: nothing was
+    /// written for want of one, and a failure here would end all writing.
+    // spec: STORE-8
     pub(crate) fn create(&self, id: SegmentId, generation: u32, bytes: u64) -> Result<Arc<Segment>, StoreError> {
-        let segment = Arc::new(Segment::create(&*self.files, &self.store, id, generation, bytes)?);
+        let mut pauses = SHORTAGE_PAUSES_MS.iter();
+        let segment = loop {
+            match Segment::create(&*self.files, &self.store, id, generation, bytes) {
+                Err(error) if error.is_shortage() => match pauses.next() {
+                    Some(pause) => thread::sleep(Duration::from_millis(*pause)),
+                    None => return Err(error),
+                },
+                made => break Arc::new(made?),
+            }
+        };
         self.insert(Arc::clone(&segment));
         Ok(segment)
     }

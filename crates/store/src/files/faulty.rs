@@ -155,7 +155,8 @@ impl FaultyFiles {
         self.disk().fail_reads = Some((from, count, ReadFault::Flip));
     }
 
-    /// From here on every opening of a file fails with EMFILE: the process has no descriptors left. What is open works on.
+    /// From here on every opening and making of a file fails with EMFILE: the process has no descriptors left. What is open
+    /// works on.
     pub fn run_out_of_descriptors(&self) {
         self.disk().no_descriptors = true;
     }
@@ -395,6 +396,9 @@ impl Disk {
 impl Files for FaultyFiles {
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
         let mut disk = self.disk();
+        if disk.no_descriptors {
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
         if disk.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }

@@ -13,6 +13,8 @@ const LOCK_FILE: &str = "LOCK";
 #[derive(Debug, Clone)]
 pub struct Directory {
     path: PathBuf,
+    /// Open, so that syncing it takes no file descriptor that there may not be then.
+    handle: Arc<fs::File>,
 }
 
 impl Directory {
@@ -24,7 +26,7 @@ impl Directory {
     pub fn new(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
         fs::create_dir_all(&path)?;
-        Ok(Self { path })
+        Self::opened(path)
     }
 
     /// The directory at `path`, which must exist.
@@ -36,7 +38,12 @@ impl Directory {
         if !fs::metadata(&path)?.is_dir() {
             return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{} is no directory", path.display())));
         }
-        Ok(Self { path })
+        Self::opened(path)
+    }
+
+    fn opened(path: PathBuf) -> io::Result<Self> {
+        let handle = Arc::new(fs::File::open(&path)?);
+        Ok(Self { path, handle })
     }
 
     /// Where it is.
@@ -97,7 +104,7 @@ impl Files for Directory {
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        fs::File::open(&self.path)?.sync_all()
+        self.handle.sync_all()
     }
 
     fn lock(&self) -> Result<Box<dyn Guard>, LockError> {

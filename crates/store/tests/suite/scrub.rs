@@ -3,9 +3,10 @@
 use crate::support::{Random, TestStore, namespace, put, random_diff, small};
 use keelstone_codec::{Height, Key, Value};
 use keelstone_store::files::{FaultyFiles, Files, MemoryFiles};
-use keelstone_store::{CheckLevel, Options, StoreError};
+use keelstone_store::{CheckLevel, Options, Retention, StoreError};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Bytes of a slice: a few sectors, a few entries.
 const SLICE: u64 = 4096;
@@ -222,6 +223,54 @@ fn l06_a_lack_of_descriptors_is_no_damage() {
     }
     files.mend();
     assert!(store.check(CheckLevel::Full, &mut |_| {}).unwrap().is_sound());
+}
+
+/// L-06, spec: STORE-8. Commits, flushes and compactions go on where descriptors lack for a while, and end where they lack for good.
+#[test]
+fn l06_a_lack_of_descriptors_is_waited_out_by_whoever_makes_files() {
+    let files = FaultyFiles::new(2);
+    let options = Options { history: Retention::Heights(3), background: true, ..small() };
+    let store = TestStore::create(Arc::new(files.clone()), options.clone()).unwrap();
+    let mut random = Random(6);
+    let mut height = 0;
+    let mut commit = |store: &TestStore| {
+        let done = store.commit(Height(height), random_diff(&mut random));
+        height += u64::from(done.is_ok());
+        done
+    };
+    for _ in 0..40 {
+        commit(&store).unwrap();
+    }
+    for _ in 0..3 {
+        files.run_out_of_descriptors();
+        let relief = std::thread::spawn({
+            let files = files.clone();
+            move || {
+                std::thread::sleep(Duration::from_millis(150));
+                files.mend();
+            }
+        });
+        let before = files.list().unwrap();
+        let began = Instant::now();
+        // More than there is room for.
+        while began.elapsed() < Duration::from_millis(300) {
+            commit(&store).unwrap();
+        }
+        relief.join().unwrap();
+        store.flush().unwrap();
+        assert!(files.list().unwrap().iter().any(|name| !before.contains(name)), "no file was to be made meanwhile");
+    }
+    let root = store.root();
+    drop(store);
+    let store = TestStore::open(Arc::new(files.clone()), options).unwrap();
+    assert_eq!(store.root(), root);
+    assert!(store.check(CheckLevel::Full, &mut |_| {}).unwrap().is_sound());
+
+    files.run_out_of_descriptors();
+    let ended = (0..10_000).find_map(|_| commit(&store).err()).expect("no store has room for all of that");
+    assert!(ended.is_shortage() || matches!(ended, StoreError::Poisoned { .. }), "{ended}");
+    files.mend();
+    assert!(matches!(commit(&store), Err(StoreError::Poisoned { .. })), "until it is opened again");
 }
 
 /// spec: STORE-13. Nothing depends on the file: any byte of it may be anything.
