@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Seek as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 const LOOK_EVERY: Duration = Duration::from_millis(3);
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(1_800);
+
+/// Of what a node that does not begin has logged, so many bytes are shown.
+const LOG_BYTES_MAX: u64 = 4096;
 
 /// What a command that ends says, as JSON.
 pub(crate) fn ask(command: &mut Command) -> Result<Value, String> {
@@ -89,10 +92,13 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a command that becomes a node.
     pub(crate) fn start(mut command: Command) -> Result<Self, String> {
+        // A file and no pipe: a node says much in a long life, and nobody reads it while all goes well.
+        let log = tempfile::tempfile().and_then(|log| Ok((log.try_clone()?, log)));
+        let (told, mut log) = log.map_err(|error| format!("no file for what a node says: {error}"))?;
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(told)
             .spawn()
             .map_err(|error| format!("{command:?}: {error}"))?;
         let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
@@ -102,7 +108,9 @@ impl Server {
         let (Some(address), Some(api)) = (text("p2p"), text("api")) else {
             let _ = child.kill();
             let _ = child.wait();
-            return Err(format!("{command:?} said {line:?}"));
+            let mut why = String::new();
+            let _ = log.rewind().and_then(|()| log.take(LOG_BYTES_MAX).read_to_string(&mut why));
+            return Err(format!("{command:?} said {line:?} and {:?}", why.trim()));
         };
         Ok(Self { child, address, api: api.trim_start_matches("http://").to_owned() })
     }
