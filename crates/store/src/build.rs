@@ -253,9 +253,7 @@ impl Site {
 
         pages.count();
         let table = Table { top, segments: self.segments.usage().iter().map(|(id, usage)| (*id, *usage)).collect() };
-        let place = table.append(&mut pages)?;
-        pages.sync()?;
-        self.segments.count_unneeded(&[PageAt { place: place.0.to_u64(), len: place.1 }]);
+        let place = table.write(&self.segments, &mut pages)?;
         let pages = pages.syncing_with(None);
         self.end_syncs()?;
 

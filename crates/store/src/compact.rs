@@ -522,6 +522,16 @@ mod tests {
         shared.upkeep().superblock.sequence
     }
 
+    /// The same, with a flush at height 64, and how many of the segments wait for history then.
+    fn emptied_and_flushed(files: &MemoryFiles) -> (Shared<Blake3>, BTreeSet<SegmentId>, usize) {
+        let (shared, emptied) = emptied(files);
+        (60..65).for_each(|height| commit(&shared, height));
+        shared.flush_and_remove(&mut shared.upkeep()).unwrap();
+        let left = are_there(&shared, &emptied);
+        assert!(left > 2, "{left} segments wait for history");
+        (shared, emptied, left)
+    }
+
     /// What a store is that is opened at what another has on its disk.
     fn opened_again(files: &MemoryFiles, shared: &Shared<Blake3>) -> (Option<Height>, Vec<(Key, Value)>) {
         let image = MemoryFiles::from_image(&files.image());
@@ -553,11 +563,8 @@ mod tests {
     #[test]
     fn what_was_emptied_before_a_flush_goes_without_another() {
         let files = MemoryFiles::new();
-        let (shared, emptied) = emptied(&files);
-        (60..65).for_each(|height| commit(&shared, height));
-        shared.flush_and_remove(&mut shared.upkeep()).unwrap();
-        let (left, before) = (are_there(&shared, &emptied), slots_written(&shared));
-        assert!(left > 2, "{left} segments wait for history");
+        let (shared, emptied, left) = emptied_and_flushed(&files);
+        let before = slots_written(&shared);
         (65..70).for_each(|height| commit(&shared, height));
         assert_eq!((are_there(&shared, &emptied), slots_written(&shared)), (left, before));
         let unflushed = shared.stats().unflushed_bytes;
@@ -574,10 +581,7 @@ mod tests {
     #[test]
     fn what_a_rollback_needs_again_does_not_go() {
         let files = MemoryFiles::new();
-        let (shared, emptied) = emptied(&files);
-        (60..65).for_each(|height| commit(&shared, height));
-        shared.flush_and_remove(&mut shared.upkeep()).unwrap();
-        let left = are_there(&shared, &emptied);
+        let (shared, emptied, left) = emptied_and_flushed(&files);
         shared.rollback(Height(57)).unwrap();
         (58..90).for_each(|height| commit(&shared, height));
         assert_eq!(are_there(&shared, &emptied), left);

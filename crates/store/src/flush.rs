@@ -8,7 +8,7 @@
 use crate::StoreError;
 use crate::appender::Appender;
 use crate::segment::{Kind, SegmentId, Spot};
-use crate::segments::Usage;
+use crate::segments::{Segments, Usage};
 use crate::store::Shared;
 use crate::superblock::{Flushed, Superblock, SuperblockFile};
 use crate::sync::atomic::Ordering;
@@ -90,11 +90,15 @@ impl Table {
         TaggedHasher::new(TABLE).update(bytes).finish()
     }
 
-    /// Appends it, and says what a superblock says of it.
-    pub(crate) fn append(&self, pages: &mut Appender) -> Result<(Spot, u32, Hash), StoreError> {
+    /// Appends it, makes everything appended durable, and says what a superblock says of it.
+    pub(crate) fn write(&self, segments: &Segments, pages: &mut Appender) -> Result<(Spot, u32, Hash), StoreError> {
         let bytes = self.to_bytes();
         let len = u32::try_from(bytes.len()).expect("a table is below the size of a segment");
-        Ok((pages.append(&[&bytes])?, len, Self::hash(&bytes)))
+        let spot = pages.append(&[&bytes])?;
+        pages.sync()?;
+        // No page, and no part of any version.
+        segments.count_unneeded(&[PageAt { place: spot.to_u64(), len }]);
+        Ok((spot, len, Self::hash(&bytes)))
     }
 }
 
@@ -150,10 +154,7 @@ impl<H: Hasher> Shared<H> {
         let gone = self.unneeded(version.height, passes, Some(&version), log.segment);
         let top = version.tree.top().expect("every page has just been written");
         let table = Table { top, segments: self.usage_without(&gone, &counted) };
-        let place = table.append(&mut upkeep.pages)?;
-        upkeep.pages.sync()?;
-        // No page, and no part of any version.
-        self.segments.count_unneeded(&[PageAt { place: place.0.to_u64(), len: place.1 }]);
+        let place = table.write(&self.segments, &mut upkeep.pages)?;
         upkeep.written = Some(Written { table, passes });
         let left = unwritten.saturating_sub(written.memory_bytes());
         written.settle();
@@ -216,9 +217,7 @@ impl<H: Hasher> Shared<H> {
             return Ok(());
         }
         table.segments.retain(|(id, _)| !gone.contains(id));
-        let place = table.append(&mut upkeep.pages)?;
-        upkeep.pages.sync()?;
-        self.segments.count_unneeded(&[PageAt { place: place.0.to_u64(), len: place.1 }]);
+        let place = table.write(&self.segments, &mut upkeep.pages)?;
         let flushed = Flushed { table: Some(place), pages: upkeep.pages.end(), ..flushed };
         for _ in 0..2 {
             self.write_superblock(upkeep, flushed, epoch)?;

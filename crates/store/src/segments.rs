@@ -28,8 +28,8 @@ const SEGMENT_BYTES_MIN: u64 = 4 << 20;
 /// A segment is worth emptying when at most this many hundredths of it live.
 const LIVE_PERCENT_MAX: u64 = 60;
 
-/// What is waited where a file cannot be made for want of descriptors or memory, before it is tried again, in milliseconds: for less
-/// than 4 s in all, since a node that is told to stop does so within 5.
+/// What is waited where a file cannot be made for want of descriptors or memory, before it is tried again, in milliseconds: 3.6 s in
+/// all, for each file. Whoever closes the store meanwhile waits as long.
 const SHORTAGE_PAUSES_MS: [u64; 9] = [10, 20, 50, 100, 200, 400, 800, 1_000, 1_000];
 
 /// How a segment is used. The byte counts say what compaction is worth; only [`Usage::emptied`] says what may go.
