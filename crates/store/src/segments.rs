@@ -16,7 +16,7 @@ use keelstone_tree::{Backing, Moved, PageAt, Passed, Place, ReadError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Of all that lies on the disk, a segment that is made now is to be one such part: enough of them that what is garbage can be had
 /// without moving much, and few files.
@@ -28,9 +28,11 @@ const SEGMENT_BYTES_MIN: u64 = 4 << 20;
 /// A segment is worth emptying when at most this many hundredths of it live.
 const LIVE_PERCENT_MAX: u64 = 60;
 
-/// What is waited where a file cannot be made for want of descriptors or memory, before it is tried again, in milliseconds: 3.6 s in
-/// all, for each file. Whoever closes the store meanwhile waits as long.
-const SHORTAGE_PAUSES_MS: [u64; 9] = [10, 20, 50, 100, 200, 400, 800, 1_000, 1_000];
+/// For how long files that cannot be made for want of descriptors or memory are tried again, counted over all of them from the first
+/// that could not to the next that could. Whoever closes the store meanwhile waits as long.
+const SHORTAGE: Duration = Duration::from_millis(3_600);
+/// What is waited before one is tried again, at first and at most; it is twice as long each time.
+const SHORTAGE_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 
 /// How a segment is used. The byte counts say what compaction is worth; only [`Usage::emptied`] says what may go.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -121,6 +123,8 @@ pub(crate) struct Segments {
     /// The highest number of a log segment made in this session. Held while one is made, since a commit and the thread
     /// that makes them in good time may both want to.
     making: Mutex<u32>,
+    /// Since when files cannot be made for want of descriptors or memory.
+    lacking: Mutex<Option<Instant>>,
     /// The highest number of each kind that was ever open in this session.
     highest: [AtomicU32; Kind::ALL.len()],
 }
@@ -134,10 +138,10 @@ impl fmt::Debug for Segments {
 impl Segments {
     pub(crate) fn new(files: Arc<dyn Files>, store: StoreId, cache_bytes: u64) -> Self {
         let cache = BlockCache::new(cache_bytes);
-        let (open, usage, emptying, making) =
-            (ArcSwap::default(), Mutex::default(), Mutex::default(), Mutex::default());
+        let (open, usage, emptying) = (ArcSwap::default(), Mutex::default(), Mutex::default());
+        let (making, lacking) = (Mutex::default(), Mutex::default());
         let (patches, written, highest) = (ArcSwap::default(), AtomicU64::new(0), Default::default());
-        Self { files, store, open, patches, usage, emptying, cache, written, making, highest }
+        Self { files, store, open, patches, usage, emptying, cache, written, making, lacking, highest }
     }
 
     pub(crate) fn store(&self) -> &StoreId {
@@ -165,18 +169,33 @@ impl Segments {
     /// written for want of one, and a failure here would end all writing.
     // spec: STORE-8
     pub(crate) fn create(&self, id: SegmentId, generation: u32, bytes: u64) -> Result<Arc<Segment>, StoreError> {
-        let mut pauses = SHORTAGE_PAUSES_MS.iter();
-        let segment = loop {
-            match Segment::create(&*self.files, &self.store, id, generation, bytes) {
-                Err(error) if error.is_shortage() => match pauses.next() {
-                    Some(pause) => thread::sleep(Duration::from_millis(*pause)),
-                    None => return Err(error),
-                },
-                made => break Arc::new(made?),
+        let mut pause = SHORTAGE_PAUSE.0;
+        loop {
+            match self.try_create(id, generation, bytes) {
+                Err(error) if error.is_shortage() => {
+                    let since = *self.lacking().get_or_insert_with(Instant::now);
+                    if since.elapsed() >= SHORTAGE {
+                        return Err(error);
+                    }
+                    thread::sleep(pause);
+                    pause = (pause * 2).min(SHORTAGE_PAUSE.1);
+                }
+                made => {
+                    *self.lacking() = None;
+                    return made;
+                }
             }
-        };
+        }
+    }
+
+    fn try_create(&self, id: SegmentId, generation: u32, bytes: u64) -> Result<Arc<Segment>, StoreError> {
+        let segment = Arc::new(Segment::create(&*self.files, &self.store, id, generation, bytes)?);
         self.insert(Arc::clone(&segment));
         Ok(segment)
+    }
+
+    fn lacking(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A segment with room for `bytes` in which nothing was written yet: the one that was made in good time, or a new one
@@ -191,11 +210,12 @@ impl Segments {
         Ok(segment)
     }
 
-    /// Makes a segment for a later [`Self::obtain`], unless that has come already.
+    /// Makes a segment for a later [`Self::obtain`], unless that has come already. A lack of descriptors is not waited out: whoever
+    /// needs the segment will.
     pub(crate) fn prepare(&self, id: SegmentId, generation: u32, bytes: u64) -> Result<(), StoreError> {
         let mut made = self.making();
         if *made < id.number && self.find(id).is_none() {
-            self.create(id, generation, bytes)?;
+            self.try_create(id, generation, bytes)?;
             *made = id.number;
         }
         Ok(())
