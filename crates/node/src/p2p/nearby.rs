@@ -70,6 +70,24 @@ enum Heard {
     Nothing,
 }
 
+/// How many packets were looked at in this second.
+struct Pace {
+    second: Instant,
+    looked: u32,
+}
+
+impl Pace {
+    /// One more is looked at. Returns what has to be waited before the next.
+    fn looks(&mut self, now: Instant) -> Option<Duration> {
+        let over = Duration::from_secs(1);
+        if now.duration_since(self.second) >= over {
+            (self.second, self.looked) = (now, 0);
+        }
+        self.looked += 1;
+        (self.looked >= PACKETS_MAX).then_some(over)
+    }
+}
+
 /// Looks on one network.
 pub(super) struct Lookout {
     socket: UdpSocket,
@@ -100,7 +118,7 @@ impl Lookout {
     pub(super) async fn run(mut self, mut found: impl FnMut(NodeId, SocketAddrV4)) {
         let mut packet = [0; PACKET_BYTES_MAX];
         let (mut pause, mut next) = (ASK_EVERY.0, tokio::time::Instant::now());
-        let (mut second, mut looked) = (Instant::now(), 0);
+        let mut pace = Pace { second: Instant::now(), looked: 0 };
         self.say(Instant::now()).await;
         loop {
             let received = tokio::select! {
@@ -113,12 +131,8 @@ impl Lookout {
                 }
             };
             let now = Instant::now();
-            if now.duration_since(second) >= Duration::from_secs(1) {
-                (second, looked) = (now, 0);
-            }
-            looked += 1;
-            if looked >= PACKETS_MAX {
-                tokio::time::sleep(Duration::from_secs(1)).await;
+            if let Some(pause) = pace.looks(now) {
+                tokio::time::sleep(pause).await;
             }
             let Ok((length, SocketAddr::V4(from))) = received else { continue };
             match self.hear(&packet[..length], from, now) {
@@ -310,6 +324,26 @@ mod tests {
         let mut promises = question();
         promises[6..8].copy_from_slice(&u16::MAX.to_be_bytes());
         assert_eq!(read(&promises, &chain("near-1")), Heard::Nothing);
+    }
+
+    /// spec: PEER-23. Y-04: whoever shouts without end is heard so often in a second, and whoever speaks now and then at once.
+    #[test]
+    fn y04_so_many_packets_are_looked_at_in_a_second() {
+        let began = Instant::now();
+        let heard = |every: Duration| {
+            let (mut pace, mut now, mut looked) = (Pace { second: began, looked: 0 }, began, 0);
+            let mut waited = Duration::ZERO;
+            while now < began + Duration::from_secs(60) {
+                let pause = pace.looks(now).unwrap_or_default();
+                waited += pause;
+                now += pause + every;
+                looked += 1;
+            }
+            (looked, waited)
+        };
+        let (looked, _) = heard(Duration::from_micros(3));
+        assert!((59 * PACKETS_MAX..=60 * PACKETS_MAX).contains(&looked), "{looked}");
+        assert_eq!(heard(Duration::from_millis(100)), (600, Duration::ZERO));
     }
 
     /// spec: PEER-23. Y-04: neither somebody beyond the network nor one address that names as many as it likes is dialled for it.

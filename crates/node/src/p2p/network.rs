@@ -71,7 +71,7 @@ const DIAL_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from
 /// How long a peer that went is known, so that coming back brings no new budget.
 const KNOWN_FOR: Duration = Duration::from_secs(120);
 /// Whoever has so many peers connected looks for no more of them nearby.
-const NEARBY_ENOUGH: usize = 16;
+pub(super) const NEARBY_ENOUGH: usize = 16;
 /// Peers that are known at once; above it those that went first are forgotten.
 pub(super) const KNOWN_MAX: usize = 1024;
 

@@ -1,7 +1,7 @@
 //! Real sockets on this machine: who is honest is heard, and who is not is survived.
 
 use super::codec::PROTOCOL;
-use super::network::{ANNOUNCEMENTS_MAX, Announced, KNOWN_MAX, crowded_out, without_quic};
+use super::network::{ANNOUNCEMENTS_MAX, Announced, KNOWN_MAX, NEARBY_ENOUGH, crowded_out, without_quic};
 use super::*;
 use crate::config::{Config, P2p};
 use crate::engine::{self, Engine, snapshot_params};
@@ -294,6 +294,33 @@ fn nodes_of_a_chain_on_one_network_find_each_other() {
     quiet.meets(&first);
     quiet.meets(&second);
     assert_eq!(other.network.connected(), []);
+}
+
+/// spec: PEER-23. Whoever has enough peers looks for no more nearby, until one of them goes.
+#[test]
+fn whoever_has_enough_peers_dials_nobody_nearby() {
+    let runtime = runtime();
+    let chain = ChainId::new(&format!("enough-{}", std::process::id())).unwrap();
+    let near = |setup: &mut Setup| {
+        setup.nearby = Some(Nearby { interface: Ipv4Addr::LOCALHOST, chain: chain.clone() });
+    };
+    let named: Vec<Node> = (0..NEARBY_ENOUGH).map(|_| Node::start(&runtime, &[], None, |_, _| {})).collect();
+    let full = Node::start(&runtime, &named.iter().collect::<Vec<_>>(), None, |_, setup| {
+        near(setup);
+        setup.listen = None;
+    });
+    named.iter().for_each(|node| full.meets(node));
+    let nearby = Node::start(&runtime, &[], None, |_, setup| near(setup));
+    let lonely = Node::start(&runtime, &[], None, |_, setup| {
+        near(setup);
+        setup.listen = None;
+    });
+    // What brings these two together is said to all.
+    lonely.meets(&nearby);
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(!full.network.connected().contains(&nearby.id()), "it has {NEARBY_ENOUGH} peers");
+    runtime.block_on(named[0].network.stop());
+    full.meets(&nearby);
 }
 
 /// A port of UDP that is taken is told from one of TCP.
