@@ -16,7 +16,7 @@ use keelstone_tree::{Backing, Moved, PageAt, Passed, Place, ReadError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Of all that lies on the disk, a segment that is made now is to be one such part: enough of them that what is garbage can be had
 /// without moving much, and few files.
@@ -28,8 +28,8 @@ const SEGMENT_BYTES_MIN: u64 = 4 << 20;
 /// A segment is worth emptying when at most this many hundredths of it live.
 const LIVE_PERCENT_MAX: u64 = 60;
 
-/// For how long files that cannot be made for want of descriptors or memory are tried again, counted over all of them from the first
-/// that could not to the next that could. Whoever closes the store meanwhile waits as long.
+/// For how long files that cannot be made for want of descriptors or memory are tried again, all of them together, until one can be
+/// made. Whoever closes the store meanwhile waits as long.
 const SHORTAGE: Duration = Duration::from_millis(3_600);
 /// What is waited before one is tried again, at first and at most; it is twice as long each time.
 const SHORTAGE_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
@@ -123,8 +123,9 @@ pub(crate) struct Segments {
     /// The highest number of a log segment made in this session. Held while one is made, since a commit and the thread
     /// that makes them in good time may both want to.
     making: Mutex<u32>,
-    /// Since when files cannot be made for want of descriptors or memory.
-    lacking: Mutex<Option<Instant>>,
+    /// What was waited since files cannot be made for want of descriptors or memory. Held while it is waited: who lacks them at the
+    /// same time waits in turn, and what is counted is what went by.
+    lacking: Mutex<Duration>,
     /// The highest number of each kind that was ever open in this session.
     highest: [AtomicU32; Kind::ALL.len()],
 }
@@ -173,15 +174,16 @@ impl Segments {
         loop {
             match self.try_create(id, generation, bytes) {
                 Err(error) if error.is_shortage() => {
-                    let since = *self.lacking().get_or_insert_with(Instant::now);
-                    if since.elapsed() >= SHORTAGE {
+                    let mut waited = self.lacking();
+                    if *waited >= SHORTAGE {
                         return Err(error);
                     }
                     thread::sleep(pause);
+                    *waited += pause;
                     pause = (pause * 2).min(SHORTAGE_PAUSE.1);
                 }
                 made => {
-                    *self.lacking() = None;
+                    *self.lacking() = Duration::ZERO;
                     return made;
                 }
             }
@@ -194,7 +196,7 @@ impl Segments {
         Ok(segment)
     }
 
-    fn lacking(&self) -> MutexGuard<'_, Option<Instant>> {
+    fn lacking(&self) -> MutexGuard<'_, Duration> {
         self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
