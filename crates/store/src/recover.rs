@@ -218,10 +218,7 @@ pub(crate) fn open_tree<H: Hasher>(
         return Err(damaged(format!("the table's hash is {}, the superblock says {hash}", Table::hash(&bytes))));
     }
     let table = <Table as keelstone_codec::Decode>::from_bytes(&bytes).map_err(|error| damaged(error.to_string()))?;
-    for (id, usage) in table.segments {
-        segments.open(id)?;
-        segments.usage().insert(id, usage);
-    }
+    segments.open_all(table.segments)?;
     Ok(Tree::open(arena, &table.top, flushed.root)?)
 }
 

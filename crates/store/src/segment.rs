@@ -13,7 +13,7 @@ use crate::sync::atomic::{AtomicU32, Ordering};
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Reader};
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The format of everything in a store's directory. A store of a newer one is refused (spec: STORE-4).
 pub(crate) const FORMAT: u32 = 0;
@@ -204,7 +204,9 @@ pub(crate) struct Segment {
     sectors: u32,
     /// Sectors before this one are final: only their blocks may be cached.
     settled: AtomicU32,
-    blocks: Arc<[Block]>,
+    /// Places for its blocks in the cache, made when the first is asked for: one that is opened to be looked at has no use for
+    /// them, and a place costs more to drop than a sector to read.
+    blocks: OnceLock<Arc<[Block]>>,
 }
 
 impl fmt::Debug for Segment {
@@ -272,9 +274,17 @@ impl Segment {
 
     fn with(id: SegmentId, name: String, file: Arc<dyn File>, seal: Seal, bytes: u64, settled: u32) -> Self {
         let sectors = u32::try_from(bytes / SECTOR_BYTES as u64).expect("segments are below 2^32 sectors");
-        let blocks = if id.kind == Kind::Pages { 0 } else { sectors.div_ceil(BLOCK_SECTORS) };
-        let blocks = (0..blocks).map(|_| Block::default()).collect();
-        Self { id, name, file, seal, sectors, settled: AtomicU32::new(settled), blocks }
+        Self { id, name, file, seal, sectors, settled: AtomicU32::new(settled), blocks: OnceLock::new() }
+    }
+
+    /// Blocks that may be in the cache: none of a segment of pages.
+    fn blocks(&self) -> u32 {
+        if self.id.kind == Kind::Pages { 0 } else { self.sectors.div_ceil(BLOCK_SECTORS) }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_places(&self) -> bool {
+        self.blocks.get().is_some()
     }
 
     pub(crate) fn id(&self) -> SegmentId {
@@ -474,12 +484,13 @@ impl Segment {
             let (first, end) = self.block(number);
             let settled = end <= self.settled.load(Ordering::Acquire);
             let mut done = false;
-            if settled && (number as usize) < self.blocks.len() {
+            if settled && number < self.blocks() {
                 let load = || {
                     let mut payload = Vec::new();
                     self.read_settled(first, end, &mut payload).map(|()| payload)
                 };
-                let cached = cache.read(&self.blocks, number, load, |payload| match payload.get(skip..skip + take) {
+                let blocks = self.blocks.get_or_init(|| (0..self.blocks()).map(|_| Block::default()).collect());
+                let cached = cache.read(blocks, number, load, |payload| match payload.get(skip..skip + take) {
                     Some(bytes) => {
                         out.extend_from_slice(bytes);
                         Ok(())
@@ -537,8 +548,9 @@ impl Segment {
         };
         let (first, end) = self.block(number);
         if passing.block != Some((self.id, number)) {
-            if (number as usize) < self.blocks.len()
-                && let Some(found) = BlockCache::peek(&self.blocks, number, |payload| copy(payload, out))
+            if let Some(blocks) = self.blocks.get()
+                && number < self.blocks()
+                && let Some(found) = BlockCache::peek(blocks, number, |payload| copy(payload, out))
             {
                 return found;
             }

@@ -15,6 +15,7 @@ use keelstone_tree::Entry;
 use keelstone_tree::{Backing, Moved, PageAt, Passed, Place, ReadError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::slice;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -192,7 +193,7 @@ impl Segments {
 
     fn try_create(&self, id: SegmentId, generation: u32, bytes: u64) -> Result<Arc<Segment>, StoreError> {
         let segment = Arc::new(Segment::create(&*self.files, &self.store, id, generation, bytes)?);
-        self.insert(Arc::clone(&segment));
+        self.insert(slice::from_ref(&segment));
         Ok(segment)
     }
 
@@ -246,17 +247,32 @@ impl Segments {
             return Ok(segment);
         }
         let segment = Arc::new(Segment::open(&*self.files, &self.store, id)?);
-        self.insert(Arc::clone(&segment));
+        self.insert(slice::from_ref(&segment));
         Ok(segment)
     }
 
-    fn insert(&self, segment: Arc<Segment>) {
-        let SegmentId { kind, number } = segment.id();
-        self.highest[kind as usize].fetch_max(number, Ordering::Relaxed);
-        self.usage().entry(segment.id()).or_default();
+    /// Opens the segments of a table, which must exist, and takes over how they are used.
+    pub(crate) fn open_all(&self, table: Vec<(SegmentId, Usage)>) -> Result<(), StoreError> {
+        let new = table.iter().map(|(id, _)| *id).filter(|id| self.find(*id).is_none());
+        let opened = new.map(|id| Segment::open(&*self.files, &self.store, id).map(Arc::new));
+        let opened = opened.collect::<Result<Vec<_>, _>>()?;
+        self.insert(&opened);
+        self.usage().extend(table);
+        Ok(())
+    }
+
+    fn insert(&self, segments: &[Arc<Segment>]) {
+        for SegmentId { kind, number } in segments.iter().map(|segment| segment.id()) {
+            self.highest[kind as usize].fetch_max(number, Ordering::Relaxed);
+        }
+        let mut usage = self.usage();
+        for segment in segments {
+            usage.entry(segment.id()).or_default();
+        }
+        drop(usage);
         self.open.rcu(|open| {
             let mut open = BTreeMap::clone(open);
-            open.insert(segment.id(), Arc::clone(&segment));
+            open.extend(segments.iter().map(|segment| (segment.id(), Arc::clone(segment))));
             open
         });
     }
@@ -563,6 +579,7 @@ impl Backing for Segments {
 mod tests {
     use super::*;
     use crate::files::MemoryFiles;
+    use crate::sector::{PAYLOAD, PAYLOAD_BYTES};
 
     /// spec: STORE-4. Also if it was the last that was removed.
     #[test]
@@ -591,5 +608,23 @@ mod tests {
         };
         assert_eq!([511, 1, 511, 1].map(&mut grow), [4, 8, 8, 16]);
         assert_eq!([1024, 2048, 2048].map(&mut grow), [32, 64, 64]);
+    }
+
+    /// The scrub opens all segments for each of its slices, and reads few values of each.
+    #[test]
+    fn a_segment_has_places_for_blocks_once_one_is_asked_for() {
+        let files = Arc::new(MemoryFiles::new());
+        let id = SegmentId::first(Kind::Values);
+        let made = Segments::new(files.clone(), [7; 16], 0).create(id, 1, 1 << 20).unwrap();
+        made.write(1, &made.seal(1, 1, true, &[0; PAYLOAD_BYTES])).unwrap();
+        let segments = Segments::new(files, [7; 16], 1 << 20);
+        segments.open_all(vec![(id, Usage::default())]).unwrap();
+        let segment = segments.find(id).unwrap();
+        assert!(!segment.has_places(), "opened");
+        let (mut value, offset) = (Vec::new(), PAYLOAD);
+        segment.read_passing(&mut Passing::default(), offset, &mut [0; 9]).unwrap();
+        assert!(!segment.has_places(), "read past the cache");
+        segment.read_cached(segments.cache(), offset, 9, &mut value).unwrap();
+        assert_eq!((segment.has_places(), value), (true, vec![0; 9]));
     }
 }
