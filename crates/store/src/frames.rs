@@ -6,7 +6,8 @@
 //!
 //! Rules: `spec/snapshot.md`, SNAP-3; `spec/ledger.md`, HISTORY-11.
 
-use zstd_safe::{CCtx, CParameter, DCtx};
+use std::cell::Cell;
+use zstd_safe::{CCtx, CParameter, DCtx, ResetDirective};
 
 /// Most bytes a decompressor may have to look back (spec: SNAP-3).
 pub const WINDOW_BYTES_MAX: u64 = 8 << 20;
@@ -16,6 +17,14 @@ const WINDOW_LOG_MIN: u32 = 10;
 /// every other byte that may be looked back.
 const TABLE_LOG_MIN: u32 = 17;
 const TABLE_LOG_MAX: u32 = WINDOW_LOG_MAX - 1;
+/// Memory that a thread keeps a compressor with: one that long frames were made with has more.
+const KEPT_BYTES_MAX: usize = 1 << 20;
+
+thread_local! {
+    /// A compressor for frames against nothing. A new one has to find memory and fill it with zeros, for some 20 us; a short frame
+    /// takes it 3 us.
+    static KEPT: Cell<Option<CCtx<'static>>> = const { Cell::new(None) };
+}
 
 /// Why bytes are no frame of what they are said to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -42,33 +51,62 @@ pub struct CompressError {
     pub what: &'static str,
 }
 
-/// A frame of some bytes, against bytes that are known to whoever will read it.
+/// A frame of some bytes, against bytes that are known to whoever will read it. The same bytes at the same level give the same
+/// frame. A thread keeps up to a mebibyte for its next one that is against nothing.
 ///
 /// # Errors
 /// [`CompressError`].
 pub fn compress(raw: &[u8], known: &[u8], level: i32) -> Result<Vec<u8>, CompressError> {
-    let failed = |code| CompressError { what: zstd_safe::get_error_name(code) };
-    let mut context = CCtx::try_create().ok_or(CompressError { what: "no memory" })?;
-    context.set_parameter(CParameter::CompressionLevel(level)).map_err(failed)?;
-    let span = raw.len() as u64 + known.len() as u64;
-    if !known.is_empty() {
-        // Both must be in sight, as far as they may be.
-        let log = (u64::BITS - span.leading_zeros()).clamp(WINDOW_LOG_MIN, WINDOW_LOG_MAX);
-        context.set_parameter(CParameter::WindowLog(log)).map_err(failed)?;
-        // A level's tables have room for what lies a little back; here all of it is to be found again.
-        let table = (log - 1).min(TABLE_LOG_MAX);
-        if table > TABLE_LOG_MIN {
-            context.set_parameter(CParameter::HashLog(table)).map_err(failed)?;
-            context.set_parameter(CParameter::ChainLog(table)).map_err(failed)?;
-        }
-        context.ref_prefix(known).map_err(failed)?;
-    } else if span > WINDOW_BYTES_MAX {
-        context.set_parameter(CParameter::WindowLog(WINDOW_LOG_MAX)).map_err(failed)?;
+    if known.is_empty() { compress_alone(raw, level) } else { compress_against(raw, known, level) }
+}
+
+fn compress_alone(raw: &[u8], level: i32) -> Result<Vec<u8>, CompressError> {
+    let mut context = KEPT.take().map_or_else(compressor, Ok)?;
+    set(&mut context, CParameter::CompressionLevel(level))?;
+    if raw.len() as u64 > WINDOW_BYTES_MAX {
+        set(&mut context, CParameter::WindowLog(WINDOW_LOG_MAX))?;
     }
+    let frame = frame(&mut context, raw)?;
+    if context.sizeof() <= KEPT_BYTES_MAX && context.reset(ResetDirective::SessionAndParameters).is_ok() {
+        KEPT.set(Some(context));
+    }
+    Ok(frame)
+}
+
+fn compress_against(raw: &[u8], known: &[u8], level: i32) -> Result<Vec<u8>, CompressError> {
+    let mut context = compressor()?;
+    set(&mut context, CParameter::CompressionLevel(level))?;
+    // Both must be in sight, as far as they may be.
+    let span = raw.len() as u64 + known.len() as u64;
+    let log = (u64::BITS - span.leading_zeros()).clamp(WINDOW_LOG_MIN, WINDOW_LOG_MAX);
+    set(&mut context, CParameter::WindowLog(log))?;
+    // A level's tables have room for what lies a little back; here all of it is to be found again.
+    let table = (log - 1).min(TABLE_LOG_MAX);
+    if table > TABLE_LOG_MIN {
+        set(&mut context, CParameter::HashLog(table))?;
+        set(&mut context, CParameter::ChainLog(table))?;
+    }
+    context.ref_prefix(known).map_err(failed)?;
+    frame(&mut context, raw)
+}
+
+fn compressor<'a>() -> Result<CCtx<'a>, CompressError> {
+    CCtx::try_create().ok_or(CompressError { what: "no memory" })
+}
+
+fn set(context: &mut CCtx<'_>, parameter: CParameter) -> Result<(), CompressError> {
+    context.set_parameter(parameter).map(drop).map_err(failed)
+}
+
+fn frame(context: &mut CCtx<'_>, raw: &[u8]) -> Result<Vec<u8>, CompressError> {
     let mut out = vec![0; zstd_safe::compress_bound(raw.len())];
     let written = context.compress2(out.as_mut_slice(), raw).map_err(failed)?;
     out.truncate(written);
     Ok(out)
+}
+
+fn failed(code: zstd_safe::ErrorCode) -> CompressError {
+    CompressError { what: zstd_safe::get_error_name(code) }
 }
 
 /// The contents of a frame of exactly `len` bytes, made against the same known bytes. Reserves `len` bytes.
@@ -141,6 +179,21 @@ mod tests {
     fn noise(seed: u64, len: usize) -> Vec<u8> {
         let mut state = seed;
         std::iter::repeat_with(|| splitmix64(&mut state).to_le_bytes()).flatten().take(len).collect()
+    }
+
+    /// A compressor that was used before makes the frames that a new one makes, and one with large tables is not kept.
+    #[test]
+    fn a_frame_does_not_depend_on_what_was_compressed_before() {
+        let of_few_letters = |len: usize| noise(len as u64, len).iter().map(|byte| byte % 17).collect::<Vec<_>>();
+        let texts = [0, 1, 300, 5_000, 131_072, 9 << 20].map(of_few_letters);
+        for (raw, level) in texts.iter().flat_map(|raw| [(raw, 1), (raw, 3)]).chain([(&texts[2], 19), (&texts[3], 1)]) {
+            let new = std::thread::scope(|scope| scope.spawn(|| compress(raw, &[], level)).join());
+            assert_eq!(Ok(compress(raw, &[], level)), new.map_err(drop), "{} bytes at level {level}", raw.len());
+        }
+        let kept = KEPT.take().map(|context| context.sizeof());
+        assert!(kept.is_some_and(|bytes| bytes <= KEPT_BYTES_MAX), "{kept:?} bytes");
+        compress(&texts[5], &[], 9).unwrap();
+        assert!(KEPT.take().is_none());
     }
 
     /// What is known already is not said again, and without it, or with other bytes in its place, nothing false comes out
