@@ -243,6 +243,10 @@ impl File for SlicedFile {
         self.yielding.step();
         self.file.sync()
     }
+
+    fn evict(&self, len: u64) {
+        self.file.evict(len);
+    }
 }
 
 #[cfg(test)]

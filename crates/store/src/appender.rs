@@ -173,6 +173,10 @@ impl Appender {
 }
 
 /// A thread that syncs slices while more is written. No sync then has much to do, and nobody waits for one.
+///
+/// Values that are synced are evicted from the system's memory: it would fill with what nobody reads before all is written, and
+/// each slice would take more of it, which can cost more than all else that is done for the slice (`docs/performance.md`). Pages
+/// stay: whoever opens the store reads those first.
 #[derive(Debug)]
 pub(crate) struct SyncAhead {
     jobs: Option<mpsc::SyncSender<Arc<Segment>>>,
@@ -182,7 +186,15 @@ pub(crate) struct SyncAhead {
 impl SyncAhead {
     pub(crate) fn start() -> Self {
         let (jobs, inbox) = mpsc::sync_channel::<Arc<Segment>>(SLICES_AHEAD);
-        let thread = thread::spawn(move || inbox.into_iter().try_for_each(|segment| segment.sync()));
+        let thread = thread::spawn(move || {
+            inbox.into_iter().try_for_each(|segment| {
+                segment.sync()?;
+                if segment.id().kind == Kind::Values {
+                    segment.evict();
+                }
+                Ok(())
+            })
+        });
         Self { jobs: Some(jobs), thread: Some(thread) }
     }
 

@@ -390,6 +390,11 @@ impl Segment {
         self.file.sync().map_err(StoreError::io("sync", &self.name))
     }
 
+    /// Lets the system forget what is settled, as far as it is synced.
+    pub(crate) fn evict(&self) {
+        self.file.evict(u64::from(self.settled()) * SECTOR_BYTES as u64);
+    }
+
     /// Reads raw sectors from `first` on.
     fn read_raw(&self, first: u32, out: &mut [u8]) -> Result<(), StoreError> {
         let offset = u64::from(first) * SECTOR_BYTES as u64;

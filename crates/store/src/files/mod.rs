@@ -157,6 +157,12 @@ pub trait File: Debug + Send + Sync {
     /// # Errors
     /// What the disk says. After an error nobody knows what is on the disk (spec: STORE-8).
     fn sync(&self) -> io::Result<()>;
+
+    /// Says that the first `len` bytes will not be read soon: the system need not keep in memory what of them is on the
+    /// disk. Nothing else changes. What a disk does not know how to do it leaves, as this does.
+    fn evict(&self, len: u64) {
+        let _ = len;
+    }
 }
 
 /// Holds a directory's lock until it is dropped.

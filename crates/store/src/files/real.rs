@@ -157,4 +157,14 @@ impl File for RealFile {
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
+
+    #[cfg(target_os = "linux")]
+    fn evict(&self, len: u64) {
+        use rustix::fs::{Advice, fadvise};
+        // No length is all of the file. A page that is only partly of these bytes stays.
+        if let Some(len) = std::num::NonZeroU64::new(len) {
+            // Advice that is not taken costs memory, nothing else.
+            let _ = fadvise(&self.file, 0, Some(len), Advice::DontNeed);
+        }
+    }
 }
