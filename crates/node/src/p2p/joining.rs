@@ -176,14 +176,13 @@ impl<'a> Joining<'a> {
                 self.ask_for_newer(certifies);
             }
             if let (Some(rehearse), Some(bytes)) = (&mut rehearse, joiner.to_rehearse()) {
-                let begun = self.now();
                 // What goes wrong there goes wrong again, and is told, when the state is built.
                 let rehearsed = rehearse(joiner, bytes);
                 if let Err(failure) = &rehearsed {
                     tracing::warn!(%failure, "building could not be rehearsed, the time left is told without it");
                 }
                 let (bytes, took) = rehearsed.unwrap_or_default();
-                joiner.rehearsed(bytes, u64::try_from(took.as_micros()).unwrap_or(u64::MAX), self.now().0 - begun.0);
+                joiner.rehearsed(bytes, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
             }
         }
     }

@@ -415,10 +415,10 @@ impl<H: Hasher> Joiner<H> {
         Ok(bytes)
     }
 
-    /// Building so many bytes more took so many microseconds more, and all of it so many milliseconds until now. From here on the
-    /// forecast has building in it.
-    pub fn rehearsed(&mut self, bytes: u64, took_us: u64, all_ms: u64) {
-        self.meter.rehearsed(bytes, took_us, all_ms);
+    /// Building so many bytes more took so many microseconds more, and nothing was fetched meanwhile. From here on the forecast
+    /// has building in it.
+    pub fn rehearsed(&mut self, bytes: u64, took_us: u64) {
+        self.meter.rehearsed(bytes, took_us);
     }
 
     /// Reads all entries back from the staging directory and hands them out in order. Each unit is what was proven, and
