@@ -1,15 +1,14 @@
 //! Stores built from a whole state: what they are afterwards, and what is left if it does not come to that.
 
 use crate::support::{
-    Model, Random, TestStore, apply, contents, count, namespace, push_all, put, random_diff, root_of, small,
+    Act, Model, Random, TestStore, Watched, apply, contents, count, namespace, push_all, put, random_diff, root_of,
+    small,
 };
 use keelstone_codec::{Height, Key, Root};
-use keelstone_store::files::{Fault, FaultyFiles, File, Files, Guard, LockError, MemoryFiles, SECTOR_BYTES};
+use keelstone_store::files::{Fault, FaultyFiles, Files, MemoryFiles, SECTOR_BYTES};
 use keelstone_store::{CheckLevel, Options, Store, StoreError};
 use keelstone_tree::{Blake3, HashKind, Hasher, KeyRange, Read, Sha256, reference};
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 const BASE: Height = Height(41);
@@ -188,96 +187,41 @@ fn a_building_that_is_dropped_leaves_nothing() {
     assert_eq!(left_behind(&files), [""; 0]);
 }
 
-/// A disk that notes how many bytes of each file were evicted from memory.
-#[derive(Debug, Default)]
-struct Evicting {
-    files: MemoryFiles,
-    evicted: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
-}
-
-#[derive(Debug)]
-struct EvictingFile {
-    file: Arc<dyn File>,
-    syncs: AtomicU64,
-    evicted: Arc<AtomicU64>,
-}
-
-impl Evicting {
-    fn file(&self, name: &str, file: Arc<dyn File>) -> Arc<dyn File> {
-        let evicted = Arc::clone(self.evicted.lock().unwrap().entry(name.to_owned()).or_default());
-        Arc::new(EvictingFile { file, syncs: AtomicU64::new(0), evicted })
-    }
-
-    fn evicted(&self, name: &str) -> u64 {
-        self.evicted.lock().unwrap()[name].load(Ordering::Relaxed)
-    }
-}
-
-impl Files for Evicting {
-    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
-        Ok(self.file(name, self.files.create(name, len)?))
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Ok(self.file(name, self.files.open(name)?))
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.files.rename(from, to)?;
-        let mut evicted = self.evicted.lock().unwrap();
-        let renamed = evicted.remove(from).unwrap_or_default();
-        evicted.insert(to.to_owned(), renamed);
-        Ok(())
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.files.remove(name)
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.files.list()
-    }
-    fn sync_directory(&self) -> io::Result<()> {
-        self.files.sync_directory()
-    }
-    fn lock(&self) -> Result<Box<dyn Guard>, LockError> {
-        self.files.lock()
-    }
-}
-
-impl File for EvictingFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(offset, out)
-    }
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_at(offset, bytes)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.syncs.fetch_add(1, Ordering::Relaxed);
-        self.file.sync()
-    }
-    fn evict(&self, len: u64) {
-        // One sync makes the file, the next what was written to it.
-        assert!(self.syncs.load(Ordering::Relaxed) > 1, "it was not synced since it was made");
-        self.evicted.fetch_max(len, Ordering::Relaxed);
-    }
-}
-
 /// What is built does not fill the system's memory: values leave it as soon as they are synced, each segment as far as it was
 /// written. Pages stay, for whoever opens the store.
 #[test]
 fn values_that_are_built_leave_memory() {
-    let files = Arc::new(Evicting::default());
+    let files = MemoryFiles::new();
+    // By file: how often it was synced, and how many bytes were evicted.
+    let seen: Arc<Mutex<BTreeMap<String, (u64, u64)>>> = Arc::default();
+    let watched = {
+        let seen = Arc::clone(&seen);
+        Watched::new(files.clone(), move |name, act| {
+            let mut seen = seen.lock().unwrap();
+            let (syncs, evicted) = seen.entry(name.to_owned()).or_default();
+            match act {
+                Act::Read => {}
+                Act::Sync => *syncs += 1,
+                Act::Evict(len) => {
+                    // One sync makes the file, the next what was written to it.
+                    assert!(*syncs > 1, "{name} was not synced since it was made");
+                    *evicted = len.max(*evicted);
+                }
+            }
+        })
+    };
     let options = Options { segment_bytes: 64 << 10, background: true, ..small() };
-    build::<Blake3>(files.clone(), options, &large_state(5_000)).unwrap();
-    let left = left_behind(&*files);
+    build::<Blake3>(Arc::new(watched), options, &large_state(5_000)).unwrap();
+    let left = left_behind(&files);
     let (values, others): (Vec<_>, Vec<_>) = left.iter().partition(|name| name.ends_with(".values"));
     let (_, full) = values.split_last().unwrap();
     assert!(full.len() > 2, "{values:?}");
+    let seen = seen.lock().unwrap();
     for name in full {
-        let (len, evicted) = (files.open(name).unwrap().len().unwrap(), files.evicted(name));
+        let (len, evicted) = (files.open(name).unwrap().len().unwrap(), seen[*name].1);
         assert!(evicted <= len && evicted + 2 * SECTOR_BYTES as u64 > len, "{name}: {evicted} of {len} bytes");
     }
-    assert!(others.iter().all(|name| files.evicted(name) == 0), "{others:?}");
+    assert!(others.iter().all(|name| seen[*name].1 == 0), "{others:?}");
 }
 
 /// spec: STORE-11. Entries out of order and values that are none are refused by name; the others make the store.

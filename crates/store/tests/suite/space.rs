@@ -1,11 +1,10 @@
 //! Room on the disk, and who waits for whom: garbage, views, segments made in good time, looking back.
 
-use crate::support::{Random, TestStore, namespace, put, small};
+use crate::support::{Act, Random, TestStore, Watched, namespace, put, small};
 use keelstone_codec::{Height, Key, Value};
-use keelstone_store::files::{File, Files, Guard, LockError, MemoryFiles};
+use keelstone_store::files::MemoryFiles;
 use keelstone_store::{Options, Retention, StoreError};
 use keelstone_tree::{Diff, Read, ReadError};
-use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 
 /// The same 300 keys, some of them written anew.
@@ -120,13 +119,7 @@ fn the_log_goes_on_in_a_segment_made_before_it_was_needed() {
     assert!(empty || image[last][16 << 10..].iter().all(|byte| *byte == 0), "the last one is spare, or half empty");
 }
 
-/// A disk on which the reads of one thread wait until they are let go.
-#[derive(Debug, Clone)]
-struct Gated {
-    files: MemoryFiles,
-    gate: Arc<(Mutex<Gate>, Condvar)>,
-}
-
+/// Where the reads of one thread wait until they are let go.
 #[derive(Debug, Default)]
 struct Gate {
     closed: bool,
@@ -135,72 +128,26 @@ struct Gate {
 
 const SLOW: &str = "looks back";
 
-impl Files for Gated {
-    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
-        self.files.create(name, len).map(|file| self.gated(file))
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.files.open(name).map(|file| self.gated(file))
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.files.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.files.remove(name)
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.files.list()
-    }
-    fn sync_directory(&self) -> io::Result<()> {
-        self.files.sync_directory()
-    }
-    fn lock(&self) -> Result<Box<dyn Guard>, LockError> {
-        self.files.lock()
-    }
-}
-
-impl Gated {
-    fn gated(&self, file: Arc<dyn File>) -> Arc<dyn File> {
-        Arc::new(GatedFile { file, gate: Arc::clone(&self.gate) })
-    }
-}
-
-#[derive(Debug)]
-struct GatedFile {
-    file: Arc<dyn File>,
-    gate: Arc<(Mutex<Gate>, Condvar)>,
-}
-
-impl File for GatedFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        if std::thread::current().name() == Some(SLOW) {
-            let (gate, changed) = &*self.gate;
-            let mut gate = gate.lock().unwrap();
-            gate.waiting = true;
-            changed.notify_all();
-            drop(changed.wait_while(gate, |gate| gate.closed).unwrap());
-        }
-        self.file.read_at(offset, out)
-    }
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_at(offset, bytes)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
-    }
-}
-
 /// Rebuilding an early height takes as long as it takes. Commits, rollbacks and other views do not wait for it, and what
 /// it reads is not pruned away from under it.
 #[test]
 fn looking_back_holds_up_nobody() {
-    let files = Gated { files: MemoryFiles::new(), gate: Arc::default() };
+    let shared = Arc::new((Mutex::new(Gate::default()), Condvar::new()));
+    let files = {
+        let shared = Arc::clone(&shared);
+        Watched::new(MemoryFiles::new(), move |_, act| {
+            if matches!(act, Act::Read) && std::thread::current().name() == Some(SLOW) {
+                let (gate, changed) = &*shared;
+                let mut gate = gate.lock().unwrap();
+                gate.waiting = true;
+                changed.notify_all();
+                drop(changed.wait_while(gate, |gate| gate.closed).unwrap());
+            }
+        })
+    };
     let store = Arc::new(TestStore::create(Arc::new(files.clone()), small()).unwrap());
     let roots: Vec<_> = (0..60).map(|height| put(&store, height, &format!("key {}", height % 7), b"value")).collect();
-    let (gate, changed) = &*files.gate;
+    let (gate, changed) = &*shared;
     gate.lock().unwrap().closed = true;
     let slow = {
         let store = Arc::clone(&store);
