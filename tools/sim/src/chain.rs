@@ -115,7 +115,8 @@ fn note_parts(view: &View<Blake3>, params: &SnapshotParams, at: Version, (pages,
         pages.insert((page, raw));
     }
     for unit in 0..skeleton.unit_count() {
-        let body = plan.unit_bodies(view, &[unit]).expect("memory does not fail");
+        let mut body = Vec::new();
+        plan.unit_bodies(view, &[unit], &mut body).expect("memory does not fail");
         units.insert(skeleton.unit(unit).name, body);
     }
 }

@@ -11,7 +11,7 @@ use super::{
     BLOCK_BYTES_MAX, CERTIFICATE_BYTES_MAX, HeightDiff, PeerId, ProofBytes, RESPONSE_BYTES_MAX, Request, Response,
     Status, Tick, UNITS_MAX, Version, Why,
 };
-use crate::snapshot::{Plan, PlanError, SnapshotParams, WIRE_BYTES_MAX, pack};
+use crate::snapshot::{PackError, Packer, Plan, PlanError, SnapshotParams, WIRE_BYTES_MAX, pack};
 use keelstone_codec::{Blob, BoundedList, BoundedSet, Encode, Height, Key, Namespace, OrderedKey, Root};
 use keelstone_tree::{Diff, KeyRange, Query, Read, ReadError, Walk, prove_bytes};
 use std::collections::{BTreeMap, BTreeSet};
@@ -163,6 +163,7 @@ pub struct Server<V: Versions> {
     pins: Vec<Pin<V::View>>,
     accounts: BTreeMap<PeerId, Account>,
     all: Budget,
+    packer: Packer,
 }
 
 /// Why there is no answer but this one.
@@ -193,7 +194,8 @@ impl<V: Versions> Server<V> {
     /// Serves these versions.
     pub fn new(versions: V, params: SnapshotParams, limits: ServerLimits, now: Tick) -> Self {
         let all = Budget::new(now, limits.bytes_per_second);
-        Self { versions, params, limits, pins: Vec::new(), accounts: BTreeMap::new(), all }
+        let packer = Packer::new(limits.zstd_level);
+        Self { versions, params, limits, pins: Vec::new(), accounts: BTreeMap::new(), all, packer }
     }
 
     /// What is served.
@@ -276,7 +278,7 @@ impl<V: Versions> Server<V> {
                 let level = self.limits.zstd_level;
                 let (_, plan) = self.planned(now, peer, at)?;
                 let raw = plan.page(*page).ok_or(Refusal::Unavailable(Why::NoSuchPart))?;
-                Ok(Response::Nodes(wire(&raw, level)?))
+                Ok(Response::Nodes(wire(pack(&raw, level))?))
             }
             Request::GetChunks { at, units } => self.chunks(now, peer, at, units),
             Request::GetCertificate => {
@@ -377,7 +379,7 @@ impl<V: Versions> Server<V> {
         at: &Version,
         units: &BoundedSet<u32, UNITS_MAX>,
     ) -> Result<Response, Refusal> {
-        let (answer_bytes_max, level) = (u64::from(self.limits.answer_bytes_max), self.limits.zstd_level);
+        let answer_bytes_max = u64::from(self.limits.answer_bytes_max);
         let (view, plan) = self.planned(now, peer, at)?;
         let mut given = Vec::new();
         let mut bytes = 0;
@@ -391,9 +393,11 @@ impl<V: Versions> Server<V> {
         if given.is_empty() {
             return Err(Refusal::Unavailable(Why::NoSuchPart));
         }
-        let raw = plan.unit_bodies(view, &given)?;
+        // Behind one byte for its form.
+        let mut raw = vec![0];
+        plan.unit_bodies(view, &given, &mut raw)?;
         let units = u32::try_from(given.len()).expect("no more units are asked for at once");
-        Ok(Response::Chunks { units, wire: wire(&raw, level)? })
+        Ok(Response::Chunks { units, wire: wire(self.packer.pack(raw))? })
     }
 
     /// As many entries of a range as one answer may have, with the proof that there are no others.
@@ -501,9 +505,9 @@ fn proof(view: &impl Walk, query: Query) -> Result<ProofBytes, Refusal> {
     Blob::new(prove_bytes(view, &[query])?).map_err(|_| Refusal::Unavailable(Why::TooLarge))
 }
 
-fn wire(raw: &[u8], level: i32) -> Result<Blob<WIRE_BYTES_MAX>, Refusal> {
+fn wire(packed: Result<Vec<u8>, PackError>) -> Result<Blob<WIRE_BYTES_MAX>, Refusal> {
     let too_large = || Refusal::Unavailable(Why::TooLarge);
-    Blob::new(pack(raw, level).map_err(|_| too_large())?).map_err(|_| too_large())
+    Blob::new(packed.map_err(|_| too_large())?).map_err(|_| too_large())
 }
 
 /// Bytes of an answer, as good as.

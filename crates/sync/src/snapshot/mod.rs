@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | cut a version and read its chunks | [`Plan`] |
 //! | say what a snapshot is | [`Metadata`], [`snapshot_hash`] |
-//! | make a chunk ready for transfer | [`pack`], [`unpack`] |
+//! | make a chunk ready for transfer | [`pack`], [`Packer`], [`unpack`] |
 //! | prove chunks, or single units, from wherever they come | [`Skeleton`] |
 //! | ask about a part of a version, and read only that | [`Part`] |
 //! | receive a snapshot as an engine hands it over | [`Restore`] |
@@ -39,4 +39,4 @@ pub(crate) use staging::{StagingFiles, failed};
 #[cfg(test)]
 pub(crate) use tests::forged::{SMALL, two_units};
 pub use unit::{Unit, UnitError, UnitName};
-pub use wire::{PackError, UnpackError, WIRE_BYTES_MAX, pack, unpack};
+pub use wire::{PackError, Packer, UnpackError, WIRE_BYTES_MAX, pack, unpack};

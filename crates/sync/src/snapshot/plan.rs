@@ -129,7 +129,11 @@ impl Plan {
     pub fn body<V: Walk + Read>(&self, view: &V, index: u32) -> Result<Vec<u8>, PlanError> {
         match self.units_of(index) {
             None => Ok(page::encode(&self.cut, index as usize)),
-            Some(units) => self.read(view, units),
+            Some(units) => {
+                let mut out = Vec::new();
+                self.read(view, units, &mut out)?;
+                Ok(out)
+            }
         }
     }
 
@@ -147,7 +151,7 @@ impl Plan {
         Some(cut::weight(level, child.totals))
     }
 
-    /// The bytes of some units, one behind the other, by their numbers in the order of keys, which ascend. As many as
+    /// Puts the bytes of some units behind `out`, one behind the other, by their numbers in the order of keys, which ascend. As many as
     /// [`Plan::unit_bytes_max`] of each together, at most.
     ///
     /// # Errors
@@ -155,21 +159,20 @@ impl Plan {
     ///
     /// # Panics
     /// If there is no such unit.
-    pub fn unit_bodies<V: Walk + Read>(&self, view: &V, units: &[u32]) -> Result<Vec<u8>, PlanError> {
-        let mut out = Vec::new();
+    pub fn unit_bodies<V: Walk + Read>(&self, view: &V, units: &[u32], out: &mut Vec<u8>) -> Result<(), PlanError> {
         // Neighbours are read as a chunk is: in one scan.
         for run in units.chunk_by(|unit, next| unit.checked_add(1) == Some(*next)) {
             let (first, len) = (run[0] as usize, run.len());
-            out.append(&mut self.read(view, &self.packed.units[first..first + len])?);
+            self.read(view, &self.packed.units[first..first + len], out)?;
         }
-        Ok(out)
+        Ok(())
     }
 
     /// The bytes of units that follow one another.
-    fn read<V: Walk + Read>(&self, view: &V, units: &[Edge]) -> Result<Vec<u8>, PlanError> {
+    fn read<V: Walk + Read>(&self, view: &V, units: &[Edge], out: &mut Vec<u8>) -> Result<(), PlanError> {
         let sizes =
             units.iter().map(|unit| self.cut.child(*unit)).map(|(level, child)| cut::weight(level, child.totals));
-        let mut out = Vec::with_capacity(usize::try_from(sizes.sum::<u64>()).expect("a chunk fits in memory"));
+        out.reserve(usize::try_from(sizes.sum::<u64>()).expect("a chunk fits in memory"));
         // Units of one namespace follow one another without a gap, so one scan gives all of a chunk.
         let mut scan: Option<(&Namespace, Scan<'_>)> = None;
         for (number, unit) in units.iter().enumerate() {
@@ -178,7 +181,7 @@ impl Plan {
                 Level::Namespaces => {
                     scan = None;
                     let top = self.find(view, *unit, child)?;
-                    put_namespaces(view, top, child.totals, &mut out)?;
+                    put_namespaces(view, top, child.totals, out)?;
                 }
                 Level::Entries => {
                     let name = self.cut.namespace(*unit);
@@ -202,11 +205,11 @@ impl Plan {
                             &mut scan.insert((name, view.scan(name, range))).1
                         }
                     };
-                    put_entries(scan, child.totals, &mut out)?;
+                    put_entries(scan, child.totals, out)?;
                 }
             }
         }
-        Ok(out)
+        Ok(())
     }
 
     /// The units of a chunk; none for a page.

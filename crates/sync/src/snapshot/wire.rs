@@ -84,6 +84,54 @@ pub fn pack(raw: &[u8], level: i32) -> Result<Vec<u8>, PackError> {
     Ok(out)
 }
 
+/// Puts one chunk of a state after the other into its wire form. Once compressing one has gained little it is left alone
+/// for some: what does not compress costs as much as what does.
+#[derive(Debug)]
+pub struct Packer {
+    level: i32,
+    /// Chunks that are not compressed before the next one is tried.
+    left_alone: u32,
+}
+
+/// Chunks that are left alone after one that gained little.
+const LEFT_ALONE: u32 = 15;
+/// What is little: one part of a chunk in so many.
+const LITTLE: usize = 16;
+
+impl Packer {
+    /// At a zstd level; 0 leaves all as they are.
+    #[must_use]
+    pub fn new(level: i32) -> Self {
+        Self { level, left_alone: 0 }
+    }
+
+    /// As [`pack`], of a chunk that stands behind one byte of any value: if it stays as it is, it stays where it is.
+    ///
+    /// # Errors
+    /// [`PackError`].
+    ///
+    /// # Panics
+    /// If not even that byte is there.
+    pub fn pack(&mut self, mut behind: Vec<u8>) -> Result<Vec<u8>, PackError> {
+        let fits = behind.len() <= WIRE_BYTES_MAX;
+        let raw = &behind[1..];
+        if self.level != 0 && (self.left_alone == 0 || !fits) {
+            let packed = pack(raw, self.level)?;
+            if raw.len() - raw.len() / LITTLE < packed.len() {
+                self.left_alone = LEFT_ALONE;
+            }
+            return Ok(packed);
+        }
+        self.left_alone = self.left_alone.saturating_sub(1);
+        // spec: SNAP-3
+        if !fits {
+            return Err(PackError::TooLarge { found: behind.len(), limit: WIRE_BYTES_MAX });
+        }
+        behind[0] = RAW;
+        Ok(behind)
+    }
+}
+
 /// The compressed form, if it is smaller.
 fn compress(raw: &[u8], level: i32) -> Result<Option<Vec<u8>>, PackError> {
     let Ok(len) = u32::try_from(raw.len()) else { return Ok(None) };

@@ -50,6 +50,27 @@ fn every_chunk_unpacks_to_what_was_packed() {
     assert!(pack(&text(100), 1000).is_ok(), "levels beyond the last are the last");
 }
 
+/// spec: SNAP-3. One chunk after the other unpacks to what it was. Behind one that gains nothing some are left alone, unless they
+/// would be too large so.
+#[test]
+fn chunks_are_left_alone_once_compressing_gains_nothing() {
+    let noise: Vec<u8> = (0..3000u32).flat_map(|n| HashKind::Blake3.hash(&n.to_le_bytes()).0).collect();
+    let large = text(WIRE_BYTES_MAX);
+    let mut packer = Packer::new(1);
+    let mut is_smaller = |raw: &[u8]| {
+        let wire = packer.pack([&[9], raw].concat()).unwrap();
+        assert_eq!(unpack(&wire, u32::MAX).unwrap(), raw);
+        wire.len() < raw.len()
+    };
+    assert!(is_smaller(&text(1000)) && is_smaller(&text(1000)));
+    assert!(!is_smaller(&noise));
+    assert!((0..15).all(|_| !is_smaller(&text(1000))) && is_smaller(&text(1000)));
+    assert!(!is_smaller(&noise) && is_smaller(&large) && !is_smaller(&text(1000)));
+    let mut packer = Packer::new(0);
+    assert!(packer.pack(text(1000)).unwrap().len() == 1000);
+    assert!(matches!(packer.pack(large.repeat(2)), Err(PackError::TooLarge { .. })));
+}
+
 /// SS-23. The largest chunk passes, one byte more is not made.
 #[test]
 fn ss23_the_largest_chunk_passes_and_a_larger_one_is_not_made() {
