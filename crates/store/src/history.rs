@@ -9,6 +9,7 @@ use crate::version::Version;
 use keelstone_codec::{Height, Key, Namespace, Root, Value};
 use keelstone_tree::{Diff, Draft, Hasher, Passed, Place, Tree, Write};
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 
 /// Writes gathered before they are applied, so that a long way back does not need memory for all of it at once.
@@ -118,7 +119,7 @@ pub(crate) fn rebuild<H: Hasher>(
         if backward {
             steps.undo(segments, record)?
         } else {
-            steps.redo(&record)
+            steps.redo(record)
         }
         if steps.0.len() >= STEP_WRITES {
             tree = steps.apply(&tree, made)?;
@@ -137,7 +138,8 @@ pub(crate) fn rebuild<H: Hasher>(
 #[derive(Default)]
 pub(crate) struct Steps(Vec<Written>);
 
-struct Written {
+/// What one key holds afterwards, and where.
+pub(crate) struct Written {
     namespace: Namespace,
     key: Key,
     new: Option<(Place, Value)>,
@@ -150,6 +152,11 @@ impl Written {
 }
 
 impl Steps {
+    /// With room for so many writes.
+    pub(crate) fn with_capacity(writes: usize) -> Self {
+        Self(Vec::with_capacity(writes))
+    }
+
     /// Adds what undoes a record. Records come from the last to the first, so the oldest value stands.
     fn undo(&mut self, segments: &Segments, record: Record) -> Result<(), StoreError> {
         for Logged { namespace, key, old, .. } in record.writes {
@@ -160,43 +167,47 @@ impl Steps {
     }
 
     /// Adds what a record did. Records come from the first to the last.
-    pub(crate) fn redo(&mut self, record: &Record) {
-        self.0.extend(record.writes.iter().map(|Logged { namespace, key, new, .. }| {
-            let (namespace, key, new) = (namespace.clone(), key.clone(), new.clone());
-            Written { namespace, key, new }
-        }));
+    pub(crate) fn redo(&mut self, record: Record) {
+        let written = |Logged { namespace, key, new, .. }: Logged| Written { namespace, key, new };
+        self.0.extend(record.writes.into_iter().map(written));
     }
 
     /// Applies the writes, and is empty again.
     fn apply<H: Hasher>(&mut self, tree: &Tree<H>, made: &mut Made<'_, H>) -> Result<Tree<H>, StoreError> {
-        let (draft, places) = self.prepare(tree, &mut |_, _| {})?;
+        let writes = mem::take(self).settle(&mut |_, _| {});
+        let (draft, places) = prepare(tree, writes.into_iter())?;
         made(&draft, &places);
         Ok(draft.commit(|index| places[index].expect("asked only for values").0))
     }
 
-    /// The version that the writes lead to, and where the value of each of them lies and how long it is. `superseded` hears of each value that a later
-    /// write replaces, and of its length. It is empty again afterwards.
-    pub(crate) fn prepare<H: Hasher>(
-        &mut self,
-        tree: &Tree<H>,
-        superseded: &mut dyn FnMut(Place, usize),
-    ) -> Result<(Draft<H>, Vec<Option<ValueAt>>), StoreError> {
-        let mut all = std::mem::take(&mut self.0);
+    /// What each key holds in the end, in order. `superseded` hears of each value that a later write replaces, and of its length.
+    pub(crate) fn settle(self, superseded: &mut dyn FnMut(Place, usize)) -> Vec<Written> {
+        let Self(mut all) = self;
         // What was written later stays behind. Each record is in order already, which such a sort makes use of.
         all.sort_by(|one, other| one.at().cmp(&other.at()));
-        let mut places = Vec::with_capacity(all.len());
-        let mut writes = Vec::with_capacity(all.len());
-        let mut all = all.into_iter().peekable();
-        while let Some(written) = all.next() {
-            if all.peek().is_some_and(|next| next.at() == written.at()) {
-                written.new.into_iter().for_each(|(place, value)| superseded(place, value.len()));
-                continue;
+        all.dedup_by(|later, kept| {
+            let is_same = later.at() == kept.at();
+            if is_same {
+                mem::swap(later, kept);
+                later.new.iter().for_each(|(place, value)| superseded(*place, value.len()));
             }
-            let Written { namespace, key, new } = written;
-            places.push(new.as_ref().map(|(place, value)| (*place, value.len())));
-            writes.push((namespace, Write { key, value: new.map(|(_, value)| value) }));
-        }
-        let diff = Diff::from_sorted(writes).expect("it was sorted, and each key is there once");
-        Ok((tree.prepare(&diff)?, places))
+            is_same
+        });
+        all
     }
+}
+
+/// The version that settled writes lead to, and where the value of each of them lies and how long it is.
+pub(crate) fn prepare<H: Hasher>(
+    tree: &Tree<H>,
+    writes: impl ExactSizeIterator<Item = Written>,
+) -> Result<(Draft<H>, Vec<Option<ValueAt>>), StoreError> {
+    let mut places = Vec::with_capacity(writes.len());
+    let mut sorted = Vec::with_capacity(writes.len());
+    for Written { namespace, key, new } in writes {
+        places.push(new.as_ref().map(|(place, value)| (*place, value.len())));
+        sorted.push((namespace, Write { key, value: new.map(|(_, value)| value) }));
+    }
+    let diff = Diff::from_sorted(sorted).expect("they are in order, and each key is there once");
+    Ok((tree.prepare(&diff)?, places))
 }

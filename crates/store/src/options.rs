@@ -64,7 +64,7 @@ impl Default for Options {
         Self {
             segment_bytes: 64 << 20,
             page_segment_bytes: 64 << 20,
-            flush_bytes: 32 << 20,
+            flush_bytes: 24 << 20,
             cache_bytes: 2 << 30,
             value_cache_bytes: 256 << 20,
             history: Retention::All,

@@ -4,7 +4,7 @@ use crate::appender::Appender;
 use crate::files::{Files, Guard, LockError};
 use crate::flush::{Table, Upkeep, table_place};
 use crate::history::{self, Index, Steps, Undone};
-use crate::log::{self, Log};
+use crate::log::{self, Log, Tail};
 use crate::record::{Record, Step};
 use crate::segment::{Kind, SegmentId, Spot};
 use crate::segments::Segments;
@@ -67,43 +67,25 @@ impl<H: Hasher> Shared<H> {
 
     /// Opens a store: the version the superblock names, then every record the log has beyond it.
     pub(crate) fn open(files: Arc<dyn Files>, options: Options) -> Result<Self, StoreError> {
+        Self::open_at(files, options, STRIDE)
+    }
+
+    fn open_at(files: Arc<dyn Files>, options: Options, stride: Stride) -> Result<Self, StoreError> {
         let lock = files.lock().map_err(lock_error)?;
         let (file, superblock, repaired) = SuperblockFile::open(&*files)?;
         if superblock.hasher != H::KIND {
             let (expected, found) = (H::KIND.to_string(), superblock.hasher.to_string());
             return Err(StoreError::WrongHasher { expected, found });
         }
-        let segments = Arc::new(Segments::new(Arc::clone(&files), superblock.store, options.block_bytes()));
-        let tree = open_tree(&segments, &superblock.flushed, &options.arena(&segments))?;
-        let kept: Vec<SegmentId> = segments.all().iter().map(|segment| segment.id()).collect();
-        // Records may say that an old value lies where it was moved to before the crash.
-        for name in list(&*files)? {
-            if let Some(id) = SegmentId::of_file_name(segments.store(), &name).filter(|id| id.kind == Kind::Values) {
-                segments.open(id)?;
+        let Replayed { segments, kept, index, versions, low, version, bytes, tail } =
+            match Replayed::of(&files, &options, &superblock, stride) {
+                Err(Failed::Together) => Replayed::of(&files, &options, &superblock, ALONE),
+                other => other,
             }
-        }
-
-        let flushed = superblock.flushed;
-        let version = Version::new(flushed.height, superblock.epoch, tree, flushed.record, 0);
-        let mut replay = Replay {
-            segments: &segments,
-            index: Index::default(),
-            versions: Versions::new(options.bounds()),
-            low: superblock.low,
-            version,
-            ahead: Vec::new(),
-            ahead_bytes: 0,
-            recent: options.recent_versions.max(1),
-            bytes: 0,
-        };
-        if let (Some(height), Some(record)) = (flushed.height, flushed.record) {
-            replay.index.push(height, record);
-        }
-        replay.versions.replace_last(&replay.version);
-        let tail =
-            log::replay(&segments, flushed.log, flushed.log_hash, &mut |spot, record| replay.step(spot, record))?;
-        replay.settle()?;
-        let Replay { index, versions, low, version, bytes, .. } = replay;
+            .map_err(|failed| match failed {
+                Failed::Together => unreachable!("there each record is compared by itself"),
+                Failed::Store(error) => error,
+            })?;
 
         if let Some(marked) = tail.marked.filter(|marked| *marked != version.root) {
             let (file, offset) = (tail.segment.name(), u64::from(tail.next) * crate::files::SECTOR_BYTES as u64);
@@ -117,6 +99,7 @@ impl<H: Hasher> Shared<H> {
         file.write(&superblock)?;
         // A rollback may have come back to a value that was moved before the crash; only a pass over the state can tell.
         let emptied = (version.epoch == superblock.epoch).then(|| version.height.unwrap_or(Height(0)));
+        let flushed = superblock.flushed;
         clean_up(&segments, &kept, flushed.log.segment, tail.segment.id(), emptied)?;
 
         let (torn, in_doubt) = (tail.torn, version.height.filter(|_| tail.is_in_doubt()));
@@ -259,9 +242,88 @@ fn clean_up(
     segments.files().sync_directory().map_err(StoreError::io("sync", "the directory"))
 }
 
-/// Bytes of records that are applied together: enough that what is above many writes is built once for all of them, and
-/// little beside the pages in memory.
-const TOGETHER_BYTES: u64 = 4 << 20;
+/// How much of the log is applied in one step.
+#[derive(Clone, Copy)]
+struct Stride {
+    /// Bytes in memory of commits that are applied as if they were one: what is above many writes is built once for all of them.
+    bytes: u64,
+    /// Of these, so many writes at a time, in the order of their keys: what they replace is let go of before the next ones
+    /// replace more.
+    writes: usize,
+}
+
+/// In bytes, more than the longest log takes in memory that commits do not wait behind (twice [`Options::flush_bytes`]), with updates
+/// of 100 bytes. In writes, each of which replaces some 3 KiB of pages at most, so many that a page high up is made once for many.
+const STRIDE: Stride = Stride { bytes: 128 << 20, writes: 1 << 12 };
+/// Record by record.
+const ALONE: Stride = Stride { bytes: 0, writes: usize::MAX };
+
+/// Why a log could not be replayed.
+enum Failed {
+    /// Commits that were applied as if they were one lead to another root than they should. Record by record it is found
+    /// which of them does.
+    Together,
+    Store(StoreError),
+}
+
+impl<E: Into<StoreError>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// What the superblock names and the log has beyond it.
+struct Replayed<H: Hasher> {
+    segments: Arc<Segments>,
+    /// What the superblock knows.
+    kept: Vec<SegmentId>,
+    index: Index,
+    versions: Versions<H>,
+    low: Option<Height>,
+    version: Arc<Version<H>>,
+    bytes: u64,
+    tail: Tail,
+}
+
+impl<H: Hasher> Replayed<H> {
+    fn of(files: &Arc<dyn Files>, options: &Options, superblock: &Superblock, stride: Stride) -> Result<Self, Failed> {
+        let segments = Arc::new(Segments::new(Arc::clone(files), superblock.store, options.block_bytes()));
+        let tree = open_tree(&segments, &superblock.flushed, &options.arena(&segments))?;
+        let kept: Vec<SegmentId> = segments.all().iter().map(|segment| segment.id()).collect();
+        // Records may say that an old value lies where it was moved to before the crash.
+        for name in list(&**files)? {
+            if let Some(id) = SegmentId::of_file_name(segments.store(), &name).filter(|id| id.kind == Kind::Values) {
+                segments.open(id)?;
+            }
+        }
+
+        let flushed = superblock.flushed;
+        let version = Version::new(flushed.height, superblock.epoch, tree, flushed.record, 0);
+        let mut replay = Replay {
+            segments: &segments,
+            index: Index::default(),
+            versions: Versions::new(options.bounds()),
+            low: superblock.low,
+            version,
+            ahead: Vec::new(),
+            ahead_bytes: 0,
+            recent: options.recent_versions.max(1),
+            bytes: 0,
+            stride,
+            has_failed: false,
+        };
+        if let (Some(height), Some(record)) = (flushed.height, flushed.record) {
+            replay.index.push(height, record);
+        }
+        replay.versions.replace_last(&replay.version);
+        let visit = &mut |spot, record| replay.step(spot, record);
+        let tail = log::replay(&segments, flushed.log, flushed.log_hash, visit);
+        let tail = tail.and_then(|tail| replay.settle().map(|()| tail));
+        let Replay { index, versions, low, version, bytes, has_failed, .. } = replay;
+        let tail = tail.map_err(|error| if has_failed { Failed::Together } else { error.into() })?;
+        Ok(Self { segments, kept, index, versions, low, version, bytes, tail })
+    }
+}
 
 /// The state of a replay between two records.
 struct Replay<'a, H: Hasher> {
@@ -277,6 +339,9 @@ struct Replay<'a, H: Hasher> {
     /// Versions at the end that somebody may want to see.
     recent: usize,
     bytes: u64,
+    stride: Stride,
+    /// Whether commits that were applied together led to another root than they should.
+    has_failed: bool,
 }
 
 impl<H: Hasher> Replay<'_, H> {
@@ -301,9 +366,9 @@ impl<H: Hasher> Replay<'_, H> {
                 }
                 self.index.push(head.height, spot);
                 self.low.get_or_insert(head.height);
+                self.ahead_bytes += held(&record);
                 self.ahead.push((spot, record));
-                self.ahead_bytes += head.len;
-                if self.ahead_bytes > TOGETHER_BYTES {
+                if self.ahead_bytes > self.stride.bytes {
                     // The last one stays: it says what root the others come to.
                     self.together(self.ahead.len() - 1)?;
                 }
@@ -337,50 +402,51 @@ impl<H: Hasher> Replay<'_, H> {
     /// Applies the first of the commits that were taken in as if they were one, and compares the root with that which the
     /// one after them follows.
     fn together(&mut self, count: usize) -> Result<(), StoreError> {
-        let Some((_, after)) = self.ahead.get(count).filter(|_| count > 0) else { return Ok(()) };
-        let expected = after.head.root_before;
         let later = self.ahead.split_off(count);
         let first = std::mem::replace(&mut self.ahead, later);
-        self.ahead_bytes = self.ahead.iter().map(|(_, record)| record.head.len).sum();
+        self.ahead_bytes = self.ahead.iter().map(|(_, record)| held(record)).sum();
+        if first.len() < 2 {
+            return first.into_iter().try_for_each(|(spot, record)| self.alone(spot, record));
+        }
         // Those before are nobody's, and hold on to all that this one replaces.
         self.versions.retain(|_| false);
-        if self.apply(&first, Some(expected))? {
-            return Ok(());
-        }
-        // One of them is not what it should be. Record by record it is found which.
-        first.into_iter().chain([self.ahead.remove(0)]).try_for_each(|(spot, record)| self.alone(spot, record))
+        self.apply(first)?;
+        let (spot, next) = self.ahead.first().expect("the last one stays");
+        let followed = self.follows(*spot, next);
+        self.has_failed |= followed.is_err();
+        followed
     }
 
     /// Applies one commit.
     fn alone(&mut self, spot: Spot, record: Record) -> Result<(), StoreError> {
         self.follows(spot, &record)?;
-        self.apply(&[(spot, record)], None).map(drop)
+        self.apply(vec![(spot, record)])
     }
 
-    /// Applies commits as if they were one. False, and nothing has changed, if they come to another root than is expected.
-    fn apply(&mut self, commits: &[(Spot, Record)], expected: Option<Root>) -> Result<bool, StoreError> {
-        let mut steps = Steps::default();
-        let mut replaced = Vec::new();
+    /// Applies commits, of which there is one at least, as if they were one.
+    fn apply(&mut self, commits: Vec<(Spot, Record)>) -> Result<(), StoreError> {
+        let &(spot, Record { head, .. }) = commits.last().expect("there is one at least");
+        let mut steps = Steps::with_capacity(commits.iter().map(|(_, record)| record.writes.len()).sum());
         for (_, record) in commits {
+            self.segments.count(new_values(&record), std::iter::empty(), record.head.height);
             steps.redo(record);
         }
-        let mut superseded = |place, len: usize| replaced.push((place, len as u64));
-        let (draft, places) = steps.prepare(&self.version.tree, &mut superseded)?;
-        if expected.is_some_and(|expected| expected != draft.root()) {
-            return Ok(false);
+        let mut replaced = Vec::new();
+        let mut writes = steps.settle(&mut |place, len| replaced.push((place, len as u64))).into_iter();
+        loop {
+            let (draft, places) = history::prepare(&self.version.tree, writes.by_ref().take(self.stride.writes))?;
+            let entries = draft.replaced().iter().flatten();
+            replaced.extend(entries.map(|entry| (entry.place, u64::from(entry.value_len))));
+            self.segments.count_dead(replaced.drain(..));
+            self.segments.count_passed(&draft.pass());
+            let tree = draft.commit(|index| places[index].expect("asked only for values").0);
+            self.version = Version::new(Some(head.height), head.epoch, tree, Some(spot), 0);
+            if writes.len() == 0 {
+                break;
+            }
         }
-        let entries = draft.replaced().iter().flatten();
-        replaced.extend(entries.map(|entry| (entry.place, u64::from(entry.value_len))));
-        for (_, record) in commits {
-            self.segments.count(new_values(record), std::iter::empty(), record.head.height);
-        }
-        let (spot, Record { head, .. }) = commits.last().expect("there is one at least");
-        self.segments.count_dead(replaced.into_iter());
-        self.segments.count_passed(&draft.pass());
-        let tree = draft.commit(|index| places[index].expect("asked only for values").0);
-        self.version = Version::new(Some(head.height), head.epoch, tree, Some(*spot), 0);
         self.versions.commit(&self.version);
-        Ok(true)
+        Ok(())
     }
 
     /// Checks that a record follows the root that the state has.
@@ -424,6 +490,11 @@ impl<H: Hasher> Replay<'_, H> {
         }
         Ok(version)
     }
+}
+
+/// Bytes of a commit in memory.
+fn held(record: &Record) -> u64 {
+    record.head.len + size_of_val(&*record.writes) as u64
 }
 
 /// Where the new values of a commit lie, and their lengths.
@@ -477,14 +548,18 @@ mod tests {
     /// lives in each segment, the versions at hand.
     #[test]
     fn records_applied_together_leave_what_they_left_one_by_one() {
-        // Once fewer bytes than are put together, and once several times as many.
-        for (count, bytes) in [(40, 30), (30, 200_000)] {
+        // All of them in one stride, of a few writes at a time; in strides of a few records; one by one.
+        let few = Stride { writes: 5, ..STRIDE };
+        let short = Stride { bytes: 2_000, ..few };
+        for (count, bytes, stride) in
+            [(40, 30, STRIDE), (40, 30, few), (40, 30, short), (40, 30, ALONE), (30, 20_000, few)]
+        {
             let options = Options { segment_bytes: 1 << 20, background: false, ..Options::default() };
             let files = MemoryFiles::new();
             let shared = Shared::<Blake3>::create(Arc::new(files.clone()), options.clone()).unwrap();
             commits(&shared, count, bytes);
             let files = MemoryFiles::from_image(&files.image());
-            let opened = Shared::<Blake3>::open(Arc::new(files), options).unwrap();
+            let opened = Shared::<Blake3>::open_at(Arc::new(files), options, stride).unwrap();
             assert_eq!(opened.current().root, shared.current().root);
             assert_eq!(opened.current().tree.totals(), shared.current().tree.totals());
             let used = |shared: &Shared<Blake3>| -> Vec<_> {
