@@ -79,13 +79,10 @@ impl<H: Hasher> Shared<H> {
         }
         let Replayed { segments, kept, index, versions, low, version, bytes, tail } =
             match Replayed::of(&files, &options, &superblock, stride) {
-                Err(Failed::Together) => Replayed::of(&files, &options, &superblock, ALONE),
+                Err(Failed::Together(_)) => Replayed::of(&files, &options, &superblock, ALONE),
                 other => other,
             }
-            .map_err(|failed| match failed {
-                Failed::Together => unreachable!("there each record is compared by itself"),
-                Failed::Store(error) => error,
-            })?;
+            .map_err(|(Failed::Together(error) | Failed::Store(error))| error)?;
 
         if let Some(marked) = tail.marked.filter(|marked| *marked != version.root) {
             let (file, offset) = (tail.segment.name(), u64::from(tail.next) * crate::files::SECTOR_BYTES as u64);
@@ -262,7 +259,7 @@ const ALONE: Stride = Stride { bytes: 0, writes: usize::MAX };
 enum Failed {
     /// Commits that were applied as if they were one lead to another root than they should. Record by record it is found
     /// which of them does.
-    Together,
+    Together(StoreError),
     Store(StoreError),
 }
 
@@ -320,7 +317,7 @@ impl<H: Hasher> Replayed<H> {
         let tail = log::replay(&segments, flushed.log, flushed.log_hash, visit);
         let tail = tail.and_then(|tail| replay.settle().map(|()| tail));
         let Replay { index, versions, low, version, bytes, has_failed, .. } = replay;
-        let tail = tail.map_err(|error| if has_failed { Failed::Together } else { error.into() })?;
+        let tail = tail.map_err(|error| if has_failed { Failed::Together(error) } else { Failed::Store(error) })?;
         Ok(Self { segments, kept, index, versions, low, version, bytes, tail })
     }
 }

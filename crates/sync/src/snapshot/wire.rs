@@ -113,22 +113,18 @@ impl Packer {
     /// # Panics
     /// If not even that byte is there.
     pub fn pack(&mut self, mut behind: Vec<u8>) -> Result<Vec<u8>, PackError> {
-        let fits = behind.len() <= WIRE_BYTES_MAX;
+        // spec: SNAP-3. What is too large as it is may still be smaller.
+        if (self.level == 0 || self.left_alone > 0) && behind.len() <= WIRE_BYTES_MAX {
+            self.left_alone = self.left_alone.saturating_sub(1);
+            behind[0] = RAW;
+            return Ok(behind);
+        }
         let raw = &behind[1..];
-        if self.level != 0 && (self.left_alone == 0 || !fits) {
-            let packed = pack(raw, self.level)?;
-            if raw.len() - raw.len() / LITTLE < packed.len() {
-                self.left_alone = LEFT_ALONE;
-            }
-            return Ok(packed);
+        let packed = pack(raw, self.level)?;
+        if raw.len() - raw.len() / LITTLE < packed.len() {
+            self.left_alone = LEFT_ALONE;
         }
-        self.left_alone = self.left_alone.saturating_sub(1);
-        // spec: SNAP-3
-        if !fits {
-            return Err(PackError::TooLarge { found: behind.len(), limit: WIRE_BYTES_MAX });
-        }
-        behind[0] = RAW;
-        Ok(behind)
+        Ok(packed)
     }
 }
 
