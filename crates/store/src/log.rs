@@ -160,6 +160,17 @@ impl Log {
         self.segment.write(self.next, &raw)
     }
 
+    /// Writes over the head of a record that was cut, durably: the mark of the record before it, or nothing where there is none. Behind
+    /// that head, what of the next record reaches the disk before its first sector would not be what a torn record can have left.
+    // spec: STORE-2
+    pub(crate) fn cut(&self, last: Option<(u64, Height, Root)>) -> Result<(), StoreError> {
+        match last {
+            Some((epoch, height, root)) => self.mark(epoch, height, root)?,
+            None => self.segment.write(self.next, &[0; SECTOR_BYTES])?,
+        }
+        self.segment.sync()
+    }
+
     /// Moves the end behind a record that is durable.
     pub(crate) fn advance(&mut self, appended: &Appended) {
         assert_eq!(appended.start, self.end(), "records are appended one after the other");

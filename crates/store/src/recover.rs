@@ -101,6 +101,9 @@ impl<H: Hasher> Shared<H> {
 
         let (torn, in_doubt) = (tail.torn, version.height.filter(|_| tail.is_in_doubt()));
         let log = Log::resume(Arc::clone(&segments), tail, generation, options.segment_bytes);
+        if torn {
+            log.cut(version.height.map(|height| (version.epoch, height, version.root)))?;
+        }
         let (start, size) = (flushed.pages, options.page_segment_bytes);
         let pages = Appender::new(Arc::clone(&segments), Kind::Pages, start, generation, size)?;
         let upkeep = Upkeep { file, superblock, pages, retired: Vec::new(), written: None };

@@ -284,8 +284,8 @@ impl Lived {
         self.marks.partition_point(|mark| *mark <= change).checked_sub(1)
     }
 
-    /// Cuts the power once at every change, with a second cut during recovery for every fifth, and looks at what comes
-    /// back. `round` chooses which of the unsynced sectors do. Returns the number of cuts.
+    /// Cuts the power once at every change, with a second cut for two of five, one during recovery and one in the commit behind
+    /// it, and looks at what comes back. `round` chooses which of the unsynced sectors do. Returns the number of cuts.
     pub(crate) fn cut_everywhere<K: Kind>(&self, kind: &K, round: u64, cuts_max: u64) -> Result<u64, String> {
         let mut journal = self.journal.clone();
         let mut cuts = 0;
@@ -295,12 +295,18 @@ impl Lived {
             let what = format!("life {} cut at change {change} round {round}", self.script.seed);
             let mut files = journal.cut(seed);
             let mut random = Random(seed);
-            if random.below(5) == 0 {
-                files.fail_at(random.below(12), Fault::PowerCut);
-                drop(kind.open(&files));
-                files = files.after_power_cut(seed ^ 5);
+            let mut acknowledged = self.acknowledged(change);
+            match random.below(5) {
+                0 => {
+                    files.fail_at(random.below(12), Fault::PowerCut);
+                    drop(kind.open(&files));
+                    files = files.after_power_cut(seed ^ 5);
+                }
+                1 => (files, acknowledged) = self.cut_again(kind, files, acknowledged, &mut random),
+                _ => {}
             }
-            self.look(kind, &files, change, random.below(16) == 0).map_err(|error| format!("{what}: {error}"))?;
+            let looked = self.look(kind, &files, acknowledged, random.below(16) == 0);
+            looked.map_err(|error| format!("{what}: {error}"))?;
             cuts += 1;
             if !journal.advance() {
                 break;
@@ -309,8 +315,36 @@ impl Lived {
         Ok(cuts)
     }
 
-    fn look<K: Kind>(&self, kind: &K, files: &FaultyFiles, change: u64, thorough: bool) -> Result<(), String> {
-        let acknowledged = self.acknowledged(change);
+    /// Opens what a cut has left, goes on with the commit that was under way, if it is not there, and cuts the power in that too. Says
+    /// what was acknowledged then.
+    fn cut_again<K: Kind>(
+        &self,
+        kind: &K,
+        files: FaultyFiles,
+        acknowledged: Option<usize>,
+        random: &mut Random,
+    ) -> (FaultyFiles, Option<usize>) {
+        /// Changes of a commit of a few sectors in the segment it begins in, and some more.
+        const CHANGES: u64 = 5;
+        let (Some(done), Ok(mut store)) = (acknowledged, kind.open(&files)) else { return (files, acknowledged) };
+        let height = self.script.lines[done].len() as u64;
+        let is_behind = store.height() == height.checked_sub(1);
+        let Some(step @ Step::Commit(_)) = self.script.steps.get(done).filter(|_| is_behind) else {
+            return (files, acknowledged);
+        };
+        files.fail_at(files.changes() + random.below(CHANGES), Fault::PowerCut);
+        let goes_on = store.step(height, step);
+        drop(store);
+        (files.after_power_cut(random.0), acknowledged.map(|done| done + usize::from(goes_on.is_ok())))
+    }
+
+    fn look<K: Kind>(
+        &self,
+        kind: &K,
+        files: &FaultyFiles,
+        acknowledged: Option<usize>,
+        thorough: bool,
+    ) -> Result<(), String> {
         match (kind.open(files), acknowledged) {
             (Ok(mut store), _) => {
                 self.script.judge(&mut store, acknowledged.unwrap_or(0), thorough)?;
