@@ -613,15 +613,16 @@ impl<H: Hasher> Pages<H> {
         }
         // A page that is read in the place of a damaged one may have other pages below it. It stays, since it alone knows them.
         let is_mended = !known.is_empty() && below != known;
-        if is_mended || (keep && self.has_room(page.memory())) {
-            let memory = self.with(id, |cell| cell.put(page.clone()));
-            self.memory.fetch_add(memory, Ordering::Relaxed);
-        }
+        let stays = is_mended || (keep && self.has_room(page.memory()));
         self.with(id, |cell| {
+            // Before it is there: whoever takes a page away gives the numbers below it, if nobody has, and may come as soon as it is.
             if known.is_empty() && !below.is_empty() {
                 assert!(cell.below.set(Box::new(Below(below.into()))).is_ok(), "numbers are given once");
             }
             cell.put_beside(page.base.map(|base| base.at()));
+            if stays {
+                self.memory.fetch_add(cell.put(page.clone()), Ordering::Relaxed);
+            }
         });
         Ok(page)
     }
