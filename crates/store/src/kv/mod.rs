@@ -225,10 +225,10 @@ impl RedbKv {
         let taken = self.commit(changes, wal.next_generation()).inspect_err(|_| wal.fail());
         taken?;
         wal.restart();
-        self.recent.write().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())
     }
 
+    /// Moves what the log has, and these changes above it, into the database.
     fn commit(&self, changes: &Changes, generation: u32) -> Result<(), StoreError> {
         let mut write = self.database.begin_write().map_err(self.failed("write"))?;
         write.set_durability(Durability::Immediate).map_err(self.failed("write"))?;
@@ -249,7 +249,11 @@ impl RedbKv {
             let record = [seal(&[], &generation).as_slice(), &generation].concat();
             table.insert([].as_slice(), record.as_slice()).map_err(self.failed("write"))?;
         }
-        write.commit().map_err(self.failed("commit"))
+        // Who reads waits for this: a batch is seen whole or not at all, and part of it may be hidden by what is let go of here.
+        let mut recent = self.recent.write().unwrap_or_else(PoisonError::into_inner);
+        write.commit().map_err(self.failed("commit"))?;
+        recent.clear();
+        Ok(())
     }
 
     fn failed<E: Into<redb::Error>>(&self, doing: &'static str) -> impl Fn(E) -> StoreError + '_ {
@@ -406,6 +410,42 @@ mod tests {
             let copy = RedbKv::open(&copied).unwrap();
             assert_eq!(copy.get(&bytes.to_be_bytes()).unwrap().map(|value| value.len()), Some(bytes));
         }
+    }
+
+    /// Whoever reads beside a write that goes past the log sees all of it or none, although a part of it is in the log too.
+    #[test]
+    fn a_batch_is_seen_whole_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let kv = RedbKv::open_with(&directory.path().join("kv.redb"), 4 << 10).unwrap();
+        let both = |number: u32| {
+            let mut batch = Batch::new();
+            batch.put(*b"first", number.to_be_bytes().to_vec());
+            batch
+        };
+        kv.write(both(0)).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 1..120u32 {
+                    // Small, so that the log has the first key, then one that only the database has room for.
+                    kv.write(both(number)).unwrap();
+                    let mut batch = both(number);
+                    batch.put(*b"second", number.to_be_bytes().to_vec());
+                    batch.put(*b"third", vec![7; 5 << 10]);
+                    batch.put(*b"first", (number + 1000).to_be_bytes().to_vec());
+                    kv.write(batch).unwrap();
+                }
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let found = kv.range(&Range::prefix(b"", 2)).unwrap();
+                let number =
+                    |at: usize| found.get(at).map_or(0, |(_, v)| u32::from_be_bytes(v[..4].try_into().unwrap()));
+                let (first, second) = (number(0), number(1));
+                // Between the two writes of a round the first is one ahead of what the second was written with.
+                assert!(first == second + 1000 || first == second + 1 || second == 0, "{first} beside {second}");
+            }
+        });
     }
 
     /// A log so small that it is full again and again, and writes that do not fit in it at all: what is read is what was
