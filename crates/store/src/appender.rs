@@ -135,6 +135,11 @@ impl Appender {
         self
     }
 
+    /// For a store that was built: from here on segments fit it.
+    pub(crate) fn built(self) -> Self {
+        Self { doubling: None, ..self }
+    }
+
     /// How large the next segment should be that is to have room for so many bytes.
     fn segment_bytes(&mut self, needed: u64) -> u64 {
         let size = match &mut self.doubling {

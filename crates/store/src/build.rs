@@ -57,6 +57,9 @@ pub struct Building<H: Hasher> {
 
 impl<H: Hasher> Building<H> {
     pub(crate) fn begin(files: Arc<dyn Files>, options: Options, height: Height) -> Result<Self, StoreError> {
+        if height == Height(u64::MAX) {
+            return Err(StoreError::WrongHeight { expected: Height(0), found: height });
+        }
         let (lock, segments) = clear_ground(&files, &options)?;
         let syncs = options.background.then(SyncAhead::start);
         let appender = |kind, bytes| {
@@ -254,7 +257,7 @@ impl Site {
         pages.count();
         let table = Table { top, segments: self.segments.usage().iter().map(|(id, usage)| (*id, *usage)).collect() };
         let place = table.write(&self.segments, &mut pages)?;
-        let pages = pages.syncing_with(None);
+        let pages = pages.syncing_with(None).built();
         self.end_syncs()?;
 
         let arena = self.options.arena(&self.segments);

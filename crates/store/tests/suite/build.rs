@@ -112,6 +112,26 @@ fn a_large_store_is_built_by_several_threads() {
     assert_eq!(contents(&store.view()), model);
 }
 
+/// spec: STORE-18. Each segment is twice the one before while a store is built, and fits it from then on.
+#[test]
+fn a_built_store_goes_on_with_segments_that_fit() {
+    let model = large_state(20_000);
+    let options = Options { background: false, garbage_percent: 0, ..Options::default() };
+    let files = MemoryFiles::new();
+    let store = build::<Blake3>(Arc::new(files.clone()), options, &model).unwrap();
+    for height in BASE.0 + 1..BASE.0 + 6 {
+        let all = model["a"].keys().map(|key| {
+            let value = keelstone_codec::Value::new(height.to_be_bytes().to_vec()).unwrap();
+            (namespace("a"), Key::new(key.as_slice()).unwrap(), Some(value))
+        });
+        store.commit(Height(height), all.collect()).unwrap();
+        store.flush().unwrap();
+    }
+    let sizes: Vec<usize> =
+        files.image().iter().filter(|(name, _)| name.ends_with(".pages")).map(|(_, file)| file.len()).collect();
+    assert!(sizes.len() > 1 && sizes.iter().all(|size| *size == 4 << 20), "{sizes:?}");
+}
+
 /// A scan of everything reads each value block once and gives none a place in the cache, where other readers' are.
 #[test]
 fn a_long_scan_does_not_fill_the_value_cache() {
