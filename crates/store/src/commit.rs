@@ -110,9 +110,11 @@ impl<H: Hasher> Shared<H> {
     fn next_after(&self, height: Height) -> Result<Arc<Version<H>>, StoreError> {
         self.check_poison()?;
         let version = self.current();
-        match version.height.map(Height::next) {
-            Some(expected) if expected != height => Err(StoreError::WrongHeight { expected, found: height }),
-            _ => Ok(version),
+        let expected = version.height.map_or(height, Height::next);
+        // None could follow the highest there is.
+        match expected == height && height != Height(u64::MAX) {
+            true => Ok(version),
+            false => Err(StoreError::WrongHeight { expected, found: height }),
         }
     }
 

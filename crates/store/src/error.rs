@@ -88,7 +88,7 @@ pub enum StoreError {
         /// The failure.
         reason: String,
     },
-    /// A commit that does not continue the history. The caller's to mend.
+    /// A commit that does not continue the history, or of the height `u64::MAX`, which none could follow. The caller's to mend.
     #[error("height {found} cannot be committed: the next is {expected}")]
     WrongHeight {
         /// The height that comes next.

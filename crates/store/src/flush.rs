@@ -13,7 +13,7 @@ use crate::store::Shared;
 use crate::superblock::{Flushed, Superblock, SuperblockFile};
 use crate::sync::atomic::Ordering;
 use crate::version::Version;
-use keelstone_codec::{Decode, DecodeError, Encode, Hash, Height, LIST_MAX, Reader, Tag, TaggedHasher};
+use keelstone_codec::{Decode, DecodeError, Encode, Hash, Height, Reader, Tag, TaggedHasher};
 use keelstone_tree::Top;
 use keelstone_tree::{Hasher, PageAt};
 use std::collections::BTreeMap;
@@ -25,6 +25,10 @@ const SWEEPS: u64 = 4;
 /// A walk over all pages may go over so many times what the flush has written, and costs little beside it then. In a large state, of
 /// which a flush writes little, few segments die as a whole, and a pass has them for nothing.
 const WALK: u64 = 2;
+
+/// Segments that a table may name. A store that keeps all history lets go of none of its log. So many of the largest are a pebibyte, and
+/// the table of them is below the size of a segment.
+const SEGMENTS_MAX: usize = 1 << 24;
 
 const TABLE: Tag = Tag::new("store-table");
 
@@ -81,7 +85,7 @@ impl Encode for Table {
 }
 impl Decode for Table {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { top: Top::decode(input)?, segments: input.list("segments", LIST_MAX)? })
+        Ok(Self { top: Top::decode(input)?, segments: input.list("segments", SEGMENTS_MAX)? })
     }
 }
 
@@ -356,6 +360,14 @@ mod tests {
     use keelstone_codec::{Key, Namespace, Value};
     use keelstone_tree::{Blake3, Diff, Read as _};
     use std::sync::Arc;
+
+    /// spec: STORE-4. A store that keeps all history has a segment of the log for each 64 MiB that it ever took.
+    #[test]
+    fn a_table_of_very_many_segments_can_be_read() {
+        let segment = |number| (SegmentId { kind: Kind::Log, number }, Usage::default());
+        let table = Table { top: Top::default(), segments: (1..200_000).map(segment).collect() };
+        assert_eq!(Table::from_bytes(&table.to_bytes()).unwrap().segments, table.segments);
+    }
 
     /// A page has its place before it is there: until a flush has written it, it is in memory alone.
     #[test]

@@ -48,6 +48,19 @@ impl Index {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.spots.len()
+    }
+
+    /// Lets go of the heights below `height`. Who looks for one of them finds it by the records behind it.
+    pub(crate) fn forget_below(&mut self, height: Height) {
+        while self.spots.len() > 1 && self.low.is_some_and(|low| low < height) {
+            self.spots.pop_front();
+            self.low = self.low.map(Height::next);
+        }
+    }
+
     /// Where the record of `height` lies, which is at most the height of `last`. None if that took more than
     /// [`STEP_HEADS`] reads: what was found is kept, and the next call goes on.
     pub(crate) fn find<H: Hasher>(

@@ -35,6 +35,9 @@ const SLICE_ENTRIES: usize = 20_000;
 const PIECES_MAX: usize = 4096;
 /// Bytes of keys and values of one piece that is had again from elsewhere: above, a recovery is the way.
 const PIECE_BYTES_MAX: u64 = 64 << 20;
+/// Damaged sectors of one segment that are asked what they were: each takes the processor some milliseconds, and no flush can begin
+/// meanwhile. A segment of which more is damaged did not lose single bytes.
+const CORRECTED_MAX: usize = 256;
 /// What was below a damaged page is seen once that page is whole: so often it is looked again.
 const ROUNDS_MAX: usize = 8;
 /// Blocks of values kept in memory of what is looked at.
@@ -400,12 +403,13 @@ impl<H: Hasher> Shared<H> {
             // A record may have several that are damaged, and its hash needs all of them.
             let mut told = BTreeMap::new();
             let damaged: Vec<u32> = sectors.filter(is_damaged).collect();
-            for number in &damaged {
+            for number in damaged.iter().take(CORRECTED_MAX) {
                 told.extend(only(segment.one_byte_off(*number)?).map(|sector| (*number, sector)));
             }
-            for number in damaged {
+            for (count, number) in damaged.into_iter().enumerate() {
                 let writer = self.writer();
-                let good = self.poisoning(|| self.make_sector_good(&segment, number, &told, &writer, whole))?;
+                let told = (count < CORRECTED_MAX).then_some(&told);
+                let good = self.poisoning(|| self.make_sector_good(&segment, number, told, &writer, whole))?;
                 done.sectors += u64::from(good);
             }
             let end = self.writer().log.end();
@@ -416,17 +420,18 @@ impl<H: Hasher> Shared<H> {
     }
 
     /// Makes one damaged sector what it was, or nothing, where it is known that it is nothing. Says whether it did. `told`:
-    /// what the damaged sectors of the segment are, as far as their checksums tell.
+    /// what the damaged sectors of the segment are, as far as their checksums tell; none if there are too many to ask.
     fn make_sector_good(
         &self,
         segment: &Segment,
         number: u32,
-        told: &BTreeMap<u32, Sector>,
+        told: Option<&BTreeMap<u32, Sector>>,
         writer: &Writer,
         whole: bool,
     ) -> Result<bool, StoreError> {
         let (id, end) = (segment.id(), writer.log.end());
         let nothing = [0; SECTOR_BYTES];
+        let is_told = || told.and_then(|told| told.get(&number)).copied();
         let right = match id.kind {
             // Behind the end of the log nothing counts.
             Kind::Log if id > end.segment || (id == end.segment && number > end.sector()) => Some(nothing),
@@ -441,14 +446,15 @@ impl<H: Hasher> Shared<H> {
             }
             Kind::Log if log::is_left_over(&self.segments, segment, number) => Some(nothing),
             Kind::Log => {
+                let Some(told) = told else { return Ok(false) };
                 let candidates = segment.one_byte_off(number)?;
                 candidates.into_iter().find(|candidate| log::proves(&self.segments, segment, (number, candidate), told))
             }
             // A value is proven when it is read as one of the state. No more is known of one that only history refers to than
             // its checksum, as ever.
-            Kind::Values => told.get(&number).copied(),
+            Kind::Values => is_told(),
             // No page of the state lies there, and whatever else is read as a page is proven.
-            Kind::Pages => told.get(&number).copied().or(whole.then_some(nothing)),
+            Kind::Pages => is_told().or(whole.then_some(nothing)),
         };
         right.map_or(Ok(false), |right| segment.put_right(number, &right).map(|()| true))
     }

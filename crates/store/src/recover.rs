@@ -356,8 +356,8 @@ impl<H: Hasher> Replay<'_, H> {
         let wrong = |what: String| Err(self.damaged(spot, what));
         match head.step {
             Step::Commit => {
-                let expected = height.map(Height::next);
-                if expected.is_some_and(|expected| expected != head.height) || head.epoch != epoch {
+                let follows = height.is_none_or(|last| head.height.prev() == Some(last));
+                if !follows || head.height == Height(u64::MAX) || head.epoch != epoch {
                     let at = (epoch, height);
                     return wrong(format!("epoch {} height {} follows {at:?}", head.epoch, head.height));
                 }
@@ -374,7 +374,7 @@ impl<H: Hasher> Replay<'_, H> {
                 }
             }
             Step::Rollback => {
-                if head.epoch != epoch + 1 || height.is_none_or(|last| head.height > last) {
+                if epoch.checked_add(1) != Some(head.epoch) || height.is_none_or(|last| head.height > last) {
                     let at = (epoch, height);
                     return wrong(format!("rollback to epoch {} height {} follows {at:?}", head.epoch, head.height));
                 }

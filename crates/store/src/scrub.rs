@@ -59,6 +59,9 @@ pub struct ScrubStanding {
     pub problems: u64,
 }
 
+/// The most that is believed of what a cursor counts: half of what it can be counted to.
+const COUNT_MAX: u64 = 1 << 63;
+
 /// Where a pass stands, as it is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Cursor {
@@ -120,7 +123,11 @@ impl Decode for Cursor {
             2 => At::Entries(Decode::decode(input)?),
             found => return Err(DecodeError::UnknownTag { what: "scrub", found: u64::from(found) }),
         };
-        Ok(Self { passes, found_before, found, done, at })
+        let cursor = Self { passes, found_before, found, done, at };
+        match passes.max(found_before).max(found).max(done) <= COUNT_MAX {
+            true => Ok(cursor),
+            false => Err(DecodeError::Invalid { what: "count" }),
+        }
     }
 }
 

@@ -23,6 +23,10 @@ pub(crate) const SEGMENT_BYTES_MAX: u64 = 2 << 30;
 
 const MAGIC: [u8; 8] = *b"keelseg\0";
 
+/// The highest number of a segment that is believed where it is read: half of what places have room for, so that whoever goes on from
+/// there has room.
+const NUMBER_MAX: u32 = 1 << 29;
+
 /// What lies in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
@@ -85,8 +89,8 @@ impl SegmentId {
 
     pub(crate) fn from_code(code: u64) -> Option<Self> {
         let kind = Kind::ALL.into_iter().find(|kind| *kind as u64 == code >> 30)?;
-        let number = u32::try_from(code & ((1 << 30) - 1)).ok().filter(|number| *number > 0)?;
-        Some(Self { kind, number })
+        let number = u32::try_from(code & ((1 << 30) - 1)).ok()?;
+        Some(Self { kind, number }).filter(|id| id.is_known())
     }
 
     /// The name of its file, which begins with the store's id so that files of two stores cannot mix (spec: STORE-10).
@@ -99,7 +103,12 @@ impl SegmentId {
         let (number, extension) = name.strip_prefix(&short(store))?.strip_prefix('-')?.split_once('.')?;
         let kind = Kind::ALL.into_iter().find(|kind| kind.extension() == extension)?;
         let id = Self { kind, number: number.parse().ok()? };
-        (id.file_name(store) == name).then_some(id)
+        (id.is_known() && id.file_name(store) == name).then_some(id)
+    }
+
+    /// Whether it is one that a store can have got to.
+    fn is_known(self) -> bool {
+        (1..=NUMBER_MAX).contains(&self.number)
     }
 }
 impl fmt::Display for SegmentId {
@@ -115,7 +124,8 @@ impl Encode for SegmentId {
 }
 impl Decode for SegmentId {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { kind: Kind::decode(input)?, number: u32::decode(input)? })
+        let id = Self { kind: Kind::decode(input)?, number: u32::decode(input)? };
+        if id.is_known() { Ok(id) } else { Err(DecodeError::Invalid { what: "number of a segment" }) }
     }
 }
 

@@ -347,7 +347,7 @@ impl<H: Hasher> Store<H> {
     /// order, and [`Building::finish`] makes it a store. Of history before `height` it knows nothing.
     ///
     /// # Errors
-    /// [`StoreError::Exists`], [`StoreError::InUse`], [`StoreError::Io`].
+    /// [`StoreError::Exists`], [`StoreError::InUse`], [`StoreError::Io`]; [`StoreError::WrongHeight`] at `u64::MAX`.
     pub fn build(files: Arc<dyn Files>, options: Options, height: Height) -> Result<Building<H>, StoreError> {
         Building::begin(files, options, height)
     }
@@ -1177,6 +1177,7 @@ impl<H: Hasher> History<H> {
     fn raise_low(&mut self, low: Height) {
         if self.low.is_some_and(|before| before < low) {
             self.low = Some(low);
+            self.index.forget_below(low);
             self.versions.retain(|version| version.height >= Some(low));
         }
     }
@@ -1189,6 +1190,25 @@ mod tests {
     use keelstone_tree::Blake3;
     use std::sync::mpsc::channel;
     use std::time::Duration;
+
+    /// Of heights that are kept no more, nothing is kept in memory either; one of them that somebody holds can be had again.
+    #[test]
+    fn records_are_known_of_the_heights_that_are_kept() {
+        let options =
+            Options { history: Retention::Heights(10), background: false, recent_versions: 1, ..Options::default() };
+        let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), options).unwrap();
+        for height in 0..100u64 {
+            let value = Value::new(height.to_be_bytes().to_vec()).unwrap();
+            let write = (Namespace::new("a").unwrap(), Key::new(*b"key").unwrap(), Some(value));
+            shared.commit(Height(height), &[write].into_iter().collect::<Diff>(), || Ok(())).unwrap();
+            assert!(shared.history().index.len() <= 10, "at height {height}");
+        }
+        for height in 90..100u64 {
+            let value = shared.version_at(Height(height)).unwrap().get(&Namespace::new("a").unwrap(), b"key").unwrap();
+            assert_eq!(value.as_deref(), Some(&height.to_be_bytes()[..]));
+        }
+        assert!(matches!(shared.version_at(Height(89)), Err(StoreError::NotRetained { .. })));
+    }
 
     /// spec: STORE-17. A compaction takes no slice while a commit is in line for the writer, and goes on once none is.
     #[test]

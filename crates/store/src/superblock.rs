@@ -9,7 +9,7 @@
 use crate::StoreError;
 use crate::files::{File, Files, SECTOR_BYTES, remove_if_there};
 use crate::sector::{Found, PAYLOAD_BYTES, Seal, Stamp, StoreId};
-use crate::segment::{FORMAT, Spot};
+use crate::segment::{FORMAT, Kind, Spot};
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, Height, Reader, Root};
 use keelstone_tree::HashKind;
 use std::io;
@@ -25,6 +25,10 @@ const MAGIC: [u8; 8] = *b"keelstor";
 /// The slots lie in different 4 KiB blocks, so that a disk that writes those whole cannot hurt both.
 const SLOT_BYTES: u64 = 4096;
 const FILE_BYTES: u64 = 2 * SLOT_BYTES;
+
+/// The most that slots written and rollbacks are believed to be, and openings: half of what they can be counted to.
+const COUNT_MAX: u64 = 1 << 63;
+const GENERATION_MAX: u32 = 1 << 30;
 
 /// A version of the state as the superblock names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +94,7 @@ impl Superblock {
         let store = Decode::decode(input)?;
         let hasher = Decode::decode(input)?;
         let (sequence, generation, epoch) = Decode::decode(input)?;
-        let low = Decode::decode(input)?;
+        let low: Option<Height> = Decode::decode(input)?;
         let (height, root) = Decode::decode(input)?;
         let table: Option<(u64, u32, Hash)> = Decode::decode(input)?;
         let table = table.map(|(place, len, hash)| Ok((spot(place)?, len, hash))).transpose()?;
@@ -99,6 +103,15 @@ impl Superblock {
         let log = spot(u64::decode(input)?)?;
         let pages = Option::decode(input)?.map(spot).transpose()?;
         let flushed = Flushed { height, root, table, record, log_hash, log, pages };
+        let lies = |spot: Option<Spot>, kind| spot.is_none_or(|spot| spot.segment.kind == kind && spot.sector() > 0);
+        if !lies(Some(log), Kind::Log) || !lies(record, Kind::Log) || !lies(pages, Kind::Pages) {
+            return Err(DecodeError::Invalid { what: "place" });
+        }
+        // What is counted on from here has room.
+        let is_within = sequence <= COUNT_MAX && epoch <= COUNT_MAX && generation <= GENERATION_MAX;
+        if !is_within || low.max(height) == Some(Height(u64::MAX)) {
+            return Err(DecodeError::Invalid { what: "count" });
+        }
         Ok(Self { store, hasher, sequence, generation, epoch, low, flushed })
     }
 }
@@ -270,4 +283,56 @@ pub(crate) fn seal(store: &StoreId) -> Seal {
 
 fn slot_of(sequence: u64) -> u32 {
     u32::from(sequence.is_multiple_of(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::SegmentId;
+
+    /// spec: STORE-4. A slot with a good checksum that nothing could come after, or that points where nothing of that kind lies.
+    #[test]
+    fn a_slot_that_no_store_wrote_is_bad() {
+        let at = |kind, number| Spot::of_sector(SegmentId { kind, number }, 1);
+        let flushed = Flushed {
+            height: Some(Height(7)),
+            root: Root::default(),
+            table: None,
+            record: Some(at(Kind::Log, 1)),
+            log_hash: Hash::ZERO,
+            log: at(Kind::Log, 1),
+            pages: Some(at(Kind::Pages, 1)),
+        };
+        let low = Some(Height(3));
+        let (store, hasher) = ([7; 16], HashKind::Blake3);
+        let good = Superblock { store, hasher, sequence: 2, generation: 1, epoch: 0, low, flushed };
+        let slot = |superblock: &Superblock| {
+            let mut sector = Vec::new();
+            let index = slot_of(superblock.sequence);
+            seal(&store).write(index, superblock.generation, false, &superblock.to_bytes(), &mut sector);
+            read_slot(index, &sector.try_into().unwrap()).unwrap()
+        };
+        assert!(matches!(slot(&good), Slot::Good(found) if found == good));
+        let flushed_with = |change: fn(&mut Flushed)| {
+            let mut bad = good;
+            change(&mut bad.flushed);
+            bad
+        };
+        let bad = [
+            Superblock { sequence: u64::MAX, ..good },
+            Superblock { generation: (1 << 31) - 1, ..good },
+            Superblock { epoch: u64::MAX, ..good },
+            Superblock { low: Some(Height(u64::MAX)), ..good },
+            flushed_with(|flushed| flushed.height = Some(Height(u64::MAX))),
+            flushed_with(|flushed| flushed.log.segment.number = (1 << 30) - 1),
+            flushed_with(|flushed| flushed.log.segment.kind = Kind::Values),
+            flushed_with(|flushed| flushed.log.offset = 0),
+            flushed_with(|flushed| flushed.pages = Some(flushed.log)),
+            flushed_with(|flushed| flushed.pages.as_mut().unwrap().offset = 17),
+            flushed_with(|flushed| flushed.record = flushed.pages),
+        ];
+        for bad in bad {
+            assert!(matches!(slot(&bad), Slot::Bad(_)), "{bad:?}");
+        }
+    }
 }

@@ -179,6 +179,8 @@ impl<H: Hasher> Versions<H> {
             }
         }
         self.known.extend(last);
+        // Nor is one of these at hand any more: whoever asks for its height again gets a version that holds.
+        self.recent.retain(|version| !version.is_expired());
     }
 
     /// Expires the version with the lowest height that is held, of those below `below` and those made before so many passes were

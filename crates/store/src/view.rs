@@ -68,7 +68,7 @@ impl<H: Hasher> View<H> {
     /// As [`Self::prove`].
     pub fn prove_bytes(&self, queries: &[Query]) -> Result<Vec<u8>, ReadError> {
         self.check()?;
-        self.version.tree.prove_bytes(queries)
+        self.blame(self.version.tree.prove_bytes(queries))
     }
 
     fn check(&self) -> Result<(), ReadError> {

@@ -20,6 +20,14 @@ fn the_oldest_view_expires_by_name() {
     let read = |index: usize| views[index].get(&namespace("a"), b"key");
     assert!(matches!(read(0), Err(ReadError::Gone { .. })));
     assert_eq!(read(58).unwrap().as_deref(), Some(&[59][..]));
+    // One that is asked for again and again is a version like any other: whoever asks now gets one that holds.
+    for height in 60..120 {
+        put(&store, height, "key", &[height as u8]);
+        let again = store.view_at(Height(55)).unwrap();
+        assert_eq!(again.get(&namespace("a"), b"key").unwrap().as_deref(), Some(&[55][..]), "at {height}");
+        views.push(again);
+        views.push(store.view());
+    }
     // The height itself is kept: a new view of it can be had.
     let again = store.view_at(Height(1)).unwrap();
     assert_eq!(again.get(&namespace("a"), b"key").unwrap().as_deref(), Some(&[1][..]));
