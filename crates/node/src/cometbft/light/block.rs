@@ -1,8 +1,8 @@
 //! A header as a server gives it: with its votes, who votes for it, and who votes for the next. Nothing of it is proven
 //! here but that it is one.
 
-use super::LightError;
 use super::step::{Flaw, Sha, block_height};
+use super::{LightError, Time};
 use crate::cometbft::base64::from_base64;
 use crate::cometbft::rpc::Rpc;
 use crate::consensus::address_of;
@@ -75,13 +75,14 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// Asks a server for all of it.
-    pub(super) fn fetch(server: &Rpc, height: Height) -> Result<Self, LightError> {
+    /// Asks a server for all of it, and begins no exchange once its time is up.
+    pub(super) fn fetch(server: &Rpc, height: Height, time: Time) -> Result<Self, LightError> {
+        time.check(server, height)?;
         let signed = signed_header(server, height)?;
-        let validators = validators(server, height)?;
+        let validators = validators(server, height, time)?;
         let next_validators = match signed.header.validators_hash == signed.header.next_validators_hash {
             true => validators.clone(),
-            false => self::validators(server, height.next())?,
+            false => self::validators(server, height.next(), time)?,
         };
         Ok(Self { signed, validators, next_validators })
     }
@@ -179,13 +180,14 @@ struct Key {
 }
 
 /// Those who vote at a height, as a server says, page by page.
-fn validators(server: &Rpc, height: Height) -> Result<Set, LightError> {
+fn validators(server: &Rpc, height: Height, time: Time) -> Result<Set, LightError> {
     const WHAT: &str = "the set of validators";
     let fail = at(server, height);
     let mut all: Vec<Info> = Vec::new();
     let mut known = BTreeSet::new();
     let mut power = 0u64;
     for page in 1.. {
+        time.check(server, height)?;
         let path = format!("/validators?height={height}&page={page}&per_page={PAGE}");
         let answer = server.get_within(&path, PAGE_BYTES_MAX)?;
         let none = |problem: String| FormError::None { what: WHAT, problem };
@@ -196,8 +198,10 @@ fn validators(server: &Rpc, height: Height) -> Result<Set, LightError> {
         }
         let listed = validators.unwrap_or_default();
         let expected = total.parse().ok().filter(|total| (1..=VALIDATORS_MAX).contains(total));
-        let (came, found) = (listed.len(), all.len() + listed.len());
-        let Some(expected) = expected.filter(|expected| found <= *expected && (1..=PAGE).contains(&came)) else {
+        let found = all.len() + listed.len();
+        // Each page is full but the last: one voter at a time, a set would take as many exchanges as it has voters.
+        let is_page = |expected: &usize| *expected > all.len() && listed.len() == PAGE.min(*expected - all.len());
+        let Some(expected) = expected.filter(is_page) else {
             return Err(fail(FormError::Count { found, total }));
         };
         for voter in listed {

@@ -49,6 +49,33 @@ pub(crate) struct Settings {
     pub(crate) period: Duration,
     /// How long a header is waited for that is not there yet.
     pub(crate) patience: Duration,
+    /// How long the way from a trusted header to another may take.
+    pub(crate) way_max: Duration,
+}
+
+impl Settings {
+    fn time(&self) -> Time {
+        Time { began: Instant::now(), limit: self.way_max }
+    }
+}
+
+/// When a way was begun, and how long it may take: a server that answers each question just in time is not waited for without end.
+#[derive(Debug, Clone, Copy)]
+struct Time {
+    began: Instant,
+    limit: Duration,
+}
+
+impl Time {
+    fn check(self, server: &Rpc, height: Height) -> Result<(), LightError> {
+        match self.began.elapsed() < self.limit {
+            true => Ok(()),
+            false => {
+                let (server, limit_s) = (server.authority().to_owned(), self.limit.as_secs());
+                Err(LightError::Slow { server, height, limit_s })
+            }
+        }
+    }
 }
 
 /// Why a root is not certified. Each variant says who has to act.
@@ -127,6 +154,16 @@ pub(crate) enum LightError {
         height: Height,
         /// Why it is not believed.
         flaw: Flaw,
+    },
+    /// The server, or the way to it, is too slow.
+    #[error("the way to header {height} of http://{server} took more than {limit_s} s")]
+    Slow {
+        /// Which server.
+        server: String,
+        /// Which header.
+        height: Height,
+        /// How long it may take.
+        limit_s: u64,
     },
     /// The chain's validators change so much that no way was found.
     #[error("{HEADERS_MAX} headers of http://{server} did not lead from {from} to {to}")]
@@ -222,7 +259,7 @@ impl Light {
         if let Some(twin) = twin {
             return Err(SameNode::behind(primary, twin, &id).into());
         }
-        let anchor = Block::fetch(primary, settings.height)?;
+        let anchor = Block::fetch(primary, settings.height, settings.time())?;
         if anchor.hash() != settings.hash {
             return Err(LightError::OtherAnchor {
                 server: primary.authority().to_owned(),
@@ -302,7 +339,8 @@ impl Light {
     /// Goes from a trusted header to a later one of a server: at once, if enough of those who voted there vote here, or by
     /// one in between.
     fn follow(&self, server: &Rpc, from: &Block, height: Height, now: Timestamp) -> Result<Block, LightError> {
-        let goal = Block::fetch(server, height)?;
+        let time = self.settings.time();
+        let goal = Block::fetch(server, height, time)?;
         let mut reached: Option<Block> = None;
         let mut between: Option<Block> = None;
         for _ in 0..HEADERS_MAX {
@@ -317,7 +355,7 @@ impl Light {
                 },
                 Step::TooFar => {
                     let (low, high) = (trusted.height().0, next.height().0);
-                    between = Some(Block::fetch(server, Height(low + (high - low) / 2))?);
+                    between = Some(Block::fetch(server, Height(low + (high - low) / 2), time)?);
                 }
             }
         }

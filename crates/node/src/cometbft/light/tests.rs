@@ -299,6 +299,7 @@ fn settings(servers: &[&Rpc], voters: Voters) -> Settings {
         hash: true_hash(2, voters),
         period: WEEK,
         patience: Duration::ZERO,
+        way_max: Duration::from_secs(600),
     }
 }
 
@@ -587,6 +588,25 @@ fn r03_what_is_no_answer_of_cometbft_is_refused_by_form() {
         };
         assert!(matches!(shape(without), FormError::None { .. }), "{part}");
     }
+}
+
+/// A server that gives a set voter by voter is not asked on, and one that takes all the time there is for each answer has an end.
+#[test]
+fn r03_a_way_takes_as_many_exchanges_as_it_needs_and_no_longer_than_it_may() {
+    let drop_by_drop = spoiled(|asked, reply| match (asked.path, asked.page, reply) {
+        ("/validators", 1, Reply::Result(mut set)) => {
+            set["validators"] = json!([set["validators"][0].clone()]);
+            Reply::Result(set)
+        }
+        // It would be met on the second page.
+        ("/validators", _, _) => Reply::Endless,
+        (.., reply) => reply,
+    });
+    assert!(matches!(drop_by_drop, LightError::Form { error: FormError::Count { .. }, .. }), "{drop_by_drop}");
+    let ((first, _), (second, _)) = (honest().serve(), honest().serve());
+    let slow = Settings { way_max: Duration::ZERO, ..settings(&[&first, &second], same) };
+    let slow = Light::begin(slow, now()).map(drop).expect_err("there is no time");
+    assert!(matches!(slow, LightError::Slow { height: Height(2), .. }), "{slow}");
 }
 
 /// A set of validators comes in pages, which are as many as it says, and no more than there can be.

@@ -22,6 +22,10 @@ use tokio::runtime::Runtime;
 /// Heights that are looked up in headers, of all that are offered.
 const HEIGHTS_MAX: usize = 8;
 
+/// How long a light client may take from the header that is trusted to the one that is wanted: several dozen headers, with some
+/// seconds for each.
+const WAY_MAX: Duration = Duration::from_secs(600);
+
 #[derive(Debug, Default, Args)]
 pub(super) struct Trusted {
     /// The height whose root you trust
@@ -141,6 +145,7 @@ impl Trusted {
             hash,
             period: Duration::from_millis(light.trust_period_ms),
             patience: Duration::from_millis(config.p2p.request_timeout_ms),
+            way_max: WAY_MAX,
         })
     }
 }
@@ -266,7 +271,7 @@ impl From<LightError> for Failure {
             LightError::Refused { .. } => {
                 Self::integrity(message).hint("nothing was fetched; the server is not to be trusted, or this machine's clock is wrong")
             }
-            LightError::Rpc(_) | LightError::Form { .. } => Self::error(message).hint("ask another server"),
+            LightError::Rpc(_) | LightError::Form { .. } | LightError::Slow { .. } => Self::error(message).hint("ask another server"),
             LightError::NotThere { .. } | LightError::TooFar { .. } | LightError::Unconfirmed { .. } => {
                 Self::new(Exit::SyncFailed, message).hint("ask other servers, or later")
             }
