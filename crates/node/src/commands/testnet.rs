@@ -475,8 +475,15 @@ fn compare(dir: &Path, from: u64, to: Option<u64>, context: &Context<'_>) -> Res
     for disagreement in &agreement.disagreements {
         out.say(out.ink(Ink::Bad, disagreement));
     }
+    for gap in &agreement.gaps {
+        out.say(out.ink(Ink::Bad, gap));
+    }
     out.emit(&agreement);
-    Ok(if agreement.disagreements.is_empty() { Exit::Ok } else { Exit::Integrity })
+    Ok(match agreement.disagreements.is_empty() {
+        false => Exit::Integrity,
+        true if agreement.heights == 0 => Exit::Unknown,
+        true => Exit::Ok,
+    })
 }
 
 /// Says what a load came to.

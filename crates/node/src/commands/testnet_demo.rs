@@ -150,10 +150,11 @@ impl Demo<'_> {
         let agreement = watch::compare(&layout, 1, goal);
         let (heights, compared) = (grouped(agreement.heights), grouped(agreement.compared));
         self.out.row("compared", format_args!("{compared} app hashes at {heights} heights"));
-        for disagreement in &agreement.disagreements {
-            self.out.say(self.out.ink(Ink::Bad, disagreement));
+        for problem in agreement.disagreements.iter().chain(&agreement.gaps) {
+            self.out.say(self.out.ink(Ink::Bad, problem));
         }
         self.check("all agree", agreement.disagreements.is_empty() && agreement.heights >= goal - 1);
+        self.check("each node has each height since its first", agreement.gaps.is_empty());
         Ok(())
     }
 

@@ -134,17 +134,25 @@ pub(crate) struct Agreement {
     pub(crate) compared: u64,
     /// Where two nodes differ, with both values.
     pub(crate) disagreements: Vec<String>,
+    /// Nodes that did not give what they should have: none at all, or not each height from the first they gave on.
+    pub(crate) gaps: Vec<String>,
 }
 
 /// Compares the app hashes of all nodes at every height from `from` to `to`, and with what the engine's headers say: the
-/// header above a block carries the hash of the state after it. A node that lacks a height is left out of it.
+/// header above a block carries the hash of the state after it. A node whose history begins later is left out of what is below; what it
+/// lacks otherwise is a gap.
 pub(crate) fn compare(layout: &Layout, from: u64, to: u64) -> Agreement {
     let mut agreement = Agreement::default();
+    let mut given: Vec<Given> = layout.nodes.iter().map(|node| Given::by(&node.name)).collect();
     for height in from..=to {
         let mut first: Option<(String, String)> = None;
-        let roots = layout.nodes.iter().filter_map(|node| {
-            let block = Remote::at(node.http, ASK).block(Some(Height(height))).ok()?;
-            Some((node.name.clone(), block.root?))
+        let roots = layout.nodes.iter().zip(&mut given).filter_map(|(node, given)| {
+            let ask = || Remote::at(node.http, ASK).block(Some(Height(height))).ok()?.root;
+            // Asked again, if it should have it: it may be busy.
+            let tries = if given.first.is_some() { 3 } else { 1 };
+            let root = (0..tries).find_map(|_| ask());
+            given.note(height, root.is_some());
+            Some((node.name.clone(), root?))
         });
         let header =
             layout.nodes.iter().find_map(|node| Some((node.name.clone(), node.rpc().commit(height + 1).ok()?)));
@@ -165,5 +173,58 @@ pub(crate) fn compare(layout: &Layout, from: u64, to: u64) -> Agreement {
         }
         agreement.heights += u64::from(more_than_one);
     }
+    agreement.gaps = given.iter().filter_map(Given::gap).collect();
     agreement
+}
+
+/// What a node gave of a range of heights.
+struct Given<'a> {
+    name: &'a str,
+    first: Option<u64>,
+    /// Of those behind the first, how many it did not, and the first of these.
+    lacks: Option<(u64, u64)>,
+}
+
+impl<'a> Given<'a> {
+    fn by(name: &'a str) -> Self {
+        Self { name, first: None, lacks: None }
+    }
+
+    fn note(&mut self, height: u64, is_given: bool) {
+        if is_given {
+            self.first.get_or_insert(height);
+        } else if self.first.is_some() {
+            self.lacks.get_or_insert((0, height)).0 += 1;
+        }
+    }
+
+    fn gap(&self) -> Option<String> {
+        let Self { name, .. } = self;
+        match (self.first, self.lacks) {
+            (None, _) => Some(format!("{name} gave no app hash")),
+            (Some(first), Some((count, from))) => Some(format!(
+                "{name} gave app hashes from height {first} on, but for {count}, the first of them at {from}"
+            )),
+            (Some(_), None) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_gives_nothing_or_not_all_is_told() {
+        let gap = |given: &[bool]| {
+            let mut node = Given::by("node-1");
+            (5..).zip(given).for_each(|(height, is_given)| node.note(height, *is_given));
+            node.gap()
+        };
+        assert_eq!(gap(&[true, true, true]), None);
+        assert_eq!(gap(&[false, false, true, true]), None, "its history begins later");
+        assert_eq!(gap(&[false, false]).as_deref(), Some("node-1 gave no app hash"));
+        let lacks = "node-1 gave app hashes from height 6 on, but for 2, the first of them at 7";
+        assert_eq!(gap(&[false, true, false, true, false]).as_deref(), Some(lacks));
+    }
 }
