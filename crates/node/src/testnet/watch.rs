@@ -143,7 +143,7 @@ pub(crate) struct Agreement {
 /// lacks otherwise is a gap.
 pub(crate) fn compare(layout: &Layout, from: u64, to: u64) -> Agreement {
     let mut agreement = Agreement::default();
-    let mut given: Vec<Given> = layout.nodes.iter().map(|node| Given::by(&node.name)).collect();
+    let mut given: Vec<Given<'_>> = layout.nodes.iter().map(|node| Given::by(&node.name)).collect();
     for height in from..=to {
         let mut first: Option<(String, String)> = None;
         let roots = layout.nodes.iter().zip(&mut given).filter_map(|(node, given)| {
