@@ -112,7 +112,7 @@ impl Application {
                 Response::CheckTx(self.check_tx(&call.tx, call.r#type == CheckTxType::Recheck as i32))
             }
             Request::PrepareProposal(call) => Response::PrepareProposal(self.prepare_proposal(&call)?),
-            Request::ProcessProposal(call) => Response::ProcessProposal(self.process_proposal(&call.txs)),
+            Request::ProcessProposal(call) => self.process_proposal(&call.txs),
             Request::FinalizeBlock(call) => Response::FinalizeBlock(self.finalize_block(call)?),
             Request::ExtendVote(_) => Response::ExtendVote(ResponseExtendVote { vote_extension: Bytes::new() }),
             Request::VerifyVoteExtension(call) => {
@@ -197,15 +197,12 @@ impl Application {
     }
 
     // spec: LEDGER-6
-    fn process_proposal(&self, transactions: &[Bytes]) -> ResponseProcessProposal {
-        let status = match self.engine.judge(transactions) {
-            Ok(()) => ProposalStatus::Accept,
-            Err(error) => {
-                tracing::warn!(%error, "a proposed block is refused");
-                ProposalStatus::Reject
-            }
-        };
-        ResponseProcessProposal { status: status.into() }
+    fn process_proposal(&self, transactions: &[Bytes]) -> Response {
+        let accepted = ResponseProcessProposal { status: ProposalStatus::Accept.into() };
+        match self.engine.judge(transactions) {
+            Ok(()) => Response::ProcessProposal(accepted),
+            Err(error) => refused(&error),
+        }
     }
 
     fn finalize_block(&self, call: RequestFinalizeBlock) -> Result<ResponseFinalizeBlock, Failure> {
@@ -472,6 +469,13 @@ pub(super) fn retain_height(height: Height, retain: u64, oldest: Option<Option<H
 fn printable(text: &str) -> String {
     const CHARACTERS: usize = 80;
     text.chars().take(CHARACTERS).map(|c| if c.is_control() { '.' } else { c }).collect()
+}
+
+/// The answer to a proposed block that no honest node makes, whether it was decoded or not.
+// spec: LEDGER-6
+pub(super) fn refused(error: &dyn std::error::Error) -> Response {
+    tracing::warn!(%error, "a proposed block is refused");
+    Response::ProcessProposal(ResponseProcessProposal { status: ProposalStatus::Reject.into() })
 }
 
 /// The answer that stops the engine.

@@ -4,16 +4,24 @@
 //! once, lengths may be absurd, and a few bytes of protobuf may ask for a list of millions. What a frame may make this
 //! process allocate is bounded before it is decoded, and memory for it is taken as its bytes come, never on the word of
 //! its length.
+//!
+//! The engine may be honest and what it hands on not: the transactions of a proposal are whatever its proposer chose. So
+//! a proposal that would decode to too much is no reason to close the connection, at which the engine would end, on every
+//! node that is asked and again after every start; it is told apart, for a refusal without being decoded.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-/// Bytes of one frame: the largest block CometBFT makes (100 MiB) and what goes with it.
+/// Bytes of one frame: the largest block CometBFT takes from anybody (100 MiB, whatever a chain's parameters say) and what
+/// goes with it. So no proposer can make a frame that is longer.
 pub const FRAME_BYTES_MAX: usize = 104 << 20;
 /// Bytes of a request beside transactions, chunks and other contents that are one piece: votes of 10,000 validators,
 /// which is the most CometBFT has, take less than half.
 pub const STRUCTURE_BYTES_MAX: usize = 4 << 20;
-/// Fields of a request: transactions, most of all. More than an engine's pool holds.
+/// Fields of a request, transactions most of all, that may be small.
 pub const FIELDS_MAX: usize = 1 << 18;
+/// Bytes of the frame that each field above those takes: twice what it decodes to. A signature alone has as many, so
+/// neither a pool nor a block of transactions that decode comes to the limit.
+const FIELD_BYTES_MIN: usize = 64;
 /// Bytes a length may take: more than five never stand before a frame that is let in.
 const LENGTH_BYTES_MAX: usize = 10;
 
@@ -35,7 +43,7 @@ pub enum FrameError {
     /// The frame would decode to more than its bytes are worth.
     #[error("a request with more {what} than {limit}")]
     TooMany {
-        /// `fields`, or `bytes beside its contents`.
+        /// `fields`, `calls`, or `bytes beside its contents`.
         what: &'static str,
         /// The limit.
         limit: usize,
@@ -106,8 +114,22 @@ const FIXED_32: u64 = 5;
 
 /// The fields of requests that hold contents in one piece, as (request, field): they decode to no more than a pointer
 /// into the frame. Transactions of PrepareProposal, ProcessProposal, FinalizeBlock and CheckTx; the application's state
-/// of InitChain; a snapshot that is offered; a chunk.
-const CONTENTS: [(u64, u64); 7] = [(16, 2), (17, 1), (20, 1), (8, 1), (5, 5), (13, 1), (15, 2)];
+/// of InitChain; a snapshot that is offered; a chunk; what a stranger asks for in a query.
+const CONTENTS: [(u64, u64); 8] = [(16, 2), (PROCESS_PROPOSAL, 1), (20, 1), (8, 1), (5, 5), (13, 1), (15, 2), (6, 1)];
+/// The field of a request that is a proposal to be judged.
+const PROCESS_PROPOSAL: u64 = 17;
+
+/// Whether a frame is nothing but a proposal to be judged.
+#[must_use]
+pub(super) fn is_proposal(frame: &[u8]) -> bool {
+    let mut calls = Vec::new();
+    let whole = each_field(frame, &mut |request, _| {
+        // The last of several would count; the engine never sends any.
+        calls.push(request);
+        if calls.len() > 1 { Err(FrameError::TooMany { what: "calls", limit: 1 }) } else { Ok(()) }
+    });
+    whole.is_ok() && calls == [PROCESS_PROPOSAL]
+}
 
 /// Says whether a frame decodes to an amount of memory in proportion to its bytes: contents lie in the frame itself,
 /// everything else is small.
@@ -116,6 +138,7 @@ const CONTENTS: [(u64, u64); 7] = [(16, 2), (17, 1), (20, 1), (8, 1), (5, 5), (1
 /// [`FrameError::TooMany`], [`FrameError::Malformed`].
 pub fn check_size(frame: &[u8]) -> Result<(), FrameError> {
     let (mut fields, mut structure) = (0, 0);
+    let fields_max = FIELDS_MAX.max(frame.len() / FIELD_BYTES_MIN);
     each_field(frame, &mut |request, body| {
         each_field(body, &mut |field, contents| {
             fields += 1;
@@ -123,7 +146,7 @@ pub fn check_size(frame: &[u8]) -> Result<(), FrameError> {
                 structure += contents.len();
             }
             for (what, found, limit) in
-                [("fields", fields, FIELDS_MAX), ("bytes beside its contents", structure, STRUCTURE_BYTES_MAX)]
+                [("fields", fields, fields_max), ("bytes beside its contents", structure, STRUCTURE_BYTES_MAX)]
             {
                 if found > limit {
                     return Err(FrameError::TooMany { what, limit });
@@ -167,7 +190,8 @@ mod tests {
     use super::*;
     use prost::Message as _;
     use tendermint_proto::v0_38::abci::{
-        Request, RequestCheckTx, RequestEcho, RequestFinalizeBlock, RequestInitChain, ValidatorUpdate, request::Value,
+        Request, RequestCheckTx, RequestEcho, RequestFinalizeBlock, RequestInitChain, RequestPrepareProposal,
+        RequestProcessProposal, RequestQuery, ValidatorUpdate, request::Value,
     };
 
     fn request(value: Value) -> Request {
@@ -231,11 +255,38 @@ mod tests {
         assert!(matches!(check_size(&[0x0b]), Err(FrameError::Malformed(_))));
     }
 
+    /// What a pool or a block holds of transactions that could be honest passes, however many they are.
+    #[test]
+    fn ss60_a_request_with_many_fields_is_let_through_if_it_has_the_bytes_for_them() {
+        let of = |bytes: usize| vec![Bytes::from(vec![7; bytes]); FIELDS_MAX + 1];
+        let prepare = |txs| request(Value::PrepareProposal(RequestPrepareProposal { txs, ..Default::default() }));
+        assert_eq!(check_size(&prepare(of(FIELD_BYTES_MIN)).encode_to_vec()), Ok(()));
+        let small = prepare(of(FIELD_BYTES_MIN / 2)).encode_to_vec();
+        assert_eq!(check_size(&small), Err(FrameError::TooMany { what: "fields", limit: FIELDS_MAX }));
+    }
+
+    /// Only a call that can be refused is told apart: whatever follows it in the frame could be another.
+    #[test]
+    fn ss60_a_proposal_is_one_call_and_nothing_else() {
+        let proposal = request(Value::ProcessProposal(RequestProcessProposal {
+            txs: vec![Bytes::new(); 3],
+            ..Default::default()
+        }))
+        .encode_to_vec();
+        assert!(is_proposal(&proposal));
+        let check = request(Value::CheckTx(RequestCheckTx::default())).encode_to_vec();
+        for other in [&[][..], &check, &[&proposal[..], &check].concat(), &proposal[..proposal.len() - 1]] {
+            assert!(!is_proposal(other), "{other:?}");
+        }
+    }
+
     #[test]
     fn contents_of_any_size_are_let_through() {
         let tx = Bytes::from(vec![7; STRUCTURE_BYTES_MAX * 2]);
         let check = request(Value::CheckTx(RequestCheckTx { tx: tx.clone(), r#type: 0 }));
         assert_eq!(check_size(&check.encode_to_vec()), Ok(()));
+        let query = request(Value::Query(RequestQuery { data: tx.clone(), ..Default::default() }));
+        assert_eq!(check_size(&query.encode_to_vec()), Ok(()));
         let block = request(Value::FinalizeBlock(RequestFinalizeBlock { txs: vec![tx; 3], ..Default::default() }));
         assert_eq!(check_size(&block.encode_to_vec()), Ok(()));
     }

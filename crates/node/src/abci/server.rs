@@ -6,8 +6,8 @@
 //! came. Answers are gathered and written when the engine asks for a flush or has nothing more to say. A stop closes the
 //! reading half of every connection: the call that runs is answered.
 
-use super::application::{Application, exception};
-use super::frame::{FrameError, Frames, check_size};
+use super::application::{Application, exception, refused};
+use super::frame::{FrameError, Frames, check_size, is_proposal};
 use crate::config::AbciAddress;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
@@ -222,10 +222,17 @@ fn connection(mut stream: impl Read + Write, application: &Application) -> Resul
     let mut piece = vec![0; READ_BYTES];
     loop {
         while let Some(frame) = frames.next_frame()? {
-            check_size(&frame)?;
-            let message = RequestMessage::decode(frame).map_err(|error| FrameError::Malformed(error.to_string()))?;
-            let flush = matches!(message.value, Some(Request::Flush(_)));
-            let answer = call(application, message.value);
+            let (flush, answer) = match check_size(&frame) {
+                // A proposer's doing and not the engine's, which would end if its connection did.
+                // spec: LEDGER-6
+                Err(error @ FrameError::TooMany { .. }) if is_proposal(&frame) => (false, refused(&error)),
+                checked => {
+                    checked?;
+                    let message =
+                        RequestMessage::decode(frame).map_err(|error| FrameError::Malformed(error.to_string()))?;
+                    (matches!(message.value, Some(Request::Flush(_))), call(application, message.value))
+                }
+            };
             let last = matches!(answer, Response::Exception(_));
             let message = ResponseMessage { value: Some(answer) };
             message.encode_length_delimited(&mut answers).expect("a growing buffer has room");

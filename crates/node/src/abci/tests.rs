@@ -652,6 +652,26 @@ fn ss60_hostile_frames_close_their_own_connection_and_nothing_else() {
     node.stop();
 }
 
+/// spec: LEDGER-6. One proposer's block of so many transactions that it is not decoded is refused and the connection goes
+/// on: closed, it would end every engine that is asked, and again after each start.
+#[test]
+fn ss60_a_proposal_of_too_many_transactions_is_refused_and_the_connection_goes_on() {
+    let place = Place::new();
+    let node = place.start();
+    let mut client = node.connect();
+    client.init(&place);
+    for count in [super::FIELDS_MAX + 1, 300_000] {
+        let txs = vec![Bytes::new(); count];
+        let call = proto::RequestProcessProposal { txs, height: 1, ..Default::default() };
+        let Answer::ProcessProposal(judged) = client.call(Call::ProcessProposal(call)) else { panic!() };
+        assert_eq!(judged.status, ProposalStatus::Reject as i32, "{count} transactions");
+    }
+    client.finalize(block(1, vec![]));
+    client.commit();
+    assert_eq!(client.info().last_block_height, 1);
+    node.stop();
+}
+
 /// A socket that a killed process left is taken over; one that somebody listens on, or a file, is not.
 #[test]
 fn a_stale_socket_is_no_obstacle() {
