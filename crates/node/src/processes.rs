@@ -129,6 +129,13 @@ pub(crate) enum State {
 }
 
 impl Process {
+    /// One of no group, for a test: a group's leader is this program's binary, which a test is not.
+    #[cfg(test)]
+    pub(crate) fn alone(mut command: Command) -> std::io::Result<Self> {
+        let child = command.stdin(Stdio::null()).spawn()?;
+        Ok(Self { child, paused: false, ended: None })
+    }
+
     /// What it is doing now.
     pub(crate) fn state(&mut self) -> State {
         if self.ended.is_none() {

@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -42,8 +42,10 @@ const LINE_BYTES_MAX: u64 = 64 * 1024;
 const LAST_LINES: usize = 5;
 /// How often it is looked whether somebody wants a stop.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// What CometBFT of every version says, in some case, when it will not try state sync any more.
-const GAVE_UP: &str = "state sync failed";
+/// The error that CometBFT (0.38 to 0.40) logs when it will not try state sync any more.
+const GAVE_UP: &str = "State sync failed";
+/// How long the engine's last lines may take to be logged once it has ended.
+const LAST_LINES_GRACE: Duration = Duration::from_secs(1);
 /// What must survive in an engine's data directory: what its validator has signed.
 const SIGNED: &str = "priv_validator_state.json";
 
@@ -138,19 +140,14 @@ fn supervise(engine: &Supervised, group: &Group, joins: &dyn Fn() -> bool, stop:
         tracing::info!(pid = process.id(), "started CometBFT");
         let began = Instant::now();
         let mut last = VecDeque::new();
-        match watch(&mut process, stop, &mut last) {
-            Watched::Stop => {
-                stop_process(&mut process);
-                return None;
-            }
-            Watched::GaveUp(said) => {
-                stop_process(&mut process);
-                return Some(Ended::SyncGivenUp { said });
-            }
+        let state_syncs = || joins() && state_sync_is_on(&engine.home);
+        match watch(&mut process, stop, &state_syncs, &mut last) {
+            Watched::Stop => return None,
+            Watched::GaveUp(said) => return Some(Ended::SyncGivenUp { said }),
             Watched::Ended => {}
         }
         let said = last.into_iter().collect::<Vec<String>>().join("\n");
-        let next = restarts.next(began.elapsed(), joins() && state_sync_is_on(&engine.home));
+        let next = restarts.next(began.elapsed(), state_syncs());
         tracing::warn!(state = ?process.state(), ends = restarts.ends, "CometBFT has ended");
         match next {
             Next::After(pause) => match stop.recv_timeout(pause) {
@@ -169,50 +166,108 @@ enum Watched {
     Ended,
 }
 
-/// Logs what the engine says, until it ends, gives up, or is to be stopped.
-fn watch(process: &mut Process, stop: &Receiver<()>, last: &mut VecDeque<String>) -> Watched {
+/// Logs what the engine says, until it ends, gives up, or is to be stopped; it has ended then. `state_syncs` says whether it
+/// still has to state sync.
+fn watch(
+    process: &mut Process,
+    stop: &Receiver<()>,
+    state_syncs: &dyn Fn() -> bool,
+    last: &mut VecDeque<String>,
+) -> Watched {
     let (tell, lines) = sync_channel(LINES_MAX);
     let reading = process.output().map(|output| read_lines(output, tell));
+    let watched = listen(process, &lines, stop, state_syncs, last);
+    if !matches!(watched, Watched::Ended) {
+        // Whoever reads its output goes on: an engine that cannot write any more is ended by that, before it has written
+        // down what it holds and closed its databases.
+        drop(lines);
+        stop_process(process);
+    }
+    if let Some(Ok(reading)) = reading {
+        let until = Instant::now() + LAST_LINES_GRACE;
+        // A process that the engine started and left behind may keep the output open for ever.
+        while !reading.is_finished() && Instant::now() < until {
+            std::thread::sleep(LOOK_EVERY / 10);
+        }
+    }
+    watched
+}
+
+fn listen(
+    process: &mut Process,
+    lines: &Receiver<Line>,
+    stop: &Receiver<()>,
+    state_syncs: &dyn Fn() -> bool,
+    last: &mut VecDeque<String>,
+) -> Watched {
     loop {
         if !matches!(stop.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
             return Watched::Stop;
         }
         match lines.recv_timeout(LOOK_EVERY) {
-            Ok(line) => {
-                log(&line);
-                if line.to_ascii_lowercase().contains(GAVE_UP) {
-                    return Watched::GaveUp(line);
+            Ok(Line { text, begins }) => {
+                log(&text);
+                if begins && says_that_it_gave_up(&text) && state_syncs() {
+                    return Watched::GaveUp(text);
                 }
                 if last.len() == LAST_LINES {
                     last.pop_front();
                 }
-                last.push_back(line);
+                last.push_back(text);
             }
             Err(RecvTimeoutError::Timeout) => {}
             // Its output has ended, so it has ended or is about to.
-            Err(RecvTimeoutError::Disconnected) if !process.is_alive() => {
-                // It has nothing more to say: the thread has ended or will at once.
-                drop(reading);
-                return Watched::Ended;
-            }
+            Err(RecvTimeoutError::Disconnected) if !process.is_alive() => return Watched::Ended,
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK_EVERY),
         }
     }
 }
 
-/// Reads lines of the engine on a thread of its own, for as long as somebody takes them.
-fn read_lines(output: ChildStdout, tell: SyncSender<String>) -> std::io::Result<JoinHandle<()>> {
+/// Whether a line of the engine's is the error by which it gives up state sync, in either of its formats.
+///
+/// Its lines also quote what strangers say: a peer that names its network after this error must not be taken for it. So
+/// it has to be the message itself, at that level.
+fn says_that_it_gave_up(line: &str) -> bool {
+    if let Some((_, text)) = line.strip_prefix("E[").and_then(|rest| rest.split_once("] ")) {
+        // The message is padded with blanks, and its values follow, each with its name.
+        let values = text.strip_prefix(GAVE_UP);
+        return values.is_some_and(|rest| {
+            let values = rest.trim_start();
+            values.is_empty() || ["module=", "err="].iter().any(|name| rest != values && values.starts_with(name))
+        });
+    }
+    let line: serde_json::Value = match serde_json::from_str(line) {
+        Ok(line) => line,
+        Err(_) => return false,
+    };
+    line["level"] == "error" && line["_msg"] == GAVE_UP
+}
+
+/// A line of the engine's, or a piece of one.
+struct Line {
+    text: String,
+    /// Whether the line begins here.
+    begins: bool,
+}
+
+/// Reads lines of the engine on a thread of its own, until its output ends. Once nobody takes them they are logged from
+/// there.
+fn read_lines(output: ChildStdout, tell: SyncSender<Line>) -> std::io::Result<JoinHandle<()>> {
     let read = move || {
         let mut input = BufReader::new(output);
+        let mut begins = true;
         loop {
             let mut line = Vec::new();
             match input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
             }
-            if tell.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
-                return;
+            let ends = line.ends_with(b"\n");
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if let Err(SendError(line)) = tell.send(Line { text, begins }) {
+                log(&line.text);
             }
+            begins = ends;
         }
     };
     std::thread::Builder::new().name("engine-log".to_owned()).spawn(read)
@@ -313,6 +368,95 @@ mod tests {
         let next: Vec<Next> = (0..4).map(|_| restarts.next(Duration::ZERO, true)).collect();
         assert_eq!(next[3], Next::SyncGivenUp);
         assert!(next[..3].iter().all(|next| matches!(next, Next::After(_))));
+    }
+
+    /// As CometBFT 0.40 writes them, under a pipe; its error and what only looks like it.
+    #[test]
+    fn only_the_engines_own_error_says_that_it_gave_up() {
+        let time = "2026-03-01|12:00:00.000";
+        let plain = |level: char, message: &str, values: &str| format!("{level}[{time}] {message:<44} {values}");
+        let json = |level: &str, message: &str, err: &str| {
+            serde_json::json!({ "_msg": message, "err": err, "level": level, "module": "statesync", "ts": time })
+                .to_string()
+        };
+        let own = "module=statesync err=\"no snapshots\"";
+        assert!(says_that_it_gave_up(&plain('E', "State sync failed", own)));
+        assert!(says_that_it_gave_up(plain('E', "State sync failed", "").trim_end()));
+        assert!(says_that_it_gave_up(&json("error", "State sync failed", "no snapshots")));
+        // A stranger's NodeInfo names its network, and whoever is refused is logged with what they said.
+        let said = r#"E[x] State sync failed","level":"error","_msg":"State sync failed"#;
+        let quoted = format!("module=p2p err=\"peer is on a different network. Got {said}, expected c\"");
+        for line in [
+            plain('I', "Inbound Peer rejected", &quoted),
+            plain('E', "Inbound Peer rejected", &quoted),
+            plain('I', "State sync failed", own),
+            plain('D', "State sync failed", own),
+            plain('E', "State sync failed to begin", own),
+            plain('E', "state sync failed", own),
+            json("info", "Inbound Peer rejected", said),
+            json("error", "Inbound Peer rejected", said),
+            json("info", "State sync failed", ""),
+            "State sync failed".to_owned(),
+            "state sync failed".to_owned(),
+            String::new(),
+            "[".repeat(10_000),
+        ] {
+            assert!(!says_that_it_gave_up(&line), "{line}");
+        }
+    }
+
+    /// An engine of a few lines of shell, watched until `stop_at` stands in its directory; how that ended.
+    fn watched(script: &str, state_syncs: bool) -> (Watched, crate::processes::State, tempfile::TempDir) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(script).current_dir(dir.path()).stdout(Stdio::piped());
+        let mut process = Process::alone(command).expect("started");
+        let (stop, stopped) = sync_channel(1);
+        let began = dir.path().join("began");
+        let stopping = std::thread::spawn(move || {
+            let until = Instant::now() + Duration::from_secs(60);
+            while !began.exists() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            // Gone means: it has given up by itself.
+            let _ = stop.send(());
+        });
+        let how = watch(&mut process, &stopped, &|| state_syncs, &mut VecDeque::new());
+        drop(stopped);
+        stopping.join().expect("stopped");
+        (how, process.state(), dir)
+    }
+
+    /// L-06: an engine that is asked to end may say as much as it likes before it does; cut off from its output, it would be
+    /// ended by the first line, with its databases open.
+    #[test]
+    fn l06_an_engine_that_is_stopped_is_heard_out() {
+        let script = r#"
+            trap 'i=0; while [ $i -lt 5000 ]; do echo "I[now] closing $i, and what goes with it"; i=$((i+1)); done
+                  echo done > closed; exit 0' TERM
+            touch began
+            while :; do sleep 0.01; done"#;
+        let (how, state, dir) = watched(script, false);
+        assert!(matches!(how, Watched::Stop));
+        assert_eq!(state, crate::processes::State::Ended { code: Some(0), signal: None });
+        assert_eq!(fs::read_to_string(dir.path().join("closed")).expect("it came to its end"), "done\n");
+    }
+
+    /// What an engine says about state sync counts while it has to state sync, and only where a line begins.
+    #[test]
+    fn an_engine_gives_up_only_what_it_still_has_to_do() {
+        let gives_up = r#"
+            echo 'E[now] State sync failed                            module=statesync err="no snapshots"'
+            touch began
+            exec sleep 60"#;
+        assert!(matches!(watched(gives_up, true).0, Watched::GaveUp(said) if said.contains("no snapshots")));
+        assert!(matches!(watched(gives_up, false).0, Watched::Stop));
+        let quotes = r#"
+            head -c 65536 /dev/zero | tr '\0' x
+            echo 'E[now] State sync failed                            module=statesync err=x'
+            touch began
+            exec sleep 60"#;
+        assert!(matches!(watched(quotes, true).0, Watched::Stop));
     }
 
     /// What a validator has signed, and snapshots, outlive everything.
