@@ -92,6 +92,7 @@ impl Generations {
             sync_directory(&self.data)?;
             write_durable(&next, format!("{}\n", to.name()).as_bytes())?;
             fs::rename(&next, self.data.join(CURRENT))?;
+            fault(&self.data, Fault::Switch)?;
             sync_directory(&self.data)
         })();
         switched.map_err(|error| Failure::io(format_args!("could not switch to {}", to.path.display()), &error))
@@ -99,12 +100,22 @@ impl Generations {
 
     /// Removes a generation that does not count.
     pub(crate) fn discard(&self, generation: &Generation) -> Result<(), Failure> {
-        match fs::remove_dir_all(&generation.path) {
+        let removed = fs::symlink_metadata(&generation.path)
+            .and_then(|_| fault(&self.data, Fault::Discard))
+            .and_then(|()| fs::remove_dir_all(&generation.path));
+        match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Failure::io(format_args!("could not remove {}", generation.path.display()), &error))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Removes a generation that was built and is not taken. One that counts stays, and one that may count too: a switch
+    /// that failed may have come as far as the rename.
+    // spec: STORE-10
+    pub(crate) fn discard_unless_current(&self, generation: &Generation) -> Result<(), Failure> {
+        if self.current()?.as_ref() == Some(generation) { Ok(()) } else { self.discard(generation) }
     }
 
     fn generation(&self, number: u32) -> Generation {
@@ -126,6 +137,37 @@ impl Generations {
         }
         Ok(())
     }
+}
+
+/// A step that can fail where no test could make the system do so.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fault {
+    /// Making the new name durable, after it is there.
+    Switch,
+    /// Removing a generation.
+    Discard,
+    /// Emptying a data directory, once it names no generation.
+    Empty,
+}
+
+#[cfg(test)]
+impl Fault {
+    /// The file that has it fail, as long as it is there.
+    pub(crate) fn file(self, data: &Path) -> PathBuf {
+        data.join(format!("{self:?}-fails"))
+    }
+}
+
+/// What a test wants to go wrong in a data directory.
+#[cfg(test)]
+fn fault(data: &Path, fault: Fault) -> io::Result<()> {
+    if fault.file(data).exists() { Err(io::Error::other(format!("{fault:?} is to fail"))) } else { Ok(()) }
+}
+
+#[cfg(not(test))]
+#[expect(clippy::unnecessary_wraps, reason = "nothing goes wrong on purpose but in tests")]
+fn fault(_: &Path, _: Fault) -> io::Result<()> {
+    Ok(())
 }
 
 impl Generation {
@@ -202,6 +244,17 @@ impl Generation {
     }
 }
 
+/// Lets no generation of a data directory count any more, durably, before the rest of it is removed: what is left of that
+/// is swept away at the next start, while a name that leads to nothing would be damage.
+// spec: STORE-10
+pub(crate) fn name_none(data: &Path) -> Result<(), Failure> {
+    let removed = match fs::remove_file(data.join(CURRENT)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => sync_directory(data).and_then(|()| fault(data, Fault::Empty)),
+    };
+    removed.map_err(|error| Failure::io(format_args!("could not empty {}", data.display()), &error))
+}
+
 /// The number in a generation's name.
 fn number_of(name: &str) -> Option<u32> {
     let digits = name.strip_prefix(PREFIX)?;
@@ -255,6 +308,26 @@ mod tests {
         let generations = Generations::open(home.path()).unwrap();
         assert_eq!(generations.current().unwrap(), Some(second));
         assert_eq!(names(home.path()), ["CURRENT", "LOCK", "gen-000002"]);
+    }
+
+    /// spec: STORE-10. A switch that failed may have come as far as the rename: what counts by then stays.
+    #[test]
+    fn what_counts_is_not_discarded_as_what_was_not_taken() {
+        let home = tempfile::tempdir().unwrap();
+        let generations = Generations::open(home.path()).unwrap();
+        let first = generations.fresh().unwrap();
+        generations.switch(&first).unwrap();
+        let second = generations.fresh().unwrap();
+        generations.discard_unless_current(&second).unwrap();
+        assert!(!second.path.exists(), "it was not taken");
+        let second = generations.fresh().unwrap();
+        generations.switch(&second).unwrap();
+        generations.discard_unless_current(&second).unwrap();
+        assert!(second.path.is_dir(), "it counts");
+        // Nobody knows which one does.
+        fs::write(home.path().join(CURRENT), "nonsense").unwrap();
+        assert!(generations.discard_unless_current(&second).is_err());
+        assert!(second.path.is_dir(), "it may count");
     }
 
     #[test]

@@ -183,8 +183,12 @@ impl<H: Hasher> Local<H> {
             let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *live, by)
         };
-        // Whoever still reads it keeps its files open; the next start would remove it as well.
-        self.generations.discard(&before.generation)
+        // Whoever still reads it keeps its files open. Left behind it is in nobody's way, and the next start removes it:
+        // no reason to take back what counts by now.
+        if let Err(failure) = self.generations.discard(&before.generation) {
+            tracing::warn!(%failure, "the state before could not be removed");
+        }
+        Ok(())
     }
 
     /// Builds a state of all chunks and makes it the one that counts.
@@ -218,7 +222,7 @@ impl<H: Hasher> Local<H> {
                 Ok(())
             }
             Err(verdict) => {
-                if let Err(failure) = self.generations.discard(&generation) {
+                if let Err(failure) = self.generations.discard_unless_current(&generation) {
                     tracing::warn!(%failure, "a state that is not taken could not be removed");
                 }
                 Err(verdict)

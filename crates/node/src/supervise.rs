@@ -12,6 +12,7 @@
 use crate::cometbft::config_file::{Edit, edited};
 use crate::commands::statesync::{read, replace};
 use crate::exit::Failure;
+use crate::generations::name_none;
 use crate::processes::{Group, Process};
 use crate::testnet::network::empty;
 use keelstone_codec::Height;
@@ -333,10 +334,12 @@ fn state_sync_is_on(home: &Path) -> bool {
 
 /// Makes engine and application begin anew, by fetching every block: empties the application's data but for snapshots,
 /// the engine's but for what its validator has signed, and turns state sync off. In this order, so that a crash in
-/// between leaves an engine that still state syncs into an application that is empty.
+/// between leaves an engine that still state syncs into an application that is empty; which it is once it names no
+/// generation, whatever else is left.
 ///
 /// The caller has stopped both, and knows that the application holds no block that was confirmed.
 pub(crate) fn fall_back(engine: &Supervised, data: &Path) -> Result<(), Failure> {
+    name_none(data)?;
     empty(data, &["snapshots"])?;
     empty(&engine.home.join("data"), &[SIGNED])?;
     let config = config_of(&engine.home);
@@ -457,6 +460,35 @@ mod tests {
             touch began
             exec sleep 60"#;
         assert!(matches!(watched(quotes, true).0, Watched::Stop));
+    }
+
+    /// spec: STORE-10. Killed after the first step of falling back, the next start finds an empty home.
+    #[test]
+    fn a_kill_while_falling_back_leaves_an_application_that_opens_as_empty() {
+        use crate::generations::{Fault, Generations};
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (home, data) = (dir.path().join("engine"), dir.path().join("data"));
+        for directory in [home.join("config"), home.join("data"), data.clone()] {
+            fs::create_dir_all(directory).expect("made");
+        }
+        fs::write(config_of(&home), "[statesync]\nenable = true\n").expect("written");
+        let engine = Supervised { cometbft: "cometbft".into(), home };
+        let generations = Generations::open(&data).expect("opened");
+        let first = generations.fresh().expect("made");
+        generations.switch(&first).expect("switched");
+        fs::create_dir(first.state()).expect("made");
+        drop(generations);
+
+        fs::write(Fault::Empty.file(&data), "").expect("written");
+        fall_back(&engine, &data).expect_err("it was killed");
+        assert!(first.state().is_dir() && state_sync_is_on(&engine.home), "nothing went before the name");
+        let generations = Generations::open(&data).expect("it is no damage");
+        assert_eq!(generations.current().expect("read"), None);
+        assert!(!first.state().exists(), "the rest is swept away");
+        drop(generations);
+        fs::remove_file(Fault::Empty.file(&data)).expect("removed");
+        fall_back(&engine, &data).expect("what is left is done");
+        assert!(!state_sync_is_on(&engine.home));
     }
 
     /// What a validator has signed, and snapshots, outlive everything.

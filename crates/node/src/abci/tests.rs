@@ -4,6 +4,7 @@ use super::{Application, Server};
 use crate::config::{AbciAddress, Config};
 use crate::engine::{self, Engine};
 use crate::exit::Exit;
+use crate::generations::Fault;
 use crate::home::Home;
 use crate::http::Health;
 use crate::metrics::Metrics;
@@ -939,6 +940,37 @@ fn ss35_ss36_a_kill_at_any_step_leaves_nothing_or_the_whole_state_and_the_next_s
     node.stop();
     assert!(!place.names().contains(&"gen-000001".to_owned()));
     joins(&place, &served);
+    server.stop();
+}
+
+/// spec: STORE-10. What counts from the rename on is not taken back for anything that goes wrong after it.
+#[test]
+fn ss35_a_state_that_counts_stays_whatever_goes_wrong_after_the_switch() {
+    let (origin, server, [_, served]) = serving();
+    for (fault, verdict) in [(Fault::Discard, ChunkResult::Accept), (Fault::Switch, ChunkResult::Abort)] {
+        let place = origin.another();
+        let node = place.start();
+        let mut client = node.connect();
+        assert_eq!(client.offer(&served.snapshot, &served.app_hash), OfferResult::Accept);
+        let (last, others) = served.chunks.split_last().unwrap();
+        for (index, chunk) in others.iter().enumerate() {
+            assert_eq!(client.apply(index, chunk, "peer").result(), ChunkResult::Accept, "chunk {index}");
+        }
+        let file = fault.file(&place.home().data());
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(client.apply(others.len(), last, "peer").result(), verdict, "{fault:?}");
+        if verdict == ChunkResult::Accept {
+            is_restored(&mut client, &served);
+        }
+        std::fs::remove_file(&file).unwrap();
+        drop(client);
+        node.stop();
+        let node = place.start();
+        is_restored(&mut node.connect(), &served);
+        node.stop();
+        joins(&place, &served);
+        assert_eq!(place.names(), ["CURRENT", "gen-000002", "staging"], "{fault:?}");
+    }
     server.stop();
 }
 
