@@ -3,6 +3,7 @@
 //! Every call is synchronous and may read the disk; whoever serves a connection runs it where that is allowed.
 
 use super::patience::Patience;
+use crate::api::SnapshotFigures;
 use crate::bundle::progress_name;
 use crate::consensus::{Begin, Decided, Finalized, ProveError, TxResult, address_of};
 use crate::engine::Engine;
@@ -392,10 +393,21 @@ impl Application {
                 }
             }
             ["", "status"] => match self.engine.status() {
-                Ok(status) => answer_json(&json!(status), status.height),
+                Ok(mut status) => {
+                    status.snapshots = self.snapshots.as_ref().map(|all| SnapshotFigures::of(&all.listed()));
+                    answer_json(&json!(status), status.height)
+                }
                 Err(refusal) => refused(FAILED, refusal.to_string()),
             },
-            _ => refused(BAD_QUERY, "there are /store/NAMESPACE/key with the key as data, and /status".to_owned()),
+            ["", "snapshots"] => {
+                let report = self.snapshots.as_ref().map(|all| all.report()).unwrap_or_default();
+                let height = self.engine.standing().last.unwrap_or_default();
+                answer_json(&json!(report), height.0)
+            }
+            _ => refused(
+                BAD_QUERY,
+                "there are /store/NAMESPACE/key with the key as data, /status and /snapshots".to_owned(),
+            ),
         }
     }
 

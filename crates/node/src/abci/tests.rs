@@ -570,6 +570,9 @@ fn questions_are_answered_with_proofs_of_both_levels() {
     let status = queries.query(ask("/status", b"", 0));
     let status: serde_json::Value = serde_json::from_slice(&status.value).unwrap();
     assert_eq!((status["height"].as_u64(), status["chain_id"].as_str()), (Some(2), Some("abci-test")));
+    assert!(status.get("snapshots").is_none(), "this node makes none");
+    let snapshots: serde_json::Value = serde_json::from_slice(&queries.query(ask("/snapshots", b"", 0)).value).unwrap();
+    assert_eq!(snapshots["enabled"], false);
     node.stop();
 }
 
