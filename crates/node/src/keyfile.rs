@@ -531,6 +531,11 @@ pub(crate) fn write(path: &Path, stored: &Stored) -> io::Result<()> {
 /// Writes a file that nobody else can read at any moment, whole or not at all.
 pub(crate) fn write_private(path: &Path, text: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
+    // What a crash left is of no use to anybody, and must not be in the way of this name for ever.
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut out = private_options().write(true).create_new(true).open(&fresh)?;
     let written = out.write_all(text).and_then(|()| out.sync_all()).and_then(|()| fs::rename(&fresh, path));
     if written.is_err() {
@@ -609,6 +614,19 @@ mod tests {
         assert_eq!(keys.names().expect("listed"), ["alice"]);
         assert_eq!(keys.save("alice", &key()).expect_err("taken").exit, Exit::Usage);
         assert_eq!(keys.load("../alice").expect_err("no name").exit, Exit::Usage);
+    }
+
+    /// A crash between writing a file and naming it costs nobody the name.
+    #[test]
+    fn what_a_crash_left_of_a_key_is_not_in_the_way_of_the_next() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let keys = KeyDir::new(home.path());
+        let path = keys.save("alice", &key()).expect("saved");
+        let half = path.with_extension("new");
+        fs::rename(&path, &half).expect("as it lay before it was named");
+        keys.save("alice", &key()).expect("saved again");
+        assert_eq!(keys.load("alice").expect("loaded").public(), key().public());
+        assert!(!half.exists());
     }
 
     /// spec: KEY-2, KEY-5. Only its passphrase opens it, its public half is known without, and it changes its form in place.

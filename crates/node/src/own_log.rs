@@ -101,11 +101,6 @@ impl OwnLog {
             let _guard = waited(|| log.lock())?;
             if !path.exists() {
                 let failed = |error| Failure::io(format_args!("could not write {}", path.display()), &error);
-                match std::fs::remove_file(path.with_extension("new")) {
-                    // Left by a crash: whoever holds the lock is the only one that writes it.
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-                    _ => {}
-                }
                 let key = SecretKey::generate().map_err(|error| Failure::io("no randomness for a new key", &error))?;
                 keyfile::write(&path, &keyfile::Stored::plain(&key)).map_err(failed)?;
             }

@@ -206,11 +206,6 @@ pub(crate) fn given(text: String, source: &str) -> Result<Zeroizing<String>, Fai
 
 fn write(path: &Path, text: &[u8]) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::io(format_args!("could not write {}", path.display()), &error);
-    let fresh = path.with_extension("new");
-    // What a crash left is of no use to anybody.
-    if fresh.exists() {
-        fs::remove_file(&fresh).map_err(failed)?;
-    }
     keyfile::write_private(path, text).map_err(failed)
 }
 
