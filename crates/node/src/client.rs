@@ -32,7 +32,7 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Bytes that earn an answer another second: whoever sends fewer is given up, however regularly they come.
-const BYTES_PER_SECOND_MIN: u64 = 16 << 10;
+pub(crate) const BYTES_PER_SECOND_MIN: u64 = 16 << 10;
 
 /// A chain behind HTTP.
 pub(crate) struct Remote {

@@ -154,8 +154,10 @@ settings! {
         body_bytes_max: u64 = 1024 * 1024, 1024..=16 * 1024 * 1024;
         /// Milliseconds a client may take to send the head of a request.
         header_timeout_ms: u64 = 10_000, 10..=60_000;
-        /// Milliseconds a request may take in all, but for event streams.
+        /// Milliseconds a request may take until it is answered, but for event streams; then, until some of the answer is taken.
         request_timeout_ms: u64 = 30_000, 10..=600_000;
+        /// Bytes of answers that clients may be taking at once; while there are as many, more than small ones get 503.
+        answers_bytes_max: u64 = 256 * 1024 * 1024, 1024 * 1024..=1024 * 1024 * 1024 * 1024;
         /// Event streams in all.
         subscriptions_max: u64 = 256, 1..=100_000;
         /// Event streams of one client address.

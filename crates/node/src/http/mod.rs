@@ -11,6 +11,7 @@ mod limits;
 mod reload;
 mod routes;
 mod server;
+mod taking;
 
 pub(crate) use access::Access;
 pub(crate) use events::{Event, Hub};

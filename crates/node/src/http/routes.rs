@@ -6,6 +6,7 @@ use super::events::{Hub, Refused};
 use super::limits::{Limits, guard};
 use super::reload::Reload;
 use super::server::Connection;
+use super::taking::{Room, bound};
 use crate::api::{self, Chain, Page, Refusal};
 use crate::audit::Wanted;
 use crate::metrics::Metrics;
@@ -162,6 +163,7 @@ pub(super) fn route(pattern: &str) -> Option<&'static Route> {
 /// The API as a router.
 pub(crate) fn router(served: Served) -> Router {
     let answered = answered().layer(from_fn_with_state(served.limits.request_timeout, deadline));
+    let room = Arc::new(Room::new(served.limits.answers_bytes_max, served.metrics.clone()));
     answered
         .merge(open())
         .fallback(|| async { ApiError::new(Code::NotFound, "there is no such path; / lists what there is") })
@@ -170,6 +172,7 @@ pub(crate) fn router(served: Served) -> Router {
         .layer(from_fn_with_state(served.access.clone(), access::check))
         .layer(from_fn_with_state(served.limits.clone(), guard))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(room, bound))
         .layer(from_fn_with_state(served.metrics.clone(), count))
         .layer(from_fn(harden))
         .with_state(served)
@@ -185,7 +188,8 @@ async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next
     response
 }
 
-/// A request as a whole has a deadline: head, body and answer.
+/// A request as a whole has a deadline until there is an answer; how long that may take to be taken is bounded as well
+/// ([`super::taking`]).
 async fn deadline(State(limit): State<Duration>, request: Request, next: Next) -> Result<Response, ApiError> {
     tokio::time::timeout(limit, next.run(request))
         .await

@@ -3,9 +3,11 @@
 //! What a client may do before it has sent a whole request is bounded here: how long it may take for the head, how
 //! large the head may be, how many connections there are. At the bound the connection that was idle longest makes
 //! room, so that a thousand sockets that say nothing cannot keep out one that does. A handshake of TLS counts as idling
-//! and has the time of a head. Running out of file descriptors is survived: accepting pauses, what is open is served.
+//! and has the time of a head. What it leaves unread of an answer is bounded too ([`super::taking`]). Running out of file
+//! descriptors is survived: accepting pauses, what is open is served.
 
 use super::limits::Limits;
+use super::taking::{Held, Paced};
 use crate::metrics::Metrics;
 use crate::tls::ServerTls;
 use axum::Router;
@@ -51,6 +53,8 @@ pub(crate) struct Connection {
     idle_since: AtomicU64,
     /// An event stream runs on it, which is bounded on its own.
     streaming: AtomicBool,
+    /// The room that the answer on its way has, if it is a large one.
+    answer: Mutex<Option<Held>>,
     close: Notify,
 }
 
@@ -63,6 +67,7 @@ impl Connection {
             busy: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
             streaming: AtomicBool::new(false),
+            answer: Mutex::default(),
             close: Notify::new(),
         }
     }
@@ -82,13 +87,31 @@ impl Connection {
         self.streaming.store(true, Ordering::Relaxed);
     }
 
+    /// Whether one does.
+    pub(super) fn is_streaming(&self) -> bool {
+        self.streaming.load(Ordering::Relaxed)
+    }
+
+    /// Holds room for the answer that is written next, until it is taken or the connection ends.
+    pub(super) fn hold(&self, held: Held) {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
+    }
+
+    /// Says that so many more bytes are with the system.
+    pub(super) fn taken(&self, bytes: u64) {
+        let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        if answer.as_mut().is_some_and(|held| held.is_taken(bytes)) {
+            *answer = None;
+        }
+    }
+
     /// Closes the connection, whatever it is doing.
     pub(crate) fn close(&self) {
         self.close.notify_one();
     }
 
     fn idle_from(&self) -> Option<Instant> {
-        let idle = self.busy.load(Ordering::Relaxed) == 0 && !self.streaming.load(Ordering::Relaxed);
+        let idle = self.busy.load(Ordering::Relaxed) == 0 && !self.is_streaming();
         idle.then(|| self.born + Duration::from_millis(self.idle_since.load(Ordering::Relaxed)))
     }
 
@@ -207,6 +230,7 @@ async fn answer(
     limits: &Limits,
     mut stop: watch::Receiver<bool>,
 ) {
+    let stream = Paced::new(stream, connection.clone(), limits.request_timeout);
     let service = TowerToHyperService::new(router);
     let of_connection = connection.clone();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
