@@ -26,6 +26,19 @@ fn l06_sigterm_and_sigint_stop_cleanly_while_transactions_come_in() {
     }
 }
 
+/// Whoever opened the owner's socket and says nothing does not hold up a stop.
+#[test]
+fn l06_an_owner_who_asks_nothing_does_not_hold_up_a_stop() {
+    let home = chain();
+    let mut node = Node::start(home.path(), &[]);
+    let silent = std::os::unix::net::UnixStream::connect(home.path().join("data/control.sock")).unwrap();
+    // Taken in by then: the one that comes after it is answered.
+    expect(home.path(), 0, &["snapshot", "gc"]);
+    node.signal("TERM");
+    assert_eq!(node.wait(STOP), Some(0), "no clean stop within {STOP:?}");
+    drop(silent);
+}
+
 #[test]
 fn kill_9_loses_no_acknowledged_transaction() {
     let home = chain();

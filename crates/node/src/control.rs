@@ -37,8 +37,10 @@ const CONNECTIONS_MAX: usize = 8;
 const REQUEST_BYTES_MAX: u64 = 4 << 10;
 /// Bytes of a line of an answer.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
-/// How long a request may take to be written.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a request may take to be written, and a line of the answer to be taken.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the last line may take to be taken once the node stops.
+const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,11 +206,15 @@ async fn connection(mut stream: UnixStream, desk: &Desk, mut stop: watch::Receiv
     let (reading, writing) = stream.split();
     let mut line = Vec::new();
     let mut reading = tokio::io::BufReader::new(reading.take(REQUEST_BYTES_MAX));
-    let read = tokio::time::timeout(REQUEST_PATIENCE, reading.read_until(b'\n', &mut line));
-    if !matches!(read.await, Ok(Ok(_))) {
+    let read = tokio::select! {
+        read = tokio::time::timeout(PATIENCE, reading.read_until(b'\n', &mut line)) => read,
+        // Whoever has not asked by then is not answered.
+        _ = stop.wait_for(|stop| *stop) => return,
+    };
+    if !matches!(read, Ok(Ok(_))) {
         return;
     }
-    let mut caller = Caller { reading: reading.into_inner().into_inner(), writing };
+    let mut caller = Caller { reading: reading.into_inner().into_inner(), writing, deaf: false };
     let result = match parse(&line) {
         Ok(request) => {
             tracing::info!(?request, "the owner asks");
@@ -219,7 +225,7 @@ async fn connection(mut stream: UnixStream, desk: &Desk, mut stop: watch::Receiv
         }
         Err(failure) => Err(failure),
     };
-    caller.say(&Answer::last(result)).await;
+    caller.part(&Answer::last(result), stop).await;
 }
 
 fn parse(line: &[u8]) -> Result<Request, Failure> {
@@ -233,6 +239,8 @@ fn parse(line: &[u8]) -> Result<Request, Failure> {
 struct Caller<'a> {
     reading: ReadHalf<'a>,
     writing: WriteHalf<'a>,
+    /// Whether a line was not taken: half a line is none, so nothing may follow it.
+    deaf: bool,
 }
 
 impl Caller<'_> {
@@ -247,9 +255,26 @@ impl Caller<'_> {
         }
     }
 
+    /// Says a line. Gone, or suspended for long, means: they do not want to know.
     async fn say(&mut self, answer: &Answer) {
-        // Gone means: they do not want to know.
-        let _ = self.writing.write_all(answer.line().as_bytes()).await;
+        if !std::mem::replace(&mut self.deaf, true) {
+            let line = answer.line();
+            let said = tokio::time::timeout(PATIENCE, self.writing.write_all(line.as_bytes())).await;
+            self.deaf = !matches!(said, Ok(Ok(())));
+        }
+    }
+
+    /// Says the last line, which does not hold up a stop.
+    async fn part(&mut self, answer: &Answer, mut stop: watch::Receiver<bool>) {
+        let late = async {
+            // An error is a sender that is gone, which is a stop too.
+            drop(stop.wait_for(|stop| *stop).await);
+            tokio::time::sleep(STOP_GRACE).await;
+        };
+        tokio::select! {
+            () = self.say(answer) => {}
+            () = late => {}
+        }
     }
 
     async fn tell(&mut self, told: Told) {
@@ -444,6 +469,25 @@ pub(crate) fn converse(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// L-06: a command that was suspended takes no lines, and so holds up no stop.
+    #[test]
+    fn l06_a_caller_that_does_not_read_does_not_hold_up_a_stop() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (mut ours, _theirs) = UnixStream::pair().unwrap();
+            // As full as it gets.
+            while ours.try_write(&[b'x'; 4096]).is_ok() {}
+            let (reading, writing) = ours.split();
+            let mut caller = Caller { reading, writing, deaf: false };
+            let (stop, stopped) = watch::channel(true);
+            let done = Answer::Done(json!({}));
+            let parted = caller.part(&done, stopped);
+            tokio::time::timeout(Duration::from_secs(5), parted).await.expect("it waits for a reader");
+            assert!(caller.deaf, "half a line may stand there, so nothing follows it");
+            drop(stop);
+        });
+    }
 
     /// One line, of known words, within its bound; everything else is refused by name.
     #[test]

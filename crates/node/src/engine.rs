@@ -1511,6 +1511,25 @@ mod tests {
     use keelstone_ledger::SecretKey;
     use keelstone_ledger::modules::standard;
 
+    /// L-06: where the chain stands is known while the last chunk becomes a state, which takes as long as it takes.
+    #[test]
+    fn l06_where_the_chain_stands_does_not_wait_for_a_snapshot_that_is_taken_in() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let home = Home::new(dir.path().to_owned());
+        let genesis = Genesis::new(ChainId::new("test").expect("a name"));
+        let chain = Local::<Blake3>::open(&home, &Config::default(), &standard(), genesis, true).expect("begun");
+        let chain = Arc::new(chain);
+        let taken_in = chain.syncing.lock().expect("nobody's");
+        let (tell, told) = std::sync::mpsc::channel();
+        let asked = chain.clone();
+        let asking = std::thread::spawn(move || {
+            let _ = tell.send(crate::commands::node::stands_at(&*asked));
+        });
+        assert_eq!(told.recv_timeout(std::time::Duration::from_secs(30)), Ok(None), "it waits");
+        drop(taken_in);
+        asking.join().expect("it was told");
+    }
+
     #[test]
     fn one_witness_is_made_at_a_time_and_a_bug_in_one_does_not_keep_others_from_being_made() {
         let dir = tempfile::tempdir().expect("a temporary directory");

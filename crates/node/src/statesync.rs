@@ -56,8 +56,10 @@ pub(crate) trait StateSync {
     fn offer_snapshot(&self, offer: &Offer, app_hash: &[u8]) -> OfferVerdict;
     /// Takes a chunk in. The one that makes the snapshot whole makes it the state that counts.
     fn apply_chunk(&self, index: u32, chunk: &[u8], sender: &str) -> ChunkVerdict;
-    /// Where state sync stands.
+    /// Where state sync stands. Waits for the chunk that is being taken in, which may be the last: then a state is built.
     fn sync_standing(&self) -> SyncStanding;
+    /// Whether nothing but a snapshot speaks for the state. Waits for nobody.
+    fn is_unconfirmed(&self) -> bool;
 }
 
 impl<H: Hasher> StateSync for Local<H> {
@@ -133,18 +135,17 @@ impl<H: Hasher> StateSync for Local<H> {
             Syncing::Whole => SyncStanding::Whole { unconfirmed: self.is_unconfirmed() },
         }
     }
+
+    fn is_unconfirmed(&self) -> bool {
+        let live = self.live();
+        // A note that cannot be read confirms nothing and denies nothing: whoever needs to know reads it again.
+        live.generation.unconfirmed().ok().flatten() == Some(live.ledger.height())
+    }
 }
 
 impl<H: Hasher> Local<H> {
     fn syncing(&self) -> MutexGuard<'_, Syncing<H>> {
         self.syncing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether nothing but a snapshot speaks for the state.
-    fn is_unconfirmed(&self) -> bool {
-        let live = self.live();
-        // A note that cannot be read confirms nothing and denies nothing: whoever needs to know reads it again.
-        live.generation.unconfirmed().ok().flatten() == Some(live.ledger.height())
     }
 
     /// Notes that a block was made on the state, if nothing but a snapshot spoke for it until now.

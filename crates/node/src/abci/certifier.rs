@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tendermint_proto::v0_38::types::SignedHeader;
 
 /// Headers that wait to be asked for, when blocks came quicker than they may be or a restart left some out; the roots
@@ -33,6 +33,11 @@ const TOGETHER_MAX: usize = 8;
 /// a node catches up, they need the processor that asking takes, a tenth of a block's: the newest are asked for meanwhile,
 /// the others when there is time.
 const PACE: Duration = Duration::from_millis(250);
+
+/// How long a stop waits for the exchange that is under way. An engine that stands still holds one up for its whole timeout.
+const STOP_GRACE: Duration = Duration::from_millis(500);
+/// How often it is looked whether it has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// A running comparison.
 pub(crate) struct Certifier {
@@ -86,7 +91,13 @@ impl Certifier {
                 let Some(engine) = engine.upgrade() else { return };
                 let missed = due.reach(&*engine, tip.load(Ordering::Acquire));
                 metrics.certified("unknown", missed);
-                if let Some(differs) = take_in(&*engine, &rpc, &due.take(), &metrics) {
+                let heights = due.take();
+                let answers = ask(&rpc, &heights);
+                if stopped.load(Ordering::Relaxed) {
+                    // Nobody may wait for this thread any more; the next start asks again.
+                    return;
+                }
+                if let Some(differs) = take_in(&*engine, &heights, answers, &metrics) {
                     return halt(differs);
                 }
                 // It may be let go of meanwhile.
@@ -98,13 +109,16 @@ impl Certifier {
         Ok(Self { stop, wake, thread })
     }
 
-    /// Compares no longer.
+    /// Compares no longer. An exchange that does not end soon is left alone, and what it brings is not looked at.
     pub(crate) fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         let _ = self.wake.try_send(());
         self.thread.thread().unpark();
+        let until = Instant::now() + STOP_GRACE;
         // A panic of the thread was reported when it happened.
-        let _ = self.thread.join();
+        while !self.thread.is_finished() && Instant::now() < until {
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 }
 
@@ -147,15 +161,24 @@ impl Due {
     }
 }
 
-/// Compares the roots below the headers of some heights and says what came of it; the first root that differs.
-fn take_in(engine: &dyn Engine, rpc: &Rpc, heights: &[u64], metrics: &Metrics) -> Option<Differs> {
+/// What the engine has of some heights.
+fn ask(rpc: &Rpc, heights: &[u64]) -> Vec<Result<Value, String>> {
     if heights.is_empty() {
-        return None;
+        return vec![];
     }
-    let answers: Vec<Result<Value, String>> = match rpc.commits(heights) {
+    match rpc.commits(heights) {
         Ok(answers) => answers.into_iter().map(|answer| answer.map_err(|error| causes(&error))).collect(),
         Err(error) => vec![Err(causes(&error)); heights.len()],
-    };
+    }
+}
+
+/// Compares the roots below the headers of some heights and says what came of it; the first root that differs.
+fn take_in(
+    engine: &dyn Engine,
+    heights: &[u64],
+    answers: Vec<Result<Value, String>>,
+    metrics: &Metrics,
+) -> Option<Differs> {
     for (height, answer) in heights.iter().map(|height| Height(*height)).zip(answers) {
         let signed = answer.and_then(|mut commit| {
             let signed = commit.get_mut("signed_header").map(Value::take).unwrap_or_default();
@@ -295,6 +318,27 @@ mod tests {
 
         let node = place.start();
         assert_eq!(node.engine.block(Some(Height(2))).unwrap().certificate.as_deref(), Some("07"));
+        node.stop();
+    }
+
+    /// L-06: an engine that takes a question and stands still then does not hold up a stop.
+    #[test]
+    fn l06_an_engine_that_does_not_answer_does_not_hold_up_a_stop() {
+        let place = Place::new();
+        let node = place.start();
+        let mut client = node.connect();
+        client.init(&place);
+        let engine = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let rpc = Rpc::new(&engine.local_addr().unwrap().to_string()).unwrap();
+        let halt = |differs: Differs| panic!("{differs}");
+        let certifier = Certifier::start(&node.engine, rpc, Arc::new(Metrics::new()), halt).unwrap();
+        client.finalize(block(1, vec![]));
+        client.commit();
+        let asked = engine.accept().unwrap();
+        let began = Instant::now();
+        certifier.stop();
+        assert!(began.elapsed() < Duration::from_secs(5), "it waits for an answer");
+        drop(asked);
         node.stop();
     }
 

@@ -21,4 +21,4 @@ mod tests;
 pub(crate) use application::Application;
 pub(crate) use certifier::{Certifier, certified_by, certified_root};
 pub use frame::{FIELDS_MAX, FRAME_BYTES_MAX, FrameError, Frames, STRUCTURE_BYTES_MAX, check_size};
-pub(crate) use server::Server;
+pub(crate) use server::{Calls, Server};

@@ -4,7 +4,8 @@
 //! without being handed from one thread to another, of which a block would have to wait for two dozen, nor woken for
 //! anything but a call, and it may read the disk, since nobody else waits there. Calls are answered in the order they
 //! came. Answers are gathered and written when the engine asks for a flush or has nothing more to say. A stop closes the
-//! reading half of every connection: the call that runs is answered.
+//! reading half of every connection: the call that runs is answered. It waits for that no longer than it may: an engine that
+//! does not take its answers is cut off, and a call that goes on ends with the process, as a kill would end it.
 
 use super::application::{Application, exception, refused};
 use super::frame::{FrameError, Frames, check_size, is_proposal};
@@ -19,6 +20,7 @@ use std::net::Shutdown;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tendermint_proto::v0_38::abci::request::Value as Request;
 use tendermint_proto::v0_38::abci::response::Value as Response;
 use tendermint_proto::v0_38::abci::{Request as RequestMessage, Response as ResponseMessage};
@@ -31,6 +33,10 @@ const CONNECTIONS_MAX: usize = 16;
 const ANSWERS_BYTES: usize = 64 << 10;
 /// Bytes read at once: what a connection holds at least.
 const READ_BYTES: usize = 64 << 10;
+/// How long the calls that run may take once the server stops, their answers included.
+const STOP_GRACE: Duration = Duration::from_millis(1_500);
+/// How long connections may take to end once they are cut off.
+const CUT_GRACE: Duration = Duration::from_millis(500);
 
 /// The socket.
 pub(crate) struct Server {
@@ -75,8 +81,8 @@ impl Server {
         &self.address
     }
 
-    /// Serves until told to stop.
-    pub(crate) async fn serve(self, application: Arc<Application>, mut stop: watch::Receiver<bool>) {
+    /// Serves until told to stop. What it returns are the calls that still run, if any does.
+    pub(crate) async fn serve(self, application: Arc<Application>, mut stop: watch::Receiver<bool>) -> Calls {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let open = Arc::new(Open::default());
         let mut connections = 0;
@@ -89,7 +95,7 @@ impl Server {
             };
             connections += 1;
             let started = accepted.and_then(|stream| {
-                open.all().insert(connections, stream.reading_half()?);
+                open.all().insert(connections, stream.handle()?);
                 let (application, all, number) = (application.clone(), open.clone(), connections);
                 let thread = std::thread::Builder::new().name("abci".to_owned());
                 let started = thread.spawn(move || {
@@ -107,18 +113,38 @@ impl Server {
             if let Err(error) = started {
                 tracing::warn!(%error, "a connection of the engine's could not be accepted");
                 // Out of file descriptors or threads, most likely: some may be free in a moment.
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
-        open.stop();
         // The call that runs is answered, so that a block being committed becomes durable.
-        let all = u32::try_from(CONNECTIONS_MAX).expect("a small constant");
-        // Nobody closes the semaphore, so all places come back.
-        let _ = room.acquire_many(all).await;
+        open.stop(Shutdown::Read);
+        let calls = Calls(room);
+        if tokio::time::timeout(STOP_GRACE, calls.ended()).await.is_err() {
+            // One that writes to somebody who does not read would write for ever.
+            open.stop(Shutdown::Both);
+            if tokio::time::timeout(CUT_GRACE, calls.ended()).await.is_err() {
+                tracing::warn!(
+                    "a call of the engine's does not end; it ends with this process, as if that were killed"
+                );
+            }
+        }
         if let Listener::Unix(_, path) = &self.listener {
             // Left behind, it is removed by the next start.
             let _ = std::fs::remove_file(path);
         }
+        calls
+    }
+}
+
+/// The calls of a server that serves no longer.
+pub(crate) struct Calls(Arc<Semaphore>);
+
+impl Calls {
+    /// Waits until the last of them has ended, however long it takes: nothing changes the data from then on.
+    pub(crate) async fn ended(&self) {
+        let all = u32::try_from(CONNECTIONS_MAX).expect("a small constant");
+        // Nobody closes the semaphore, so all places come back.
+        drop(self.0.acquire_many(all).await);
     }
 }
 
@@ -131,13 +157,13 @@ impl Open {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends all of them, once the call that runs is answered.
-    fn stop(&self) {
+    /// Ends all of them: once the call that runs is answered, or whatever they are at.
+    fn stop(&self, how: Shutdown) {
         for connection in self.all().values() {
             // One that is gone already needs no end.
             let _ = match connection {
-                Accepted::Unix(stream) => stream.shutdown(Shutdown::Read),
-                Accepted::Tcp(stream) => stream.shutdown(Shutdown::Read),
+                Accepted::Unix(stream) => stream.shutdown(how),
+                Accepted::Tcp(stream) => stream.shutdown(how),
             };
         }
     }
@@ -150,7 +176,7 @@ enum Accepted {
 }
 
 impl Accepted {
-    fn reading_half(&self) -> io::Result<Self> {
+    fn handle(&self) -> io::Result<Self> {
         Ok(match self {
             Self::Unix(stream) => Self::Unix(stream.try_clone()?),
             Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),

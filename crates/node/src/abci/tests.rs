@@ -125,7 +125,7 @@ pub(super) struct Node {
     health: Arc<Health>,
     address: String,
     stop: watch::Sender<bool>,
-    server: tokio::task::JoinHandle<()>,
+    server: tokio::task::JoinHandle<super::Calls>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -674,6 +674,41 @@ fn ss60_a_proposal_of_too_many_transactions_is_refused_and_the_connection_goes_o
     client.commit();
     assert_eq!(client.info().last_block_height, 1);
     node.stop();
+}
+
+/// L-06: whoever asks and does not take the answers cannot hold up a stop.
+#[test]
+fn l06_an_engine_that_does_not_read_its_answers_does_not_hold_up_a_stop() {
+    for abci in
+        [AbciAddress::Unix(PathBuf::from("data/abci.sock")), AbciAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))]
+    {
+        let mut place = Place::new();
+        place.config.engine.abci = abci;
+        let node = place.start();
+        let mut client = node.connect();
+        let message = "x".repeat(1 << 20);
+        let echo = Request { value: Some(Call::Echo(proto::RequestEcho { message })) }.encode_length_delimited_to_vec();
+        let (sent, said) = std::sync::mpsc::channel();
+        let asking = std::thread::spawn(move || {
+            // Blocked once the server is, and ended with it. More than both ends of a socket hold.
+            for _ in 0..64 {
+                if client.stream.write_all(&echo).is_err() {
+                    return client;
+                }
+                sent.send(()).unwrap();
+            }
+            client
+        });
+        // Nothing goes on any more: the server waits for the answers to be taken.
+        while said.recv_timeout(Duration::from_secs(1)).is_ok() {}
+        let (stopped, stops) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            node.stop();
+            stopped.send(()).unwrap();
+        });
+        stops.recv_timeout(Duration::from_secs(5)).expect("no stop within 5 s");
+        drop(asking.join().unwrap());
+    }
 }
 
 /// A socket that a killed process left is taken over; one that somebody listens on, or a file, is not.

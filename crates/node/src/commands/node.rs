@@ -25,7 +25,6 @@ use crate::producer::Producer;
 use crate::recovery::{self, Wanted, Wish};
 use crate::scrub::{Scrubber, Tell};
 use crate::snapshots::Service;
-use crate::statesync::SyncStanding;
 use crate::supervise::{Ended, Supervised, Supervisor, fall_back};
 use crate::tls::ServerTls;
 use crate::watchdog::Watchdog;
@@ -277,7 +276,7 @@ enum Running {
     Solo(Producer),
     /// The server that the engine calls, who compares roots with what it certifies, and the engine if it is this node's
     /// own.
-    CometBft(tokio::task::JoinHandle<()>, Certifier, Option<Supervisor>),
+    CometBft(tokio::task::JoinHandle<abci::Calls>, Certifier, Option<Supervisor>),
     /// Who keeps this node up with the one that does.
     Elsewhere(Follower),
 }
@@ -567,12 +566,15 @@ impl Node {
                 ended = self.ended.recv(), if !self.ended.is_closed() => ended,
             }
         });
-        let stood = stands_at(&*self.engine);
-        self.stop().map(|()| ended.map(|ended| (ended, stood)))
+        // While the state is the one it ended with: a stop changes nothing about that.
+        let ended = ended.map(|ended| (ended, stands_at(&*self.engine)));
+        // The data of one that begins anew is removed: nothing may be at it any more.
+        self.stop(ended.is_some()).map(|()| ended)
     }
 
-    /// Stops within seconds: no new requests, the block being made becomes durable, streams end.
-    pub(crate) fn stop(self) -> Result<(), Failure> {
+    /// Stops within seconds: no new requests, the block being made becomes durable, streams end. `all_of_it` waits for a
+    /// call of the engine's that takes longer, such as the last chunk of a snapshot.
+    fn stop(self, all_of_it: bool) -> Result<(), Failure> {
         self.health.stopping.store(true, Ordering::Relaxed);
         self.home.withdraw_api();
         // Nobody listens once the receivers are gone, which is what is wanted.
@@ -586,8 +588,14 @@ impl Node {
                 if let Some(own) = own {
                     own.stop();
                 }
-                // A panic of the task was reported when it happened.
-                drop(self.runtime.block_on(server));
+                self.runtime.block_on(async {
+                    // A panic of the task was reported when it happened.
+                    if let Ok(calls) = server.await
+                        && all_of_it
+                    {
+                        calls.ended().await;
+                    }
+                });
                 certifier.stop();
                 if let Err(failure) = self.engine.write_certificates() {
                     tracing::warn!(%failure, "certificates of the last blocks were not written; the next start asks for them");
@@ -668,12 +676,12 @@ fn certify(
     })
 }
 
-/// The block the chain stands at; none before the first, nor while nothing but a snapshot speaks for its state.
-fn stands_at(engine: &dyn Engine) -> Option<Height> {
-    match engine.sync_standing() {
-        SyncStanding::Whole { unconfirmed: true } => None,
-        _ => engine.standing().last,
-    }
+/// The block the chain stands at; none before the first, nor while nothing but a snapshot speaks for its state. Does not
+/// wait for a snapshot that is being taken in, as a stop would have to then.
+pub(crate) fn stands_at(engine: &dyn Engine) -> Option<Height> {
+    // In this order: a state that is put in place meanwhile is not taken for one that a block was made on.
+    let last = engine.standing().last?;
+    (!engine.is_unconfirmed()).then_some(last)
 }
 
 /// Ends the process when state sync will not come to its end: CometBFT would idle at height 0 for ever and only its own
