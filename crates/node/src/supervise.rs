@@ -408,7 +408,7 @@ mod tests {
         }
     }
 
-    /// An engine of a few lines of shell, watched until `stop_at` stands in its directory; how that ended.
+    /// An engine of a few lines of shell, stopped once it has made the file `began`; how that ended.
     fn watched(script: &str, state_syncs: bool) -> (Watched, crate::processes::State, tempfile::TempDir) {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut command = Command::new("sh");
