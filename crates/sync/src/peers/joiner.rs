@@ -255,6 +255,10 @@ pub struct Joiner<H> {
     next_id: u64,
     /// When something was last proven.
     proven_at: Tick,
+    /// The time of the last step.
+    stepped: Tick,
+    /// Since when we read, prove or build what is on our own disk, which takes as long as it takes.
+    own_since: Option<Tick>,
     sought: Option<(Tick, u32)>,
     meter: Meter,
 }
@@ -295,6 +299,9 @@ impl<H: Hasher> Joiner<H> {
             next_id: dice.roll() >> 1,
             dice,
             proven_at: now,
+            stepped: now,
+            // What is staged was read just now.
+            own_since: Some(now),
             sought: None,
             meter: Meter::default(),
         })
@@ -319,6 +326,7 @@ impl<H: Hasher> Joiner<H> {
         if matches!(self.phase, Phase::Over) {
             return out;
         }
+        self.leave_out_own_time(now);
         match event {
             Event::Tick => {}
             Event::Connected(peer) => self.meet(peer, Peer::new),
@@ -336,11 +344,32 @@ impl<H: Hasher> Joiner<H> {
         out
     }
 
+    /// The time that our own disk took is no silence of others: neither the requests under way nor the sync are the older for it.
+    // spec: PEER-10
+    fn leave_out_own_time(&mut self, now: Tick) {
+        self.stepped = now;
+        // What is being built may still turn out to lack something.
+        if matches!(self.phase, Phase::Building(_)) {
+            return;
+        }
+        let Some(since) = self.own_since.take() else { return };
+        let own_ms = now.0.saturating_sub(since.0);
+        self.proven_at.0 += own_ms;
+        for asked in self.asked.values_mut() {
+            asked.since.0 += own_ms;
+            asked.until.0 += own_ms;
+        }
+    }
+
     /// When to call [`Joiner::step`] again if nothing happens before; none if there is nothing to wait for.
     #[must_use]
     pub fn wakeup(&self, now: Tick) -> Option<Tick> {
         if matches!(self.phase, Phase::Over | Phase::Building(_)) {
             return None;
+        }
+        if self.own_since.is_some() {
+            // Time counts from the next step on.
+            return Some(Tick(now.0 + 1));
         }
         let (page, job) = (self.page_hedge_ms(), self.job_hedge_ms());
         let hedge = |asked: &Asked| if let Subject::Page(_) = asked.subject { page } else { job };
@@ -418,6 +447,7 @@ impl<H: Hasher> Joiner<H> {
     /// Building so many bytes more took so many microseconds more, and nothing was fetched meanwhile. From here on the forecast
     /// has building in it.
     pub fn rehearsed(&mut self, bytes: u64, took_us: u64) {
+        self.own_since.get_or_insert(self.stepped);
         self.meter.rehearsed(bytes, took_us);
     }
 
@@ -755,6 +785,7 @@ impl<H: Hasher> Joiner<H> {
             Phase::Units(jobs) if jobs.is_complete() => {
                 let Phase::Units(jobs) = std::mem::replace(&mut self.phase, Phase::Over) else { return };
                 self.phase = Phase::Building(jobs);
+                self.own_since = Some(now);
                 self.give_up_all();
                 out.push(Effect::Build(self.target));
             }
@@ -825,9 +856,11 @@ impl<H: Hasher> Joiner<H> {
             // spec: PEER-9. What a crash left is proven again.
             if !self.staging.is_proven(&name)
                 && let Some(body) = self.staging.read(&name)?
-                && skeleton.check_units(&[unit], &body).is_err()
             {
-                self.staging.forget_unit(&name)?;
+                self.own_since = Some(self.stepped);
+                if skeleton.check_units(&[unit], &body).is_err() {
+                    self.staging.forget_unit(&name)?;
+                }
             }
         }
         self.staging.keep(|name| names.contains(name))?;

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::snapshot::{SMALL, SnapshotParams, pack, two_units};
 use keelstone_codec::{Blob, ChainId, Encode, Hash, Height, Root};
-use keelstone_store::files::MemoryFiles;
+use keelstone_store::files::{Files as _, MemoryFiles};
 use keelstone_tree::{Blake3, HashKind};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -133,6 +133,102 @@ fn a_sync_that_gets_nothing_ends() {
     let ended = joiner.step(Tick(for_ms), Event::Tick);
     assert_eq!(ended, [Effect::End(Ended::Stalled { for_ms, peers: 1 })]);
     assert_eq!(joiner.wakeup(Tick(for_ms)), None);
+}
+
+/// Long enough that a sync would end, and every request be given up.
+const LONG_MS: u64 = 400_000;
+
+/// What an honest peer with a state of two units answers.
+fn two_units_of(root: Root, pages: &[&[u8]; 2], units: &[&[u8]; 2], request: &Request) -> Response {
+    let wire = |raw: &[u8]| Blob::new(pack(raw, 0).unwrap()).unwrap();
+    match request {
+        Request::Status => status(root, SMALL),
+        Request::GetNodes { page, .. } => Response::Nodes(wire(pages[*page as usize])),
+        Request::GetChunks { units: asked, .. } => {
+            let unit = *asked.iter().next().unwrap();
+            Response::Chunks { units: 1, wire: wire(units[unit as usize]) }
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Answers whatever is asked at a time, until something else is said.
+fn converse(joiner: &mut Joiner<Blake3>, now: Tick, effects: Vec<Effect>, answer: &Answers<'_>) -> Vec<Effect> {
+    let mut waiting = effects;
+    let mut said = Vec::new();
+    while let Some(effect) = waiting.pop() {
+        match effect {
+            Effect::Ask(peer, Frame { id, body }) => {
+                let Some(body) = answer(&body) else { continue };
+                waiting.extend(joiner.step(now, Event::Answered(peer, id, &Frame { id, body }.to_bytes())));
+            }
+            Effect::Seek(_) => {}
+            other => said.push(other),
+        }
+    }
+    said
+}
+
+type Answers<'a> = dyn Fn(&Request) -> Option<Response> + 'a;
+
+/// spec: PEER-9, PEER-10. However long it takes to read and prove what a life before left, and to build a state that turns out
+/// to lack something, peers are asked for the rest: what the own disk takes is nobody's silence.
+#[test]
+fn a_slow_disk_is_not_taken_for_silent_peers() {
+    let (root, [first, second, left, right]) = two_units(1);
+    let honest = |request: &Request| Some(two_units_of(root, &[&first, &second], &[&left, &right], request));
+    let one_unit = |request: &Request| match request {
+        Request::GetChunks { units, .. } if units.iter().next() != Some(&0) => None,
+        other => honest(other),
+    };
+    let files = Arc::new(MemoryFiles::new());
+    let target = Version { height: Height(5), root };
+    let open = |now| Joiner::<Blake3>::open(files.clone(), params(), Settings::default(), target, now, 1).unwrap();
+
+    // One that comes to an end with one unit of two.
+    let mut joiner = open(Tick(0));
+    let effects = joiner.step(Tick(0), Event::Connected(PEER));
+    assert_eq!(converse(&mut joiner, Tick(0), effects, &one_unit), []);
+    assert_eq!(joiner.progress(Tick(0)).done.count, 1);
+
+    // The next reads its directory for so long that it would have ended..
+    let mut joiner = open(Tick(0));
+    let mut now = Tick(LONG_MS);
+    let effects = joiner.step(now, Event::Connected(PEER));
+    let status_asked = asked(&effects);
+    assert!(matches!(status_asked[..], [Frame { body: Request::Status, .. }]), "{effects:?}");
+    // ..and then, in that step, proves what is there for as long again. What it asked for meanwhile is not late.
+    assert_eq!(joiner.wakeup(now), Some(Tick(now.0 + 1)));
+    now.0 += LONG_MS;
+    assert!(!joiner.step(now, Event::Tick).iter().any(|effect| matches!(effect, Effect::End(_))));
+    let built = converse(&mut joiner, now, effects, &honest);
+    assert_eq!(built, [Effect::Build(target)]);
+
+    // Building takes as long, and finds that something is lost: it is fetched again.
+    for name in files.image().into_keys().filter(|name| name.starts_with("units-")) {
+        files.remove(&name).unwrap();
+    }
+    now.0 += LONG_MS;
+    assert!(matches!(joiner.entries(|_, _, _| Ok::<_, Infallible>(())), Err(EntriesError::Incomplete { .. })));
+    let effects = joiner.step(now, Event::Tick);
+    assert_eq!(converse(&mut joiner, now, effects, &honest), [Effect::Build(target)]);
+    joiner.entries(|_, _, _| Ok::<_, Infallible>(())).unwrap();
+}
+
+/// spec: PEER-10. While building is rehearsed nobody is heard, so what was asked for before is waited for after it; and then a
+/// sync that gets nothing ends all the same.
+#[test]
+fn what_was_asked_for_before_a_rehearsal_is_not_late_after_it() {
+    let root = Root(Hash([1; 32]));
+    let mut joiner = joiner(root);
+    let frame = asked(&joiner.step(Tick(0), Event::Connected(PEER))).remove(0);
+    joiner.rehearsed(1, 1);
+    let answer = Frame { id: frame.id, body: status(root, SMALL) }.to_bytes();
+    let asked = asked(&joiner.step(Tick(LONG_MS), Event::Answered(PEER, frame.id, &answer)));
+    assert!(asked.iter().any(|frame| matches!(frame.body, Request::GetNodes { page: 0, .. })), "{asked:?}");
+    let for_ms = u64::from(Settings::default().stall_timeout_ms);
+    let ended = joiner.step(Tick(LONG_MS + for_ms), Event::Tick);
+    assert_eq!(ended, [Effect::End(Ended::Stalled { for_ms, peers: 1 })]);
 }
 
 /// spec: PEER-10, SNAP-7. All units are proven, and yet their keys do not part as the skeleton says: of no tree, found when
