@@ -274,7 +274,8 @@ impl<H: Hasher> Mirror<H> {
             chunk_weight_max,
             newest: self.version,
             oldest: self.version.height,
-            diffs_from: self.version.height.next(),
+            // None. Its height is what somebody says, and may be the last there is.
+            diffs_from: Height(self.version.height.0.saturating_add(1)),
         }
     }
 
@@ -667,6 +668,11 @@ mod tests {
             assert!(!matches!(answer, Ok(Response::Nodes(_))));
             assert!(chunks > 0 || false_claim.answer(&placed, &asked(vec![0])).is_err());
         }
+        // Whatever height it claims, it says so; what that is worth is for whoever asked to find out (spec: PEER-3).
+        let last = numbered(&Metadata { height: Height(u64::MAX), ..index.metadata.clone() });
+        let Response::Status(status) = last.answer(&placed, &Request::Status).unwrap() else { panic!("it is asked") };
+        assert_eq!(status.newest.height, Height(u64::MAX));
+        assert!(Response::from_bytes(&Response::Status(status).to_bytes()).is_err());
     }
 
     /// spec: RECOVER-7. What is whole of a damaged snapshot is staged whichever chunk is damaged, and nothing else; whoever goes

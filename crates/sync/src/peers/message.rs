@@ -33,13 +33,25 @@ pub const CERTIFICATE_BYTES_MAX: usize = 1024;
 pub const BLOCK_BYTES_MAX: usize = WIRE_BYTES_MAX;
 
 /// One state of the chain: its height and its root. In a request it is what the asker trusts; in a response, a claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode)]
 #[codec(shapeless)]
 pub struct Version {
     /// The height.
     pub height: Height,
     /// The root of the state there.
     pub root: Root,
+}
+
+// spec: PEER-3
+impl Decode for Version {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (height, root) = (Height::decode(input)?, Root::decode(input)?);
+        // Whoever looks for what certifies it, or for what comes behind it, asks for the height after.
+        match height.0 == u64::MAX {
+            true => Err(DecodeError::Invalid { what: "version: no height can follow its own" }),
+            false => Ok(Self { height, root }),
+        }
+    }
 }
 
 /// Heights from the first to the last, both included: 1 to [`HEIGHTS_MAX`] of them.
@@ -385,6 +397,20 @@ mod tests {
         assert_eq!(Status::from_bytes(&status().to_bytes()), Ok(status()));
         let upside_down = Status { oldest: Height(10), ..status() };
         assert!(Status::from_bytes(&upside_down.to_bytes()).is_err());
+    }
+
+    /// spec: PEER-3. No height follows the last there is, so no version is of it: whoever asks for what certifies a version asks
+    /// for the height after.
+    #[test]
+    fn a_version_of_the_last_height_there_is_is_refused() {
+        for (height, is_one) in [(u64::MAX - 1, true), (u64::MAX, false)] {
+            let newest = version(height);
+            for response in [Response::Status(Status { newest, ..status() }), Response::RootAt(newest)] {
+                assert_eq!(Response::from_bytes(&response.to_bytes()).is_ok(), is_one, "{response:?}");
+            }
+            let request = Request::GetNodes { at: newest, page: 0 };
+            assert_eq!(Request::from_bytes(&request.to_bytes()).is_ok(), is_one, "{request:?}");
+        }
     }
 
     /// spec: PEER-4. A count in a response reserves nothing that is not there.

@@ -59,6 +59,9 @@ impl Decode for Metadata {
             found => return Err(DecodeError::UnknownTag { what: "format of a snapshot", found: u64::from(found) }),
         }
         let (chain_id, height) = (ChainId::decode(input)?, Height::decode(input)?);
+        if height.0 == u64::MAX {
+            return Err(DecodeError::Invalid { what: "height of a snapshot: none can follow it" });
+        }
         let (chunk_weight_max, hasher) = (u32::decode(input)?, HashKind::decode(input)?);
         let (pages, chunks) = (u32::decode(input)?, u32::decode(input)?);
         if pages == 0 || pages > chunks {

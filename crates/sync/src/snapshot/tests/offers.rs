@@ -1,6 +1,7 @@
 //! What is offered, and what may be believed of it: nothing but the root.
 
 use super::*;
+use keelstone_codec::Decode as _;
 use keelstone_tree::Sha256;
 
 /// The verdict on a changed offer, which must leave nothing behind unless it was accepted.
@@ -105,6 +106,8 @@ fn s07_a_height_no_block_has_is_rejected() {
         let offer = offer(&made.params, &metadata, made.root);
         let verdict = made.restore::<Blake3>(&MemoryFiles::new()).offer(&offer, made.root.as_bytes());
         assert_rejected(&verdict, "height");
+        // spec: SNAP-6. None can follow the last there is, so it is not read at all, whoever reads it.
+        assert_eq!(Metadata::from_bytes(&metadata.to_bytes()).is_ok(), height < u64::MAX);
     }
 }
 
