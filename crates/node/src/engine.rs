@@ -1199,7 +1199,8 @@ impl<H: Hasher> Chain for Local<H> {
             (None, None) => kept.start,
         };
         // Behind the records of the one height that is wanted there are no more of them.
-        let end = wanted.height.map_or(Ok(kept.end), |height| ledger.audit_place(height.next()))?;
+        let above = wanted.height.and_then(|height| height.0.checked_add(1)).map(Height);
+        let end = above.map_or(Ok(kept.end), |above| ledger.audit_place(above))?;
         let (found, next) = match from < end {
             true => ledger.audit_records(from, wanted.limit, &|record| wanted.picks(record))?,
             false => (Vec::new(), None),
@@ -1528,6 +1529,19 @@ mod tests {
         assert_eq!(told.recv_timeout(std::time::Duration::from_secs(30)), Ok(None), "it waits");
         drop(taken_in);
         asking.join().expect("it was told");
+    }
+
+    /// Behind the last height there is comes none, whoever asks for what was recorded of it.
+    #[test]
+    fn x07_the_audit_log_of_the_last_height_there_is_is_empty() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (home, genesis) = (Home::new(dir.path().to_owned()), Genesis::new(ChainId::new("test").expect("a name")));
+        let chain = Local::<Blake3>::open(&home, &Config::default(), &standard(), genesis, false).expect("begun");
+        for height in [u64::MAX - 1, u64::MAX] {
+            let wanted = Wanted { height: Some(Height(height)), limit: 10, ..Wanted::default() };
+            let found = chain.audit(&wanted).expect("an answer");
+            assert!(found.records.is_empty() && found.next.is_none());
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::exit::{Exit, Failure, causes};
 use crate::metrics::Metrics;
 use crate::p2p::{self, Joining, MirrorSource, Network, Opened, Place, Reach, Sources, ask_all, joiner_settings};
 use crate::room;
-use keelstone_codec::{Hash, Height, Root};
+use keelstone_codec::{Decode as _, Encode as _, Hash, Height, Root};
 use keelstone_store::files::Directory;
 use keelstone_sync::library::{Expected, LibraryError, Origin};
 use keelstone_sync::mirror::{HEAD_FILE, Mirror, Shelf};
@@ -459,6 +459,8 @@ fn served<H: Hasher>(node: &HttpAddress, params: &SnapshotParams) -> Result<Vec<
         let SnapshotParams { chain_id, hasher, chunk_weight_max } = params.clone();
         let (pages, chunks) = (snapshot.pages, snapshot.chunks);
         let metadata = Metadata { chain_id, height, chunk_weight_max, hasher, pages, chunks };
+        // What would be no offer is none here either (spec: SNAP-6).
+        let metadata = Metadata::from_bytes(&metadata.to_bytes()).ok()?;
         let totals = Totals { count: snapshot.entries, bytes: snapshot.entry_bytes };
         let mirror = Mirror::numbered(&metadata, root, totals, snapshot.bytes);
         let shelf = Chunks { node: Remote::at(address, PEER_TIMEOUT), height };

@@ -127,6 +127,12 @@ pub(crate) enum LightError {
         /// How old it may be.
         limit_s: u64,
     },
+    /// Whoever said that there is a state of this height.
+    #[error("height {height} is certified by no header: none can be above it")]
+    NoneAbove {
+        /// The height whose root was asked for.
+        height: Height,
+    },
     /// Whoever chose what to trust: a light client goes forward.
     #[error("height {height} is certified by header {}, which is below {anchor}, the one that is trusted", .height.next())]
     Below {
@@ -282,7 +288,8 @@ impl Light {
     /// [`LightError`].
     // spec: SNAP-18
     pub(crate) fn certified(&mut self, height: Height, now: Timestamp) -> Result<Version, LightError> {
-        let above = height.next();
+        // A height comes from whoever offers a state, and no header is above the last there can be.
+        let Some(above) = height.0.checked_add(1).map(Height) else { return Err(LightError::NoneAbove { height }) };
         if above < self.anchor.height() {
             return Err(LightError::Below { height, anchor: self.anchor.height() });
         }

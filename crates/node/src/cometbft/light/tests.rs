@@ -354,6 +354,9 @@ fn a_header_is_reached_over_those_who_vote_for_both() {
             assert_eq!((again.height, again.root), (Height(height), root(height)));
         }
         assert!(matches!(light.certified(Height(0), now()), Err(LightError::Below { anchor: Height(2), .. })));
+        // A height that somebody made up: no header is above it.
+        let last = Height(u64::MAX);
+        assert!(matches!(light.certified(last, now()), Err(LightError::NoneAbove { height }) if height == last));
     }
 }
 

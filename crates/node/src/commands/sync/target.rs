@@ -226,7 +226,7 @@ fn voted_for(
         // What is not certified yet, or was before trust began, another may have.
         let certified = match validators.certified(height) {
             Ok(certified) => certified,
-            Err(error @ (LightError::NotThere { .. } | LightError::Below { .. })) => {
+            Err(error @ (LightError::NotThere { .. } | LightError::Below { .. } | LightError::NoneAbove { .. })) => {
                 asked.extend(roots.into_values().map(|who| (who, causes(&error))));
                 continue;
             }
@@ -272,9 +272,10 @@ impl From<LightError> for Failure {
                 Self::integrity(message).hint("nothing was fetched; the server is not to be trusted, or this machine's clock is wrong")
             }
             LightError::Rpc(_) | LightError::Form { .. } | LightError::Slow { .. } => Self::error(message).hint("ask another server"),
-            LightError::NotThere { .. } | LightError::TooFar { .. } | LightError::Unconfirmed { .. } => {
-                Self::new(Exit::SyncFailed, message).hint("ask other servers, or later")
-            }
+            LightError::NotThere { .. }
+            | LightError::NoneAbove { .. }
+            | LightError::TooFar { .. }
+            | LightError::Unconfirmed { .. } => Self::new(Exit::SyncFailed, message).hint("ask other servers, or later"),
         }
     }
 }
@@ -303,7 +304,7 @@ mod tests {
                 chunk_weight_max: 4 << 20,
                 newest: self.0,
                 oldest: self.0.height,
-                diffs_from: self.0.height.next(),
+                diffs_from: Height(u64::MAX),
             }))
         }
     }
@@ -323,7 +324,9 @@ mod tests {
             voted_for(&runtime, &sources, Duration::ZERO, &validators)
         };
         let false_root = Root(Hash([9; 32]));
-        let found = target(&[(20, root(20)), (29, false_root), (4_000, false_root)]).expect("one is the chain's");
+        // The last is a height above which there can be no header.
+        let offered = [(20, root(20)), (29, false_root), (4_000, false_root), (u64::MAX, false_root)];
+        let found = target(&offered).expect("one is the chain's");
         assert_eq!(found.version, Version { height: Height(20), root: root(20) });
         let failure = target(&[(29, false_root)]).expect_err("none is");
         let both = failure.message.contains(&false_root.to_string()) && failure.message.contains(&root(29).to_string());
