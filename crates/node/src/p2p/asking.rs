@@ -22,6 +22,8 @@ pub(crate) fn ask_all(
     hear: &mut dyn FnMut(String, Result<Response, AskError>) -> bool,
 ) {
     let mut first = None;
+    // What hearing takes is not of the time that others have.
+    let mut heard_for = Duration::ZERO;
     for mirror in &sources.mirrors {
         if hear(mirror.name().to_owned(), mirror.ask(question)) {
             first = Some(Instant::now());
@@ -31,7 +33,9 @@ pub(crate) fn ask_all(
     let started = Instant::now();
     let mut known: BTreeSet<NodeId> = BTreeSet::new();
     let mut answers = JoinSet::new();
-    while first.is_none_or(|first: Instant| first.elapsed() < OTHERS_WAIT) && started.elapsed() < patience {
+    while first.is_none_or(|first: Instant| first.elapsed() < OTHERS_WAIT)
+        && started.elapsed().saturating_sub(heard_for) < patience
+    {
         for peer in network.connected() {
             if known.insert(peer) {
                 let (network, question) = (network.clone(), question.clone());
@@ -44,13 +48,21 @@ pub(crate) fn ask_all(
         let next = async { tokio::time::timeout(LOOK_EVERY, answers.join_next()).await };
         match runtime.block_on(next) {
             Ok(Some(Ok((peer, answer)))) => {
+                let since = Instant::now();
                 if hear(peer.to_string(), answer) {
                     first.get_or_insert_with(Instant::now);
                 }
+                heard_for += since.elapsed();
             }
             // Nobody is asked yet.
             Ok(_) => std::thread::sleep(LOOK_EVERY),
             Err(_) => {}
+        }
+    }
+    // Others may have answered while one was heard.
+    while let Some(answered) = answers.try_join_next() {
+        if let Ok((peer, answer)) = answered {
+            hear(peer.to_string(), answer);
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::cometbft::rpc::Rpc;
 use crate::commands::init::now;
 use crate::config::{Config, HttpAddress};
 use crate::exit::{Exit, Failure, causes};
-use crate::p2p::{Certifies, Distrust, Sources, Trust, ask_all, certified_version};
+use crate::p2p::{AskError, Certifies, Distrust, Sources, Trust, ask_all, certified_version};
 use clap::Args;
 use keelstone_codec::{Hash, Height, Root};
 use keelstone_execution::PublicKey;
@@ -18,9 +18,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Runtime;
-
-/// Heights that are looked up in headers, of all that are offered.
-const HEIGHTS_MAX: usize = 8;
 
 /// How long a light client may take from the header that is trusted to the one that is wanted: several dozen headers, with some
 /// seconds for each.
@@ -207,41 +204,92 @@ fn voted_for(
     patience: Duration,
     validators: &Validators,
 ) -> Result<Target, Failure> {
-    let mut offered: BTreeMap<Height, BTreeMap<Root, String>> = BTreeMap::new();
-    let mut asked: BTreeMap<String, String> = BTreeMap::new();
-    ask_all(runtime, sources, patience, &Request::Status, &mut |who, answer| {
-        let heard = match answer {
-            Ok(Response::Status(status)) => {
-                let Version { height, root } = status.newest;
-                offered.entry(height).or_default().insert(root, who);
-                return true;
-            }
-            Ok(_) => "it does not say where it stands".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        asked.insert(who, heard);
-        false
-    });
-    for (height, roots) in offered.into_iter().rev().take(HEIGHTS_MAX) {
-        // What is not certified yet, or was before trust began, another may have.
-        let certified = match validators.certified(height) {
-            Ok(certified) => certified,
-            Err(error @ (LightError::NotThere { .. } | LightError::Below { .. } | LightError::NoneAbove { .. })) => {
-                asked.extend(roots.into_values().map(|who| (who, causes(&error))));
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if roots.contains_key(&certified.root) {
-            return Ok(Target { version: certified, by: By::Header });
-        }
-        let other = |(root, who): (Root, String)| {
-            (who, format!("it has root {root} at height {height}, consensus has certified {}", certified.root))
-        };
-        asked.extend(roots.into_iter().map(other));
+    let mut offers = Offers::to(validators);
+    ask_all(runtime, sources, patience, &Request::Status, &mut |who, answer| offers.hear(who, answer));
+    offers.newest()
+}
+
+/// What is offered, looked up in the headers as it is heard: until then a version is a claim, and does not end the time that
+/// others have. Each offers one, so whoever makes a height up takes nobody's place.
+struct Offers<'a> {
+    validators: &'a Validators,
+    /// The newest that a header certifies.
+    best: Option<Version>,
+    /// What came of the heights that were looked up.
+    looked_up: BTreeMap<Height, Result<Root, String>>,
+    /// Why those offers that are of no use are not.
+    asked: BTreeMap<String, String>,
+    /// Why some height could not be looked up, the first time. Another may be.
+    trouble: Option<LightError>,
+    /// Why no header is believed.
+    distrust: Option<LightError>,
+}
+
+impl<'a> Offers<'a> {
+    fn to(validators: &'a Validators) -> Self {
+        let (looked_up, asked) = (BTreeMap::new(), BTreeMap::new());
+        Self { validators, best: None, looked_up, asked, trouble: None, distrust: None }
     }
-    Err(nothing("no version that is offered is certified by a header of the chain", &asked)
-        .hint("other peers or mirrors may have one, or this one later"))
+
+    /// Takes in an answer. Says whether it is of use: a header certifies what it offers, or nothing can be certified at all.
+    fn hear(&mut self, who: String, answer: Result<Response, AskError>) -> bool {
+        let offered = match answer {
+            Ok(Response::Status(status)) => self.look_up(status.newest),
+            Ok(_) => Err("it does not say where it stands".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        match offered {
+            Ok(version) => {
+                self.best = self.best.max(Some(version));
+                true
+            }
+            Err(why) => {
+                self.asked.insert(who, why);
+                self.distrust.is_some()
+            }
+        }
+    }
+
+    fn look_up(&mut self, version: Version) -> Result<Version, String> {
+        let Version { height, root } = version;
+        if self.distrust.is_some() || self.best.is_some_and(|best| best.height > height) {
+            return Err(format!("it has height {height}, which was not looked up"));
+        }
+        if !self.looked_up.contains_key(&height) {
+            let certified = self.validators.certified(height);
+            let found = certified.as_ref().map(|certified| certified.root).map_err(|error| causes(error));
+            self.looked_up.insert(height, found);
+            match certified.err() {
+                // What is not certified yet, or was before trust began, another may have.
+                None | Some(LightError::NotThere { .. } | LightError::Below { .. } | LightError::NoneAbove { .. }) => {}
+                // A height that servers know nothing of may be one that somebody made up.
+                Some(
+                    error @ (LightError::Rpc(_)
+                    | LightError::Form { .. }
+                    | LightError::Slow { .. }
+                    | LightError::TooFar { .. }
+                    | LightError::Unconfirmed { .. }),
+                ) => drop(self.trouble.get_or_insert(error)),
+                Some(error) => self.distrust = Some(error),
+            }
+        }
+        match &self.looked_up[&height] {
+            Ok(certified) if *certified == root => Ok(version),
+            Ok(certified) => Err(format!("it has root {root} at height {height}, consensus has certified {certified}")),
+            Err(why) => Err(why.clone()),
+        }
+    }
+
+    fn newest(self) -> Result<Target, Failure> {
+        match (self.distrust, self.best, self.trouble) {
+            (Some(error), ..) | (None, None, Some(error)) => Err(error.into()),
+            (None, Some(version), _) => Ok(Target { version, by: By::Header }),
+            (None, None, None) => {
+                Err(nothing("no version that is offered is certified by a header of the chain", &self.asked)
+                    .hint("other peers or mirrors may have one, or this one later"))
+            }
+        }
+    }
 }
 
 /// A failure that says what came of asking each.
@@ -275,7 +323,9 @@ impl From<LightError> for Failure {
             LightError::NotThere { .. }
             | LightError::NoneAbove { .. }
             | LightError::TooFar { .. }
-            | LightError::Unconfirmed { .. } => Self::new(Exit::SyncFailed, message).hint("ask other servers, or later"),
+            | LightError::Unconfirmed { .. } => {
+                Self::new(Exit::SyncFailed, message).hint("ask other servers, or later")
+            }
         }
     }
 }
@@ -284,7 +334,7 @@ impl From<LightError> for Failure {
 mod tests {
     use super::*;
     use crate::cometbft::light::tests::over_honest_servers;
-    use crate::p2p::{AskError, MirrorSource};
+    use crate::p2p::MirrorSource;
     use keelstone_codec::ChainId;
     use keelstone_sync::peers::Status;
     use keelstone_tree::HashKind;
@@ -332,5 +382,30 @@ mod tests {
         let both = failure.message.contains(&false_root.to_string()) && failure.message.contains(&root(29).to_string());
         assert!(both && failure.exit == Exit::SyncFailed, "{failure}");
         assert!(target(&[]).expect_err("nobody").message.contains("nobody could be reached"));
+    }
+
+    fn says(height: u64, root: Root) -> Result<Response, AskError> {
+        Says(Version { height: Height(height), root }).ask(&Request::Status)
+    }
+
+    /// spec: SNAP-18. C-03: whoever makes a height up ends the time of nobody else, and however many do so, the version that a
+    /// header certifies is found.
+    #[test]
+    fn c03_heights_that_are_made_up_crowd_nobody_out() {
+        let (light, root) = over_honest_servers();
+        let validators = Validators(Mutex::new(light));
+        let mut offers = Offers::to(&validators);
+        let false_root = Root(Hash([9; 32]));
+        for liar in 0..50 {
+            assert!(!offers.hear(format!("liar {liar}"), says(4_000 + liar, false_root)), "nobody certified that");
+        }
+        assert!(!offers.hear("another".to_owned(), says(29, false_root)), "another is certified there");
+        assert!(offers.hear("one who has it".to_owned(), says(20, root(20))));
+        assert!(!offers.hear("one who is behind".to_owned(), says(12, root(12))));
+        assert!(offers.hear("a newer one".to_owned(), says(29, root(29))));
+        assert_eq!(
+            offers.newest().expect("one is the chain's").version,
+            Version { height: Height(29), root: root(29) }
+        );
     }
 }
