@@ -6,7 +6,7 @@
 //! have to come to the target's. Chunks that were proven wait in one staging directory for whatever strategy comes
 //! next.
 //!
-//! Rules: `spec/recovery.md`, RECOVER-1 to RECOVER-8.
+//! Rules: `spec/recovery.md`, RECOVER-1 to RECOVER-9.
 
 mod elsewhere;
 
@@ -30,7 +30,7 @@ use keelstone_ledger::{
 };
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
-use keelstone_store::{CheckLevel, Options, Store};
+use keelstone_store::{CheckLevel, Options, Store, StoreError};
 use keelstone_sync::library::{Each, Expected, Info, Origin, Pin};
 use keelstone_sync::peers::Version;
 use keelstone_sync::recovery::{
@@ -41,6 +41,7 @@ use keelstone_tree::{Blake3, HashKind, Hasher, Sha256};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,6 +53,8 @@ const DISK_BYTES_PER_MS: u64 = 60_000;
 const NETWORK_BYTES_PER_MS: u64 = 10_000;
 /// And milliseconds a block takes.
 const BLOCK_MS: u64 = 5;
+/// What is said where the blocks of the old state cannot be taken over.
+const LEFT_BEHIND: &str = "the blocks and receipts below the snapshot are damaged and not taken over";
 
 /// What is to be had again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,8 +94,10 @@ pub(crate) struct Wish<'a> {
 pub(crate) struct Recovered {
     pub(crate) outcome: Outcome,
     pub(crate) signed: SignedReport,
-    /// Where the report lies.
+    /// Where the report lies, or would, if it could not be written.
     pub(crate) path: PathBuf,
+    /// What went wrong beside it: the state is had again all the same.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Finds out what would be done, and changes nothing.
@@ -142,6 +147,8 @@ struct Place<'a, H: Hasher> {
     offers: BTreeMap<Strategy, Offers>,
     /// Snapshots here that are damaged: what is whole of them need not come from elsewhere.
     damaged: Vec<Pin>,
+    /// Why what is built has none of the blocks and receipts below it that were here.
+    left_behind: Option<String>,
     _hasher: std::marker::PhantomData<fn() -> H>,
 }
 
@@ -152,6 +159,15 @@ fn of_ledger(error: LedgerError) -> Failed {
         LedgerError::NoBlock { .. } | LedgerError::NotYet { .. } => Failed::Unavailable(what),
         error if error.is_damage() => Failed::Damaged(what),
         _ => Failed::Machine(what),
+    }
+}
+
+/// Why the database of blocks cannot be used. What the operating system says is no word about what the database holds: a disk
+/// that is full or does not answer now may have it whole.
+fn of_blocks(error: StoreError) -> Failed {
+    match error {
+        StoreError::Io { ref source, .. } if source.raw_os_error().is_none() => Failed::Damaged(causes(&error)),
+        error => error.into(),
     }
 }
 
@@ -173,7 +189,7 @@ impl<'a, H: Hasher> Place<'a, H> {
             None => Err(Failed::Unavailable("there are no blocks here".to_owned())),
             Some(current) => match RedbKv::open(&current.blocks()) {
                 Ok(kv) => Ok(Bodies::over(Arc::new(kv))),
-                Err(error) => Err(error.into()),
+                Err(error) => Err(of_blocks(error)),
             },
         };
         Ok(Self {
@@ -189,6 +205,7 @@ impl<'a, H: Hasher> Place<'a, H> {
             others: None,
             offers: BTreeMap::new(),
             damaged: Vec::new(),
+            left_behind: None,
             _hasher: std::marker::PhantomData,
         })
     }
@@ -274,6 +291,11 @@ impl<'a, H: Hasher> Place<'a, H> {
         let order = self.given_order().unwrap_or_else(|| {
             by_time(&mut self, &target.version()).into_iter().map(|(strategy, _)| strategy).collect()
         });
+        // What a report takes is had before anything is replaced: afterwards it is too late to fail for want of it.
+        let key = signer(self.home)?;
+        let directory = reports(self.home)?;
+        let genesis_hash = self.genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.hash;
+        let chain = (self.genesis.chain_id.clone(), genesis_hash);
         // What takes the place of a state is on record before it is begun.
         let (own, who) = (OwnLog::of(self.home), self.wish.who);
         let names = order.iter().map(|strategy| strategy.name()).collect::<Vec<_>>().join(", ");
@@ -281,23 +303,35 @@ impl<'a, H: Hasher> Place<'a, H> {
         let begun = event(format!("to height {} by {names}", target.height));
         own.note(who, begun, NodeStep::Begun, Stood::default())?;
         let outcome = recover(&order, &target.version(), depth, &mut self);
-        let genesis_hash = self.genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.hash;
-        let chain = (self.genesis.chain_id.clone(), genesis_hash);
-        let report = Report::of(chain, (began, now()), &target, depth, &outcome);
-        let (signed, path) = keep(self.home, report)?;
-        let (by, step, after) = match outcome.recovered() {
+        let signed = sign(&key, Report::of(chain, (began, now()), &target, depth, &outcome));
+        let path = directory.join(format!("{}-{}.report", signed.report.began.0, signed.report.height));
+        let recovered = outcome.recovered();
+        let (by, step, after) = match recovered {
             Some((strategy, built)) => {
                 let after = Standing { height: built.at.height, root: built.at.root };
                 (strategy.name(), NodeStep::Done, Some(after))
             }
             None => ("nothing that was tried", NodeStep::Failed { reason: cut(names) }, None),
         };
-        let told = event(format!("by {by}, report {}", path.display()));
-        own.note(who, told, step, Stood { before: None, after })?;
-        if outcome.recovered().is_some() {
-            crate::snapshots::forget_above(self.home, target.height)?;
+        let left_behind = self.left_behind.take().filter(|_| recovered.is_some());
+        let without = left_behind.as_ref().map_or_else(String::new, |why| format!(", without the blocks below: {why}"));
+        let told = event(format!("by {by}, report {}{without}", path.display()));
+        let mut done = vec![keep(&path, &signed), own.note(who, told, step, Stood { before: None, after })];
+        let mut warnings: Vec<String> = left_behind.into_iter().map(|why| format!("{LEFT_BEHIND}: {why}")).collect();
+        if recovered.is_some() {
+            done.push(crate::snapshots::forget_above(self.home, target.height));
         }
-        Ok(Recovered { outcome, signed, path })
+        for failure in done.into_iter().filter_map(Result::err) {
+            // Once another state counts nothing that fails here undoes that.
+            match recovered {
+                Some(_) => warnings.push(failure.message),
+                None => return Err(failure),
+            }
+        }
+        for warning in &warnings {
+            tracing::warn!(warning, "the state is had again, but for this");
+        }
+        Ok(Recovered { outcome, signed, path, warnings })
     }
 
     // ---- building
@@ -390,30 +424,40 @@ impl<'a, H: Hasher> Place<'a, H> {
         Ok(Built { at, entries: ledger.view().totals().count, blocks })
     }
 
-    /// A ledger over a state, with the blocks below it that this home has, if they can be taken over: a copy of the
-    /// database gives up those above.
-    fn ledger_over(&self, store: Store<H>, generation: &Generation) -> Result<Ledger<H>, Failed> {
-        let fresh = |store| -> Result<Ledger<H>, Failed> {
-            remove(&generation.blocks())?;
-            let kv = Arc::new(RedbKv::open(&generation.blocks())?);
-            Ledger::open(store, kv, self.registry.clone(), PoolLimits::default()).map_err(of_ledger)
+    /// A ledger over a state, with the blocks below it that this home has: a copy of the database gives up those above. Only what
+    /// is damaged is left behind; what the machine could not read or write may be whole, and this home has no other copy of it.
+    // spec: RECOVER-9
+    fn ledger_over(&mut self, store: Store<H>, generation: &Generation) -> Result<Ledger<H>, Failed> {
+        self.left_behind = None;
+        let Some(current) = &self.current else { return self.ledger_without_blocks(store, generation) };
+        let from = current.blocks();
+        let copied = |error: io::Error| Failed::Machine(format!("could not copy {}: {error}", from.display()));
+        let taken = self.bodies.clone().and_then(|_| {
+            RedbKv::copy(&from, &generation.blocks()).map_err(copied)?;
+            RedbKv::open(&generation.blocks()).map_err(of_blocks)
+        });
+        let (store, why) = match taken {
+            Ok(kv) => match Ledger::open(store, Arc::new(kv), self.registry.clone(), PoolLimits::default()) {
+                Ok(ledger) => return Ok(ledger),
+                Err(LedgerError::Store(error)) if matches!(of_blocks(error.clone()), Failed::Machine(_)) => {
+                    return Err(of_blocks(error));
+                }
+                Err(error) => (Store::open(Self::directory(&generation.state())?, self.options())?, causes(&error)),
+            },
+            Err(failed @ Failed::Machine(_)) => return Err(failed),
+            Err(failed) => (store, failed.to_string()),
         };
-        let Some(current) = self.current.as_ref().filter(|_| self.bodies.is_ok()) else { return fresh(store) };
-        if RedbKv::copy(&current.blocks(), &generation.blocks()).is_err() {
-            return fresh(store);
-        }
-        let kv = match RedbKv::open(&generation.blocks()) {
-            Ok(kv) => Arc::new(kv),
-            Err(_) => return fresh(store),
-        };
-        match Ledger::open(store, kv, self.registry.clone(), PoolLimits::default()) {
-            Ok(ledger) => Ok(ledger),
-            Err(error) => {
-                tracing::warn!(error = causes(&error), "the blocks below the snapshot are not taken over");
-                let store = Store::open(Self::directory(&generation.state())?, self.options())?;
-                fresh(store)
-            }
-        }
+        tracing::error!(why, "{LEFT_BEHIND}");
+        self.left_behind = Some(why);
+        self.ledger_without_blocks(store, generation)
+    }
+
+    fn ledger_without_blocks(&self, store: Store<H>, generation: &Generation) -> Result<Ledger<H>, Failed> {
+        // The log that was copied beside it is of the other one.
+        remove(&generation.blocks())?;
+        remove(&generation.blocks().with_extension("wal"))?;
+        let kv = Arc::new(RedbKv::open(&generation.blocks())?);
+        Ledger::open(store, kv, self.registry.clone(), PoolLimits::default()).map_err(of_ledger)
     }
 
     // ---- the strategies
@@ -597,7 +641,7 @@ impl<H: Hasher> World for Place<'_, H> {
 
 fn remove(path: &Path) -> Result<(), Failed> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Failed::Machine(format!("{}: {error}", path.display())))
         }
         _ => Ok(()),
@@ -618,17 +662,22 @@ fn signer(home: &Home) -> Result<SecretKey, Failure> {
     producer.map_or_else(|| keys.load_or_make(NODE), Ok)
 }
 
-/// Signs a report and keeps it.
-// spec: RECOVER-5
-fn keep(home: &Home, report: Report) -> Result<(SignedReport, PathBuf), Failure> {
-    let key = signer(home)?;
-    let signature = key.sign(&report.sign_bytes()).0;
-    let signed = SignedReport { key: key.public().0, signature, report };
+/// Where reports are kept.
+fn reports(home: &Home) -> Result<PathBuf, Failure> {
     let directory = home.path().join("recoveries");
-    let path = directory.join(format!("{}-{}.report", signed.report.began.0, signed.report.height));
-    let written = fs::create_dir_all(&directory).and_then(|()| newfile::replace(&path, &signed.to_bytes()));
-    written.map_err(|error| Failure::io(format_args!("could not write {}", path.display()), &error))?;
-    Ok((signed, path))
+    fs::create_dir_all(&directory).map_err(|error| Failure::io(directory.display(), &error))?;
+    Ok(directory)
+}
+
+// spec: RECOVER-5
+fn sign(key: &SecretKey, report: Report) -> SignedReport {
+    let signature = key.sign(&report.sign_bytes()).0;
+    SignedReport { key: key.public().0, signature, report }
+}
+
+fn keep(path: &Path, signed: &SignedReport) -> Result<(), Failure> {
+    let written = newfile::replace(path, &signed.to_bytes());
+    written.map_err(|error| Failure::io(format_args!("could not write {}", path.display()), &error))
 }
 
 /// Checks who signed a report; the key is compared with the one that is expected, if one is.
@@ -674,4 +723,118 @@ pub(crate) fn failure(recovered: &Recovered) -> Failure {
         .collect();
     Failure::new(Exit::Integrity, format!("nothing was recovered; {}", said.join("; ")))
         .hint("the old state is kept; docs/recovery.md says what else there is")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshots::{making, open_library};
+    use keelstone_codec::ChainId;
+    use keelstone_ledger::modules::standard;
+    use std::io::Write as _;
+    use tempfile::TempDir;
+
+    /// A home whose chain is at height 3, with a snapshot of that height, and the name of its generation.
+    fn chain() -> (TempDir, Home, Config, String) {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let home = Home::new(place.path().to_owned());
+        let mut config = Config::default();
+        config.snapshots.reserve_percent = 0;
+        home.write_genesis(&Genesis::new(ChainId::new("recovered-1").expect("a name"))).expect("written");
+        let engine = engine::open(&home, &config, &standard()).expect("a new chain");
+        let producer = SecretKey::from_seed(&[7; 32]).public();
+        for time in 1..=3 {
+            engine.produce(Timestamp(time), producer, true).expect("a block");
+        }
+        let library = open_library(&home).expect("a library");
+        let version = engine.version(None).expect("the last");
+        version.snapshot(&library, &making(&config.snapshots), &mut |_| ControlFlow::Continue(())).expect("a snapshot");
+        drop((version, engine));
+        let current = named(&home);
+        (place, home, config, current)
+    }
+
+    /// The generation that counts.
+    fn named(home: &Home) -> String {
+        fs::read_to_string(home.data().join("CURRENT")).expect("one counts")
+    }
+
+    /// Recovers with one strategy, after `spoil` had the database of blocks that counts, with `progress` told.
+    fn recovered_by(
+        only: Strategy,
+        (home, config): (&Home, &Config),
+        spoil: &dyn Fn(&Path),
+        progress: &mut dyn FnMut(Strategy, u64, u64),
+    ) -> Result<Recovered, Failure> {
+        let (registry, keys) = (standard(), KeyDir::new(home.path()));
+        let wish = Wish { wanted: Wanted::Newest, root: None, only: Some(only), keys: &keys, who: Who::User, progress };
+        let genesis = home.read_genesis().expect("it was written");
+        let place = Place::<Blake3>::open(home, genesis, config, &registry, wish).expect("nobody uses it");
+        spoil(&place.current.as_ref().expect("there is a state").blocks());
+        place.run()
+    }
+
+    /// spec: RECOVER-9. Blocks that the machine could not copy may be whole, and are nowhere else: that strategy fails, and the
+    /// old state stays with them.
+    #[test]
+    fn blocks_that_could_not_be_copied_are_not_given_up() {
+        let (_place, home, config, before) = chain();
+        let unreadable = |blocks: &Path| {
+            let log = blocks.with_extension("wal");
+            fs::remove_file(&log).expect("it is there");
+            fs::create_dir(&log).expect("free");
+        };
+        let found = recovered_by(Strategy::LocalSnapshot, (&home, &config), &unreadable, &mut |_, _, _| {});
+        let found = found.expect("it is reported");
+        let [(_, Err(Failed::Machine(why)))] = &found.outcome.attempts[..] else {
+            panic!("{:?}", found.outcome.attempts)
+        };
+        assert!(why.contains("could not copy"), "{why}");
+        assert_eq!((named(&home), found.warnings), (before, vec![]));
+    }
+
+    /// spec: RECOVER-9. Blocks that are damaged hinder nobody: the state is had again without them, and that is said.
+    #[test]
+    fn blocks_that_are_damaged_are_left_behind_and_that_is_said() {
+        let (_place, home, config, before) = chain();
+        let damage = |blocks: &Path| {
+            let mut file = fs::OpenOptions::new().write(true).open(blocks).expect("it is there");
+            file.write_all(&[0x5a; 4096]).expect("written");
+        };
+        let found = recovered_by(Strategy::LocalSnapshot, (&home, &config), &damage, &mut |_, _, _| {});
+        let found = found.expect("it is reported");
+        assert!(found.outcome.recovered().is_some() && named(&home) != before, "{:?}", found.outcome.attempts);
+        assert!(matches!(&found.warnings[..], [warning] if warning.starts_with(LEFT_BEHIND)), "{:?}", found.warnings);
+        let engine = engine::open(&home, &config, &standard()).expect("it opens");
+        engine.produce(Timestamp(9), SecretKey::from_seed(&[7; 32]).public(), true).expect("it goes on");
+    }
+
+    /// spec: RECOVER-9. Where no report can be kept nothing is begun; where that turns out when another state counts already, it
+    /// counts, and what failed is said beside it.
+    #[test]
+    fn a_report_that_cannot_be_kept_makes_no_recovery_a_failure() {
+        let (_place, home, config, before) = chain();
+        let reports = home.path().join("recoveries");
+        fs::write(&reports, "in the way").expect("written");
+        let replay = |progress: &mut dyn FnMut(Strategy, u64, u64)| {
+            recovered_by(Strategy::BlockReplay, (&home, &config), &|_| {}, progress)
+        };
+        let failure = replay(&mut |_, _, _| panic!("nothing is run")).err().expect("no report can be kept");
+        assert!(failure.message.contains("recoveries") && named(&home) == before, "{failure}");
+
+        fs::remove_file(&reports).expect("it was written");
+        let in_the_way = &mut |_, _, _| {
+            if reports.is_dir() {
+                fs::remove_dir_all(&reports).expect("it was made");
+                fs::write(&reports, "in the way").expect("written");
+            }
+        };
+        let found = replay(in_the_way).expect("another state counts");
+        assert!(found.outcome.recovered().is_some() && named(&home) != before, "{:?}", found.outcome.attempts);
+        assert!(
+            matches!(&found.warnings[..], [warning] if warning.contains("could not write")),
+            "{:?}",
+            found.warnings
+        );
+    }
 }
