@@ -406,8 +406,6 @@ struct Inner {
     checker: Mutex<Checker>,
     /// One check at a time.
     checking: Mutex<()>,
-    /// What was an alarm last, for whoever asks.
-    alarm: Mutex<Option<String>>,
 }
 
 impl Service {
@@ -433,7 +431,6 @@ impl Service {
             ends: AtomicU64::new(0),
             checker: Mutex::new(checker),
             checking: Mutex::new(()),
-            alarm: Mutex::new(None),
         });
         let (wake, woken) = sync_channel(1);
         let working = inner.clone();
@@ -471,9 +468,15 @@ impl Service {
     fn repair(&self, from: &[mend::From]) -> Result<Value, Failure> {
         let inner = &*self.inner;
         let _one = inner.checking.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = inner.mender.look();
         let problems = inner.all_of_it()?.ok_or_else(ended)?.problems;
+        match problems.is_empty() {
+            true => inner.mender.found_whole(look),
+            false => inner.mender.found_damage(look),
+        }
         let outcome = inner.mender.asked(&problems, from)?;
-        if outcome.is_whole() && inner.health.inconsistent.load(Ordering::Relaxed) {
+        let was_ours = inner.checker().last().is_some_and(is_ours);
+        if outcome.is_whole() && was_ours {
             inner.look(Depth::Usual, None)?;
         }
         Ok(mend::show(&problems, &outcome))
@@ -498,7 +501,7 @@ impl Service {
             "checks": checker.checks(),
             "next_in_ms": waits,
             "cursor": show_cursor(checker.cursor()),
-            "alarm": *inner.alarm.lock().unwrap_or_else(PoisonError::into_inner),
+            "alarm": checker.alarmed(),
             "repairs": inner.mender.status(),
             "last": checker.last().map(|report| show(report, checker.cursor())),
         })
@@ -569,14 +572,28 @@ impl Inner {
     /// Looks, and says what is found. Whoever calls it holds `checking`.
     fn look(&self, depth: Depth, due: Option<Due>) -> Result<Report, Failure> {
         let due = due.unwrap_or_else(|| self.checker().take(self.now()));
+        let look = self.mender.look();
         let checked = check(&*self.engine, &due, depth, &self.peers, &mut self.goes_on());
         let (sample, report) = checked.inspect_err(|_| self.metrics.checked("failed"))?;
         self.metrics.checked(report.verdict.name());
         self.metrics.check_read_entries.inc_by(u64::from(report.entries_read));
         self.metrics.check_discrepancies.set(i64::try_from(report.discrepancies.len()).unwrap_or(i64::MAX));
-        self.health.inconsistent.store(is_ours(&report), Ordering::Relaxed);
-        let effects = self.checker().found(&sample, report.clone());
-        let mut alarm = None;
+        let is_storage = |found: &Discrepancy| matches!(found, Discrepancy::Storage { .. });
+        match report.discrepancies.iter().any(is_storage) {
+            true => self.mender.found_damage(look),
+            // All else are samples, and say nothing of what they did not read.
+            false if depth == Depth::Full => self.mender.found_whole(look),
+            false => {}
+        }
+        let not_certified = |found: &Discrepancy| matches!(found, Discrepancy::NotCertified { .. });
+        let contradicted = report.discrepancies.iter().any(not_certified);
+        if contradicted || report.certified != Certified::Nothing {
+            self.health.inconsistent.store(contradicted, Ordering::Relaxed);
+        }
+        let effects = match depth {
+            Depth::Quick => self.checker().glanced(report.clone()),
+            _ => self.checker().found(&sample, report.clone()),
+        };
         for effect in effects {
             match effect {
                 Effect::Save(cursor) => {
@@ -588,12 +605,12 @@ impl Inner {
                 Effect::Alarm(what) => {
                     self.metrics.check_alarms.inc();
                     tracing::error!(what, "the check of the state is an alarm; keelstone check status says more");
-                    alarm = Some(what);
                 }
                 // A sample names no file: all is looked at, so that all is known that is damaged.
                 Effect::Repair(_) => {
                     let look = self.mender.look();
                     match self.all_of_it() {
+                        Ok(Some(found)) if found.problems.is_empty() => self.mender.found_whole(look),
                         Ok(Some(found)) => self.mender.learn(look, &found.problems),
                         Ok(None) => tracing::info!("damage was to be located, and that was ended"),
                         Err(failure) => tracing::warn!(%failure, "damage that a check found could not be located"),
@@ -601,7 +618,6 @@ impl Inner {
                 }
             }
         }
-        *self.alarm.lock().unwrap_or_else(PoisonError::into_inner) = alarm;
         Ok(report)
     }
 }
@@ -770,6 +786,54 @@ mod tests {
         assert_eq!(checked["verdict"], "consistent");
         let resumed = service.answer(&Asked::Pause { paused: false }).expect("resumed");
         assert_eq!((&resumed["paused"], resumed["next_in_ms"].is_u64()), (&json!(false), true));
+        service.stop();
+    }
+
+    /// spec: CHECK-2. Damage that was found is known until all that is stored was looked at and is whole: a check that looks at
+    /// less, and a mending that left some of it, make nothing good.
+    #[test]
+    fn damage_is_known_until_all_of_it_is_whole() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let home = Home::new(place.path().to_owned());
+        let mut config = Config::default();
+        config.check.auto_repair = false;
+        home.write_genesis(&Genesis::new(ChainId::new("known-1").expect("a name"))).expect("written");
+        let engine = engine::open(&home, &config, &standard()).expect("a new chain");
+        let producer = keelstone_ledger::SecretKey::from_seed(&[7; 32]).public();
+        for time in 1..=4 {
+            engine.produce(keelstone_codec::Timestamp(time), producer, true).expect("a block");
+        }
+        engine.flush().expect("it is written");
+        let (metrics, health) = (Arc::new(Metrics::new()), Arc::new(Health::default()));
+        let mender = Arc::new(Mender::new(&engine, &config.check, &home, None, metrics.clone(), health.clone()));
+        let service = Service::start(engine, &config.check, &home, metrics, health.clone(), mender).expect("a thread");
+        let checked = |depth| {
+            service.answer(&Asked::Now { depth }).expect("nothing is in its way");
+            health.damaged.load(Ordering::Relaxed)
+        };
+        assert!(!checked(Depth::Full));
+
+        // More of a sector than its checksum can give back.
+        let state = fs::read_dir(home.data().join("gen-000001/state")).expect("it is there");
+        let is_log = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "log");
+        let log = state.filter_map(|entry| Some(entry.ok()?.path())).find(is_log).expect("a log");
+        let right = fs::read(&log).expect("read");
+        let mut wrong = right.clone();
+        wrong[700..720].iter_mut().for_each(|byte| *byte ^= 0x5a);
+        let write = |bytes: &[u8]| {
+            use std::io::Write as _;
+            fs::OpenOptions::new().write(true).open(&log).and_then(|mut file| file.write_all(bytes)).expect("written");
+        };
+        write(&wrong);
+        assert!(checked(Depth::Full), "every byte is read");
+        for depth in [Depth::Peers, Depth::Quick, Depth::Usual] {
+            assert!(checked(depth), "{depth:?} does not read it");
+        }
+        let repaired = service.answer(&Asked::Repair { from: Vec::new() }).expect("it is tried");
+        assert_ne!(repaired["left"], json!([]), "{repaired}");
+        assert!(health.damaged.load(Ordering::Relaxed), "it is damaged still");
+        write(&right);
+        assert!(checked(Depth::Peers) && !checked(Depth::Full));
         service.stop();
     }
 }

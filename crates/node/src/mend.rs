@@ -128,6 +128,8 @@ struct Known {
     problems: Vec<StoreError>,
     /// Mendings so far.
     mendings: u64,
+    /// How often a look has found damage.
+    findings: u64,
 }
 
 /// A look at what is stored, from when it begins.
@@ -135,6 +137,8 @@ struct Known {
 pub(crate) struct Look {
     /// Mendings before it.
     mendings: u64,
+    /// Findings before it.
+    findings: u64,
 }
 
 impl Mender {
@@ -162,9 +166,33 @@ impl Mender {
         }
     }
 
-    /// Taken before something is looked at, and given to [`Self::learn`] after it.
+    /// Taken before something is looked at, and given back with what was found.
     pub(crate) fn look(&self) -> Look {
-        Look { mendings: locked(&self.known).mendings }
+        let known = locked(&self.known);
+        Look { mendings: known.mendings, findings: known.findings }
+    }
+
+    /// A look found damage. This node says so until that is mended, or all that is stored was looked at since and is whole:
+    /// whoever looks at a part says nothing of the rest.
+    pub(crate) fn found_damage(&self, look: Look) {
+        let mut known = locked(&self.known);
+        if known.mendings == look.mendings {
+            known.findings += 1;
+            self.health.damaged.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A look at all that is stored found it whole.
+    pub(crate) fn found_whole(&self, look: Look) {
+        // What was found meanwhile may lie where it had looked already.
+        if locked(&self.known).findings == look.findings {
+            self.health.damaged.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a mending ended since a look began.
+    pub(crate) fn mended_since(&self, look: Look) -> bool {
+        locked(&self.known).mendings != look.mendings
     }
 
     /// Takes in what a look found damaged. What a mending ended behind may be whole since: it is damage if it is found again.
@@ -302,8 +330,11 @@ impl Mender {
             Ok(_) => "left",
             Err(_) => "failed",
         });
-        let damaged = engine.scrub_standing().problems > 0;
-        self.health.damaged.store(damaged, Ordering::Relaxed);
+        // What a mending left is damage still, whoever found it.
+        if let Ok(outcome) = &mended {
+            let damaged = !outcome.is_whole() || engine.scrub_standing().problems > 0;
+            self.health.damaged.store(damaged, Ordering::Relaxed);
+        }
         mended
     }
 

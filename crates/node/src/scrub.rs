@@ -39,7 +39,7 @@ pub(crate) struct Tell {
 impl Scrubber {
     /// Goes on where the last pass stood. None if the configuration wants none; damage that is known is told all the same.
     pub(crate) fn start(engine: &Arc<dyn Engine>, config: &config::Store, tell: Tell) -> Result<Option<Self>, Failure> {
-        tell.standing(&engine.scrub_standing());
+        tell.standing(&engine.scrub_standing(), tell.mender.look());
         if config.scrub_bytes_per_second == 0 {
             return Ok(None);
         }
@@ -87,16 +87,24 @@ impl Scrubbing {
         mut slice: impl FnMut() -> Option<(Result<Scrubbed, Failure>, ScrubStanding)>,
     ) {
         let mut pause = Duration::ZERO;
+        // From when the present pass looks.
+        let mut pass = self.tell.mender.look();
         while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
             let since = Instant::now();
             let look = self.tell.mender.look();
             let Some((scrubbed, standing)) = slice() else { return };
             // Before it is mended, so that it is known that there was something.
-            self.tell.standing(&standing);
+            self.tell.standing(&standing, look);
             pause = match scrubbed {
                 Ok(scrubbed) => {
                     let pause = self.pause(&scrubbed, since.elapsed());
                     self.tell.scrubbed(&scrubbed, look);
+                    if scrubbed.is_pass_done {
+                        if standing.problems == 0 {
+                            self.tell.mender.found_whole(pass);
+                        }
+                        pass = self.tell.mender.look();
+                    }
                     pause
                 }
                 Err(failure) => {
@@ -128,13 +136,16 @@ impl Tell {
             self.hub.tell(&Event { height, kind: "damage", json });
         }
         if !scrubbed.problems.is_empty() {
+            self.mender.found_damage(look);
             self.mender.learn(look, &scrubbed.problems);
             self.mender.by_itself();
         }
     }
 
-    fn standing(&self, standing: &ScrubStanding) {
+    fn standing(&self, standing: &ScrubStanding, look: Look) {
         self.metrics.scrub_stands(standing);
-        self.health.damaged.store(standing.problems > 0, Ordering::Relaxed);
+        if standing.problems > 0 && !self.mender.mended_since(look) {
+            self.health.damaged.store(true, Ordering::Relaxed);
+        }
     }
 }

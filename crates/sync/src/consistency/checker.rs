@@ -62,6 +62,7 @@ pub struct Checker {
     paused: bool,
     checks: u64,
     unknown: u32,
+    alarm: Option<String>,
     last: Option<Report>,
 }
 
@@ -70,7 +71,7 @@ impl Checker {
     #[must_use]
     pub fn new(settings: Settings, cursor: Cursor, now: Tick) -> Self {
         let due = Tick(now.0.saturating_add(settings.check_interval_ms));
-        Self { settings, cursor, due, paused: false, checks: 0, unknown: 0, last: None }
+        Self { settings, cursor, due, paused: false, checks: 0, unknown: 0, alarm: None, last: None }
     }
 
     /// The check that is due now, if one is. Asking takes it: the next is due an interval later, whatever becomes of
@@ -113,23 +114,47 @@ impl Checker {
         let mut effects = vec![Effect::Save(self.cursor.clone())];
         self.unknown = if report.verdict == Verdict::Unknown { self.unknown.saturating_add(1) } else { 0 };
         match report.verdict {
-            Verdict::Consistent => {}
+            Verdict::Consistent => self.alarm = None,
             Verdict::Unknown if self.unknown == UNKNOWN_MAX => {
-                let checks = self.unknown;
-                effects.push(Effect::Alarm(format!("{checks} checks in a row found nobody to compare with")));
+                effects.push(self.alarm(format!("{UNKNOWN_MAX} checks in a row found nobody to compare with")));
             }
-            Verdict::Unknown => {}
-            Verdict::Inconsistent => {
-                let (count, height) = (report.discrepancies.len(), report.at.height);
-                let kept = if report.is_contradicted() { "; the certified state is kept" } else { "" };
-                effects.push(Effect::Alarm(format!("{count} discrepancies at height {height}{kept}")));
-            }
+            Verdict::Unknown | Verdict::Inconsistent => {}
+        }
+        effects.extend(self.judge(report));
+        effects
+    }
+
+    /// Takes in what a check found that read nothing of the state and asked nobody: it says neither that anybody agrees nor that
+    /// nobody does.
+    // spec: CHECK-8
+    pub fn glanced(&mut self, report: Report) -> Vec<Effect> {
+        self.judge(report)
+    }
+
+    /// What follows from any report.
+    fn judge(&mut self, report: Report) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if report.verdict == Verdict::Inconsistent {
+            let (count, height) = (report.discrepancies.len(), report.at.height);
+            let kept = if report.is_contradicted() { "; the certified state is kept" } else { "" };
+            effects.push(self.alarm(format!("{count} discrepancies at height {height}{kept}")));
         }
         if let Some(to) = report.repairable_to().filter(|_| self.settings.auto_repair) {
             effects.push(Effect::Repair(to));
         }
         self.last = Some(report);
         effects
+    }
+
+    fn alarm(&mut self, what: String) -> Effect {
+        self.alarm = Some(what.clone());
+        Effect::Alarm(what)
+    }
+
+    /// The last alarm, until a check comes to consistent.
+    #[must_use]
+    pub fn alarmed(&self) -> Option<&str> {
+        self.alarm.as_deref()
     }
 
     /// Makes no more checks by itself, or does so again.

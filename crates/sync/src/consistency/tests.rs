@@ -501,7 +501,8 @@ fn a_check_that_fails_leaves_nothing_paused() {
     assert!(checker.due(Tick(10_000)).is_some());
 }
 
-/// spec: CHECK-8. Not to know is no alarm once, and one when it goes on; the cursor goes on meanwhile.
+/// spec: CHECK-8. Not to know is no alarm once, and one when it goes on, which lasts until somebody agrees; the cursor goes on
+/// meanwhile. A check that was to ask nobody has nothing to do with it.
 #[test]
 fn to_know_nothing_for_long_is_an_alarm() {
     let whole = state(30);
@@ -514,12 +515,25 @@ fn to_know_nothing_for_long_is_an_alarm() {
         let picked = sample::<Blake3>(view, &names, due.from.as_ref(), due.entries).unwrap();
         let report = compare::<Blake3>(at(7, view), Certified::Nothing, &picked, &mut []);
         assert_eq!(report.verdict, Verdict::Unknown);
+        for certified in [Certified::Nothing, Certified::Root(view.root())] {
+            let glance = compare::<Blake3>(at(7, view), certified, &Sample::default(), &mut []);
+            assert_eq!(checker.glanced(glance), []);
+        }
         let effects = checker.found(&picked, report);
+        assert_eq!(checker.alarmed().is_some(), check >= 5, "check {check}");
         assert_eq!(effects[0], Effect::Save(checker.cursor().clone()));
         alarms.extend(effects.into_iter().filter(|effect| matches!(effect, Effect::Alarm(_))).map(|_| check));
     }
     assert_eq!(alarms, [5], "said once");
     assert_eq!(checker.cursor().passes, 4);
+    let damaged = Sample { damaged: vec!["a page is damaged".to_owned()], ..Sample::default() };
+    let glance = compare::<Blake3>(at(7, view), Certified::Nothing, &damaged, &mut []);
+    assert!(checker.glanced(glance).iter().any(|effect| matches!(effect, Effect::Alarm(_))), "damage is damage");
+    assert!(checker.alarmed().is_some_and(|alarm| alarm.contains("discrepancies")));
+    let picked = sample::<Blake3>(view, &names, None, 5).unwrap();
+    let report = compare::<Blake3>(at(7, view), Certified::Root(view.root()), &picked, &mut []);
+    checker.found(&picked, report);
+    assert_eq!(checker.alarmed(), None);
 }
 
 // ---- the cursor --------------------------------------------------------------------------------------------------
