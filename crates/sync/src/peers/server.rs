@@ -100,6 +100,10 @@ const REQUEST_BYTES: u64 = 256;
 const PLAN_BYTES: u64 = 128;
 /// A budget holds what comes in so many seconds.
 const BUDGET_SECONDS: u64 = 2;
+/// Where all places are taken, how long a pin is kept for others that nobody asks about: whoever takes a version asks without end.
+const PIN_QUIET_MS: u64 = 5_000;
+/// And how long one whose version is kept anyway, whoever asks: it can be pinned again, for the price of cutting it.
+const PIN_TURN_MS: u64 = 10_000;
 
 /// What may still be spent. It goes below zero by at most one answer.
 #[derive(Clone, Copy, Debug)]
@@ -295,19 +299,18 @@ impl<V: Versions> Server<V> {
             Request::GetRange { at, namespace, start, end } => {
                 let range =
                     KeyRange { start: start.to_vec(), end: end.as_ref().map(|end| end.to_vec()), reverse: false };
-                self.range(now, peer, at, namespace, range)
+                self.unpinned(at, |view| self.range(view, namespace, range))
             }
             Request::GetEntry { at, namespace, key } => {
-                let pin = self.pin(now, peer, at)?;
-                Ok(Response::Entry(proof(&pin.view, Query::Key(namespace.clone(), key.clone()))?))
+                let query = Query::Key(namespace.clone(), key.clone());
+                Ok(Response::Entry(self.unpinned(at, |view| proof(view, query))?))
             }
         }
     }
 
     fn status(&self) -> Result<Response, Refusal> {
+        // What is pinned below them says nothing of the heights between, and is known to whoever asks about it.
         let (newest, oldest) = self.versions.kept().ok_or(Refusal::Unavailable(Why::NotKept))?;
-        // What is pinned is served for as long as it is, whatever is pruned meanwhile.
-        let oldest = self.pins.iter().map(|pin| pin.at.height).fold(oldest, Height::min);
         Ok(Response::Status(Status {
             chain_id: self.params.chain_id.clone(),
             hasher: self.params.hasher,
@@ -359,7 +362,8 @@ impl<V: Versions> Server<V> {
         }
     }
 
-    /// Reads a version for one answer, which costs no pin: whoever follows asks about another version each time.
+    /// Reads a version for one answer, which costs no pin: whoever follows or compares asks about another version each time, and
+    /// a question that is one answer needs nothing kept for the next.
     // spec: PEER-12
     fn unpinned<T>(&self, at: &Version, read: impl FnOnce(&V::View) -> Result<T, Refusal>) -> Result<T, Refusal> {
         if let Some(pin) = self.pins.iter().find(|pin| pin.at == *at) {
@@ -401,19 +405,11 @@ impl<V: Versions> Server<V> {
     }
 
     /// As many entries of a range as one answer may have, with the proof that there are no others.
-    fn range(
-        &mut self,
-        now: Tick,
-        peer: PeerId,
-        at: &Version,
-        namespace: &Namespace,
-        mut range: KeyRange,
-    ) -> Result<Response, Refusal> {
+    fn range(&self, view: &V::View, namespace: &Namespace, mut range: KeyRange) -> Result<Response, Refusal> {
         let answer_bytes_max = u64::from(self.limits.answer_bytes_max);
-        let pin = self.pin(now, peer, at)?;
         let mut next: Option<Key> = None;
         let mut bytes = 0;
-        for (before, entry) in pin.view.scan(namespace, range.clone()).enumerate() {
+        for (before, entry) in view.scan(namespace, range.clone()).enumerate() {
             let (key, value) = entry?;
             // An entry brings along a node above it.
             bytes += (key.len() + value.len() + 96) as u64;
@@ -425,7 +421,7 @@ impl<V: Versions> Server<V> {
         if let Some(next) = &next {
             range.end = Some(next.to_vec());
         }
-        Ok(Response::Range { next, proof: proof(&pin.view, Query::Range(namespace.clone(), range))? })
+        Ok(Response::Range { next, proof: proof(view, Query::Range(namespace.clone(), range))? })
     }
 
     /// Ends pins that nobody asked about for a while, or that are too old (spec: PEER-12).
@@ -447,9 +443,11 @@ impl<V: Versions> Server<V> {
                     return Err(Refusal::Unavailable(Why::OtherRoot));
                 }
                 if self.pins.len() >= self.limits.pins_max as usize {
-                    // Only one that nobody but this peer still asks about gives its place away.
-                    let free = self.pins.iter().position(|pin| pin.users.iter().all(|user| *user == peer));
-                    self.pins.swap_remove(free.ok_or(Refusal::Busy(self.limits.pin_idle_ms))?);
+                    let (place, wait_ms) = self.place_to_take(now, peer);
+                    if wait_ms > 0 {
+                        return Err(Refusal::Busy(wait_ms));
+                    }
+                    self.pins.swap_remove(place);
                 }
                 let users = BTreeSet::new();
                 self.pins.push(Pin { at: *at, view, plan: None, since: now, used: now, users });
@@ -463,6 +461,25 @@ impl<V: Versions> Server<V> {
         pin.used = now;
         pin.users.insert(peer);
         Ok(pin)
+    }
+
+    /// The pin that gives its place away soonest, and in how many milliseconds: one that nobody but this peer asks about at once,
+    /// one that is quiet, or whose version is kept anyway and had its turn. So nobody holds all places with a question now and
+    /// then, and more versions than there are places for are served in turns.
+    // spec: PEER-12
+    fn place_to_take(&self, now: Tick, peer: PeerId) -> (usize, u64) {
+        let kept_from = self.versions.kept().map(|(_, oldest)| oldest);
+        let waits = self.pins.iter().map(|pin| {
+            if pin.users.iter().all(|user| *user == peer) {
+                return 0;
+            }
+            let quiet = (pin.used.0 + PIN_QUIET_MS).saturating_sub(now.0);
+            let turn = (pin.since.0 + PIN_TURN_MS).saturating_sub(now.0);
+            let wait_ms = if kept_from.is_some_and(|from| from <= pin.at.height) { quiet.min(turn) } else { quiet };
+            wait_ms.min(self.limits.pin_idle_ms)
+        });
+        let soonest = waits.enumerate().min_by_key(|(place, wait_ms)| (*wait_ms, self.pins[*place].since, *place));
+        soonest.unwrap_or((0, self.limits.pin_idle_ms))
     }
 
     /// A version and how it is cut. Cutting costs the peer that asks first.

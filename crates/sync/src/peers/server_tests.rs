@@ -12,21 +12,21 @@ use keelstone_tree::{
     Answer, Blake3, Diff, Grown, HashKind, KeyRange, Proof, ProofLimits, Query, RangeAnswer, ReadError,
 };
 
-/// Versions in memory, one a height from the first on.
-struct Memory(Vec<&'static Grown>);
+/// Versions in memory, one a height from the first on, of which those from a height on are kept.
+struct Memory(Vec<&'static Grown>, Height);
 
 impl Versions for Memory {
     type View = &'static Grown;
 
     fn kept(&self) -> Option<(Version, Height)> {
         let newest = self.0.len() as u64;
-        Some((Version { height: Height(newest), root: self.0.last()?.root() }, Height(1)))
+        Some((Version { height: Height(newest), root: self.0.last()?.root() }, self.1))
     }
     fn diffs_from(&self) -> Height {
         Height(2)
     }
     fn view(&self, height: Height) -> Result<Option<(Root, Self::View)>, ReadError> {
-        let place = usize::try_from(height.0).unwrap().checked_sub(1);
+        let place = usize::try_from(height.0).unwrap().checked_sub(1).filter(|_| height >= self.1);
         Ok(place.and_then(|place| self.0.get(place)).map(|view| (view.root(), *view)))
     }
     fn diff(&self, height: Height) -> Result<Option<Diff>, ReadError> {
@@ -50,7 +50,7 @@ fn server(limits: ServerLimits) -> (Server<Memory>, Vec<Version>) {
         (0..6).map(|more| &*Box::leak(Box::new(Grown::new::<Blake3>(&state(200 + more))))).collect();
     let version = |(height, view): (u64, &&'static Grown)| Version { height: Height(height), root: view.root() };
     let versions = (1..).zip(&grown).map(version).collect();
-    (Server::new(Memory(grown), params(), limits, Tick(0)), versions)
+    (Server::new(Memory(grown, Height(1)), params(), limits, Tick(0)), versions)
 }
 
 fn asks(unit: impl IntoIterator<Item = u32>, at: Version) -> Request {
@@ -157,9 +157,10 @@ fn diffs_come_without_a_gap() {
     assert_eq!((ask(2), ask(6), ask(1), ask(7)), (vec![2, 3], vec![6], vec![], vec![]));
 }
 
-/// spec: PEER-15. Blocks come as diffs do, and proving records of one version after the other pins none of them.
+/// spec: PEER-12, PEER-15. Blocks come as diffs do, and proving records, entries and ranges of one version after the other pins
+/// none of them.
 #[test]
-fn blocks_come_without_a_gap_and_records_pin_nothing() {
+fn blocks_come_without_a_gap_and_what_is_one_answer_pins_nothing() {
     let (mut server, versions) = server(ServerLimits { answer_bytes_max: 100, ..ServerLimits::default() });
     let mut ask = |first: u64| {
         let heights = Heights::new(Height(first), Height(90)).unwrap();
@@ -173,6 +174,12 @@ fn blocks_come_without_a_gap_and_records_pin_nothing() {
         let heights = Heights::new(Height(1), Height(9)).unwrap();
         let answer = server.answer(Tick(0), PeerId(peer), &Request::GetHeader { at, heights });
         assert!(matches!(answer, Response::Header(_)));
+        let key = Key::new(*b"k").unwrap();
+        let answer = server.answer(Tick(0), PeerId(peer), &Request::GetEntry { at, namespace: name("n1"), key });
+        assert!(matches!(answer, Response::Entry(_)));
+        let start = Blob::new([]).unwrap();
+        let request = Request::GetRange { at, namespace: name("n1"), start, end: None };
+        assert!(matches!(server.answer(Tick(0), PeerId(peer), &request), Response::Range { .. }));
     }
     assert_eq!(server.pins(), 0);
 }
@@ -240,4 +247,79 @@ fn pins_are_few_and_end() {
     }
     // However often it is asked about, it is made anew after a time.
     assert_eq!(ask(6_000, 4, 2), (true, 1));
+}
+
+/// spec: PEER-12. Peers that ask now and then, each about another version, keep nobody else out.
+#[test]
+fn a_question_now_and_then_holds_no_place_that_another_needs() {
+    let (mut server, versions) = server(ServerLimits::default());
+    let mut ask = |now: u64, peer: u64, version: usize| {
+        matches!(server.answer(Tick(now), PeerId(peer), &asks([0], versions[version])), Response::Chunks { .. })
+    };
+    let idle = ServerLimits::default().pin_idle_ms - 1_000;
+    for round in 0..3 {
+        for hostile in 0..4 {
+            let is_served = ask(round * idle, 100 + hostile, usize::try_from(hostile).unwrap());
+            assert!(is_served || round > 0, "there are four places");
+        }
+        assert!(ask((round + 1) * idle - 1, 1, 5), "and one of them is needed");
+    }
+}
+
+/// spec: PEER-12. Whoever joins while as many as there are places for join at other versions has its turn, as they have
+/// theirs; what is kept for nobody else stays for those who ask about it.
+#[test]
+fn more_versions_than_places_are_served_in_turns() {
+    let (mut server, versions) = server(ServerLimits::default());
+    let mut served = [0; 5];
+    let mut longest = [0; 5];
+    let mut last = [0; 5];
+    for now in (0..120_000).step_by(500) {
+        for peer in 0..5usize {
+            let answer = server.answer(Tick(now), PeerId(peer as u64), &asks([0], versions[peer]));
+            if let Response::Busy { retry_after_ms } = answer {
+                assert!((1..=10_000).contains(&retry_after_ms), "{retry_after_ms} ms");
+            } else {
+                longest[peer] = longest[peer].max(now - last[peer]);
+                last[peer] = now;
+                served[peer] += 1;
+            }
+        }
+    }
+    assert!(served.iter().all(|served| *served >= 120), "half of what they asked for: {served:?}");
+    assert!(longest.iter().all(|longest| *longest <= 15_000), "{longest:?}");
+
+    // Those from the sixth height on are kept: what is pinned below is nowhere else, and nobody takes it from who asks on.
+    server.versions().1 = Height(6);
+    let pinned: Vec<u64> = (0..5)
+        .filter(|peer| {
+            matches!(
+                server.answer(Tick(120_000), PeerId(*peer), &asks([0], versions[usize::try_from(*peer).unwrap()])),
+                Response::Chunks { .. }
+            )
+        })
+        .collect();
+    assert_eq!(pinned.len(), 4);
+    for now in (120_000..200_000).step_by(500) {
+        for peer in &pinned {
+            let answer = server.answer(Tick(now), PeerId(*peer), &asks([0], versions[usize::try_from(*peer).unwrap()]));
+            assert!(matches!(answer, Response::Chunks { .. }), "peer {peer} at {now}");
+        }
+        assert!(matches!(server.answer(Tick(now), PeerId(9), &asks([0], versions[5])), Response::Busy { .. }));
+    }
+}
+
+/// spec: PEER-2. A server says which heights it keeps, whatever it has pinned below them for those who ask about that.
+#[test]
+fn a_pin_is_no_height_that_is_kept() {
+    let (mut server, versions) = server(ServerLimits::default());
+    let mut ask = |request: &Request, kept_from: u64| {
+        server.versions().1 = Height(kept_from);
+        server.answer(Tick(0), PeerId(1), request)
+    };
+    assert!(matches!(ask(&asks([0], versions[0]), 1), Response::Chunks { .. }));
+    let Response::Status(status) = ask(&Request::Status, 4) else { panic!("no status") };
+    assert_eq!((status.oldest, status.newest.height), (Height(4), Height(6)));
+    assert!(matches!(ask(&asks([0], versions[0]), 4), Response::Chunks { .. }), "it is pinned");
+    assert!(matches!(ask(&asks([0], versions[1]), 4), Response::Unavailable(Why::NotKept)));
 }

@@ -78,13 +78,14 @@ impl Peer {
         Self { gives_whole_chunks: true, ..Self::new(window) }
     }
 
-    /// Whether it says that it has a version. Only its word.
+    /// Whether it says that it has a version, or was giving it: what it keeps for those who ask about it may be below what it
+    /// says of itself (spec: PEER-2). Only its word.
     pub(super) fn claims(&self, version: &Version) -> bool {
-        self.refuses != Some(*version)
-            && self.status.as_ref().is_some_and(|status| {
-                let height = status.oldest <= version.height && version.height <= status.newest.height;
-                height && (status.newest.height != version.height || status.newest.root == version.root)
-            })
+        let says = |status: &Status| {
+            let height = status.oldest <= version.height && version.height <= status.newest.height;
+            height && (status.newest.height != version.height || status.newest.root == version.root)
+        };
+        self.refuses != Some(*version) && (self.gave == Some(*version) || self.status.as_ref().is_some_and(says))
     }
 
     /// Whether it may be asked for more now.
@@ -222,6 +223,30 @@ mod tests {
         assert!(!peer.refuses(version(4)), "it gave nothing since");
         peer.gives(version(4));
         assert!(!peer.refuses(version(5)), "it gave nothing of that");
+    }
+
+    /// spec: PEER-2, PEER-8. Whoever gives a version is asked on for it, though what it says it keeps begins above by now, until it
+    /// says that it has it no more.
+    #[test]
+    fn whoever_gives_a_version_has_it_until_it_says_otherwise() {
+        let version = |height| Version { height: Height(height), root: Root(Hash([7; 32])) };
+        let status = |oldest, newest| Status {
+            chain_id: keelstone_codec::ChainId::new("test").unwrap(),
+            hasher: keelstone_tree::HashKind::Blake3,
+            chunk_weight_max: 1000,
+            newest: version(newest),
+            oldest: Height(oldest),
+            diffs_from: Height(newest),
+        };
+        let mut peer = Peer::new(1000);
+        peer.says(status(1, 9), 1);
+        assert!(peer.claims(&version(4)) && !peer.claims(&version(10)));
+        peer.gives(version(4));
+        peer.says(status(6, 12), 1);
+        assert!(peer.claims(&version(4)) && !peer.claims(&version(5)));
+        peer.refuses(version(4));
+        peer.says(status(6, 12), 1);
+        assert!(!peer.claims(&version(4)));
     }
 
     /// spec: PEER-5. Near peers are asked for one part at a time, far ones for as many as fill the way to them.
