@@ -829,7 +829,7 @@ impl<H: Hasher> Joiner<H> {
         }
         let counted_on = |version: &Version| {
             let retries_max = self.settings.retries_max;
-            self.peers.values().any(|peer| peer.failures <= retries_max && peer.claims(version))
+            self.peers.values().any(|peer| peer.is_counted_on(retries_max) && peer.claims(version))
         };
         let frozen_for = now.0 - self.frozen_since.0;
         let is_thawed = frozen_for >= u64::from(self.settings.freeze_ms_max);
@@ -1020,7 +1020,7 @@ impl<H: Hasher> Joiner<H> {
     fn seek(&mut self, now: Tick, out: &mut Vec<Effect>) {
         let retries_max = self.settings.retries_max;
         let of_use =
-            |peer: &&Peer| peer.failures <= retries_max && (peer.status.is_none() || peer.claims(&self.target));
+            |peer: &&Peer| peer.is_counted_on(retries_max) && (peer.status.is_none() || peer.claims(&self.target));
         let found = u32::try_from(self.peers.values().filter(of_use).count()).expect("peers are limited");
         let wanted = self.settings.peer_count_target.saturating_sub(found);
         let again_at = |since: Tick| since.0 + u64::from(self.settings.request_timeout_ms);

@@ -135,6 +135,43 @@ fn a_sync_that_gets_nothing_ends() {
     assert_eq!(joiner.wakeup(Tick(for_ms)), None);
 }
 
+/// spec: PEER-8. A peer that says it has a version, is busy as often as it may be and then says nothing keeps nobody at it until
+/// the sync ends, where a newer version is served.
+#[test]
+fn a_peer_that_is_busy_for_ever_is_not_waited_for() {
+    let root = Root(Hash([1; 32]));
+    let mut joiner = joiner(root);
+    let newest = Version { height: Height(9), root: Root(Hash([2; 32])) };
+    let (busy, other) = (PEER, PeerId(2));
+    let mut effects = joiner.step(Tick(0), Event::Connected(busy));
+    effects.extend(joiner.step(Tick(0), Event::Connected(other)));
+    effects.extend(joiner.step(Tick(0), Event::Target(newest)));
+    let (mut now, mut times) = (Tick(0), 0);
+    while joiner.target() != newest {
+        if effects.is_empty() {
+            now = joiner.wakeup(now).expect("it has not ended");
+            effects = joiner.step(now, Event::Tick);
+            continue;
+        }
+        // In their order: the busy one is the first to say where it stands.
+        let Effect::Ask(peer, Frame { id, body }) = effects.remove(0) else { continue };
+        let answer = match body {
+            Request::Status if peer == busy => status(root, SMALL),
+            Request::Status => {
+                let Response::Status(said) = status(root, SMALL) else { continue };
+                Response::Status(Status { newest, oldest: newest.height, ..said })
+            }
+            _ if times < 8 => {
+                times += 1;
+                Response::Busy { retry_after_ms: 30_000 }
+            }
+            _ => continue,
+        };
+        effects.extend(joiner.step(now, Event::Answered(peer, id, &Frame { id, body: answer }.to_bytes())));
+    }
+    assert_eq!(times, 8);
+}
+
 /// Long enough that a sync would end, and every request be given up.
 const LONG_MS: u64 = 400_000;
 

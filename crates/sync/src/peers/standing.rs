@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 /// So many answers that cannot be true, and a peer is banned (spec: PEER-7).
 pub(super) const BAD_ANSWERS_MAX: u32 = 3;
-/// Times in a row that a peer may be busy before it counts as a failure.
+/// Times in a row that a peer may be busy: so often, and it is not counted on; more often, and that is a failure.
 const BUSY_MAX: u32 = 8;
 /// Longest that a peer which failed is left alone, in milliseconds.
 const SILENT_MS_MAX: u64 = 30_000;
@@ -91,6 +91,12 @@ impl Peer {
     /// Whether it may be asked for more now.
     pub(super) fn is_ready(&self, now: Tick) -> bool {
         self.silent_until <= now && self.requests < PEER_REQUESTS_MAX
+    }
+
+    /// Whether it is to be expected that it gives what it says it has: it failed no more often than it may, and is not busy for ever.
+    // spec: PEER-7, PEER-8
+    pub(super) fn is_counted_on(&self, retries_max: u32) -> bool {
+        self.failures <= retries_max && self.busy < BUSY_MAX
     }
 
     /// Until when it is left alone.
