@@ -292,6 +292,15 @@ impl Window {
         self.found.is_empty()
     }
 
+    /// Forgets what was handed out of this bundle, which has come to the end of a batch. Gives whether nothing is left.
+    fn leave(&mut self, bundle: BundleId) -> bool {
+        // One hand-out is at work at a time, and that of a batch is of one bundle.
+        if self.found.range((bundle, 0)..=(bundle, u32::MAX)).next().is_some() {
+            self.judge();
+        }
+        self.is_done()
+    }
+
     /// Of what was handed out last nothing more is taken: was it of use?
     fn judge(&mut self) {
         if self.run == 0 {
@@ -339,6 +348,16 @@ impl BlockDraft<'_> {
         let ranges = found.iter().flatten().any(|foretold| !foretold.reads.ranges.is_empty());
         self.handle().note_touched(Some(Touched::new(ranges)));
         self.window().fill(&coming, found);
+    }
+
+    /// Drops what was handed out of a bundle's batch and not reached. The same places come again if the bundle is resumed
+    /// in this block, and by then another operation may stand there; nor did anything happen of what those saw that were
+    /// handed out in the middle of a batch that failed.
+    // spec: EXEC-15
+    pub(crate) fn drop_ahead(&self, bundle: BundleId) {
+        if self.runs_ahead().is_some() && self.window().leave(bundle) {
+            self.handle().note_touched(None);
+        }
     }
 
     /// What records the sessions will have, if everything before succeeds.

@@ -314,6 +314,11 @@ impl<'a> BlockDraft<'a> {
     // spec: EXEC-15
     fn take_operation(&self, coming: &Coming<'_>) -> Option<(Outcome, Session)> {
         let foretold = *self.window.borrow_mut().of(coming)?;
+        // A place says where an operation stands, and what stands there can be replaced (EXEC-12).
+        let (run, operation) = (&foretold.called, coming.operation);
+        if run.function != operation.function || run.args != args_hash(&operation.args) {
+            return None;
+        }
         let (sessions, own) = (self.handle.space(Session::SPACE), coming.session.record_key());
         // What cannot be read here is told of where the operation is run.
         let held = self.handle.peek(&sessions, &own).ok()?;

@@ -454,6 +454,7 @@ impl BlockDraft<'_> {
         handle.push();
         let mut record = before.clone();
         let run = self.run_batch(id, &mut record, allotted, left, limits);
+        self.drop_ahead(id);
         let height = self.context().height;
         let (bundle, owner, session, first) = (id, before.owner, before.session, before.current_operation);
         match run {

@@ -3,11 +3,11 @@
 
 use crate::common::*;
 use keelstone_codec::{BoundedSet, Hash, Height, Key, StateHash, Text, splitmix64};
-use keelstone_execution::bundles::{Batch, BundleId, BundleLimits};
+use keelstone_execution::bundles::{Batch, BatchEnd, BundleId, BundleLimits, Retry};
 use keelstone_execution::{
     Activity, Ahead, Batching, BlockDraft, Bundle, Caller, Capability, Coming, Context, Denied, Draft, Failed,
     FailureKind, Finished, Foretold, Job, Limits, Map, Mode, Operation, OperationsAhead, Registry, Session, Sessions,
-    Transition, denied, ensure, namespace, transition,
+    Transition, denied, ensure, list_root, namespace, transition,
 };
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -506,4 +506,81 @@ fn a_right_taken_away_is_missed_by_what_was_run_beforehand() {
         assert!(failed.operation == 251 && matches!(failed.kind, FailureKind::Session(_)), "{failed:?}");
         assert!(ahead.run > 300, "{ahead:?}");
     }
+}
+
+/// A block in which a bundle in flight has a batch, its owner replaces an operation, and it goes on: what all of that comes
+/// to, and what the batches do.
+fn corrected(
+    state: &State,
+    operations: &[Operation],
+    limits: &BundleLimits,
+    threads: usize,
+    correct: impl FnOnce(&Batch) -> (u32, Operation, u64),
+) -> (String, OperationsAhead, [Batch; 2]) {
+    let registry = shelves();
+    let (id, caller) = (BundleId(Hash([77; 32])), Caller::root(key(1)));
+    let mut state = state.clone();
+    let mut draft = BlockDraft::begin(&registry, state.clone(), block(2));
+    let submitted = Bundle::new(Mode::Async(Batching::until(Height(90))), operations.to_vec()).unwrap();
+    draft.submit(id, caller, &submitted, limits).unwrap().unwrap();
+    state.apply(&draft.finish().to_diff());
+
+    let on = On::threads(threads, &state);
+    let draft = BlockDraft::begin(&registry, state.clone(), block(3));
+    let mut draft = draft.ahead((threads > 0).then_some(&on as &dyn Ahead));
+    let first = draft.continue_bundles(limits).unwrap().pop().unwrap();
+    let ahead = draft.operations_ahead();
+    let (operation, replacement, gas) = correct(&first);
+    let mut corrected = operations.to_vec();
+    corrected[operation as usize] = replacement.clone();
+    let root = list_root(&corrected.iter().map(Operation::list_hash).collect::<Vec<_>>());
+    let retry = op(&Retry { bundle: id, operation, replacement, revision: 1, operations: root });
+    let retried = draft.execute(caller, &bundle(vec![retry]), Limits::default()).unwrap().unwrap();
+    let second = draft.continue_bundle(id, gas, limits).unwrap().unwrap();
+    let told = format!("{first:?} {retried:?} {second:?}");
+    (told + &format!("{:?}", draft.finish()), ahead, [first, second])
+}
+
+/// spec: EXEC-12, EXEC-15. What was handed out behind the end of a batch and not reached is not taken for what the owner put
+/// in its place in the same block.
+#[test]
+fn an_operation_that_was_replaced_is_not_taken_for_the_old_one() {
+    let state = state(&shelves());
+    let limits = bundle_limits();
+    let operations: Vec<Operation> = (0..2_000u32).map(|n| op(&Add { cell: 10_001 + n, amount: 1 })).collect();
+    let run = |threads| {
+        corrected(&state, &operations, &limits, threads, |first| {
+            let BatchEnd::Advanced { outcomes, .. } = &first.end else { panic!("{first:?}") };
+            let done = u32::try_from(outcomes.len()).unwrap();
+            (done + 1, op(&Add { cell: 9_999, amount: 5 }), 10_000_000)
+        })
+    };
+    let (expected, _, batches) = run(0);
+    let (told, ahead, _) = run(2);
+    assert!(ahead.run > ahead.taken + 2, "nothing was left of what was handed out: {ahead:?}");
+    assert!(matches!(&batches[1].end, BatchEnd::Advanced { outcomes, .. } if outcomes.len() > 2));
+    assert!(told == expected, "two threads come to something else");
+}
+
+/// spec: EXEC-7, EXEC-15. Nor is taken what read, beforehand, what a batch had written that then failed: nothing of that
+/// happened.
+#[test]
+fn what_stood_on_a_batch_that_failed_is_not_taken() {
+    let state = state(&shelves());
+    let limits = bundle_limits();
+    // The third fails for what the first left, which the fourth reads; then the first is replaced.
+    let sum = |into| op(&Sum { from: 10_000, to: 10_001, at_most: 1, into });
+    let unlucky = op(&Add { cell: 10_002, amount: 1 });
+    let mut operations = vec![op(&Add { cell: 10_000, amount: 12 }), sum(10_002), unlucky, sum(10_004)];
+    operations.extend((0..400u32).map(|n| op(&Add { cell: 20_000 + n, amount: 1 })));
+    let run = |threads| {
+        // So little gas that nothing is handed out again.
+        corrected(&state, &operations, &limits, threads, |_| (0, op(&Add { cell: 30_000, amount: 1 }), 1_200_000))
+    };
+    let (expected, _, batches) = run(0);
+    let (told, ahead, _) = run(2);
+    assert!(matches!(batches[0].end, BatchEnd::Stopped(_)), "{:?}", batches[0]);
+    assert!(matches!(&batches[1].end, BatchEnd::Advanced { outcomes, .. } if outcomes.len() > 3), "{:?}", batches[1]);
+    assert!(ahead.run > 4, "{ahead:?}");
+    assert!(told == expected, "two threads come to something else");
 }
