@@ -626,7 +626,9 @@ impl BlockDraft<'_> {
             if let Some((id, record, limits)) = &mut own {
                 match writers.iter_mut().find(|writer| writer.bundle == *id) {
                     Some(writer) => {
-                        writer.overlaid |= hash(&before) != writer.after;
+                        // Also where it was changed back: what stands there is the other's then. The chain itself leaves
+                        // no name, so the value is compared as well.
+                        writer.overlaid |= writer.changed.is_some() || hash(&before) != writer.after;
                         writer.after = hash(&after);
                         gas = gas.saturating_add(cost::UNDO_AGAIN);
                     }

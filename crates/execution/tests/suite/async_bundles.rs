@@ -449,6 +449,42 @@ fn x10_what_a_bundle_wrote_over_is_not_lost_either() {
     assert_eq!(chain.cells(), BTreeMap::from([(1, 110)]));
 }
 
+/// spec: EXEC-10. So it is where another changed the key and changed it back before the bundle wrote it again: both of its
+/// changes lie between the bundle's first write and its last.
+#[test]
+fn x10_what_another_changed_back_in_between_is_not_taken_back_either() {
+    for after in [false, true] {
+        let mut chain = Chain::new();
+        let borders = BoundedSet::new([1, 2]).unwrap();
+        let operations = vec![put(1, 1), put(1, 3), put(4, UNLUCKY)];
+        let name = chain.submit(1, 1, Batching { borders, ..until(90) }, operations);
+        // In a block behind the batch that the block begins with.
+        let change = |chain: &mut Chain, value: u64| {
+            let bundle = bundle(vec![put(1, 2), put(1, value)]);
+            let caller = Caller { bundle: Some(id(33)), ..Caller::root(key(2)) };
+            let changed = |draft: &mut BlockDraft<'_>, _: &BundleLimits| {
+                draft.execute(caller, &bundle, Limits::default()).unwrap().unwrap();
+            };
+            assert_eq!(chain.block(changed).0.len(), 1);
+        };
+        if after {
+            assert_eq!(chain.idle().len(), 1);
+            change(&mut chain, 3);
+        } else {
+            change(&mut chain, 1);
+        }
+        chain.settle();
+        assert_eq!(chain.cells(), BTreeMap::from([(1, 3)]));
+        let taken_back = chain.run(36, 1, vec![op(&RollBack { bundle: name })]).1;
+        // After the last write it is no more than what EXEC-10 compares: the key holds what the bundle left.
+        assert_eq!(taken_back.is_ok(), after, "{taken_back:?}");
+        if let Err(failed) = taken_back {
+            assert!(failed.to_string().contains(&id(33).0.to_string()), "{failed}");
+            assert_eq!(chain.cells(), BTreeMap::from([(1, 3)]));
+        }
+    }
+}
+
 /// spec: EXEC-10. A bundle that holds keeps every other writer off its keys until it ends, and takes a grant to do so.
 #[test]
 fn held_keys_are_kept_until_the_bundle_ends() {
@@ -583,6 +619,8 @@ struct Flight {
     next: usize,
     stopped: bool,
     wrote: BTreeMap<u8, (Option<u64>, Option<u64>, bool)>,
+    /// Cells of those that another changed, if only for a time.
+    changed: BTreeSet<u8>,
 }
 
 struct Model {
@@ -591,7 +629,13 @@ struct Model {
 }
 
 impl Model {
-    fn write(&mut self, cell: u8, value: Option<u64>) {
+    fn write(&mut self, by: Option<BundleId>, cell: u8, value: Option<u64>) {
+        if self.cells.get(&cell).copied() != value {
+            let others = self.flights.iter_mut().filter(|(id, _)| Some(**id) != by);
+            others.filter(|(_, flight)| flight.wrote.contains_key(&cell)).for_each(|(_, flight)| {
+                flight.changed.insert(cell);
+            });
+        }
         match value {
             Some(value) => self.cells.insert(cell, value),
             None => self.cells.remove(&cell),
@@ -609,14 +653,14 @@ impl Model {
         let held = self.cells.get(&cell).copied();
         if held != value {
             let wrote = flight.wrote.entry(cell).or_insert((held, held, false));
-            wrote.2 |= wrote.1 != held;
+            wrote.2 |= wrote.1 != held || flight.changed.contains(&cell);
             wrote.1 = value;
         }
         flight.next += 1;
         if flight.next == flight.operations.len() {
             self.flights.remove(&id);
         }
-        self.write(cell, value);
+        self.write(Some(id), cell, value);
     }
 
     fn roll_back(&mut self, id: BundleId) -> bool {
@@ -629,7 +673,7 @@ impl Model {
         }
         let flight = self.flights.remove(&id).unwrap();
         for (cell, (before, ..)) in flight.wrote {
-            self.write(cell, before);
+            self.write(Some(id), cell, before);
         }
         true
     }
@@ -712,7 +756,7 @@ fn x10_interleavings_are_those_of_the_model() {
                 Said::Resumed(bundle, true) => model.flights.get_mut(&bundle).unwrap().stopped = false,
                 Said::Wrote(list, done) => {
                     assert_eq!(done, list.iter().all(|(_, value)| *value != Some(UNLUCKY)), "case {case}");
-                    list.into_iter().filter(|_| done).for_each(|(cell, value)| model.write(cell, value));
+                    list.into_iter().filter(|_| done).for_each(|(cell, value)| model.write(None, cell, value));
                 }
                 _ => {}
             }
