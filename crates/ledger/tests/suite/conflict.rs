@@ -92,6 +92,9 @@ fn only_evidence_that_holds_opens_a_conflict() {
     let held = || pair(statement(2, about, value("0.1")));
     fine(&one(&chain, 5, vec![open(held(), Strategy::Majority, 100)]));
     assert!(denied(&one(&chain, 6, vec![open(held(), Strategy::Influence, 100)])).contains("conflict 1 is about this"));
+    let Subject::Statements { first, second } = held() else { panic!("statements") };
+    let turned = Subject::Statements { first: second, second: first };
+    assert!(denied(&one(&chain, 6, vec![open(turned, Strategy::Majority, 100)])).contains("conflict 1 is about this"));
     let lone = |person| statement(person, hash, Claim::Hash(Hash([person; 32])));
     let divergent = Subject::Statements { first: lone(1), second: lone(2) };
     let receipt = one(&chain, 5, vec![open(divergent.clone(), Strategy::RobustMean, 100)]);

@@ -212,7 +212,7 @@ pub enum Subject {
 
 impl Subject {
     /// The hash under which it is found while a conflict about it is open. Signatures are not part of what a conflict
-    /// is about.
+    /// is about, and neither is which of two statements is named first: both ways round open, the loser would pay twice.
     // spec: CONFLICT-2
     fn hash(&self) -> Hash {
         const SUBJECT: Tag = Tag::new("conflict-subject");
@@ -220,9 +220,9 @@ impl Subject {
         match self {
             Self::Statements { first, second } => {
                 hasher.value(&0u8).value(&first.about);
-                for statement in [first, second] {
-                    hasher.value(&statement.by).value(&statement.claim);
-                }
+                let mut claimed = [first, second].map(|statement| (statement.by, statement.claim).to_bytes());
+                claimed.sort_unstable();
+                hasher.update(&claimed.concat());
             }
             Self::Alliances { member, first, second } => {
                 hasher.value(&1u8).value(member).value(first).value(second);
