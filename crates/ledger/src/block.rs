@@ -28,7 +28,7 @@ use keelstone_execution::{
 };
 use keelstone_macros::{Decode, Encode};
 use keelstone_tree::{Read, ReadError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Longest reason in a receipt, in bytes.
 pub const REASON_BYTES_MAX: usize = keelstone_execution::FAILURE_REASON_BYTES_MAX;
@@ -774,7 +774,8 @@ pub(crate) fn caller(signed: &SignedTransaction, id: TxId) -> Caller {
 }
 
 /// Goes on at once with the bundles that a transaction resumed: as far as the block has gas left, and all of them
-/// together with no more than one bundle may use.
+/// together with no more than one bundle may use. Once each, however often one was resumed: a batch reads a piece of its
+/// bundle's operations before anything is charged for it.
 // spec: EXEC-6
 fn resumed(
     draft: &mut BlockDraft<'_>,
@@ -783,13 +784,16 @@ fn resumed(
     mut left: u64,
     limits: &BundleLimits,
 ) -> Result<Vec<Batch>, Halt> {
-    let mut out = Vec::new();
+    let (mut out, mut seen) = (Vec::new(), BTreeSet::new());
     for (operation, outcome) in transaction.transaction.bundle.operations().iter().zip(&finished.outcomes) {
         if outcome.function != Resume::hash() {
             continue;
         }
         // It took effect, so its arguments are those of the function.
         let Ok(Resume { bundle }) = Resume::from_bytes(&operation.args) else { continue };
+        if !seen.insert(bundle) {
+            continue;
+        }
         if let Some(batch) = draft.continue_bundle(bundle, left, limits)? {
             left = left.saturating_sub(batch.gas_used);
             out.push(batch);

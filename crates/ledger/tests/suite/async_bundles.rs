@@ -366,6 +366,26 @@ fn resume_hurries_a_bundle_beside_the_share() {
     assert!(matches!(made.receipts[0].verdict, Verdict::Failed(_)));
 }
 
+/// spec: EXEC-6. Once for a transaction, however often it says so: going on costs a node more than an operation that asks
+/// for it.
+#[test]
+fn a_transaction_hurries_a_bundle_once() {
+    let mut genesis = genesis();
+    // An operation may use as much as the share: what a transaction may hurry is enough for several.
+    genesis.limits.continuation_gas_max = 500_000;
+    let chain = chain_of(&genesis);
+    let borders = BoundedSet::new(1..20).unwrap();
+    let operations = |to| vec![pay(to, 1); 20];
+    let batching = Batching { borders, ..Batching::until(Height(5_000)) };
+    let [first, second] = [0, 1].map(|nonce| batched(1, nonce, batching.clone(), operations(7)));
+    block(&chain, &[first.clone(), second.clone()]);
+    let resume = |of: &SignedTransaction| op(&Resume { bundle: named(of) });
+    let made = block(&chain, &[signed(1, 2, [&second, &first, &second, &second, &first].map(resume).into())]);
+    let hurried = made.continuations.iter().filter(|continuation| continuation.by.is_some());
+    let hurried: Vec<_> = hurried.map(|continuation| (continuation.bundle, continuation.operations().len())).collect();
+    assert_eq!(hurried, [(named(&second), 1), (named(&first), 1)]);
+}
+
 /// spec: HISTORY-2. What the database says of batches is not believed.
 #[test]
 fn changed_continuations_are_damage() {
