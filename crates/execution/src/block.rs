@@ -9,6 +9,7 @@
 //! Rules: `spec/chain.md`, EXEC-1 to EXEC-5, EXEC-8, EXEC-13, EXEC-16, EXEC-17.
 
 use crate::ahead::{Ahead, Called, Coming, OperationsAhead, Window};
+use crate::bundles::Forget;
 use crate::chain::{Link, args_hash, result_hash};
 use crate::changes::{Changes, Summary};
 use crate::host::Handle;
@@ -91,6 +92,8 @@ pub struct BlockDraft<'a> {
     noted: Option<Noted>,
     ahead: Option<&'a dyn Ahead>,
     window: RefCell<Window>,
+    /// What of bundles that ended may still be forgotten in this block, beside what transactions pay for.
+    forgets: Cell<Forget>,
 }
 
 /// A key somebody wants to know the writers of, and the state hashes after the operations that wrote it.
@@ -140,7 +143,7 @@ impl<'a> BlockDraft<'a> {
     ) -> Self {
         let handle = Handle::over(Box::new(state), Some(block), layers);
         let (activity, window) = (Activity::default(), RefCell::default());
-        Self { registry, handle, activity, noted: None, ahead: None, window }
+        Self { registry, handle, activity, noted: None, ahead: None, window, forgets: Cell::default() }
     }
 
     /// The same draft, which has operations run beforehand where that is worth it (spec: EXEC-15).
@@ -236,6 +239,18 @@ impl<'a> BlockDraft<'a> {
         &self.handle
     }
 
+    pub(crate) fn forgets(&self) -> &Cell<Forget> {
+        &self.forgets
+    }
+
+    /// Counts what the operation in the topmost layer changed, whoever wrote it. Gives the bytes.
+    // spec: EXEC-13
+    pub(crate) fn count_changes(&self) -> Result<u64, FailureKind> {
+        let bytes = self.handle.top().bytes();
+        self.charged(|meter| meter.changed(bytes))?;
+        Ok(bytes)
+    }
+
     pub(crate) fn registry(&self) -> &'a Registry {
         self.registry
     }
@@ -264,6 +279,7 @@ impl<'a> BlockDraft<'a> {
                 if in_flight > 0 {
                     self.note_writes(caller.bundle, None)?;
                 }
+                self.count_changes()?;
                 Ok(ran)
             });
             match ran {
@@ -482,7 +498,10 @@ impl<'a> BlockDraft<'a> {
         }
     }
 
-    fn charged(&self, charge: impl FnOnce(&crate::meter::Meter) -> Result<(), Stop>) -> Result<(), FailureKind> {
+    pub(crate) fn charged(
+        &self,
+        charge: impl FnOnce(&crate::meter::Meter) -> Result<(), Stop>,
+    ) -> Result<(), FailureKind> {
         self.handle.metered(charge).map_err(|stop| self.stopped(stop))
     }
 

@@ -78,6 +78,13 @@ impl Changes {
         self.0.is_empty()
     }
 
+    /// Bytes of the changed keys and of the values they now hold. Costs a walk over all of them.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let after = |change: &Change| change.after.as_ref().map_or(0, |value| value.len());
+        self.iter().map(|(_, key, change)| (key.len() + after(change)) as u64).sum()
+    }
+
     /// The change of one key.
     #[must_use]
     pub fn find(&self, namespace: &Namespace, key: &[u8]) -> Option<&Change> {

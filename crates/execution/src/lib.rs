@@ -55,7 +55,7 @@ pub use expect::{ExpectError, Meaning, expect, simulate};
 pub use host::Handle;
 pub use index::{Index, IndexError};
 pub use merkle::{LIST_COUNT_MAX, ListProof, list_root};
-pub use meter::{Limits, cost};
+pub use meter::{CHANGE_BYTES_MAX, Limits, cost};
 pub use operation::{
     ARGS_BYTES_MAX, Batching, Bundle, BundleError, Function, FunctionHash, Mode, OPERATIONS_MAX, Operation,
 };

@@ -38,7 +38,14 @@ pub mod cost {
     pub const UNDO_BYTE: u64 = 25;
     /// A later write of an async bundle to a key.
     pub const UNDO_AGAIN: u64 = 10_000;
+    /// Forgetting what was kept of one key, in the operation by which its owner ends a bundle: a deletion. The first write
+    /// has paid for the work, and this keeps the work out of one block.
+    pub const FORGET: u64 = 5_000;
 }
+
+/// Bytes that one bundle may change: what it may write by default, and 16 MiB for what the engine writes of it. A block has
+/// room for that beside what others change, and for a bundle that restores what another kept by default.
+pub const CHANGE_BYTES_MAX: u64 = 80 << 20;
 
 /// What one bundle may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +54,9 @@ pub struct Limits {
     pub gas_max: u64,
     /// Bytes of keys and values written by the whole bundle, counting every write.
     pub write_bytes_max: u64,
+    /// Bytes of keys and values that its operations change, each by itself: also those of the engine, of what is noted for
+    /// the sake of bundles in flight, and of what is restored.
+    pub change_bytes_max: u64,
     /// Events of the whole bundle.
     pub events_max: u64,
     /// Bytes of all events of the bundle.
@@ -61,6 +71,7 @@ impl Default for Limits {
         Self {
             gas_max: 1_000_000_000,
             write_bytes_max: 64 << 20,
+            change_bytes_max: CHANGE_BYTES_MAX,
             events_max: 10_000,
             event_bytes_max: 4 << 20,
             result_bytes_max: 4 << 20,
@@ -111,6 +122,7 @@ pub(crate) struct Meter {
     /// What the operation at work was allowed, for the error.
     allowed: Cell<u64>,
     written: Cell<u64>,
+    changed: Cell<u64>,
     events: Cell<u64>,
     event_bytes: Cell<u64>,
     result_bytes: Cell<u64>,
@@ -120,8 +132,8 @@ impl Meter {
     pub(crate) fn new(limits: Limits) -> Self {
         let zero = || Cell::new(0);
         let (end, allowed) = (Cell::new(limits.gas_max), Cell::new(limits.gas_max));
-        let (written, events, event_bytes, result_bytes) = (zero(), zero(), zero(), zero());
-        Self { limits, used: zero(), end, allowed, written, events, event_bytes, result_bytes }
+        let (written, changed, events, event_bytes, result_bytes) = (zero(), zero(), zero(), zero(), zero());
+        Self { limits, used: zero(), end, allowed, written, changed, events, event_bytes, result_bytes }
     }
 
     /// Begins an operation that may use at most `gas_max` of what is left.
@@ -179,6 +191,22 @@ impl Meter {
         self.charge_bytes(cost::WRITE, cost::WRITE_KEY_BYTE, key)?;
         self.charge_bytes(0, cost::WRITE_VALUE_BYTE, value)?;
         add("bytes written by a bundle", &self.written, key.saturating_add(value), self.limits.write_bytes_max)
+    }
+
+    /// Counts what an operation changed. Run or taken, it has changed the same.
+    pub(crate) fn changed(&self, bytes: u64) -> Result<(), Stop> {
+        self.may_change(bytes)?;
+        self.changed.set(self.changed.get().saturating_add(bytes));
+        Ok(())
+    }
+
+    /// Whether so much more may be changed.
+    pub(crate) fn may_change(&self, bytes: u64) -> Result<(), Stop> {
+        let (found, limit) = (self.changed.get().saturating_add(bytes), self.limits.change_bytes_max);
+        match found > limit {
+            true => Err(Stop::Limit { what: "bytes changed by a bundle", found, limit }),
+            false => Ok(()),
+        }
     }
 
     pub(crate) fn event(&self, bytes: usize) -> Result<(), Stop> {

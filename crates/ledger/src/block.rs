@@ -6,10 +6,10 @@
 //! root, so the root of a height certifies the block, its changes and its receipts at once (spec: LEDGER-2).
 //!
 //! Transactions are taken to come from an adversary, and so is their choice and order. Layout and rules:
-//! `spec/ledger.md`, BLOCK-1 to BLOCK-6, LEDGER-1 to LEDGER-3. Vectors: `spec/vectors/ledger.json`.
+//! `spec/ledger.md`, BLOCK-1 to BLOCK-7, LEDGER-1 to LEDGER-3. Vectors: `spec/vectors/ledger.json`.
 
 use crate::audit::{self, Appended, Collected};
-use crate::chain::{self, BLOCKS, Chain, ChainFacts};
+use crate::chain::{self, BLOCKS, Chain, ChainFacts, SHARE_CHANGE_BYTES_MAX};
 use crate::check::{self, Refusal};
 use crate::keys::{SignatureError, verify_batch};
 use crate::modules::agents;
@@ -21,13 +21,14 @@ use keelstone_codec::{
     Blob, Decode, Encode, Hash, Height, Key, Namespace, OrderedKey, Root, StateHash, Tag, TaggedHasher, Text,
     Timestamp, Value, tagged,
 };
-use keelstone_execution::bundles::{Batch, BatchEnd, BundleId, BundleLimits, Resume, Submitted};
+use keelstone_execution::bundles::{Batch, BatchEnd, BundleId, BundleLimits, FORGET_BYTES_MAX, Resume, Submitted};
 use keelstone_execution::{
-    Activity, Ahead, BlockContext, BlockDraft, Bundle, Caller, Changes, Emitted, Failed, Failure, Finished, Function,
-    FunctionHash, Halt, Limits, Mode, OperationsAhead, Outcome, PublicKey, Registry, SessionId, Summary, list_root,
+    Activity, Ahead, BlockContext, BlockDraft, Bundle, CHANGE_BYTES_MAX, Caller, Changes, Emitted, Failed, Failure,
+    Finished, Function, FunctionHash, Halt, Limits, Mode, OperationsAhead, Outcome, PublicKey, Registry, SessionId,
+    Summary, list_root,
 };
 use keelstone_macros::{Decode, Encode};
-use keelstone_tree::{Read, ReadError};
+use keelstone_tree::{DIFF_BYTES_MAX, Read, ReadError};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Longest reason in a receipt, in bytes.
@@ -37,6 +38,30 @@ pub const RESULT_BYTES_MAX: usize = 1 << 20;
 
 /// How many sync bundles' gas an async one may use where it is run as one, to foresee what it comes to.
 const ASYNC_BUNDLES: u64 = 16;
+
+/// How much a block may have changed, in bytes of keys and values, when something more begins. What begins there may change
+/// as much as one bundle may, and all of it has to fit into one diff: a block above that could be committed by nobody.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// When another operation of the chain's own batches begins.
+    share: u64,
+    /// When another transaction begins, or another operation of a batch that one hurried. The batches leave room for one.
+    full: u64,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { share: SHARE_CHANGE_BYTES_MAX, full: SHARE_CHANGE_BYTES_MAX + CHANGE_BYTES_MAX + FORGET_BYTES_MAX }
+    }
+}
+
+/// What a block writes at its end, beside what it forgets of bundles: its record, the peaks of its audit log, the validators.
+const END_BYTES_MAX: u64 = 8 << 20;
+// spec: BLOCK-7
+const _: () = assert!(
+    SHARE_CHANGE_BYTES_MAX + 2 * (CHANGE_BYTES_MAX + FORGET_BYTES_MAX) + END_BYTES_MAX <= DIFF_BYTES_MAX,
+    "the largest block is a diff"
+);
 
 /// A block as it is proposed and kept: everything that its execution depends on beside the state.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -493,9 +518,21 @@ pub(crate) fn execute_with(
     registry: &Registry,
     state: impl Read + 'static,
     previous_root: Root,
+    block: Block,
+    refused: Refused,
+    way: &impl Way,
+) -> Result<Executed, BlockError> {
+    execute_within(registry, state, previous_root, block, refused, way, Room::default())
+}
+
+fn execute_within(
+    registry: &Registry,
+    state: impl Read + 'static,
+    previous_root: Root,
     mut block: Block,
     refused: Refused,
     way: &impl Way,
+    room: Room,
 ) -> Result<Executed, BlockError> {
     let transactions = std::mem::take(&mut block.transactions);
     let known = way.each(transactions.len(), |at| KnownBy::of(&transactions[at]));
@@ -519,12 +556,13 @@ pub(crate) fn execute_with(
         draft = draft.noting(namespace, key);
     }
     // spec: EXEC-6. What is due first, then the bundles in flight, then transactions, on what those leave.
-    let share = facts.limits.bundles();
+    let share = BundleLimits { share_change_bytes_max: room.share, ..facts.limits.bundles() };
     let mut batches = draft.expire_bundles(&share)?;
     batches.extend(draft.continue_bundles(&share)?);
     // spec: AUDIT-4
     let mut happened = Collected::default();
     batches.iter().for_each(|batch| happened.batch(batch));
+    let mut changed_bytes = draft.look(Changes::bytes);
     let mut gas_used = batches.iter().fold(0u64, |sum, batch| sum.saturating_add(batch.gas_used));
     out.continuations.extend(batches.into_iter().map(|batch| Continuation::of(batch, None)));
     let run = Run { registry, facts: &facts, share: &share, height: block.height };
@@ -536,21 +574,28 @@ pub(crate) fn execute_with(
         let id = known[index].id;
         let ran = match signature {
             Err(error) => Err(error.into()),
-            Ok(()) if gas_used.saturating_add(facts.limits.bundle_gas_max) > facts.limits.block_gas_max => {
+            // spec: BLOCK-2, BLOCK-7
+            Ok(())
+                if gas_used.saturating_add(facts.limits.bundle_gas_max) > facts.limits.block_gas_max
+                    || changed_bytes > room.full =>
+            {
                 oracle.was_not_run(index);
                 Err(Refusal::BlockFull { gas_used })
             }
             // spec: EXEC-15. In order, and what was run beforehand is taken only if it is what would be found now.
             Ok(()) => match oracle.of(index) {
                 Some((ran, changes)) => {
+                    changed_bytes = changed_bytes.saturating_add(changes.bytes());
                     draft.adopt(changes);
                     ran
                 }
                 None => {
-                    let left = facts.limits.block_gas_max.saturating_sub(gas_used);
+                    let gas = facts.limits.block_gas_max.saturating_sub(gas_used);
+                    let left = Left { gas, change_bytes: room.full.saturating_sub(changed_bytes) };
                     oracle.look_ahead(&draft, index, &transactions, &known);
                     let (ran, changes) = draft.apart(|draft| run.transaction(draft, transaction, id, left));
                     let ran = ran?;
+                    changed_bytes = changed_bytes.saturating_add(changes.bytes());
                     oracle.was_run(index, &changes);
                     draft.adopt(changes);
                     ran
@@ -586,7 +631,8 @@ pub(crate) fn execute_with(
     out.block.transactions.extend(kept);
     let OperationsAhead { run: operations, taken: operations_taken } = draft.operations_ahead();
     out.beforehand = Beforehand { operations, operations_taken, ..oracle.figures() };
-    if out.block.transactions.is_empty() && out.continuations.is_empty() {
+    // Of what time decides, some goes without saying: what is forgotten of a bundle that ended.
+    if out.block.transactions.is_empty() && out.continuations.is_empty() && draft.look(Changes::is_empty) {
         return Ok(out); // spec: LEDGER-3
     }
     agents::note_production(registry, &mut draft, out.block.transactions.len() as u64)?;
@@ -661,6 +707,15 @@ pub(crate) struct Run<'a> {
     pub(crate) height: Height,
 }
 
+/// What a block has left for what a transaction hurries.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Left {
+    /// Gas, which is enough for its own bundle.
+    gas: u64,
+    /// Bytes that may be changed before another operation begins, those of its own bundle included.
+    change_bytes: u64,
+}
+
 /// What a transaction came to that was not refused.
 #[derive(Debug)]
 pub(crate) struct Ran {
@@ -675,14 +730,14 @@ pub(crate) struct Ran {
 }
 
 impl Run<'_> {
-    /// Runs a transaction whose signature is good, and whose identity is `id`, in the draft's newest layer. `gas_left` is
-    /// what the block has left, which is enough for its bundle: it decides about what it hurries, and about nothing else.
+    /// Runs a transaction whose signature is good, and whose identity is `id`, in the draft's newest layer, which holds
+    /// nothing yet. `left` decides about what it hurries, and about nothing else.
     pub(crate) fn transaction(
         &self,
         draft: &mut BlockDraft<'_>,
         signed: &SignedTransaction,
         id: TxId,
-        gas_left: u64,
+        left: Left,
     ) -> Result<Result<Ran, Refusal>, Halt> {
         let (bundle, sender) = (&signed.transaction.bundle, signed.transaction.sender);
         let next = match self.admit(draft, signed)? {
@@ -705,8 +760,9 @@ impl Run<'_> {
         let (verdict, gas_used) = match self.execute(draft, caller, bundle, bundle_gas_max)? {
             Ok(finished) => {
                 did.finished(sender, id, &finished);
-                let left = gas_left.saturating_sub(finished.gas_used).min(bundle_gas_max);
-                hurried = resumed(draft, signed, &finished, left, self.share)?;
+                let gas = left.gas.saturating_sub(finished.gas_used).min(bundle_gas_max);
+                let change_bytes = left.change_bytes.saturating_sub(draft.look(Changes::bytes));
+                hurried = resumed(draft, signed, &finished, Left { gas, change_bytes }, self.share)?;
                 succeeded(finished)
             }
             Err(failed) => {
@@ -781,7 +837,7 @@ fn resumed(
     draft: &mut BlockDraft<'_>,
     transaction: &SignedTransaction,
     finished: &Finished,
-    mut left: u64,
+    mut left: Left,
     limits: &BundleLimits,
 ) -> Result<Vec<Batch>, Halt> {
     let (mut out, mut seen) = (Vec::new(), BTreeSet::new());
@@ -794,8 +850,10 @@ fn resumed(
         if !seen.insert(bundle) {
             continue;
         }
-        if let Some(batch) = draft.continue_bundle(bundle, left, limits)? {
-            left = left.saturating_sub(batch.gas_used);
+        let limits = BundleLimits { share_change_bytes_max: left.change_bytes, ..*limits };
+        if let Some(batch) = draft.continue_bundle(bundle, left.gas, &limits)? {
+            left.gas = left.gas.saturating_sub(batch.gas_used);
+            left.change_bytes = left.change_bytes.saturating_sub(batch.changed_bytes);
             out.push(batch);
         }
     }
@@ -869,4 +927,100 @@ pub(crate) fn signatures(transactions: &[&SignedTransaction]) -> Vec<Result<(), 
 fn seed(previous: &Hash, block: &Block, previous_root: &Root) -> Hash {
     const SEED: Tag = Tag::new("block-seed");
     TaggedHasher::new(SEED).value(previous).value(previous_root).value(&block.height).value(&block.time).finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::genesis::Genesis;
+    use crate::keys::SecretKey;
+    use crate::modules::{agents, standard};
+    use crate::parallel::{InParallel, Threads};
+    use crate::transaction::Transaction;
+    use crate::vouched::Vouched;
+    use keelstone_codec::{ChainId, Fixed};
+    use keelstone_execution::Operation;
+    use keelstone_tree::{Blake3, MemoryTree};
+    use std::num::NonZeroUsize;
+    use std::sync::Mutex;
+
+    fn key(person: u8) -> SecretKey {
+        SecretKey::from_seed(&[person; 32])
+    }
+
+    /// Somebody registers an agent.
+    fn arrival(person: u8, nonce: u64) -> SignedTransaction {
+        let name = Text::new(format!("agent {person}")).unwrap();
+        let personality = agents::Personality::even(Fixed::from_micros(800_000));
+        let register = Operation::of(&agents::Register { name, personality, traits: Default::default() });
+        let transaction = Transaction {
+            chain_id: ChainId::new("test-1").unwrap(),
+            sender: key(person).public(),
+            nonce,
+            expiry_height: Height(100),
+            session: None,
+            bundle: Bundle::new(Mode::Sync, vec![register]).unwrap(),
+        };
+        transaction.sign(&key(person))
+    }
+
+    /// spec: BLOCK-2, BLOCK-7. Once a block has changed so much, it takes no transaction more: with the number of one for
+    /// which there is no gas, on any number of threads, and the next block takes them.
+    #[test]
+    fn a_block_that_changed_enough_takes_no_more() {
+        let registry = standard();
+        let mut state = MemoryTree::<Blake3>::new();
+        state.apply(&Genesis::new(ChainId::new("test-1").unwrap()).first_state().unwrap().diff);
+        // Two of each account, so that one stands behind one that is not taken.
+        let transactions: Vec<_> =
+            (0..2).flat_map(|nonce| (1..=20).map(move |person| arrival(person, nonce))).collect();
+        let block = |height, transactions: &[SignedTransaction]| Block {
+            height: Height(height),
+            time: Timestamp(height),
+            proposer: key(200).public(),
+            transactions: transactions.to_vec(),
+        };
+        let room = Room { full: 4_000, ..Room::default() };
+        let run = |block: Block, refused, threads: Option<usize>| {
+            let (registry, state, root) = (&registry, state.clone(), state.root());
+            match threads {
+                None => execute_within(registry, state, root, block, refused, &InOrder::default(), room).unwrap(),
+                Some(count) => {
+                    let threads = Threads::new(NonZeroUsize::new(count).unwrap());
+                    let (activity, vouched) = (Activity::default(), Mutex::new(Vouched::default()));
+                    let way =
+                        InParallel { state: state.clone(), activity: &activity, threads: &threads, vouched: &vouched };
+                    execute_within(registry, state, root, block, refused, &way, room).unwrap()
+                }
+            }
+        };
+        let code = |receipt: &Receipt| match receipt.verdict {
+            Verdict::Refused { code, .. } => Some(code),
+            _ => None,
+        };
+        let whole = run(block(1, &transactions), Refused::Receipt, None);
+        let taken = whole.receipts.iter().take_while(|receipt| receipt.succeeded()).count();
+        assert!((2..20).contains(&taken), "{taken} were taken");
+        assert!(whole.receipts[taken..].iter().all(|receipt| code(receipt) == Some(16)), "{:?}", whole.receipts);
+        assert_eq!(whole.nonces.len(), taken, "whoever is refused uses no nonce");
+        // It passes the bound with the last that began below it, and by no more.
+        let (bytes, last) = (whole.changes.bytes(), room.full / taken as u64 * 3);
+        assert!((room.full..room.full + last).contains(&bytes), "{bytes} bytes");
+        for threads in [1, 2, 8] {
+            let again = run(block(1, &transactions), Refused::Receipt, Some(threads));
+            assert_eq!(format!("{:?}", again.receipts), format!("{:?}", whole.receipts), "{threads} threads");
+            assert_eq!((again.changes, again.record), (whole.changes.clone(), whole.record.clone()));
+        }
+        // Whoever makes the block leaves them out, and they are good for the next.
+        let made = run(block(1, &transactions), Refused::LeaveOut, Some(2));
+        assert_eq!((made.block.transactions.len(), made.refused.len()), (taken, transactions.len() - taken));
+        assert!(made.refused.iter().all(|(_, refusal)| refusal.is_temporary()));
+        state.apply(&made.changes.to_diff());
+        let execute = |transactions: &[SignedTransaction]| {
+            let state = state.clone();
+            let root = state.root();
+            execute_within(&registry, state, root, block(2, transactions), Refused::Receipt, &InOrder::default(), room)
+        };
+        assert!(execute(&transactions[taken..20]).unwrap().receipts[0].succeeded());
+    }
 }

@@ -59,6 +59,10 @@ pub struct ChainLimits {
     pub bundle_blocks_max: u64,
 }
 
+/// Bytes that batches of a block may have changed when another operation of theirs begins. The share of gas comes to about a
+/// third of that where operations are small.
+pub(crate) const SHARE_CHANGE_BYTES_MAX: u64 = 64 << 20;
+
 impl ChainLimits {
     /// The part of a block's gas that is kept for async bundles, if a genesis does not say.
     // spec: EXEC-6
@@ -79,6 +83,7 @@ impl ChainLimits {
             blocks_max: self.bundle_blocks_max,
             operation_gas_max: self.bundle_gas_max,
             share_gas_max: self.continuation_gas_max,
+            share_change_bytes_max: SHARE_CHANGE_BYTES_MAX,
         }
     }
 }

@@ -856,7 +856,9 @@ impl<H: Hasher> Ledger<H> {
         ids.sort_unstable();
         let mut out = Vec::with_capacity(ids.len());
         for id in ids {
-            out.extend(bundles.records.get(&id).map_err(unreadable)?.map(|record| (id, record)));
+            let record = bundles.records.get(&id).map_err(unreadable)?;
+            // One that ended is due for as long as not all of it is forgotten.
+            out.extend(record.filter(BundleRecord::is_in_flight).map(|record| (id, record)));
         }
         Ok(out)
     }

@@ -16,7 +16,7 @@
 //!
 //! Rules: `spec/chain.md`, EXEC-15.
 
-use crate::block::{self, KnownBy, Ran, Run, Way};
+use crate::block::{self, KnownBy, Left, Ran, Run, Way};
 use crate::check::Refusal;
 use crate::keys::SignatureError;
 use crate::transaction::SignedTransaction;
@@ -375,7 +375,8 @@ impl<S: Read + Clone + Send + Sync + 'static> Way for InParallel<'_, S> {
                         break;
                     }
                     drop(recorder.take());
-                    let (ran, changes) = draft.apart(|draft| run.transaction(draft, transaction, known[*index].id, 0));
+                    let (ran, changes) =
+                        draft.apart(|draft| run.transaction(draft, transaction, known[*index].id, Left::default()));
                     // A state that cannot be read is told of where the block is run in order.
                     let Ok(ran) = ran else { break };
                     draft.adopt(changes.clone());

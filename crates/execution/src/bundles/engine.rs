@@ -17,6 +17,14 @@ use crate::{
 use keelstone_codec::{BoundedList, Encode, Hash, Height, Key, Namespace, StateHash, Value};
 use keelstone_tree::ReadError;
 
+/// Keys of ended bundles that are forgotten at a time: a quarter of a second's work.
+pub(super) const FORGET_ENTRIES_MAX: u64 = 65_536;
+/// Bytes that forgetting may change at a time. A key is forgotten for others with the list of those that wrote it, which is
+/// written anew without the one that ended.
+pub const FORGET_BYTES_MAX: u64 = 8 << 20;
+
+/// Bytes of the two keys under which a key is known to a bundle: `undo/`, identity, number; `written/`, hash.
+const FORGOTTEN_KEYS_BYTES: usize = 81;
 /// Bytes of what is said of a key beside its value, counted as undo.
 const UNDO_ENTRY_BYTES: u64 = 128;
 
@@ -40,6 +48,8 @@ pub struct BundleLimits {
     pub operation_gas_max: u64,
     /// Gas of all batches of a block.
     pub share_gas_max: u64,
+    /// Bytes that batches of a block may have changed when another operation begins.
+    pub share_change_bytes_max: u64,
 }
 
 impl BundleLimits {
@@ -148,6 +158,8 @@ pub struct Batch {
     pub state_hash: StateHash,
     /// Gas of the batch, that of undo included; also of a batch that failed.
     pub gas_used: u64,
+    /// Bytes that its operations changed, each by itself; none of a batch that failed.
+    pub changed_bytes: u64,
     /// What it came to.
     pub end: BatchEnd,
 }
@@ -351,11 +363,12 @@ impl BlockDraft<'_> {
         Ok(self.bundles(|bundles| bundles.totals.get())?.map_or(0, |totals| totals.in_flight))
     }
 
-    /// What time decides over bundles: first in a block. Bounded by the number in flight.
+    /// What time decides over bundles, and going on with forgetting those that ended: first in a block. Bounded by the number
+    /// in flight, and by how many keys are forgotten at a time: what is left is due in the next block.
     ///
     /// # Errors
     /// [`Halt`] if the state could not be read.
-    // spec: EXEC-6
+    // spec: EXEC-6, EXEC-9
     pub fn expire_bundles(&mut self, limits: &BundleLimits) -> Result<Vec<Batch>, Halt> {
         let height = self.context().height;
         let mut out = Vec::new();
@@ -368,6 +381,13 @@ impl BlockDraft<'_> {
         })?;
         for (at, id) in due {
             let mut record = self.record(&id)?;
+            if !record.is_in_flight() {
+                self.forgetting(|bundles, left| {
+                    bundles.due.remove(&(at, id))?;
+                    forget(bundles, id, &record, height, left)
+                })?;
+                continue;
+            }
             record.updated = height;
             let (bundle, owner, session) = (id, record.owner, record.session);
             let (first, state_hash) = (record.current_operation, record.state_hash);
@@ -387,15 +407,20 @@ impl BlockDraft<'_> {
                 })?;
                 BatchEnd::Expired
             } else {
-                self.bundles(|bundles| {
-                    bundles.due.remove(&(at, id))?;
-                    end(bundles, id, &mut record, Status::Abandoned)
-                })?;
+                self.forgetting(|bundles, left| end(bundles, id, &mut record, Status::Abandoned, left))?;
                 BatchEnd::Abandoned
             };
-            out.push(Batch { bundle, owner, session, first, state_hash, gas_used: 0, end });
+            out.push(Batch { bundle, owner, session, first, state_hash, gas_used: 0, changed_bytes: 0, end });
         }
         Ok(out)
+    }
+
+    /// As [`Self::bundles`], with what may still be forgotten in this block.
+    fn forgetting(&self, run: impl FnOnce(&mut Bundles, &mut Forget) -> Result<(), Stop>) -> Result<(), Halt> {
+        let mut left = self.forgets().get();
+        self.bundles(|bundles| run(bundles, &mut left))?;
+        self.forgets().set(left);
+        Ok(())
     }
 
     /// Goes on with the bundles that run: one batch each, round robin from where the last block left off, as far as
@@ -415,12 +440,14 @@ impl BlockDraft<'_> {
         })?;
         let served = cursor.map_or(0, |cursor| ring.partition_point(|id| *id <= cursor));
         ring.rotate_left(served);
-        let mut left = limits.share_gas_max;
+        let (mut left, mut changed) = (limits.share_gas_max, self.look(|changes| changes.bytes()));
         for (position, id) in ring.iter().enumerate() {
             // What the bundles before it left is shared by the rest, so that a long queue does not mean a long wait.
             let allotted = left / (ring.len() - position) as u64;
-            let Some(batch) = self.batch(*id, allotted, left, limits)? else { break };
+            let room = limits.share_change_bytes_max.saturating_sub(changed);
+            let Some(batch) = self.batch(*id, allotted, left, room, limits)? else { break };
             left = left.saturating_sub(batch.gas_used);
+            changed = changed.saturating_add(batch.changed_bytes);
             out.push(batch);
         }
         // With the last bundle in flight the cursor ended, too.
@@ -432,14 +459,14 @@ impl BlockDraft<'_> {
         Ok(out)
     }
 
-    /// Goes on with one bundle for as much gas as is given, beside the share. None if it does not run, or if its next
-    /// operation may use more than that.
+    /// Goes on with one bundle for as much gas as is given, beside the share, and for as many changed bytes as `limits` say.
+    /// None if it does not run, or if its next operation may use more than that.
     ///
     /// # Errors
     /// [`Halt`] if the state could not be read.
     pub fn continue_bundle(&mut self, id: BundleId, gas: u64, limits: &BundleLimits) -> Result<Option<Batch>, Halt> {
         let runs = self.bundles(|bundles| bundles.queue.contains(&id))?;
-        if runs { self.batch(id, gas, gas, limits) } else { Ok(None) }
+        if runs { self.batch(id, gas, gas, limits.share_change_bytes_max, limits) } else { Ok(None) }
     }
 
     fn record(&self, id: &BundleId) -> Result<BundleRecord, Halt> {
@@ -447,13 +474,20 @@ impl BlockDraft<'_> {
     }
 
     /// Runs operations of a bundle until `allotted` gas is used, a border comes, or the next may use more than is
-    /// `left`. None if not even the first fits.
-    fn batch(&self, id: BundleId, allotted: u64, left: u64, limits: &BundleLimits) -> Result<Option<Batch>, Halt> {
+    /// `left`, or `room` bytes are changed. None if not even the first fits.
+    fn batch(
+        &self,
+        id: BundleId,
+        allotted: u64,
+        left: u64,
+        room: u64,
+        limits: &BundleLimits,
+    ) -> Result<Option<Batch>, Halt> {
         let before = self.record(&id)?;
         let handle = self.handle();
         handle.push();
         let mut record = before.clone();
-        let run = self.run_batch(id, &mut record, allotted, left, limits);
+        let run = self.run_batch(id, &mut record, [allotted, left, room], limits);
         self.drop_ahead(id);
         let height = self.context().height;
         let (bundle, owner, session, first) = (id, before.owner, before.session, before.current_operation);
@@ -462,16 +496,16 @@ impl BlockDraft<'_> {
                 handle.pop();
                 Ok(None)
             }
-            Ok(Some((outcomes, gas_used))) => {
+            Ok(Some(Ran { outcomes, gas_used, changed_bytes })) => {
                 record.updated = height;
                 let is_complete = record.current_operation == record.total_operations;
-                self.bundles(|bundles| match is_complete {
-                    true => end(bundles, id, &mut record, Status::Complete),
+                self.forgetting(|bundles, left| match is_complete {
+                    true => end(bundles, id, &mut record, Status::Complete, left),
                     false => bundles.records.insert(&id, &record),
                 })?;
                 handle.merge();
                 let (state_hash, end) = (record.state_hash, BatchEnd::Advanced { outcomes, is_complete });
-                Ok(Some(Batch { bundle, owner, session, first, state_hash, gas_used, end }))
+                Ok(Some(Batch { bundle, owner, session, first, state_hash, gas_used, changed_bytes, end }))
             }
             Err(failed) => {
                 // spec: EXEC-7. Back to the checkpoint: nothing of the batch is kept.
@@ -488,7 +522,7 @@ impl BlockDraft<'_> {
                     bundles.records.insert(&id, &record)
                 })?;
                 let end = BatchEnd::Stopped(failure);
-                Ok(Some(Batch { bundle, owner, session, first, state_hash, gas_used, end }))
+                Ok(Some(Batch { bundle, owner, session, first, state_hash, gas_used, changed_bytes: 0, end }))
             }
         }
     }
@@ -498,12 +532,11 @@ impl BlockDraft<'_> {
         &self,
         id: BundleId,
         record: &mut BundleRecord,
-        allotted: u64,
-        left: u64,
+        [allotted, left, room]: [u64; 3],
         limits: &BundleLimits,
-    ) -> Result<Option<(Vec<Outcome>, u64)>, Failed> {
+    ) -> Result<Option<Ran>, Failed> {
         let handle = self.handle();
-        let (mut outcomes, mut used, mut made) = (Vec::new(), 0u64, Made::default());
+        let (mut outcomes, mut used, mut changed, mut made) = (Vec::new(), 0u64, 0u64, Made::default());
         let mut piece = Piece::default();
         let mut loaded = false;
         let one = Limits::default();
@@ -534,9 +567,10 @@ impl BlockDraft<'_> {
                 let (what, limit) = ("gas that an operation may use", limits.share_gas_max);
                 failed(FailureKind::Stopped(Stop::Limit { what, found, limit }), used)
             })?;
-            if gas_max > left.saturating_sub(used) {
+            if gas_max > left.saturating_sub(used) || changed >= room {
                 // Not begun at all, or a border that the budget adds.
-                return Ok((!outcomes.is_empty()).then_some((outcomes, used)));
+                let ran = Ran { outcomes, gas_used: used, changed_bytes: changed };
+                return Ok((!ran.outcomes.is_empty()).then_some(ran));
             }
             // What an operation may use does not depend on its batch: who else runs, and how the budget cut, must not
             // decide whether it succeeds.
@@ -564,11 +598,12 @@ impl BlockDraft<'_> {
             let ran = self.operation(&coming);
             let ran = ran.and_then(|(outcome, after)| {
                 let undo = self.note_writes(Some(id), Some((id, record, limits)))?;
-                Ok((outcome, after, undo))
+                Ok((outcome, after, undo, self.count_changes()?))
             });
             match ran {
-                Ok((outcome, after, undo)) => {
+                Ok((outcome, after, undo, bytes)) => {
                     handle.merge();
+                    changed = changed.saturating_add(bytes);
                     used = used.saturating_add(outcome.gas_used).saturating_add(undo);
                     made.add(handle.meter().made());
                     record.state_hash = after.state_hash;
@@ -581,7 +616,7 @@ impl BlockDraft<'_> {
                 }
             }
         }
-        Ok(Some((outcomes, used)))
+        Ok(Some(Ran { outcomes, gas_used: used, changed_bytes: changed }))
     }
 
     fn piece(&self, id: BundleId, first: u32) -> Result<Piece, Halt> {
@@ -609,15 +644,15 @@ impl BlockDraft<'_> {
             .map(|(space, key, change)| (space.clone(), key.clone(), change.before.clone(), change.after.clone()))
             .collect();
         let changer = Changer { height: self.context().height, bundle: by };
-        let mut gas = 0u64;
+        let (mut gas, mut noted) = (0u64, 0u64);
         for (namespace, key, before, after) in changed {
             let place = key_hash(&namespace, &key);
             let found = self.bundles(|bundles| bundles.written.get(&place)).map_err(stopped)?;
-            let known = found.is_some();
-            let mut writers = found.unwrap_or_default().writers.into_vec();
+            let mut writers = found.clone().unwrap_or_default().writers.into_vec();
             let own_id = own.as_ref().map(|(id, ..)| *id);
             for writer in writers.iter_mut().filter(|writer| Some(writer.bundle) != own_id) {
-                if writer.hold {
+                // One that ended holds nothing, though not all of it may be forgotten yet.
+                if writer.hold && self.record(&writer.bundle).map_err(stopped)?.is_in_flight() {
                     return Err(FailureKind::Held { bundle: writer.bundle, namespace, key });
                 }
                 writer.changed = Some(changer);
@@ -637,17 +672,24 @@ impl BlockDraft<'_> {
                         keep(record, bytes, before.as_ref(), limits)?;
                         gas = gas.saturating_add(cost::UNDO + cost::UNDO_BYTE.saturating_mul(bytes));
                         let entry = record.undo_entries - 1;
+                        noted = noted.saturating_add(bytes - UNDO_ENTRY_BYTES);
                         let kept = Before { namespace, key, value: before };
                         self.bundles(|bundles| bundles.undo.insert(&(*id, entry), &kept)).map_err(stopped)?;
                         let (after, hold) = (hash(&after), record.hold);
                         writers.push(Writer { bundle: *id, entry, after, hold, changed: None, overlaid: false });
                     }
                 }
-            } else if !known {
+            } else if found.is_none() {
                 continue;
             }
             let writers = BoundedList::new(writers).expect("as many bundles write a key as are in flight");
             let written = super::Written { writers };
+            // All of it is counted with the rest of what the operation changes. Where that will be too much for this alone, it
+            // is not held in memory first.
+            if found.as_ref() != Some(&written) {
+                noted = noted.saturating_add(written.to_bytes().len() as u64);
+                self.charged(|meter| meter.may_change(noted))?;
+            }
             self.bundles(|bundles| bundles.written.insert(&place, &written)).map_err(stopped)?;
         }
         Ok(gas)
@@ -695,22 +737,48 @@ fn unread(operation: u32, halt: Halt) -> Failed {
     Failed { operation, function, kind: FailureKind::Stopped(Stop::Read(read_error(halt))), gas_used }
 }
 
-/// Ends a bundle: all that was kept of it goes but its record. What its batches did stays.
-pub(super) fn end(bundles: &mut Bundles, id: BundleId, record: &mut BundleRecord, status: Status) -> Result<(), Stop> {
-    for entry in 0..record.undo_entries {
-        let Some(before) = bundles.undo.remove(&(id, entry))? else { continue };
-        let place = key_hash(&before.namespace, &before.key);
-        let Some(written) = bundles.written.get(&place)? else { continue };
-        let mut writers = written.writers.into_vec();
-        writers.retain(|writer| writer.bundle != id);
-        match writers.is_empty() {
-            true => drop(bundles.written.remove(&place)?),
-            false => {
-                let writers = BoundedList::new(writers).expect("fewer than before");
-                bundles.written.insert(&place, &super::Written { writers })?;
-            }
-        }
+/// What a batch did.
+struct Ran {
+    outcomes: Vec<Outcome>,
+    gas_used: u64,
+    changed_bytes: u64,
+}
+
+/// How much of what was kept of bundles may be forgotten at a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Forget {
+    entries: u64,
+    bytes: u64,
+}
+
+impl Default for Forget {
+    fn default() -> Self {
+        Self { entries: FORGET_ENTRIES_MAX, bytes: FORGET_BYTES_MAX }
     }
+}
+
+impl Forget {
+    fn is_used_up(&self) -> bool {
+        self.entries == 0 || self.bytes == 0
+    }
+
+    /// One more key, for which so many bytes were changed.
+    fn count(&mut self, bytes: usize) {
+        self.entries = self.entries.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes as u64);
+    }
+}
+
+/// Ends a bundle: it is what `status` says at once, and all that was kept of it goes but its record. What its batches did
+/// stays.
+// spec: EXEC-9
+pub(super) fn end(
+    bundles: &mut Bundles,
+    id: BundleId,
+    record: &mut BundleRecord,
+    status: Status,
+    left: &mut Forget,
+) -> Result<(), Stop> {
     let pieces = bundles.operations.prefix(&id).map(|piece| piece.map(|(place, _)| place));
     for place in pieces.collect::<Result<Vec<_>, _>>()? {
         bundles.operations.remove(&place)?;
@@ -720,6 +788,42 @@ pub(super) fn end(bundles: &mut Bundles, id: BundleId, record: &mut BundleRecord
     let due: Vec<_> = bundles.due.iter().collect::<Result<_, _>>()?;
     for place in due.into_iter().filter(|(_, of)| *of == id) {
         bundles.due.remove(&place)?;
+    }
+    record.status = status;
+    bundles.records.insert(&id, record)?;
+    forget(bundles, id, record, record.updated, left)
+}
+
+/// Forgets what was kept of a bundle that ended, as far as may be now; its place among those in flight is free once nothing
+/// is left. What is left is due in the next block.
+fn forget(
+    bundles: &mut Bundles,
+    id: BundleId,
+    record: &BundleRecord,
+    height: Height,
+    left: &mut Forget,
+) -> Result<(), Stop> {
+    let first = bundles.undo.prefix(&id).next().transpose()?.map_or(record.undo_entries, |((_, entry), _)| entry);
+    for entry in first..record.undo_entries {
+        if left.is_used_up() {
+            return bundles.due.insert(&(height.next(), id)).map(drop);
+        }
+        let Some(before) = bundles.undo.remove(&(id, entry))? else { continue };
+        let place = key_hash(&before.namespace, &before.key);
+        let Some(written) = bundles.written.get(&place)? else { continue };
+        let mut writers = written.writers.into_vec();
+        writers.retain(|writer| writer.bundle != id);
+        let mut bytes = FORGOTTEN_KEYS_BYTES;
+        match writers.is_empty() {
+            true => drop(bundles.written.remove(&place)?),
+            false => {
+                let writers = BoundedList::new(writers).expect("fewer than before");
+                let written = super::Written { writers };
+                bytes += written.to_bytes().len();
+                bundles.written.insert(&place, &written)?;
+            }
+        }
+        left.count(bytes);
     }
     let totals = bundles.totals.get_or_default()?;
     let in_flight = totals.in_flight.saturating_sub(1);
@@ -731,11 +835,9 @@ pub(super) fn end(bundles: &mut Bundles, id: BundleId, record: &mut BundleRecord
         _ => bundles.totals.set(&Totals { in_flight, bytes: totals.bytes.saturating_sub(record.room) })?,
     }
     match bundles.owners.get(&record.owner)?.unwrap_or(0) {
-        0 | 1 => drop(bundles.owners.remove(&record.owner)?),
-        more => bundles.owners.insert(&record.owner, &(more - 1))?,
+        0 | 1 => bundles.owners.remove(&record.owner).map(drop),
+        more => bundles.owners.insert(&record.owner, &(more - 1)),
     }
-    record.status = status;
-    bundles.records.insert(&id, record)
 }
 
 impl Handle {

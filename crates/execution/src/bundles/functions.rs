@@ -2,7 +2,7 @@
 //!
 //! Rules: `spec/chain.md`, EXEC-10 to EXEC-12.
 
-use super::engine::end;
+use super::engine::{FORGET_ENTRIES_MAX, Forget, end};
 use super::record::{Before, BundleId, BundleRecord, Bundles, Changer, Status, StopReason, Writer, key_hash};
 use crate::block::is_application;
 use crate::merkle::list_root;
@@ -79,7 +79,8 @@ pub struct Retry {
     pub operations: Hash,
 }
 
-/// Takes back all that a bundle did: only while nobody else wrote to its keys since.
+/// Takes back all that a bundle did: only while nobody else wrote to its keys since. Costs a read of each key it wrote, a unit
+/// for each byte kept, and what [`Abandon`] does.
 // spec: EXEC-10
 #[transition("bundles.roll_back/1", needs = "bundles.manage")]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +89,8 @@ pub struct RollBack {
     pub bundle: BundleId,
 }
 
-/// Ends a bundle and leaves what its batches did.
+/// Ends a bundle and leaves what its batches did. Costs [`cost::FORGET`] for each key it wrote, up to as many as are forgotten
+/// at a time.
 #[transition("bundles.abandon/1", needs = "bundles.manage")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Abandon {
@@ -193,8 +195,9 @@ impl Transition<Bundles> for RollBack {
     fn apply(&self, world: &mut Draft<Bundles>, cx: &mut Context) -> Result<Hash, Denied> {
         let id = self.bundle;
         let mut record = owned(world, cx, &id)?;
-        // Paid for when the keys were written; what is charged here is for looking at them once more.
+        // Restoring was paid for when the keys were written; what is charged here is for looking at them once more.
         cx.step(cost::READ.saturating_mul(u64::from(record.undo_entries)).saturating_add(record.undo_bytes))?;
+        forgetting(cx, &record)?;
         let handle = cx.handle.clone();
         let mut kept = handle.bundles(|bundles| {
             let mut kept = Vec::new();
@@ -235,12 +238,18 @@ impl Transition<Bundles> for RollBack {
             Ok(before)
         })?;
         record.updated = cx.system_height();
-        handle.bundles(|bundles| end(bundles, id, &mut record, Status::RolledBack))?;
+        handle.bundles(|bundles| end(bundles, id, &mut record, Status::RolledBack, &mut Forget::default()))?;
         let (session, after) = (record.session, record.state_hash);
         let (restored, digest) = (restoring.entries, restoring.digest);
         cx.emit(&RolledBack { bundle: id, session, before, after, restored, digest })?;
         Ok(restoring.digest)
     }
+}
+
+/// Charges for what is forgotten of a bundle by the operation that ends it. The rest is the chain's.
+// spec: EXEC-9
+fn forgetting(cx: &mut Context, record: &BundleRecord) -> Result<(), Stop> {
+    cx.step(cost::FORGET.saturating_mul(u64::from(record.undo_entries).min(FORGET_ENTRIES_MAX)))
 }
 
 /// Who changed a key, as the reason says it: before the key, which may be long.
@@ -260,7 +269,8 @@ impl Transition<Bundles> for Abandon {
         let mut record = owned(world, cx, &id)?;
         record.updated = cx.system_height();
         let operation = record.current_operation;
-        cx.handle.bundles(|bundles| end(bundles, id, &mut record, Status::Abandoned))?;
+        forgetting(cx, &record)?;
+        cx.handle.bundles(|bundles| end(bundles, id, &mut record, Status::Abandoned, &mut Forget::default()))?;
         cx.emit(&Abandoned { bundle: id, operation })?;
         Ok(operation)
     }

@@ -16,7 +16,8 @@ mod engine;
 mod functions;
 mod record;
 
-pub use engine::{Batch, BatchEnd, BundleLimits, SubmitError, Submitted, check_submission};
+pub(crate) use engine::Forget;
+pub use engine::{Batch, BatchEnd, BundleLimits, FORGET_BYTES_MAX, SubmitError, Submitted, check_submission};
 pub use functions::{Abandon, Abandoned, Resume, Resumed, Retry, RollBack, RolledBack, register};
 pub use record::{
     Before, BundleId, BundleRecord, Bundles, Changer, HOLD, IN_FLIGHT_MAX, MANAGE, PIECE_BYTES, Piece, Status,

@@ -371,6 +371,7 @@ fn bundle_limits() -> BundleLimits {
         blocks_max: 100,
         operation_gas_max: 1_000_000,
         share_gas_max: 40_000_000,
+        share_change_bytes_max: 64 << 20,
     }
 }
 
@@ -420,6 +421,9 @@ fn d03_batches_run_beforehand_come_to_what_they_come_to_in_order() {
         let mut dice = Dice(100 + seed);
         let mut limits = bundle_limits();
         limits.share_gas_max = [10_000_000, 40_000_000, 400_000_000][usize::try_from(dice.below(3)).unwrap()];
+        if seed == 5 {
+            limits.share_change_bytes_max = 100_000;
+        }
         let cells = [20, 2_000, 1 << 30][usize::try_from(dice.below(3)).unwrap()];
         let trouble = [0, 300][usize::try_from(dice.below(2)).unwrap()];
         let mut bundles = Vec::new();

@@ -73,6 +73,50 @@ impl Transition<Cells> for Costly {
     }
 }
 
+/// Many numbered rows.
+#[namespace("rows")]
+struct Rows {
+    rows: Map<u32, u8>,
+}
+
+/// Fills so many rows.
+#[transition("rows.fill/1")]
+#[derive(Clone, Debug)]
+struct Fill {
+    from: u32,
+    count: u32,
+}
+
+impl Transition<Rows> for Fill {
+    type Output = ();
+    fn apply(&self, world: &mut Draft<Rows>, _: &mut Context) -> Result<(), Denied> {
+        Ok((self.from..self.from + self.count).try_for_each(|row| world.rows.insert(&row, &1))?)
+    }
+}
+
+fn fill(from: u32, count: u32) -> Operation {
+    op(&Fill { from, count })
+}
+
+/// Empties a row.
+#[transition("rows.clear/1")]
+#[derive(Clone, Debug)]
+struct Clear {
+    row: u32,
+}
+
+impl Transition<Rows> for Clear {
+    type Output = ();
+    fn apply(&self, world: &mut Draft<Rows>, _: &mut Context) -> Result<(), Denied> {
+        world.rows.remove(&self.row)?;
+        Ok(())
+    }
+}
+
+fn whole(operation: Operation) -> Bundle {
+    bundle(vec![operation])
+}
+
 fn put(cell: u8, value: u64) -> Operation {
     op(&Put { cell, value: Some(value) })
 }
@@ -82,7 +126,12 @@ fn add(cell: u8, amount: u64) -> Operation {
 }
 
 fn with_cells() -> Registry {
-    let mut registry = registry().with::<Cells, Put>().with::<Cells, Add>().with::<Cells, Costly>();
+    let mut registry = registry()
+        .with::<Cells, Put>()
+        .with::<Cells, Add>()
+        .with::<Cells, Costly>()
+        .with::<Rows, Fill>()
+        .with::<Rows, Clear>();
     keelstone_execution::bundles::register(&mut registry);
     registry.check().unwrap();
     registry
@@ -98,6 +147,7 @@ fn limits() -> BundleLimits {
         blocks_max: 100,
         operation_gas_max: 300_000,
         share_gas_max: 1_000_000,
+        share_change_bytes_max: 64 << 20,
     }
 }
 
@@ -546,6 +596,177 @@ fn what_is_kept_for_undoing_is_bounded() {
     assert_eq!(chain.record(bundle).undo_entries, 3);
     chain.run(20, 1, vec![op(&RollBack { bundle })]).1.unwrap();
     assert_eq!((chain.cells().len(), chain.left_over()), (0, 0));
+}
+
+/// A chain with room for bundles that write many keys.
+fn wide() -> Chain {
+    let mut chain = Chain::new();
+    let (gas, limits) = (1_000_000_000, chain.limits);
+    chain.limits = BundleLimits { undo_entries_max: 1 << 20, undo_bytes_max: 1 << 30, ..limits };
+    (chain.limits.operation_gas_max, chain.limits.share_gas_max) = (gas, 100 * gas);
+    chain
+}
+
+/// How many keys are kept for undoing.
+fn kept(chain: &Chain) -> usize {
+    View::<Bundles>::over(chain.state.clone()).undo.iter().count()
+}
+
+/// As many as are forgotten at a time.
+const AT_A_TIME: usize = 65_536;
+
+/// spec: EXEC-9. An owner who ends a bundle pays for what is forgotten with it; of a large one so much is forgotten at a
+/// time, and the chain goes on with the rest by itself. It holds its place until then, and nothing else.
+#[test]
+fn ending_a_bundle_is_charged_and_takes_no_more_than_a_block_has_time_for() {
+    let mut chain = wide();
+    let grant = |sessions: &mut Sessions| sessions.grants.insert(&key(1), &BTreeSet::from([HOLD]));
+    chain.block(|draft, _| draft.edit(grant).unwrap());
+    let stopping = |from| vec![fill(from, 70_000), put(1, UNLUCKY)];
+    let batching = || Batching { borders: BoundedSet::new([1]).unwrap(), hold: true, ..until(90) };
+    let [left, taken_back] = [1u8, 2].map(|name| {
+        let bundle = chain.submit(name, 1, batching(), stopping(u32::from(name) * 100_000));
+        assert_eq!(chain.settle().len(), 2);
+        bundle
+    });
+    let beside = chain.submit(3, 2, until(90), vec![put(1, UNLUCKY)]);
+    chain.settle();
+    assert_eq!(kept(&chain), 140_000);
+    for (name, (bundle, end, gas)) in (30..)
+        .zip([(left, op(&Abandon { bundle: left }), 5_000), (taken_back, op(&RollBack { bundle: taken_back }), 6_000)])
+    {
+        let before = kept(&chain);
+        let finished = chain.run(name, 1, vec![end]).1.unwrap();
+        let least = gas * AT_A_TIME as u64;
+        assert!((least..least + least / 5).contains(&finished.gas_used), "{} gas", finished.gas_used);
+        assert_eq!(kept(&chain), before - AT_A_TIME);
+        let record = chain.record(bundle);
+        assert!(!record.is_in_flight());
+        assert!(chain.run(40, 1, vec![op(&Abandon { bundle })]).1.unwrap_err().to_string().contains("has ended"));
+        assert_eq!((kept(&chain), chain.record(bundle)), (before - 70_000, record), "the next block forgot the rest");
+    }
+    assert_eq!(View::<Bundles>::over(chain.state.clone()).totals.get().unwrap().unwrap().in_flight, 1);
+    chain.run(41, 2, vec![op(&Abandon { bundle: beside })]).1.unwrap();
+    assert_eq!(chain.left_over(), 0);
+    assert_eq!(View::<Rows>::over(chain.state.clone()).rows.iter().count(), 70_000, "one was taken back");
+}
+
+/// spec: EXEC-9, EXEC-10. What is not forgotten yet of a bundle that held its keys holds them no more.
+#[test]
+fn a_bundle_that_ended_holds_nothing() {
+    let mut chain = wide();
+    let grant = |sessions: &mut Sessions| sessions.grants.insert(&key(1), &BTreeSet::from([HOLD]));
+    chain.block(|draft, _| draft.edit(grant).unwrap());
+    let operations = vec![fill(0, 70_000), put(1, UNLUCKY)];
+    let batching = Batching { borders: BoundedSet::new([1]).unwrap(), hold: true, ..until(90) };
+    let bundle = chain.submit(1, 1, batching, operations);
+    chain.settle();
+    let unfill = op(&Clear { row: 69_999 });
+    assert!(matches!(chain.run(30, 2, vec![unfill.clone()]).1.unwrap_err().kind, FailureKind::Held { .. }));
+    let both = |draft: &mut BlockDraft<'_>, _: &BundleLimits| {
+        let caller = |name, person| Caller { bundle: Some(id(name)), ..Caller::root(key(person)) };
+        let abandon = whole(op(&Abandon { bundle }));
+        draft.execute(caller(31, 1), &abandon, Limits::default()).unwrap().unwrap();
+        draft.execute(caller(32, 2), &whole(unfill), Limits::default()).unwrap().unwrap();
+    };
+    chain.block(both);
+    assert_eq!(kept(&chain), 70_000 - AT_A_TIME);
+    assert!(chain.idle().is_empty());
+    assert_eq!(chain.left_over(), 0);
+}
+
+/// spec: EXEC-6, EXEC-9. What time ends, and what ends by itself, is forgotten in as many blocks as it takes: what a block
+/// does for that does not grow with how many bundles end in it.
+#[test]
+fn bundles_that_end_together_are_forgotten_one_after_the_other() {
+    let mut chain = wide();
+    chain.limits.blocks_max = 8;
+    let borders = || BoundedSet::new([1]).unwrap();
+    let ids = [1u8, 2].map(|name| {
+        let operations = vec![fill(u32::from(name) * 100_000, 40_000), put(1, UNLUCKY)];
+        let bundle = Bundle::new(Mode::Async(Batching { borders: borders(), ..until(6) }), operations).unwrap();
+        (id(name), bundle)
+    });
+    chain.block(|draft, limits| {
+        for (id, bundle) in &ids {
+            draft.submit(*id, Caller::root(key(id.0.0[0])), bundle, limits).unwrap().unwrap();
+        }
+    });
+    chain.settle();
+    assert_eq!(kept(&chain), 80_000);
+    let ended = loop {
+        let batches = chain.idle();
+        if batches.iter().any(|batch| matches!(batch.end, BatchEnd::Abandoned)) {
+            break batches;
+        }
+        assert!(chain.height < 40);
+    };
+    assert_eq!((ended.len(), kept(&chain)), (2, 80_000 - AT_A_TIME));
+    assert!(ids.iter().all(|(id, _)| chain.record(*id).status == Status::Abandoned));
+    assert!(chain.idle().is_empty());
+    assert_eq!(chain.left_over(), 0);
+
+    // So it is with one that completes.
+    chain.limits.blocks_max = 100;
+    let complete = chain.submit(3, 1, until(90), vec![fill(500_000, 70_000)]);
+    assert_eq!(chain.idle().len(), 1);
+    assert!(chain.record(complete).is_complete());
+    assert_eq!(kept(&chain), 70_000 - AT_A_TIME);
+    assert!(chain.idle().is_empty());
+    assert_eq!(chain.left_over(), 0);
+}
+
+/// spec: EXEC-6. Batches of a block begin no further operation once they have changed so much, and go on in the next.
+#[test]
+fn batches_end_where_a_block_has_changed_enough() {
+    let mut chain = Chain::new();
+    (chain.limits.share_gas_max, chain.limits.share_change_bytes_max) = (1_000_000_000, 1_000);
+    let operations: Vec<_> = (0..40).map(|cell| put(cell, u64::from(cell) + 20)).collect();
+    let ids = [1, 2].map(|person| chain.submit(person, person, until(90), operations.clone()));
+    let mut blocks = 0;
+    let mut most = 0;
+    loop {
+        let batches = chain.idle();
+        let Some(last) = batches.last() else { break };
+        blocks += 1;
+        let bytes: u64 = batches.iter().map(|batch| batch.changed_bytes).sum();
+        let operations: usize = batches.iter().map(advanced).sum();
+        most = most.max(bytes / operations as u64);
+        assert!(bytes < 1_000 + 2 * most, "{bytes} bytes of {operations} operations, the last of {}", last.bundle);
+    }
+    assert!((10..60).contains(&blocks), "{blocks} blocks, {most} bytes an operation");
+    assert!(ids.iter().all(|id| chain.record(*id).is_complete()));
+    assert_eq!((chain.cells().len(), chain.left_over()), (40, 0));
+}
+
+/// spec: EXEC-13. A bundle that would change more than one may fails, also for what is noted of others and what it
+/// restores; nothing of it is left.
+#[test]
+fn a_bundle_that_changes_too_much_fails() {
+    let mut chain = Chain::new();
+    let borders = BoundedSet::new([9]).unwrap();
+    let operations = (0..9).map(|cell| put(cell, 1)).chain([put(1, UNLUCKY)]).collect();
+    let bundle = chain.submit(1, 1, Batching { borders, ..until(90) }, operations);
+    chain.limits.share_gas_max = 100_000_000;
+    chain.settle();
+    let cells = chain.cells();
+    let mut run = |person: u8, operations: Vec<Operation>, change_bytes_max| {
+        let (caller, limits) = (Caller::root(key(person)), Limits { change_bytes_max, ..Limits::default() });
+        let bundle = Bundle::new(Mode::Sync, operations).unwrap();
+        let ran = chain.block(|draft, _| draft.execute(caller, &bundle, limits).unwrap()).1;
+        (ran, chain.cells())
+    };
+    let (ran, after) = run(1, vec![op(&RollBack { bundle })], 700);
+    let failed = ran.unwrap_err();
+    assert!(failed.to_string().contains("bytes changed by a bundle"), "{failed}");
+    assert_eq!(after, cells);
+    // The same writes, to keys that a bundle in flight wrote and to others.
+    let writes = |from: u8| (from..from + 9).map(|cell| put(cell, 2)).collect::<Vec<_>>();
+    let (ran, after) = run(2, writes(0), 2_000);
+    assert!(matches!(&ran.unwrap_err().kind, FailureKind::Stopped(keelstone_execution::Stop::Limit { .. })));
+    assert_eq!(after, cells);
+    run(2, writes(100), 2_000).0.unwrap();
+    run(2, writes(0), 20_000).0.unwrap();
 }
 
 /// spec: EXEC-4. Expectations hold at any operation of an async bundle, in either meaning.
