@@ -386,6 +386,25 @@ fn a_transaction_hurries_a_bundle_once() {
     assert_eq!(hurried, [(named(&second), 1), (named(&first), 1)]);
 }
 
+/// spec: LEDGER-3. What time decides without a word is written down as well: a chain whose bundle stopped, and then passed its
+/// last height, has nothing due after one block for it.
+#[test]
+fn chain_idles_again_after_what_goes_without_saying() {
+    let chain = chain_of(&genesis());
+    block(&chain, &[batched(1, 0, Batching::until(Height(4)), vec![pay(1, 1_000_000)])]);
+    while chain.height() < Height(4) {
+        next(&chain).unwrap();
+    }
+    let bundles = chain.bundles().unwrap();
+    assert!(matches!(bundles[0].1.status, Status::Stopped(_)), "{bundles:?}");
+    assert!(chain.has_due_work().unwrap());
+    let made = next(&chain).unwrap();
+    assert!(made.record.is_some() && made.continuations.is_empty());
+    assert!(!chain.has_due_work().unwrap());
+    assert_eq!(next(&chain).unwrap().record, None);
+    assert_eq!(chain.replay(Height(1)..=chain.height(), &mut |_, _| ()).unwrap().root, chain.root());
+}
+
 /// spec: HISTORY-2. What the database says of batches is not believed.
 #[test]
 fn changed_continuations_are_damage() {

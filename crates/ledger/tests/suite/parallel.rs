@@ -3,8 +3,8 @@
 use crate::tools::*;
 use crate::walk::{self, Walk};
 use keelstone_codec::{BoundedList, BoundedSet, Height, Text, Timestamp, splitmix64};
-use keelstone_execution::bundles::{BundleId, Resume, RollBack};
-use keelstone_execution::{Batching, Bundle, Mode, Operation};
+use keelstone_execution::bundles::{BundleId, Resume, Retry, RollBack};
+use keelstone_execution::{Batching, Bundle, Mode, Operation, list_root};
 use keelstone_ledger::modules::contracts;
 use keelstone_ledger::{
     Beforehand, Block, Executed, Genesis, Receipt, Refused, Signature, SignedTransaction, Verdict, execute,
@@ -254,4 +254,34 @@ fn bundles_of_one_account_in_nobodys_way_are_run_once() {
     let (_, receipts, beforehand) = compared(chain, block, Refused::Receipt, "one bundle");
     assert!(receipts.iter().all(Receipt::succeeded));
     assert_eq!(beforehand, Beforehand { operations: 99, operations_taken: 99, ..Beforehand::default() });
+}
+
+/// spec: EXEC-12, EXEC-15. In one block a bundle in flight has its batch, its owner replaces the operation behind that, which
+/// was run beforehand with the batch, and resumes it: what runs is the replacement, on any number of threads.
+#[test]
+fn an_operation_replaced_behind_its_batch_is_the_replacement_on_all_threads() {
+    let operations: Vec<Operation> = (0..200).map(|n| patch(n, 1)).collect();
+    let mut submitted = unsigned(1, 0, operations.clone());
+    submitted.bundle = Bundle::new(Mode::Async(Batching::until(Height(50))), operations.clone()).unwrap();
+    let submitted = submitted.sign(&key(1));
+    let bundle = BundleId(submitted.id().0);
+    let (chain, ..) = compared(chain_of(&genesis()), of(vec![submitted]), Refused::Receipt, "submitted");
+    let block = |transactions| Block { height: Height(2), ..of(transactions) };
+    let batch = chain.run(block(vec![]), Refused::Receipt).unwrap().executed().continuations[0].operations().len();
+    assert!(batch > 2);
+    let mut corrected = operations;
+    corrected[batch] = patch(9_999, 7);
+    let retry = Retry {
+        bundle,
+        operation: u32::try_from(batch).unwrap(),
+        replacement: corrected[batch].clone(),
+        revision: 1,
+        operations: list_root(&corrected.iter().map(Operation::list_hash).collect::<Vec<_>>()),
+    };
+    let transactions = vec![signed(1, 1, vec![op(&retry)]), signed(1, 2, vec![op(&Resume { bundle })])];
+    let (chain, receipts, beforehand) = compared(chain, block(transactions), Refused::Receipt, "corrected");
+    assert!(receipts.iter().all(Receipt::succeeded), "{receipts:?}");
+    assert!(beforehand.operations > beforehand.operations_taken + 1, "{beforehand:?}");
+    let hurried = &chain.continuations(Height(2)).unwrap()[1];
+    assert_eq!((hurried.first, hurried.operations().len()), (retry.operation, 1));
 }
