@@ -247,7 +247,7 @@ pub(crate) fn replay(
             Next::Record(record, stamp) => (record, stamp),
             Next::End { torn } => {
                 tail.torn = torn.is_some();
-                check_end(segments, &tail.segment, tail.next, floor, torn)?;
+                check_end(segments, &tail.segment, tail.next, floor, torn.as_ref())?;
                 return Ok(tail);
             }
         };
@@ -283,10 +283,18 @@ pub(crate) fn replay(
 /// What stands at a sector where a record may begin.
 enum Next {
     Record(Record, Stamp),
-    /// The end. `torn`: how many sectors the record claims that began here and was not written whole.
+    /// The end, and what was not written whole of a record that began here.
     End {
-        torn: Option<u32>,
+        torn: Option<Torn>,
     },
+}
+
+/// A record that was not written whole.
+struct Torn {
+    /// Sectors it claims.
+    count: u32,
+    /// The session that began it, which found the end of the log here.
+    generation: u32,
 }
 
 fn offset(sector: u32) -> u64 {
@@ -330,7 +338,7 @@ fn read_record(segments: &Segments, segment: &Segment, at: u32, floor: u32) -> R
         Ok(())
     })?;
     if torn {
-        return Ok(Next::End { torn: Some(count) });
+        return Ok(Next::End { torn: Some(Torn { count, generation: stamp.generation }) });
     }
     payload.truncate(usize::try_from(head.len).expect("it is in memory"));
     let start = Spot::of_sector(segment.id(), at);
@@ -462,9 +470,12 @@ fn check_end(
     segment: &Segment,
     end: u32,
     floor: u32,
-    torn: Option<u32>,
+    torn: Option<&Torn>,
 ) -> Result<(), StoreError> {
-    let torn_end = torn.map(|count| end + count);
+    let torn_end = torn.map(|torn| end + torn.count);
+    // The session of a torn record found the end of the log here. What is older than it behind there is what another session, whose
+    // record was longer and torn as well, has left.
+    let floor = torn.map_or(floor, |torn| torn.generation);
     let (mut from, mut written) = (end, torn_end.unwrap_or(end));
     // A step at a time, until so much was never written that nothing can be expected any more.
     while from < segment.sectors() && from.saturating_sub(written) < LOOK_AHEAD_SECTORS {

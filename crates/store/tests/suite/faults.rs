@@ -1,9 +1,11 @@
 //! Power cuts and failing disks, at every change a store makes.
 
 use crate::life::{Lived, Real, Script, cut_power, fail_changes, fail_reads};
-use crate::support::{TestStore, contents, count, root_of, try_contents};
+use crate::support::{TestStore, contents, count, put, root_of, small, try_contents};
 use crate::toy::Bug;
-use keelstone_store::files::{Fault, FaultyFiles};
+use keelstone_codec::Height;
+use keelstone_store::Options;
+use keelstone_store::files::{Fault, FaultyFiles, MemoryFiles};
 use keelstone_tree::ReadError;
 use std::sync::Arc;
 
@@ -139,6 +141,65 @@ fn a_toy_store_passes_and_each_of_its_planted_bugs_is_caught() {
         match all(bug, 4) {
             Ok(()) => panic!("{bug:?} was not noticed"),
             Err(noticed) => println!("{bug:?}: {noticed}"),
+        }
+    }
+}
+
+/// spec: STORE-2. The power fails in a commit, and once more in a shorter or longer one behind it: whatever sectors of either are on the disk,
+/// what was acknowledged before is there.
+#[test]
+fn a_torn_record_over_what_is_left_of_another_is_no_damage() {
+    const SECTOR: usize = 512;
+    type Image = std::collections::BTreeMap<String, Vec<u8>>;
+    fn log(image: &Image) -> &Vec<u8> {
+        image.iter().find(|(name, _)| name.ends_with("1.log")).expect("one segment does").1
+    }
+    /// The sectors of a commit's record: those in which two images of the log differ but for the last, the mark, which is written once
+    /// the others are synced.
+    fn changed(before: &Image, after: &Image) -> Vec<usize> {
+        let (before, after) = (log(before), log(after));
+        let differs = |at: &usize| before[at * SECTOR..][..SECTOR] != after[at * SECTOR..][..SECTOR];
+        let mut found: Vec<usize> = (0..before.len() / SECTOR).filter(differs).collect();
+        found.pop();
+        found
+    }
+    /// `before`, with those of the sectors that a commit has changed of which a bit is set.
+    fn some_of(before: &Image, after: &Image, chosen: u32) -> Image {
+        let mut image = before.clone();
+        let name = image.keys().find(|name| name.ends_with("1.log")).expect("one segment does").clone();
+        for (_, at) in changed(before, after).into_iter().enumerate().filter(|(bit, _)| chosen >> bit & 1 == 1) {
+            image.get_mut(&name).expect("it is there")[at * SECTOR..][..SECTOR]
+                .copy_from_slice(&log(after)[at * SECTOR..][..SECTOR]);
+        }
+        image
+    }
+    let options = || Options { segment_bytes: 64 << 10, flush_bytes: u64::MAX / 2, ..small() };
+    let open = |image: &Image| {
+        let files = MemoryFiles::from_image(image);
+        (files.clone(), TestStore::open(Arc::new(files), options()))
+    };
+    let files = MemoryFiles::new();
+    let store = TestStore::create(Arc::new(files.clone()), options()).unwrap();
+    put(&store, 0, "key", b"kept");
+    let kept = files.image();
+    for lengths in [[2_000, 700], [700, 2_000], [1_200, 1_200]] {
+        let (first_files, store) = open(&kept);
+        let begun = first_files.image();
+        put(&store.unwrap(), 1, "key", &vec![1; lengths[0]]);
+        let first = first_files.image();
+        for torn in 1..(1 << changed(&begun, &first).len()) - 1 {
+            let (second_files, store) = open(&some_of(&begun, &first, torn));
+            let store = store.unwrap_or_else(|error| panic!("sectors {torn:b} of {}: {error}", lengths[0]));
+            assert_eq!(store.height(), Some(Height(0)));
+            let begun = second_files.image();
+            put(&store, 1, "key", &vec![2; lengths[1]]);
+            let second = second_files.image();
+            let sectors = changed(&begun, &second).len();
+            for again in 0..(1 << sectors) - 1 {
+                let what = format!("sectors {torn:b} of {}, then {again:b} of {}", lengths[0], lengths[1]);
+                let store = open(&some_of(&begun, &second, again)).1.unwrap_or_else(|error| panic!("{what}: {error}"));
+                assert_eq!(store.height(), Some(Height(0)), "{what}");
+            }
         }
     }
 }
