@@ -87,7 +87,7 @@ impl Hub {
         let (sender, queue) = mpsc::channel(limits.subscription_events_max);
         let id = subscribers.next;
         subscribers.next += 1;
-        connection.set_streaming();
+        connection.set_streaming(true);
         subscribers.all.insert(id, Subscriber { queue: sender, connection });
         self.metrics.subscriptions_open.inc();
         Ok(Subscription { queue, id, hub: self.clone() })
@@ -119,8 +119,29 @@ impl Hub {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if self.hub.lock().all.remove(&self.id).is_some() {
+        if let Some(ended) = self.hub.lock().all.remove(&self.id) {
+            // Whoever asked for the head alone has the connection still.
+            ended.connection.set_streaming(false);
             self.hub.metrics.subscriptions_open.dec();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+
+    /// a connection is held to what streams are only while one runs there. Whoever asks for the head alone is left with the
+    /// connection.
+    #[test]
+    fn r11_a_stream_that_ends_at_once_leaves_a_connection_like_any_other() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let limits = Limits::new(&crate::config::Config::default().http, address);
+        let (hub, connection) = (Hub::new(Arc::new(Metrics::new())), Arc::new(Connection::new(address, false)));
+        let stream = hub.subscribe(connection.clone(), &limits).unwrap_or_else(|_| panic!("there is room"));
+        assert!(connection.is_streaming());
+        drop(stream);
+        assert!(!connection.is_streaming());
     }
 }

@@ -59,7 +59,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn new(peer: SocketAddr, encrypted: bool) -> Self {
+    pub(super) fn new(peer: SocketAddr, encrypted: bool) -> Self {
         Self {
             peer,
             private: encrypted || peer.ip().to_canonical().is_loopback(),
@@ -82,9 +82,9 @@ impl Connection {
         self.private
     }
 
-    /// Says that an event stream runs here from now on.
-    pub(crate) fn set_streaming(&self) {
-        self.streaming.store(true, Ordering::Relaxed);
+    /// Says whether an event stream runs here from now on.
+    pub(crate) fn set_streaming(&self, is_streaming: bool) {
+        self.streaming.store(is_streaming, Ordering::Relaxed);
     }
 
     /// Whether one does.
@@ -283,7 +283,7 @@ mod tests {
         let (third, streaming) = open.admit(peer(), 2).expect("the first is idle");
         assert_eq!(open.connections.keys().copied().collect::<Vec<_>>(), [second, third]);
         assert_ne!(first, second);
-        streaming.set_streaming();
+        streaming.set_streaming(true);
         assert!(open.admit(peer(), 2).is_none(), "one is busy, one streams: nobody can make room");
     }
 

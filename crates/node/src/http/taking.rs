@@ -10,6 +10,7 @@ use crate::client::BYTES_PER_SECOND_MIN;
 use crate::metrics::Metrics;
 use axum::body::HttpBody as _;
 use axum::extract::{Request, State};
+use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use std::io::{self, IoSlice};
@@ -67,6 +68,10 @@ impl Held {
 
 /// Lets an answer out if there is room for it.
 pub(super) async fn bound(State(room): State<Arc<Room>>, request: Request, next: Next) -> Response {
+    if request.method() == Method::HEAD {
+        // Nothing but the head is sent.
+        return next.run(request).await;
+    }
     let connection = request.extensions().get::<Arc<Connection>>().cloned();
     let response = next.run(request).await;
     // Streams have no size, and no connection is a test.
@@ -312,6 +317,18 @@ mod tests {
         server.wait_until("its place stays taken", |server| server.metrics.connections_open.get() == 0);
         let mut both = [server.ask("/large"), server.ask("/large")];
         assert!(both.iter_mut().all(|stream| Server::head(stream).starts_with("HTTP/1.1 200")));
+    }
+
+    /// whoever asks for heads alone has no room of those who take the answers.
+    #[test]
+    fn r02_a_head_alone_takes_no_room() {
+        let server = Server::start(Duration::from_secs(60), LARGE_BYTES as u64);
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        for _ in 0..3 {
+            write!(stream, "HEAD /large HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            assert!(Server::head(&mut stream).starts_with("HTTP/1.1 200"));
+        }
+        assert!(Server::head(&mut server.ask("/large")).starts_with("HTTP/1.1 200"), "the room is taken");
     }
 
     /// An answer that is larger than all of the room is let out alone.
