@@ -16,10 +16,12 @@ use chacha20poly1305::{KeyInit as _, Tag, XChaCha20Poly1305, XNonce};
 use keelstone_execution::PublicKey;
 use keelstone_ledger::SecretKey;
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use zeroize::{Zeroize as _, Zeroizing};
 
 /// The version of the file format this program writes and reads.
@@ -221,11 +223,15 @@ impl KeyDir {
         let path = self.path(name)?;
         let failed = |error: &io::Error| Failure::io(format_args!("could not write {}", path.display()), error);
         create_private_dir(&self.dir).map_err(|error| failed(&error))?;
+        let taken = || Failure::usage(format!("{} exists already; keys are never overwritten", path.display()));
         if path.exists() {
-            return Err(Failure::usage(format!("{} exists already; keys are never overwritten", path.display())));
+            return Err(taken());
         }
-        write(&path, stored).map_err(|error| failed(&error))?;
-        Ok(path)
+        match write_new_private(&path, &stored.text()) {
+            Ok(()) => Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(taken()),
+            Err(error) => Err(failed(&error)),
+        }
     }
 
     /// Writes the key of this name in another form.
@@ -530,14 +536,37 @@ pub(crate) fn write(path: &Path, stored: &Stored) -> io::Result<()> {
 
 /// Writes a file that nobody else can read at any moment, whole or not at all.
 pub(crate) fn write_private(path: &Path, text: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    // What a crash left is of no use to anybody, and must not be in the way of this name for ever.
+    write_under(path, text, |fresh| fs::rename(fresh, path))
+}
+
+/// As [`write_private`], where nothing may be: of several that write it at once, one does.
+fn write_new_private(path: &Path, text: &[u8]) -> io::Result<()> {
+    write_under(path, text, |fresh| match fs::hard_link(fresh, path) {
+        Ok(()) => fs::remove_file(fresh),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+        // Where a file has one name only.
+        Err(_) => fs::rename(fresh, path),
+    })
+}
+
+/// Under which name this process writes a file before it has its own. Nobody else writes there, and what a process of the same
+/// number has left there when it was killed is of no use to anybody.
+fn fresh_name(path: &Path) -> PathBuf {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}-{}.new", std::process::id(), WRITTEN.fetch_add(1, Ordering::Relaxed)));
+    path.with_file_name(name)
+}
+
+fn write_under(path: &Path, text: &[u8], name: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let fresh = fresh_name(path);
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut out = private_options().write(true).create_new(true).open(&fresh)?;
-    let written = out.write_all(text).and_then(|()| out.sync_all()).and_then(|()| fs::rename(&fresh, path));
+    let written = out.write_all(text).and_then(|()| out.sync_all()).and_then(|()| name(&fresh));
     if written.is_err() {
         // The half-written file is of no use; if it cannot be removed either, the first error says more.
         let _ = fs::remove_file(fresh);
@@ -616,17 +645,35 @@ mod tests {
         assert_eq!(keys.load("../alice").expect_err("no name").exit, Exit::Usage);
     }
 
-    /// A crash between writing a file and naming it costs nobody the name.
+    /// A crash between writing a file and naming it costs nobody the name, and writing one touches no other.
     #[test]
     fn what_a_crash_left_of_a_key_is_not_in_the_way_of_the_next() {
         let home = tempfile::tempdir().expect("a temporary directory");
         let keys = KeyDir::new(home.path());
         let path = keys.save("alice", &key()).expect("saved");
-        let half = path.with_extension("new");
-        fs::rename(&path, &half).expect("as it lay before it was named");
+        let own = path.with_extension("new");
+        fs::rename(&path, &own).expect("a file of somebody's");
         keys.save("alice", &key()).expect("saved again");
         assert_eq!(keys.load("alice").expect("loaded").public(), key().public());
-        assert!(!half.exists());
+        assert!(own.exists());
+        let names = fs::read_dir(path.parent().expect("a directory")).expect("read");
+        assert_eq!(names.count(), 2, "nothing else is left");
+    }
+
+    /// Of several that make a key of one name at once, one does, and the others hear of it.
+    #[test]
+    fn a_key_that_is_made_by_several_is_made_once() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let make = || {
+                let key = SecretKey::generate().expect("randomness");
+                KeyDir::new(home.path()).save("alice", &key).ok().map(|_| key.public())
+            };
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+            all.into_iter().filter_map(|one| one.join().expect("no panic")).collect()
+        });
+        let [made] = made[..] else { panic!("{} say that they made it", made.len()) };
+        assert_eq!(KeyDir::new(home.path()).public("alice").expect("read"), made);
     }
 
     /// spec: KEY-2, KEY-5. Only its passphrase opens it, its public half is known without, and it changes its form in place.
