@@ -732,7 +732,11 @@ impl<H: Hasher> Joiner<H> {
     fn meet(&mut self, peer: PeerId, new: impl FnOnce(u64) -> Peer) {
         if self.peers.len() < PEERS_MAX && !self.banned.contains(&peer) {
             let window = u64::from(self.settings.batch_bytes_max);
-            self.peers.entry(peer).or_insert_with(|| new(window));
+            let met = self.peers.entry(peer).or_insert_with(|| new(window));
+            if !self.staging.is_empty() {
+                // It may be who gave that, and keep the version for us below what it says of itself (spec: PEER-2).
+                met.gives(self.target);
+            }
         }
     }
 

@@ -252,6 +252,51 @@ fn a_slow_disk_is_not_taken_for_silent_peers() {
     joiner.entries(|_, _, _| Ok::<_, Infallible>(())).unwrap();
 }
 
+/// spec: PEER-2. Whoever comes back is asked for the rest of a version that it no longer says it keeps, since it may hold it for us, and
+/// is asked once if it does not.
+#[test]
+fn who_comes_back_is_asked_for_what_it_was_giving() {
+    let (root, [first, second, left, right]) = two_units(1);
+    let later = |request: &Request| match request {
+        Request::Status => {
+            let Response::Status(said) = status(root, SMALL) else { panic!("a status") };
+            let newest = Version { height: Height(9), root: Root(Hash([2; 32])) };
+            Some(Response::Status(Status { newest, oldest: Height(8), diffs_from: Height(9), ..said }))
+        }
+        other => Some(two_units_of(root, &[&first, &second], &[&left, &right], other)),
+    };
+    let one_unit = |request: &Request| match request {
+        Request::Status => Some(status(root, SMALL)),
+        Request::GetChunks { units, .. } if units.iter().next() != Some(&0) => None,
+        other => later(other),
+    };
+    let files = Arc::new(MemoryFiles::new());
+    let target = Version { height: Height(5), root };
+    let open = || Joiner::<Blake3>::open(files.clone(), params(), Settings::default(), target, Tick(0), 1).unwrap();
+    let begun = |joiner: &mut Joiner<Blake3>| {
+        let effects = joiner.step(Tick(0), Event::Connected(PEER));
+        assert_eq!(converse(joiner, Tick(0), effects, &one_unit), []);
+        assert_eq!(joiner.progress(Tick(0)).done.count, 1);
+    };
+    // In one life, and in another.
+    let mut joiner = open();
+    begun(&mut joiner);
+    joiner.step(Tick(1), Event::Gone(PEER));
+    let effects = joiner.step(Tick(2), Event::Connected(PEER));
+    assert_eq!(converse(&mut joiner, Tick(2), effects, &later), [Effect::Build(target)]);
+    for file in files.list().unwrap() {
+        files.remove(&file).unwrap();
+    }
+    begun(&mut open());
+    let mut joiner = open();
+    let effects = joiner.step(Tick(3), Event::Connected(PEER));
+    let mut said = converse(&mut joiner, Tick(3), effects, &later);
+    // What is staged is read before anything is asked for.
+    let effects = joiner.step(Tick(4), Event::Tick);
+    said.extend(converse(&mut joiner, Tick(4), effects, &later));
+    assert_eq!(said, [Effect::Build(target)]);
+}
+
 /// spec: PEER-10. While building is rehearsed nobody is heard, so what was asked for before is waited for after it; and then a
 /// sync that gets nothing ends all the same.
 #[test]

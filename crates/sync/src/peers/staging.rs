@@ -111,6 +111,10 @@ impl Staging {
         self.units.contains_key(name)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.units.is_empty()
+    }
+
     /// Whether a unit was proven since the directory was opened.
     pub(super) fn is_proven(&self, name: &UnitName) -> bool {
         self.units.get(name).is_some_and(|slot| self.batch_files[&slot.batch_file].proven)

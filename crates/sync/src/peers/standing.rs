@@ -85,7 +85,8 @@ impl Peer {
             let height = status.oldest <= version.height && version.height <= status.newest.height;
             height && (status.newest.height != version.height || status.newest.root == version.root)
         };
-        self.refuses != Some(*version) && (self.gave == Some(*version) || self.status.as_ref().is_some_and(says))
+        let gave = self.gave == Some(*version);
+        self.refuses != Some(*version) && self.status.as_ref().is_some_and(|status| gave || says(status))
     }
 
     /// Whether it may be asked for more now.
