@@ -184,10 +184,12 @@ impl Mender {
 
     /// A look at all that is stored found it whole.
     pub(crate) fn found_whole(&self, look: Look) {
-        // What was found meanwhile may lie where it had looked already.
-        if locked(&self.known).findings == look.findings {
+        // What was found meanwhile may lie where it had looked already. Held, so that nothing is found in between.
+        let known = locked(&self.known);
+        if known.findings == look.findings {
             self.health.damaged.store(false, Ordering::Relaxed);
         }
+        drop(known);
     }
 
     /// Whether a mending ended since a look began.

@@ -21,21 +21,20 @@ pub(crate) fn ask_all(
     question: &Request,
     hear: &mut dyn FnMut(String, Result<Response, AskError>) -> bool,
 ) {
-    let mut first = None;
-    // What hearing takes is not of the time that others have.
-    let mut heard_for = Duration::ZERO;
+    let mut is_heard = false;
     for mirror in &sources.mirrors {
-        if hear(mirror.name().to_owned(), mirror.ask(question)) {
-            first = Some(Instant::now());
-        }
+        is_heard |= hear(mirror.name().to_owned(), mirror.ask(question));
     }
     let Some(network) = &sources.network else { return };
     let started = Instant::now();
+    // What hearing takes is not of the time that others have.
+    let mut heard_for = Duration::ZERO;
+    let waited = |heard_for: Duration| started.elapsed().saturating_sub(heard_for);
+    // By when others are to have answered.
+    let mut until = if is_heard { OTHERS_WAIT.min(patience) } else { patience };
     let mut known: BTreeSet<NodeId> = BTreeSet::new();
     let mut answers = JoinSet::new();
-    while first.is_none_or(|first: Instant| first.elapsed() < OTHERS_WAIT)
-        && started.elapsed().saturating_sub(heard_for) < patience
-    {
+    while waited(heard_for) < until {
         for peer in network.connected() {
             if known.insert(peer) {
                 let (network, question) = (network.clone(), question.clone());
@@ -49,10 +48,11 @@ pub(crate) fn ask_all(
         match runtime.block_on(next) {
             Ok(Some(Ok((peer, answer)))) => {
                 let since = Instant::now();
-                if hear(peer.to_string(), answer) {
-                    first.get_or_insert_with(Instant::now);
-                }
+                let is_of_use = hear(peer.to_string(), answer);
                 heard_for += since.elapsed();
+                if is_of_use {
+                    until = until.min(waited(heard_for) + OTHERS_WAIT);
+                }
             }
             // Nobody is asked yet.
             Ok(_) => std::thread::sleep(LOOK_EVERY),
