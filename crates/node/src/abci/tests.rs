@@ -333,14 +333,20 @@ pub(super) fn register(person: u8, nonce: u64) -> Bytes {
     signed(person, nonce, Operation::of(&agents::Register { name, personality, traits: Default::default() }))
 }
 
+/// A place for each kind of socket that an engine may use.
+fn on_each_socket() -> [Place; 2] {
+    let tcp = SocketAddr::from(([127, 0, 0, 1], 0));
+    [AbciAddress::Unix(PathBuf::from("data/abci.sock")), AbciAddress::Tcp(tcp)].map(|abci| {
+        let mut place = Place::new();
+        place.config.engine.abci = abci;
+        place
+    })
+}
+
 /// spec: LEDGER-1, STORE-9. From InitChain to a committed block with transactions, over either socket.
 #[test]
 fn a_chain_begins_and_makes_blocks_over_unix_and_tcp() {
-    for abci in
-        [AbciAddress::Unix(PathBuf::from("data/abci.sock")), AbciAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))]
-    {
-        let mut place = Place::new();
-        place.config.engine.abci = abci;
+    for place in on_each_socket() {
         let node = place.start();
         let mut client = node.connect();
         let info = client.info();
@@ -679,11 +685,7 @@ fn ss60_a_proposal_of_too_many_transactions_is_refused_and_the_connection_goes_o
 /// L-06: whoever asks and does not take the answers cannot hold up a stop.
 #[test]
 fn l06_an_engine_that_does_not_read_its_answers_does_not_hold_up_a_stop() {
-    for abci in
-        [AbciAddress::Unix(PathBuf::from("data/abci.sock")), AbciAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))]
-    {
-        let mut place = Place::new();
-        place.config.engine.abci = abci;
+    for place in on_each_socket() {
         let node = place.start();
         let mut client = node.connect();
         let message = "x".repeat(1 << 20);
