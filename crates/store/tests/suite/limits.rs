@@ -102,3 +102,15 @@ fn a_commit_whose_companion_failed_is_in_doubt() {
     store.close().unwrap();
     assert_eq!(open().in_doubt(), None, "a superblock covers it");
 }
+
+/// spec: STORE-4. No height could follow the highest there is, so none is committed there, nor is a store built there.
+#[test]
+fn the_highest_height_is_none_of_a_store() {
+    let last = Height(u64::MAX);
+    let store = TestStore::create(Arc::new(MemoryFiles::new()), small()).unwrap();
+    assert!(matches!(store.commit(last, Diff::default()), Err(StoreError::WrongHeight { found, .. }) if found == last));
+    put(&store, u64::MAX - 1, "key", b"value");
+    assert!(matches!(store.commit(last, Diff::default()), Err(StoreError::WrongHeight { found, .. }) if found == last));
+    let built = TestStore::build(Arc::new(MemoryFiles::new()), small(), last);
+    assert!(matches!(built, Err(StoreError::WrongHeight { found, .. }) if found == last));
+}
