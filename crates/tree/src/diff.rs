@@ -235,28 +235,32 @@ impl Encode for Diff {
 }
 impl Decode for Diff {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        // Every write takes three bytes or more, so the loops end with the input whatever the counts say.
+        // Every write takes three bytes or more, so the loops end with the input whatever the counts say. Order is looked at on the
+        // way: what repeats itself is short as bytes and long in memory.
         let mut bytes = 0u64;
-        let mut parts = Vec::new();
+        let mut parts: Vec<(Namespace, Vec<Write>)> = Vec::new();
         for _ in 0..u32::decode(input)? {
             let namespace = Namespace::decode(input)?;
-            let mut writes = Vec::new();
+            if parts.last().is_some_and(|(last, _)| *last >= namespace) {
+                return Err(DecodeError::NotCanonical { what: "namespaces of a diff must strictly ascend" });
+            }
+            let mut writes: Vec<Write> = Vec::new();
             for _ in 0..u32::decode(input)? {
                 let write = Write { key: Key::decode(input)?, value: Option::decode(input)? };
+                if writes.last().is_some_and(|last| last.key >= write.key) {
+                    return Err(DecodeError::NotCanonical { what: "keys of a diff must strictly ascend" });
+                }
                 bytes += write_bytes(&write);
                 if bytes > DIFF_BYTES_MAX {
                     return Err(DecodeError::TooLarge { what: "bytes of a diff", found: bytes, limit: DIFF_BYTES_MAX });
                 }
                 writes.push(write);
             }
+            if writes.is_empty() {
+                return Err(DecodeError::NotCanonical { what: "a namespace of a diff has a write" });
+            }
             parts.push((namespace, writes));
         }
-        Self::new(parts).map_err(|error| DecodeError::NotCanonical {
-            what: match error {
-                DiffError::Namespaces { .. } => "namespaces of a diff must strictly ascend",
-                DiffError::Keys { .. } => "keys of a diff must strictly ascend",
-                DiffError::EmptyNamespace { .. } => "a namespace of a diff has a write",
-            },
-        })
+        Ok(Self { parts })
     }
 }

@@ -36,4 +36,42 @@ mod tests {
             assert!(!super::page(&[&[1, 0][..], &slot].concat()), "critical bit {crit}");
         }
     }
+
+    fn entry(rest: &[u8], value: u8) -> Vec<u8> {
+        let len = u8::try_from(rest.len()).unwrap();
+        [&[0, len], rest, &[value], &[0; 8], &[7; 32]].concat()
+    }
+
+    /// spec: TREE-17. One slot is an entry: above a page below there is something to part from.
+    #[test]
+    fn a_page_of_nothing_but_a_page_below_is_refused() {
+        // 0x60 is the first five bits of a key, each behind a bit that says that it goes on.
+        let below = |prefix: u8| [&[1, 1, prefix, 5, 0][..], &[0; 8], &[1, 2, 4], &[7; 32]].concat();
+        let with = |count: u8, slots: &[Vec<u8>]| [&[count, 0][..], &slots.concat()].concat();
+        let legal = (0..=255).find(|prefix| super::page(&with(2, &[below(*prefix), entry(b"\xff", 1)])));
+        let prefix = legal.expect("beside an entry it may stand");
+        assert!(!super::page(&with(1, &[below(prefix)])));
+    }
+
+    /// spec: TREE-20. What is kept of a base, and what follows it, stands in the base's order: which slot is which is told by that.
+    #[test]
+    fn a_base_whose_slots_do_not_ascend_is_refused() {
+        let input = |keys: &[&[u8]]| {
+            let slots: Vec<u8> = keys.iter().flat_map(|key| entry(key, 1)).collect();
+            let base = [&[u8::try_from(keys.len()).unwrap(), 0][..], &slots].concat();
+            let base_len = u16::try_from(base.len() + 8).unwrap();
+            let length = [u8::try_from(base_len & 0x7f).unwrap() | 0x80, u8::try_from(base_len >> 7).unwrap()];
+            // All are kept but the last, which has a new value.
+            let kept = (1u32 << (keys.len() - 1)) - 1;
+            let last = u8::try_from(keys.len() - 1).unwrap();
+            let new = [&[2, last, 9][..], &[0; 8], &[8; 32]].concat();
+            let delta = [&[0][..], &[0; 8], &length, &kept.to_le_bytes(), &[0], &new].concat();
+            [&u16::try_from(base.len()).unwrap().to_le_bytes()[..], &base, &delta].concat()
+        };
+        let keys: Vec<[u8; 2]> = (0..20u8).map(|number| [number * 12, 1]).collect();
+        let mut keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+        assert!(super::page_delta(&input(&keys)));
+        keys.rotate_left(1);
+        assert!(!super::page_delta(&input(&keys)));
+    }
 }

@@ -368,9 +368,13 @@ fn present<H: Hasher>(
 }
 
 fn absent<H: Hasher>(proof: &CommitmentProof, level: Level, root: &[u8], key: &[u8]) -> Result<(), RefuseError> {
-    let Some(Kind::Nonexist(NonExistenceProof { left, right, .. })) = &proof.proof else {
+    let Some(Kind::Nonexist(NonExistenceProof { key: said, left, right })) = &proof.proof else {
         return Err(RefuseError::Form { what: "not a single proof of absence" });
     };
+    // The crate looks at the neighbours alone.
+    if said != key {
+        return Err(RefuseError::Refused { what: "that nothing is at this key: it speaks of another" });
+    }
     for exist in [left, right].into_iter().flatten() {
         check_depth(exist, level, key)?;
     }

@@ -406,6 +406,8 @@ impl<'b> Delta<'b> {
         put_varint(&mut out, self.cut as u64);
         out.extend_from_slice(shared);
         let [mut followed, mut new, mut added] = [0u32; 3];
+        // The base's slots are not looked at as a page's are. Which slot follows which is told by their order from here on.
+        let mut last_of = None;
         let (mut kept, mut news) = (kept.into_iter().peekable(), news.into_iter().peekable());
         for slot in 0..total {
             let is_new = match (kept.peek(), news.peek()) {
@@ -421,7 +423,13 @@ impl<'b> Delta<'b> {
             let part = if is_new { news.next() } else { kept.next() }.expect("as many as there are");
             new |= u32::from(is_new) << slot;
             match part.of {
-                Some(of) => followed |= 1 << of,
+                Some(of) if last_of >= Some(of) => {
+                    return Err(DecodeError::NotCanonical { what: "slots of a base must strictly ascend" }.into());
+                }
+                Some(of) => {
+                    followed |= 1 << of;
+                    last_of = Some(of);
+                }
                 None => added |= 1 << slot,
             }
             out.push(part.kind);
@@ -495,8 +503,8 @@ fn parse(body: &[u8], mut child: impl FnMut(PageAt) -> PageId) -> Result<Page, D
                 let len = u32::try_from(len).expect("below 64 KiB");
                 let totals = Totals { count: input.varint()?, bytes: input.varint()? };
                 let hash = Hash::decode(input)?;
-                // An empty key would equal an empty prefix: its length is looked at by itself.
-                let whole = key.len() == usize::from(crit).div_ceil(9);
+                // An empty key would equal an empty prefix: its length is looked at by itself. A page of one slot has an entry.
+                let whole = count > 1 && key.len() == usize::from(crit).div_ceil(9);
                 prefix.clear();
                 if whole {
                     extend_prefix(&mut prefix, key, crit);

@@ -7,7 +7,7 @@ use crate::{
     Backing, Blake3, Build, Diff, Draft, Grown, Hasher, KeyRange, Leaf, Level, PageAt, Pages, Passed, Place,
     ProofLimits, Query, Read, ReadError, Rewrite, Sha256, Stale, Top, Totals, Tree, Written, preimage, prove_bytes,
 };
-use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Key, Namespace, Value};
+use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Key, Namespace, Reader, Value};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
@@ -1324,6 +1324,12 @@ fn a_diff_has_one_encoding() {
     for bad in bad {
         assert!(matches!(encoded(bad), Err(DecodeError::NotCanonical { .. })), "{bad:?}");
     }
+    // One write after another takes far more memory than bytes: who repeats one is heard no further.
+    let mut many = [1u32.to_bytes(), name("a").to_bytes(), 1_000u32.to_bytes()].concat();
+    many.extend(std::iter::repeat_n([key(b"k").to_bytes(), None::<Value>.to_bytes()].concat(), 1_000).flatten());
+    let input = &mut Reader::new(&many);
+    assert!(matches!(Diff::decode(input), Err(DecodeError::NotCanonical { .. })));
+    assert_eq!(input.left(), 998 * 3);
     let twice: Diff = [(name("a"), key(b"k"), None), (name("a"), key(b"k"), Some(value(b"v")))].into_iter().collect();
     assert_eq!(twice.find(&name("a"), b"k").unwrap().value, Some(value(b"v")));
     assert_eq!(good.clone().then(Diff::default()), good);

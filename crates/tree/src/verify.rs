@@ -153,19 +153,15 @@ fn check_sums(proof: &Proof, checks: impl Checks) -> Result<(), ProofError> {
         let found = match node.shape {
             Shape::Opaque | Shape::Empty => continue,
             Shape::Entry { key, value_len, .. } => Totals::entry(key.len(), value_len),
-            Shape::Namespace { tree, .. } => proof.nodes[tree as usize].totals,
+            Shape::Namespace { tree, .. } => {
+                let totals = proof.nodes[tree as usize].totals;
+                check_entries(totals, checks)?;
+                totals
+            }
             Shape::Inner { level, crit, left, right, .. } => {
                 let children = [left, right].map(|child| &proof.nodes[child as usize]);
                 check_crit(level, crit, children, checks)?;
-                for Node { totals, .. } in children {
-                    if totals.count == 0 && checks.makes(Check::CountIsPositive) {
-                        return Err(ProofError::Totals { what: "every subtree has an entry", totals: *totals });
-                    }
-                    let least = totals.count.saturating_mul(2);
-                    if totals.bytes < least && checks.makes(Check::BytesCoverCount) {
-                        return Err(ProofError::Totals { what: "an entry has two bytes or more", totals: *totals });
-                    }
-                }
+                children.iter().try_for_each(|child| check_entries(child.totals, checks))?;
                 let [left, right] = children.map(|child| child.totals);
                 match left.checked_add(right) {
                     Some(sum) => sum,
@@ -182,6 +178,18 @@ fn check_sums(proof: &Proof, checks: impl Checks) -> Result<(), ProofError> {
         if found != node.totals && checks.makes(Check::SumsAddUp) {
             return Err(ProofError::Sums { stated: node.totals, found });
         }
+    }
+    Ok(())
+}
+
+/// A namespace, and each side of an inner node, has an entry, and an entry two bytes.
+// spec: TREE-5, TREE-6
+fn check_entries(totals: Totals, checks: impl Checks) -> Result<(), ProofError> {
+    if totals.count == 0 && checks.makes(Check::CountIsPositive) {
+        return Err(ProofError::Totals { what: "every subtree has an entry", totals });
+    }
+    if totals.bytes < totals.count.saturating_mul(2) && checks.makes(Check::BytesCoverCount) {
+        return Err(ProofError::Totals { what: "an entry has two bytes or more", totals });
     }
     Ok(())
 }
@@ -514,7 +522,7 @@ impl<H: Hasher> Verified<H> {
     #[must_use]
     pub fn range(&self, namespace: &Namespace, range: &KeyRange) -> RangeAnswer {
         let mut shown = Vec::new();
-        for item in self.items(namespace, range) {
+        for item in self.items(namespace, range.clone()) {
             match item {
                 Item::Entry(key, value) => shown.push((key, value)),
                 Item::Gap(unknown) => return RangeAnswer::Incomplete { shown, unknown },
@@ -658,48 +666,68 @@ impl<H: Hasher> Verified<H> {
         }
     }
 
-    /// What a range holds, in its direction.
-    fn items(&self, namespace: &Namespace, range: &KeyRange) -> Vec<Item> {
-        if range.is_empty() {
-            return Vec::new();
-        }
-        let tree = match self.find_tree(namespace) {
-            Answer::Present(tree) => tree,
-            Answer::Absent => return Vec::new(),
-            Answer::Unknown => return vec![Item::Gap(range.start.clone())],
+    /// What a range holds, in its direction. Finds the next when it is asked for.
+    fn items(&self, namespace: &Namespace, range: KeyRange) -> Items<'_, H> {
+        let (stack, gap) = match self.find_tree(namespace) {
+            _ if range.is_empty() => (Vec::new(), None),
+            Answer::Present(tree) => (vec![(tree, None)], None),
+            Answer::Absent => (Vec::new(), None),
+            Answer::Unknown => (Vec::new(), Some(range.start.clone())),
         };
-        let span = Span::of_range(range);
-        let mut items = Vec::new();
-        let mut stack: Vec<(u32, Option<Region<'_>>)> = vec![(tree, None)];
-        while let Some((at, region)) = stack.pop() {
+        Items { verified: self, range, stack, gap }
+    }
+}
+
+/// A walk over what a proof shows of a range. It holds a node for each turn of the way to where it is, at most.
+struct Items<'a, H> {
+    verified: &'a Verified<H>,
+    range: KeyRange,
+    stack: Vec<(u32, Option<Region<'a>>)>,
+    /// Nothing of the namespace is shown.
+    gap: Option<Vec<u8>>,
+}
+
+impl<H: Hasher> Iterator for Items<'_, H> {
+    type Item = Item;
+
+    fn next(&mut self) -> Option<Item> {
+        if let Some(key) = self.gap.take() {
+            return Some(Item::Gap(key));
+        }
+        if self.stack.is_empty() {
+            return None;
+        }
+        let (span, proof) = (Span::of_range(&self.range), &self.verified.proof);
+        while let Some((at, region)) = self.stack.pop() {
             if region.is_some_and(|region| !span.meets(&region)) {
                 continue;
             }
-            match self.proof.nodes[at as usize].shape {
+            match proof.nodes[at as usize].shape {
                 Shape::Opaque | Shape::Empty | Shape::Namespace { .. } => {
                     let least = region.map_or(Vec::new(), |region| region.least());
-                    items.push(Item::Gap(least.max(range.start.clone())));
+                    return Some(Item::Gap(least.max(self.range.start.clone())));
                 }
                 Shape::Entry { key, .. } => {
-                    let key = self.proof.slice(key);
+                    let key = proof.slice(key);
                     if span.contains(key) {
                         let own = Key::new(key).expect("keys are checked when they are read");
-                        items.push(match self.value(at) {
+                        return Some(match self.verified.value(at) {
                             Some(value) => Item::Entry(own, value),
                             None => Item::Gap(key.to_vec()),
                         });
                     }
                 }
                 Shape::Inner { crit, left, right, leaves: [first, _], .. } => {
-                    let region = Region { sample: self.proof.key_of(first), crit, side: false };
-                    stack.extend([(right, Some(Region { side: true, ..region })), (left, Some(region))]);
+                    let region = Region { sample: proof.key_of(first), crit, side: false };
+                    let mut sides = [(right, Some(Region { side: true, ..region })), (left, Some(region))];
+                    if self.range.reverse {
+                        sides.reverse();
+                    }
+                    self.stack.extend(sides);
                 }
             }
         }
-        if range.reverse {
-            items.reverse();
-        }
-        items
+        None
     }
 }
 
@@ -716,7 +744,7 @@ impl<H: Hasher> Read for Verified<H> {
     fn scan<'a>(&'a self, namespace: &Namespace, range: KeyRange) -> Scan<'a> {
         let mut ended = false;
         let namespace = namespace.clone();
-        let items = self.items(&namespace, &range).into_iter();
+        let items = self.items(&namespace, range);
         Box::new(items.map_while(move |item| match item {
             _ if ended => None,
             Item::Entry(key, value) => Some(Ok((key, value))),

@@ -200,6 +200,7 @@ fn read<'p, C: Checks>(
     if stated != totals && checks.makes(Check::SumsAddUp) || !end.reaches(name.len(), checks) {
         return None;
     }
+    input.entries(totals)?;
     input.nodes += 2;
     let end = if name == namespace {
         let end = input.descend(Level::Entries, key, Some(totals), &mut turn)?;
@@ -290,17 +291,20 @@ impl<'p, C: Checks> Input<'p, C> {
         }
     }
 
+    /// Nothing, unless there is an entry, and two bytes of each.
+    #[inline(always)]
+    fn entries(&self, Totals { count, bytes }: Totals) -> Option<()> {
+        let none = count == 0 && self.checks.makes(Check::CountIsPositive);
+        let short = bytes < count.saturating_mul(2) && self.checks.makes(Check::BytesCoverCount);
+        (!none && !short).then_some(())
+    }
+
     /// What two children have together.
     #[inline(always)]
     fn sum(&self, totals: [Totals; 2]) -> Option<Totals> {
-        for Totals { count, bytes } in totals {
-            if count == 0 && self.checks.makes(Check::CountIsPositive)
-                || bytes < count.saturating_mul(2) && self.checks.makes(Check::BytesCoverCount)
-            {
-                return None;
-            }
-        }
         let [left, right] = totals;
+        self.entries(left)?;
+        self.entries(right)?;
         match left.checked_add(right) {
             Some(sum) => Some(sum),
             None if self.checks.makes(Check::SumsDoNotOverflow) => None,

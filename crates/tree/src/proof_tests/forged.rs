@@ -135,6 +135,11 @@ fn forgeries(check: Check) -> Vec<Forgery> {
     // Asks for everything, so that what a forgery shows is never too much.
     let whole = || vec![Query::Range(ns("a"), KeyRange::all())];
     let made = |made: Made| forge(&namespace(made), whole());
+    // A namespace of which no more is shown than what it is said to come to.
+    let totals_alone = |count, bytes| {
+        let space = Made::Namespace("a", Box::new(opaque(count, bytes)), None);
+        forge(&space, vec![Query::Namespace(ns("a"))])
+    };
     match check {
         Check::BytesLimit => {
             let honest = honest();
@@ -160,7 +165,8 @@ fn forgeries(check: Check) -> Vec<Forgery> {
             vec![named(""), named("A"), named("a b"), named("a/b"), named("\u{e9}"), named(long)]
         }
         Check::ValueLength => {
-            let empty = Made::Leaf(b"k".to_vec(), vec![]);
+            // With a key of two bytes it has as many as an entry must have.
+            let empty = Made::Leaf(vec![0x55; 2], vec![]);
             let large = Made::Stub(b"k".to_vec(), (8 << 20) + 1);
             vec![made(empty), made(large)]
         }
@@ -169,8 +175,8 @@ fn forgeries(check: Check) -> Vec<Forgery> {
             longer.bytes.push(0);
             vec![longer]
         }
-        Check::CountIsPositive => vec![made(inner(9, leaf(b"k"), opaque(0, 0)))],
-        Check::BytesCoverCount => vec![made(inner(9, leaf(b"k"), opaque(5, 9)))],
+        Check::CountIsPositive => vec![made(inner(9, leaf(b"k"), opaque(0, 0))), totals_alone(0, 0)],
+        Check::BytesCoverCount => vec![made(inner(9, leaf(b"k"), opaque(5, 9))), totals_alone(5, 9)],
         Check::SumsDoNotOverflow => {
             // The sum, cut off at 64 bits, is what the namespace states.
             vec![made(inner(9, leaf(b"k"), opaque(1, u64::MAX)))]

@@ -285,6 +285,10 @@ fn p08_absence_with_the_wrong_neighbours_is_refused() {
         let mut forged = honest.clone();
         let [l, r] = neighbours_of(&mut forged.proofs[0]);
         (*l, *r) = (left, right);
+        // All else is as it should be.
+        if let Some(Kind::Nonexist(absence)) = &mut forged.proofs[0].proof {
+            absence.key = asked.to_vec();
+        }
         verify_absent::<Blake3>(&forged, root, &ns("a"), asked)
     };
     let (d, h, l, p) = (exist("a", b"d"), exist("a", b"h"), exist("a", b"l"), exist("a", b"p"));
@@ -332,4 +336,15 @@ fn p09_a_proof_for_another_key_or_root_is_refused_in_ics23_too() {
     let unset = Ics23Proof { proofs: vec![CommitmentProof { proof: None }; 2] };
     assert!(verify_present::<Blake3>(&unset, root, &ns("a"), b"k", b"v").is_err());
     assert!(verify_absent::<Blake3>(&unset, root, &ns("a"), b"k").is_err());
+
+    // The same neighbours stand beside both keys, but the proof says of which it speaks.
+    let (mut proof, root) = made::<Blake3>(&old, "a", b"l");
+    assert_eq!(verify_absent::<Blake3>(&proof, root, &ns("a"), b"l"), Ok(()));
+    assert!(verify_absent::<Blake3>(&proof, root, &ns("a"), b"ll").is_err());
+    for proof in &mut proof.proofs {
+        if let Some(Kind::Nonexist(absence)) = &mut proof.proof {
+            absence.key = b"ll".to_vec();
+        }
+    }
+    assert!(verify_absent::<Blake3>(&proof, root, &ns("a"), b"l").is_err());
 }
