@@ -103,6 +103,11 @@ impl Left {
     }
 }
 
+/// Whether a segment that is free to be emptied is mostly garbage, and none that pages are still written to.
+fn is_worth_emptying(upkeep: &Upkeep, id: SegmentId, usage: &Usage) -> bool {
+    upkeep.pages.end().map(|spot| spot.segment) != Some(id) && usage.is_worth_emptying()
+}
+
 impl<H: Hasher> Shared<H> {
     /// Empties what is worth it, or, of that, as much as has so many bytes of garbage, beginning where least lives.
     pub(crate) fn compact(
@@ -118,8 +123,10 @@ impl<H: Hasher> Shared<H> {
             // What only the way from the superblock needs is garbage then, too.
             self.flush(&mut self.upkeep())?;
         }
-        let victims = self.victims(&self.upkeep(), enough);
-        let beyond_reach = self.garbage_not_worth();
+        let (victims, beyond_reach) = {
+            let upkeep = self.upkeep();
+            (self.victims(&upkeep, enough), self.garbage_beyond_reach(&upkeep))
+        };
         self.leave(beyond_reach);
         let mut done = Compacted::default();
         let mut pass = None;
@@ -146,10 +153,8 @@ impl<H: Hasher> Shared<H> {
     /// found a page there that stays.
     // spec: STORE-4
     pub(crate) fn victims(&self, upkeep: &Upkeep, enough: Option<u64>) -> BTreeSet<SegmentId> {
-        let open_pages = upkeep.pages.end().map(|spot| spot.segment);
         let free = self.free_to_empty().into_iter();
-        let mut worth: Vec<_> =
-            free.filter(|(id, usage)| Some(*id) != open_pages && usage.is_worth_emptying()).collect();
+        let mut worth: Vec<_> = free.filter(|(id, usage)| is_worth_emptying(upkeep, *id, usage)).collect();
         worth.sort_by(|(_, one), (_, other)| {
             let lives = |usage: &Usage, of: &Usage| u128::from(usage.live) * u128::from(of.written.max(1));
             lives(one, other).cmp(&lives(other, one))
@@ -184,10 +189,10 @@ impl<H: Hasher> Shared<H> {
         (sum, self.segments.usage().values().map(|usage| usage.live).sum())
     }
 
-    /// Of that garbage, what lies where too much lives.
-    fn garbage_not_worth(&self) -> u64 {
+    /// Of that garbage, what no compaction gets for now: it lies where too much lives, or where pages are being written.
+    fn garbage_beyond_reach(&self, upkeep: &Upkeep) -> u64 {
         let free = self.free_to_empty().into_iter();
-        free.filter(|(_, usage)| !usage.is_worth_emptying()).map(|(_, usage)| usage.garbage()).sum()
+        free.filter(|(id, usage)| !is_worth_emptying(upkeep, *id, usage)).map(|(_, usage)| usage.garbage()).sum()
     }
 
     /// Garbage in those of the given segments that were not emptied.
@@ -460,6 +465,25 @@ mod tests {
         let tree = &shared.current().tree;
         assert_ne!(tree.root(), root);
         assert_eq!(tree.entries(&name, keelstone_tree::KeyRange::all()).filter(Result::is_ok).count(), 2_000);
+    }
+
+    /// spec: STORE-12. Where pages are being written nothing can be emptied. Were what lies there a reason to compact all the same, one
+    /// compaction that gets nothing would follow another until the next flush.
+    #[test]
+    fn garbage_beside_pages_that_are_being_written_begins_no_compaction_twice() {
+        let options = Options { garbage_percent: 1, flush_bytes: 1, segment_bytes: 1 << 16, ..Options::default() };
+        let options = Options { page_segment_bytes: 1 << 20, background: false, ..options };
+        let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), options).unwrap();
+        for height in 0..6 {
+            shared.commit(Height(height), &some(2_000, 1 + usize::try_from(height).unwrap()), || Ok(())).unwrap();
+            shared.flush(&mut shared.upkeep()).unwrap();
+            let pages = shared.segments.all().iter().filter(|segment| segment.id().kind == Kind::Pages).count();
+            assert_eq!(pages, 1, "all of it lies where the next flush goes on");
+        }
+        let (garbage, _) = shared.reclaimable();
+        assert!(garbage > 0 && shared.victims(&shared.upkeep(), None).is_empty());
+        shared.compact_unasked().unwrap();
+        assert!(!shared.signals().is_time_to_compact(), "{garbage} bytes");
     }
 
     /// spec: STORE-4. However much history is kept, pages that the last version does without are not: what was before is made again
