@@ -2,7 +2,7 @@
 //!
 //! The database below is not trusted with integrity: one flipped bit in a file of redb 4.4 can read as a wrong value
 //! without an error. So every record carries a hash of its key and value, and a record that does not match is an error,
-//! never an answer. A record that a damaged database no longer finds cannot be told from one that was never written:
+//! never an answer. And where redb panics over its own structures, that is caught, and is damage like any other. A record that a damaged database no longer finds cannot be told from one that was never written:
 //! whoever needs that (a block at every height) must know what to expect.
 //!
 //! A write is durable in a log in front of it (STORE-15), and goes into the database with hundreds of others.
@@ -13,9 +13,12 @@ use crate::StoreError;
 use crate::files::Directory;
 use keelstone_codec::{Tag, TaggedHasher};
 use redb::{Database, Durability, ReadableDatabase, TableDefinition, TableError};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::ErrorKind;
 use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use wal::{Changes, WAL_BYTES, Wal};
@@ -156,7 +159,8 @@ impl Kv for MemoryKv {
 /// A write that is small is one record of the log and one sync; a large one, or one that the log has no room for, goes into
 /// redb with all before it. At most 1 MiB waits in memory.
 pub struct RedbKv {
-    database: Database,
+    /// None once it is closed, which may take a panic to be caught.
+    database: Option<Database>,
     file: String,
     wal: Mutex<Wal>,
     /// What the log has and the database has not.
@@ -170,8 +174,15 @@ impl fmt::Debug for RedbKv {
 }
 
 const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("records");
-/// The generation of the log whose records are not here yet.
+/// The format of all this, and the generation of the log whose records are not here yet.
 const GENERATION: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("generation");
+const GENERATION_KEY: &[u8] = &[];
+const FORMAT_KEY: &[u8] = b"format";
+/// Of records, tables and the log. One that is newer is refused.
+// spec: STORE-15
+const FORMAT: u32 = 1;
+/// Records that a check reads at a time.
+const CHECK_RECORDS: usize = 256;
 const RECORD: Tag = Tag::new("kv-record");
 const HASH_LEN: usize = 32;
 
@@ -181,7 +192,7 @@ impl RedbKv {
     ///
     /// # Errors
     /// [`StoreError::InUse`], [`StoreError::Io`], [`StoreError::Damaged`] if the log or redb itself is damaged,
-    /// [`StoreError::Lost`] if there is no log any more.
+    /// [`StoreError::Lost`] if there is no log any more, or nothing but the log, [`StoreError::Unsupported`] if a newer build wrote it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         Self::open_with(path, WAL_BYTES)
     }
@@ -198,6 +209,10 @@ impl RedbKv {
     // spec: STORE-15
     fn open_with(path: &Path, wal_bytes: u64) -> Result<Self, StoreError> {
         let file = path.display().to_string();
+        guarded(&file, || Self::open_file(path, file.clone(), wal_bytes))
+    }
+
+    fn open_file(path: &Path, file: String, wal_bytes: u64) -> Result<Self, StoreError> {
         let database = Database::create(path).map_err(|error| failure("open", &file, error))?;
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let files = Directory::existing(directory).map_err(StoreError::io("open", directory.display().to_string()))?;
@@ -205,13 +220,38 @@ impl RedbKv {
         let name = log.file_name().unwrap_or_default().to_string_lossy();
         let (wal, recent) = match generation(&database, &file)? {
             Some(generation) => Wal::open(&files, &name, generation)?,
-            None => (Wal::create(&files, &name, wal_bytes)?, Changes::new()),
+            None => {
+                // Nothing is written to the log before the database says which of it counts.
+                if Wal::was_written_to(&files, &name)? {
+                    return Err(StoreError::Lost {
+                        file,
+                        what: "what is there is empty, and its log has records".to_owned(),
+                    });
+                }
+                (Wal::create(&files, &name, wal_bytes)?, Changes::new())
+            }
         };
-        let kv = Self { database, file, wal: Mutex::new(wal), recent: RwLock::new(recent) };
+        let kv = Self { database: Some(database), file, wal: Mutex::new(wal), recent: RwLock::new(recent) };
         // A generation of its own: what a write that was cut off has left counts no more. And a table exists once it was
         // written to; reads may then rely on it.
         kv.take_in(&mut kv.wal(), &Changes::new())?;
         Ok(kv)
+    }
+
+    /// Reads every record, each by its hash, and says how many there are. `progress` hears of each few hundred.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] for the first that is not what was written, and what the disk says.
+    pub fn check(&self, progress: &mut dyn FnMut(u64)) -> Result<u64, StoreError> {
+        let mut range = Range::prefix(&[], CHECK_RECORDS);
+        let mut checked = 0;
+        loop {
+            let records = self.range(&range)?;
+            let Some((last, _)) = records.last() else { return Ok(checked) };
+            range.start = [last.as_slice(), &[0]].concat();
+            checked += records.len() as u64;
+            progress(checked);
+        }
     }
 
     fn wal(&self) -> MutexGuard<'_, Wal> {
@@ -228,9 +268,17 @@ impl RedbKv {
         Ok(())
     }
 
+    fn database(&self) -> &Database {
+        self.database.as_ref().expect("it is open until it is dropped")
+    }
+
     /// Moves what the log has, and these changes above it, into the database.
     fn commit(&self, changes: &Changes, generation: u32) -> Result<(), StoreError> {
-        let mut write = self.database.begin_write().map_err(self.failed("write"))?;
+        guarded(&self.file, || self.commit_below(changes, generation))
+    }
+
+    fn commit_below(&self, changes: &Changes, generation: u32) -> Result<(), StoreError> {
+        let mut write = self.database().begin_write().map_err(self.failed("write"))?;
         write.set_durability(Durability::Immediate).map_err(self.failed("write"))?;
         {
             let recent = self.recent.read().unwrap_or_else(PoisonError::into_inner);
@@ -245,9 +293,11 @@ impl RedbKv {
                 }
             }
             let mut table = write.open_table(GENERATION).map_err(self.failed("write"))?;
-            let generation = generation.to_be_bytes();
-            let record = [seal(&[], &generation).as_slice(), &generation].concat();
-            table.insert([].as_slice(), record.as_slice()).map_err(self.failed("write"))?;
+            for (key, number) in [(FORMAT_KEY, FORMAT), (GENERATION_KEY, generation)] {
+                let number = number.to_be_bytes();
+                let record = [seal(key, &number).as_slice(), &number].concat();
+                table.insert(key, record.as_slice()).map_err(self.failed("write"))?;
+            }
         }
         // Who reads waits for this: a batch is seen whole or not at all, and part of it may be hidden by what is let go of here.
         let mut recent = self.recent.write().unwrap_or_else(PoisonError::into_inner);
@@ -308,12 +358,47 @@ fn seal(key: &[u8], value: &[u8]) -> [u8; HASH_LEN] {
 }
 
 fn failure(doing: &'static str, file: &str, error: impl Into<redb::Error>) -> StoreError {
+    use redb::Error as E;
     match error.into() {
-        redb::Error::DatabaseAlreadyOpen => StoreError::InUse { pid: None },
-        redb::Error::Corrupted(what) => StoreError::damaged(file, 0, what),
-        redb::Error::Io(error) => StoreError::io(doing, file)(error),
+        E::DatabaseAlreadyOpen => StoreError::InUse { pid: None },
+        E::Corrupted(what) => StoreError::damaged(file, 0, what),
+        // It ends too early, or does not begin as a database does.
+        E::Io(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => {
+            StoreError::damaged(file, 0, error.to_string())
+        }
+        E::Io(error) => StoreError::io(doing, file)(error),
+        // All that was ever written is of one version, and both tables come with the first transaction.
+        error @ (E::UpgradeRequired(_)
+        | E::TableDoesNotExist(_)
+        | E::TableTypeMismatch { .. }
+        | E::TableIsMultimap(_)
+        | E::TypeDefinitionChanged { .. }) => StoreError::damaged(file, 0, error.to_string()),
         other => StoreError::io(doing, file)(std::io::Error::other(other)),
     }
+}
+
+thread_local! {
+    static IN_DATABASE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is inside the database, whose panics are caught and become damage: for a panic hook, which has nothing to
+/// say of those.
+#[must_use]
+pub fn catches_panics() -> bool {
+    IN_DATABASE.get()
+}
+
+/// Does what may panic over a damaged file: redb 4.4 takes the structures of its pages for what it wrote. Nothing of ours is left
+/// half done by that, but for the log, which is given up if a write below fails.
+fn guarded<T>(file: &str, run: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let outer = IN_DATABASE.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(run));
+    IN_DATABASE.set(outer);
+    result.unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("nothing");
+        Err(StoreError::damaged(file, 0, format!("the database cannot make sense of it, and says: {said}")))
+    })
 }
 
 /// Where the log of a database is.
@@ -328,9 +413,15 @@ fn generation(database: &Database, file: &str) -> Result<Option<u32>, StoreError
     let missing = || StoreError::damaged(file, 0, "it does not say which generation of its log counts");
     match read.open_table(GENERATION) {
         Ok(table) => {
-            let record = table.get([].as_slice()).map_err(|error| failed(error.into()))?.ok_or_else(missing)?;
-            let bytes = unseal(file, &[], record.value())?;
-            Ok(Some(u32::from_be_bytes(bytes.try_into().map_err(|_| missing())?)))
+            let number = |key: &[u8]| {
+                let record = table.get(key).map_err(|error| failed(error.into()))?.ok_or_else(missing)?;
+                let bytes = unseal(file, key, record.value())?;
+                Ok::<_, StoreError>(u32::from_be_bytes(bytes.try_into().map_err(|_| missing())?))
+            };
+            match number(FORMAT_KEY)? {
+                FORMAT => Ok(Some(number(GENERATION_KEY)?)),
+                found => Err(StoreError::Unsupported { found, known: FORMAT }),
+            }
         }
         // Both tables come with the first transaction.
         Err(TableError::TableDoesNotExist(_)) => match read.open_table(TABLE) {
@@ -349,23 +440,27 @@ impl Kv for RedbKv {
         if let Some(value) = recent.get(key) {
             return Ok(value.clone());
         }
-        let read = self.database.begin_read().map_err(self.failed("read"))?;
-        let table = read.open_table(TABLE).map_err(self.failed("read"))?;
-        let Some(record) = table.get(key).map_err(self.failed("read"))? else { return Ok(None) };
-        unseal(&self.file, key, record.value()).map(Some)
+        guarded(&self.file, || {
+            let read = self.database().begin_read().map_err(self.failed("read"))?;
+            let table = read.open_table(TABLE).map_err(self.failed("read"))?;
+            let Some(record) = table.get(key).map_err(self.failed("read"))? else { return Ok(None) };
+            unseal(&self.file, key, record.value()).map(Some)
+        })
     }
 
     fn range(&self, range: &Range) -> Result<Vec<Record>, StoreError> {
         let Some(bounds) = range.bounds() else { return Ok(Vec::new()) };
         let recent = self.recent.read().unwrap_or_else(PoisonError::into_inner);
-        let read = self.database.begin_read().map_err(self.failed("read"))?;
-        let table = read.open_table(TABLE).map_err(self.failed("read"))?;
-        let below = table.range::<&[u8]>(bounds).map_err(self.failed("read"))?;
-        let above = recent.range::<[u8], _>(bounds);
-        match range.reverse {
-            false => self.merged(above, below, range.limit, |above, below| above < below),
-            true => self.merged(above.rev(), below.rev(), range.limit, |above, below| above > below),
-        }
+        guarded(&self.file, || {
+            let read = self.database().begin_read().map_err(self.failed("read"))?;
+            let table = read.open_table(TABLE).map_err(self.failed("read"))?;
+            let below = table.range::<&[u8]>(bounds).map_err(self.failed("read"))?;
+            let above = recent.range::<[u8], _>(bounds);
+            match range.reverse {
+                false => self.merged(above, below, range.limit, |above, below| above < below),
+                true => self.merged(above.rev(), below.rev(), range.limit, |above, below| above > below),
+            }
+        })
     }
 
     // spec: STORE-15
@@ -386,6 +481,10 @@ impl Drop for RedbKv {
             // If it fails, the log still has it.
             let _ = self.take_in(&mut wal, &Changes::new());
         }
+        drop(wal);
+        let database = self.database.take();
+        // What it does at the end is for itself: it can be opened without.
+        let _ = guarded(&self.file, || Ok(drop(database)));
     }
 }
 
@@ -525,5 +624,43 @@ mod tests {
         drop(database);
         let error = RedbKv::open(&path).unwrap_err();
         assert!(error.to_string().contains("which generation of its log"), "{error}");
+    }
+
+    /// spec: STORE-15. Both versions are named.
+    #[test]
+    fn n03_a_database_of_a_newer_format_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kv.redb");
+        drop(RedbKv::open(&path).unwrap());
+        let database = Database::create(&path).unwrap();
+        let write = database.begin_write().unwrap();
+        let newer = (FORMAT + 1).to_be_bytes();
+        let record = [seal(FORMAT_KEY, &newer).as_slice(), &newer].concat();
+        write.open_table(GENERATION).unwrap().insert(FORMAT_KEY, record.as_slice()).unwrap();
+        write.commit().unwrap();
+        drop(database);
+        let error = RedbKv::open(&path).unwrap_err();
+        assert!(matches!(error, StoreError::Unsupported { found, known } if found == FORMAT + 1 && known == FORMAT));
+    }
+
+    #[test]
+    fn a_check_reads_every_record() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kv.redb");
+        let kv = RedbKv::open(&path).unwrap();
+        let mut batch = Batch::new();
+        for number in 0..1_000u32 {
+            batch.put(number.to_be_bytes(), vec![7; 300]);
+        }
+        kv.write(batch).unwrap();
+        assert_eq!(kv.check(&mut |_| {}).unwrap(), 1_000);
+        drop(kv);
+        let database = Database::create(&path).unwrap();
+        let write = database.begin_write().unwrap();
+        write.open_table(TABLE).unwrap().insert(999u32.to_be_bytes().as_slice(), [1; 332].as_slice()).unwrap();
+        write.commit().unwrap();
+        drop(database);
+        let error = RedbKv::open(&path).unwrap().check(&mut |_| {}).unwrap_err();
+        assert!(error.is_damage(), "{error}");
     }
 }

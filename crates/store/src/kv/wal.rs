@@ -137,6 +137,26 @@ impl Wal {
         Self::over(file, name, 1)
     }
 
+    /// Whether there is one that holds anything.
+    ///
+    /// # Errors
+    /// As of [`Self::open`].
+    pub(crate) fn was_written_to(files: &dyn Files, name: &str) -> Result<bool, StoreError> {
+        let file = match files.open(name) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(StoreError::io("open", name)(error)),
+        };
+        let wal = Self::over(file, name, 0)?;
+        Ok(wal.read()?.iter().any(|byte| *byte != 0))
+    }
+
+    fn read(&self) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = vec![0; self.sectors as usize * SECTOR_BYTES];
+        self.file.read_at(0, &mut bytes).map_err(StoreError::io("read", &*self.name))?;
+        Ok(bytes)
+    }
+
     fn over(file: Arc<dyn File>, name: &str, generation: u32) -> Result<Self, StoreError> {
         let bytes = file.len().map_err(StoreError::io("read", name))?;
         if bytes > WAL_BYTES || bytes % SECTOR_BYTES as u64 != 0 {
@@ -161,8 +181,7 @@ impl Wal {
             _ => StoreError::io("open", name)(error),
         })?;
         let mut wal = Self::over(file, name, generation)?;
-        let mut bytes = vec![0; wal.sectors as usize * SECTOR_BYTES];
-        wal.file.read_at(0, &mut bytes).map_err(StoreError::io("read", name))?;
+        let bytes = wal.read()?;
         let sectors: Vec<&[u8]> = bytes.chunks(SECTOR_BYTES).collect();
         let damaged = |sector: usize, what: String| StoreError::damaged(name, (sector * SECTOR_BYTES) as u64, what);
         // Of each sector of this generation, whether a record begins in it.
