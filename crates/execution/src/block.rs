@@ -364,7 +364,7 @@ impl<'a> BlockDraft<'a> {
 
     /// Up to the call: whether there is such a function, and the session may call it.
     pub(crate) fn begin_operation(&self, coming: &Coming<'_>) -> Result<Begun<'a>, FailureKind> {
-        let Coming { sender, session, index, operation, .. } = *coming;
+        let Coming { bundle, sender, session, index, operation } = *coming;
         let entry = self.registry.function(&operation.function).ok_or(FailureKind::UnknownFunction)?;
         self.handle.meter().begin(entry.gas_max);
         self.charged(|meter| meter.charge_bytes(cost::OPERATION, cost::ARGS_BYTE, operation.args.len()))?;
@@ -375,6 +375,7 @@ impl<'a> BlockDraft<'a> {
             handle: self.handle.clone(),
             uses: entry.context,
             function: entry.hash,
+            bundle,
             sender,
             session,
             sequence: record.sequence,

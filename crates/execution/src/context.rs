@@ -4,7 +4,7 @@
 //! it, because its results cannot be foretold (spec: EXEC-4).
 
 use crate::host::Handle;
-use crate::{FunctionHash, PublicKey, SessionId, Stop};
+use crate::{BundleId, FunctionHash, PublicKey, SessionId, Stop};
 use keelstone_codec::{ChainId, Describe, Encode, Hash, Height, Tag, TaggedHasher, Timestamp};
 use keelstone_macros::{Decode, Encode};
 use std::cell::Cell;
@@ -68,6 +68,8 @@ pub struct Context {
     pub(crate) handle: Handle,
     pub(crate) uses: ContextUse,
     pub(crate) function: FunctionHash,
+    /// The bundle that the operation is of.
+    pub(crate) bundle: Option<BundleId>,
     pub(crate) sender: PublicKey,
     pub(crate) session: SessionId,
     pub(crate) sequence: u64,

@@ -442,6 +442,10 @@ impl BlockDraft<'_> {
         ring.rotate_left(served);
         let (mut left, mut changed) = (limits.share_gas_max, self.look(|changes| changes.bytes()));
         for (position, id) in ring.iter().enumerate() {
+            // One before it in the ring may have ended it.
+            if !self.runs(id)? {
+                continue;
+            }
             // What the bundles before it left is shared by the rest, so that a long queue does not mean a long wait.
             let allotted = left / (ring.len() - position) as u64;
             let room = limits.share_change_bytes_max.saturating_sub(changed);
@@ -465,15 +469,18 @@ impl BlockDraft<'_> {
     /// # Errors
     /// [`Halt`] if the state could not be read.
     pub fn continue_bundle(&mut self, id: BundleId, gas: u64, limits: &BundleLimits) -> Result<Option<Batch>, Halt> {
-        let runs = self.bundles(|bundles| bundles.queue.contains(&id))?;
-        if runs { self.batch(id, gas, gas, limits.share_change_bytes_max, limits) } else { Ok(None) }
+        if self.runs(&id)? { self.batch(id, gas, gas, limits.share_change_bytes_max, limits) } else { Ok(None) }
+    }
+
+    fn runs(&self, id: &BundleId) -> Result<bool, Halt> {
+        self.bundles(|bundles| bundles.queue.contains(id))
     }
 
     fn record(&self, id: &BundleId) -> Result<BundleRecord, Halt> {
         self.bundles(|bundles| bundles.records.get(id))?.ok_or_else(|| missing(id, "its record"))
     }
 
-    /// Runs operations of a bundle until `allotted` gas is used, a border comes, or the next may use more than is
+    /// Runs operations of a bundle that runs until `allotted` gas is used, a border comes, or the next may use more than is
     /// `left`, or `room` bytes are changed. None if not even the first fits.
     fn batch(
         &self,

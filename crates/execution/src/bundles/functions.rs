@@ -112,8 +112,11 @@ pub fn register(registry: &mut Registry) -> &mut Registry {
         .event::<Abandoned>()
 }
 
-/// The record of a bundle in flight that is the sender's.
+/// The record of a bundle in flight that is the sender's, and is not the one at work: that one's record is written when its
+/// batch ends, so what one of its own operations did to it would be undone in part.
+// spec: EXEC-12
 fn owned(world: &Draft<Bundles>, cx: &Context, id: &BundleId) -> Result<BundleRecord, Denied> {
+    ensure!(cx.bundle != Some(*id), "bundle {id} is at work, and its own operations do not manage it");
     let record = world.records.get(id)?.ok_or_else(|| denied!("there is no bundle {id}"))?;
     ensure!(record.owner == cx.sender(), "bundle {id} is not yours");
     ensure!(record.is_in_flight(), "bundle {id} has ended");

@@ -4,7 +4,7 @@ use crate::common::*;
 use keelstone_codec::{BoundedSet, Decode as _, Encode as _, Hash, Height, Key, Namespace, StateHash};
 use keelstone_execution::bundles::{
     Abandon, Batch, BatchEnd, BundleId, BundleLimits, BundleRecord, Bundles, HOLD, Resume, Retry, RollBack, Status,
-    StopReason, SubmitError, Submitted,
+    StopReason, SubmitError, Submitted, Totals,
 };
 use keelstone_execution::{
     Batching, BlockDraft, Bundle, Caller, Context, Denied, Draft, Failed, FailureKind, Finished, Limits, Map, Mode,
@@ -227,6 +227,21 @@ impl Chain {
         }
     }
 
+    /// The sums over bundles in flight are what their records come to, and those that run are queued.
+    fn assert_sums(&self) {
+        let bundles = View::<Bundles>::over(self.state.clone());
+        let records = bundles.records.iter().map(Result::unwrap);
+        let flying: Vec<_> = records.filter(|(_, record)| record.is_in_flight()).collect();
+        let mut owners: BTreeMap<_, u32> = BTreeMap::new();
+        flying.iter().for_each(|(_, record)| *owners.entry(record.owner).or_default() += 1);
+        assert_eq!(bundles.owners.iter().map(Result::unwrap).collect::<BTreeMap<_, _>>(), owners);
+        let in_flight = u32::try_from(flying.len()).unwrap();
+        let totals = Totals { in_flight, bytes: flying.iter().map(|(_, record)| record.room).sum() };
+        assert_eq!(bundles.totals.get().unwrap(), (in_flight > 0).then_some(totals));
+        let running = flying.iter().filter(|(_, record)| record.status == Status::Running).map(|(id, _)| *id);
+        assert_eq!(bundles.queue.iter().map(Result::unwrap).collect::<Vec<_>>(), running.collect::<Vec<_>>());
+    }
+
     /// Keys in the namespace of bundles, but for records.
     fn left_over(&self) -> usize {
         let all = self.state.scan(&space("bundles"), KeyRange::all()).map(Result::unwrap);
@@ -240,6 +255,11 @@ fn id(name: u8) -> BundleId {
 
 fn until(height: u64) -> Batching {
     Batching::until(Height(height))
+}
+
+/// The root of a list of operations.
+fn digest(operations: &[Operation]) -> Hash {
+    list_root(&operations.iter().map(Operation::list_hash).collect::<Vec<_>>())
 }
 
 fn advanced(batch: &Batch) -> usize {
@@ -371,7 +391,6 @@ fn failure_stops_at_the_checkpoint_and_is_corrected() {
 
     let mut corrected = operations;
     corrected[5] = put(2, 14);
-    let digest = |operations: &[Operation]| list_root(&operations.iter().map(Operation::list_hash).collect::<Vec<_>>());
     let good =
         Retry { bundle, operation: 5, replacement: corrected[5].clone(), revision: 1, operations: digest(&corrected) };
     let refused = |chain: &mut Chain, sender: u8, retry: Retry| {
@@ -392,6 +411,89 @@ fn failure_stops_at_the_checkpoint_and_is_corrected() {
     assert_eq!((record.revision, record.operations), (1, digest(&corrected)));
     assert_eq!(chain.cells(), BTreeMap::from([(1, 5), (2, 14), (3, 1)]));
     assert!(refused(&mut chain, 1, good).contains("has ended"));
+}
+
+/// spec: EXEC-6, EXEC-12. A bundle that another ends before its turn has no turn; whether it ran before or not.
+#[test]
+fn a_bundle_that_another_ends_before_its_turn_is_passed_over() {
+    for taken_back in [false, true] {
+        let mut chain = Chain::new();
+        let (other, own) = (id(2), id(1));
+        let end = if taken_back { op(&RollBack { bundle: other }) } else { op(&Abandon { bundle: other }) };
+        let borders = BoundedSet::new([1]).unwrap();
+        let ended = Bundle::new(Mode::Async(Batching { borders, ..until(90) }), vec![put(1, 1), put(2, 2)]).unwrap();
+        let ending = Bundle::new(Mode::Async(until(90)), vec![end]).unwrap();
+        let submit = |chain: &mut Chain, bundles: &[(BundleId, &Bundle)]| {
+            let submitted = |draft: &mut BlockDraft<'_>, limits: &BundleLimits| {
+                for (id, bundle) in bundles {
+                    draft.submit(*id, Caller::root(key(1)), bundle, limits).unwrap().unwrap();
+                }
+            };
+            chain.block(submitted).0
+        };
+        if taken_back {
+            submit(&mut chain, &[(other, &ended)]);
+            assert_eq!(submit(&mut chain, &[(own, &ending)]).len(), 1, "the first of its batches");
+        } else {
+            submit(&mut chain, &[(other, &ended), (own, &ending)]);
+        }
+        let batches = chain.idle();
+        assert_eq!(batches.iter().map(|batch| batch.bundle).collect::<Vec<_>>(), [own]);
+        assert!(chain.record(own).is_complete());
+        let status = if taken_back { Status::RolledBack } else { Status::Abandoned };
+        assert_eq!((chain.record(other).status, chain.cells().len()), (status, 0));
+        assert_eq!((chain.idle().len(), chain.left_over()), (0, 0));
+        chain.assert_sums();
+    }
+}
+
+/// spec: EXEC-12. What a bundle is corrected by cannot manage that bundle: it fails as any operation does, and what is
+/// kept of all in flight stays whole.
+#[test]
+fn no_operation_manages_the_bundle_it_is_of() {
+    for (work, beside, last) in (0..4).flat_map(|work| [(work, false), (work, true)]).flat_map(|(work, beside)| {
+        [false, true].map(|last| (work, beside, last))
+    }) {
+        let mut chain = Chain::new();
+        if beside {
+            chain.submit(7, 2, until(90), vec![put(5, 5), put(6, UNLUCKY)]);
+            chain.settle();
+        }
+        let mut operations = vec![put(1, 1), put(2, UNLUCKY)];
+        if !last {
+            operations.extend([put(3, 3), put(4, 4)]);
+        }
+        let borders = BoundedSet::new([1]).unwrap();
+        let bundle = chain.submit(1, 1, Batching { borders, ..until(90) }, operations.clone());
+        chain.settle();
+        operations[1] = put(2, 2);
+        let corrected = digest(&operations);
+        operations[1] = match work {
+            0 => op(&Abandon { bundle }),
+            1 => op(&RollBack { bundle }),
+            2 => op(&Resume { bundle }),
+            _ => op(&Retry { bundle, operation: 1, replacement: put(2, 2), revision: 2, operations: corrected }),
+        };
+        let replacement = operations[1].clone();
+        let retry = Retry { bundle, operation: 1, replacement, revision: 1, operations: digest(&operations) };
+        chain.run(20, 1, vec![op(&retry)]).1.unwrap();
+        let case = format!("work {work}, another bundle {beside}, last {last}");
+        let batches = chain.settle();
+        let BatchEnd::Stopped(failure) = &batches[0].end else { panic!("{case}: {batches:?}") };
+        assert_eq!((batches.len(), failure.operation, failure.code), (1, 1, 3), "{case}");
+        chain.assert_sums();
+        let record = chain.record(bundle);
+        assert_eq!((record.current_operation, record.operations), (1, digest(&operations)), "{case}");
+
+        // It is its owner's as before.
+        operations[1] = put(2, 2);
+        let (replacement, operations) = (operations[1].clone(), corrected);
+        let retry = Retry { bundle, operation: 1, replacement, revision: 2, operations };
+        chain.run(21, 1, vec![op(&retry)]).1.unwrap();
+        chain.settle();
+        assert!(chain.record(bundle).is_complete(), "{case}");
+        chain.assert_sums();
+    }
 }
 
 /// spec: EXEC-8. A session that is closed between two batches runs no further operation.
@@ -831,13 +933,41 @@ fn carried_over(state: &State) -> State {
 
 // ---- against a model ---------------------------------------------------------------------------------------------
 
+/// What one operation of the model does.
+#[derive(Clone)]
+enum Task {
+    Put(u8, Option<u64>),
+    Resume(BundleId),
+    Abandon(BundleId),
+    RollBack(BundleId),
+    /// With what the replacement does.
+    Retry(Box<Retry>, Box<Task>),
+}
+
+impl Task {
+    fn operation(&self) -> Operation {
+        match self {
+            Self::Put(cell, value) => op(&Put { cell: *cell, value: *value }),
+            Self::Resume(bundle) => op(&Resume { bundle: *bundle }),
+            Self::Abandon(bundle) => op(&Abandon { bundle: *bundle }),
+            Self::RollBack(bundle) => op(&RollBack { bundle: *bundle }),
+            Self::Retry(retry, _) => op(&**retry),
+        }
+    }
+}
+
+fn operations(tasks: &[Task]) -> Vec<Operation> {
+    tasks.iter().map(Task::operation).collect()
+}
+
 /// What the model knows of a bundle: a list of single operations, and for every cell it wrote what stood there, what it
 /// left, and whether it wrote over another's.
 #[derive(Default)]
 struct Flight {
     owner: u8,
-    operations: Vec<(u8, Option<u64>)>,
+    tasks: Vec<Task>,
     next: usize,
+    revision: u32,
     stopped: bool,
     wrote: BTreeMap<u8, (Option<u64>, Option<u64>, bool)>,
     /// Cells of those that another changed, if only for a time.
@@ -865,27 +995,68 @@ impl Model {
 
     /// One operation of a bundle. Every one is a batch of its own.
     fn step(&mut self, id: BundleId) {
-        let Some(flight) = self.flights.get_mut(&id) else { return };
-        let (cell, value) = flight.operations[flight.next];
-        if value == Some(UNLUCKY) {
+        let flight = &self.flights[&id];
+        let (owner, task) = (flight.owner, flight.tasks[flight.next].clone());
+        let done = self.run(Some(id), owner, &task);
+        let flight = self.flights.get_mut(&id).expect("no bundle ends itself");
+        if !done {
             flight.stopped = true;
             return;
         }
+        flight.next += 1;
+        if flight.next == flight.tasks.len() {
+            self.flights.remove(&id);
+        }
+    }
+
+    /// What somebody does, or an operation of a bundle. Whether it may.
+    fn run(&mut self, by: Option<BundleId>, owner: u8, task: &Task) -> bool {
+        let target = match task {
+            Task::Put(_, Some(UNLUCKY)) => return false,
+            Task::Put(cell, value) => {
+                self.put(by, *cell, *value);
+                return true;
+            }
+            Task::Resume(id) | Task::Abandon(id) | Task::RollBack(id) => *id,
+            Task::Retry(retry, _) => retry.bundle,
+        };
+        let flight = match self.flights.get_mut(&target) {
+            Some(flight) if flight.owner == owner && by != Some(target) => flight,
+            _ => return false,
+        };
+        match task {
+            Task::RollBack(_) => return self.roll_back(by, target),
+            Task::Abandon(_) => drop(self.flights.remove(&target)),
+            Task::Retry(retry, replacement) => {
+                let (at, mut tasks) = (retry.operation as usize, flight.tasks.clone());
+                if !(flight.next..tasks.len()).contains(&at) {
+                    return false;
+                }
+                tasks[at] = (**replacement).clone();
+                if retry.revision != flight.revision + 1 || retry.operations != digest(&operations(&tasks)) {
+                    return false;
+                }
+                (flight.tasks, flight.revision, flight.stopped) = (tasks, retry.revision, false);
+            }
+            _ => flight.stopped = false,
+        }
+        true
+    }
+
+    fn put(&mut self, by: Option<BundleId>, cell: u8, value: Option<u64>) {
         let held = self.cells.get(&cell).copied();
-        if held != value {
+        if held != value
+            && let Some(flight) = by.and_then(|by| self.flights.get_mut(&by))
+        {
             let wrote = flight.wrote.entry(cell).or_insert((held, held, false));
             wrote.2 |= wrote.1 != held || flight.changed.contains(&cell);
             wrote.1 = value;
         }
-        flight.next += 1;
-        if flight.next == flight.operations.len() {
-            self.flights.remove(&id);
-        }
-        self.write(Some(id), cell, value);
+        self.write(by, cell, value);
     }
 
-    fn roll_back(&mut self, id: BundleId) -> bool {
-        let Some(flight) = self.flights.get(&id) else { return false };
+    fn roll_back(&mut self, by: Option<BundleId>, id: BundleId) -> bool {
+        let flight = &self.flights[&id];
         let same = |(cell, (_, after, over)): (&u8, &(Option<u64>, Option<u64>, bool))| {
             !over && self.cells.get(cell).copied() == *after
         };
@@ -894,10 +1065,50 @@ impl Model {
         }
         let flight = self.flights.remove(&id).unwrap();
         for (cell, (before, ..)) in flight.wrote {
-            self.write(Some(id), cell, before);
+            self.put(by, cell, before);
         }
         true
     }
+
+    /// Something to do about one of the bundles in flight, or about `own`, which comes.
+    fn managing(&self, own: BundleId, draw: &mut dyn FnMut(u64) -> u64) -> Task {
+        let ids: Vec<_> = self.flights.keys().copied().chain([own]).collect();
+        let bundle = ids[usize::try_from(draw(ids.len() as u64)).unwrap()];
+        match (draw(6), self.flights.get(&bundle)) {
+            (0, _) => Task::Resume(bundle),
+            (1, _) => Task::Abandon(bundle),
+            (2, _) | (_, None) => Task::RollBack(bundle),
+            (_, Some(flight)) => {
+                let at = flight.next + usize::try_from(draw((flight.tasks.len() - flight.next) as u64)).unwrap();
+                let replacement = match draw(4) {
+                    0 => Task::Abandon(bundle),
+                    1 => Task::RollBack(bundle),
+                    _ => write(draw),
+                };
+                let mut tasks = flight.tasks.clone();
+                tasks[at] = replacement.clone();
+                let retry = Retry {
+                    bundle,
+                    operation: u32::try_from(at).unwrap(),
+                    replacement: replacement.operation(),
+                    revision: flight.revision + 1,
+                    operations: digest(&operations(&tasks)),
+                };
+                Task::Retry(Box::new(retry), Box::new(replacement))
+            }
+        }
+    }
+}
+
+/// A write of some cell, or one that fails.
+fn write(draw: &mut dyn FnMut(u64) -> u64) -> Task {
+    let cell = u8::try_from(draw(5)).unwrap();
+    let value = match draw(8) {
+        0 => None,
+        1 => Some(UNLUCKY),
+        more => Some(more + draw(3)),
+    };
+    Task::Put(cell, value)
 }
 
 fn random(seed: &mut u64, below: u64) -> u64 {
@@ -905,11 +1116,12 @@ fn random(seed: &mut u64, below: u64) -> u64 {
     (*seed >> 33) % below
 }
 
-/// X-10, spec: EXEC-9, EXEC-10. In 1,000 random interleavings of async bundles, transactions, corrections, rollbacks, and
-/// nodes that take the state from another in the middle, the cells are the model's after every block.
+/// X-10, spec: EXEC-6, EXEC-9, EXEC-10, EXEC-12. In 1,000 random interleavings of async bundles, transactions, what
+/// either does about bundles in flight, and nodes that take the state from another in the middle, cells, sums and what runs
+/// are the model's after every block.
 #[test]
 fn x10_interleavings_are_those_of_the_model() {
-    let (mut taken_back, mut refused) = (0, 0);
+    let (mut taken_back, mut refused, mut by_bundles) = (0, 0, 0);
     for case in 0..1_000u64 {
         let mut seed = case;
         let mut chain = Chain::new();
@@ -920,11 +1132,6 @@ fn x10_interleavings_are_those_of_the_model() {
             // The chain's own batches come first in every block, in the order of the ring.
             let work = random(&mut seed, 10);
             let mut draw = |below| random(&mut seed, below);
-            let value = |draw: &mut dyn FnMut(u64) -> u64| match draw(8) {
-                0 => None,
-                1 => Some(UNLUCKY),
-                more => Some(more + draw(3)),
-            };
             let owner = 1 + u8::try_from(draw(3)).unwrap();
             let ids: Vec<_> = model.flights.keys().copied().collect();
             let picked = (!ids.is_empty()).then(|| ids[usize::try_from(draw(ids.len() as u64)).unwrap()]);
@@ -932,25 +1139,25 @@ fn x10_interleavings_are_those_of_the_model() {
             let (batches, said) = match (work, picked) {
                 (0..=2, _) => {
                     let count = 1 + draw(6);
-                    let list: Vec<_> = (0..count).map(|_| (u8::try_from(draw(5)).unwrap(), value(&mut draw))).collect();
-                    let operations: Vec<_> =
-                        list.iter().map(|(cell, value)| op(&Put { cell: *cell, value: *value })).collect();
+                    let mut one = || if draw(3) == 0 { model.managing(name, &mut draw) } else { write(&mut draw) };
+                    let tasks: Vec<_> = (0..count).map(|_| one()).collect();
+                    let operations = operations(&tasks);
                     let borders = BoundedSet::new(1..u32::try_from(operations.len()).unwrap()).unwrap();
                     let bundle = Bundle::new(Mode::Async(Batching { borders, ..until(90) }), operations).unwrap();
                     let (batches, taken) = chain
                         .block(|draft, limits| draft.submit(name, Caller::root(key(owner)), &bundle, limits).unwrap());
-                    let flight = taken.ok().map(|_| Flight { owner, operations: list, ..Flight::default() });
+                    let flight = taken.ok().map(|_| Flight { owner, tasks, ..Flight::default() });
                     (batches, Said::Took(name, flight))
                 }
-                (3 | 4, Some(bundle)) => {
+                (3..=5, Some(bundle)) => {
                     let owner = model.flights[&bundle].owner;
-                    let (batches, result) = chain.run(names, owner, vec![op(&RollBack { bundle })]);
-                    (batches, Said::RolledBack(bundle, result.is_ok()))
-                }
-                (5, Some(bundle)) => {
-                    let owner = model.flights[&bundle].owner;
-                    let (batches, result) = chain.run(names, owner, vec![op(&Resume { bundle })]);
-                    (batches, Said::Resumed(bundle, result.is_ok()))
+                    let task = match work {
+                        3 => Task::RollBack(bundle),
+                        4 => Task::Resume(bundle),
+                        _ => model.managing(bundle, &mut draw),
+                    };
+                    let (batches, result) = chain.run(names, owner, vec![task.operation()]);
+                    (batches, Said::Did(owner, vec![task], result.is_ok()))
                 }
                 (6, _) => {
                     chain.state = carried_over(&chain.state);
@@ -958,46 +1165,50 @@ fn x10_interleavings_are_those_of_the_model() {
                 }
                 (7, _) => (chain.idle(), Said::Nothing),
                 _ => {
-                    let list: Vec<_> =
-                        (0..1 + draw(2)).map(|_| (u8::try_from(draw(5)).unwrap(), value(&mut draw))).collect();
-                    let operations = list.iter().map(|(cell, value)| op(&Put { cell: *cell, value: *value })).collect();
-                    let (batches, result) = chain.run(names, owner, operations);
-                    (batches, Said::Wrote(list, result.is_ok()))
+                    let count = 1 + draw(2);
+                    let tasks: Vec<_> = (0..count).map(|_| write(&mut draw)).collect();
+                    let (batches, result) = chain.run(names, owner, operations(&tasks));
+                    (batches, Said::Did(owner, tasks, result.is_ok()))
                 }
             };
+            let at = format!("case {case}, block {}", chain.height);
             for batch in batches {
+                let flight = &model.flights[&batch.bundle];
+                let manages = !matches!(flight.tasks[flight.next], Task::Put(..));
+                by_bundles += u32::from(manages && matches!(batch.end, BatchEnd::Advanced { .. }));
                 model.step(batch.bundle);
             }
             match said {
                 Said::Took(name, Some(flight)) => drop(model.flights.insert(name, flight)),
-                Said::RolledBack(bundle, done) => {
-                    assert_eq!(model.roll_back(bundle), done, "case {case}, block {}", chain.height);
-                    if done { taken_back += 1 } else { refused += 1 }
-                }
-                Said::Resumed(bundle, true) => model.flights.get_mut(&bundle).unwrap().stopped = false,
-                Said::Wrote(list, done) => {
-                    assert_eq!(done, list.iter().all(|(_, value)| *value != Some(UNLUCKY)), "case {case}");
-                    list.into_iter().filter(|_| done).for_each(|(cell, value)| model.write(None, cell, value));
-                }
+                Said::Did(owner, tasks, done) => match &tasks[..] {
+                    [task @ Task::RollBack(_)] => {
+                        assert_eq!(model.run(None, owner, task), done, "{at}");
+                        if done { taken_back += 1 } else { refused += 1 }
+                    }
+                    tasks if tasks.iter().any(|task| matches!(task, Task::Put(_, Some(UNLUCKY)))) => {
+                        assert!(!done, "{at}");
+                    }
+                    tasks => tasks.iter().for_each(|task| assert_eq!(model.run(None, owner, task), done, "{at}")),
+                },
                 _ => {}
             }
-            assert_eq!(chain.cells(), model.cells, "case {case}, block {}", chain.height);
+            assert_eq!(chain.cells(), model.cells, "{at}");
             let running: BTreeSet<_> =
                 model.flights.iter().filter(|(_, flight)| !flight.stopped).map(|(id, _)| *id).collect();
             let queue: BTreeSet<_> =
                 View::<Bundles>::over(chain.state.clone()).queue.iter().map(Result::unwrap).collect();
-            assert_eq!(queue, running, "case {case}, block {}", chain.height);
+            assert_eq!(queue, running, "{at}");
+            chain.assert_sums();
         }
     }
     assert!(taken_back > 100 && refused > 100, "{taken_back} taken back, {refused} refused");
+    assert!(by_bundles > 100, "{by_bundles} by bundles");
 }
 
 enum Said {
     Nothing,
     Took(BundleId, Option<Flight>),
-    RolledBack(BundleId, bool),
-    Resumed(BundleId, bool),
-    Wrote(Vec<(u8, Option<u64>)>, bool),
+    Did(u8, Vec<Task>, bool),
 }
 
 /// Nothing the engine keeps of bundles counts in an operation's diff.
