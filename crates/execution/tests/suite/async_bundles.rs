@@ -451,9 +451,10 @@ fn a_bundle_that_another_ends_before_its_turn_is_passed_over() {
 /// kept of all in flight stays whole.
 #[test]
 fn no_operation_manages_the_bundle_it_is_of() {
-    for (work, beside, last) in (0..4).flat_map(|work| [(work, false), (work, true)]).flat_map(|(work, beside)| {
-        [false, true].map(|last| (work, beside, last))
-    }) {
+    for (work, beside, last) in (0..4)
+        .flat_map(|work| [(work, false), (work, true)])
+        .flat_map(|(work, beside)| [false, true].map(|last| (work, beside, last)))
+    {
         let mut chain = Chain::new();
         if beside {
             chain.submit(7, 2, until(90), vec![put(5, 5), put(6, UNLUCKY)]);
