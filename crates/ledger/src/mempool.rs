@@ -3,7 +3,8 @@
 //! Each account's transactions wait in the order of their nonces. What continues the account's nonce is ready; what
 //! leaves a gap waits until the gap is filled. A block takes what is ready by the order of arrival, never before what
 //! its account sent earlier, so one sequence of arrivals gives one sequence of blocks. All of it is bounded, and a full
-//! pool refuses rather than forgets: nobody's transaction is pushed out by a stranger's.
+//! pool refuses rather than forgets: nobody's ready transaction is pushed out by a stranger's. What waits behind a gap may
+//! wait for ever and costs its senders nothing, so it has a part of the pool only, and makes room for what is ready.
 //!
 //! Pure: no clock, no state of its own but what it holds. Rules: `spec/ledger.md`, POOL-1 to POOL-5.
 
@@ -12,6 +13,9 @@ use keelstone_codec::Height;
 use keelstone_execution::PublicKey;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+/// The part of a pool, one in so many, that is open to what waits behind gaps.
+const GAPPED_PART: usize = 4;
 
 /// What a pool may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +79,7 @@ pub enum PoolError {
     /// The pool holds as much as it may. Try again later.
     #[error("the pool is full: {what} would be {found}, the limit is {limit}")]
     Full {
-        /// `transactions` or `bytes`.
+        /// `transactions` or `bytes`, of all or of those behind gaps.
         what: &'static str,
         /// What it would be.
         found: usize,
@@ -88,10 +92,79 @@ pub enum PoolError {
 #[derive(Debug, Default)]
 pub struct Mempool {
     limits: PoolLimits,
-    senders: BTreeMap<PublicKey, BTreeMap<u64, Waiting>>,
+    accounts: BTreeMap<PublicKey, Account>,
     ids: BTreeMap<TxId, (PublicKey, u64)>,
     bytes: usize,
     arrivals: u64,
+    gapped: Gapped,
+}
+
+/// What waits of an account.
+#[derive(Debug, Default)]
+struct Account {
+    /// Its next nonce, as last heard.
+    next: u64,
+    /// The first nonce from there on that is missing. What waits above it waits behind a gap.
+    missing: u64,
+    waiting: BTreeMap<u64, Waiting>,
+}
+
+impl Account {
+    /// Hears of the account's next nonce: it never falls while anything waits, for a rollback of the chain clears the pool.
+    fn hear(&mut self, next: u64, gapped: &mut Gapped) {
+        self.next = self.next.max(next);
+        self.missing = self.missing.max(self.next);
+        self.close(gapped);
+    }
+
+    /// What follows without a gap is ready.
+    fn close(&mut self, gapped: &mut Gapped) {
+        while let Some(waiting) = self.waiting.get(&self.missing) {
+            gapped.remove(waiting);
+            let Some(after) = self.missing.checked_add(1) else { break };
+            self.missing = after;
+        }
+    }
+
+    fn insert(&mut self, sender: PublicKey, nonce: u64, waiting: Waiting, gapped: &mut Gapped) {
+        if nonce > self.missing {
+            gapped.insert(&waiting, sender, nonce);
+        }
+        self.waiting.insert(nonce, waiting);
+        self.close(gapped);
+    }
+
+    fn remove(&mut self, sender: PublicKey, nonce: u64, gapped: &mut Gapped) -> Option<Waiting> {
+        let gone = self.waiting.remove(&nonce)?;
+        gapped.remove(&gone);
+        if (self.next..self.missing).contains(&nonce) {
+            let behind = self.waiting.range(nonce..self.missing);
+            behind.for_each(|(nonce, waiting)| gapped.insert(waiting, sender, *nonce));
+            self.missing = nonce;
+        }
+        Some(gone)
+    }
+}
+
+/// All that waits behind gaps.
+#[derive(Debug, Default)]
+struct Gapped {
+    by_arrival: BTreeMap<u64, (PublicKey, u64)>,
+    bytes: usize,
+}
+
+impl Gapped {
+    fn insert(&mut self, waiting: &Waiting, sender: PublicKey, nonce: u64) {
+        if self.by_arrival.insert(waiting.arrival, (sender, nonce)).is_none() {
+            self.bytes += waiting.bytes;
+        }
+    }
+
+    fn remove(&mut self, waiting: &Waiting) {
+        if self.by_arrival.remove(&waiting.arrival).is_some() {
+            self.bytes -= waiting.bytes;
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -137,14 +210,14 @@ impl Mempool {
     #[must_use]
     pub fn find(&self, id: &TxId) -> Option<&SignedTransaction> {
         let (sender, nonce) = self.ids.get(id)?;
-        Some(&self.senders.get(sender)?.get(nonce)?.transaction)
+        Some(&self.accounts.get(sender)?.waiting.get(nonce)?.transaction)
     }
 
     /// The nonce after an account's last waiting transaction without a gap, if any waits: what a wallet uses next.
     #[must_use]
     pub fn next_nonce(&self, sender: &PublicKey, committed: u64) -> u64 {
-        let waiting = self.senders.get(sender);
-        let run = waiting.into_iter().flat_map(|waiting| waiting.range(committed..)).map(|(nonce, _)| *nonce);
+        let account = self.accounts.get(sender);
+        let run = account.into_iter().flat_map(|account| account.waiting.range(committed..)).map(|(nonce, _)| *nonce);
         run.fold(committed, |next, nonce| if nonce == next { next.saturating_add(1) } else { next })
     }
 
@@ -166,7 +239,7 @@ impl Mempool {
         if nonce - next >= limit as u64 {
             return Err(PoolError::NonceTooFar { next, found: nonce, limit });
         }
-        if let Some(waiting) = self.senders.get(&sender) {
+        if let Some(Account { waiting, .. }) = self.accounts.get(&sender) {
             if let Some(taken) = waiting.get(&nonce) {
                 return Err(PoolError::NonceTaken { nonce, waiting: taken.id });
             }
@@ -174,20 +247,41 @@ impl Mempool {
                 return Err(PoolError::SenderFull { limit });
             }
         }
-        for (what, found, limit) in [
-            ("transactions", self.len() + 1, self.limits.count_max),
-            ("bytes", self.bytes + bytes, self.limits.bytes_max),
-        ] {
-            if found > limit {
-                return Err(PoolError::Full { what, found, limit });
-            }
-        }
         self.arrivals += 1;
-        let waiting = Waiting { transaction, id, bytes, arrival: self.arrivals };
-        self.senders.entry(sender).or_default().insert(nonce, waiting);
+        let arrival = self.arrivals;
+        let waiting = Waiting { transaction, id, bytes, arrival };
+        let account = self.accounts.entry(sender).or_default();
+        account.hear(next, &mut self.gapped);
+        account.insert(sender, nonce, waiting, &mut self.gapped);
         self.ids.insert(id, (sender, nonce));
         self.bytes += bytes;
+        // Looked at with it in its place: if it closes a gap, what was behind that is ready with it.
+        let is_gapped = self.gapped.by_arrival.contains_key(&arrival);
+        if let Err(full) = if is_gapped { self.gapped_fits() } else { self.ready_fits() } {
+            self.remove(&sender, nonce);
+            return Err(full);
+        }
+        while self.len() > self.limits.count_max || self.bytes > self.limits.bytes_max {
+            let (_, (sender, nonce)) = self.gapped.by_arrival.last_key_value().expect("what is ready fits by itself");
+            self.remove(&sender.clone(), *nonce);
+        }
         Ok(id)
+    }
+
+    /// Whether what is ready fits by itself.
+    fn ready_fits(&self) -> Result<(), PoolError> {
+        let ready = self.len() - self.gapped.by_arrival.len();
+        within("transactions", ready, self.limits.count_max)?;
+        within("bytes", self.bytes - self.gapped.bytes, self.limits.bytes_max)
+    }
+
+    /// Whether all fits, and what waits behind gaps into its part.
+    fn gapped_fits(&self) -> Result<(), PoolError> {
+        let Self { gapped, limits, .. } = self;
+        within("transactions behind gaps", gapped.by_arrival.len(), limits.count_max.div_ceil(GAPPED_PART))?;
+        within("bytes behind gaps", gapped.bytes, limits.bytes_max.div_ceil(GAPPED_PART))?;
+        within("transactions", self.len(), limits.count_max)?;
+        within("bytes", self.bytes, limits.bytes_max)
     }
 
     /// What a block may take: ready transactions by arrival, each account's in the order of its nonces, until one does
@@ -200,7 +294,7 @@ impl Mempool {
         mut next: impl FnMut(&PublicKey) -> Result<u64, E>,
     ) -> Result<Vec<SignedTransaction>, E> {
         let mut heads = BinaryHeap::new();
-        for (sender, waiting) in &self.senders {
+        for (sender, Account { waiting, .. }) in &self.accounts {
             let nonce = next(sender)?;
             if let Some(head) = waiting.get(&nonce) {
                 heads.push(Reverse((head.arrival, *sender, nonce)));
@@ -208,7 +302,7 @@ impl Mempool {
         }
         let (mut taken, mut bytes) = (Vec::new(), 0usize);
         while let Some(Reverse((_, sender, nonce))) = heads.pop() {
-            let waiting = &self.senders[&sender];
+            let waiting = &self.accounts[&sender].waiting;
             let head = &waiting[&nonce];
             if taken.len() >= count_max || bytes.saturating_add(head.bytes) > bytes_max {
                 break;
@@ -229,11 +323,11 @@ impl Mempool {
     pub fn settle(&mut self, touched: impl IntoIterator<Item = (PublicKey, u64)>, height: Height) {
         let mut stale = BTreeSet::new();
         for (sender, next) in touched {
-            let waiting = self.senders.get(&sender);
-            let used = waiting.into_iter().flat_map(|waiting| waiting.range(..next));
-            stale.extend(used.map(|(nonce, _)| (sender, *nonce)));
+            let Some(account) = self.accounts.get_mut(&sender) else { continue };
+            account.hear(next, &mut self.gapped);
+            stale.extend(account.waiting.range(..next).map(|(nonce, _)| (sender, *nonce)));
         }
-        for (sender, waiting) in &self.senders {
+        for (sender, Account { waiting, .. }) in &self.accounts {
             let expired = waiting.iter().filter(|(_, w)| w.transaction.transaction.expiry_height < height);
             stale.extend(expired.map(|(nonce, _)| (*sender, *nonce)));
         }
@@ -255,13 +349,17 @@ impl Mempool {
     }
 
     fn remove(&mut self, sender: &PublicKey, nonce: u64) {
-        let Some(waiting) = self.senders.get_mut(sender) else { return };
-        if let Some(gone) = waiting.remove(&nonce) {
+        let Some(account) = self.accounts.get_mut(sender) else { return };
+        if let Some(gone) = account.remove(*sender, nonce, &mut self.gapped) {
             self.ids.remove(&gone.id);
             self.bytes -= gone.bytes;
         }
-        if waiting.is_empty() {
-            self.senders.remove(sender);
+        if account.waiting.is_empty() {
+            self.accounts.remove(sender);
         }
     }
+}
+
+fn within(what: &'static str, found: usize, limit: usize) -> Result<(), PoolError> {
+    if found > limit { Err(PoolError::Full { what, found, limit }) } else { Ok(()) }
 }

@@ -137,7 +137,8 @@ settings! {
     }
     /// Transactions that wait for a block.
     mempool: Mempool {
-        /// Transactions that may wait; more are refused until a block is made.
+        /// Transactions that may wait; more are refused until a block is made. Of this, and of the bytes, a quarter is open
+        /// to those that wait for an earlier nonce of their sender; they go where one that could run has no room.
         transactions_max: u64 = 10_000, 1..=1_000_000;
         /// Bytes of transactions that may wait.
         bytes_max: u64 = 64 * 1024 * 1024, 1024..=4 * 1024 * 1024 * 1024;
