@@ -14,7 +14,7 @@ use super::record::Collected;
 use super::{
     Appended, AuditEvent, AuditLog, AuditProof, AuditRecord, BlockAudit, Checkpoint, KEPT_LEVEL, log_place, read_log,
 };
-use crate::block::BlockRecord;
+use crate::block::{BlockRecord, Verdict};
 use crate::bodies::known_in;
 use crate::ledger::{Ledger, LedgerError, at};
 use crate::packed::{Known, pack, unpack};
@@ -414,7 +414,11 @@ impl<H: Hasher> Ledger<H> {
         owned(&mut said, None)?;
         for (transaction, receipt) in block.transactions.iter().zip(&receipts) {
             said.receipt(transaction, receipt);
-            owned(&mut said, Some(receipt.transaction))?;
+            // A block may hold a transaction again, or once more with a bad signature: of one identity (TX-2) at most one is
+            // not refused, and nothing else resumed a bundle.
+            if !matches!(receipt.verdict, Verdict::Refused { .. }) {
+                owned(&mut said, Some(receipt.transaction))?;
+            }
         }
         said.block(&record);
         Ok(Some(said.into_events()))

@@ -2,13 +2,13 @@
 
 use crate::tools::*;
 use keelstone_codec::{Decode, DecodeError, Encode, Hash, Height, Text, Timestamp, put_varint};
-use keelstone_execution::bundles::{BundleId, RollBack};
+use keelstone_execution::bundles::{BundleId, Resume, RollBack};
 use keelstone_execution::mmr::{MMR_COUNT_MAX, Mmr};
 use keelstone_execution::{Batching, Bundle, FunctionHash, Mode, Operation, PublicKey};
 use keelstone_ledger::modules::{contracts, standard};
 use keelstone_ledger::{
-    AUDIT_RECORDS_MAX, AuditEvent, AuditLog, AuditProof, AuditProofError, AuditRecord, BlockAudit, Genesis, Ledger,
-    LedgerError, PoolLimits, SignedTransaction, Transaction, read_log,
+    AUDIT_RECORDS_MAX, AuditEvent, AuditLog, AuditProof, AuditProofError, AuditRecord, Block, BlockAudit, Genesis,
+    Ledger, LedgerError, PoolLimits, Receipt, Refused, SignedTransaction, Transaction, Verdict, read_log,
 };
 use keelstone_store::Store;
 use keelstone_store::files::MemoryFiles;
@@ -300,6 +300,34 @@ fn what_remains_after_pruning_still_verifies() {
     assert!(chain.audit_range().unwrap().start > 256 && !chain.audit_range().unwrap().is_empty());
     block(&chain, &[signed(2, 7, vec![post("and on")])]);
     assert_eq!(chain.verify_audit(&mut |_| {}).unwrap().fault, None);
+}
+
+/// spec: AUDIT-6, AUDIT-9, TX-2. A block of another engine may hold a transaction twice, or once more with a bad signature:
+/// one of them is run, what it resumed is said once, and that is what verifies.
+#[test]
+fn a_transaction_that_stands_twice_in_a_block_is_no_fault() {
+    let chain = begin(&Arc::default());
+    let bundle = payments(0, 250, 500);
+    block(&chain, std::slice::from_ref(&bundle));
+    let resume = op(&Resume { bundle: BundleId(bundle.id().0) });
+    for (nonce, first) in [(1, true), (2, false)] {
+        let good = signed(1, nonce, vec![resume.clone()]);
+        let again = match first {
+            true => good.clone(),
+            false => SignedTransaction { signature: signed(2, 0, vec![post("other")]).signature, ..good.clone() },
+        };
+        assert_eq!(good.id(), again.id());
+        let transactions = if first { vec![good.clone(), again] } else { vec![again, good.clone()] };
+        let (height, time) = (chain.height().next(), Timestamp(chain.height().0 * 1_000));
+        let made = Block { height, time, proposer: proposer(), transactions };
+        let made = chain.commit(chain.run(made, Refused::Receipt).unwrap()).unwrap();
+        let ran: Vec<_> = made.receipts.iter().map(Receipt::succeeded).collect();
+        assert_eq!(ran, [first, !first]);
+        assert!(made.receipts.iter().any(|receipt| matches!(receipt.verdict, Verdict::Refused { .. })));
+        assert_eq!(made.continuations.iter().filter(|one| one.by == Some(good.id())).count(), 1);
+        assert_eq!(chain.verify_audit(&mut |_| {}).unwrap().fault, None);
+    }
+    assert!(chain.prune_audit(chain.height()).unwrap() > 0);
 }
 
 /// Where it does not decode from where on records are kept, blocks go on, and the damage is still told afterwards.
