@@ -14,8 +14,9 @@ use keelstone_codec::{Encode, KEY_LEN_MAX, Key, Namespace, TypeError, VALUE_LEN_
 use keelstone_tree::{KeyRange, Read, ReadError};
 use std::collections::{BTreeMap, HashSet};
 
-/// Where the lists may stand in a document: at the top, or below one of these members.
-const HOLDERS: [&str; 2] = ["abci_genesis", "app_state"];
+/// Where the lists may stand in a document, and how that is said.
+const PLACES: [(&[&str], &str); 3] =
+    [(&[], "at the top"), (&["abci_genesis"], "in \"abci_genesis\""), (&["app_state"], "in \"app_state\"")];
 /// Levels a document may add around an entry's value.
 const OUTER_DEPTH: u32 = 4;
 /// Names in one piece of an order.
@@ -42,6 +43,16 @@ pub enum ImportError {
          in \"abci_genesis\""
     )]
     NoEntries,
+    /// A list stands elsewhere than where the entries are taken from, so it would be left out.
+    #[error("the entries stand {entries}, and {list} stands {found} as well: which is meant?")]
+    Ambiguous {
+        /// `genesis` or `nonces`.
+        list: &'static str,
+        /// Where the entries stand.
+        entries: &'static str,
+        /// Where the list stands as well.
+        found: &'static str,
+    },
     /// A list is neither a list of `{"key", "value"}` nor an object.
     #[error("{list}[{index}] is not an object of exactly \"key\" (text) and \"value\"")]
     Entry {
@@ -112,11 +123,16 @@ impl Import {
             let document = Document { path: Vec::new(), outer, entries: form, nonces: None };
             return Self { entries, nonces: Vec::new(), document }.checked();
         }
-        let path = match HOLDERS.into_iter().find(|holder| has_entries(outer.member(holder))) {
-            Some(holder) => vec![holder.to_owned()],
-            None if has_entries(Some(&outer)) => Vec::new(),
-            None => return Err(ImportError::NoEntries),
+        // Both lists stand in one place. One that stands in another would be left out unseen.
+        let stands = |list: &'static str| {
+            let found = PLACES.into_iter().filter(|(path, _)| has_list(&outer, path, list));
+            found.map(move |(path, place)| (path, list, place))
         };
+        let (path, _, entries) = stands("genesis").next().ok_or(ImportError::NoEntries)?;
+        if let Some((_, list, found)) = stands("genesis").chain(stands("nonces")).find(|(other, ..)| *other != path) {
+            return Err(ImportError::Ambiguous { list, entries, found });
+        }
+        let path: Vec<_> = path.iter().map(|name| (*name).to_owned()).collect();
         let holder = holder(&mut outer, &path).expect("the path was just found");
         let mut take = |list| match member_mut(holder, list) {
             Some(hole) => listed(list, std::mem::replace(hole, Json::Null)).map(Some),
@@ -227,8 +243,9 @@ impl Import {
     }
 }
 
-fn has_entries(holder: Option<&Json>) -> bool {
-    matches!(holder.and_then(|holder| holder.member("genesis")), Some(Json::List(_) | Json::Object(_)))
+fn has_list(outer: &Json, path: &[&str], list: &str) -> bool {
+    let found = path.iter().chain([&list]).try_fold(outer, |value, name| value.member(name));
+    matches!(found, Some(Json::List(_) | Json::Object(_)))
 }
 
 fn member_mut<'a>(object: &'a mut Json, name: &str) -> Option<&'a mut Json> {
@@ -287,7 +304,7 @@ pub enum ExportError {
 }
 
 /// The export of a state: the document it was imported from with the entries as they stand now, or, for a state that
-/// was never imported, `{"genesis": […], "nonces": […]}`.
+/// was never imported, or from a bare list since when accounts have acted, `{"genesis": […], "nonces": […]}`.
 ///
 /// Entries keep the order of the import; what came since follows in the order of names.
 ///
@@ -327,7 +344,12 @@ pub fn export(state: &dyn Read) -> Result<Json, ExportError> {
     let [entries_order, nonces_order] = order;
     let entries = written(entries, &entries_order, form);
     if outer == Json::Null {
-        return Ok(entries); // A bare list had no place for nonces, so it gets none.
+        // A bare list has no place for nonces. Once there are any it gets one: who began again without them, under the same
+        // chain id, would run every transaction again that was ever signed.
+        if nonces.is_empty() {
+            return Ok(entries);
+        }
+        outer = Json::Object(vec![("genesis".to_owned(), Json::Null)]);
     }
     let holder = holder(&mut outer, &path).ok_or(ExportError::Template)?;
     *member_mut(holder, "genesis").ok_or(ExportError::Template)? = entries;

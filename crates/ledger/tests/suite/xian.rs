@@ -1,7 +1,7 @@
 //! Xian's exports come in whole and go out whole, and its currency is counted exactly.
 
 use crate::tools::*;
-use keelstone_codec::{BoundedList, Decode, Text};
+use keelstone_codec::{BoundedList, Decode, Encode as _, Text};
 use keelstone_ledger::modules::contracts::{self, PATCH, balance_name};
 use keelstone_ledger::xian::{self, Decimal, EntryKey, Import, ImportError, NameError, Record};
 use keelstone_ledger::{Genesis, Json, JsonFault, Receipt, Refusal, Verdict};
@@ -107,6 +107,16 @@ fn imports_that_cannot_be_kept_whole_are_refused_by_name() {
     assert!(matches!(refused(r#"[{"key":"a"}]"#), ImportError::Entry { .. }));
     assert!(matches!(refused(r#"[{"key":1,"value":1}]"#), ImportError::Entry { .. }));
     assert!(matches!(refused(r#"[{"key":"a","value":1,"comment":""}]"#), ImportError::Entry { .. }));
+    let list = |name: &str| format!(r#"[{{"key":"{name}","value":1}}]"#);
+    let two = [
+        (format!(r#"{{"abci_genesis":{{"genesis":{}}},"nonces":{}}}"#, list("a"), list("b")), "nonces"),
+        (format!(r#"{{"genesis":{},"abci_genesis":{{"genesis":{}}}}}"#, list("a"), list("b")), "genesis"),
+        (format!(r#"{{"genesis":{},"abci_genesis":{{"nonces":{}}}}}"#, list("a"), list("b")), "nonces"),
+        (r#"{"app_state":{"genesis":{}},"abci_genesis":{"genesis":{},"nonces":{}}}"#.to_owned(), "genesis"),
+    ];
+    for (file, name) in two {
+        assert!(matches!(refused(&file), ImportError::Ambiguous { list, .. } if list == name), "{file}");
+    }
     assert!(matches!(refused(r#"{"genesis":[],"nonces":3}"#), ImportError::List { list: "nonces" }));
     let twice = r#"[{"key":"a","value":1},{"key":"a","value":1}]"#;
     assert!(matches!(refused(twice), ImportError::Duplicate { list: "genesis", name } if name == "a"));
@@ -297,6 +307,24 @@ fn imported_nonces_count_on() {
     block(&chain, &[signed(1, 42, vec![register("ada")])]);
     let exported = xian::export(&chain.view()).unwrap();
     assert_eq!(exported.to_string(), file.replace(":41}", ":42}"));
+}
+
+/// spec: XIAN-6, TX-6. A chain that begins again from its export takes no transaction again, whatever it began from the first
+/// time.
+#[test]
+fn what_was_signed_before_an_export_is_no_good_after_it() {
+    for file in ["[]", r#"{"genesis":[]}"#, r#"{"hash":"","genesis":[],"nonces":[]}"#] {
+        let (_, chain) = there_and_back(file.as_bytes());
+        let old = signed(1, 0, vec![register("ada")]);
+        block(&chain, std::slice::from_ref(&old));
+        let exported = xian::export(&chain.view()).unwrap().to_pretty();
+        let (_, again) = there_and_back(exported.as_bytes());
+        match again.submit(&old.to_bytes()) {
+            Err(Refusal::NonceUsed { next: 1, found: 0 }) => {}
+            other => panic!("{file}: {other:?}"),
+        }
+        block(&again, &[signed(1, 1, vec![register("ada")])]);
+    }
 }
 
 proptest! {
