@@ -360,7 +360,8 @@ impl Social {
     }
 }
 
-/// Takes an agent out of an alliance and gives it its bond, unless that is forfeited. The last one ends the alliance.
+/// Takes an agent out of an alliance and gives it its bond, unless that is forfeited. The last one ends the alliance, and so
+/// does one without whom more than half of the others want it dissolved.
 // spec: SOCIAL-2, SOCIAL-3
 pub(super) fn take_out(
     agents: &mut Agents,
@@ -385,7 +386,22 @@ pub(super) fn take_out(
     } else {
         agents.add_stake(&agent, bond)?;
     }
-    Ok(social.alliances.insert(&id, &alliance)?)
+    keep_or_dissolve(agents, social, id, &alliance, cx)
+}
+
+/// Writes an alliance as it became, or ends it if more than half of its members want that.
+// spec: SOCIAL-3
+fn keep_or_dissolve(
+    agents: &mut Agents,
+    social: &mut Social,
+    id: AllianceId,
+    alliance: &Alliance,
+    cx: &mut Context,
+) -> Result<(), Denied> {
+    match alliance.dissolving.len() * 2 > alliance.members.len() {
+        true => end(agents, social, id, alliance, Ending::Dissolved, cx),
+        false => Ok(social.alliances.insert(&id, alliance)?),
+    }
 }
 
 /// Ends an alliance: each member gets its bond and an equal share of the pot, and what cannot be shared equally goes,
@@ -587,11 +603,8 @@ impl Transition<Society> for DissolveAlliance {
     fn apply(&self, world: &mut Draft<Society>, cx: &mut Context) -> Result<(), Denied> {
         let (agent, mut alliance) = own_alliance(world, self.alliance, cx)?;
         alliance.dissolving.insert(agent).map_err(|error| denied!("members: {error}"))?;
-        if alliance.dissolving.len() * 2 > alliance.members.len() {
-            let Society { agents, social, .. } = &mut **world;
-            return end(agents, social, self.alliance, &alliance, Ending::Dissolved, cx);
-        }
-        Ok(world.social.alliances.insert(&self.alliance, &alliance)?)
+        let Society { agents, social, .. } = &mut **world;
+        keep_or_dissolve(agents, social, self.alliance, &alliance, cx)
     }
 }
 

@@ -153,6 +153,43 @@ fn an_alliance_pays_out_to_the_last_unit() {
     assert!(denied(&one(&chain, 2, vec![join()])).contains("no alliance 1"));
 }
 
+/// spec: SOCIAL-3, SOCIAL-7. Two of four are no majority; two of the three that are left are, however the fourth goes.
+#[test]
+fn an_alliance_ends_when_those_who_stay_are_mostly_for_it() {
+    for betrayed in [false, true] {
+        let chain = chain_of(&staked([(1, 100), (2, 100), (3, 100), (4, 100)]));
+        let terms = social::Terms { bond: 10, ..Default::default() };
+        let (name, purpose, benefits) = (Text::new("loom").unwrap(), Text::default(), Text::default());
+        let proposal =
+            social::ProposeAlliance { name, purpose, terms, benefits, prize: 8, invited: Default::default() };
+        let alliance = AllianceId(1);
+        fine(&one(&chain, 1, vec![op(&proposal)]));
+        for person in 2..5 {
+            fine(&one(&chain, person, vec![op(&social::JoinAlliance { alliance })]));
+        }
+        for person in 1..3 {
+            fine(&one(&chain, person, vec![op(&social::DissolveAlliance { alliance })]));
+        }
+        assert_eq!(world(&chain).social.alliance(alliance).unwrap().members.len(), 4);
+        let goes = match betrayed {
+            true => op(&social::BetrayAlliance { alliance, text: Text::new("enough").unwrap() }),
+            false => op(&social::LeaveAlliance { alliance }),
+        };
+        fine(&one(&chain, 3, vec![goes]));
+        assert!(world(&chain).social.alliances.get(&alliance).unwrap().is_none());
+        // 8 or, with a bond, 18 among three.
+        let (mut paid, gone) = (stakes(&chain, [1, 2, 4]), stakes(&chain, [3]));
+        assert_eq!(gone, [if betrayed { 90 } else { 100 }]);
+        assert_eq!(paid.iter().sum::<u64>() + gone[0], 400);
+        // The founder put in the prize.
+        paid[0] += 8;
+        paid.sort_unstable();
+        let share = |unit: u64| 100 + if betrayed { 6 } else { unit };
+        paid.iter().for_each(|paid| assert!([share(2), share(3)].contains(paid), "{paid}"));
+        assert_eq!(world(&chain).social.memberships.iter().count(), 0);
+    }
+}
+
 /// spec: SOCIAL-3. Anybody ends an alliance above its height, and nobody joins it there.
 #[test]
 fn an_alliance_expires_above_its_height() {
