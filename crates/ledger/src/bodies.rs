@@ -15,6 +15,7 @@ use keelstone_store::StoreError;
 use keelstone_store::kv::{Kv, Range};
 use keelstone_tree::Hasher;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// The blocks of a database.
@@ -75,10 +76,10 @@ impl Bodies {
     /// none if there is none.
     ///
     /// # Errors
-    /// As [`Bodies::block`].
+    /// As [`Bodies::block`]: [`LedgerError::NoBlock`] also for a time before the first block that is kept.
     pub fn at_time(&self, time: Timestamp, genesis: Height) -> Result<Option<Height>, LedgerError> {
         let Some(last) = self.last()? else { return Ok(None) };
-        let found = last_by(time, genesis, last, |height| self.block(height))?;
+        let found = last_by(&*self.kv, time, genesis..=last, |height| self.block(height))?;
         Ok((found > genesis).then_some(found))
     }
 }
@@ -144,13 +145,20 @@ fn opened<T: Decode>(height: Height, what: &str, packed: &[u8], known: &[u8]) ->
     Ok((value, bytes.into_owned()))
 }
 
-/// The last height above `low` and up to `high` whose block is not after a time; `low` if there is none.
+/// The last height of a range from the genesis' on whose block is not after a time; the genesis' if there is none. Bodies are
+/// kept from some height on: [`LedgerError::NoBlock`] if the one asked for is below it.
 pub(crate) fn last_by(
+    kv: &dyn Kv,
     time: Timestamp,
-    mut low: Height,
-    mut high: Height,
+    heights: RangeInclusive<Height>,
     block: impl Fn(Height) -> Result<Block, LedgerError>,
 ) -> Result<Height, LedgerError> {
+    let (genesis, mut high) = heights.into_inner();
+    let found = kv.range(&Range::prefix(&[BODY], 1))?;
+    let first = found.first().and_then(|(key, _)| height_in(key));
+    // What comes before the first that is kept.
+    let before = first.map_or(high, |first| first.prev().unwrap_or_default().max(genesis).min(high));
+    let mut low = before;
     // Times never run backwards, so the last one is found by halving.
     while low < high {
         let middle = Height(low.0 + (high.0 - low.0).div_ceil(2));
@@ -158,6 +166,10 @@ pub(crate) fn last_by(
             true => low = middle,
             false => high = Height(middle.0 - 1),
         }
+    }
+    // Nothing shows that it is this one.
+    if low == before && low > genesis {
+        return Err(LedgerError::NoBlock { height: low });
     }
     Ok(low)
 }

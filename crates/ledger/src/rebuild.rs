@@ -118,7 +118,7 @@ impl<H: Hasher> Ledger<H> {
                 if time < first {
                     return Err(RebuildError::TooEarly { first, found: time });
                 }
-                Ok(last_by(time, self.genesis_height(), last, |height| self.block(height))?)
+                Ok(last_by(&*self.kv, time, self.genesis_height()..=last, |height| self.block(height))?)
             }
         }
     }

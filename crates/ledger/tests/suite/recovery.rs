@@ -168,6 +168,20 @@ fn a_time_or_an_operation_means_its_block() {
         Err(RebuildError::TooEarly { first, found }) => assert_eq!((first, found), (Timestamp(1_000), Timestamp(999))),
         other => panic!("{other:?}"),
     }
+    // A node that took the state from another has no blocks from before, and does not look for one.
+    let joined = restored(&chain, &Arc::default());
+    let first = chain.height().next();
+    for nonce in 7..12 {
+        let transaction = signed(2, nonce, vec![post("on")]);
+        block(&joined, std::slice::from_ref(&transaction));
+        let time = block(&chain, &[transaction]).block.time;
+        assert_eq!(joined.height_until(Until::Time(time)).unwrap(), chain.height_until(Until::Time(time)).unwrap());
+    }
+    let before = chain.block(first).unwrap().time.0 - 1;
+    match joined.height_until(Until::Time(Timestamp(before))) {
+        Err(RebuildError::Ledger(LedgerError::NoBlock { height })) => assert_eq!(height, first.prev().unwrap()),
+        other => panic!("{other:?}"),
+    }
     let none = TxId(keelstone_codec::Hash::ZERO);
     assert!(matches!(chain.height_until(Until::Transaction(none)), Err(RebuildError::NoTransaction(id)) if id == none));
     let last = chain.audit_range().unwrap().end;
