@@ -16,8 +16,10 @@ pub(crate) fn create<T>(
 ) -> Result<T, Failure> {
     let failed = |error: io::Error| failed(path, &error);
     let mut out = BufWriter::new(File::create_new(path).map_err(failed)?);
-    let written = write(&mut out)
-        .and_then(|done| out.flush().and_then(|()| out.get_ref().sync_all()).map_err(failed).map(|()| done));
+    let written = write(&mut out).and_then(|done| {
+        let synced = out.flush().and_then(|()| out.get_ref().sync_all()).and_then(|()| sync_parent(path));
+        synced.map_err(failed).map(|()| done)
+    });
     if written.is_err() {
         // Half a file is of no use; that it cannot be removed is no worse.
         let _ = fs::remove_file(path);
@@ -37,7 +39,14 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&fresh, path)
+    fs::rename(&fresh, path)?;
+    sync_parent(path)
+}
+
+/// Has the name of a file outlive a power cut too.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Why a file that [`create`] writes could not be written.
