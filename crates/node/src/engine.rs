@@ -12,7 +12,7 @@ use crate::check::Checked;
 use crate::config::{Config, History};
 use crate::consensus::{Consensus, Ran};
 use crate::exit::{Exit, Failure, causes};
-use crate::generations::{Generation, Generations};
+use crate::generations::{Generation, Generations, Replaced};
 use crate::home::Home;
 use crate::http::ENTRIES_BYTES_MAX;
 use crate::mend::Mendable;
@@ -335,21 +335,23 @@ pub(crate) struct Aside {
     generations: Generations,
     generation: Generation,
     /// What counts until then.
-    current: Option<Generation>,
+    replaced: Replaced,
 }
 
 impl Aside {
-    /// Takes the home for this process.
+    /// Takes the home for this process, also one of which nobody knows what counts in it.
     pub(crate) fn of(home: &Home) -> Result<Self, Failure> {
-        let generations = Generations::open(&home.data())?;
-        let current = generations.current()?;
+        let (generations, replaced) = Generations::open_to_replace(&home.data())?;
+        if replaced.damage.is_none() {
+            generations.sweep()?;
+        }
         let generation = generations.fresh()?;
-        Ok(Self { generations, generation, current })
+        Ok(Self { generations, generation, replaced })
     }
 
-    /// Whether there is a state whose place this would take.
+    /// Whether there is a state whose place this would take, or was one.
     pub(crate) fn replaces(&self) -> bool {
-        self.current.is_some()
+        self.replaced.generation.is_some() || self.replaced.damage.is_some()
     }
 
     /// Where to build the state.
@@ -372,13 +374,16 @@ impl Aside {
 
     /// Takes over what lies beside the state in the generation that counts: blocks, receipts, notes.
     pub(crate) fn take_over_files(&self) -> Result<(), Failure> {
-        self.current.as_ref().map_or(Ok(()), |current| self.generation.take_over_files(current))
+        let current = self.replaced.generation.as_ref();
+        current.map_or(Ok(()), |current| self.generation.take_over_files(current))
     }
 
-    /// Makes what was built the home's state, and removes what it replaces.
-    pub(crate) fn settle(self) -> Result<(), Failure> {
+    /// Makes what was built the home's state, and removes what it replaces. Says why that could not be removed, if so: by
+    /// then it does not count, and the next start removes it.
+    // spec: STORE-10
+    pub(crate) fn settle(self) -> Result<Option<Failure>, Failure> {
         self.generations.switch(&self.generation)?;
-        self.current.map_or(Ok(()), |old| self.generations.discard(&old))
+        Ok(self.generations.sweep().unwrap_or_else(Some))
     }
 }
 
@@ -487,7 +492,7 @@ fn repair_with<H: Hasher>(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Mended, RepairError> {
     let missing = StoreError::Missing { file: "superblock" };
-    let damaged = aside.current.as_ref().ok_or(missing)?.state();
+    let damaged = aside.replaced.generation.as_ref().ok_or(missing)?.state();
     let open = |path: &Path| {
         let io = |source: io::Error| StoreError::Io {
             doing: "open",

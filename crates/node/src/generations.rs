@@ -3,12 +3,13 @@
 //! ```text
 //! data/LOCK            held by the one process that uses the directory
 //! data/CURRENT         the name of the generation that counts
-//! data/gen-000001/     a generation: state/, blocks.redb and its blocks.wal; and `unconfirmed`, if nothing but a snapshot
-//!                      speaks for it, or `hollow`, if it lacks the state that its chain inherited
+//! data/gen-000001/     a generation: state/, blocks.redb and its blocks.wal; `counted`, once it counts; and `unconfirmed`,
+//!                      if nothing but a snapshot speaks for it, or `hollow`, if it lacks the state that its chain inherited
 //! ```
 //!
 //! A generation counts once `CURRENT` names it, and `CURRENT` changes by one rename. So a crash at any moment leaves the
-//! old generation or the new one whole; whatever else lies there is swept away at the next start (spec: STORE-10).
+//! old generation or the new one whole; whatever else lies there is swept away at the next start (spec: STORE-10). Where
+//! `CURRENT` is lost, a generation that counted is the chain: that is damage, and nothing is swept.
 
 use crate::exit::{Exit, Failure};
 use keelstone_codec::Height;
@@ -21,6 +22,9 @@ const CURRENT: &str = "CURRENT";
 /// `CURRENT` before it is renamed.
 const NEXT: &str = "CURRENT.next";
 const PREFIX: &str = "gen-";
+/// There is such a file in a generation that counts, or did and was not given up: without `CURRENT` nothing else tells it from
+/// one that was being built.
+const COUNTED: &str = "counted";
 /// The height of a restored state, as long as no block was made on it.
 const UNCONFIRMED: &str = "unconfirmed";
 /// There is no such file in a state that is whole.
@@ -40,9 +44,53 @@ pub(crate) struct Generation {
     path: PathBuf,
 }
 
+/// What a state from elsewhere takes the place of.
+#[derive(Debug)]
+pub(crate) struct Replaced {
+    /// The generation that counts; where nothing says which one does, the only one that did.
+    pub(crate) generation: Option<Generation>,
+    /// Why it is not known what counts.
+    pub(crate) damage: Option<Failure>,
+}
+
+/// What `CURRENT` says.
+enum Named {
+    /// There is none.
+    Absent,
+    Generation(Generation),
+    /// Something that is no name.
+    Nonsense(String),
+}
+
 impl Generations {
     /// Takes a data directory for this process and sweeps away what no crash should have left.
     pub(crate) fn open(data: &Path) -> Result<Self, Failure> {
+        let generations = Self::locked(data)?;
+        if let Some(failure) = generations.sweep()? {
+            tracing::warn!(%failure, "a generation that does not count stays, and is in nobody's way");
+        }
+        Ok(generations)
+    }
+
+    /// As [`Self::open`], to put another state in the place of what is there, which may be damaged. Nothing is swept.
+    pub(crate) fn open_to_replace(data: &Path) -> Result<(Self, Replaced), Failure> {
+        let generations = Self::locked(data)?;
+        let replaced = match generations.current() {
+            Ok(generation) => Replaced { generation, damage: None },
+            Err(failure) if failure.exit == Exit::Integrity => {
+                // One that is named and gone says that those which are there do not count.
+                let generation = match generations.named()? {
+                    Named::Generation(_) => None,
+                    Named::Absent | Named::Nonsense(_) => generations.only_counted()?,
+                };
+                Replaced { generation, damage: Some(failure) }
+            }
+            Err(failure) => return Err(failure),
+        };
+        Ok((generations, replaced))
+    }
+
+    fn locked(data: &Path) -> Result<Self, Failure> {
         let failed = |error: io::Error| Failure::io(data.display(), &error);
         let directory = Directory::new(data).map_err(failed)?;
         let lock = directory.lock().map_err(|error| match error {
@@ -50,34 +98,71 @@ impl Generations {
                 .hint("stop the node that runs there, or give another --home"),
             LockError::Io(error) => failed(error),
         })?;
-        let generations = Self { data: data.to_owned(), _lock: lock };
-        generations.sweep()?;
-        Ok(generations)
+        Ok(Self { data: data.to_owned(), _lock: lock })
     }
 
-    /// The generation that counts; none in a directory that has none yet.
-    pub(crate) fn current(&self) -> Result<Option<Generation>, Failure> {
+    fn named(&self) -> Result<Named, Failure> {
         let path = self.data.join(CURRENT);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Failure::io(path.display(), &error)),
-        };
-        let number = text.strip_suffix('\n').and_then(number_of);
-        match number.map(|number| self.generation(number)) {
-            Some(generation) if generation.path.is_dir() => Ok(Some(generation)),
-            Some(generation) => {
-                Err(Failure::integrity(format!("{} names {}, which is absent", path.display(), generation.name())))
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                let number = text.strip_suffix('\n').and_then(number_of);
+                Ok(number.map_or(Named::Nonsense(text), |number| Named::Generation(Generation::at(&self.data, number))))
             }
-            None => Err(Failure::integrity(format!("{} names no generation: {text:?}", path.display()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Named::Absent),
+            Err(error) => Err(Failure::io(path.display(), &error)),
         }
     }
 
-    /// An empty directory for the next generation.
+    /// The generation that counts; none in a directory that has none yet.
+    ///
+    /// # Errors
+    /// An integrity failure if nothing says which of those that are there counts.
+    pub(crate) fn current(&self) -> Result<Option<Generation>, Failure> {
+        let path = self.data.join(CURRENT);
+        let damaged = match self.named()? {
+            Named::Generation(generation) if generation.path.is_dir() => return Ok(Some(generation)),
+            Named::Generation(generation) => format!("{} names {}, which is absent", path.display(), generation.name()),
+            Named::Nonsense(text) => format!("{} names no generation: {text:?}", path.display()),
+            Named::Absent => match self.counted()?.first() {
+                None => return Ok(None),
+                Some(counted) => format!("there is no {}, and {} counted", path.display(), counted.name()),
+            },
+        };
+        let hint = match self.only_counted()? {
+            Some(one) => {
+                format!("if {} is to count, write its name and a line's end into that file; else ", one.name())
+            }
+            None => String::new(),
+        };
+        let hint = format!("{hint}keelstone recover, or keelstone snapshot restore, puts a state in its place");
+        Err(Failure::integrity(damaged).hint(hint))
+    }
+
+    /// Those that count, or did and were not given up.
+    fn counted(&self) -> Result<Vec<Generation>, Failure> {
+        let mut counted = self.all()?;
+        counted.retain(Generation::has_counted);
+        Ok(counted)
+    }
+
+    fn only_counted(&self) -> Result<Option<Generation>, Failure> {
+        let mut counted = self.counted()?;
+        Ok(if counted.len() == 1 { counted.pop() } else { None })
+    }
+
+    /// Every generation that lies there, by number.
+    fn all(&self) -> Result<Vec<Generation>, Failure> {
+        all(&self.data).map_err(|error| Failure::io(self.data.display(), &error))
+    }
+
+    /// An empty directory for the next generation: none of those that are there is touched, whether it counts or not.
     pub(crate) fn fresh(&self) -> Result<Generation, Failure> {
-        let number = self.current()?.map_or(1, |current| current.number.wrapping_add(1).max(1));
-        let generation = self.generation(number);
-        self.discard(&generation)?;
+        let last = self.all()?.last().map_or(0, |last| last.number);
+        let next = last.checked_add(1).ok_or_else(|| {
+            Failure::integrity(format!("{} has a generation {last}, and none can follow", self.data.display()))
+        })?;
+        let generation = Generation::at(&self.data, next);
         fs::create_dir(&generation.path).map_err(|error| Failure::io(generation.path.display(), &error))?;
         Ok(generation)
     }
@@ -95,7 +180,9 @@ impl Generations {
             fault(&self.data, Fault::Switch)?;
             sync_directory(&self.data)
         })();
-        switched.map_err(|error| Failure::io(format_args!("could not switch to {}", to.path.display()), &error))
+        switched.map_err(|error| Failure::io(format_args!("could not switch to {}", to.path.display()), &error))?;
+        to.mark_counted();
+        Ok(())
     }
 
     /// Removes a generation that does not count.
@@ -118,24 +205,24 @@ impl Generations {
         if self.current()?.as_ref() == Some(generation) { Ok(()) } else { self.discard(generation) }
     }
 
-    fn generation(&self, number: u32) -> Generation {
-        Generation { number, path: self.data.join(format!("{PREFIX}{number:06}")) }
-    }
-
-    /// Removes every generation but the one that counts.
-    fn sweep(&self) -> Result<(), Failure> {
+    /// Removes every generation but the one that counts. Says why one could not be removed, if so.
+    ///
+    /// # Errors
+    /// As [`Self::current`], and nothing is removed then.
+    pub(crate) fn sweep(&self) -> Result<Option<Failure>, Failure> {
         let current = self.current()?;
-        let failed = |error: io::Error| Failure::io(self.data.display(), &error);
-        for entry in fs::read_dir(&self.data).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let number = entry.file_name().to_str().and_then(number_of);
-            let Some(generation) = number.map(|number| self.generation(number)) else { continue };
+        if let Some(current) = current.as_ref().filter(|current| !current.has_counted()) {
+            // Killed between the switch and the mark.
+            current.mark_counted();
+        }
+        let mut left = None;
+        for generation in self.all()? {
             if current.as_ref() != Some(&generation) {
                 tracing::info!(generation = generation.name(), "swept away a generation that does not count");
-                self.discard(&generation)?;
+                left = self.discard(&generation).err().or(left);
             }
         }
-        Ok(())
+        Ok(left)
     }
 }
 
@@ -171,6 +258,32 @@ fn fault(_: &Path, _: Fault) -> io::Result<()> {
 }
 
 impl Generation {
+    fn at(data: &Path, number: u32) -> Self {
+        Self { number, path: data.join(format!("{PREFIX}{number:06}")) }
+    }
+
+    fn has_counted(&self) -> bool {
+        self.path.join(COUNTED).exists()
+    }
+
+    /// Notes that it counts: after `CURRENT` names it, for one that a crash left unnamed never counted. Without the mark it
+    /// counts all the same, and the next start makes up for it.
+    fn mark_counted(&self) {
+        let marked = write_durable(&self.path.join(COUNTED), b"").and_then(|()| sync_directory(&self.path));
+        if let Err(error) = marked {
+            tracing::warn!(%error, generation = self.name(), "a generation that counts could not be marked");
+        }
+    }
+
+    /// Takes the mark back.
+    fn give_up(&self) -> io::Result<()> {
+        match fs::remove_file(self.path.join(COUNTED)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => sync_directory(&self.path),
+        }
+    }
+
     /// Where the state lies.
     pub(crate) fn state(&self) -> PathBuf {
         self.path.join("state")
@@ -211,12 +324,12 @@ impl Generation {
         }
     }
 
-    /// Takes over the files of another generation, all that is not its state, durably.
+    /// Takes over the files of another generation, all that is not its state nor the mark that it counts, durably.
     pub(crate) fn take_over_files(&self, other: &Self) -> Result<(), Failure> {
         let copy = || -> io::Result<()> {
             for entry in fs::read_dir(&other.path)? {
                 let entry = entry?;
-                if entry.file_type()?.is_file() {
+                if entry.file_type()?.is_file() && entry.file_name() != COUNTED {
                     let to = self.path.join(entry.file_name());
                     fs::copy(entry.path(), &to)?;
                     fs::File::open(&to)?.sync_all()?;
@@ -245,14 +358,58 @@ impl Generation {
 }
 
 /// Lets no generation of a data directory count any more, durably, before the rest of it is removed: what is left of that
-/// is swept away at the next start, while a name that leads to nothing would be damage.
+/// is swept away at the next start, while a name that leads to nothing, or none beside what counted, would be damage. A
+/// crash before the name is gone changes nothing: what it names counts, with the mark or without.
 // spec: STORE-10
 pub(crate) fn name_none(data: &Path) -> Result<(), Failure> {
-    let removed = match fs::remove_file(data.join(CURRENT)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => sync_directory(data).and_then(|()| fault(data, Fault::Empty)),
+    let emptied = (|| {
+        all(data)?.iter().try_for_each(Generation::give_up)?;
+        match fs::remove_file(data.join(CURRENT)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => sync_directory(data)?,
+        }
+        fault(data, Fault::Empty)
+    })();
+    emptied.map_err(|error| Failure::io(format_args!("could not empty {}", data.display()), &error))
+}
+
+/// Every generation in a data directory, by number.
+fn all(data: &Path) -> io::Result<Vec<Generation>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(data)? {
+        let number = entry?.file_name().to_str().and_then(number_of);
+        all.extend(number.map(|number| Generation::at(data, number)));
+    }
+    all.sort_by_key(|generation| generation.number);
+    Ok(all)
+}
+
+/// Who holds a data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holder {
+    Nobody,
+    /// A process, by the number it wrote down.
+    Process(Option<u32>),
+    /// This user may not look.
+    Unknown,
+}
+
+/// Looks who holds a data directory, and leaves it to them.
+pub(crate) fn holder(data: &Path) -> Holder {
+    let mut file = match fs::File::open(data.join("LOCK")) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Holder::Nobody,
+        Err(_) => return Holder::Unknown,
     };
-    removed.map_err(|error| Failure::io(format_args!("could not empty {}", data.display()), &error))
+    match file.try_lock_shared() {
+        Ok(()) => Holder::Nobody,
+        Err(fs::TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let read = io::Read::read_to_string(&mut io::Read::take(&mut file, 32), &mut text);
+            Holder::Process(read.ok().and_then(|_| text.trim().parse().ok()))
+        }
+        Err(fs::TryLockError::Error(_)) => Holder::Unknown,
+    }
 }
 
 /// The number in a generation's name.
@@ -333,10 +490,82 @@ mod tests {
     #[test]
     fn ss39_a_second_process_is_told_who_holds_the_directory() {
         let home = tempfile::tempdir().unwrap();
-        let _held = Generations::open(home.path()).unwrap();
+        assert_eq!(holder(home.path()), Holder::Nobody);
+        let held = Generations::open(home.path()).unwrap();
         let failure = Generations::open(home.path()).unwrap_err();
         assert_eq!(failure.exit, Exit::InUse);
         assert!(failure.message.contains(&std::process::id().to_string()), "{failure}");
+        assert_eq!(holder(home.path()), Holder::Process(Some(std::process::id())));
+        drop(held);
+        assert_eq!(holder(home.path()), Holder::Nobody);
+    }
+
+    /// spec: STORE-10. What counted is the chain: that its name is lost removes nothing, and is no reason to begin anew.
+    #[test]
+    fn a_current_that_is_lost_is_damage_and_nothing_is_swept() {
+        let home = tempfile::tempdir().unwrap();
+        let generations = Generations::open(home.path()).unwrap();
+        let never = generations.fresh().unwrap();
+        drop(generations);
+        let generations = Generations::open(home.path()).unwrap();
+        assert!(!never.path.exists(), "it never counted");
+        let first = generations.fresh().unwrap();
+        generations.switch(&first).unwrap();
+        drop(generations);
+        fs::remove_file(home.path().join(CURRENT)).unwrap();
+        for _ in 0..2 {
+            let failure = Generations::open(home.path()).unwrap_err();
+            assert_eq!(failure.exit, Exit::Integrity);
+            assert!(failure.hint.as_deref().unwrap().contains("gen-000001"), "{:?}", failure.hint);
+            assert!(first.path.is_dir());
+        }
+        fs::write(home.path().join(CURRENT), "gen-000001\n").unwrap();
+        let generations = Generations::open(home.path()).unwrap();
+        assert_eq!(generations.current().unwrap(), Some(first.clone()), "what the hint says helps");
+        drop(generations);
+        // Killed between the switch and the mark: the next start makes it.
+        first.give_up().unwrap();
+        drop(Generations::open(home.path()).unwrap());
+        fs::remove_file(home.path().join(CURRENT)).unwrap();
+        assert_eq!(Generations::open(home.path()).unwrap_err().exit, Exit::Integrity);
+        // Given up on purpose it is swept.
+        name_none(home.path()).unwrap();
+        assert_eq!(Generations::open(home.path()).unwrap().current().unwrap(), None);
+        assert!(!first.path.exists());
+    }
+
+    /// Whatever is damaged, another state can take its place: beside what is there until it counts, and of blocks only
+    /// what did count before.
+    #[test]
+    fn what_is_damaged_can_be_replaced() {
+        let home = tempfile::tempdir().unwrap();
+        let current = home.path().join(CURRENT);
+        let named = |text: &str| fs::write(&current, text).unwrap();
+        let generations = Generations::open(home.path()).unwrap();
+        let first = generations.fresh().unwrap();
+        generations.switch(&first).unwrap();
+        let never = generations.fresh().unwrap();
+        drop(generations);
+        for damage in ["", "nonsense", "gen-000009\n", "absent"] {
+            if damage == "absent" {
+                fs::remove_file(&current).unwrap()
+            } else {
+                named(damage)
+            }
+            let (generations, replaced) = Generations::open_to_replace(home.path()).unwrap();
+            assert_eq!(replaced.damage.unwrap().exit, Exit::Integrity, "{damage:?}");
+            let blocks = (damage != "gen-000009\n").then(|| first.clone());
+            assert_eq!(replaced.generation, blocks, "{damage:?}");
+            assert!(generations.fresh().unwrap().number > never.number, "{damage:?}");
+        }
+        let (generations, _) = Generations::open_to_replace(home.path()).unwrap();
+        let next = generations.fresh().unwrap();
+        generations.switch(&next).unwrap();
+        generations.sweep().unwrap();
+        assert_eq!(generations.all().unwrap(), [next.clone()]);
+        drop(generations);
+        let (_, replaced) = Generations::open_to_replace(home.path()).unwrap();
+        assert!(replaced.damage.is_none() && replaced.generation == Some(next));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::commands::init::{PRODUCER, now};
 use crate::config::{Config, IntegrityDepth};
 use crate::engine;
 use crate::exit::{Exit, Failure, causes};
-use crate::generations::{Generation, Generations};
+use crate::generations::{Generation, Generations, Replaced};
 use crate::home::Home;
 use crate::keyfile::KeyDir;
 use crate::newfile;
@@ -54,7 +54,7 @@ const NETWORK_BYTES_PER_MS: u64 = 10_000;
 /// And milliseconds a block takes.
 const BLOCK_MS: u64 = 5;
 /// What is said where the blocks of the old state cannot be taken over.
-const LEFT_BEHIND: &str = "the blocks and receipts below the snapshot are damaged and not taken over";
+const LEFT_BEHIND: &str = "the blocks and receipts below the snapshot are lost or damaged, and not taken over";
 
 /// What is to be had again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,7 +136,7 @@ struct Place<'a, H: Hasher> {
     wish: Wish<'a>,
     genesis: Genesis,
     generations: Generations,
-    current: Option<Generation>,
+    replaced: Replaced,
     /// What is built.
     aside: Option<Generation>,
     /// The blocks here; or why there are none.
@@ -183,10 +183,11 @@ impl<'a, H: Hasher> Place<'a, H> {
         registry: &'a Registry,
         wish: Wish<'a>,
     ) -> Result<Self, Failure> {
-        let generations = Generations::open(&home.data())?;
-        let current = generations.current()?;
-        let bodies = match &current {
+        let (generations, replaced) = Generations::open_to_replace(&home.data())?;
+        let bodies = match &replaced.generation {
             None => Err(Failed::Unavailable("there are no blocks here".to_owned())),
+            // Opening them would make them anew.
+            Some(current) if !current.blocks().exists() => Err(Failed::Unavailable("the blocks are gone".to_owned())),
             Some(current) => match RedbKv::open(&current.blocks()) {
                 Ok(kv) => Ok(Bodies::over(Arc::new(kv))),
                 Err(error) => Err(of_blocks(error)),
@@ -199,7 +200,7 @@ impl<'a, H: Hasher> Place<'a, H> {
             wish,
             genesis,
             generations,
-            current,
+            replaced,
             aside: None,
             bodies,
             others: None,
@@ -288,6 +289,9 @@ impl<'a, H: Hasher> Place<'a, H> {
     fn run(mut self) -> Result<Recovered, Failure> {
         let began = now();
         let (target, depth) = (self.target()?, self.depth());
+        if self.replaced.damage.is_none() {
+            self.generations.sweep()?;
+        }
         let order = self.given_order().unwrap_or_else(|| {
             by_time(&mut self, &target.version()).into_iter().map(|(strategy, _)| strategy).collect()
         });
@@ -357,7 +361,7 @@ impl<'a, H: Hasher> Place<'a, H> {
     /// when it counts, so nothing is kept back.
     // spec: RECOVER-8
     fn check_room(&self, state_bytes: u64) -> Result<(), Failed> {
-        let blocks = self.current.as_ref().map_or(0, |current| bytes_of(&current.blocks()));
+        let blocks = self.replaced.generation.as_ref().map_or(0, |current| bytes_of(&current.blocks()));
         let data = Self::directory(&self.home.data())?;
         Ok(room::check(&data, state_bytes.saturating_add(blocks), 0)?)
     }
@@ -429,7 +433,10 @@ impl<'a, H: Hasher> Place<'a, H> {
     // spec: RECOVER-9
     fn ledger_over(&mut self, store: Store<H>, generation: &Generation) -> Result<Ledger<H>, Failed> {
         self.left_behind = None;
-        let Some(current) = &self.current else { return self.ledger_without_blocks(store, generation) };
+        let Some(current) = &self.replaced.generation else {
+            self.left_behind = self.replaced.damage.as_ref().map(|failure| failure.message.clone());
+            return self.ledger_without_blocks(store, generation);
+        };
         let from = current.blocks();
         let copied = |error: io::Error| Failed::Machine(format!("could not copy {}: {error}", from.display()));
         let taken = self.bodies.clone().and_then(|_| {
@@ -532,7 +539,7 @@ impl<'a, H: Hasher> Place<'a, H> {
 
     /// Bytes of the state that counts, as it lies on the disk: about what another takes.
     fn state_bytes(&self) -> u64 {
-        self.current.as_ref().map_or(0, |current| bytes_of(&current.state()))
+        self.replaced.generation.as_ref().map_or(0, |current| bytes_of(&current.state()))
     }
 
     /// Whether a version can lead to a target, or why not.
@@ -630,9 +637,8 @@ impl<H: Hasher> World for Place<'_, H> {
         let _ = fs::remove_dir_all(self.home.joining());
         // The database of the old one is open still.
         self.bodies = Err(Failed::Unavailable("the recovery is over".to_owned()));
-        if let Some(old) = self.current.replace(aside)
-            && let Err(failure) = self.generations.discard(&old)
-        {
+        self.replaced = Replaced { generation: Some(aside), damage: None };
+        if let Some(failure) = self.generations.sweep().unwrap_or_else(Some) {
             tracing::warn!(%failure, "the old state does not count; the next start removes it");
         }
         Ok(())
@@ -770,7 +776,7 @@ mod tests {
         let wish = Wish { wanted: Wanted::Newest, root: None, only: Some(only), keys: &keys, who: Who::User, progress };
         let genesis = home.read_genesis().expect("it was written");
         let place = Place::<Blake3>::open(home, genesis, config, &registry, wish).expect("nobody uses it");
-        spoil(&place.current.as_ref().expect("there is a state").blocks());
+        spoil(&place.replaced.generation.as_ref().expect("there is a state").blocks());
         place.run()
     }
 

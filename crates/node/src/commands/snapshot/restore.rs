@@ -72,7 +72,7 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
         let what = format!(
             "this forgets the state, the blocks and the receipts here, and puts height {height} in their place"
         );
-        confirmed(options.yes, &what)?;
+        confirmed(options.yes, &what).inspect_err(|_| aside.give_up())?;
     }
     let own = OwnLog::of(home);
     let event = NodeEvent::Restored { source: cut(options.snapshot.to_string()) };
