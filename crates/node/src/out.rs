@@ -67,6 +67,13 @@ impl Out {
         self.say(format_args!("  {} {value}", self.ink(Ink::Quiet, format_args!("{name:<18}"))));
     }
 
+    /// Says what went wrong beside what was done.
+    pub(crate) fn warn(&self, warnings: &[String]) {
+        for warning in warnings {
+            self.say(format_args!("{} {warning}", self.ink(Ink::Bad, "!")));
+        }
+    }
+
     /// Gives programs one JSON value on one line; people do not see it.
     pub(crate) fn emit(&self, value: &impl Serialize) {
         if self.json {

@@ -21,7 +21,7 @@ use crate::keyfile::KeyDir;
 use crate::newfile;
 use crate::own_log::{OwnLog, Stood, Who};
 use crate::room;
-use crate::snapshots::look_into_library;
+use crate::snapshots::{forget_above, hold_library, look_into_library};
 use elsewhere::{Offers, Others};
 use keelstone_codec::{Encode as _, Height, Root, Timestamp};
 use keelstone_execution::{PublicKey, Registry};
@@ -323,7 +323,8 @@ impl<'a, H: Hasher> Place<'a, H> {
         let mut done = vec![keep(&path, &signed), own.note(who, told, step, Stood { before: None, after })];
         let mut warnings: Vec<String> = left_behind.into_iter().map(|why| format!("{LEFT_BEHIND}: {why}")).collect();
         if recovered.is_some() {
-            done.push(crate::snapshots::forget_above(self.home, target.height));
+            let held = hold_library(self.home);
+            done.push(held.and_then(|library| forget_above(library.as_ref(), self.home, target.height)));
         }
         for failure in done.into_iter().filter_map(Result::err) {
             // Once another state counts nothing that fails here undoes that.

@@ -86,12 +86,15 @@ pub(crate) fn open_library(home: &Home) -> Result<Library, Failure> {
     Ok(library)
 }
 
+/// The library of a home whose history is about to change, if it has one: whoever holds it can make it fit what comes of
+/// that, and nobody is kept from it by another process once it is too late.
+pub(crate) fn hold_library(home: &Home) -> Result<Option<Library>, Failure> {
+    home.snapshots().exists().then(|| open_library(home)).transpose()
+}
+
 /// Removes the snapshots of a history that is no more, if there are any.
-pub(crate) fn forget_above(home: &Home, height: Height) -> Result<(), Failure> {
-    if !home.snapshots().exists() {
-        return Ok(());
-    }
-    let library = open_library(home)?;
+pub(crate) fn forget_above(library: Option<&Library>, home: &Home, height: Height) -> Result<(), Failure> {
+    let Some(library) = library else { return Ok(()) };
     let own = OwnLog::of(home);
     for info in library.list().iter().filter(|info| info.id.height > height) {
         library.delete(info.id)?;

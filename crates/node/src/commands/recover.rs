@@ -144,9 +144,7 @@ fn show(recovered: &recovery::Recovered, context: &Context<'_>) {
     out.row("root", recovered.signed.report.root);
     out.row("trusted by", recovered.signed.report.trust.name());
     out.row("report", recovered.path.display());
-    for warning in &recovered.warnings {
-        out.say(format_args!("{} {warning}", out.ink(Ink::Bad, "!")));
-    }
+    out.warn(&recovered.warnings);
     let mut shown = recovery::show(&recovered.signed);
     shown["report"] = json!(recovered.path.display().to_string());
     shown["warnings"] = json!(recovered.warnings);

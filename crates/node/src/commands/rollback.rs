@@ -6,7 +6,7 @@ use crate::cometbft::rpc::Rpc;
 use crate::exit::{Exit, Failure, causes};
 use crate::out::grouped;
 use crate::own_log::{OwnLog, standing};
-use crate::snapshots::forget_above;
+use crate::snapshots::{forget_above, hold_library};
 use clap::Args;
 use keelstone_codec::Height;
 use keelstone_ledger::NodeEvent;
@@ -34,18 +34,18 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let lost = before.saturating_sub(options.height);
     confirmed(options.yes, &format!("this forgets {} blocks above height {}", grouped(lost), options.height))?;
     let to = Height(options.height);
-    let root = OwnLog::of(&context.home).around(
-        &NodeEvent::RolledBack { to },
-        || standing(&*chain),
-        || {
-            let root = chain.rollback(to)?;
-            forget_above(&context.home, to)?;
-            Ok(root)
-        },
-    )?;
+    // Held from before there is no way back: snapshots above that height are of a history that is no more.
+    let library = hold_library(&context.home)?;
+    let root =
+        OwnLog::of(&context.home).around(&NodeEvent::RolledBack { to }, || standing(&*chain), || chain.rollback(to))?;
+    let forgotten = forget_above(library.as_ref(), &context.home, to);
+    let warnings: Vec<String> = forgotten.err().map(|failure| failure.message).into_iter().collect();
     context.out.row("height", format_args!("{} (was {})", grouped(options.height), grouped(before)));
     context.out.row("root", root.0);
-    context.out.emit(&json!({ "height": options.height, "height_before": before, "root": root.0 }));
+    context.out.warn(&warnings);
+    context
+        .out
+        .emit(&json!({ "height": options.height, "height_before": before, "root": root.0, "warnings": warnings }));
     Ok(Exit::Ok)
 }
 

@@ -22,7 +22,7 @@ use crate::p2p::{
     Trust, Until, joiner_settings,
 };
 use crate::room;
-use crate::snapshots::forget_above;
+use crate::snapshots::{forget_above, hold_library};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use keelstone_codec::{Height, Root};
@@ -179,8 +179,11 @@ impl Sync<'_> {
         let (own, before) = (OwnLog::of(home), stands.map(stood));
         let event = NodeEvent::Restored { source: cut("peers and mirrors".to_owned()) };
         own.note(Who::User, event.clone(), NodeStep::Begun, Stood { before, after: None })?;
-        let fetched = self.fetch::<H>(runtime, sources.clone(), target.version, word, &aside);
-        let (version, progress) = match fetched {
+        // Held from before there is no way back: snapshots above what is fetched may be of a history that is no more.
+        let fetched = self
+            .fetch::<H>(runtime, sources.clone(), target.version, word, &aside)
+            .and_then(|(version, progress)| Ok((version, progress, hold_library(home)?)));
+        let (version, progress, library) = match fetched {
             Ok(fetched) => fetched,
             Err(failure) => {
                 aside.give_up();
@@ -192,14 +195,18 @@ impl Sync<'_> {
         if self.fresh {
             home.write_genesis(&self.genesis)?;
         }
-        aside.settle()?;
+        let left = aside.settle()?;
         // It has served: what cannot be removed is in nobody's way, and is cleared by the next sync.
         let _ = std::fs::remove_dir_all(home.joining());
-        forget_above(home, version.height)?;
-        own.note(Who::User, event, NodeStep::Done, Stood { before, after: Some(stood(version)) })?;
+        // Once the state counts nothing that fails undoes that.
+        let forgotten = forget_above(library.as_ref(), home, version.height);
+        let noted = own.note(Who::User, event, NodeStep::Done, Stood { before, after: Some(stood(version)) });
+        let warnings = left.into_iter().chain(forgotten.err()).chain(noted.err()).map(|failure| failure.message);
+        let warnings: Vec<String> = warnings.collect();
+        drop(library);
         let engine = engine::open(home, &self.config, &context.application.registry)?;
         let stands = self.catch_up(runtime, sources, word, &*engine)?;
-        self.report(&version, &stands, &progress, &target, started.elapsed());
+        self.report(&version, &stands, &progress, &target, started.elapsed(), &warnings);
         Ok(Exit::Ok)
     }
 
@@ -387,7 +394,15 @@ impl Sync<'_> {
         }
     }
 
-    fn report(&self, fetched: &Version, stands: &Version, progress: &Progress, target: &Target, took: Duration) {
+    fn report(
+        &self,
+        fetched: &Version,
+        stands: &Version,
+        progress: &Progress,
+        target: &Target,
+        took: Duration,
+        warnings: &[String],
+    ) {
         let out = self.context.out;
         let total = progress.total.unwrap_or_default();
         out.say(out.ink(Ink::Good, "✓ synced, and the root is what it must be"));
@@ -400,10 +415,12 @@ impl Sync<'_> {
         out.row("state", format_args!("{} entries, {}", grouped(total.count), bytes(total.bytes)));
         out.row("received", bytes(progress.received_bytes));
         let (signer, header) = self.say_by(target, fetched.height);
+        out.warn(warnings);
         out.emit(&json!({
             "height": stands.height, "root": stands.root, "caught_up": caught_up, "fetched": true, "entries": total.count,
             "bytes": total.bytes, "received_bytes": progress.received_bytes, "nodes": progress.nodes,
             "certified_by": signer, "certified_by_header": header, "seconds": took.as_secs_f64(),
+            "warnings": warnings,
         }));
     }
 

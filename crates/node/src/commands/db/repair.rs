@@ -69,7 +69,8 @@ pub(super) fn run(
         let what = format!("this gives up the states of heights {first} to {}, which are damaged", end.0 - 1);
         confirmed(yes, &what).inspect_err(|_| aside.give_up())?;
     }
-    aside.take_over_files().and_then(|()| aside.settle())?;
+    aside.take_over_files()?;
+    let warnings: Vec<String> = aside.settle()?.into_iter().map(|failure| failure.message).collect();
     engine::open(&context.home, &config, &context.application.registry)?;
 
     let origin = match mended.from {
@@ -85,6 +86,7 @@ pub(super) fn run(
     if let Some((first, end)) = mended.lost {
         out.row("lost", format_args!("the states of heights {} to {}", grouped(first.0), grouped(end.0 - 1)));
     }
+    out.warn(&warnings);
     let from = match mended.from {
         RepairedFrom::Log => json!({ "kind": "log" }),
         RepairedFrom::Version(height) => json!({ "kind": "version", "height": height }),
@@ -94,6 +96,7 @@ pub(super) fn run(
     found["repaired"] = json!({
         "height": mended.height, "root": mended.root, "from": from,
         "lost_heights": mended.lost.map(|(first, end)| json!({ "from": first, "to": end.0 - 1 })),
+        "warnings": warnings,
     });
     out.emit(&found);
     Ok(Exit::Ok)

@@ -12,7 +12,7 @@ use crate::exit::{Exit, Failure};
 use crate::out::{Ink, bytes, grouped};
 use crate::own_log::{OwnLog, Stood, Who, standing};
 use crate::room;
-use crate::snapshots::forget_above;
+use crate::snapshots::{forget_above, hold_library};
 use clap::Args;
 use keelstone_codec::{Height, Key, Namespace, Root};
 use keelstone_ledger::{Genesis, NodeEvent, NodeStep, Standing, cut};
@@ -80,21 +80,30 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
     let built = aside.directory().and_then(|directory| {
         room::check(&directory, room::of(info.totals), config.snapshots.reserve_percent)?;
         let plan = Plan { snapshot: &options.snapshot, expected: &expected, deltas: &deltas, target: (height, root) };
-        build(&plan, genesis.hasher, Some(&genesis), directory, context)
+        build(&plan, genesis.hasher, Some(&genesis), directory, context)?;
+        // Held from before there is no way back: snapshots above that height are of a history that is no more.
+        hold_library(home)
     });
-    if let Err(failure) = built {
-        aside.give_up();
-        let reason = cut(failure.message.clone());
-        own.note(Who::User, event, NodeStep::Failed { reason }, Stood { before, after: before })?;
-        return Err(failure);
-    }
+    let library = match built {
+        Ok(library) => library,
+        Err(failure) => {
+            aside.give_up();
+            let reason = cut(failure.message.clone());
+            own.note(Who::User, event, NodeStep::Failed { reason }, Stood { before, after: before })?;
+            return Err(failure);
+        }
+    };
     if fresh {
         home.write_genesis(&genesis)?;
     }
-    aside.settle()?;
-    forget_above(home, height)?;
-    let restored = Some(Standing { height, root });
-    own.note(Who::User, event, NodeStep::Done, Stood { before, after: restored })?;
+    let left = aside.settle()?;
+    // Once the state counts nothing that fails undoes that.
+    let forgotten = forget_above(library.as_ref(), home, height);
+    let stood = Stood { before, after: Some(Standing { height, root }) };
+    let noted = own.note(Who::User, event, NodeStep::Done, stood);
+    let warnings = left.into_iter().chain(forgotten.err()).chain(noted.err()).map(|failure| failure.message);
+    let warnings: Vec<String> = warnings.collect();
+    drop(library);
     engine::open(home, config, &context.application.registry)?;
     let seconds = started.elapsed().as_secs_f64();
 
@@ -104,9 +113,13 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
     out.row("root", root);
     out.row("snapshot", format_args!("{} entries, {}", grouped(info.totals.count), bytes(info.totals.bytes)));
     super::say_trust(out, options.root.is_some(), options.snapshot.is_archive());
+    out.warn(&warnings);
     out.emit(&super::with(
         &info,
-        json!({ "height": height, "root": root, "root_given": options.root.is_some(), "seconds": seconds }),
+        json!({
+            "height": height, "root": root, "root_given": options.root.is_some(), "seconds": seconds,
+            "warnings": warnings,
+        }),
     ));
     Ok(Exit::Ok)
 }
@@ -223,5 +236,52 @@ fn flat<E>(error: ApplyError<ApplyError<E>>) -> ApplyError<E> {
     match error {
         ApplyError::Taker(error) => error,
         ApplyError::Delta(error) => ApplyError::Delta(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Application;
+    use crate::config::Config;
+    use crate::generations::Fault;
+    use crate::home::Home;
+    use crate::snapshots::{making, open_library};
+    use keelstone_codec::{ChainId, Timestamp};
+    use keelstone_ledger::SecretKey;
+    use keelstone_ledger::modules::standard;
+    use std::ops::ControlFlow;
+
+    /// spec: STORE-10. Once a state counts, what it replaced being in the way of nothing but the disk is no failure.
+    #[test]
+    fn a_restored_state_counts_though_the_one_before_cannot_be_removed() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let home = Home::new(place.path().to_owned());
+        let mut config = Config::default();
+        config.snapshots.reserve_percent = 0;
+        home.write_genesis(&Genesis::new(ChainId::new("restored-1").expect("a name"))).expect("written");
+        let chain = engine::open(&home, &config, &standard()).expect("a new chain");
+        for time in 1..=2 {
+            chain.produce(Timestamp(time), SecretKey::from_seed(&[7; 32]).public(), true).expect("a block");
+        }
+        let library = open_library(&home).expect("a library");
+        let version = chain.version(Some(Height(1))).expect("it is kept");
+        version.snapshot(&library, &making(&config.snapshots), &mut |_| ControlFlow::Continue(())).expect("a snapshot");
+        drop((version, library, chain));
+        std::fs::write(Fault::Discard.file(&home.data()), "").expect("written");
+        let directory = place.path().to_str().expect("UTF-8");
+        let command = ["keelstone", "snapshot", "restore", "1", "--yes", "--set", "snapshots.reserve_percent=0"];
+        let arguments = command.into_iter().chain(["--home", directory]).map(Into::into);
+        assert_eq!(Application::new(standard()).run(arguments), Exit::Ok);
+        let last = std::cell::RefCell::new(None);
+        let mut each = |_, next: &keelstone_ledger::SignedNodeRecord| *last.borrow_mut() = Some(next.record.clone());
+        OwnLog::of(&home).verify(None, &mut each).expect("it can be read");
+        let last = last.take().expect("there is a record");
+        assert_eq!((last.step, last.after.map(|after| after.height)), (NodeStep::Done, Some(Height(1))));
+        assert!(home.data().join("gen-000001").is_dir(), "it could not be removed");
+        std::fs::remove_file(Fault::Discard.file(&home.data())).expect("it was written");
+        let chain = engine::open(&home, &config, &standard()).expect("it opens");
+        assert_eq!(chain.status().expect("it stands").height, 1);
+        assert!(!home.data().join("gen-000001").exists(), "the next start removed it");
     }
 }
