@@ -298,7 +298,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         Action::Verify { snapshot, root, restore } => {
             let expected = expected(genesis_if_any(context)?.as_ref(), root.as_deref())?;
             if restore {
-                restore::rehearse(&snapshot, &expected, context)?;
+                restore::rehearse(&snapshot, &expected, &config, context)?;
             }
             let bar = out.progress("proving", 0);
             let proven = snapshot.read(context, |origin| origin.verify(&expected, &mut show(&bar)));

@@ -27,6 +27,8 @@ use std::time::Instant;
 
 /// Deltas that are applied at once: all are held in memory.
 const DELTAS_MAX: usize = 64;
+/// What a directory is called that a state is built in to be thrown away; the process that does follows.
+const REHEARSAL: &str = "rehearsal-";
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -125,14 +127,40 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
 }
 
 /// Builds the state of a snapshot in a directory that is thrown away.
-pub(super) fn rehearse(snapshot: &Source, expected: &Expected, context: &Context<'_>) -> Result<(), Failure> {
+pub(super) fn rehearse(
+    snapshot: &Source,
+    expected: &Expected,
+    config: &Config,
+    context: &Context<'_>,
+) -> Result<(), Failure> {
     let info = snapshot.read(context, |origin| origin.inspect(expected))?;
     let data = context.home.data();
     let place = if data.is_dir() { data } else { std::env::temp_dir() };
-    let place = Scratch(place.join(format!("rehearsal-{}", std::process::id())));
+    sweep_rehearsals(&place);
+    let place = Scratch(place.join(format!("{REHEARSAL}{}", std::process::id())));
     let directory = Directory::new(&place.0).map_err(|error| Failure::io(place.0.display(), &error))?;
+    room::check(&directory, room::of(info.totals), config.snapshots.reserve_percent)?;
     let plan = Plan { snapshot, expected, deltas: &[], target: (info.id.height, info.root) };
     build(&plan, info.hasher, None, Arc::new(directory), context)
+}
+
+/// Removes what rehearsals left that were killed. What cannot be removed is only in the way of the disk.
+fn sweep_rehearsals(place: &Path) {
+    let Ok(entries) = std::fs::read_dir(place) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(REHEARSAL)?.parse().ok());
+        // Signal 0 only asks; one that may not be sent has somebody to go to as well.
+        let process = process.and_then(rustix::process::Pid::from_raw);
+        let is_over = process.is_some_and(|process| {
+            // This one has left nothing yet: another had its number.
+            process == rustix::process::getpid()
+                || rustix::process::test_kill_process(process) == Err(rustix::io::Errno::SRCH)
+        });
+        if is_over {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// A directory that is removed when this is dropped.
