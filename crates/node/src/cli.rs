@@ -7,6 +7,7 @@ use crate::commands;
 use crate::config::{Config, Origins};
 use crate::engine::{self, Engine};
 use crate::exit::{Exit, Failure};
+use crate::generations::{Holder, holder};
 use crate::home::Home;
 use crate::keyfile::KeyDir;
 use crate::out::{Ink, Out};
@@ -188,9 +189,26 @@ impl Context<'_> {
         }
     }
 
-    /// The node that runs over this home directory, if one answers.
+    /// The node that runs over this home directory, if one answers. What a node that was killed has announced is of nobody:
+    /// whoever listens there now is somebody else, and would be taken for this chain and sent its token.
     pub(crate) fn node(&self) -> Option<Remote> {
-        Remote::own(&self.home.announced_api()?, tokens::own(&self.home))
+        let announced = self.home.announced_api()?;
+        let token = match holder(&self.home.data()) {
+            Holder::Process(Some(process)) if process == announced.pid => tokens::own(&self.home),
+            // Whoever may not look has no business with the token.
+            Holder::Unknown => None,
+            Holder::Process(_) | Holder::Nobody => return None,
+        };
+        let remote = Remote::own(&announced, token)?;
+        let ours = self.home.read_genesis().ok()?.first_state().ok()?.hash.to_string();
+        // One that does not say is asked all the same, and says why.
+        let is_another = remote.status().is_ok_and(|status| status.genesis_hash != ours);
+        (!is_another).then_some(remote)
+    }
+
+    /// Whether a node elsewhere was named.
+    pub(crate) fn asks_elsewhere(&self) -> bool {
+        self.elsewhere.url.is_some()
     }
 
     /// The node that was named, if one was.

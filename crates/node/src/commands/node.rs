@@ -90,6 +90,8 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         }
         opened => opened?,
     };
+    // Left by one that was killed: until this one listens nobody is to be led to where that did.
+    context.home.withdraw_api();
     if matches!(maker, Maker::CometBft) {
         engine.validators()?; // A chain without any is refused before the engine finds out.
     }
