@@ -140,6 +140,41 @@ enum Command {
     Tx(commands::tx::Options),
 }
 
+impl Command {
+    /// Whether it asks a chain for what it says, or sends it something: the node that was named, or this home's. What does
+    /// not works here, and must not where a node elsewhere was named.
+    fn asks(&self) -> bool {
+        match self {
+            Self::Audit(options) => options.asks(),
+            Self::Bundle(options) => options.asks(),
+            Self::Tx(options) => options.asks(),
+            Self::Conflict(_) | Self::History(_) | Self::Query(_) | Self::Session(_) | Self::Status(_) => true,
+            Self::Bench(_)
+            | Self::Check(_)
+            | Self::Completions(_)
+            | Self::Config(_)
+            | Self::Db(_)
+            | Self::Demo(_)
+            | Self::Export(_)
+            | Self::Import(_)
+            | Self::Init(_)
+            | Self::Keys(_)
+            | Self::Mirror(_)
+            | Self::Node(_)
+            | Self::Proof(_)
+            | Self::Rebuild(_)
+            | Self::Recover(_)
+            | Self::Replay(_)
+            | Self::Rollback(_)
+            | Self::Snapshot(_)
+            | Self::Statesync(_)
+            | Self::Sync(_)
+            | Self::Testnet(_)
+            | Self::Token(_) => false,
+        }
+    }
+}
+
 /// What a command works with.
 pub(crate) struct Context<'a> {
     pub(crate) application: &'a Application,
@@ -214,20 +249,7 @@ impl Context<'_> {
     /// The node that was named, if one was.
     fn elsewhere(&self) -> Result<Option<Remote>, Failure> {
         let given = &self.elsewhere;
-        let Some(url) = &given.url else {
-            let others = [
-                ("--ca", given.ca.is_some()),
-                ("--pin", given.pin.is_some()),
-                ("--client-certificate", given.client_certificate.is_some()),
-                ("--client-key", given.client_key.is_some()),
-                ("--token-file", given.token_file.is_some()),
-                ("--insecure", given.insecure),
-            ];
-            return match others.into_iter().find(|(_, is_given)| *is_given) {
-                Some((name, _)) => Err(Failure::usage(format!("{name} is for --node URL"))),
-                None => Ok(None),
-            };
-        };
+        let Some(url) = &given.url else { return self.stay_here().map(|()| None) };
         let trust = match (&given.ca, &given.pin) {
             (Some(_), Some(_)) => return Err(Failure::usage("give --ca or --pin, not both")),
             (Some(file), None) => Some(Trust::Authorities(file.clone())),
@@ -248,26 +270,35 @@ impl Context<'_> {
         Remote::elsewhere(Elsewhere { url, trust, identity, token, insecure: given.insecure }).map(Some)
     }
 
-    /// Refuses what only the directory itself can answer, if a node elsewhere was named.
+    /// Refuses to work on this home where a node elsewhere was named, and what is said about one where none was.
     fn stay_here(&self) -> Result<(), Failure> {
-        match &self.elsewhere.url {
-            Some(url) => {
-                Err(Failure::usage(format!("this works on a home directory; the node at {url} cannot be asked")))
-            }
+        let given = &self.elsewhere;
+        if let Some(url) = &given.url {
+            let message = format!("this works on a home directory; the node at {url} cannot be asked");
+            return Err(Failure::usage(message));
+        }
+        let others = [
+            ("--ca", given.ca.is_some()),
+            ("--pin", given.pin.is_some()),
+            ("--client-certificate", given.client_certificate.is_some()),
+            ("--client-key", given.client_key.is_some()),
+            ("--token-file", given.token_file.is_some()),
+            ("--insecure", given.insecure),
+        ];
+        match others.into_iter().find(|(_, is_given)| *is_given) {
+            Some((name, _)) => Err(Failure::usage(format!("{name} is for --node URL"))),
             None => Ok(()),
         }
     }
 
     /// As [`Self::open_chain`], for an engine that may have the state from its peers.
     pub(crate) fn open_to_join(&self) -> Result<Arc<dyn Engine>, Failure> {
-        self.stay_here()?;
         let (config, _) = self.config()?;
         engine::open_to_join(&self.home, &config, &self.application.registry)
     }
 
     /// The chain of this home directory, in this process. Fails if another process has it.
     pub(crate) fn open_chain(&self) -> Result<Arc<dyn Engine>, Failure> {
-        self.stay_here()?;
         let (config, _) = self.config()?;
         engine::open(&self.home, &config, &self.application.registry)
     }
@@ -290,18 +321,28 @@ impl Application {
     /// Runs the command this process was started with and says how it ended.
     #[must_use]
     pub fn main(self) -> ExitCode {
-        self.run(std::env::args_os()).into()
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        if asks_for_json(&arguments) {
+            // Programs are told once, in JSON, by `run`; a panic of another thread is not what the command ends with.
+            let (main, others) = (std::thread::current().id(), std::panic::take_hook());
+            std::panic::set_hook(Box::new(move |panic| {
+                if std::thread::current().id() != main {
+                    others(panic);
+                }
+            }));
+        }
+        self.run(arguments).into()
     }
 
     /// Runs one command line. The first argument is the program's name, as in `argv`.
     pub fn run(&self, arguments: impl IntoIterator<Item = OsString>) -> Exit {
         let arguments: Vec<OsString> = arguments.into_iter().collect();
-        let asked_for_json = arguments.iter().any(|argument| argument == "--json");
-        let out = Out::new(asked_for_json);
-        let result = self
-            .parse(&out, arguments)
-            .and_then(|cli| cli.map_or(Ok(Exit::Ok), |cli| self.dispatch(&out, cli)))
-            .and_then(|exit| out.finish().map(|()| exit));
+        let out = Out::new(asks_for_json(&arguments));
+        let result = caught(|| {
+            self.parse(&out, arguments)
+                .and_then(|cli| cli.map_or(Ok(Exit::Ok), |cli| self.dispatch(&out, cli)))
+                .and_then(|exit| out.finish().map(|()| exit))
+        });
         result.unwrap_or_else(|failure| {
             report(&out, &failure);
             failure.exit
@@ -347,6 +388,9 @@ impl Application {
         let home = Home::new(home(cli.global.home.clone())?);
         let Global { settings, elsewhere, passphrase, .. } = cli.global;
         let context = Context { application: self, out, home, home_given, settings, elsewhere, passphrase };
+        if !cli.command.asks() {
+            context.stay_here()?;
+        }
         match cli.command {
             Command::Audit(options) => commands::audit::run(options, &context),
             Command::Bench(options) => commands::bench::run(options, &context),
@@ -380,6 +424,18 @@ impl Application {
             Command::Tx(options) => commands::tx::run(options, &context),
         }
     }
+}
+
+fn asks_for_json(arguments: &[OsString]) -> bool {
+    arguments.iter().any(|argument| argument == "--json")
+}
+
+/// Runs a command. A panic is a bug, and ends it as any other failure does, so that who called it is told in the same way.
+fn caught(command: impl FnOnce() -> Result<Exit, Failure>) -> Result<Exit, Failure> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(command)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(Failure::error(format!("the program has a bug: {}", said.unwrap_or("it does not say which"))))
+    })
 }
 
 /// The home directory: as given, or `.keelstone` in the user's own.
@@ -427,6 +483,14 @@ pub(crate) fn report(out: &Out, failure: &Failure) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bug_is_told_as_any_other_failure() {
+        let failure = caught(|| panic!("height {}", 7)).expect_err("it panicked");
+        assert_eq!((failure.exit, failure.message.as_str()), (Exit::Error, "the program has a bug: height 7"));
+        assert_eq!(caught(|| panic!("plain")).expect_err("it panicked").message, "the program has a bug: plain");
+        assert_eq!(caught(|| Ok(Exit::Refused)).expect("it did not"), Exit::Refused);
+    }
 
     #[test]
     fn the_command_line_is_well_formed() {

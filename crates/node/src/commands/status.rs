@@ -28,7 +28,7 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
         status.snapshots = Some(SnapshotFigures::of(&library.list()));
     }
     let (config, _) = context.config()?;
-    if config.engine.kind == EngineKind::CometBft {
+    if config.engine.kind == EngineKind::CometBft && !context.asks_elsewhere() {
         status.engine = Some(Rpc::of_engine(&config.engine.rpc).standing());
     }
     if status.api.is_none() && config.engine.kind == EngineKind::Follow {
@@ -45,7 +45,8 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     out.row("history", format_args!("from height {}", grouped(status.lowest_height)));
     out.row("waiting", format_args!("{} transactions", grouped(status.waiting)));
     if let Some(scrub) = &status.scrub {
-        let of_this = (scrub.done_bytes * 100).checked_div(scrub.total_bytes).unwrap_or_default();
+        let done = u128::from(scrub.done_bytes) * 100;
+        let of_this = done.checked_div(u128::from(scrub.total_bytes)).unwrap_or_default();
         out.row("scrub", format_args!("{} passes, {of_this} % of the next", grouped(scrub.passes)));
         if scrub.problems > 0 {
             let found = format!("{} problems found: keelstone db check names them", grouped(scrub.problems));

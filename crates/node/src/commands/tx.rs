@@ -66,6 +66,13 @@ enum Action {
     },
 }
 
+impl Options {
+    /// Whether a chain may be asked. One that was signed is shown as it is.
+    pub(crate) fn asks(&self) -> bool {
+        !matches!(self.action, Action::Show { .. })
+    }
+}
+
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     match options.action {
         Action::Build { file, from } => build(&file, &from, context),

@@ -101,6 +101,13 @@ enum Action {
     },
 }
 
+impl Options {
+    /// Whether a chain is asked, rather than looked into here.
+    pub(crate) fn asks(&self) -> bool {
+        matches!(self.action, Action::Show { .. } | Action::Proof { .. } | Action::Checkpoint { .. })
+    }
+}
+
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     match options.action {
         Action::Show { from, height, kind, who, limit } => {

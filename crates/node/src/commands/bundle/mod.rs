@@ -105,6 +105,22 @@ impl Sender {
     }
 }
 
+impl Options {
+    /// Whether a chain may be asked.
+    pub(crate) fn asks(&self) -> bool {
+        match &self.action {
+            Action::Offline(action) => action.asks(),
+            Action::Operation(action) => action.asks(),
+            Action::Submit { .. }
+            | Action::Status { .. }
+            | Action::List
+            | Action::Resume { .. }
+            | Action::Retry { .. }
+            | Action::Cancel { .. } => true,
+        }
+    }
+}
+
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     match options.action {
         Action::Offline(action) => offline::run(action, context),

@@ -107,6 +107,13 @@ pub(super) enum Expectation {
     Both,
 }
 
+impl Action {
+    /// Whether a chain may be asked; what is done over a witness asks nobody.
+    pub(super) fn asks(&self) -> bool {
+        matches!(self, Self::Build { .. } | Self::Witness { .. })
+    }
+}
+
 pub(super) fn run(action: Action, context: &Context<'_>) -> Result<Exit, Failure> {
     match action {
         Action::Build { bundle, out } => {

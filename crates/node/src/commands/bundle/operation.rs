@@ -45,6 +45,13 @@ pub(super) enum Action {
     },
 }
 
+impl Action {
+    /// Whether a chain is asked.
+    pub(super) fn asks(&self) -> bool {
+        matches!(self, Self::ProveOperation { .. })
+    }
+}
+
 pub(super) fn run(action: Action, context: &Context<'_>) -> Result<Exit, Failure> {
     let (answer, root, out) = match action {
         Action::ProveOperation { id, operation, root, out } => {
