@@ -4,7 +4,7 @@
 //! the bytes again and compares, so that what a person reads is what was proven. Forms: `docs/audit.md`.
 
 use crate::api;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::strict_json;
 use keelstone_codec::{ChainId, Decode, Encode, Hash, Height, Root};
 use keelstone_execution::mmr::{Mmr, MmrConsistency, MmrInclusion};
@@ -228,6 +228,26 @@ pub(crate) struct BadRecord {
     pub(crate) what: String,
 }
 
+/// The first line of an export: its first record, the place behind its last, and where the log stood.
+fn read_head(line: &str) -> Result<(u64, u64, Checkpoint), Failure> {
+    let head: Value = strict_json::parse(line.as_bytes()).map_err(|error| Failure::usage(error.to_string()))?;
+    let number = |name: &str| head.get(name).and_then(Value::as_u64);
+    let (Some(version), Some(from), Some(to)) = (number("audit_export"), number("from"), number("to")) else {
+        return Err(Failure::usage("it is not the head of an export"));
+    };
+    if version != u64::from(EXPORT) {
+        return Err(Failure::usage(format!("the export has form {version}, this program reads {EXPORT}")));
+    }
+    let shown = head.get("checkpoint").cloned().unwrap_or_default();
+    let shown: api::AuditCheckpoint =
+        serde_json::from_value(shown).map_err(|error| Failure::usage(error.to_string()))?;
+    let checkpoint = read_checkpoint(&shown)?;
+    if to > checkpoint.log.count() || from > to {
+        return Err(Failure::usage(format!("{from} to {to} of {} records", checkpoint.log.count())));
+    }
+    Ok((from, to, checkpoint))
+}
+
 /// Verifies an export line by line: each record, that it is the next, its proof, and that what it says for people is what
 /// its bytes say. A checkpoint that is trusted must be that of the export, or that of a part of it from the start.
 // spec: AUDIT-2, AUDIT-8
@@ -236,23 +256,10 @@ pub(crate) fn verify_export(
     mut lines: impl Iterator<Item = Result<String, Failure>>,
     trusted: Option<&Checkpoint>,
 ) -> Result<Result<Exported, BadRecord>, Failure> {
-    let head = lines.next().ok_or_else(|| Failure::usage("the export is empty"))??;
-    let head: Value =
-        strict_json::parse(head.as_bytes()).map_err(|error| Failure::usage(format!("line 1: {error}")))?;
-    let number = |name: &str| head.get(name).and_then(Value::as_u64);
-    let (Some(version), Some(from), Some(to)) = (number("audit_export"), number("from"), number("to")) else {
-        return Err(Failure::usage("line 1 is not the head of an export"));
-    };
-    if version != u64::from(EXPORT) {
-        return Err(Failure::usage(format!("the export has form {version}, this program reads {EXPORT}")));
-    }
-    let shown = head.get("checkpoint").cloned().unwrap_or_default();
-    let shown: api::AuditCheckpoint =
-        serde_json::from_value(shown).map_err(|error| Failure::usage(format!("line 1: {error}")))?;
-    let checkpoint = read_checkpoint(&shown)?;
-    if to > checkpoint.log.count() || from > to {
-        return Err(Failure::usage(format!("line 1: {from} to {to} of {} records", checkpoint.log.count())));
-    }
+    let head = lines.next().ok_or_else(|| Failure::integrity("the export is empty"))??;
+    // Whoever asks gave a file: what is wrong in it is none of their doing.
+    let damaged = |failure: Failure| Failure::integrity(format!("line 1: {}", failure.message));
+    let (from, to, checkpoint) = read_head(&head).map_err(damaged)?;
     if trusted.is_some_and(|trusted| !same_chain(trusted, &checkpoint)) {
         return Err(Failure::integrity("the checkpoint is of another chain than the export"));
     }
@@ -260,7 +267,10 @@ pub(crate) fn verify_export(
     let (mut index, mut grown) = (from, Mmr::<AuditLog>::default());
     let bad = |index, what: String| Ok(Err(BadRecord { index, what }));
     for line in lines {
-        let line = line?;
+        let line = match line {
+            Err(failure) if failure.exit == Exit::Integrity => return bad(index, failure.message),
+            line => line?,
+        };
         if index == to {
             return bad(index, "a line follows the last record".to_owned());
         }

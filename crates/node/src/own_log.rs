@@ -314,11 +314,11 @@ pub(crate) fn verify_export(
     key: Option<PublicKey>,
     each: &mut dyn FnMut(u64, &SignedNodeRecord),
 ) -> Result<NodeVerdict, Failure> {
-    let head = lines.next().ok_or_else(|| Failure::usage("the export is empty"))??;
+    let head = lines.next().ok_or_else(|| Failure::integrity("the export is empty"))??;
     let head: Value =
-        strict_json::parse(head.as_bytes()).map_err(|error| Failure::usage(format!("line 1: {error}")))?;
+        strict_json::parse(head.as_bytes()).map_err(|error| Failure::integrity(format!("line 1: {error}")))?;
     let start: NodeCheckpoint = decoded("start", head.pointer("/start/node_checkpoint"))
-        .map_err(|failure| Failure::usage(format!("line 1 is not the head of an export: {}", failure.message)))?;
+        .map_err(|failure| Failure::integrity(format!("line 1 is not the head of an export: {}", failure.message)))?;
     let mut walk = NodeWalk::begin(&start).map_err(|error| Failure::integrity(format!("line 1: {error}")))?;
     if export_head(&start) != head {
         return Err(Failure::integrity("line 1 says something else than what was signed"));
@@ -331,18 +331,26 @@ pub(crate) fn verify_export(
     }
     let mut ended = false;
     for line in lines {
-        let line = line?;
         let index = walk.count();
+        let line = match line {
+            Err(failure) if failure.exit == Exit::Integrity => {
+                verdict.fault = Some((index, failure.message));
+                break;
+            }
+            line => line?,
+        };
         let what = match strict_json::parse::<Value>(line.as_bytes()) {
             _ if ended => "a line follows the last".to_owned(),
             Err(error) => format!("the line is no JSON: {error}"),
             Ok(value) if value.get("end").is_some() => {
-                let end: NodeCheckpoint = decoded("end", value.pointer("/end/node_checkpoint"))?;
-                if (&end.state, end.key) == (walk.state(), walk.key()) && export_end(&end) == value {
-                    ended = true;
-                    continue;
+                match decoded::<NodeCheckpoint>("end", value.pointer("/end/node_checkpoint")) {
+                    Err(failure) => failure.message,
+                    Ok(end) if (&end.state, end.key) == (walk.state(), walk.key()) && export_end(&end) == value => {
+                        ended = true;
+                        continue;
+                    }
+                    Ok(_) => "the last line is not where the log stands".to_owned(),
                 }
-                "the last line is not where the log stands".to_owned()
             }
             Ok(value) => match decoded::<SignedNodeRecord>("record", value.get("record")) {
                 Err(failure) => failure.message,

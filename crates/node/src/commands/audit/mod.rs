@@ -250,7 +250,7 @@ fn check_goes_on(kept: &Checkpoint, found: &Checkpoint) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The lines of a file, each of them bounded.
+/// The lines of a file, each of them bounded. One that is none is damage.
 fn lines(file: &Path) -> Result<impl Iterator<Item = Result<String, Failure>>, Failure> {
     let shown = file.display().to_string();
     let mut input = match File::open(file) {
@@ -261,15 +261,17 @@ fn lines(file: &Path) -> Result<impl Iterator<Item = Result<String, Failure>>, F
         Err(error) => return Err(Failure::io(format_args!("could not open {shown}"), &error)),
     };
     Ok(std::iter::from_fn(move || {
-        let mut line = String::new();
-        match input.by_ref().take(LINE_BYTES_MAX).read_line(&mut line) {
-            Ok(0) => None,
-            Ok(_) if line.ends_with('\n') => Some(Ok(line.trim_end_matches('\n').to_owned())),
-            Ok(_) => Some(Err(Failure::usage(format!(
-                "{shown}: a line ends early, or is longer than {LINE_BYTES_MAX} bytes"
-            )))),
-            Err(error) => Some(Err(Failure::io(format_args!("could not read {shown}"), &error))),
+        let mut line = Vec::new();
+        let read = input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
+        if let Err(error) = read {
+            return Some(Err(Failure::io(format_args!("could not read {shown}"), &error)));
         }
+        let line = match line.pop() {
+            None => return None,
+            Some(b'\n') => String::from_utf8(line).map_err(|_| "a line is no UTF-8".to_owned()),
+            Some(_) => Err(format!("a line ends early, or is longer than {LINE_BYTES_MAX} bytes")),
+        };
+        Some(line.map_err(|what| Failure::integrity(format!("{shown}: {what}"))))
     }))
 }
 
@@ -310,7 +312,11 @@ fn export(from: Option<u64>, to: Option<u64>, file: Option<&Path>, context: &Con
                 false => Ok(()),
             }
         });
-        return range.map(|_| Exit::Ok);
+        return match range {
+            // Its reader had enough.
+            Err(_) if context.out.is_broken() => Ok(Exit::Ok),
+            range => range.map(|_| Exit::Ok),
+        };
     };
     let range = newfile::create(file, |out| {
         let mut line = |line: &Value| writeln!(out, "{line}").map_err(|error| newfile::failed(file, &error));
@@ -333,11 +339,89 @@ fn checkpoint(key: &str, file: Option<&Path>, context: &Context<'_>) -> Result<E
         context.out.write(&text);
         return Ok(Exit::Ok);
     };
-    std::fs::write(file, &text)
-        .map_err(|error| Failure::io(format_args!("could not write {}", file.display()), &error))?;
+    newfile::write(file, text.as_bytes())?;
     context.out.row("height", grouped(signed.checkpoint.height.0));
     context.out.row("records", grouped(signed.checkpoint.log.count()));
     context.out.row("signer", signed.signer);
     context.out.emit(&value);
     Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::engine;
+    use crate::home::Home;
+    use crate::own_log::{self, Stood, Who};
+    use keelstone_codec::{ChainId, Timestamp};
+    use keelstone_ledger::modules::standard;
+    use keelstone_ledger::{Genesis, NodeStep, SecretKey};
+
+    /// Whichever byte of an export is another, and wherever it is cut off, that is damage or nothing that was signed: never
+    /// a fault of the machine or of whoever asks.
+    fn is_damage_or_nothing(export: &str, verify: &dyn Fn(&Path) -> Result<Exit, Failure>) {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let file = place.path().join("export");
+        let exit = |bytes: &[u8]| {
+            std::fs::write(&file, bytes).expect("written");
+            verify(&file).unwrap_or_else(|failure| failure.exit)
+        };
+        let bytes = export.as_bytes();
+        assert_eq!(exit(bytes), Exit::Ok);
+        assert_eq!(exit(&bytes[..bytes.len() - 1]), Exit::Integrity, "the last line ends early");
+        for index in 0..bytes.len() {
+            let mut other = bytes.to_vec();
+            other[index] ^= 1;
+            let found = exit(&other);
+            assert!(matches!(found, Exit::Ok | Exit::Integrity), "another byte at {index}: {found:?}");
+            if index % 16 == 0 {
+                other[index] = 0xff;
+                assert_eq!(exit(&other), Exit::Integrity, "no UTF-8 at {index}");
+                assert_eq!(exit(&bytes[..index]), Exit::Integrity, "cut at {index}");
+            }
+        }
+    }
+
+    /// spec: AUDIT-2
+    #[test]
+    fn an_export_that_was_tampered_with_is_damage() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let home = Home::new(place.path().to_owned());
+        home.write_genesis(&Genesis::new(ChainId::new("audited").expect("a name"))).expect("written");
+        let chain = engine::open(&home, &Config::default(), &standard()).expect("a new chain");
+        for time in 1..=2 {
+            chain.produce(Timestamp(time), SecretKey::from_seed(&[7; 32]).public(), true).expect("a block");
+        }
+        let mut export = String::new();
+        let mut line = |line: &Value| {
+            export.push_str(&format!("{line}\n"));
+            Ok(())
+        };
+        chain.export_audit(None, None, &mut line).expect("exported");
+        is_damage_or_nothing(&export, &|file| match audit::verify_export(&standard(), lines(file)?, None)? {
+            Ok(_) => Ok(Exit::Ok),
+            Err(_) => Ok(Exit::Integrity),
+        });
+    }
+
+    /// spec: AUDIT-13
+    #[test]
+    fn an_export_of_the_node_s_own_log_that_was_tampered_with_is_damage() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let own = OwnLog::of(&Home::new(place.path().to_owned()));
+        for height in 1..=2 {
+            let event = NodeEvent::MadeSnapshot { height: Height(height) };
+            own.note(Who::Node, event, NodeStep::Done, Stood::default()).expect("put on record");
+        }
+        let (start, end) = own.ends().expect("it can be read").expect("there is one");
+        let mut text = vec![own_log::export_head(&start)];
+        own.verify(None, &mut |index, next| text.push(own_log::export_line(index, next))).expect("it can be read");
+        text.push(own_log::export_end(&end));
+        let export: String = text.iter().map(|line| format!("{line}\n")).collect();
+        is_damage_or_nothing(&export, &|file| {
+            let verdict = own_log::verify_export(lines(file)?, None, &mut |_, _| {})?;
+            Ok(if verdict.fault.is_none() { Exit::Ok } else { Exit::Integrity })
+        });
+    }
 }
