@@ -61,6 +61,13 @@ fn export(to: &Path, height: Option<u64>, part: Option<PartOf>, context: &Contex
         None => library.list().first().ok_or_else(none)?.id,
     };
     let pin = library.pin(id).ok_or(LibraryError::NotFound(id))?;
+    // Whoever holds a producer's key says so; without, a root has to be given to whoever syncs. It is had before anything is
+    // written.
+    let keys = context.keys();
+    let producer = match keys.names()?.iter().any(|name| name == PRODUCER) && genesis.validators.is_empty() {
+        true => Some(keys.load(PRODUCER)?),
+        false => None,
+    };
     let directory = Directory::new(to).map_err(|error| Failure::io(to.display(), &error))?;
     let reserve = u8::try_from(config.snapshots.reserve_percent).unwrap_or(u8::MAX);
     let bar = out.progress("copying", 0);
@@ -76,10 +83,8 @@ fn export(to: &Path, height: Option<u64>, part: Option<PartOf>, context: &Contex
     bar.finish_and_clear();
     let written = copied?;
     let info = pin.info().clone();
-    // Whoever holds a producer's key says so; without, a root has to be given to whoever syncs.
-    let keys = context.keys();
-    let certificate = match keys.names()?.iter().any(|name| name == PRODUCER) && genesis.validators.is_empty() {
-        true => {
+    let certificate = match &producer {
+        Some(producer) => {
             let first = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?;
             let attestation = Attestation {
                 chain_id: genesis.chain_id.clone(),
@@ -88,9 +93,9 @@ fn export(to: &Path, height: Option<u64>, part: Option<PartOf>, context: &Contex
                 root: pin.index().root,
                 said_at: now(),
             };
-            attestation.sign(&keys.load(PRODUCER)?).to_bytes()
+            attestation.sign(producer).to_bytes()
         }
-        false => Vec::new(),
+        None => Vec::new(),
     };
     let certified = !certificate.is_empty();
     let certificate = Blob::new(certificate).expect("an attestation is short");

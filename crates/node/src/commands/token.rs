@@ -39,8 +39,17 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             context.home.read_genesis()?;
             let token = tokens::create(&context.home, &name, role)?;
             out.say(token.as_str());
-            let told = tell(context)?;
-            out.emit(&json!({ "name": name, "role": role, "token": token.as_str(), "told": told }));
+            // It is shown now or never: that the node has not heard of it is said beside it.
+            let (told, warning) = match tell(context) {
+                Ok(told) => (told, None),
+                Err(failure) => (false, Some(format!("the node was not told: {}", failure.message))),
+            };
+            out.warn(warning.as_slice());
+            let mut shown = json!({ "name": name, "role": role, "token": token.as_str(), "told": told });
+            if let Some(warning) = warning {
+                shown["warning"] = warning.into();
+            }
+            out.emit(&shown);
         }
         Action::List => {
             let tokens = tokens::load(&context.home)?;
