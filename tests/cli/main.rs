@@ -9,6 +9,7 @@ mod commands;
 mod consistency;
 mod damage;
 mod followers;
+mod homes;
 mod http;
 mod https;
 mod keys;
