@@ -212,22 +212,22 @@ fn what_is_no_export_or_cannot_be_compared_is_told() {
         let told = expect(elsewhere.path(), code, &[&["audit", "verify", "--export", &file], more].concat());
         told["error"]["message"].as_str().or(told["what"].as_str()).unwrap_or_else(|| panic!("{told}")).to_owned()
     };
-    for (code, text, says) in [
-        (2, String::new(), "the export is empty"),
-        (2, "{}\n".to_owned(), "not the head of an export"),
-        (2, "{\n".to_owned(), "line 1"),
-        (2, headed("/audit_export", 2), "has form 2"),
-        (2, headed("/to", records as u64 + 1), "of "),
-        (2, headed("/from", records as u64 + 1), "of "),
-        (2, headed("/checkpoint/count", 1), "records, not 1"),
-        (2, text.trim_end().to_owned(), "a line ends early"),
-        (2, format!("{head}\n{}\n", " ".repeat(64 * 1024)), "longer than 65536 bytes"),
-        (12, format!("{text}{last}\n"), "a line follows the last record"),
-        (12, format!("{head}\n{{\n"), "is no JSON"),
-        (12, format!("{head}\n{{}}\n"), "holds no record and proof"),
+    for (text, says) in [
+        (String::new(), "the export is empty"),
+        ("{}\n".to_owned(), "not the head of an export"),
+        ("{\n".to_owned(), "line 1"),
+        (headed("/audit_export", 2), "has form 2"),
+        (headed("/to", records as u64 + 1), "of "),
+        (headed("/from", records as u64 + 1), "of "),
+        (headed("/checkpoint/count", 1), "records, not 1"),
+        (text.trim_end().to_owned(), "a line ends early"),
+        (format!("{head}\n{}\n", " ".repeat(64 * 1024)), "longer than 65536 bytes"),
+        (format!("{text}{last}\n"), "a line follows the last record"),
+        (format!("{head}\n{{\n"), "is no JSON"),
+        (format!("{head}\n{{}}\n"), "holds no record and proof"),
     ] {
         std::fs::write(&file, &text).unwrap();
-        let told = told(code, &[]);
+        let told = told(12, &[]);
         assert!(told.contains(says), "{told} does not say {says:?}");
     }
     std::fs::remove_file(&file).unwrap();
@@ -358,7 +358,7 @@ fn a_changed_log_of_a_node_is_found_out() {
     assert_eq!(changed(&|lines| lines.insert(6, lines[6].clone())), 6);
     assert_eq!(changed(&|lines| drop(lines.pop())), 6);
     written(vec!["{}".to_owned()]);
-    outside(2, &[]);
+    outside(12, &[]);
 
     // The log of before takes the place of this one: it is whole, and still not what was kept.
     std::fs::remove_dir_all(path.join("audit")).unwrap();

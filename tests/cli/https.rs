@@ -138,7 +138,9 @@ fn renewed_certificates_are_taken_while_the_node_runs() {
     assert_eq!((ask(&before), ask(&renewed)), (1, 0));
     // What does not fit changes nothing, and is named.
     fs::write(home.path().join("node.key"), "no key").unwrap();
-    let refused = expect(home.path(), 1, &["token", "new", "wallet"]);
+    let made = expect(home.path(), 0, &["token", "new", "wallet"]);
+    assert!(made["warning"].as_str().unwrap().contains("node.key") && made["told"] == false, "{made}");
+    let refused = expect(home.path(), 1, &["token", "remove", "wallet"]);
     assert!(refused["error"]["message"].as_str().unwrap().contains("node.key"), "{refused}");
     assert_eq!(ask(&renewed), 0);
     put(home.path(), "node", "node");

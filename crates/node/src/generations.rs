@@ -562,7 +562,7 @@ mod tests {
         let next = generations.fresh().unwrap();
         generations.switch(&next).unwrap();
         generations.sweep().unwrap();
-        assert_eq!(generations.all().unwrap(), [next.clone()]);
+        assert_eq!(generations.all().unwrap(), std::slice::from_ref(&next));
         drop(generations);
         let (_, replaced) = Generations::open_to_replace(home.path()).unwrap();
         assert!(replaced.damage.is_none() && replaced.generation == Some(next));
