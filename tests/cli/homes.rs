@@ -42,8 +42,11 @@ fn files(home: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-/// A way in which nobody knows any more what counts.
-fn damages() -> [(&'static str, fn(&Path)); 4] {
+/// What it is called, and what does it.
+type Damage = (&'static str, fn(&Path));
+
+/// Ways in which nobody knows any more what counts.
+fn damages() -> [Damage; 4] {
     fn generation(home: &Path) -> PathBuf {
         home.join("data").join(fs::read_to_string(home.join("data/CURRENT")).unwrap().trim())
     }
