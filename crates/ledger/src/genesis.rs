@@ -25,7 +25,7 @@ use std::str::FromStr;
 /// Most producers, and most keys with grants.
 pub const KEYS_MAX: usize = 1_024;
 /// What a chunk of a snapshot may weigh: below, there are too many; above, one may not fit into an engine's message.
-const SNAPSHOT_CHUNK_BYTES: RangeInclusive<u32> = (64 << 10)..=(10 << 20);
+pub const SNAPSHOT_CHUNK_BYTES: RangeInclusive<u32> = (64 << 10)..=(10 << 20);
 
 /// A chain before its first block.
 #[derive(Clone, Debug, PartialEq, Eq)]

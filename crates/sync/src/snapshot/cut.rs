@@ -8,6 +8,7 @@
 //!
 //! Rules: `spec/snapshot.md`, SNAP-1, SNAP-2, SNAP-5.
 
+use super::metadata::CHUNK_WEIGHT_MAX;
 use keelstone_codec::{Hash, KEY_LEN_MAX, Namespace, Tag, TaggedHasher, VALUE_LEN_MAX};
 use keelstone_tree::{Level, Totals};
 use std::fmt;
@@ -115,10 +116,10 @@ fn unit_weight_max(chunk_weight_max: u32) -> u32 {
     (chunk_weight_max / 32).max(64 << 10).min(chunk_weight_max / 8)
 }
 
-/// Most bytes of a chunk: W, or the one entry that is larger (spec: SNAP-1).
+/// Most bytes of a chunk: W, or the one entry that is larger (spec: SNAP-1). Never more than the largest W allows.
 pub(super) fn chunk_bytes_max(chunk_weight_max: u32) -> u32 {
     let entry = u32::try_from(VALUE_LEN_MAX + KEY_LEN_MAX + 16).expect("a little above 8 MiB");
-    chunk_weight_max.max(entry)
+    chunk_weight_max.clamp(entry, CHUNK_WEIGHT_MAX)
 }
 
 /// The opened nodes of a version, as far as they are known.

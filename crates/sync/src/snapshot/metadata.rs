@@ -4,6 +4,7 @@
 //! skeleton (spec: SNAP-4, SNAP-6).
 
 use keelstone_codec::{ChainId, Decode, DecodeError, Encode, Hash, Height, Reader, Root, Tag, TaggedHasher};
+use keelstone_ledger::SNAPSHOT_CHUNK_BYTES;
 use keelstone_tree::HashKind;
 
 /// The one format of snapshots there is.
@@ -11,6 +12,9 @@ pub const FORMAT: u32 = 1;
 
 /// Most bytes of encoded metadata (spec: SNAP-6).
 pub const METADATA_BYTES_MAX: usize = 256;
+
+/// The largest W a chain can have (spec: SNAP-3). What memory a chunk may take follows from it.
+pub(super) const CHUNK_WEIGHT_MAX: u32 = *SNAPSHOT_CHUNK_BYTES.end();
 
 /// What a chain has agreed on and both sides know before the first byte: whoever knows the chain knows these.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +66,12 @@ impl Decode for Metadata {
         if height.0 == u64::MAX {
             return Err(DecodeError::Invalid { what: "height of a snapshot: none can follow it" });
         }
-        let (chunk_weight_max, hasher) = (u32::decode(input)?, HashKind::decode(input)?);
+        let chunk_weight_max = u32::decode(input)?;
+        if chunk_weight_max > CHUNK_WEIGHT_MAX {
+            let (found, limit) = (u64::from(chunk_weight_max), u64::from(CHUNK_WEIGHT_MAX));
+            return Err(DecodeError::TooLarge { what: "weight of a chunk", found, limit });
+        }
+        let hasher = HashKind::decode(input)?;
         let (pages, chunks) = (u32::decode(input)?, u32::decode(input)?);
         if pages == 0 || pages > chunks {
             return Err(DecodeError::Invalid { what: "numbers of pages and chunks of a snapshot" });

@@ -1,7 +1,7 @@
 //! Archives from strangers.
 
 use crate::support::{content, create, flip, go_on, heights, id, names, open, params, version};
-use keelstone_codec::{ChainId, Decode, Encode, Hash, Root};
+use keelstone_codec::{ChainId, Decode, Encode, Hash, Root, Tag, TaggedHasher};
 use keelstone_store::files::{Directory, File, Files, Guard, LockError, MemoryFiles, Room};
 use keelstone_sync::library::{Expected, Index, Info, LibraryError, Origin, TarError};
 use keelstone_sync::snapshot::SnapshotParams;
@@ -336,6 +336,52 @@ fn a05_an_archive_that_does_not_fit_is_refused_before_it_is_written() {
     let library = open(&Full { files: MemoryFiles::new(), room });
     let error = library.import(Origin::Directory(&files), &expected(), 0, &mut go_on).unwrap_err();
     assert!(matches!(error, LibraryError::NoRoom { .. }), "{error}");
+}
+
+/// A file of a tar.
+fn entry(tar: &[u8], name: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut entry = with_header(&tar[..BLOCK], 0, |header| {
+        header[..100].fill(0);
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[124..135].copy_from_slice(format!("{:011o}", bytes.len()).as_bytes());
+    });
+    entry.extend(bytes);
+    entry.resize(entry.len().next_multiple_of(BLOCK), 0);
+    entry
+}
+
+/// S-06, spec: SNAP-3. What may come out of a chunk follows from the chunk weight that the archive names, so a weight that
+/// no chain has is refused before anything is unpacked, also where no chain is expected.
+#[test]
+fn s06_an_archive_that_names_its_own_cap_is_refused() {
+    const MOST: u32 = 10 << 20;
+    const BLOCK_BYTES: u32 = 128 << 10;
+    let (directory, tar) = archive();
+    let name = "00000000000000000012-1.snapshot";
+    // A gibibyte of zeros in some kilobytes: blocks of one byte each that is to be repeated.
+    let expanded: u32 = 1 << 30;
+    let blocks = expanded / BLOCK_BYTES;
+    let block = |number: u32| {
+        [&(BLOCK_BYTES << 3 | 1 << 1 | u32::from(number + 1 == blocks)).to_le_bytes()[..3], &[0]].concat()
+    };
+    let head = [&[0x28, 0xb5, 0x2f, 0xfd, 0x80, 13 << 3], &expanded.to_le_bytes()[..]].concat();
+    let frame = (0..blocks).fold(head, |frame, number| [frame, block(number)].concat());
+    let bomb = [&[1], &expanded.to_le_bytes()[..], &frame].concat();
+    for (weight, refused) in [(MOST, false), (MOST + 1, true), (u32::MAX, true)] {
+        let mut index = Index::from_bytes(&content(&directory, name)).unwrap();
+        index.metadata.chunk_weight_max = weight;
+        (index.metadata.pages, index.metadata.chunks) = (1, 1);
+        let mut hasher = TaggedHasher::new(Tag::new("library-chunk"));
+        index.chunks.truncate(1);
+        index.chunks[0].bytes = u32::try_from(bomb.len()).unwrap();
+        index.chunks[0].digest = hasher.update(&bomb).finish();
+        let chunk = format!("{}.chunk", index.chunks[0].name);
+        let files = [entry(&tar, name, &index.to_bytes()), entry(&tar, &chunk, &bomb), vec![0; 2 * BLOCK]].concat();
+        let error = verify_tar(&files, &Expected::default()).unwrap_err();
+        let by_weight = matches!(&error, LibraryError::Archive(what) if what.contains("weight of a chunk"));
+        assert_eq!(by_weight, refused, "{weight}: {error}");
+        assert!(refused || error.to_string().contains("a chunk is 1073741824 bytes"), "{weight}: {error}");
+    }
 }
 
 fn replace(files: &MemoryFiles, name: &str, bytes: &[u8]) {
