@@ -360,8 +360,10 @@ impl Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        // Gone if it was found damaged meanwhile.
-        if let Some(held) = self.shared.state().snapshots.get_mut(&self.info.id) {
+        // Gone if it was found damaged meanwhile; and one that was made anew in its place is held by pins of its own.
+        let mut state = self.shared.state();
+        let held = state.snapshots.get_mut(&self.info.id).filter(|held| Arc::ptr_eq(&held.index, &self.index));
+        if let Some(held) = held {
             held.pins = held.pins.saturating_sub(1);
         }
     }

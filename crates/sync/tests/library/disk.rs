@@ -261,6 +261,24 @@ fn ss41_a_damaged_chunk_takes_its_snapshots_off_the_list() {
     assert_eq!(library.gc().unwrap().set_aside, 3);
 }
 
+/// A pin holds the snapshot it is of, and no other of that height: one that was damaged and made anew has pins of its own.
+#[test]
+fn a_pin_of_a_damaged_snapshot_does_not_let_go_of_the_one_in_its_place() {
+    let files = MemoryFiles::new();
+    let library = open(&files);
+    let state = version(60, 0, 0);
+    create(&library, &state, 1).unwrap();
+    let old = library.pin(id(1)).unwrap();
+    flip(&files, &format!("{}.chunk", old.index().chunks[0].name), 9);
+    old.chunk(0).unwrap_err();
+    create(&library, &state, 1).unwrap();
+    let new = library.pin(id(1)).unwrap();
+    drop(old);
+    assert!(matches!(library.delete(id(1)), Err(LibraryError::Pinned(_))));
+    drop(new);
+    library.delete(id(1)).unwrap();
+}
+
 /// spec: LIB-2, LIB-4. An index of which one bit changed, or that lacks a chunk, is set aside when the library is opened.
 #[test]
 fn a_damaged_index_is_set_aside_and_named() {
