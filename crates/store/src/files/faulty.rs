@@ -90,6 +90,8 @@ struct Inode {
     durable: Vec<u8>,
     /// Every unsynced version of each sector, oldest first.
     pending: BTreeMap<usize, Vec<Vec<u8>>>,
+    /// No byte of it can be read.
+    bad: bool,
     /// Versions that a failed sync left behind: they may be on the disk, and no sync will bring them there any more.
     orphaned: BTreeMap<usize, Vec<Vec<u8>>>,
 }
@@ -153,6 +155,16 @@ impl FaultyFiles {
     /// Lets `count` reads from number `from` on have one wrong bit each, while the disk itself is right.
     pub fn flip_reads(&self, from: u64, count: u64) {
         self.disk().fail_reads = Some((from, count, ReadFault::Flip));
+    }
+
+    /// Lets every read of a file fail with EIO, whatever name it gets: its sectors are bad. One that is made anew is not.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    pub fn spoil(&self, name: &str) {
+        let mut disk = self.disk();
+        let inode = disk.names[name];
+        disk.inodes[inode].bad = true;
     }
 
     /// From here on every opening and making of a file fails with EMFILE: the process has no descriptors left. What is open
@@ -254,7 +266,7 @@ impl Inode {
                 bytes[start..start + version.len()].copy_from_slice(version);
             }
         }
-        Self { durable: bytes.clone(), bytes, ..Self::default() }
+        Self { durable: bytes.clone(), bytes, bad: self.bad, ..Self::default() }
     }
 
     /// Writes bytes that are not durable yet.
@@ -477,7 +489,7 @@ impl File for FaultyFile {
         disk.reads += 1;
         let chosen = disk.fail_reads.filter(|(from, count, _)| number >= *from && number - from < *count);
         let fault = chosen.map(|(.., fault)| fault);
-        if disk.off || fault == Some(ReadFault::Io) {
+        if disk.off || fault == Some(ReadFault::Io) || disk.inodes[self.inode].bad {
             return Err(eio());
         }
         let bytes = &disk.inodes[self.inode].bytes;

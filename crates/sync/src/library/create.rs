@@ -121,12 +121,10 @@ impl Library {
                 let damaged = fresh.look(&name)?;
                 // A chunk like one that is on the line, or one whose file is set aside: what is on the line comes first, so
                 // that files change in one order.
-                while line.is_busy() && (damaged || fresh.is_begun(&name)) {
+                while line.is_busy() && (damaged.is_some() || fresh.is_begun(&name)) {
                     take(&mut fresh, line.next()?)?;
                 }
-                if damaged {
-                    self.shared.quarantine(&name);
-                }
+                damaged.map_or(Ok(()), |stored| fresh.look_again(stored))?;
                 let work = match fresh.known.get(&name) {
                     Some(stored) => Work::There(*stored),
                     None => {
@@ -169,25 +167,41 @@ impl<'a> Fresh<'a> {
 
     /// Whether a chunk is there already: written for this snapshot, or another's and undamaged.
     pub(super) fn has(&mut self, name: &Hash) -> Result<bool, LibraryError> {
-        if self.look(name)? {
-            self.shared.quarantine(name);
+        if let Some(damaged) = self.look(name)? {
+            self.look_again(damaged)?;
         }
         Ok(self.known.contains_key(name))
     }
 
-    /// Looks for a chunk among those of other snapshots, if it is not known yet. Whether its file is damaged.
-    fn look(&mut self, name: &Hash) -> Result<bool, LibraryError> {
+    /// Looks for a chunk among those of other snapshots, if it is not known yet. Returns one whose file is damaged.
+    fn look(&mut self, name: &Hash) -> Result<Option<Stored>, LibraryError> {
         if self.known.contains_key(name) {
-            return Ok(false);
+            return Ok(None);
         }
-        let found = self.shared.state().needed.get(name).map(|(stored, _)| *stored);
-        let Some(stored) = found else { return Ok(false) };
+        let found = {
+            // Who is setting it aside is done with that before it is written anew.
+            let _aside = self.shared.aside();
+            self.shared.state().needed.get(name).map(|(stored, _)| *stored)
+        };
+        let Some(stored) = found else { return Ok(None) };
         match disk::read_chunk(&*self.shared.files, &stored) {
             Ok(_) => {
                 self.known.insert(*name, stored);
-                Ok(false)
+                Ok(None)
             }
-            Err(error) if error.is_damage() => Ok(true),
+            Err(error) if error.is_damage() => Ok(Some(stored)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks at a chunk whose file was found damaged once more. It is set aside if it still is, and written anew.
+    fn look_again(&mut self, stored: Stored) -> Result<(), LibraryError> {
+        match self.shared.read_or_set_aside(&stored) {
+            Ok(_) => {
+                self.known.insert(stored.name, stored);
+                Ok(())
+            }
+            Err(error) if error.is_damage() => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -251,6 +265,8 @@ impl<'a> Fresh<'a> {
         self.begun.clear();
         let index = Arc::new(index);
         let unneeded: Vec<Hash> = {
+            // Nobody who read a file before this one was there judges by it what is listed now.
+            let _aside = self.shared.aside();
             let mut state = self.shared.state();
             let added = state.add(id, Arc::clone(&index));
             added.expect("chunks that are shared are taken over as they are stored");

@@ -1,7 +1,7 @@
 //! Files of a library: what they are called, and how one comes to be whole or not at all.
 
 use super::LibraryError;
-use super::index::{FILE_BYTES_MAX, INDEX_BYTES_MAX, Stored};
+use super::index::{INDEX_BYTES_MAX, Stored};
 use keelstone_codec::{Hash, Height};
 use keelstone_store::files::{self, Files};
 use std::io;
@@ -82,21 +82,30 @@ pub(crate) fn write(files: &dyn Files, name: &str, bytes: &[u8]) -> Result<(), L
 }
 
 /// Reads a whole file whose size is checked against a limit first. None if there is no such file.
-pub(crate) fn read(files: &dyn Files, name: &str, limit: u64) -> Result<Option<Vec<u8>>, LibraryError> {
+///
+/// A file that opens and twice cannot be read is damaged as one of other bytes is: its sectors are bad. One that does not
+/// open may be whole, and the process out of descriptors or rights; and for want of memory no disk is to blame.
+// spec: LIB-4
+fn read(files: &dyn Files, name: &str, limit: u64) -> Result<Option<Vec<u8>>, LibraryError> {
     let failed = || LibraryError::io("read", name);
     let file = match files.open(name) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed()(error)),
     };
-    let size = file.len().map_err(failed())?;
-    let len = match usize::try_from(size) {
-        Ok(len) if size <= limit => len,
-        _ => return Err(LibraryError::TooLarge { file: name.to_owned(), found: size, limit }),
+    let whole = || -> io::Result<Result<Vec<u8>, u64>> {
+        let size = file.len()?;
+        let Some(len) = usize::try_from(size).ok().filter(|_| size <= limit) else { return Ok(Err(size)) };
+        let mut bytes = vec![0; len];
+        file.read_at(0, &mut bytes)?;
+        Ok(Ok(bytes))
     };
-    let mut bytes = vec![0; len];
-    file.read_at(0, &mut bytes).map_err(failed())?;
-    Ok(Some(bytes))
+    match whole().or_else(|_| whole()) {
+        Ok(Ok(bytes)) => Ok(Some(bytes)),
+        Ok(Err(found)) => Err(LibraryError::TooLarge { file: name.to_owned(), found, limit }),
+        Err(error) if error.kind() == io::ErrorKind::OutOfMemory => Err(failed()(error)),
+        Err(error) => Err(LibraryError::Damaged { file: name.to_owned(), what: format!("it cannot be read: {error}") }),
+    }
 }
 
 /// The bytes of an index file.
@@ -104,21 +113,22 @@ pub(crate) fn read_index(files: &dyn Files, id: &SnapshotId) -> Result<Option<Ve
     read(files, &index_file(id), INDEX_BYTES_MAX)
 }
 
-/// The bytes of a chunk's file, compared with its digest.
-// spec: LIB-4
+/// The bytes of a chunk's file, compared with its size and digest. No more is read than the index says there is.
+// spec: LIB-4, LIB-6
 pub(crate) fn read_chunk(files: &dyn Files, chunk: &Stored) -> Result<Vec<u8>, LibraryError> {
     let file = chunk_file(&chunk.name);
     let damaged = |what: String| LibraryError::Damaged { file: file.clone(), what };
-    let bytes = match read(files, &file, u64::from(FILE_BYTES_MAX)) {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Err(damaged("it is missing".to_owned())),
-        Err(LibraryError::TooLarge { found, limit, .. }) => {
-            return Err(damaged(format!("it has {found} bytes, above the limit of {limit}")));
+    let other_size = |found: u64| Err(damaged(format!("it has {found} bytes, the index says {}", chunk.bytes)));
+    match read(files, &file, u64::from(chunk.bytes)) {
+        Ok(Some(bytes)) if bytes.len() == chunk.bytes as usize => {
+            check_digest(chunk, &bytes)?;
+            Ok(bytes)
         }
-        Err(error) => return Err(error),
-    };
-    check_digest(chunk, &bytes)?;
-    Ok(bytes)
+        Ok(Some(bytes)) => other_size(bytes.len() as u64),
+        Ok(None) => Err(damaged("it is missing".to_owned())),
+        Err(LibraryError::TooLarge { found, .. }) => other_size(found),
+        Err(error) => Err(error),
+    }
 }
 
 /// Compares the bytes of a chunk's file with what the index says of them.

@@ -33,7 +33,7 @@ pub use verify::Each;
 
 use crate::snapshot::{PackError, PlanError};
 use disk::FileKind;
-use keelstone_codec::{ChainId, Decode, DecodeError, Encode, Hash, Root};
+use keelstone_codec::{ChainId, Decode, Encode, Hash, Root};
 use keelstone_store::files::{Files, Guard, LockError};
 use keelstone_tree::{HashKind, ReadError, Totals};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +53,10 @@ struct Shared {
     lock: Option<Box<dyn Guard>>,
     /// Held by whoever writes or removes files. Readers do not wait for it.
     writing: Mutex<()>,
+    /// Held by whoever sets files aside, from reading them for the last time until it is done, and by whoever writes for the
+    /// moment in which it asks what is needed or lists a snapshot. So what was written anew is not set aside for what it
+    /// replaced.
+    aside: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -247,7 +251,8 @@ impl Library {
     }
 
     fn over(files: Arc<dyn Files>, lock: Option<Box<dyn Guard>>) -> Self {
-        let shared = Shared { files, lock, writing: Mutex::default(), state: Mutex::default() };
+        let shared =
+            Shared { files, lock, writing: Mutex::default(), aside: Mutex::default(), state: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -351,10 +356,10 @@ impl Pin {
         if read.is_err() && self.shared.lock.is_none() && disk::read_index(files, &self.info.id)?.is_none() {
             return Err(LibraryError::NotFound(self.info.id));
         }
-        if read.as_ref().is_err_and(LibraryError::is_damage) {
-            self.shared.quarantine(&stored.name);
+        match read {
+            Err(error) if error.is_damage() => self.shared.read_or_set_aside(stored).map(Some),
+            read => read.map(Some),
         }
-        read.map(Some)
     }
 }
 
@@ -395,6 +400,10 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn aside(&self) -> MutexGuard<'_, ()> {
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The right to write and remove files.
     fn writing(&self) -> Result<MutexGuard<'_, ()>, LibraryError> {
         if self.lock.is_none() {
@@ -410,15 +419,15 @@ impl Shared {
         let mut swept = Swept::default();
         for name in &names {
             let FileKind::Index(id) = FileKind::of(name) else { continue };
-            // Removed meanwhile by the process that owns the library.
-            let Some(bytes) = disk::read_index(&*self.files, &id)? else { continue };
             let missing = |index: &Index| {
                 let lacks = |chunk: &Stored| !present.contains(disk::chunk_file(&chunk.name).as_str());
                 index.files().into_iter().find(lacks)
             };
-            let problem = match read_index(&id, &bytes) {
-                Err(error) => error.to_string(),
-                Ok(index) => match missing(&index) {
+            let problem = match read_index(&*self.files, &id)? {
+                // Removed meanwhile by the process that owns the library.
+                None => continue,
+                Some(Err(problem)) => problem,
+                Some(Ok(index)) => match missing(&index) {
                     Some(chunk) => format!("{} is missing", disk::chunk_file(&chunk.name)),
                     None => match self.state().add(id, Arc::new(index)) {
                         Ok(()) => continue,
@@ -474,12 +483,24 @@ impl Shared {
         disk::sync(&*self.files)
     }
 
-    /// Takes every snapshot that needs a damaged chunk out of the list, and sets chunk and indexes aside.
+    /// Reads a chunk whose file was found damaged once more: it may have been written anew meanwhile. If it is still
+    /// damaged, every snapshot that needs it leaves the list, and chunk and indexes are set aside.
     // spec: LIB-4
-    fn quarantine(&self, chunk: &Hash) {
+    fn read_or_set_aside(&self, chunk: &Stored) -> Result<Vec<u8>, LibraryError> {
+        let _aside = self.aside();
+        let read = disk::read_chunk(&*self.files, chunk);
+        if read.as_ref().is_err_and(LibraryError::is_damage) {
+            self.set_aside(chunk);
+        }
+        read
+    }
+
+    /// Takes every snapshot that needs a damaged chunk out of the list, and sets chunk and indexes aside. A file that no
+    /// snapshot needs as it was to be is left alone: it was set aside before, and what stands there now is another's.
+    fn set_aside(&self, chunk: &Stored) {
         let ids: Vec<SnapshotId> = {
             let mut state = self.state();
-            let needs = |held: &Held| held.index.chunks.iter().any(|stored| stored.name == *chunk);
+            let needs = |held: &Held| held.index.chunks.contains(chunk);
             let ids: Vec<_> = state.snapshots.iter().filter(|(_, held)| needs(held)).map(|(id, _)| *id).collect();
             for id in &ids {
                 // Chunks that nobody needs any more are removed by the next sweep.
@@ -487,10 +508,10 @@ impl Shared {
             }
             ids
         };
-        if self.lock.is_none() {
+        if self.lock.is_none() || ids.is_empty() {
             return;
         }
-        let names = ids.iter().map(disk::index_file).chain([disk::chunk_file(chunk)]);
+        let names = ids.iter().map(disk::index_file).chain([disk::chunk_file(&chunk.name)]);
         for name in names {
             // A disk that cannot even rename: the snapshots are off the list, and the next start finds the damage again.
             let _ = disk::set_aside(&*self.files, &name);
@@ -532,11 +553,18 @@ impl State {
     }
 }
 
-/// An index, which must be of the snapshot its file's name says.
-fn read_index(id: &SnapshotId, bytes: &[u8]) -> Result<Index, DecodeError> {
-    let index = Index::from_bytes(bytes)?;
-    match index.id() == *id {
+/// An index, which must be of the snapshot its file's name says, or what is wrong with it; none if there is no such file.
+// spec: LIB-2, LIB-4
+fn read_index(files: &dyn Files, id: &SnapshotId) -> Result<Option<Result<Index, String>>, LibraryError> {
+    let index = match disk::read_index(files, id) {
+        Ok(None) => return Ok(None),
+        Ok(Some(bytes)) => Index::from_bytes(&bytes).map_err(|error| error.to_string()),
+        Err(LibraryError::Damaged { what, .. }) => Err(what),
+        Err(LibraryError::TooLarge { found, limit, .. }) => Err(format!("it has {found} bytes, the limit is {limit}")),
+        Err(error) => return Err(error),
+    };
+    Ok(Some(index.and_then(|index| match index.id() == *id {
         true => Ok(index),
-        false => Err(DecodeError::Invalid { what: "index: it is of another snapshot than its name says" }),
-    }
+        false => Err("it is of another snapshot than its name says".to_owned()),
+    })))
 }

@@ -336,6 +336,18 @@ fn a05_an_archive_that_does_not_fit_is_refused_before_it_is_written() {
     let library = open(&Full { files: MemoryFiles::new(), room });
     let error = library.import(Origin::Directory(&files), &expected(), 0, &mut go_on).unwrap_err();
     assert!(matches!(error, LibraryError::NoRoom { .. }), "{error}");
+    // And one that declares less than it brings, so that it seems to have room, or more.
+    let true_bytes = content(&directory, &format!("{}.chunk", index.chunks[last].name)).len();
+    for bytes in [1, true_bytes - 1, true_bytes + 1] {
+        index.chunks[last].bytes = u32::try_from(bytes).unwrap();
+        replace(&files, "00000000000000000012-1.snapshot", &index.to_bytes());
+        let library = open(&MemoryFiles::new());
+        let error = library.import(Origin::Directory(&files), &expected(), 0, &mut go_on).unwrap_err();
+        let named = format!("it has {true_bytes} bytes, the index says {bytes}");
+        assert!(matches!(&error, LibraryError::Damaged { what, .. } if *what == named), "{error}");
+        let verified = verify_directory(&files, &expected()).unwrap_err();
+        assert_eq!(verified.to_string(), error.to_string());
+    }
 }
 
 /// A file of a tar.

@@ -2,10 +2,11 @@
 
 use crate::support::{content, create, flip, go_on, heights, id, names, open, params, version};
 use keelstone_codec::{Decode, Height};
-use keelstone_store::files::{Directory, Fault, FaultyFiles, Files, MemoryFiles};
-use keelstone_sync::library::{Index, Library, LibraryError, Making, Phase, Progress};
+use keelstone_store::files::{Directory, Fault, FaultyFiles, File, Files, Guard, LockError, MemoryFiles};
+use keelstone_sync::library::{INDEX_BYTES_MAX, Index, Library, LibraryError, Making, Phase, Progress};
+use std::io;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 
 /// spec: LIB-1, LIB-2. What a library lists is what the index on the disk says, in the order of heights.
 #[test]
@@ -261,6 +262,159 @@ fn ss41_a_damaged_chunk_takes_its_snapshots_off_the_list() {
     assert_eq!(library.gc().unwrap().set_aside, 3);
 }
 
+/// spec: LIB-4. A chunk whose file opens and cannot be read is damaged: the next snapshot writes it anew, and those that need
+/// the file that is lost are off the list. A read that fails once is no damage.
+#[test]
+fn a_chunk_on_a_bad_sector_is_written_anew() {
+    for background in [false, true] {
+        let files = FaultyFiles::new(1);
+        let library = open(&files);
+        create(&library, &version(200, 0, 0), 1).unwrap();
+        let index = library.pin(id(1)).unwrap().index().clone();
+        let last = index.chunks.len() - 1;
+        let file = format!("{}.chunk", index.chunks[last].name);
+        files.fail_reads(files.reads(), 1);
+        assert!(library.chunk(id(1), u32::try_from(last).unwrap()).unwrap().is_some());
+        assert_eq!(heights(&library), [1]);
+
+        files.spoil(&file);
+        let (state, making) = (version(200, 1, 1), Making { background, ..Making::default() });
+        let made = library.create(&state, &params(), Height(2), state.root(), &making, &mut go_on).unwrap();
+        assert_eq!(library.list(), [made]);
+        assert!(library.pin(id(2)).unwrap().index().chunks.contains(&index.chunks[last]), "it is shared");
+        library.verify(id(2), &mut go_on).unwrap();
+        assert!(names(&files).contains(&format!("{file}.bad")));
+        // Whoever fetches one finds it out too.
+        files.spoil(&file);
+        let error = library.chunk(id(2), u32::try_from(last).unwrap()).unwrap_err();
+        assert!(error.is_damage() && error.to_string().contains("cannot be read"), "{error}");
+        assert!(library.list().is_empty());
+    }
+}
+
+/// A process without descriptors has no damaged files: nothing leaves the list.
+#[test]
+fn a_chunk_that_does_not_open_is_no_damage() {
+    let files = FaultyFiles::new(1);
+    let library = open(&files);
+    create(&library, &version(200, 0, 0), 1).unwrap();
+    files.run_out_of_descriptors();
+    let error = library.chunk(id(1), 0).unwrap_err();
+    assert!(matches!(error, LibraryError::Io { .. }) && !error.is_damage(), "{error}");
+    assert!(create(&library, &version(200, 1, 1), 2).is_err());
+    assert_eq!(heights(&library), [1]);
+    files.mend();
+    library.verify(id(1), &mut go_on).unwrap();
+}
+
+/// Files of which one is read while others do things: the next reading of it has its bytes, and waits before it has
+/// them.
+#[derive(Debug, Clone)]
+struct Slow {
+    files: MemoryFiles,
+    /// The file, where the first reader of it says that it has its bytes, and from where it hears to go on.
+    stop: Arc<Mutex<Option<Stop>>>,
+}
+
+type Stop = (String, mpsc::Sender<()>, mpsc::Receiver<()>);
+
+#[derive(Debug)]
+struct SlowFile {
+    name: String,
+    file: Arc<dyn File>,
+    stop: Arc<Mutex<Option<Stop>>>,
+}
+
+impl Files for Slow {
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
+        self.files.create(name, len)
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let (file, stop) = (self.files.open(name)?, self.stop.clone());
+        Ok(Arc::new(SlowFile { name: name.to_owned(), file, stop }))
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.files.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.files.remove(name)
+    }
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.files.list()
+    }
+    fn sync_directory(&self) -> io::Result<()> {
+        self.files.sync_directory()
+    }
+    fn lock(&self) -> Result<Box<dyn Guard>, LockError> {
+        self.files.lock()
+    }
+}
+
+impl File for SlowFile {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, out)?;
+        let stop = self.stop.lock().unwrap().take_if(|(name, ..)| *name == self.name);
+        if let Some((_, has_read, go_on)) = stop {
+            has_read.send(()).unwrap();
+            go_on.recv().unwrap();
+        }
+        Ok(())
+    }
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_at(offset, bytes)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+}
+
+/// spec: LIB-4. Who read a damaged chunk and comes late to say so sets nothing aside that was written anew since, with the
+/// same bytes or with others, whether its snapshot is listed yet or not.
+#[test]
+fn a_chunk_that_was_written_anew_is_not_set_aside_for_the_old_one() {
+    for (level, listed) in [(1, true), (0, true), (1, false), (0, false)] {
+        let files = Slow { files: MemoryFiles::new(), stop: Arc::default() };
+        let library = open(&files);
+        create(&library, &version(200, 0, 0), 1).unwrap();
+        let pin = library.pin(id(1)).unwrap();
+        let last = pin.info().chunks - 1;
+        let file = format!("{}.chunk", pin.index().chunks[last as usize].name);
+        flip(&files, &file, 9);
+        let ((has_read, read), (let_go, gone)) = (mpsc::channel(), mpsc::channel());
+        *files.stop.lock().unwrap() = Some((file.clone(), has_read, gone));
+        std::thread::scope(|threads| {
+            let late = threads.spawn(|| pin.chunk(last));
+            read.recv().unwrap();
+            let state = version(200, 1, 1);
+            let making = Making { level, ..Making::default() };
+            let mut done = 0;
+            let mut late = Some(late);
+            let mut listener = |progress: Progress| {
+                done = progress.done;
+                // All is written, and nothing is listed.
+                if !listed && progress.done == progress.total {
+                    let_go.send(()).unwrap();
+                    drop(late.take().unwrap().join().unwrap());
+                }
+                ControlFlow::Continue(())
+            };
+            let made = library.create(&state, &params(), Height(2), state.root(), &making, &mut listener).unwrap();
+            if listed {
+                let_go.send(()).unwrap();
+                let answer = late.take().unwrap().join().unwrap();
+                assert_eq!(answer.is_ok(), level == 1, "the same bytes are there again, or others are");
+            }
+            assert_eq!(library.list(), [made], "level {level}, listed {listed}");
+        });
+        library.verify(id(2), &mut go_on).unwrap();
+        drop((pin, library));
+        assert_eq!(heights(&open(&files)), [2], "level {level}, listed {listed}: an index is set aside");
+    }
+}
+
 /// A pin holds the snapshot it is of, and no other of that height: one that was damaged and made anew has pins of its own.
 #[test]
 fn a_pin_of_a_damaged_snapshot_does_not_let_go_of_the_one_in_its_place() {
@@ -277,6 +431,41 @@ fn a_pin_of_a_damaged_snapshot_does_not_let_go_of_the_one_in_its_place() {
     assert!(matches!(library.delete(id(1)), Err(LibraryError::Pinned(_))));
     drop(new);
     library.delete(id(1)).unwrap();
+}
+
+/// spec: LIB-2, LIB-4. An index that cannot be read, or is longer than any, costs its snapshot and not the library.
+#[test]
+fn an_index_that_cannot_be_read_is_set_aside_and_named() {
+    let (first, second) = ("00000000000000000001-1.snapshot", "00000000000000000002-1.snapshot");
+    let prepare = || {
+        let files = FaultyFiles::new(1);
+        let library = open(&files);
+        create(&library, &version(30, 0, 0), 1).unwrap();
+        create(&library, &version(30, 1, 1), 2).unwrap();
+        files
+    };
+    let bad = prepare();
+    bad.spoil(first);
+    let long = prepare();
+    long.remove(first).unwrap();
+    long.create(first, INDEX_BYTES_MAX + 1).unwrap();
+    for (files, named) in [(bad, "cannot be read"), (long, "the limit is")] {
+        let (looked, found) = Library::inspect(Arc::new(files.clone())).unwrap();
+        let (library, swept) = Library::open(Arc::new(files.clone())).unwrap();
+        assert_eq!(swept.damaged, found.damaged);
+        let [(damaged, why)] = &swept.damaged[..] else { panic!("{swept:?}") };
+        assert!(*damaged == id(1) && why.contains(named), "{why}");
+        assert_eq!((heights(&looked), heights(&library)), (vec![2], vec![2]));
+        library.verify(id(2), &mut go_on).unwrap();
+        let names = names(&files);
+        assert!(names.contains(&format!("{first}.bad")) && names.contains(&second.to_owned()), "{names:?}");
+    }
+    // What does not even open may be whole.
+    let files = prepare();
+    files.run_out_of_descriptors();
+    assert!(matches!(Library::open(Arc::new(files.clone())), Err(LibraryError::Io { .. })));
+    files.mend();
+    assert_eq!(heights(&open(&files)), [2, 1]);
 }
 
 /// spec: LIB-2, LIB-4. An index of which one bit changed, or that lacks a chunk, is set aside when the library is opened.
