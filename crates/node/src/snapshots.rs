@@ -109,7 +109,8 @@ pub(crate) fn look_into_library(home: &Home) -> Result<Option<(Library, Swept)>,
     if !path.exists() {
         return Ok(None);
     }
-    Ok(Some(Library::inspect(directory(&path)?)?))
+    let directory = Directory::to_read(&path).map_err(|error| Failure::io(path.display(), &error))?;
+    Ok(Some(Library::inspect(Arc::new(directory))?))
 }
 
 pub(crate) fn directory(path: &Path) -> Result<Arc<Directory>, Failure> {

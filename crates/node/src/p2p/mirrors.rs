@@ -75,7 +75,7 @@ impl Shelf for Reach {
         let too_long = || io::Error::new(io::ErrorKind::InvalidData, format!("longer than {bytes_max} bytes"));
         match &self.place {
             Place::Directory(path) => {
-                let file = Directory::existing(path)?.open(file)?;
+                let file = Directory::to_read(path)?.open(file)?;
                 let len = usize::try_from(file.len()?).ok().filter(|len| *len as u64 <= bytes_max);
                 let mut bytes = vec![0; len.ok_or_else(too_long)?];
                 file.read_at(0, &mut bytes)?;

@@ -417,7 +417,7 @@ fn from_archive<T>(path: &Path, read: &mut dyn FnMut(Origin<'_>) -> Result<T, Li
     let missing = |error: io::Error| Failed::Unavailable(format!("{}: {error}", path.display()));
     match fs::metadata(path).map_err(missing)?.is_dir() {
         true => {
-            let directory = Directory::new(path).map_err(missing)?;
+            let directory = Directory::to_read(path).map_err(missing)?;
             Ok(read(Origin::Directory(&directory))?)
         }
         false => {

@@ -36,7 +36,7 @@ pub trait Files: Debug + Send + Sync {
     /// `AlreadyExists`, `StorageFull`, or what the disk says.
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>>;
 
-    /// Opens a file to read and write.
+    /// Opens a file to read and, unless the directory was opened only to read, to write.
     ///
     /// # Errors
     /// `NotFound`, or what the disk says.

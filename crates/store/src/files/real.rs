@@ -15,6 +15,8 @@ pub struct Directory {
     path: PathBuf,
     /// Open, so that syncing it takes no file descriptor that there may not be then.
     handle: Arc<fs::File>,
+    /// Whether files are opened to write as well.
+    writable: bool,
 }
 
 impl Directory {
@@ -26,7 +28,7 @@ impl Directory {
     pub fn new(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
         fs::create_dir_all(&path)?;
-        Self::opened(path)
+        Self::opened(path, true)
     }
 
     /// The directory at `path`, which must exist.
@@ -34,16 +36,29 @@ impl Directory {
     /// # Errors
     /// `NotFound`, `NotADirectory`, or what the file system says.
     pub fn existing(path: impl Into<PathBuf>) -> io::Result<Self> {
-        let path = path.into();
+        Self::there(path.into(), true)
+    }
+
+    /// The directory at `path`, which must exist, for whoever only reads it: it may be another's, or on a medium that nobody can
+    /// write to. Files are opened to read, and writing to one fails. Who means to write opens it otherwise, and is told when
+    /// a file is opened, not at the first write.
+    ///
+    /// # Errors
+    /// As [`Self::existing`].
+    pub fn to_read(path: impl Into<PathBuf>) -> io::Result<Self> {
+        Self::there(path.into(), false)
+    }
+
+    fn there(path: PathBuf, writable: bool) -> io::Result<Self> {
         if !fs::metadata(&path)?.is_dir() {
             return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{} is no directory", path.display())));
         }
-        Self::opened(path)
+        Self::opened(path, writable)
     }
 
-    fn opened(path: PathBuf) -> io::Result<Self> {
+    fn opened(path: PathBuf, writable: bool) -> io::Result<Self> {
         let handle = Arc::new(fs::File::open(&path)?);
-        Ok(Self { path, handle })
+        Ok(Self { path, handle, writable })
     }
 
     /// Where it is.
@@ -63,7 +78,7 @@ impl Files for Directory {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let file = fs::OpenOptions::new().read(true).write(true).open(self.path.join(name))?;
+        let file = fs::OpenOptions::new().read(true).write(self.writable).open(self.path.join(name))?;
         Ok(Arc::new(RealFile { file }))
     }
 

@@ -117,6 +117,34 @@ impl Drop for Tmpfs {
     }
 }
 
+/// What nobody can write to can be read by who says that it only reads. Whoever means to write is told so when a file is opened.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_directory_that_nobody_can_write_to_can_be_read() {
+    let read = |files: &dyn Files| {
+        let file = files.open("plain").unwrap();
+        let mut bytes = [0; 5];
+        file.read_at(0, &mut bytes).unwrap();
+        assert_eq!((&bytes, file.len().unwrap(), files.list().unwrap()), (b"bytes", 5, vec!["plain".to_owned()]));
+        assert!(file.write_at(0, b"other").is_err(), "it was opened only to read");
+    };
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("plain"), "bytes").unwrap();
+    read(&Directory::to_read(directory.path()).unwrap());
+    assert_eq!(Directory::to_read(directory.path().join("absent")).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+
+    let disk = match Tmpfs::new() {
+        Ok(disk) => disk,
+        Err(reason) => return println!("no disk was made read-only, for want of a file system to mount: {reason}"),
+    };
+    std::fs::write(disk.0.path().join("plain"), "bytes").unwrap();
+    let remounted = std::process::Command::new("mount").args(["-o", "remount,ro"]).arg(disk.0.path()).status().unwrap();
+    assert!(remounted.success());
+    read(&Directory::to_read(disk.0.path()).unwrap());
+    let refused = Directory::existing(disk.0.path()).unwrap().open("plain").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+}
+
 /// spec: STORE-8. A disk that fills up, at each of many moments: the commit that found no room says so, reads go on,
 /// nothing acknowledged is missing, and with room again the store goes on.
 #[cfg(target_os = "linux")]

@@ -174,7 +174,7 @@ impl Source {
                 Ok(read(Origin::Kept(&pin))?)
             }
             Self::Archive(path) if path.is_dir() => {
-                let directory = Directory::existing(path).map_err(|error| cannot_read(path, &error))?;
+                let directory = Directory::to_read(path).map_err(|error| cannot_read(path, &error))?;
                 Ok(read(Origin::Directory(&directory))?)
             }
             Self::Archive(path) => {
