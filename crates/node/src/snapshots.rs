@@ -34,6 +34,9 @@ const READERS_MAX: usize = 4;
 const WAITING_MAX: usize = 64;
 /// How long a snapshot stays, though newer ones took its place, after its last chunk was asked for.
 const LEASE: Duration = Duration::from_secs(600);
+/// How long it stays at most once newer ones took its place, however often it is asked for: the blocks above it stay as long,
+/// and a chunk every ten minutes costs a stranger nothing. At 5 MB a second 108 GB are fetched in that time.
+const LEASE_MAX: Duration = Duration::from_secs(6 * 3_600);
 /// Snapshots that stay for that reason, besides those that are kept: so asking cannot fill the disk.
 const LEASES_MAX: usize = 2;
 /// How many blocks must stand above a snapshot before it is offered: a joiner needs the next header, which holds this
@@ -75,8 +78,18 @@ struct Inner {
     making: Mutex<Option<(Height, Progress)>>,
     /// Told of every block, of progress, and of the end of each snapshot.
     changed: watch::Sender<()>,
-    leases: Mutex<Vec<(Instant, Pin)>>,
+    leases: Mutex<Vec<Lease>>,
     readers: Readers,
+}
+
+/// A snapshot that somebody fetches, and that stays for it.
+#[derive(Debug)]
+struct Lease {
+    pin: Pin,
+    /// When its last chunk was asked for.
+    used: Instant,
+    /// Since when it stays for that alone.
+    replaced: Option<Instant>,
 }
 
 /// Opens the library of a home directory for this process, and says what a crash or a bad disk has left in it.
@@ -274,7 +287,7 @@ impl Service {
 
     /// Removes a snapshot because the owner wants it so: also one that was fetched a moment ago.
     pub(crate) fn delete(&self, id: SnapshotId, who: Who) -> Result<(), LibraryError> {
-        self.inner.leases().retain(|(_, pin)| pin.info().id != id);
+        self.inner.leases().retain(|lease| lease.pin.info().id != id);
         self.inner.library.delete(id)?;
         self.inner.own.told(who, NodeEvent::RemovedSnapshot { height: id.height }, Stood::default());
         self.inner.show_kept();
@@ -320,7 +333,7 @@ impl Service {
         };
         match pin.chunk(index) {
             Ok(Some(chunk)) => {
-                inner.lease(pin);
+                inner.lease(pin, Instant::now());
                 inner.metrics.snapshot_served(chunk.len());
                 Some(chunk)
             }
@@ -403,7 +416,7 @@ impl Inner {
             }
             match asked {
                 // What went wrong was logged and counted.
-                None => self.keep_the_newest(),
+                None => self.keep_the_newest(Instant::now()),
                 // If nobody waits for it any more, it is made all the same.
                 Some(tell) => drop(tell.send(made)),
             }
@@ -452,8 +465,8 @@ impl Inner {
     }
 
     /// Removes the snapshots that newer ones took the place of.
-    fn keep_the_newest(&self) {
-        self.let_go_of_old_leases();
+    fn keep_the_newest(&self, now: Instant) {
+        self.let_go_of_old_leases(now);
         match self.library.keep(self.config.keep) {
             Ok(removed) => {
                 for id in removed {
@@ -466,23 +479,43 @@ impl Inner {
         self.show_kept();
     }
 
-    fn leases(&self) -> MutexGuard<'_, Vec<(Instant, Pin)>> {
+    fn leases(&self) -> MutexGuard<'_, Vec<Lease>> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a snapshot from being removed while somebody fetches it.
-    fn lease(&self, pin: Pin) {
-        let mut leases = self.leases();
+    /// Keeps a snapshot from being removed while somebody fetches it. One that newer ones took the place of gets no lease any
+    /// more: whoever is at it has one, and it is not to begin anew when that is at its end.
+    fn lease(&self, pin: Pin, now: Instant) {
         let id = pin.info().id;
-        leases.retain(|(_, other)| other.info().id != id);
-        leases.push((Instant::now(), pin));
+        let is_newest = self.newest().contains(&id);
+        let mut leases = self.leases();
+        let before = leases.iter().position(|lease| lease.pin.info().id == id).map(|at| leases.remove(at));
+        if before.is_some() || is_newest {
+            let replaced = before.and_then(|lease| lease.replaced);
+            leases.push(Lease { pin, used: now, replaced });
+        }
         if leases.len() > LEASES_MAX {
             leases.remove(0);
         }
     }
 
-    fn let_go_of_old_leases(&self) {
-        self.leases().retain(|(since, _)| since.elapsed() < LEASE);
+    fn let_go_of_old_leases(&self, now: Instant) {
+        let newest = self.newest();
+        self.leases().retain_mut(|lease| {
+            if newest.contains(&lease.pin.info().id) {
+                lease.replaced = None;
+            } else {
+                lease.replaced.get_or_insert(now);
+            }
+            let passed = |since: Instant| now.saturating_duration_since(since);
+            passed(lease.used) < LEASE && lease.replaced.is_none_or(|since| passed(since) < LEASE_MAX)
+        });
+    }
+
+    /// The snapshots that are kept whoever asks for them.
+    fn newest(&self) -> Vec<SnapshotId> {
+        let keep = usize::try_from(self.config.keep).unwrap_or(usize::MAX);
+        self.library.list().iter().take(keep).map(|info| info.id).collect()
     }
 
     fn show_kept(&self) {
@@ -929,6 +962,50 @@ mod tests {
             bench.make(height);
         }
         assert_eq!(bench.heights(), [9, 8, 7]);
+    }
+
+    /// Whoever asks for a chunk now and then holds an old snapshot, and the blocks above it, for hours and not for ever. The
+    /// newest can be fetched for as long as they are the newest.
+    #[test]
+    fn a_snapshot_that_is_always_asked_for_goes_in_the_end() {
+        let bench = Bench::new(1, 1);
+        bench.make(10);
+        let inner = &bench.service.inner;
+        let ask = |height, now| inner.lease(inner.library.pin(id(height)).unwrap(), now);
+        let minutes = |from: Instant, count: u32| from + Duration::from_secs(60) * count;
+        // For a day it is the newest, and nobody minds.
+        let start = Instant::now();
+        for at in (0..24 * 60).step_by(5) {
+            ask(10, minutes(start, at));
+            inner.keep_the_newest(minutes(start, at));
+        }
+        bench.make(11);
+        let replaced = Instant::now();
+        let most = u32::try_from(LEASE_MAX.as_secs() / 60).unwrap();
+        for at in (0..most).step_by(5) {
+            ask(10, minutes(replaced, at));
+            inner.keep_the_newest(minutes(replaced, at));
+            assert_eq!((bench.heights(), bench.service.oldest_listed()), (vec![11, 10], Some(Height(10))));
+        }
+        // Also if it is read at that very moment.
+        let being_read = inner.library.pin(id(10)).unwrap();
+        inner.keep_the_newest(minutes(replaced, most));
+        assert_eq!(bench.heights(), [11, 10]);
+        inner.lease(being_read, minutes(replaced, most));
+        inner.keep_the_newest(minutes(replaced, most));
+        assert_eq!((bench.heights(), bench.service.oldest_listed()), (vec![11], Some(Height(11))));
+        // What nobody asks for any more goes sooner.
+        let last = Instant::now();
+        ask(11, last);
+        bench.make(12);
+        inner.keep_the_newest(minutes(last, 9));
+        assert_eq!(bench.heights(), [12, 11]);
+        inner.keep_the_newest(minutes(last, 10));
+        assert_eq!(bench.heights(), [12]);
+    }
+
+    fn id(height: u64) -> SnapshotId {
+        SnapshotId { height: Height(height), format: FORMAT }
     }
 
     /// A worker that is told to stop gives up what it is making, and nothing of it stays.
