@@ -579,6 +579,8 @@ pub(crate) struct Local<H: Hasher> {
     pub(crate) way: Arc<Way>,
     /// What state sync is at.
     pub(crate) syncing: Mutex<Syncing<H>>,
+    /// Percent of the disk that stay free when a snapshot is taken over.
+    pub(crate) reserve_percent: u64,
     home: Home,
     /// What queries look the world up by: of the root they belong to, whichever generation that is in.
     indexes: Arc<Kept>,
@@ -663,6 +665,7 @@ impl<H: Hasher> Local<H> {
             ran: Mutex::new(None),
             way: Arc::default(),
             syncing: Mutex::default(),
+            reserve_percent: config.snapshots.reserve_percent,
             home: home.clone(),
             indexes,
         })

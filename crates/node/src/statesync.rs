@@ -14,6 +14,7 @@ use crate::engine::{Live, Local, snapshot_params};
 use crate::exit::{Failure, causes};
 use crate::generations::Generation;
 use crate::own_log::{Stood, Who};
+use crate::room;
 use keelstone_codec::{Height, Key, Namespace, Root};
 use keelstone_ledger::{NodeEvent, Standing, cut};
 use keelstone_store::files::Directory;
@@ -22,6 +23,8 @@ use keelstone_sync::snapshot::{
     ChunkVerdict, EntriesError, Offer, OfferVerdict, Restore, RestoreLimits, RestoreProgress,
 };
 use keelstone_tree::Hasher;
+use std::fs;
+use std::io;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 /// What state sync is at.
@@ -31,9 +34,18 @@ pub(crate) enum Syncing<H: Hasher> {
     #[default]
     Idle,
     /// Chunks are coming.
-    Receiving(Box<Restore<H>>),
+    Receiving(Box<Receiving<H>>),
     /// The state is whole: whatever chunks still come change nothing.
     Whole,
+    /// A block was made, and no snapshot is taken any more.
+    Over,
+}
+
+/// A snapshot whose chunks are coming.
+pub(crate) struct Receiving<H: Hasher> {
+    restore: Restore<H>,
+    /// Whether the disk is known to have room for all of it.
+    has_room: bool,
 }
 
 /// Where state sync stands.
@@ -82,33 +94,44 @@ impl<H: Hasher> StateSync for Local<H> {
         }
         if !matches!(*syncing, Syncing::Receiving(_)) {
             match self.restore() {
-                Ok(restore) => *syncing = Syncing::Receiving(Box::new(restore)),
+                Ok(restore) => *syncing = Syncing::Receiving(Box::new(Receiving { restore, has_room: false })),
                 Err(failure) => return OfferVerdict::Abort { reason: failure.message },
             }
         }
-        let Syncing::Receiving(restore) = &mut *syncing else { unreachable!("it was put there") };
-        let verdict = restore.offer(offer, app_hash);
-        if verdict == OfferVerdict::Accept
-            && height > live.ledger.genesis_height()
-            && let Err(failure) = self.discard(&live)
-        {
-            return OfferVerdict::Abort { reason: failure.message };
+        let Syncing::Receiving(receiving) = &mut *syncing else { unreachable!("it was put there") };
+        let verdict = receiving.restore.offer(offer, app_hash);
+        if verdict != OfferVerdict::Accept {
+            return verdict;
         }
-        verdict
+        receiving.has_room = false;
+        let discarded = if height > live.ledger.genesis_height() { self.discard(&live) } else { Ok(()) };
+        // What a crash left of it may say by now how much it is.
+        match discarded.and_then(|()| self.check_room(receiving)) {
+            Ok(()) => OfferVerdict::Accept,
+            Err(failure) => OfferVerdict::Abort { reason: failure.message },
+        }
     }
 
     fn apply_chunk(&self, index: u32, chunk: &[u8], sender: &str) -> ChunkVerdict {
         let mut syncing = self.syncing();
-        let restore = match &mut *syncing {
+        let receiving = match &mut *syncing {
             Syncing::Whole => return ChunkVerdict::Accept,
-            Syncing::Idle => return ChunkVerdict::Abort { reason: "no snapshot was accepted".to_owned() },
-            Syncing::Receiving(restore) => restore,
+            Syncing::Idle | Syncing::Over => {
+                return ChunkVerdict::Abort { reason: "no snapshot was accepted".to_owned() };
+            }
+            Syncing::Receiving(receiving) => receiving,
         };
-        let verdict = restore.apply(index, chunk, sender);
-        if verdict != ChunkVerdict::Accept || !restore.is_complete() {
+        let verdict = receiving.restore.apply(index, chunk, sender);
+        if verdict != ChunkVerdict::Accept {
             return verdict;
         }
-        match self.settle(restore) {
+        if let Err(failure) = self.check_room(receiving) {
+            return ChunkVerdict::Abort { reason: failure.message };
+        }
+        if !receiving.restore.is_complete() {
+            return verdict;
+        }
+        match self.settle(&mut receiving.restore) {
             Ok(()) => {
                 *syncing = Syncing::Whole;
                 ChunkVerdict::Accept
@@ -127,9 +150,9 @@ impl<H: Hasher> StateSync for Local<H> {
         match &*self.syncing() {
             // After a restart too: what is unconfirmed is so on the disk.
             Syncing::Idle if self.is_unconfirmed() => SyncStanding::Whole { unconfirmed: true },
-            Syncing::Idle => SyncStanding::Idle,
-            Syncing::Receiving(restore) => match restore.target() {
-                Some((height, _)) => SyncStanding::Receiving { height, progress: restore.progress() },
+            Syncing::Idle | Syncing::Over => SyncStanding::Idle,
+            Syncing::Receiving(receiving) => match receiving.restore.target() {
+                Some((height, _)) => SyncStanding::Receiving { height, progress: receiving.restore.progress() },
                 None => SyncStanding::Idle,
             },
             Syncing::Whole => SyncStanding::Whole { unconfirmed: self.is_unconfirmed() },
@@ -148,7 +171,8 @@ impl<H: Hasher> Local<H> {
         self.syncing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a block was made on the state, if nothing but a snapshot spoke for it until now.
+    /// Notes that a block was made on the state, if nothing but a snapshot spoke for it until now, and removes what was
+    /// staged of others: none is taken any more.
     // spec: SNAP-9
     pub(crate) fn confirmed(&self, generation: &Generation) -> Result<(), Failure> {
         let mut syncing = self.syncing();
@@ -156,7 +180,29 @@ impl<H: Hasher> Local<H> {
             generation.confirm()?;
             tracing::info!("a block was made on the restored state: it is confirmed");
         }
-        *syncing = Syncing::Idle;
+        if !matches!(std::mem::replace(&mut *syncing, Syncing::Over), Syncing::Over) {
+            let staging = self.staging();
+            match fs::remove_dir_all(&staging) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    // It is in nobody's way, and the first block after the next start tries again.
+                    tracing::warn!(%error, "{} could not be removed", staging.display());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a snapshot that the disk has no room for, once it is known how much it is: before most of it is staged.
+    // spec: SNAP-16
+    fn check_room(&self, receiving: &mut Receiving<H>) -> Result<(), Failure> {
+        let progress = receiving.restore.progress();
+        if let (Some(total), false) = (progress.total, receiving.has_room) {
+            let staging = self.staging();
+            let directory = Directory::new(&staging).map_err(|error| Failure::io(staging.display(), &error))?;
+            room::check(&directory, room::of_the_rest(total, progress.done), self.reserve_percent)?;
+            receiving.has_room = true;
+        }
         Ok(())
     }
 

@@ -844,6 +844,7 @@ fn ss01_ss13_ss16_a_node_joins_by_a_snapshot_goes_on_and_is_never_overwritten() 
         assert_eq!(client.offer(offer, &served.app_hash), OfferResult::Reject, "a confirmed state stands");
     }
     assert_eq!(client.info().last_block_app_hash, fourth.app_hash);
+    assert_eq!(place.names(), ["CURRENT", "gen-000002"], "nothing is staged any more");
     // What it makes a snapshot of is, at one height, what the others make.
     let (own, library) = (node.engine.version(Some(Height(2))).unwrap(), open_library(&place.home()).unwrap());
     let mut go_on = |_| std::ops::ControlFlow::Continue(());
@@ -889,6 +890,50 @@ fn ss18_ss32_bad_chunks_name_their_sender_and_change_nothing() {
         assert_eq!(client.apply(index, chunk, "good").result(), ChunkResult::Accept);
     }
     is_restored(&mut client, &served);
+    node.stop();
+    server.stop();
+}
+
+/// spec: SNAP-16. A snapshot that the disk has no room for ends state sync as soon as its first page says how much it is, with
+/// both numbers; also if that was staged before. What is staged goes with the first block that is made without it.
+#[test]
+fn a_snapshot_that_does_not_fit_is_refused_before_it_is_fetched_and_what_is_staged_of_it_goes() {
+    let (origin, server, [_, served]) = serving();
+    let mut place = origin.another();
+    // More than all of the disk is to stay free.
+    place.config.snapshots.reserve_percent = 101;
+    let node = place.start();
+    let mut client = node.connect();
+    assert_eq!(
+        client.offer(&served.snapshot, &served.app_hash),
+        OfferResult::Accept,
+        "nobody knows yet how much it is"
+    );
+    let results = served.chunks.iter().enumerate().map(|(index, chunk)| client.apply(index, chunk, "peer").result());
+    let taken = results.take_while(|result| *result == ChunkResult::Accept).count();
+    assert_eq!(taken, 0, "of {} chunks, of which the first says it", served.chunks.len());
+    let why = node.application.gave_up(Duration::from_secs(600), || None).unwrap();
+    assert!(why.contains("bytes are needed") && why.contains("are free"), "{why}");
+    is_empty(&mut client);
+    drop(client);
+    node.stop();
+    let node = place.start();
+    let mut client = node.connect();
+    assert_eq!(client.offer(&served.snapshot, &served.app_hash), OfferResult::Abort);
+    assert_eq!(place.names(), ["CURRENT", "gen-000001", "staging"]);
+    drop(client);
+    node.stop();
+    // With room again it goes on from there.
+    let roomy = place.copy();
+    joins(&Place { config: origin.another().config, ..roomy }, &served);
+    // Or the chain is followed from its beginning.
+    let node = place.start();
+    let mut client = node.connect();
+    client.init(&place);
+    client.finalize(block(1, vec![register(1, 0)]));
+    assert_eq!(place.names(), ["CURRENT", "gen-000001", "staging"]);
+    client.commit();
+    assert_eq!(place.names(), ["CURRENT", "gen-000001"]);
     node.stop();
     server.stop();
 }
