@@ -15,6 +15,7 @@ mod https;
 mod keys;
 mod monitoring;
 mod node;
+mod patience;
 mod recovery;
 mod sessions;
 mod snapshots;
