@@ -65,7 +65,7 @@ const BAD_REQUESTS_MAX: u32 = 3;
 /// What may wait for the task.
 const COMMANDS_MAX: usize = 1024;
 /// How often it is looked who has to be dialled.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long until somebody who could not be reached is dialled again, at first and at most.
 const DIAL_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// How long a peer that went is known, so that coming back brings no new budget.

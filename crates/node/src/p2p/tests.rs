@@ -1,7 +1,7 @@
 //! Real sockets on this machine: who is honest is heard, and who is not is survived.
 
 use super::codec::PROTOCOL;
-use super::network::{ANNOUNCEMENTS_MAX, Announced, KNOWN_MAX, NEARBY_ENOUGH, crowded_out, without_quic};
+use super::network::{ANNOUNCEMENTS_MAX, Announced, KNOWN_MAX, LOOK_EVERY, NEARBY_ENOUGH, crowded_out, without_quic};
 use super::*;
 use crate::config::{Config, P2p};
 use crate::engine::{self, Engine, snapshot_params};
@@ -410,25 +410,47 @@ fn s13_a_joiner_that_begins_again_fetches_only_what_is_missing() {
     assert!(progress.received_bytes + received < bytes * 105 / 100, "{received} and {progress:?} of {bytes}");
 }
 
-/// Any number of peers that never answer hold up nobody who has one that does.
+/// S-11: peers that never answer, and one whose answer comes a byte a second, hold up nobody who has one that answers.
 #[test]
 fn s11_peers_that_never_answer_hold_up_nobody() {
-    struct Mute;
+    /// Hears every question and answers none, until the test is over.
+    struct Mute {
+        asked: Arc<AtomicU64>,
+        over: std::sync::mpsc::Receiver<Infallible>,
+    }
     impl Answers for Mute {
         fn answer(&mut self, _: Tick, _: PeerId, _: &Request) -> Response {
-            std::thread::sleep(Duration::from_millis(50));
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let _ = self.over.recv();
             Response::Unavailable(Why::NotKept)
         }
         fn worked(&mut self, _: PeerId, _: u64) {}
         fn gone(&mut self, _: PeerId) {}
     }
+    const TIMEOUT: Duration = Duration::from_millis(500);
     let runtime = runtime();
-    let mute: Vec<Node> = (0..3).map(|_| Node::start(&runtime, &[], Some(Box::new(Mute)), |_, _| {})).collect();
+    let (mut overs, mut counts) = (Vec::new(), Vec::new());
+    let mute: Vec<Node> = (0..3)
+        .map(|_| {
+            let (over, asked) = (std::sync::mpsc::channel(), Arc::new(AtomicU64::new(0)));
+            overs.push(over.0);
+            counts.push(asked.clone());
+            Node::start(&runtime, &[], Some(Box::new(Mute { asked, over: over.1 })), |_, _| {})
+        })
+        .collect();
+    let drips = Stranger::start(&runtime, somebody(honest).0, Way::Drips);
+    counts.push(drips.asked.clone());
     let peer = Node::start(&runtime, &[], Some(somebody(honest).0), |_, _| {});
     let dialled: Vec<&Node> = mute.iter().chain([&peer]).collect();
-    let node = Node::start(&runtime, &dialled, None, |_, _| {});
-    let files = Arc::new(MemoryFiles::new());
-    assert_eq!(join(&runtime, &node.network, files, settings(), &mut |_| Ok(())).unwrap().0, 6_000);
+    let node = Node::start(&runtime, &dialled, None, |_, setup| setup.peers.push(drips.address().parse().unwrap()));
+    until("all are connected", || node.network.connected().len() == 5);
+    let (files, started) = (Arc::new(MemoryFiles::new()), Instant::now());
+    let timeout_ms = u32::try_from(TIMEOUT.as_millis()).unwrap();
+    let settings = Settings { request_timeout_ms: timeout_ms, ..settings() };
+    assert_eq!(join(&runtime, &node.network, files, settings, &mut |_| Ok(())).unwrap().0, 6_000);
+    let took = started.elapsed();
+    assert!(took < TIMEOUT * 20, "it took {took:?}");
+    assert!(counts.iter().all(|asked| asked.load(Ordering::Relaxed) > 0), "all were asked: {counts:?}");
     assert_eq!(node.metrics.peers_banned.get(), 0, "slowness is no crime");
 }
 
@@ -456,21 +478,32 @@ fn a_question_has_its_answer_or_the_reason_why_not() {
 /// A swarm that speaks the frames' protocol and whatever else a test wants: somebody who is no node of ours.
 mod stranger {
     use super::*;
+    use crate::p2p::codec::Frames;
+    use keelstone_codec::Decode as _;
     use libp2p::core::transport::{DialOpts, PortUse};
     use libp2p::core::upgrade::OutboundConnectionUpgrade as _;
     use libp2p::core::{Endpoint, Transport as _};
-    use libp2p::futures::AsyncWriteExt as _;
-    use libp2p::noise;
+    use libp2p::futures::{AsyncWriteExt as _, StreamExt as _};
+    use libp2p::multiaddr::Protocol;
+    use libp2p::request_response::{self, Message, ProtocolSupport};
+    use libp2p::swarm::SwarmEvent;
+    use libp2p::{StreamProtocol, SwarmBuilder, noise, tcp, yamux};
+    use std::io;
     use std::pin::Pin;
+    use std::sync::Mutex;
 
     /// A connection that is encrypted and nothing more: what follows is up to the test.
     pub(super) type Encrypted = Pin<Box<dyn Duplex>>;
     pub(super) trait Duplex: libp2p::futures::AsyncRead + libp2p::futures::AsyncWrite + Send {}
     impl<T: libp2p::futures::AsyncRead + libp2p::futures::AsyncWrite + Send> Duplex for T {}
 
-    pub(super) async fn encrypted(to: SocketAddr) -> Encrypted {
-        let pair = libp2p::identity::Keypair::generate_ed25519();
-        let noise = noise::Config::new(&pair).unwrap();
+    /// A key that nobody else has.
+    pub(super) fn pair() -> libp2p::identity::Keypair {
+        libp2p::identity::Keypair::generate_ed25519()
+    }
+
+    pub(super) async fn encrypted(to: SocketAddr, pair: &libp2p::identity::Keypair) -> Encrypted {
+        let noise = noise::Config::new(pair).unwrap();
         let mut transport = libp2p::tcp::tokio::Transport::new(libp2p::tcp::Config::default());
         let address = libp2p::Multiaddr::from(to.ip()).with(libp2p::multiaddr::Protocol::Tcp(to.port()));
         let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
@@ -483,15 +516,192 @@ mod stranger {
         let (_, stream) = noise.upgrade_outbound(socket, "/noise").await.unwrap();
         Box::pin(stream)
     }
-}
 
-/// Whether the other end closes a connection on which all this was sent, or says that it wants no more of it.
-fn is_ended(runtime: &Runtime, to: SocketAddr, sent: &[u8]) -> bool {
+    /// How a stranger answers a request, whatever it is.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(super) enum Way {
+        /// As anybody.
+        Honest,
+        /// Announces 4 GB, sends a byte of them, and holds the stream open.
+        Announces,
+        /// The same of as much as an answer may have.
+        Holds,
+        /// Announces as much as an answer may have, and sends a byte of it every second, or more quickly than a request is given up.
+        Drips,
+        DripsQuickly,
+        /// Announces a byte more than the answer has, and closes the stream.
+        CutShort,
+        /// The answer, and the same again on its stream.
+        Twice,
+        /// The answer to a question of another number.
+        OtherId,
+    }
+
+    impl Way {
+        async fn write(
+            self,
+            io: &mut (impl libp2p::futures::AsyncWrite + Unpin + Send),
+            frame: &[u8],
+        ) -> io::Result<()> {
+            let most = u32::try_from(RESPONSE_BYTES_MAX).unwrap();
+            let of = |len: usize| u32::try_from(len).unwrap().to_le_bytes();
+            match self {
+                Self::Honest | Self::OtherId => io.write_all(&[&of(frame.len())[..], frame].concat()).await?,
+                Self::CutShort => io.write_all(&[&of(frame.len() + 1)[..], frame].concat()).await?,
+                Self::Twice => {
+                    let once = [&of(frame.len())[..], frame].concat();
+                    io.write_all(&[&once[..], &once].concat()).await?;
+                }
+                Self::Announces | Self::Holds => {
+                    let announced = if self == Self::Holds { most } else { u32::MAX };
+                    io.write_all(&[&announced.to_le_bytes()[..], b"x"].concat()).await?;
+                    io.flush().await?;
+                    std::future::pending::<()>().await;
+                }
+                Self::Drips | Self::DripsQuickly => {
+                    let pause = if self == Self::Drips { Duration::from_secs(1) } else { Duration::from_millis(50) };
+                    io.write_all(&most.to_le_bytes()).await?;
+                    loop {
+                        io.write_all(b"x").await?;
+                        io.flush().await?;
+                        tokio::time::sleep(pause).await;
+                    }
+                }
+            }
+            io.close().await
+        }
+    }
+
+    /// Frames, written in some way.
+    #[derive(Clone)]
+    struct Written(Arc<Mutex<Way>>);
+
+    impl request_response::Codec for Written {
+        type Protocol = StreamProtocol;
+        type Request = Vec<u8>;
+        type Response = Vec<u8>;
+
+        async fn read_request<T>(&mut self, protocol: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>>
+        where
+            T: libp2p::futures::AsyncRead + Unpin + Send,
+        {
+            Frames.read_request(protocol, io).await
+        }
+
+        async fn read_response<T>(&mut self, protocol: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>>
+        where
+            T: libp2p::futures::AsyncRead + Unpin + Send,
+        {
+            Frames.read_response(protocol, io).await
+        }
+
+        async fn write_request<T>(&mut self, protocol: &StreamProtocol, io: &mut T, frame: Vec<u8>) -> io::Result<()>
+        where
+            T: libp2p::futures::AsyncWrite + Unpin + Send,
+        {
+            Frames.write_request(protocol, io, frame).await
+        }
+
+        async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, frame: Vec<u8>) -> io::Result<()>
+        where
+            T: libp2p::futures::AsyncWrite + Unpin + Send,
+        {
+            let way = *self.0.lock().unwrap();
+            way.write(io, &frame).await
+        }
+    }
+
+    /// A swarm that takes in connections, hears requests as we do, and answers them in a way of its own.
+    pub(super) struct Stranger {
+        id: NodeId,
+        socket: SocketAddr,
+        way: Arc<Mutex<Way>>,
+        pub(super) asked: Arc<AtomicU64>,
+        /// How many connections it has had.
+        pub(super) met: Arc<AtomicU64>,
+    }
+
+    impl Stranger {
+        pub(super) fn start(runtime: &Runtime, mut answers: Box<dyn Answers>, way: Way) -> Self {
+            let _inside = runtime.enter();
+            let way = Arc::new(Mutex::new(way));
+            let config = request_response::Config::default().with_request_timeout(PATIENCE);
+            let frames = request_response::Behaviour::with_codec(
+                Written(way.clone()),
+                [(PROTOCOL, ProtocolSupport::Full)],
+                config,
+            );
+            let mut swarm = SwarmBuilder::with_new_identity()
+                .with_tokio()
+                .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+                .unwrap()
+                .with_behaviour(|_| frames)
+                .unwrap()
+                .with_swarm_config(|config| config.with_idle_connection_timeout(PATIENCE))
+                .build();
+            let (id, (asked, met)) =
+                (*swarm.local_peer_id(), (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default()));
+            swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+            let port = runtime.block_on(async {
+                loop {
+                    if let SwarmEvent::NewListenAddr { address, .. } = swarm.next().await.unwrap() {
+                        let port = |part| if let Protocol::Tcp(port) = part { Some(port) } else { None };
+                        break address.iter().find_map(port).unwrap();
+                    }
+                }
+            });
+            let stranger = Self {
+                id,
+                socket: SocketAddr::from(([127, 0, 0, 1], port)),
+                way: way.clone(),
+                asked: asked.clone(),
+                met: met.clone(),
+            };
+            runtime.spawn(async move {
+                loop {
+                    let event = match swarm.next().await.unwrap() {
+                        SwarmEvent::ConnectionEstablished { .. } => {
+                            met.fetch_add(1, Ordering::Relaxed);
+                            continue;
+                        }
+                        SwarmEvent::Behaviour(request_response::Event::Message { message, .. }) => message,
+                        _ => continue,
+                    };
+                    let Message::Request { request, channel, .. } = event else { continue };
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    let Frame { id, body } = Frame::<Request>::from_bytes(&request).unwrap();
+                    let body = answers.answer(Tick(0), PeerId(0), &body);
+                    let id = if *way.lock().unwrap() == Way::OtherId { id.wrapping_add(1) } else { id };
+                    // Whoever asked may be gone.
+                    let _ = swarm.behaviour_mut().send_response(channel, Frame { id, body }.to_bytes());
+                }
+            });
+            stranger
+        }
+
+        pub(super) fn id(&self) -> NodeId {
+            self.id
+        }
+
+        pub(super) fn address(&self) -> String {
+            format!("{}@{}", self.id, self.socket)
+        }
+
+        /// Answers in this way from now on.
+        pub(super) fn turns(&self, way: Way) {
+            *self.way.lock().unwrap() = way;
+        }
+    }
+}
+use stranger::{Stranger, Way};
+
+/// Whether the other end closes a connection on which somebody sent all this, or says that it wants no more of it.
+fn is_ended(runtime: &Runtime, to: SocketAddr, from: &libp2p::identity::Keypair, sent: &[u8]) -> bool {
     use libp2p::futures::AsyncWriteExt as _;
     const GO_AWAY: [u8; 8] = [0, 3, 0, 0, 0, 0, 0, 0];
     runtime.block_on(async {
         let ended = async {
-            let mut stream = stranger::encrypted(to).await;
+            let mut stream = stranger::encrypted(to, from).await;
             // It may be closed before all is sent.
             let _ = stream.write_all(sent).await;
             let _ = stream.flush().await;
@@ -532,12 +742,12 @@ fn y01_a_multiplexer_that_is_abused_costs_one_connection() {
     let many: Vec<u8> = (0..10_000u32).flat_map(|stream| head(WINDOW, SYN, 2 * stream + 1, 0)).collect();
     let none = vec![0xff; 4096];
     for (what, frames) in [("overflow", overflow), ("above the credit", above), ("no frame", none)] {
-        assert!(is_ended(&runtime, peer.socket(), &multiplexed(&frames)), "{what}");
+        assert!(is_ended(&runtime, peer.socket(), &stranger::pair(), &multiplexed(&frames)), "{what}");
     }
     // Streams above the limit are reset, one by one, or all with their connection.
     runtime.block_on(async {
         use libp2p::futures::AsyncWriteExt as _;
-        let mut stream = stranger::encrypted(peer.socket()).await;
+        let mut stream = stranger::encrypted(peer.socket(), &stranger::pair()).await;
         let _ = stream.write_all(&multiplexed(&many)).await;
         let _ = stream.flush().await;
     });
@@ -576,25 +786,32 @@ fn y05_a_half_done_handshake_is_ended() {
 /// Y-02: what is no request is counted, and after a few the peer is banned; requests without number are told to come back.
 #[test]
 fn y02_a_flood_and_what_is_no_request_are_held_off() {
+    const SENT: usize = 2_000;
     let runtime = runtime();
-    let (answers, asked) = somebody(honest);
-    let peer = Node::start(&runtime, &[], Some(answers), |_, _| {});
+    // A peer has ten of the smallest answers in a second.
+    let limits = ServerLimits { peer_bytes_per_second: 2_560, ..ServerLimits::default() };
+    let peer = Node::start(&runtime, &[], Some(somebody_within(limits, honest).0), |_, _| {});
     let flood = Node::start(&runtime, &[&peer], None, |_, _| {});
     flood.meets(&peer);
     let frame = |id: u64| Frame { id, body: Request::Status }.to_bytes();
     let flooding = runtime.spawn({
         let (network, id) = (flood.network.clone(), peer.id());
-        let asks = (0..2_000).map(move |number| {
+        let asks = (0..).take(SENT).map(move |number| {
             let network = network.clone();
             async move { network.ask_frame(id, frame(number)).await }
         });
-        async { libp2p::futures::future::join_all(asks).await.into_iter().filter(Result::is_ok).count() }
+        libp2p::futures::future::join_all(asks)
     });
     let node = Node::start(&runtime, &[&peer], None, |_, _| {});
     node.meets(&peer);
-    assert!(node.network.ask(&peer.id(), Request::Status).is_ok(), "others are answered meanwhile");
-    let answered = runtime.block_on(flooding).unwrap();
-    assert!(answered <= 2_000 && asked.load(Ordering::Relaxed) <= 2_000);
+    let status = |node: &Node| node.network.ask(&peer.id(), Request::Status);
+    assert!(matches!(status(&node), Ok(Response::Status(_))), "others are answered meanwhile");
+    let is_status = |bytes: &Vec<u8>| matches!(response(bytes), Some(Response::Status(_)));
+    let answers = runtime.block_on(flooding).unwrap();
+    let answered = answers.into_iter().flatten().filter(is_status).count();
+    assert!((1..SENT / 2).contains(&answered), "{answered} of {SENT} answered");
+    until("it is told to come back", || matches!(status(&flood), Ok(Response::Busy { .. })));
+    assert!(matches!(status(&node), Ok(Response::Status(_))), "others are answered afterwards");
 
     // Too long for a request, and no frame at all.
     for bytes in [vec![0; 9_000], vec![7], vec![0xff; 100], vec![7]] {
@@ -602,7 +819,37 @@ fn y02_a_flood_and_what_is_no_request_are_held_off() {
     }
     until("the flood is banned", || peer.metrics.peers_banned.get() == 1);
     until("and disconnected", || !peer.network.connected().contains(&flood.id()));
-    assert!(node.network.ask(&peer.id(), Request::Status).is_ok());
+    assert!(matches!(status(&node), Ok(Response::Status(_))));
+}
+
+/// Y-02: who comes under this node's own id is let go, be it another program with its key or a node that dials itself; nobody is
+/// banned for it, and others are served.
+#[test]
+fn y02_who_has_our_own_id_is_no_peer() {
+    let runtime = runtime();
+    let seed = [7; 32];
+    let (peer, twin) = {
+        let own = |setup: &mut Setup| setup.key = SecretKey::from_seed(&seed);
+        let peer = Node::start(&runtime, &[], Some(somebody(honest).0), |_, setup| own(setup));
+        let twin = Node::start(&runtime, &[&peer], Some(somebody(honest).0), |_, setup| {
+            own(setup);
+            // Without an id to expect, as people write it.
+            setup.peers = vec![peer.socket().to_string().parse().unwrap()];
+        });
+        (peer, twin)
+    };
+    assert_eq!(peer.id(), twin.id());
+    let pair = libp2p::identity::Keypair::ed25519_from_bytes(seed).unwrap();
+    assert_eq!(pair.public().to_peer_id(), peer.id());
+    for _ in 0..3 {
+        assert!(is_ended(&runtime, peer.socket(), &pair, &multiplexed(&[])));
+    }
+    let node = Node::start(&runtime, &[&peer], None, |_, _| {});
+    node.meets(&peer);
+    assert!(matches!(node.network.ask(&peer.id(), Request::Status), Ok(Response::Status(_))));
+    until("it knows whom it met", || peer.network.connected() == [node.id()]);
+    assert_eq!(twin.network.connected(), []);
+    assert_eq!((peer.metrics.peers_banned.get(), twin.metrics.peers_banned.get()), (0, 0));
 }
 
 /// Whether a peer says that one has had enough for now.
@@ -647,24 +894,42 @@ fn a_new_id_brings_no_new_budget() {
     assert!(other.id() != node.id() && has_no_more_for(&other, &peer));
 }
 
-/// Y-03: an answer that is too long, cut short, never ends, or never comes is an error within the time a request may take, and
-/// the connection serves the next one.
+/// Y-03: an answer that is too long, cut short, never ends, comes twice, is another's, or never comes is an error within the time a request
+/// may take, and the same connection serves the next one.
 #[test]
 fn y03_an_answer_without_end_is_given_up() {
-    fn endless(request: &Request, answer: Response) -> Response {
-        if *request == Request::GetCertificate {
-            std::thread::sleep(Duration::from_secs(3));
-        }
-        answer
-    }
+    const TIMEOUT: Duration = Duration::from_millis(500);
     let runtime = runtime();
-    let peer = Node::start(&runtime, &[], Some(somebody(endless).0), |_, _| {});
-    let node = Node::start(&runtime, &[&peer], None, |_, setup| setup.request_timeout = Duration::from_millis(500));
+    let stranger = Stranger::start(&runtime, somebody(honest).0, Way::Honest);
+    let peer = Node::start(&runtime, &[], Some(somebody(honest).0), |_, _| {});
+    let node = Node::start(&runtime, &[&peer], None, |_, setup| {
+        setup.request_timeout = TIMEOUT;
+        setup.peers.push(stranger.address().parse().unwrap());
+    });
     node.meets(&peer);
-    assert!(matches!(node.network.ask(&peer.id(), Request::GetCertificate), Err(AskError::Failed(_))));
-    until("the next question has its answer", || node.network.ask(&peer.id(), Request::Status).is_ok());
-    // What is announced above the limit is refused before it is read.
-    assert!(RESPONSE_BYTES_MAX < u32::MAX as usize);
+    until("it meets the stranger", || node.network.connected().contains(&stranger.id()));
+    let ask = |whom: &NodeId| node.network.ask(whom, Request::Status);
+    let is_false: fn(&AskError) -> bool = |error| matches!(error, AskError::Misbehaved(_));
+    let is_none: fn(&AskError) -> bool = |error| matches!(error, AskError::Failed(_));
+    for (way, expected, says) in [
+        (Way::Announces, is_false, "4294967295 bytes"),
+        (Way::Holds, is_none, ""),
+        (Way::CutShort, is_none, ""),
+        (Way::DripsQuickly, is_none, ""),
+        (Way::Twice, is_false, "bytes follow"),
+        (Way::OtherId, is_false, "another question"),
+    ] {
+        stranger.turns(way);
+        let started = Instant::now();
+        let error = ask(&stranger.id()).unwrap_err();
+        let took = started.elapsed();
+        assert!(expected(&error) && error.to_string().contains(says), "{way:?}: {error}");
+        assert!(took < TIMEOUT * 10, "{way:?}: {took:?}");
+        assert!(matches!(ask(&peer.id()), Ok(Response::Status(_))), "{way:?}: others answer");
+        stranger.turns(Way::Honest);
+        assert!(matches!(ask(&stranger.id()), Ok(Response::Status(_))), "{way:?}: and so does who did it");
+    }
+    assert_eq!(stranger.met.load(Ordering::Relaxed), 1, "one connection served all of this");
 }
 
 /// However many come and go between two looks, no more are known afterwards than may be: those that went first are not.
@@ -680,7 +945,8 @@ fn peers_that_went_are_forgotten_down_to_the_limit() {
     assert_eq!(crowded_out(Vec::new(), KNOWN_MAX + 9), None);
 }
 
-/// Y-06: where a peer says that it is, nobody is dialled, however many places it names.
+/// Y-06: where a peer says that it is, nobody is dialled, however many places it names, neither while it is connected nor once it
+/// went. The same place is dialled if it is configured.
 #[test]
 fn y06_addresses_that_a_peer_names_are_not_dialled() {
     use libp2p::futures::StreamExt as _;
@@ -690,21 +956,37 @@ fn y06_addresses_that_a_peer_names_are_not_dialled() {
     let bait = TcpListener::bind("127.0.0.1:0").unwrap();
     bait.set_nonblocking(true).unwrap();
     let named = bait.local_addr().unwrap();
-    runtime.block_on(async {
-        let mut swarm = SwarmBuilder::with_new_identity()
+    let is_taken = || bait.accept().is_ok();
+    let is_taken_within = |time: Duration| {
+        let started = Instant::now();
+        while started.elapsed() < time {
+            if is_taken() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
+    };
+    let mut swarm = {
+        let _inside = runtime.enter();
+        SwarmBuilder::with_new_identity()
             .with_tokio()
             .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
             .unwrap()
             .with_behaviour(|pair| identify::Behaviour::new(identify::Config::new("/x/1".to_owned(), pair.public())))
             .unwrap()
-            .build();
-        let at = |address: SocketAddr| {
-            libp2p::Multiaddr::from(address.ip()).with(libp2p::multiaddr::Protocol::Tcp(address.port()))
-        };
-        swarm.add_external_address(at(named));
-        for port in 1..60 {
-            swarm.add_external_address(at(SocketAddr::from(([10, 0, 0, 1], port))));
-        }
+            .with_swarm_config(|config| config.with_idle_connection_timeout(PATIENCE))
+            .build()
+    };
+    let id = *swarm.local_peer_id();
+    let at = |address: SocketAddr| {
+        libp2p::Multiaddr::from(address.ip()).with(libp2p::multiaddr::Protocol::Tcp(address.port()))
+    };
+    swarm.add_external_address(at(named));
+    for port in 1..60 {
+        swarm.add_external_address(at(SocketAddr::from(([10, 0, 0, 1], port))));
+    }
+    runtime.block_on(async {
         swarm.dial(at(peer.socket())).unwrap();
         let exchanged = async {
             let (mut sent, mut received) = (false, false);
@@ -718,11 +1000,21 @@ fn y06_addresses_that_a_peer_names_are_not_dialled() {
         };
         tokio::time::timeout(PATIENCE, exchanged).await.unwrap();
     });
-    // Its look comes around a few times meanwhile.
-    let node = Node::start(&runtime, &[&peer], None, |_, _| {});
+    let running = runtime.spawn(async move {
+        loop {
+            swarm.next().await;
+        }
+    });
+    until("it is connected", || peer.network.connected().contains(&id));
+    assert!(!is_taken_within(LOOK_EVERY * 3), "somebody believed it");
+    running.abort();
+    until("it went", || !peer.network.connected().contains(&id));
+    assert!(!is_taken_within(LOOK_EVERY * 3), "somebody went to look for it");
+
+    let node = Node::start(&runtime, &[&peer], None, |_, setup| setup.peers.push(named.to_string().parse().unwrap()));
+    until("the configured place is dialled", is_taken);
     node.meets(&peer);
     assert!(node.network.ask(&peer.id(), Request::Status).is_ok());
-    assert!(bait.accept().is_err(), "somebody believed it");
     assert_eq!(PROTOCOL.as_ref(), "/keelstone/peers/1");
 }
 
