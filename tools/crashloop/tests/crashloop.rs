@@ -21,12 +21,21 @@ fn no_acknowledged_step_is_lost_to_kill_9() {
     println!("{said}");
 }
 
-/// spec: STORE-1, STORE-4. Killed at every single call that changes the disk, and again at one of recovery.
+/// spec: STORE-1, STORE-4. Killed at every single call that changes the disk, and again at one of recovery. Only where `strace` can
+/// kill nothing is it left out; on a CI machine, if `.ci/run` found that too.
 #[test]
 fn no_acknowledged_step_is_lost_to_a_kill_at_any_system_call() {
     let output = Command::new(env!("CARGO_BIN_EXE_crashloop")).arg("--syscalls").output().unwrap();
     let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}{wrong}");
+    if let Some(reason) = said.strip_prefix("no calls were killed: ") {
+        let excused =
+            std::env::var("KEELSTONE_LEFT_OUT").is_ok_and(|what| what.split(' ').any(|word| word == "strace"));
+        assert!(excused || std::env::var_os("CI").is_none(), "nothing was killed on a CI machine: {reason}");
+        return eprintln!("left out, no process was killed at a system call: {reason}");
+    }
+    // Of how many is looked at by the program: all of those it counted.
+    assert!(said.contains("calls killed") && said.contains("nothing was lost"), "{said}");
     println!("{said}");
 }
 
