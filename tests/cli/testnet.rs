@@ -1,6 +1,8 @@
 //! `testnet` as far as it goes without a CometBFT: what it refuses, and how a group of processes ends.
 
-use crate::support::{expect_of, program};
+use crate::support::{Node, chain, copy, expect_of, program, register, send};
+use serde_json::json;
+use std::net::SocketAddr;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -38,6 +40,42 @@ fn a_network_without_a_cometbft_is_refused_before_anything_is_made() {
     assert!(
         shell.exists() && expect_of(command, 2)["error"]["message"].as_str().is_some_and(|m| m.contains("nonsense"))
     );
+}
+
+/// What was not compared is not agreed on: a node that gives nothing is named, and the comparison does not pass for one that held.
+#[test]
+fn a_comparison_to_which_a_node_gives_nothing_is_none() {
+    let origin = chain();
+    for number in 0..3 {
+        send(origin.path(), 0, &json!([if number == 0 { register() } else { crate::support::post("more") }]));
+    }
+    let nobody: SocketAddr = "127.0.0.1:9".parse().expect("an address");
+    let twin = tempfile::tempdir().expect("a temporary directory");
+    copy(origin.path(), twin.path());
+    let (first, second) = (Node::start(origin.path(), &[]), Node::start(twin.path(), &[]));
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let compared = |code: i32, apis: &[SocketAddr]| {
+        let node = |(index, http): (usize, &SocketAddr)| {
+            json!({
+                "name": format!("node{index}"), "index": index, "validator": true, "supervised": false, "node_id": "00",
+                "http": http, "rpc": nobody, "p2p": nobody,
+            })
+        };
+        let nodes: Vec<_> = apis.iter().enumerate().map(node).collect();
+        let layout = json!({
+            "version": 1, "chain_id": "test", "hosts": "loopback", "cometbft": "cometbft", "settings": [],
+            "engine_settings": [], "nodes": nodes,
+        });
+        std::fs::write(dir.path().join("testnet.json"), layout.to_string()).expect("written");
+        let mut command = program();
+        command.args(["testnet", "compare", "--to", "3", "--json", "--dir"]).arg(dir.path());
+        expect_of(command, code)
+    };
+    let said = compared(0, &[first.address, second.address]);
+    assert_eq!(said, json!({ "heights": 3, "compared": 3, "disagreements": [], "gaps": [] }));
+    let said = compared(17, &[first.address, second.address, nobody]);
+    assert_eq!(said, json!({ "heights": 3, "compared": 3, "disagreements": [], "gaps": ["node2 gave no app hash"] }));
+    assert_eq!(compared(17, &[first.address])["heights"], 0, "nothing to compare with");
 }
 
 /// However the one that started it ends, its end of the pipe closes, and nothing of the group is left.

@@ -481,7 +481,7 @@ fn compare(dir: &Path, from: u64, to: Option<u64>, context: &Context<'_>) -> Res
     out.emit(&agreement);
     Ok(match agreement.disagreements.is_empty() {
         false => Exit::Integrity,
-        true if agreement.heights == 0 => Exit::Unknown,
+        true if agreement.heights == 0 || !agreement.gaps.is_empty() => Exit::Unknown,
         true => Exit::Ok,
     })
 }
