@@ -16,6 +16,47 @@ fn recovers(network: &Network, name: &str, what: &str) {
     network.until_all_at(goal);
 }
 
+/// What happens to processes.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// Killed as nothing can catch, and started again.
+    Kill,
+    /// Stopped for ten seconds.
+    Pause,
+    /// Ended as it likes, and started again.
+    Restart,
+}
+
+/// Each kind of fault, to each part of a node: of validators, and of one that joined.
+const FAULTS: [(Fault, &str, &str); 8] = [
+    (Fault::Kill, "--app", "node1"),
+    (Fault::Kill, "--engine", "node1"),
+    (Fault::Kill, "--app", "node4"),
+    (Fault::Kill, "--engine", "node4"),
+    (Fault::Pause, "--app", "node2"),
+    (Fault::Pause, "--engine", "node2"),
+    (Fault::Restart, "--app", "node3"),
+    (Fault::Restart, "--engine", "node0"),
+];
+
+/// Four validators and a fifth node recover from all of [`FAULTS`], one after another.
+fn survives_every_fault(network: &Network) {
+    for (fault, part, name) in FAULTS {
+        match fault {
+            Fault::Kill => {
+                network.run(&["kill", name, part]);
+                network.run(&["restart", name]);
+            }
+            Fault::Pause => {
+                network.run(&["pause", name, part, "--seconds", "10"]);
+                std::thread::sleep(Duration::from_secs(10));
+            }
+            Fault::Restart => drop(network.run(&["restart", name, part])),
+        }
+        recovers(network, name, &format!("{fault:?} {part}"));
+    }
+}
+
 /// Four validators under load; a fifth node joins by state sync, reaches the tip and follows; then every kind of fault.
 #[test]
 fn ss53_a_fifth_node_joins_by_state_sync_and_every_node_survives_every_fault() {
@@ -41,20 +82,7 @@ fn ss53_a_fifth_node_joins_by_state_sync_and_every_node_survives_every_fault() {
         network.until("every root to be certified", ANSWERS, |_| certified() >= Some(goal - 2));
     }
 
-    for (part, name) in [("--app", "node1"), ("--engine", "node1"), ("--app", "node4")] {
-        network.run(&["kill", name, part]);
-        network.run(&["restart", name]);
-        recovers(&network, name, &format!("kill -9 {part}"));
-    }
-    for (part, name) in [("--app", "node2"), ("--engine", "node2")] {
-        network.run(&["pause", name, part, "--seconds", "10"]);
-        std::thread::sleep(Duration::from_secs(10));
-        recovers(&network, name, &format!("10 s of SIGSTOP {part}"));
-    }
-    for (part, name) in [("--app", "node3"), ("--engine", "node0")] {
-        network.run(&["restart", name, part]);
-        recovers(&network, name, &format!("restart {part}"));
-    }
+    survives_every_fault(&network);
     let report = report(load);
     println!("load: {report}");
     assert!(report["committed"].as_u64() > Some(0), "{report}");
@@ -62,7 +90,7 @@ fn ss53_a_fifth_node_joins_by_state_sync_and_every_node_survives_every_fault() {
     network.all_agree(network.nodes().iter().map(|node| node.height).min().unwrap_or(0));
 }
 
-/// The same with a network namespace for every host, so that hosts can be cut off.
+/// The same faults with a network namespace for every host, where hosts can be cut off besides.
 #[test]
 fn hosts_in_namespaces_are_cut_off_and_come_back() {
     if !may_make_namespaces() {
@@ -71,7 +99,7 @@ fn hosts_in_namespaces_are_cut_off_and_come_back() {
         return;
     }
     let Some(network) = Network::alone(&["--validators", "4", "--namespaces"]) else { return };
-    let load = network.start(&["load", "--rate", "5", "--seconds", "30"]);
+    let load = network.start(&["load", "--rate", "5", "--seconds", "60"]);
     network.until_all_at(25);
     network.run(&["join"]);
     let tip = network.tip();
@@ -84,11 +112,7 @@ fn hosts_in_namespaces_are_cut_off_and_come_back() {
         assert!(network.tip() > tip + 3, "three of four validators go on");
         recovers(&network, name, "10 s without a network");
     }
-    for part in ["--app", "--engine"] {
-        network.run(&["kill", "node2", part]);
-        network.run(&["restart", "node2"]);
-        recovers(&network, "node2", &format!("kill -9 {part}"));
-    }
+    survives_every_fault(&network);
     assert_eq!(report(load)["receipts_failed"], 0);
     network.all_agree(network.nodes().iter().map(|node| node.height).min().unwrap_or(0));
 }
