@@ -94,17 +94,15 @@ impl Patience {
     ) -> Option<String> {
         let still = self.moved.map_or(Duration::ZERO, |moved| now.duration_since(moved));
         let wrong = self.wrong.as_ref().map_or_else(String::new, |wrong| format!("; what was last wrong: {wrong}"));
-        let minutes = still.as_secs() / 60;
+        let seconds = still.as_secs();
         match self.phase {
             Phase::Quiet => None,
             Phase::Aborted => Some(format!("state sync ended because this node cannot go on{wrong}")),
             _ if still < patience => None,
-            Phase::Receiving => {
-                Some(format!("state sync has stood still for {minutes} minutes: no good chunk came{wrong}"))
-            }
+            Phase::Receiving => Some(format!("state sync has stood still for {seconds} s: no good chunk came{wrong}")),
             // A chain may be idle for days, which only the engine can tell from having given up.
             Phase::Whole if engine_height() == Some(0) => Some(format!(
-                "the state was restored {minutes} minutes ago and the engine is still at height 0: it gave state sync up{wrong}"
+                "the state was restored {seconds} s ago and the engine is still at height 0: it gave state sync up{wrong}"
             )),
             Phase::Whole => None,
         }
@@ -131,7 +129,7 @@ mod tests {
         sync.began(start);
         assert_eq!(sync.gave_up(start + PATIENCE / 2, PATIENCE, no_answer), None);
         let why = sync.gave_up(later, PATIENCE, no_answer).unwrap();
-        assert!(why.contains("20 minutes") && why.contains("format 9"), "{why}");
+        assert!(why.contains("1200 s") && why.contains("format 9"), "{why}");
         sync.moved(later);
         assert_eq!(sync.gave_up(later, PATIENCE, no_answer), None);
     }
