@@ -1,6 +1,6 @@
 //! `testnet` as far as it goes without a CometBFT: what it refuses, and how a group of processes ends.
 
-use crate::support::{Node, chain, copy, expect_of, program, register, send};
+use crate::support::{Node, chain, copy, expect, expect_of, post, program, register, send};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -43,15 +43,24 @@ fn a_network_without_a_cometbft_is_refused_before_anything_is_made() {
 }
 
 /// What was not compared is not agreed on: a node that gives nothing is named, and the comparison does not pass for one that held.
+/// Whose history begins above what is compared has nothing to give.
 #[test]
 fn a_comparison_to_which_a_node_gives_nothing_is_none() {
     let origin = chain();
     for number in 0..3 {
-        send(origin.path(), 0, &json!([if number == 0 { register() } else { crate::support::post("more") }]));
+        send(origin.path(), 0, &json!([if number == 0 { register() } else { post("more") }]));
     }
     let nobody: SocketAddr = "127.0.0.1:9".parse().expect("an address");
     let twin = tempfile::tempdir().expect("a temporary directory");
     copy(origin.path(), twin.path());
+    let (archive, joined) = (origin.path().join("3.tar"), tempfile::tempdir().expect("a temporary directory"));
+    let [archive, genesis] =
+        [archive, origin.path().join("genesis.json")].map(|path| path.to_str().expect("UTF-8").to_owned());
+    expect(origin.path(), 0, &["snapshot", "create"]);
+    expect(origin.path(), 0, &["snapshot", "export", "3", &archive]);
+    expect(joined.path(), 0, &["snapshot", "restore", &archive, "--genesis", &genesis]);
+    copy(&origin.path().join("keys"), &joined.path().join("keys"));
+    let joined = Node::start(joined.path(), &[]);
     let (first, second) = (Node::start(origin.path(), &[]), Node::start(twin.path(), &[]));
     let dir = tempfile::tempdir().expect("a temporary directory");
     let compared = |code: i32, apis: &[SocketAddr]| {
@@ -73,6 +82,7 @@ fn a_comparison_to_which_a_node_gives_nothing_is_none() {
     };
     let said = compared(0, &[first.address, second.address]);
     assert_eq!(said, json!({ "heights": 3, "compared": 3, "disagreements": [], "gaps": [] }));
+    assert_eq!(compared(0, &[first.address, second.address, joined.address]), said, "it came from a snapshot of 3");
     let said = compared(17, &[first.address, second.address, nobody]);
     assert_eq!(said, json!({ "heights": 3, "compared": 3, "disagreements": [], "gaps": ["node2 gave no app hash"] }));
     assert_eq!(compared(17, &[first.address])["heights"], 0, "nothing to compare with");

@@ -139,8 +139,8 @@ pub(crate) struct Agreement {
 }
 
 /// Compares the app hashes of all nodes at every height from `from` to `to`, and with what the engine's headers say: the
-/// header above a block carries the hash of the state after it. A node whose history begins later is left out of what is below; what it
-/// lacks otherwise is a gap.
+/// header above a block carries the hash of the state after it. A node whose history begins later is left out of what is below, be it
+/// of all; what it lacks otherwise is a gap.
 pub(crate) fn compare(layout: &Layout, from: u64, to: u64) -> Agreement {
     let mut agreement = Agreement::default();
     let mut given: Vec<Given<'_>> = layout.nodes.iter().map(|node| Given::by(&node.name)).collect();
@@ -173,7 +173,13 @@ pub(crate) fn compare(layout: &Layout, from: u64, to: u64) -> Agreement {
         }
         agreement.heights += u64::from(more_than_one);
     }
-    agreement.gaps = given.iter().filter_map(Given::gap).collect();
+    // Of the height of the first state that is kept there is no block.
+    let begins_above = |node: &Node| {
+        let said = Remote::at(node.http, ASK).status();
+        said.is_ok_and(|said| said.lowest_height >= to)
+    };
+    let all = layout.nodes.iter().zip(&given);
+    agreement.gaps = all.filter_map(|(node, given)| given.gap(|| begins_above(node))).collect();
     agreement
 }
 
@@ -198,9 +204,11 @@ impl<'a> Given<'a> {
         }
     }
 
-    fn gap(&self) -> Option<String> {
+    /// What it lacks. Who gave nothing at all lacks nothing if its history begins above the range.
+    fn gap(&self, begins_above: impl FnOnce() -> bool) -> Option<String> {
         let Self { name, .. } = self;
         match (self.first, self.lacks) {
+            (None, _) if begins_above() => None,
             (None, _) => Some(format!("{name} gave no app hash")),
             (Some(first), Some((count, from))) => Some(format!(
                 "{name} gave app hashes from height {first} on, but for {count}, the first of them at {from}"
@@ -219,11 +227,12 @@ mod tests {
         let gap = |given: &[bool]| {
             let mut node = Given::by("node-1");
             (5..).zip(given).for_each(|(height, is_given)| node.note(height, *is_given));
-            node.gap()
+            node.gap(|| false)
         };
         assert_eq!(gap(&[true, true, true]), None);
         assert_eq!(gap(&[false, false, true, true]), None, "its history begins later");
         assert_eq!(gap(&[false, false]).as_deref(), Some("node-1 gave no app hash"));
+        assert_eq!(Given::by("node-1").gap(|| true), None, "its history begins above all of them");
         let lacks = "node-1 gave app hashes from height 6 on, but for 2, the first of them at 7";
         assert_eq!(gap(&[false, true, false, true, false]).as_deref(), Some(lacks));
     }
