@@ -186,6 +186,12 @@ fn a_node_whose_state_sync_stands_still_ends_and_says_why() {
         let (home, _) = begun(name);
         let child = joiner(&home, json);
         let mut engine = Engine::of(&home);
+        // It listens for its engine before it says where it can be asked.
+        let started = Instant::now();
+        while !home.join("api.json").exists() {
+            assert!(started.elapsed() < PATIENCE, "it does not say where it listens");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let offer =
             abci::RequestOfferSnapshot { snapshot: Some(served.snapshot.clone()), app_hash: served.app_hash.clone() };
         let Answer::OfferSnapshot(offered) = engine.ask(Ask::OfferSnapshot(offer)) else { panic!("no answer") };
@@ -196,7 +202,6 @@ fn a_node_whose_state_sync_stands_still_ends_and_says_why() {
             panic!("no answer")
         };
         assert_eq!(applied.result(), ChunkResult::Accept);
-        assert!(home.join("api.json").exists());
         // It is connected to the end: what ends the node is silence.
         (home, json, child, engine)
     });
