@@ -316,3 +316,42 @@ fn what_is_lost_is_named_and_a_snapshot_brings_it_back() {
     assert_eq!(expect(home.path(), 0, &["db", "check"])["sound"], true);
     send(home.path(), 0, &json!([post("after")]));
 }
+
+/// spec: STORE-15, RECOVER-9. Blocks whose database is damaged are told as that by every command, however redb takes it, and named
+/// by a check; a recovery begins again without them, and says so.
+#[test]
+fn damaged_blocks_are_named_and_left_behind() {
+    let home = with_blocks();
+    let status = expect(home.path(), 0, &["status"]);
+    let (height, root) = (status["height"].to_string(), status["root"].as_str().unwrap().to_owned());
+    let archive = archived(home.path());
+    let checked = expect(home.path(), 0, &["db", "check"]);
+    assert!(checked["block_records"].as_u64() > Some(4), "{checked}");
+    let blocks = home.path().join("data/gen-000001/blocks.redb");
+    let whole = std::fs::read(&blocks).unwrap();
+    let recover = ["recover", "--to", &height, "--root", &root];
+    let mut random = 7u64;
+    let noise = std::iter::repeat_with(|| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 56) as u8
+    });
+    let noise: Vec<u8> = noise.take(4096).collect();
+    let overwritten = |block: usize| [&whole[..block * 4096], &noise, &whole[(block + 1) * 4096..]].concat();
+    // Over the first two redb panics; the others it refuses.
+    for (number, bytes) in [overwritten(1), overwritten(2), overwritten(0), whole[..100].to_vec()].iter().enumerate() {
+        std::fs::write(&blocks, bytes).unwrap();
+        for command in [&["status"][..], &["query", "block", "1"], &["replay"]] {
+            let failed = expect(home.path(), 12, command);
+            assert!(failed["error"]["message"].as_str().unwrap().contains("blocks.redb"), "{number}: {failed}");
+        }
+        let found = expect(home.path(), 12, &["db", "check", "--repair"]);
+        assert_eq!((&found["sound"], found.get("repaired")), (&json!(false), None), "{number}: {found}");
+        assert!(found["problems"][0]["file"].as_str().unwrap().ends_with("blocks.redb"), "{number}: {found}");
+    }
+    let archives = format!("recovery.sources={}", archive.display());
+    let recovered = expect(home.path(), 0, &[&recover[..], &["--yes", "--set", &archives]].concat());
+    let warnings = recovered["warnings"].as_array().unwrap();
+    assert!(warnings.len() == 1 && warnings[0].as_str().unwrap().contains("blocks.redb"), "{recovered}");
+    assert_eq!(expect(home.path(), 0, &["status"])["root"], root);
+    assert_eq!(expect(home.path(), 0, &["db", "check"])["sound"], true);
+}

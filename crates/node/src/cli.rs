@@ -16,6 +16,7 @@ use crate::tls::{Fingerprint, Identity, Trust};
 use crate::tokens;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use keelstone_execution::Registry;
+use keelstone_store::kv::catches_panics;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -322,15 +323,15 @@ impl Application {
     #[must_use]
     pub fn main(self) -> ExitCode {
         let arguments: Vec<OsString> = std::env::args_os().collect();
-        if asks_for_json(&arguments) {
+        let (json, main) = (asks_for_json(&arguments), std::thread::current().id());
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
             // Programs are told once, in JSON, by `run`; a panic of another thread is not what the command ends with.
-            let (main, others) = (std::thread::current().id(), std::panic::take_hook());
-            std::panic::set_hook(Box::new(move |panic| {
-                if std::thread::current().id() != main {
-                    others(panic);
-                }
-            }));
-        }
+            let is_told = json && std::thread::current().id() == main;
+            if !is_told && !catches_panics() {
+                others(panic);
+            }
+        }));
         self.run(arguments).into()
     }
 

@@ -387,24 +387,60 @@ impl Aside {
     }
 }
 
-/// Checks the state that counts, also one that no chain can be opened over any more. None if there is none yet.
+/// What a check of a home's data has found.
+#[derive(Debug, Default)]
+pub(crate) struct CheckedData {
+    pub(crate) state: CheckReport,
+    /// Records of blocks and receipts whose hash holds; none are read if only what is quick is.
+    pub(crate) block_records: u64,
+    /// What is wrong with the database of blocks and receipts: the first thing.
+    pub(crate) blocks: Option<StoreError>,
+}
+
+impl CheckedData {
+    pub(crate) fn problems(&self) -> impl Iterator<Item = &StoreError> {
+        self.state.problems.iter().chain(&self.blocks)
+    }
+}
+
+/// Checks the state that counts and the blocks beside it, also if no chain can be opened over them any more. None if there is
+/// none yet.
 pub(crate) fn check(
     home: &Home,
     config: &Config,
     level: CheckLevel,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Option<CheckReport>, Failure> {
+) -> Result<Option<CheckedData>, Failure> {
     let hasher = home.read_genesis()?.hasher;
     let generations = Generations::open(&home.data())?;
     let Some(generation) = generations.current()? else { return Ok(None) };
     let state = generation.state();
     let directory = Directory::new(&state).map_err(|error| Failure::io(state.display(), &error))?;
     let (directory, options) = (Arc::new(directory), store_options(config));
-    let report = match hasher {
+    let state = match hasher {
         HashKind::Blake3 => check_with::<Blake3>(directory, options, level, progress),
         HashKind::Sha256 => check_with::<Sha256>(directory, options, level, progress),
+    }?;
+    let (block_records, blocks) = match check_blocks(&generation.blocks(), level, progress) {
+        Ok(records) => (records, None),
+        Err(error) if error.is_damage() => (0, Some(error)),
+        Err(error) => return Err(error.into()),
     };
-    Ok(Some(report?))
+    Ok(Some(CheckedData { state, block_records, blocks }))
+}
+
+fn check_blocks(path: &Path, level: CheckLevel, progress: &mut dyn FnMut(Progress)) -> Result<u64, StoreError> {
+    if !path.exists() {
+        // Whether there are any to be had is told by who opens the chain.
+        return Ok(0);
+    }
+    let blocks = RedbKv::open(path)?;
+    match level {
+        CheckLevel::Quick => Ok(0),
+        CheckLevel::Full => {
+            blocks.check(&mut |done| progress(Progress { done, total: 0, what: "records of blocks and receipts" }))
+        }
+    }
 }
 
 /// Looks at every stored byte of the state of a home, with no chain on it, and has what is damaged mended by `act`. Returns

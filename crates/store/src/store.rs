@@ -96,7 +96,7 @@ struct History<H: Hasher> {
 
 /// What the store's threads tell one another.
 #[derive(Debug, Default)]
-pub(crate) struct Signals {
+struct Signals {
     unflushed: u64,
     /// Bytes that pages keep in memory that no flush has written, after the last commit.
     unwritten: u64,
@@ -177,7 +177,7 @@ impl Signals {
         self.compact_at.max(self.left.saturating_add(self.compact_at / 4))
     }
 
-    pub(crate) fn is_time_to_compact(&self) -> bool {
+    fn is_time_to_compact(&self) -> bool {
         self.garbage >= self.threshold()
     }
 
@@ -685,7 +685,7 @@ impl<H: Hasher> Shared<H> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn signals(&self) -> MutexGuard<'_, Signals> {
+    fn signals(&self) -> MutexGuard<'_, Signals> {
         self.signals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -1016,7 +1016,7 @@ impl<H: Hasher> Shared<H> {
 
     /// A compaction because there is too much garbage.
     // spec: STORE-12
-    pub(crate) fn compact_unasked(&self) -> Result<(), StoreError> {
+    fn compact_unasked(&self) -> Result<(), StoreError> {
         let _compacting = Compacting::begin(self);
         let enough = {
             let signals = self.signals();

@@ -68,13 +68,9 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         Action::Stats => stats(&*open()?, context),
         Action::Check { quick, repair, from, yes } => {
             let level = if quick { CheckLevel::Quick } else { CheckLevel::Full };
-            let (exit, found) = check(level, context)?;
-            if repair && exit == Exit::Integrity {
+            let (exit, found, is_mendable) = check(level, context)?;
+            if repair && is_mendable {
                 return repair::run(from, yes, found, context);
-            }
-            if exit == Exit::Ok {
-                // The blocks beside the state too: what belongs together is looked at when it is opened.
-                open()?;
             }
             context.out.emit(&found);
             return Ok(exit);
@@ -137,8 +133,8 @@ fn stats(chain: &dyn Engine, context: &Context<'_>) {
     }));
 }
 
-/// What a check found, said to people, and for programs.
-fn check(level: CheckLevel, context: &Context<'_>) -> Result<(Exit, Value), Failure> {
+/// What a check found, said to people, and for programs; and whether there is damage that a repair is for.
+fn check(level: CheckLevel, context: &Context<'_>) -> Result<(Exit, Value, bool), Failure> {
     let out = context.out;
     let (config, _) = context.config()?;
     let bar = out.progress("checking", 0);
@@ -155,20 +151,26 @@ fn check(level: CheckLevel, context: &Context<'_>) -> Result<(Exit, Value), Fail
     }
     bar.finish_and_clear();
     let report = report.unwrap_or_default();
-    for problem in &report.problems {
+    for problem in report.problems() {
         out.say(format_args!("{} {problem}", out.ink(Ink::Bad, "✗")));
     }
-    let sound = report.problems.is_empty();
+    let sound = report.problems().next().is_none();
     if sound {
+        // What is whole belongs together too: that is looked at when it is opened.
+        context.open_chain()?;
         out.say(out.ink(Ink::Good, "✓ nothing is damaged"));
+    } else if report.blocks.is_some() {
+        out.say("blocks and receipts cannot be made whole here: keelstone recover begins again without them");
     }
-    out.row("values", grouped(report.values));
-    out.row("log records", grouped(report.records));
-    out.row("sectors", grouped(report.sectors));
+    let state = &report.state;
+    out.row("values", grouped(state.values));
+    out.row("log records", grouped(state.records));
+    out.row("sectors", grouped(state.sectors));
+    out.row("block records", grouped(report.block_records));
     let found = json!({
-        "sound": sound, "values": report.values, "records": report.records,
-        "sectors": report.sectors,
-        "problems": report.problems.iter().map(Damage::of).collect::<Vec<_>>(),
+        "sound": sound, "values": state.values, "records": state.records,
+        "sectors": state.sectors, "block_records": report.block_records,
+        "problems": report.problems().map(Damage::of).collect::<Vec<_>>(),
     });
-    Ok((if sound { Exit::Ok } else { Exit::Integrity }, found))
+    Ok((if sound { Exit::Ok } else { Exit::Integrity }, found, !state.problems.is_empty()))
 }
