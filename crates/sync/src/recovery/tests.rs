@@ -237,3 +237,15 @@ fn a_report_reads_back_and_nothing_else_is_one() {
     assert_eq!(SignedReport::from_bytes(&signed.to_bytes()), Ok(signed.clone()));
     assert_eq!(signed.report.recovered_by(), None);
 }
+
+/// An error that says nothing itself leaves no mark between what was done and why it failed.
+#[test]
+fn an_error_without_words_of_its_own_is_its_cause() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Said(&'static str, #[source] Option<Box<Said>>);
+    let cause = |words| Some(Box::new(Said(words, None)));
+    assert_eq!(causes(&Said("", cause("address in use"))), "address in use");
+    assert_eq!(causes(&Said("not bound", cause("address in use"))), "not bound: address in use");
+    assert_eq!(causes(&Said("not bound: address in use", cause("address in use"))), "not bound: address in use");
+}
