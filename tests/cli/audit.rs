@@ -139,6 +139,11 @@ fn history_of_an_entry_names_the_operations_that_changed_it() {
     let none = expect(home.path(), 0, &["history", "agents", "nobody", "--from", "1", "--to", "2"]);
     assert_eq!((none["changes"].as_array().map(Vec::len), none["to"].as_u64()), (Some(0), Some(2)));
     expect(home.path(), 2, &["history", "agents", "nobody", "--from", "2", "--to", "1"]);
+    // Heights that are not reached yet are named, and not said to have been looked at.
+    for range in [&["--from", "100", "--to", "2000"][..], &["--from", "100"]] {
+        let above = expect(home.path(), 14, &[&["history", "agents", key, "--hex"], range].concat());
+        assert!(above["error"]["message"].as_str().unwrap().contains("100, the last is"), "{above}");
+    }
     // A key is written as `query` takes it, so also the name of a contract's entry that is longer than a key.
     let name = format!("currency.balances:{}", "a".repeat(300));
     assert_eq!(expect(home.path(), 0, &["history", "contracts", &name])["changes"], json!([]));
@@ -179,6 +184,10 @@ fn a_chain_is_rebuilt_in_a_home_of_its_own() {
 fn pruned_records_are_gone_and_the_rest_verifies() {
     let home = lived();
     expect(home.path(), 2, &["audit", "prune", "--before", "3"]);
+    // As `db prune`: what is above the last height was not meant.
+    let all = show(home.path(), &[]);
+    expect(home.path(), 14, &["audit", "prune", "--before", "99999", "--yes"]);
+    assert_eq!(show(home.path(), &[]), all);
     let first = expect(home.path(), 0, &["audit", "prune", "--before", "3", "--yes"])["first"].as_u64().unwrap();
     assert!(first > 0);
     assert_eq!(show(home.path(), &[])["first"].as_u64(), Some(first));

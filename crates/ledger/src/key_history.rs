@@ -58,7 +58,8 @@ impl<H: Hasher> Ledger<H> {
     /// at the diff of each, and for each change it runs a block.
     ///
     /// # Errors
-    /// [`StoreError::NotRetained`] if the range begins below what is kept; otherwise what reading says.
+    /// [`StoreError::NotRetained`] if the range begins below what is kept, [`LedgerError::NotYet`] if it does above the last
+    /// height; otherwise what reading says.
     pub fn key_history(
         &self,
         namespace: &Namespace,
@@ -66,7 +67,11 @@ impl<H: Hasher> Ledger<H> {
         heights: RangeInclusive<Height>,
         limit: usize,
     ) -> Result<KeyHistory, LedgerError> {
-        let (from, to) = (*heights.start(), (*heights.end()).min(self.height()));
+        let (from, last) = (*heights.start(), self.height());
+        if from > last {
+            return Err(LedgerError::NotYet { height: from, last });
+        }
+        let to = (*heights.end()).min(last);
         let low = self.store().low().unwrap_or_default();
         if from < low {
             return Err(StoreError::NotRetained { height: from, low, high: self.height() }.into());

@@ -1278,7 +1278,9 @@ impl<H: Hasher> Chain for Local<H> {
         limit: usize,
     ) -> Result<api::History, Refusal> {
         let ledger = self.ledger();
-        let heights = from.unwrap_or_else(|| self.lowest())..=to.unwrap_or_else(|| ledger.height());
+        let from = from.unwrap_or_else(|| self.lowest());
+        // A first height above the last of the chain is not the same mistake as one above the last that was given.
+        let heights = from..=to.unwrap_or_else(|| ledger.height().max(from));
         if heights.is_empty() {
             return Err(Refusal::Bad(format!("{} is above {}", heights.start(), heights.end())));
         }

@@ -81,6 +81,9 @@ fn history_of_a_key_is_every_change_with_operation_and_proof() {
     let early = chain.key_history(&namespace, &key, Height(3)..=Height(9), 10);
     assert!(matches!(early, Err(LedgerError::Store(keelstone_store::StoreError::NotRetained { .. }))));
     assert!(chain.key_history(&namespace, &key, Height(5)..=Height(9), 10).is_ok());
+    let above = chain.height().next();
+    let late = chain.key_history(&namespace, &key, above..=above.next(), 10);
+    assert!(matches!(late, Err(LedgerError::NotYet { height, .. }) if height == above));
 }
 
 /// One listing looks at so many heights, and says where the next begins, also where it has found nothing.

@@ -16,7 +16,7 @@ use crate::own_log::{OwnLog, standing};
 use clap::{Args, Subcommand};
 use keelstone_codec::{Decode as _, Height, Root};
 use keelstone_execution::PublicKey;
-use keelstone_ledger::{AuditProof, AuditVerdict, Checkpoint, NodeEvent};
+use keelstone_ledger::{AuditProof, AuditVerdict, Checkpoint, LedgerError, NodeEvent};
 use keelstone_tree::{Blake3, HashKind, Sha256};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -126,8 +126,11 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         Action::Checkpoint { key, out } => checkpoint(&key, out.as_deref(), context),
         Action::Prune { before, yes } => {
             let chain = context.open_chain()?;
+            let (below, last) = (Height(before), Height(chain.status()?.height));
+            if below > last {
+                return Err(LedgerError::NotYet { height: below, last }.into());
+            }
             confirmed(yes, &format!("this forgets the audit records below height {before}"))?;
-            let below = Height(before);
             let event = NodeEvent::PrunedAudit { below };
             let own = OwnLog::of(&context.home);
             let first = own.around(&event, || standing(&*chain), || chain.prune_audit(below))?;
