@@ -1,7 +1,7 @@
 //! The agents' world from the command line: tables, lookups, and a conflict from its first claim to its ruling.
 #![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
-use crate::support::{Node, expect, post};
+use crate::support::{Node, expect, keelstone, post};
 use serde_json::{Value, json};
 use std::path::Path;
 use tempfile::TempDir;
@@ -111,4 +111,48 @@ fn a_conflict_goes_from_claims_to_a_ruling() {
     let cleo = rows(&expect(home.path(), 0, &["query", "agents", "--of", "cleo"]));
     assert_eq!(cleo[0].1["mood"], "0.500000");
     run(14, &["status", "2"]);
+}
+
+/// A key of a table is written as the table shows it, for one entry, its proof and its history alike; what is not found
+/// says what there is.
+#[test]
+fn an_entry_of_a_table_is_asked_for_by_the_key_that_the_table_shows() {
+    let (home, keys) = village();
+    let ask = |code: i32, arguments: &[&str]| expect(home.path(), code, arguments);
+    // "all/", and the key.
+    let raw = format!("616c6c2f{}", keys[0]);
+    let ada = ask(0, &["query", "agents", &keys[0]]);
+    assert_eq!((&ada["key"], &ada["namespace"]), (&json!(raw), &json!("agents")));
+    assert!(ada["text"].as_str().unwrap().contains("ada"), "{ada}");
+    assert_eq!(ask(0, &["query", "agents", &raw, "--hex"]), ada);
+    let proven = ask(0, &["query", "agents", &keys[0], "--prove"]);
+    let claim = home.path().join("claim.json");
+    std::fs::write(&claim, proven.to_string()).unwrap();
+    assert_eq!(ask(0, &["proof", "verify", claim.to_str().unwrap()])["present"], true);
+    let history = ask(0, &["history", "agents", &keys[0]]);
+    assert_eq!((&history["key"], history["changes"].as_array().map(Vec::len)), (&json!(raw), Some(1)), "{history}");
+    // A pair, and a number; with the brackets and quotes of the table, or bare.
+    let shown = rows(&ask(0, &["query", "relationships"]))[0].0.to_string();
+    for pair in [shown, format!("{},{}", keys[1], keys[0])] {
+        let trust = ask(0, &["query", "relationships", &pair]);
+        assert!(trust["namespace"] == "social" && trust["text"].as_str().unwrap().contains("0.5"), "{pair}: {trust}");
+    }
+    let rule = rows(&ask(0, &["query", "rules"]))[0].0.to_string();
+    assert!(ask(0, &["query", "rules", &rule])["text"].as_str().unwrap().contains("drums"));
+    assert_eq!(ask(14, &["query", "agents", &"ab".repeat(32), "--prove"])["value"], Value::Null);
+    let message = |answer: Value| answer["error"]["message"].as_str().unwrap_or_default().to_owned();
+    assert!(message(ask(2, &["query", "relationships", "nobody"])).contains("no key of the table"));
+
+    let told = |arguments: &[&str]| String::from_utf8(keelstone(home.path(), arguments).stdout).unwrap();
+    assert!(told(&["query", "agents", "nobody"]).contains("query list agents"));
+    assert!(told(&["query", "nonsense", "nobody"]).contains("the tables activity, agents"));
+    assert!(told(&["history", "agents", "nobody"]).contains("query list agents"));
+    assert!(message(ask(14, &["query", "nonsense"])).contains("there are activity, agents"));
+
+    // An account is called as a session's key is, and a block as over HTTP.
+    assert_eq!(ask(0, &["query", "account", "ada"])["key"], json!(keys[0]));
+    ask(14, &["query", "account", "nobody"]);
+    send(home.path(), "ada", 0, &json!([post("a first block")]));
+    assert_eq!(ask(0, &["query", "block", "latest"]), ask(0, &["query", "block"]));
+    ask(2, &["query", "block", "newest"]);
 }

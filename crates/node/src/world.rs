@@ -37,6 +37,14 @@ pub(crate) const TABLES: [(&str, &str, &str, Option<By>); 14] = [
     ("votes", "rules", "votes", None),
 ];
 
+/// The table of a name, unless this chain has none, or a namespace of its own of that name.
+pub(crate) fn table(registry: &Registry, name: &str) -> Option<(&'static str, &'static str, &'static str, Option<By>)> {
+    let found = TABLES.into_iter().find(|(table, ..)| *table == name)?;
+    let (_, space, place, _) = found;
+    let is_own = space == name || !registry.spaces().any(|space| space.name == name);
+    (is_own && layout(registry, space, place).is_some()).then_some(found)
+}
+
 /// What entries are looked up by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
@@ -162,11 +170,15 @@ fn encoded<K: OrderedKey>(keys: Vec<K>) -> Vec<Vec<u8>> {
     keys.into_iter().map(encode).collect()
 }
 
+/// How the entries at a place look, if this program knows it.
+fn layout<'a>(registry: &'a Registry, namespace: &str, place: &str) -> Option<&'a Layout> {
+    let space = registry.spaces().find(|space| space.name == namespace)?;
+    space.collections.iter().find(|(at, _)| *at == place).map(|(_, layout)| layout)
+}
+
 /// A row of a table by field, or nothing if this program does not know the table.
 pub(crate) fn row(registry: &Registry, namespace: &str, place: &str, key: &[u8], value: &[u8]) -> Option<Value> {
-    let space = registry.spaces().find(|space| space.name == namespace)?;
-    let (_, layout) = space.collections.iter().find(|(at, _)| *at == place)?;
-    let (key_shape, value_shape) = match layout {
+    let (key_shape, value_shape) = match layout(registry, namespace, place)? {
         Layout::Map { key, value } => (key, Some(value)),
         Layout::Set { key } => (key, None),
         _ => return None,
@@ -180,14 +192,26 @@ pub(crate) fn row(registry: &Registry, namespace: &str, place: &str, key: &[u8],
     Some(json!({ "key": key, "value": value }))
 }
 
-/// A key of a map by its shape. The keys of the modules are numbers, hashes and pairs of them.
-fn show_key(shape: &Shape, bytes: &[u8]) -> Option<Value> {
-    let parts: &[Shape] = match shape {
+/// The key of a row of a table, as [`row`] shows it; nothing if it is not one.
+pub(crate) fn key(registry: &Registry, namespace: &str, place: &str, shown: &str) -> Option<Vec<u8>> {
+    let (Layout::Map { key: shape, .. } | Layout::Set { key: shape }) = layout(registry, namespace, place)? else {
+        return None;
+    };
+    Some([place.as_bytes(), b"/", &read_key(shape, shown)?].concat())
+}
+
+/// The parts of a key.
+fn parts(shape: &Shape) -> &[Shape] {
+    match shape {
         Shape::Tuple(parts) => parts,
         one => std::slice::from_ref(one),
-    };
+    }
+}
+
+/// A key of a map by its shape. The keys of the modules are numbers, hashes and pairs of them.
+fn show_key(shape: &Shape, bytes: &[u8]) -> Option<Value> {
     let (mut out, mut rest) = (Vec::new(), bytes);
-    for part in parts {
+    for part in parts(shape) {
         let len = match part {
             Shape::Unsigned(len) => usize::from(*len),
             Shape::Array(len) => *len,
@@ -204,5 +228,53 @@ fn show_key(shape: &Shape, bytes: &[u8]) -> Option<Value> {
         _ if !rest.is_empty() => None,
         Shape::Tuple(_) => Some(Value::Array(out)),
         _ => out.pop(),
+    }
+}
+
+/// The bytes of a key that is written as [`show_key`] shows it. Brackets and quotes may be left out.
+fn read_key(shape: &Shape, text: &str) -> Option<Vec<u8>> {
+    let text = text.trim().trim_start_matches('[').trim_end_matches(']');
+    let mut written = text.split(',').map(|part| part.trim().trim_matches('"'));
+    let mut out = Vec::new();
+    for part in parts(shape) {
+        let own = written.next()?;
+        let (bytes, len) = match part {
+            Shape::Unsigned(len @ 1..=8) => {
+                let bytes = own.parse::<u64>().ok()?.to_be_bytes();
+                let (above, bytes) = bytes.split_at(8 - usize::from(*len));
+                (above.iter().all(|byte| *byte == 0).then(|| bytes.to_vec())?, usize::from(*len))
+            }
+            Shape::Unsigned(len) => (hex::decode(own).ok()?, usize::from(*len)),
+            Shape::Array(len) => (hex::decode(own).ok()?, *len),
+            _ => return None,
+        };
+        out.extend((bytes.len() == len).then_some(bytes)?);
+    }
+    written.next().is_none().then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever a table shows as a key finds the row again, with its brackets and quotes or without them.
+    #[test]
+    fn a_key_is_read_as_it_is_shown() {
+        let hash = Shape::Array(32);
+        let pair = Shape::Tuple(vec![Shape::Unsigned(8), Shape::Array(32)]);
+        for (shape, len) in
+            [(Shape::Unsigned(8), 8), (Shape::Unsigned(2), 2), (Shape::Unsigned(16), 16), (hash, 32), (pair, 40)]
+        {
+            let bytes: Vec<u8> = (0..len).collect();
+            let shown = show_key(&shape, &bytes).expect("it has this shape").to_string();
+            assert_eq!(read_key(&shape, &shown).as_ref(), Some(&bytes), "{shown}");
+            let bare = shown.replace(['[', ']', '"'], "");
+            assert_eq!(read_key(&shape, &bare).as_ref(), Some(&bytes), "{bare}");
+            for other in ["", "nobody", "[]", "-1", &format!("{bare},1"), &format!("{bare}00000000000000000000")] {
+                assert_eq!(read_key(&shape, other), None, "{other}");
+            }
+        }
+        assert_eq!(read_key(&Shape::Unsigned(2), "65535"), Some(vec![255, 255]));
+        assert_eq!(read_key(&Shape::Unsigned(2), "65536"), None);
     }
 }

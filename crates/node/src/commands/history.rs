@@ -1,7 +1,7 @@
 //! `keelstone history NAMESPACE KEY`: every change of an entry, with the operation that made it and a proof.
 
 use super::proof;
-use super::query::place;
+use super::query::{hint_at_what_there_is, place};
 use crate::api;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
@@ -12,11 +12,11 @@ use keelstone_codec::{Height, Root};
 /// Show what an entry held over time, and which operations changed it
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The namespace
+    /// The namespace, or a table as `query` takes it
     namespace: String,
-    /// The key, as text
+    /// The key: of a table as the table shows it (the parts of a pair with a comma between), else as text
     key: String,
-    /// The key is hexadecimal
+    /// The key is hexadecimal: all its bytes, as query list gives them
     #[arg(long)]
     hex: bool,
     /// The first height [default: the lowest whose state is kept]
@@ -31,9 +31,11 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    let (namespace, key) = place(&options.namespace, &options.key, options.hex)?;
+    let registry = &context.application.registry;
+    let (namespace, key) = place(&options.namespace, &options.key, options.hex, registry)?;
     let heights = (options.from.map(Height), options.to.map(Height));
-    let history = context.chain()?.history(&namespace, &key, heights, usize::from(options.limit))?;
+    let chain = context.chain()?;
+    let history = chain.history(&namespace, &key, heights, usize::from(options.limit))?;
     for change in &history.changes {
         let root = Root::from_hex(&change.root).map_err(|error| Failure::integrity(format!("the root: {error}")))?;
         proof::verify(&claim(&history, change), root)?;
@@ -61,6 +63,9 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     }
     let (first, last) = (grouped(history.from), grouped(history.to));
     out.row("heights", format_args!("{first} to {last}, {} changes, proofs verified", history.changes.len()));
+    if history.changes.is_empty() {
+        hint_at_what_there_is(&*chain, (&namespace, &key), None, context)?;
+    }
     if let Some(next) = history.next {
         out.say(format_args!("more: --from {next}"));
     }

@@ -2,18 +2,19 @@
 //!
 //! Asks the node that runs over this home directory if there is one, else reads the directory itself.
 
-use super::proof;
-use crate::api::{Entry, Page};
+use super::{proof, tx};
+use crate::api::{Chain, Entry, Page};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, grouped, short};
 use crate::world::{self, By, TABLES};
 use clap::{Args, Subcommand};
 use keelstone_codec::{Hash, Height, Key, Namespace, Root};
-use keelstone_execution::PublicKey;
+use keelstone_execution::{PublicKey, Registry};
 use keelstone_ledger::xian::{CONTRACTS, EntryKey};
 use serde_json::json;
 use std::fmt::Display;
+use std::str::FromStr;
 
 /// Look up state, blocks, transactions and accounts
 #[derive(Debug, Args)]
@@ -46,8 +47,9 @@ enum What {
     },
     /// Show a block
     Block {
-        /// Its height [default: the last]
-        height: Option<u64>,
+        /// Its height, or latest
+        #[arg(default_value = "latest")]
+        height: Which,
     },
     /// Show a transaction and its receipt
     Tx {
@@ -56,11 +58,29 @@ enum What {
     },
     /// Show what an account needs to know for its next transaction
     Account {
-        /// The public key
+        /// The public key, or the name of a key here
         key: String,
     },
     /// List what can be called, with the form of its arguments
     Functions,
+}
+
+/// Which block: that of a height, or the last.
+#[derive(Debug, Clone, Copy)]
+struct Which(Option<Height>);
+
+impl FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "latest" => Ok(Self(None)),
+            _ => match text.parse() {
+                Ok(height) => Ok(Self(Some(Height(height)))),
+                Err(error) => Err(format!("expected a height or latest: {error}")),
+            },
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -70,9 +90,9 @@ struct EntryOptions {
     /// production, reactions, relationships, rules, sessions, votes
     #[arg(required = true)]
     namespace: Option<String>,
-    /// The key, as text
+    /// The key: of a table as the table shows it (the parts of a pair with a comma between), else as text
     key: Option<String>,
-    /// The key is hexadecimal
+    /// The key is hexadecimal: all its bytes, as query list gives them
     #[arg(long)]
     hex: bool,
     /// At this height instead of the last
@@ -99,9 +119,9 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             let page = Page { prefix: key_bytes(&prefix, hex)?, after: None, limit: usize::from(limit) };
             list(&parsed("namespace", Namespace::new(&namespace))?, &page, height.map(Height), context)
         }
-        Some(What::Block { height }) => block(height.map(Height), context),
+        Some(What::Block { height }) => block(height.0, context),
         Some(What::Tx { id }) => transaction(&parsed("id", Hash::from_hex(&id))?, context),
-        Some(What::Account { key }) => account(&parsed("key", PublicKey::from_hex(&key))?, context),
+        Some(What::Account { key }) => account(&tx::sender(&key, context)?, context),
         Some(What::Functions) => functions(context),
     }
 }
@@ -114,8 +134,24 @@ fn key_bytes(text: &str, hexadecimal: bool) -> Result<Vec<u8>, Failure> {
     if hexadecimal { parsed("key", hex::decode(text)) } else { Ok(text.as_bytes().to_vec()) }
 }
 
-/// A namespace and a key in it, as people write them.
-pub(super) fn place(namespace: &str, key: &str, hexadecimal: bool) -> Result<(Namespace, Key), Failure> {
+/// A namespace and a key in it, as people write them. A key of a table is written as the table shows it. What is no such
+/// key stands for its own bytes, if there is a namespace of that name.
+pub(super) fn place(
+    namespace: &str,
+    key: &str,
+    hexadecimal: bool,
+    registry: &Registry,
+) -> Result<(Namespace, Key), Failure> {
+    if !hexadecimal && let Some((_, space, at, _)) = world::table(registry, namespace) {
+        match world::key(registry, space, at, key) {
+            Some(bytes) => return Ok((parsed("namespace", Namespace::new(space))?, parsed("key", Key::new(bytes))?)),
+            None if space != namespace => {
+                let message = format!("{key:?} is no key of the table {namespace}");
+                return Err(Failure::usage(message).hint(format!("keelstone query {namespace} shows those there are")));
+            }
+            None => {}
+        }
+    }
     let namespace = parsed("namespace", Namespace::new(namespace))?;
     let key = if namespace.as_str() == CONTRACTS && !hexadecimal {
         parsed("key", EntryKey::named(key))?.key().clone()
@@ -125,27 +161,69 @@ pub(super) fn place(namespace: &str, key: &str, hexadecimal: bool) -> Result<(Na
     Ok((namespace, key))
 }
 
+/// The names of the tables, for people.
+fn table_names() -> String {
+    TABLES.map(|(name, ..)| name).join(", ")
+}
+
+/// Says to people what there is where they found nothing, if the key is none that this program knows a place for.
+pub(super) fn hint_at_what_there_is(
+    chain: &dyn Chain,
+    (namespace, key): (&Namespace, &Key),
+    height: Option<Height>,
+    context: &Context<'_>,
+) -> Result<(), Failure> {
+    let (out, registry) = (context.out, &context.application.registry);
+    let known = namespace.as_str() == CONTRACTS || registry.value_shape(namespace, key).is_some();
+    if out.is_json() || known {
+        return Ok(());
+    }
+    let first = chain.entries(namespace, &Page { limit: 1, ..Page::default() }, height)?.entries.into_iter().next();
+    let hint = match first {
+        Some(pair) => {
+            let like = readable(&pair.key);
+            format!("keys of {namespace} are like {like}; keelstone query list {namespace} lists them, --hex takes one")
+        }
+        None => format!("nothing is in the namespace {namespace}; there are the tables {}", table_names()),
+    };
+    out.say(out.ink(Ink::Quiet, hint));
+    Ok(())
+}
+
 fn entry(options: EntryOptions, context: &Context<'_>) -> Result<Exit, Failure> {
     let name = options.namespace.clone().unwrap_or_default();
-    if options.key.is_none() {
+    let registry = &context.application.registry;
+    let (namespace, key) = match &options.key {
+        Some(key) => (name, key.clone()),
         // The name of a contract's entry has a point in it, the name of a table has none.
-        if let Some((_, namespace, place, by)) = TABLES.into_iter().find(|(table, ..)| *table == name) {
+        None if name.contains('.') => (CONTRACTS.to_owned(), name),
+        None => {
+            let found = TABLES.into_iter().find(|(table, ..)| *table == name);
+            let Some((_, namespace, place, by)) = found else { return Err(no_table(&name, registry)) };
             return table(&options, (namespace, place, by), context);
         }
-    }
-    // `contract.variable:key` is a whole name: entries of contracts are asked for as their network calls them.
-    let (namespace, key) = match options.key {
-        Some(key) => (name, key),
-        None => (CONTRACTS.to_owned(), name),
     };
-    let (namespace, key) = place(&namespace, &key, options.hex)?;
-    let entry = context.chain()?.entry(&namespace, &key, options.height.map(Height), options.prove)?;
+    let (namespace, key) = place(&namespace, &key, options.hex, registry)?;
+    let (chain, height) = (context.chain()?, options.height.map(Height));
+    let entry = chain.entry(&namespace, &key, height, options.prove)?;
     if options.prove {
         proof::verify(&entry, parsed("root", Root::from_hex(&entry.root))?)?;
     }
     show_entry(&entry, context);
+    if entry.value.is_none() {
+        hint_at_what_there_is(&*chain, (&namespace, &key), height, context)?;
+    }
     context.out.emit(&entry);
     Ok(if entry.value.is_some() { Exit::Ok } else { Exit::NotFound })
+}
+
+/// Names the tables there are to whoever asked for another.
+fn no_table(name: &str, registry: &Registry) -> Failure {
+    let hint = match registry.spaces().any(|space| space.name == name) {
+        true => format!("{name} is a namespace: keelstone query list {name} lists its entries"),
+        false => "keelstone query NAMESPACE KEY asks for one entry, query list NAMESPACE for all of them".to_owned(),
+    };
+    Failure::not_found(format!("there is no table {name:?}; there are {}", table_names())).hint(hint)
 }
 
 /// Rows of a table, keys and values by field.
