@@ -60,6 +60,9 @@ fn a_snapshot_travels_to_another_home_and_comes_to_the_same_root() {
     snapshot(home.path(), 2, &["export", "3", tar]);
     snapshot(home.path(), 2, &["export", "3", directory]);
     snapshot(home.path(), 14, &["export", "2", "elsewhere.tar"]);
+    let nothing = carried.path().join("nothing");
+    snapshot(home.path(), 14, &["export", "2", nothing.to_str().unwrap()]);
+    assert!(!nothing.exists(), "the directory of a snapshot that there is not");
 
     let root = made["root"].as_str().unwrap();
     for archive in [tar, directory] {
@@ -500,6 +503,11 @@ fn a_namespace_is_taken_out_alone_and_proves_that_it_is_whole() {
     let verified = expect(&nowhere, 0, &["proof", "verify", name, "--root", root]);
     assert_eq!((&verified["valid"], &verified["entries"]), (&json!(true), &json!(count)));
     expect(&nowhere, 12, &["proof", "verify", name, "--root", &"ab".repeat(32)]);
+    let told = |file: &Path| {
+        String::from_utf8(keelstone(&nowhere, &["proof", "verify", file.to_str().unwrap()]).stdout).unwrap()
+    };
+    assert!(told(&prefixed).contains("in memes whose keys begin with \"memes/\"\n"), "{}", told(&prefixed));
+    assert!(told(&file).contains(" in memes\n"), "{}", told(&file));
     let mut short = written.clone();
     short["entries"].as_array_mut().unwrap().pop();
     let mut narrower = written;
@@ -611,4 +619,25 @@ fn a_state_of_any_size_becomes_the_beginning_of_a_new_network() {
     let restored = snapshot(&third, 0, &["restore", &path("later.tar"), "--genesis", &file]);
     assert_eq!(restored["root"], later["root"]);
     assert_eq!(expect(&new, 0, &["replay"])["blocks"], 1);
+}
+
+/// Whoever waits on a chain that stands still is told for what.
+#[test]
+fn what_a_snapshot_waits_for_is_said() {
+    let home = busy_chain();
+    let _node = Node::start(home.path(), &["snapshots.enabled=true", "snapshots.reserve_percent=0"]);
+    for (json, expected) in [(true, "\"offered_from\":5"), (false, "waiting for block 5")] {
+        let mut command = program();
+        command.args(["snapshot", "create", "--until-offered", "--home"]).arg(home.path());
+        if json {
+            command.arg("--json");
+        }
+        let mut child =
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains(expected), "{line}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

@@ -147,8 +147,11 @@ pub(crate) fn verify(extract: &api::Extract, given: Option<Root>, context: &Cont
     }
     let out = context.out;
     out.say(format_args!("{} {}", out.ink(Ink::Good, "✓"), out.ink(Ink::Good, "the proof holds")));
-    let prefix = prefix.escape_ascii();
-    out.row("entries", format_args!("{} in {namespace} that begin with {prefix:?}", shown.len()));
+    let which = match prefix.is_empty() {
+        true => String::new(),
+        false => format!(" whose keys begin with \"{}\"", prefix.escape_ascii()),
+    };
+    out.row("entries", format_args!("{} in {namespace}{which}", shown.len()));
     let source = if given.is_some() { "given" } else { "from the file: trust it on other grounds" };
     out.row("root", format_args!("{} ({source})", crate::out::short(root)));
     out.emit(&json!({

@@ -34,7 +34,7 @@ use keelstone_sync::snapshot::FORMAT;
 use serde_json::json;
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Write as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -243,12 +243,30 @@ fn show_snapshot(out: &Out, snapshot: &Snapshot) {
     out.row("chunks", format_args!("{chunks}, the first {pages} of them the tree, {}", bytes(snapshot.bytes)));
 }
 
+/// Says on standard error, once, which block a snapshot waits for: on a chain that stands still it may never come.
+fn say_what_it_waits_for(told: &Told, out: &Out) {
+    let Told::Waiting { height, offered_from } = told else { return };
+    let line = match out.is_json() {
+        true => json!({ "progress": told }).to_string(),
+        false => {
+            let (height, from) = (grouped(*height), grouped(*offered_from));
+            format!("waiting for block {from}, from which on the snapshot of height {height} is offered")
+        }
+    };
+    // With standard error closed nobody wants to know.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Makes a snapshot: the node that runs here does, or this process if none runs.
 fn create(height: Option<u64>, until_offered: bool, config: &Config, context: &Context<'_>) -> Result<(), Failure> {
     context.home.read_genesis()?;
     let out = context.out;
     let bar = out.progress("making", 0);
+    let mut waits = false;
     let asked = control::ask(&context.home, &Request::CreateSnapshot { height, until_offered }, &mut |told| {
+        if matches!(told, Told::Waiting { .. }) && !std::mem::replace(&mut waits, true) {
+            bar.suspend(|| say_what_it_waits_for(&told, out));
+        }
         let message = match &told {
             Told::Behind(other) => format!("after that of height {}", grouped(other.height)),
             Told::Making(progress) => progress.phase.clone(),
@@ -416,6 +434,10 @@ fn inspect(snapshot: &Source, chunks: bool, context: &Context<'_>) -> Result<(),
 fn export(height: u64, to: &Path, config: &Config, context: &Context<'_>) -> Result<(), Failure> {
     let out = context.out;
     let (library, _) = look_into_library(&context.home)?.ok_or(LibraryError::NotFound(id(height)))?;
+    // Before anything is made where it is to go.
+    if library.pin(id(height)).is_none() {
+        return Err(LibraryError::NotFound(id(height)).into());
+    }
     let bar = out.progress("copying", 0);
     let exported = match to.extension().is_some_and(|ending| ending == "tar") {
         true => export_tar(&library, height, to, &bar),
@@ -434,9 +456,6 @@ fn export(height: u64, to: &Path, config: &Config, context: &Context<'_>) -> Res
 
 /// Writes a tar under a name that must be free.
 fn export_tar(library: &Library, height: u64, to: &Path, bar: &ProgressBar) -> Result<Info, Failure> {
-    if library.pin(id(height)).is_none() {
-        return Err(LibraryError::NotFound(id(height)).into());
-    }
     newfile::create(to, |file| Ok(library.export_tar(id(height), file, &mut show(bar))?))
 }
 
