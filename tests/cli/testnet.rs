@@ -30,7 +30,7 @@ fn a_network_without_a_cometbft_is_refused_before_anything_is_made() {
     let net = dir.path().join("net");
     let message = testnet(&net, 2, &["up", "--cometbft", "/nonexistent/cometbft"]);
     assert!(message.contains("/nonexistent/cometbft"), "{message}");
-    assert!(!net.join("testnet.json").exists());
+    assert!(!net.exists(), "the directory of a network that is none");
     for wrong in [["--validators", "0"], ["--validators", "99"], ["--ballast", "1000000000"]] {
         testnet(&net, 2, &[&["up"], wrong.as_slice()].concat());
     }
@@ -40,6 +40,7 @@ fn a_network_without_a_cometbft_is_refused_before_anything_is_made() {
     assert!(
         shell.exists() && expect_of(command, 2)["error"]["message"].as_str().is_some_and(|m| m.contains("nonsense"))
     );
+    assert!(!net.exists(), "the directory of a network that is none");
 }
 
 /// What was not compared is not agreed on: a node that gives nothing is named, and the comparison does not pass for one that held.

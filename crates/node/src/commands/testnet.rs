@@ -287,23 +287,29 @@ fn nodes_of(answer: &Value) -> Result<Vec<NodeStatus>, Failure> {
 
 fn run_up(up: Up, dir: &Path, context: &Context<'_>) -> Result<Exit, Failure> {
     let out = context.out;
+    // Before the directory is made: what cannot be run leaves none.
+    let wish = match Layout::exists(dir) {
+        true => None,
+        false => Some(Wish {
+            chain_id: up.chain_id,
+            validators: up.validators,
+            hosts: if up.namespaces { Hosts::namespaces()? } else { Hosts::Loopback },
+            cometbft: find_cometbft(up.cometbft)?,
+            settings: settings(context),
+            engine_settings: up.engine_settings,
+            ballast: up.ballast,
+            chunk_bytes: up.chunk_bytes,
+            supervised: up.supervise,
+        }),
+    };
+    if let Some(wish) = &wish {
+        Layout::check(dir, wish)?;
+    }
     let held = Held::take(dir)?;
-    let layout = match Layout::exists(dir) {
-        true => Layout::read(dir)?,
-        false => Layout::create(
-            dir,
-            &Wish {
-                chain_id: up.chain_id,
-                validators: up.validators,
-                hosts: if up.namespaces { Hosts::namespaces()? } else { Hosts::Loopback },
-                cometbft: find_cometbft(up.cometbft)?,
-                settings: settings(context),
-                engine_settings: up.engine_settings,
-                ballast: up.ballast,
-                chunk_bytes: up.chunk_bytes,
-                supervised: up.supervise,
-            },
-        )?,
+    let layout = match &wish {
+        // Nobody else has made one meanwhile.
+        Some(wish) if !Layout::exists(dir) => Layout::create(dir, wish)?,
+        _ => Layout::read(dir)?,
     };
     let dir = layout.dir().to_owned();
     let stop = wait_for_signals()?;
@@ -382,7 +388,7 @@ fn draw(nodes: &[NodeStatus], drawn: usize, out: &Out) -> usize {
 }
 
 /// Is told once SIGINT, SIGTERM or SIGHUP has come. Listened to from here on.
-fn wait_for_signals() -> Result<Receiver<()>, Failure> {
+pub(super) fn wait_for_signals() -> Result<Receiver<()>, Failure> {
     let failed = |error: std::io::Error| Failure::io("could not listen to signals", &error);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let (mut interrupt, mut terminate, mut hangup) = runtime

@@ -43,6 +43,8 @@ struct Demo<'a> {
 pub(crate) fn run(cometbft: Option<PathBuf>, follow: u64, context: &Context<'_>) -> Result<Exit, Failure> {
     let out = context.out;
     let began = Instant::now();
+    // Before the directory is made: what cannot be run leaves none.
+    let cometbft = find_cometbft(cometbft)?;
     let dir = super::demo::fresh_directory()?;
     let held = Held::take(&dir)?;
     let layout = Layout::create(
@@ -51,7 +53,7 @@ pub(crate) fn run(cometbft: Option<PathBuf>, follow: u64, context: &Context<'_>)
             chain_id: "keelstone-demo".to_owned(),
             validators: VALIDATORS,
             hosts: Hosts::Loopback,
-            cometbft: find_cometbft(cometbft)?,
+            cometbft,
             settings: settings(context),
             engine_settings: ENGINE_SETTINGS.map(str::to_owned).to_vec(),
             ballast: BALLAST,

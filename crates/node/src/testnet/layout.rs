@@ -108,27 +108,7 @@ impl Node {
 impl Layout {
     /// Lays out a new network in a directory that holds none yet.
     pub(crate) fn create(dir: &Path, wish: &Wish) -> Result<Self, Failure> {
-        let dir = std::path::absolute(dir).map_err(|error| Failure::io("no current directory", &error))?;
-        let socket = dir.join("node00/keelstone/data/abci.sock");
-        if socket.as_os_str().len() > SOCKET_PATH_MAX {
-            let message = format!("{} is too long a path: sockets in it could not be named", dir.display());
-            return Err(Failure::usage(message).hint("give a shorter --dir"));
-        }
-        if wish.validators == 0 || wish.validators > NODES_MAX {
-            return Err(Failure::usage(format!("--validators {}: expected 1 to {NODES_MAX}", wish.validators)));
-        }
-        ChainId::new(&wish.chain_id).map_err(|error| Failure::usage(format!("--chain-id: {error}")))?;
-        let mut layout = Self {
-            version: VERSION,
-            chain_id: wish.chain_id.clone(),
-            hosts: wish.hosts.clone(),
-            cometbft: wish.cometbft.clone(),
-            settings: wish.settings.clone(),
-            engine_settings: wish.engine_settings.clone(),
-            nodes: Vec::new(),
-            dir,
-        };
-        layout.engine_edits()?;
+        let mut layout = Self::check(dir, wish)?;
         create_private_dir(&layout.dir).map_err(|error| Failure::io(layout.dir.display(), &error))?;
         let mut keys = Vec::new();
         for _ in 0..wish.validators {
@@ -141,6 +121,32 @@ impl Layout {
             layout.write_node(node, key, engine, &genesis)?;
         }
         layout.write()?;
+        Ok(layout)
+    }
+
+    /// A network as wished for, without nodes still: refuses what could not be one, and makes nothing.
+    pub(crate) fn check(dir: &Path, wish: &Wish) -> Result<Self, Failure> {
+        let dir = std::path::absolute(dir).map_err(|error| Failure::io("no current directory", &error))?;
+        let socket = dir.join("node00/keelstone/data/abci.sock");
+        if socket.as_os_str().len() > SOCKET_PATH_MAX {
+            let message = format!("{} is too long a path: sockets in it could not be named", dir.display());
+            return Err(Failure::usage(message).hint("give a shorter --dir"));
+        }
+        if wish.validators == 0 || wish.validators > NODES_MAX {
+            return Err(Failure::usage(format!("--validators {}: expected 1 to {NODES_MAX}", wish.validators)));
+        }
+        ChainId::new(&wish.chain_id).map_err(|error| Failure::usage(format!("--chain-id: {error}")))?;
+        let layout = Self {
+            version: VERSION,
+            chain_id: wish.chain_id.clone(),
+            hosts: wish.hosts.clone(),
+            cometbft: wish.cometbft.clone(),
+            settings: wish.settings.clone(),
+            engine_settings: wish.engine_settings.clone(),
+            nodes: Vec::new(),
+            dir,
+        };
+        layout.engine_edits()?;
         Ok(layout)
     }
 
