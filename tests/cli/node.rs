@@ -1,8 +1,9 @@
 //! A node's life: started, stopped, killed, starved of descriptors, and in the way of another.
 
-use crate::support::{Node, answer, chain, expect, keelstone, post, program, register, send};
+use crate::support::{Node, answer, chain, expect, expect_of, keelstone, post, program, register, send};
 use serde_json::json;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// How long a clean stop may take.
@@ -164,4 +165,46 @@ fn a_node_whose_key_may_not_make_blocks_does_not_start() {
     std::fs::copy(other.path().join(key), home.path().join(key)).unwrap();
     let error = expect(home.path(), 2, &["node"]);
     assert!(error["error"]["message"].as_str().unwrap().contains("no producer"), "{error}");
+}
+
+/// Log lines in a file have no colours, and at the default level they are the node's own.
+#[test]
+fn a_log_in_a_file_is_plain_text_of_the_node_alone() {
+    let home = chain();
+    let log = home.path().join("log.txt");
+    for json in [false, true] {
+        let mut command = program();
+        command.args(["node", "--set", "http.listen=127.0.0.1:0", "--set", "p2p.enabled=true"]);
+        command.args(["--set", "p2p.listen=127.0.0.1:0", "--home"]).arg(home.path());
+        if json {
+            command.arg("--json");
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(std::fs::File::create(&log).unwrap());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.next().is_some(), "the node says where it listens");
+        // The owner's request is a line of the log.
+        expect(home.path(), 0, &["snapshot", "gc"]);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let logged = std::fs::read_to_string(&log).unwrap();
+        assert!(logged.contains("the owner asks"), "{logged}");
+        assert!(!logged.contains('\x1b') && !logged.contains("libp2p_swarm"), "{logged}");
+    }
+}
+
+/// Where CometBFT is to connect is said so that it can, wherever it runs.
+#[test]
+fn the_engines_socket_is_named_by_its_whole_path() {
+    let place = tempfile::tempdir().unwrap();
+    let validator = format!("{}=1", expect(place.path(), 0, &["keys", "new", "validator"])["public"].as_str().unwrap());
+    let there = |arguments: &[&str]| {
+        let mut command = program();
+        command.current_dir(place.path()).args(arguments).args(["--home", "k", "--json"]);
+        command
+    };
+    expect_of(there(&["init", "--validator", &validator]), 0);
+    let node = Node::run(there(&["node", "--set", "http.listen=127.0.0.1:0"]));
+    let absolute = place.path().canonicalize().unwrap().join("k/data/abci.sock");
+    assert_eq!(node.said["abci"], format!("unix://{}", absolute.display()));
 }

@@ -35,9 +35,7 @@ impl Out {
     /// Output for programs if `json`, else for people. `NO_COLOR` and a pipe turn colour off.
     pub(crate) fn new(json: bool) -> Self {
         let terminal = io::stdout().is_terminal();
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self { json, terminal, colour: terminal && !plain && !dumb && !json, broken: RefCell::new(None) }
+        Self { json, terminal, colour: !json && takes_colour(terminal), broken: RefCell::new(None) }
     }
 
     /// Whether programs read this.
@@ -48,6 +46,11 @@ impl Out {
     /// Whether text may be coloured.
     pub(crate) fn has_colour(&self) -> bool {
         self.colour
+    }
+
+    /// Whether lines on standard error may be coloured.
+    pub(crate) fn has_colour_on_stderr(&self) -> bool {
+        !self.json && takes_colour(io::stderr().is_terminal())
     }
 
     /// Whether a person watches this as it is written.
@@ -139,6 +142,13 @@ impl Out {
         bar.enable_steady_tick(Duration::from_millis(200));
         bar
     }
+}
+
+/// Whether what may be a terminal is one that takes colours, and nobody asked for none.
+fn takes_colour(terminal: bool) -> bool {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    terminal && !plain && !dumb
 }
 
 /// `1234567` as `1,234,567`.

@@ -62,7 +62,8 @@ impl Server {
                 }
                 remove_stale(&path)?;
                 let listener = UnixListener::bind(&path).map_err(failed)?;
-                let address = format!("unix://{}", path.display());
+                // The engine runs elsewhere. What is bound stays as it is: a socket's path must be short.
+                let address = format!("unix://{}", std::path::absolute(&path).map_err(failed)?.display());
                 Ok(Self { listener: Listener::Unix(listener, path), address })
             }
             AbciAddress::Tcp(address) => {

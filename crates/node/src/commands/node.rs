@@ -71,7 +71,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let settings = kind.into_iter().chain(options.supervise.then(|| "engine.supervise=true".to_owned()));
     let (mut config, _) = context.config_with(settings)?;
     config.snapshots.enabled |= options.enable_snapshots;
-    log_to_stderr(&config.log);
+    log_to_stderr(&config.log, context.out);
     descriptors::take_all();
     let maker = match config.engine.kind {
         EngineKind::Solo => Maker::Solo(producer(context)?),
@@ -253,9 +253,12 @@ fn producer(context: &Context<'_>) -> Result<PublicKey, Failure> {
 }
 
 /// Log lines go to standard error, so that standard output stays what was asked for.
-fn log_to_stderr(log: &Log) {
-    let filter = EnvFilter::try_new(&log.level.0).unwrap_or_default();
+fn log_to_stderr(log: &Log, out: &Out) {
+    // At this level alone, the library of the peers says at each start what the node says itself.
+    let quiet = if log.level == Config::default().log.level { ",libp2p_swarm=warn" } else { "" };
+    let filter = EnvFilter::try_new(log.level.0.clone() + quiet).unwrap_or_default();
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = lines.with_ansi(out.has_colour_on_stderr());
     // A subscriber that is set already is the embedding program's own.
     let _ = match log.format {
         LogFormat::Text => lines.try_init(),
