@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 #[cfg(feature = "hdf5")]
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 #[test]
 fn exit_codes_mean_what_the_table_says() {
@@ -338,6 +339,24 @@ fn the_demo_holds_every_check_it_makes() {
     let told = expect(&home.path().join("demo"), 0, &["demo", "--once"]);
     assert_eq!(told["all_held"], true, "{told}");
     assert!(told["checks"].as_array().unwrap().len() >= 10);
+}
+
+/// With no node to let it wait, a transaction that leaves a gap is refused at once, and is not said to be taken in.
+#[test]
+fn a_transaction_that_leaves_a_gap_is_refused_where_no_node_runs() {
+    let home = chain();
+    let file = home.path().join("ahead.json");
+    fs::write(&file, json!({ "nonce": 5, "operations": [register()] }).to_string()).unwrap();
+    let started = Instant::now();
+    for more in [&[][..], &["--no-wait"]] {
+        let sent = [&["tx", "send", file.to_str().unwrap(), "--from", "producer"], more].concat();
+        let refused = expect(home.path(), 13, &sent);
+        let message = refused["error"]["message"].as_str().unwrap();
+        assert!(message.contains("nonce 5") && message.contains("next is 0"), "{refused}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(25), "it waited for a block that nobody makes");
+    // What comes in its turn still does.
+    send(home.path(), 0, &json!([register()]));
 }
 
 #[test]

@@ -4,8 +4,7 @@
 //! that `tx send` works the same with and without a node.
 
 use crate::api::{
-    self, Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Transaction,
-    Witness,
+    self, Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Witness,
 };
 use crate::audit::Wanted;
 use crate::cli::Context;
@@ -15,8 +14,9 @@ use crate::engine::Engine;
 use crate::exit::Failure;
 use crate::session;
 use crate::world::By;
-use keelstone_codec::{Hash, Height, Key, Namespace};
+use keelstone_codec::{Decode as _, Hash, Height, Key, Namespace};
 use keelstone_execution::{PublicKey, SessionId};
+use keelstone_ledger::{Refusal as TxRefusal, SignedTransaction, Transaction};
 use std::sync::Arc;
 
 pub(crate) struct Alone {
@@ -39,6 +39,24 @@ impl Alone {
         };
         Ok(Self { engine, producer })
     }
+
+    /// What no block took in is forgotten when this process ends, so nobody may be left to wait for it.
+    fn check_it_is_in_a_block(&self, transaction: &[u8]) -> Result<(), Refusal> {
+        let signed = SignedTransaction::from_bytes(transaction);
+        let signed = signed.map_err(|error| Refusal::Bad(format!("the bytes are no transaction: {error}")))?;
+        match self.engine.transaction(&signed.id().0) {
+            Err(Refusal::NotFound(_)) => {}
+            found => return found.map(|_| ()),
+        }
+        let Transaction { sender, nonce: found, .. } = signed.transaction;
+        let next = self.engine.account(&sender)?.nonce;
+        if found <= next {
+            return Err(Refusal::Failed(format!("{} was taken in, but is in no block", signed.id())));
+        }
+        let gap = TxRefusal::NonceGap { next, found };
+        let message = format!("{gap}; no node is running that could let it wait for those between");
+        Err(Refusal::Refused { code: gap.code().to_string(), message })
+    }
 }
 
 impl Chain for Alone {
@@ -53,6 +71,7 @@ impl Chain for Alone {
         while self.engine.produce(now(), producer, false).map_err(|failure| Refusal::Failed(failure.message))?.is_some()
         {
         }
+        self.check_it_is_in_a_block(transaction)?;
         Ok(submitted)
     }
 
@@ -72,7 +91,7 @@ impl Chain for Alone {
         self.engine.block(height)
     }
 
-    fn transaction(&self, id: &Hash) -> Result<Transaction, Refusal> {
+    fn transaction(&self, id: &Hash) -> Result<api::Transaction, Refusal> {
         self.engine.transaction(id)
     }
 
