@@ -3,6 +3,7 @@
 use crate::support::{chain, expect, keelstone, post, program, register, send};
 use serde_json::json;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 #[cfg(feature = "hdf5")]
@@ -336,9 +337,38 @@ fn bundles_are_measured_from_submission_to_the_durable_block() {
 #[test]
 fn the_demo_holds_every_check_it_makes() {
     let home = tempfile::tempdir().unwrap();
-    let told = expect(&home.path().join("demo"), 0, &["demo", "--once"]);
+    let dir = home.path().join("demo");
+    let told = expect(&dir, 0, &["demo", "--once"]);
     assert_eq!(told["all_held"], true, "{told}");
     assert!(told["checks"].as_array().unwrap().len() >= 10);
+    // A directory that was asked for stays, and is nobody else's to begin in.
+    assert_eq!(told["home"], json!(dir));
+    let taken = expect(&dir, 2, &["demo", "--once"]);
+    assert!(taken["error"]["hint"].as_str().is_some_and(|hint| hint.contains("--home")), "{taken}");
+}
+
+/// A demo that ends by itself, or is interrupted, leaves nothing, and has nothing to do with the chain of the environment.
+#[test]
+fn a_demo_that_ends_by_itself_leaves_nothing_behind() {
+    let (place, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let left = || fs::read_dir(place.path()).unwrap().count() + fs::read_dir(home.path()).unwrap().count();
+    let demo = || {
+        let mut command = program();
+        command.args(["demo", "--once"]).current_dir(place.path()).env("KEELSTONE_HOME", home.path());
+        command.stdin(Stdio::null());
+        command
+    };
+    let done = demo().output().unwrap();
+    assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(left(), 0);
+    let mut interrupted = demo().stdout(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(interrupted.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(told.any(|line| line.contains("A story")), "it has not begun");
+    assert_eq!(left(), 1);
+    let pid = interrupted.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
+    assert_ne!(interrupted.wait().unwrap().code(), Some(0));
+    assert_eq!(left(), 0);
 }
 
 /// With no node to let it wait, a transaction that leaves a gap is refused at once, and is not said to be taken in.

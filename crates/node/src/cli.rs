@@ -14,6 +14,7 @@ use crate::out::{Ink, Out};
 use crate::passphrase::Source;
 use crate::tls::{Fingerprint, Identity, Trust};
 use crate::tokens;
+use clap::parser::ValueSource;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use keelstone_execution::Registry;
 use keelstone_store::kv::catches_panics;
@@ -56,6 +57,9 @@ struct Global {
     /// Directory of the chain: configuration, keys and data [default: ~/.keelstone]
     #[arg(long, global = true, value_name = "DIR", env = "KEELSTONE_HOME")]
     home: Option<PathBuf>,
+    /// Whether the command line says it, and not only the environment.
+    #[arg(skip)]
+    home_given: bool,
     /// Print JSON for programs instead of text for people
     #[arg(long, global = true)]
     json: bool,
@@ -181,7 +185,7 @@ pub(crate) struct Context<'a> {
     pub(crate) application: &'a Application,
     pub(crate) out: &'a Out,
     pub(crate) home: Home,
-    /// Whether the home directory was named, rather than the default.
+    /// Whether the command line names the home directory: it is not the default, and not that of the environment.
     pub(crate) home_given: bool,
     settings: Vec<String>,
     elsewhere: ElsewhereOptions,
@@ -198,6 +202,11 @@ impl Context<'_> {
     pub(crate) fn config_with(&self, more: impl IntoIterator<Item = String>) -> Result<(Config, Origins), Failure> {
         let settings: Vec<String> = self.settings.iter().cloned().chain(more).collect();
         Ok(Config::load(&self.home.config(), &settings)?)
+    }
+
+    /// The configuration of another home directory.
+    pub(crate) fn config_of(&self, home: &Home) -> Result<(Config, Origins), Failure> {
+        Ok(Config::load(&home.config(), &self.settings)?)
     }
 
     /// The settings that were given on the command line.
@@ -363,7 +372,11 @@ impl Application {
     /// Reads the command line. `None` if it only asked for help or the version, which are then printed.
     fn parse(&self, out: &Out, arguments: Vec<OsString>) -> Result<Option<Cli>, Failure> {
         use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
-        let parsed = self.grammar().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+        let parsed = self.grammar().try_get_matches_from(arguments).and_then(|matches| {
+            let mut cli = Cli::from_arg_matches(&matches)?;
+            cli.global.home_given = matches.value_source("home") == Some(ValueSource::CommandLine);
+            Ok(cli)
+        });
         match parsed {
             Ok(cli) => Ok(Some(cli)),
             Err(error) if matches!(error.kind(), DisplayHelp | DisplayVersion) => {
@@ -385,7 +398,7 @@ impl Application {
     }
 
     fn dispatch(&self, out: &Out, cli: Cli) -> Result<Exit, Failure> {
-        let home_given = cli.global.home.is_some();
+        let home_given = cli.global.home_given;
         let home = Home::new(home(cli.global.home.clone())?);
         let Global { settings, elsewhere, passphrase, .. } = cli.global;
         let context = Context { application: self, out, home, home_given, settings, elsewhere, passphrase };
@@ -449,6 +462,10 @@ fn home(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
             .join(".keelstone"),
     };
     check_utf8(&home)?;
+    if std::fs::metadata(&home).is_ok_and(|found| !found.is_dir()) {
+        let message = format!("{} is a file, the home of a chain is a directory", home.display());
+        return Err(Failure::usage(message).hint("--home or KEELSTONE_HOME names another"));
+    }
     Ok(home)
 }
 

@@ -82,11 +82,18 @@ impl Home {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let message = format!("there is no chain in {}", self.0.display());
-                return Err(Failure::new(Exit::NoChain, message).hint("keelstone init makes one"));
+                return Err(Failure::new(Exit::NoChain, message)
+                    .hint(format!("keelstone init --home {} makes one", self.0.display())));
             }
             Err(error) => return Err(Failure::io(format_args!("could not read {}", path.display()), &error)),
         };
         Genesis::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+    }
+
+    /// Why no chain can begin in a home that has one.
+    pub(crate) fn is_taken(&self) -> Failure {
+        let message = format!("there is a chain in {} already", self.0.display());
+        Failure::usage(message).hint("--home DIR names a directory without one")
     }
 
     /// Writes the genesis of a new chain, which must be the first here.
@@ -95,7 +102,7 @@ impl Home {
         let failed = |error: io::Error| Failure::io(format_args!("could not write {}", path.display()), &error);
         fs::create_dir_all(&self.0).map_err(failed)?;
         if path.exists() {
-            return Err(Failure::usage(format!("there is a chain in {} already", self.0.display())));
+            return Err(self.is_taken());
         }
         // Written aside first: a genesis cut short by a full disk must not look like a chain.
         newfile::replace(&path, (genesis.to_json().to_pretty() + "\n").as_bytes()).map_err(failed)

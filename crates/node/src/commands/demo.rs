@@ -7,6 +7,7 @@
 use super::init::{PRODUCER, fresh_genesis, now};
 use super::node::{Maker, Node};
 use super::proof;
+use super::testnet::wait_for_signals;
 use crate::api::{Entry, Page};
 use crate::cli::Context;
 use crate::engine::{self, Engine};
@@ -24,6 +25,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 /// Blocks of the story.
@@ -34,6 +36,9 @@ const LINES: u64 = 18;
 const BLOCKS_BEFORE_KILL: usize = 25;
 /// How long that may take.
 const KILL_DEADLINE: Duration = Duration::from_secs(60);
+/// How often the removal of a directory is tried that is still written into, and how far apart.
+const REMOVALS_MAX: u32 = 50;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 /// The namespaces the story writes to.
 const NAMESPACES: [&str; 3] = ["agents", "memes", "social"];
 
@@ -43,6 +48,9 @@ pub(crate) struct Options {
     /// End when everything is shown, instead of serving the chain; exit code 0 only if every check held
     #[arg(long)]
     once: bool,
+    /// With --once, leave the directory that was made, which else is removed
+    #[arg(long, requires = "once")]
+    keep: bool,
     /// Commit blocks until killed, printing each height and root once durable
     #[arg(long, hide = true)]
     until_killed: bool,
@@ -52,8 +60,38 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     if options.until_killed {
         return commit_until_killed(context);
     }
+    if context.application.registry.find("memes.post/1").is_none() {
+        return Err(Failure::usage("the demo tells its story with the built-in modules, which this program lacks"));
+    }
+    // A directory that was asked for is somebody's; one that is made here goes with the demo.
+    if context.home_given {
+        return show(&context.home, &options, false, context);
+    }
+    if !options.once || options.keep {
+        return show(&Home::new(fresh_directory()?), &options, false, context);
+    }
+    let interrupted = wait_for_signals()?;
+    let dir = fresh_directory()?;
+    remove_once(interrupted, dir.clone())?;
+    let home = Home::new(dir.clone());
+    let kept = format!("what it made is in {}", dir.display());
+    let exit = show(&home, &options, true, context).map_err(|failure| match failure.hint {
+        None => failure.hint(&kept),
+        Some(_) => failure,
+    })?;
+    match exit {
+        Exit::Ok => std::fs::remove_dir_all(&dir)
+            .map_err(|error| Failure::io(format_args!("could not remove {}", dir.display()), &error))?,
+        // For a look at what did not hold.
+        _ => context.out.say(kept),
+    }
+    Ok(exit)
+}
+
+/// The demonstration in a home directory, which is to be removed if all of it holds, or else stays.
+fn show(home: &Home, options: &Options, passing: bool, context: &Context<'_>) -> Result<Exit, Failure> {
     let started = Instant::now();
-    let mut demo = Demo::begin(context)?;
+    let mut demo = Demo::begin(home, passing, context)?;
     demo.tell_story()?;
     demo.fail_one()?;
     demo.prove_two()?;
@@ -62,11 +100,35 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     demo.finish(options.once, started.elapsed())
 }
 
+/// Removes a directory and ends this process once it is interrupted.
+fn remove_once(interrupted: Receiver<()>, dir: PathBuf) -> Result<(), Failure> {
+    let remove = move || {
+        if interrupted.recv().is_err() {
+            return;
+        }
+        // The story may write into it meanwhile, but not for long: what it is in is going.
+        for _ in 0..REMOVALS_MAX {
+            match std::fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => std::thread::sleep(REMOVAL_PAUSE),
+                _ => break,
+            }
+        }
+        std::process::exit(i32::from(Exit::Error as u8));
+    };
+    std::thread::Builder::new()
+        .name("interrupted".to_owned())
+        .spawn(remove)
+        .map(drop)
+        .map_err(|error| Failure::io("could not wait for signals", &error))
+}
+
 /// A demonstration under way.
 struct Demo<'a> {
     context: &'a Context<'a>,
     out: &'a Out,
     home: Home,
+    /// Whether the home is to be removed if all checks hold.
+    passing: bool,
     engine: Arc<dyn Engine>,
     producer: SecretKey,
     story: Story,
@@ -74,12 +136,8 @@ struct Demo<'a> {
 }
 
 impl<'a> Demo<'a> {
-    fn begin(context: &'a Context<'a>) -> Result<Self, Failure> {
-        let out = context.out;
-        let home = if context.home_given { context.home.clone() } else { Home::new(fresh_directory()?) };
-        if context.application.registry.find("memes.post/1").is_none() {
-            return Err(Failure::usage("the demo tells its story with the built-in modules, which this program lacks"));
-        }
+    fn begin(home: &Home, passing: bool, context: &'a Context<'a>) -> Result<Self, Failure> {
+        let (out, home) = (context.out, home.clone());
         let keys = KeyDir::new(home.path());
         let mut genesis = fresh_genesis("keelstone-demo", "blake3")?;
         let producer = SecretKey::generate().map_err(|error| Failure::io("no randomness for a new key", &error))?;
@@ -87,12 +145,13 @@ impl<'a> Demo<'a> {
         home.write_genesis(&genesis)?;
         keys.save(PRODUCER, &producer)?;
         let cast = Cast::gather(&keys)?;
-        let engine = engine::open(&home, &context.config()?.0, &context.application.registry)?;
+        let engine = engine::open(&home, &context.config_of(&home)?.0, &context.application.registry)?;
 
         out.say(out.ink(Ink::Title, "Keelstone") + ": a chain of agents, alliances and memes");
-        out.say(out.ink(Ink::Quiet, format_args!("everything is in {}", home.path().display())));
+        let until = if passing { ", and is removed at the end" } else { "" };
+        out.say(out.ink(Ink::Quiet, format_args!("everything is in {}{until}", home.path().display())));
         let story = Story::new(cast, &genesis.chain_id);
-        let demo = Self { context, out, home, engine, producer, story, checks: Vec::new() };
+        let demo = Self { context, out, home, passing, engine, producer, story, checks: Vec::new() };
         demo.heading(1, "A chain begins, with nothing in it but its own rules");
         let status = demo.engine.status()?;
         out.row("genesis", short(&status.genesis_hash));
@@ -260,13 +319,13 @@ impl<'a> Demo<'a> {
     fn kill_and_reopen(mut self) -> Result<Self, Failure> {
         self.heading(5, "Kill -9 in the middle of committing, and open again");
         // The directory has one owner: this process lets go of it first.
-        let Self { context, out, home, producer, story, checks, engine } = self;
+        let Self { context, out, home, passing, producer, story, checks, engine } = self;
         drop(engine);
         let acknowledged = run_and_kill(&home)?;
         let opened = Instant::now();
-        let engine = engine::open(&home, &context.config()?.0, &context.application.registry)?;
+        let engine = engine::open(&home, &context.config_of(&home)?.0, &context.application.registry)?;
         let took = opened.elapsed();
-        self = Self { context, out, home, producer, story, checks, engine };
+        self = Self { context, out, home, passing, producer, story, checks, engine };
 
         let status = self.engine.status()?;
         let last = acknowledged.last().map_or(0, |(height, _)| *height);
@@ -305,7 +364,7 @@ impl<'a> Demo<'a> {
     }
 
     fn finish(self, once: bool, took: Duration) -> Result<Exit, Failure> {
-        let Self { context, out, home, engine, producer, checks, .. } = self;
+        let Self { context, out, home, passing, engine, producer, checks, .. } = self;
         let held = checks.iter().filter(|(_, held)| *held).count();
         let all = held == checks.len();
         let status = engine.status()?;
@@ -315,13 +374,14 @@ impl<'a> Demo<'a> {
         out.say(out.ink(if all { Ink::Good } else { Ink::Bad }, summary));
         let shown: Vec<_> = checks.iter().map(|(claim, held)| json!({ "claim": claim, "held": held })).collect();
         let exit = if all { Exit::Ok } else { Exit::Integrity };
+        let kept = (!passing || !all).then(|| home.path());
         out.emit(&json!({
-            "home": home.path(), "height": status.height, "root": status.root, "all_held": all, "checks": shown,
+            "home": kept, "height": status.height, "root": status.root, "all_held": all, "checks": shown,
         }));
         if once {
             return Ok(exit);
         }
-        let mut config = context.config()?.0;
+        let mut config = context.config_of(&home)?.0;
         if std::net::TcpListener::bind(config.http.listen).is_err() {
             config.http.listen = SocketAddr::new(config.http.listen.ip(), 0);
         }

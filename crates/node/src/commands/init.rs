@@ -160,7 +160,7 @@ pub(crate) enum BlocksBy<'a> {
 pub(crate) fn create(mut genesis: Genesis, made_by: BlocksBy<'_>, context: &Context<'_>) -> Result<Exit, Failure> {
     let home = &context.home;
     if home.genesis().exists() {
-        return Err(Failure::usage(format!("there is a chain in {} already", home.path().display())));
+        return Err(home.is_taken());
     }
     if matches!(made_by, BlocksBy::Elsewhere(_)) && home.config().exists() {
         let message = format!("--follow: there is {} already", home.config().display());
@@ -218,7 +218,8 @@ pub(crate) fn create(mut genesis: Genesis, made_by: BlocksBy<'_>, context: &Cont
             genesis.chain_id, first.hash
         ));
     }
-    out.say("next: keelstone node");
+    let at = if context.home_given { format!(" --home {}", home.path().display()) } else { String::new() };
+    out.say(format_args!("next: keelstone node{at}"));
     out.emit(&json!({
         "chain_id": genesis.chain_id.as_str(), "home": home.path(), "genesis_hash": first.hash,
         "root": status.as_ref().map(|status| &status.root), "height": status.as_ref().map(|status| status.height),
