@@ -389,6 +389,59 @@ fn a_transaction_that_leaves_a_gap_is_refused_where_no_node_runs() {
     send(home.path(), 0, &json!([register()]));
 }
 
+/// The same mistake is told by the same exit code, whichever command it is made with.
+#[test]
+fn a_file_of_another_kind_is_the_callers_mistake_everywhere() {
+    let home = chain();
+    let (directory, path) = (home.path().to_str().unwrap(), |name: &str| home.path().join(name));
+    let (genesis, nowhere) = (path("genesis.json"), path("nowhere"));
+    let (genesis, nowhere) = (genesis.to_str().unwrap(), nowhere.to_str().unwrap());
+    let fresh = tempfile::tempdir().unwrap();
+    expect(&fresh.path().join("new"), 2, &["init", "--genesis", directory]);
+    for command in [
+        ["proof", "verify", directory].as_slice(),
+        &["recover", "verify-report", genesis],
+        &["recover", "verify-report", nowhere],
+        &["recover", "verify-report", directory],
+        &["bundle", "verify", genesis],
+        &["sync", "--from", nowhere],
+    ] {
+        expect(home.path(), 2, command);
+    }
+    // A home that is a file.
+    for command in [["status"].as_slice(), &["init"], &["config", "check"]] {
+        let error = expect(&path("genesis.json"), 2, command);
+        assert!(error["error"]["message"].as_str().unwrap().contains("is a file"), "{error}");
+    }
+}
+
+/// A home as `init` makes it has no setting that is not the default.
+#[test]
+fn settings_that_are_written_down_are_not_therefore_changed() {
+    let home = chain();
+    assert_eq!(expect(home.path(), 0, &["config", "check"])["changed"], 0);
+    let one = expect(home.path(), 0, &["config", "check", "--set", "http.connections_max=7"]);
+    assert_eq!(one["changed"], 1);
+}
+
+/// What is to be done next is said so that it can be done; what changes nothing, or has been done, is said too.
+#[test]
+fn what_is_said_can_be_followed() {
+    let home = tempfile::tempdir().unwrap();
+    let said = |arguments: &[&str]| {
+        let output = keelstone(home.path(), arguments);
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap(), output.status.code())
+    };
+    let at = format!("--home {}", home.path().display());
+    assert!(said(&["status"]).1.contains(&format!("keelstone init {at}")));
+    assert!(said(&["init"]).0.contains(&format!("next: keelstone node {at}")));
+    send(home.path(), 0, &json!([register()]));
+    let (nothing, _, code) = said(&["rollback", "1"]);
+    assert!(code == Some(0) && nothing.contains("nothing to take back"), "{nothing}");
+    said(&["token", "new", "wallet"]);
+    assert!(said(&["token", "remove", "wallet"]).0.contains("wallet"));
+}
+
 #[test]
 fn another_networks_state_comes_in_is_proven_by_name_and_goes_out_equal() {
     let home = tempfile::tempdir().unwrap();

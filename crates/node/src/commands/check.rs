@@ -137,7 +137,7 @@ fn repair(from: Vec<mend::From>, context: &Context<'_>) -> Result<Exit, Failure>
         ),
     }
     out.row("problems found", grouped(listed("found").len() as u64));
-    out.row("entries from elsewhere", number("supplied_entries"));
+    out.row("from elsewhere", format_args!("{} entries", number("supplied_entries")));
     out.row("pieces from memory", number("kept_pieces"));
     out.row("sectors", number("sectors"));
     for asked in listed("asked") {

@@ -45,9 +45,13 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             out.emit(&rows);
         }
         Action::Check => {
-            let (_, origins) = context.config()?;
-            out.say(format_args!("{} valid, {} settings changed", context.home.config().display(), origins.len()));
-            out.emit(&json!({ "valid": true, "changed": origins.len() }));
+            let (config, _) = context.config()?;
+            // A file as `init` writes it gives every setting, most of them as they would be without it.
+            let (rows, defaults) = (config.rows(), Config::default().rows());
+            let changed = rows.iter().zip(&defaults).filter(|(row, default)| row.value != default.value).count();
+            let file = context.home.config();
+            out.say(format_args!("{} valid, {changed} settings are not the default", file.display()));
+            out.emit(&json!({ "valid": true, "changed": changed }));
         }
         Action::Default => {
             out.write(&if out.is_json() {

@@ -111,6 +111,9 @@ pub(crate) fn verify(claim: &api::Entry, root: Root) -> Result<Option<Vec<u8>>, 
 pub(crate) fn read_input(file: &Path) -> Result<Vec<u8>, Failure> {
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => Failure::usage(format!("there is no file {}", file.display())),
+        std::io::ErrorKind::IsADirectory => {
+            Failure::usage(format!("{} is a directory, a file is expected", file.display()))
+        }
         _ => Failure::io(format_args!("could not read {}", file.display()), &error),
     };
     let mut text = Vec::new();

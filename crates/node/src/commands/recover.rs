@@ -2,6 +2,7 @@
 //! recovery signed.
 
 use super::db::confirmed;
+use super::proof::read_input;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, grouped};
@@ -10,10 +11,8 @@ use crate::recovery::{self, Wanted, Wish};
 use clap::{Args, Subcommand};
 use keelstone_codec::{Decode as _, Height, Root, Timestamp};
 use keelstone_execution::PublicKey;
-use keelstone_sync::recovery::{REPORT_BYTES_MAX, SignedReport, Strategy};
+use keelstone_sync::recovery::{Report, SignedReport, Strategy};
 use serde_json::json;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 /// Have a state that is lost or damaged again, from snapshots, peers and blocks
@@ -152,13 +151,15 @@ fn show(recovered: &recovery::Recovered, context: &Context<'_>) {
 }
 
 fn verify_report(file: &Path, key: Option<&str>, context: &Context<'_>) -> Result<Exit, Failure> {
-    let failed = |error: &dyn std::error::Error| Failure::io(format_args!("could not read {}", file.display()), error);
-    let mut bytes = Vec::new();
-    let limit = REPORT_BYTES_MAX as u64 + 1;
-    let read = File::open(file).and_then(|opened| opened.take(limit).read_to_end(&mut bytes));
-    read.map_err(|error| failed(&error))?;
-    let signed = SignedReport::from_bytes(&bytes)
-        .map_err(|error| Failure::integrity(format!("{} is no report: {error}", file.display())))?;
+    let bytes = read_input(file)?;
+    let signed = SignedReport::from_bytes(&bytes).map_err(|error| {
+        let message = format!("{} is no report: {error}", file.display());
+        // What begins as a report was one; anything else was given by mistake.
+        match bytes.first() == Some(&Report::VERSION) {
+            true => Failure::integrity(message),
+            false => Failure::usage(message),
+        }
+    })?;
     let expected = key.map(PublicKey::from_hex).transpose();
     let expected = expected.map_err(|error| Failure::usage(format!("--key: {error}")))?;
     recovery::verify_report(&signed, expected.as_ref())?;

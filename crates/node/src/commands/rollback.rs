@@ -30,7 +30,13 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     if !context.home.read_genesis()?.validators.is_empty() {
         under_engine(&options, context)?;
     }
-    let before = chain.status()?.height;
+    let status = chain.status()?;
+    let before = status.height;
+    if options.height == before {
+        context.out.row("height", format_args!("{} already: there is nothing to take back", grouped(before)));
+        context.out.emit(&json!({ "height": before, "height_before": before, "root": status.root }));
+        return Ok(Exit::Ok);
+    }
     let lost = before.saturating_sub(options.height);
     confirmed(options.yes, &format!("this forgets {} blocks above height {}", grouped(lost), options.height))?;
     let to = Height(options.height);

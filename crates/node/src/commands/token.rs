@@ -62,6 +62,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         Action::Remove { name } => {
             tokens::remove(&context.home, &name)?;
             let told = tell(context)?;
+            out.row("removed", &name);
             out.emit(&json!({ "removed": name, "told": told }));
         }
     }

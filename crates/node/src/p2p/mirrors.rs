@@ -108,6 +108,11 @@ impl<H: Hasher> Opened<H> {
     /// Reads what a mirror has: two small files.
     pub(crate) fn open(place: Place, timeout: Duration) -> Result<Self, Failure> {
         let name = place.to_string();
+        if let Place::Directory(path) = &place
+            && !path.is_dir()
+        {
+            return Err(Failure::usage(format!("there is no directory {name}")));
+        }
         let shelf = Reach { place, timeout };
         let mirror = Mirror::open(&shelf).map_err(|error| Failure::error(format!("{name}: {error}")))?;
         Ok(Self { name, shelf, mirror })
