@@ -484,7 +484,10 @@ impl Drop for RedbKv {
         drop(wal);
         let database = self.database.take();
         // What it does at the end is for itself: it can be opened without.
-        let _ = guarded(&self.file, || Ok(drop(database)));
+        let _ = guarded(&self.file, || {
+            drop(database);
+            Ok(())
+        });
     }
 }
 
