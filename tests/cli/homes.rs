@@ -349,13 +349,12 @@ fn a_mirror_is_not_begun_without_the_key_that_certifies_it() {
 fn a_rehearsal_leaves_nothing_and_keeps_the_reserve() {
     let (home, _) = busy_chain();
     let data = home.path().join("data");
-    let mut dead = Command::new("true").spawn().unwrap();
-    dead.wait().unwrap();
-    let (left, alive) =
-        (data.join(format!("rehearsal-{}", dead.id())), data.join(format!("rehearsal-{}", std::process::id())));
-    for directory in [&left, &alive] {
+    let [left, alive, own] = ["rehearsal-7", "rehearsal-0", "rehearsal-of-mine"].map(|name| data.join(name));
+    for directory in [&left, &alive, &own] {
         fs::create_dir(directory).unwrap();
     }
+    let held = fs::File::create(alive.join("LOCK")).unwrap();
+    held.lock().unwrap();
     let verify = |reserve: &str| {
         let mut command = program();
         command.args(["snapshot", "verify", "2", "--restore", "--json", "--home"]).arg(home.path());
@@ -363,11 +362,11 @@ fn a_rehearsal_leaves_nothing_and_keeps_the_reserve() {
         command
     };
     expect_of(verify("0"), 0);
-    assert!(!left.exists() && alive.exists(), "of the two one process is over");
+    assert!(!left.exists() && alive.exists() && own.exists(), "one nobody holds, another somebody, the last is none");
     let refused = expect_of(verify("90"), 1);
     assert!(refused["error"]["message"].as_str().unwrap().contains("free"), "{refused}");
     assert!(fs::read_dir(&data).unwrap().all(|entry| {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        !name.starts_with("rehearsal-") || alive.ends_with(&name)
+        !name.starts_with("rehearsal-") || alive.ends_with(&name) || own.ends_with(&name)
     }));
 }

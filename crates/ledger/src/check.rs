@@ -263,17 +263,16 @@ pub(crate) fn in_pool(
     chain: &ChainFacts,
     signed: &SignedTransaction,
     height: Height,
-) -> Result<u64, Refusal> {
+) -> Result<(), Refusal> {
     facts(chain, signed, height)?;
-    let next = nonce(&state, &signed.transaction.sender)?;
-    used_up(next, signed.transaction.nonce)?;
+    used_up(nonce(&state, &signed.transaction.sender)?, signed.transaction.nonce)?;
     let sessions = View::<Sessions>::over(state.clone());
     answered(may_call(registry, &sessions, &chain.chain_id, signed, height))?;
-    answered(may_submit(registry, &View::<Bundles>::over(state), chain, signed, height))?;
-    Ok(next)
+    answered(may_submit(registry, &View::<Bundles>::over(state), chain, signed, height))
 }
 
-fn nonce(state: &dyn Read, sender: &PublicKey) -> Result<u64, Refusal> {
+/// The next nonce of an account.
+pub(crate) fn nonce(state: &dyn Read, sender: &PublicKey) -> Result<u64, Refusal> {
     nonces::next_nonce(state, sender)?.ok_or(Refusal::NoNonce)
 }
 

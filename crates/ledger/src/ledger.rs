@@ -519,7 +519,7 @@ impl<H: Hasher> Ledger<H> {
     /// # Errors
     /// [`Refusal`].
     pub fn check(&self, bytes: &[u8]) -> Result<SignedTransaction, Refusal> {
-        self.checked(bytes).map(|(transaction, _)| transaction)
+        self.checked(bytes)
     }
 
     /// Checks a transaction and lets it wait for a block.
@@ -528,8 +528,7 @@ impl<H: Hasher> Ledger<H> {
     /// [`Refusal`].
     // spec: TX-5
     pub fn submit(&self, bytes: &[u8]) -> Result<TxId, Refusal> {
-        let (transaction, next) = self.checked(bytes)?;
-        Ok(self.pool_mut().insert(transaction, bytes.len(), next)?)
+        self.wait(self.checked(bytes)?, bytes.len())
     }
 
     /// As [`Ledger::submit`], for a transaction whose signature was good before: only what a block may have changed is
@@ -539,8 +538,15 @@ impl<H: Hasher> Ledger<H> {
     /// [`Refusal`].
     pub fn submit_again(&self, bytes: &[u8]) -> Result<TxId, Refusal> {
         let transaction = self.decoded(bytes)?;
-        let next = check::in_pool(&self.registry, self.view(), self.facts(), &transaction, self.height().next())?;
-        Ok(self.pool_mut().insert(transaction, bytes.len(), next)?)
+        check::in_pool(&self.registry, self.view(), self.facts(), &transaction, self.height().next())?;
+        self.wait(transaction, bytes.len())
+    }
+
+    fn wait(&self, transaction: SignedTransaction, bytes: usize) -> Result<TxId, Refusal> {
+        let mut pool = self.pool_mut();
+        // Asked with the pool in hand: a block that came since the checks has settled it for another nonce.
+        let next = check::nonce(&self.view(), &transaction.transaction.sender)?;
+        Ok(pool.insert(transaction, bytes, next)?)
     }
 
     /// Forgets what waits: for a chain whose pool is another engine's, which says after each block what waits still.
@@ -549,10 +555,10 @@ impl<H: Hasher> Ledger<H> {
     }
 
     /// The cheapest checks first: nobody gets a signature verified for bytes that would be refused anyway.
-    fn checked(&self, bytes: &[u8]) -> Result<(SignedTransaction, u64), Refusal> {
+    fn checked(&self, bytes: &[u8]) -> Result<SignedTransaction, Refusal> {
         let transaction = self.decoded(bytes)?;
         let (view, height) = (self.view(), self.height().next());
-        let next = check::in_pool(&self.registry, view, self.facts(), &transaction, height)?;
+        check::in_pool(&self.registry, view, self.facts(), &transaction, height)?;
         let id = transaction.id();
         let (good, known) = {
             let vouched = self.vouched();
@@ -564,7 +570,7 @@ impl<H: Hasher> Ledger<H> {
             transaction.verify_by(&point)?;
             self.vouched().remember(id, &transaction, point);
         }
-        Ok((transaction, next))
+        Ok(transaction)
     }
 
     fn decoded(&self, bytes: &[u8]) -> Result<SignedTransaction, Refusal> {

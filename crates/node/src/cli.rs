@@ -238,13 +238,15 @@ impl Context<'_> {
     /// whoever listens there now is somebody else, and would be taken for this chain and sent its token.
     pub(crate) fn node(&self) -> Option<Remote> {
         let announced = self.home.announced_api()?;
-        let token = match holder(&self.home.data()) {
-            Holder::Process(Some(process)) if process == announced.pid => tokens::own(&self.home),
-            // Whoever may not look has no business with the token.
-            Holder::Unknown => None,
+        match holder(&self.home.data()) {
+            Holder::Process(Some(process)) if process == announced.pid => {
+                return Remote::own(&announced, tokens::own(&self.home));
+            }
             Holder::Process(_) | Holder::Nobody => return None,
-        };
-        let remote = Remote::own(&announced, token)?;
+            // Whoever may not look has no business with the token, and goes by what is answered.
+            Holder::Unknown => {}
+        }
+        let remote = Remote::own(&announced, None)?;
         let ours = self.home.read_genesis().ok()?.first_state().ok()?.hash.to_string();
         // One that does not say is asked all the same, and says why.
         let is_another = remote.status().is_ok_and(|status| status.genesis_hash != ours);
@@ -337,7 +339,10 @@ impl Application {
         std::panic::set_hook(Box::new(move |panic| {
             // Programs are told once, in JSON, by `run`; a panic of another thread is not what the command ends with.
             let is_told = json && std::thread::current().id() == main;
-            if !is_told && !catches_panics() {
+            if catches_panics() {
+                let place = panic.location().map(ToString::to_string).unwrap_or_default();
+                tracing::warn!(place, "the database of blocks panicked, which is told as damage");
+            } else if !is_told {
                 others(panic);
             }
         }));

@@ -17,6 +17,7 @@ use keelstone_store::files::{Directory, Files as _, Guard, LockError};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const CURRENT: &str = "CURRENT";
 /// `CURRENT` before it is renamed.
@@ -25,6 +26,9 @@ const PREFIX: &str = "gen-";
 /// There is such a file in a generation that counts, or did and was not given up: without `CURRENT` nothing else tells it from
 /// one that was being built.
 const COUNTED: &str = "counted";
+/// A directory is tried so many times more before it is said to be in use, so far apart.
+const LOCK_TRIES: u32 = 3;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// The height of a restored state, as long as no block was made on it.
 const UNCONFIRMED: &str = "unconfirmed";
 /// There is no such file in a state that is whole.
@@ -93,7 +97,18 @@ impl Generations {
     fn locked(data: &Path) -> Result<Self, Failure> {
         let failed = |error: io::Error| Failure::io(data.display(), &error);
         let directory = Directory::new(data).map_err(failed)?;
-        let lock = directory.lock().map_err(|error| match error {
+        let mut tries = 0;
+        let lock = loop {
+            match directory.lock() {
+                // Who looks whether a process holds it holds it for a moment.
+                Err(LockError::InUse { .. }) if tries < LOCK_TRIES => {
+                    tries += 1;
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                tried => break tried,
+            }
+        };
+        let lock = lock.map_err(|error| match error {
             LockError::InUse { .. } => Failure::new(Exit::InUse, format!("{} is {error}", data.display()))
                 .hint("stop the node that runs there, or give another --home"),
             LockError::Io(error) => failed(error),
@@ -156,10 +171,18 @@ impl Generations {
         all(&self.data).map_err(|error| Failure::io(self.data.display(), &error))
     }
 
-    /// An empty directory for the next generation: none of those that are there is touched, whether it counts or not.
+    /// An empty directory for the next generation: none of those that are there is touched, whether it counts or not. Nor does it
+    /// get the name of one that counts and is gone, or it would count before it is whole.
+    // spec: STORE-10
     pub(crate) fn fresh(&self) -> Result<Generation, Failure> {
         let last = self.all()?.last().map_or(0, |last| last.number);
-        let next = last.checked_add(1).ok_or_else(|| {
+        let named = match self.named()? {
+            Named::Generation(generation) => Some(generation.number),
+            Named::Absent | Named::Nonsense(_) => None,
+        };
+        let next =
+            last.checked_add(1).and_then(|next| if named == Some(next) { next.checked_add(1) } else { Some(next) });
+        let next = next.ok_or_else(|| {
             Failure::integrity(format!("{} has a generation {last}, and none can follow", self.data.display()))
         })?;
         let generation = Generation::at(&self.data, next);
@@ -558,8 +581,13 @@ mod tests {
             assert_eq!(replaced.generation, blocks, "{damage:?}");
             assert!(generations.fresh().unwrap().number > never.number, "{damage:?}");
         }
+        // The one that counts is gone, and would have been the next: it must not count before it is whole.
+        let gone = Generation::at(home.path(), all(home.path()).unwrap().last().unwrap().number + 1);
+        named(&format!("{}\n", gone.name()));
         let (generations, _) = Generations::open_to_replace(home.path()).unwrap();
         let next = generations.fresh().unwrap();
+        assert_ne!(next, gone);
+        assert_eq!(generations.current().unwrap_err().exit, Exit::Integrity);
         generations.switch(&next).unwrap();
         generations.sweep().unwrap();
         assert_eq!(generations.all().unwrap(), std::slice::from_ref(&next));

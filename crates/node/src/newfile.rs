@@ -17,14 +17,17 @@ pub(crate) fn create<T>(
     let failed = |error: io::Error| failed(path, &error);
     let mut out = BufWriter::new(File::create_new(path).map_err(failed)?);
     let written = write(&mut out).and_then(|done| {
-        let synced = out.flush().and_then(|()| out.get_ref().sync_all()).and_then(|()| sync_parent(path));
+        let synced = out.flush().and_then(|()| out.get_ref().sync_all());
         synced.map_err(failed).map(|()| done)
     });
     if written.is_err() {
         // Half a file is of no use; that it cannot be removed is no worse.
         let _ = fs::remove_file(path);
     }
-    written
+    let done = written?;
+    // It is whole by now, and stays.
+    sync_parent(path).map_err(failed)?;
+    Ok(done)
 }
 
 /// As [`create`], of bytes that are at hand.
@@ -43,10 +46,14 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_parent(path)
 }
 
-/// Has the name of a file outlive a power cut too.
+/// Has the name of a file outlive a power cut too, where directories can be opened and synced: not everywhere can they.
 fn sync_parent(path: &Path) -> io::Result<()> {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    match File::open(parent.unwrap_or(Path::new("."))).and_then(|directory| directory.sync_all()) {
+        Err(error) if matches!(error.kind(), InvalidInput | PermissionDenied | Unsupported) => Ok(()),
+        synced => synced,
+    }
 }
 
 /// Why a file that [`create`] writes could not be written.

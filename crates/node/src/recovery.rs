@@ -324,7 +324,7 @@ impl<'a, H: Hasher> Place<'a, H> {
         let mut warnings: Vec<String> = left_behind.into_iter().map(|why| format!("{LEFT_BEHIND}: {why}")).collect();
         if recovered.is_some() {
             let held = hold_library(self.home);
-            done.push(held.and_then(|library| forget_above(library.as_ref(), self.home, target.height)));
+            done.push(held.and_then(|held| forget_above(held, self.home, target.height)));
         }
         for failure in done.into_iter().filter_map(Result::err) {
             // Once another state counts nothing that fails here undoes that.

@@ -10,7 +10,7 @@
 use crate::api;
 use crate::config::{self, Config};
 use crate::engine::{Engine, Version};
-use crate::exit::{Failure, causes};
+use crate::exit::{Exit, Failure, causes};
 use crate::home::Home;
 use crate::metrics::Metrics;
 use crate::own_log::{OwnLog, Stood, Who};
@@ -99,15 +99,39 @@ pub(crate) fn open_library(home: &Home) -> Result<Library, Failure> {
     Ok(library)
 }
 
-/// The library of a home whose history is about to change, if it has one: whoever holds it can make it fit what comes of
-/// that, and nobody is kept from it by another process once it is too late.
-pub(crate) fn hold_library(home: &Home) -> Result<Option<Library>, Failure> {
-    home.snapshots().exists().then(|| open_library(home)).transpose()
+/// The library of a home whose history is about to change: whoever holds it can make it fit what comes of that, and nobody is
+/// kept from it by another process once it is too late.
+#[derive(Debug)]
+pub(crate) enum Held {
+    /// There is none.
+    Nothing,
+    Library(Library),
+    /// Its disk is bad, which is no reason not to put a whole state in a home.
+    Unreadable(Failure),
 }
 
-/// Removes the snapshots of a history that is no more, if there are any.
-pub(crate) fn forget_above(library: Option<&Library>, home: &Home, height: Height) -> Result<(), Failure> {
-    let Some(library) = library else { return Ok(()) };
+/// Takes the library of a home.
+///
+/// # Errors
+/// That another process holds it.
+pub(crate) fn hold_library(home: &Home) -> Result<Held, Failure> {
+    if !home.snapshots().exists() {
+        return Ok(Held::Nothing);
+    }
+    match open_library(home) {
+        Ok(library) => Ok(Held::Library(library)),
+        Err(failure) if failure.exit == Exit::InUse => Err(failure),
+        Err(failure) => Ok(Held::Unreadable(failure)),
+    }
+}
+
+/// Removes the snapshots of a history that is no more, if there are any, and lets go of the library.
+pub(crate) fn forget_above(held: Held, home: &Home, height: Height) -> Result<(), Failure> {
+    let library = match held {
+        Held::Nothing => return Ok(()),
+        Held::Library(library) => library,
+        Held::Unreadable(failure) => return Err(failure),
+    };
     let own = OwnLog::of(home);
     for info in library.list().iter().filter(|info| info.id.height > height) {
         library.delete(info.id)?;

@@ -573,9 +573,10 @@ impl Transition<Society> for BetrayAlliance {
         }
         let (about, forfeited) = ((alliance.founder != agent).then_some(alliance.founder), alliance.terms.bond);
         let Society { agents, social, .. } = &mut **world;
+        // It is told before the alliance ends of it.
+        cx.emit(&AllianceBetrayed { alliance: self.alliance, agent, forfeited })?;
         take_out(agents, social, self.alliance, alliance, agent, true, cx)?;
         world.agents.add_reputation(&agent, BETRAYED_REPUTATION)?;
-        cx.emit(&AllianceBetrayed { alliance: self.alliance, agent, forfeited })?;
         let told = Drama { kind: DramaKind::Betrayal, by: agent, about, text: self.text.clone() };
         world.social.tell(told, cx)
     }

@@ -64,7 +64,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let (first, last) = (grouped(history.from), grouped(history.to));
     out.row("heights", format_args!("{first} to {last}, {} changes, proofs verified", history.changes.len()));
     if history.changes.is_empty() {
-        hint_at_what_there_is(&*chain, (&namespace, &key), None, context)?;
+        hint_at_what_there_is(&*chain, (&namespace, &key), None, context);
     }
     if let Some(next) = history.next {
         out.say(format_args!("more: --from {next}"));

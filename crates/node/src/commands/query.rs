@@ -166,20 +166,21 @@ fn table_names() -> String {
     TABLES.map(|(name, ..)| name).join(", ")
 }
 
-/// Says to people what there is where they found nothing, if the key is none that this program knows a place for.
+/// Says to people what there is where they found nothing, if the key is none that this program knows a place for. Whether that can
+/// be told changes nothing.
 pub(super) fn hint_at_what_there_is(
     chain: &dyn Chain,
     (namespace, key): (&Namespace, &Key),
     height: Option<Height>,
     context: &Context<'_>,
-) -> Result<(), Failure> {
+) {
     let (out, registry) = (context.out, &context.application.registry);
     let known = namespace.as_str() == CONTRACTS || registry.value_shape(namespace, key).is_some();
     if out.is_json() || known {
-        return Ok(());
+        return;
     }
-    let first = chain.entries(namespace, &Page { limit: 1, ..Page::default() }, height)?.entries.into_iter().next();
-    let hint = match first {
+    let Ok(page) = chain.entries(namespace, &Page { limit: 1, ..Page::default() }, height) else { return };
+    let hint = match page.entries.into_iter().next() {
         Some(pair) => {
             let like = readable(&pair.key);
             format!("keys of {namespace} are like {like}; keelstone query list {namespace} lists them, --hex takes one")
@@ -187,7 +188,6 @@ pub(super) fn hint_at_what_there_is(
         None => format!("nothing is in the namespace {namespace}; there are the tables {}", table_names()),
     };
     out.say(out.ink(Ink::Quiet, hint));
-    Ok(())
 }
 
 fn entry(options: EntryOptions, context: &Context<'_>) -> Result<Exit, Failure> {
@@ -211,7 +211,7 @@ fn entry(options: EntryOptions, context: &Context<'_>) -> Result<Exit, Failure> 
     }
     show_entry(&entry, context);
     if entry.value.is_none() {
-        hint_at_what_there_is(&*chain, (&namespace, &key), height, context)?;
+        hint_at_what_there_is(&*chain, (&namespace, &key), height, context);
     }
     context.out.emit(&entry);
     Ok(if entry.value.is_some() { Exit::Ok } else { Exit::NotFound })

@@ -32,26 +32,31 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     }
     let status = chain.status()?;
     let before = status.height;
-    if options.height == before {
-        context.out.row("height", format_args!("{} already: there is nothing to take back", grouped(before)));
-        context.out.emit(&json!({ "height": before, "height_before": before, "root": status.root }));
-        return Ok(Exit::Ok);
-    }
-    let lost = before.saturating_sub(options.height);
-    confirmed(options.yes, &format!("this forgets {} blocks above height {}", grouped(lost), options.height))?;
     let to = Height(options.height);
+    let is_there = to.0 == before;
+    if !is_there {
+        let lost = before.saturating_sub(to.0);
+        confirmed(options.yes, &format!("this forgets {} blocks above height {to}", grouped(lost)))?;
+    }
     // Held from before there is no way back: snapshots above that height are of a history that is no more.
-    let library = hold_library(&context.home)?;
-    let root =
-        OwnLog::of(&context.home).around(&NodeEvent::RolledBack { to }, || standing(&*chain), || chain.rollback(to))?;
-    let forgotten = forget_above(library.as_ref(), &context.home, to);
+    let held = hold_library(&context.home)?;
+    let root = match is_there {
+        true => status.root,
+        false => {
+            let own = OwnLog::of(&context.home);
+            own.around(&NodeEvent::RolledBack { to }, || standing(&*chain), || chain.rollback(to))?.0.to_string()
+        }
+    };
+    // Also where a rollback before this one was cut off.
+    let forgotten = forget_above(held, &context.home, to);
     let warnings: Vec<String> = forgotten.err().map(|failure| failure.message).into_iter().collect();
-    context.out.row("height", format_args!("{} (was {})", grouped(options.height), grouped(before)));
-    context.out.row("root", root.0);
+    match is_there {
+        true => context.out.row("height", format_args!("{} already: there is nothing to take back", grouped(before))),
+        false => context.out.row("height", format_args!("{} (was {})", grouped(to.0), grouped(before))),
+    }
+    context.out.row("root", &root);
     context.out.warn(&warnings);
-    context
-        .out
-        .emit(&json!({ "height": options.height, "height_before": before, "root": root.0, "warnings": warnings }));
+    context.out.emit(&json!({ "height": options.height, "height_before": before, "root": root, "warnings": warnings }));
     Ok(Exit::Ok)
 }
 

@@ -175,15 +175,14 @@ impl Sync<'_> {
             confirmed(self.options.yes, &what)?;
         }
         let aside = Aside::of(home)?;
+        // Held from before anything is fetched: snapshots above that may be of a history that is no more.
+        let held = hold_library(home).inspect_err(|_| aside.give_up())?;
         // spec: AUDIT-10
         let (own, before) = (OwnLog::of(home), stands.map(stood));
         let event = NodeEvent::Restored { source: cut("peers and mirrors".to_owned()) };
         own.note(Who::User, event.clone(), NodeStep::Begun, Stood { before, after: None })?;
-        // Held from before there is no way back: snapshots above what is fetched may be of a history that is no more.
-        let fetched = self
-            .fetch::<H>(runtime, sources.clone(), target.version, word, &aside)
-            .and_then(|(version, progress)| Ok((version, progress, hold_library(home)?)));
-        let (version, progress, library) = match fetched {
+        let fetched = self.fetch::<H>(runtime, sources.clone(), target.version, word, &aside);
+        let (version, progress) = match fetched {
             Ok(fetched) => fetched,
             Err(failure) => {
                 aside.give_up();
@@ -199,11 +198,10 @@ impl Sync<'_> {
         // It has served: what cannot be removed is in nobody's way, and is cleared by the next sync.
         let _ = std::fs::remove_dir_all(home.joining());
         // Once the state counts nothing that fails undoes that.
-        let forgotten = forget_above(library.as_ref(), home, version.height);
+        let forgotten = forget_above(held, home, version.height);
         let noted = own.note(Who::User, event, NodeStep::Done, Stood { before, after: Some(stood(version)) });
         let warnings = left.into_iter().chain(forgotten.err()).chain(noted.err()).map(|failure| failure.message);
         let warnings: Vec<String> = warnings.collect();
-        drop(library);
         let engine = engine::open(home, &self.config, &context.application.registry)?;
         let stands = self.catch_up(runtime, sources, word, &*engine)?;
         self.report(&version, &stands, &progress, &target, started.elapsed(), &warnings);

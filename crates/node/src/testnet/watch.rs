@@ -138,24 +138,32 @@ pub(crate) struct Agreement {
     pub(crate) gaps: Vec<String>,
 }
 
+/// A node, or an engine, is asked so often for what it should have.
+const TRIES: usize = 3;
+
 /// Compares the app hashes of all nodes at every height from `from` to `to`, and with what the engine's headers say: the
 /// header above a block carries the hash of the state after it. A node whose history begins later is left out of what is below, be it
 /// of all; what it lacks otherwise is a gap.
 pub(crate) fn compare(layout: &Layout, from: u64, to: u64) -> Agreement {
     let mut agreement = Agreement::default();
     let mut given: Vec<Given<'_>> = layout.nodes.iter().map(|node| Given::by(&node.name)).collect();
+    // Of the height of the first state that is kept there is no block.
+    let lowest = |node: &Node| Some(Remote::at(node.http, ASK).status().ok()?.lowest_height);
+    let begins: Vec<Option<u64>> = layout.nodes.iter().map(lowest).collect();
     for height in from..=to {
         let mut first: Option<(String, String)> = None;
-        let roots = layout.nodes.iter().zip(&mut given).filter_map(|(node, given)| {
+        let roots = layout.nodes.iter().zip(&mut given).zip(&begins).filter_map(|((node, given), begins)| {
             let ask = || Remote::at(node.http, ASK).block(Some(Height(height))).ok()?.root;
             // Asked again, if it should have it: it may be busy.
-            let tries = if given.first.is_some() { 3 } else { 1 };
+            let has = given.first.is_some() || begins.is_some_and(|lowest| height > lowest);
+            let tries = if has { TRIES } else { 1 };
             let root = (0..tries).find_map(|_| ask());
             given.note(height, root.is_some());
             Some((node.name.clone(), root?))
         });
-        let header =
-            layout.nodes.iter().find_map(|node| Some((node.name.clone(), node.rpc().commit(height + 1).ok()?)));
+        let headers =
+            || layout.nodes.iter().find_map(|node| Some((node.name.clone(), node.rpc().commit(height + 1).ok()?)));
+        let header = (0..TRIES).find_map(|_| headers());
         let header = header.map(|(name, commit)| (format!("the engine of {name}"), commit.app_hash));
         let mut more_than_one = false;
         for (name, root) in roots.chain(header) {
@@ -173,11 +181,7 @@ pub(crate) fn compare(layout: &Layout, from: u64, to: u64) -> Agreement {
         }
         agreement.heights += u64::from(more_than_one);
     }
-    // Of the height of the first state that is kept there is no block.
-    let begins_above = |node: &Node| {
-        let said = Remote::at(node.http, ASK).status();
-        said.is_ok_and(|said| said.lowest_height >= to)
-    };
+    let begins_above = |node: &Node| lowest(node).is_some_and(|lowest| lowest >= to);
     let all = layout.nodes.iter().zip(&given);
     agreement.gaps = all.filter_map(|(node, given)| given.gap(|| begins_above(node))).collect();
     agreement

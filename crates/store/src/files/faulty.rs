@@ -9,7 +9,7 @@
 //! it can be read, and no later sync writes it.
 
 use super::memory::{FlagLock, span};
-use super::{EMFILE, File, Files, Guard, LockError, SECTOR_BYTES};
+use super::{EIO, EMFILE, File, Files, Guard, LockError, SECTOR_BYTES};
 use keelstone_codec::splitmix64;
 use std::collections::BTreeMap;
 use std::io;
@@ -538,7 +538,7 @@ fn failure(fault: Fault) -> io::Error {
 }
 
 fn eio() -> io::Error {
-    io::Error::other("simulated I/O error")
+    io::Error::from_raw_os_error(EIO)
 }
 
 fn no_space() -> io::Error {

@@ -22,8 +22,9 @@ use std::sync::Arc;
 /// What a disk writes whole or not at all, in bytes (spec: STORE-1).
 pub const SECTOR_BYTES: usize = 512;
 
-/// What a system says when all its files are open, and when those are that a process may have. `ErrorKind` has no name for either,
-/// and POSIX gives no numbers; all unixes have these.
+/// What a system says of a disk that fails, when all its files are open, and when those are that a process may have. `ErrorKind` has
+/// no name for them, and POSIX gives no numbers; all unixes have these.
+pub(crate) const EIO: i32 = 5;
 pub(crate) const ENFILE: i32 = 23;
 pub(crate) const EMFILE: i32 = 24;
 

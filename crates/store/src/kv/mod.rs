@@ -418,8 +418,11 @@ fn generation(database: &Database, file: &str) -> Result<Option<u32>, StoreError
                 let bytes = unseal(file, key, record.value())?;
                 Ok::<_, StoreError>(u32::from_be_bytes(bytes.try_into().map_err(|_| missing())?))
             };
-            match number(FORMAT_KEY)? {
-                FORMAT => Ok(Some(number(GENERATION_KEY)?)),
+            let generation = number(GENERATION_KEY)?;
+            // The first builds wrote none.
+            let is_there = table.get(FORMAT_KEY).map_err(|error| failed(error.into()))?.is_some();
+            match if is_there { number(FORMAT_KEY)? } else { 0 } {
+                FORMAT => Ok(Some(generation)),
                 found => Err(StoreError::Unsupported { found, known: FORMAT }),
             }
         }
@@ -631,7 +634,7 @@ mod tests {
 
     /// spec: STORE-15. Both versions are named.
     #[test]
-    fn n03_a_database_of_a_newer_format_is_refused() {
+    fn n03_a_database_of_another_format_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("kv.redb");
         drop(RedbKv::open(&path).unwrap());
@@ -644,6 +647,14 @@ mod tests {
         drop(database);
         let error = RedbKv::open(&path).unwrap_err();
         assert!(matches!(error, StoreError::Unsupported { found, known } if found == FORMAT + 1 && known == FORMAT));
+        // And one from before there were any.
+        let database = Database::create(&path).unwrap();
+        let write = database.begin_write().unwrap();
+        write.open_table(GENERATION).unwrap().remove(FORMAT_KEY).unwrap();
+        write.commit().unwrap();
+        drop(database);
+        let error = RedbKv::open(&path).unwrap_err();
+        assert!(matches!(error, StoreError::Unsupported { found: 0, known } if known == FORMAT));
     }
 
     #[test]

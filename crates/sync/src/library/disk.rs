@@ -83,8 +83,9 @@ pub(crate) fn write(files: &dyn Files, name: &str, bytes: &[u8]) -> Result<(), L
 
 /// Reads a whole file whose size is checked against a limit first. None if there is no such file.
 ///
-/// A file that opens and twice cannot be read is damaged as one of other bytes is: its sectors are bad. One that does not
-/// open may be whole, and the process out of descriptors or rights; and for want of memory no disk is to blame.
+/// A file that opens and of which the disk twice says that it cannot be read is damaged as one of other bytes is: its sectors are
+/// bad. One that does not open may be whole, and the process out of descriptors or rights; and for want of memory, or of a
+/// network that files lie behind, no disk is to blame.
 // spec: LIB-4
 fn read(files: &dyn Files, name: &str, limit: u64) -> Result<Option<Vec<u8>>, LibraryError> {
     let failed = || LibraryError::io("read", name);
@@ -103,9 +104,16 @@ fn read(files: &dyn Files, name: &str, limit: u64) -> Result<Option<Vec<u8>>, Li
     match whole().or_else(|_| whole()) {
         Ok(Ok(bytes)) => Ok(Some(bytes)),
         Ok(Err(found)) => Err(LibraryError::TooLarge { file: name.to_owned(), found, limit }),
-        Err(error) if error.kind() == io::ErrorKind::OutOfMemory => Err(failed()(error)),
-        Err(error) => Err(LibraryError::Damaged { file: name.to_owned(), what: format!("it cannot be read: {error}") }),
+        Err(error) if is_bad_sector(&error) => {
+            Err(LibraryError::Damaged { file: name.to_owned(), what: format!("it cannot be read: {error}") })
+        }
+        Err(error) => Err(failed()(error)),
     }
+}
+
+/// What a disk says of sectors that it cannot read: EIO, which is 5 on every Unix; or that the file ends before its end.
+fn is_bad_sector(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(5) || error.kind() == io::ErrorKind::UnexpectedEof
 }
 
 /// The bytes of an index file.

@@ -16,19 +16,22 @@ use crate::snapshots::{forget_above, hold_library};
 use clap::Args;
 use keelstone_codec::{Height, Key, Namespace, Root};
 use keelstone_ledger::{Genesis, NodeEvent, NodeStep, Standing, cut};
-use keelstone_store::files::Directory;
+use keelstone_store::files::{Directory, Files as _, Guard, LockError};
 use keelstone_sync::delta::{ApplyError, Applying, Delta};
 use keelstone_sync::library::{Each, Expected, LibraryError};
 use keelstone_tree::HashKind;
 use serde_json::json;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Deltas that are applied at once: all are held in memory.
 const DELTAS_MAX: usize = 64;
-/// What a directory is called that a state is built in to be thrown away; the process that does follows.
+/// What a directory of a home is called that a state is built in to be thrown away; a number follows.
 const REHEARSAL: &str = "rehearsal-";
+/// So many are made in a home at once.
+const REHEARSALS_MAX: u32 = 16;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -76,36 +79,32 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
         );
         confirmed(options.yes, &what).inspect_err(|_| aside.give_up())?;
     }
+    // Held from before anything is built: snapshots above that height are of a history that is no more.
+    let held = hold_library(home).inspect_err(|_| aside.give_up())?;
     let own = OwnLog::of(home);
     let event = NodeEvent::Restored { source: cut(options.snapshot.to_string()) };
     own.note(Who::User, event.clone(), NodeStep::Begun, Stood { before, after: None })?;
     let built = aside.directory().and_then(|directory| {
         room::check(&directory, room::of(info.totals), config.snapshots.reserve_percent)?;
         let plan = Plan { snapshot: &options.snapshot, expected: &expected, deltas: &deltas, target: (height, root) };
-        build(&plan, genesis.hasher, Some(&genesis), directory, context)?;
-        // Held from before there is no way back: snapshots above that height are of a history that is no more.
-        hold_library(home)
+        build(&plan, genesis.hasher, Some(&genesis), directory, context)
     });
-    let library = match built {
-        Ok(library) => library,
-        Err(failure) => {
-            aside.give_up();
-            let reason = cut(failure.message.clone());
-            own.note(Who::User, event, NodeStep::Failed { reason }, Stood { before, after: before })?;
-            return Err(failure);
-        }
-    };
+    if let Err(failure) = built {
+        aside.give_up();
+        let reason = cut(failure.message.clone());
+        own.note(Who::User, event, NodeStep::Failed { reason }, Stood { before, after: before })?;
+        return Err(failure);
+    }
     if fresh {
         home.write_genesis(&genesis)?;
     }
     let left = aside.settle()?;
     // Once the state counts nothing that fails undoes that.
-    let forgotten = forget_above(library.as_ref(), home, height);
+    let forgotten = forget_above(held, home, height);
     let stood = Stood { before, after: Some(Standing { height, root }) };
     let noted = own.note(Who::User, event, NodeStep::Done, stood);
     let warnings = left.into_iter().chain(forgotten.err()).chain(noted.err()).map(|failure| failure.message);
     let warnings: Vec<String> = warnings.collect();
-    drop(library);
     engine::open(home, config, &context.application.registry)?;
     let seconds = started.elapsed().as_secs_f64();
 
@@ -135,41 +134,63 @@ pub(super) fn rehearse(
 ) -> Result<(), Failure> {
     let info = snapshot.read(context, |origin| origin.inspect(expected))?;
     let data = context.home.data();
-    let place = if data.is_dir() { data } else { std::env::temp_dir() };
-    sweep_rehearsals(&place);
-    let place = Scratch(place.join(format!("{REHEARSAL}{}", std::process::id())));
-    let directory = Directory::new(&place.0).map_err(|error| Failure::io(place.0.display(), &error))?;
+    let place = if data.is_dir() { Scratch::in_home(&data)? } else { Scratch::elsewhere()? };
+    let state = place.path.join("state");
+    let directory = Directory::new(&state).map_err(|error| Failure::io(state.display(), &error))?;
     room::check(&directory, room::of(info.totals), config.snapshots.reserve_percent)?;
     let plan = Plan { snapshot, expected, deltas: &[], target: (info.id.height, info.root) };
     build(&plan, info.hasher, None, Arc::new(directory), context)
 }
 
-/// Removes what rehearsals left that were killed. What cannot be removed is only in the way of the disk.
-fn sweep_rehearsals(place: &Path) {
-    let Ok(entries) = std::fs::read_dir(place) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let process = name.to_str().and_then(|name| name.strip_prefix(REHEARSAL)?.parse().ok());
-        // Signal 0 only asks; one that may not be sent has somebody to go to as well.
-        let process = process.and_then(rustix::process::Pid::from_raw);
-        let is_over = process.is_some_and(|process| {
-            // This one has left nothing yet: another had its number.
-            process == rustix::process::getpid()
-                || rustix::process::test_kill_process(process) == Err(rustix::io::Errno::SRCH)
-        });
-        if is_over {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
+/// A directory that is removed when this is dropped.
+struct Scratch {
+    path: PathBuf,
+    /// Held as long as it is used, in a home: what nobody holds was left by who was killed.
+    _lock: Option<Box<dyn Guard>>,
 }
 
-/// A directory that is removed when this is dropped.
-struct Scratch(PathBuf);
+impl Scratch {
+    /// One in a data directory, once what nobody uses any more is removed there.
+    fn in_home(data: &Path) -> Result<Self, Failure> {
+        let failed = |error: io::Error| Failure::io(data.display(), &error);
+        for entry in std::fs::read_dir(data).map_err(failed)?.flatten() {
+            let number = entry.file_name().to_str().and_then(|name| name.strip_prefix(REHEARSAL)?.parse::<u32>().ok());
+            let lock = number.and_then(|_| Directory::existing(entry.path()).ok()?.lock().ok());
+            if lock.is_some() {
+                // What cannot be removed is only in the way of the disk.
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+        for number in 0..REHEARSALS_MAX {
+            let path = data.join(format!("{REHEARSAL}{number}"));
+            match Directory::new(&path).map_err(LockError::Io).and_then(|directory| directory.lock()) {
+                Ok(lock) => {
+                    let _ = std::fs::remove_dir_all(path.join("state"));
+                    return Ok(Self { path, _lock: Some(lock) });
+                }
+                // Another's; or another removes what it took to be left behind.
+                Err(LockError::InUse { .. }) => {}
+                Err(LockError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(LockError::Io(error)) => return Err(failed(error)),
+            }
+        }
+        Err(Failure::new(Exit::InUse, format!("{REHEARSALS_MAX} rehearsals are under way in {}", data.display())))
+    }
+
+    /// One in the system's place for such, under a name that nobody guesses.
+    fn elsewhere() -> Result<Self, Failure> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|error| Failure::io("no randomness for a directory's name", &error))?;
+        let path = std::env::temp_dir().join(format!("keelstone-{REHEARSAL}{}", hex::encode(random)));
+        std::fs::create_dir(&path).map_err(|error| Failure::io(path.display(), &error))?;
+        Ok(Self { path, _lock: None })
+    }
+}
 
 impl Drop for Scratch {
     fn drop(&mut self) {
         // What stays behind is only in the way of the disk.
-        let _ = std::fs::remove_dir_all(AsRef::<Path>::as_ref(&self.0));
+        let _ = std::fs::remove_dir_all(&self.path);
     }
 }
 
