@@ -2,13 +2,14 @@
 
 use crate::tools::*;
 use crate::walk::Walk;
-use keelstone_codec::{Encode, Fixed, Hash, Key, Namespace, Tag, TaggedHasher, Text, Timestamp, Value};
+use keelstone_codec::{Bytes, Encode, Fixed, Hash, Key, Namespace, Tag, TaggedHasher, Text, Timestamp, Value};
 use keelstone_ledger::modules::{memes, social};
 use keelstone_ledger::{Genesis, Verdict};
-use keelstone_tree::{Blake3, MemoryTree, Read};
+use keelstone_tree::{Backing, Blake3, Diff, MemoryTree, PageAt, Pages, Place, Read, ReadError, Tree};
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Tells a story of forty people, and hashes every root, receipt and event of it.
@@ -71,28 +72,72 @@ fn d03_threads_tell_the_same_story() {
     }
 }
 
-/// D-02: a first state put together in 1,000 orders has one root and one genesis hash.
+/// D-02: a first state written down in 1,000 orders has one root and one genesis hash; and put into a tree in as many, a few
+/// entries at a time, one root.
 #[test]
 fn d02_order_of_entries_does_not_matter() {
-    let mut entries: Vec<((Namespace, Key), Value)> = (0..60u8)
+    let mut entries: Vec<(&str, Vec<u8>, Vec<u8>)> = (0..60u8)
         .map(|number| {
-            let space = Namespace::new(["app", "app.a", "zoo"][usize::from(number % 3)]).unwrap();
-            let key = Key::new(vec![number.wrapping_mul(97), number / 7]).unwrap();
-            ((space, key), Value::new(vec![number; usize::from(number) + 1]).unwrap())
+            let space = ["app", "app.a", "zoo"][usize::from(number % 3)];
+            (space, vec![number.wrapping_mul(97), number / 7], vec![number; usize::from(number) + 1])
         })
         .collect();
-    let (mut found, mut seed) = (BTreeSet::new(), 7u64);
+    let mut seed = 7u64;
+    let mut random = |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        usize::try_from(seed >> 33).unwrap() % below
+    };
+    let begins = Genesis::new(chain_id()).to_json().to_string();
+    let begins = begins.trim_end().strip_suffix('}').unwrap();
+    let (mut spaces, mut written) = (["app", "app.a", "zoo"], BTreeSet::new());
+    let (mut firsts, mut roots) = (BTreeSet::new(), BTreeSet::new());
     for _ in 0..1_000 {
-        for at in (1..entries.len()).rev() {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            entries.swap(at, usize::try_from(seed >> 33).unwrap() % (at + 1));
+        (1..entries.len()).rev().for_each(|at| entries.swap(at, random(at + 1)));
+        (1..spaces.len()).rev().for_each(|at| spaces.swap(at, random(at + 1)));
+        let space = |name: &&str| {
+            let own = entries.iter().filter(|(space, ..)| space == name);
+            let own = own.map(|(_, key, value)| format!("\"{}\":\"{}\"", hex::encode(key), hex::encode(value)));
+            format!("\"{name}\":{{{}}}", own.collect::<Vec<_>>().join(","))
+        };
+        let text = format!("{begins},\"state\":{{{}}}}}", spaces.iter().map(space).collect::<Vec<_>>().join(","));
+        let first = Genesis::parse(text.as_bytes()).unwrap().first_state().unwrap();
+        firsts.insert((first.hash, MemoryTree::<Blake3>::new().apply(&first.diff)));
+        written.insert(text);
+
+        let mut tree = Tree::empty(&Pages::<Blake3>::new(Arc::new(Nothing)));
+        let mut rest = &entries[..];
+        while !rest.is_empty() {
+            let (some, others) = rest.split_at(random(7).min(rest.len() - 1) + 1);
+            let write = |(space, key, value): &(&str, Vec<u8>, Vec<u8>)| {
+                let key = Key::new(key.clone()).unwrap();
+                (Namespace::new(*space).unwrap(), key, Some(Value::new(value.clone()).unwrap()))
+            };
+            let diff: Diff = some.iter().map(write).collect();
+            tree = tree.prepare(&diff).unwrap().commit(|index| Place(index as u64 + 1));
+            rest = others;
         }
-        let mut genesis = Genesis::new(chain_id());
-        genesis.state = entries.iter().cloned().collect();
-        let first = genesis.first_state().unwrap();
-        found.insert((first.hash, MemoryTree::<Blake3>::new().apply(&first.diff)));
+        roots.insert(tree.root());
     }
-    assert_eq!(found.len(), 1);
+    assert_eq!((written.len(), firsts.len(), roots.len()), (1_000, 1, 1));
+}
+
+/// A disk of a tree that is in memory.
+struct Nothing;
+
+impl Backing for Nothing {
+    fn page(&self, at: PageAt) -> Result<Bytes, ReadError> {
+        Err(ReadError::damaged(format!("{at:?} is not there")))
+    }
+    fn value(&self, at: Place, _: u32) -> Result<Value, ReadError> {
+        Err(ReadError::damaged(format!("{at:?} is not there")))
+    }
+}
+
+/// D-03: whatever it was built for, and on, and with which checks: the story has the hash that is written down. A change of it is a
+/// change of what chains come to.
+#[test]
+fn d03_the_story_is_the_one_that_is_written_down() {
+    golden::check("story.json", &serde_json::json!({ "roots, receipts and events": told().to_string() }));
 }
 
 /// The hash of every root, receipt and event of blocks in which anybody does anything, run on so many threads while as
