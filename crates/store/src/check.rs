@@ -3,13 +3,15 @@
 //! Rules: `spec/store.md`, STORE-1 to STORE-4.
 
 use crate::StoreError;
+use crate::flush::Upkeep;
 use crate::log;
 use crate::look::{self, Before};
 use crate::recover::open_aside;
-use crate::segment::{Kind, Spot};
+use crate::segment::{Kind, Segment, Spot};
 use crate::segments::Segments;
 use crate::store::{Progress, Shared};
-use keelstone_tree::{Hasher, Tree};
+use crate::sync::MutexGuard;
+use keelstone_tree::Hasher;
 use std::sync::Arc;
 
 /// Problems listed in a report; beyond, there is no use in more.
@@ -64,18 +66,14 @@ impl<H: Hasher> Shared<H> {
         go_on: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Option<CheckReport>, StoreError> {
         let mut report = CheckReport::default();
-        // No flush and no removal meanwhile; commits go on, behind the part of the log that is looked at.
-        let upkeep = self.upkeep();
+        // No flush and no removal meanwhile; commits go on, behind the part of the log that is looked at, and a flush comes in
+        // between that they wait for.
+        let mut upkeep = self.upkeep();
         let flushed = upkeep.superblock.flushed;
         let end = self.writer().log.end();
         upkeep.file.check().into_iter().for_each(|problem| report.problem(problem));
         // Files are opened anew, so nothing is taken from memory.
-        let files = Arc::clone(self.segments.files_shared());
-        let fresh = Arc::new(Segments::new(files, *self.segments.store(), self.options.value_cache_bytes / 4));
-        for segment in self.segments.all() {
-            report.note(fresh.open(segment.id()));
-        }
-        fresh.settle_log(end.segment);
+        let fresh = self.opened_anew(end, &mut |error| report.problem(error));
         let mut expected = (flushed.log, flushed.log_hash);
         while expected.0 < end {
             let Some(record) = report.note(log::record_at(&fresh, expected.0)) else { break };
@@ -89,13 +87,21 @@ impl<H: Hasher> Shared<H> {
             expected = (next, record.hash);
         }
         if level == CheckLevel::Full {
-            if !check_sectors(&fresh, end, &mut report, go_on) {
-                return Ok(None);
+            let all = fresh.all();
+            let total = all.iter().map(|segment| u64::from(segment.sectors())).sum();
+            for segment in all {
+                upkeep = self.give_way_with(upkeep)?;
+                // Gone with a flush that came in between.
+                if self.segments.find(segment.id()).is_none() {
+                    continue;
+                }
+                check_sectors(&segment, end, &mut report);
+                if !go_on(Progress { done: report.sectors, total, what: "sectors" }) {
+                    return Ok(None);
+                }
             }
-            match open_aside::<H>(&fresh, &flushed) {
-                Ok(tree) if !check_entries(&tree, &mut report, go_on) => return Ok(None),
-                Ok(_) => {}
-                Err(error) => report.problem(error),
+            if !self.check_entries(upkeep, &mut report, go_on)? {
+                return Ok(None);
             }
         }
         // What could not be looked at for want of descriptors or memory is not damaged, and a report without it not whole.
@@ -104,49 +110,67 @@ impl<H: Hasher> Shared<H> {
             None => Ok(Some(report)),
         }
     }
-}
 
-/// Every sector of every segment, or until it is not to go on; says which. `end`: where the log does.
-fn check_sectors(
-    fresh: &Segments,
-    end: Spot,
-    report: &mut CheckReport,
-    go_on: &mut dyn FnMut(Progress) -> bool,
-) -> bool {
-    let all = fresh.all();
-    let total = all.iter().map(|segment| u64::from(segment.sectors())).sum();
-    for segment in all {
-        let written = match segment.id() {
-            id if id.kind != Kind::Log || id < end.segment => segment.sectors(),
-            id if id == end.segment => end.sector(),
-            _ => 0,
-        };
-        // Of what lies behind the end of the log it can only be said that it is whole or was never written.
-        let parts = [(0, written, Before::default()), (written, segment.sectors(), Before::behind_the_end())];
-        for (from, to, mut before) in parts {
-            let looked = look::sectors(&segment, (from, to), &mut before, &mut |problem| report.problem(problem));
-            report.sectors += report.note(looked).unwrap_or_default();
+    /// The segments there are, opened anew, with the log up to `end` settled. The upkeep has to be held.
+    fn opened_anew(&self, end: Spot, problem: &mut dyn FnMut(StoreError)) -> Arc<Segments> {
+        let files = Arc::clone(self.segments.files_shared());
+        let fresh = Arc::new(Segments::new(files, *self.segments.store(), self.options.value_cache_bytes / 4));
+        for segment in self.segments.all() {
+            fresh.open(segment.id()).err().into_iter().for_each(&mut *problem);
         }
-        if !go_on(Progress { done: report.sectors, total, what: "sectors" }) {
-            return false;
+        fresh.settle_log(end.segment);
+        fresh
+    }
+
+    /// Every entry of the version that was flushed last by its way from the root, and every value by its hash; or until it is not to
+    /// go on. Says which. Where a flush came in between it goes on in what that has written, behind the key it was at.
+    fn check_entries<'a>(
+        &'a self,
+        mut upkeep: MutexGuard<'a, Upkeep>,
+        report: &mut CheckReport,
+        go_on: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<bool, StoreError> {
+        let mut after = None;
+        loop {
+            let flushed = upkeep.superblock.flushed;
+            let end = self.writer().log.end();
+            // What does not open was named before.
+            let fresh = self.opened_anew(end, &mut |_| {});
+            let tree = match open_aside::<H>(&fresh, &flushed) {
+                Ok(tree) => tree,
+                Err(error) => {
+                    report.problem(error);
+                    return Ok(true);
+                }
+            };
+            let total = tree.totals().count;
+            while upkeep.superblock.flushed.table == flushed.table {
+                let looked = look::entries(&tree, after.as_ref(), STEP_BYTES, &mut |problem| report.problem(problem));
+                report.values += looked.entries;
+                if !go_on(Progress { done: report.values, total, what: "values" }) {
+                    return Ok(false);
+                }
+                after = looked.last;
+                if after.is_none() {
+                    return Ok(true);
+                }
+                upkeep = self.give_way_with(upkeep)?;
+            }
         }
     }
-    true
 }
 
-/// Every entry of a version by its way from the root, and every value by its hash; or until it is not to go on. Says which.
-fn check_entries<H: Hasher>(tree: &Tree<H>, report: &mut CheckReport, go_on: &mut dyn FnMut(Progress) -> bool) -> bool {
-    let total = tree.totals().count;
-    let mut after = None;
-    loop {
-        let looked = look::entries(tree, after.as_ref(), STEP_BYTES, &mut |problem| report.problem(problem));
-        report.values += looked.entries;
-        if !go_on(Progress { done: report.values, total, what: "values" }) {
-            return false;
-        }
-        after = looked.last;
-        if after.is_none() {
-            return true;
-        }
+/// Every sector of a segment. `end`: where the log does.
+fn check_sectors(segment: &Segment, end: Spot, report: &mut CheckReport) {
+    let written = match segment.id() {
+        id if id.kind != Kind::Log || id < end.segment => segment.sectors(),
+        id if id == end.segment => end.sector(),
+        _ => 0,
+    };
+    // Of what lies behind the end of the log it can only be said that it is whole or was never written.
+    let parts = [(0, written, Before::default()), (written, segment.sectors(), Before::behind_the_end())];
+    for (from, to, mut before) in parts {
+        let looked = look::sectors(segment, (from, to), &mut before, &mut |problem| report.problem(problem));
+        report.sectors += report.note(looked).unwrap_or_default();
     }
 }

@@ -73,6 +73,7 @@ impl<H: Hasher> Shared<H> {
         let layout = Layout::of(diff)?;
         self.wait_for_room()?;
         let mut writer = self.writer_in_turn();
+        let _poisoned = self.poisoned_by_panic();
         let version = self.next_after(height)?;
         // The record leaves for the disk as soon as the descent has found what it replaces; hashing goes on beside.
         let mut waiting = None;
@@ -101,6 +102,7 @@ impl<H: Hasher> Shared<H> {
             return self.commit(height, &prepared.diff, beside);
         }
         let Prepared { diff, draft, layout, .. } = prepared;
+        let _poisoned = self.poisoned_by_panic();
         let waiting = self.begin_append(&mut writer, &version, height, &diff, &layout, draft.replaced())?;
         let waiting = waiting.with(beside);
         self.finish_append(&mut writer, &version, height, waiting, draft, &diff, &layout)

@@ -2,7 +2,7 @@
 
 use crate::StoreError;
 use crate::log;
-use crate::record::{Logged, Record};
+use crate::record::Logged;
 use crate::segment::Spot;
 use crate::segments::Segments;
 use crate::version::Version;
@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 /// Writes gathered before they are applied, so that a long way back does not need memory for all of it at once.
 const STEP_WRITES: usize = 100_000;
+/// Bytes of their values, but for one write.
+const STEP_BYTES: usize = 64 << 20;
 
 /// Heads of records read in one go while the index is locked: commits wait for no more.
 const STEP_HEADS: usize = 64;
@@ -129,13 +131,15 @@ pub(crate) fn rebuild<H: Hasher>(
         if backward { Box::new((height.0 + 1..=from.0).rev()) } else { Box::new(from.0 + 1..=height.0) };
     for at in heights {
         let record = log::record_at(segments, spot(Height(at))?)?;
-        if backward {
-            steps.undo(segments, record)?
-        } else {
-            steps.redo(record)
-        }
-        if steps.0.len() >= STEP_WRITES {
-            tree = steps.apply(&tree, made)?;
+        // A record has a key once, so it can be taken in pieces, in either direction.
+        for logged in record.writes {
+            match backward {
+                true => steps.undo(segments, logged)?,
+                false => steps.redo(logged),
+            }
+            if steps.is_full() {
+                tree = steps.apply(&tree, made)?;
+            }
         }
     }
     tree = steps.apply(&tree, made)?;
@@ -149,7 +153,11 @@ pub(crate) fn rebuild<H: Hasher>(
 /// Writes of several heights put together: what each key holds afterwards, and where. As they came: of those to one key the last
 /// stands.
 #[derive(Default)]
-pub(crate) struct Steps(Vec<Written>);
+pub(crate) struct Steps {
+    writes: Vec<Written>,
+    /// Of their values.
+    bytes: usize,
+}
 
 /// What one key holds afterwards, and where.
 pub(crate) struct Written {
@@ -167,22 +175,30 @@ impl Written {
 impl Steps {
     /// With room for so many writes.
     pub(crate) fn with_capacity(writes: usize) -> Self {
-        Self(Vec::with_capacity(writes))
+        Self { writes: Vec::with_capacity(writes), bytes: 0 }
     }
 
-    /// Adds what undoes a record. Records come from the last to the first, so the oldest value stands.
-    fn undo(&mut self, segments: &Segments, record: Record) -> Result<(), StoreError> {
-        for Logged { namespace, key, old, .. } in record.writes {
-            let new = old.map(|place| Ok::<_, StoreError>((place, segments.value_at(place)?))).transpose()?;
-            self.0.push(Written { namespace, key, new });
-        }
+    fn is_full(&self) -> bool {
+        self.writes.len() >= STEP_WRITES || self.bytes >= STEP_BYTES
+    }
+
+    fn push(&mut self, written: Written) {
+        self.bytes += written.new.as_ref().map_or(0, |(_, value)| value.len());
+        self.writes.push(written);
+    }
+
+    /// Adds what undoes a write of a record. Records come from the last to the first, so the oldest value stands.
+    fn undo(&mut self, segments: &Segments, logged: Logged) -> Result<(), StoreError> {
+        let Logged { namespace, key, old, .. } = logged;
+        let new = old.map(|place| Ok::<_, StoreError>((place, segments.value_at(place)?))).transpose()?;
+        self.push(Written { namespace, key, new });
         Ok(())
     }
 
-    /// Adds what a record did. Records come from the first to the last.
-    pub(crate) fn redo(&mut self, record: Record) {
-        let written = |Logged { namespace, key, new, .. }: Logged| Written { namespace, key, new };
-        self.0.extend(record.writes.into_iter().map(written));
+    /// Adds a write of a record. Records come from the first to the last.
+    pub(crate) fn redo(&mut self, logged: Logged) {
+        let Logged { namespace, key, new, .. } = logged;
+        self.push(Written { namespace, key, new });
     }
 
     /// Applies the writes, and is empty again.
@@ -195,7 +211,7 @@ impl Steps {
 
     /// What each key holds in the end, in order. `superseded` hears of each value that a later write replaces, and of its length.
     pub(crate) fn settle(self, superseded: &mut dyn FnMut(Place, usize)) -> Vec<Written> {
-        let Self(mut all) = self;
+        let mut all = self.writes;
         // What was written later stays behind. Each record is in order already, which such a sort makes use of.
         all.sort_by(|one, other| one.at().cmp(&other.at()));
         all.dedup_by(|later, kept| {

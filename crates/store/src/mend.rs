@@ -395,7 +395,9 @@ impl<H: Hasher> Shared<H> {
         for segment in ids.into_iter().filter_map(|id| self.segments.find(id)) {
             // Whoever named a piece did not look at what lies beside it.
             let mut beside = Vec::new();
-            look_again(&self.fresh(), segment.id(), self.writer().log.end(), &mut beside);
+            // Asked first, or commits would wait for all of it.
+            let end = self.writer().log.end();
+            look_again(&self.fresh(), segment.id(), end, &mut beside);
             let mut bad = bad.clone();
             bad.extend(self.places(beside.iter()).0);
             let sectors = bad.range((segment.id(), 0)..(segment.id(), segment.sectors())).map(|(_, number)| *number);

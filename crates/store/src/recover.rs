@@ -429,7 +429,7 @@ impl<H: Hasher> Replay<'_, H> {
         let mut steps = Steps::with_capacity(commits.iter().map(|(_, record)| record.writes.len()).sum());
         for (_, record) in commits {
             self.segments.count(new_values(&record), std::iter::empty(), record.head.height);
-            steps.redo(record);
+            record.writes.into_iter().for_each(|logged| steps.redo(logged));
         }
         let mut replaced = Vec::new();
         let mut writes = steps.settle(&mut |place, len| replaced.push((place, len as u64))).into_iter();

@@ -240,7 +240,8 @@ impl<H: Hasher> Shared<H> {
             return Err(shortage);
         }
         let unreadable = std::mem::take(&mut *self.unreadable());
-        unreadable.into_iter().for_each(|problem| slice.problem(problem));
+        unreadable.iter().cloned().for_each(|problem| slice.problem(problem));
+        let before = scrub.cursor.clone();
         let cursor = &mut scrub.cursor;
         cursor.found += slice.found;
         cursor.done += slice.scrubbed.bytes;
@@ -250,7 +251,15 @@ impl<H: Hasher> Shared<H> {
             *cursor = Cursor { passes, found_before, ..Cursor::default() };
             slice.scrubbed.is_pass_done = true;
         }
-        scrub.keep(self.segments.files(), self.segments.store())?;
+        if let Err(error) = scrub.keep(self.segments.files(), self.segments.store()) {
+            // Nobody is told of this slice, so it is looked at again.
+            scrub.cursor = before;
+            let mut since = self.unreadable();
+            if since.is_empty() {
+                *since = unreadable;
+            }
+            return Err(error);
+        }
         Ok(slice.scrubbed)
     }
 

@@ -194,6 +194,18 @@ impl Signals {
     }
 }
 
+/// See [`Shared::poisoned_by_panic`].
+pub(crate) struct PoisonedByPanic<'a, H: Hasher>(&'a Shared<H>);
+
+impl<H: Hasher> Drop for PoisonedByPanic<'_, H> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let panicked = || StoreError::io("append to", "the log")(std::io::Error::other("a panic came between"));
+            let _ = self.0.poisoning(|| Err::<(), _>(panicked()));
+        }
+    }
+}
+
 /// What happened since the store was opened.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
@@ -810,6 +822,33 @@ impl<H: Hasher> Shared<H> {
         })
     }
 
+    /// As [`Self::poisoning`], of a panic: dropped by one, it leaves a store that writes nothing behind what is on its way.
+    // spec: STORE-8
+    pub(crate) fn poisoned_by_panic(&self) -> PoisonedByPanic<'_, H> {
+        PoisonedByPanic(self)
+    }
+
+    /// Hands the upkeep to whoever commits wait for, if they do, and takes it again after.
+    ///
+    /// # Errors
+    /// If the store is poisoned meanwhile.
+    pub(crate) fn give_way_with<'a>(
+        &'a self,
+        upkeep: MutexGuard<'a, Upkeep>,
+    ) -> Result<MutexGuard<'a, Upkeep>, StoreError> {
+        let mut signals = self.signals();
+        if !self.options.background || !signals.is_full(&self.options) {
+            return Ok(upkeep);
+        }
+        drop(upkeep);
+        while signals.is_full(&self.options) && !signals.closing {
+            self.check_poison()?;
+            signals = self.changed.wait(signals).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(signals);
+        Ok(self.upkeep())
+    }
+
     /// Puts a committed version in place: from here on it is the last one.
     pub(crate) fn install(&self, writer: &mut Writer, version: Arc<Version<H>>) {
         let height = version.height.expect("only commits are installed");
@@ -1134,10 +1173,11 @@ impl<H: Hasher> Shared<H> {
     /// Raises the lowest height that is kept, durably.
     pub(crate) fn prune(&self, before: Height) -> Result<(), StoreError> {
         self.check_poison()?;
+        // First, for a rollback that is under way has it too: nothing is given up that would be above the last height then.
+        let mut upkeep = self.upkeep();
         if self.current().height.is_none_or(|last| before > last) {
             return Err(self.not_retained(before));
         }
-        let mut upkeep = self.upkeep();
         self.history().raise_low(before);
         let (flushed, epoch) = (upkeep.superblock.flushed, upkeep.superblock.epoch);
         self.poisoning(|| self.write_superblock(&mut upkeep, flushed, epoch))

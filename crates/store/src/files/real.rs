@@ -135,9 +135,8 @@ impl Files for Directory {
             }
             Err(fs4::TryLockError::Error(error)) => return Err(error.into()),
         }
-        file.set_len(0)?;
-        file.rewind()?;
-        write!(file, "{}", std::process::id())?;
+        // The number is for people: a full disk has no room for it, and is no reason not to open what lies there.
+        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
         Ok(Box::new(RealLock { _file: file }))
     }
 }
