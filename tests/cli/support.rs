@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -101,16 +101,28 @@ impl Node {
 
     /// Runs a command that becomes a node.
     pub(crate) fn run(mut command: Command) -> Self {
-        command.stderr(Stdio::null());
-        Self::run_loud(command)
+        let errors = tempfile::tempfile().unwrap();
+        command.stderr(errors.try_clone().unwrap());
+        Self::begin(command, Some(errors))
     }
 
     /// As [`Node::run`], with standard error as the command has it.
-    pub(crate) fn run_loud(mut command: Command) -> Self {
+    pub(crate) fn run_loud(command: Command) -> Self {
+        Self::begin(command, None)
+    }
+
+    fn begin(mut command: Command, errors: Option<std::fs::File>) -> Self {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let line = lines.find(|line| line.starts_with('{')).unwrap_or_default();
-        let said: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("the node said {line:?}"));
+        let said: Value = serde_json::from_str(&line).unwrap_or_else(|_| {
+            let mut text = String::new();
+            errors.into_iter().for_each(|mut errors| {
+                errors.rewind().unwrap();
+                errors.read_to_string(&mut text).unwrap();
+            });
+            panic!("the node said {line:?} and ended with {:?}: {text}", child.wait())
+        });
         let (_, address) = said["api"].as_str().unwrap().split_once("://").unwrap();
         Self { child, address: address.parse().unwrap(), said: said.clone() }
     }

@@ -6,6 +6,7 @@ use crate::engine::{Engine, snapshot_params};
 use crate::exit::Failure;
 use crate::p2p::{Ends, Follow, Following, Network, Over, Trust, Until};
 use keelstone_ledger::Genesis;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -56,12 +57,17 @@ impl Follower {
     ) -> Result<Self, Failure> {
         let (stop, stopped) = watch::channel(false);
         let (runtime, ends) = (runtime.clone(), ends(stopped));
-        let run = move || match Following::new(&runtime, &*engine, network, follow, ends) {
-            Ok(mut following) => match following.run(Until::Stopped { gap_ends }) {
+        let run = move || {
+            let follows = || match Following::new(&runtime, &*engine, network, follow, ends) {
+                Ok(mut following) => following.run(Until::Stopped { gap_ends }),
+                Err(failure) => Over::Failed(failure),
+            };
+            // Who follows no more says so, whatever the reason.
+            let ended = catch_unwind(AssertUnwindSafe(follows));
+            match ended.unwrap_or_else(|_| Over::Failed(Failure::error("following met a bug"))) {
                 Over::Done => {}
                 why => over(why),
-            },
-            Err(failure) => over(Over::Failed(failure)),
+            }
         };
         let thread = std::thread::Builder::new().name("follower".to_owned()).spawn(run);
         let thread = thread.map_err(|error| Failure::io("could not start following", &error))?;

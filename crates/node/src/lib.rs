@@ -35,6 +35,7 @@ mod keyfile;
 mod mend;
 mod metrics;
 mod newfile;
+mod origin;
 mod out;
 mod own_log;
 mod p2p;

@@ -6,6 +6,7 @@ use crate::engine::Engine;
 use crate::exit::Failure;
 use crate::metrics::Metrics;
 use keelstone_execution::PublicKey;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -37,12 +38,18 @@ impl Producer {
         let interval = (blocks.production == Production::Interval).then(|| Duration::from_millis(blocks.interval_ms));
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("producer".to_owned()).spawn(move || {
-            while wait(&woken, interval, &stopped) {
-                if let Err(failure) = make_blocks(&*engine, key, interval.is_some(), &metrics, &stopped) {
-                    tracing::error!(%failure, "a block could not be committed; restart the node");
-                    failed();
-                    return;
+            let make = || -> Result<(), Failure> {
+                while wait(&woken, interval, &stopped) {
+                    make_blocks(&*engine, key, interval.is_some(), &metrics, &stopped)?;
                 }
+                Ok(())
+            };
+            // Who makes no blocks any more says so, whatever the reason.
+            let ended = catch_unwind(AssertUnwindSafe(make));
+            let ended = ended.unwrap_or_else(|_| Err(Failure::error("making it met a bug")));
+            if let Err(failure) = ended {
+                tracing::error!(%failure, "a block could not be committed; restart the node");
+                failed();
             }
         })?;
         Ok(Self { stop, wake, thread })

@@ -216,6 +216,8 @@ fn listen(
                 }
                 last.push_back(text);
             }
+            // What it started and left behind may hold its output open for ever, and nothing comes from it any more.
+            Err(RecvTimeoutError::Timeout) if !process.is_alive() => return Watched::Ended,
             Err(RecvTimeoutError::Timeout) => {}
             // Its output has ended, so it has ended or is about to.
             Err(RecvTimeoutError::Disconnected) if !process.is_alive() => return Watched::Ended,

@@ -14,6 +14,7 @@ use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use bytes::BytesMut;
 use prost::Message as _;
+use rustix::net::sockopt;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -27,6 +28,8 @@ use tendermint_proto::v0_38::abci::{Request as RequestMessage, Response as Respo
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
+/// After so long without a word the other end of a TCP connection is asked whether it is there.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Connections at once: CometBFT opens four, and the four of one that died may not be closed yet.
 const CONNECTIONS_MAX: usize = 16;
 /// Bytes of answers that are gathered before they are written without being asked for.
@@ -88,14 +91,18 @@ impl Server {
         let open = Arc::new(Open::default());
         let mut connections = 0;
         loop {
-            let Ok(place) = room.clone().acquire_owned().await else { break };
+            // Also who waits for a place hears that it is to stop: those who have them may never give one back.
+            let next = async {
+                let place = room.clone().acquire_owned().await.map_err(io::Error::other)?;
+                Ok::<_, io::Error>((self.listener.accept().await?, place))
+            };
             let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+                accepted = next => accepted,
                 // An error is a sender that is gone, which is a stop too.
                 _ = stop.wait_for(|stop| *stop) => break,
             };
             connections += 1;
-            let started = accepted.and_then(|stream| {
+            let started = accepted.and_then(|(stream, place)| {
                 open.all().insert(connections, stream.handle()?);
                 let (application, all, number) = (application.clone(), open.clone(), connections);
                 let thread = std::thread::Builder::new().name("abci".to_owned());
@@ -205,6 +212,10 @@ impl Listener {
                 let stream = listener.accept().await?.0;
                 // Without it an answer waits for the acknowledgement of the one before: 40 ms a call.
                 stream.set_nodelay(true)?;
+                // An engine whose machine is gone says nothing, and would keep its places for ever.
+                sockopt::set_socket_keepalive(&stream, true)?;
+                sockopt::set_tcp_keepidle(&stream, KEEPALIVE)?;
+                sockopt::set_tcp_keepintvl(&stream, KEEPALIVE / 3)?;
                 let stream = stream.into_std()?;
                 stream.set_nonblocking(false)?;
                 Ok(Accepted::Tcp(stream))

@@ -31,7 +31,7 @@ use crate::watchdog::Watchdog;
 use clap::Args;
 use keelstone_codec::Height;
 use keelstone_execution::{PublicKey, Registry};
-use keelstone_ledger::Committed;
+use keelstone_ledger::{Committed, Verdict};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -337,11 +337,11 @@ impl Signals {
                 _ = self.terminate.recv() => return,
                 _ = self.hangup.recv() => {
                     let reload = reload.clone();
-                    match tokio::task::spawn_blocking(move || reload.all()).await {
-                        Ok(Ok(reloaded)) => tracing::info!(?reloaded, "SIGHUP: tokens and certificate are read again"),
-                        Ok(Err(failure)) => tracing::error!(%failure, "SIGHUP: what was there before holds on"),
-                        Err(error) => tracing::error!(%error, "SIGHUP: reading again met a bug"),
-                    }
+                    // Beside this: whatever it waits for, a signal to end is heard.
+                    tokio::task::spawn_blocking(move || match reload.all() {
+                        Ok(reloaded) => tracing::info!(?reloaded, "SIGHUP: tokens and certificate are read again"),
+                        Err(failure) => tracing::error!(%failure, "SIGHUP: what was there before holds on"),
+                    });
                 }
             }
         }
@@ -729,7 +729,12 @@ fn observe(engine: &dyn Engine, hub: Arc<Hub>, metrics: Arc<Metrics>, registry: 
         let height = committed.block.height;
         metrics.height.set(i64::try_from(height.0).unwrap_or(i64::MAX));
         for receipt in &committed.receipts {
-            metrics.transaction(if receipt.succeeded() { "succeeded" } else { "failed" });
+            // A block of an engine's may hold what is refused, which ran nothing.
+            metrics.transaction(match &receipt.verdict {
+                Verdict::Refused { .. } => "refused",
+                _ if receipt.succeeded() => "succeeded",
+                _ => "failed",
+            });
         }
         tracing::debug!(%height, receipts = committed.receipts.len(), root = %committed.root, "block");
         let event = |kind, json: serde_json::Value| Event { height: height.0, kind, json: json.to_string().into() };

@@ -15,6 +15,7 @@ use crate::config::Http;
 use crate::exit::Failure;
 use crate::home::Home;
 use crate::metrics::Metrics;
+use crate::origin::counted_as;
 use crate::tokens::{self, Role};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
@@ -22,7 +23,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use keelstone_codec::Hash;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -254,7 +255,7 @@ impl Counts {
             (self.since, self.others, gone) = (now, 0, Duration::ZERO);
             self.each.clear();
         }
-        let client = network(client);
+        let client = counted_as(client);
         let room = self.each.len() < ADDRESSES_MAX;
         let count = match self.each.get_mut(&client) {
             Some(count) => count,
@@ -263,14 +264,6 @@ impl Counts {
         };
         *count = count.saturating_add(1);
         (*count > self.max).then(|| self.window.saturating_sub(gone))
-    }
-}
-
-/// The address as which a client is counted: whoever has one of IPv6 has 2^64 of them.
-fn network(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
-        address => address,
     }
 }
 

@@ -6,6 +6,7 @@
 use super::limits::Limits;
 use super::server::Connection;
 use crate::metrics::Metrics;
+use crate::origin::counted_as;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -73,8 +74,10 @@ impl Hub {
         limits: &Limits,
     ) -> Result<Subscription, Refused> {
         let mut subscribers = self.lock();
-        let of_client =
-            |client: IpAddr| subscribers.all.values().filter(|one| one.connection.client() == client).count();
+        let of_client = |client: IpAddr| {
+            let same = |one: &&Subscriber| counted_as(one.connection.client()) == counted_as(client);
+            subscribers.all.values().filter(same).count()
+        };
         if subscribers.closed {
             return Err(Refused::Stopping);
         }

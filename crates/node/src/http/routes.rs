@@ -33,6 +33,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::{OpenApi, ToSchema};
 
@@ -236,6 +237,14 @@ fn met_a_bug() -> ApiError {
     ApiError::new(Code::Internal, "this request met a bug; the node goes on")
 }
 
+/// So much is done at once of what may block, of each kind. It goes on when whoever asked has gone away, so what waits for its turn
+/// has to wait here, where it goes with its connection. The runtime has eight times as many threads for such.
+const AT_ONCE_MAX: usize = 64;
+/// Questions to the chain.
+static ASKING: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
+/// Transactions, which may have to wait for an engine that stands still.
+static SENDING: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
+
 /// Runs something where it may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| {
@@ -244,13 +253,28 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     })
 }
 
+/// As [`blocking`], in its turn.
+async fn in_turn<T: Send + 'static>(
+    turns: &'static Semaphore,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    // Nobody closes it.
+    let turn = turns.acquire().await.map_err(|_| met_a_bug())?;
+    blocking(move || {
+        let done = work();
+        drop(turn);
+        done
+    })
+    .await
+}
+
 /// Asks the chain, which may read the store.
 async fn ask<T: Send + 'static>(
     served: &Served,
     question: impl FnOnce(&dyn Chain) -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, ApiError> {
     let chain = served.chain.clone();
-    Ok(blocking(move || question(&*chain)).await??)
+    Ok(in_turn(&ASKING, move || question(&*chain)).await??)
 }
 
 /// Text of a request as the type it should be.
@@ -425,7 +449,9 @@ async fn submit(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<api::Submitted>), ApiError> {
     let transaction = sent(&served, &headers, body)?;
-    let submitted = ask(&served, move |chain| chain.submit(&transaction)).await;
+    let chain = served.chain.clone();
+    let submitted = in_turn(&SENDING, move || chain.submit(&transaction)).await;
+    let submitted = submitted.and_then(|submitted| Ok(submitted?));
     served.metrics.transaction(if submitted.is_ok() { "accepted" } else { "refused" });
     Ok((StatusCode::ACCEPTED, Json(submitted?)))
 }

@@ -1,9 +1,9 @@
 //! The listening socket: accepts connections within limits, and stops within seconds.
 //!
 //! What a client may do before it has sent a whole request is bounded here: how long it may take for the head, how
-//! large the head may be, how many connections there are. At the bound the connection that was idle longest makes
-//! room, so that a thousand sockets that say nothing cannot keep out one that does. A handshake of TLS counts as idling
-//! and has the time of a head. What it leaves unread of an answer is bounded too ([`super::taking`]). Running out of file
+//! large the head may be, how many connections there are. At the bound the connection on which nothing has moved for longest makes
+//! room, unless this end is at work for it, so that a thousand sockets that say nothing, or half of a request, cannot keep out one
+//! that does. A handshake of TLS counts as idling and has the time of a head. What it leaves unread of an answer is bounded too ([`super::taking`]). Running out of file
 //! descriptors is survived: accepting pauses, what is open is served.
 
 use super::limits::Limits;
@@ -11,8 +11,9 @@ use super::taking::{Held, Paced};
 use crate::metrics::Metrics;
 use crate::tls::ServerTls;
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::Request;
+use hyper::body::Body as _;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,9 +21,10 @@ use hyper_util::service::TowerToHyperService;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -49,8 +51,10 @@ pub(crate) struct Connection {
     born: Instant,
     /// Requests being answered: 0 or 1, since there is no pipelining beyond one.
     busy: AtomicUsize,
-    /// When the last request ended, in milliseconds since `born`.
-    idle_since: AtomicU64,
+    /// The body of one has not come yet: so far it is the client who takes time.
+    receiving: AtomicBool,
+    /// When a byte last went in either direction, or a request ended, in milliseconds since `born`.
+    moved: AtomicU64,
     /// An event stream runs on it, which is bounded on its own.
     streaming: AtomicBool,
     /// The room that the answer on its way has, if it is a large one.
@@ -65,7 +69,8 @@ impl Connection {
             private: encrypted || peer.ip().to_canonical().is_loopback(),
             born: Instant::now(),
             busy: AtomicUsize::new(0),
-            idle_since: AtomicU64::new(0),
+            receiving: AtomicBool::new(false),
+            moved: AtomicU64::new(0),
             streaming: AtomicBool::new(false),
             answer: Mutex::default(),
             close: Notify::new(),
@@ -110,15 +115,70 @@ impl Connection {
         self.close.notify_one();
     }
 
+    /// Says that a byte went in or out.
+    pub(super) fn moves(&self) {
+        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(now, Ordering::Relaxed);
+    }
+
+    /// Since when nothing has gone in or out, unless it is this end that is at work: on a request that came whole, or a stream.
     fn idle_from(&self) -> Option<Instant> {
-        let idle = self.busy.load(Ordering::Relaxed) == 0 && !self.is_streaming();
-        idle.then(|| self.born + Duration::from_millis(self.idle_since.load(Ordering::Relaxed)))
+        let works = self.busy.load(Ordering::Relaxed) > 0 && !self.receiving.load(Ordering::Relaxed);
+        let idle = !works && !self.is_streaming();
+        idle.then(|| self.born + Duration::from_millis(self.moved.load(Ordering::Relaxed)))
+    }
+
+    fn request_begins(&self, has_body: bool) {
+        self.receiving.store(has_body, Ordering::Relaxed);
+        self.busy.fetch_add(1, Ordering::Relaxed);
     }
 
     fn request_ended(&self) {
-        let since = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.idle_since.store(since, Ordering::Relaxed);
+        self.moves();
         self.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The body of a request, which says when it is there.
+struct Arriving {
+    body: hyper::body::Incoming,
+    connection: Arc<Connection>,
+}
+
+impl Arriving {
+    fn is_there(&self) {
+        self.connection.receiving.store(false, Ordering::Relaxed);
+    }
+}
+
+impl hyper::body::Body for Arriving {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) || self.body.is_end_stream() {
+            self.is_there();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        // Whoever lets go of it waits for no more.
+        self.is_there();
     }
 }
 
@@ -235,9 +295,10 @@ async fn answer(
     let of_connection = connection.clone();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let (service, connection) = (service.clone(), of_connection.clone());
-        connection.busy.fetch_add(1, Ordering::Relaxed);
+        connection.request_begins(!request.body().is_end_stream());
         async move {
-            let mut request: Request = request.map(Body::new);
+            let body = |body| Body::new(Arriving { body, connection: connection.clone() });
+            let mut request: Request = request.map(body);
             request.extensions_mut().insert(connection.clone());
             let response = service.call(request).await;
             connection.request_ended();
@@ -285,6 +346,62 @@ mod tests {
         assert_ne!(first, second);
         streaming.set_streaming(true);
         assert!(open.admit(peer(), 2).is_none(), "one is busy, one streams: nobody can make room");
+        busy.receiving.store(true, Ordering::Relaxed);
+        assert!(open.admit(peer(), 2).is_some(), "half of a request is none");
+    }
+
+    /// requests whose bodies do not come keep nobody out; nor do sockets that say nothing cut off whoever reads.
+    #[test]
+    fn r02_half_requests_and_silent_sockets_harm_nobody() {
+        use std::io::{Read as _, Write as _};
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let http = crate::config::Http { connections_max: 2, ..crate::config::Config::default().http };
+        let limits = Arc::new(Limits::new(&http, address));
+        let router = Router::new()
+            .route("/sent", axum::routing::post(|body: Bytes| async move { body.len().to_string() }))
+            .route("/large", axum::routing::get(|| async { vec![7; 8 << 20] }))
+            .route("/small", axum::routing::get(|| async { "small" }));
+        let (_stop, stopped) = watch::channel(false);
+        runtime.spawn(serve(listener, router, limits, None, Arc::new(Metrics::new()), stopped));
+        let connect = || {
+            // Accepting them in this order takes a moment.
+            std::thread::sleep(Duration::from_millis(20));
+            std::net::TcpStream::connect(address).unwrap()
+        };
+        let half = || {
+            let mut stream = connect();
+            write!(stream, "POST /sent HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n").unwrap();
+            stream
+        };
+        let ask = |path: &str| {
+            let mut stream = connect();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+            stream
+        };
+        let whole = |mut stream: std::net::TcpStream| {
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap();
+            answer.len()
+        };
+        let _halves = [half(), half()];
+        assert!(whole(ask("/small")) > 0, "two halves keep it out");
+
+        let mut reader = ask("/large");
+        let mut silent = Vec::new();
+        let mut read = 0;
+        let mut piece = vec![0; 64 << 10];
+        loop {
+            match reader.read(&mut piece).unwrap() {
+                0 => break,
+                count => read += count,
+            }
+            if silent.len() < 6 {
+                silent.push(connect());
+            }
+        }
+        assert!(read > 8 << 20, "{read} bytes came of it");
     }
 
     #[test]

@@ -140,6 +140,7 @@ impl<S> Paced<S> {
     fn wrote(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(count)) = &polled {
             self.written = self.written.saturating_add(*count as u64);
+            self.connection.moves();
         }
         polled
     }
@@ -186,7 +187,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, into)
+        let before = into.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, into);
+        if into.filled().len() > before {
+            self.connection.moves();
+        }
+        polled
     }
 }
 

@@ -8,6 +8,7 @@
 
 use super::bans::Bans;
 use super::{NodeId, Transport};
+use crate::origin::counted_as;
 use libp2p::Multiaddr;
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
@@ -154,13 +155,14 @@ impl Gate {
     }
 }
 
-/// The machine behind an address.
+/// The machine behind an address, as it is counted.
 pub(super) fn machine(address: &Multiaddr) -> Option<IpAddr> {
-    address.iter().find_map(|part| match part {
+    let found = address.iter().find_map(|part| match part {
         Protocol::Ip4(ip) => Some(IpAddr::V4(ip)),
         Protocol::Ip6(ip) => Some(IpAddr::V6(ip)),
         _ => None,
-    })
+    });
+    found.map(counted_as)
 }
 
 impl NetworkBehaviour for Gate {

@@ -433,7 +433,7 @@ impl Announced {
 }
 
 /// An answer whose way back is known.
-type Answered = (InboundRequestId, ResponseChannel<Vec<u8>>, Vec<u8>);
+type Answered = (InboundRequestId, ResponseChannel<Vec<u8>>, Vec<u8>, Option<IpAddr>);
 
 struct Task {
     swarm: Swarm<Behaviour>,
@@ -464,7 +464,7 @@ impl Task {
                     Some(event) => self.on_event(event),
                     None => break,
                 },
-                Some((request, channel, frame)) = answered.recv() => self.on_answered(request, channel, frame),
+                Some(answered) = answered.recv() => self.on_answered(answered),
                 command = commands.recv() => match command {
                     Some(Command::Stop) | None => break,
                     Some(command) => self.on_command(command),
@@ -633,7 +633,8 @@ impl Task {
         }
         self.answers.insert(request, (peer, 0));
         let answered = self.answered.clone();
-        let reply = Box::new(move |frame| drop(answered.send((request, channel, frame))));
+        let address = known.address;
+        let reply = Box::new(move |frame| drop(answered.send((request, channel, frame, address))));
         serving.answer(known.number, frame, reply);
     }
 
@@ -652,12 +653,14 @@ impl Task {
         Response::Heard
     }
 
-    fn on_answered(&mut self, request: InboundRequestId, channel: ResponseChannel<Vec<u8>>, frame: Vec<u8>) {
-        if let Some((peer, bytes)) = self.answers.get_mut(&request) {
+    fn on_answered(&mut self, (request, channel, frame, address): Answered) {
+        // Also for who has gone meanwhile: it was made for that address all the same.
+        // spec: PEER-11
+        if let Some(address) = address {
+            self.shares.give(address, frame.len(), Instant::now());
+        }
+        if let Some((_, bytes)) = self.answers.get_mut(&request) {
             *bytes = frame.len();
-            if let Some(address) = self.known.get(peer).and_then(|known| known.address) {
-                self.shares.give(address, frame.len(), Instant::now());
-            }
         }
         if self.swarm.behaviour_mut().frames.send_response(channel, frame).is_err() {
             self.answers.remove(&request);
