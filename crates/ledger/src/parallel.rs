@@ -11,8 +11,10 @@
 //! the state hash that the one before them leaves. How that is done, and how much: [`keelstone_execution::Ahead`].
 //!
 //! So what a block comes to does not depend on how many threads there were, how fast they were, or whether there were
-//! any: which transactions have to be run again follows from the block and the state. Runs beforehand are made in layers
-//! as deep as those of a run in order, so they are charged the same.
+//! any: which transactions have to be run again follows from the block and the state. A scan is charged for what the block
+//! has changed beside what the state holds, and a key that is back where it was before the block is not changed. So what an
+//! account's transactions change beforehand is put among the changes of the block, as in order, and not into a layer above,
+//! where such a key would still stand; and it is taken out again before the next account's.
 //!
 //! Rules: `spec/chain.md`, EXEC-15.
 
@@ -80,7 +82,7 @@ pub(crate) struct Oracle {
 /// A transaction, run beforehand.
 struct Found {
     ran: Result<Ran, Refusal>,
-    /// What it read below what its own group had changed.
+    /// What it read, also of what its own group had changed.
     reads: ReadSet,
     changes: Changes,
 }
@@ -362,27 +364,26 @@ impl<S: Read + Clone + Send + Sync + 'static> Way for InParallel<'_, S> {
             (recorder, draft)
         };
         let group = |(recorder, draft): &mut (Recorder, BlockDraft<'_>), group: usize| {
-            let mut out = Vec::with_capacity(members[group].len());
-            // Nothing of a group is seen by the next.
-            draft.apart(|draft| {
-                for index in &members[group] {
-                    let transaction = &transactions[*index];
-                    if signatures[*index].is_err() {
-                        continue; // It will not be run.
-                    }
-                    // What it hurries depends on the gas that the block has left then.
-                    if resumes(transaction) {
-                        break;
-                    }
-                    drop(recorder.take());
-                    let (ran, changes) =
-                        draft.apart(|draft| run.transaction(draft, transaction, known[*index].id, Left::default()));
-                    // A state that cannot be read is told of where the block is run in order.
-                    let Ok(ran) = ran else { break };
-                    draft.adopt(changes.clone());
-                    out.push((*index, Found { ran, reads: recorder.take(), changes }));
+            let mut out: Vec<(usize, Found)> = Vec::with_capacity(members[group].len());
+            for index in &members[group] {
+                let transaction = &transactions[*index];
+                if signatures[*index].is_err() {
+                    continue; // It will not be run.
                 }
-            });
+                // What it hurries depends on the gas that the block has left then.
+                if resumes(transaction) {
+                    break;
+                }
+                drop(recorder.take());
+                let (ran, changes) =
+                    draft.apart(|draft| run.transaction(draft, transaction, known[*index].id, Left::default()));
+                // A state that cannot be read is told of where the block is run in order.
+                let Ok(ran) = ran else { break };
+                draft.adopt(changes.clone());
+                out.push((*index, Found { ran, reads: recorder.take(), changes }));
+            }
+            // Nothing of a group is seen by the next: the block's changes are those before it again.
+            out.iter().rev().for_each(|(_, found)| draft.adopt(found.changes.inverse()));
             out
         };
         let done = on_threads(self.threads.count.get(), members.len(), begin, group);

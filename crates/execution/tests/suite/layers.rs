@@ -123,8 +123,69 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// A step among few keys and values, so that keys are often back where they were.
+fn narrow() -> impl Strategy<Value = Step> {
+    let any = || prop::collection::vec(0u8..3, 1..3);
+    prop_oneof![
+        4 => (any(), 0u8..2).prop_map(|(at, value)| Step::Put(at, value)),
+        3 => any().prop_map(Step::Delete),
+        3 => (any(), any(), proptest::bool::ANY).prop_map(|(start, end, back)| Step::Scan { start, end, back }),
+        1 => (any(), any()).prop_map(|(start, end)| Step::Clear { start, end }),
+        1 => Just(Step::Fail),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// spec: EXEC-13, EXEC-15. However what came before is undone, a bundle costs what it costs in order: the block's changes are
+    /// adopted, with those of bundles that are taken out again, and what every scan passes is what it passes where those never were.
+    #[test]
+    fn what_is_adopted_and_taken_out_again_leaves_no_trace_in_gas(
+        start in prop::collection::btree_map(prop::collection::vec(0u8..3, 1..3), any::<bool>(), 0..12),
+        batch in prop::collection::btree_map(prop::collection::vec(0u8..3, 1..3), prop::option::of(any::<bool>()), 0..12),
+        groups in prop::collection::vec(prop::collection::vec(prop::collection::vec(narrow(), 0..8), 1..5), 2..4),
+    ) {
+        let registry = Registry::new().with::<Raw, Script>();
+        let mut state = State::new();
+        let raw = space("raw");
+        let value = |value: bool| Value::new(vec![u8::from(value)]).unwrap();
+        let write = |(at, held): (&Vec<u8>, &bool)| {
+            (raw.clone(), Key::new(at.as_slice()).unwrap(), Some(value(*held)))
+        };
+        state.apply(&start.iter().map(write).collect::<Diff>());
+        let begin = || {
+            let mut draft = BlockDraft::begin(&registry, state.clone(), block(1));
+            for (at, held) in &batch {
+                draft.put(&raw, Key::new(at.as_slice()).unwrap(), held.map(value)).unwrap();
+            }
+            draft
+        };
+        let run = |draft: &mut BlockDraft<'_>, steps: &[Step]| {
+            let bundle = bundle(vec![op(&Script { steps: steps.to_vec() })]);
+            let (ran, changes) =
+                draft.apart(|draft| draft.execute(Caller::root(key(1)), &bundle, Limits::default()).unwrap());
+            let gas = match ran {
+                Ok(finished) => finished.gas_used,
+                Err(failed) => failed.gas_used,
+            };
+            draft.adopt(changes.clone());
+            (gas, changes)
+        };
+        let mut shared = begin();
+        for group in &groups {
+            let mut own = begin();
+            let mut done = Vec::new();
+            for steps in group {
+                let found = run(&mut shared, steps);
+                prop_assert_eq!(&found, &run(&mut own, steps));
+                done.push(found.1);
+            }
+            prop_assert_eq!(shared.changes(), own.changes());
+            done.iter().rev().for_each(|changes| shared.adopt(changes.inverse()));
+            prop_assert_eq!(shared.changes(), begin().changes());
+        }
+    }
 
     /// spec: EXEC-2, EXEC-5. Bundles of scripts in one block, some of them failing, over a state that is not empty:
     /// every read and scan sees what the model holds, and the block's changes take the state to the model.

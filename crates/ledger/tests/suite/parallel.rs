@@ -2,10 +2,10 @@
 
 use crate::tools::*;
 use crate::walk::{self, Walk};
-use keelstone_codec::{BoundedList, BoundedSet, Height, Text, Timestamp, splitmix64};
+use keelstone_codec::{BoundedList, BoundedSet, Fixed, Height, Text, Timestamp, splitmix64};
 use keelstone_execution::bundles::{BundleId, Resume, Retry, RollBack};
 use keelstone_execution::{Batching, Bundle, Mode, Operation, list_root};
-use keelstone_ledger::modules::contracts;
+use keelstone_ledger::modules::{contracts, memes, rules, social};
 use keelstone_ledger::{
     Beforehand, Block, Executed, Genesis, Receipt, Refused, Signature, SignedTransaction, Verdict, execute,
 };
@@ -76,7 +76,7 @@ fn d03_blocks_on_several_threads_are_blocks_in_order() {
         let mut genesis = genesis();
         if seed % 3 == 2 {
             genesis.limits.block_gas_max = 5_000_000;
-            genesis.limits.continuation_gas_max = 2_000_000;
+            genesis.limits.continuation_gas_max = 1_000_000;
         }
         let mut chain = chain_of(&genesis);
         let mut bundles: Vec<(u8, BundleId)> = Vec::new();
@@ -148,6 +148,101 @@ fn d03_blocks_on_several_threads_are_blocks_in_order() {
 
 fn of(transactions: Vec<SignedTransaction>) -> Block {
     Block { height: Height(1), time: Timestamp(1_000), proposer: proposer(), transactions }
+}
+
+/// spec: EXEC-13, EXEC-15. A scan is charged beforehand what it is charged in order: a key that a batch of the block changed,
+/// and the account's first transaction changed back, is passed by its second as it stands in the state, or not at all.
+#[test]
+fn d03_a_scan_passes_what_it_passes_in_order() {
+    for was_in in [false, true] {
+        let alliance = social::AllianceId(1);
+        let (join, leave) = (op(&social::JoinAlliance { alliance }), op(&social::LeaveAlliance { alliance }));
+        let mut first = vec![signed(2, 0, vec![propose("first", &[])])];
+        if was_in {
+            first.push(signed(1, 0, vec![join.clone()]));
+        }
+        let (batched, back) = if was_in { (leave, join) } else { (join, leave) };
+        let (chain, receipts, _) = compared(chain_of(&genesis()), of(first), Refused::Receipt, "proposed");
+        assert!(receipts.iter().all(Receipt::succeeded));
+        let next = chain.next_nonce(&key(1).public()).unwrap().unwrap();
+        let mut submitted = unsigned(1, next, vec![batched.clone()]);
+        submitted.bundle = Bundle::new(Mode::Async(Batching::until(Height(50))), vec![batched]).unwrap();
+        let block = |height, transactions| Block { height: Height(height), ..of(transactions) };
+        let (chain, ..) = compared(chain, block(2, vec![submitted.sign(&key(1))]), Refused::Receipt, "submitted");
+        let mut all = vec![signed(1, next + 1, vec![back]), signed(1, next + 2, vec![propose("second", &[])])];
+        all.extend((3..=10).map(|person| signed(person, 0, vec![pay(person, 1)])));
+        let (_, receipts, beforehand) = compared(chain, block(3, all), Refused::Receipt, "changed back");
+        assert!(receipts.iter().all(Receipt::succeeded), "{receipts:?}");
+        assert_eq!(beforehand, Beforehand { transactions: 10, taken: 10, ..Beforehand::default() });
+    }
+}
+
+/// What scans, or changes what is scanned: of one's neighbour's alliance mostly, so that few are in each other's way.
+fn of_scans(dice: &mut Dice, person: u8, height: u64) -> Operation {
+    let number = if dice.below(8) == 0 { 1 + dice.below(8) } else { 1 + u64::from(person) % 6 };
+    let alliance = social::AllianceId(number);
+    let meme = memes::MemeId(1 + dice.below(12));
+    let rule = rules::RuleId(1 + dice.below(4));
+    match dice.below(24) {
+        0..7 => op(&social::JoinAlliance { alliance }),
+        7..14 => op(&social::LeaveAlliance { alliance }),
+        14 => propose("another", &[]),
+        15 => post("so"),
+        16 => op(&memes::React { meme, reaction: Fixed::from_micros(500_000) }),
+        17..20 => op(&memes::Remove { meme }),
+        20 => op(&rules::Propose {
+            title: Text::new("so").unwrap(),
+            text: Text::new("be it").unwrap(),
+            repeals: None,
+            deadline: Height(height + 12),
+            quorum: Fixed::from_micros(500_000),
+            participation: 3,
+        }),
+        21 => op(&rules::Vote { rule, yes: dice.below(4) > 0 }),
+        _ => op(&rules::Close { rule }),
+    }
+}
+
+/// spec: EXEC-15. Whatever batches have changed below them and transactions change back: alliances, memes and votes that are
+/// scanned beforehand cost what they cost in order.
+#[test]
+fn d03_blocks_of_scans_on_several_threads_are_blocks_in_order() {
+    let mut all = Beforehand::default();
+    for seed in 0..3u64 {
+        let mut dice = Dice(90 + seed);
+        let first = (1..=6).flat_map(|person| {
+            [signed(person, 0, vec![propose("one", &[])]), signed(person, 1, vec![post("one"), post("two")])]
+        });
+        let (mut chain, ..) = compared(chain_of(&genesis()), of(first.collect()), Refused::Receipt, "first");
+        for height in 2..=18u64 {
+            let mut nonces: BTreeMap<u8, u64> = BTreeMap::new();
+            let mut transactions: Vec<SignedTransaction> = Vec::new();
+            for _ in 0..8 + dice.below(20) {
+                let person = dice.person(12);
+                let mut operations: Vec<Operation> =
+                    (0..=dice.below(2)).map(|_| of_scans(&mut dice, person, height)).collect();
+                if person > 6 {
+                    operations = vec![pay(person, 1)];
+                }
+                let next =
+                    nonces.entry(person).or_insert_with(|| chain.next_nonce(&key(person).public()).unwrap().unwrap());
+                let mut transaction = unsigned(person, *next, operations.clone());
+                *next += 1;
+                if person <= 6 && dice.below(3) == 0 {
+                    transaction.bundle =
+                        Bundle::new(Mode::Async(Batching::until(Height(height + 4))), operations).unwrap();
+                }
+                transactions.push(transaction.sign(&key(person)));
+            }
+            let block = Block { height: Height(height), ..of(transactions) };
+            let (next, _, beforehand) =
+                compared(chain, block, Refused::Receipt, &format!("seed {seed}, block {height}"));
+            chain = next;
+            all.transactions += beforehand.transactions;
+            all.taken += beforehand.taken;
+        }
+    }
+    assert!(all.taken > 100 && all.transactions - all.taken > 50, "{all:?}");
 }
 
 /// spec: EXEC-15. What is in nobody's way is run once, also the second transaction of an account; what all want is run
