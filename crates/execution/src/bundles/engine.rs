@@ -197,7 +197,9 @@ pub fn check_submission(
     limits: &BundleLimits,
 ) -> Result<Result<(), SubmitError>, Stop> {
     let Mode::Async(batching) = bundle.mode() else { return Ok(Err(SubmitError::Sync)) };
-    let (low, high) = (height.next(), Height(height.0.saturating_add(limits.blocks_max)));
+    // It is due at the height above its last one, so there is one.
+    let high = Height(height.0.saturating_add(limits.blocks_max).min(u64::MAX - 1));
+    let low = height.next();
     if !(low..=high).contains(&batching.last_height) {
         return Ok(Err(SubmitError::LastHeight { found: batching.last_height, low, high }));
     }

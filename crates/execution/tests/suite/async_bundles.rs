@@ -341,6 +341,10 @@ fn bundles_above_a_limit_are_not_taken_in() {
     let last = |found| matches!(found, Err(SubmitError::LastHeight { .. }));
     assert!(last(chain.try_submit(1, 1, until(1), vec![put(1, 1)])), "its height is the block's own");
     assert!(last(chain.try_submit(1, 1, until(200), vec![put(1, 1)])));
+    // What is due above the last height there is never comes.
+    chain.limits.blocks_max = u64::MAX;
+    assert!(last(chain.try_submit(1, 1, until(u64::MAX), vec![put(1, 1)])));
+    chain.limits.blocks_max = limits().blocks_max;
     let costly = chain.try_submit(1, 1, until(50), vec![put(1, 1), op(&Costly)]);
     assert!(matches!(costly, Err(SubmitError::Gas { operation: 1, found: 9_000_000_000, limit: 300_000, .. })));
     let unknown = Operation { function: keelstone_execution::FunctionHash(Hash([3; 32])), ..put(1, 1) };
