@@ -563,7 +563,9 @@ fn execute_within(
     let mut happened = Collected::default();
     batches.iter().for_each(|batch| happened.batch(batch));
     let mut changed_bytes = draft.look(Changes::bytes);
-    let mut gas_used = batches.iter().fold(0u64, |sum, batch| sum.saturating_add(batch.gas_used));
+    let of_batches = batches.iter().fold(0u64, |sum, batch| sum.saturating_add(batch.gas_used));
+    // spec: BLOCK-2. The undo of an operation may pass the share, and keeps no transaction out for that.
+    let mut gas_used = of_batches.min(facts.limits.block_gas_max.saturating_sub(facts.limits.bundle_gas_max));
     out.continuations.extend(batches.into_iter().map(|batch| Continuation::of(batch, None)));
     let run = Run { registry, facts: &facts, share: &share, height: block.height };
     let signatures = way.signatures(&transactions, &known);

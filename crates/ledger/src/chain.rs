@@ -64,11 +64,12 @@ pub struct ChainLimits {
 pub(crate) const SHARE_CHANGE_BYTES_MAX: u64 = 64 << 20;
 
 impl ChainLimits {
-    /// The part of a block's gas that is kept for async bundles, if a genesis does not say.
+    /// The part of a block's gas that is kept for async bundles, if a genesis does not say: a quarter, or what one bundle
+    /// leaves if that is less. None is left where a bundle takes a whole block.
     // spec: EXEC-6
     #[must_use]
-    pub fn continuation_share(block_gas_max: u64) -> u64 {
-        (block_gas_max / 4).max(1)
+    pub fn continuation_share(block_gas_max: u64, bundle_gas_max: u64) -> u64 {
+        (block_gas_max / 4).min(block_gas_max.saturating_sub(bundle_gas_max))
     }
 
     /// What async bundles in flight may take.
@@ -99,7 +100,7 @@ impl Default for ChainLimits {
             block_gas_max: 10_000_000_000,
             expiry_blocks_max: 1_000_000,
             snapshot_chunk_bytes: 4 << 20,
-            continuation_gas_max: Self::continuation_share(10_000_000_000),
+            continuation_gas_max: Self::continuation_share(10_000_000_000, 1_000_000_000),
             bundles_max: 64,
             bundles_per_key_max: 4,
             bundles_bytes_max: 64 << 20,

@@ -15,7 +15,9 @@ use crate::validators::{VALIDATORS_MAX, Validator, Validators, ValidatorsError};
 use crate::xian::{Import, ImportError};
 use keelstone_codec::{ChainId, Hash, Height, Key, LIST_MAX, Namespace, Root, Timestamp, TypeError, Value};
 use keelstone_execution::bundles::IN_FLIGHT_MAX;
-use keelstone_execution::{BlockContext, BlockDraft, Capability, PublicKey, Registry, SYSTEM_NAMESPACES, Sessions};
+use keelstone_execution::{
+    BlockContext, BlockDraft, CHANGE_BYTES_MAX, Capability, PublicKey, Registry, SYSTEM_NAMESPACES, Sessions,
+};
 use keelstone_tree::{Blake3, Diff, HashKind, MemoryTree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -26,6 +28,19 @@ use std::str::FromStr;
 pub const KEYS_MAX: usize = 1_024;
 /// What a chunk of a snapshot may weigh: below, there are too many; above, one may not fit into an engine's message.
 pub const SNAPSHOT_CHUNK_BYTES: RangeInclusive<u32> = (64 << 10)..=(10 << 20);
+/// Most bytes of all transactions of a block, and so of one. An async bundle is stored with all its operations by the
+/// transaction that submits it, and what begins in a block changes no more than a sync bundle may.
+pub const BLOCK_BYTES_MAX: u64 = 64 << 20;
+/// Most blocks that an async bundle may be in flight: no height of it comes near the last there is.
+pub const BUNDLE_BLOCKS_MAX: u64 = 1 << 62;
+
+/// What a submission writes beside the operations: a record, a place in three lists, and the keys of the operations' pieces.
+const SUBMISSION_BYTES_MAX: u64 = 8 << 20;
+// spec: BLOCK-7
+const _: () = assert!(
+    BLOCK_BYTES_MAX + SUBMISSION_BYTES_MAX <= CHANGE_BYTES_MAX,
+    "the largest submission changes no more than a bundle"
+);
 
 /// A chain before its first block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -478,7 +493,7 @@ fn limits(value: &Json) -> Result<ChainLimits, GenesisError> {
         }
     }
     if !members.iter().any(|(name, _)| name == "continuation_gas_max") {
-        limits.continuation_gas_max = ChainLimits::continuation_share(limits.block_gas_max);
+        limits.continuation_gas_max = ChainLimits::continuation_share(limits.block_gas_max, limits.bundle_gas_max);
     }
     check_limits(&limits)?;
     Ok(limits)
@@ -489,8 +504,17 @@ fn check_limits(limits: &ChainLimits) -> Result<(), GenesisError> {
     if limits.transaction_bytes_max > limits.block_bytes_max || limits.bundle_gas_max > limits.block_gas_max {
         return Err(invalid("limits", "one transaction must fit into a block"));
     }
-    if limits.continuation_gas_max > limits.block_gas_max {
-        return Err(invalid("limits", "continuation_gas_max is a part of block_gas_max"));
+    // Whatever the bundles in flight do, a block has room for a transaction.
+    let both = limits.continuation_gas_max.checked_add(limits.bundle_gas_max);
+    if limits.continuation_gas_max == 0 || both.is_none_or(|both| both > limits.block_gas_max) {
+        let what = "continuation_gas_max is at least 1, and with bundle_gas_max a part of block_gas_max";
+        return Err(invalid("limits", what));
+    }
+    if u64::from(limits.block_bytes_max) > BLOCK_BYTES_MAX {
+        return Err(invalid("limits", format!("block_bytes_max is at most {BLOCK_BYTES_MAX}")));
+    }
+    if limits.bundle_blocks_max > BUNDLE_BLOCKS_MAX {
+        return Err(invalid("limits", format!("bundle_blocks_max is at most {BUNDLE_BLOCKS_MAX}")));
     }
     if limits.bundles_max as usize > IN_FLIGHT_MAX {
         return Err(invalid("limits", format!("bundles_max is at most {IN_FLIGHT_MAX}")));

@@ -68,7 +68,10 @@ pub use bodies::Bodies;
 pub use chain::{BLOCKS, CHAIN, Chain, ChainFacts, ChainLimits, SCHEMA};
 pub use check::Refusal;
 pub use foresight::{BundleProof, BundleProofError, Foreseen, ForesightError, Setting, Witness, foresee};
-pub use genesis::{FirstState, Genesis, GenesisError, KEYS_MAX as GENESIS_KEYS_MAX, SNAPSHOT_CHUNK_BYTES};
+pub use genesis::{
+    BLOCK_BYTES_MAX, BUNDLE_BLOCKS_MAX, FirstState, Genesis, GenesisError, KEYS_MAX as GENESIS_KEYS_MAX,
+    SNAPSHOT_CHUNK_BYTES,
+};
 pub use inherit::{InheritError, Inherited, Inheriting, Put};
 pub use json::{JSON_DEPTH_MAX, Json, JsonError, JsonFault, Number};
 pub use keelstone_execution::{Bundle, Failure, LIST_COUNT_MAX, ListProof, Mode, Operation, PublicKey, list_root};

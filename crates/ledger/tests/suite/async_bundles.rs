@@ -386,6 +386,23 @@ fn a_transaction_hurries_a_bundle_once() {
     assert_eq!(hurried, [(named(&second), 1), (named(&first), 1)]);
 }
 
+/// spec: BLOCK-2, GENESIS-1. Bundles in flight leave room for a transaction in every block, also where the undo of an operation
+/// passes their share.
+#[test]
+fn batches_that_pass_their_share_keep_no_transaction_out() {
+    let mut genesis = staked([(1, 100), (2, 100)]);
+    let limits = &mut genesis.limits;
+    (limits.bundle_gas_max, limits.continuation_gas_max, limits.block_gas_max) = (150_000, 150_000, 300_000);
+    let chain = chain_of(&genesis);
+    block(&chain, &[batched(1, 0, Batching::until(Height(50)), vec![propose("one", &[]); 3])]);
+    for nonce in 0..3 {
+        let made = block(&chain, &[signed(2, nonce, vec![post("here")])]);
+        assert!(made.receipts[0].succeeded(), "{:?}", made.receipts);
+        let [batch] = made.continuations.as_slice() else { panic!("a batch") };
+        assert!(batch.gas_used > 150_000, "it passes its share: {}", batch.gas_used);
+    }
+}
+
 /// spec: LEDGER-3. What time decides without a word is written down as well: a chain whose bundle stopped, and then passed its
 /// last height, has nothing due after one block for it.
 #[test]

@@ -88,6 +88,18 @@ fn files_that_are_no_genesis_are_refused_by_name() {
         (r#"{"chain_id":"x","limits":{"block_bytes_max":4294967296}}"#, "2^32"),
         (r#"{"chain_id":"x","limits":{"block_bytes_max":5}}"#, "fit into a block"),
         (r#"{"chain_id":"x","limits":{"block_transactions_max":65537}}"#, "at most 65536"),
+        (r#"{"chain_id":"x","limits":{"block_bytes_max":67108865}}"#, "at most 67108864"),
+        (
+            r#"{"chain_id":"x","limits":{"block_bytes_max":4294967295,"transaction_bytes_max":4294967295}}"#,
+            "at most 67108864",
+        ),
+        (r#"{"chain_id":"x","limits":{"bundle_blocks_max":18446744073709551615}}"#, "bundle_blocks_max is at most"),
+        (r#"{"chain_id":"x","limits":{"bundle_gas_max":10000000000}}"#, "continuation_gas_max"),
+        (
+            r#"{"chain_id":"x","limits":{"bundle_gas_max":7500000001,"continuation_gas_max":2500000000}}"#,
+            "continuation_gas_max",
+        ),
+        (r#"{"chain_id":"x","limits":{"continuation_gas_max":18446744073709551615}}"#, "continuation_gas_max"),
         (r#"{"chain_id":"x","initial_height":0}"#, "initial_height"),
         (r#"{"chain_id":"x","initial_height":-1}"#, "initial_height"),
         (r#"{"chain_id":"x","hasher":"md5"}"#, "hasher"),
@@ -105,6 +117,29 @@ fn files_that_are_no_genesis_are_refused_by_name() {
         let file = format!(r#"{{"chain_id":"x","state":{{"{namespace}":{{"00":"01"}}}}}}"#);
         let found = Genesis::parse(file.as_bytes()).unwrap().first_state();
         assert!(matches!(found, Err(GenesisError::Reserved { .. })), "{namespace}");
+    }
+}
+
+/// spec: GENESIS-1. Limits at their ends are taken, and a share that is not given is what one bundle leaves of a block.
+#[test]
+fn limits_at_their_ends_are_limits() {
+    let limits = |limits: &str| {
+        let file = format!(r#"{{"chain_id":"x","limits":{limits}}}"#);
+        let genesis = Genesis::parse(file.as_bytes()).unwrap();
+        genesis.first_state().unwrap();
+        genesis.limits
+    };
+    limits(r#"{"block_bytes_max":67108864,"transaction_bytes_max":67108864}"#);
+    limits(r#"{"bundle_blocks_max":4611686018427387904}"#);
+    limits(r#"{"bundle_gas_max":7500000000,"continuation_gas_max":2500000000}"#);
+    for (bundle, block, share) in [(75, 100, 25), (76, 100, 24), (99, 100, 1), (1, 2, 0), (1, 3, 0), (1, 4, 1)] {
+        let given = format!(r#"{{"bundle_gas_max":{bundle},"block_gas_max":{block}}}"#);
+        if share > 0 {
+            assert_eq!(limits(&given).continuation_gas_max, share, "{given}");
+        } else {
+            let refused = Genesis::parse(format!(r#"{{"chain_id":"x","limits":{given}}}"#).as_bytes());
+            assert!(refused.unwrap_err().to_string().contains("continuation_gas_max"), "{given}");
+        }
     }
 }
 
