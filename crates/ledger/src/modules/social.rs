@@ -217,7 +217,7 @@ pub struct AllianceEnded {
     pub alliance: AllianceId,
     /// Why.
     pub ending: Ending,
-    /// What was shared out, beside the bonds.
+    /// What was shared out, beside the bonds of those who got theirs back.
     pub pot: u64,
 }
 
@@ -373,7 +373,7 @@ pub(super) fn take_out(
     cx: &mut Context,
 ) -> Result<(), Denied> {
     if alliance.members.len() == 1 {
-        return end(agents, social, id, &alliance, Ending::Deserted, cx);
+        return end(agents, social, id, &alliance, &[agent], Ending::Deserted, cx);
     }
     alliance.members.remove(&agent);
     alliance.dissolving.remove(&agent);
@@ -389,7 +389,19 @@ pub(super) fn take_out(
     keep_or_dissolve(agents, social, id, &alliance, cx)
 }
 
-/// Writes an alliance as it became, or ends it if more than half of its members want that.
+/// The members of an alliance that are agents. Others are none any more: a bundle that had registered them was taken back
+/// after they had joined.
+fn present(agents: &Agents, alliance: &Alliance) -> Result<Vec<AgentId>, Stop> {
+    let mut present = Vec::with_capacity(alliance.members.len());
+    for member in alliance.members.iter() {
+        if agents.all.contains(member)? {
+            present.push(*member);
+        }
+    }
+    Ok(present)
+}
+
+/// Writes an alliance as it became, or ends it if more than half of its members that are agents want that.
 // spec: SOCIAL-3
 fn keep_or_dissolve(
     agents: &mut Agents,
@@ -398,34 +410,50 @@ fn keep_or_dissolve(
     alliance: &Alliance,
     cx: &mut Context,
 ) -> Result<(), Denied> {
-    match alliance.dissolving.len() * 2 > alliance.members.len() {
-        true => end(agents, social, id, alliance, Ending::Dissolved, cx),
-        false => Ok(social.alliances.insert(&id, alliance)?),
+    if !alliance.dissolving.is_empty() {
+        let present = present(agents, alliance)?;
+        let wanting = present.iter().filter(|member| alliance.dissolving.contains(member)).count();
+        if wanting * 2 > present.len() {
+            return end(agents, social, id, alliance, &present, Ending::Dissolved, cx);
+        }
     }
+    Ok(social.alliances.insert(&id, alliance)?)
 }
 
-/// Ends an alliance: each member gets its bond and an equal share of the pot, and what cannot be shared equally goes,
-/// a unit each, to the first of them.
-// spec: SOCIAL-3
+/// Ends an alliance, of whose members these are agents: each of them gets its bond and an equal share of the pot and of the
+/// others' bonds, and what cannot be shared equally goes, a unit each, to the first of them. If there is none, all goes to the
+/// founder, if that is an agent.
+// spec: SOCIAL-3, SOCIAL-7
 fn end(
     agents: &mut Agents,
     social: &mut Social,
     id: AllianceId,
     alliance: &Alliance,
+    present: &[AgentId],
     ending: Ending,
     cx: &mut Context,
 ) -> Result<(), Denied> {
-    let count = alliance.members.len() as u64;
-    let (share, left) = (alliance.pot / count, alliance.pot % count);
-    for (place, member) in (0u64..).zip(alliance.members.iter()) {
-        let full = || denied!("{member} cannot hold its share");
-        let share = share.checked_add(u64::from(place < left)).ok_or_else(full)?;
-        let paid = alliance.terms.bond.checked_add(share).ok_or_else(full)?;
-        agents.add_stake(member, paid)?;
+    let full = || denied!("alliance {} holds more than there is", id.0);
+    let absent = (alliance.members.len() - present.len()) as u64;
+    let forfeited = alliance.terms.bond.checked_mul(absent).ok_or_else(full)?;
+    let pot = alliance.pot.checked_add(forfeited).ok_or_else(full)?;
+    match present.len() as u64 {
+        // Nothing is given to nobody: then there is no agent of this name, and the alliance stays.
+        0 => agents.add_stake(&alliance.founder, pot)?,
+        count => {
+            let (share, left) = (pot / count, pot % count);
+            for (place, member) in (0u64..).zip(present) {
+                let share = share.checked_add(u64::from(place < left)).ok_or_else(full)?;
+                let paid = alliance.terms.bond.checked_add(share).ok_or_else(full)?;
+                agents.add_stake(member, paid)?;
+            }
+        }
+    }
+    for member in alliance.members.iter() {
         social.memberships.remove(&(*member, id))?;
     }
     social.alliances.remove(&id)?;
-    Ok(cx.emit(&AllianceEnded { alliance: id, ending, pot: alliance.pot })?)
+    Ok(cx.emit(&AllianceEnded { alliance: id, ending, pot })?)
 }
 
 /// Proposes an alliance with the sender as its first member, who locks the bond and puts in the prize.
@@ -566,7 +594,9 @@ impl Transition<Society> for BetrayAlliance {
     fn apply(&self, world: &mut Draft<Society>, cx: &mut Context) -> Result<DramaId, Denied> {
         let (agent, alliance) = own_alliance(world, self.alliance, cx)?;
         for member in alliance.members.iter().filter(|member| **member != agent) {
-            let upset = world.agents.named(member)?.personality.neuroticism;
+            // One that is no agent any more feels nothing.
+            let Some(betrayed) = world.agents.all.get(member)? else { continue };
+            let upset = betrayed.personality.neuroticism;
             let more = Fixed::from_micros(BETRAYED_SENTIMENT).checked_mul(upset).unwrap_or(Fixed::ZERO);
             let sentiment = clamped(Fixed::from_micros(BETRAYED_SENTIMENT), more, Fixed::ONE);
             world.social.influence(*member, agent, BETRAYED_TRUST, sentiment)?;
@@ -626,7 +656,8 @@ impl Transition<Society> for ExpireAlliance {
         let over = alliance.terms.until.is_some_and(|until| now > until);
         ensure!(over, "the time of alliance {} is not up", self.alliance.0);
         let Society { agents, social, .. } = &mut **world;
-        end(agents, social, self.alliance, &alliance, Ending::Expired, cx)
+        let present = present(agents, &alliance)?;
+        end(agents, social, self.alliance, &alliance, &present, Ending::Expired, cx)
     }
 }
 

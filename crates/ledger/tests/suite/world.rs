@@ -2,8 +2,9 @@
 //! that begins it.
 
 use crate::tools::*;
-use keelstone_codec::{Fixed, Height, Text};
-use keelstone_execution::{Operation, View};
+use keelstone_codec::{BoundedSet, Encode, Fixed, Height, Text};
+use keelstone_execution::bundles::{BundleId, RollBack};
+use keelstone_execution::{Batching, Bundle, Mode, Operation, View};
 use keelstone_ledger::modules::rules::{self, Assembly, RuleId};
 use keelstone_ledger::modules::social::{self, AllianceId, BribeId, DramaId, DramaKind};
 use keelstone_ledger::modules::{Society, agents, memes};
@@ -187,6 +188,73 @@ fn an_alliance_ends_when_those_who_stay_are_mostly_for_it() {
         let share = |unit: u64| 100 + if betrayed { 6 } else { unit };
         paid.iter().for_each(|paid| assert!([share(2), share(3)].contains(paid), "{paid}"));
         assert_eq!(world(&chain).social.memberships.iter().count(), 0);
+    }
+}
+
+/// An alliance of 1 and 2 with prize 9, bond 5 and height 8, which somebody else has joined whose registration was taken back
+/// with its bundle; 1 had given it its bond.
+fn with_one_who_never_was() -> Chain {
+    let chain = chain_of(&staked([(1, 100), (2, 100)]));
+    let alliance = AllianceId(1);
+    let terms = social::Terms { bond: 5, until: Some(Height(8)), ..Default::default() };
+    let (name, purpose, benefits) = (Text::new("loom").unwrap(), Text::default(), Text::default());
+    let proposal = social::ProposeAlliance { name, purpose, terms, benefits, prize: 9, invited: Default::default() };
+    let join = || op(&social::JoinAlliance { alliance });
+    fine(&one(&chain, 1, vec![op(&proposal)]));
+    fine(&one(&chain, 2, vec![join()]));
+    let operations = vec![register("nobody"), op(&agents::SetMood { mood: Fixed::ONE })];
+    let mut submitted = unsigned(3, 0, operations.clone());
+    let batching = Batching { borders: BoundedSet::new([1]).unwrap(), ..Batching::until(Height(50)) };
+    submitted.bundle = Bundle::new(Mode::Async(batching), operations).unwrap();
+    let submitted = submitted.sign(&key(3));
+    let bundle = BundleId(submitted.id().0);
+    block(&chain, &[submitted]);
+    let all = [
+        signed(1, 1, vec![op(&agents::GiveStake { to: who(3), amount: 5 })]),
+        signed(3, 1, vec![join()]),
+        signed(3, 2, vec![op(&RollBack { bundle })]),
+    ];
+    for transaction in &all {
+        chain.submit(&transaction.to_bytes()).unwrap();
+    }
+    let made = chain.produce(keelstone_codec::Timestamp(9_000), proposer()).unwrap();
+    assert_eq!(made.receipts.len(), 3);
+    made.receipts.iter().for_each(fine);
+    assert!(world(&chain).agents.all.get(&who(3)).unwrap().is_none());
+    assert!(world(&chain).social.alliance(alliance).unwrap().members.contains(&who(3)));
+    assert_eq!(stakes(&chain, [1, 2]), [81, 95]);
+    chain
+}
+
+/// spec: SOCIAL-2, SOCIAL-3, SOCIAL-7. A member whose registration was taken back is in nobody's way, and what it had locked goes
+/// to the others.
+#[test]
+fn a_member_who_is_no_agent_any_more_keeps_no_alliance_from_ending() {
+    let alliance = AllianceId(1);
+    let dissolve = || op(&social::DissolveAlliance { alliance });
+    let leave = || op(&social::LeaveAlliance { alliance });
+    let expire = || op(&social::ExpireAlliance { alliance });
+    let betray = op(&social::BetrayAlliance { alliance, text: Text::new("enough").unwrap() });
+    // What each does, and what they have then: 9 and the third bond are shared, and the second's if that is forfeited.
+    for (steps, paid) in [
+        (vec![(1, dissolve()), (2, dissolve())], [93, 107]),
+        (vec![(2, betray), (1, dissolve())], [105, 95]),
+        (vec![(2, leave()), (1, dissolve())], [100, 100]),
+        (vec![(9, expire())], [93, 107]),
+        (vec![(1, leave()), (2, leave()), (9, expire())], [100, 100]),
+    ] {
+        let chain = with_one_who_never_was();
+        for (person, operation) in steps {
+            if operation == expire() {
+                pass(&chain, 1, Height(8));
+            }
+            fine(&one(&chain, person, vec![operation]));
+        }
+        let held = world(&chain);
+        assert!(held.social.alliances.get(&alliance).unwrap().is_none());
+        assert_eq!(held.social.memberships.iter().count(), 0);
+        assert_eq!(stakes(&chain, [1, 2]), paid);
+        assert_eq!(held.agents.stake_total.get().unwrap(), Some(200));
     }
 }
 

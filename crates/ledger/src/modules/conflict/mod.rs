@@ -565,6 +565,10 @@ fn carry_out(world: &mut Court, subject: &Subject, outcome: Outcome, cx: &mut Co
             if !one.members.contains(member) || !other.members.contains(member) {
                 return Ok(false);
             }
+            // Registering it was taken back after it had joined: nobody is left to be given the bond.
+            if !world.agents.all.contains(member)? {
+                return Ok(false);
+            }
             let left = if outcome == Outcome::First { other } else { one };
             social::take_out(&mut world.agents, &mut world.social, *leaves, left, *member, false, cx)?;
             Ok(true)
