@@ -185,6 +185,29 @@ fn a_conflict_over_what_is_gone_is_moot() {
     assert!(court(&chain).social.alliance(AllianceId(1)).unwrap().members.contains(&who(3)));
 }
 
+/// spec: CONFLICT-7. So it is over a member whose registration was taken back: nobody is there to be given the bond.
+#[test]
+fn a_conflict_over_one_who_is_no_agent_any_more_is_moot() {
+    let chain = ten();
+    let terms = social::Terms { exclusive: true, bond: 5, ..Default::default() };
+    let found = |name: &str| {
+        let (name, purpose, benefits) = (Text::new(name).unwrap(), Text::default(), Text::default());
+        let invited = Default::default();
+        op(&social::ProposeAlliance { name, purpose, terms: terms.clone(), benefits, prize: 0, invited })
+    };
+    fine(&one(&chain, 1, vec![found("one"), found("two")]));
+    let join = |id| op(&social::JoinAlliance { alliance: AllianceId(id) });
+    never_was(&chain, 11, 10, vec![join(1), join(2)]);
+    let subject = Subject::Alliances { member: who(11), first: AllianceId(1), second: AllianceId(2) };
+    fine(&one(&chain, 4, vec![open(subject, Strategy::Majority, 30)]));
+    for person in [5, 6, 7] {
+        fine(&one(&chain, person, vec![opine(1, Position::First)]));
+    }
+    pass(&chain, 10, Height(30));
+    fine(&one(&chain, 4, vec![resolve(1)]));
+    assert_eq!(ruling(&chain, 1).outcome, Outcome::Unresolved(Lack::Moot));
+}
+
 /// spec: CONFLICT-3. One agent speaks once: not again, not by a new key, and not through stake that it passes on.
 #[test]
 fn nobody_votes_twice() {

@@ -2,7 +2,8 @@
 
 use keelstone_codec::{BoundedSet, Fixed, Text};
 use keelstone_codec::{ChainId, Encode, Height, Timestamp};
-use keelstone_execution::{Bundle, Function, Mode, Operation};
+use keelstone_execution::bundles::{BundleId, RollBack};
+use keelstone_execution::{Batching, Bundle, Function, Mode, Operation};
 use keelstone_ledger::modules::{agents, memes, social, standard};
 use keelstone_ledger::{
     Committed, Genesis, Ledger, PoolLimits, PublicKey, Receipt, SecretKey, SignedTransaction, Transaction,
@@ -112,6 +113,23 @@ pub(crate) fn block(chain: &Chain, transactions: &[SignedTransaction]) -> Arc<Co
     let made = chain.produce(Timestamp(chain.height().0 * 1_000), proposer()).unwrap();
     assert_eq!(made.block.transactions.len(), transactions.len(), "everything submitted is in the block");
     made
+}
+
+/// Registers the person, whom 1 gives so much, who does this with it, and whose registration is then taken back with its bundle:
+/// as long as it has no more than before, nothing of its record has changed since.
+pub(crate) fn never_was(chain: &Chain, person: u8, given: u64, does: Vec<Operation>) {
+    let operations = vec![register("nobody"), op(&agents::SetMood { mood: Fixed::ONE })];
+    let mut submitted = unsigned(person, 0, operations.clone());
+    let batching = Batching { borders: BoundedSet::new([1]).unwrap(), ..Batching::until(Height(5_000)) };
+    submitted.bundle = Bundle::new(Mode::Async(batching), operations).unwrap();
+    let submitted = submitted.sign(&key(person));
+    let bundle = BundleId(submitted.id().0);
+    block(chain, &[submitted]);
+    let next = chain.next_nonce(&key(1).public()).unwrap().unwrap();
+    let gift = op(&agents::GiveStake { to: who(person), amount: given });
+    let back = signed(person, 2, vec![op(&RollBack { bundle })]);
+    let made = block(chain, &[signed(1, next, vec![gift]), signed(person, 1, does), back]);
+    made.receipts.iter().for_each(|receipt| assert!(receipt.succeeded(), "{receipt:?}"));
 }
 
 /// Makes a block of one transaction.

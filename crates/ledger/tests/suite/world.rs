@@ -2,9 +2,8 @@
 //! that begins it.
 
 use crate::tools::*;
-use keelstone_codec::{BoundedSet, Encode, Fixed, Height, Text};
-use keelstone_execution::bundles::{BundleId, RollBack};
-use keelstone_execution::{Batching, Bundle, Mode, Operation, View};
+use keelstone_codec::{Fixed, Height, Text};
+use keelstone_execution::{Operation, View};
 use keelstone_ledger::modules::rules::{self, Assembly, RuleId};
 use keelstone_ledger::modules::social::{self, AllianceId, BribeId, DramaId, DramaKind};
 use keelstone_ledger::modules::{Society, agents, memes};
@@ -202,24 +201,7 @@ fn with_one_who_never_was() -> Chain {
     let join = || op(&social::JoinAlliance { alliance });
     fine(&one(&chain, 1, vec![op(&proposal)]));
     fine(&one(&chain, 2, vec![join()]));
-    let operations = vec![register("nobody"), op(&agents::SetMood { mood: Fixed::ONE })];
-    let mut submitted = unsigned(3, 0, operations.clone());
-    let batching = Batching { borders: BoundedSet::new([1]).unwrap(), ..Batching::until(Height(50)) };
-    submitted.bundle = Bundle::new(Mode::Async(batching), operations).unwrap();
-    let submitted = submitted.sign(&key(3));
-    let bundle = BundleId(submitted.id().0);
-    block(&chain, &[submitted]);
-    let all = [
-        signed(1, 1, vec![op(&agents::GiveStake { to: who(3), amount: 5 })]),
-        signed(3, 1, vec![join()]),
-        signed(3, 2, vec![op(&RollBack { bundle })]),
-    ];
-    for transaction in &all {
-        chain.submit(&transaction.to_bytes()).unwrap();
-    }
-    let made = chain.produce(keelstone_codec::Timestamp(9_000), proposer()).unwrap();
-    assert_eq!(made.receipts.len(), 3);
-    made.receipts.iter().for_each(fine);
+    never_was(&chain, 3, 5, vec![join()]);
     assert!(world(&chain).agents.all.get(&who(3)).unwrap().is_none());
     assert!(world(&chain).social.alliance(alliance).unwrap().members.contains(&who(3)));
     assert_eq!(stakes(&chain, [1, 2]), [81, 95]);
