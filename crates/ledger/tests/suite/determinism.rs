@@ -110,7 +110,7 @@ fn d02_order_of_entries_does_not_matter() {
             let (some, others) = rest.split_at(random(7).min(rest.len() - 1) + 1);
             let write = |(space, key, value): &(&str, Vec<u8>, Vec<u8>)| {
                 let key = Key::new(key.clone()).unwrap();
-                (Namespace::new(*space).unwrap(), key, Some(Value::new(value.clone()).unwrap()))
+                (Namespace::new(space).unwrap(), key, Some(Value::new(value.clone()).unwrap()))
             };
             let diff: Diff = some.iter().map(write).collect();
             tree = tree.prepare(&diff).unwrap().commit(|index| Place(index as u64 + 1));
