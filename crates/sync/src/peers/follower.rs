@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) const RECORDS_MAX: usize = 1024;
 /// Heights whose changes are held ahead, at most.
 pub(super) const AHEAD_MAX: u64 = 1024;
-/// Bytes of changes that are held ahead; above it nothing more is asked for.
+/// Bytes of changes that are held ahead; above it nothing more is asked for but the next height, alone.
 pub(super) const AHEAD_BYTES_MAX: u64 = 8 << 20;
 /// Peers that are known at once.
 pub(super) const PEERS_MAX: usize = 256;
@@ -590,14 +590,16 @@ impl Follower {
 
     /// The first heights of which it is not known what changed them.
     fn missing(&self) -> Option<Heights> {
-        let bytes: u64 = self.changes.values().map(|(_, _, bytes)| bytes).sum();
-        if bytes >= AHEAD_BYTES_MAX {
-            return None;
-        }
         let last = self.target.height.0.min(self.own.height.0.saturating_add(AHEAD_MAX));
         let is_missing = |height: &Height| !self.changes.contains_key(height) && !self.is_empty(*height);
         let first = (self.own.height.0 + 1..=last).map(Height).find(is_missing)?;
-        let last = (first.0..=last).map(Height).take_while(is_missing).last()?;
+        let bytes: u64 = self.changes.values().map(|(_, _, bytes)| bytes).sum();
+        let last = match bytes < AHEAD_BYTES_MAX {
+            true => (first.0..=last).map(Height).take_while(is_missing).last()?,
+            // What came of it was thrown away, and without it nothing of what is held is ever taken in.
+            false if first == self.own.height.next() => first,
+            false => return None,
+        };
         Heights::new(first, last)
     }
 

@@ -457,6 +457,69 @@ fn what_is_held_ahead_is_bounded() {
     assert_eq!(times * (4 << 20), AHEAD_BYTES_MAX, "each answer has four heights of a mebibyte");
 }
 
+/// spec: PEER-15, PEER-7. What one peer sent of the next height is thrown away when as much lies ahead of it as may, of another: the
+/// height is asked for again, alone, and what it changed is handed out.
+#[test]
+fn the_next_height_is_asked_for_however_much_is_held_ahead() {
+    let producer = chain(None);
+    grow(&producer, 30);
+    let (bloating, garbling) = (PeerId(1), PeerId(2));
+    let mut server = Server::new(Kept(producer.clone()), params(), ServerLimits::default(), Tick(0));
+    let mut ahead = 0;
+    let mut answer = |now, peer, request: &Request| {
+        let honest = server.answer(now, peer, request);
+        match request {
+            // Records come when enough is held.
+            Request::GetHeader { .. } if peer == garbling => None,
+            Request::GetDiffs { heights } if peer == garbling && heights.first() > Height(1) => {
+                Some(Response::Busy { retry_after_ms: 10_000 })
+            }
+            Request::GetDiffs { .. } if peer == garbling => {
+                let Some(Response::Diffs(diffs)) = lies(request, honest) else { panic!("it has them") };
+                Some(Response::Diffs(BoundedList::new(diffs.into_vec().into_iter().take(1).collect()).unwrap()))
+            }
+            Request::GetDiffs { heights } if heights.first() > Height(1) => {
+                ahead += 4 << 20;
+                bloats(request, honest)
+            }
+            _ => Some(honest),
+        }
+    };
+    let mut follower = Follower::new(params(), Manner::Diffs, stands(&chain(None)), 1_000);
+    let mut effects = follower.step(Tick(0), FollowEvent::Target(stands(&producer)));
+    effects.extend(follower.step(Tick(0), FollowEvent::Connected(garbling)));
+    let (mut asked, mut handed_out) = (Vec::new(), 0);
+    for now in (0..1_000).step_by(100).map(Tick) {
+        while let Some(effect) = effects.pop() {
+            match effect {
+                FollowEffect::Ask(peer, frame) => {
+                    if let (Request::GetDiffs { heights }, 1) = (&frame.body, handed_out) {
+                        asked.push(*heights);
+                    }
+                    let Some(body) = answer(now, peer, &frame.body) else { continue };
+                    let frame = super::Frame { id: frame.id, body };
+                    effects.extend(follower.step(now, FollowEvent::Answered(peer, frame.id, &frame.to_bytes())));
+                }
+                FollowEffect::Take(step) => {
+                    assert_eq!(step.certified.height, Height(1));
+                    handed_out += 1;
+                    if handed_out == 1 {
+                        effects.extend(follower.step(now, FollowEvent::Refused("it is another".to_owned())));
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        effects = follower.step(now, FollowEvent::Connected(bloating));
+    }
+    assert_eq!(ahead, AHEAD_BYTES_MAX);
+    assert_eq!(
+        asked.iter().map(|heights| (heights.first(), heights.last())).collect::<Vec<_>>(),
+        [(Height(1), Height(1))]
+    );
+    assert_eq!(handed_out, 2);
+}
+
 /// No more peers are asked than may be known, however many come.
 #[test]
 fn peers_beyond_the_limit_are_not_asked() {
