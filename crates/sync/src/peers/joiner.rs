@@ -549,7 +549,7 @@ impl<H: Hasher> Joiner<H> {
         let missing = jobs.missing();
         // Jobs have new numbers.
         for peer in self.peers.values_mut() {
-            peer.lacks.clear();
+            peer.forget_jobs();
         }
         self.phase = Phase::Units(jobs);
         missing
@@ -612,10 +612,7 @@ impl<H: Hasher> Joiner<H> {
         let is_its_right = match (why, asked.subject) {
             // It said that it has it. Once may be bad luck; one that says so again and again gives way to others.
             (Why::NotKept | Why::OtherRoot, Subject::Page(_) | Subject::Job(_)) => known.refuses(self.target),
-            (_, Subject::Job(job)) => {
-                known.lacks.insert(job);
-                true
-            }
+            (_, Subject::Job(job)) => known.could_not_help(job, self.target),
             _ => false,
         };
         if !is_its_right {
@@ -888,13 +885,14 @@ impl<H: Hasher> Joiner<H> {
         }
     }
 
-    /// The peers that can be asked about the target now, best first.
-    fn ready(&self, now: Tick) -> Vec<PeerId> {
+    /// The peers that can be asked about the target now and may help, best first.
+    fn ready(&self, now: Tick, may_help: impl Fn(&Peer) -> bool) -> Vec<PeerId> {
         let of_use = self.peers.iter().filter(|(_, peer)| peer.claims(&self.target));
         let mut ready: Vec<(PeerId, _)> = of_use.map(|(id, peer)| (*id, peer.rank())).collect();
         ready.sort_by_key(|(_, rank)| std::cmp::Reverse(*rank));
-        // Those that are silent for a while give their place to others.
-        let ready = ready.into_iter().map(|(id, _)| id).filter(|id| self.peers[id].is_ready(now));
+        // Those that are silent for a while, or have nothing of what is wanted, give their place to others.
+        let can = |id: &PeerId| self.peers[id].is_ready(now) && may_help(&self.peers[id]);
+        let ready = ready.into_iter().map(|(id, _)| id).filter(can);
         ready.take(self.settings.peer_count_target.max(1) as usize).collect()
     }
 
@@ -960,21 +958,22 @@ impl<H: Hasher> Joiner<H> {
         if asked.len() >= 2 || asked.iter().any(|asked| now.0 < asked.since.0 + hedge) {
             return None;
         }
-        let peer = self.ready(now).into_iter().find(|peer| asked.iter().all(|asked| asked.peer != *peer))?;
+        let peer = self.ready(now, |_| true).into_iter().find(|peer| asked.iter().all(|asked| asked.peer != *peer))?;
         Some((peer, subject))
     }
 
     /// The next job, for the peer that has the least to do of those that can take one. More is under way than the links need
     /// only as long as it is next to nothing.
     fn next_job(&self, now: Tick, jobs: &Jobs<H>, parts: usize) -> Option<(PeerId, Subject)> {
-        let mut ready = self.ready(now);
+        let job_for = |peer: &Peer| jobs.waiting(peer.gives_whole_chunks).find(|job| peer.may_help(*job));
+        let mut ready = self.ready(now, |peer| job_for(peer).is_some());
         ready.sort_by_key(|peer| self.peers[peer].requests);
         ready.into_iter().find_map(|id| {
             let peer = &self.peers[&id];
             if peer.parts >= peer.parts_max() && parts >= PARTS_LEAST {
                 return None;
             }
-            let job = jobs.waiting(peer.gives_whole_chunks).find(|job| !peer.lacks.contains(job))?;
+            let job = job_for(peer)?;
             let bytes_max = peer.request_bytes(self.settings.batch_bytes_max.into(), jobs.total().bytes);
             let bytes = jobs.job(job)?.bytes_max.min(bytes_max);
             peer.has_room(bytes).then_some((id, Subject::Job(job)))
@@ -987,14 +986,13 @@ impl<H: Hasher> Joiner<H> {
             return None;
         }
         let hedge = self.job_hedge_ms();
-        let ready = self.ready(now);
         self.asked.values().filter(|asked| asked.since.0 + hedge <= now.0).find_map(|asked| {
             let Subject::Job(id) = asked.subject else { return None };
             if !jobs.may_double(id) {
                 return None;
             }
-            let other = ready.iter().find(|peer| **peer != asked.peer && !self.peers[*peer].lacks.contains(&id))?;
-            Some((*other, asked.subject))
+            let mut ready = self.ready(now, |peer| peer.may_help(id)).into_iter();
+            Some((ready.find(|peer| *peer != asked.peer)?, asked.subject))
         })
     }
 

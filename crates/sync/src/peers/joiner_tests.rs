@@ -3,7 +3,7 @@
 use super::joiner::PEERS_MAX;
 use super::{
     Effect, Ended, EntriesError, Event, Frame, Joiner, Misconduct, PeerId, Request, Response, Settings, Status, Tick,
-    Version,
+    Version, Why,
 };
 use crate::snapshot::{SMALL, SnapshotParams, pack, two_units};
 use keelstone_codec::{Blob, ChainId, Encode, Hash, Height, Root};
@@ -207,6 +207,56 @@ fn converse(joiner: &mut Joiner<Blake3>, now: Tick, effects: Vec<Effect>, answer
 }
 
 type Answers<'a> = dyn Fn(&Request) -> Option<Response> + 'a;
+
+/// spec: PEER-5, PEER-7. As many peers as are worked with at once say that they cannot read one unit: they give their places to
+/// one who can, also where each may say so once because it may be who gave what is staged.
+#[test]
+fn who_refuses_units_makes_room_for_who_has_them() {
+    let (root, [first, second, left, right]) = two_units(1);
+    let honest = |request: &Request| two_units_of(root, &[&first, &second], &[&left, &right], request);
+    let one_unit = |request: &Request| match request {
+        Request::GetChunks { units, .. } if units.iter().next() != Some(&0) => None,
+        other => Some(honest(other)),
+    };
+    let target = Version { height: Height(5), root };
+    let settings = Settings { peer_count_target: 2, ..Settings::default() };
+    for is_begun in [false, true] {
+        let files = Arc::new(MemoryFiles::new());
+        let open = || Joiner::<Blake3>::open(files.clone(), params(), settings, target, Tick(0), 1).unwrap();
+        if is_begun {
+            let mut joiner = open();
+            let effects = joiner.step(Tick(0), Event::Connected(PEER));
+            assert_eq!(converse(&mut joiner, Tick(0), effects, &one_unit), []);
+        }
+        let (mut joiner, mut now, mut refused) = (open(), Tick(0), 0);
+        let peers = (1..=3).map(PeerId);
+        let mut effects: Vec<Effect> = peers.flat_map(|peer| joiner.step(now, Event::Connected(peer))).collect();
+        let ended = loop {
+            if effects.is_empty() {
+                now = joiner.wakeup(now).expect("it has not ended");
+                effects = joiner.step(now, Event::Tick);
+                continue;
+            }
+            match effects.remove(0) {
+                Effect::Ask(peer, Frame { id, body }) => {
+                    let answer = match &body {
+                        Request::GetChunks { .. } if peer != PeerId(3) => {
+                            refused += 1;
+                            Response::Unavailable(Why::Unreadable)
+                        }
+                        request => honest(request),
+                    };
+                    let answer = Frame { id, body: answer }.to_bytes();
+                    effects.extend(joiner.step(now, Event::Answered(peer, id, &answer)));
+                }
+                Effect::Seek(_) => {}
+                other => break other,
+            }
+        };
+        assert_eq!(ended, Effect::Build(target));
+        assert!(refused >= 2 && now.0 < u64::from(settings.request_timeout_ms), "{refused} refused, {now:?}");
+    }
+}
 
 /// spec: PEER-9, PEER-10. However long it takes to read and prove what a life before left, and to build a state that turns out
 /// to lack something, peers are asked for the rest: what the own disk takes is nobody's silence.

@@ -49,9 +49,11 @@ pub(super) struct Peer {
     /// A version that it said it does not have, though its status says otherwise.
     refuses: Option<Version>,
     /// Jobs that it could not help with.
-    pub(super) lacks: BTreeSet<JobId>,
+    lacks: BTreeSet<JobId>,
     /// The version of which it gave parts last, until it gives that up.
     gave: Option<Version>,
+    /// The same, until there is a part of it that it could not help with.
+    gave_since: Option<Version>,
     /// How long the parts it gives take, in milliseconds; zero before the first.
     pub(super) latency_ms: u64,
     /// How long it took at best to answer anything, in milliseconds; zero before it did. What it says first may have waited
@@ -161,7 +163,7 @@ impl Peer {
 
     /// It gave a part of a version.
     pub(super) fn gives(&mut self, version: Version) {
-        self.gave = Some(version);
+        (self.gave, self.gave_since) = (Some(version), Some(version));
     }
 
     /// It did not answer in time, or with nothing.
@@ -194,12 +196,30 @@ impl Peer {
         self.gave.take() == Some(version)
     }
 
+    /// It could not help with a job of a version. Says whether it gave a part of that version since the last such job: one with
+    /// a damaged disk may have all the rest.
+    // spec: PEER-7
+    pub(super) fn could_not_help(&mut self, job: JobId, version: Version) -> bool {
+        self.lacks.insert(job);
+        self.gave_since.take() == Some(version)
+    }
+
+    /// Whether it is not known that it could not help with a job.
+    pub(super) fn may_help(&self, job: JobId) -> bool {
+        !self.lacks.contains(&job)
+    }
+
+    /// Jobs have new numbers: what is known of the old ones says nothing.
+    pub(super) fn forget_jobs(&mut self) {
+        self.lacks.clear();
+    }
+
     /// It said anew where it stands.
     pub(super) fn says(&mut self, status: Status, took_ms: u64) {
         self.answered_in(took_ms);
         self.status = Some(status);
         self.refuses = None;
-        self.lacks.clear();
+        self.forget_jobs();
     }
 
     /// It sent what cannot be true. Says whether that was once too often. It is not left alone for that: whoever lies should be
@@ -230,6 +250,24 @@ mod tests {
         assert!(!peer.refuses(version(4)), "it gave nothing since");
         peer.gives(version(4));
         assert!(!peer.refuses(version(5)), "it gave nothing of that");
+    }
+
+    /// spec: PEER-7. One unit that cannot be read among many that are given is no failure, so a damaged disk does no harm to a peer;
+    /// whoever refuses one after the other is of no use, however politely it says so.
+    #[test]
+    fn who_refuses_part_after_part_fails() {
+        let version = |height| Version { height: Height(height), root: Root(Hash([7; 32])) };
+        let mut peer = Peer::new(1000);
+        assert!(!peer.could_not_help(1, version(4)), "it gave nothing of it");
+        peer.gives(version(4));
+        assert!(peer.could_not_help(2, version(4)), "it gives the rest");
+        assert!(!peer.could_not_help(3, version(4)), "it gave nothing since");
+        assert!((1..4).all(|job| !peer.may_help(job)) && peer.may_help(4));
+        peer.gives(version(4));
+        assert!(!peer.could_not_help(4, version(5)), "it gave nothing of that");
+        peer.gives(version(4));
+        peer.could_not_help(5, version(4));
+        assert!(peer.refuses(version(4)), "what it gave it gave, and gives that up now");
     }
 
     /// spec: PEER-2, PEER-8. Whoever gives a version is asked on for it, though what it says it keeps begins above by now, until it
