@@ -116,6 +116,18 @@ pub struct Opinion {
     pub entries_agreed: u32,
 }
 
+impl Opinion {
+    /// A question was not answered, and no more are asked. Whoever has the same root agrees only if it answers all of them; whoever
+    /// has another has said what it has to say already, unless it lies.
+    // spec: CHECK-3
+    fn cut_off(mut self, said: Said) -> Self {
+        if self.said == Said::Agrees || matches!(said, Said::Misbehaved(_)) {
+            self.said = said;
+        }
+        self
+    }
+}
+
 /// Entries that were read here and are asked of peers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
@@ -281,7 +293,7 @@ fn ask_one<H: Hasher>(
             }
             // Peers keep different heights, and what one of them has to say of the present still counts.
             Err(DivergeError::Unavailable(_)) => {}
-            Err(error) => return Opinion { said: said(error), ..opinion },
+            Err(error) => return opinion.cut_off(said(error)),
         }
     }
     let theirs = Version { height: at.height, root };
@@ -304,13 +316,7 @@ fn ask_one<H: Hasher>(
                     discrepancies.push(Discrepancy::Entry { peer: name.to_owned(), namespace, key, ours, theirs });
                 }
             }
-            Err(said) => {
-                // A peer whose root is another one has said what it has to say already.
-                if opinion.said == Said::Agrees || matches!(said, Said::Misbehaved(_)) {
-                    opinion.said = said;
-                }
-                break;
-            }
+            Err(said) => return opinion.cut_off(said),
         }
     }
     opinion

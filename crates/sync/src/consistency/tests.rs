@@ -389,6 +389,30 @@ fn roots_of_earlier_heights_are_compared() {
     assert!(heights(Height(5), Height(5), 4, 1).is_empty());
 }
 
+/// spec: CHECK-3, CHECK-4. Who has another root has it, whatever becomes of a question about an earlier height; who has the same
+/// agrees only if it answers all of them, and a lie is a lie.
+#[test]
+fn another_root_is_told_of_though_an_earlier_one_is_not_said() {
+    let (view, other) = (grown(&state(3)), grown(&state(4)));
+    let version = at(9, view);
+    let picked = Sample { roots: vec![at(3, view)], ..Sample::default() };
+    let said = |root: Root, earlier: Response| {
+        let mut peer = Says(|request: &Request| match request {
+            Request::GetRootAt { height: Height(9) } => Ok(Response::RootAt(Version { height: Height(9), root })),
+            Request::GetRootAt { .. } => Ok(earlier.clone()),
+            other => panic!("{other:?}"),
+        });
+        let mut peers = [("peer".to_owned(), &mut peer as &mut dyn Ask)];
+        let report = compare::<Blake3>(version, Certified::Root(view.root()), &picked, &mut peers);
+        (report.peers[0].said.clone(), report.is_contradicted(), report.discrepancies.len())
+    };
+    let busy = || Response::Busy { retry_after_ms: 5 };
+    assert_eq!(said(other.root(), busy()), (Said::Differs(other.root()), true, 1));
+    assert!(matches!(said(view.root(), busy()), (Said::Nothing(_), false, 0)));
+    let of_another_height = || Response::RootAt(at(4, view));
+    assert!(matches!(said(other.root(), of_another_height()), (Said::Misbehaved(_), false, 1)));
+}
+
 /// spec: CHECK-2. The whole state is read, in pieces, and once only: sample after sample, whatever the size of each.
 #[test]
 fn samples_go_on_where_the_last_one_ended() {
