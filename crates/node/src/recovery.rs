@@ -387,7 +387,6 @@ impl<'a, H: Hasher> Place<'a, H> {
     ) -> Result<Built, Failed> {
         let height = store.height().unwrap_or_default();
         let needed = target.height.0.saturating_sub(height.0);
-        self.allow(needed)?;
         let ledger = self.ledger_over(store, generation)?;
         let expected = self.genesis.first_state().map_err(|error| Failed::Damaged(error.to_string()))?.hash;
         if ledger.genesis_hash() != expected {
@@ -496,9 +495,19 @@ impl<'a, H: Hasher> Place<'a, H> {
     fn local_snapshot(&mut self, target: &Version) -> Result<Built, Failed> {
         let found = look_into_library(self.home).map_err(machine)?;
         let (library, _) = found.ok_or_else(|| Failed::Unavailable("there are no snapshots here".to_owned()))?;
-        let usable = library.list().into_iter().filter(|info| self.usable(version_of(info), target).is_ok());
+        let below = library.list().into_iter().filter(|info| info.id.height <= target.height);
+        let mut why = None;
+        let usable = below.filter(|info| match self.usable(version_of(info), target) {
+            Ok(()) => true,
+            Err(failed) => {
+                why.get_or_insert(failed);
+                false
+            }
+        });
         let list: Vec<Info> = usable.take(SNAPSHOTS_TRIED_MAX).collect();
-        let none = Failed::Unavailable(format!("there is no snapshot here of height {} or below", target.height));
+        let none = why.unwrap_or_else(|| {
+            Failed::Unavailable(format!("there is no snapshot here of height {} or below", target.height))
+        });
         let name = |info: &Info| format!("the snapshot of height {} here", info.id.height);
         self.first_of(list, none, name, |place, info| {
             place.check_room(room::of(info.totals))?;
@@ -543,7 +552,9 @@ impl<'a, H: Hasher> Place<'a, H> {
         self.replaced.generation.as_ref().map_or(0, |current| bytes_of(&current.state()))
     }
 
-    /// Whether a version can lead to a target, or why not.
+    /// Whether a version can lead to a target, or why not. The blocks on the way are looked at where they begin and end; what is
+    /// wrong between is found when they are run.
+    // spec: RECOVER-1, RECOVER-7
     fn usable(&self, version: Version, target: &Version) -> Result<(), Failed> {
         let Version { height, root } = version;
         if height > target.height {
@@ -551,12 +562,18 @@ impl<'a, H: Hasher> Place<'a, H> {
         }
         let known =
             if height == target.height { Some(target.root) } else { self.recorded(height).map(|known| known.0) };
-        match known.filter(|known| *known != root) {
-            Some(known) => {
-                Err(Failed::Misbehaved(format!("it says that height {height} has root {root}, which is {known}")))
-            }
-            None => Ok(()),
+        if let Some(known) = known.filter(|known| *known != root) {
+            return Err(Failed::Misbehaved(format!("it says that height {height} has root {root}, which is {known}")));
         }
+        if height == target.height {
+            return Ok(());
+        }
+        self.allow(target.height.0 - height.0)?;
+        let bodies = self.bodies.as_ref().map_err(Failed::clone)?;
+        for end in [height.next(), target.height] {
+            bodies.block(end).map_err(of_ledger)?;
+        }
+        Ok(())
     }
 }
 
@@ -736,8 +753,9 @@ pub(crate) fn failure(recovered: &Recovered) -> Failure {
 mod tests {
     use super::*;
     use crate::snapshots::{making, open_library};
-    use keelstone_codec::ChainId;
+    use keelstone_codec::{Blob, ChainId};
     use keelstone_ledger::modules::standard;
+    use keelstone_sync::mirror::{HEAD_FILE, Head};
     use std::io::Write as _;
     use tempfile::TempDir;
 
@@ -779,6 +797,52 @@ mod tests {
         let place = Place::<Blake3>::open(home, genesis, config, &registry, wish).expect("nobody uses it");
         spoil(&place.replaced.generation.as_ref().expect("there is a state").blocks());
         place.run()
+    }
+
+    /// spec: RECOVER-1, RECOVER-7. A version from which more blocks would be run than may be, or from which none leads on, is neither
+    /// reckoned with nor fetched.
+    #[test]
+    fn a_version_that_leads_nowhere_is_left_where_it_is() {
+        let (_place, home, mut config, _) = chain();
+        let engine = engine::open(&home, &config, &standard()).expect("it opens");
+        for time in 4..=6 {
+            engine.produce(Timestamp(time), SecretKey::from_seed(&[7; 32]).public(), true).expect("a block");
+        }
+        drop(engine);
+        let library = open_library(&home).expect("a library");
+        let id = library.list().first().expect("a snapshot").id;
+        let mirror = tempfile::tempdir().expect("a temporary directory");
+        let directory = Directory::new(mirror.path()).expect("it is there");
+        library.export_directory(id, &directory, 0, &mut |_| ControlFlow::Continue(())).expect("copied");
+        let head = Head { height: id.height, certificate: Blob::new([]).expect("it is short"), part: None };
+        fs::write(mirror.path().join(HEAD_FILE), head.to_bytes()).expect("written");
+        drop(library);
+
+        config.recovery.sources = vec![crate::p2p::Place::Directory(mirror.path().to_owned())];
+        let (registry, keys) = (standard(), KeyDir::new(home.path()));
+        let tried = |config: &Config, only: Strategy, (wanted, root): (Wanted, Option<Root>)| {
+            let progress = &mut |_: Strategy, _: u64, _: u64| {};
+            let wish = Wish { wanted, root, only: Some(only), keys: &keys, who: Who::User, progress };
+            let genesis = home.read_genesis().expect("it was written");
+            let mut place = Place::<Blake3>::open(&home, genesis, config, &registry, wish).expect("nobody uses it");
+            let target = place.target().expect("a root is known").version();
+            assert_eq!((target.height, place.estimate_ms(only, &target)), (Height(6), None));
+            let failed = place.build(only, &target).expect_err("it leads nowhere");
+            assert!(!home.joining().exists(), "nothing is fetched");
+            (failed, target, place.replaced.generation.as_ref().expect("there is a state").blocks())
+        };
+        config.recovery.max_block_replay = 1;
+        let (failed, target, blocks) = tried(&config, Strategy::LocalSnapshot, (Wanted::Newest, None));
+        assert_eq!(failed, Failed::TooFar { needed: 3, limit: 1 });
+        let (failed, ..) = tried(&config, Strategy::NetworkSnapshot, (Wanted::Newest, None));
+        assert!(failed.to_string().contains("takes 3 blocks, the limit is 1"), "{failed}");
+
+        config.recovery.max_block_replay = 100;
+        fs::remove_file(&blocks).expect("it is there");
+        for only in [Strategy::LocalSnapshot, Strategy::NetworkSnapshot] {
+            let (failed, ..) = tried(&config, only, (Wanted::Height(target.height), Some(target.root)));
+            assert!(matches!(&failed, Failed::Unavailable(why) if why.contains("the blocks are gone")), "{failed}");
+        }
     }
 
     /// spec: RECOVER-9. Blocks that the machine could not copy may be whole, and are nowhere else: that strategy fails, and the
