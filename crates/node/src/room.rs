@@ -2,6 +2,7 @@
 
 use keelstone_store::files::{Directory, Files as _};
 use keelstone_sync::library::LibraryError;
+use keelstone_sync::peers::Version;
 use keelstone_tree::Totals;
 
 /// About what a state takes on a disk: keys, values, and as much of the tree as an entry takes.
@@ -29,9 +30,35 @@ pub(crate) fn check(directory: &Directory, needed: u64, reserve_percent: u64) ->
     }
 }
 
+/// Refuses each version that the disk has no room for, and looks once at each that it has room for.
+pub(crate) struct PerVersion<'a> {
+    directory: &'a Directory,
+    reserve_percent: u64,
+    has_room: Option<Version>,
+}
+
+impl<'a> PerVersion<'a> {
+    pub(crate) fn new(directory: &'a Directory, reserve_percent: u64) -> Self {
+        Self { directory, reserve_percent, has_room: None }
+    }
+
+    /// Refuses a version for which there is no room, unless there was when it was looked at.
+    ///
+    /// # Errors
+    /// As [`check`].
+    pub(crate) fn check(&mut self, version: Version, needed: u64) -> Result<(), LibraryError> {
+        if self.has_room != Some(version) {
+            check(self.directory, needed, self.reserve_percent)?;
+            self.has_room = Some(version);
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keelstone_codec::{Hash, Height, Root};
     use keelstone_sync::recovery::Failed;
 
     /// spec: RECOVER-8. What is refused says how much it is and how much there is.
@@ -45,5 +72,20 @@ mod tests {
         assert!(needed == u64::MAX && free < needed);
         let refused = check(&directory, 0, 101).expect_err("more than all is to stay free");
         assert!(matches!(Failed::from(refused), Failed::NoRoom { needed: 0, free: 0 }));
+    }
+
+    /// That there was room for one version says nothing about the next, which may be larger; and what had room is not asked
+    /// about again while it fills the disk itself.
+    #[test]
+    fn room_is_asked_for_once_for_each_version() {
+        let place = tempfile::tempdir().expect("a directory");
+        let directory = Directory::new(place.path()).expect("it is there");
+        let version = |height| Version { height: Height(height), root: Root(Hash([7; 32])) };
+        let mut room = PerVersion::new(&directory, 0);
+        room.check(version(4), 0).expect("nothing has room");
+        room.check(version(4), u64::MAX).expect("it was looked at");
+        for _ in 0..2 {
+            assert!(matches!(room.check(version(5), u64::MAX), Err(LibraryError::NoRoom { .. })));
+        }
     }
 }

@@ -343,23 +343,23 @@ impl Sync<'_> {
         let opened = Joiner::<H>::open(staging.clone(), params, settings, wanted, joining.now(), p2p::seed()?);
         let mut joiner = opened.map_err(|error| Failure::io("the staging directory failed", &error))?;
         let mut shown = Shown::new(self.context.out, self.options.progress);
-        let mut has_room = false;
+        let mut room = room::PerVersion::new(&staging, self.config.snapshots.reserve_percent);
         let newer = word.newer();
         loop {
             let mut last = Progress::default();
             let mut rehearse = |joiner: &mut Joiner<H>, bytes| rehearse(joiner, bytes, aside);
             let version =
                 joining.fetch(&mut joiner, newer.as_ref(), Some(&mut rehearse), &mut |progress, version| {
-                    if let (Some(total), false) = (progress.total, has_room) {
-                        let needed = room::of_the_rest(total, progress.done);
-                        room::check(&staging, needed, self.config.snapshots.reserve_percent)?;
-                        has_room = true;
+                    if let Some(total) = progress.total {
+                        room.check(version, room::of_the_rest(total, progress.done))?;
                     }
                     last = *progress;
                     shown.show(progress, version);
                     Ok(())
                 })?;
             let progress = joiner.progress(joining.now());
+            // All may have been staged before, or another version since the last word: then nobody has looked yet.
+            room.check(version, room::of_the_rest(progress.total.unwrap_or_default(), progress.done))?;
             shown.show(&progress, version);
             let mut lost = false;
             let directory = aside.directory()?;
