@@ -53,6 +53,8 @@ pub(crate) struct Connection {
     busy: AtomicUsize,
     /// The body of one has not come yet: so far it is the client who takes time.
     receiving: AtomicBool,
+    /// An answer is on its way.
+    answering: AtomicBool,
     /// When a byte last went in either direction, or a request ended, in milliseconds since `born`.
     moved: AtomicU64,
     /// An event stream runs on it, which is bounded on its own.
@@ -70,6 +72,7 @@ impl Connection {
             born: Instant::now(),
             busy: AtomicUsize::new(0),
             receiving: AtomicBool::new(false),
+            answering: AtomicBool::new(false),
             moved: AtomicU64::new(0),
             streaming: AtomicBool::new(false),
             answer: Mutex::default(),
@@ -121,11 +124,19 @@ impl Connection {
         self.moved.store(now, Ordering::Relaxed);
     }
 
-    /// Since when nothing has gone in or out, unless it is this end that is at work: on a request that came whole, or a stream.
-    fn idle_from(&self) -> Option<Instant> {
-        let works = self.busy.load(Ordering::Relaxed) > 0 && !self.receiving.load(Ordering::Relaxed);
-        let idle = !works && !self.is_streaming();
-        idle.then(|| self.born + Duration::from_millis(self.moved.load(Ordering::Relaxed)))
+    /// Says whether an answer is on its way from now on.
+    pub(super) fn answers(&self, is_on_its_way: bool) {
+        self.answering.store(is_on_its_way, Ordering::Relaxed);
+    }
+
+    /// Whether something is under way, and since when nothing has gone in or out, unless it is this end that is at work: on a request
+    /// that came whole, or a stream. What orders first makes room first.
+    fn idle_from(&self) -> Option<(bool, Instant)> {
+        let receiving = self.receiving.load(Ordering::Relaxed);
+        let works = self.busy.load(Ordering::Relaxed) > 0 && !receiving;
+        let under_way = receiving || self.answering.load(Ordering::Relaxed);
+        let since = || self.born + Duration::from_millis(self.moved.load(Ordering::Relaxed));
+        (!works && !self.is_streaming()).then(|| (under_way, since()))
     }
 
     fn request_begins(&self, has_body: bool) {

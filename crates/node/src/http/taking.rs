@@ -120,6 +120,7 @@ impl<S> Paced<S> {
         let now = Instant::now();
         if self.began.is_none() {
             (self.began, self.moved) = (Some(now), now);
+            self.connection.answers(true);
         }
         if polled.is_ready() {
             self.moved = now;
@@ -174,6 +175,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
             // What was written is with the system; what comes next is another answer, or another piece of it.
             let written = std::mem::take(&mut self.written);
             self.connection.taken(written);
+            self.connection.answers(false);
             self.began = None;
         }
         polled
