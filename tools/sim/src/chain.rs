@@ -2,8 +2,8 @@
 
 use crate::dice::Dice;
 use keelstone_codec::{ChainId, Height, Key, Namespace, Root, Value};
-use keelstone_store::files::MemoryFiles;
-use keelstone_store::{Options, Store, View};
+use keelstone_store::files::{Files, MemoryFiles};
+use keelstone_store::{Options, Store, StoreError, View};
 use keelstone_sync::peers::{Version, Versions};
 use keelstone_sync::snapshot::{Plan, Skeleton, SnapshotParams, UnitName};
 use keelstone_tree::{Blake3, Diff, Grown, HashKind, KeyRange, Read, ReadError};
@@ -69,9 +69,7 @@ impl Chain {
             hasher: HashKind::Blake3,
             chunk_weight_max: 4000,
         };
-        let options =
-            Options { segment_bytes: 1 << 18, page_segment_bytes: 1 << 18, background: false, ..Options::default() };
-        let store = Store::create(Arc::new(MemoryFiles::new()), options).expect("memory does not fail");
+        let store = Store::create(Arc::new(MemoryFiles::new()), options()).expect("memory does not fail");
         let mut dice = Dice::new(number as u64);
         let (mut states, mut units, mut pages) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
         let mut state = State::new();
@@ -180,7 +178,17 @@ pub(crate) static CHAINS: LazyLock<Vec<Chain>> = LazyLock::new(|| {
     shapes.iter().enumerate().map(|(number, shape)| Chain::new(number, shape)).collect()
 });
 
-/// What one server keeps of a chain.
+/// What a server keeps of a chain that was made beforehand.
+pub(crate) trait Keeps: Versions {
+    /// What the chain's nodes agree on.
+    fn params(&self) -> &SnapshotParams;
+    /// The chain's version of a height, kept or not.
+    fn at(&self, height: u64) -> Version;
+    /// The chain grew: of the newest heights so many are kept.
+    fn grow(&mut self, newest: u64, keep: u64);
+}
+
+/// What one server keeps of a chain of states.
 pub(crate) struct Kept {
     pub(crate) chain: &'static Chain,
     pub(crate) oldest: u64,
@@ -208,7 +216,41 @@ impl Versions for Kept {
     }
 }
 
-/// All entries of a store's last version.
+impl Keeps for Kept {
+    fn params(&self) -> &SnapshotParams {
+        &self.chain.params
+    }
+
+    fn at(&self, height: u64) -> Version {
+        self.chain.at(height)
+    }
+
+    fn grow(&mut self, newest: u64, keep: u64) {
+        self.newest = newest;
+        self.oldest = self.oldest.max(newest.saturating_sub(keep));
+    }
+}
+
+/// A small store that does everything in turn.
+pub(crate) fn options() -> Options {
+    Options { segment_bytes: 1 << 18, page_segment_bytes: 1 << 18, background: false, ..Options::default() }
+}
+
+/// Builds a store of the entries, as a node does that has joined.
+pub(crate) fn built<'a>(
+    files: Arc<dyn Files>,
+    options: Options,
+    entries: impl IntoIterator<Item = (&'a Namespace, &'a Key, &'a [u8])>,
+    at: Version,
+) -> Result<Store<Blake3>, StoreError> {
+    let mut building = Store::build(files, options, at.height)?;
+    for (name, key, value) in entries {
+        building.push(name, key, value)?;
+    }
+    building.finish(at.root)
+}
+
+/// All entries of a version.
 pub(crate) fn read_all(view: &View<Blake3>) -> State {
     let mut out = State::new();
     for (name, _) in view.namespaces() {

@@ -1,25 +1,33 @@
-//! Many lives of a node that joins: the machines of `keelstone_sync::peers`, a real store, and around them a network and
-//! a disk that do their worst, in one thread and from one seed.
+//! Many lives of a node that joins, and of one that has joined and follows: the machines of `keelstone_sync::peers`, a
+//! real store or ledger, and around them a network and a disk that do their worst, in one thread and from one seed.
 //!
 //! Each run has five peers, of which one at least is honest; what the others do is drawn from [`Manner`]. Messages are
-//! late, out of order or lost, peers go and come back, the joiner is killed and its power is cut, its disk fills up and
+//! late, out of order or lost, peers go and come back, the node is killed and its power is cut, its disk fills up and
 //! fails, and the chain grows and prunes meanwhile. After a minute the storm ends: only the liars are left, and in some
 //! runs a chain that goes on growing.
 //!
-//! What must hold, in every run: nothing that was not proven is written; nothing that is staged is staged again;
-//! nobody is banned who did not lie; the state that comes out is the certified one; and it does come out, within
-//! bounds on time and requests. A run is repeated from its seed alone. [`toy`] has clients with planted bugs, which
-//! show that each of these is looked at.
+//! What must hold, in every run: nobody is banned who did not lie, and it ends within bounds on time and requests. Of
+//! whoever joins: nothing that was not proven is written; nothing that is staged is staged again; the state that comes out
+//! is the certified one. Of whoever follows: after each height, and whenever it starts again, its root is the chain's;
+//! what was taken in is there; it comes to the last height that is certified. A run is repeated from its seed alone.
+//! [`toy`] and [`careless`] have clients with planted bugs, which show that each of these is looked at.
 #![forbid(unsafe_code)]
 
+mod blocks;
+pub mod careless;
 mod chain;
 mod dice;
 mod disk;
+mod following;
+mod joining;
 mod liar;
 pub mod toy;
 mod world;
 
 pub use dice::Dice;
+use following::Following;
+pub use following::Follows;
+use joining::Joining;
 use keelstone_codec::{Key, Namespace};
 use keelstone_store::files::Files;
 use keelstone_sync::peers::{Effect, EntriesError, Event, Joiner, Settings, Tick, Version};
@@ -29,6 +37,7 @@ pub use liar::Manner;
 use std::convert::Infallible;
 use std::sync::Arc;
 pub use world::Outcome;
+use world::World;
 
 /// Peers of a run.
 pub(crate) const PEERS: usize = 5;
@@ -59,7 +68,7 @@ pub struct Beginning {
     pub seed: u64,
 }
 
-/// What is tried out: the machine of the product, or a toy.
+/// What is tried out of whoever joins: the machine of the product, or a toy.
 pub trait Client: Sized {
     /// Begins or goes on.
     ///
@@ -107,12 +116,12 @@ impl Client for Joiner<Blake3> {
     }
 }
 
-/// One run.
+/// One run of a node that joins.
 ///
 /// # Errors
 /// What does not hold.
 pub fn run<C: Client>(seed: u64) -> Result<Outcome, String> {
-    world::World::<C>::new(seed, None).run()
+    World::<Joining<C>>::new(seed, None).run()
 }
 
 /// One run in which one peer is honest and the other four all behave like this.
@@ -120,5 +129,21 @@ pub fn run<C: Client>(seed: u64) -> Result<Outcome, String> {
 /// # Errors
 /// What does not hold.
 pub fn run_among<C: Client>(seed: u64, liars: Manner) -> Result<Outcome, String> {
-    world::World::<C>::new(seed, Some(liars)).run()
+    World::<Joining<C>>::new(seed, Some(liars)).run()
+}
+
+/// One run of a node that has joined and follows.
+///
+/// # Errors
+/// What does not hold.
+pub fn follow<F: Follows>(seed: u64) -> Result<Outcome, String> {
+    World::<Following<F>>::new(seed, None).run()
+}
+
+/// As [`follow`], and one peer is honest and the other four all behave like this.
+///
+/// # Errors
+/// What does not hold.
+pub fn follow_among<F: Follows>(seed: u64, liars: Manner) -> Result<Outcome, String> {
+    World::<Following<F>>::new(seed, Some(liars)).run()
 }

@@ -1,20 +1,15 @@
-//! One run: a joiner, five peers, a network and a disk that fail, all from one seed.
+//! One run: a node, five peers, a network and a disk that fail, all from one seed.
 
-use crate::chain::{CHAINS, Chain, Kept, STATES, State, read_all};
+use crate::PEERS;
+use crate::chain::{Keeps, STATES};
 use crate::dice::Dice;
-use crate::disk::Watched;
 use crate::liar::{Manner, Node};
-use crate::{Beginning, Client, Gap, PEERS};
-use keelstone_codec::{Key, Namespace};
-use keelstone_store::files::{Fault, MemoryFiles};
-use keelstone_store::{Options, Store};
+use keelstone_store::files::{Fault, FaultyFiles};
 use keelstone_sync::peers::{Effect, Ended, Event, Frame, PeerId, Request, ServerLimits, Settings, Tick, Version};
-use keelstone_tree::Blake3;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 /// Until then the network loses, parts and delays, disks fail and the target moves; after it, only liars are left.
-const STORM_MS: u64 = 60_000;
+pub(crate) const STORM_MS: u64 = 60_000;
 /// By then every run has ended.
 const END_MS: u64 = 3_600_000;
 /// Requests a run may take: far more than any needs.
@@ -27,14 +22,66 @@ pub struct Outcome {
     pub took_ms: u64,
     /// Requests in all.
     pub requests: u64,
-    /// Lives of the joiner.
+    /// Lives of the node.
     pub lives: u64,
     /// Liars that were banned.
     pub banned: u64,
-    /// Entries of the state that came out.
-    pub entries: u64,
+    /// Entries of the state that came out; for whoever follows, heights that were taken in.
+    pub amount: u64,
     /// How the peers behaved.
     pub manners: Vec<Manner>,
+}
+
+/// Why a step came to nothing.
+pub(crate) enum Trouble {
+    /// The disk failed.
+    Disk,
+    /// Something does not hold.
+    Wrong(String),
+}
+
+impl From<String> for Trouble {
+    fn from(wrong: String) -> Self {
+        Self::Wrong(wrong)
+    }
+}
+
+/// The node that a run is about: its machine and its disk, and what they are judged by.
+pub(crate) trait Life: Sized {
+    /// What its peers keep.
+    type Kept: Keeps;
+
+    /// The last height of its chains.
+    const HEIGHT_MAX: u64;
+    /// Until when it has work to do in which it can be killed.
+    const BUSY_MS: u64;
+    /// Whether an answer may come that was meant for a life before.
+    const HEARS_THE_PAST: bool;
+
+    /// How many chains there are.
+    fn chains() -> usize;
+    /// What a peer keeps of a chain.
+    fn kept(chain: usize, oldest: u64, newest: u64, is_whole: bool) -> Self::Kept;
+    /// A disk, and no life yet.
+    fn new(chain: usize, newest: u64, dice: &mut Dice) -> Self;
+    /// The chain's version of a height.
+    fn version(&self, height: u64) -> Version;
+    /// A life begins, from what is on the disk.
+    fn open(&mut self, settings: Settings, target: Version, now: Tick, seed: u64) -> Result<(), Trouble>;
+    /// Requests for anything but a status that one step may make.
+    fn asked_max(settings: &Settings) -> u32;
+    fn is_alive(&self) -> bool;
+    fn kill(&mut self);
+    /// What was not synced may be gone.
+    fn cut_power(&mut self, seed: u64);
+    fn disk(&self) -> &FaultyFiles;
+    /// The disk is made to fail, or was.
+    fn excuse(&mut self);
+    /// Takes in an event, does what is to be done on the disk and says what else is. One that is not alive does nothing.
+    fn step(&mut self, now: Tick, event: Event<'_>) -> Result<Vec<Effect>, Trouble>;
+    fn wakeup(&self, now: Tick) -> Option<Tick>;
+    /// How much came out.
+    fn amount(&self) -> u64;
 }
 
 enum Happening {
@@ -48,23 +95,21 @@ enum Happening {
     DiskFault,
 }
 
-pub(crate) struct World<C> {
+pub(crate) struct World<L: Life> {
     dice: Dice,
     now: u64,
     queue: BTreeMap<(u64, u64), Happening>,
     number: u64,
-    chain: &'static Chain,
     /// Height up to which the chain has grown.
     newest: u64,
     keep: u64,
     grow_ms: u64,
     /// Whether it grows after the storm too.
     grows_on: bool,
-    nodes: Vec<Node>,
+    nodes: Vec<Node<L::Kept>>,
     is_away: Vec<bool>,
     banned: BTreeSet<PeerId>,
-    disk: Watched,
-    client: Option<C>,
+    node: L,
     life: u64,
     next_wake: Option<u64>,
     latency_ms: u64,
@@ -72,15 +117,13 @@ pub(crate) struct World<C> {
     settings: Settings,
     outcome: Outcome,
     done: Option<Version>,
-    is_quick: bool,
 }
 
-impl<C: Client> World<C> {
+impl<L: Life> World<L> {
     pub(crate) fn new(seed: u64, gang: Option<Manner>) -> Self {
         let mut dice = Dice::new(seed);
-        let place = dice.place(CHAINS.len());
-        let chain = &CHAINS[place];
-        let other = &CHAINS[(place + 1) % CHAINS.len()];
+        let chain = dice.place(L::chains());
+        let other = (chain + 1) % L::chains();
         let newest = dice.between(3, STATES / 2);
         let keep = dice.between(1, 3);
         // Whoever joins a chain that never rests has to be given the time that one version takes.
@@ -101,10 +144,11 @@ impl<C: Client> World<C> {
             let liar = gang.or(drawn).unwrap_or_else(|| dice.one_of(&Manner::LIARS));
             let is_honest = peer == honest || (gang.is_none() && dice.percent(25));
             let manner = if is_honest { Manner::Honest } else { liar };
-            let kept = Kept { chain, oldest: newest.saturating_sub(keep).max(1), newest };
-            Node::new(manner, kept, other, limits)
+            let is_whole = peer == honest || peer % 2 == 0;
+            let kept = L::kept(chain, newest.saturating_sub(keep).max(1), newest, is_whole);
+            Node::new(manner, kept, L::kept(other, 1, newest, true), limits)
         });
-        let nodes: Vec<Node> = nodes.collect();
+        let nodes: Vec<Node<L::Kept>> = nodes.collect();
         let manners = nodes.iter().map(|node| node.manner).collect();
         let settings = Settings {
             concurrent_requests_max: u32::try_from(dice.between(2, 12)).expect("a small number"),
@@ -121,17 +165,14 @@ impl<C: Client> World<C> {
             grow_ms: dice.one_of(&[1_000, 5_000, 1_000_000]),
             grows_on,
             is_away: vec![false; PEERS],
-            is_quick: dice.percent(80),
-            disk: Watched::new(dice.roll(), chain),
+            node: L::new(chain, newest, &mut dice),
             queue: BTreeMap::new(),
             now: 0,
             number: 0,
-            chain,
             newest,
             keep,
             nodes,
             banned: BTreeSet::new(),
-            client: None,
             life: 0,
             next_wake: None,
             settings,
@@ -148,7 +189,7 @@ impl<C: Client> World<C> {
         let (grow_ms, end) = (self.grow_ms, STORM_MS);
         self.at(grow_ms, Happening::Grow);
         for _ in 0..self.dice.below(4) {
-            let (when, power) = (self.dice.below(end / 4), self.dice.percent(50));
+            let (when, power) = (self.dice.below(L::BUSY_MS), self.dice.percent(50));
             self.at(when, Happening::Crash { power });
         }
         for peer in 0..PEERS {
@@ -160,7 +201,7 @@ impl<C: Client> World<C> {
             }
         }
         if self.dice.percent(25) {
-            let when = self.dice.below(end / 8);
+            let when = self.dice.below(L::BUSY_MS / 2);
             self.at(when, Happening::DiskFault);
         }
     }
@@ -185,9 +226,8 @@ impl<C: Client> World<C> {
                 return Err(format!("it has not ended after {REQUESTS_MAX} requests: {:?}", self.outcome));
             }
             self.happen(what)?;
-            self.disk.verdict()?;
             if self.done.is_some() {
-                self.outcome.took_ms = self.now;
+                (self.outcome.took_ms, self.outcome.amount) = (self.now, self.node.amount());
                 return Ok(self.outcome);
             }
         }
@@ -220,17 +260,18 @@ impl<C: Client> World<C> {
             }
             Happening::Response { peer, life, id: asked, bytes } => {
                 // What was meant for a life before this one may arrive in it or not.
-                if self.is_away[peer] || (life != self.life && self.dice.percent(80)) {
+                let is_lost = life != self.life && (!L::HEARS_THE_PAST || self.dice.percent(80));
+                if self.is_away[peer] || is_lost {
                     return Ok(());
                 }
                 self.step(Event::Answered(id(peer), asked, &bytes))
             }
             Happening::Grow => self.grow(),
             Happening::Crash { power } => {
-                if self.client.take().is_some() {
+                if self.node.is_alive() {
+                    self.node.kill();
                     if power {
-                        let seed = self.dice.roll();
-                        self.disk.cut_power(seed);
+                        self.node.cut_power(self.dice.roll());
                     }
                     let pause = self.dice.below(3_000);
                     self.at(self.now + pause, Happening::Start);
@@ -256,32 +297,32 @@ impl<C: Client> World<C> {
                     Fault::NoSpaceForever,
                     Fault::ShortWrite,
                 ]);
-                let disk = &self.disk.disk;
+                let disk = self.node.disk();
                 disk.fail_at(disk.changes() + self.dice.below(6), fault);
                 if self.dice.percent(50) {
                     disk.flip_reads(disk.reads() + self.dice.below(10), self.dice.below(4));
                 }
-                self.disk.excuse();
+                self.node.excuse();
                 Ok(())
             }
         }
     }
 
     fn start(&mut self) -> Result<(), String> {
-        if self.client.is_some() {
+        if self.node.is_alive() {
             return Ok(());
         }
         self.life += 1;
         self.outcome.lives = self.life;
         self.next_wake = None;
-        let (target, seed) = (self.chain.at(self.newest), self.dice.roll());
-        let (files, params) = (Arc::new(self.disk.clone()), self.chain.params.clone());
-        match C::open(Beginning { files, params, settings: self.settings, target, now: Tick(self.now), seed }) {
-            Ok(client) => self.client = Some(client),
-            Err(_) => {
+        let (target, seed) = (self.node.version(self.newest), self.dice.roll());
+        match self.node.open(self.settings, target, Tick(self.now), seed) {
+            Ok(()) => {}
+            Err(Trouble::Disk) => {
                 self.mend();
                 return Ok(());
             }
+            Err(Trouble::Wrong(wrong)) => return Err(wrong),
         }
         for peer in (0..PEERS).filter(|peer| !self.is_away[*peer]).map(id).collect::<Vec<_>>() {
             if !self.banned.contains(&peer) {
@@ -291,16 +332,19 @@ impl<C: Client> World<C> {
         self.step(Event::Tick)
     }
 
-    /// Somebody looks at the disk, and starts the node again.
+    /// Somebody looks at the disk, which may take turning everything off, and starts the node again.
     fn mend(&mut self) {
-        self.disk.disk.mend();
-        self.disk.excuse();
-        self.client = None;
+        self.node.kill();
+        if self.dice.percent(50) {
+            self.node.cut_power(self.dice.roll());
+        }
+        self.node.disk().mend();
+        self.node.excuse();
         self.at(self.now + 1_000, Happening::Start);
     }
 
     fn grow(&mut self) -> Result<(), String> {
-        if !self.is_storm() && !self.grows_on {
+        if self.newest == L::HEIGHT_MAX || (!self.is_storm() && !self.grows_on) {
             return Ok(());
         }
         self.newest += 1;
@@ -308,7 +352,7 @@ impl<C: Client> World<C> {
             node.grow(self.newest, self.keep);
         }
         self.at(self.now + self.grow_ms, Happening::Grow);
-        let target = self.chain.at(self.newest);
+        let target = self.node.version(self.newest);
         self.step(Event::Target(target))
     }
 
@@ -321,35 +365,35 @@ impl<C: Client> World<C> {
 
     fn step(&mut self, event: Event<'_>) -> Result<(), String> {
         let now = Tick(self.now);
-        let Some(client) = &mut self.client else { return Ok(()) };
-        let mut effects = client.step(now, event);
+        let effects = match self.node.step(now, event) {
+            Ok(effects) => effects,
+            Err(Trouble::Disk) => {
+                self.mend();
+                return Ok(());
+            }
+            Err(Trouble::Wrong(wrong)) => return Err(wrong),
+        };
         let mut asked = 0;
-        while !effects.is_empty() {
-            let mut next = Vec::new();
-            for effect in effects {
-                asked += u32::from(matches!(&effect, Effect::Ask(_, frame) if frame.body != Request::Status));
-                next.extend(self.perform(effect)?);
-            }
-            effects = next;
+        for effect in effects {
+            asked += u32::from(matches!(&effect, Effect::Ask(_, frame) if frame.body != Request::Status));
+            self.perform(effect)?;
         }
-        if asked > self.settings.concurrent_requests_max {
-            return Err(format!("{asked} requests at once, {} may be", self.settings.concurrent_requests_max));
+        let asked_max = L::asked_max(&self.settings);
+        if asked > asked_max {
+            return Err(format!("{asked} requests at once, {asked_max} may be"));
         }
-        if let Some(client) = &self.client
-            && let Some(wake) = client.wakeup(now)
-        {
-            if wake <= now {
-                return Err("it wants to be woken in the past".to_owned());
-            }
-            if self.next_wake.is_none_or(|next| wake.0 < next) {
-                self.next_wake = Some(wake.0);
-                self.at(wake.0, Happening::Wake { life: self.life });
-            }
+        let Some(wake) = self.node.wakeup(now) else { return Ok(()) };
+        if wake <= now {
+            return Err("it wants to be woken in the past".to_owned());
+        }
+        if self.next_wake.is_none_or(|next| wake.0 < next) {
+            self.next_wake = Some(wake.0);
+            self.at(wake.0, Happening::Wake { life: self.life });
         }
         Ok(())
     }
 
-    fn perform(&mut self, effect: Effect) -> Result<Vec<Effect>, String> {
+    fn perform(&mut self, effect: Effect) -> Result<(), String> {
         match effect {
             Effect::Ask(peer, frame) => {
                 self.outcome.requests += 1;
@@ -361,7 +405,6 @@ impl<C: Client> World<C> {
                     let (life, frame) = (self.life, Box::new(frame));
                     self.at(self.now + delay, Happening::Request { peer: place, life, frame });
                 }
-                Ok(vec![])
             }
             Effect::Ban(peer, why) => {
                 let manner = self.nodes[usize::try_from(peer.0).expect("there are five")].manner;
@@ -370,76 +413,20 @@ impl<C: Client> World<C> {
                 }
                 self.banned.insert(peer);
                 self.outcome.banned += 1;
-                Ok(vec![])
             }
-            Effect::Seek(_) => Ok(vec![]),
-            Effect::Build(version) => self.build(version),
-            Effect::Switch(version) => {
-                self.done = Some(version);
-                Ok(vec![])
+            Effect::Seek(_) => {}
+            Effect::Build(version) => return Err(format!("nobody built {version:?}")),
+            Effect::Switch(version) => self.done = Some(version),
+            // A node would try again, or another way: here it tries again.
+            Effect::End(Ended::Disk(_)) => self.mend(),
+            Effect::End(Ended::Stalled { .. }) if self.outcome.lives < 20 => {
+                self.node.kill();
+                self.at(self.now + 1_000, Happening::Start);
             }
-            Effect::End(why) => {
-                // A node would try again, or another way: here it tries again.
-                match why {
-                    Ended::Disk(_) => self.mend(),
-                    Ended::Stalled { .. } if self.outcome.lives < 20 => {
-                        self.client = None;
-                        self.at(self.now + 1_000, Happening::Start);
-                    }
-                    other => return Err(format!("it gave up: {other}")),
-                }
-                Ok(vec![])
-            }
+            Effect::End(why) => return Err(format!("it gave up: {why}")),
         }
+        Ok(())
     }
-
-    /// Builds the state from what was fetched and compares it with the truth.
-    fn build(&mut self, version: Version) -> Result<Vec<Effect>, String> {
-        if version.height.0 > self.newest || self.chain.at(version.height.0) != version {
-            return Err(format!("it builds {version:?}, which nobody certified"));
-        }
-        let now = Tick(self.now);
-        let client = self.client.as_mut().expect("it asked for it");
-        let mut found: Vec<(Namespace, Key, Vec<u8>)> = Vec::new();
-        let handed = client.entries(&mut |name, key, value| found.push((name.clone(), key.clone(), value.to_vec())));
-        match handed {
-            Ok(()) => {}
-            Err(Gap::Missing) => return Ok(client.step(now, Event::Tick)),
-            Err(Gap::Ended(reason)) => {
-                if !reason.contains("staging directory") {
-                    return Err(format!("it could not hand out what it fetched: {reason}"));
-                }
-                self.mend();
-                return Ok(vec![]);
-            }
-        }
-        let expected = self.chain.state(version.height);
-        if !found
-            .iter()
-            .map(|(name, key, value)| ((name, key), value))
-            .eq(expected.iter().map(|((name, key), value)| ((name, key), value)))
-        {
-            return Err(format!("what was fetched is not the state of {version:?}"));
-        }
-        self.outcome.entries = found.len() as u64;
-        if !self.is_quick {
-            built(&found, version, expected)?;
-        }
-        Ok(client.step(now, Event::Built))
-    }
-}
-
-/// Builds a store of the entries, as a node does.
-fn built(found: &[(Namespace, Key, Vec<u8>)], version: Version, expected: &State) -> Result<(), String> {
-    let options =
-        Options { segment_bytes: 1 << 18, page_segment_bytes: 1 << 18, background: false, ..Options::default() };
-    let failed = |error: keelstone_store::StoreError| format!("the store: {error}");
-    let mut building = Store::<Blake3>::build(Arc::new(MemoryFiles::new()), options, version.height).map_err(failed)?;
-    for (name, key, value) in found {
-        building.push(name, key, value).map_err(failed)?;
-    }
-    let store = building.finish(version.root).map_err(failed)?;
-    if read_all(&store.view()) == *expected { Ok(()) } else { Err("the store holds something else".to_owned()) }
 }
 
 fn id(peer: usize) -> PeerId {

@@ -1,20 +1,22 @@
-//! Simulated seeds of the machine that joins, and toys whose planted bugs they find.
+//! Simulated seeds of the machines that join and that follow, and clients whose planted bugs they find.
 //!
 //! A failure says its seed. `KEELSTONE_SIM_FROM=seed KEELSTONE_SIM_SEEDS=1 cargo test -p keelstone-sim every_seed` runs it
 //! again; `cargo xtask sim N` runs many.
 #![forbid(unsafe_code)]
 
+use keelstone_sim::careless::{Careless, Slip};
 use keelstone_sim::toy::{Bug, Toy};
-use keelstone_sim::{Manner, Outcome, run, run_among};
-use keelstone_sync::peers::Joiner;
+use keelstone_sim::{Manner, Outcome, follow, follow_among, run, run_among};
+use keelstone_sync::peers::{Follower, Joiner};
 use keelstone_tree::Blake3;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 type Machine = Joiner<Blake3>;
 
-/// Seeds in the tests.
+/// Seeds of a node that joins in the tests, and of one that follows.
 const SEEDS: u64 = 5_000;
+const FOLLOWED_SEEDS: u64 = 1_000;
 
 fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
@@ -32,45 +34,77 @@ fn judge(
     }
 }
 
+/// What many seeds come to, all together.
+struct Storm {
+    count: u64,
+    lives: u64,
+    banned: u64,
+    amount: u64,
+}
+
+impl Storm {
+    /// So many seeds, unless the environment says which.
+    fn of(default: u64, run: fn(u64) -> Result<Outcome, String>) -> Self {
+        let (first, count) =
+            (from_environment("KEELSTONE_SIM_FROM", 0), from_environment("KEELSTONE_SIM_SEEDS", default));
+        let next = AtomicU64::new(first);
+        let threads = thread::available_parallelism().map_or(2, |threads| threads.get().min(64));
+        let (mut wrong, mut banned, mut lives, mut requests, mut amount) = (Vec::new(), 0, 0, 0, 0);
+        thread::scope(|scope| {
+            let work = || {
+                let mut outcomes = Vec::new();
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count {
+                        return outcomes;
+                    }
+                    let outcome = judge(seed, run);
+                    let is_wrong = outcome.is_err();
+                    outcomes.push(outcome);
+                    if is_wrong {
+                        return outcomes;
+                    }
+                }
+            };
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            for outcome in workers.into_iter().flat_map(|worker| worker.join().expect("it catches panics")) {
+                match outcome {
+                    Ok(outcome) => {
+                        banned += outcome.banned;
+                        lives += outcome.lives;
+                        requests += outcome.requests;
+                        amount += outcome.amount;
+                    }
+                    Err(error) => wrong.push(error),
+                }
+            }
+        });
+        println!("{count} seeds from {first}: {lives} lives, {requests} requests, {banned} bans");
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        Self { count, lives, banned, amount }
+    }
+
+    /// Enough nodes died, enough liars were found out, and there was enough to do.
+    fn assert_it_was_one(&self) {
+        let Self { count, lives, banned, amount } = *self;
+        let is_one = banned > count / 2 && lives > count && amount > 10 * count;
+        assert!(count < 100 || is_one, "the storm is not what it should be: {banned} bans, {lives} lives, {amount}");
+    }
+}
+
 /// spec: PEER-5, PEER-6, PEER-7, PEER-8, PEER-9, PEER-10. Whatever network, disk and peers do: nothing unproven is written,
 /// nothing staged is staged again, nobody is banned who did not lie, and the certified state comes out.
 #[test]
 fn every_seed_ends_with_the_certified_state() {
-    let (first, count) = (from_environment("KEELSTONE_SIM_FROM", 0), from_environment("KEELSTONE_SIM_SEEDS", SEEDS));
-    let next = AtomicU64::new(first);
-    let threads = thread::available_parallelism().map_or(2, |threads| threads.get().min(64));
-    let (mut wrong, mut banned, mut lives, mut requests) = (Vec::new(), 0, 0, 0);
-    thread::scope(|scope| {
-        let work = || {
-            let mut outcomes = Vec::new();
-            loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= first + count {
-                    return outcomes;
-                }
-                let outcome = judge(seed, run::<Machine>);
-                let is_wrong = outcome.is_err();
-                outcomes.push(outcome);
-                if is_wrong {
-                    return outcomes;
-                }
-            }
-        };
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        for outcome in workers.into_iter().flat_map(|worker| worker.join().expect("it catches panics")) {
-            match outcome {
-                Ok(outcome) => {
-                    banned += outcome.banned;
-                    lives += outcome.lives;
-                    requests += outcome.requests;
-                }
-                Err(error) => wrong.push(error),
-            }
-        }
-    });
-    println!("{count} seeds from {first}: {lives} lives, {requests} requests, {banned} bans");
-    assert!(wrong.is_empty(), "{wrong:#?}");
-    assert!(count < 100 || (banned > count / 2 && lives > count), "the storm is not what it should be");
+    Storm::of(SEEDS, run::<Machine>).assert_it_was_one();
+}
+
+/// spec: PEER-7, PEER-15, SNAP-11. Whatever network, disk and peers do: after each height that whoever follows takes in, and
+/// after each crash, its root is the chain's and nothing that was taken in is lost; nobody is banned who did not lie, and
+/// it comes to the last height that is certified.
+#[test]
+fn every_seed_of_a_follower_comes_to_the_last_height() {
+    Storm::of(FOLLOWED_SEEDS, follow::<Follower>).assert_it_was_one();
 }
 
 /// A seed is a run: twice the same.
@@ -78,6 +112,7 @@ fn every_seed_ends_with_the_certified_state() {
 fn a_seed_gives_the_same_run_each_time() {
     for seed in 0..40 {
         assert_eq!(judge(seed, run::<Machine>), judge(seed, run::<Machine>));
+        assert_eq!(judge(seed, follow::<Follower>), judge(seed, follow::<Follower>));
     }
 }
 
@@ -111,6 +146,24 @@ fn a_sound_toy_passes_and_each_planted_bug_is_found() {
         println!("{bug:?}: {}", found.chars().take(160).collect::<String>());
         // Nothing is wrong with each of its steps: only that there is no end of them.
         assert!(*bug != Bug::StartsOver || found.contains("it has not ended after"), "{found}");
+    }
+}
+
+fn slip<const SLIP: usize>() -> Option<String> {
+    let seeds = if SLIP == 0 { 100 } else { 1_000 };
+    (0..seeds).find_map(|seed| judge(seed, follow::<Careless<SLIP>>).err())
+}
+
+/// These runs find what is wrong with whoever follows, too.
+#[test]
+fn a_careful_follower_passes_and_each_slip_is_found() {
+    assert_eq!(slip::<0>(), None, "the careful one");
+    let found =
+        [slip::<1>(), slip::<2>(), slip::<3>(), slip::<4>(), slip::<5>(), slip::<6>(), slip::<7>(), slip::<8>()];
+    assert_eq!(found.len() + 1, Slip::ALL.len());
+    for (slip, found) in Slip::ALL[1..].iter().zip(found) {
+        let found = found.unwrap_or_else(|| panic!("{slip:?} was not noticed"));
+        println!("{slip:?}: {}", found.chars().take(160).collect::<String>());
     }
 }
 
@@ -172,4 +225,18 @@ fn s12_a_majority_with_another_root_is_not_followed() {
     ends_among(Manner::MovingRoot);
     ends_among(Manner::Stale);
     assert!(ends_among(Manner::OtherChain) > 100);
+}
+
+/// S-01, S-02, S-03, S-04, S-11, S-12 of whoever follows: with one honest peer among four of any kind it comes to the last
+/// height; who sends what cannot be true is banned, and who sends nothing, little or late is not.
+#[test]
+fn a_follower_among_four_of_a_kind_bans_those_who_lie_and_comes_to_the_last_height() {
+    for liars in Manner::LIARS {
+        let outcome = |seed| {
+            judge(seed, |seed| follow_among::<Follower>(seed, liars))
+                .unwrap_or_else(|wrong| panic!("{liars:?}: {wrong}"))
+        };
+        let banned: u64 = (0..20).map(|seed| outcome(seed).banned).sum();
+        assert!(if liars.is_blameless() { banned == 0 } else { banned > 10 }, "{liars:?}: {banned} were banned");
+    }
 }
