@@ -1,5 +1,6 @@
-//! Many lives of a node that joins, and of one that has joined and follows: the machines of `keelstone_sync::peers`, a
-//! real store or ledger, and around them a network and a disk that do their worst, in one thread and from one seed.
+//! Many lives of a node that joins, of one that has joined and follows, and of one that keeps its state whole: the machines
+//! of `keelstone_sync`, a real store or ledger, and around them a network and a disk that do their worst, in one thread and
+//! from one seed.
 //!
 //! Each run has five peers, of which one at least is honest; what the others do is drawn from [`Manner`]. Messages are
 //! late, out of order or lost, peers go and come back, the node is killed and its power is cut, its disk fills up and
@@ -9,8 +10,9 @@
 //! What must hold, in every run: nobody is banned who did not lie, and it ends within bounds on time and requests. Of
 //! whoever joins: nothing that was not proven is written; nothing that is staged is staged again; the state that comes out
 //! is the certified one. Of whoever follows: after each height, and whenever it starts again, its root is the chain's;
-//! what was taken in is there; it comes to the last height that is certified. A run is repeated from its seed alone.
-//! [`toy`] and [`careless`] have clients with planted bugs, which show that each of these is looked at.
+//! what was taken in is there; it comes to the last height that is certified. Of whoever tends a state, under which bytes
+//! change that nobody wrote: whatever can be read is the chain's; nothing is repaired to another root, or too often; all of
+//! it can be read in the end. A run is repeated from its seed alone. [`toy`], [`careless`] and [`neglect`] have clients with planted bugs, which show that each of these is looked at.
 #![forbid(unsafe_code)]
 
 mod blocks;
@@ -21,6 +23,8 @@ mod disk;
 mod following;
 mod joining;
 mod liar;
+pub mod neglect;
+mod tending;
 pub mod toy;
 mod world;
 
@@ -36,6 +40,8 @@ use keelstone_tree::Blake3;
 pub use liar::Manner;
 use std::convert::Infallible;
 use std::sync::Arc;
+use tending::Tending;
+pub use tending::{Careful, Tends};
 pub use world::Outcome;
 use world::World;
 
@@ -146,4 +152,20 @@ pub fn follow<F: Follows>(seed: u64) -> Result<Outcome, String> {
 /// What does not hold.
 pub fn follow_among<F: Follows>(seed: u64, liars: Manner) -> Result<Outcome, String> {
     World::<Following<F>>::new(seed, Some(liars)).run()
+}
+
+/// One run of a node that keeps its state whole.
+///
+/// # Errors
+/// What does not hold.
+pub fn tend<T: Tends>(seed: u64) -> Result<Outcome, String> {
+    Tending::<T>::new(seed, None).run()
+}
+
+/// As [`tend`], and one peer is honest and the other four all behave like this.
+///
+/// # Errors
+/// What does not hold.
+pub fn tend_among<T: Tends>(seed: u64, liars: Manner) -> Result<Outcome, String> {
+    Tending::<T>::new(seed, Some(liars)).run()
 }

@@ -24,9 +24,10 @@ pub struct Outcome {
     pub requests: u64,
     /// Lives of the node.
     pub lives: u64,
-    /// Liars that were banned.
+    /// Liars that were banned; for whoever tends a state, alarms.
     pub banned: u64,
-    /// Entries of the state that came out; for whoever follows, heights that were taken in.
+    /// Entries of the state that came out; for whoever follows, heights that were taken in; for whoever tends a state, entries
+    /// that were had again from peers.
     pub amount: u64,
     /// How the peers behaved.
     pub manners: Vec<Manner>,

@@ -1,12 +1,13 @@
-//! Simulated seeds of the machines that join and that follow, and clients whose planted bugs they find.
+//! Simulated seeds of the machines that join, that follow and that tend a state, and clients whose planted bugs they find.
 //!
 //! A failure says its seed. `KEELSTONE_SIM_FROM=seed KEELSTONE_SIM_SEEDS=1 cargo test -p keelstone-sim every_seed` runs it
 //! again; `cargo xtask sim N` runs many.
 #![forbid(unsafe_code)]
 
 use keelstone_sim::careless::{Careless, Slip};
+use keelstone_sim::neglect::{Lapse, Neglectful};
 use keelstone_sim::toy::{Bug, Toy};
-use keelstone_sim::{Manner, Outcome, follow, follow_among, run, run_among};
+use keelstone_sim::{Careful, Manner, Outcome, follow, follow_among, run, run_among, tend, tend_among};
 use keelstone_sync::peers::{Follower, Joiner};
 use keelstone_tree::Blake3;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,9 +15,10 @@ use std::thread;
 
 type Machine = Joiner<Blake3>;
 
-/// Seeds of a node that joins in the tests, and of one that follows.
+/// Seeds of a node that joins in the tests, of one that follows, and of one that tends its state.
 const SEEDS: u64 = 5_000;
 const FOLLOWED_SEEDS: u64 = 1_000;
+const TENDED_SEEDS: u64 = 200;
 
 fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
@@ -79,7 +81,7 @@ impl Storm {
                 }
             }
         });
-        println!("{count} seeds from {first}: {lives} lives, {requests} requests, {banned} bans");
+        println!("{count} seeds from {first}: {lives} lives, {requests} requests, {banned} bans, {amount} in all");
         assert!(wrong.is_empty(), "{wrong:#?}");
         Self { count, lives, banned, amount }
     }
@@ -239,5 +241,41 @@ fn a_follower_among_four_of_a_kind_bans_those_who_lie_and_comes_to_the_last_heig
         };
         let banned: u64 = (0..20).map(|seed| outcome(seed).banned).sum();
         assert!(if liars.is_blameless() { banned == 0 } else { banned > 10 }, "{liars:?}: {banned} were banned");
+    }
+}
+
+/// spec: CHECK-3, CHECK-4, CHECK-8, CHECK-9, CHECK-10, STORE-16. Whatever disk and peers do: what can be read is the chain's, what
+/// cannot is said to be damaged, nothing is repaired to another root or more often than it may be, only those who lie are said
+/// to, and all of the state can be read in the end.
+#[test]
+fn every_seed_of_a_node_that_tends_its_state_ends_with_all_of_it() {
+    Storm::of(TENDED_SEEDS, tend::<Careful>).assert_it_was_one();
+}
+
+fn lapse<const LAPSE: usize>() -> Option<String> {
+    let seeds = if LAPSE == 0 { 50 } else { 1_000 };
+    (0..seeds).find_map(|seed| judge(seed, tend::<Neglectful<LAPSE>>).err())
+}
+
+/// These runs find what is wrong with whoever tends a state, too.
+#[test]
+fn a_careful_keeper_passes_and_each_lapse_is_found() {
+    assert_eq!(lapse::<0>(), None, "the careful one");
+    let found = [lapse::<1>(), lapse::<2>(), lapse::<3>(), lapse::<4>(), lapse::<5>(), lapse::<6>(), lapse::<7>()];
+    assert_eq!(found.len() + 1, Lapse::ALL.len());
+    for (lapse, found) in Lapse::ALL[1..].iter().zip(found) {
+        let found = found.unwrap_or_else(|| panic!("{lapse:?} was not noticed"));
+        println!("{lapse:?}: {}", found.chars().take(160).collect::<String>());
+    }
+}
+
+/// C-03: with one honest peer among four of any kind, of another chain too, the state stays the certified one and is whole in the
+/// end.
+#[test]
+fn a_node_that_tends_its_state_among_four_of_a_kind_keeps_it_and_has_it_whole() {
+    for liars in Manner::LIARS {
+        for seed in 0..4 {
+            judge(seed, |seed| tend_among::<Careful>(seed, liars)).unwrap_or_else(|wrong| panic!("{liars:?}: {wrong}"));
+        }
     }
 }

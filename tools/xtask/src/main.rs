@@ -78,7 +78,7 @@ cargo xtask kills [N]          kill N processes (100) in the middle of an async 
 cargo xtask interleavings [N]  let the store's threads run in N orders (100,000) in each of the tests that try orders
 cargo xtask tsan               the store's stress test under ThreadSanitizer (needs the sources of the standard library)
 cargo xtask joins [ARGUMENTS]  join four nodes over real sockets: speed, kills, half of them gone (--keys 10000000: 10 GB of disk)
-cargo xtask sim [N]            let a node join among liars in N simulated networks (500,000), and one follow in as many";
+cargo xtask sim [N]            let a node join among liars in N simulated networks (500,000), one follow, and one keep its state whole";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -202,7 +202,7 @@ fn tsan() -> ExitCode {
     run(&mut command)
 }
 
-/// The simulated nodes of the tests that join and that follow, many more of both. A failure prints the seed to look at.
+/// The simulated nodes of the tests that join, that follow and that tend their state, many more of each. A failure prints the seed to look at.
 fn sim(seeds: &str) -> ExitCode {
     let test = ["test", "--locked", "-p", "keelstone-sim", "--test", "seeds", "--", "--nocapture", "every_seed"];
     run(cargo(&test).env("KEELSTONE_SIM_SEEDS", seeds))
