@@ -36,4 +36,7 @@ fn a_chain_of_ones_own_takes_forty_lines_and_three_commands() {
         let exit = application.run(line.chain(command.split(' ').map(OsString::from)));
         assert_eq!(exit, Exit::Ok, "{command}");
     }
+    let line = ["counter", "--json", "--home"].map(OsString::from).into_iter().chain([home.path().into()]);
+    let query = ["query", "counter/value"].map(OsString::from);
+    assert_eq!(application.run(line.chain(query)), Exit::Ok, "what is at a place of one's own has a name");
 }

@@ -58,6 +58,7 @@ fn tables_and_lookups_are_answered_with_and_without_a_node() {
         let page = expect(home.path(), 0, &["query", "agents", "--limit", "4"]);
         let rest = ask(&["agents", "--limit", "4", "--after", page["next"].as_str().unwrap()]);
         assert_eq!((rows(&page).len(), rest.len()), (4, 2));
+        assert_eq!(ask(&["agents/all"]), agents, "any collection is a table");
         agents
     };
     let alone = look();
@@ -142,6 +143,14 @@ fn an_entry_of_a_table_is_asked_for_by_the_key_that_the_table_shows() {
     assert_eq!(ask(14, &["query", "agents", &"ab".repeat(32), "--prove"])["value"], Value::Null);
     let message = |answer: Value| answer["error"]["message"].as_str().unwrap_or_default().to_owned();
     assert!(message(ask(2, &["query", "relationships", "nobody"])).contains("no key of the table"));
+    assert_eq!(ask(0, &["query", "rules/all", &rule]), ask(0, &["query", "rules", &rule]));
+    assert!(message(ask(2, &["query", "social/alliances", "nobody"])).contains("no key of the table"));
+    assert!(
+        ask(0, &["query", "agents/stake_total", "--prove"])["text"]
+            .as_str()
+            .is_some_and(|total| total.parse::<u64>().is_ok())
+    );
+    assert!(message(ask(14, &["query", "social/nothing"])).contains("no table"));
 
     let told = |arguments: &[&str]| String::from_utf8(keelstone(home.path(), arguments).stdout).unwrap();
     assert!(told(&["query", "agents", "nobody"]).contains("query list agents"));

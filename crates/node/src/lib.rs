@@ -55,6 +55,7 @@ mod testnet;
 mod throughput;
 mod tls;
 mod tokens;
+mod typed_key;
 mod watchdog;
 mod way;
 mod world;

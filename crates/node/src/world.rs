@@ -7,7 +7,7 @@
 //! Rules: `spec/modules.md`, MODULE-4.
 
 use crate::api::{Page, Refusal};
-use crate::call;
+use crate::{call, typed_key};
 use keelstone_codec::{Key, Namespace, OrderedKey, Root, Shape, Text};
 use keelstone_execution::{IndexError, Layout, PublicKey, Registry};
 use keelstone_ledger::Committed;
@@ -37,12 +37,54 @@ pub(crate) const TABLES: [(&str, &str, &str, Option<By>); 14] = [
     ("votes", "rules", "votes", None),
 ];
 
-/// The table of a name, unless this chain has none, or a namespace of its own of that name.
-pub(crate) fn table(registry: &Registry, name: &str) -> Option<(&'static str, &'static str, &'static str, Option<By>)> {
-    let found = TABLES.into_iter().find(|(table, ..)| *table == name)?;
-    let (_, space, place, _) = found;
-    let is_own = space == name || !registry.spaces().any(|space| space.name == name);
-    (is_own && layout(registry, space, place).is_some()).then_some(found)
+/// A collection of the state that is asked for by its rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Table<'a> {
+    /// Its namespace.
+    pub(crate) space: &'a str,
+    /// Its place in it.
+    pub(crate) place: &'a str,
+    /// What its rows can be looked up by beside their keys.
+    pub(crate) by: Option<By>,
+}
+
+/// The table of a name: one of [`TABLES`], unless this chain has none or a namespace of its own of that name; or
+/// `NAMESPACE/PLACE`, any collection of rows that this program knows.
+pub(crate) fn table<'a>(registry: &'a Registry, name: &'a str) -> Option<Table<'a>> {
+    let found = match TABLES.into_iter().find(|(table, ..)| *table == name) {
+        Some((_, space, place, by)) => {
+            let is_own = space == name || !registry.spaces().any(|space| space.name == name);
+            is_own.then_some(Table { space, place, by })?
+        }
+        None => {
+            let (space, place) = name.split_once('/')?;
+            Table { space, place, by: None }
+        }
+    };
+    rows_of(layout(registry, found.space, found.place)?).is_some().then_some(found)
+}
+
+/// The namespace and the key of what is a single value: `NAMESPACE/PLACE` of an item or a sequence that this program knows.
+pub(crate) fn single<'a>(registry: &Registry, name: &'a str) -> Option<(&'a str, &'a str)> {
+    let (space, place) = name.split_once('/')?;
+    matches!(layout(registry, space, place)?, Layout::Item { .. } | Layout::Sequence).then_some((space, place))
+}
+
+/// The names of the collections of a namespace, as [`table`] and [`single`] take them.
+pub(crate) fn collections(registry: &Registry, space: &str) -> Vec<String> {
+    let found = registry.spaces().find(|found| found.name == space);
+    let places = found.into_iter().flat_map(|space| &space.collections);
+    places.map(|(place, _)| format!("{space}/{place}")).collect()
+}
+
+/// The shape of the keys of rows and that of their values, if it is a collection of rows.
+fn rows_of(layout: &Layout) -> Option<(Shape, Option<&Shape>)> {
+    match layout {
+        Layout::Map { key, value } => Some((key.clone(), Some(value))),
+        Layout::Set { key } => Some((key.clone(), None)),
+        Layout::Log { value } => Some((Shape::Unsigned(8), Some(value))),
+        _ => None,
+    }
 }
 
 /// What entries are looked up by.
@@ -178,13 +220,9 @@ fn layout<'a>(registry: &'a Registry, namespace: &str, place: &str) -> Option<&'
 
 /// A row of a table by field, or nothing if this program does not know the table.
 pub(crate) fn row(registry: &Registry, namespace: &str, place: &str, key: &[u8], value: &[u8]) -> Option<Value> {
-    let (key_shape, value_shape) = match layout(registry, namespace, place)? {
-        Layout::Map { key, value } => (key, Some(value)),
-        Layout::Set { key } => (key, None),
-        _ => return None,
-    };
+    let (key_shape, value_shape) = rows_of(layout(registry, namespace, place)?)?;
     let own = key.strip_prefix(place.as_bytes())?.strip_prefix(b"/")?;
-    let key = show_key(key_shape, own)?;
+    let key = typed_key::show(&key_shape, own)?;
     let value = match value_shape {
         Some(shape) => call::decode(shape, value).ok()?,
         None => Value::Null,
@@ -194,87 +232,6 @@ pub(crate) fn row(registry: &Registry, namespace: &str, place: &str, key: &[u8],
 
 /// The key of a row of a table, as [`row`] shows it; nothing if it is not one.
 pub(crate) fn key(registry: &Registry, namespace: &str, place: &str, shown: &str) -> Option<Vec<u8>> {
-    let (Layout::Map { key: shape, .. } | Layout::Set { key: shape }) = layout(registry, namespace, place)? else {
-        return None;
-    };
-    Some([place.as_bytes(), b"/", &read_key(shape, shown)?].concat())
-}
-
-/// The parts of a key.
-fn parts(shape: &Shape) -> &[Shape] {
-    match shape {
-        Shape::Tuple(parts) => parts,
-        one => std::slice::from_ref(one),
-    }
-}
-
-/// A key of a map by its shape. The keys of the modules are numbers, hashes and pairs of them.
-fn show_key(shape: &Shape, bytes: &[u8]) -> Option<Value> {
-    let (mut out, mut rest) = (Vec::new(), bytes);
-    for part in parts(shape) {
-        let len = match part {
-            Shape::Unsigned(len) => usize::from(*len),
-            Shape::Array(len) => *len,
-            _ => return None,
-        };
-        let (own, left) = rest.split_at_checked(len)?;
-        rest = left;
-        out.push(match part {
-            Shape::Unsigned(1..=8) => json!(own.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte))),
-            _ => json!(hex::encode(own)),
-        });
-    }
-    match shape {
-        _ if !rest.is_empty() => None,
-        Shape::Tuple(_) => Some(Value::Array(out)),
-        _ => out.pop(),
-    }
-}
-
-/// The bytes of a key that is written as [`show_key`] shows it. Brackets and quotes may be left out.
-fn read_key(shape: &Shape, text: &str) -> Option<Vec<u8>> {
-    let text = text.trim().trim_start_matches('[').trim_end_matches(']');
-    let mut written = text.split(',').map(|part| part.trim().trim_matches('"'));
-    let mut out = Vec::new();
-    for part in parts(shape) {
-        let own = written.next()?;
-        let (bytes, len) = match part {
-            Shape::Unsigned(len @ 1..=8) => {
-                let bytes = own.parse::<u64>().ok()?.to_be_bytes();
-                let (above, bytes) = bytes.split_at(8 - usize::from(*len));
-                (above.iter().all(|byte| *byte == 0).then(|| bytes.to_vec())?, usize::from(*len))
-            }
-            Shape::Unsigned(len) => (hex::decode(own).ok()?, usize::from(*len)),
-            Shape::Array(len) => (hex::decode(own).ok()?, *len),
-            _ => return None,
-        };
-        out.extend((bytes.len() == len).then_some(bytes)?);
-    }
-    written.next().is_none().then_some(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Whatever a table shows as a key finds the row again, with its brackets and quotes or without them.
-    #[test]
-    fn a_key_is_read_as_it_is_shown() {
-        let hash = Shape::Array(32);
-        let pair = Shape::Tuple(vec![Shape::Unsigned(8), Shape::Array(32)]);
-        for (shape, len) in
-            [(Shape::Unsigned(8), 8), (Shape::Unsigned(2), 2), (Shape::Unsigned(16), 16), (hash, 32), (pair, 40)]
-        {
-            let bytes: Vec<u8> = (0..len).collect();
-            let shown = show_key(&shape, &bytes).expect("it has this shape").to_string();
-            assert_eq!(read_key(&shape, &shown).as_ref(), Some(&bytes), "{shown}");
-            let bare = shown.replace(['[', ']', '"'], "");
-            assert_eq!(read_key(&shape, &bare).as_ref(), Some(&bytes), "{bare}");
-            for other in ["", "nobody", "[]", "-1", &format!("{bare},1"), &format!("{bare}00000000000000000000")] {
-                assert_eq!(read_key(&shape, other), None, "{other}");
-            }
-        }
-        assert_eq!(read_key(&Shape::Unsigned(2), "65535"), Some(vec![255, 255]));
-        assert_eq!(read_key(&Shape::Unsigned(2), "65536"), None);
-    }
+    let (shape, _) = rows_of(layout(registry, namespace, place)?)?;
+    Some([place.as_bytes(), b"/", &typed_key::read(&shape, shown)?].concat())
 }

@@ -7,7 +7,7 @@ use crate::api::{Chain, Entry, Page};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, grouped, short};
-use crate::world::{self, By, TABLES};
+use crate::world::{self, TABLES, Table};
 use clap::{Args, Subcommand};
 use keelstone_codec::{Hash, Height, Key, Namespace, Root};
 use keelstone_execution::{PublicKey, Registry};
@@ -87,7 +87,7 @@ impl FromStr for Which {
 struct EntryOptions {
     /// The namespace, such as agents; or the whole name of a contract's entry, such as currency.balances:address; or,
     /// with nothing behind it, a table: activity, agents, alliances, bribes, conflicts, drama, memes, opinions,
-    /// production, reactions, relationships, rules, sessions, votes
+    /// production, reactions, relationships, rules, sessions, votes; or any collection, NAMESPACE/PLACE
     #[arg(required = true)]
     namespace: Option<String>,
     /// The key: of a table as the table shows it (the parts of a pair with a comma between), else as text
@@ -142,8 +142,8 @@ pub(super) fn place(
     hexadecimal: bool,
     registry: &Registry,
 ) -> Result<(Namespace, Key), Failure> {
-    if !hexadecimal && let Some((_, space, at, _)) = world::table(registry, namespace) {
-        match world::key(registry, space, at, key) {
+    if !hexadecimal && let Some(Table { space, place, .. }) = world::table(registry, namespace) {
+        match world::key(registry, space, place, key) {
             Some(bytes) => return Ok((parsed("namespace", Namespace::new(space))?, parsed("key", Key::new(bytes))?)),
             None if space != namespace => {
                 let message = format!("{key:?} is no key of the table {namespace}");
@@ -198,9 +198,13 @@ fn entry(options: EntryOptions, context: &Context<'_>) -> Result<Exit, Failure> 
         // The name of a contract's entry has a point in it, the name of a table has none.
         None if name.contains('.') => (CONTRACTS.to_owned(), name),
         None => {
-            let found = TABLES.into_iter().find(|(table, ..)| *table == name);
-            let Some((_, namespace, place, by)) = found else { return Err(no_table(&name, registry)) };
-            return table(&options, (namespace, place, by), context);
+            if let Some((namespace, place)) = world::single(registry, &name) {
+                (namespace.to_owned(), place.to_owned())
+            } else if let Some(found) = world::table(registry, &name) {
+                return table(&options, found, context);
+            } else {
+                return Err(no_table(&name, registry));
+            }
         }
     };
     let (namespace, key) = place(&namespace, &key, options.hex, registry)?;
@@ -220,7 +224,10 @@ fn entry(options: EntryOptions, context: &Context<'_>) -> Result<Exit, Failure> 
 /// Names the tables there are to whoever asked for another.
 fn no_table(name: &str, registry: &Registry) -> Failure {
     let hint = match registry.spaces().any(|space| space.name == name) {
-        true => format!("{name} is a namespace: keelstone query list {name} lists its entries"),
+        true => {
+            let all = world::collections(registry, name).join(", ");
+            format!("{name} is a namespace: keelstone query list {name} lists its entries, and there are {all}")
+        }
         false => "keelstone query NAMESPACE KEY asks for one entry, query list NAMESPACE for all of them".to_owned(),
     };
     Failure::not_found(format!("there is no table {name:?}; there are {}", table_names())).hint(hint)
@@ -229,7 +236,7 @@ fn no_table(name: &str, registry: &Registry) -> Failure {
 /// Rows of a table, keys and values by field.
 fn table(
     options: &EntryOptions,
-    (space, place, by): (&str, &str, Option<By>),
+    Table { space, place, by }: Table<'_>,
     context: &Context<'_>,
 ) -> Result<Exit, Failure> {
     let namespace = parsed("namespace", Namespace::new(space))?;
