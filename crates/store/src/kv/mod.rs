@@ -10,7 +10,7 @@
 pub(crate) mod wal;
 
 use crate::StoreError;
-use crate::files::Directory;
+use crate::files::{Directory, Files as _};
 use keelstone_codec::{Tag, TaggedHasher};
 use redb::{Database, Durability, ReadableDatabase, TableDefinition, TableError};
 use std::cell::Cell;
@@ -213,9 +213,10 @@ impl RedbKv {
     }
 
     fn open_file(path: &Path, file: String, wal_bytes: u64) -> Result<Self, StoreError> {
-        let database = Database::create(path).map_err(|error| failure("open", &file, error))?;
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let files = Directory::existing(directory).map_err(StoreError::io("open", directory.display().to_string()))?;
+        evict(&files, path).map_err(StoreError::io("open", &*file))?;
+        let database = Database::create(path).map_err(|error| failure("open", &file, error))?;
         let log = wal_of(path);
         let name = log.file_name().unwrap_or_default().to_string_lossy();
         let (wal, recent) = match generation(&database, &file)? {
@@ -399,6 +400,18 @@ fn guarded<T>(file: &str, run: impl FnOnce() -> Result<T, StoreError>) -> Result
         let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("nothing");
         Err(StoreError::damaged(file, 0, format!("the database cannot make sense of it, and says: {said}")))
     })
+}
+
+/// Lets the system forget what it keeps of a database in memory, so that what is read is what the disk has. After a sync that failed it
+/// takes what never got there for written, and that would count as the database's, and its log begin anew over what the database
+/// has lost with the power.
+// spec: STORE-15
+fn evict(files: &Directory, path: &Path) -> std::io::Result<()> {
+    match files.open(&path.file_name().unwrap_or_default().to_string_lossy()) {
+        Ok(file) => file.len().map(|len| file.evict(len)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Where the log of a database is.
