@@ -293,6 +293,9 @@ impl RedbKv {
                     None => drop(table.remove(key.as_slice()).map_err(self.failed("write"))?),
                 }
             }
+        }
+        {
+            // By itself: a table that is let go of while redb panics over another panics as well, and that ends the process.
             let mut table = write.open_table(GENERATION).map_err(self.failed("write"))?;
             for (key, number) in [(FORMAT_KEY, FORMAT), (GENERATION_KEY, generation)] {
                 let number = number.to_be_bytes();
