@@ -162,6 +162,9 @@ impl SuperblockFile {
                 Ok((opened, if first.sequence > second.sequence { first } else { second }, None))
             }
             [Slot::Good(good), Slot::Bad(bad)] | [Slot::Bad(bad), Slot::Good(good)] => Ok((opened, good, Some(bad))),
+            // A disk that cannot be read may be read another day.
+            [Slot::Bad(error @ StoreError::Io { .. }), Slot::Bad(_)]
+            | [Slot::Bad(_), Slot::Bad(error @ StoreError::Io { .. })] => Err(error),
             [Slot::Bad(first), Slot::Bad(second)] => {
                 let what =
                     format!("neither slot can be read: {first}; {second}; restore the store from a peer or a backup");
@@ -188,13 +191,18 @@ impl SuperblockFile {
         Ok([self.slot(0)?, self.slot(1)?])
     }
 
-    /// Reads one slot. A newer format is an error, since nothing of it may be touched; damage is told in the slot.
+    /// Reads one slot. A newer format is an error, since nothing of it may be touched, and so is a shortage; damage is told in the
+    /// slot, and so is a sector that cannot be read, which is how a disk mostly loses one.
+    // spec: STORE-4
     fn slot(&self, index: u32) -> Result<Slot, StoreError> {
         let offset = u64::from(index) * SLOT_BYTES;
         let mut sector = [0; SECTOR_BYTES];
         let read = self.file.read_at(offset, &mut sector).or_else(|_| self.file.read_at(offset, &mut sector));
-        read.map_err(StoreError::io("read", FILE))?;
-        read_slot(index, &sector)
+        match read.map_err(StoreError::io("read", FILE)) {
+            Ok(()) => read_slot(index, &sector),
+            Err(shortage) if shortage.is_shortage() => Err(shortage),
+            Err(unreadable) => Ok(Slot::Bad(unreadable)),
+        }
     }
 
     /// Writes the slot whose turn it is, durably.
@@ -230,7 +238,10 @@ impl SuperblockFile {
             }
         }
         let mut bytes = vec![0; usize::try_from(FILE_BYTES).expect("a small constant")];
-        self.file.read_at(0, &mut bytes).map_err(StoreError::io("read", FILE))?;
+        if let Err(error) = self.file.read_at(0, &mut bytes) {
+            problems.push(StoreError::io("read", FILE)(error));
+            return Ok(problems);
+        }
         let unused = |at: usize| at as u64 % SLOT_BYTES >= SECTOR_BYTES as u64;
         if let Some(at) = (0..bytes.len()).find(|at| unused(*at) && bytes[*at] != 0) {
             problems.push(StoreError::damaged(FILE, at as u64, "a byte that nobody writes is not zero"));

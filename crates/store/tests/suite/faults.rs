@@ -4,8 +4,8 @@ use crate::life::{Lived, Real, Script, cut_power, fail_changes, fail_reads};
 use crate::support::{TestStore, contents, count, put, root_of, small, try_contents};
 use crate::toy::Bug;
 use keelstone_codec::Height;
-use keelstone_store::Options;
 use keelstone_store::files::{Fault, FaultyFiles, MemoryFiles};
+use keelstone_store::{Options, StoreError};
 use keelstone_tree::ReadError;
 use std::sync::Arc;
 
@@ -116,6 +116,36 @@ fn w06_a_read_that_fails_once_is_tried_again() {
         let store = TestStore::open(Arc::new(files), Real::options()).expect("one failed read does no harm");
         assert_eq!(contents(&store.view()), whole);
     }
+}
+
+/// spec: STORE-4. One slot of the superblock cannot be read, which is how a disk loses a sector: the other is taken, and it is written
+/// anew. If neither can be, the disk is what failed, and no bytes are said to be wrong.
+#[test]
+fn w06_a_slot_that_cannot_be_read_is_written_anew_from_the_other() {
+    let files = FaultyFiles::new(4);
+    let store = TestStore::create(Arc::new(files.clone()), small()).unwrap();
+    for height in 0..5 {
+        put(&store, height, "key", b"value");
+    }
+    store.flush().unwrap();
+    let root = put(&store, 5, "key", b"another");
+    drop(store);
+    for slot in [0, 1] {
+        let files = files.after_power_cut(slot);
+        let open = || TestStore::open(Arc::new(files.clone()), small());
+        // Each slot is read first of all, and once more if it cannot be.
+        files.fail_reads(files.reads() + slot, 2);
+        let store = open().unwrap_or_else(|error| panic!("slot {slot}: {error}"));
+        assert_eq!((store.height(), store.root()), (Some(Height(5)), root));
+        assert!(store.stats().superblock_repaired.is_some(), "slot {slot}");
+        drop(store);
+        let store = open().unwrap();
+        assert_eq!((store.stats().superblock_repaired, store.root()), (None, root));
+    }
+    files.fail_reads(files.reads(), 4);
+    let error = TestStore::open(Arc::new(files.clone()), small()).unwrap_err();
+    assert!(matches!(error, StoreError::Io { .. }), "{error}");
+    assert_eq!(TestStore::open(Arc::new(files), small()).unwrap().root(), root);
 }
 
 /// Every test of this file, on a toy.
