@@ -22,7 +22,7 @@ use crate::version::{Version, Versions};
 use crate::{Options, Retention, StoreError, View};
 use arc_swap::ArcSwap;
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, Value};
-use keelstone_tree::{Diff, Draft, Hasher};
+use keelstone_tree::{Diff, Draft, Hasher, ReadError};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
@@ -478,7 +478,8 @@ impl<H: Hasher> Store<H> {
     /// and the diffs between.
     ///
     /// # Errors
-    /// [`StoreError::NotRetained`] with the heights there are, [`StoreError::Empty`], or what reading says.
+    /// [`StoreError::NotRetained`] with the heights there are, [`StoreError::Empty`], or what reading says, also
+    /// [`ReadError::Gone`] if the version it is rebuilt from expires meanwhile (spec: STORE-6).
     pub fn view_at(&self, height: Height) -> Result<View<H>, StoreError> {
         self.shared.version_at(height).map(View::new)
     }
@@ -1107,6 +1108,10 @@ impl<H: Hasher> Shared<H> {
             // A rollback came in between, and the records read may be of two lines. Rollbacks are rare: look again.
             drop(history);
             return self.version_at(height);
+        }
+        if base.is_expired() {
+            // What it was made of was held for too long, and pages of it may be gone: so may some of its own.
+            return Err(ReadError::Gone { reason: "newer versions came while it was rebuilt" }.into());
         }
         let version = rebuilt?;
         history.versions.add(&version);
