@@ -108,6 +108,9 @@ struct Signals {
     let_go_at: VecDeque<(Height, u64)>,
     /// The next segment of the log is to be made in good time.
     foreseen: bool,
+    /// It could not be, and is not tried again before a flush, which may let go of something: on a full disk each commit would
+    /// take what room is left, for nothing.
+    in_vain: bool,
     /// Garbage that a compaction could reclaim, as counted at the last flush.
     garbage: u64,
     /// A compaction starts by itself at so much garbage.
@@ -899,7 +902,7 @@ impl<H: Hasher> Shared<H> {
         let mut signals = self.signals();
         (signals.unflushed, signals.height) = (writer.unflushed, self.current().height);
         signals.open_log = Some(writer.log.end().segment);
-        signals.foreseen |= writer.log.foresee().is_some();
+        signals.foreseen |= !signals.in_vain && writer.log.foresee().is_some();
         let due = self.count_pages(&mut signals) || signals.foreseen;
         drop(signals);
         // Waking threads that have nothing to do takes the processor from whoever waits for the next commit.
@@ -926,6 +929,8 @@ impl<H: Hasher> Shared<H> {
         let compact_at = if percent == 0 { u64::MAX } else { least.max(share) };
         let mut signals = self.signals();
         (signals.garbage, signals.compact_at) = (garbage, compact_at);
+        // What is gone without a compaction is left behind no more.
+        signals.left = signals.left.min(garbage);
         drop(signals);
         self.changed.notify_all();
     }
@@ -935,7 +940,7 @@ impl<H: Hasher> Shared<H> {
         let mut writer = self.writer();
         writer.unflushed -= bytes;
         let mut signals = self.signals();
-        (signals.unflushed, signals.unwritten_left) = (writer.unflushed, left as u64);
+        (signals.unflushed, signals.unwritten_left, signals.in_vain) = (writer.unflushed, left as u64, false);
         signals.let_go_at.retain(|(at, _)| height < Some(*at));
         self.count_pages(&mut signals);
         drop((signals, writer));
@@ -1006,8 +1011,10 @@ impl<H: Hasher> Shared<H> {
         let writer = self.writer();
         let (foreseen, generation) = (writer.log.foresee(), writer.log.generation());
         drop(writer);
-        if let Some((id, size)) = foreseen {
-            let _ = self.segments.prepare(id, generation, size);
+        if let Some((id, size)) = foreseen
+            && self.segments.prepare(id, generation, size).is_err()
+        {
+            self.signals().in_vain = true;
         }
     }
 
@@ -1231,7 +1238,7 @@ impl<H: Hasher> History<H> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::MemoryFiles;
+    use crate::files::{Fault, FaultyFiles, MemoryFiles};
     use keelstone_tree::Blake3;
     use std::sync::mpsc::channel;
     use std::time::Duration;
@@ -1358,6 +1365,47 @@ mod tests {
         });
         assert_eq!(shared.counts().compaction_waits.load(Ordering::Relaxed), 1);
         assert_eq!(shared.signals().held_back, 0);
+    }
+
+    /// A full disk has no room for the next segment of the log: it is not tried with each commit, but again once a flush may have
+    /// let go of something.
+    #[test]
+    fn a_segment_that_could_not_be_made_in_good_time_is_tried_again_after_a_flush() {
+        let once =
+            Options { segment_bytes: 64 << 10, flush_bytes: u64::MAX / 2, garbage_percent: 0, ..Options::default() };
+        let options = Options { background: false, ..once };
+        let files = FaultyFiles::new(1);
+        let shared = Shared::<Blake3>::create(Arc::new(files.clone()), options).unwrap();
+        let logs = || files.list().unwrap().iter().filter(|name| name.contains(".log")).count();
+        let mut height = 0;
+        let mut commit = || {
+            let value = Value::new(vec![1; 500]).unwrap();
+            let write = (Namespace::new("a").unwrap(), Key::new(*b"key").unwrap(), Some(value));
+            shared.commit(Height(height), &[write].into_iter().collect::<Diff>(), || Ok(())).unwrap();
+            height += 1;
+        };
+        while !shared.signals().foreseen {
+            commit();
+        }
+        files.fail_at(files.changes(), Fault::NoSpace);
+        for _ in 0..3 {
+            commit();
+            assert_eq!((shared.signals().foreseen, logs()), (false, 1));
+        }
+        shared.flush(&mut shared.upkeep()).unwrap();
+        (0..2).for_each(|_| commit());
+        assert_eq!(logs(), 2);
+    }
+
+    /// spec: STORE-12. What a compaction left behind may go without one, with a rollback or dead pages: it keeps none from beginning.
+    #[test]
+    fn what_is_gone_is_left_behind_no_more() {
+        let options = Options { background: false, ..Options::default() };
+        let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), options).unwrap();
+        shared.leave(u64::MAX);
+        shared.recount();
+        let threshold = shared.signals().threshold();
+        assert_eq!(threshold, shared.compact_at());
     }
 
     /// spec: STORE-7. Pages that no flush has written make a flush due and commits wait, as bytes of the log do; those that a

@@ -73,7 +73,11 @@ impl Files for Directory {
         let path = self.path.join(name);
         let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
         // A later fdatasync must not have to write the file's size or block map, so both exist from the start.
-        fs4::FileExt::allocate(&file, len)?;
+        if let Err(error) = fs4::FileExt::allocate(&file, len) {
+            // It keeps what room there was for some of it, and whoever filled the disk so could not write another byte.
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
         Ok(Arc::new(RealFile { file }))
     }
 
@@ -180,5 +184,20 @@ impl File for RealFile {
             // Advice that is not taken costs memory, nothing else.
             let _ = fadvise(&self.file, 0, Some(len), Advice::DontNeed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file that there is no room for is not there, and takes none of what there is.
+    #[test]
+    fn a_file_that_cannot_be_made_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Directory::new(directory.path()).unwrap();
+        files.create("large", 1 << 60).unwrap_err();
+        assert_eq!(files.list().unwrap(), [] as [&str; 0]);
+        files.create("large", 1 << 10).unwrap();
     }
 }
