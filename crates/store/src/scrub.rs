@@ -252,13 +252,14 @@ impl<H: Hasher> Shared<H> {
             slice.scrubbed.is_pass_done = true;
         }
         if let Err(error) = scrub.keep(self.segments.files(), self.segments.store()) {
-            // Nobody is told of this slice, so it is looked at again.
-            scrub.cursor = before;
+            // It is looked at again. What was found is told all the same: if this is for good, there is no later.
+            scrub.cursor = Cursor { found: before.found.max(slice.found), ..before };
             let mut since = self.unreadable();
             if since.is_empty() {
                 *since = unreadable;
             }
-            return Err(error);
+            slice.scrubbed.is_pass_done = false;
+            return if slice.found > 0 { Ok(slice.scrubbed) } else { Err(error) };
         }
         Ok(slice.scrubbed)
     }

@@ -554,7 +554,8 @@ impl<H: Hasher> Store<H> {
     ///
     /// # Errors
     /// [`StoreError::Io`] if where the pass stands could not be kept, or something was lacking to look
-    /// ([`StoreError::is_shortage`]): the next call looks at the same slice. Damage, and what cannot be read, is in the answer.
+    /// ([`StoreError::is_shortage`]): the next call looks at the same slice. Damage, and what cannot be read, is in the answer; if
+    /// there is any, it is the answer also where the place could not be kept.
     pub fn scrub(&self, bytes: u64) -> Result<Scrubbed, StoreError> {
         self.shared.scrub(bytes)
     }

@@ -2,7 +2,7 @@
 
 use crate::support::{Random, TestStore, namespace, put, random_diff, small};
 use keelstone_codec::{Height, Key, Value};
-use keelstone_store::files::{FaultyFiles, Files, MemoryFiles};
+use keelstone_store::files::{Fault, FaultyFiles, Files, MemoryFiles};
 use keelstone_store::{CheckLevel, Options, Retention, StoreError};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -274,6 +274,33 @@ fn l06_a_lack_of_descriptors_is_waited_out_by_whoever_makes_files() {
     store.close().unwrap_err();
     let took = began.elapsed();
     assert!(took < Duration::from_secs(5), "closed after {took:?}: who lacks descriptors waits for all that lack them");
+}
+
+/// spec: STORE-13. Where the scrub stands cannot be kept, for as long as the disk takes nothing: what it finds is told all the same, and
+/// again by the next slice, which looks at the same.
+#[test]
+fn what_a_scrub_finds_is_told_though_its_place_cannot_be_kept() {
+    let files = FaultyFiles::new(3);
+    let store = TestStore::create(Arc::new(files.clone()), small()).unwrap();
+    put(&store, 0, "key", b"value");
+    let superblock = files.open("superblock").unwrap();
+    let fail = || files.fail_at(files.changes(), Fault::IoForever);
+    fail();
+    assert!(matches!(store.scrub(SLICE), Err(StoreError::Io { .. })), "there is nothing to tell but that");
+    files.mend();
+    superblock.write_at(600, &[1]).unwrap();
+    fail();
+    for _ in 0..2 {
+        let scrubbed = store.scrub(SLICE).unwrap();
+        assert!(!scrubbed.is_pass_done && scrubbed.problems.iter().all(StoreError::is_damage), "{scrubbed:?}");
+        assert_eq!((scrubbed.problems.len(), store.scrub_standing().done_bytes), (1, 0));
+        assert!(store.scrub_standing().problems > 0);
+    }
+    files.mend();
+    superblock.write_at(600, &[0]).unwrap();
+    let _ = pass(&store);
+    assert!(pass(&store).0.is_empty());
+    assert_eq!(store.scrub_standing().problems, 0);
 }
 
 /// spec: STORE-13. Nothing depends on the file: any byte of it may be anything.
