@@ -1202,6 +1202,8 @@ impl<H: Hasher> Shared<H> {
         let all = self.segments.all();
         let count = |kind| all.iter().filter(|segment| segment.id().kind == kind).count() as u64;
         let garbage = self.segments.usage().values().map(Usage::garbage).sum();
+        // By itself, or it would be held while the history is asked for.
+        let unflushed = self.signals().unflushed;
         Stats {
             entries: totals.count,
             entry_bytes: totals.bytes,
@@ -1210,7 +1212,7 @@ impl<H: Hasher> Shared<H> {
             value_segments: count(Kind::Values),
             page_segments: count(Kind::Pages),
             garbage_bytes: garbage,
-            unflushed_bytes: self.signals().unflushed,
+            unflushed_bytes: unflushed,
             cache_bytes: self.current().tree.pages().stats().memory_bytes as u64,
             value_cache_bytes: self.segments.cache().bytes() + self.answers().map_or(0, |answers| answers.bytes()),
             views: self.history().versions.held() as u64,
