@@ -239,8 +239,9 @@ pub(crate) fn replay(
         last: None,
         step: None,
     };
-    // The session of the last whole record: what is older behind it was left over and never counted.
-    let mut floor = generation;
+    // The session of the last whole record: what is older behind it was left over and never counted. A header is no record, and one
+    // that a later session has written anew (STORE-16) is of that; behind it lies nothing that could have been left over.
+    let mut floor = if before == 0 { 0 } else { generation };
     loop {
         let at = Spot::of_sector(tail.segment.id(), tail.next);
         let whole = match read_record(segments, &tail.segment, tail.next, floor)? {

@@ -1,6 +1,6 @@
 //! Mending: an open store has again what is damaged, proven by its own hashes, or says what it cannot.
 
-use crate::support::{Model, Random, TestStore, contents, namespace, root_of, small, try_contents};
+use crate::support::{Model, Random, TestStore, contents, namespace, put, root_of, small, try_contents};
 use keelstone_codec::{Height, Key, Value};
 use keelstone_store::files::{Files, MemoryFiles};
 use keelstone_store::{Accept, CheckLevel, CheckReport, Mended, Options, StoreError, Supplier, Wanted};
@@ -290,6 +290,29 @@ fn a_record_with_several_damaged_sectors_is_proven_as_a_whole() {
             assert_whole(store, &files, &state, "the record");
         }
     }
+}
+
+/// spec: STORE-2, STORE-16. A header that a later session has written anew says nothing of the records behind it: whoever opens the
+/// store from there, since the later slot of the superblock is lost, has them all.
+#[test]
+fn a_header_that_was_mended_hides_no_record_of_an_earlier_session() {
+    let files = MemoryFiles::new();
+    let open = || TestStore::open(Arc::new(files.clone()), cold());
+    let store = TestStore::create(Arc::new(files.clone()), cold()).unwrap();
+    (0..3).for_each(|height| _ = put(&store, height, "key", &[height as u8]));
+    let last = store.root();
+    drop(store);
+    let store = open().unwrap();
+    let image = files.image();
+    lose(&files, image.keys().find(|name| name.ends_with(".log")).unwrap(), 0);
+    let mended = store.mend(&full(&store).problems, &mut ()).unwrap();
+    assert!(mended.left.is_empty() && mended.sectors == 1, "{mended:?}");
+    drop(store);
+    // Two slots when it was made, one by the second session, and one by the mending.
+    lose(&files, "superblock", 4096 / 512);
+    let store = open().unwrap();
+    assert!(store.stats().superblock_repaired.is_some());
+    assert_eq!((store.height(), store.root()), (Some(Height(2)), last));
 }
 
 /// spec: STORE-16. Nobody has what is lost, or only something else: nothing is changed but what is proven, and it is named.
