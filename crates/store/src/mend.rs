@@ -439,11 +439,11 @@ impl<H: Hasher> Shared<H> {
             Kind::Log if id > end.segment || (id == end.segment && number > end.sector()) => Some(nothing),
             Kind::Log if id == end.segment && number == end.sector() => {
                 // The mark of the last record stands there, or did.
-                segment.put_right(number, &nothing)?;
-                let version = self.current();
-                if let Some(height) = version.height {
-                    writer.log.mark(version.epoch, height, version.root)?;
-                }
+                self.poisoning(|| {
+                    segment.put_right(number, &nothing)?;
+                    let version = self.current();
+                    version.height.map_or(Ok(()), |height| writer.log.mark(version.epoch, height, version.root))
+                })?;
                 return Ok(true);
             }
             Kind::Log if log::is_left_over(&self.segments, segment, number) => Some(nothing),
@@ -458,7 +458,8 @@ impl<H: Hasher> Shared<H> {
             // No page of the state lies there, and whatever else is read as a page is proven.
             Kind::Pages => is_told().or(whole.then_some(nothing)),
         };
-        right.map_or(Ok(false), |right| segment.put_right(number, &right).map(|()| true))
+        let put = |right: Sector| self.poisoning(|| segment.put_right(number, &right)).map(|()| true);
+        right.map_or(Ok(false), put)
     }
 }
 
