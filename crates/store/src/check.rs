@@ -92,10 +92,8 @@ impl<H: Hasher> Shared<H> {
             for segment in all {
                 upkeep = self.give_way_with(upkeep)?;
                 // Gone with a flush that came in between.
-                if self.segments.find(segment.id()).is_none() {
-                    continue;
-                }
-                check_sectors(&segment, end, &mut report);
+                let Some(open) = self.segments.find(segment.id()) else { continue };
+                check_sectors(&segment, &open, end, &mut report);
                 if !go_on(Progress { done: report.sectors, total, what: "sectors" }) {
                     return Ok(None);
                 }
@@ -160,8 +158,8 @@ impl<H: Hasher> Shared<H> {
     }
 }
 
-/// Every sector of a segment. `end`: where the log does.
-fn check_sectors(segment: &Segment, end: Spot, report: &mut CheckReport) {
+/// Every sector of a segment, which the store has `open`. `end`: where the log does.
+fn check_sectors(segment: &Segment, open: &Segment, end: Spot, report: &mut CheckReport) {
     let written = match segment.id() {
         id if id.kind != Kind::Log || id < end.segment => segment.sectors(),
         id if id == end.segment => end.sector(),
@@ -170,7 +168,7 @@ fn check_sectors(segment: &Segment, end: Spot, report: &mut CheckReport) {
     // Of what lies behind the end of the log it can only be said that it is whole or was never written.
     let parts = [(0, written, Before::default()), (written, segment.sectors(), Before::behind_the_end())];
     for (from, to, mut before) in parts {
-        let looked = look::sectors(segment, (from, to), &mut before, &mut |problem| report.problem(problem));
+        let looked = look::sectors(segment, open, (from, to), &mut before, &mut |problem| report.problem(problem));
         report.sectors += report.note(looked).unwrap_or_default();
     }
 }

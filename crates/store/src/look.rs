@@ -46,17 +46,23 @@ impl Decode for Before {
 }
 
 /// Looks at the sectors from `from` to before `to`. Those of the log up to where it goes on elsewhere were all written, in
-/// this order; of any other it can only be said that it was written whole or not at all. Returns how many hold.
+/// this order; of any other it can only be said that it was written whole or not at all. Returns how many hold. `open` is the same
+/// segment as the store has it open: where it may be written to meanwhile, what is not whole is looked at again while it is not.
 // spec: STORE-1, STORE-2
 pub(crate) fn sectors(
     segment: &Segment,
+    open: &Segment,
     (from, to): (u32, u32),
     before: &mut Before,
     problem: &mut dyn FnMut(StoreError),
 ) -> Result<u64, StoreError> {
     let mut held = 0;
     let in_log = segment.id().kind == Kind::Log;
+    // Asked before anything is read: what is written by then is as it will be.
+    let settled = open.settled();
     segment.scan(from, to, &mut |number, found, payload| {
+        let again = (found == Found::Damaged && number >= settled).then(|| open.sector_at_rest(number)).transpose()?;
+        let (found, payload) = again.as_ref().map_or((found, payload), |(found, payload)| (*found, payload));
         let in_order = !in_log || before.left || number == 0;
         match found {
             Found::Valid(stamp) if in_order || stamp.generation >= before.generation => {

@@ -397,7 +397,7 @@ impl<H: Hasher> Shared<H> {
             let mut beside = Vec::new();
             // Asked first, or commits would wait for all of it.
             let end = self.writer().log.end();
-            look_again(&self.fresh(), segment.id(), end, &mut beside);
+            look_again(&self.fresh(), &segment, end, &mut beside);
             let mut bad = bad.clone();
             bad.extend(self.places(beside.iter()).0);
             let sectors = bad.range((segment.id(), 0)..(segment.id(), segment.sectors())).map(|(_, number)| *number);
@@ -411,11 +411,13 @@ impl<H: Hasher> Shared<H> {
             for (count, number) in damaged.into_iter().enumerate() {
                 let writer = self.writer();
                 let told = (count < CORRECTED_MAX).then_some(&told);
-                let good = self.poisoning(|| self.make_sector_good(&segment, number, told, &writer, whole))?;
-                done.sectors += u64::from(good);
+                // It may have been one that was being written.
+                if is_damaged(&number) {
+                    done.sectors += u64::from(self.make_sector_good(&segment, number, told, &writer, whole)?);
+                }
             }
             let end = self.writer().log.end();
-            look_again(&self.fresh(), segment.id(), end, &mut done.left);
+            look_again(&self.fresh(), &segment, end, &mut done.left);
         }
         done.left.extend(upkeep.file.check());
         Ok(())
@@ -598,7 +600,8 @@ fn lack_of<H: Hasher>(
 }
 
 /// Looks at a whole segment again, from the disk.
-fn look_again(fresh: &Segments, id: SegmentId, end: Spot, left: &mut Vec<StoreError>) {
+fn look_again(fresh: &Segments, open: &Segment, end: Spot, left: &mut Vec<StoreError>) {
+    let id = open.id();
     let segment = match fresh.open(id) {
         Ok(segment) => segment,
         Err(error) => return left.push(error),
@@ -611,7 +614,7 @@ fn look_again(fresh: &Segments, id: SegmentId, end: Spot, left: &mut Vec<StoreEr
     let parts = [(0, written, Before::default()), (written, segment.sectors(), Before::behind_the_end())];
     for (from, to, mut before) in parts {
         let mut found = Vec::new();
-        if let Err(error) = look::sectors(&segment, (from, to), &mut before, &mut |problem| found.push(problem)) {
+        if let Err(error) = look::sectors(&segment, open, (from, to), &mut before, &mut |problem| found.push(problem)) {
             found.push(error);
         }
         left.extend(found);

@@ -304,7 +304,8 @@ impl<H: Hasher> Shared<H> {
         let end = segment.settled().min(segment.sectors());
         let count = u32::try_from(bytes / SECTOR_BYTES as u64).unwrap_or(u32::MAX).max(1);
         let to = end.min(sector.saturating_add(count));
-        let looked = look::sectors(&segment, (sector, to), &mut before, &mut |problem| slice.problem(problem));
+        let looked =
+            look::sectors(&segment, &segment, (sector, to), &mut before, &mut |problem| slice.problem(problem));
         if let Err(error) = looked {
             slice.problem(error);
         }

@@ -10,10 +10,11 @@ use crate::cache::{BLOCK_SECTORS, Block, BlockCache};
 use crate::files::{self, File, Files, SECTOR_BYTES};
 use crate::sector::{Found, PAYLOAD, PAYLOAD_BYTES, Seal, Sector, Stamp, StoreId};
 use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use keelstone_codec::{Bytes, Decode, DecodeError, Encode, Reader};
 use std::fmt;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 /// The format of everything in a store's directory. A store of a newer one is refused (spec: STORE-4).
 pub(crate) const FORMAT: u32 = 0;
@@ -214,6 +215,8 @@ pub(crate) struct Segment {
     sectors: u32,
     /// Sectors before this one are final: only their blocks may be cached.
     settled: AtomicU32,
+    /// Held while something is written, for whoever has to tell that from damage.
+    writing: Mutex<()>,
     /// Places for its blocks in the cache, made when the first is asked for: a slice of the scrub opens all segments and reads a
     /// few values of each, and took twenty times as long when it made all places and dropped them again.
     blocks: OnceLock<Arc<[Block]>>,
@@ -284,7 +287,8 @@ impl Segment {
 
     fn with(id: SegmentId, name: String, file: Arc<dyn File>, seal: Seal, bytes: u64, settled: u32) -> Self {
         let sectors = u32::try_from(bytes / SECTOR_BYTES as u64).expect("segments are below 2^32 sectors");
-        Self { id, name, file, seal, sectors, settled: AtomicU32::new(settled), blocks: OnceLock::new() }
+        let (settled, writing, blocks) = (AtomicU32::new(settled), Mutex::default(), OnceLock::new());
+        Self { id, name, file, seal, sectors, settled, writing, blocks }
     }
 
     /// Blocks that may be in the cache: none of a segment of pages.
@@ -340,7 +344,12 @@ impl Segment {
             "whole sectors, inside"
         );
         let offset = u64::from(first) * SECTOR_BYTES as u64;
+        let _writing = self.writing();
         self.file.write_at(offset, raw).map_err(StoreError::io("write", &self.name))
+    }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the sectors from `first` to before `end` as they are, every one checked.
@@ -371,6 +380,7 @@ impl Segment {
     pub(crate) fn put_right(&self, number: u32, sector: &[u8]) -> Result<(), StoreError> {
         assert!(number < self.sectors && sector.len() == SECTOR_BYTES, "one sector, inside");
         let offset = u64::from(number) * SECTOR_BYTES as u64;
+        let _writing = self.writing();
         self.file.write_at(offset, sector).map_err(StoreError::io("write", &self.name))?;
         self.sync()
     }
@@ -437,6 +447,13 @@ impl Segment {
         self.read_raw(number, &mut raw)?;
         let payload = *raw.first_chunk().expect("a sector is longer than its payload");
         Ok((self.seal.check(number, &raw), payload))
+    }
+
+    /// As [`Self::sector`], while nobody writes to the segment through this: a sector that is being written can be read as half
+    /// of it.
+    pub(crate) fn sector_at_rest(&self, number: u32) -> Result<(Found, [u8; PAYLOAD_BYTES]), StoreError> {
+        let _writing = self.writing();
+        self.sector(number)
     }
 
     /// What a sector would be with these bytes, with its payload.

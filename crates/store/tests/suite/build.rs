@@ -220,7 +220,7 @@ fn values_that_are_built_leave_memory() {
             let mut seen = seen.lock().unwrap();
             let (syncs, evicted) = seen.entry(name.to_owned()).or_default();
             match act {
-                Act::Read => {}
+                Act::Read | Act::Write(_) => {}
                 Act::Sync => *syncs += 1,
                 Act::Evict(len) => {
                     // One sync makes the file, the next what was written to it.

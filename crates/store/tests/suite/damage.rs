@@ -1,13 +1,13 @@
 //! Damage: whatever changes on the disk is detected or harmless, never a wrong or missing value.
 
-use crate::support::{Model, Random, TestStore, apply, count, put, random_diff, root_of, small};
+use crate::support::{Act, Model, Random, TestStore, Watched, apply, count, put, random_diff, root_of, small};
 use keelstone_codec::Height;
-use keelstone_store::files::MemoryFiles;
+use keelstone_store::files::{Files, MemoryFiles};
 use keelstone_store::{CheckLevel, Options, StoreError};
 use keelstone_tree::{KeyRange, Read};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 
 type Image = BTreeMap<String, Vec<u8>>;
 
@@ -112,6 +112,74 @@ fn a_check_ends_when_it_is_told_to() {
         let (report, asked) = asked_until(ends_at);
         assert!(report.is_none() && asked.len() == ends_at + 1, "told to end at question {ends_at}, {asked:?}");
     }
+}
+
+/// A write that stops half way through a sector until somebody has read it.
+#[derive(Debug, Default)]
+struct Half {
+    is_due: bool,
+    /// Of this file, and whether it was read since.
+    done: Option<(String, bool)>,
+}
+
+/// spec: STORE-1. While a sector behind the end of the log is written, it can be read as half of it. That is no damage, and a check
+/// beside commits finds none.
+#[test]
+fn a_sector_that_is_being_written_is_no_damage() {
+    let (memory, half) = (MemoryFiles::new(), Arc::new((Mutex::<Half>::default(), Condvar::new())));
+    let files = {
+        let (memory, half) = (memory.clone(), Arc::clone(&half));
+        Watched::new(memory.clone(), move |name, act| {
+            let (half, changed) = &*half;
+            let mut state = half.lock().unwrap();
+            match act {
+                Act::Write(offset) if state.is_due && name.ends_with(".log") && offset > 0 => {
+                    memory.open(name).unwrap().write_at(offset, &[0xff; 100]).unwrap();
+                    (state.is_due, state.done) = (false, Some((name.to_owned(), false)));
+                    changed.notify_all();
+                    let is_unread = |half: &mut Half| half.done.as_ref().is_some_and(|(_, is_read)| !is_read);
+                    drop(changed.wait_timeout_while(state, std::time::Duration::from_secs(20), is_unread).unwrap());
+                    // Time for the reader to read it, and to look again.
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                }
+                Act::Read => {
+                    if let Some((file, is_read)) = &mut state.done
+                        && file == name
+                    {
+                        *is_read = true;
+                        changed.notify_all();
+                    }
+                }
+                _ => {}
+            }
+        })
+    };
+    let options = Options { segment_bytes: 16 << 10, flush_bytes: 1 << 20, garbage_percent: 0, ..small() };
+    let store = TestStore::create(Arc::new(files), options).unwrap();
+    let mut height = 0;
+    // The second segment is half full, and the third is made.
+    while store.stats().log_segments < 3 {
+        put(&store, height, "key", &[7; 100]);
+        height += 1;
+    }
+    std::thread::scope(|threads| {
+        let mut begun = false;
+        let report = store.check_while(CheckLevel::Full, &mut |_| {
+            if !std::mem::replace(&mut begun, true) {
+                let (half, changed) = &*half;
+                half.lock().unwrap().is_due = true;
+                threads.spawn(|| put(&store, height, "key", b"value"));
+                drop(changed.wait_while(half.lock().unwrap(), |half| half.done.is_none()).unwrap());
+            }
+            true
+        });
+        let report = report.unwrap().unwrap();
+        assert!(report.is_sound(), "{:?}", report.problems);
+    });
+    let (half, _) = &*half;
+    let (name, is_read) = half.lock().unwrap().done.clone().unwrap();
+    assert!(is_read && name.ends_with("2.log"), "{name}");
+    assert_eq!(store.height(), Some(Height(height)));
 }
 
 /// Runs a test of each case on all processors. Cases are numbers from zero.

@@ -136,6 +136,8 @@ pub(crate) fn put(store: &TestStore, height: u64, key: &str, value: &[u8]) -> Ro
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Act {
     Read,
+    /// From this offset on.
+    Write(u64),
     Sync,
     Evict(u64),
 }
@@ -211,6 +213,7 @@ impl File for WatchedFile {
         self.file.read_at(offset, out)
     }
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        (self.watch)(&self.name, Act::Write(offset));
         self.file.write_at(offset, bytes)
     }
     fn sync(&self) -> io::Result<()> {
