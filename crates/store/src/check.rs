@@ -90,7 +90,7 @@ impl<H: Hasher> Shared<H> {
             let all = fresh.all();
             let total = all.iter().map(|segment| u64::from(segment.sectors())).sum();
             for segment in all {
-                upkeep = self.give_way_with(upkeep)?;
+                upkeep = self.give_way_with(upkeep);
                 // Gone with a flush that came in between.
                 let Some(open) = self.segments.find(segment.id()) else { continue };
                 check_sectors(&segment, &open, end, &mut report);
@@ -98,6 +98,8 @@ impl<H: Hasher> Shared<H> {
                     return Ok(None);
                 }
             }
+            // Or each file would be open three times while entries are looked at.
+            drop(fresh);
             if !self.check_entries(upkeep, &mut report, go_on)? {
                 return Ok(None);
             }
@@ -152,7 +154,7 @@ impl<H: Hasher> Shared<H> {
                 if after.is_none() {
                     return Ok(true);
                 }
-                upkeep = self.give_way_with(upkeep)?;
+                upkeep = self.give_way_with(upkeep);
             }
         }
     }

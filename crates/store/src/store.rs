@@ -121,7 +121,7 @@ struct Signals {
     compacting: bool,
     /// How far it has got.
     pass: Pass,
-    /// Commits that wait for it.
+    /// Commits that wait for it or for a flush, and checks that let it go first.
     held_back: u64,
     /// Where the log is written, as of the last commit.
     open_log: Option<SegmentId>,
@@ -833,25 +833,33 @@ impl<H: Hasher> Shared<H> {
         PoisonedByPanic(self)
     }
 
-    /// Hands the upkeep to whoever commits wait for, if they do, and takes it again after.
-    ///
-    /// # Errors
-    /// If the store is poisoned meanwhile.
-    pub(crate) fn give_way_with<'a>(
-        &'a self,
-        upkeep: MutexGuard<'a, Upkeep>,
-    ) -> Result<MutexGuard<'a, Upkeep>, StoreError> {
+    /// Hands the upkeep to whoever commits wait for, if they do, and takes it again after: to a flush, or to a compaction that
+    /// they are ahead of, which waits for one. Not in a store that is poisoned, which has neither.
+    // spec: STORE-7, STORE-12
+    pub(crate) fn give_way_with<'a>(&'a self, upkeep: MutexGuard<'a, Upkeep>) -> MutexGuard<'a, Upkeep> {
+        let let_lie = self.counts.let_lie.load(Ordering::Relaxed);
         let mut signals = self.signals();
-        if !self.options.background || !signals.is_full(&self.options) {
-            return Ok(upkeep);
+        let is_wanted = |signals: &Signals| {
+            let waits = signals.is_full(&self.options) || signals.is_ahead(let_lie);
+            waits && self.options.background && !signals.closing && self.check_poison().is_ok()
+        };
+        if !is_wanted(&signals) {
+            return upkeep;
         }
         drop(upkeep);
-        while signals.is_full(&self.options) && !signals.closing {
-            self.check_poison()?;
-            signals = self.changed.wait(signals).unwrap_or_else(PoisonError::into_inner);
+        while is_wanted(&signals) {
+            signals = self.wait_held_back(signals);
         }
         drop(signals);
-        Ok(self.upkeep())
+        self.upkeep()
+    }
+
+    /// Waits for what a flush or a compaction comes to.
+    fn wait_held_back<'a>(&self, mut signals: MutexGuard<'a, Signals>) -> MutexGuard<'a, Signals> {
+        signals.held_back += 1;
+        let mut signals = self.changed.wait(signals).unwrap_or_else(PoisonError::into_inner);
+        signals.held_back -= 1;
+        signals
     }
 
     /// Puts a committed version in place: from here on it is the last one.
@@ -964,9 +972,7 @@ impl<H: Hasher> Shared<H> {
                 break;
             }
             self.check_poison()?;
-            signals.held_back += 1;
-            signals = self.changed.wait(signals).unwrap_or_else(PoisonError::into_inner);
-            signals.held_back -= 1;
+            signals = self.wait_held_back(signals);
         }
         drop(signals);
         self.counts.flush_waits.fetch_add(flush_wait.into(), Ordering::Relaxed);
@@ -1368,6 +1374,42 @@ mod tests {
         });
         assert_eq!(shared.counts().compaction_waits.load(Ordering::Relaxed), 1);
         assert_eq!(shared.signals().held_back, 0);
+    }
+
+    /// spec: STORE-7, STORE-12. A check lets go of the upkeep while commits are ahead of a compaction, which may wait for it.
+    #[test]
+    fn a_check_gives_way_to_a_compaction_that_commits_are_ahead_of() {
+        let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), Options::default()).unwrap();
+        let _compacting = Compacting::begin(&shared);
+        shared.pass_begins(80);
+        shared.signals().compact_at = 100;
+        shared.counts().let_lie.store(50, Ordering::Relaxed);
+        let (tell, told) = channel();
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                drop(shared.give_way_with(shared.upkeep()));
+                tell.send(()).unwrap();
+            });
+            let soon = Duration::from_millis(50);
+            assert!(told.recv_timeout(soon).is_err(), "they are ahead");
+            drop(shared.upkeep());
+            shared.passed(29);
+            assert!(told.recv_timeout(soon).is_err(), "they are ahead still");
+            shared.passed(30);
+            told.recv_timeout(Duration::from_secs(20)).unwrap();
+        });
+        assert_eq!(shared.signals().held_back, 0);
+    }
+
+    /// spec: STORE-8. A store that writes nothing any more can be looked at, however much waits for a flush that will not come.
+    #[test]
+    fn a_store_that_is_poisoned_and_full_can_be_checked() {
+        let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), Options::default()).unwrap();
+        shared.commit(Height(0), &Diff::default(), || Ok(())).unwrap();
+        shared.flush(&mut shared.upkeep()).unwrap();
+        shared.signals().unflushed = u64::MAX;
+        shared.poisoning(|| Err::<(), _>(StoreError::Empty)).unwrap_err();
+        assert!(shared.check(CheckLevel::Full, &mut |_| true).unwrap().unwrap().is_sound());
     }
 
     /// A full disk has no room for the next segment of the log: it is not tried with each commit, but again once a flush may have
