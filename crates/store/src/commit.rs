@@ -191,10 +191,10 @@ impl<H: Hasher> Shared<H> {
 
     // spec: STORE-5
     pub(crate) fn rollback(&self, to: Height) -> Result<Root, StoreError> {
-        self.check_poison()?;
         // Upkeep waits: a flush must not write a version that is being taken back.
         let _upkeep = self.upkeep();
-        let mut writer = self.writer();
+        let mut writer = self.sound_writer()?;
+        let _poisoned = self.poisoned_by_panic();
         let current = self.current();
         let (target, undone) = self.undo(&current, to).map_err(|error| match error {
             StoreError::NotRetained { height: to, low, high } => StoreError::CannotRollBack { to, low, high },

@@ -293,6 +293,7 @@ impl<H: Hasher> Shared<H> {
         if slice.stale.is_empty() {
             return Ok(());
         }
+        self.check_poison()?;
         let tree = &self.current().tree;
         let wanted: Vec<Entry> = slice.stale.iter().filter_map(|stale| stale.value).collect();
         let mut together = tree.values(&wanted).map(Vec::into_iter);
@@ -354,6 +355,7 @@ impl<H: Hasher> Shared<H> {
         count: impl FnOnce(&[Moved]),
     ) -> Result<(), ReadError> {
         let mut writer = self.writer();
+        let _poisoned = self.poisoned_by_panic();
         let version = self.current();
         // Keys that were written since they were looked at lie elsewhere already; the tree leaves them as they are.
         let draft = version.tree.rewrite(rewrites, stays)?;
@@ -370,7 +372,7 @@ impl<H: Hasher> Shared<H> {
 mod tests {
     use super::*;
     use crate::Options;
-    use crate::files::{File, Files, Guard, LockError, MemoryFiles};
+    use crate::files::{FaultyFiles, File, Files, Guard, LockError, MemoryFiles};
     use keelstone_codec::{Height, Value};
     use keelstone_tree::{Blake3, Diff};
     use std::io;
@@ -414,6 +416,26 @@ mod tests {
             assert_eq!(values, count as usize);
             assert!(slices.contains(&found), "{found} slices of values of {len} bytes");
         }
+    }
+
+    /// spec: STORE-8. A write that fails while a compaction is under way ends it: no other slice is copied.
+    #[test]
+    fn a_compaction_writes_nothing_behind_a_write_that_failed() {
+        let options = Options { background: false, garbage_percent: 0, ..Options::default() };
+        let files = FaultyFiles::new(1);
+        let shared = Shared::<Blake3>::create(Arc::new(files.clone()), options).unwrap();
+        shared.commit(Height(0), &some(20_000, 10), || Ok(())).unwrap();
+        shared.flush(&mut shared.upkeep()).unwrap();
+        let all: BTreeSet<SegmentId> = shared.segments.all().iter().map(|segment| segment.id()).collect();
+        let (mut done, mut changes) = (Compacted::default(), None);
+        let emptied = shared.empty(&all, &mut done, &mut |_| {
+            changes.get_or_insert_with(|| {
+                shared.poisoning(|| Err::<(), _>(StoreError::Empty)).unwrap_err();
+                files.changes()
+            });
+        });
+        assert!(matches!(emptied, Err(StoreError::Poisoned { .. })), "{emptied:?}");
+        assert_eq!((changes, done.values_moved), (Some(files.changes()), 0));
     }
 
     /// spec: STORE-4. A diff that was prepared before a flush may go beside pages that the flush was the last to need. If they

@@ -129,7 +129,7 @@ impl<H: Hasher> Shared<H> {
 
     fn flush_version(&self, upkeep: &mut Upkeep) -> Result<(), StoreError> {
         let (version, pass, log, log_hash, flushing, unwritten, counted) = {
-            let writer = self.writer();
+            let writer = self.sound_writer()?;
             let version = self.current();
             let unwritten = version.tree.pages().unwritten_bytes();
             // Versions from here on are known by it: they are made of this one.
@@ -232,6 +232,8 @@ impl<H: Hasher> Shared<H> {
 
     /// Writes the superblock slot whose turn it is.
     pub(crate) fn write_superblock(&self, upkeep: &mut Upkeep, flushed: Flushed, epoch: u64) -> Result<(), StoreError> {
+        // One that failed meanwhile ends what is under way, too.
+        self.check_poison()?;
         let before = upkeep.superblock;
         let superblock = Superblock { sequence: before.sequence + 1, epoch, low: self.low(), flushed, ..before };
         upkeep.file.write(&superblock)?;

@@ -281,6 +281,7 @@ impl<H: Hasher> Shared<H> {
     /// Writes what was had again: values and pages behind what is there, then two superblocks that name them.
     fn write_anew(&self, had: Vec<Had>) -> Result<(), StoreError> {
         let mut upkeep = self.upkeep();
+        let _poisoned = self.poisoned_by_panic();
         let Laid { pages, rewrites, olds } = self.poisoning(|| self.lay(had, &mut upkeep))?;
         self.segments.patch(pages);
         // Nothing is written beside what may be damaged.

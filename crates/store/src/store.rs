@@ -198,13 +198,17 @@ impl Signals {
 }
 
 /// See [`Shared::poisoned_by_panic`].
-pub(crate) struct PoisonedByPanic<'a, H: Hasher>(&'a Shared<H>);
+pub(crate) struct PoisonedByPanic<'a, H: Hasher> {
+    shared: &'a Shared<H>,
+    /// Whether a panic was under way before: that one is none of this work's.
+    was_panicking: bool,
+}
 
 impl<H: Hasher> Drop for PoisonedByPanic<'_, H> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let panicked = || StoreError::io("append to", "the log")(std::io::Error::other("a panic came between"));
-            let _ = self.0.poisoning(|| Err::<(), _>(panicked()));
+        if std::thread::panicking() && !self.was_panicking {
+            let panicked = StoreError::io("write to", "the store")(std::io::Error::other("a panic came between"));
+            self.shared.poison(&panicked);
         }
     }
 }
@@ -611,7 +615,7 @@ impl<H: Hasher> Drop for Store<H> {
         self.shared.signals().closing = true;
         self.shared.changed.notify_all();
         for thread in self.threads.drain(..) {
-            // One that panicked has poisoned nothing but itself; what it left half done was never referred to.
+            // One that panicked has poisoned the store, which was told to whoever waited for it.
             let _ = thread.join();
         }
     }
@@ -667,6 +671,17 @@ impl<H: Hasher> Shared<H> {
 
     pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The writer, for whoever goes by where the log ends: after a write that failed it may be beyond the last version.
+    ///
+    /// # Errors
+    /// [`StoreError::Poisoned`].
+    // spec: STORE-8
+    pub(crate) fn sound_writer(&self) -> Result<MutexGuard<'_, Writer>, StoreError> {
+        let writer = self.writer();
+        self.check_poison()?;
+        Ok(writer)
     }
 
     /// The writer, for a commit: a compaction takes no slice while one is in line for it.
@@ -815,22 +830,30 @@ impl<H: Hasher> Shared<H> {
         }
     }
 
-    /// Runs something that writes. If it fails, nobody knows what is on the disk: no more writes until the store is
+    /// Runs something that writes. If it fails or panics, nobody knows what is on the disk: no more writes until the store is
     /// opened again (spec: STORE-8).
     pub(crate) fn poisoning<T>(&self, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-        work().inspect_err(|error| {
-            let mut poison = self.poison.lock().unwrap_or_else(PoisonError::into_inner);
-            poison.get_or_insert_with(|| error.to_string());
-            drop(poison);
-            // Whoever waits for a flush must hear that none will come.
-            self.changed.notify_all();
-        })
+        let _poisoned = self.poisoned_by_panic();
+        work().inspect_err(|error| self.poison(error))
     }
 
-    /// As [`Self::poisoning`], of a panic: dropped by one, it leaves a store that writes nothing behind what is on its way.
+    /// Refuses all writes from here on. Not for who has the signals.
+    // spec: STORE-8
+    fn poison(&self, error: &StoreError) {
+        let mut poison = self.poison.lock().unwrap_or_else(PoisonError::into_inner);
+        poison.get_or_insert_with(|| error.to_string());
+        drop(poison);
+        // Whoever waits must hear that nothing will come of it. One that looked before has the signals until it waits, and is
+        // told once it does.
+        drop(self.signals());
+        self.changed.notify_all();
+    }
+
+    /// For work others wait for, or that may not be gone on with when it was cut off: dropped by a panic in it, it leaves a store
+    /// that writes nothing any more.
     // spec: STORE-8
     pub(crate) fn poisoned_by_panic(&self) -> PoisonedByPanic<'_, H> {
-        PoisonedByPanic(self)
+        PoisonedByPanic { shared: self, was_panicking: std::thread::panicking() }
     }
 
     /// Hands the upkeep to whoever commits wait for, if they do, and takes it again after: to a flush, or to a compaction that
@@ -1015,7 +1038,7 @@ impl<H: Hasher> Shared<H> {
     /// Makes the segment that the log will go on in, so that no commit has to. If that fails, the commit that needs it
     /// tries again, and is told.
     fn make_next_segment(&self) {
-        let writer = self.writer();
+        let Ok(writer) = self.sound_writer() else { return };
         let (foreseen, generation) = (writer.log.foresee(), writer.log.generation());
         drop(writer);
         if let Some((id, size)) = foreseen
@@ -1027,6 +1050,7 @@ impl<H: Hasher> Shared<H> {
 
     /// The flusher's life: flush whenever enough has come together, and make segments before they are needed.
     fn flush_in_background(&self) {
+        let _poisoned = self.poisoned_by_panic();
         loop {
             let mut signals = self.signals();
             while !signals.is_time_to_flush(&self.options)
@@ -1053,6 +1077,7 @@ impl<H: Hasher> Shared<H> {
 
     /// The compactor's life: compact whenever there is enough garbage.
     fn compact_in_background(&self) {
+        let _poisoned = self.poisoned_by_panic();
         loop {
             let mut signals = self.signals();
             while !signals.is_time_to_compact() && !signals.closing {
@@ -1191,9 +1216,9 @@ impl<H: Hasher> Shared<H> {
 
     /// Raises the lowest height that is kept, durably.
     pub(crate) fn prune(&self, before: Height) -> Result<(), StoreError> {
-        self.check_poison()?;
         // First, for a rollback that is under way has it too: nothing is given up that would be above the last height then.
         let mut upkeep = self.upkeep();
+        self.check_poison()?;
         if self.current().height.is_none_or(|last| before > last) {
             return Err(self.not_retained(before));
         }
@@ -1376,6 +1401,25 @@ mod tests {
         assert_eq!(shared.signals().held_back, 0);
     }
 
+    /// spec: STORE-8. Whoever has looked whether a write failed, and waits for what comes of it, hears of one that fails in between.
+    #[test]
+    fn who_is_about_to_wait_hears_of_a_write_that_fails() {
+        let options = Options { background: false, ..Options::default() };
+        let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), options).unwrap();
+        std::thread::scope(|threads| {
+            let signals = shared.signals();
+            shared.check_poison().unwrap();
+            threads.spawn(|| shared.poisoning(|| Err::<(), _>(StoreError::Empty)).unwrap_err());
+            while shared.check_poison().is_ok() {
+                std::thread::yield_now();
+            }
+            // Time for whoever tells all that wait by now.
+            std::thread::sleep(Duration::from_millis(50));
+            let (_signals, waited) = shared.changed.wait_timeout(signals, Duration::from_secs(20)).unwrap();
+            assert!(!waited.timed_out());
+        });
+    }
+
     /// spec: STORE-7, STORE-12. A check lets go of the upkeep while commits are ahead of a compaction, which may wait for it.
     #[test]
     fn a_check_gives_way_to_a_compaction_that_commits_are_ahead_of() {
@@ -1410,6 +1454,44 @@ mod tests {
         shared.signals().unflushed = u64::MAX;
         shared.poisoning(|| Err::<(), _>(StoreError::Empty)).unwrap_err();
         assert!(shared.check(CheckLevel::Full, &mut |_| true).unwrap().unwrap().is_sound());
+    }
+
+    /// spec: STORE-8. Of a commit that failed the record may be in the log, and no version of it here. Whoever waited meanwhile to
+    /// write something does not, and the store opens.
+    #[test]
+    fn who_waited_while_a_commit_failed_writes_nothing() {
+        type Work = fn(&Shared<Blake3>) -> Result<(), StoreError>;
+        let works: [Work; 2] = [|shared| shared.rollback(Height(1)).map(drop), |shared| shared.prune(Height(1))];
+        for work in works {
+            let files = FaultyFiles::new(1);
+            let options = Options { background: false, ..Options::default() };
+            let shared = Shared::<Blake3>::create(Arc::new(files.clone()), options.clone()).unwrap();
+            let commit = |height: u64| {
+                let value = Value::new(height.to_be_bytes().to_vec()).unwrap();
+                let write = (Namespace::new("a").unwrap(), Key::new(*b"key").unwrap(), Some(value));
+                shared.commit(Height(height), &[write].into_iter().collect::<Diff>(), || Ok(()))
+            };
+            for height in 0..3 {
+                commit(height).unwrap();
+            }
+            std::thread::scope(|threads| {
+                let upkeep = shared.upkeep();
+                let waiting = threads.spawn(|| work(&shared));
+                // Time to get to where it waits.
+                std::thread::sleep(Duration::from_millis(50));
+                // The record is written and synced; its mark is not.
+                files.fail_at(files.changes() + 2, Fault::Io);
+                commit(3).unwrap_err();
+                let changes = files.changes();
+                drop(upkeep);
+                let error = waiting.join().unwrap().unwrap_err();
+                assert!(matches!(error, StoreError::Poisoned { .. }), "{error}");
+                assert_eq!(files.changes(), changes);
+            });
+            drop(shared);
+            let opened = Shared::<Blake3>::open(Arc::new(files), options).unwrap();
+            assert_eq!((opened.current().height, opened.low()), (Some(Height(3)), Some(Height(0))));
+        }
     }
 
     /// A full disk has no room for the next segment of the log: it is not tried with each commit, but again once a flush may have

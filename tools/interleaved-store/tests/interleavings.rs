@@ -6,9 +6,10 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use keelstone_codec::{Height, Key, Namespace, Value};
-use keelstone_interleaved_store::files::MemoryFiles;
+use keelstone_interleaved_store::files::{Fault, FaultyFiles, MemoryFiles};
 use keelstone_interleaved_store::{CheckLevel, Options, Retention, Store, StoreError};
 use keelstone_tree::{Blake3, Diff, KeyRange, Read, ReadError, Write};
+use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::sync::Arc;
 use shuttle::{Config, Runner, thread};
@@ -226,6 +227,31 @@ fn commits_that_wait_for_flush_and_compaction_always_come_through() {
         drop(store);
         let again = TestStore::open(Arc::new(files), self::options(false)).unwrap();
         assert_eq!((again.height(), again.root()), (height, root));
+        read(&again.view()).unwrap();
+    });
+}
+
+/// spec: STORE-8. The disk fails at any moment, of a commit, a flush or a compaction: whoever commits hears of it, also who is about to
+/// wait for what will not come, and what was acknowledged is there.
+#[test]
+fn whoever_commits_hears_of_a_disk_that_fails_whoever_met_it() {
+    in_every_order(1_500, || {
+        let files = FaultyFiles::new(1);
+        let options = Options { history: Retention::Heights(2), garbage_percent: 20, ..options(true) };
+        let store = TestStore::create(Arc::new(files.clone()), options).unwrap();
+        files.fail_at(files.changes() + shuttle::rand::thread_rng().gen_range(0..250), Fault::IoForever);
+        let failed = (0..=30).find_map(|height| store.commit(Height(height), block(height)).err());
+        let acknowledged = store.height();
+        if let Some(error) = failed {
+            assert!(matches!(error, StoreError::Io { .. } | StoreError::Poisoned { .. }), "{error}");
+            let next = acknowledged.map_or(0, |height| height.0 + 1);
+            let again = store.commit(Height(next), block(next));
+            assert!(matches!(again, Err(StoreError::Poisoned { .. })), "{again:?}");
+        }
+        drop(store);
+        files.mend();
+        let again = TestStore::open(Arc::new(files), self::options(false)).unwrap();
+        assert!(again.height() == acknowledged || again.height() == Some(acknowledged.map_or(Height(0), Height::next)));
         read(&again.view()).unwrap();
     });
 }

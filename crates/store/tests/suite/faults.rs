@@ -1,7 +1,9 @@
 //! Power cuts and failing disks, at every change a store makes.
 
 use crate::life::{Lived, Real, Script, cut_power, fail_changes, fail_reads};
-use crate::support::{TestStore, contents, count, put, root_of, small, try_contents};
+use crate::support::{
+    Act, Random, TestStore, Watched, contents, count, put, random_diff, root_of, small, try_contents,
+};
 use crate::toy::Bug;
 use keelstone_codec::Height;
 use keelstone_store::files::{Fault, FaultyFiles, MemoryFiles};
@@ -146,6 +148,28 @@ fn w06_a_slot_that_cannot_be_read_is_written_anew_from_the_other() {
     let error = TestStore::open(Arc::new(files.clone()), small()).unwrap_err();
     assert!(matches!(error, StoreError::Io { .. }), "{error}");
     assert_eq!(TestStore::open(Arc::new(files), small()).unwrap().root(), root);
+}
+
+/// spec: STORE-8. A flush that panics has left something half done and never comes: the commits that wait for it hear of it.
+#[test]
+fn who_waits_for_a_flush_that_panics_is_told() {
+    let files = Watched::new(MemoryFiles::new(), |name, act| {
+        assert!(!matches!(act, Act::Sync) || !name.ends_with(".pages"), "a flush is to panic");
+    });
+    let options = Options { background: true, ..small() };
+    let store = TestStore::create(Arc::new(files), options).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut random = Random(7);
+        let failed = (0..10_000).find_map(|height| store.commit(Height(height), random_diff(&mut random)).err());
+        let failed = failed.expect("there is room for few");
+        tell.send((failed, store.rollback(Height(0)).unwrap_err(), store.view().root())).unwrap();
+    });
+    let waited = told.recv_timeout(std::time::Duration::from_secs(60));
+    let (commit, rollback, _) = waited.expect("nobody waits for ever");
+    for error in [commit, rollback] {
+        assert!(matches!(&error, StoreError::Poisoned { reason } if reason.contains("panic")), "{error}");
+    }
 }
 
 /// Every test of this file, on a toy.
