@@ -16,9 +16,11 @@ pub(crate) const SCRIPT: u64 = 0;
 /// Steps of the script, of which most are commits.
 const SCRIPT_STEPS: u64 = 32;
 
+/// Says a line. Whoever has nobody left to tell is of no use, and ends: a parent that was killed could not end it.
 fn say(line: &str) {
-    // A parent that is gone has nobody left to tell.
-    let _ = std::io::stdout().write_all(line.as_bytes()).and_then(|()| std::io::stdout().flush());
+    if std::io::stdout().write_all(line.as_bytes()).and_then(|()| std::io::stdout().flush()).is_err() {
+        std::process::exit(1);
+    }
 }
 
 pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> ExitCode {
@@ -58,7 +60,11 @@ fn work(path: &Path, seed: u64, steps: u64) -> Result<(), StoreError> {
                 say("done\n");
                 next = to + 1;
             }
-            2 if next > low + 8 => store.prune(Height(low + random.below(next - low - 4)))?,
+            2 if next > low + 8 => {
+                let before = low + random.below(next - low - 4);
+                say(&format!("prune {before}\n"));
+                store.prune(Height(before))?;
+            }
             3 => drop(store.compact(&mut |_| {})?),
             4 => store.flush()?,
             _ => {

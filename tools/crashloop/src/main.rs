@@ -5,7 +5,9 @@
 //! The parent keeps the acknowledgements; the child commits, flushes, compacts, prunes and rolls back, says what it is
 //! about to do and what was acknowledged, and is killed at a random moment with SIGKILL. Some children are killed while
 //! they open what another left. An acknowledged step that is missing, a value or root that is wrong, a child that panics
-//! or a store that does not open ends the loop with exit code 1 and the seed.
+//! or hangs or a store that does not open ends the loop with exit code 1 and the seed.
+//!
+//! A signal that asks for the end leaves neither a child nor its directory behind.
 //!
 //! With `--syscalls`, `strace` kills the child at every single call that changes the disk, once, and once more while the
 //! next child recovers.
@@ -15,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod child;
+mod life;
 mod model;
 mod parent;
 mod syscalls;
@@ -42,7 +45,8 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Arguments> {
         }
         let value = arguments.next()?;
         match name.as_str() {
-            "--cycles" => parsed.cycles = value.parse().ok()?,
+            // None at all would find nothing, and say that nothing was lost.
+            "--cycles" => parsed.cycles = value.parse().ok().filter(|cycles| *cycles > 0)?,
             "--seed" => parsed.seed = value.parse().ok()?,
             "--dir" => parsed.directory = Some(value.into()),
             _ => return None,
@@ -71,9 +75,14 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let running = life::Running::default();
+    if let Err(error) = running.end_when_told(directory.path().to_owned()) {
+        eprintln!("signals cannot be heard: {error}");
+        return ExitCode::from(2);
+    }
     let done = match arguments.syscalls {
-        true => syscalls::run(directory.path(), arguments.seed),
-        false => parent::run(directory.path(), arguments.seed, arguments.cycles).map(|done| done.to_string()),
+        true => syscalls::run(directory.path(), arguments.seed, &running),
+        false => parent::run(directory.path(), arguments.seed, arguments.cycles, &running).map(|done| done.to_string()),
     };
     match done {
         Ok(done) => {

@@ -21,6 +21,9 @@ impl Random {
     }
 }
 
+/// Heights that the store keeps.
+pub(crate) const KEPT: u64 = 40;
+
 /// Everything small, so that everything happens often. `background`: with threads, as in earnest.
 fn options(background: bool) -> Options {
     Options {
@@ -30,7 +33,7 @@ fn options(background: bool) -> Options {
         flush_bytes: 8 << 10,
         cache_bytes: 64 << 10,
         value_cache_bytes: 64 << 10,
-        history: Retention::Heights(40),
+        history: Retention::Heights(KEPT),
         ..Options::default()
     }
 }

@@ -1,15 +1,15 @@
 //! The parent: starts children, kills them, and knows what must be there.
 
 use crate::child::ARGUMENT;
-use crate::model::{Random, apply, diff_of, open};
+use crate::life::{Life, PATIENCE, Running, in_time};
+use crate::model::{KEPT, Random, apply, diff_of, open};
 use keelstone_codec::{Height, Root};
 use keelstone_store::{CheckLevel, Store};
 use keelstone_tree::{Blake3, KeyRange, Read, reference};
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ const REMEMBERED: usize = 64;
 struct Line {
     epoch: u64,
     next: u64,
+    /// The lowest height that must be kept: none was pruned from here on, and so many are kept of the highest there ever was.
+    low: u64,
     states: VecDeque<Rc<reference::State>>,
 }
 
@@ -39,6 +41,7 @@ impl Line {
 
     fn push(&mut self, state: reference::State) {
         self.next += 1;
+        self.low = self.low.max(self.next.saturating_sub(KEPT));
         self.states.push_back(Rc::new(state));
         if self.states.len() > REMEMBERED {
             self.states.pop_front();
@@ -85,6 +88,11 @@ impl Promise {
         Self { seed, line: Line::default(), pending: None, acknowledged: 0 }
     }
 
+    /// Of the diffs.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Takes in a line of a child.
     pub(crate) fn hear(&mut self, line: &str) -> Result<(), String> {
         let words: Vec<&str> = line.split(' ').collect();
@@ -103,6 +111,11 @@ impl Promise {
                 let mut pending = self.line.clone();
                 pending.roll_back(to, epoch);
                 self.pending = Some(pending);
+                Ok(())
+            }
+            // From now on they may be gone: whether they are is not known before it is looked.
+            ("prune", Some(before), _) => {
+                self.line.low = self.line.low.max(before);
                 Ok(())
             }
             ("done", ..) => {
@@ -129,7 +142,7 @@ impl Promise {
     }
 }
 
-pub(crate) fn run(path: &Path, seed: u64, cycles: u64) -> Result<Done, String> {
+pub(crate) fn run(path: &Path, seed: u64, cycles: u64, running: &Running) -> Result<Done, String> {
     let start = Instant::now();
     let mut random = Random(seed);
     let mut promise = Promise::new(seed);
@@ -142,7 +155,7 @@ pub(crate) fn run(path: &Path, seed: u64, cycles: u64) -> Result<Done, String> {
             eprintln!("{cycle} of {cycles} kills, {acknowledged} steps acknowledged, about {left} s left");
         }
         for _ in 0..(1 + random.below(KILLS_MAX)).min(cycles - cycle) {
-            kill_one(path, &mut random, &mut promise).map_err(|wrong| format!("cycle {cycle}: {wrong}"))?;
+            kill_one(path, &mut random, &mut promise, running).map_err(|wrong| format!("cycle {cycle}: {wrong}"))?;
             cycle += 1;
         }
         looks += 1;
@@ -152,42 +165,33 @@ pub(crate) fn run(path: &Path, seed: u64, cycles: u64) -> Result<Done, String> {
 }
 
 /// Starts a child, lets it get somewhere, and kills it.
-fn kill_one(path: &Path, random: &mut Random, promise: &mut Promise) -> Result<(), String> {
+fn kill_one(path: &Path, random: &mut Random, promise: &mut Promise, running: &Running) -> Result<(), String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let mut child = Command::new(program)
-        .arg(ARGUMENT)
-        .arg(path)
-        .args([promise.seed.to_string(), random.next().to_string()])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("a child could not be started: {error}"))?;
-    let mut lines = BufReader::new(child.stdout.take().ok_or("a child without an output")?).lines();
+    let mut command = Command::new(program);
+    command.arg(ARGUMENT).arg(path).args([promise.seed.to_string(), random.next().to_string()]);
+    let life = Life::start(&mut command, running)?;
     // The moment is random twice over: after so many lines, and so much later. Sometimes before the first.
     let heard = match random.below(8) {
         0 => 0,
         1..5 => 1 + random.below(12),
         _ => 1 + random.below(120),
     };
-    let mut said: Vec<String> = Vec::new();
-    said.extend(lines.by_ref().take(usize::try_from(heard).unwrap_or(0)).map_while(Result::ok));
+    let said = life.hear(usize::try_from(heard).unwrap_or(0), PATIENCE)?;
     std::thread::sleep(Duration::from_micros(random.below(if heard == 0 { 4000 } else { 400 })));
-    child.kill().map_err(|error| format!("a child could not be killed: {error}"))?;
-    said.extend(lines.map_while(Result::ok));
-    let output = child.wait_with_output().map_err(|error| error.to_string())?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    if !complaint.is_empty() || output.status.code().is_some() {
-        return Err(format!("a child ended by itself, {}: {complaint} {:?}", output.status, said.last()));
-    }
-    said.iter().try_for_each(|line| promise.hear(line))
+    let ended = life.kill().map_err(|wrong| format!("{wrong}, after {:?}", said.last()))?;
+    said.iter().chain(&ended.said).try_for_each(|line| promise.hear(line))
 }
 
 /// Opens what is left, and compares.
 pub(crate) fn look(path: &Path, promise: &mut Promise, thorough: bool) -> Result<(), String> {
+    let what = format!("seed {}: a look at {}", promise.seed, path.display());
+    in_time(what, || compare(path, promise, thorough))
+}
+
+fn compare(path: &Path, promise: &mut Promise, thorough: bool) -> Result<(), String> {
     let store = open(path, true).map_err(|error| format!("it does not open: {error}"))?;
     promise.settle(store.height().map_or(0, |height| height.0 + 1), store.epoch())?;
-    let Line { next, states, .. } = &promise.line;
+    let Line { next, states, low, .. } = &promise.line;
     let root = |state: &reference::State| -> Root { reference::root_with(reference::blake3, state) };
     let expected = promise.line.last();
     if store.root() != root(&expected) {
@@ -196,12 +200,16 @@ pub(crate) fn look(path: &Path, promise: &mut Promise, thorough: bool) -> Result
     if contents(&store)? != *expected {
         return Err("an entry is wrong or missing".into());
     }
+    let kept_from = store.low().map_or(*next, |low| low.0);
+    if kept_from > *low {
+        return Err(format!("history begins with height {kept_from}, nobody gave up {low}"));
+    }
     if thorough {
         let report = store.check(CheckLevel::Full, &mut |_| {}).map_err(|error| error.to_string())?;
         if let Some(problem) = report.problems.first() {
             return Err(format!("a check found: {problem}"));
         }
-        let kept = next - store.low().map_or(*next, |low| low.0);
+        let kept = next - kept_from;
         for (height, state) in (0..*next).rev().zip(states.iter().rev()).take(usize::try_from(kept).unwrap_or(0)) {
             let view = store.view_at(Height(height)).map_err(|error| format!("height {height}: {error}"))?;
             if view.root() != root(state) {
@@ -223,4 +231,30 @@ fn contents(store: &Store<Blake3>) -> Result<reference::State, String> {
         state.insert(name.as_str().to_owned(), entries.collect::<Result<_, _>>()?);
     }
     Ok(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store that gives up history nobody told it to give up is found, however it describes what it has.
+    #[test]
+    fn history_that_nobody_gave_up_is_missed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut promise, store) = (Promise::new(1), open(directory.path(), false).unwrap());
+        for height in 0..KEPT + 10 {
+            promise.hear(&format!("commit {height} 0")).unwrap();
+            store.commit(Height(height), diff_of(1, 0, height)).unwrap();
+            promise.hear("done").unwrap();
+        }
+        store.close().unwrap();
+        look(directory.path(), &mut promise, true).unwrap();
+        let store = open(directory.path(), false).unwrap();
+        store.prune(Height(12)).unwrap();
+        store.close().unwrap();
+        let told = look(directory.path(), &mut promise, false).unwrap_err();
+        assert_eq!(told, "history begins with height 12, nobody gave up 10");
+        promise.hear("prune 12").unwrap();
+        look(directory.path(), &mut promise, true).unwrap();
+    }
 }

@@ -1,4 +1,6 @@
-//! The golden vectors, for the tests of every crate: `spec/vectors` says what bytes the code must make.
+//! What the tests of every crate share: the golden vectors, and how much of them the environment asks for.
+//!
+//! `spec/vectors` says what bytes the code must make.
 //!
 //! The files are the format. They are written anew by `cargo xtask bless` alone, which sets `KEELSTONE_BLESS`, and a change
 //! of one is a change of what has been released.
@@ -40,9 +42,23 @@ pub fn check(name: &str, found: &Value) -> Value {
     golden
 }
 
+/// A count from the environment, so that long runs need no other code; `default` where none is asked for.
+///
+/// # Panics
+/// If something is asked for that is no number: a run of the default would pass for the one that was meant.
+#[track_caller]
+#[must_use]
+pub fn count(name: &str, default: u64) -> u64 {
+    match env::var(name) {
+        Err(env::VarError::NotPresent) => default,
+        Ok(text) => text.parse().unwrap_or_else(|error| panic!("{name} is {text:?}: {error}")),
+        Err(error) => panic!("{name}: {error}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::check;
+    use super::{check, count};
     use serde_json::{Value, json};
     use std::panic::catch_unwind;
 
@@ -62,5 +78,12 @@ mod tests {
             assert!(catch_unwind(|| check("codec.json", &other)).is_err());
         }
         assert!(catch_unwind(|| check("of-nothing.json", &json!({}))).is_err());
+    }
+
+    /// What the tests are run with for sure is no number.
+    #[test]
+    fn what_is_asked_for_and_is_no_number_fails() {
+        assert_eq!(count("KEELSTONE_NOBODY_ASKS", 7), 7);
+        assert!(catch_unwind(|| count("CARGO_MANIFEST_DIR", 7)).is_err());
     }
 }
