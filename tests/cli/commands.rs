@@ -263,6 +263,110 @@ fn the_bench_prints_the_lines_of_the_other_engines() {
     assert_eq!(names, ["info", "W1", "W2", "W3", "W4", "W4x", "W5"]);
     assert!(lines.iter().all(|line| line["peer"] == "keelstone" && line["n"] == 2000));
     assert_eq!(lines[6]["same_root"], true);
+    // Figures are of so much memory, which is said: the defaults that the help names.
+    let told = json!({ "cache_bytes": lines[0]["cache_bytes"], "value_cache_bytes": lines[0]["value_cache_bytes"] });
+    let help = String::from_utf8(keelstone(home.path(), &["bench", "store", "--help"]).stdout).unwrap();
+    for name in ["cache_bytes", "value_cache_bytes"] {
+        assert!(help.contains(&format!("[default: {}]", told[name])), "{told}: {help}");
+    }
+}
+
+/// What is measured as a node does it has the settings of a node.
+#[test]
+fn a_bench_of_snapshots_has_the_memory_of_a_node() {
+    let home = tempfile::tempdir().unwrap();
+    let sizes = ["--n", "2000", "--upd-size", "10", "--saturating", "5", "--rounds", "1"];
+    for (settings, cache) in [([].as_slice(), 268_435_456), (&["--set", "store.cache_bytes=1048576"], 1_048_576)] {
+        let told = expect(home.path(), 0, &[&["bench", "snapshot"], sizes.as_slice(), settings].concat());
+        assert_eq!((&told["w"], &told["cache_bytes"]), (&json!("beside"), &json!(cache)), "{told}");
+    }
+    expect(home.path(), 2, &[&["bench", "snapshot"], sizes.as_slice(), &["--set", "store.cache_bytes=1"]].concat());
+}
+
+/// What cannot be run, or would be told as measured although nothing was, is refused before anything is done; and so is a
+/// setting where none has a say.
+#[test]
+fn a_bench_refuses_what_it_cannot_measure() {
+    let home = tempfile::tempdir().unwrap();
+    let most = u64::MAX.to_string();
+    for arguments in [
+        ["store", "--reads", "0"],
+        ["store", "--reads", &most],
+        ["store", "--proofs", "0"],
+        ["store", "--proofs", &most],
+        ["store", "--upd-blocks", "0"],
+        ["store", "--upd-blocks", &most],
+        ["store", "--upd-size", "9"],
+        ["store", "--upd-size", "9223372036854775808"],
+        ["store", "--cache-bytes", &most],
+        ["store", "--value-cache-bytes", &most],
+        ["store", "--n", "1000000001"],
+        ["store", "--block", &most],
+        ["cliffs", "--upd-blocks", "0"],
+        ["cliffs", "--upd-size", "9223372036854775808"],
+        ["cliffs", "--n", &most],
+        ["open", "--kills", "0"],
+        ["open", "--n", &most],
+        ["open", "--upd-size", &most],
+        ["snapshot", "--saturating", "0"],
+        ["snapshot", "--rounds", &most],
+        ["snapshot", "--upd-size", "9223372036854775808"],
+        ["store", "--set", "store.cache_bytes=1048576"],
+        ["cliffs", "--set", "nothing.of_that_kind=1"],
+        ["open", "--set", "store.cache_bytes=1048576"],
+        ["snapshot", "--set", "nothing.of_that_kind=1"],
+    ] {
+        // Were it not refused, it would be over soon.
+        let small = ["--dir", "/dev/null/no-directory"];
+        expect(home.path(), 2, &[&["bench"], arguments.as_slice(), small.as_slice()].concat());
+    }
+    expect(
+        home.path(),
+        2,
+        &["bench", "store", "--n", "1000000000", "--upd-blocks", "1000000", "--upd-size", "1000000"],
+    );
+}
+
+/// However a bench ends, no process goes on without it; if it is asked to end, nothing stays on the disk either.
+#[test]
+fn a_bench_that_is_ended_leaves_no_process_and_one_that_is_asked_to_end_no_directory() {
+    for (what, signal, left) in
+        [("store", "INT", 0), ("cliffs", "HUP", 0), ("open", "INT", 0), ("open", "TERM", 0), ("open", "KILL", 1)]
+    {
+        let (place, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let place = place.path().canonicalize().unwrap();
+        let mut command = program();
+        command.args(["bench", what, "--n", "100000000", "--home"]).arg(home.path()).env("TMPDIR", &place);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut bench = command.spawn().unwrap();
+        let loads = || fs::read_dir(&place).unwrap().flatten().any(|own| own.path().join("db").is_dir());
+        within("it loads", loads);
+        let workers = || at_work(place.to_str().unwrap());
+        if what == "open" {
+            within("a process works", || workers() > 0);
+        }
+        let pid = bench.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+        assert!(!bench.wait().unwrap().success());
+        within("no process works", || workers() == 0);
+        assert_eq!(fs::read_dir(&place).unwrap().count(), left, "bench {what} after {signal}");
+    }
+}
+
+/// Processes whose command line names this.
+fn at_work(name: &str) -> usize {
+    let commands =
+        fs::read_dir("/proc").unwrap().flatten().filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    commands.filter(|command| String::from_utf8_lossy(command).contains(name)).count()
+}
+
+/// Waits until something is so.
+fn within(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within 60 s: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// The workload that lasts runs when it is named, for as long as is said, and no update is told that was not made.

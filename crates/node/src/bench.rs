@@ -19,6 +19,8 @@
 //! [`beside`] measures something else on the same state: how long commits take, at half the rate that can be had, while a
 //! snapshot is made and while none is.
 //!
+//! Every line says how much memory the store may have for pages and for values.
+//!
 //! What each figure means, and the figures: `docs/performance.md`.
 #![expect(clippy::float_arithmetic, reason = "rates for people; nothing here is state")]
 #![expect(clippy::cast_precision_loss, reason = "a rate is rounded anyway")]
@@ -88,8 +90,18 @@ pub(crate) struct Line {
     pub(crate) peer: &'static str,
     pub(crate) version: &'static str,
     pub(crate) n: u64,
+    /// Bytes of pages and of values that the store may hold in memory.
+    pub(crate) cache_bytes: u64,
+    pub(crate) value_cache_bytes: u64,
     #[serde(flatten)]
     pub(crate) figures: Figures,
+}
+
+impl Line {
+    fn of(w: &'static str, n: u64, options: &Options, figures: Figures) -> Self {
+        let Options { cache_bytes, value_cache_bytes, .. } = *options;
+        Self { w, peer: "keelstone", version: env!("CARGO_PKG_VERSION"), n, cache_bytes, value_cache_bytes, figures }
+    }
 }
 
 /// The figures of a workload.
@@ -226,6 +238,9 @@ pub(crate) enum BenchError {
     /// The store answered wrongly. No figure counts after this.
     #[error("wrong answer: {0}")]
     Wrong(String),
+    /// A process that works on the store ended by itself, which says why.
+    #[error("the process that commits ended with {0}")]
+    Worker(std::process::ExitStatus),
 }
 
 // ---- the workload ------------------------------------------------------------------------------------------------
@@ -377,7 +392,7 @@ impl Engine {
 /// # Errors
 /// [`BenchError::Wrong`] if the store answers wrongly, else what the store or the machine says.
 pub(crate) fn run(directory: &Path, sizes: &Sizes, mut tell: impl FnMut(Line)) -> Result<(), BenchError> {
-    let line = |w, figures| Line { w, peer: "keelstone", version: env!("CARGO_PKG_VERSION"), n: sizes.keys, figures };
+    let line = |w, figures| Line::of(w, sizes.keys, &sizes.options, figures);
     let data = directory.join("db");
     fs::create_dir_all(&data)?;
     tell(line(
@@ -440,7 +455,7 @@ pub(crate) fn run(directory: &Path, sizes: &Sizes, mut tell: impl FnMut(Line)) -
         tell(line("W4x", prove(&engine, root, absent)?));
     }
     if sizes.wants("W5") {
-        tell(line("W5", copy(&engine, &model, root, &directory.join("imported"))?));
+        tell(line("W5", copy(&engine, &model, root, &directory.join("imported"), &sizes.options)?));
     }
     engine.store.close()?;
     Ok(())
@@ -455,6 +470,9 @@ pub(crate) struct BesideSizes {
     pub(crate) saturating: usize,
     /// How often to measure without a snapshot and with one.
     pub(crate) rounds: usize,
+    /// Those of a node: of its store, and of the snapshots it makes.
+    pub(crate) options: Options,
+    pub(crate) making: Making,
 }
 
 /// Commits blocks of updates at half the rate that can be had, in turn with nothing beside them and while a snapshot of the
@@ -468,7 +486,7 @@ pub(crate) fn beside(directory: &Path, sizes: &BesideSizes, mut tell: impl FnMut
     let way = Arc::new(Way::default());
     let files = Sliced::over(Arc::new(Directory::new(directory.join("snapshots"))?), &way);
     let (library, _) = Library::open(Arc::new(files))?;
-    let (mut engine, mut model) = (Engine::create(&data, Options::default())?, Model::new());
+    let (mut engine, mut model) = (Engine::create(&data, sizes.options.clone())?, Model::new());
     while model.next < sizes.keys {
         let batch = model.load_block(10_000.min(sizes.keys - model.next));
         engine.commit(batch)?;
@@ -499,7 +517,7 @@ pub(crate) fn beside(directory: &Path, sizes: &BesideSizes, mut tell: impl FnMut
         let held = Held { view: engine.store.view(), params, way: way.clone() };
         let (library, done) = (&library, AtomicBool::new(false));
         // As a node makes those that nobody waits for.
-        let making = Making { background: false, ..Making::default() };
+        let making = Making { background: false, ..sizes.making };
         let before = with.len();
         let made = std::thread::scope(|threads| {
             let made = threads.spawn(|| {
@@ -529,24 +547,19 @@ pub(crate) fn beside(directory: &Path, sizes: &BesideSizes, mut tell: impl FnMut
     with.sort_unstable();
     let (p99, p99_beside) = (hundredths(&alone, 99), hundredths(&with, 99));
     let rounds = u32::try_from(sizes.rounds).unwrap_or(u32::MAX).max(1);
-    tell(Line {
-        w: "beside",
-        peer: "keelstone",
-        version: env!("CARGO_PKG_VERSION"),
-        n: sizes.keys,
-        figures: Figures::Beside {
-            saturated_per_s: round(1.0 / mean.as_secs_f64(), 1),
-            blocks_per_s: round(1.0 / every.as_secs_f64(), 1),
-            blocks: counts.0,
-            blocks_beside: counts.1,
-            med_ms: hundredths(&alone, 50),
-            med_beside_ms: hundredths(&with, 50),
-            p99_ms: p99,
-            p99_beside_ms: p99_beside,
-            p99_ratio: round(p99_beside / p99, 3),
-            snapshot_s: round((took / rounds).as_secs_f64(), 3),
-        },
-    });
+    let figures = Figures::Beside {
+        saturated_per_s: round(1.0 / mean.as_secs_f64(), 1),
+        blocks_per_s: round(1.0 / every.as_secs_f64(), 1),
+        blocks: counts.0,
+        blocks_beside: counts.1,
+        med_ms: median(&alone).map_or(0.0, ms),
+        med_beside_ms: median(&with).map_or(0.0, ms),
+        p99_ms: p99,
+        p99_beside_ms: p99_beside,
+        p99_ratio: round(p99_beside / p99, 3),
+        snapshot_s: round((took / rounds).as_secs_f64(), 3),
+    };
+    tell(Line::of("beside", sizes.keys, &sizes.options, figures));
     engine.store.close()?;
     Ok(())
 }
@@ -561,7 +574,17 @@ fn paced(next: Instant, every: Duration) -> Instant {
 /// The time that so many hundredths of them stayed within, in milliseconds.
 fn hundredths(sorted: &[Duration], share: usize) -> f64 {
     let place = (sorted.len() * share).div_ceil(100).saturating_sub(1);
-    sorted.get(place).map_or(0.0, |time| round(time.as_secs_f64() * 1e3, 3))
+    sorted.get(place).map_or(0.0, |time| ms(*time))
+}
+
+/// The middle one: of an even number the upper of two, which is what the other engines' harness takes.
+fn median<T: Copy>(sorted: &[T]) -> Option<T> {
+    sorted.get(sorted.len() / 2).copied()
+}
+
+/// Milliseconds, to the microsecond.
+fn ms(time: Duration) -> f64 {
+    round(time.as_secs_f64() * 1e3, 3)
 }
 
 fn update(engine: &mut Engine, model: &mut Model, sizes: &Sizes, data: &Path) -> Result<(Figures, Root), BenchError> {
@@ -580,7 +603,7 @@ fn update(engine: &mut Engine, model: &mut Model, sizes: &Sizes, data: &Path) ->
     let size = u64::try_from(sizes.update_size).expect("a count fits 64 bits");
     let figures = Figures::Update {
         updates_per_s: rate(blocks * size, busy),
-        med_ms: hundredths(&times, 50),
+        med_ms: median(&times).map_or(0.0, ms),
         p99_ms: hundredths(&times, 99),
         max_ms: hundredths(&times, 100),
         written_per_block: written / blocks.max(1),
@@ -616,7 +639,7 @@ fn read(engine: &Engine, model: &Model, sizes: &Sizes) -> Result<Figures, BenchE
     Ok(Figures::Read { reads_per_s: rate(reads, second), first_pass_per_s: rate(reads, first), rss_kb: memory_kb() })
 }
 
-fn copy(engine: &Engine, model: &Model, root: Root, aside: &Path) -> Result<Figures, BenchError> {
+fn copy(engine: &Engine, model: &Model, root: Root, aside: &Path, options: &Options) -> Result<Figures, BenchError> {
     let mut count = 0u64;
     let view = engine.store.view();
     let start = Instant::now();
@@ -641,7 +664,7 @@ fn copy(engine: &Engine, model: &Model, root: Root, aside: &Path) -> Result<Figu
     fs::create_dir_all(aside)?;
     let start = Instant::now();
     let files = Arc::new(Directory::new(aside)?);
-    let mut building = Store::<Blake3>::build(files, Options::default(), engine.height)?;
+    let mut building = Store::<Blake3>::build(files, options.clone(), engine.height)?;
     let mut rest = &stream[..];
     while let Some((key, value)) = next_pair(&mut rest) {
         let key = Key::new(key.as_slice()).map_err(|error| BenchError::Wrong(error.to_string()))?;
@@ -778,6 +801,13 @@ fn allocated(metadata: &fs::Metadata) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_middle_of_an_even_number_is_the_upper_of_two() {
+        assert_eq!((median(&[1, 2, 3, 4]), median(&[1, 2, 3]), median::<u8>(&[])), (Some(3), Some(2), None));
+        let times = [1, 2, 3, 4].map(Duration::from_millis);
+        assert_eq!((median(&times).map(ms), hundredths(&times, 99)), (Some(3.0), 4.0));
+    }
 
     /// Two figures are comparable only if both engines saw the same bytes.
     #[test]

@@ -209,6 +209,14 @@ impl Context<'_> {
         Ok(Config::load(&home.config(), &self.settings)?)
     }
 
+    /// Refuses settings where no configuration is read: they would change nothing.
+    pub(crate) fn reads_no_settings(&self) -> Result<(), Failure> {
+        match self.settings.first() {
+            Some(setting) => Err(Failure::usage(format!("--set {setting}: this reads no configuration"))),
+            None => Ok(()),
+        }
+    }
+
     /// The settings that were given on the command line.
     pub(crate) fn settings(&self) -> &[String] {
         &self.settings

@@ -31,6 +31,7 @@ mod follower;
 mod generations;
 mod home;
 mod http;
+mod interrupt;
 mod keyfile;
 mod mend;
 mod metrics;

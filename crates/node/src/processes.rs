@@ -14,6 +14,7 @@ use std::io::{BufRead as _, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -26,9 +27,10 @@ const TAIL_BYTES: u64 = 16 * 1024;
 
 /// A group of processes that ends with this one.
 pub(crate) struct Group {
-    reaper: Child,
+    leader: i32,
+    reaper: Mutex<Child>,
     /// Closed when dropped, and by the system when this process dies.
-    alive: Option<ChildStdin>,
+    alive: Mutex<Option<ChildStdin>>,
 }
 
 impl Group {
@@ -38,20 +40,21 @@ impl Group {
         // What it says is said when nobody listens any more.
         program.args(["testnet", "reap"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut reaper = program.process_group(0).spawn()?;
-        let alive = reaper.stdin.take();
-        Ok(Self { reaper, alive })
+        let leader = i32::try_from(reaper.id()).map_err(std::io::Error::other)?;
+        let alive = Mutex::new(reaper.stdin.take());
+        Ok(Self { leader, reaper: Mutex::new(reaper), alive })
     }
 
     /// Registers what is to be removed when the group ends: arguments of `ip`.
-    pub(crate) fn remove_at_end(&mut self, arguments: &[String]) -> std::io::Result<()> {
-        let pipe = self.alive.as_mut().ok_or(std::io::ErrorKind::BrokenPipe)?;
+    pub(crate) fn remove_at_end(&self, arguments: &[String]) -> std::io::Result<()> {
+        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let pipe = alive.as_mut().ok_or(std::io::ErrorKind::BrokenPipe)?;
         pipe.write_all(format!("{}\n", arguments.join(" ")).as_bytes())
     }
 
     /// Starts a process in the group, with its output as the command has it and no input.
     pub(crate) fn spawn(&self, mut command: Command) -> std::io::Result<Process> {
-        let leader = i32::try_from(self.reaper.id()).map_err(std::io::Error::other)?;
-        let child = command.stdin(Stdio::null()).process_group(leader).spawn()?;
+        let child = command.stdin(Stdio::null()).process_group(self.leader).spawn()?;
         Ok(Process { child, paused: false, ended: None })
     }
 
@@ -62,11 +65,11 @@ impl Group {
         self.spawn(command)
     }
 
-    /// Ends everything that is left of the group.
-    pub(crate) fn end(mut self) {
-        self.alive = None;
+    /// Ends everything that is left of the group, which nobody can be added to any more.
+    pub(crate) fn end(&self) {
+        *self.alive.lock().unwrap_or_else(PoisonError::into_inner) = None;
         // A reaper that cannot be waited for is gone already.
-        let _ = self.reaper.wait();
+        let _ = self.reaper.lock().unwrap_or_else(PoisonError::into_inner).wait();
     }
 }
 
@@ -183,6 +186,13 @@ impl Process {
         self.child.kill()?;
         self.ended = Some(self.child.wait()?);
         Ok(())
+    }
+
+    /// Waits for its end, for as long as that takes.
+    pub(crate) fn wait(&mut self) -> std::io::Result<ExitStatus> {
+        let status = self.child.wait()?;
+        self.ended = Some(status);
+        Ok(status)
     }
 
     /// Asks it to end.

@@ -9,10 +9,11 @@
 //! what was written.
 
 use super::{
-    BenchError, Engine, Figures, Line, Random, disk_bytes, hundredths, key, memory_kb, prove, rate, round, value,
-    written_bytes,
+    BenchError, Engine, Figures, Line, Random, disk_bytes, hundredths, key, median, memory_kb, ms, prove, rate, round,
+    value, written_bytes,
 };
 use keelstone_codec::Root;
+use keelstone_store::Options;
 use keelstone_tree::Read as _;
 use std::collections::HashSet;
 use std::fs;
@@ -278,7 +279,8 @@ fn run_on_one(
 ) -> Result<(), BenchError> {
     let data = directory.join("db");
     fs::create_dir_all(&data)?;
-    let mut engine = Engine::create(&data, keelstone_store::Options::default())?;
+    let options = Options::default();
+    let mut engine = Engine::create(&data, options.clone())?;
     let mut state = State::new(form);
     // As many bytes in a block as that of W1 has, or memory would hold a hundredth of the state at once.
     let block = if form == Form::Values(4096) { 1_000 } else { 10_000 };
@@ -290,7 +292,7 @@ fn run_on_one(
     for shape in shapes {
         engine.store.flush()?;
         let figures = run_shape(&mut engine, &mut state, shape, rate(keys, loading), plain, &data)?;
-        tell(Line { w: "cliff", peer: "keelstone", version: env!("CARGO_PKG_VERSION"), n: keys, figures });
+        tell(Line::of("cliff", keys, &options, figures));
     }
     engine.store.close()?;
     fs::remove_dir_all(&data)?;
@@ -328,7 +330,7 @@ fn run_shape(
     let cost = Cost {
         update_us: busy.as_secs_f64() * 1e6 / updates.max(1) as f64,
         byte_ns: busy.as_secs_f64() * 1e9 / bytes.max(1) as f64,
-        block_ms: hundredths(&times, 50),
+        block_ms: median(&times).map_or(0.0, ms),
     };
     let beside = *plain.get_or_insert(cost);
     let of_updates = |ratio: f64| (updates > 0).then(|| round(ratio, 2));

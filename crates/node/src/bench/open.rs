@@ -1,11 +1,14 @@
 //! How long a store takes to open after its process was killed.
 //!
-//! A process of its own loads a state, commits updates and says the height of each that is acknowledged, until it is killed
-//! with no warning. Then the store is opened here, and the time it takes is what is measured: that of reading the log
-//! behind the last flush, whatever the size of the state. Nothing that was acknowledged may be missing.
+//! A process of its own loads a state, commits updates and says the height and root of each that is acknowledged, until it is
+//! killed with no warning. Then the store is opened here, and the time it takes is what is measured: that of reading the log
+//! behind the last flush, whatever the size of the state. Nothing that was acknowledged may be missing, or be another state.
+//!
+//! The process ends with this one, however that ends: it would load on for minutes.
 
-use super::{BenchError, Engine, Figures, Line, Model, NAMESPACE, Random, key, round, value};
-use keelstone_codec::{Height, Namespace};
+use super::{BenchError, Engine, Figures, Line, Model, NAMESPACE, Random, key, median, round, value};
+use crate::processes::Group;
+use keelstone_codec::{Height, Namespace, Root};
 use keelstone_store::files::Directory;
 use keelstone_store::{Options, Store};
 use keelstone_tree::Blake3;
@@ -13,9 +16,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What to measure.
 #[derive(Debug, Clone, Copy)]
@@ -28,68 +31,77 @@ pub(crate) struct OpenSizes {
 /// Blocks after which a process is killed at the latest: by then a flush is due, and commits wait for it.
 const BLOCKS_MAX: usize = 400;
 
-/// Kills a process that works in `directory` again and again, and opens what it left. `worker` starts one there.
+/// Kills a process that works in `directory` again and again, and opens what it left. `worker` starts one there, in
+/// the group.
 ///
 /// # Errors
 /// [`BenchError::Wrong`] if something acknowledged is missing, else what the store or the machine says.
 pub(crate) fn open(
     directory: &Path,
     sizes: OpenSizes,
+    group: &Group,
     worker: impl Fn(&Path) -> Result<Command, BenchError>,
     mut tell: impl FnMut(Line),
 ) -> Result<(), BenchError> {
     let data = directory.join("db");
     fs::create_dir_all(&data)?;
+    let options = Options::default();
     let mut random = Random(17);
     let mut took = Vec::new();
     let (mut replayed, mut most) = (0, 0);
     for _ in 0..sizes.kills {
-        let acknowledged = work_until_killed(worker(&data)?, 1 + random.below(BLOCKS_MAX))?;
+        let acknowledged = work_until_killed(group, worker(&data)?, 1 + random.below(BLOCKS_MAX))?;
         let start = Instant::now();
-        let store = Store::<Blake3>::open(Arc::new(Directory::new(&data)?), Options::default())?;
+        let store = Store::<Blake3>::open(Arc::new(Directory::new(&data)?), options.clone())?;
         took.push(start.elapsed());
-        let found = store.height();
-        if found < Some(acknowledged) {
-            return Err(BenchError::Wrong(format!("height {acknowledged} was acknowledged, {found:?} is there")));
-        }
+        is_there(&store, acknowledged)?;
         most = most.max(store.stats().entries);
         replayed = replayed.max(store.stats().unflushed_bytes);
     }
     took.sort_unstable();
-    let ms = |at: usize| took.get(at).map_or(0.0, |took| round(took.as_secs_f64() * 1e3, 1));
+    let ms = |took: Option<Duration>| took.map_or(0.0, |took| round(took.as_secs_f64() * 1e3, 1));
     let figures = Figures::Open {
         kills: sizes.kills,
-        med_ms: ms(took.len() / 2),
-        max_ms: ms(took.len().saturating_sub(1)),
+        med_ms: ms(median(&took)),
+        max_ms: ms(took.last().copied()),
         replayed_bytes_max: replayed,
         entries: most,
     };
-    tell(Line { w: "open", peer: "keelstone", version: env!("CARGO_PKG_VERSION"), n: sizes.keys, figures });
+    tell(Line::of("open", sizes.keys, &options, figures));
     Ok(())
 }
 
-/// A process that is killed when it is let go of, whatever happens here.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        // It may have ended by itself, which its silence told.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+/// Whether a store has what was acknowledged.
+fn is_there(store: &Store<Blake3>, (height, root): (Height, Root)) -> Result<(), BenchError> {
+    let last = store.height();
+    if last < Some(height) {
+        return Err(BenchError::Wrong(format!("height {height} was acknowledged, {last:?} is there")));
     }
+    let found = store.view_at(height)?.root();
+    if found != root {
+        return Err(BenchError::Wrong(format!("height {height} was acknowledged with root {root}, {found} is there")));
+    }
+    Ok(())
 }
 
-/// Starts a worker and kills it once it has acknowledged so many blocks. The last height it said.
-fn work_until_killed(mut worker: Command, blocks: usize) -> Result<Height, BenchError> {
-    let mut worker = Killed(worker.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?);
-    let said = worker.0.stdout.take().expect("it is piped");
+/// Starts a worker and kills it once it has acknowledged so many blocks. The last height it said, and its root.
+fn work_until_killed(group: &Group, mut worker: Command, blocks: usize) -> Result<(Height, Root), BenchError> {
+    worker.stdout(Stdio::piped());
+    let mut worker = group.spawn(worker)?;
+    let mut lines = BufReader::new(worker.output().expect("it is piped")).lines();
     let mut last = None;
-    for line in BufReader::new(said).lines().take(blocks) {
-        let line = line?;
-        let height = line.parse().map_err(|_| BenchError::Wrong(format!("the worker said {line:?}")))?;
-        last = Some(Height(height));
+    for _ in 0..blocks {
+        let Some(line) = lines.next().transpose()? else {
+            // Its end is at hand: only that closes what it says.
+            return Err(BenchError::Worker(worker.wait()?));
+        };
+        let said = line
+            .split_once(' ')
+            .and_then(|(height, root)| Some((Height(height.parse().ok()?), Root::from_hex(root).ok()?)));
+        last = Some(said.ok_or_else(|| BenchError::Wrong(format!("the worker said {line:?}")))?);
     }
-    last.ok_or_else(|| BenchError::Wrong("the worker ended before its first block".into()))
+    worker.kill()?;
+    last.ok_or_else(|| BenchError::Wrong("there was no block to wait for".into()))
 }
 
 /// What the worker does: loads the state if it is not there, then commits updates until nobody listens or it is killed.
@@ -122,10 +134,32 @@ pub(crate) fn work(data: &Path, sizes: OpenSizes) -> Result<(), BenchError> {
         }
         let mut batch: Vec<_> = ids.into_iter().map(|id| (key(id), Some(value(id, version)))).collect();
         batch.sort_unstable_by_key(|(key, _)| *key);
-        engine.commit(batch)?;
+        let root = engine.commit(batch)?;
         // Whoever does not listen any more has what was wanted.
-        if writeln!(said, "{}", engine.height.0).and_then(|()| said.flush()).is_err() {
+        if writeln!(said, "{} {root}", engine.height.0).and_then(|()| said.flush()).is_err() {
             return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelstone_store::files::MemoryFiles;
+
+    /// As many heights prove nothing: each must be the one that was acknowledged.
+    #[test]
+    fn what_was_acknowledged_is_there_with_its_root_or_it_is_not() {
+        let store = Store::<Blake3>::create(Arc::new(MemoryFiles::new()), Options::default()).unwrap();
+        let namespace = Namespace::new(NAMESPACE).unwrap();
+        let mut engine = Engine { store, namespace, height: Height(0) };
+        let one = engine.commit(vec![(key(1), Some(value(1, 0)))]).unwrap();
+        let two = engine.commit(vec![(key(1), Some(value(1, 1)))]).unwrap();
+        for there in [(Height(1), one), (Height(2), two)] {
+            is_there(&engine.store, there).unwrap();
+        }
+        for not in [(Height(1), two), (Height(2), one), (Height(3), two)] {
+            assert!(matches!(is_there(&engine.store, not), Err(BenchError::Wrong(_))), "{not:?}");
         }
     }
 }

@@ -7,12 +7,12 @@
 use super::init::{PRODUCER, fresh_genesis, now};
 use super::node::{Maker, Node};
 use super::proof;
-use super::testnet::wait_for_signals;
 use crate::api::{Entry, Page};
 use crate::cli::Context;
 use crate::engine::{self, Engine};
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
+use crate::interrupt::passing;
 use crate::keyfile::KeyDir;
 use crate::out::{Ink, Out, bytes, grouped, short};
 use crate::story::{Cast, Story, worker_bundle};
@@ -25,7 +25,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 /// Blocks of the story.
@@ -36,9 +35,6 @@ const LINES: u64 = 18;
 const BLOCKS_BEFORE_KILL: usize = 25;
 /// How long that may take.
 const KILL_DEADLINE: Duration = Duration::from_secs(60);
-/// How often the removal of a directory is tried that is still written into, and how far apart.
-const REMOVALS_MAX: u32 = 50;
-const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 /// The namespaces the story writes to.
 const NAMESPACES: [&str; 3] = ["agents", "memes", "social"];
 
@@ -70,9 +66,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     if !options.once || options.keep {
         return show(&Home::new(fresh_directory()?), &options, false, context);
     }
-    let interrupted = wait_for_signals()?;
-    let dir = fresh_directory()?;
-    remove_once(interrupted, dir.clone())?;
+    let dir = passing(fresh_directory, || ())?;
     let home = Home::new(dir.clone());
     let kept = format!("what it made is in {}", dir.display());
     let exit = show(&home, &options, true, context).map_err(|failure| match failure.hint {
@@ -98,28 +92,6 @@ fn show(home: &Home, options: &Options, passing: bool, context: &Context<'_>) ->
     let mut demo = demo.kill_and_reopen()?;
     demo.replay()?;
     demo.finish(options.once, started.elapsed())
-}
-
-/// Removes a directory and ends this process once it is interrupted.
-fn remove_once(interrupted: Receiver<()>, dir: PathBuf) -> Result<(), Failure> {
-    let remove = move || {
-        if interrupted.recv().is_err() {
-            return;
-        }
-        // The story may write into it meanwhile, but not for long: what it is in is going.
-        for _ in 0..REMOVALS_MAX {
-            match std::fs::remove_dir_all(&dir) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => std::thread::sleep(REMOVAL_PAUSE),
-                _ => break,
-            }
-        }
-        std::process::exit(i32::from(Exit::Error as u8));
-    };
-    std::thread::Builder::new()
-        .name("interrupted".to_owned())
-        .spawn(remove)
-        .map(drop)
-        .map_err(|error| Failure::io("could not wait for signals", &error))
 }
 
 /// A demonstration under way.

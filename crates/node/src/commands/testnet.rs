@@ -2,6 +2,7 @@
 
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
+use crate::interrupt::wait_for_signals;
 use crate::out::{Ink, Out, grouped, short};
 use crate::processes::reap;
 use crate::testnet::control::{Part, Request, ask};
@@ -20,7 +21,6 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// How long a network may take to make its first block.
 const FIRST_BLOCK: Duration = Duration::from_secs(120);
@@ -385,31 +385,6 @@ fn draw(nodes: &[NodeStatus], drawn: usize, out: &Out) -> usize {
         out.say(text.trim_end());
     }
     text.lines().count()
-}
-
-/// Is told once SIGINT, SIGTERM or SIGHUP has come. Listened to from here on.
-pub(super) fn wait_for_signals() -> Result<Receiver<()>, Failure> {
-    let failed = |error: std::io::Error| Failure::io("could not listen to signals", &error);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    let (mut interrupt, mut terminate, mut hangup) = runtime
-        .block_on(async {
-            Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?))
-        })
-        .map_err(failed)?;
-    let (told, receiver) = std::sync::mpsc::channel();
-    let wait = move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                _ = hangup.recv() => {}
-            }
-        });
-        // Nobody listens any more: the network is being stopped for another reason.
-        let _ = told.send(());
-    };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map_err(failed)?;
-    Ok(receiver)
 }
 
 /// Is told once standard input has ended.
