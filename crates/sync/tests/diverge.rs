@@ -54,8 +54,7 @@ fn chain(files: Arc<dyn Files>, count: u64, other: Option<(u64, u64)>) -> Store<
 /// fewer questions than any search may ask, both together. `cargo xtask diverge` has ten million keys.
 #[test]
 fn one_key_among_many_and_one_height_among_a_thousand_take_at_most_64_questions() {
-    let count = std::env::var("KEELSTONE_DIVERGE_ENTRIES").ok().and_then(|count| count.parse().ok());
-    let count: u64 = count.unwrap_or(100_000);
+    let count = golden::count("KEELSTONE_DIVERGE_ENTRIES", 100_000);
     let directory = tempfile::tempdir().unwrap();
     let files = |name: &str| -> Arc<dyn Files> {
         match count > IN_MEMORY_MAX {

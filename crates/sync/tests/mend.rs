@@ -3,6 +3,7 @@
 
 mod peer;
 
+use golden::count;
 use keelstone_codec::{Blob, Height, Key, Namespace, Root, Value, splitmix64};
 use keelstone_store::files::{Files, MemoryFiles};
 use keelstone_store::{CheckLevel, Options, Store, StoreError, Supplier, View, Wanted};
@@ -76,10 +77,6 @@ fn contents(view: &View<Blake3>) -> Contents {
 
 fn roots(store: &Store<Blake3>) -> Vec<Root> {
     (0..HEIGHTS).rev().map(|height| store.view_at(Height(height)).unwrap().root()).collect()
-}
-
-fn count(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|count| count.parse().ok()).unwrap_or(default)
 }
 
 fn open(files: &MemoryFiles) -> Store<Blake3> {

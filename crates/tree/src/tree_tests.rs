@@ -395,7 +395,7 @@ fn entries_of<H: Hasher>(tree: &Tree<H>) -> Vec<(Namespace, Key, crate::Entry)> 
 
 /// How often a property is tried: `KEELSTONE_TEST_SCALE` multiplies.
 fn scale() -> u32 {
-    std::env::var("KEELSTONE_TEST_SCALE").map_or(1, |scale| scale.parse().expect("a number"))
+    u32::try_from(golden::count("KEELSTONE_TEST_SCALE", 1)).expect("a small number")
 }
 
 proptest! {

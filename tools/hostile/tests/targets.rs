@@ -68,7 +68,7 @@ fn survives(target: &Target, input: &[u8], from: &str) -> bool {
 /// No target breaks on an input near to one it accepts, nor on noise.
 #[test]
 fn every_decoder_and_verifier_survives_hostile_input() {
-    let scale: u64 = std::env::var("KEELSTONE_TEST_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1);
+    let scale = golden::count("KEELSTONE_TEST_SCALE", 1);
     for target in TARGETS {
         let seeds = (target.seeds)();
         assert!(!seeds.is_empty(), "{} has no seeds", target.name);

@@ -5,6 +5,7 @@
 //! `shuttle::replay`. `KEELSTONE_INTERLEAVINGS` is how many orders each test tries.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use golden::count;
 use keelstone_codec::{Height, Key, Namespace, Value};
 use keelstone_interleaved_store::files::{Fault, FaultyFiles, MemoryFiles};
 use keelstone_interleaved_store::{CheckLevel, Options, Retention, Store, StoreError};
@@ -20,10 +21,6 @@ type TestStore = Store<Blake3>;
 const KEYS: u64 = 6;
 /// Where threads lose their turn at most, in half of the orders: most faults of this kind need one or two.
 const DEPTH: usize = 3;
-
-fn count(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|count| count.parse().ok()).unwrap_or(default)
-}
 
 /// Tries a test in many orders: half of them any, half of them with few changes of who goes on.
 fn in_every_order(orders: u64, test: impl Fn() + Send + Sync + Clone + 'static) {

@@ -14,9 +14,11 @@ mod outside;
 use outside::Found;
 use std::env;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 /// One part of the test command. Budgets are for two cores and an empty target directory, and more than each part
@@ -87,34 +89,33 @@ fn main() -> ExitCode {
         ["test"] => test(),
         ["cometbft", version @ ("0.38.26" | "0.39.4" | "0.40.0")] => end_to_end(version),
         ["bigstate"] => bigstate::run(bigstate::KEYS),
-        ["bigstate", keys] => match keys.parse() {
-            Ok(keys) => bigstate::run(keys),
-            Err(_) => usage(),
-        },
+        ["bigstate", keys] => counted(keys, bigstate::run),
         ["bless"] => run(cargo(&["test", "--workspace"]).env("KEELSTONE_BLESS", "1")),
         // libFuzzer's instrumentation is a flag of the nightly compiler that the stable one has too, locked.
         ["fuzz", target, rest @ ..] => run(cargo(&["fuzz", "run", target]).args(rest).env("RUSTC_BOOTSTRAP", "1")),
-        ["crashloop"] => crashloop("100000"),
-        ["crashloop", cycles] => crashloop(cycles),
-        ["flips"] => {
-            run(store_test("damage::w01_c01_every_byte_with_a_flipped_bit_is_found").env("KEELSTONE_FLIP_STRIDE", "1"))
-        }
-        ["mends"] => mends("1000"),
-        ["mends", tries] => mends(tries),
-        ["diverge"] => diverge("10000000"),
-        ["diverge", keys] => diverge(keys),
-        ["powercuts"] => powercuts("1000000"),
-        ["powercuts", cuts] => powercuts(cuts),
-        ["determinism"] => run(ledger_test("determinism::d05_neither_readers_nor_clocks_nor_zones_change_a_saga")
-            .env("KEELSTONE_TEST_SCALE", "20")),
-        ["kills"] => kills("100"),
-        ["kills", count] => kills(count),
-        ["interleavings"] => interleavings("100000"),
-        ["interleavings", orders] => interleavings(orders),
+        ["crashloop"] => crashloop(100_000),
+        ["crashloop", cycles] => counted(cycles, crashloop),
+        ["flips"] => run_tests(
+            store_test("damage::w01_c01_every_byte_with_a_flipped_bit_is_found").env("KEELSTONE_FLIP_STRIDE", "1"),
+        ),
+        ["mends"] => mends(1_000),
+        ["mends", tries] => counted(tries, mends),
+        ["diverge"] => diverge(10_000_000),
+        ["diverge", keys] => counted(keys, diverge),
+        ["powercuts"] => powercuts(1_000_000),
+        ["powercuts", cuts] => counted(cuts, powercuts),
+        ["determinism"] => run_tests(
+            ledger_test("determinism::d05_neither_readers_nor_clocks_nor_zones_change_a_saga")
+                .env("KEELSTONE_TEST_SCALE", "20"),
+        ),
+        ["kills"] => kills(100),
+        ["kills", count] => counted(count, kills),
+        ["interleavings"] => interleavings(100_000),
+        ["interleavings", orders] => counted(orders, interleavings),
         ["joins", rest @ ..] => joins(rest),
         ["tsan"] => tsan(),
-        ["sim"] => sim("500000"),
-        ["sim", seeds] => sim(seeds),
+        ["sim"] => sim(500_000),
+        ["sim", seeds] => counted(seeds, sim),
         _ => usage(),
     }
 }
@@ -124,33 +125,48 @@ fn usage() -> ExitCode {
     ExitCode::from(2)
 }
 
-fn crashloop(cycles: &str) -> ExitCode {
-    run(&mut cargo(&["run", "--release", "--locked", "-p", "keelstone-crashloop", "--", "--cycles", cycles]))
+/// Does something so many times. What is no number, or none at all, would do less than was meant and pass.
+fn counted<N: FromStr + Default + PartialOrd>(count: &str, act: impl FnOnce(N) -> ExitCode) -> ExitCode {
+    match positive(count) {
+        Some(count) => act(count),
+        None => usage(),
+    }
+}
+
+fn positive<N: FromStr + Default + PartialOrd>(text: &str) -> Option<N> {
+    text.parse().ok().filter(|count| *count > N::default())
+}
+
+fn crashloop(cycles: u64) -> ExitCode {
+    run(cargo(&["run", "--release", "--locked", "-p", "keelstone-crashloop", "--", "--cycles"]).arg(cycles.to_string()))
 }
 
 /// The power cuts of the tests, many more of them. A failure prints the life and the change to look at.
-fn powercuts(cuts: &str) -> ExitCode {
-    run(store_test("faults::a_power_cut_at_any_change_loses_nothing_acknowledged").env("KEELSTONE_CUTS", cuts))
+fn powercuts(cuts: u64) -> ExitCode {
+    run_tests(
+        store_test("faults::a_power_cut_at_any_change_loses_nothing_acknowledged")
+            .env("KEELSTONE_CUTS", cuts.to_string()),
+    )
 }
 
 /// The changed bytes of the tests, more of them. A failure prints the seed and the byte.
-fn mends(tries: &str) -> ExitCode {
+fn mends(tries: u64) -> ExitCode {
     let name = "c01_whichever_byte_changes_it_is_found_and_mended_and_never_wrongly";
     let test = ["test", "--locked", "-p", "keelstone-sync", "--test", "mend", "--", "--nocapture", "--exact", name];
-    run(cargo(&test).env("KEELSTONE_MENDS", tries))
+    run_tests(cargo(&test).env("KEELSTONE_MENDS", tries.to_string()))
 }
 
 /// The search of the tests, in larger chains. They take some gigabytes of disk.
-fn diverge(keys: &str) -> ExitCode {
+fn diverge(keys: u64) -> ExitCode {
     let test = ["test", "--release", "--locked", "-p", "keelstone-sync", "--test", "diverge", "--", "--nocapture"];
-    run(cargo(&test).env("KEELSTONE_DIVERGE_ENTRIES", keys))
+    run_tests(cargo(&test).env("KEELSTONE_DIVERGE_ENTRIES", keys.to_string()))
 }
 
 /// The orders of the store's threads, many more of them. A failure prints the order it had.
-fn interleavings(orders: &str) -> ExitCode {
+fn interleavings(orders: u64) -> ExitCode {
     let test =
         ["test", "--locked", "-p", "keelstone-interleaved-store", "--test", "interleavings", "--", "--nocapture"];
-    run(cargo(&test).env("KEELSTONE_INTERLEAVINGS", orders))
+    run_tests(cargo(&test).env("KEELSTONE_INTERLEAVINGS", orders.to_string()))
 }
 
 /// Nodes that join others, each a process of the program as people run it.
@@ -199,19 +215,20 @@ fn tsan() -> ExitCode {
     command.env("CARGO_TARGET_DIR", outside::target().join("tsan"));
     let blocks = env::var("KEELSTONE_STRESS_BLOCKS").unwrap_or_else(|_| TSAN_BLOCKS.to_owned());
     command.env("TSAN_OPTIONS", "halt_on_error=1").env("KEELSTONE_STRESS_BLOCKS", blocks);
-    run(&mut command)
+    run_tests(&mut command)
 }
 
-/// The simulated nodes of the tests that join, that follow and that tend their state, many more of each. A failure prints the seed to look at.
-fn sim(seeds: &str) -> ExitCode {
+/// The simulated nodes of the tests that join, that follow and that tend their state, many more of each. A failure prints the
+/// seed to look at.
+fn sim(seeds: u64) -> ExitCode {
     let test = ["test", "--locked", "-p", "keelstone-sim", "--test", "seeds", "--", "--nocapture", "every_seed"];
-    run(cargo(&test).env("KEELSTONE_SIM_SEEDS", seeds))
+    run_tests(cargo(&test).env("KEELSTONE_SIM_SEEDS", seeds.to_string()))
 }
 
 /// The kills of the tests, as many as one likes. A failure prints the life to look at.
-fn kills(count: &str) -> ExitCode {
+fn kills(count: u64) -> ExitCode {
     let test = "async_bundles::kill_9_in_a_bundle_loses_no_operation_and_repeats_none";
-    run(ledger_test(test).env("KEELSTONE_KILLS", count))
+    run_tests(ledger_test(test).env("KEELSTONE_KILLS", count.to_string()))
 }
 
 /// One test of the store, with what it prints.
@@ -239,6 +256,42 @@ fn run(command: &mut Command) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// As [`run`], of tests that are chosen by their names: a name that is of none any more is a failure.
+fn run_tests(command: &mut Command) -> ExitCode {
+    let mut child = match command.stdout(Stdio::piped()).spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            eprintln!("could not start {command:?}: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut ran = 0;
+    let lines = child.stdout.take().into_iter().flat_map(|said| BufReader::new(said).split(b'\n'));
+    for line in lines.map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        ran += passed(&line);
+    }
+    match child.wait() {
+        Ok(status) if status.success() && ran > 0 => ExitCode::SUCCESS,
+        Ok(status) if status.success() => {
+            eprintln!("no test ran: {command:?}");
+            ExitCode::FAILURE
+        }
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{command:?}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How many tests have passed, if a line of a test binary says so.
+fn passed(line: &str) -> u64 {
+    let count = line.strip_prefix("test result: ok. ").and_then(|rest| rest.split_once(" passed"));
+    count.and_then(|(count, _)| count.parse().ok()).unwrap_or(0)
 }
 
 /// The end-to-end tests alone, on one version of CometBFT.
@@ -325,4 +378,28 @@ fn test() -> ExitCode {
         println!("{line}");
     }
     if outcome.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_is_a_number_above_zero() {
+        assert_eq!(positive("1000000"), Some(1_000_000u64));
+        for none in ["0", "", "-1", "1e6", "1_000", "many", "18446744073709551616"] {
+            assert_eq!(positive::<u64>(none), None, "{none}");
+        }
+    }
+
+    /// A test that was renamed is filtered out as all the others are, which a test binary calls ok.
+    #[test]
+    fn tests_that_are_chosen_by_a_name_have_to_run() {
+        let says = |what: &str| run_tests(Command::new("echo").arg(what));
+        let none = "running 0 tests\n\ntest result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 87 filtered out";
+        let one = "running 1 test\n\ntest result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 86 filtered out";
+        assert_eq!(says(none), ExitCode::FAILURE);
+        assert_eq!(says(one), ExitCode::SUCCESS);
+        assert_eq!(run_tests(&mut Command::new("false")), ExitCode::FAILURE);
+    }
 }

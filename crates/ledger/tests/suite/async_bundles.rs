@@ -235,7 +235,7 @@ fn kill_9_in_a_bundle_loses_no_operation_and_repeats_none() {
         assert_eq!(life.says("end ", PATIENCE), Some(expected.clone()));
         begun.elapsed()
     };
-    let runs = std::env::var("KEELSTONE_KILLS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(10);
+    let runs = golden::count("KEELSTONE_KILLS", 10);
     let mut dice = 11u64;
     for run in 0..runs {
         let directory = tempfile::tempdir().unwrap();

@@ -189,7 +189,7 @@ const OPERATIONS: u64 = 200;
 
 /// What the environment asks for: 20 is the whole of it, 20 seeds of 100 blocks.
 fn scale() -> u64 {
-    std::env::var("KEELSTONE_TEST_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1)
+    golden::count("KEELSTONE_TEST_SCALE", 1)
 }
 
 /// What the child processes of the test below run. Says when it thinks it is.

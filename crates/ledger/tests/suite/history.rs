@@ -109,7 +109,7 @@ proptest! {
 
 /// How many cases, times what the environment asks for.
 fn scale(cases: u32) -> u32 {
-    cases * std::env::var("KEELSTONE_TEST_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1)
+    cases * u32::try_from(golden::count("KEELSTONE_TEST_SCALE", 1)).unwrap()
 }
 
 fn claim() -> (Chain, TransitionProof) {

@@ -276,7 +276,7 @@ pub(crate) fn genesis() -> Genesis {
 #[test]
 fn whatever_is_done_can_be_taken_back_and_no_stake_is_lost() {
     let registry = standard();
-    let scale: u64 = std::env::var("KEELSTONE_TEST_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1);
+    let scale = golden::count("KEELSTONE_TEST_SCALE", 1);
     let mut done: BTreeMap<String, u64> = BTreeMap::new();
     // Who votes is no part of this world; `validators.rs` walks through that.
     let mut functions = registry.functions();

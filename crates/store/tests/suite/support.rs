@@ -26,10 +26,7 @@ impl Random {
     }
 }
 
-/// A count from the environment, so that long runs need no other code.
-pub(crate) fn count(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|count| count.parse().ok()).unwrap_or(default)
-}
+pub(crate) use golden::count;
 
 /// The state as it should be.
 pub(crate) type Model = reference::State;
