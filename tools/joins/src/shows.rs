@@ -8,6 +8,7 @@ use crate::liar::{Liar, Manner};
 use crate::processes::{Joined, Joiner, Server, ask};
 use keelstone_codec::splitmix64;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -168,6 +169,14 @@ impl Shows<'_> {
         sent["receipt"]["height"].as_u64().ok_or_else(|| format!("no height in {sent}"))
     }
 
+    /// The root of the producer's last block. Of earlier heights it keeps none.
+    fn root_of(&self, height: u64) -> Result<String, String> {
+        let mut command = self.hosts.command(0, &self.arguments.keelstone);
+        command.args(["query", "block", &height.to_string(), "--json", "--home"]).arg(self.home(0));
+        let block = ask(&mut command)?;
+        block["root"].as_str().map(str::to_owned).ok_or_else(|| format!("no root in {block}"))
+    }
+
     fn same(&self, shown: &mut Shown, joined: &Joined) {
         shown.holds(joined.root == self.chain.root, || format!("root {} and not {}", joined.root, self.chain.root));
     }
@@ -306,23 +315,42 @@ impl Shows<'_> {
             "openness": "0.5", "conscientiousness": "0.5", "extraversion": "0.5", "agreeableness": "0.5",
             "neuroticism": "0.5",
         } } });
+        // The roots of the chain, by height, from the one that it stands at when the join begins.
+        let mut roots = BTreeMap::new();
         let mut newest = self.make_block(&json!([register]))?;
-        let first = newest;
+        roots.insert(newest, self.root_of(newest)?);
         let mut joiner = self.joiner(&servers, &[])?;
         while joiner.runs_for(MOVES_EVERY)? {
             let post = json!({ "call": "memes.post/1", "args": { "text": format!("block {newest}") } });
             newest = self.make_block(&json!([post]))?;
+            roots.insert(newest, self.root_of(newest)?);
         }
-        let joined = joiner.join()?;
-        let Joined { took, height, received, .. } = joined;
+        let Joined { took, height, root, received, .. } = joiner.join()?;
+        let first = roots.first_key_value().map_or(newest, |(first, _)| *first);
         let mut shown = Shown::new(format!(
             "from height {first} to {newest} meanwhile: height {height} in {}, {} times the state came",
             seconds(took),
             times(share(received, self.chain.bytes)),
         ));
-        let lag = newest - height.min(newest);
-        shown.holds(lag <= LAG, || format!("{lag} heights behind"));
+        shown.moved(&roots, height, &root);
         Ok(shown)
+    }
+}
+
+impl Shown {
+    /// Whether a joiner went along with a chain, whose roots these are from the height on at which it began.
+    fn moved(&mut self, roots: &BTreeMap<u64, String>, height: u64, root: &str) {
+        let ends = roots.first_key_value().zip(roots.last_key_value());
+        let Some(((first, _), (newest, _))) = ends else {
+            return self.holds(false, || "there was no chain".to_owned());
+        };
+        self.holds(newest > first, || "the chain stood still: there is too little to join".to_owned());
+        self.holds(height > *first, || format!("the state is that of height {height}, which was there from the start"));
+        self.holds(newest.saturating_sub(height) <= LAG, || {
+            format!("{} heights behind", newest.saturating_sub(height))
+        });
+        let expected = roots.get(&height).map_or("of no height", String::as_str);
+        self.holds(root == expected, || format!("root {root}, the chain's is {expected}"));
     }
 }
 
@@ -376,4 +404,26 @@ fn forecast(joined: &Joined) -> Option<(u64, Duration)> {
     let foretold = told.left.filter(|_| left >= FORECAST_LEAST)?;
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Some((share(millis(left.abs_diff(foretold)), millis(left)), left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A chain that stands still, a state that was there from the start and one that is not the chain's prove nothing.
+    #[test]
+    fn a_joiner_goes_along_with_a_chain_that_moves() {
+        let broken = |heights: std::ops::RangeInclusive<u64>, height, root: &str| {
+            let roots = heights.map(|height| (height, format!("r{height}"))).collect();
+            let mut shown = Shown::new(String::new());
+            shown.moved(&roots, height, root);
+            shown.broken.len()
+        };
+        assert_eq!(broken(8..=13, 12, "r12"), 0);
+        assert_eq!(broken(8..=13, 12, "r13"), 1);
+        assert_eq!(broken(8..=13, 9, "r9"), 1);
+        assert_eq!(broken(8..=9, 8, "r8"), 1);
+        assert_eq!(broken(8..=8, 8, "r8"), 2);
+        assert_eq!(broken(8..=13, 14, "r14"), 1);
+    }
 }
