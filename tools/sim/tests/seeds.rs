@@ -20,10 +20,6 @@ const SEEDS: u64 = 5_000;
 const FOLLOWED_SEEDS: u64 = 1_000;
 const TENDED_SEEDS: u64 = 200;
 
-fn from_environment(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
 /// What a seed comes to, or what is wrong, with the seed.
 fn judge(
     seed: u64,
@@ -48,7 +44,7 @@ impl Storm {
     /// So many seeds, unless the environment says which.
     fn of(default: u64, run: fn(u64) -> Result<Outcome, String>) -> Self {
         let (first, count) =
-            (from_environment("KEELSTONE_SIM_FROM", 0), from_environment("KEELSTONE_SIM_SEEDS", default));
+            (golden::count("KEELSTONE_SIM_FROM", 0), golden::count("KEELSTONE_SIM_SEEDS", default));
         let next = AtomicU64::new(first);
         let threads = thread::available_parallelism().map_or(2, |threads| threads.get().min(64));
         let (mut wrong, mut banned, mut lives, mut requests, mut amount) = (Vec::new(), 0, 0, 0, 0);
