@@ -48,7 +48,7 @@ fn to_plain(shape: &Shape, key: &mut &[u8], out: &mut Vec<u8>) -> Option<()> {
     match shape {
         Shape::Bool | Shape::Array(_) => out.extend(take(key, width(shape)?)?),
         Shape::Unsigned(_) => out.extend(take(key, width(shape)?)?.iter().rev()),
-        Shape::Signed(_) => {
+        Shape::Signed(_) | Shape::Decimal => {
             let mut own = take(key, width(shape)?)?.to_vec();
             *own.first_mut()? ^= 0x80;
             out.extend(own.iter().rev());
@@ -75,7 +75,7 @@ fn from_plain(shape: &Shape, plain: &mut Reader<'_>, out: &mut Vec<u8>) -> Optio
     match shape {
         Shape::Bool | Shape::Array(_) => out.extend(plain.take(width(shape)?).ok()?),
         Shape::Unsigned(_) => out.extend(plain.take(width(shape)?).ok()?.iter().rev()),
-        Shape::Signed(_) => {
+        Shape::Signed(_) | Shape::Decimal => {
             let mut own: Vec<u8> = plain.take(width(shape)?).ok()?.iter().rev().copied().collect();
             *own.first_mut()? ^= 0x80;
             out.extend(own);
@@ -105,6 +105,7 @@ fn width(shape: &Shape) -> Option<usize> {
         Shape::Bool => Some(1),
         Shape::Unsigned(len) | Shape::Signed(len) => Some(usize::from(*len)),
         Shape::Array(len) => Some(*len),
+        Shape::Decimal => Some(8),
         _ => None,
     }
 }
@@ -131,7 +132,7 @@ fn unescape(key: &mut &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keelstone_codec::{Describe, Text};
+    use keelstone_codec::{Blob, Describe, Fixed, Text};
 
     fn bytes_of(key: &impl OrderedKey) -> Vec<u8> {
         let mut out = Vec::new();
@@ -152,6 +153,11 @@ mod tests {
     #[test]
     fn a_key_is_read_as_it_is_shown() {
         there_and_back(&7_u64, "7");
+        there_and_back(&true, "true");
+        there_and_back(&-3_i32, "-3");
+        there_and_back(&(i64::MIN, 0_i8), "[-9223372036854775808,0]");
+        there_and_back(&Fixed::parse("-1.5").unwrap(), "\"-1.500000\"");
+        there_and_back(&Blob::<8>::new([0, 1]).unwrap(), "\"0001\"");
         there_and_back(&65_535_u16, "65535");
         there_and_back(&[0xab_u8; 32], &format!("\"{}\"", "ab".repeat(32)));
         there_and_back(&[0x11_u8; 32], &format!("\"{}\"", "11".repeat(32)));
