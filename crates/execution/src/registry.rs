@@ -121,8 +121,9 @@ pub enum RegistryError {
     },
 }
 
-/// The functions of a chain.
-#[derive(Clone, Debug, Default)]
+/// The functions of a chain. Every chain can run async bundles, so those by which their owners end them are there from the
+/// start.
+#[derive(Clone, Debug)]
 pub struct Registry {
     functions: BTreeMap<FunctionHash, Entry>,
     spaces: BTreeMap<&'static str, SpaceInfo>,
@@ -131,21 +132,26 @@ pub struct Registry {
     errors: Vec<RegistryError>,
 }
 
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Registry {
-    /// A registry without functions.
+    /// A registry of the engine's own functions: those that manage async bundles.
+    // spec: EXEC-12
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        let (functions, spaces, events) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut out = Self { functions, spaces, events, reserved: BTreeSet::new(), errors: Vec::new() };
+        crate::bundles::register(&mut out);
+        out
     }
 
     /// Adds the function whose arguments are `T`, over the world `W`.
     pub fn register<W: World, T: Transition<W>>(&mut self) -> &mut Self {
-        for space in W::spaces() {
-            if SYSTEM_NAMESPACES.contains(&space.name) {
-                self.errors.push(RegistryError::Reserved { name: space.name, type_name: space.type_name });
-            }
-        }
-        self.register_system::<W, T>()
+        self.declare::<W>().register_system::<W, T>()
     }
 
     /// As [`Registry::register`], for a module that is part of the engine and may reach [`SYSTEM_NAMESPACES`].
@@ -182,7 +188,13 @@ impl Registry {
 
     /// Adds a namespace that no function writes, so that its name is taken and tools know what it holds.
     pub fn declare<W: World>(&mut self) -> &mut Self {
-        W::spaces().into_iter().for_each(|space| self.claim(space));
+        for space in W::spaces() {
+            // spec: EXEC-2
+            match SYSTEM_NAMESPACES.contains(&space.name) {
+                true => self.errors.push(RegistryError::Reserved { name: space.name, type_name: space.type_name }),
+                false => self.claim(space),
+            }
+        }
         self
     }
 

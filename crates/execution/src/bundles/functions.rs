@@ -98,9 +98,10 @@ pub struct Abandon {
     pub bundle: BundleId,
 }
 
-/// Registers the functions and their events. The capability [`super::HOLD`] is reserved: whoever holds keys keeps
-/// everybody else off them.
-pub fn register(registry: &mut Registry) -> &mut Registry {
+/// Registers the functions and their events, in every registry: whatever chain takes async bundles in can end them. The
+/// capability [`super::HOLD`] is reserved: whoever holds keys keeps everybody else off them.
+// spec: EXEC-10, EXEC-12
+pub(crate) fn register(registry: &mut Registry) {
     registry
         .reserve(super::HOLD)
         .register_system::<Bundles, Resume>()
@@ -109,7 +110,7 @@ pub fn register(registry: &mut Registry) -> &mut Registry {
         .register_system::<Bundles, Abandon>()
         .event::<Resumed>()
         .event::<RolledBack>()
-        .event::<Abandoned>()
+        .event::<Abandoned>();
 }
 
 /// The record of a bundle in flight that is the sender's, and is not the one at work: that one's record is written when its

@@ -17,8 +17,9 @@ mod functions;
 mod record;
 
 pub(crate) use engine::Forget;
+pub(crate) use functions::register;
 pub use engine::{Batch, BatchEnd, BundleLimits, FORGET_BYTES_MAX, SubmitError, Submitted, check_submission};
-pub use functions::{Abandon, Abandoned, Resume, Resumed, Retry, RollBack, RolledBack, register};
+pub use functions::{Abandon, Abandoned, Resume, Resumed, Retry, RollBack, RolledBack};
 pub use record::{
     Before, BundleId, BundleRecord, Bundles, Changer, HOLD, IN_FLIGHT_MAX, MANAGE, PIECE_BYTES, Piece, Status,
     StopReason, Totals, UNDO_VALUE_BYTES_MAX, Writer, Written, key_hash,

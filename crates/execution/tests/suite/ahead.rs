@@ -117,7 +117,6 @@ fn shelves() -> Registry {
         registry().with::<Shelf, Add>().with::<Shelf, Sum>().with::<Shelf, Count>().with::<Shelf, Work>();
     registry.register_system::<Sessions, Itself>();
     registry.reserve(SHELVE);
-    keelstone_execution::bundles::register(&mut registry);
     registry.check().unwrap();
     registry
 }

@@ -126,13 +126,12 @@ fn add(cell: u8, amount: u64) -> Operation {
 }
 
 fn with_cells() -> Registry {
-    let mut registry = registry()
+    let registry = registry()
         .with::<Cells, Put>()
         .with::<Cells, Add>()
         .with::<Cells, Costly>()
         .with::<Rows, Fill>()
         .with::<Rows, Clear>();
-    keelstone_execution::bundles::register(&mut registry);
     registry.check().unwrap();
     registry
 }

@@ -2,6 +2,7 @@
 
 use crate::common::*;
 use keelstone_codec::Describe;
+use keelstone_execution::bundles::HOLD;
 use keelstone_execution::{Context, Denied, Draft, FunctionHash, Item, PublicKey, Registry, RegistryError, Transition};
 use keelstone_execution::{namespace, transition};
 
@@ -74,6 +75,25 @@ fn two_functions_of_one_name_do_not_start() {
 fn a_namespace_of_the_engine_is_no_applications() {
     let error = Registry::new().with::<elsewhere::Forged, elsewhere::Forge>().check().unwrap_err();
     assert!(matches!(error, RegistryError::Reserved { name: "sessions", .. }));
+    let mut registry = Registry::new();
+    let error = registry.declare::<elsewhere::Forged>().check().unwrap_err();
+    assert!(matches!(error, RegistryError::Reserved { name: "sessions", .. }), "nor can it only say that it is its own");
+}
+
+/// spec: EXEC-10, EXEC-12. A chain of one's own takes async bundles in, so it can end them, and no key holds others off that
+/// was not granted it.
+#[test]
+fn every_registry_can_end_bundles_and_reserves_the_hold() {
+    for registry in [Registry::new(), Registry::default(), registry()] {
+        registry.check().unwrap();
+        assert!(registry.reserved().contains(&HOLD));
+        for label in ["bundles.resume/1", "bundles.retry/1", "bundles.roll_back/1", "bundles.abandon/1"] {
+            assert!(registry.find(label).is_some(), "{label}");
+        }
+        for event in ["bundles.resumed", "bundles.rolled_back", "bundles.abandoned"] {
+            assert!(registry.event_shape(event).is_some(), "{event}");
+        }
+    }
 }
 
 #[test]
@@ -83,7 +103,7 @@ fn functions_are_found_by_name_and_by_hash() {
     assert_eq!((entry.label(), entry.hash), ("bank.mint/1".to_owned(), FunctionHash::of("bank.mint", 1)));
     assert!(registry.function(&entry.hash).is_some() && registry.find("bank.mint/2").is_none());
     let labels: Vec<_> = registry.functions().iter().map(|entry| entry.label()).collect();
-    assert!(labels.is_sorted() && labels.len() == 7, "{labels:?}");
+    assert!(labels.is_sorted() && labels.len() == 7 + 4, "{labels:?}");
 }
 
 /// spec: EXEC-18. Tools find out from a key alone what its value looks like.

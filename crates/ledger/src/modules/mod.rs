@@ -42,7 +42,7 @@ pub fn register(registry: &mut Registry) -> &mut Registry {
     for capability in RESERVED {
         registry.reserve(capability);
     }
-    keelstone_execution::bundles::register(registry)
+    registry
         .register::<Society, agents::Register>()
         .register::<Society, agents::Update>()
         .register::<Society, agents::SetMood>()
