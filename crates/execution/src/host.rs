@@ -256,9 +256,20 @@ impl Handle {
     }
 
     fn scan_with(&self, namespace: &Namespace, range: KeyRange, charged: bool) -> Scan<'_> {
-        let base = self.0.base.scan(namespace, range.clone());
-        let namespace = namespace.clone();
-        Scan { handle: self, charged, namespace, range, base, ended: false, head: None, cursor: None, done: false }
+        // spec: EXEC-13. Before anything is looked at: the way to where nothing is costs what the way to an entry does.
+        let bounds = range.start.len().saturating_add(range.end.as_ref().map_or(0, Vec::len));
+        let opened = if charged {
+            self.metered(|meter| meter.charge_bytes(cost::SCAN_OPENED, cost::READ_BYTE, bounds))
+        } else {
+            Ok(())
+        };
+        let base = match opened {
+            Ok(()) => self.0.base.scan(namespace, range.clone()),
+            Err(_) => Box::new(std::iter::empty()),
+        };
+        let (namespace, refused) = (namespace.clone(), opened.err());
+        let (head, cursor) = (None, None);
+        Scan { handle: self, charged, namespace, range, refused, base, ended: false, head, cursor, done: false }
     }
 }
 
@@ -271,6 +282,8 @@ pub(crate) struct Scan<'a> {
     charged: bool,
     namespace: Namespace,
     range: KeyRange,
+    /// Why it was not opened, until that is told.
+    refused: Option<Stop>,
     base: keelstone_tree::Scan<'a>,
     /// The base has no more entries.
     ended: bool,
@@ -350,7 +363,10 @@ impl Iterator for Scan<'_> {
         if self.done {
             return None;
         }
-        let item = self.step().transpose();
+        let item = match self.refused.take() {
+            Some(stop) => Some(Err(stop)),
+            None => self.step().transpose(),
+        };
         self.done = !matches!(item, Some(Ok(_)));
         item
     }

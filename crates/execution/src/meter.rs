@@ -18,9 +18,11 @@ pub mod cost {
     pub const RESULT_BYTE: u64 = 4;
     /// A point read, of a present or an absent key.
     pub const READ: u64 = 1_000;
+    /// Opening a scan, whatever it finds: the way to where its first entry would be, in the state and in every layer above.
+    pub const SCAN_OPENED: u64 = 2_000;
     /// One entry of a scan, also one that the draft deleted or replaced.
     pub const SCAN: u64 = 500;
-    /// One byte of a key or value that was read.
+    /// One byte of a key or value that was read, or of a bound of a scan.
     pub const READ_BYTE: u64 = 1;
     /// A write or a deletion, beside reading what was there.
     pub const WRITE: u64 = 5_000;

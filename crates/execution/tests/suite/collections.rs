@@ -3,8 +3,8 @@
 use crate::common::*;
 use keelstone_codec::{Encode, Fixed, OrderedKey, Text};
 use keelstone_execution::{
-    BlockDraft, Item, Limits, Log, Map, OrderedKey as DeriveKey, RawKey, Registry, Sequence, Set, View, World,
-    namespace,
+    BlockDraft, Caller, Context, Denied, Draft, FailureKind, Item, Limits, Log, Map, OrderedKey as DeriveKey, RawKey,
+    Recorder, Registry, Sequence, Set, Stop, Transition, View, World, cost, namespace, transition,
 };
 use keelstone_execution::{Decode as DeriveDecode, Encode as DeriveEncode};
 use keelstone_tree::{KeyRange, Read};
@@ -141,4 +141,94 @@ fn a_world_lists_its_namespaces_and_collections() {
     assert_eq!(spaces.iter().map(|space| space.name).collect::<Vec<_>>(), ["bank", "other"]);
     let places: Vec<_> = spaces[0].collections.iter().map(|(place, _)| *place).collect();
     assert_eq!(places, ["balances", "notes", "total", "ids", "closed", "history"]);
+}
+
+/// Opens scans that find nothing, each in one of the ways there are.
+#[transition("shelf.look/1")]
+struct LookIn {
+    times: u64,
+    way: u8,
+}
+
+impl Transition<Shelf> for LookIn {
+    type Output = u64;
+
+    fn apply(&self, shelf: &mut Draft<Shelf>, _: &mut Context) -> Result<u64, Denied> {
+        let low = (1, String::new());
+        for _ in 0..self.times {
+            match self.way {
+                0 => drop(shelf.by_pair.prefix(&7u16).next().transpose()?),
+                1 => drop(shelf.by_pair.first()?),
+                2 => drop(shelf.by_pair.last()?),
+                3 => drop(shelf.by_pair.iter().next().transpose()?),
+                4 => drop(shelf.by_pair.iter_back().next().transpose()?),
+                5 => drop(shelf.by_pair.range(low.clone()..).next().transpose()?),
+                6 => drop(shelf.members.iter().next().transpose()?),
+                7 => drop(shelf.members.range(Id(5)..).next().transpose()?),
+                8 => drop(shelf.log.iter().next().transpose()?),
+                9 => drop(shelf.log.iter_back().next().transpose()?),
+                // Not even asked for its first entry.
+                _ => drop(shelf.by_pair.iter()),
+            }
+        }
+        Ok(self.times)
+    }
+}
+
+/// spec: EXEC-13. A scan is paid for when it is opened, also one that finds nothing: else a loop of them had no end.
+#[test]
+fn a_scan_that_finds_nothing_is_paid_for() {
+    let registry = Registry::new().with::<Shelf, LookIn>();
+    let run = |times: u64, way: u8| {
+        let recorder = Recorder::new(State::new());
+        let mut draft = BlockDraft::begin(&registry, recorder.clone(), block(1));
+        let bundle = bundle(vec![op(&LookIn { times, way })]);
+        let limits = Limits { gas_max: 1_000_000, ..Limits::default() };
+        (draft.execute(Caller::root(key(1)), &bundle, limits).unwrap(), recorder)
+    };
+    for way in 0..=10 {
+        let [none, two] = [0, 2].map(|times| run(times, way).0.unwrap().gas_used);
+        assert!(two - none >= 2 * cost::SCAN_OPENED && two - none < 2 * cost::SCAN_OPENED + 200, "{way}: {two} {none}");
+        if way == 10 {
+            continue; // A loop that asks no scan for anything is not told that it was stopped.
+        }
+        let (endless, recorder) = run(u64::MAX, way);
+        let failed = endless.unwrap_err();
+        assert!(matches!(failed.kind, FailureKind::Stopped(Stop::OutOfGas { limit: 1_000_000 })), "{way}: {failed}");
+        assert_eq!(failed.gas_used, 1_000_000);
+        assert!(recorder.reads().ranges.len() <= 1, "the state was asked once it was refused");
+    }
+}
+
+/// spec: EXEC-13. What bounds a scan is paid for by the byte: they are a caller's to choose.
+#[test]
+fn the_bounds_of_a_scan_are_paid_for() {
+    let (_, state) = draft(|_| Ok(()));
+    let registry = Registry::new().with::<Bounds, Between>();
+    let gas = |long: usize| {
+        let mut draft = BlockDraft::begin(&registry, state.clone(), block(1));
+        let bundle = bundle(vec![op(&Between { long: long as u32 })]);
+        draft.execute(Caller::root(key(1)), &bundle, Limits::default()).unwrap().unwrap().gas_used
+    };
+    assert_eq!(gas(20_000) - gas(10_000), 2 * 10_000 * cost::READ_BYTE);
+}
+
+#[namespace("bounds")]
+struct Bounds {
+    all: Map<String, u64>,
+}
+
+#[transition("bounds.between/1")]
+struct Between {
+    long: u32,
+}
+
+impl Transition<Bounds> for Between {
+    type Output = ();
+
+    fn apply(&self, bounds: &mut Draft<Bounds>, _: &mut Context) -> Result<(), Denied> {
+        let [low, high] = ["a", "b"].map(|letter| letter.repeat(self.long as usize));
+        assert!(bounds.all.range(low..high).next().is_none());
+        Ok(())
+    }
 }
