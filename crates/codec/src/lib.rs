@@ -24,7 +24,7 @@ pub use bounded::{Blob, BoundedList, BoundedSet, Text, TooMany};
 pub use bytes::{DEPTH_MAX, Decode, DecodeError, Encode, LIST_MAX, Reader, put_length, put_varint};
 pub use fixed::Fixed;
 pub use hash::{Hash, Tag, TaggedHasher, tagged};
-pub use ordered::{KeyReader, OrderedKey};
+pub use ordered::{KeyEnd, KeyReader, OrderedKey};
 pub use random::splitmix64;
 pub use shape::{Describe, Shape, Variant};
 pub use types::{
@@ -38,5 +38,5 @@ pub use ::bytes::Bytes;
 /// What the macros name in a crate that has this one and not the facade. No part of the public surface.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::{Decode, DecodeError, Describe, Encode, KeyReader, OrderedKey, Reader, Shape, Variant};
+    pub use crate::{Decode, DecodeError, Describe, Encode, KeyEnd, KeyReader, OrderedKey, Reader, Shape, Variant};
 }

@@ -1,9 +1,9 @@
 //! Typed keys as bytes: injective, and in the order of the type (spec: TREE-15).
 //!
-//! Integers are big-endian. The parts of a composite key end themselves: byte strings are escaped (00 becomes 00 FF)
+//! Integers are big-endian, signed ones with their sign bit turned over. The parts of a composite key end themselves: byte strings are escaped (00 becomes 00 FF)
 //! and closed with 00 00, so ("ab", "c") and ("a", "bc") differ and sort as tuples do.
 
-use crate::{DecodeError, Hash, Height, Text, Timestamp};
+use crate::{Blob, DecodeError, Fixed, Hash, Height, Text, Timestamp};
 
 /// A type that can stand in a key, alone or as a part of one.
 #[diagnostic::on_unimplemented(
@@ -11,6 +11,9 @@ use crate::{DecodeError, Hash, Height, Text, Timestamp};
     note = "derive `OrderedKey` for a type of your own"
 )]
 pub trait OrderedKey: Sized {
+    /// How its bytes end.
+    const END: KeyEnd = KeyEnd::Itself;
+
     /// Appends the key bytes. `a < b` as values exactly when the bytes of `a` sort before those of `b`.
     fn encode_key(&self, out: &mut Vec<u8>);
 
@@ -19,6 +22,50 @@ pub trait OrderedKey: Sized {
     /// # Errors
     /// [`DecodeError`] for bytes that [`OrderedKey::encode_key`] never writes.
     fn decode_key(input: &mut KeyReader<'_>) -> Result<Self, DecodeError>;
+}
+
+/// How the bytes of a part of a key end, which decides what it can be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyEnd {
+    /// After eight bytes: the part is a `u64`, or a type of its own around one.
+    Number,
+    /// Where they say themselves: another part may follow.
+    Itself,
+    /// Where the key does: the part stands last.
+    Open,
+}
+
+impl KeyEnd {
+    /// Of parts one after another.
+    ///
+    /// # Panics
+    /// At compile time, for a part that does not end itself before the last.
+    #[must_use]
+    pub const fn of_parts(parts: &[Self]) -> Self {
+        let mut index = 0;
+        while index + 1 < parts.len() {
+            assert!(!matches!(parts[index], Self::Open), "a part of a key that does not end itself stands last");
+            index += 1;
+        }
+        match parts {
+            [only] => *only,
+            [.., Self::Open] => Self::Open,
+            _ => Self::Itself,
+        }
+    }
+
+    /// Of variants behind a tag.
+    #[must_use]
+    pub const fn of_variants(variants: &[Self]) -> Self {
+        let mut index = 0;
+        while index < variants.len() {
+            if matches!(variants[index], Self::Open) {
+                return Self::Open;
+            }
+            index += 1;
+        }
+        Self::Itself
+    }
 }
 
 /// A cursor over key bytes.
@@ -79,8 +126,9 @@ fn escape(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 macro_rules! unsigned {
-    ($($int:ty),*) => {$(
+    ($($int:ty, $end:ident;)*) => {$(
         impl OrderedKey for $int {
+            const END: KeyEnd = KeyEnd::$end;
             fn encode_key(&self, out: &mut Vec<u8>) {
                 out.extend_from_slice(&self.to_be_bytes());
             }
@@ -90,9 +138,45 @@ macro_rules! unsigned {
         }
     )*};
 }
-unsigned!(u8, u16, u32, u64, u128);
+unsigned! { u8, Itself; u16, Itself; u32, Itself; u64, Number; u128, Itself; }
 
+macro_rules! signed {
+    ($($int:ty as $unsigned:ty),*) => {$(
+        // With the sign bit turned over, negative numbers come before the others, and each in their order.
+        impl OrderedKey for $int {
+            fn encode_key(&self, out: &mut Vec<u8>) {
+                (self.cast_unsigned() ^ <$int>::MIN.cast_unsigned()).encode_key(out);
+            }
+            fn decode_key(input: &mut KeyReader<'_>) -> Result<Self, DecodeError> {
+                Ok((<$unsigned>::decode_key(input)? ^ <$int>::MIN.cast_unsigned()).cast_signed())
+            }
+        }
+    )*};
+}
+signed!(i8 as u8, i16 as u16, i32 as u32, i64 as u64, i128 as u128);
+
+impl OrderedKey for bool {
+    fn encode_key(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(*self));
+    }
+    fn decode_key(input: &mut KeyReader<'_>) -> Result<Self, DecodeError> {
+        match input.0.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            found => Err(DecodeError::UnknownTag { what: "bool", found: u64::from(found) }),
+        }
+    }
+}
+impl OrderedKey for Fixed {
+    fn encode_key(&self, out: &mut Vec<u8>) {
+        self.micros().encode_key(out);
+    }
+    fn decode_key(input: &mut KeyReader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self::from_micros(i64::decode_key(input)?))
+    }
+}
 impl OrderedKey for Height {
+    const END: KeyEnd = KeyEnd::Number;
     fn encode_key(&self, out: &mut Vec<u8>) {
         self.0.encode_key(out);
     }
@@ -101,6 +185,7 @@ impl OrderedKey for Height {
     }
 }
 impl OrderedKey for Timestamp {
+    const END: KeyEnd = KeyEnd::Number;
     fn encode_key(&self, out: &mut Vec<u8>) {
         self.0.encode_key(out);
     }
@@ -140,6 +225,18 @@ impl OrderedKey for String {
         String::from_utf8(input.escaped()?).map_err(|_| DecodeError::Invalid { what: "UTF-8" })
     }
 }
+impl<const N: usize> OrderedKey for Blob<N> {
+    fn encode_key(&self, out: &mut Vec<u8>) {
+        escape(self, out);
+    }
+    fn decode_key(input: &mut KeyReader<'_>) -> Result<Self, DecodeError> {
+        Self::new(input.escaped()?).map_err(|e| DecodeError::TooLarge {
+            what: "blob in a key",
+            found: e.found as u64,
+            limit: e.limit as u64,
+        })
+    }
+}
 impl<const N: usize> OrderedKey for Text<N> {
     fn encode_key(&self, out: &mut Vec<u8>) {
         escape(self.as_bytes(), out);
@@ -157,6 +254,8 @@ impl<const N: usize> OrderedKey for Text<N> {
 macro_rules! tuples {
     ($(($($name:ident $index:tt),+))*) => {$(
         impl<$($name: OrderedKey),+> OrderedKey for ($($name,)+) {
+            const END: KeyEnd = KeyEnd::of_parts(&[$($name::END),+]);
+
             fn encode_key(&self, out: &mut Vec<u8>) {
                 $(self.$index.encode_key(out);)+
             }

@@ -10,9 +10,10 @@ use crate::{
     Blob, BoundedList, BoundedSet, ChainId, Fixed, Hash, Height, Key, LIST_MAX, Namespace, Root, StateHash, Text,
     Timestamp, Value,
 };
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A type that can say how it is encoded. Derived beside `Encode` and `Decode`; types must not contain themselves.
+/// A type that can say how it is encoded. Derived beside `Encode` and `Decode`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot say how it is encoded",
     note = "derive `Encode` for a type of your own, which derives `Describe` with it"
@@ -60,8 +61,28 @@ pub enum Shape {
     Record(Vec<(&'static str, Shape)>),
     /// One byte that picks a variant, and what the variant holds.
     Choice(Vec<Variant>),
-    /// A layout that contains itself, which only the rule of this name in `spec/` can say.
+    /// A layout that contains itself, which only the rule of this name in `spec/`, or the type of this name, can say.
     Opaque(&'static str),
+}
+
+impl Shape {
+    /// The layout of the type of this name, which is made of those of others: what the derive calls. Where a type contains
+    /// itself, the layout of it that is within is opaque: a description without end would be none.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn of_type(name: &'static str, make: impl FnOnce() -> Self) -> Self {
+        thread_local! {
+            /// The types whose layouts are being made, the outermost first.
+            static WITHIN: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
+        }
+        if WITHIN.with_borrow(|within| within.contains(&name)) {
+            return Self::Opaque(name);
+        }
+        WITHIN.with_borrow_mut(|within| within.push(name));
+        let made = make();
+        WITHIN.with_borrow_mut(Vec::pop);
+        made
+    }
 }
 
 /// One variant of a [`Shape::Choice`].

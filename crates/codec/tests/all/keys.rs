@@ -1,6 +1,6 @@
 //! Typed keys: different values have different bytes, in the order of the values. spec: TREE-15.
 
-use keelstone_codec::{DecodeError, Hash, Height, KeyReader, OrderedKey, Text, Timestamp};
+use keelstone_codec::{Blob, DecodeError, Fixed, Hash, Height, KeyEnd, KeyReader, OrderedKey, Text, Timestamp};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::fmt::Debug;
@@ -46,6 +46,25 @@ proptest! {
         reads_back_in_order(&[numbers[0].0, 1], &[numbers[1].0, 0])?;
     }
 
+    /// spec: TREE-15. What is below zero comes first; what is not is as wide as before.
+    #[test]
+    fn signed_keys_sort_by_number(
+        a in any::<(i8, i16, i32, i64, bool)>(),
+        b in any::<(i8, i16, i32, i64, bool)>(),
+        wide in any::<[i128; 2]>(),
+        blobs in (text(), text()),
+    ) {
+        reads_back_in_order(&(a.0, a.1, a.2, a.3), &(b.0, b.1, b.2, b.3))?;
+        reads_back_in_order(&a.3, &b.3)?;
+        reads_back_in_order(&(a.4, a.0), &(b.4, b.0))?;
+        reads_back_in_order(&wide[0], &wide[1])?;
+        reads_back_in_order(&Fixed::from_micros(a.3), &Fixed::from_micros(b.3))?;
+        let blob = |bytes: &Vec<u8>| Blob::<8>::new(bytes.clone()).expect("at most eight bytes");
+        reads_back_in_order(&(blob(&blobs.0), 1u8), &(blob(&blobs.1), 1u8))?;
+        let refused = Blob::<1>::decode_key(&mut KeyReader::new(&bytes_of(&blobs.0)));
+        prop_assert_eq!(refused.is_ok(), blobs.0.len() <= 1);
+    }
+
     /// spec: TREE-15. Text sorts by its bytes, and a bound holds on the way back too.
     #[test]
     fn text_keys_sort_as_text(a in "[\0ab\u{ff}]{0,4}", b in "[\0ab\u{ff}]{0,4}") {
@@ -78,4 +97,20 @@ fn parts_of_a_composite_key_do_not_run_together() {
     assert_eq!(escape, Err(DecodeError::NotCanonical { what: "escape in a key" }));
     let open = Hash::decode_key(&mut KeyReader::new(&[0; 31]));
     assert_eq!(open, Err(DecodeError::Truncated { needed: 32, left: 31 }));
+}
+
+/// spec: TREE-15. The ends of numbers, and of what a key can be used for.
+#[test]
+fn signed_keys_at_their_ends() {
+    assert_eq!(bytes_of(&i16::MIN), [0, 0]);
+    assert_eq!(bytes_of(&-1i16), [0x7f, 0xff]);
+    assert_eq!(bytes_of(&0i16), [0x80, 0]);
+    assert_eq!(bytes_of(&i16::MAX), [0xff, 0xff]);
+    assert!(matches!(bool::decode_key(&mut KeyReader::new(&[2])), Err(DecodeError::UnknownTag { found: 2, .. })));
+    assert_eq!((u64::END, Height::END, i64::END, <(u8, u64)>::END), (
+        KeyEnd::Number,
+        KeyEnd::Number,
+        KeyEnd::Itself,
+        KeyEnd::Itself,
+    ));
 }
