@@ -5,7 +5,7 @@
 
 use crate::host::Handle;
 use crate::{BundleId, FunctionHash, PublicKey, SessionId, Stop};
-use keelstone_codec::{ChainId, Describe, Encode, Hash, Height, Tag, TaggedHasher, Timestamp};
+use keelstone_codec::{ChainId, Decode, Describe, Encode, Hash, Height, Tag, TaggedHasher, Timestamp};
 use keelstone_macros::{Decode, Encode};
 use std::cell::Cell;
 
@@ -49,7 +49,7 @@ impl ContextUse {
 }
 
 /// Something that happened, for those who watch the chain. Events are in receipts, not in state.
-pub trait Event: Encode + Describe {
+pub trait Event: Encode + Decode + Describe {
     /// The name, such as `social.alliance_formed`.
     const NAME: &'static str;
 }
@@ -159,9 +159,14 @@ impl Context {
     /// Tells those who watch. An operation that fails emits nothing.
     ///
     /// # Errors
-    /// [`Stop::OutOfGas`], or [`Stop::Limit`] for too many events or too large a one.
+    /// [`Stop::OutOfGas`], [`Stop::Limit`] for too many events or too large a one, or [`Stop::Unreadable`] for one above a
+    /// limit of its type.
     pub fn emit<E: Event>(&mut self, event: &E) -> Result<(), Stop> {
         let data = event.to_bytes();
+        // spec: EXEC-18
+        if let Err(error) = E::from_bytes(&data) {
+            return Err(self.handle.stop(Stop::Unreadable { what: format!("event {}", E::NAME), error }));
+        }
         self.handle.metered(|meter| meter.event(E::NAME.len() + data.len()))?;
         self.events.push(Emitted { name: E::NAME.to_owned(), data });
         Ok(())

@@ -117,6 +117,14 @@ pub enum Stop {
         /// The rule it breaks.
         error: TypeError,
     },
+    /// What was to be kept, returned or emitted is above a limit of its own type: nobody could read it back (spec: EXEC-18).
+    #[error("{what} could not be read back: {error}")]
+    Unreadable {
+        /// What it was.
+        what: String,
+        /// The limit it breaks.
+        error: DecodeError,
+    },
     /// A stored entry is not of the type this code reads. Its bytes are what was committed: code and state are at odds.
     #[error("{namespace}/{} is not of the type expected: {error}", key.escape_ascii())]
     Undecodable {

@@ -72,6 +72,10 @@ pub use keelstone_macros::{Decode, Encode, OrderedKey, World, event, namespace, 
 /// What the macros name. No part of the public surface.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::operation::Built;
+    pub use crate::world::each_once;
     pub use crate::{Capability, Collection, ContextUse, Event, Function, Handle, Space, SpaceInfo, World};
-    pub use keelstone_codec::{Decode, DecodeError, Describe, Encode, KeyReader, OrderedKey, Reader, Shape, Variant};
+    pub use keelstone_codec::{
+        Decode, DecodeError, Describe, Encode, KeyEnd, KeyReader, OrderedKey, Reader, Shape, Variant,
+    };
 }

@@ -43,6 +43,17 @@ impl fmt::Debug for FunctionHash {
     }
 }
 
+/// How the crate of a function was built, as far as its results depend on it (spec: EXEC-13). The macro makes it, in that
+/// crate.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Built {
+    /// Whether a panic can be caught.
+    pub unwinds: bool,
+    /// Adds as all arithmetic of the crate does.
+    pub add: fn(u8, u8) -> u8,
+}
+
 /// What `#[transition]` says of the struct it stands on: the arguments of a function, and what the function is.
 pub trait Function: Encode + Decode + Describe {
     /// The name, such as `social.form_alliance`.
@@ -53,6 +64,9 @@ pub trait Function: Encode + Decode + Describe {
     const CONTEXT: ContextUse;
     /// The most gas one call may use.
     const GAS_MAX: u64;
+    /// How the crate that declares it was built.
+    #[doc(hidden)]
+    const BUILT: Built;
 
     /// The capabilities a session must hold to call it.
     fn needs() -> Vec<Capability>;

@@ -7,11 +7,15 @@
 
 use crate::collections::entry_prefix;
 use crate::host::Handle;
+use crate::operation::Built;
 use crate::world::{Draft, Layout, Space, SpaceInfo, Transition, View, World};
 use crate::{Capability, Context, ContextUse, Denied, Event, FailureKind, FunctionHash, Stop};
-use keelstone_codec::{Describe, Encode, Namespace, Shape};
+use keelstone_codec::{Decode, Describe, Encode, Namespace, Shape};
 use std::any::{TypeId, type_name};
 use std::collections::{BTreeMap, BTreeSet};
+use std::hint::black_box;
+use std::panic::{catch_unwind, set_hook, take_hook};
+use std::sync::{Mutex, PoisonError};
 
 /// Namespaces that the engine itself writes. What lies there is no part of an operation's diff (spec: EXEC-2), and only
 /// modules registered with [`Registry::register_system`] reach it.
@@ -38,6 +42,7 @@ pub struct Entry {
     pub output: fn() -> Shape,
     /// The Rust type of its arguments, for people.
     pub type_name: &'static str,
+    built: Built,
     pub(crate) run: Run,
 }
 
@@ -113,6 +118,24 @@ pub enum RegistryError {
         /// The type.
         type_name: &'static str,
     },
+    /// The crate of a function was built without overflow checks: where others have them, they would part from this chain.
+    #[error(
+        "{type_name} was built without overflow checks, so its sums wrap around unseen: the profile it is built with \
+         has to say `overflow-checks = true` ([profile.release] in the Cargo.toml of the workspace)"
+    )]
+    Wraps {
+        /// The type.
+        type_name: &'static str,
+    },
+    /// The crate of a function was built so that a panic ends the process, not the bundle.
+    #[error(
+        "{type_name} was built with panic = \"abort\", so a panic of it would end the node: the profile it is built with \
+         has to say `panic = \"unwind\"` ([profile.release] in the Cargo.toml of the workspace), or nothing of it"
+    )]
+    Aborts {
+        /// The type.
+        type_name: &'static str,
+    },
     /// Two events have one name.
     #[error("event {name} is declared with two shapes")]
     Event {
@@ -167,6 +190,7 @@ impl Registry {
             args: T::shape,
             output: T::Output::shape,
             type_name: type_name::<T>(),
+            built: T::BUILT,
             run: run::<W, T>,
         };
         if let Some(first) = self.functions.get(&entry.hash) {
@@ -216,9 +240,15 @@ impl Registry {
     /// Says whether a chain can start with it.
     ///
     /// # Errors
-    /// The first clash.
+    /// The first clash, or a function whose crate was built so that this node would part from others, or end.
     pub fn check(&self) -> Result<(), RegistryError> {
-        self.errors.first().map_or(Ok(()), |error| Err(error.clone()))
+        self.errors.first().map_or(Ok(()), |error| Err(error.clone()))?;
+        // spec: EXEC-13
+        if let Some(entry) = self.functions.values().find(|entry| !entry.built.unwinds) {
+            return Err(RegistryError::Aborts { type_name: entry.type_name });
+        }
+        let wraps = quietly(|| self.functions.values().find(|entry| !entry.built.is_checked()));
+        wraps.map_or(Ok(()), |entry| Err(RegistryError::Wraps { type_name: entry.type_name }))
     }
 
     /// The function of this hash.
@@ -294,10 +324,37 @@ impl Registry {
     }
 }
 
+impl Built {
+    /// Whether a sum that does not fit stops a function. There is no other way to ask than to try.
+    fn is_checked(self) -> bool {
+        catch_unwind(|| (self.add)(black_box(u8::MAX), black_box(1))).is_err()
+    }
+}
+
+/// Runs what panics if all is well, without a word about it.
+fn quietly<T>(run: impl FnOnce() -> T) -> T {
+    /// The hook is the process's, and one after another takes it away and puts it back.
+    static HOOK: Mutex<()> = Mutex::new(());
+    if std::thread::panicking() {
+        return run(); // Which may not touch the hook.
+    }
+    let _turn = HOOK.lock().unwrap_or_else(PoisonError::into_inner);
+    let hook = take_hook();
+    set_hook(Box::new(|_| {}));
+    let out = run();
+    set_hook(hook);
+    out
+}
+
 /// Runs one function over a host: arguments in, result out.
 fn run<W: World, T: Transition<W>>(handle: &Handle, cx: &mut Context, args: &[u8]) -> Result<Vec<u8>, Refusal> {
     let arguments = T::from_bytes(args).map_err(Refusal::Arguments)?;
     arguments.verify(&View::bind(handle), cx)?;
     let output = arguments.apply(&mut Draft::bind(handle), cx)?;
-    Ok(output.to_bytes())
+    let output = output.to_bytes();
+    // spec: EXEC-18
+    if let Err(error) = T::Output::from_bytes(&output) {
+        return Err(handle.stop(Stop::Unreadable { what: "the result".to_owned(), error }).into());
+    }
+    Ok(output)
 }

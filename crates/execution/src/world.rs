@@ -6,7 +6,7 @@
 
 use crate::host::Handle;
 use crate::{Context, Denied, Function};
-use keelstone_codec::{Describe, Encode, Shape};
+use keelstone_codec::{Decode, Describe, Encode, Shape};
 use keelstone_tree::Read;
 use std::any::{TypeId, type_name};
 use std::ops::{Deref, DerefMut};
@@ -27,6 +27,29 @@ pub trait World: Sized + 'static {
     fn bind(handle: &Handle) -> Self;
     /// The namespaces.
     fn spaces() -> Vec<SpaceInfo>;
+}
+
+/// Compiles for a world whose fields are namespaces of their own: two fields that are one would each see what the other
+/// writes.
+#[doc(hidden)]
+pub const fn each_once(names: &[&str]) {
+    let mut at = 0;
+    while at < names.len() {
+        let mut other = 0;
+        while other < at {
+            assert!(!is_same(names[at].as_bytes(), names[other].as_bytes()), "two fields of a world are one namespace");
+            other += 1;
+        }
+        at += 1;
+    }
+}
+
+const fn is_same(a: &[u8], b: &[u8]) -> bool {
+    let mut at = 0;
+    while at < a.len() && at < b.len() && a[at] == b[at] {
+        at += 1;
+    }
+    at == a.len() && at == b.len()
 }
 
 /// What a namespace holds.
@@ -130,7 +153,7 @@ impl<W> DerefMut for Draft<W> {
 /// is dropped with the draft; what was committed is taken back by [`crate::Changes::restore`].
 pub trait Transition<W: World>: Function {
     /// What it returns. Its encoding enters the hash chain.
-    type Output: Encode + Describe;
+    type Output: Encode + Decode + Describe;
 
     /// Says whether it may run. Runs first, reads only.
     ///

@@ -3,10 +3,11 @@
 use crate::paths;
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote};
-use std::collections::BTreeSet;
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Data, DataEnum, DeriveInput, Error, Field, Fields, Generics, Ident, LitInt, Result, Variant, parse_quote,
+    Attribute, Data, DataEnum, DeriveInput, Error, Expr, ExprLit, ExprUnary, Field, Fields, Generics, Ident, Lit, LitInt,
+    Result, UnOp, Variant, parse_quote,
 };
 
 /// A struct, or one variant of an enum: how to take it apart and put it together.
@@ -17,12 +18,16 @@ pub(crate) struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    pub(crate) fn new(fields: &'a Fields) -> Self {
+    pub(crate) fn new(fields: &'a Fields) -> Result<Self> {
+        let attributes = fields.iter().flat_map(|field| &field.attrs);
+        if let Some(attribute) = attributes.into_iter().find(|attribute| attribute.path().is_ident("codec")) {
+            return Err(Error::new_spanned(attribute, "a field is encoded as its type says, and knows no attribute"));
+        }
         // Standing where the field's type stands, so that the compiler points there if the type lacks a trait.
         let name = |(index, field): (usize, &Field)| {
             format_ident!("field_{index}", span = field.ty.span().resolved_at(Span::call_site()))
         };
-        Self { fields, names: fields.iter().enumerate().map(name).collect() }
+        Ok(Self { fields, names: fields.iter().enumerate().map(name).collect() })
     }
 
     /// `{ a: field_0, b: field_1 }`, `(field_0, field_1)`, or nothing: both a pattern and an expression.
@@ -42,8 +47,8 @@ impl<'a> Parts<'a> {
         let types: Vec<_> = self.fields.iter().map(|field| &field.ty).collect();
         match self.fields {
             Fields::Named(fields) => {
-                let labels = fields.named.iter().map(|field| field.ident.as_ref().map(ToString::to_string));
-                let labels = labels.map(Option::unwrap_or_default);
+                let labels = fields.named.iter().filter_map(|field| field.ident.as_ref());
+                let labels = labels.map(|ident| ident.unraw().to_string());
                 quote!(#krate::Shape::Record(::std::vec![
                     #((#labels, <#types as #krate::Describe>::shape())),*
                 ]))
@@ -57,9 +62,13 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The variants of an enum with their tags, which are unique.
+/// The variants of an enum with their tags, which ascend.
+///
+/// So do the numbers that it gives its variants itself. A derived `Ord` goes by those, and by the order of declaration where
+/// there are none; a derive cannot see whether there is such an `Ord`. Tools that know no more than the encoding put the
+/// elements of a set in the order of the tags, and keys sort by them: all of these are one order.
 pub(crate) fn tagged(data: &DataEnum) -> Result<Vec<(u8, &Variant)>> {
-    let mut seen = BTreeSet::new();
+    let mut last_number = None;
     let mut next = 0u16;
     let mut out = Vec::new();
     if data.variants.is_empty() {
@@ -70,13 +79,29 @@ pub(crate) fn tagged(data: &DataEnum) -> Result<Vec<(u8, &Variant)>> {
             Some(tag) => tag,
             None => u8::try_from(next).map_err(|_| Error::new_spanned(variant, "an enum has at most 256 variants"))?,
         };
-        if !seen.insert(tag) {
-            return Err(Error::new_spanned(variant, format!("tag {tag} is taken by another variant")));
+        if u16::from(tag) < next {
+            return Err(Error::new_spanned(variant, "tags ascend, or values and their encodings sort differently"));
         }
         next = u16::from(tag) + 1;
+        if let Some((_, number)) = &variant.discriminant {
+            let found = literal(number)?;
+            if last_number.is_some_and(|last| found < last) {
+                return Err(Error::new_spanned(variant, "numbers of variants ascend: `Ord` goes by them, tags do not"));
+            }
+            last_number = Some(found);
+        }
         out.push((tag, variant));
     }
     Ok(out)
+}
+
+/// The number a variant is given, which has to be there to be read.
+fn literal(number: &Expr) -> Result<i128> {
+    match number {
+        Expr::Lit(ExprLit { lit: Lit::Int(int), .. }) => int.base10_parse(),
+        Expr::Unary(ExprUnary { op: UnOp::Neg(_), expr, .. }) => literal(expr).map(|found| -found),
+        _ => Err(Error::new_spanned(number, "the number of a variant is written out, so that its order can be checked")),
+    }
 }
 
 fn explicit_tag(attributes: &[Attribute]) -> Result<Option<u8>> {
@@ -93,7 +118,8 @@ fn explicit_tag(attributes: &[Attribute]) -> Result<Option<u8>> {
     Ok(tag)
 }
 
-fn shapeless(attributes: &[Attribute]) -> Result<bool> {
+/// Whether a type says that it has no shape. Whatever else it says is refused.
+pub(crate) fn shapeless(attributes: &[Attribute]) -> Result<bool> {
     let mut found = false;
     for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("codec")) {
         attribute.parse_nested_meta(|meta| {
@@ -125,7 +151,7 @@ pub(crate) fn encode(input: &DeriveInput) -> Result<TokenStream> {
     let name = &input.ident;
     let (write, shape) = match &input.data {
         Data::Struct(data) => {
-            let parts = Parts::new(&data.fields);
+            let parts = Parts::new(&data.fields)?;
             let (names, body) = (&parts.names, parts.body());
             let write = quote! {
                 let Self #body = self;
@@ -136,9 +162,9 @@ pub(crate) fn encode(input: &DeriveInput) -> Result<TokenStream> {
         Data::Enum(data) => {
             let (mut arms, mut shapes) = (Vec::new(), Vec::new());
             for (tag, variant) in tagged(data)? {
-                let parts = Parts::new(&variant.fields);
+                let parts = Parts::new(&variant.fields)?;
                 let (ident, names, body) = (&variant.ident, &parts.names, parts.body());
-                let (label, shape) = (ident.to_string(), parts.shape(&krate));
+                let (label, shape) = (ident.unraw().to_string(), parts.shape(&krate));
                 arms.push(quote!(Self::#ident #body => {
                     out.push(#tag);
                     #(#krate::Encode::encode(#names, out);)*
@@ -167,7 +193,7 @@ pub(crate) fn encode(input: &DeriveInput) -> Result<TokenStream> {
             #[automatically_derived]
             impl #implementation #krate::Describe for #name #types #clause {
                 fn shape() -> #krate::Shape {
-                    #shape
+                    #krate::Shape::of_type(::core::any::type_name::<Self>(), || #shape)
                 }
             }
         });
@@ -180,7 +206,7 @@ pub(crate) fn decode(input: &DeriveInput) -> Result<TokenStream> {
     let name = &input.ident;
     let read = match &input.data {
         Data::Struct(data) => {
-            let parts = Parts::new(&data.fields);
+            let parts = Parts::new(&data.fields)?;
             let (names, body) = (&parts.names, parts.body());
             quote! {
                 #(let #names = #krate::Decode::decode(input)?;)*
@@ -190,14 +216,14 @@ pub(crate) fn decode(input: &DeriveInput) -> Result<TokenStream> {
         Data::Enum(data) => {
             let mut arms = Vec::new();
             for (tag, variant) in tagged(data)? {
-                let parts = Parts::new(&variant.fields);
+                let parts = Parts::new(&variant.fields)?;
                 let (ident, names, body) = (&variant.ident, &parts.names, parts.body());
                 arms.push(quote!(#tag => {
                     #(let #names = #krate::Decode::decode(input)?;)*
                     ::std::result::Result::Ok(Self::#ident #body)
                 }));
             }
-            let what = name.to_string();
+            let what = name.unraw().to_string();
             quote! {
                 match input.byte()? {
                     #(#arms)*

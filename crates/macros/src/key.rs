@@ -1,17 +1,23 @@
 //! `OrderedKey`: fields in order, enums behind a tag that ascends with the declaration.
 
-use crate::codec::{Parts, bounded, no_union, tagged};
+use crate::codec::{Parts, bounded, no_union, shapeless, tagged};
 use crate::paths;
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::{Data, DeriveInput, Error, Result};
+use syn::ext::IdentExt;
+use syn::{Data, DeriveInput, Fields, Result};
 
 pub(crate) fn ordered_key(input: &DeriveInput) -> Result<TokenStream> {
     let krate = paths::private();
     let name = &input.ident;
-    let (write, read) = match &input.data {
+    shapeless(&input.attrs)?;
+    let ends = |fields: &Fields| {
+        let types = fields.iter().map(|field| &field.ty);
+        quote!(#krate::KeyEnd::of_parts(&[#(<#types as #krate::OrderedKey>::END),*]))
+    };
+    let (end, write, read) = match &input.data {
         Data::Struct(data) => {
-            let parts = Parts::new(&data.fields);
+            let parts = Parts::new(&data.fields)?;
             let (names, body) = (&parts.names, parts.body());
             let write = quote! {
                 let Self #body = self;
@@ -21,17 +27,15 @@ pub(crate) fn ordered_key(input: &DeriveInput) -> Result<TokenStream> {
                 #(let #names = #krate::OrderedKey::decode_key(input)?;)*
                 ::std::result::Result::Ok(Self #body)
             };
-            (write, read)
+            (ends(&data.fields), write, read)
         }
         Data::Enum(data) => {
             let variants = tagged(data)?;
-            if let Some(pair) = variants.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
-                return Err(Error::new_spanned(pair[1].1, "tags of a key must ascend, or keys sort unlike values"));
-            }
-            let (mut writes, mut reads) = (Vec::new(), Vec::new());
+            let (mut all_ends, mut writes, mut reads) = (Vec::new(), Vec::new(), Vec::new());
             for (tag, variant) in variants {
-                let parts = Parts::new(&variant.fields);
+                let parts = Parts::new(&variant.fields)?;
                 let (ident, names, body) = (&variant.ident, &parts.names, parts.body());
+                all_ends.push(ends(&variant.fields));
                 writes.push(quote!(Self::#ident #body => {
                     out.push(#tag);
                     #(#krate::OrderedKey::encode_key(#names, out);)*
@@ -41,7 +45,7 @@ pub(crate) fn ordered_key(input: &DeriveInput) -> Result<TokenStream> {
                     ::std::result::Result::Ok(Self::#ident #body)
                 }));
             }
-            let what = name.to_string();
+            let what = name.unraw().to_string();
             let read = quote! {
                 match <u8 as #krate::OrderedKey>::decode_key(input)? {
                     #(#reads)*
@@ -51,15 +55,21 @@ pub(crate) fn ordered_key(input: &DeriveInput) -> Result<TokenStream> {
                     }),
                 }
             };
-            (quote!(match self { #(#writes)* }), read)
+            let end = quote!(#krate::KeyEnd::of_variants(&[#(#all_ends),*]));
+            (end, quote!(match self { #(#writes)* }), read)
         }
         Data::Union(data) => return Err(no_union(data.union_token.span)),
     };
+    // Told where it is declared, if it can be known there.
+    let checked = input.generics.params.is_empty();
+    let checked = checked.then(|| quote!(const _: #krate::KeyEnd = <#name as #krate::OrderedKey>::END;));
     let generics = bounded(&input.generics, &quote!(#krate::OrderedKey));
     let (implementation, types, clause) = generics.split_for_impl();
     Ok(quote! {
         #[automatically_derived]
         impl #implementation #krate::OrderedKey for #name #types #clause {
+            const END: #krate::KeyEnd = #end;
+
             fn encode_key(&self, out: &mut ::std::vec::Vec<u8>) {
                 let _ = &out;
                 #write
@@ -71,5 +81,7 @@ pub(crate) fn ordered_key(input: &DeriveInput) -> Result<TokenStream> {
                 #read
             }
         }
+
+        #checked
     })
 }

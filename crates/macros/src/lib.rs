@@ -20,7 +20,7 @@ use syn::parse_macro_input;
 
 /// Implements `Encode` and `Describe`: fields one after another; an enum writes one tag byte first.
 ///
-/// Tags count from 0 in the order of declaration, or are said with `#[codec(tag = n)]`. Types whose bytes could
+/// Tags count from 0 in the order of declaration, or are said with `#[codec(tag = n)]`, and ascend. Types whose bytes could
 /// differ between machines (floats, `usize`, hash maps, clocks) do not implement `Encode`, so state that holds them
 /// does not compile (spec: CODEC-2). `#[codec(shapeless)]` on the type leaves `Describe` out.
 #[proc_macro_derive(Encode, attributes(codec))]
@@ -36,7 +36,8 @@ pub fn decode(input: TokenStream) -> TokenStream {
 
 /// Implements `OrderedKey`: fields one after another, each ending itself, so that keys sort as values do.
 ///
-/// An enum writes its tag first; tags must ascend in the order of declaration, because that is the order of `Ord`.
+/// An enum writes its tag first; tags ascend in the order of declaration, because that is the order of `Ord`. A part that
+/// does not end itself stands last.
 #[proc_macro_derive(OrderedKey, attributes(codec))]
 pub fn ordered_key(input: TokenStream) -> TokenStream {
     finish(key::ordered_key(&parse_macro_input!(input)))
@@ -71,7 +72,7 @@ pub fn namespace(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// The attribute also derives `Encode`, `Decode` and `Describe` for the struct.
 #[proc_macro_attribute]
 pub fn transition(arguments: TokenStream, item: TokenStream) -> TokenStream {
-    finish(transition::transition(parse_macro_input!(arguments), parse_macro_input!(item)))
+    finish(transition::transition(parse_macro_input!(arguments), &parse_macro_input!(item)))
 }
 
 /// Makes a struct an event: `#[event("social.alliance_formed")]`. Derives `Encode`, `Decode` and `Describe` for it.

@@ -1,9 +1,11 @@
 //! `#[namespace("name")]`: a struct whose fields are collections, each under a prefix of its own.
 
 use crate::paths;
-use proc_macro2::TokenStream;
-use quote::quote;
+use proc_macro2::{Span, TokenStream};
+use quote::{quote, quote_spanned};
 use std::collections::BTreeSet;
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
 use syn::{Error, Fields, ItemStruct, LitStr, Result};
 
 pub(crate) fn namespace(name: &LitStr, mut item: ItemStruct) -> Result<TokenStream> {
@@ -23,7 +25,7 @@ pub(crate) fn namespace(name: &LitStr, mut item: ItemStruct) -> Result<TokenStre
     let (mut labels, mut types, mut places) = (Vec::new(), Vec::new(), Vec::new());
     for field in &mut fields.named {
         let label = field.ident.clone();
-        let mut place = label.as_ref().map(ToString::to_string).unwrap_or_default();
+        let mut place = label.as_ref().map(|label| label.unraw().to_string()).unwrap_or_default();
         let mut failed = None;
         field.attrs.retain(|attribute| {
             let ours = attribute.path().is_ident("at");
@@ -55,8 +57,15 @@ pub(crate) fn namespace(name: &LitStr, mut item: ItemStruct) -> Result<TokenStre
 
     let krate = paths::private();
     let ident = &item.ident;
+    // Told where the type stands.
+    let sound = types.iter().map(|of| {
+        let span = of.span().resolved_at(Span::call_site());
+        quote_spanned!(span=> const _: () = <#of as #krate::Collection>::SOUND;)
+    });
     Ok(quote! {
         #item
+
+        #(#sound)*
 
         #[automatically_derived]
         impl #krate::Space for #ident {

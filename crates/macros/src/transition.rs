@@ -6,7 +6,9 @@ use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
-use syn::{DeriveInput, Error, Expr, ExprArray, Ident, LitInt, LitStr, Result, Token, bracketed};
+use syn::{
+    Attribute, Data, DeriveInput, Error, Expr, ExprArray, ExprLit, Ident, Lit, LitInt, LitStr, Result, Token, bracketed,
+};
 
 /// What stands between the parentheses.
 pub(crate) struct Arguments {
@@ -22,6 +24,7 @@ impl Parse for Arguments {
         let text: LitStr = input.parse()?;
         let (name, version) = split(&text)?;
         let mut out = Self { name, version, needs: Vec::new(), context: Vec::new(), gas: None };
+        let mut said = Vec::new();
         while !input.is_empty() {
             input.parse::<Token![,]>()?;
             if input.is_empty() {
@@ -29,12 +32,22 @@ impl Parse for Arguments {
             }
             let key: Ident = input.parse()?;
             input.parse::<Token![=]>()?;
+            if said.contains(&key) {
+                return Err(Error::new_spanned(&key, format!("`{key}` is said once: several stand in a list, `[a, b]`")));
+            }
+            said.push(key.clone());
             match key.to_string().as_str() {
                 "needs" => {
                     out.needs = match input.parse()? {
                         Expr::Array(ExprArray { elems, .. }) => elems.into_iter().collect(),
                         one => vec![one],
                     };
+                    // Others are constants, which are checked where they are made.
+                    for need in &out.needs {
+                        if let Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) = need {
+                            plain_name(text, &text.value())?;
+                        }
+                    }
                 }
                 "context" => out.context = contexts(input)?,
                 "gas" => out.gas = Some(input.parse::<LitInt>()?.base10_parse()?),
@@ -87,7 +100,28 @@ fn contexts(input: ParseStream<'_>) -> Result<Vec<Ident>> {
     Ok(out)
 }
 
-pub(crate) fn transition(arguments: Arguments, item: DeriveInput) -> Result<TokenStream> {
+/// `Encode` and `Decode` for the item, and the item without what was said to those two alone.
+fn encoded(item: &DeriveInput) -> Result<(TokenStream, DeriveInput)> {
+    if codec::shapeless(&item.attrs)? {
+        return Err(Error::new_spanned(&item.ident, "what a chain is told or tells says how it is encoded"));
+    }
+    let (encode, decode) = (codec::encode(item)?, codec::decode(item)?);
+    let mut item = item.clone();
+    // A derive below reads it, too.
+    let is_key = |attribute: &Attribute| {
+        attribute.path().is_ident("derive") && attribute.to_token_stream().to_string().contains("OrderedKey")
+    };
+    if !item.attrs.iter().any(is_key) {
+        let others = |attribute: &Attribute| !attribute.path().is_ident("codec");
+        item.attrs.retain(others);
+        if let Data::Enum(data) = &mut item.data {
+            data.variants.iter_mut().for_each(|variant| variant.attrs.retain(others));
+        }
+    }
+    Ok((quote!(#encode #decode), item))
+}
+
+pub(crate) fn transition(arguments: Arguments, item: &DeriveInput) -> Result<TokenStream> {
     let krate = paths::private();
     let Arguments { name, version, needs, context, gas } = arguments;
     if !item.generics.params.is_empty() {
@@ -100,11 +134,10 @@ pub(crate) fn transition(arguments: Arguments, item: DeriveInput) -> Result<Toke
         context.iter().any(|c| c == "random"),
     );
     let gas = gas.map_or_else(|| quote!(u64::MAX), |gas| gas.to_token_stream());
-    let (encode, decode) = (codec::encode(&item)?, codec::decode(&item)?);
+    let (encoded, item) = encoded(item)?;
     Ok(quote! {
         #item
-        #encode
-        #decode
+        #encoded
 
         #[automatically_derived]
         impl #krate::Function for #ident {
@@ -113,6 +146,13 @@ pub(crate) fn transition(arguments: Arguments, item: DeriveInput) -> Result<Toke
             const CONTEXT: #krate::ContextUse =
                 #krate::ContextUse { height: #height, time: #time, random: #random };
             const GAS_MAX: u64 = #gas;
+            const BUILT: #krate::Built = {
+                #[allow(clippy::arithmetic_side_effects)]
+                fn add(a: u8, b: u8) -> u8 {
+                    a + b
+                }
+                #krate::Built { unwinds: ::core::cfg!(panic = "unwind"), add }
+            };
             fn needs() -> ::std::vec::Vec<#krate::Capability> {
                 ::std::vec![#(#krate::Capability::from(#needs)),*]
             }
@@ -124,11 +164,13 @@ pub(crate) fn event(name: &LitStr, item: &DeriveInput) -> Result<TokenStream> {
     let krate = paths::private();
     let ident = &item.ident;
     plain_name(name, &name.value())?;
-    let (encode, decode) = (codec::encode(item)?, codec::decode(item)?);
+    if !item.generics.params.is_empty() {
+        return Err(Error::new_spanned(&item.generics, "an event has no parameters: it is one thing that happened"));
+    }
+    let (encoded, item) = encoded(item)?;
     Ok(quote! {
         #item
-        #encode
-        #decode
+        #encoded
 
         #[automatically_derived]
         impl #krate::Event for #ident {

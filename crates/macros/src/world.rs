@@ -20,6 +20,8 @@ pub(crate) fn world(input: &DeriveInput) -> Result<TokenStream> {
     let labels: Vec<_> = fields.named.iter().map(|field| &field.ident).collect();
     let types: Vec<_> = fields.named.iter().map(|field| &field.ty).collect();
     Ok(quote! {
+        const _: () = #krate::each_once(&[#(<#types as #krate::Space>::NAME),*]);
+
         #[automatically_derived]
         impl #krate::World for #name {
             fn bind(handle: &#krate::Handle) -> Self {

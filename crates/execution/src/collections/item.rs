@@ -42,7 +42,7 @@ impl<V: Encode + Decode> Item<V> {
     /// Takes the value out.
     ///
     /// # Errors
-    /// [`Stop`] if the host does not answer.
+    /// [`Stop`] if the host does not answer, or what is there is no `V`: [`Item::discard`] removes that, too.
     pub fn take(&mut self) -> Result<Option<V>, Stop> {
         let value = self.get()?;
         if value.is_some() {
@@ -50,9 +50,17 @@ impl<V: Encode + Decode> Item<V> {
         }
         Ok(value)
     }
+
+    /// Removes the value unread, be it of this type or not; says whether there was one.
+    ///
+    /// # Errors
+    /// [`Stop`] if the host does not answer.
+    pub fn discard(&mut self) -> Result<bool, Stop> {
+        self.site.discard(self.site.own_key())
+    }
 }
 
-impl<V: Describe> Collection for Item<V> {
+impl<V: Encode + Decode + Describe> Collection for Item<V> {
     fn bind(handle: &Handle, space: &Namespace, place: &'static str) -> Self {
         Self { site: Site::new(handle, space, place), _types: PhantomData }
     }

@@ -67,7 +67,7 @@ impl<V: Encode + Decode> Log<V> {
     }
 }
 
-impl<V: Describe> Collection for Log<V> {
+impl<V: Encode + Decode + Describe> Collection for Log<V> {
     fn bind(handle: &Handle, space: &Namespace, place: &'static str) -> Self {
         Self { site: Site::new(handle, space, place), _types: PhantomData }
     }

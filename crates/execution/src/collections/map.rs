@@ -4,7 +4,7 @@ use super::{Collection, Site};
 use crate::host::Scan;
 use crate::{Handle, Layout, Stop};
 use keelstone_codec::{
-    Decode, DecodeError, Describe, Encode, KEY_LEN_MAX, KeyReader, Namespace, OrderedKey, Shape, TypeError,
+    Decode, DecodeError, Describe, Encode, KEY_LEN_MAX, KeyEnd, KeyReader, Namespace, OrderedKey, Shape, TypeError,
 };
 use std::fmt;
 use std::marker::PhantomData;
@@ -44,13 +44,21 @@ impl<K: OrderedKey, V: Encode + Decode> Map<K, V> {
     /// Takes a key's value out.
     ///
     /// # Errors
-    /// [`Stop`] if the host does not answer.
+    /// [`Stop`] if the host does not answer, or what is there is no `V`: [`Map::discard`] removes that, too.
     pub fn remove(&mut self, key: &K) -> Result<Option<V>, Stop> {
         let value = self.get(key)?;
         if value.is_some() {
             self.site.delete(self.site.key(key))?;
         }
         Ok(value)
+    }
+
+    /// Removes a key's value unread, be it of this type or not; says whether there was one.
+    ///
+    /// # Errors
+    /// [`Stop`] if the host does not answer.
+    pub fn discard(&mut self, key: &K) -> Result<bool, Stop> {
+        self.site.discard(self.site.key(key))
     }
 
     /// All entries, in order.
@@ -113,7 +121,9 @@ impl<K: OrderedKey, V: Decode> Iterator for Iter<'_, K, V> {
     }
 }
 
-impl<K: Describe, V: Describe> Collection for Map<K, V> {
+impl<K: OrderedKey + Describe, V: Encode + Decode + Describe> Collection for Map<K, V> {
+    const SOUND: () = super::a_key(K::END);
+
     fn bind(handle: &Handle, space: &Namespace, place: &'static str) -> Self {
         Self { site: Site::new(handle, space, place), _types: PhantomData }
     }
@@ -163,6 +173,8 @@ impl fmt::Debug for RawKey {
     }
 }
 impl OrderedKey for RawKey {
+    const END: KeyEnd = KeyEnd::Open;
+
     fn encode_key(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.0);
     }

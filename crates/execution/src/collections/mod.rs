@@ -20,7 +20,7 @@ pub use set::{Keys, Set};
 
 use crate::host::{Handle, Scan};
 use crate::{Layout, Stop};
-use keelstone_codec::{Decode, DecodeError, Encode, Key, KeyReader, Namespace, OrderedKey, Value};
+use keelstone_codec::{Decode, DecodeError, Encode, Key, KeyEnd, KeyReader, Namespace, OrderedKey, Value};
 use keelstone_tree::{KeyRange, prefix_end};
 use std::ops::{Bound, RangeBounds};
 
@@ -32,11 +32,18 @@ use std::ops::{Bound, RangeBounds};
     note = "a namespace holds `Item`, `Map`, `Set`, `Sequence` and `Log`; an `Index` is outside the state"
 )]
 pub trait Collection: Sized {
+    /// Compiles if the collection can do what it is for.
+    #[doc(hidden)]
+    const SOUND: () = ();
+
     /// Stands the collection at a place.
     fn bind(handle: &Handle, space: &Namespace, place: &'static str) -> Self;
     /// What it is.
     fn layout() -> Layout;
 }
+
+/// Compiles if the parts of a key end themselves but for the last.
+const fn a_key(_: KeyEnd) {}
 
 /// Where a collection stands, and the host it is bound to.
 struct Site {
@@ -87,11 +94,26 @@ impl Site {
         Ok(self.handle.get(&self.space, &key)?.is_some())
     }
 
-    fn put(&mut self, key: Vec<u8>, value: &(impl Encode + ?Sized)) -> Result<(), Stop> {
+    fn put<V: Encode + Decode>(&mut self, key: Vec<u8>, value: &V) -> Result<(), Stop> {
         let key = self.checked(key)?;
-        let value = Value::new(value.to_bytes());
+        let value = value.to_bytes();
+        // spec: EXEC-18. Types have limits that their encoding alone does not know.
+        if let Err(error) = V::from_bytes(&value) {
+            let what = format!("{}/{}", self.space, key.escape_ascii());
+            return Err(self.handle.stop(Stop::Unreadable { what, error }));
+        }
+        let value = Value::new(value);
         let value = value.map_err(|error| self.handle.stop(Stop::Type { namespace: self.space.clone(), error }))?;
         self.handle.put(&self.space, key, Some(value))
+    }
+
+    /// Deletes an entry, whatever it is; says whether there was one.
+    fn discard(&mut self, key: Vec<u8>) -> Result<bool, Stop> {
+        let there = self.contains(key.clone())?;
+        if there {
+            self.delete(key)?;
+        }
+        Ok(there)
     }
 
     fn delete(&mut self, key: Vec<u8>) -> Result<(), Stop> {

@@ -2,7 +2,7 @@
 
 use super::{Collection, Site};
 use crate::{Handle, Layout, Stop};
-use keelstone_codec::{KeyReader, Namespace, OrderedKey};
+use keelstone_codec::{KeyEnd, KeyReader, Namespace, OrderedKey};
 use std::marker::PhantomData;
 
 /// Gives out 1, 2, 3, … as keys. `K` is a `u64`, or a newtype of one that derives `OrderedKey`.
@@ -44,6 +44,8 @@ impl<K: OrderedKey> Sequence<K> {
 }
 
 impl<K: OrderedKey> Collection for Sequence<K> {
+    const SOUND: () = assert!(matches!(K::END, KeyEnd::Number), "a sequence gives out a `u64`, or a type around one");
+
     fn bind(handle: &Handle, space: &Namespace, place: &'static str) -> Self {
         Self { site: Site::new(handle, space, place), _types: PhantomData }
     }

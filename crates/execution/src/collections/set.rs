@@ -42,11 +42,7 @@ impl<K: OrderedKey> Set<K> {
     /// # Errors
     /// [`Stop`] if the host does not answer.
     pub fn remove(&mut self, key: &K) -> Result<bool, Stop> {
-        let there = self.contains(key)?;
-        if there {
-            self.site.delete(self.site.key(key))?;
-        }
-        Ok(there)
+        self.site.discard(self.site.key(key))
     }
 
     /// All keys, in order.
@@ -86,7 +82,9 @@ impl<K: OrderedKey> Iterator for Keys<'_, K> {
     }
 }
 
-impl<K: Describe> Collection for Set<K> {
+impl<K: OrderedKey + Describe> Collection for Set<K> {
+    const SOUND: () = super::a_key(K::END);
+
     fn bind(handle: &Handle, space: &Namespace, place: &'static str) -> Self {
         Self { site: Site::new(handle, space, place), _types: PhantomData }
     }

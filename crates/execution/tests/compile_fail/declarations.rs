@@ -58,6 +58,53 @@ enum Order {
     B,
 }
 
+#[derive(OrderedKey)]
+enum Numbers {
+    High = 10,
+    Low = 1,
+}
+
+#[derive(Encode)]
+enum Computed {
+    A = 1 + 1,
+}
+
+#[derive(Encode)]
+struct Marked {
+    #[codec(tag = 1)]
+    a: u64,
+}
+
+#[derive(Encode)]
+enum Within {
+    A {
+        #[codec(skip)]
+        a: u64,
+    },
+}
+
+#[derive(OrderedKey)]
+#[codec(whatever)]
+struct Whatever(u64);
+
+#[transition("bank.mint/1", needs = "a", needs = "b")]
+struct TwoNeeds;
+
+#[transition("bank.mint/1", context = height, context = time)]
+struct TwoContexts;
+
+#[transition("bank.mint/1", needs = ["a", "Bad Cap"])]
+struct BadNeed;
+
+#[event("bank.minted")]
+struct Parametric<T> {
+    amount: T,
+}
+
+#[event("bank.minted")]
+#[codec(shapeless)]
+struct Shapeless;
+
 #[derive(World)]
 enum NotAStruct {}
 

@@ -3,8 +3,8 @@
 use crate::common::*;
 use keelstone_codec::{Blob, Decode, DecodeError, Encode, Hash, Key, Value};
 use keelstone_execution::{
-    ARGS_BYTES_MAX, Activity, BlockDraft, Bundle, Caller, FailureKind, FunctionHash, Limits, Mode, OPERATIONS_MAX,
-    Operation, Session, SessionError, Stop,
+    ARGS_BYTES_MAX, Activity, BlockDraft, Bundle, Caller, Context, Denied, Draft, FailureKind, FunctionHash, Item,
+    Limits, Map, Mode, OPERATIONS_MAX, Operation, Session, SessionError, Stop, Transition, event, namespace, transition,
 };
 use keelstone_tree::Diff;
 use std::time::Instant;
@@ -205,4 +205,70 @@ fn foreign_bytes_in_a_typed_place_are_a_failure_that_names_the_entry() {
     let failed = result.unwrap_err();
     let FailureKind::Stopped(Stop::Undecodable { namespace, key, .. }) = &failed.kind else { panic!("{failed}") };
     assert_eq!((namespace.as_str(), key.as_slice()), ("bank", b"total".as_slice()));
+}
+
+/// Keeps, returns or emits a list of so many bytes or nothings, for which the type has a limit that its encoding does not
+/// know; or removes what is there.
+#[transition("chest.put/1")]
+struct Fill {
+    what: u8,
+    count: u32,
+}
+
+#[event("chest.filled")]
+struct Filled {
+    bytes: Vec<u8>,
+}
+
+#[namespace("chest")]
+struct Chest {
+    bytes: Map<u64, Vec<u8>>,
+    nothings: Item<Vec<()>>,
+}
+
+impl Transition<Chest> for Fill {
+    type Output = Vec<u8>;
+    fn apply(&self, chest: &mut Draft<Chest>, cx: &mut Context) -> Result<Vec<u8>, Denied> {
+        let bytes = vec![7; self.count as usize];
+        match self.what {
+            0 => chest.bytes.insert(&1, &bytes)?,
+            1 => chest.nothings.set(&vec![(); self.count as usize])?,
+            2 => return Ok(bytes),
+            3 => cx.emit(&Filled { bytes })?,
+            4 => drop(chest.bytes.remove(&1)?),
+            _ => {
+                let both = [chest.bytes.discard(&1)?, chest.nothings.discard()?];
+                let none = [chest.bytes.discard(&1)?, chest.nothings.discard()?];
+                return Ok(both.iter().chain(&none).map(|there| u8::from(*there)).collect());
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
+/// spec: EXEC-18, CODEC-4. Nothing is kept, returned or emitted that could not be read back: not even a removal could then.
+/// What is there all the same, because the type was another, can be removed unread.
+#[test]
+fn what_cannot_be_read_back_is_neither_kept_nor_returned_nor_emitted() {
+    let registry = keelstone_execution::Registry::new().with::<Chest, Fill>();
+    let run = |state: &State, what: u8, count: u32| {
+        let mut draft = BlockDraft::begin(&registry, state.clone(), block(1));
+        let bundle = bundle(vec![op(&Fill { what, count })]);
+        draft.execute(Caller::root(key(1)), &bundle, Limits::default()).unwrap()
+    };
+    for what in [0, 2, 3] {
+        run(&State::new(), what, 65_536).unwrap();
+        let failed = run(&State::new(), what, 65_537).unwrap_err();
+        assert!(matches!(failed.kind, FailureKind::Stopped(Stop::Unreadable { .. })), "{what}: {failed}");
+    }
+    run(&State::new(), 1, 0).unwrap();
+    let failed = run(&State::new(), 1, 1).unwrap_err();
+    assert!(failed.to_string().contains("chest/nothings could not be read back"), "{failed}");
+
+    let mut state = State::new();
+    let write = |key: &[u8]| (space("chest"), Key::new(key).unwrap(), Some(Value::new(vec![1, 2, 3]).unwrap()));
+    state.apply(&[write(b"bytes/\0\0\0\0\0\0\0\x01"), write(b"nothings")].into_iter().collect::<Diff>());
+    assert!(matches!(run(&state, 4, 0).unwrap_err().kind, FailureKind::Stopped(Stop::Undecodable { .. })));
+    let removed = run(&state, 5, 0).unwrap();
+    assert_eq!(removed.outcomes[0].result, [4, 0, 0, 0, 1, 1, 0, 0]);
 }

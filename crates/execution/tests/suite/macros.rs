@@ -1,7 +1,9 @@
 //! Derives: the bytes they write, and that they read nothing else.
 
 use keelstone_codec::{Decode as _, DecodeError, Describe, Encode as _, KeyReader, OrderedKey as _, Shape, Text};
-use keelstone_execution::{ContextUse, Decode, Encode, Function, OrderedKey, transition};
+use keelstone_execution::{
+    ContextUse, Decode, Encode, Function, Item, Map, OrderedKey, Space, event, namespace, transition,
+};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -40,6 +42,68 @@ enum Place {
 #[transition("macros.call/12", needs = ["macros.a", "macros.b"], context = height, gas = 5)]
 struct Call {
     inner: Named,
+}
+
+/// What a variant is called by, also where the whole is the arguments of a function or an event.
+#[transition("macros.act/1")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Act {
+    #[codec(tag = 5)]
+    Begin,
+    End {
+        r#type: u64,
+    },
+}
+
+#[event("macros.happened")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Happened {
+    #[codec(tag = 9)]
+    Once,
+}
+
+/// A type that contains itself, behind a list.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+enum Tree {
+    Leaf(u64),
+    Node { r#in: Vec<Tree> },
+}
+
+#[namespace("woods")]
+#[expect(dead_code, reason = "the declaration is what is looked at")]
+struct Woods {
+    r#type: Item<u64>,
+    trees: Map<i64, Tree>,
+}
+
+#[test]
+fn tags_hold_for_arguments_and_events() {
+    assert_eq!((Act::Begin.to_bytes(), Act::End { r#type: 1 }.to_bytes()[0]), (vec![5], 6));
+    assert_eq!(Happened::Once.to_bytes(), [9]);
+    assert_eq!(Act::from_bytes(&[5]), Ok(Act::Begin));
+}
+
+/// A field is called what it is called, whatever it takes to write that in Rust.
+#[test]
+fn raw_names_lose_their_prefix() {
+    let Shape::Choice(variants) = Act::shape() else { panic!("an enum is a choice") };
+    assert_eq!(variants[1].shape, Shape::Record(vec![("type", Shape::Unsigned(8))]));
+    let places: Vec<_> = Woods::info().collections.iter().map(|(place, _)| *place).collect();
+    assert_eq!(places, ["type", "trees"]);
+}
+
+/// A description without end would be none: where a type contains itself, it is named.
+#[test]
+fn a_type_that_contains_itself_is_opaque_within() {
+    for _ in 0..2 {
+        let Shape::Choice(variants) = Tree::shape() else { panic!("an enum is a choice") };
+        let Shape::Record(fields) = &variants[1].shape else { panic!("its variant is a record") };
+        let ("in", Shape::List(element, _)) = &fields[0] else { panic!("{fields:?}") };
+        assert!(matches!(&**element, Shape::Opaque(name) if name.ends_with("Tree")), "{element:?}");
+    }
+    assert!(!Woods::info().collections.is_empty());
+    let tree = Tree::Node { r#in: vec![Tree::Leaf(1)] };
+    assert_eq!(Tree::from_bytes(&tree.to_bytes()), Ok(tree));
 }
 
 #[test]

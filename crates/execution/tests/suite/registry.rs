@@ -3,7 +3,8 @@
 use crate::common::*;
 use keelstone_codec::Describe;
 use keelstone_execution::bundles::HOLD;
-use keelstone_execution::{Context, Denied, Draft, FunctionHash, Item, PublicKey, Registry, RegistryError, Transition};
+use keelstone_execution::__private::Built;
+use keelstone_execution::{Capability, Context, ContextUse, Decode, Denied, Encode, Function, Draft, FunctionHash, Item, PublicKey, Registry, RegistryError, Transition};
 use keelstone_execution::{namespace, transition};
 
 mod elsewhere {
@@ -119,4 +120,40 @@ fn the_shape_of_a_value_follows_from_its_key() {
     assert_eq!(shape(b"closed/x"), Some(u8::shape()));
     assert_eq!(shape(b"balances").or(shape(b"tot")).or(shape(b"total/")), None);
     assert_eq!(registry.value_shape(&space("nowhere"), b"total"), None);
+}
+
+/// A function of a crate that was built in one way or another.
+#[derive(Encode, Decode)]
+struct Odd<const WRAPS: bool, const ABORTS: bool>;
+
+impl<const WRAPS: bool, const ABORTS: bool> Function for Odd<WRAPS, ABORTS> {
+    const NAME: &'static str = "odd";
+    const VERSION: u32 = 1;
+    const CONTEXT: ContextUse = ContextUse::NONE;
+    const GAS_MAX: u64 = u64::MAX;
+    const BUILT: Built = Built {
+        unwinds: !ABORTS,
+        add: if WRAPS { u8::wrapping_add } else { |a, b| a.checked_add(b).expect("a sum that does not fit") },
+    };
+    fn needs() -> Vec<Capability> {
+        Vec::new()
+    }
+}
+
+impl<const WRAPS: bool, const ABORTS: bool> Transition<Bank> for Odd<WRAPS, ABORTS> {
+    type Output = ();
+    fn apply(&self, _: &mut Draft<Bank>, _: &mut Context) -> Result<(), Denied> {
+        Ok(())
+    }
+}
+
+/// spec: EXEC-13. Sums that wrap around in one build and fail in another would part nodes, and a panic that is not caught
+/// would end them: what was built so does not start, and says what the profile lacks.
+#[test]
+fn what_was_built_unlike_others_does_not_start() {
+    registry().with::<Bank, Odd<false, false>>().check().unwrap();
+    let error = registry().with::<Bank, Odd<true, false>>().check().unwrap_err();
+    assert!(matches!(error, RegistryError::Wraps { .. }) && error.to_string().contains("`overflow-checks = true`"));
+    let error = registry().with::<Bank, Odd<true, true>>().check().unwrap_err();
+    assert!(matches!(error, RegistryError::Aborts { .. }) && error.to_string().contains("`panic = \"unwind\"`"));
 }
