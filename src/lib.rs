@@ -64,3 +64,8 @@ pub use keelstone_execution::__private;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So does what `docs/applications.md` says of testing one, and it holds.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/applications.md")]
+struct Applications;

@@ -3,7 +3,7 @@
 //!
 //! Every function comes through the one registry that an application's own come through, with the same typed
 //! collections and the same rules; nothing here has a back door into the engine. A chain that wants other functions
-//! builds another registry.
+//! builds another registry, into which it may take [`sessions::register`] and [`validators::register`] alone.
 //!
 //! Functions, capabilities, events: `spec/modules.md`, MODULE-1 to MODULE-9. For those who use it: `docs/world.md`.
 
@@ -18,8 +18,7 @@ pub mod sessions;
 pub mod social;
 pub mod validators;
 
-use crate::validators::ChainSpace;
-use keelstone_execution::{Capability, Registry, Sessions};
+use keelstone_execution::{Capability, Registry};
 use keelstone_macros::World;
 
 /// What agents, their society and their memes see of the state.
@@ -102,18 +101,8 @@ pub fn register(registry: &mut Registry) -> &mut Registry {
         .register::<contracts::Contracts, contracts::Patch>()
         .event::<contracts::Transferred>()
         .event::<contracts::Approved>()
-        .event::<contracts::Patched>()
-        // Records of sessions are the engine's, which is why these are registered as part of it.
-        .register_system::<Sessions, sessions::Delegate>()
-        .register_system::<Sessions, sessions::Close>()
-        .register_system::<Sessions, sessions::Expire>()
-        .register_system::<sessions::Desk, sessions::Note>()
-        .register_system::<sessions::Desk, sessions::ReadNote>()
-        .event::<sessions::Delegated>()
-        .event::<sessions::Closed>()
-        // So is the set of validators.
-        .register_system::<ChainSpace, validators::SetValidator>()
-        .event::<validators::ValidatorSet>()
+        .event::<contracts::Patched>();
+    validators::register(sessions::register(registry))
 }
 
 /// A registry of the built-in functions alone.

@@ -13,7 +13,7 @@
 use crate::keys;
 use keelstone_codec::{Blob, BoundedSet, Height, StateHash, Text};
 use keelstone_execution::{
-    ANCESTORS_MAX, CAPABILITIES_MAX, Capabilities, Capability, Context, Denied, Draft, Map, PublicKey, Session,
+    ANCESTORS_MAX, CAPABILITIES_MAX, Capabilities, Capability, Context, Denied, Draft, Map, PublicKey, Registry, Session,
     SessionId, Sessions, Stop, Transition, View, denied, ensure,
 };
 use keelstone_macros::{World, event, namespace, transition};
@@ -76,6 +76,19 @@ pub struct Delegate {
     pub expires: Option<Height>,
     /// What its hash chain begins with.
     pub init: StateHash,
+}
+
+/// Registers the functions of this module and their events, for a chain that takes no more of the built-in ones.
+pub fn register(registry: &mut Registry) -> &mut Registry {
+    // Records of sessions are the engine's, which is why these are registered as part of it.
+    registry
+        .register_system::<Sessions, Delegate>()
+        .register_system::<Sessions, Close>()
+        .register_system::<Sessions, Expire>()
+        .register_system::<Desk, Note>()
+        .register_system::<Desk, ReadNote>()
+        .event::<Delegated>()
+        .event::<Closed>()
 }
 
 impl Transition<Sessions> for Delegate {

@@ -7,7 +7,7 @@
 
 use crate::keys;
 use crate::validators::{ChainSpace, Validators};
-use keelstone_execution::{Capability, Context, Denied, Draft, PublicKey, Transition, denied};
+use keelstone_execution::{Capability, Context, Denied, Draft, PublicKey, Registry, Transition, denied};
 use keelstone_macros::{event, transition};
 
 /// What it takes to change the validators.
@@ -30,6 +30,13 @@ pub struct SetValidator {
     pub key: PublicKey,
     /// Its power.
     pub power: u64,
+}
+
+/// Registers the function of this module and its event, for a chain that takes no more of the built-in ones. The capability
+/// [`SET_VALIDATOR`] is reserved.
+pub fn register(registry: &mut Registry) -> &mut Registry {
+    // What is in the namespace `chain` is the engine's.
+    registry.reserve(SET_VALIDATOR).register_system::<ChainSpace, SetValidator>().event::<ValidatorSet>()
 }
 
 impl Transition<ChainSpace> for SetValidator {
