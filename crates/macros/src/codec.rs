@@ -6,8 +6,8 @@ use quote::{format_ident, quote};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Data, DataEnum, DeriveInput, Error, Expr, ExprLit, ExprUnary, Field, Fields, Generics, Ident, Lit, LitInt,
-    Result, UnOp, Variant, parse_quote,
+    Attribute, Data, DataEnum, DeriveInput, Error, Expr, ExprLit, ExprUnary, Field, Fields, Generics, Ident, Lit,
+    LitInt, Result, UnOp, Variant, parse_quote,
 };
 
 /// A struct, or one variant of an enum: how to take it apart and put it together.
@@ -100,7 +100,9 @@ fn literal(number: &Expr) -> Result<i128> {
     match number {
         Expr::Lit(ExprLit { lit: Lit::Int(int), .. }) => int.base10_parse(),
         Expr::Unary(ExprUnary { op: UnOp::Neg(_), expr, .. }) => literal(expr).map(|found| -found),
-        _ => Err(Error::new_spanned(number, "the number of a variant is written out, so that its order can be checked")),
+        _ => {
+            Err(Error::new_spanned(number, "the number of a variant is written out, so that its order can be checked"))
+        }
     }
 }
 

@@ -33,7 +33,10 @@ impl Parse for Arguments {
             let key: Ident = input.parse()?;
             input.parse::<Token![=]>()?;
             if said.contains(&key) {
-                return Err(Error::new_spanned(&key, format!("`{key}` is said once: several stand in a list, `[a, b]`")));
+                return Err(Error::new_spanned(
+                    &key,
+                    format!("`{key}` is said once: several stand in a list, `[a, b]`"),
+                ));
             }
             said.push(key.clone());
             match key.to_string().as_str() {

@@ -107,10 +107,8 @@ fn signed_keys_at_their_ends() {
     assert_eq!(bytes_of(&0i16), [0x80, 0]);
     assert_eq!(bytes_of(&i16::MAX), [0xff, 0xff]);
     assert!(matches!(bool::decode_key(&mut KeyReader::new(&[2])), Err(DecodeError::UnknownTag { found: 2, .. })));
-    assert_eq!((u64::END, Height::END, i64::END, <(u8, u64)>::END), (
-        KeyEnd::Number,
-        KeyEnd::Number,
-        KeyEnd::Itself,
-        KeyEnd::Itself,
-    ));
+    assert_eq!(
+        (u64::END, Height::END, i64::END, <(u8, u64)>::END),
+        (KeyEnd::Number, KeyEnd::Number, KeyEnd::Itself, KeyEnd::Itself)
+    );
 }

@@ -17,8 +17,8 @@ mod functions;
 mod record;
 
 pub(crate) use engine::Forget;
-pub(crate) use functions::register;
 pub use engine::{Batch, BatchEnd, BundleLimits, FORGET_BYTES_MAX, SubmitError, Submitted, check_submission};
+pub(crate) use functions::register;
 pub use functions::{Abandon, Abandoned, Resume, Resumed, Retry, RollBack, RolledBack};
 pub use record::{
     Before, BundleId, BundleRecord, Bundles, Changer, HOLD, IN_FLIGHT_MAX, MANAGE, PIECE_BYTES, Piece, Status,

@@ -4,7 +4,8 @@ use crate::common::*;
 use keelstone_codec::{Blob, Decode, DecodeError, Encode, Hash, Key, Value};
 use keelstone_execution::{
     ARGS_BYTES_MAX, Activity, BlockDraft, Bundle, Caller, Context, Denied, Draft, FailureKind, FunctionHash, Item,
-    Limits, Map, Mode, OPERATIONS_MAX, Operation, Session, SessionError, Stop, Transition, event, namespace, transition,
+    Limits, Map, Mode, OPERATIONS_MAX, Operation, Session, SessionError, Stop, Transition, event, namespace,
+    transition,
 };
 use keelstone_tree::Diff;
 use std::time::Instant;

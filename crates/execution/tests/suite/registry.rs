@@ -2,9 +2,12 @@
 
 use crate::common::*;
 use keelstone_codec::Describe;
-use keelstone_execution::bundles::HOLD;
 use keelstone_execution::__private::Built;
-use keelstone_execution::{Capability, Context, ContextUse, Decode, Denied, Encode, Function, Draft, FunctionHash, Item, PublicKey, Registry, RegistryError, Transition};
+use keelstone_execution::bundles::HOLD;
+use keelstone_execution::{
+    Capability, Context, ContextUse, Decode, Denied, Draft, Encode, Function, FunctionHash, Item, PublicKey, Registry,
+    RegistryError, Transition,
+};
 use keelstone_execution::{namespace, transition};
 
 mod elsewhere {
@@ -78,7 +81,10 @@ fn a_namespace_of_the_engine_is_no_applications() {
     assert!(matches!(error, RegistryError::Reserved { name: "sessions", .. }));
     let mut registry = Registry::new();
     let error = registry.declare::<elsewhere::Forged>().check().unwrap_err();
-    assert!(matches!(error, RegistryError::Reserved { name: "sessions", .. }), "nor can it only say that it is its own");
+    assert!(
+        matches!(error, RegistryError::Reserved { name: "sessions", .. }),
+        "nor can it only say that it is its own"
+    );
 }
 
 /// spec: EXEC-10, EXEC-12. A chain of one's own takes async bundles in, so it can end them, and no key holds others off that

@@ -13,8 +13,8 @@
 use crate::keys;
 use keelstone_codec::{Blob, BoundedSet, Height, StateHash, Text};
 use keelstone_execution::{
-    ANCESTORS_MAX, CAPABILITIES_MAX, Capabilities, Capability, Context, Denied, Draft, Map, PublicKey, Registry, Session,
-    SessionId, Sessions, Stop, Transition, View, denied, ensure,
+    ANCESTORS_MAX, CAPABILITIES_MAX, Capabilities, Capability, Context, Denied, Draft, Map, PublicKey, Registry,
+    Session, SessionId, Sessions, Stop, Transition, View, denied, ensure,
 };
 use keelstone_macros::{World, event, namespace, transition};
 

@@ -2,8 +2,8 @@
 
 use crate::tools::*;
 use keelstone_codec::{BoundedSet, Decode, Fixed, Height, StateHash, Text};
-use keelstone_execution::{Capability, ContextUse, Operation, SessionId, Sessions, View};
-use keelstone_ledger::modules::{Society, agents, memes, sessions, social, standard};
+use keelstone_execution::{Capability, ContextUse, Operation, Registry, SessionId, Sessions, View};
+use keelstone_ledger::modules::{Society, agents, memes, sessions, social, standard, validators};
 use keelstone_ledger::{PublicKey, Receipt, Refusal, Transaction, Verdict};
 
 fn fixed(text: &str) -> Fixed {
@@ -45,6 +45,24 @@ fn functions_are_those_of_the_spec() {
         assert_eq!(function.context, ContextUse { height, ..ContextUse::NONE }, "{line}");
     }
     assert_eq!(registry.functions().len(), 44);
+}
+
+/// A chain of one's own takes the functions of sessions and of validators without the others.
+#[test]
+fn sessions_and_validators_can_be_had_alone() {
+    let mut registry = Registry::new();
+    validators::register(sessions::register(&mut registry)).check().unwrap();
+    let standard = standard();
+    let of = |registry: &Registry, module: &str| -> Vec<String> {
+        let labels = registry.functions().into_iter().map(|function| function.label());
+        labels.filter(|label| label.starts_with(module)).collect()
+    };
+    for module in ["sessions.", "chain.", "bundles."] {
+        assert!(!of(&registry, module).is_empty());
+        assert_eq!(of(&registry, module), of(&standard, module));
+    }
+    assert_eq!(of(&registry, "").len(), 10);
+    assert!(registry.reserved().contains(&validators::SET_VALIDATOR));
 }
 
 /// spec: AGENT-1, AGENT-2.
