@@ -205,9 +205,9 @@ fn a_scan_that_finds_nothing_is_paid_for() {
 fn the_bounds_of_a_scan_are_paid_for() {
     let (_, state) = draft(|_| Ok(()));
     let registry = Registry::new().with::<Bounds, Between>();
-    let gas = |long: usize| {
+    let gas = |long: u32| {
         let mut draft = BlockDraft::begin(&registry, state.clone(), block(1));
-        let bundle = bundle(vec![op(&Between { long: long as u32 })]);
+        let bundle = bundle(vec![op(&Between { long })]);
         draft.execute(Caller::root(key(1)), &bundle, Limits::default()).unwrap().unwrap().gas_used
     };
     assert_eq!(gas(20_000) - gas(10_000), 2 * 10_000 * cost::READ_BYTE);
