@@ -22,6 +22,37 @@ pub trait Space: Sized + 'static {
 }
 
 /// The state as one struct. Implemented by `#[derive(World)]`, and by `#[namespace]` for a namespace that stands alone.
+///
+/// Its fields are namespaces of their own; one that stands in it twice does not compile:
+///
+/// ```
+/// use keelstone_execution::{Item, World, namespace};
+///
+/// #[namespace("value")]
+/// struct Value {
+///     value: Item<u64>,
+/// }
+///
+/// #[derive(World)]
+/// struct Once {
+///     a: Value,
+/// }
+/// ```
+///
+/// ```compile_fail
+/// use keelstone_execution::{Item, World, namespace};
+///
+/// #[namespace("value")]
+/// struct Value {
+///     value: Item<u64>,
+/// }
+///
+/// #[derive(World)]
+/// struct Twice {
+///     a: Value,
+///     b: Value,
+/// }
+/// ```
 pub trait World: Sized + 'static {
     /// Binds the namespaces.
     fn bind(handle: &Handle) -> Self;

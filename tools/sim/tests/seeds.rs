@@ -43,8 +43,7 @@ struct Storm {
 impl Storm {
     /// So many seeds, unless the environment says which.
     fn of(default: u64, run: fn(u64) -> Result<Outcome, String>) -> Self {
-        let (first, count) =
-            (golden::count("KEELSTONE_SIM_FROM", 0), golden::count("KEELSTONE_SIM_SEEDS", default));
+        let (first, count) = (golden::count("KEELSTONE_SIM_FROM", 0), golden::count("KEELSTONE_SIM_SEEDS", default));
         let next = AtomicU64::new(first);
         let threads = thread::available_parallelism().map_or(2, |threads| threads.get().min(64));
         let (mut wrong, mut banned, mut lives, mut requests, mut amount) = (Vec::new(), 0, 0, 0, 0);

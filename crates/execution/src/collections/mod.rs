@@ -27,6 +27,47 @@ use std::ops::{Bound, RangeBounds};
 /// Something a namespace can hold.
 ///
 /// An index is none, so a transition cannot reach one (spec: EXEC-14).
+///
+/// The parts of a key end themselves but for the last, and a sequence gives out a `u64`, or a type around one:
+///
+/// ```
+/// use keelstone_execution::{Map, RawKey, Sequence, namespace};
+///
+/// #[namespace("sound")]
+/// struct Sound {
+///     pairs: Map<(u64, RawKey), u64>,
+///     ids: Sequence<u64>,
+/// }
+/// ```
+///
+/// What could not do what it is for does not compile:
+///
+/// ```compile_fail
+/// use keelstone_execution::{Map, RawKey, namespace};
+///
+/// #[namespace("open")]
+/// struct Open {
+///     pairs: Map<(RawKey, u64), u64>,
+/// }
+/// ```
+///
+/// ```compile_fail
+/// use keelstone_execution::{RawKey, Set, namespace};
+///
+/// #[namespace("open")]
+/// struct Open {
+///     triples: Set<(u8, RawKey, u64)>,
+/// }
+/// ```
+///
+/// ```compile_fail
+/// use keelstone_execution::{Sequence, namespace};
+///
+/// #[namespace("narrow")]
+/// struct Narrow {
+///     ids: Sequence<u32>,
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot stand in a namespace",
     note = "a namespace holds `Item`, `Map`, `Set`, `Sequence` and `Log`; an `Index` is outside the state"
