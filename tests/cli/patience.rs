@@ -1,4 +1,4 @@
-//! A node whose engine began state sync and then says nothing more: how it ends, what it says, and what it leaves behind. The
+//! A node whose engine began state sync and then says nothing more, or never begins: how it ends, what it says, and what it leaves behind. The
 //! engine is this test, at the other end of the socket.
 #![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
@@ -68,6 +69,18 @@ impl Engine {
         Response::decode(body.as_slice()).unwrap().value.unwrap()
     }
 
+    /// Begins the chain at its genesis.
+    fn begins(&mut self, genesis_hash: &str) {
+        let begin = abci::RequestInitChain {
+            time: Some(Timestamp { seconds: BEGAN, nanos: 0 }),
+            chain_id: "test".to_owned(),
+            app_state_bytes: format!("\"{genesis_hash}\"").into(),
+            initial_height: 1,
+            ..Default::default()
+        };
+        let Answer::InitChain(_) = self.ask(Ask::InitChain(begin)) else { panic!("the chain does not begin") };
+    }
+
     /// Makes the next block, of no transactions; returns the app hash.
     fn makes(&mut self, height: i64) -> Bytes {
         let block = abci::RequestFinalizeBlock {
@@ -115,13 +128,7 @@ fn serve(home: &Path, genesis_hash: &str) -> Served {
     let snapshots = ["snapshots.enabled=true", "snapshots.interval=2"];
     let _node = Node::start(home, &[&SETTINGS[..], &snapshots].concat());
     let mut engine = Engine::of(home);
-    engine.ask(Ask::InitChain(abci::RequestInitChain {
-        time: Some(Timestamp { seconds: BEGAN, nanos: 0 }),
-        chain_id: "test".to_owned(),
-        app_state_bytes: format!("\"{genesis_hash}\"").into(),
-        initial_height: 1,
-        ..Default::default()
-    }));
+    engine.begins(genesis_hash);
     let started = Instant::now();
     let mut roots = BTreeMap::new();
     for height in 1.. {
@@ -144,11 +151,11 @@ fn serve(home: &Path, genesis_hash: &str) -> Served {
     unreachable!("there is no last height");
 }
 
-/// A node that is to join.
-fn joiner(home: &Path, json: bool) -> Child {
+/// A node that is to join, with further settings.
+fn joiner(home: &Path, json: bool, more: &[&str]) -> Child {
     let mut command = program();
     command.args(["node", "--set", "http.listen=127.0.0.1:0", "--set", "log.format=json", "--home"]).arg(home);
-    for setting in SETTINGS {
+    for setting in SETTINGS.iter().chain(more) {
         command.args(["--set", setting]);
     }
     command.args(json.then_some("--json"));
@@ -184,7 +191,7 @@ fn a_node_whose_state_sync_stands_still_ends_and_says_why() {
     let served = serve(&origin, &hash);
     let joining = [("people", false), ("programs", true)].map(|(name, json)| {
         let (home, _) = begun(name);
-        let child = joiner(&home, json);
+        let child = joiner(&home, json, &[]);
         let mut engine = Engine::of(&home);
         // It listens for its engine before it says where it can be asked.
         let started = Instant::now();
@@ -228,4 +235,49 @@ fn a_node_whose_state_sync_stands_still_ends_and_says_why() {
         }
         assert!(!home.join("api.json").exists(), "nobody listens there any more");
     }
+}
+
+/// The RPC of an engine that has no block, for as long as the process lives.
+fn rpc_at_nothing() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            let status = r#"{"result":{"sync_info":{"latest_block_height":"0"}}}"#;
+            // Who asks for something else goes away before it has all of this.
+            let _ = write!(stream, "HTTP/1.0 200 OK\r\n\r\n{status}");
+        }
+    });
+    format!("engine.rpc=http://{address}")
+}
+
+/// An engine that finds no snapshot, as when the block it trusts has expired, asks for nothing for ever: the node ends. One that has
+/// begun the chain may wait for its first block as long as it likes.
+#[test]
+fn a_node_whose_engine_finds_no_snapshot_ends_and_one_that_waits_for_a_block_does_not() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("genesis.json");
+    fs::write(&file, genesis().to_string()).unwrap();
+    let rpc = rpc_at_nothing();
+    let [finds_none, waits] = ["finds_none", "waits"].map(|name| {
+        let home = place.path().join(name);
+        let said = expect(&home, 0, &["init", "--genesis", file.to_str().unwrap()]);
+        let hash = said["genesis_hash"].as_str().unwrap().to_owned();
+        let child = joiner(&home, false, &[&rpc]);
+        (Engine::of(&home), hash, child)
+    });
+    let (mut engine, hash, mut waiting) = waits;
+    engine.begins(&hash);
+    let (_engine, _, child) = finds_none;
+    let output = ended(child);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(16), "{text}");
+    assert!(text.contains("is still at height 0, and has offered no good snapshot"), "{text}");
+    // As long again as the other took.
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(waiting.try_wait().unwrap().is_none(), "it was ended: {:?}", waiting.wait_with_output());
+    waiting.kill().unwrap();
+    waiting.wait().unwrap();
 }

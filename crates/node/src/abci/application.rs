@@ -23,7 +23,7 @@ use keelstone_tree::HashKind;
 use keelstone_tree::ics23::ConvertError;
 use prost::Message as _;
 use serde_json::json;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tendermint_proto::google::protobuf::Timestamp as EngineTime;
@@ -63,6 +63,8 @@ pub(crate) struct Application {
     /// Blocks the engine is to keep; 0 for all.
     retain_blocks: u64,
     sync: Mutex<Patience>,
+    /// Whether it was said that the engine does not answer where it would have to say how state sync goes on.
+    asked_in_vain: AtomicBool,
     /// How long the block that is decided took to run.
     ran_for: Mutex<Duration>,
 }
@@ -79,13 +81,35 @@ impl Application {
             SyncStanding::Whole { unconfirmed: true } => Patience::restored(Instant::now()),
             _ => Patience::default(),
         };
-        Self { engine, metrics, health, snapshots, retain_blocks, sync: Mutex::new(sync), ran_for: Mutex::default() }
+        let (sync, asked_in_vain, ran_for) = (Mutex::new(sync), AtomicBool::new(false), Mutex::default());
+        Self { engine, metrics, health, snapshots, retain_blocks, sync, asked_in_vain, ran_for }
+    }
+
+    /// The engine opened a connection.
+    pub(super) fn connected(&self) {
+        self.sync.lock().unwrap_or_else(PoisonError::into_inner).connected(Instant::now());
+    }
+
+    /// The engine closed a connection.
+    pub(super) fn disconnected(&self) {
+        self.sync.lock().unwrap_or_else(PoisonError::into_inner).disconnected();
     }
 
     /// Why state sync will not come to an end, if it will not: asked again and again while the node runs.
     pub(crate) fn gave_up(&self, patience: Duration, engine_height: impl FnOnce() -> Option<u64>) -> Option<String> {
         let sync = self.sync.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        sync.gave_up(Instant::now(), patience, engine_height)
+        let mut in_vain = false;
+        let why = sync.gave_up(Instant::now(), patience, || {
+            let height = engine_height();
+            in_vain = height.is_none();
+            height
+        });
+        if in_vain && !self.asked_in_vain.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the engine makes no block, and its RPC (engine.rpc) does not say whether state sync goes on"
+            );
+        }
+        why
     }
 
     /// Answers one call. A call that cannot be answered is an exception, which stops the engine.
@@ -143,6 +167,7 @@ impl Application {
     }
 
     fn init_chain(&self, call: RequestInitChain) -> Result<ResponseInitChain, Failure> {
+        self.sync.lock().unwrap_or_else(PoisonError::into_inner).chain_begun();
         let validators = call.validators.iter().map(|update| {
             let key = match update.pub_key.as_ref().and_then(|key| key.sum.as_ref()) {
                 Some(public_key::Sum::Ed25519(key)) => <[u8; 32]>::try_from(key.as_slice()).ok(),

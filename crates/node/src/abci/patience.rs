@@ -4,6 +4,10 @@
 //! in its own log only. From here that looks like silence. So this keeps in mind when something last moved, what was
 //! last wrong, and whether a state is whole; a node that sees no end ends itself with a plain word about why.
 //!
+//! An engine that finds no snapshot at all (the block it trusts has expired, say) asks for nothing either. What tells it from
+//! one that waits for its first block is that the chain was not begun: CometBFT does that as soon as it has connected,
+//! unless it is to state sync.
+//!
 //! Knows no clock but the moments it is given.
 
 use keelstone_sync::snapshot::RestoreProgress;
@@ -13,6 +17,10 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Patience {
     phase: Phase,
+    /// Connections of the engine that are open.
+    connections: u32,
+    /// Since when the engine is connected without having begun the chain or made a block.
+    idle_since: Option<Instant>,
     /// When the first chunk could come.
     since: Option<Instant>,
     /// When something last went well.
@@ -42,10 +50,31 @@ impl Patience {
         Self { phase: Phase::Whole, moved: Some(now), ..Self::default() }
     }
 
+    /// The engine opened a connection.
+    pub(crate) fn connected(&mut self, now: Instant) {
+        if self.connections == 0 {
+            self.idle_since = Some(now);
+        }
+        self.connections = self.connections.saturating_add(1);
+    }
+
+    /// The engine closed a connection. Once it has none, it is another engine that opens the next.
+    pub(crate) fn disconnected(&mut self) {
+        self.connections = self.connections.saturating_sub(1);
+        if self.connections == 0 {
+            self.idle_since = None;
+        }
+    }
+
+    /// The engine began the chain at its genesis.
+    pub(crate) fn chain_begun(&mut self) {
+        self.idle_since = None;
+    }
+
     /// A snapshot was accepted.
     pub(crate) fn began(&mut self, now: Instant) {
-        let wrong = self.wrong.take();
-        *self = Self { phase: Phase::Receiving, since: Some(now), moved: Some(now), first_chunks: None, wrong };
+        self.phase = Phase::Receiving;
+        (self.since, self.moved, self.first_chunks) = (Some(now), Some(now), None);
     }
 
     /// A chunk was accepted.
@@ -60,7 +89,7 @@ impl Patience {
 
     /// A block was made.
     pub(crate) fn confirmed(&mut self) {
-        *self = Self::default();
+        *self = Self { connections: self.connections, ..Self::default() };
     }
 
     /// Something was not accepted.
@@ -92,19 +121,23 @@ impl Patience {
         patience: Duration,
         engine_height: impl FnOnce() -> Option<u64>,
     ) -> Option<String> {
-        let still = self.moved.map_or(Duration::ZERO, |moved| now.duration_since(moved));
+        let moved = if self.phase == Phase::Quiet { self.idle_since } else { self.moved };
+        let still = moved.map_or(Duration::ZERO, |moved| now.duration_since(moved));
         let wrong = self.wrong.as_ref().map_or_else(String::new, |wrong| format!("; what was last wrong: {wrong}"));
         let seconds = still.as_secs();
         match self.phase {
-            Phase::Quiet => None,
+            Phase::Quiet if self.idle_since.is_none() => None,
             Phase::Aborted => Some(format!("state sync ended because this node cannot go on{wrong}")),
             _ if still < patience => None,
             Phase::Receiving => Some(format!("state sync has stood still for {seconds} s: no good chunk came{wrong}")),
-            // A chain may be idle for days, which only the engine can tell from having given up.
-            Phase::Whole if engine_height() == Some(0) => Some(format!(
+            // A chain may be idle for days, which only the engine can tell from having given up, or never having begun.
+            _ if engine_height() != Some(0) => None,
+            Phase::Quiet => Some(format!(
+                "the engine was connected {seconds} s ago, is still at height 0, and has offered no good snapshot{wrong}"
+            )),
+            Phase::Whole => Some(format!(
                 "the state was restored {seconds} s ago and the engine is still at height 0: it gave state sync up{wrong}"
             )),
-            Phase::Whole => None,
         }
     }
 }
@@ -132,6 +165,37 @@ mod tests {
         assert!(why.contains("1200 s") && why.contains("format 9"), "{why}");
         sync.moved(later);
         assert_eq!(sync.gave_up(later, PATIENCE, no_answer), None);
+    }
+
+    /// It is the chain's beginning that tells an engine that looks for a snapshot from one that waits for its first block.
+    #[test]
+    fn an_engine_that_finds_no_snapshot_has_failed_and_one_that_waits_for_blocks_has_not() {
+        let start = Instant::now();
+        let later = start + PATIENCE;
+        let mut sync = Patience::default();
+        assert_eq!(sync.gave_up(later, PATIENCE, || Some(0)), None, "there is no engine");
+        sync.connected(start);
+        sync.connected(later);
+        assert_eq!(sync.gave_up(later - Duration::from_secs(1), PATIENCE, || Some(0)), None);
+        let why = sync.gave_up(later, PATIENCE, || Some(0)).unwrap();
+        assert!(why.contains("600 s") && why.contains("height 0"), "{why}");
+        sync.refused("format 9".to_owned());
+        assert!(sync.gave_up(later, PATIENCE, || Some(0)).unwrap().contains("format 9"), "a bad offer is none");
+        assert_eq!(sync.gave_up(later, PATIENCE, no_answer), None, "what it does is not known");
+        assert_eq!(sync.gave_up(later, PATIENCE, || Some(70)), None, "it has blocks, and the chain is idle");
+
+        sync.disconnected();
+        assert!(sync.gave_up(later, PATIENCE, || Some(0)).is_some(), "it has another connection");
+        sync.disconnected();
+        assert_eq!(sync.gave_up(later, PATIENCE, || Some(0)), None, "it is gone");
+        sync.connected(later);
+        assert_eq!(sync.gave_up(later, PATIENCE, || Some(0)), None, "and back");
+        for done in [Patience::chain_begun as fn(&mut Patience), Patience::confirmed] {
+            let mut sync = sync.clone();
+            done(&mut sync);
+            sync.connected(later);
+            assert_eq!(sync.gave_up(later + PATIENCE, PATIENCE, || Some(0)), None, "no snapshot is needed any more");
+        }
     }
 
     #[test]

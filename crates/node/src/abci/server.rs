@@ -193,10 +193,13 @@ impl Accepted {
 
     /// Answers the connection's calls on this thread, until it ends, and lets go of the application.
     fn answer(self, application: Arc<Application>) -> Result<(), ConnectionError> {
-        match self {
+        application.connected();
+        let ended = match self {
             Self::Unix(stream) => connection(stream, &application),
             Self::Tcp(stream) => connection(stream, &application),
-        }
+        };
+        application.disconnected();
+        ended
     }
 }
 
