@@ -7,6 +7,11 @@ use std::path::Path;
 
 /// The address of a node that says this of itself, for as long as the process lives.
 fn node(id: &'static str, hash: char) -> String {
+    node_of(id, hash, "2100-01-01T00:00:00Z")
+}
+
+/// The same, whose blocks are of this time.
+fn node_of(id: &'static str, hash: char, time: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
     std::thread::spawn(move || {
@@ -21,7 +26,7 @@ fn node(id: &'static str, hash: char) -> String {
                     r#"{{"node_info":{{"network":"test","id":"{id}","version":"0.40.0"}},"sync_info":{{"latest_block_height":"5000","earliest_block_height":"1","catching_up":false}}}}"#
                 ),
                 Some(height) => format!(
-                    r#"{{"signed_header":{{"header":{{"chain_id":"test","height":"{height}","app_hash":"00"}},"commit":{{"block_id":{{"hash":"{hash}"}}}}}}}}"#
+                    r#"{{"signed_header":{{"header":{{"chain_id":"test","height":"{height}","app_hash":"00","time":"{time}"}},"commit":{{"block_id":{{"hash":"{hash}"}}}}}}}}"#
                 ),
             };
             // A client that went away is the test's own.
@@ -73,5 +78,9 @@ fn configure_refuses_nodes_that_disagree_and_changes_nothing() {
     std::fs::write(home.path().join("config/genesis.json"), r#"{"chain_id":"other"}"#).expect("written");
     let agreed = node("n3", 'a');
     assert!(message(&configure(home.path(), 2, &[&one, &agreed])).contains("is of chain other"));
+    // CometBFT would look for a snapshot for ever.
+    std::fs::remove_file(home.path().join("config/genesis.json")).expect("removed");
+    let old = ["n4", "n5"].map(|id| node_of(id, 'a', "2000-01-01T00:00:00Z"));
+    assert!(message(&configure(home.path(), 2, &[&old[0], &old[1]])).contains("block 5000 is "));
     assert_eq!(std::fs::read_to_string(&config).expect("readable"), "[statesync]\nenable = false\n");
 }

@@ -536,17 +536,18 @@ pub(crate) fn write(path: &Path, stored: &Stored) -> io::Result<()> {
 
 /// Writes a file that nobody else can read at any moment, whole or not at all.
 pub(crate) fn write_private(path: &Path, text: &[u8]) -> io::Result<()> {
-    write_under(path, text, |fresh| fs::rename(fresh, path))
+    write_under(path, text, |_| Ok(()), |fresh| fs::rename(fresh, path))
 }
 
 /// As [`write_private`], where nothing may be: of several that write it at once, one does.
 fn write_new_private(path: &Path, text: &[u8]) -> io::Result<()> {
-    write_under(path, text, |fresh| match fs::hard_link(fresh, path) {
+    let name = |fresh: &Path| match fs::hard_link(fresh, path) {
         Ok(()) => fs::remove_file(fresh),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
         // Where a file has one name only.
         Err(_) => fs::rename(fresh, path),
-    })
+    };
+    write_under(path, text, |_| Ok(()), name)
 }
 
 /// Under which name this process writes a file before it has its own. Nobody else writes there, and what a process of the same
@@ -559,14 +560,22 @@ fn fresh_name(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn write_under(path: &Path, text: &[u8], name: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+/// Writes a file beside `path` that its owner alone can read until `prepare` makes it another's, and has `name` give it its
+/// name once it is whole. Nothing is left of one that failed.
+pub(crate) fn write_under(
+    path: &Path,
+    text: &[u8],
+    prepare: impl FnOnce(&File) -> io::Result<()>,
+    name: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     let fresh = fresh_name(path);
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut out = private_options().write(true).create_new(true).open(&fresh)?;
-    let written = out.write_all(text).and_then(|()| out.sync_all()).and_then(|()| name(&fresh));
+    let written =
+        prepare(&out).and_then(|()| out.write_all(text)).and_then(|()| out.sync_all()).and_then(|()| name(&fresh));
     if written.is_err() {
         // The half-written file is of no use; if it cannot be removed either, the first error says more.
         let _ = fs::remove_file(fresh);

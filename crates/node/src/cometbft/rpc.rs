@@ -9,11 +9,13 @@ use crate::client::{self, Ask, Body, exchange_by};
 use crate::config::HttpAddress;
 use crate::exit::causes;
 use crate::strict_json;
+use keelstone_codec::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
+use tendermint::Time;
 
 /// How long connecting, and then each read, may take unless told otherwise.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -130,6 +132,8 @@ pub(crate) struct Commit {
     pub(crate) block_hash: String,
     /// The app hash in the header: the state before this block, lower case.
     pub(crate) app_hash: String,
+    /// When it was agreed on, by its voters' clocks.
+    pub(crate) time: Timestamp,
 }
 
 impl Rpc {
@@ -276,6 +280,7 @@ impl Rpc {
             height: self.number(&path, &result, "/signed_header/header/height")?,
             block_hash: text("/signed_header/commit/block_id/hash")?.to_uppercase(),
             app_hash: text("/signed_header/header/app_hash")?.to_lowercase(),
+            time: self.time(&path, &result, "/signed_header/header/time")?,
         };
         let is_hash = commit.block_hash.len() == 64 && commit.block_hash.bytes().all(|byte| byte.is_ascii_hexdigit());
         if commit.height != height || !is_hash {
@@ -345,6 +350,14 @@ impl Rpc {
         text.parse().map_err(|_| self.form(path, format!("{text:?} at {at} is no height")))
     }
 
+    /// A time before 1970 is 0.
+    fn time(&self, path: &str, value: &Value, at: &str) -> Result<Timestamp, RpcError> {
+        let text = self.text(path, value, at)?;
+        let time =
+            Time::parse_from_rfc3339(&text).map_err(|_| self.form(path, format!("{text:?} at {at} is no time")))?;
+        Ok(Timestamp(u64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)))
+    }
+
     /// Sends a request and reads the answer's body.
     fn exchange(&self, path: &str, body: Option<&str>, bytes_max: u64) -> io::Result<Vec<u8>> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -411,7 +424,8 @@ mod tests {
             "{}",
             "[]",
             r#"{"result":{}}"#,
-            r#"{"result":{"signed_header":{"header":{"chain_id":"c","height":"5","app_hash":""},"commit":{"block_id":{"hash":"00"}}}}}"#,
+            r#"{"result":{"signed_header":{"header":{"chain_id":"c","height":"5","app_hash":"","time":"2026-01-01T00:00:00Z"},"commit":{"block_id":{"hash":"00"}}}}}"#,
+            r#"{"result":{"signed_header":{"header":{"chain_id":"c","height":"5","app_hash":"","time":"today"},"commit":{"block_id":{"hash":"0000000000000000000000000000000000000000000000000000000000000000"}}}}}"#,
             r#"{"result":1,"result":2}"#,
         ] {
             assert!(matches!(commit(answer), Err(RpcError::Form { .. })), "{answer}");
@@ -464,7 +478,7 @@ mod tests {
     #[test]
     fn a_commit_of_another_height_is_refused() {
         let (rpc, served) = node(
-            r#"{"result":{"signed_header":{"header":{"chain_id":"c","height":"6","app_hash":"AB"},"commit":{"block_id":{"hash":"0000000000000000000000000000000000000000000000000000000000000000"}}}}}"#,
+            r#"{"result":{"signed_header":{"header":{"chain_id":"c","height":"6","app_hash":"AB","time":"2026-01-01T00:00:00Z"},"commit":{"block_id":{"hash":"0000000000000000000000000000000000000000000000000000000000000000"}}}}}"#,
         );
         assert!(matches!(rpc.commit(5), Err(RpcError::Form { .. })));
         served.join().expect("served");

@@ -3,12 +3,77 @@
 //! CometBFT's light client believes the block it is configured with, and everything that follows from it. So the block
 //! is asked of at least two nodes that are not the same node, and any disagreement ends it: which of them is right is
 //! for a person to find out.
+//!
+//! It also ends its trust in a block that is older than the period it is configured with, and then finds no snapshot for
+//! ever, which nobody hears of. So the block is one that will be trusted for a while still.
 
-use super::rpc::{Rpc, RpcError};
+use super::rpc::{Commit, Rpc, RpcError};
+use keelstone_codec::Timestamp;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
 
 /// Blocks below the lowest tip that trust begins at unless told otherwise. Below the newest snapshot, so that the light
 /// client goes forward from here, which takes a few steps; backward it would fetch every header in between.
 pub(crate) const TRUST_BLOCKS_BACK: u64 = 2_000;
+/// The period of trust unless told otherwise, as Go writes it.
+pub(crate) const TRUST_PERIOD: &str = "168h0m0s";
+
+/// How long a block is trusted: a time as Go writes it, numbers with units, that CometBFT takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TrustPeriod {
+    text: String,
+    length: Duration,
+}
+
+/// Why a text is no period of trust. Whoever wrote it has to act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PeriodError {
+    /// It is no time.
+    #[error("expected a time such as 168h or 90m0s")]
+    Form,
+    /// CometBFT refuses to start with it.
+    #[error("it must be longer than nothing")]
+    Zero,
+    /// More than Go's times can be.
+    #[error("CometBFT takes 2562047h at most")]
+    TooLong,
+}
+
+impl FromStr for TrustPeriod {
+    type Err = PeriodError;
+
+    fn from_str(text: &str) -> Result<Self, PeriodError> {
+        let mut rest = text;
+        let mut millis: u64 = 0;
+        while !rest.is_empty() {
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            let (number, after) = rest.split_at(digits);
+            let units = [("h", 3_600_000), ("ms", 1), ("m", 60_000), ("s", 1_000)];
+            let unit = units.into_iter().find_map(|(unit, millis)| Some((millis, after.strip_prefix(unit)?)));
+            let (1.., Some((unit, after))) = (digits, unit) else { return Err(PeriodError::Form) };
+            // All digits, so a number that is none is one that has too many.
+            let number: u64 = number.parse().map_err(|_| PeriodError::TooLong)?;
+            let part = number.checked_mul(unit).ok_or(PeriodError::TooLong)?;
+            millis = millis.checked_add(part).ok_or(PeriodError::TooLong)?;
+            rest = after;
+        }
+        let length = Duration::from_millis(millis);
+        match (text.is_empty(), millis) {
+            (true, _) => Err(PeriodError::Form),
+            (_, 0) => Err(PeriodError::Zero),
+            // Go counts nanoseconds in 63 bits.
+            _ if i64::try_from(length.as_nanos()).is_err() => Err(PeriodError::TooLong),
+            _ => Ok(Self { text: text.to_owned(), length }),
+        }
+    }
+}
+
+impl fmt::Display for TrustPeriod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
 
 /// What all nodes that were asked agree on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,16 +140,32 @@ pub(crate) enum TrustError {
         /// The last it has.
         latest: u64,
     },
+    /// CometBFT would find no snapshot with this block, for ever.
+    #[error("block {height} is {age} old and trusted for {period} only")]
+    Expired {
+        /// Its height: that asked for, or the highest that all nodes have.
+        height: u64,
+        /// How old it is.
+        age: String,
+        /// How long it is trusted.
+        period: String,
+    },
     /// A node was of no help.
     #[error(transparent)]
     Rpc(#[from] RpcError),
 }
 
-/// Asks all nodes where trust may begin: at `height`, or [`TRUST_BLOCKS_BACK`] below the lowest tip.
+/// Asks all nodes where trust may begin: at `height`, or [`TRUST_BLOCKS_BACK`] below the lowest tip; higher if two thirds of
+/// the period are gone there.
 ///
 /// # Errors
 /// [`TrustError`] names two nodes and what each says if they disagree on anything.
-pub(crate) fn agree(nodes: &[Rpc], height: Option<u64>) -> Result<Trust, TrustError> {
+pub(crate) fn agree(
+    nodes: &[Rpc],
+    height: Option<u64>,
+    period: &TrustPeriod,
+    now: Timestamp,
+) -> Result<Trust, TrustError> {
     if nodes.len() < 2 {
         return Err(TrustError::TooFew { count: nodes.len() });
     }
@@ -101,20 +182,56 @@ pub(crate) fn agree(nodes: &[Rpc], height: Option<u64>) -> Result<Trust, TrustEr
     }
     let lowest_tip = statuses.iter().map(|(_, status)| status.height).min().unwrap_or(0);
     let earliest = statuses.iter().map(|(_, status)| status.earliest_height).max().unwrap_or(0);
-    let height = height.unwrap_or_else(|| lowest_tip.saturating_sub(TRUST_BLOCKS_BACK).max(earliest).max(1));
+    let lowest = height.unwrap_or_else(|| lowest_tip.saturating_sub(TRUST_BLOCKS_BACK).max(earliest).max(1));
     for (node, status) in &statuses {
-        if !(status.earliest_height..=status.height).contains(&height) {
+        if !(status.earliest_height..=status.height).contains(&lowest) {
             let (authority, earliest, latest) = (node.authority().to_owned(), status.earliest_height, status.height);
-            return Err(TrustError::NotThere { authority, height, earliest, latest });
+            return Err(TrustError::NotThere { authority, height: lowest, earliest, latest });
         }
     }
-    let trusted = first.commit(height)?;
+    let age = |commit: &Commit| Duration::from_millis(now.0.saturating_sub(commit.time.0));
+    let is_young = |commit: &Commit| age(commit) <= period.length * 2 / 3;
+    let highest = if height.is_some() { lowest } else { lowest_tip };
+    let trusted = lowest_young(first, lowest, highest, is_young)?;
+    let height = trusted.height;
+    if age(&trusted) >= period.length {
+        return Err(TrustError::Expired { height, age: in_words(age(&trusted)), period: period.to_string() });
+    }
     for (other, _) in &statuses[1..] {
         let found = other.commit(height)?;
         same(&format!("block {height}"), (first, &trusted.block_hash), (other, &found.block_hash))?;
     }
     same("the chain's name", (first, &status.chain_id), (first, &trusted.chain_id))?;
     Ok(Trust { chain_id: trusted.chain_id, height, block_hash: trusted.block_hash })
+}
+
+/// The lowest block in a range that is young, as all above it are; the highest if none is.
+fn lowest_young(
+    node: &Rpc,
+    lowest: u64,
+    highest: u64,
+    is_young: impl Fn(&Commit) -> bool,
+) -> Result<Commit, TrustError> {
+    let found = node.commit(lowest)?;
+    if highest <= lowest || is_young(&found) {
+        return Ok(found);
+    }
+    let (mut old, mut young) = (lowest, node.commit(highest)?);
+    while is_young(&young) && young.height - old > 1 {
+        let middle = node.commit(old + (young.height - old) / 2)?;
+        if is_young(&middle) {
+            young = middle;
+        } else {
+            old = middle.height;
+        }
+    }
+    Ok(young)
+}
+
+/// A time as Go writes it, to the second.
+fn in_words(time: Duration) -> String {
+    let seconds = time.as_secs();
+    format!("{}h{}m{}s", seconds / 3_600, seconds / 60 % 60, seconds % 60)
 }
 
 fn same(what: &str, first: (&Rpc, &str), second: (&Rpc, &str)) -> Result<(), TrustError> {
@@ -136,6 +253,9 @@ pub(crate) mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
 
+    /// Seconds between two blocks of [`node`], the first of which was made when time begins.
+    const BLOCK_SECONDS: u64 = 400;
+
     /// A node that answers `/status` and `/commit`, for as long as the process lives.
     pub(crate) fn node(chain_id: &'static str, id: &'static str, tip: u64, hash: char) -> Rpc {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -150,10 +270,22 @@ pub(crate) mod tests {
                     None => format!(
                         r#"{{"node_info":{{"network":"{chain_id}","id":"{id}","version":"0.40.0"}},"sync_info":{{"latest_block_height":"{tip}","earliest_block_height":"1","catching_up":false}}}}"#
                     ),
-                    Some(height) => format!(
-                        r#"{{"signed_header":{{"header":{{"chain_id":"{chain_id}","height":"{height}","app_hash":"00"}},"commit":{{"block_id":{{"hash":"{}"}}}}}}}}"#,
-                        hash.to_string().repeat(64)
-                    ),
+                    Some(height) => {
+                        let seconds = height.parse::<u64>().expect("a height") * BLOCK_SECONDS;
+                        let (day, second) = (seconds / 86_400, seconds % 86_400);
+                        assert!(day < 31, "all within one month");
+                        let time = format!(
+                            "1970-01-{:02}T{:02}:{:02}:{:02}.5Z",
+                            day + 1,
+                            second / 3_600,
+                            second / 60 % 60,
+                            second % 60
+                        );
+                        format!(
+                            r#"{{"signed_header":{{"header":{{"chain_id":"{chain_id}","height":"{height}","app_hash":"00","time":"{time}"}},"commit":{{"block_id":{{"hash":"{}"}}}}}}}}"#,
+                            hash.to_string().repeat(64)
+                        )
+                    }
                 };
                 // A client that went away is the test's own.
                 let _ = write!(stream, "HTTP/1.0 200 OK\r\n\r\n{{\"result\":{result}}}");
@@ -165,14 +297,58 @@ pub(crate) mod tests {
     #[test]
     fn nodes_that_agree_are_believed() {
         let nodes = [node("c", "n1", 5_000, 'a'), node("c", "n2", 4_990, 'a')];
-        let trust = agree(&nodes, None).expect("they agree");
-        assert_eq!(trust, Trust { chain_id: "c".to_owned(), height: 2_990, block_hash: "A".repeat(64) });
-        assert_eq!(agree(&nodes, Some(7)).expect("they agree").height, 7);
+        let agree = |height| agree(&nodes, height, &period("999h"), at(5_000)).expect("they agree");
+        assert_eq!(agree(None), Trust { chain_id: "c".to_owned(), height: 2_990, block_hash: "A".repeat(64) });
+        assert_eq!(agree(Some(7)).height, 7);
+    }
+
+    /// CometBFT finds no snapshot once its trusted block is older than the period, so trust begins at one that is not, nor
+    /// will be soon: on a chain of few blocks higher than 2,000 below the tip.
+    #[test]
+    fn trust_never_begins_at_a_block_that_has_expired() {
+        let nodes = [node("c", "n1", 5_000, 'a'), node("c", "n2", 5_001, 'a')];
+        // Nine blocks an hour: of 90 hours the newest 60 are 540 blocks.
+        let from = |height, now| agree(&nodes, height, &period("90h"), at(now));
+        assert_eq!(from(None, 5_000).expect("young enough").height, 4_460);
+        assert_eq!(from(None, 5_200).expect("young enough").height, 4_660);
+        assert_eq!(from(None, 5_700).expect("not expired").height, 5_000, "the tip, if nothing is younger");
+        let expired = from(None, 5_810).expect_err("all have expired").to_string();
+        assert_eq!(expired, "block 5000 is 90h0m0s old and trusted for 90h only");
+        assert_eq!(from(Some(4_300), 5_000).expect("it is asked for, and not expired").height, 4_300);
+        assert!(matches!(from(Some(4_190), 5_000), Err(TrustError::Expired { height: 4_190, .. })));
+    }
+
+    fn period(text: &str) -> TrustPeriod {
+        text.parse().expect("a period")
+    }
+
+    /// When block `height` of [`node`] was made.
+    fn at(height: u64) -> Timestamp {
+        Timestamp(height * BLOCK_SECONDS * 1_000 + 500)
+    }
+
+    #[test]
+    fn periods_are_read_as_go_writes_them_and_as_cometbft_takes_them() {
+        for good in [TRUST_PERIOD, "90m", "1h30m", "500ms", "2562047h"] {
+            assert_eq!(period(good).to_string(), good);
+        }
+        assert_eq!(period("1h1m1s1ms").length, Duration::from_millis(3_661_001));
+        let refused = |text: &str| text.parse::<TrustPeriod>().expect_err(text);
+        for bad in ["", "168", "h", "1d", "1h\"", "-1h", "1 h", "1é", "1h1"] {
+            assert_eq!(refused(bad), PeriodError::Form, "{bad}");
+        }
+        for nothing in ["0s", "0h0m0s"] {
+            assert_eq!(refused(nothing), PeriodError::Zero, "{nothing}");
+        }
+        for much in ["2562048h", "99999999h", "99999999999999999999h", "9999999999999999h", "2562047h999999999m"] {
+            assert_eq!(refused(much), PeriodError::TooLong, "{much}");
+        }
     }
 
     #[test]
     fn any_disagreement_is_named_with_both_values() {
-        let says = |nodes: &[Rpc], height| agree(nodes, height).expect_err("refused").to_string();
+        let says =
+            |nodes: &[Rpc], height| agree(nodes, height, &period("90h"), at(9)).expect_err("refused").to_string();
         let text = says(&[node("c", "n1", 9, 'a'), node("c", "n2", 9, 'b')], None);
         assert!(text.contains(&"A".repeat(64)) && text.contains(&"B".repeat(64)) && text.contains("block 1"), "{text}");
         let text = says(&[node("c", "n1", 9, 'a'), node("d", "n2", 9, 'a')], None);

@@ -6,13 +6,15 @@
 use crate::cli::Context;
 use crate::cometbft::config_file::{Edit, edited};
 use crate::cometbft::rpc::Rpc;
-use crate::cometbft::trust::{Trust, TrustError, agree};
+use crate::cometbft::trust::{TRUST_PERIOD, Trust, TrustError, TrustPeriod, agree};
+use crate::commands::init::now;
 use crate::exit::{Exit, Failure, causes};
+use crate::keyfile::write_under;
 use crate::out::grouped;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use std::fs;
-use std::io::Write as _;
+use std::fs::{self, File, Metadata};
+use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 /// Bytes a second to and from one peer. CometBFT's own default, 5,120,000, makes a snapshot of 1 GB a matter of minutes
@@ -38,11 +40,11 @@ enum Action {
         /// The RPC of a node to ask, as http://HOST:PORT; at least two
         #[arg(long, required = true, value_name = "URL")]
         rpc: Vec<String>,
-        /// Begin trust at this height instead of 2,000 blocks below the tip
+        /// Begin trust at this height instead of 2,000 blocks below the tip, or where a third of the period is left
         #[arg(long, value_name = "H")]
         trust_height: Option<u64>,
         /// How long validators can be held to what they signed: shorter than the time in which they may leave
-        #[arg(long, default_value = "168h0m0s", value_name = "TIME")]
+        #[arg(long, default_value = TRUST_PERIOD, value_name = "TIME")]
         trust_period: String,
         /// Bytes a second to and from one peer
         #[arg(long, default_value_t = RATE, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
@@ -55,19 +57,18 @@ enum Action {
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     let Action::Configure { cometbft_home, rpc, trust_height, trust_period, rate, keep_rates } = options.action;
-    if !is_duration(&trust_period) {
-        return Err(Failure::usage(format!("--trust-period {trust_period}: expected a time such as 168h or 90m0s")));
-    }
+    let period: TrustPeriod =
+        trust_period.parse().map_err(|error| Failure::usage(format!("--trust-period {trust_period}: {error}")))?;
     let config = cometbft_home.join("config").join("config.toml");
     let text = read(&config)?;
     let nodes: Vec<Rpc> = rpc
         .iter()
         .map(|address| Rpc::new(address).map_err(|error| Failure::usage(format!("--rpc: {error}"))))
         .collect::<Result<_, _>>()?;
-    let trust = agree(&nodes, trust_height)?;
+    let trust = agree(&nodes, trust_height, &period, now())?;
     check_genesis(&cometbft_home, &trust)?;
 
-    let mut edits = enable(&nodes, &trust, &trust_period);
+    let mut edits = enable(&nodes, &trust, &period);
     if !keep_rates {
         let rate = i64::try_from(rate).unwrap_or(i64::MAX);
         edits.extend([Edit::new("p2p", "send_rate", rate), Edit::new("p2p", "recv_rate", rate)]);
@@ -91,27 +92,15 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
 }
 
 /// What lets a node join from a snapshot.
-pub(crate) fn enable(nodes: &[Rpc], trust: &Trust, period: &str) -> Vec<Edit> {
+pub(crate) fn enable(nodes: &[Rpc], trust: &Trust, period: &TrustPeriod) -> Vec<Edit> {
     let servers: Vec<String> = nodes.iter().map(|node| format!("http://{}", node.authority())).collect();
     vec![
         Edit::new("statesync", "enable", true),
         Edit::new("statesync", "rpc_servers", servers.join(",")),
         Edit::new("statesync", "trust_height", i64::try_from(trust.height).unwrap_or(i64::MAX)),
         Edit::new("statesync", "trust_hash", trust.block_hash.as_str()),
-        Edit::new("statesync", "trust_period", period),
+        Edit::new("statesync", "trust_period", period.to_string()),
     ]
-}
-
-/// A time as Go writes it: numbers with units.
-fn is_duration(text: &str) -> bool {
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let unit = ["h", "ms", "m", "s"].into_iter().find(|unit| rest[digits..].starts_with(unit));
-        let (1..=9, Some(unit)) = (digits, unit) else { return false };
-        rest = &rest[digits + unit.len()..];
-    }
-    !text.is_empty()
 }
 
 /// A node with another chain's genesis would fail later and say less.
@@ -144,22 +133,26 @@ pub(crate) fn read(config: &Path) -> Result<String, Failure> {
     fs::read_to_string(config).map_err(|error| Failure::io(format_args!("could not read {shown}"), &error))
 }
 
-/// Puts a new text in the place of a file at once: a crash leaves the old one or the new one.
+/// Puts a new text in the place of a file at once: a crash leaves the old one or the new one. The file is not ours: behind a
+/// link it is the file that is replaced and not the link, and it stays its owner's, who may be another user.
 pub(crate) fn replace(path: &Path, text: &str) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::io(format_args!("could not write {}", path.display()), &error);
-    let fresh = path.with_extension("toml.new");
-    let permissions = fs::metadata(path).map_err(failed)?.permissions();
-    let mut file = fs::File::create(&fresh).map_err(failed)?;
-    let written = file
-        .set_permissions(permissions)
-        .and_then(|()| file.write_all(text.as_bytes()))
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&fresh, path));
-    if written.is_err() {
-        // The first error says more than a failed removal would.
-        let _ = fs::remove_file(&fresh);
+    let path = fs::canonicalize(path).map_err(failed)?;
+    let before = fs::metadata(&path).map_err(failed)?;
+    write_under(&path, text.as_bytes(), |fresh| keep(fresh, &before), |fresh| fs::rename(fresh, &path)).map_err(failed)
+}
+
+/// Gives a file the owner, the group and the mode of the one whose place it takes.
+fn keep(fresh: &File, before: &Metadata) -> std::io::Result<()> {
+    let now = fresh.metadata()?;
+    let (uid, gid) = (before.uid(), before.gid());
+    if (now.uid(), now.gid()) != (uid, gid) {
+        fchown(fresh, Some(uid), Some(gid)).map_err(|error| {
+            let message = format!("it would not stay that of user {uid} and group {gid}: {error}");
+            std::io::Error::new(error.kind(), message)
+        })?;
     }
-    written.map_err(failed)
+    fresh.set_permissions(before.permissions())
 }
 
 impl From<TrustError> for Failure {
@@ -172,6 +165,9 @@ impl From<TrustError> for Failure {
             TrustError::Disagree { .. } => {
                 Self::integrity(message).hint("nothing was changed; find out which of them is on the right chain")
             }
+            TrustError::Expired { .. } => Self::usage(message).hint(
+                "give a later --trust-height if there is one, or a longer --trust-period if validators may not leave before",
+            ),
             TrustError::Rpc(_) => Self::error(message),
         }
     }
@@ -180,14 +176,37 @@ impl From<TrustError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 
+    /// A `config.toml` may be a link to where an operator keeps it, belong to the user who runs CometBFT, and be read by
+    /// others: all of that stays, and nothing is left beside it.
     #[test]
-    fn times_are_read_as_go_writes_them() {
-        for good in ["168h0m0s", "90m", "1h30m", "500ms"] {
-            assert!(is_duration(good), "{good}");
+    fn a_file_that_is_edited_stays_where_and_whose_it_was() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (kept, config) = (dir.path().join("kept"), dir.path().join("home"));
+        for directory in [&kept, &config] {
+            fs::create_dir(directory).expect("made");
         }
-        for bad in ["", "168", "h", "1d", "1h\"", "-1h", "1 h", "99999999999h", "1é"] {
-            assert!(!is_duration(bad), "{bad}");
+        let (file, link) = (kept.join("real.toml"), config.join("config.toml"));
+        fs::write(&file, "a = 1\n").expect("written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("set");
+        // Who is not root has no other owner to give it.
+        let is_root = chown(&file, Some(12_345), Some(54_321)).is_ok();
+        symlink(&file, &link).expect("made");
+
+        replace(&link, "a = 2\n").expect("written");
+        assert!(fs::symlink_metadata(&link).expect("there").is_symlink(), "the link is one no more");
+        assert_eq!(fs::read_to_string(&file).expect("readable"), "a = 2\n");
+        let after = fs::metadata(&file).expect("there");
+        assert_eq!(after.permissions().mode() & 0o777, 0o640);
+        assert!(!is_root || (after.uid(), after.gid()) == (12_345, 54_321), "it is another's now");
+        for directory in [&kept, &config] {
+            assert_eq!(
+                fs::read_dir(directory).expect("listed").count(),
+                1,
+                "something is left in {}",
+                directory.display()
+            );
         }
     }
 }
