@@ -31,8 +31,15 @@ fn a_network_without_a_cometbft_is_refused_before_anything_is_made() {
     let message = testnet(&net, 2, &["up", "--cometbft", "/nonexistent/cometbft"]);
     assert!(message.contains("/nonexistent/cometbft"), "{message}");
     assert!(!net.exists(), "the directory of a network that is none");
-    for wrong in [["--validators", "0"], ["--validators", "99"], ["--ballast", "1000000000"]] {
-        testnet(&net, 2, &[&["up"], wrong.as_slice()].concat());
+    for wrong in [
+        ["--validators", "0"],
+        ["--validators", "99"],
+        ["--ballast", "1000000000"],
+        ["--chunk-bytes", "1"],
+        ["--set", "nosuch.setting=1"],
+    ] {
+        testnet(&net, 2, &[&["up", "--cometbft", "/bin/true"], wrong.as_slice()].concat());
+        assert!(!net.exists(), "{wrong:?} leaves a directory");
     }
     let mut command = program();
     let shell = Path::new("/bin/sh");
@@ -87,6 +94,36 @@ fn a_comparison_to_which_a_node_gives_nothing_is_none() {
     let said = compared(17, &[first.address, second.address, nobody]);
     assert_eq!(said, json!({ "heights": 3, "compared": 3, "disagreements": [], "gaps": ["node2 gave no app hash"] }));
     assert_eq!(compared(17, &[first.address])["heights"], 0, "nothing to compare with");
+    let message = testnet(dir.path(), 14, &["compare", "--to", "100000000"]);
+    assert!(message.contains("the highest block of any node is 3"), "{message}");
+    assert!(testnet(dir.path(), 10, &["load"]).contains("no test network runs"), "what is stopped takes no load");
+
+    // What was given for a new network changes nothing about one that is there.
+    let options: [&[&str]; 4] =
+        [&["--validators", "2"], &["--set", "log.level=debug"], &["--supervise"], &["--ballast", "1"]];
+    for option in options {
+        let message = testnet(dir.path(), 2, &[&["up"], option].concat());
+        assert!(message.contains(&format!("{} is of a new network", option[0])), "{message}");
+    }
+}
+
+/// What a kill while a network is made leaves is removed with it, and nothing else is.
+#[test]
+fn down_removes_what_an_unfinished_network_left_and_only_that() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let net = dir.path().join("net");
+    for part in ["node0/keelstone/data", "node0/cometbft/config", "node1"] {
+        std::fs::create_dir_all(net.join(part)).expect("made");
+    }
+    std::fs::write(net.join("testnet.lock"), "").expect("written");
+    let message = testnet(&net, 2, &["up", "--cometbft", "/bin/true"]);
+    assert!(message.contains("node0 is there already"), "{message}");
+    std::fs::write(net.join("node1/notes.txt"), "mine").expect("written");
+    testnet(&net, 10, &["down", "--remove"]);
+    assert!(net.join("node0/keelstone").exists() && net.join("node1/notes.txt").exists());
+    std::fs::remove_file(net.join("node1/notes.txt")).expect("removed");
+    testnet(&net, 0, &["down", "--remove"]);
+    assert!(!net.exists());
 }
 
 /// However the one that started it ends, its end of the pipe closes, and nothing of the group is left.

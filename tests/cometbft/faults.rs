@@ -136,8 +136,11 @@ fn what_a_network_starts_ends_with_it() {
     };
     let started = children(owner);
     assert!(started.len() >= 3, "a reaper, Keelstone and CometBFT: {started:?}");
-    // One of them cannot even be asked to end.
+    // One of them cannot even be asked to end: also not once an earlier, shorter pause is over.
+    network.run(&["pause", "node0", "--engine", "--seconds", "1"]);
     network.run(&["pause", "node0", "--engine", "--seconds", "3600"]);
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert_eq!(network.node("node0").engine_state, "paused", "the first pause has ended the second");
     network.kill_owner();
     let began = Instant::now();
     // Dead ones that whoever inherited them has not taken note of yet are dead.

@@ -138,6 +138,17 @@ impl Network {
         serde_json::from_str(stdout.trim()).unwrap()
     }
 
+    /// Asks for something that is refused as it was asked for; returns why.
+    pub(crate) fn refused(&self, arguments: &[&str]) -> String {
+        let mut command = program();
+        command.arg("testnet").args(arguments).arg("--json").arg("--dir").arg(self.dir());
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        let said: Value = serde_json::from_str(said.trim()).unwrap();
+        said["error"]["message"].as_str().unwrap_or_default().to_owned()
+    }
+
     /// Runs a command of the program on the home of one node, as [`keelstone`].
     pub(crate) fn on_home(&self, name: &str, arguments: &[&str]) -> (i32, Value) {
         keelstone(&self.dir().join(name).join("keelstone"), arguments)

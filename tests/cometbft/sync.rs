@@ -187,6 +187,11 @@ fn a_supervised_node_restarted_over_an_unconfirmed_state_falls_back_too() {
 #[test]
 fn status_shows_the_engine_and_rollback_keeps_in_step_with_it() {
     let Some(network) = Network::up(&["--validators", "1"]) else { return };
+    // What would leave a dead node is refused, and leaves the network as it was.
+    assert!(network.refused(&["join"]).contains("two other nodes, and 1 runs"));
+    assert!(network.refused(&["join", "--from-genesis", "--engine-set", "p2p=5"]).contains("p2p"));
+    assert!(network.refused(&["wipe", "node0", "--engine"]).contains("Keelstone of node0 has block"));
+    assert_eq!(network.nodes().len(), 1);
     network.run(&["join", "--from-genesis"]);
     network.until("both to be at the tip", PATIENCE, |nodes| {
         nodes.iter().all(|node| node.height >= 12 && node.answers && !node.catching_up)

@@ -9,7 +9,7 @@ use crate::exit::Failure;
 use crate::testnet::hosts::ip;
 use rustix::process::{Pid, Signal, getpgrp, kill_process, kill_process_group};
 use serde::{Deserialize, Serialize};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
@@ -34,11 +34,16 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// Starts the group's leader: this program, which runs [`reap`].
-    pub(crate) fn start() -> std::io::Result<Self> {
+    /// Starts the group's leader: this program, which runs [`reap`]. A file that is locked stays so until it has ended, too:
+    /// who finds it free finds nothing of the group.
+    pub(crate) fn start(locked: Option<&File>) -> std::io::Result<Self> {
         let mut program = Command::new(std::env::current_exe()?);
-        // What it says is said when nobody listens any more.
-        program.args(["testnet", "reap"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        // What it says is said when nobody listens any more, so its output is free to hold a file open.
+        let output = match locked {
+            Some(file) => file.try_clone()?.into(),
+            None => Stdio::null(),
+        };
+        program.args(["testnet", "reap"]).stdin(Stdio::piped()).stdout(output).stderr(Stdio::null());
         let mut reaper = program.process_group(0).spawn()?;
         let leader = i32::try_from(reaper.id()).map_err(std::io::Error::other)?;
         let alive = Mutex::new(reaper.stdin.take());
@@ -237,7 +242,7 @@ impl Process {
 
 /// The last lines of a file.
 pub(crate) fn last_lines(path: &Path, count: usize) -> std::io::Result<String> {
-    let mut file = std::fs::File::open(path)?;
+    let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
     let mut bytes = Vec::new();

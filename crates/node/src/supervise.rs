@@ -104,7 +104,7 @@ impl Supervisor {
         ended: impl FnOnce(Ended) + Send + 'static,
     ) -> Result<Self, Failure> {
         let failed = |error: std::io::Error| Failure::io("could not start supervising the engine", &error);
-        let group = Group::start().map_err(failed)?;
+        let group = Group::start(None).map_err(failed)?;
         let (stop, stopped) = sync_channel(1);
         let supervise = move || {
             let result = supervise(&engine, &group, &joins, &stopped);

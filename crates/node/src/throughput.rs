@@ -254,7 +254,7 @@ pub(crate) fn under_cometbft(
         supervised: false,
     };
     let layout = Layout::create(directory, &wish)?;
-    let (owner, _) = Owner::new(Network::start(layout.clone(), program)?);
+    let (owner, _) = Owner::new(Network::start(layout.clone(), program, &held)?);
     let deadline = Instant::now() + PATIENCE;
     let begun = loop {
         match owner.status() {

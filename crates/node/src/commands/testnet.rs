@@ -8,7 +8,7 @@ use crate::processes::reap;
 use crate::testnet::control::{Part, Request, ask};
 use crate::testnet::hosts::Hosts;
 use crate::testnet::joining::{self, Joined};
-use crate::testnet::layout::{BALLAST_MAX, Layout, NODES_MAX, Wish};
+use crate::testnet::layout::{BALLAST_MAX, LOCK, Layout, NODES_MAX, Wish, remove_dir};
 use crate::testnet::load::{self, Report};
 use crate::testnet::network::Network;
 use crate::testnet::owner::{Held, Owner};
@@ -24,6 +24,13 @@ use std::time::{Duration, Instant};
 
 /// How long a network may take to make its first block.
 const FIRST_BLOCK: Duration = Duration::from_secs(120);
+/// How long what a network was made of may take to end once nobody owns it any more.
+const ENDING: Duration = Duration::from_secs(10);
+/// Where a network is unless told otherwise.
+const DIR: &str = "keelstone-testnet";
+/// The name and the validators of a new network unless told otherwise.
+const CHAIN_ID: &str = "keelstone-testnet";
+const VALIDATORS: u8 = 4;
 /// How often the table is drawn anew.
 const TABLE_EVERY: Duration = Duration::from_secs(1);
 /// How often a condition is looked at.
@@ -34,9 +41,9 @@ const SETTINGS: [&str; 2] = ["snapshots.enabled=true", "snapshots.interval=20"];
 /// Run a network of CometBFT and Keelstone nodes on this machine
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Directory of the network
-    #[arg(long, global = true, default_value = "keelstone-testnet", value_name = "DIR")]
-    dir: PathBuf,
+    /// Directory of the network [default: keelstone-testnet; of `demo` a new one]
+    #[arg(long, global = true, value_name = "DIR")]
+    dir: Option<PathBuf>,
     #[command(subcommand)]
     action: Action,
 }
@@ -130,21 +137,22 @@ enum Action {
 
 #[derive(Debug, Args)]
 struct Up {
-    /// Validators of a new network
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=i64::from(NODES_MAX)))]
-    validators: u8,
-    /// The name of a new network
-    #[arg(long, default_value = "keelstone-testnet")]
-    chain_id: String,
-    /// The CometBFT to run [default: target/tools/bin/cometbft-0.40.0 if there, else cometbft]
+    /// Validators of a new network [default: 4]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=i64::from(NODES_MAX)))]
+    validators: Option<u8>,
+    /// The name of a new network [default: keelstone-testnet]
+    #[arg(long)]
+    chain_id: Option<String>,
+    /// The CometBFT to run, from now on also of a network that is there [default: of a new one
+    /// target/tools/bin/cometbft-0.40.0 if there, else cometbft]
     #[arg(long, value_name = "PATH", env = "KEELSTONE_COMETBFT")]
     cometbft: Option<PathBuf>,
     /// A setting of every CometBFT of a new network, as section.key=value; may be repeated
     #[arg(long = "engine-set", value_name = "SETTING")]
     engine_settings: Vec<String>,
-    /// Entries of 100 bytes that a new chain begins with, so that there is something to sync
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=i64::from(BALLAST_MAX)))]
-    ballast: u32,
+    /// Entries of 100 bytes that a new chain begins with, so that there is something to sync [default: 0]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(..=i64::from(BALLAST_MAX)))]
+    ballast: Option<u32>,
     /// The weight of a chunk of a new chain's snapshots, in bytes
     #[arg(long, value_name = "BYTES")]
     chunk_bytes: Option<u32>,
@@ -157,6 +165,23 @@ struct Up {
     /// End when standard input ends, so that the network ends with whoever started it
     #[arg(long)]
     until_input_ends: bool,
+}
+
+impl Up {
+    /// The first option that was given and is of a new network.
+    fn of_a_new_network(&self, context: &Context<'_>) -> Option<&'static str> {
+        let given = [
+            ("--validators", self.validators.is_some()),
+            ("--chain-id", self.chain_id.is_some()),
+            ("--engine-set", !self.engine_settings.is_empty()),
+            ("--set", !context.settings().is_empty()),
+            ("--ballast", self.ballast.is_some()),
+            ("--chunk-bytes", self.chunk_bytes.is_some()),
+            ("--supervise", self.supervise),
+            ("--namespaces", self.namespaces),
+        ];
+        given.into_iter().find_map(|(name, is_given)| is_given.then_some(name))
+    }
 }
 
 /// A node and which of its processes.
@@ -183,16 +208,19 @@ impl Named {
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    let (dir, out) = (options.dir.as_path(), context.out);
+    let (given, out) = (options.dir, context.out);
+    let dir = given.as_deref().unwrap_or(Path::new(DIR));
     let (node, request, done) = match options.action {
         Action::Up(up) => return run_up(up, dir, context),
-        Action::Demo { cometbft, follow } => return super::testnet_demo::run(cometbft, follow, context),
+        Action::Demo { cometbft, follow } => return super::testnet_demo::run(given, cometbft, follow, context),
         Action::Reap => return Err(reap()),
         Action::Load { rate, seconds } => {
-            let report = load::run(&Layout::read(dir)?, rate, seconds, &AtomicBool::new(false))?;
+            let layout = Layout::read(dir)?;
+            ask(dir, &Request::Status)?;
+            let report = load::run(&layout, rate, seconds, &AtomicBool::new(false))?;
             show_load(&report, out);
             out.emit(&report);
-            return Ok(Exit::Ok);
+            return Ok(if report.committed == 0 { Exit::Error } else { Exit::Ok });
         }
         Action::Status => {
             let nodes = nodes_of(&ask(dir, &Request::Status)?)?;
@@ -288,41 +316,82 @@ fn nodes_of(answer: &Value) -> Result<Vec<NodeStatus>, Failure> {
 fn run_up(up: Up, dir: &Path, context: &Context<'_>) -> Result<Exit, Failure> {
     let out = context.out;
     // Before the directory is made: what cannot be run leaves none.
-    let wish = match Layout::exists(dir) {
-        true => None,
-        false => Some(Wish {
-            chain_id: up.chain_id,
-            validators: up.validators,
-            hosts: if up.namespaces { Hosts::namespaces()? } else { Hosts::Loopback },
-            cometbft: find_cometbft(up.cometbft)?,
-            settings: settings(context),
-            engine_settings: up.engine_settings,
-            ballast: up.ballast,
-            chunk_bytes: up.chunk_bytes,
-            supervised: up.supervise,
-        }),
+    let (wish, cometbft) = match Layout::exists(dir) {
+        true => {
+            if let Some(option) = up.of_a_new_network(context) {
+                let message = format!("{option} is of a new network, and there is one in {}", dir.display());
+                return Err(Failure::usage(message).hint(format!("leave it out, or {}", removes(dir))));
+            }
+            (None, up.cometbft.map(|named| find_cometbft(Some(named))).transpose()?)
+        }
+        false => (
+            Some(Wish {
+                chain_id: up.chain_id.unwrap_or_else(|| CHAIN_ID.to_owned()),
+                validators: up.validators.unwrap_or(VALIDATORS),
+                hosts: if up.namespaces { Hosts::namespaces()? } else { Hosts::Loopback },
+                cometbft: find_cometbft(up.cometbft)?,
+                settings: settings(context),
+                engine_settings: up.engine_settings,
+                ballast: up.ballast.unwrap_or(0),
+                chunk_bytes: up.chunk_bytes,
+                supervised: up.supervise,
+            }),
+            None,
+        ),
     };
     if let Some(wish) = &wish {
         Layout::check(dir, wish)?;
     }
-    let held = Held::take(dir)?;
-    let layout = match &wish {
+    // From here on a signal ends the network in good order, also one that is being made.
+    let stop = wait_for_signals()?;
+    let held = take(dir, || ask(dir, &Request::Status).is_err())?;
+    let is_new = wish.is_some();
+    let mut layout = match &wish {
         // Nobody else has made one meanwhile.
         Some(wish) if !Layout::exists(dir) => Layout::create(dir, wish)?,
         _ => Layout::read(dir)?,
     };
+    if let Some(cometbft) = cometbft {
+        layout.use_cometbft(cometbft)?;
+    }
     let dir = layout.dir().to_owned();
-    let stop = wait_for_signals()?;
     out.row("network", format_args!("{} in {}", layout.chain_id, dir.display()));
     out.row("cometbft", layout.cometbft.display());
-    let (owner, stopped) = Owner::new(Network::start(layout, program()?)?);
-    let result = watch_over(&owner, &dir, up.until_input_ends, &stop, &stopped, out);
+    // What did not come up once will not with the same settings, and those stay.
+    let hinted = |failure: Failure| match (is_new, &failure.hint) {
+        (true, None) => failure.hint(removes(&dir)),
+        (true, Some(hint)) => {
+            let hint = format!("{hint}; {}", removes(&dir));
+            failure.hint(hint)
+        }
+        (false, _) => failure,
+    };
+    let (owner, stopped) = Owner::new(Network::start(layout, program()?, &held).map_err(hinted)?);
+    let result = watch_over(&owner, &dir, up.until_input_ends, &stop, &stopped, out).map_err(hinted);
     out.say("stopping");
     owner.stop();
     drop(held);
     result?;
     out.say("stopped");
     Ok(Exit::Ok)
+}
+
+/// How to be rid of a network.
+fn removes(dir: &Path) -> String {
+    format!("keelstone testnet down --remove --dir {} removes the network", dir.display())
+}
+
+/// Takes a directory. What held it may be about to end: then that is waited for, if `ends` says so.
+fn take(dir: &Path, ends: impl Fn() -> bool) -> Result<Held, Failure> {
+    let deadline = Instant::now() + ENDING;
+    loop {
+        match Held::take(dir) {
+            Err(failure) if failure.exit == Exit::InUse && Instant::now() < deadline && ends() => {
+                std::thread::sleep(LOOK_EVERY);
+            }
+            held => return held,
+        }
+    }
 }
 
 /// Waits for the first blocks, then serves commands until somebody says that it is enough.
@@ -346,13 +415,15 @@ fn watch_over(
             return Ok(());
         }
         let nodes = owner.status()?;
-        if nodes.iter().all(|node| node.height > Some(0)) {
+        // A network that was stopped has its blocks before any engine answers.
+        let is_there = |node: &NodeStatus| node.height > Some(0) && node.engine_height > Some(0);
+        if nodes.iter().all(is_there) {
             break nodes;
         }
         if Instant::now() > deadline {
-            let waiting = nodes.iter().filter(|node| node.height.is_none_or(|height| height == 0));
+            let waiting = nodes.iter().filter(|node| !is_there(node));
             let names: Vec<String> = waiting.map(|node| node.name.clone()).collect();
-            let message = format!("{} made no block within {} s", names.join(", "), FIRST_BLOCK.as_secs());
+            let message = format!("{} had no block within {} s", names.join(", "), FIRST_BLOCK.as_secs());
             return Err(Failure::error(message).hint(format!("their logs are in {}", dir.display())));
         }
         std::thread::sleep(LOOK_EVERY);
@@ -407,25 +478,32 @@ fn down(dir: &Path, remove: bool, out: &Out) -> Result<Exit, Failure> {
     match ask(dir, &Request::Down) {
         Ok(_) => {}
         // What does not run is down; its directory may still be removed.
-        Err(failure) if failure.exit == Exit::NoChain && remove && Layout::exists(dir) => {}
+        Err(failure)
+            if failure.exit == Exit::NoChain
+                && remove
+                && (Layout::exists(dir) || Layout::unfinished(dir).is_some()) => {}
         Err(failure) => return Err(failure),
     }
     // The owner holds the directory until it has ended.
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let held = loop {
-        match Held::take(dir) {
-            Err(failure) if failure.exit == Exit::InUse && Instant::now() < deadline => std::thread::sleep(LOOK_EVERY),
-            held => break held?,
-        }
-    };
+    let held = take(dir, || true)?;
     if remove {
-        // Only what a network consists of: the directory may have been given by mistake.
-        let layout = Layout::read(dir)?;
         let failed = |error: std::io::Error| Failure::io(format_args!("could not remove {}", dir.display()), &error);
-        for node in &layout.nodes {
-            std::fs::remove_dir_all(layout.node_dir(node)).map_err(failed)?;
+        // Only what a network consists of: the directory may have been given by mistake.
+        let left = match Layout::exists(dir) {
+            true => {
+                let layout = Layout::read(dir)?;
+                layout.nodes.iter().map(|node| layout.node_dir(node)).collect()
+            }
+            false => Layout::unfinished(dir).unwrap_or_default(),
+        };
+        for path in left {
+            if path.is_file() {
+                std::fs::remove_file(&path).map_err(failed)?;
+            } else {
+                remove_dir(&path)?;
+            }
         }
-        for file in ["control.sock", "testnet.json", "testnet.lock"] {
+        for file in ["control.sock", "testnet.json", LOCK] {
             match std::fs::remove_file(dir.join(file)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
                 _ => {}
@@ -443,7 +521,15 @@ fn down(dir: &Path, remove: bool, out: &Out) -> Result<Exit, Failure> {
 fn compare(dir: &Path, from: u64, to: Option<u64>, context: &Context<'_>) -> Result<Exit, Failure> {
     let layout = Layout::read(dir)?;
     let to = match to {
-        Some(to) => to,
+        Some(to) => {
+            // Each height above it would be asked of every node in vain.
+            let tip =
+                watch::tip(&layout).ok_or_else(|| Failure::new(Exit::Unknown, "no node of the network answers"))?;
+            if to > tip {
+                return Err(Failure::not_found(format!("--to {to}: the highest block of any node is {tip}")));
+            }
+            to
+        }
         None => {
             let nodes = nodes_of(&ask(dir, &Request::Status)?)?;
             nodes.iter().filter_map(|node| node.height).min().unwrap_or(0)

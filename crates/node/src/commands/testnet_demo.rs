@@ -40,12 +40,21 @@ struct Demo<'a> {
     checks: Vec<(String, bool)>,
 }
 
-pub(crate) fn run(cometbft: Option<PathBuf>, follow: u64, context: &Context<'_>) -> Result<Exit, Failure> {
+/// Runs it in a new directory, or in this one.
+pub(crate) fn run(
+    dir: Option<PathBuf>,
+    cometbft: Option<PathBuf>,
+    follow: u64,
+    context: &Context<'_>,
+) -> Result<Exit, Failure> {
     let out = context.out;
     let began = Instant::now();
     // Before the directory is made: what cannot be run leaves none.
     let cometbft = find_cometbft(cometbft)?;
-    let dir = super::demo::fresh_directory()?;
+    let dir = match dir {
+        Some(dir) => new_directory(dir)?,
+        None => super::demo::fresh_directory()?,
+    };
     let held = Held::take(&dir)?;
     let layout = Layout::create(
         &dir,
@@ -63,7 +72,7 @@ pub(crate) fn run(cometbft: Option<PathBuf>, follow: u64, context: &Context<'_>)
     )?;
     out.say(out.ink(Ink::Title, "Keelstone under CometBFT") + ": validators, faults, and a node that joins");
     out.say(out.ink(Ink::Quiet, format_args!("everything is in {}", dir.display())));
-    let (owner, _) = Owner::new(Network::start(layout.clone(), program()?)?);
+    let (owner, _) = Owner::new(Network::start(layout.clone(), program()?, &held)?);
     let mut demo = Demo { out, owner: owner.clone(), checks: Vec::new() };
 
     let enough = AtomicBool::new(false);
@@ -93,6 +102,16 @@ pub(crate) fn run(cometbft: Option<PathBuf>, follow: u64, context: &Context<'_>)
     owner.stop();
     let report = told.map_err(|failure| failure.hint(format!("the nodes' logs are in {}", dir.display())))?;
     demo.finish(&dir, &held, &json!(report), began)
+}
+
+/// The directory that was named, in which nothing may be: all of it is removed at the end.
+fn new_directory(dir: PathBuf) -> Result<PathBuf, Failure> {
+    let failed = |error: std::io::Error| Failure::io(dir.display(), &error);
+    std::fs::create_dir_all(&dir).map_err(failed)?;
+    if std::fs::read_dir(&dir).map_err(failed)?.next().is_some() {
+        return Err(Failure::usage(format!("--dir {}: something is in it already", dir.display())));
+    }
+    std::path::absolute(&dir).map_err(failed)
 }
 
 impl Demo<'_> {

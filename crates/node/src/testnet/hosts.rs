@@ -59,13 +59,26 @@ impl Hosts {
         }
     }
 
-    /// Makes what connects the nodes.
-    pub(crate) fn set_up(&self) -> Result<(), Failure> {
+    /// Makes what connects the nodes, in the place of what an owner that was killed may have left.
+    pub(crate) fn set_up(&self, nodes: u8) -> Result<(), Failure> {
         let Self::Namespaces { name, network } = self else { return Ok(()) };
+        for arguments in self.leftovers(nodes) {
+            // Mostly there is none of it; what is there and stays is named by what fails next.
+            let _ = ip(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        }
         let [a, b, c, _] = network.octets();
         ip(&["link", "add", &format!("{name}b"), "type", "bridge"])?;
         ip(&["addr", "add", &format!("{a}.{b}.{c}.1/24"), "dev", &format!("{name}b")])?;
         ip(&["link", "set", &format!("{name}b"), "up"])
+    }
+
+    /// Removes the place of a node that does not run.
+    pub(crate) fn remove(&self, index: u8) {
+        let Self::Namespaces { name, .. } = self else { return };
+        for arguments in place(name, index) {
+            // What of it was not made cannot be removed.
+            let _ = ip(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        }
     }
 
     /// Makes a node's place.
@@ -91,10 +104,16 @@ impl Hosts {
     /// What has to be removed once the nodes are gone, as arguments of `ip`.
     pub(crate) fn leftovers(&self, nodes: u8) -> Vec<Vec<String>> {
         let Self::Namespaces { name, .. } = self else { return Vec::new() };
-        let words = |words: [&str; 3]| words.map(str::to_owned).to_vec();
-        let spaces = (0..nodes).map(|index| words(["netns", "del", &format!("{name}n{index}")]));
-        spaces.chain([words(["link", "del", &format!("{name}b")])]).collect()
+        let places = (0..nodes).flat_map(|index| place(name, index));
+        places.chain([["link", "del", &format!("{name}b")].map(str::to_owned).to_vec()]).collect()
     }
+}
+
+/// What removes a node's place, as arguments of `ip`. Its link by itself: a namespace goes, and its end of the link with it,
+/// only with the last process in it.
+fn place(name: &str, index: u8) -> [Vec<String>; 2] {
+    [["link", "del", &format!("{name}v{index}")], ["netns", "del", &format!("{name}n{index}")]]
+        .map(|words| words.map(str::to_owned).to_vec())
 }
 
 /// Runs `ip`, and fails with what it said.
@@ -155,7 +174,8 @@ mod tests {
         let hosts = Hosts::Namespaces { name: "ks000102".to_owned(), network: Ipv4Addr::new(10, 201, 2, 0) };
         assert_eq!(hosts.address(3).to_string(), "10.201.2.13");
         let lines: Vec<String> = hosts.leftovers(2).iter().map(|words| words.join(" ")).collect();
-        assert_eq!(lines, ["netns del ks000102n0", "netns del ks000102n1", "link del ks000102b"]);
+        let expected = ["link del ks000102v0", "netns del ks000102n0", "link del ks000102v1", "netns del ks000102n1"];
+        assert_eq!(lines, [&expected[..], &["link del ks000102b"]].concat());
         // Linux has 15 characters for the name of a link.
         assert!("ks000102v255".len() <= 15);
         assert!(Hosts::Loopback.leftovers(9).is_empty());

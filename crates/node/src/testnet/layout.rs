@@ -6,6 +6,7 @@ use crate::cometbft::keys::{NOTHING_SIGNED, address, node_file, node_id, public_
 use crate::cometbft::rpc::Rpc;
 use crate::commands::init::now;
 use crate::commands::statesync::{read as read_text, replace};
+use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::keyfile::{create_private_dir, write_private};
@@ -124,7 +125,8 @@ impl Layout {
         Ok(layout)
     }
 
-    /// A network as wished for, without nodes still: refuses what could not be one, and makes nothing.
+    /// A network as wished for, without nodes still: refuses what could not be one, and makes nothing. What was refused only
+    /// later would leave a directory that no corrected wish can use.
     pub(crate) fn check(dir: &Path, wish: &Wish) -> Result<Self, Failure> {
         let dir = std::path::absolute(dir).map_err(|error| Failure::io("no current directory", &error))?;
         let socket = dir.join("node00/keelstone/data/abci.sock");
@@ -136,7 +138,7 @@ impl Layout {
             return Err(Failure::usage(format!("--validators {}: expected 1 to {NODES_MAX}", wish.validators)));
         }
         ChainId::new(&wish.chain_id).map_err(|error| Failure::usage(format!("--chain-id: {error}")))?;
-        let layout = Self {
+        let mut layout = Self {
             version: VERSION,
             chain_id: wish.chain_id.clone(),
             hosts: wish.hosts.clone(),
@@ -146,8 +148,62 @@ impl Layout {
             nodes: Vec::new(),
             dir,
         };
-        layout.engine_edits()?;
+        check_settings(&wish.settings)?;
+        for index in 0..wish.validators {
+            layout.check_free(index)?;
+        }
+        let key = fresh_key()?;
+        let example = layout.name_node(true, wish.supervised, &key)?;
+        layout.engine_config(&example)?;
+        layout.nodes.clear();
+        layout.genesis(&Wish { ballast: 0, ..wish.clone() }, &[&key])?;
         Ok(layout)
+    }
+
+    /// Refuses a name for a node under which something is there already: what belongs to the network is removed with it.
+    fn check_free(&self, index: u8) -> Result<(), Failure> {
+        let path = self.dir.join(format!("node{index}"));
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Failure::io(path.display(), &error)),
+            Ok(_) => Err(Failure::usage(format!("{} is there already", path.display()))
+                .hint("keelstone testnet down --remove removes what a network that was not finished left")),
+        }
+    }
+
+    /// What a network that was not finished left in a directory besides its lock: nothing else is in there. None if anything
+    /// is.
+    pub(crate) fn unfinished(dir: &Path) -> Option<Vec<PathBuf>> {
+        let names = |dir: &Path| -> Option<Vec<String>> {
+            let entries = fs::read_dir(dir).ok()?;
+            entries.map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+        };
+        let is_half_written = |name: &str| name.starts_with(".testnet.json.") && name.ends_with(".new");
+        let mut left = Vec::new();
+        let mut is_held = false;
+        for name in names(dir)? {
+            let path = dir.join(&name);
+            let is_node = name.strip_prefix("node").is_some_and(|number| number.parse::<u8>().is_ok()) && path.is_dir();
+            if (is_node && names(&path)?.iter().all(|name| NODE_FILES.contains(&name.as_str())))
+                || is_half_written(&name)
+            {
+                left.push(path);
+            } else if name == LOCK {
+                is_held = true;
+            } else {
+                return None;
+            }
+        }
+        is_held.then_some(left)
+    }
+
+    /// Names another CometBFT to run.
+    pub(crate) fn use_cometbft(&mut self, cometbft: PathBuf) -> Result<(), Failure> {
+        if self.cometbft == cometbft {
+            return Ok(());
+        }
+        self.cometbft = cometbft;
+        self.write()
     }
 
     /// The network in a directory.
@@ -212,8 +268,8 @@ impl Layout {
         self.home(node).data().join("abci.sock")
     }
 
-    /// Adds a full node to the network and writes everything it needs.
-    pub(crate) fn add_full_node(&mut self, supervised: bool) -> Result<Node, Failure> {
+    /// Adds a full node to the network and writes everything it needs. One that fails leaves the network as it was.
+    pub(crate) fn add_full_node(&mut self, supervised: bool, edits: &[Edit]) -> Result<Node, Failure> {
         if self.nodes.len() >= usize::from(NODES_MAX) {
             return Err(Failure::usage(format!("the network has {NODES_MAX} nodes, more are not run on one machine")));
         }
@@ -223,10 +279,28 @@ impl Layout {
             keelstone: read_own(&self.home(first).genesis())?,
             cometbft: read_own(&self.engine_home(first).join("config/genesis.json"))?,
         };
+        self.check_free(u8::try_from(self.nodes.len()).expect("the number of nodes was checked"))?;
         let node = self.name_node(false, supervised, &engine)?;
-        self.write_node(&node, &key, &engine, &genesis)?;
+        let written = self
+            .write_node(&node, &key, &engine, &genesis)
+            .and_then(|()| self.edit_engine(&node, edits))
+            .and_then(|()| self.write());
+        match written {
+            Ok(()) => Ok(node),
+            Err(failure) => {
+                if let Err(failure) = self.forget(&node) {
+                    tracing::warn!(%failure, node = node.name, "not all of it is removed");
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Removes a node that does not run from the network, and all it has.
+    pub(crate) fn forget(&mut self, node: &Node) -> Result<(), Failure> {
+        self.nodes.retain(|other| other.name != node.name);
         self.write()?;
-        Ok(node)
+        remove_dir(&self.node_dir(node))
     }
 
     /// Changes a node's `config.toml`.
@@ -365,6 +439,42 @@ impl Layout {
     }
 }
 
+/// The file that is locked by whoever has a network's directory.
+pub(crate) const LOCK: &str = "testnet.lock";
+/// What the directory of a node consists of.
+const NODE_FILES: [&str; 4] = ["keelstone", "cometbft", "keelstone.log", "cometbft.log"];
+/// Settings of a Keelstone that differ from node to node, or that make it a node of this network.
+const OWN_SETTINGS: [&str; 7] = [
+    "http.listen",
+    "engine.kind",
+    "engine.abci",
+    "engine.rpc",
+    "engine.supervise",
+    "engine.cometbft",
+    "engine.cometbft_home",
+];
+
+/// Refuses settings with which no Keelstone of a network would start.
+fn check_settings(settings: &[String]) -> Result<(), Failure> {
+    let key = |setting: &String| setting.split_once('=').map_or(setting.clone(), |(key, _)| key.to_owned());
+    if let Some(own) = settings.iter().map(key).find(|key| OWN_SETTINGS.contains(&key.as_str())) {
+        return Err(Failure::usage(format!("--set {own}: a test network sets this itself, for each node")));
+    }
+    // There is no such file, so it is the settings alone.
+    Config::load(Path::new(""), settings)?;
+    Ok(())
+}
+
+/// Removes a directory and all in it, if it is there.
+pub(crate) fn remove_dir(dir: &Path) -> Result<(), Failure> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Failure::io(format_args!("could not remove {}", dir.display()), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The genesis, as each side reads it.
 struct GenesisFiles {
     keelstone: String,
@@ -438,7 +548,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut layout = Layout::create(&dir.path().join("net"), &wish(4)).expect("laid out");
         assert_eq!(Layout::read(&dir.path().join("net")).expect("read"), layout);
-        let joined = layout.add_full_node(false).expect("added");
+        let joined = layout.add_full_node(false, &[]).expect("added");
         assert_eq!((joined.name.as_str(), joined.validator, layout.nodes.len()), ("node4", false, 5));
 
         let config = |node: &Node| {
@@ -483,12 +593,74 @@ mod tests {
             (&dir.path().join("a"), wish(0), "expected 1 to 32"),
             (&dir.path().join("a"), Wish { engine_settings: vec!["x".to_owned()], ..wish(1) }, "section.key=value"),
             (&dir.path().join("a"), Wish { chain_id: String::new(), ..wish(1) }, "--chain-id"),
+            (&dir.path().join("a"), Wish { engine_settings: vec!["p2p=5".to_owned()], ..wish(1) }, "--engine-set"),
+            (
+                &dir.path().join("a"),
+                Wish { settings: vec!["nosuch.setting=1".to_owned()], ..wish(1) },
+                "nosuch.setting",
+            ),
+            (
+                &dir.path().join("a"),
+                Wish { settings: vec!["http.listen=[::1]:1".to_owned()], ..wish(1) },
+                "http.listen",
+            ),
+            (&dir.path().join("a"), Wish { chunk_bytes: Some(1), ..wish(1) }, "snapshot_chunk_bytes"),
         ] {
             let error = Layout::create(path, &wish).expect_err("refused");
             assert!(error.message.contains(says), "{error} does not say {says:?}");
             assert!(!path.exists());
         }
         assert_eq!(Layout::read(dir.path()).expect_err("nothing there").exit, Exit::NoChain);
+    }
+
+    /// What is removed with a network is the network's: a directory that was there before is nobody's to remove.
+    #[test]
+    fn a_node_is_never_laid_out_over_what_is_there() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let notes = dir.path().join("node1/notes.txt");
+        fs::create_dir(dir.path().join("node1")).expect("made");
+        fs::write(&notes, "mine").expect("written");
+        let refused = |wish: &Wish| Layout::create(dir.path(), wish).expect_err("refused").message;
+        assert!(refused(&wish(2)).contains("node1 is there already"));
+        assert!(!dir.path().join("node0").exists(), "nothing is made");
+        let mut layout = Layout::create(dir.path(), &wish(1)).expect("another name");
+        let error = layout.add_full_node(false, &[]).expect_err("refused");
+        assert!(error.message.contains("node1 is there already"), "{error}");
+        assert_eq!((layout.nodes.len(), fs::read(&notes).expect("there")), (1, b"mine".to_vec()));
+    }
+
+    #[test]
+    fn a_node_that_cannot_be_added_leaves_the_network_as_it_was() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut layout = Layout::create(dir.path(), &wish(1)).expect("laid out");
+        let before = layout.clone();
+        let edit = Edit::parse("p2p=5").expect("an edit");
+        assert!(layout.add_full_node(false, &[edit]).expect_err("refused").message.contains("p2p"));
+        assert_eq!(layout, before);
+        assert_eq!(Layout::read(dir.path()).expect("read"), before);
+        assert!(!dir.path().join("node1").exists());
+        assert_eq!(layout.add_full_node(false, &[]).expect("added").name, "node1");
+    }
+
+    /// A kill while a network is made leaves a directory that can be removed; one with anything else in it is left alone.
+    #[test]
+    fn what_an_unfinished_network_left_is_told_from_everything_else() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let net = dir.path().join("net");
+        Layout::create(&net, &wish(2)).expect("laid out");
+        fs::remove_file(Layout::file(&net)).expect("removed");
+        assert_eq!(Layout::unfinished(&net), None, "nobody has held it");
+        fs::write(net.join(LOCK), "").expect("written");
+        let mut found = Layout::unfinished(&net).expect("all is the network's");
+        found.sort();
+        assert_eq!(found, [net.join("node0"), net.join("node1")]);
+        for foreign in ["notes.txt", "node1/notes.txt", "node", "node99x"] {
+            fs::write(net.join(foreign), "mine").expect("written");
+            assert_eq!(Layout::unfinished(&net), None, "{foreign}");
+            fs::remove_file(net.join(foreign)).expect("removed");
+        }
+        assert!(Layout::unfinished(&net).is_some());
+        assert_eq!(Layout::unfinished(&dir.path().join("none")), None);
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //!
 //! Every sender is a fresh key that arrives as an agent with its first bundle and posts with each further one. It has one
 //! transaction on its way at a time, so that nonces never race; the rate is kept by having enough senders. A bundle
-//! counts once it is found in a block of a node that is asked for every block in turn.
+//! counts once it is found in a block of a node that is asked for every block in turn. A sender whose bundle was not
+//! taken sends it again later; where that is not known, another takes its place. Bundles go to the nodes that follow the
+//! chain: one that catches up would refuse what the others take.
 
 use super::layout::{ASK, Layout};
 use crate::api::Chain as _;
 use crate::client::Remote;
-use crate::cometbft::rpc::Rpc;
+use crate::cometbft::rpc::{Rpc, RpcError};
 use crate::exit::Failure;
 use crate::story::{arrival, worker_bundle};
 use keelstone_codec::{ChainId, Encode as _, Height};
@@ -15,7 +17,7 @@ use keelstone_ledger::{SecretKey, SignedTransaction};
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// Bundles a second at most: each is a connection of its own.
@@ -30,6 +32,10 @@ const SENDERS_PER_RATE: u32 = 4;
 const GRACE: Duration = Duration::from_secs(20);
 /// How often it is looked for a new block.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often it is looked which nodes follow the chain.
+const CHOOSE_EVERY: Duration = Duration::from_secs(1);
+/// The number with which a node refuses what was sent before (spec: TX-5).
+const NONCE_USED: u64 = 8;
 
 /// What a load came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -64,7 +70,15 @@ pub(crate) struct Report {
 
 struct Sender {
     key: SecretKey,
+    /// Of its next bundle.
     nonce: u64,
+}
+
+impl Sender {
+    fn fresh() -> Result<Self, Failure> {
+        let key = SecretKey::generate().map_err(|error| Failure::io("no randomness for a new key", &error))?;
+        Ok(Self { key, nonce: 0 })
+    }
 }
 
 /// What sending and following share.
@@ -80,14 +94,14 @@ struct Shared {
 /// Sends for so long, waits for what is under way, and reports.
 pub(crate) fn run(layout: &Layout, rate: u32, seconds: u64, stop: &AtomicBool) -> Result<Report, Failure> {
     let chain_id = ChainId::new(&layout.chain_id).map_err(|error| Failure::error(error.to_string()))?;
-    let nodes: Vec<Rpc> = layout.nodes.iter().map(|node| node.rpc()).filter(|rpc| rpc.status().is_ok()).collect();
+    let nodes = following(layout);
     if nodes.is_empty() {
-        return Err(Failure::error("no node of the network answers"));
+        return Err(Failure::error("no node of the network answers and follows the chain"));
     }
+    let nodes = RwLock::new(nodes);
     let mut free = VecDeque::new();
     for _ in 0..rate.saturating_mul(SENDERS_PER_RATE).max(8) {
-        let key = SecretKey::generate().map_err(|error| Failure::io("no randomness for a new key", &error))?;
-        free.push_back(Sender { key, nonce: 0 });
+        free.push_back(Sender::fresh()?);
     }
     let begun = Instant::now();
     let shared = Mutex::new(Shared {
@@ -102,6 +116,7 @@ pub(crate) fn run(layout: &Layout, rate: u32, seconds: u64, stop: &AtomicBool) -
     let ticket = AtomicU64::new(0);
     std::thread::scope(|scope| {
         let follower = scope.spawn(|| follow(layout, &shared, &height, &sending));
+        let chooser = scope.spawn(|| choose(layout, &nodes, &sending));
         let senders: Vec<_> = (0..SENDING_THREADS.min(u64::from(rate)))
             .map(|_| {
                 scope.spawn(|| {
@@ -112,8 +127,12 @@ pub(crate) fn run(layout: &Layout, rate: u32, seconds: u64, stop: &AtomicBool) -
                             break;
                         }
                         std::thread::sleep((begun + due).saturating_duration_since(Instant::now()));
-                        let at = usize::try_from(number).unwrap_or_default() % nodes.len();
-                        send(&nodes[at], &chain_id, &shared, height.load(Ordering::Relaxed));
+                        let node = {
+                            let nodes = nodes.read().unwrap_or_else(PoisonError::into_inner);
+                            // Never empty.
+                            nodes[usize::try_from(number).unwrap_or_default() % nodes.len()].clone()
+                        };
+                        send(&node, &chain_id, &shared, height.load(Ordering::Relaxed));
                     }
                 })
             })
@@ -123,6 +142,7 @@ pub(crate) fn run(layout: &Layout, rate: u32, seconds: u64, stop: &AtomicBool) -
         }
         sending.store(false, Ordering::Relaxed);
         follower.join().expect("following does not panic");
+        chooser.join().expect("choosing does not panic");
     });
     let shared = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(shared.finish(begun))
@@ -203,11 +223,44 @@ fn send(node: &Rpc, chain_id: &ChainId, shared: &Mutex<Shared>, height: u64) {
             shared.report.sent -= 1;
             shared.report.refused += 1;
             shared.report.first_refusal.get_or_insert_with(|| crate::exit::causes(&error));
-            // What the node knows of this sender is not known here: it is not used again if it had begun.
-            if sender.nonce == 1 {
-                shared.free.push_back(Sender { nonce: 0, ..sender });
-            }
+            // Without randomness for a key there is one sender less.
+            let next = match was_not_taken(&error) {
+                true => Some(Sender { nonce: sender.nonce - 1, ..sender }),
+                false => Sender::fresh().ok(),
+            };
+            shared.free.extend(next);
         }
+    }
+}
+
+/// Whether it is sure that a node did not take a bundle, nor anybody else before.
+fn was_not_taken(error: &RpcError) -> bool {
+    match error {
+        RpcError::Transaction { code, .. } => *code != NONCE_USED,
+        RpcError::Refused { message, .. } => message.contains("mempool is full"),
+        RpcError::Unreachable { source, .. } => source.kind() == std::io::ErrorKind::ConnectionRefused,
+        _ => false,
+    }
+}
+
+/// The nodes that follow the chain.
+fn following(layout: &Layout) -> Vec<Rpc> {
+    let follows = |rpc: &Rpc| rpc.status().is_ok_and(|status| !status.catching_up);
+    layout.nodes.iter().map(|node| node.rpc()).filter(follows).collect()
+}
+
+/// Looks now and then which nodes follow the chain, until nothing is sent any more. While none does the last that did stay.
+fn choose(layout: &Layout, nodes: &RwLock<Vec<Rpc>>, sending: &AtomicBool) {
+    let mut chosen = Instant::now();
+    while sending.load(Ordering::Relaxed) {
+        if chosen.elapsed() >= CHOOSE_EVERY {
+            let found = following(layout);
+            if !found.is_empty() {
+                *nodes.write().unwrap_or_else(PoisonError::into_inner) = found;
+            }
+            chosen = Instant::now();
+        }
+        std::thread::sleep(LOOK_EVERY);
     }
 }
 
@@ -274,5 +327,57 @@ fn take_in(remote: &Remote, transactions: &[String], shared: &mut Shared) {
     if let Some(transaction) = receipt {
         shared.report.receipts_read += 1;
         shared.report.receipts_failed += u64::from(!transaction.receipt.succeeded);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    /// What is left of one sender after its third bundle met this answer: whether it has its key still, and its nonce.
+    fn after(answer: Option<&'static str>) -> (bool, u64) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let node = Rpc::new(&listener.local_addr().expect("bound").to_string()).expect("an address");
+        let served = answer.map(|answer| {
+            std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().expect("a client");
+                let _ = stream.read(&mut [0; 4096]).expect("a request");
+                write!(stream, "HTTP/1.0 200 OK\r\n\r\n{answer}").expect("sent");
+                stream.shutdown(std::net::Shutdown::Write).expect("sent");
+                // A connection that is closed with something unread in it takes the answer with it.
+                let _ = std::io::copy(&mut stream, &mut std::io::sink());
+            })
+        });
+        let sender = Sender::fresh().expect("randomness");
+        let key = sender.key.public();
+        let shared = Mutex::new(Shared {
+            free: [Sender { nonce: 2, ..sender }].into(),
+            under_way: BTreeMap::new(),
+            latencies: Vec::new(),
+            report: Report::new(),
+            last_commit: Instant::now(),
+        });
+        send(&node, &ChainId::new("play").expect("a name"), &shared, 7);
+        if let Some(served) = served {
+            served.join().expect("served");
+        }
+        let mut shared = shared.into_inner().expect("nobody panicked");
+        assert!(shared.under_way.is_empty());
+        assert_eq!((shared.report.sent, shared.report.refused), (0, 1));
+        let next = shared.free.pop_front().expect("a sender was lost");
+        assert!(shared.free.is_empty(), "there is one more");
+        (next.key.public() == key, next.nonce)
+    }
+
+    /// However long nodes refuse, there are as many senders as before: the same where its bundle is known not to be taken.
+    #[test]
+    fn a_refusal_costs_no_sender() {
+        assert_eq!(after(Some(r#"{"result":{"code":9,"log":"a gap"}}"#)), (true, 2));
+        assert_eq!(after(Some(r#"{"error":{"message":"x","data":"mempool is full: 1"}}"#)), (true, 2));
+        assert_eq!(after(None), (true, 2), "nobody listens");
+        assert_eq!(after(Some(r#"{"result":{"code":8,"log":"used"}}"#)), (false, 0));
+        assert_eq!(after(Some("")), (false, 0), "the answer was lost");
     }
 }

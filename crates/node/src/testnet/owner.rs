@@ -1,6 +1,7 @@
 //! The process that owns a running network: does what it is asked, by the socket or from within, one thing at a time.
 
 use super::control::{self, Request};
+use super::layout::LOCK;
 use super::network::Network;
 use super::watch::{NodeStatus, observe};
 use crate::exit::{Exit, Failure};
@@ -10,10 +11,13 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Connections of commands that are served at a time; further ones wait.
 const COMMANDS_MAX: usize = 64;
+/// How long an engine may take to answer once it was started, and how often it is looked.
+const ENGINE_ANSWERS: Duration = Duration::from_secs(120);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A running network and everything that may be asked of it.
 #[derive(Clone)]
@@ -24,9 +28,14 @@ pub(crate) struct Owner {
 }
 
 /// The directory of a network, held by one process. Released by the system when that process dies.
-pub(crate) struct Held(#[expect(dead_code, reason = "holding the open file is what holds the lock")] File);
+pub(crate) struct Held(File);
 
 impl Held {
+    /// The file that is locked.
+    pub(crate) fn file(&self) -> &File {
+        &self.0
+    }
+
     /// Takes a directory.
     ///
     /// # Errors
@@ -34,7 +43,7 @@ impl Held {
     pub(crate) fn take(dir: &Path) -> Result<Self, Failure> {
         let failed = |error: std::io::Error| Failure::io(format_args!("could not lock {}", dir.display()), &error);
         crate::keyfile::create_private_dir(dir).map_err(failed)?;
-        let file = File::create(dir.join("testnet.lock")).map_err(failed)?;
+        let file = File::create(dir.join(LOCK)).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(std::fs::TryLockError::WouldBlock) => {
@@ -100,27 +109,46 @@ impl Owner {
             }
             Request::Kill { node, part } => self.with(|network| network.kill(&node, part)),
             Request::Pause { node, part, millis } => {
-                let pids = self.with(|network| network.pause(&node, part))?;
-                let paused = pids.clone();
-                self.later(millis, move |network| network.resume(&node, &paused))?;
-                Ok(pids)
+                let (pids, pause) = self.with(|network| network.pause(&node, part))?;
+                self.later(millis, move |network| network.resume(&node, pause))?;
+                Ok(json!(pids))
             }
             Request::Disconnect { node, millis } => {
-                self.with(|network| network.link(&node, false))?;
+                let disconnection = self.with(|network| network.disconnect(&node))?;
                 self.later(millis, move |network| {
-                    if let Err(failure) = network.link(&node, true) {
+                    if let Err(failure) = network.reconnect(&node, disconnection) {
                         tracing::error!(%failure, node, "could not be joined again");
                     }
                 })?;
                 Ok(Value::Null)
             }
             Request::Restart { node, part } => self.with(|network| network.restart(&node, part)),
-            Request::Wipe { node, part, state_sync } => self.with(|network| network.wipe(&node, part, state_sync)),
+            Request::Wipe { node, part, state_sync } => {
+                let wiped = self.with(|network| network.wipe(&node, part, state_sync))?;
+                self.until_engine_answers(&node)?;
+                Ok(wiped)
+            }
             Request::Down => {
                 self.stop();
                 Ok(Value::Null)
             }
         }
+    }
+
+    /// Waits until a node's engine answers: one that cannot go on with what it finds ends before it does. Waits outside the
+    /// lock, for whoever begins anew may have many blocks to run first.
+    fn until_engine_answers(&self, name: &str) -> Result<(), Failure> {
+        let rpc = self.with(|network| Ok(network.layout.node(name)?.rpc()))?;
+        let deadline = Instant::now() + ENGINE_ANSWERS;
+        while rpc.status().is_err() {
+            self.with(|network| network.engine_ended(name))?;
+            if Instant::now() >= deadline {
+                let message = format!("cometbft of {name} has not answered for {} s", ENGINE_ANSWERS.as_secs());
+                return Err(Failure::error(message).hint("keelstone testnet status shows whether it gets there"));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
     }
 
     /// How every node stands. Nodes are asked outside the lock: one that hangs holds up nobody else.

@@ -138,6 +138,12 @@ pub(crate) struct Agreement {
     pub(crate) gaps: Vec<String>,
 }
 
+/// The highest block of any node; none if none answers.
+pub(crate) fn tip(layout: &Layout) -> Option<u64> {
+    let height = |node: &Node| Some(Remote::at(node.http, ASK).status().ok()?.height);
+    layout.nodes.iter().filter_map(height).max()
+}
+
 /// A node, or an engine, is asked so often for what it should have.
 const TRIES: usize = 3;
 
