@@ -357,6 +357,10 @@ fn run_up(up: Up, dir: &Path, context: &Context<'_>) -> Result<Exit, Failure> {
     let dir = layout.dir().to_owned();
     out.row("network", format_args!("{} in {}", layout.chain_id, dir.display()));
     out.row("cometbft", layout.cometbft.display());
+    if stop.try_recv().is_ok() {
+        out.say("stopped before it was started");
+        return Ok(Exit::Ok);
+    }
     // What did not come up once will not with the same settings, and those stay.
     let hinted = |failure: Failure| match (is_new, &failure.hint) {
         (true, None) => failure.hint(removes(&dir)),
