@@ -355,8 +355,10 @@ fn a_bench_that_is_ended_leaves_no_process_and_one_that_is_asked_to_end_no_direc
 
 /// Processes whose command line names this.
 fn at_work(name: &str) -> usize {
-    let commands =
-        fs::read_dir("/proc").unwrap().flatten().filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    let commands = fs::read_dir("/proc")
+        .expect("there are processes")
+        .flatten()
+        .filter_map(|process| fs::read(process.path().join("cmdline")).ok());
     commands.filter(|command| String::from_utf8_lossy(command).contains(name)).count()
 }
 

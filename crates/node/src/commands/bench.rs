@@ -225,7 +225,8 @@ fn open(options: OpenOptions, context: &Context<'_>) -> Result<Exit, Failure> {
         command.arg("--work-in").arg(data);
         Ok(command)
     };
-    let group = Group::start().map_err(|error| Failure::io("the benchmark's reaper could not be started", &error))?;
+    let group =
+        Group::start(None).map_err(|error| Failure::io("the benchmark's reaper could not be started", &error))?;
     let group = Arc::new(group);
     let ended = group.clone();
     in_directory(
