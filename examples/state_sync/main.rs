@@ -267,6 +267,8 @@ fn configure(directory: &Path) -> Outcome {
     let mut arguments: Vec<OsString> =
         ["state_sync", "statesync", "configure", "--cometbft-home"].map(Into::into).into();
     arguments.push(home.into());
+    // Blocks of the stand-ins are as old as this example: they are trusted for as long as can be.
+    arguments.extend(["--trust-period", "2562047h"].map(Into::into));
     for listener in &listeners {
         arguments.extend(["--rpc".into(), format!("http://{}", listener.local_addr()?).into()]);
     }
@@ -301,7 +303,7 @@ fn stand_in(number: usize, listener: &TcpListener) {
                 r#"{{"node_info":{{"network":"notes-1","id":"node{number}","version":"0.40.0"}},"sync_info":{{"latest_block_height":"5000","earliest_block_height":"1","catching_up":false}}}}"#
             ),
             Some(height) => format!(
-                r#"{{"signed_header":{{"header":{{"chain_id":"notes-1","height":"{height}","app_hash":"00"}},"commit":{{"block_id":{{"hash":"{}"}}}}}}}}"#,
+                r#"{{"signed_header":{{"header":{{"chain_id":"notes-1","height":"{height}","app_hash":"00","time":"2026-01-01T00:00:00Z"}},"commit":{{"block_id":{{"hash":"{}"}}}}}}}}"#,
                 "AB".repeat(32)
             ),
         };
