@@ -1,6 +1,6 @@
 //! Exit codes, configuration, keys and proofs.
 
-use crate::support::{chain, expect, keelstone, post, program, register, send};
+use crate::support::{chain, expect, keelstone, post, program, register, send, until};
 use serde_json::json;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -340,15 +340,15 @@ fn a_bench_that_is_ended_leaves_no_process_and_one_that_is_asked_to_end_no_direc
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut bench = command.spawn().unwrap();
         let loads = || fs::read_dir(&place).unwrap().flatten().any(|own| own.path().join("db").is_dir());
-        within("it loads", loads);
+        until("it loads", loads);
         let workers = || at_work(place.to_str().unwrap());
         if what == "open" {
-            within("a process works", || workers() > 0);
+            until("a process works", || workers() > 0);
         }
         let pid = bench.id().to_string();
         assert!(std::process::Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
         assert!(!bench.wait().unwrap().success());
-        within("no process works", || workers() == 0);
+        until("no process works", || workers() == 0);
         assert_eq!(fs::read_dir(&place).unwrap().count(), left, "bench {what} after {signal}");
     }
 }
@@ -360,15 +360,6 @@ fn at_work(name: &str) -> usize {
         .flatten()
         .filter_map(|process| fs::read(process.path().join("cmdline")).ok());
     commands.filter(|command| String::from_utf8_lossy(command).contains(name)).count()
-}
-
-/// Waits until something is so.
-fn within(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "not within 60 s: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// The workload that lasts runs when it is named, for as long as is said, and no update is told that was not made.

@@ -1,13 +1,13 @@
 //! `keelstone node --engine follow`: real nodes that keep up with a producer over real sockets, and are killed.
 #![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
-use crate::support::{Node, chain, expect, post, program, register, send};
+use crate::support::{Node, chain, expect, post, program, register, send, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// How long anything may take before a test gives up on it.
@@ -44,15 +44,6 @@ fn empty_home(of: &Path) -> TempDir {
 
 fn status(node: &Node) -> Value {
     node.json("/v1/status").1
-}
-
-/// Waits until something is so.
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !is_so() {
-        assert!(started.elapsed() < PATIENCE, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Waits until a node stands where another does.

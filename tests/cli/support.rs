@@ -53,6 +53,15 @@ pub(crate) fn expect_of(mut command: Command, code: i32) -> Value {
     serde_json::from_str(text.trim()).unwrap_or(Value::Null)
 }
 
+/// Waits until something is so, a minute at most.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < Duration::from_secs(60), "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A home directory with a fresh chain.
 pub(crate) fn chain() -> TempDir {
     let home = tempfile::tempdir().unwrap();

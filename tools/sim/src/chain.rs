@@ -233,7 +233,9 @@ impl Keeps for Kept {
 
 /// A small store that does everything in turn.
 pub(crate) fn options() -> Options {
-    Options { segment_bytes: 1 << 18, page_segment_bytes: 1 << 18, background: false, ..Options::default() }
+    // Every store has the same id: what lies on a disk follows from the seed alone.
+    let id = Some([7; 16]);
+    Options { segment_bytes: 1 << 18, page_segment_bytes: 1 << 18, background: false, id, ..Options::default() }
 }
 
 /// Builds a store of the entries, as a node does that has joined.

@@ -1,9 +1,10 @@
-//! A node that keeps its state whole while the disk under it loses bytes: it checks itself, asks peers what they have, and has
-//! again what is lost from whoever proves it.
+//! A node that keeps its state whole while the disk under it loses bytes: it checks itself, asks peers what they have, and
+//! has again what is lost from whoever proves it.
 //!
-//! In rounds, some minutes apart. In each the chain may grow, bytes of any file may change behind the store's back, the disk may
-//! fail and the node may die, also while it mends. After each, whatever can be read is what the chain has at that height, and what cannot is said to
-//! be damaged. When the storm is over, one honest peer of five is enough to make the state whole.
+//! In rounds, some minutes apart. In each the chain may grow, bytes of any file may change behind the store's back, the disk
+//! may fail and the node may die, also while it mends. After each, whatever can be read is what the chain has at that
+//! height, and what cannot is said to be damaged. When the storm is over, one honest peer of five is enough to make the state
+//! whole.
 
 use crate::PEERS;
 use crate::chain::{CHAINS, Chain, Kept, STATES, State, built, options};
@@ -18,7 +19,7 @@ use keelstone_sync::consistency::{
     Sample, Settings, Silence, compare, heights, sample,
 };
 use keelstone_sync::peers::{Frame, Request, Response, ServerLimits, Tick, Version};
-use keelstone_tree::{Blake3, Diff, KeyRange, Read as _, ReadError};
+use keelstone_tree::{Blake3, Diff, HashKind, KeyRange, Read as _, ReadError};
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -107,8 +108,6 @@ pub(crate) struct Tending<K> {
     /// Whether bytes of the log, or of what names the state, were changed since the node last started: of what lies there the
     /// last may look as if it had never been written.
     is_end_hurt: bool,
-    /// How often a store did not open and was had again as a whole.
-    recoveries: u64,
     outcome: Outcome,
     _tends: PhantomData<K>,
 }
@@ -194,7 +193,6 @@ impl<K: Tends> Tending<K> {
             is_excused: false,
             is_hurt: false,
             is_end_hurt: false,
-            recoveries: 0,
             outcome,
             dice,
             _tends: PhantomData,
@@ -275,13 +273,12 @@ impl<K: Tends> Tending<K> {
             Err(error) => return Err(format!("it could not be opened: {error}")),
         };
         let Some(store) = store else {
-            self.recoveries += 1;
+            self.outcome.rebuilt += 1;
             self.found(self.newest);
             return self.start();
         };
         self.is_end_hurt = false;
         let checker = Checker::new(self.settings, self.cursor.clone(), Tick(self.now));
-        // The first check is due an interval from here, and rounds are an interval apart: it is asked for.
         let breaker = Breaker::new(K::recalls(&self.begun));
         self.home = Some(Home { store, checker, breaker });
         self.judge()
@@ -462,7 +459,7 @@ impl<K: Tends> Tending<K> {
         for (namespace, key, hash) in &picked.entries {
             let place = (namespace.clone(), key.clone());
             let state = self.chain.state(report.at.height);
-            if state.get(&place).map(|value| keelstone_tree::HashKind::Blake3.hash(value)) != Some(*hash) {
+            if state.get(&place).map(|value| HashKind::Blake3.hash(value)) != Some(*hash) {
                 return Err(Broken::Rule(format!("{place:?} was read, and is not so")));
             }
         }
@@ -470,7 +467,7 @@ impl<K: Tends> Tending<K> {
             let manner = self.manner(&opinion.peer);
             let is_fair = match &opinion.said {
                 Said::Misbehaved(_) => !manner.is_blameless(),
-                Said::Differs(root) => *root != report.at.root && manner != Manner::Honest,
+                Said::Differs(root) => *root != report.at.root && !manner.is_blameless(),
                 Said::Agrees => opinion.entries_agreed as usize == picked.entries.len(),
                 Said::Nothing(_) => true,
             };

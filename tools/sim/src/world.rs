@@ -24,6 +24,8 @@ pub struct Outcome {
     pub requests: u64,
     /// Lives of the node.
     pub lives: u64,
+    /// Of whoever tends a state, how often its store did not open and was built anew.
+    pub rebuilt: u64,
     /// Liars that were banned; for whoever tends a state, alarms.
     pub banned: u64,
     /// Entries of the state that came out; for whoever follows, heights that were taken in; for whoever tends a state, entries

@@ -36,6 +36,7 @@ fn judge(
 struct Storm {
     count: u64,
     lives: u64,
+    rebuilt: u64,
     banned: u64,
     amount: u64,
 }
@@ -46,7 +47,7 @@ impl Storm {
         let (first, count) = (golden::count("KEELSTONE_SIM_FROM", 0), golden::count("KEELSTONE_SIM_SEEDS", default));
         let next = AtomicU64::new(first);
         let threads = thread::available_parallelism().map_or(2, |threads| threads.get().min(64));
-        let (mut wrong, mut banned, mut lives, mut requests, mut amount) = (Vec::new(), 0, 0, 0, 0);
+        let (mut wrong, mut lives, mut rebuilt, mut banned, mut requests, mut amount) = (Vec::new(), 0, 0, 0, 0, 0);
         thread::scope(|scope| {
             let work = || {
                 let mut outcomes = Vec::new();
@@ -69,6 +70,7 @@ impl Storm {
                     Ok(outcome) => {
                         banned += outcome.banned;
                         lives += outcome.lives;
+                        rebuilt += outcome.rebuilt;
                         requests += outcome.requests;
                         amount += outcome.amount;
                     }
@@ -76,14 +78,16 @@ impl Storm {
                 }
             }
         });
-        println!("{count} seeds from {first}: {lives} lives, {requests} requests, {banned} bans, {amount} in all");
+        println!(
+            "{count} seeds from {first}: {lives} lives, {requests} requests, {banned} bans, {rebuilt} built anew, {amount} in all"
+        );
         assert!(wrong.is_empty(), "{wrong:#?}");
-        Self { count, lives, banned, amount }
+        Self { count, lives, rebuilt, banned, amount }
     }
 
     /// Enough nodes died, enough liars were found out, and there was enough to do: so much in each run.
     fn assert_it_was_one(&self, each: u64) {
-        let Self { count, lives, banned, amount } = *self;
+        let Self { count, lives, banned, amount, .. } = *self;
         let is_one = banned > count / 2 && lives > count && amount > each * count;
         assert!(count < 100 || is_one, "the storm is not what it should be: {banned} bans, {lives} lives, {amount}");
     }
@@ -110,6 +114,7 @@ fn a_seed_gives_the_same_run_each_time() {
     for seed in 0..40 {
         assert_eq!(judge(seed, run::<Machine>), judge(seed, run::<Machine>));
         assert_eq!(judge(seed, follow::<Follower>), judge(seed, follow::<Follower>));
+        assert_eq!(judge(seed, tend::<Careful>), judge(seed, tend::<Careful>));
     }
 }
 

@@ -1,11 +1,12 @@
 //! Room on the disk, and who waits for whom: garbage, views, segments made in good time, looking back.
 
 use crate::support::{Act, Random, TestStore, Watched, namespace, put, small};
-use keelstone_codec::{Height, Key, Value};
+use keelstone_codec::{Height, Key, Root, Value};
 use keelstone_store::files::MemoryFiles;
 use keelstone_store::{Options, Retention, StoreError};
 use keelstone_tree::{Diff, Read, ReadError};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 
 /// The same 300 keys, some of them written anew.
 fn overwrite(random: &mut Random) -> Diff {
@@ -146,6 +147,24 @@ fn gated() -> (Watched, Arc<(Mutex<Gate>, Condvar)>) {
     (files, shared)
 }
 
+/// Looks back on a thread of its own, which is in the middle of it when this returns.
+fn look_back_until_let_go(
+    store: &Arc<TestStore>,
+    (gate, changed): &(Mutex<Gate>, Condvar),
+) -> JoinHandle<Result<Root, StoreError>> {
+    gate.lock().unwrap().closed = true;
+    let store = Arc::clone(store);
+    let look = move || store.view_at(Height(3)).map(|view| view.root());
+    let slow = std::thread::Builder::new().name(SLOW.into()).spawn(look).unwrap();
+    drop(changed.wait_while(gate.lock().unwrap(), |gate| !gate.waiting).unwrap());
+    slow
+}
+
+fn let_go((gate, changed): &(Mutex<Gate>, Condvar)) {
+    gate.lock().unwrap().closed = false;
+    changed.notify_all();
+}
+
 /// spec: STORE-6. A height is rebuilt from a version that expires meanwhile: pages of that may be gone, so it is said that it was held for
 /// too long, and never that something is damaged.
 #[test]
@@ -154,14 +173,7 @@ fn what_is_rebuilt_from_a_version_that_expires_is_gone() {
     let options = Options { views_max: 1, recent_versions: 1, ..small() };
     let store = Arc::new(TestStore::create(Arc::new(files), options).unwrap());
     let roots: Vec<_> = (0..60).map(|height| put(&store, height, &format!("key {}", height % 7), b"value")).collect();
-    let (gate, changed) = &*shared;
-    gate.lock().unwrap().closed = true;
-    let slow = {
-        let store = Arc::clone(&store);
-        let look = move || store.view_at(Height(3)).map(|view| view.root());
-        std::thread::Builder::new().name(SLOW.into()).spawn(look).unwrap()
-    };
-    drop(changed.wait_while(gate.lock().unwrap(), |gate| !gate.waiting).unwrap());
+    let slow = look_back_until_let_go(&store, &shared);
     // It is in the middle of it, and goes by the last version of then. Now others are held.
     let held: Vec<_> = (60..64)
         .map(|height| {
@@ -170,8 +182,7 @@ fn what_is_rebuilt_from_a_version_that_expires_is_gone() {
         })
         .collect();
     assert!(store.stats().views <= 3);
-    gate.lock().unwrap().closed = false;
-    changed.notify_all();
+    let_go(&shared);
     let found = slow.join().unwrap();
     assert!(matches!(found, Err(StoreError::Read(ReadError::Gone { .. }))), "{found:?}");
     drop(held);
@@ -185,14 +196,7 @@ fn looking_back_holds_up_nobody() {
     let (files, shared) = gated();
     let store = Arc::new(TestStore::create(Arc::new(files), small()).unwrap());
     let roots: Vec<_> = (0..60).map(|height| put(&store, height, &format!("key {}", height % 7), b"value")).collect();
-    let (gate, changed) = &*shared;
-    gate.lock().unwrap().closed = true;
-    let slow = {
-        let store = Arc::clone(&store);
-        let look = move || store.view_at(Height(3)).map(|view| view.root());
-        std::thread::Builder::new().name(SLOW.into()).spawn(look).unwrap()
-    };
-    drop(changed.wait_while(gate.lock().unwrap(), |gate| !gate.waiting).unwrap());
+    let slow = look_back_until_let_go(&store, &shared);
     // It is in the middle of it.
     put(&store, 60, "key", b"value");
     assert_eq!(store.view_at(Height(58)).unwrap().root(), roots[58]);
@@ -200,8 +204,7 @@ fn looking_back_holds_up_nobody() {
     put(&store, 51, "other", b"value");
     store.prune(Height(40)).unwrap();
     store.compact(&mut |_| {}).unwrap();
-    gate.lock().unwrap().closed = false;
-    changed.notify_all();
+    let_go(&shared);
     match slow.join().unwrap() {
         // Asked for before it was given up, so either answer is right; a wrong root or damage is not.
         Ok(root) => assert_eq!(root, roots[3]),
