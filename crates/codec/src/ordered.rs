@@ -1,7 +1,7 @@
 //! Typed keys as bytes: injective, and in the order of the type (spec: TREE-15).
 //!
-//! Integers are big-endian, signed ones with their sign bit turned over. The parts of a composite key end themselves: byte strings are escaped (00 becomes 00 FF)
-//! and closed with 00 00, so ("ab", "c") and ("a", "bc") differ and sort as tuples do.
+//! Integers are big-endian, signed ones with their sign bit turned over. The parts of a composite key end themselves: byte
+//! strings are escaped (00 becomes 00 FF) and closed with 00 00, so ("ab", "c") and ("a", "bc") differ and sort as tuples do.
 
 use crate::{Blob, DecodeError, Fixed, Hash, Height, Text, Timestamp};
 

@@ -1378,14 +1378,20 @@ mod tests {
         assert!(!yet_to_begin.is_ahead(u64::MAX));
     }
 
+    /// A compaction that commits are ahead of until it has passed thirty of its eighty.
+    fn begin_behind_commits(shared: &Shared<Blake3>) -> Compacting<'_, Blake3> {
+        let compacting = Compacting::begin(shared);
+        shared.pass_begins(80);
+        shared.signals().compact_at = 100;
+        shared.counts().let_lie.store(50, Ordering::Relaxed);
+        compacting
+    }
+
     /// spec: STORE-12. A commit that is ahead of a compaction waits until a slice has caught up with it, and is counted once.
     #[test]
     fn a_commit_that_is_ahead_waits_for_a_slice() {
         let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), Options::default()).unwrap();
-        let _compacting = Compacting::begin(&shared);
-        shared.pass_begins(80);
-        shared.signals().compact_at = 100;
-        shared.counts().let_lie.store(50, Ordering::Relaxed);
+        let _compacting = begin_behind_commits(&shared);
         let (tell, told) = channel();
         std::thread::scope(|threads| {
             threads.spawn(|| tell.send(shared.wait_for_room()).unwrap());
@@ -1424,10 +1430,7 @@ mod tests {
     #[test]
     fn a_check_gives_way_to_a_compaction_that_commits_are_ahead_of() {
         let shared = Shared::<Blake3>::create(Arc::new(MemoryFiles::new()), Options::default()).unwrap();
-        let _compacting = Compacting::begin(&shared);
-        shared.pass_begins(80);
-        shared.signals().compact_at = 100;
-        shared.counts().let_lie.store(50, Ordering::Relaxed);
+        let _compacting = begin_behind_commits(&shared);
         let (tell, told) = channel();
         std::thread::scope(|threads| {
             threads.spawn(|| {
