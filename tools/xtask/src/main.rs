@@ -151,14 +151,15 @@ fn powercuts(cuts: u64) -> ExitCode {
 
 /// The changed bytes of the tests, more of them. A failure prints the seed and the byte.
 fn mends(tries: u64) -> ExitCode {
-    let name = "c01_whichever_byte_changes_it_is_found_and_mended_and_never_wrongly";
-    let test = ["test", "--locked", "-p", "keelstone-sync", "--test", "mend", "--", "--nocapture", "--exact", name];
+    let name = "mend::c01_whichever_byte_changes_it_is_found_and_mended_and_never_wrongly";
+    let test = ["test", "--locked", "-p", "keelstone-sync", "--test", "suite", "--", "--nocapture", "--exact", name];
     run_tests(cargo(&test).env("KEELSTONE_MENDS", tries.to_string()))
 }
 
 /// The search of the tests, in larger chains. They take some gigabytes of disk.
 fn diverge(keys: u64) -> ExitCode {
-    let test = ["test", "--release", "--locked", "-p", "keelstone-sync", "--test", "diverge", "--", "--nocapture"];
+    let test =
+        ["test", "--release", "--locked", "-p", "keelstone-sync", "--test", "suite", "--", "--nocapture", "diverge::"];
     run_tests(cargo(&test).env("KEELSTONE_DIVERGE_ENTRIES", keys.to_string()))
 }
 

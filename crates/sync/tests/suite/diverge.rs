@@ -1,15 +1,12 @@
 //! Where two large chains part, over real stores: how many questions it takes.
-#![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
-mod peer;
-
+use crate::peer::Peer;
 use keelstone_codec::{Height, Key, Namespace, Value, splitmix64};
 use keelstone_store::files::{Directory, Files, MemoryFiles};
 use keelstone_store::{Options, Store};
 use keelstone_sync::consistency::{QUESTIONS_MAX, first_difference, first_height};
 use keelstone_sync::peers::Version;
 use keelstone_tree::Blake3;
-use peer::Peer;
 use std::sync::Arc;
 
 const HEIGHTS: u64 = 1_000;

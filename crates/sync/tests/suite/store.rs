@@ -1,5 +1,4 @@
 //! Snapshots and deltas of a real store: however its state came about, and while it goes on.
-#![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
 use keelstone_codec::{ChainId, Encode, Height, Key, Namespace, Value};
 use keelstone_store::files::MemoryFiles;

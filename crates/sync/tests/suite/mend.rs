@@ -1,8 +1,6 @@
 //! A store that has again from peers what is damaged: whichever byte it is, and whoever lies.
-#![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
-mod peer;
-
+use crate::peer::Peer;
 use golden::count;
 use keelstone_codec::{Blob, Height, Key, Namespace, Root, Value, splitmix64};
 use keelstone_store::files::{Files, MemoryFiles};
@@ -10,7 +8,6 @@ use keelstone_store::{CheckLevel, Options, Store, StoreError, Supplier, View, Wa
 use keelstone_sync::consistency::{Ask, Asked, Gave, Silence};
 use keelstone_sync::peers::{Request, Response, Version};
 use keelstone_tree::{Blake3, KeyRange, Read, Totals};
-use peer::Peer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
