@@ -125,7 +125,7 @@ fn encoded(item: &DeriveInput) -> Result<(TokenStream, DeriveInput)> {
 }
 
 pub(crate) fn transition(arguments: Arguments, item: &DeriveInput) -> Result<TokenStream> {
-    let krate = paths::private();
+    let krate = paths::execution();
     let Arguments { name, version, needs, context, gas } = arguments;
     if !item.generics.params.is_empty() {
         return Err(Error::new_spanned(&item.generics, "a transition has no parameters: it is one function"));
@@ -164,7 +164,7 @@ pub(crate) fn transition(arguments: Arguments, item: &DeriveInput) -> Result<Tok
 }
 
 pub(crate) fn event(name: &LitStr, item: &DeriveInput) -> Result<TokenStream> {
-    let krate = paths::private();
+    let krate = paths::execution();
     let ident = &item.ident;
     plain_name(name, &name.value())?;
     if !item.generics.params.is_empty() {

@@ -6,7 +6,7 @@ use quote::quote;
 use syn::{Data, DeriveInput, Error, Fields, Result};
 
 pub(crate) fn world(input: &DeriveInput) -> Result<TokenStream> {
-    let krate = paths::private();
+    let krate = paths::execution();
     let Data::Struct(data) = &input.data else {
         return Err(Error::new_spanned(&input.ident, "a world is a struct with a field for each namespace"));
     };
