@@ -64,12 +64,12 @@ impl<'a> Parts<'a> {
 
 /// The variants of an enum with their tags, which ascend.
 ///
-/// So do the numbers that it gives its variants itself. A derived `Ord` goes by those, and by the order of declaration where
-/// there are none; a derive cannot see whether there is such an `Ord`. Tools that know no more than the encoding put the
+/// So do the numbers of its variants, which are what it says, and one more than the one before, from 0 on, where it says
+/// nothing. A derived `Ord` goes by those; a derive cannot see whether there is such an `Ord`. Tools that know no more than the encoding put the
 /// elements of a set in the order of the tags, and keys sort by them: all of these are one order.
 pub(crate) fn tagged(data: &DataEnum) -> Result<Vec<(u8, &Variant)>> {
+    let (mut next, mut next_number) = (0u16, 0i128);
     let mut last_number = None;
-    let mut next = 0u16;
     let mut out = Vec::new();
     if data.variants.is_empty() {
         return Err(Error::new(data.enum_token.span, "an enum without variants has no values to encode"));
@@ -83,13 +83,13 @@ pub(crate) fn tagged(data: &DataEnum) -> Result<Vec<(u8, &Variant)>> {
             return Err(Error::new_spanned(variant, "tags ascend, or values and their encodings sort differently"));
         }
         next = u16::from(tag) + 1;
-        if let Some((_, number)) = &variant.discriminant {
-            let found = literal(number)?;
-            if last_number.is_some_and(|last| found < last) {
-                return Err(Error::new_spanned(variant, "numbers of variants ascend: `Ord` goes by them, tags do not"));
-            }
-            last_number = Some(found);
+        let number = variant.discriminant.as_ref().map_or(Ok(next_number), |(_, number)| literal(number))?;
+        if last_number.is_some_and(|last| number < last) {
+            return Err(Error::new_spanned(variant, "numbers of variants ascend: `Ord` goes by them, tags do not"));
         }
+        last_number = Some(number);
+        // Where there is none behind it, the compiler refuses the enum.
+        next_number = number.saturating_add(1);
         out.push((tag, variant));
     }
     Ok(out)

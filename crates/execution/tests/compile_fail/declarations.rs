@@ -64,6 +64,12 @@ enum Numbers {
     Low = 1,
 }
 
+#[derive(OrderedKey)]
+enum Below {
+    High,
+    Low = -1,
+}
+
 #[derive(Encode)]
 enum Computed {
     A = 1 + 1,
