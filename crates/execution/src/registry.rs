@@ -15,7 +15,8 @@ use std::any::{TypeId, type_name};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::panic::{catch_unwind, set_hook, take_hook};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 /// Namespaces that the engine itself writes. What lies there is no part of an operation's diff (spec: EXEC-2), and only
 /// modules registered with [`Registry::register_system`] reach it.
@@ -247,7 +248,7 @@ impl Registry {
         if let Some(entry) = self.functions.values().find(|entry| !entry.built.unwinds) {
             return Err(RegistryError::Aborts { type_name: entry.type_name });
         }
-        let wraps = quietly(|| self.functions.values().find(|entry| !entry.built.is_checked()));
+        let wraps = self.functions.values().find(|entry| !entry.built.is_checked());
         wraps.map_or(Ok(()), |entry| Err(RegistryError::Wraps { type_name: entry.type_name }))
     }
 
@@ -325,24 +326,37 @@ impl Registry {
 }
 
 impl Built {
-    /// Whether a sum that does not fit stops a function. There is no other way to ask than to try.
+    /// Whether a sum that does not fit stops a function. There is no other way to ask than to try, and what is found stays
+    /// so: it is asked of each code once, lest every ledger that is opened hides for a moment who panics.
     fn is_checked(self) -> bool {
-        catch_unwind(|| (self.add)(black_box(u8::MAX), black_box(1))).is_err()
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let ask = || quietly(|| catch_unwind(|| (self.add)(black_box(u8::MAX), black_box(1))).is_err());
+        *known.entry(self.add as usize).or_insert_with(ask)
     }
 }
 
-/// Runs what panics if all is well, without a word about it.
+/// By where the code is that adds: whether it is checked. Whoever holds it may change the hook of panics, which is the
+/// process's, and which one after another takes away and puts back.
+static KNOWN: Mutex<BTreeMap<usize, bool>> = Mutex::new(BTreeMap::new());
+
+/// Runs what panics if all is well, without a word about it. What panics on another thread meanwhile is told as ever.
 fn quietly<T>(run: impl FnOnce() -> T) -> T {
-    /// The hook is the process's, and one after another takes it away and puts it back.
-    static HOOK: Mutex<()> = Mutex::new(());
-    if std::thread::panicking() {
+    if thread::panicking() {
         return run(); // Which may not touch the hook.
     }
-    let _turn = HOOK.lock().unwrap_or_else(PoisonError::into_inner);
-    let hook = take_hook();
-    set_hook(Box::new(|_| {}));
+    let hook = Arc::new(take_hook());
+    let (own, others) = (thread::current().id(), Arc::clone(&hook));
+    set_hook(Box::new(move |panic| {
+        if thread::current().id() != own {
+            others(panic);
+        }
+    }));
     let out = run();
-    set_hook(hook);
+    drop(take_hook());
+    // The hook that held it, too, is gone.
+    if let Some(hook) = Arc::into_inner(hook) {
+        set_hook(hook);
+    }
     out
 }
 
@@ -357,4 +371,41 @@ fn run<W: World, T: Transition<W>>(handle: &Handle, cx: &mut Context, args: &[u8
         return Err(handle.stop(Stop::Unreadable { what: "the result".to_owned(), error }).into());
     }
     Ok(output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// A check of one ledger's functions does not hide what happens to another's meanwhile.
+    #[test]
+    fn who_panics_beside_a_check_is_heard() {
+        static HEARD: AtomicU32 = AtomicU32::new(0);
+        let bystander =
+            || thread::Builder::new().name("bystander".to_owned()).spawn(|| panic!("heard")).unwrap().join();
+        let _turn = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = take_hook();
+        set_hook(Box::new(move |panic| match thread::current().name() {
+            Some("bystander") => drop(HEARD.fetch_add(1, Ordering::Relaxed)),
+            _ => others(panic),
+        }));
+        quietly(|| bystander().unwrap_err());
+        assert_eq!(HEARD.load(Ordering::Relaxed), 1, "while it is checked");
+        bystander().unwrap_err();
+        assert_eq!(HEARD.load(Ordering::Relaxed), 2, "and afterwards");
+    }
+
+    /// Ledgers are opened in a node that runs: what was found is not asked again.
+    #[test]
+    fn each_code_is_asked_once_whether_its_sums_are_checked() {
+        static ASKED: AtomicU32 = AtomicU32::new(0);
+        fn add(a: u8, b: u8) -> u8 {
+            ASKED.fetch_add(1, Ordering::Relaxed);
+            a.checked_add(b).expect("a sum that does not fit")
+        }
+        let built = Built { unwinds: true, add };
+        assert!(built.is_checked() && built.is_checked());
+        assert_eq!(ASKED.load(Ordering::Relaxed), 1);
+    }
 }
