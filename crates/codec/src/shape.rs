@@ -68,6 +68,17 @@ pub enum Shape {
 impl Shape {
     /// The layout of the type of this name, which is made of those of others: what the derive calls. Where a type contains
     /// itself, the layout of it that is within is opaque: a description without end would be none.
+    /// Whether every value of it is encoded as nothing at all, which no entry of a state can hold (spec: TREE-1).
+    #[must_use]
+    pub fn is_without_bytes(&self) -> bool {
+        match self {
+            Self::Unit | Self::Array(0) => true,
+            Self::Tuple(parts) => parts.iter().all(Self::is_without_bytes),
+            Self::Record(fields) => fields.iter().all(|(_, field)| field.is_without_bytes()),
+            _ => false,
+        }
+    }
+
     #[doc(hidden)]
     #[must_use]
     pub fn of_type(name: &'static str, make: impl FnOnce() -> Self) -> Self {

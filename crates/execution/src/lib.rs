@@ -72,6 +72,7 @@ pub use keelstone_macros::{Decode, Encode, OrderedKey, World, event, namespace, 
 /// What the macros name. No part of the public surface.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::collections::whole;
     pub use crate::operation::Built;
     pub use crate::world::each_once;
     pub use crate::{Capability, Collection, ContextUse, Event, Function, Handle, Space, SpaceInfo, World};

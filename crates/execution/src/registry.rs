@@ -137,6 +137,16 @@ pub enum RegistryError {
         /// The type.
         type_name: &'static str,
     },
+    /// Nothing could ever be put into a collection: what it would put has no bytes.
+    #[error("{what} at {place:?} in the namespace {name} has no bytes, and the state keeps none that is empty")]
+    Nothing {
+        /// The namespace.
+        name: &'static str,
+        /// The collection's place in it.
+        place: &'static str,
+        /// The value, or the key.
+        what: &'static str,
+    },
     /// Two events have one name.
     #[error("event {name} is declared with two shapes")]
     Event {
@@ -320,8 +330,28 @@ impl Registry {
                 second: space.type_name,
             }),
             Some(_) => {}
-            None => drop(self.spaces.insert(space.name, space)),
+            None => {
+                self.errors.extend(space.collections.iter().filter_map(|(place, layout)| {
+                    let what = without_bytes(place, layout)?;
+                    Some(RegistryError::Nothing { name: space.name, place, what })
+                }));
+                self.spaces.insert(space.name, space);
+            }
         }
+    }
+}
+
+/// What of every entry of a collection is empty, if anything is.
+// spec: TREE-1
+fn without_bytes(place: &str, layout: &Layout) -> Option<&'static str> {
+    match layout {
+        Layout::Item { value } | Layout::Map { value, .. } | Layout::Log { value } if value.is_without_bytes() => {
+            Some("every value")
+        }
+        Layout::Map { key, .. } | Layout::Set { key } if place.is_empty() && key.is_without_bytes() => {
+            Some("every key")
+        }
+        _ => None,
     }
 }
 

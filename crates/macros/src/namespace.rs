@@ -55,12 +55,15 @@ pub(crate) fn namespace(name: &LitStr, mut item: ItemStruct) -> Result<TokenStre
         return Err(Error::new_spanned(name, format!("two collections at \"{twice}\"")));
     }
 
-    let krate = paths::private();
+    let krate = paths::execution();
     let ident = &item.ident;
     // Told where the type stands.
-    let sound = types.iter().map(|of| {
+    let sound = types.iter().zip(&places).map(|(of, place)| {
         let span = of.span().resolved_at(Span::call_site());
-        quote_spanned!(span=> const _: () = <#of as #krate::Collection>::SOUND;)
+        let whole = place
+            .is_empty()
+            .then(|| quote_spanned!(span=> const _: () = #krate::whole(<#of as #krate::Collection>::HOLDS_ITS_PLACE);));
+        quote_spanned!(span=> const _: () = <#of as #krate::Collection>::SOUND; #whole)
     });
     Ok(quote! {
         #item

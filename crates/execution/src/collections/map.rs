@@ -123,6 +123,7 @@ impl<K: OrderedKey, V: Decode> Iterator for Iter<'_, K, V> {
 
 impl<K: OrderedKey + Describe, V: Encode + Decode + Describe> Collection for Map<K, V> {
     const SOUND: () = super::a_key(K::END);
+    const HOLDS_ITS_PLACE: bool = false;
 
     fn bind(handle: &Handle, space: &Namespace, place: &'static str) -> Self {
         Self { site: Site::new(handle, space, place), _types: PhantomData }

@@ -68,6 +68,16 @@ use std::ops::{Bound, RangeBounds};
 ///     ids: Sequence<u32>,
 /// }
 /// ```
+///
+/// ```compile_fail
+/// use keelstone_execution::{Item, namespace};
+///
+/// #[namespace("nowhere")]
+/// struct Nowhere {
+///     #[at("")]
+///     value: Item<u64>,
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot stand in a namespace",
     note = "a namespace holds `Item`, `Map`, `Set`, `Sequence` and `Log`; an `Index` is outside the state"
@@ -76,6 +86,9 @@ pub trait Collection: Sized {
     /// Compiles if the collection can do what it is for.
     #[doc(hidden)]
     const SOUND: () = ();
+    /// Whether something of it stands at the place itself, which then is a key.
+    #[doc(hidden)]
+    const HOLDS_ITS_PLACE: bool = true;
 
     /// Stands the collection at a place.
     fn bind(handle: &Handle, space: &Namespace, place: &'static str) -> Self;
@@ -85,6 +98,15 @@ pub trait Collection: Sized {
 
 /// Compiles if the parts of a key end themselves but for the last.
 const fn a_key(_: KeyEnd) {}
+
+/// Compiles if a collection can have a whole namespace: at the empty place are entries alone, for no key is empty.
+#[doc(hidden)]
+pub const fn whole(holds_its_place: bool) {
+    assert!(
+        !holds_its_place,
+        "at \"\" stands a `Map` or a `Set`: what keeps a value at its place needs one with a name"
+    );
+}
 
 /// Where a collection stands, and the host it is bound to.
 struct Site {

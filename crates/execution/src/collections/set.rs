@@ -84,6 +84,7 @@ impl<K: OrderedKey> Iterator for Keys<'_, K> {
 
 impl<K: OrderedKey + Describe> Collection for Set<K> {
     const SOUND: () = super::a_key(K::END);
+    const HOLDS_ITS_PLACE: bool = false;
 
     fn bind(handle: &Handle, space: &Namespace, place: &'static str) -> Self {
         Self { site: Site::new(handle, space, place), _types: PhantomData }

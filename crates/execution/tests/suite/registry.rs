@@ -128,6 +128,52 @@ fn the_shape_of_a_value_follows_from_its_key() {
     assert_eq!(registry.value_shape(&space("nowhere"), b"total"), None);
 }
 
+/// What holds nothing that the state could keep.
+mod nothing {
+    use keelstone_execution::{Decode, Encode, Item, Log, Map, OrderedKey, Set, namespace};
+
+    #[derive(Encode, Decode, OrderedKey)]
+    pub(crate) struct Unit;
+
+    #[derive(Encode, Decode)]
+    pub(crate) struct Units {
+        pub(crate) one: (),
+        pub(crate) other: (Unit, [u8; 0]),
+    }
+
+    macro_rules! spaces {
+        ($($type:ident: $of:ty, $at:literal;)*) => {$(
+            #[namespace("nothing")]
+            pub(crate) struct $type {
+                #[at($at)]
+                #[expect(dead_code, reason = "the declaration is what is refused")]
+                pub(crate) all: $of,
+            }
+        )*};
+    }
+    spaces! {
+        AnItem: Item<()>, "all";
+        AMap: Map<u8, Unit>, "all";
+        ALog: Log<Units>, "all";
+        ASet: Set<Unit>, "";
+        ASwitch: Set<Unit>, "all";
+    }
+}
+
+/// spec: TREE-1. No entry of the state is empty: a collection that could never take one in is refused where it is declared.
+#[test]
+fn a_collection_of_nothing_does_not_start() {
+    fn checked<W: keelstone_execution::World>() -> Result<(), RegistryError> {
+        Registry::new().declare::<W>().check()
+    }
+    let refused = |what, place| Err(RegistryError::Nothing { name: "nothing", place, what });
+    assert_eq!(checked::<nothing::AnItem>(), refused("every value", "all"));
+    assert_eq!(checked::<nothing::AMap>(), refused("every value", "all"));
+    assert_eq!(checked::<nothing::ALog>(), refused("every value", "all"));
+    assert_eq!(checked::<nothing::ASet>(), refused("every key", ""));
+    assert_eq!(checked::<nothing::ASwitch>(), Ok(()), "a key behind a place is not empty");
+}
+
 /// A function of a crate that was built in one way or another.
 #[derive(Encode, Decode)]
 struct Odd<const WRAPS: bool, const ABORTS: bool>;
