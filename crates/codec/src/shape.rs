@@ -41,6 +41,8 @@ pub enum Shape {
     Array(usize),
     /// A u32 length and at most so many bytes.
     Bytes(usize),
+    /// As [`Shape::Bytes`], at least one; and in a key these bytes as they are, to the key's end.
+    RawBytes(usize),
     /// A u32 length and at most so many bytes of UTF-8.
     Text(usize),
     /// A length of one byte and at most so many bytes, at least one: keys.
@@ -66,8 +68,6 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// The layout of the type of this name, which is made of those of others: what the derive calls. Where a type contains
-    /// itself, the layout of it that is within is opaque: a description without end would be none.
     /// Whether every value of it is encoded as nothing at all, which no entry of a state can hold (spec: TREE-1).
     #[must_use]
     pub fn is_without_bytes(&self) -> bool {
@@ -79,6 +79,8 @@ impl Shape {
         }
     }
 
+    /// The layout of the type of this name, which is made of those of others: what the derive calls. Where a type contains
+    /// itself, the layout of it that is within is opaque: a description without end would be none.
     #[doc(hidden)]
     #[must_use]
     pub fn of_type(name: &'static str, make: impl FnOnce() -> Self) -> Self {

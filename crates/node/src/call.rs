@@ -82,7 +82,9 @@ pub(crate) fn outline(shape: &Shape) -> Value {
         Shape::Signed(bytes) => json!(format!("signed integer of {} bits", u32::from(*bytes) * 8)),
         Shape::Decimal => json!("decimal with up to 6 places, as a string"),
         Shape::Array(len) => json!(format!("{len} bytes, hex")),
-        Shape::Bytes(max) | Shape::ShortBytes(max) => json!(format!("bytes, up to {max}, hex")),
+        Shape::Bytes(max) | Shape::RawBytes(max) | Shape::ShortBytes(max) => {
+            json!(format!("bytes, up to {max}, hex"))
+        }
         Shape::Text(max) | Shape::ShortText(max) => json!(format!("text, up to {max} bytes")),
         Shape::Optional(inner) => json!({ "null or": outline(inner) }),
         Shape::List(element, _) | Shape::Set(element, _) => json!([outline(element)]),
@@ -137,10 +139,10 @@ fn read(shape: &Shape, json: &Value, path: &str) -> Result<Plain, Misfit> {
             let bytes = json.as_str().and_then(|text| hex::decode(text).ok()).filter(|bytes| bytes.len() == *len);
             bytes.map(Plain::Bare).ok_or_else(|| misfit(&format!("{len} bytes as {} hexadecimal digits", len * 2)))
         }
-        Shape::Bytes(max) | Shape::ShortBytes(max) => {
+        Shape::Bytes(max) | Shape::RawBytes(max) | Shape::ShortBytes(max) => {
             let bytes = json.as_str().and_then(|text| hex::decode(text).ok()).filter(|bytes| bytes.len() <= *max);
             let bytes = bytes.ok_or_else(|| misfit(&format!("up to {max} bytes in hexadecimal")))?;
-            Ok(if matches!(shape, Shape::Bytes(_)) { Plain::Bytes(bytes) } else { Plain::ShortBytes(bytes) })
+            Ok(if matches!(shape, Shape::ShortBytes(_)) { Plain::ShortBytes(bytes) } else { Plain::Bytes(bytes) })
         }
         Shape::Text(max) | Shape::ShortText(max) => {
             let text = json.as_str().filter(|text| text.len() <= *max);
@@ -308,7 +310,7 @@ fn show(shape: &Shape, input: &mut Reader<'_>, depth: u32) -> Result<Value, Deco
         }
         Shape::Decimal => Value::String(Fixed::decode(input)?.to_string()),
         Shape::Array(len) => hex(input.take(*len)?),
-        Shape::Bytes(max) => hex(input.bytes("bytes", *max)?),
+        Shape::Bytes(max) | Shape::RawBytes(max) => hex(input.bytes("bytes", *max)?),
         Shape::ShortBytes(_) => {
             let len = input.byte()?;
             hex(input.take(usize::from(len))?)

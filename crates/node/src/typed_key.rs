@@ -6,7 +6,7 @@
 //! Rules: `spec/tree.md`, TREE-15; `spec/codec.md`, CODEC-1 to CODEC-6.
 
 use crate::call;
-use keelstone_codec::{Encode as _, KEY_LEN_MAX, KeyReader, OrderedKey, Reader, Shape};
+use keelstone_codec::{Encode as _, KeyReader, OrderedKey, Reader, Shape};
 use serde_json::Value;
 
 /// The JSON of a key; none if its bytes do not have the shape, or the shape none that a key can have.
@@ -19,8 +19,8 @@ pub(crate) fn show(shape: &Shape, key: &[u8]) -> Option<Value> {
     call::decode(shape, &plain).ok()
 }
 
-/// The bytes of a key that is written as [`show`] shows it; none if it is not. Quotes may be left out, and of a list the
-/// brackets.
+/// The bytes of a key that is written as [`show`] shows it; none if it is not. Quotes may be left out, and of a key with several
+/// parts all but the parts, with commas between.
 pub(crate) fn read(shape: &Shape, text: &str) -> Option<Vec<u8>> {
     let as_json = |json: &Value| {
         let plain = call::encode(shape, json).ok()?;
@@ -36,11 +36,20 @@ pub(crate) fn read(shape: &Shape, text: &str) -> Option<Vec<u8>> {
         Shape::Unsigned(_) | Shape::Signed(_) | Shape::Bool => serde_json::from_str(part).unwrap_or(Value::Null),
         _ => Value::String(part.trim_matches('"').to_owned()),
     };
-    let Shape::Tuple(shapes) = shape else { return as_json(&bare(text, shape)) };
     let inner = text.trim_start_matches('[').trim_end_matches(']');
     let parts: Vec<&str> = inner.split(',').map(str::trim).collect();
-    let json = parts.iter().zip(shapes).map(|(part, shape)| bare(part, shape)).collect();
-    (parts.len() == shapes.len()).then(|| as_json(&Value::Array(json))).flatten()
+    let json = match shape {
+        Shape::Tuple(shapes) if parts.len() == shapes.len() => {
+            parts.iter().zip(shapes).map(|(part, shape)| bare(part, shape)).collect()
+        }
+        Shape::Record(fields) if parts.len() == fields.len() => {
+            let field = |(part, (name, shape)): (&&str, &(&str, Shape))| ((*name).to_owned(), bare(part, shape));
+            Value::Object(parts.iter().zip(fields).map(field).collect())
+        }
+        Shape::Tuple(_) | Shape::Record(_) => return None,
+        _ => bare(text, shape),
+    };
+    as_json(&json)
 }
 
 /// Takes a part of a key and writes it as an argument's.
@@ -54,7 +63,8 @@ fn to_plain(shape: &Shape, key: &mut &[u8], out: &mut Vec<u8>) -> Option<()> {
             out.extend(own.iter().rev());
         }
         // A raw key does not end itself: it is all that is left.
-        Shape::Bytes(KEY_LEN_MAX) => std::mem::take(key).to_vec().encode(out),
+        Shape::RawBytes(_) if key.is_empty() => return None,
+        Shape::RawBytes(_) => std::mem::take(key).to_vec().encode(out),
         Shape::Bytes(_) | Shape::Text(_) => unescape(key)?.encode(out),
         Shape::List(of, _) if **of == Shape::Unsigned(1) => unescape(key)?.encode(out),
         Shape::Tuple(parts) => parts.iter().try_for_each(|part| to_plain(part, key, out))?,
@@ -80,11 +90,8 @@ fn from_plain(shape: &Shape, plain: &mut Reader<'_>, out: &mut Vec<u8>) -> Optio
             *own.first_mut()? ^= 0x80;
             out.extend(own);
         }
-        Shape::Bytes(max) => {
-            let bytes = plain.bytes("key", *max).ok()?;
-            if *max == KEY_LEN_MAX { out.extend(bytes) } else { escape(bytes, out) }
-        }
-        Shape::Text(max) => escape(plain.bytes("key", *max).ok()?, out),
+        Shape::RawBytes(max) => out.extend(plain.bytes("key", *max).ok()?),
+        Shape::Bytes(max) | Shape::Text(max) => escape(plain.bytes("key", *max).ok()?, out),
         Shape::List(of, max) if **of == Shape::Unsigned(1) => escape(plain.bytes("key", *max).ok()?, out),
         Shape::Tuple(parts) => parts.iter().try_for_each(|part| from_plain(part, plain, out))?,
         Shape::Record(fields) => fields.iter().try_for_each(|(_, part)| from_plain(part, plain, out))?,
@@ -132,7 +139,8 @@ fn unescape(key: &mut &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keelstone_codec::{Blob, Describe, Fixed, Text};
+    use keelstone_codec::{Blob, Describe, Fixed, KEY_LEN_MAX, Text};
+    use keelstone_execution::{Encode, OrderedKey, RawKey};
 
     fn bytes_of(key: &impl OrderedKey) -> Vec<u8> {
         let mut out = Vec::new();
@@ -165,6 +173,35 @@ mod tests {
         there_and_back(&Text::<20>::new("7").unwrap(), "\"7\"");
         there_and_back(&(7_u64, [9_u8; 4]), "[7,\"09090909\"]");
         there_and_back(&(Text::<20>::new("gold").unwrap(), 3_u8, 5_u32), "[\"gold\",3,5]");
+    }
+
+    /// spec: TREE-15. Bytes end themselves however many there may be; a raw key does not.
+    #[test]
+    fn bytes_of_any_length_are_told_from_a_raw_key() {
+        there_and_back(&Blob::<KEY_LEN_MAX>::new([0, 1]).unwrap(), "\"0001\"");
+        there_and_back(&(Blob::<KEY_LEN_MAX>::new([0, 1]).unwrap(), 7_u64), "[\"0001\",7]");
+        there_and_back(&RawKey::new([0, 1]).unwrap(), "\"0001\"");
+        there_and_back(&(7_u64, RawKey::new([0, 1]).unwrap()), "[7,\"0001\"]");
+        assert_eq!(read(&RawKey::shape(), "\"\""), None, "no raw key is empty");
+    }
+
+    /// Parts with names are written as those without.
+    #[test]
+    fn a_key_of_named_parts_is_read_without_the_names() {
+        #[derive(Encode, OrderedKey)]
+        struct Seat {
+            row: Text<8>,
+            number: u16,
+        }
+        let seat = Seat { row: Text::new("a").unwrap(), number: 7 };
+        let (shape, bytes) = (Seat::shape(), bytes_of(&seat));
+        assert_eq!(show(&shape, &bytes).unwrap().to_string(), r#"{"row":"a","number":7}"#);
+        for text in [r#"{"row":"a","number":7}"#, "a,7", "a, 7", "\"a\",7"] {
+            assert_eq!(read(&shape, text).as_ref(), Some(&bytes), "{text}");
+        }
+        for text in ["a", "a,7,7", "7,a", ""] {
+            assert_eq!(read(&shape, text), None, "{text}");
+        }
     }
 
     #[test]

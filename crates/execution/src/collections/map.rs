@@ -185,7 +185,7 @@ impl OrderedKey for RawKey {
 }
 impl Describe for RawKey {
     fn shape() -> Shape {
-        Shape::Bytes(KEY_LEN_MAX)
+        Shape::RawBytes(KEY_LEN_MAX)
     }
 }
 impl Encode for RawKey {
