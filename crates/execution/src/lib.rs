@@ -46,7 +46,7 @@ pub use block::{BlockDraft, Caller, Finished, Outcome, is_application};
 pub use bundles::{Batch, BatchEnd, BundleId, BundleLimits, BundleRecord, Bundles, SubmitError};
 pub use chain::{Link, args_hash, first_link, result_hash, rollback_link};
 pub use changes::{Change, Changes, RestoreError, Summary, ValueHashes, value_hash};
-pub use collections::{Collection, Item, Iter, Keys, Log, Map, RawKey, Sequence, Set, StartsWith};
+pub use collections::{Collection, Item, Iter, Keys, Log, Map, RawKey, Sequence, Set, StartsWith, entry_prefix};
 pub use context::{BlockContext, Context, ContextUse, Emitted, Event};
 pub use error::{
     Denied, FAILURE_REASON_BYTES_MAX, Failed, Failure, FailureKind, Halt, REASON_BYTES_MAX, SessionError, Stop,

@@ -9,7 +9,7 @@
 use crate::api::{Page, Refusal};
 use crate::{call, typed_key};
 use keelstone_codec::{Key, Namespace, OrderedKey, Root, Shape, Text};
-use keelstone_execution::{IndexError, Layout, PublicKey, Registry};
+use keelstone_execution::{IndexError, Layout, PublicKey, Registry, entry_prefix};
 use keelstone_ledger::Committed;
 use keelstone_ledger::modules::agents::AgentId;
 use keelstone_ledger::modules::index::Indexes;
@@ -46,6 +46,13 @@ pub(crate) struct Table<'a> {
     pub(crate) place: &'a str,
     /// What its rows can be looked up by beside their keys.
     pub(crate) by: Option<By>,
+}
+
+impl Table<'_> {
+    /// What the keys of its rows begin with.
+    pub(crate) fn prefix(&self) -> Vec<u8> {
+        entry_prefix(self.place)
+    }
 }
 
 /// The table of a name: one of [`TABLES`], unless this chain has none or a namespace of its own of that name; or
@@ -190,7 +197,7 @@ fn look(indexes: &Indexes, by: By, of: &str, page: &Page) -> Result<Found, Refus
     let failed = |error: keelstone_codec::TypeError| Refusal::Failed(error.to_string());
     let (mut keys, mut more) = (Vec::new(), false);
     for end in ends {
-        let key = Key::new([place.as_bytes(), b"/", &end].concat()).map_err(failed)?;
+        let key = Key::new([entry_prefix(place), end].concat()).map_err(failed)?;
         if page.after.as_ref().is_some_and(|after| key.as_slice() <= after.as_slice()) {
             continue;
         }
@@ -221,7 +228,7 @@ fn layout<'a>(registry: &'a Registry, namespace: &str, place: &str) -> Option<&'
 /// A row of a table by field, or nothing if this program does not know the table.
 pub(crate) fn row(registry: &Registry, namespace: &str, place: &str, key: &[u8], value: &[u8]) -> Option<Value> {
     let (key_shape, value_shape) = rows_of(layout(registry, namespace, place)?)?;
-    let own = key.strip_prefix(place.as_bytes())?.strip_prefix(b"/")?;
+    let own = key.strip_prefix(&entry_prefix(place)[..])?;
     let key = typed_key::show(&key_shape, own)?;
     let value = match value_shape {
         Some(shape) => call::decode(shape, value).ok()?,
@@ -233,5 +240,26 @@ pub(crate) fn row(registry: &Registry, namespace: &str, place: &str, key: &[u8],
 /// The key of a row of a table, as [`row`] shows it; nothing if it is not one.
 pub(crate) fn key(registry: &Registry, namespace: &str, place: &str, shown: &str) -> Option<Vec<u8>> {
     let (shape, _) = rows_of(layout(registry, namespace, place)?)?;
-    Some([place.as_bytes(), b"/", &typed_key::read(&shape, shown)?].concat())
+    Some([entry_prefix(place), typed_key::read(&shape, shown)?].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelstone_ledger::modules::standard;
+
+    /// spec: EXEC-18. At the empty place nothing stands before the keys of rows.
+    #[test]
+    fn rows_at_the_empty_place_are_found_by_their_keys_alone() {
+        let registry = standard();
+        let table = table(&registry, "contracts/").expect("the entries of contracts");
+        assert_eq!(table.prefix(), b"");
+        let name = b"currency.balances:alice";
+        let digits = hex::encode(name);
+        assert_eq!(key(&registry, table.space, table.place, &digits).as_deref(), Some(&name[..]));
+        let (shape, _) = layout(&registry, "contracts", "").and_then(rows_of).expect("rows");
+        assert_eq!(typed_key::show(&shape, name), Some(json!(digits)));
+        let agents = super::table(&registry, "agents").expect("a table");
+        assert_eq!(agents.prefix(), b"all/");
+    }
 }

@@ -116,7 +116,8 @@ struct Site {
 }
 
 /// What the keys of the entries at a place begin with (spec: EXEC-18).
-pub(crate) fn entry_prefix(place: &str) -> Vec<u8> {
+#[must_use]
+pub fn entry_prefix(place: &str) -> Vec<u8> {
     let mut prefix = place.as_bytes().to_vec();
     if !prefix.is_empty() {
         prefix.push(b'/');

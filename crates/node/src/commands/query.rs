@@ -190,24 +190,43 @@ pub(super) fn hint_at_what_there_is(
     out.say(out.ink(Ink::Quiet, hint));
 }
 
-fn entry(options: EntryOptions, context: &Context<'_>) -> Result<Exit, Failure> {
-    let name = options.namespace.clone().unwrap_or_default();
-    let registry = &context.application.registry;
-    let (namespace, key) = match &options.key {
-        Some(key) => (name, key.clone()),
-        // The name of a contract's entry has a point in it, the name of a table has none.
-        None if name.contains('.') => (CONTRACTS.to_owned(), name),
-        None => {
-            if let Some((namespace, place)) = world::single(registry, &name) {
-                (namespace.to_owned(), place.to_owned())
-            } else if let Some(found) = world::table(registry, &name) {
-                return table(&options, found, context);
-            } else {
-                return Err(no_table(&name, registry));
-            }
+/// What is asked for by a name and perhaps a key.
+enum Asked<'a> {
+    Entry(Namespace, Key),
+    Rows(Table<'a>),
+}
+
+impl<'a> Asked<'a> {
+    fn of(name: &'a str, key: Option<&str>, hexadecimal: bool, registry: &'a Registry) -> Result<Self, Failure> {
+        let entry = |(namespace, key)| Self::Entry(namespace, key);
+        if let Some(key) = key {
+            return place(name, key, hexadecimal, registry).map(entry);
         }
+        if let Some((namespace, place)) = world::single(registry, name) {
+            // The key is the place itself, whatever keys people write in a namespace of this name.
+            return Ok(Self::Entry(
+                parsed("namespace", Namespace::new(namespace))?,
+                parsed("key", Key::new(place.as_bytes()))?,
+            ));
+        }
+        if let Some(table) = world::table(registry, name) {
+            return Ok(Self::Rows(table));
+        }
+        // The name of a contract's entry has a point in it, that of a table has none; that of a namespace may.
+        if name.contains('.') {
+            place(CONTRACTS, name, hexadecimal, registry).map(entry)
+        } else {
+            Err(no_table(name, registry))
+        }
+    }
+}
+
+fn entry(options: EntryOptions, context: &Context<'_>) -> Result<Exit, Failure> {
+    let name = options.namespace.as_deref().unwrap_or_default();
+    let (namespace, key) = match Asked::of(name, options.key.as_deref(), options.hex, &context.application.registry)? {
+        Asked::Entry(namespace, key) => (namespace, key),
+        Asked::Rows(found) => return table(&options, found, context),
     };
-    let (namespace, key) = place(&namespace, &key, options.hex, registry)?;
     let (chain, height) = (context.chain()?, options.height.map(Height));
     let entry = chain.entry(&namespace, &key, height, options.prove)?;
     if options.prove {
@@ -234,15 +253,11 @@ fn no_table(name: &str, registry: &Registry) -> Failure {
 }
 
 /// Rows of a table, keys and values by field.
-fn table(
-    options: &EntryOptions,
-    Table { space, place, by }: Table<'_>,
-    context: &Context<'_>,
-) -> Result<Exit, Failure> {
+fn table(options: &EntryOptions, table: Table<'_>, context: &Context<'_>) -> Result<Exit, Failure> {
+    let Table { space, place, by } = table;
     let namespace = parsed("namespace", Namespace::new(space))?;
     let after = options.after.as_deref().map(|after| key_bytes(after, true)).transpose()?;
-    let prefix = format!("{place}/").into_bytes();
-    let page = Page { prefix, after, limit: usize::from(options.limit) };
+    let page = Page { prefix: table.prefix(), after, limit: usize::from(options.limit) };
     let chain = context.chain()?;
     let found = match (&options.of, by) {
         (None, _) => chain.entries(&namespace, &page, options.height.map(Height))?,
@@ -370,4 +385,48 @@ fn functions(context: &Context<'_>) -> Result<Exit, Failure> {
     }
     out.emit(&functions);
     Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelstone_codec::Text;
+    use keelstone_execution::{Item, Map, namespace};
+
+    /// An application's own namespace, of the name of a table, with rows whose keys any text could be.
+    #[namespace("agents")]
+    struct Agents {
+        #[expect(dead_code, reason = "the declaration is what is asked")]
+        all: Map<Text<20>, u64>,
+        #[expect(dead_code, reason = "the declaration is what is asked")]
+        count: Item<u64>,
+    }
+
+    #[namespace("my.app")]
+    struct Pointed {
+        #[expect(dead_code, reason = "the declaration is what is asked")]
+        rows: Map<u64, u64>,
+        #[expect(dead_code, reason = "the declaration is what is asked")]
+        value: Item<u64>,
+    }
+
+    fn asked(name: &str) -> String {
+        let mut registry = Registry::new();
+        registry.declare::<Agents>().declare::<Pointed>();
+        match Asked::of(name, None, false, &registry) {
+            Ok(Asked::Entry(namespace, key)) => format!("{namespace} {}", key.escape_ascii()),
+            Ok(Asked::Rows(table)) => format!("rows of {}/{}", table.space, table.place),
+            Err(failure) => failure.message,
+        }
+    }
+
+    #[test]
+    fn a_name_with_a_slash_is_a_place_of_its_namespace() {
+        assert_eq!(asked("agents"), "rows of agents/all");
+        assert_eq!(asked("agents/count"), "agents count", "a place is no key that somebody wrote");
+        assert_eq!(asked("my.app/rows"), "rows of my.app/rows", "a namespace may have a point in its name");
+        assert_eq!(asked("my.app/value"), "my.app value");
+        assert!(asked("currency.balances:a/b").starts_with(CONTRACTS), "and so may a contract's entry");
+        assert!(asked("agents/none").starts_with("there is no table"));
+    }
 }
