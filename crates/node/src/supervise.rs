@@ -10,7 +10,7 @@
 //! removed: a validator that forgot it could sign twice.
 
 use crate::cometbft::config_file::{Edit, edited};
-use crate::commands::statesync::{read, replace};
+use crate::commands::statesync::{read, replace_after};
 use crate::exit::Failure;
 use crate::generations::name_none;
 use crate::processes::{Group, Process};
@@ -337,18 +337,20 @@ fn state_sync_is_on(home: &Path) -> bool {
 /// Makes engine and application begin anew, by fetching every block: empties the application's data but for snapshots,
 /// the engine's but for what its validator has signed, and turns state sync off. In this order, so that a crash in
 /// between leaves an engine that still state syncs into an application that is empty; which it is once it names no
-/// generation, whatever else is left.
+/// generation, whatever else is left. The configuration is ready before anything goes: one that cannot be written would have
+/// each start empty both anew.
 ///
 /// The caller has stopped both, and knows that the application holds no block that was confirmed.
 pub(crate) fn fall_back(engine: &Supervised, data: &Path) -> Result<(), Failure> {
-    name_none(data)?;
-    empty(data, &["snapshots"])?;
-    empty(&engine.home.join("data"), &[SIGNED])?;
     let config = config_of(&engine.home);
     let text = read(&config)?;
     let fresh = edited(&text, &[Edit::new("statesync", "enable", false)])
         .map_err(|error| Failure::usage(format!("{}: {error}", config.display())))?;
-    replace(&config, &fresh)
+    replace_after(&config, &fresh, || {
+        name_none(data)?;
+        empty(data, &["snapshots"])?;
+        empty(&engine.home.join("data"), &[SIGNED])
+    })
 }
 
 #[cfg(test)]
@@ -491,6 +493,32 @@ mod tests {
         fs::remove_file(Fault::Empty.file(&data)).expect("removed");
         fall_back(&engine, &data).expect("what is left is done");
         assert!(!state_sync_is_on(&engine.home));
+    }
+
+    /// Where state sync cannot be turned off, each start would empty both sides anew: nothing is touched.
+    #[test]
+    fn nothing_is_emptied_where_the_configuration_cannot_be_written() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (home, data) = (dir.path().join("engine"), dir.path().join("data"));
+        for directory in ["engine/config", "engine/data/state.db", "data/gen-000001/state"] {
+            fs::create_dir_all(dir.path().join(directory)).expect("made");
+        }
+        fs::write(data.join("CURRENT"), "gen-000001\n").expect("written");
+        let engine = Supervised { cometbft: "cometbft".into(), home };
+        let config = config_of(&engine.home);
+        let untouched = || {
+            fall_back(&engine, &data).expect_err("it cannot be written");
+            let there = ["engine/data/state.db", "data/gen-000001/state", "data/CURRENT"];
+            there.iter().all(|path| dir.path().join(path).exists()) && state_sync_is_on(&engine.home)
+        };
+        // Beside a name as long as this there is no room for another that is longer.
+        let long = dir.path().join("x".repeat(250));
+        fs::write(&long, "[statesync]\nenable = true\n").expect("written");
+        std::os::unix::fs::symlink(&long, &config).expect("made");
+        assert!(untouched(), "there is no name for a new one");
+        fs::remove_file(&config).expect("removed");
+        fs::write(&config, "statesync = { enable = true }\n").expect("written");
+        assert!(untouched(), "it has no such section");
     }
 
     /// What a validator has signed, and snapshots, outlive everything.

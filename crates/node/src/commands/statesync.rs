@@ -136,10 +136,33 @@ pub(crate) fn read(config: &Path) -> Result<String, Failure> {
 /// Puts a new text in the place of a file at once: a crash leaves the old one or the new one. The file is not ours: behind a
 /// link it is the file that is replaced and not the link, and it stays its owner's, who may be another user.
 pub(crate) fn replace(path: &Path, text: &str) -> Result<(), Failure> {
+    replace_after(path, text, || Ok(()))
+}
+
+/// As [`replace`], with something done before that, once the new text is on disk and nothing but its name is left to change:
+/// what cannot be written at all is known by then.
+pub(crate) fn replace_after(
+    path: &Path,
+    text: &str,
+    before: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::io(format_args!("could not write {}", path.display()), &error);
     let path = fs::canonicalize(path).map_err(failed)?;
-    let before = fs::metadata(&path).map_err(failed)?;
-    write_under(&path, text.as_bytes(), |fresh| keep(fresh, &before), |fresh| fs::rename(fresh, &path)).map_err(failed)
+    let old = fs::metadata(&path).map_err(failed)?;
+    let mut stopped = None;
+    let name = |fresh: &Path| match before() {
+        Ok(()) => fs::rename(fresh, &path),
+        Err(failure) => {
+            let error = std::io::Error::other(failure.message.clone());
+            stopped = Some(failure);
+            Err(error)
+        }
+    };
+    let written = write_under(&path, text.as_bytes(), |fresh| keep(fresh, &old), name);
+    match stopped {
+        Some(failure) => Err(failure),
+        None => written.map_err(failed),
+    }
 }
 
 /// Gives a file the owner, the group and the mode of the one whose place it takes.
