@@ -1,6 +1,6 @@
 //! Where the nodes of a test network live: on loopback with a port each, or each in a network namespace of its own.
 
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -59,6 +59,24 @@ impl Hosts {
         }
     }
 
+    /// Refuses names under which processes run: those of another network, of whose directory this one is a copy. What is left
+    /// of one that is gone has none.
+    pub(crate) fn check_unused(&self, nodes: u8) -> Result<(), Failure> {
+        let Self::Namespaces { name, .. } = self else { return Ok(()) };
+        for space in (0..nodes).map(|index| format!("{name}n{index}")) {
+            // Mostly there is none, and one that is there and cannot be looked into is named by what fails next.
+            let processes = ip(&["netns", "pids", &space]).unwrap_or_default();
+            if let Some(process) = processes.split_whitespace().next() {
+                let message =
+                    format!("process {process} runs in the network namespace {space}: another network has it");
+                return Err(Failure::new(Exit::InUse, message).hint(
+                    "one of two networks with the same testnet.json runs at a time; keelstone testnet down stops it",
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Makes what connects the nodes, in the place of what an owner that was killed may have left.
     pub(crate) fn set_up(&self, nodes: u8) -> Result<(), Failure> {
         let Self::Namespaces { name, network } = self else { return Ok(()) };
@@ -69,7 +87,7 @@ impl Hosts {
         let [a, b, c, _] = network.octets();
         ip(&["link", "add", &format!("{name}b"), "type", "bridge"])?;
         ip(&["addr", "add", &format!("{a}.{b}.{c}.1/24"), "dev", &format!("{name}b")])?;
-        ip(&["link", "set", &format!("{name}b"), "up"])
+        ip(&["link", "set", &format!("{name}b"), "up"]).map(drop)
     }
 
     /// Removes the place of a node that does not run.
@@ -91,7 +109,7 @@ impl Hosts {
         ip(&["link", "set", &outer, "master", &format!("{name}b"), "up"])?;
         ip(&["-n", &space, "addr", "add", &address, "dev", "eth0"])?;
         ip(&["-n", &space, "link", "set", "eth0", "up"])?;
-        ip(&["-n", &space, "link", "set", "lo", "up"])
+        ip(&["-n", &space, "link", "set", "lo", "up"]).map(drop)
     }
 
     /// Cuts a node off from the others, or joins it again. `false` if nodes share one network and cannot be cut off.
@@ -117,7 +135,7 @@ fn place(name: &str, index: u8) -> [Vec<String>; 2] {
 }
 
 /// Runs `ip`, and fails with what it said.
-pub(crate) fn ip(arguments: &[&str]) -> Result<(), Failure> {
+pub(crate) fn ip(arguments: &[&str]) -> Result<String, Failure> {
     let shown = format!("ip {}", arguments.join(" "));
     let output = Command::new("ip")
         .args(arguments)
@@ -125,7 +143,7 @@ pub(crate) fn ip(arguments: &[&str]) -> Result<(), Failure> {
         .output()
         .map_err(|error| Failure::io(format_args!("could not run {shown}"), &error))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(Failure::error(format!("{shown}: {said}")).hint("network namespaces need root and iproute2"))
@@ -159,6 +177,7 @@ fn random<const N: usize>() -> Result<[u8; N], Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn ports_are_free_and_differ() {
@@ -167,6 +186,33 @@ mod tests {
         assert_eq!(taken.len(), 8);
         let second: [u16; 8] = free_ports(&taken).expect("free ports");
         assert!(second.iter().all(|port| !taken.contains(port) && PORTS.contains(port)));
+    }
+
+    /// What a network owns is removed by another that takes its names. Where this may make no namespaces, nothing is found out.
+    #[test]
+    fn names_under_which_processes_run_are_refused() {
+        let Ok(hosts) = Hosts::namespaces() else { panic!("no randomness") };
+        let Hosts::Namespaces { name, .. } = &hosts else { panic!("namespaces were asked for") };
+        let space = format!("{name}n3");
+        assert!(hosts.check_unused(4).is_ok(), "nothing of that name is there");
+        if ip(&["netns", "add", &space]).is_err() {
+            return;
+        }
+        let left = hosts.check_unused(4);
+        let mut process = hosts.command(3, OsStr::new("cat")).stdin(Stdio::piped()).spawn().expect("ip is there");
+        // It is in there before it runs anything.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut used = hosts.check_unused(4);
+        while used.is_ok() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+            used = hosts.check_unused(4);
+        }
+        let (few, _) = (hosts.check_unused(3), process.kill());
+        let (_, removed) = (process.wait(), ip(&["netns", "del", &space]));
+        assert!(left.is_ok(), "what is left of a network has no processes");
+        let refused = used.expect_err("it is used");
+        assert!(refused.exit == Exit::InUse && refused.message.contains(&space), "{refused}");
+        assert!(few.is_ok() && removed.is_ok());
     }
 
     #[test]

@@ -51,6 +51,8 @@ struct Running {
 impl Network {
     /// Starts every node of a layout. Its directory stays held until the last of their processes has ended.
     pub(crate) fn start(layout: Layout, program: PathBuf, held: &Held) -> Result<Self, Failure> {
+        // Before anything is named as this one's to remove.
+        layout.hosts.check_unused(NODES_MAX)?;
         let group = Group::start(Some(held.file()))
             .map_err(|error| Failure::io("could not start the network's reaper", &error))?;
         let mut network = Self { layout, group, program, running: BTreeMap::new(), holds: 0 };
