@@ -107,22 +107,37 @@ impl Node {
 }
 
 impl Layout {
-    /// Lays out a new network in a directory that holds none yet.
+    /// Lays out a new network in a directory that holds none yet. One that fails leaves nothing of it.
     pub(crate) fn create(dir: &Path, wish: &Wish) -> Result<Self, Failure> {
         let mut layout = Self::check(dir, wish)?;
         create_private_dir(&layout.dir).map_err(|error| Failure::io(layout.dir.display(), &error))?;
+        match layout.fill(wish) {
+            Ok(()) => Ok(layout),
+            Err(failure) => {
+                // Nothing of these names was there before.
+                for node in &layout.nodes {
+                    if let Err(failure) = remove_dir(&layout.node_dir(node)) {
+                        tracing::warn!(%failure, node = node.name, "not all of it is removed");
+                    }
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Names the first nodes, and writes what they and the network are made of.
+    fn fill(&mut self, wish: &Wish) -> Result<(), Failure> {
         let mut keys = Vec::new();
         for _ in 0..wish.validators {
             let (mine, engine) = (fresh_key()?, fresh_key()?);
-            layout.name_node(true, wish.supervised, &engine)?;
+            self.name_node(true, wish.supervised, &engine)?;
             keys.push((mine, engine));
         }
-        let genesis = layout.genesis(wish, &keys.iter().map(|(key, _)| key).collect::<Vec<_>>())?;
-        for (node, (key, engine)) in layout.nodes.clone().iter().zip(&keys) {
-            layout.write_node(node, key, engine, &genesis)?;
+        let genesis = self.genesis(wish, &keys.iter().map(|(key, _)| key).collect::<Vec<_>>())?;
+        for (node, (key, engine)) in self.nodes.clone().iter().zip(&keys) {
+            self.write_node(node, key, engine, &genesis)?;
         }
-        layout.write()?;
-        Ok(layout)
+        self.write()
     }
 
     /// A network as wished for, without nodes still: refuses what could not be one, and makes nothing. What was refused only
@@ -162,13 +177,24 @@ impl Layout {
 
     /// Refuses a name for a node under which something is there already: what belongs to the network is removed with it.
     fn check_free(&self, index: u8) -> Result<(), Failure> {
-        let path = self.dir.join(format!("node{index}"));
+        let path = self.dir.join(node_name(index));
         match fs::symlink_metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(Failure::io(path.display(), &error)),
-            Ok(_) => Err(Failure::usage(format!("{} is there already", path.display()))
-                .hint("keelstone testnet down --remove removes what a network that was not finished left")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Failure::io(path.display(), &error)),
+            Ok(_) => {}
         }
+        let hint = match Self::unfinished(&self.dir) {
+            Some(_) => "keelstone testnet down --remove removes what a network that was not finished left".to_owned(),
+            None => {
+                let names = (0..NODES_MAX).map(node_name).filter(|name| self.dir.join(name).exists());
+                let names = names.filter(|name| self.nodes.iter().all(|node| node.name != *name));
+                let names = names.collect::<Vec<_>>().join(", ");
+                format!(
+                    "if a network that was not finished left it, remove it by hand, for there is more in the directory: {names}"
+                )
+            }
+        };
+        Err(Failure::usage(format!("{} is there already", path.display())).hint(hint))
     }
 
     /// What a network that was not finished left in a directory besides its lock: nothing else is in there. None if anything
@@ -183,7 +209,7 @@ impl Layout {
         let mut is_held = false;
         for name in names(dir)? {
             let path = dir.join(&name);
-            let is_node = name.strip_prefix("node").is_some_and(|number| number.parse::<u8>().is_ok()) && path.is_dir();
+            let is_node = (0..NODES_MAX).any(|index| name == node_name(index)) && path.is_dir();
             if (is_node && names(&path)?.iter().all(|name| NODE_FILES.contains(&name.as_str())))
                 || is_half_written(&name)
             {
@@ -332,7 +358,7 @@ impl Layout {
         let address = self.hosts.address(index);
         let [http, rpc, p2p] = free_ports(&taken)?.map(|port| SocketAddr::new(address, port));
         let node_id = node_id(&engine.public());
-        let node = Node { name: format!("node{index}"), index, validator, supervised, node_id, http, rpc, p2p };
+        let node = Node { name: node_name(index), index, validator, supervised, node_id, http, rpc, p2p };
         self.nodes.push(node.clone());
         Ok(node)
     }
@@ -437,6 +463,11 @@ impl Layout {
         );
         edited(&text, &self.engine_edits()?).map_err(|error| Failure::usage(format!("--engine-set: {error}")))
     }
+}
+
+/// What a node is called.
+fn node_name(index: u8) -> String {
+    format!("node{index}")
 }
 
 /// The file that is locked by whoever has a network's directory.
@@ -620,13 +651,27 @@ mod tests {
         let notes = dir.path().join("node1/notes.txt");
         fs::create_dir(dir.path().join("node1")).expect("made");
         fs::write(&notes, "mine").expect("written");
-        let refused = |wish: &Wish| Layout::create(dir.path(), wish).expect_err("refused").message;
-        assert!(refused(&wish(2)).contains("node1 is there already"));
+        let refused = Layout::create(dir.path(), &wish(2)).expect_err("refused");
+        assert!(refused.message.contains("node1 is there already"), "{refused}");
+        let hint = refused.hint.expect("what to do");
+        assert!(hint.ends_with("by hand, for there is more in the directory: node1"), "{hint}");
         assert!(!dir.path().join("node0").exists(), "nothing is made");
         let mut layout = Layout::create(dir.path(), &wish(1)).expect("another name");
         let error = layout.add_full_node(false, &[]).expect_err("refused");
         assert!(error.message.contains("node1 is there already"), "{error}");
         assert_eq!((layout.nodes.len(), fs::read(&notes).expect("there")), (1, b"mine".to_vec()));
+    }
+
+    /// What came to nothing is not in the way of the next try, whatever else is in the directory.
+    #[test]
+    fn a_network_that_cannot_be_laid_out_leaves_no_nodes() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        // Its name is taken by what no file can be put in the place of.
+        fs::create_dir_all(dir.path().join("testnet.json/mine")).expect("made");
+        Layout::create(dir.path(), &wish(2)).expect_err("it cannot be written");
+        let names: Vec<_> =
+            fs::read_dir(dir.path()).expect("listed").map(|entry| entry.expect("listed").file_name()).collect();
+        assert_eq!(names, ["testnet.json"]);
     }
 
     #[test]
@@ -659,6 +704,14 @@ mod tests {
             assert_eq!(Layout::unfinished(&net), None, "{foreign}");
             fs::remove_file(net.join(foreign)).expect("removed");
         }
+        // No node was ever called so.
+        for foreign in ["node+5", "node007", "node200", "node32"] {
+            fs::create_dir(net.join(foreign)).expect("made");
+            assert_eq!(Layout::unfinished(&net), None, "{foreign}");
+            fs::remove_dir(net.join(foreign)).expect("removed");
+        }
+        let hint = Layout::create(&net, &wish(1)).expect_err("refused").hint.expect("what to do");
+        assert!(hint.starts_with("keelstone testnet down --remove"), "{hint}");
         assert!(Layout::unfinished(&net).is_some());
         assert_eq!(Layout::unfinished(&dir.path().join("none")), None);
     }
