@@ -7,7 +7,7 @@
 //! The process ends with this one, however that ends: it would load on for minutes.
 
 use super::{BenchError, Engine, Figures, Line, Model, NAMESPACE, Random, key, median, round, value};
-use crate::processes::Group;
+use crate::processes::{Group, Process};
 use keelstone_codec::{Height, Namespace, Root};
 use keelstone_store::files::Directory;
 use keelstone_store::{Options, Store};
@@ -87,7 +87,20 @@ fn is_there(store: &Store<Blake3>, (height, root): (Height, Root)) -> Result<(),
 /// Starts a worker and kills it once it has acknowledged so many blocks. The last height it said, and its root.
 fn work_until_killed(group: &Group, mut worker: Command, blocks: usize) -> Result<(Height, Root), BenchError> {
     worker.stdout(Stdio::piped());
-    let mut worker = group.spawn(worker)?;
+    heard_and_killed(group.spawn(worker)?, blocks)
+}
+
+/// As [`work_until_killed`], of a worker that runs. Whatever it says, it has ended afterwards: its directory is no longer its own.
+fn heard_and_killed(mut worker: Process, blocks: usize) -> Result<(Height, Root), BenchError> {
+    let heard = hear(&mut worker, blocks);
+    let killed = worker.kill();
+    let heard = heard?;
+    killed?;
+    Ok(heard)
+}
+
+/// Listens until a worker has acknowledged so many blocks.
+fn hear(worker: &mut Process, blocks: usize) -> Result<(Height, Root), BenchError> {
     let mut lines = BufReader::new(worker.output().expect("it is piped")).lines();
     let mut last = None;
     for _ in 0..blocks {
@@ -100,7 +113,6 @@ fn work_until_killed(group: &Group, mut worker: Command, blocks: usize) -> Resul
             .and_then(|(height, root)| Some((Height(height.parse().ok()?), Root::from_hex(root).ok()?)));
         last = Some(said.ok_or_else(|| BenchError::Wrong(format!("the worker said {line:?}")))?);
     }
-    worker.kill()?;
     last.ok_or_else(|| BenchError::Wrong("there was no block to wait for".into()))
 }
 
@@ -146,6 +158,20 @@ pub(crate) fn work(data: &Path, sizes: OpenSizes) -> Result<(), BenchError> {
 mod tests {
     use super::*;
     use keelstone_store::files::MemoryFiles;
+
+    /// What it says is checked while it writes, and its directory goes when that fails.
+    #[test]
+    fn a_worker_that_says_nonsense_is_killed() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        command.arg("-c").arg("echo $$ > pid; echo nonsense; exec sleep 60").current_dir(&directory);
+        command.stdout(Stdio::piped());
+        let heard = heard_and_killed(Process::alone(command).unwrap(), 3);
+        assert!(matches!(&heard, Err(BenchError::Wrong(said)) if said.contains("nonsense")), "{heard:?}");
+        let pid = std::fs::read_to_string(directory.path().join("pid")).unwrap();
+        let lives = Command::new("kill").args(["-0", pid.trim()]).stderr(Stdio::null()).status().unwrap();
+        assert!(!lives.success(), "it goes on");
+    }
 
     /// As many heights prove nothing: each must be the one that was acknowledged.
     #[test]
