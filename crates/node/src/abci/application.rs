@@ -98,16 +98,19 @@ impl Application {
     /// Why state sync will not come to an end, if it will not: asked again and again while the node runs.
     pub(crate) fn gave_up(&self, patience: Duration, engine_height: impl FnOnce() -> Option<u64>) -> Option<String> {
         let sync = self.sync.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut in_vain = false;
+        let mut said = None;
         let why = sync.gave_up(Instant::now(), patience, || {
             let height = engine_height();
-            in_vain = height.is_none();
+            said = Some(height);
             height
         });
-        if in_vain && !self.asked_in_vain.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                "the engine makes no block, and its RPC (engine.rpc) does not say whether state sync goes on"
-            );
+        match said {
+            Some(None) if !self.asked_in_vain.swap(true, Ordering::Relaxed) => {
+                let confirmed = self.engine.standing().last.filter(|_| !self.engine.is_unconfirmed());
+                tracing::warn!("{}", unanswered(confirmed));
+            }
+            Some(Some(1..)) => self.sync.lock().unwrap_or_else(PoisonError::into_inner).has_blocks(&sync),
+            _ => {}
         }
         why
     }
@@ -462,6 +465,19 @@ impl Application {
             height: engine_height(proven.height),
             ..Default::default()
         })
+    }
+}
+
+/// What is known of an engine that makes no block and does not say where it stands, by the last block that was confirmed here.
+pub(super) fn unanswered(confirmed: Option<Height>) -> String {
+    match confirmed {
+        None => {
+            "the engine makes no block, and its RPC (engine.rpc) does not say whether state sync goes on".to_owned()
+        }
+        Some(height) => format!(
+            "the engine has made no block since it connected, and its RPC (engine.rpc) does not say where it stands; the \
+             last here is {height}"
+        ),
     }
 }
 

@@ -71,6 +71,14 @@ impl Patience {
         self.idle_since = None;
     }
 
+    /// The engine says that it has blocks, asked as things stood in `asked`: it needs no snapshot any more, and until another
+    /// one connects there is nothing to ask.
+    pub(crate) fn has_blocks(&mut self, asked: &Self) {
+        if self.phase == Phase::Quiet && self.idle_since == asked.idle_since {
+            self.idle_since = None;
+        }
+    }
+
     /// A snapshot was accepted.
     pub(crate) fn began(&mut self, now: Instant) {
         self.phase = Phase::Receiving;
@@ -196,6 +204,22 @@ mod tests {
             sync.connected(later);
             assert_eq!(sync.gave_up(later + PATIENCE, PATIENCE, || Some(0)), None, "no snapshot is needed any more");
         }
+    }
+
+    /// What an engine with blocks waits for is the next of them: it is asked once, until another connects.
+    #[test]
+    fn an_engine_that_has_blocks_is_not_asked_again() {
+        let start = Instant::now();
+        let later = start + PATIENCE;
+        let mut sync = Patience::default();
+        sync.connected(start);
+        let asked = sync.clone();
+        sync.has_blocks(&asked);
+        assert_eq!(sync.gave_up(later, PATIENCE, || panic!("it has said that it has blocks")), None);
+        sync.disconnected();
+        sync.connected(later);
+        sync.has_blocks(&asked);
+        assert!(sync.gave_up(later + PATIENCE, PATIENCE, || Some(0)).is_some(), "this is another engine");
     }
 
     #[test]

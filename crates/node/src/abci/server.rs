@@ -26,7 +26,7 @@ use tendermint_proto::v0_38::abci::request::Value as Request;
 use tendermint_proto::v0_38::abci::response::Value as Response;
 use tendermint_proto::v0_38::abci::{Request as RequestMessage, Response as ResponseMessage};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// After so long without a word the other end of a TCP connection is asked whether it is there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -104,19 +104,17 @@ impl Server {
             connections += 1;
             let started = accepted.and_then(|(stream, place)| {
                 open.all().insert(connections, stream.handle()?);
-                let (application, all, number) = (application.clone(), open.clone(), connections);
+                let entered = Entered { open: open.clone(), number: connections, _place: place };
+                let application = application.clone();
                 let thread = std::thread::Builder::new().name("abci".to_owned());
-                let started = thread.spawn(move || {
+                thread.spawn(move || {
+                    let _entered = entered;
                     tracing::info!("the engine opened a connection");
                     match stream.answer(application) {
                         Ok(()) => tracing::info!("the engine closed a connection"),
                         Err(error) => tracing::warn!(%error, "a connection of the engine's was closed"),
                     }
-                    all.all().remove(&number);
-                    // The last thing a connection does: whoever has all places knows that nothing is held any more.
-                    drop(place);
-                });
-                started.inspect_err(|_| drop(open.all().remove(&connections)))
+                })
             });
             if let Err(error) = started {
                 tracing::warn!(%error, "a connection of the engine's could not be accepted");
@@ -177,6 +175,20 @@ impl Open {
     }
 }
 
+/// A connection's entry among the open ones, and its place: given back however its thread ends, even if it never began.
+struct Entered {
+    open: Arc<Open>,
+    number: u64,
+    /// The last thing a connection lets go of: whoever has all places knows that nothing is held any more.
+    _place: OwnedSemaphorePermit,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.open.all().remove(&self.number);
+    }
+}
+
 /// An accepted connection.
 enum Accepted {
     Unix(std::os::unix::net::UnixStream),
@@ -193,13 +205,10 @@ impl Accepted {
 
     /// Answers the connection's calls on this thread, until it ends, and lets go of the application.
     fn answer(self, application: Arc<Application>) -> Result<(), ConnectionError> {
-        application.connected();
-        let ended = match self {
+        match self {
             Self::Unix(stream) => connection(stream, &application),
             Self::Tcp(stream) => connection(stream, &application),
-        };
-        application.disconnected();
-        ended
+        }
     }
 }
 
@@ -246,7 +255,7 @@ fn remove_stale(path: &Path) -> Result<(), Failure> {
 
 /// Why a connection was closed before its time.
 #[derive(Debug, thiserror::Error)]
-enum ConnectionError {
+pub(super) enum ConnectionError {
     #[error(transparent)]
     Frame(#[from] FrameError),
     #[error("it ended in the middle of a frame")]
@@ -257,8 +266,25 @@ enum ConnectionError {
     Io(#[from] io::Error),
 }
 
+/// A connection, as long as it is answered: one that met a bug is closed, too, and no longer counts.
+struct Connected<'a>(&'a Application);
+
+impl<'a> Connected<'a> {
+    fn to(application: &'a Application) -> Self {
+        application.connected();
+        Self(application)
+    }
+}
+
+impl Drop for Connected<'_> {
+    fn drop(&mut self) {
+        self.0.disconnected();
+    }
+}
+
 /// Answers one connection's calls until it ends.
-fn connection(mut stream: impl Read + Write, application: &Application) -> Result<(), ConnectionError> {
+pub(super) fn connection(mut stream: impl Read + Write, application: &Application) -> Result<(), ConnectionError> {
+    let _connected = Connected::to(application);
     let (mut frames, mut answers) = (Frames::default(), BytesMut::new());
     let mut piece = vec![0; READ_BYTES];
     loop {

@@ -1265,3 +1265,53 @@ fn a_chain_begins_with_the_state_of_another() {
     assert_eq!(late.names(), ["CURRENT", "gen-000002"]);
     server.stop();
 }
+
+/// A chain that makes no empty blocks is silent for days: its engine says once that it has blocks. What is said where it does not
+/// answer is what is known.
+#[test]
+fn an_engine_that_has_blocks_is_asked_once() {
+    let place = Place::new();
+    let node = place.start();
+    let mut client = node.connect();
+    assert!(matches!(client.call(Call::Info(proto::RequestInfo::default())), Answer::Info(_)));
+    let mut asked = 0;
+    for _ in 0..3 {
+        let height = || {
+            asked += 1;
+            Some(500)
+        };
+        assert_eq!(node.application.gave_up(Duration::ZERO, height), None);
+    }
+    assert_eq!(asked, 1);
+    let said = super::application::unanswered;
+    assert!(said(None).contains("state sync"));
+    assert!(said(Some(Height(500))).contains("500") && !said(Some(Height(500))).contains("state sync"));
+    drop(client);
+    node.stop();
+}
+
+/// However a connection ends, it is one no more: what counts is whether an engine is there.
+#[test]
+fn a_connection_that_meets_a_bug_no_longer_counts() {
+    struct Buggy;
+    impl Read for Buggy {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            panic!("a bug");
+        }
+    }
+    impl Write for Buggy {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Ok(0)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let place = Place::new();
+    let node = place.start();
+    let application = node.application.clone();
+    let met = std::thread::spawn(move || super::server::connection(Buggy, &application).is_ok()).join();
+    assert!(met.is_err(), "it met none");
+    assert_eq!(node.application.gave_up(Duration::ZERO, || Some(0)), None, "no engine is connected");
+    node.stop();
+}
