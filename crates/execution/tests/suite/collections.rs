@@ -1,8 +1,7 @@
 //! Typed collections: where they put things, and what they give back.
 
 use crate::common::*;
-use keelstone_codec::{Encode, Fixed, OrderedKey, Text};
-use keelstone_codec::{Namespace, Value};
+use keelstone_codec::{Encode, Fixed, Namespace, OrderedKey, Text, Value};
 use keelstone_execution::{
     BlockDraft, Caller, Context, Denied, Draft, FailureKind, Item, Limits, Log, Map, OrderedKey as DeriveKey, RawKey,
     Registry, Sequence, Set, Stop, Transition, View, World, cost, namespace, transition,
