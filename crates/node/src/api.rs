@@ -16,6 +16,7 @@ use keelstone_sync::peers::Manner;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
+use std::time::Duration;
 use utoipa::ToSchema;
 
 /// A chain that can be asked and given transactions.
@@ -72,6 +73,22 @@ pub(crate) enum Refusal {
     /// The question makes no sense.
     #[error("{0}")]
     Bad(String),
+    /// Not from there, or not with this token or without one.
+    #[error("{message}")]
+    Forbidden {
+        /// Why not.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// This is asked too often from here. Nothing was done.
+    #[error("{message}")]
+    TooMany {
+        /// What there was too much of.
+        message: String,
+        /// How long to wait.
+        after: Duration,
+    },
     /// There is no such thing.
     #[error("{0}")]
     NotFound(String),
@@ -86,9 +103,10 @@ pub(crate) enum Refusal {
         highest: u64,
     },
     /// The rules of the chain refuse the transaction.
-    #[error("{message}")]
+    // spec: TX-5
+    #[error("{code}: {message}")]
     Refused {
-        /// The rule, as one word.
+        /// The number of the reason.
         code: String,
         /// What was compared.
         message: String,
@@ -110,16 +128,18 @@ pub(crate) enum Refusal {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let exit = match &refusal {
-            Refusal::Bad(_) => Exit::Usage,
+            Refusal::Bad(_) | Refusal::Forbidden { .. } => Exit::Usage,
             Refusal::NotFound(_) | Refusal::Height { .. } => Exit::NotFound,
             Refusal::Refused { .. } => Exit::Refused,
             Refusal::Follows(_) => Exit::Usage,
             Refusal::Damaged(_) => Exit::Integrity,
-            Refusal::Busy(_) | Refusal::Failed(_) => Exit::Error,
+            Refusal::TooMany { .. } | Refusal::Busy(_) | Refusal::Failed(_) => Exit::Error,
         };
         let failure = Self::new(exit, refusal.to_string());
         match refusal {
             Refusal::Follows(MadeBy { api: Some(api), .. }) => failure.hint(format!("keelstone tx send --node {api}")),
+            Refusal::Forbidden { hint: Some(hint), .. } => failure.hint(hint),
+            Refusal::TooMany { after, .. } => failure.hint(format!("ask again in {} s", after.as_secs())),
             _ => failure,
         }
     }

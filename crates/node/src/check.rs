@@ -271,8 +271,8 @@ impl Ask for HttpPeer {
     fn ask(&mut self, request: &Request) -> Result<Response, Silence> {
         match self.answer(request) {
             Ok(response) => Ok(response),
-            Err(Refusal::Height { .. } | Refusal::NotFound(_)) => Ok(Response::Unavailable(Why::NotKept)),
-            Err(Refusal::Busy(_)) => Ok(Response::Busy { retry_after_ms: 1_000 }),
+            Err(Refusal::NotFound(_)) => Ok(Response::Unavailable(Why::NotKept)),
+            Err(Refusal::Busy(_) | Refusal::TooMany { .. }) => Ok(Response::Busy { retry_after_ms: 1_000 }),
             Err(Refusal::Damaged(_)) => Ok(Response::Unavailable(Why::Unreadable)),
             Err(refusal) => Err(Silence(refusal.to_string())),
         }

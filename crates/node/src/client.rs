@@ -28,6 +28,8 @@ use zeroize::Zeroizing;
 
 /// How long connecting, then each read, and an answer without a byte may take unless told otherwise.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a node that is asked too often is left alone at least, and if it does not say.
+const WAIT_MIN: Duration = Duration::from_secs(1);
 /// Bytes of an answer. The largest honest one is a proof of an 8 MiB value, in hexadecimal, with the value.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -93,9 +95,35 @@ struct Failed {
 struct FailedText {
     code: String,
     message: String,
-    lowest_height: Option<u64>,
-    highest_height: Option<u64>,
+    hint: Option<String>,
     producer: Option<api::MadeBy>,
+}
+
+impl FailedText {
+    /// Why the node did not answer; `wait` is how long it wants to be left alone, if it is asked too often.
+    fn refusal(self, wait: Option<Duration>) -> Refusal {
+        let Self { code, message, hint, producer } = self;
+        if let Some(made_by) = producer {
+            return Refusal::Follows(made_by);
+        }
+        if let "forbidden" | "unauthorized" = code.as_str() {
+            return Refusal::Forbidden { message, hint };
+        }
+        let said = [Some(message), hint].into_iter().flatten().collect::<Vec<_>>().join("; ");
+        match code.as_str() {
+            // What it says of a height names the one that was asked for, and those there are.
+            "not_found" | "gone" => Refusal::NotFound(said),
+            "bad_request" | "too_large" | "unsupported_media" => Refusal::Bad(said),
+            "too_many" => Refusal::TooMany { message: said, after: wait.unwrap_or(WAIT_MIN) },
+            "refused" => {
+                let (code, message) = said.split_once(": ").unwrap_or(("refused", &said));
+                Refusal::Refused { code: code.to_owned(), message: message.to_owned() }
+            }
+            "busy" => Refusal::Busy(said),
+            "damaged" => Refusal::Damaged(said),
+            _ => Refusal::Failed(said),
+        }
+    }
 }
 
 impl Remote {
@@ -177,8 +205,10 @@ impl Remote {
     /// One chunk of a snapshot as it is sent: to be proven by whoever asks.
     pub(crate) fn snapshot_chunk(&self, height: Height, index: u32) -> Result<Vec<u8>, Refusal> {
         match self.answer(&format!("/v1/snapshots/{height}/chunks/{index}"), None)? {
-            (200, chunk) => Ok(chunk),
-            (status, _) => Err(Refusal::NotFound(format!("chunk {index} of height {height}: it answered {status}"))),
+            Answer { status: 200, body, .. } => Ok(body),
+            Answer { status, .. } => {
+                Err(Refusal::NotFound(format!("chunk {index} of height {height}: it answered {status}")))
+            }
         }
     }
 
@@ -187,47 +217,37 @@ impl Remote {
         self.post("/v1/admin/reload", &[])
     }
 
-    fn answer(&self, path: &str, body: Option<Body<'_>>) -> Result<(u16, Vec<u8>), Refusal> {
+    /// Asks, and asks again when it is told to wait: nothing was done then. It waits no longer than for an answer.
+    fn answer(&self, path: &str, body: Option<Body<'_>>) -> Result<Answer, Refusal> {
         let host = self.authority.to_string();
         let token = self.token.as_ref().map(|token| token.as_str());
-        self.converse(&Ask { host: &host, path, body, token })
-            .map_err(|error| Refusal::Failed(format!("the node at {} did not answer: {error}", self.url())))
+        let started = Instant::now();
+        loop {
+            let answer = self
+                .converse(&Ask { host: &host, path, body, token })
+                .map_err(|error| Refusal::Failed(format!("the node at {} did not answer: {error}", self.url())))?;
+            let left = self.timeout.saturating_sub(started.elapsed());
+            match answer.wait() {
+                Some(wait) if wait <= left => std::thread::sleep(wait),
+                _ => return Ok(answer),
+            }
+        }
     }
 
     fn request<T: DeserializeOwned>(&self, path: &str, body: Option<Body<'_>>) -> Result<T, Refusal> {
-        let (status, answer) = self.answer(path, body)?;
-        let unexpected = |error| Refusal::Failed(format!("{}{path} answered {status}: {error}", self.url()));
-        if (200..300).contains(&status) {
-            return strict_json::parse(&answer).map_err(unexpected);
+        let answer = self.answer(path, body)?;
+        let unexpected = |error| Refusal::Failed(format!("{}{path} answered {}: {error}", self.url(), answer.status));
+        if (200..300).contains(&answer.status) {
+            return strict_json::parse(&answer.body).map_err(unexpected);
         }
-        let failed: Failed = strict_json::parse(&answer).map_err(unexpected)?;
-        let FailedText { code, message, lowest_height, highest_height, producer } = failed.error;
-        if let Some(made_by) = producer {
-            return Err(Refusal::Follows(made_by));
-        }
-        Err(match (code.as_str(), lowest_height, highest_height) {
-            (_, Some(lowest), Some(highest)) => {
-                let asked = if code == "gone" { lowest.saturating_sub(1) } else { highest.saturating_add(1) };
-                Refusal::Height { asked, lowest, highest }
-            }
-            ("not_found" | "gone", ..) => Refusal::NotFound(message),
-            ("bad_request" | "too_large" | "forbidden" | "unsupported_media" | "unauthorized" | "too_many", ..) => {
-                Refusal::Bad(message)
-            }
-            ("refused", ..) => {
-                let (code, message) = message.split_once(": ").unwrap_or(("refused", &message));
-                Refusal::Refused { code: code.to_owned(), message: message.to_owned() }
-            }
-            ("busy", ..) => Refusal::Busy(message),
-            ("damaged", ..) => Refusal::Damaged(message),
-            _ => Refusal::Failed(message),
-        })
+        let failed: Failed = strict_json::parse(&answer.body).map_err(unexpected)?;
+        Err(failed.error.refusal(answer.wait()))
     }
 }
 
 impl Remote {
     /// Asks at the first of its addresses where somebody listens.
-    fn converse(&self, ask: &Ask<'_>) -> io::Result<(u16, Vec<u8>)> {
+    fn converse(&self, ask: &Ask<'_>) -> io::Result<Answer> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for socket in &self.sockets {
             match TcpStream::connect_timeout(socket, self.timeout) {
@@ -244,6 +264,7 @@ impl Remote {
 }
 
 /// What a POST carries.
+#[derive(Clone, Copy)]
 pub(crate) struct Body<'a> {
     /// Its media type.
     pub(crate) kind: &'a str,
@@ -261,14 +282,23 @@ pub(crate) struct Ask<'a> {
     pub(crate) token: Option<&'a str>,
 }
 
-/// Asks over plain HTTP, and reads the answer to its end: its status and its body. Nothing may come for `timeout`; and all of
+/// What a server answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// How long it wants to be left alone, if it says so in seconds.
+    retry_after: Option<Duration>,
+    pub(crate) body: Vec<u8>,
+}
+
+/// Asks over plain HTTP, and reads the answer to its end. Nothing may come for `timeout`; and all of
 /// it ends after that and a second for each 16 KiB that came, so whoever sends byte by byte holds up nobody.
 pub(crate) fn exchange(
     stream: TcpStream,
     timeout: Duration,
     ask: &Ask<'_>,
     answer_bytes_max: u64,
-) -> io::Result<(u16, Vec<u8>)> {
+) -> io::Result<Answer> {
     converse(Paced::new(stream, timeout)?, ask, answer_bytes_max)
 }
 
@@ -279,7 +309,7 @@ pub(crate) fn exchange_by(
     by: Instant,
     ask: &Ask<'_>,
     answer_bytes_max: u64,
-) -> io::Result<(u16, Vec<u8>)> {
+) -> io::Result<Answer> {
     converse(Paced { by, earns: false, ..Paced::new(stream, timeout)? }, ask, answer_bytes_max)
 }
 
@@ -346,7 +376,28 @@ impl Write for Paced {
 ///
 /// As HTTP/1.0, whose answers are never in pieces and end with the connection: CometBFT sends whatever is above two
 /// kilobytes in pieces to those who speak 1.1.
-fn converse(mut stream: impl Read + Write, ask: &Ask<'_>, answer_bytes_max: u64) -> io::Result<(u16, Vec<u8>)> {
+fn converse(mut stream: impl Read + Write, ask: &Ask<'_>, answer_bytes_max: u64) -> io::Result<Answer> {
+    let sent = send(&mut stream, ask);
+    // Whoever refuses a body before all of it was read closes the connection, and has answered all the same.
+    let mut bytes = Vec::new();
+    let read = stream.take(answer_bytes_max.saturating_add(1)).read_to_end(&mut bytes);
+    if bytes.len() as u64 > answer_bytes_max {
+        let message = format!("the answer is longer than {answer_bytes_max} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    let answer = Answer::parse(bytes);
+    match (sent, answer) {
+        (Err(_), Some(answer)) => Ok(answer),
+        (Err(error), None) => Err(error),
+        (Ok(()), answer) => {
+            read?;
+            answer.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an answer of HTTP"))
+        }
+    }
+}
+
+/// Sends what is asked.
+fn send(stream: &mut impl Write, ask: &Ask<'_>) -> io::Result<()> {
     let method = if ask.body.is_some() { "POST" } else { "GET" };
     let mut request = Zeroizing::new(format!("{method} {} HTTP/1.0\r\nHost: {}\r\n", ask.path, ask.host));
     let written = "writing to a string cannot fail";
@@ -361,19 +412,27 @@ fn converse(mut stream: impl Read + Write, ask: &Ask<'_>, answer_bytes_max: u64)
     if let Some(Body { bytes, .. }) = &ask.body {
         stream.write_all(bytes)?;
     }
-    stream.flush()?;
-    let mut answer = Vec::new();
-    stream.take(answer_bytes_max.saturating_add(1)).read_to_end(&mut answer)?;
-    if answer.len() as u64 > answer_bytes_max {
-        let message = format!("the answer is longer than {answer_bytes_max} bytes");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    stream.flush()
+}
+
+impl Answer {
+    /// How long whoever answers so wants to be left alone.
+    fn wait(&self) -> Option<Duration> {
+        (self.status == 429).then(|| self.retry_after.unwrap_or_default().max(WAIT_MIN))
     }
-    let invalid = || io::Error::new(io::ErrorKind::InvalidData, "not an answer of HTTP");
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(invalid)?;
-    let body = answer.split_off(end + 4);
-    let head = String::from_utf8(answer).map_err(|_| invalid())?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(invalid)?;
-    Ok((status, body))
+
+    /// An answer as it came; none if that is none of HTTP.
+    fn parse(mut head: Vec<u8>) -> Option<Self> {
+        let end = head.windows(4).position(|window| window == b"\r\n\r\n")?;
+        let body = head.split_off(end + 4);
+        let head = String::from_utf8(head).ok()?;
+        let mut lines = head.lines();
+        let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+        let mut headers = lines.filter_map(|line| line.split_once(':'));
+        let seconds = headers.find(|(name, _)| name.eq_ignore_ascii_case("retry-after"));
+        let retry_after = seconds.and_then(|(_, seconds)| seconds.trim().parse().ok()).map(Duration::from_secs);
+        Some(Self { status, retry_after, body })
+    }
 }
 
 /// Text as a parameter: every byte that could mean something else is escaped.
@@ -512,9 +571,89 @@ impl Chain for Remote {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) mod testing {
+    use super::Remote;
+    use std::io::{BufRead as _, BufReader, Write as _};
     use std::net::TcpListener;
+    use std::time::Duration;
+
+    /// A node that gives these answers, one to a request without a body, and the last of them ever after.
+    pub(crate) fn answering(answers: &'static [&'static str], timeout: Duration) -> Remote {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        std::thread::spawn(move || {
+            let last = std::iter::repeat(answers.last().expect("an answer"));
+            for (stream, answer) in listener.incoming().zip(answers.iter().chain(last)) {
+                let mut stream = BufReader::new(stream.expect("a client"));
+                let mut line = String::new();
+                while stream.read_line(&mut line).is_ok_and(|count| count > 2) {
+                    line.clear();
+                }
+                stream.get_mut().write_all(answer.as_bytes()).expect("the client reads");
+            }
+        });
+        Remote::at(address, timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::answering;
+    use super::*;
+    use crate::exit::Exit;
+    use std::net::TcpListener;
+
+    /// A node that refuses a body before it was read closes the connection. What it says is told, not the broken connection.
+    #[test]
+    fn an_answer_that_comes_before_all_was_sent_is_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let served = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let body = r#"{"error":{"code":"too_large","message":"bodies have at most 9 bytes"}}"#;
+            write!(stream, "HTTP/1.1 413 Payload Too Large\r\n\r\n{body}").expect("the client is there");
+        });
+        let refused = Remote::at(address, TIMEOUT).submit(&vec![0; 16 << 20]).expect_err("too large");
+        assert!(matches!(&refused, Refusal::Bad(message) if message == "bodies have at most 9 bytes"), "{refused:?}");
+        served.join().expect("served");
+    }
+
+    /// What is told to wait is asked again after as long as was said.
+    #[test]
+    fn a_node_that_is_asked_too_often_is_asked_again_when_it_says() {
+        let node = answering(
+            &[
+                "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\n\r\n{\"error\":{\"code\":\"too_many\",\"message\":\"m\"}}",
+                "HTTP/1.1 200 OK\r\n\r\n[]",
+            ],
+            TIMEOUT,
+        );
+        let started = Instant::now();
+        assert!(node.bundles().expect("answered in the end").is_empty());
+        assert!(started.elapsed() >= Duration::from_secs(1), "it did not wait");
+    }
+
+    /// Each failure keeps what the node said of it: the height that was asked for, the number of the rule, what to do.
+    #[test]
+    fn what_a_node_refuses_is_told_as_it_said_it() {
+        let failure = |answer: &'static [&'static str]| {
+            Failure::from(answering(answer, Duration::from_millis(300)).block(None).expect_err("refused"))
+        };
+        let told = failure(&["HTTP/1.1 404 Not Found\r\n\r\n{\"error\":{\"code\":\"not_found\",\"message\":\
+            \"height 9999 is not kept: the lowest is 3, the highest 74\",\"lowest_height\":3,\"highest_height\":74}}"]);
+        assert_eq!(told.exit, Exit::NotFound);
+        assert_eq!(told.message, "height 9999 is not kept: the lowest is 3, the highest 74");
+        let told =
+            failure(&["HTTP/1.1 422 X\r\n\r\n{\"error\":{\"code\":\"refused\",\"message\":\"8: nonce 0 was used\"}}"]);
+        assert_eq!((told.exit, told.message.as_str()), (Exit::Refused, "8: nonce 0 was used"));
+        let told = failure(&[
+            "HTTP/1.1 403 X\r\n\r\n{\"error\":{\"code\":\"forbidden\",\"message\":\"no\",\"hint\":\"add it\"}}",
+        ]);
+        assert_eq!((told.exit, told.hint.as_deref()), (Exit::Usage, Some("add it")));
+        let told =
+            failure(&["HTTP/1.1 429 X\r\nretry-after: 7\r\n\r\n{\"error\":{\"code\":\"too_many\",\"message\":\"m\"}}"]);
+        assert_eq!((told.exit, told.hint.as_deref()), (Exit::Error, Some("ask again in 7 s")));
+    }
 
     /// S-11: a server that sends a byte now and then keeps to every bound on a single read. It is given up all the same, and its
     /// connection closed.

@@ -906,12 +906,13 @@ impl From<LedgerError> for Refusal {
 
 impl From<TxRefusal> for Refusal {
     fn from(refusal: TxRefusal) -> Self {
-        let message = refusal.to_string();
+        let (code, message) = (refusal.code().to_string(), refusal.to_string());
+        let refused = Self::Refused { code, message };
         match refusal {
-            TxRefusal::Decode(_) => Self::Bad(message),
-            TxRefusal::Pool(PoolError::Full { .. }) => Self::Busy(message),
+            TxRefusal::Decode(_) => Self::Bad(refused.to_string()),
+            TxRefusal::Pool(PoolError::Full { .. }) => Self::Busy(refused.to_string()),
             TxRefusal::State(error) => error.into(),
-            refusal => Self::Refused { code: refusal.code().to_string(), message },
+            _ => refused,
         }
     }
 }

@@ -367,7 +367,7 @@ impl Rpc {
                     let body = body.map(|text| Body { kind: "application/json", bytes: text.as_bytes() });
                     let ask = Ask { host: &self.authority, path, body, token: None };
                     let by = Instant::now() + self.timeout * ANSWER_TIMEOUTS;
-                    return exchange_by(stream, self.timeout, by, &ask, bytes_max).map(|(_, body)| body);
+                    return exchange_by(stream, self.timeout, by, &ask, bytes_max).map(|answer| answer.body);
                 }
                 Err(error) => last = error,
             }

@@ -3,15 +3,16 @@
 //! A session is called by its identity, or by its name below the root session of a key. What makes or ends one is a
 //! transaction like any other: with `--plan` it is printed as the file that `tx` and `bundle` take, and nothing is sent.
 
-use super::tx::{self, sign, wait_for};
+use super::tx::{self, settle, sign};
 use crate::api::{Chain, Refusal, Session};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, grouped, short};
 use crate::session::Wanted;
 use clap::{Args, Subcommand};
-use keelstone_codec::{DecodeError, Encode as _, StateHash};
+use keelstone_codec::{DecodeError, StateHash};
 use keelstone_execution::{ANCESTORS_MAX, Capability, PublicKey, SessionId};
+use keelstone_ledger::TxId;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -216,10 +217,10 @@ fn make(made: &Made, owner: PublicKey, sender: &Sender, context: &Context<'_>) -
         calls.splice(0..0, cleared(&name, parent.as_deref(), &signer, context)?);
     }
     let plan = json!({ "session": parent, "operations": calls });
-    let Some((chain, made)) = sent(&plan, sender, context)? else { return Ok(Exit::Ok) };
-    let id = made.as_str().and_then(|digits| SessionId::from_hex(digits).ok());
+    let Some(sent) = sent(&plan, sender, context)? else { return Ok(Exit::Ok) };
+    let id = sent.result.as_str().and_then(|digits| SessionId::from_hex(digits).ok());
     let id = id.ok_or_else(|| Failure::error("the chain does not make sessions as this program does"))?;
-    let session = chain.session(&id)?;
+    let session = sent.session(&id)?;
     show(&session, context);
     context.out.emit(&session);
     Ok(Exit::Ok)
@@ -272,16 +273,28 @@ fn end(session: &str, of: Option<&str>, own: bool, sender: &Sender, context: &Co
         }
     };
     let plan = json!({ "operations": [{ "call": "sessions.close/1", "args": { "session": id } }] });
-    let Some((chain, _)) = sent(&plan, sender, context)? else { return Ok(Exit::Ok) };
+    let Some(sent) = sent(&plan, sender, context)? else { return Ok(Exit::Ok) };
     let id = SessionId::from_hex(&id).map_err(|error| Failure::error(error.to_string()))?;
-    let session = chain.session(&id)?;
+    let session = sent.session(&id)?;
     show(&session, context);
     context.out.emit(&session);
     Ok(Exit::Ok)
 }
 
-/// The chain that was sent something, and what the last operation of it came to.
-type Sent = (Arc<dyn Chain>, Value);
+/// What was sent to a chain, and took effect.
+struct Sent {
+    chain: Arc<dyn Chain>,
+    id: TxId,
+    /// What the last operation of it came to.
+    result: Value,
+}
+
+impl Sent {
+    /// How a session stands since.
+    fn session(&self, id: &SessionId) -> Result<Session, Failure> {
+        self.chain.session(id).map_err(|refusal| tx::unknown(&self.id, refusal))
+    }
+}
 
 /// Prints a plan if that is asked for; else sends it.
 fn sent(plan: &Value, sender: &Sender, context: &Context<'_>) -> Result<Option<Sent>, Failure> {
@@ -291,13 +304,12 @@ fn sent(plan: &Value, sender: &Sender, context: &Context<'_>) -> Result<Option<S
     }
     let chain = context.chain()?;
     let signed = sign(plan.to_string().as_bytes(), &sender.from, Some(&*chain), context)?;
-    chain.submit(&signed.to_bytes())?;
-    let receipt = wait_for(&*chain, &signed, Duration::from_secs(sender.timeout))?.receipt;
-    if let Some(failure) = receipt.failure {
-        return Err(Refusal::Refused { code: failure.code.to_string(), message: failure.reason }.into());
+    let receipt = settle(&*chain, &signed, Duration::from_secs(sender.timeout))?.receipt;
+    if let Some(failure) = &receipt.failure {
+        return Err(tx::failed(failure));
     }
     let result = receipt.outcomes.last().map(|outcome| outcome.result.clone());
-    Ok(Some((chain, result.unwrap_or_default())))
+    Ok(Some(Sent { chain, id: signed.id(), result: result.unwrap_or_default() }))
 }
 
 fn list(wanted: &Wanted, context: &Context<'_>) -> Result<Exit, Failure> {

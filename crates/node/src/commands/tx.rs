@@ -1,7 +1,7 @@
 //! `keelstone tx build|sign|send|show`: transactions from JSON files with calls by name.
 
 use super::proof::read_input;
-use crate::api::Chain;
+use crate::api::{self, Chain, FailureText, Refusal};
 use crate::bundle::{Facts, Plan, show_signed};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
@@ -10,7 +10,7 @@ use crate::strict_json;
 use clap::{Args, Subcommand};
 use keelstone_codec::{ChainId, Decode as _, Encode as _};
 use keelstone_execution::PublicKey;
-use keelstone_ledger::{SecretKey, SignedTransaction, Transaction};
+use keelstone_ledger::{SecretKey, SignedTransaction, Transaction, TxId};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,6 +19,10 @@ use std::time::{Duration, Instant};
 pub(super) const EXPIRY_BLOCKS: u64 = 100;
 /// How long a command that sends a transaction waits for its block.
 const WAIT: Duration = Duration::from_secs(30);
+/// How long it waits before it asks again, at first. Each time it is twice as long.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+/// And at most.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Build, sign and send transactions
 #[derive(Debug, Args)]
@@ -224,16 +228,16 @@ pub(super) fn submit(
     wait: Option<Duration>,
     context: &Context<'_>,
 ) -> Result<Exit, Failure> {
-    chain.submit(&signed.to_bytes())?;
     let id = signed.id();
     let out = context.out;
+    chain.submit(&signed.to_bytes())?;
     out.row("transaction", id);
     let Some(wait) = wait else {
         out.row("outcome", "taken in");
         out.emit(&json!({ "id": id }));
         return Ok(Exit::Ok);
     };
-    let transaction = wait_for(chain, signed, wait)?;
+    let transaction = wait_for(chain, &id, wait)?;
     let receipt = &transaction.receipt;
     out.row("block", grouped(receipt.height));
     for outcome in &receipt.outcomes {
@@ -254,24 +258,116 @@ pub(super) fn submit(
     Ok(exit)
 }
 
-/// Asks until the transaction is in a block.
-pub(super) fn wait_for(
+/// Has the chain take in a transaction, and asks until it is in a block.
+///
+/// # Errors
+/// Once it is taken in no failure says that nothing was changed, and each names the transaction.
+pub(super) fn settle(
     chain: &dyn Chain,
     signed: &SignedTransaction,
     limit: Duration,
-) -> Result<crate::api::Transaction, Failure> {
-    let started = Instant::now();
+) -> Result<api::Transaction, Failure> {
+    chain.submit(&signed.to_bytes())?;
+    wait_for(chain, &signed.id(), limit)
+}
+
+/// Asks until a transaction that was taken in is in a block.
+fn wait_for(chain: &dyn Chain, id: &TxId, limit: Duration) -> Result<api::Transaction, Failure> {
+    let mut patience = Patience::new(limit);
     loop {
-        match chain.transaction(&signed.id().0) {
+        match chain.transaction(&id.0) {
             Ok(transaction) => return Ok(transaction),
-            Err(crate::api::Refusal::NotFound(_)) if started.elapsed() < limit => {
-                std::thread::sleep(Duration::from_millis(20));
+            Err(refusal) if patience.bears(&refusal) => {}
+            Err(Refusal::NotFound(_)) => {
+                let message = format!("{id} was taken in, but is in no block after {} s", limit.as_secs());
+                return Err(Failure::error(message).hint(format!("keelstone query tx {id}")));
             }
-            Err(crate::api::Refusal::NotFound(_)) => {
-                let message = format!("{} was taken in, but is in no block after {} s", signed.id(), limit.as_secs());
-                return Err(Failure::error(message));
-            }
-            Err(refusal) => return Err(refusal.into()),
+            Err(refusal) => return Err(unknown(id, refusal)),
         }
+    }
+}
+
+/// How long is asked what became of something: ever less often, and not for ever.
+pub(super) struct Patience {
+    started: Instant,
+    limit: Duration,
+    pause: Duration,
+}
+
+impl Patience {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self { started: Instant::now(), limit, pause: PAUSE_MIN }
+    }
+
+    /// Waits, at least so long. False if there is no time left for it.
+    pub(super) fn waits(&mut self, at_least: Duration) -> bool {
+        let left = self.limit.saturating_sub(self.started.elapsed());
+        std::thread::sleep(self.pause.max(at_least).min(left));
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        !left.is_zero()
+    }
+
+    /// Waits if what was refused now may be answered later. False if not, or if there is no time left.
+    pub(super) fn bears(&mut self, refusal: &Refusal) -> bool {
+        match refusal {
+            Refusal::NotFound(_) | Refusal::Busy(_) => self.waits(Duration::ZERO),
+            Refusal::TooMany { after, .. } => self.waits(*after),
+            _ => false,
+        }
+    }
+}
+
+/// Why it is not known what became of a transaction that was taken in.
+pub(super) fn unknown(id: &TxId, refusal: Refusal) -> Failure {
+    let exit = if matches!(refusal, Refusal::Damaged(_)) { Exit::Integrity } else { Exit::Error };
+    let message = format!("{id} was taken in, but what became of it could not be asked: {refusal}");
+    Failure::new(exit, message).hint(format!("keelstone query tx {id}"))
+}
+
+/// Why the bundle of a transaction failed, as what a command ends with.
+pub(super) fn failed(failure: &FailureText) -> Failure {
+    let FailureText { operation, code, reason, .. } = failure;
+    Failure::new(Exit::Refused, format!("failed at operation {operation}: {reason} (code {code})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::testing::answering;
+    use keelstone_codec::Hash;
+
+    /// A transaction that was taken in may be in a block by now, whatever the node says to those who ask for it.
+    #[test]
+    fn no_failure_says_that_a_transaction_that_was_taken_in_changed_nothing() {
+        let id = TxId(Hash([7; 32]));
+        let wait = |answers| {
+            let node = answering(answers, Duration::from_millis(200));
+            wait_for(&node, &id, Duration::from_millis(100)).expect_err("it is never found")
+        };
+        for answers in [
+            &["HTTP/1.1 429 X\r\nRetry-After: 1\r\n\r\n{\"error\":{\"code\":\"too_many\",\"message\":\"m\"}}"][..],
+            &["HTTP/1.1 401 X\r\n\r\n{\"error\":{\"code\":\"unauthorized\",\"message\":\"m\"}}"],
+            &["HTTP/1.1 400 X\r\n\r\n{\"error\":{\"code\":\"bad_request\",\"message\":\"m\"}}"],
+            &["HTTP/1.1 404 X\r\n\r\n{\"error\":{\"code\":\"not_found\",\"message\":\"m\"}}"],
+        ] {
+            let failure = wait(answers);
+            assert_eq!(failure.exit, Exit::Error, "{failure}");
+            assert!(failure.message.starts_with(&format!("{id} was taken in")), "{failure}");
+        }
+    }
+
+    /// A node that is asked too often is asked again.
+    #[test]
+    fn being_told_to_wait_does_not_end_the_wait_for_a_block() {
+        let node = answering(
+            &[
+                "HTTP/1.1 429 X\r\n\r\n{\"error\":{\"code\":\"too_many\",\"message\":\"m\"}}",
+                "HTTP/1.1 200 OK\r\n\r\n{\"id\":\"a\",\"sender\":\"b\",\"nonce\":0,\"expiry_height\":9,\"session\":null,\"operations\":[],\
+                 \"transaction\":\"00\",\"receipt\":{\"id\":\"a\",\"height\":5,\"index\":0,\"succeeded\":true,\"gas_used\":1,\"outcomes\":[]}}",
+            ],
+            Duration::from_millis(200),
+        );
+        let found = wait_for(&node, &TxId(Hash([7; 32])), Duration::from_secs(20)).expect("found in the end");
+        assert_eq!(found.receipt.height, 5);
     }
 }

@@ -216,12 +216,17 @@ impl From<Refusal> for ApiError {
         let message = refusal.to_string();
         match refusal {
             Refusal::Bad(_) => Self::new(Code::BadRequest, message),
+            Refusal::Forbidden { hint, .. } => {
+                let error = Self::new(Code::Forbidden, message);
+                hint.into_iter().fold(error, Self::hint)
+            }
+            Refusal::TooMany { .. } => Self::new(Code::TooMany, message),
             Refusal::NotFound(_) => Self::new(Code::NotFound, message),
             Refusal::Height { asked, lowest, highest } => {
                 let code = if asked < lowest { Code::Gone } else { Code::NotFound };
                 Self::new(code, message).heights(lowest, highest)
             }
-            Refusal::Refused { code, .. } => Self::new(Code::Refused, format!("{code}: {message}")),
+            Refusal::Refused { .. } => Self::new(Code::Refused, message),
             Refusal::Follows(made_by) => made_by.into(),
             Refusal::Busy(_) => Self::new(Code::Busy, message),
             Refusal::Damaged(_) => Self::new(Code::Damaged, message),

@@ -85,10 +85,10 @@ impl Shelf for Reach {
                 let stream = TcpStream::connect_timeout(&address.resolve()?, self.timeout)?;
                 let (host, path) = (format!("{}:{}", address.host(), address.port()), format!("{path}/{file}"));
                 let ask = Ask { host: &host, path: &path, body: None, token: None };
-                let (status, bytes) = exchange(stream, self.timeout, &ask, bytes_max.saturating_add(HEAD_BYTES_MAX))?;
-                match status {
-                    200 if bytes.len() as u64 > bytes_max => Err(too_long()),
-                    200 => Ok(bytes),
+                let answer = exchange(stream, self.timeout, &ask, bytes_max.saturating_add(HEAD_BYTES_MAX))?;
+                match answer.status {
+                    200 if answer.body.len() as u64 > bytes_max => Err(too_long()),
+                    200 => Ok(answer.body),
                     404 => Err(io::ErrorKind::NotFound.into()),
                     other => Err(io::Error::other(format!("the server answers {other}"))),
                 }

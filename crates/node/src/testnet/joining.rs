@@ -169,8 +169,8 @@ fn look(node: &Node) -> Option<Look> {
     let stream = TcpStream::connect_timeout(&node.http, ASK).ok()?;
     let host = node.http.to_string();
     let ask = Ask { host: &host, path: "/metrics", body: None, token: None };
-    let (status, body) = exchange(stream, ASK, &ask, METRICS_BYTES_MAX).ok()?;
-    (status == 200).then(|| Look::read(&String::from_utf8_lossy(&body)))
+    let answer = exchange(stream, ASK, &ask, METRICS_BYTES_MAX).ok()?;
+    (answer.status == 200).then(|| Look::read(&String::from_utf8_lossy(&answer.body)))
 }
 
 impl Look {

@@ -5,22 +5,22 @@ mod offline;
 mod operation;
 
 use super::proof::read_input;
-use super::tx::{self, sign, wait_for};
-use crate::api::{BundleStatus, Chain, Refusal};
+use super::tx::{self, Patience, settle, sign};
+use crate::api::{BundleStatus, Chain};
 use crate::bundle::{Batches, Plan};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, Out, grouped, short};
 use crate::strict_json;
 use clap::{Args, Subcommand};
-use keelstone_codec::{Encode as _, Hash};
+use keelstone_codec::Hash;
 use keelstone_execution::bundles::{Abandon, BundleId, Resume, Retry, RollBack};
 use keelstone_execution::{Function, Mode, Operation, list_root};
-use keelstone_ledger::{SecretKey, SignedTransaction};
+use keelstone_ledger::{SecretKey, SignedTransaction, TxId};
 use offline::Source;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Build bundles and foresee what they come to; submit async ones and decide over those in flight
 #[derive(Debug, Args)]
@@ -205,29 +205,32 @@ fn sent(
     limit: Duration,
     context: &Context<'_>,
 ) -> Result<Exit, Failure> {
-    chain.submit(&signed.to_bytes())?;
-    let id = signed.id().0;
-    wait_for(chain, signed, limit)?;
-    let status = if no_wait { chain.bundle(&id)? } else { settled(chain, &id, limit)? };
+    let id = signed.id();
+    settle(chain, signed, limit)?;
+    let status = match no_wait {
+        true => chain.bundle(&id.0).map_err(|refusal| tx::unknown(&id, refusal))?,
+        false => settled(chain, &id, limit)?,
+    };
     show(&status, context.out);
     context.out.emit(&status);
     Ok(if status.status == "stopped" { Exit::Refused } else { Exit::Ok })
 }
 
-/// Asks until the bundle no longer runs.
-fn settled(chain: &dyn Chain, id: &Hash, limit: Duration) -> Result<BundleStatus, Failure> {
-    let started = Instant::now();
+/// Asks until the bundle of a transaction no longer runs.
+fn settled(chain: &dyn Chain, id: &TxId, limit: Duration) -> Result<BundleStatus, Failure> {
+    let mut patience = Patience::new(limit);
     loop {
-        let status = chain.bundle(id)?;
-        if status.status != "running" {
-            return Ok(status);
+        match chain.bundle(&id.0) {
+            Ok(status) if status.status != "running" => return Ok(status),
+            Ok(_) if patience.waits(Duration::ZERO) => {}
+            Ok(status) => {
+                let (done, total) = (status.current_operation, status.total_operations);
+                let message = format!("bundle {id} runs on: {done} of {total} operations after {} s", limit.as_secs());
+                return Err(Failure::error(message).hint("keelstone bundle status ID shows how far it is"));
+            }
+            Err(refusal) if patience.bears(&refusal) => {}
+            Err(refusal) => return Err(tx::unknown(id, refusal)),
         }
-        if started.elapsed() >= limit {
-            let (done, total) = (status.current_operation, status.total_operations);
-            let message = format!("bundle {id} runs on: {done} of {total} operations after {} s", limit.as_secs());
-            return Err(Failure::error(message).hint("keelstone bundle status ID shows how far it is"));
-        }
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -251,12 +254,11 @@ fn call(
         "operations": [{ "call": operation.function.to_string(), "args_hex": hex::encode(&*operation.args) }],
     });
     let signed = sign(plan.to_string().as_bytes(), &sender.from, Some(&*chain), context)?;
-    chain.submit(&signed.to_bytes())?;
-    let transaction = wait_for(&*chain, &signed, Duration::from_secs(sender.timeout))?;
-    if let Some(failure) = transaction.receipt.failure {
-        return Err(Refusal::Refused { code: failure.code.to_string(), message: failure.reason }.into());
+    let transaction = settle(&*chain, &signed, Duration::from_secs(sender.timeout))?;
+    if let Some(failure) = &transaction.receipt.failure {
+        return Err(tx::failed(failure));
     }
-    let status = chain.bundle(&id)?;
+    let status = chain.bundle(&id).map_err(|refusal| tx::unknown(&signed.id(), refusal))?;
     show(&status, context.out);
     context.out.emit(&status);
     Ok(Exit::Ok)
