@@ -247,6 +247,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// A number that stands for the kind in receipts; numbers are never given anew.
+    // spec: EXEC-5
     #[must_use]
     pub fn code(&self) -> u16 {
         match self {
@@ -328,6 +329,47 @@ impl From<ReadError> for Halt {
         match error {
             ReadError::Incomplete { namespace, key } => Self::WitnessIncomplete { namespace, key },
             other => Self::Read(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// spec: EXEC-5. The numbers in receipts are those of the spec, each with the meaning it has there.
+    #[test]
+    fn every_failure_has_the_number_that_the_spec_gives_it() {
+        let spec = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/chain.md")).expect("there");
+        let (_, rule) = spec.split_once("**EXEC-5**").expect("the rule");
+        let (rule, _) = rule.split_once("\n## ").expect("what comes behind it");
+        let cells: Vec<&str> = rule
+            .lines()
+            .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
+            .flat_map(|line| line.split(" | "))
+            .collect();
+        let listed: BTreeMap<u16, &str> =
+            cells.chunks_exact(2).filter_map(|pair| Some((pair[0].parse().ok()?, pair[1]))).collect();
+        let (link, hash) = (StateHash::default(), Hash([0; 32]));
+        let (namespace, key) = (Namespace::new("bank").expect("a name"), Key::new(*b"a").expect("a key"));
+        let kinds = [
+            (FailureKind::UnknownFunction, "no function"),
+            (FailureKind::Arguments(DecodeError::Invalid { what: "this" }), "arguments"),
+            (FailureKind::Denied("no".to_owned()), "denied"),
+            (FailureKind::Stopped(Stop::OutOfGas { limit: 1 }), "gas"),
+            (FailureKind::Stopped(Stop::Undeclared { what: "time" }), "another limit"),
+            (FailureKind::Panicked { message: String::new() }, "panicked"),
+            (FailureKind::UnexpectedState { expected: link, actual: link }, "`expected_diff`"),
+            (FailureKind::UnexpectedDiff { expected: hash, actual: hash }, "`expected_own_diff`"),
+            (FailureKind::Session(SessionError::Unknown(SessionId(hash))), "session"),
+            (FailureKind::NotSync, "async"),
+            (FailureKind::Held { bundle: BundleId(hash), namespace, key }, "holds"),
+        ];
+        assert_eq!(listed.len(), kinds.len(), "{listed:?}");
+        for (kind, word) in kinds {
+            let said = listed.get(&kind.code()).expect("a number of the table");
+            assert!(said.contains(word), "{kind}: {said}");
         }
     }
 }

@@ -785,7 +785,8 @@ pub(crate) struct Receipt {
 pub(crate) struct FailureText {
     /// Which operation.
     pub(crate) operation: u32,
-    /// The kind, as a number that never changes its meaning.
+    /// The kind, as a number that never changes its meaning (`spec/chain.md`, EXEC-5); 0 of an async bundle whose last
+    /// height went by.
     pub(crate) code: u16,
     /// Why, for people.
     pub(crate) reason: String,
