@@ -72,7 +72,7 @@ fn a_snapshot_travels_to_another_home_and_comes_to_the_same_root() {
             made["chunks"].as_u64().map(|count| usize::try_from(count).unwrap())
         );
         snapshot(home.path(), 0, &["verify", archive, "--root", root]);
-        snapshot(home.path(), 2, &["verify", archive, "--root", &"ab".repeat(32)]);
+        snapshot(home.path(), 12, &["verify", archive, "--root", &"ab".repeat(32)]);
 
         let (other, genesis) = sibling(home.path());
         let restored = snapshot(other.path(), 0, &["restore", archive, "--root", root, "--genesis", &genesis]);

@@ -960,6 +960,7 @@ impl From<LibraryError> for Failure {
             | LibraryError::Tar(_)
             | LibraryError::Foreign { .. }
             | LibraryError::TooLarge { .. } => Self::usage(message),
+            LibraryError::OtherRoot { .. } => Self::integrity(message),
             LibraryError::Read(error) => error.into(),
             error if error.is_damage() => Self::integrity(message),
             _ => Self::error(message),

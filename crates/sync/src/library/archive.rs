@@ -45,7 +45,10 @@ impl Expected {
             same("hasher", &index.metadata.hasher, &params.hasher)?;
             same("chunk weight", &index.metadata.chunk_weight_max, &params.chunk_weight_max)?;
         }
-        self.root.as_ref().map_or(Ok(()), |root| same("root", &index.root, root))
+        match self.root {
+            Some(expected) if index.root != expected => Err(LibraryError::OtherRoot { found: index.root, expected }),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -207,6 +207,14 @@ pub enum LibraryError {
         /// What it must be.
         expected: String,
     },
+    /// An archive of a state that is not the trusted one.
+    #[error("the archive's root is {found}, here it is {expected}")]
+    OtherRoot {
+        /// What the archive says.
+        found: Root,
+        /// What it must be.
+        expected: Root,
+    },
 }
 
 impl LibraryError {

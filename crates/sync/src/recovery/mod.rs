@@ -174,7 +174,10 @@ impl From<LibraryError> for Failed {
                 Self::NoRoom { needed, free: free.saturating_sub(reserve) }
             }
             LibraryError::NotFound(_) => Self::Unavailable(what),
-            LibraryError::Archive(_) | LibraryError::Tar(_) | LibraryError::Foreign { .. } => Self::Misbehaved(what),
+            LibraryError::Archive(_)
+            | LibraryError::Tar(_)
+            | LibraryError::Foreign { .. }
+            | LibraryError::OtherRoot { .. } => Self::Misbehaved(what),
             error if error.is_damage() => Self::Damaged(what),
             _ => Self::Machine(what),
         }
