@@ -26,12 +26,15 @@ fn a_bundle_runs_in_batches_until_it_is_complete() {
     let home = chain();
     let done = submit(home.path(), 0, &[register(), post("one"), post("two")]);
     assert_eq!((done["status"].as_str(), done["current_operation"].as_u64()), (Some("complete"), Some(3)));
-    assert!(done["updated"].as_u64() >= done["submitted"].as_u64().map(|height| height + 3), "a batch a block: {done}");
+    assert!(
+        done["updated_height"].as_u64() >= done["submitted_height"].as_u64().map(|height| height + 3),
+        "a batch a block: {done}"
+    );
     let id = done["id"].as_str().unwrap();
     assert_eq!(expect(home.path(), 0, &["bundle", "status", id]), done);
     assert_eq!(expect(home.path(), 0, &["bundle", "list"]), json!([]), "nothing is in flight");
     expect(home.path(), 14, &["bundle", "status", &"00".repeat(32)]);
-    assert_eq!(expect(home.path(), 0, &["replay"])["height"], done["updated"], "blocks of batches are replayed");
+    assert_eq!(expect(home.path(), 0, &["replay"])["height"], done["updated_height"], "blocks of batches are replayed");
 }
 
 #[test]

@@ -136,13 +136,13 @@ fn settings_come_from_file_environment_and_command_line_in_this_order() {
         let output = command.args(["config", "show", "--json", "--home"]).arg(home.path()).output().unwrap();
         let rows: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         let row = rows.as_array().unwrap().iter().find(|row| row["key"] == "http.connections_max").unwrap().clone();
-        row["value"].as_str().unwrap().to_owned()
+        row["value"].clone()
     };
-    assert_eq!(value(&mut program()), "7");
-    assert_eq!(value(program().env("KEELSTONE_HTTP_CONNECTIONS_MAX", "8")), "8");
+    assert_eq!(value(&mut program()), 7);
+    assert_eq!(value(program().env("KEELSTONE_HTTP_CONNECTIONS_MAX", "8")), 8);
     let both = &mut program();
     both.env("KEELSTONE_HTTP_CONNECTIONS_MAX", "8").args(["--set", "http.connections_max=9"]);
-    assert_eq!(value(both), "9");
+    assert_eq!(value(both), 9);
     let misspelt = program().env("KEELSTONE_HTTP_CONECTIONS", "8").args(["config", "check"]).output().unwrap();
     assert_eq!(misspelt.status.code(), Some(2));
 }

@@ -897,11 +897,11 @@ pub(crate) struct BundleStatus {
     /// Keys it wrote, as long as it can be taken back.
     pub(crate) undo_entries: u32,
     /// The height at which it was submitted.
-    pub(crate) submitted: u64,
+    pub(crate) submitted_height: u64,
     /// The last height at which the chain goes on with it.
     pub(crate) last_height: u64,
     /// The height of its last change.
-    pub(crate) updated: u64,
+    pub(crate) updated_height: u64,
 }
 
 /// A function that can be called.

@@ -302,9 +302,9 @@ pub(crate) fn show_bundle(id: &BundleId, record: &BundleRecord) -> api::BundleSt
         operations: record.operations.to_string(),
         revision: record.revision,
         undo_entries: record.undo_entries,
-        submitted: record.submitted.0,
+        submitted_height: record.submitted.0,
         last_height: record.last_height.0,
-        updated: record.updated.0,
+        updated_height: record.updated.0,
     }
 }
 

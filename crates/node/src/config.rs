@@ -1125,12 +1125,21 @@ impl Config {
 pub struct Row {
     /// `section.name`.
     pub key: String,
-    /// The value, as TOML.
+    /// The value, as TOML; to programs as JSON.
+    #[serde(serialize_with = "as_json")]
     pub value: String,
     /// What values may be.
     pub kind: &'static str,
     /// The environment variable that sets it.
     pub env: String,
+}
+
+/// Writes TOML of a setting as the JSON that says the same. An integer beyond those of TOML is text there.
+fn as_json<S: serde::Serializer>(toml: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    match toml::from_str::<toml::Table>(&format!("value = {toml}")) {
+        Ok(mut table) => serde::Serialize::serialize(&table.remove("value"), serializer),
+        Err(_) => serializer.serialize_str(toml),
+    }
 }
 
 /// The bytes of a file, or none if there is no file. Reads at most one byte more than the limit.

@@ -1,10 +1,11 @@
 //! `keelstone config show|check|default`: what a node would run with, and whether it would start.
 
 use crate::cli::Context;
-use crate::config::Config;
+use crate::config::{Config, Row};
 use crate::exit::{Exit, Failure};
 use crate::out::Ink;
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use serde_json::json;
 
 /// Show, check or print the configuration
@@ -24,6 +25,14 @@ enum Action {
     Default,
 }
 
+/// A setting, and where its value came from.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    row: Row,
+    origin: String,
+}
+
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     let out = context.out;
     match options.action {
@@ -34,15 +43,11 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
                 let value = out.ink(Ink::Value, &row.value);
                 out.say(format_args!("{} = {value}  {}", row.key, out.ink(Ink::Quiet, format_args!("# {origin}"))));
             }
-            let rows: Vec<_> = config
-                .rows()
-                .into_iter()
-                .map(|row| {
-                    let origin = origins.get(&row.key).map_or("default", String::as_str);
-                    json!({ "key": row.key, "value": row.value, "kind": row.kind, "env": row.env, "origin": origin })
-                })
-                .collect();
-            out.emit(&rows);
+            let shown = |row: Row| {
+                let origin = origins.get(&row.key).map_or("default", String::as_str).to_owned();
+                Shown { row, origin }
+            };
+            out.emit(&config.rows().into_iter().map(shown).collect::<Vec<_>>());
         }
         Action::Check => {
             let (config, _) = context.config()?;
