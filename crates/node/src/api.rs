@@ -4,6 +4,7 @@
 //! care whether a node is running. Hashes, keys and bytes are lower-case hexadecimal, times milliseconds since 1970.
 
 use crate::audit::Wanted;
+use crate::call::wide;
 use crate::exit::{Exit, Failure};
 use crate::p2p::Seen;
 use crate::session;
@@ -843,6 +844,8 @@ pub(crate) struct Session {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) holds: Option<Vec<String>>,
     /// The last height at which it may act, if it has one.
+    #[serde(with = "wide")]
+    #[schema(schema_with = wide::schema)]
     pub(crate) last_height: Option<u64>,
     /// `open`; `closed` or `expired`, itself or by one above it.
     pub(crate) status: String,

@@ -4,12 +4,15 @@
 //! arguments without a codec of its own. JSON is read into a [`Plain`] value of that shape, checked against its
 //! bounds, and encoded; sets and maps are sorted here, so people need not know the canonical order.
 //!
-//! Bytes are lower-case hexadecimal, numbers JSON integers (or strings, since many JSON tools lose precision above
-//! 2^53), decimals strings, options `null` or the value, a variant its name or `{"name": content}`.
-//! The forms are listed in `docs/cli.md`, "Arguments".
+//! Bytes are lower-case hexadecimal, numbers JSON integers, decimals strings, options `null` or the value, a variant its name or `{"name": content}`.
+//! A number may be given as a string, and is shown as one if it is beyond 2^53 - 1 on either side: many JSON tools would
+//! round it. The forms are listed in `docs/cli.md`, "Arguments".
 
 use keelstone_codec::{DEPTH_MAX, Decode, DecodeError, Fixed, Reader, Shape, put_length};
 use serde_json::{Map, Number, Value, json};
+
+/// The largest integer that every JSON tool holds: 2^53 - 1.
+const EXACT_MAX: u128 = (1 << 53) - 1;
 
 /// Why JSON does not fit a shape: where, and what was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,7 +81,7 @@ pub(crate) fn outline(shape: &Shape) -> Value {
     match shape {
         Shape::Unit => Value::Null,
         Shape::Bool => json!("true or false"),
-        Shape::Unsigned(bytes) => json!(format!("integer of {} bits", u32::from(*bytes) * 8)),
+        Shape::Unsigned(bytes) => json!(format!("unsigned integer of {} bits", u32::from(*bytes) * 8)),
         Shape::Signed(bytes) => json!(format!("signed integer of {} bits", u32::from(*bytes) * 8)),
         Shape::Decimal => json!("decimal with up to 6 places, as a string"),
         Shape::Array(len) => json!(format!("{len} bytes, hex")),
@@ -299,14 +302,16 @@ fn show(shape: &Shape, input: &mut Reader<'_>, depth: u32) -> Result<Value, Deco
         Shape::Unsigned(bytes) => {
             let mut wide = [0; 16];
             wide[..usize::from(*bytes)].copy_from_slice(input.take(usize::from(*bytes))?);
-            number(u128::from_le_bytes(wide))
+            let value = u128::from_le_bytes(wide);
+            number(value, value)
         }
         Shape::Signed(bytes) => {
             let taken = input.take(usize::from(*bytes))?;
             let negative = taken.last().is_some_and(|byte| byte & 0x80 != 0);
             let mut wide = [if negative { 0xff } else { 0 }; 16];
             wide[..taken.len()].copy_from_slice(taken);
-            number(i128::from_le_bytes(wide))
+            let value = i128::from_le_bytes(wide);
+            number(value, value.unsigned_abs())
         }
         Shape::Decimal => Value::String(Fixed::decode(input)?.to_string()),
         Shape::Array(len) => hex(input.take(*len)?),
@@ -351,9 +356,41 @@ fn text(bytes: &[u8]) -> Result<Value, DecodeError> {
     Ok(Value::String(text.to_owned()))
 }
 
-/// A JSON integer of any size.
-fn number(value: impl ToString) -> Value {
-    Value::Number(Number::from_string_unchecked(value.to_string()))
+/// An integer of this magnitude: a JSON number, or a string if it is beyond what every JSON tool holds.
+fn number(value: impl ToString, magnitude: u128) -> Value {
+    let digits = value.to_string();
+    match magnitude <= EXACT_MAX {
+        true => Value::Number(Number::from_string_unchecked(digits)),
+        false => Value::String(digits),
+    }
+}
+
+/// A number of 64 bits in an answer, in the form that arguments and results have.
+pub(crate) mod wide {
+    use super::{Value, integer, number};
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
+    use utoipa::openapi::schema::{Object, ObjectBuilder, SchemaType, Type};
+
+    pub(crate) fn serialize<S: Serializer>(value: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.map(|value| number(value, value.into())).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Null => Ok(None),
+            json => integer(&json)
+                .and_then(|text| text.parse().ok())
+                .map(Some)
+                .ok_or_else(|| D::Error::custom("expected an integer of 64 bits")),
+        }
+    }
+
+    pub(crate) fn schema() -> Object {
+        ObjectBuilder::new()
+            .schema_type(SchemaType::from_iter([Type::Integer, Type::String, Type::Null]))
+            .description(Some("A string above 2^53 - 1."))
+            .build()
+    }
 }
 
 #[cfg(test)]
@@ -392,6 +429,23 @@ mod tests {
         refused(json!([1.5, [], "", []]), "$[0]");
         refused(json!([null, []]), "a list of 4");
         assert!(encode(&Hash::shape(), &json!("00")).is_err());
+    }
+
+    /// What a reader of JSON would round is shown as text, and read back as it was.
+    #[test]
+    fn no_number_is_shown_that_a_reader_of_json_would_round() {
+        let (exact, beyond) = ((1u64 << 53) - 1, 1u64 << 53);
+        let cases = [
+            (u64::shape(), exact.to_bytes(), json!(exact)),
+            (u64::shape(), beyond.to_bytes(), json!("9007199254740992")),
+            (u128::shape(), u128::MAX.to_bytes(), json!("340282366920938463463374607431768211455")),
+            (i64::shape(), i64::MIN.to_bytes(), json!("-9223372036854775808")),
+            (i64::shape(), (-9_007_199_254_740_991i64).to_bytes(), json!(-9_007_199_254_740_991i64)),
+        ];
+        for (shape, bytes, json) in cases {
+            assert_eq!(decode(&shape, &bytes).expect("its own bytes"), json);
+            assert_eq!(encode(&shape, &json).expect("fits"), bytes);
+        }
     }
 
     #[test]
