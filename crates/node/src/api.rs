@@ -676,6 +676,8 @@ pub(crate) struct Block {
     pub(crate) root: Option<String>,
     /// The root of the state before it.
     pub(crate) previous_root: Option<String>,
+    /// The encoding of its record (`spec/ledger.md`, LEDGER-2); null for a block that changed nothing.
+    pub(crate) record: Option<String>,
     /// The hash of its record, which the next record names; null for a block that changed nothing.
     pub(crate) record_hash: Option<String>,
     /// The hash of the record before it.
@@ -737,6 +739,8 @@ pub(crate) struct Transaction {
     pub(crate) session: Option<String>,
     /// What it does.
     pub(crate) operations: Vec<Operation>,
+    /// Its encoding, signed: what was sent, and stands under the block's transactions root (`spec/ledger.md`, BLOCK-3).
+    pub(crate) transaction: String,
     /// What became of it.
     pub(crate) receipt: Receipt,
 }

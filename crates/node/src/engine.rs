@@ -22,7 +22,7 @@ use crate::session::{self, Register};
 use crate::statesync::{StateSync, Syncing};
 use crate::way::{Way, Yielding, Yields};
 use crate::world::{By, Kept};
-use keelstone_codec::{ChainId, Decode as _, Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
+use keelstone_codec::{ChainId, Decode as _, Encode as _, Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
 use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, SessionId};
 use keelstone_ledger::{
     AuditVerdict, BlockError, ChangedBy, Committed, Genesis, GenesisError, InheritError, Inherited, Json, KeyChange,
@@ -1132,8 +1132,10 @@ impl<H: Hasher> Chain for Local<H> {
         Ok(api::Block {
             height: height.0,
             time: header.time.0,
+            proposer: record.map(|record| record.proposer.to_string()),
             root: text(header.root),
             previous_root: text(previous_root),
+            record: record.map(|record| hex::encode(record.to_bytes())),
             record_hash: record.map(|record| record.hash().to_string()),
             previous_record: record.map(|record| record.previous_record.to_string()),
             transactions_root: record.map(|record| record.transactions_root.to_string()),
@@ -1162,6 +1164,7 @@ impl<H: Hasher> Chain for Local<H> {
             expiry_height: transaction.expiry_height.0,
             session: transaction.session.map(|session| session.to_string()),
             operations: operations.iter().map(|operation| show_operation(self.registry(), operation)).collect(),
+            transaction: hex::encode(located.transaction.to_bytes()),
             receipt: show_receipt(self.registry(), &located.receipt, located.height, located.index),
         })
     }
@@ -1554,11 +1557,10 @@ impl<H: Hasher> Engine for Local<H> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keelstone_codec::{ChainId, Encode as _};
     use keelstone_execution::bundles::Resume;
     use keelstone_execution::{Bundle, Mode, Operation};
-    use keelstone_ledger::SecretKey;
     use keelstone_ledger::modules::standard;
+    use keelstone_ledger::{BlockRecord, SecretKey, list_root};
 
     /// L-06: where the chain stands is known while the last chunk becomes a state, which takes as long as it takes.
     #[test]
@@ -1592,21 +1594,48 @@ mod tests {
         }
     }
 
+    fn resume(genesis: &Genesis, key: &SecretKey) -> Transaction {
+        let resume = Operation::of(&Resume { bundle: BundleId(Hash([0; 32])) });
+        Transaction {
+            chain_id: genesis.chain_id.clone(),
+            sender: key.public(),
+            nonce: 0,
+            expiry_height: Height(10),
+            session: None,
+            bundle: Bundle::new(Mode::Sync, vec![resume]).expect("a short bundle"),
+        }
+    }
+
+    /// Of a block and its transactions enough is said to find the hash of its record, and the root of its transactions.
+    // spec: LEDGER-2, BLOCK-3
+    #[test]
+    fn a_block_can_be_checked_from_what_is_answered_of_it() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let home = Home::new(dir.path().to_owned());
+        let genesis = Genesis::new(ChainId::new("test").expect("a name"));
+        let key = SecretKey::from_seed(&[7; 32]);
+        let signed = resume(&genesis, &key).sign(&key);
+        let chain = Local::<Blake3>::open(&home, &Config::default(), &standard(), genesis, false).expect("begun");
+        chain.submit(&signed.to_bytes()).expect("taken in");
+        chain.produce(Timestamp(1), key.public(), false).expect("made");
+
+        let bytes = |digits: &str| hex::decode(digits).expect("digits");
+        let block = chain.block(Some(Height(1))).expect("there");
+        let record = BlockRecord::from_bytes(&bytes(&block.record.expect("it changed something"))).expect("a record");
+        assert_eq!(block.record_hash, Some(record.hash().to_string()));
+        assert_eq!(block.proposer, Some(key.public().to_string()));
+        let answer = chain.transaction(&signed.id().0).expect("in the block");
+        assert_eq!(bytes(&answer.transaction), signed.to_bytes());
+        let found = SignedTransaction::from_bytes(&bytes(&answer.transaction)).expect("a transaction");
+        assert_eq!(list_root(&[found.list_hash()]), record.transactions_root);
+    }
+
     #[test]
     fn one_witness_is_made_at_a_time_and_a_bug_in_one_does_not_keep_others_from_being_made() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let home = Home::new(dir.path().to_owned());
         let genesis = Genesis::new(ChainId::new("test").expect("a name"));
-        let resume = Operation::of(&Resume { bundle: BundleId(Hash([0; 32])) });
-        let transaction = Transaction {
-            chain_id: genesis.chain_id.clone(),
-            sender: SecretKey::from_seed(&[7; 32]).public(),
-            nonce: 0,
-            expiry_height: Height(10),
-            session: None,
-            bundle: Bundle::new(Mode::Sync, vec![resume]).expect("a short bundle"),
-        };
-        let transaction = transaction.to_bytes();
+        let transaction = resume(&genesis, &SecretKey::from_seed(&[7; 32])).to_bytes();
         let chain = Local::<Blake3>::open(&home, &Config::default(), &standard(), genesis, false).expect("begun");
 
         let one = chain.witnessing.lock().expect("nobody's");
