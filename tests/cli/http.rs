@@ -259,33 +259,106 @@ fn r07_tokens_are_asked_for_and_guesses_told_to_wait() {
     assert_eq!(listed, json!([{ "name": "dashboard", "role": "read" }]));
 }
 
+/// What a value has that its schema does not say: types, enumerations, members that must be there and members that may.
+fn unlike(document: &Value, schema: &Value, value: &Value, place: &str) -> Vec<String> {
+    if let Some(name) = schema["$ref"].as_str() {
+        let referred = document.pointer(name.trim_start_matches('#')).unwrap_or_else(|| panic!("there is no {name}"));
+        return unlike(document, referred, value, place);
+    }
+    let choices = schema["oneOf"].as_array().or(schema["anyOf"].as_array());
+    if let Some(choices) = choices {
+        return match choices.iter().any(|choice| unlike(document, choice, value, place).is_empty()) {
+            true => Vec::new(),
+            false => vec![format!("{place}: {value} is none of {choices:?}")],
+        };
+    }
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_i64() || number.is_u64() => "integer",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let fits = match &schema["type"] {
+        Value::String(said) => said == kind,
+        Value::Array(said) => said.iter().any(|said| said == kind),
+        _ => true,
+    };
+    let listed = schema["enum"].as_array().is_none_or(|listed| listed.contains(value));
+    if !fits || !listed {
+        return vec![format!("{place}: {value} is not {schema}")];
+    }
+    let mut found = Vec::new();
+    for (index, element) in value.as_array().into_iter().flatten().enumerate() {
+        found.extend(unlike(document, &schema["items"], element, &format!("{place}[{index}]")));
+    }
+    if let (Some(members), Some(said)) = (value.as_object(), schema["properties"].as_object()) {
+        for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            found.extend((!members.contains_key(name)).then(|| format!("{place} lacks {name}")));
+        }
+        for (name, member) in members {
+            match said.get(name) {
+                Some(schema) => found.extend(unlike(document, schema, member, &format!("{place}.{name}"))),
+                None => found.push(format!("{place}.{name} is not described")),
+            }
+        }
+    }
+    found
+}
+
+/// What an answer has that the document does not say of an operation.
+fn undescribed(document: &Value, operation: &Value, answer: &str) -> Vec<String> {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap();
+    let kind = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-type: ").map(str::to_owned));
+    let kind = kind.unwrap_or_default().split(';').next().unwrap().to_owned();
+    let Some(content) = operation["responses"][status]["content"].get(&kind) else {
+        return vec![format!("{status} of {kind} is not described")];
+    };
+    match serde_json::from_str(body) {
+        Ok(value) if kind == "application/json" => unlike(document, &content["schema"], &value, "$"),
+        _ => Vec::new(),
+    }
+}
+
+/// Every path answers what the document says of it, in the types that it says.
 #[test]
 fn every_documented_path_answers() {
     let home = chain();
-    let sent = send(home.path(), 0, &json!([register()]));
+    let sent = send(home.path(), 0, &json!([register(), post("with a number as its result")]));
+    let refused = json!([register()]);
+    let failed = send(home.path(), 13, &refused);
     let bundle = submit(home.path(), 0, &[post("in a batch")]);
     let session = expect(home.path(), 0, &["session", "create", "--from", "producer", "--may", "memes.post"]);
     let node = Node::start(home.path(), &[]);
     let (status, document) = node.json("/openapi.json");
     assert_eq!(status, 200);
     let (id, sender) = (sent["id"].as_str().unwrap(), sent["sender"].as_str().unwrap());
+    let whole = |request: &str| {
+        let mut stream = node.connect();
+        write!(stream, "{request}Host: {}\r\nConnection: close\r\n\r\n", node.address).unwrap();
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text).unwrap();
+        String::from_utf8_lossy(&text).into_owned()
+    };
     let mut answered = 0;
-    for (path, methods) in document["paths"].as_object().unwrap() {
-        if methods.get("get").is_none() || path == "/v1/events" {
-            continue;
-        }
-        let query = match path.as_str() {
+    for (pattern, methods) in document["paths"].as_object().unwrap() {
+        let Some(operation) = methods.get("get").filter(|_| pattern != "/v1/events") else { continue };
+        let query = match pattern.as_str() {
             "/v1/state/{namespace}" => "?key=x&prove=true",
             "/v1/lookup/{index}" => "?of=Ada",
             "/v1/history/{namespace}" => "?key=x",
+            "/v1/entries/{namespace}" => "?after=a",
             _ => "",
         };
-        let id = match path.as_str() {
+        let id = match pattern.as_str() {
             "/v1/bundles/{id}" => bundle["id"].as_str().unwrap(),
             "/v1/sessions/{id}" => session["id"].as_str().unwrap(),
             _ => id,
         };
-        let path = path.replace("{id}", id).replace("{height}", "1").replace("{key}", sender);
+        let path = pattern.replace("{id}", id).replace("{height}", "1").replace("{key}", sender);
         // No snapshot was made, so there is no chunk of one either.
         let (index, expected) = match &path {
             path if path.starts_with("/v1/snapshots/") => ("0", 404),
@@ -293,8 +366,31 @@ fn every_documented_path_answers() {
             _ => ("name", 200),
         };
         let path = path.replace("{namespace}", "agents").replace("{index}", index) + query;
-        assert_eq!(node.get(&path).0, expected, "{path}");
+        let answer = whole(&format!("GET {path} HTTP/1.1\r\n"));
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{path}: {answer}");
+        assert_eq!(undescribed(&document, operation, &answer), Vec::<String>::new(), "{path}");
+        // What cannot be read, and what is packed.
+        let path = pattern.replace(['{', '}'], "-") + "?no=parameter";
+        for answer in [
+            whole(&format!("GET {path} HTTP/1.1\r\n")),
+            whole(&format!("GET {path} HTTP/1.1\r\nContent-Encoding: gzip\r\n")),
+        ] {
+            assert_eq!(undescribed(&document, operation, &answer), Vec::<String>::new(), "{path}");
+        }
         answered += 1;
     }
     assert!(answered >= 10, "{answered} paths");
+    // A transaction that failed; and what is sent, which is no transaction.
+    let operation = &document["paths"]["/v1/transactions/{id}"]["get"];
+    let answer = whole(&format!("GET /v1/transactions/{} HTTP/1.1\r\n", failed["id"].as_str().unwrap()));
+    assert_eq!(undescribed(&document, operation, &answer), Vec::<String>::new());
+    for path in ["/v1/transactions", "/v1/witness"] {
+        let operation = &document["paths"][path]["post"];
+        let answer = whole(&format!("POST {path} HTTP/1.1\r\nContent-Type: application/octet-stream\r\n"));
+        assert_eq!(undescribed(&document, operation, &answer), Vec::<String>::new(), "{path}: {answer}");
+        let bytes = &operation["requestBody"]["content"]["application/octet-stream"]["schema"];
+        let bytes =
+            document.pointer(bytes["$ref"].as_str().unwrap_or_default().trim_start_matches('#')).unwrap_or(bytes);
+        assert_eq!((&bytes["type"], &bytes["format"]), (&json!("string"), &json!("binary")), "{path}");
+    }
 }

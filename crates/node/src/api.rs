@@ -672,6 +672,8 @@ pub(crate) struct Block {
     pub(crate) height: u64,
     /// Its time, in milliseconds since 1970.
     pub(crate) time: u64,
+    /// The key that made it; null for a block that changed nothing.
+    pub(crate) proposer: Option<String>,
     /// The root of the state after it; null if that state is no longer kept.
     pub(crate) root: Option<String>,
     /// The root of the state before it.
@@ -720,7 +722,6 @@ pub(crate) struct Continuation {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) failure: Option<FailureText>,
     /// The events its operations told, by name.
-    #[schema(value_type = Vec<Object>)]
     pub(crate) events: Vec<Value>,
 }
 
@@ -751,7 +752,6 @@ pub(crate) struct Operation {
     /// The function's name and version, or its hash if this program does not know it.
     pub(crate) function: String,
     /// The arguments, by name.
-    #[schema(value_type = Object)]
     pub(crate) args: Value,
     /// The state hash its sender expects after it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -811,10 +811,8 @@ pub(crate) struct Outcome {
     /// The digest of what it changed.
     pub(crate) diff_digest: String,
     /// The result, by name.
-    #[schema(value_type = Object)]
     pub(crate) result: Value,
     /// The events it told, by name.
-    #[schema(value_type = Vec<Object>)]
     pub(crate) events: Vec<Value>,
 }
 
@@ -921,9 +919,7 @@ pub(crate) struct Function {
     /// What a session must hold to call it.
     pub(crate) needs: Vec<String>,
     /// What its arguments look like.
-    #[schema(value_type = Object)]
     pub(crate) args: Value,
     /// What its result looks like.
-    #[schema(value_type = Object)]
     pub(crate) output: Value,
 }

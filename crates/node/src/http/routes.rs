@@ -35,7 +35,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
-use utoipa::{OpenApi, ToSchema};
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
+use utoipa::{Modify, OpenApi, ToSchema};
 
 /// The most entries one listing returns.
 const ENTRIES_MAX: usize = 1_000;
@@ -87,9 +90,9 @@ macro_rules! routes {
     ) => {
         /// Every route.
         const ROUTES: &[Route] = &[
-            $(Route { path: $plain_path, takes: Takes::Asking },)+
-            $(Route { path: $path, takes: Takes::$takes },)+
-            $(Route { path: $open_path, takes: Takes::Asking },)+
+            $(Route { path: $plain_path, takes: Takes::Asking, timed: true },)+
+            $(Route { path: $path, takes: Takes::$takes, timed: true },)+
+            $(Route { path: $open_path, takes: Takes::Asking, timed: false },)+
         ];
 
         fn answered() -> Router<Served> {
@@ -104,7 +107,8 @@ macro_rules! routes {
         #[derive(OpenApi)]
         #[openapi(
             info(title = "Keelstone node", license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")),
-            paths($($handler,)+ $($open,)+)
+            paths($($handler,)+ $($open,)+),
+            modifiers(&InCommon)
         )]
         struct Document;
     };
@@ -154,12 +158,71 @@ pub(super) struct Route {
     path: &'static str,
     /// What going there takes.
     pub(super) takes: Takes,
+    /// Whether it answers within the time a request may take.
+    timed: bool,
 }
 
 /// The route of a pattern that was matched.
 pub(super) fn route(pattern: &str) -> Option<&'static Route> {
     ROUTES.iter().find(|route| route.path == pattern)
 }
+
+/// The name of tokens in the document.
+const TOKEN: &str = "token";
+
+/// What the document says of all routes: that there are tokens, and what any request may be answered before its handler runs.
+struct InCommon;
+
+impl Modify for InCommon {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let components = document.components.get_or_insert_default();
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("Of the role that it takes"));
+        components.add_security_scheme(TOKEN, SecurityScheme::Http(bearer.build()));
+        for (path, item) in &mut document.paths.paths {
+            let route = route(path);
+            for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+                describe(operation, route);
+            }
+        }
+    }
+}
+
+fn describe(operation: &mut Operation, route: Option<&Route>) {
+    let (takes, timed) = route.map_or((Takes::Asking, true), |route| (route.takes, route.timed));
+    let token = SecurityRequirement::new(TOKEN, std::iter::empty::<String>());
+    operation.security = match takes {
+        Takes::Nothing => None,
+        Takes::Administering => Some(vec![token]),
+        // As the node is configured.
+        Takes::Asking | Takes::Sending | Takes::Either => Some(vec![SecurityRequirement::default(), token]),
+    };
+    let (counted, always) = (takes != Takes::Nothing, true);
+    let said = [
+        ("400", always, "The request does not say what it must"),
+        ("401", always, "It takes a token; or one stands in the URL, or came over plain HTTP"),
+        ("403", counted, "Not with this token"),
+        ("413", always, "The body is larger than it may be"),
+        ("415", always, "The body is of a kind that is not taken, or packed"),
+        ("429", counted, "Too many requests, or too many wrong tokens: wait as long as `Retry-After` says"),
+        ("500", always, "The machine of this node failed, or stored bytes that the answer takes are damaged"),
+        ("503", always, "As much as may is being done or answered"),
+        ("504", timed, "It took too long"),
+        ("default", always, "Any other failure, such as 405 for another method"),
+    ];
+    for (status, can_be, description) in said {
+        if can_be {
+            let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
+            let response = ResponseBuilder::new().description(description).content("application/json", body);
+            operation.responses.responses.entry(status.to_owned()).or_insert_with(|| response.build().into());
+        }
+    }
+}
+
+/// Bytes as they are.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "it is there to be described")]
+struct Raw(Vec<u8>);
 
 /// The API as a router.
 pub(crate) fn router(served: Served) -> Router {
@@ -405,7 +468,7 @@ async fn snapshots(State(served): State<Served>) -> Json<api::Snapshots> {
 #[utoipa::path(
     get, path = "/v1/snapshots/{height}/chunks/{index}", params(("height" = u64, Path), ("index" = u32, Path)),
     responses(
-        (status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 200, body = Raw, content_type = "application/octet-stream"),
         (status = 404, body = ErrorBody, description = "There is no such chunk here, or too many are asked for"),
     )
 )]
@@ -439,7 +502,7 @@ struct SubmitBody {
 /// Takes in a signed transaction: JSON with hexadecimal, or the bytes as they are.
 #[utoipa::path(
     post, path = "/v1/transactions",
-    request_body(content((SubmitBody = "application/json"), (Vec<u8> = "application/octet-stream"))),
+    request_body(content((SubmitBody = "application/json"), (Raw = "application/octet-stream"))),
     responses(
         (status = 202, body = api::Submitted),
         (status = 400, body = ErrorBody), (status = 403, body = ErrorBody), (status = 413, body = ErrorBody),
@@ -485,7 +548,7 @@ fn sent(served: &Served, headers: &HeaderMap, body: Result<Bytes, BytesRejection
 /// not be signed; nothing is taken in. One is made at a time.
 #[utoipa::path(
     post, path = "/v1/witness",
-    request_body(content((SubmitBody = "application/json"), (Vec<u8> = "application/octet-stream"))),
+    request_body(content((SubmitBody = "application/json"), (Raw = "application/octet-stream"))),
     responses(
         (status = 200, body = api::Witness),
         (status = 400, body = ErrorBody), (status = 403, body = ErrorBody), (status = 413, body = ErrorBody),
@@ -634,7 +697,8 @@ async fn entry(
     get, path = "/v1/entries/{namespace}",
     params(
         ("namespace" = String, Path), ("prefix" = Option<String>, Query), ("prefix_hex" = Option<String>, Query),
-        ("after_hex" = Option<String>, Query), ("limit" = Option<usize>, Query), ("height" = Option<u64>, Query),
+        ("after" = Option<String>, Query), ("after_hex" = Option<String>, Query),
+        ("limit" = Option<usize>, Query), ("height" = Option<u64>, Query),
     ),
     responses((status = 200, body = api::Entries), (status = 400, body = ErrorBody))
 )]
@@ -749,10 +813,10 @@ async fn audit_log(State(served): State<Served>, RawQuery(query): RawQuery) -> A
     ask(&served, move |chain| chain.audit_checkpoint(since)).await.map(Json)
 }
 
-/// Events as they happen: `block` and `transaction`, as server-sent events.
+/// Events as they happen, as server-sent events: `transaction`, `continuation`, `block` and `damage`.
 #[utoipa::path(
     get, path = "/v1/events",
-    responses((status = 200, content_type = "text/event-stream"), (status = 503, body = ErrorBody))
+    responses((status = 200, body = String, content_type = "text/event-stream"), (status = 503, body = ErrorBody))
 )]
 async fn events(
     State(served): State<Served>,
@@ -793,7 +857,10 @@ async fn reload(State(served): State<Served>) -> Answer<api::Reloaded> {
 }
 
 /// Whether the process is sound: 200, or 503 once a write has failed or stored bytes were found damaged.
-#[utoipa::path(get, path = "/healthz", responses((status = 200), (status = 503, body = ErrorBody)))]
+#[utoipa::path(
+    get, path = "/healthz",
+    responses((status = 200, body = String, content_type = "text/plain"), (status = 503, body = ErrorBody))
+)]
 async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError> {
     let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
     match (is(&served.health.failed), is(&served.health.damaged)) {
@@ -813,7 +880,10 @@ async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError>
 /// Whether transactions are taken, or on a node that follows whether it can keep up: 200, or 503 while stopping, once a
 /// write has failed, while the state is known to be damaged, while no peer has the next height, or while it is more than
 /// p2p.follow_behind_max blocks behind.
-#[utoipa::path(get, path = "/readyz", responses((status = 200), (status = 503, body = ErrorBody)))]
+#[utoipa::path(
+    get, path = "/readyz",
+    responses((status = 200, body = String, content_type = "text/plain"), (status = 503, body = ErrorBody))
+)]
 async fn readyz(State(served): State<Served>) -> Result<&'static str, ApiError> {
     if served.health.stopping.load(Ordering::Relaxed) {
         return Err(ApiError::new(Code::Busy, "the node is stopping"));
@@ -838,7 +908,9 @@ fn falls_behind(standing: &Standing, behind_max: u64) -> Option<String> {
 }
 
 /// What the node counts, for Prometheus.
-#[utoipa::path(get, path = "/metrics", responses((status = 200, content_type = "text/plain")))]
+#[utoipa::path(
+    get, path = "/metrics", responses((status = 200, body = String, content_type = "application/openmetrics-text"))
+)]
 async fn metrics(State(served): State<Served>) -> impl IntoResponse {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], served.metrics.render())
@@ -863,6 +935,22 @@ mod tests {
         assert_eq!(described, routes.collect());
     }
 
+    /// A client made from the document knows of tokens, and of what may come instead of an answer.
+    #[test]
+    fn the_document_says_what_every_route_may_answer() {
+        let document = serde_json::to_value(Document::openapi()).expect("a document");
+        assert_eq!(document["components"]["securitySchemes"]["token"]["scheme"], "bearer");
+        for Route { path, takes, timed } in ROUTES.iter().filter(|route| !matches!(route.path, "/" | "/openapi.json")) {
+            for (method, operation) in document["paths"][path].as_object().expect("a path") {
+                let says = |status: &str| operation["responses"].get(status).is_some();
+                assert!(["400", "401", "415", "500", "default"].into_iter().all(says), "{method} {path}");
+                assert_eq!(says("429"), *takes != Takes::Nothing, "{method} {path}");
+                assert_eq!(says("504"), *timed, "{method} {path}");
+                assert_eq!(operation.get("security").is_some(), *takes != Takes::Nothing, "{method} {path}");
+            }
+        }
+    }
+
     #[test]
     fn a_node_that_follows_is_ready_unless_it_falls_behind_or_has_a_gap() {
         let mut standing = Standing::default();
@@ -881,7 +969,7 @@ mod tests {
     #[test]
     fn r07_a_route_takes_what_its_method_and_place_say() {
         let document = serde_json::to_value(Document::openapi()).expect("a document");
-        for Route { path, takes } in ROUTES {
+        for Route { path, takes, .. } in ROUTES {
             let posts = document["paths"][path].get("post").is_some();
             assert_eq!(matches!(takes, Takes::Sending | Takes::Either | Takes::Administering), posts, "{path}");
             assert_eq!(matches!(takes, Takes::Administering), path.starts_with("/v1/admin/"), "{path}");
