@@ -135,7 +135,9 @@ pub struct Located {
 pub struct PoolStatus {
     /// Transactions that wait.
     pub count: usize,
-    /// Their bytes.
+    /// Of these, those that a block could take: no earlier nonce of their sender is missing.
+    pub ready: usize,
+    /// The bytes of all.
     pub bytes: usize,
 }
 
@@ -496,7 +498,7 @@ impl<H: Hasher> Ledger<H> {
     #[must_use]
     pub fn pool(&self) -> PoolStatus {
         let pool = self.pool_mut();
-        PoolStatus { count: pool.len(), bytes: pool.bytes() }
+        PoolStatus { count: pool.len(), ready: pool.ready_len(), bytes: pool.bytes() }
     }
 
     /// A transaction that waits.

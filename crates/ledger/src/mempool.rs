@@ -188,6 +188,12 @@ impl Mempool {
         self.ids.len()
     }
 
+    /// How many of them wait for no earlier nonce of their sender.
+    #[must_use]
+    pub fn ready_len(&self) -> usize {
+        self.len() - self.gapped.by_arrival.len()
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -270,8 +276,7 @@ impl Mempool {
 
     /// Whether what is ready fits by itself.
     fn ready_fits(&self) -> Result<(), PoolError> {
-        let ready = self.len() - self.gapped.by_arrival.len();
-        within("transactions", ready, self.limits.count_max)?;
+        within("transactions", self.ready_len(), self.limits.count_max)?;
         within("bytes", self.bytes - self.gapped.bytes, self.limits.bytes_max)
     }
 

@@ -45,7 +45,7 @@ impl Alone {
         let signed = SignedTransaction::from_bytes(transaction);
         let signed = signed.map_err(|error| Refusal::Bad(format!("the bytes are no transaction: {error}")))?;
         match self.engine.transaction(&signed.id().0) {
-            Err(Refusal::NotFound(_)) => {}
+            Err(Refusal::NotFound(_) | Refusal::Waiting(_)) => {}
             found => return found.map(|_| ()),
         }
         let Transaction { sender, nonce: found, .. } = signed.transaction;

@@ -93,6 +93,9 @@ pub(crate) enum Refusal {
     /// There is no such thing.
     #[error("{0}")]
     NotFound(String),
+    /// The transaction is in no block yet.
+    #[error("transaction {0} waits for a block")]
+    Waiting(Hash),
     /// The height was kept once, or is not reached yet.
     #[error("height {asked} is not kept: the lowest is {lowest}, the highest {highest}")]
     Height {
@@ -130,7 +133,7 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let exit = match &refusal {
             Refusal::Bad(_) | Refusal::Forbidden { .. } => Exit::Usage,
-            Refusal::NotFound(_) | Refusal::Height { .. } => Exit::NotFound,
+            Refusal::NotFound(_) | Refusal::Waiting(_) | Refusal::Height { .. } => Exit::NotFound,
             Refusal::Refused { .. } => Exit::Refused,
             Refusal::Follows(_) => Exit::Usage,
             Refusal::Damaged(_) => Exit::Integrity,
@@ -202,6 +205,9 @@ pub(crate) struct Status {
     pub(crate) entry_bytes: u64,
     /// Transactions that wait for a block.
     pub(crate) waiting: u64,
+    /// Of these, those that a block could take: no earlier nonce of their sender is missing.
+    #[serde(default)]
+    pub(crate) ready: u64,
     /// Where the scrub stands: stored bytes that are looked at again.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) scrub: Option<ScrubFigures>,

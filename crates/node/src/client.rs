@@ -112,7 +112,7 @@ impl FailedText {
         let said = [Some(message), hint].into_iter().flatten().collect::<Vec<_>>().join("; ");
         match code.as_str() {
             // What it says of a height names the one that was asked for, and those there are.
-            "not_found" | "gone" => Refusal::NotFound(said),
+            "not_found" | "waiting" | "gone" => Refusal::NotFound(said),
             "bad_request" | "too_large" | "unsupported_media" => Refusal::Bad(said),
             "too_many" => Refusal::TooMany { message: said, after: wait.unwrap_or(WAIT_MIN) },
             "refused" => {

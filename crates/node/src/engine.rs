@@ -776,6 +776,38 @@ impl<H: Hasher> Local<H> {
     fn lowest(&self) -> Height {
         self.ledger().store().low().unwrap_or_default()
     }
+
+    /// Lets a transaction wait for a block, or hands it on to who makes them.
+    fn take_in(&self, transaction: &[u8]) -> Result<TxId, Refusal> {
+        match self.forward.get() {
+            None => {}
+            Some(Forward::Refused(made_by)) => return Err(Refusal::Follows(made_by.clone())),
+            Some(Forward::To(forward)) => {
+                let id = self.ledger().check(transaction)?.id();
+                forward(transaction)?;
+                return Ok(id);
+            }
+        }
+        let id = self.ledger().submit(transaction)?;
+        if let Some(waker) = self.waker.get() {
+            // Full means: already woken.
+            let _ = waker.try_send(());
+        }
+        Ok(id)
+    }
+
+    /// Whether these very bytes wait for a block, or are in one: then they have an identity here.
+    fn had(&self, transaction: &[u8]) -> Result<Option<TxId>, Refusal> {
+        let Ok(signed) = SignedTransaction::from_bytes(transaction) else { return Ok(None) };
+        let (ledger, id) = (self.ledger(), signed.id());
+        // In this order: it is in the block before it waits no longer.
+        let found = match ledger.waiting(&id) {
+            Some(waiting) => Some(waiting),
+            None => ledger.transaction(&id)?.map(|located| located.transaction),
+        };
+        Ok(found.filter(|found| *found == signed).map(|_| id))
+    }
+
 }
 
 /// What a configuration says of the store.
@@ -1018,7 +1050,7 @@ impl From<ReadError> for Failure {
 impl<H: Hasher> Chain for Local<H> {
     fn status(&self) -> Result<api::Status, Refusal> {
         let view = self.ledger().view();
-        let totals = view.totals();
+        let (totals, pool) = (view.totals(), self.ledger().pool());
         Ok(api::Status {
             chain_id: self.ledger().facts().chain_id.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -1030,7 +1062,8 @@ impl<H: Hasher> Chain for Local<H> {
             time: self.ledger().time().0,
             entries: totals.count,
             entry_bytes: totals.bytes,
-            waiting: u64::try_from(self.ledger().pool().count).unwrap_or(u64::MAX),
+            waiting: u64::try_from(pool.count).unwrap_or(u64::MAX),
+            ready: u64::try_from(pool.ready).unwrap_or(u64::MAX),
             scrub: Some(self.scrub_standing().into()),
             snapshots: None,
             following: None,
@@ -1040,20 +1073,11 @@ impl<H: Hasher> Chain for Local<H> {
     }
 
     fn submit(&self, transaction: &[u8]) -> Result<api::Submitted, Refusal> {
-        match self.forward.get() {
-            None => {}
-            Some(Forward::Refused(made_by)) => return Err(Refusal::Follows(made_by.clone())),
-            Some(Forward::To(forward)) => {
-                let id = self.ledger().check(transaction)?.id();
-                forward(transaction)?;
-                return Ok(api::Submitted { id: id.to_string() });
-            }
-        }
-        let id = self.ledger().submit(transaction)?;
-        if let Some(waker) = self.waker.get() {
-            // Full means: already woken.
-            let _ = waker.try_send(());
-        }
+        let id = match self.take_in(transaction) {
+            // Whoever did not hear the answer sends it again, and it can take effect only once.
+            Err(refusal @ Refusal::Refused { .. }) => self.had(transaction)?.ok_or(refusal)?,
+            taken => taken?,
+        };
         Ok(api::Submitted { id: id.to_string() })
     }
 
@@ -1150,10 +1174,10 @@ impl<H: Hasher> Chain for Local<H> {
     fn transaction(&self, id: &Hash) -> Result<api::Transaction, Refusal> {
         let id = TxId(*id);
         let Some(located) = self.ledger().transaction(&id)? else {
-            return Err(Refusal::NotFound(match self.ledger().waiting(&id) {
-                Some(_) => format!("transaction {id} waits for a block"),
-                None => format!("there is no transaction {id}"),
-            }));
+            return Err(match self.ledger().waiting(&id) {
+                Some(_) => Refusal::Waiting(id.0),
+                None => Refusal::NotFound(format!("there is no transaction {id}")),
+            });
         };
         let transaction = &located.transaction.transaction;
         let operations = transaction.bundle.operations();

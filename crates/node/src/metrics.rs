@@ -54,6 +54,7 @@ pub(crate) struct Metrics {
     pub(crate) execution_running_ms: Gauge,
     continuations: Family<Outcome, Counter>,
     pub(crate) waiting: Gauge,
+    pub(crate) ready: Gauge,
     pub(crate) store_entries: Gauge,
     pub(crate) store_disk_bytes: Gauge,
     pub(crate) store_garbage_bytes: Gauge,
@@ -128,6 +129,7 @@ impl Metrics {
             execution_running_ms: Gauge::default(),
             continuations: Family::default(),
             waiting: Gauge::default(),
+            ready: Gauge::default(),
             store_entries: Gauge::default(),
             store_disk_bytes: Gauge::default(),
             store_garbage_bytes: Gauge::default(),
@@ -216,6 +218,11 @@ impl Metrics {
             "mempool_waiting_transactions",
             "Transactions that wait for a block",
             metrics.waiting.clone(),
+        );
+        registry.register(
+            "mempool_ready_transactions",
+            "Of these, those that a block could take: no earlier nonce of their sender is missing",
+            metrics.ready.clone(),
         );
         registry.register("store_entries_count", "Entries in the state", metrics.store_entries.clone());
         registry.register("store_disk_bytes", "Bytes the store takes on disk", metrics.store_disk_bytes.clone());

@@ -773,6 +773,7 @@ async fn take_figures(engine: Arc<dyn Engine>, metrics: Arc<Metrics>) {
             metrics.store_flush_waits.set(gauge(stats.flush_waits));
             metrics.store_compaction_waits.set(gauge(stats.compaction_waits));
             metrics.waiting.set(gauge(status.waiting));
+            metrics.ready.set(gauge(status.ready));
         }
         tokio::time::sleep(FIGURES_EVERY).await;
     }

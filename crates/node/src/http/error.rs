@@ -22,6 +22,8 @@ pub(crate) enum Code {
     Forbidden,
     /// There is no such thing.
     NotFound,
+    /// The transaction waits for a block. It has no receipt yet.
+    Waiting,
     /// There was such a thing; it is no longer kept.
     Gone,
     /// The body is larger than it may be.
@@ -51,7 +53,7 @@ impl Code {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::Waiting => StatusCode::NOT_FOUND,
             Self::Gone => StatusCode::GONE,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMedia => StatusCode::UNSUPPORTED_MEDIA_TYPE,

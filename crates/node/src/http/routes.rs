@@ -285,6 +285,7 @@ impl From<Refusal> for ApiError {
             }
             Refusal::TooMany { .. } => Self::new(Code::TooMany, message),
             Refusal::NotFound(_) => Self::new(Code::NotFound, message),
+            Refusal::Waiting(_) => Self::new(Code::Waiting, message),
             Refusal::Height { asked, lowest, highest } => {
                 let code = if asked < lowest { Code::Gone } else { Code::NotFound };
                 Self::new(code, message).heights(lowest, highest)
@@ -567,7 +568,10 @@ async fn witness(
 /// A transaction and what became of it.
 #[utoipa::path(
     get, path = "/v1/transactions/{id}", params(("id" = String, Path)),
-    responses((status = 200, body = api::Transaction), (status = 404, body = ErrorBody))
+    responses(
+        (status = 200, body = api::Transaction),
+        (status = 404, body = ErrorBody, description = "`waiting`: it is in no block yet. `not_found`: it is not known here"),
+    )
 )]
 async fn transaction(State(served): State<Served>, Path(id): Path<String>) -> Answer<api::Transaction> {
     let id = parsed("id", &id, Hash::from_hex)?;
