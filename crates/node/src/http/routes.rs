@@ -17,7 +17,7 @@ use crate::strict_json;
 use crate::world::By;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Extension, MatchedPath, Path, RawQuery, Request, State};
+use axum::extract::{DefaultBodyLimit, Extension, MatchedPath, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
@@ -85,14 +85,14 @@ pub(crate) struct Health {
 macro_rules! routes {
     (
         for people { $($plain_path:literal $plain:ident;)+ }
-        answered { $($path:literal $method:ident $handler:ident $takes:ident;)+ }
-        open { $($open_path:literal $open:ident;)+ }
+        answered { $($path:literal $method:ident $handler:ident $takes:ident [$($parameter:literal),*];)+ }
+        open { $($open_path:literal $open:ident [$($open_parameter:literal),*];)+ }
     ) => {
         /// Every route.
         const ROUTES: &[Route] = &[
-            $(Route { path: $plain_path, takes: Takes::Asking, timed: true },)+
-            $(Route { path: $path, takes: Takes::$takes, timed: true },)+
-            $(Route { path: $open_path, takes: Takes::Asking, timed: false },)+
+            $(Route { path: $plain_path, takes: Takes::Asking, timed: true, parameters: &[] },)+
+            $(Route { path: $path, takes: Takes::$takes, timed: true, parameters: &[$($parameter),*] },)+
+            $(Route { path: $open_path, takes: Takes::Asking, timed: false, parameters: &[$($open_parameter),*] },)+
         ];
 
         fn answered() -> Router<Served> {
@@ -120,35 +120,35 @@ routes! {
         "/openapi.json" openapi;
     }
     answered {
-        "/v1/status" get status Asking;
-        "/v1/functions" get functions Asking;
-        "/v1/transactions" post submit Sending;
-        "/v1/transactions/{id}" get transaction Asking;
-        "/v1/receipts/{id}" get receipt Asking;
-        "/v1/blocks/{height}" get block Asking;
-        "/v1/accounts/{key}" get account Asking;
-        "/v1/sessions" get sessions Asking;
-        "/v1/sessions/{id}" get session Asking;
-        "/v1/bundles" get bundles Asking;
-        "/v1/bundles/{id}" get bundle Asking;
-        "/v1/bundles/{id}/operations/{index}" get operation_proof Asking;
-        "/v1/witness" post witness Either;
-        "/v1/state/{namespace}" get entry Asking;
-        "/v1/entries/{namespace}" get entries Asking;
-        "/v1/lookup/{index}" get lookup Asking;
-        "/v1/history/{namespace}" get history Asking;
-        "/v1/audit" get audit Asking;
-        "/v1/audit/{index}" get audit_record Asking;
-        "/v1/audit-log" get audit_log Asking;
-        "/v1/snapshots" get snapshots Asking;
-        "/v1/snapshots/{height}/chunks/{index}" get chunk Asking;
-        "/v1/admin/reload" post reload Administering;
-        "/healthz" get healthz Nothing;
-        "/readyz" get readyz Nothing;
-        "/metrics" get metrics Asking;
+        "/v1/status" get status Asking [];
+        "/v1/functions" get functions Asking [];
+        "/v1/transactions" post submit Sending [];
+        "/v1/transactions/{id}" get transaction Asking [];
+        "/v1/receipts/{id}" get receipt Asking [];
+        "/v1/blocks/{height}" get block Asking [];
+        "/v1/accounts/{key}" get account Asking [];
+        "/v1/sessions" get sessions Asking ["of", "below", "after", "limit"];
+        "/v1/sessions/{id}" get session Asking [];
+        "/v1/bundles" get bundles Asking [];
+        "/v1/bundles/{id}" get bundle Asking [];
+        "/v1/bundles/{id}/operations/{index}" get operation_proof Asking [];
+        "/v1/witness" post witness Either [];
+        "/v1/state/{namespace}" get entry Asking ["key", "key_hex", "height", "prove"];
+        "/v1/entries/{namespace}" get entries Asking ["prefix", "prefix_hex", "after", "after_hex", "limit", "height"];
+        "/v1/lookup/{index}" get lookup Asking ["of", "after_hex", "limit"];
+        "/v1/history/{namespace}" get history Asking ["key", "key_hex", "from", "to", "limit"];
+        "/v1/audit" get audit Asking ["from", "height", "kind", "who", "limit"];
+        "/v1/audit/{index}" get audit_record Asking [];
+        "/v1/audit-log" get audit_log Asking ["since"];
+        "/v1/snapshots" get snapshots Asking [];
+        "/v1/snapshots/{height}/chunks/{index}" get chunk Asking [];
+        "/v1/admin/reload" post reload Administering [];
+        "/healthz" get healthz Nothing [];
+        "/readyz" get readyz Nothing [];
+        "/metrics" get metrics Asking [];
     }
     open {
-        "/v1/events" events;
+        "/v1/events" events [];
     }
 }
 
@@ -160,6 +160,8 @@ pub(super) struct Route {
     pub(super) takes: Takes,
     /// Whether it answers within the time a request may take.
     timed: bool,
+    /// The parameters that may stand behind `?`.
+    parameters: &'static [&'static str],
 }
 
 /// The route of a pattern that was matched.
@@ -233,6 +235,7 @@ pub(crate) fn router(served: Served) -> Router {
         .fallback(|| async { ApiError::new(Code::NotFound, "there is no such path; / lists what there is") })
         .method_not_allowed_fallback(|| async { ApiError::new(Code::MethodNotAllowed, "not with this method") })
         .layer(DefaultBodyLimit::max(served.limits.body_bytes_max))
+        .layer(from_fn(read_parameters))
         .layer(from_fn_with_state(served.access.clone(), access::check))
         .layer(from_fn_with_state(served.limits.clone(), guard))
         .layer(CatchPanicLayer::custom(panicked))
@@ -356,15 +359,27 @@ fn parsed<T, E: std::fmt::Display>(
 }
 
 /// The parameters after `?`: each at most once, only known ones, escapes decoded.
+#[derive(Clone)]
 struct Parameters(Vec<(String, String)>);
 
+/// Reads the parameters for whoever answers, and refuses those that nobody there would read.
+async fn read_parameters(mut request: Request, next: Next) -> Result<Response, ApiError> {
+    let matched = request.extensions().get::<MatchedPath>().and_then(|path| route(path.as_str()));
+    if let Some(route) = matched {
+        let parameters = Parameters::parse(request.uri().query(), route.parameters)?;
+        request.extensions_mut().insert(parameters);
+    }
+    Ok(next.run(request).await)
+}
+
 impl Parameters {
-    fn parse(query: Option<String>, known: &[&str]) -> Result<Self, ApiError> {
+    fn parse(query: Option<&str>, known: &[&str]) -> Result<Self, ApiError> {
         let mut found: Vec<(String, String)> = Vec::new();
-        for part in query.as_deref().unwrap_or("").split('&').filter(|part| !part.is_empty()) {
+        for part in query.unwrap_or("").split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             if !known.contains(&name) {
-                let message = format!("unknown parameter {name:?}; there are {}", known.join(", "));
+                let there_are = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                let message = format!("unknown parameter {name:?}; there are {there_are}");
                 return Err(ApiError::new(Code::BadRequest, message));
             }
             if found.iter().any(|(other, _)| other == name) {
@@ -620,8 +635,10 @@ async fn account(State(served): State<Served>, Path(key): Path<String>) -> Answe
     ),
     responses((status = 200, body = api::SessionList), (status = 400, body = ErrorBody))
 )]
-async fn sessions(State(served): State<Served>, RawQuery(query): RawQuery) -> Answer<api::SessionList> {
-    let parameters = Parameters::parse(query, &["of", "below", "after", "limit"])?;
+async fn sessions(
+    State(served): State<Served>,
+    Extension(parameters): Extension<Parameters>,
+) -> Answer<api::SessionList> {
     let text = |name| parameters.get(name).map(str::to_owned);
     let wanted = WantedSessions {
         of: parameters.get("of").map(|text| parsed("of", text, PublicKey::from_hex)).transpose()?,
@@ -687,9 +704,8 @@ async fn operation_proof(
 async fn entry(
     State(served): State<Served>,
     Path(namespace): Path<String>,
-    RawQuery(query): RawQuery,
+    Extension(parameters): Extension<Parameters>,
 ) -> Answer<api::Entry> {
-    let parameters = Parameters::parse(query, &["key", "key_hex", "height", "prove"])?;
     let namespace = parsed("namespace", &namespace, Namespace::new)?;
     let key = parameters.key()?;
     let (height, prove) = (parameters.height("height")?, parameters.flag("prove")?);
@@ -701,17 +717,16 @@ async fn entry(
     get, path = "/v1/entries/{namespace}",
     params(
         ("namespace" = String, Path), ("prefix" = Option<String>, Query), ("prefix_hex" = Option<String>, Query),
-        ("after" = Option<String>, Query), ("after_hex" = Option<String>, Query),
-        ("limit" = Option<usize>, Query), ("height" = Option<u64>, Query),
+        ("after" = Option<String>, Query), ("after_hex" = Option<String>, Query), ("limit" = Option<usize>, Query),
+        ("height" = Option<u64>, Query),
     ),
     responses((status = 200, body = api::Entries), (status = 400, body = ErrorBody))
 )]
 async fn entries(
     State(served): State<Served>,
     Path(namespace): Path<String>,
-    RawQuery(query): RawQuery,
+    Extension(parameters): Extension<Parameters>,
 ) -> Answer<api::Entries> {
-    let parameters = Parameters::parse(query, &["prefix", "prefix_hex", "after", "after_hex", "limit", "height"])?;
     let namespace = parsed("namespace", &namespace, Namespace::new)?;
     let limit = parameters.limit()?;
     let page = Page {
@@ -736,9 +751,8 @@ async fn entries(
 async fn lookup(
     State(served): State<Served>,
     Path(index): Path<String>,
-    RawQuery(query): RawQuery,
+    Extension(parameters): Extension<Parameters>,
 ) -> Answer<api::Entries> {
-    let parameters = Parameters::parse(query, &["of", "after_hex", "limit"])?;
     let by = parsed("index", &index, str::parse::<By>)?;
     let of = parameters.get("of").ok_or_else(|| ApiError::new(Code::BadRequest, "say of what: of=…"))?.to_owned();
     let page = Page { prefix: Vec::new(), after: parameters.bytes("after", "after_hex")?, limit: parameters.limit()? };
@@ -761,9 +775,8 @@ async fn lookup(
 async fn history(
     State(served): State<Served>,
     Path(namespace): Path<String>,
-    RawQuery(query): RawQuery,
+    Extension(parameters): Extension<Parameters>,
 ) -> Answer<api::History> {
-    let parameters = Parameters::parse(query, &["key", "key_hex", "from", "to", "limit"])?;
     let namespace = parsed("namespace", &namespace, Namespace::new)?;
     let key = parameters.key()?;
     let heights = (parameters.height("from")?, parameters.height("to")?);
@@ -784,8 +797,7 @@ async fn history(
         (status = 404, body = ErrorBody, description = "The record is not kept here"),
     )
 )]
-async fn audit(State(served): State<Served>, RawQuery(query): RawQuery) -> Answer<api::Audit> {
-    let parameters = Parameters::parse(query, &["from", "height", "kind", "who", "limit"])?;
+async fn audit(State(served): State<Served>, Extension(parameters): Extension<Parameters>) -> Answer<api::Audit> {
     let wanted = Wanted {
         from: parameters.number("from")?,
         height: parameters.height("height")?,
@@ -811,8 +823,10 @@ async fn audit_record(State(served): State<Served>, Path(index): Path<String>) -
     get, path = "/v1/audit-log", params(("since" = Option<u64>, Query)),
     responses((status = 200, body = api::AuditCheckpoint), (status = 404, body = ErrorBody))
 )]
-async fn audit_log(State(served): State<Served>, RawQuery(query): RawQuery) -> Answer<api::AuditCheckpoint> {
-    let parameters = Parameters::parse(query, &["since"])?;
+async fn audit_log(
+    State(served): State<Served>,
+    Extension(parameters): Extension<Parameters>,
+) -> Answer<api::AuditCheckpoint> {
     let since = parameters.number("since")?;
     ask(&served, move |chain| chain.audit_checkpoint(since)).await.map(Json)
 }
@@ -944,7 +958,7 @@ mod tests {
     fn the_document_says_what_every_route_may_answer() {
         let document = serde_json::to_value(Document::openapi()).expect("a document");
         assert_eq!(document["components"]["securitySchemes"]["token"]["scheme"], "bearer");
-        for Route { path, takes, timed } in ROUTES.iter().filter(|route| !matches!(route.path, "/" | "/openapi.json")) {
+        for Route { path, takes, timed, .. } in ROUTES.iter().filter(|route| !matches!(route.path, "/" | "/openapi.json")) {
             for (method, operation) in document["paths"][path].as_object().expect("a path") {
                 let says = |status: &str| operation["responses"].get(status).is_some();
                 assert!(["400", "401", "415", "500", "default"].into_iter().all(says), "{method} {path}");
@@ -952,6 +966,17 @@ mod tests {
                 assert_eq!(says("504"), *timed, "{method} {path}");
                 assert_eq!(operation.get("security").is_some(), *takes != Takes::Nothing, "{method} {path}");
             }
+        }
+    }
+
+    #[test]
+    fn the_document_names_the_parameters_that_are_read() {
+        let document = serde_json::to_value(Document::openapi()).expect("a document");
+        for Route { path, parameters, .. } in ROUTES {
+            let described = document["paths"][path]["get"]["parameters"].as_array().cloned().unwrap_or_default();
+            let in_query = described.iter().filter(|parameter| parameter["in"] == "query");
+            let described: BTreeSet<&str> = in_query.filter_map(|parameter| parameter["name"].as_str()).collect();
+            assert_eq!(described, parameters.iter().copied().collect(), "{path}");
         }
     }
 
@@ -982,7 +1007,7 @@ mod tests {
 
     #[test]
     fn r04_parameters_have_one_reading() {
-        let parse = |query: &str| Parameters::parse(Some(query.to_owned()), &["key", "prove"]);
+        let parse = |query: &str| Parameters::parse(Some(query), &["key", "prove"]);
         assert_eq!(parse("key=a%3Ab+c").expect("valid").get("key"), Some("a:b c"));
         for query in ["key=%00", "key=%c0%af", "key=%", "key=%zz", "key=1&key=2", "other=1"] {
             assert!(parse(query).is_err(), "{query}");
