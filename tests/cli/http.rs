@@ -136,6 +136,12 @@ fn r06_pruned_and_future_heights_say_which_there_are() {
         assert_eq!((&body["error"]["lowest_height"], &body["error"]["highest_height"]), (&json!(4), &json!(6)));
     }
     assert_eq!(node.get("/v1/state/agents?key=x&height=5").0, 200);
+    for (path, lowest) in [("/v1/blocks/99", 1), ("/v1/history/agents?key=x&from=99", 4), ("/v1/events?from=99", 1)] {
+        let (status, body) = node.json(path);
+        assert_eq!((status, &body["error"]["code"]), (404, &json!("not_found")), "{path}");
+        let heights = (&body["error"]["lowest_height"], &body["error"]["highest_height"]);
+        assert_eq!(heights, (&json!(lowest), &json!(6)), "{path}");
+    }
     // The command line says the same through the node.
     expect(home.path(), 14, &["query", "agents", "x", "--height", "1"]);
 }

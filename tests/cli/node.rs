@@ -158,6 +158,51 @@ fn events_are_streamed_as_they_happen() {
     assert!(body.contains("event: block"), "{body}");
 }
 
+/// A reader that comes back says what it read last and misses nothing; one that begins names a height.
+#[test]
+fn events_go_on_where_a_reader_left_off() {
+    let home = chain();
+    for text in ["one", "two"] {
+        send(home.path(), 0, &json!([if text == "one" { register() } else { post(text) }]));
+    }
+    let mut node = Node::start(home.path(), &[]);
+    let subscribe = |query: &str, header: &str| {
+        let mut stream = node.connect();
+        write!(stream, "GET /v1/events{query} HTTP/1.1\r\nHost: x\r\n{header}\r\n").unwrap();
+        stream
+    };
+    let mut streams = [
+        (subscribe("?from=1", ""), vec!["1.0", "1.1", "2.0", "2.1", "3.0", "3.1"]),
+        (subscribe("", "Last-Event-ID: 1.0\r\n"), vec!["1.1", "2.0", "2.1", "3.0", "3.1"]),
+        (subscribe("?from=1", "Last-Event-ID: 2.1\r\n"), vec!["3.0", "3.1"]),
+        (subscribe("?from=3", ""), vec!["3.0", "3.1"]),
+        (subscribe("", ""), vec!["3.0", "3.1"]),
+    ];
+    std::thread::sleep(Duration::from_millis(200));
+    send(home.path(), 0, &json!([post("three")]));
+    let refused = |query: &str, header: &str| {
+        let mut stream = subscribe(query, &format!("Connection: close\r\n{header}"));
+        answer(&mut stream).0
+    };
+    assert_eq!(refused("", "Last-Event-ID: 9.0\r\n"), 404, "no such height yet");
+    assert_eq!(refused("", "Last-Event-ID: 2\r\n"), 400);
+    assert_eq!(refused("?since=2", ""), 400);
+    node.signal("TERM");
+    assert_eq!(node.wait(STOP), Some(0), "open streams hold up the stop");
+    for (stream, expected) in &mut streams {
+        let (status, body) = answer(stream);
+        assert_eq!(status, 200);
+        let ids: Vec<&str> = body.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+        assert_eq!(ids, *expected, "{body}");
+        let kinds: Vec<&str> = body.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+        assert_eq!(kinds[kinds.len() - 2..], ["transaction", "block"]);
+        // Each says of which height it is.
+        let told = body.lines().filter_map(|line| line.strip_prefix("data: "));
+        let heights = told.map(|data| serde_json::from_str::<serde_json::Value>(data).unwrap()["height"].to_string());
+        assert!(heights.eq(ids.iter().map(|id| id.split('.').next().unwrap().to_owned())), "{body}");
+    }
+}
+
 #[test]
 fn a_node_whose_key_may_not_make_blocks_does_not_start() {
     let (home, other) = (chain(), chain());

@@ -87,6 +87,15 @@ fn a_snapshot_travels_to_another_home_and_comes_to_the_same_root() {
         assert_eq!(expect(other.path(), 0, &["status"])["height"], 4);
         snapshot(other.path(), 0, &["import", archive]);
         assert_eq!(snapshot(other.path(), 0, &["list"])["snapshots"], json!([made]));
+        // Of the heights before there are no blocks here, which is said with the heights of which there are.
+        let node = Node::start(other.path(), &[]);
+        for path in ["/v1/blocks/3", "/v1/events?from=3"] {
+            let (code, body) = node.json(path);
+            assert_eq!((code, &body["error"]["code"]), (410, &json!("gone")), "{path}");
+            let heights = (&body["error"]["lowest_height"], &body["error"]["highest_height"]);
+            assert_eq!(heights, (&json!(4), &json!(4)), "{path}");
+        }
+        assert_eq!(node.get("/v1/blocks/4").0, 200);
     }
 }
 

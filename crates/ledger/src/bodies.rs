@@ -127,6 +127,12 @@ fn body_in(kv: &dyn Kv, height: Height) -> Result<(Block, Vec<u8>), LedgerError>
     Ok((block, body))
 }
 
+/// The first height there is a block of.
+pub(crate) fn first_in(kv: &dyn Kv) -> Result<Option<Height>, StoreError> {
+    let found = kv.range(&Range::prefix(&[BODY], 1))?;
+    Ok(found.first().and_then(|(key, _)| height_in(key)))
+}
+
 fn received_in(kv: &dyn Kv, height: Height, known: &Known) -> Result<(Vec<Receipt>, Vec<u8>), LedgerError> {
     let packed = kv.get(&at(RECEIPTS, height))?.ok_or(LedgerError::NoBlock { height })?;
     opened(height, "receipts do", &packed, known.bytes())
@@ -154,10 +160,8 @@ pub(crate) fn last_by(
     block: impl Fn(Height) -> Result<Block, LedgerError>,
 ) -> Result<Height, LedgerError> {
     let (genesis, mut high) = heights.into_inner();
-    let found = kv.range(&Range::prefix(&[BODY], 1))?;
-    let first = found.first().and_then(|(key, _)| height_in(key));
     // What comes before the first that is kept.
-    let before = first.map_or(high, |first| first.prev().unwrap_or_default().max(genesis).min(high));
+    let before = first_in(kv)?.map_or(high, |first| first.prev().unwrap_or_default().max(genesis).min(high));
     let mut low = before;
     // Times never run backwards, so the last one is found by halving.
     while low < high {

@@ -14,7 +14,7 @@
 
 use crate::audit::{Appended, forget_audit, keep_audit};
 use crate::block::{self, Block, BlockError, BlockRecord, Continuation, Executed, Receipt, Refused};
-use crate::bodies::{block_in, continuations_in, kept_in};
+use crate::bodies::{block_in, continuations_in, first_in, kept_in};
 use crate::chain::{Chain, ChainFacts};
 use crate::check::{self, Refusal};
 use crate::genesis::{Genesis, GenesisError};
@@ -780,6 +780,14 @@ impl<H: Hasher> Ledger<H> {
         let block = block_in(&*self.kv, height)?;
         check_block(&block, BlockRecord::read(&self.view(), height)?.as_ref())?;
         Ok(block)
+    }
+
+    /// The lowest height there is a block of here; none if there is none at all.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn lowest_block(&self) -> Result<Option<Height>, StoreError> {
+        first_in(&*self.kv)
     }
 
     /// The receipts of a height, checked against its record.

@@ -14,7 +14,7 @@ use crate::consensus::{Consensus, Ran};
 use crate::exit::{Exit, Failure, causes};
 use crate::generations::{Generation, Generations, Replaced};
 use crate::home::Home;
-use crate::http::ENTRIES_BYTES_MAX;
+use crate::http::{ENTRIES_BYTES_MAX, Event, Place, Telling};
 use crate::mend::Mendable;
 use crate::own_log::{OwnLog, Stood, Who};
 use crate::p2p::{self, Answers, Attests};
@@ -74,6 +74,9 @@ pub(crate) trait Engine: Chain + Checked + Consensus + StateSync {
     fn produce(&self, time: Timestamp, producer: PublicKey, empty: bool) -> Result<Option<Arc<Committed>>, Failure>;
     /// Calls `listener` with every block once it is durable.
     fn on_commit(&self, listener: Listener);
+    /// What is told of a block that is kept, from an event of its on, until that has about so many bytes. Nothing if it is behind
+    /// the last of them.
+    fn events(&self, from: Place, bytes_max: usize) -> Result<Vec<Event>, Refusal>;
     /// Wakes `waker` whenever a transaction was taken in. May be set once.
     fn wake_on_submit(&self, waker: SyncSender<()>);
     /// Hands what is submitted on to another engine, instead of letting it wait here. May be set once.
@@ -808,6 +811,22 @@ impl<H: Hasher> Local<H> {
         Ok(found.filter(|found| *found == signed).map(|_| id))
     }
 
+    /// Why there is no block of a height: with the heights of which there are, if it is above or below those.
+    fn no_block(&self, error: LedgerError) -> Refusal {
+        let (LedgerError::NoBlock { height } | LedgerError::NotYet { height, .. }) = error else { return error.into() };
+        let ledger = self.ledger();
+        let highest = ledger.height();
+        let lowest = match ledger.lowest_block() {
+            // A node that takes heights in without their blocks has none.
+            Ok(lowest) => lowest.unwrap_or_else(|| highest.next()),
+            Err(error) => return error.into(),
+        };
+        match height <= ledger.genesis_height() || (lowest..=highest).contains(&height) {
+            // There never was one, or it is lost.
+            true => error.into(),
+            false => Refusal::Height { asked: height.0, lowest: lowest.0, highest: highest.0 },
+        }
+    }
 }
 
 /// What a configuration says of the store.
@@ -1143,7 +1162,7 @@ impl<H: Hasher> Chain for Local<H> {
 
     fn block(&self, height: Option<Height>) -> Result<api::Block, Refusal> {
         let height = height.unwrap_or_else(|| self.ledger().height());
-        let header = self.ledger().header(height)?;
+        let header = self.ledger().header(height).map_err(|error| self.no_block(error))?;
         let block = self.ledger().block(height)?;
         let continuations = self.ledger().continuations(height)?;
         let record = header.record.as_ref();
@@ -1313,7 +1332,12 @@ impl<H: Hasher> Chain for Local<H> {
         if heights.is_empty() {
             return Err(Refusal::Bad(format!("{} is above {}", heights.start(), heights.end())));
         }
-        let history = ledger.key_history(namespace, key, heights, limit)?;
+        let history = ledger.key_history(namespace, key, heights, limit).map_err(|error| match error {
+            LedgerError::NotYet { height, last } => {
+                Refusal::Height { asked: height.0, lowest: self.lowest().0, highest: last.0 }
+            }
+            error => error.into(),
+        })?;
         let registry = self.registry();
         let change = |change: KeyChange| {
             let (by, operations) = match change.by {
@@ -1397,6 +1421,22 @@ impl<H: Hasher> Engine for Local<H> {
 
     fn on_commit(&self, listener: Listener) {
         self.shared.listeners.write().unwrap_or_else(PoisonError::into_inner).push(listener);
+    }
+
+    fn events(&self, from: Place, bytes_max: usize) -> Result<Vec<Event>, Refusal> {
+        let (ledger, height) = (self.ledger(), from.height);
+        let header = ledger.header(height).map_err(|error| self.no_block(error))?;
+        let (receipts, continuations) = (ledger.receipts(height)?, ledger.continuations(height)?);
+        let telling = Telling {
+            registry: self.registry(),
+            height,
+            time: header.time,
+            root: header.root,
+            record: header.record.as_ref(),
+            receipts: &receipts,
+            continuations: &continuations,
+        };
+        Ok(telling.events(from.index, bytes_max))
     }
 
     fn wake_on_submit(&self, waker: SyncSender<()>) {

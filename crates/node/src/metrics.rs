@@ -198,7 +198,7 @@ impl Metrics {
         registry.register("http_subscriptions_open", "Open event streams", metrics.subscriptions_open.clone());
         registry.register(
             "http_subscriptions_dropped",
-            "Event streams dropped because their reader was too slow",
+            "Event streams dropped because as much waited for their reader as may when a block came",
             metrics.subscriptions_dropped.clone(),
         );
         registry.register("chain_transactions", "Transactions, by what became of them", metrics.transactions.clone());

@@ -132,8 +132,7 @@ impl Tell {
             let damage = Damage::of(problem);
             tracing::error!(kind = damage.kind, problem = damage.message, "stored bytes are damaged");
             let json = serde_json::json!(damage).to_string().into();
-            let height = u64::try_from(self.metrics.height.get()).unwrap_or_default();
-            self.hub.tell(&Event { height, kind: "damage", json });
+            self.hub.tell(None, vec![Event { place: None, kind: "damage", json }]);
         }
         if !scrubbed.problems.is_empty() {
             self.mender.found_damage(look);

@@ -4,7 +4,7 @@
 use super::init::PRODUCER;
 use super::sync;
 use crate::abci::{self, Application, Certifier};
-use crate::bundle::{progress_name, show_continuation};
+use crate::bundle::progress_name;
 use crate::check;
 use crate::cli::{Context, report};
 use crate::cometbft::rpc::Rpc;
@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
 use crate::follower::{Follower, follow};
 use crate::home::Home;
-use crate::http::{Access, Event, Health, Hub, Limits, Reload, Served, router, serve};
+use crate::http::{Access, Health, Hub, Limits, Reload, Served, Telling, router, serve};
 use crate::mend::Mender;
 use crate::metrics::Metrics;
 use crate::out::{Out, grouped, short};
@@ -737,25 +737,19 @@ fn observe(engine: &dyn Engine, hub: Arc<Hub>, metrics: Arc<Metrics>, registry: 
             });
         }
         tracing::debug!(%height, receipts = committed.receipts.len(), root = %committed.root, "block");
-        let event = |kind, json: serde_json::Value| Event { height: height.0, kind, json: json.to_string().into() };
-        for (index, receipt) in (0u32..).zip(&committed.receipts) {
-            let receipt = crate::bundle::show_receipt(&registry, receipt, height, index);
-            hub.tell(&event("transaction", json!(receipt)));
-        }
         for continuation in &committed.continuations {
             metrics.continuation(progress_name(&continuation.progress));
-            let mut shown = json!(show_continuation(&registry, continuation));
-            shown["height"] = json!(height.0);
-            hub.tell(&event("continuation", shown));
         }
-        let root = committed.root.0;
-        let time = committed.block.time.0;
-        // Of a height that was taken in without its block there are no receipts here.
-        let transactions = committed.record.as_ref().map_or(0, |record| record.transactions);
-        hub.tell(&event(
-            "block",
-            json!({ "height": height.0, "time": time, "root": root, "transactions": transactions }),
-        ));
+        let telling = Telling {
+            registry: &registry,
+            height,
+            time: committed.block.time,
+            root: Some(committed.root),
+            record: committed.record.as_ref(),
+            receipts: &committed.receipts,
+            continuations: &committed.continuations,
+        };
+        hub.tell(Some(height), telling.events(0, usize::MAX));
     }));
 }
 

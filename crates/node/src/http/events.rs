@@ -1,23 +1,125 @@
 //! Event streams: what happens on the chain, told to whoever listens, at the listener's own risk.
 //!
-//! A subscriber has a queue of its own with a bound. One that does not read until its queue is full is dropped and
-//! its connection closed, so a reader that stops reading costs a bounded amount of memory and never holds up a block.
+//! What a height brings is told at once and every subscriber's queue takes it whole, so a large block costs nobody who reads an
+//! event. Whoever has left as many unread as may wait when the next height comes is dropped and its connection closed: a reader that
+//! stops reading costs a bounded amount of memory, most of which it shares with the others, and never holds up a block.
+//!
+//! A stream may begin in the past. Then it reads what is stored, a piece at a time, and is told of heights like the others
+//! from the last one it read on.
 
 use super::limits::Limits;
 use super::server::Connection;
+use crate::bundle::{show_continuation, show_receipt};
 use crate::metrics::Metrics;
 use crate::origin::counted_as;
+use keelstone_codec::{Height, Root, Timestamp};
+use keelstone_execution::Registry;
+use keelstone_ledger::{BlockRecord, Continuation, Receipt};
+use serde_json::json;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
 /// One event: its kind and its JSON.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
-    pub(crate) height: u64,
+    /// None for what is not of the chain, and is told as it happens only.
+    pub(crate) place: Option<Place>,
     pub(crate) kind: &'static str,
     pub(crate) json: Arc<str>,
+}
+
+/// The place of an event on the chain, by which a stream is taken up again: its height, and its index among the events of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) height: Height,
+    pub(crate) index: u32,
+}
+
+impl Place {
+    /// The first of a height.
+    pub(crate) fn first_of(height: Height) -> Self {
+        Self { height, index: 0 }
+    }
+
+    /// The one behind it of the same height, if there is one.
+    pub(crate) fn next(self) -> Self {
+        Self { index: self.index.saturating_add(1), ..self }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.height, self.index)
+    }
+}
+
+/// A text is no place of an event.
+#[derive(Debug, thiserror::Error)]
+#[error("expected HEIGHT.INDEX, the id of an event")]
+pub(crate) struct NoPlace;
+
+impl FromStr for Place {
+    type Err = NoPlace;
+
+    fn from_str(text: &str) -> Result<Self, NoPlace> {
+        let (height, index) = text.split_once('.').ok_or(NoPlace)?;
+        let (height, index) = (height.parse().map_err(|_| NoPlace)?, index.parse().map_err(|_| NoPlace)?);
+        Ok(Self { height: Height(height), index })
+    }
+}
+
+/// What is told of a block: its transactions, what it did for async bundles, and last the block. Told of the same block later,
+/// it is the same.
+pub(crate) struct Telling<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) height: Height,
+    pub(crate) time: Timestamp,
+    /// None if that state is no longer kept.
+    pub(crate) root: Option<Root>,
+    pub(crate) record: Option<&'a BlockRecord>,
+    /// None of a height that was taken in without its block.
+    pub(crate) receipts: &'a [Receipt],
+    pub(crate) continuations: &'a [Continuation],
+}
+
+impl Telling<'_> {
+    /// The event at an index; none behind the last, which is the block's own.
+    fn event(&self, index: u32) -> Option<Event> {
+        let (height, at) = (self.height, index as usize);
+        let (kind, json) = if let Some(receipt) = self.receipts.get(at) {
+            ("transaction", json!(show_receipt(self.registry, receipt, height, index)))
+        } else if let Some(continuation) = self.continuations.get(at - self.receipts.len()) {
+            let mut shown = json!(show_continuation(self.registry, continuation));
+            shown["height"] = json!(height.0);
+            ("continuation", shown)
+        } else if at == self.receipts.len() + self.continuations.len() {
+            let transactions = self.record.map_or(0, |record| record.transactions);
+            let root = self.root.map(|root| root.0);
+            ("block", json!({ "height": height.0, "time": self.time.0, "root": root, "transactions": transactions }))
+        } else {
+            return None;
+        };
+        Some(Event { place: Some(Place { height, index }), kind, json: json.to_string().into() })
+    }
+
+    /// The events from an index on, until they have so many bytes or there are no more.
+    pub(crate) fn events(&self, first: u32, bytes_max: usize) -> Vec<Event> {
+        let mut bytes = 0;
+        let mut events = Vec::new();
+        for event in (first..).map_while(|index| self.event(index)) {
+            bytes += event.json.len();
+            events.push(event);
+            if bytes >= bytes_max {
+                break;
+            }
+        }
+        events
+    }
 }
 
 /// Who listens.
@@ -31,18 +133,41 @@ pub(crate) struct Hub {
 struct Subscribers {
     next: u64,
     all: BTreeMap<u64, Subscriber>,
+    /// The height that was told last.
+    told: Option<Height>,
     closed: bool,
 }
 
 #[derive(Debug)]
 struct Subscriber {
-    queue: mpsc::Sender<Event>,
+    queue: mpsc::UnboundedSender<Arc<[Event]>>,
+    /// The first height it is told of; none while it reads earlier ones.
+    from: Option<Height>,
+    /// Events that were told and not taken yet; of one that reads earlier heights, those since it last took one.
+    waiting: Arc<AtomicUsize>,
+    waiting_max: usize,
     connection: Arc<Connection>,
+}
+
+impl Subscriber {
+    /// Hands over what happened, at a height or at none. False if so much waits that it is dropped.
+    fn takes(&self, height: Option<Height>, events: &Arc<[Event]>) -> bool {
+        if self.from.zip(height).is_some_and(|(from, height)| height < from) {
+            return true; // It has read that.
+        }
+        if self.waiting.fetch_add(events.len(), Ordering::Relaxed) >= self.waiting_max {
+            return false;
+        }
+        self.from.is_none() || self.queue.send(events.clone()).is_ok()
+    }
 }
 
 /// A place in the hub; leaving it frees the place.
 pub(crate) struct Subscription {
-    pub(crate) queue: mpsc::Receiver<Event>,
+    queue: mpsc::UnboundedReceiver<Arc<[Event]>>,
+    /// What was taken from the queue, and how many of these were handed on.
+    taken: (Arc<[Event]>, usize),
+    waiting: Arc<AtomicUsize>,
     id: u64,
     hub: Arc<Hub>,
 }
@@ -67,11 +192,13 @@ impl Hub {
         self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a listener in, within the limits.
+    /// Takes a listener in, within the limits. One that reads `earlier` heights first is told of nothing before
+    /// [`Subscription::joins`].
     pub(crate) fn subscribe(
         self: &Arc<Self>,
         connection: Arc<Connection>,
         limits: &Limits,
+        earlier: bool,
     ) -> Result<Subscription, Refused> {
         let mut subscribers = self.lock();
         let of_client = |client: IpAddr| {
@@ -87,26 +214,37 @@ impl Hub {
         if of_client(connection.client()) >= limits.client_subscriptions_max {
             return Err(Refused::ClientFull(limits.client_subscriptions_max));
         }
-        let (sender, queue) = mpsc::channel(limits.subscription_events_max);
+        // The bound is on what waits when there is more, so that a block is taken whole.
+        let (queue, taking) = mpsc::unbounded_channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
         let id = subscribers.next;
         subscribers.next += 1;
         connection.set_streaming(true);
-        subscribers.all.insert(id, Subscriber { queue: sender, connection });
+        let subscriber = Subscriber {
+            queue,
+            from: (!earlier).then(Height::default),
+            waiting: waiting.clone(),
+            waiting_max: limits.subscription_events_max,
+            connection,
+        };
+        subscribers.all.insert(id, subscriber);
         self.metrics.subscriptions_open.inc();
-        Ok(Subscription { queue, id, hub: self.clone() })
+        Ok(Subscription { queue: taking, taken: (Arc::default(), 0), waiting, id, hub: self.clone() })
     }
 
-    /// Tells everybody. Never waits: who cannot take it now is dropped.
-    pub(crate) fn tell(&self, event: &Event) {
+    /// Tells everybody all that happened at a height, or beside the chain. Never waits: whoever has too much waiting is dropped.
+    pub(crate) fn tell(&self, height: Option<Height>, events: Vec<Event>) {
+        let events: Arc<[Event]> = events.into();
         let mut subscribers = self.lock();
+        subscribers.told = height.or(subscribers.told);
         subscribers.all.retain(|_, subscriber| {
-            let taken = subscriber.queue.try_send(event.clone()).is_ok();
-            if !taken {
+            let stays = subscriber.takes(height, &events);
+            if !stays {
                 self.metrics.subscriptions_dropped.inc();
                 self.metrics.subscriptions_open.dec();
                 subscriber.connection.close();
             }
-            taken
+            stays
         });
     }
 
@@ -117,6 +255,40 @@ impl Hub {
         let count = i64::try_from(subscribers.all.len()).unwrap_or(i64::MAX);
         self.metrics.subscriptions_open.dec_by(count);
         subscribers.all.clear();
+    }
+}
+
+impl Subscription {
+    /// The next event that is told; none once the stream ends.
+    pub(crate) async fn next(&mut self) -> Option<Event> {
+        loop {
+            let (events, handed_on) = &mut self.taken;
+            if let Some(event) = events.get(*handed_on) {
+                *handed_on += 1;
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                return Some(event.clone());
+            }
+            self.taken = (self.queue.recv().await?, 0);
+        }
+    }
+
+    /// Says that one that reads earlier heights took an event of those.
+    pub(crate) fn took_earlier(&self) {
+        self.waiting.store(0, Ordering::Relaxed);
+    }
+
+    /// Has one that has read all heights before `from` told of those from there on. False if that was told already: then it
+    /// has to be read, too.
+    pub(crate) fn joins(&self, from: Height) -> bool {
+        let mut subscribers = self.hub.lock();
+        if subscribers.told.is_some_and(|told| told >= from) {
+            return false;
+        }
+        if let Some(subscriber) = subscribers.all.get_mut(&self.id) {
+            subscriber.from = Some(from);
+            self.took_earlier();
+        }
+        true
     }
 }
 
@@ -135,16 +307,89 @@ mod tests {
     use super::*;
     use std::net::SocketAddr;
 
+    /// A hub, limits under which so many events may wait, and a connection.
+    fn hub(events_max: u64) -> (Arc<Hub>, Limits, Arc<Connection>) {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let http = crate::config::Http { subscription_events_max: events_max, ..crate::config::Config::default().http };
+        let connection = Arc::new(Connection::new(address, false));
+        (Hub::new(Arc::new(Metrics::new())), Limits::new(&http, address), connection)
+    }
+
+    fn subscribe(hub: &Arc<Hub>, limits: &Limits, connection: &Arc<Connection>, earlier: bool) -> Subscription {
+        hub.subscribe(connection.clone(), limits, earlier).unwrap_or_else(|_| panic!("there is room"))
+    }
+
+    fn told(hub: &Hub, height: u64, count: u32) {
+        let height = Height(height);
+        let event = |index| Event { place: Some(Place { height, index }), kind: "transaction", json: "{}".into() };
+        hub.tell(Some(height), (0..count).map(event).collect());
+    }
+
+    /// What waits for a subscriber now.
+    fn taken(subscription: &mut Subscription) -> Vec<String> {
+        use futures_util::FutureExt as _;
+        let mut places = Vec::new();
+        while let Some(Some(event)) = subscription.next().now_or_never() {
+            places.push(event.place.map(|place| place.to_string()).unwrap_or_default());
+        }
+        places
+    }
+
     /// a connection is held to what streams are only while one runs there. Whoever asks for the head alone is left with the
     /// connection.
     #[test]
     fn r11_a_stream_that_ends_at_once_leaves_a_connection_like_any_other() {
-        let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        let limits = Limits::new(&crate::config::Config::default().http, address);
-        let (hub, connection) = (Hub::new(Arc::new(Metrics::new())), Arc::new(Connection::new(address, false)));
-        let stream = hub.subscribe(connection.clone(), &limits).unwrap_or_else(|_| panic!("there is room"));
+        let (hub, limits, connection) = hub(256);
+        let stream = subscribe(&hub, &limits, &connection, false);
         assert!(connection.is_streaming());
         drop(stream);
         assert!(!connection.is_streaming());
+    }
+
+    #[test]
+    fn a_reader_that_takes_what_it_is_told_gets_every_event_of_a_large_block() {
+        let (hub, limits, connection) = hub(2);
+        let mut stream = subscribe(&hub, &limits, &connection, false);
+        for height in 1..4 {
+            told(&hub, height, 1_000);
+            assert_eq!(taken(&mut stream).len(), 1_000, "height {height}");
+        }
+        assert_eq!(hub.metrics.subscriptions_dropped.get(), 0);
+    }
+
+    #[test]
+    fn r11_a_reader_that_left_too_much_unread_is_dropped_at_the_next_height() {
+        for earlier in [false, true] {
+            let (hub, limits, connection) = hub(2);
+            let _stream = subscribe(&hub, &limits, &connection, earlier);
+            told(&hub, 1, 1);
+            told(&hub, 2, 5);
+            assert_eq!(hub.metrics.subscriptions_dropped.get(), 0, "one waited, two may");
+            told(&hub, 3, 1);
+            assert_eq!((hub.metrics.subscriptions_dropped.get(), hub.lock().all.len()), (1, 0));
+        }
+    }
+
+    /// Whoever reads earlier heights goes on with what is told where the last of them ended, whatever happens meanwhile.
+    #[test]
+    fn a_stream_from_the_past_joins_without_a_gap_and_tells_nothing_twice() {
+        let (hub, limits, connection) = hub(2);
+        let mut stream = subscribe(&hub, &limits, &connection, true);
+        told(&hub, 5, 1);
+        assert!(!stream.joins(Height(5)), "5 was told to others, and has to be read");
+        // It has read 6 before that was told.
+        assert!(stream.joins(Height(7)));
+        told(&hub, 6, 1);
+        told(&hub, 7, 2);
+        assert_eq!(taken(&mut stream), ["7.0", "7.1"]);
+    }
+
+    #[test]
+    fn the_id_of_an_event_has_one_reading() {
+        let place = Place { height: Height(17), index: 3 };
+        assert_eq!(place.to_string().parse::<Place>().ok(), Some(place));
+        for text in ["", "17", "17.", ".3", "17.3.1", "17.-1", "a.b", "18446744073709551616.0"] {
+            assert!(text.parse::<Place>().is_err(), "{text:?}");
+        }
     }
 }

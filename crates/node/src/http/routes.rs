@@ -2,13 +2,14 @@
 
 use super::access::{self, Access, Takes};
 use super::error::{ApiError, Code, ErrorBody};
-use super::events::{Hub, Refused};
+use super::events::{Event, Hub, Place, Refused, Subscription};
 use super::limits::{Limits, guard};
 use super::reload::Reload;
 use super::server::Connection;
 use super::taking::{Room, bound};
 use crate::api::{self, Chain, Page, Refusal};
 use crate::audit::Wanted;
+use crate::engine::Engine;
 use crate::metrics::Metrics;
 use crate::p2p::{Seen, Standing};
 use crate::session::Wanted as WantedSessions;
@@ -30,6 +31,7 @@ use keelstone_execution::{PublicKey, SessionId};
 use keelstone_sync::snapshot::FORMAT;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
+use std::str::FromStr as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -48,7 +50,7 @@ pub(crate) const ENTRIES_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// What handlers work with.
 #[derive(Clone)]
 pub(crate) struct Served {
-    pub(crate) chain: Arc<dyn Chain>,
+    pub(crate) chain: Arc<dyn Engine>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Arc<Limits>,
@@ -148,7 +150,7 @@ routes! {
         "/metrics" get metrics Asking [];
     }
     open {
-        "/v1/events" events [];
+        "/v1/events" events ["from"];
     }
 }
 
@@ -831,16 +833,30 @@ async fn audit_log(
     ask(&served, move |chain| chain.audit_checkpoint(since)).await.map(Json)
 }
 
-/// Events as they happen, as server-sent events: `transaction`, `continuation`, `block` and `damage`.
+/// Events as they happen: `block`, `transaction`, `continuation` and `damage`, as server-sent events. With `Last-Event-ID`, or else
+/// from a height on, those that happened since come first.
 #[utoipa::path(
     get, path = "/v1/events",
-    responses((status = 200, body = String, content_type = "text/event-stream"), (status = 503, body = ErrorBody))
+    params(("from" = Option<u64>, Query), ("Last-Event-ID" = Option<String>, Header)),
+    responses(
+        (status = 200, body = String, content_type = "text/event-stream"),
+        (status = 404, body = ErrorBody, description = "The height is not reached yet"),
+        (status = 410, body = ErrorBody, description = "The block is no longer kept"),
+        (status = 503, body = ErrorBody),
+    )
 )]
 async fn events(
     State(served): State<Served>,
+    Extension(parameters): Extension<Parameters>,
     Extension(connection): Extension<Arc<Connection>>,
+    headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, ApiError> {
-    let subscription = served.hub.subscribe(connection, &served.limits).map_err(|refused| {
+    // The one of a reader that comes back stands over where it once began.
+    let from = match headers.get("last-event-id") {
+        Some(last) => Some(parsed("Last-Event-ID", last.to_str().unwrap_or_default(), Place::from_str)?.next()),
+        None => parameters.height("from")?.map(Place::first_of),
+    };
+    let subscription = served.hub.subscribe(connection, &served.limits, from.is_some()).map_err(|refused| {
         served.metrics.refused("subscriptions");
         ApiError::new(
             Code::Busy,
@@ -851,12 +867,84 @@ async fn events(
             },
         )
     })?;
-    let stream = futures_util::stream::unfold(subscription, |mut subscription| async move {
-        let event = subscription.queue.recv().await?;
-        let told = SseEvent::default().event(event.kind).id(event.height.to_string()).data(&*event.json);
-        Some((Ok(told), subscription))
+    let mut listening = Listening { served, subscription, past: None };
+    if let Some(next) = from {
+        // What cannot be had is said while there is a status to say it with.
+        let read = listening.read(next).await?.unwrap_or_default();
+        listening.past = Some(Past { next, read: read.into_iter() });
+    }
+    let stream = futures_util::stream::unfold(listening, |mut listening| async move {
+        let event = listening.next().await?;
+        let told = SseEvent::default().event(event.kind).data(&*event.json);
+        let told = match event.place {
+            Some(place) => told.id(place.to_string()),
+            None => told,
+        };
+        Some((Ok(told), listening))
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
+}
+
+/// Bytes of earlier events that a stream holds at a time, and one event more.
+const PAST_BYTES_MAX: usize = 256 << 10;
+
+/// A stream of events.
+struct Listening {
+    served: Served,
+    subscription: Subscription,
+    /// None once it has come to what is told.
+    past: Option<Past>,
+}
+
+/// Where a stream stands that reads what happened before.
+struct Past {
+    next: Place,
+    read: std::vec::IntoIter<Event>,
+}
+
+impl Listening {
+    /// The next event; none if the stream ends.
+    async fn next(&mut self) -> Option<Event> {
+        // Whether it could not join because a height was told meanwhile, which is there to be read then.
+        let mut has_to_read = false;
+        while let Some(past) = &mut self.past {
+            if let Some(event) = past.read.next() {
+                // The block's own is the last of its height.
+                past.next = event
+                    .place
+                    .filter(|_| event.kind != "block")
+                    .map_or_else(|| Place::first_of(past.next.height.next()), Place::next);
+                self.subscription.took_earlier();
+                return Some(event);
+            }
+            let next = past.next;
+            match self.read(next).await {
+                Ok(Some(read)) => {
+                    // Nothing behind the last event of its height: the next begins.
+                    let next = if read.is_empty() { Place::first_of(next.height.next()) } else { next };
+                    self.past = Some(Past { next, read: read.into_iter() });
+                    has_to_read = false;
+                }
+                Ok(None) if has_to_read => return None,
+                Ok(None) if self.subscription.joins(next.height) => self.past = None,
+                Ok(None) => has_to_read = true,
+                // Whoever comes back is told why, with a status.
+                Err(_) => return None,
+            }
+        }
+        self.subscription.next().await
+    }
+
+    /// Events from a place on; none if its height is the next one, which is not there yet.
+    async fn read(&self, next: Place) -> Result<Option<Vec<Event>>, ApiError> {
+        let chain = self.served.chain.clone();
+        in_turn(&ASKING, move || match chain.events(next, PAST_BYTES_MAX) {
+            Err(Refusal::Height { asked, highest, .. }) if asked == highest.saturating_add(1) => Ok(None),
+            read => read.map(Some),
+        })
+        .await?
+        .map_err(ApiError::from)
+    }
 }
 
 /// Reads the file of tokens and the certificate again: what is new is taken and what was removed no longer. Takes a token
