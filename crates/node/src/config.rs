@@ -17,7 +17,7 @@ use keelstone_sync::recovery::Strategy;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read as _;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
@@ -151,8 +151,9 @@ settings! {
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 26680));
         /// Open connections; above it the connection that was idle longest is closed.
         connections_max: u64 = 512, 1..=100_000;
-        /// Bytes of a request body.
-        body_bytes_max: u64 = 1024 * 1024, 1024..=16 * 1024 * 1024;
+        /// Bytes of a request body. As JSON a transaction takes twice its bytes: the largest of a chain that keeps the default
+        /// limits fits.
+        body_bytes_max: u64 = 5 * 1024 * 1024, 1024..=16 * 1024 * 1024;
         /// Milliseconds a client may take to send the head of a request.
         header_timeout_ms: u64 = 10_000, 10..=60_000;
         /// Milliseconds a request may take until it is answered, but for event streams; then, until some of the answer is taken.
@@ -163,12 +164,13 @@ settings! {
         subscriptions_max: u64 = 256, 1..=100_000;
         /// Event streams of one client address.
         client_subscriptions_max: u64 = 16, 1..=100_000;
-        /// Events that may wait for a slow reader before it is dropped.
-        subscription_events_max: u64 = 256, 1..=65_536;
-        /// Names besides its own address under which this API may be changed through (the Host header).
-        hosts: Vec<String> = Vec::new();
-        /// Origins whose pages may send transactions. None by default.
-        origins: Vec<String> = Vec::new();
+        /// Events of earlier blocks that a reader may have waiting for it when a block comes; with as many it is dropped.
+        subscription_events_max: u64 = 10_000, 1..=65_536;
+        /// Names under which clients may send transactions (the Host header of what they send), besides the address of
+        /// http.listen: "NAME" for any port or "NAME:PORT". Where http.listen is on all addresses, each of them will do.
+        hosts: Vec<HostName> = Vec::new();
+        /// Other origins whose pages may use this API, and send transactions: "https://NAME" or "https://NAME:PORT".
+        origins: Vec<WebOrigin> = Vec::new();
         /// Requests one address may make in a second; 0 for any number. Behind a proxy all clients may have one address.
         client_requests_per_second: u64 = 0, 0..=1_000_000;
         /// Of these, transactions and questions for a witness; 0 for any number.
@@ -369,6 +371,22 @@ pub struct ApiAddress(pub Option<String>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpAddress {
     host: String,
+    port: u16,
+}
+
+/// A host as clients name it: a name or an address, and a port unless it goes without saying.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostName {
+    /// In lower case; an address of IPv6 in brackets.
+    name: String,
+    port: Option<u16>,
+}
+
+/// The origin of pages: a scheme, a host, and its port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebOrigin {
+    tls: bool,
+    name: String,
     port: u16,
 }
 
@@ -580,6 +598,105 @@ impl Kind for Vec<String> {
     }
     fn to_toml(&self) -> String {
         format!("[{}]", self.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// As many texts as a list may have, each read by itself.
+fn list_of<T>(raw: Raw<'_>, kind: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, String> {
+    let texts = Vec::<String>::from_raw(raw)?;
+    if texts.len() > ADDRESSES_MAX {
+        return Err(format!("expected at most {ADDRESSES_MAX}, found {}", texts.len()));
+    }
+    texts.iter().map(|text| parse(text).ok_or_else(|| format!("expected a {kind}, found {text:?}"))).collect()
+}
+
+impl Kind for Vec<HostName> {
+    const KIND: &'static str = "list of \"NAME\" or \"NAME:PORT\"";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        list_of(raw, Self::KIND, HostName::parse)
+    }
+    fn to_toml(&self) -> String {
+        self.iter().map(ToString::to_string).collect::<Vec<_>>().to_toml()
+    }
+}
+
+impl HostName {
+    /// Reads what a Host header has.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let text = text.to_ascii_lowercase();
+        let (name, port) = match text.rsplit_once(':') {
+            // In brackets there are colons of the address.
+            Some((name, port)) if !port.contains(']') => (name, Some(port.parse().ok().filter(|port| *port > 0)?)),
+            _ => (text.as_str(), None),
+        };
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        let is_name = !name.is_empty() && name.bytes().all(plain);
+        let host = Self { name: name.to_owned(), port };
+        (is_name || host.ip().is_some()).then_some(host)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// The port, or the one that goes without saying.
+    pub(crate) fn port_of(&self, scheme: &str) -> u16 {
+        self.port.unwrap_or(if scheme == "https" { 443 } else { 80 })
+    }
+
+    /// The address, if it is one and no name.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        match self.name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+            Some(inner) => inner.parse().ok().map(IpAddr::V6),
+            None => self.name.parse().ok().map(IpAddr::V4),
+        }
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{}:{port}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+impl Kind for Vec<WebOrigin> {
+    const KIND: &'static str = "list of \"https://NAME\" or \"https://NAME:PORT\"";
+    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+        list_of(raw, Self::KIND, WebOrigin::parse)
+    }
+    fn to_toml(&self) -> String {
+        self.iter().map(ToString::to_string).collect::<Vec<_>>().to_toml()
+    }
+}
+
+impl WebOrigin {
+    /// Reads what an Origin header has, if that is the origin of a page somewhere.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (scheme, host) = text.split_once("://")?;
+        let scheme = ["http", "https"].into_iter().find(|known| scheme.eq_ignore_ascii_case(known))?;
+        Some(Self::of(scheme, &HostName::parse(host)?))
+    }
+
+    /// The origin of pages of a host.
+    pub(crate) fn of(scheme: &str, host: &HostName) -> Self {
+        Self { tls: scheme == "https", name: host.name.clone(), port: host.port_of(scheme) }
+    }
+}
+
+impl fmt::Display for WebOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, unsaid) = if self.tls { ("https", 443) } else { ("http", 80) };
+        match self.port == unsaid {
+            true => write!(f, "{scheme}://{}", self.name),
+            false => write!(f, "{scheme}://{}:{}", self.name, self.port),
+        }
     }
 }
 
@@ -1236,6 +1353,29 @@ mod tests {
         refused("http = 5\n", 1, "http", "expected a [section]");
         refused("[http]\nhosts = [1]\n", 2, "http.hosts", "found the integer 1");
         refused("[http]\nlisten = \n", 2, "http.listen", "");
+    }
+
+    /// A host or an origin that no client could ever name is a mistake, and so are all of them at once.
+    #[test]
+    fn l01_hosts_and_origins_that_match_nothing_are_named() {
+        for host in ["http://node.example", "node.example/", "*", "", "node.example:0", "node.example:x", "a b", "[::1"]
+        {
+            refused(&format!("[http]\nhosts = [\"{host}\"]\n"), 2, "http.hosts", "expected a list of \"NAME\"");
+        }
+        for origin in ["*", "null", "a.example", "https://a.example/", "https://a.example/x", "ftp://a.example"] {
+            refused(&format!("[http]\norigins = [\"{origin}\"]\n"), 2, "http.origins", "expected a list of \"https://");
+        }
+        let config = file("[http]\nhosts = [\"Node.example\", \"[::1]:80\"]\norigins = [\"https://A.example:443\"]\n");
+        let http = config.expect("valid").http;
+        assert_eq!(http.hosts.to_toml(), "[\"node.example\", \"[::1]:80\"]");
+        assert_eq!(http.origins.to_toml(), "[\"https://a.example\"]");
+    }
+
+    /// What the rules of a chain let be sent can be sent.
+    #[test]
+    fn the_largest_transaction_of_a_chain_fits_into_a_body_in_either_form() {
+        let largest = u64::from(keelstone_ledger::ChainLimits::default().transaction_bytes_max);
+        assert!(2 * largest + 64 <= Config::default().http.body_bytes_max);
     }
 
     #[test]

@@ -34,6 +34,17 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, JsonError> {
     serde_json::from_slice(text).map_err(|error| JsonError::Form(error.to_string()))
 }
 
+/// As [`parse`], of an object alone: `serde_json` would read the members of a struct from an array, too, by their order.
+///
+/// # Errors
+/// As [`parse`].
+pub(crate) fn parse_object<T: DeserializeOwned>(text: &[u8]) -> Result<T, JsonError> {
+    match text.trim_ascii_start().first() {
+        Some(b'{') => parse(text),
+        _ => Err(JsonError::Form("an object is expected".to_owned())),
+    }
+}
+
 /// Checks depth and keys. Grammar is left to `serde_json`: text it would refuse anyway may pass here.
 fn scan(text: &[u8]) -> Result<(), JsonError> {
     // One set of keys for each open object, `None` for each open array.
@@ -108,6 +119,18 @@ mod tests {
     fn r03_a_number_cannot_come_in_disguise() {
         let text = br#"{"n":{"$serde_json::private::Number":"1 }"}}"#;
         assert_eq!(parse::<Value>(text), Err(JsonError::ReservedKey));
+    }
+
+    #[test]
+    fn r03_an_array_is_not_read_as_an_object() {
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        struct Body {
+            text: String,
+        }
+        assert_eq!(parse_object(b" {\"text\":\"a\"}"), Ok(Body { text: "a".to_owned() }));
+        for text in [&b"[\"a\"]"[..], b" [\"a\"]", b"\"a\"", b""] {
+            assert!(matches!(parse_object::<Body>(text), Err(JsonError::Form(_))), "{text:?}");
+        }
     }
 
     #[test]

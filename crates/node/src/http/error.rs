@@ -28,6 +28,8 @@ pub(crate) enum Code {
     Gone,
     /// The body is larger than it may be.
     TooLarge,
+    /// The head is larger than it may be.
+    HeadTooLarge,
     /// The body is of a kind that is not taken.
     UnsupportedMedia,
     /// The path exists, with another method.
@@ -56,6 +58,7 @@ impl Code {
             Self::NotFound | Self::Waiting => StatusCode::NOT_FOUND,
             Self::Gone => StatusCode::GONE,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::UnsupportedMedia => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Refused => StatusCode::UNPROCESSABLE_ENTITY,

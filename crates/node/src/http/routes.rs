@@ -3,10 +3,10 @@
 use super::access::{self, Access, Takes};
 use super::error::{ApiError, Code, ErrorBody};
 use super::events::{Event, Hub, Place, Refused, Subscription};
-use super::limits::{Limits, guard};
+use super::limits::{Limits, cross_origin, guard};
 use super::reload::Reload;
 use super::server::Connection;
-use super::taking::{Room, bound};
+use super::taking::{Crowded, Room, bound};
 use crate::api::{self, Chain, Page, Refusal};
 use crate::audit::Wanted;
 use crate::engine::Engine;
@@ -242,6 +242,7 @@ pub(crate) fn router(served: Served) -> Router {
         .layer(from_fn_with_state(served.limits.clone(), guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(room, bound))
+        .layer(from_fn_with_state(served.limits.clone(), cross_origin))
         .layer(from_fn_with_state(served.metrics.clone(), count))
         .layer(from_fn(harden))
         .with_state(served)
@@ -509,6 +510,17 @@ async fn functions(State(served): State<Served>) -> Answer<Vec<api::Function>> {
     ask(&served, |chain| chain.functions()).await.map(Json)
 }
 
+/// The media type of a transaction in hexadecimal.
+pub(super) const JSON: &str = "application/json";
+/// That of its bytes as they are, which takes half as many.
+pub(super) const OCTETS: &str = "application/octet-stream";
+
+/// What the body is said to be, which is the same in any case (RFC 9110, 8.3.1).
+pub(super) fn media_type(headers: &HeaderMap) -> String {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+    kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+}
+
 /// A transaction to be taken in.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -545,18 +557,21 @@ async fn submit(
 /// The bytes of a transaction that was sent, in either form.
 fn sent(served: &Served, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Vec<u8>, ApiError> {
     let body = body.map_err(|error| match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => served.limits.too_large(),
+        StatusCode::PAYLOAD_TOO_LARGE => served.limits.too_large(headers),
+        _ if Crowded::is_cause_of(&error) => {
+            served.metrics.refused("bodies");
+            ApiError::new(Code::Busy, Crowded.to_string()).hint("send it again in a moment")
+        }
         _ => ApiError::new(Code::BadRequest, "the body could not be read"),
     })?;
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
-    match kind.split(';').next().unwrap_or("").trim() {
-        "application/octet-stream" => Ok(body.to_vec()),
-        "application/json" => {
-            let body: SubmitBody = strict_json::parse(&body)?;
+    match media_type(headers).as_str() {
+        OCTETS => Ok(body.to_vec()),
+        JSON => {
+            let body: SubmitBody = strict_json::parse_object(&body)?;
             parsed("transaction", &body.transaction, |digits| hex::decode(digits))
         }
         _ => {
-            let message = "send application/json or application/octet-stream";
+            let message = format!("send {JSON} or {OCTETS}");
             Err(ApiError::new(Code::UnsupportedMedia, message))
         }
     }

@@ -7,12 +7,12 @@
 //! descriptors is survived: accepting pauses, what is open is served.
 
 use super::limits::Limits;
-use super::taking::{Held, Paced};
+use super::taking::{Held, Paced, Room};
 use crate::metrics::Metrics;
 use crate::tls::ServerTls;
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
+use axum::{BoxError, Router};
 use hyper::body::Body as _;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
@@ -24,7 +24,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -33,8 +33,8 @@ use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
-/// Bytes of a request's head. Larger ones get 431.
-const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of a request's head. Larger ones get 431, here if they come in pieces, or else from [`super::limits::guard`].
+pub(super) const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Headers of a request. More get 431.
 const HEADERS_MAX: usize = 64;
 /// How long accepting pauses after it failed, so that a lack of descriptors is no busy loop.
@@ -61,6 +61,10 @@ pub(crate) struct Connection {
     streaming: AtomicBool,
     /// The room that the answer on its way has, if it is a large one.
     answer: Mutex<Option<Held>>,
+    /// The room that the body of the request that is worked on has, if it is a large one.
+    body: Mutex<Option<Held>>,
+    /// The server stops: nothing is waited for that need not be.
+    hurries: AtomicBool,
     close: Notify,
 }
 
@@ -76,6 +80,8 @@ impl Connection {
             moved: AtomicU64::new(0),
             streaming: AtomicBool::new(false),
             answer: Mutex::default(),
+            body: Mutex::default(),
+            hurries: AtomicBool::new(false),
             close: Notify::new(),
         }
     }
@@ -113,6 +119,11 @@ impl Connection {
         }
     }
 
+    /// Whether the server stops.
+    pub(super) fn hurries(&self) -> bool {
+        self.hurries.load(Ordering::Relaxed)
+    }
+
     /// Closes the connection, whatever it is doing.
     pub(crate) fn close(&self) {
         self.close.notify_one();
@@ -146,13 +157,17 @@ impl Connection {
 
     fn request_ended(&self) {
         self.moves();
+        *self.body.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// The body of a request, which says when it is there.
+/// The body of a request, which says when it is there, and takes room for what of it is.
 struct Arriving {
     body: hyper::body::Incoming,
+    /// How much of it is there.
+    bytes: u64,
+    room: Arc<Room>,
     connection: Arc<Connection>,
 }
 
@@ -164,17 +179,21 @@ impl Arriving {
 
 impl hyper::body::Body for Arriving {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, BoxError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) || self.body.is_end_stream() {
             self.is_there();
         }
-        polled
+        let Some(frame) = ready!(polled).transpose()? else { return Poll::Ready(None) };
+        self.bytes += frame.data_ref().map_or(0, |piece| piece.len() as u64);
+        let mut held = self.connection.body.lock().unwrap_or_else(PoisonError::into_inner);
+        self.room.grow(&mut held, self.bytes)?;
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -226,6 +245,7 @@ pub(crate) async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let open = Arc::new(Mutex::new(Open::default()));
+    let bodies = Arc::new(Room::of_bodies(limits.body_bytes_max, metrics.clone()));
     let mut tasks = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -249,15 +269,15 @@ pub(crate) async fn serve(
             continue; // Dropping the stream closes it.
         };
         let (open, router, limits) = (open.clone(), router.clone(), limits.clone());
-        let (tls, metrics, stop) = (tls.clone(), metrics.clone(), stop.clone());
+        let (tls, metrics, stop, bodies) = (tls.clone(), metrics.clone(), stop.clone(), bodies.clone());
         tasks.spawn(async move {
             metrics.connections_open.inc();
             // Small answers must not wait for the next packet.
             let _ = stream.set_nodelay(true);
             match tls {
-                None => answer(stream, connection, router, &limits, stop).await,
+                None => answer(stream, connection, router, &limits, bodies, stop).await,
                 Some(tls) => match shake_hands(stream, &connection, &tls, &limits, stop.clone()).await {
-                    Ok(stream) => answer(stream, connection, router, &limits, stop).await,
+                    Ok(stream) => answer(stream, connection, router, &limits, bodies, stop).await,
                     Err(error) => {
                         metrics.refused("handshake");
                         debug!(%error, %peer, "no connection under TLS");
@@ -299,16 +319,17 @@ async fn answer(
     connection: Arc<Connection>,
     router: Router,
     limits: &Limits,
+    bodies: Arc<Room>,
     mut stop: watch::Receiver<bool>,
 ) {
     let stream = Paced::new(stream, connection.clone(), limits.request_timeout);
     let service = TowerToHyperService::new(router);
     let of_connection = connection.clone();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let (service, connection) = (service.clone(), of_connection.clone());
+        let (service, connection, room) = (service.clone(), of_connection.clone(), bodies.clone());
         connection.request_begins(!request.body().is_end_stream());
         async move {
-            let body = |body| Body::new(Arriving { body, connection: connection.clone() });
+            let body = |body| Body::new(Arriving { body, bytes: 0, room, connection: connection.clone() });
             let mut request: Request = request.map(body);
             request.extensions_mut().insert(connection.clone());
             let response = service.call(request).await;
@@ -327,6 +348,7 @@ async fn answer(
         ended = served.as_mut() => ended,
         () = connection.close.notified() => return,
         () = stopped(&mut stop) => {
+            connection.hurries.store(true, Ordering::Relaxed);
             served.as_mut().graceful_shutdown();
             served.await
         }

@@ -1,8 +1,13 @@
-//! Answers on their way to a client: how long one may take to be taken, and how many bytes of them there may be.
+//! Answers on their way to a client: how long one may take to be taken, and how many bytes of them, and of bodies on their way
+//! here, there may be.
 //!
 //! An answer is in memory from the moment it is made until its last byte is with the system. So a client that asks for
 //! much and does not read is cut off, one that reads a little now and then too, and what all of them leave unread has a
 //! bound. Event streams have rules of their own ([`super::events`]).
+//!
+//! A request that is refused before all of it was read is still being sent while its answer is on the way. To close then would
+//! take the answer back: the other system resets a connection on which bytes come that nobody reads. So what still comes
+//! is read for a while, and thrown away.
 
 use super::error::{ApiError, Code};
 use super::server::Connection;
@@ -14,9 +19,10 @@ use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -28,7 +34,28 @@ const SMALL_BYTES: u64 = 64 << 10;
 /// What room is counted in.
 const UNIT: u64 = 1 << 10;
 
-/// The room that answers have.
+/// Bytes of a body that are let in whatever else is.
+const SMALL_BODY_BYTES: u64 = SMALL_BYTES;
+/// Bytes of bodies above that which may be on their way or worked on at once.
+const BODIES_BYTES_MAX: u64 = 256 << 20;
+/// Bytes that are read of a request whose answer is out already.
+const LINGER_BYTES_MAX: u64 = 16 << 20;
+/// How long.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// There is no room for a body now.
+#[derive(Debug, thiserror::Error)]
+#[error("as much of other requests' bodies is here as may be")]
+pub(super) struct Crowded;
+
+impl Crowded {
+    /// Whether this is why something else failed.
+    pub(super) fn is_cause_of(error: &(dyn std::error::Error + 'static)) -> bool {
+        std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<Self>())
+    }
+}
+
+/// The room that answers have, or bodies.
 #[derive(Debug)]
 pub(super) struct Room {
     free: Arc<Semaphore>,
@@ -43,18 +70,37 @@ impl Room {
         Self { free: Arc::new(Semaphore::new(units as usize)), units, metrics }
     }
 
+    /// The room of bodies, each of which has at most so many bytes.
+    pub(super) fn of_bodies(body_bytes_max: usize, metrics: Arc<Metrics>) -> Self {
+        Self::new(BODIES_BYTES_MAX.max(body_bytes_max as u64), metrics)
+    }
+
+    /// Makes what a body has of the room as large as so many bytes of it take.
+    pub(super) fn grow(&self, held: &mut Option<Held>, bytes: u64) -> Result<(), Crowded> {
+        let has = held.as_ref().map_or(0, |held| held.place.num_permits() as u64);
+        let takes = bytes.saturating_sub(SMALL_BODY_BYTES).div_ceil(UNIT);
+        if takes > has {
+            let more = self.take((takes - has) * UNIT).ok_or(Crowded)?;
+            match held {
+                Some(held) => held.place.merge(more.place),
+                None => *held = Some(more),
+            }
+        }
+        Ok(())
+    }
+
     /// A part of the room. One that is larger than all of it takes all of it: then there is no other meanwhile.
     fn take(&self, bytes: u64) -> Option<Held> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.units);
         let place = self.free.clone().try_acquire_many_owned(units).ok()?;
-        Some(Held { _place: place, left: bytes })
+        Some(Held { place, left: bytes })
     }
 }
 
-/// The room an answer has, until it is taken.
+/// The room an answer has until it is taken, or a body until it was worked on.
 #[derive(Debug)]
 pub(super) struct Held {
-    _place: OwnedSemaphorePermit,
+    place: OwnedSemaphorePermit,
     left: u64,
 }
 
@@ -107,12 +153,14 @@ pub(super) struct Paced<S> {
     /// How much.
     written: u64,
     timer: Pin<Box<Sleep>>,
+    /// Bytes that may still come now that nothing goes out any more.
+    lingering: Option<u64>,
 }
 
 impl<S> Paced<S> {
     pub(super) fn new(stream: S, connection: Arc<Connection>, patience: Duration) -> Self {
         let timer = Box::pin(tokio::time::sleep(patience));
-        Self { stream, connection, patience, began: None, moved: Instant::now(), written: 0, timer }
+        Self { stream, connection, patience, began: None, moved: Instant::now(), written: 0, timer, lingering: None }
     }
 
     /// Keeps account of what became of a write, and ends one that waits for too long.
@@ -147,7 +195,7 @@ impl<S> Paced<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
         let polled = self.paced(cx, polled);
@@ -182,8 +230,36 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.paced(cx, polled)
+        let this = &mut *self;
+        if this.lingering.is_none() {
+            let polled = Pin::new(&mut this.stream).poll_shutdown(cx);
+            ready!(this.paced(cx, polled))?;
+            this.connection.answers(false);
+            this.timer.as_mut().reset(Instant::now() + LINGER);
+            this.lingering = Some(LINGER_BYTES_MAX);
+        }
+        this.linger(cx).map(Ok)
+    }
+}
+
+impl<S: AsyncRead + Unpin> Paced<S> {
+    /// Reads what still comes, until the other end has closed as well, or for as long as may be.
+    fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut piece = [MaybeUninit::uninit(); 8 << 10];
+        while let Some(left @ 1..) = self.lingering {
+            let mut piece = ReadBuf::uninit(&mut piece);
+            if self.connection.hurries() || self.timer.as_mut().poll(cx).is_ready() {
+                break;
+            }
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece)) {
+                Ok(()) if !piece.filled().is_empty() => {
+                    self.lingering = Some(left.saturating_sub(piece.filled().len() as u64));
+                }
+                // It has closed, or is gone.
+                _ => break,
+            }
+        }
+        Poll::Ready(())
     }
 }
 
@@ -337,6 +413,35 @@ mod tests {
             assert!(Server::head(&mut stream).starts_with("HTTP/1.1 200"));
         }
         assert!(Server::head(&mut server.ask("/large")).starts_with("HTTP/1.1 200"), "the room is taken");
+    }
+
+    /// bodies on their way here have a bound together, above which they are refused; small ones pass.
+    #[test]
+    fn r02_bodies_that_are_on_their_way_have_a_bound() {
+        let room = Room::new(1 << 20, Arc::new(Metrics::new()));
+        let (mut first, mut second, mut small) = (None, None, None);
+        for bytes in (0..=SMALL_BODY_BYTES + (1 << 20)).step_by(1 << 16) {
+            room.grow(&mut first, bytes).expect("it fits");
+        }
+        assert!(room.grow(&mut second, SMALL_BODY_BYTES + 1).is_err());
+        assert!(room.grow(&mut small, SMALL_BODY_BYTES).is_ok() && small.is_none());
+        drop(first);
+        assert!(room.grow(&mut second, SMALL_BODY_BYTES + (1 << 20)).is_ok());
+    }
+
+    /// Why a body could not be read is told apart from what its sender did wrong.
+    #[test]
+    fn a_body_without_room_is_known_by_its_cause() {
+        use axum::body::{Body, Bytes};
+        use axum::extract::FromRequest as _;
+        use futures_util::FutureExt as _;
+        let read = |error: axum::BoxError| {
+            let body = Body::from_stream(futures_util::stream::iter([Ok(Bytes::from("a")), Err(error)]));
+            let read = Bytes::from_request(Request::new(body), &()).now_or_never().expect("all of it is here");
+            Crowded::is_cause_of(&read.expect_err("it ends in an error"))
+        };
+        assert!(read(Crowded.into()));
+        assert!(!read("reset".into()));
     }
 
     /// An answer that is larger than all of the room is let out alone.
