@@ -86,6 +86,7 @@ fn r03_json_is_strict() {
         r#"{"transaction":"00"}"#,
         r#"{"transaction":"00","more":1}"#,
         r#"[{"transaction":"00"}]"#,
+        r#"["00"]"#,
         "",
         "\u{0}",
     ] {
@@ -168,6 +169,7 @@ fn r08_pages_of_foreign_origin_cannot_change_state() {
     assert_eq!(try_with(format!("{own}{kind}Origin: https://attacker.example\r\n")), 403);
     assert_eq!(try_with(format!("{own}{kind}Origin: null\r\n")), 403);
     assert_eq!(try_with(format!("{own}Content-Type: text/plain\r\n")), 415, "a form of a page");
+    assert_eq!(try_with(format!("{own}Content-Type: APPLICATION/JSON; charset=utf-8\r\n")), 400);
     assert_eq!(try_with(own), 415);
 }
 
@@ -282,6 +284,14 @@ fn r10_the_number_of_series_does_not_grow_with_requests() {
         node.get(&format!("/v1/state/ns{index}?key=k{index}"));
     }
     let after = series(&node);
+    let (_, text) = node.get("/metrics");
+    for series in [
+        "http_refused_total{reason=\"answers\"} 0",
+        "certified_compared_roots_total{outcome=\"differs\"} 0",
+        "store_made_mendings_total{outcome=\"left\"} 0",
+    ] {
+        assert!(text.contains(series), "{series} is not there before its first event");
+    }
     assert!(after <= before + 4, "{before} series became {after}");
     assert!(after < 200, "{after} series");
 }

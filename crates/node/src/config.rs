@@ -149,7 +149,7 @@ settings! {
     http: Http {
         /// Address and port to listen on. Port 0 takes a free one; it is printed and written to api.json.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 26680));
-        /// Open connections; above it the connection that was idle longest is closed.
+        /// Open connections; above it one is closed on which nothing is under way, or else nothing has moved for longest.
         connections_max: u64 = 512, 1..=100_000;
         /// Bytes of a request body. As JSON a transaction takes twice its bytes: the largest of a chain that keeps the default
         /// limits fits.

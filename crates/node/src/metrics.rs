@@ -475,7 +475,9 @@ impl Metrics {
         for outcome in PROGRESS_NAMES {
             drop(self.continuations.get_or_create(&Outcome { outcome }));
         }
-        for reason in ["accept", "connections", "guesses", "handshake", "rate", "subscriptions", "token"] {
+        for reason in
+            ["accept", "answers", "bodies", "connections", "guesses", "handshake", "rate", "subscriptions", "token"]
+        {
             drop(self.refused.get_or_create(&Reason { reason }));
         }
         for reason in ["room", "disk", "state", "unproven", "other"] {
@@ -489,6 +491,12 @@ impl Metrics {
         }
         for outcome in ["taken", "known", "forged", "foreign", "stranger", "stale", "differs", "too_many"] {
             drop(self.announced.get_or_create(&Outcome { outcome }));
+        }
+        for outcome in ["agreed", "unknown", "differs"] {
+            drop(self.certified.get_or_create(&Outcome { outcome }));
+        }
+        for outcome in ["whole", "left", "failed", "refused"] {
+            drop(self.mendings.get_or_create(&Outcome { outcome }));
         }
         for reason in ["aborted", "retried", "snapshot_rejected"] {
             drop(self.statesync_refused.get_or_create(&Reason { reason }));

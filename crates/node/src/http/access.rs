@@ -182,7 +182,10 @@ impl Access {
             return Err(Box::new(self.denied("send a token as Authorization: Bearer TOKEN")));
         };
         let token = value.to_str().unwrap_or_default();
-        let token = token.strip_prefix("Bearer ").filter(|token| token.len() <= TOKEN_BYTES_MAX).unwrap_or_default();
+        let (scheme, token) = token.split_once(' ').unwrap_or_default();
+        // RFC 9110, 11.1: the scheme is the same in any case.
+        let is_token = scheme.eq_ignore_ascii_case("bearer") && token.len() <= TOKEN_BYTES_MAX;
+        let token = if is_token { token } else { "" };
         let Some(role) = self.role(token) else {
             let wait = self.guesses.lock().unwrap_or_else(PoisonError::into_inner).count(asked.client, now);
             return Err(Box::new(match wait {
@@ -395,6 +398,7 @@ mod tests {
         }
         assert_eq!(status(&access, call, Some(&near), CLIENT, now), 429);
         assert_eq!(status(&access, call, Some(&format!("Bearer {write}")), CLIENT, now), 200);
+        assert_eq!(status(&access, call, Some(&format!("bearer {write}")), CLIENT, now), 200);
         let long = format!("Bearer {}", "k".repeat(TOKEN_BYTES_MAX + 1));
         assert_eq!(status(&access, call, Some(&long), CLIENT, now + GUESSES_WINDOW), 401);
     }

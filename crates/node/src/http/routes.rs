@@ -998,8 +998,8 @@ async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError>
     }
 }
 
-/// Whether transactions are taken, or on a node that follows whether it can keep up: 200, or 503 while stopping, once a
-/// write has failed, while the state is known to be damaged, while no peer has the next height, or while it is more than
+/// Whether this node does its work, or on one that follows whether it can keep up: 200, or 503 while stopping, once a write has
+/// failed, while the state is known to be damaged, while no peer has the next height, or while it is more than
 /// p2p.follow_behind_max blocks behind.
 #[utoipa::path(
     get, path = "/readyz",
