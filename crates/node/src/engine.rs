@@ -816,16 +816,17 @@ impl<H: Hasher> Local<H> {
         let (LedgerError::NoBlock { height } | LedgerError::NotYet { height, .. }) = error else { return error.into() };
         let ledger = self.ledger();
         let highest = ledger.height();
-        let lowest = match ledger.lowest_block() {
-            // A node that takes heights in without their blocks has none.
-            Ok(lowest) => lowest.unwrap_or_else(|| highest.next()),
+        let first = match ledger.lowest_block() {
+            Ok(first) => first,
             Err(error) => return error.into(),
         };
-        match height <= ledger.genesis_height() || (lowest..=highest).contains(&height) {
-            // There never was one, or it is lost.
-            true => error.into(),
-            false => Refusal::Height { asked: height.0, lowest: lowest.0, highest: highest.0 },
+        // A node that takes heights in without their blocks has none at all.
+        let never_had = first.is_none_or(|first| first <= height) && height <= highest;
+        if height <= ledger.genesis_height() || never_had {
+            return error.into();
         }
+        let lowest = first.unwrap_or_else(|| highest.next());
+        Refusal::Height { asked: height.0, lowest: lowest.0, highest: highest.0 }
     }
 }
 
