@@ -10,9 +10,9 @@
 pub(crate) mod wal;
 
 use crate::StoreError;
-use crate::files::{Directory, Files as _};
+use crate::files::{self, Directory, Files as _};
 use keelstone_codec::{Tag, TaggedHasher};
-use redb::{Database, Durability, ReadableDatabase, TableDefinition, TableError};
+use redb::{Database, Durability, ReadableDatabase, TableDefinition, TableError, WriteTransaction};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,7 +21,7 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
-use wal::{Changes, WAL_BYTES, Wal};
+use wal::{BUILDING, Changes, WAL_BYTES, Wal};
 
 /// A record: its key and its value.
 pub type Record = (Vec<u8>, Vec<u8>);
@@ -190,6 +190,8 @@ impl RedbKv {
     /// Opens the database at `path`, or makes it, and takes in what the log beside it has (the same name with `wal` for
     /// its extension). redb holds the file's lock.
     ///
+    /// One that is made has its name only once it is whole, so a process that is killed meanwhile leaves none.
+    ///
     /// # Errors
     /// [`StoreError::InUse`], [`StoreError::Io`], [`StoreError::Damaged`] if the log or redb itself is damaged,
     /// [`StoreError::Lost`] if there is no log any more, or nothing but the log, [`StoreError::Unsupported`] if a newer build wrote it.
@@ -215,27 +217,25 @@ impl RedbKv {
     fn open_file(path: &Path, file: String, wal_bytes: u64) -> Result<Self, StoreError> {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let files = Directory::existing(directory).map_err(StoreError::io("open", directory.display().to_string()))?;
-        evict(&files, path).map_err(StoreError::io("open", &*file))?;
-        let database = Database::create(path).map_err(|error| failure("open", &file, error))?;
         let log = wal_of(path);
         let name = log.file_name().unwrap_or_default().to_string_lossy();
-        let (wal, recent) = match generation(&database, &file)? {
-            Some(generation) => Wal::open(&files, &name, generation)?,
-            None => {
-                // Nothing is written to the log before the database says which of it counts.
-                if Wal::was_written_to(&files, &name)? {
-                    return Err(StoreError::Lost {
-                        file,
-                        what: "what is there is empty, and its log has records".to_owned(),
-                    });
-                }
-                (Wal::create(&files, &name, wal_bytes)?, Changes::new())
+        let is_there = path.try_exists().map_err(StoreError::io("open", &*file))?;
+        let database = match is_there {
+            true => {
+                evict(&files, path).map_err(StoreError::io("open", &*file))?;
+                Database::open(path).map_err(|error| failure("open", &file, error))?
             }
+            false => make(&files, path, (&name, wal_bytes))?,
         };
+        let (wal, recent) = Wal::open(&files, &name, wal_bytes, generation(&database, &file)?)?;
         let kv = Self { database: Some(database), file, wal: Mutex::new(wal), recent: RwLock::new(recent) };
-        // A generation of its own: what a write that was cut off has left counts no more. And a table exists once it was
-        // written to; reads may then rely on it.
-        kv.take_in(&mut kv.wal(), &Changes::new())?;
+        // A generation of its own: what a write that was cut off has left counts no more. With nothing in the log nothing is
+        // written, so that a full disk keeps nobody from reading.
+        let mut wal = kv.wal();
+        if !wal.is_empty() {
+            kv.take_in(&mut wal, &Changes::new())?;
+        }
+        drop(wal);
         Ok(kv)
     }
 
@@ -294,15 +294,8 @@ impl RedbKv {
                 }
             }
         }
-        {
-            // By itself: a table that is let go of while redb panics over another panics as well, and that ends the process.
-            let mut table = write.open_table(GENERATION).map_err(self.failed("write"))?;
-            for (key, number) in [(FORMAT_KEY, FORMAT), (GENERATION_KEY, generation)] {
-                let number = number.to_be_bytes();
-                let record = [seal(key, &number).as_slice(), &number].concat();
-                table.insert(key, record.as_slice()).map_err(self.failed("write"))?;
-            }
-        }
+        // By itself: a table that is let go of while redb panics over another panics as well, and that ends the process.
+        put_generation(&write, generation, &self.file)?;
         // Who reads waits for this: a batch is seen whole or not at all, and part of it may be hidden by what is let go of here.
         let mut recent = self.recent.write().unwrap_or_else(PoisonError::into_inner);
         write.commit().map_err(self.failed("commit"))?;
@@ -417,38 +410,72 @@ fn evict(files: &Directory, path: &Path) -> std::io::Result<()> {
     }
 }
 
+/// Makes an empty database, and before it the log that it says counts. Under another name until it is whole, so a crash at any
+/// moment leaves none, and at most a log with nothing in it.
+// spec: STORE-15
+fn make(files: &Directory, path: &Path, (log, wal_bytes): (&str, u64)) -> Result<Database, StoreError> {
+    // Nothing is written to a log before there is a database that says that it counts.
+    if Wal::was_written_to(files, log, wal_bytes)? {
+        let what = "it is gone, and its log has records".to_owned();
+        return Err(StoreError::Lost { file: path.display().to_string(), what });
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let building = format!("{name}{BUILDING}");
+    let being_built = path.with_file_name(&building);
+    let file = being_built.display().to_string();
+    let io = |error: std::io::Error| StoreError::io("create", &*file)(error);
+    files::remove_if_there(files, &building).map_err(io)?;
+    let wal = Wal::create(files, log, wal_bytes)?;
+    let failed = |error: redb::Error| failure("create", &file, error);
+    let database = Database::create(&being_built).map_err(|error| failed(error.into()))?;
+    let mut write = database.begin_write().map_err(|error| failed(error.into()))?;
+    write.set_durability(Durability::Immediate).map_err(|error| failed(error.into()))?;
+    // Reads may rely on both tables.
+    drop(write.open_table(TABLE).map_err(|error| failed(error.into()))?);
+    put_generation(&write, wal.generation(), &file)?;
+    write.commit().map_err(|error| failed(error.into()))?;
+    files.rename(&building, &name).and_then(|()| files.sync_directory()).map_err(io)?;
+    Ok(database)
+}
+
+/// Writes which records of the log count that the database has not.
+fn put_generation(write: &WriteTransaction, generation: u32, file: &str) -> Result<(), StoreError> {
+    let failed = |error: redb::Error| failure("write", file, error);
+    let mut table = write.open_table(GENERATION).map_err(|error| failed(error.into()))?;
+    for (key, number) in [(FORMAT_KEY, FORMAT), (GENERATION_KEY, generation)] {
+        let number = number.to_be_bytes();
+        let record = [seal(key, &number).as_slice(), &number].concat();
+        table.insert(key, record.as_slice()).map_err(|error| failed(error.into()))?;
+    }
+    Ok(())
+}
+
 /// Where the log of a database is.
 fn wal_of(path: &Path) -> PathBuf {
     path.with_extension("wal")
 }
 
-/// The generation of the log that the database says counts; none if it is new.
-fn generation(database: &Database, file: &str) -> Result<Option<u32>, StoreError> {
+/// The generation of the log that the database says counts. Every database that has its name says one.
+// spec: STORE-15
+fn generation(database: &Database, file: &str) -> Result<u32, StoreError> {
     let failed = |error: redb::Error| failure("open", file, error);
     let read = database.begin_read().map_err(|error| failed(error.into()))?;
     let missing = || StoreError::damaged(file, 0, "it does not say which generation of its log counts");
-    match read.open_table(GENERATION) {
-        Ok(table) => {
-            let number = |key: &[u8]| {
-                let record = table.get(key).map_err(|error| failed(error.into()))?.ok_or_else(missing)?;
-                let bytes = unseal(file, key, record.value())?;
-                Ok::<_, StoreError>(u32::from_be_bytes(bytes.try_into().map_err(|_| missing())?))
-            };
-            let generation = number(GENERATION_KEY)?;
-            // The first builds wrote none.
-            let is_there = table.get(FORMAT_KEY).map_err(|error| failed(error.into()))?.is_some();
-            match if is_there { number(FORMAT_KEY)? } else { 0 } {
-                FORMAT => Ok(Some(generation)),
-                found => Err(StoreError::Unsupported { found, known: FORMAT }),
-            }
-        }
-        // Both tables come with the first transaction.
-        Err(TableError::TableDoesNotExist(_)) => match read.open_table(TABLE) {
-            Err(TableError::TableDoesNotExist(_)) => Ok(None),
-            Err(error) => Err(failed(error.into())),
-            Ok(_) => Err(missing()),
-        },
-        Err(error) => Err(failed(error.into())),
+    let table = read.open_table(GENERATION).map_err(|error| match error {
+        TableError::TableDoesNotExist(_) => missing(),
+        error => failed(error.into()),
+    })?;
+    let number = |key: &[u8]| {
+        let record = table.get(key).map_err(|error| failed(error.into()))?.ok_or_else(missing)?;
+        let bytes = unseal(file, key, record.value())?;
+        Ok::<_, StoreError>(u32::from_be_bytes(bytes.try_into().map_err(|_| missing())?))
+    };
+    let generation = number(GENERATION_KEY)?;
+    // The first builds wrote none.
+    let is_there = table.get(FORMAT_KEY).map_err(|error| failed(error.into()))?.is_some();
+    match if is_there { number(FORMAT_KEY)? } else { 0 } {
+        FORMAT => Ok(generation),
+        found => Err(StoreError::Unsupported { found, known: FORMAT }),
     }
 }
 
@@ -605,7 +632,7 @@ mod tests {
                 let copied = directory.path().join("copy.redb");
                 RedbKv::copy(&path, &copied).unwrap();
                 let all = Range { start: Vec::new(), end: None, reverse: false, limit: usize::MAX };
-                let copy = RedbKv::open(&copied).unwrap();
+                let copy = RedbKv::open_with(&copied, 4 << 10).unwrap();
                 assert_eq!(copy.range(&all).unwrap(), kv.range(&all).unwrap(), "round {round}");
                 // As a killed process leaves it: nothing is brought below.
                 let image: Vec<_> =
@@ -646,6 +673,70 @@ mod tests {
         drop(database);
         let error = RedbKv::open(&path).unwrap_err();
         assert!(error.to_string().contains("which generation of its log"), "{error}");
+    }
+
+    /// spec: STORE-15. A database has its name once it is whole: what a process that was killed while it made one left is made
+    /// anew, and nothing that looks like one is taken for new, not an empty file either.
+    #[test]
+    fn a_database_has_its_name_once_it_is_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kv.redb");
+        let building = directory.path().join("kv.redb.new");
+        std::fs::write(&building, [0; 4096]).unwrap();
+        drop(RedbKv::open(&path).unwrap());
+        assert!(path.exists() && !building.exists());
+        // Killed before the name was there: the log is whole, and nothing is in it.
+        std::fs::rename(&path, &building).unwrap();
+        drop(RedbKv::open(&path).unwrap());
+        for nothing in [vec![], vec![0; 4096]] {
+            std::fs::write(&path, nothing).unwrap();
+            assert!(RedbKv::open(&path).unwrap_err().is_damage());
+        }
+        drop(Database::create(directory.path().join("other.redb")).unwrap());
+        std::fs::rename(directory.path().join("other.redb"), &path).unwrap();
+        assert!(RedbKv::open(&path).unwrap_err().to_string().contains("which generation of its log"));
+    }
+
+    /// spec: STORE-15. With nothing in the log an opening has nothing to write; a record that was cut off is left behind by a
+    /// generation of its own.
+    #[test]
+    fn an_opening_writes_only_what_the_log_has() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kv.redb");
+        let generation = || RedbKv::open(&path).unwrap().wal().generation();
+        let first = generation();
+        assert_eq!(generation(), first);
+        let mut batch = Batch::new();
+        batch.put(*b"key", vec![7; 1_000]);
+        let copied = directory.path().join("copy.redb");
+        let kv = RedbKv::open(&path).unwrap();
+        kv.write(batch).unwrap();
+        RedbKv::copy(&path, &copied).unwrap();
+        drop(kv);
+        assert_eq!(generation(), first + 1);
+        // The last of its sectors never got there.
+        let mut log = std::fs::read(wal_of(&copied)).unwrap();
+        log[512..1536].fill(0);
+        std::fs::write(wal_of(&copied), log).unwrap();
+        let copy = RedbKv::open(&copied).unwrap();
+        assert_eq!((copy.wal().generation(), copy.get(b"key").unwrap()), (first + 1, None));
+    }
+
+    /// spec: STORE-15. A log that was cut short has lost what was acknowledged, and is not taken for one with nothing in it.
+    #[test]
+    fn a_log_that_lost_its_records_is_damage() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kv.redb");
+        let mut batch = Batch::new();
+        batch.put(*b"key", *b"value");
+        let copied = directory.path().join("copy.redb");
+        let kv = RedbKv::open(&path).unwrap();
+        kv.write(batch).unwrap();
+        for len in [0, 512, WAL_BYTES - 512] {
+            RedbKv::copy(&path, &copied).unwrap();
+            std::fs::OpenOptions::new().write(true).open(wal_of(&copied)).unwrap().set_len(len).unwrap();
+            assert!(RedbKv::open(&copied).unwrap_err().is_damage(), "{len}");
+        }
     }
 
     /// spec: STORE-15. Both versions are named.

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 /// Bytes of the file: some five hundred blocks with bodies of a kilobyte, which the database takes in ten milliseconds.
 pub(crate) const WAL_BYTES: u64 = 1 << 20;
-/// What follows the name of one that is being made. A rename takes it off.
-const BUILDING: &str = ".new";
+/// What follows the name of one that is being made, as of the database beside it. A rename takes it off.
+pub(crate) const BUILDING: &str = ".new";
 const RECORD: Tag = Tag::new("kv-wal");
 /// Number, length and hash.
 const HEAD_BYTES: usize = 4 + 4 + 32;
@@ -38,6 +38,8 @@ pub(crate) struct Wal {
     next: u32,
     /// The sector it begins in.
     sector: u32,
+    /// Whether sectors of a record that was cut off lie behind the last.
+    is_torn: bool,
     has_failed: bool,
 }
 
@@ -134,20 +136,20 @@ impl Wal {
         let made = files::make(files, &building, name, bytes, &[]);
         let made = made.and_then(|file| files.sync_directory().map(|()| file));
         let file = made.map_err(StoreError::io("create", name))?;
-        Self::over(file, name, 1)
+        Self::over(file, name, bytes, 1)
     }
 
     /// Whether there is one that holds anything.
     ///
     /// # Errors
     /// As of [`Self::open`].
-    pub(crate) fn was_written_to(files: &dyn Files, name: &str) -> Result<bool, StoreError> {
+    pub(crate) fn was_written_to(files: &dyn Files, name: &str, bytes: u64) -> Result<bool, StoreError> {
         let file = match files.open(name) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(StoreError::io("open", name)(error)),
         };
-        let wal = Self::over(file, name, 0)?;
+        let wal = Self::over(file, name, bytes, 0)?;
         Ok(wal.read()?.iter().any(|byte| *byte != 0))
     }
 
@@ -157,30 +159,39 @@ impl Wal {
         Ok(bytes)
     }
 
-    fn over(file: Arc<dyn File>, name: &str, generation: u32) -> Result<Self, StoreError> {
+    /// Under its name a file has the size that it was made with from the first: one that is shorter has lost what stood there,
+    /// which a file with nothing in it would not show.
+    // spec: STORE-15
+    fn over(file: Arc<dyn File>, name: &str, made_with: u64, generation: u32) -> Result<Self, StoreError> {
         let bytes = file.len().map_err(StoreError::io("read", name))?;
-        if bytes > WAL_BYTES || bytes % SECTOR_BYTES as u64 != 0 {
-            let what = format!("it has {bytes} bytes, of at most {WAL_BYTES} in sectors of {SECTOR_BYTES}");
+        if bytes != made_with || bytes > WAL_BYTES || bytes % SECTOR_BYTES as u64 != 0 {
+            let what = format!("it has {bytes} bytes, and was made with {made_with}, sectors of {SECTOR_BYTES}");
             return Err(StoreError::damaged(name, 0, what));
         }
         let sectors = u32::try_from(bytes / SECTOR_BYTES as u64).expect("bounded");
-        Ok(Self { file, name: name.to_owned(), sectors, generation, next: 0, sector: 0, has_failed: false })
+        let (name, is_torn, has_failed) = (name.to_owned(), false, false);
+        Ok(Self { file, name, sectors, generation, next: 0, sector: 0, is_torn, has_failed })
     }
 
-    /// Opens one whose database says that records of this generation count, and says what is in it, the later above the
+    /// Opens one that was made with so many bytes, whose database says that records of this generation count, and says what is in it, the later above the
     /// earlier. What was being written when the power went, and never acknowledged, may be there or not.
     ///
     /// # Errors
     /// [`StoreError::Damaged`], [`StoreError::Lost`], or what the disk says.
     // spec: STORE-15
-    pub(crate) fn open(files: &dyn Files, name: &str, generation: u32) -> Result<(Self, Changes), StoreError> {
+    pub(crate) fn open(
+        files: &dyn Files,
+        name: &str,
+        bytes: u64,
+        generation: u32,
+    ) -> Result<(Self, Changes), StoreError> {
         let file = files.open(name).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
                 StoreError::Lost { file: name.to_owned(), what: "its database was written behind it".to_owned() }
             }
             _ => StoreError::io("open", name)(error),
         })?;
-        let mut wal = Self::over(file, name, generation)?;
+        let mut wal = Self::over(file, name, bytes, generation)?;
         let bytes = wal.read()?;
         let sectors: Vec<&[u8]> = bytes.chunks(SECTOR_BYTES).collect();
         let damaged = |sector: usize, what: String| StoreError::damaged(name, (sector * SECTOR_BYTES) as u64, what);
@@ -229,6 +240,7 @@ impl Wal {
             );
             return Err(damaged(at, what));
         }
+        wal.is_torn = begins[at..].iter().any(Option::is_some);
         wal.sector = u32::try_from(at).expect("bounded");
         Ok((wal, changes))
     }
@@ -275,8 +287,14 @@ impl Wal {
         self.has_failed = true;
     }
 
+    /// Whether it has nothing of its generation, not even what was cut off.
     pub(crate) fn is_empty(&self) -> bool {
-        self.next == 0
+        self.next == 0 && !self.is_torn
+    }
+
+    /// Which records count.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// The generation that begins once the database has all that is here.
@@ -286,7 +304,7 @@ impl Wal {
 
     /// Begins anew: the database has all that was here, and says so.
     pub(crate) fn restart(&mut self) {
-        (self.generation, self.next, self.sector) = (self.next_generation(), 0, 0);
+        (self.generation, self.next, self.sector, self.is_torn) = (self.next_generation(), 0, 0, false);
     }
 }
 
@@ -322,7 +340,8 @@ mod tests {
                     (0..12).take_while(|n| wal.append(&changes(*n, 300 * usize::from(*n))).is_ok()).count();
                 assert!(wal.check().is_err() && wal.append(&changes(0, 0)).is_err(), "nothing is written behind it");
                 let after = files.after_power_cut(seed + cut);
-                let (found, read) = Wal::open(&after, NAME, 1).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+                let (found, read) =
+                    Wal::open(&after, NAME, 64 << 10, 1).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
                 let count = found.next as usize;
                 assert!(count == acknowledged || count == acknowledged + 1, "seed {seed}, cut {cut}: {count}");
                 let up_to = vec![0, u8::try_from(count).unwrap()];
@@ -342,29 +361,37 @@ mod tests {
             assert!(wal.append(&changes(number, 600)).unwrap());
         }
         assert!(wal.append(&changes(4, 600)).unwrap() && !wal.append(&changes(5, 8 << 10)).unwrap(), "no room");
-        let (_, all) = Wal::open(&files, NAME, 1).unwrap();
+        let (_, all) = Wal::open(&files, NAME, 8 << 10, 1).unwrap();
         assert_eq!(all.len(), 6);
         let used = wal.sector as usize * SECTOR_BYTES;
         let mut bytes = vec![0; used];
         wal.file.read_at(0, &mut bytes).unwrap();
         for (at, byte) in (0..).zip(&bytes) {
             wal.file.write_at(at, &[byte ^ (1 << (at % 8))]).unwrap();
-            let error = Wal::open(&files, NAME, 1).unwrap_err();
+            let error = Wal::open(&files, NAME, 8 << 10, 1).unwrap_err();
             assert!(matches!(error, StoreError::Damaged { .. }), "byte {at}: {error}");
             wal.file.write_at(at, &[*byte]).unwrap();
         }
         wal.file.write_at(0, &[0; 1024]).unwrap();
-        assert!(Wal::open(&files, NAME, 1).unwrap_err().to_string().contains("record 0 is lost"));
+        assert!(Wal::open(&files, NAME, 8 << 10, 1).unwrap_err().to_string().contains("record 0 is lost"));
         wal.file.write_at(0, &bytes[..1024]).unwrap();
-        assert!(Wal::open(&files, NAME, 0).unwrap_err().to_string().contains("of an earlier day"));
+        assert!(Wal::open(&files, NAME, 8 << 10, 0).unwrap_err().to_string().contains("of an earlier day"));
         wal.restart();
-        assert!(Wal::open(&files, NAME, 2).unwrap().0.is_empty(), "records of before do not count");
+        assert!(Wal::open(&files, NAME, 8 << 10, 2).unwrap().0.is_empty(), "records of before do not count");
         assert!(wal.append(&changes(9, 10)).unwrap());
-        assert_eq!(Wal::open(&files, NAME, 2).unwrap().1, changes(9, 10));
+        assert_eq!(Wal::open(&files, NAME, 8 << 10, 2).unwrap().1, changes(9, 10));
         files.remove(NAME).unwrap();
-        assert!(matches!(Wal::open(&files, NAME, 2), Err(StoreError::Lost { .. })));
+        assert!(matches!(Wal::open(&files, NAME, 8 << 10, 2), Err(StoreError::Lost { .. })));
         files.create(NAME, 700).unwrap();
-        assert!(Wal::open(&files, NAME, 2).unwrap_err().to_string().contains("it has 700 bytes"));
+        assert!(Wal::open(&files, NAME, 8 << 10, 2).unwrap_err().to_string().contains("it has 700 bytes"));
+        // Whole sectors, and none at all: what they would read as is a log with nothing in it.
+        for shorter in [4 << 10, 0] {
+            files.remove(NAME).unwrap();
+            files.create(NAME, shorter).unwrap();
+            let expected = format!("it has {shorter} bytes");
+            assert!(Wal::open(&files, NAME, 8 << 10, 2).unwrap_err().to_string().contains(&expected));
+            assert!(Wal::was_written_to(&files, NAME, 8 << 10).unwrap_err().is_damage());
+        }
     }
 
     /// spec: STORE-15. What is acknowledged is read back, as much of it as the file has room for: one long value, and many
@@ -377,7 +404,7 @@ mod tests {
             let files = MemoryFiles::new();
             let mut wal = Wal::create(&files, NAME, WAL_BYTES).unwrap();
             assert!(wal.append(&changes).unwrap());
-            assert!(Wal::open(&files, NAME, 1).unwrap().1 == changes);
+            assert!(Wal::open(&files, NAME, WAL_BYTES, 1).unwrap().1 == changes);
         }
     }
 
@@ -392,7 +419,7 @@ mod tests {
                 seal().write(*sector, 1, true, record, &mut raw);
                 wal.file.write_at(u64::from(*sector) * SECTOR_BYTES as u64, &raw).unwrap();
             }
-            Wal::open(&files, NAME, 1).map(|(_, found)| found)
+            Wal::open(&files, NAME, 8 << 10, 1).map(|(_, found)| found)
         };
         let good = |number| record(number, &changes(3, 20)).unwrap();
         assert_eq!(opened(&[(0, good(0)), (1, good(1))]).unwrap(), changes(3, 20));
@@ -414,7 +441,7 @@ mod tests {
         }
         let files = MemoryFiles::new();
         files.create(NAME, WAL_BYTES + SECTOR_BYTES as u64).unwrap();
-        let error = Wal::open(&files, NAME, 1).unwrap_err();
-        assert!(error.to_string().contains("of at most 1048576"), "{error}");
+        let error = Wal::open(&files, NAME, WAL_BYTES, 1).unwrap_err();
+        assert!(error.to_string().contains("was made with 1048576"), "{error}");
     }
 }
