@@ -3,13 +3,14 @@
 
 use super::init::{PRODUCER, now};
 use super::snapshot::extract::Prefix;
+use crate::api::{Chain, Refusal};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::newfile;
 use crate::out::{bytes, grouped};
 use crate::snapshots::look_into_library;
 use clap::{Args, Subcommand};
-use keelstone_codec::{Blob, Encode as _, Height};
+use keelstone_codec::{Blob, Encode as _, Height, Root};
 use keelstone_ledger::Attestation;
 use keelstone_store::files::Directory;
 use keelstone_sync::library::{LibraryError, Progress, SnapshotId};
@@ -64,10 +65,23 @@ fn export(to: &Path, height: Option<u64>, part: Option<PartOf>, context: &Contex
     // Whoever holds a producer's key says so; without, a root has to be given to whoever syncs. It is had before anything is
     // written.
     let keys = context.keys();
-    let producer = match keys.names()?.iter().any(|name| name == PRODUCER) && genesis.validators.is_empty() {
-        true => Some(keys.load(PRODUCER)?),
-        false => None,
-    };
+    let (producer, is_known) =
+        match keys.names()?.iter().any(|name| name == PRODUCER) && genesis.validators.is_empty() {
+            true => match root_here(&*context.chain()?, id.height)? {
+                Some(root) if root == pin.index().root => (Some(keys.load(PRODUCER)?), true),
+                Some(root) => {
+                    let message = format!(
+                        "the snapshot of height {} has root {}, this chain has {root}",
+                        id.height,
+                        pin.index().root
+                    );
+                    return Err(Failure::integrity(message)
+                        .hint("it is of another history: keelstone snapshot delete removes it"));
+                }
+                None => (None, false),
+            },
+            false => (None, true),
+        };
     let directory = Directory::new(to).map_err(|error| Failure::io(to.display(), &error))?;
     let reserve = u8::try_from(config.snapshots.reserve_percent).unwrap_or(u8::MAX);
     let bar = out.progress("copying", 0);
@@ -108,11 +122,37 @@ fn export(to: &Path, height: Option<u64>, part: Option<PartOf>, context: &Contex
         None => out.row("entries", grouped(info.totals.count)),
     }
     out.row("written", format_args!("{} into {}", bytes(written), to.display()));
-    out.row("certified", if certified { "by this home's producer key" } else { "no: give the root with --trust-hash" });
+    let says = match (certified, is_known) {
+        (true, _) => "by this home's producer key",
+        (false, true) => "no: give the root with --trust-hash",
+        (false, false) => "no, this home has no root of that height on record: give it with --trust-hash",
+    };
+    out.row("certified", says);
     out.emit(&json!({
         "height": id.height, "root": info.root, "entries": info.totals.count, "bytes": written, "to": to,
         "certified": certified, "namespace": part.as_ref().map(|part| part.namespace.as_str()),
         "prefix": part.as_ref().map(|part| hex::encode(&part.prefix)),
     }));
     Ok(Exit::Ok)
+}
+
+/// The root that this home's own chain has at a height; none if that is not on record here any more. A snapshot's own root is no
+/// word for it: the directory may hold one of another history.
+// spec: SNAP-12
+fn root_here(chain: &dyn Chain, height: Height) -> Result<Option<Root>, Failure> {
+    let status = chain.status()?;
+    let block = |height| match chain.block(Some(height)) {
+        Ok(block) => Ok(Some(block)),
+        Err(Refusal::NotFound(_) | Refusal::Height { .. }) => Ok(None),
+        Err(refusal) => Err(refusal),
+    };
+    let root = match status.height == height.0 {
+        true => Some(status.root),
+        // A state that is no longer kept is named by the block that follows.
+        false => match block(height)?.and_then(|block| block.root) {
+            None => block(height.next())?.and_then(|block| block.previous_root),
+            root => root,
+        },
+    };
+    root.map(|root| Root::from_hex(&root)).transpose().map_err(|error| Failure::error(error.to_string()))
 }
