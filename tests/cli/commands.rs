@@ -202,6 +202,7 @@ fn l07_what_destroys_needs_a_yes() {
     send(home.path(), 0, &json!([register()]));
     send(home.path(), 0, &json!([post("second")]));
     expect(home.path(), 2, &["rollback", "1"]);
+    expect(home.path(), 14, &["rollback", "100"]);
     expect(home.path(), 2, &["db", "prune", "--before", "1"]);
     assert_eq!(expect(home.path(), 0, &["status"])["height"], 2);
     let root = expect(home.path(), 0, &["query", "block", "1"])["root"].clone();

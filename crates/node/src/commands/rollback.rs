@@ -33,6 +33,10 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let status = chain.status()?;
     let before = status.height;
     let to = Height(options.height);
+    // There is nothing to ask about then; who does not ask is answered where it is tried, and that is on record.
+    if to.0 > before && !options.yes {
+        return Err(Failure::not_found(format!("there is no height {to} yet: the last is {}", grouped(before))));
+    }
     let is_there = to.0 == before;
     if !is_there {
         let lost = before.saturating_sub(to.0);
