@@ -5,7 +5,7 @@
 //! crash, and becomes the home's by one rename once a state was built of it whose root was computed anew.
 
 mod part;
-mod target;
+pub(crate) mod target;
 
 use super::db::confirmed;
 use super::snapshot::extract::Prefix;
@@ -18,8 +18,8 @@ use crate::metrics::Metrics;
 use crate::out::{Ink, Out, bytes, grouped};
 use crate::own_log::{OwnLog, Stood, Who};
 use crate::p2p::{
-    self, Ends, Follow, Following, Joining, MirrorSource, Network, Opened, Over, PeerAddress, Place, Seen, Sources,
-    Trust, Until, joiner_settings,
+    self, Bans, Ends, Follow, Following, Joining, MirrorSource, Network, Opened, Over, PeerAddress, Place, Seen,
+    Sources, Trust, Until, joiner_settings,
 };
 use crate::room;
 use crate::snapshots::{forget_above, hold_library};
@@ -45,6 +45,8 @@ use tokio::sync::{mpsc, watch};
 
 /// How long threads that still ask somebody may hold up the end.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(200);
+/// Most bans that are named where nobody certified anything.
+const BANS_TOLD_MAX: usize = 8;
 
 /// Take the state of the chain from peers and mirrors, and prove all of it
 #[derive(Debug, Default, Args)]
@@ -209,7 +211,24 @@ impl Sync<'_> {
     }
 
     fn target(&self, runtime: &Runtime, sources: &Sources, word: &Word) -> Result<Target, Failure> {
-        word.target(runtime, sources, Duration::from_millis(self.config.p2p.request_timeout_ms))
+        let target = word.target(runtime, sources, Duration::from_millis(self.config.p2p.request_timeout_ms));
+        target.map_err(|failure| match (failure.exit, &sources.network) {
+            (Exit::SyncFailed, Some(_)) => self.with_bans(failure),
+            _ => failure,
+        })
+    }
+
+    /// Whoever is banned is not asked, and may be the one who would have had an answer.
+    fn with_bans(&self, mut failure: Failure) -> Failure {
+        let Ok(bans) = Bans::open(&self.context.home.bans()) else { return failure };
+        let told: String = bans.told(BANS_TOLD_MAX).map(|(peer, why)| format!("\n{peer}: {why}")).collect();
+        if !told.is_empty() {
+            failure.message += &told;
+            failure = failure.hint(
+                "a ban ends once it is taken out of that file; or give other peers, or --trust-height and --trust-hash",
+            );
+        }
+        failure
     }
 
     /// Goes on from the state that was taken to what a producer certified while it was, by what each height changed, as far

@@ -76,6 +76,12 @@ impl Bans {
         self.peers.contains(peer)
     }
 
+    /// Who is banned, and why, for whoever wonders that nobody can be reached: the latest, at most so many, and where they stand.
+    pub(crate) fn told(&self, count: usize) -> impl Iterator<Item = (&str, String)> {
+        let place = self.path.display();
+        self.bans.iter().rev().take(count).map(move |ban| (&*ban.peer, format!("it is banned in {place}: {}", ban.why)))
+    }
+
     /// Bans a peer from now on, and over restarts if the disk lets us.
     pub(crate) fn add(&mut self, peer: NodeId, why: &str) -> io::Result<()> {
         if !self.peers.insert(peer) {
@@ -85,7 +91,12 @@ impl Bans {
             let oldest = self.bans.remove(0);
             self.peers.retain(|peer| peer.to_string() != oldest.peer);
         }
-        let why = why.chars().filter(|letter| !letter.is_control()).take(WHY_BYTES_MAX / 4).collect();
+        let mut room = WHY_BYTES_MAX;
+        let fits = |letter: &char| {
+            room = room.saturating_sub(letter.len_utf8());
+            room > 0
+        };
+        let why = why.chars().filter(|letter| !letter.is_control()).take_while(fits).collect();
         self.bans.push(Ban { peer: peer.to_string(), why });
         let text = serde_json::to_string_pretty(&Text { version: VERSION, bans: self.bans.clone() })?;
         newfile::replace(&self.path, (text + "\n").as_bytes())
@@ -125,7 +136,10 @@ mod tests {
         let mut bans = Bans::open(&path).expect("none yet");
         bans.add(first, "lied\u{7}").expect("written");
         bans.add(first, "lied again").expect("known");
-        let mut bans = Bans::open(&path).expect("as written");
+        let bans = Bans::open(&path).expect("as written");
+        let told: Vec<_> = bans.told(8).collect();
+        assert!(matches!(&told[..], [(peer, why)] if *peer == first.to_string() && why.ends_with("bans.json: lied")));
+        let mut bans = bans;
         assert!(bans.has(&first) && bans.bans.len() == 1 && bans.bans[0].why == "lied");
         // Without a disk under it, the list is bounded all the same.
         bans.path = home.path().join("absent/bans.json");
@@ -133,6 +147,21 @@ mod tests {
             assert!(bans.add(NodeId::random(), "lied").is_err());
         }
         assert!(!bans.has(&first) && bans.peers.len() == BANS_MAX);
+    }
+
+    /// What a peer did is told with its end, as far as the file has room for it.
+    #[test]
+    fn a_reason_is_kept_up_to_its_limit() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let path = home.path().join("bans.json");
+        let mut bans = Bans::open(&path).expect("none yet");
+        let whys = ["x".repeat(200), "x".repeat(1_000), "\u{e4}".repeat(1_000)];
+        for why in &whys {
+            bans.add(NodeId::random(), why).expect("written");
+        }
+        let bans = Bans::open(&path).expect("as written");
+        let kept: Vec<usize> = bans.bans.iter().map(|ban| ban.why.len()).collect();
+        assert!(kept[0] == 200 && kept[1..].iter().all(|bytes| (250..=WHY_BYTES_MAX).contains(bytes)), "{kept:?}");
     }
 
     #[test]

@@ -35,6 +35,8 @@ use tokio::runtime::Runtime;
 
 /// After how many times what an answer may take a strategy gives way to which nothing new has come.
 const STALL_TIMEOUTS: u32 = 4;
+/// Most bans that are named where nobody has anything.
+const BANS_TOLD_MAX: usize = 8;
 /// How long another node may take for an answer without a byte.
 const PEER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long threads that still ask somebody may hold up the end.
@@ -54,7 +56,7 @@ impl Others {
         Ok(Self { runtime: Some(runtime), network: None })
     }
 
-    fn runtime(&self) -> &Runtime {
+    pub(super) fn runtime(&self) -> &Runtime {
         self.runtime.as_ref().expect("it runs until this is dropped")
     }
 }
@@ -191,6 +193,13 @@ impl<H: Hasher> Home<'_, H> {
         if let Err(failed) = self.ask_peers(target, &mut found) {
             found.useless("peers", failed);
         }
+        if found.list.is_empty() && !config.p2p.dials_nobody() {
+            // Whoever is banned is not asked, and may be the one who has it.
+            let bans = p2p::Bans::open(&self.home.bans());
+            for (peer, why) in bans.iter().flat_map(|bans| bans.told(BANS_TOLD_MAX)) {
+                found.useless(peer, why);
+            }
+        }
         found.into_offers("nobody could be reached")
     }
 
@@ -283,7 +292,7 @@ impl<H: Hasher> Home<'_, H> {
         Ok(())
     }
 
-    fn others(&mut self) -> Result<&mut Others, Failed> {
+    pub(super) fn others(&mut self) -> Result<&mut Others, Failed> {
         if self.others.is_none() {
             self.others = Some(Others::start()?);
         }
@@ -291,7 +300,7 @@ impl<H: Hasher> Home<'_, H> {
     }
 
     /// The connections to the peers of the configuration.
-    fn meet(&mut self) -> Result<Network, Failed> {
+    pub(super) fn meet(&mut self) -> Result<Network, Failed> {
         let (config, home, keys) = (self.config, self.home, self.wish.keys);
         let others = self.others()?;
         if let Some(network) = &others.network {
