@@ -25,6 +25,69 @@ fn busy_chain() -> (TempDir, String) {
     (home, root)
 }
 
+/// spec: STORE-10. A home that lost its name and its generations does not begin another history as long as its snapshots, or its
+/// own log, say that there was one.
+#[test]
+fn a_chain_that_was_lost_is_not_begun_anew() {
+    let (home, root) = busy_chain();
+    let data = home.path().join("data");
+    let lose = || {
+        for entry in fs::read_dir(&data).unwrap() {
+            let path = entry.unwrap().path();
+            match path.file_name().unwrap().to_str().unwrap() {
+                "snapshots" | "LOCK" => {}
+                _ if path.is_dir() => fs::remove_dir_all(path).unwrap(),
+                _ => fs::remove_file(path).unwrap(),
+            }
+        }
+    };
+    lose();
+    let failure = expect(home.path(), 12, &["status"]);
+    assert!(failure["error"]["message"].as_str().unwrap().contains("there was one of height 2"), "{failure}");
+    assert!(!data.join("CURRENT").exists());
+    expect(home.path(), 14, &["recover", "--yes"]);
+    expect(home.path(), 0, &[&["snapshot", "restore", "2", "--yes"][..], &ROOMY].concat());
+    assert_eq!(expect(home.path(), 0, &["status"])["root"], json!(root));
+    // The own log says it alone.
+    lose();
+    fs::remove_dir_all(data.join("snapshots")).unwrap();
+    expect(home.path(), 12, &["status"]);
+    let genesis = fs::read(home.path().join("genesis.json")).unwrap();
+    fs::remove_file(home.path().join("genesis.json")).unwrap();
+    expect(home.path(), 12, &["init"]);
+    assert!(!home.path().join("genesis.json").exists(), "nor does another");
+    fs::write(home.path().join("genesis.json"), genesis).unwrap();
+    fs::rename(home.path().join("audit"), home.path().join("audit.before")).unwrap();
+    assert_eq!(expect(home.path(), 0, &["status"])["height"], 0);
+}
+
+/// spec: SNAP-12. A producer's key certifies roots of this home's own chain alone: a snapshot of another history, which lies here
+/// all the same, is not signed, and of what is no longer on record nothing is said.
+#[test]
+fn a_mirror_of_another_history_is_not_certified() {
+    let home = chain();
+    let other = tempfile::tempdir().unwrap();
+    copy(home.path(), other.path());
+    for (path, text) in [(home.path(), "ours"), (other.path(), "another's")] {
+        send(path, 0, &json!([register(), post(text)]));
+    }
+    expect(other.path(), 0, &[&["snapshot", "create"][..], &ROOMY].concat());
+    copy(&other.path().join("data/snapshots"), &home.path().join("data/snapshots"));
+    let place = tempfile::tempdir().unwrap();
+    let mirror = |home: &Path, code: i32, name: &str| {
+        let to = place.path().join(name);
+        let export = ["mirror", "export", to.to_str().unwrap(), "--height", "1"];
+        (expect(home, code, &[&export[..], &ROOMY].concat()), to)
+    };
+    let (failure, to) = mirror(home.path(), 12, "ours");
+    assert!(failure["error"]["message"].as_str().unwrap().contains("this chain has"), "{failure}");
+    assert!(!to.exists(), "nothing is written");
+    assert_eq!(mirror(other.path(), 0, "theirs").0["certified"], true);
+    // Below the last height its block says it.
+    send(other.path(), 0, &json!([post("more")]));
+    assert_eq!(mirror(other.path(), 0, "again").0["certified"], true);
+}
+
 /// Every file of a home but for locks, with its content.
 fn files(home: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();

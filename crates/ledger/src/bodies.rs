@@ -45,6 +45,16 @@ impl Bodies {
         Ok(found.first().and_then(|(key, _)| height_in(key)))
     }
 
+    /// The last height there is anything of, a block or, of one that was taken in without, its root; none if there is nothing.
+    ///
+    /// # Errors
+    /// What the database says.
+    // spec: HISTORY-1
+    pub fn last_on_record(&self) -> Result<Option<Height>, StoreError> {
+        let root = self.kv.range(&Range::prefix(&[ROOT], 1).reversed())?;
+        Ok(self.last()?.max(root.first().and_then(|(key, _)| height_in(key))))
+    }
+
     /// The block of a height, as it is kept.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use crate::audit::{self, Wanted};
 use crate::bundle::{show_bundle, show_continuation, show_operation, show_operation_proof, show_receipt};
 use crate::call;
 use crate::check::Checked;
-use crate::config::{Config, History};
+use crate::config::{Config, EngineKind, History};
 use crate::consensus::{Consensus, Ran};
 use crate::exit::{Exit, Failure, causes};
 use crate::generations::{Generation, Generations, Replaced};
@@ -19,16 +19,17 @@ use crate::mend::Mendable;
 use crate::own_log::{OwnLog, Stood, Who};
 use crate::p2p::{self, Answers, Attests};
 use crate::session::{self, Register};
+use crate::snapshots::look_into_library;
 use crate::statesync::{StateSync, Syncing};
 use crate::way::{Way, Yielding, Yields};
 use crate::world::{By, Kept};
 use keelstone_codec::{ChainId, Decode as _, Encode as _, Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
 use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, SessionId};
 use keelstone_ledger::{
-    AuditVerdict, BlockError, ChangedBy, Committed, Genesis, GenesisError, InheritError, Inherited, Json, KeyChange,
-    Ledger, LedgerError, LoggedRecord, NodeEvent, PoolError, PoolLimits, RebuildError, Rebuilt, Refusal as TxRefusal,
-    Refused, ReplayError, SecretKey, SignedAttestation, SignedTransaction, Standing, TakeError, Transaction, TxId,
-    Until, Witness, xian,
+    AuditVerdict, BlockError, Bodies, ChangedBy, Committed, Genesis, GenesisError, InheritError, Inherited, Json,
+    KeyChange, Ledger, LedgerError, LoggedRecord, NodeEvent, PoolError, PoolLimits, RebuildError, Rebuilt,
+    Refusal as TxRefusal, Refused, ReplayError, SecretKey, SignedAttestation, SignedTransaction, Standing, TakeError,
+    Transaction, TxId, Until, Witness, xian,
 };
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
@@ -44,7 +45,7 @@ use keelstone_tree::{Blake3, Diff, HashKind, Hasher, KeyRange, Query, Read, Read
 use std::fs::File;
 use std::io::{self, BufReader, Seek as _};
 use std::num::NonZeroUsize;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, TryLockError};
@@ -206,6 +207,42 @@ pub(crate) fn snapshot_params(genesis: &Genesis) -> SnapshotParams {
         chain_id: genesis.chain_id.clone(),
         hasher: genesis.hasher,
         chunk_weight_max: genesis.limits.snapshot_chunk_bytes,
+    }
+}
+
+/// What a home beside its state says of the height its chain had: the highest of its snapshots, or what its own log says last.
+pub(crate) fn height_on_record(home: &Home) -> Result<Option<(Height, PathBuf)>, Failure> {
+    let snapshots = look_into_library(home)?.map_or_else(Vec::new, |(library, _)| library.list());
+    let snapshot = snapshots.first().map(|info| (info.id.height, home.snapshots()));
+    let own = OwnLog::of(home).last_height()?.map(|height| (height, home.own_log()));
+    Ok(snapshot.into_iter().chain(own).max_by_key(|(height, _)| *height))
+}
+
+/// Refuses to begin the chain of a home that had a state, and lost it: a second history of blocks made here would be one that
+/// contradicts the first.
+// spec: STORE-10
+pub(crate) fn refuse_to_forget(home: &Home, genesis: &Genesis) -> Result<(), Failure> {
+    let Some(base) = genesis.initial_height.prev().filter(|_| genesis.validators.is_empty()) else { return Ok(()) };
+    let Some((height, place)) = height_on_record(home)?.filter(|(height, _)| *height > base) else { return Ok(()) };
+    let (data, place) = (home.data(), place.display().to_string());
+    let message =
+        format!("there is no state in {}, and {place} says that there was one of height {height}", data.display());
+    let hint = "bring it back, or put one in its place: keelstone recover --to HEIGHT --root ROOT --yes, or keelstone snapshot \
+                restore HEIGHT --yes. To begin the chain anew, move data/ and audit/ away";
+    Err(Failure::integrity(message).hint(hint))
+}
+
+/// Opens the store of a generation that counts. None there, or one without a height, is damage: what counts had one.
+pub(crate) fn open_counted<H: Hasher>(path: &Path, options: Options) -> Result<Store<H>, StoreError> {
+    let file = path.display().to_string();
+    let lost = |what: String| StoreError::Lost { file: file.clone(), what };
+    let directory = Directory::existing(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => lost("the state that counts was there".to_owned()),
+        _ => StoreError::Io { doing: "open", file: file.clone(), source: Arc::new(error) },
+    })?;
+    match Store::open(Arc::new(directory), options) {
+        Err(error @ (StoreError::Missing { .. } | StoreError::Empty)) => Err(lost(error.to_string())),
+        opened => opened,
     }
 }
 
@@ -385,6 +422,11 @@ impl Aside {
     /// then it does not count, and the next start removes it.
     // spec: STORE-10
     pub(crate) fn settle(self) -> Result<Option<Failure>, Failure> {
+        // What counts is whole: whoever opens it has nothing to make.
+        let blocks = self.generation.blocks();
+        if !blocks.exists() && !blocks.with_extension("wal").exists() {
+            RedbKv::open(&blocks)?;
+        }
         self.generations.switch(&self.generation)?;
         Ok(self.generations.sweep().unwrap_or_else(Some))
     }
@@ -417,14 +459,12 @@ pub(crate) fn check(
     let hasher = home.read_genesis()?.hasher;
     let generations = Generations::open(&home.data())?;
     let Some(generation) = generations.current()? else { return Ok(None) };
-    let state = generation.state();
-    let directory = Directory::new(&state).map_err(|error| Failure::io(state.display(), &error))?;
-    let (directory, options) = (Arc::new(directory), store_options(config));
-    let state = match hasher {
-        HashKind::Blake3 => check_with::<Blake3>(directory, options, level, progress),
-        HashKind::Sha256 => check_with::<Sha256>(directory, options, level, progress),
+    let (path, options) = (generation.state(), store_options(config));
+    let (state, heights) = match hasher {
+        HashKind::Blake3 => check_with::<Blake3>(&path, options, level, progress),
+        HashKind::Sha256 => check_with::<Sha256>(&path, options, level, progress),
     }?;
-    let (block_records, blocks) = match check_blocks(&generation.blocks(), level, progress) {
+    let (block_records, blocks) = match check_blocks(&generation.blocks(), heights, level, progress) {
         Ok(records) => (records, None),
         Err(error) if error.is_damage() => (0, Some(error)),
         Err(error) => return Err(error.into()),
@@ -432,12 +472,29 @@ pub(crate) fn check(
     Ok(Some(CheckedData { state, block_records, blocks }))
 }
 
-fn check_blocks(path: &Path, level: CheckLevel, progress: &mut dyn FnMut(Progress)) -> Result<u64, StoreError> {
+/// Reads the records of blocks and receipts. `heights` are those that the store beside them went through.
+// spec: HISTORY-1
+fn check_blocks(
+    path: &Path,
+    heights: Option<RangeInclusive<Height>>,
+    level: CheckLevel,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<u64, StoreError> {
     if !path.exists() {
         // Whether there are any to be had is told by who opens the chain.
         return Ok(0);
     }
-    let blocks = RedbKv::open(path)?;
+    let blocks = Arc::new(RedbKv::open(path)?);
+    // A height that is committed here leaves its block, or its root; a state from elsewhere begins above what is here.
+    let last = Bodies::over(blocks.clone()).last_on_record()?;
+    if let (Some(last), Some(heights)) = (last, heights)
+        && heights.contains(&last)
+        && last < *heights.end()
+    {
+        let file = path.display().to_string();
+        let what = format!("the state is of height {}, and the last block that is here of {last}", heights.end());
+        return Err(StoreError::Lost { file, what });
+    }
     match level {
         CheckLevel::Quick => Ok(0),
         CheckLevel::Full => {
@@ -455,36 +512,44 @@ pub(crate) fn mend_here<T>(
     act: impl FnOnce(&dyn Mendable, &[StoreError]) -> Result<T, Failure>,
 ) -> Result<(Vec<StoreError>, Option<T>), Failure> {
     fn with<H: Hasher, T>(
-        directory: Arc<Directory>,
+        state: &Path,
         options: Options,
         progress: &mut dyn FnMut(Progress),
         act: impl FnOnce(&dyn Mendable, &[StoreError]) -> Result<T, Failure>,
     ) -> Result<(Vec<StoreError>, Option<T>), Failure> {
-        let store = Store::<H>::open(directory, options)?;
+        let store = open_counted::<H>(state, options)?;
         let problems = store.check(CheckLevel::Full, progress)?.problems;
         let done = if problems.is_empty() { None } else { Some(act(&store, &problems)?) };
         Ok((problems, done))
     }
     let generations = Generations::open(&home.data())?;
     let generation = generations.current()?.ok_or_else(|| Failure::not_found("there is no state here"))?;
-    let state = generation.state();
-    let directory = Directory::new(&state).map_err(|error| Failure::io(state.display(), &error))?;
-    let (directory, options) = (Arc::new(directory), store_options(config));
+    let (state, options) = (generation.state(), store_options(config));
     match home.read_genesis()?.hasher {
-        HashKind::Blake3 => with::<Blake3, T>(directory, options, progress, act),
-        HashKind::Sha256 => with::<Sha256, T>(directory, options, progress, act),
+        HashKind::Blake3 => with::<Blake3, T>(&state, options, progress, act),
+        HashKind::Sha256 => with::<Sha256, T>(&state, options, progress, act),
     }
 }
 
+/// What is wrong with a store, and the heights that it went through and whoever opened it acknowledged, if it opens.
 fn check_with<H: Hasher>(
-    directory: Arc<Directory>,
+    state: &Path,
     options: Options,
     level: CheckLevel,
     progress: &mut dyn FnMut(Progress),
-) -> Result<CheckReport, StoreError> {
-    match Store::<H>::open(directory, options) {
-        Ok(store) => store.check(level, progress),
-        Err(problem) if problem.is_damage() => Ok(CheckReport { problems: vec![problem], ..CheckReport::default() }),
+) -> Result<(CheckReport, Option<RangeInclusive<Height>>), StoreError> {
+    match open_counted::<H>(state, options) {
+        Ok(store) => {
+            let last = match store.in_doubt() {
+                Some(doubtful) => doubtful.prev(),
+                None => store.height(),
+            };
+            let heights = store.low().zip(last).map(|(low, last)| low..=last);
+            Ok((store.check(level, progress)?, heights))
+        }
+        Err(problem) if problem.is_damage() => {
+            Ok((CheckReport { problems: vec![problem], ..CheckReport::default() }, None))
+        }
         Err(error) => Err(error),
     }
 }
@@ -669,6 +734,9 @@ impl<H: Hasher> Local<H> {
             }
             // None yet, or one that has to be whole now.
             hollow => {
+                if hollow.is_none() && config.engine.kind == EngineKind::Solo {
+                    refuse_to_forget(home, &genesis)?;
+                }
                 let generation = generations.fresh()?;
                 let live = Live::create(generation, registry, &origins, &options, pool, &shared)?;
                 generations.switch(&live.generation)?;
@@ -900,9 +968,13 @@ impl<H: Hasher> Live<H> {
 
     fn parts(generation: &Generation, options: &Options, fresh: bool) -> Result<(Store<H>, Arc<RedbKv>), Failure> {
         let state = generation.state();
-        let directory = Directory::new(&state).map_err(|error| Failure::io(state.display(), &error))?;
-        let (files, options) = (Arc::new(directory), options.clone());
-        let store = if fresh { Store::create(files, options)? } else { Store::open(files, options)? };
+        let store = match fresh {
+            true => {
+                let directory = Directory::new(&state).map_err(|error| Failure::io(state.display(), &error))?;
+                Store::create(Arc::new(directory), options.clone())?
+            }
+            false => open_counted(&state, options.clone())?,
+        };
         Ok((store, Arc::new(RedbKv::open(&generation.blocks())?)))
     }
 

@@ -87,7 +87,7 @@ impl OwnLog {
     /// The log to look at; none if there is none.
     fn there(&self) -> Result<Option<NodeLog>, Failure> {
         let path = self.home.own_log();
-        match Directory::existing(&path) {
+        match Directory::to_read(&path) {
             Ok(files) => Ok(Some(NodeLog::new(Arc::new(files), NodeLogLimits::default()))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Failure::io(path.display(), &error)),
@@ -124,6 +124,19 @@ impl OwnLog {
         let kind = event.kind();
         if let Err(failure) = self.note(who, event, NodeStep::Done, stood) {
             tracing::error!(kind, %failure, "the node's audit log lacks a record");
+        }
+    }
+
+    /// As [`Self::note`]. What a user does is not begun without a record; what a node does by itself it does all the same, and says
+    /// in its own log lines that the record is missing.
+    pub(crate) fn note_of(&self, who: Who, event: NodeEvent, step: NodeStep, stood: Stood) -> Result<(), Failure> {
+        let kind = event.kind();
+        match self.note(who, event, step, stood) {
+            Err(failure) if who == Who::Node => {
+                tracing::error!(kind, %failure, "the node's audit log lacks a record");
+                Ok(())
+            }
+            noted => noted,
         }
     }
 
@@ -181,6 +194,16 @@ impl OwnLog {
         };
         let found = self.there()?.map_or(Ok(Vec::new()), |log| log.last_of(count, &wanted))?;
         Ok(found.into_iter().map(|record| record.time.0).collect())
+    }
+
+    /// The height that the state had by the last record that says one; none if no record does.
+    pub(crate) fn last_height(&self) -> Result<Option<Height>, Failure> {
+        let height = |record: &NodeRecord| match record.event {
+            NodeEvent::MadeSnapshot { height } => Some(height),
+            _ => record.after.or(record.before).map(|stood| stood.height),
+        };
+        let found = self.there()?.map_or(Ok(Vec::new()), |log| log.last_of(1, &|record| height(record).is_some()))?;
+        Ok(found.first().and_then(height))
     }
 
     // ---- looking at it

@@ -3,6 +3,7 @@
 use crate::cli::Context;
 use crate::cometbft::base64::from_base64;
 use crate::config::{Config, EngineKind};
+use crate::engine::refuse_to_forget;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::keyfile::KeyDir;
@@ -171,6 +172,10 @@ pub(crate) fn create(mut genesis: Genesis, made_by: BlocksBy<'_>, context: &Cont
     let keys = KeyDir::new(home.path());
     let under_engine = matches!(made_by, BlocksBy::CometBft);
     let here = matches!(made_by, BlocksBy::OwnKey | BlocksBy::GivenKeys);
+    if here {
+        // Before anything is written: a home that cannot begin is none.
+        refuse_to_forget(home, &genesis)?;
+    }
     if here && !keys.names()?.iter().any(|name| name == PRODUCER) {
         let key = SecretKey::generate().map_err(|error| Failure::io("no randomness for a new key", &error))?;
         keys.save(PRODUCER, &key)?;

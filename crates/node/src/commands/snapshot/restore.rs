@@ -301,6 +301,21 @@ mod tests {
     use keelstone_ledger::modules::standard;
     use std::ops::ControlFlow;
 
+    /// spec: STORE-10. What counts is whole, its blocks beside its state: whoever is killed once it counts leaves nothing that has
+    /// to be made yet.
+    #[test]
+    fn a_state_from_elsewhere_counts_with_the_blocks_beside_it() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let home = Home::new(place.path().to_owned());
+        let aside = Aside::of(&home).expect("nobody uses it");
+        drop(aside.directory().expect("made"));
+        aside.settle().expect("it counts");
+        let current = std::fs::read_to_string(home.data().join("CURRENT")).expect("one counts");
+        for file in ["blocks.redb", "blocks.wal"] {
+            assert!(home.data().join(current.trim()).join(file).exists(), "{file}");
+        }
+    }
+
     /// spec: STORE-10. Once a state counts, what it replaced being in the way of nothing but the disk is no failure.
     #[test]
     fn a_restored_state_counts_though_the_one_before_cannot_be_removed() {
