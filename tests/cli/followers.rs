@@ -188,6 +188,18 @@ fn a_follower_that_was_away_too_long_says_so_or_syncs_anew() {
         serde_json::from_slice::<Value>(&output.stdout).is_ok_and(|status| status["height"] == height)
     });
     drop(again);
+
+    // It has no blocks that would say what its state was: where that is lost, what the producer certifies is had again.
+    let current = fs::read_to_string(own.path().join("data/CURRENT")).unwrap();
+    let superblock = own.path().join("data").join(current.trim()).join("state/superblock");
+    fs::write(superblock, "").unwrap();
+    let (again, _) = follower(own.path(), &address, &settings);
+    keeps_up(&again, &made);
+    let reports = fs::read_dir(own.path().join("recoveries")).unwrap();
+    let report =
+        reports.map(|entry| entry.unwrap().path()).find(|path| path.extension().is_some_and(|end| end == "report"));
+    let verified = expect(own.path(), 0, &["recover", "verify-report", report.unwrap().to_str().unwrap()]);
+    assert_eq!(verified["trust"], "producer", "{verified}");
 }
 
 /// A command that has the home open at the moment in which a follower opens it, as it does by itself for a later state, is not

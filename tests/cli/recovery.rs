@@ -124,6 +124,82 @@ fn a_lost_state_is_had_again_from_its_blocks() {
     expect(home.path(), 2, &["recover", "--yes", "--strategy", "hope"]);
 }
 
+/// spec: RECOVER-1. A state that is whole is there to begin with where nothing but the blocks beside it is damaged or gone: it says
+/// itself what is to be had, or whoever asks does. So it is where they lost some that it was made of.
+#[test]
+fn a_state_that_is_whole_outlives_the_blocks_beside_it() {
+    type Spoil = fn(&Path);
+    let ways: [(Spoil, &[&str]); 3] = [
+        (
+            |blocks| {
+                let mut file = fs::OpenOptions::new().write(true).open(blocks).unwrap();
+                file.write_all(&[0x5a; 20]).unwrap();
+            },
+            &[],
+        ),
+        (|blocks| fs::write(blocks.with_extension("wal"), "").unwrap(), &[]),
+        (
+            |blocks| ["redb", "wal"].iter().for_each(|end| fs::remove_file(blocks.with_extension(end)).unwrap()),
+            &["--to", "2"],
+        ),
+    ];
+    let home = chain();
+    send(home.path(), 0, &json!([register(), post("first")]));
+    send(home.path(), 0, &json!([post("second")]));
+    let before = expect(home.path(), 0, &["status"]);
+    let root = before["root"].as_str().unwrap();
+    for (spoil, target) in ways {
+        spoil(&generation(home.path()).join("blocks.redb"));
+        if target.is_empty() {
+            expect(home.path(), 12, &["status"]);
+            expect(home.path(), 12, &["db", "check"]);
+        }
+        let given = if target.is_empty() { vec![] } else { [target, &["--root", root]].concat() };
+        let report = expect(home.path(), 0, &[&["recover", "--yes"][..], &given].concat());
+        let trust = if given.is_empty() { "own_record" } else { "given" };
+        assert_eq!((&report["recovered_by"], &report["trust"]), (&json!("local_snapshot"), &json!(trust)), "{report}");
+        let after = expect(home.path(), 0, &["status"]);
+        assert_eq!((&after["root"], &after["height"]), (&before["root"], &before["height"]));
+    }
+    expect(home.path(), 0, &["db", "check"]);
+    send(home.path(), 0, &json!([post("it goes on")]));
+
+    // Blocks of an earlier day: the state came further than they, and is not taken back to them.
+    let blocks = generation(home.path()).join("blocks.redb");
+    let earlier = ["redb", "wal"].map(|end| fs::read(blocks.with_extension(end)).unwrap());
+    send(home.path(), 0, &json!([post("fourth")]));
+    send(home.path(), 0, &json!([post("fifth")]));
+    let before = expect(home.path(), 0, &["status"]);
+    ["redb", "wal"].iter().zip(earlier).for_each(|(end, bytes)| fs::write(blocks.with_extension(end), bytes).unwrap());
+    let found = expect(home.path(), 12, &["db", "check"]);
+    assert!(found["problems"].to_string().contains("the last block that is here of 3"), "{found}");
+    let report = expect(home.path(), 0, &["recover", "--yes"]);
+    assert_eq!((&report["height"], &report["root"]), (&json!(5), &before["root"]), "{report}");
+}
+
+/// spec: RECOVER-1. A state that is gone where one counted is damage, and is had again; so is that of a chain that has no block
+/// yet, since its genesis says it, and the beginning of any other.
+#[test]
+fn a_state_that_is_gone_is_damage_and_had_again() {
+    let home = chain();
+    let first = expect(home.path(), 0, &["status"]);
+    fs::remove_file(generation(home.path()).join("state/superblock")).unwrap();
+    let found = expect(home.path(), 12, &["db", "check"]);
+    assert!(found["problems"].to_string().contains("superblock"), "{found}");
+    let node = Node::start(home.path(), &[]);
+    assert_eq!(node.json("/v1/status").1["root"], first["root"]);
+    drop(node);
+    send(home.path(), 0, &json!([register(), post("first")]));
+    let before = expect(home.path(), 0, &["status"]);
+    fs::remove_dir_all(generation(home.path()).join("state")).unwrap();
+    expect(home.path(), 12, &["status"]);
+    assert!(!generation(home.path()).join("state").exists(), "who looks makes none");
+    let report = expect(home.path(), 0, &["recover", "--yes"]);
+    assert_eq!((&report["height"], &report["root"]), (&json!(1), &before["root"]), "{report}");
+    let report = expect(home.path(), 0, &["recover", "--yes", "--to", "0"]);
+    assert_eq!((&report["height"], &report["root"]), (&json!(0), &first["root"]), "{report}");
+}
+
 /// spec: RECOVER-2, RECOVER-3. What comes first has nothing to work with, what comes next is damaged, what comes third
 /// is too much: the fourth counts, and the report says why each of the others came to nothing.
 #[test]

@@ -12,14 +12,16 @@ mod elsewhere;
 
 use crate::abci::certified_by;
 use crate::commands::init::{PRODUCER, now};
-use crate::config::{Config, IntegrityDepth};
+use crate::commands::sync::target::attested;
+use crate::config::{Config, EngineKind, IntegrityDepth};
 use crate::engine;
 use crate::exit::{Exit, Failure, causes};
 use crate::generations::{Generation, Generations, Replaced};
 use crate::home::Home;
-use crate::keyfile::KeyDir;
+use crate::keyfile::{KeyDir, Stored};
 use crate::newfile;
 use crate::own_log::{OwnLog, Stood, Who};
+use crate::p2p::{self, Sources};
 use crate::room;
 use crate::snapshots::{forget_above, hold_library, look_into_library};
 use elsewhere::{Offers, Others};
@@ -30,14 +32,14 @@ use keelstone_ledger::{
 };
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
-use keelstone_store::{CheckLevel, Options, Store, StoreError};
+use keelstone_store::{CheckLevel, Options, Store, StoreError, View};
 use keelstone_sync::library::{Each, Expected, Info, Origin, Pin};
 use keelstone_sync::peers::Version;
 use keelstone_sync::recovery::{
     Built, Depth, Failed, Outcome, Report, SignedReport, Strategy, Target, Trust, World, by_time, recover,
 };
 use keelstone_sync::snapshot::SnapshotParams;
-use keelstone_tree::{Blake3, HashKind, Hasher, Sha256};
+use keelstone_tree::{Blake3, HashKind, Hasher, KeyRange, MemoryTree, Read as _, Sha256};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -45,6 +47,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Snapshots of one origin that are tried, the newest first.
 const SNAPSHOTS_TRIED_MAX: usize = 4;
@@ -147,9 +150,10 @@ struct Place<'a, H: Hasher> {
     offers: BTreeMap<Strategy, Offers>,
     /// Snapshots here that are damaged: what is whole of them need not come from elsewhere.
     damaged: Vec<Pin>,
+    /// The state that counts, if it opens; or why not. Looked at when it is asked for first.
+    here: Option<Result<Store<H>, Failed>>,
     /// Why what is built has none of the blocks and receipts below it that were here.
     left_behind: Option<String>,
-    _hasher: std::marker::PhantomData<fn() -> H>,
 }
 
 fn of_ledger(error: LedgerError) -> Failed {
@@ -168,6 +172,15 @@ fn of_blocks(error: StoreError) -> Failed {
     match error {
         StoreError::Io { ref source, .. } if source.raw_os_error().is_none() => Failed::Damaged(causes(&error)),
         error => error.into(),
+    }
+}
+
+/// What a recovery that cannot begin ends with: whoever has to act is told by the code.
+fn of_failed(failed: &Failed) -> Failure {
+    match failed {
+        Failed::Unavailable(what) => Failure::not_found(what.clone()),
+        Failed::Machine(_) | Failed::NoRoom { .. } => Failure::error(failed.to_string()),
+        _ => Failure::integrity(failed.to_string()),
     }
 }
 
@@ -206,8 +219,8 @@ impl<'a, H: Hasher> Place<'a, H> {
             others: None,
             offers: BTreeMap::new(),
             damaged: Vec::new(),
+            here: None,
             left_behind: None,
-            _hasher: std::marker::PhantomData,
         })
     }
 
@@ -229,39 +242,139 @@ impl<'a, H: Hasher> Place<'a, H> {
 
     /// What is to be had again, and why its root is trusted.
     // spec: RECOVER-1
-    fn target(&self) -> Result<Target, Failure> {
-        let known = |height: Height| -> Option<(Root, Trust)> {
-            if let Some(root) = self.wish.root {
-                return Some((root, Trust::Given));
-            }
-            self.recorded(height)
-        };
-        let height = match self.wish.wanted {
+    fn target(&mut self) -> Result<Target, Failure> {
+        if let (Wanted::Height(height), Some(root)) = (self.wish.wanted, self.wish.root) {
+            return Ok(Target { height, root, trust: Trust::Given });
+        }
+        // What the machine cannot read now says more than whatever else there is: nothing is begun without it.
+        if let Err(failed @ Failed::Machine(_)) = &self.bodies {
+            return Err(of_failed(failed));
+        }
+        let asked = match self.wish.wanted {
+            Wanted::Newest => None,
             Wanted::Height(height) => Some(height),
             Wanted::Time(time) => {
-                let bodies = self.bodies.as_ref().map_err(|failed| Failure::not_found(failed.to_string()))?;
+                let bodies = self.bodies.as_ref().map_err(of_failed)?;
                 let found = bodies.at_time(time, self.base())?;
                 Some(found.ok_or_else(|| Failure::not_found(format!("there is no block at or before {}", time.0)))?)
             }
-            Wanted::Newest => None,
         };
-        let last = self.bodies.as_ref().ok().and_then(|bodies| bodies.last().ok().flatten());
-        let found = match (height, last) {
-            (Some(height), _) => known(height).map(|(root, trust)| Target { height, root, trust }),
-            (None, Some(last)) => (self.base().0 + 1..=last.0)
-                .rev()
-                .take(256)
-                .map(Height)
-                .find_map(|height| known(height).map(|(root, trust)| Target { height, root, trust })),
-            (None, None) => None,
+        let found = match asked {
+            Some(height) => self.known(height)?,
+            None => self.newest()?,
         };
         found.ok_or_else(|| {
-            let message = match height {
-                Some(height) => format!("nothing here says which root height {height} has"),
-                None => "nothing here says which root the last height has".to_owned(),
-            };
-            Failure::not_found(message).hint("--to HEIGHT --root HEX names the root to trust")
+            let asked = asked.map_or_else(|| "the last height".to_owned(), |height| format!("height {height}"));
+            let why = self.bodies.as_ref().err().map_or_else(String::new, |failed| format!(": {failed}"));
+            let message = format!("nothing here says which root {asked} has{why}");
+            let exit = self.bodies.as_ref().err().map_or(Exit::NotFound, |failed| of_failed(failed).exit);
+            Failure::new(exit, message).hint("--to HEIGHT --root HEX names the root to trust")
         })
+    }
+
+    /// A height, if its root is known.
+    fn known(&mut self, height: Height) -> Result<Option<Target>, Failure> {
+        if let Some((root, trust)) = self.recorded(height) {
+            return Ok(Some(Target { height, root, trust }));
+        }
+        match self.state_here().filter(|state| state.height == height) {
+            Some(Version { root, .. }) => Ok(Some(Target { height, root, trust: Trust::OwnRecord })),
+            None if height == self.base() => self.beginning().map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// As much as there is a root for: the last height on record beside the blocks, or the state that is here, if it came further
+    /// than they, which have lost some then. Else what a producer certifies, for a node that follows one; and last the genesis, for
+    /// a chain of which nothing says that it ever had a block.
+    fn newest(&mut self) -> Result<Option<Target>, Failure> {
+        let base = self.base();
+        let last = match self.bodies.as_ref().map(Bodies::last_on_record) {
+            Ok(Ok(last)) => last,
+            Ok(Err(error)) => match of_blocks(error) {
+                failed @ Failed::Machine(_) => return Err(of_failed(&failed)),
+                _ => None,
+            },
+            Err(_) => None,
+        };
+        let heights = base.0 + 1..=last.map_or(base.0, |last| last.0);
+        let recorded = heights.rev().take(256).map(Height).find_map(|height| {
+            let (root, trust) = self.recorded(height)?;
+            Some(Target { height, root, trust })
+        });
+        let further =
+            self.state_here().filter(|state| recorded.as_ref().is_none_or(|known| known.height < state.height));
+        if let Some(Version { height, root }) = further {
+            return Ok(Some(Target { height, root, trust: Trust::OwnRecord }));
+        }
+        if recorded.is_some() {
+            return Ok(recorded);
+        }
+        let certified = self.certified();
+        if let Ok(Some(certified)) = certified {
+            return Ok(Some(certified));
+        }
+        // Blocks that are gone, or a state that once was here, are no chain that never began.
+        let has_none =
+            self.bodies.is_ok() && engine::height_on_record(self.home)?.is_none_or(|(height, _)| height <= base);
+        if has_none { self.beginning().map(Some) } else { certified }
+    }
+
+    /// The state that counts, as far as it was acknowledged, on a chain whose roots nobody votes for. It is proven as it is taken.
+    // spec: RECOVER-1, HISTORY-1
+    fn state_here(&mut self) -> Option<Version> {
+        if !self.genesis.validators.is_empty() {
+            return None;
+        }
+        let last = self.bodies.as_ref().ok().and_then(|bodies| bodies.last_on_record().ok().flatten());
+        let store = self.here().ok()?;
+        let version = Version { height: store.height()?, root: store.root() };
+        // Without its block it was never acknowledged, and is taken back by whoever opens the chain.
+        let is_whole = store.in_doubt().is_none_or(|doubtful| last.is_some_and(|last| last >= doubtful));
+        is_whole.then_some(version)
+    }
+
+    fn here(&mut self) -> Result<&Store<H>, Failed> {
+        if self.here.is_none() {
+            let opened = match &self.replaced.generation {
+                None => Err(Failed::Unavailable("there is no state here".to_owned())),
+                Some(current) => engine::open_counted(&current.state(), self.options()).map_err(Failed::from),
+            };
+            self.here = Some(opened);
+        }
+        self.here.as_ref().expect("it was looked at just now").as_ref().map_err(Failed::clone)
+    }
+
+    /// What a producer certifies to this node, which follows one. Whoever makes blocks itself goes on from its own record alone: what
+    /// others have last of it may be less than it made.
+    // spec: SNAP-12
+    fn certified(&mut self) -> Result<Option<Target>, Failure> {
+        let p2p = &self.config.p2p;
+        if self.config.engine.kind != EngineKind::Follow || p2p.dials_nobody() {
+            return Ok(None);
+        }
+        let trust = p2p::Trust::of(&self.genesis, &p2p.trust_keys, p2p.trust_period_ms)?;
+        if trust.keys.is_empty() {
+            return Ok(None);
+        }
+        let patience = Duration::from_millis(p2p.request_timeout_ms);
+        let network = self.meet().map_err(|failed| of_failed(&failed))?;
+        let sources = Sources { network: Some(network), mirrors: Vec::new() };
+        let runtime = self.others().map_err(|failed| of_failed(&failed))?.runtime();
+        let (version, producer) = attested(runtime, &sources, patience, &trust)?;
+        tracing::info!(height = %version.height, %producer, "nothing here says what is to be had: a producer does");
+        Ok(Some(Target { height: version.height, root: version.root, trust: Trust::Producer }))
+    }
+
+    /// The state that the chain began with.
+    fn beginning(&self) -> Result<Target, Failure> {
+        let first = self.genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?;
+        if self.genesis.inherits.is_some() {
+            let message = "the chain inherits its first state, which is not in its genesis";
+            return Err(Failure::not_found(message).hint("--to HEIGHT --root HEX names the root to trust"));
+        }
+        let root = MemoryTree::<H>::new().apply(&first.diff);
+        Ok(Target { height: first.height, root, trust: Trust::OwnRecord })
     }
 
     fn depth(&self) -> Depth {
@@ -305,7 +418,7 @@ impl<'a, H: Hasher> Place<'a, H> {
         let names = order.iter().map(|strategy| strategy.name()).collect::<Vec<_>>().join(", ");
         let event = |how: String| NodeEvent::Recovered { how: cut(how) };
         let begun = event(format!("to height {} by {names}", target.height));
-        own.note(who, begun, NodeStep::Begun, Stood::default())?;
+        own.note_of(who, begun, NodeStep::Begun, Stood::default())?;
         let outcome = recover(&order, &target.version(), depth, &mut self);
         let signed = sign(&key, Report::of(chain, (began, now()), &target, depth, &outcome));
         let path = directory.join(format!("{}-{}.report", signed.report.began.0, signed.report.height));
@@ -320,7 +433,7 @@ impl<'a, H: Hasher> Place<'a, H> {
         let left_behind = self.left_behind.take().filter(|_| recovered.is_some());
         let without = left_behind.as_ref().map_or_else(String::new, |why| format!(", without the blocks below: {why}"));
         let told = event(format!("by {by}, report {}{without}", path.display()));
-        let mut done = vec![keep(&path, &signed), own.note(who, told, step, Stood { before: None, after })];
+        let mut done = vec![keep(&path, &signed), own.note_of(who, told, step, Stood { before: None, after })];
         let mut warnings: Vec<String> = left_behind.into_iter().map(|why| format!("{LEFT_BEHIND}: {why}")).collect();
         if recovered.is_some() {
             let held = hold_library(self.home);
@@ -494,7 +607,10 @@ impl<'a, H: Hasher> Place<'a, H> {
 
     fn local_snapshot(&mut self, target: &Version) -> Result<Built, Failed> {
         let found = look_into_library(self.home).map_err(machine)?;
-        let (library, _) = found.ok_or_else(|| Failed::Unavailable("there are no snapshots here".to_owned()))?;
+        let Some((library, _)) = found else {
+            let none = Failed::Unavailable("there are no snapshots here".to_owned());
+            return self.taken_as_it_is(target).unwrap_or(Err(none));
+        };
         let below = library.list().into_iter().filter(|info| info.id.height <= target.height);
         let mut why = None;
         let usable = below.filter(|info| match self.usable(version_of(info), target) {
@@ -509,7 +625,7 @@ impl<'a, H: Hasher> Place<'a, H> {
             Failed::Unavailable(format!("there is no snapshot here of height {} or below", target.height))
         });
         let name = |info: &Info| format!("the snapshot of height {} here", info.id.height);
-        self.first_of(list, none, name, |place, info| {
+        let built = self.first_of(list, none, name, |place, info| {
             place.check_room(room::of(info.totals))?;
             let generation = place.fresh()?;
             let pin = library.pin(info.id).ok_or(Failed::Unavailable("the snapshot is gone".to_owned()))?;
@@ -522,7 +638,47 @@ impl<'a, H: Hasher> Place<'a, H> {
                 place.damaged.push(pin);
             }
             place.run_on(Strategy::LocalSnapshot, built?, &generation, target)
-        })
+        });
+        built.or_else(|why| self.taken_as_it_is(target).unwrap_or(Err(why)))
+    }
+
+    /// The state that counts, where it is what there is to begin with: it opens, and of the target the blocks here say nothing, since
+    /// they are damaged or lost. Where they do, it is they who say that something is wrong with the state.
+    // spec: RECOVER-1
+    fn as_it_is(&mut self, target: &Version) -> Option<View<H>> {
+        if self.bodies.is_ok() && self.recorded(target.height).is_some() {
+            return None;
+        }
+        let view = self.here().ok()?.view();
+        let version = Version { height: view.height()?, root: view.root() };
+        self.usable(version, target).is_ok().then_some(view)
+    }
+
+    /// Takes the state that counts for a snapshot of itself: each entry is proven as it is read, and its root computed anew. None
+    /// if it is nothing to begin with.
+    fn taken_as_it_is(&mut self, target: &Version) -> Option<Result<Built, Failed>> {
+        let view = self.as_it_is(target)?;
+        let built = self.build_of(&view, target);
+        Some(built.inspect_err(|failed| {
+            tracing::warn!(%failed, "the state here is of no use");
+            self.discard();
+        }))
+    }
+
+    fn build_of(&mut self, view: &View<H>, target: &Version) -> Result<Built, Failed> {
+        self.check_room(room::of(view.totals()))?;
+        let generation = self.fresh()?;
+        let version = (view.height().unwrap_or_default(), view.root());
+        let store = self.build_store(&generation, version, &mut |each| {
+            for (namespace, _) in view.namespaces() {
+                for entry in view.scan(&namespace, KeyRange::all()) {
+                    let (key, value) = entry.map_err(StoreError::from)?;
+                    each(&namespace, &key, &value)?;
+                }
+            }
+            Ok(())
+        })?;
+        self.run_on(Strategy::LocalSnapshot, store, &generation, target)
     }
 
     fn block_replay(&mut self, target: &Version) -> Result<Built, Failed> {
@@ -533,7 +689,9 @@ impl<'a, H: Hasher> Place<'a, H> {
                 "the chain inherits its first state, which is not in its genesis".to_owned(),
             ));
         }
-        self.bodies.clone()?;
+        if needed > 0 {
+            self.bodies.clone()?;
+        }
         self.check_room(self.state_bytes())?;
         let generation = self.fresh()?;
         let store = Store::<H>::create(Self::directory(&generation.state())?, self.options())?;
@@ -593,13 +751,22 @@ impl<H: Hasher> World for Place<'_, H> {
         let blocks = |from: Height| target.height.0.saturating_sub(from.0).saturating_mul(BLOCK_MS);
         match strategy {
             Strategy::LocalSnapshot => {
-                let (library, _) = look_into_library(self.home).ok()??;
-                let info = library.list().into_iter().find(|info| self.usable(version_of(info), target).is_ok())?;
-                Some(info.totals.bytes / DISK_BYTES_PER_MS + blocks(info.id.height))
+                let library = look_into_library(self.home).ok()?;
+                let list = library.map_or_else(Vec::new, |(library, _)| library.list());
+                let usable = list.into_iter().find(|info| self.usable(version_of(info), target).is_ok());
+                let (height, bytes) = match usable {
+                    Some(info) => (info.id.height, info.totals.bytes),
+                    None => {
+                        let view = self.as_it_is(target)?;
+                        (view.height()?, view.totals().bytes)
+                    }
+                };
+                Some(bytes / DISK_BYTES_PER_MS + blocks(height))
             }
             Strategy::BlockReplay => {
-                let bodies = self.bodies.as_ref().ok()?;
-                bodies.block(self.base().next()).ok()?;
+                if target.height > self.base() {
+                    self.bodies.as_ref().ok()?.block(self.base().next()).ok()?;
+                }
                 Some(blocks(self.base()))
             }
             Strategy::PeerStateSync | Strategy::NetworkSnapshot => {
@@ -653,8 +820,9 @@ impl<H: Hasher> World for Place<'_, H> {
         }
         // What was staged has served; what cannot be removed is in nobody's way.
         let _ = fs::remove_dir_all(self.home.joining());
-        // The database of the old one is open still.
+        // The database of the old one is open still, and may be its state.
         self.bodies = Err(Failed::Unavailable("the recovery is over".to_owned()));
+        self.here = None;
         self.replaced = Replaced { generation: Some(aside), damage: None };
         if let Some(failure) = self.generations.sweep().unwrap_or_else(Some) {
             tracing::warn!(%failure, "the old state does not count; the next start removes it");
@@ -675,12 +843,19 @@ fn remove(path: &Path) -> Result<(), Failed> {
 // ---- the report --------------------------------------------------------------------------------------------------
 
 /// The key that reports are signed with: the producer's, or one of the node's own, made when it is needed first. Nobody is
-/// asked for a passphrase by a node that recovers while it starts, so the producer's must be in the clear.
+/// asked for a passphrase by a node that recovers while it starts, so the producer's must be in the clear; and a key that cannot
+/// be read is no reason to leave a state damaged.
 fn signer(home: &Home) -> Result<SecretKey, Failure> {
     const NODE: &str = "node";
     let keys = KeyDir::new(home.path());
     let producer = match keys.path(PRODUCER)?.exists() {
-        true => keys.stored(PRODUCER)?.into_plain(),
+        true => keys.stored(PRODUCER).map_or_else(
+            |failure| {
+                tracing::warn!(%failure, "the report is signed with the key {NODE:?}");
+                None
+            },
+            Stored::into_plain,
+        ),
         false => None,
     };
     producer.map_or_else(|| keys.load_or_make(NODE), Ok)
@@ -839,6 +1014,7 @@ mod tests {
 
         config.recovery.max_block_replay = 100;
         fs::remove_file(&blocks).expect("it is there");
+        fs::remove_file(blocks.with_file_name("state").join("superblock")).expect("it is there");
         for only in [Strategy::LocalSnapshot, Strategy::NetworkSnapshot] {
             let (failed, ..) = tried(&config, only, (Wanted::Height(target.height), Some(target.root)));
             assert!(matches!(&failed, Failed::Unavailable(why) if why.contains("the blocks are gone")), "{failed}");
@@ -878,6 +1054,52 @@ mod tests {
         assert!(matches!(&found.warnings[..], [warning] if warning.starts_with(LEFT_BEHIND)), "{:?}", found.warnings);
         let engine = engine::open(&home, &config, &standard()).expect("it opens");
         engine.produce(Timestamp(9), SecretKey::from_seed(&[7; 32]).public(), true).expect("it goes on");
+    }
+
+    /// A database that the machine cannot read now is what there is to say, and not that nothing here says anything; of one that is
+    /// damaged that it is.
+    #[test]
+    fn what_keeps_the_target_from_being_known_is_said() {
+        for (spoil, exit) in [("a directory", Exit::Error), ("nothing", Exit::Integrity)] {
+            let (_place, home, config, current) = chain();
+            let generation = home.data().join(current.trim());
+            fs::remove_file(generation.join("state/superblock")).expect("it is there");
+            let blocks = generation.join("blocks.redb");
+            fs::remove_file(&blocks).expect("it is there");
+            match spoil {
+                "nothing" => fs::write(&blocks, "nothing").expect("written"),
+                _ => fs::create_dir(&blocks).expect("made"),
+            }
+            let failure = recovered_by(Strategy::LocalSnapshot, (&home, &config), &|_| {}, &mut |_, _, _| {}).err();
+            let failure = failure.expect("nothing is known");
+            assert!(failure.exit == exit && failure.message.contains("blocks.redb"), "{spoil}: {failure}");
+        }
+    }
+
+    /// What a node does by itself it does all the same where its own audit log cannot be written, and where the producer's key cannot
+    /// be read; what a user does is not begun without a record.
+    #[test]
+    fn a_node_recovers_without_a_record_and_without_its_producers_key() {
+        let (_place, home, config, before) = chain();
+        fs::remove_file(home.data().join(before.trim()).join("state/superblock")).expect("it is there");
+        OwnLog::of(&home).told(Who::Node, NodeEvent::TookBack { height: Height(4) }, Stood::default());
+        fs::write(home.own_log().join("HEAD"), "damaged").expect("written");
+        fs::create_dir_all(home.path().join("keys")).expect("made");
+        fs::write(KeyDir::new(home.path()).path(PRODUCER).expect("a name"), "damaged").expect("written");
+        let (registry, keys) = (standard(), KeyDir::new(home.path()));
+        let run_as = |who: Who| {
+            let progress = &mut |_: Strategy, _: u64, _: u64| {};
+            run(
+                &home,
+                &config,
+                &registry,
+                Wish { wanted: Wanted::Newest, root: None, only: None, keys: &keys, who, progress },
+            )
+        };
+        let failure = run_as(Who::User).err().expect("there is no record of it");
+        assert!(failure.exit == Exit::Integrity && named(&home) == before, "{failure}");
+        let found = run_as(Who::Node).expect("it is done all the same");
+        assert!(found.outcome.recovered().is_some() && named(&home) != before, "{:?}", found.outcome.attempts);
     }
 
     /// spec: RECOVER-9. Where no report can be kept nothing is begun; where that turns out when another state counts already, it

@@ -73,8 +73,10 @@ pub enum Trust {
     Consensus,
     /// Whoever asked for the recovery named it.
     Given,
-    /// This node's own record of it, on a chain whose blocks are made here.
+    /// This node's own record of it, on a chain without validators.
     OwnRecord,
+    /// A producer that is trusted signed it, on a chain without validators.
+    Producer,
 }
 
 impl Trust {
@@ -85,6 +87,7 @@ impl Trust {
             Self::Consensus => "consensus",
             Self::Given => "given",
             Self::OwnRecord => "own_record",
+            Self::Producer => "producer",
         }
     }
 }

@@ -152,7 +152,10 @@ impl Word {
     pub(super) fn target(&self, runtime: &Runtime, sources: &Sources, patience: Duration) -> Result<Target, Failure> {
         match self {
             Self::Given(version) => Ok(Target { version: *version, by: By::Given }),
-            Self::Producers(trust) => attested(runtime, sources, patience, trust),
+            Self::Producers(trust) => {
+                let (version, producer) = attested(runtime, sources, patience, trust)?;
+                Ok(Target { version, by: By::Producer(producer) })
+            }
             Self::Validators(validators) => voted_for(runtime, sources, patience, validators),
         }
     }
@@ -169,7 +172,12 @@ impl Word {
 
 /// Asks everybody what a producer has certified, and takes the newest.
 // spec: SNAP-12, PEER-14
-fn attested(runtime: &Runtime, sources: &Sources, patience: Duration, trust: &Trust) -> Result<Target, Failure> {
+pub(crate) fn attested(
+    runtime: &Runtime,
+    sources: &Sources,
+    patience: Duration,
+    trust: &Trust,
+) -> Result<(Version, PublicKey), Failure> {
     let mut said: Vec<SignedAttestation> = Vec::new();
     let mut asked: BTreeMap<String, String> = BTreeMap::new();
     ask_all(runtime, sources, patience, &Request::GetCertificate, &mut |who, answer| {
@@ -188,7 +196,7 @@ fn attested(runtime: &Runtime, sources: &Sources, patience: Duration, trust: &Tr
         false
     });
     match Trust::newest(&said) {
-        Ok(Some(newest)) => Ok(Target { version: certified_version(&newest), by: By::Producer(newest.signer) }),
+        Ok(Some(newest)) => Ok((certified_version(&newest), newest.signer)),
         Err(distrust @ Distrust::Forked { .. }) => Err(Failure::integrity(distrust.to_string())
             .hint("find out which is the chain's, and whose key signed the other: neither can be believed until then")),
         Ok(None) | Err(_) => Err(nothing("no version is certified by a key that is trusted", &asked)
