@@ -130,7 +130,10 @@ fn repair(from: Vec<mend::From>, context: &Context<'_>) -> Result<Exit, Failure>
     }
     let number = |name: &str| grouped(shown[name].as_u64().unwrap_or_default());
     match (listed("found").len(), listed("left").len()) {
-        (0, _) => out.say(out.ink(Ink::Good, "✓ nothing is damaged")),
+        (0, _) => out.say(out.ink(
+            Ink::Good,
+            "✓ nothing of the state is damaged; keelstone db check looks at blocks and receipts as well",
+        )),
         (_, 0) => out.say(out.ink(Ink::Good, "✓ mended, and looked at again")),
         _ => out.say(
             out.ink(Ink::Quiet, "what is left is history or more than could be had: db check --repair, or recover"),
