@@ -208,6 +208,35 @@ impl Generations {
         Ok(())
     }
 
+    /// Gives what there is of a generation's blocks a second name in the data directory, which nothing removes: the generation is
+    /// about to go. Takes no room of its own. Returns the directory it lies in then.
+    // spec: RECOVER-9
+    pub(crate) fn keep_blocks(&self, of: &Generation) -> Result<PathBuf, Failure> {
+        let first = self.data.join(format!("blocks-of-{}", of.name()));
+        let mut kept = first.clone();
+        let made = (|| {
+            let mut again = 1u32;
+            while let Err(error) = fs::create_dir(&kept) {
+                if error.kind() != io::ErrorKind::AlreadyExists {
+                    return Err(error);
+                }
+                again = again.saturating_add(1);
+                kept = first.with_extension(again.to_string());
+            }
+            let blocks = of.blocks();
+            for (from, name) in [(blocks.with_extension("wal"), "blocks.wal"), (blocks, "blocks.redb")] {
+                match fs::hard_link(&from, kept.join(name)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            sync_directory(&kept)?;
+            sync_directory(&self.data)
+        })();
+        made.map_err(|error| Failure::io(format_args!("could not keep the blocks in {}", kept.display()), &error))?;
+        Ok(kept)
+    }
+
     /// Removes a generation that does not count.
     pub(crate) fn discard(&self, generation: &Generation) -> Result<(), Failure> {
         let removed = fs::symlink_metadata(&generation.path)

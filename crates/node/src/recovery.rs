@@ -154,6 +154,8 @@ struct Place<'a, H: Hasher> {
     here: Option<Result<Store<H>, Failed>>,
     /// Why what is built has none of the blocks and receipts below it that were here.
     left_behind: Option<String>,
+    /// Where they are kept.
+    kept: Option<PathBuf>,
 }
 
 fn of_ledger(error: LedgerError) -> Failed {
@@ -221,6 +223,7 @@ impl<'a, H: Hasher> Place<'a, H> {
             damaged: Vec::new(),
             here: None,
             left_behind: None,
+            kept: None,
         })
     }
 
@@ -568,7 +571,12 @@ impl<'a, H: Hasher> Place<'a, H> {
             Err(failed) => (store, failed.to_string()),
         };
         tracing::error!(why, "{LEFT_BEHIND}");
-        self.left_behind = Some(why);
+        let kept = match &self.kept {
+            Some(kept) => kept.clone(),
+            None => self.generations.keep_blocks(current).map_err(machine)?,
+        };
+        self.left_behind = Some(format!("{why}; what there is of them is kept in {}", kept.display()));
+        self.kept = Some(kept);
         self.ledger_without_blocks(store, generation)
     }
 
@@ -1052,6 +1060,10 @@ mod tests {
         let found = found.expect("it is reported");
         assert!(found.outcome.recovered().is_some() && named(&home) != before, "{:?}", found.outcome.attempts);
         assert!(matches!(&found.warnings[..], [warning] if warning.starts_with(LEFT_BEHIND)), "{:?}", found.warnings);
+        let kept = home.data().join(format!("blocks-of-{}", before.trim()));
+        let bytes = fs::read(kept.join("blocks.redb")).expect("what there is of them is kept");
+        assert_eq!(bytes[..4096], [0x5a; 4096]);
+        assert!(found.warnings[0].contains(&kept.display().to_string()) && kept.join("blocks.wal").exists());
         let engine = engine::open(&home, &config, &standard()).expect("it opens");
         engine.produce(Timestamp(9), SecretKey::from_seed(&[7; 32]).public(), true).expect("it goes on");
     }

@@ -1061,7 +1061,9 @@ mod tests {
     fn the_document_says_what_every_route_may_answer() {
         let document = serde_json::to_value(Document::openapi()).expect("a document");
         assert_eq!(document["components"]["securitySchemes"]["token"]["scheme"], "bearer");
-        for Route { path, takes, timed, .. } in ROUTES.iter().filter(|route| !matches!(route.path, "/" | "/openapi.json")) {
+        for Route { path, takes, timed, .. } in
+            ROUTES.iter().filter(|route| !matches!(route.path, "/" | "/openapi.json"))
+        {
             for (method, operation) in document["paths"][path].as_object().expect("a path") {
                 let says = |status: &str| operation["responses"].get(status).is_some();
                 assert!(["400", "401", "415", "500", "default"].into_iter().all(says), "{method} {path}");
