@@ -425,24 +425,26 @@ fn a07_a_huge_or_deep_index_is_refused_before_it_is_read() {
 #[test]
 fn a08_an_archive_of_another_chain_is_refused() {
     let (directory, _) = archive();
-    let other = |change: fn(&mut SnapshotParams)| {
+    let refused = |expected: &Expected| {
+        let files = MemoryFiles::new();
+        let error = open(&files).import(Origin::Directory(&directory), expected, 0, &mut go_on).unwrap_err();
+        assert_eq!(names(&files), [""; 0]);
+        error
+    };
+    let cases: [(&str, fn(&mut SnapshotParams)); 3] = [
+        ("chain", |params| params.chain_id = ChainId::new("test-2").unwrap()),
+        ("hasher", |params| params.hasher = keelstone_tree::HashKind::Sha256),
+        ("chunk weight", |params| params.chunk_weight_max += 1),
+    ];
+    for (named, change) in cases {
         let mut params = params();
         change(&mut params);
-        Expected { params: Some(params), root: None }
-    };
-    let cases = [
-        ("chain", other(|params| params.chain_id = ChainId::new("test-2").unwrap())),
-        ("hasher", other(|params| params.hasher = keelstone_tree::HashKind::Sha256)),
-        ("chunk weight", other(|params| params.chunk_weight_max += 1)),
-        ("root", Expected { root: Some(Root(Hash([1; 32]))), ..expected() }),
-    ];
-    for (named, expected) in cases {
-        let files = MemoryFiles::new();
-        let library = open(&files);
-        let error = library.import(Origin::Directory(&directory), &expected, 0, &mut go_on).unwrap_err();
+        let error = refused(&Expected { params: Some(params), root: None });
         assert!(matches!(&error, LibraryError::Foreign { what, .. } if *what == named), "{named}: {error}");
-        assert_eq!(names(&files), [""; 0]);
     }
+    let root = Root(Hash([1; 32]));
+    let error = refused(&Expected { root: Some(root), ..expected() });
+    assert!(matches!(&error, LibraryError::OtherRoot { expected, .. } if *expected == root), "{error}");
 }
 
 /// an index whose root or chain was changed, with its checksum put right: the chunks do not prove it.
