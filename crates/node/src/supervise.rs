@@ -357,6 +357,7 @@ pub(crate) fn fall_back(engine: &Supervised, data: &Path) -> Result<(), Failure>
 mod tests {
     use super::*;
     use std::fs;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn pauses_grow_and_end() {
@@ -419,18 +420,20 @@ mod tests {
         command.arg("-c").arg(script).current_dir(dir.path()).stdout(Stdio::piped());
         let mut process = Process::alone(command).expect("started");
         let (stop, stopped) = sync_channel(1);
-        let began = dir.path().join("began");
-        let stopping = std::thread::spawn(move || {
-            let until = Instant::now() + Duration::from_secs(60);
-            while !began.exists() && Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            // Gone means: it has given up by itself.
-            let _ = stop.send(());
+        let (began, is_over) = (dir.path().join("began"), AtomicBool::new(false));
+        let how = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let until = Instant::now() + Duration::from_secs(60);
+                while !began.exists() && !is_over.load(Ordering::Relaxed) && Instant::now() < until {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                // Full, or gone: it has given up by itself.
+                let _ = stop.try_send(());
+            });
+            let how = watch(&mut process, &stopped, &|| state_syncs, &mut VecDeque::new());
+            is_over.store(true, Ordering::Relaxed);
+            how
         });
-        let how = watch(&mut process, &stopped, &|| state_syncs, &mut VecDeque::new());
-        drop(stopped);
-        stopping.join().expect("stopped");
         (how, process.state(), dir)
     }
 

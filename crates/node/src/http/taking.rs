@@ -398,6 +398,7 @@ mod tests {
         let [mut taken, given_up] = waiting;
         drop(given_up);
         std::io::copy(&mut taken, &mut std::io::sink()).unwrap();
+        drop(taken);
         server.wait_until("its place stays taken", |server| server.metrics.connections_open.get() == 0);
         let mut both = [server.ask("/large"), server.ask("/large")];
         assert!(both.iter_mut().all(|stream| Server::head(stream).starts_with("HTTP/1.1 200")));
