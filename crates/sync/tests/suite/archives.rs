@@ -424,6 +424,7 @@ fn a07_a_huge_or_deep_index_is_refused_before_it_is_read() {
 /// A-08, spec: LIB-8. A snapshot of another chain, hasher, cut or root is refused before its chunks are looked at.
 #[test]
 fn a08_an_archive_of_another_chain_is_refused() {
+    type Change = fn(&mut SnapshotParams);
     let (directory, _) = archive();
     let refused = |expected: &Expected| {
         let files = MemoryFiles::new();
@@ -431,7 +432,7 @@ fn a08_an_archive_of_another_chain_is_refused() {
         assert_eq!(names(&files), [""; 0]);
         error
     };
-    let cases: [(&str, fn(&mut SnapshotParams)); 3] = [
+    let cases: [(&str, Change); 3] = [
         ("chain", |params| params.chain_id = ChainId::new("test-2").unwrap()),
         ("hasher", |params| params.hasher = keelstone_tree::HashKind::Sha256),
         ("chunk weight", |params| params.chunk_weight_max += 1),
