@@ -601,22 +601,36 @@ impl Kind for Vec<String> {
     }
 }
 
-/// As many texts as a list may have, each read by itself.
-fn list_of<T>(raw: Raw<'_>, kind: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, String> {
-    let texts = Vec::<String>::from_raw(raw)?;
-    if texts.len() > ADDRESSES_MAX {
-        return Err(format!("expected at most {ADDRESSES_MAX}, found {}", texts.len()));
-    }
-    texts.iter().map(|text| parse(text).ok_or_else(|| format!("expected a {kind}, found {text:?}"))).collect()
+/// What a list of the configuration has: texts that are read one by one.
+trait Listed: Sized + fmt::Display {
+    /// The list, in words.
+    const LIST: &'static str;
+    /// What is in it.
+    const MANY: &'static str;
+    /// How many there may be.
+    const MAX: usize = ADDRESSES_MAX;
+    fn read(text: &str) -> Result<Self, String>;
 }
 
-impl Kind for Vec<HostName> {
-    const KIND: &'static str = "list of \"NAME\" or \"NAME:PORT\"";
+impl<T: Listed> Kind for Vec<T> {
+    const KIND: &'static str = T::LIST;
     fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
-        list_of(raw, Self::KIND, HostName::parse)
+        let texts = Vec::<String>::from_raw(raw).map_err(|error| error.replace("a list of strings", T::LIST))?;
+        if texts.len() > T::MAX {
+            return Err(format!("expected at most {} {}, found {}", T::MAX, T::MANY, texts.len()));
+        }
+        texts.iter().map(|text| T::read(text)).collect()
     }
     fn to_toml(&self) -> String {
         self.iter().map(ToString::to_string).collect::<Vec<_>>().to_toml()
+    }
+}
+
+impl Listed for HostName {
+    const LIST: &'static str = "list of \"NAME\" or \"NAME:PORT\"";
+    const MANY: &'static str = "hosts";
+    fn read(text: &str) -> Result<Self, String> {
+        Self::parse(text).ok_or_else(|| format!("expected a {}, found {text:?}", Self::LIST))
     }
 }
 
@@ -666,13 +680,11 @@ impl fmt::Display for HostName {
     }
 }
 
-impl Kind for Vec<WebOrigin> {
-    const KIND: &'static str = "list of \"https://NAME\" or \"https://NAME:PORT\"";
-    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
-        list_of(raw, Self::KIND, WebOrigin::parse)
-    }
-    fn to_toml(&self) -> String {
-        self.iter().map(ToString::to_string).collect::<Vec<_>>().to_toml()
+impl Listed for WebOrigin {
+    const LIST: &'static str = "list of \"https://NAME\" or \"https://NAME:PORT\"";
+    const MANY: &'static str = "origins";
+    fn read(text: &str) -> Result<Self, String> {
+        Self::parse(text).ok_or_else(|| format!("expected a {}, found {text:?}", Self::LIST))
     }
 }
 
@@ -700,31 +712,21 @@ impl fmt::Display for WebOrigin {
     }
 }
 
-impl Kind for Vec<Place> {
-    const KIND: &'static str = "list of directories or \"http://HOST:PORT/PATH\"";
-    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
-        let list = Vec::<String>::from_raw(raw)?;
-        if list.len() > PEERS_MAX {
-            return Err(format!("expected at most {PEERS_MAX} places, found {}", list.len()));
-        }
-        list.iter().map(|text| text.parse()).collect()
-    }
-    fn to_toml(&self) -> String {
-        self.iter().map(ToString::to_string).collect::<Vec<_>>().to_toml()
+impl Listed for Place {
+    const LIST: &'static str = "list of directories or \"http://HOST:PORT/PATH\"";
+    const MANY: &'static str = "places";
+    const MAX: usize = PEERS_MAX;
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse()
     }
 }
 
-impl Kind for Vec<PeerAddress> {
-    const KIND: &'static str = "list of \"HOST:PORT\" or \"ID@HOST:PORT\"";
-    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
-        let list = Vec::<String>::from_raw(raw)?;
-        if list.len() > PEERS_MAX {
-            return Err(format!("expected at most {PEERS_MAX} peers, found {}", list.len()));
-        }
-        list.iter().map(|text| text.parse()).collect()
-    }
-    fn to_toml(&self) -> String {
-        self.iter().map(ToString::to_string).collect::<Vec<_>>().to_toml()
+impl Listed for PeerAddress {
+    const LIST: &'static str = "list of \"HOST:PORT\" or \"ID@HOST:PORT\"";
+    const MANY: &'static str = "peers";
+    const MAX: usize = PEERS_MAX;
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse()
     }
 }
 
@@ -781,18 +783,11 @@ impl Kind for Manner {
     }
 }
 
-impl Kind for Vec<PublicKey> {
-    const KIND: &'static str = "list of public keys in hexadecimal digits";
-    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
-        let texts = Vec::<String>::from_raw(raw).map_err(|error| error.replace("a list of strings", Self::KIND))?;
-        if texts.len() > ADDRESSES_MAX {
-            return Err(format!("expected at most {ADDRESSES_MAX} keys, found {}", texts.len()));
-        }
-        let key = |text: &String| PublicKey::from_hex(text).map_err(|error| format!("{text:?} is no key: {error}"));
-        texts.iter().map(key).collect()
-    }
-    fn to_toml(&self) -> String {
-        self.iter().map(ToString::to_string).collect::<Vec<_>>().to_toml()
+impl Listed for PublicKey {
+    const LIST: &'static str = "list of public keys in hexadecimal digits";
+    const MANY: &'static str = "keys";
+    fn read(text: &str) -> Result<Self, String> {
+        Self::from_hex(text).map_err(|error| format!("{text:?} is no key: {error}"))
     }
 }
 
@@ -859,17 +854,11 @@ fn host_and_port(text: &str) -> Option<(&str, u16)> {
     (!host.is_empty() && host.bytes().all(plain)).then_some((host, port))
 }
 
-impl Kind for Vec<HttpAddress> {
-    const KIND: &'static str = "list of \"http://HOST:PORT\"";
-    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
-        let texts = Vec::<String>::from_raw(raw).map_err(|error| error.replace("a list of strings", Self::KIND))?;
-        match texts.len() {
-            0..=ADDRESSES_MAX => texts.iter().map(|text| HttpAddress::parse(text)).collect(),
-            found => Err(format!("expected at most {ADDRESSES_MAX} addresses, found {found}")),
-        }
-    }
-    fn to_toml(&self) -> String {
-        self.iter().map(ToString::to_string).collect::<Vec<_>>().to_toml()
+impl Listed for HttpAddress {
+    const LIST: &'static str = "list of \"http://HOST:PORT\"";
+    const MANY: &'static str = "addresses";
+    fn read(text: &str) -> Result<Self, String> {
+        Self::parse(text)
     }
 }
 

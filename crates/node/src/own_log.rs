@@ -123,7 +123,7 @@ impl OwnLog {
     pub(crate) fn told(&self, who: Who, event: NodeEvent, stood: Stood) {
         let kind = event.kind();
         if let Err(failure) = self.note(who, event, NodeStep::Done, stood) {
-            tracing::error!(kind, %failure, "the node's audit log lacks a record");
+            lacks(kind, &failure);
         }
     }
 
@@ -133,7 +133,7 @@ impl OwnLog {
         let kind = event.kind();
         match self.note(who, event, step, stood) {
             Err(failure) if who == Who::Node => {
-                tracing::error!(kind, %failure, "the node's audit log lacks a record");
+                lacks(kind, &failure);
                 Ok(())
             }
             noted => noted,
@@ -222,6 +222,11 @@ impl OwnLog {
         let Some(log) = self.there()? else { return Ok(None) };
         Ok(log.start()?.zip(log.checkpoint()?))
     }
+}
+
+/// Says that a record is missing of what the node does all the same.
+fn lacks(kind: &str, failure: &Failure) {
+    tracing::error!(kind, %failure, "the node's audit log lacks a record");
 }
 
 /// Does what another process may keep from being done for some milliseconds.
