@@ -1,7 +1,7 @@
 //! Exit codes, configuration, keys and proofs.
 
-use crate::support::{chain, expect, keelstone, post, program, register, send, until};
-use serde_json::json;
+use crate::support::{Node, chain, expect, keelstone, post, program, register, send, until};
+use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::ffi::OsStrExt as _;
@@ -63,6 +63,13 @@ fn transactions_can_be_built_signed_and_sent_in_steps() {
     assert_eq!(expect(home.path(), 0, &["status"])["height"], 1);
 }
 
+/// Has an answer with a proof checked where there is no store: by a home that does not exist.
+fn check_claim(home: &Path, claim: &Value, code: i32, more: &[&str]) -> Value {
+    let file = home.join("claim.json");
+    fs::write(&file, claim.to_string()).unwrap();
+    expect(&home.join("nowhere"), code, &[&["proof", "verify", file.to_str().unwrap()], more].concat())
+}
+
 #[test]
 fn p09_a_proof_holds_for_its_own_entry_and_root_only() {
     let home = chain();
@@ -70,13 +77,7 @@ fn p09_a_proof_holds_for_its_own_entry_and_root_only() {
     let listed = expect(home.path(), 0, &["query", "list", "memes"]);
     let keys: Vec<&str> = listed["entries"].as_array().unwrap().iter().map(|e| e["key"].as_str().unwrap()).collect();
     let proven = expect(home.path(), 0, &["query", "memes", keys[0], "--hex", "--prove"]);
-    let check = |claim: &serde_json::Value, code: i32, more: &[&str]| {
-        let file = home.path().join("claim.json");
-        fs::write(&file, claim.to_string()).unwrap();
-        // No store: a home that does not exist.
-        let nowhere = home.path().join("nowhere");
-        expect(&nowhere, code, &[&["proof", "verify", file.to_str().unwrap()], more].concat())
-    };
+    let check = |claim: &Value, code: i32, more: &[&str]| check_claim(home.path(), claim, code, more);
     check(&proven, 0, &[]);
     check(&proven, 0, &["--root", proven["root"].as_str().unwrap()]);
     check(&proven, 12, &["--root", &"ab".repeat(32)]);
@@ -92,8 +93,52 @@ fn p09_a_proof_holds_for_its_own_entry_and_root_only() {
     check(&with("hasher", "sha256"), 12, &[]);
     check(&with("proof", "zz"), 2, &[]);
     let absent = expect(home.path(), 14, &["query", "memes", "nothing", "--prove"]);
-    assert_eq!(absent["value"], serde_json::Value::Null);
+    assert_eq!(absent["value"], Value::Null);
     check(&absent, 0, &[]);
+}
+
+/// spec: TREE-10. Pages prove that they leave nothing out, here and from a node that runs; the ranges of all of them are the
+/// whole.
+#[test]
+fn p09_a_page_is_all_there_is_in_its_range() {
+    let home = chain();
+    send(home.path(), 0, &json!([register(), post("first"), post("second")]));
+    let all = expect(home.path(), 0, &["query", "list", "memes", "--prove"]);
+    assert_eq!((&all["next"], &all["proof"]["start"], &all["proof"]["end"]), (&Value::Null, &json!(""), &Value::Null));
+    let table = expect(home.path(), 0, &["query", "memes", "--prove"]);
+    assert!(table["rows"].as_array().unwrap().len() == 2 && table["proof"]["proof"].is_string(), "{table}");
+
+    let node = Node::start(home.path(), &[]);
+    let (mut entries, mut start, mut after) = (Vec::new(), json!(""), None);
+    loop {
+        let more = after.as_ref().map_or(vec![], |after| vec!["--after", after]);
+        let page =
+            expect(home.path(), 0, &[&["query", "list", "memes", "--limit", "2", "--prove"], &more[..]].concat());
+        check_claim(home.path(), &page, 0, &["--root", page["root"].as_str().unwrap()]);
+        assert_eq!(page["proof"]["start"], start);
+        start = page["proof"]["end"].clone();
+        entries.extend(page["entries"].as_array().unwrap().clone());
+        let Some(next) = page["next"].as_str() else { break };
+        after = Some(next.to_owned());
+    }
+    assert!(start == Value::Null && entries.len() > 4, "{entries:?}");
+    assert_eq!(json!(entries), all["entries"]);
+    let (status, none) = node.json("/v1/entries/memes?prefix=a&after=zz&limit=5&prove=true");
+    assert!(status == 200 && none["entries"] == json!([]), "{none}");
+    check_claim(home.path(), &none, 0, &[]);
+
+    let with = |change: fn(&mut Value)| {
+        let mut claim = all.clone();
+        change(&mut claim);
+        check_claim(home.path(), &claim, 12, &[]);
+    };
+    with(|claim| drop(claim["entries"].as_array_mut().unwrap().remove(1)));
+    with(|claim| claim["entries"][0]["value"] = json!("00"));
+    with(|claim| claim["entries"] = json!([]));
+    with(|claim| claim["proof"]["namespace"] = json!("agents"));
+    with(|claim| claim["proof"]["hasher"] = json!("sha256"));
+    with(|claim| claim["root"] = json!("ab".repeat(32)));
+    with(|claim| claim["proof"]["end"] = claim["entries"][1]["key"].clone());
 }
 
 #[test]
@@ -134,7 +179,7 @@ fn settings_come_from_file_environment_and_command_line_in_this_order() {
     fs::write(home.path().join("keelstone.toml"), "[http]\nconnections_max = 7\n").unwrap();
     let value = |command: &mut std::process::Command| {
         let output = command.args(["config", "show", "--json", "--home"]).arg(home.path()).output().unwrap();
-        let rows: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let rows: Value = serde_json::from_slice(&output.stdout).unwrap();
         let row = rows.as_array().unwrap().iter().find(|row| row["key"] == "http.connections_max").unwrap().clone();
         row["value"].clone()
     };
@@ -152,7 +197,7 @@ fn l02_a_node_does_not_start_with_a_key_others_can_read() {
     let home = chain();
     let key = home.path().join("keys/producer.key.json");
     let secret = fs::read_to_string(&key).unwrap();
-    let secret: serde_json::Value = serde_json::from_str(&secret).unwrap();
+    let secret: Value = serde_json::from_str(&secret).unwrap();
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     let output = keelstone(home.path(), &["node"]);
     assert_eq!(output.status.code(), Some(2));
@@ -258,7 +303,7 @@ fn the_bench_prints_the_lines_of_the_other_engines() {
     let sizes = ["--n", "2000", "--upd-blocks", "3", "--upd-size", "100", "--reads", "500", "--proofs", "50"];
     let output = keelstone(home.path(), &[&["bench", "store", "--json"], sizes.as_slice()].concat());
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    let lines: Vec<serde_json::Value> =
+    let lines: Vec<Value> =
         String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let names: Vec<&str> = lines.iter().map(|line| line["w"].as_str().unwrap()).collect();
     assert_eq!(names, ["info", "W1", "W2", "W3", "W4", "W4x", "W5"]);
@@ -370,8 +415,7 @@ fn updates_go_on_for_as_long_as_is_said() {
     let sizes = ["--n", "2000", "--upd-size", "100", "--only", "W6", "--seconds", "1"];
     let output = keelstone(home.path(), &[&["bench", "store", "--json"], sizes.as_slice()].concat());
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    let told: serde_json::Value =
-        serde_json::from_str(String::from_utf8_lossy(&output.stdout).lines().last().unwrap()).unwrap();
+    let told: Value = serde_json::from_str(String::from_utf8_lossy(&output.stdout).lines().last().unwrap()).unwrap();
     assert_eq!((&told["w"], &told["seconds"]), (&json!("W6"), &json!(1)), "{told}");
     assert!(told["updates_per_s"].as_u64() > Some(0), "{told}");
     assert!(told["second_min"].as_u64() <= told["second_med"].as_u64() && told["disk"].as_u64() > Some(0), "{told}");
@@ -385,8 +429,7 @@ fn what_the_kept_heights_hold_is_told_apart() {
     let caches = ["--cache-bytes", "1048576", "--value-cache-bytes", "1048576"];
     let output = keelstone(home.path(), &[&["bench", "store", "--json"], sizes.as_slice(), caches.as_slice()].concat());
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    let told: serde_json::Value =
-        serde_json::from_str(String::from_utf8_lossy(&output.stdout).lines().last().unwrap()).unwrap();
+    let told: Value = serde_json::from_str(String::from_utf8_lossy(&output.stdout).lines().last().unwrap()).unwrap();
     // 90 keys of 32 bytes with values of 100 and 10 keys without, five times.
     assert_eq!((&told["history"], &told["history_bytes"]), (&json!(5), &json!(5 * (90 * 132 + 10 * 32))), "{told}");
     assert!(told["steady_med_ratio"].as_f64() <= told["steady_max_ratio"].as_f64(), "{told}");
@@ -399,7 +442,7 @@ fn every_shape_is_measured_beside_the_plain_one() {
     let sizes = ["--n", "4000", "--upd-blocks", "3", "--upd-size", "20"];
     let output = keelstone(home.path(), &[&["bench", "cliffs", "--json"], sizes.as_slice()].concat());
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    let lines: Vec<serde_json::Value> =
+    let lines: Vec<Value> =
         String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let shapes: Vec<&str> = lines.iter().map(|line| line["shape"].as_str().unwrap()).collect();
     let on_one_store = ["plain", "skewed", "inserts", "deletes", "empty", "ones", "large", "again"];
@@ -558,7 +601,7 @@ fn another_networks_state_comes_in_is_proven_by_name_and_goes_out_equal() {
     assert!(proven["text"].as_str().unwrap().contains("99.5") && proven["proof"].is_string(), "{proven}");
     expect(home.path(), 14, &["query", "currency.balances:mallory", "--prove"]);
     expect(home.path(), 0, &["export", "xian", out.to_str().unwrap()]);
-    let back: serde_json::Value = serde_json::from_str(&fs::read_to_string(&out).unwrap()).unwrap();
+    let back: Value = serde_json::from_str(&fs::read_to_string(&out).unwrap()).unwrap();
     assert_eq!(back, export);
     expect(home.path(), 2, &["export", "xian", out.to_str().unwrap()]);
     expect(home.path(), 2, &["import", "xian", file.to_str().unwrap()]);
@@ -571,7 +614,7 @@ fn another_networks_storage_directory_is_the_state_of_its_export() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/node/tests/data/xian-storage");
     let homes = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let from = ["export.json", "earliest", "latest"].map(|name| data.join(name));
-    let export: serde_json::Value = serde_json::from_str(&fs::read_to_string(&from[0]).unwrap()).unwrap();
+    let export: Value = serde_json::from_str(&fs::read_to_string(&from[0]).unwrap()).unwrap();
     let mut entries = Vec::new();
     for (home, from) in homes.iter().zip(&from) {
         let made = expect(home.path(), 0, &["import", "xian", from.to_str().unwrap()]);
@@ -580,7 +623,7 @@ fn another_networks_storage_directory_is_the_state_of_its_export() {
         assert!(proven["text"].as_str().unwrap().contains("値"), "{proven}");
         let out = home.path().join("out.json");
         expect(home.path(), 0, &["export", "xian", out.to_str().unwrap()]);
-        let back: serde_json::Value = serde_json::from_str(&fs::read_to_string(&out).unwrap()).unwrap();
+        let back: Value = serde_json::from_str(&fs::read_to_string(&out).unwrap()).unwrap();
         assert_eq!(back, export);
     }
     assert!(entries.iter().all(|found| *found == entries[0]), "{entries:?}");

@@ -533,6 +533,21 @@ fn a_namespace_is_taken_out_alone_and_proves_that_it_is_whole() {
     assert_eq!((&absent["entries"], &absent["root"]), (&json!([]), &json!(root)));
 }
 
+/// An entry that no function of this program could read is told of when a chain begins with it.
+#[test]
+fn a_genesis_with_entries_of_other_types_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("begin.json");
+    // `next_meme` has eight bytes, and nobody knows the namespace beside it.
+    let next_meme = "6e6578745f6d656d65";
+    let state = json!({ "memes": { next_meme: "01" }, "elsewhere": { "00": "01" } });
+    fs::write(&file, json!({ "chain_id": "test", "time": 1, "state": state }).to_string()).unwrap();
+    let begun = expect(&home.path().join("home"), 0, &["init", "--genesis", file.to_str().unwrap()]);
+    let [warning] = &begun["warnings"].as_array().unwrap()[..] else { panic!("{begun}") };
+    let warning = warning.as_str().unwrap();
+    assert!(warning.contains(&format!("memes {next_meme}")), "{warning}");
+}
+
 /// A new network that begins with the state of an old one, under a name and keys of its own.
 #[test]
 fn a_snapshot_becomes_the_genesis_of_a_new_network() {

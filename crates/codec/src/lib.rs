@@ -7,7 +7,7 @@
 //!
 //! Nothing here does I/O. Every byte handed to a decoder is taken to come from an adversary.
 //!
-//! Layout and rules: `spec/codec.md`, CODEC-1 to CODEC-9. Vectors: `spec/vectors/codec.json`.
+//! Layout and rules: `spec/codec.md`, all of CODEC. Vectors: `spec/vectors/codec.json`.
 #![forbid(unsafe_code)]
 
 mod bounded;

@@ -4,11 +4,12 @@
 //! arguments and show its results. [`Shape`] is the whole layout of an encoding: walking one beside the bytes reads
 //! them. It is a description only: decoding proper goes through [`crate::Decode`], which checks more.
 //!
-//! Layout and rules: `spec/codec.md`, CODEC-1 to CODEC-6. The shape of a type follows its `Encode` by construction of the derive.
+//! Layout and rules: `spec/codec.md`, CODEC-1 to CODEC-6, and CODEC-10 for shapes themselves. The shape of a type follows its
+//! `Encode` by construction of the derive.
 
 use crate::{
-    Blob, BoundedList, BoundedSet, ChainId, Fixed, Hash, Height, Key, LIST_MAX, Namespace, Root, StateHash, Text,
-    Timestamp, Value,
+    Blob, BoundedList, BoundedSet, ChainId, Encode, Fixed, Hash, Height, Key, LIST_MAX, Namespace, Root, StateHash,
+    Text, Timestamp, Value,
 };
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -98,6 +99,54 @@ impl Shape {
     }
 }
 
+/// For hashing alone: nothing reads it.
+// spec: CODEC-10
+impl Encode for Shape {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Unit => out.push(0),
+            Self::Bool => out.push(1),
+            Self::Unsigned(bytes) => out.extend([2, *bytes]),
+            Self::Signed(bytes) => out.extend([3, *bytes]),
+            Self::Decimal => out.push(4),
+            Self::Array(bytes) => bounded(5, &[], *bytes, out),
+            Self::Bytes(max) => bounded(6, &[], *max, out),
+            Self::RawBytes(max) => bounded(7, &[], *max, out),
+            Self::Text(max) => bounded(8, &[], *max, out),
+            Self::ShortBytes(max) => bounded(9, &[], *max, out),
+            Self::ShortText(max) => bounded(10, &[], *max, out),
+            Self::Optional(value) => {
+                out.push(11);
+                value.encode(out);
+            }
+            Self::List(element, max) => bounded(12, &[element], *max, out),
+            Self::Set(element, max) => bounded(13, &[element], *max, out),
+            Self::Map(key, value, max) => bounded(14, &[key, value], *max, out),
+            Self::Tuple(parts) => {
+                out.push(15);
+                parts.encode(out);
+            }
+            Self::Record(fields) => {
+                out.push(16);
+                fields.encode(out);
+            }
+            Self::Choice(variants) => {
+                out.push(17);
+                variants.encode(out);
+            }
+            // The name may be the compiler's, which a moved module changes.
+            Self::Opaque(_) => out.push(18),
+        }
+    }
+}
+
+/// A kind, the shapes it is made of, and how many bytes or elements there may be.
+fn bounded(kind: u8, parts: &[&Shape], max: usize, out: &mut Vec<u8>) {
+    out.push(kind);
+    parts.iter().for_each(|part| part.encode(out));
+    u64::try_from(max).unwrap_or(u64::MAX).encode(out);
+}
+
 /// One variant of a [`Shape::Choice`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Variant {
@@ -107,6 +156,12 @@ pub struct Variant {
     pub name: &'static str,
     /// What follows the tag.
     pub shape: Shape,
+}
+
+impl Encode for Variant {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (self.tag, self.name, &self.shape).encode(out);
+    }
 }
 
 macro_rules! shapes {

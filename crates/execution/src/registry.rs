@@ -3,14 +3,14 @@
 //! Built once at start from the program's types, then only read. What clashes is collected while registering and told
 //! by [`Registry::check`], so that a chain does not start with two functions of one name or two types in one place.
 //!
-//! Rules: `spec/chain.md`, EXEC-4, EXEC-19, EXEC-20.
+//! Rules: `spec/chain.md`, EXEC-4, EXEC-19, EXEC-20, EXEC-22.
 
 use crate::collections::entry_prefix;
 use crate::host::Handle;
 use crate::operation::Built;
 use crate::world::{Draft, Layout, Space, SpaceInfo, Transition, View, World};
-use crate::{Capability, Context, ContextUse, Denied, Event, FailureKind, FunctionHash, Stop};
-use keelstone_codec::{Decode, Describe, Encode, Namespace, Shape};
+use crate::{Capability, Context, ContextUse, Denied, Event, FailureKind, FunctionHash, Stop, interface};
+use keelstone_codec::{Decode, Describe, Encode, Hash, Namespace, Shape};
 use std::any::{TypeId, type_name};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
@@ -283,6 +283,15 @@ impl Registry {
         all
     }
 
+    /// A hash of all that is declared here: the functions with what they take and give, events, reserved capabilities, and what
+    /// lies where in the state. It is the same in programs that take the same calls and keep the same types in the same places,
+    /// whatever their functions do. Costs the shapes of all types.
+    // spec: EXEC-22
+    #[must_use]
+    pub fn interface(&self) -> Hash {
+        interface::hash_of(self)
+    }
+
     /// All namespaces, by name.
     pub fn spaces(&self) -> impl Iterator<Item = &SpaceInfo> {
         self.spaces.values()
@@ -314,6 +323,11 @@ impl Registry {
     #[must_use]
     pub fn event_shape(&self, name: &str) -> Option<Shape> {
         self.events.get(name).map(|shape| shape())
+    }
+
+    /// All events that were declared, by name.
+    pub(crate) fn events(&self) -> impl Iterator<Item = (&'static str, fn() -> Shape)> {
+        self.events.iter().map(|(name, shape)| (*name, *shape))
     }
 
     /// What root sessions do not hold by themselves.

@@ -80,8 +80,8 @@ impl Chain for Alone {
         self.engine.entry(namespace, key, at, prove)
     }
 
-    fn entries(&self, namespace: &Namespace, page: &Page, at: Option<Height>) -> Result<Entries, Refusal> {
-        self.engine.entries(namespace, page, at)
+    fn entries(&self, namespace: &Namespace, page: &Page, at: Option<Height>, prove: bool) -> Result<Entries, Refusal> {
+        self.engine.entries(namespace, page, at, prove)
     }
 
     fn lookup(&self, by: By, of: &str, page: &Page) -> Result<Entries, Refusal> {

@@ -14,6 +14,7 @@ use keelstone_execution::{PublicKey, SessionId};
 use keelstone_store::ScrubStanding;
 use keelstone_sync::library::Info;
 use keelstone_sync::peers::Manner;
+use keelstone_tree::KeyRange;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
@@ -29,7 +30,7 @@ pub(crate) trait Chain: Send + Sync {
     /// One entry of the state at a height, the last if none is given.
     fn entry(&self, namespace: &Namespace, key: &Key, at: Option<Height>, prove: bool) -> Result<Entry, Refusal>;
     /// Up to `limit` entries whose keys begin with `prefix`, after the key `after`.
-    fn entries(&self, namespace: &Namespace, page: &Page, at: Option<Height>) -> Result<Entries, Refusal>;
+    fn entries(&self, namespace: &Namespace, page: &Page, at: Option<Height>, prove: bool) -> Result<Entries, Refusal>;
     /// Up to `limit` entries of the last state that an index has under a value, after the key `after`.
     fn lookup(&self, by: By, of: &str, page: &Page) -> Result<Entries, Refusal>;
     /// A block; the last if no height is given.
@@ -180,6 +181,31 @@ pub(crate) struct Page {
     pub(crate) limit: usize,
 }
 
+impl Page {
+    /// The keys it is of, were it without a limit.
+    pub(crate) fn range(&self) -> KeyRange {
+        let mut range = KeyRange::prefix(&self.prefix);
+        if let Some(after) = &self.after {
+            range.start = range.start.max(behind(after));
+        }
+        range
+    }
+
+    /// The keys that it is of, if its last one is this, and more were to follow.
+    pub(crate) fn range_to(&self, last: Option<&[u8]>) -> KeyRange {
+        let range = self.range();
+        match last {
+            Some(last) => KeyRange { end: Some(behind(last)), ..range },
+            None => range,
+        }
+    }
+}
+
+/// The first key above another: that one with a zero byte behind it.
+fn behind(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
 /// Where a chain stands.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Status {
@@ -191,6 +217,8 @@ pub(crate) struct Status {
     pub(crate) hasher: String,
     /// The hash of the genesis.
     pub(crate) genesis_hash: String,
+    /// The hash of what the program declares: functions, events, and what lies where (spec: EXEC-22).
+    pub(crate) interface: String,
     /// The height of the last block.
     pub(crate) height: u64,
     /// The lowest height whose state can be asked for.
@@ -477,6 +505,7 @@ pub(crate) struct Witness {
 
 /// Entries of a namespace, in the order of their keys.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Entries {
     /// The height of the state.
     pub(crate) height: u64,
@@ -486,6 +515,25 @@ pub(crate) struct Entries {
     pub(crate) entries: Vec<Pair>,
     /// The key to ask after for more, if there is more.
     pub(crate) next: Option<String>,
+    /// That these are all entries of a range of keys, if a proof was asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) proof: Option<RangeProof>,
+}
+
+/// The proof that some entries are all of a range of keys, present or not.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RangeProof {
+    /// The namespace.
+    pub(crate) namespace: String,
+    /// The first key of the range; nothing for the first of all.
+    pub(crate) start: String,
+    /// The first key behind the range; null if there is none.
+    pub(crate) end: Option<String>,
+    /// The hasher the proof is checked with.
+    pub(crate) hasher: String,
+    /// The proof, under the root of the state.
+    pub(crate) proof: String,
 }
 
 /// All entries of a prefix of a namespace, with the proof of it.

@@ -76,6 +76,9 @@ pub(crate) fn decode(shape: &Shape, bytes: &[u8]) -> Result<Value, DecodeError> 
     Ok(value)
 }
 
+/// Says that bytes have a shape which this program cannot walk: a type within itself, or one with a rule of its own.
+pub(crate) const UNKNOWN: DecodeError = DecodeError::Invalid { what: "shape this program does not know" };
+
 /// What a shape looks like, for people who have to write JSON of it.
 pub(crate) fn outline(shape: &Shape) -> Value {
     match shape {
@@ -347,7 +350,7 @@ fn show(shape: &Shape, input: &mut Reader<'_>, depth: u32) -> Result<Value, Deco
                 shape => json!({ variant.name: show(shape, input, depth + 1)? }),
             }
         }
-        _ => return Err(DecodeError::Invalid { what: "shape this program does not know" }),
+        _ => return Err(UNKNOWN),
     })
 }
 

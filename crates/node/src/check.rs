@@ -5,7 +5,7 @@
 //! it: the log, metrics, `/readyz` and `keelstone check status`. A check that fails is logged and the next one is due
 //! as ever.
 //!
-//! Rules: `spec/consistency.md`, CHECK-1 to CHECK-8.
+//! Rules: `spec/consistency.md`, CHECK-1 to CHECK-10.
 
 use crate::abci::certified_root;
 use crate::api::{Chain, Refusal};
@@ -246,7 +246,7 @@ impl HttpPeer {
             Request::GetRootAt { height } => {
                 let page = crate::api::Page { limit: 1, ..crate::api::Page::default() };
                 let name = Namespace::new("chain").expect("a constant");
-                let found = self.0.entries(&name, &page, Some(*height))?;
+                let found = self.0.entries(&name, &page, Some(*height), false)?;
                 Ok(Response::RootAt(Version { height: Height(found.height), root: root(&found.root)? }))
             }
             Request::GetEntry { at, namespace, key } => {

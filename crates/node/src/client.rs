@@ -468,12 +468,19 @@ impl Chain for Remote {
         self.get(&query(format_args!("/v1/state/{namespace}"), parameters))
     }
 
-    fn entries(&self, namespace: &Namespace, page: &Page, height: Option<Height>) -> Result<Entries, Refusal> {
+    fn entries(
+        &self,
+        namespace: &Namespace,
+        page: &Page,
+        height: Option<Height>,
+        prove: bool,
+    ) -> Result<Entries, Refusal> {
         let parameters = [
             ("prefix_hex", Some(hex::encode(&page.prefix))),
             ("limit", Some(page.limit.to_string())),
             ("height", height.map(|height| height.to_string())),
             ("after_hex", page.after.as_ref().map(hex::encode)),
+            ("prove", prove.then(|| "true".to_owned())),
         ];
         self.get(&query(format_args!("/v1/entries/{namespace}"), parameters))
     }

@@ -41,7 +41,7 @@ use keelstone_sync::delta::{Delta, DeltaError};
 use keelstone_sync::library::{Each, Expected, Info, Library, LibraryError, Listener as Listening, Making, Origin};
 use keelstone_sync::peers::{Change, Manner, ServerLimits, Step, Version as At};
 use keelstone_sync::snapshot::SnapshotParams;
-use keelstone_tree::{Blake3, Diff, HashKind, Hasher, KeyRange, Query, Read, ReadError, Sha256};
+use keelstone_tree::{Blake3, Diff, HashKind, Hasher, Query, Read, ReadError, Sha256};
 use std::fs::File;
 use std::io::{self, BufReader, Seek as _};
 use std::num::NonZeroUsize;
@@ -669,6 +669,8 @@ pub(crate) struct Local<H: Hasher> {
     pub(crate) generations: Generations,
     pub(crate) genesis: Genesis,
     registry: Registry,
+    /// [`Registry::interface`].
+    interface: Hash,
     pub(crate) options: Options,
     joining: bool,
     pool: PoolLimits,
@@ -762,6 +764,7 @@ impl<H: Hasher> Local<H> {
             generations,
             genesis,
             registry: registry.clone(),
+            interface: registry.interface(),
             options,
             joining,
             pool,
@@ -1148,6 +1151,7 @@ impl<H: Hasher> Chain for Local<H> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             hasher: H::KIND.to_string(),
             genesis_hash: self.ledger().genesis_hash().to_string(),
+            interface: self.interface.to_string(),
             height: view.height().unwrap_or_default().0,
             lowest_height: self.lowest().0,
             root: view.root().0.to_string(),
@@ -1192,28 +1196,47 @@ impl<H: Hasher> Chain for Local<H> {
         })
     }
 
-    fn entries(&self, namespace: &Namespace, page: &Page, at: Option<Height>) -> Result<api::Entries, Refusal> {
+    fn entries(
+        &self,
+        namespace: &Namespace,
+        page: &Page,
+        at: Option<Height>,
+        prove: bool,
+    ) -> Result<api::Entries, Refusal> {
         let view = self.view(at)?;
-        let mut range = KeyRange::prefix(&page.prefix);
-        if let Some(after) = &page.after {
-            // The first key above `after` is `after` with a zero byte behind it.
-            let start = [after.as_slice(), &[0]].concat();
-            range.start = range.start.max(start);
-        }
-        let mut entries = Vec::new();
-        let mut bytes = 0;
-        let mut next = None;
-        for found in view.scan(namespace, range) {
+        let (mut entries, mut bytes, mut last, mut more) = (Vec::new(), 0, None, false);
+        for found in view.scan(namespace, page.range()) {
             let (key, value) = found?;
             if entries.len() == page.limit || bytes > ENTRIES_BYTES_MAX {
-                next = entries.last().map(|pair: &api::Pair| pair.key.clone());
+                more = true;
                 break;
             }
             bytes += key.len() + value.len();
             entries.push(api::Pair { key: hex::encode(&key), value: hex::encode(&value) });
+            last = Some(key);
         }
-        let height = view.height().unwrap_or_default().0;
-        Ok(api::Entries { height, root: view.root().0.to_string(), entries, next })
+        let last = last.filter(|_| more);
+        let proof = match prove {
+            true => {
+                let range = page.range_to(last.as_deref());
+                let proof = view.prove(&[Query::Range(namespace.clone(), range.clone())])?;
+                Some(api::RangeProof {
+                    namespace: namespace.to_string(),
+                    start: hex::encode(&range.start),
+                    end: range.end.map(hex::encode),
+                    hasher: H::KIND.to_string(),
+                    proof: hex::encode(proof.as_bytes()),
+                })
+            }
+            false => None,
+        };
+        Ok(api::Entries {
+            height: view.height().unwrap_or_default().0,
+            root: view.root().0.to_string(),
+            entries,
+            next: last.map(hex::encode),
+            proof,
+        })
     }
 
     fn lookup(&self, by: By, of: &str, page: &Page) -> Result<api::Entries, Refusal> {
@@ -1230,7 +1253,8 @@ impl<H: Hasher> Chain for Local<H> {
             entries.push(api::Pair { key: hex::encode(&key), value: hex::encode(&value) });
         }
         let next = if more { entries.last().map(|pair| pair.key.clone()) } else { None };
-        Ok(api::Entries { height: view.height().unwrap_or_default().0, root: view.root().0.to_string(), entries, next })
+        let height = view.height().unwrap_or_default().0;
+        Ok(api::Entries { height, root: view.root().0.to_string(), entries, next, proof: None })
     }
 
     fn block(&self, height: Option<Height>) -> Result<api::Block, Refusal> {

@@ -652,7 +652,7 @@ fn listed(remote: &Remote, wanted: &Wanted, at: Option<Height>) -> Result<Vec<(K
     let mut found = Vec::new();
     for _ in 0..PAGES_MAX {
         let page = Page { prefix: prefix.clone(), after: after.clone(), limit: PAGE_ENTRIES };
-        let listed = remote.entries(&wanted.namespace, &page, at).map_err(|refusal| refusal.to_string())?;
+        let listed = remote.entries(&wanted.namespace, &page, at, false).map_err(|refusal| refusal.to_string())?;
         for pair in listed.entries {
             let bytes = |text: &str| hex::decode(text).map_err(|_| "its answer is no list of entries".to_owned());
             let (key, value) = (Key::new(bytes(&pair.key)?), Value::new(bytes(&pair.value)?));

@@ -6,7 +6,7 @@
 //!
 //! [`Store`] is the whole of it; [`files`] the disk below; [`kv`] a plain key-value database for what needs no root.
 //!
-//! Formats and rules: `spec/store.md`, STORE-1 to STORE-14. Vectors: `spec/vectors/store.json`.
+//! Formats and rules: `spec/store.md`, all of STORE. Vectors: `spec/vectors/store.json`.
 #![forbid(unsafe_code)]
 
 mod answers;

@@ -5,9 +5,8 @@
 //! the tree itself; they prove themselves page by page, and every other chunk is checked against them before a byte of
 //! it is used. Nothing a sender says about a snapshot is believed.
 //!
-//! Formats and rules: `spec/snapshot.md`, SNAP-1 to SNAP-17; `spec/library.md`, LIB-1 to LIB-10; `spec/peers.md`, PEER-1 to
-//! PEER-21; `spec/consistency.md`, CHECK-1 to CHECK-8; `spec/recovery.md`, RECOVER-1 to RECOVER-6. Vectors: the files of
-//! the same names in `spec/vectors`, and `mirror.json`.
+//! Formats and rules: `spec/snapshot.md`, SNAP; `spec/library.md`, LIB; `spec/peers.md`, PEER; `spec/consistency.md`, CHECK;
+//! `spec/recovery.md`, RECOVER. Vectors: the files of the same names in `spec/vectors`, and `mirror.json`.
 #![forbid(unsafe_code)]
 
 pub mod consistency;

@@ -4,7 +4,7 @@
 //! Merkle trees, so a root depends on the contents only, never on how they got there. Nothing in this crate does I/O:
 //! pages that are not in memory come through [`Backing`], and are proven by their hash before anything of them is used.
 //!
-//! Formats and rules: `spec/tree.md`, TREE-1 to TREE-20. Vectors: `spec/vectors/tree.json`.
+//! Formats and rules: `spec/tree.md`, all of TREE. Vectors: `spec/vectors/tree.json`.
 #![forbid(unsafe_code)]
 
 mod apply;

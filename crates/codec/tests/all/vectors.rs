@@ -1,8 +1,8 @@
 //! The golden bytes: `spec/vectors/codec.json`. Rewritten only with `cargo xtask bless`.
 
 use keelstone_codec::{
-    Blob, BoundedSet, ChainId, Decode, Encode, Fixed, Hash, Height, Key, Namespace, OrderedKey, Reader, Tag,
-    TaggedHasher, Text, Timestamp, Value, put_varint, tagged,
+    Blob, BoundedList, BoundedSet, ChainId, Decode, Describe, Encode, Fixed, Hash, Height, Key, Namespace, OrderedKey,
+    Reader, Tag, TaggedHasher, Text, Timestamp, Value, put_varint, tagged,
 };
 use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +17,10 @@ fn key(what: &str, value: &impl OrderedKey) -> Json {
     let mut out = Vec::new();
     value.encode_key(&mut out);
     json!({ "rule": "TREE-15", "value": what, "bytes": hex(&out) })
+}
+
+fn shape<T: Describe>(what: &str) -> Json {
+    encoded("CODEC-10", &format!("shape of {what}"), &T::shape())
 }
 
 fn varint(value: u64) -> Json {
@@ -74,11 +78,20 @@ fn vectors() -> Json {
             encoded("CODEC-8", "value 76", &Value::new(&b"v"[..]).expect("a value")),
             encoded("CODEC-8", "namespace social", &name("social")),
             encoded("CODEC-8", "chain id Test-1", &ChainId::new("Test-1").expect("a chain id")),
+            shape::<(u16, i64, bool)>("(u16, i64, bool)"),
+            shape::<Option<Fixed>>("option of fixed"),
+            shape::<BTreeMap<Key, Text<8>>>("map of key to text of at most 8 bytes"),
+            shape::<BoundedList<Hash, 4>>("list of at most 4 hashes"),
             varint(0), varint(127), varint(128), varint(300), varint(u64::MAX),
         ],
         "keys": [
             key("u8 7", &7u8),
             key("u64 258", &258u64),
+            key("i16 -2", &-2i16),
+            key("i16 2", &2i16),
+            key("true", &true),
+            key("fixed -0.000001", &Fixed::parse("-0.000001").expect("a number")),
+            key("blob 00 ff", &Blob::<8>::new([0, 0xff]).expect("fits")),
             key("bytes 61 00", &b"a\0".to_vec()),
             key("tuple of bytes 61 62 and 63", &(b"ab".to_vec(), b"c".to_vec())),
             key("tuple of bytes 61 and 62 63", &(b"a".to_vec(), b"bc".to_vec())),

@@ -9,6 +9,7 @@ use keelstone_execution::{
     RegistryError, Transition,
 };
 use keelstone_execution::{namespace, transition};
+use std::collections::BTreeSet;
 
 mod elsewhere {
     use super::*;
@@ -208,4 +209,51 @@ fn what_was_built_unlike_others_does_not_start() {
     assert!(matches!(error, RegistryError::Wraps { .. }) && error.to_string().contains("`overflow-checks = true`"));
     let error = registry().with::<Bank, Odd<true, true>>().check().unwrap_err();
     assert!(matches!(error, RegistryError::Aborts { .. }) && error.to_string().contains("`panic = \"unwind\"`"));
+}
+
+/// spec: EXEC-22. Programs are compared by what they declare: all of it, and nothing besides.
+#[test]
+fn the_interface_is_what_a_program_declares() {
+    mod other {
+        use super::*;
+
+        /// As [`super::Other`] is, in another order of fields and with a name of its own.
+        #[namespace("ordered")]
+        pub(crate) struct Turned {
+            pub(crate) second: Item<u64>,
+            pub(crate) first: Item<u32>,
+        }
+        #[namespace("ordered")]
+        pub(crate) struct Ordered {
+            pub(crate) first: Item<u32>,
+            pub(crate) second: Item<u64>,
+        }
+        #[namespace("ordered")]
+        pub(crate) struct Wider {
+            pub(crate) first: Item<u64>,
+            pub(crate) second: Item<u64>,
+        }
+    }
+    let declared = |add: fn(&mut Registry)| {
+        let mut registry = Registry::new();
+        add(&mut registry);
+        registry.check().unwrap();
+        registry.interface()
+    };
+    let ordered = declared(|registry| drop(registry.declare::<other::Ordered>()));
+    assert_eq!(ordered, declared(|registry| drop(registry.declare::<other::Turned>())));
+    let in_turn = declared(|registry| drop(registry.register::<Bank, Mint>().register::<Both, Half>()));
+    assert_eq!(in_turn, declared(|registry| drop(registry.register::<Both, Half>().register::<Bank, Mint>())));
+
+    let different = [
+        Registry::new().interface(),
+        ordered,
+        in_turn,
+        declared(|registry| drop(registry.declare::<other::Wider>())),
+        declared(|registry| drop(registry.declare::<Bank>())),
+        declared(|registry| drop(registry.register::<Bank, Mint>())),
+        declared(|registry| drop(registry.event::<Minted>())),
+        declared(|registry| drop(registry.reserve(Capability::new("bank.mint")))),
+    ];
+    assert_eq!(BTreeSet::from(different).len(), different.len());
 }

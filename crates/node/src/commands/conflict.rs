@@ -229,7 +229,7 @@ fn status(conflict: u64, chain: &dyn Chain, context: &Context<'_>) -> Result<Exi
     let rows = |place: &str| -> Result<Vec<Value>, Failure> {
         let prefix = [place.as_bytes(), b"/", &conflict.to_be_bytes()].concat();
         // A conflict has one record, and fewer opinions than this.
-        let found = chain.entries(&space, &Page { prefix, after: None, limit: 1_000 }, None)?;
+        let found = chain.entries(&space, &Page { prefix, after: None, limit: 1_000 }, None, false)?;
         let bytes = |digits: &str| hex::decode(digits).map_err(|error| Failure::error(format!("the answer: {error}")));
         let registry = &context.application.registry;
         let mut rows = Vec::new();

@@ -241,7 +241,7 @@ impl<'a> Demo<'a> {
             let namespace = namespace(name);
             let mut page = Page { limit: 1000, ..Page::default() };
             loop {
-                let entries = self.engine.entries(&namespace, &page, None)?;
+                let entries = self.engine.entries(&namespace, &page, None, false)?;
                 for pair in &entries.entries {
                     digest.value(&pair.key).value(&pair.value);
                 }
@@ -256,7 +256,7 @@ impl<'a> Demo<'a> {
         self.heading(4, "Proofs that need no database");
         let agents = namespace("agents");
         let someone = self.story.someone();
-        let entries = self.engine.entries(&agents, &Page { limit: 1000, ..Page::default() }, None)?;
+        let entries = self.engine.entries(&agents, &Page { limit: 1000, ..Page::default() }, None, false)?;
         let found = entries.entries.iter().find(|pair| pair.key.ends_with(&someone.to_string()));
         let key = found.map(|pair| hex::decode(&pair.key)).transpose().ok().flatten();
         let key = key.ok_or_else(|| Failure::integrity("an agent that registered is not in the state"))?;

@@ -1,5 +1,6 @@
 //! `keelstone init`: a new chain in a home directory.
 
+use crate::call;
 use crate::cli::Context;
 use crate::cometbft::base64::from_base64;
 use crate::config::{Config, EngineKind};
@@ -7,12 +8,12 @@ use crate::engine::refuse_to_forget;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::keyfile::KeyDir;
-use crate::out::short;
+use crate::out::{grouped, short};
 use crate::p2p::PeerAddress;
 use crate::room;
 use clap::Args;
-use keelstone_codec::{ChainId, Hash, Timestamp};
-use keelstone_execution::PublicKey;
+use keelstone_codec::{ChainId, Hash, Key, Namespace, Timestamp, Value};
+use keelstone_execution::{PublicKey, Registry};
 use keelstone_ledger::{Genesis, Inherited, SecretKey, Validator, check_key};
 use keelstone_store::files::Directory;
 use keelstone_tree::{HashKind, Totals};
@@ -198,6 +199,7 @@ pub(crate) fn create(mut genesis: Genesis, made_by: BlocksBy<'_>, context: &Cont
         std::fs::write(home.config(), config.to_toml())
             .map_err(|error| Failure::io("could not write keelstone.toml", &error))?;
     }
+    let warnings = unreadable(&genesis, &context.application.registry);
     let out = context.out;
     out.row("chain", &genesis.chain_id);
     out.row("home", home.path().display());
@@ -216,6 +218,7 @@ pub(crate) fn create(mut genesis: Genesis, made_by: BlocksBy<'_>, context: &Cont
     if let Some(status) = &status {
         out.row("root", &status.root);
     }
+    out.warn(&warnings);
     out.say("");
     if under_engine {
         out.say(format_args!(
@@ -228,7 +231,30 @@ pub(crate) fn create(mut genesis: Genesis, made_by: BlocksBy<'_>, context: &Cont
     out.emit(&json!({
         "chain_id": genesis.chain_id.as_str(), "home": home.path(), "genesis_hash": first.hash,
         "root": status.as_ref().map(|status| &status.root), "height": status.as_ref().map(|status| status.height),
-        "entries": status.as_ref().map(|status| status.entries),
+        "entries": status.as_ref().map(|status| status.entries), "warnings": warnings,
     }));
     Ok(Exit::Ok)
+}
+
+/// The entries of a genesis that this program's functions could not read: at a place of theirs, and of another type. They may be
+/// those of an earlier program, which a function removes; so they are told of, and not refused.
+fn unreadable(genesis: &Genesis, registry: &Registry) -> Vec<String> {
+    const NAMED_MAX: usize = 8;
+    let wrong = |((namespace, key), value): (&(Namespace, Key), &Value)| {
+        let shape = registry.value_shape(namespace, key)?;
+        let error = call::decode(&shape, value).err().filter(|error| *error != call::UNKNOWN)?;
+        Some(format!(
+            "genesis: {namespace} {}: no value of the type that this program has there: {error}",
+            hex::encode(key)
+        ))
+    };
+    let mut found = genesis.state.iter().filter_map(wrong);
+    let mut told: Vec<_> = found.by_ref().take(NAMED_MAX).collect();
+    match found.count() {
+        0 => {}
+        more => {
+            told.push(format!("genesis: and {} such entries more", grouped(u64::try_from(more).unwrap_or(u64::MAX))))
+        }
+    }
+    told
 }

@@ -7,7 +7,9 @@ use crate::out::{Ink, bytes, short};
 use crate::strict_json;
 use clap::{Args, Subcommand};
 use keelstone_codec::{Key, Namespace, Root};
-use keelstone_tree::{Answer, Blake3, HashKind, Proof, ProofError, ProofLimits, Query, Sha256};
+use keelstone_tree::{
+    Answer, Blake3, HashKind, Hasher, KeyRange, Proof, ProofError, ProofLimits, Query, RangeAnswer, Sha256,
+};
 use serde_json::json;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -24,7 +26,7 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Verify what `query --prove --json` printed, or `snapshot extract` wrote
+    /// Verify what `query --prove --json` or `query list --prove --json` printed, or `snapshot extract` wrote
     Verify {
         /// The file; `-` for standard input
         file: PathBuf,
@@ -43,6 +45,9 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     if let Ok(extract) = strict_json::parse::<api::Extract>(&text) {
         return super::snapshot::extract::verify(&extract, given, context);
     }
+    if let Ok(found) = strict_json::parse::<api::Entries>(&text) {
+        return range(&found, given, context);
+    }
     let claim: api::Entry =
         strict_json::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
     let (root, given) = (rooted(given, &claim.root)?, given.is_some());
@@ -54,13 +59,36 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     out.say(format_args!("{} {}", out.ink(Ink::Good, "✓"), out.ink(Ink::Good, "the proof holds")));
     out.row("entry", format_args!("{} {}", claim.namespace, String::from_utf8_lossy(&key).escape_debug()));
     out.row("answer", answer);
-    let source = if given { "given" } else { "from the file: trust it on other grounds" };
-    out.row("root", format_args!("{} ({source})", short(root)));
+    out.row("root", rooted_how(root, given));
     out.emit(&json!({
         "valid": true, "present": value.is_some(), "value": value.map(hex::encode), "root": root, "root_given": given,
         "namespace": claim.namespace, "key": claim.key, "height": claim.height,
     }));
     Ok(Exit::Ok)
+}
+
+/// Says of which keys a page is all, if its proof holds.
+fn range(found: &api::Entries, given: Option<Root>, context: &Context<'_>) -> Result<Exit, Failure> {
+    let (root, given) = (rooted(given, &found.root)?, given.is_some());
+    let (namespace, range) = verify_range(found, root)?;
+    let out = context.out;
+    out.say(format_args!("{} {}", out.ink(Ink::Good, "✓"), out.ink(Ink::Good, "the proof holds")));
+    out.row("entries", format_args!("{}, all there are in {namespace}", found.entries.len()));
+    let from = format!("from \"{}\"", range.start.escape_ascii());
+    let to = range.end.as_ref().map_or_else(|| "on".to_owned(), |end| format!("to before \"{}\"", end.escape_ascii()));
+    out.row("keys", format_args!("{from} {to}"));
+    out.row("root", rooted_how(root, given));
+    out.emit(&json!({
+        "valid": true, "entries": found.entries.len(), "root": root, "root_given": given, "namespace": namespace.as_str(),
+        "start": hex::encode(&range.start), "end": range.end.map(hex::encode), "height": found.height,
+    }));
+    Ok(Exit::Ok)
+}
+
+/// A root, and why it is trusted, for people.
+pub(crate) fn rooted_how(root: Root, given: bool) -> String {
+    let source = if given { "given" } else { "from the file: trust it on other grounds" };
+    format!("{} ({source})", short(root))
 }
 
 /// The root that is trusted, or else the one a file says.
@@ -105,6 +133,52 @@ pub(crate) fn verify(claim: &api::Entry, root: Root) -> Result<Option<Vec<u8>>, 
         )));
     }
     Ok(proven)
+}
+
+/// Checks that a page lists all entries of the range it names, under a root, and returns which range that is.
+///
+/// # Errors
+/// As [`verify`].
+pub(crate) fn verify_range(found: &api::Entries, root: Root) -> Result<(Namespace, KeyRange), Failure> {
+    let claim = found.proof.as_ref().ok_or_else(|| Failure::usage("there is no proof in it; query with --prove"))?;
+    let usage = |what: &str, error: &dyn std::fmt::Display| Failure::usage(format!("{what}: {error}"));
+    let bytes = |what: &str, digits: &str| hex::decode(digits).map_err(|error| usage(what, &error));
+    let namespace = Namespace::new(&claim.namespace).map_err(|error| usage("the namespace", &error))?;
+    let start = bytes("the start", &claim.start)?;
+    let end = claim.end.as_ref().map(|end| bytes("the end", end)).transpose()?;
+    let range = KeyRange { start, end, reverse: false };
+    let hasher: HashKind = claim.hasher.parse().map_err(|error| usage("the hasher", &error))?;
+    let query = Query::Range(namespace.clone(), range.clone());
+    if shown(hasher, &bytes("the proof", &claim.proof)?, root, &query)? != found.entries {
+        return Err(Failure::integrity("other entries are listed than the proof shows"));
+    }
+    Ok((namespace, range))
+}
+
+/// All entries of the range or prefix that a question is about, as a proof shows them.
+///
+/// # Errors
+/// [`Exit::Integrity`] for a proof that does not hold.
+pub(crate) fn shown(hasher: HashKind, proof: &[u8], root: Root, query: &Query) -> Result<Vec<api::Pair>, Failure> {
+    fn entries<H: Hasher>(proof: &[u8], root: Root, query: &Query) -> Result<RangeAnswer, ProofError> {
+        // What it came in has a limit of its own; the proof in it may be as large.
+        let limits = ProofLimits { bytes: proof.len(), nodes: proof.len() };
+        let verified = Proof::decode_within(proof, &limits)?.verify::<H>(root, std::slice::from_ref(query), &limits)?;
+        Ok(match query {
+            Query::Range(namespace, range) => verified.range(namespace, range),
+            Query::Prefix(namespace, prefix) => verified.prefix(namespace, prefix),
+            _ => RangeAnswer::Complete(Vec::new()),
+        })
+    }
+    let answer = match hasher {
+        HashKind::Blake3 => entries::<Blake3>(proof, root, query),
+        HashKind::Sha256 => entries::<Sha256>(proof, root, query),
+    };
+    let pair = |(key, value): &_| api::Pair { key: hex::encode(key), value: hex::encode(value) };
+    match answer.map_err(|error| Failure::integrity(format!("the proof does not hold: {error}")))? {
+        RangeAnswer::Complete(entries) => Ok(entries.iter().map(pair).collect()),
+        RangeAnswer::Incomplete { .. } => Err(Failure::integrity("the proof does not show all of these keys")),
+    }
 }
 
 /// A file, or standard input for `-`, up to a bound.

@@ -3,7 +3,7 @@
 //! Asks the node that runs over this home directory if there is one, else reads the directory itself.
 
 use super::{proof, tx};
-use crate::api::{Chain, Entry, Page};
+use crate::api::{Chain, Entries, Entry, Page, RangeProof};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, grouped, short};
@@ -44,6 +44,12 @@ enum What {
         /// How many
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
         limit: u16,
+        /// Go on after the key that the last answer gave as next
+        #[arg(long)]
+        after: Option<String>,
+        /// Ask for a proof that these are all of their range of keys, and verify it
+        #[arg(long)]
+        prove: bool,
     },
     /// Show a block
     Block {
@@ -98,7 +104,7 @@ struct EntryOptions {
     /// At this height instead of the last
     #[arg(long)]
     height: Option<u64>,
-    /// Ask for a proof, and verify it
+    /// Ask for a proof, and verify it: of the entry, or of a table that these are all rows of their range of keys
     #[arg(long)]
     prove: bool,
     /// Of a table: agents of this name, memes of this author, alliances of this member, relationships about this agent
@@ -115,9 +121,10 @@ struct EntryOptions {
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     match options.what {
         None => entry(options.entry, context),
-        Some(What::List { namespace, prefix, hex, height, limit }) => {
-            let page = Page { prefix: key_bytes(&prefix, hex)?, after: None, limit: usize::from(limit) };
-            list(&parsed("namespace", Namespace::new(&namespace))?, &page, height.map(Height), context)
+        Some(What::List { namespace, prefix, hex, height, limit, after, prove }) => {
+            let after = after.map(|after| key_bytes(&after, true)).transpose()?;
+            let page = Page { prefix: key_bytes(&prefix, hex)?, after, limit: usize::from(limit) };
+            list(&parsed("namespace", Namespace::new(&namespace))?, &page, height.map(Height), prove, context)
         }
         Some(What::Block { height }) => block(height.0, context),
         Some(What::Tx { id }) => transaction(&parsed("id", Hash::from_hex(&id))?, context),
@@ -179,7 +186,7 @@ pub(super) fn hint_at_what_there_is(
     if out.is_json() || known {
         return;
     }
-    let Ok(page) = chain.entries(namespace, &Page { limit: 1, ..Page::default() }, height) else { return };
+    let Ok(page) = chain.entries(namespace, &Page { limit: 1, ..Page::default() }, height, false) else { return };
     let hint = match page.entries.into_iter().next() {
         Some(pair) => {
             let like = readable(&pair.key);
@@ -260,7 +267,7 @@ fn table(options: &EntryOptions, table: Table<'_>, context: &Context<'_>) -> Res
     let page = Page { prefix: table.prefix(), after, limit: usize::from(options.limit) };
     let chain = context.chain()?;
     let found = match (&options.of, by) {
-        (None, _) => chain.entries(&namespace, &page, options.height.map(Height))?,
+        (None, _) => entries(&*chain, &namespace, &page, options.height.map(Height), options.prove)?,
         (Some(of), Some(by)) => chain.lookup(by, of, &page)?,
         (Some(_), None) => {
             let with: Vec<&str> = TABLES.iter().filter(|(.., by)| by.is_some()).map(|(name, ..)| *name).collect();
@@ -281,11 +288,53 @@ fn table(options: &EntryOptions, table: Table<'_>, context: &Context<'_>) -> Res
             break;
         }
     }
+    more(&found, context);
+    let mut shown = json!({ "height": found.height, "root": found.root, "rows": rows, "next": found.next });
+    if let Some(proof) = &found.proof {
+        shown["proof"] = json!(proof);
+    }
+    out.emit(&shown);
+    Ok(Exit::Ok)
+}
+
+/// A page of entries; if it is to be proven, with a proof that was verified and is of what was asked for.
+fn entries(
+    chain: &dyn Chain,
+    namespace: &Namespace,
+    page: &Page,
+    height: Option<Height>,
+    prove: bool,
+) -> Result<Entries, Failure> {
+    let found = chain.entries(namespace, page, height, prove)?;
+    if prove {
+        let last = found.next.as_ref().map(hex::decode).transpose();
+        let last = last.map_err(|error| Failure::error(format!("the answer: {error}")))?;
+        let shown = proof::verify_range(&found, parsed("root", Root::from_hex(&found.root))?)?;
+        if shown != (namespace.clone(), page.range_to(last.as_deref())) {
+            return Err(Failure::integrity("the proof is of other keys than were asked for"));
+        }
+    }
+    Ok(found)
+}
+
+/// What stands below a page: that there is more, and what is proven.
+fn more(found: &Entries, context: &Context<'_>) {
+    let out = context.out;
     if let Some(next) = &found.next {
         out.say(out.ink(Ink::Quiet, format_args!("there is more: --after {next}")));
     }
-    out.emit(&json!({ "height": found.height, "root": found.root, "rows": rows, "next": found.next }));
-    Ok(Exit::Ok)
+    if let Some(RangeProof { proof, .. }) = &found.proof {
+        show_proof(&found.root, found.height, proof, context);
+    }
+}
+
+/// The root that a proof was verified under, and how large it is.
+fn show_proof(root: &str, height: u64, proof: &str, context: &Context<'_>) {
+    let out = context.out;
+    out.row("height", grouped(height));
+    out.row("root", root);
+    let size = grouped(proof.len() as u64 / 2);
+    out.row("proof", format_args!("{size} bytes, {} under this root", out.ink(Ink::Good, "verified")));
 }
 
 fn show_entry(entry: &Entry, context: &Context<'_>) {
@@ -295,27 +344,32 @@ fn show_entry(entry: &Entry, context: &Context<'_>) {
         (Some(value), None) => out.say(value),
         (None, _) => out.say(out.ink(Ink::Quiet, "no such entry")),
     }
-    out.row("height", grouped(entry.height));
-    out.row("root", &entry.root);
-    if let Some(proof) = &entry.proof {
-        let size = grouped(proof.len() as u64 / 2);
-        out.row("proof", format_args!("{size} bytes, {} under this root", out.ink(Ink::Good, "verified")));
+    match &entry.proof {
+        Some(proof) => show_proof(&entry.root, entry.height, proof, context),
+        None => {
+            out.row("height", grouped(entry.height));
+            out.row("root", &entry.root);
+        }
     }
 }
 
-fn list(namespace: &Namespace, page: &Page, height: Option<Height>, context: &Context<'_>) -> Result<Exit, Failure> {
-    let entries = context.chain()?.entries(namespace, page, height)?;
+fn list(
+    namespace: &Namespace,
+    page: &Page,
+    height: Option<Height>,
+    prove: bool,
+    context: &Context<'_>,
+) -> Result<Exit, Failure> {
+    let found = entries(&*context.chain()?, namespace, page, height, prove)?;
     let out = context.out;
-    for pair in &entries.entries {
+    for pair in &found.entries {
         out.say(format_args!("{} {}", out.ink(Ink::Value, readable(&pair.key)), readable(&pair.value)));
         if out.is_broken() {
             break;
         }
     }
-    if entries.next.is_some() {
-        out.say(out.ink(Ink::Quiet, "there is more: --limit, or a longer prefix"));
-    }
-    out.emit(&entries);
+    more(&found, context);
+    out.emit(&found);
     Ok(Exit::Ok)
 }
 

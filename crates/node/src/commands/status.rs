@@ -41,6 +41,7 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     out.row("height", grouped(status.height));
     out.row("root", &status.root);
     out.row("hasher", &status.hasher);
+    out.row("interface", &status.interface);
     out.row("state", format_args!("{} entries, {}", grouped(status.entries), bytes(status.entry_bytes)));
     out.row("history", format_args!("from height {}", grouped(status.lowest_height)));
     out.row("waiting", format_args!("{} transactions", grouped(status.waiting)));

@@ -136,7 +136,7 @@ routes! {
         "/v1/bundles/{id}/operations/{index}" get operation_proof Asking [];
         "/v1/witness" post witness Either [];
         "/v1/state/{namespace}" get entry Asking ["key", "key_hex", "height", "prove"];
-        "/v1/entries/{namespace}" get entries Asking ["prefix", "prefix_hex", "after", "after_hex", "limit", "height"];
+        "/v1/entries/{namespace}" get entries Asking ["prefix", "prefix_hex", "after", "after_hex", "limit", "height", "prove"];
         "/v1/lookup/{index}" get lookup Asking ["of", "after_hex", "limit"];
         "/v1/history/{namespace}" get history Asking ["key", "key_hex", "from", "to", "limit"];
         "/v1/audit" get audit Asking ["from", "height", "kind", "who", "limit"];
@@ -729,13 +729,13 @@ async fn entry(
     ask(&served, move |chain| chain.entry(&namespace, &key, height, prove)).await.map(Json)
 }
 
-/// Entries of a namespace in the order of their keys, a page at a time.
+/// Entries of a namespace in the order of their keys, a page at a time; with `prove`, that they are all of those keys.
 #[utoipa::path(
     get, path = "/v1/entries/{namespace}",
     params(
         ("namespace" = String, Path), ("prefix" = Option<String>, Query), ("prefix_hex" = Option<String>, Query),
         ("after" = Option<String>, Query), ("after_hex" = Option<String>, Query), ("limit" = Option<usize>, Query),
-        ("height" = Option<u64>, Query),
+        ("height" = Option<u64>, Query), ("prove" = Option<bool>, Query),
     ),
     responses((status = 200, body = api::Entries), (status = 400, body = ErrorBody))
 )]
@@ -751,8 +751,8 @@ async fn entries(
         after: parameters.bytes("after", "after_hex")?,
         limit,
     };
-    let height = parameters.height("height")?;
-    ask(&served, move |chain| chain.entries(&namespace, &page, height)).await.map(Json)
+    let (height, prove) = (parameters.height("height")?, parameters.flag("prove")?);
+    ask(&served, move |chain| chain.entries(&namespace, &page, height, prove)).await.map(Json)
 }
 
 /// Entries of the last state by something else than their key: agents by `name`, memes by `author`, alliances by

@@ -4,7 +4,7 @@
 use super::{Source, expected, genesis_if_any, say_trust, trusted};
 use crate::api;
 use crate::cli::Context;
-use crate::commands::proof::rooted;
+use crate::commands::proof;
 use crate::exit::{Exit, Failure, causes};
 use crate::newfile;
 use crate::out::{Ink, bytes, grouped};
@@ -12,7 +12,7 @@ use clap::Args;
 use keelstone_codec::{ChainId, Height, KEY_LEN_MAX, Key, Namespace, Root, Value};
 use keelstone_sync::library::TakeError;
 use keelstone_sync::snapshot::PartOf;
-use keelstone_tree::{Blake3, HashKind, Hasher, Proof, ProofError, ProofLimits, Query, RangeAnswer, Sha256};
+use keelstone_tree::{HashKind, Query};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -131,16 +131,13 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
 /// Checks what [`run`] wrote, with no store and no network.
 pub(crate) fn verify(extract: &api::Extract, given: Option<Root>, context: &Context<'_>) -> Result<Exit, Failure> {
     let usage = |what: &str, error: &dyn std::fmt::Display| Failure::usage(format!("{what}: {error}"));
-    let root = rooted(given, &extract.root)?;
+    let root = proof::rooted(given, &extract.root)?;
     let namespace = Namespace::new(&extract.namespace).map_err(|error| usage("the namespace", &error))?;
     let prefix = hex::decode(&extract.prefix).map_err(|error| usage("the prefix", &error))?;
-    let proof = hex::decode(&extract.proof).map_err(|error| usage("the proof", &error))?;
+    let proof_bytes = hex::decode(&extract.proof).map_err(|error| usage("the proof", &error))?;
     let hasher: HashKind = extract.hasher.parse().map_err(|error| usage("the hasher", &error))?;
-    let shown = match hasher {
-        HashKind::Blake3 => shown::<Blake3>(&proof, root, &namespace, &prefix),
-        HashKind::Sha256 => shown::<Sha256>(&proof, root, &namespace, &prefix),
-    }
-    .map_err(|error| Failure::integrity(format!("the proof does not hold: {error}")))?;
+    let query = Query::Prefix(namespace.clone(), prefix.clone());
+    let shown = proof::shown(hasher, &proof_bytes, root, &query)?;
     if shown != extract.entries {
         let message = "the file lists other entries than the proof shows";
         return Err(Failure::integrity(message));
@@ -152,32 +149,10 @@ pub(crate) fn verify(extract: &api::Extract, given: Option<Root>, context: &Cont
         false => format!(" whose keys begin with \"{}\"", prefix.escape_ascii()),
     };
     out.row("entries", format_args!("{} in {namespace}{which}", shown.len()));
-    let source = if given.is_some() { "given" } else { "from the file: trust it on other grounds" };
-    out.row("root", format_args!("{} ({source})", crate::out::short(root)));
+    out.row("root", proof::rooted_how(root, given.is_some()));
     out.emit(&json!({
         "valid": true, "entries": shown.len(), "root": root, "root_given": given.is_some(),
         "namespace": namespace.as_str(), "prefix": extract.prefix, "height": extract.height,
     }));
     Ok(Exit::Ok)
-}
-
-/// All entries that the proof shows there to be.
-fn shown<H: Hasher>(
-    proof: &[u8],
-    root: Root,
-    namespace: &Namespace,
-    prefix: &[u8],
-) -> Result<Vec<api::Pair>, ProofError> {
-    // The file has a limit of its own; the proof in it may be as large.
-    let limits = ProofLimits { bytes: proof.len(), nodes: proof.len() };
-    let query = [Query::Prefix(namespace.clone(), prefix.to_vec())];
-    let verified = Proof::decode_within(proof, &limits)?.verify::<H>(root, &query, &limits)?;
-    let RangeAnswer::Complete(entries) = verified.prefix(namespace, prefix) else {
-        unreachable!("a proof that verifies for a question answers it");
-    };
-    let pair = |(key, value): (keelstone_codec::Key, keelstone_codec::Value)| api::Pair {
-        key: hex::encode(&key),
-        value: hex::encode(&value),
-    };
-    Ok(entries.into_iter().map(pair).collect())
 }
