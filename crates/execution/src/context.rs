@@ -167,7 +167,7 @@ impl Context {
         if let Err(error) = E::from_bytes(&data) {
             return Err(self.handle.stop(Stop::Unreadable { what: format!("event {}", E::NAME), error }));
         }
-        self.handle.metered(|meter| meter.event(E::NAME.len() + data.len()))?;
+        self.handle.metered(|meter| meter.event(E::NAME.len(), data.len()))?;
         self.events.push(Emitted { name: E::NAME.to_owned(), data });
         Ok(())
     }

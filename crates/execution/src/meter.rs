@@ -4,9 +4,9 @@
 //! the count itself is the same on every machine. The prices are part of the chain's rules: changing one changes which
 //! bundles succeed.
 
+use crate::{Emitted, Stop};
+use keelstone_codec::LIST_MAX;
 use std::cell::Cell;
-
-use crate::Stop;
 
 /// The prices.
 pub mod cost {
@@ -40,6 +40,8 @@ pub mod cost {
     pub const UNDO_BYTE: u64 = 25;
     /// A later write of an async bundle to a key.
     pub const UNDO_AGAIN: u64 = 10_000;
+    /// Decoding and hashing one operation of a bundle that is retried: the list of all of them has another root then.
+    pub const LISTED: u64 = 1_000;
     /// Forgetting what was kept of one key, in the operation by which its owner ends a bundle: a deletion. The first write
     /// has paid for the work, and this keeps the work out of one block.
     pub const FORGET: u64 = 5_000;
@@ -48,6 +50,24 @@ pub mod cost {
 /// Bytes that one bundle may change: what it may write by default, and 16 MiB for what the engine writes of it. A block has
 /// room for that beside what others change, and for a bundle that restores what another kept by default.
 pub const CHANGE_BYTES_MAX: u64 = 80 << 20;
+
+/// Most bytes of one result, encoded: what a receipt holds.
+pub const RESULT_BYTES_MAX: usize = 1 << 20;
+
+/// Most bytes of one event, encoded, beside its name: what a receipt holds.
+pub const EVENT_BYTES_MAX: usize = LIST_MAX;
+
+/// How many changed bytes a byte of a result or an event counts as, where the room of a block is counted: blocks are read and
+/// packed as a whole, and what is given in them, unlike what is changed, is asked for again and again.
+const GIVEN_WEIGHT: u64 = 4;
+
+/// What a result and events weigh, in changed bytes.
+// spec: BLOCK-7
+#[must_use]
+pub fn given_weight(result: &[u8], events: &[Emitted]) -> u64 {
+    let events: usize = events.iter().map(|event| event.name.len() + event.data.len()).sum();
+    ((result.len() + events) as u64).saturating_mul(GIVEN_WEIGHT)
+}
 
 /// What one bundle may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,15 +231,24 @@ impl Meter {
         }
     }
 
-    pub(crate) fn event(&self, bytes: usize) -> Result<(), Stop> {
-        self.charge_bytes(cost::EVENT, cost::EVENT_BYTE, bytes)?;
+    pub(crate) fn event(&self, name: usize, data: usize) -> Result<(), Stop> {
+        self.charge_bytes(cost::EVENT, cost::EVENT_BYTE, name + data)?;
+        bounded("bytes of an event", data, EVENT_BYTES_MAX)?;
         add("events of a bundle", &self.events, 1, self.limits.events_max)?;
-        add("bytes of a bundle's events", &self.event_bytes, bytes, self.limits.event_bytes_max)
+        add("bytes of a bundle's events", &self.event_bytes, name + data, self.limits.event_bytes_max)
     }
 
     pub(crate) fn result(&self, bytes: usize) -> Result<(), Stop> {
         self.charge_bytes(0, cost::RESULT_BYTE, bytes)?;
+        bounded("bytes of a result", bytes, RESULT_BYTES_MAX)?;
         add("bytes of a bundle's results", &self.result_bytes, bytes, self.limits.result_bytes_max)
+    }
+}
+
+fn bounded(what: &'static str, found: usize, limit: usize) -> Result<(), Stop> {
+    match found > limit {
+        true => Err(Stop::Limit { what, found: found as u64, limit: limit as u64 }),
+        false => Ok(()),
     }
 }
 

@@ -24,8 +24,8 @@ use keelstone_codec::{
 use keelstone_execution::bundles::{Batch, BatchEnd, BundleId, BundleLimits, FORGET_BYTES_MAX, Resume, Submitted};
 use keelstone_execution::{
     Activity, Ahead, BlockContext, BlockDraft, Bundle, CHANGE_BYTES_MAX, Caller, Changes, Emitted, Failed, Failure,
-    Finished, Function, FunctionHash, Halt, Limits, Mode, OperationsAhead, Outcome, PublicKey, Registry, SessionId,
-    Summary, list_root,
+    Finished, Function, FunctionHash, Halt, Limits, Mode, OperationsAhead, Outcome, PublicKey, RESULT_BYTES_MAX,
+    Registry, SessionId, Summary, given_weight, list_root,
 };
 use keelstone_macros::{Decode, Encode};
 use keelstone_tree::{DIFF_BYTES_MAX, Read, ReadError};
@@ -33,13 +33,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Longest reason in a receipt, in bytes.
 pub const REASON_BYTES_MAX: usize = keelstone_execution::FAILURE_REASON_BYTES_MAX;
-/// Longest result in a receipt: what [`Limits`] allows by default.
-pub const RESULT_BYTES_MAX: usize = 1 << 20;
-
 /// How many sync bundles' gas an async one may use where it is run as one, to foresee what it comes to.
 const ASYNC_BUNDLES: u64 = 16;
 
-/// How much a block may have changed, in bytes of keys and values, when something more begins. What begins there may change
+/// How much a block may have changed, in bytes of keys and values, when something more begins; what results and events weigh is
+/// in it, too. What begins there may change
 /// as much as one bundle may, and all of it has to fit into one diff: a block above that could be committed by nobody.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
@@ -262,6 +260,11 @@ impl Continuation {
         }
     }
 
+    /// What its results and events weigh.
+    fn weight(&self) -> u64 {
+        weight(self.operations())
+    }
+
     /// What was emitted, with the index of the operation that did.
     pub fn events(&self) -> impl Iterator<Item = (u32, &Emitted)> {
         (self.first..)
@@ -327,6 +330,13 @@ impl OperationReceipt {
             gas_used: outcome.gas_used,
         }
     }
+}
+
+/// What the results and events of operations weigh beside what a block changed.
+// spec: BLOCK-7
+fn weight(operations: &[OperationReceipt]) -> u64 {
+    let weights = operations.iter().map(|operation| given_weight(&operation.result, &operation.events));
+    weights.fold(0, u64::saturating_add)
 }
 
 fn succeeded(finished: Finished) -> (Verdict, u64) {
@@ -567,6 +577,7 @@ fn execute_within(
     // spec: BLOCK-2. The undo of an operation may pass the share, and keeps no transaction out for that.
     let mut gas_used = of_batches.min(facts.limits.block_gas_max.saturating_sub(facts.limits.bundle_gas_max));
     out.continuations.extend(batches.into_iter().map(|batch| Continuation::of(batch, None)));
+    changed_bytes = out.continuations.iter().fold(changed_bytes, |sum, batch| sum.saturating_add(batch.weight()));
     let run = Run { registry, facts: &facts, share: &share, height: block.height };
     let signatures = way.signatures(&transactions, &known);
     let mut oracle = way.foretell(&run, &draft, &transactions, &known, &signatures);
@@ -624,9 +635,12 @@ fn execute_within(
         out.nonces.extend(next.map(|next| (transaction.transaction.sender, next)));
         let hurried: Vec<_> = hurried.into_iter().map(|batch| Continuation::of(batch, Some(id))).collect();
         gas_used = hurried.iter().fold(gas_used, |sum, batch| sum.saturating_add(batch.gas_used));
+        changed_bytes = hurried.iter().fold(changed_bytes, |sum, batch| sum.saturating_add(batch.weight()));
         out.continuations.extend(hurried);
         gas_used = gas_used.saturating_add(gas);
-        out.receipts.push(Receipt { transaction: id, verdict, gas_used: gas });
+        let receipt = Receipt { transaction: id, verdict, gas_used: gas };
+        changed_bytes = changed_bytes.saturating_add(weight(receipt.operations()));
+        out.receipts.push(receipt);
         listed.push(known[index].listed);
     }
     let kept = transactions.into_iter().zip(kept).filter_map(|(transaction, kept)| kept.then_some(transaction));
@@ -936,7 +950,7 @@ mod tests {
     use super::*;
     use crate::genesis::Genesis;
     use crate::keys::SecretKey;
-    use crate::modules::{agents, standard};
+    use crate::modules::{agents, sessions, standard};
     use crate::parallel::{InParallel, Threads};
     use crate::transaction::Transaction;
     use crate::vouched::Vouched;
@@ -964,6 +978,35 @@ mod tests {
             bundle: Bundle::new(Mode::Sync, vec![register]).unwrap(),
         };
         transaction.sign(&key(person))
+    }
+
+    /// spec: BLOCK-7. What is only read and given back weighs too: otherwise one small note, asked for again and again, would be
+    /// receipts that no node can hold.
+    #[test]
+    fn a_block_that_gave_enough_takes_no_more() {
+        let registry = standard();
+        let mut state = MemoryTree::<Blake3>::new();
+        let chain_id = ChainId::new("test-1").unwrap();
+        state.apply(&Genesis::new(chain_id.clone()).first_state().unwrap().diff);
+        let named = || Text::new("long").unwrap();
+        let signed = |nonce, operations: Vec<Operation>| {
+            let bundle = Bundle::new(Mode::Sync, operations).unwrap();
+            let sender = key(1).public();
+            Transaction { chain_id: chain_id.clone(), sender, nonce, expiry_height: Height(100), session: None, bundle }
+                .sign(&key(1))
+        };
+        let note = sessions::Note { key: named(), value: Some(Blob::new(vec![7; 4_000]).unwrap()) };
+        let session = SessionId::root(&chain_id, &key(1).public());
+        let read = Operation::of(&sessions::ReadNote { session, key: named() });
+        let mut transactions = vec![signed(0, vec![Operation::of(&note)])];
+        transactions.extend((1..=20).map(|nonce| signed(nonce, vec![read.clone(); 10])));
+        let block = Block { height: Height(1), time: Timestamp(1), proposer: key(200).public(), transactions };
+        let room = Room { full: 1_000_000, ..Room::default() };
+        let root = state.root();
+        let run = execute_within(&registry, state, root, block, Refused::Receipt, &InOrder::default(), room).unwrap();
+        let taken = run.receipts.iter().take_while(|receipt| receipt.succeeded()).count();
+        // Ten times four thousand bytes, of which each counts four times, behind the note.
+        assert_eq!(taken, 1 + 1_000_000 / 160_000 + 1, "{:?}", run.changes.bytes());
     }
 
     /// spec: BLOCK-2, BLOCK-7. Once a block has changed so much, it takes no transaction more: with the number of one for
@@ -1006,7 +1049,8 @@ mod tests {
         assert!(whole.receipts[taken..].iter().all(|receipt| code(receipt) == Some(16)), "{:?}", whole.receipts);
         assert_eq!(whole.nonces.len(), taken, "whoever is refused uses no nonce");
         // It passes the bound with the last that began below it, and by no more.
-        let (bytes, last) = (whole.changes.bytes(), room.full / taken as u64 * 3);
+        let given: u64 = whole.receipts.iter().map(|receipt| weight(receipt.operations())).sum();
+        let (bytes, last) = (whole.changes.bytes() + given, room.full / taken as u64 * 3);
         assert!((room.full..room.full + last).contains(&bytes), "{bytes} bytes");
         for threads in [1, 2, 8] {
             let again = run(block(1, &transactions), Refused::Receipt, Some(threads));

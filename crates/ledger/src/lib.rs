@@ -61,8 +61,8 @@ pub use audit::{
     Standing, cut, log_place, read_log,
 };
 pub use block::{
-    Block, BlockError, BlockRecord, Continuation, Executed, OperationReceipt, Progress, REASON_BYTES_MAX,
-    RESULT_BYTES_MAX, Receipt, Refused, Verdict, execute,
+    Block, BlockError, BlockRecord, Continuation, Executed, OperationReceipt, Progress, REASON_BYTES_MAX, Receipt,
+    Refused, Verdict, execute,
 };
 pub use bodies::Bodies;
 pub use chain::{BLOCKS, CHAIN, Chain, ChainFacts, ChainLimits, SCHEMA};
@@ -74,7 +74,9 @@ pub use genesis::{
 };
 pub use inherit::{InheritError, Inherited, Inheriting, Put};
 pub use json::{JSON_DEPTH_MAX, Json, JsonError, JsonFault, Number};
-pub use keelstone_execution::{Bundle, Failure, LIST_COUNT_MAX, ListProof, Mode, Operation, PublicKey, list_root};
+pub use keelstone_execution::{
+    Bundle, Failure, LIST_COUNT_MAX, ListProof, Mode, Operation, PublicKey, RESULT_BYTES_MAX, list_root,
+};
 pub use key_history::{ChangedBy, KEY_HISTORY_HEIGHTS_MAX, KeyChange, KeyHistory};
 pub use keys::{KeyError, SecretKey, Signature, SignatureError, check_key, verify, verify_batch};
 pub use ledger::{Committed, Header, Ledger, LedgerError, Located, Pending, PoolStatus, ProposalError};

@@ -8,7 +8,7 @@ use crate::ahead::Coming;
 use crate::block::is_application;
 use crate::host::Handle;
 use crate::merkle::list_root;
-use crate::meter::{Limits, Made, cost};
+use crate::meter::{Limits, Made, cost, given_weight};
 use crate::world::World;
 use crate::{
     Batching, BlockDraft, Bundle, Caller, Failed, Failure, FailureKind, FunctionHash, Halt, Mode, Operation, Outcome,
@@ -158,7 +158,8 @@ pub struct Batch {
     pub state_hash: StateHash,
     /// Gas of the batch, that of undo included; also of a batch that failed.
     pub gas_used: u64,
-    /// Bytes that its operations changed, each by itself; none of a batch that failed.
+    /// Bytes that its operations changed, each by itself, and what their results and events weigh beside them (BLOCK-7); none of a
+    /// batch that failed.
     pub changed_bytes: u64,
     /// What it came to.
     pub end: BatchEnd,
@@ -612,7 +613,8 @@ impl BlockDraft<'_> {
             match ran {
                 Ok((outcome, after, undo, bytes)) => {
                     handle.merge();
-                    changed = changed.saturating_add(bytes);
+                    let given = given_weight(&outcome.result, &outcome.events);
+                    changed = changed.saturating_add(bytes).saturating_add(given);
                     used = used.saturating_add(outcome.gas_used).saturating_add(undo);
                     made.add(handle.meter().made());
                     record.state_hash = after.state_hash;

@@ -157,6 +157,7 @@ impl Transition<Bundles> for Retry {
         let next = record.revision.checked_add(1).ok_or_else(|| denied!("bundle {id} has no revision left"))?;
         ensure!(self.revision == next, "the next revision of bundle {id} is {next}, not {}", self.revision);
 
+        cx.step(cost::LISTED.saturating_mul(u64::from(count)))?;
         let mut hashes = Vec::with_capacity(count as usize);
         let (mut replaced, mut changed) = (None, None);
         for piece in world.operations.prefix(&id) {
