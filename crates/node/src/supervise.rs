@@ -1,7 +1,7 @@
 //! CometBFT as a process of this node's own: with `engine.supervise` the node starts it, keeps it running, and stops it.
 //!
-//! The engine ends itself when it loses its application, and gives up state sync for good at the first thing it does not
-//! understand; neither is ever tried again by itself. So somebody has to own its process. An engine that ends is started
+//! The engine ends itself when it loses its application, goes on without making blocks once its consensus has failed, and gives up
+//! state sync for good at the first thing it does not understand; none of it is ever tried again by itself. So somebody has to own its process. An engine that ends is started
 //! again after a pause that grows; one that ends too often in a row ends the node, with what it said last. One that gives
 //! up state sync is stopped, what it and this node hold of the half-joined chain is removed, state sync is turned off in
 //! its configuration, and both begin anew, from the first block on.
@@ -45,6 +45,8 @@ const LAST_LINES: usize = 5;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The error that CometBFT (0.38 to 0.40) logs when it will not try state sync any more.
 const GAVE_UP: &str = "State sync failed";
+/// The error that it logs when its consensus has ended for good, while its process goes on.
+const HALTED: &str = "CONSENSUS FAILURE!!!";
 /// How long the engine's last lines may take to be logged once it has ended.
 const LAST_LINES_GRACE: Duration = Duration::from_secs(1);
 /// What must survive in an engine's data directory: what its validator has signed.
@@ -57,6 +59,8 @@ pub(crate) struct Supervised {
     pub(crate) cometbft: PathBuf,
     /// Its home directory.
     pub(crate) home: PathBuf,
+    /// Where this node listens for it, whatever its configuration says; none if it is not to be started.
+    pub(crate) proxy_app: Option<String>,
 }
 
 /// Why the engine runs no longer, although nobody asked for it.
@@ -132,6 +136,9 @@ fn supervise(engine: &Supervised, group: &Group, joins: &dyn Fn() -> bool, stop:
     loop {
         let mut command = Command::new(&engine.cometbft);
         command.arg("start").arg("--home").arg(&engine.home).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        if let Some(address) = &engine.proxy_app {
+            command.arg("--proxy_app").arg(address);
+        }
         let mut process = match group.spawn(command) {
             Ok(process) => process,
             Err(error) => {
@@ -145,7 +152,7 @@ fn supervise(engine: &Supervised, group: &Group, joins: &dyn Fn() -> bool, stop:
         match watch(&mut process, stop, &state_syncs, &mut last) {
             Watched::Stop => return None,
             Watched::GaveUp(said) => return Some(Ended::SyncGivenUp { said }),
-            Watched::Ended => {}
+            Watched::Halted | Watched::Ended => {}
         }
         let said = last.into_iter().collect::<Vec<String>>().join("\n");
         let next = restarts.next(began.elapsed(), state_syncs());
@@ -164,6 +171,8 @@ fn supervise(engine: &Supervised, group: &Group, joins: &dyn Fn() -> bool, stop:
 enum Watched {
     Stop,
     GaveUp(String),
+    /// It makes no blocks any more.
+    Halted,
     Ended,
 }
 
@@ -208,13 +217,17 @@ fn listen(
         match lines.recv_timeout(LOOK_EVERY) {
             Ok(Line { text, begins }) => {
                 log(&text);
-                if begins && says_that_it_gave_up(&text) && state_syncs() {
+                if begins && says(&text, GAVE_UP) && state_syncs() {
                     return Watched::GaveUp(text);
                 }
+                let halted = begins && says(&text, HALTED);
                 if last.len() == LAST_LINES {
                     last.pop_front();
                 }
                 last.push_back(text);
+                if halted {
+                    return Watched::Halted;
+                }
             }
             // What it started and left behind may hold its output open for ever, and nothing comes from it any more.
             Err(RecvTimeoutError::Timeout) if !process.is_alive() => return Watched::Ended,
@@ -226,14 +239,14 @@ fn listen(
     }
 }
 
-/// Whether a line of the engine's is the error by which it gives up state sync, in either of its formats.
+/// Whether a line of the engine's is this error, in either of its formats.
 ///
 /// Its lines also quote what strangers say: a peer that names its network after this error must not be taken for it. So
 /// it has to be the message itself, at that level.
-fn says_that_it_gave_up(line: &str) -> bool {
+fn says(line: &str, error: &str) -> bool {
     if let Some((_, text)) = line.strip_prefix("E[").and_then(|rest| rest.split_once("] ")) {
         // The message is padded with blanks, and its values follow, each with its name.
-        let values = text.strip_prefix(GAVE_UP);
+        let values = text.strip_prefix(error);
         return values.is_some_and(|rest| {
             let values = rest.trim_start();
             values.is_empty() || ["module=", "err="].iter().any(|name| rest != values && values.starts_with(name))
@@ -243,7 +256,7 @@ fn says_that_it_gave_up(line: &str) -> bool {
         Ok(line) => line,
         Err(_) => return false,
     };
-    line["level"] == "error" && line["_msg"] == GAVE_UP
+    line["level"] == "error" && line["_msg"] == error
 }
 
 /// A line of the engine's, or a piece of one.
@@ -388,9 +401,9 @@ mod tests {
                 .to_string()
         };
         let own = "module=statesync err=\"no snapshots\"";
-        assert!(says_that_it_gave_up(&plain('E', "State sync failed", own)));
-        assert!(says_that_it_gave_up(plain('E', "State sync failed", "").trim_end()));
-        assert!(says_that_it_gave_up(&json("error", "State sync failed", "no snapshots")));
+        assert!(says(&plain('E', GAVE_UP, own), GAVE_UP));
+        assert!(says(plain('E', GAVE_UP, "").trim_end(), GAVE_UP));
+        assert!(says(&json("error", GAVE_UP, "no snapshots"), GAVE_UP));
         // A stranger's NodeInfo names its network, and whoever is refused is logged with what they said.
         let said = r#"E[x] State sync failed","level":"error","_msg":"State sync failed"#;
         let quoted = format!("module=p2p err=\"peer is on a different network. Got {said}, expected c\"");
@@ -409,7 +422,7 @@ mod tests {
             String::new(),
             "[".repeat(10_000),
         ] {
-            assert!(!says_that_it_gave_up(&line), "{line}");
+            assert!(!says(&line, GAVE_UP), "{line}");
         }
     }
 
@@ -469,6 +482,24 @@ mod tests {
         assert!(matches!(watched(quotes, true).0, Watched::Stop));
     }
 
+    /// An engine whose consensus has ended goes on as a process that makes no blocks: it is stopped, to be started again.
+    #[test]
+    fn an_engine_that_is_dead_inside_is_stopped() {
+        let halts = r#"
+            trap 'echo done > closed; exit 0' TERM
+            echo 'E[now] CONSENSUS FAILURE!!!                         module=consensus err="no space left on device" stack="x"'
+            while :; do sleep 0.01; done"#;
+        let (how, state, dir) = watched(halts, false);
+        assert!(matches!(how, Watched::Halted));
+        assert_eq!(state, crate::processes::State::Ended { code: Some(0), signal: None });
+        assert!(dir.path().join("closed").exists(), "it could close what it had open");
+        let quotes = r#"
+            echo 'E[now] Inbound Peer rejected                        err="CONSENSUS FAILURE!!!"'
+            touch began
+            exec sleep 60"#;
+        assert!(matches!(watched(quotes, false).0, Watched::Stop));
+    }
+
     /// spec: STORE-10. Killed after the first step of falling back, the next start finds an empty home.
     #[test]
     fn a_kill_while_falling_back_leaves_an_application_that_opens_as_empty() {
@@ -479,7 +510,7 @@ mod tests {
             fs::create_dir_all(directory).expect("made");
         }
         fs::write(config_of(&home), "[statesync]\nenable = true\n").expect("written");
-        let engine = Supervised { cometbft: "cometbft".into(), home };
+        let engine = Supervised { cometbft: "cometbft".into(), home, proxy_app: None };
         let generations = Generations::open(&data).expect("opened");
         let first = generations.fresh().expect("made");
         generations.switch(&first).expect("switched");
@@ -540,7 +571,8 @@ mod tests {
         fs::write(config_of(&home), config).expect("written");
         assert!(state_sync_is_on(&home));
 
-        fall_back(&Supervised { cometbft: "cometbft".into(), home: home.clone() }, &data).expect("fell back");
+        fall_back(&Supervised { cometbft: "cometbft".into(), home: home.clone(), proxy_app: None }, &data)
+            .expect("fell back");
         let names = |path: &Path| {
             let entries = fs::read_dir(path).expect("listed").map(|entry| entry.expect("listed").file_name());
             entries.map(|name| name.to_string_lossy().into_owned()).collect::<Vec<_>>()

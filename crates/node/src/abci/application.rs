@@ -48,6 +48,8 @@ use tendermint_proto::v0_38::types::{ConsensusParams, VersionParams};
 const APP_VERSION: u64 = keelstone_ledger::SCHEMA as u64;
 /// What the numbers in results are of.
 const CODESPACE: &str = "keelstone";
+/// What the engine calls the keys of this chain's validators.
+const ED25519: &str = "ed25519";
 /// Codes of answers to queries.
 const BAD_QUERY: u32 = 1;
 const NOT_KEPT: u32 = 2;
@@ -171,6 +173,7 @@ impl Application {
 
     fn init_chain(&self, call: RequestInitChain) -> Result<ResponseInitChain, Failure> {
         self.sync.lock().unwrap_or_else(PoisonError::into_inner).chain_begun();
+        can_run_under(call.consensus_params.as_ref(), self.engine.gas_wanted())?;
         let validators = call.validators.iter().map(|update| {
             let key = match update.pub_key.as_ref().and_then(|key| key.sum.as_ref()) {
                 Some(public_key::Sum::Ed25519(key)) => <[u8; 32]>::try_from(key.as_slice()).ok(),
@@ -432,6 +435,8 @@ impl Application {
                 let height = self.engine.standing().last.unwrap_or_default();
                 answer_json(&json!(report), height.0)
             }
+            // The engine's `filter_peers`: this application has nothing against anybody.
+            ["", "p2p", "filter", "addr" | "id", _] => ResponseQuery { height: call.height, ..Default::default() },
             _ => refused(
                 BAD_QUERY,
                 "there are /store/NAMESPACE/key with the key as data, /status and /snapshots".to_owned(),
@@ -503,9 +508,36 @@ fn name_of(request: &Request) -> &'static str {
     }
 }
 
+/// Refuses parameters of the engine's genesis with which a chain would begin and never get anywhere: the engine keeps every
+/// transaction out that may use more gas than a block may have, and halts at a validator whose key it does not take.
+fn can_run_under(parameters: Option<&ConsensusParams>, gas_wanted: u64) -> Result<(), Failure> {
+    let Some(parameters) = parameters else { return Ok(()) };
+    if let Some(block) = &parameters.block
+        && let Ok(max_gas) = u64::try_from(block.max_gas)
+        && max_gas < gas_wanted
+    {
+        let message = format!(
+            "the engine's genesis has block.max_gas {max_gas}, and each transaction may use {gas_wanted} \
+             (limits.bundle_gas_max in genesis.json): none would ever be taken"
+        );
+        return Err(Failure::usage(message).hint("set block.max_gas to -1, or to at least that"));
+    }
+    if let Some(validator) = &parameters.validator
+        && !validator.pub_key_types.is_empty()
+        && !validator.pub_key_types.iter().any(|kind| kind == ED25519)
+    {
+        let message = format!(
+            "the engine's genesis allows validators with keys of {}, and this chain's are {ED25519}",
+            validator.pub_key_types.join(", ")
+        );
+        return Err(Failure::usage(message).hint(format!("add {ED25519} to validator.pub_key_types")));
+    }
+    Ok(())
+}
+
 /// The lowest block the engine may not forget after block `height`: of the last ones as many as `retain` says (0: all),
-/// and of those above the oldest snapshot all, so that whoever joins from it can follow. With snapshots to come and none
-/// there yet, everything is kept.
+/// and from that of the oldest snapshot on all: whoever joins from it verifies the headers of its height and the two above, and
+/// fetches the blocks behind it. With snapshots to come and none there yet, everything is kept.
 pub(super) fn retain_height(height: Height, retain: u64, oldest: Option<Option<Height>>) -> Height {
     if retain == 0 {
         return Height(0);
@@ -514,7 +546,7 @@ pub(super) fn retain_height(height: Height, retain: u64, oldest: Option<Option<H
     match oldest {
         None => Height(wanted),
         Some(None) => Height(0),
-        Some(Some(snapshot)) => Height(wanted.min(snapshot.0.saturating_add(1))),
+        Some(Some(snapshot)) => Height(wanted.min(snapshot.0)),
     }
 }
 

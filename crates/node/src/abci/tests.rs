@@ -33,6 +33,7 @@ use tendermint_proto::v0_38::abci::response_apply_snapshot_chunk::Result as Chun
 use tendermint_proto::v0_38::abci::response_offer_snapshot::Result as OfferResult;
 use tendermint_proto::v0_38::abci::response_process_proposal::ProposalStatus;
 use tendermint_proto::v0_38::abci::{self as proto, Request, Response};
+use tendermint_proto::v0_38::types::{BlockParams, ConsensusParams, ValidatorParams};
 use tokio::sync::watch;
 
 pub(super) fn key(number: u8) -> SecretKey {
@@ -411,6 +412,11 @@ fn an_engine_of_another_chain_is_refused_by_name() {
     let node = place.start();
     let right = init_chain(&place);
     type Change = fn(&mut proto::RequestInitChain);
+    let parameters = |block: Option<i64>, kinds: &[&str]| ConsensusParams {
+        block: block.map(|max_gas| BlockParams { max_bytes: -1, max_gas }),
+        validator: Some(ValidatorParams { pub_key_types: kinds.iter().map(ToString::to_string).collect() }),
+        ..Default::default()
+    };
     let wrong: [(&str, Change); 6] = [
         ("chain id", |call| call.chain_id = "other".to_owned()),
         ("initial height", |call| call.initial_height = 2),
@@ -429,7 +435,21 @@ fn an_engine_of_another_chain_is_refused_by_name() {
         let error = node.connect().exception(Call::InitChain(call));
         assert!(error.contains(what), "{what}: {error}");
     }
+    // With these a chain would begin, and take no transaction, or halt at its first new validator.
+    for (what, parameters) in [
+        ("block.max_gas 50000000", parameters(Some(50_000_000), &["ed25519"])),
+        ("block.max_gas 0", parameters(Some(0), &["ed25519"])),
+        ("secp256k1", parameters(Some(-1), &["secp256k1"])),
+    ] {
+        let call = proto::RequestInitChain { consensus_params: Some(parameters), ..right.clone() };
+        let error = node.connect().exception(Call::InitChain(call));
+        assert!(error.contains(what), "{what}: {error}");
+    }
     assert!(!node.health.failed.load(Ordering::Relaxed), "this node is sound");
+    for parameters in [parameters(Some(1_000_000_000), &["secp256k1", "ed25519"]), parameters(None, &[])] {
+        let call = proto::RequestInitChain { consensus_params: Some(parameters), ..right.clone() };
+        assert!(matches!(node.connect().call(Call::InitChain(call)), Answer::InitChain(_)));
+    }
     node.connect().init(&place);
     node.stop();
 }
@@ -570,7 +590,10 @@ fn questions_are_answered_with_proofs_of_both_levels() {
     let ahead = queries.query(ask("/store/blocks/key", b"x", 99));
     assert_ne!(ahead.code, 0);
     assert!(ahead.log.contains("99"), "{}", ahead.log);
-    for path in ["", "/", "/store", "/store/UPPER/key", "/store/blocks/key/more", "/nothing"] {
+    for path in ["/p2p/filter/addr/192.0.2.1:26656", "/p2p/filter/id/0a0b"] {
+        assert_eq!(queries.query(ask(path, b"", 0)).code, 0, "an engine that asks whom to let in hears no objection");
+    }
+    for path in ["", "/", "/store", "/store/UPPER/key", "/store/blocks/key/more", "/nothing", "/p2p/filter"] {
         assert_ne!(queries.query(ask(path, b"x", 0)).code, 0, "{path:?}");
     }
     let status = queries.query(ask("/status", b"", 0));
@@ -1145,7 +1168,8 @@ fn ss43_chunks_that_are_not_there_are_empty_and_never_an_exception() {
     server.stop();
 }
 
-/// Blocks above the oldest snapshot are kept, whatever else may go.
+/// Blocks from that of the oldest snapshot on are kept, whatever else may go: who joins from it asks for the header of its
+/// height, too.
 #[test]
 fn ss52_the_engine_keeps_what_follows_the_oldest_snapshot() {
     let (mut origin, server, _) = serving();
@@ -1154,14 +1178,14 @@ fn ss52_the_engine_keeps_what_follows_the_oldest_snapshot() {
     let node = origin.start();
     let mut client = node.connect();
     client.finalize(block(5, vec![]));
-    assert_eq!(client.commit().retain_height, 2, "the oldest snapshot is of height 1");
+    assert_eq!(client.commit().retain_height, 1, "the oldest snapshot is of height 1");
     node.stop();
     let height = |retain, oldest| super::application::retain_height(Height(100), retain, oldest).0;
     assert_eq!(height(0, None), 0);
     assert_eq!(height(10, None), 91);
     assert_eq!(height(1_000, None), 0);
     assert_eq!(height(10, Some(None)), 0, "the first snapshot is still to come");
-    assert_eq!(height(10, Some(Some(Height(80)))), 81);
+    assert_eq!(height(10, Some(Some(Height(80)))), 80);
     assert_eq!(height(10, Some(Some(Height(95)))), 91);
 }
 
