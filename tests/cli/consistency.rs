@@ -84,6 +84,9 @@ fn a_node_finds_the_height_and_the_entry_at_which_another_parts() {
     assert_eq!(here.get("/readyz").0, 200, "what a peer says takes no node out of service");
     let metrics = here.get("/metrics").1;
     assert!(metrics.contains("check_made_checks_total{outcome=\"inconsistent\"} 1"), "{metrics}");
+    let unheard = ["check", "--peers", "--set", &format!("check.peers={peer}")];
+    let refused = expect(home.path(), 2, &unheard);
+    assert!(refused["error"]["message"].as_str().unwrap().contains("check.peers"), "{refused}");
     assert_eq!(expect(home.path(), 0, &["check", "pause"])["paused"], true);
     assert_eq!(expect(home.path(), 0, &["check", "resume"])["paused"], false);
 

@@ -48,6 +48,21 @@ fn sync(home: &Path, code: i32, arguments: &[&str]) -> Value {
     expect(home, code, &[&["sync", "--set", "snapshots.reserve_percent=0"], arguments].concat())
 }
 
+/// Without its genesis a home does not say what it holds: that is no reason to put something else in its place unasked.
+#[test]
+fn a_chain_whose_genesis_is_gone_is_not_replaced_unasked() {
+    let home = busy_chain();
+    let (_node, address) = peer(home.path(), &[]);
+    let genesis = genesis(home.path());
+    let other = busy_chain();
+    fs::remove_file(other.path().join("genesis.json")).unwrap();
+    let from = ["--peer", &address, "--genesis", &genesis];
+    sync(other.path(), 2, &from);
+    let kept = fs::read(other.path().join("data/CURRENT")).unwrap();
+    sync(other.path(), 0, &[&from[..], &["--yes"]].concat());
+    assert_ne!(fs::read(other.path().join("data/CURRENT")).unwrap(), kept);
+}
+
 /// spec: PEER-13. Over QUIC as over TCP; a node that does not listen for it is not reached by it.
 #[cfg(feature = "quic")]
 #[test]

@@ -78,8 +78,23 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     }
 }
 
+/// Refuses settings of the check that a running node would not hear of: it checks by its own.
+fn heard(context: &Context<'_>) -> Result<(), Failure> {
+    let Some(setting) = context.settings().iter().find(|setting| setting.trim_start().starts_with("check.")) else {
+        return Ok(());
+    };
+    match control::ask(&context.home, &Request::Check(Asked::Status {}), &mut |_| ())? {
+        None => Ok(()),
+        Some(_) => Err(Failure::usage(format!(
+            "--set {setting} is not heard by the node that runs here, which makes the check by its own settings"
+        ))
+        .hint("write it into keelstone.toml and start the node again, or ask while it is stopped")),
+    }
+}
+
 fn check(depth: Depth, context: &Context<'_>) -> Result<Exit, Failure> {
     context.home.read_genesis()?;
+    heard(context)?;
     let shown = match control::ask(&context.home, &Request::Check(Asked::Now { depth }), &mut |_| ())? {
         Some(shown) => shown,
         None => alone(depth, context)?,
@@ -96,6 +111,7 @@ fn check(depth: Depth, context: &Context<'_>) -> Result<Exit, Failure> {
 /// Mends what is damaged: the node that runs here does, or this process if none does.
 fn repair(from: Vec<mend::From>, context: &Context<'_>) -> Result<Exit, Failure> {
     context.home.read_genesis()?;
+    heard(context)?;
     let request = Request::Check(Asked::Repair { from: from.clone() });
     let shown = match control::ask(&context.home, &request, &mut |_| ())? {
         Some(shown) => shown,

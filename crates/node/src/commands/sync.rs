@@ -169,14 +169,15 @@ impl Sync<'_> {
                 .emit(&json!({ "height": target.version.height, "root": target.version.root, "fetched": false }));
             return Ok(Exit::Ok);
         }
-        if begun == Begun::Replaces {
+        let aside = Aside::of(home)?;
+        // Without a genesis nothing says how far what is here came, or whose it is.
+        if begun == Begun::Replaces || self.fresh && aside.replaces() {
             let Version { height, .. } = target.version;
             let what = format!(
                 "this forgets the state, the blocks and the receipts here, and puts height {height} or a later one in their place"
             );
-            confirmed(self.options.yes, &what)?;
+            confirmed(self.options.yes, &what).inspect_err(|_| aside.give_up())?;
         }
-        let aside = Aside::of(home)?;
         // Held from before anything is fetched: snapshots above that may be of a history that is no more.
         let held = hold_library(home).inspect_err(|_| aside.give_up())?;
         // spec: AUDIT-10
