@@ -240,20 +240,44 @@ fn the_interface_is_what_a_program_declares() {
         registry.check().unwrap();
         registry.interface()
     };
-    let ordered = declared(|registry| drop(registry.declare::<other::Ordered>()));
-    assert_eq!(ordered, declared(|registry| drop(registry.declare::<other::Turned>())));
-    let in_turn = declared(|registry| drop(registry.register::<Bank, Mint>().register::<Both, Half>()));
-    assert_eq!(in_turn, declared(|registry| drop(registry.register::<Both, Half>().register::<Bank, Mint>())));
+    let ordered = declared(|registry| {
+        registry.declare::<other::Ordered>();
+    });
+    assert_eq!(
+        ordered,
+        declared(|registry| {
+            registry.declare::<other::Turned>();
+        })
+    );
+    let in_turn = declared(|registry| {
+        registry.register::<Bank, Mint>().register::<Both, Half>();
+    });
+    assert_eq!(
+        in_turn,
+        declared(|registry| {
+            registry.register::<Both, Half>().register::<Bank, Mint>();
+        })
+    );
 
     let different = [
         Registry::new().interface(),
         ordered,
         in_turn,
-        declared(|registry| drop(registry.declare::<other::Wider>())),
-        declared(|registry| drop(registry.declare::<Bank>())),
-        declared(|registry| drop(registry.register::<Bank, Mint>())),
-        declared(|registry| drop(registry.event::<Minted>())),
-        declared(|registry| drop(registry.reserve(Capability::new("bank.mint")))),
+        declared(|registry| {
+            registry.declare::<other::Wider>();
+        }),
+        declared(|registry| {
+            registry.declare::<Bank>();
+        }),
+        declared(|registry| {
+            registry.register::<Bank, Mint>();
+        }),
+        declared(|registry| {
+            registry.event::<Minted>();
+        }),
+        declared(|registry| {
+            registry.reserve(Capability::new("bank.mint"));
+        }),
     ];
     assert_eq!(BTreeSet::from(different).len(), different.len());
 }

@@ -487,8 +487,9 @@ fn vectors() -> serde_json::Value {
     let hexed = |bytes: Vec<u8>| hex::encode(bytes);
     let ranges: Vec<_> = (0..8u8)
         .map(|count| {
-            let range = Mmr::<AuditLog>::of(&(0..count).map(|number| Hash([number; 32])).collect::<Vec<_>>());
-            json!({ "rule": "AUDIT-1", "count": count, "encoding": hexed(range.to_bytes()), "root": range.root().to_string() })
+            let items: Vec<_> = (0..count).map(|number| Hash([number; 32])).collect();
+            let range = Mmr::<AuditLog>::of(&items);
+            json!({ "rule": "AUDIT-1", "items": items, "encoding": hexed(range.to_bytes()), "root": range.root().to_string() })
         })
         .collect();
     let chain = begin(&Arc::default());

@@ -1,13 +1,14 @@
 //! The golden bytes of `spec/vectors/ledger.json`, which pin every layout of `spec/ledger.md`.
 
 use crate::tools::*;
-use keelstone_codec::{Blob, BoundedSet, Encode, Hash, Height, Text, Timestamp};
+use keelstone_codec::{Blob, BoundedSet, Encode, Hash, Height, Root, StateHash, Text, Timestamp};
 use keelstone_execution::{Batching, Bundle, BundleId, Mode, SessionId};
 use keelstone_ledger::modules::{agents, contracts, standard};
 use keelstone_ledger::xian::{Decimal, EntryKey, Record};
 use keelstone_ledger::{
-    Block, BundleProof, Genesis, JSON_DEPTH_MAX, Json, Ledger, PoolLimits, Signature, SignedTransaction, Transaction,
-    Witness, list_root, nonce_place, verify,
+    Attestation, Block, BundleProof, Continuation, Genesis, JSON_DEPTH_MAX, Json, Ledger, PoolLimits, Progress,
+    Receipt, Signature, SignedTransaction, Transaction, TxId, Validator, Validators, Verdict, Witness, list_root,
+    nonce_place, verify,
 };
 use keelstone_store::kv::{Batch, Kv, MemoryKv};
 use keelstone_tree::Blake3;
@@ -74,8 +75,7 @@ fn signatures() -> Value {
 
 fn lists() -> Value {
     let items: Vec<Hash> = (0..7u8).map(|number| Hash([number; 32])).collect();
-    let show =
-        |count: usize| json!({ "rule": "BLOCK-3", "count": count, "root": list_root(&items[..count]).to_string() });
+    let show = |count: usize| json!({ "rule": "BLOCK-3", "items": items[..count], "root": list_root(&items[..count]).to_string() });
     Value::Array((0..=7).map(show).collect())
 }
 
@@ -91,6 +91,7 @@ fn chains() -> Value {
     json!({
         "rules": ["BLOCK-1", "BLOCK-4", "LEDGER-2", "LEDGER-4", "GENESIS-3", "TX-6"],
         "genesis": Genesis::to_json(&genesis).to_string(),
+        "facts": bytes(chain.facts()),
         "genesis_hash": chain.genesis_hash().to_string(),
         "genesis_root": record.previous_root.to_string(),
         "block": bytes(&made.block),
@@ -127,6 +128,41 @@ fn bundles() -> Value {
         "record": bytes(&record),
         "root": made[1].root.to_string(),
     })
+}
+
+/// What no small chain comes to by itself.
+fn forms() -> Value {
+    let (id, session) = (Hash([1; 32]), SessionId::root(&chain_id(), &key(1).public()));
+    let receipt = |verdict| Receipt { transaction: TxId(id), verdict, gas_used: 7 };
+    let refused = receipt(Verdict::Refused { code: 5, reason: Text::new("no").unwrap() });
+    let taken_in = receipt(Verdict::Submitted { bundle: BundleId(id), session, operations: 2 });
+    let continuation = |progress| Continuation {
+        bundle: BundleId(id),
+        by: None,
+        session,
+        first: 2,
+        progress,
+        state_hash: StateHash(Hash([3; 32])),
+        gas_used: 4,
+    };
+    let validators = [(1, 10), (2, 20)].map(|(seed, power)| Validator { key: key(seed).public(), power });
+    let validators = Validators::new(validators.to_vec(), Height(0)).unwrap();
+    let attestation = Attestation {
+        chain_id: chain_id(),
+        genesis_hash: Hash([1; 32]),
+        height: Height(2),
+        root: Root(Hash([3; 32])),
+        said_at: Timestamp(4),
+    };
+    json!([
+        { "rule": "BLOCK-4", "what": "refused: 5, no; gas 7", "encoding": bytes(&refused) },
+        { "rule": "BLOCK-4", "what": "taken in; two operations, gas 7", "encoding": bytes(&taken_in) },
+        { "rule": "BLOCK-6", "what": "past its last height", "encoding": bytes(&continuation(Progress::Expired)) },
+        { "rule": "BLOCK-6", "what": "abandoned", "encoding": bytes(&continuation(Progress::Abandoned)) },
+        { "rule": "LEDGER-8", "what": "keys of seeds 1 and 2, powers 10 and 20", "encoding": hex::encode(validators.value()) },
+        { "rule": "SNAP-12", "what": "signed by the key of seed 1", "sign_bytes": hex::encode(attestation.sign_bytes()),
+          "encoding": bytes(&attestation.sign(&key(1))) },
+    ])
 }
 
 /// A proof of what a bundle comes to on a small chain.
@@ -265,6 +301,7 @@ fn bytes_are_those_of_the_golden_vectors() {
         "lists": lists(),
         "chain": chains(),
         "bundles": bundles(),
+        "forms": forms(),
         "bundle_proof": bundle_proof(),
         "operation_proofs": operation_proofs(),
         "packed": packed(),
