@@ -372,10 +372,9 @@ impl<H: Hasher> Shared<H> {
 mod tests {
     use super::*;
     use crate::Options;
-    use crate::files::{FaultyFiles, File, Files, Guard, LockError, MemoryFiles};
+    use crate::files::{Act, FaultyFiles, Interposed, MemoryFiles};
     use keelstone_codec::{Height, Value};
     use keelstone_tree::{Blake3, Diff};
-    use std::io;
     use std::sync::mpsc::{RecvTimeoutError, channel};
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
@@ -717,44 +716,7 @@ mod tests {
         }
     }
 
-    /// Files in memory; when a segment of pages has been made, something is done once.
-    #[derive(Clone)]
-    struct Beside(MemoryFiles, Arc<Mutex<Option<Once>>>);
-
     type Once = Box<dyn FnOnce() + Send>;
-
-    impl std::fmt::Debug for Beside {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            self.0.fmt(f)
-        }
-    }
-
-    impl Files for Beside {
-        fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
-            self.0.create(name, len)
-        }
-        fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-            self.0.open(name)
-        }
-        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-            self.0.rename(from, to)?;
-            let beside = self.1.lock().unwrap().take_if(|_| to.ends_with(".pages"));
-            beside.into_iter().for_each(|beside| beside());
-            Ok(())
-        }
-        fn remove(&self, name: &str) -> io::Result<()> {
-            self.0.remove(name)
-        }
-        fn list(&self) -> io::Result<Vec<String>> {
-            self.0.list()
-        }
-        fn sync_directory(&self) -> io::Result<()> {
-            self.0.sync_directory()
-        }
-        fn lock(&self) -> Result<Box<dyn Guard>, LockError> {
-            self.0.lock()
-        }
-    }
 
     /// A flush writes a version, and beside it commits go on and a compaction moves values. Whoever opens the store at that version
     /// counts what came since once.
@@ -768,8 +730,20 @@ mod tests {
             background: false,
             ..Options::default()
         };
-        let files = Beside(MemoryFiles::new(), Arc::default());
-        let shared = Arc::new(Shared::<Blake3>::create(Arc::new(files.clone()), options.clone()).unwrap());
+        // When a segment of pages has been made, something is done once.
+        let (memory, once) = (MemoryFiles::new(), Arc::new(Mutex::<Option<Once>>::default()));
+        let files = {
+            let once = once.clone();
+            Interposed::new(Arc::new(memory.clone()), move |_, act, go_on| {
+                go_on()?;
+                if let Act::Rename(to) = act {
+                    let beside = once.lock().unwrap().take_if(|_| to.ends_with(".pages"));
+                    beside.into_iter().for_each(|beside| beside());
+                }
+                Ok(())
+            })
+        };
+        let shared = Arc::new(Shared::<Blake3>::create(Arc::new(files), options.clone()).unwrap());
         let commit = |shared: &Shared<Blake3>, height: u64, every: usize| {
             let all = some(2_000, 41 + usize::try_from(height).unwrap());
             let writes = all.iter().step_by(every);
@@ -783,7 +757,7 @@ mod tests {
         let victims = shared.victims(&shared.upkeep(), None);
         assert!(victims.iter().any(|id| id.kind == Kind::Log), "{victims:?}");
         let (tell, told) = channel();
-        *files.1.lock().unwrap() = Some(Box::new({
+        *once.lock().unwrap() = Some(Box::new({
             let shared = Arc::downgrade(&shared);
             move || {
                 let shared = shared.upgrade().unwrap();
@@ -800,7 +774,7 @@ mod tests {
         assert!(told.try_recv().unwrap() > 100, "values moved");
         assert_counts(&shared, false, "before");
         drop(shared);
-        let opened = Shared::<Blake3>::open(Arc::new(files.0), options).unwrap();
+        let opened = Shared::<Blake3>::open(Arc::new(memory), options).unwrap();
         assert_eq!(opened.current().height, Some(Height(3)));
         assert_counts(&opened, false, "opened again");
     }

@@ -1,17 +1,19 @@
 //! The disk as the store sees it: a flat directory of files of fixed size, in three forms.
 //!
 //! [`Directory`] is a real directory, [`MemoryFiles`] a quick one in memory, [`FaultyFiles`] a simulated disk that
-//! tears and drops what was not synced, fails on demand and flips bits, all from a seed. The store sees only the two
-//! traits, so every crash and every fault can be tried without a real disk.
+//! tears and drops what was not synced, fails on demand and flips bits, all from a seed. [`Interposed`] puts something
+//! before any of them. The store sees only the two traits, so every crash and every fault can be tried without a real disk.
 //!
 //! The fault model (spec: STORE-2): a sector of 512 bytes is written whole or not at all; sectors that were not synced
 //! appear in any subset; a file's size and a directory's entries are safe only after a sync of their own.
 
 mod faulty;
+mod interposed;
 mod memory;
 mod real;
 
 pub use faulty::{Fault, FaultyFiles, Journal};
+pub use interposed::{Act, GoOn, Interposed};
 pub use memory::MemoryFiles;
 pub use real::Directory;
 

@@ -1,11 +1,10 @@
 //! Stores built from a whole state: what they are afterwards, and what is left if it does not come to that.
 
 use crate::support::{
-    Act, Model, Random, TestStore, Watched, apply, contents, count, namespace, push_all, put, random_diff, root_of,
-    small,
+    Model, Random, TestStore, apply, contents, count, namespace, push_all, put, random_diff, root_of, small, watched,
 };
 use keelstone_codec::{Height, Key, Root};
-use keelstone_store::files::{Fault, FaultyFiles, Files, MemoryFiles, SECTOR_BYTES};
+use keelstone_store::files::{Act, Fault, FaultyFiles, Files, MemoryFiles, SECTOR_BYTES};
 use keelstone_store::{CheckLevel, Options, Store, StoreError};
 use keelstone_tree::{Blake3, HashKind, Hasher, KeyRange, Read, Sha256, reference};
 use std::collections::BTreeMap;
@@ -216,17 +215,17 @@ fn values_that_are_built_leave_memory() {
     let seen: Arc<Mutex<BTreeMap<String, (u64, u64)>>> = Arc::default();
     let watched = {
         let seen = Arc::clone(&seen);
-        Watched::new(files.clone(), move |name, act| {
+        watched(files.clone(), move |name, act| {
             let mut seen = seen.lock().unwrap();
             let (syncs, evicted) = seen.entry(name.to_owned()).or_default();
             match act {
-                Act::Read | Act::Write(_) => {}
                 Act::Sync => *syncs += 1,
                 Act::Evict(len) => {
                     // One sync makes the file, the next what was written to it.
                     assert!(*syncs > 1, "{name} was not synced since it was made");
                     *evicted = len.max(*evicted);
                 }
+                _ => {}
             }
         })
     };

@@ -1,8 +1,8 @@
 //! Damage: whatever changes on the disk is detected or harmless, never a wrong or missing value.
 
-use crate::support::{Act, Model, Random, TestStore, Watched, apply, count, put, random_diff, root_of, small};
+use crate::support::{Model, Random, TestStore, apply, count, put, random_diff, root_of, small, watched};
 use keelstone_codec::Height;
-use keelstone_store::files::{Files, MemoryFiles};
+use keelstone_store::files::{Act, Files, MemoryFiles};
 use keelstone_store::{CheckLevel, Options, StoreError};
 use keelstone_tree::{KeyRange, Read};
 use std::collections::BTreeMap;
@@ -129,11 +129,11 @@ fn a_sector_that_is_being_written_is_no_damage() {
     let (memory, half) = (MemoryFiles::new(), Arc::new((Mutex::<Half>::default(), Condvar::new())));
     let files = {
         let (memory, half) = (memory.clone(), Arc::clone(&half));
-        Watched::new(memory.clone(), move |name, act| {
+        watched(memory.clone(), move |name, act| {
             let (half, changed) = &*half;
             let mut state = half.lock().unwrap();
             match act {
-                Act::Write(offset) if state.is_due && name.ends_with(".log") && offset > 0 => {
+                Act::Write { offset, .. } if state.is_due && name.ends_with(".log") && offset > 0 => {
                     memory.open(name).unwrap().write_at(offset, &[0xff; 100]).unwrap();
                     (state.is_due, state.done) = (false, Some((name.to_owned(), false)));
                     changed.notify_all();

@@ -1,12 +1,10 @@
 //! Power cuts and failing disks, at every change a store makes.
 
 use crate::life::{Lived, Real, Script, cut_power, fail_changes, fail_reads};
-use crate::support::{
-    Act, Random, TestStore, Watched, contents, count, put, random_diff, root_of, small, try_contents,
-};
+use crate::support::{Random, TestStore, contents, count, put, random_diff, root_of, small, try_contents, watched};
 use crate::toy::Bug;
 use keelstone_codec::Height;
-use keelstone_store::files::{Fault, FaultyFiles, MemoryFiles};
+use keelstone_store::files::{Act, Fault, FaultyFiles, MemoryFiles};
 use keelstone_store::{Options, StoreError};
 use keelstone_tree::ReadError;
 use std::sync::Arc;
@@ -153,7 +151,7 @@ fn w06_a_slot_that_cannot_be_read_is_written_anew_from_the_other() {
 /// spec: STORE-8. A flush that panics has left something half done and never comes: the commits that wait for it hear of it.
 #[test]
 fn who_waits_for_a_flush_that_panics_is_told() {
-    let files = Watched::new(MemoryFiles::new(), |name, act| {
+    let files = watched(MemoryFiles::new(), |name, act| {
         assert!(!matches!(act, Act::Sync) || !name.ends_with(".pages"), "a flush is to panic");
     });
     let options = Options { background: true, ..small() };

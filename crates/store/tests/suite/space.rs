@@ -1,8 +1,8 @@
 //! Room on the disk, and who waits for whom: garbage, views, segments made in good time, looking back.
 
-use crate::support::{Act, Random, TestStore, Watched, namespace, put, small};
+use crate::support::{Random, TestStore, namespace, put, small, watched};
 use keelstone_codec::{Height, Key, Root, Value};
-use keelstone_store::files::MemoryFiles;
+use keelstone_store::files::{Act, Interposed, MemoryFiles};
 use keelstone_store::{Options, Retention, StoreError};
 use keelstone_tree::{Diff, Read, ReadError};
 use std::sync::{Arc, Condvar, Mutex};
@@ -130,11 +130,11 @@ struct Gate {
 const SLOW: &str = "looks back";
 
 /// A disk on which the reads of the thread that looks back wait while the gate is closed.
-fn gated() -> (Watched, Arc<(Mutex<Gate>, Condvar)>) {
+fn gated() -> (Interposed, Arc<(Mutex<Gate>, Condvar)>) {
     let shared = Arc::new((Mutex::new(Gate::default()), Condvar::new()));
     let files = {
         let shared = Arc::clone(&shared);
-        Watched::new(MemoryFiles::new(), move |_, act| {
+        watched(MemoryFiles::new(), move |_, act| {
             if matches!(act, Act::Read) && std::thread::current().name() == Some(SLOW) {
                 let (gate, changed) = &*shared;
                 let mut gate = gate.lock().unwrap();

@@ -1,12 +1,10 @@
 //! What the tests share: seeded randomness, a model of the state, and small stores.
 
 use keelstone_codec::{Height, Key, Namespace, Root, Value, splitmix64};
-use keelstone_store::files::{File, Files, Guard, LockError, MemoryFiles};
+use keelstone_store::files::{Act, Interposed, MemoryFiles};
 use keelstone_store::{Building, Options, Store, StoreError, View};
 use keelstone_tree::{Blake3, Diff, Hasher, KeyRange, Read, ReadError, reference};
 use std::collections::BTreeMap;
-use std::fmt;
-use std::io;
 use std::sync::Arc;
 
 /// The store under test.
@@ -129,96 +127,10 @@ pub(crate) fn put(store: &TestStore, height: u64, key: &str, value: &[u8]) -> Ro
     store.commit(Height(height), diff).unwrap()
 }
 
-/// What is done to a file.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Act {
-    Read,
-    /// From this offset on.
-    Write(u64),
-    Sync,
-    Evict(u64),
-}
-
-type Watch = Arc<dyn Fn(&str, Act) + Send + Sync>;
-
 /// A quick disk on which somebody hears of what is done to files, by the names these end up with, before it is done.
-#[derive(Clone)]
-pub(crate) struct Watched {
-    files: MemoryFiles,
-    watch: Watch,
-}
-
-struct WatchedFile {
-    file: Arc<dyn File>,
-    name: String,
-    watch: Watch,
-}
-
-impl Watched {
-    pub(crate) fn new(files: MemoryFiles, watch: impl Fn(&str, Act) + Send + Sync + 'static) -> Self {
-        Self { files, watch: Arc::new(watch) }
-    }
-
-    fn file(&self, name: &str, file: Arc<dyn File>) -> Arc<dyn File> {
-        let name = name.strip_suffix(".new").unwrap_or(name).to_owned();
-        Arc::new(WatchedFile { file, name, watch: Arc::clone(&self.watch) })
-    }
-}
-
-impl fmt::Debug for Watched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.files.fmt(f)
-    }
-}
-
-impl fmt::Debug for WatchedFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.name.fmt(f)
-    }
-}
-
-impl Files for Watched {
-    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
-        Ok(self.file(name, self.files.create(name, len)?))
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Ok(self.file(name, self.files.open(name)?))
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.files.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.files.remove(name)
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.files.list()
-    }
-    fn sync_directory(&self) -> io::Result<()> {
-        self.files.sync_directory()
-    }
-    fn lock(&self) -> Result<Box<dyn Guard>, LockError> {
-        self.files.lock()
-    }
-}
-
-impl File for WatchedFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        (self.watch)(&self.name, Act::Read);
-        self.file.read_at(offset, out)
-    }
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        (self.watch)(&self.name, Act::Write(offset));
-        self.file.write_at(offset, bytes)
-    }
-    fn sync(&self) -> io::Result<()> {
-        (self.watch)(&self.name, Act::Sync);
-        self.file.sync()
-    }
-    fn evict(&self, len: u64) {
-        (self.watch)(&self.name, Act::Evict(len));
-        self.file.evict(len);
-    }
+pub(crate) fn watched(files: MemoryFiles, watch: impl Fn(&str, Act<'_>) + Send + Sync + 'static) -> Interposed {
+    Interposed::new(Arc::new(files), move |name, act, go_on| {
+        watch(name.strip_suffix(".new").unwrap_or(name), act);
+        go_on()
+    })
 }
