@@ -2,10 +2,10 @@
 
 use crate::support::{content, create, flip, go_on, heights, id, names, open, params, version};
 use keelstone_codec::{ChainId, Decode, Encode, Hash, Root, Tag, TaggedHasher};
-use keelstone_store::files::{Directory, File, Files, Guard, LockError, MemoryFiles, Room};
+use keelstone_store::files::{Act, Directory, Files, Interposed, MemoryFiles, Room};
 use keelstone_sync::library::{Expected, Index, Info, LibraryError, Origin, TarError};
 use keelstone_sync::snapshot::SnapshotParams;
-use std::io::{self, Cursor};
+use std::io::Cursor;
 use std::sync::Arc;
 
 const BLOCK: usize = 512;
@@ -276,37 +276,13 @@ fn s10_chunks_out_of_order_refuse_the_archive() {
 }
 
 /// A disk that says how much room it has.
-#[derive(Debug, Clone)]
-struct Full {
-    files: MemoryFiles,
-    room: Room,
-}
-
-impl Files for Full {
-    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
-        self.files.create(name, len)
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.files.open(name)
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.files.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.files.remove(name)
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.files.list()
-    }
-    fn room(&self) -> io::Result<Room> {
-        Ok(self.room)
-    }
-    fn sync_directory(&self) -> io::Result<()> {
-        Ok(())
-    }
-    fn lock(&self) -> Result<Box<dyn Guard>, LockError> {
-        self.files.lock()
-    }
+fn full(room: Room) -> Interposed {
+    Interposed::new(Arc::new(MemoryFiles::new()), move |_, act, go_on| {
+        if let Act::Room(told) = act {
+            told.set(room);
+        }
+        go_on()
+    })
 }
 
 /// A-05, spec: LIB-6. What an archive declares is compared with the free space, less the reserve, before a byte is written.
@@ -315,8 +291,7 @@ fn a05_an_archive_that_does_not_fit_is_refused_before_it_is_written() {
     let (directory, tar) = archive();
     let declared = names(&directory).iter().map(|name| content(&directory, name).len() as u64).sum::<u64>();
     let attempt = |free_bytes, reserve| {
-        let room = Room { free_bytes, total_bytes: 1_000_000 };
-        let library = open(&Full { files: MemoryFiles::new(), room });
+        let library = open(&full(Room { free_bytes, total_bytes: 1_000_000 }));
         library.import(Origin::Tar(&mut Cursor::new(&*tar)), &expected(), reserve, &mut go_on)
     };
     attempt(declared, 0).unwrap();
@@ -332,8 +307,7 @@ fn a05_an_archive_that_does_not_fit_is_refused_before_it_is_written() {
     index.chunks[last].bytes = 15_999_936;
     let files = MemoryFiles::from_image(&directory.image());
     replace(&files, "00000000000000000012-1.snapshot", &index.to_bytes());
-    let room = Room { free_bytes: 10_000_000, total_bytes: 20_000_000 };
-    let library = open(&Full { files: MemoryFiles::new(), room });
+    let library = open(&full(Room { free_bytes: 10_000_000, total_bytes: 20_000_000 }));
     let error = library.import(Origin::Directory(&files), &expected(), 0, &mut go_on).unwrap_err();
     assert!(matches!(error, LibraryError::NoRoom { .. }), "{error}");
     // And one that declares less than it brings, so that it seems to have room, or more.

@@ -2,9 +2,8 @@
 
 use crate::support::{content, create, flip, go_on, heights, id, names, open, params, version};
 use keelstone_codec::{Decode, Height};
-use keelstone_store::files::{Directory, Fault, FaultyFiles, File, Files, Guard, LockError, MemoryFiles};
+use keelstone_store::files::{Act, Directory, Fault, FaultyFiles, Files, Interposed, MemoryFiles};
 use keelstone_sync::library::{INDEX_BYTES_MAX, Index, Library, LibraryError, Making, Phase, Progress};
-use std::io;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, mpsc};
 
@@ -307,68 +306,21 @@ fn a_chunk_that_does_not_open_is_no_damage() {
     library.verify(id(1), &mut go_on).unwrap();
 }
 
-/// Files of which one is read while others do things: the next reading of it has its bytes, and waits before it has
-/// them.
-#[derive(Debug, Clone)]
-struct Slow {
-    files: MemoryFiles,
-    /// The file, where the first reader of it says that it has its bytes, and from where it hears to go on.
-    stop: Arc<Mutex<Option<Stop>>>,
-}
-
+/// The file, where the first reader of it says that it has its bytes, and from where it hears to go on.
 type Stop = (String, mpsc::Sender<()>, mpsc::Receiver<()>);
 
-#[derive(Debug)]
-struct SlowFile {
-    name: String,
-    file: Arc<dyn File>,
-    stop: Arc<Mutex<Option<Stop>>>,
-}
-
-impl Files for Slow {
-    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
-        self.files.create(name, len)
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let (file, stop) = (self.files.open(name)?, self.stop.clone());
-        Ok(Arc::new(SlowFile { name: name.to_owned(), file, stop }))
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.files.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.files.remove(name)
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.files.list()
-    }
-    fn sync_directory(&self) -> io::Result<()> {
-        self.files.sync_directory()
-    }
-    fn lock(&self) -> Result<Box<dyn Guard>, LockError> {
-        self.files.lock()
-    }
-}
-
-impl File for SlowFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(offset, out)?;
-        let stop = self.stop.lock().unwrap().take_if(|(name, ..)| *name == self.name);
+/// Files of which one is read while others do things: the next reading of it has its bytes, and waits before it has
+/// them.
+fn slow(files: MemoryFiles, stop: Arc<Mutex<Option<Stop>>>) -> Interposed {
+    Interposed::new(Arc::new(files), move |read, act, go_on| {
+        go_on()?;
+        let stop = stop.lock().unwrap().take_if(|(name, ..)| matches!(act, Act::Read) && name == read);
         if let Some((_, has_read, go_on)) = stop {
             has_read.send(()).unwrap();
             go_on.recv().unwrap();
         }
         Ok(())
-    }
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_at(offset, bytes)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
-    }
+    })
 }
 
 /// spec: LIB-4. Who read a damaged chunk and comes late to say so sets nothing aside that was written anew since, with the
@@ -376,15 +328,15 @@ impl File for SlowFile {
 #[test]
 fn a_chunk_that_was_written_anew_is_not_set_aside_for_the_old_one() {
     for (level, listed) in [(1, true), (0, true), (1, false), (0, false)] {
-        let files = Slow { files: MemoryFiles::new(), stop: Arc::default() };
-        let library = open(&files);
+        let (files, stop) = (MemoryFiles::new(), Arc::default());
+        let library = open(&slow(files.clone(), Arc::clone(&stop)));
         create(&library, &version(200, 0, 0), 1).unwrap();
         let pin = library.pin(id(1)).unwrap();
         let last = pin.info().chunks - 1;
         let file = format!("{}.chunk", pin.index().chunks[last as usize].name);
         flip(&files, &file, 9);
         let ((has_read, read), (let_go, gone)) = (mpsc::channel(), mpsc::channel());
-        *files.stop.lock().unwrap() = Some((file.clone(), has_read, gone));
+        *stop.lock().unwrap() = Some((file.clone(), has_read, gone));
         std::thread::scope(|threads| {
             let late = threads.spawn(|| pin.chunk(last));
             read.recv().unwrap();
