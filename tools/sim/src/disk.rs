@@ -2,10 +2,9 @@
 
 use crate::chain::Chain;
 use keelstone_codec::{Decode, DecodeError, Hash, Reader};
-use keelstone_store::files::{FaultyFiles, File, Files, Guard, LockError};
+use keelstone_store::files::{Act, FaultyFiles, Files, Interposed};
 use keelstone_sync::snapshot::UnitName;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What was found wrong, and which units lie in which file.
@@ -23,15 +22,30 @@ pub(crate) struct Watched {
     found: Arc<Mutex<Found>>,
 }
 
-impl std::fmt::Debug for Watched {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Watched")
-    }
-}
-
 impl Watched {
     pub(crate) fn new(seed: u64, chain: &'static Chain) -> Self {
         Self { disk: FaultyFiles::new(seed), chain, found: Arc::default() }
+    }
+
+    /// The disk as a node has it.
+    pub(crate) fn files(&self) -> Arc<dyn Files> {
+        let watch = self.clone();
+        Arc::new(Interposed::new(Arc::new(self.disk.clone()), move |name, act, go_on| {
+            go_on()?;
+            match act {
+                Act::Write { bytes, .. } => {
+                    let looked = watch.look_at(name, bytes);
+                    let mut found = watch.found();
+                    match looked {
+                        Ok(names) => found.staged.entry(name.to_owned()).or_default().extend(names),
+                        Err(wrong) => drop(found.wrong.get_or_insert(wrong)),
+                    }
+                }
+                Act::Remove => drop(watch.found().staged.remove(name)),
+                _ => {}
+            }
+            Ok(())
+        }))
     }
 
     /// What is wrong, if anything was.
@@ -91,61 +105,4 @@ pub(crate) fn units(bytes: &[u8]) -> Result<Vec<(UnitName, &[u8])>, DecodeError>
     }
     input.finish()?;
     Ok(out)
-}
-
-impl Files for Watched {
-    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
-        let file = self.disk.create(name, len)?;
-        Ok(Arc::new(WatchedFile { file, name: name.to_owned(), watch: self.clone() }))
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.disk.open(name)
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)?;
-        self.found().staged.remove(name);
-        Ok(())
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.disk.list()
-    }
-    fn sync_directory(&self) -> io::Result<()> {
-        self.disk.sync_directory()
-    }
-    fn lock(&self) -> Result<Box<dyn Guard>, LockError> {
-        self.disk.lock()
-    }
-}
-
-#[derive(Debug)]
-struct WatchedFile {
-    file: Arc<dyn File>,
-    name: String,
-    watch: Watched,
-}
-
-impl File for WatchedFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(offset, out)
-    }
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        // Looked at before it is known whether the disk takes it: what is asked to be written must be right.
-        let looked = self.watch.look_at(&self.name, bytes);
-        self.file.write_at(offset, bytes)?;
-        let mut found = self.watch.found();
-        match looked {
-            Ok(names) => found.staged.entry(self.name.clone()).or_default().extend(names),
-            Err(wrong) => drop(found.wrong.get_or_insert(wrong)),
-        }
-        Ok(())
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
-    }
 }

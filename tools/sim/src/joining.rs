@@ -49,7 +49,7 @@ impl<C: Client> Life for Joining<C> {
 
     fn open(&mut self, settings: Settings, target: Version, now: Tick, seed: u64) -> Result<(), Trouble> {
         self.newest = target.height.0;
-        let (files, params) = (Arc::new(self.disk.clone()), self.chain.params.clone());
+        let (files, params) = (self.disk.files(), self.chain.params.clone());
         let opened = C::open(Beginning { files, params, settings, target, now, seed });
         self.client = Some(opened.map_err(|_| Trouble::Disk)?);
         Ok(())
