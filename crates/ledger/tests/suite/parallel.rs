@@ -22,6 +22,18 @@ impl Dice {
     fn person(&mut self, among: u64) -> u8 {
         u8::try_from(1 + self.below(among)).unwrap()
     }
+
+    /// The next nonce, or once in so many times the one before, and as often the one after.
+    fn nonce(&mut self, next: &mut u64, times: u64) -> u64 {
+        match self.below(times) {
+            0 => next.saturating_sub(1),
+            1 => *next + 1,
+            _ => {
+                *next += 1;
+                *next - 1
+            }
+        }
+    }
 }
 
 /// The agents of a walk, all of them with money.
@@ -103,14 +115,7 @@ fn d03_blocks_on_several_threads_are_blocks_in_order() {
                 };
                 let next =
                     nonces.entry(person).or_insert_with(|| chain.next_nonce(&key(person).public()).unwrap().unwrap());
-                let nonce = match dice.below(20) {
-                    0 => next.saturating_sub(1),
-                    1 => *next + 1,
-                    _ => {
-                        *next += 1;
-                        *next - 1
-                    }
-                };
+                let nonce = dice.nonce(next, 20);
                 let mut transaction = unsigned(person, nonce, operations.clone());
                 if dice.below(12) == 0 {
                     let borders = BoundedSet::new((1..u32::try_from(operations.len()).unwrap()).step_by(2)).unwrap();
@@ -300,14 +305,7 @@ fn d03_blocks_of_one_account_are_blocks_in_order() {
                 };
                 let next =
                     nonces.entry(person).or_insert_with(|| chain.next_nonce(&key(person).public()).unwrap().unwrap());
-                let nonce = match dice.below(30) {
-                    0 => next.saturating_sub(1),
-                    1 => *next + 1,
-                    _ => {
-                        *next += 1;
-                        *next - 1
-                    }
-                };
+                let nonce = dice.nonce(next, 30);
                 let mut transaction = unsigned(person, nonce, operations.clone());
                 if operations.len() > 100 && dice.below(3) == 0 {
                     transaction.bundle =
