@@ -30,7 +30,7 @@ mod open;
 mod sustained;
 
 use crate::engine::{Held, Version as _};
-use crate::way::{Sliced, Way, step_back};
+use crate::way::{Way, sliced, step_back};
 use keelstone_codec::{ChainId, Height, Key, Namespace, Root, Value, splitmix64};
 use keelstone_ledger::ChainLimits;
 use keelstone_store::files::Directory;
@@ -484,7 +484,7 @@ pub(crate) fn beside(directory: &Path, sizes: &BesideSizes, mut tell: impl FnMut
     let data = directory.join("db");
     fs::create_dir_all(&data)?;
     let way = Arc::new(Way::default());
-    let files = Sliced::over(Arc::new(Directory::new(directory.join("snapshots"))?), &way);
+    let files = sliced(Arc::new(Directory::new(directory.join("snapshots"))?), &way);
     let (library, _) = Library::open(Arc::new(files))?;
     let (mut engine, mut model) = (Engine::create(&data, sizes.options.clone())?, Model::new());
     while model.next < sizes.keys {

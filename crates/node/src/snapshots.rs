@@ -14,7 +14,7 @@ use crate::exit::{Exit, Failure, causes};
 use crate::home::Home;
 use crate::metrics::Metrics;
 use crate::own_log::{OwnLog, Stood, Who};
-use crate::way::{Sliced, step_back};
+use crate::way::{sliced, step_back};
 use keelstone_codec::Height;
 use keelstone_ledger::NodeEvent;
 use keelstone_store::files::Directory;
@@ -196,7 +196,7 @@ impl Service {
         home: &Home,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Failure> {
-        let files = Sliced::over(directory(&home.snapshots())?, &engine.way());
+        let files = sliced(directory(&home.snapshots())?, &engine.way());
         let (library, swept) = Library::open(Arc::new(files))?;
         log_swept(&swept);
         Self::over(library, config, metrics, engine.status()?.height, OwnLog::of(home))
@@ -604,12 +604,11 @@ impl Drop for Reader<'_> {
 mod tests {
     use super::*;
     use keelstone_codec::{ChainId, Key, Namespace, Root, Value};
-    use keelstone_store::files::{File, Files, Guard, LockError, MemoryFiles};
+    use keelstone_store::files::{Act, Files as _, Interposed, MemoryFiles};
     use keelstone_store::{Options, Store, View};
     use keelstone_sync::library::Listener;
     use keelstone_sync::snapshot::{FORMAT, SnapshotParams};
     use keelstone_tree::{Blake3, Diff, HashKind};
-    use std::io;
     use std::sync::mpsc::{Sender, channel};
 
     /// A version whose snapshot begins when the test lets it, and that says when the worker is done with it.
@@ -665,59 +664,6 @@ mod tests {
         }
     }
 
-    /// Files behind a door.
-    #[derive(Debug)]
-    struct Behind {
-        files: MemoryFiles,
-        door: Door,
-    }
-
-    #[derive(Debug)]
-    struct FileBehind {
-        file: Arc<dyn File>,
-        door: Door,
-    }
-
-    impl Files for Behind {
-        fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
-            Ok(Arc::new(FileBehind { file: self.files.create(name, len)?, door: self.door.clone() }))
-        }
-        fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-            Ok(Arc::new(FileBehind { file: self.files.open(name)?, door: self.door.clone() }))
-        }
-        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-            self.files.rename(from, to)
-        }
-        fn remove(&self, name: &str) -> io::Result<()> {
-            self.files.remove(name)
-        }
-        fn list(&self) -> io::Result<Vec<String>> {
-            self.files.list()
-        }
-        fn sync_directory(&self) -> io::Result<()> {
-            self.files.sync_directory()
-        }
-        fn lock(&self) -> Result<Box<dyn Guard>, LockError> {
-            self.files.lock()
-        }
-    }
-
-    impl File for FileBehind {
-        fn len(&self) -> io::Result<u64> {
-            self.file.len()
-        }
-        fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            self.door.pass();
-            self.file.read_at(offset, out)
-        }
-        fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-            self.file.write_at(offset, bytes)
-        }
-        fn sync(&self) -> io::Result<()> {
-            self.file.sync()
-        }
-    }
-
     struct Bench {
         store: Store<Blake3>,
         files: MemoryFiles,
@@ -734,7 +680,14 @@ mod tests {
 
         fn behind(door: &Door, interval: u64, keep: u64) -> Self {
             let files = MemoryFiles::new();
-            let library = Library::open(Arc::new(Behind { files: files.clone(), door: door.clone() })).unwrap().0;
+            let door = door.clone();
+            let behind = Interposed::new(Arc::new(files.clone()), move |_, act, go_on| {
+                if matches!(act, Act::Read) {
+                    door.pass();
+                }
+                go_on()
+            });
+            let library = Library::open(Arc::new(behind)).unwrap().0;
             let store = Store::create(Arc::new(MemoryFiles::new()), Options::default()).unwrap();
             let config = config::Snapshots { interval, keep, reserve_percent: 0, ..Config::default().snapshots };
             let metrics = Arc::new(Metrics::new());

@@ -6,9 +6,8 @@
 //! [`WAIT_SHARE`] times what it worked: on a chain that never pauses a snapshot takes long, and still comes to be.
 
 use keelstone_codec::{Namespace, Value};
-use keelstone_store::files::{File, Files, Guard, LockError, Room};
+use keelstone_store::files::{Act, Files, Interposed};
 use keelstone_tree::{Branch, KeyRange, Opened, Read, ReadError, Scan, Walk};
-use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -155,98 +154,27 @@ impl<V: Read> Read for Yields<'_, V> {
 }
 
 /// Files whose writer gives way, and writes what is large in slices, each durable before the next.
-#[derive(Debug)]
-pub(crate) struct Sliced {
-    files: Arc<dyn Files>,
-    yielding: Arc<Yielding>,
-}
-
-impl Sliced {
-    pub(crate) fn over(files: Arc<dyn Files>, way: &Arc<Way>) -> Self {
-        Self { files, yielding: Arc::new(Yielding::to(way)) }
-    }
-
-    fn file(&self, file: Arc<dyn File>) -> Arc<dyn File> {
-        Arc::new(SlicedFile { file, yielding: self.yielding.clone() })
-    }
-}
-
-impl Files for Sliced {
-    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
-        self.yielding.step();
-        Ok(self.file(self.files.create(name, len)?))
-    }
-
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Ok(self.file(self.files.open(name)?))
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.files.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.files.remove(name)
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.files.list()
-    }
-
-    fn stranger(&self) -> io::Result<Option<String>> {
-        self.files.stranger()
-    }
-
-    fn room(&self) -> io::Result<Room> {
-        self.files.room()
-    }
-
-    fn sync_directory(&self) -> io::Result<()> {
-        self.yielding.step();
-        self.files.sync_directory()
-    }
-
-    fn lock(&self) -> Result<Box<dyn Guard>, LockError> {
-        self.files.lock()
-    }
-}
-
-#[derive(Debug)]
-struct SlicedFile {
-    file: Arc<dyn File>,
-    yielding: Arc<Yielding>,
-}
-
-impl File for SlicedFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(offset, out)
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut at = offset;
-        for slice in bytes.chunks(SLICE_BYTES) {
-            self.yielding.step();
-            self.file.write_at(at, slice)?;
-            if bytes.len() > SLICE_BYTES {
-                self.file.sync()?;
+pub(crate) fn sliced(files: Arc<dyn Files>, way: &Arc<Way>) -> Interposed {
+    let yielding = Yielding::to(way);
+    Interposed::new(files, move |_, act, go_on| match act {
+        Act::Write { file, offset, bytes } => {
+            let mut at = offset;
+            for slice in bytes.chunks(SLICE_BYTES) {
+                yielding.step();
+                file.write_at(at, slice)?;
+                if bytes.len() > SLICE_BYTES {
+                    file.sync()?;
+                }
+                at += slice.len() as u64;
             }
-            at += slice.len() as u64;
+            Ok(())
         }
-        Ok(())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.yielding.step();
-        self.file.sync()
-    }
-
-    fn evict(&self, len: u64) {
-        self.file.evict(len);
-    }
+        Act::Create | Act::Sync | Act::SyncDirectory => {
+            yielding.step();
+            go_on()
+        }
+        _ => go_on(),
+    })
 }
 
 #[cfg(test)]
@@ -260,7 +188,7 @@ mod tests {
     #[test]
     fn the_background_waits_for_the_block_that_is_at_work() {
         let (way, files) = (Arc::new(Way::default()), MemoryFiles::new());
-        let sliced = Sliced::over(Arc::new(files.clone()), &way);
+        let sliced = sliced(Arc::new(files.clone()), &way);
         let bytes: Vec<u8> = (0..=250).cycle().take(SLICE_BYTES * 2 + 5).collect();
         let block = way.block();
         let second = way.block();
