@@ -4,7 +4,8 @@ use crate::exit::{Exit, Failure};
 use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How often the removal of a directory is tried that is still written into, and how far apart.
 const REMOVALS_MAX: u32 = 50;
@@ -25,12 +26,7 @@ pub(crate) fn passing(
 /// Is told once SIGINT, SIGTERM or SIGHUP has come. Listened to from here on.
 pub(crate) fn wait_for_signals() -> Result<Receiver<()>, Failure> {
     let failed = |error: std::io::Error| Failure::io("could not listen to signals", &error);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    let (mut interrupt, mut terminate, mut hangup) = runtime
-        .block_on(async {
-            Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?))
-        })
-        .map_err(failed)?;
+    let (runtime, [mut interrupt, mut terminate, mut hangup]) = listen().map_err(failed)?;
     let (told, receiver) = std::sync::mpsc::channel();
     let wait = move || {
         runtime.block_on(async {
@@ -45,6 +41,14 @@ pub(crate) fn wait_for_signals() -> Result<Receiver<()>, Failure> {
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map_err(failed)?;
     Ok(receiver)
+}
+
+/// From here on SIGINT, SIGTERM and SIGHUP end this process no longer: they come here, in this order.
+pub(crate) fn listen() -> std::io::Result<(Runtime, [Signal; 3])> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let hear = |kind| runtime.block_on(async { signal(kind) });
+    let signals = [hear(SignalKind::interrupt())?, hear(SignalKind::terminate())?, hear(SignalKind::hangup())?];
+    Ok((runtime, signals))
 }
 
 /// Removes a directory and ends this process once it is interrupted.

@@ -6,6 +6,7 @@
 //! group from its first instruction on, so there is no moment at which it could be left behind.
 
 use crate::exit::Failure;
+use crate::interrupt::listen;
 use crate::testnet::hosts::ip;
 use rustix::process::{Pid, Signal, getpgrp, kill_process, kill_process_group};
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,6 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// How long a process may take to end by itself once asked to.
 pub(crate) const STOP: Duration = Duration::from_secs(10);
@@ -83,7 +83,7 @@ impl Group {
 pub(crate) fn reap() -> Failure {
     // When the starter dies while a process of the group is stopped, the system sends SIGHUP to all of the group, which
     // would end its leader before it has done what it is there for.
-    let deaf = match Deaf::new() {
+    let deaf = match listen() {
         Ok(deaf) => deaf,
         Err(error) => return Failure::io("could not set signals aside", &error),
     };
@@ -97,22 +97,6 @@ pub(crate) fn reap() -> Failure {
     let killed = kill_process_group(getpgrp(), Signal::KILL);
     drop(deaf);
     Failure::error(format!("the group could not be killed: {killed:?}"))
-}
-
-/// A process that signals do not end, but for those that nobody can refuse.
-struct Deaf {
-    _handlers: [tokio::signal::unix::Signal; 3],
-    _runtime: tokio::runtime::Runtime,
-}
-
-impl Deaf {
-    fn new() -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let handler = |kind| runtime.block_on(async { signal(kind) });
-        let handlers =
-            [handler(SignalKind::hangup())?, handler(SignalKind::interrupt())?, handler(SignalKind::terminate())?];
-        Ok(Self { _handlers: handlers, _runtime: runtime })
-    }
 }
 
 /// A process of a group.
