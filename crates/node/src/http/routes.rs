@@ -42,6 +42,9 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
 use utoipa::{Modify, OpenApi, ToSchema};
 
+/// What a node says of itself once a write has failed.
+const WRITE_FAILED: &str = "a write failed: nothing is committed until the node restarts";
+
 /// The most entries one listing returns.
 const ENTRIES_MAX: usize = 1_000;
 /// The most bytes of values one listing returns.
@@ -547,6 +550,10 @@ async fn submit(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<api::Submitted>), ApiError> {
     let transaction = sent(&served, &headers, body)?;
+    if served.health.failed.load(Ordering::Relaxed) {
+        // It would wait for a block that never comes.
+        return Err(ApiError::new(Code::Internal, WRITE_FAILED));
+    }
     let chain = served.chain.clone();
     let submitted = in_turn(&SENDING, move || chain.submit(&transaction)).await;
     let submitted = submitted.and_then(|submitted| Ok(submitted?));
@@ -986,7 +993,7 @@ async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError>
     let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
     match (is(&served.health.failed), is(&served.health.damaged)) {
         (false, false) => Ok("ok\n"),
-        (true, _) => Err(ApiError::new(Code::Busy, "a write failed: nothing is committed until the node restarts")),
+        (true, _) => Err(ApiError::new(Code::Busy, WRITE_FAILED)),
         (false, true) if is(&served.health.mends_no_more) => Err(ApiError::new(
             Code::Busy,
             "stored bytes are damaged, and after so many repairs no more are made for now: keelstone check status says more",
