@@ -3,7 +3,7 @@
 //! Everything outside the tree (links, digests, identities, records) is hashed with BLAKE3-256 under a [`Tag`]. The
 //! tree brings its own hasher, chosen by the chain, and its own tags inside 128-byte preimages (`spec/tree.md`).
 
-use crate::{Decode, DecodeError, Encode, Reader};
+use crate::{Decode, DecodeError, Encode, Reader, unhex_into};
 use std::fmt;
 
 /// A 32-byte hash of no particular meaning. Prefer [`crate::Root`] or [`crate::StateHash`] where one fits.
@@ -14,15 +14,15 @@ impl Hash {
     /// Thirty-two zero bytes: "nothing before this", never the hash of anything.
     pub const ZERO: Self = Self([0; 32]);
 
-    /// Reads 64 hexadecimal digits, in lower or upper case.
+    /// Reads 64 hexadecimal digits in lower case.
     ///
     /// # Errors
     /// [`DecodeError::Invalid`] for anything else.
     pub fn from_hex(text: &str) -> Result<Self, DecodeError> {
         let mut out = [0; 32];
-        match hex::decode_to_slice(text, &mut out) {
+        match unhex_into(text, &mut out) {
             Ok(()) => Ok(Self(out)),
-            Err(_) => Err(DecodeError::Invalid { what: "hash, which is 64 hexadecimal digits" }),
+            Err(_) => Err(DecodeError::Invalid { what: "hash, which is 64 lower-case hexadecimal digits" }),
         }
     }
 

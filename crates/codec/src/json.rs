@@ -5,7 +5,7 @@
 //! as [`crate::Decode`], so that a document cannot bring in what the codec would refuse.
 
 use crate::{Blob, BoundedList, BoundedSet, ChainId, Fixed, Hash, Height, Key, Namespace, Root, StateHash};
-use crate::{Text, Timestamp, Value};
+use crate::{Text, Timestamp, Value, unhex};
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -64,7 +64,7 @@ as_text! {
 }
 
 fn bytes(text: &str) -> Result<Vec<u8>, String> {
-    hex::decode(text).map_err(|e| e.to_string())
+    unhex(text).map_err(|e| e.to_string())
 }
 
 macro_rules! as_number {

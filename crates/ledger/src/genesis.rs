@@ -531,7 +531,9 @@ fn check_limits(limits: &ChainLimits) -> Result<(), GenesisError> {
 
 fn entries(value: &Json) -> Result<BTreeMap<(Namespace, Key), Value>, GenesisError> {
     let type_error = |error: TypeError| invalid("state", error);
-    let bytes = |text: &str| hex::decode(text).map_err(|_| invalid("state", "keys and values are hexadecimal"));
+    let bytes = |text: &str| {
+        keelstone_codec::unhex(text).map_err(|_| invalid("state", "keys and values are lower-case hexadecimal"))
+    };
     let mut out = BTreeMap::new();
     let Json::Object(spaces) = value else { return Err(invalid("state", "is an object of namespaces")) };
     for (name, entries) in spaces {

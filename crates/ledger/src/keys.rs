@@ -237,14 +237,14 @@ impl TryRng for Transcript {
 impl TryCryptoRng for Transcript {}
 
 impl Signature {
-    /// Reads 128 hexadecimal digits.
+    /// Reads 128 hexadecimal digits in lower case.
     ///
     /// # Errors
     /// [`DecodeError::Invalid`].
     pub fn from_hex(text: &str) -> Result<Self, DecodeError> {
         let mut bytes = [0; 64];
-        let invalid = DecodeError::Invalid { what: "signature, which is 128 hexadecimal digits" };
-        hex::decode_to_slice(text, &mut bytes).map_err(|_| invalid)?;
+        let invalid = DecodeError::Invalid { what: "signature, which is 128 lower-case hexadecimal digits" };
+        keelstone_codec::unhex_into(text, &mut bytes).map_err(|_| invalid)?;
         Ok(Self(bytes))
     }
 }

@@ -6,7 +6,7 @@
 use crate::api;
 use crate::exit::{Exit, Failure};
 use crate::strict_json;
-use keelstone_codec::{ChainId, Decode, Encode, Hash, Height, Root};
+use keelstone_codec::{ChainId, Decode, Encode, Hash, Height, Root, unhex};
 use keelstone_execution::mmr::{Mmr, MmrConsistency, MmrInclusion};
 use keelstone_execution::{FunctionHash, Registry};
 use keelstone_ledger::{AuditEvent, AuditLog, AuditProof, AuditRecord, Checkpoint, LoggedRecord, SignedCheckpoint};

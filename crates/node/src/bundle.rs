@@ -10,7 +10,7 @@
 use crate::api;
 use crate::call;
 use crate::exit::Failure;
-use keelstone_codec::{Blob, BoundedSet, ChainId, Encode as _, Hash, Height, StateHash};
+use keelstone_codec::{Blob, BoundedSet, ChainId, Encode as _, Hash, Height, StateHash, unhex};
 use keelstone_execution::bundles::{BundleId, BundleRecord, Status, StopReason};
 use keelstone_execution::{Batching, Bundle, FunctionHash, Mode, Operation, PublicKey, Registry, SessionId};
 use keelstone_ledger::{
@@ -147,7 +147,7 @@ impl Call {
         };
         let args = match (&self.args, &self.args_hex, known.or_else(|| registry.function(&function))) {
             (Some(_), Some(_), _) => return Err("give args or args_hex, not both".to_owned()),
-            (None, Some(digits), _) => hex::decode(digits).map_err(|error| format!("args_hex: {error}"))?,
+            (None, Some(digits), _) => unhex(digits).map_err(|error| format!("args_hex: {error}"))?,
             (args, None, Some(entry)) => call::encode(&(entry.args)(), args.as_ref().unwrap_or(&json!({})))
                 .map_err(|misfit| format!("args {misfit}"))?,
             (_, None, None) => return Err("this program does not know the function: give args_hex".to_owned()),

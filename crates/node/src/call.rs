@@ -8,7 +8,7 @@
 //! A number may be given as a string, and is shown as one if it is beyond 2^53 - 1 on either side: many JSON tools would
 //! round it. The forms are listed in `docs/cli.md`, "Arguments".
 
-use keelstone_codec::{DEPTH_MAX, Decode, DecodeError, Fixed, Reader, Shape, put_length};
+use keelstone_codec::{DEPTH_MAX, Decode, DecodeError, Fixed, Reader, Shape, put_length, unhex};
 use serde_json::{Map, Number, Value, json};
 
 /// The largest integer that every JSON tool holds: 2^53 - 1.
@@ -142,11 +142,11 @@ fn read(shape: &Shape, json: &Value, path: &str) -> Result<Plain, Misfit> {
             Ok(Plain::Signed { bytes: 8, value: i128::from(micros) })
         }
         Shape::Array(len) => {
-            let bytes = json.as_str().and_then(|text| hex::decode(text).ok()).filter(|bytes| bytes.len() == *len);
+            let bytes = json.as_str().and_then(|text| unhex(text).ok()).filter(|bytes| bytes.len() == *len);
             bytes.map(Plain::Bare).ok_or_else(|| misfit(&format!("{len} bytes as {} hexadecimal digits", len * 2)))
         }
         Shape::Bytes(max) | Shape::RawBytes(max) | Shape::ShortBytes(max) => {
-            let bytes = json.as_str().and_then(|text| hex::decode(text).ok()).filter(|bytes| bytes.len() <= *max);
+            let bytes = json.as_str().and_then(|text| unhex(text).ok()).filter(|bytes| bytes.len() <= *max);
             let bytes = bytes.ok_or_else(|| misfit(&format!("up to {max} bytes in hexadecimal")))?;
             Ok(if matches!(shape, Shape::ShortBytes(_)) { Plain::ShortBytes(bytes) } else { Plain::Bytes(bytes) })
         }

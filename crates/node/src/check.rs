@@ -20,7 +20,7 @@ use crate::mend::{self, Mender};
 use crate::metrics::Metrics;
 use crate::newfile;
 use crate::way::{Yielding, Yields, step_back};
-use keelstone_codec::{Blob, ChainId, Decode as _, Encode as _, Hash, Height, Key, Namespace, Root};
+use keelstone_codec::{Blob, ChainId, Decode as _, Encode as _, Hash, Height, Key, Namespace, Root, unhex};
 use keelstone_store::{CheckLevel, CheckReport, Mended, Progress, StoreError, Supplier, Wanted};
 use keelstone_sync::consistency::{
     Ask, Asked as Peers, CURSOR_BYTES_MAX, Certified, Checker, Cursor, Discrepancy, DivergeError, Divergence, Due,
@@ -255,7 +255,7 @@ impl HttpPeer {
                     return Ok(Response::Unavailable(Why::OtherRoot));
                 }
                 let proof = found.proof.ok_or_else(|| strange("proof"))?;
-                let proof = hex::decode(proof).map_err(|_| strange("proof"))?;
+                let proof = unhex(proof).map_err(|_| strange("proof"))?;
                 Ok(Response::Entry(Blob::new(proof).map_err(|_| strange("proof of a size that is allowed"))?))
             }
             _ => Err(Refusal::Bad("the HTTP API has no such question".to_owned())),
@@ -729,7 +729,7 @@ fn show_parted(parted: &Parted, with: &str) -> Value {
 
 /// A place as text, for people.
 pub(crate) fn place(namespace: &str, key: &str) -> String {
-    let shown = hex::decode(key).ok().and_then(|bytes| Key::new(bytes).ok());
+    let shown = unhex(key).ok().and_then(|bytes| Key::new(bytes).ok());
     shown.map_or_else(|| format!("{namespace}/{key}"), |key| format!("{namespace}/{}", key.escape_ascii()))
 }
 

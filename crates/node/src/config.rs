@@ -561,7 +561,8 @@ impl Kind for HeaderHash {
         let text = raw.text(Self::KIND)?;
         match text.as_str() {
             "" => Ok(Self(None)),
-            text => match Hash::from_hex(text) {
+            // CometBFT shows hashes in upper case.
+            text => match Hash::from_hex(&text.to_ascii_lowercase()) {
                 Ok(hash) => Ok(Self(Some(hash))),
                 Err(_) => Err(format!("expected {}, found {text:?}", Self::KIND)),
             },

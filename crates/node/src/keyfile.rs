@@ -13,6 +13,7 @@ use crate::strict_json;
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use chacha20poly1305::aead::AeadInOut as _;
 use chacha20poly1305::{KeyInit as _, Tag, XChaCha20Poly1305, XNonce};
+use keelstone_codec::unhex_into;
 use keelstone_execution::PublicKey;
 use keelstone_ledger::SecretKey;
 use serde::{Deserialize, Serialize};
@@ -464,10 +465,9 @@ fn known(what: &'static str, found: &str, expected: &'static str) -> Result<(), 
 /// Bytes as lower-case hexadecimal digits, of which there is one form.
 fn digits<const N: usize>(what: &'static str, text: &str) -> Result<[u8; N], KeyFileError> {
     let mut bytes = [0; N];
-    let upper = text.bytes().any(|byte| byte.is_ascii_uppercase());
-    match hex::decode_to_slice(text, &mut bytes) {
-        Ok(()) if !upper => Ok(bytes),
-        _ => Err(KeyFileError::Digits { what, found: text.len(), expected: 2 * N }),
+    match unhex_into(text, &mut bytes) {
+        Ok(()) => Ok(bytes),
+        Err(_) => Err(KeyFileError::Digits { what, found: text.len(), expected: 2 * N }),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::own_log::{OwnLog, Stood, Who, standing};
 use crate::p2p::{Network, NodeId};
 use crate::snapshots::look_into_library;
-use keelstone_codec::{Height, Key, Value};
+use keelstone_codec::{Height, Key, Value, unhex};
 use keelstone_ledger::{NodeEvent, NodeStep, Standing, cut};
 use keelstone_store::{Accept, Mended, Store, StoreError, Supplier, Wanted};
 use keelstone_sync::consistency::{Ask, Breaker, Certified, Due, Gave, REPAIRS_MAX, Silence};
@@ -654,7 +654,7 @@ fn listed(remote: &Remote, wanted: &Wanted, at: Option<Height>) -> Result<Vec<(K
         let page = Page { prefix: prefix.clone(), after: after.clone(), limit: PAGE_ENTRIES };
         let listed = remote.entries(&wanted.namespace, &page, at, false).map_err(|refusal| refusal.to_string())?;
         for pair in listed.entries {
-            let bytes = |text: &str| hex::decode(text).map_err(|_| "its answer is no list of entries".to_owned());
+            let bytes = |text: &str| unhex(text).map_err(|_| "its answer is no list of entries".to_owned());
             let (key, value) = (Key::new(bytes(&pair.key)?), Value::new(bytes(&pair.value)?));
             let (Ok(key), Ok(value)) = (key, value) else { return Err("its answer has no such entries".to_owned()) };
             if wanted.range.end.as_ref().is_some_and(|end| key.as_slice() >= end.as_slice()) {
@@ -668,7 +668,7 @@ fn listed(remote: &Remote, wanted: &Wanted, at: Option<Height>) -> Result<Vec<(K
             return Err("it has more entries there".to_owned());
         }
         let Some(next) = listed.next else { return Ok(found) };
-        after = Some(hex::decode(next).map_err(|_| "its answer is no list of entries".to_owned())?);
+        after = Some(unhex(next).map_err(|_| "its answer is no list of entries".to_owned())?);
     }
     Err(format!("its list of the piece has more than {PAGES_MAX} pages"))
 }

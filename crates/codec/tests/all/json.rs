@@ -39,7 +39,7 @@ fn shared_types_have_one_form_in_json() {
 /// A document cannot bring in what the codec would refuse.
 #[test]
 fn limits_hold_in_json() {
-    assert!(refused::<Hash>("\"abcd\"").contains("64 hexadecimal digits"));
+    assert!(refused::<Hash>("\"abcd\"").contains("64 lower-case hexadecimal digits"));
     assert!(refused::<Namespace>("\"Social\"").contains("a namespace is"));
     assert!(refused::<ChainId>("\"\"").contains("a chain id is"));
     assert!(refused::<Key>("\"\"").contains("at least one byte"));

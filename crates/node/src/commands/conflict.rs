@@ -13,8 +13,8 @@ use crate::out::Ink;
 use crate::strict_json;
 use crate::world;
 use clap::{Args, Subcommand, ValueEnum};
-use keelstone_codec::Describe as _;
 use keelstone_codec::{ChainId, Decode as _, Encode as _, Fixed, Hash, Key, Namespace};
+use keelstone_codec::{Describe as _, unhex};
 use keelstone_execution::{PublicKey, SessionId};
 use keelstone_ledger::modules::agents::AgentId;
 use keelstone_ledger::modules::conflict::{About, Claim, Field, Statement};
@@ -214,7 +214,7 @@ fn sign(from: &str, about: About, claim: Claim, chain: &dyn Chain, context: &Con
     let place = key([b"by_key/".as_slice(), &secret.public().0.0].concat())?;
     let found = chain.entry(&namespace("agents")?, &place, None, false)?.value;
     let digits = found.ok_or_else(|| Failure::not_found(format!("no agent acts by {}", secret.public())))?;
-    let by = hex::decode(digits).ok().and_then(|bytes| AgentId::from_bytes(&bytes).ok());
+    let by = unhex(digits).ok().and_then(|bytes| AgentId::from_bytes(&bytes).ok());
     let by = by.ok_or_else(|| Failure::error("the chain does not keep agents as this program does"))?;
     let statement = Statement::sign(&chain_id, by, about, claim, &secret);
     let shown = call::decode(&Statement::shape(), &statement.to_bytes());
@@ -230,7 +230,7 @@ fn status(conflict: u64, chain: &dyn Chain, context: &Context<'_>) -> Result<Exi
         let prefix = [place.as_bytes(), b"/", &conflict.to_be_bytes()].concat();
         // A conflict has one record, and fewer opinions than this.
         let found = chain.entries(&space, &Page { prefix, after: None, limit: 1_000 }, None, false)?;
-        let bytes = |digits: &str| hex::decode(digits).map_err(|error| Failure::error(format!("the answer: {error}")));
+        let bytes = |digits: &str| unhex(digits).map_err(|error| Failure::error(format!("the answer: {error}")));
         let registry = &context.application.registry;
         let mut rows = Vec::new();
         for pair in &found.entries {

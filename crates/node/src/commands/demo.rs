@@ -17,7 +17,7 @@ use crate::keyfile::KeyDir;
 use crate::out::{Ink, Out, bytes, grouped, short};
 use crate::story::{Cast, Story, worker_bundle};
 use clap::Args;
-use keelstone_codec::{Encode as _, Hash, Key, Namespace, Root, Tag, TaggedHasher};
+use keelstone_codec::{Encode as _, Hash, Key, Namespace, Root, Tag, TaggedHasher, unhex};
 use keelstone_ledger::{Committed, SecretKey, Verdict};
 use serde_json::json;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -246,7 +246,7 @@ impl<'a> Demo<'a> {
                     digest.value(&pair.key).value(&pair.value);
                 }
                 let Some(next) = entries.next else { break };
-                page.after = hex::decode(next).ok();
+                page.after = unhex(next).ok();
             }
         }
         Ok(digest.finish())
@@ -258,7 +258,7 @@ impl<'a> Demo<'a> {
         let someone = self.story.someone();
         let entries = self.engine.entries(&agents, &Page { limit: 1000, ..Page::default() }, None, false)?;
         let found = entries.entries.iter().find(|pair| pair.key.ends_with(&someone.to_string()));
-        let key = found.map(|pair| hex::decode(&pair.key)).transpose().ok().flatten();
+        let key = found.map(|pair| unhex(&pair.key)).transpose().ok().flatten();
         let key = key.ok_or_else(|| Failure::integrity("an agent that registered is not in the state"))?;
         // The same place with the last byte changed: nobody is registered there.
         let mut other = key.clone();
@@ -384,7 +384,7 @@ fn namespace(name: &str) -> Namespace {
 
 /// The same claim with one bit of its proof changed.
 fn flip_a_bit(claim: &Entry) -> Entry {
-    let mut proof = claim.proof.as_ref().and_then(|digits| hex::decode(digits).ok()).unwrap_or_default();
+    let mut proof = claim.proof.as_ref().and_then(|digits| unhex(digits).ok()).unwrap_or_default();
     let middle = proof.len() / 2;
     if let Some(byte) = proof.get_mut(middle) {
         *byte ^= 1;

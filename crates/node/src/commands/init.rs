@@ -126,7 +126,9 @@ pub(crate) fn validator(text: &str) -> Result<Validator, Failure> {
     let power = power.parse().map_err(|_| wrong("the power is a number"))?;
     let key = match from_base64(key).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
         Some(bytes) => PublicKey(Hash(bytes)),
-        None => PublicKey::from_hex(key).map_err(|_| wrong("the key is 64 hexadecimal digits, or base64"))?,
+        None => {
+            PublicKey::from_hex(key).map_err(|_| wrong("the key is 64 lower-case hexadecimal digits, or base64"))?
+        }
     };
     check_key(&key).map_err(|error| wrong(&error.to_string()))?;
     Ok(Validator { key, power })

@@ -6,7 +6,7 @@ use crate::exit::{Exit, Failure};
 use crate::out::{Ink, bytes, short};
 use crate::strict_json;
 use clap::{Args, Subcommand};
-use keelstone_codec::{Key, Namespace, Root};
+use keelstone_codec::{Key, Namespace, Root, unhex};
 use keelstone_tree::{
     Answer, Blake3, HashKind, Hasher, KeyRange, Proof, ProofError, ProofLimits, Query, RangeAnswer, Sha256,
 };
@@ -54,7 +54,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let value = verify(&claim, root)?;
 
     let out = context.out;
-    let key = hex::decode(&claim.key).unwrap_or_default();
+    let key = unhex(&claim.key).unwrap_or_default();
     let answer = value.as_ref().map_or("absent".to_owned(), |value| format!("present, {}", bytes(value.len() as u64)));
     out.say(format_args!("{} {}", out.ink(Ink::Good, "✓"), out.ink(Ink::Good, "the proof holds")));
     out.row("entry", format_args!("{} {}", claim.namespace, String::from_utf8_lossy(&key).escape_debug()));
@@ -103,12 +103,12 @@ pub(crate) fn rooted(given: Option<Root>, said: &str) -> Result<Root, Failure> {
 pub(crate) fn verify(claim: &api::Entry, root: Root) -> Result<Option<Vec<u8>>, Failure> {
     let digits = claim.proof.as_ref().ok_or_else(|| Failure::usage("there is no proof in it; query with --prove"))?;
     let usage = |what: &str, error: &dyn std::fmt::Display| Failure::usage(format!("{what}: {error}"));
-    let proof = hex::decode(digits).map_err(|error| usage("the proof", &error))?;
+    let proof = unhex(digits).map_err(|error| usage("the proof", &error))?;
     let namespace = Namespace::new(&claim.namespace).map_err(|error| usage("the namespace", &error))?;
-    let key = hex::decode(&claim.key).map_err(|error| usage("the key", &error))?;
+    let key = unhex(&claim.key).map_err(|error| usage("the key", &error))?;
     let key = Key::new(key).map_err(|error| usage("the key", &error))?;
     let hasher: HashKind = claim.hasher.parse().map_err(|error| usage("the hasher", &error))?;
-    let claimed = claim.value.as_ref().map(hex::decode).transpose().map_err(|error| usage("the value", &error))?;
+    let claimed = claim.value.as_ref().map(unhex).transpose().map_err(|error| usage("the value", &error))?;
 
     let queries = [Query::Key(namespace.clone(), key.clone())];
     let limits = ProofLimits::default();
@@ -142,7 +142,7 @@ pub(crate) fn verify(claim: &api::Entry, root: Root) -> Result<Option<Vec<u8>>, 
 pub(crate) fn verify_range(found: &api::Entries, root: Root) -> Result<(Namespace, KeyRange), Failure> {
     let claim = found.proof.as_ref().ok_or_else(|| Failure::usage("there is no proof in it; query with --prove"))?;
     let usage = |what: &str, error: &dyn std::fmt::Display| Failure::usage(format!("{what}: {error}"));
-    let bytes = |what: &str, digits: &str| hex::decode(digits).map_err(|error| usage(what, &error));
+    let bytes = |what: &str, digits: &str| unhex(digits).map_err(|error| usage(what, &error));
     let namespace = Namespace::new(&claim.namespace).map_err(|error| usage("the namespace", &error))?;
     let start = bytes("the start", &claim.start)?;
     let end = claim.end.as_ref().map(|end| bytes("the end", end)).transpose()?;

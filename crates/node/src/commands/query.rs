@@ -9,7 +9,7 @@ use crate::exit::{Exit, Failure};
 use crate::out::{Ink, grouped, short};
 use crate::world::{self, TABLES, Table};
 use clap::{Args, Subcommand};
-use keelstone_codec::{Hash, Height, Key, Namespace, Root};
+use keelstone_codec::{Hash, Height, Key, Namespace, Root, unhex};
 use keelstone_execution::{PublicKey, Registry};
 use keelstone_ledger::xian::{CONTRACTS, EntryKey};
 use serde_json::json;
@@ -138,7 +138,7 @@ fn parsed<T, E: Display>(what: &str, result: Result<T, E>) -> Result<T, Failure>
 }
 
 fn key_bytes(text: &str, hexadecimal: bool) -> Result<Vec<u8>, Failure> {
-    if hexadecimal { parsed("key", hex::decode(text)) } else { Ok(text.as_bytes().to_vec()) }
+    if hexadecimal { parsed("key", unhex(text)) } else { Ok(text.as_bytes().to_vec()) }
 }
 
 /// A namespace and a key in it, as people write them. A key of a table is written as the table shows it. What is no such
@@ -275,7 +275,7 @@ fn table(options: &EntryOptions, table: Table<'_>, context: &Context<'_>) -> Res
         }
     };
     let registry = &context.application.registry;
-    let bytes = |digits: &str| hex::decode(digits).map_err(|error| Failure::error(format!("the answer: {error}")));
+    let bytes = |digits: &str| unhex(digits).map_err(|error| Failure::error(format!("the answer: {error}")));
     let mut rows = Vec::with_capacity(found.entries.len());
     for pair in &found.entries {
         let row = world::row(registry, space, place, &bytes(&pair.key)?, &bytes(&pair.value)?);
@@ -307,7 +307,7 @@ fn entries(
 ) -> Result<Entries, Failure> {
     let found = chain.entries(namespace, page, height, prove)?;
     if prove {
-        let last = found.next.as_ref().map(hex::decode).transpose();
+        let last = found.next.as_ref().map(unhex).transpose();
         let last = last.map_err(|error| Failure::error(format!("the answer: {error}")))?;
         let shown = proof::verify_range(&found, parsed("root", Root::from_hex(&found.root))?)?;
         if shown != (namespace.clone(), page.range_to(last.as_deref())) {
@@ -375,7 +375,7 @@ fn list(
 
 /// Hexadecimal as text if it is printable text, else as it is.
 fn readable(digits: &str) -> String {
-    let text = hex::decode(digits).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let text = unhex(digits).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     text.filter(|text| !text.chars().any(char::is_control)).unwrap_or_else(|| digits.to_owned())
 }
 

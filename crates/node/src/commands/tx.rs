@@ -8,7 +8,7 @@ use crate::exit::{Exit, Failure};
 use crate::out::{Ink, grouped, short};
 use crate::strict_json;
 use clap::{Args, Subcommand};
-use keelstone_codec::{ChainId, Decode as _, Encode as _};
+use keelstone_codec::{ChainId, Decode as _, Encode as _, unhex};
 use keelstone_execution::PublicKey;
 use keelstone_ledger::{SecretKey, SignedTransaction, Transaction, TxId};
 use serde_json::{Value, json};
@@ -187,7 +187,7 @@ fn signed(text: &[u8]) -> Result<Option<SignedTransaction>, Failure> {
 fn member(text: &[u8], name: &str) -> Result<Option<Vec<u8>>, Failure> {
     let value: Value = strict_json::parse(text).map_err(|error| Failure::usage(format!("the transaction: {error}")))?;
     let digits = value.get(name).and_then(Value::as_str);
-    digits.map(|digits| hex::decode(digits).map_err(|error| Failure::usage(format!("{name}: {error}")))).transpose()
+    digits.map(|digits| unhex(digits).map_err(|error| Failure::usage(format!("{name}: {error}")))).transpose()
 }
 
 fn print(signed: &SignedTransaction, context: &Context<'_>) {

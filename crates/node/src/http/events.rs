@@ -8,6 +8,7 @@
 //! from the last one it read on.
 
 use super::limits::Limits;
+use super::routes::decimal;
 use super::server::Connection;
 use crate::bundle::{show_continuation, show_receipt};
 use crate::metrics::Metrics;
@@ -68,7 +69,7 @@ impl FromStr for Place {
 
     fn from_str(text: &str) -> Result<Self, NoPlace> {
         let (height, index) = text.split_once('.').ok_or(NoPlace)?;
-        let (height, index) = (height.parse().map_err(|_| NoPlace)?, index.parse().map_err(|_| NoPlace)?);
+        let (height, index) = (decimal(height).map_err(|_| NoPlace)?, decimal(index).map_err(|_| NoPlace)?);
         Ok(Self { height: Height(height), index })
     }
 }
@@ -388,7 +389,20 @@ mod tests {
     fn the_id_of_an_event_has_one_reading() {
         let place = Place { height: Height(17), index: 3 };
         assert_eq!(place.to_string().parse::<Place>().ok(), Some(place));
-        for text in ["", "17", "17.", ".3", "17.3.1", "17.-1", "a.b", "18446744073709551616.0"] {
+        for text in [
+            "",
+            "17",
+            "17.",
+            ".3",
+            "17.3.1",
+            "17.-1",
+            "a.b",
+            "18446744073709551616.0",
+            "+17.3",
+            "17.+3",
+            "017.3",
+            "17.03",
+        ] {
             assert!(text.parse::<Place>().is_err(), "{text:?}");
         }
     }

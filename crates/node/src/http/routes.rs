@@ -26,12 +26,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::Stream;
-use keelstone_codec::{Hash, Height, Key, Namespace};
+use keelstone_codec::{Hash, Height, Key, Namespace, unhex};
 use keelstone_execution::{PublicKey, SessionId};
 use keelstone_sync::snapshot::FORMAT;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
-use std::str::FromStr as _;
+use std::num::ParseIntError;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -355,6 +356,15 @@ async fn ask<T: Send + 'static>(
     Ok(in_turn(&ASKING, move || question(&*chain)).await??)
 }
 
+/// A number, in the one form it is written in here: no sign, and no zeros before it.
+pub(super) fn decimal<N: FromStr<Err = ParseIntError> + ToString>(text: &str) -> Result<N, String> {
+    let number: N = text.parse().map_err(|error: ParseIntError| error.to_string())?;
+    match number.to_string() == text {
+        true => Ok(number),
+        false => Err(format!("expected {}, found {text:?}", number.to_string())),
+    }
+}
+
 /// Text of a request as the type it should be.
 fn parsed<T, E: std::fmt::Display>(
     what: &str,
@@ -401,7 +411,7 @@ impl Parameters {
     }
 
     fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
-        self.get(name).map(|text| parsed(name, text, str::parse)).transpose()
+        self.get(name).map(|text| parsed(name, text, decimal)).transpose()
     }
 
     fn height(&self, name: &str) -> Result<Option<Height>, ApiError> {
@@ -410,7 +420,7 @@ impl Parameters {
 
     /// How many entries at most.
     fn limit(&self) -> Result<usize, ApiError> {
-        let limit = self.get("limit").map_or(Ok(100), |text| parsed("limit", text, str::parse::<usize>))?;
+        let limit = self.get("limit").map_or(Ok(100), |text| parsed("limit", text, decimal::<usize>))?;
         if !(1..=ENTRIES_MAX).contains(&limit) {
             return Err(ApiError::new(Code::BadRequest, format!("limit: expected 1 to {ENTRIES_MAX}, found {limit}")));
         }
@@ -438,7 +448,7 @@ impl Parameters {
     fn bytes(&self, text: &str, hexadecimal: &str) -> Result<Option<Vec<u8>>, ApiError> {
         match (self.get(text), self.get(hexadecimal)) {
             (Some(text), None) => Ok(Some(text.as_bytes().to_vec())),
-            (None, Some(digits)) => parsed(hexadecimal, digits, |digits| hex::decode(digits)).map(Some),
+            (None, Some(digits)) => parsed(hexadecimal, digits, |digits| unhex(digits)).map(Some),
             (None, None) => Ok(None),
             (Some(_), Some(_)) => {
                 Err(ApiError::new(Code::BadRequest, format!("give {text} or {hexadecimal}, not both")))
@@ -498,8 +508,8 @@ async fn chunk(
     State(served): State<Served>,
     Path((height, index)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    let height: u64 = parsed("height", &height, str::parse)?;
-    let index: u32 = parsed("index", &index, str::parse)?;
+    let height: u64 = parsed("height", &height, decimal)?;
+    let index: u32 = parsed("index", &index, decimal)?;
     let none = || ApiError::new(Code::NotFound, format!("no chunk {index} of a snapshot of height {height}"));
     let service = served.snapshots.clone().ok_or_else(none)?;
     let read = tokio::task::spawn_blocking(move || service.chunk(height, FORMAT, index)).await;
@@ -575,7 +585,7 @@ fn sent(served: &Served, headers: &HeaderMap, body: Result<Bytes, BytesRejection
         OCTETS => Ok(body.to_vec()),
         JSON => {
             let body: SubmitBody = strict_json::parse_object(&body)?;
-            parsed("transaction", &body.transaction, |digits| hex::decode(digits))
+            parsed("transaction", &body.transaction, |digits| unhex(digits))
         }
         _ => {
             let message = format!("send {JSON} or {OCTETS}");
@@ -635,7 +645,7 @@ async fn receipt(State(served): State<Served>, Path(id): Path<String>) -> Answer
 async fn block(State(served): State<Served>, Path(height): Path<String>) -> Answer<api::Block> {
     let height = match height.as_str() {
         "latest" => None,
-        text => Some(Height(parsed("height", text, str::parse::<u64>)?)),
+        text => Some(Height(parsed("height", text, decimal)?)),
     };
     ask(&served, move |chain| chain.block(height)).await.map(Json)
 }
@@ -708,7 +718,7 @@ async fn operation_proof(
     State(served): State<Served>,
     Path((id, index)): Path<(String, String)>,
 ) -> Answer<api::OperationAnswer> {
-    let (id, index) = (parsed("id", &id, Hash::from_hex)?, parsed("index", &index, str::parse)?);
+    let (id, index) = (parsed("id", &id, Hash::from_hex)?, parsed("index", &index, decimal)?);
     ask(&served, move |chain| chain.operation_proof(&id, index)).await.map(Json)
 }
 
@@ -838,7 +848,7 @@ async fn audit(State(served): State<Served>, Extension(parameters): Extension<Pa
     responses((status = 200, body = api::AuditAnswer), (status = 404, body = ErrorBody))
 )]
 async fn audit_record(State(served): State<Served>, Path(index): Path<String>) -> Answer<api::AuditAnswer> {
-    let index: u64 = parsed("index", &index, str::parse)?;
+    let index: u64 = parsed("index", &index, decimal)?;
     ask(&served, move |chain| chain.audit_proof(index)).await.map(Json)
 }
 

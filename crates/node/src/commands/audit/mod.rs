@@ -14,7 +14,7 @@ use crate::newfile;
 use crate::out::{Ink, grouped, short};
 use crate::own_log::{OwnLog, standing};
 use clap::{Args, Subcommand};
-use keelstone_codec::{Decode as _, Height, Root};
+use keelstone_codec::{Decode as _, Height, Root, unhex};
 use keelstone_execution::PublicKey;
 use keelstone_ledger::{AuditProof, AuditVerdict, Checkpoint, LedgerError, NodeEvent};
 use keelstone_tree::{Blake3, HashKind, Sha256};
@@ -172,7 +172,7 @@ fn brief(said: &Value) -> String {
 
 fn proof(index: u64, root: Option<Root>, context: &Context<'_>) -> Result<Exit, Failure> {
     let answer = context.chain()?.audit_proof(index)?;
-    let bytes = hex::decode(&answer.proof).map_err(|error| Failure::integrity(format!("the proof: {error}")))?;
+    let bytes = unhex(&answer.proof).map_err(|error| Failure::integrity(format!("the proof: {error}")))?;
     let proof = AuditProof::from_bytes(&bytes).map_err(|error| Failure::integrity(format!("the proof: {error}")))?;
     let hasher: HashKind =
         answer.hasher.parse().map_err(|_| Failure::integrity(format!("there is no hasher {:?}", answer.hasher)))?;

@@ -12,7 +12,7 @@ use crate::exit::{Exit, Failure};
 use crate::out::{Ink, Out, bytes, grouped, short};
 use crate::strict_json;
 use clap::{Args, Subcommand, ValueEnum};
-use keelstone_codec::{Blob, ChainId, Decode as _, Encode as _, Height, Root, Timestamp};
+use keelstone_codec::{Blob, ChainId, Decode as _, Encode as _, Height, Root, Timestamp, unhex};
 use keelstone_execution::{Meaning, PublicKey};
 use keelstone_ledger::{
     BundleProof, BundleProofError, Foreseen, ForesightError, Setting, SignedTransaction, Transaction, Verdict, foresee,
@@ -173,7 +173,7 @@ impl Source {
         let value: Value = strict_json::parse(text).map_err(|error| Failure::usage(format!("the bundle: {error}")))?;
         for name in ["transaction", "unsigned"] {
             if let Some(digits) = value.get(name).and_then(Value::as_str) {
-                let bytes = hex::decode(digits).map_err(|error| Failure::usage(format!("{name}: {error}")))?;
+                let bytes = unhex(digits).map_err(|error| Failure::usage(format!("{name}: {error}")))?;
                 return Self::decode(&bytes);
             }
         }
@@ -237,7 +237,7 @@ impl Claim {
                 time: Timestamp(said.time),
                 proposer: PublicKey::from_hex(&said.proposer).map_err(|error| wrong("the proposer", &error))?,
             },
-            proof: hex::decode(&said.proof).map_err(|error| wrong("the proof", &error))?,
+            proof: unhex(&said.proof).map_err(|error| wrong("the proof", &error))?,
         })
     }
 

@@ -9,7 +9,7 @@ use crate::exit::{Exit, Failure, causes};
 use crate::newfile;
 use crate::out::{Ink, bytes, grouped};
 use clap::Args;
-use keelstone_codec::{ChainId, Height, KEY_LEN_MAX, Key, Namespace, Root, Value};
+use keelstone_codec::{ChainId, Height, KEY_LEN_MAX, Key, Namespace, Root, Value, unhex};
 use keelstone_sync::library::TakeError;
 use keelstone_sync::snapshot::PartOf;
 use keelstone_tree::{HashKind, Query};
@@ -49,9 +49,7 @@ impl Prefix {
         let namespace = Namespace::new(namespace).map_err(|error| Failure::usage(error.to_string()))?;
         let prefix = match (&self.prefix, &self.prefix_hex) {
             (Some(text), _) => text.as_bytes().to_vec(),
-            (None, Some(digits)) => {
-                hex::decode(digits).map_err(|error| Failure::usage(format!("--prefix-hex: {error}")))?
-            }
+            (None, Some(digits)) => unhex(digits).map_err(|error| Failure::usage(format!("--prefix-hex: {error}")))?,
             (None, None) => Vec::new(),
         };
         match prefix.len() {
@@ -133,8 +131,8 @@ pub(crate) fn verify(extract: &api::Extract, given: Option<Root>, context: &Cont
     let usage = |what: &str, error: &dyn std::fmt::Display| Failure::usage(format!("{what}: {error}"));
     let root = proof::rooted(given, &extract.root)?;
     let namespace = Namespace::new(&extract.namespace).map_err(|error| usage("the namespace", &error))?;
-    let prefix = hex::decode(&extract.prefix).map_err(|error| usage("the prefix", &error))?;
-    let proof_bytes = hex::decode(&extract.proof).map_err(|error| usage("the proof", &error))?;
+    let prefix = unhex(&extract.prefix).map_err(|error| usage("the prefix", &error))?;
+    let proof_bytes = unhex(&extract.proof).map_err(|error| usage("the proof", &error))?;
     let hasher: HashKind = extract.hasher.parse().map_err(|error| usage("the hasher", &error))?;
     let query = Query::Prefix(namespace.clone(), prefix.clone());
     let shown = proof::shown(hasher, &proof_bytes, root, &query)?;

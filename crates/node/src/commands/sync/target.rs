@@ -103,7 +103,9 @@ impl Trusted {
     /// Whose word is to count. A light client fetches the header it begins with.
     pub(super) fn word(&self, genesis: &Genesis, config: &Config) -> Result<Word, Failure> {
         if let (Some(height), Some(root)) = (self.trust_height, &self.trust_hash) {
-            let root = Root::from_hex(root).map_err(|error| Failure::usage(format!("--trust-hash: {error}")))?;
+            // CometBFT shows it in upper case, as the app hash.
+            let root = Root::from_hex(&root.to_ascii_lowercase())
+                .map_err(|error| Failure::usage(format!("--trust-hash: {error}")))?;
             return Ok(Word::Given(Version { height: Height(height), root }));
         }
         if self.light {
@@ -127,7 +129,11 @@ impl Trusted {
         let light = &config.light;
         let rpc = if self.light_rpc.is_empty() { &light.rpc } else { &self.light_rpc };
         let given = match &self.light_hash {
-            Some(hash) => Some(Hash::from_hex(hash).map_err(|error| Failure::usage(format!("--light-hash: {error}")))?),
+            // CometBFT shows hashes in upper case.
+            Some(hash) => Some(
+                Hash::from_hex(&hash.to_ascii_lowercase())
+                    .map_err(|error| Failure::usage(format!("--light-hash: {error}")))?,
+            ),
             None => light.trust_hash.0,
         };
         let height = self.light_height.unwrap_or(light.trust_height);
