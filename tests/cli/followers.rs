@@ -4,7 +4,7 @@
 use crate::support::{Node, chain, expect, post, program, register, send, until};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -75,11 +75,29 @@ fn followers_keep_up_with_a_producer_and_live_through_kills() {
     let api = format!("http://{}", made.address);
     let producer_api = format!("p2p.producer_api={api}");
     let (mut second, _) = follower(applies.path(), &first_address, &["p2p.follow=apply", &producer_api]);
+    let mut told = [&first, &second].map(|node| {
+        let mut stream = node.connect();
+        write!(stream, "GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200");
+        stream
+    });
     for text in ["one", "two", "three"] {
         send(home.path(), 0, &json!([post(text)]));
         keeps_up(&first, &made);
         keeps_up(&second, &made);
     }
+    // Where there are blocks a stream can be taken up again by an id; where there are none, a browser says none.
+    let ids = told.each_mut().map(|stream| {
+        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let mut read = Vec::new();
+        let _ = stream.read_to_end(&mut read); // It ends by the time limit.
+        let text = String::from_utf8_lossy(&read).into_owned();
+        text.lines().filter_map(|line| line.strip_prefix("id:")).map(|id| id.trim().to_owned()).collect::<Vec<_>>()
+    });
+    assert!(ids[0].len() >= 6 && ids[0].iter().all(|id| id.contains('.')), "{ids:?}");
+    assert!(ids[1].len() >= 3 && ids[1].iter().all(String::is_empty), "{ids:?}");
     let figures = status(&second)["following"].clone();
     assert_eq!((&figures["manner"], &figures["certified_height"]), (&json!("apply"), &status(&made)["height"]));
     assert_eq!(figures["behind_blocks"], 0);

@@ -2,7 +2,7 @@
 
 use crate::support::{Node, answer, chain, expect, expect_of, keelstone, post, program, register, send};
 use serde_json::json;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -130,6 +130,102 @@ fn blocks_come_by_the_clock_if_asked() {
     let block = node.json("/v1/blocks/3").1;
     assert_eq!(block["record_hash"], serde_json::Value::Null, "an empty block writes nothing");
     assert_eq!(block["root"], status["root"], "an idle chain stays at its root");
+}
+
+/// What `/v1/events` answers first: the status, and after that the ids of what comes within a moment.
+fn first_events(node: &Node, query: &str, header: &str) -> (String, Vec<String>) {
+    let mut stream = node.connect();
+    stream.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+    write!(stream, "GET /v1/events{query} HTTP/1.1\r\nHost: x\r\n{header}\r\n").unwrap();
+    let mut read = Vec::new();
+    let _ = stream.read_to_end(&mut read); // It ends by the time limit.
+    let text = String::from_utf8_lossy(&read).into_owned();
+    let ids = text.lines().filter_map(|line| line.strip_prefix("id:")).map(|id| id.trim().to_owned()).collect();
+    (text.split(' ').nth(1).unwrap_or_default().to_owned(), ids)
+}
+
+/// An id is whatever a client says: one behind all events of a height is read on from the next.
+#[test]
+fn an_id_with_any_index_is_taken_or_refused_without_a_bug() {
+    let home = chain();
+    send(home.path(), 0, &json!([register()]));
+    send(home.path(), 0, &json!([post("second")]));
+    let node = Node::start(home.path(), &[]);
+    for index in [u32::MAX, u32::MAX - 1, 7, 1] {
+        let (status, ids) = first_events(&node, "", &format!("Last-Event-ID: 1.{index}\r\n"));
+        assert_eq!((status.as_str(), ids), ("200", vec!["2.0".to_owned(), "2.1".to_owned()]), "{index}");
+        let (status, ids) = first_events(&node, "", &format!("Last-Event-ID: 2.{index}\r\n"));
+        assert_eq!((status.as_str(), ids), ("200", vec![]), "{index}");
+    }
+    for id in ["2.4294967296", "+1.0", "1.+0", "01.0", "1.00"] {
+        assert_eq!(first_events(&node, "", &format!("Last-Event-ID: {id}\r\n")).0, "400", "{id}");
+    }
+    // A browser that was told of something that has no id says none.
+    assert_eq!(first_events(&node, "", "Last-Event-ID: \r\n").0, "200");
+}
+
+/// Blocks of an earlier day under a later state: a reader is told with a status what it cannot have, and one that has read all there
+/// was misses nothing.
+#[test]
+fn a_reader_that_comes_to_missing_blocks_is_told_so_and_one_behind_them_goes_on() {
+    let home = chain();
+    send(home.path(), 0, &json!([register()]));
+    send(home.path(), 0, &json!([post("second")]));
+    let blocks = home.path().join("data/gen-000001/blocks.redb");
+    let earlier = ["redb", "wal"].map(|end| std::fs::read(blocks.with_extension(end)).unwrap());
+    send(home.path(), 0, &json!([post("third")]));
+    send(home.path(), 0, &json!([post("fourth")]));
+    for (end, bytes) in ["redb", "wal"].iter().zip(earlier) {
+        std::fs::write(blocks.with_extension(end), bytes).unwrap();
+    }
+    expect(home.path(), 0, &["recover", "--yes"]);
+    let node = Node::start(home.path(), &[]);
+    let after = |id: &str| first_events(&node, "", &format!("Last-Event-ID: {id}\r\n"));
+    assert_eq!(after("1.1"), ("200".to_owned(), vec!["2.0".to_owned(), "2.1".to_owned()]), "block 3 is not there");
+    for id in ["2.1", "3.0", "3.1", "4.0"] {
+        assert_eq!(after(id).0, "404", "behind {id} something is missing");
+    }
+    assert_eq!(after("4.1"), ("200".to_owned(), vec![]), "that was the last event there is");
+    send(home.path(), 0, &json!([post("fifth")]));
+    assert_eq!(after("4.1"), ("200".to_owned(), vec!["5.0".to_owned(), "5.1".to_owned()]));
+}
+
+/// Where blocks were left behind there are none: those before are gone, and there is no lowest.
+#[test]
+fn blocks_that_were_left_behind_are_gone() {
+    let home = chain();
+    send(home.path(), 0, &json!([register()]));
+    send(home.path(), 0, &json!([post("second")]));
+    let blocks = home.path().join("data/gen-000001/blocks.redb");
+    let mut file = std::fs::OpenOptions::new().write(true).open(blocks).unwrap();
+    file.write_all(&[0x5a; 20]).unwrap();
+    expect(home.path(), 0, &["recover", "--yes"]);
+    let node = Node::start(home.path(), &[]);
+    let (status, body) = node.json("/v1/blocks/2");
+    assert_eq!((status, &body["error"]["code"]), (410, &json!("gone")), "{body}");
+    assert_eq!((&body["error"]["lowest_height"], &body["error"]["highest_height"]), (&json!(3), &json!(2)));
+    let (status, body) = node.json("/v1/blocks/3");
+    assert!(
+        body["error"]["message"].as_str().unwrap().contains("there is none here yet, the next is 3"),
+        "{status} {body}"
+    );
+    // Whoever has read all there was misses nothing.
+    assert_eq!(first_events(&node, "", "Last-Event-ID: 2.1\r\n").0, "200");
+    assert_eq!(first_events(&node, "", "Last-Event-ID: 2.0\r\n").0, "410");
+}
+
+/// A block is told of later as it was when it came, also where its state is no longer kept.
+#[test]
+fn a_block_keeps_its_root_when_its_state_is_gone() {
+    let home = chain();
+    send(home.path(), 0, &json!([register()]));
+    let root = expect(home.path(), 0, &["status"])["root"].clone();
+    send(home.path(), 0, &json!([post("second")]));
+    send(home.path(), 0, &json!([post("third")]));
+    expect(home.path(), 0, &["db", "prune", "--before", "3", "--yes"]);
+    let node = Node::start(home.path(), &[]);
+    assert_eq!(node.json("/v1/blocks/1").1["root"], root);
+    assert_eq!(node.get("/v1/state/chain?key=facts&height=1").0, 410, "the state is not kept");
 }
 
 #[test]

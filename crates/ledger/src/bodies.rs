@@ -69,9 +69,7 @@ impl Bodies {
     /// What the database says.
     // spec: RECOVER-6
     pub fn root(&self, height: Height) -> Result<Option<Root>, LedgerError> {
-        let Some(bytes) = self.kv.get(&at(ROOT, height))? else { return Ok(None) };
-        let what = |error| LedgerError::Damaged { height, what: format!("its root does not decode: {error}") };
-        Root::from_bytes(&bytes).map(Some).map_err(what)
+        root_in(&*self.kv, height)
     }
 
     /// What the engine certified of a height, as it is kept.
@@ -92,6 +90,14 @@ impl Bodies {
         let found = last_by(&*self.kv, time, genesis..=last, |height| self.block(height))?;
         Ok((found > genesis).then_some(found))
     }
+}
+
+/// The root after a height as a database has it; none if it does not.
+// spec: RECOVER-6
+pub(crate) fn root_in(kv: &dyn Kv, height: Height) -> Result<Option<Root>, LedgerError> {
+    let Some(bytes) = kv.get(&at(ROOT, height))? else { return Ok(None) };
+    let what = |error| LedgerError::Damaged { height, what: format!("its root does not decode: {error}") };
+    Root::from_bytes(&bytes).map(Some).map_err(what)
 }
 
 /// The block of a height as a database has it.

@@ -14,7 +14,7 @@
 
 use crate::audit::{Appended, forget_audit, keep_audit};
 use crate::block::{self, Block, BlockError, BlockRecord, Continuation, Executed, Receipt, Refused};
-use crate::bodies::{block_in, continuations_in, first_in, kept_in};
+use crate::bodies::{block_in, continuations_in, first_in, kept_in, root_in};
 use crate::chain::{Chain, ChainFacts};
 use crate::check::{self, Refusal};
 use crate::genesis::{Genesis, GenesisError};
@@ -69,11 +69,13 @@ type Listener = Box<dyn Fn(&Arc<Committed>) + Send + Sync>;
 pub struct Committed {
     /// The block.
     pub block: Block,
+    /// Whether it is kept here. Of a height that was taken in without its block there are no transactions here, and no receipts.
+    pub is_kept: bool,
     /// The root of the state after it.
     pub root: Root,
     /// Its record; none for an empty block.
     pub record: Option<BlockRecord>,
-    /// One for each of its transactions. Of a height taken in without its block there are neither here.
+    /// One for each of its transactions.
     pub receipts: Vec<Receipt>,
     /// What it did for async bundles.
     pub continuations: Vec<Continuation>,
@@ -111,7 +113,7 @@ pub struct Header {
     pub time: Timestamp,
     /// Who made it.
     pub proposer: PublicKey,
-    /// The root of the state after it; none if that version is no longer kept.
+    /// The root of the state after it; none if neither that version nor the root is kept here.
     pub root: Option<Root>,
     /// Its record; none for an empty block.
     pub record: Option<BlockRecord>,
@@ -711,7 +713,7 @@ impl<H: Hasher> Ledger<H> {
                 }
             }
         }
-        Ok(self.tell(Committed { block, root, record, receipts, continuations, changes }))
+        Ok(self.tell(Committed { block, is_kept: true, root, record, receipts, continuations, changes }))
     }
 
     /// Makes the next height durable, with what belongs beside it. For whoever has the right to commit.
@@ -766,7 +768,10 @@ impl<H: Hasher> Ledger<H> {
     pub fn header(&self, height: Height) -> Result<Header, LedgerError> {
         let block = self.block(height)?;
         let record = BlockRecord::read(&self.view(), height)?;
-        let root = self.root_at(height)?;
+        let root = match self.root_at(height)? {
+            Some(root) => Some(root),
+            None => self.root_on_record(height)?,
+        };
         Ok(Header { height, time: block.time, proposer: block.proposer, root, record })
     }
 
@@ -990,6 +995,16 @@ impl<H: Hasher> Ledger<H> {
             Err(StoreError::NotRetained { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The root that this node came to at a height, as the database keeps it, whether or not that version is; none if it is not
+    /// there.
+    ///
+    /// # Errors
+    /// What the database says; [`LedgerError::Damaged`].
+    // spec: RECOVER-6
+    pub fn root_on_record(&self, height: Height) -> Result<Option<Root>, LedgerError> {
+        root_in(&*self.kv, height)
     }
 
     // ---- the database

@@ -125,7 +125,8 @@ impl<H: Hasher> Ledger<H> {
         let _writing = self.writer();
         let root = self.put_in_place(height, time, prepared, noted)?;
         let record = certified.record.clone();
-        let committed = Committed { block, root, record, receipts: vec![], continuations: vec![], changes };
+        let committed =
+            Committed { block, is_kept: false, root, record, receipts: vec![], continuations: vec![], changes };
         Ok(self.tell(committed))
     }
 

@@ -98,13 +98,13 @@ pub(crate) enum Refusal {
     #[error("transaction {0} waits for a block")]
     Waiting(Hash),
     /// The height was kept once, or is not reached yet.
-    #[error("height {asked} is not kept: the lowest is {lowest}, the highest {highest}")]
+    #[error("height {asked} is not kept: {}", there_are(.lowest, .highest))]
     Height {
         /// The height asked for.
         asked: u64,
         /// The lowest whose state is kept.
         lowest: u64,
-        /// The highest there is.
+        /// The highest there is; below the lowest if there is none.
         highest: u64,
     },
     /// The rules of the chain refuse the transaction.
@@ -128,6 +128,13 @@ pub(crate) enum Refusal {
     /// The machine failed.
     #[error("{0}")]
     Failed(String),
+}
+
+fn there_are(lowest: &u64, highest: &u64) -> String {
+    match lowest > highest {
+        true => format!("there is none here yet, the next is {lowest}"),
+        false => format!("the lowest is {lowest}, the highest {highest}"),
+    }
 }
 
 impl From<Refusal> for Failure {
@@ -728,7 +735,7 @@ pub(crate) struct Block {
     pub(crate) time: u64,
     /// The key that made it; null for a block that changed nothing.
     pub(crate) proposer: Option<String>,
-    /// The root of the state after it; null if that state is no longer kept.
+    /// The root of the state after it; null if neither that state nor its root is kept.
     pub(crate) root: Option<String>,
     /// The root of the state before it.
     pub(crate) previous_root: Option<String>,

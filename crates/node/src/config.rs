@@ -166,6 +166,8 @@ settings! {
         client_subscriptions_max: u64 = 16, 1..=100_000;
         /// Events of earlier blocks that a reader may have waiting for it when a block comes; with as many it is dropped.
         subscription_events_max: u64 = 10_000, 1..=65_536;
+        /// Bytes of these events; with as many it is dropped, too.
+        subscription_bytes_max: u64 = 16 * 1024 * 1024, 1024..=1024 * 1024 * 1024;
         /// Names under which clients may send transactions (the Host header of what they send), besides the address of
         /// http.listen: "NAME" for any port or "NAME:PORT". Where http.listen is on all addresses, each of them will do.
         hosts: Vec<HostName> = Vec::new();

@@ -26,10 +26,10 @@ use crate::world::{By, Kept};
 use keelstone_codec::{ChainId, Decode as _, Encode as _, Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
 use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, SessionId};
 use keelstone_ledger::{
-    AuditVerdict, BlockError, Bodies, ChangedBy, Committed, Genesis, GenesisError, InheritError, Inherited, Json,
-    KeyChange, Ledger, LedgerError, LoggedRecord, NodeEvent, PoolError, PoolLimits, RebuildError, Rebuilt,
-    Refusal as TxRefusal, Refused, ReplayError, SecretKey, SignedAttestation, SignedTransaction, Standing, TakeError,
-    Transaction, TxId, Until, Witness, xian,
+    AuditVerdict, BlockError, BlockRecord, Bodies, ChangedBy, Committed, Genesis, GenesisError, InheritError,
+    Inherited, Json, KeyChange, Ledger, LedgerError, LoggedRecord, NodeEvent, PoolError, PoolLimits, RebuildError,
+    Rebuilt, Refusal as TxRefusal, Refused, ReplayError, SecretKey, SignedAttestation, SignedTransaction, Standing,
+    TakeError, Transaction, TxId, Until, Witness, xian,
 };
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
@@ -891,8 +891,12 @@ impl<H: Hasher> Local<H> {
             Ok(first) => first,
             Err(error) => return error.into(),
         };
-        // A node that takes heights in without their blocks has none at all.
-        let never_had = first.is_none_or(|first| first <= height) && height <= highest;
+        // A node that takes heights in without their blocks knows their roots and has no block at all.
+        let never_had = match (first, self.ledger().root_on_record(height)) {
+            (_, Err(error)) => return error.into(),
+            (Some(first), _) => first <= height && height <= highest,
+            (None, Ok(root)) => root.is_some(),
+        };
         if height <= ledger.genesis_height() || never_had {
             return error.into();
         }
@@ -1522,13 +1526,26 @@ impl<H: Hasher> Engine for Local<H> {
 
     fn events(&self, from: Place, bytes_max: usize) -> Result<Vec<Event>, Refusal> {
         let (ledger, height) = (self.ledger(), from.height);
-        let header = ledger.header(height).map_err(|error| self.no_block(error))?;
+        let header = match ledger.header(height) {
+            Ok(header) => header,
+            // Whoever read all of a height misses nothing of it.
+            Err(LedgerError::NoBlock { .. }) if height > ledger.genesis_height() => {
+                let record = BlockRecord::read(&ledger.view(), height)?;
+                let last = record.map_or(0, |record| record.transactions.saturating_add(record.continuations));
+                if from.index > last {
+                    return Ok(Vec::new());
+                }
+                return Err(self.no_block(LedgerError::NoBlock { height }));
+            }
+            Err(error) => return Err(self.no_block(error)),
+        };
         let (receipts, continuations) = (ledger.receipts(height)?, ledger.continuations(height)?);
         let telling = Telling {
             registry: self.registry(),
             height,
             time: header.time,
             root: header.root,
+            is_kept: true,
             record: header.record.as_ref(),
             receipts: &receipts,
             continuations: &continuations,

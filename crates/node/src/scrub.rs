@@ -8,7 +8,7 @@ use crate::config;
 use crate::damage::Damage;
 use crate::engine::Engine;
 use crate::exit::Failure;
-use crate::http::{Event, Health, Hub};
+use crate::http::{Event, Health, Hub, Id};
 use crate::mend::{Look, Mender};
 use crate::metrics::Metrics;
 use crate::way::{Yielding, step_back};
@@ -132,7 +132,7 @@ impl Tell {
             let damage = Damage::of(problem);
             tracing::error!(kind = damage.kind, problem = damage.message, "stored bytes are damaged");
             let json = serde_json::json!(damage).to_string().into();
-            self.hub.tell(None, vec![Event { place: None, kind: "damage", json }]);
+            self.hub.tell(None, vec![Event { id: Id::AsBefore, kind: "damage", json }]);
         }
         if !scrubbed.problems.is_empty() {
             self.mender.found_damage(look);

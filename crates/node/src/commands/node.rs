@@ -746,6 +746,7 @@ fn observe(engine: &dyn Engine, hub: Arc<Hub>, metrics: Arc<Metrics>, registry: 
             height,
             time: committed.block.time,
             root: Some(committed.root),
+            is_kept: committed.is_kept,
             record: committed.record.as_ref(),
             receipts: &committed.receipts,
             continuations: &committed.continuations,

@@ -1,8 +1,9 @@
 //! Event streams: what happens on the chain, told to whoever listens, at the listener's own risk.
 //!
 //! What a height brings is told at once and every subscriber's queue takes it whole, so a large block costs nobody who reads an
-//! event. Whoever has left as many unread as may wait when the next height comes is dropped and its connection closed: a reader that
-//! stops reading costs a bounded amount of memory, most of which it shares with the others, and never holds up a block.
+//! event. Whoever has left as many unread, or as many bytes of them, as may wait when the next height comes is dropped and its
+//! connection closed: a reader that stops reading never holds up a block, and costs at most those bytes and one height's. What
+//! waits is the end of what was told and is shared, so all of them together cost no more than the slowest.
 //!
 //! A stream may begin in the past. Then it reads what is stored, a piece at a time, and is told of heights like the others
 //! from the last one it read on.
@@ -28,10 +29,20 @@ use tokio::sync::mpsc;
 /// One event: its kind and its JSON.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
-    /// None for what is not of the chain, and is told as it happens only.
-    pub(crate) place: Option<Place>,
+    pub(crate) id: Id,
     pub(crate) kind: &'static str,
     pub(crate) json: Arc<str>,
+}
+
+/// What a reader that comes back after an event says it has read last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Id {
+    /// This event.
+    At(Place),
+    /// Nothing: it is of a height that has no block here, so nothing could go on from it.
+    Nothing,
+    /// What it would have said without: this is not of the chain, and is told as it happens only.
+    AsBefore,
 }
 
 /// The place of an event on the chain, by which a stream is taken up again: its height, and its index among the events of that.
@@ -47,7 +58,7 @@ impl Place {
         Self { height, index: 0 }
     }
 
-    /// The one behind it of the same height, if there is one.
+    /// The one behind it of the same height, if there is one. No height has an event at the last index.
     pub(crate) fn next(self) -> Self {
         Self { index: self.index.saturating_add(1), ..self }
     }
@@ -80,8 +91,10 @@ pub(crate) struct Telling<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) height: Height,
     pub(crate) time: Timestamp,
-    /// None if that state is no longer kept.
+    /// None if it is not on record here.
     pub(crate) root: Option<Root>,
+    /// Whether the block is here, so that all of this can be told again.
+    pub(crate) is_kept: bool,
     pub(crate) record: Option<&'a BlockRecord>,
     /// None of a height that was taken in without its block.
     pub(crate) receipts: &'a [Receipt],
@@ -105,14 +118,15 @@ impl Telling<'_> {
         } else {
             return None;
         };
-        Some(Event { place: Some(Place { height, index }), kind, json: json.to_string().into() })
+        let id = if self.is_kept { Id::At(Place { height, index }) } else { Id::Nothing };
+        Some(Event { id, kind, json: json.to_string().into() })
     }
 
     /// The events from an index on, until they have so many bytes or there are no more.
     pub(crate) fn events(&self, first: u32, bytes_max: usize) -> Vec<Event> {
         let mut bytes = 0;
         let mut events = Vec::new();
-        for event in (first..).map_while(|index| self.event(index)) {
+        for event in (first..=u32::MAX).map_while(|index| self.event(index)) {
             bytes += event.json.len();
             events.push(event);
             if bytes >= bytes_max {
@@ -144,10 +158,29 @@ struct Subscriber {
     queue: mpsc::UnboundedSender<Arc<[Event]>>,
     /// The first height it is told of; none while it reads earlier ones.
     from: Option<Height>,
-    /// Events that were told and not taken yet; of one that reads earlier heights, those since it last took one.
-    waiting: Arc<AtomicUsize>,
-    waiting_max: usize,
+    waiting: Arc<Waiting>,
+    events_max: usize,
+    bytes_max: usize,
     connection: Arc<Connection>,
+}
+
+/// What was told and not taken yet; of one that reads earlier heights, what was told since it last took something.
+#[derive(Debug, Default)]
+struct Waiting {
+    events: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Waiting {
+    fn take(&self, event: &Event) {
+        self.events.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(event.json.len(), Ordering::Relaxed);
+    }
+
+    fn forget(&self) {
+        self.events.store(0, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
+    }
 }
 
 impl Subscriber {
@@ -156,7 +189,12 @@ impl Subscriber {
         if self.from.zip(height).is_some_and(|(from, height)| height < from) {
             return true; // It has read that.
         }
-        if self.waiting.fetch_add(events.len(), Ordering::Relaxed) >= self.waiting_max {
+        let bytes = events.iter().map(|event| event.json.len()).sum();
+        let waited = (
+            self.waiting.events.fetch_add(events.len(), Ordering::Relaxed),
+            self.waiting.bytes.fetch_add(bytes, Ordering::Relaxed),
+        );
+        if waited.0 >= self.events_max || waited.1 >= self.bytes_max {
             return false;
         }
         self.from.is_none() || self.queue.send(events.clone()).is_ok()
@@ -168,7 +206,7 @@ pub(crate) struct Subscription {
     queue: mpsc::UnboundedReceiver<Arc<[Event]>>,
     /// What was taken from the queue, and how many of these were handed on.
     taken: (Arc<[Event]>, usize),
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
     id: u64,
     hub: Arc<Hub>,
 }
@@ -217,7 +255,7 @@ impl Hub {
         }
         // The bound is on what waits when there is more, so that a block is taken whole.
         let (queue, taking) = mpsc::unbounded_channel();
-        let waiting = Arc::new(AtomicUsize::new(0));
+        let waiting = Arc::new(Waiting::default());
         let id = subscribers.next;
         subscribers.next += 1;
         connection.set_streaming(true);
@@ -225,7 +263,8 @@ impl Hub {
             queue,
             from: (!earlier).then(Height::default),
             waiting: waiting.clone(),
-            waiting_max: limits.subscription_events_max,
+            events_max: limits.subscription_events_max,
+            bytes_max: limits.subscription_bytes_max,
             connection,
         };
         subscribers.all.insert(id, subscriber);
@@ -266,7 +305,7 @@ impl Subscription {
             let (events, handed_on) = &mut self.taken;
             if let Some(event) = events.get(*handed_on) {
                 *handed_on += 1;
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                self.waiting.take(event);
                 return Some(event.clone());
             }
             self.taken = (self.queue.recv().await?, 0);
@@ -275,7 +314,7 @@ impl Subscription {
 
     /// Says that one that reads earlier heights took an event of those.
     pub(crate) fn took_earlier(&self) {
-        self.waiting.store(0, Ordering::Relaxed);
+        self.waiting.forget();
     }
 
     /// Has one that has read all heights before `from` told of those from there on. False if that was told already: then it
@@ -322,7 +361,7 @@ mod tests {
 
     fn told(hub: &Hub, height: u64, count: u32) {
         let height = Height(height);
-        let event = |index| Event { place: Some(Place { height, index }), kind: "transaction", json: "{}".into() };
+        let event = |index| Event { id: Id::At(Place { height, index }), kind: "transaction", json: "{}".into() };
         hub.tell(Some(height), (0..count).map(event).collect());
     }
 
@@ -331,7 +370,10 @@ mod tests {
         use futures_util::FutureExt as _;
         let mut places = Vec::new();
         while let Some(Some(event)) = subscription.next().now_or_never() {
-            places.push(event.place.map(|place| place.to_string()).unwrap_or_default());
+            places.push(match event.id {
+                Id::At(place) => place.to_string(),
+                other => format!("{other:?}"),
+            });
         }
         places
     }
@@ -405,5 +447,45 @@ mod tests {
         ] {
             assert!(text.parse::<Place>().is_err(), "{text:?}");
         }
+    }
+
+    /// The parts of a height that nobody reads are not told again, whatever index is asked for.
+    #[test]
+    fn behind_the_last_event_of_a_height_is_nothing() {
+        let registry = Registry::default();
+        let height = Height(17);
+        let (time, root) = (Timestamp::default(), None);
+        let telling = Telling {
+            registry: &registry,
+            height,
+            time,
+            root,
+            is_kept: true,
+            record: None,
+            receipts: &[],
+            continuations: &[],
+        };
+        assert_eq!(telling.events(0, usize::MAX).len(), 1, "the block's own");
+        for index in [1, u32::MAX - 1, u32::MAX] {
+            assert!(telling.events(index, usize::MAX).is_empty(), "{index}");
+        }
+        let untold = Telling { is_kept: false, ..telling }.events(0, usize::MAX);
+        assert_eq!(untold[0].id, Id::Nothing, "nothing could go on from it");
+    }
+
+    #[test]
+    fn r11_a_reader_that_left_too_many_bytes_unread_is_dropped_at_the_next_height() {
+        let (hub, mut limits, connection) = hub(1_000);
+        limits.subscription_bytes_max = 20;
+        let mut stream = subscribe(&hub, &limits, &connection, false);
+        for (height, count) in [(1, 30), (2, 9)] {
+            told(&hub, height, count);
+            assert_eq!(taken(&mut stream).len(), count as usize, "a height is taken whole");
+        }
+        told(&hub, 3, 9);
+        told(&hub, 4, 1);
+        assert_eq!(hub.metrics.subscriptions_dropped.get(), 0, "18 bytes waited, 19 may");
+        told(&hub, 5, 1);
+        assert_eq!((hub.metrics.subscriptions_dropped.get(), hub.lock().all.len()), (1, 0));
     }
 }

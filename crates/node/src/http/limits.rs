@@ -26,6 +26,7 @@ pub(crate) struct Limits {
     pub(crate) subscriptions_max: usize,
     pub(crate) client_subscriptions_max: usize,
     pub(crate) subscription_events_max: usize,
+    pub(crate) subscription_bytes_max: usize,
     /// Where the server listens: under its own address state may be changed.
     address: SocketAddr,
     /// Names under which it may be changed besides.
@@ -49,6 +50,7 @@ impl Limits {
             subscriptions_max: count(config.subscriptions_max),
             client_subscriptions_max: count(config.client_subscriptions_max),
             subscription_events_max: count(config.subscription_events_max),
+            subscription_bytes_max: count(config.subscription_bytes_max),
             address,
             hosts: config.hosts.clone(),
             origins: config.origins.clone(),

@@ -2,7 +2,7 @@
 
 use super::access::{self, Access, Takes};
 use super::error::{ApiError, Code, ErrorBody};
-use super::events::{Event, Hub, Place, Refused, Subscription};
+use super::events::{Event, Hub, Id, Place, Refused, Subscription};
 use super::limits::{Limits, cross_origin, guard};
 use super::reload::Reload;
 use super::server::Connection;
@@ -885,6 +885,8 @@ async fn events(
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, ApiError> {
     // The one of a reader that comes back stands over where it once began.
     let from = match headers.get("last-event-id") {
+        // As a stream leaves it that could not be taken up again.
+        Some(last) if last.is_empty() => None,
         Some(last) => Some(parsed("Last-Event-ID", last.to_str().unwrap_or_default(), Place::from_str)?.next()),
         None => parameters.height("from")?.map(Place::first_of),
     };
@@ -900,17 +902,24 @@ async fn events(
         )
     })?;
     let mut listening = Listening { served, subscription, past: None };
-    if let Some(next) = from {
-        // What cannot be had is said while there is a status to say it with.
-        let read = listening.read(next).await?.unwrap_or_default();
-        listening.past = Some(Past { next, read: read.into_iter() });
+    if let Some(mut next) = from {
+        // What cannot be had is said while there is a status to say it with, also if it is the height behind the one that
+        // a reader has read whole.
+        let mut read = listening.read(next).await?;
+        if read.as_ref().is_some_and(Vec::is_empty) {
+            next = Place::first_of(next.height.next());
+            read = listening.read(next).await?;
+        }
+        listening.past = Some(Past { next, read: read.unwrap_or_default().into_iter() });
     }
     let stream = futures_util::stream::unfold(listening, |mut listening| async move {
         let event = listening.next().await?;
         let told = SseEvent::default().event(event.kind).data(&*event.json);
-        let told = match event.place {
-            Some(place) => told.id(place.to_string()),
-            None => told,
+        let told = match event.id {
+            Id::At(place) => told.id(place.to_string()),
+            // A browser says no id then when it comes back.
+            Id::Nothing => told.id(""),
+            Id::AsBefore => told,
         };
         Some((Ok(told), listening))
     });
@@ -942,10 +951,10 @@ impl Listening {
         while let Some(past) = &mut self.past {
             if let Some(event) = past.read.next() {
                 // The block's own is the last of its height.
-                past.next = event
-                    .place
-                    .filter(|_| event.kind != "block")
-                    .map_or_else(|| Place::first_of(past.next.height.next()), Place::next);
+                past.next = match event.id {
+                    Id::At(place) if event.kind != "block" => place.next(),
+                    _ => Place::first_of(past.next.height.next()),
+                };
                 self.subscription.took_earlier();
                 return Some(event);
             }
