@@ -67,6 +67,8 @@ pub(crate) trait Chain: Send + Sync {
     ) -> Result<History, Refusal>;
     /// What can be called.
     fn functions(&self) -> Result<Vec<Function>, Refusal>;
+    /// Has whoever answers wait no longer than this from now on where it is told to ask again later. One in this process never is.
+    fn hurry(&self, _within: Duration) {}
 }
 
 /// Why a chain did not answer.

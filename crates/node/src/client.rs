@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 use std::fmt::{self, Write as _};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
@@ -43,6 +44,8 @@ pub(crate) struct Remote {
     /// Where that is.
     sockets: Vec<SocketAddr>,
     timeout: Duration,
+    /// Until when it is asked again if it is asked too often; as long as an answer may take if nobody said.
+    patient_until: OnceLock<Instant>,
     /// For a node that asks for one.
     token: Option<Zeroizing<String>>,
     /// None for plain HTTP.
@@ -144,7 +147,8 @@ impl Remote {
 
     /// The node that may listen on `address`; asking it takes at most about `timeout`.
     pub(crate) fn at(address: SocketAddr, timeout: Duration) -> Self {
-        Self { authority: address.into(), sockets: vec![address], timeout, token: None, tls: None }
+        let patient_until = OnceLock::new();
+        Self { authority: address.into(), sockets: vec![address], timeout, patient_until, token: None, tls: None }
     }
 
     /// A node the user named.
@@ -180,7 +184,7 @@ impl Remote {
             let message = format!("a token sent to {url} could be read by everybody on the way");
             return Err(Failure::usage(message).hint("use https://…, or --insecure if the way is trusted"));
         }
-        Ok(Self { authority, sockets, timeout: TIMEOUT, token, tls })
+        Ok(Self { authority, sockets, timeout: TIMEOUT, patient_until: OnceLock::new(), token, tls })
     }
 
     /// Its address, as people write it.
@@ -217,7 +221,8 @@ impl Remote {
         self.post("/v1/admin/reload", &[])
     }
 
-    /// Asks, and asks again when it is told to wait: nothing was done then. It waits no longer than for an answer.
+    /// Asks, and asks again when it is told to wait: nothing was done then. It waits no longer than for an answer, and no longer
+    /// than whoever asks has time.
     fn answer(&self, path: &str, body: Option<Body<'_>>) -> Result<Answer, Refusal> {
         let host = self.authority.to_string();
         let token = self.token.as_ref().map(|token| token.as_str());
@@ -226,7 +231,8 @@ impl Remote {
             let answer = self
                 .converse(&Ask { host: &host, path, body, token })
                 .map_err(|error| Refusal::Failed(format!("the node at {} did not answer: {error}", self.url())))?;
-            let left = self.timeout.saturating_sub(started.elapsed());
+            let patience = self.patient_until.get().map(|by| by.saturating_duration_since(Instant::now()));
+            let left = self.timeout.saturating_sub(started.elapsed()).min(patience.unwrap_or(Duration::MAX));
             match answer.wait() {
                 Some(wait) if wait <= left => std::thread::sleep(wait),
                 _ => return Ok(answer),
@@ -574,6 +580,13 @@ impl Chain for Remote {
 
     fn functions(&self) -> Result<Vec<Function>, Refusal> {
         self.get("/v1/functions")
+    }
+
+    fn hurry(&self, within: Duration) {
+        // A command has one limit, which begins once.
+        if let Some(by) = Instant::now().checked_add(within) {
+            let _ = self.patient_until.set(by);
+        }
     }
 }
 

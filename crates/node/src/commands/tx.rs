@@ -230,6 +230,9 @@ pub(super) fn submit(
 ) -> Result<Exit, Failure> {
     let id = signed.id();
     let out = context.out;
+    if let Some(wait) = wait {
+        chain.hurry(wait);
+    }
     chain.submit(&signed.to_bytes())?;
     out.row("transaction", id);
     let Some(wait) = wait else {
@@ -267,6 +270,7 @@ pub(super) fn settle(
     signed: &SignedTransaction,
     limit: Duration,
 ) -> Result<api::Transaction, Failure> {
+    chain.hurry(limit);
     chain.submit(&signed.to_bytes())?;
     wait_for(chain, &signed.id(), limit)
 }
@@ -356,6 +360,19 @@ mod tests {
         }
     }
 
+    /// A limit is one on all of the wait: on what a node asks for, too.
+    #[test]
+    fn a_node_that_wants_to_be_left_alone_for_longer_is_not_waited_for() {
+        let node = answering(
+            &["HTTP/1.1 429 X\r\nRetry-After: 20\r\n\r\n{\"error\":{\"code\":\"too_many\",\"message\":\"m\"}}"],
+            Duration::from_secs(30),
+        );
+        let (started, limit) = (Instant::now(), Duration::from_secs(1));
+        node.hurry(limit);
+        wait_for(&node, &TxId(Hash([7; 32])), limit).expect_err("it is never answered");
+        assert!(started.elapsed() < Duration::from_secs(10), "it waited for {:?}", started.elapsed());
+    }
+
     /// A node that is asked too often is asked again.
     #[test]
     fn being_told_to_wait_does_not_end_the_wait_for_a_block() {
@@ -363,7 +380,7 @@ mod tests {
             &[
                 "HTTP/1.1 429 X\r\n\r\n{\"error\":{\"code\":\"too_many\",\"message\":\"m\"}}",
                 "HTTP/1.1 200 OK\r\n\r\n{\"id\":\"a\",\"sender\":\"b\",\"nonce\":0,\"expiry_height\":9,\"session\":null,\"operations\":[],\
-                 \"transaction\":\"00\",\"receipt\":{\"id\":\"a\",\"height\":5,\"index\":0,\"succeeded\":true,\"gas_used\":1,\"outcomes\":[]}}",
+                 \"transaction\":\"00\",\"place\":\"00\",\"receipt\":{\"id\":\"a\",\"height\":5,\"index\":0,\"succeeded\":true,\"gas_used\":1,\"outcomes\":[]}}",
             ],
             Duration::from_millis(200),
         );
