@@ -124,7 +124,10 @@ fn what_is_wrong_with_a_proof_or_a_witness_is_told() {
     changed[at] ^= 1;
     std::fs::write(&file, &changed).unwrap();
     assert!(told(12, &["verify", "sure.proof"]).contains("signature"));
-    std::fs::write(&file, &good[1..]).unwrap();
+    // What is cut off was a proof; what is something else was given by mistake.
+    std::fs::write(&file, &good[..good.len() - 1]).unwrap();
+    assert!(told(12, &["verify", "sure.proof"]).contains("no bundle proof"));
+    std::fs::write(&file, "{}").unwrap();
     assert!(told(2, &["verify", "sure.proof"]).contains("no bundle proof"));
 
     // By now the nonce is used.
@@ -158,14 +161,20 @@ fn one_operation_is_proven_to_an_outsider() {
     let proven = expect(home.path(), 0, &["bundle", "prove-operation", id, "1", "--out", path]);
     assert_eq!((&proven["valid"], &proven["operation"], &proven["bundle"]), (&json!(true), &json!(1), &done["id"]));
     assert_eq!((&proven["function"], &proven["sequence"]), (&json!("memes.post/1"), &json!(1)));
+    assert_eq!((&proven["height"], &proven["claimed"]["height"].is_u64()), (&Value::Null, &true), "it is in no proof");
     let root = proven["root"].as_str().unwrap();
     let verified = expect(elsewhere.path(), 0, &["bundle", "verify-operation", path, "--root", root]);
     assert_eq!((&verified["outcome"], &verified["root_given"]), (&proven["outcome"], &json!(true)));
 
     expect(elsewhere.path(), 12, &["bundle", "verify-operation", path, "--root", &"00".repeat(32)]);
     let text = std::fs::read_to_string(&file).unwrap();
-    for (part, other, code) in [("\"block\":", "\"block\":9", 12), ("\"proof\":\"0", "\"proof\":\"f", 2), ("{", "[", 2)]
-    {
+    for (part, other, code) in [
+        ("\"block\":", "\"block\":9", 12),
+        ("\"proof\":\"0", "\"proof\":\"f", 12),
+        ("\"proof\":\"0", "\"proof\":\"F", 2),
+        ("{", "{\"more\":1,", 2),
+        ("{", "[", 2),
+    ] {
         std::fs::write(&file, text.replacen(part, other, 1)).unwrap();
         expect(elsewhere.path(), code, &["bundle", "verify-operation", path]);
     }

@@ -6,7 +6,6 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
-#[cfg(feature = "hdf5")]
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -92,6 +91,21 @@ fn p09_a_proof_holds_for_its_own_entry_and_root_only() {
     check(&with("proof", "00"), 12, &[]);
     check(&with("hasher", "sha256"), 12, &[]);
     check(&with("proof", "zz"), 2, &[]);
+    let digits = proven["proof"].as_str().unwrap();
+    check(&with("proof", &digits[..digits.len() - 2]), 12, &[]);
+    // Of which height a root is, no proof says: it is shown as what the file claims.
+    let mut other = proven.clone();
+    other["height"] = json!(9);
+    let shown = check(&other, 0, &[]);
+    assert_eq!((&shown["claimed"], &shown["height"]), (&json!({ "height": 9 }), &Value::Null));
+    // A file that says another root than the one that is trusted is of another state.
+    check(&with("root", &"ab".repeat(32)), 12, &["--root", proven["root"].as_str().unwrap()]);
+    // There is one way to write each claim, and none to claim an absence by saying nothing.
+    check(&with("more", "1"), 2, &[]);
+    check(&with("proof", &digits.to_uppercase()), 2, &[]);
+    let mut silent = proven.clone();
+    silent.as_object_mut().unwrap().remove("value");
+    check(&silent, 2, &[]);
     let absent = expect(home.path(), 14, &["query", "memes", "nothing", "--prove"]);
     assert_eq!(absent["value"], Value::Null);
     check(&absent, 0, &[]);
@@ -109,7 +123,7 @@ fn p09_a_page_is_all_there_is_in_its_range() {
     assert!(table["rows"].as_array().unwrap().len() == 2 && table["proof"]["proof"].is_string(), "{table}");
 
     let node = Node::start(home.path(), &[]);
-    let (mut entries, mut start, mut after) = (Vec::new(), json!(""), None);
+    let (mut entries, mut start, mut after) = (Vec::new(), json!(""), None::<String>);
     loop {
         let more = after.as_ref().map_or(vec![], |after| vec!["--after", after]);
         let page =

@@ -167,7 +167,8 @@ pub struct OperationProof {
     pub hasher: HashKind,
     /// The chain.
     pub chain_id: ChainId,
-    /// The height of the state it is proven in: that of the operation's block, or any above.
+    /// The height of the state it is proven in: that of the operation's block, or any above. Which of them is the word of whoever
+    /// made the proof.
     pub height: Height,
     /// That state's root.
     pub root: Root,
@@ -206,6 +207,14 @@ pub enum OperationProofError {
     /// The proof of the state is none.
     #[error("the record in the state: {0}")]
     State(#[from] ProofError),
+    /// It is said to be of a state before the block.
+    #[error("a state of height {height} has nothing of block {block}")]
+    Height {
+        /// The state's height, as the proof says.
+        height: Height,
+        /// The block.
+        block: Height,
+    },
     /// The state has no record of the block, or one that does not decode.
     #[error("the state with root {root} has no record of block {block}")]
     NoRecord {
@@ -248,7 +257,7 @@ impl OperationProof {
     /// Checks it against the root it names. Whether that is the chain's root is the reader's to know.
     ///
     /// # Errors
-    /// [`OperationProofError`]: the first thing that is wrong, in this order: hasher, state, record, place in the block
+    /// [`OperationProofError`]: the first thing that is wrong, in this order: hasher, height, state, record, place in the block
     /// with the operation's in the list, link.
     // spec: HISTORY-10
     pub fn verify<H: Hasher>(&self) -> Result<(), OperationProofError> {
@@ -256,6 +265,9 @@ impl OperationProof {
             return Err(OperationProofError::Hasher { expected: H::KIND.name(), found: self.hasher.name() });
         }
         let (root, block) = (self.root, self.block);
+        if self.height < block {
+            return Err(OperationProofError::Height { height: self.height, block });
+        }
         let value = shown::<H>(&self.state, root, BlockRecord::place(block))?;
         let record = value.and_then(|value| BlockRecord::from_bytes(&value).ok());
         let record = record.ok_or(OperationProofError::NoRecord { root, block })?;

@@ -15,7 +15,7 @@ use keelstone_store::ScrubStanding;
 use keelstone_sync::library::Info;
 use keelstone_sync::peers::Manner;
 use keelstone_tree::KeyRange;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::fmt;
 use std::time::Duration;
@@ -471,6 +471,7 @@ pub(crate) struct Reloaded {
 
 /// One entry of the state.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Entry {
     /// The namespace.
     pub(crate) namespace: String,
@@ -483,6 +484,7 @@ pub(crate) struct Entry {
     /// The hasher the proof is checked with.
     pub(crate) hasher: String,
     /// The value, or null if there is no such entry.
+    #[serde(deserialize_with = "said")]
     pub(crate) value: Option<String>,
     /// The value as text, if it is text.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -490,6 +492,11 @@ pub(crate) struct Entry {
     /// The proof of the answer under `root`, if one was asked for.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) proof: Option<String>,
+}
+
+/// A member that may be null, and has to be there: an absence is said.
+fn said<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Option::deserialize(deserializer)
 }
 
 /// A proof of all that running a transaction reads and writes, and where it would be run if it came now.
@@ -569,6 +576,7 @@ pub(crate) struct Extract {
 
 /// An operation that took effect, proven by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct OperationAnswer {
     /// The network's name.
     pub(crate) chain_id: String,
@@ -590,7 +598,7 @@ pub(crate) struct OperationAnswer {
     pub(crate) sequence: u64,
     /// The session's state hash before.
     pub(crate) before: String,
-    /// Height of the state it is proven in.
+    /// Height of the state it is proven in, by the word of whoever proves it.
     pub(crate) height: u64,
     /// That state's root.
     pub(crate) root: String,

@@ -138,9 +138,13 @@ pub(crate) fn show_checkpoint(
 }
 
 /// What hexadecimal digits encode.
+///
+/// # Errors
+/// [`Exit::Usage`](crate::exit::Exit::Usage) for what are no digits, [`Exit::Integrity`](crate::exit::Exit::Integrity) for bytes that
+/// encode nothing of the kind: which of the bytes was changed does not matter.
 pub(crate) fn decoded<T: Decode>(what: &str, digits: &str) -> Result<T, Failure> {
-    let bytes = hex::decode(digits).map_err(|error| Failure::usage(format!("{what}: {error}")))?;
-    T::from_bytes(&bytes).map_err(|error| Failure::usage(format!("{what}: {error}")))
+    let bytes = unhex(digits).map_err(|error| Failure::usage(format!("{what}: {error}")))?;
+    T::from_bytes(&bytes).map_err(|error| Failure::integrity(format!("{what}: {error}")))
 }
 
 /// Reads back what [`show_checkpoint`] shows.

@@ -74,13 +74,19 @@ fn a_changed_proof_names_the_first_thing_that_is_wrong() {
         assert!(matches!(error, OperationProofError::Hasher { .. }), "{error}");
         let error = said(&|proof| proof.root.0.0[0] ^= 1, &good);
         assert!(matches!(error, OperationProofError::State(_)), "{error}");
-        let error = said(&|proof| proof.block = proof.block.next(), &good);
+        let error = said(&|proof| (proof.block, proof.height) = (proof.block.next(), proof.height.next()), &good);
         assert!(matches!(error, OperationProofError::State(_) | OperationProofError::NoRecord { .. }), "{error}");
+        let error = said(&|proof| proof.height = proof.block.prev().unwrap(), &good);
+        assert!(matches!(error, OperationProofError::Height { .. }), "{error}");
         // A block without a record: what the state's proof shows is that it has none.
         let (namespace, key) = keelstone_ledger::BlockRecord::place(Height(900));
         let absent = chain.view().prove(&[keelstone_tree::Query::Key(namespace, key)]).unwrap().encode();
-        let none =
-            OperationProof { block: Height(900), state: keelstone_codec::Blob::new(absent).unwrap(), ..good.clone() };
+        let none = OperationProof {
+            block: Height(900),
+            height: Height(900),
+            state: keelstone_codec::Blob::new(absent).unwrap(),
+            ..good.clone()
+        };
         let error = none.verify::<Blake3>().unwrap_err();
         assert!(matches!(error, OperationProofError::NoRecord { block: Height(900), .. }), "{error}");
         type Change = fn(&mut OperationProof);

@@ -1,4 +1,7 @@
 //! `keelstone proof verify`: checks a proof with nothing but the proof and a root. No store, no network.
+//!
+//! A root is of one state and does not say of which height, nor of which chain. What a file says of these is the word of whoever
+//! wrote it, and is shown as `claimed`.
 
 use crate::api;
 use crate::cli::Context;
@@ -10,7 +13,7 @@ use keelstone_codec::{Key, Namespace, Root, unhex};
 use keelstone_tree::{
     Answer, Blake3, HashKind, Hasher, KeyRange, Proof, ProofError, ProofLimits, Query, RangeAnswer, Sha256,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
@@ -42,14 +45,17 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         .map(|text| Root::from_hex(&text).map_err(|error| Failure::usage(format!("the root: {error}"))))
         .transpose()?;
     let text = read_input(&file)?;
-    if let Ok(extract) = strict_json::parse::<api::Extract>(&text) {
-        return super::snapshot::extract::verify(&extract, given, context);
+    let wrong = |error| Failure::usage(format!("{}: {error}", file.display()));
+    let said: Value = strict_json::parse_object(&text).map_err(wrong)?;
+    match (said.get("entries"), said.get("prefix")) {
+        (Some(_), Some(_)) => {
+            let extract = strict_json::parse_object(&text).map_err(wrong)?;
+            return super::snapshot::extract::verify(&extract, given, context);
+        }
+        (Some(_), None) => return range(&strict_json::parse_object(&text).map_err(wrong)?, given, context),
+        (None, _) => {}
     }
-    if let Ok(found) = strict_json::parse::<api::Entries>(&text) {
-        return range(&found, given, context);
-    }
-    let claim: api::Entry =
-        strict_json::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+    let claim: api::Entry = strict_json::parse_object(&text).map_err(wrong)?;
     let (root, given) = (rooted(given, &claim.root)?, given.is_some());
     let value = verify(&claim, root)?;
 
@@ -62,7 +68,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     out.row("root", rooted_how(root, given));
     out.emit(&json!({
         "valid": true, "present": value.is_some(), "value": value.map(hex::encode), "root": root, "root_given": given,
-        "namespace": claim.namespace, "key": claim.key, "height": claim.height,
+        "namespace": claim.namespace, "key": claim.key, "claimed": { "height": claim.height },
     }));
     Ok(Exit::Ok)
 }
@@ -80,7 +86,7 @@ fn range(found: &api::Entries, given: Option<Root>, context: &Context<'_>) -> Re
     out.row("root", rooted_how(root, given));
     out.emit(&json!({
         "valid": true, "entries": found.entries.len(), "root": root, "root_given": given, "namespace": namespace.as_str(),
-        "start": hex::encode(&range.start), "end": range.end.map(hex::encode), "height": found.height,
+        "start": hex::encode(&range.start), "end": range.end.map(hex::encode), "claimed": { "height": found.height },
     }));
     Ok(Exit::Ok)
 }
@@ -91,9 +97,15 @@ pub(crate) fn rooted_how(root: Root, given: bool) -> String {
     format!("{} ({source})", short(root))
 }
 
-/// The root that is trusted, or else the one a file says.
+/// The root a file says, which has to be the one that is trusted, if one is.
 pub(crate) fn rooted(given: Option<Root>, said: &str) -> Result<Root, Failure> {
-    given.map_or_else(|| Root::from_hex(said).map_err(|error| Failure::usage(format!("the root: {error}"))), Ok)
+    let said = Root::from_hex(said).map_err(|error| Failure::usage(format!("the root: {error}")))?;
+    match given {
+        Some(given) if given != said => {
+            Err(Failure::integrity(format!("the file is of a state with root {said}, not with root {given}")))
+        }
+        _ => Ok(said),
+    }
 }
 
 /// Checks a claimed answer against a root, and returns the value that is proven, or none for a proven absence.

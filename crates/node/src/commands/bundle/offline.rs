@@ -438,8 +438,14 @@ fn verify(
     };
     let (old_root, new_root) = (root("--old-root", old_root)?, root("--new-root", new_root)?);
     let encoded = read_input(file)?;
-    let proof = BundleProof::from_bytes(&encoded)
-        .map_err(|error| Failure::usage(format!("{} is no bundle proof: {error}", file.display())))?;
+    let proof = BundleProof::from_bytes(&encoded).map_err(|error| {
+        let message = format!("{} is no bundle proof: {error}", file.display());
+        // What begins as a proof, with its hasher, was one; anything else was given by mistake.
+        match encoded.first().is_some_and(|first| HashKind::from_bytes(&[*first]).is_ok()) {
+            true => Failure::integrity(message),
+            false => Failure::usage(message),
+        }
+    })?;
     for (name, trusted, said) in [("old", old_root, proof.setting.old_root), ("new", new_root, proof.new_root)] {
         if let Some(trusted) = trusted.filter(|trusted| *trusted != said) {
             return Err(Failure::integrity(format!("the proof is of the {name} root {said}, not of {trusted}")));

@@ -150,7 +150,8 @@ pub(crate) fn verify(extract: &api::Extract, given: Option<Root>, context: &Cont
     out.row("root", proof::rooted_how(root, given.is_some()));
     out.emit(&json!({
         "valid": true, "entries": shown.len(), "root": root, "root_given": given.is_some(),
-        "namespace": namespace.as_str(), "prefix": extract.prefix, "height": extract.height,
+        "namespace": namespace.as_str(), "prefix": extract.prefix,
+        "claimed": { "chain_id": extract.chain_id, "height": extract.height },
     }));
     Ok(Exit::Ok)
 }
