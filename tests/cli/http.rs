@@ -128,6 +128,53 @@ fn r04_paths_have_one_reading() {
     alive(&node);
 }
 
+/// Keys, bytes and numbers have one form.
+#[test]
+fn r04_hexadecimal_and_numbers_have_one_form() {
+    let home = chain();
+    send(home.path(), 0, &json!([register()]));
+    let node = Node::start(home.path(), &[]);
+    let key = "ab".repeat(32);
+    for (one, others) in [
+        ("/v1/blocks/1", &["/v1/blocks/+1", "/v1/blocks/01", "/v1/blocks/00001"][..]),
+        ("/v1/state/agents?key_hex=ff", &["/v1/state/agents?key_hex=FF", "/v1/state/agents?key_hex=fF"]),
+        (
+            "/v1/state/agents?key=x&height=1",
+            &["/v1/state/agents?key=x&height=0001", "/v1/state/agents?key=x&height=%2b1"],
+        ),
+        ("/v1/entries/agents?limit=5", &["/v1/entries/agents?limit=05", "/v1/entries/agents?limit=%2b5"]),
+        (&format!("/v1/accounts/{key}"), &[&format!("/v1/accounts/{}", key.to_uppercase())]),
+    ] {
+        assert_eq!(node.get(one).0, 200, "{one}");
+        for other in others {
+            assert_eq!(node.get(other).0, 400, "{other}");
+        }
+    }
+    let (status, answer) = node.post_json(&json!({ "transaction": "AB" }).to_string());
+    assert!(status == 400 && answer.contains("lower-case"), "{answer}");
+}
+
+/// What became of a transaction is answered with what it takes to prove it, by nodes and by commands alike.
+#[test]
+fn a_receipt_comes_with_its_bytes_and_its_place() {
+    let home = chain();
+    let sent = send(home.path(), 0, &json!([register(), post("first")]));
+    let id = sent["id"].as_str().unwrap();
+    let shown = expect(home.path(), 0, &["query", "tx", id]);
+    let node = Node::start(home.path(), &[]);
+    let answer = node.json(&format!("/v1/transactions/{id}")).1;
+    assert_eq!(shown, answer);
+    let receipt = node.json(&format!("/v1/receipts/{id}")).1;
+    assert_eq!(answer["receipt"], receipt);
+    assert!(receipt["receipt"].as_str().unwrap().starts_with(id), "{receipt}");
+    // Alone in its block: index 0 of 1, and no hashes beside its way.
+    assert_eq!(
+        (&receipt["place"], &answer["place"]),
+        (&json!("000000000100000000000000"), &json!("000000000100000000000000"))
+    );
+    assert!(receipt["outcomes"][1]["gas_used"].as_u64().unwrap() > 0, "{receipt}");
+}
+
 #[test]
 fn r06_pruned_and_future_heights_say_which_there_are() {
     let home = chain();

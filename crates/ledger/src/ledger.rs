@@ -130,6 +130,8 @@ pub struct Located {
     pub transaction: SignedTransaction,
     /// What became of it.
     pub receipt: Receipt,
+    /// Where the transaction, and where its receipt, stands under the roots of the block's record (spec: BLOCK-3).
+    pub places: (ListProof, ListProof),
 }
 
 /// What the pool holds.
@@ -335,6 +337,14 @@ pub(crate) fn height_in(key: &[u8]) -> Option<Height> {
 
 fn indexed(id: &TxId) -> Vec<u8> {
     [&[INDEX], id.0.as_bytes().as_slice()].concat()
+}
+
+/// Where a transaction and its receipt stand among those of their block; none if there are not as many.
+// spec: BLOCK-3
+fn places(transactions: &[SignedTransaction], receipts: &[Receipt], index: u32) -> Option<(ListProof, ListProof)> {
+    let transactions: Vec<Hash> = transactions.iter().map(SignedTransaction::list_hash).collect();
+    let receipts: Vec<Hash> = receipts.iter().map(Receipt::list_hash).collect();
+    ListProof::of(&transactions, index as usize).zip(ListProof::of(&receipts, index as usize))
 }
 
 impl<H: Hasher> Ledger<H> {
@@ -913,8 +923,10 @@ impl<H: Hasher> Ledger<H> {
         if transactions.get(place).map(SignedTransaction::id) != Some(*id) || place >= receipts.len() {
             return Err(damaged(height, "another transaction stands where the index says"));
         }
+        let places = places(&transactions, &receipts, index);
+        let places = places.ok_or_else(|| damaged(height, "its block has another number of receipts"))?;
         let (transaction, receipt) = (transactions.swap_remove(place), receipts.swap_remove(place));
-        Ok(Some(Located { height, index, transaction, receipt }))
+        Ok(Some(Located { height, index, transaction, receipt, places }))
     }
 
     /// That a transaction, and that its receipt, stands at its place under the roots in its block's record.
@@ -924,10 +936,7 @@ impl<H: Hasher> Ledger<H> {
     // spec: BLOCK-3
     pub fn list_proofs(&self, height: Height, index: u32) -> Result<Option<(ListProof, ListProof)>, LedgerError> {
         let (block, receipts) = self.block_and_receipts(height)?;
-        let transactions: Vec<Hash> = block.transactions.iter().map(|t| t.list_hash()).collect();
-        let receipts: Vec<Hash> = receipts.iter().map(Receipt::list_hash).collect();
-        let proofs = ListProof::of(&transactions, index as usize).zip(ListProof::of(&receipts, index as usize));
-        Ok(proofs)
+        Ok(places(&block.transactions, &receipts, index))
     }
 
     /// Keeps what another engine said of a height, in its own words: who verified it has to say so. It is written with the

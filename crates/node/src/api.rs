@@ -813,6 +813,8 @@ pub(crate) struct Transaction {
     pub(crate) operations: Vec<Operation>,
     /// Its encoding, signed: what was sent, and stands under the block's transactions root (`spec/ledger.md`, BLOCK-3).
     pub(crate) transaction: String,
+    /// Where it stands under the block's transactions root: its index, their number, and the hashes beside its way.
+    pub(crate) place: String,
     /// What became of it.
     pub(crate) receipt: Receipt,
 }
@@ -854,6 +856,12 @@ pub(crate) struct Receipt {
     pub(crate) submitted: Option<u32>,
     /// What each operation came to, if the bundle took effect.
     pub(crate) outcomes: Vec<Outcome>,
+    /// Its encoding (`spec/ledger.md`, BLOCK-4). Only where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) receipt: Option<String>,
+    /// Where it stands under the receipts root of its block's record (`spec/ledger.md`, BLOCK-3). Only where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) place: Option<String>,
 }
 
 /// Why a bundle failed.
@@ -881,6 +889,8 @@ pub(crate) struct Outcome {
     pub(crate) state_hash: String,
     /// The digest of what it changed.
     pub(crate) diff_digest: String,
+    /// What it used.
+    pub(crate) gas_used: u64,
     /// The result, by name.
     pub(crate) result: Value,
     /// The events it told, by name.

@@ -199,6 +199,8 @@ pub(crate) fn show_receipt(registry: &Registry, receipt: &Receipt, height: Heigh
         failure,
         submitted,
         outcomes,
+        receipt: None,
+        place: None,
     }
 }
 
@@ -206,6 +208,7 @@ fn show_outcome(registry: &Registry, operation: &OperationReceipt) -> api::Outco
     api::Outcome {
         state_hash: operation.state_hash.0.to_string(),
         diff_digest: operation.diff.digest.to_string(),
+        gas_used: operation.gas_used,
         result: show_result(registry, operation),
         events: operation.events.iter().map(|event| show_event(registry, event)).collect(),
     }

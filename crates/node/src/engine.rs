@@ -1301,6 +1301,8 @@ impl<H: Hasher> Chain for Local<H> {
         };
         let transaction = &located.transaction.transaction;
         let operations = transaction.bundle.operations();
+        let (place, receipt_place) = &located.places;
+        let receipt = show_receipt(self.registry(), &located.receipt, located.height, located.index);
         Ok(api::Transaction {
             id: id.to_string(),
             sender: transaction.sender.to_string(),
@@ -1309,7 +1311,12 @@ impl<H: Hasher> Chain for Local<H> {
             session: transaction.session.map(|session| session.to_string()),
             operations: operations.iter().map(|operation| show_operation(self.registry(), operation)).collect(),
             transaction: hex::encode(located.transaction.to_bytes()),
-            receipt: show_receipt(self.registry(), &located.receipt, located.height, located.index),
+            place: hex::encode(place.to_bytes()),
+            receipt: api::Receipt {
+                receipt: Some(hex::encode(located.receipt.to_bytes())),
+                place: Some(hex::encode(receipt_place.to_bytes())),
+                ..receipt
+            },
         })
     }
 
@@ -1738,7 +1745,7 @@ mod tests {
     use keelstone_execution::bundles::Resume;
     use keelstone_execution::{Bundle, Mode, Operation};
     use keelstone_ledger::modules::standard;
-    use keelstone_ledger::{BlockRecord, SecretKey, list_root};
+    use keelstone_ledger::{ListProof, Receipt, list_root};
 
     /// L-06: where the chain stands is known while the last chunk becomes a state, which takes as long as it takes.
     #[test]
@@ -1806,6 +1813,13 @@ mod tests {
         assert_eq!(bytes(&answer.transaction), signed.to_bytes());
         let found = SignedTransaction::from_bytes(&bytes(&answer.transaction)).expect("a transaction");
         assert_eq!(list_root(&[found.list_hash()]), record.transactions_root);
+        let place = |digits: &str| ListProof::from_bytes(&bytes(digits)).expect("a place");
+        assert!(place(&answer.place).verify(&record.transactions_root, &found.list_hash()));
+        let receipt =
+            Receipt::from_bytes(&bytes(&answer.receipt.receipt.expect("it was asked for"))).expect("a receipt");
+        assert_eq!((receipt.transaction, receipt.gas_used), (signed.id(), answer.receipt.gas_used));
+        let stands = place(&answer.receipt.place.expect("it was asked for"));
+        assert!(stands.verify(&record.receipts_root, &receipt.list_hash()), "a failure is proven as a success is");
     }
 
     #[test]
