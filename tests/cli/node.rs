@@ -344,7 +344,12 @@ fn the_engines_socket_is_named_by_its_whole_path() {
         command.current_dir(place.path()).args(arguments).args(["--home", "k", "--json"]);
         command
     };
-    expect_of(there(&["init", "--validator", &validator]), 0);
+    let said = expect_of(there(&["init", "--validator", &validator]), 0);
+    // Enough to put into the genesis of an engine: the same chain, from the same moment on, and its validators.
+    let engine = &said["engine_genesis"];
+    assert_eq!((&engine["app_state"], &engine["chain_id"]), (&said["genesis_hash"], &said["chain_id"]));
+    assert_eq!((&engine["initial_height"], &engine["app_hash"]), (&json!("1"), &json!("")));
+    assert_eq!((&engine["validators"][0]["power"], engine["genesis_time"].as_str().unwrap().len()), (&json!("1"), 24));
     let node = Node::run(there(&["node", "--set", "http.listen=127.0.0.1:0"]));
     let absolute = place.path().canonicalize().unwrap().join("k/data/abci.sock");
     assert_eq!(node.said["abci"], format!("unix://{}", absolute.display()));

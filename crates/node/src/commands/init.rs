@@ -3,6 +3,7 @@
 use crate::call;
 use crate::cli::Context;
 use crate::cometbft::base64::from_base64;
+use crate::cometbft::genesis::engine_genesis;
 use crate::config::{Config, EngineKind};
 use crate::engine::refuse_to_forget;
 use crate::exit::{Exit, Failure};
@@ -222,19 +223,24 @@ pub(crate) fn create(mut genesis: Genesis, made_by: BlocksBy<'_>, context: &Cont
     }
     out.warn(&warnings);
     out.say("");
-    if under_engine {
-        out.say(format_args!(
-            "CometBFT's genesis: \"chain_id\": \"{}\", \"app_state\": \"{}\"",
-            genesis.chain_id, first.hash
-        ));
+    let engine = under_engine.then(|| engine_genesis(&genesis, first.hash, &[]));
+    if let Some(engine) = &engine {
+        out.say("in CometBFT's genesis must stand (--json gives it as engine_genesis):");
+        for (name, value) in engine.as_object().into_iter().flatten() {
+            out.say(format_args!("  {}: {value}", json!(name)));
+        }
     }
     let at = if context.home_given { format!(" --home {}", home.path().display()) } else { String::new() };
     out.say(format_args!("next: keelstone node{at}"));
-    out.emit(&json!({
+    let mut shown = json!({
         "chain_id": genesis.chain_id.as_str(), "home": home.path(), "genesis_hash": first.hash,
         "root": status.as_ref().map(|status| &status.root), "height": status.as_ref().map(|status| status.height),
         "entries": status.as_ref().map(|status| status.entries), "warnings": warnings,
-    }));
+    });
+    if let Some(engine) = engine {
+        shown["engine_genesis"] = engine;
+    }
+    out.emit(&shown);
     Ok(Exit::Ok)
 }
 

@@ -2,7 +2,8 @@
 
 use super::hosts::{Hosts, free_ports};
 use crate::cometbft::config_file::{Edit, edited};
-use crate::cometbft::keys::{NOTHING_SIGNED, address, node_file, node_id, public_json, validator_file};
+use crate::cometbft::genesis::engine_genesis;
+use crate::cometbft::keys::{NOTHING_SIGNED, node_file, node_id, validator_file};
 use crate::cometbft::rpc::Rpc;
 use crate::commands::init::now;
 use crate::commands::statesync::{read as read_text, replace};
@@ -11,10 +12,9 @@ use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::keyfile::{create_private_dir, write_private};
 use crate::strict_json;
-use keelstone_codec::{ChainId, Key, Namespace, Tag, TaggedHasher, Timestamp, Value};
+use keelstone_codec::{ChainId, Key, Namespace, Tag, TaggedHasher, Value};
 use keelstone_ledger::{Genesis, SecretKey, Validator};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -373,20 +373,8 @@ impl Layout {
             genesis.limits.snapshot_chunk_bytes = bytes;
         }
         let first = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?;
-        let validators: Vec<serde_json::Value> = validators
-            .iter()
-            .zip(&self.nodes)
-            .map(|(key, node)| {
-                let public = key.public();
-                json!({
-                    "address": address(&public), "pub_key": public_json(&public), "power": POWER.to_string(), "name": node.name,
-                })
-            })
-            .collect();
-        let cometbft = json!({
-            "genesis_time": rfc3339(genesis.time), "chain_id": self.chain_id, "initial_height": "1",
-            "validators": validators, "app_hash": "", "app_state": first.hash,
-        });
+        let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+        let cometbft = engine_genesis(&genesis, first.hash, &names);
         let cometbft = serde_json::to_string_pretty(&cometbft).expect("a JSON value is JSON");
         Ok(GenesisFiles { keelstone: genesis.to_json().to_pretty() + "\n", cometbft: cometbft + "\n" })
     }
@@ -539,26 +527,10 @@ fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
         .map_err(|error| Failure::io(format_args!("could not write {}", path.display()), &error))
 }
 
-/// A time as CometBFT's genesis writes it.
-fn rfc3339(time: Timestamp) -> String {
-    let (seconds, millis) = (time.0 / 1_000, time.0 % 1_000);
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // The civil calendar from days since 1970, in eras of 400 years that begin in March.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn wish(validators: u8) -> Wish {
         Wish {
@@ -714,12 +686,5 @@ mod tests {
         assert!(hint.starts_with("keelstone testnet down --remove"), "{hint}");
         assert!(Layout::unfinished(&net).is_some());
         assert_eq!(Layout::unfinished(&dir.path().join("none")), None);
-    }
-
-    #[test]
-    fn times_are_those_of_the_calendar() {
-        assert_eq!(rfc3339(Timestamp(0)), "1970-01-01T00:00:00.000Z");
-        assert_eq!(rfc3339(Timestamp(951_868_799_999)), "2000-02-29T23:59:59.999Z");
-        assert_eq!(rfc3339(Timestamp(1_795_708_800_001)), "2026-11-26T16:00:00.001Z");
     }
 }
