@@ -5,6 +5,7 @@
 //! data/CURRENT         the name of the generation that counts
 //! data/gen-000001/     a generation: state/, blocks.redb and its blocks.wal; `counted`, once it counts; and `unconfirmed`,
 //!                      if nothing but a snapshot speaks for it, or `hollow`, if it lacks the state that its chain inherited
+//! data/blocks-of-gen-000001/   blocks of a generation that is gone, which nothing removes
 //! ```
 //!
 //! A generation counts once `CURRENT` names it, and `CURRENT` changes by one rename. So a crash at any moment leaves the
@@ -14,6 +15,7 @@
 use crate::exit::{Exit, Failure};
 use keelstone_codec::Height;
 use keelstone_store::files::{Directory, Files as _, Guard, LockError};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,8 @@ const CURRENT: &str = "CURRENT";
 /// `CURRENT` before it is renamed.
 const NEXT: &str = "CURRENT.next";
 const PREFIX: &str = "gen-";
+/// Begins the name of a directory of blocks that are kept, before that of their generation.
+const KEPT: &str = "blocks-of-";
 /// There is such a file in a generation that counts, or did and was not given up: without `CURRENT` nothing else tells it from
 /// one that was being built.
 const COUNTED: &str = "counted";
@@ -46,6 +50,12 @@ pub(crate) struct Generations {
 pub(crate) struct Generation {
     number: u32,
     path: PathBuf,
+}
+
+/// Whether something in a data directory is blocks that are kept, which nothing removes.
+// spec: RECOVER-9
+pub(crate) fn is_kept(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(KEPT.as_bytes())
 }
 
 /// What a state from elsewhere takes the place of.
@@ -212,7 +222,7 @@ impl Generations {
     /// about to go. Takes no room of its own. Returns the directory it lies in then.
     // spec: RECOVER-9
     pub(crate) fn keep_blocks(&self, of: &Generation) -> Result<PathBuf, Failure> {
-        let first = self.data.join(format!("blocks-of-{}", of.name()));
+        let first = self.data.join(format!("{KEPT}{}", of.name()));
         let mut kept = first.clone();
         let made = (|| {
             let mut again = 1u32;

@@ -12,7 +12,7 @@
 use crate::cometbft::config_file::{Edit, edited};
 use crate::commands::statesync::{read, replace_after};
 use crate::exit::Failure;
-use crate::generations::name_none;
+use crate::generations::{is_kept, name_none};
 use crate::processes::{Group, Process};
 use crate::testnet::network::empty;
 use keelstone_codec::Height;
@@ -347,7 +347,7 @@ fn state_sync_is_on(home: &Path) -> bool {
     enable.unwrap_or(false)
 }
 
-/// Makes engine and application begin anew, by fetching every block: empties the application's data but for snapshots,
+/// Makes engine and application begin anew, by fetching every block: empties the application's data but for snapshots and kept blocks,
 /// the engine's but for what its validator has signed, and turns state sync off. In this order, so that a crash in
 /// between leaves an engine that still state syncs into an application that is empty; which it is once it names no
 /// generation, whatever else is left. The configuration is ready before anything goes: one that cannot be written would have
@@ -361,8 +361,8 @@ pub(crate) fn fall_back(engine: &Supervised, data: &Path) -> Result<(), Failure>
         .map_err(|error| Failure::usage(format!("{}: {error}", config.display())))?;
     replace_after(&config, &fresh, || {
         name_none(data)?;
-        empty(data, &["snapshots"])?;
-        empty(&engine.home.join("data"), &[SIGNED])
+        empty(data, |name| name == "snapshots" || is_kept(name))?;
+        empty(&engine.home.join("data"), |name| name == SIGNED)
     })
 }
 
@@ -555,12 +555,19 @@ mod tests {
         assert!(untouched(), "it has no such section");
     }
 
-    /// What a validator has signed, and snapshots, outlive everything.
+    /// What a validator has signed, snapshots, and blocks that are kept, outlive everything.
+    // spec: RECOVER-9
     #[test]
     fn falling_back_empties_both_sides_and_turns_state_sync_off() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (home, data) = (dir.path().join("engine"), dir.path().join("data"));
-        for directory in ["engine/config", "engine/data/state.db", "data/gen-000001/state", "data/snapshots"] {
+        for directory in [
+            "engine/config",
+            "engine/data/state.db",
+            "data/gen-000001/state",
+            "data/snapshots",
+            "data/blocks-of-gen-000001",
+        ] {
             fs::create_dir_all(dir.path().join(directory)).expect("made");
         }
         fs::write(home.join("data").join(SIGNED), "signed").expect("written");
@@ -575,10 +582,12 @@ mod tests {
             .expect("fell back");
         let names = |path: &Path| {
             let entries = fs::read_dir(path).expect("listed").map(|entry| entry.expect("listed").file_name());
-            entries.map(|name| name.to_string_lossy().into_owned()).collect::<Vec<_>>()
+            let mut names: Vec<_> = entries.map(|name| name.to_string_lossy().into_owned()).collect();
+            names.sort();
+            names
         };
         assert_eq!(names(&home.join("data")), [SIGNED]);
-        assert_eq!(names(&data), ["snapshots"]);
+        assert_eq!(names(&data), ["blocks-of-gen-000001", "snapshots"]);
         assert_eq!(names(&data.join("snapshots")), ["one"]);
         let text = fs::read_to_string(config_of(&home)).expect("readable");
         assert_eq!(text, config.replace("true", "false"));

@@ -11,9 +11,11 @@ use crate::cometbft::trust::{TRUST_PERIOD, TrustError, TrustPeriod, agree};
 use crate::commands::init::now;
 use crate::commands::statesync::enable;
 use crate::exit::Failure;
+use crate::generations::is_kept;
 use crate::processes::{Group, Process, STOP, State, last_lines};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -243,10 +245,10 @@ impl Network {
         let (edits, trusted) = self.sync_edits(state_sync, Some(name))?;
         self.stop_node(&node, Part::Both)?;
         if part.app() {
-            empty(&self.layout.home(&node).data(), &[])?;
+            empty(&self.layout.home(&node).data(), is_kept)?;
         }
         if part.engine() {
-            empty(&self.layout.engine_home(&node).join("data"), &["priv_validator_state.json"])?;
+            empty(&self.layout.engine_home(&node).join("data"), |name| name == "priv_validator_state.json")?;
         }
         self.layout.edit_engine(&node, &edits)?;
         self.start_node(&node)?;
@@ -396,12 +398,12 @@ fn wait_for(app: &mut Process, name: &str, socket: &Path, log: &Path) -> Result<
     Ok(())
 }
 
-/// Removes everything in a directory but the files of these names.
-pub(crate) fn empty(dir: &Path, keep: &[&str]) -> Result<(), Failure> {
+/// Removes everything in a directory but what has a name that is kept.
+pub(crate) fn empty(dir: &Path, is_kept: impl Fn(&OsStr) -> bool) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::io(format_args!("could not empty {}", dir.display()), &error);
     for entry in fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        if keep.iter().any(|name| entry.file_name() == *name) {
+        if is_kept(&entry.file_name()) {
             continue;
         }
         let path = entry.path();
