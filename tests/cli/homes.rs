@@ -43,7 +43,7 @@ fn a_chain_that_was_lost_is_not_begun_anew() {
     };
     lose();
     let failure = expect(home.path(), 12, &["status"]);
-    assert!(failure["error"]["message"].as_str().unwrap().contains("there was one of height 2"), "{failure}");
+    assert!(failure["error"]["message"].as_str().unwrap().contains("there was one of height 3"), "{failure}");
     assert!(!data.join("CURRENT").exists());
     expect(home.path(), 14, &["recover", "--yes"]);
     expect(home.path(), 0, &[&["snapshot", "restore", "2", "--yes"][..], &ROOMY].concat());
@@ -59,6 +59,84 @@ fn a_chain_that_was_lost_is_not_begun_anew() {
     fs::write(home.path().join("genesis.json"), genesis).unwrap();
     fs::rename(home.path().join("audit"), home.path().join("audit.before")).unwrap();
     assert_eq!(expect(home.path(), 0, &["status"])["height"], 0);
+}
+
+/// spec: STORE-10, AUDIT-14. Where all of the data is gone, the height is on record beside it, with no setting at all; and where what
+/// says it is damaged, it is not known that there was none.
+#[test]
+fn a_home_without_its_data_does_not_begin_anew() {
+    let home = chain();
+    send(home.path(), 0, &json!([register(), post("first")]));
+    fs::remove_dir_all(home.path().join("data")).unwrap();
+    let failure = expect(home.path(), 12, &["status"]);
+    assert!(failure["error"]["message"].as_str().unwrap().contains("there was one of height 1"), "{failure}");
+    fs::write(home.path().join("audit/HEIGHT"), "").unwrap();
+    expect(home.path(), 12, &["status"]);
+    fs::rename(home.path().join("audit"), home.path().join("audit.before")).unwrap();
+    assert_eq!(expect(home.path(), 0, &["status"])["height"], 0);
+
+    // A node that is killed has it on record from its first block on.
+    let home = chain();
+    let mut node = Node::start(home.path(), &[]);
+    send(home.path(), 0, &json!([register(), post("first")]));
+    node.signal("KILL");
+    node.wait(std::time::Duration::from_secs(30));
+    drop(node);
+    fs::remove_dir_all(home.path().join("data")).unwrap();
+    fs::remove_file(home.path().join("api.json")).unwrap();
+    expect(home.path(), 12, &["status"]);
+}
+
+/// spec: STORE-10. What a damaged log of the node's own says is not known: a chain is not begun anew on its word.
+#[test]
+fn a_damaged_log_of_its_own_lets_no_home_begin_anew() {
+    type Spoil = fn(&Path);
+    let ways: [Spoil; 3] = [
+        |log| {
+            let mut bytes = fs::read(log).unwrap();
+            bytes[300] ^= 1;
+            fs::write(log, bytes).unwrap();
+        },
+        |log| fs::write(log, "").unwrap(),
+        |log| fs::remove_file(log).unwrap(),
+    ];
+    let (home, _) = busy_chain();
+    fs::remove_dir_all(home.path().join("data")).unwrap();
+    let _ = fs::remove_file(home.path().join("audit/HEIGHT"));
+    expect(home.path(), 12, &["status"]);
+    for spoil in ways {
+        let place = tempfile::tempdir().unwrap();
+        copy(home.path(), place.path());
+        let _ = fs::remove_dir_all(place.path().join("data"));
+        let mut logs = fs::read_dir(place.path().join("audit")).unwrap().map(|entry| entry.unwrap().path());
+        spoil(&logs.find(|path| path.extension().is_some_and(|ending| ending == "audit")).unwrap());
+        expect(place.path(), 12, &["status"]);
+        assert!(!place.path().join("data/CURRENT").exists());
+    }
+}
+
+/// A snapshot from elsewhere does not say that a home had a state: nothing is damaged, and how to begin with it is said.
+#[test]
+fn a_snapshot_that_was_imported_makes_no_home_damaged() {
+    let (home, root) = busy_chain();
+    let place = tempfile::tempdir().unwrap();
+    let (fresh, tar) = (place.path().join("home"), place.path().join("state.tar"));
+    expect(home.path(), 0, &[&["snapshot", "export", "2", tar.to_str().unwrap()][..], &ROOMY].concat());
+    for name in ["genesis.json", "keelstone.toml", "keys"] {
+        let (from, to) = (home.path().join(name), fresh.join(name));
+        fs::create_dir_all(&fresh).unwrap();
+        if from.is_dir() {
+            copy(&from, &to)
+        } else if from.exists() {
+            drop(fs::copy(&from, &to).unwrap())
+        }
+    }
+    fs::set_permissions(fresh.join("keys"), fs::metadata(home.path().join("keys")).unwrap().permissions()).unwrap();
+    expect(&fresh, 0, &[&["snapshot", "import", tar.to_str().unwrap()][..], &ROOMY].concat());
+    let failure = expect(&fresh, 2, &["status"]);
+    assert!(failure["error"]["message"].as_str().unwrap().contains("has a snapshot of height 2"), "{failure}");
+    expect(&fresh, 0, &[&["snapshot", "restore", "2", "--yes"][..], &ROOMY].concat());
+    assert_eq!(expect(&fresh, 0, &["status"])["root"], json!(root));
 }
 
 /// spec: SNAP-12. A producer's key certifies roots of this home's own chain alone: a snapshot of another history, which lies here

@@ -47,6 +47,7 @@ use std::io::{self, BufReader, Seek as _};
 use std::num::NonZeroUsize;
 use std::ops::{ControlFlow, RangeInclusive};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, TryLockError};
 
@@ -210,12 +211,19 @@ pub(crate) fn snapshot_params(genesis: &Genesis) -> SnapshotParams {
     }
 }
 
-/// What a home beside its state says of the height its chain had: the highest of its snapshots, or what its own log says last.
+/// What a home beside its state says of the height its chain had: what its own log says last, or the highest of its snapshots.
+///
+/// # Errors
+/// An integrity failure if the log is damaged: what it says then is not known.
 pub(crate) fn height_on_record(home: &Home) -> Result<Option<(Height, PathBuf)>, Failure> {
-    let snapshots = look_into_library(home)?.map_or_else(Vec::new, |(library, _)| library.list());
-    let snapshot = snapshots.first().map(|info| (info.id.height, home.snapshots()));
     let own = OwnLog::of(home).last_height()?.map(|height| (height, home.own_log()));
+    let snapshot = highest_snapshot(home)?.map(|height| (height, home.snapshots()));
     Ok(snapshot.into_iter().chain(own).max_by_key(|(height, _)| *height))
+}
+
+fn highest_snapshot(home: &Home) -> Result<Option<Height>, Failure> {
+    let snapshots = look_into_library(home)?.map_or_else(Vec::new, |(library, _)| library.list());
+    Ok(snapshots.first().map(|info| info.id.height))
 }
 
 /// Refuses to begin the chain of a home that had a state, and lost it: a second history of blocks made here would be one that
@@ -223,13 +231,24 @@ pub(crate) fn height_on_record(home: &Home) -> Result<Option<(Height, PathBuf)>,
 // spec: STORE-10
 pub(crate) fn refuse_to_forget(home: &Home, genesis: &Genesis) -> Result<(), Failure> {
     let Some(base) = genesis.initial_height.prev().filter(|_| genesis.validators.is_empty()) else { return Ok(()) };
-    let Some((height, place)) = height_on_record(home)?.filter(|(height, _)| *height > base) else { return Ok(()) };
-    let (data, place) = (home.data(), place.display().to_string());
-    let message =
-        format!("there is no state in {}, and {place} says that there was one of height {height}", data.display());
-    let hint = "bring it back, or put one in its place: keelstone recover --to HEIGHT --root ROOT --yes, or keelstone snapshot \
-                restore HEIGHT --yes. To begin the chain anew, move data/ and audit/ away";
-    Err(Failure::integrity(message).hint(hint))
+    let data = home.data();
+    let said = OwnLog::of(home).last_height()?;
+    if let Some(height) = said.filter(|height| *height > base) {
+        let (data, place) = (data.display(), home.own_log());
+        let message =
+            format!("there is no state in {data}, and {} says that there was one of height {height}", place.display());
+        let hint = "bring it back, or put one in its place: keelstone recover --to HEIGHT --root ROOT --yes, or keelstone \
+                    snapshot restore HEIGHT --yes. To begin the chain anew, move data/ and audit/ away";
+        return Err(Failure::integrity(message).hint(hint));
+    }
+    // One may be from elsewhere: that there was a state here it does not say.
+    let Some(height) = highest_snapshot(home)?.filter(|height| *height > base) else { return Ok(()) };
+    let (data, place) = (data.display(), home.snapshots());
+    let message = format!("there is no state in {data}, and {} has a snapshot of height {height}", place.display());
+    let hint = format!(
+        "keelstone snapshot restore {height} --yes begins with it. To begin the chain at its genesis, move data/ away"
+    );
+    Err(Failure::usage(message).hint(hint))
 }
 
 /// Opens the store of a generation that counts. None there, or one without a height, is damage: what counts had one.
@@ -706,6 +725,12 @@ pub(crate) struct Live<H: Hasher> {
     pub(crate) ledger: Arc<Ledger<H>>,
 }
 
+impl<H: Hasher> Drop for Local<H> {
+    fn drop(&mut self) {
+        self.own_log().stands_at(self.ledger().height());
+    }
+}
+
 impl<H: Hasher> Local<H> {
     fn open(
         home: &Home,
@@ -759,6 +784,17 @@ impl<H: Hasher> Local<H> {
         let following = indexes.clone();
         let follow: Listener = Box::new(move |committed| following.follow(committed));
         shared.listeners.write().unwrap_or_else(PoisonError::into_inner).push(follow);
+        // On record beside the data before there is a block that could be lost with it.
+        let own = OwnLog::of(home);
+        own.stands_at(live.ledger.height());
+        let (first, base) = (AtomicBool::new(true), live.ledger.height());
+        let note_first: Listener = Box::new(move |committed| {
+            let height = committed.block.height;
+            if first.swap(false, Ordering::Relaxed) && height > base {
+                own.stands_at(height);
+            }
+        });
+        shared.listeners.write().unwrap_or_else(PoisonError::into_inner).push(note_first);
         Ok(Self {
             live: RwLock::new(live),
             generations,

@@ -7,7 +7,8 @@
 //! keys/            secret keys, each readable by its owner only
 //! data/            state, blocks and receipts, in generations; locked by the process that uses them
 //! data/snapshots/  snapshots, under a lock of their own
-//! audit/           what this node did to its state and settings: its own audit log, with the key that signs it
+//! audit/           what this node did to its state and settings: its own audit log, with the key that signs it; and in HEIGHT
+//!                  where the state last stood
 //! api.json         where the API of the running node listens
 //! tokens.json      hashes of tokens for the API, readable by its owner only
 //! tokens.lock      locked by the process that changes them

@@ -11,6 +11,7 @@ use crate::commands::init::now;
 use crate::exit::{Exit, Failure, causes};
 use crate::home::Home;
 use crate::keyfile;
+use crate::newfile;
 use crate::strict_json;
 use keelstone_codec::{Decode, Encode as _, Height, Root, Tag, tagged};
 use keelstone_execution::PublicKey;
@@ -20,6 +21,9 @@ use keelstone_ledger::{
 };
 use keelstone_store::files::Directory;
 use serde_json::{Value, json};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -88,8 +92,11 @@ impl OwnLog {
     fn there(&self) -> Result<Option<NodeLog>, Failure> {
         let path = self.home.own_log();
         match Directory::to_read(&path) {
-            Ok(files) => Ok(Some(NodeLog::new(Arc::new(files), NodeLogLimits::default()))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Ok(files) => {
+                let log = NodeLog::new(Arc::new(files), NodeLogLimits::default());
+                Ok(if log.is_begun()? { Some(log) } else { None })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Failure::io(path.display(), &error)),
         }
     }
@@ -196,14 +203,59 @@ impl OwnLog {
         Ok(found.into_iter().map(|record| record.time.0).collect())
     }
 
-    /// The height that the state had by the last record that says one; none if no record does.
+    /// The height that the state had when a process last began or ended to use it, or by the last record that says one: the higher
+    /// of them. None if nothing says one.
+    ///
+    /// # Errors
+    /// An integrity failure if the log is damaged: what it said is not known then.
+    // spec: AUDIT-14
     pub(crate) fn last_height(&self) -> Result<Option<Height>, Failure> {
         let height = |record: &NodeRecord| match record.event {
             NodeEvent::MadeSnapshot { height } => Some(height),
             _ => record.after.or(record.before).map(|stood| stood.height),
         };
-        let found = self.there()?.map_or(Ok(Vec::new()), |log| log.last_of(1, &|record| height(record).is_some()))?;
-        Ok(found.first().and_then(height))
+        let mut last = None;
+        let verdict = self.verify(None, &mut |_, next| last = height(&next.record).or(last))?;
+        if let Some((index, what)) = verdict.and_then(|verdict| verdict.fault) {
+            return Err(NodeLogError::Damaged { index, what }.into());
+        }
+        Ok(last.max(self.stood()?))
+    }
+
+    fn height_file(&self) -> PathBuf {
+        self.home.own_log().join("HEIGHT")
+    }
+
+    /// The height in the file for that; none if there is none.
+    fn stood(&self) -> Result<Option<Height>, Failure> {
+        let path = self.height_file();
+        match fs::read_to_string(&path) {
+            Ok(text) => match text.strip_suffix('\n').and_then(|text| text.parse().ok()) {
+                Some(height) => Ok(Some(Height(height))),
+                None => Err(Failure::integrity(format!("{} names no height: {text:?}", path.display()))),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(Failure::integrity(format!("{} names no height", path.display())))
+            }
+            Err(error) => Err(Failure::io(path.display(), &error)),
+        }
+    }
+
+    /// Notes where the state stands, beside the data, so that a home whose data is lost does not begin anew. It is no record: it is
+    /// written at every start and stop, and only the last counts. Nothing fails for want of it.
+    // spec: AUDIT-14
+    pub(crate) fn stands_at(&self, height: Height) {
+        // A home that is gone is not made again.
+        if !self.home.data().exists() || matches!(self.stood(), Ok(Some(stood)) if stood == height) {
+            return;
+        }
+        let path = self.home.own_log();
+        let made = keyfile::create_private_dir(&path);
+        let written = made.and_then(|_| newfile::replace(&self.height_file(), format!("{height}\n").as_bytes()));
+        if let Err(error) = written {
+            tracing::error!(%error, "could not write {}", self.height_file().display());
+        }
     }
 
     // ---- looking at it

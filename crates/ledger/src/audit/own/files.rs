@@ -405,6 +405,15 @@ impl NodeLog {
         }
     }
 
+    /// Whether there is anything of a log: its head, or records.
+    ///
+    /// # Errors
+    /// [`NodeLogError::Io`].
+    pub fn is_begun(&self) -> Result<bool, NodeLogError> {
+        let names = self.files.list().map_err(failed("list", "the directory"))?;
+        Ok(names.iter().any(|name| name == HEAD || name.ends_with(SEGMENT)))
+    }
+
     /// Where the log stands, signed by the node: for somebody else to keep. None if there is no log.
     ///
     /// # Errors
