@@ -139,6 +139,37 @@ fn a_snapshot_that_was_imported_makes_no_home_damaged() {
     assert_eq!(expect(&fresh, 0, &["status"])["root"], json!(root));
 }
 
+/// spec: STORE-10, HISTORY-1. Blocks that are gone where a state counts are damage to whoever opens or checks it, and are not made
+/// anew; the state is had again without them, and that is said. So are those of a database that has none.
+#[test]
+fn blocks_that_are_gone_are_damage() {
+    let (home, _) = busy_chain();
+    let before = expect(home.path(), 0, &["status"]);
+    let blocks = home.path().join("data/gen-000001/blocks.redb");
+    let other = chain();
+    expect(other.path(), 0, &["status"]);
+    for end in ["redb", "wal"] {
+        let empty = other.path().join("data/gen-000001/blocks.redb").with_extension(end);
+        let (kept, here) = (home.path().join(end), blocks.with_extension(end));
+        fs::rename(&here, &kept).unwrap();
+        fs::copy(empty, here).unwrap();
+    }
+    let found = expect(home.path(), 12, &["db", "check"]);
+    assert!(found["problems"].to_string().contains("there are no blocks here"), "{found}");
+    for end in ["redb", "wal"] {
+        fs::remove_file(blocks.with_extension(end)).unwrap();
+    }
+    let found = expect(home.path(), 12, &["db", "check"]);
+    assert!(found["problems"].to_string().contains("blocks.redb"), "{found}");
+    expect(home.path(), 12, &["status"]);
+    assert!(!blocks.exists(), "who looks makes none");
+    let report = expect(home.path(), 0, &["recover", "--yes"]);
+    assert_eq!((&report["height"], &report["root"]), (&before["height"], &before["root"]), "{report}");
+    assert!(report["warnings"].to_string().contains("the blocks are gone"), "{report}");
+    expect(home.path(), 0, &["db", "check"]);
+    send(home.path(), 0, &json!([post("it goes on")]));
+}
+
 /// spec: SNAP-12. A producer's key certifies roots of this home's own chain alone: a snapshot of another history, which lies here
 /// all the same, is not signed, and of what is no longer on record nothing is said.
 #[test]

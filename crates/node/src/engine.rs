@@ -251,6 +251,17 @@ pub(crate) fn refuse_to_forget(home: &Home, genesis: &Genesis) -> Result<(), Fai
     Err(Failure::usage(message).hint(hint))
 }
 
+/// Opens the database of blocks of a generation that counts. None there is damage, as it is of a state: it was made before the
+/// generation was named, and one that is made anew looks whole.
+// spec: STORE-10, HISTORY-1
+fn open_counted_blocks(generation: &Generation) -> Result<RedbKv, StoreError> {
+    if generation.has_blocks() {
+        return RedbKv::open(&generation.blocks());
+    }
+    let what = "the blocks and receipts of the state that counts were there".to_owned();
+    Err(StoreError::Lost { file: generation.blocks().display().to_string(), what })
+}
+
 /// Opens the store of a generation that counts. None there, or one without a height, is damage: what counts had one.
 pub(crate) fn open_counted<H: Hasher>(path: &Path, options: Options) -> Result<Store<H>, StoreError> {
     let file = path.display().to_string();
@@ -483,7 +494,7 @@ pub(crate) fn check(
         HashKind::Blake3 => check_with::<Blake3>(&path, options, level, progress),
         HashKind::Sha256 => check_with::<Sha256>(&path, options, level, progress),
     }?;
-    let (block_records, blocks) = match check_blocks(&generation.blocks(), heights, level, progress) {
+    let (block_records, blocks) = match check_blocks(&generation, heights, level, progress) {
         Ok(records) => (records, None),
         Err(error) if error.is_damage() => (0, Some(error)),
         Err(error) => return Err(error.into()),
@@ -494,25 +505,24 @@ pub(crate) fn check(
 /// Reads the records of blocks and receipts. `heights` are those that the store beside them went through.
 // spec: HISTORY-1
 fn check_blocks(
-    path: &Path,
+    generation: &Generation,
     heights: Option<RangeInclusive<Height>>,
     level: CheckLevel,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<u64, StoreError> {
-    if !path.exists() {
-        // Whether there are any to be had is told by who opens the chain.
-        return Ok(0);
-    }
-    let blocks = Arc::new(RedbKv::open(path)?);
+    let blocks = Arc::new(open_counted_blocks(generation)?);
     // A height that is committed here leaves its block, or its root; a state from elsewhere begins above what is here.
     let last = Bodies::over(blocks.clone()).last_on_record()?;
-    if let (Some(last), Some(heights)) = (last, heights)
-        && heights.contains(&last)
-        && last < *heights.end()
+    if let Some((low, high)) = heights.map(RangeInclusive::into_inner)
+        && low < high
+        && last.is_none_or(|last| (low..high).contains(&last))
     {
-        let file = path.display().to_string();
-        let what = format!("the state is of height {}, and the last block that is here of {last}", heights.end());
-        return Err(StoreError::Lost { file, what });
+        let file = generation.blocks().display().to_string();
+        let last = last.map_or_else(
+            || "there are no blocks here".to_owned(),
+            |last| format!("the last block that is here of {last}"),
+        );
+        return Err(StoreError::Lost { file, what: format!("the state is of height {high}, and {last}") });
     }
     match level {
         CheckLevel::Quick => Ok(0),
@@ -1011,14 +1021,14 @@ impl<H: Hasher> Live<H> {
 
     fn parts(generation: &Generation, options: &Options, fresh: bool) -> Result<(Store<H>, Arc<RedbKv>), Failure> {
         let state = generation.state();
-        let store = match fresh {
+        let (store, blocks) = match fresh {
             true => {
                 let directory = Directory::new(&state).map_err(|error| Failure::io(state.display(), &error))?;
-                Store::create(Arc::new(directory), options.clone())?
+                (Store::create(Arc::new(directory), options.clone())?, RedbKv::open(&generation.blocks())?)
             }
-            false => open_counted(&state, options.clone())?,
+            false => (open_counted(&state, options.clone())?, open_counted_blocks(generation)?),
         };
-        Ok((store, Arc::new(RedbKv::open(&generation.blocks())?)))
+        Ok((store, Arc::new(blocks)))
     }
 
     fn over(generation: Generation, ledger: Ledger<H>, shared: &Shared) -> Self {

@@ -356,6 +356,12 @@ impl Generation {
         self.path.join("blocks.redb")
     }
 
+    /// Whether there is anything of them, or of their log.
+    pub(crate) fn has_blocks(&self) -> bool {
+        let blocks = self.blocks();
+        blocks.exists() || blocks.with_extension("wal").exists()
+    }
+
     /// The height of the state if nothing but a snapshot says that it is the chain's.
     // spec: SNAP-9
     pub(crate) fn unconfirmed(&self) -> Result<Option<Height>, Failure> {

@@ -160,7 +160,13 @@ fn check(level: CheckLevel, context: &Context<'_>) -> Result<(Exit, Value, bool)
         context.open_chain()?;
         out.say(out.ink(Ink::Good, "✓ nothing is damaged"));
     } else if report.blocks.is_some() {
-        out.say("blocks and receipts cannot be made whole here: keelstone recover begins again without them");
+        let way = match context.home.read_genesis()?.validators.is_empty() {
+            true => "keelstone recover",
+            false => "keelstone recover --to HEIGHT --root ROOT, with a root that the chain's headers name,",
+        };
+        out.say(format_args!(
+            "blocks and receipts cannot be made whole here: {way} goes on without them, and keeps what there is of them"
+        ));
     }
     let state = &report.state;
     out.row("values", grouped(state.values));
