@@ -175,6 +175,104 @@ fn a_state_that_is_whole_outlives_the_blocks_beside_it() {
     assert!(found["problems"].to_string().contains("the last block that is here of 3"), "{found}");
     let report = expect(home.path(), 0, &["recover", "--yes"]);
     assert_eq!((&report["height"], &report["root"]), (&json!(5), &before["root"]), "{report}");
+    assert!(report["warnings"].to_string().contains("of blocks 4 to 5"), "{report}");
+}
+
+/// Flips a bit of the root that the database of blocks has of a height.
+fn spoil_root(blocks: &Path, root: &str) {
+    let digits: Vec<u8> =
+        root.bytes().map(|digit| u8::try_from(char::from(digit).to_digit(16).unwrap()).unwrap()).collect();
+    let root: Vec<u8> = digits.chunks(2).map(|pair| (pair[0] << 4) | pair[1]).collect();
+    let mut bytes = fs::read(blocks).unwrap();
+    let places: Vec<usize> = (0..bytes.len() - root.len()).filter(|at| bytes[*at..].starts_with(&root)).collect();
+    assert!(!places.is_empty(), "the root is there");
+    places.into_iter().for_each(|at| bytes[at] ^= 1);
+    fs::write(blocks, bytes).unwrap();
+}
+
+/// spec: RECOVER-9, RECOVER-10. One record of the blocks that is damaged makes a chain none that never had a block: the heights below
+/// are had again, by who is told to, and what there is of the blocks above is kept. Where the state is whole nothing of it is lost.
+#[test]
+fn a_damaged_record_does_not_take_a_chain_back_to_its_genesis() {
+    let home = chain();
+    send(home.path(), 0, &json!([register(), post("first")]));
+    send(home.path(), 0, &json!([post("second")]));
+    let second = expect(home.path(), 0, &["status"]);
+    send(home.path(), 0, &json!([post("third")]));
+    let third = expect(home.path(), 0, &["status"]);
+    let blocks = generation(home.path()).join("blocks.redb");
+    spoil_root(&blocks, third["root"].as_str().unwrap());
+    // Nothing beside the data says that there was a height.
+    let _ = fs::remove_dir_all(home.path().join("audit"));
+    let place = tempfile::tempdir().unwrap();
+    copy(home.path(), place.path());
+    let report = expect(place.path(), 0, &["recover", "--yes"]);
+    assert_eq!((&report["height"], &report["root"]), (&json!(3), &third["root"]), "{report}");
+    let kept = place.path().join("data/blocks-of-gen-000001");
+    assert!(report["warnings"].to_string().contains(kept.to_str().unwrap()) && kept.join("blocks.redb").exists());
+    expect(place.path(), 0, &["db", "check"]);
+
+    lose(home.path());
+    let _ = fs::remove_dir_all(home.path().join("audit"));
+    let output = keelstone(home.path(), &["node", "--json", "--set", "http.listen=127.0.0.1:0"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(12) && said.contains("of height 2"), "{said}");
+    let report = expect(home.path(), 0, &["recover", "--yes"]);
+    assert_eq!((&report["height"], &report["root"]), (&json!(2), &second["root"]), "{report}");
+    let kept = home.path().join("data/blocks-of-gen-000001");
+    let warnings = report["warnings"].to_string();
+    assert!(warnings.contains(kept.to_str().unwrap()) && kept.join("blocks.redb").exists(), "{report}");
+    expect(home.path(), 0, &["db", "check"]);
+    send(home.path(), 0, &json!([post("it goes on")]));
+}
+
+/// spec: RECOVER-1, RECOVER-9. Of a power cut that took the mark of the last block, and damaged the blocks, the state is had again with
+/// that block, for it may have been acknowledged.
+#[test]
+fn a_last_block_that_nobody_can_speak_for_is_kept() {
+    let home = chain();
+    let node = Node::start(home.path(), &[]);
+    send(home.path(), 0, &json!([register(), post("first")]));
+    send(home.path(), 0, &json!([post("second")]));
+    let before = expect(home.path(), 0, &["status"]);
+    let cut = tempfile::tempdir().unwrap();
+    copy(home.path(), cut.path());
+    drop(node);
+    fs::remove_file(cut.path().join("api.json")).unwrap();
+    let state = generation(cut.path()).join("state");
+    let is_log = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "log");
+    let mut logs: Vec<_> = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path()).filter(is_log).collect();
+    logs.sort();
+    let mut bytes = fs::read(&logs[0]).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    let sector = end / 512 * 512;
+    bytes[sector..=end].fill(0);
+    fs::write(&logs[0], bytes).unwrap();
+    fs::write(generation(cut.path()).join("blocks.wal"), "").unwrap();
+    expect(cut.path(), 12, &["status"]);
+    let report = expect(cut.path(), 0, &["recover", "--yes"]);
+    assert_eq!((&report["height"], &report["root"]), (&before["height"], &before["root"]), "{report}");
+    let after = expect(cut.path(), 0, &["status"]);
+    assert_eq!((&after["root"], &after["height"]), (&before["root"], &before["height"]));
+}
+
+/// What is advised where blocks are damaged works, on a chain with validators too: it takes a root that consensus certified.
+#[test]
+fn on_a_chain_with_validators_a_root_has_to_be_named_for_blocks_that_are_damaged() {
+    let home = tempfile::tempdir().unwrap();
+    let validator = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a=10";
+    expect(home.path(), 0, &["init", "--validator", validator]);
+    let status = expect(home.path(), 0, &["status"]);
+    fs::write(generation(home.path()).join("blocks.redb"), b"nothing").unwrap();
+    let output = keelstone(home.path(), &["db", "check"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.code() == Some(12) && said.contains("--to HEIGHT --root ROOT"), "{said}");
+    let failure = expect(home.path(), 12, &["recover", "--yes"]);
+    assert!(failure["error"]["hint"].to_string().contains("app_hash"), "{failure}");
+    let named = ["recover", "--yes", "--to", "0", "--root", status["root"].as_str().unwrap()];
+    let report = expect(home.path(), 0, &named);
+    assert!(report["warnings"].to_string().contains("blocks-of-gen-000001"), "{report}");
+    expect(home.path(), 0, &["db", "check"]);
 }
 
 /// spec: RECOVER-1. A state that is gone where one counted is damage, and is had again; so is that of a chain that has no block

@@ -55,6 +55,37 @@ impl Bodies {
         Ok(self.last()?.max(root.first().and_then(|(key, _)| height_in(key))))
     }
 
+    /// As [`Bodies::last_on_record`], also where what is there is damaged: the last height of a record, whether it can be read or
+    /// not. Above every height of the chain if the database cannot even be searched.
+    ///
+    /// # Errors
+    /// What the database says but for damage.
+    pub fn last_named(&self) -> Result<Option<Height>, StoreError> {
+        let is_at_or_above = |height: u64| {
+            for kind in [BODY, ROOT] {
+                let range = Range { start: at(kind, Height(height)), ..Range::prefix(&[kind], 1) };
+                match self.kv.range(&range) {
+                    Ok(found) if found.is_empty() => {}
+                    Err(error) if !error.is_damage() => return Err(error),
+                    _ => return Ok(true),
+                }
+            }
+            Ok(false)
+        };
+        if !is_at_or_above(0)? {
+            return Ok(None);
+        }
+        let (mut low, mut high) = (0, u64::MAX);
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            match is_at_or_above(middle)? {
+                true => low = middle,
+                false => high = middle - 1,
+            }
+        }
+        Ok(Some(Height(low)))
+    }
+
     /// The block of a height, as it is kept.
     ///
     /// # Errors

@@ -165,7 +165,7 @@ impl Generations {
     }
 
     /// Those that count, or did and were not given up.
-    fn counted(&self) -> Result<Vec<Generation>, Failure> {
+    pub(crate) fn counted(&self) -> Result<Vec<Generation>, Failure> {
         let mut counted = self.all()?;
         counted.retain(Generation::has_counted);
         Ok(counted)

@@ -6,7 +6,7 @@
 //! have to come to the target's. Chunks that were proven wait in one staging directory for whatever strategy comes
 //! next.
 //!
-//! Rules: `spec/recovery.md`, RECOVER-1 to RECOVER-9.
+//! Rules: `spec/recovery.md`, RECOVER-1 to RECOVER-10.
 
 mod elsewhere;
 
@@ -44,13 +44,15 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Snapshots of one origin that are tried, the newest first.
 const SNAPSHOTS_TRIED_MAX: usize = 4;
+/// Heights below the last whose roots are looked for.
+const ROOTS_LOOKED_AT_MAX: usize = 256;
 /// What estimates reckon with: bytes of a state built in a millisecond from this disk, and from a network.
 const DISK_BYTES_PER_MS: u64 = 60_000;
 const NETWORK_BYTES_PER_MS: u64 = 10_000;
@@ -154,8 +156,10 @@ struct Place<'a, H: Hasher> {
     here: Option<Result<Store<H>, Failed>>,
     /// Why what is built has none of the blocks and receipts below it that were here.
     left_behind: Option<String>,
-    /// Where they are kept.
-    kept: Option<PathBuf>,
+    /// Heights above what is built that there is a block of here.
+    above: Option<RangeInclusive<Height>>,
+    /// What is lost with what is built: said once it counts.
+    lost: Vec<String>,
 }
 
 fn of_ledger(error: LedgerError) -> Failed {
@@ -223,7 +227,8 @@ impl<'a, H: Hasher> Place<'a, H> {
             damaged: Vec::new(),
             here: None,
             left_behind: None,
-            kept: None,
+            above: None,
+            lost: Vec::new(),
         })
     }
 
@@ -234,13 +239,29 @@ impl<'a, H: Hasher> Place<'a, H> {
 
     // ---- the target
 
-    /// The root of a height as this home has it on record, and why it counts.
-    fn recorded(&self, height: Height) -> Option<(Root, Trust)> {
-        let bodies = self.bodies.as_ref().ok()?;
-        match self.genesis.validators.is_empty() {
-            true => Some((bodies.root(height).ok()??, Trust::OwnRecord)),
-            false => Some((certified_by(&bodies.certificate(height).ok()??)?, Trust::Consensus)),
-        }
+    /// The root of a height as this home has it on record, and why it counts; none if no record says it, or there are no blocks to
+    /// ask.
+    fn recorded(&self, height: Height) -> Result<Option<(Root, Trust)>, Failed> {
+        let Ok(bodies) = self.bodies.as_ref() else { return Ok(None) };
+        let found = match self.genesis.validators.is_empty() {
+            true => bodies
+                .root(height)
+                .map_err(|error| match error {
+                    LedgerError::Store(error) => of_blocks(error),
+                    error => of_ledger(error),
+                })?
+                .map(|root| (root, Trust::OwnRecord)),
+            false => {
+                let certificate = bodies.certificate(height).map_err(of_blocks)?;
+                certificate.and_then(|bytes| certified_by(&bytes)).map(|root| (root, Trust::Consensus))
+            }
+        };
+        Ok(found)
+    }
+
+    /// The last height that the blocks here have a record of, also of one that is damaged.
+    fn last(&self) -> Result<Option<Height>, Failed> {
+        self.bodies.as_ref().map_err(Failed::clone)?.last_named().map_err(of_blocks)
     }
 
     /// What is to be had again, and why its root is trusted.
@@ -266,61 +287,99 @@ impl<'a, H: Hasher> Place<'a, H> {
             Some(height) => self.known(height)?,
             None => self.newest()?,
         };
-        found.ok_or_else(|| {
-            let asked = asked.map_or_else(|| "the last height".to_owned(), |height| format!("height {height}"));
-            let why = self.bodies.as_ref().err().map_or_else(String::new, |failed| format!(": {failed}"));
-            let message = format!("nothing here says which root {asked} has{why}");
-            let exit = self.bodies.as_ref().err().map_or(Exit::NotFound, |failed| of_failed(failed).exit);
-            Failure::new(exit, message).hint("--to HEIGHT --root HEX names the root to trust")
-        })
+        found.ok_or_else(|| self.unknown(asked, self.bodies.as_ref().err()))
+    }
+
+    /// That no root is known of what was asked for, and what is wrong with what would say it.
+    fn unknown(&self, asked: Option<Height>, why: Option<&Failed>) -> Failure {
+        let asked = asked.map_or_else(|| "the last height".to_owned(), |height| format!("height {height}"));
+        let exit = why.map_or(Exit::NotFound, |failed| of_failed(failed).exit);
+        let why = why.map_or_else(String::new, |failed| format!(": {failed}"));
+        let hint = match self.genesis.validators.is_empty() {
+            true => "--to HEIGHT --root HEX names the root to trust",
+            false => {
+                "--to HEIGHT --root HEX names the root to trust: the one in the header of the height after, app_hash"
+            }
+        };
+        Failure::new(exit, format!("nothing here says which root {asked} has{why}")).hint(hint)
     }
 
     /// A height, if its root is known.
     fn known(&mut self, height: Height) -> Result<Option<Target>, Failure> {
-        if let Some((root, trust)) = self.recorded(height) {
-            return Ok(Some(Target { height, root, trust }));
-        }
+        let unread = match self.recorded(height) {
+            Ok(Some((root, trust))) => return Ok(Some(Target { height, root, trust })),
+            Ok(None) => None,
+            Err(failed @ Failed::Machine(_)) => return Err(of_failed(&failed)),
+            Err(failed) => Some(failed),
+        };
         match self.state_here().filter(|state| state.height == height) {
             Some(Version { root, .. }) => Ok(Some(Target { height, root, trust: Trust::OwnRecord })),
             None if height == self.base() => self.beginning().map(Some),
-            None => Ok(None),
+            None => unread.map_or(Ok(None), |failed| Err(self.unknown(Some(height), Some(&failed)))),
         }
     }
 
-    /// As much as there is a root for: the last height on record beside the blocks, or the state that is here, if it came further
-    /// than they, which have lost some then. Else what a producer certifies, for a node that follows one; and last the genesis, for
-    /// a chain of which nothing says that it ever had a block.
+    /// As much as there is a root for: the last height on record beside the blocks that can be read, or the state that is here, if it
+    /// came further than they, which have lost some then. Else what a producer certifies, for a node that follows one; and last the
+    /// genesis, for a chain of which it is certain that it never had a block.
+    // spec: RECOVER-10
     fn newest(&mut self) -> Result<Option<Target>, Failure> {
         let base = self.base();
-        let last = match self.bodies.as_ref().map(Bodies::last_on_record) {
-            Ok(Ok(last)) => last,
-            Ok(Err(error)) => match of_blocks(error) {
-                failed @ Failed::Machine(_) => return Err(of_failed(&failed)),
-                _ => None,
-            },
-            Err(_) => None,
-        };
-        let heights = base.0 + 1..=last.map_or(base.0, |last| last.0);
-        let recorded = heights.rev().take(256).map(Height).find_map(|height| {
-            let (root, trust) = self.recorded(height)?;
-            Some(Target { height, root, trust })
-        });
+        let last = self.last();
+        if let Err(failed @ Failed::Machine(_)) = &last {
+            return Err(of_failed(failed));
+        }
+        let named = last.as_ref().ok().copied().flatten();
+        let (mut recorded, mut unread) = (None, None);
+        for height in (base.0 + 1..=named.unwrap_or(base).0).rev().take(ROOTS_LOOKED_AT_MAX).map(Height) {
+            match self.recorded(height) {
+                Ok(Some((root, trust))) => {
+                    recorded = Some(Target { height, root, trust });
+                    break;
+                }
+                Ok(None) => {}
+                Err(failed @ Failed::Machine(_)) => return Err(of_failed(&failed)),
+                Err(failed) => drop(unread.get_or_insert(failed)),
+            }
+        }
         let further =
             self.state_here().filter(|state| recorded.as_ref().is_none_or(|known| known.height < state.height));
         if let Some(Version { height, root }) = further {
             return Ok(Some(Target { height, root, trust: Trust::OwnRecord }));
         }
-        if recorded.is_some() {
-            return Ok(recorded);
+        if let Some(recorded) = recorded {
+            return match unread {
+                // A second block of a height that was acknowledged is made by nobody who was not told to.
+                Some(unread) if self.wish.who == Who::Node && self.config.engine.kind == EngineKind::Solo => {
+                    let ways = "keelstone db check --repair may make the state whole; keelstone recover --yes goes back to that \
+                                height, and keeps what there is of the blocks above";
+                    let height = recorded.height;
+                    Err(Failure::integrity(format!(
+                        "{unread}; the last root that can be read is of height {height}. {ways}"
+                    )))
+                }
+                _ => Ok(Some(recorded)),
+            };
         }
         let certified = self.certified();
         if let Ok(Some(certified)) = certified {
             return Ok(Some(certified));
         }
-        // Blocks that are gone, or a state that once was here, are no chain that never began.
-        let has_none =
-            self.bodies.is_ok() && engine::height_on_record(self.home)?.is_none_or(|(height, _)| height <= base);
-        if has_none { self.beginning().map(Some) } else { certified }
+        if let Some(unread) = unread {
+            return Err(self.unknown(None, Some(&unread)));
+        }
+        // Blocks that are gone or damaged, or a state that is here or once was, are no chain that never began.
+        if last != Ok(None) {
+            return certified;
+        }
+        let stands = self.here().ok().and_then(Store::height).map(|height| (height, self.home.data()));
+        match stands.into_iter().chain(engine::height_on_record(self.home)?).find(|(height, _)| *height > base) {
+            None => self.beginning().map(Some),
+            Some((height, place)) => {
+                let what = format!("{} says that the chain came to height {height}", place.display());
+                Err(self.unknown(None, Some(&Failed::Damaged(format!("the blocks here have none, and {what}")))))
+            }
+        }
     }
 
     /// The state that counts, as far as it was acknowledged, on a chain whose roots nobody votes for. It is proven as it is taken.
@@ -329,11 +388,15 @@ impl<'a, H: Hasher> Place<'a, H> {
         if !self.genesis.validators.is_empty() {
             return None;
         }
-        let last = self.bodies.as_ref().ok().and_then(|bodies| bodies.last_on_record().ok().flatten());
+        let last = self.bodies.as_ref().ok().map(Bodies::last_on_record);
         let store = self.here().ok()?;
         let version = Version { height: store.height()?, root: store.root() };
-        // Without its block it was never acknowledged, and is taken back by whoever opens the chain.
-        let is_whole = store.in_doubt().is_none_or(|doubtful| last.is_some_and(|last| last >= doubtful));
+        // Where blocks can be read and have none of it, it was never acknowledged, and is taken back by whoever opens the chain. Where
+        // they cannot, it may have been: to keep one that was not does no harm, to take one back that was loses it.
+        let is_whole = store.in_doubt().is_none_or(|doubtful| match last {
+            Some(Ok(last)) => last.is_some_and(|last| last >= doubtful),
+            _ => true,
+        });
         is_whole.then_some(version)
     }
 
@@ -433,11 +496,10 @@ impl<'a, H: Hasher> Place<'a, H> {
             }
             None => ("nothing that was tried", NodeStep::Failed { reason: cut(names) }, None),
         };
-        let left_behind = self.left_behind.take().filter(|_| recovered.is_some());
-        let without = left_behind.as_ref().map_or_else(String::new, |why| format!(", without the blocks below: {why}"));
+        let mut warnings = std::mem::take(&mut self.lost);
+        let without: String = warnings.iter().map(|lost| format!("; {lost}")).collect();
         let told = event(format!("by {by}, report {}{without}", path.display()));
         let mut done = vec![keep(&path, &signed), own.note_of(who, told, step, Stood { before: None, after })];
-        let mut warnings: Vec<String> = left_behind.into_iter().map(|why| format!("{LEFT_BEHIND}: {why}")).collect();
         if recovered.is_some() {
             let held = hold_library(self.home);
             done.push(held.and_then(|held| forget_above(held, self.home, target.height)));
@@ -560,7 +622,7 @@ impl<'a, H: Hasher> Place<'a, H> {
             RedbKv::open(&generation.blocks()).map_err(of_blocks)
         });
         let (store, why) = match taken {
-            Ok(kv) => match Ledger::open(store, Arc::new(kv), self.registry.clone(), PoolLimits::default()) {
+            Ok(kv) => match self.ledger_of(store, Arc::new(kv)) {
                 Ok(ledger) => return Ok(ledger),
                 Err(LedgerError::Store(error)) if matches!(of_blocks(error.clone()), Failed::Machine(_)) => {
                     return Err(of_blocks(error));
@@ -571,13 +633,69 @@ impl<'a, H: Hasher> Place<'a, H> {
             Err(failed) => (store, failed.to_string()),
         };
         tracing::error!(why, "{LEFT_BEHIND}");
-        let kept = match &self.kept {
-            Some(kept) => kept.clone(),
-            None => self.generations.keep_blocks(current).map_err(machine)?,
-        };
-        self.left_behind = Some(format!("{why}; what there is of them is kept in {}", kept.display()));
-        self.kept = Some(kept);
+        self.left_behind = Some(why);
         self.ledger_without_blocks(store, generation)
+    }
+
+    /// What the result lacks of the blocks that were here, or must have been.
+    // spec: RECOVER-9
+    fn look_for_lost(&mut self, ledger: &Ledger<H>, kv: Arc<RedbKv>) -> Result<(), Failed> {
+        (self.above, self.lost) = (None, Vec::new());
+        let (height, last) = (ledger.height(), self.last().ok().flatten());
+        if self.left_behind.is_some() {
+            return Ok(());
+        }
+        let newest = self.wish.wanted == Wanted::Newest;
+        // Of the last one an engine of validators certifies the root one height later, and brings it again.
+        let is_uncertified = |above: Height| !self.genesis.validators.is_empty() && above == height.next();
+        if let Some(last) = last.filter(|last| newest && *last > height && !is_uncertified(*last)) {
+            self.above = Some(height.next()..=last);
+        }
+        let base = self.base();
+        let had = last.is_some() || self.here().ok().and_then(Store::height).is_some_and(|height| height > base);
+        let first = Bodies::over(kv).last_on_record().map_err(of_blocks)?.unwrap_or(base).next();
+        if had && first <= height {
+            self.lost.push(format!("there is nothing here any more of blocks {first} to {height}"));
+        }
+        Ok(())
+    }
+
+    /// Keeps what there is of blocks that are not taken over, and says so. Done last, so that whoever fails before leaves nothing.
+    // spec: RECOVER-9
+    fn keep_blocks(&mut self) -> Result<(), Failed> {
+        let left = match (&self.left_behind, &self.above) {
+            (Some(why), _) => format!("{LEFT_BEHIND}: {why}"),
+            (None, Some(above)) => {
+                let (first, last) = (above.start(), above.end());
+                let last = if last.0 == u64::MAX { "the last".to_owned() } else { last.to_string() };
+                format!("of blocks {first} to {last} no root can be read, and they are not taken over")
+            }
+            (None, None) => return Ok(()),
+        };
+        let of = match &self.replaced.generation {
+            Some(current) => vec![current.clone()],
+            None => self.generations.counted().map_err(machine)?,
+        };
+        let kept: Vec<_> = of
+            .iter()
+            .filter(|generation| generation.has_blocks())
+            .map(|generation| Ok(self.generations.keep_blocks(generation)?.display().to_string()))
+            .collect::<Result<_, Failure>>()
+            .map_err(machine)?;
+        let kept = if kept.is_empty() {
+            String::new()
+        } else {
+            format!("; what there is of them is kept in {}", kept.join(", "))
+        };
+        self.lost.push(left + &kept);
+        Ok(())
+    }
+
+    /// A ledger over a state and blocks whose last ones can be read.
+    fn ledger_of(&self, store: Store<H>, kv: Arc<RedbKv>) -> Result<Ledger<H>, LedgerError> {
+        let ledger = Ledger::open(store, kv.clone(), self.registry.clone(), PoolLimits::default())?;
+        Bodies::over(kv).last_on_record()?;
+        Ok(ledger)
     }
 
     fn ledger_without_blocks(&self, store: Store<H>, generation: &Generation) -> Result<Ledger<H>, Failed> {
@@ -654,7 +772,7 @@ impl<'a, H: Hasher> Place<'a, H> {
     /// they are damaged or lost. Where they do, it is they who say that something is wrong with the state.
     // spec: RECOVER-1
     fn as_it_is(&mut self, target: &Version) -> Option<View<H>> {
-        if self.bodies.is_ok() && self.recorded(target.height).is_some() {
+        if matches!(self.recorded(target.height), Ok(Some(_))) {
             return None;
         }
         let view = self.here().ok()?.view();
@@ -706,6 +824,8 @@ impl<'a, H: Hasher> Place<'a, H> {
         let kv = Arc::new(RedbKv::open(&generation.blocks())?);
         let ledger = Ledger::create(store, kv, self.registry.clone(), &self.genesis, PoolLimits::default())
             .map_err(of_ledger)?;
+        // Without a block to run none was taken over.
+        self.left_behind = self.bodies.as_ref().err().map(ToString::to_string);
         self.run_blocks(Strategy::BlockReplay, ledger, needed, target)
     }
 
@@ -726,8 +846,13 @@ impl<'a, H: Hasher> Place<'a, H> {
         if height > target.height {
             return Err(Failed::Unavailable(format!("it is of height {height}, the target is {}", target.height)));
         }
-        let known =
-            if height == target.height { Some(target.root) } else { self.recorded(height).map(|known| known.0) };
+        let known = match self.recorded(height) {
+            _ if height == target.height => Some(target.root),
+            Ok(known) => known.map(|known| known.0),
+            Err(failed @ Failed::Machine(_)) => return Err(failed),
+            // The blocks from there lead to the target, or do not.
+            Err(_) => None,
+        };
         if let Some(known) = known.filter(|known| *known != root) {
             return Err(Failed::Misbehaved(format!("it says that height {height} has root {root}, which is {known}")));
         }
@@ -786,6 +911,7 @@ impl<H: Hasher> World for Place<'_, H> {
 
     fn build(&mut self, strategy: Strategy, target: &Version) -> Result<Built, Failed> {
         tracing::info!(strategy = strategy.name(), height = target.height.0, "recovering");
+        self.left_behind = None;
         let built = match strategy {
             Strategy::LocalSnapshot => self.local_snapshot(target),
             Strategy::BlockReplay => self.block_replay(target),
@@ -809,11 +935,14 @@ impl<H: Hasher> World for Place<'_, H> {
             return Err(Failed::Unsound(format!("{read} entries were read, the root says {said}")));
         }
         let kv = Arc::new(RedbKv::open(&generation.blocks())?);
-        let ledger = Ledger::open(store, kv, self.registry.clone(), PoolLimits::default()).map_err(of_ledger)?;
+        let ledger =
+            Ledger::open(store, kv.clone(), self.registry.clone(), PoolLimits::default()).map_err(of_ledger)?;
+        self.look_for_lost(&ledger, kv)?;
         Ok(Version { height: ledger.height(), root: ledger.root() })
     }
 
     fn discard(&mut self) {
+        self.lost.clear();
         if let Some(aside) = self.aside.take() {
             // What cannot be removed now does not count, and is swept at the next start.
             let _ = self.generations.discard(&aside);
@@ -822,9 +951,9 @@ impl<H: Hasher> World for Place<'_, H> {
 
     fn settle(&mut self) -> Result<(), Failed> {
         let Some(aside) = self.aside.take() else { return Err(Failed::Unsound("nothing was built".to_owned())) };
-        if let Err(failure) = self.generations.switch(&aside) {
+        if let Err(failed) = self.keep_blocks().and_then(|()| self.generations.switch(&aside).map_err(machine)) {
             self.aside = Some(aside);
-            return Err(machine(failure));
+            return Err(failed);
         }
         // What was staged has served; what cannot be removed is in nobody's way.
         let _ = fs::remove_dir_all(self.home.joining());
