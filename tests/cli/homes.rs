@@ -170,6 +170,27 @@ fn blocks_that_are_gone_are_damage() {
     send(home.path(), 0, &json!([post("it goes on")]));
 }
 
+/// spec: RECOVER-9. Where nobody knows which generation counts, the blocks of each that did are kept by whoever replaces them.
+#[test]
+fn blocks_of_which_nobody_knows_whether_they_count_are_kept() {
+    let (home, root) = busy_chain();
+    let recover: &[&str] = &["recover", "--to", "2", "--root", &root, "--yes"];
+    for command in [recover, &["snapshot", "restore", "2", "--yes", "--set", "snapshots.reserve_percent=0"]] {
+        let place = tempfile::tempdir().unwrap();
+        copy(home.path(), place.path());
+        let data = place.path().join("data");
+        copy(&data.join("gen-000001"), &data.join("gen-000002"));
+        fs::write(data.join("CURRENT"), "xx").unwrap();
+        let done = expect(place.path(), 0, command);
+        for name in ["gen-000001", "gen-000002"] {
+            let kept = data.join(format!("blocks-of-{name}"));
+            let whole = fs::read(home.path().join("data/gen-000001/blocks.redb")).unwrap();
+            assert!(fs::read(kept.join("blocks.redb")).unwrap() == whole, "{command:?}");
+            assert!(done["warnings"].to_string().contains(kept.to_str().unwrap()), "{done}");
+        }
+    }
+}
+
 /// spec: SNAP-12. A producer's key certifies roots of this home's own chain alone: a snapshot of another history, which lies here
 /// all the same, is not signed, and of what is no longer on record nothing is said.
 #[test]

@@ -448,17 +448,26 @@ impl Aside {
         current.map_or(Ok(()), |current| self.generation.take_over_files(current))
     }
 
-    /// Makes what was built the home's state, and removes what it replaces. Says why that could not be removed, if so: by
-    /// then it does not count, and the next start removes it.
-    // spec: STORE-10
-    pub(crate) fn settle(self) -> Result<Option<Failure>, Failure> {
+    /// Makes what was built the home's state, and removes what it replaces. Says what is to be said of that: why it could not be
+    /// removed, for by then it does not count, and the next start removes it; and where blocks of it are kept.
+    // spec: STORE-10, RECOVER-9
+    pub(crate) fn settle(self) -> Result<Vec<String>, Failure> {
         // What counts is whole: whoever opens it has nothing to make.
-        let blocks = self.generation.blocks();
-        if !blocks.exists() && !blocks.with_extension("wal").exists() {
-            RedbKv::open(&blocks)?;
+        if !self.generation.has_blocks() {
+            RedbKv::open(&self.generation.blocks())?;
+        }
+        let mut said = Vec::new();
+        if self.replaced.generation.is_none() {
+            // Nobody knows which of them counts, and so nobody gave up its blocks.
+            for counted in self.generations.counted()?.iter().filter(|counted| counted.has_blocks()) {
+                let kept = self.generations.keep_blocks(counted)?;
+                said.push(format!("what there is of blocks and receipts is kept in {}", kept.display()));
+            }
         }
         self.generations.switch(&self.generation)?;
-        Ok(self.generations.sweep().unwrap_or_else(Some))
+        let left = self.generations.sweep().unwrap_or_else(Some);
+        said.extend(left.map(|failure| failure.message));
+        Ok(said)
     }
 }
 

@@ -203,8 +203,8 @@ impl Sync<'_> {
         // Once the state counts nothing that fails undoes that.
         let forgotten = forget_above(held, home, version.height);
         let noted = own.note(Who::User, event, NodeStep::Done, Stood { before, after: Some(stood(version)) });
-        let warnings = left.into_iter().chain(forgotten.err()).chain(noted.err()).map(|failure| failure.message);
-        let warnings: Vec<String> = warnings.collect();
+        let failed = forgotten.err().into_iter().chain(noted.err()).map(|failure| failure.message);
+        let warnings: Vec<String> = left.into_iter().chain(failed).collect();
         let engine = engine::open(home, &self.config, &context.application.registry)?;
         let stands = self.catch_up(runtime, sources, word, &*engine)?;
         self.report(&version, &stands, &progress, &target, started.elapsed(), &warnings);

@@ -70,7 +70,7 @@ pub(super) fn run(
         confirmed(yes, &what).inspect_err(|_| aside.give_up())?;
     }
     aside.take_over_files()?;
-    let warnings: Vec<String> = aside.settle()?.into_iter().map(|failure| failure.message).collect();
+    let warnings = aside.settle()?;
     engine::open(&context.home, &config, &context.application.registry)?;
 
     let origin = match mended.from {

@@ -103,8 +103,8 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
     let forgotten = forget_above(held, home, height);
     let stood = Stood { before, after: Some(Standing { height, root }) };
     let noted = own.note(Who::User, event, NodeStep::Done, stood);
-    let warnings = left.into_iter().chain(forgotten.err()).chain(noted.err()).map(|failure| failure.message);
-    let warnings: Vec<String> = warnings.collect();
+    let failed = forgotten.err().into_iter().chain(noted.err()).map(|failure| failure.message);
+    let warnings: Vec<String> = left.into_iter().chain(failed).collect();
     engine::open(home, config, &context.application.registry)?;
     let seconds = started.elapsed().as_secs_f64();
 
