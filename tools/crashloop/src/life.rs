@@ -14,17 +14,20 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long a child may be silent, and a look may take: each takes milliseconds, or seconds on a machine with much to do.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const SIGKILL: i32 = 9;
 
 /// The child that runs, if one does: whoever ends this process ends that first.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Running(Arc<Mutex<Option<Pid>>>);
+pub struct Running(Arc<Mutex<Option<Pid>>>);
 
 impl Running {
     /// Kills the child when this process is asked to end, removes the directory, and ends this process.
-    pub(crate) fn end_when_told(&self, place: PathBuf) -> std::io::Result<()> {
+    ///
+    /// # Errors
+    /// If signals cannot be heard.
+    pub fn end_when_told(&self, place: PathBuf) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listen = |kind| runtime.block_on(async { signal(kind) });
         let [mut hangup, mut interrupt, mut terminate] =
@@ -55,7 +58,7 @@ impl Running {
 
 /// A child at work. Killed when let go of.
 #[derive(Debug)]
-pub(crate) struct Life {
+pub struct Life {
     child: Child,
     group: Pid,
     lines: Receiver<String>,
@@ -64,23 +67,29 @@ pub(crate) struct Life {
 
 /// What a child came to.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub struct Ended {
     /// What it said that was not heard before.
-    pub(crate) said: Vec<String>,
-    pub(crate) status: ExitStatus,
+    pub said: Vec<String>,
+    /// How it ended.
+    pub status: ExitStatus,
     /// What it said on standard error.
-    pub(crate) complaint: String,
+    pub complaint: String,
 }
 
 impl Ended {
     /// Whether SIGKILL ended it.
-    pub(crate) fn is_killed(&self) -> bool {
+    #[must_use]
+    pub fn is_killed(&self) -> bool {
         self.status.signal() == Some(SIGKILL)
     }
 }
 
 impl Life {
-    pub(crate) fn start(command: &mut Command, running: &Running) -> Result<Self, String> {
+    /// Starts a child.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(command: &mut Command, running: &Running) -> Result<Self, String> {
         let mut runs = running.0.lock().unwrap_or_else(PoisonError::into_inner);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().map_err(|error| format!("{command:?} could not be started: {error}"))?;
@@ -93,8 +102,11 @@ impl Life {
         Ok(Self { child, group, lines, running: running.clone() })
     }
 
-    /// So many of its next lines, or fewer if it ends before. An error if it is silent for longer than `patience`.
-    pub(crate) fn hear(&self, count: usize, patience: Duration) -> Result<Vec<String>, String> {
+    /// So many of its next lines, or fewer if it ends before.
+    ///
+    /// # Errors
+    /// If it is silent for longer than `patience`.
+    pub fn hear(&self, count: usize, patience: Duration) -> Result<Vec<String>, String> {
         let mut said = Vec::new();
         while said.len() < count {
             match self.lines.recv_timeout(patience) {
@@ -112,8 +124,11 @@ impl Life {
         Ok(said)
     }
 
-    /// Kills it. An error if it had ended by itself.
-    pub(crate) fn kill(mut self) -> Result<Ended, String> {
+    /// Kills it.
+    ///
+    /// # Errors
+    /// If it had ended by itself.
+    pub fn kill(mut self) -> Result<Ended, String> {
         let ended = self.child.try_wait().map_err(|error| error.to_string())?;
         if ended.is_none() {
             let killed = kill_process_group(self.group, Signal::KILL);
@@ -128,8 +143,20 @@ impl Life {
         Ok(ended)
     }
 
+    /// Asks it to end, as whoever stops a service does.
+    ///
+    /// # Errors
+    /// If it has ended already.
+    pub fn ask_to_end(&self) -> Result<(), String> {
+        kill_process_group(self.group, Signal::TERM)
+            .map_err(|error| format!("a child could not be asked to end: {error}"))
+    }
+
     /// Waits until it ends.
-    pub(crate) fn end(mut self) -> Result<Ended, String> {
+    ///
+    /// # Errors
+    /// If it is silent for longer than [`PATIENCE`].
+    pub fn end(mut self) -> Result<Ended, String> {
         let said = self.hear(usize::MAX, PATIENCE)?;
         let status = self.child.wait().map_err(|error| error.to_string())?;
         let mut complaint = Vec::new();
@@ -152,7 +179,7 @@ impl Drop for Life {
 }
 
 /// Does what may hang. If it does, this process says so and ends: a thread cannot be ended.
-pub(crate) fn in_time<T>(what: String, act: impl FnOnce() -> T) -> T {
+pub fn in_time<T>(what: String, act: impl FnOnce() -> T) -> T {
     let (done, waits) = channel::<()>();
     std::thread::spawn(move || {
         if waits.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {

@@ -17,11 +17,11 @@
 #![forbid(unsafe_code)]
 
 mod child;
-mod life;
 mod model;
 mod parent;
 mod syscalls;
 
+use keelstone_crashloop::life::Running;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let running = life::Running::default();
+    let running = Running::default();
     if let Err(error) = running.end_when_told(directory.path().to_owned()) {
         eprintln!("signals cannot be heard: {error}");
         return ExitCode::from(2);

@@ -1,9 +1,9 @@
 //! The parent: starts children, kills them, and knows what must be there.
 
 use crate::child::ARGUMENT;
-use crate::life::{Life, PATIENCE, Running, in_time};
 use crate::model::{KEPT, Random, apply, diff_of, open};
 use keelstone_codec::{Height, Root};
+use keelstone_crashloop::life::{Life, PATIENCE, Running, in_time};
 use keelstone_store::{CheckLevel, Store};
 use keelstone_tree::{Blake3, KeyRange, Read, reference};
 use std::collections::VecDeque;
