@@ -199,13 +199,17 @@ impl RedbKv {
         Self::open_with(path, WAL_BYTES)
     }
 
-    /// Copies the files of a database that nobody writes to meanwhile.
+    /// Copies the files of a database that nobody writes to meanwhile. What they hold is durable when this returns; their names are
+    /// once the directory is synced.
     ///
     /// # Errors
     /// What the file system says.
     pub fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
-        std::fs::copy(wal_of(from), wal_of(to))?;
-        std::fs::copy(from, to).map(drop)
+        for (from, to) in [(&*wal_of(from), &*wal_of(to)), (from, to)] {
+            std::fs::copy(from, to)?;
+            std::fs::File::open(to)?.sync_all()?;
+        }
+        Ok(())
     }
 
     // spec: STORE-15

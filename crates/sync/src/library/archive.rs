@@ -14,9 +14,10 @@ use super::tar::{self, Stream, TarReader, TarWriter};
 use super::verify::{Each, Verifying};
 use super::{Info, Library, LibraryError, Pin, SnapshotId};
 use crate::snapshot::{PartOf, SnapshotParams};
-use keelstone_codec::{Decode, Encode, Root};
+use keelstone_codec::{Decode, Encode, Hash, Root};
 use keelstone_store::files::Files;
 use keelstone_tree::{Blake3, HashKind, Hasher, Sha256};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::Write;
 use std::ops::Range;
@@ -183,7 +184,7 @@ impl Source for DirectorySource<'_> {
     }
 
     fn finish(&mut self, index: &Index) -> Result<(), LibraryError> {
-        let known: std::collections::BTreeSet<String> = index
+        let known: BTreeSet<String> = index
             .files()
             .iter()
             .map(|chunk| disk::chunk_file(&chunk.name))
@@ -349,10 +350,11 @@ impl Library {
         Ok(pin.info.clone())
     }
 
-    /// Writes a snapshot into an empty directory, its index last.
+    /// Writes a snapshot into a directory, its index last. What an export of this snapshot that was cut off left there is gone on
+    /// with.
     ///
     /// # Errors
-    /// [`LibraryError::Archive`] if there is anything in it already; [`LibraryError::NoRoom`] before anything is written.
+    /// [`LibraryError::Archive`] if there is anything else in it already; [`LibraryError::NoRoom`] before anything is written.
     pub fn export_directory(
         &self,
         id: SnapshotId,
@@ -366,7 +368,7 @@ impl Library {
         Ok(pin.info.clone())
     }
 
-    /// Writes what a part of a state needs of a snapshot into an empty directory: the pages, the chunks that hold it, and the
+    /// Writes what a part of a state needs of a snapshot into a directory, as [`Self::export_directory`] does: the pages, the chunks that hold it, and the
     /// index last, which names all chunks. Returns the bytes of these files.
     ///
     /// # Errors
@@ -396,7 +398,9 @@ fn chunks_of<H: Hasher>(pin: &Pin, of: &PartOf) -> Result<Range<u32>, LibraryErr
     Ok(super::extract::skeleton::<H>(&mut source, &pin.index)?.chunks_of(of))
 }
 
-/// Writes chunks of a snapshot into an empty directory, the index last. Returns the bytes of these files.
+/// Writes chunks of a snapshot into a directory, the index last. Returns the bytes of these files. There may be nothing in it
+/// but what an export of the very same left that was cut off: that is gone on with.
+// spec: LIB-7
 fn export(
     pin: &Pin,
     chunks: &[u32],
@@ -405,26 +409,68 @@ fn export(
     listener: Listener<'_>,
 ) -> Result<u64, LibraryError> {
     let id = pin.index.id();
-    let failed = || LibraryError::io("list", "the directory");
-    let stranger = into.stranger().map_err(failed())?;
-    if let Some(name) = stranger.or(into.list().map_err(failed())?.into_iter().next()) {
-        return Err(LibraryError::Archive(format!("the directory is not empty: it holds {name:?}")));
-    }
     let bytes = pin.index.to_bytes();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let stored = |number: &u32| pin.index.chunks[*number as usize];
     let files: Vec<u32> = chunks.iter().copied().filter(|number| seen.insert(stored(number).name)).collect();
-    let needed = files.iter().map(|number| u64::from(stored(number).bytes)).sum::<u64>();
+    let there = begun(&pin.index, &seen, into)?;
+    let is_there = |number: &u32| there.contains(&stored(number).name);
+    let size = |files: &mut dyn Iterator<Item = &u32>| files.map(|number| u64::from(stored(number).bytes)).sum::<u64>();
+    let needed = size(&mut files.iter().filter(|number| !is_there(number)));
     let room = into.room().map_err(LibraryError::io("measure", "the disk"))?;
     check_room(room, reserve_percent, needed.saturating_add(bytes.len() as u64))?;
     let total = u32::try_from(files.len()).expect("chunks are limited");
     for (done, number) in (1u32..).zip(&files) {
-        let wire = pin.chunk(*number)?.ok_or(LibraryError::NotFound(id))?;
-        disk::write(into, &disk::chunk_file(&stored(number).name), &wire)?;
+        if !is_there(number) {
+            let wire = pin.chunk(*number)?.ok_or(LibraryError::NotFound(id))?;
+            disk::write(into, &disk::chunk_file(&stored(number).name), &wire)?;
+        }
         tell(listener, Phase::Copying, done, total)?;
     }
     disk::sync(into)?;
     disk::write(into, &disk::index_file(&id), &bytes)?;
     disk::sync(into)?;
-    Ok(needed)
+    Ok(size(&mut files.iter()))
+}
+
+/// The chunks of an export that are whole in a directory already. What was being written there is removed.
+fn begun(index: &Index, wanted: &BTreeSet<Hash>, into: &dyn Files) -> Result<BTreeSet<Hash>, LibraryError> {
+    let failed = || LibraryError::io("list", "the directory");
+    let other = |name: String| LibraryError::Archive(format!("the directory is not empty: it holds {name:?}"));
+    if let Some(name) = into.stranger().map_err(failed())? {
+        return Err(other(name));
+    }
+    let names = into.list().map_err(failed())?;
+    let id = index.id();
+    let is_ours = |name: &str| match FileKind::of(name) {
+        FileKind::Chunk(hash) => Ok(wanted.contains(&hash)),
+        FileKind::Index(found) if found == id => {
+            Ok(disk::read_index(into, &id)?.is_none_or(|found| found == index.to_bytes()))
+        }
+        _ => Ok::<_, LibraryError>(false),
+    };
+    // Looked at as a whole before anything is removed.
+    let mut unfinished = Vec::new();
+    for name in &names {
+        let finished = disk::finished(name);
+        match is_ours(finished.unwrap_or(name))? {
+            true if finished.is_some() => unfinished.push(name),
+            true => {}
+            false => return Err(other(name.clone())),
+        }
+    }
+    unfinished.into_iter().try_for_each(|name| disk::remove(into, name))?;
+    // The disk is read once more, not believed: whatever cut it off may have cut a chunk short.
+    let is_whole = |stored: &Stored| match disk::read_chunk(into, stored) {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_damage() => Ok(false),
+        Err(error) => Err(error),
+    };
+    let mut there = BTreeSet::new();
+    for stored in index.files().iter().filter(|stored| names.contains(&disk::chunk_file(&stored.name))) {
+        if is_whole(stored)? {
+            there.insert(stored.name);
+        }
+    }
+    Ok(there)
 }

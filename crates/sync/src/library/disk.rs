@@ -66,6 +66,11 @@ pub(crate) fn chunk_file(name: &Hash) -> String {
     format!("{name}{CHUNK}")
 }
 
+/// What a file that is being written will be called.
+pub(crate) fn finished(name: &str) -> Option<&str> {
+    name.strip_suffix(TEMPORARY)
+}
+
 pub(crate) fn damaged_file(name: &str) -> String {
     format!("{name}{DAMAGED}")
 }

@@ -483,6 +483,51 @@ fn an_import_shares_what_is_here_and_heals_what_is_damaged() {
     assert_eq!(heights(&library), [12], "the one that needed the damaged file is off the list");
 }
 
+fn read(files: &MemoryFiles, name: &str) -> Vec<u8> {
+    let file = files.open(name).unwrap();
+    let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+    file.read_at(0, &mut bytes).unwrap();
+    bytes
+}
+
+/// spec: LIB-7. What an export that was cut off has left is gone on with, whatever it was at: chunks that are there, one that is cut
+/// short, one that was being written, the index that came last. What is of another snapshot refuses the directory, and stays.
+#[test]
+fn an_export_that_was_cut_off_is_gone_on_with() {
+    let (files, whole) = (MemoryFiles::new(), MemoryFiles::new());
+    let library = open(&files);
+    create(&library, &version(200, 1, 1), 11).unwrap();
+    create(&library, &version(200, 2, 1), 12).unwrap();
+    library.export_directory(id(11), &whole, 0, &mut go_on).unwrap();
+    let all = names(&whole);
+    assert!(all.len() > 3, "there are several chunks");
+    let put = |into: &MemoryFiles, name: &str, bytes: &[u8]| {
+        into.create(name, bytes.len() as u64).unwrap().write_at(0, bytes).unwrap();
+    };
+    for kept in 0..=all.len() {
+        let into = MemoryFiles::new();
+        let is_chunk = |name: &&String| name.ends_with(".chunk");
+        let (chunks, index): (Vec<_>, Vec<_>) = all.iter().partition(is_chunk);
+        let order: Vec<_> = chunks.into_iter().chain(index).collect();
+        for name in &order[..kept] {
+            put(&into, name, &read(&whole, name));
+        }
+        if let Some(next) = order.get(kept) {
+            put(&into, &format!("{next}.tmp"), b"half");
+        }
+        if kept > 0 && order[0].ends_with(".chunk") {
+            replace(&into, order[0], b"cut short");
+        }
+        library.export_directory(id(11), &into, 0, &mut go_on).unwrap();
+        assert_eq!(names(&into), all);
+        assert!(all.iter().all(|name| read(&into, name) == read(&whole, name)), "after {kept} files");
+        let before = names(&into);
+        let other = library.export_directory(id(12), &into, 0, &mut go_on).unwrap_err();
+        assert!(matches!(other, LibraryError::Archive(_)), "{other}");
+        assert_eq!(names(&into), before);
+    }
+}
+
 /// Nothing is exported over something.
 #[test]
 fn an_export_takes_an_empty_directory_only() {
