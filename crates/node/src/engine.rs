@@ -19,7 +19,7 @@ use crate::mend::Mendable;
 use crate::own_log::{OwnLog, Stood, Who};
 use crate::p2p::{self, Answers, Attests};
 use crate::session::{self, Register};
-use crate::snapshots::look_into_library;
+use crate::snapshots::{forget_above, hold_library, look_into_library};
 use crate::statesync::{StateSync, Syncing};
 use crate::way::{Way, Yielding, Yields};
 use crate::world::{By, Kept};
@@ -448,6 +448,14 @@ impl Aside {
         current.map_or(Ok(()), |current| self.generation.take_over_files(current))
     }
 
+    /// As [`Self::settle`], of a state of an earlier height: snapshots above it go with the history that they are of, at the next
+    /// start if whoever does this is cut off.
+    // spec: STORE-5
+    pub(crate) fn settle_at(self, height: Height) -> Result<Vec<String>, Failure> {
+        self.generation.mark_put_back(height)?;
+        self.settle()
+    }
+
     /// Makes what was built the home's state, and removes what it replaces. Says what is to be said of that: why it could not be
     /// removed, for by then it does not count, and the next start removes it; and where blocks of it are kept.
     // spec: STORE-10, RECOVER-9
@@ -795,6 +803,10 @@ impl<H: Hasher> Local<H> {
             let message = format!("genesis.json has hash {expected}, the data belongs to {found}");
             return Err(Failure::usage(message));
         }
+        // It is in nobody's way but that of whoever takes a snapshot for the chain's, and tried again at the next start.
+        if let Err(failure) = live.forget_what_was_above(home) {
+            tracing::warn!(%failure, "snapshots of a history that is no more could not be removed");
+        }
         if let Some(height) = live.ledger.taken_back() {
             let after = Some(Standing { height: live.ledger.height(), root: live.ledger.root() });
             OwnLog::of(home).told(Who::Node, NodeEvent::TookBack { height }, Stood { before: None, after });
@@ -985,6 +997,16 @@ impl<H: Hasher> Clone for Live<H> {
 }
 
 impl<H: Hasher> Live<H> {
+    /// Removes the snapshots above the height that the state was put back to, where whoever put it back was cut off before that.
+    // spec: STORE-5
+    fn forget_what_was_above(&self, home: &Home) -> Result<(), Failure> {
+        let Some(height) = self.generation.put_back()? else { return Ok(()) };
+        if self.ledger.height() == height {
+            forget_above(hold_library(home)?, home, height)?;
+        }
+        self.generation.settle_put_back()
+    }
+
     /// Begins the chain of a genesis in an empty generation.
     fn create(
         generation: Generation,
@@ -1708,7 +1730,9 @@ impl<H: Hasher> Engine for Local<H> {
     }
 
     fn rollback(&self, to: Height) -> Result<Root, Failure> {
-        Ok(self.ledger().rollback(to)?)
+        let live = self.live();
+        live.generation.mark_put_back(to)?;
+        Ok(live.ledger.rollback(to)?)
     }
 
     fn export_xian(&self, at: Option<Height>) -> Result<Json, Failure> {

@@ -4,7 +4,8 @@
 //! data/LOCK            held by the one process that uses the directory
 //! data/CURRENT         the name of the generation that counts
 //! data/gen-000001/     a generation: state/, blocks.redb and its blocks.wal; `counted`, once it counts; and `unconfirmed`,
-//!                      if nothing but a snapshot speaks for it, or `hollow`, if it lacks the state that its chain inherited
+//!                      if nothing but a snapshot speaks for it, or `hollow`, if it lacks the state that its chain inherited;
+//!                      `put-back`, as long as snapshots may lie here of a history that it had above
 //! data/blocks-of-gen-000001/   blocks of a generation that is gone, which nothing removes
 //! ```
 //!
@@ -18,6 +19,7 @@ use keelstone_store::files::{Directory, Files as _, Guard, LockError};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,6 +37,8 @@ const LOCK_TRIES: u32 = 3;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// The height of a restored state, as long as no block was made on it.
 const UNCONFIRMED: &str = "unconfirmed";
+/// A height that a state was put back to, as long as snapshots may lie here of the history that it had above.
+const PUT_BACK: &str = "put-back";
 /// There is no such file in a state that is whole.
 const HOLLOW: &str = "hollow";
 
@@ -218,11 +222,11 @@ impl Generations {
         Ok(())
     }
 
-    /// Gives what there is of a generation's blocks a second name in the data directory, which nothing removes: the generation is
-    /// about to go. Takes no room of its own. Returns the directory it lies in then.
+    /// Gives what there is of a generation's blocks a second name in the data directory, which nothing removes once it does not
+    /// count any more: it is about to go. Takes no room of its own. Returns the directory it lies in then.
     // spec: RECOVER-9
     pub(crate) fn keep_blocks(&self, of: &Generation) -> Result<PathBuf, Failure> {
-        let first = self.data.join(format!("{KEPT}{}", of.name()));
+        let first = self.data.join(kept_blocks(of));
         let mut kept = first.clone();
         let made = (|| {
             let mut again = 1u32;
@@ -230,13 +234,18 @@ impl Generations {
                 if error.kind() != io::ErrorKind::AlreadyExists {
                     return Err(error);
                 }
+                // Of who was killed, or came to nothing, before another state counted.
+                if of.has_blocks_of(&kept)? {
+                    break;
+                }
                 again = again.saturating_add(1);
                 kept = first.with_extension(again.to_string());
             }
-            let blocks = of.blocks();
-            for (from, name) in [(blocks.with_extension("wal"), "blocks.wal"), (blocks, "blocks.redb")] {
+            for (from, name) in of.block_files() {
                 match fs::hard_link(&from, kept.join(name)) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {
+                        return Err(error);
+                    }
                     _ => {}
                 }
             }
@@ -245,6 +254,21 @@ impl Generations {
         })();
         made.map_err(|error| Failure::io(format_args!("could not keep the blocks in {}", kept.display()), &error))?;
         Ok(kept)
+    }
+
+    /// Removes the second names of the blocks of a generation that counts after all.
+    fn forget_kept_blocks(&self, of: &Generation) -> io::Result<()> {
+        let name = kept_blocks(of);
+        for entry in fs::read_dir(&self.data)? {
+            let entry = entry?;
+            let is_of_it = entry.file_name().to_str().and_then(|found| found.strip_prefix(&name)).is_some_and(|rest| {
+                rest.is_empty() || rest.strip_prefix('.').is_some_and(|again| again.parse::<u32>().is_ok())
+            });
+            if is_of_it && of.has_blocks_of(&entry.path())? {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes a generation that does not count.
@@ -269,6 +293,9 @@ impl Generations {
 
     /// Removes every generation but the one that counts. Says why one could not be removed, if so.
     ///
+    /// The name that is read may be newer than the one on the disk, where a switch was cut off or failed: a power cut would
+    /// bring that one back. So what it leads to is removed only once the name is durable.
+    ///
     /// # Errors
     /// As [`Self::current`], and nothing is removed then.
     pub(crate) fn sweep(&self) -> Result<Option<Failure>, Failure> {
@@ -277,12 +304,21 @@ impl Generations {
             // Killed between the switch and the mark.
             current.mark_counted();
         }
+        if let Some(Err(error)) = current.as_ref().map(|current| self.forget_kept_blocks(current)) {
+            tracing::warn!(%error, "blocks that count have a second name, which could not be removed");
+        }
+        let mut others = self.all()?;
+        others.retain(|generation| current.as_ref() != Some(generation));
+        if others.is_empty() {
+            return Ok(None);
+        }
+        if let Err(error) = fault(&self.data, Fault::Switch).and_then(|()| sync_directory(&self.data)) {
+            return Ok(Some(Failure::io(format_args!("could not sync {}", self.data.display()), &error)));
+        }
         let mut left = None;
-        for generation in self.all()? {
-            if current.as_ref() != Some(&generation) {
-                tracing::info!(generation = generation.name(), "swept away a generation that does not count");
-                left = self.discard(&generation).err().or(left);
-            }
+        for generation in others {
+            tracing::info!(generation = generation.name(), "swept away a generation that does not count");
+            left = self.discard(&generation).err().or(left);
         }
         Ok(left)
     }
@@ -362,6 +398,28 @@ impl Generation {
         blocks.exists() || blocks.with_extension("wal").exists()
     }
 
+    /// What blocks and receipts lie in, and what it is called where they are kept.
+    fn block_files(&self) -> [(PathBuf, &'static str); 2] {
+        let blocks = self.blocks();
+        [(blocks.with_extension("wal"), "blocks.wal"), (blocks, "blocks.redb")]
+    }
+
+    /// Whether there is nothing in a directory of kept blocks but names of the very files that lie here.
+    fn has_blocks_of(&self, kept: &Path) -> io::Result<bool> {
+        let which = |path: &Path| match fs::metadata(path) {
+            Ok(found) => Ok(Some((found.dev(), found.ino()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        for (here, name) in self.block_files() {
+            let there = which(&kept.join(name))?;
+            if there.is_some() && there != which(&here)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The height of the state if nothing but a snapshot says that it is the chain's.
     // spec: SNAP-9
     pub(crate) fn unconfirmed(&self) -> Result<Option<Height>, Failure> {
@@ -386,6 +444,35 @@ impl Generation {
     /// above the one in the note by then.
     pub(crate) fn confirm(&self) -> Result<(), Failure> {
         let path = self.path.join(UNCONFIRMED);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Failure::io(path.display(), &error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes that the state is about to be put back to a height, so that snapshots above are of a history that is no more once it
+    /// stands there. Durable when this returns, or once the generation is switched to.
+    // spec: STORE-5
+    pub(crate) fn mark_put_back(&self, to: Height) -> Result<(), Failure> {
+        let path = self.path.join(PUT_BACK);
+        let marked = write_durable(&path, format!("{to}\n").as_bytes()).and_then(|()| sync_directory(&self.path));
+        marked.map_err(|error| Failure::io(path.display(), &error))
+    }
+
+    /// The height it was to be put back to, if snapshots may lie here that are above it.
+    pub(crate) fn put_back(&self) -> Result<Option<Height>, Failure> {
+        let path = self.path.join(PUT_BACK);
+        match fs::read_to_string(&path) {
+            // Cut short it was never put back.
+            Ok(text) => Ok(text.strip_suffix('\n').and_then(|text| text.parse().ok()).map(Height)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Failure::io(path.display(), &error)),
+        }
+    }
+
+    /// Takes the note back.
+    pub(crate) fn settle_put_back(&self) -> Result<(), Failure> {
+        let path = self.path.join(PUT_BACK);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Failure::io(path.display(), &error)),
             _ => Ok(()),
@@ -480,6 +567,11 @@ pub(crate) fn holder(data: &Path) -> Holder {
     }
 }
 
+/// What the directory is called that blocks of a generation are kept in.
+fn kept_blocks(of: &Generation) -> String {
+    format!("blocks-of-{}", of.name())
+}
+
 /// The number in a generation's name.
 fn number_of(name: &str) -> Option<u32> {
     let digits = name.strip_prefix(PREFIX)?;
@@ -553,6 +645,54 @@ mod tests {
         fs::write(home.path().join(CURRENT), "nonsense").unwrap();
         assert!(generations.discard_unless_current(&second).is_err());
         assert!(second.path.is_dir(), "it may count");
+    }
+
+    /// spec: STORE-10. A name that may not be on the disk yet could be taken back by a power cut: what the one before leads to
+    /// stays until it is.
+    #[test]
+    fn nothing_is_swept_before_the_name_of_what_counts_is_durable() {
+        let home = tempfile::tempdir().unwrap();
+        let generations = Generations::open(home.path()).unwrap();
+        let [first, second] = [(); 2].map(|()| generations.fresh().unwrap());
+        generations.switch(&first).unwrap();
+        fs::write(Fault::Switch.file(home.path()), "").unwrap();
+        assert!(generations.switch(&second).is_err());
+        assert_eq!(generations.current().unwrap(), Some(second.clone()), "it came as far as the name");
+        drop(generations);
+        drop(Generations::open(home.path()).unwrap());
+        assert!(first.path.is_dir() && second.path.is_dir());
+        fs::remove_file(Fault::Switch.file(home.path())).unwrap();
+        drop(Generations::open(home.path()).unwrap());
+        assert!(!first.path.exists() && second.path.is_dir());
+    }
+
+    /// spec: RECOVER-9. However often blocks are kept before another state counts, they are kept once; those of a state that
+    /// counts after all not at all, and those of one that is gone for good.
+    #[test]
+    fn blocks_are_kept_once_and_only_of_what_is_gone() {
+        let home = tempfile::tempdir().unwrap();
+        let generations = Generations::open(home.path()).unwrap();
+        let first = generations.fresh().unwrap();
+        generations.switch(&first).unwrap();
+        fs::write(first.blocks(), "blocks").unwrap();
+        let kept = generations.keep_blocks(&first).unwrap();
+        fs::write(first.blocks().with_extension("wal"), "their log").unwrap();
+        assert_eq!(generations.keep_blocks(&first).unwrap(), kept, "killed between the two");
+        assert_eq!(names(&kept), ["blocks.redb", "blocks.wal"]);
+        drop(generations);
+        let generations = Generations::open(home.path()).unwrap();
+        assert!(!kept.exists(), "it counts after all, and has them");
+
+        generations.keep_blocks(&first).unwrap();
+        let second = generations.fresh().unwrap();
+        generations.switch(&second).unwrap();
+        generations.sweep().unwrap();
+        assert_eq!(fs::read(kept.join("blocks.redb")).unwrap(), b"blocks");
+        // Of another generation of that name.
+        fs::create_dir(&first.path).unwrap();
+        fs::write(first.blocks(), "others").unwrap();
+        assert_eq!(generations.keep_blocks(&first).unwrap(), kept.with_extension("2"));
+        assert_eq!(fs::read(kept.join("blocks.redb")).unwrap(), b"blocks");
     }
 
     #[test]

@@ -144,6 +144,8 @@ struct Place<'a, H: Hasher> {
     replaced: Replaced,
     /// What is built.
     aside: Option<Generation>,
+    /// The height of it, once it was checked.
+    stands: Option<Height>,
     /// The blocks here; or why there are none.
     bodies: Result<Bodies, Failed>,
     /// Whoever can be asked, once somebody was.
@@ -221,6 +223,7 @@ impl<'a, H: Hasher> Place<'a, H> {
             generations,
             replaced,
             aside: None,
+            stands: None,
             bodies,
             others: None,
             offers: BTreeMap::new(),
@@ -502,7 +505,9 @@ impl<'a, H: Hasher> Place<'a, H> {
         let mut done = vec![keep(&path, &signed), own.note_of(who, told, step, Stood { before: None, after })];
         if recovered.is_some() {
             let held = hold_library(self.home);
-            done.push(held.and_then(|held| forget_above(held, self.home, target.height)));
+            let forgotten = held.and_then(|held| forget_above(held, self.home, target.height));
+            let current = self.replaced.generation.as_ref();
+            done.push(forgotten.and_then(|()| current.map_or(Ok(()), Generation::settle_put_back)));
         }
         for failure in done.into_iter().filter_map(Result::err) {
             // Once another state counts nothing that fails here undoes that.
@@ -938,20 +943,24 @@ impl<H: Hasher> World for Place<'_, H> {
         let ledger =
             Ledger::open(store, kv.clone(), self.registry.clone(), PoolLimits::default()).map_err(of_ledger)?;
         self.look_for_lost(&ledger, kv)?;
+        self.stands = Some(ledger.height());
         Ok(Version { height: ledger.height(), root: ledger.root() })
     }
 
     fn discard(&mut self) {
         self.lost.clear();
         if let Some(aside) = self.aside.take() {
-            // What cannot be removed now does not count, and is swept at the next start.
-            let _ = self.generations.discard(&aside);
+            // What cannot be removed now does not count, and is swept at the next start. What a switch that failed came as far as
+            // naming may count, and stays beside the old one.
+            let _ = self.generations.discard_unless_current(&aside);
         }
     }
 
     fn settle(&mut self) -> Result<(), Failed> {
         let Some(aside) = self.aside.take() else { return Err(Failed::Unsound("nothing was built".to_owned())) };
-        if let Err(failed) = self.keep_blocks().and_then(|()| self.generations.switch(&aside).map_err(machine)) {
+        let put_back = self.stands.take().map_or(Ok(()), |height| aside.mark_put_back(height)).map_err(machine);
+        let kept = put_back.and_then(|()| self.keep_blocks());
+        if let Err(failed) = kept.and_then(|()| self.generations.switch(&aside).map_err(machine)) {
             self.aside = Some(aside);
             return Err(failed);
         }
@@ -1012,8 +1021,7 @@ fn sign(key: &SecretKey, report: Report) -> SignedReport {
 }
 
 fn keep(path: &Path, signed: &SignedReport) -> Result<(), Failure> {
-    let written = newfile::replace(path, &signed.to_bytes());
-    written.map_err(|error| Failure::io(format_args!("could not write {}", path.display()), &error))
+    newfile::write(path, &signed.to_bytes())
 }
 
 /// Checks who signed a report; the key is compared with the one that is expected, if one is.
@@ -1064,6 +1072,7 @@ pub(crate) fn failure(recovered: &Recovered) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generations::Fault;
     use crate::snapshots::{making, open_library};
     use keelstone_codec::{Blob, ChainId};
     use keelstone_ledger::modules::standard;
@@ -1196,6 +1205,40 @@ mod tests {
         assert!(found.warnings[0].contains(&kept.display().to_string()) && kept.join("blocks.wal").exists());
         let engine = engine::open(&home, &config, &standard()).expect("it opens");
         engine.produce(Timestamp(9), SecretKey::from_seed(&[7; 32]).public(), true).expect("it goes on");
+    }
+
+    /// spec: RECOVER-3, STORE-10. A switch that failed may have come as far as the name: what it names stays, and the old state stays
+    /// beside it. Whichever of the names a restart finds, it leads to a state that is whole.
+    #[test]
+    fn what_a_failed_switch_names_is_not_removed() {
+        for only in [Strategy::BlockReplay, Strategy::LocalSnapshot] {
+            let (_place, home, config, before) = chain();
+            fs::write(Fault::Switch.file(&home.data()), "").expect("written");
+            let found = recovered_by(only, (&home, &config), &|_| {}, &mut |_, _, _| {}).expect("it is reported");
+            assert!(found.outcome.recovered().is_none(), "{:?}", found.outcome.attempts);
+            let after = named(&home);
+            assert_ne!(after, before, "it came as far as the name");
+            fs::remove_file(Fault::Switch.file(&home.data())).expect("it was written");
+            for name in [before, after] {
+                let restarted = tempfile::tempdir().expect("a temporary directory");
+                copy(home.path(), restarted.path());
+                let home = Home::new(restarted.path().to_owned());
+                fs::write(home.data().join("CURRENT"), name).expect("written");
+                let engine = engine::open(&home, &config, &standard()).expect("it opens");
+                assert_eq!(engine.status().expect("it stands").height, 3);
+                assert!(engine.block(Some(Height(1))).is_ok(), "its blocks are there");
+            }
+        }
+    }
+
+    /// Copies a directory.
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).expect("made");
+        for entry in fs::read_dir(from).expect("there") {
+            let path = entry.expect("there").path();
+            let to = to.join(path.file_name().expect("a name"));
+            if path.is_dir() { copy(&path, &to) } else { drop(fs::copy(&path, &to).expect("copied")) }
+        }
     }
 
     /// A database that the machine cannot read now is what there is to say, and not that nothing here says anything; of one that is

@@ -197,7 +197,7 @@ impl Sync<'_> {
         if self.fresh {
             home.write_genesis(&self.genesis)?;
         }
-        let left = aside.settle()?;
+        let left = aside.settle_at(version.height)?;
         // It has served: what cannot be removed is in nobody's way, and is cleared by the next sync.
         let _ = std::fs::remove_dir_all(home.joining());
         // Once the state counts nothing that fails undoes that.

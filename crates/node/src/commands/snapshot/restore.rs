@@ -72,8 +72,18 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
         true => engine::open(home, config, &context.application.registry).ok().and_then(|chain| standing(&*chain)),
         false => None,
     };
+    if before == Some(Standing { height, root }) && !options.yes {
+        // Cut off once it counted, or done before.
+        let out = context.out;
+        out.say(out.ink(Ink::Good, "✓ this home has that state already"));
+        out.emit(&super::with(&info, json!({ "height": height, "root": root, "replaced": false })));
+        return Ok(Exit::Ok);
+    }
     let aside = Aside::of(home)?;
-    if aside.replaces() {
+    // A state that whoever has the genesis has is nothing to lose; it is there also where this was cut off and somebody looked.
+    let first = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.height;
+    let is_first = before.is_some_and(|stands| stands.height <= first) && genesis.inherits.is_none();
+    if aside.replaces() && !is_first {
         let what = format!(
             "this forgets the state, the blocks and the receipts here, and puts height {height} in their place"
         );
@@ -98,7 +108,7 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
     if fresh {
         home.write_genesis(&genesis)?;
     }
-    let left = aside.settle()?;
+    let left = aside.settle_at(height)?;
     // Once the state counts nothing that fails undoes that.
     let forgotten = forget_above(held, home, height);
     let stood = Stood { before, after: Some(Standing { height, root }) };
@@ -316,22 +326,49 @@ mod tests {
         }
     }
 
-    /// spec: STORE-10. Once a state counts, what it replaced being in the way of nothing but the disk is no failure.
-    #[test]
-    fn a_restored_state_counts_though_the_one_before_cannot_be_removed() {
+    /// A home whose chain is at height 2, with a snapshot of each height.
+    fn chain() -> (tempfile::TempDir, Home, Config) {
         let place = tempfile::tempdir().expect("a temporary directory");
         let home = Home::new(place.path().to_owned());
         let mut config = Config::default();
         config.snapshots.reserve_percent = 0;
         home.write_genesis(&Genesis::new(ChainId::new("restored-1").expect("a name"))).expect("written");
         let chain = engine::open(&home, &config, &standard()).expect("a new chain");
-        for time in 1..=2 {
-            chain.produce(Timestamp(time), SecretKey::from_seed(&[7; 32]).public(), true).expect("a block");
-        }
         let library = open_library(&home).expect("a library");
-        let version = chain.version(Some(Height(1))).expect("it is kept");
-        version.snapshot(&library, &making(&config.snapshots), &mut |_| ControlFlow::Continue(())).expect("a snapshot");
-        drop((version, library, chain));
+        for height in 1..=2 {
+            chain.produce(Timestamp(height), SecretKey::from_seed(&[7; 32]).public(), true).expect("a block");
+            let version = chain.version(None).expect("the last");
+            let go_on = &mut |_| ControlFlow::Continue(());
+            version.snapshot(&library, &making(&config.snapshots), go_on).expect("a snapshot");
+        }
+        (place, home, config)
+    }
+
+    /// spec: STORE-5. Snapshots above the height that a state is put back to are of a history that is no more. Whoever is killed
+    /// before they are removed leaves that to the next start; one that was not put back has them still.
+    #[test]
+    fn snapshots_of_a_history_that_is_no_more_go_at_the_next_start() {
+        let (_place, home, config) = chain();
+        let open = || engine::open(&home, &config, &standard()).expect("it opens");
+        let listed = || {
+            let list = open_library(&home).expect("a library").list();
+            list.iter().map(|info| info.id.height.0).collect::<Vec<_>>()
+        };
+        let current = std::fs::read_to_string(home.data().join("CURRENT")).expect("one counts");
+        let note = home.data().join(current.trim()).join("put-back");
+        std::fs::write(&note, "1\n").expect("written");
+        drop(open());
+        assert!(listed() == [2, 1] && !note.exists(), "killed before it was put back");
+        open().rollback(Height(1)).expect("put back");
+        assert_eq!(listed(), [2, 1], "as if it were killed now");
+        drop(open());
+        assert!(listed() == [1] && !note.exists());
+    }
+
+    /// spec: STORE-10. Once a state counts, what it replaced being in the way of nothing but the disk is no failure.
+    #[test]
+    fn a_restored_state_counts_though_the_one_before_cannot_be_removed() {
+        let (place, home, config) = chain();
         std::fs::write(Fault::Discard.file(&home.data()), "").expect("written");
         let directory = place.path().to_str().expect("UTF-8");
         let command = ["keelstone", "snapshot", "restore", "1", "--yes", "--set", "snapshots.reserve_percent=0"];
