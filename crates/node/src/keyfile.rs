@@ -8,6 +8,7 @@
 //! Format and rules: `spec/keys.md`, KEY-1 to KEY-5. Vectors: `spec/vectors/keys.json`.
 
 use crate::exit::{Exit, Failure};
+use crate::newfile;
 use crate::passphrase::{Passphrase, Source};
 use crate::strict_json;
 use argon2::{Algorithm, Argon2, Block, Params, Version};
@@ -534,6 +535,11 @@ pub(crate) fn write(path: &Path, stored: &Stored) -> io::Result<()> {
     write_private(path, &stored.text())
 }
 
+/// As [`write`], where there is no such file.
+pub(crate) fn write_new(path: &Path, stored: &Stored) -> io::Result<()> {
+    write_new_private(path, &stored.text())
+}
+
 /// Writes a file that nobody else can read at any moment, whole or not at all.
 pub(crate) fn write_private(path: &Path, text: &[u8]) -> io::Result<()> {
     write_under(path, text, |_| Ok(()), |fresh| fs::rename(fresh, path))
@@ -541,6 +547,12 @@ pub(crate) fn write_private(path: &Path, text: &[u8]) -> io::Result<()> {
 
 /// As [`write_private`], where nothing may be: of several that write it at once, one does.
 fn write_new_private(path: &Path, text: &[u8]) -> io::Result<()> {
+    // Whoever is killed leaves no secret under a name that nobody looks for.
+    if let Some(mut file) = newfile::nameless(path, 0o600) {
+        file.write_all(text)?;
+        file.sync_all()?;
+        return newfile::name(&file, path);
+    }
     let name = |fresh: &Path| match fs::hard_link(fresh, path) {
         Ok(()) => fs::remove_file(fresh),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),

@@ -6,7 +6,8 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 
-/// Writes a file. One that could not be finished is removed.
+/// Writes a file. One that could not be finished is removed; whoever is killed leaves none either, where a file can be without
+/// a name until it is whole.
 ///
 /// # Errors
 /// A usage failure if there is such a file already; what `write` says, or the machine.
@@ -14,13 +15,29 @@ pub(crate) fn create<T>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    // Told before anything is made of what is to stand there.
+    if path.symlink_metadata().is_ok() {
+        return Err(failed(path, &io::ErrorKind::AlreadyExists.into()));
+    }
+    create_of(path, nameless(path, 0o666), write)
+}
+
+/// As [`create`], of a file that has no name yet, or of one that has it from the start.
+fn create_of<T>(
+    path: &Path,
+    nameless: Option<File>,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let failed = |error: io::Error| failed(path, &error);
-    let mut out = BufWriter::new(File::create_new(path).map_err(failed)?);
+    let is_named = nameless.is_none();
+    let file = nameless.map_or_else(|| File::create_new(path), Ok).map_err(failed)?;
+    let mut out = BufWriter::new(file);
     let written = write(&mut out).and_then(|done| {
         let synced = out.flush().and_then(|()| out.get_ref().sync_all());
-        synced.map_err(failed).map(|()| done)
+        let named = synced.and_then(|()| if is_named { Ok(()) } else { name(out.get_ref(), path) });
+        named.map_err(failed).map(|()| done)
     });
-    if written.is_err() {
+    if written.is_err() && is_named {
         // Half a file is of no use; that it cannot be removed is no worse.
         let _ = fs::remove_file(path);
     }
@@ -28,6 +45,39 @@ pub(crate) fn create<T>(
     // It is whole by now, and stays.
     sync_parent(path).map_err(failed)?;
     Ok(done)
+}
+
+/// A file that has no name yet, to be called `path` with [`name`]. None where there is no such thing.
+#[cfg(target_os = "linux")]
+pub(crate) fn nameless(path: &Path, mode: u32) -> Option<File> {
+    use rustix::fs::{Mode, OFlags, open};
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = open(parent(path), flags, Mode::from_raw_mode(mode)).ok().map(File::from)?;
+    // The way to its name.
+    descriptor(&file).exists().then_some(file)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn nameless(_: &Path, _: u32) -> Option<File> {
+    None
+}
+
+/// Gives a file of [`nameless`] its name, which must be free.
+#[cfg(target_os = "linux")]
+pub(crate) fn name(file: &File, path: &Path) -> io::Result<()> {
+    use rustix::fs::{AtFlags, CWD, linkat};
+    Ok(linkat(CWD, descriptor(file), CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn name(_: &File, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(target_os = "linux")]
+fn descriptor(file: &File) -> std::path::PathBuf {
+    use std::os::fd::AsRawFd as _;
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
 /// As [`create`], of bytes that are at hand.
@@ -49,11 +99,14 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Has the name of a file outlive a power cut too, where directories can be opened and synced: not everywhere can they.
 fn sync_parent(path: &Path) -> io::Result<()> {
     use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    match File::open(parent.unwrap_or(Path::new("."))).and_then(|directory| directory.sync_all()) {
+    match File::open(parent(path)).and_then(|directory| directory.sync_all()) {
         Err(error) if matches!(error.kind(), InvalidInput | PermissionDenied | Unsupported) => Ok(()),
         synced => synced,
     }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Why a file that [`create`] writes could not be written.
@@ -73,17 +126,40 @@ mod tests {
     fn a_file_is_written_whole_or_not_at_all_and_never_over_another() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("file");
-        let half = create(&path, |out| {
-            out.write_all(b"half").expect("written");
-            Err::<(), _>(Failure::integrity("damaged"))
-        });
-        assert_eq!(half.expect_err("it failed").exit, Exit::Integrity);
-        assert!(!path.exists(), "half a file stayed");
-        write(&path, b"whole").expect("the name is free");
-        assert_eq!(write(&path, b"other").expect_err("taken").exit, Exit::Usage);
-        assert_eq!(fs::read(&path).expect("there"), b"whole");
-        replace(&path, b"another").expect("written");
-        assert_eq!(fs::read(&path).expect("there"), b"another");
-        assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 1, "nothing is left beside it");
+        for without_names in [true, false] {
+            let made = || if without_names { nameless(&path, 0o666) } else { None };
+            let half = create_of(&path, made(), |out| {
+                out.write_all(b"half").expect("written");
+                Err::<(), _>(Failure::integrity("damaged"))
+            });
+            assert_eq!(half.expect_err("it failed").exit, Exit::Integrity);
+            assert!(!path.exists(), "half a file stayed");
+            create_of(&path, made(), |out| out.write_all(b"whole").map_err(|error| failed(&path, &error)))
+                .expect("free");
+            let other = create_of(&path, made(), |out| out.write_all(b"other").map_err(|error| failed(&path, &error)));
+            assert_eq!(other.expect_err("taken").exit, Exit::Usage);
+            assert_eq!(write(&path, b"other").expect_err("taken").exit, Exit::Usage);
+            assert_eq!(fs::read(&path).expect("there"), b"whole");
+            replace(&path, b"another").expect("written");
+            assert_eq!(fs::read(&path).expect("there"), b"another");
+            assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 1, "nothing is left beside it");
+            fs::remove_file(&path).expect("it was there");
+        }
+    }
+
+    /// Whoever is killed while it writes leaves nothing, neither in the way of who comes next nor beside it.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_has_no_name_before_it_is_whole() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("file");
+        let count = || fs::read_dir(dir.path()).expect("there").count();
+        create(&path, |out| {
+            out.write_all(b"half").and_then(|()| out.flush()).expect("written");
+            assert_eq!(count(), 0);
+            out.write_all(b" and half").map_err(|error| failed(&path, &error))
+        })
+        .expect("the name is free");
+        assert_eq!((fs::read(&path).expect("there"), count()), (b"half and half".to_vec(), 1));
     }
 }

@@ -109,7 +109,7 @@ impl OwnLog {
             if !path.exists() {
                 let failed = |error| Failure::io(format_args!("could not write {}", path.display()), &error);
                 let key = SecretKey::generate().map_err(|error| Failure::io("no randomness for a new key", &error))?;
-                keyfile::write(&path, &keyfile::Stored::plain(&key)).map_err(failed)?;
+                keyfile::write_new(&path, &keyfile::Stored::plain(&key)).map_err(failed)?;
             }
         }
         // It signs what a node does while nobody is there.
@@ -123,7 +123,13 @@ impl OwnLog {
         let record = NodeRecord { time: now(), who: cut(who.name()), event, step, before, after };
         let log = self.log()?;
         let key = self.key(&log)?;
-        waited(|| log.append(&key, &record)).map(|_| ())
+        // The log knows its files by their names alone.
+        waited(|| log.append(&key, &record)).map(|_| ()).map_err(|failure| match failure.exit {
+            Exit::Error => {
+                Failure { message: format!("{}: {}", self.home.own_log().display(), failure.message), ..failure }
+            }
+            _ => failure,
+        })
     }
 
     /// Puts on record what the node did by itself and cannot leave undone.

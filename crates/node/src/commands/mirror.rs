@@ -10,7 +10,7 @@ use crate::newfile;
 use crate::out::{bytes, grouped};
 use crate::snapshots::look_into_library;
 use clap::{Args, Subcommand};
-use keelstone_codec::{Blob, Encode as _, Height, Root};
+use keelstone_codec::{Blob, Decode as _, Encode as _, Height, Root};
 use keelstone_ledger::Attestation;
 use keelstone_store::files::Directory;
 use keelstone_sync::library::{LibraryError, Progress, SnapshotId};
@@ -31,7 +31,7 @@ pub(crate) struct Options {
 enum Action {
     /// Write a snapshot of this home into a directory
     Export {
-        /// A directory that does not exist or is empty
+        /// A directory that does not exist or is empty; one whose export was cut off is gone on with
         to: PathBuf,
         /// The height of the snapshot [default: the newest]
         #[arg(long)]
@@ -83,6 +83,13 @@ fn export(to: &Path, height: Option<u64>, part: Option<PartOf>, context: &Contex
             false => (None, true),
         };
     let directory = Directory::new(to).map_err(|error| Failure::io(to.display(), &error))?;
+    // One of the very same is made anew, with what certifies it now: whoever was cut off at the end of it did not hear of that.
+    let head = to.join(HEAD_FILE);
+    let of_it = std::fs::read(&head).ok().and_then(|bytes| Head::from_bytes(&bytes).ok());
+    let is_of_it = of_it.is_some_and(|head| head.height == id.height && head.part == part);
+    if is_of_it && has_index(to, &pin.index().to_bytes()) {
+        std::fs::remove_file(&head).map_err(|error| Failure::io(head.display(), &error))?;
+    }
     let reserve = u8::try_from(config.snapshots.reserve_percent).unwrap_or(u8::MAX);
     let bar = out.progress("copying", 0);
     let mut show = |progress: Progress| {
@@ -114,7 +121,7 @@ fn export(to: &Path, height: Option<u64>, part: Option<PartOf>, context: &Contex
     let certified = !certificate.is_empty();
     let certificate = Blob::new(certificate).expect("an attestation is short");
     // Last: a directory without a head is no mirror.
-    newfile::write(&to.join(HEAD_FILE), &Head { height: id.height, certificate, part: part.clone() }.to_bytes())?;
+    newfile::write(&head, &Head { height: id.height, certificate, part: part.clone() }.to_bytes())?;
     out.row("height", grouped(id.height.0));
     out.row("root", info.root);
     match &part {
@@ -134,6 +141,13 @@ fn export(to: &Path, height: Option<u64>, part: Option<PartOf>, context: &Contex
         "prefix": part.as_ref().map(|part| hex::encode(&part.prefix)),
     }));
     Ok(Exit::Ok)
+}
+
+/// Whether a directory has this index of a snapshot.
+fn has_index(directory: &Path, index: &[u8]) -> bool {
+    let files = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut indexes = files.filter(|path| path.extension().is_some_and(|ending| ending == "snapshot"));
+    indexes.any(|path| std::fs::read(path).is_ok_and(|found| found == index))
 }
 
 /// The root that this home's own chain has at a height; none if that is not on record here any more. A snapshot's own root is no

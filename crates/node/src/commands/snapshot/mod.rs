@@ -28,7 +28,7 @@ use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use keelstone_codec::{Height, Root};
 use keelstone_ledger::{Genesis, NodeEvent, NodeStep};
-use keelstone_store::files::Directory;
+use keelstone_store::files::{Directory, Files as _};
 use keelstone_sync::library::{Expected, Info, Library, LibraryError, Origin, Progress, SnapshotId};
 use keelstone_sync::snapshot::FORMAT;
 use serde_json::json;
@@ -84,7 +84,7 @@ enum Action {
     Export {
         /// Its height
         height: u64,
-        /// A directory that does not exist or is empty, or a new file NAME.tar
+        /// A directory that does not exist or is empty, or a new file NAME.tar; a directory whose export was cut off is gone on with
         to: PathBuf,
     },
     /// Take a snapshot over from an archive
@@ -443,6 +443,11 @@ fn export(height: u64, to: &Path, config: &Config, context: &Context<'_>) -> Res
         true => export_tar(&library, height, to, &bar),
         false => {
             let directory = Directory::new(to).map_err(|error| Failure::io(to.display(), &error))?;
+            // The index comes last: one that was cut off is gone on with, one that is whole is in the way as a tar is.
+            let names = directory.list().map_err(|error| Failure::io(to.display(), &error))?;
+            if names.iter().any(|name| name.ends_with(".snapshot")) {
+                return Err(Failure::usage(format!("{} holds a snapshot already", to.display())));
+            }
             Ok(library.export_directory(id(height), &directory, reserve(config), &mut show(&bar))?)
         }
     };
@@ -462,12 +467,15 @@ fn export_tar(library: &Library, height: u64, to: &Path, bar: &ProgressBar) -> R
 /// The genesis that a state which is taken from elsewhere belongs to: the home's, or for a home that has none the one that
 /// is given. Says whether it is given.
 pub(crate) fn genesis_for(home: &Home, given: Option<&Path>) -> Result<(Genesis, bool), Failure> {
-    match given {
-        Some(_) if home.genesis().exists() => {
-            Err(Failure::usage("this home has a genesis already; leave out --genesis"))
-        }
-        Some(file) => Ok((genesis_file(file)?, true)),
-        None => Ok((home.read_genesis()?, false)),
+    let Some(file) = given else { return Ok((home.read_genesis()?, false)) };
+    let given = genesis_file(file)?;
+    if !home.genesis().exists() {
+        return Ok((given, true));
+    }
+    // Whoever was cut off may have written it.
+    match home.read_genesis()? == given {
+        true => Ok((given, false)),
+        false => Err(Failure::usage("this home has another genesis already; leave out --genesis")),
     }
 }
 
