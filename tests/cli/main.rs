@@ -22,6 +22,7 @@ mod snapshots;
 mod statesync;
 mod support;
 mod sync;
+mod syscalls;
 mod testnet;
 mod watchdog;
 mod world;

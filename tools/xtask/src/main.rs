@@ -77,6 +77,7 @@ cargo xtask diverge [KEYS]     find the key and the height at which two chains p
 cargo xtask powercuts [N]      cut the power of simulated stores N times (1,000,000), a fifth of them again in recovery
 cargo xtask determinism        20 seeds, 100 blocks of 200 operations, each told five times: other threads, zones and clocks
 cargo xtask kills [N]          kill N processes (100) in the middle of an async bundle of 1,000 operations, and go on
+cargo xtask syscalls [N]       kill what puts a state into a home at every call that changes the disk, or N of each, and fail them
 cargo xtask interleavings [N]  let the store's threads run in N orders (100,000) in each of the tests that try orders
 cargo xtask tsan               the store's stress test under ThreadSanitizer (needs the sources of the standard library)
 cargo xtask joins [ARGUMENTS]  join four nodes over real sockets: speed, kills, half of them gone (--keys 10000000: 10 GB of disk)
@@ -110,6 +111,8 @@ fn main() -> ExitCode {
         ),
         ["kills"] => kills(100),
         ["kills", count] => counted(count, kills),
+        ["syscalls"] => syscalls(u64::MAX),
+        ["syscalls", each] => counted(each, syscalls),
         ["interleavings"] => interleavings(100_000),
         ["interleavings", orders] => counted(orders, interleavings),
         ["joins", rest @ ..] => joins(rest),
@@ -230,6 +233,13 @@ fn sim(seeds: u64) -> ExitCode {
 fn kills(count: u64) -> ExitCode {
     let test = "async_bundles::kill_9_in_a_bundle_loses_no_operation_and_repeats_none";
     run_tests(ledger_test(test).env("KEELSTONE_KILLS", count.to_string()))
+}
+
+/// The calls of the tests at which commands on a home are killed or fail, more of each. A failure prints the call.
+fn syscalls(each: u64) -> ExitCode {
+    let name = "syscalls::a_home_is_the_old_one_or_the_new_one_at_whichever_call_a_command_ends";
+    let test = ["test", "--locked", "-p", "keelstone", "--test", "cli", "--", "--nocapture", "--exact", name];
+    run_tests(cargo(&test).env("KEELSTONE_SYSCALLS", each.to_string()))
 }
 
 /// One test of the store, with what it prints.
