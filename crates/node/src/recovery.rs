@@ -1237,7 +1237,7 @@ mod tests {
         for entry in fs::read_dir(from).expect("there") {
             let path = entry.expect("there").path();
             let to = to.join(path.file_name().expect("a name"));
-            if path.is_dir() { copy(&path, &to) } else { drop(fs::copy(&path, &to).expect("copied")) }
+            if path.is_dir() { copy(&path, &to) } else { fs::copy(&path, &to).map(drop).expect("copied") }
         }
     }
 
