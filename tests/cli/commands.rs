@@ -65,8 +65,8 @@ fn transactions_can_be_built_signed_and_sent_in_steps() {
 /// Has an answer with a proof checked where there is no store: by a home that does not exist.
 fn check_claim(home: &Path, claim: &Value, code: i32, more: &[&str]) -> Value {
     let file = home.join("claim.json");
-    fs::write(&file, claim.to_string()).unwrap();
-    expect(&home.join("nowhere"), code, &[&["proof", "verify", file.to_str().unwrap()], more].concat())
+    fs::write(&file, claim.to_string()).expect("written");
+    expect(&home.join("nowhere"), code, &[&["proof", "verify", file.to_str().expect("text")], more].concat())
 }
 
 #[test]

@@ -126,9 +126,9 @@ fn a_snapshot_that_was_imported_makes_no_home_damaged() {
         let (from, to) = (home.path().join(name), fresh.join(name));
         fs::create_dir_all(&fresh).unwrap();
         if from.is_dir() {
-            copy(&from, &to)
+            copy(&from, &to);
         } else if from.exists() {
-            drop(fs::copy(&from, &to).unwrap())
+            fs::copy(&from, &to).unwrap();
         }
     }
     fs::set_permissions(fresh.join("keys"), fs::metadata(home.path().join("keys")).unwrap().permissions()).unwrap();

@@ -135,8 +135,8 @@ fn blocks_come_by_the_clock_if_asked() {
 /// What `/v1/events` answers first: the status, and after that the ids of what comes within a moment.
 fn first_events(node: &Node, query: &str, header: &str) -> (String, Vec<String>) {
     let mut stream = node.connect();
-    stream.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
-    write!(stream, "GET /v1/events{query} HTTP/1.1\r\nHost: x\r\n{header}\r\n").unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(700))).expect("set");
+    write!(stream, "GET /v1/events{query} HTTP/1.1\r\nHost: x\r\n{header}\r\n").expect("sent");
     let mut read = Vec::new();
     let _ = stream.read_to_end(&mut read); // It ends by the time limit.
     let text = String::from_utf8_lossy(&read).into_owned();
