@@ -569,7 +569,7 @@ pub(crate) fn holder(data: &Path) -> Holder {
 
 /// What the directory is called that blocks of a generation are kept in.
 fn kept_blocks(of: &Generation) -> String {
-    format!("blocks-of-{}", of.name())
+    format!("{KEPT}{}", of.name())
 }
 
 /// The number in a generation's name.

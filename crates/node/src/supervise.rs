@@ -538,7 +538,7 @@ mod tests {
             fs::create_dir_all(dir.path().join(directory)).expect("made");
         }
         fs::write(data.join("CURRENT"), "gen-000001\n").expect("written");
-        let engine = Supervised { cometbft: "cometbft".into(), home };
+        let engine = Supervised { cometbft: "cometbft".into(), home, proxy_app: None };
         let config = config_of(&engine.home);
         let untouched = || {
             fall_back(&engine, &data).expect_err("it cannot be written");
