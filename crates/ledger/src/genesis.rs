@@ -16,7 +16,8 @@ use crate::xian::{Import, ImportError};
 use keelstone_codec::{ChainId, Hash, Height, Key, LIST_MAX, Namespace, Root, Timestamp, TypeError, Value};
 use keelstone_execution::bundles::IN_FLIGHT_MAX;
 use keelstone_execution::{
-    BlockContext, BlockDraft, CHANGE_BYTES_MAX, Capability, PublicKey, Registry, SYSTEM_NAMESPACES, Sessions,
+    BlockContext, BlockDraft, CHANGE_BYTES_MAX, Capability, OPERATIONS_MAX, PublicKey, Registry, SYSTEM_NAMESPACES,
+    Sessions,
 };
 use keelstone_tree::{Blake3, Diff, HashKind, MemoryTree};
 use std::collections::{BTreeMap, BTreeSet};
@@ -200,7 +201,7 @@ impl Genesis {
         }
         genesis.chain_id = chain_id.ok_or(GenesisError::Missing { name: "chain_id" })?;
         if genesis.initial_height < Height(1) || genesis.initial_height.0 > u64::MAX / 2 {
-            return Err(invalid("initial_height", "is 1 to 2^63"));
+            return Err(invalid("initial_height", "is 1 to 2^63 - 1"));
         }
         Ok(genesis)
     }
@@ -518,6 +519,10 @@ fn check_limits(limits: &ChainLimits) -> Result<(), GenesisError> {
     }
     if limits.bundles_max as usize > IN_FLIGHT_MAX {
         return Err(invalid("limits", format!("bundles_max is at most {IN_FLIGHT_MAX}")));
+    }
+    // More than a bundle can hold would be a limit that no bundle meets. spec: EXEC-19
+    if limits.bundle_operations_max as usize > OPERATIONS_MAX {
+        return Err(invalid("limits", format!("bundle_operations_max is at most {OPERATIONS_MAX}")));
     }
     if limits.block_transactions_max as usize > LIST_MAX {
         return Err(invalid("limits", format!("block_transactions_max is at most {LIST_MAX}")));

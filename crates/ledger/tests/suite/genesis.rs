@@ -88,6 +88,7 @@ fn files_that_are_no_genesis_are_refused_by_name() {
         (r#"{"chain_id":"x","limits":{"block_bytes_max":4294967296}}"#, "2^32"),
         (r#"{"chain_id":"x","limits":{"block_bytes_max":5}}"#, "fit into a block"),
         (r#"{"chain_id":"x","limits":{"block_transactions_max":65537}}"#, "at most 65536"),
+        (r#"{"chain_id":"x","limits":{"bundle_operations_max":65536}}"#, "at most 65535"),
         (r#"{"chain_id":"x","limits":{"block_bytes_max":67108865}}"#, "at most 67108864"),
         (
             r#"{"chain_id":"x","limits":{"block_bytes_max":4294967295,"transaction_bytes_max":4294967295}}"#,
@@ -102,6 +103,7 @@ fn files_that_are_no_genesis_are_refused_by_name() {
         (r#"{"chain_id":"x","limits":{"continuation_gas_max":18446744073709551615}}"#, "continuation_gas_max"),
         (r#"{"chain_id":"x","initial_height":0}"#, "initial_height"),
         (r#"{"chain_id":"x","initial_height":-1}"#, "initial_height"),
+        (r#"{"chain_id":"x","initial_height":9223372036854775808}"#, "initial_height"),
         (r#"{"chain_id":"x","hasher":"md5"}"#, "hasher"),
         (r#"{"chain_id":"x","producers":["00"]}"#, "producers"),
         (&format!(r#"{{"chain_id":"x","producers":["{small}"]}}"#), "small order"),
