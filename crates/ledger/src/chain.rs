@@ -185,6 +185,11 @@ fn place(name: &str) -> (Namespace, Key) {
     (Namespace::new(CHAIN).expect("a constant"), Key::new(name.as_bytes()).expect("a constant"))
 }
 
+/// Where the facts of the chain, the hash of its genesis and the height of its last record stand.
+pub(crate) fn places() -> [(Namespace, Key); 3] {
+    [FACTS, GENESIS_HASH, TIP].map(place)
+}
+
 fn value(fact: &impl Encode) -> Value {
     Value::new(fact.to_bytes()).expect("facts of a chain are neither empty nor large")
 }

@@ -55,10 +55,10 @@ pub mod xian;
 pub use attestation::{Attestation, SignedAttestation};
 pub use audit::{
     AUDIT, AUDIT_RECORDS_MAX, Appended, AuditBlock, AuditEvent, AuditFault, AuditLog, AuditOperation, AuditProof,
-    AuditProofError, AuditRecord, AuditVerdict, BlockAudit, Checkpoint, LoggedRecord, NODE_SETTINGS_BYTES_MAX,
-    NODE_TEXT_BYTES_MAX, NODE_WHO_BYTES_MAX, NodeAudit, NodeCheckpoint, NodeEvent, NodeLog, NodeLogError,
-    NodeLogLimits, NodeLogState, NodeRecord, NodeStep, NodeVerdict, NodeWalk, SignedCheckpoint, SignedNodeRecord,
-    Standing, cut, log_place, read_log,
+    AuditProofError, AuditRecord, AuditVerdict, AuditWalk, BlockAudit, Checkpoint, KnownOfHeight, LoggedRecord,
+    NODE_SETTINGS_BYTES_MAX, NODE_TEXT_BYTES_MAX, NODE_WHO_BYTES_MAX, NodeAudit, NodeCheckpoint, NodeEvent, NodeLog,
+    NodeLogError, NodeLogLimits, NodeLogState, NodeRecord, NodeStep, NodeVerdict, NodeWalk, SignedCheckpoint,
+    SignedNodeRecord, Standing, cut, log_place, read_log,
 };
 pub use block::{
     Block, BlockError, BlockRecord, Continuation, Executed, OperationReceipt, Progress, REASON_BYTES_MAX, Receipt,

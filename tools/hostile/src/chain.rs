@@ -6,9 +6,9 @@ use keelstone_execution::mmr::{Domain, Mmr, MmrConsistency, MmrInclusion, Place,
 use keelstone_execution::{Bundle, BundleId, FunctionHash, Mode, Operation, Recorder, Registry, SessionId, Summary};
 use keelstone_ledger::xian::{self, Import};
 use keelstone_ledger::{
-    Attestation, AuditEvent, AuditOperation, AuditProof, AuditRecord, Block, BlockAudit, BlockRecord, BundleProof,
-    Checkpoint, Continuation, Failure, Genesis, Inherited, Ledger, ListProof, NodeCheckpoint, NodeEvent, NodeLog,
-    NodeLogLimits, NodeRecord, NodeStep, OperationProof, PoolLimits, Progress, Receipt, SecretKey, Setting,
+    Attestation, AuditEvent, AuditOperation, AuditProof, AuditRecord, AuditWalk, Block, BlockAudit, BlockRecord,
+    BundleProof, Checkpoint, Continuation, Failure, Genesis, Inherited, Ledger, ListProof, NodeCheckpoint, NodeEvent,
+    NodeLog, NodeLogLimits, NodeRecord, NodeStep, OperationProof, PoolLimits, Progress, Receipt, SecretKey, Setting,
     SignedAttestation, SignedCheckpoint, SignedNodeRecord, SignedTransaction, Standing, Transaction, Verdict, foresee,
     list_root, modules,
 };
@@ -275,8 +275,11 @@ fn audit(input: &[u8]) -> bool {
             AuditEvent::Operation(operation) => operation.link(&chain) == operation.after,
             _ => true,
         }));
+        let mut walk = AuditWalk::begin(chain.clone(), Hash([1; 32]), block.first);
+        let _ = block.records().try_for_each(|record| walk.step(&record).map(drop));
         true
     });
+    assert!(CHECKPOINT.checkpoint.verify_state::<Blake3>(input).is_err(), "a made-up root holds a log");
     let checkpoint = canonical::<SignedCheckpoint>(input).is_some_and(|signed| {
         let is_honest = signed == *CHECKPOINT;
         assert!(is_honest || signed.signer != CHECKPOINT.signer || signed.verify().is_err());

@@ -2,9 +2,10 @@
 //!
 //! Everything here is checked with no store at hand, and comes from an adversary until it is.
 //!
-//! Rules: `spec/audit.md`, AUDIT-7 and AUDIT-8. Vectors: `spec/vectors/audit.json`.
+//! Rules: `spec/audit.md`, AUDIT-7, AUDIT-8 and AUDIT-14. Vectors: `spec/vectors/audit.json`.
 
 use super::{AuditLog, AuditRecord, log_place};
+use crate::chain::{self, ChainFacts};
 use crate::keys::{self, SecretKey, Signature, SignatureError, verify};
 use keelstone_codec::{Blob, ChainId, Decode as _, Hash, Height, Key, Namespace, Root, Tag};
 use keelstone_execution::PublicKey;
@@ -56,6 +57,45 @@ impl Checkpoint {
         let signature = key.sign(&self.sign_bytes());
         SignedCheckpoint { checkpoint: self, signer: key.public(), signature }
     }
+
+    /// What a proof has to show of the state, so that everything the checkpoint says is found in it.
+    pub(crate) fn places() -> [(Namespace, Key); 4] {
+        let [facts, genesis_hash, tip] = chain::places();
+        [log_place(), facts, genesis_hash, tip]
+    }
+
+    /// Checks that the state under its root holds this log and is of this chain and genesis, and gives the height of the last
+    /// block record in it; none before the first. The height is at least that. Whether the root is the chain's is the reader's to
+    /// know.
+    ///
+    /// # Errors
+    /// [`AuditProofError`]: the first thing that is wrong.
+    // spec: AUDIT-14
+    pub fn verify_state<H: Hasher>(&self, proof: &[u8]) -> Result<Option<Height>, AuditProofError> {
+        let places = Self::places();
+        let [log, facts, genesis_hash, tip] = all_shown::<H, 4>(proof, self.root, &places)?;
+        let other = |what: String| AuditProofError::OtherChain { root: self.root, what };
+        let log = log.map_or_else(|| Some(Mmr::default()), |value| Mmr::from_bytes(&value).ok());
+        if log.as_ref() != Some(&self.log) {
+            return Err(AuditProofError::OtherLog { root: self.root, count: self.log.count() });
+        }
+        let facts = facts.and_then(|value| ChainFacts::from_bytes(&value).ok());
+        let facts = facts.ok_or_else(|| other("its facts do not decode".to_owned()))?;
+        if (&facts.chain_id, facts.hasher) != (&self.chain_id, H::KIND) {
+            return Err(other(format!("it is of {} under {}", facts.chain_id, facts.hasher)));
+        }
+        let found = genesis_hash.and_then(|value| Hash::from_bytes(&value).ok());
+        if found != Some(self.genesis_hash) {
+            return Err(other(format!("its genesis has hash {}", found.unwrap_or_default())));
+        }
+        let tip = tip.map(|value| Height::from_bytes(&value)).transpose();
+        let tip = tip.map_err(|error| other(format!("the height of its last record does not decode: {error}")))?;
+        let lowest = tip.or_else(|| facts.initial_height.prev()).unwrap_or_default();
+        if self.height < lowest {
+            return Err(other(format!("its last record is of height {lowest}, above {}", self.height)));
+        }
+        Ok(tip)
+    }
 }
 
 impl SignedCheckpoint {
@@ -98,13 +138,23 @@ pub(crate) fn shown<H: Hasher>(
     root: Root,
     (namespace, key): (Namespace, Key),
 ) -> Result<Option<Vec<u8>>, ProofError> {
+    let [value] = all_shown::<H, 1>(proof, root, &[(namespace, key)])?;
+    Ok(value)
+}
+
+/// As [`shown`], of several places with one proof.
+fn all_shown<H: Hasher, const N: usize>(
+    proof: &[u8],
+    root: Root,
+    places: &[(Namespace, Key); N],
+) -> Result<[Option<Vec<u8>>; N], ProofError> {
     let limits = ProofLimits { bytes: STATE_PROOF_BYTES_MAX, ..ProofLimits::default() };
-    let query = Query::Key(namespace.clone(), key.clone());
-    let shown = Proof::decode_within(proof, &limits)?.verify::<H>(root, &[query], &limits)?;
-    match shown.get(&namespace, &key) {
-        Answer::Present(value) => Ok(Some(value.to_vec())),
-        _ => Ok(None),
-    }
+    let queries = places.each_ref().map(|(namespace, key)| Query::Key(namespace.clone(), key.clone()));
+    let shown = Proof::decode_within(proof, &limits)?.verify::<H>(root, &queries, &limits)?;
+    Ok(places.each_ref().map(|(namespace, key)| match shown.get(namespace, key) {
+        Answer::Present(value) => Some(value.to_vec()),
+        _ => None,
+    }))
 }
 
 /// What is wrong with a proof about the log. Whoever made it has to act.
@@ -121,6 +171,14 @@ pub enum AuditProofError {
         root: Root,
         /// Records of the log that was shown.
         count: u64,
+    },
+    /// The state is of another chain, genesis or height.
+    #[error("the state with root {root} is another one: {what}")]
+    OtherChain {
+        /// The state's root.
+        root: Root,
+        /// What was compared.
+        what: String,
     },
     /// The record does not stand there.
     #[error("record {index} is not in the log of {count} records")]

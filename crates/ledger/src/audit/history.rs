@@ -18,11 +18,11 @@ use crate::block::{BlockRecord, Verdict};
 use crate::bodies::known_in;
 use crate::ledger::{Ledger, LedgerError, at};
 use crate::packed::{Known, pack, unpack};
-use keelstone_codec::{Blob, Decode, DecodeError, Encode, Hash, Height, Reader, put_varint};
+use keelstone_codec::{Blob, Decode, DecodeError, Encode, Hash, Height, Reader, Root, put_varint};
 use keelstone_execution::mmr::{Mmr, MmrConsistency, MmrInclusion, Place, Subtrees};
 use keelstone_macros::{Decode, Encode};
-use keelstone_store::StoreError;
 use keelstone_store::kv::{Batch, Kv, Range};
+use keelstone_store::{StoreError, View};
 use keelstone_tree::{Hasher, Query};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -53,6 +53,15 @@ pub struct LoggedRecord {
     pub index: u64,
     /// The record.
     pub record: AuditRecord,
+}
+
+/// What a node knows of an earlier height.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownOfHeight {
+    /// The root after it, from the version that is kept or from the next block's record.
+    pub root: Option<Root>,
+    /// How many records the log had, if those are kept that say so.
+    pub count: Option<u64>,
 }
 
 /// What a verification of the whole log found.
@@ -143,14 +152,65 @@ impl<H: Hasher> Ledger<H> {
     /// What reading the state says.
     // spec: AUDIT-7
     pub fn audit_checkpoint(&self) -> Result<Checkpoint, LedgerError> {
-        let view = self.view();
+        self.checkpoint_of(&self.view())
+    }
+
+    fn checkpoint_of(&self, view: &View<H>) -> Result<Checkpoint, LedgerError> {
         Ok(Checkpoint {
             chain_id: self.facts().chain_id.clone(),
             genesis_hash: self.genesis_hash(),
             height: view.height().unwrap_or_else(|| self.genesis_height()),
             root: view.root(),
-            log: read_log(&view)?,
+            log: read_log(view)?,
         })
+    }
+
+    /// As [`Ledger::audit_checkpoint`], with the proof that its state says all that.
+    ///
+    /// # Errors
+    /// What reading the state says.
+    // spec: AUDIT-14
+    pub fn prove_checkpoint(&self) -> Result<(Checkpoint, Vec<u8>), LedgerError> {
+        let view = self.view();
+        let checkpoint = self.checkpoint_of(&view)?;
+        let queries = Checkpoint::places().map(|(namespace, key)| Query::Key(namespace, key));
+        let proof = view.prove(&queries)?.encode();
+        match checkpoint.verify_state::<H>(&proof) {
+            Ok(_) => Ok((checkpoint, proof)),
+            Err(error) => Err(LedgerError::Damaged { height: checkpoint.height, what: error.to_string() }),
+        }
+    }
+
+    /// What is known here of an earlier height, to compare a checkpoint with that was kept: of the last one everything, of others
+    /// what versions and records say.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotYet`], [`LedgerError::Damaged`], or what the database says.
+    // spec: AUDIT-7
+    pub fn known_of(&self, height: Height) -> Result<KnownOfHeight, LedgerError> {
+        let last = self.height();
+        if height > last {
+            return Err(LedgerError::NotYet { height, last });
+        }
+        let (range, mut root) = (self.audit_range()?, self.root_at(height)?);
+        if height == last {
+            return Ok(KnownOfHeight { root, count: Some(range.end) });
+        }
+        if self.audit_kept()?.is_none_or(|kept| height.next() < kept.height) {
+            return Ok(KnownOfHeight { root, count: None });
+        }
+        let count = self.audit_place(height.next())?;
+        if root.is_none() {
+            // Before the next block that changed anything it is the same.
+            root = match count < range.end {
+                true => self.block_with(count)?.events.iter().find_map(|event| match event {
+                    AuditEvent::Block(block) => Some(block.before),
+                    _ => None,
+                }),
+                false => Some(self.root()),
+            };
+        }
+        Ok(KnownOfHeight { root, count: Some(count) })
     }
 
     /// Where records begin to be kept here; none while there is none.
@@ -321,8 +381,17 @@ impl<H: Hasher> Ledger<H> {
     /// As [`Ledger::audit_proof`].
     pub fn audit_since(&self, count: u64) -> Result<Option<(Checkpoint, MmrConsistency)>, LedgerError> {
         let checkpoint = self.audit_checkpoint()?;
-        let proof = checkpoint.log.prove_since(&Tops::of(self)?, count)?;
+        let proof = self.prove_since(&checkpoint, count)?;
         Ok(proof.map(|proof| (checkpoint, proof)))
+    }
+
+    /// As [`Ledger::audit_since`], up to a checkpoint of this chain.
+    ///
+    /// # Errors
+    /// As [`Ledger::audit_proof`].
+    // spec: AUDIT-2
+    pub fn prove_since(&self, checkpoint: &Checkpoint, count: u64) -> Result<Option<MmrConsistency>, LedgerError> {
+        checkpoint.log.prove_since(&Tops::of(self)?, count)
     }
 
     /// Compares every record that is kept with what its block's receipts say, which the state certifies, and the whole

@@ -16,10 +16,11 @@ mod checkpoint;
 mod history;
 mod own;
 mod record;
+mod walk;
 
 pub use checkpoint::{AuditProof, AuditProofError, Checkpoint, SignedCheckpoint};
 pub(crate) use checkpoint::{STATE_PROOF_BYTES_MAX, shown};
-pub use history::{AuditFault, AuditVerdict, LoggedRecord};
+pub use history::{AuditFault, AuditVerdict, KnownOfHeight, LoggedRecord};
 pub(crate) use history::{forget_audit, interrupt_audit, keep_audit};
 pub use own::{
     NODE_SETTINGS_BYTES_MAX, NODE_TEXT_BYTES_MAX, NODE_WHO_BYTES_MAX, NodeAudit, NodeCheckpoint, NodeEvent, NodeLog,
@@ -28,6 +29,7 @@ pub use own::{
 };
 pub(crate) use record::Collected;
 pub use record::{AUDIT_RECORDS_MAX, AuditBlock, AuditEvent, AuditOperation, AuditRecord, BlockAudit};
+pub use walk::AuditWalk;
 
 use crate::block::Way;
 use keelstone_codec::{Decode, Encode, Hash, Height, Key, Namespace, Tag, Value};

@@ -7,8 +7,9 @@ use keelstone_execution::mmr::{MMR_COUNT_MAX, Mmr};
 use keelstone_execution::{Batching, Bundle, FunctionHash, Mode, Operation, PublicKey};
 use keelstone_ledger::modules::{contracts, standard};
 use keelstone_ledger::{
-    AUDIT_RECORDS_MAX, AuditEvent, AuditLog, AuditProof, AuditProofError, AuditRecord, Block, BlockAudit, Genesis,
-    Ledger, LedgerError, PoolLimits, Receipt, Refused, SignedTransaction, Transaction, Verdict, read_log,
+    AUDIT_RECORDS_MAX, AuditEvent, AuditLog, AuditProof, AuditProofError, AuditRecord, AuditWalk, Block, BlockAudit,
+    Checkpoint, Genesis, Ledger, LedgerError, PoolLimits, Receipt, Refused, SignedTransaction, Transaction, Verdict,
+    read_log,
 };
 use keelstone_store::Store;
 use keelstone_store::files::MemoryFiles;
@@ -234,6 +235,139 @@ fn every_record_is_proven_under_the_last_root() {
         assert!(matches!(error, AuditProofError::State(_)), "{error}");
     }
     assert_eq!(chain.audit_proof(records.len() as u64).unwrap(), None);
+}
+
+/// spec: AUDIT-14. What a checkpoint says is proven by the state of its root, and nothing else is.
+#[test]
+fn what_a_checkpoint_says_is_in_the_state() {
+    let chain = begin(&Arc::default());
+    let (empty, proof) = chain.prove_checkpoint().unwrap();
+    assert_eq!(empty.verify_state::<Blake3>(&proof).unwrap(), None);
+    live(&chain);
+    let (checkpoint, proof) = chain.prove_checkpoint().unwrap();
+    assert_eq!(checkpoint, chain.audit_checkpoint().unwrap());
+    assert_eq!(checkpoint.verify_state::<Blake3>(&proof).unwrap(), Some(chain.height()));
+    let later = Checkpoint { height: chain.height().next(), ..checkpoint.clone() };
+    assert_eq!(later.verify_state::<Blake3>(&proof).unwrap(), Some(chain.height()), "its height is a claim");
+    type Edit = fn(&mut Checkpoint);
+    let edits: [Edit; 5] = [
+        |one| one.chain_id = keelstone_codec::ChainId::new("other").unwrap(),
+        |one| one.genesis_hash = Hash([1; 32]),
+        |one| one.height = one.height.prev().unwrap(),
+        |one| one.root = keelstone_codec::Root(Hash::ZERO),
+        |one| one.log.append(&Hash([1; 32])),
+    ];
+    for (number, edit) in edits.into_iter().enumerate() {
+        let mut other = checkpoint.clone();
+        edit(&mut other);
+        other.verify_state::<Blake3>(&proof).expect_err(&format!("edit {number} is believed"));
+    }
+    checkpoint.verify_state::<Sha256>(&proof).unwrap_err();
+    // The proof of the log alone says nothing of the chain.
+    let log = chain.audit_proof(0).unwrap().unwrap();
+    checkpoint.verify_state::<Blake3>(&log.state).unwrap_err();
+}
+
+/// spec: AUDIT-15. Along the log of a chain everything follows, wherever one begins. What was made up is found with no root at
+/// hand: a record that is edited where that shows, left out, moved or repeated.
+#[test]
+fn records_that_no_chain_writes_are_found_on_the_way() {
+    let chain = begin(&Arc::default());
+    live(&chain);
+    let records = all(&chain);
+    let walk = |from: usize, records: &[AuditRecord]| {
+        let mut walk = AuditWalk::begin(chain_id(), chain.genesis_hash(), from as u64);
+        let refused = records.iter().position(|record| walk.step(record).is_err());
+        (refused, walk.ended())
+    };
+    for from in [0, 1, 2, 17, 200, records.len() - 1] {
+        assert_eq!(walk(from, &records[from..]), (None, Some(chain.height())), "from {from}");
+    }
+    let other =
+        AuditWalk::begin(keelstone_codec::ChainId::new("other").unwrap(), chain.genesis_hash(), 0).step(&records[0]);
+    assert!(other.unwrap_err().contains("link"));
+    let mut numbers = Numbers(7);
+    let flip = |hash: &mut Hash| hash.0[5] ^= 1;
+    for at in 0..records.len() {
+        let found = |name: &str, edited: &[AuditRecord], places: std::ops::RangeInclusive<usize>| {
+            let (refused, ended) = walk(0, edited);
+            // What is left out at the end shows by the block that it does not end.
+            let refused = refused.or((ended != Some(chain.height())).then_some(edited.len()));
+            assert!(
+                refused.is_some_and(|found| places.contains(&found)),
+                "{name} at {at}: {refused:?} {:?}",
+                records[at]
+            );
+        };
+        let mut edited = records.clone();
+        let shows = match &mut edited[at].event {
+            AuditEvent::Operation(operation) => {
+                match numbers.below(6) {
+                    0 => flip(&mut operation.session.0),
+                    1 => operation.sequence += 1,
+                    2 => flip(&mut operation.function.0),
+                    3 => flip(&mut operation.args),
+                    4 => flip(&mut operation.before.0),
+                    _ => flip(&mut operation.after.0),
+                }
+                true
+            }
+            AuditEvent::RolledBack { diff, .. } => {
+                flip(diff);
+                true
+            }
+            _ => false,
+        };
+        if shows {
+            found("edited", &edited, at..=at);
+        }
+        let mut lower = records.clone();
+        lower[at].height = Height(0);
+        found("lowered", &lower, at..=at + 1);
+        if !matches!(
+            records[at].event,
+            AuditEvent::Failed { .. } | AuditEvent::Submitted { .. } | AuditEvent::Ended { .. }
+        ) {
+            let mut dropped = records.clone();
+            dropped.remove(at);
+            // The last operation of a session is missed by nobody but its log.
+            let last = |record: &AuditRecord| match &record.event {
+                AuditEvent::Operation(operation) => Some(operation.session),
+                _ => None,
+            };
+            let session = last(&records[at]);
+            if session.is_none() || records[at + 1..].iter().any(|record| last(record) == session) {
+                found("dropped", &dropped, at..=records.len());
+            }
+            let mut repeated = records.clone();
+            repeated.insert(at, records[at].clone());
+            found("repeated", &repeated, at..=at + 1);
+        }
+    }
+}
+
+/// spec: AUDIT-7. Of every height it is known how many records the log had, and what the root was, though few versions are kept.
+#[test]
+fn what_a_checkpoint_says_of_its_height_can_be_compared() {
+    let chain = begin(&Arc::default());
+    let mut stood = vec![(chain.root(), 0)];
+    for nonce in 0..4 {
+        block(&chain, &[signed(2, nonce, vec![if nonce == 0 { register("bob") } else { post("on") }])]);
+        stood.push((chain.root(), chain.audit_checkpoint().unwrap().log.count()));
+        chain.produce(chain.time(), proposer()).unwrap();
+        stood.push((chain.root(), chain.audit_checkpoint().unwrap().log.count()));
+    }
+    chain.store().prune(chain.height()).unwrap();
+    assert_eq!(chain.root_at(Height(2)).unwrap(), None, "the version is not kept");
+    for (height, (root, count)) in (0..).map(Height).zip(&stood) {
+        let known = chain.known_of(height).unwrap();
+        assert_eq!((known.root, known.count), (Some(*root), Some(*count)), "height {height}");
+    }
+    let above = chain.height().next();
+    assert!(matches!(chain.known_of(above), Err(LedgerError::NotYet { .. })));
+    chain.prune_audit(Height(5)).unwrap();
+    let known = chain.known_of(Height(2)).unwrap();
+    assert_eq!((known.root, known.count), (None, None), "its records were given up");
 }
 
 /// The state at the end, in a store of its own, with a database that knows nothing: what a snapshot gives.
