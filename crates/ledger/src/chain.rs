@@ -7,13 +7,16 @@
 //!
 //! Layout: `spec/ledger.md`, LEDGER-4 and GENESIS-2.
 
+use crate::audit::read_log;
+use crate::block::BlockRecord;
 use crate::inherit::Inherited;
+use crate::validators::Validators;
 use keelstone_codec::{
     ChainId, Decode, DecodeError, Encode, Hash, Height, Key, Namespace, Tag, Timestamp, Value, tagged,
 };
 use keelstone_execution::{BundleLimits, PublicKey};
 use keelstone_macros::{Decode, Encode};
-use keelstone_tree::{HashKind, Read, ReadError};
+use keelstone_tree::{HashKind, KeyRange, Read, ReadError};
 use serde::{Deserialize, Serialize};
 
 /// The namespace of the chain's own facts.
@@ -165,6 +168,90 @@ impl Chain {
             fact(state, GENESIS_HASH)?.ok_or_else(|| ReadError::damaged("chain/genesis_hash is absent"))?;
         Ok(Some(Self { facts, genesis_hash, tip: fact(state, TIP)? }))
     }
+}
+
+/// Most heights above that of its genesis at which a state is taken for a chain's. A chain that made a block every nanosecond would
+/// take 146 years for them, and behind the highest there is room for as many.
+pub const HEIGHTS_MAX: u64 = 1 << 62;
+
+/// Why a state is not that of its chain at a height. Whoever says that it is has to act.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unfit {
+    /// The state has no facts of a chain.
+    #[error("the state is that of no chain")]
+    NoChain,
+    /// It is of another genesis.
+    #[error("the genesis has hash {expected}, the state belongs to {found}")]
+    OtherGenesis {
+        /// The hash of the genesis.
+        expected: Hash,
+        /// What the state says.
+        found: Hash,
+    },
+    /// It has the hash of the genesis and not its facts.
+    #[error("the state has other facts of the chain than its genesis, whose hash it names")]
+    OtherFacts,
+    /// No block could be made on it, or it says of itself that the height is another.
+    #[error("the state is not one of height {height}: {what}")]
+    Height {
+        /// The height it is said to be of.
+        height: Height,
+        /// What was compared.
+        what: String,
+    },
+    /// It cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Checks that a state from elsewhere can be that of its chain at a height, so that the next block can be made on it. The facts
+/// and the hash of its genesis are compared if they are given. Above the last record a height leaves no trace in a state: that it
+/// is this one and none between is the word of whoever says so.
+///
+/// # Errors
+/// [`Unfit`]: the first thing that is wrong.
+// spec: SNAP-19
+pub fn check_fits(state: &dyn Read, height: Height, genesis: Option<(&ChainFacts, Hash)>) -> Result<Chain, Unfit> {
+    let chain = Chain::read(state)?.ok_or(Unfit::NoChain)?;
+    let Chain { facts, genesis_hash, tip } = &chain;
+    if let Some((expected, hash)) = genesis {
+        if *genesis_hash != hash {
+            return Err(Unfit::OtherGenesis { expected: hash, found: *genesis_hash });
+        }
+        if facts != expected {
+            return Err(Unfit::OtherFacts);
+        }
+    }
+    let unfit = |what: String| Err(Unfit::Height { height, what });
+    let first = facts.initial_height;
+    let genesis_height = first.prev().ok_or_else(|| ReadError::damaged("the first block has height 0"))?;
+    if height < genesis_height {
+        return unfit(format!("the chain begins with block {first}"));
+    }
+    if height.0 - genesis_height.0 > HEIGHTS_MAX {
+        return unfit(format!("no chain comes more than {HEIGHTS_MAX} above its genesis"));
+    }
+    let blocks = Namespace::new(BLOCKS).expect("a constant");
+    let last = state.scan(&blocks, KeyRange::all().reversed()).next().transpose()?.map(|(key, _)| key);
+    match *tip {
+        None if last.is_some() => return unfit("it has the record of a block, and names no last one".to_owned()),
+        None => {}
+        Some(tip) if tip < first || tip > height => return unfit(format!("its last record is of block {tip}")),
+        Some(tip) => {
+            let record = BlockRecord::read(state, tip)?;
+            let found = record.as_ref().map(|record| record.height);
+            if found != Some(tip) {
+                return unfit(format!("it lacks the record of block {tip}, which it says is its last"));
+            }
+            if last != Some(BlockRecord::place(tip).1) {
+                return unfit(format!("it has records behind that of block {tip}, which it says is its last"));
+            }
+        }
+    }
+    read_log(state)?;
+    Validators::read(state)?;
+    Ok(chain)
 }
 
 const FACTS: &str = "facts";

@@ -65,7 +65,7 @@ pub use block::{
     Refused, Verdict, execute,
 };
 pub use bodies::Bodies;
-pub use chain::{BLOCKS, CHAIN, Chain, ChainFacts, ChainLimits, SCHEMA};
+pub use chain::{BLOCKS, CHAIN, Chain, ChainFacts, ChainLimits, HEIGHTS_MAX, SCHEMA, Unfit, check_fits};
 pub use check::Refusal;
 pub use foresight::{BundleProof, BundleProofError, Foreseen, ForesightError, Setting, Witness, foresee};
 pub use genesis::{

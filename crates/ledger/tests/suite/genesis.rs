@@ -1,15 +1,16 @@
 //! Genesis files: what they mean, and what is none.
 
 use crate::tools::*;
-use keelstone_codec::{ChainId, Height, Key, Namespace, Root, Timestamp, Value};
+use keelstone_codec::{ChainId, Encode as _, Hash, Height, Key, Namespace, Root, Timestamp, Value};
 use keelstone_execution::SYSTEM_NAMESPACES;
 use keelstone_ledger::modules::standard;
 use keelstone_ledger::{
-    Chain as Facts, Genesis, GenesisError, InheritError, Inherited, Ledger, LedgerError, PoolLimits,
+    Chain as Facts, Genesis, GenesisError, HEIGHTS_MAX, InheritError, Inherited, Ledger, LedgerError, PoolLimits,
+    Unfit, check_fits,
 };
 use keelstone_store::kv::MemoryKv;
 use keelstone_store::{Store, files::MemoryFiles};
-use keelstone_tree::{Read, Sha256};
+use keelstone_tree::{Blake3, KeyRange, MemoryTree, Read, Sha256};
 use proptest::collection::btree_map;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -44,6 +45,79 @@ fn file_and_state_say_what_the_genesis_is() {
     let app = chain.view().get(&Namespace::new("app").unwrap(), b"\x00\xff").unwrap().unwrap();
     assert_eq!(app.as_slice(), [1, 2, 3]);
     assert_eq!(chain.produce(Timestamp(0), key(100).public()).unwrap().block.height, Height(2_449));
+}
+
+/// spec: SNAP-19. A state is taken for that of its chain at a height only if the next block can be made on it.
+#[test]
+fn a_state_fits_the_heights_that_it_can_be_of() {
+    let mut genesis = full();
+    (genesis.producers, genesis.time) = (Vec::new(), Timestamp(0));
+    let (facts, hash) = (genesis.facts(), genesis.first_state().unwrap().hash);
+    let chain = chain_of(&genesis);
+    let fits = |state: &dyn Read, height: u64| check_fits(state, Height(height), Some((&facts, hash)));
+    let base = chain.height().0;
+    for height in [base, base + 1, base + HEIGHTS_MAX] {
+        assert_eq!(fits(&chain.view(), height).unwrap().tip, None, "height {height}");
+    }
+    for height in [base - 1, 0, base + HEIGHTS_MAX + 1, u64::MAX - 1, u64::MAX] {
+        assert!(matches!(fits(&chain.view(), height), Err(Unfit::Height { .. })), "height {height}");
+    }
+    block(&chain, &[signed(1, 0, vec![register("ada")])]);
+    chain.produce(chain.time(), proposer()).unwrap();
+    let view = chain.view();
+    for height in [base + 1, base + 2, base + 900] {
+        assert_eq!(fits(&view, height).unwrap().tip, Some(Height(base + 1)), "height {height}");
+    }
+    assert!(matches!(fits(&view, base), Err(Unfit::Height { .. })), "below its last record");
+    let other = check_fits(&view, chain.height(), Some((&facts, Hash([7; 32]))));
+    assert!(matches!(other, Err(Unfit::OtherGenesis { .. })));
+    let more = keelstone_ledger::ChainFacts { producers: vec![key(9).public()], ..facts.clone() };
+    assert!(matches!(check_fits(&view, chain.height(), Some((&more, hash))), Err(Unfit::OtherFacts)));
+    assert!(matches!(check_fits(&MemoryTree::<Blake3>::new(), chain.height(), None), Err(Unfit::NoChain)));
+
+    // What of its own a state may say wrongly.
+    let mut tree = MemoryTree::<Blake3>::new();
+    let mut writes = Vec::new();
+    for (namespace, _) in view.namespaces() {
+        for entry in view.scan(&namespace, KeyRange::all()) {
+            let (key, value) = entry.unwrap();
+            writes.push((namespace.clone(), key, Some(value)));
+        }
+    }
+    tree.apply(&writes.into_iter().collect());
+    assert_eq!(fits(&tree, base + 2).unwrap().tip, Some(Height(base + 1)));
+    let name = |name: &str| Namespace::new(name).unwrap();
+    let key = |key: &[u8]| Key::new(key).unwrap();
+    let height = |height: u64| Value::new(height.to_be_bytes().to_vec()).unwrap();
+    let record = (base + 1).to_be_bytes();
+    let kept = tree.get(&name("blocks"), &record).unwrap().unwrap();
+    let wrong = [
+        (
+            "a last record above the height",
+            name("chain"),
+            key(b"tip"),
+            Some(Value::new((base + 3).to_bytes()).unwrap()),
+        ),
+        ("no last record", name("chain"), key(b"tip"), None),
+        (
+            "a last record that is not there",
+            name("chain"),
+            key(b"tip"),
+            Some(Value::new((base + 2).to_bytes()).unwrap()),
+        ),
+        ("a last record that does not decode", name("chain"), key(b"tip"), Some(Value::new(vec![1]).unwrap())),
+        ("the record is gone", name("blocks"), key(&record), None),
+        ("the record does not decode", name("blocks"), key(&record), Some(height(1))),
+        ("a record behind the last", name("blocks"), key(&(base + 2).to_be_bytes()), Some(kept)),
+        ("the log does not decode", name("audit"), key(b"log"), Some(Value::new(vec![1]).unwrap())),
+        ("the validators do not decode", name("chain"), key(b"validators"), Some(Value::new(vec![1]).unwrap())),
+        ("no facts", name("chain"), key(b"facts"), None),
+    ];
+    for (what, namespace, key, value) in wrong {
+        let mut tree = tree.clone();
+        tree.apply(&[(namespace, key, value)].into_iter().collect());
+        assert!(fits(&tree, base + 2).is_err(), "{what}");
+    }
 }
 
 /// spec: GENESIS-3. The hash follows the meaning: every part counts, spaces and order do not.
