@@ -3,9 +3,22 @@
 
 use crate::bundles::submit;
 use crate::support::{Node, chain, expect, post, register, send};
+use keelstone::codec::{Decode as _, Encode as _, Hash, Height, Key, Namespace, Root, Value as Bytes};
+use keelstone::execution::mmr::Mmr;
+use keelstone::ledger::{AuditEvent, AuditLog, AuditRecord, Checkpoint, Genesis, SecretKey, SignedCheckpoint};
+use keelstone::tree::{Blake3, MemoryTree, Query};
 use serde_json::{Value, json};
 use std::path::Path;
 use tempfile::TempDir;
+
+fn bytes(digits: &Value) -> Vec<u8> {
+    let digits = digits.as_str().unwrap();
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+}
+
+fn digits(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// A chain with blocks of operations, and an async bundle.
 fn lived() -> TempDir {
@@ -124,6 +137,193 @@ fn an_export_is_verified_by_an_outsider() {
     assert_eq!(verdict["bad_record"].as_u64(), Some(records as u64 - 1), "the end was cut off");
 }
 
+/// An export of these lines, with its log and all proofs made anew: in a state of our own, so that its root is another. A head
+/// that is given is kept.
+fn forged(home: &Path, head: &Value, lines: &[Value], keeps_state: bool) -> String {
+    let records: Vec<_> =
+        lines.iter().map(|line| AuditRecord::from_bytes(&bytes(&line["entry"]["record"])).unwrap()).collect();
+    let items: Vec<Hash> = records.iter().map(AuditRecord::item).collect();
+    let log = Mmr::<AuditLog>::of(&items);
+    let mut head = head.clone();
+    (head["to"], head["checkpoint"]["count"]) = (json!(items.len()), json!(items.len()));
+    head["checkpoint"]["log"] = json!(digits(&log.to_bytes()));
+    if !keeps_state {
+        let genesis = Genesis::parse(&std::fs::read(home.join("genesis.json")).unwrap()).unwrap();
+        let hash = genesis.first_state().unwrap().hash;
+        let tip = records.iter().map(|record| record.height).max().unwrap();
+        let entries = [("audit", "log", log.to_bytes()), ("chain", "facts", genesis.facts().to_bytes())];
+        let more = [("chain", "genesis_hash", hash.to_bytes()), ("chain", "tip", tip.to_bytes())];
+        let entries = entries.into_iter().chain(more).map(|(namespace, key, value)| {
+            (Namespace::new(namespace).unwrap(), Key::new(key.as_bytes()).unwrap(), Some(Bytes::new(value).unwrap()))
+        });
+        let entries: Vec<_> = entries.collect();
+        let queries: Vec<_> = entries.iter().map(|(name, key, _)| Query::Key(name.clone(), key.clone())).collect();
+        let mut tree = MemoryTree::<Blake3>::new();
+        let root = tree.apply(&entries.into_iter().collect());
+        head["checkpoint"]["root"] = json!(root.0.to_string());
+        head["checkpoint"]["state_proof"] = json!(digits(&tree.prove(&queries).encode()));
+    }
+    let mut text = format!("{head}\n");
+    for (index, line) in (0u64..).zip(lines) {
+        let mut line = line.clone();
+        line["entry"]["index"] = json!(index);
+        let top = |place: keelstone::execution::mmr::Place| -> Result<Hash, std::convert::Infallible> {
+            fn top(items: &[Hash], place: keelstone::execution::mmr::Place) -> Hash {
+                match place.halves() {
+                    None => Mmr::<AuditLog>::leaf(&items[usize::try_from(place.index).unwrap()]),
+                    Some([left, right]) => Mmr::<AuditLog>::inner(&top(items, left), &top(items, right)),
+                }
+            }
+            Ok(top(&items, place))
+        };
+        struct Tops<F>(F);
+        impl<F: Fn(keelstone::execution::mmr::Place) -> Result<Hash, std::convert::Infallible>>
+            keelstone::execution::mmr::Subtrees for Tops<F>
+        {
+            type Error = std::convert::Infallible;
+            fn top(&self, place: keelstone::execution::mmr::Place) -> Result<Hash, Self::Error> {
+                (self.0)(place)
+            }
+        }
+        let Ok(proof) = log.prove(&Tops(top), index);
+        line["proof"] = json!(digits(&proof.unwrap().to_bytes()));
+        text.push_str(&format!("{line}\n"));
+    }
+    text
+}
+
+/// The first line of an export, and the others.
+fn parsed(text: &str) -> (Value, Vec<Value>) {
+    let mut lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    (lines.next().unwrap(), lines.collect())
+}
+
+/// spec: AUDIT-14, AUDIT-15. An export shows that its log is in the state of its root: what its head says is compared with that,
+/// and a log that was made up is found under a root that is trusted, and under another as far as no chain could have written it.
+#[test]
+fn a_log_that_was_made_up_is_no_export_of_a_chain() {
+    let home = lived();
+    let file = home.path().join("log.jsonl");
+    let path = file.to_str().unwrap();
+    expect(home.path(), 0, &["audit", "export", "--out", path]);
+    let status = expect(home.path(), 0, &["status"]);
+    let root = status["root"].as_str().unwrap();
+    let verify = ["audit", "verify", "--export", path];
+    let rooted = ["audit", "verify", "--export", path, "--root", root];
+    let elsewhere = tempfile::tempdir().unwrap();
+    let found = expect(elsewhere.path(), 0, &rooted);
+    assert_eq!((&found["root"], &found["root_given"]), (&json!(root), &json!(true)));
+    assert_eq!((&found["chain_id"], &found["last_block"]), (&json!("test"), &status["height"]));
+    assert_eq!(expect(elsewhere.path(), 0, &verify)["root_given"], false);
+    let zeros = "00".repeat(32);
+    expect(elsewhere.path(), 12, &["audit", "verify", "--export", path, "--root", &zeros]);
+
+    // The head alone.
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (head, lines) = parsed(&text);
+    let rest = text.split_once('\n').unwrap().1.to_owned();
+    let edits: [(&str, Value); 7] = [
+        ("height", json!(1)),
+        ("root", json!(zeros)),
+        ("hasher", json!("sha256")),
+        ("chain_id", json!("other")),
+        ("genesis_hash", json!("01".repeat(32))),
+        ("count", json!(1)),
+        ("unknown", json!(1)),
+    ];
+    for (member, value) in edits {
+        let mut other = head.clone();
+        other["checkpoint"][member] = value;
+        std::fs::write(&file, format!("{other}\n{rest}")).unwrap();
+        expect(elsewhere.path(), 12, &verify);
+    }
+    // A height above the last record is a claim, and is called one.
+    let mut other = head.clone();
+    other["checkpoint"]["height"] = json!(1_000_000);
+    std::fs::write(&file, format!("{other}\n{rest}")).unwrap();
+    let found = expect(elsewhere.path(), 0, &rooted);
+    assert_eq!((&found["claimed"]["height"], &found["last_block"]), (&json!(1_000_000), &status["height"]));
+
+    // Other records, in a log and a state of their own.
+    std::fs::write(&file, forged(home.path(), &head, &lines, false)).unwrap();
+    assert_eq!(expect(elsewhere.path(), 0, &verify)["valid"], true, "it is forged well enough");
+    expect(elsewhere.path(), 12, &rooted);
+    let mut edited = lines.clone();
+    let mut record = AuditRecord::from_bytes(&bytes(&edited[0]["entry"]["record"])).unwrap();
+    let AuditEvent::Operation(operation) = &mut record.event else { panic!("{record:?}") };
+    operation.args.0[0] ^= 1;
+    edited[0]["entry"]["said"]["args"] = json!(operation.args.to_string());
+    edited[0]["entry"]["record"] = json!(digits(&record.to_bytes()));
+    let first_block = lines.iter().position(|line| line["entry"]["kind"] == "block").unwrap() + 1;
+    let second_block =
+        first_block + lines[first_block..].iter().position(|line| line["entry"]["kind"] == "block").unwrap() + 1;
+    let swapped = [&lines[first_block..second_block], &lines[..first_block], &lines[second_block..]].concat();
+    let repeated = [&lines[..1], &lines[..]].concat();
+    let cut = lines[..lines.len() - 1].to_vec();
+    let left_out = lines[1..].to_vec();
+    for (what, made_up) in
+        [("edited", edited), ("swapped", swapped), ("repeated", repeated), ("cut", cut), ("left out", left_out)]
+    {
+        for keeps_state in [false, true] {
+            std::fs::write(&file, forged(home.path(), &head, &made_up, keeps_state)).unwrap();
+            let found = expect(elsewhere.path(), 12, &verify);
+            assert_ne!(found["valid"], true, "{what}");
+        }
+    }
+}
+
+/// A checkpoint that somebody signed, as a file.
+fn write_signed(path: &Path, checkpoint: Checkpoint) {
+    let signed = checkpoint.sign(&SecretKey::from_seed(&[7; 32]));
+    let checkpoint = &signed.checkpoint;
+    let text = json!({
+        "chain_id": checkpoint.chain_id.to_string(), "genesis_hash": checkpoint.genesis_hash.to_string(),
+        "height": checkpoint.height.0, "root": checkpoint.root.0.to_string(), "count": checkpoint.log.count(),
+        "log_root": checkpoint.log.root().to_string(), "signer": signed.signer.to_string(),
+        "checkpoint": digits(&signed.to_bytes()),
+    });
+    std::fs::write(path, text.to_string()).unwrap();
+}
+
+/// spec: AUDIT-7. A checkpoint is compared in all that it says: another root of its height, or another height, is another chain.
+#[test]
+fn a_checkpoint_with_another_root_or_height_is_not_of_this_chain() {
+    let home = lived();
+    let (kept, other) = (home.path().join("kept.json"), home.path().join("other.json"));
+    let (path, changed) = (kept.to_str().unwrap(), other.to_str().unwrap());
+    let export = home.path().join("log.jsonl");
+    let export = export.to_str().unwrap();
+    let signer = expect(home.path(), 0, &["audit", "checkpoint", "--out", path])["signer"].clone();
+    for round in 0..2 {
+        if round == 1 {
+            send(home.path(), 0, &json!([post("after the checkpoint")]));
+        }
+        let _ = std::fs::remove_file(export);
+        expect(home.path(), 0, &["audit", "export", "--out", export]);
+        let here = ["audit", "verify", "--checkpoint", path];
+        let found = expect(home.path(), 0, &here);
+        assert_eq!((&found["checkpoint_root_compared"], &found["checkpoint_signer"]), (&json!(true), &signer));
+        let found = expect(home.path(), 0, &["audit", "verify", "--export", export, "--checkpoint", path]);
+        assert_eq!((&found["checkpoint"], &found["checkpoint_signer"]), (&json!(true), &signer));
+        let text: Value = serde_json::from_str(&std::fs::read_to_string(&kept).unwrap()).unwrap();
+        let honest = SignedCheckpoint::from_bytes(&bytes(&text["checkpoint"])).unwrap().checkpoint;
+        write_signed(&other, honest.clone());
+        expect(home.path(), 0, &["audit", "verify", "--checkpoint", changed]);
+        let wrong = [
+            ("root", Checkpoint { root: Root(Hash([7; 32])), ..honest.clone() }),
+            ("lower", Checkpoint { height: honest.height.prev().unwrap(), ..honest.clone() }),
+            ("higher", Checkpoint { height: Height(9_999), ..honest.clone() }),
+        ];
+        for (what, checkpoint) in wrong {
+            write_signed(&other, checkpoint);
+            expect(home.path(), 12, &["audit", "verify", "--checkpoint", changed]);
+            // The height of an export is a claim: whether one above it is true cannot be told.
+            let code = if what == "higher" && round == 0 { 2 } else { 12 };
+            expect(home.path(), code, &["audit", "verify", "--export", export, "--checkpoint", changed]);
+        }
+    }
+}
+
 /// Every change of an entry, with the operation that made it; proofs are verified on the way.
 #[test]
 fn history_of_an_entry_names_the_operations_that_changed_it() {
@@ -226,12 +426,12 @@ fn what_is_no_export_or_cannot_be_compared_is_told() {
         (String::new(), "the export is empty"),
         ("{}\n".to_owned(), "not the head of an export"),
         ("{\n".to_owned(), "line 1"),
-        (headed("/audit_export", 2), "has form 2"),
+        (headed("/audit_export", 1), "has form 1"),
         (headed("/to", records as u64 + 1), "of "),
         (headed("/from", records as u64 + 1), "of "),
         (headed("/checkpoint/count", 1), "records, not 1"),
         (text.trim_end().to_owned(), "a line ends early"),
-        (format!("{head}\n{}\n", " ".repeat(64 * 1024)), "longer than 65536 bytes"),
+        (format!("{head}\n{}\n", " ".repeat(256 * 1024)), "longer than 262144 bytes"),
         (format!("{text}{last}\n"), "a line follows the last record"),
         (format!("{head}\n{{\n"), "is no JSON"),
         (format!("{head}\n{{}}\n"), "holds no record and proof"),

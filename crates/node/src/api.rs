@@ -670,6 +670,8 @@ pub(crate) struct AuditCheckpoint {
     pub(crate) count: u64,
     /// The encoding of its count and peaks (`spec/audit.md`, AUDIT-1).
     pub(crate) log: String,
+    /// The encoded proof that the state says all of that (`spec/audit.md`, AUDIT-14).
+    pub(crate) state_proof: String,
     /// The earlier number of records that was asked for.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) since: Option<u64>,

@@ -9,14 +9,16 @@ use crate::strict_json;
 use keelstone_codec::{ChainId, Decode, Encode, Hash, Height, Root, unhex};
 use keelstone_execution::mmr::{Mmr, MmrConsistency, MmrInclusion};
 use keelstone_execution::{FunctionHash, Registry};
-use keelstone_ledger::{AuditEvent, AuditLog, AuditProof, AuditRecord, Checkpoint, LoggedRecord, SignedCheckpoint};
-use keelstone_tree::HashKind;
+use keelstone_ledger::{
+    AuditEvent, AuditLog, AuditProof, AuditRecord, AuditWalk, Checkpoint, KnownOfHeight, LoggedRecord, SignedCheckpoint,
+};
+use keelstone_tree::{Blake3, HashKind, Sha256};
 use serde_json::{Value, json};
 
 /// The form of an export that this program writes and reads.
-const EXPORT: u32 = 1;
-/// No honest line of an export is longer.
-pub(crate) const LINE_BYTES_MAX: u64 = 64 * 1024;
+const EXPORT: u32 = 2;
+/// No honest line of an export is longer: the first holds a proof of a chain's facts, which name at most 1,024 keys.
+pub(crate) const LINE_BYTES_MAX: u64 = 256 * 1024;
 
 /// Which records to list.
 #[derive(Debug, Clone, Default)]
@@ -120,7 +122,7 @@ pub(crate) fn show_proof(registry: &Registry, proof: &AuditProof, hasher: HashKi
 
 /// Where the log stands, as it is answered.
 pub(crate) fn show_checkpoint(
-    checkpoint: &Checkpoint,
+    (checkpoint, state_proof): (&Checkpoint, &[u8]),
     since: Option<(u64, MmrConsistency)>,
     hasher: &str,
 ) -> api::AuditCheckpoint {
@@ -132,6 +134,7 @@ pub(crate) fn show_checkpoint(
         hasher: hasher.to_owned(),
         count: checkpoint.log.count(),
         log: hex::encode(checkpoint.log.to_bytes()),
+        state_proof: hex::encode(state_proof),
         since: since.as_ref().map(|(count, _)| *count),
         consistency: since.map(|(_, proof)| hex::encode(proof.to_bytes())),
     }
@@ -163,8 +166,54 @@ pub(crate) fn read_checkpoint(shown: &api::AuditCheckpoint) -> Result<Checkpoint
     })
 }
 
+/// Reads back what [`show_checkpoint`] shows, once its proof holds: that the state of its root says so. Gives the height of the
+/// last block record as well.
+// spec: AUDIT-14
+pub(crate) fn proven_checkpoint(shown: &api::AuditCheckpoint) -> Result<(Checkpoint, Option<Height>), Failure> {
+    let checkpoint = read_checkpoint(shown)?;
+    let hasher = shown.hasher.parse::<HashKind>().map_err(|error| Failure::usage(format!("the hasher: {error}")))?;
+    let proof = hex::decode(&shown.state_proof).map_err(|error| Failure::usage(format!("the proof: {error}")))?;
+    let last = match hasher {
+        HashKind::Blake3 => checkpoint.verify_state::<Blake3>(&proof),
+        HashKind::Sha256 => checkpoint.verify_state::<Sha256>(&proof),
+    };
+    let last = last.map_err(|error| Failure::integrity(error.to_string()))?;
+    Ok((checkpoint, last))
+}
+
+/// Refuses a checkpoint of another chain.
+pub(crate) fn check_same_chain(kept: &Checkpoint, found: &Checkpoint) -> Result<(), Failure> {
+    let of =
+        |checkpoint: &Checkpoint| format!("chain {} with genesis {}", checkpoint.chain_id, checkpoint.genesis_hash);
+    match same_chain(kept, found) {
+        true => Ok(()),
+        false => {
+            Err(Failure::integrity(format!("the checkpoint is of another chain: {}, this is {}", of(kept), of(found))))
+        }
+    }
+}
+
+/// Refuses a checkpoint that says something else of its height than what is known of it.
+// spec: AUDIT-7
+pub(crate) fn check_known(kept: &Checkpoint, known: &KnownOfHeight) -> Result<(), Failure> {
+    let height = kept.height;
+    if let Some(root) = known.root.filter(|root| *root != kept.root) {
+        return Err(Failure::integrity(format!(
+            "the checkpoint of height {height} has root {}, it is {root}",
+            kept.root
+        )));
+    }
+    let kept = kept.log.count();
+    match known.count.filter(|count| *count != kept) {
+        Some(count) => Err(Failure::integrity(format!(
+            "the checkpoint has {kept} records, at height {height} the log had {count}"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Whether two checkpoints are of one chain.
-pub(crate) fn same_chain(one: &Checkpoint, other: &Checkpoint) -> bool {
+fn same_chain(one: &Checkpoint, other: &Checkpoint) -> bool {
     (&one.chain_id, one.genesis_hash) == (&other.chain_id, other.genesis_hash)
 }
 
@@ -215,14 +264,16 @@ pub(crate) fn export_line(registry: &Registry, logged: &LoggedRecord, proof: &Mm
 /// What a verified export holds.
 #[derive(Debug)]
 pub(crate) struct Exported {
-    /// Where the log stood.
+    /// Where the log stood. The state of its root says so.
     pub(crate) checkpoint: Checkpoint,
+    /// The hasher of that state.
+    pub(crate) hasher: String,
+    /// The height of the last block that changed anything; none before the first.
+    pub(crate) last: Option<Height>,
     /// Its first record.
     pub(crate) from: u64,
     /// How many.
     pub(crate) records: u64,
-    /// Whether a checkpoint from elsewhere was compared.
-    pub(crate) compared: bool,
 }
 
 /// The first record of an export that is wrong.
@@ -232,8 +283,17 @@ pub(crate) struct BadRecord {
     pub(crate) what: String,
 }
 
-/// The first line of an export: its first record, the place behind its last, and where the log stood.
-fn read_head(line: &str) -> Result<(u64, u64, Checkpoint), Failure> {
+/// The first line of an export.
+struct Head {
+    from: u64,
+    to: u64,
+    checkpoint: Checkpoint,
+    hasher: String,
+    last: Option<Height>,
+}
+
+/// Reads the first line of an export, and proves it.
+fn read_head(line: &str) -> Result<Head, Failure> {
     let head: Value = strict_json::parse(line.as_bytes()).map_err(|error| Failure::usage(error.to_string()))?;
     let number = |name: &str| head.get(name).and_then(Value::as_u64);
     let (Some(version), Some(from), Some(to)) = (number("audit_export"), number("from"), number("to")) else {
@@ -245,37 +305,113 @@ fn read_head(line: &str) -> Result<(u64, u64, Checkpoint), Failure> {
     let shown = head.get("checkpoint").cloned().unwrap_or_default();
     let shown: api::AuditCheckpoint =
         serde_json::from_value(shown).map_err(|error| Failure::usage(error.to_string()))?;
-    let checkpoint = read_checkpoint(&shown)?;
+    let rendered = export_head(&shown, from, to).to_string();
+    if shown.since.is_some() || shown.consistency.is_some() || rendered != line {
+        return Err(Failure::usage("it is written otherwise than the head of an export"));
+    }
+    let (checkpoint, last) = proven_checkpoint(&shown)?;
     if to > checkpoint.log.count() || from > to {
         return Err(Failure::usage(format!("{from} to {to} of {} records", checkpoint.log.count())));
     }
-    Ok((from, to, checkpoint))
+    Ok(Head { from, to, checkpoint, hasher: shown.hasher, last })
 }
 
-/// Verifies an export line by line: each record, that it is the next, its proof, and that what it says for people is what
-/// its bytes say. A checkpoint that is trusted must be that of the export, or that of a part of it from the start.
-// spec: AUDIT-2, AUDIT-8
+/// A checkpoint that was kept, and how far it was compared with an export.
+// spec: AUDIT-7
+struct Kept<'a> {
+    kept: &'a Checkpoint,
+    /// Whether the export begins with the first record of all.
+    whole: bool,
+    /// The log up to the record that is looked at next.
+    grown: Mmr<AuditLog>,
+    /// The height of the record before.
+    before: Option<Height>,
+    /// Whether its records were met; its root is that before the next block.
+    counted: bool,
+    compared: bool,
+}
+
+impl<'a> Kept<'a> {
+    fn begin(kept: &'a Checkpoint, head: &Head) -> Result<Self, Failure> {
+        check_same_chain(kept, &head.checkpoint)?;
+        let mut compared = false;
+        if kept.log == head.checkpoint.log {
+            // Nothing was changed between the two, whatever their heights.
+            let (height, found) = (kept.height, &head.checkpoint);
+            if kept.root != found.root {
+                let message =
+                    format!("the checkpoint has root {}, the same log stands under {}", kept.root, found.root);
+                return Err(Failure::integrity(message));
+            }
+            if let Some(last) = head.last.filter(|last| *last > height) {
+                return Err(Failure::integrity(format!(
+                    "the checkpoint of height {height} has a record of block {last}"
+                )));
+            }
+            compared = height <= found.height;
+        }
+        Ok(Self { kept, whole: head.from == 0, grown: Mmr::default(), before: None, counted: false, compared })
+    }
+
+    /// Looks at the next record, and at the root before its block if it is that of one.
+    fn step(&mut self, record: &AuditRecord, root_before: Option<Root>) -> Result<(), String> {
+        let Checkpoint { height, root, log, .. } = self.kept;
+        if self.compared || !self.whole {
+            return Ok(());
+        }
+        if !self.counted && log.count() == self.grown.count() {
+            if *log != self.grown {
+                return Err(format!("the {} records before it are not those of the checkpoint", log.count()));
+            }
+            if let Some(before) = self.before.filter(|before| before > height) {
+                return Err(format!("the checkpoint of height {height} has a record of block {before}"));
+            }
+            if record.height <= *height {
+                return Err(format!("the checkpoint of height {height} lacks this record of block {}", record.height));
+            }
+            self.counted = true;
+        }
+        if let (true, Some(before)) = (self.counted, root_before) {
+            if before != *root {
+                return Err(format!("its block stands on root {before}, the checkpoint of height {height} has {root}"));
+            }
+            self.compared = true;
+        }
+        self.grown.append(&record.item());
+        self.before = Some(record.height);
+        Ok(())
+    }
+}
+
+/// Verifies an export line by line: that the state of its root holds its log; of each record that it is the next, its proof, that it
+/// can follow those before it, and that what the line says for people is what its bytes say. A checkpoint that is trusted must be
+/// that of the export, or that of a part of it from the start. Without a root that is trusted everything is shown to be in the log
+/// of the root that the export names, and no more.
+// spec: AUDIT-15
 pub(crate) fn verify_export(
     registry: &Registry,
     mut lines: impl Iterator<Item = Result<String, Failure>>,
-    trusted: Option<&Checkpoint>,
+    root: Option<Root>,
+    kept: Option<&Checkpoint>,
 ) -> Result<Result<Exported, BadRecord>, Failure> {
     let head = lines.next().ok_or_else(|| Failure::integrity("the export is empty"))??;
     // Whoever asks gave a file: what is wrong in it is none of their doing.
     let damaged = |failure: Failure| Failure::integrity(format!("line 1: {}", failure.message));
-    let (from, to, checkpoint) = read_head(&head).map_err(damaged)?;
-    if trusted.is_some_and(|trusted| !same_chain(trusted, &checkpoint)) {
-        return Err(Failure::integrity("the checkpoint is of another chain than the export"));
+    let head = read_head(&head).map_err(damaged)?;
+    let found = &head.checkpoint;
+    if let Some(root) = root.filter(|root| *root != found.root) {
+        return Err(Failure::integrity(format!("the export is under root {}, not under {root}", found.root)));
     }
-    let mut compared = trusted.is_some_and(|trusted| trusted.log == checkpoint.log);
-    let (mut index, mut grown) = (from, Mmr::<AuditLog>::default());
+    let mut kept = kept.map(|kept| Kept::begin(kept, &head)).transpose()?;
+    let mut walk = AuditWalk::begin(found.chain_id.clone(), found.genesis_hash, head.from);
+    let mut index = head.from;
     let bad = |index, what: String| Ok(Err(BadRecord { index, what }));
     for line in lines {
         let line = match line {
             Err(failure) if failure.exit == Exit::Integrity => return bad(index, failure.message),
             line => line?,
         };
-        if index == to {
+        if index == head.to {
             return bad(index, "a line follows the last record".to_owned());
         }
         let Ok(value) = strict_json::parse::<Value>(line.as_bytes()) else {
@@ -290,39 +426,44 @@ pub(crate) fn verify_export(
         if proof.index != index {
             return bad(index, format!("record {} stands where {index} should", proof.index));
         }
-        if !checkpoint.log.includes(&record.item(), &proof) {
+        if !found.log.includes(&record.item(), &proof) {
             return bad(index, "the record is not in the log at this place".to_owned());
         }
-        grown.append(&record.item());
+        let stepped = walk.step(&record).and_then(|before| match &mut kept {
+            Some(kept) => kept.step(&record, before),
+            None => Ok(()),
+        });
+        if let Err(what) = stepped {
+            return bad(index, what);
+        }
         let logged = LoggedRecord { index, record };
         let rendered = export_line(registry, &logged, &proof).to_string();
         if rendered != line {
             return bad(index, "the line says something else than the record".to_owned());
         }
         index += 1;
-        if let Some(trusted) = trusted
-            && from == 0
-            && trusted.log.count() == index
-        {
-            if trusted.log != grown {
-                return bad(0, format!("these {index} records are not those of the checkpoint"));
-            }
-            compared = true;
-        }
     }
-    if index < to {
+    if index < head.to {
+        let to = head.to;
         return bad(index, format!("the export ends before record {index}; it should hold those up to {to}"));
     }
-    if let Some(trusted) = trusted
-        && !compared
-    {
-        let (count, held) = (trusted.log.count(), checkpoint.log.count());
-        return Err(Failure::usage(format!(
-            "a checkpoint of {count} records cannot be compared with records {from} to {to} of {held}"
-        ))
-        .hint("export from the first record on, or with the same checkpoint"));
+    // The state names its last record, which is the log's.
+    if head.to == found.log.count() && index > head.from && walk.ended() != head.last {
+        let last = head.last.map_or_else(|| "none".to_owned(), |last| last.to_string());
+        return bad(index - 1, format!("it should end the last block of the state, which is {last}"));
     }
-    Ok(Ok(Exported { checkpoint, from, records: to - from, compared }))
+    if let Some(Kept { kept, compared: false, .. }) = kept {
+        let (count, height) = (kept.log.count(), kept.height);
+        let message = format!(
+            "a checkpoint of {count} records and height {height} cannot be compared with records {} to {} of height {}",
+            head.from, head.to, found.height
+        );
+        return Err(
+            Failure::usage(message).hint("export from the first record up to the end, later than the checkpoint")
+        );
+    }
+    let Head { from, to, checkpoint, hasher, last } = head;
+    Ok(Ok(Exported { checkpoint, hasher, last, from, records: to - from }))
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use keelstone_codec::{ChainId, Decode as _, Encode as _, Hash, Height, Key, Name
 use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, SessionId};
 use keelstone_ledger::{
     AuditVerdict, BlockError, BlockRecord, Bodies, ChangedBy, Committed, Genesis, GenesisError, InheritError,
-    Inherited, Json, KeyChange, Ledger, LedgerError, LoggedRecord, NodeEvent, PoolError, PoolLimits, RebuildError,
+    Inherited, Json, KeyChange, KnownOfHeight, Ledger, LedgerError, LoggedRecord, NodeEvent, PoolError, PoolLimits, RebuildError,
     Rebuilt, Refusal as TxRefusal, Refused, ReplayError, SecretKey, SignedAttestation, SignedTransaction, Standing,
     TakeError, Transaction, TxId, Until, Witness, xian,
 };
@@ -96,6 +96,8 @@ pub(crate) trait Engine: Chain + Checked + Consensus + StateSync {
     ) -> Result<Replayed, Failure>;
     /// Compares every record of the audit log that is kept with its block, and the whole with the state.
     fn verify_audit(&self, progress: &mut dyn FnMut(Height)) -> Result<AuditVerdict, Failure>;
+    /// What is known here of an earlier height, to compare a kept checkpoint of the audit log with.
+    fn known_of(&self, height: Height) -> Result<KnownOfHeight, Failure>;
     /// Hands out records of the audit log as lines, the first of which says where the log stands.
     fn export_audit(
         &self,
@@ -1494,13 +1496,13 @@ impl<H: Hasher> Chain for Local<H> {
 
     fn audit_checkpoint(&self, since: Option<u64>) -> Result<api::AuditCheckpoint, Refusal> {
         let ledger = self.ledger();
-        let Some(count) = since else {
-            return Ok(audit::show_checkpoint(&ledger.audit_checkpoint()?, None, H::KIND.name()));
+        let (checkpoint, state) = ledger.prove_checkpoint()?;
+        let fewer = |count| Refusal::NotFound(format!("the audit log has fewer than {count} records"));
+        let since = match since {
+            None => None,
+            Some(count) => Some((count, ledger.prove_since(&checkpoint, count)?.ok_or_else(|| fewer(count))?)),
         };
-        let found = ledger.audit_since(count)?;
-        let (checkpoint, proof) =
-            found.ok_or_else(|| Refusal::NotFound(format!("the audit log has fewer than {count} records")))?;
-        Ok(audit::show_checkpoint(&checkpoint, Some((count, proof)), H::KIND.name()))
+        Ok(audit::show_checkpoint((&checkpoint, &state), since, H::KIND.name()))
     }
 
     fn history(
@@ -1681,6 +1683,10 @@ impl<H: Hasher> Engine for Local<H> {
         Ok(self.ledger().verify_audit(progress)?)
     }
 
+    fn known_of(&self, height: Height) -> Result<KnownOfHeight, Failure> {
+        Ok(self.ledger().known_of(height)?)
+    }
+
     fn export_audit(
         &self,
         from: Option<u64>,
@@ -1688,13 +1694,13 @@ impl<H: Hasher> Engine for Local<H> {
         line: &mut dyn FnMut(&serde_json::Value) -> Result<(), Failure>,
     ) -> Result<std::ops::Range<u64>, Failure> {
         let ledger = self.ledger();
-        let (kept, checkpoint) = (ledger.audit_range()?, ledger.audit_checkpoint()?);
+        let (kept, (checkpoint, state)) = (ledger.audit_range()?, ledger.prove_checkpoint()?);
         let range = from.unwrap_or(kept.start)..to.unwrap_or(kept.end);
         if range.start > range.end || range.end > kept.end {
             let message = format!("there are no records {} to {}: the log has {}", range.start, range.end, kept.end);
             return Err(Failure::not_found(message));
         }
-        let shown = audit::show_checkpoint(&checkpoint, None, H::KIND.name());
+        let shown = audit::show_checkpoint((&checkpoint, &state), None, H::KIND.name());
         line(&audit::export_head(&shown, range.start, range.end))?;
         ledger.export_audit(&checkpoint, range.clone(), &mut |logged, proof| {
             line(&audit::export_line(&self.registry, logged, proof))

@@ -16,7 +16,7 @@ use crate::own_log::{OwnLog, standing};
 use clap::{Args, Subcommand};
 use keelstone_codec::{Decode as _, Height, Root, unhex};
 use keelstone_execution::PublicKey;
-use keelstone_ledger::{AuditProof, AuditVerdict, Checkpoint, LedgerError, NodeEvent};
+use keelstone_ledger::{AuditProof, AuditVerdict, Checkpoint, LedgerError, NodeEvent, SignedCheckpoint};
 use keelstone_tree::{Blake3, HashKind, Sha256};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -66,6 +66,9 @@ enum Action {
         /// A checkpoint that was kept: the log must go on from it
         #[arg(long, value_name = "FILE")]
         checkpoint: Option<PathBuf>,
+        /// The root you trust; without it the one in the export is used
+        #[arg(long, requires = "export")]
+        root: Option<String>,
     },
     /// Write records as lines of JSON, each with a proof of its place
     Export {
@@ -115,12 +118,11 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             let who = who.map_err(|error| Failure::usage(format!("--who: {error}")))?;
             show(&Wanted { from, height: height.map(Height), kind, who, limit: usize::from(limit) }, context)
         }
-        Action::Proof { index, root } => {
-            let root = root.map(|root| Root::from_hex(&root)).transpose();
-            proof(index, root.map_err(|error| Failure::usage(format!("--root: {error}")))?, context)
+        Action::Proof { index, root } => proof(index, trusted(root)?, context),
+        Action::Verify { export: Some(file), checkpoint, root } => {
+            verify_file(&file, trusted(root)?, checkpoint.as_deref(), context)
         }
-        Action::Verify { export: Some(file), checkpoint } => verify_file(&file, checkpoint.as_deref(), context),
-        Action::Verify { export: None, checkpoint } => verify(checkpoint.as_deref(), context),
+        Action::Verify { export: None, checkpoint, .. } => verify(checkpoint.as_deref(), context),
         Action::Export { from, to, out } => export(from, to, out.as_deref(), context),
         Action::Node(options) => node::run(options, context),
         Action::Checkpoint { key, out } => checkpoint(&key, out.as_deref(), context),
@@ -139,6 +141,12 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             Ok(Exit::Ok)
         }
     }
+}
+
+/// The root a caller trusts.
+fn trusted(root: Option<String>) -> Result<Option<Root>, Failure> {
+    let root = root.map(|root| Root::from_hex(&root)).transpose();
+    root.map_err(|error| Failure::usage(format!("--root: {error}")))
 }
 
 fn show(wanted: &Wanted, context: &Context<'_>) -> Result<Exit, Failure> {
@@ -216,9 +224,11 @@ fn verify(file: Option<&Path>, context: &Context<'_>) -> Result<Exit, Failure> {
         }));
         return Ok(Exit::Integrity);
     }
-    if let Some(kept) = &kept {
-        let kept = &kept.checkpoint;
+    let mut known = None;
+    if let Some(SignedCheckpoint { checkpoint: kept, .. }) = &kept {
         check_goes_on(kept, &audit::read_checkpoint(&chain.audit_checkpoint(None)?)?)?;
+        let known = &*known.insert(chain.known_of(kept.height)?);
+        audit::check_known(kept, known)?;
         let answer = chain.audit_checkpoint(Some(kept.log.count()))?;
         let now = audit::read_checkpoint(&answer)?;
         if !kept.log.extends_to(&now.log, &audit::read_consistency(&answer)?) {
@@ -230,21 +240,30 @@ fn verify(file: Option<&Path>, context: &Context<'_>) -> Result<Exit, Failure> {
         }
     }
     out.say(out.ink(Ink::Good, "✓ every record is what its block says, and all are in the log of the state"));
-    if kept.is_some() {
+    // Of a height whose records were given up, and whose version is not kept, only the log can be compared.
+    let root_compared = known.is_some_and(|known| known.root.is_some());
+    if let Some(kept) = &kept {
         out.say(out.ink(Ink::Good, "✓ the log goes on from the checkpoint"));
+        let of_root = if root_compared { "" } else { "; its root is not known here any more" };
+        out.row("checkpoint", format_args!("height {}{of_root}", grouped(kept.checkpoint.height.0)));
+        out.row("signed by", kept.signer);
     }
     out.row("records", format_args!("{} to {}", grouped(first), grouped(count)));
     out.emit(&json!({
         "valid": true, "first": first, "count": count, "verified": verified, "checkpoint": kept.is_some(),
+        "checkpoint_root_compared": root_compared, "checkpoint_signer": kept.map(|kept| kept.signer.to_string()),
     }));
     Ok(Exit::Ok)
 }
 
-/// Refuses a checkpoint of another chain, or one that the log is shorter than.
+/// Refuses a checkpoint of another chain, or one that the log is shorter than, or the chain below.
 fn check_goes_on(kept: &Checkpoint, found: &Checkpoint) -> Result<(), Failure> {
-    if !audit::same_chain(kept, found) {
-        let message = format!("the checkpoint is of chain {}, this is {}", kept.chain_id, found.chain_id);
-        return Err(Failure::integrity(message));
+    audit::check_same_chain(kept, found)?;
+    if kept.height > found.height {
+        let (kept, found) = (kept.height, found.height);
+        return Err(Failure::integrity(format!(
+            "the checkpoint is of height {kept}, the chain is at {found}: it was cut"
+        )));
     }
     if kept.log.count() > found.log.count() {
         let (kept, found) = (kept.log.count(), found.log.count());
@@ -278,22 +297,37 @@ fn lines(file: &Path) -> Result<impl Iterator<Item = Result<String, Failure>>, F
     }))
 }
 
-fn verify_file(file: &Path, checkpoint: Option<&Path>, context: &Context<'_>) -> Result<Exit, Failure> {
-    let trusted = checkpoint.map(|file| audit::read_signed(&read_input(file)?)).transpose()?;
-    let trusted = trusted.as_ref().map(|signed| &signed.checkpoint);
+fn verify_file(
+    file: &Path,
+    root: Option<Root>,
+    checkpoint: Option<&Path>,
+    context: &Context<'_>,
+) -> Result<Exit, Failure> {
+    let signed = checkpoint.map(|file| audit::read_signed(&read_input(file)?)).transpose()?;
+    let kept = signed.as_ref().map(|signed| &signed.checkpoint);
     let out = context.out;
-    match audit::verify_export(&context.application.registry, lines(file)?, trusted)? {
+    match audit::verify_export(&context.application.registry, lines(file)?, root, kept)? {
         Ok(exported) => {
             out.say(out.ink(Ink::Good, "✓ every record of the export is in the log at its place"));
             out.row("records", format_args!("{} from {}", grouped(exported.records), grouped(exported.from)));
-            let source =
-                if exported.compared { "as in the checkpoint" } else { "from the export: trust it on other grounds" };
-            out.row("log", format_args!("{} ({source})", short(exported.checkpoint.log.root())));
-            out.row("root", exported.checkpoint.root.0);
+            let found = &exported.checkpoint;
+            out.row("chain", format_args!("{}, genesis {}", found.chain_id, short(found.genesis_hash)));
+            let trust = if root.is_some() { "given" } else { "the export's own: compare it with one you trust" };
+            out.row("root", format_args!("{} ({trust})", found.root.0));
+            out.row("log", format_args!("{}, in the state of this root", short(found.log.root())));
+            let last = exported.last.map_or_else(|| "none".to_owned(), |last| grouped(last.0));
+            out.row("last block", last);
+            if let Some(signed) = &signed {
+                out.row("checkpoint", format_args!("height {}", grouped(signed.checkpoint.height.0)));
+                out.row("signed by", signed.signer);
+            }
+            // The height above the last record is nowhere in the state.
             out.emit(&json!({
-                "valid": true, "from": exported.from, "records": exported.records,
-                "log_root": exported.checkpoint.log.root().to_string(), "root": exported.checkpoint.root.0,
-                "height": exported.checkpoint.height.0, "checkpoint": exported.compared,
+                "valid": true, "from": exported.from, "records": exported.records, "root": found.root.0,
+                "root_given": root.is_some(), "chain_id": found.chain_id.as_str(), "genesis_hash": found.genesis_hash,
+                "hasher": exported.hasher, "log_root": found.log.root().to_string(), "last_block": exported.last,
+                "claimed": { "height": found.height.0 }, "checkpoint": signed.is_some(),
+                "checkpoint_signer": signed.as_ref().map(|signed| signed.signer.to_string()),
             }));
             Ok(Exit::Ok)
         }
@@ -335,7 +369,10 @@ fn export(from: Option<u64>, to: Option<u64>, file: Option<&Path>, context: &Con
 fn checkpoint(key: &str, file: Option<&Path>, context: &Context<'_>) -> Result<Exit, Failure> {
     let key = context.keys().load(key)?;
     let answer: api::AuditCheckpoint = context.chain()?.audit_checkpoint(None)?;
-    let signed = audit::read_checkpoint(&answer)?.sign(&key);
+    // Nothing is signed that the state of its root does not say.
+    let (checkpoint, _) = audit::proven_checkpoint(&answer)
+        .map_err(|failure| Failure::integrity(format!("where the log stands: {}", failure.message)))?;
+    let signed = checkpoint.sign(&key);
     let value = audit::signed_json(&signed);
     let text = format!("{value}\n");
     let Some(file) = file else {
@@ -402,7 +439,7 @@ mod tests {
             Ok(())
         };
         chain.export_audit(None, None, &mut line).expect("exported");
-        is_damage_or_nothing(&export, &|file| match audit::verify_export(&standard(), lines(file)?, None)? {
+        is_damage_or_nothing(&export, &|file| match audit::verify_export(&standard(), lines(file)?, None, None)? {
             Ok(_) => Ok(Exit::Ok),
             Err(_) => Ok(Exit::Integrity),
         });
