@@ -17,6 +17,7 @@ fn a_chain_without_peers_is_checked_against_itself() {
         let found = expect(home.path(), 0, arguments);
         assert_eq!((&found["verdict"], &found["certified"]["by"]), (&json!("consistent"), &json!("own_blocks")));
         assert_eq!((&found["whole_state"], &found["discrepancies"]), (&json!(false), &json!([])));
+        assert_eq!(found["every_value_read"], json!(arguments.contains(&"--full")));
     }
     let status = expect(home.path(), 0, &["check", "status"]);
     assert_eq!((&status["running"], &status["cursor"]["passes"]), (&json!(false), &json!(3)));

@@ -270,7 +270,7 @@ fn a_home_that_does_not_say_what_counts_is_damaged_and_can_be_had_again() {
             assert_eq!(keelstone(place.path(), command).status.code(), Some(12), "{damage}: {command:?}");
         }
         assert_eq!(files(place.path()), before, "{damage}: nothing was removed");
-        let restore = |yes: &[&'static str]| [&["snapshot", "restore", "2"], yes, &ROOMY].concat();
+        let restore = |yes: &[&'static str]| [&["snapshot", "restore", "2", "--root", &root], yes, &ROOMY].concat();
         expect(place.path(), 2, &restore(&[]));
         assert_eq!(expect(place.path(), 0, &restore(&["--yes"]))["warnings"], json!([]), "{damage}");
         let status = expect(place.path(), 0, &["status"]);
@@ -315,7 +315,7 @@ fn a_recovery_over_blocks_that_are_gone_says_so() {
 /// spec: STORE-5. Snapshots of a history that is given up go with it: where another holds them, nothing is begun.
 #[test]
 fn a_state_is_not_replaced_while_another_holds_the_snapshots() {
-    let (home, _) = busy_chain();
+    let (home, second) = busy_chain();
     let place = tempfile::tempdir().unwrap();
     copy(home.path(), place.path());
     send(home.path(), 0, &json!([post("fourth")]));
@@ -330,7 +330,8 @@ fn a_state_is_not_replaced_while_another_holds_the_snapshots() {
     let held = fs::File::options().write(true).open(place.path().join("data/snapshots/LOCK")).unwrap();
     held.lock().unwrap();
     let sync = ["sync", "--from", mirror, "--yes", "--trust-hash", &root, "--trust-height", "4"];
-    let all: [&[&str]; 3] = [&["rollback", "2", "--yes"], &["snapshot", "restore", "2", "--yes"], &sync];
+    let restore = ["snapshot", "restore", "2", "--root", &second, "--yes"];
+    let all: [&[&str]; 3] = [&["rollback", "2", "--yes"], &restore, &sync];
     for command in all {
         expect(place.path(), 11, &[command, &ROOMY].concat());
         let after = expect(place.path(), 0, &["status"]);

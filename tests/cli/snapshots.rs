@@ -4,6 +4,7 @@
 use crate::support::{Node, chain, expect, keelstone, post, program, register, send};
 use keelstone::codec::{Decode as _, Encode as _, Hash, Height, Root};
 use keelstone::sync::delta::Delta;
+use keelstone::sync::library::Index;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -97,6 +98,90 @@ fn a_snapshot_travels_to_another_home_and_comes_to_the_same_root() {
         }
         assert_eq!(node.get("/v1/blocks/4").0, 200);
     }
+}
+
+/// A snapshot's directory with another height, whose index is made anew.
+fn of_height(directory: &Path, to: &Path, height: u64) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if !name.ends_with(".snapshot") {
+            fs::copy(entry.path(), to.join(name)).unwrap();
+            continue;
+        }
+        let mut index = Index::from_bytes(&fs::read(entry.path()).unwrap()).unwrap();
+        index.metadata.height = Height(height);
+        fs::write(to.join(format!("{height:020}-1.snapshot")), index.to_bytes()).unwrap();
+    }
+}
+
+/// spec: SNAP-19. An archive's height is its maker's word, and the state says as much of it as it can: no home is made of one that
+/// no block could follow. Above the last record nothing is known, since a chain may stand still.
+#[test]
+fn an_archive_of_another_height_is_refused_where_its_state_says_so() {
+    let home = busy_chain();
+    let made = snapshot(home.path(), 0, &["create"]);
+    let carried = tempfile::tempdir().unwrap();
+    let directory = carried.path().join("state");
+    snapshot(home.path(), 0, &["export", "3", directory.to_str().unwrap()]);
+    let root = made["root"].as_str().unwrap();
+    for height in [2, 1, (1 << 62) + 1, u64::MAX - 2, u64::MAX - 1] {
+        let other = carried.path().join(format!("at-{height}"));
+        of_height(&directory, &other, height);
+        let archive = other.to_str().unwrap();
+        let (place, genesis) = sibling(home.path());
+        snapshot(home.path(), 12, &["verify", archive, "--root", root]);
+        snapshot(place.path(), 12, &["verify", archive, "--root", root, "--restore"]);
+        snapshot(home.path(), 12, &["import", archive, "--root", root]);
+        snapshot(place.path(), 12, &["restore", archive, "--root", root, "--genesis", &genesis]);
+        assert!(!place.path().join("data/CURRENT").exists(), "nothing counts");
+        let out = place.path().join("new.json");
+        snapshot(place.path(), 12, &["to-genesis", archive, "--chain-id", "new", "--out", out.to_str().unwrap()]);
+    }
+    let idle = carried.path().join("idle");
+    of_height(&directory, &idle, 70);
+    let (place, genesis) = sibling(home.path());
+    let archive = idle.to_str().unwrap();
+    assert_eq!(snapshot(home.path(), 0, &["verify", archive, "--root", root])["last_block"], 3);
+    let restored = snapshot(place.path(), 0, &["restore", archive, "--root", root, "--genesis", &genesis]);
+    assert_eq!((&restored["height"], &restored["last_block"]), (&json!(70), &json!(3)));
+    fs::create_dir_all(place.path().join("keys")).unwrap();
+    fs::copy(home.path().join("keys/producer.key.json"), place.path().join("keys/producer.key.json")).unwrap();
+    send(place.path(), 0, &json!([post("it goes on")]));
+    assert_eq!(expect(place.path(), 0, &["status"])["height"], 71);
+}
+
+/// spec: CHECK-1. What was put here and nobody vouched for is not known to be the chain's, until blocks are made on it.
+#[test]
+fn a_restored_state_is_certified_by_a_root_that_was_given_or_by_blocks_made_on_it() {
+    let home = busy_chain();
+    let made = snapshot(home.path(), 0, &["create"]);
+    let carried = tempfile::tempdir().unwrap();
+    let tar = carried.path().join("state.tar");
+    let tar = tar.to_str().unwrap();
+    snapshot(home.path(), 0, &["export", "3", tar]);
+    let restore = |more: &[&str]| {
+        let (place, genesis) = sibling(home.path());
+        let restored = snapshot(place.path(), 0, &[&["restore", tar, "--genesis", &genesis], more].concat());
+        (place, restored["warnings"].clone())
+    };
+    let (place, warnings) = restore(&["--root", made["root"].as_str().unwrap()]);
+    assert_eq!(warnings, json!([]));
+    let found = expect(place.path(), 0, &["check"]);
+    assert_eq!((&found["verdict"], &found["certified"]["by"]), (&json!("consistent"), &json!("given")));
+
+    let (place, warnings) = restore(&[]);
+    assert!(warnings[0].as_str().unwrap().contains("--root"), "{warnings}");
+    for arguments in [&["check"][..], &["check", "--full"]] {
+        let found = expect(place.path(), 17, arguments);
+        assert_eq!((&found["verdict"], &found["certified"]), (&json!("unknown"), &json!(null)), "{found}");
+    }
+    fs::create_dir_all(place.path().join("keys")).unwrap();
+    fs::copy(home.path().join("keys/producer.key.json"), place.path().join("keys/producer.key.json")).unwrap();
+    send(place.path(), 0, &json!([post("on it")]));
+    let found = expect(place.path(), 0, &["check"]);
+    assert_eq!((&found["verdict"], &found["certified"]["by"]), (&json!("consistent"), &json!("own_blocks")));
 }
 
 /// a snapshot of another network is no snapshot of this one.
@@ -454,6 +539,8 @@ fn a_delta_takes_an_old_snapshot_to_a_later_height() {
     restore(12, &file("forged"), root);
     let restored = restore(0, &delta, root);
     assert_eq!((&restored["height"], &restored["root"]), (&json!(3), &status["root"]));
+    // What it was restored from is named with the height it is of.
+    assert_eq!((&restored["snapshot"]["height"], &restored["hash"]), (&json!(1), &json!(null)), "{restored}");
     // In two steps it is the same, in their order only, and the last of them is found out as well.
     let steps = [("1", "2", file("first")), ("2", "3", file("second"))];
     for (from, to, delta) in &steps {

@@ -994,6 +994,16 @@ impl<H: Hasher> Ledger<H> {
         Ok(root)
     }
 
+    /// Whether this node committed a block, or took a height in from others, at this height or above: then the database says so.
+    ///
+    /// # Errors
+    /// What the database says.
+    // spec: CHECK-4, RECOVER-6
+    pub fn went_through(&self, height: Height) -> Result<bool, StoreError> {
+        let range = Range { start: at(ROOT, height), ..Range::prefix(&[ROOT], 1) };
+        Ok(!self.kv.range(&range)?.is_empty())
+    }
+
     /// The root after a height; none if that version is no longer kept.
     ///
     /// # Errors

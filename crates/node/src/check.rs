@@ -130,6 +130,22 @@ pub(crate) trait Checked {
     ) -> Result<(Mended, Vec<(String, Gave)>), Failure>;
 }
 
+impl<H: Hasher> Local<H> {
+    /// What says that a root is the chain's where blocks are made without another engine: that blocks were made, or taken in,
+    /// here, or that whoever had the state put here trusted it. A state that merely lies here says nothing.
+    // spec: CHECK-1
+    fn certified_here(&self, at: Version) -> Result<Certified, Failure> {
+        let live = self.live();
+        if at.height <= live.ledger.genesis_height() || live.ledger.went_through(at.height)? {
+            return Ok(Certified::Here);
+        }
+        match live.generation.given()? == Some((at.height, at.root)) {
+            true => Ok(Certified::Given),
+            false => Ok(Certified::Nothing),
+        }
+    }
+}
+
 /// One after the other.
 struct Both<'a>(&'a mut dyn Supplier, &'a mut dyn Supplier);
 
@@ -174,7 +190,7 @@ impl<H: Hasher> Checked for Local<H> {
             }
         }
         let certified = match self.genesis.validators.is_empty() {
-            true => Certified::Here,
+            true => self.certified_here(at)?,
             false => certified_root(self as &dyn Consensus, &ledger.facts().chain_id, height)
                 .map_or(Certified::Nothing, Certified::Root),
         };
@@ -461,7 +477,7 @@ impl Service {
     /// Makes a check now.
     fn check(&self, depth: Depth) -> Result<Value, Failure> {
         let report = self.inner.check(depth, None)?;
-        Ok(show(&report, self.inner.checker().cursor()))
+        Ok(show_checked(&report, depth, self.inner.checker().cursor()))
     }
 
     /// Looks at all of it, and mends what is damaged.
@@ -650,6 +666,7 @@ pub(crate) fn show(report: &Report, cursor: &Cursor) -> Value {
     let certified = match report.certified {
         Certified::Root(root) => json!({ "by": "consensus", "root": root.to_string() }),
         Certified::Here => json!({ "by": "own_blocks", "root": report.at.root.to_string() }),
+        Certified::Given => json!({ "by": "given", "root": report.at.root.to_string() }),
         Certified::Nothing => Value::Null,
     };
     json!({
@@ -663,6 +680,13 @@ pub(crate) fn show(report: &Report, cursor: &Cursor) -> Value {
         "peers": report.peers.iter().map(show_opinion).collect::<Vec<_>>(),
         "cursor": show_cursor(cursor),
     })
+}
+
+/// As [`show`], of a check that was made now: whether every stored value was read beside the sample.
+pub(crate) fn show_checked(report: &Report, depth: Depth, cursor: &Cursor) -> Value {
+    let mut shown = show(report, cursor);
+    shown["every_value_read"] = (depth == Depth::Full).into();
+    shown
 }
 
 /// A cursor as JSON.

@@ -27,9 +27,9 @@ use keelstone_codec::{ChainId, Decode as _, Encode as _, Hash, Height, Key, Name
 use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, SessionId};
 use keelstone_ledger::{
     AuditVerdict, BlockError, BlockRecord, Bodies, ChangedBy, Committed, Genesis, GenesisError, InheritError,
-    Inherited, Json, KeyChange, KnownOfHeight, Ledger, LedgerError, LoggedRecord, NodeEvent, PoolError, PoolLimits, RebuildError,
-    Rebuilt, Refusal as TxRefusal, Refused, ReplayError, SecretKey, SignedAttestation, SignedTransaction, Standing,
-    TakeError, Transaction, TxId, Until, Witness, xian,
+    Inherited, Json, KeyChange, KnownOfHeight, Ledger, LedgerError, LoggedRecord, NodeEvent, PoolError, PoolLimits,
+    RebuildError, Rebuilt, Refusal as TxRefusal, Refused, ReplayError, SecretKey, SignedAttestation, SignedTransaction,
+    Standing, TakeError, Transaction, TxId, Unfit, Until, Witness, check_fits, xian,
 };
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
@@ -281,15 +281,16 @@ pub(crate) fn open_counted<H: Hasher>(path: &Path, options: Options) -> Result<S
 /// Hands the entries of a state over to whoever wants them, in order.
 pub(crate) type Feed<'a> = &'a mut dyn FnMut(Each<'_>) -> Result<(), Failure>;
 
-/// Builds a store of a state in an empty directory. Its root is computed anew, and compared; and so is the
-/// hash of the genesis it says it comes from, if one is expected.
+/// Builds a store of a state in an empty directory. Its root is computed anew, and compared; and so is what it says of its chain
+/// and its height, and of the genesis if one is expected. Gives the height of the last block in it.
+// spec: SNAP-19
 pub(crate) fn build_state(
     genesis: Option<&Genesis>,
     hasher: HashKind,
     directory: Arc<Directory>,
     target: (Height, Root),
     feed: Feed<'_>,
-) -> Result<(), Failure> {
+) -> Result<Option<Height>, Failure> {
     match hasher {
         HashKind::Blake3 => build_with::<Blake3>(genesis, directory, target, feed),
         HashKind::Sha256 => build_with::<Sha256>(genesis, directory, target, feed),
@@ -324,16 +325,32 @@ fn build_with<H: Hasher>(
     directory: Arc<Directory>,
     target: (Height, Root),
     feed: Feed<'_>,
-) -> Result<(), Failure> {
+) -> Result<Option<Height>, Failure> {
     let store = build_store::<H, Failure>(directory, Options::default(), target, feed)?;
-    let Some(genesis) = genesis else { return Ok(()) };
-    let expected = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.hash;
-    match keelstone_ledger::Chain::read(&store.view())?.map(|chain| chain.genesis_hash) {
-        Some(found) if found == expected => Ok(()),
-        Some(found) => {
-            Err(Failure::usage(format!("the genesis has hash {expected}, the snapshot's state belongs to {found}")))
-        }
-        None => Err(Failure::usage("the snapshot's state is that of no chain")),
+    let chain = match genesis {
+        None => check_fits(&store.view(), target.0, None).map_err(unfit)?,
+        Some(genesis) => check_fits_genesis(&store.view(), target.0, genesis)?,
+    };
+    Ok(chain.tip)
+}
+
+/// Checks that a state from elsewhere can be that of the chain of a genesis at a height.
+// spec: SNAP-19
+pub(crate) fn check_fits_genesis(
+    state: &dyn keelstone_tree::Read,
+    height: Height,
+    genesis: &Genesis,
+) -> Result<keelstone_ledger::Chain, Failure> {
+    let hash = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.hash;
+    check_fits(state, height, Some((&genesis.facts(), hash))).map_err(unfit)
+}
+
+/// Whoever handed the state over is at fault, or gave the genesis of another chain beside it.
+pub(crate) fn unfit(error: Unfit) -> Failure {
+    match error {
+        Unfit::NoChain | Unfit::OtherGenesis { .. } => Failure::usage(error.to_string()),
+        Unfit::Read(error) => StoreError::from(error).into(),
+        error => Failure::integrity(error.to_string()),
     }
 }
 
@@ -430,6 +447,11 @@ impl Aside {
     pub(crate) fn directory(&self) -> Result<Arc<Directory>, Failure> {
         let state = self.generation.state();
         Ok(Arc::new(Directory::new(&state).map_err(|error| Failure::io(state.display(), &error))?))
+    }
+
+    /// Notes that somebody who trusts the root had this state built.
+    pub(crate) fn mark_given(&self, height: Height, root: Root) -> Result<(), Failure> {
+        self.generation.mark_given(height, root)
     }
 
     /// Removes what was built so far, to build it again.

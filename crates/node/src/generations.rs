@@ -4,7 +4,8 @@
 //! data/LOCK            held by the one process that uses the directory
 //! data/CURRENT         the name of the generation that counts
 //! data/gen-000001/     a generation: state/, blocks.redb and its blocks.wal; `counted`, once it counts; and `unconfirmed`,
-//!                      if nothing but a snapshot speaks for it, or `hollow`, if it lacks the state that its chain inherited;
+//!                      if nothing but a snapshot speaks for it, `given`, if its root was trusted, or `hollow`, if it lacks
+//!                      the state that its chain inherited;
 //!                      `put-back`, as long as snapshots may lie here of a history that it had above
 //! data/blocks-of-gen-000001/   blocks of a generation that is gone, which nothing removes
 //! ```
@@ -14,7 +15,7 @@
 //! `CURRENT` is lost, a generation that counted is the chain: that is damage, and nothing is swept.
 
 use crate::exit::{Exit, Failure};
-use keelstone_codec::Height;
+use keelstone_codec::{Height, Root};
 use keelstone_store::files::{Directory, Files as _, Guard, LockError};
 use std::ffi::OsStr;
 use std::fs;
@@ -39,6 +40,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 const UNCONFIRMED: &str = "unconfirmed";
 /// A height that a state was put back to, as long as snapshots may lie here of the history that it had above.
 const PUT_BACK: &str = "put-back";
+/// The height and the root of a state whose root was trusted by whoever had it put here.
+const GIVEN: &str = "given";
 /// There is no such file in a state that is whole.
 const HOLLOW: &str = "hollow";
 
@@ -479,6 +482,30 @@ impl Generation {
         }
     }
 
+    /// The height and the root that somebody trusted when this state was put here; none where nobody did.
+    // spec: CHECK-1
+    pub(crate) fn given(&self) -> Result<Option<(Height, Root)>, Failure> {
+        let path = self.path.join(GIVEN);
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                let said = text.strip_suffix('\n').and_then(|text| text.split_once(' '));
+                let said =
+                    said.and_then(|(height, root)| Some((Height(height.parse().ok()?), Root::from_hex(root).ok()?)));
+                let damaged = || Failure::integrity(format!("{} names no height and root: {text:?}", path.display()));
+                said.map(Some).ok_or_else(damaged)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Failure::io(path.display(), &error)),
+        }
+    }
+
+    /// Notes it. Durable once the generation is switched to.
+    pub(crate) fn mark_given(&self, height: Height, root: Root) -> Result<(), Failure> {
+        let path = self.path.join(GIVEN);
+        let text = format!("{height} {root}\n");
+        write_durable(&path, text.as_bytes()).map_err(|error| Failure::io(path.display(), &error))
+    }
+
     /// Takes over the files of another generation, all that is not its state nor the mark that it counts, durably.
     pub(crate) fn take_over_files(&self, other: &Self) -> Result<(), Failure> {
         let copy = || -> io::Result<()> {
@@ -805,5 +832,13 @@ mod tests {
         assert_eq!(generation.unconfirmed().unwrap(), None);
         fs::write(generation.path.join(UNCONFIRMED), "7").unwrap();
         assert_eq!(generation.unconfirmed().unwrap_err().exit, Exit::Integrity);
+        assert_eq!(generation.given().unwrap(), None);
+        let root = Root(keelstone_codec::Hash([7; 32]));
+        generation.mark_given(Height(70), root).unwrap();
+        assert_eq!(generation.given().unwrap(), Some((Height(70), root)));
+        for text in ["70", "70 07\n", "x 07\n", ""] {
+            fs::write(generation.path.join(GIVEN), text).unwrap();
+            assert_eq!(generation.given().unwrap_err().exit, Exit::Integrity, "{text:?}");
+        }
     }
 }

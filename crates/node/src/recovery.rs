@@ -28,7 +28,8 @@ use elsewhere::{Offers, Others};
 use keelstone_codec::{Encode as _, Height, Root, Timestamp};
 use keelstone_execution::{PublicKey, Registry};
 use keelstone_ledger::{
-    Bodies, Genesis, Ledger, LedgerError, NodeEvent, NodeStep, PoolLimits, SecretKey, Signature, Standing, cut, verify,
+    Bodies, Genesis, Ledger, LedgerError, NodeEvent, NodeStep, PoolLimits, SecretKey, Signature, Standing, Unfit,
+    check_fits, cut, verify,
 };
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
@@ -39,7 +40,7 @@ use keelstone_sync::recovery::{
     Built, Depth, Failed, Outcome, Report, SignedReport, Strategy, Target, Trust, World, by_time, recover,
 };
 use keelstone_sync::snapshot::SnapshotParams;
-use keelstone_tree::{Blake3, HashKind, Hasher, KeyRange, MemoryTree, Read as _, Sha256};
+use keelstone_tree::{Blake3, HashKind, Hasher, KeyRange, MemoryTree, Read as _, ReadError, Sha256};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -144,8 +145,8 @@ struct Place<'a, H: Hasher> {
     replaced: Replaced,
     /// What is built.
     aside: Option<Generation>,
-    /// The height of it, once it was checked.
-    stands: Option<Height>,
+    /// What was built there, once it was checked.
+    checked: Option<Version>,
     /// The blocks here; or why there are none.
     bodies: Result<Bodies, Failed>,
     /// Whoever can be asked, once somebody was.
@@ -223,7 +224,7 @@ impl<'a, H: Hasher> Place<'a, H> {
             generations,
             replaced,
             aside: None,
-            stands: None,
+            checked: None,
             bodies,
             others: None,
             offers: BTreeMap::new(),
@@ -572,12 +573,11 @@ impl<'a, H: Hasher> Place<'a, H> {
         let needed = target.height.0.saturating_sub(height.0);
         let ledger = self.ledger_over(store, generation)?;
         let expected = self.genesis.first_state().map_err(|error| Failed::Damaged(error.to_string()))?.hash;
-        if ledger.genesis_hash() != expected {
-            let found = ledger.genesis_hash();
-            return Err(Failed::Misbehaved(format!(
-                "the state belongs to genesis {found}, this chain's is {expected}"
-            )));
-        }
+        // spec: SNAP-19
+        check_fits(&ledger.view(), height, Some((&self.genesis.facts(), expected))).map_err(|error| match error {
+            Unfit::Read(error) if !matches!(error, ReadError::Damaged { .. }) => Failed::Machine(error.to_string()),
+            error => Failed::Misbehaved(format!("the state is not one of this chain: {error}")),
+        })?;
         self.run_blocks(strategy, ledger, needed, target)
     }
 
@@ -943,8 +943,9 @@ impl<H: Hasher> World for Place<'_, H> {
         let ledger =
             Ledger::open(store, kv.clone(), self.registry.clone(), PoolLimits::default()).map_err(of_ledger)?;
         self.look_for_lost(&ledger, kv)?;
-        self.stands = Some(ledger.height());
-        Ok(Version { height: ledger.height(), root: ledger.root() })
+        let version = Version { height: ledger.height(), root: ledger.root() };
+        self.checked = Some(version);
+        Ok(version)
     }
 
     fn discard(&mut self) {
@@ -958,8 +959,12 @@ impl<H: Hasher> World for Place<'_, H> {
 
     fn settle(&mut self) -> Result<(), Failed> {
         let Some(aside) = self.aside.take() else { return Err(Failed::Unsound("nothing was built".to_owned())) };
-        let put_back = self.stands.take().map_or(Ok(()), |height| aside.mark_put_back(height)).map_err(machine);
-        let kept = put_back.and_then(|()| self.keep_blocks());
+        // What it came to was compared with the target, whose root is trusted.
+        let noted = self.checked.take().map_or(Ok(()), |Version { height, root }| {
+            aside.mark_given(height, root)?;
+            aside.mark_put_back(height)
+        });
+        let kept = noted.map_err(machine).and_then(|()| self.keep_blocks());
         if let Err(failed) = kept.and_then(|()| self.generations.switch(&aside).map_err(machine)) {
             self.aside = Some(aside);
             return Err(failed);

@@ -16,7 +16,7 @@ use crate::generations::Generation;
 use crate::own_log::{Stood, Who};
 use crate::room;
 use keelstone_codec::{Height, Key, Namespace, Root};
-use keelstone_ledger::{NodeEvent, Standing, cut};
+use keelstone_ledger::{NodeEvent, Standing, check_fits, cut};
 use keelstone_store::files::Directory;
 use keelstone_store::{Store, StoreError};
 use keelstone_sync::snapshot::{
@@ -248,12 +248,11 @@ impl<H: Hasher> Local<H> {
         let built = self.build(restore, &generation, height, root);
         let settled = built.and_then(|store| {
             let live = self.over(generation.clone(), store).map_err(abort)?;
-            if live.ledger.genesis_hash() != self.ledger().genesis_hash() {
-                let (found, ours) = (live.ledger.genesis_hash(), self.ledger().genesis_hash());
-                let reason =
-                    format!("the state's genesis has hash {found}, ours has {ours}: genesis.json is of another chain");
-                return Err(ChunkVerdict::Abort { reason });
-            }
+            let ours = self.ledger();
+            // spec: SNAP-19. The root is verified: what does not fit is our own genesis.json.
+            check_fits(&live.ledger.view(), height, Some((ours.facts(), ours.genesis_hash()))).map_err(|error| {
+                ChunkVerdict::Abort { reason: format!("genesis.json is of another chain: {error}") }
+            })?;
             live.generation.mark_unconfirmed(height).map_err(abort)?;
             self.replace(live).map_err(abort)
         });

@@ -433,6 +433,9 @@ impl Decode for Delta {
         let (chain_id, hasher) = (ChainId::decode(input)?, HashKind::decode(input)?);
         let from = (Height::decode(input)?, Root::decode(input)?);
         let to = (Height::decode(input)?, Root::decode(input)?);
+        if to.0 == Height(u64::MAX) {
+            return Err(DecodeError::Invalid { what: "heights of a delta: no chain comes to the last there is" });
+        }
         if from.0 >= to.0 {
             return Err(DecodeError::Invalid { what: "heights of a delta: it leads backwards" });
         }

@@ -156,8 +156,12 @@ fn a_delta_of_something_else_is_refused_by_what_differs() {
     }
     let backwards = Delta::between(chain(), HashKind::Blake3, (&versions.1, to), (&versions.0, from));
     assert!(matches!(backwards, Err(DeltaError::Heights { .. })));
-    let encoded = Delta { from: to, to: from, ..delta }.to_bytes();
+    let encoded = Delta { from: to, to: from, ..delta.clone() }.to_bytes();
     assert!(matches!(Delta::from_bytes(&encoded), Err(DecodeError::Invalid { .. })));
+    // No state has the last height there is.
+    let last = |height| Delta::from_bytes(&Delta { to: (Height(height), to.1), ..delta.clone() }.to_bytes());
+    assert!(last(u64::MAX - 1).is_ok());
+    assert!(matches!(last(u64::MAX), Err(DecodeError::Invalid { .. })));
 }
 
 /// spec: SNAP-17. There is one delta between two versions: a write that changes nothing is refused.

@@ -99,7 +99,7 @@ fn check(depth: Depth, context: &Context<'_>) -> Result<Exit, Failure> {
         Some(shown) => shown,
         None => alone(depth, context)?,
     };
-    show(&shown, depth, context);
+    show(&shown, context);
     context.out.emit(&shown);
     Ok(match shown["verdict"].as_str() {
         Some("consistent") => Exit::Ok,
@@ -185,10 +185,10 @@ fn alone(depth: Depth, context: &Context<'_>) -> Result<Value, Failure> {
     let (sample, report) = checked?;
     checker.found(&sample, report.clone());
     check::write_cursor(&context.home, checker.cursor())?;
-    Ok(check::show(&report, checker.cursor()))
+    Ok(check::show_checked(&report, depth, checker.cursor()))
 }
 
-fn show(shown: &Value, depth: Depth, context: &Context<'_>) {
+fn show(shown: &Value, context: &Context<'_>) {
     let out = context.out;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let number = |value: &Value| grouped(value.as_u64().unwrap_or_default());
@@ -206,11 +206,12 @@ fn show(shown: &Value, depth: Depth, context: &Context<'_>) {
     out.row("root", text(&shown["root"]));
     let certified = match shown["certified"]["by"].as_str() {
         Some("consensus") => "by consensus".to_owned(),
+        Some("given") => "by the root that was given when the state was put here".to_owned(),
         Some(_) => "by the blocks made here".to_owned(),
         None => "not yet".to_owned(),
     };
     out.row("certified", certified);
-    let of_all = if depth == Depth::Full { "; every stored value was read" } else { ", a sample" };
+    let of_all = if shown["every_value_read"] == json!(true) { "; every stored value was read" } else { ", a sample" };
     out.row("entries read", format_args!("{}{of_all}", number(&shown["entries_read"])));
     out.row("whole passes", number(&shown["cursor"]["passes"]));
     for opinion in shown["peers"].as_array().into_iter().flatten() {

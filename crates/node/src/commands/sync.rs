@@ -197,6 +197,7 @@ impl Sync<'_> {
         if self.fresh {
             home.write_genesis(&self.genesis)?;
         }
+        aside.mark_given(version.height, version.root)?;
         let left = aside.settle_at(version.height)?;
         // It has served: what cannot be removed is in nobody's way, and is cleared by the next sync.
         let _ = std::fs::remove_dir_all(home.joining());
@@ -401,7 +402,7 @@ impl Sync<'_> {
                 },
             );
             match built {
-                Ok(()) => {
+                Ok(_) => {
                     shown.done();
                     drop(joiner.step(joining.now(), Event::Built));
                     return Ok((version, progress));

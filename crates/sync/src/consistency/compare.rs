@@ -49,6 +49,8 @@ pub enum Certified {
     Root(Root),
     /// This node makes the blocks: its own record of them is all there is to certify.
     Here,
+    /// Whoever had the state put here trusted this root, and no block was made on it since.
+    Given,
     /// Nothing yet.
     Nothing,
 }
@@ -167,7 +169,7 @@ impl Report {
         let damaged = self.discrepancies.iter().any(|found| matches!(found, Discrepancy::Storage { .. }));
         let certified = match self.certified {
             Certified::Root(root) => root == self.at.root,
-            Certified::Here => true,
+            Certified::Here | Certified::Given => true,
             Certified::Nothing => false,
         };
         (damaged && certified).then_some(self.at)
@@ -252,7 +254,7 @@ pub fn compare<H: Hasher>(
     let certain = match certified {
         Certified::Root(_) => true,
         // Nobody else to ask is not the same as nobody who answers.
-        Certified::Here => peers.is_empty(),
+        Certified::Here | Certified::Given => peers.is_empty(),
         Certified::Nothing => false,
     };
     let agreed = opinions.iter().any(|opinion| opinion.said == Said::Agrees);

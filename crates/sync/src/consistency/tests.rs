@@ -363,6 +363,8 @@ fn a_report_says_what_each_peer_said() {
     assert_eq!(verdict(Certified::Nothing, &mut peers[2..4]), Verdict::Unknown);
     assert_eq!(verdict(Certified::Here, &mut peers[2..4]), Verdict::Unknown, "whoever was to answer did not");
     assert_eq!(verdict(Certified::Here, &mut []), Verdict::Consistent);
+    assert_eq!(verdict(Certified::Given, &mut []), Verdict::Consistent);
+    assert_eq!(verdict(Certified::Given, &mut peers[2..4]), Verdict::Unknown, "as who makes the blocks");
     assert_eq!(verdict(Certified::Nothing, &mut []), Verdict::Unknown);
     assert_eq!(verdict(Certified::Nothing, &mut peers[..1]), Verdict::Consistent);
     assert_eq!(verdict(Certified::Root(own.root()), &mut peers[2..4]), Verdict::Consistent);

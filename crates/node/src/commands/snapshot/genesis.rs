@@ -8,7 +8,7 @@
 //! A small state stands in the file. A larger one stays in the snapshot, which every node is given beside the file: the
 //! genesis names its root.
 
-use super::{Source, expected, genesis_if_any, show, trusted};
+use super::{Source, expected, fits, genesis_if_any, show, trusted};
 use crate::cli::Context;
 use crate::commands::init::{now, validator};
 use crate::commands::proof::FILE_BYTES_MAX;
@@ -126,6 +126,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let validators = options.validators.iter().map(|text| validator(text)).collect::<Result<Vec<_>, _>>()?;
     trusted(options.root.as_deref())?;
     let expected = expected(genesis_if_any(context)?.as_ref(), options.root.as_deref())?;
+    fits(&options.snapshot, &expected, None, context)?;
     let mut taken = Taken {
         state: (!options.inherit).then(BTreeMap::new),
         grants: (!options.no_grants).then(Vec::new),

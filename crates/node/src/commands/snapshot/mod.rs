@@ -17,7 +17,7 @@ use crate::api::Snapshot;
 use crate::cli::Context;
 use crate::config::Config;
 use crate::control::{self, Created, Request, Told};
-use crate::engine::snapshot_params;
+use crate::engine::{check_fits_genesis, snapshot_params, unfit};
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::newfile;
@@ -26,11 +26,12 @@ use crate::own_log::{OwnLog, Stood, Who};
 use crate::snapshots::{look_into_library, making, open_library, phase};
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
-use keelstone_codec::{Height, Root};
-use keelstone_ledger::{Genesis, NodeEvent, NodeStep};
+use keelstone_codec::{Height, Namespace, Root};
+use keelstone_ledger::{BlockRecord, CHAIN, Chain, Genesis, NodeEvent, NodeStep, check_fits, log_place};
 use keelstone_store::files::{Directory, Files as _};
 use keelstone_sync::library::{Expected, Info, Library, LibraryError, Origin, Progress, SnapshotId};
 use keelstone_sync::snapshot::FORMAT;
+use keelstone_tree::{Blake3, MemoryTree, ReadError};
 use serde_json::json;
 use std::convert::Infallible;
 use std::fs::File;
@@ -214,6 +215,46 @@ fn genesis_if_any(context: &Context<'_>) -> Result<Option<Genesis>, Failure> {
     }
 }
 
+/// Checks that a snapshot's state can be that of its chain at its height; no more of it is read, and proven, than that takes. Gives
+/// the height of the last block in it: above that the height is the word of whoever made the snapshot.
+// spec: SNAP-19
+fn fits(
+    snapshot: &Source,
+    expected: &Expected,
+    genesis: Option<&Genesis>,
+    context: &Context<'_>,
+) -> Result<Option<Height>, Failure> {
+    let info = snapshot.read(context, |origin| origin.inspect(expected))?;
+    let mut state = MemoryTree::<Blake3>::new();
+    let read = |state: &mut MemoryTree<Blake3>, (namespace, prefix): (Namespace, &[u8])| -> Result<(), Failure> {
+        let found = snapshot.read(context, |origin| origin.extract(expected, &namespace, prefix))?;
+        let writes = found.entries.into_iter().map(|(key, value)| (namespace.clone(), key, Some(value)));
+        state.apply(&writes.collect());
+        Ok(())
+    };
+    read(&mut state, (Namespace::new(CHAIN).expect("a constant"), b""))?;
+    let (audit, log) = log_place();
+    read(&mut state, (audit, &log))?;
+    let damaged = |error: ReadError| Failure::integrity(error.to_string());
+    if let Some(tip) = Chain::read(&state).map_err(damaged)?.and_then(|chain| chain.tip) {
+        let (blocks, key) = BlockRecord::place(tip);
+        read(&mut state, (blocks, &key))?;
+    }
+    let height = info.id.height;
+    let chain = match genesis {
+        Some(genesis) => check_fits_genesis(&state, height, genesis)?,
+        None => check_fits(&state, height, None).map_err(unfit)?,
+    };
+    match (&chain.facts.chain_id, chain.facts.hasher) == (&info.chain_id, info.hasher) {
+        true => Ok(chain.tip),
+        false => {
+            let (found, hasher) = (&chain.facts.chain_id, chain.facts.hasher);
+            let message = format!("the snapshot is of {}, its state of {found} under {hasher}", info.chain_id);
+            Err(Failure::integrity(message))
+        }
+    }
+}
+
 /// Shows progress on a bar.
 fn show(bar: &ProgressBar) -> impl FnMut(Progress) -> ControlFlow<()> + '_ {
     move |progress| {
@@ -314,18 +355,24 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         Action::List => list(context)?,
         Action::Inspect { snapshot, chunks } => inspect(&snapshot, chunks, context)?,
         Action::Verify { snapshot, root, restore } => {
-            let expected = expected(genesis_if_any(context)?.as_ref(), root.as_deref())?;
+            let genesis = genesis_if_any(context)?;
+            let expected = expected(genesis.as_ref(), root.as_deref())?;
             if restore {
-                restore::rehearse(&snapshot, &expected, &config, context)?;
+                restore::rehearse(&snapshot, &expected, genesis.as_ref(), &config, context)?;
             }
             let bar = out.progress("proving", 0);
             let proven = snapshot.read(context, |origin| origin.verify(&expected, &mut show(&bar)));
             bar.finish_and_clear();
             let info = proven?;
+            let last = fits(&snapshot, &expected, genesis.as_ref(), context)?;
             out.say(out.ink(Ink::Good, "✓ every chunk is proven against the root"));
             rows(out, &info);
+            out.row("last block", last.map_or_else(|| "none".to_owned(), |last| grouped(last.0)));
             say_trust(out, root.is_some(), snapshot.is_archive());
-            out.emit(&with(&info, json!({ "valid": true, "root_given": root.is_some(), "restored": restore })));
+            let found = json!({
+                "valid": true, "root_given": root.is_some(), "restored": restore, "last_block": last,
+            });
+            out.emit(&with(&info, found));
         }
         Action::Restore(options) => return restore::run(options, &config, context),
         Action::Export { height, to } => export(height, &to, &config, context)?,
@@ -333,9 +380,11 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             let genesis = context.home.read_genesis()?;
             let expected = expected(Some(&genesis), root.as_deref())?;
             let library = open_library(&context.home)?;
+            let from = Source::Archive(from);
+            fits(&from, &expected, Some(&genesis), context)?;
             let bar = out.progress("copying", 0);
-            let imported = Source::Archive(from)
-                .read(context, |origin| library.import(origin, &expected, reserve(&config), &mut show(&bar)));
+            let imported =
+                from.read(context, |origin| library.import(origin, &expected, reserve(&config), &mut show(&bar)));
             bar.finish_and_clear();
             let info = imported?;
             rows(out, &info);

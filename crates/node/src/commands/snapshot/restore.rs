@@ -3,7 +3,8 @@
 //! The state is built aside from proven chunks, its root is computed anew and compared, and only then is it the home's.
 //! What came before the snapshot is not in it: blocks and receipts begin at the next height.
 
-use super::{Source, delta, expected, genesis_for, show};
+use super::{Source, delta, expected, fits, genesis_for, show};
+use crate::api::Snapshot;
 use crate::cli::Context;
 use crate::commands::db::confirmed;
 use crate::config::Config;
@@ -65,6 +66,8 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
         expected.root = Some(first.from.1);
     }
     let info = options.snapshot.read(context, |origin| origin.inspect(&expected))?;
+    // Before anything is built, and again of what was.
+    fits(&options.snapshot, &expected, Some(&genesis), context)?;
     let (height, root) = deltas.last().map_or((info.id.height, info.root), |last| last.to);
     let started = Instant::now();
     // A state that cannot be opened is a reason to restore one.
@@ -99,12 +102,19 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
         let plan = Plan { snapshot: &options.snapshot, expected: &expected, deltas: &deltas, target: (height, root) };
         build(&plan, genesis.hasher, Some(&genesis), directory, context)
     });
-    if let Err(failure) = built {
-        aside.give_up();
-        let reason = cut(failure.message.clone());
-        own.note(Who::User, event, NodeStep::Failed { reason }, Stood { before, after: before })?;
-        return Err(failure);
-    }
+    let built = built.and_then(|last| match options.root {
+        Some(_) => aside.mark_given(height, root).map(|()| last),
+        None => Ok(last),
+    });
+    let last = match built {
+        Ok(last) => last,
+        Err(failure) => {
+            aside.give_up();
+            let reason = cut(failure.message.clone());
+            own.note(Who::User, event, NodeStep::Failed { reason }, Stood { before, after: before })?;
+            return Err(failure);
+        }
+    };
     if fresh {
         home.write_genesis(&genesis)?;
     }
@@ -114,24 +124,36 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
     let stood = Stood { before, after: Some(Standing { height, root }) };
     let noted = own.note(Who::User, event, NodeStep::Done, stood);
     let failed = forgotten.err().into_iter().chain(noted.err()).map(|failure| failure.message);
-    let warnings: Vec<String> = left.into_iter().chain(failed).collect();
+    let untrusted = options.root.is_none().then(|| {
+        "nothing but the snapshot says that this root is the chain's: compare it with one you trust, or give --root"
+            .to_owned()
+    });
+    let warnings: Vec<String> = left.into_iter().chain(failed).chain(untrusted).collect();
     engine::open(home, config, &context.application.registry)?;
     let seconds = started.elapsed().as_secs_f64();
 
     let out = context.out;
     out.say(out.ink(Ink::Good, "✓ restored, and the root is what it must be"));
     out.row("height", grouped(height.0));
+    out.row("last block", last.map_or_else(|| "none".to_owned(), |last| grouped(last.0)));
     out.row("root", root);
-    out.row("snapshot", format_args!("{} entries, {}", grouped(info.totals.count), bytes(info.totals.bytes)));
-    super::say_trust(out, options.root.is_some(), options.snapshot.is_archive());
+    let of = if deltas.is_empty() { String::new() } else { format!(" at height {}", grouped(info.id.height.0)) };
+    out.row("snapshot", format_args!("{} entries, {}{of}", grouped(info.totals.count), bytes(info.totals.bytes)));
     out.warn(&warnings);
-    out.emit(&super::with(
-        &info,
-        json!({
-            "height": height, "root": root, "root_given": options.root.is_some(), "seconds": seconds,
-            "warnings": warnings,
-        }),
-    ));
+    let what = json!({
+        "height": height, "root": root, "last_block": last, "root_given": options.root.is_some(), "seconds": seconds,
+        "warnings": warnings,
+    });
+    match deltas.is_empty() {
+        true => out.emit(&super::with(&info, what)),
+        // What the snapshot is called and weighs is that of another height.
+        false => {
+            let mut what = what;
+            what["chain_id"] = json!(info.chain_id);
+            what["snapshot"] = json!(Snapshot::of(&info));
+            out.emit(&what);
+        }
+    }
     Ok(Exit::Ok)
 }
 
@@ -139,6 +161,7 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
 pub(super) fn rehearse(
     snapshot: &Source,
     expected: &Expected,
+    genesis: Option<&Genesis>,
     config: &Config,
     context: &Context<'_>,
 ) -> Result<(), Failure> {
@@ -149,7 +172,7 @@ pub(super) fn rehearse(
     let directory = Directory::new(&state).map_err(|error| Failure::io(state.display(), &error))?;
     room::check(&directory, room::of(info.totals), config.snapshots.reserve_percent)?;
     let plan = Plan { snapshot, expected, deltas: &[], target: (info.id.height, info.root) };
-    build(&plan, info.hasher, None, Arc::new(directory), context)
+    build(&plan, info.hasher, genesis, Arc::new(directory), context).map(drop)
 }
 
 /// A directory that is removed when this is dropped.
@@ -218,7 +241,7 @@ fn build(
     genesis: Option<&Genesis>,
     directory: Arc<Directory>,
     context: &Context<'_>,
-) -> Result<(), Failure> {
+) -> Result<Option<Height>, Failure> {
     let bar = context.out.progress("restoring", 0);
     let built = engine::build_state(genesis, hasher, directory, plan.target, &mut |each| {
         let mut failed = None;
