@@ -61,7 +61,7 @@ fn a_chain_that_was_lost_is_not_begun_anew() {
     assert_eq!(expect(home.path(), 0, &["status"])["height"], 0);
 }
 
-/// spec: STORE-10, AUDIT-14. Where all of the data is gone, the height is on record beside it, with no setting at all; and where what
+/// spec: STORE-10, AUDIT-16. Where all of the data is gone, the height is on record beside it, with no setting at all; and where what
 /// says it is damaged, it is not known that there was none.
 #[test]
 fn a_home_without_its_data_does_not_begin_anew() {

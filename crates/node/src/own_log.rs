@@ -214,7 +214,7 @@ impl OwnLog {
     ///
     /// # Errors
     /// An integrity failure if the log is damaged: what it said is not known then.
-    // spec: AUDIT-14
+    // spec: AUDIT-16
     pub(crate) fn last_height(&self) -> Result<Option<Height>, Failure> {
         let height = |record: &NodeRecord| match record.event {
             NodeEvent::MadeSnapshot { height } => Some(height),
@@ -250,7 +250,7 @@ impl OwnLog {
 
     /// Notes where the state stands, beside the data, so that a home whose data is lost does not begin anew. It is no record: it is
     /// written at every start and stop, and only the last counts. Nothing fails for want of it.
-    // spec: AUDIT-14
+    // spec: AUDIT-16
     pub(crate) fn stands_at(&self, height: Height) {
         // A home that is gone is not made again.
         if !self.home.data().exists() || matches!(self.stood(), Ok(Some(stood)) if stood == height) {
