@@ -214,10 +214,10 @@ fn what_was_built_unlike_others_does_not_start() {
 /// spec: EXEC-22. Programs are compared by what they declare: all of it, and nothing besides.
 #[test]
 fn the_interface_is_what_a_program_declares() {
+    #[expect(dead_code, reason = "the declarations are what is compared")]
     mod other {
         use super::*;
 
-        /// As [`super::Other`] is, in another order of fields and with a name of its own.
         #[namespace("ordered")]
         pub(crate) struct Turned {
             pub(crate) second: Item<u64>,

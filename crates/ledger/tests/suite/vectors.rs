@@ -159,7 +159,7 @@ fn forms() -> Value {
         { "rule": "BLOCK-4", "what": "taken in; two operations, gas 7", "encoding": bytes(&taken_in) },
         { "rule": "BLOCK-6", "what": "past its last height", "encoding": bytes(&continuation(Progress::Expired)) },
         { "rule": "BLOCK-6", "what": "abandoned", "encoding": bytes(&continuation(Progress::Abandoned)) },
-        { "rule": "LEDGER-8", "what": "keys of seeds 1 and 2, powers 10 and 20", "encoding": hex::encode(validators.value()) },
+        { "rule": "LEDGER-8", "what": "keys of seeds 1 and 2, powers 10 and 20", "encoding": bytes(&validators) },
         { "rule": "SNAP-12", "what": "signed by the key of seed 1", "sign_bytes": hex::encode(attestation.sign_bytes()),
           "encoding": bytes(&attestation.sign(&key(1))) },
     ])
