@@ -4,8 +4,8 @@
 //! it, because its results cannot be foretold (spec: EXEC-4).
 
 use crate::host::Handle;
-use crate::{BundleId, FunctionHash, PublicKey, SessionId, Stop};
-use keelstone_codec::{ChainId, Decode, Describe, Encode, Hash, Height, Tag, TaggedHasher, Timestamp};
+use crate::{BundleId, EVENT_BYTES_MAX, FunctionHash, PublicKey, SessionId, Stop};
+use keelstone_codec::{Blob, ChainId, Decode, Describe, Encode, Hash, Height, Tag, TaggedHasher, Timestamp};
 use keelstone_macros::{Decode, Encode};
 use std::cell::Cell;
 
@@ -60,7 +60,7 @@ pub struct Emitted {
     /// [`Event::NAME`].
     pub name: String,
     /// The event's canonical encoding.
-    pub data: Vec<u8>,
+    pub data: Blob<EVENT_BYTES_MAX>,
 }
 
 /// What a transition sees beside the state.
@@ -168,6 +168,7 @@ impl Context {
             return Err(self.handle.stop(Stop::Unreadable { what: format!("event {}", E::NAME), error }));
         }
         self.handle.metered(|meter| meter.event(E::NAME.len(), data.len()))?;
+        let data = Blob::new(data).expect("it was counted within that limit");
         self.events.push(Emitted { name: E::NAME.to_owned(), data });
         Ok(())
     }

@@ -5,7 +5,6 @@
 //! bundles succeed.
 
 use crate::{Emitted, Stop};
-use keelstone_codec::LIST_MAX;
 use std::cell::Cell;
 
 /// The prices.
@@ -55,7 +54,7 @@ pub const CHANGE_BYTES_MAX: u64 = 80 << 20;
 pub const RESULT_BYTES_MAX: usize = 1 << 20;
 
 /// Most bytes of one event, encoded, beside its name: what a receipt holds.
-pub const EVENT_BYTES_MAX: usize = LIST_MAX;
+pub const EVENT_BYTES_MAX: usize = 1 << 20;
 
 /// How many changed bytes a byte of a result or an event counts as, where the room of a block is counted: blocks are read and
 /// packed as a whole, and what is given in them, unlike what is changed, is asked for again and again.

@@ -321,7 +321,7 @@ fn show_result(registry: &Registry, operation: &OperationReceipt) -> Value {
 pub(crate) fn show_event(registry: &Registry, event: &keelstone_execution::Emitted) -> Value {
     let shape = registry.event_shape(&event.name);
     let fields = shape.and_then(|shape| call::decode(&shape, &event.data).ok());
-    json!({ "name": event.name, "data": fields.unwrap_or_else(|| json!(hex::encode(&event.data))) })
+    json!({ "name": event.name, "data": fields.unwrap_or_else(|| json!(hex::encode(&*event.data))) })
 }
 
 /// A signed transaction's parts for people and programs.

@@ -3,9 +3,9 @@
 use crate::common::*;
 use keelstone_codec::{Blob, Decode, DecodeError, Encode, Hash, Key, Value};
 use keelstone_execution::{
-    ARGS_BYTES_MAX, Activity, BlockDraft, Bundle, Caller, Context, Denied, Draft, FailureKind, FunctionHash, Item,
-    Limits, Map, Mode, OPERATIONS_MAX, Operation, Session, SessionError, Stop, Transition, event, namespace,
-    transition,
+    ARGS_BYTES_MAX, Activity, BlockDraft, Bundle, Caller, Context, Denied, Draft, EVENT_BYTES_MAX, Emitted,
+    FailureKind, FunctionHash, Item, Limits, Map, Mode, OPERATIONS_MAX, Operation, RESULT_BYTES_MAX, Session,
+    SessionError, Stop, Transition, denied, event, namespace, transition,
 };
 use keelstone_tree::Diff;
 use std::time::Instant;
@@ -272,4 +272,51 @@ fn what_cannot_be_read_back_is_neither_kept_nor_returned_nor_emitted() {
     assert!(matches!(run(&state, 4, 0).unwrap_err().kind, FailureKind::Stopped(Stop::Undecodable { .. })));
     let removed = run(&state, 5, 0).unwrap();
     assert_eq!(removed.outcomes[0].result, [4, 0, 0, 0, 1, 1, 0, 0]);
+}
+
+/// As large as it is told to be: a result, or an event.
+#[transition("hall.shout/1")]
+#[derive(Clone, Debug)]
+struct Shout {
+    event: bool,
+    bytes: u32,
+}
+
+#[event("hall.shouted")]
+struct Shouted {
+    bytes: Blob<{ 2 << 20 }>,
+}
+
+impl Transition<Chest> for Shout {
+    type Output = Blob<{ 2 << 20 }>;
+    fn apply(&self, _: &mut Draft<Chest>, cx: &mut Context) -> Result<Self::Output, Denied> {
+        let bytes = Blob::new(vec![7; self.bytes as usize]).map_err(|error| denied!("{error}"))?;
+        if self.event {
+            cx.emit(&Shouted { bytes })?;
+            return Ok(Blob::default());
+        }
+        Ok(bytes)
+    }
+}
+
+/// spec: EXEC-13. A receipt holds so much of one result and of one event: what is larger fails its operation, and what is not is
+/// read back.
+#[test]
+fn what_no_receipt_holds_fails_its_operation() {
+    let registry = keelstone_execution::Registry::new().with::<Chest, Shout>();
+    let run = |event: bool, bytes: usize| {
+        let mut draft = BlockDraft::begin(&registry, State::new(), block(1));
+        // Of a megabyte four bytes say how long the rest is.
+        let bytes = u32::try_from(bytes - 4).unwrap();
+        draft.execute(Caller::root(key(1)), &bundle(vec![op(&Shout { event, bytes })]), Limits::default()).unwrap()
+    };
+    let emitted = run(true, EVENT_BYTES_MAX).unwrap().outcomes.remove(0).events.remove(0);
+    assert_eq!(emitted.data.len(), EVENT_BYTES_MAX);
+    assert_eq!(Emitted::from_bytes(&emitted.to_bytes()), Ok(emitted));
+    assert_eq!(run(false, RESULT_BYTES_MAX).unwrap().outcomes[0].result.len(), RESULT_BYTES_MAX);
+    for event in [false, true] {
+        let failed = run(event, (1 << 20) + 1).unwrap_err();
+        let FailureKind::Stopped(Stop::Limit { what, found, limit }) = failed.kind else { panic!("{failed}") };
+        assert_eq!((found, limit), ((1 << 20) + 1, 1 << 20), "{what}");
+    }
 }

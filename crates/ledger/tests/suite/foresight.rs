@@ -198,7 +198,9 @@ fn an_outsider_names_the_first_thing_that_is_wrong() {
     assert_eq!(operation(|operation| operation.diff.digest.0[0] ^= 1), "diff of operation 1");
     assert_eq!(operation(|operation| operation.state_hash = StateHash::default()), "state hash of operation 1");
     assert_eq!(operation(|operation| drop(operation.events.pop())), "events of operation 1");
-    let more = |operation: &mut OperationReceipt| operation.events.push(Emitted { name: "x".to_owned(), data: vec![] });
+    let more = |operation: &mut OperationReceipt| {
+        operation.events.push(Emitted { name: "x".to_owned(), data: Blob::default() })
+    };
     assert_eq!(operation(more), "events of operation 1");
     assert_eq!(operation(|operation| operation.gas_used += 1), "gas of operation 1");
     let field = |change: &dyn Fn(&mut BundleProof)| receipt_field(&wrong(change)).to_owned();

@@ -183,7 +183,7 @@ fn files_that_are_no_genesis_are_refused_by_name() {
         (&format!(r#"{{"chain_id":"x","producers":["{small}"]}}"#), "small order"),
         (&format!(r#"{{"chain_id":"x","grants":{{"{small}":[]}}}}"#), "small order"),
         (r#"{"chain_id":"x","state":{"app":{"zz":"00"}}}"#, "hexadecimal"),
-        (r#"{"chain_id":"x","state":{"app":{"0A":"00","0a":"00"}}}"#, "stands twice"),
+        (r#"{"chain_id":"x","state":{"app":{"0A":"00"}}}"#, "lower-case"),
         (r#"{"chain_id":"x","state":{"app":{"00":""}}}"#, "at least one byte"),
         (r#"{"chain_id":"x","xian":{}}"#, "no entries"),
     ] {
