@@ -59,8 +59,6 @@ pub(crate) struct Supervised {
     pub(crate) cometbft: PathBuf,
     /// Its home directory.
     pub(crate) home: PathBuf,
-    /// Where this node listens for it, whatever its configuration says; none if it is not to be started.
-    pub(crate) proxy_app: Option<String>,
 }
 
 /// Why the engine runs no longer, although nobody asked for it.
@@ -136,9 +134,6 @@ fn supervise(engine: &Supervised, group: &Group, joins: &dyn Fn() -> bool, stop:
     loop {
         let mut command = Command::new(&engine.cometbft);
         command.arg("start").arg("--home").arg(&engine.home).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        if let Some(address) = &engine.proxy_app {
-            command.arg("--proxy_app").arg(address);
-        }
         let mut process = match group.spawn(command) {
             Ok(process) => process,
             Err(error) => {
@@ -510,7 +505,7 @@ mod tests {
             fs::create_dir_all(directory).expect("made");
         }
         fs::write(config_of(&home), "[statesync]\nenable = true\n").expect("written");
-        let engine = Supervised { cometbft: "cometbft".into(), home, proxy_app: None };
+        let engine = Supervised { cometbft: "cometbft".into(), home };
         let generations = Generations::open(&data).expect("opened");
         let first = generations.fresh().expect("made");
         generations.switch(&first).expect("switched");
@@ -538,7 +533,7 @@ mod tests {
             fs::create_dir_all(dir.path().join(directory)).expect("made");
         }
         fs::write(data.join("CURRENT"), "gen-000001\n").expect("written");
-        let engine = Supervised { cometbft: "cometbft".into(), home, proxy_app: None };
+        let engine = Supervised { cometbft: "cometbft".into(), home };
         let config = config_of(&engine.home);
         let untouched = || {
             fall_back(&engine, &data).expect_err("it cannot be written");
@@ -578,8 +573,7 @@ mod tests {
         fs::write(config_of(&home), config).expect("written");
         assert!(state_sync_is_on(&home));
 
-        fall_back(&Supervised { cometbft: "cometbft".into(), home: home.clone(), proxy_app: None }, &data)
-            .expect("fell back");
+        fall_back(&Supervised { cometbft: "cometbft".into(), home: home.clone() }, &data).expect("fell back");
         let names = |path: &Path| {
             let entries = fs::read_dir(path).expect("listed").map(|entry| entry.expect("listed").file_name());
             let mut names: Vec<_> = entries.map(|name| name.to_string_lossy().into_owned()).collect();

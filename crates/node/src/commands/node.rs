@@ -174,9 +174,9 @@ fn recovered(failure: Failure, config: &Config, context: &Context<'_>) -> Result
 }
 
 /// The CometBFT that a node runs itself.
-fn supervised(config: &Config, home: &Home, proxy_app: Option<String>) -> Supervised {
+fn supervised(config: &Config, home: &Home) -> Supervised {
     let engine = &config.engine;
-    Supervised { cometbft: engine.cometbft.clone().into(), home: home.path().join(&engine.cometbft_home), proxy_app }
+    Supervised { cometbft: engine.cometbft.clone().into(), home: home.path().join(&engine.cometbft_home) }
 }
 
 /// Lets the engine that gave up state sync fetch every block instead. This process becomes the node that does.
@@ -187,7 +187,7 @@ fn begin_anew(said: &str, config: &Config, stood: Option<Height>, context: &Cont
         return Err(Failure::new(Exit::SyncFailed, message).hint("turn state sync off in CometBFT's config.toml"));
     }
     tracing::warn!(said, "state sync failed; CometBFT and this node begin anew, from the first block");
-    fall_back(&supervised(config, &context.home, None), &context.home.data())?;
+    fall_back(&supervised(config, &context.home), &context.home.data())?;
     Err(started_again())
 }
 
@@ -497,8 +497,7 @@ impl Node {
                 let told = move |ended| drop(tell.try_send(ended));
                 let chain = engine.clone();
                 let joins = move || stands_at(&*chain).is_none();
-                let engine = supervised(config, home, abci.clone());
-                let own = config.engine.supervise.then(|| Supervisor::start(engine, joins, told));
+                let own = config.engine.supervise.then(|| Supervisor::start(supervised(config, home), joins, told));
                 Running::CometBft(server, certifier, own.transpose()?)
             }
         };
