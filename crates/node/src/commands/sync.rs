@@ -185,6 +185,10 @@ impl Sync<'_> {
         let event = NodeEvent::Restored { source: cut("peers and mirrors".to_owned()) };
         own.note(Who::User, event.clone(), NodeStep::Begun, Stood { before, after: None })?;
         let fetched = self.fetch::<H>(runtime, sources.clone(), target.version, word, &aside);
+        let fetched = fetched.and_then(|(version, progress)| {
+            aside.mark_given(version.height, version.root)?;
+            Ok((version, progress))
+        });
         let (version, progress) = match fetched {
             Ok(fetched) => fetched,
             Err(failure) => {
@@ -197,7 +201,6 @@ impl Sync<'_> {
         if self.fresh {
             home.write_genesis(&self.genesis)?;
         }
-        aside.mark_given(version.height, version.root)?;
         let left = aside.settle_at(version.height)?;
         // It has served: what cannot be removed is in nobody's way, and is cleared by the next sync.
         let _ = std::fs::remove_dir_all(home.joining());
