@@ -172,7 +172,7 @@ pub(crate) fn read_checkpoint(shown: &api::AuditCheckpoint) -> Result<Checkpoint
 pub(crate) fn proven_checkpoint(shown: &api::AuditCheckpoint) -> Result<(Checkpoint, Option<Height>), Failure> {
     let checkpoint = read_checkpoint(shown)?;
     let hasher = shown.hasher.parse::<HashKind>().map_err(|error| Failure::usage(format!("the hasher: {error}")))?;
-    let proof = hex::decode(&shown.state_proof).map_err(|error| Failure::usage(format!("the proof: {error}")))?;
+    let proof = unhex(&shown.state_proof).map_err(|error| Failure::usage(format!("the proof: {error}")))?;
     let last = match hasher {
         HashKind::Blake3 => checkpoint.verify_state::<Blake3>(&proof),
         HashKind::Sha256 => checkpoint.verify_state::<Sha256>(&proof),
