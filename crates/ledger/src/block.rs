@@ -37,8 +37,8 @@ pub const REASON_BYTES_MAX: usize = keelstone_execution::FAILURE_REASON_BYTES_MA
 const ASYNC_BUNDLES: u64 = 16;
 
 /// How much a block may have changed, in bytes of keys and values, when something more begins; what results and events weigh is
-/// in it, too. What begins there may change
-/// as much as one bundle may, and all of it has to fit into one diff: a block above that could be committed by nobody.
+/// in it, too. What begins there may change as much as one bundle may, and all of it has to fit into one diff: a block above that
+/// could be committed by nobody.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
     /// When another operation of the chain's own batches begins.
