@@ -8,7 +8,7 @@ use libmimalloc_sys::{mi_option_set_default, mi_option_t};
 use std::ffi::c_long;
 
 /// Pages come and go by the thousand with each block, made by one thread and released by another; the system's
-/// allocator had a third of the samples of a profile of commits (`docs/performance.md`).
+/// allocator had a third of the samples of a profile of commits (`docs/performance-steps.md`).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -18,7 +18,7 @@ const PURGE_DELAY: mi_option_t = 15;
 const PAGE_RECLAIM_ON_FREE: mi_option_t = 35;
 
 /// What a commit lets go of the next ones use again, within less than this. Given back after a second, as it is
-/// otherwise, it had to be filled with zeros anew each time (`docs/performance.md`, Memory).
+/// otherwise, it had to be filled with zeros anew each time (`docs/performance-steps.md`, The allocator).
 const PATIENCE_MS: c_long = 10_000;
 
 /// Asks the allocator for patience, unless the environment asked for something else (`MIMALLOC_PURGE_DELAY`,

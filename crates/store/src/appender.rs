@@ -180,7 +180,7 @@ impl Appender {
 /// A thread that syncs slices while more is written. No sync then has much to do, and nobody waits for one.
 ///
 /// Values that are synced are evicted from the system's memory: it would fill with what nobody reads before all is written, and
-/// each slice would take more of it, which can cost more than all else that is done for the slice (`docs/performance.md`). Pages
+/// each slice would take more of it, which can cost more than all else that is done for the slice (`docs/performance-steps.md`). Pages
 /// stay: whoever opens the store reads those first.
 #[derive(Debug)]
 pub(crate) struct SyncAhead {
