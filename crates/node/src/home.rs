@@ -101,7 +101,7 @@ impl Home {
     pub(crate) fn write_genesis(&self, genesis: &Genesis) -> Result<(), Failure> {
         let path = self.genesis();
         let failed = |error: io::Error| Failure::io(format_args!("could not write {}", path.display()), &error);
-        fs::create_dir_all(&self.0).map_err(failed)?;
+        newfile::create_dir(&self.0).map_err(failed)?;
         if path.exists() {
             return Err(self.is_taken());
         }
@@ -113,10 +113,8 @@ impl Home {
     pub(crate) fn announce_api(&self, announced: &Announced) -> Result<(), Failure> {
         let path = self.api();
         let failed = |error: io::Error| Failure::io("could not write api.json", &error);
-        // Written aside first: a command may read it at any time.
-        let fresh = path.with_extension("new");
-        fs::write(&fresh, format!("{}\n", serde_json::json!(announced))).map_err(failed)?;
-        fs::rename(&fresh, &path).map_err(failed)
+        // A command may read it at any time.
+        newfile::replace(&path, format!("{}\n", serde_json::json!(announced)).as_bytes()).map_err(failed)
     }
 
     /// Where hashes of tokens for the API are kept.

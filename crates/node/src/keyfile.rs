@@ -18,12 +18,10 @@ use keelstone_codec::unhex_into;
 use keelstone_execution::PublicKey;
 use keelstone_ledger::SecretKey;
 use serde::{Deserialize, Serialize};
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use zeroize::{Zeroize as _, Zeroizing};
 
 /// The version of the file format this program writes and reads.
@@ -224,12 +222,12 @@ impl KeyDir {
     pub(crate) fn add(&self, name: &str, stored: &Stored) -> Result<PathBuf, Failure> {
         let path = self.path(name)?;
         let failed = |error: &io::Error| Failure::io(format_args!("could not write {}", path.display()), error);
-        create_private_dir(&self.dir).map_err(|error| failed(&error))?;
+        newfile::create_private_dir(&self.dir).map_err(|error| failed(&error))?;
         let taken = || Failure::usage(format!("{} exists already; keys are never overwritten", path.display()));
         if path.exists() {
             return Err(taken());
         }
-        match write_new_private(&path, &stored.text()) {
+        match write_new(&path, stored) {
             Ok(()) => Ok(path),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(taken()),
             Err(error) => Err(failed(&error)),
@@ -532,89 +530,12 @@ pub(crate) fn read_private(path: &Path, what: &str, bytes_max: u64) -> Result<Ze
 
 /// Writes a key file that nobody else can read at any moment.
 pub(crate) fn write(path: &Path, stored: &Stored) -> io::Result<()> {
-    write_private(path, &stored.text())
+    newfile::replace_private(path, &stored.text())
 }
 
 /// As [`write`], where there is no such file.
 pub(crate) fn write_new(path: &Path, stored: &Stored) -> io::Result<()> {
-    write_new_private(path, &stored.text())
-}
-
-/// Writes a file that nobody else can read at any moment, whole or not at all.
-pub(crate) fn write_private(path: &Path, text: &[u8]) -> io::Result<()> {
-    write_under(path, text, |_| Ok(()), |fresh| fs::rename(fresh, path))
-}
-
-/// As [`write_private`], where nothing may be: of several that write it at once, one does.
-fn write_new_private(path: &Path, text: &[u8]) -> io::Result<()> {
-    // Whoever is killed leaves no secret under a name that nobody looks for.
-    if let Some(mut file) = newfile::nameless(path, 0o600) {
-        file.write_all(text)?;
-        file.sync_all()?;
-        return newfile::name(&file, path);
-    }
-    let name = |fresh: &Path| match fs::hard_link(fresh, path) {
-        Ok(()) => fs::remove_file(fresh),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
-        // Where a file has one name only.
-        Err(_) => fs::rename(fresh, path),
-    };
-    write_under(path, text, |_| Ok(()), name)
-}
-
-/// Under which name this process writes a file before it has its own. Nobody else writes there, and what a process of the same
-/// number has left there when it was killed is of no use to anybody.
-fn fresh_name(path: &Path) -> PathBuf {
-    static WRITTEN: AtomicU64 = AtomicU64::new(0);
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}-{}.new", std::process::id(), WRITTEN.fetch_add(1, Ordering::Relaxed)));
-    path.with_file_name(name)
-}
-
-/// Writes a file beside `path` that its owner alone can read until `prepare` makes it another's, and has `name` give it its
-/// name once it is whole. Nothing is left of one that failed.
-pub(crate) fn write_under(
-    path: &Path,
-    text: &[u8],
-    prepare: impl FnOnce(&File) -> io::Result<()>,
-    name: impl FnOnce(&Path) -> io::Result<()>,
-) -> io::Result<()> {
-    let fresh = fresh_name(path);
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut out = private_options().write(true).create_new(true).open(&fresh)?;
-    let written =
-        prepare(&out).and_then(|()| out.write_all(text)).and_then(|()| out.sync_all()).and_then(|()| name(&fresh));
-    if written.is_err() {
-        // The half-written file is of no use; if it cannot be removed either, the first error says more.
-        let _ = fs::remove_file(fresh);
-    }
-    written
-}
-
-#[cfg(unix)]
-fn private_options() -> OpenOptions {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut options = OpenOptions::new();
-    options.mode(0o600);
-    options
-}
-#[cfg(not(unix))]
-fn private_options() -> OpenOptions {
-    OpenOptions::new()
-}
-
-#[cfg(unix)]
-pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-#[cfg(not(unix))]
-pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
-    fs::create_dir_all(path)
+    newfile::create_private(path, &stored.text())
 }
 
 #[cfg(unix)]
@@ -704,7 +625,7 @@ mod tests {
         let with = |text: &str| {
             let file = home.path().join("passphrase");
             let _ = fs::remove_file(&file);
-            write_private(&file, text.as_bytes()).expect("written");
+            newfile::replace_private(&file, text.as_bytes()).expect("written");
             KeyDir::new(home.path()).unlocked_by(Source::File(file))
         };
         let stored = Stored::sealed(&key(), &passphrase("correct horse"), Costs::LEAST).expect("sealed");

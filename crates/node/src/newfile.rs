@@ -1,10 +1,13 @@
 //! Files that are written whole or not at all: those that a command writes for somebody, under a name that must be free,
-//! and those of the home that take the place of older ones.
+//! those of the home that take the place of older ones, and those with secrets. What a function here wrote, and the name
+//! it has, outlive a power cut once it returns.
 
 use crate::exit::Failure;
-use std::fs::{self, File};
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Writes a file. One that could not be finished is removed; whoever is killed leaves none either, where a file can be without
 /// a name until it is whole.
@@ -49,7 +52,7 @@ fn create_of<T>(
 
 /// A file that has no name yet, to be called `path` with [`name`]. None where there is no such thing.
 #[cfg(target_os = "linux")]
-pub(crate) fn nameless(path: &Path, mode: u32) -> Option<File> {
+fn nameless(path: &Path, mode: u32) -> Option<File> {
     use rustix::fs::{Mode, OFlags, open};
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
     let file = open(parent(path), flags, Mode::from_raw_mode(mode)).ok().map(File::from)?;
@@ -58,19 +61,19 @@ pub(crate) fn nameless(path: &Path, mode: u32) -> Option<File> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn nameless(_: &Path, _: u32) -> Option<File> {
+fn nameless(_: &Path, _: u32) -> Option<File> {
     None
 }
 
 /// Gives a file of [`nameless`] its name, which must be free.
 #[cfg(target_os = "linux")]
-pub(crate) fn name(file: &File, path: &Path) -> io::Result<()> {
+fn name(file: &File, path: &Path) -> io::Result<()> {
     use rustix::fs::{AtFlags, CWD, linkat};
     Ok(linkat(CWD, descriptor(file), CWD, path, AtFlags::SYMLINK_FOLLOW)?)
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn name(_: &File, _: &Path) -> io::Result<()> {
+fn name(_: &File, _: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -86,14 +89,145 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 }
 
 /// Writes a file in the place of the one there is, if there is one. Whoever reads it, also after a crash, finds the old or
-/// the new one.
+/// the new one. For files that one process at a time writes: what is left of one that was killed, the next takes for its own.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file = File::create(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    sync_parent(path)
+    let written = (|| {
+        let mut file = File::create(&fresh)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)
+    })();
+    finished(written, &fresh, path)
+}
+
+/// As [`replace`], of a file that its owner alone can read at any moment, and that several processes may write at once: one of
+/// them is the last.
+pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace_as(path, bytes, |_| Ok(()), || Ok(()))
+}
+
+/// As [`replace_private`], where nothing may be: of several that write it at once, one does.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] if there is such a file.
+pub(crate) fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // Whoever is killed leaves no secret under a name that nobody looks for.
+    if let Some(mut file) = nameless(path, 0o600) {
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        name(&file, path)?;
+        return sync_parent(path);
+    }
+    let name = |fresh: &Path| match fs::hard_link(fresh, path) {
+        Ok(()) => fs::remove_file(fresh),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+        // Where a file has one name only.
+        Err(_) => fs::rename(fresh, path),
+    };
+    write_private(path, bytes, |_| Ok(()), name)
+}
+
+/// As [`replace_private`], of a file that is its owner's alone until `prepare` makes it another's, with something done before
+/// that, once the new text is on the disk and nothing but its name is left to change: what cannot be written at all is known
+/// by then.
+pub(crate) fn replace_as(
+    path: &Path,
+    bytes: &[u8],
+    prepare: impl FnOnce(&File) -> io::Result<()>,
+    before: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    write_private(path, bytes, prepare, |fresh| before().and_then(|()| fs::rename(fresh, path)))
+}
+
+/// Writes a file beside `path` and has `name` give it its name once it is whole. Nothing is left of one that failed.
+fn write_private(
+    path: &Path,
+    bytes: &[u8],
+    prepare: impl FnOnce(&File) -> io::Result<()>,
+    name: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let fresh = fresh_name(path);
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut out = private_options().write(true).create_new(true).open(&fresh)?;
+    let written =
+        prepare(&out).and_then(|()| out.write_all(bytes)).and_then(|()| out.sync_all()).and_then(|()| name(&fresh));
+    finished(written, &fresh, path)
+}
+
+/// Removes what a file that could not be written was called until then, and syncs the name of one that was.
+fn finished(written: io::Result<()>, fresh: &Path, path: &Path) -> io::Result<()> {
+    match written {
+        Ok(()) => sync_parent(path),
+        Err(error) => {
+            // The half-written file is of no use; if it cannot be removed either, the first error says more.
+            let _ = fs::remove_file(fresh);
+            Err(error)
+        }
+    }
+}
+
+/// Under which name this process writes a file before it has its own. Nobody else writes there, and what a process of the same
+/// number has left there when it was killed is of no use to anybody.
+fn fresh_name(path: &Path) -> PathBuf {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}-{}.new", std::process::id(), WRITTEN.fetch_add(1, Ordering::Relaxed)));
+    path.with_file_name(name)
+}
+
+#[cfg(unix)]
+fn private_options() -> OpenOptions {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = OpenOptions::new();
+    options.mode(0o600);
+    options
+}
+#[cfg(not(unix))]
+fn private_options() -> OpenOptions {
+    OpenOptions::new()
+}
+
+/// Makes a directory and those above it, where they are missing.
+pub(crate) fn create_dir(path: &Path) -> io::Result<()> {
+    make_dirs(path, &DirBuilder::new())
+}
+
+/// As [`create_dir`], of those that their owner alone can look into.
+#[cfg(unix)]
+pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    make_dirs(path, DirBuilder::new().mode(0o700))
+}
+#[cfg(not(unix))]
+pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
+    create_dir(path)
+}
+
+fn make_dirs(path: &Path, how: &DirBuilder) -> io::Result<()> {
+    let mut missing = Vec::new();
+    let mut at = path;
+    while !at.is_dir() {
+        missing.push(at);
+        // What is left above is where the process stands, which may be gone.
+        match parent(at) {
+            above if above == at => break,
+            above => at = above,
+        }
+    }
+    for directory in missing.into_iter().rev() {
+        match how.create(directory) {
+            // Of another who makes the same.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
+            made => made?,
+        }
+        sync_parent(directory)?;
+    }
+    Ok(())
 }
 
 /// Has the name of a file outlive a power cut too, where directories can be opened and synced: not everywhere can they.

@@ -83,7 +83,7 @@ impl OwnLog {
     /// The log to append to.
     fn log(&self) -> Result<NodeLog, Failure> {
         let path = self.home.own_log();
-        keyfile::create_private_dir(&path).map_err(|error| Failure::io(path.display(), &error))?;
+        newfile::create_private_dir(&path).map_err(|error| Failure::io(path.display(), &error))?;
         let files = Directory::existing(&path).map_err(|error| Failure::io(path.display(), &error))?;
         Ok(NodeLog::new(Arc::new(files), NodeLogLimits::default()))
     }
@@ -257,7 +257,7 @@ impl OwnLog {
             return;
         }
         let path = self.home.own_log();
-        let made = keyfile::create_private_dir(&path);
+        let made = newfile::create_private_dir(&path);
         let written = made.and_then(|_| newfile::replace(&self.height_file(), format!("{height}\n").as_bytes()));
         if let Err(error) = written {
             tracing::error!(%error, "could not write {}", self.height_file().display());

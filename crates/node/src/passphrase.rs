@@ -188,7 +188,7 @@ mod tests {
     fn private(dir: &tempfile::TempDir, text: &[u8]) -> Source {
         let path = dir.path().join("passphrase");
         let _ = std::fs::remove_file(&path);
-        keyfile::write_private(&path, text).expect("written");
+        crate::newfile::replace_private(&path, text).expect("written");
         Source::File(path)
     }
 

@@ -9,6 +9,7 @@
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::keyfile;
+use crate::newfile;
 use crate::strict_json;
 use keelstone_codec::{Hash, Tag, TaggedHasher};
 use serde::{Deserialize, Serialize};
@@ -206,7 +207,7 @@ pub(crate) fn given(text: String, source: &str) -> Result<Zeroizing<String>, Fai
 
 fn write(path: &Path, text: &[u8]) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::io(format_args!("could not write {}", path.display()), &error);
-    keyfile::write_private(path, text).map_err(failed)
+    newfile::replace_private(path, text).map_err(failed)
 }
 
 #[cfg(test)]

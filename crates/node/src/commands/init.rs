@@ -9,6 +9,7 @@ use crate::engine::refuse_to_forget;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::keyfile::KeyDir;
+use crate::newfile;
 use crate::out::{grouped, short};
 use crate::p2p::PeerAddress;
 use crate::room;
@@ -199,8 +200,8 @@ pub(crate) fn create(mut genesis: Genesis, made_by: BlocksBy<'_>, context: &Cont
                 config.p2p.peers = peers.to_vec();
             }
         }
-        std::fs::write(home.config(), config.to_toml())
-            .map_err(|error| Failure::io("could not write keelstone.toml", &error))?;
+        // Cut short it would be one that leaves everything to the defaults.
+        newfile::write(&home.config(), config.to_toml().as_bytes())?;
     }
     let warnings = unreadable(&genesis, &context.application.registry);
     let out = context.out;

@@ -5,6 +5,7 @@
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
+use crate::newfile;
 use crate::out::{Ink, grouped};
 use crate::own_log::{OwnLog, Stood, Who, standing};
 use clap::Args;
@@ -72,8 +73,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let event = NodeEvent::Rebuilt { to: rebuilt.height, into };
     OwnLog::of(&context.home).note(Who::User, event, NodeStep::Done, Stood { before, after })?;
     if let Ok(config) = std::fs::read(context.home.config()) {
-        std::fs::write(home.config(), config)
-            .map_err(|error| Failure::io(format_args!("could not write {}", home.config().display()), &error))?;
+        newfile::write(&home.config(), &config)?;
     }
     out.say(out.ink(Ink::Good, "✓ every block came to what the chain's record says"));
     out.row("height", format_args!("{} (from {})", grouped(rebuilt.height.0), grouped(rebuilt.from.0)));

@@ -9,7 +9,7 @@ use crate::cometbft::rpc::Rpc;
 use crate::cometbft::trust::{TRUST_PERIOD, Trust, TrustError, TrustPeriod, agree};
 use crate::commands::init::now;
 use crate::exit::{Exit, Failure, causes};
-use crate::keyfile::write_under;
+use crate::newfile;
 use crate::out::grouped;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -150,15 +150,14 @@ pub(crate) fn replace_after(
     let path = fs::canonicalize(path).map_err(failed)?;
     let old = fs::metadata(&path).map_err(failed)?;
     let mut stopped = None;
-    let name = |fresh: &Path| match before() {
-        Ok(()) => fs::rename(fresh, &path),
-        Err(failure) => {
+    let before = || {
+        before().map_err(|failure| {
             let error = std::io::Error::other(failure.message.clone());
             stopped = Some(failure);
-            Err(error)
-        }
+            error
+        })
     };
-    let written = write_under(&path, text.as_bytes(), |fresh| keep(fresh, &old), name);
+    let written = newfile::replace_as(&path, text.as_bytes(), |fresh| keep(fresh, &old), before);
     match stopped {
         Some(failure) => Err(failure),
         None => written.map_err(failed),

@@ -10,7 +10,7 @@ use crate::commands::statesync::{read as read_text, replace};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
-use crate::keyfile::{create_private_dir, write_private};
+use crate::newfile::{create_private_dir, replace_private};
 use crate::strict_json;
 use keelstone_codec::{ChainId, Key, Namespace, Tag, TaggedHasher, Value};
 use keelstone_ledger::{Genesis, SecretKey, Validator};
@@ -523,7 +523,7 @@ fn read_own(path: &Path) -> Result<String, Failure> {
 }
 
 fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
-    write_private(path, text.as_bytes())
+    replace_private(path, text.as_bytes())
         .map_err(|error| Failure::io(format_args!("could not write {}", path.display()), &error))
 }
 

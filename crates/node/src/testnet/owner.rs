@@ -42,7 +42,7 @@ impl Held {
     /// [`Exit::InUse`] if another process has it.
     pub(crate) fn take(dir: &Path) -> Result<Self, Failure> {
         let failed = |error: std::io::Error| Failure::io(format_args!("could not lock {}", dir.display()), &error);
-        crate::keyfile::create_private_dir(dir).map_err(failed)?;
+        crate::newfile::create_private_dir(dir).map_err(failed)?;
         let file = File::create(dir.join(LOCK)).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
