@@ -8,6 +8,7 @@ mod bundles;
 mod commands;
 mod consistency;
 mod damage;
+mod durable;
 mod followers;
 mod homes;
 mod http;
