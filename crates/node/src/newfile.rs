@@ -140,7 +140,8 @@ pub(crate) fn replace_as(
     write_private(path, bytes, prepare, |fresh| before().and_then(|()| fs::rename(fresh, path)))
 }
 
-/// Writes a file beside `path` and has `name` give it its name once it is whole. Nothing is left of one that failed.
+/// Writes a file beside `path` and has `name` give it its name once it is whole. Nothing is left of one that failed, nor of one
+/// that was being written when this process was killed, where a file can be without a name until it is whole.
 fn write_private(
     path: &Path,
     bytes: &[u8],
@@ -152,9 +153,14 @@ fn write_private(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut out = private_options().write(true).create_new(true).open(&fresh)?;
-    let written =
-        prepare(&out).and_then(|()| out.write_all(bytes)).and_then(|()| out.sync_all()).and_then(|()| name(&fresh));
+    let nameless = nameless(&fresh, 0o600);
+    let is_named = nameless.is_none();
+    let mut out = nameless.map_or_else(|| private_options().write(true).create_new(true).open(&fresh), Ok)?;
+    let written = prepare(&out)
+        .and_then(|()| out.write_all(bytes))
+        .and_then(|()| out.sync_all())
+        .and_then(|()| if is_named { Ok(()) } else { self::name(&out, &fresh) })
+        .and_then(|()| name(&fresh));
     finished(written, &fresh, path)
 }
 
@@ -279,6 +285,26 @@ mod tests {
             assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 1, "nothing is left beside it");
             fs::remove_file(&path).expect("it was there");
         }
+    }
+
+    /// spec: KEY-2
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_that_takes_anothers_place_has_no_name_before_it_is_whole() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("file");
+        let names = || fs::read_dir(dir.path()).expect("there").count();
+        let mut meanwhile = None;
+        let prepare = |_: &File| {
+            meanwhile = Some(names());
+            Ok(())
+        };
+        replace_as(&path, b"secret", prepare, || Ok(())).expect("written");
+        // Where the place for temporary files knows no file without a name there is nothing to see.
+        if nameless(&path, 0o600).is_some() {
+            assert_eq!(meanwhile, Some(0));
+        }
+        assert_eq!((fs::read(&path).expect("written"), names()), (b"secret".to_vec(), 1));
     }
 
     /// Whoever is killed while it writes leaves nothing, neither in the way of who comes next nor beside it.
