@@ -489,7 +489,7 @@ impl Aside {
             RedbKv::open(&self.generation.blocks())?;
         }
         let mut said = Vec::new();
-        if self.replaced.generation.is_none() {
+        if self.replaced.generation.is_none() || self.replaced.damage.is_some() {
             // Nobody knows which of them counts, and so nobody gave up its blocks.
             for counted in self.generations.counted()?.iter().filter(|counted| counted.has_blocks()) {
                 let kept = self.generations.keep_blocks(counted)?;

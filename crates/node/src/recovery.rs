@@ -207,7 +207,10 @@ impl<'a, H: Hasher> Place<'a, H> {
     ) -> Result<Self, Failure> {
         let (generations, replaced) = Generations::open_to_replace(&home.data())?;
         let bodies = match &replaced.generation {
-            None => Err(Failed::Unavailable("there are no blocks here".to_owned())),
+            None => Err(match &replaced.damage {
+                Some(damage) => Failed::Damaged(format!("nothing says whose blocks count: {}", damage.message)),
+                None => Failed::Unavailable("there are no blocks here".to_owned()),
+            }),
             // Opening them would make them anew.
             Some(current) if !current.blocks().exists() => Err(Failed::Damaged("the blocks are gone".to_owned())),
             Some(current) => match RedbKv::open(&current.blocks()) {
