@@ -393,6 +393,30 @@ fn hold(home: &Path) -> fs::File {
     held
 }
 
+/// A home that another holds is left as it is by whoever would begin a chain there, which says who has it.
+#[test]
+fn no_chain_is_begun_in_a_home_that_another_holds() {
+    let (home, other) = (tempfile::tempdir().unwrap(), chain());
+    fs::create_dir(home.path().join("data")).unwrap();
+    fs::write(home.path().join("data/LOCK"), "").unwrap();
+    let held = hold(home.path());
+    let before = files(home.path());
+    let genesis = other.path().join("genesis.json");
+    let genesis = genesis.to_str().unwrap();
+    let commands: [&[&str]; 3] = [
+        &["init", "--chain-id", "another"],
+        &["init", "--genesis", genesis, "--follow", "127.0.0.1:1"],
+        &["init", "--genesis", genesis],
+    ];
+    for command in commands {
+        let said = expect(home.path(), 11, command);
+        assert!(said["error"]["message"].as_str().unwrap().contains("in use"), "{said}");
+        assert_eq!(files(home.path()), before, "{command:?}");
+    }
+    drop(held);
+    expect(home.path(), 0, commands[0]);
+}
+
 /// A token is shown once: also where the node that runs there cannot be told of it.
 #[test]
 fn a_token_is_shown_though_the_node_cannot_be_told() {

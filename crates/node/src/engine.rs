@@ -700,20 +700,33 @@ pub(crate) struct Replayed {
 
 /// Opens the chain of a home directory, or begins it if it has a genesis and no data.
 pub(crate) fn open(home: &Home, config: &Config, registry: &Registry) -> Result<Arc<dyn Engine>, Failure> {
-    open_as(home, config, registry, false)
+    open_as(home, config, registry, (false, None))
+}
+
+/// As [`open`], by whoever holds the home already.
+pub(crate) fn open_held(
+    held: Generations,
+    home: &Home,
+    config: &Config,
+    registry: &Registry,
+) -> Result<Arc<dyn Engine>, Failure> {
+    open_as(home, config, registry, (false, Some(held)))
 }
 
 /// As [`open`], for an engine that may have the chain's state from its peers: one that inherits a state can be opened
 /// without it, and then does nothing but join.
 pub(crate) fn open_to_join(home: &Home, config: &Config, registry: &Registry) -> Result<Arc<dyn Engine>, Failure> {
-    open_as(home, config, registry, true)
+    open_as(home, config, registry, (true, None))
 }
 
-fn open_as(home: &Home, config: &Config, registry: &Registry, joining: bool) -> Result<Arc<dyn Engine>, Failure> {
+/// Whether it is opened to join, and the home, if it is held.
+type As = (bool, Option<Generations>);
+
+fn open_as(home: &Home, config: &Config, registry: &Registry, how: As) -> Result<Arc<dyn Engine>, Failure> {
     let genesis = home.read_genesis()?;
     match genesis.hasher {
-        HashKind::Blake3 => Ok(Arc::new(Local::<Blake3>::open(home, config, registry, genesis, joining)?)),
-        HashKind::Sha256 => Ok(Arc::new(Local::<Sha256>::open(home, config, registry, genesis, joining)?)),
+        HashKind::Blake3 => Ok(Arc::new(Local::<Blake3>::open(home, config, registry, genesis, how)?)),
+        HashKind::Sha256 => Ok(Arc::new(Local::<Sha256>::open(home, config, registry, genesis, how)?)),
     }
 }
 
@@ -788,7 +801,7 @@ impl<H: Hasher> Local<H> {
         config: &Config,
         registry: &Registry,
         genesis: Genesis,
-        joining: bool,
+        (joining, held): As,
     ) -> Result<Self, Failure> {
         let expected = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.hash;
         let options = store_options(config);
@@ -799,7 +812,7 @@ impl<H: Hasher> Local<H> {
             per_sender_max: count(config.mempool.sender_transactions_max),
         };
         // Its lock is the one that tells who holds the directory.
-        let generations = Generations::open(&home.data())?;
+        let generations = held.map_or_else(|| Generations::open(&home.data()), Ok)?;
         let shared = Shared {
             activity: Activity::default(),
             listeners: Arc::new(RwLock::default()),
@@ -1267,6 +1280,7 @@ impl<H: Hasher> Chain for Local<H> {
             ready: u64::try_from(pool.ready).unwrap_or(u64::MAX),
             scrub: Some(self.scrub_standing().into()),
             snapshots: None,
+            failed: None,
             following: None,
             engine: None,
             api: None,
@@ -1860,7 +1874,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let home = Home::new(dir.path().to_owned());
         let genesis = Genesis::new(ChainId::new("test").expect("a name"));
-        let chain = Local::<Blake3>::open(&home, &Config::default(), &standard(), genesis, true).expect("begun");
+        let chain =
+            Local::<Blake3>::open(&home, &Config::default(), &standard(), genesis, (true, None)).expect("begun");
         let chain = Arc::new(chain);
         let taken_in = chain.syncing.lock().expect("nobody's");
         let (tell, told) = std::sync::mpsc::channel();
@@ -1878,7 +1893,8 @@ mod tests {
     fn x07_the_audit_log_of_the_last_height_there_is_is_empty() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (home, genesis) = (Home::new(dir.path().to_owned()), Genesis::new(ChainId::new("test").expect("a name")));
-        let chain = Local::<Blake3>::open(&home, &Config::default(), &standard(), genesis, false).expect("begun");
+        let chain =
+            Local::<Blake3>::open(&home, &Config::default(), &standard(), genesis, (false, None)).expect("begun");
         for height in [u64::MAX - 1, u64::MAX] {
             let wanted = Wanted { height: Some(Height(height)), limit: 10, ..Wanted::default() };
             let found = chain.audit(&wanted).expect("an answer");
@@ -1907,7 +1923,8 @@ mod tests {
         let genesis = Genesis::new(ChainId::new("test").expect("a name"));
         let key = SecretKey::from_seed(&[7; 32]);
         let signed = resume(&genesis, &key).sign(&key);
-        let chain = Local::<Blake3>::open(&home, &Config::default(), &standard(), genesis, false).expect("begun");
+        let chain =
+            Local::<Blake3>::open(&home, &Config::default(), &standard(), genesis, (false, None)).expect("begun");
         chain.submit(&signed.to_bytes()).expect("taken in");
         chain.produce(Timestamp(1), key.public(), false).expect("made");
 
@@ -1935,7 +1952,8 @@ mod tests {
         let home = Home::new(dir.path().to_owned());
         let genesis = Genesis::new(ChainId::new("test").expect("a name"));
         let transaction = resume(&genesis, &SecretKey::from_seed(&[7; 32])).to_bytes();
-        let chain = Local::<Blake3>::open(&home, &Config::default(), &standard(), genesis, false).expect("begun");
+        let chain =
+            Local::<Blake3>::open(&home, &Config::default(), &standard(), genesis, (false, None)).expect("begun");
 
         let one = chain.witnessing.lock().expect("nobody's");
         assert!(matches!(chain.witness(&transaction), Err(Refusal::Busy(_))));

@@ -45,7 +45,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let count = |count: usize| grouped(u64::try_from(count).unwrap_or(u64::MAX));
     context.out.row("entries", count(import.entries().len()));
     context.out.row("nonces", count(import.nonces().len()));
-    create(genesis, BlocksBy::OwnKey, context)
+    create(genesis, BlocksBy::OwnKey, None, context)
 }
 
 fn refused(file: &Path, error: &GenesisError) -> Failure {

@@ -5,8 +5,9 @@ use crate::cli::Context;
 use crate::cometbft::base64::from_base64;
 use crate::cometbft::genesis::engine_genesis;
 use crate::config::{Config, EngineKind};
-use crate::engine::refuse_to_forget;
+use crate::engine::{open_held, refuse_to_forget};
 use crate::exit::{Exit, Failure};
+use crate::generations::Generations;
 use crate::home::Home;
 use crate::keyfile::KeyDir;
 use crate::newfile;
@@ -55,7 +56,8 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    let (config, _) = context.config()?;
+    // That it can be read is known before anything is made.
+    context.config()?;
     let genesis = match &options.genesis {
         Some(file) => {
             let text = super::proof::read_input(file)?;
@@ -79,23 +81,10 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         (true, Some(_), []) => BlocksBy::GivenKeys,
         (true, Some(_), peers) => BlocksBy::Elsewhere(peers),
     };
-    match (&genesis.inherits, &options.state) {
-        (None, Some(_)) => Err(Failure::usage("this genesis inherits no state; leave out --state")),
-        (None, None) => create(genesis, made_by, context),
-        (Some(_), _) if context.home.genesis().exists() => create(genesis, made_by, context),
-        (Some(inherited), state) => {
-            if let Some(state) = state {
-                bring(state, inherited, &config, &context.home)?;
-            }
-            create(genesis, made_by, context).inspect_err(|_| {
-                // What was refused must not look like a chain.
-                let _ = std::fs::remove_file(context.home.genesis());
-                if state.is_some() {
-                    let _ = std::fs::remove_file(context.home.inherited());
-                }
-            })
-        }
+    if genesis.inherits.is_none() && options.state.is_some() {
+        return Err(Failure::usage("this genesis inherits no state; leave out --state"));
     }
+    create(genesis, made_by, options.state.as_deref(), context)
 }
 
 /// Copies the archive of an inherited state into the home, where it is read when the chain begins, or begins anew.
@@ -162,8 +151,13 @@ pub(crate) enum BlocksBy<'a> {
     Elsewhere(&'a [PeerAddress]),
 }
 
-/// Makes the chain of a genesis.
-pub(crate) fn create(mut genesis: Genesis, made_by: BlocksBy<'_>, context: &Context<'_>) -> Result<Exit, Failure> {
+/// Makes the chain of a genesis, with the state that it inherits, if that is given.
+pub(crate) fn create(
+    genesis: Genesis,
+    made_by: BlocksBy<'_>,
+    state: Option<&Path>,
+    context: &Context<'_>,
+) -> Result<Exit, Failure> {
     let home = &context.home;
     if home.genesis().exists() {
         return Err(home.is_taken());
@@ -174,13 +168,41 @@ pub(crate) fn create(mut genesis: Genesis, made_by: BlocksBy<'_>, context: &Cont
             Failure::usage(message).hint("set engine.kind = \"follow\" and p2p.peers there, and leave --follow out")
         );
     }
-    let keys = KeyDir::new(home.path());
-    let under_engine = matches!(made_by, BlocksBy::CometBft);
-    let here = matches!(made_by, BlocksBy::OwnKey | BlocksBy::GivenKeys);
-    if here {
+    if matches!(made_by, BlocksBy::OwnKey | BlocksBy::GivenKeys) {
         // Before anything is written: a home that cannot begin is none.
         refuse_to_forget(home, &genesis)?;
     }
+    // Held before anything is written: who builds a state here for a chain has no genesis yet.
+    let held = Generations::open(&home.data())?;
+    if home.genesis().exists() {
+        return Err(home.is_taken());
+    }
+    if let (Some(inherited), Some(archive)) = (&genesis.inherits, state) {
+        bring(archive, inherited, &context.config()?.0, home)?;
+    }
+    let inherits = genesis.inherits.is_some();
+    begin(genesis, made_by, held, context).inspect_err(|_| {
+        if inherits {
+            // What was refused must not look like a chain.
+            let _ = std::fs::remove_file(home.genesis());
+        }
+        if state.is_some() {
+            let _ = std::fs::remove_file(home.inherited());
+        }
+    })
+}
+
+/// Writes what makes a home that is held, and opens its chain.
+fn begin(
+    mut genesis: Genesis,
+    made_by: BlocksBy<'_>,
+    held: Generations,
+    context: &Context<'_>,
+) -> Result<Exit, Failure> {
+    let home = &context.home;
+    let keys = KeyDir::new(home.path());
+    let under_engine = matches!(made_by, BlocksBy::CometBft);
+    let here = matches!(made_by, BlocksBy::OwnKey | BlocksBy::GivenKeys);
     if here && !keys.names()?.iter().any(|name| name == PRODUCER) {
         let key = SecretKey::generate().map_err(|error| Failure::io("no randomness for a new key", &error))?;
         keys.save(PRODUCER, &key)?;
@@ -214,7 +236,8 @@ pub(crate) fn create(mut genesis: Genesis, made_by: BlocksBy<'_>, context: &Cont
             None
         }
         _ => {
-            let chain = context.open_chain()?;
+            let (config, _) = context.config()?;
+            let chain = open_held(held, home, &config, &context.application.registry)?;
             chain.flush()?;
             Some(chain.status()?)
         }

@@ -9,7 +9,7 @@ pub(crate) mod target;
 
 use super::db::confirmed;
 use super::snapshot::extract::Prefix;
-use super::snapshot::genesis_for;
+use super::snapshot::{complete_genesis, genesis_for};
 use crate::cli::Context;
 use crate::config::Config;
 use crate::engine::{self, Aside, Engine, snapshot_params};
@@ -198,8 +198,10 @@ impl Sync<'_> {
                 return Err(failure);
             }
         };
-        if self.fresh {
-            home.write_genesis(&self.genesis)?;
+        // Another may have begun a chain here before this one held the home. From here on nobody does.
+        if self.fresh && home.genesis().exists() {
+            aside.give_up();
+            return Err(home.is_taken());
         }
         let left = aside.settle_at(version.height)?;
         // It has served: what cannot be removed is in nobody's way, and is cleared by the next sync.
@@ -216,6 +218,9 @@ impl Sync<'_> {
     }
 
     fn target(&self, runtime: &Runtime, sources: &Sources, word: &Word) -> Result<Target, Failure> {
+            if self.fresh {
+                complete_genesis(home, &self.genesis)?;
+            }
         let target = word.target(runtime, sources, Duration::from_millis(self.config.p2p.request_timeout_ms));
         target.map_err(|failure| match (failure.exit, &sources.network) {
             (Exit::SyncFailed, Some(_)) => self.with_bans(failure),

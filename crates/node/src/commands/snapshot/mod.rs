@@ -528,6 +528,18 @@ pub(crate) fn genesis_for(home: &Home, given: Option<&Path>) -> Result<(Genesis,
     }
 }
 
+/// Writes the genesis of a home that had none when a state was begun to be built for it. Whoever put another one there since held no
+/// lock: the state is not theirs.
+pub(crate) fn complete_genesis(home: &Home, genesis: &Genesis) -> Result<(), Failure> {
+    if home.genesis().exists() && home.read_genesis()? != *genesis {
+        let message =
+            format!("somebody put another genesis into {} while a state was built for it", home.path().display());
+        return Err(Failure::error(message)
+            .hint("that genesis was left as it is, and the state was not taken: --home DIR names another place"));
+    }
+    if home.genesis().exists() { Ok(()) } else { home.write_genesis(genesis) }
+}
+
 /// A genesis from a file.
 fn genesis_file(file: &Path) -> Result<Genesis, Failure> {
     Genesis::parse(&read_input(file)?).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))

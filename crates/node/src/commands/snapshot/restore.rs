@@ -3,7 +3,7 @@
 //! The state is built aside from proven chunks, its root is computed anew and compared, and only then is it the home's.
 //! What came before the snapshot is not in it: blocks and receipts begin at the next height.
 
-use super::{Source, delta, expected, fits, genesis_for, show};
+use super::{Source, complete_genesis, delta, expected, fits, genesis_for, show};
 use crate::api::Snapshot;
 use crate::cli::Context;
 use crate::commands::db::confirmed;
@@ -83,6 +83,11 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
         return Ok(Exit::Ok);
     }
     let aside = Aside::of(home)?;
+    // Another may have begun a chain here before this one held the home. From here on nobody does.
+    if fresh && home.genesis().exists() {
+        aside.give_up();
+        return Err(home.is_taken());
+    }
     // A state that whoever has the genesis has is nothing to lose; it is there also where this was cut off and somebody looked.
     let first = genesis.first_state().map_err(|error| Failure::usage(error.to_string()))?.height;
     let is_first = before.is_some_and(|stands| stands.height <= first) && genesis.inherits.is_none();
@@ -102,9 +107,14 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
         let plan = Plan { snapshot: &options.snapshot, expected: &expected, deltas: &deltas, target: (height, root) };
         build(&plan, genesis.hasher, Some(&genesis), directory, context)
     });
-    let built = built.and_then(|last| match options.root {
-        Some(_) => aside.mark_given(height, root).map(|()| last),
-        None => Ok(last),
+    let built = built.and_then(|last| {
+        if options.root.is_some() {
+            aside.mark_given(height, root)?;
+        }
+        if fresh {
+            complete_genesis(home, &genesis)?;
+        }
+        Ok(last)
     });
     let last = match built {
         Ok(last) => last,
@@ -115,9 +125,6 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
             return Err(failure);
         }
     };
-    if fresh {
-        home.write_genesis(&genesis)?;
-    }
     let left = aside.settle_at(height)?;
     // Once the state counts nothing that fails undoes that.
     let forgotten = forget_above(held, home, height);
