@@ -1,14 +1,15 @@
 //! Recovery from the command line: each strategy on real files, one after the other, and a node that does it by itself.
 #![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
-use crate::support::{Node, chain, copy, expect, keelstone, post, program, register, send};
+use crate::support::{Node, chain, copy, expect, keelstone, post, program, register, send, until};
 use crate::sync::{peer, serve};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A chain at height 4, its root, and a snapshot of height 2.
@@ -571,6 +572,55 @@ fn a_node_recovers_a_damaged_state_when_it_starts() {
     fs::write(generation(home.path()).join("blocks.redb"), b"nothing").unwrap();
     let output = keelstone(home.path(), &["node", "--json", "--set", "http.listen=127.0.0.1:0"]);
     assert_eq!(output.status.code(), Some(12), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What takes long is told to stop: it ends, its end is on record as its beginning is, the old state is kept, and what is said is how to
+/// go on.
+#[test]
+fn what_is_told_to_stop_ends_and_says_so() {
+    let (home, before) = busy_chain();
+    // Whoever dials it waits: it says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("p2p.peers={}", silent.local_addr().unwrap());
+    let ended = |home: &Path, sign: &str, arguments: &[&str]| {
+        let mut command = program();
+        command.args(arguments).args(["--json", "--set", &silent, "--home"]).arg(home);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        until("it has begun", || home.join(sign).is_dir());
+        let since = Instant::now();
+        assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert!(since.elapsed() < Duration::from_secs(10), "it went on for {:?}", since.elapsed());
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let last = |home: &Path, kind: &str| {
+        let shown = expect(home, 0, &["audit", "node", "show", "--kind", kind]);
+        let record = shown["records"].as_array().unwrap().last().unwrap().clone();
+        assert!(record["step"] == "failed" && record.to_string().contains("stopped by a signal"), "{record}");
+    };
+    let root = before["root"].as_str().unwrap();
+    let fresh = tempfile::tempdir().unwrap();
+    let genesis = home.path().join("genesis.json");
+    let sync = ["sync", "--genesis", genesis.to_str().unwrap(), "--trust-height", "4", "--trust-hash", root];
+    let roomy = ["--set", "snapshots.reserve_percent=0"];
+    let (code, said) = ended(fresh.path(), "data/joining", &[&sync[..], &roomy].concat());
+    assert!(code == Some(1) && said.contains("stopped by a signal") && said.contains("goes on"), "{code:?} {said}");
+    last(fresh.path(), "restored");
+
+    damage(home.path());
+    let only = ["--set", "recovery.strategies=peer_state_sync"];
+    let (code, said) = ended(home.path(), "recoveries", &[&["recover", "--yes"][..], &only].concat());
+    assert!(
+        code == Some(1) && said.contains("stopped by a signal") && said.contains("data/joining"),
+        "{code:?} {said}"
+    );
+    last(home.path(), "recovered");
+    fs::remove_dir_all(home.path().join("recoveries")).unwrap();
+    let node = [&["node", "--set", "http.listen=127.0.0.1:0"][..], &only].concat();
+    let (code, said) = ended(home.path(), "recoveries", &node);
+    assert_eq!(code, Some(0), "{said}");
+    last(home.path(), "recovered");
+    expect(home.path(), 12, &["status"]);
 }
 
 /// spec: RECOVER-8. A strategy for whose result there is no room writes nothing, and says what it takes and what is free.

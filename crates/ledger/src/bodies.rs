@@ -15,7 +15,7 @@ use keelstone_store::StoreError;
 use keelstone_store::kv::{Kv, Range};
 use keelstone_tree::Hasher;
 use std::fmt;
-use std::ops::RangeInclusive;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::sync::Arc;
 
 /// The blocks of a database.
@@ -227,12 +227,18 @@ pub(crate) fn last_by(
 
 impl<H: Hasher> Ledger<H> {
     /// Runs the blocks of another database on this chain, up to a height, and commits each. What a block comes to is
-    /// compared with what was kept of it: its receipts, and its root where that is. Returns how many were run.
+    /// compared with what was kept of it: its receipts, and its root where that is. Returns how many were run: fewer than there
+    /// are up to that height if `progress` breaks it off.
     ///
     /// # Errors
     /// [`LedgerError::Damaged`] at the first block that came to something else; or what running and committing say.
     // spec: RECOVER-1
-    pub fn run_kept(&self, bodies: &Bodies, to: Height, progress: &mut dyn FnMut(Height)) -> Result<u64, LedgerError> {
+    pub fn run_kept(
+        &self,
+        bodies: &Bodies,
+        to: Height,
+        progress: &mut dyn FnMut(Height) -> ControlFlow<()>,
+    ) -> Result<u64, LedgerError> {
         let mut blocks = 0;
         while self.height() < to {
             let height = self.height().next();
@@ -250,7 +256,9 @@ impl<H: Hasher> Ledger<H> {
             }
             self.commit(pending)?;
             blocks += 1;
-            progress(height);
+            if progress(height).is_break() {
+                break;
+            }
         }
         Ok(blocks)
     }

@@ -18,6 +18,7 @@ use crate::engine;
 use crate::exit::{Exit, Failure, causes};
 use crate::generations::{Generation, Generations, Replaced};
 use crate::home::Home;
+use crate::interrupt::Stop;
 use crate::keyfile::{KeyDir, Stored};
 use crate::newfile;
 use crate::own_log::{OwnLog, Stood, Who};
@@ -25,7 +26,7 @@ use crate::p2p::{self, Sources};
 use crate::room;
 use crate::snapshots::{forget_above, hold_library, look_into_library};
 use elsewhere::{Offers, Others};
-use keelstone_codec::{Encode as _, Height, Root, Timestamp};
+use keelstone_codec::{Encode as _, Height, Namespace, Root, Timestamp};
 use keelstone_execution::{PublicKey, Registry};
 use keelstone_ledger::{
     Bodies, Genesis, Ledger, LedgerError, NodeEvent, NodeStep, PoolLimits, SecretKey, Signature, Standing, Unfit,
@@ -34,7 +35,7 @@ use keelstone_ledger::{
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
 use keelstone_store::{CheckLevel, Options, Store, StoreError, View};
-use keelstone_sync::library::{Each, Expected, Info, Origin, Pin};
+use keelstone_sync::library::{Each, Expected, Info, LibraryError, Origin, Pin};
 use keelstone_sync::peers::Version;
 use keelstone_sync::recovery::{
     Built, Depth, Failed, Outcome, Report, SignedReport, Strategy, Target, Trust, World, by_time, recover,
@@ -92,6 +93,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) keys: &'a KeyDir,
     /// Who wants it, for the record.
     pub(crate) who: Who,
+    /// Once this is asked nothing more is tried: the old state stays, and so does what was fetched.
+    pub(crate) stop: Stop,
     /// Told of what is being done.
     pub(crate) progress: &'a mut dyn FnMut(Strategy, u64, u64),
 }
@@ -432,7 +435,7 @@ impl<'a, H: Hasher> Place<'a, H> {
         }
         let patience = Duration::from_millis(p2p.request_timeout_ms);
         let network = self.meet().map_err(|failed| of_failed(&failed))?;
-        let sources = Sources { network: Some(network), mirrors: Vec::new() };
+        let sources = Sources { network: Some(network), mirrors: Vec::new(), stop: self.wish.stop.clone() };
         let runtime = self.others().map_err(|failed| of_failed(&failed))?.runtime();
         let (version, producer) = attested(runtime, &sources, patience, &trust)?;
         tracing::info!(height = %version.height, %producer, "nothing here says what is to be had: a producer does");
@@ -474,7 +477,10 @@ impl<'a, H: Hasher> Place<'a, H> {
 
     fn run(mut self) -> Result<Recovered, Failure> {
         let began = now();
-        let (target, depth) = (self.target()?, self.depth());
+        let target = self.target();
+        // Whoever is asked no more has no say in it.
+        self.wish.stop.check()?;
+        let (target, depth) = (target?, self.depth());
         if self.replaced.damage.is_none() {
             self.generations.sweep()?;
         }
@@ -501,7 +507,10 @@ impl<'a, H: Hasher> Place<'a, H> {
                 let after = Standing { height: built.at.height, root: built.at.root };
                 (strategy.name(), NodeStep::Done, Some(after))
             }
-            None => ("nothing that was tried", NodeStep::Failed { reason: cut(names) }, None),
+            None => {
+                let reason = self.wish.stop.check().map_or_else(|stopped| stopped.message, |()| names);
+                ("nothing that was tried", NodeStep::Failed { reason: cut(reason) }, None)
+            }
         };
         let mut warnings = std::mem::take(&mut self.lost);
         let without: String = warnings.iter().map(|lost| format!("; {lost}")).collect();
@@ -561,7 +570,12 @@ impl<'a, H: Hasher> Place<'a, H> {
         target: (Height, Root),
         feed: &mut dyn FnMut(Each<'_>) -> Result<(), Failed>,
     ) -> Result<Store<H>, Failed> {
-        engine::build_store(Self::directory(&generation.state())?, self.options(), target, feed)
+        engine::build_store(Self::directory(&generation.state())?, self.options(), target, &mut |each| {
+            feed(&mut |namespace: &Namespace, key: &[u8], value: &[u8]| match self.wish.stop.is_asked() {
+                true => Err(LibraryError::Stopped),
+                false => each(namespace, key, value),
+            })
+        })
     }
 
     /// Runs the blocks of this home on a state, up to the target.
@@ -601,14 +615,18 @@ impl<'a, H: Hasher> Place<'a, H> {
             _ => {
                 let bodies = self.bodies.clone()?;
                 let mut done = 0;
-                ledger
-                    .run_kept(&bodies, target.height, &mut |_| {
-                        done += 1;
-                        (self.wish.progress)(strategy, done, needed);
-                    })
-                    .map_err(of_ledger)?
+                let run = ledger.run_kept(&bodies, target.height, &mut |_| {
+                    done += 1;
+                    (self.wish.progress)(strategy, done, needed);
+                    match self.wish.stop.is_asked() {
+                        true => ControlFlow::Break(()),
+                        false => ControlFlow::Continue(()),
+                    }
+                });
+                run.map_err(of_ledger)?
             }
         };
+        self.wish.stop.check().map_err(machine)?;
         ledger.store().flush()?;
         let at = Version { height: ledger.height(), root: ledger.root() };
         Ok(Built { at, entries: ledger.view().totals().count, blocks })
@@ -727,6 +745,7 @@ impl<'a, H: Hasher> Place<'a, H> {
     ) -> Result<Built, Failed> {
         let mut why = none;
         for candidate in candidates {
+            self.wish.stop.check().map_err(machine)?;
             match build(self, &candidate) {
                 Ok(built) => return Ok(built),
                 Err(failed) => {
@@ -918,6 +937,7 @@ impl<H: Hasher> World for Place<'_, H> {
     }
 
     fn build(&mut self, strategy: Strategy, target: &Version) -> Result<Built, Failed> {
+        self.wish.stop.check().map_err(machine)?;
         tracing::info!(strategy = strategy.name(), height = target.height.0, "recovering");
         self.left_behind = None;
         let built = match strategy {
@@ -930,6 +950,7 @@ impl<H: Hasher> World for Place<'_, H> {
 
     // spec: RECOVER-3
     fn check(&mut self, depth: Depth) -> Result<Version, Failed> {
+        self.wish.stop.check().map_err(machine)?;
         let generation = self.aside.clone().ok_or_else(|| Failed::Unsound("nothing was built".to_owned()))?;
         let store = Store::<H>::open(Self::directory(&generation.state())?, self.options())?;
         let level = if depth == Depth::Full { CheckLevel::Full } else { CheckLevel::Quick };
@@ -961,6 +982,8 @@ impl<H: Hasher> World for Place<'_, H> {
     }
 
     fn settle(&mut self) -> Result<(), Failed> {
+        // From here on it takes no longer than a stop may.
+        self.wish.stop.check().map_err(machine)?;
         let Some(aside) = self.aside.take() else { return Err(Failed::Unsound("nothing was built".to_owned())) };
         // What it came to was compared with the target, whose root is trusted.
         let noted = self.checked.take().map_or(Ok(()), |Version { height, root }| {
@@ -1067,14 +1090,29 @@ pub(crate) fn show(signed: &SignedReport) -> Value {
     })
 }
 
-/// What a node says when it could not recover by itself.
-pub(crate) fn failure(recovered: &Recovered) -> Failure {
-    let attempts = recovered.outcome.attempts.iter();
-    let said: Vec<String> = attempts
-        .filter_map(|(strategy, result)| result.as_ref().err().map(|failed| format!("{strategy}: {failed}")))
+/// What is said where nothing was recovered: why, and whether it is this machine that has to be looked at.
+pub(crate) fn failure(recovered: &Recovered, stop: &Stop) -> Failure {
+    if let Err(stopped) = stop.check() {
+        let message = format!("{}: nothing was recovered, and the old state is kept", stopped.message);
+        return Failure { message, ..stopped }
+            .hint("the same again goes on with what was fetched, which waits in data/joining");
+    }
+    let failed: Vec<_> = recovered
+        .outcome
+        .attempts
+        .iter()
+        .filter_map(|(strategy, result)| Some((strategy, result.as_ref().err()?)))
         .collect();
-    Failure::new(Exit::Integrity, format!("nothing was recovered; {}", said.join("; ")))
-        .hint("the old state is kept; docs/recovery.md says what else there is")
+    let said: Vec<String> = failed.iter().map(|(strategy, failed)| format!("{strategy}: {failed}")).collect();
+    // One that had nothing to work with says nothing of what the others met.
+    let mut met = failed.iter().filter(|(_, failed)| !matches!(failed, Failed::Unavailable(_))).peekable();
+    let is_machine =
+        met.peek().is_some() && met.all(|(_, failed)| matches!(failed, Failed::Machine(_) | Failed::NoRoom { .. }));
+    let (exit, hint) = match is_machine {
+        true => (Exit::Error, "the old state is kept; look at this machine and its disk, and try again"),
+        false => (Exit::Integrity, "the old state is kept; docs/recovery.md says what else there is"),
+    };
+    Failure::new(exit, format!("nothing was recovered; {}", said.join("; "))).hint(hint)
 }
 
 #[cfg(test)]
@@ -1121,7 +1159,9 @@ mod tests {
         progress: &mut dyn FnMut(Strategy, u64, u64),
     ) -> Result<Recovered, Failure> {
         let (registry, keys) = (standard(), KeyDir::new(home.path()));
-        let wish = Wish { wanted: Wanted::Newest, root: None, only: Some(only), keys: &keys, who: Who::User, progress };
+        let stop = Stop::default();
+        let wish =
+            Wish { wanted: Wanted::Newest, root: None, only: Some(only), keys: &keys, who: Who::User, stop, progress };
         let genesis = home.read_genesis().expect("it was written");
         let place = Place::<Blake3>::open(home, genesis, config, &registry, wish).expect("nobody uses it");
         spoil(&place.replaced.generation.as_ref().expect("there is a state").blocks());
@@ -1151,7 +1191,8 @@ mod tests {
         let (registry, keys) = (standard(), KeyDir::new(home.path()));
         let tried = |config: &Config, only: Strategy, (wanted, root): (Wanted, Option<Root>)| {
             let progress = &mut |_: Strategy, _: u64, _: u64| {};
-            let wish = Wish { wanted, root, only: Some(only), keys: &keys, who: Who::User, progress };
+            let stop = Stop::default();
+            let wish = Wish { wanted, root, only: Some(only), keys: &keys, who: Who::User, stop, progress };
             let genesis = home.read_genesis().expect("it was written");
             let mut place = Place::<Blake3>::open(&home, genesis, config, &registry, wish).expect("nobody uses it");
             let target = place.target().expect("a root is known").version();
@@ -1191,7 +1232,27 @@ mod tests {
             panic!("{:?}", found.outcome.attempts)
         };
         assert!(why.contains("could not copy"), "{why}");
+        let said = failure(&found, &Stop::default());
+        assert!(said.exit == Exit::Error && said.message.contains(why.as_str()), "{said}");
         assert_eq!((named(&home), found.warnings), (before, vec![]));
+    }
+
+    /// Told to stop on the way it ends where it is: the state that counts is the one that did, nothing is left of what was built, and both are
+    /// on record.
+    #[test]
+    fn what_is_told_to_stop_keeps_the_state_that_counts() {
+        let (_place, home, config, before) = chain();
+        let (registry, keys, stop) = (standard(), KeyDir::new(home.path()), Stop::default());
+        let progress = &mut |_: Strategy, _: u64, _: u64| stop.ask();
+        let (wanted, only, who) = (Wanted::Newest, Some(Strategy::BlockReplay), Who::User);
+        let wish = Wish { wanted, root: None, only, keys: &keys, who, stop: stop.clone(), progress };
+        let found = run(&home, &config, &registry, wish).expect("it is reported");
+        let said = failure(&found, &stop);
+        assert!(found.outcome.recovered().is_none() && said.exit == Exit::Error, "{said}");
+        let left =
+            fs::read_dir(home.data()).expect("there").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        assert_eq!(left.filter(|name| name.starts_with("gen-")).collect::<Vec<_>>(), [before.trim()]);
+        assert_eq!(engine::open(&home, &config, &registry).expect("it opens").status().expect("it stands").height, 3);
     }
 
     /// spec: RECOVER-9. Blocks that are damaged hinder nobody: the state is had again without them, and that is said.
@@ -1282,12 +1343,9 @@ mod tests {
         let (registry, keys) = (standard(), KeyDir::new(home.path()));
         let run_as = |who: Who| {
             let progress = &mut |_: Strategy, _: u64, _: u64| {};
-            run(
-                &home,
-                &config,
-                &registry,
-                Wish { wanted: Wanted::Newest, root: None, only: None, keys: &keys, who, progress },
-            )
+            let stop = Stop::default();
+            let wish = Wish { wanted: Wanted::Newest, root: None, only: None, keys: &keys, who, stop, progress };
+            run(&home, &config, &registry, wish)
         };
         let failure = run_as(Who::User).err().expect("there is no record of it");
         assert!(failure.exit == Exit::Integrity && named(&home) == before, "{failure}");

@@ -8,6 +8,7 @@ use keelstone_ledger::{
 };
 use keelstone_store::kv::{Batch, Kv, MemoryKv};
 use keelstone_tree::{Answer, Blake3, Hasher as _, Proof, ProofLimits, Query, Read as _};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 fn place(namespace: &str, key: &str) -> (Namespace, Key) {
@@ -260,10 +261,14 @@ fn kept_blocks_come_to_their_chain_or_the_height_that_does_not_is_named() {
     assert_eq!(bodies.root(last.next()).unwrap(), None);
     let again = || {
         let fresh = begin(&Arc::default());
-        let blocks = fresh.run_kept(&bodies, last, &mut |_| {})?;
+        let blocks = fresh.run_kept(&bodies, last, &mut |_| ControlFlow::Continue(()))?;
         Ok::<_, LedgerError>((blocks, fresh.root(), fresh.certificate(Height(3))?))
     };
     assert_eq!(again().unwrap(), (last.0, chain.root(), Some(vec![7])));
+    // Broken off it stands where it came to.
+    let fresh = begin(&Arc::default());
+    assert_eq!(fresh.run_kept(&bodies, last, &mut |_| ControlFlow::Break(())).unwrap(), 1);
+    assert_eq!(fresh.height(), Height(1));
 
     let at = |kind: u8, height: u64| [&[kind][..], &height.to_be_bytes()].concat();
     let put = |key: &[u8], value: Vec<u8>| {

@@ -16,6 +16,7 @@ use crate::exit::{Exit, Failure};
 use crate::follower::{Follower, follow};
 use crate::home::Home;
 use crate::http::{Access, Health, Hub, Limits, Reload, Served, Telling, router, serve};
+use crate::interrupt::Stop;
 use crate::mend::Mender;
 use crate::metrics::Metrics;
 use crate::out::{Out, grouped, short};
@@ -83,9 +84,16 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         Maker::Elsewhere(_) => patiently(|| context.open_chain()),
         Maker::CometBft => context.open_to_join(),
     };
+    let mut stop = None;
     let engine = match open() {
         Err(failure) if failure.exit == Exit::Integrity && config.recovery.automatic => {
-            recovered(failure, &config, context)?;
+            let stop = stop.insert(Stop::on_signal()?);
+            let recovered = recovered(failure, &config, context, stop);
+            if stop.is_asked() {
+                recovered.unwrap_or_else(|failure| tracing::warn!(%failure, "stopped"));
+                return stopped(context);
+            }
+            recovered?;
             open()?
         }
         opened => opened?,
@@ -103,6 +111,11 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     }
     let follows = if let Maker::Elsewhere(follow) = &maker { Some(follow.made_by()) } else { None };
     let node = Node::start(engine, &config, &context.home, maker, context)?;
+    // From here on the node hears signals itself.
+    if stop.is_some_and(|stop| stop.is_asked()) {
+        node.stop(false)?;
+        return stopped(context);
+    }
 
     let status = node.engine.status()?;
     let out = context.out;
@@ -132,10 +145,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     }));
     let ended = node.run_until_signal()?;
     match ended {
-        None => {
-            out.say("stopped");
-            Ok(Exit::Ok)
-        }
+        None => stopped(context),
         Some((Ended::SyncGivenUp { said }, stood)) => begin_anew(&said, &config, stood, context),
         Some((Ended::TooOften { ends, said }, _)) => {
             let message = format!("CometBFT ended {ends} times in a row; it said last:\n{said}");
@@ -148,15 +158,23 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     }
 }
 
+/// What a node ends with that was told to.
+#[expect(clippy::unnecessary_wraps, reason = "it is what a command ends with")]
+fn stopped(context: &Context<'_>) -> Result<Exit, Failure> {
+    context.out.say("stopped");
+    Ok(Exit::Ok)
+}
+
 /// Has the state again that is too damaged to be opened, and says so. Without success the node does not start, for the
 /// reason it had before.
 // spec: RECOVER-1
-fn recovered(failure: Failure, config: &Config, context: &Context<'_>) -> Result<(), Failure> {
+fn recovered(failure: Failure, config: &Config, context: &Context<'_>, stop: &Stop) -> Result<(), Failure> {
     tracing::error!(%failure, "the state is damaged; the node recovers it");
     let registry = &context.application.registry;
     let keys = context.keys();
     let progress = &mut |_, _, _| {};
-    let wish = Wish { wanted: Wanted::Newest, root: None, only: None, keys: &keys, who: Who::Node, progress };
+    let (who, stop) = (Who::Node, stop.clone());
+    let wish = Wish { wanted: Wanted::Newest, root: None, only: None, keys: &keys, who, stop: stop.clone(), progress };
     let tried = recovery::run(&context.home, config, registry, wish);
     let why = match tried {
         Ok(found) => match found.outcome.recovered() {
@@ -165,7 +183,7 @@ fn recovered(failure: Failure, config: &Config, context: &Context<'_>) -> Result
                 tracing::warn!(strategy = strategy.name(), height, report, "the state was recovered");
                 return Ok(());
             }
-            None => recovery::failure(&found).message,
+            None => recovery::failure(&found, &stop).message,
         },
         Err(failure) => failure.message,
     };
@@ -195,7 +213,13 @@ fn begin_anew(said: &str, config: &Config, stood: Option<Height>, context: &Cont
 /// on from there; or that tries again, if nobody gave a state.
 fn sync_anew(missing: Height, kept_from: Height, context: &Context<'_>) -> Result<Exit, Failure> {
     tracing::warn!(%missing, %kept_from, "no peer has the next height any more; a later state is taken");
-    match patiently(|| sync::run(sync::Options::anew(), context)) {
+    let stop = Stop::on_signal()?;
+    let synced = patiently(|| sync::run_until(sync::Options::anew(), context, &stop));
+    match synced {
+        Ok(_) | Err(_) if stop.is_asked() => {
+            synced.map_or_else(|failure| tracing::warn!(%failure, "stopped"), drop);
+            stopped(context)
+        }
         Ok(_) => Err(started_again()),
         Err(failure) if failure.exit == Exit::SyncFailed => {
             tracing::error!(%failure, "no later state was taken; the node goes on with the one it has");

@@ -5,6 +5,7 @@ use super::db::confirmed;
 use super::proof::read_input;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
+use crate::interrupt::Stop;
 use crate::out::{Ink, grouped};
 use crate::own_log::Who;
 use crate::recovery::{self, Wanted, Wish};
@@ -66,7 +67,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     }
     if options.dry_run {
         let progress = &mut |_, _, _| {};
-        let wish = Wish { wanted, root, only, keys, who: Who::User, progress };
+        let wish = Wish { wanted, root, only, keys, who: Who::User, stop: Stop::default(), progress };
         let plan = recovery::plan(home, &config, registry, wish)?;
         show_plan(&plan, context);
         return Ok(Exit::Ok);
@@ -78,12 +79,13 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         bar.set_length(total);
         bar.set_position(done);
     };
-    let wish = Wish { wanted, root, only, keys, who: Who::User, progress: &mut progress };
+    let stop = Stop::on_signal()?;
+    let wish = Wish { wanted, root, only, keys, who: Who::User, stop: stop.clone(), progress: &mut progress };
     let recovered = recovery::run(home, &config, registry, wish);
     bar.finish_and_clear();
     let recovered = recovered?;
     if recovered.outcome.recovered().is_none() {
-        return Err(recovery::failure(&recovered));
+        return Err(recovery::failure(&recovered, &stop));
     }
     show(&recovered, context);
     Ok(Exit::Ok)

@@ -14,6 +14,7 @@ use crate::cli::Context;
 use crate::config::Config;
 use crate::engine::{self, Aside, Engine, snapshot_params};
 use crate::exit::{Exit, Failure};
+use crate::interrupt::Stop;
 use crate::metrics::Metrics;
 use crate::out::{Ink, Out, bytes, grouped};
 use crate::own_log::{OwnLog, Stood, Who};
@@ -106,9 +107,14 @@ impl FromStr for Source {
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
+    run_until(options, context, &Stop::on_signal()?)
+}
+
+/// As [`run`], until told to stop: what was fetched waits for the next one then, and a state that counts already stays.
+pub(super) fn run_until(options: Options, context: &Context<'_>, stop: &Stop) -> Result<Exit, Failure> {
     let (genesis, fresh) = genesis_for(&context.home, options.genesis.as_deref())?;
     let (config, _) = context.config()?;
-    let sync = Sync { options, genesis, fresh, config, context };
+    let sync = Sync { options, genesis, fresh, config, context, stop: stop.clone() };
     match sync.genesis.hasher {
         HashKind::Blake3 => sync.run::<Blake3>(),
         HashKind::Sha256 => sync.run::<Sha256>(),
@@ -123,6 +129,7 @@ struct Sync<'a> {
     fresh: bool,
     config: Config,
     context: &'a Context<'a>,
+    stop: Stop,
 }
 
 impl Sync<'_> {
@@ -148,7 +155,27 @@ impl Sync<'_> {
         }
         // Whoever is still asked holds nothing up.
         runtime.shutdown_timeout(SHUTDOWN_GRACE);
-        done
+        done.map_err(|failure| self.explained(failure))
+    }
+
+    /// Why this did not come to its end: where it was told to stop that is why, whatever broke off for it; and whoever is banned is not
+    /// asked, and may be the one who would have had an answer.
+    fn explained(&self, mut failure: Failure) -> Failure {
+        if let Err(stopped) = self.stop.check() {
+            return stopped.hint("what was fetched stays, and the same again goes on with it");
+        }
+        let asks_peers = self.options.from.iter().any(|from| matches!(from, Source::Peers | Source::All));
+        let asked = failure.exit == Exit::SyncFailed && asks_peers;
+        let bans = asked.then(|| Bans::open(&self.context.home.bans()).ok()).flatten();
+        let told = bans.iter().flat_map(|bans| bans.told(BANS_TOLD_MAX)).map(|(peer, why)| format!("\n{peer}: {why}"));
+        let told: String = told.collect();
+        if !told.is_empty() {
+            failure.message += &told;
+            failure = failure.hint(
+                "a ban ends once it is taken out of that file; or give other peers, or --trust-height and --trust-hash",
+            );
+        }
+        failure
     }
 
     fn run_with<H: Hasher>(
@@ -161,6 +188,7 @@ impl Sync<'_> {
         let (context, home) = (self.context, &self.context.home);
         let started = Instant::now();
         let target = self.target(runtime, sources, word)?;
+        self.stop.check()?;
         let begun = self.agrees(&target, stands)?;
         if begun == Begun::There {
             context.out.say(context.out.ink(Ink::Good, "✓ this node has that state already"));
@@ -170,6 +198,11 @@ impl Sync<'_> {
             return Ok(Exit::Ok);
         }
         let aside = Aside::of(home)?;
+        // Another may have begun a chain here before this one held the home. From here on nobody does.
+        if self.fresh && home.genesis().exists() {
+            aside.give_up();
+            return Err(home.is_taken());
+        }
         // Without a genesis nothing says how far what is here came, or whose it is.
         if begun == Begun::Replaces || self.fresh && aside.replaces() {
             let Version { height, .. } = target.version;
@@ -186,23 +219,23 @@ impl Sync<'_> {
         own.note(Who::User, event.clone(), NodeStep::Begun, Stood { before, after: None })?;
         let fetched = self.fetch::<H>(runtime, sources.clone(), target.version, word, &aside);
         let fetched = fetched.and_then(|(version, progress)| {
+            self.stop.check()?;
             aside.mark_given(version.height, version.root)?;
+            if self.fresh {
+                complete_genesis(home, &self.genesis)?;
+            }
             Ok((version, progress))
         });
         let (version, progress) = match fetched {
             Ok(fetched) => fetched,
             Err(failure) => {
                 aside.give_up();
-                let reason = cut(failure.message.clone());
+                let reason = self.stop.check().map_or_else(|stopped| stopped.message, |()| failure.message.clone());
+                let reason = cut(reason);
                 own.note(Who::User, event, NodeStep::Failed { reason }, Stood { before, after: before })?;
                 return Err(failure);
             }
         };
-        // Another may have begun a chain here before this one held the home. From here on nobody does.
-        if self.fresh && home.genesis().exists() {
-            aside.give_up();
-            return Err(home.is_taken());
-        }
         let left = aside.settle_at(version.height)?;
         // It has served: what cannot be removed is in nobody's way, and is cleared by the next sync.
         let _ = std::fs::remove_dir_all(home.joining());
@@ -218,27 +251,7 @@ impl Sync<'_> {
     }
 
     fn target(&self, runtime: &Runtime, sources: &Sources, word: &Word) -> Result<Target, Failure> {
-            if self.fresh {
-                complete_genesis(home, &self.genesis)?;
-            }
-        let target = word.target(runtime, sources, Duration::from_millis(self.config.p2p.request_timeout_ms));
-        target.map_err(|failure| match (failure.exit, &sources.network) {
-            (Exit::SyncFailed, Some(_)) => self.with_bans(failure),
-            _ => failure,
-        })
-    }
-
-    /// Whoever is banned is not asked, and may be the one who would have had an answer.
-    fn with_bans(&self, mut failure: Failure) -> Failure {
-        let Ok(bans) = Bans::open(&self.context.home.bans()) else { return failure };
-        let told: String = bans.told(BANS_TOLD_MAX).map(|(peer, why)| format!("\n{peer}: {why}")).collect();
-        if !told.is_empty() {
-            failure.message += &told;
-            failure = failure.hint(
-                "a ban ends once it is taken out of that file; or give other peers, or --trust-height and --trust-hash",
-            );
-        }
-        failure
+        word.target(runtime, sources, Duration::from_millis(self.config.p2p.request_timeout_ms))
     }
 
     /// Goes on from the state that was taken to what a producer certified while it was, by what each height changed, as far
@@ -257,7 +270,13 @@ impl Sync<'_> {
         let request_timeout = Duration::from_millis(self.config.p2p.request_timeout_ms);
         let (params, trust) = (snapshot_params(&self.genesis), Trust::clone(trust));
         let follow = Follow { params, trust, manner: Manner::Diffs, request_timeout, producer_api: None };
-        let (_nobody_stops, stop) = watch::channel(false);
+        let (tell, stop) = watch::channel(false);
+        let asked = self.stop.clone();
+        runtime.spawn(async move {
+            asked.asked().await;
+            // Nobody follows any more: then it was over by itself.
+            let _ = tell.send(true);
+        });
         let (_nobody_tells, heard) = mpsc::channel(1);
         let (word, seen, metrics) = (watch::channel(None).0, Seen::new(&follow), Arc::new(Metrics::new()));
         let ends = Ends { heard, stop, word, seen, metrics };
@@ -347,7 +366,7 @@ impl Sync<'_> {
             }
         }
         match (mirrors.is_empty() && network.is_none(), failed) {
-            (false, _) => Ok(Sources { network, mirrors }),
+            (false, _) => Ok(Sources { network, mirrors, stop: self.stop.clone() }),
             (true, Some(failure)) => Err(failure),
             (true, None) => {
                 Err(Failure::usage("there is nobody to ask")
@@ -398,7 +417,10 @@ impl Sync<'_> {
                 directory,
                 (version.height, version.root),
                 &mut |each| {
-                    let handed = joiner.entries(|name, key, value| each(name, key, value));
+                    let handed = joiner.entries(|name, key, value| match self.stop.is_asked() {
+                        true => Err(LibraryError::Stopped),
+                        false => each(name, key, value),
+                    });
                     handed.map_err(|error| match error {
                         EntriesError::Incomplete { missing } => {
                             lost = true;

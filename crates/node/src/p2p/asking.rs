@@ -34,7 +34,7 @@ pub(crate) fn ask_all(
     let mut until = if is_heard { OTHERS_WAIT.min(patience) } else { patience };
     let mut known: BTreeSet<NodeId> = BTreeSet::new();
     let mut answers = JoinSet::new();
-    while waited(heard_for) < until {
+    while waited(heard_for) < until && !sources.stop.is_asked() {
         for peer in network.connected() {
             if known.insert(peer) {
                 let (network, question) = (network.clone(), question.clone());

@@ -5,6 +5,7 @@
 
 use super::{AskError, Everybody, Network, NodeId};
 use crate::exit::{Exit, Failure};
+use crate::interrupt::Stop;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -46,6 +47,8 @@ pub(crate) struct Sources {
 /// One of them.
 #[derive(Clone)]
 enum Source {
+    /// Nobody is asked any more once this was.
+    pub(crate) stop: Stop,
     Peer(NodeId),
     Mirror(Arc<dyn MirrorSource>),
 }
@@ -147,6 +150,7 @@ impl<'a> Joining<'a> {
             let effects = match runtime.block_on(self.next(wake.min(TELL_EVERY))) {
                 Happening::Time => joiner.step(self.now(), Event::Tick),
                 Happening::Answered((peer, id, answer)) => match answer {
+            self.sources.stop.check()?;
                     Ok(bytes) => joiner.step(self.now(), Event::Answered(peer, id, &bytes)),
                     // Nothing: the joiner finds that this is no answer.
                     Err(AskError::Misbehaved(_)) => joiner.step(self.now(), Event::Answered(peer, id, &[])),

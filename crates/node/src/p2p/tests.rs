@@ -206,7 +206,7 @@ fn join(
     settings: Settings,
     tell: &mut dyn FnMut(&Progress) -> Result<(), Failure>,
 ) -> Result<(u64, Progress), Failure> {
-    let sources = Sources { network: Some(network.clone()), mirrors: Vec::new() };
+    let sources = Sources { network: Some(network.clone()), ..Sources::default() };
     let mut joining = Joining::new(runtime.handle(), sources);
     let mut joiner = Joiner::<Blake3>::open(files, params(), settings, target(), joining.now(), 5).unwrap();
     let version = joining.fetch(&mut joiner, None, None, &mut |progress, _| tell(progress))?;
@@ -1375,7 +1375,7 @@ fn nobody_is_waited_for_when_all_have_answered() {
     let runtime = runtime();
     let peers = [0; 3].map(|_| Node::start(&runtime, &[], Some(somebody(honest).0), |_, _| {}));
     let node = Node::start(&runtime, &peers.iter().collect::<Vec<_>>(), None, |_, _| {});
-    let sources = Sources { network: Some(node.network.clone()), mirrors: Vec::new() };
+    let sources = Sources { network: Some(node.network.clone()), ..Sources::default() };
     for of_use in [false, true] {
         let mut answered = 0;
         // A day: it ends because all have answered, or not at all.

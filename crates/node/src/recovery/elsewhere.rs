@@ -208,7 +208,7 @@ impl<H: Hasher> Home<'_, H> {
             return Ok(());
         }
         let network = self.meet()?;
-        let sources = Sources { network: Some(network), mirrors: Vec::new() };
+        let sources = Sources { network: Some(network), mirrors: Vec::new(), stop: self.wish.stop.clone() };
         let patience = Duration::from_millis(self.config.p2p.request_timeout_ms);
         let bytes = self.state_bytes();
         let this = &*self;
@@ -329,7 +329,8 @@ impl<H: Hasher> Home<'_, H> {
         let others = self.others()?;
         let network = others.network.clone().filter(|_| peers);
         let runtime = others.runtime().handle().clone();
-        let mut joining = Joining::new(&runtime, Sources { network, mirrors: mirrors.to_vec() });
+        let stop = self.wish.stop.clone();
+        let mut joining = Joining::new(&runtime, Sources { network, mirrors: mirrors.to_vec(), stop });
         let settings = joiner_settings(&self.config.p2p);
         let stall_timeout_ms =
             settings.stall_timeout_ms.min(settings.request_timeout_ms.saturating_mul(STALL_TIMEOUTS));

@@ -384,7 +384,7 @@ mod tests {
             let says = |(height, root): &(u64, Root)| -> Arc<dyn MirrorSource> {
                 Arc::new(Says(Version { height: Height(*height), root: *root }))
             };
-            let sources = Sources { network: None, mirrors: offered.iter().map(says).collect() };
+            let sources = Sources { mirrors: offered.iter().map(says).collect(), ..Sources::default() };
             voted_for(&runtime, &sources, Duration::ZERO, &validators)
         };
         let false_root = Root(Hash([9; 32]));
