@@ -1,7 +1,7 @@
 //! `keelstone node --engine follow`: real nodes that keep up with a producer over real sockets, and are killed.
 #![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
-use crate::support::{Node, chain, expect, post, program, register, send, until};
+use crate::support::{Node, chain, copy, expect, post, program, register, send, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -296,6 +296,51 @@ fn a_home_is_begun_to_follow() {
     let said = expect(configured.path(), 2, &begin);
     assert!(said["error"]["hint"].as_str().unwrap().contains("engine.kind"), "{said}");
     expect(own.path(), 2, &["init", "--follow", &address]);
+}
+
+/// Whoever follows is not ready before a word of its producer counts, and says which one did not.
+#[test]
+fn a_follower_is_ready_once_a_word_of_its_producer_counts() {
+    let home = chain();
+    send(home.path(), 0, &json!([register()]));
+    let own = empty_home(home.path());
+    let (lonely, _) = follower(own.path(), "127.0.0.1:1", &[]);
+    let (code, said) = lonely.get("/readyz");
+    assert!(code == 503 && said.contains("nobody has certified"), "{code} {said}");
+    drop(lonely);
+    // A producer's node that is stopped signs nothing anew: what another carries is of long ago by now.
+    let (mut made, address) = producer(home.path());
+    let relays = empty_home(home.path());
+    let (relay, relay_address) = follower(relays.path(), &address, &[]);
+    keeps_up(&relay, &made);
+    until("it is ready", || relay.get("/readyz").0 == 200);
+    made.signal("TERM");
+    assert_eq!(made.wait(PATIENCE), Some(0));
+    std::thread::sleep(Duration::from_millis(1_100));
+    let (strict, _) = follower(own.path(), &relay_address, &["p2p.trust_period_ms=1000"]);
+    until("it says why", || strict.get("/readyz").1.contains("the last word was refused"));
+    assert_eq!(strict.get("/readyz").0, 503);
+    drop(strict);
+    let (node, _) = follower(own.path(), &relay_address, &[]);
+    until("it is ready", || node.get("/readyz").0 == 200);
+}
+
+/// Two nodes with one peer key never connect, and that is said.
+#[test]
+fn two_nodes_with_one_key_are_told_so() {
+    let home = chain();
+    let (made, _) = producer(home.path());
+    drop(made);
+    let other = tempfile::tempdir().unwrap();
+    copy(home.path(), other.path());
+    let (_made, address) = producer(home.path());
+    let errors = other.path().join("errors");
+    let mut command = program();
+    command.args(["node", "--json", "--set", "http.listen=127.0.0.1:0", "--set", "p2p.enabled=true", "--home"]);
+    command.arg(other.path()).args(["--set", "p2p.listen=127.0.0.1:0", "--set", &format!("p2p.peers={address}")]);
+    command.stderr(fs::File::create(&errors).unwrap());
+    let _node = Node::run_loud(command);
+    until("it is said", || fs::read_to_string(&errors).unwrap().contains("has this node's own peer key"));
 }
 
 /// Whom nobody told to trust anybody, and who has nobody to ask, does not follow; nor does one whose state is not the chain's.

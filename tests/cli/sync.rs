@@ -1,7 +1,7 @@
 //! `keelstone sync` and `keelstone mirror`, with real nodes, real sockets and real processes that are killed.
 #![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
-use crate::support::{Node, chain, copy, expect, expect_of, post, program, register, send};
+use crate::support::{Node, chain, copy, expect, expect_of, post, program, register, send, until};
 use keelstone::codec::splitmix64;
 use serde_json::{Value, json};
 use std::fs;
@@ -9,6 +9,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Settings of a node that speaks to peers on this machine.
@@ -159,9 +160,11 @@ fn a_target_that_cannot_be_trusted_is_refused_with_the_reason() {
     let given = ["--trust-height", "2", "--trust-hash", &wrong, "--set", "p2p.stall_timeout_ms=1500"];
     let said = message(sync(other.path(), 16, &[&slow[..], &given].concat()));
     assert!(said.contains("nothing new was proven"), "{said}");
+    let root = status["root"].as_str().unwrap();
+    let wanted = format!("wanted is root {wrong} at height 2\n");
+    assert!(said.contains(&wanted) && said.contains(&format!("it has root {root} at height 2")), "{said}");
     assert!(!other.path().join("genesis.json").exists(), "nothing was begun");
     // A root that is given needs nobody's word.
-    let root = status["root"].as_str().unwrap();
     let synced = sync(other.path(), 0, &[&slow[..], &["--trust-height", "2", "--trust-hash", root]].concat());
     assert_eq!((&synced["root"], &synced["certified_by"]), (&status["root"], &Value::Null));
     // What this home stands at is the chain's, or somebody has to find out.
@@ -170,6 +173,69 @@ fn a_target_that_cannot_be_trusted_is_refused_with_the_reason() {
     let said = message(sync(other.path(), 2, &["--peer", &address, "--trust-height", "1", "--trust-hash", root]));
     assert!(said.starts_with("stale"), "{said}");
     sync(other.path(), 2, &["--from", "peers"]);
+}
+
+/// spec: PEER-10. A mirror has one version for good: where none has what is trusted that is said at once, and what each has. So is who is banned, where
+/// nobody else is left to ask.
+#[test]
+fn with_nobody_left_to_ask_a_sync_ends_at_once_and_says_why() {
+    let home = busy_chain();
+    let root = expect(home.path(), 0, &["status"])["root"].as_str().unwrap().to_owned();
+    let room = ["--set", "snapshots.reserve_percent=0"];
+    expect(home.path(), 0, &[&["snapshot", "create"][..], &room].concat());
+    let place = tempfile::tempdir().unwrap();
+    let mirror = place.path().join("mirror");
+    expect(home.path(), 0, &[&["mirror", "export", text(&mirror)][..], &room].concat());
+    let (genesis, other, wrong) = (genesis(home.path()), tempfile::tempdir().unwrap(), "ab".repeat(32));
+    let started = Instant::now();
+    let ended = |arguments: &[&str]| {
+        let said = sync(other.path(), 16, &[&["--genesis", &genesis][..], arguments].concat());
+        assert!(started.elapsed() < Duration::from_secs(60), "it waited for nobody: {said}");
+        said["error"]["message"].as_str().unwrap().to_owned()
+    };
+    for (height, trusted) in [("2", &wrong), ("1", &root)] {
+        let said = ended(&["--from", text(&mirror), "--trust-height", height, "--trust-hash", trusted]);
+        let has = format!("{}: it has root {root} at height 2", text(&mirror));
+        let wanted = format!("wanted is root {trusted} at height {height}\n");
+        assert!(said.starts_with("nobody is left to ask") && said.contains(&has) && said.contains(&wanted), "{said}");
+    }
+
+    let foreign = tempfile::tempdir().unwrap();
+    expect(foreign.path(), 0, &["init", "--chain-id", "foreign"]);
+    let (_node, address) = peer(foreign.path(), &[]);
+    let (id, at) = address.split_once('@').unwrap();
+    // Banned by its id, that is known beforehand, and where it is found out who is there.
+    for named in [&address, at] {
+        let said = ended(&["--peer", named, "--trust-height", "2", "--trust-hash", &root]);
+        assert!(said.contains(&format!("{id}: it is banned")) && said.contains("it is of chain foreign"), "{said}");
+    }
+}
+
+/// While a sync is under way nobody begins a chain in its home; what a person puts there by hand is left as it is, and the sync says that
+/// it came to nothing for it.
+#[test]
+fn a_home_is_that_of_the_sync_that_is_under_way_there() {
+    let home = large_chain();
+    let (_node, address) = peer(home.path(), &["p2p.peer_bytes_per_second=1000000"]);
+    let (genesis, other) = (genesis(home.path()), tempfile::tempdir().unwrap());
+    let mut command = program();
+    command.args(["sync", "--json", "--peer", &address, "--genesis", &genesis, "--home"]).arg(other.path());
+    command.args(["--set", "snapshots.reserve_percent=0"]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    until("it is under way", || other.path().join("data/joining").is_dir());
+    expect(other.path(), 11, &["init", "--chain-id", "another"]);
+    for name in ["genesis.json", "keelstone.toml", "keys/producer.key.json"] {
+        assert!(!other.path().join(name).exists(), "{name}");
+    }
+    let foreign = chain();
+    fs::copy(foreign.path().join("genesis.json"), other.path().join("genesis.json")).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("another genesis"), "{said}");
+    assert!(!other.path().join("data/CURRENT").exists());
+    let shown = expect(other.path(), 0, &["audit", "node", "show", "--kind", "restored"]);
+    let steps: Vec<_> = shown["records"].as_array().unwrap().iter().map(|record| record["step"].clone()).collect();
+    assert_eq!(steps, ["begun", "failed"]);
 }
 
 /// A chain whose first state has some megabytes, in chunks of 64 KiB.

@@ -13,7 +13,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const OTHERS_WAIT: Duration = Duration::from_millis(500);
 
 /// Asks mirrors, and peers as they connect, one question. `hear` says whether an answer is of use: from the first such on
-/// others have a moment left. It ends when as many as are to be dialled have answered: then there are no others.
+/// others have a moment left. It ends when as many as are to be dialled have answered, or all of them are banned: then there are no
+/// others; and when it is to stop.
 pub(crate) fn ask_all(
     runtime: &Runtime,
     sources: &Sources,
@@ -41,7 +42,7 @@ pub(crate) fn ask_all(
                 answers.spawn_blocking_on(move || (peer, network.ask(&peer, question)), runtime.handle());
             }
         }
-        if answers.is_empty() && known.len() >= network.dialled() {
+        if answers.is_empty() && (known.len() >= network.dialled() || network.is_banned_all()) {
             return;
         }
         let next = async { tokio::time::timeout(LOOK_EVERY, answers.join_next()).await };

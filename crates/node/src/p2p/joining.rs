@@ -10,9 +10,12 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use keelstone_codec::Encode as _;
-use keelstone_sync::peers::{Effect, Ended, Event, Frame, Joiner, PeerId, Progress, Request, Response, Tick, Version};
+use keelstone_sync::peers::{
+    Effect, Ended, Event, Frame, Joiner, PeerId, Progress, Request, Response, Status, Tick, Version,
+};
 use keelstone_tree::Hasher;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -24,6 +27,8 @@ const TELL_EVERY: Duration = Duration::from_millis(250);
 const NEWER_EVERY: Duration = Duration::from_secs(3);
 /// Mirrors have numbers from here on, which no peer reaches.
 const MIRRORS_FROM: u64 = 1 << 63;
+/// Most that are named with what they have, where nobody has what is wanted.
+const OFFERS_TOLD_MAX: usize = 8;
 
 /// Static files that answer like a peer.
 pub(crate) trait MirrorSource: Send + Sync {
@@ -42,13 +47,13 @@ pub(crate) trait MirrorSource: Send + Sync {
 pub(crate) struct Sources {
     pub(crate) network: Option<Network>,
     pub(crate) mirrors: Vec<Arc<dyn MirrorSource>>,
+    /// Nobody is asked any more once this was.
+    pub(crate) stop: Stop,
 }
 
 /// One of them.
 #[derive(Clone)]
 enum Source {
-    /// Nobody is asked any more once this was.
-    pub(crate) stop: Stop,
     Peer(NodeId),
     Mirror(Arc<dyn MirrorSource>),
 }
@@ -125,7 +130,7 @@ impl<'a> Joining<'a> {
     /// how long that will take too.
     ///
     /// # Errors
-    /// Why the joiner ended, that nobody is left to ask, or what `tell` says.
+    /// Why the joiner ended, that nobody is left to ask, that this was to stop, or what `tell` says.
     pub(crate) fn fetch<H: Hasher>(
         &mut self,
         joiner: &mut Joiner<H>,
@@ -136,7 +141,8 @@ impl<'a> Joining<'a> {
         let mirrors: Vec<_> = (MIRRORS_FROM..).map(PeerId).zip(self.sources.mirrors.clone()).collect();
         for (number, mirror) in mirrors {
             self.known.insert(number, Source::Mirror(mirror));
-            if let Some(version) = self.perform(joiner.step(self.now(), Event::Mirror(number)))? {
+            let effects = joiner.step(self.now(), Event::Mirror(number));
+            if let Some(version) = self.perform(joiner, effects)? {
                 return Ok(version);
             }
         }
@@ -144,13 +150,16 @@ impl<'a> Joining<'a> {
             return Ok(version);
         }
         loop {
+            self.sources.stop.check()?;
+            if !self.is_anybody_left(joiner) {
+                return Err(self.because(joiner, "nobody is left to ask".to_owned()));
+            }
             let now = self.now();
             let wake = joiner.wakeup(now).map_or(TELL_EVERY, |at| Duration::from_millis(at.0 - now.0));
             let runtime = self.runtime.clone();
             let effects = match runtime.block_on(self.next(wake.min(TELL_EVERY))) {
                 Happening::Time => joiner.step(self.now(), Event::Tick),
                 Happening::Answered((peer, id, answer)) => match answer {
-            self.sources.stop.check()?;
                     Ok(bytes) => joiner.step(self.now(), Event::Answered(peer, id, &bytes)),
                     // Nothing: the joiner finds that this is no answer.
                     Err(AskError::Misbehaved(_)) => joiner.step(self.now(), Event::Answered(peer, id, &[])),
@@ -173,7 +182,7 @@ impl<'a> Joining<'a> {
                 self.told = Some(Instant::now());
                 tell(&joiner.progress(self.now()), joiner.target())?;
             }
-            if let Some(version) = self.perform(effects)? {
+            if let Some(version) = self.perform(joiner, effects)? {
                 return Ok(version);
             }
             if let Some(certifies) = certifies {
@@ -230,16 +239,27 @@ impl<'a> Joining<'a> {
                 effects.append(&mut joiner.step(self.now(), Event::Connected(number)));
             }
         }
-        self.perform(effects)
+        self.perform(joiner, effects)
+    }
+
+    /// Whether anybody may still give what is wanted. A mirror has one version, and never another.
+    // spec: PEER-10
+    fn is_anybody_left<H: Hasher>(&self, joiner: &Joiner<H>) -> bool {
+        let may_give = |(peer, says): (PeerId, Option<&Status>)| match self.known.get(&peer) {
+            Some(Source::Mirror(_)) => says.is_none_or(|status| status.newest == joiner.target()),
+            Some(Source::Peer(_)) | None => false,
+        };
+        self.sources.network.as_ref().is_some_and(|network| !network.is_banned_all()) || joiner.offers().any(may_give)
     }
 
     /// Does what the joiner says. Says which version is whole, if one is.
-    fn perform(&mut self, effects: Vec<Effect>) -> Result<Option<Version>, Failure> {
+    fn perform<H: Hasher>(&mut self, joiner: &Joiner<H>, effects: Vec<Effect>) -> Result<Option<Version>, Failure> {
         for effect in effects {
             match effect {
                 Effect::Ask(peer, frame) => self.ask(peer, frame),
                 Effect::Ban(peer, why) => match self.known.remove(&peer) {
                     Some(Source::Peer(node)) => {
+                        self.useless = Some(format!("{node}: {why}"));
                         if let Some(network) = &self.sources.network {
                             self.runtime.block_on(network.ban(node, why.to_string()));
                         }
@@ -247,35 +267,44 @@ impl<'a> Joining<'a> {
                     Some(Source::Mirror(mirror)) => {
                         tracing::warn!(mirror = mirror.name(), %why, "a mirror is not asked any more");
                         self.useless = Some(format!("{}: {why}", mirror.name()));
-                        if self.known.is_empty() && self.sources.network.is_none() {
-                            return Err(self.because("nobody is left to ask".to_owned()));
-                        }
                     }
                     None => {}
                 },
                 // Whoever there is, is dialled already.
                 Effect::Seek(_) | Effect::Switch(_) => {}
                 Effect::Build(version) => return Ok(Some(version)),
-                Effect::End(ended @ Ended::Stalled { .. }) => return Err(self.because(ended.to_string())),
+                Effect::End(ended @ Ended::Stalled { .. }) => return Err(self.because(joiner, ended.to_string())),
                 Effect::End(ended) => return Err(ended.into()),
             }
         }
         Ok(None)
     }
 
-    /// An error with the name of whom it is about.
-    fn named(&self, peer: PeerId, error: &AskError) -> String {
+    /// Something with the name of whom it is about.
+    fn named(&self, peer: PeerId, what: &dyn fmt::Display) -> String {
         match self.known.get(&peer) {
-            Some(Source::Mirror(mirror)) => format!("{}: {error}", mirror.name()),
-            Some(Source::Peer(node)) => format!("{node}: {error}"),
-            None => error.to_string(),
+            Some(Source::Mirror(mirror)) => format!("{}: {what}", mirror.name()),
+            Some(Source::Peer(node)) => format!("{node}: {what}"),
+            None => what.to_string(),
         }
     }
 
-    /// Nothing more comes, with the last that somebody did not do.
-    fn because(&self, what: String) -> Failure {
+    /// Nothing more comes, with the last that somebody did not do, and who has something else than what is wanted.
+    fn because<H: Hasher>(&self, joiner: &Joiner<H>, what: String) -> Failure {
         let why = self.useless.as_ref().map_or_else(String::new, |why| format!("; {why}"));
-        nothing_more(format!("{what}{why}"))
+        let Version { height, root } = joiner.target();
+        let others = joiner.offers().filter_map(|(peer, says)| {
+            let Status { newest, oldest, .. } = says.filter(|status| !status.has(&joiner.target()))?;
+            let keeps =
+                if *oldest < newest.height { format!(", and keeps heights from {oldest}") } else { String::new() };
+            Some(self.named(peer, &format_args!("it has root {} at height {}{keeps}", newest.root, newest.height)))
+        });
+        let others: String = others.take(OFFERS_TOLD_MAX).map(|other| format!("\n{other}")).collect();
+        let wanted = match others.is_empty() {
+            true => String::new(),
+            false => format!("\nwanted is root {root} at height {height}{others}"),
+        };
+        nothing_more(format!("{what}{why}{wanted}"))
     }
 
     fn ask(&mut self, peer: PeerId, frame: Frame<Request>) {

@@ -25,12 +25,12 @@ use libp2p::request_response::{
     ResponseChannel,
 };
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionId, NetworkBehaviour, SwarmEvent};
+use libp2p::swarm::{ConnectionId, DialError, ListenError, NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, Swarm, SwarmBuilder, identify, noise, tcp, yamux};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -112,6 +112,7 @@ pub(crate) struct Network {
     commands: mpsc::Sender<Command>,
     everybody: watch::Receiver<Everybody>,
     next_id: Arc<AtomicU64>,
+    banned_all: Arc<AtomicBool>,
 }
 
 enum Command {
@@ -207,7 +208,9 @@ impl Network {
         let serving = serving.map_err(|error| Failure::io("could not start answering peers", &error))?;
         let (commands, incoming) = mpsc::channel(COMMANDS_MAX);
         let (answered, answered_frames) = mpsc::unbounded_channel();
-        // Of those nearby nobody knows how many there are.
+        let banned_all = Arc::new(AtomicBool::new(false));
+        // Of those nearby nobody knows how many there are, nor who else may come in.
+        let takes_others = nearby.is_some() || listening.is_some();
         let dialled_count = if nearby.is_some() { usize::MAX } else { peers.len() };
         if let Some(nearby) = nearby {
             let lookout = Lookout::open(nearby, own, listening.map(|address| address.port()))?;
@@ -236,6 +239,9 @@ impl Network {
             answered,
             tell,
             dialled,
+            takes_others,
+            banned_all: banned_all.clone(),
+            meets_itself: false,
             known: BTreeMap::new(),
             shares: Shares::new(address_bytes_per_second),
             next_number: 0,
@@ -243,7 +249,8 @@ impl Network {
             answers: HashMap::new(),
         };
         let handle = runtime.spawn(task.run(incoming, answered_frames));
-        let network = Self { own, listening, dialled: dialled_count, commands, everybody, next_id: Arc::default() };
+        let next_id = Arc::default();
+        let network = Self { own, listening, dialled: dialled_count, commands, everybody, next_id, banned_all };
         Ok((network, handle))
     }
 
@@ -260,6 +267,11 @@ impl Network {
     /// How many are dialled at most, as they were named: two of them may be one.
     pub(crate) fn dialled(&self) -> usize {
         self.dialled
+    }
+
+    /// Whether there is nobody who may be spoken to: everybody who is to be dialled is banned, and nobody else comes.
+    pub(crate) fn is_banned_all(&self) -> bool {
+        self.banned_all.load(Ordering::Relaxed)
     }
 
     /// Who is connected, now and whenever that changes.
@@ -446,6 +458,12 @@ struct Task {
     answered: mpsc::UnboundedSender<Answered>,
     tell: watch::Sender<Everybody>,
     dialled: Vec<Dialled>,
+    /// Whether others may be met than those who are dialled.
+    takes_others: bool,
+    /// [`Network::is_banned_all`].
+    banned_all: Arc<AtomicBool>,
+    /// Whether it was said that somebody has this node's own key.
+    meets_itself: bool,
     known: BTreeMap<NodeId, Known>,
     shares: Shares,
     next_number: u64,
@@ -512,6 +530,26 @@ impl Task {
         }
         // One that is gone already is disconnected.
         let _ = self.swarm.disconnect_peer_id(peer);
+        self.note_bans();
+    }
+
+    fn note_bans(&self) {
+        let bans = self.bans();
+        let is_banned = |dialled: &Dialled| dialled.peer.is_some_and(|peer| bans.has(&peer));
+        let all = !self.takes_others && !self.dialled.is_empty() && self.dialled.iter().all(is_banned);
+        self.banned_all.store(all, Ordering::Relaxed);
+    }
+
+    /// Says once that whoever is at an address has the key of this node: those two never connect.
+    fn on_own_key(&mut self, address: &Multiaddr) {
+        if !std::mem::replace(&mut self.meets_itself, true) {
+            let own = self.swarm.local_peer_id();
+            tracing::warn!(
+                %own, %address,
+                "whoever is there has this node's own peer key: it is this node itself, or runs on a copy of its home, and nodes with one \
+                 key never connect; keys/peer.key.json is to be removed from one of them, which makes another when it starts"
+            );
+        }
     }
 
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
@@ -526,11 +564,21 @@ impl Task {
                 }
                 self.tell_everybody();
             }
-            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+            SwarmEvent::OutgoingConnectionError { connection_id, error, peer_id, .. } => {
+                let banned = peer_id.filter(|peer| self.bans().has(peer));
                 if let Some(dialled) = self.dialled.iter_mut().find(|dialled| dialled.attempt == Some(connection_id)) {
                     dialled.attempt = None;
+                    // Who it is was not known before the gate refused it.
+                    dialled.peer = banned.or(dialled.peer);
                     tracing::debug!(peer = %dialled.address, %error, "a peer could not be reached");
                 }
+                if let DialError::LocalPeerId { address } = &error {
+                    self.on_own_key(address);
+                }
+                self.note_bans();
+            }
+            SwarmEvent::IncomingConnectionError { error: ListenError::LocalPeerId { address }, .. } => {
+                self.on_own_key(&address);
             }
             _ => {}
         }
@@ -678,6 +726,7 @@ impl Task {
 
     /// What time brings: whoever is missing is dialled, whoever went long ago is forgotten.
     fn look(&mut self, now: Instant) {
+        self.note_bans();
         self.metrics.peer_connections_refused.inc_by(self.swarm.behaviour_mut().gate.take_refused());
         let gone = self.known.values().filter_map(|known| known.gone).collect();
         let crowded_out = crowded_out(gone, self.known.len());

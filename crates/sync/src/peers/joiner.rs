@@ -319,6 +319,11 @@ impl<H: Hasher> Joiner<H> {
         self.target
     }
 
+    /// Everybody who can be asked, and where they say they stand; none of who has not said it yet.
+    pub fn offers(&self) -> impl Iterator<Item = (PeerId, Option<&Status>)> {
+        self.peers.iter().map(|(id, peer)| (*id, peer.status.as_ref()))
+    }
+
     /// Takes in one event and says what should happen next. Proves what came, and writes what was proven to the staging
     /// directory. `now` never goes back.
     pub fn step(&mut self, now: Tick, event: Event<'_>) -> Vec<Effect> {

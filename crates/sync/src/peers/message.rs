@@ -191,6 +191,15 @@ pub struct Status {
     pub diffs_from: Height,
 }
 
+impl Status {
+    /// Whether it says that it has a version.
+    #[must_use]
+    pub fn has(&self, version: &Version) -> bool {
+        let height = self.oldest <= version.height && version.height <= self.newest.height;
+        height && (self.newest.height != version.height || self.newest.root == version.root)
+    }
+}
+
 impl Decode for Status {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let (chain_id, hasher) = (ChainId::decode(input)?, HashKind::decode(input)?);

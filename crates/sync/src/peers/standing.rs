@@ -83,12 +83,8 @@ impl Peer {
     /// Whether it says that it has a version, or was giving it: what it keeps for those who ask about it may be below what it
     /// says of itself (spec: PEER-2). Only its word.
     pub(super) fn claims(&self, version: &Version) -> bool {
-        let says = |status: &Status| {
-            let height = status.oldest <= version.height && version.height <= status.newest.height;
-            height && (status.newest.height != version.height || status.newest.root == version.root)
-        };
         let gave = self.gave == Some(*version);
-        self.refuses != Some(*version) && self.status.as_ref().is_some_and(|status| gave || says(status))
+        self.refuses != Some(*version) && self.status.as_ref().is_some_and(|status| gave || status.has(version))
     }
 
     /// Whether it may be asked for more now.
