@@ -2,8 +2,9 @@
 
 use crate::support::{Node, answer, chain, expect, expect_of, keelstone, post, program, register, send};
 use serde_json::json;
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a clean stop may take.
@@ -116,6 +117,43 @@ fn l06_running_out_of_descriptors_is_survived() {
     }
     node.signal("TERM");
     assert_eq!(node.wait(STOP), Some(0));
+}
+
+/// Once a write has failed nothing more is committed: whoever sends is refused with the reason, and so is whoever asks for a
+/// transaction that waits; the status names it. What was acknowledged is there when the node is started again.
+#[test]
+fn after_a_failed_write_nothing_is_taken_in_and_everybody_is_told() {
+    let home = chain();
+    let mut command = Command::new("sh");
+    // Files of 12 KiB at most, above which a write fails: the log comes to that within some blocks.
+    let line = format!(
+        "trap '' XFSZ; ulimit -f 24; exec {} node --json --set http.listen=127.0.0.1:0 --home {}",
+        program().get_program().to_str().unwrap(),
+        home.path().display()
+    );
+    command.args(["-c", &line]);
+    let node = Node::run(command);
+    let file = home.path().join("bundle.json");
+    let sent = |text: &str| {
+        fs::write(&file, json!({ "operations": [post(text)] }).to_string()).unwrap();
+        keelstone(home.path(), &["tx", "send", file.to_str().unwrap(), "--from", "producer"])
+    };
+    send(home.path(), 0, &json!([register()]));
+    let since = Instant::now();
+    let first = (0..100).map(|number| sent(&format!("{number}"))).find(|sent| !sent.status.success());
+    let what = "a write failed";
+    let refused = first.expect("a write fails");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains(what), "{refused:?}");
+    assert!(since.elapsed() < Duration::from_secs(25), "the one that it failed for was waited for");
+    let height = node.json("/v1/status").1["height"].as_u64().unwrap();
+    for (status, body) in [node.get("/healthz"), node.get("/readyz"), node.post_json("{\"transaction\":\"00\"}")] {
+        assert!(status == 503 && body.contains("write_failed") && body.contains(what), "{status} {body}");
+    }
+    let status = expect(home.path(), 0, &["status"]);
+    assert!(status["failed"].as_str().unwrap().contains(what), "{status}");
+    drop(node);
+    let status = expect(home.path(), 0, &["status"]);
+    assert!(status["height"] == height && status["failed"].is_null(), "{status}");
 }
 
 #[test]

@@ -251,6 +251,9 @@ pub(crate) struct Status {
     /// What snapshots there are; null on a node that makes none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) snapshots: Option<SnapshotFigures>,
+    /// Why nothing is committed any more until the node restarts.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) failed: Option<String>,
     /// How a node that follows a producer stands to what is certified.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) following: Option<FollowFigures>,

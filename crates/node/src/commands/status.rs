@@ -8,13 +8,9 @@ use crate::config::EngineKind;
 use crate::exit::{Exit, Failure};
 use crate::follower::follow;
 use crate::out::{Ink, bytes, grouped};
-use crate::p2p::Seen;
+use crate::p2p::{SILENT, Seen};
 use crate::snapshots::look_into_library;
 use clap::Args;
-
-/// So many seconds after its last word a producer, or the way to it, is taken to be down. It is asked every few, and what
-/// it says anew counts after a minute.
-const SILENT_SECONDS: u64 = 300;
 
 /// Show where the chain stands
 #[derive(Debug, Args)]
@@ -45,6 +41,9 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     out.row("state", format_args!("{} entries, {}", grouped(status.entries), bytes(status.entry_bytes)));
     out.row("history", format_args!("from height {}", grouped(status.lowest_height)));
     out.row("waiting", format_args!("{} transactions", grouped(status.waiting)));
+    if let Some(failed) = &status.failed {
+        out.row("failed", out.ink(Ink::Bad, failed));
+    }
     if let Some(scrub) = &status.scrub {
         let done = u128::from(scrub.done_bytes) * 100;
         let of_this = done.checked_div(u128::from(scrub.total_bytes)).unwrap_or_default();
@@ -72,7 +71,7 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
         if let Some(said_at) = following.said_at {
             let seconds = now().0.saturating_sub(said_at) / 1000;
             let said = format!("{} s ago", grouped(seconds));
-            let is_late = seconds >= SILENT_SECONDS;
+            let is_late = seconds >= SILENT.as_secs();
             out.row("last word", if is_late { out.ink(Ink::Bad, &said) } else { said });
         }
         if let Some(refused) = &following.refused {

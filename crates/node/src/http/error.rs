@@ -40,6 +40,8 @@ pub(crate) enum Code {
     Follows,
     /// As many as there may be, are. Try again later.
     Busy,
+    /// A write failed: nothing is committed any more until the node restarts.
+    WriteFailed,
     /// It took too long.
     Timeout,
     /// This node's own machine or store failed.
@@ -63,7 +65,7 @@ impl Code {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Refused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Follows => StatusCode::MISDIRECTED_REQUEST,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::WriteFailed => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal | Self::Damaged => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -115,6 +117,11 @@ impl ApiError {
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
         self
+    }
+
+    /// Whether it is of this kind.
+    pub(crate) fn is(&self, code: Code) -> bool {
+        self.0.code == code
     }
 
     /// Adds which heights there are.

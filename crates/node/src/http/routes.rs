@@ -11,7 +11,7 @@ use crate::api::{self, Chain, Page, Refusal};
 use crate::audit::Wanted;
 use crate::engine::Engine;
 use crate::metrics::Metrics;
-use crate::p2p::{Seen, Standing};
+use crate::p2p::{SILENT, Seen, Standing};
 use crate::session::Wanted as WantedSessions;
 use crate::snapshots::Service;
 use crate::strict_json;
@@ -82,6 +82,15 @@ pub(crate) struct Health {
     pub(crate) stopping: AtomicBool,
     /// The last check found that the state here is damaged, or not the certified one.
     pub(crate) inconsistent: AtomicBool,
+}
+
+impl Health {
+    /// Why nothing is committed any more, once a write has failed.
+    fn write_failed(&self) -> Option<ApiError> {
+        let has_failed = self.failed.load(Ordering::Relaxed);
+        has_failed
+            .then(|| ApiError::new(Code::WriteFailed, WRITE_FAILED).hint("look at the disk, and restart the node"))
+    }
 }
 
 /// The table of routes: the router, the document, the labels of metrics and what a route takes all come from it.
@@ -486,6 +495,7 @@ async fn index() -> Json<serde_json::Value> {
 async fn status(State(served): State<Served>) -> Answer<api::Status> {
     let mut status = ask(&served, |chain| chain.status()).await?;
     status.snapshots = served.snapshots.as_ref().map(|service| api::SnapshotFigures::of(&service.listed()));
+    status.failed = served.health.failed.load(Ordering::Relaxed).then(|| WRITE_FAILED.to_owned());
     status.following = served.following.as_ref().map(|seen| api::FollowFigures::of(seen, status.height));
     Ok(Json(status))
 }
@@ -551,7 +561,7 @@ struct SubmitBody {
         (status = 400, body = ErrorBody), (status = 403, body = ErrorBody), (status = 413, body = ErrorBody),
         (status = 421, body = ErrorBody, description = "This node follows: `producer` says who makes the blocks"),
         (status = 422, body = ErrorBody, description = "The rules of the chain refuse it"),
-        (status = 503, body = ErrorBody, description = "As many wait as may"),
+        (status = 503, body = ErrorBody, description = "`busy`: as many wait as may. `write_failed`: there will be no block"),
     )
 )]
 async fn submit(
@@ -560,9 +570,9 @@ async fn submit(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<api::Submitted>), ApiError> {
     let transaction = sent(&served, &headers, body)?;
-    if served.health.failed.load(Ordering::Relaxed) {
+    if let Some(failed) = served.health.write_failed() {
         // It would wait for a block that never comes.
-        return Err(ApiError::new(Code::Internal, WRITE_FAILED));
+        return Err(failed);
     }
     let chain = served.chain.clone();
     let submitted = in_turn(&SENDING, move || chain.submit(&transaction)).await;
@@ -620,21 +630,30 @@ async fn witness(
     responses(
         (status = 200, body = api::Transaction),
         (status = 404, body = ErrorBody, description = "`waiting`: it is in no block yet. `not_found`: it is not known here"),
+        (status = 503, body = ErrorBody, description = "`write_failed`: it waits, and there will be no block"),
     )
 )]
 async fn transaction(State(served): State<Served>, Path(id): Path<String>) -> Answer<api::Transaction> {
-    let id = parsed("id", &id, Hash::from_hex)?;
-    ask(&served, move |chain| chain.transaction(&id)).await.map(Json)
+    settled(&served, &id).await.map(Json)
+}
+
+/// A transaction; of one that waits for a block that never comes, that it does.
+async fn settled(served: &Served, id: &str) -> Result<api::Transaction, ApiError> {
+    let id = parsed("id", id, Hash::from_hex)?;
+    let found = ask(served, move |chain| chain.transaction(&id)).await;
+    found.map_err(|error| served.health.write_failed().filter(|_| error.is(Code::Waiting)).unwrap_or(error))
 }
 
 /// What became of a transaction.
 #[utoipa::path(
     get, path = "/v1/receipts/{id}", params(("id" = String, Path)),
-    responses((status = 200, body = api::Receipt), (status = 404, body = ErrorBody))
+    responses(
+        (status = 200, body = api::Receipt), (status = 404, body = ErrorBody),
+        (status = 503, body = ErrorBody, description = "`write_failed`: the transaction waits, and there will be no block"),
+    )
 )]
 async fn receipt(State(served): State<Served>, Path(id): Path<String>) -> Answer<api::Receipt> {
-    let id = parsed("id", &id, Hash::from_hex)?;
-    ask(&served, move |chain| chain.transaction(&id)).await.map(|transaction| Json(transaction.receipt))
+    settled(&served, &id).await.map(|transaction| Json(transaction.receipt))
 }
 
 /// A block by height, or the last one as `latest`.
@@ -1010,14 +1029,16 @@ async fn reload(State(served): State<Served>) -> Answer<api::Reloaded> {
 )]
 async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError> {
     let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
-    match (is(&served.health.failed), is(&served.health.damaged)) {
-        (false, false) => Ok("ok\n"),
-        (true, _) => Err(ApiError::new(Code::Busy, WRITE_FAILED)),
-        (false, true) if is(&served.health.mends_no_more) => Err(ApiError::new(
+    if let Some(failed) = served.health.write_failed() {
+        return Err(failed);
+    }
+    match is(&served.health.damaged) {
+        false => Ok("ok\n"),
+        true if is(&served.health.mends_no_more) => Err(ApiError::new(
             Code::Busy,
             "stored bytes are damaged, and after so many repairs no more are made for now: keelstone check status says more",
         )),
-        (false, true) => Err(ApiError::new(
+        true => Err(ApiError::new(
             Code::Busy,
             "stored bytes are damaged: keelstone check --full names them, --repair mends what can be proven",
         )),
@@ -1025,8 +1046,8 @@ async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError>
 }
 
 /// Whether this node does its work, or on one that follows whether it can keep up: 200, or 503 while stopping, once a write has
-/// failed, while the state is known to be damaged, while no peer has the next height, or while it is more than
-/// p2p.follow_behind_max blocks behind.
+/// failed, while the state is known to be damaged, while no peer has the next height, before the first word of a producer that
+/// counts and while there are only others, or while it is more than p2p.follow_behind_max blocks behind.
 #[utoipa::path(
     get, path = "/readyz",
     responses((status = 200, body = String, content_type = "text/plain"), (status = 503, body = ErrorBody))
@@ -1046,7 +1067,15 @@ async fn readyz(State(served): State<Served>) -> Result<&'static str, ApiError> 
 
 /// Why a node that follows is not as far as it should be, if it is not.
 fn falls_behind(standing: &Standing, behind_max: u64) -> Option<String> {
-    let Standing { gap, certified, behind, .. } = standing;
+    let Standing { gap, certified, behind, refused, silent_for, .. } = standing;
+    let refused = refused.as_ref().map_or_else(String::new, |why| format!("; the last word was refused: {why}"));
+    if certified.is_none() {
+        return Some(format!("nobody has certified a height to this node since it started{refused}"));
+    }
+    // Whoever says nothing takes nobody out of service: but where words come and none counts, it may be this node.
+    if let Some(silent) = silent_for.filter(|silent| *silent >= SILENT) {
+        return Some(format!("no word of a producer was taken for {} s{refused}", silent.as_secs()));
+    }
     if let Some((missing, from)) = gap {
         return Some(format!("no peer has height {missing} any more, what they have begins at {from}"));
     }
@@ -1114,7 +1143,11 @@ mod tests {
     #[test]
     fn a_node_that_follows_is_ready_unless_it_falls_behind_or_has_a_gap() {
         let mut standing = Standing::default();
-        assert_eq!(falls_behind(&standing, 0), None, "nobody has certified anything yet");
+        let what = falls_behind(&standing, 0).expect("nobody has certified anything yet");
+        assert!(what.contains("nobody has certified") && !what.contains("refused"), "{what}");
+        standing.refused = Some("it is of tomorrow".to_owned());
+        let what = falls_behind(&standing, 0).expect("nobody has certified anything yet");
+        assert!(what.contains("it is of tomorrow"), "{what}");
         (standing.certified, standing.behind) = (Some(Height(70)), 50);
         assert_eq!(falls_behind(&standing, 50), None);
         standing.behind = 51;
@@ -1123,6 +1156,11 @@ mod tests {
         (standing.gap, standing.behind) = (Some((Height(3), Height(9))), 0);
         let what = falls_behind(&standing, 50).expect("a gap");
         assert!(what.contains("height 3 any more"), "{what}");
+        (standing.gap, standing.silent_for) = (None, Some(SILENT / 2));
+        assert_eq!(falls_behind(&standing, 50), None, "one that was refused may be somebody's fault alone");
+        standing.silent_for = Some(SILENT);
+        let what = falls_behind(&standing, 50).expect("all were refused");
+        assert!(what.contains("for 300 s; the last word was refused: it is of tomorrow"), "{what}");
     }
 
     /// What changes something takes more than asking does, and what an administrator does is nobody else's.

@@ -44,6 +44,9 @@ const WORDS_MAX: usize = 64;
 const RECENT_MAX: u64 = 64;
 /// How much later a word must be said to be of use although it says the same, in milliseconds.
 const RENEW_MS: u64 = 60_000;
+/// So long after its last word a producer, or the way to it, is taken to be down. It is asked every few seconds, and what it says
+/// anew counts after a minute.
+pub(crate) const SILENT: Duration = Duration::from_secs(300);
 /// So many times a request's time nobody may have the next height before there is said to be a gap for good.
 const GAP_TIMEOUTS: u32 = 2;
 
@@ -105,6 +108,8 @@ pub(crate) struct Standing {
     pub(crate) gap: Option<(Height, Height)>,
     /// Why the last word that did not count did not.
     pub(crate) refused: Option<String>,
+    /// For how long no word has counted although some came that may be a producer's; none if the last of those counted.
+    pub(crate) silent_for: Option<Duration>,
 }
 
 /// What others look at while it runs.
@@ -172,6 +177,8 @@ pub(crate) struct Following<'a> {
     gap_since: Option<Instant>,
     /// When a producer last said something, or this began.
     said_at: Timestamp,
+    /// When a word last counted, or this began.
+    believed: Instant,
     looked: Instant,
     over: Option<Over>,
 }
@@ -229,6 +236,7 @@ impl<'a> Following<'a> {
             taken_at: now,
             gap_since: None,
             said_at: self::now(),
+            believed: now,
             looked: now,
             over: None,
         })
@@ -386,6 +394,9 @@ impl<'a> Following<'a> {
                     // A few times: then the peer is banned.
                     tracing::warn!(peer = %from, %distrust, "a peer says what no producer has said");
                     self.runtime.block_on(self.network.blame(from, refused.clone()));
+                } else {
+                    let silent = self.believed.elapsed();
+                    self.seen.change(|standing| standing.silent_for = Some(silent));
                 }
                 tracing::debug!(peer = %from, refused, "what a peer says is certified does not count");
                 self.seen.change(|standing| standing.refused = Some(refused));
@@ -422,7 +433,11 @@ impl<'a> Following<'a> {
             return self.diverged(&Distrust::Forked { height, said: Box::new(said) }.to_string());
         }
         self.said_at = self.said_at.max(signed.attestation.said_at);
-        self.seen.change(|standing| standing.said_at = standing.said_at.max(Some(signed.attestation.said_at)));
+        self.believed = Instant::now();
+        self.seen.change(|standing| {
+            standing.said_at = standing.said_at.max(Some(signed.attestation.said_at));
+            standing.silent_for = None;
+        });
         let stands = self.follower.own();
         if height <= stands.height {
             if let Some(own) = self.root_here(height).filter(|own| *own != root) {

@@ -35,7 +35,7 @@ pub(crate) use address::Transport;
 pub(crate) use announcing::{Attests, Word, announce, sign_each};
 pub(crate) use asking::ask_all;
 pub(crate) use bans::Bans;
-pub(crate) use following::{Ends, Follow, Following, HEARD_MAX, Heard, Over, Seen, Standing, Until};
+pub(crate) use following::{Ends, Follow, Following, HEARD_MAX, Heard, Over, SILENT, Seen, Standing, Until};
 pub(crate) use gate::ConnectionLimits;
 pub(crate) use joining::{Certifies, Joining, MirrorSource, Sources};
 use keelstone_codec::Decode as _;
