@@ -189,7 +189,8 @@ fn a_follower_that_was_away_too_long_says_so_or_syncs_anew() {
     }
     let own = empty_home(home.path());
     let (mut away, _) = follower(own.path(), &address, &["p2p.follow=apply"]);
-    until("it says that there is a gap", || away.get("/readyz").0 == 503);
+    until("it says that there is a gap", || away.get("/readyz").1.contains("no peer has height 1 any more"));
+    assert_eq!(away.get("/readyz").0, 503);
     let figures = status(&away)["following"].clone();
     assert_eq!((&figures["missing_height"], &status(&away)["height"]), (&json!(1), &json!(0)), "{figures}");
     assert!(figures["kept_from"].as_u64().unwrap() > 1, "{figures}");
