@@ -20,7 +20,7 @@ use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::http::Health;
 use crate::metrics::Metrics;
-use crate::own_log::{OwnLog, Stood, Who, standing};
+use crate::own_log::{MENDED_NOTHING, OwnLog, Stood, Who, standing};
 use crate::p2p::{Network, NodeId};
 use crate::snapshots::look_into_library;
 use keelstone_codec::{Height, Key, Value, unhex};
@@ -82,6 +82,12 @@ impl Outcome {
     /// Whether nothing is damaged any more, as far as it was known to be.
     pub(crate) fn is_whole(&self) -> bool {
         self.mended.left.is_empty()
+    }
+
+    /// Whether nothing of what is stored was changed.
+    fn is_nothing(&self) -> bool {
+        let Mended { supplied_entries, kept_pieces, sectors, given_up, .. } = &self.mended;
+        [supplied_entries, kept_pieces, sectors, given_up].into_iter().all(|count| *count == 0)
     }
 }
 
@@ -438,6 +444,9 @@ pub(crate) fn mend(
     });
     let (event, step) = match &outcome {
         Ok(outcome) if outcome.is_whole() => (event(told(outcome)), NodeStep::Done),
+        Ok(outcome) if outcome.is_nothing() => {
+            (event(MENDED_NOTHING.to_owned()), NodeStep::Failed { reason: cut(left(outcome)) })
+        }
         Ok(outcome) => (event(told(outcome)), NodeStep::Failed { reason: cut(left(outcome)) }),
         Err(failure) => (begun, NodeStep::Failed { reason: cut(failure.message.clone()) }),
     };
@@ -447,7 +456,7 @@ pub(crate) fn mend(
 
 /// What was had again, in words.
 fn told(outcome: &Outcome) -> String {
-    let Mended { supplied_entries, kept_pieces, sectors, .. } = &outcome.mended;
+    let Mended { supplied_entries, kept_pieces, sectors, given_up, .. } = &outcome.mended;
     let from: Vec<&str> = outcome
         .gave
         .iter()
@@ -455,7 +464,13 @@ fn told(outcome: &Outcome) -> String {
         .map(|(name, _)| name.as_str())
         .collect();
     let from = if from.is_empty() { String::new() } else { format!(" ({})", from.join(", ")) };
-    format!("{supplied_entries} entries from elsewhere{from}, {kept_pieces} pieces from memory, {sectors} sectors")
+    let given_up = match given_up {
+        0 => String::new(),
+        count => format!(", {count} given up that only old heights may need"),
+    };
+    format!(
+        "{supplied_entries} entries from elsewhere{from}, {kept_pieces} pieces from memory, {sectors} sectors{given_up}"
+    )
 }
 
 fn left(outcome: &Outcome) -> String {
@@ -466,7 +481,7 @@ fn left(outcome: &Outcome) -> String {
 
 /// What a mending came to, for programs.
 pub(crate) fn show(problems: &[StoreError], outcome: &Outcome) -> Json {
-    let Mended { supplied_entries, kept_pieces, sectors, left } = &outcome.mended;
+    let Mended { supplied_entries, kept_pieces, sectors, given_up, left } = &outcome.mended;
     let gave = outcome.gave.iter().map(|(peer, gave)| match gave {
         Gave::Pieces(count) => json!({ "from": peer, "said": "pieces", "pieces": count, "detail": null }),
         Gave::Nothing(why) => json!({ "from": peer, "said": "nothing", "pieces": 0, "detail": why }),
@@ -474,7 +489,7 @@ pub(crate) fn show(problems: &[StoreError], outcome: &Outcome) -> Json {
     });
     json!({
         "found": problems.iter().map(Damage::of).collect::<Vec<_>>(),
-        "supplied_entries": supplied_entries, "kept_pieces": kept_pieces, "sectors": sectors,
+        "supplied_entries": supplied_entries, "kept_pieces": kept_pieces, "sectors": sectors, "given_up": given_up,
         "left": left.iter().map(Damage::of).collect::<Vec<_>>(),
         "asked": gave.collect::<Vec<_>>(),
     })
@@ -689,6 +704,44 @@ fn below(start: &[u8], prefix_len: usize) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A state in which this much can be made good.
+    struct Damaged(u64);
+
+    impl Mendable for Damaged {
+        fn stands(&self) -> Option<Standing> {
+            None
+        }
+
+        fn mend(
+            &self,
+            problems: &[StoreError],
+            _: &mut dyn Supplier,
+            _: &mut [(String, &mut dyn Ask)],
+        ) -> Result<(Mended, Vec<(String, Gave)>), Failure> {
+            Ok((Mended { sectors: self.0, left: problems.to_vec(), ..Mended::default() }, Vec::new()))
+        }
+    }
+
+    /// CHECK-10. Damage that nobody can help with, history say, is tried again at each start, and is no reason not to mend what is
+    /// found later.
+    #[test]
+    fn a_mending_that_changes_nothing_uses_up_none_that_a_node_may_make() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let home = Home::new(place.path().to_owned());
+        let own = OwnLog::of(&home);
+        let stopping = AtomicBool::new(false);
+        let places = Places { from: &[], peers: &[], network: None, stopping: &stopping };
+        let problems =
+            [StoreError::Damaged { file: "1.log".to_owned(), offset: 512, what: "a record of old".to_owned() }];
+        let mend = |sectors| {
+            let outcome = mend(&Damaged(sectors), (&home, &own), Who::Node, &problems, &places).expect("it is tried");
+            assert!(!outcome.is_whole());
+            own.begun_mending(REPAIRS_MAX).expect("it is on record").len()
+        };
+        assert_eq!([mend(0), mend(0), mend(0), mend(0)], [0; 4]);
+        assert_eq!([mend(1), mend(0), mend(2), mend(0)], [1, 1, 2, 2]);
+    }
 
     /// What a list is asked for misses nothing of a range, and begins near it.
     #[test]

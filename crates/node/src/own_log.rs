@@ -32,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The form of an export that this program writes and reads.
 const EXPORT: u32 = 1;
 
+/// What is on record of a mending that changed nothing.
+pub(crate) const MENDED_NOTHING: &str = "nothing could be had again";
+
 /// Who did something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Who {
@@ -197,16 +200,35 @@ impl OwnLog {
         self.note(Who::User, event, NodeStep::Done, Stood::default())
     }
 
-    /// When the node last began to mend by itself, at most so many times, in milliseconds since 1970.
+    /// When the node last began to mend by itself, at most so many times, in milliseconds since 1970; but for mendings that came to
+    /// [`MENDED_NOTHING`].
     // spec: CHECK-10
     pub(crate) fn begun_mending(&self, count: usize) -> Result<Vec<u64>, Failure> {
         let by_itself = cut(Who::Node.name());
+        let nothing = NodeEvent::Mended { what: cut(MENDED_NOTHING.to_owned()) };
         let wanted = |record: &NodeRecord| {
-            let begun = record.step == NodeStep::Begun && record.who == by_itself;
-            begun && matches!(record.event, NodeEvent::Mended { .. })
+            let is_mending = record.who == by_itself && matches!(record.event, NodeEvent::Mended { .. });
+            is_mending && (record.step == NodeStep::Begun || record.event == nothing)
         };
-        let found = self.there()?.map_or(Ok(Vec::new()), |log| log.last_of(count, &wanted))?;
-        Ok(found.into_iter().map(|record| record.time.0).collect())
+        let Some(log) = self.there()? else { return Ok(Vec::new()) };
+        let mut asked = count;
+        loop {
+            let found = log.last_of(asked, &wanted)?;
+            let is_all = found.len() < asked;
+            let mut begun = Vec::new();
+            for record in found {
+                match record.step {
+                    NodeStep::Begun => begun.push(record.time.0),
+                    // One mends at a time, so it is the end of the last.
+                    _ => drop(begun.pop()),
+                }
+            }
+            if is_all || begun.len() >= count {
+                begun.drain(..begun.len().saturating_sub(count));
+                return Ok(begun);
+            }
+            asked = asked.saturating_mul(2);
+        }
     }
 
     /// The height that the state had when a process last began or ended to use it, or by the last record that says one: the higher
@@ -502,6 +524,34 @@ mod tests {
         std::fs::write(dir.path().join("audit").join("HEAD"), "damaged").expect("written");
         let refused = log.around(&event, standing, || -> Result<(), Failure> { panic!("it was begun") });
         assert_eq!(refused.expect_err("there is no record of it").exit, Exit::Integrity);
+    }
+
+    /// CHECK-10. Beginnings of mendings are counted, also of one that was cut off, but for those that changed nothing, however many
+    /// there are.
+    #[test]
+    fn a_mending_that_changed_nothing_is_not_counted() {
+        let (_dir, log) = log();
+        let note = |who, what: &str, step| {
+            log.note(who, NodeEvent::Mended { what: cut(what.to_owned()) }, step, Stood::default()).expect("on record");
+        };
+        let failed = || NodeStep::Failed { reason: cut("1 damaged still".to_owned()) };
+        let counted = || log.begun_mending(3).expect("it can be read").len();
+        assert_eq!(counted(), 0);
+        note(Who::Node, "1 damaged", NodeStep::Begun);
+        note(Who::Node, "3 entries", failed());
+        note(Who::Owner, "1 damaged", NodeStep::Begun);
+        note(Who::Owner, "1 sectors", NodeStep::Done);
+        assert_eq!(counted(), 1);
+        for _ in 0..20 {
+            note(Who::Node, "1 damaged", NodeStep::Begun);
+            assert_eq!(counted(), 2, "until it is known what it came to");
+            note(Who::Node, MENDED_NOTHING, failed());
+            assert_eq!(counted(), 1);
+        }
+        for expected in [2, 3, 3] {
+            note(Who::Node, "1 damaged", NodeStep::Begun);
+            assert_eq!(counted(), expected, "cut off");
+        }
     }
 
     /// Settings are on record once, until they are others.

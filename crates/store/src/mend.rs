@@ -7,9 +7,11 @@
 //! the damage any more. A crash in between leaves the store as it was.
 //!
 //! What is left is sectors that the state does without. Those of headers and what was never written are known; a sector of
-//! which one byte changed is told by its checksum, and of the log, by the hash of its record. Only a sector that is damaged is
-//! written over, and a sector is written whole or not at all, so that loses nothing. What cannot be proven is left as it
-//! is, and named: it is history, and [`Store::repair`](crate::Store::repair) says what there is to lose of it.
+//! which one byte changed is told by its checksum, and of the log, by the hash of its record. In a segment of values, those
+//! that were had again are known, and the rest only history may refer to, which proves each by its hash when it is read: such
+//! a sector is given up, with what is known of it in its place. Only a sector that is damaged is
+//! written over, and a sector is written whole or not at all, so that loses nothing. What cannot be proven of the log is left as
+//! it is, and named: it is history, and [`Store::repair`](crate::Store::repair) says what there is to lose of it.
 //!
 //! Rules: `spec/store.md`, STORE-16.
 
@@ -20,7 +22,7 @@ use crate::flush::Upkeep;
 use crate::log;
 use crate::look::{self, Before};
 use crate::recover::open_aside;
-use crate::sector::{Found, PAYLOAD, Sector};
+use crate::sector::{Found, PAYLOAD, PAYLOAD_BYTES, Sector};
 use crate::segment::{Kind, Segment, SegmentId, Spot};
 use crate::segments::Segments;
 use crate::store::{Shared, Writer};
@@ -79,12 +81,17 @@ pub struct Mended {
     pub kept_pieces: u64,
     /// Sectors and slots of the superblock that are again what they were, or hold nothing again.
     pub sectors: u64,
+    /// Sectors of values that were given up, since the state does without them: an old height that needs what lay there has lost it.
+    pub given_up: u64,
     /// What is damaged still.
     pub left: Vec<StoreError>,
 }
 
 /// Damaged sectors, by segment.
 type Bad = BTreeSet<(SegmentId, u32)>;
+
+/// What is known of the payload of damaged sectors, byte by byte: of values that were had again, where they lay.
+type Known = BTreeMap<(SegmentId, u32), [Option<u8>; PAYLOAD_BYTES]>;
 
 /// What the flushed version lacks.
 struct Lack {
@@ -123,12 +130,16 @@ impl<H: Hasher> Shared<H> {
             let (mut bad, suspects) = self.places(problems.iter().chain(&unreadable));
             // Without its header nothing in a segment can be looked at.
             done.sectors += self.make_headers_good(&bad)?;
+            let mut looked = BTreeSet::new();
+            self.look_beside(&mut bad, &mut looked);
             let mut lack = self.lack(&bad, &suspects)?;
+            let mut known = Known::new();
             for _ in 0..ROUNDS_MAX {
                 if lack.pieces() == 0 {
                     break;
                 }
                 bad.extend(self.sectors_of(&lack));
+                self.look_beside(&mut bad, &mut looked);
                 let (had, still) = self.have_again(lack, supplier, &mut done);
                 let corrected = self.by_checksum(&still, &bad)?;
                 lack = still;
@@ -136,6 +147,7 @@ impl<H: Hasher> Shared<H> {
                     break;
                 }
                 done.sectors += corrected;
+                had.iter().for_each(|had| had.say_where_it_lay(&bad, &mut known));
                 self.write_anew(had)?;
                 lack = self.lack(&bad, &suspects)?;
             }
@@ -145,7 +157,7 @@ impl<H: Hasher> Shared<H> {
                 done.left.push(StoreError::Unreadable { namespace, at, entries, source });
             }
             done.left.extend(lack.values.into_iter().map(|(.., error)| error));
-            self.make_good(&bad, whole, &mut done)?;
+            self.make_good(&bad, whole.then_some(&known), &mut done)?;
         }
         if done.left.is_empty() {
             self.scrub_anew()?;
@@ -171,6 +183,21 @@ impl<H: Hasher> Shared<H> {
             }
         }
         (bad, suspects)
+    }
+
+    /// Whoever named a sector of values did not look at what lies beside it: one stroke mostly hits several. All are known before it
+    /// is asked what the state lacks, since none is given up in which something of the state may lie.
+    fn look_beside(&self, bad: &mut Bad, looked: &mut BTreeSet<SegmentId>) {
+        let mut found = Vec::new();
+        for (id, _) in bad.iter().filter(|(id, _)| id.kind == Kind::Values) {
+            if looked.insert(*id)
+                && let Some(segment) = self.segments.find(*id)
+            {
+                let end = self.writer().log.end();
+                look_again(&self.fresh(), &segment, end, &mut found);
+            }
+        }
+        bad.extend(self.places(found.iter()).0);
     }
 
     /// Looks for pages of the flushed version that cannot be read, and for values that cannot, among those that are
@@ -378,8 +405,9 @@ impl<H: Hasher> Shared<H> {
 
     // ---- what the state does without
 
-    /// Makes sectors good that the state does without, and looks at all of it again. `whole`: the state lacks nothing.
-    fn make_good(&self, bad: &Bad, whole: bool, done: &mut Mended) -> Result<(), StoreError> {
+    /// Makes sectors good that the state does without, and looks at all of it again. `known`: what is known of values that were had
+    /// again, if the state lacks nothing.
+    fn make_good(&self, bad: &Bad, known: Option<&Known>, done: &mut Mended) -> Result<(), StoreError> {
         let mut upkeep = self.upkeep();
         if !upkeep.file.check().is_empty() {
             // Both slots, and what lies between them.
@@ -399,9 +427,9 @@ impl<H: Hasher> Shared<H> {
             // Asked first, or commits would wait for all of it.
             let end = self.writer().log.end();
             look_again(&self.fresh(), &segment, end, &mut beside);
-            let mut bad = bad.clone();
-            bad.extend(self.places(beside.iter()).0);
-            let sectors = bad.range((segment.id(), 0)..(segment.id(), segment.sectors())).map(|(_, number)| *number);
+            let mut all = bad.clone();
+            all.extend(self.places(beside.iter()).0);
+            let sectors = all.range((segment.id(), 0)..(segment.id(), segment.sectors())).map(|(_, number)| *number);
             let is_damaged = |number: &u32| matches!(segment.sector(*number), Ok((Found::Damaged, _)));
             // A record may have several that are damaged, and its hash needs all of them.
             let mut told = BTreeMap::new();
@@ -414,7 +442,14 @@ impl<H: Hasher> Shared<H> {
                 let told = (count < CORRECTED_MAX).then_some(&told);
                 // It may have been one that was being written.
                 if is_damaged(&number) {
-                    done.sectors += u64::from(self.make_sector_good(&segment, number, told, &writer, whole)?);
+                    // Of what was damaged only since, nobody knows whether the state does without it.
+                    let known =
+                        known.filter(|_| segment.id().kind != Kind::Values || bad.contains(&(segment.id(), number)));
+                    match self.make_sector_good(&segment, number, told, &writer, known)? {
+                        Some(Made::Good) => done.sectors += 1,
+                        Some(Made::GivenUp) => done.given_up += 1,
+                        None => {}
+                    }
                 }
             }
             let end = self.writer().log.end();
@@ -424,16 +459,17 @@ impl<H: Hasher> Shared<H> {
         Ok(())
     }
 
-    /// Makes one damaged sector what it was, or nothing, where it is known that it is nothing. Says whether it did. `told`:
-    /// what the damaged sectors of the segment are, as far as their checksums tell; none if there are too many to ask.
+    /// Makes one damaged sector what it was, or nothing, where it is known that it is nothing, or gives it up. Says what it did.
+    /// `told`: what the damaged sectors of the segment are, as far as their checksums tell; none if there are too many to ask.
+    /// `known`: as for [`Self::make_good`].
     fn make_sector_good(
         &self,
         segment: &Segment,
         number: u32,
         told: Option<&BTreeMap<u32, Sector>>,
         writer: &Writer,
-        whole: bool,
-    ) -> Result<bool, StoreError> {
+        known: Option<&Known>,
+    ) -> Result<Option<Made>, StoreError> {
         let (id, end) = (segment.id(), writer.log.end());
         let nothing = [0; SECTOR_BYTES];
         let is_told = || told.and_then(|told| told.get(&number)).copied();
@@ -447,11 +483,11 @@ impl<H: Hasher> Shared<H> {
                     let version = self.current();
                     version.height.map_or(Ok(()), |height| writer.log.mark(version.epoch, height, version.root))
                 })?;
-                return Ok(true);
+                return Ok(Some(Made::Good));
             }
             Kind::Log if log::is_left_over(&self.segments, segment, number) => Some(nothing),
             Kind::Log => {
-                let Some(told) = told else { return Ok(false) };
+                let Some(told) = told else { return Ok(None) };
                 let candidates = segment.one_byte_off(number)?;
                 candidates.into_iter().find(|candidate| log::proves(&self.segments, segment, (number, candidate), told))
             }
@@ -459,11 +495,43 @@ impl<H: Hasher> Shared<H> {
             // its checksum, as ever.
             Kind::Values => is_told(),
             // No page of the state lies there, and whatever else is read as a page is proven.
-            Kind::Pages => is_told().or(whole.then_some(nothing)),
+            Kind::Pages => is_told().or(known.map(|_| nothing)),
         };
-        let put = |right: Sector| self.poisoning(|| segment.put_right(number, &right)).map(|()| true);
-        right.map_or(Ok(false), put)
+        let (right, made) = match (right, known) {
+            (Some(right), _) => (right, Made::Good),
+            (None, Some(known)) if id.kind == Kind::Values => {
+                give_up(segment, number, known.get(&(id, number)), writer.log.generation())?
+            }
+            (None, _) => return Ok(None),
+        };
+        self.poisoning(|| segment.put_right(number, &right)).map(|()| Some(made))
     }
+}
+
+/// What became of a damaged sector.
+enum Made {
+    /// It is what it was, or nothing again.
+    Good,
+    /// It is whole, and what is not known of it may be anything: nothing of the state lies there.
+    GivenUp,
+}
+
+/// A damaged sector of values that the state does without, with what is known of it in its place. The rest stays as it is read:
+/// some of it may be right, and an old height that needs any proves it by its hash.
+fn give_up(
+    segment: &Segment,
+    number: u32,
+    known: Option<&[Option<u8>; PAYLOAD_BYTES]>,
+    generation: u32,
+) -> Result<(Sector, Made), StoreError> {
+    let (_, mut payload) = segment.sector(number)?;
+    for (byte, known) in payload.iter_mut().zip(known.into_iter().flatten()) {
+        *byte = known.unwrap_or(*byte);
+    }
+    let is_all_known = known.is_some_and(|known| known.iter().all(Option::is_some));
+    let sealed = segment.seal(number, generation, false, &payload);
+    let sector = sealed.try_into().expect("the payload of one sector makes one");
+    Ok((sector, if is_all_known { Made::Good } else { Made::GivenUp }))
 }
 
 /// What was laid down, and how the tree comes to point at it.
@@ -484,6 +552,21 @@ impl Had {
             Self::Kept { .. } => 0,
             Self::Page { entries, .. } => entries.iter().map(|(_, found)| value(found)).sum(),
             Self::Value { value: found, .. } => value(found),
+        }
+    }
+
+    /// Says what is known of the bad sectors in which a value lay.
+    fn say_where_it_lay(&self, bad: &Bad, known: &mut Known) {
+        let Self::Value { entry, value, .. } = self else { return };
+        let Ok(spot) = Spot::from_u64(entry.place.0) else { return };
+        let field = [&entry.value_len.to_le_bytes()[..], value].concat();
+        let end = spot.offset.saturating_add(u32::try_from(field.len()).unwrap_or(u32::MAX));
+        for number in overlapped(bad, spot, entry.value_len.saturating_add(4)) {
+            let sector = known.entry((spot.segment, number)).or_insert([None; PAYLOAD_BYTES]);
+            let first = number * PAYLOAD;
+            for at in first.max(spot.offset)..end.min(first.saturating_add(PAYLOAD)) {
+                sector[(at - first) as usize] = Some(field[(at - spot.offset) as usize]);
+            }
         }
     }
 }

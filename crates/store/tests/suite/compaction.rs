@@ -105,9 +105,9 @@ fn a_compaction_goes_past_what_it_cannot_read_and_takes_it_up_once_it_is_mended(
             met.kept += 1;
             let mended = store.mend(&before.left, &mut Has(&state, 0)).unwrap();
             assert!(mended.supplied_entries > 0, "{what}: {mended:?}");
-            // What is left are bytes that only history refers to: no more is known of them than that they are damaged.
+            // What is left are bytes of the log that only history refers to: no more is known of them than that they are damaged.
             let of_history = |left: &StoreError| {
-                matches!(left, StoreError::Damaged { file, .. } if file == name) && !name.ends_with(".pages")
+                matches!(left, StoreError::Damaged { file, .. } if file == name) && name.ends_with(".log")
             };
             assert!(mended.left.iter().all(of_history), "{what}: {mended:?}");
             assert!(!mended.left.is_empty() || store.scrub_standing().problems == 0, "{what}");

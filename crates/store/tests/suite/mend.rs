@@ -205,6 +205,91 @@ fn a_lost_value_is_had_from_elsewhere_and_lost_history_is_named() {
     assert!(supplied > 10, "{supplied} values were had from elsewhere");
 }
 
+/// A store in which a compaction has moved values, some of which only history needs since; the file they lie in, and how many
+/// sectors of it were written.
+fn sample_moved(options: &Options) -> (MemoryFiles, Model, String, usize) {
+    let (files, mut state) = sample(options);
+    let store = TestStore::open(Arc::new(files.clone()), options.clone()).unwrap();
+    store.prune(Height(5)).unwrap();
+    assert!(store.compact(&mut |_| {}).unwrap().values_moved > 100);
+    let diff: Diff = (0..100)
+        .map(|number| (namespace("many"), key(number * 3 + 1_500), Some(Value::new(vec![7; 9]).unwrap())))
+        .collect();
+    crate::support::apply(&mut state, &diff);
+    store.commit(Height(6), diff).unwrap();
+    store.close().unwrap();
+    let image = files.image();
+    let (name, bytes) = image.iter().find(|(name, _)| name.ends_with(".values")).unwrap();
+    let written = bytes.chunks(512).rposition(|sector| sector.iter().any(|byte| *byte != 0)).unwrap();
+    (files, state, name.clone(), written)
+}
+
+/// spec: STORE-16. Damage of moved values, whatever lies there: what the state needs of it is had from elsewhere, and the sectors
+/// are good again or given up, so that nothing of it is found again. An old height is as it was, or damage.
+#[test]
+fn sectors_of_moved_values_are_good_again_or_given_up_once_the_state_does_without_them() {
+    let (files, state, name, written) = sample_moved(&cold());
+    let image = files.image();
+    let before = contents(&TestStore::open(Arc::new(files), cold()).unwrap().view_at(Height(5)).unwrap());
+    let (mut supplied, mut good, mut given_up, mut history) = (0, 0, 0, 0);
+    for sector in (1..written).step_by(7) {
+        // A stroke across the border of two sectors; or one of them alone, with one of the problems it makes told.
+        for stroke in [true, false] {
+            let files = MemoryFiles::from_image(&image);
+            let store = TestStore::open(Arc::new(files.clone()), cold()).unwrap();
+            if stroke {
+                files.open(&name).unwrap().write_at(sector as u64 * 512 + 460, &[0xa5; 300]).unwrap();
+            } else {
+                lose(&files, &name, sector);
+            }
+            let what = format!("sector {sector} of {name}, {stroke}");
+            let mut problems = full(&store).problems;
+            assert!(!problems.is_empty(), "{what}");
+            problems.truncate(1);
+            let mended = store.mend(&problems, &mut Has(&state, 0)).unwrap();
+            assert!(mended.left.is_empty(), "{what}: {mended:?}");
+            assert_eq!(mended.sectors + mended.given_up, 1 + u64::from(stroke), "{what}: {mended:?}");
+            assert_eq!(store.scrub_standing().problems, 0, "{what}");
+            supplied += mended.supplied_entries;
+            good += mended.sectors;
+            given_up += mended.given_up;
+            match store.view_at(Height(5)).and_then(|view| Ok(try_contents(&view)?)) {
+                Ok(read) => assert_eq!(read, before, "{what}"),
+                Err(error) => {
+                    assert!(error.is_damage(), "{what}: {error}");
+                    history += 1;
+                }
+            }
+            assert_whole(store, &files, &state, &what);
+        }
+    }
+    assert!(supplied > 50 && good > 5 && given_up > 5 && history > 0, "{supplied} {good} {given_up} {history}");
+}
+
+/// spec: STORE-16. A sector of values in which something of the state lies that nobody has is given up by nobody.
+#[test]
+fn no_sector_is_given_up_that_the_state_needs() {
+    let (files, state, name, written) = sample_moved(&cold());
+    let image = files.image();
+    let mut needed = 0;
+    for sector in (1..written).step_by(7) {
+        let files = MemoryFiles::from_image(&image);
+        let store = TestStore::open(Arc::new(files.clone()), cold()).unwrap();
+        lose(&files, &name, sector);
+        let damaged = files.image()[&name].clone();
+        let mended = store.mend(&full(&store).problems, &mut ()).unwrap();
+        if try_contents(&store.view()).is_ok() {
+            continue;
+        }
+        needed += 1;
+        assert!(mended.given_up == 0 && !mended.left.is_empty(), "sector {sector}: {mended:?}");
+        assert!(files.image()[&name] == damaged, "sector {sector} is as it was");
+        let mended = store.mend(&mended.left, &mut Has(&state, 0)).unwrap();
+        assert!(mended.left.is_empty(), "sector {sector}: {mended:?}");
+    }
+    assert!(needed > 5, "{needed}");
+}
+
 /// spec: STORE-16. What is in memory needs nobody else.
 #[test]
 fn what_is_still_in_memory_is_written_anew_from_there() {
