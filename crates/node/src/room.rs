@@ -5,9 +5,28 @@ use keelstone_sync::library::LibraryError;
 use keelstone_sync::peers::Version;
 use keelstone_tree::Totals;
 
-/// About what a state takes on a disk: keys, values, and as much of the tree as an entry takes.
+/// The least and the most bytes of one segment of a store, whose room is taken when it is made.
+const SEGMENT_BYTES: (u64, u64) = (4 << 20, 64 << 20);
+/// The log of a store that begins, with the segment that is made ahead of time, and a database of blocks with few of them.
+const BESIDE_BYTES: u64 = 2 * SEGMENT_BYTES.0 + (4 << 20);
+
+/// About what a state takes on a disk: values with keys, and as much of the tree as an entry takes, in segments; and what is made
+/// beside it.
 pub(crate) fn of(state: Totals) -> u64 {
-    state.bytes.saturating_add(state.count.saturating_mul(128))
+    let tree = state.count.saturating_mul(128);
+    segments(state.bytes).saturating_add(segments(tree)).saturating_add(BESIDE_BYTES)
+}
+
+/// The room of the segments of a store that is built, each twice as large as the one before, in which so much lies.
+// spec: STORE-18
+fn segments(bytes: u64) -> u64 {
+    let (mut room, mut next) = (0, SEGMENT_BYTES.0);
+    while next < SEGMENT_BYTES.1 && room < bytes {
+        room += next;
+        next *= 2;
+    }
+    let rest = bytes.saturating_sub(room);
+    rest.checked_next_multiple_of(SEGMENT_BYTES.1).unwrap_or(u64::MAX).saturating_add(room)
 }
 
 /// About what a state takes on a disk that has some of it staged: the rest is staged too, and all of it built beside.
@@ -60,6 +79,17 @@ mod tests {
     use super::*;
     use keelstone_codec::{Hash, Height, Root};
     use keelstone_sync::recovery::Failed;
+
+    /// What is built takes the room of whole segments.
+    #[test]
+    fn room_is_that_of_whole_segments() {
+        const MIB: u64 = 1 << 20;
+        for (bytes, room) in [(0, 0), (1, 4), (4 * MIB, 4), (4 * MIB + 1, 12), (60 * MIB, 60), (60 * MIB + 1, 124)] {
+            assert_eq!(segments(bytes), room * MIB, "{bytes}");
+        }
+        assert_eq!(segments(u64::MAX), u64::MAX);
+        assert_eq!(of(Totals { count: 12_028, bytes: 6_000_000 }), (12 + 4 + 12) * MIB);
+    }
 
     /// spec: RECOVER-8. What is refused says how much it is and how much there is.
     #[test]

@@ -81,6 +81,8 @@ pub(crate) struct Joining<'a> {
     sources: Sources,
     start: Instant,
     told: Option<Instant>,
+    /// The version of which it was told how much it is.
+    sized: Option<Version>,
     everybody: Option<watch::Receiver<Everybody>>,
     /// Whom the joiner knows.
     known: BTreeMap<PeerId, Source>,
@@ -110,6 +112,7 @@ impl<'a> Joining<'a> {
             sources,
             start: now,
             told: None,
+            sized: None,
             everybody,
             known: BTreeMap::new(),
             asked: FuturesUnordered::new(),
@@ -178,9 +181,13 @@ impl<'a> Joining<'a> {
                     Vec::new()
                 }
             };
-            if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            let (progress, target) = (joiner.progress(self.now()), joiner.target());
+            // How much it is, is told before any of it is taken in: there may be no room.
+            let is_sized = progress.total.is_some() && self.sized != Some(target);
+            if is_sized || self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
                 self.told = Some(Instant::now());
-                tell(&joiner.progress(self.now()), joiner.target())?;
+                self.sized = progress.total.map(|_| target);
+                tell(&progress, target)?;
             }
             if let Some(version) = self.perform(joiner, effects)? {
                 return Ok(version);
