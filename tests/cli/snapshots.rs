@@ -233,6 +233,110 @@ fn a_flipped_byte_is_found_and_named() {
     snapshot(home.path(), 0, &["verify", "3"]);
 }
 
+/// Changes a byte of a file.
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+/// A damaged snapshot is made anew by whoever asks for it, a running node too, and is not said to be there before it is proven. What
+/// is refused leaves no directory behind.
+#[test]
+fn a_damaged_snapshot_is_not_said_to_be_made() {
+    let home = busy_chain();
+    snapshot(home.path(), 0, &["create"]);
+    let damage = || {
+        flip(&chunk_files(home.path())[0], 9);
+        let error = snapshot(home.path(), 12, &["verify", "3"]);
+        let place = home.path().join("data/snapshots");
+        assert!(error["error"]["message"].as_str().unwrap().contains(place.to_str().unwrap()), "{error}");
+    };
+    damage();
+    let into = home.path().join("out");
+    snapshot(home.path(), 12, &["export", "3", into.to_str().unwrap()]);
+    expect(home.path(), 12, &["mirror", "export", into.to_str().unwrap()]);
+    assert!(!into.exists(), "an empty directory is left");
+    snapshot(home.path(), 0, &["create", "--height", "3"]);
+    snapshot(home.path(), 0, &["verify", "3"]);
+    for enabled in ["snapshots.enabled=true", "snapshots.enabled=false"] {
+        let node = Node::start(home.path(), &[enabled, "snapshots.reserve_percent=0"]);
+        damage();
+        snapshot(home.path(), 0, &["create", "--height", "3"]);
+        snapshot(home.path(), 0, &["verify", "3"]);
+        drop(node);
+    }
+    snapshot(home.path(), 0, &["export", "3", into.to_str().unwrap()]);
+}
+
+/// A snapshot whose index is damaged is damaged and not absent, for whoever asks for it, also once it was set aside; and a directory
+/// that cannot be looked into does not hold no snapshots.
+#[test]
+fn a_damaged_index_is_damage_and_what_cannot_be_read_is_an_error() {
+    let home = busy_chain();
+    snapshot(home.path(), 0, &["create"]);
+    let kept = home.path().join("data/snapshots");
+    let listed = fs::read_dir(&kept).unwrap().map(|entry| entry.unwrap().path());
+    let index = listed.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "snapshot")).unwrap();
+    flip(&index, 48);
+    let into = home.path().join("out");
+    let to = into.to_str().unwrap();
+    let is_named = |arguments: &[&str]| {
+        let failed = snapshot(home.path(), 12, arguments);
+        let message = failed["error"]["message"].as_str().unwrap().to_owned();
+        assert!(message.contains("is damaged") && message.contains(kept.to_str().unwrap()), "{message}");
+    };
+    let ask = || {
+        for arguments in [
+            &["verify", "3"][..],
+            &["inspect", "3"],
+            &["export", "3", to],
+            &["restore", "3", "--yes"],
+            &["diff", "3", "3"],
+        ] {
+            is_named(arguments);
+        }
+        for mirror in [&["mirror", "export", to][..], &["mirror", "export", to, "--height", "3"]] {
+            let failed = expect(home.path(), 12, mirror);
+            assert!(failed["error"]["message"].as_str().unwrap().contains("is damaged"), "{failed}");
+        }
+        assert_eq!(snapshot(home.path(), 0, &["list"])["damaged"][0]["height"], 3);
+        assert!(!into.exists());
+        snapshot(home.path(), 14, &["verify", "2"]);
+    };
+    ask();
+    // Whoever opens the library to write sets it aside.
+    snapshot(home.path(), 14, &["delete", "3", "--yes"]);
+    assert!(!index.exists());
+    ask();
+    snapshot(home.path(), 0, &["create", "--height", "3"]);
+    snapshot(home.path(), 0, &["verify", "3"]);
+    assert_eq!(snapshot(home.path(), 0, &["list"])["damaged"], json!([]));
+    // As a directory that this user may not enter.
+    fs::remove_dir_all(&kept).unwrap();
+    std::os::unix::fs::symlink(&kept, &kept).unwrap();
+    let failed = snapshot(home.path(), 1, &["list"]);
+    assert!(failed["error"]["message"].as_str().unwrap().contains(kept.to_str().unwrap()), "{failed}");
+    fs::remove_file(&kept).unwrap();
+    assert_eq!(snapshot(home.path(), 0, &["list"])["snapshots"], json!([]));
+}
+
+/// a tar for which there is no room is refused before it is begun.
+#[test]
+fn a05_a_tar_for_which_there_is_no_room_is_not_begun() {
+    let home = busy_chain();
+    snapshot(home.path(), 0, &["create"]);
+    let tar = home.path().join("out.tar");
+    let arguments =
+        ["snapshot", "export", "3", tar.to_str().unwrap(), "--set", "snapshots.reserve_percent=90", "--json"];
+    let refused = keelstone(home.path(), &arguments);
+    // On a disk that is nine tenths empty there is room all the same.
+    if refused.status.code() != Some(0) {
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains("are to stay free") && !tar.exists(), "{said}");
+    }
+}
+
 /// What two heights differ in, by namespace and by key.
 #[test]
 fn the_difference_of_two_snapshots_names_namespaces_and_keys() {

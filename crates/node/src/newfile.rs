@@ -3,6 +3,7 @@
 //! it has, outlive a power cut once it returns.
 
 use crate::exit::Failure;
+use keelstone_store::files::Directory;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
@@ -48,6 +49,19 @@ fn create_of<T>(
     // It is whole by now, and stays.
     sync_parent(path).map_err(failed)?;
     Ok(done)
+}
+
+/// Fills a directory, which is made if it is not there. What could not be filled at all is not left behind empty; whatever is in it
+/// by then stays, to be gone on with.
+pub(crate) fn directory<T>(path: &Path, fill: impl FnOnce(&Directory) -> Result<T, Failure>) -> Result<T, Failure> {
+    let is_there = path.symlink_metadata().is_ok();
+    let directory = Directory::new(path).map_err(|error| Failure::io(path.display(), &error))?;
+    let filled = fill(&directory);
+    if filled.is_err() && !is_there {
+        // It goes only if nothing is in it.
+        let _ = fs::remove_dir(path);
+    }
+    filled
 }
 
 /// A file that has no name yet, to be called `path` with [`name`]. None where there is no such thing.
@@ -245,7 +259,8 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
-fn parent(path: &Path) -> &Path {
+/// The directory that a file is in.
+pub(crate) fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

@@ -19,6 +19,7 @@ use keelstone_codec::Height;
 use keelstone_ledger::NodeEvent;
 use keelstone_store::files::Directory;
 use keelstone_sync::library::{Info, Library, LibraryError, Making, Phase, Pin, Progress, SnapshotId, Swept};
+use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -115,8 +116,10 @@ pub(crate) enum Held {
 /// # Errors
 /// That another process holds it.
 pub(crate) fn hold_library(home: &Home) -> Result<Held, Failure> {
-    if !home.snapshots().exists() {
-        return Ok(Held::Nothing);
+    match home.snapshots().try_exists() {
+        Ok(false) => return Ok(Held::Nothing),
+        Ok(true) => {}
+        Err(error) => return Ok(Held::Unreadable(Failure::io(home.snapshots().display(), &error))),
     }
     match open_library(home) {
         Ok(library) => Ok(Held::Library(library)),
@@ -143,11 +146,36 @@ pub(crate) fn forget_above(held: Held, home: &Home, height: Height) -> Result<()
 /// Opens the library of a home directory to look at, beside a running node; none if there is none.
 pub(crate) fn look_into_library(home: &Home) -> Result<Option<(Library, Swept)>, Failure> {
     let path = home.snapshots();
-    if !path.exists() {
-        return Ok(None);
+    match Directory::to_read(&path) {
+        Ok(directory) => Ok(Some(Library::inspect(Arc::new(directory))?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // Whoever may not look does not know that there is none.
+        Err(error) => Err(Failure::io(path.display(), &error)),
     }
-    let directory = Directory::to_read(&path).map_err(|error| Failure::io(path.display(), &error))?;
-    Ok(Some(Library::inspect(Arc::new(directory))?))
+}
+
+/// A snapshot of a home to read, beside a running node.
+///
+/// # Errors
+/// That there is none; or that it is damaged, which is another thing.
+pub(crate) fn kept(home: &Home, id: SnapshotId) -> Result<(Library, Pin), Failure> {
+    let Some((library, found)) = look_into_library(home)? else { return Err(LibraryError::NotFound(id).into()) };
+    match library.pin(id) {
+        Some(pin) => Ok((library, pin)),
+        None => Err(found
+            .damaged
+            .iter()
+            .find(|(damaged, _)| *damaged == id)
+            .map_or_else(|| LibraryError::NotFound(id).into(), |found| damaged(home, found))),
+    }
+}
+
+/// Says that a snapshot of a home is damaged.
+pub(crate) fn damaged(home: &Home, (id, why): &(SnapshotId, String)) -> Failure {
+    let place = home.snapshots();
+    let message = format!("the snapshot of height {} in {} is damaged: {why}", id.height, place.display());
+    let hint = format!("keelstone snapshot create --height {} makes it anew where that state is kept", id.height);
+    Failure::integrity(message).hint(hint)
 }
 
 pub(crate) fn directory(path: &Path) -> Result<Arc<Directory>, Failure> {

@@ -8,12 +8,11 @@ use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::newfile;
 use crate::out::{bytes, grouped};
-use crate::snapshots::look_into_library;
+use crate::snapshots::{damaged, kept, look_into_library};
 use clap::{Args, Subcommand};
 use keelstone_codec::{Blob, Decode as _, Encode as _, Height, Root};
 use keelstone_ledger::Attestation;
-use keelstone_store::files::Directory;
-use keelstone_sync::library::{LibraryError, Progress, SnapshotId};
+use keelstone_sync::library::{Progress, SnapshotId};
 use keelstone_sync::mirror::{HEAD_FILE, Head};
 use keelstone_sync::snapshot::{FORMAT, PartOf};
 use serde_json::json;
@@ -56,12 +55,15 @@ fn export(to: &Path, height: Option<u64>, part: Option<PartOf>, context: &Contex
     let genesis = home.read_genesis()?;
     let (config, _) = context.config()?;
     let none = || Failure::not_found("there is no snapshot to export").hint("keelstone snapshot create makes one");
-    let (library, _) = look_into_library(home)?.ok_or_else(none)?;
     let id = match height {
         Some(height) => SnapshotId { height: Height(height), format: FORMAT },
-        None => library.list().first().ok_or_else(none)?.id,
+        None => {
+            let (library, found) = look_into_library(home)?.ok_or_else(none)?;
+            let newest = library.list().first().map(|info| info.id);
+            newest.ok_or_else(|| found.damaged.last().map_or_else(none, |found| damaged(home, found)))?
+        }
     };
-    let pin = library.pin(id).ok_or(LibraryError::NotFound(id))?;
+    let (library, pin) = kept(home, id)?;
     // Whoever holds a producer's key says so; without, a root has to be given to whoever syncs. It is had before anything is
     // written.
     let keys = context.keys();
@@ -82,7 +84,6 @@ fn export(to: &Path, height: Option<u64>, part: Option<PartOf>, context: &Contex
             },
             false => (None, true),
         };
-    let directory = Directory::new(to).map_err(|error| Failure::io(to.display(), &error))?;
     // One of the very same is made anew, with what certifies it now: whoever was cut off at the end of it did not hear of that.
     let head = to.join(HEAD_FILE);
     let of_it = std::fs::read(&head).ok().and_then(|bytes| Head::from_bytes(&bytes).ok());
@@ -97,10 +98,12 @@ fn export(to: &Path, height: Option<u64>, part: Option<PartOf>, context: &Contex
         bar.set_position(u64::from(progress.done));
         ControlFlow::Continue(())
     };
-    let copied = match &part {
-        Some(part) => library.export_part(id, part, &directory, reserve, &mut show),
-        None => library.export_directory(id, &directory, reserve, &mut show).map(|info| info.bytes),
-    };
+    let copied = newfile::directory(to, |directory| {
+        Ok(match &part {
+            Some(part) => library.export_part(id, part, directory, reserve, &mut show)?,
+            None => library.export_directory(id, directory, reserve, &mut show)?.bytes,
+        })
+    });
     bar.finish_and_clear();
     let written = copied?;
     let info = pin.info().clone();

@@ -3,7 +3,7 @@
 use super::index::{Index, Stored};
 use super::line::{self, Line, Work};
 use super::verify::Verifying;
-use super::{Info, Library, LibraryError, Shared, SnapshotId, disk};
+use super::{Expected, Info, Library, LibraryError, Origin, Shared, SnapshotId, disk};
 use crate::snapshot::{FORMAT, Plan, SnapshotParams};
 use keelstone_codec::{Encode, Hash, Height, Root};
 use keelstone_store::files::Room;
@@ -76,8 +76,8 @@ pub(super) fn check_room(room: Room, reserve_percent: u8, needed: u64) -> Result
 
 impl Library {
     /// Makes the snapshot of a version. Chunks another snapshot has are taken over. Once this returns, the snapshot is
-    /// durable, was read back and proven, and is listed. One that is there already is returned as it is; one of the same
-    /// height with another root is replaced.
+    /// durable, was read back and proven, and is listed. One that is there already is proven and returned as it is, or made anew if
+    /// it is damaged; one of the same height with another root is replaced.
     ///
     /// Reads the state once where it is not shared, and writes it once. Memory is the plan and two chunks, or with
     /// [`Making::background`] eight.
@@ -98,7 +98,11 @@ impl Library {
         let plan = Plan::of(view, params, height, root)?;
         let id = SnapshotId { height, format: FORMAT };
         if let Some(there) = self.pin(id).filter(|there| there.index.root == root) {
-            return Ok(there.info.clone());
+            // What is damaged of it is set aside by that.
+            match Origin::Kept(&there).verify(&Expected::default(), &mut *listener) {
+                Err(error) if error.is_damage() => {}
+                proven => return proven,
+            }
         }
         let totals = plan.totals();
         let room = self.shared.files.room().map_err(LibraryError::io("measure", "the disk"))?;

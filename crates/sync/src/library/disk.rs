@@ -75,6 +75,11 @@ pub(crate) fn damaged_file(name: &str) -> String {
     format!("{name}{DAMAGED}")
 }
 
+/// What a file that was set aside was called.
+pub(crate) fn set_aside_from(name: &str) -> Option<&str> {
+    name.strip_suffix(DAMAGED)
+}
+
 /// Puts a file of this content in place, whole. It is durable under its name once the directory is synced.
 pub(crate) fn write(files: &dyn Files, name: &str, bytes: &[u8]) -> Result<(), LibraryError> {
     let temporary = format!("{name}{TEMPORARY}");

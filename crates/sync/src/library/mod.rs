@@ -38,6 +38,7 @@ use keelstone_store::files::{Files, Guard, LockError};
 use keelstone_tree::{HashKind, ReadError, Totals};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A directory of snapshots. Clones share it.
@@ -110,7 +111,7 @@ pub struct Swept {
     pub unneeded: u64,
     /// Files that had been set aside as damaged.
     pub set_aside: u64,
-    /// Snapshots that cannot be used, and why. They are no longer listed.
+    /// Snapshots that cannot be used, and why; for whoever only looks also those that were set aside. They are no longer listed.
     pub damaged: Vec<(SnapshotId, String)>,
 }
 
@@ -221,6 +222,17 @@ impl LibraryError {
     fn io(doing: &'static str, file: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let file = file.into();
         move |source| Self::Io { doing, file, source }
+    }
+
+    /// The same, with the directory before the name of the file.
+    #[must_use]
+    pub fn within(mut self, directory: &Path) -> Self {
+        if let Self::Damaged { file, .. } | Self::TooLarge { file, .. } | Self::Io { file, .. } = &mut self
+            && !file.contains([std::path::MAIN_SEPARATOR, ' '])
+        {
+            *file = directory.join(&*file).display().to_string();
+        }
+        self
     }
 
     /// Whether bytes are not what they must be, as against a machine that failed or a caller who asked wrongly.
@@ -448,8 +460,19 @@ impl Shared {
             }
             swept.damaged.push((id, problem));
         }
-        if own && !swept.damaged.is_empty() {
-            disk::sync(&*self.files)?;
+        if own {
+            if !swept.damaged.is_empty() {
+                disk::sync(&*self.files)?;
+            }
+            return Ok(swept);
+        }
+        for name in names.iter().filter_map(|name| disk::set_aside_from(name)) {
+            if let FileKind::Index(id) = FileKind::of(name)
+                && !self.state().snapshots.contains_key(&id)
+                && swept.damaged.iter().all(|(damaged, _)| *damaged != id)
+            {
+                swept.damaged.push((id, "it was set aside as damaged".to_owned()));
+            }
         }
         Ok(swept)
     }

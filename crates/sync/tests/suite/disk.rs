@@ -261,6 +261,34 @@ fn ss41_a_damaged_chunk_takes_its_snapshots_off_the_list() {
     assert_eq!(library.gc().unwrap().set_aside, 3);
 }
 
+/// spec: LIB-3, LIB-4. A snapshot that is there is proven before it is said to be; a damaged one is made anew, also while
+/// somebody holds it. Who only looks hears of what was set aside.
+#[test]
+fn a_damaged_snapshot_is_made_anew_when_it_is_asked_for() {
+    let files = MemoryFiles::new();
+    let library = open(&files);
+    let state = version(200, 0, 0);
+    let made = create(&library, &state, 1).unwrap();
+    let index = library.pin(id(1)).unwrap().index().clone();
+    for chunk in [0, index.chunks.len() - 1] {
+        let held = library.pin(id(1)).unwrap();
+        flip(&files, &format!("{}.chunk", index.chunks[chunk].name), 9);
+        assert_eq!(create(&library, &state, 1).unwrap(), made);
+        library.verify(id(1), &mut go_on).unwrap();
+        drop(held);
+        assert_eq!(library.list(), std::slice::from_ref(&made));
+        assert_eq!(Library::inspect(Arc::new(files.clone())).unwrap().1.damaged, []);
+    }
+    // One that is whole stays as it is.
+    let before = files.image();
+    assert_eq!(create(&library, &state, 1).unwrap(), made);
+    assert_eq!(files.image(), before);
+    flip(&files, &format!("{}.chunk", index.chunks[0].name), 9);
+    assert!(library.verify(id(1), &mut go_on).unwrap_err().is_damage());
+    let (looked, found) = Library::inspect(Arc::new(files.clone())).unwrap();
+    assert!(looked.list().is_empty() && found.damaged.len() == 1 && found.damaged[0].0 == id(1), "{found:?}");
+}
+
 /// spec: LIB-4. A chunk whose file opens and cannot be read is damaged: the next snapshot writes it anew, and those that need
 /// the file that is lost are off the list. A read that fails once is no damage.
 #[test]

@@ -23,10 +23,11 @@ use crate::home::Home;
 use crate::newfile;
 use crate::out::{Ink, Out, bytes, grouped, short};
 use crate::own_log::{OwnLog, Stood, Who};
-use crate::snapshots::{look_into_library, making, open_library, phase};
+use crate::room;
+use crate::snapshots::{kept, look_into_library, making, open_library, phase};
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
-use keelstone_codec::{Height, Namespace, Root};
+use keelstone_codec::{Encode as _, Height, Namespace, Root};
 use keelstone_ledger::{BlockRecord, CHAIN, Chain, Genesis, NodeEvent, NodeStep, check_fits, log_place};
 use keelstone_store::files::{Directory, Files as _};
 use keelstone_sync::library::{Expected, Info, Library, LibraryError, Origin, Progress, SnapshotId};
@@ -170,9 +171,8 @@ impl Source {
     fn read_in<T>(&self, home: &Home, read: impl FnOnce(Origin<'_>) -> Result<T, LibraryError>) -> Result<T, Failure> {
         match self {
             Self::Kept(id) => {
-                let found = look_into_library(home)?.and_then(|(library, _)| library.pin(*id));
-                let pin = found.ok_or(LibraryError::NotFound(*id))?;
-                Ok(read(Origin::Kept(&pin))?)
+                let (_, pin) = kept(home, *id)?;
+                Ok(read(Origin::Kept(&pin)).map_err(|error| error.within(&home.snapshots()))?)
             }
             Self::Archive(path) if path.is_dir() => {
                 let directory = Directory::to_read(path).map_err(|error| cannot_read(path, &error))?;
@@ -482,23 +482,26 @@ fn inspect(snapshot: &Source, chunks: bool, context: &Context<'_>) -> Result<(),
 
 fn export(height: u64, to: &Path, config: &Config, context: &Context<'_>) -> Result<(), Failure> {
     let out = context.out;
-    let (library, _) = look_into_library(&context.home)?.ok_or(LibraryError::NotFound(id(height)))?;
     // Before anything is made where it is to go.
-    if library.pin(id(height)).is_none() {
-        return Err(LibraryError::NotFound(id(height)).into());
-    }
+    let (library, pin) = kept(&context.home, id(height))?;
     let bar = out.progress("copying", 0);
     let exported = match to.extension().is_some_and(|ending| ending == "tar") {
-        true => export_tar(&library, height, to, &bar),
-        false => {
-            let directory = Directory::new(to).map_err(|error| Failure::io(to.display(), &error))?;
+        true => {
+            let beside = newfile::parent(to);
+            let place = Directory::to_read(beside).map_err(|error| Failure::io(beside.display(), &error))?;
+            let headers = u64::from(pin.info().chunks).saturating_mul(2 * 512);
+            let needed = pin.info().bytes.saturating_add(headers).saturating_add(pin.index().to_bytes().len() as u64);
+            room::check(&place, needed, config.snapshots.reserve_percent)?;
+            export_tar(&library, height, to, &bar)
+        }
+        false => newfile::directory(to, |directory| {
             // The index comes last: one that was cut off is gone on with, one that is whole is in the way as a tar is.
             let names = directory.list().map_err(|error| Failure::io(to.display(), &error))?;
             if names.iter().any(|name| name.ends_with(".snapshot")) {
                 return Err(Failure::usage(format!("{} holds a snapshot already", to.display())));
             }
-            Ok(library.export_directory(id(height), &directory, reserve(config), &mut show(&bar))?)
-        }
+            Ok(library.export_directory(id(height), directory, reserve(config), &mut show(&bar))?)
+        }),
     };
     bar.finish_and_clear();
     let info = exported?;
