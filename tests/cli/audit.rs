@@ -380,6 +380,36 @@ fn a_chain_is_rebuilt_in_a_home_of_its_own() {
     }
 }
 
+/// spec: HISTORY-7. A rebuilding that was cut off is begun again in the same place; what is anybody's is left alone.
+#[test]
+fn a_rebuilding_that_was_cut_off_is_begun_again() {
+    let home = lived();
+    let out = tempfile::tempdir().unwrap();
+    let into = out.path().join("then");
+    let rebuild = |code| expect(home.path(), code, &["rebuild", "--to-height", "2", "--out", into.to_str().unwrap()]);
+    let rebuilt = rebuild(0);
+    assert!(!into.join("rebuilding").exists());
+    let generation = into.join("data/gen-000001");
+    // Before the home was one: the data counted already, or did not yet.
+    for cut in [&["genesis.json"][..], &["genesis.json", "data/CURRENT", "data/gen-000001/counted"]] {
+        rebuild(2);
+        for name in ["keelstone.toml"].iter().chain(cut) {
+            let _ = std::fs::remove_file(into.join(name));
+        }
+        rebuild(2);
+        std::fs::write(into.join("rebuilding"), "").unwrap();
+        assert_eq!(rebuild(0)["root"], rebuilt["root"]);
+        let there = std::fs::read_dir(into.join("data")).unwrap().map(|entry| entry.unwrap().file_name());
+        let generations = there.filter(|name| name.to_string_lossy().starts_with("gen-")).count();
+        assert_eq!((generations, into.join("rebuilding").exists()), (1, false));
+        assert_eq!(expect(&into, 0, &["replay"])["height"], 2);
+        // The next turn finds it under its first name.
+        std::fs::remove_dir_all(&into).unwrap();
+        rebuild(0);
+        assert!(generation.exists());
+    }
+}
+
 /// spec: AUDIT-9. Records are given up with a yes, and what remains still verifies.
 #[test]
 fn pruned_records_are_gone_and_the_rest_verifies() {

@@ -372,3 +372,62 @@ fn damaged_blocks_are_named_and_left_behind() {
     assert_eq!(expect(home.path(), 0, &["status"])["root"], root);
     assert_eq!(expect(home.path(), 0, &["db", "check"])["sound"], true);
 }
+
+/// spec: STORE-4. A slot of the superblock that is damaged is written anew by whoever opens the store first, who says so: a check by
+/// its exit code, also a repair by what it found, and the figures of the store. Nothing is wrong after that.
+#[test]
+fn a_damaged_slot_of_the_superblock_is_told_by_whoever_mends_it() {
+    let home = with_blocks();
+    let superblock = file(home.path(), "superblock");
+    // The slot that was written last, and the other.
+    for at in [165, 4096 + 165] {
+        let damaged = || flip(&superblock, at);
+        damaged();
+        let stats = expect(home.path(), 0, &["db", "stats"]);
+        assert!(stats["superblock_repaired"].as_str().unwrap().contains("superblock is damaged"), "{stats}");
+        assert_eq!(expect(home.path(), 0, &["db", "stats"])["superblock_repaired"], json!(null));
+        for check in [&["db", "check"][..], &["db", "check", "--quick"], &["db", "check", "--repair"]] {
+            damaged();
+            let found = expect(home.path(), 12, check);
+            let (file, count) =
+                (found["problems"][0]["file"].as_str().unwrap(), found["problems"].as_array().unwrap().len());
+            assert_eq!((Path::new(file), count), (&*superblock, 1), "{found}");
+            assert_eq!(expect(home.path(), 0, check)["sound"], true);
+        }
+        for check in [&["check"][..], &["check", "--quick"], &["check", "--full"]] {
+            damaged();
+            let found = expect(home.path(), 12, check);
+            assert_eq!(found["discrepancies"][0]["kind"], "storage", "{found}");
+            assert_eq!(expect(home.path(), 0, check)["verdict"], "consistent");
+        }
+        damaged();
+        let mended = expect(home.path(), 0, &["check", "--repair"]);
+        assert_eq!((mended["found"].as_array().unwrap().len(), &mended["left"]), (1, &json!([])), "{mended}");
+        damaged();
+        let node = Node::start(home.path(), &[]);
+        assert_eq!(node.json("/v1/status").0, 200);
+    }
+    assert_eq!(expect(home.path(), 0, &["db", "check"])["sound"], true);
+}
+
+/// A repair of the state does not say that all is well where the blocks beside it keep the next command from opening the home; and
+/// each file is named with its directory.
+#[test]
+fn a_repair_tells_of_blocks_that_cannot_be_opened() {
+    let home = with_blocks();
+    let wal = home.path().join("data/gen-000001/blocks.wal");
+    let flip_blocks = || flip(&wal, 40);
+    flip_blocks();
+    let failed = expect(home.path(), 12, &["status"]);
+    assert!(failed["error"]["message"].as_str().unwrap().contains(wal.to_str().unwrap()), "{failed}");
+    let found = expect(home.path(), 12, &["check", "--repair"]);
+    assert_eq!(found["left"][0]["file"], wal.to_str().unwrap(), "{found}");
+    flip_blocks();
+    assert_eq!(expect(home.path(), 0, &["check", "--repair"])["found"], json!([]));
+    let log = file(home.path(), ".log");
+    flip(&log, 700);
+    let found = expect(home.path(), 12, &["db", "check"]);
+    let files: Vec<_> =
+        found["problems"].as_array().unwrap().iter().filter_map(|problem| problem["file"].as_str()).collect();
+    assert!(files.contains(&log.to_str().unwrap()), "{found}");
+}

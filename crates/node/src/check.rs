@@ -320,12 +320,14 @@ fn choose(all: &[HttpAddress], count: u32, number: u64) -> Vec<(String, Box<dyn 
 
 // ---- one check ---------------------------------------------------------------------------------------------------
 
-/// Makes one check, for as long as it is to go on. What the store finds damaged is told beside what the sample met.
+/// Makes one check, for as long as it is to go on. What the store finds damaged is told beside what the sample met, and what was
+/// `met` when it was opened.
 pub(crate) fn check(
     engine: &dyn Engine,
     due: &Due,
     depth: Depth,
     peers: &[HttpAddress],
+    met: Option<String>,
     go_on: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<(Sample, Report), Failure> {
     let due = match depth {
@@ -333,6 +335,7 @@ pub(crate) fn check(
         _ => due.clone(),
     };
     let mut picked = engine.pick(&due)?;
+    picked.sample.damaged.extend(met);
     if let Some(level) = depth.of_store() {
         let found = engine.check_while(level, go_on)?.ok_or_else(ended)?;
         picked.sample.damaged.extend(found.problems.iter().map(|problem| causes(problem)));
@@ -589,7 +592,7 @@ impl Inner {
     fn look(&self, depth: Depth, due: Option<Due>) -> Result<Report, Failure> {
         let due = due.unwrap_or_else(|| self.checker().take(self.now()));
         let look = self.mender.look();
-        let checked = check(&*self.engine, &due, depth, &self.peers, &mut self.goes_on());
+        let checked = check(&*self.engine, &due, depth, &self.peers, None, &mut self.goes_on());
         let (sample, report) = checked.inspect_err(|_| self.metrics.checked("failed"))?;
         self.metrics.checked(report.verdict.name());
         self.metrics.check_read_entries.inc_by(u64::from(report.entries_read));

@@ -272,10 +272,14 @@ pub(crate) fn open_counted<H: Hasher>(path: &Path, options: Options) -> Result<S
         io::ErrorKind::NotFound => lost("the state that counts was there".to_owned()),
         _ => StoreError::Io { doing: "open", file: file.clone(), source: Arc::new(error) },
     })?;
-    match Store::open(Arc::new(directory), options) {
-        Err(error @ (StoreError::Missing { .. } | StoreError::Empty)) => Err(lost(error.to_string())),
-        opened => opened,
+    let store = match Store::open(Arc::new(directory), options) {
+        Err(error @ (StoreError::Missing { .. } | StoreError::Empty)) => return Err(lost(error.to_string())),
+        opened => opened.map_err(|error| error.within(path))?,
+    };
+    if let Some(what) = store.superblock_repaired() {
+        tracing::error!(%what, place = file, "a slot of the superblock was damaged, and was written anew from the other");
     }
+    Ok(store)
 }
 
 /// Hands the entries of a state over to whoever wants them, in order.
@@ -304,7 +308,9 @@ pub(crate) fn build_store<H: Hasher, E: From<StoreError>>(
     (height, root): (Height, Root),
     feed: &mut dyn FnMut(Each<'_>) -> Result<(), E>,
 ) -> Result<Store<H>, E> {
-    let mut building = Store::<H>::build(directory, options, height)?;
+    let place = directory.path().to_owned();
+    let within = |error: StoreError| error.within(&place);
+    let mut building = Store::<H>::build(directory, options, height).map_err(within)?;
     let mut failed = None;
     let fed = feed(&mut |namespace: &Namespace, key: &[u8], value: &[u8]| {
         let key = Key::new(key).expect("a proven entry has a key");
@@ -314,10 +320,10 @@ pub(crate) fn build_store<H: Hasher, E: From<StoreError>>(
         })
     });
     if let Some(error) = failed {
-        return Err(error.into());
+        return Err(within(error).into());
     }
     fed?;
-    Ok(building.finish(root)?)
+    Ok(building.finish(root).map_err(within)?)
 }
 
 fn build_with<H: Hasher>(
@@ -507,6 +513,8 @@ impl Aside {
 #[derive(Debug, Default)]
 pub(crate) struct CheckedData {
     pub(crate) state: CheckReport,
+    /// What was wrong with a slot of the superblock. Opening the store to check it has written it anew: there is nothing to repair.
+    pub(crate) superblock: Option<StoreError>,
     /// Records of blocks and receipts whose hash holds; none are read if only what is quick is.
     pub(crate) block_records: u64,
     /// What is wrong with the database of blocks and receipts: the first thing.
@@ -515,7 +523,7 @@ pub(crate) struct CheckedData {
 
 impl CheckedData {
     pub(crate) fn problems(&self) -> impl Iterator<Item = &StoreError> {
-        self.state.problems.iter().chain(&self.blocks)
+        self.superblock.iter().chain(&self.state.problems).chain(&self.blocks)
     }
 }
 
@@ -531,16 +539,18 @@ pub(crate) fn check(
     let generations = Generations::open(&home.data())?;
     let Some(generation) = generations.current()? else { return Ok(None) };
     let (path, options) = (generation.state(), store_options(config));
-    let (state, heights) = match hasher {
+    let CheckedStore { report: mut state, heights, superblock } = match hasher {
         HashKind::Blake3 => check_with::<Blake3>(&path, options, level, progress),
         HashKind::Sha256 => check_with::<Sha256>(&path, options, level, progress),
     }?;
+    let superblock = superblock.map(|problem| problem.within(&path));
+    state.problems = state.problems.into_iter().map(|problem| problem.within(&path)).collect();
     let (block_records, blocks) = match check_blocks(&generation, heights, level, progress) {
         Ok(records) => (records, None),
         Err(error) if error.is_damage() => (0, Some(error)),
         Err(error) => return Err(error.into()),
     };
-    Ok(Some(CheckedData { state, block_records, blocks }))
+    Ok(Some(CheckedData { state, superblock, block_records, blocks }))
 }
 
 /// Reads the records of blocks and receipts. `heights` are those that the store beside them went through.
@@ -573,52 +583,86 @@ fn check_blocks(
     }
 }
 
-/// Looks at every stored byte of the state of a home, with no chain on it, and has what is damaged mended by `act`. Returns
-/// what was found, and what `act` came to if there was anything.
+/// What a mending of a home that no node runs in came to.
+pub(crate) struct MendedHere<T> {
+    /// What was found damaged of the state.
+    pub(crate) problems: Vec<StoreError>,
+    /// What was done about it, if there was anything.
+    pub(crate) done: Option<T>,
+    /// What keeps the database of blocks and receipts from being opened, which nothing here makes whole.
+    pub(crate) blocks: Option<StoreError>,
+}
+
+/// Looks at every stored byte of the state of a home, with no chain on it, and has what is damaged mended by `act`.
 pub(crate) fn mend_here<T>(
     home: &Home,
     config: &Config,
     progress: &mut dyn FnMut(Progress),
     act: impl FnOnce(&dyn Mendable, &[StoreError]) -> Result<T, Failure>,
-) -> Result<(Vec<StoreError>, Option<T>), Failure> {
+) -> Result<MendedHere<T>, Failure> {
+    type Done<T> = (Vec<StoreError>, Option<T>, Option<RangeInclusive<Height>>);
     fn with<H: Hasher, T>(
         state: &Path,
         options: Options,
         progress: &mut dyn FnMut(Progress),
         act: impl FnOnce(&dyn Mendable, &[StoreError]) -> Result<T, Failure>,
-    ) -> Result<(Vec<StoreError>, Option<T>), Failure> {
+    ) -> Result<Done<T>, Failure> {
         let store = open_counted::<H>(state, options)?;
-        let problems = store.check(CheckLevel::Full, progress)?.problems;
+        let mut problems = store.check(CheckLevel::Full, progress)?.problems;
+        problems.extend(store.superblock_repaired().cloned());
         let done = if problems.is_empty() { None } else { Some(act(&store, &problems)?) };
-        Ok((problems, done))
+        Ok((problems, done, heights_of(&store)))
     }
     let generations = Generations::open(&home.data())?;
     let generation = generations.current()?.ok_or_else(|| Failure::not_found("there is no state here"))?;
     let (state, options) = (generation.state(), store_options(config));
-    match home.read_genesis()?.hasher {
+    let (problems, done, heights) = match home.read_genesis()?.hasher {
         HashKind::Blake3 => with::<Blake3, T>(&state, options, progress, act),
         HashKind::Sha256 => with::<Sha256, T>(&state, options, progress, act),
-    }
+    }?;
+    // Without them the next command ends as it would for a damaged state.
+    let blocks = match check_blocks(&generation, heights, CheckLevel::Quick, &mut |_| ()) {
+        Err(error) if !error.is_damage() => return Err(error.into()),
+        checked => checked.err(),
+    };
+    Ok(MendedHere { problems, done, blocks })
 }
 
-/// What is wrong with a store, and the heights that it went through and whoever opened it acknowledged, if it opens.
+/// The heights that a store went through and whoever opened it acknowledged.
+fn heights_of<H: Hasher>(store: &Store<H>) -> Option<RangeInclusive<Height>> {
+    let last = match store.in_doubt() {
+        Some(doubtful) => doubtful.prev(),
+        None => store.height(),
+    };
+    store.low().zip(last).map(|(low, last)| low..=last)
+}
+
+/// What a check of a store came to.
+#[derive(Default)]
+struct CheckedStore {
+    report: CheckReport,
+    /// The heights that it went through and whoever opened it acknowledged, if it opens.
+    heights: Option<RangeInclusive<Height>>,
+    /// As in [`CheckedData`].
+    superblock: Option<StoreError>,
+}
+
+/// Opens a store and looks what is wrong with it.
 fn check_with<H: Hasher>(
     state: &Path,
     options: Options,
     level: CheckLevel,
     progress: &mut dyn FnMut(Progress),
-) -> Result<(CheckReport, Option<RangeInclusive<Height>>), StoreError> {
+) -> Result<CheckedStore, StoreError> {
     match open_counted::<H>(state, options) {
         Ok(store) => {
-            let last = match store.in_doubt() {
-                Some(doubtful) => doubtful.prev(),
-                None => store.height(),
-            };
-            let heights = store.low().zip(last).map(|(low, last)| low..=last);
-            Ok((store.check(level, progress)?, heights))
+            let heights = heights_of(&store);
+            let superblock = store.superblock_repaired().cloned();
+            Ok(CheckedStore { report: store.check(level, progress)?, heights, superblock })
         }
         Err(problem) if problem.is_damage() => {
-            Ok((CheckReport { problems: vec![problem], ..CheckReport::default() }, None))
+            let report = CheckReport { problems: vec![problem], ..CheckReport::default() };
+            Ok(CheckedStore { report, ..CheckedStore::default() })
         }
         Err(error) => Err(error),
     }
@@ -686,6 +730,9 @@ fn repair_with<H: Hasher>(
     store.close()?;
     Ok(mended)
 }
+
+/// What says of a directory that a chain is being rebuilt in it.
+const REBUILDING: &str = "rebuilding";
 
 /// What a replay came to.
 #[derive(Debug, Clone, Copy)]
@@ -1752,9 +1799,19 @@ impl<H: Hasher> Engine for Local<H> {
         let ledger = self.ledger();
         let to = ledger.height_until(until)?;
         let path = home.path();
-        if path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        let failed = |error: io::Error| Failure::io(path.display(), &error);
+        let begun = path.join(REBUILDING);
+        let names: Vec<_> = match path.read_dir() {
+            Ok(entries) => entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>().map_err(failed)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(failed(error)),
+        };
+        // What one that was cut off left there is nobody's.
+        let is_left = names.iter().any(|name| *name == *REBUILDING) && !home.genesis().exists();
+        if !names.is_empty() && !is_left {
             return Err(Failure::usage(format!("{} is not empty", path.display())));
         }
+        std::fs::create_dir_all(path).and_then(|()| std::fs::write(&begun, "")).map_err(failed)?;
         let generations = Generations::open(&home.data())?;
         let generation = generations.fresh()?;
         let (store, kv) = Live::<H>::parts(&generation, &self.options, true)?;
@@ -1767,7 +1824,11 @@ impl<H: Hasher> Engine for Local<H> {
         drop(made);
         // The data is whole before the home is one: without its genesis it is no chain's.
         generations.switch(&generation)?;
+        if let Some(failure) = generations.sweep()? {
+            return Err(failure);
+        }
         home.write_genesis(&self.genesis)?;
+        std::fs::remove_file(&begun).map_err(failed)?;
         Ok(rebuilt)
     }
 

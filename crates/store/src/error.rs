@@ -4,6 +4,7 @@ use crate::files::{EMFILE, ENFILE};
 use keelstone_codec::{Height, Key, Namespace, Root};
 use keelstone_tree::ReadError;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Why the store did not do what it was asked. Each variant says who has to act. Cheap to clone.
@@ -179,6 +180,18 @@ impl StoreError {
         Self::Damaged { file: file.into(), offset, what: what.into() }
     }
 
+    /// The same, with the directory before the name of the file: a store knows its files by their names alone, and whoever reads of one
+    /// may have several.
+    #[must_use]
+    pub fn within(mut self, directory: &Path) -> Self {
+        if let Self::Damaged { file, .. } | Self::Lost { file, .. } | Self::Io { file, .. } = &mut self
+            && !file.contains([std::path::MAIN_SEPARATOR, ' '])
+        {
+            *file = directory.join(&*file).display().to_string();
+        }
+        self
+    }
+
     /// Whether our own bytes are wrong, as against a machine that failed or a caller who asked wrongly.
     #[must_use]
     pub fn is_damage(&self) -> bool {
@@ -223,6 +236,18 @@ impl From<StoreError> for ReadError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A file is named with its directory once, and what is no file is not.
+    #[test]
+    fn a_file_is_named_with_its_directory() {
+        let place = Path::new("state");
+        let named = StoreError::damaged("a.log", 0, "a bit").within(place).within(Path::new("home"));
+        assert_eq!(named.to_string(), format!("{} is damaged at byte 0: a bit", place.join("a.log").display()));
+        let other = StoreError::damaged("the history", 0, "a root").within(place);
+        assert_eq!(other.to_string(), "the history is damaged at byte 0: a root");
+        let full = StoreError::io("create", "1.values")(io::ErrorKind::StorageFull.into()).within(place);
+        assert!(full.to_string().contains(&*place.join("1.values").to_string_lossy()), "{full}");
+    }
 
     /// L-06: what was lacking is told from what is wrong, however it was met.
     #[test]

@@ -475,6 +475,14 @@ impl<H: Hasher> Store<H> {
         self.shared.in_doubt
     }
 
+    /// What opening found wrong with one of the two superblock slots, and wrote anew from the other: a check finds nothing of it any
+    /// more.
+    // spec: STORE-4
+    #[must_use]
+    pub fn superblock_repaired(&self) -> Option<&StoreError> {
+        self.shared.repaired.as_ref()
+    }
+
     /// The last version.
     #[must_use]
     pub fn view(&self) -> View<H> {

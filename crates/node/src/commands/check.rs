@@ -8,7 +8,8 @@ use crate::check::{self, Asked, Depth};
 use crate::cli::Context;
 use crate::config::HttpAddress;
 use crate::control::{self, Request};
-use crate::engine;
+use crate::damage::Damage;
+use crate::engine::{self, MendedHere};
 use crate::exit::{Exit, Failure};
 use crate::mend::{self, Places};
 use crate::out::{Ink, grouped, short};
@@ -113,6 +114,7 @@ fn repair(from: Vec<mend::From>, context: &Context<'_>) -> Result<Exit, Failure>
     context.home.read_genesis()?;
     heard(context)?;
     let request = Request::Check(Asked::Repair { from: from.clone() });
+    let mut is_of_blocks = false;
     let shown = match control::ask(&context.home, &request, &mut |_| ())? {
         Some(shown) => shown,
         None => {
@@ -131,11 +133,17 @@ fn repair(from: Vec<mend::From>, context: &Context<'_>) -> Result<Exit, Failure>
                 mend::mend(state, (&context.home, &own), Who::User, problems, &places)
             });
             bar.finish_and_clear();
-            let (problems, outcome) = mended.map_err(|failure| match failure.exit {
+            let MendedHere { problems, done, blocks } = mended.map_err(|failure| match failure.exit {
                 Exit::Integrity => failure.hint(hint),
                 _ => failure,
             })?;
-            mend::show(&problems, &outcome.unwrap_or_default())
+            let mut shown = mend::show(&problems, &done.unwrap_or_default());
+            for list in ["found", "left"] {
+                let damaged = blocks.iter().map(|damaged| json!(Damage::of(damaged)));
+                shown[list].as_array_mut().expect("it is a list").extend(damaged);
+            }
+            is_of_blocks = blocks.is_some();
+            shown
         }
     };
     let out = context.out;
@@ -151,6 +159,10 @@ fn repair(from: Vec<mend::From>, context: &Context<'_>) -> Result<Exit, Failure>
             "✓ nothing of the state is damaged; keelstone db check looks at blocks and receipts as well",
         )),
         (_, 0) => out.say(out.ink(Ink::Good, "✓ mended, and looked at again")),
+        _ if is_of_blocks => out.say(out.ink(
+            Ink::Quiet,
+            "blocks and receipts are not mended here: db check says what goes on without them; of the state, db check --repair",
+        )),
         _ => out.say(
             out.ink(Ink::Quiet, "what is left is history or more than could be had: db check --repair, or recover"),
         ),
@@ -159,6 +171,9 @@ fn repair(from: Vec<mend::From>, context: &Context<'_>) -> Result<Exit, Failure>
     out.row("from elsewhere", format_args!("{} entries", number("supplied_entries")));
     out.row("pieces from memory", number("kept_pieces"));
     out.row("sectors", number("sectors"));
+    if shown["given_up"].as_u64().is_some_and(|count| count > 0) {
+        out.row("given up", format_args!("{} sectors that only old heights may need", number("given_up")));
+    }
     for asked in listed("asked") {
         let text = |name: &str| asked[name].as_str().unwrap_or_default();
         let detail = if text("detail").is_empty() { String::new() } else { format!(": {}", text("detail")) };
@@ -175,7 +190,9 @@ fn alone(depth: Depth, context: &Context<'_>) -> Result<Value, Failure> {
     let mut checker = Checker::new(check::settings(&config.check), check::read_cursor(&context.home), Tick(0));
     let due = checker.take(Tick(0));
     let bar = context.out.progress("checking", 0);
-    let checked = check::check(&*chain, &due, depth, &config.check.peers, &mut |progress| {
+    // Who opens it says what was damaged: it is good again, and no check finds it any more.
+    let met = chain.stats().superblock_repaired;
+    let checked = check::check(&*chain, &due, depth, &config.check.peers, met, &mut |progress| {
         bar.set_message(progress.what);
         bar.set_length(progress.total);
         bar.set_position(progress.done);

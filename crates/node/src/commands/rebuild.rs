@@ -19,7 +19,7 @@ use std::path::PathBuf;
 pub(crate) struct Options {
     #[command(flatten)]
     to: To,
-    /// The new home; it must not exist, or be empty
+    /// The new home; it must not exist, or be empty; one whose rebuilding was cut off is begun again
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }

@@ -231,7 +231,8 @@ impl RedbKv {
             }
             false => make(&files, path, (&name, wal_bytes))?,
         };
-        let (wal, recent) = Wal::open(&files, &name, wal_bytes, generation(&database, &file)?)?;
+        let opened = Wal::open(&files, &name, wal_bytes, generation(&database, &file)?);
+        let (wal, recent) = opened.map_err(|error| error.within(directory))?;
         let kv = Self { database: Some(database), file, wal: Mutex::new(wal), recent: RwLock::new(recent) };
         // A generation of its own: what a write that was cut off has left counts no more. With nothing in the log nothing is
         // written, so that a full disk keeps nobody from reading.

@@ -125,11 +125,15 @@ fn stats(chain: &dyn Engine, context: &Context<'_>) {
     out.row("garbage", bytes(stats.garbage_bytes));
     out.row("unflushed", bytes(stats.unflushed_bytes));
     out.row("cached", format_args!("{} pages, {} values", bytes(stats.cache_bytes), bytes(stats.value_cache_bytes)));
+    if let Some(what) = &stats.superblock_repaired {
+        out.row("superblock", out.ink(Ink::Bad, format_args!("{what}; it was written anew from the other slot")));
+    }
     out.emit(&json!({
         "entries": stats.entries, "entry_bytes": stats.entry_bytes, "disk_bytes": stats.disk_bytes,
         "log_segments": log, "value_segments": values, "page_segments": pages,
         "garbage_bytes": stats.garbage_bytes, "unflushed_bytes": stats.unflushed_bytes,
         "cache_bytes": stats.cache_bytes, "value_cache_bytes": stats.value_cache_bytes,
+        "superblock_repaired": stats.superblock_repaired,
     }));
 }
 
@@ -153,6 +157,9 @@ fn check(level: CheckLevel, context: &Context<'_>) -> Result<(Exit, Value, bool)
     let report = report.unwrap_or_default();
     for problem in report.problems() {
         out.say(format_args!("{} {problem}", out.ink(Ink::Bad, "✗")));
+    }
+    if report.superblock.is_some() {
+        out.say("the slot of the superblock was written anew from the other: look at the disk");
     }
     let sound = report.problems().next().is_none();
     if sound {
