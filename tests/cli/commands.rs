@@ -1,6 +1,6 @@
 //! Exit codes, configuration, keys and proofs.
 
-use crate::support::{Node, chain, expect, keelstone, post, program, register, send, until};
+use crate::support::{Node, chain, expect, expect_of, keelstone, post, program, register, send, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -204,6 +204,25 @@ fn settings_come_from_file_environment_and_command_line_in_this_order() {
     assert_eq!(value(both), 9);
     let misspelt = program().env("KEELSTONE_HTTP_CONECTIONS", "8").args(["config", "check"]).output().unwrap();
     assert_eq!(misspelt.status.code(), Some(2));
+}
+
+/// Wherever a setting stands on the command line it counts, and of two the later one.
+#[test]
+fn settings_count_before_a_command_and_after_it() {
+    let home = chain();
+    let shown = |arguments: &[&str]| -> Value {
+        let mut command = program();
+        command.args(arguments).arg("--home").arg(home.path());
+        let rows = expect_of(command, 0);
+        let value = |key: &str| rows.as_array().unwrap().iter().find(|row| row["key"] == key).unwrap()["value"].clone();
+        json!([value("http.connections_max"), value("log.level"), value("check.enabled")])
+    };
+    let before = ["--json", "--set", "http.connections_max=9", "--set", "check.enabled=true"];
+    let said = |after: &[&str]| shown(&[&before[..], after].concat());
+    assert_eq!(said(&["config", "show"]), json!([9, "info", true]));
+    assert_eq!(said(&["config", "show", "--set", "log.level=debug"]), json!([9, "debug", true]));
+    let twice = ["config", "--set", "check.enabled=false", "show", "--set", "http.connections_max=10"];
+    assert_eq!(said(&twice), json!([10, "info", false]));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::passphrase::Source;
 use crate::tls::{Fingerprint, Identity, Trust};
 use crate::tokens;
 use clap::parser::ValueSource;
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use keelstone_execution::Registry;
 use keelstone_store::kv::catches_panics;
 use std::ffi::OsString;
@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+/// The option that overrides a setting, which stands wherever its user likes and counts each time.
+const SETTINGS: &str = "settings";
 /// The variable that holds a token for a node elsewhere.
 const TOKEN_ENV: &str = "KEELSTONE_TOKEN";
 /// The variable that holds the passphrase of encrypted keys.
@@ -64,7 +66,7 @@ struct Global {
     #[arg(long, global = true)]
     json: bool,
     /// Override one setting, as section.name=value; may be repeated
-    #[arg(long = "set", global = true, value_name = "SETTING")]
+    #[arg(id = SETTINGS, long = "set", value_name = "SETTING")]
     settings: Vec<String>,
     #[command(flatten)]
     elsewhere: ElsewhereOptions,
@@ -176,6 +178,24 @@ impl Command {
             | Self::Sync(_)
             | Self::Testnet(_)
             | Self::Token(_) => false,
+        }
+    }
+}
+
+/// Has each command below this one take an option of its own: of one that is global the parser keeps what stands after a command and
+/// forgets what stands before it.
+fn taking(command: clap::Command, option: &Arg) -> clap::Command {
+    command.mut_subcommands(|below| taking(below.arg(option.clone()), option))
+}
+
+/// All settings of a command line, in the order in which they stand there.
+fn settings(mut matches: &ArgMatches) -> Vec<String> {
+    let mut settings = Vec::new();
+    loop {
+        settings.extend(matches.get_many::<String>(SETTINGS).unwrap_or_default().cloned());
+        match matches.subcommand() {
+            Some((_, below)) => matches = below,
+            None => return settings,
         }
     }
 }
@@ -379,7 +399,9 @@ impl Application {
 
     /// The command line's grammar under the name of this application.
     pub(crate) fn grammar(&self) -> clap::Command {
-        Cli::command().name(self.name.clone()).bin_name(self.name.clone())
+        let command = Cli::command().name(self.name.clone()).bin_name(self.name.clone());
+        let option = command.get_arguments().find(|option| option.get_id() == SETTINGS).cloned();
+        taking(command, &option.expect("every command takes it"))
     }
 
     /// Reads the command line. `None` if it only asked for help or the version, which are then printed.
@@ -388,6 +410,7 @@ impl Application {
         let parsed = self.grammar().try_get_matches_from(arguments).and_then(|matches| {
             let mut cli = Cli::from_arg_matches(&matches)?;
             cli.global.home_given = matches.value_source("home") == Some(ValueSource::CommandLine);
+            cli.global.settings = settings(&matches);
             Ok(cli)
         });
         match parsed {
