@@ -640,6 +640,47 @@ fn another_networks_state_comes_in_is_proven_by_name_and_goes_out_equal() {
     expect(home.path(), 2, &["import", "xian", file.to_str().unwrap()]);
 }
 
+/// spec: XIAN-5, TX-6. What was a chain under CometBFT goes on as one: with validators, a height and grants of its own. What is
+/// taken from nothing of the document, and whom its nonces leave unable to act, is told.
+#[test]
+fn another_networks_state_becomes_a_chain_under_cometbft() {
+    let home = tempfile::tempdir().unwrap();
+    let key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    let nonces =
+        [("aa", json!("5")), ("bb", json!(5)), ("cc", json!(u64::MAX)), ("dd", json!(-1)), ("ee", json!(null))];
+    let nonces = nonces.map(|(name, value)| json!({ "key": name.repeat(32), "value": value }));
+    let export = json!({
+        "chain_id": "xian-1", "genesis_time": "2024-01-01T00:00:00Z", "initial_height": "2449",
+        "validators": [{ "power": "10" }],
+        "abci_genesis": { "genesis": [{ "key": "con.a:b", "value": 1 }], "nonces": nonces, "origin": {} },
+    });
+    let file = home.path().join("in.json");
+    fs::write(&file, export.to_string()).unwrap();
+    let (validator, grant) = (format!("{key}=10"), format!("{key}=contracts.patch"));
+    let import = ["import", "xian", file.to_str().unwrap(), "--validator", &validator, "--initial-height", "2450"];
+    for wrong in [["--grant", "contracts.patch"], ["--grant", "00=contracts.patch"], ["--initial-height", "0"]] {
+        expect(home.path(), 2, &[&import[..5], &wrong].concat());
+        assert!(!home.path().join("genesis.json").exists(), "{wrong:?}");
+    }
+    let said = expect(home.path(), 0, &[&import[..], &["--grant", &grant, "--chain-id", "xian-2"]].concat());
+    let warnings = said["warnings"].as_array().unwrap().iter().map(|warning| warning.as_str().unwrap());
+    let warnings: Vec<&str> = warnings.collect();
+    assert!(warnings[0].ends_with(": chain_id, genesis_time, initial_height, validators"), "{warnings:?}");
+    let cannot = ["aa", "cc", "dd", "ee"].map(|name| name.repeat(32)).join(", ");
+    assert!(warnings[1].ends_with(&format!(": 4: {cannot}")), "{warnings:?}");
+    let engine = &said["engine_genesis"];
+    assert_eq!((&engine["chain_id"], &engine["initial_height"]), (&json!("xian-2"), &json!("2450")));
+    let genesis: Value = serde_json::from_slice(&fs::read(home.path().join("genesis.json")).unwrap()).unwrap();
+    assert_eq!(genesis["validators"], json!([{ "key": key, "power": 10 }]));
+    assert_eq!(genesis["grants"], json!({ key: ["contracts.patch"] }));
+    let kind = fs::read_to_string(home.path().join("keelstone.toml")).unwrap();
+    assert!(kind.contains("kind = \"cometbft\""), "{kind}");
+    assert!(!home.path().join("keys/producer.key.json").exists(), "CometBFT makes its blocks");
+    let out = home.path().join("out.json");
+    expect(home.path(), 0, &["export", "xian", out.to_str().unwrap()]);
+    assert_eq!(serde_json::from_slice::<Value>(&fs::read(&out).unwrap()).unwrap(), export);
+}
+
 /// The storage of a node of that network is the same chain as its export, and is refused in a sentence if it is not one.
 #[test]
 #[cfg(feature = "hdf5")]

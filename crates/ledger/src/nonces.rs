@@ -27,11 +27,7 @@ pub(crate) enum NonceRecord {
 impl NonceRecord {
     /// What an imported last nonce becomes.
     pub(crate) fn imported(last: Json) -> Self {
-        let next = match &last {
-            Json::Number(text) => text.as_str().parse::<u64>().ok().and_then(|last| last.checked_add(1)),
-            _ => None,
-        };
-        match next {
+        match next_after(&last) {
             // "-0" is not parsed as a u64, so what is shown again has the same text.
             Some(next) => Self::Next(next),
             None => Self::Kept(last),
@@ -44,6 +40,14 @@ impl NonceRecord {
             Self::Next(next) => Json::Number(Number::from(next.saturating_sub(1))),
             Self::Kept(kept) => kept,
         }
+    }
+}
+
+/// The nonce that follows the last one as a document says it; none for what is no integer from 0 to 2^64 - 2.
+pub(crate) fn next_after(last: &Json) -> Option<u64> {
+    match last {
+        Json::Number(text) => text.as_str().parse::<u64>().ok()?.checked_add(1),
+        _ => None,
     }
 }
 

@@ -1483,10 +1483,9 @@ impl<H: Hasher> Chain for Local<H> {
     }
 
     fn account(&self, key: &PublicKey) -> Result<api::Account, Refusal> {
-        let nonce = self
-            .ledger()
-            .next_nonce(key)?
-            .ok_or_else(|| Refusal::NotFound(format!("{key} cannot send: its imported nonce is no number")))?;
+        let nonce = self.ledger().next_nonce(key)?.ok_or_else(|| {
+            Refusal::NotFound(format!("{key} cannot send: no nonce follows the one that was imported"))
+        })?;
         let Session { state_hash, sequence, .. } = self.register().root(key)?;
         Ok(api::Account { key: key.to_string(), nonce, state_hash: state_hash.to_string(), sequence })
     }

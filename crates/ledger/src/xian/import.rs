@@ -9,7 +9,7 @@
 
 use super::state::{CONTRACTS, Document, EntryKey, Form, Listed, NameError, Record};
 use crate::json::{JSON_DEPTH_MAX, Json, JsonError};
-use crate::nonces::{NONCES, NonceRecord};
+use crate::nonces::{NONCES, NonceRecord, next_after};
 use keelstone_codec::{Encode, KEY_LEN_MAX, Key, Namespace, TypeError, VALUE_LEN_MAX, Value};
 use keelstone_tree::{KeyRange, Read, ReadError};
 use std::collections::{BTreeMap, HashSet};
@@ -193,6 +193,24 @@ impl Import {
     #[must_use]
     pub fn nonces(&self) -> &[(String, Json)] {
         &self.nonces
+    }
+
+    /// The accounts that can act no more, since what stands for their last nonce is none that another follows.
+    // spec: TX-6
+    pub fn cannot_act(&self) -> impl Iterator<Item = &str> {
+        self.nonces.iter().filter(|(_, last)| next_after(last).is_none()).map(|(name, _)| name.as_str())
+    }
+
+    /// The members at the top of the document that nothing is taken from. An export has them again.
+    // spec: XIAN-5
+    pub fn left_out(&self) -> impl Iterator<Item = &str> {
+        let Document { path, outer, .. } = &self.document;
+        let members = if let Json::Object(members) = outer { members.as_slice() } else { &[] };
+        let is_taken = move |name: &str| match path.first() {
+            Some(holder) => name == holder,
+            None => ["genesis", "nonces"].contains(&name),
+        };
+        members.iter().map(|(name, _)| name.as_str()).filter(move |name| !is_taken(name))
     }
 
     /// The document around the lists, with `null` in their places.

@@ -84,7 +84,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     if genesis.inherits.is_none() && options.state.is_some() {
         return Err(Failure::usage("this genesis inherits no state; leave out --state"));
     }
-    create(genesis, made_by, options.state.as_deref(), context)
+    create(genesis, made_by, options.state.as_deref(), Vec::new(), context)
 }
 
 /// Copies the archive of an inherited state into the home, where it is read when the chain begins, or begins anew.
@@ -151,11 +151,12 @@ pub(crate) enum BlocksBy<'a> {
     Elsewhere(&'a [PeerAddress]),
 }
 
-/// Makes the chain of a genesis, with the state that it inherits, if that is given.
+/// Makes the chain of a genesis, with the state that it inherits, if that is given, and says beside it what is to be told of that.
 pub(crate) fn create(
     genesis: Genesis,
     made_by: BlocksBy<'_>,
     state: Option<&Path>,
+    told: Vec<String>,
     context: &Context<'_>,
 ) -> Result<Exit, Failure> {
     let home = &context.home;
@@ -181,7 +182,7 @@ pub(crate) fn create(
         bring(archive, inherited, &context.config()?.0, home)?;
     }
     let inherits = genesis.inherits.is_some();
-    begin(genesis, made_by, held, context).inspect_err(|_| {
+    begin(genesis, made_by, held, told, context).inspect_err(|_| {
         if inherits {
             // What was refused must not look like a chain.
             let _ = std::fs::remove_file(home.genesis());
@@ -197,6 +198,7 @@ fn begin(
     mut genesis: Genesis,
     made_by: BlocksBy<'_>,
     held: Generations,
+    mut warnings: Vec<String>,
     context: &Context<'_>,
 ) -> Result<Exit, Failure> {
     let home = &context.home;
@@ -225,7 +227,7 @@ fn begin(
         // Cut short it would be one that leaves everything to the defaults.
         newfile::write(&home.config(), config.to_toml().as_bytes())?;
     }
-    let warnings = unreadable(&genesis, &context.application.registry);
+    warnings.extend(unreadable(&genesis, &context.application.registry));
     let out = context.out;
     out.row("chain", &genesis.chain_id);
     out.row("home", home.path().display());
