@@ -5,7 +5,8 @@
 //! for a person to find out.
 //!
 //! It also ends its trust in a block that is older than the period it is configured with, and then finds no snapshot for
-//! ever, which nobody hears of. So the block is one that will be trusted for a while still.
+//! ever, which nobody hears of. So the block is one that will be trusted for a while still. Nor does it find any once nobody has
+//! the block any more: where nodes forget their blocks, it is one of those in the middle.
 
 use super::rpc::{Commit, Rpc, RpcError};
 use keelstone_codec::Timestamp;
@@ -84,6 +85,8 @@ pub(crate) struct Trust {
     pub(crate) height: u64,
     /// The hash of the block there, upper case.
     pub(crate) block_hash: String,
+    /// The first block that all of them have, if that is why it is no lower one.
+    pub(crate) kept_from: Option<u64>,
 }
 
 /// Two addresses are of one node, and one node asked twice is no second opinion.
@@ -155,8 +158,8 @@ pub(crate) enum TrustError {
     Rpc(#[from] RpcError),
 }
 
-/// Asks all nodes where trust may begin: at `height`, or [`TRUST_BLOCKS_BACK`] below the lowest tip; higher if two thirds of
-/// the period are gone there.
+/// Asks all nodes where trust may begin: at `height`, or [`TRUST_BLOCKS_BACK`] below the lowest tip, or half way to what all of them
+/// have if they have forgotten that; higher if two thirds of the period are gone there.
 ///
 /// # Errors
 /// [`TrustError`] names two nodes and what each says if they disagree on anything.
@@ -182,7 +185,11 @@ pub(crate) fn agree(
     }
     let lowest_tip = statuses.iter().map(|(_, status)| status.height).min().unwrap_or(0);
     let earliest = statuses.iter().map(|(_, status)| status.earliest_height).max().unwrap_or(0);
-    let lowest = height.unwrap_or_else(|| lowest_tip.saturating_sub(TRUST_BLOCKS_BACK).max(earliest).max(1));
+    let back = lowest_tip.saturating_sub(TRUST_BLOCKS_BACK).max(1);
+    // The first that they have is the next that they forget.
+    let kept_from = Some(earliest).filter(|earliest| height.is_none() && *earliest > back);
+    let half_way = |earliest: u64| earliest.saturating_add(lowest_tip.saturating_sub(earliest) / 2);
+    let lowest = height.unwrap_or_else(|| kept_from.map_or(back, half_way));
     for (node, status) in &statuses {
         if !(status.earliest_height..=status.height).contains(&lowest) {
             let (authority, earliest, latest) = (node.authority().to_owned(), status.earliest_height, status.height);
@@ -202,7 +209,7 @@ pub(crate) fn agree(
         same(&format!("block {height}"), (first, &trusted.block_hash), (other, &found.block_hash))?;
     }
     same("the chain's name", (first, &status.chain_id), (first, &trusted.chain_id))?;
-    Ok(Trust { chain_id: trusted.chain_id, height, block_hash: trusted.block_hash })
+    Ok(Trust { chain_id: trusted.chain_id, height, block_hash: trusted.block_hash, kept_from })
 }
 
 /// The lowest block in a range that is young, as all above it are; the highest if none is.
@@ -258,6 +265,11 @@ pub(crate) mod tests {
 
     /// A node that answers `/status` and `/commit`, for as long as the process lives.
     pub(crate) fn node(chain_id: &'static str, id: &'static str, tip: u64, hash: char) -> Rpc {
+        pruned(chain_id, id, 1, tip, hash)
+    }
+
+    /// The same, of one that has forgotten its first blocks.
+    pub(crate) fn pruned(chain_id: &'static str, id: &'static str, first: u64, tip: u64, hash: char) -> Rpc {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let rpc = Rpc::new(&listener.local_addr().expect("bound").to_string()).expect("an address");
         std::thread::spawn(move || {
@@ -268,7 +280,7 @@ pub(crate) mod tests {
                 let path = String::from_utf8_lossy(&request[..got]).into_owned();
                 let result = match path.split("height=").nth(1).and_then(|rest| rest.split(' ').next()) {
                     None => format!(
-                        r#"{{"node_info":{{"network":"{chain_id}","id":"{id}","version":"0.40.0"}},"sync_info":{{"latest_block_height":"{tip}","earliest_block_height":"1","catching_up":false}}}}"#
+                        r#"{{"node_info":{{"network":"{chain_id}","id":"{id}","version":"0.40.0"}},"sync_info":{{"latest_block_height":"{tip}","earliest_block_height":"{first}","catching_up":false}}}}"#
                     ),
                     Some(height) => {
                         let seconds = height.parse::<u64>().expect("a height") * BLOCK_SECONDS;
@@ -298,8 +310,21 @@ pub(crate) mod tests {
     fn nodes_that_agree_are_believed() {
         let nodes = [node("c", "n1", 5_000, 'a'), node("c", "n2", 4_990, 'a')];
         let agree = |height| agree(&nodes, height, &period("999h"), at(5_000)).expect("they agree");
-        assert_eq!(agree(None), Trust { chain_id: "c".to_owned(), height: 2_990, block_hash: "A".repeat(64) });
+        let expected = Trust { chain_id: "c".to_owned(), height: 2_990, block_hash: "A".repeat(64), kept_from: None };
+        assert_eq!(agree(None), expected);
         assert_eq!(agree(Some(7)).height, 7);
+    }
+
+    /// The first block that pruning nodes have is gone before the engine is started: trust begins half way to the tip.
+    #[test]
+    fn trust_does_not_begin_at_the_block_that_is_forgotten_next() {
+        let nodes = [pruned("c", "n1", 21, 75, 'a'), pruned("c", "n2", 11, 80, 'a')];
+        let trust = agree(&nodes, None, &period("999h"), at(80)).expect("they agree");
+        assert_eq!((trust.height, trust.kept_from), (48, Some(21)));
+        assert_eq!(agree(&nodes, Some(21), &period("999h"), at(80)).expect("it is asked for").height, 21);
+        let long = [pruned("c", "n1", 21, 5_000, 'a'), pruned("c", "n2", 2_999, 5_000, 'a')];
+        let trust = agree(&long, None, &period("999h"), at(5_000)).expect("they agree");
+        assert_eq!((trust.height, trust.kept_from), (3_000, None), "what they keep reaches back far enough");
     }
 
     /// CometBFT finds no snapshot once its trusted block is older than the period, so trust begins at one that is not, nor

@@ -40,7 +40,8 @@ enum Action {
         /// The RPC of a node to ask, as http://HOST:PORT; at least two
         #[arg(long, required = true, value_name = "URL")]
         rpc: Vec<String>,
-        /// Begin trust at this height instead of 2,000 blocks below the tip, or where a third of the period is left
+        /// Begin trust at this height instead of 2,000 blocks below the tip, half way to it from the first block that the nodes
+        /// keep, or where a third of the period is left
         #[arg(long, value_name = "H")]
         trust_height: Option<u64>,
         /// How long validators can be held to what they signed: shorter than the time in which they may leave
@@ -66,7 +67,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         .map(|address| Rpc::new(address).map_err(|error| Failure::usage(format!("--rpc: {error}"))))
         .collect::<Result<_, _>>()?;
     let trust = agree(&nodes, trust_height, &period, now())?;
-    check_genesis(&cometbft_home, &trust)?;
+    check_genesis(&cometbft_home, &trust.chain_id, "the nodes are")?;
 
     let mut edits = enable(&nodes, &trust, &period);
     if !keep_rates {
@@ -82,10 +83,17 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     out.row("chain", &trust.chain_id);
     out.row("trust height", grouped(trust.height));
     out.row("trust hash", &trust.block_hash);
+    if let Some(first) = trust.kept_from {
+        let first = grouped(first);
+        out.row(
+            "kept from",
+            format_args!("{first}: start CometBFT before these nodes have forgotten the trusted block, too"),
+        );
+    }
     out.row("config", format_args!("{} {}", config.display(), if changed { "written" } else { "was so already" }));
     out.emit(&json!({
         "chain_id": trust.chain_id, "trust_height": trust.height, "trust_hash": trust.block_hash,
-        "config": config, "changed": changed,
+        "kept_from": trust.kept_from, "config": config, "changed": changed,
         "settings": edits.iter().map(ToString::to_string).collect::<Vec<_>>(),
     }));
     Ok(Exit::Ok)
@@ -103,17 +111,18 @@ pub(crate) fn enable(nodes: &[Rpc], trust: &Trust, period: &TrustPeriod) -> Vec<
     ]
 }
 
-/// A node with another chain's genesis would fail later and say less.
-fn check_genesis(cometbft_home: &Path, trust: &Trust) -> Result<(), Failure> {
+/// Compares the chain of CometBFT's genesis, if there is one, with that of `others`: a node with another chain's would fail later
+/// and say less.
+pub(crate) fn check_genesis(cometbft_home: &Path, chain_id: &str, others: &str) -> Result<(), Failure> {
     let path = cometbft_home.join("config").join("genesis.json");
     let Ok(text) = fs::read(&path) else { return Ok(()) };
     let genesis: Value =
         serde_json::from_slice(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     match genesis.get("chain_id").and_then(Value::as_str) {
-        Some(chain_id) if chain_id == trust.chain_id => Ok(()),
+        Some(found) if found == chain_id => Ok(()),
         found => {
             let (found, path) = (found.unwrap_or("none"), path.display());
-            Err(Failure::usage(format!("{path} is of chain {found}, the nodes are of chain {}", trust.chain_id)))
+            Err(Failure::usage(format!("{path} is of chain {found}, {others} of chain {chain_id}")))
         }
     }
 }
