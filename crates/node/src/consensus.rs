@@ -6,14 +6,15 @@
 //!
 //! Rules: `spec/ledger.md`, LEDGER-1, LEDGER-6 and LEDGER-8; STORE-9.
 
+use crate::cometbft::genesis::rfc3339;
 use crate::engine::Local;
 use crate::exit::Failure;
 use bytes::Bytes;
 use keelstone_codec::{Decode as _, Encode as _, Height, Key, Namespace, Root, Timestamp};
 use keelstone_execution::PublicKey;
 use keelstone_ledger::{
-    Block, Committed, Continuation, Pending, PoolError, ProposalError, Receipt, Refusal, Refused, SignedTransaction,
-    TxId, Validator, Validators, Verdict,
+    Block, BlockError, Committed, Continuation, LedgerError, Pending, PoolError, ProposalError, Receipt, Refusal,
+    Refused, SignedTransaction, TxId, Validator, Validators, Verdict,
 };
 use keelstone_store::StoreError;
 use keelstone_tree::ics23::{ConvertError, Ics23Proof, prove_ics23};
@@ -192,8 +193,8 @@ impl<H: Hasher> Consensus for Local<H> {
         agree("chain id", facts.chain_id.as_str(), &begin.chain_id)?;
         agree("initial height", &facts.initial_height.to_string(), &begin.initial_height.to_string())?;
         if begin.time < facts.genesis_time {
-            let (found, expected) = (begin.time, facts.genesis_time);
-            return Err(disagrees(format!("its time is {found}, before that of genesis.json, {expected}")));
+            let (found, expected) = (rfc3339(begin.time), rfc3339(facts.genesis_time));
+            return Err(disagrees(format!("its genesis_time is {found}, before that of genesis.json, {expected}")));
         }
         let app_state: Option<String> = serde_json::from_slice(&begin.app_state).ok();
         if app_state.as_deref() != Some(hash.to_string().as_str()) {
@@ -252,7 +253,7 @@ impl<H: Hasher> Consensus for Local<H> {
         let decoded = decided.transactions.iter().enumerate().map(|(index, bytes)| {
             SignedTransaction::from_bytes(bytes).map_err(|error| {
                 // No honest validator votes for such a block (LEDGER-6), so this chain cannot go on from here.
-                Failure::integrity(format!("block {}: transaction {index} does not decode: {error}", decided.height))
+                Failure::usage(format!("block {}: transaction {index} does not decode: {error}", decided.height))
             })
         });
         let block = Block {
@@ -261,7 +262,7 @@ impl<H: Hasher> Consensus for Local<H> {
             proposer,
             transactions: decoded.collect::<Result<_, _>>()?,
         };
-        let pending = ledger.run(block, Refused::Receipt)?;
+        let pending = ledger.run(block, Refused::Receipt).map_err(cannot_follow)?;
         let executed = pending.executed();
         let gas_wanted = ledger.facts().limits.bundle_gas_max;
         let results = executed.block.transactions.iter().zip(&executed.receipts);
@@ -278,10 +279,10 @@ impl<H: Hasher> Consensus for Local<H> {
     fn commit_decided(&self) -> Result<Arc<Committed>, Failure> {
         let _at_work = self.way.block();
         let Some(Ran { pending, .. }) = self.ran().take() else {
-            return Err(Failure::error("the engine commits a block that it has not decided"));
+            return Err(Failure::usage("the engine commits a block that it has not decided"));
         };
         let live = self.live();
-        let committed = live.ledger.commit(pending)?;
+        let committed = live.ledger.commit(pending).map_err(cannot_follow)?;
         // What waits is the engine's to say, and it does so next.
         live.ledger.forget_waiting();
         self.confirmed(&live.generation)?;
@@ -356,12 +357,28 @@ fn disagrees(how: String) -> Failure {
         .hint("both must come from one source; docs/cometbft.md says what stands in the engine's genesis")
 }
 
+/// Why a decided block was not run. One that does not follow here is the engine's doing, and says nothing of what is stored.
+fn cannot_follow(error: LedgerError) -> Failure {
+    match error {
+        LedgerError::NotNext { .. }
+        | LedgerError::Time { .. }
+        | LedgerError::Block(
+            BlockError::Height { .. }
+            | BlockError::Time { .. }
+            | BlockError::Proposer { .. }
+            | BlockError::TooLarge { .. },
+        ) => Failure::usage(error.to_string())
+            .hint("this engine is not the one that stands where this chain does; docs/cometbft.md says what to do"),
+        error => error.into(),
+    }
+}
+
 /// The key of a block's proposer, whom the engine names by address.
 fn proposer(validators: &Validators, decided: &Decided) -> Result<PublicKey, Failure> {
     let found = validators.keys().find(|key| address_of(key) == *decided.proposer.as_slice());
     found.copied().ok_or_else(|| {
         let address = hex::encode(&decided.proposer);
-        Failure::integrity(format!("block {} is by {address}, which is no validator of this state", decided.height))
+        Failure::usage(format!("block {} is by {address}, which is no validator of this state", decided.height))
     })
 }
 

@@ -122,6 +122,7 @@ impl Application {
         let name = name_of(&request);
         self.answered(request).unwrap_or_else(|failure| {
             tracing::error!(call = name, %failure, "the engine's call failed, so the engine stops");
+            // What an engine asks for that is not to be had is its own doing; what is stored here is sound.
             if failure.exit != Exit::Usage {
                 self.health.failed.store(true, Ordering::Relaxed);
                 self.metrics.store_failed.set(1);

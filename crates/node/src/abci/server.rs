@@ -14,7 +14,8 @@ use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use bytes::BytesMut;
 use prost::Message as _;
-use rustix::net::sockopt;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, sockopt};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -40,6 +41,11 @@ const READ_BYTES: usize = 64 << 10;
 const STOP_GRACE: Duration = Duration::from_millis(1_500);
 /// How long connections may take to end once they are cut off.
 const CUT_GRACE: Duration = Duration::from_millis(500);
+/// How long an engine that seems to be there may take to be found gone: what stands between it and here may be slower than
+/// one that starts again.
+const AWAY_GRACE: Duration = Duration::from_secs(1);
+/// How often it is looked whether it is.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The socket.
 pub(crate) struct Server {
@@ -108,9 +114,8 @@ impl Server {
                 let application = application.clone();
                 let thread = std::thread::Builder::new().name("abci".to_owned());
                 thread.spawn(move || {
-                    let _entered = entered;
                     tracing::info!("the engine opened a connection");
-                    match stream.answer(application) {
+                    match stream.answer(application, &entered) {
                         Ok(()) => tracing::info!("the engine closed a connection"),
                         Err(error) => tracing::warn!(%error, "a connection of the engine's was closed"),
                     }
@@ -154,13 +159,41 @@ impl Calls {
     }
 }
 
-/// The connections that are open, by number: a second handle of each, to end it by.
+/// The connections that are open, by number: a second handle of each, to end it by and to see whether anybody holds its
+/// other end.
 #[derive(Default)]
-struct Open(Mutex<BTreeMap<u64, Accepted>>);
+struct Open {
+    connections: Mutex<BTreeMap<u64, Accepted>>,
+    /// The one that decides blocks.
+    deciding: Mutex<Option<u64>>,
+}
 
 impl Open {
     fn all(&self) -> MutexGuard<'_, BTreeMap<u64, Accepted>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a connection decide blocks, unless another engine does. One that has died is not waited for any longer than the
+    /// system needs to say so: whoever started again is let in.
+    // spec: LEDGER-9
+    fn decides(&self, number: u64) -> Result<(), AnotherEngine> {
+        let mut patience = AWAY_GRACE;
+        loop {
+            let mut deciding = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = deciding.filter(|before| *before != number);
+            let held = before.and_then(|before| Some(self.all().get(&before)?.held()));
+            match held {
+                None | Some(Held::Gone) => {
+                    *deciding = Some(number);
+                    return Ok(());
+                }
+                Some(Held::Unknown) => {}
+                Some(Held::There) if patience.is_zero() => return Err(AnotherEngine),
+                Some(Held::There) => patience = patience.saturating_sub(LOOK_EVERY),
+            }
+            drop(deciding);
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 
     /// Ends all of them: once the call that runs is answered, or whatever they are at.
@@ -189,6 +222,21 @@ impl Drop for Entered {
     }
 }
 
+/// A chain has one engine here. Whoever started the second has to act.
+#[derive(Debug, thiserror::Error)]
+#[error("another engine makes this chain's blocks here: its connection is open, and there is room for one")]
+struct AnotherEngine;
+
+/// Whether somebody holds the other end of a connection.
+enum Held {
+    /// Somebody does.
+    There,
+    /// It is closed, or so far away that a machine that is gone would look the same for minutes.
+    Gone,
+    /// What came last is not read yet, and hides what came after it: its call runs still.
+    Unknown,
+}
+
 /// An accepted connection.
 enum Accepted {
     Unix(std::os::unix::net::UnixStream),
@@ -203,11 +251,30 @@ impl Accepted {
         })
     }
 
+    /// Whether somebody holds its other end.
+    fn held(&self) -> Held {
+        let mut next = [0; 1];
+        let look = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let looked = match self {
+            Self::Unix(stream) => rustix::net::recv(stream, &mut next, look),
+            Self::Tcp(stream) if stream.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback()) => {
+                rustix::net::recv(stream, &mut next, look)
+            }
+            Self::Tcp(_) => return Held::Gone,
+        };
+        match looked {
+            Ok((1.., _)) => Held::Unknown,
+            Err(Errno::AGAIN) => Held::There,
+            Ok((0, _)) | Err(_) => Held::Gone,
+        }
+    }
+
     /// Answers the connection's calls on this thread, until it ends, and lets go of the application.
-    fn answer(self, application: Arc<Application>) -> Result<(), ConnectionError> {
+    fn answer(self, application: Arc<Application>, entered: &Entered) -> Result<(), ConnectionError> {
+        let decides = || entered.open.decides(entered.number).map_err(|error| error.to_string());
         match self {
-            Self::Unix(stream) => connection(stream, &application),
-            Self::Tcp(stream) => connection(stream, &application),
+            Self::Unix(stream) => connection(stream, &application, decides),
+            Self::Tcp(stream) => connection(stream, &application, decides),
         }
     }
 }
@@ -282,8 +349,12 @@ impl Drop for Connected<'_> {
     }
 }
 
-/// Answers one connection's calls until it ends.
-pub(super) fn connection(mut stream: impl Read + Write, application: &Application) -> Result<(), ConnectionError> {
+/// Answers one connection's calls until it ends. `decides` lets it make blocks, or says why it may not.
+pub(super) fn connection(
+    mut stream: impl Read + Write,
+    application: &Application,
+    decides: impl Fn() -> Result<(), String>,
+) -> Result<(), ConnectionError> {
     let _connected = Connected::to(application);
     let (mut frames, mut answers) = (Frames::default(), BytesMut::new());
     let mut piece = vec![0; READ_BYTES];
@@ -297,7 +368,15 @@ pub(super) fn connection(mut stream: impl Read + Write, application: &Applicatio
                     checked?;
                     let message =
                         RequestMessage::decode(frame).map_err(|error| FrameError::Malformed(error.to_string()))?;
-                    (matches!(message.value, Some(Request::Flush(_))), call(application, message.value))
+                    let flush = matches!(message.value, Some(Request::Flush(_)));
+                    let answer = match message.value.as_ref().is_some_and(is_of_consensus).then(&decides) {
+                        Some(Err(why)) => {
+                            tracing::error!(why, "an engine is refused");
+                            exception(why)
+                        }
+                        Some(Ok(())) | None => call(application, message.value),
+                    };
+                    (flush, answer)
                 }
             };
             let last = matches!(answer, Response::Exception(_));
@@ -324,6 +403,20 @@ pub(super) fn connection(mut stream: impl Read + Write, application: &Applicatio
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Whether a call is of the connection on which an engine makes blocks.
+fn is_of_consensus(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::InitChain(_)
+            | Request::PrepareProposal(_)
+            | Request::ProcessProposal(_)
+            | Request::ExtendVote(_)
+            | Request::VerifyVoteExtension(_)
+            | Request::FinalizeBlock(_)
+            | Request::Commit(_)
+    )
 }
 
 /// Answers one call. One that meets a bug is an exception too: the engine must not go on as if it had been answered.

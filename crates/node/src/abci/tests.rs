@@ -1315,6 +1315,44 @@ fn an_engine_that_has_blocks_is_asked_once() {
     node.stop();
 }
 
+/// spec: LEDGER-9. A second engine on the socket is refused by name while the first is there, and one that starts again is let
+/// in. What an engine decides that cannot follow is its own doing: nothing that is stored has failed.
+#[test]
+fn a_chain_has_one_engine_at_a_time_and_what_it_does_wrong_is_no_failure_of_the_store() {
+    let place = Place::new();
+    let node = place.start();
+    let is_sound = || !node.health.failed.load(Ordering::Relaxed);
+    let mut first = node.connect();
+    first.init(&place);
+    first.finalize(block(1, vec![]));
+    first.commit();
+    for call in [Call::FinalizeBlock(block(1, vec![])), Call::Commit(proto::RequestCommit {})] {
+        let mut second = node.connect();
+        assert_eq!(second.info().last_block_height, 1, "it may ask");
+        let why = second.exception(call);
+        assert!(why.contains("another engine makes this chain's blocks"), "{why}");
+    }
+    assert!(is_sound());
+    first.finalize(block(2, vec![]));
+    first.commit();
+
+    drop(first);
+    let mut again = node.connect();
+    again.finalize(block(3, vec![]));
+    again.commit();
+    let why = again.exception(Call::FinalizeBlock(block(9, vec![])));
+    assert!(why.contains("block 9 is not the next, which is 4"), "{why}");
+    let mut again = node.connect();
+    let why = again.exception(Call::Commit(proto::RequestCommit {}));
+    assert!(why.contains("has not decided"), "{why}");
+    let stranger = proto::RequestFinalizeBlock { proposer_address: vec![7; 20].into(), ..block(4, vec![]) };
+    let why = node.connect().exception(Call::FinalizeBlock(stranger));
+    assert!(why.contains("no validator of this state"), "{why}");
+    assert!(is_sound());
+    assert_eq!(node.connect().info().last_block_height, 3);
+    node.stop();
+}
+
 /// However a connection ends, it is one no more: what counts is whether an engine is there.
 #[test]
 fn a_connection_that_meets_a_bug_no_longer_counts() {
@@ -1335,7 +1373,7 @@ fn a_connection_that_meets_a_bug_no_longer_counts() {
     let place = Place::new();
     let node = place.start();
     let application = node.application.clone();
-    let met = std::thread::spawn(move || super::server::connection(Buggy, &application).is_ok()).join();
+    let met = std::thread::spawn(move || super::server::connection(Buggy, &application, || Ok(())).is_ok()).join();
     assert!(met.is_err(), "it met none");
     assert_eq!(node.application.gave_up(Duration::ZERO, || Some(0)), None, "no engine is connected");
     node.stop();

@@ -24,7 +24,7 @@ pub(crate) fn engine_genesis(genesis: &Genesis, hash: Hash, names: &[&str]) -> V
 }
 
 /// A time as CometBFT's genesis writes it.
-fn rfc3339(time: Timestamp) -> String {
+pub(crate) fn rfc3339(time: Timestamp) -> String {
     let (seconds, millis) = (time.0 / 1_000, time.0 % 1_000);
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // The civil calendar from days since 1970, in eras of 400 years that begin in March.
