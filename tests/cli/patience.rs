@@ -1,18 +1,19 @@
-//! A node whose engine began state sync and then says nothing more, or never begins: how it ends, what it says, and what it leaves behind. The
-//! engine is this test, at the other end of the socket.
+//! A node whose engine began state sync and then says nothing more, or never begins: how it ends, what it says, and what it leaves behind;
+//! and what a node says of itself whose engine does nothing. The engine is this test, at the other end of the socket.
 #![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
-use crate::support::{Node, expect, program};
+use crate::support::{Node, expect, program, register};
 use prost::Message as _;
 use prost::bytes::Bytes;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tendermint_proto::google::protobuf::Timestamp;
 use tendermint_proto::v0_38::abci::request::Value as Ask;
@@ -280,4 +281,165 @@ fn a_node_whose_engine_finds_no_snapshot_ends_and_one_that_waits_for_a_block_doe
     assert!(waiting.try_wait().unwrap().is_none(), "it was ended: {:?}", waiting.wait_with_output());
     waiting.kill().unwrap();
     waiting.wait().unwrap();
+}
+
+/// An engine's RPC: how high its peers are, and what it answers to whoever hands it a transaction; nothing, if that is nothing.
+#[derive(Clone)]
+struct Peers {
+    height: u64,
+    broadcast: String,
+}
+
+fn rpc_with(peers: &Arc<Mutex<Peers>>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let peers = peers.clone();
+    std::thread::spawn(move || {
+        let mut hung = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = vec![0; 1 << 16];
+            let got = stream.read(&mut request).unwrap();
+            let asked = String::from_utf8_lossy(&request[..got]).into_owned();
+            let Peers { height, broadcast } = peers.lock().unwrap().clone();
+            let answer = if asked.starts_with("GET /dump_consensus_state ") {
+                format!(r#"{{"result":{{"peers":[{{"peer_state":{{"round_state":{{"height":"{height}"}}}}}}]}}}}"#)
+            } else if asked.starts_with("POST ") && broadcast.is_empty() {
+                hung.push(stream);
+                continue;
+            } else if asked.starts_with("POST ") {
+                broadcast
+            } else {
+                r#"{"error":{"message":"not here"}}"#.to_owned()
+            };
+            let _ = write!(stream, "HTTP/1.0 200 OK\r\n\r\n{answer}").and_then(|()| stream.shutdown(Shutdown::Write));
+            // A connection that is closed with something unread in it takes the answer with it.
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        }
+    });
+    format!("engine.rpc=http://{address}")
+}
+
+/// A node says that it is ready once its engine is there and has given it the first block, if its peers have one; and of a
+/// transaction that its engine does not take why, and whose fault that is.
+// spec: TX-5
+#[test]
+fn a_node_is_of_use_once_its_engine_is() {
+    let place = tempfile::tempdir().unwrap();
+    let (home, file) = (place.path().join("home"), place.path().join("genesis.json"));
+    fs::write(&file, genesis().to_string()).unwrap();
+    let hash = expect(&home, 0, &["init", "--genesis", file.to_str().unwrap()])["genesis_hash"].clone();
+    let peers = Arc::new(Mutex::new(Peers { height: 301, broadcast: String::new() }));
+    let more = [&*rpc_with(&peers), "engine.statesync_patience_ms=600000", "http.request_timeout_ms=1200"];
+    let node = Node::start(&home, &[&SETTINGS[..], &more].concat());
+    let is_ready = || node.get("/readyz");
+    let (code, said) = is_ready();
+    let address = format!("unix://{}", home.join("data/abci.sock").display());
+    assert!(code == 503 && said.contains("is not connected") && said.contains(&address), "{code} {said}");
+    let mut engine = Engine::of(&home);
+    let asked = engine.ask(Ask::Info(abci::RequestInfo::default()));
+    assert!(matches!(asked, Answer::Info(_)));
+    let (code, said) = is_ready();
+    assert!(code == 503 && said.contains("peers are at 301"), "{code} {said}");
+    assert_eq!(node.get("/healthz").0, 200, "it is only not there yet");
+    peers.lock().unwrap().height = 1;
+    assert_eq!(is_ready().0, 200, "all begin together");
+    peers.lock().unwrap().height = 301;
+    engine.begins(hash.as_str().unwrap());
+    engine.makes(1);
+    assert_eq!(is_ready().0, 200);
+
+    expect(&home, 0, &["keys", "new", "alice"]);
+    let plan = place.path().join("plan.json");
+    fs::write(&plan, json!({ "operations": [register()] }).to_string()).unwrap();
+    let signed = expect(&home, 0, &["tx", "sign", plan.to_str().unwrap(), "--from", "alice"]);
+    fs::write(&plan, signed.to_string()).unwrap();
+    let send = |code: i32, answer: &str| {
+        peers.lock().unwrap().broadcast = answer.to_owned();
+        expect(&home, code, &["tx", "send", plan.to_str().unwrap(), "--no-wait"])["error"]["message"].clone()
+    };
+    let refused = |data: &str| {
+        let error = format!(r#"{{"error":{{"code":-32603,"message":"Internal error","data":"{data}"}}}}"#);
+        send(13, &error).as_str().unwrap().to_owned()
+    };
+    let large = "Tx too large. Max size is 300, but got 445";
+    assert_eq!(refused(large), format!("17: CometBFT does not take it: {large}"));
+    assert!(refused("not allowed with `nop` mempool").contains("17: CometBFT does not take it: not allowed"));
+    let (said, id) = (send(1, ""), signed["id"].as_str().unwrap());
+    let said = said.as_str().unwrap();
+    let engine_said = "CometBFT does not say whether it takes the transaction: http://127.0.0.1:";
+    assert!(said.contains(&format!("{id} may have been taken in or not")) && said.contains(engine_said), "{said}");
+
+    send(0, r#"{"result":{"code":0}}"#);
+    let bytes = signed["transaction"].as_str().unwrap();
+    let byte = |at: usize| u8::from_str_radix(&bytes[at..at + 2], 16).unwrap();
+    let tx: Vec<u8> = (0..bytes.len()).step_by(2).map(byte).collect();
+    let check = abci::RequestCheckTx { tx: tx.into(), ..Default::default() };
+    let Answer::CheckTx(checked) = engine.ask(Ask::CheckTx(check)) else { panic!("no answer") };
+    assert_eq!(checked.code, 0, "{checked:?}");
+    let metrics = node.get("/metrics").1;
+    assert!(metrics.contains("chain_transactions_total{outcome=\"accepted\"} 1\n"), "it is counted once: {metrics}");
+}
+
+/// An engine that only says that it gave up state sync, whose own files are beside it.
+fn engine_that_gives_up(place: &Path, config: &str) -> [String; 3] {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (home, program) = (place.join("engine"), place.join("cometbft.sh"));
+    for part in ["config", "data"] {
+        fs::create_dir_all(home.join(part)).unwrap();
+    }
+    fs::write(home.join("config/config.toml"), config).unwrap();
+    let line = "E[now] State sync failed                            module=statesync err=\"light block not found\"";
+    fs::write(&program, format!("#!/bin/sh\ntouch {}/began\necho '{line}'\nexec sleep 60\n", place.display())).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let (home, program) = (home.display(), program.display());
+    ["engine.supervise=true".to_owned(), format!("engine.cometbft={program}"), format!("engine.cometbft_home={home}")]
+}
+
+/// The RPC of a node that has blocks from this one on.
+fn rpc_from(first: u64) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            let info = r#""node_info":{"network":"test","id":"n","version":"0.40.0"}"#;
+            let sync = format!(r#""latest_block_height":"400","earliest_block_height":"{first}","catching_up":false"#);
+            let _ = write!(stream, "HTTP/1.0 200 OK\r\n\r\n{{\"result\":{{{info},\"sync_info\":{{{sync}}}}}}}");
+        }
+    });
+    format!("http://{address}")
+}
+
+/// Where every peer has forgotten the first block, fetching every block would wait for ever: the node ends and says so, and nothing is
+/// emptied. That its engine looks for it elsewhere it has said before.
+#[test]
+fn a_supervised_node_does_not_begin_anew_where_nobody_has_the_first_block() {
+    let place = tempfile::tempdir().unwrap();
+    let (home, file) = (place.path().join("home"), place.path().join("genesis.json"));
+    fs::write(&file, genesis().to_string()).unwrap();
+    expect(&home, 0, &["init", "--genesis", file.to_str().unwrap()]);
+    let (one, two) = (rpc_from(301), rpc_from(305));
+    let config =
+        format!("proxy_app = \"tcp://127.0.0.1:26658\"\n[statesync]\nenable = true\nrpc_servers = \"{one},{two}\"\n");
+    let settings = engine_that_gives_up(place.path(), &config);
+    let settings = settings.each_ref().map(String::as_str);
+    let output = ended(joiner(&home, false, &settings));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(16), "{text}");
+    let gone = format!("{one} has blocks from 301 on, {two} has blocks from 305 on, and the chain begins with 1");
+    assert!(text.contains(&gone) && text.contains("light block not found"), "{text}");
+    assert!(text.contains("elsewhere than this node listens") && text.contains("tcp://127.0.0.1:26658"), "{text}");
+    let kept = fs::read_to_string(place.path().join("engine/config/config.toml")).unwrap();
+    assert_eq!(kept, config, "state sync is what it can try again");
+
+    // An engine of another chain never gets as far as a block.
+    fs::remove_file(place.path().join("began")).unwrap();
+    fs::write(place.path().join("engine/config/genesis.json"), r#"{"chain_id":"other"}"#).unwrap();
+    let output = ended(joiner(&home, false, &settings));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("is of chain other, this home is of chain test"), "{text}");
+    assert!(!place.path().join("began").exists(), "it was started");
 }

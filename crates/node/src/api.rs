@@ -450,7 +450,12 @@ impl std::fmt::Display for EngineStanding {
             return f.write_str(error);
         }
         let (height, earliest) = (self.height.unwrap_or_default(), self.earliest_height.unwrap_or_default());
-        let state = if self.catching_up == Some(true) { "catching up" } else { "in step" };
+        let state = match (self.catching_up, height) {
+            (Some(true), _) => "catching up",
+            // An engine that nobody gives the first block says that it has caught up.
+            (_, 0) => "no block yet",
+            _ => "in step",
+        };
         write!(f, "height {height}, blocks from {earliest}, {state}")
     }
 }

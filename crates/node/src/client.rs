@@ -353,6 +353,11 @@ impl Paced {
                 Ok(count)
             }
             Err(_) if self.left().is_zero() => Err(too_long()),
+            // What the system calls a resource that is unavailable for a moment is a silence that was long enough.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let silence = format!("nothing came or went for {} s", self.timeout.as_secs_f64());
+                Err(io::Error::new(io::ErrorKind::TimedOut, silence))
+            }
             Err(error) => Err(error),
         }
     }

@@ -166,6 +166,8 @@ pub(crate) trait Consensus {
     fn write_certificates(&self) -> Result<(), Failure>;
     /// The most gas a bundle may use.
     fn gas_wanted(&self) -> u64;
+    /// The height of the chain's first block.
+    fn first_height(&self) -> Height;
 }
 
 impl<H: Hasher> Local<H> {
@@ -341,6 +343,10 @@ impl<H: Hasher> Consensus for Local<H> {
 
     fn gas_wanted(&self) -> u64 {
         self.ledger().facts().limits.bundle_gas_max
+    }
+
+    fn first_height(&self) -> Height {
+        self.ledger().facts().initial_height
     }
 }
 

@@ -4,20 +4,23 @@
 //! state sync for good at the first thing it does not understand; none of it is ever tried again by itself. So somebody has to own its process. An engine that ends is started
 //! again after a pause that grows; one that ends too often in a row ends the node, with what it said last. One that gives
 //! up state sync is stopped, what it and this node hold of the half-joined chain is removed, state sync is turned off in
-//! its configuration, and both begin anew, from the first block on.
+//! its configuration, and both begin anew, from the first block on; unless nobody has that any more, as far as the nodes say
+//! that were to give it headers.
 //!
 //! The engine is of a process group that ends with this process, however that ends. What a validator has signed is never
 //! removed: a validator that forgot it could sign twice.
 
 use crate::cometbft::config_file::{Edit, edited};
+use crate::cometbft::rpc::Rpc;
 use crate::commands::statesync::{read, replace_after};
-use crate::exit::Failure;
+use crate::exit::{Failure, causes};
 use crate::generations::{is_kept, name_none};
 use crate::processes::{Group, Process};
 use crate::testnet::network::empty;
 use keelstone_codec::Height;
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::ToSocketAddrs as _;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, SyncSender, sync_channel};
@@ -49,6 +52,8 @@ const GAVE_UP: &str = "State sync failed";
 const HALTED: &str = "CONSENSUS FAILURE!!!";
 /// How long the engine's last lines may take to be logged once it has ended.
 const LAST_LINES_GRACE: Duration = Duration::from_secs(1);
+/// How long a node that is asked for its first block may be silent.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// What must survive in an engine's data directory: what its validator has signed.
 const SIGNED: &str = "priv_validator_state.json";
 
@@ -335,11 +340,53 @@ fn config_of(home: &Path) -> PathBuf {
     home.join("config").join("config.toml")
 }
 
+/// What the engine's configuration says, as far as it can be read: the engine says what is wrong with it.
+fn configured(home: &Path) -> Option<toml::Table> {
+    read(&config_of(home)).ok()?.parse().ok()
+}
+
 /// Whether the engine is to state sync, as far as its configuration says.
 fn state_sync_is_on(home: &Path) -> bool {
-    let table = read(&config_of(home)).ok().and_then(|text| text.parse::<toml::Table>().ok());
-    let enable = table.as_ref().and_then(|table| table.get("statesync")?.get("enable")?.as_bool());
+    let enable = configured(home).and_then(|table| table.get("statesync")?.get("enable")?.as_bool());
     enable.unwrap_or(false)
+}
+
+/// Where the engine looks for its application, if that is not the address at which this node listens. There may be something
+/// between the two that passes calls on.
+pub(crate) fn connects_elsewhere(engine: &Supervised, address: &str) -> Option<String> {
+    let named = configured(&engine.home)?.get("proxy_app")?.as_str()?.to_owned();
+    let is_here = match (named.strip_prefix("unix://"), address.strip_prefix("unix://")) {
+        (Some(named), Some(here)) => match (Path::new(named).canonicalize(), Path::new(here).canonicalize()) {
+            (Ok(named), Ok(here)) => named == here,
+            _ => named == here,
+        },
+        (None, None) => {
+            let sockets = |address: &str| address.trim_start_matches("tcp://").to_socket_addrs().ok();
+            let (named, here) = (sockets(&named).into_iter().flatten(), sockets(address)?.next()?);
+            let mut named = named.map(|named| (named.ip(), named.port()));
+            named.any(|(ip, port)| port == here.port() && (ip == here.ip() || here.ip().is_unspecified()))
+        }
+        _ => false,
+    };
+    (!is_here).then_some(named)
+}
+
+/// Why the engine could not fetch every block from the first on, if the nodes that it asks for headers say so: what they have
+/// begins higher. None also if no such node answers.
+pub(crate) fn first_block_is_gone(engine: &Supervised, first: Height) -> Option<String> {
+    let servers = configured(&engine.home).and_then(|table| {
+        let servers = table.get("statesync")?.get("rpc_servers")?.as_str()?;
+        Some(servers.split(',').map(|server| server.trim().to_owned()).collect::<Vec<_>>())
+    });
+    let mut kept = Vec::new();
+    for server in servers.unwrap_or_default() {
+        match Rpc::new(&server).and_then(|rpc| rpc.timeout(ASK_TIMEOUT).status()) {
+            Ok(status) if status.earliest_height <= first.0 => return None,
+            Ok(status) => kept.push(format!("{server} has blocks from {} on", status.earliest_height)),
+            Err(error) => tracing::warn!("it is not known whether there is a first block: {}", causes(&error)),
+        }
+    }
+    (!kept.is_empty()).then(|| format!("{}, and the chain begins with {first}", kept.join(", ")))
 }
 
 /// Makes engine and application begin anew, by fetching every block: empties the application's data but for snapshots and kept blocks,
@@ -493,6 +540,57 @@ mod tests {
             touch began
             exec sleep 60"#;
         assert!(matches!(watched(quotes, false).0, Watched::Stop));
+    }
+
+    /// An engine whose configuration is this.
+    fn engine_with(config: &str) -> (Supervised, tempfile::TempDir) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir(dir.path().join("config")).expect("made");
+        fs::write(config_of(dir.path()), config).expect("written");
+        (Supervised { cometbft: "cometbft".into(), home: dir.path().to_owned() }, dir)
+    }
+
+    /// What is fetched from the first block on needs somebody who has that: one is enough, and nobody's word is no reason.
+    #[test]
+    fn every_block_is_fetched_only_from_whoever_may_have_the_first() {
+        use crate::cometbft::trust::tests::pruned;
+        let kept_from = |first: &[u64]| {
+            let nodes = first.iter().map(|first| pruned("c", "n", *first, 400, 'a').authority().to_owned());
+            let servers: Vec<String> = nodes.map(|node| format!("http://{node}")).collect();
+            let config = format!("[statesync]\nrpc_servers = \"{}\"\n", servers.join(", "));
+            let (engine, _dir) = engine_with(&config);
+            (first_block_is_gone(&engine, Height(2)), servers)
+        };
+        let (gone, servers) = kept_from(&[301, 3]);
+        let said = format!(
+            "{} has blocks from 301 on, {} has blocks from 3 on, and the chain begins with 2",
+            servers[0], servers[1]
+        );
+        assert_eq!(gone, Some(said));
+        assert_eq!(kept_from(&[301, 2]).0, None);
+        assert_eq!(kept_from(&[]).0, None);
+        let (engine, _dir) = engine_with("[statesync]\nrpc_servers = \"http://127.0.0.1:1,https://a:1\"\n");
+        assert_eq!(first_block_is_gone(&engine, Height(2)), None);
+    }
+
+    #[test]
+    fn an_engine_that_looks_for_its_application_elsewhere_is_found_out() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (here, link) = (dir.path().join("abci.sock"), dir.path().join("link"));
+        fs::write(&here, "").expect("written");
+        std::os::unix::fs::symlink(dir.path(), &link).expect("made");
+        let looks = |named: &str, here: &str| {
+            let (engine, _dir) = engine_with(&format!("proxy_app = \"{named}\"\n"));
+            connects_elsewhere(&engine, here).is_some()
+        };
+        let at = |path: &Path| format!("unix://{}", path.display());
+        let here = at(&here);
+        assert!(!looks(&here, &here) && !looks(&at(&link.join("abci.sock")), &here), "another name of the same");
+        assert!(looks(&at(&dir.path().join("nothing.sock")), &here) && looks("tcp://127.0.0.1:26658", &here));
+        for named in ["tcp://127.0.0.1:26658", "127.0.0.1:26658"] {
+            assert!(!looks(named, "tcp://127.0.0.1:26658") && !looks(named, "tcp://0.0.0.0:26658"), "{named}");
+            assert!(looks(named, "tcp://127.0.0.1:26659") && looks(named, "tcp://127.0.0.2:26658"), "{named}");
+        }
     }
 
     /// spec: STORE-10. Killed after the first step of falling back, the next start finds an empty home.

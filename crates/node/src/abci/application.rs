@@ -5,6 +5,7 @@
 use super::patience::Patience;
 use crate::api::SnapshotFigures;
 use crate::bundle::progress_name;
+use crate::cometbft::rpc::RpcError;
 use crate::consensus::{Begin, Decided, Finalized, ProveError, TxResult, address_of};
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure, causes};
@@ -95,6 +96,31 @@ impl Application {
     /// The engine closed a connection.
     pub(super) fn disconnected(&self) {
         self.sync.lock().unwrap_or_else(PoisonError::into_inner).disconnected();
+    }
+
+    /// Why this node is of no use yet, if it is not: its engine is not there, or has blocks to come. Where the first block has
+    /// still to be made, the engine is asked how high its peers are.
+    pub(crate) fn is_not_ready(
+        &self,
+        address: &str,
+        peers_at: impl FnOnce() -> Result<u64, RpcError>,
+    ) -> Option<String> {
+        if !self.sync.lock().unwrap_or_else(PoisonError::into_inner).is_connected() {
+            return Some(format!("CometBFT is not connected: its proxy_app must be {address}"));
+        }
+        // In this order, as a state may be put in place meanwhile.
+        match self.engine.standing().last {
+            Some(height) if self.engine.is_unconfirmed() => {
+                Some(format!("the state of {height} was restored, and has no block on it yet"))
+            }
+            Some(_) => None,
+            // All begin a chain together: none of them has a block, and none would be ready if each waited for that.
+            None => match peers_at() {
+                Ok(height) if height <= self.engine.first_height().0 => None,
+                Ok(height) => Some(format!("there is no block yet, and CometBFT's peers are at {height}")),
+                Err(error) => Some(format!("there is no block yet, and CometBFT does not say why: {}", causes(&error))),
+            },
+        }
     }
 
     /// Why state sync will not come to an end, if it will not: asked again and again while the node runs.

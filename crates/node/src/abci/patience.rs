@@ -66,6 +66,11 @@ impl Patience {
         }
     }
 
+    /// Whether the engine has a connection open.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connections > 0
+    }
+
     /// The engine began the chain at its genesis.
     pub(crate) fn chain_begun(&mut self) {
         self.idle_since = None;

@@ -24,6 +24,10 @@ const ANSWER_TIMEOUTS: u32 = 3;
 /// Bytes of an answer. The largest honest one is a commit of 10,000 signatures.
 const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const BROADCAST: &str = "/broadcast_tx_sync";
+/// What CometBFT (0.38 to 0.40) says of a transaction that its pool will never take.
+const NEVER_TAKEN: [&str; 2] = ["Tx too large", "not allowed with `nop` mempool"];
+/// The number of that reason (spec: TX-5).
+const POOL_CODE: &str = "17";
 
 /// The RPC of one node.
 #[derive(Debug, Clone)]
@@ -99,6 +103,15 @@ impl From<RpcError> for Refusal {
         match error {
             RpcError::Transaction { code, log, .. } => Self::Refused { code: code.to_string(), message: log },
             RpcError::Refused { message, .. } if message.contains("mempool is full") => Self::Busy(message),
+            // What it answers of its own accord it calls an internal error, whatever it is; sent again, it answers the same.
+            // spec: TX-5
+            RpcError::Refused { message, .. } if NEVER_TAKEN.iter().any(|why| message.contains(why)) => {
+                let why = message.strip_prefix("Internal error").unwrap_or(&message).trim();
+                Self::Refused { code: POOL_CODE.to_owned(), message: format!("CometBFT does not take it: {why}") }
+            }
+            RpcError::Unreachable { ref source, .. } if source.kind() == io::ErrorKind::TimedOut => {
+                Self::Failed(format!("CometBFT does not say whether it takes the transaction: {}", causes(&error)))
+            }
             error => Self::Failed(causes(&error)),
         }
     }
@@ -268,6 +281,15 @@ impl Rpc {
         let path = "/net_info";
         let result = self.get(path)?;
         self.number(path, &result, "/n_peers")
+    }
+
+    /// The height that the highest of the node's peers makes, or has made last; 0 if none has said so.
+    pub(crate) fn peers_height(&self) -> Result<u64, RpcError> {
+        let path = "/dump_consensus_state";
+        let result = self.get(path)?;
+        let peers = result.get("peers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let height = |peer| self.number(path, peer, "/peer_state/round_state/height");
+        peers.iter().try_fold(0, |highest, peer| Ok(height(peer)?.max(highest)))
     }
 
     /// The block of a height, as far as its commit tells.
@@ -469,10 +491,47 @@ mod tests {
         assert!(broadcast(r#"{"error":null,"result":{"code":0,"log":""}}"#).is_ok());
         let full = broadcast(error("mempool is full: 5000 txs").leak()).expect_err("full");
         assert!(matches!(Refusal::from(full), Refusal::Busy(_)));
+        for (data, why) in [
+            ("Tx too large. Max size is 300, but got 445", "Tx too large. Max size is 300, but got 445"),
+            ("not allowed with `nop` mempool", "not allowed with `nop` mempool"),
+        ] {
+            let never = broadcast(error(data).leak()).expect_err(data);
+            let Refusal::Refused { code, message } = Refusal::from(never) else { panic!("a refusal") };
+            assert_eq!((code.as_str(), message), ("17", format!("CometBFT does not take it: {why}")));
+        }
         let refused = broadcast(r#"{"result":{"code":8,"log":"the nonce was used"}}"#).expect_err("refused");
         let Refusal::Refused { code, message } = Refusal::from(refused) else { panic!("a refusal") };
         assert_eq!((code.as_str(), message.as_str()), ("8", "the nonce was used"));
         assert!(matches!(broadcast(r#"{"result":{}}"#), Err(RpcError::Form { .. })));
+    }
+
+    /// An engine that hangs takes connections and says nothing: that is called what it is, and a transaction may be with it.
+    #[test]
+    fn an_engine_that_hangs_is_said_to_say_nothing() {
+        let hangs = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = hangs.local_addr().expect("bound").to_string();
+        let rpc = Rpc::new(&address).expect("an address").timeout(Duration::from_millis(50));
+        let said = rpc.standing().error.expect("no answer");
+        assert!(said.ends_with("did not answer: nothing came or went for 0.05 s"), "{said}");
+        let Refusal::Failed(said) = Refusal::from(rpc.broadcast(&[1]).expect_err("no answer")) else {
+            panic!("failed")
+        };
+        assert!(said.starts_with("CometBFT does not say whether it takes the transaction: http://"), "{said}");
+    }
+
+    /// What an engine's peers are at, as CometBFT 0.40 writes it.
+    #[test]
+    fn the_highest_peer_is_found_and_nobody_is_at_nothing() {
+        let height = |answer| {
+            let (rpc, served) = node(answer);
+            let found = rpc.peers_height();
+            served.join().expect("served");
+            found
+        };
+        let two = r#"{"result":{"round_state":{},"peers":[{"node_address":"a@b:1","peer_state":{"round_state":{"height":"11","round":0}}},{"node_address":"c@d:1","peer_state":{"round_state":{"height":"300","round":-1}}}]}}"#;
+        assert_eq!(height(two).expect("an answer"), 300);
+        assert_eq!(height(r#"{"result":{"round_state":{},"peers":[]}}"#).expect("an answer"), 0);
+        assert!(matches!(height(r#"{"result":{"peers":[{}]}}"#), Err(RpcError::Form { .. })));
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //! follows a producer elsewhere; and serves the HTTP API.
 
 use super::init::PRODUCER;
+use super::statesync::check_genesis;
 use super::sync;
 use crate::abci::{self, Application, Certifier};
 use crate::bundle::progress_name;
 use crate::check;
 use crate::cli::{Context, report};
+use crate::client;
 use crate::cometbft::rpc::Rpc;
 use crate::config::{Config, EngineKind, Log, LogFormat};
 use crate::control::{Control, Desk};
@@ -15,7 +17,7 @@ use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
 use crate::follower::{Follower, follow};
 use crate::home::Home;
-use crate::http::{Access, Health, Hub, Limits, Reload, Served, Telling, router, serve};
+use crate::http::{Access, Attached, Health, Hub, Limits, Reload, Served, Telling, router, serve};
 use crate::interrupt::Stop;
 use crate::mend::Mender;
 use crate::metrics::Metrics;
@@ -26,7 +28,7 @@ use crate::producer::Producer;
 use crate::recovery::{self, Wanted, Wish};
 use crate::scrub::{Scrubber, Tell};
 use crate::snapshots::Service;
-use crate::supervise::{Ended, Supervised, Supervisor, fall_back};
+use crate::supervise::{Ended, Supervised, Supervisor, connects_elsewhere, fall_back, first_block_is_gone};
 use crate::tls::ServerTls;
 use crate::watchdog::Watchdog;
 use clap::Args;
@@ -50,6 +52,8 @@ const SYNC_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a node that follows waits for whoever else has its home open, and how often it looks.
 const IN_USE_PATIENCE: Duration = Duration::from_secs(5);
 const IN_USE_PAUSE: Duration = Duration::from_millis(50);
+/// How long the engine may be silent that is asked how high its peers are: whoever wants to know whether this node is ready waits.
+const PEERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long requests that read the store may hold up a stop.
 const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 
@@ -102,6 +106,11 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     context.home.withdraw_api();
     if matches!(maker, Maker::CometBft) {
         engine.validators()?; // A chain without any is refused before the engine finds out.
+        if config.engine.supervise {
+            // A block of another chain's that has the same validators would be run here before the engine finds out.
+            let own = supervised(&config, &context.home).home;
+            check_genesis(&own, engine.chain_id().as_str(), "this home is")?;
+        }
     }
     let rows = config.rows().into_iter().zip(Config::default().rows());
     let changed: Vec<_> =
@@ -204,8 +213,15 @@ fn begin_anew(said: &str, config: &Config, stood: Option<Height>, context: &Cont
         let message = format!("{diagnosis}\nthis node stands at block {height}, so its data is kept");
         return Err(Failure::new(Exit::SyncFailed, message).hint("turn state sync off in CometBFT's config.toml"));
     }
+    let engine = supervised(config, &context.home);
+    if let Some(gone) = first_block_is_gone(&engine, context.home.read_genesis()?.initial_height) {
+        let message = format!("{diagnosis}\nnor can every block be fetched instead: {gone}");
+        return Err(Failure::new(Exit::SyncFailed, message).hint(
+            "begin trust anew with keelstone statesync configure, or take the state with keelstone sync --light",
+        ));
+    }
     tracing::warn!(said, "state sync failed; CometBFT and this node begin anew, from the first block");
-    fall_back(&supervised(config, &context.home), &context.home.data())?;
+    fall_back(&engine, &context.home.data())?;
     Err(started_again())
 }
 
@@ -462,7 +478,7 @@ impl Node {
         let scrub = Scrubber::start(&engine, &config.store, tell)?;
         let (stop, stopped) = watch::channel(false);
         let (tell, ended) = mpsc::channel(1);
-        let mut abci = None;
+        let (mut abci, mut attached) = (None, None);
         let running = match maker {
             Maker::Solo(key) => {
                 let producer = Producer::start(engine.clone(), key, &config.blocks, metrics.clone(), move || {
@@ -501,10 +517,21 @@ impl Node {
                 Running::Elsewhere(Follower::start(runtime, engine, network, follow, ends, gap_ends, over)?)
             }
             Maker::CometBft => {
-                let rpc = Rpc::of_engine(&config.engine.rpc);
+                // Before the request that it came with is given up: who sent it is to hear that it was the engine.
+                let patience = Duration::from_millis(config.http.request_timeout_ms) * 5 / 6;
+                let rpc = Rpc::at(&config.engine.rpc).timeout(patience.min(client::TIMEOUT));
                 engine.forward_to(Box::new(move |transaction| Ok(rpc.broadcast(transaction)?)));
                 let socket = runtime.block_on(abci::Server::bind(&config.engine.abci, home))?;
-                abci = Some(socket.address().to_owned());
+                let address = socket.address().to_owned();
+                if config.engine.supervise
+                    && let Some(proxy_app) = connects_elsewhere(&supervised(config, home), &address)
+                {
+                    tracing::warn!(
+                        proxy_app,
+                        address,
+                        "CometBFT's config.toml has it look for its application elsewhere than this node listens"
+                    );
+                }
                 let application = Arc::new(Application::new(
                     engine.clone(),
                     metrics.clone(),
@@ -512,6 +539,9 @@ impl Node {
                     snapshots.clone(),
                     config.engine.retain_blocks,
                 ));
+                let rpc = Rpc::at(&config.engine.rpc).timeout(PEERS_TIMEOUT);
+                attached = Some(Attached { application: application.clone(), rpc, address: address.clone() });
+                abci = Some(address);
                 let own = config.engine.supervise.then(|| tell.clone());
                 runtime.spawn(watch_sync(application.clone(), config, home, own, context.out.is_json()));
                 let certifier = certify(&engine, config, home, metrics.clone(), context.out.is_json())
@@ -536,6 +566,7 @@ impl Node {
             health: health.clone(),
             snapshots: snapshots.clone(),
             following: seen,
+            attached,
             behind_max: config.p2p.follow_behind_max,
         };
         runtime.spawn(take_figures(engine.clone(), metrics.clone()));

@@ -11,6 +11,10 @@ use crate::out::{Ink, bytes, grouped};
 use crate::p2p::{SILENT, Seen};
 use crate::snapshots::look_into_library;
 use clap::Args;
+use std::time::Duration;
+
+/// How long the engine may be silent: what it is asked it knows without asking anybody.
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Show where the chain stands
 #[derive(Debug, Args)]
@@ -25,7 +29,7 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     }
     let (config, _) = context.config()?;
     if config.engine.kind == EngineKind::CometBft && !context.asks_elsewhere() {
-        status.engine = Some(Rpc::of_engine(&config.engine.rpc).standing());
+        status.engine = Some(Rpc::at(&config.engine.rpc).timeout(ENGINE_TIMEOUT).standing());
     }
     if status.api.is_none() && config.engine.kind == EngineKind::Follow {
         // What keeps it from following anybody is what `keelstone node` says.

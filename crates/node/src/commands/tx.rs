@@ -233,7 +233,7 @@ pub(super) fn submit(
     if let Some(wait) = wait {
         chain.hurry(wait);
     }
-    chain.submit(&signed.to_bytes())?;
+    hand_in(chain, signed)?;
     out.row("transaction", id);
     let Some(wait) = wait else {
         out.row("outcome", "taken in");
@@ -271,8 +271,18 @@ pub(super) fn settle(
     limit: Duration,
 ) -> Result<api::Transaction, Failure> {
     chain.hurry(limit);
-    chain.submit(&signed.to_bytes())?;
+    hand_in(chain, signed)?;
     wait_for(chain, &signed.id(), limit)
+}
+
+/// Has the chain take in a transaction. Who fails to say whether it did may have it all the same.
+fn hand_in(chain: &dyn Chain, signed: &SignedTransaction) -> Result<(), Failure> {
+    let id = signed.id();
+    chain.submit(&signed.to_bytes()).map(drop).map_err(|refusal| match refusal {
+        Refusal::Failed(why) => Failure::error(format!("{id} may have been taken in or not: {why}"))
+            .hint(format!("keelstone query tx {id}")),
+        refusal => refusal.into(),
+    })
 }
 
 /// Asks until a transaction that was taken in is in a block.

@@ -17,5 +17,5 @@ pub(crate) use access::Access;
 pub(crate) use events::{Event, Hub, Id, Place, Telling};
 pub(crate) use limits::Limits;
 pub(crate) use reload::Reload;
-pub(crate) use routes::{ENTRIES_BYTES_MAX, Health, Served, router};
+pub(crate) use routes::{Attached, ENTRIES_BYTES_MAX, Health, Served, router};
 pub(crate) use server::serve;

@@ -7,8 +7,10 @@ use super::limits::{Limits, cross_origin, guard};
 use super::reload::Reload;
 use super::server::Connection;
 use super::taking::{Crowded, Room, bound};
+use crate::abci::Application;
 use crate::api::{self, Chain, Page, Refusal};
 use crate::audit::Wanted;
+use crate::cometbft::rpc::Rpc;
 use crate::engine::Engine;
 use crate::metrics::Metrics;
 use crate::p2p::{SILENT, Seen, Standing};
@@ -65,8 +67,21 @@ pub(crate) struct Served {
     pub(crate) snapshots: Option<Arc<Service>>,
     /// None on a node that follows nobody.
     pub(crate) following: Option<Seen>,
+    /// None on a node whose blocks no engine makes.
+    pub(crate) attached: Option<Attached>,
     /// Blocks by which it may be behind and be of use.
     pub(crate) behind_max: u64,
+}
+
+/// The engine that makes a node's blocks.
+#[derive(Clone)]
+pub(crate) struct Attached {
+    /// What it calls.
+    pub(crate) application: Arc<Application>,
+    /// Where it is asked.
+    pub(crate) rpc: Rpc,
+    /// Where it connects.
+    pub(crate) address: String,
 }
 
 /// Whether this node is any use.
@@ -577,7 +592,12 @@ async fn submit(
     let chain = served.chain.clone();
     let submitted = in_turn(&SENDING, move || chain.submit(&transaction)).await;
     let submitted = submitted.and_then(|submitted| Ok(submitted?));
-    served.metrics.transaction(if submitted.is_ok() { "accepted" } else { "refused" });
+    match &submitted {
+        // An engine has had it checked here, and it was counted then.
+        Ok(_) if served.attached.is_some() => {}
+        Ok(_) => served.metrics.transaction("accepted"),
+        Err(_) => served.metrics.transaction("refused"),
+    }
     Ok((StatusCode::ACCEPTED, Json(submitted?)))
 }
 
@@ -1047,7 +1067,8 @@ async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError>
 
 /// Whether this node does its work, or on one that follows whether it can keep up: 200, or 503 while stopping, once a write has
 /// failed, while the state is known to be damaged, while no peer has the next height, before the first word of a producer that
-/// counts and while there are only others, or while it is more than p2p.follow_behind_max blocks behind.
+/// counts and while there are only others, or while it is more than p2p.follow_behind_max blocks behind; under CometBFT also while
+/// that is not connected, or has not given it the first block that its peers have.
 #[utoipa::path(
     get, path = "/readyz",
     responses((status = 200, body = String, content_type = "text/plain"), (status = 503, body = ErrorBody))
@@ -1061,6 +1082,12 @@ async fn readyz(State(served): State<Served>) -> Result<&'static str, ApiError> 
     }
     if let Some(what) = served.following.as_ref().and_then(|seen| falls_behind(&seen.standing(), served.behind_max)) {
         return Err(ApiError::new(Code::Busy, what));
+    }
+    if let Some(attached) = served.attached.clone() {
+        let Attached { application, rpc, address } = attached;
+        if let Some(why) = blocking(move || application.is_not_ready(&address, || rpc.peers_height())).await? {
+            return Err(ApiError::new(Code::Busy, why));
+        }
     }
     healthz(State(served)).await
 }
