@@ -2,7 +2,6 @@
 //!
 //! Whether bytes are synced before they have their name is the business of `syscalls`, and of the power cuts that the
 //! store's tests simulate.
-#![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
 use crate::support::program;
 use keelstone_crashloop::strace::{left_out, strace, unable};
