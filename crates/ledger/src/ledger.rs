@@ -764,9 +764,24 @@ impl<H: Hasher> Ledger<H> {
     /// # Errors
     /// As [`Ledger::run`] and [`Ledger::commit`].
     pub fn produce(&self, time: Timestamp, proposer: PublicKey) -> Result<Arc<Committed>, LedgerError> {
-        let time = time.max(self.time());
-        let block = self.propose(time, proposer, usize::MAX)?;
+        let block = self.next_block(time, proposer)?;
         self.commit(self.run(block, Refused::LeaveOut)?)
+    }
+
+    /// As [`Ledger::produce`], but none with nothing ready and no work due.
+    ///
+    /// # Errors
+    /// As [`Ledger::run`] and [`Ledger::commit`].
+    pub fn produce_if_due(&self, time: Timestamp, proposer: PublicKey) -> Result<Option<Arc<Committed>>, LedgerError> {
+        let block = self.next_block(time, proposer)?;
+        if block.transactions.is_empty() && !self.has_due_work()? {
+            return Ok(None);
+        }
+        self.commit(self.run(block, Refused::LeaveOut)?).map(Some)
+    }
+
+    fn next_block(&self, time: Timestamp, proposer: PublicKey) -> Result<Block, LedgerError> {
+        self.propose(time.max(self.time()), proposer, usize::MAX)
     }
 
     // ---- history

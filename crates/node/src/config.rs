@@ -733,57 +733,37 @@ impl Listed for PeerAddress {
     }
 }
 
-impl Kind for Production {
-    const KIND: &'static str = "\"on_demand\" or \"interval\"";
-    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
-        match raw.text(Self::KIND)?.as_str() {
-            "on_demand" => Ok(Self::OnDemand),
-            "interval" => Ok(Self::Interval),
-            other => Err(format!("expected {}, found {other:?}", Self::KIND)),
+/// Settings that are one of a few words, which stand here once.
+macro_rules! words {
+    ($($kind:ident: $first:literal $a:ident $(, $more:literal $b:ident)* or $last:literal $c:ident;)+) => {$(
+        impl Kind for $kind {
+            const KIND: &'static str =
+                concat!("\"", $first, "\"", $(", \"", $more, "\"",)* " or \"", $last, "\"");
+            fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
+                match raw.text(Self::KIND)?.as_str() {
+                    $first => Ok(Self::$a),
+                    $($more => Ok(Self::$b),)*
+                    $last => Ok(Self::$c),
+                    other => Err(format!("expected {}, found {other:?}", Self::KIND)),
+                }
+            }
+            fn to_toml(&self) -> String {
+                quoted(match self {
+                    Self::$a => $first,
+                    $(Self::$b => $more,)*
+                    Self::$c => $last,
+                })
+            }
         }
-    }
-    fn to_toml(&self) -> String {
-        quoted(match self {
-            Self::OnDemand => "on_demand",
-            Self::Interval => "interval",
-        })
-    }
+    )+};
 }
 
-impl Kind for EngineKind {
-    const KIND: &'static str = "\"solo\", \"cometbft\" or \"follow\"";
-    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
-        match raw.text(Self::KIND)?.as_str() {
-            "solo" => Ok(Self::Solo),
-            "cometbft" => Ok(Self::CometBft),
-            "follow" => Ok(Self::Follow),
-            other => Err(format!("expected {}, found {other:?}", Self::KIND)),
-        }
-    }
-    fn to_toml(&self) -> String {
-        quoted(match self {
-            Self::Solo => "solo",
-            Self::CometBft => "cometbft",
-            Self::Follow => "follow",
-        })
-    }
-}
-
-impl Kind for Manner {
-    const KIND: &'static str = "\"execute\" or \"apply\"";
-    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
-        match raw.text(Self::KIND)?.as_str() {
-            "execute" => Ok(Self::Blocks),
-            "apply" => Ok(Self::Diffs),
-            other => Err(format!("expected {}, found {other:?}", Self::KIND)),
-        }
-    }
-    fn to_toml(&self) -> String {
-        quoted(match self {
-            Self::Blocks => "execute",
-            Self::Diffs => "apply",
-        })
-    }
+words! {
+    Production: "on_demand" OnDemand or "interval" Interval;
+    EngineKind: "solo" Solo, "cometbft" CometBft or "follow" Follow;
+    Manner: "execute" Blocks or "apply" Diffs;
+    IntegrityDepth: "quick" Quick or "full" Full;
+    LogFormat: "text" Text or "json" Json;
 }
 
 impl Listed for PublicKey {
@@ -921,23 +901,6 @@ impl Kind for History {
     }
 }
 
-impl Kind for IntegrityDepth {
-    const KIND: &'static str = "\"quick\" or \"full\"";
-    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
-        match raw.text(Self::KIND)?.as_str() {
-            "quick" => Ok(Self::Quick),
-            "full" => Ok(Self::Full),
-            other => Err(format!("expected {}, found {other:?}", Self::KIND)),
-        }
-    }
-    fn to_toml(&self) -> String {
-        quoted(match self {
-            Self::Quick => "quick",
-            Self::Full => "full",
-        })
-    }
-}
-
 impl Kind for Strategies {
     const KIND: &'static str = "\"auto\" or a list of strategies";
     fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
@@ -969,23 +932,6 @@ impl Kind for Strategies {
             None => quoted("auto"),
             Some(order) => order.iter().map(|strategy| strategy.name().to_owned()).collect::<Vec<_>>().to_toml(),
         }
-    }
-}
-
-impl Kind for LogFormat {
-    const KIND: &'static str = "\"text\" or \"json\"";
-    fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
-        match raw.text(Self::KIND)?.as_str() {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            other => Err(format!("expected {}, found {other:?}", Self::KIND)),
-        }
-    }
-    fn to_toml(&self) -> String {
-        quoted(match self {
-            Self::Text => "text",
-            Self::Json => "json",
-        })
     }
 }
 

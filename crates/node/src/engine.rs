@@ -28,7 +28,7 @@ use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, Sess
 use keelstone_ledger::{
     AuditVerdict, BlockError, BlockRecord, Bodies, ChangedBy, Committed, Genesis, GenesisError, InheritError,
     Inherited, Json, KeyChange, KnownOfHeight, Ledger, LedgerError, LoggedRecord, NodeEvent, PoolError, PoolLimits,
-    RebuildError, Rebuilt, Refusal as TxRefusal, Refused, ReplayError, SecretKey, SignedAttestation, SignedTransaction,
+    RebuildError, Rebuilt, Refusal as TxRefusal, ReplayError, SecretKey, SignedAttestation, SignedTransaction,
     Standing, TakeError, Transaction, TxId, Unfit, Until, Witness, check_fits, xian,
 };
 use keelstone_store::files::Directory;
@@ -1678,14 +1678,11 @@ impl<H: Hasher> Engine for Local<H> {
 
     fn produce(&self, time: Timestamp, producer: PublicKey, empty: bool) -> Result<Option<Arc<Committed>>, Failure> {
         let _at_work = self.way.block();
-        // A clock that was set back must not stop a chain.
         let ledger = self.ledger();
-        let time = time.max(ledger.time());
-        let block = ledger.propose(time, producer, usize::MAX)?;
-        if block.transactions.is_empty() && !empty && !ledger.has_due_work()? {
-            return Ok(None);
-        }
-        Ok(Some(ledger.commit(ledger.run(block, Refused::LeaveOut)?)?))
+        Ok(match empty {
+            true => Some(ledger.produce(time, producer)?),
+            false => ledger.produce_if_due(time, producer)?,
+        })
     }
 
     fn on_commit(&self, listener: Listener) {
