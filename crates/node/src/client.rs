@@ -10,6 +10,7 @@ use crate::api::{
     Transaction, Witness,
 };
 use crate::audit::Wanted;
+use crate::authority::Authority;
 use crate::exit::Failure;
 use crate::home::{Announced, AnnouncedTls};
 use crate::session;
@@ -20,9 +21,9 @@ use keelstone_codec::{Hash, Height, Key, Namespace};
 use keelstone_execution::{PublicKey, SessionId};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
@@ -50,29 +51,6 @@ pub(crate) struct Remote {
     token: Option<Zeroizing<String>>,
     /// None for plain HTTP.
     tls: Option<ClientTls>,
-}
-
-/// The part of an address that names a host and a port.
-#[derive(Debug, Clone)]
-struct Authority {
-    host: String,
-    port: u16,
-}
-
-impl fmt::Display for Authority {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
-    }
-}
-
-impl From<SocketAddr> for Authority {
-    fn from(socket: SocketAddr) -> Self {
-        let host = match socket.ip() {
-            std::net::IpAddr::V6(address) => format!("[{address}]"),
-            address => address.to_string(),
-        };
-        Self { host, port: socket.port() }
-    }
 }
 
 /// A node elsewhere, as the command line names it.
@@ -159,11 +137,7 @@ impl Remote {
     pub(crate) fn elsewhere(given: Elsewhere<'_>) -> Result<Self, Failure> {
         let Elsewhere { url, trust, identity, token, insecure } = given;
         let unfit = || Failure::usage(format!("--node {url}: expected http://HOST:PORT or https://HOST:PORT"));
-        let (scheme, rest) = url.split_once("://").ok_or_else(unfit)?;
-        let (host, port) = rest.strip_suffix('/').unwrap_or(rest).rsplit_once(':').ok_or_else(unfit)?;
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-[]:".contains(&byte);
-        let port = port.parse().ok().filter(|_| !host.is_empty() && host.bytes().all(plain)).ok_or_else(unfit)?;
-        let authority = Authority { host: host.to_owned(), port };
+        let (scheme, authority) = Authority::of_url(url).ok_or_else(unfit)?;
         let tls = match (scheme, trust) {
             ("http", None) if identity.is_none() => None,
             ("http", _) => return Err(Failure::usage("certificates are for --node https://…")),
@@ -174,10 +148,9 @@ impl Remote {
             }
             _ => return Err(unfit()),
         };
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let sockets: Vec<SocketAddr> = (bare, port)
-            .to_socket_addrs()
-            .map_err(|error| Failure::io(format_args!("could not find {host}"), &error))?
+        let sockets: Vec<SocketAddr> = authority
+            .resolve()
+            .map_err(|error| Failure::io(format_args!("could not find {}", authority.host()), &error))?
             .collect();
         let stays = sockets.iter().all(|socket| socket.ip().to_canonical().is_loopback());
         if token.is_some() && tls.is_none() && !stays && !insecure {
@@ -260,7 +233,7 @@ impl Remote {
                 Ok(stream) => {
                     let paced = Paced::new(stream, self.timeout)?;
                     let Some(tls) = &self.tls else { return converse(paced, ask, ANSWER_BYTES_MAX) };
-                    return converse(tls.over(paced, &self.authority.host)?, ask, ANSWER_BYTES_MAX);
+                    return converse(tls.over(paced, self.authority.name())?, ask, ANSWER_BYTES_MAX);
                 }
                 Err(error) => last = error,
             }

@@ -8,6 +8,7 @@
 //! CR LF are refused with line and key, because a setting that silently does nothing is worse than none.
 //! `docs/configuration.md` lists every setting; `keelstone config default` prints them with their defaults.
 
+use crate::authority::{self, Authority};
 use crate::exit::Failure;
 use crate::p2p::{PeerAddress, Place};
 use keelstone_codec::Hash;
@@ -17,7 +18,7 @@ use keelstone_sync::recovery::Strategy;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read as _;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
@@ -113,7 +114,7 @@ settings! {
         /// "tcp://ADDRESS:PORT".
         abci: AbciAddress = AbciAddress::Unix(PathBuf::from("data/abci.sock"));
         /// CometBFT's RPC, for transactions that are sent here and for what it certifies.
-        rpc: HttpAddress = HttpAddress { host: "127.0.0.1".to_owned(), port: 26657 };
+        rpc: HttpAddress = SocketAddr::from(([127, 0, 0, 1], 26657)).into();
         /// Blocks CometBFT is to keep; 0 for all. It keeps those above the oldest snapshot whatever stands here. Fewer than
         /// its evidence may be old would let validators misbehave unpunished.
         retain_blocks: u64 = 0, 0..=1_000_000_000_000;
@@ -371,10 +372,7 @@ pub struct ApiAddress(pub Option<String>);
 
 /// A server of HTTP without TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpAddress {
-    host: String,
-    port: u16,
-}
+pub struct HttpAddress(Authority);
 
 /// A host as clients name it: a name or an address, and a port unless it goes without saying.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -641,15 +639,8 @@ impl HostName {
     /// Reads what a Host header has.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let text = text.to_ascii_lowercase();
-        let (name, port) = match text.rsplit_once(':') {
-            // In brackets there are colons of the address.
-            Some((name, port)) if !port.contains(']') => (name, Some(port.parse().ok().filter(|port| *port > 0)?)),
-            _ => (text.as_str(), None),
-        };
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-        let is_name = !name.is_empty() && name.bytes().all(plain);
-        let host = Self { name: name.to_owned(), port };
-        (is_name || host.ip().is_some()).then_some(host)
+        let (name, port) = authority::split(&text)?;
+        Some(Self { name: name.to_owned(), port })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -803,9 +794,10 @@ impl Kind for HttpAddress {
     const KIND: &'static str = "\"http://HOST:PORT\"";
     fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
         let text = raw.text(Self::KIND)?;
-        let found = text.strip_prefix("http://").and_then(host_and_port);
-        let (host, port) = found.ok_or_else(|| format!("expected {}, found {text:?}", Self::KIND))?;
-        Ok(Self { host: host.to_owned(), port })
+        match Authority::of_url(&text) {
+            Some(("http", authority)) => Ok(Self(authority)),
+            _ => Err(format!("expected {}, found {text:?}", Self::KIND)),
+        }
     }
     fn to_toml(&self) -> String {
         quoted(&self.to_string())
@@ -816,25 +808,15 @@ impl Kind for ApiAddress {
     const KIND: &'static str = "\"http://HOST:PORT\" or \"https://HOST:PORT\"";
     fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
         let text = raw.text(Self::KIND)?;
-        match text.split_once("://") {
+        match Authority::of_url(&text) {
             None if text.is_empty() => Ok(Self(None)),
-            Some((scheme @ ("http" | "https"), rest)) if let Some((host, port)) = host_and_port(rest) => {
-                Ok(Self(Some(format!("{scheme}://{host}:{port}"))))
-            }
+            Some((scheme @ ("http" | "https"), authority)) => Ok(Self(Some(format!("{scheme}://{authority}")))),
             _ => Err(format!("expected {}, found {text:?}", Self::KIND)),
         }
     }
     fn to_toml(&self) -> String {
         quoted(self.0.as_deref().unwrap_or_default())
     }
-}
-
-/// What stands behind the scheme of an address, and nothing behind it.
-fn host_and_port(text: &str) -> Option<(&str, u16)> {
-    let (host, port) = text.trim_end_matches('/').rsplit_once(':')?;
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');
-    let port = port.parse().ok().filter(|port| *port > 0)?;
-    (!host.is_empty() && host.bytes().all(plain)).then_some((host, port))
 }
 
 impl Listed for HttpAddress {
@@ -848,8 +830,10 @@ impl Listed for HttpAddress {
 impl HttpAddress {
     /// Where it leads.
     pub(crate) fn resolve(&self) -> std::io::Result<SocketAddr> {
-        let found = (self.host.trim_matches(['[', ']']), self.port).to_socket_addrs()?.next();
-        found.ok_or_else(|| std::io::Error::new(std::io::ErrorKind::NotFound, format!("{self} has no address")))
+        self.0
+            .resolve()?
+            .next()
+            .ok_or_else(|| std::io::Error::new(std::io::ErrorKind::NotFound, format!("{self} has no address")))
     }
 
     /// Reads an address.
@@ -860,19 +844,29 @@ impl HttpAddress {
     /// Name or address of the host.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.host
+        self.0.host()
     }
 
     /// The port.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.0.port()
+    }
+
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.0
+    }
+}
+
+impl From<SocketAddr> for HttpAddress {
+    fn from(socket: SocketAddr) -> Self {
+        Self(socket.into())
     }
 }
 
 impl fmt::Display for HttpAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}", self.host, self.port)
+        write!(f, "http://{}", self.0)
     }
 }
 
@@ -1347,6 +1341,9 @@ mod tests {
         config.take_override("http.connections_max=9", &mut origins).expect("valid");
         assert_eq!(config.http.connections_max, 9);
         assert_eq!(origins["http.connections_max"], "--set");
+        // There a list has no brackets.
+        let error = config.take_override(r#"p2p.mirrors=["http://a:1"]"#, &mut origins).expect_err("brackets");
+        assert!(error.problem.contains("expected a directory or http://HOST:PORT/PATH"), "{error}");
         let error = config.take_environment(env("KEELSTONE_HTTP_CONECTIONS", "8"), &mut origins).expect_err("typo");
         assert!(error.to_string().contains("KEELSTONE_HTTP_CONECTIONS"));
     }

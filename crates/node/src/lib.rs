@@ -12,6 +12,7 @@ mod abci;
 mod alone;
 mod api;
 mod audit;
+mod authority;
 mod bench;
 mod bundle;
 mod call;

@@ -5,6 +5,7 @@
 
 use super::base64::base64;
 use crate::api::{EngineStanding, Refusal};
+use crate::authority::Authority;
 use crate::client::{self, Ask, Body, exchange_by};
 use crate::config::HttpAddress;
 use crate::exit::causes;
@@ -156,26 +157,20 @@ impl Rpc {
     /// [`RpcError::Address`] if that is none of these.
     pub(crate) fn new(address: &str) -> Result<Self, RpcError> {
         let fail = |problem| RpcError::Address { address: address.to_owned(), problem };
-        let rest = match address.split_once("://") {
-            Some(("http" | "tcp", rest)) => rest,
-            Some(("https", _)) => {
-                return Err(fail("https is not spoken here; ask the node itself, or through a tunnel"));
-            }
-            Some(_) => return Err(fail("expected http://HOST:PORT")),
-            None => address,
+        let (scheme, authority) = match address.split_once("://") {
+            Some((scheme, _)) => (scheme, Authority::of_url(address).map(|(_, authority)| authority)),
+            None => ("http", Authority::parse(address)),
         };
-        let authority = rest.trim_end_matches('/');
-        let (host, port) = authority.rsplit_once(':').ok_or_else(|| fail("it names no port"))?;
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_[]:".contains(&byte);
-        if host.is_empty() || !host.bytes().all(plain) || port.parse::<u16>().is_err() {
-            return Err(fail("expected http://HOST:PORT"));
+        match (scheme, authority) {
+            ("http" | "tcp", Some(authority)) => Ok(Self { authority: authority.to_string(), timeout: TIMEOUT }),
+            ("https", _) => Err(fail("https is not spoken here; ask the node itself, or through a tunnel")),
+            _ => Err(fail("expected http://HOST:PORT")),
         }
-        Ok(Self { authority: authority.to_owned(), timeout: TIMEOUT })
     }
 
     /// The RPC at an address that was read already.
     pub(crate) fn at(address: &HttpAddress) -> Self {
-        Self { authority: format!("{}:{}", address.host(), address.port()), timeout: TIMEOUT }
+        Self { authority: address.authority().to_string(), timeout: TIMEOUT }
     }
 
     /// The RPC of the engine this node works for, which may wait for this node before it answers.

@@ -2,11 +2,10 @@
 //! to be dialled by QUIC and not by TCP.
 
 use super::NodeId;
+use crate::authority::Authority;
 use std::fmt;
 use std::str::FromStr;
 
-/// Longest name of a host, as the domain name system has it.
-const HOST_BYTES_MAX: usize = 253;
 /// What stands behind the port of a peer that is dialled by QUIC.
 const QUIC: &str = "/quic";
 
@@ -23,8 +22,7 @@ pub(crate) enum Transport {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PeerAddress {
     id: Option<NodeId>,
-    host: String,
-    port: u16,
+    authority: Authority,
     transport: Transport,
 }
 
@@ -36,12 +34,12 @@ impl PeerAddress {
 
     /// Name or address of the host, without brackets.
     pub(crate) fn host(&self) -> &str {
-        self.host.trim_start_matches('[').trim_end_matches(']')
+        self.authority.name()
     }
 
     /// The port.
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        self.authority.port()
     }
 
     /// How it is dialled.
@@ -61,15 +59,8 @@ impl FromStr for PeerAddress {
         };
         let (place, transport) =
             place.strip_suffix(QUIC).map_or((place, Transport::Tcp), |place| (place, Transport::Quic));
-        let (host, port) = place.rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
-        let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let sound = match inner {
-            Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
-            None => (1..=HOST_BYTES_MAX).contains(&host.len()) && host.bytes().all(plain),
-        };
-        if sound { Ok(Self { id, host: host.to_owned(), port, transport }) } else { Err(wrong()) }
+        let authority = Authority::parse(place).ok_or_else(wrong)?;
+        Ok(Self { id, authority, transport })
     }
 }
 
@@ -79,7 +70,7 @@ impl fmt::Display for PeerAddress {
             write!(f, "{id}@")?;
         }
         let quic = if self.transport == Transport::Quic { QUIC } else { "" };
-        write!(f, "{}:{}{quic}", self.host, self.port)
+        write!(f, "{}{quic}", self.authority)
     }
 }
 

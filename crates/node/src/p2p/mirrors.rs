@@ -3,6 +3,7 @@
 //! What they hold is read by name, each file no longer than it may be, and answers like a peer; it is believed as little.
 
 use super::{AskError, MirrorSource};
+use crate::authority;
 use crate::client::{Ask, exchange};
 use crate::config::HttpAddress;
 use crate::exit::Failure;
@@ -33,15 +34,21 @@ impl FromStr for Place {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let Some(rest) = text.strip_prefix("http://") else { return Ok(Self::Directory(text.into())) };
+        let wrong = || format!("expected a directory or http://HOST:PORT/PATH, found {text:?}");
+        let Some(rest) = text.strip_prefix("http://") else {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'.' | b'-');
+            let has_scheme = text.split_once("://").is_some_and(|(scheme, _)| scheme.bytes().all(plain));
+            // With a bracket begins a list where one place was to stand. Directories of such names can be had with `./` before.
+            return if has_scheme || text.starts_with('[') { Err(wrong()) } else { Ok(Self::Directory(text.into())) };
+        };
         let (server, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let path = path.trim_end_matches('/');
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'-' | b'_' | b'~' | b'%');
-        let port = if server.contains(':') { "" } else { ":80" };
+        let port = if authority::split(server).is_some_and(|(_, port)| port.is_none()) { ":80" } else { "" };
         let address = HttpAddress::parse(&format!("http://{server}{port}"));
         match address.ok().filter(|_| path.bytes().all(plain)) {
             Some(address) => Ok(Self::Http(address, path.to_owned())),
-            None => Err(format!("expected http://HOST:PORT/PATH, found {text:?}")),
+            None => Err(wrong()),
         }
     }
 }
@@ -83,7 +90,7 @@ impl Shelf for Reach {
             }
             Place::Http(address, path) => {
                 let stream = TcpStream::connect_timeout(&address.resolve()?, self.timeout)?;
-                let (host, path) = (format!("{}:{}", address.host(), address.port()), format!("{path}/{file}"));
+                let (host, path) = (address.authority().to_string(), format!("{path}/{file}"));
                 let ask = Ask { host: &host, path: &path, body: None, token: None };
                 let answer = exchange(stream, self.timeout, &ask, bytes_max.saturating_add(HEAD_BYTES_MAX))?;
                 match answer.status {
@@ -147,6 +154,7 @@ impl<H: Hasher, S: Shelf<Error: fmt::Display> + Send + Sync> MirrorSource for Op
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn a_place_is_a_directory_or_files_behind_http() {
@@ -154,8 +162,34 @@ mod tests {
         assert_eq!(read("some/where"), Ok("some/where".to_owned()));
         assert_eq!(read("http://host:81/a/b/"), Ok("http://host:81/a/b".to_owned()));
         assert_eq!(read("http://host"), Ok("http://host:80".to_owned()));
+        assert_eq!(read("http://[::1]/a"), Ok("http://[::1]:80/a".to_owned()));
         for text in ["http://", "http://host:0/", "http://host:1/a b", "http://host:1/a\r\nb", "http://h:1/a?b"] {
             assert!(read(text).is_err(), "{text:?}");
+        }
+    }
+
+    /// What looks like another kind of place is a mistake, and not the name of a directory.
+    #[test]
+    fn a_place_that_cannot_be_reached_is_no_directory() {
+        let read = |text: &str| text.parse::<Place>();
+        for text in [
+            "https://m.example/x",
+            "ftp://m.example",
+            "HTTP://m.example",
+            "file:///srv",
+            "[\"http://a b:1\"]",
+            "[\"srv\"",
+        ] {
+            let problem = read(text).expect_err(text);
+            assert!(problem.contains("expected a directory or http://HOST:PORT/PATH, found"), "{problem}");
+        }
+        for text in ["/srv/www", "./[old]", "./https://x", "a:b"] {
+            assert_eq!(read(text), Ok(Place::Directory(text.into())));
+        }
+        for text in
+            ["[p2p]\nmirrors = [\"ftp://a/b\"]\n", "[recovery]\nsources = [\"/srv\", \"https://m.example/x\"]\n"]
+        {
+            assert!(Config::parse(text.as_bytes()).is_err_and(|error| error.line == Some(2)), "{text}");
         }
     }
 }

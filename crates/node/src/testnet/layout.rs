@@ -102,7 +102,7 @@ pub(crate) struct Node {
 impl Node {
     /// CometBFT's RPC, asked with little patience: it is on this machine.
     pub(crate) fn rpc(&self) -> Rpc {
-        Rpc::new(&self.rpc.to_string()).expect("a socket address is an RPC address").timeout(ASK)
+        Rpc::at(&self.rpc.into()).timeout(ASK)
     }
 }
 
