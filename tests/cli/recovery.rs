@@ -508,7 +508,7 @@ fn c02_each_strategy_gives_way_to_the_next_in_each_of_its_ways() {
         (from_peers, blocks, vec![peers(&other.1)], "it says that height 4 has root"),
         (from_peers, blocks, vec![peers(&forked.1)], "it says that height 4 has root"),
         (from_peers, blocks, vec!["check.peers=http://127.0.0.1:1".to_owned()], "did not answer"),
-        (from_peers, blocks, vec![format!("check.peers=http://{}", serving.address)], "of height 2: it answered"),
+        (from_peers, blocks, vec![format!("check.peers=http://{}", serving.address)], "of a snapshot of height 2"),
         (network, blocks, vec![], "no place is configured"),
         (network, blocks, vec![sources(&text("nowhere"))], "No such file"),
         (network, blocks, vec![sources("http://127.0.0.1:1/state")], "refused"),

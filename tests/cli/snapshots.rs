@@ -512,6 +512,23 @@ fn ss40_a_node_makes_snapshots_at_its_interval_and_offers_them_two_blocks_later(
     snapshot(home.path(), 0, &["verify", &heights[0].to_string(), "--restore"]);
 }
 
+/// SS-41: why a chunk is not served is said: it is damaged, and once that is known its snapshot is none.
+#[test]
+fn ss41_a_damaged_chunk_is_told_as_damage() {
+    let home = busy_chain();
+    snapshot(home.path(), 0, &["create"]);
+    for file in chunk_files(home.path()) {
+        let mut bytes = fs::read(&file).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&file, bytes).unwrap();
+    }
+    let node = Node::start(home.path(), &["snapshots.enabled=true", "snapshots.reserve_percent=0"]);
+    for (status, code) in [(500, "damaged"), (404, "not_found")] {
+        let (found, body) = node.json("/v1/snapshots/3/chunks/0");
+        assert_eq!((found, &body["error"]["code"]), (status, &json!(code)), "{body}");
+    }
+}
+
 /// SS-37: a node that is killed while it makes a snapshot lists nothing half made, and leaves nothing behind.
 #[test]
 fn ss37_a_kill_while_making_leaves_nothing_listed() {

@@ -181,12 +181,7 @@ impl Remote {
 
     /// One chunk of a snapshot as it is sent: to be proven by whoever asks.
     pub(crate) fn snapshot_chunk(&self, height: Height, index: u32) -> Result<Vec<u8>, Refusal> {
-        match self.answer(&format!("/v1/snapshots/{height}/chunks/{index}"), None)? {
-            Answer { status: 200, body, .. } => Ok(body),
-            Answer { status, .. } => {
-                Err(Refusal::NotFound(format!("chunk {index} of height {height}: it answered {status}")))
-            }
-        }
+        self.body(&format!("/v1/snapshots/{height}/chunks/{index}"), None)
     }
 
     /// Has the node read again what it keeps of tokens.
@@ -214,12 +209,18 @@ impl Remote {
     }
 
     fn request<T: DeserializeOwned>(&self, path: &str, body: Option<Body<'_>>) -> Result<T, Refusal> {
+        strict_json::parse(&self.body(path, body)?)
+            .map_err(|error| Refusal::Failed(format!("{}{path} answered: {error}", self.url())))
+    }
+
+    /// What an answer holds that is a success.
+    fn body(&self, path: &str, body: Option<Body<'_>>) -> Result<Vec<u8>, Refusal> {
         let answer = self.answer(path, body)?;
-        let unexpected = |error| Refusal::Failed(format!("{}{path} answered {}: {error}", self.url(), answer.status));
         if (200..300).contains(&answer.status) {
-            return strict_json::parse(&answer.body).map_err(unexpected);
+            return Ok(answer.body);
         }
-        let failed: Failed = strict_json::parse(&answer.body).map_err(unexpected)?;
+        let failed: Failed = strict_json::parse(&answer.body)
+            .map_err(|error| Refusal::Failed(format!("{}{path} answered {}: {error}", self.url(), answer.status)))?;
         Err(failed.error.refusal(answer.wait()))
     }
 }
@@ -653,6 +654,23 @@ mod tests {
         let told =
             failure(&["HTTP/1.1 429 X\r\nretry-after: 7\r\n\r\n{\"error\":{\"code\":\"too_many\",\"message\":\"m\"}}"]);
         assert_eq!((told.exit, told.hint.as_deref()), (Exit::Error, Some("ask again in 7 s")));
+    }
+
+    /// Chunks have no JSON, and their refusals do.
+    #[test]
+    fn why_a_chunk_is_not_given_is_told_as_of_anything_else() {
+        let asked = |answer: &'static [&'static str]| {
+            answering(answer, Duration::from_millis(300)).snapshot_chunk(Height(2), 0)
+        };
+        assert!(asked(&["HTTP/1.1 200 OK\r\n\r\n\x01{"]).is_ok_and(|chunk| chunk == b"\x01{"));
+        let busy = asked(&["HTTP/1.1 503 X\r\n\r\n{\"error\":{\"code\":\"busy\",\"message\":\"m\"}}"]);
+        assert!(matches!(&busy, Err(Refusal::Busy(said)) if said == "m"), "{busy:?}");
+        let damaged = asked(&["HTTP/1.1 500 X\r\n\r\n{\"error\":{\"code\":\"damaged\",\"message\":\"m\"}}"]);
+        assert!(matches!(damaged, Err(Refusal::Damaged(_))), "{damaged:?}");
+        let denied = asked(&["HTTP/1.1 401 X\r\n\r\n{\"error\":{\"code\":\"unauthorized\",\"message\":\"m\"}}"]);
+        assert!(matches!(denied, Err(Refusal::Forbidden { .. })), "{denied:?}");
+        let none = asked(&["HTTP/1.1 404 X\r\n\r\n{\"error\":{\"code\":\"not_found\",\"message\":\"m\"}}"]);
+        assert!(matches!(none, Err(Refusal::NotFound(_))), "{none:?}");
     }
 
     /// S-11: a server that sends a byte now and then keeps to every bound on a single read. It is given up all the same, and its

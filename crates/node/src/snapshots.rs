@@ -4,10 +4,10 @@
 //! made and old states forgotten while a snapshot of exactly that height comes to be. If the worker is still at the
 //! last one, this one is skipped and counted; nothing waits in a queue. The owner may ask for one in between
 //! ([`crate::control`]), which comes as soon as the worker is free. Serving reads no state, only files of the
-//! library, by at most [`READERS_MAX`] at once, and an answer that cannot be given is no answer, never an error: whoever
-//! asks for what is not here may be wrong, late, or hostile.
+//! library, by at most [`READERS_MAX`] at once, and that a chunk cannot be had is the end of nothing: whoever asks for what is not
+//! here may be wrong, late, or hostile.
 
-use crate::api;
+use crate::api::{self, Refusal};
 use crate::config::{self, Config};
 use crate::engine::{Engine, Version};
 use crate::exit::{Exit, Failure, causes};
@@ -370,38 +370,42 @@ impl Service {
         list
     }
 
-    /// A chunk as it is sent. None for whatever is not here, and for more requests than can be served.
-    pub(crate) fn chunk(&self, height: u64, format: u32, index: u32) -> Option<Vec<u8>> {
+    /// A chunk as it is sent.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] for whatever is not here, [`Refusal::Busy`] for more requests than can be served,
+    /// [`Refusal::Damaged`] and [`Refusal::Failed`] if it could not be read.
+    pub(crate) fn chunk(&self, height: u64, format: u32, index: u32) -> Result<Vec<u8>, Refusal> {
         let inner = &*self.inner;
-        let refuse = |reason: &'static str| inner.metrics.snapshot_refused(reason);
+        let refused = |reason: &'static str, refusal: Refusal| {
+            inner.metrics.snapshot_refused(reason);
+            refusal
+        };
+        let unknown = || {
+            let message = format!("no chunk {index} of a snapshot of height {height}");
+            refused("unknown", Refusal::NotFound(message))
+        };
         let Some(_reader) = inner.readers.enter() else {
-            refuse("busy");
-            return None;
+            return Err(refused("busy", Refusal::Busy("as many chunks as may be are being read".to_owned())));
         };
         let id = SnapshotId { height: Height(height), format };
-        let Some(pin) = inner.library.pin(id) else {
-            refuse("unknown");
-            return None;
-        };
+        let pin = inner.library.pin(id).ok_or_else(unknown)?;
         match pin.chunk(index) {
             Ok(Some(chunk)) => {
                 inner.lease(pin, Instant::now());
                 inner.metrics.snapshot_served(chunk.len());
-                Some(chunk)
+                Ok(chunk)
             }
-            Ok(None) => {
-                refuse("unknown");
-                None
-            }
+            Ok(None) => Err(unknown()),
             Err(error) => {
-                let damaged = error.is_damage();
-                refuse(if damaged { "damaged" } else { "failed" });
-                tracing::error!(height, index, error = causes(&error), damaged, "a chunk could not be served");
+                let (damaged, error) = (error.is_damage(), causes(&error));
+                tracing::error!(height, index, error, damaged, "a chunk could not be served");
                 if damaged {
                     inner.metrics.snapshots_damaged.inc();
                     inner.show_kept();
+                    return Err(refused("damaged", Refusal::Damaged(error)));
                 }
-                None
+                Err(refused("failed", Refusal::Failed(error)))
             }
         }
     }
@@ -831,7 +835,7 @@ mod tests {
             std::thread::yield_now();
         }
         // The owner's word counts more than a lease.
-        assert!(service.chunk(11, FORMAT, 0).is_some());
+        assert!(service.chunk(11, FORMAT, 0).is_ok());
         service.delete(info.id, Who::Owner).unwrap();
         assert_eq!((bench.heights(), service.offers(info.id)), (vec![10], None));
     }
@@ -868,7 +872,7 @@ mod tests {
                     3 => service.chunk(1, 9_999, 0),
                     _ => service.chunk(u64::MAX, 0, chunks),
                 };
-                (0..500).filter(|n| ask(*n).is_some()).count()
+                (0..500).filter(|n| ask(*n).is_ok()).count()
             };
             let threads: Vec<_> = (0..20).map(|thread| scope.spawn(move || ask(thread))).collect();
             let served: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
@@ -946,9 +950,9 @@ mod tests {
         let mut byte = [0];
         file.read_at(7, &mut byte).unwrap();
         file.write_at(7, &[byte[0] ^ 1]).unwrap();
-        assert!(bench.service.chunk(1, FORMAT, 0).is_some());
-        assert_eq!(bench.service.chunk(1, FORMAT, 1), None);
-        assert_eq!(bench.service.chunk(1, FORMAT, 0), None);
+        assert!(bench.service.chunk(1, FORMAT, 0).is_ok());
+        assert!(matches!(bench.service.chunk(1, FORMAT, 1), Err(Refusal::Damaged(_))));
+        assert!(matches!(bench.service.chunk(1, FORMAT, 0), Err(Refusal::NotFound(_))));
         assert_eq!(bench.heights(), [0; 0]);
         assert!(bench.counts("snapshot_damaged_snapshots_total 1"));
         assert!(bench.counts("snapshot_refused_chunks_total{reason=\"damaged\"} 1"));
@@ -959,11 +963,11 @@ mod tests {
     fn a_snapshot_that_is_being_fetched_stays() {
         let bench = Bench::new(1, 1);
         bench.make(1);
-        assert!(bench.service.chunk(1, FORMAT, 0).is_some());
+        assert!(bench.service.chunk(1, FORMAT, 0).is_ok());
         bench.make(2);
         assert_eq!(bench.heights(), [2, 1]);
         for height in 3..10 {
-            assert!(bench.service.chunk(height - 1, FORMAT, 0).is_some());
+            assert!(bench.service.chunk(height - 1, FORMAT, 0).is_ok());
             bench.make(height);
         }
         assert_eq!(bench.heights(), [9, 8, 7]);

@@ -331,7 +331,7 @@ impl Application {
 
     /// A chunk, or nothing: whoever asks for what is not here may be wrong, late or hostile.
     fn load_chunk(&self, call: &RequestLoadSnapshotChunk) -> ResponseLoadSnapshotChunk {
-        let found = self.snapshots.as_ref().and_then(|all| all.chunk(call.height, call.format, call.chunk));
+        let found = self.snapshots.as_ref().and_then(|all| all.chunk(call.height, call.format, call.chunk).ok());
         ResponseLoadSnapshotChunk { chunk: found.unwrap_or_default().into() }
     }
 

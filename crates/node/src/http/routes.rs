@@ -347,6 +347,8 @@ const AT_ONCE_MAX: usize = 64;
 static ASKING: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
 /// Transactions, which may have to wait for an engine that stands still.
 static SENDING: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
+/// Chunks of snapshots, few of which are read at once: whoever waits for one keeps no question waiting.
+static FETCHING: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
 
 /// Runs something where it may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
@@ -526,7 +528,7 @@ async fn snapshots(State(served): State<Served>) -> Json<api::Snapshots> {
     get, path = "/v1/snapshots/{height}/chunks/{index}", params(("height" = u64, Path), ("index" = u32, Path)),
     responses(
         (status = 200, body = Raw, content_type = "application/octet-stream"),
-        (status = 404, body = ErrorBody, description = "There is no such chunk here, or too many are asked for"),
+        (status = 404, body = ErrorBody, description = "There is no such chunk here"),
     )
 )]
 async fn chunk(
@@ -537,8 +539,7 @@ async fn chunk(
     let index: u32 = parsed("index", &index, decimal)?;
     let none = || ApiError::new(Code::NotFound, format!("no chunk {index} of a snapshot of height {height}"));
     let service = served.snapshots.clone().ok_or_else(none)?;
-    let read = tokio::task::spawn_blocking(move || service.chunk(height, FORMAT, index)).await;
-    let bytes = read.ok().flatten().ok_or_else(none)?;
+    let bytes = in_turn(&FETCHING, move || service.chunk(height, FORMAT, index)).await??;
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
 }
 
