@@ -123,7 +123,7 @@ fn renewed_certificates_are_taken_while_the_node_runs() {
     assert_eq!(ask(&before), 0);
     put(home.path(), "renewed", "node");
     node.signal("HUP");
-    // The commands of the home are told of the new one once it is shown.
+    // The commands of the home are told of the new one.
     let started = Instant::now();
     let announced = || -> String {
         let text = fs::read(home.path().join("api.json")).unwrap();
@@ -144,6 +144,12 @@ fn renewed_certificates_are_taken_while_the_node_runs() {
     assert!(refused["error"]["message"].as_str().unwrap().contains("node.key"), "{refused}");
     assert_eq!(ask(&renewed), 0);
     put(home.path(), "node", "node");
+    // Nor does what the commands of the home cannot be told of: they would meet a node that they do not know.
+    fs::create_dir(home.path().join("api.new")).unwrap();
+    let made = expect(home.path(), 0, &["token", "new", "untold"]);
+    assert!(made["warning"].as_str().unwrap().contains("api.json") && made["told"] == false, "{made}");
+    assert_eq!((announced() == renewed, ask(&before), ask(&renewed)), (true, 1, 0));
+    fs::remove_dir(home.path().join("api.new")).unwrap();
     assert_eq!(expect(home.path(), 0, &["token", "new", "another"])["told"], true);
     assert_eq!((ask(&before), ask(&renewed)), (0, 1));
 }

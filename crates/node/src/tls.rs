@@ -189,6 +189,11 @@ pub(crate) struct Reread<'a> {
 }
 
 impl Reread<'_> {
+    /// Of the certificate that is shown once this is settled.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        self.loaded.fingerprint
+    }
+
     /// Shows them from now on.
     pub(crate) fn settle(self) {
         *self.of.current.write().unwrap_or_else(PoisonError::into_inner) = self.loaded;

@@ -74,6 +74,9 @@ struct Asked<'a> {
     private: bool,
 }
 
+/// Tokens that were read.
+pub(crate) struct Roles(Vec<(Hash, Role)>);
+
 /// Who is let in.
 pub(crate) struct Access {
     home: Home,
@@ -120,15 +123,19 @@ impl Access {
         })
     }
 
-    /// Takes the tokens that are kept now, and forgets those that are not. Says how many there are.
+    /// Reads the tokens that are kept now; `settle` of them takes those alone from then on.
     ///
     /// # Errors
     /// As [`tokens::load`]; the tokens from before then hold on.
-    pub(crate) fn reload(&self) -> Result<usize, Failure> {
-        let kept = tokens::roles(&tokens::load(&self.home)?);
+    pub(crate) fn read_again(&self) -> Result<Roles, Failure> {
+        Ok(Roles(tokens::roles(&tokens::load(&self.home)?)))
+    }
+
+    /// Takes these tokens, and forgets those that are not among them. Says how many there are.
+    pub(crate) fn settle(&self, Roles(kept): Roles) -> usize {
         let count = kept.len();
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = kept;
-        Ok(count)
+        count
     }
 
     /// The role that something takes, if it takes one.
@@ -491,10 +498,12 @@ mod tests {
         tokens::remove(&access.home, "read").expect("there");
         let ask = |token: &str| status(&access, "GET /v1/status", Some(&format!("Bearer {token}")), CLIENT, now);
         assert_eq!((ask(&read), ask(&fresh)), (200, 401));
-        assert_eq!(access.reload().expect("read"), 3);
+        let kept = access.read_again().expect("read");
+        assert_eq!((ask(&read), ask(&fresh)), (200, 401), "read, and not settled yet");
+        assert_eq!(access.settle(kept), 3);
         assert_eq!((ask(&read), ask(&fresh)), (401, 200));
         std::fs::write(access.home.tokens(), "{").expect("written");
-        assert!(access.reload().is_err());
+        assert!(access.read_again().is_err());
         assert_eq!((ask(&read), ask(&fresh)), (401, 200), "what cannot be read changes nothing");
     }
 }

@@ -5,7 +5,7 @@ use super::access::Access;
 use crate::api;
 use crate::exit::Failure;
 use crate::home::{Announced, AnnouncedTls, Home};
-use crate::tls::ServerTls;
+use crate::tls::{Fingerprint, ServerTls};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -22,21 +22,27 @@ impl Reload {
     /// Takes all that is there now.
     ///
     /// # Errors
-    /// What cannot be read; then all from before holds on.
+    /// What cannot be read, or told to the commands of this home; then all from before holds on.
     pub(crate) fn all(&self) -> Result<api::Reloaded, Failure> {
         let reread = self.tls.as_ref().map(|tls| tls.read_again()).transpose()?;
-        let tokens = self.access.reload()?;
+        let tokens = self.access.read_again()?;
         if let Some(reread) = reread {
+            // The last of what can fail.
+            self.announce_as(Some(reread.fingerprint()))?;
             reread.settle();
-            self.announce()?;
         }
+        let tokens = self.access.settle(tokens);
         Ok(api::Reloaded { tokens, certificate: self.tls.as_ref().map(|tls| tls.fingerprint().to_string()) })
     }
 
     /// Tells the commands of this home where the API is, and how to know it.
     pub(crate) fn announce(&self) -> Result<(), Failure> {
-        let tls = self.tls.as_ref().map(|tls| AnnouncedTls {
-            fingerprint: tls.fingerprint().to_string(),
+        self.announce_as(self.tls.as_ref().map(|tls| tls.fingerprint()))
+    }
+
+    fn announce_as(&self, fingerprint: Option<Fingerprint>) -> Result<(), Failure> {
+        let tls = self.tls.as_ref().zip(fingerprint).map(|(tls, fingerprint)| AnnouncedTls {
+            fingerprint: fingerprint.to_string(),
             certificate: tls.identity().certificate.clone(),
             key: tls.identity().key.clone(),
         });

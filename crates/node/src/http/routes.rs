@@ -1034,7 +1034,7 @@ impl Listening {
     post, path = "/v1/admin/reload",
     responses(
         (status = 200, body = api::Reloaded), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 500, body = ErrorBody, description = "They cannot be read; those from before hold on"),
+        (status = 500, body = ErrorBody, description = "They cannot be read, or api.json not be written; those from before hold on"),
     )
 )]
 async fn reload(State(served): State<Served>) -> Answer<api::Reloaded> {
