@@ -14,7 +14,7 @@ use crate::consensus::{Consensus, Ran};
 use crate::exit::{Exit, Failure, causes};
 use crate::generations::{Generation, Generations, Replaced};
 use crate::home::Home;
-use crate::http::{ENTRIES_BYTES_MAX, Event, Place, Telling};
+use crate::http::{ENTRIES_BYTES_MAX, Event, Place, Told};
 use crate::mend::Mendable;
 use crate::own_log::{OwnLog, Stood, Who};
 use crate::p2p::{self, Answers, Attests};
@@ -77,8 +77,8 @@ pub(crate) trait Engine: Chain + Checked + Consensus + StateSync {
     /// Calls `listener` with every block once it is durable.
     fn on_commit(&self, listener: Listener);
     /// What is told of a block that is kept, from an event of its on, until that has about so many bytes. Nothing if it is behind
-    /// the last of them.
-    fn events(&self, from: Place, bytes_max: usize) -> Result<Vec<Event>, Refusal>;
+    /// the last of them. Unless `block` is the one, it is read, and left there for who goes on with it.
+    fn events(&self, from: Place, bytes_max: usize, block: &mut Option<Told>) -> Result<Vec<Event>, Refusal>;
     /// Wakes `waker` whenever a transaction was taken in. May be set once.
     fn wake_on_submit(&self, waker: SyncSender<()>);
     /// Hands what is submitted on to another engine, instead of letting it wait here. May be set once.
@@ -1689,33 +1689,28 @@ impl<H: Hasher> Engine for Local<H> {
         self.shared.listeners.write().unwrap_or_else(PoisonError::into_inner).push(listener);
     }
 
-    fn events(&self, from: Place, bytes_max: usize) -> Result<Vec<Event>, Refusal> {
-        let (ledger, height) = (self.ledger(), from.height);
-        let header = match ledger.header(height) {
-            Ok(header) => header,
-            // Whoever read all of a height misses nothing of it.
-            Err(LedgerError::NoBlock { .. }) if height > ledger.genesis_height() => {
-                let record = BlockRecord::read(&ledger.view(), height)?;
-                let last = record.map_or(0, |record| record.transactions.saturating_add(record.continuations));
-                if from.index > last {
-                    return Ok(Vec::new());
+    fn events(&self, from: Place, bytes_max: usize, block: &mut Option<Told>) -> Result<Vec<Event>, Refusal> {
+        let height = from.height;
+        if block.as_ref().is_none_or(|block| block.header.height != height) {
+            let ledger = self.ledger();
+            let header = match ledger.header(height) {
+                Ok(header) => header,
+                // Whoever read all of a height misses nothing of it.
+                Err(LedgerError::NoBlock { .. }) if height > ledger.genesis_height() => {
+                    let record = BlockRecord::read(&ledger.view(), height)?;
+                    let last = record.map_or(0, |record| record.transactions.saturating_add(record.continuations));
+                    if from.index > last {
+                        return Ok(Vec::new());
+                    }
+                    return Err(self.no_block(LedgerError::NoBlock { height }));
                 }
-                return Err(self.no_block(LedgerError::NoBlock { height }));
-            }
-            Err(error) => return Err(self.no_block(error)),
-        };
-        let (receipts, continuations) = (ledger.receipts(height)?, ledger.continuations(height)?);
-        let telling = Telling {
-            registry: self.registry(),
-            height,
-            time: header.time,
-            root: header.root,
-            is_kept: true,
-            record: header.record.as_ref(),
-            receipts: &receipts,
-            continuations: &continuations,
-        };
-        Ok(telling.events(from.index, bytes_max))
+                Err(error) => return Err(self.no_block(error)),
+            };
+            let (receipts, continuations) = (ledger.receipts(height)?, ledger.continuations(height)?);
+            *block = Some(Told { header, receipts, continuations });
+        }
+        let block = block.as_ref().expect("it was read just now");
+        Ok(block.events(self.registry(), from.index, bytes_max))
     }
 
     fn wake_on_submit(&self, waker: SyncSender<()>) {

@@ -132,7 +132,7 @@ impl Tell {
             let damage = Damage::of(problem);
             tracing::error!(kind = damage.kind, problem = damage.message, "stored bytes are damaged");
             let json = serde_json::json!(damage).to_string().into();
-            self.hub.tell(None, vec![Event { id: Id::AsBefore, kind: "damage", json }]);
+            self.hub.tell(None, || vec![Event { id: Id::AsBefore, kind: "damage", json }]);
         }
         if !scrubbed.problems.is_empty() {
             self.mender.found_damage(look);

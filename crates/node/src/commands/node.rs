@@ -805,7 +805,7 @@ fn observe(engine: &dyn Engine, hub: Arc<Hub>, metrics: Arc<Metrics>, registry: 
             receipts: &committed.receipts,
             continuations: &committed.continuations,
         };
-        hub.tell(Some(height), telling.events(0, usize::MAX));
+        hub.tell(Some(height), || telling.events(0, usize::MAX));
     }));
 }
 

@@ -5,8 +5,8 @@
 //! connection closed: a reader that stops reading never holds up a block, and costs at most those bytes and one height's. What
 //! waits is the end of what was told and is shared, so all of them together cost no more than the slowest.
 //!
-//! A stream may begin in the past. Then it reads what is stored, a piece at a time, and is told of heights like the others
-//! from the last one it read on.
+//! A stream may begin in the past. Then it reads what is stored, a block at a time which it puts in words piece by piece, and is told
+//! of heights like the others from the last one it read on.
 
 use super::limits::Limits;
 use super::routes::decimal;
@@ -14,9 +14,9 @@ use super::server::Connection;
 use crate::bundle::{show_continuation, show_receipt};
 use crate::metrics::Metrics;
 use crate::origin::counted_as;
-use keelstone_codec::{Height, Root, Timestamp};
+use keelstone_codec::{Encode as _, Height, Root, Timestamp};
 use keelstone_execution::Registry;
-use keelstone_ledger::{BlockRecord, Continuation, Receipt};
+use keelstone_ledger::{BlockRecord, Continuation, Header, Receipt};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -134,6 +134,42 @@ impl Telling<'_> {
             }
         }
         events
+    }
+}
+
+/// A block that was read to be told of, which takes all of it: as it is stored, it is proven whole.
+pub(crate) struct Told {
+    pub(crate) header: Header,
+    pub(crate) receipts: Vec<Receipt>,
+    pub(crate) continuations: Vec<Continuation>,
+}
+
+impl Told {
+    /// Its events from an index on, until they have so many bytes or there are no more.
+    pub(crate) fn events(&self, registry: &Registry, first: u32, bytes_max: usize) -> Vec<Event> {
+        let telling = Telling {
+            registry,
+            height: self.header.height,
+            time: self.header.time,
+            root: self.header.root,
+            is_kept: true,
+            record: self.header.record.as_ref(),
+            receipts: &self.receipts,
+            continuations: &self.continuations,
+        };
+        telling.events(first, bytes_max)
+    }
+
+    /// About how much memory it takes: in that, what is decoded has up to twice the bytes of its encoding.
+    pub(super) fn bytes(&self) -> usize {
+        let mut encoded = Vec::new();
+        let mut bytes = |encode: &dyn Fn(&mut Vec<u8>)| {
+            encoded.clear();
+            encode(&mut encoded);
+            2 * encoded.len()
+        };
+        let receipts: usize = self.receipts.iter().map(|receipt| bytes(&|out| receipt.encode(out))).sum();
+        receipts + self.continuations.iter().map(|one| bytes(&|out| one.encode(out))).sum::<usize>()
     }
 }
 
@@ -272,9 +308,16 @@ impl Hub {
         Ok(Subscription { queue: taking, taken: (Arc::default(), 0), waiting, id, hub: self.clone() })
     }
 
-    /// Tells everybody all that happened at a height, or beside the chain. Never waits: whoever has too much waiting is dropped.
-    pub(crate) fn tell(&self, height: Option<Height>, events: Vec<Event>) {
-        let events: Arc<[Event]> = events.into();
+    /// Tells everybody all that happened at a height, or beside the chain; where nobody listens it is not even put in words. Never
+    /// waits: whoever has too much waiting is dropped.
+    pub(crate) fn tell(&self, height: Option<Height>, events: impl FnOnce() -> Vec<Event>) {
+        let mut subscribers = self.lock();
+        if subscribers.all.is_empty() {
+            subscribers.told = height.or(subscribers.told);
+            return;
+        }
+        drop(subscribers);
+        let events: Arc<[Event]> = events().into();
         let mut subscribers = self.lock();
         subscribers.told = height.or(subscribers.told);
         subscribers.all.retain(|_, subscriber| {
@@ -362,7 +405,7 @@ mod tests {
     fn told(hub: &Hub, height: u64, count: u32) {
         let height = Height(height);
         let event = |index| Event { id: Id::At(Place { height, index }), kind: "transaction", json: "{}".into() };
-        hub.tell(Some(height), (0..count).map(event).collect());
+        hub.tell(Some(height), || (0..count).map(event).collect());
     }
 
     /// What waits for a subscriber now.
@@ -398,6 +441,18 @@ mod tests {
             assert_eq!(taken(&mut stream).len(), 1_000, "height {height}");
         }
         assert_eq!(hub.metrics.subscriptions_dropped.get(), 0);
+    }
+
+    /// A block that nobody hears of is told all the same: whoever began before it has to read it.
+    #[test]
+    fn what_nobody_listens_to_is_not_put_in_words() {
+        let (hub, limits, connection) = hub(2);
+        hub.tell(Some(Height(5)), || panic!("nobody listens"));
+        let stream = subscribe(&hub, &limits, &connection, true);
+        assert!(!stream.joins(Height(5)), "5 was told");
+        assert!(stream.joins(Height(6)));
+        drop(stream);
+        hub.tell(None, || panic!("nobody listens any more"));
     }
 
     #[test]

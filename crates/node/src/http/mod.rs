@@ -14,7 +14,7 @@ mod server;
 mod taking;
 
 pub(crate) use access::Access;
-pub(crate) use events::{Event, Hub, Id, Place, Telling};
+pub(crate) use events::{Event, Hub, Id, Place, Telling, Told};
 pub(crate) use limits::Limits;
 pub(crate) use reload::Reload;
 pub(crate) use routes::{Attached, ENTRIES_BYTES_MAX, Health, Served, router};

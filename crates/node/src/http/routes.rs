@@ -2,7 +2,7 @@
 
 use super::access::{self, Access, Takes};
 use super::error::{ApiError, Code, ErrorBody};
-use super::events::{Event, Hub, Id, Place, Refused, Subscription};
+use super::events::{Event, Hub, Id, Place, Refused, Subscription, Told};
 use super::limits::{Limits, cross_origin, guard};
 use super::reload::Reload;
 use super::server::Connection;
@@ -38,7 +38,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
@@ -945,12 +945,13 @@ async fn events(
     if let Some(mut next) = from {
         // What cannot be had is said while there is a status to say it with, also if it is the height behind the one that
         // a reader has read whole.
-        let mut read = listening.read(next).await?;
-        if read.as_ref().is_some_and(Vec::is_empty) {
+        let mut read = listening.read(next, None).await?;
+        if read.as_ref().is_some_and(|(events, _)| events.is_empty()) {
             next = Place::first_of(next.height.next());
-            read = listening.read(next).await?;
+            read = listening.read(next, None).await?;
         }
-        listening.past = Some(Past { next, read: read.unwrap_or_default().into_iter() });
+        let (read, held) = read.unwrap_or_default();
+        listening.past = Some(Past { next, read: read.into_iter(), held });
     }
     let stream = futures_util::stream::unfold(listening, |mut listening| async move {
         let event = listening.next().await?;
@@ -968,6 +969,36 @@ async fn events(
 
 /// Bytes of earlier events that a stream holds at a time, and one event more.
 const PAST_BYTES_MAX: usize = 256 << 10;
+/// Kibibytes of blocks that streams hold to read on in them: of all streams together, since any may be left unread. The largest
+/// block has room (BLOCK-7). Who finds none reads its block again for each piece.
+const HELD_KIB_MAX: usize = 256 << 10;
+static HELD: Semaphore = Semaphore::const_new(HELD_KIB_MAX);
+
+/// A block that is being told, and the room it takes.
+struct Held {
+    block: Told,
+    room: SemaphorePermit<'static>,
+}
+
+/// Events from a place on, and the block they are of, if there is more of it and room for it.
+fn piece(
+    chain: &dyn Engine,
+    next: Place,
+    bytes_max: usize,
+    held: Option<Held>,
+) -> Result<(Vec<Event>, Option<Held>), Refusal> {
+    let held = held.filter(|held| held.block.header.height == next.height);
+    let (mut block, room) = held.map(|Held { block, room }| (block, room)).unzip();
+    let events = chain.events(next, bytes_max, &mut block)?;
+    // The block's own is the last of its height.
+    let goes_on = events.last().is_some_and(|event| event.kind != "block");
+    let held = block.filter(|_| goes_on).and_then(|block| {
+        let kib = || u32::try_from(block.bytes().div_ceil(1 << 10)).unwrap_or(u32::MAX);
+        let room = room.or_else(|| HELD.try_acquire_many(kib()).ok())?;
+        Some(Held { block, room })
+    });
+    Ok((events, held))
+}
 
 /// A stream of events.
 struct Listening {
@@ -981,6 +1012,8 @@ struct Listening {
 struct Past {
     next: Place,
     read: std::vec::IntoIter<Event>,
+    /// The block it is in.
+    held: Option<Held>,
 }
 
 impl Listening {
@@ -998,12 +1031,12 @@ impl Listening {
                 self.subscription.took_earlier();
                 return Some(event);
             }
-            let next = past.next;
-            match self.read(next).await {
-                Ok(Some(read)) => {
+            let (next, held) = (past.next, past.held.take());
+            match self.read(next, held).await {
+                Ok(Some((read, held))) => {
                     // Nothing behind the last event of its height: the next begins.
                     let next = if read.is_empty() { Place::first_of(next.height.next()) } else { next };
-                    self.past = Some(Past { next, read: read.into_iter() });
+                    self.past = Some(Past { next, read: read.into_iter(), held });
                     has_to_read = false;
                 }
                 Ok(None) if has_to_read => return None,
@@ -1016,10 +1049,10 @@ impl Listening {
         self.subscription.next().await
     }
 
-    /// Events from a place on; none if its height is the next one, which is not there yet.
-    async fn read(&self, next: Place) -> Result<Option<Vec<Event>>, ApiError> {
+    /// The [`piece`] from a place on; none if its height is the next one, which is not there yet.
+    async fn read(&self, next: Place, held: Option<Held>) -> Result<Option<(Vec<Event>, Option<Held>)>, ApiError> {
         let chain = self.served.chain.clone();
-        in_turn(&ASKING, move || match chain.events(next, PAST_BYTES_MAX) {
+        in_turn(&ASKING, move || match piece(&*chain, next, PAST_BYTES_MAX, held) {
             Err(Refusal::Height { asked, highest, .. }) if asked == highest.saturating_add(1) => Ok(None),
             read => read.map(Some),
         })
@@ -1127,6 +1160,14 @@ async fn openapi() -> Json<utoipa::openapi::OpenApi> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::engine;
+    use crate::home::Home;
+    use keelstone_codec::{ChainId, Encode as _, Timestamp};
+    use keelstone_execution::bundles::Resume;
+    use keelstone_execution::{Bundle, BundleId, Mode, Operation};
+    use keelstone_ledger::modules::standard;
+    use keelstone_ledger::{Genesis, SecretKey, Transaction};
     use std::collections::BTreeSet;
 
     #[test]
@@ -1200,6 +1241,51 @@ mod tests {
             assert_eq!(matches!(takes, Takes::Sending | Takes::Either | Takes::Administering), posts, "{path}");
             assert_eq!(matches!(takes, Takes::Administering), path.starts_with("/v1/admin/"), "{path}");
         }
+    }
+
+    /// A block is read and proven once for all pieces of its that a stream takes, as long as streams hold no more than they may.
+    #[test]
+    fn r11_a_block_is_read_once_however_many_pieces_it_is_told_in() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let home = Home::new(dir.path().to_owned());
+        let genesis = Genesis::new(ChainId::new("test").expect("a name"));
+        let key = SecretKey::from_seed(&[7; 32]);
+        let nothing = Operation::of(&Resume { bundle: BundleId(Hash([0; 32])) });
+        let signed = |nonce| {
+            let transaction = Transaction {
+                chain_id: genesis.chain_id.clone(),
+                sender: key.public(),
+                nonce,
+                expiry_height: Height(10),
+                session: None,
+                bundle: Bundle::new(Mode::Sync, vec![nothing.clone()]).expect("a short bundle"),
+            };
+            transaction.sign(&key).to_bytes()
+        };
+        let sent: Vec<_> = (0..3).map(signed).collect();
+        home.write_genesis(&genesis).expect("written");
+        let chain = engine::open(&home, &Config::default(), &standard()).expect("begun");
+        for transaction in sent {
+            chain.submit(&transaction).expect("taken in");
+        }
+        chain.produce(Timestamp(1), key.public(), false).expect("made");
+
+        let one = |index, held| piece(&*chain, Place { height: Height(1), index }, 1, held).expect("there");
+        let place = |held: &Option<Held>| held.as_ref().map(|held| held.block.receipts.as_ptr());
+        let (events, mut held) = one(0, None);
+        assert_eq!((events.len(), HELD.available_permits() < HELD_KIB_MAX), (1, true));
+        let first = place(&held);
+        for index in 1..3 {
+            let (events, next) = one(index, held);
+            assert!(events.len() == 1 && first.is_some() && place(&next) == first, "{index}: it was read again");
+            held = next;
+        }
+        let (events, held) = one(3, held);
+        assert!(events[0].kind == "block" && held.is_none(), "that was all of it");
+        let all = HELD.try_acquire_many(u32::try_from(HELD_KIB_MAX).expect("so many")).expect("nobody holds any");
+        let (events, held) = one(0, None);
+        assert!(events.len() == 1 && held.is_none(), "there is no room to hold it");
+        drop(all);
     }
 
     #[test]
