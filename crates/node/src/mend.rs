@@ -660,27 +660,30 @@ fn of_api(remote: &Remote, wanted: &Wanted, take: Accept<'_>) -> Result<bool, St
 }
 
 /// The entries of a piece as another node lists them. Nothing of it is proven.
+// spec: CHECK-9
 fn listed(remote: &Remote, wanted: &Wanted, at: Option<Height>) -> Result<Vec<(Key, Value)>, String> {
     use crate::api::Chain as _;
     let prefix = prefix(&wanted.range);
     let mut after = below(&wanted.range.start, prefix.len());
-    let mut found = Vec::new();
+    let (mut found, mut bytes) = (Vec::new(), 0);
     for _ in 0..PAGES_MAX {
         let page = Page { prefix: prefix.clone(), after: after.clone(), limit: PAGE_ENTRIES };
         let listed = remote.entries(&wanted.namespace, &page, at, false).map_err(|refusal| refusal.to_string())?;
         for pair in listed.entries {
-            let bytes = |text: &str| unhex(text).map_err(|_| "its answer is no list of entries".to_owned());
-            let (key, value) = (Key::new(bytes(&pair.key)?), Value::new(bytes(&pair.value)?));
+            let read = |text: &str| unhex(text).map_err(|_| "its answer is no list of entries".to_owned());
+            let (key, value) = (Key::new(read(&pair.key)?), Value::new(read(&pair.value)?));
             let (Ok(key), Ok(value)) = (key, value) else { return Err("its answer has no such entries".to_owned()) };
             if wanted.range.end.as_ref().is_some_and(|end| key.as_slice() >= end.as_slice()) {
                 return Ok(found);
             }
             if wanted.range.contains(&key) {
+                bytes += (key.len() + value.len()) as u64;
                 found.push((key, value));
             }
         }
-        if found.len() as u64 > wanted.totals.count {
-            return Err("it has more entries there".to_owned());
+        // Many pages of what one answer may have would fill the memory, however few entries they are.
+        if found.len() as u64 > wanted.totals.count || bytes > wanted.totals.bytes {
+            return Err("it has more there".to_owned());
         }
         let Some(next) = listed.next else { return Ok(found) };
         after = Some(unhex(next).map_err(|_| "its answer is no list of entries".to_owned())?);
@@ -704,6 +707,9 @@ fn below(start: &[u8], prefix_len: usize) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::testing::answering;
+    use keelstone_codec::{Namespace, Root};
+    use keelstone_tree::Totals;
 
     /// A state in which this much can be made good.
     struct Damaged(u64);
@@ -760,5 +766,32 @@ mod tests {
         assert_eq!(below(b"ab\0", 2), None);
         let key = below(b"ab\x40", 2).expect("there are keys below");
         assert!(key.as_slice() < &b"ab\x40"[..] && key.as_slice() > &b"ab\x3f"[..] && key.len() == 255);
+    }
+
+    /// spec: CHECK-9. A list is bounded by what is wanted, in bytes as in entries: no page is asked for once it cannot be that.
+    #[test]
+    fn a_list_that_is_larger_than_what_is_wanted_is_given_up() {
+        let wanted = |count, bytes| Wanted {
+            version: (Height(1), Root::default()),
+            namespace: Namespace::new("agents").expect("a name"),
+            range: KeyRange { start: Vec::new(), end: None, reverse: false },
+            totals: Totals { count, bytes },
+        };
+        let pages = || {
+            let page = |entries, next| {
+                let root = "00".repeat(32);
+                let listed = json!({ "height": 1, "root": root, "entries": entries, "next": next });
+                &*format!("HTTP/1.1 200 OK\r\n\r\n{listed}").leak()
+            };
+            let first = json!([{ "key": "61", "value": "00000000" }]);
+            let second = json!([{ "key": "62", "value": "0000" }]);
+            let pages = vec![page(first, json!("61")), page(second, Json::Null)];
+            answering(pages.leak(), PEER_TIMEOUT)
+        };
+        let listed = |count, bytes| listed(&pages(), &wanted(count, bytes), None).map(|found| found.len());
+        assert_eq!(listed(2, 8), Ok(2));
+        for (count, bytes) in [(2, 7), (1, 8), (2, 4)] {
+            assert_eq!(listed(count, bytes), Err("it has more there".to_owned()), "{count} entries, {bytes} bytes");
+        }
     }
 }
