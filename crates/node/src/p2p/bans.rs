@@ -15,6 +15,8 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
 
 /// Most bans that are kept.
 const BANS_MAX: usize = 1024;
@@ -82,14 +84,14 @@ impl Bans {
         self.bans.iter().rev().take(count).map(move |ban| (&*ban.peer, format!("it is banned in {place}: {}", ban.why)))
     }
 
-    /// Bans a peer from now on, and over restarts if the disk lets us.
-    pub(crate) fn add(&mut self, peer: NodeId, why: &str) -> io::Result<()> {
+    /// Bans a peer from now on; over restarts once [`write_down`] has written it. False if it was banned already.
+    pub(super) fn add(&mut self, peer: NodeId, why: &str) -> bool {
         if !self.peers.insert(peer) {
-            return Ok(());
+            return false;
         }
         if self.bans.len() >= BANS_MAX {
-            let oldest = self.bans.remove(0);
-            self.peers.retain(|peer| peer.to_string() != oldest.peer);
+            let oldest: NodeId = self.bans.remove(0).peer.parse().expect("nothing but ids is put there");
+            self.peers.remove(&oldest);
         }
         let mut room = WHY_BYTES_MAX;
         let fits = |letter: &char| {
@@ -98,9 +100,30 @@ impl Bans {
         };
         let why = why.chars().filter(|letter| !letter.is_control()).take_while(fits).collect();
         self.bans.push(Ban { peer: peer.to_string(), why });
-        let text = serde_json::to_string_pretty(&Text { version: VERSION, bans: self.bans.clone() })?;
-        newfile::replace(&self.path, (text + "\n").as_bytes())
+        true
     }
+}
+
+/// Writes the bans whenever it is told that there are new ones, as they are by then, if the disk lets us; and ends with whoever
+/// tells, when all of them are written. Strangers earn bans as fast as they like: nothing waits for a write, and what comes meanwhile
+/// is one more.
+pub(super) async fn write_down(bans: Arc<Mutex<Bans>>, mut told: watch::Receiver<()>) {
+    while told.changed().await.is_ok() {
+        let bans = bans.clone();
+        let written = tokio::task::spawn_blocking(move || write(&bans)).await;
+        if let Err(error) = written.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            tracing::warn!(%error, "the last bans could not be written: they end when this node does");
+        }
+    }
+}
+
+fn write(bans: &Mutex<Bans>) -> io::Result<()> {
+    let (path, bans) = {
+        let bans = bans.lock().unwrap_or_else(PoisonError::into_inner);
+        (bans.path.clone(), bans.bans.clone())
+    };
+    let text = serde_json::to_string_pretty(&Text { version: VERSION, bans })?;
+    newfile::replace(&path, (text + "\n").as_bytes())
 }
 
 fn parse(text: &[u8]) -> Result<(Vec<Ban>, BTreeSet<NodeId>), String> {
@@ -128,39 +151,79 @@ fn parse(text: &[u8]) -> Result<(Vec<Ban>, BTreeSet<NodeId>), String> {
 mod tests {
     use super::*;
 
+    /// Writes the bans, and reads what was written.
+    fn reopened(bans: Bans) -> Bans {
+        let path = bans.path.clone();
+        write(&Mutex::new(bans)).expect("written");
+        Bans::open(&path).expect("as written")
+    }
+
     #[test]
     fn a_ban_outlives_a_restart_and_the_oldest_gives_way() {
         let home = tempfile::tempdir().expect("a temporary directory");
-        let path = home.path().join("bans.json");
         let first = NodeId::random();
-        let mut bans = Bans::open(&path).expect("none yet");
-        bans.add(first, "lied\u{7}").expect("written");
-        bans.add(first, "lied again").expect("known");
-        let bans = Bans::open(&path).expect("as written");
+        let mut bans = Bans::open(&home.path().join("bans.json")).expect("none yet");
+        assert!(bans.add(first, "lied\u{7}"));
+        assert!(!bans.add(first, "lied again"));
+        let mut bans = reopened(bans);
         let told: Vec<_> = bans.told(8).collect();
         assert!(matches!(&told[..], [(peer, why)] if *peer == first.to_string() && why.ends_with("bans.json: lied")));
-        let mut bans = bans;
         assert!(bans.has(&first) && bans.bans.len() == 1 && bans.bans[0].why == "lied");
-        // Without a disk under it, the list is bounded all the same.
-        bans.path = home.path().join("absent/bans.json");
+        // Whether or not the disk lets us write, the list is bounded.
         for _ in 0..BANS_MAX {
-            assert!(bans.add(NodeId::random(), "lied").is_err());
+            assert!(bans.add(NodeId::random(), "lied"));
         }
-        assert!(!bans.has(&first) && bans.peers.len() == BANS_MAX);
+        assert!(!bans.has(&first) && bans.peers.len() == BANS_MAX && bans.bans.len() == BANS_MAX);
+        assert_eq!(reopened(bans).peers.len(), BANS_MAX);
+    }
+
+    /// Y-04: whoever earns bans makes the disk work, and nobody else wait: neither the task of the connections, nor who looks
+    /// whether somebody is banned. What could not be written when it was told is with the next.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn y04_nobody_waits_for_a_ban_to_be_written() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        use std::time::Duration;
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let (path, fresh) = (home.path().join("bans.json"), home.path().join("bans.new"));
+        // Whoever opens this to write waits until somebody reads.
+        mknodat(CWD, &fresh, FileType::Fifo, Mode::RWXU, 0).expect("made");
+        let bans = Arc::new(Mutex::new(Bans::open(&path).expect("none yet")));
+        let peers = [(); 3].map(|()| NodeId::random());
+        let add = |peer| assert!(bans.try_lock().expect("nobody holds them").add(peer, "lied"));
+        // Of one thread: what waits there keeps all from going on.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let (tell, told) = watch::channel(());
+            let writing = tokio::spawn(write_down(bans.clone(), told));
+            for peer in &peers[..2] {
+                add(*peer);
+                tell.send_replace(());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            let slow = home.path().join("slow");
+            std::fs::rename(&fresh, &slow).expect("there");
+            let reading = std::thread::spawn(|| std::fs::read(slow));
+            add(peers[2]);
+            tell.send_replace(());
+            drop(tell);
+            writing.await.expect("it ends");
+            assert!(reading.join().expect("it ends").is_ok());
+            let kept = Bans::open(&path).expect("as written");
+            assert!(peers.iter().all(|peer| kept.has(peer)), "{kept:?}");
+        });
     }
 
     /// What a peer did is told with its end, as far as the file has room for it.
     #[test]
     fn a_reason_is_kept_up_to_its_limit() {
         let home = tempfile::tempdir().expect("a temporary directory");
-        let path = home.path().join("bans.json");
-        let mut bans = Bans::open(&path).expect("none yet");
+        let mut bans = Bans::open(&home.path().join("bans.json")).expect("none yet");
         let whys = ["x".repeat(200), "x".repeat(1_000), "\u{e4}".repeat(1_000)];
         for why in &whys {
-            bans.add(NodeId::random(), why).expect("written");
+            assert!(bans.add(NodeId::random(), why));
         }
-        let bans = Bans::open(&path).expect("as written");
-        let kept: Vec<usize> = bans.bans.iter().map(|ban| ban.why.len()).collect();
+        let kept: Vec<usize> = reopened(bans).bans.iter().map(|ban| ban.why.len()).collect();
         assert!(kept[0] == 200 && kept[1..].iter().all(|bytes| (250..=WHY_BYTES_MAX).contains(bytes)), "{kept:?}");
     }
 

@@ -312,7 +312,7 @@ mod tests {
     fn a_banned_peer_is_refused_once_it_says_who_it_is() {
         let (mut gate, _home) = gate(10, 3);
         let peer = NodeId::random();
-        gate.bans.lock().expect("nobody panicked").add(peer, "lied").expect("written");
+        assert!(gate.bans.lock().expect("nobody panicked").add(peer, "lied"));
         assert_eq!(gate.meet(ConnectionId::new_unchecked(1), peer), Err(Refused::Banned));
     }
 }

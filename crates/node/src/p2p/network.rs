@@ -4,6 +4,7 @@
 //! What it knows of a peer is its id and whether it is connected; what frames hold is looked at by whoever asked, and of
 //! requests by the thread that answers ([`super::serving`]).
 
+use super::bans::write_down;
 use super::codec::{Frames, PROTOCOL};
 use super::gate::{Gate, machine};
 use super::nearby::{Lookout, Nearby};
@@ -227,12 +228,16 @@ impl Network {
             });
         }
         let (tell, everybody) = watch::channel(Everybody::default());
+        let (banned, told) = watch::channel(());
+        let writing = runtime.spawn(write_down(bans.clone(), told));
         let now = Instant::now();
         let dialled = peers.into_iter().map(|address| Dialled::new(address, now)).collect();
         let task = Task {
             swarm,
             serving,
             bans,
+            banned,
+            writing,
             heard,
             metrics,
             commands: commands.clone(),
@@ -298,9 +303,10 @@ impl Network {
         let _ = self.commands.send(Command::Blame { peer, what }).await;
     }
 
-    /// Closes all connections and ends.
+    /// Closes all connections, and waits until that is done and bans are written.
     pub(crate) async fn stop(&self) {
         let _ = self.commands.send(Command::Stop).await;
+        self.commands.closed().await;
     }
 
     /// Who can be asked now.
@@ -451,6 +457,9 @@ struct Task {
     swarm: Swarm<Behaviour>,
     serving: Option<Serving>,
     bans: Arc<Mutex<Bans>>,
+    /// Says that there are bans to be written to whoever does that.
+    banned: watch::Sender<()>,
+    writing: JoinHandle<()>,
     heard: Option<mpsc::Sender<Heard>>,
     metrics: Arc<Metrics>,
     commands: mpsc::Sender<Command>,
@@ -490,6 +499,9 @@ impl Task {
                 _ = look.tick() => self.look(Instant::now()),
             }
         }
+        // Nobody is banned any more: what is not written yet is written, and that is all.
+        drop(self.banned);
+        let _ = self.writing.await;
         if let Some(serving) = self.serving {
             // Reads of the store that are under way come to their end.
             let _ = tokio::task::spawn_blocking(|| serving.stop()).await;
@@ -524,9 +536,8 @@ impl Task {
     fn ban(&mut self, peer: NodeId, why: &str) {
         tracing::warn!(%peer, why, "a peer is banned");
         self.metrics.peers_banned.inc();
-        let added = self.bans().add(peer, why);
-        if let Err(error) = added {
-            tracing::warn!(%error, "the ban could not be written: it ends when this node does");
+        if self.bans().add(peer, why) {
+            self.banned.send_replace(());
         }
         // One that is gone already is disconnected.
         let _ = self.swarm.disconnect_peer_id(peer);
