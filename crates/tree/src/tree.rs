@@ -93,12 +93,6 @@ impl<H: Hasher> Tree<H> {
         self.version.spaces.iter().map(|space| (&space.name, space.totals, space.hash))
     }
 
-    /// Entries and bytes of one namespace; nothing if it is absent.
-    #[must_use]
-    pub fn namespace_totals(&self, namespace: &Namespace) -> Totals {
-        self.space(namespace).map_or(Totals::default(), |space| space.totals)
-    }
-
     /// The arena this version shares with others.
     #[must_use]
     pub fn pages(&self) -> &Arc<Pages<H>> {

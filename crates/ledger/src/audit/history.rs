@@ -374,18 +374,7 @@ impl<H: Hasher> Ledger<H> {
         Ok(())
     }
 
-    /// Proves that the log goes on from its first `count` records; none if it has fewer. With the checkpoint it
-    /// leads to, which is verified.
-    ///
-    /// # Errors
-    /// As [`Ledger::audit_proof`].
-    pub fn audit_since(&self, count: u64) -> Result<Option<(Checkpoint, MmrConsistency)>, LedgerError> {
-        let checkpoint = self.audit_checkpoint()?;
-        let proof = self.prove_since(&checkpoint, count)?;
-        Ok(proof.map(|proof| (checkpoint, proof)))
-    }
-
-    /// As [`Ledger::audit_since`], up to a checkpoint of this chain.
+    /// Proves that the log goes on from its first `count` records up to a checkpoint of this chain; none if that has fewer.
     ///
     /// # Errors
     /// As [`Ledger::audit_proof`].

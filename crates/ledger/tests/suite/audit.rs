@@ -491,7 +491,8 @@ fn a_checkpoint_finds_truncation() {
     let before = &checkpoint.checkpoint.log;
     for nonce in 7..9 {
         block(&chain, &[signed(2, nonce, vec![post("on")])]);
-        let (now, proof) = chain.audit_since(before.count()).unwrap().unwrap();
+        let now = chain.audit_checkpoint().unwrap();
+        let proof = chain.prove_since(&now, before.count()).unwrap().unwrap();
         assert!(before.extends_to(&now.log, &proof));
     }
     // The last record the outsider knew of is taken back, and as many come in its place.
@@ -501,9 +502,10 @@ fn a_checkpoint_finds_truncation() {
         block(&chain, &[signed(2, nonce, vec![post("otherwise")])]);
     }
     assert_eq!(chain.verify_audit(&mut |_| {}).unwrap().fault, None);
-    let (now, proof) = chain.audit_since(before.count()).unwrap().unwrap();
+    let now = chain.audit_checkpoint().unwrap();
+    let proof = chain.prove_since(&now, before.count()).unwrap().unwrap();
     assert!(!before.extends_to(&now.log, &proof));
-    assert_eq!(chain.audit_since(now.log.count() + 1).unwrap(), None);
+    assert_eq!(chain.prove_since(&now, now.log.count() + 1).unwrap(), None);
 }
 
 /// spec: AUDIT-5. Packed records are a third of their size, and read back as what they were.
@@ -636,7 +638,7 @@ fn vectors() -> serde_json::Value {
     let packed = chain.block_audit(Height(1)).unwrap().unwrap();
     let checkpoint = chain.audit_checkpoint().unwrap();
     let proof = chain.audit_proof(0).unwrap().unwrap();
-    let (_, since) = chain.audit_since(5).unwrap().unwrap();
+    let since = chain.prove_since(&checkpoint, 5).unwrap().unwrap();
     json!({
         "ranges": ranges,
         "records": kinds,
