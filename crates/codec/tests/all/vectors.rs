@@ -2,7 +2,7 @@
 
 use keelstone_codec::{
     Blob, BoundedList, BoundedSet, ChainId, Decode, Describe, Encode, Fixed, Hash, Height, Key, Namespace, OrderedKey,
-    Reader, Tag, TaggedHasher, Text, Timestamp, Value, put_varint, tagged,
+    Reader, Shape, Tag, TaggedHasher, Text, Timestamp, Value, Variant, put_varint, tagged,
 };
 use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -134,4 +134,37 @@ fn a_tag_keeps_uses_of_a_hash_apart() {
     assert_eq!(tagged(TAG, &7u64), Hash(*by_hand.as_bytes()));
     assert_ne!(tagged(TAG, &7u64), tagged(Tag::new("example2"), &7u64));
     assert_ne!(TaggedHasher::new(TAG).finish(), Hash(*blake3::hash(b"").as_bytes()));
+}
+
+/// spec: CODEC-10. Each kind of shape has the tag of the table, and what is named there behind it.
+#[test]
+fn a_shape_is_encoded_as_its_table_says() {
+    let unit = || Box::new(Shape::Unit);
+    let bound = [9, 0, 0, 0, 0, 0, 0, 0];
+    let name = [1, 0, 0, 0, b'a'];
+    let one = [1, 0, 0, 0];
+    let table: [(Shape, &[&[u8]]); 19] = [
+        (Shape::Unit, &[]),
+        (Shape::Bool, &[]),
+        (Shape::Unsigned(8), &[&[8]]),
+        (Shape::Signed(16), &[&[16]]),
+        (Shape::Decimal, &[]),
+        (Shape::Array(9), &[&bound]),
+        (Shape::Bytes(9), &[&bound]),
+        (Shape::RawBytes(9), &[&bound]),
+        (Shape::Text(9), &[&bound]),
+        (Shape::ShortBytes(9), &[&bound]),
+        (Shape::ShortText(9), &[&bound]),
+        (Shape::Optional(unit()), &[&[0]]),
+        (Shape::List(unit(), 9), &[&[0], &bound]),
+        (Shape::Set(unit(), 9), &[&[0], &bound]),
+        (Shape::Map(unit(), Box::new(Shape::Bool), 9), &[&[0, 1], &bound]),
+        (Shape::Tuple(vec![Shape::Bool]), &[&one, &[1]]),
+        (Shape::Record(vec![("a", Shape::Bool)]), &[&one, &name, &[1]]),
+        (Shape::Choice(vec![Variant { tag: 7, name: "a", shape: Shape::Bool }]), &[&one, &[7], &name, &[1]]),
+        (Shape::Opaque("a"), &[]),
+    ];
+    for (tag, (shape, then)) in (0u8..).zip(table) {
+        assert_eq!(shape.to_bytes(), [&[tag][..], &then.concat()].concat(), "{shape:?}");
+    }
 }
