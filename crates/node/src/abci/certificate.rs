@@ -7,12 +7,12 @@
 //!
 //! Rule: `spec/ledger.md`, LEDGER-7. Why not a light client's crate: `docs/decisions/0010-own-certificates.md`.
 
-use crate::consensus::address_of;
+use crate::consensus::{Address, address_of};
 use keelstone_codec::{Hash, Height, Root};
 use keelstone_ledger::{Signature, Validator, verify as verify_signature};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tendermint_proto::v0_38::types::{
     BlockId, BlockIdFlag, CanonicalBlockId, CanonicalPartSetHeader, CanonicalVote, Commit, CommitSig, Header,
     SignedHeader, SignedMsgType,
@@ -101,14 +101,16 @@ pub(crate) fn verify(
         return Err(WrongHash { voted: hex::encode(&block_id.hash), found: hex::encode(found) });
     }
     let total = validators.iter().map(|validator| validator.power).sum();
+    // Each address is a hash: there are as many as validators, and not as many again for each vote.
+    let known: BTreeMap<Address, &Validator> =
+        validators.iter().map(|validator| (address_of(&validator.key), validator)).collect();
     let (mut power, mut voted) = (0u64, BTreeSet::new());
     for (index, vote) in commit.signatures.iter().enumerate() {
         // Votes for nothing, and none at all, do not count and do no harm.
         if vote.block_id_flag != BlockIdFlag::Commit as i32 {
             continue;
         }
-        let validator = validators.iter().find(|known| address_of(&known.key) == *vote.validator_address.as_slice());
-        let validator = validator.ok_or(Vote { index, what: "of a validator" })?;
+        let validator = known.get(vote.validator_address.as_slice()).ok_or(Vote { index, what: "of a validator" })?;
         if !voted.insert(validator.key) {
             return Err(Vote { index, what: "of another validator than one before" });
         }
