@@ -13,7 +13,7 @@ use crate::client::Remote;
 use crate::config::{self, HttpAddress};
 use crate::consensus::Consensus;
 use crate::engine::{Engine, Local};
-use crate::exit::{Failure, causes};
+use crate::exit::{Exit, Failure, causes};
 use crate::home::Home;
 use crate::http::Health;
 use crate::mend::{self, Mender};
@@ -191,8 +191,14 @@ impl<H: Hasher> Checked for Local<H> {
         }
         let certified = match self.genesis.validators.is_empty() {
             true => self.certified_here(at)?,
-            false => certified_root(self as &dyn Consensus, &ledger.facts().chain_id, height)
-                .map_or(Certified::Nothing, Certified::Root),
+            false => match certified_root(self as &dyn Consensus, &ledger.facts().chain_id, height) {
+                Ok(root) => root.map_or(Certified::Nothing, Certified::Root),
+                Err(failure) if failure.exit == Exit::Integrity => {
+                    picked.damaged.push(failure.message);
+                    Certified::Nothing
+                }
+                Err(failure) => return Err(failure),
+            },
         };
         Ok(Picked { at, certified, sample: picked })
     }

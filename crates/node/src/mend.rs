@@ -302,7 +302,11 @@ impl Mender {
         let mut places = BTreeSet::new();
         for from in from {
             match from {
-                From::Snapshots => places.extend(snapshots(&self.home).iter().map(ToString::to_string)),
+                // One that cannot be read is no place; a mending says why.
+                From::Snapshots => {
+                    let kept = snapshots(&self.home).unwrap_or_default();
+                    places.extend(kept.iter().map(ToString::to_string));
+                }
                 From::Snapshot(text) => drop(places.insert(text.clone())),
                 From::Peers => {
                     let connected = self.network.as_ref().map(Network::connected).unwrap_or_default();
@@ -556,7 +560,10 @@ impl<'a> Elsewhere<'a> {
         let mut gave = Vec::new();
         for from in places.from {
             match from {
-                From::Snapshots => snapshots.extend(self::snapshots(home)),
+                From::Snapshots => match self::snapshots(home) {
+                    Ok(kept) => snapshots.extend(kept),
+                    Err(failure) => gave.push(("the snapshots here".to_owned(), Gave::Nothing(failure.message))),
+                },
                 From::Snapshot(text) => snapshots.extend(text.parse()),
                 From::Peers => {
                     for address in places.peers {
@@ -630,9 +637,9 @@ impl Supplier for Elsewhere<'_> {
 }
 
 /// The snapshots of a home that are looked into. One that cannot be read helps nobody, and hinders nobody.
-fn snapshots(home: &Home) -> Vec<snapshot::Source> {
-    let kept = look_into_library(home).ok().flatten().map(|(library, _)| library.list());
-    kept.unwrap_or_default().into_iter().take(SNAPSHOTS_MAX).map(|info| snapshot::Source::Kept(info.id)).collect()
+fn snapshots(home: &Home) -> Result<Vec<snapshot::Source>, Failure> {
+    let kept = look_into_library(home)?.map(|(library, _)| library.list()).unwrap_or_default();
+    Ok(kept.into_iter().take(SNAPSHOTS_MAX).map(|info| snapshot::Source::Kept(info.id)).collect())
 }
 
 /// What the keys of a range begin with, as far as those are whole bytes.
@@ -793,5 +800,20 @@ mod tests {
         for (count, bytes) in [(2, 7), (1, 8), (2, 4)] {
             assert_eq!(listed(count, bytes), Err("it has more there".to_owned()), "{count} entries, {bytes} bytes");
         }
+    }
+
+    /// A library of snapshots that cannot be read helps nobody, and whoever mends hears why.
+    #[test]
+    fn snapshots_that_cannot_be_read_are_told_of() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let home = Home::new(place.path().to_owned());
+        let path = home.snapshots();
+        std::fs::create_dir_all(path.parent().expect("a place in the home")).expect("made");
+        std::fs::write(&path, b"no directory").expect("written");
+        let stopping = AtomicBool::new(false);
+        let places = Places { from: &[From::Snapshots], peers: &[], network: None, stopping: &stopping };
+        let elsewhere = Elsewhere::new(&home, &places);
+        let [(from, Gave::Nothing(why))] = &elsewhere.gave[..] else { panic!("{:?}", elsewhere.gave) };
+        assert!(from.contains("snapshots") && why.contains("is no directory"), "{from}: {why}");
     }
 }

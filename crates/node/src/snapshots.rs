@@ -212,7 +212,8 @@ impl Service {
         let (asked, told) = (Arc::downgrade(engine), service.clone());
         engine.on_commit(Box::new(move |committed| {
             let height = committed.block.height;
-            told.committed(height, || asked.upgrade()?.version(Some(height)).ok());
+            let engine = || asked.upgrade().ok_or_else(|| Failure::error("the chain is closed"));
+            told.committed(height, || engine()?.version(Some(height)));
         }));
         Ok(service)
     }
@@ -269,7 +270,7 @@ impl Service {
 
     /// Hears of a block that is durable, and hands its version over to the worker if a snapshot is due. Runs on the thread
     /// that commits, so it does next to nothing.
-    fn committed(&self, height: Height, version: impl FnOnce() -> Option<Box<dyn Version>>) {
+    fn committed(&self, height: Height, version: impl FnOnce() -> Result<Box<dyn Version>, Failure>) {
         let inner = &*self.inner;
         inner.tip.store(height.0, Ordering::Relaxed);
         inner.changed.send_replace(());
@@ -281,11 +282,14 @@ impl Service {
             tracing::warn!(height = height.0, "skipped a snapshot: the one before is still being made");
             return;
         }
-        // The worker takes one at a time, and is not busy: there is room.
-        if version().is_none_or(|version| self.jobs.try_send(Job::Due(version)).is_err()) {
+        let given = version().and_then(|version| {
+            // The worker takes one at a time, and is not busy: there is room unless it is gone.
+            self.jobs.try_send(Job::Due(version)).map_err(|_| Failure::error("nothing makes snapshots any more"))
+        });
+        if let Err(failure) = given {
             inner.rest();
             inner.metrics.snapshot_failed("state");
-            tracing::error!(height = height.0, "there is no state to make a snapshot of");
+            tracing::error!(height = height.0, error = %failure, "there is no state to make a snapshot of");
         }
     }
 
@@ -742,7 +746,7 @@ mod tests {
             let (begin, begun) = channel();
             let (done, ended) = channel();
             let view = self.store.view();
-            self.service.committed(Height(height), || Some(Box::new(Gated { view, begin: begun, _done: done })));
+            self.service.committed(Height(height), || Ok(Box::new(Gated { view, begin: begun, _done: done })));
             (root, begin, ended)
         }
 

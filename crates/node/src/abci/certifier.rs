@@ -10,7 +10,7 @@ use super::certificate::{self, Certificate};
 use crate::cometbft::rpc::Rpc;
 use crate::consensus::Consensus;
 use crate::engine::Engine;
-use crate::exit::causes;
+use crate::exit::{Failure, causes};
 use crate::metrics::Metrics;
 use keelstone_codec::{ChainId, Hash, Height, Root};
 use prost::Message as _;
@@ -233,13 +233,24 @@ fn compare(engine: &dyn Engine, height: Height, signed: Result<SignedHeader, Str
 }
 
 /// The root that consensus certified of a height, as far as its header was kept here: verified again, for what is kept is
-/// bytes on a disk.
+/// bytes on a disk. None without a header, or without the version that says who votes.
+///
+/// # Errors
+/// What reading them says; an integrity failure if what is kept certifies nothing.
 // spec: LEDGER-7, CHECK-1
-pub(crate) fn certified_root(chain: &dyn Consensus, chain_id: &ChainId, height: Height) -> Option<Root> {
-    let kept = chain.certificate(height).ok()??;
-    let signed = SignedHeader::decode(kept.as_slice()).ok()?;
-    let voters = chain.voters_at(height.next()).ok()??;
-    certificate::verify(signed, chain_id.as_str(), height.next(), &voters).ok().map(|certificate| certificate.root)
+pub(crate) fn certified_root(
+    chain: &dyn Consensus,
+    chain_id: &ChainId,
+    height: Height,
+) -> Result<Option<Root>, Failure> {
+    let Some(kept) = chain.certificate(height)? else { return Ok(None) };
+    let none = |error: &dyn std::error::Error| {
+        Failure::integrity(format!("what is kept here of the header that certifies height {height} is none: {error}"))
+    };
+    let signed = SignedHeader::decode(kept.as_slice()).map_err(|error| none(&error))?;
+    let Some(voters) = chain.voters_at(height.next())? else { return Ok(None) };
+    let certificate = certificate::verify(signed, chain_id.as_str(), height.next(), &voters);
+    certificate.map(|certificate| Some(certificate.root)).map_err(|error| none(&error))
 }
 
 /// The root in a certificate that this node verified when it came, and kept: the state that says who votes is what is lost.
@@ -254,6 +265,8 @@ mod tests {
     use super::*;
     use crate::abci::certificate::{header_hash, vote_bytes};
     use crate::abci::tests::{Place, block, key, register};
+    use crate::exit::Exit;
+    use keelstone_sync::consistency::{self, Certified};
     use tendermint_proto::v0_38::types::{BlockId, BlockIdFlag, Commit, CommitSig, Header};
 
     /// A header with this app hash, signed by the validator with this number.
@@ -318,6 +331,42 @@ mod tests {
 
         let node = place.start();
         assert_eq!(node.engine.block(Some(Height(2))).unwrap().certificate.as_deref(), Some("07"));
+        node.stop();
+    }
+
+    /// spec: LEDGER-7, CHECK-1. What is kept of a header and certifies nothing is damage, and not the lack of a header.
+    #[test]
+    fn a_kept_header_that_certifies_nothing_is_damage() {
+        let place = Place::new();
+        let node = place.start();
+        let mut client = node.connect();
+        client.init(&place);
+        let root = client.finalize(block(1, vec![register(1, 0)])).app_hash;
+        client.commit();
+        for height in 2..=3 {
+            client.finalize(block(height, vec![]));
+            client.commit();
+        }
+        drop(client);
+        let (engine, chain_id) = (&*node.engine, ChainId::new("abci-test").unwrap());
+        let certified = || certified_root(engine, &chain_id, Height(1));
+        let due = consistency::Due { from: None, entries: 1, peers: 0, roots: 0, number: 0 };
+        let picked = || {
+            let picked = engine.pick(&due).unwrap();
+            assert_eq!(picked.at.height, Height(1));
+            (picked.certified, picked.sample.damaged.len())
+        };
+        assert_eq!(certified().unwrap(), None);
+        assert_eq!(picked(), (Certified::Nothing, 0));
+        engine.keep_certificate(Height(1), header(2, &root, 100).encode_to_vec());
+        let expected = certified().unwrap().unwrap();
+        assert_eq!(expected.0.as_bytes().as_slice(), &root[..]);
+        assert_eq!(picked(), (Certified::Root(expected), 0));
+        for damaged in [vec![7], header(2, &root, 1).encode_to_vec()] {
+            engine.keep_certificate(Height(1), damaged);
+            assert_eq!(certified().unwrap_err().exit, Exit::Integrity);
+            assert_eq!(picked(), (Certified::Nothing, 1));
+        }
         node.stop();
     }
 
