@@ -453,11 +453,17 @@ pub(crate) fn verify_export(
             Ok(value) if value.get("end").is_some() => {
                 match decoded::<NodeCheckpoint>("end", value.pointer("/end/node_checkpoint")) {
                     Err(failure) => failure.message,
-                    Ok(end) if (&end.state, end.key) == (walk.state(), walk.key()) && export_end(&end) == value => {
-                        ended = true;
-                        continue;
+                    Ok(end) if (&end.state, end.key) != (walk.state(), walk.key()) || export_end(&end) != value => {
+                        "the last line is not where the log stands".to_owned()
                     }
-                    Ok(_) => "the last line is not where the log stands".to_owned(),
+                    // Whoever keeps that line keeps it for a checkpoint.
+                    Ok(end) => match end.verify() {
+                        Ok(()) => {
+                            ended = true;
+                            continue;
+                        }
+                        Err(error) => format!("the last line: {error}"),
+                    },
                 }
             }
             Ok(value) => match decoded::<SignedNodeRecord>("record", value.get("record")) {
@@ -586,5 +592,26 @@ mod tests {
             }
         });
         assert_eq!(records(&log).len(), 4);
+    }
+
+    /// spec: AUDIT-13. Whoever keeps the last line of an export keeps it for a checkpoint: the node signed it.
+    #[test]
+    fn an_export_ends_with_what_the_node_signed() {
+        let (_dir, log) = log();
+        let event = NodeEvent::MadeSnapshot { height: Height(3) };
+        log.note(Who::Node, event, NodeStep::Done, Stood::default()).expect("put on record");
+        let mut text = Vec::new();
+        log.verify(None, &mut |index, next| text.push(export_line(index, next))).expect("it can be read");
+        let (start, end) = log.ends().expect("it can be read").expect("there is one");
+        text.insert(0, export_head(&start));
+        let fault = |end: &NodeCheckpoint| {
+            let lines = text.iter().chain([&export_end(end)]).map(|line| Ok(line.to_string())).collect::<Vec<_>>();
+            verify_export(lines.into_iter(), None, &mut |_, _| {}).expect("an export").fault
+        };
+        assert_eq!(fault(&end), None);
+        let mut forged = end;
+        forged.signature.0[5] ^= 1;
+        let (index, what) = fault(&forged).expect("nobody signed it");
+        assert!(index == 1 && what.starts_with("the last line"), "{index}: {what}");
     }
 }
