@@ -14,11 +14,12 @@ use keelstone_ledger::{
 };
 use keelstone_tree::{Blake3, HashKind, Sha256};
 use serde_json::{Value, json};
+use std::io::{BufRead, Read as _};
 
 /// The form of an export that this program writes and reads.
 const EXPORT: u32 = 2;
 /// No honest line of an export is longer: the first holds a proof of a chain's facts, which name at most 1,024 keys.
-pub(crate) const LINE_BYTES_MAX: u64 = 256 * 1024;
+const LINE_BYTES_MAX: u64 = 256 * 1024;
 
 /// Which records to list.
 #[derive(Debug, Clone, Default)]
@@ -259,6 +260,23 @@ pub(crate) fn export_head(shown: &api::AuditCheckpoint, from: u64, to: u64) -> V
 /// The line of a record in an export.
 pub(crate) fn export_line(registry: &Registry, logged: &LoggedRecord, proof: &MmrInclusion) -> Value {
     json!({ "entry": show(registry, logged), "proof": hex::encode(proof.to_bytes()) })
+}
+
+/// The lines of an export, each of them bounded; `shown` is what it is called. One that is none is damage.
+pub(crate) fn lines(mut input: impl BufRead, shown: String) -> impl Iterator<Item = Result<String, Failure>> {
+    std::iter::from_fn(move || {
+        let mut line = Vec::new();
+        let read = input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
+        if let Err(error) = read {
+            return Some(Err(Failure::io(format_args!("could not read {shown}"), &error)));
+        }
+        let line = match line.pop() {
+            None => return None,
+            Some(b'\n') => String::from_utf8(line).map_err(|_| "a line is no UTF-8".to_owned()),
+            Some(_) => Err(format!("a line ends early, or is longer than {LINE_BYTES_MAX} bytes")),
+        };
+        Some(line.map_err(|what| Failure::integrity(format!("{shown}: {what}"))))
+    })
 }
 
 /// What a verified export holds.

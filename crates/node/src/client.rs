@@ -14,7 +14,7 @@ use crate::authority::Authority;
 use crate::exit::Failure;
 use crate::home::{Announced, AnnouncedTls};
 use crate::session;
-use crate::strict_json;
+use crate::strict_json::{self, JsonError};
 use crate::tls::{ClientTls, Fingerprint, Identity, Trust};
 use crate::world::By;
 use keelstone_codec::{Hash, Height, Key, Namespace};
@@ -219,9 +219,8 @@ impl Remote {
         if (200..300).contains(&answer.status) {
             return Ok(answer.body);
         }
-        let failed: Failed = strict_json::parse(&answer.body)
-            .map_err(|error| Refusal::Failed(format!("{}{path} answered {}: {error}", self.url(), answer.status)))?;
-        Err(failed.error.refusal(answer.wait()))
+        let unexpected = |error| Refusal::Failed(format!("{}{path} answered {}: {error}", self.url(), answer.status));
+        Err(answer.refused().map_err(unexpected)?)
     }
 }
 
@@ -402,12 +401,18 @@ fn send(stream: &mut impl Write, ask: &Ask<'_>) -> io::Result<()> {
 
 impl Answer {
     /// How long whoever answers so wants to be left alone.
-    fn wait(&self) -> Option<Duration> {
+    pub(crate) fn wait(&self) -> Option<Duration> {
         (self.status == 429).then(|| self.retry_after.unwrap_or_default().max(WAIT_MIN))
     }
 
+    /// Why there is no better one, as the node says.
+    pub(crate) fn refused(&self) -> Result<Refusal, JsonError> {
+        let failed: Failed = strict_json::parse(&self.body)?;
+        Ok(failed.error.refusal(self.wait()))
+    }
+
     /// An answer as it came; none if that is none of HTTP.
-    fn parse(mut head: Vec<u8>) -> Option<Self> {
+    pub(crate) fn parse(mut head: Vec<u8>) -> Option<Self> {
         let end = head.windows(4).position(|window| window == b"\r\n\r\n")?;
         let body = head.split_off(end + 4);
         let head = String::from_utf8(head).ok()?;

@@ -31,6 +31,8 @@ mod exit;
 mod follower;
 mod generations;
 mod home;
+#[doc(hidden)]
+pub mod hostile;
 mod http;
 mod interrupt;
 mod keyfile;

@@ -1,9 +1,10 @@
-//! What people write, arguments in JSON and configuration files; and what an engine sends.
+//! What people write, arguments in JSON and configuration files; what an engine, its servers and the network send; and what is
+//! handed on of audit logs.
 
 use crate::{Target, canonical};
 use keelstone_codec::{Blob, BoundedSet, ChainId, Describe, Encode, Fixed, Hash, Height, Key, Namespace, Text};
 use keelstone_ledger::SecretKey;
-use keelstone_node::{Config, FRAME_BYTES_MAX, Frames, arguments, check_size, key_file, shown};
+use keelstone_node::{Config, FRAME_BYTES_MAX, Frames, arguments, check_size, hostile, key_file, shown};
 use std::collections::BTreeMap;
 
 type Arguments = ((bool, u8, u128, i64), (Fixed, Hash, Height), (Key, Namespace, ChainId), Collections);
@@ -109,3 +110,27 @@ fn key_files() -> Vec<Vec<u8>> {
         file(&format!("\"encryption\":{{{costs},\"salt\":\"{salt}\",{rest}}}")),
     ]
 }
+
+pub(crate) const ABCI_REQUEST: Target =
+    Target { name: "abci_request", run: hostile::abci_request, seeds: hostile::abci_request_seeds };
+
+pub(crate) const ENGINE_HEADER: Target =
+    Target { name: "engine_header", run: hostile::engine_header, seeds: hostile::engine_header_seeds };
+
+pub(crate) const LIGHT_BLOCK: Target =
+    Target { name: "light_block", run: hostile::light_block, seeds: hostile::light_block_seeds };
+
+pub(crate) const NEARBY_PACKET: Target =
+    Target { name: "nearby_packet", run: hostile::nearby_packet, seeds: hostile::nearby_packet_seeds };
+
+pub(crate) const PEER_FRAME: Target =
+    Target { name: "peer_frame", run: hostile::peer_frame, seeds: hostile::peer_frame_seeds };
+
+pub(crate) const HTTP_ANSWER: Target =
+    Target { name: "http_answer", run: hostile::http_answer, seeds: hostile::http_answer_seeds };
+
+pub(crate) const AUDIT_EXPORT: Target =
+    Target { name: "audit_export", run: hostile::audit_export, seeds: hostile::audit_export_seeds };
+
+pub(crate) const NODE_LOG_EXPORT: Target =
+    Target { name: "node_log_export", run: hostile::node_log_export, seeds: hostile::node_log_export_seeds };

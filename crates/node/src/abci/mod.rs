@@ -13,6 +13,7 @@ mod application;
 pub(crate) mod certificate;
 mod certifier;
 mod frame;
+pub(crate) mod hostile;
 mod patience;
 mod server;
 #[cfg(test)]

@@ -53,7 +53,7 @@ impl Codec for Frames {
 }
 
 // spec: PEER-13
-async fn read(io: &mut (impl AsyncRead + Unpin + Send), limit: usize) -> io::Result<Vec<u8>> {
+pub(super) async fn read(io: &mut (impl AsyncRead + Unpin + Send), limit: usize) -> io::Result<Vec<u8>> {
     let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut head = [0; 4];
     io.read_exact(&mut head).await?;
@@ -72,7 +72,7 @@ async fn read(io: &mut (impl AsyncRead + Unpin + Send), limit: usize) -> io::Res
     }
 }
 
-async fn write(io: &mut (impl AsyncWrite + Unpin + Send), frame: &[u8]) -> io::Result<()> {
+pub(super) async fn write(io: &mut (impl AsyncWrite + Unpin + Send), frame: &[u8]) -> io::Result<()> {
     let len = u32::try_from(frame.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     io.write_all(&len.to_le_bytes()).await?;
     io.write_all(frame).await?;

@@ -18,6 +18,7 @@ mod bans;
 mod codec;
 mod following;
 mod gate;
+pub(crate) mod hostile;
 mod joining;
 mod mirrors;
 mod nearby;

@@ -144,19 +144,21 @@ fn at(server: &Rpc, height: Height) -> impl Fn(FormError) -> LightError {
 }
 
 fn signed_header(server: &Rpc, height: Height) -> Result<SignedHeader, LightError> {
+    let answer = server.get_within(&format!("/commit?height={height}"), COMMIT_BYTES_MAX)?;
+    read_header(answer, height).map_err(at(server, height))
+}
+
+/// The header with its votes in an answer.
+pub(super) fn read_header(mut answer: Value, height: Height) -> Result<SignedHeader, FormError> {
     const WHAT: &str = "the header";
     let none = |error: &dyn std::fmt::Display| FormError::None { what: WHAT, problem: error.to_string() };
-    let mut answer = server.get_within(&format!("/commit?height={height}"), COMMIT_BYTES_MAX)?;
     let signed = answer.get_mut("signed_header").map(Value::take).unwrap_or_default();
-    let read = || {
-        let raw: RawSignedHeader = serde_json::from_value(signed).map_err(|error| none(&error))?;
-        let signed = SignedHeader::try_from(raw).map_err(|error| none(&error))?;
-        match block_height(&signed) == height {
-            true => Ok(signed),
-            false => Err(FormError::OtherHeight { what: WHAT, found: signed.header.height.to_string() }),
-        }
-    };
-    read().map_err(at(server, height))
+    let raw: RawSignedHeader = serde_json::from_value(signed).map_err(|error| none(&error))?;
+    let signed = SignedHeader::try_from(raw).map_err(|error| none(&error))?;
+    match block_height(&signed) == height {
+        true => Ok(signed),
+        false => Err(FormError::OtherHeight { what: WHAT, found: signed.header.height.to_string() }),
+    }
 }
 
 #[derive(Deserialize)]
@@ -181,46 +183,63 @@ struct Key {
 
 /// Those who vote at a height, as a server says, page by page.
 fn validators(server: &Rpc, height: Height, time: Time) -> Result<Set, LightError> {
-    const WHAT: &str = "the set of validators";
-    let fail = at(server, height);
-    let mut all: Vec<Info> = Vec::new();
-    let mut known = BTreeSet::new();
-    let mut power = 0u64;
+    let mut voters = Voters::default();
     for page in 1.. {
         time.check(server, height)?;
         let path = format!("/validators?height={height}&page={page}&per_page={PAGE}");
         let answer = server.get_within(&path, PAGE_BYTES_MAX)?;
-        let none = |problem: String| FormError::None { what: WHAT, problem };
-        let Page { block_height, validators, total } =
-            serde_json::from_value(answer).map_err(|error| fail(none(error.to_string())))?;
-        if block_height.parse() != Ok(height.0) {
-            return Err(fail(FormError::OtherHeight { what: WHAT, found: block_height }));
-        }
-        let listed = validators.unwrap_or_default();
-        let expected = total.parse().ok().filter(|total| (1..=VALIDATORS_MAX).contains(total));
-        let found = all.len() + listed.len();
-        // Each page is full but the last: one voter at a time, a set would take as many exchanges as it has voters.
-        let is_page = |expected: &usize| *expected > all.len() && listed.len() == PAGE.min(*expected - all.len());
-        let Some(expected) = expected.filter(is_page) else {
-            return Err(fail(FormError::Count { found, total }));
-        };
-        for voter in listed {
-            let info = read(&voter).map_err(|problem| fail(none(problem)))?;
-            power = power.saturating_add(info.power.value());
-            if power > POWER_MAX {
-                return Err(fail(FormError::Power));
-            }
-            if !known.insert(info.address) {
-                let key = from_base64(&voter.pub_key.value).and_then(|key| key.try_into().ok());
-                return Err(fail(FormError::Twice { key: PublicKey(Hash(key.expect("it was read just now"))) }));
-            }
-            all.push(info);
-        }
-        if all.len() == expected {
+        if voters.add(answer, height).map_err(at(server, height))? {
             break;
         }
     }
-    Ok(Set::without_proposer(all))
+    Ok(voters.into_set())
+}
+
+/// Those who vote at a height, as far as their pages came.
+#[derive(Debug, Default)]
+pub(super) struct Voters {
+    all: Vec<Info>,
+    known: BTreeSet<tendermint::account::Id>,
+    power: u64,
+}
+
+impl Voters {
+    /// Takes in the next page of an answer, and says whether it was the last.
+    pub(super) fn add(&mut self, answer: Value, height: Height) -> Result<bool, FormError> {
+        const WHAT: &str = "the set of validators";
+        let none = |problem: String| FormError::None { what: WHAT, problem };
+        let Page { block_height, validators, total } =
+            serde_json::from_value(answer).map_err(|error| none(error.to_string()))?;
+        if block_height.parse() != Ok(height.0) {
+            return Err(FormError::OtherHeight { what: WHAT, found: block_height });
+        }
+        let listed = validators.unwrap_or_default();
+        let expected = total.parse().ok().filter(|total| (1..=VALIDATORS_MAX).contains(total));
+        let before = self.all.len();
+        let found = before + listed.len();
+        // Each page is full but the last: one voter at a time, a set would take as many exchanges as it has voters.
+        let is_page = |expected: &usize| *expected > before && listed.len() == PAGE.min(*expected - before);
+        let Some(expected) = expected.filter(is_page) else {
+            return Err(FormError::Count { found, total });
+        };
+        for voter in listed {
+            let info = read(&voter).map_err(none)?;
+            self.power = self.power.saturating_add(info.power.value());
+            if self.power > POWER_MAX {
+                return Err(FormError::Power);
+            }
+            if !self.known.insert(info.address) {
+                let key = from_base64(&voter.pub_key.value).and_then(|key| key.try_into().ok());
+                return Err(FormError::Twice { key: PublicKey(Hash(key.expect("it was read just now"))) });
+            }
+            self.all.push(info);
+        }
+        Ok(self.all.len() == expected)
+    }
+
+    pub(super) fn into_set(self) -> Set {
+        Set::without_proposer(self.all)
+    }
 }
 
 /// A validator. Its address is computed: votes are found by it, and a set's hash does not cover what a server says it is.

@@ -12,6 +12,7 @@
 //! Rule: `spec/snapshot.md`, SNAP-18. Why so: `docs/decisions/0025-a-light-client-of-its-own.md`.
 
 mod block;
+pub(crate) mod hostile;
 mod step;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -4,7 +4,7 @@
 mod node;
 
 use crate::api;
-use crate::audit::{self, BadRecord, LINE_BYTES_MAX, Wanted};
+use crate::audit::{self, BadRecord, Wanted};
 use crate::cli::Context;
 use crate::commands::db::confirmed;
 use crate::commands::init::PRODUCER;
@@ -20,7 +20,7 @@ use keelstone_ledger::{AuditProof, AuditVerdict, Checkpoint, LedgerError, NodeEv
 use keelstone_tree::{Blake3, HashKind, Sha256};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufReader, Write as _};
 use std::path::{Path, PathBuf};
 
 /// Look into the audit log, verify it, and hand it on
@@ -275,26 +275,13 @@ fn check_goes_on(kept: &Checkpoint, found: &Checkpoint) -> Result<(), Failure> {
 /// The lines of a file, each of them bounded. One that is none is damage.
 fn lines(file: &Path) -> Result<impl Iterator<Item = Result<String, Failure>>, Failure> {
     let shown = file.display().to_string();
-    let mut input = match File::open(file) {
-        Ok(file) => BufReader::new(file),
+    match File::open(file) {
+        Ok(file) => Ok(audit::lines(BufReader::new(file), shown)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Failure::usage(format!("there is no file {shown}")));
+            Err(Failure::usage(format!("there is no file {shown}")))
         }
-        Err(error) => return Err(Failure::io(format_args!("could not open {shown}"), &error)),
-    };
-    Ok(std::iter::from_fn(move || {
-        let mut line = Vec::new();
-        let read = input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
-        if let Err(error) = read {
-            return Some(Err(Failure::io(format_args!("could not read {shown}"), &error)));
-        }
-        let line = match line.pop() {
-            None => return None,
-            Some(b'\n') => String::from_utf8(line).map_err(|_| "a line is no UTF-8".to_owned()),
-            Some(_) => Err(format!("a line ends early, or is longer than {LINE_BYTES_MAX} bytes")),
-        };
-        Some(line.map_err(|what| Failure::integrity(format!("{shown}: {what}"))))
-    }))
+        Err(error) => Err(Failure::io(format_args!("could not open {shown}"), &error)),
+    }
 }
 
 fn verify_file(
