@@ -14,8 +14,8 @@ use super::Society;
 use crate::keys;
 use keelstone_codec::{BoundedSet, Fixed, Height, Text};
 use keelstone_execution::{
-    BlockDraft, Capability, Context, Denied, Draft, Halt, Item, Map, PublicKey, Registry, Stop, Transition, View,
-    denied, ensure,
+    BlockDraft, Capability, Context, Denied, Draft, Halt, Item, Map, PublicKey, Registry, Sequence, Stop, Transition,
+    View, denied, ensure,
 };
 use keelstone_macros::{Decode, Encode, OrderedKey, event, namespace, transition};
 use std::fmt;
@@ -42,6 +42,10 @@ pub struct Agents {
     pub activity: Map<AgentId, Activity>,
     /// Blocks that an agent made. Written by the engine alone.
     pub production: Map<AgentId, Production>,
+    /// The number of the standing that an agent came by last. None for those who have had theirs since the genesis.
+    pub standings: Map<AgentId, u64>,
+    /// How often stake that was paid to an agent gave it standing.
+    pub next_standing: Sequence<u64>,
 }
 
 /// An agent's name for good: the key that registered it.
@@ -314,9 +318,40 @@ impl Agents {
             return Ok(());
         }
         let mut agent = self.named(id)?;
-        let sum = agent.stake.checked_add(amount);
-        agent.stake = sum.ok_or_else(|| denied!("{id} cannot stake {amount} more than {}", agent.stake))?;
+        let before = agent.stake;
+        agent.stake =
+            before.checked_add(amount).ok_or_else(|| denied!("{id} cannot stake {amount} more than {before}"))?;
+        // spec: AGENT-7
+        if before < STANDING_STAKE_MIN && agent.stake >= STANDING_STAKE_MIN {
+            self.standings.insert(id, &self.next_standing.next()?)?;
+        }
         Ok(self.all.insert(id, &agent)?)
+    }
+
+    /// Whether an agent came by the standing it has after so many had come by theirs. A number and no height, so that what
+    /// pays stake depends on the state alone.
+    // spec: AGENT-7
+    pub(super) fn came_since(&self, id: &AgentId, standings: u64) -> Result<bool, Stop> {
+        Ok(self.standings.get(id)?.is_some_and(|number| number > standings))
+    }
+
+    /// Of the agents that have the places of a ballot, the one whose place a newcomer with this stake takes: the one that
+    /// weighs least, and of those the first by name. None if none weighs less. What has no standing (any more) weighs
+    /// nothing, so that stake which is passed on takes no second place.
+    // spec: AGENT-8
+    pub(super) fn lightest(
+        &self,
+        holders: impl Iterator<Item = Result<AgentId, Stop>>,
+        stake: u64,
+    ) -> Result<Option<AgentId>, Stop> {
+        let mut lightest = None;
+        for holder in holders {
+            let holder = holder?;
+            let standing = self.all.get(&holder)?.filter(Agent::has_standing);
+            let weighed = (standing.map_or(0, |agent| agent.stake), holder);
+            lightest = Some(lightest.map_or(weighed, |least| weighed.min(least)));
+        }
+        Ok(lightest.filter(|(least, _)| *least < stake).map(|(_, holder)| holder))
     }
 
     /// Makes stake. All there is stays within one number.
@@ -337,6 +372,16 @@ impl Agents {
 /// Whether a chain has the functions of this module, so that its agents are worth noting.
 fn are_known(registry: &Registry) -> bool {
     registry.holds::<Agents>()
+}
+
+/// Whether there is stake that gives standing, and none behind this key: what is kept for agents with standing is not for it.
+// spec: TX-9
+pub(crate) fn is_kept_from(registry: &Registry, agents: &Agents, key: &PublicKey) -> Result<bool, Stop> {
+    if !are_known(registry) || agents.stake_total.get_or_default()? < STANDING_STAKE_MIN {
+        return Ok(false);
+    }
+    let agent = agents.by_key.get(key)?.map(|id| agents.all.get(&id)).transpose()?.flatten();
+    Ok(!agent.is_some_and(|agent| agent.has_standing()))
 }
 
 /// Notes that the agent which acts by `sender` did, if there is one: a system write, so that no operation's diff holds

@@ -1,7 +1,8 @@
 //! Memes: what agents say, how others react, and what that does to them.
 //!
 //! A reaction changes four things: the meme's score and heat, what the one who reacts thinks of the author, the
-//! author's mood, and, if the one who reacts has standing, the author's reputation. How far it moves feelings depends
+//! author's mood, and, if the one who reacts has standing, the author's reputation; but none that it came by since the
+//! meme was posted, since the stake behind that may have spoken on it already. How far it moves feelings depends
 //! on character and on how fresh the meme still is. Nothing is written as a meme grows old: what it is worth at a height
 //! follows from its record and that height. All of it is fixed-point, truncated toward zero, so every node computes the
 //! same.
@@ -66,6 +67,8 @@ pub struct Meme {
     pub warmed: Height,
     /// How many agents reacted.
     pub reactions: u32,
+    /// How often agents had come by standing when it was posted.
+    pub standings: u64,
 }
 
 impl Meme {
@@ -186,7 +189,8 @@ impl Transition<Society> for Post {
         let (meme, now) = (world.memes.next_meme.next()?, cx.height()?);
         let text = self.text.clone();
         let (score, warmth) = (Fixed::ZERO, Fixed::ZERO);
-        let record = Meme { author, text, posted: now, score, warmth, warmed: now, reactions: 0 };
+        let standings = world.agents.next_standing.last()?;
+        let record = Meme { author, text, posted: now, score, warmth, warmed: now, reactions: 0, standings };
         world.memes.memes.insert(&meme, &record)?;
         world.memes.authors.insert(&(author, meme))?;
         let count = world.memes.counts.get(&author)?.unwrap_or_default().saturating_add(1);
@@ -240,9 +244,10 @@ impl Transition<Society> for React {
         let felt = world.social.influence(agent, meme.author, trust, sentiment)?;
         let mood = fresh.checked_mul(MOOD_STEP).ok_or_else(overflow)?;
         let standing = fresh.checked_mul(REPUTATION_STEP).ok_or_else(overflow)?;
+        let counts = record.has_standing() && !world.agents.came_since(&agent, meme.standings)?;
         world.agents.change(&meme.author, |author| {
             author.feel(mood);
-            if record.has_standing() {
+            if counts {
                 author.think_of(standing);
             }
         })?;

@@ -1,8 +1,8 @@
 //! Rules that agents give themselves: proposed, voted on until a deadline, then adopted or dropped.
 //!
 //! A voice is an agent's with standing, one each, and standing is asked for twice: when the vote is cast and when votes
-//! are counted, so that stake which is passed round gives no second voice. A rule is words: nothing in the engine
-//! depends on one.
+//! are counted, so that stake which is passed round gives no second voice. Where there are as many votes as a rule takes, a
+//! vote gives its place up to one that more stake stands behind. A rule is words: nothing in the engine depends on one.
 //!
 //! Rules: `spec/modules.md`, RULE-1 to RULE-3.
 
@@ -138,6 +138,8 @@ pub struct Voted {
     pub agent: AgentId,
     /// Whether for it.
     pub yes: bool,
+    /// Whose vote is gone, since this one took its place.
+    pub instead_of: Option<AgentId>,
 }
 
 /// Votes were counted.
@@ -242,7 +244,7 @@ pub(super) fn ballot(now: Height, deadline: Height, quorum: Fixed) -> Result<(),
     Ok(())
 }
 
-/// Votes on a rule, once.
+/// Votes on a rule, once. A vote that has lost its place to another's can be cast again.
 #[transition("rules.vote/1", needs = "rules.vote", context = height)]
 pub struct Vote {
     /// On which.
@@ -254,23 +256,32 @@ pub struct Vote {
 impl Transition<Assembly> for Vote {
     type Output = ();
 
-    // spec: RULE-2
+    // spec: RULE-2, AGENT-8
     fn verify(&self, world: &View<Assembly>, cx: &Context) -> Result<(), Denied> {
         let (agent, _) = world.agents.standing(&cx.sender())?;
         let rule = world.rules.open(self.rule)?;
         ensure!(cx.height()? <= rule.deadline, "votes were taken until {}", rule.deadline);
-        ensure!(rule.votes < VOTES_MAX, "rule {} has {VOTES_MAX} votes, which is the limit", self.rule.0);
         ensure!(!world.rules.votes.contains(&(self.rule, agent))?, "{agent} has voted already");
         Ok(())
     }
 
     fn apply(&self, world: &mut Draft<Assembly>, cx: &mut Context) -> Result<(), Denied> {
-        let (agent, _) = world.agents.standing(&cx.sender())?;
+        let (agent, record) = world.agents.standing(&cx.sender())?;
         let mut rule = world.rules.open(self.rule)?;
-        rule.votes += 1;
-        world.rules.all.insert(&self.rule, &rule)?;
+        let mut instead_of = None;
+        if rule.votes < VOTES_MAX {
+            rule.votes += 1;
+            world.rules.all.insert(&self.rule, &rule)?;
+        } else {
+            let voters = world.rules.votes.prefix(&self.rule).map(|vote| vote.map(|((_, agent), _)| agent));
+            let (lightest, stake) = (world.agents.lightest(voters, record.stake)?, record.stake);
+            let full = || denied!("rule {} has {VOTES_MAX} votes, the limit, none with less than {stake}", self.rule.0);
+            let gone = lightest.ok_or_else(full)?;
+            world.rules.votes.remove(&(self.rule, gone))?;
+            instead_of = Some(gone);
+        }
         world.rules.votes.insert(&(self.rule, agent), &self.yes)?;
-        Ok(cx.emit(&Voted { rule: self.rule, agent, yes: self.yes })?)
+        Ok(cx.emit(&Voted { rule: self.rule, agent, yes: self.yes, instead_of })?)
     }
 }
 

@@ -467,7 +467,7 @@ pub struct ProposeAlliance {
     pub terms: Terms,
     /// What they get, in words.
     pub benefits: Text<280>,
-    /// What the sender puts into the pot.
+    /// What the sender puts into the pot. Nothing unless somebody is invited: new keys are free, and would have it.
     pub prize: u64,
     /// Who may join; anybody if the set is empty.
     pub invited: BoundedSet<AgentId, MEMBERS_MAX>,
@@ -480,6 +480,10 @@ impl Transition<Society> for ProposeAlliance {
     fn verify(&self, world: &View<Society>, cx: &Context) -> Result<(), Denied> {
         let (founder, _) = world.agents.active(&cx.sender())?;
         ensure!(!self.name.is_empty(), "an alliance has a name");
+        ensure!(
+            self.prize == 0 || !self.invited.is_empty(),
+            "an alliance that anybody may join has no prize: invite some"
+        );
         world.social.has_room(&founder)
     }
 

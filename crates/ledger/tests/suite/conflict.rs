@@ -232,6 +232,126 @@ fn nobody_votes_twice() {
     assert_eq!((tally.outcome, tally.counted.len(), tally.void), (Outcome::First, 3, 2));
 }
 
+/// spec: CONFLICT-3, AGENT-8. One stake of 100 that is passed through as many agents as there are places keeps none of those who
+/// have more from any, and whoever weighs more takes the place of whoever weighs least.
+#[test]
+fn an_opinion_gives_its_place_up_to_a_heavier_one() {
+    let last = u8::try_from(VOICES_MAX).unwrap() + 1;
+    let honest = 100..108;
+    let mut all =
+        staked([(1, 0), (2, 0), (3, 0), (10, 100), (99, 100)].into_iter().chain(honest.clone().map(|p| (p, 1_000))));
+    all.world.agents.extend(staked((11..11 + last).map(|person| (person, 0))).world.agents);
+    let chain = chain_of(&all);
+    fine(&one(&chain, 100, vec![open(moods((1, "0.5"), (2, "-0.5"), 3), Strategy::Majority, 200)]));
+    let give = |to| op(&agents::GiveStake { to: who(to), amount: 100 });
+    for person in 10..10 + last - 1 {
+        fine(&one(&chain, person, vec![opine(1, Position::Second), give(person + 1)]));
+    }
+    let given = || court(&chain).conflicts.opinions.prefix(&ConflictId(1)).count();
+    assert_eq!(given(), VOICES_MAX);
+    for person in honest.clone() {
+        fine(&one(&chain, person, vec![opine(1, Position::First)]));
+    }
+    // All are void but the honest ones, so one of 100 finds a place too.
+    fine(&one(&chain, 99, vec![opine(1, Position::Second)]));
+    assert_eq!((given(), court(&chain).conflicts.all.get(&ConflictId(1)).unwrap().unwrap().opinions), (VOICES_MAX, 64));
+    pass(&chain, 99, Height(200));
+    fine(&one(&chain, 99, vec![resolve(1)]));
+    let tally = ruling(&chain, 1);
+    assert_eq!((tally.outcome, tally.counted.len(), tally.void), (Outcome::First, 9, 55));
+}
+
+/// spec: CONFLICT-3, AGENT-8. Whoever weighs no more than any finds no place.
+#[test]
+fn an_opinion_gives_its_place_up_to_nobody_who_weighs_no_more() {
+    let places = u8::try_from(VOICES_MAX).unwrap();
+    let rest = [(1, 0), (2, 0), (3, 0), (99, 100), (100, 101)];
+    let chain = chain_of(&staked((10..10 + places).map(|person| (person, 100)).chain(rest)));
+    fine(&one(&chain, 99, vec![open(moods((1, "0.5"), (2, "-0.5"), 3), Strategy::Majority, 200)]));
+    for person in 10..10 + places {
+        fine(&one(&chain, person, vec![opine(1, Position::Second)]));
+    }
+    assert!(denied(&one(&chain, 99, vec![opine(1, Position::First)])).contains("none with less than 100"));
+    fine(&one(&chain, 100, vec![opine(1, Position::First)]));
+    let first = (10..10 + places).min_by_key(|person| who(*person)).unwrap();
+    assert!(!court(&chain).conflicts.opinions.contains(&(ConflictId(1), who(first))).unwrap());
+    assert!(denied(&one(&chain, first, vec![opine(1, Position::First)])).contains("none with less than 100"));
+}
+
+/// spec: CONFLICT-4, CONFLICT-7. Both claims can be wrong: then nothing is changed, and nobody pays.
+#[test]
+fn neither_claim_may_be_right() {
+    let chain = ten();
+    fine(&one(&chain, 4, vec![open(moods((1, "0.5"), (2, "-0.5"), 3), Strategy::Majority, 30)]));
+    for (person, position) in [(5, Position::Neither), (6, Position::First), (7, Position::Neither)] {
+        fine(&one(&chain, person, vec![opine(1, position)]));
+    }
+    fine(&one(&chain, 4, vec![open(moods((1, "0.25"), (2, "-0.25"), 3), Strategy::RobustMean, 30)]));
+    assert!(denied(&one(&chain, 5, vec![opine(2, Position::Neither)])).contains("is a value"));
+    pass(&chain, 10, Height(30));
+    fine(&one(&chain, 4, vec![resolve(1)]));
+    let tally = ruling(&chain, 1);
+    assert_eq!((tally.outcome, tally.carried, tally.total), (Outcome::Neither, 2_000_000, 3_000_000));
+    for person in 1..4 {
+        assert_eq!((agent(&chain, person).mood, agent(&chain, person).reputation), (Fixed::ZERO, Fixed::ZERO));
+    }
+    assert!(
+        denied(&one(&chain, 4, vec![open(moods((1, "0.5"), (2, "0.1"), 3), Strategy::Majority, 60)]))
+            .contains("decided")
+    );
+}
+
+/// spec: CONFLICT-4. The heaviest of three answers wins; where two are, none does, and what says neither counts against the
+/// quorum of a claim.
+#[test]
+fn neither_is_an_answer_like_the_others() {
+    let of = |counts: [u8; 3]| -> Vec<Voice> {
+        let answers = [Position::First, Position::Second, Position::Neither].into_iter().zip(counts);
+        let said = answers.flat_map(|(position, count)| (0..count).map(move |_| position));
+        said.zip(0..).map(|(position, number)| voice(number, position)).collect()
+    };
+    let outcome = |counts, quorum| tally::count(Strategy::Majority, fixed(quorum), 3, &of(counts), 0).outcome;
+    assert_eq!(outcome([3, 1, 2], "0.5"), Outcome::First);
+    assert_eq!(outcome([3, 1, 2], "0.6"), Outcome::Unresolved(Lack::Quorum));
+    assert_eq!(outcome([1, 2, 3], "0.5"), Outcome::Neither);
+    assert_eq!(outcome([3, 1, 3], "0.5"), Outcome::Unresolved(Lack::Tie));
+    assert_eq!(outcome([2, 2, 1], "0.5"), Outcome::Unresolved(Lack::Tie));
+    assert_eq!(outcome([0, 0, 3], "1"), Outcome::Neither);
+}
+
+/// spec: CONFLICT-9. A statement that was decided over is evidence no more, with whichever other one and however it is signed;
+/// one that came to nothing is. Of two conflicts that hold it the later one is moot.
+#[test]
+fn a_statement_is_decided_over_once() {
+    let chain = ten();
+    let court_on = |id: u64, subject: Subject, positions: [Position; 3]| {
+        fine(&one(&chain, 4, vec![open(subject, Strategy::Majority, chain.height().0 + 20)]));
+        for (person, position) in [5, 6, 7].into_iter().zip(positions) {
+            fine(&one(&chain, person, vec![opine(id, position)]));
+        }
+    };
+    let settle = |id| {
+        let deadline = court(&chain).conflicts.all.get(&ConflictId(id)).unwrap().unwrap().deadline;
+        pass(&chain, 10, deadline);
+        fine(&one(&chain, 4, vec![resolve(id)]));
+        ruling(&chain, id).outcome
+    };
+    let first_two = [Position::First, Position::First, Position::Second];
+    let subject = || moods((1, "0.5"), (2, "-0.5"), 3);
+    court_on(1, subject(), [Position::First, Position::Second, Position::Neither]);
+    assert_eq!(settle(1), Outcome::Unresolved(Lack::Tie));
+    court_on(2, subject(), first_two);
+    court_on(3, moods((2, "-0.5"), (8, "0.5"), 3), [Position::Second, Position::Second, Position::Second]);
+    assert_eq!(settle(2), Outcome::First);
+    assert_eq!(agent(&chain, 2).reputation, fixed("-1"));
+    assert_eq!(settle(3), Outcome::Unresolved(Lack::Moot));
+    assert_eq!(agent(&chain, 2).reputation, fixed("-1"), "a statement is paid for once");
+    for again in [subject(), moods((2, "-0.5"), (9, "0.1"), 3), moods((9, "0.1"), (1, "0.5"), 3)] {
+        assert!(denied(&one(&chain, 4, vec![open(again, Strategy::Majority, 300)])).contains("was decided over"));
+    }
+    fine(&one(&chain, 4, vec![open(moods((8, "0.5"), (9, "0.1"), 3), Strategy::Majority, 300)]));
+}
+
 /// spec: CONFLICT-3. A thousand keys without stake are no voice.
 #[test]
 fn sybils_without_stake_have_no_voice() {
@@ -280,8 +400,9 @@ fn no_vote_overrides_what_is_certified() {
     assert_eq!(ruling(&chain, 1).outcome, Outcome::First);
     assert_eq!((record(&chain).unwrap(), chain.root_at(Height(1)).unwrap()), (before, certified));
     let Verdict::Succeeded { operations, .. } = &receipt.verdict else { unreachable!("it is fine") };
-    // The conflict, its subject, what is open, what is settled and its number, the loser, and the drama with its number.
-    assert_eq!(operations[0].diff.entries, 8);
+    // The conflict, its subject, what is open, what is settled and its number, the loser, the drama with its number, and both
+    // statements, which are no evidence any more.
+    assert_eq!(operations[0].diff.entries, 10);
     assert!(chain.replay(Height(1)..=chain.height(), &mut |_, _| ()).is_ok());
 }
 

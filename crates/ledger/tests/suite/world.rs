@@ -2,12 +2,12 @@
 //! that begins it.
 
 use crate::tools::*;
-use keelstone_codec::{Fixed, Height, Text};
+use keelstone_codec::{BoundedSet, Fixed, Height, Text};
 use keelstone_execution::{Operation, View};
 use keelstone_ledger::modules::rules::{self, Assembly, RuleId};
 use keelstone_ledger::modules::social::{self, AllianceId, BribeId, DramaId, DramaKind};
 use keelstone_ledger::modules::{Society, agents, memes};
-use keelstone_ledger::{Genesis, Receipt, Verdict};
+use keelstone_ledger::{Genesis, Receipt, SecretKey, Transaction, Verdict};
 
 fn fixed(text: &str) -> Fixed {
     Fixed::parse(text).unwrap()
@@ -112,6 +112,23 @@ fn activity_and_blocks_made_are_noted_by_the_engine_alone() {
     assert_eq!(operations[0].diff.entries, 1, "the agent's record, and no note of when");
 }
 
+fn people(who_all: std::ops::Range<u8>) -> BoundedSet<agents::AgentId, { social::MEMBERS_MAX }> {
+    BoundedSet::new(who_all.map(who)).unwrap()
+}
+
+/// spec: SOCIAL-1. New keys cost nothing, so what they may all join has nothing for them to share.
+#[test]
+fn an_alliance_that_anybody_may_join_has_no_prize() {
+    let chain = chain_of(&staked([(1, 100), (2, 0)]));
+    let propose = |prize, invited| {
+        let (name, purpose, benefits) = (Text::new("loom").unwrap(), Text::default(), Text::default());
+        op(&social::ProposeAlliance { name, purpose, terms: Default::default(), benefits, prize, invited })
+    };
+    assert!(denied(&one(&chain, 1, vec![propose(1, Default::default())])).contains("has no prize"));
+    fine(&one(&chain, 1, vec![propose(0, Default::default()), propose(1, people(2..3))]));
+    assert_eq!(stakes(&chain, [1]), [99]);
+}
+
 /// spec: SOCIAL-1, SOCIAL-2, SOCIAL-3, SOCIAL-7. Worked out by hand: bond 10, prize 7, neuroticism 0.8.
 #[test]
 fn an_alliance_pays_out_to_the_last_unit() {
@@ -119,7 +136,7 @@ fn an_alliance_pays_out_to_the_last_unit() {
     let until = Some(Height(100));
     let terms = social::Terms { text: Text::default(), bond: 10, exclusive: false, until };
     let (name, purpose, benefits) = (Text::new("loom").unwrap(), Text::default(), Text::default());
-    let proposal = social::ProposeAlliance { name, purpose, terms, benefits, prize: 7, invited: Default::default() };
+    let proposal = social::ProposeAlliance { name, purpose, terms, benefits, prize: 7, invited: people(2..5) };
     let id = AllianceId(1);
     let join = || op(&social::JoinAlliance { alliance: id });
     let dissolve = || op(&social::DissolveAlliance { alliance: id });
@@ -160,8 +177,7 @@ fn an_alliance_ends_when_those_who_stay_are_mostly_for_it() {
         let chain = chain_of(&staked([(1, 100), (2, 100), (3, 100), (4, 100)]));
         let terms = social::Terms { bond: 10, ..Default::default() };
         let (name, purpose, benefits) = (Text::new("loom").unwrap(), Text::default(), Text::default());
-        let proposal =
-            social::ProposeAlliance { name, purpose, terms, benefits, prize: 8, invited: Default::default() };
+        let proposal = social::ProposeAlliance { name, purpose, terms, benefits, prize: 8, invited: people(2..5) };
         let alliance = AllianceId(1);
         fine(&one(&chain, 1, vec![op(&proposal)]));
         for person in 2..5 {
@@ -197,7 +213,7 @@ fn with_one_who_never_was() -> Chain {
     let alliance = AllianceId(1);
     let terms = social::Terms { bond: 5, until: Some(Height(8)), ..Default::default() };
     let (name, purpose, benefits) = (Text::new("loom").unwrap(), Text::default(), Text::default());
-    let proposal = social::ProposeAlliance { name, purpose, terms, benefits, prize: 9, invited: Default::default() };
+    let proposal = social::ProposeAlliance { name, purpose, terms, benefits, prize: 9, invited: people(2..4) };
     let join = || op(&social::JoinAlliance { alliance });
     fine(&one(&chain, 1, vec![op(&proposal)]));
     fine(&one(&chain, 2, vec![join()]));
@@ -246,7 +262,7 @@ fn an_alliance_expires_above_its_height() {
     let chain = chain_of(&staked([(1, 100), (2, 100)]));
     let terms = social::Terms { bond: 5, until: Some(Height(3)), ..Default::default() };
     let (name, purpose, benefits) = (Text::new("brief").unwrap(), Text::default(), Text::default());
-    let proposal = social::ProposeAlliance { name, purpose, terms, benefits, prize: 1, invited: Default::default() };
+    let proposal = social::ProposeAlliance { name, purpose, terms, benefits, prize: 1, invited: people(2..3) };
     let expire = || op(&social::ExpireAlliance { alliance: AllianceId(1) });
     fine(&one(&chain, 1, vec![op(&proposal)]));
     assert!(denied(&one(&chain, 2, vec![expire()])).contains("is not up"));
@@ -340,6 +356,26 @@ fn a_meme_cools_down_by_the_heights_alone() {
     assert_eq!((meme.warmth, meme.score, meme.reactions), (fixed("0.25"), Fixed::ONE, 3));
 }
 
+/// spec: MEME-2, AGENT-7. One stake speaks once on a meme, however many agents it is passed through; and again on the next.
+#[test]
+fn stake_that_is_passed_on_has_no_second_say_on_a_meme() {
+    let chain = chain_of(&staked([(1, 0), (2, 100), (3, 0), (4, 0), (5, 100)]));
+    let give = |to| op(&agents::GiveStake { to: who(to), amount: 100 });
+    fine(&one(&chain, 1, vec![post("true")]));
+    fine(&one(&chain, 2, vec![react(1, "-1"), give(3)]));
+    fine(&one(&chain, 3, vec![react(1, "-1"), give(4)]));
+    fine(&one(&chain, 4, vec![react(1, "-1")]));
+    assert_eq!(agent(&chain, 1).reputation, fixed("-0.1"));
+    // Who has had its stake all along is not kept from anything by a gift.
+    fine(&one(&chain, 4, vec![op(&agents::GiveStake { to: who(5), amount: 1 })]));
+    fine(&one(&chain, 5, vec![react(1, "1")]));
+    assert_eq!(agent(&chain, 1).reputation, Fixed::ZERO);
+    fine(&one(&chain, 5, vec![op(&agents::GiveStake { to: who(4), amount: 1 })]));
+    fine(&one(&chain, 1, vec![post("true as well")]));
+    fine(&one(&chain, 4, vec![react(2, "1")]));
+    assert_eq!(agent(&chain, 1).reputation, fixed("0.1"));
+}
+
 /// spec: MEME-4, AGENT-6. The oldest meme makes room, with what was said of it.
 #[test]
 fn an_author_has_so_many_memes_and_no_more() {
@@ -408,6 +444,53 @@ fn rules_are_adopted_by_those_who_still_have_standing() {
     let held = View::<Assembly>::over(chain.view());
     assert!(held.rules.all.get(&RuleId(1)).unwrap().is_none());
     assert_eq!(held.rules.counts.get().unwrap(), Some(rules::Counts { open: 0, adopted: 1 }));
+}
+
+/// spec: RULE-2, AGENT-8. All votes that a rule takes are cast: one that is void gives its place up, and a heavier one takes
+/// that of the lightest, of the first by name among equals.
+#[test]
+fn a_vote_gives_its_place_up_to_a_heavier_one() {
+    let key = |number: u16| SecretKey::from_seed(&std::array::from_fn(|at| number.to_le_bytes()[at % 2]));
+    let named = |number| agents::AgentId(key(number).public());
+    let last = u16::try_from(rules::VOTES_MAX).unwrap();
+    let mut genesis = Genesis::new(chain_id());
+    for (number, stake) in
+        (1..=last).map(|number| (number, 100)).chain([(300, 100), (301, 150), (302, 5_000), (303, 0)])
+    {
+        let name = Text::new(number.to_string()).unwrap();
+        let agent = agents::Agent::new(key(number).public(), name, agents::Personality::AVERAGE, Default::default());
+        genesis.world.agents.insert(named(number), agents::Agent { stake, ..agent });
+    }
+    let chain = chain_of(&genesis);
+    let signed = |number, operations: Vec<Operation>| {
+        let sender = key(number).public();
+        let nonce = chain.next_nonce(&sender).unwrap().unwrap();
+        Transaction { sender, ..unsigned(1, nonce, operations) }.sign(&key(number))
+    };
+    let does = |number, operation| block(&chain, &[signed(number, vec![operation])]).receipts[0].clone();
+    let (title, text) = (Text::new("quiet").unwrap(), Text::new("no drums at night").unwrap());
+    let (deadline, quorum) = (Height(100), fixed("0.5"));
+    fine(&does(302, op(&rules::Propose { title, text, repeals: None, deadline, quorum, participation: 3 })));
+    let vote = |yes| op(&rules::Vote { rule: RuleId(1), yes });
+    let votes: Vec<_> = (1..=last).map(|number| signed(number, vec![vote(true)])).collect();
+    block(&chain, &votes).receipts.iter().for_each(fine);
+    let has_voted =
+        |number| View::<Assembly>::over(chain.view()).rules.votes.contains(&(RuleId(1), named(number))).unwrap();
+    assert!(denied(&does(300, vote(false))).contains("none with less than 100"));
+    let give = |to, amount| op(&agents::GiveStake { to: named(to), amount });
+    fine(&does(7, give(303, 100)));
+    fine(&does(300, vote(false)));
+    assert!(has_voted(300) && !has_voted(7), "a void vote gives its place up");
+    assert!(denied(&does(303, vote(true))).contains("none with less than 100"), "the same stake again");
+    let first = (1..=last).filter(|number| *number != 7).chain([300]).min_by_key(|number| named(*number)).unwrap();
+    fine(&does(301, vote(false)));
+    assert!(has_voted(301) && !has_voted(first), "of those who weigh the same the first by name");
+    assert!(denied(&does(first, vote(true))).contains("none with less than 100"));
+    fine(&does(302, vote(false)));
+    assert!(has_voted(302));
+    let held = View::<Assembly>::over(chain.view());
+    assert_eq!(held.rules.votes.prefix(&RuleId(1)).count(), usize::from(last));
+    assert_eq!(held.rules.all.get(&RuleId(1)).unwrap().unwrap().votes, rules::VOTES_MAX);
 }
 
 /// spec: RULE-3. More votes against than for carry nothing, whatever the quorum; neither does a tie.

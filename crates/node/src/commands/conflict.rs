@@ -85,7 +85,7 @@ enum Action {
     Opine {
         /// The conflict
         conflict: u64,
-        /// `first`, `second`, or a number for a robust mean
+        /// `first`, `second`, `neither`, or a number for a robust mean
         #[arg(allow_hyphen_values = true)]
         position: String,
         /// Why
@@ -174,6 +174,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             let position = match position.as_str() {
                 "first" => json!("First"),
                 "second" => json!("Second"),
+                "neither" => json!("Neither"),
                 value => json!({ "Value": decimal(value)?.to_string() }),
             };
             let args = json!({ "conflict": conflict, "position": position, "reason": reason });

@@ -3,13 +3,14 @@
 //! Evidence is checked by the chain when a conflict is opened: two statements of which each is signed by its agent and
 //! which say different things of one subject, or two alliances of one member of which one was promised to be the only
 //! one. An opinion is a transaction, so it is signed; it comes with a reason, once from each agent, and never from one
-//! whose own case it is. After the deadline anybody may have the opinions counted. The count stands in the state with
+//! whose own case it is. Where there are as many as are taken, one gives its place up to another that more stake stands
+//! behind. After the deadline anybody may have the opinions counted. The count stands in the state with
 //! every voice and what it weighed, and what it decides is applied by the same transition.
 //!
 //! What a conflict decides is what this module and the modules beside it hold, never what the engine certifies:
 //! records of blocks, sessions and roots lie in namespaces that no function here can reach.
 //!
-//! Rules: `spec/modules.md`, CONFLICT-1 to CONFLICT-8. Use and a worked table: `docs/conflict.md`.
+//! Rules: `spec/modules.md`, CONFLICT-1 to CONFLICT-9. Use and a worked table: `docs/conflict.md`.
 
 pub mod tally;
 
@@ -20,7 +21,7 @@ use super::social::{self, AllianceId, Drama, DramaKind, Social};
 use crate::keys::{self, SecretKey, Signature, SignatureError};
 use keelstone_codec::{ChainId, Encode, Fixed, Hash, Height, Tag, TaggedHasher, Text};
 use keelstone_execution::{
-    Context, Denied, Draft, Item, Map, Sequence, SessionId, Stop, Transition, View, denied, ensure,
+    Context, Denied, Draft, Item, Map, Sequence, SessionId, Set, Stop, Transition, View, denied, ensure,
 };
 use keelstone_macros::{Decode, Encode, OrderedKey, World, event, namespace, transition};
 
@@ -57,6 +58,8 @@ pub struct Conflicts {
     pub opinions: Map<(ConflictId, AgentId), Opinion>,
     /// The open conflict about a subject, by its hash.
     pub subjects: Map<Hash, ConflictId>,
+    /// Statements that were decided over, by their hashes: none is evidence again.
+    pub judged: Set<Hash>,
     /// How many conflicts are open.
     pub open: Item<u32>,
     /// Conflicts that are settled, in the order in which they were.
@@ -161,8 +164,17 @@ impl Statement {
         keys::verify(key, &signed_bytes(chain_id, self.by, &self.about, &self.claim), &self.signature)
     }
 
+    /// What it says, by whom, as it is kept once it was decided over. Its signature is no part of that: a statement signed
+    /// anew, or by the agent's next key, is the same.
+    // spec: CONFLICT-9
+    fn hash(&self) -> Hash {
+        const STATEMENT: Tag = Tag::new("conflict-statement");
+        TaggedHasher::new(STATEMENT).value(&self.by).value(&self.about).value(&self.claim).finish()
+    }
+
     fn check(&self, world: &Court, cx: &Context) -> Result<(), Denied> {
         let agent = world.agents.named(&self.by)?;
+        ensure!(!world.conflicts.judged.contains(&self.hash())?, "the statement of {} was decided over", self.by);
         cx.step(SIGNATURE_GAS)?;
         let verdict = self.verify(cx.chain_id(), &agent.key);
         verdict.map_err(|error| denied!("the statement of {}: {error}", self.by))?;
@@ -337,6 +349,8 @@ pub struct Opined {
     pub agent: AgentId,
     /// What it said.
     pub position: Position,
+    /// Whose opinion is gone, since this one took its place.
+    pub instead_of: Option<AgentId>,
 }
 
 /// A conflict was settled.
@@ -430,12 +444,12 @@ impl Transition<Court> for Open {
     }
 }
 
-/// Gives an opinion on a conflict, once.
+/// Gives an opinion on a conflict, once. One that has lost its place to another's can be given again.
 #[transition("conflict.opine/1", needs = "conflict.judge", context = height)]
 pub struct Opine {
     /// On which.
     pub conflict: ConflictId,
-    /// What is held to be right: a number for [`Strategy::RobustMean`], else one of the claims.
+    /// What is held to be right: a number for [`Strategy::RobustMean`], else one of the claims, or neither.
     pub position: Position,
     /// Why.
     pub reason: Text<280>,
@@ -444,7 +458,7 @@ pub struct Opine {
 impl Transition<Court> for Opine {
     type Output = ();
 
-    // spec: CONFLICT-3
+    // spec: CONFLICT-3, AGENT-8
     fn verify(&self, world: &View<Court>, cx: &Context) -> Result<(), Denied> {
         let (agent, _) = world.agents.standing(&cx.sender())?;
         let (id, conflict) = (self.conflict.0, world.conflicts.open(self.conflict)?);
@@ -452,23 +466,34 @@ impl Transition<Court> for Opine {
         ensure!(!self.reason.is_empty(), "an opinion has a reason");
         ensure!(!conflict.subject.is_party(&agent), "{agent} does not judge its own case");
         ensure!(!world.conflicts.opinions.contains(&(self.conflict, agent))?, "{agent} has given its opinion already");
-        ensure!((conflict.opinions as usize) < VOICES_MAX, "conflict {id} has {VOICES_MAX} opinions, the limit");
         match (conflict.strategy, self.position, conflict.subject.field()) {
             (Strategy::RobustMean, Position::Value(value), Some((_, field))) => field.check(value),
             (Strategy::RobustMean, ..) => Err(denied!("an opinion on conflict {id} is a value")),
-            (_, Position::Value(_), _) => Err(denied!("an opinion on conflict {id} is one of the claims")),
+            (_, Position::Value(_), _) => Err(denied!("an opinion on conflict {id} is one of the claims, or neither")),
             _ => Ok(()),
         }
     }
 
     fn apply(&self, world: &mut Draft<Court>, cx: &mut Context) -> Result<(), Denied> {
-        let (agent, _) = world.agents.standing(&cx.sender())?;
+        let (agent, record) = world.agents.standing(&cx.sender())?;
         let mut conflict = world.conflicts.open(self.conflict)?;
-        conflict.opinions += 1;
-        world.conflicts.all.insert(&self.conflict, &conflict)?;
+        let mut instead_of = None;
+        if (conflict.opinions as usize) < VOICES_MAX {
+            conflict.opinions += 1;
+            world.conflicts.all.insert(&self.conflict, &conflict)?;
+        } else {
+            let (id, stake) = (self.conflict.0, record.stake);
+            let voices =
+                world.conflicts.opinions.prefix(&self.conflict).map(|entry| entry.map(|((_, agent), _)| agent));
+            let lightest = world.agents.lightest(voices, stake)?;
+            let full = || denied!("conflict {id} has {VOICES_MAX} opinions, the limit, none with less than {stake}");
+            let gone = lightest.ok_or_else(full)?;
+            world.conflicts.opinions.remove(&(self.conflict, gone))?;
+            instead_of = Some(gone);
+        }
         let opinion = Opinion { position: self.position, reason: self.reason.clone() };
         world.conflicts.opinions.insert(&(self.conflict, agent), &opinion)?;
-        Ok(cx.emit(&Opined { conflict: self.conflict, agent, position: self.position })?)
+        Ok(cx.emit(&Opined { conflict: self.conflict, agent, position: self.position, instead_of })?)
     }
 }
 
@@ -543,19 +568,32 @@ fn voices(world: &Court, id: ConflictId, strategy: Strategy) -> Result<(Vec<Voic
 // spec: CONFLICT-7
 fn carry_out(world: &mut Court, subject: &Subject, outcome: Outcome, cx: &mut Context) -> Result<bool, Denied> {
     match (subject, outcome) {
-        (_, Outcome::Unresolved(_)) => Ok(true),
-        (Subject::Statements { .. }, Outcome::Value(value)) => {
-            if let Some((agent, field)) = subject.field() {
-                world.agents.change(&agent, |agent| field.set(agent, value))?;
-            }
-            Ok(true)
-        }
+        (_, Outcome::Unresolved(_)) | (Subject::Alliances { .. }, Outcome::Neither) => Ok(true),
         (Subject::Statements { first, second }, outcome) => {
-            let (right, wrong) = if outcome == Outcome::First { (first, second) } else { (second, first) };
-            if let (Some((agent, field)), Claim::Value(value)) = (subject.field(), right.claim) {
+            // spec: CONFLICT-9. Another conflict may have decided over one of them since this one was opened.
+            let hashes = [first.hash(), second.hash()];
+            for hash in &hashes {
+                if world.conflicts.judged.contains(hash)? {
+                    return Ok(false);
+                }
+            }
+            for hash in &hashes {
+                world.conflicts.judged.insert(hash)?;
+            }
+            let (value, wrong) = match (outcome, first.claim, second.claim) {
+                (Outcome::First, Claim::Value(value), _) => (Some(value), Some(second.by)),
+                (Outcome::First, ..) => (None, Some(second.by)),
+                (Outcome::Second, _, Claim::Value(value)) => (Some(value), Some(first.by)),
+                (Outcome::Second, ..) => (None, Some(first.by)),
+                (Outcome::Value(value), ..) => (Some(value), None),
+                (Outcome::Neither | Outcome::Unresolved(_), ..) => (None, None),
+            };
+            if let (Some((agent, field)), Some(value)) = (subject.field(), value) {
                 world.agents.change(&agent, |agent| field.set(agent, value))?;
             }
-            world.agents.add_reputation(&wrong.by, WRONG_REPUTATION)?;
+            if let Some(wrong) = wrong {
+                world.agents.add_reputation(&wrong, WRONG_REPUTATION)?;
+            }
             Ok(true)
         }
         (Subject::Alliances { member, first, second }, outcome) => {

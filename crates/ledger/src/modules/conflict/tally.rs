@@ -38,6 +38,8 @@ pub enum Position {
     Second,
     /// This number.
     Value(Fixed),
+    /// Neither claim.
+    Neither,
 }
 
 /// What is known of somebody who gave an opinion and has standing.
@@ -74,9 +76,9 @@ pub struct Counted {
 pub enum Lack {
     /// Too few opinions counted.
     Participation,
-    /// Both sides weigh the same.
+    /// No answer is the heaviest: two weigh the same, and as much as any.
     Tie,
-    /// The heavier side is not heavy enough.
+    /// The heaviest answer is not heavy enough.
     Quorum,
     /// What was fought over is not there any more.
     Moot,
@@ -91,8 +93,10 @@ pub enum Outcome {
     Second,
     /// This number holds.
     Value(Fixed),
-    /// Neither: both are kept.
+    /// Nothing was decided: both are kept.
     Unresolved(Lack),
+    /// Neither claim holds: things stay as they are.
+    Neither,
 }
 
 /// How opinions were counted. It stands in the state, so it can be proven and counted again.
@@ -102,7 +106,7 @@ pub struct Tally {
     pub counted: BoundedList<Counted, VOICES_MAX>,
     /// How many did not count: those who gave them have no standing any more.
     pub void: u32,
-    /// What those that made the outcome weigh; of the heavier side, if it is not heavy enough; 0 at a tie.
+    /// What those that made the outcome weigh; of the heaviest answer, if it is not heavy enough; 0 at a tie.
     pub carried: u128,
     /// What all of them weigh.
     pub total: u128,
@@ -132,7 +136,7 @@ pub fn count(strategy: Strategy, quorum: Fixed, participation: u32, voices: &[Vo
     let total: u128 = counted.iter().map(|voice| u128::from(voice.weight)).sum();
     let leading = match strategy {
         Strategy::RobustMean => mean(&mut counted),
-        _ => heavier(&mut counted),
+        _ => heaviest(&mut counted),
     };
     let carried: u128 = counted.iter().filter(|voice| voice.carried).map(|voice| u128::from(voice.weight)).sum();
     let scale = Fixed::SCALE.unsigned_abs();
@@ -181,18 +185,18 @@ fn influence(voices: &[Voice]) -> Vec<u64> {
     weights
 }
 
-/// The heavier of both claims, if one is; marks those who said so.
+/// The heaviest of three answers, if one is: the first claim, the second, neither. Marks those who said so.
 // spec: CONFLICT-4
-fn heavier(counted: &mut [Counted]) -> Option<Outcome> {
-    let side = |position: Position| -> u128 {
+fn heaviest(counted: &mut [Counted]) -> Option<Outcome> {
+    let answers =
+        [(Position::First, Outcome::First), (Position::Second, Outcome::Second), (Position::Neither, Outcome::Neither)];
+    let weight = |position: Position| -> u128 {
         counted.iter().filter(|voice| voice.position == position).map(|voice| u128::from(voice.weight)).sum()
     };
-    let (first, second) = (side(Position::First), side(Position::Second));
-    let (outcome, position) = match first.cmp(&second) {
-        std::cmp::Ordering::Greater => (Outcome::First, Position::First),
-        std::cmp::Ordering::Less => (Outcome::Second, Position::Second),
-        std::cmp::Ordering::Equal => return None,
-    };
+    let weights = answers.map(|(position, _)| weight(position));
+    let most = weights.into_iter().max()?;
+    let mut leading = answers.into_iter().zip(weights).filter(|(_, weight)| *weight == most);
+    let (Some(((position, outcome), _)), None) = (leading.next(), leading.next()) else { return None };
     counted.iter_mut().for_each(|voice| voice.carried = voice.position == position);
     Some(outcome)
 }
