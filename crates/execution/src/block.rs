@@ -277,7 +277,8 @@ impl<'a> BlockDraft<'a> {
                     None => *in_flight.insert(self.others_in_flight()?),
                 };
                 if in_flight > 0 {
-                    self.note_writes(caller.bundle, None)?;
+                    let noted = self.note_writes(caller.bundle, None)?;
+                    self.charged(|meter| meter.charge(noted))?;
                 }
                 self.count_changes()?;
                 Ok(ran)

@@ -29,6 +29,11 @@ pub mod cost {
     pub const WRITE_KEY_BYTE: u64 = 100;
     /// One byte of a written value.
     pub const WRITE_VALUE_BYTE: u64 = 10;
+    /// A name of a capability in the record of a session that is read: to decode, and to write again where it is the session
+    /// at work.
+    pub const CAPABILITY: u64 = 300;
+    /// A bundle in flight that wrote a key, when another writes it: its entry in the list of those that did is written anew.
+    pub const WRITER: u64 = 500;
     /// An event.
     pub const EVENT: u64 = 1_000;
     /// One byte of an event.

@@ -102,6 +102,14 @@ impl Operation {
         Self { function: F::hash(), args, expected_diff: None, expected_own_diff: None }
     }
 
+    /// How many bytes its encoding has (spec: EXEC-19), without making it.
+    #[must_use]
+    pub fn encoded_len(&self) -> u64 {
+        let expected = [self.expected_diff.is_some(), self.expected_own_diff.is_some()];
+        let expected: u64 = expected.into_iter().map(|is_some| if is_some { 33 } else { 1 }).sum();
+        32 + 4 + self.args.len() as u64 + expected
+    }
+
     /// The hash under which the operation stands in the list of its bundle (spec: EXEC-19).
     #[must_use]
     pub fn list_hash(&self) -> Hash {

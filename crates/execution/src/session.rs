@@ -9,6 +9,7 @@
 
 use crate::chain::first_link;
 use crate::collections::entry_prefix;
+use crate::meter::cost;
 use crate::newtype::hash_newtype;
 use crate::{Map, SessionError};
 use keelstone_codec::{
@@ -225,12 +226,25 @@ pub struct Sessions {
 }
 
 impl Sessions {
+    /// The record of a session, if it has one: charged for the names of capabilities in it, too.
+    ///
+    /// # Errors
+    /// [`crate::Stop`] if the state does not answer, or for want of gas.
+    // spec: EXEC-13
+    pub fn record(&self, id: &SessionId) -> Result<Option<Session>, crate::Stop> {
+        let found = self.records.get(id)?;
+        if let Some(Session { capabilities: Capabilities::Only(names), .. }) = &found {
+            self.records.step(cost::CAPABILITY.saturating_mul(names.len() as u64))?;
+        }
+        Ok(found)
+    }
+
     /// The record of a session, also of a root session that has run nothing yet.
     ///
     /// # Errors
     /// [`crate::Stop`] if the state does not answer.
     pub fn find(&self, chain_id: &ChainId, id: &SessionId, sender: &PublicKey) -> Result<Option<Session>, crate::Stop> {
-        let found = self.records.get(id)?;
+        let found = self.record(id)?;
         let root = || (*id == SessionId::root(chain_id, sender)).then(|| Session::root(chain_id, *sender));
         Ok(found.or_else(root))
     }
@@ -245,7 +259,7 @@ impl Sessions {
         for _ in 0..=ANCESTORS_MAX {
             match next {
                 Some(id) if id == above => return Ok(true),
-                Some(id) => next = self.records.get(&id)?.and_then(|session| session.parent),
+                Some(id) => next = self.record(&id)?.and_then(|session| session.parent),
                 None => break,
             }
         }
@@ -285,7 +299,7 @@ impl Sessions {
                 }
             }
             let Some(parent) = session.parent else { return Ok(Ok(())) };
-            let Some(record) = self.records.get(&parent)? else { return Ok(Err(SessionError::Unknown(parent))) };
+            let Some(record) = self.record(&parent)? else { return Ok(Err(SessionError::Unknown(parent))) };
             (id, session) = (parent, record);
         }
         Ok(Err(SessionError::TooDeep(id)))

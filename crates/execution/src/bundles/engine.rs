@@ -223,7 +223,7 @@ pub fn check_submission(
     if totals.in_flight >= limits.in_flight_max {
         return Ok(Err(SubmitError::InFlight { limit: limits.in_flight_max }));
     }
-    let (_, bytes) = pieces(batching, bundle.operations());
+    let bytes: u64 = bundle.operations().iter().map(Operation::encoded_len).sum();
     let found = totals.bytes.saturating_add(room(bytes));
     if found > limits.bytes_max {
         return Ok(Err(SubmitError::Bytes { found, limit: limits.bytes_max }));
@@ -233,18 +233,18 @@ pub fn check_submission(
 
 /// The operations cut into pieces, each with the index of its first, and the bytes of all.
 fn pieces(batching: &Batching, operations: &[Operation]) -> (Vec<(u32, Piece)>, u64) {
-    let (mut out, mut piece, mut first, mut filled, mut bytes) = (Vec::new(), Piece::default(), 0u32, 0usize, 0u64);
+    let (mut out, mut piece, mut first, mut filled, mut bytes) = (Vec::new(), Piece::default(), 0u32, 0u64, 0u64);
     for (index, operation) in (0u32..).zip(operations) {
-        if filled >= PIECE_BYTES {
+        if filled >= PIECE_BYTES as u64 {
             out.push((first, std::mem::take(&mut piece)));
             (first, filled) = (index, 0);
         }
         if batching.borders.contains(&index) {
             piece.borders.push(index);
         }
-        let length = operation.to_bytes().len();
-        filled += length;
-        bytes += length as u64;
+        let length = operation.encoded_len();
+        filled = filled.saturating_add(length);
+        bytes += length;
         piece.operations.push(operation.clone());
     }
     out.push((first, piece));
@@ -322,7 +322,9 @@ impl BlockDraft<'_> {
         let hashes: Vec<Hash> = bundle.operations().iter().map(Operation::list_hash).collect();
         let operations = u32::try_from(hashes.len()).expect("a bundle has at most 65,535 operations");
         let stored = cost::WRITE_VALUE_BYTE.saturating_mul(bytes);
-        let gas_used = stored.saturating_add(cost::OPERATION + cost::WRITE * pieces.len() as u64);
+        let listed = cost::LISTED.saturating_mul(u64::from(operations));
+        let gas_used =
+            stored.saturating_add(listed).saturating_add(cost::OPERATION + cost::WRITE * pieces.len() as u64);
         let record = BundleRecord {
             owner,
             session,
@@ -693,6 +695,8 @@ impl BlockDraft<'_> {
             } else if found.is_none() {
                 continue;
             }
+            let listed = found.as_ref().map_or(0, |found| found.writers.len() as u64);
+            gas = gas.saturating_add(cost::WRITER.saturating_mul(listed));
             let writers = BoundedList::new(writers).expect("as many bundles write a key as are in flight");
             let written = super::Written { writers };
             // All of it is counted with the rest of what the operation changes. Where that will be too much for this alone, it

@@ -33,6 +33,11 @@ impl<K: OrderedKey, V: Encode + Decode> Map<K, V> {
         self.site.contains(self.site.key(key))
     }
 
+    /// Charges for what is to be done with what was read, as a function does itself (`cx.step`).
+    pub(crate) fn step(&self, gas: u64) -> Result<(), Stop> {
+        self.site.handle.metered(|meter| meter.charge(gas))
+    }
+
     /// Gives a key a value, in the place of the one it has.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ pub struct Sequence<K> {
 }
 
 impl<K: OrderedKey> Sequence<K> {
-    /// The next number, which is never given out again.
+    /// The next number, which is given out again only if what gave it out is taken back, and with it all that has the number.
     ///
     /// # Errors
     /// [`Stop::Exhausted`] after 2^64 - 1, or [`Stop`] if the host does not answer.

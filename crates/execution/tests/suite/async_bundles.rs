@@ -8,8 +8,8 @@ use keelstone_execution::bundles::{
 };
 use keelstone_execution::{
     Batching, BlockDraft, Bundle, Caller, Context, Denied, Draft, Failed, FailureKind, Finished, Limits, Map, Mode,
-    Operation, Registry, SessionId, Sessions, Transition, View, denied, ensure, is_application, list_root, namespace,
-    rollback_link, transition,
+    Operation, Registry, SessionId, Sessions, Transition, View, cost, denied, ensure, is_application, list_root,
+    namespace, rollback_link, transition,
 };
 use keelstone_tree::{Diff, KeyRange, Read as _, Write};
 use std::collections::{BTreeMap, BTreeSet};
@@ -639,6 +639,34 @@ fn x10_what_another_changed_back_in_between_is_not_taken_back_either() {
             assert_eq!(chain.cells(), BTreeMap::from([(1, 3)]));
         }
     }
+}
+
+/// spec: EXEC-19. What operations come to is known without encoding them.
+#[test]
+fn an_operation_is_as_long_as_it_says() {
+    let (one, plain) = (Some(Hash([1; 32])), put(1, 1));
+    for (expected_diff, expected_own_diff) in [(None, None), (one, None), (None, one), (one, one)] {
+        let expected_diff = expected_diff.map(StateHash);
+        let operation = Operation { expected_diff, expected_own_diff, ..plain.clone() };
+        assert_eq!(operation.encoded_len(), operation.to_bytes().len() as u64);
+    }
+}
+
+/// spec: EXEC-13. Each bundle in flight that wrote a key is paid for by whoever writes it then, and by nobody who writes another.
+#[test]
+fn a_write_pays_for_those_who_wrote_the_key_before() {
+    let gas = |writers: u8| {
+        let mut chain = Chain::new();
+        for name in 1..=writers {
+            let borders = BoundedSet::new([1]).unwrap();
+            chain.submit(name, name, Batching { borders, ..until(90) }, vec![add(1, 1), put(4, UNLUCKY)]);
+        }
+        chain.settle();
+        [1, 2].map(|cell| chain.run(33 + cell, 9, vec![put(cell, 7)]).1.unwrap().gas_used)
+    };
+    let [one, many] = [gas(1), gas(5)];
+    assert_eq!(many[0] - one[0], 4 * cost::WRITER);
+    assert_eq!(many[1], one[1]);
 }
 
 /// spec: EXEC-10. A bundle that holds keeps every other writer off its keys until it ends, and takes a grant to do so.

@@ -4,7 +4,8 @@ use crate::common::*;
 use keelstone_codec::{Decode, Encode, Height, StateHash};
 use keelstone_execution::{
     BlockDraft, Caller, Capabilities, Capability, Context, Denied, Draft, Failed, FailureKind, Finished, Item, Limits,
-    Operation, PublicKey, Registry, Session, SessionError, SessionId, Sessions, Transition, namespace, transition,
+    Operation, PublicKey, Registry, Session, SessionError, SessionId, Sessions, Transition, cost, namespace,
+    transition,
 };
 use std::collections::BTreeSet;
 
@@ -112,6 +113,27 @@ fn a_root_session_holds_what_is_not_reserved() {
     let (_, error) = refusal(run(&mut with(&registry, &[], &[]), 1, None, vec![op(&Open)]));
     assert_eq!(error, SessionError::Lacks { session: SessionId::root(&chain_id(), &key(1)), capability: OPEN });
     run(&mut with(&registry, &[], &[(key(1), OPEN)]), 1, None, vec![op(&Open)]).unwrap();
+}
+
+/// spec: EXEC-13. Each name that a session or one above it holds is paid for: each is decoded whenever the session acts.
+#[test]
+fn what_a_session_holds_is_paid_for_at_each_operation() {
+    let registry = doors();
+    let gas = |own: usize, above: usize| {
+        let names = |count: usize| {
+            let names = (0..count).map(|number| Capability::parse(&format!("x{number:02}")).unwrap());
+            Capabilities::only(names.chain([OPEN])).unwrap()
+        };
+        let (parent, upper) = session(1, None, names(above));
+        let (child, lower) = session(2, Some(parent), names(own));
+        let mut draft = with(&registry, &[(parent, upper), (child, lower)], &[]);
+        run(&mut draft, 2, Some(child), vec![op(&Open)]).unwrap().gas_used
+    };
+    let bytes = 4 + 3;
+    // Of one above, once. Of its own twice, before the call and after it, and it is written, over what was there.
+    assert_eq!(gas(0, 10) - gas(0, 0), 10 * (cost::CAPABILITY + bytes * cost::READ_BYTE));
+    let own = 2 * cost::CAPABILITY + bytes * (3 * cost::READ_BYTE + cost::WRITE_VALUE_BYTE);
+    assert_eq!(gas(10, 0) - gas(0, 0), 10 * own);
 }
 
 /// spec: EXEC-8. A delegated session may do what it holds, in the hands of its owner only.

@@ -25,6 +25,9 @@ pub const NOTES_MAX: u32 = 1_024;
 /// Longest note in bytes.
 pub const NOTE_BYTES_MAX: usize = 4_096;
 
+/// What a session costs for each capability it is given: a name that is read, kept in order, copied and written.
+const DELEGATED_GAS: u64 = 1_500;
+
 /// The namespace `notes`: what sessions keep.
 #[namespace("notes")]
 pub struct Notes {
@@ -95,6 +98,7 @@ impl Transition<Sessions> for Delegate {
     type Output = SessionId;
 
     fn verify(&self, world: &View<Sessions>, cx: &Context) -> Result<(), Denied> {
+        cx.step(DELEGATED_GAS.saturating_mul(self.capabilities.len() as u64))?;
         keys::check_key(&self.owner).map_err(|error| denied!("{error}"))?;
         ensure!(!self.capabilities.is_empty(), "a session may do something");
         let root = self.check_depth(world, cx.session())?;
@@ -125,7 +129,7 @@ impl Delegate {
         while let Some(id) = next {
             levels += 1;
             ensure!(levels <= ANCESTORS_MAX, "a session is delegated at most {ANCESTORS_MAX} times over");
-            (root, next) = (id, world.records.get(&id)?.and_then(|session| session.parent));
+            (root, next) = (id, world.record(&id)?.and_then(|session| session.parent));
         }
         Ok(root)
     }
@@ -139,7 +143,7 @@ impl Delegate {
         let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.');
         let is_path = name.split('/').all(|segment| !segment.is_empty() && segment.bytes().all(plain));
         ensure!(is_path, "a name is made of a-z, 0-9, '_', '-' and '.', in segments between '/'");
-        let above = world.records.get(&parent)?.map(|session| session.name).unwrap_or_default();
+        let above = world.record(&parent)?.map(|session| session.name).unwrap_or_default();
         let below = above.is_empty() || name.strip_prefix(&*above).is_some_and(|rest| rest.starts_with('/'));
         ensure!(below, "a session below {:?} has a name that begins so", &*above);
         if let Some(holder) = world.names.get(&(root, self.name.clone()))? {
@@ -153,7 +157,7 @@ impl Delegate {
 /// it [`Expire`]: a delegation that asked for the height could not be foreseen (spec: EXEC-4).
 fn is_open(world: &Sessions, id: SessionId) -> Result<bool, Stop> {
     let mut next = Some(id);
-    while let Some(session) = next.map(|id| world.records.get(&id)).transpose()?.flatten() {
+    while let Some(session) = next.map(|id| world.record(&id)).transpose()?.flatten() {
         if session.closed {
             return Ok(false);
         }
@@ -232,7 +236,7 @@ impl Transition<Sessions> for Close {
 
     fn apply(&self, world: &mut Draft<Sessions>, cx: &mut Context) -> Result<(), Denied> {
         let unknown = |id: &SessionId| denied!("{id} does not exist");
-        let mut session = world.records.get(&self.session)?.ok_or_else(|| unknown(&self.session))?;
+        let mut session = world.record(&self.session)?.ok_or_else(|| unknown(&self.session))?;
         ensure!(session.parent.is_some(), "a root session cannot be closed: its key could do nothing ever again");
         ensure!(!session.closed, "{} is closed", self.session);
         let (mut owner, mut parent) = (session.owner, session.parent);
@@ -240,7 +244,7 @@ impl Transition<Sessions> for Close {
             match parent {
                 Some(id) if owner != cx.sender() => {
                     // A root session that has run nothing has no record, and an owner all the same: who signs for it.
-                    let Some(above) = world.records.get(&id)? else { return Err(unknown(&id)) };
+                    let Some(above) = world.record(&id)? else { return Err(unknown(&id)) };
                     (owner, parent) = (above.owner, above.parent);
                 }
                 _ => break,
@@ -266,7 +270,7 @@ impl Transition<Sessions> for Expire {
 
     // spec: MODULE-10
     fn apply(&self, world: &mut Draft<Sessions>, cx: &mut Context) -> Result<(), Denied> {
-        let found = world.records.get(&self.session)?;
+        let found = world.record(&self.session)?;
         let mut session = found.ok_or_else(|| denied!("{} does not exist", self.session))?;
         ensure!(!session.closed, "{} is closed", self.session);
         let Some(last) = session.expires else {

@@ -88,17 +88,22 @@ impl Decimal {
         if coefficient == BigInt::ZERO {
             return Ok(Self::zero());
         }
-        let ten = BigInt::from(10);
-        while &coefficient % &ten == BigInt::ZERO {
-            coefficient /= &ten;
-            exponent += 1;
+        // All zeros at once: a division for each would be most of what an amount costs.
+        let text = coefficient.magnitude().to_string();
+        let digits = text.trim_end_matches('0').len();
+        let zeros = u32::try_from(text.len() - digits).map_err(|_| DecimalError::TooLarge)?;
+        if zeros > 0 {
+            coefficient /= BigInt::from(10).pow(zeros);
+            exponent = i32::try_from(zeros)
+                .ok()
+                .and_then(|zeros| exponent.checked_add(zeros))
+                .ok_or(DecimalError::TooLarge)?;
         }
-        let number = Self { coefficient, exponent };
         let limit = i32::try_from(DIGITS_MAX).expect("the limit is small");
-        if number.digits().len() > DIGITS_MAX || !(-limit..=limit).contains(&exponent) {
+        if digits > DIGITS_MAX || !(-limit..=limit).contains(&exponent) {
             return Err(DecimalError::TooLarge);
         }
-        Ok(number)
+        Ok(Self { coefficient, exponent })
     }
 
     /// The digits of the coefficient, without sign.
