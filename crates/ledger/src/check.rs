@@ -4,15 +4,16 @@
 //! transaction arrives, against the last committed state, and again in its block, against the state just before it;
 //! only the second verdict counts, since anything may have happened between.
 //!
-//! Rules: `spec/ledger.md`, TX-5 to TX-8.
+//! Rules: `spec/ledger.md`, TX-5 to TX-9.
 
 use crate::chain::ChainFacts;
 use crate::keys::SignatureError;
 use crate::mempool::PoolError;
+use crate::modules::agents::{self, Agents};
 use crate::nonces;
 use crate::transaction::SignedTransaction;
 use keelstone_codec::{ChainId, DecodeError, Height};
-use keelstone_execution::bundles::{HOLD, check_submission};
+use keelstone_execution::bundles::{BundleLimits, HOLD, check_submission};
 use keelstone_execution::{
     BlockDraft, BundleId, Bundles, Capability, FunctionHash, Mode, PublicKey, Registry, SessionError, SessionId,
     Sessions, Stop, SubmitError, View,
@@ -172,21 +173,33 @@ pub(crate) fn facts(facts: &ChainFacts, signed: &SignedTransaction, height: Heig
     Ok(())
 }
 
+/// What bundles in flight may take, if one of this sender is to be the next: a half of the places and bytes is for keys whose
+/// agents have standing, where there is any. Keys are free, and would take all.
+// spec: TX-9
+fn limits_for(agents: Result<bool, Stop>, limits: BundleLimits) -> Result<BundleLimits, Stop> {
+    let kept = match agents {
+        Ok(kept) => kept,
+        Err(Stop::Read(error)) => return Err(error.into()),
+        // Only a genesis of raw entries can put something else there; it must not keep bundles from being taken in.
+        Err(_) => false,
+    };
+    let (places, bytes) = if kept { (limits.in_flight_max / 2, limits.bytes_max / 2) } else { (0, 0) };
+    let (in_flight_max, bytes_max) = (limits.in_flight_max - places, limits.bytes_max - bytes);
+    Ok(BundleLimits { in_flight_max, bytes_max, ..limits })
+}
+
 /// An async bundle has a place among those in flight, and every operation fits a batch.
 // spec: EXEC-6, EXEC-7
 fn may_submit(
     registry: &Registry,
     bundles: &Bundles,
-    chain: &ChainFacts,
     signed: &SignedTransaction,
+    limits: &BundleLimits,
     height: Height,
 ) -> Result<Result<(), Refusal>, Stop> {
-    let (transaction, limits) = (&signed.transaction, chain.limits.bundles());
-    if *transaction.bundle.mode() == Mode::Sync {
-        return Ok(Ok(()));
-    }
+    let transaction = &signed.transaction;
     let (id, owner) = (BundleId(signed.id().0), &transaction.sender);
-    let verdict = check_submission(bundles, registry, id, owner, &transaction.bundle, height, &limits)?;
+    let verdict = check_submission(bundles, registry, id, owner, &transaction.bundle, height, limits)?;
     Ok(verdict.map_err(Refusal::from))
 }
 
@@ -247,8 +260,14 @@ pub(crate) fn in_block(
         let called =
             draft.edit(|sessions: &mut Sessions| may_call(registry, sessions, &chain.chain_id, signed, height));
         answered(called)?;
-        let taken = draft.edit(|bundles: &mut Bundles| may_submit(registry, bundles, chain, signed, height));
-        answered(taken).map(|()| after)
+        if *signed.transaction.bundle.mode() != Mode::Sync {
+            let kept =
+                draft.edit(|agents: &mut Agents| agents::is_kept_from(registry, agents, &signed.transaction.sender));
+            let limits = answered(limits_for(kept, chain.limits.bundles()).map(Ok))?;
+            let taken = draft.edit(|bundles: &mut Bundles| may_submit(registry, bundles, signed, &limits, height));
+            answered(taken)?;
+        }
+        Ok(after)
     });
     match verdict {
         Err(Refusal::State(error)) => Err(error),
@@ -256,7 +275,19 @@ pub(crate) fn in_block(
     }
 }
 
-/// Everything about a transaction whose signature is good, against a committed state. Gives the account's next nonce.
+/// What is cheap, however long the transaction is: all that is asked before its signature.
+// spec: TX-5
+pub(crate) fn before_signature(
+    state: &dyn Read,
+    chain: &ChainFacts,
+    signed: &SignedTransaction,
+    height: Height,
+) -> Result<(), Refusal> {
+    facts(chain, signed, height)?;
+    used_up(nonce(state, &signed.transaction.sender)?, signed.transaction.nonce).map(drop)
+}
+
+/// Everything else about a transaction whose signature is good, against a committed state.
 pub(crate) fn in_pool(
     registry: &Registry,
     state: impl Read + Clone + 'static,
@@ -264,11 +295,15 @@ pub(crate) fn in_pool(
     signed: &SignedTransaction,
     height: Height,
 ) -> Result<(), Refusal> {
-    facts(chain, signed, height)?;
-    used_up(nonce(&state, &signed.transaction.sender)?, signed.transaction.nonce)?;
     let sessions = View::<Sessions>::over(state.clone());
     answered(may_call(registry, &sessions, &chain.chain_id, signed, height))?;
-    answered(may_submit(registry, &View::<Bundles>::over(state), chain, signed, height))
+    if *signed.transaction.bundle.mode() == Mode::Sync {
+        return Ok(());
+    }
+    let agents = View::<Agents>::over(state.clone());
+    let kept = agents::is_kept_from(registry, &agents, &signed.transaction.sender);
+    let limits = answered(limits_for(kept, chain.limits.bundles()).map(Ok))?;
+    answered(may_submit(registry, &View::<Bundles>::over(state), signed, &limits, height))
 }
 
 /// The next nonce of an account.
@@ -284,7 +319,7 @@ fn used_up(next: u64, found: u64) -> Result<u64, Refusal> {
     found.checked_add(1).ok_or(Refusal::NoNonce)
 }
 
-fn answered(verdict: Result<Result<(), Refusal>, Stop>) -> Result<(), Refusal> {
+fn answered<T>(verdict: Result<Result<T, Refusal>, Stop>) -> Result<T, Refusal> {
     match verdict {
         Ok(verdict) => verdict,
         Err(Stop::Read(error)) => Err(Refusal::State(error)),

@@ -551,8 +551,9 @@ impl<H: Hasher> Ledger<H> {
     /// # Errors
     /// [`Refusal`].
     pub fn submit_again(&self, bytes: &[u8]) -> Result<TxId, Refusal> {
-        let transaction = self.decoded(bytes)?;
-        check::in_pool(&self.registry, self.view(), self.facts(), &transaction, self.height().next())?;
+        let (transaction, view, height) = (self.decoded(bytes)?, self.view(), self.height().next());
+        check::before_signature(&view, self.facts(), &transaction, height)?;
+        check::in_pool(&self.registry, view, self.facts(), &transaction, height)?;
         self.wait(transaction, bytes.len())
     }
 
@@ -568,11 +569,13 @@ impl<H: Hasher> Ledger<H> {
         self.pool_mut().clear();
     }
 
-    /// The cheapest checks first: nobody gets a signature verified for bytes that would be refused anyway.
+    /// The cheapest checks first, and the signature before whatever costs more the more operations there are: nobody gets that
+    /// done by bytes alone.
+    // spec: TX-5
     fn checked(&self, bytes: &[u8]) -> Result<SignedTransaction, Refusal> {
         let transaction = self.decoded(bytes)?;
         let (view, height) = (self.view(), self.height().next());
-        check::in_pool(&self.registry, view, self.facts(), &transaction, height)?;
+        check::before_signature(&view, self.facts(), &transaction, height)?;
         let id = transaction.id();
         let (good, known) = {
             let vouched = self.vouched();
@@ -584,6 +587,7 @@ impl<H: Hasher> Ledger<H> {
             transaction.verify_by(&point)?;
             self.vouched().remember(id, &transaction, point);
         }
+        check::in_pool(&self.registry, view, self.facts(), &transaction, height)?;
         Ok(transaction)
     }
 

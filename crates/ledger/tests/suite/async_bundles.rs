@@ -1,12 +1,12 @@
 //! Async bundles on a chain: over crashes, rollbacks of the chain, nodes that join in the middle, and replays.
 
 use crate::tools::*;
-use keelstone_codec::{BoundedSet, Decode, Encode, Height, Text, Timestamp, splitmix64};
+use keelstone_codec::{BoundedSet, Decode, Encode, Fixed, Height, Text, Timestamp, splitmix64};
 use keelstone_execution::bundles::{Abandon, BundleId, Resume, RollBack, Status};
-use keelstone_execution::{Batching, Bundle, Mode, Operation};
-use keelstone_ledger::modules::{contracts, standard};
+use keelstone_execution::{Batching, Bundle, Mode, Operation, SubmitError};
+use keelstone_ledger::modules::{agents, contracts, standard};
 use keelstone_ledger::{
-    Committed, Genesis, Ledger, LedgerError, PoolLimits, Progress, SignedTransaction, Transaction, Verdict,
+    Committed, Genesis, Ledger, LedgerError, PoolLimits, Progress, Refusal, SignedTransaction, Transaction, Verdict,
     verify_transition,
 };
 use keelstone_store::Store;
@@ -92,6 +92,42 @@ fn chain_goes_on_with_a_bundle_by_itself_and_idles_again() {
     let empty = next(&chain).unwrap();
     assert_eq!((empty.root, &empty.record), (root, &None));
     each_operation_once(&chain);
+}
+
+/// spec: TX-9. Where there is stake that gives standing, keys without it take at most half of the places; where there is none, all.
+#[test]
+fn keys_without_standing_leave_places_to_those_with_it() {
+    let sleeper = |person: u8, nonce| {
+        batched(
+            person,
+            nonce,
+            Batching::until(Height(5_000)),
+            vec![op(&agents::SetMood { mood: Fixed::from_micros(9_000_000) })],
+        )
+    };
+    let refused = |chain: &Chain, transaction: SignedTransaction| {
+        let found = chain.submit(&transaction.to_bytes());
+        assert!(matches!(found, Err(Refusal::Async(SubmitError::InFlight { .. }))), "{found:?}");
+    };
+    let mut genesis = staked([(1, 100), (2, 99)]);
+    genesis.limits.bundles_max = 5;
+    let chain = chain_of(&genesis);
+    // In one block, where each is asked for the state right before it.
+    let first: Vec<_> = [2, 3, 4, 5].map(|person| sleeper(person, 0)).into();
+    first.iter().for_each(|transaction| assert!(chain.submit(&transaction.to_bytes()).is_ok()));
+    let made = next(&chain).unwrap();
+    let taken = made.receipts.iter().filter(|receipt| matches!(receipt.verdict, Verdict::Submitted { .. })).count();
+    assert_eq!(taken, 3);
+    refused(&chain, sleeper(6, 0));
+    for nonce in 0..2 {
+        block(&chain, &[sleeper(1, nonce)]);
+    }
+    refused(&chain, sleeper(1, 2));
+    let mut genesis = staked([(1, 99)]);
+    genesis.limits.bundles_max = 5;
+    let chain = chain_of(&genesis);
+    block(&chain, &[1, 2, 3, 4, 5].map(|person| sleeper(person, 0)));
+    refused(&chain, sleeper(6, 0));
 }
 
 /// Every operation is in exactly one continuation, in order.

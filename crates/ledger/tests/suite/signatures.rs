@@ -3,8 +3,8 @@
 use crate::tools::*;
 use keelstone_codec::{Encode, Hash, Height, Timestamp};
 use keelstone_ledger::{
-    Block, KeyError, PublicKey, Receipt, Refusal, Refused, SecretKey, Signature, SignatureError, Verdict, check_key,
-    execute, verify, verify_batch,
+    Block, KeyError, PublicKey, Receipt, Refusal, Refused, SecretKey, Signature, SignatureError, SignedTransaction,
+    Verdict, check_key, execute, verify, verify_batch,
 };
 use proptest::prelude::*;
 use std::num::NonZeroUsize;
@@ -182,11 +182,25 @@ fn x01_signature_of_another_context_is_refused() {
         key(2).sign(&transaction.sign_bytes()),
         Signature([0; 64]),
     ] {
-        let signed = keelstone_ledger::SignedTransaction { transaction: transaction.clone(), signature };
+        let signed = SignedTransaction { transaction: transaction.clone(), signature };
         let found = chain.submit(&signed.to_bytes());
         assert!(matches!(found, Err(Refusal::Signature(SignatureError::Wrong { .. }))), "{found:?}");
     }
     assert!(chain.submit(&transaction.sign(&key(1)).to_bytes()).is_ok());
+}
+
+/// spec: TX-5. Whatever else is wrong with its operations, a transaction that nobody signed costs a signature and is told so.
+#[test]
+fn a_signature_is_looked_at_before_the_operations() {
+    let chain = chain();
+    let mut unknown = register("ada");
+    unknown.function = keelstone_execution::FunctionHash(keelstone_codec::Hash([3; 32]));
+    let transaction = unsigned(1, 0, vec![unknown]);
+    let unsigned = SignedTransaction { transaction: transaction.clone(), signature: Signature([0; 64]) };
+    let found = chain.submit(&unsigned.to_bytes());
+    assert!(matches!(found, Err(Refusal::Signature(_))), "{found:?}");
+    let found = chain.submit(&transaction.sign(&key(1)).to_bytes());
+    assert!(matches!(found, Err(Refusal::UnknownFunction { .. })), "{found:?}");
 }
 
 #[test]
