@@ -513,7 +513,11 @@ fn what_a_node_does_by_itself_is_on_record() {
     expect(path, 0, &["snapshot", "export", "3", archive.to_str().unwrap()]);
     expect(path, 0, &[&["snapshot", "restore", archive.to_str().unwrap(), "--yes"], &full[..]].concat());
     expect(path, 0, &["snapshot", "delete", "3", "--yes"]);
+    // Records begin anew with the next block: until then there is nothing to be found right or wrong.
+    let verdict = expect(path, 17, &["audit", "verify"]);
+    assert_eq!((&verdict["valid"], &verdict["verified"]), (&Value::Null, &json!(0)));
     send(path, 0, &json!([post("more")]));
+    assert_eq!(expect(path, 0, &["audit", "verify"])["valid"], true);
     expect(path, 0, &["db", "prune", "--before", "4", "--yes"]);
     expect(path, 0, &["audit", "prune", "--before", "4", "--yes"]);
     let pair = |kind: &str, step: &str| (kind.to_owned(), step.to_owned());

@@ -31,7 +31,7 @@ pub enum Exit {
     /// State sync did not come to its end: the engine gave up, or nobody sends what is missing.
     SyncFailed = 16,
     /// Whether the state is the chain's is not known: nothing certifies it yet, and no peer could say; or of several that were to
-    /// be compared one gave nothing.
+    /// be compared one gave nothing, or there was nothing to verify.
     Unknown = 17,
 }
 

@@ -239,7 +239,19 @@ fn verify(file: Option<&Path>, context: &Context<'_>) -> Result<Exit, Failure> {
             )));
         }
     }
-    out.say(out.ink(Ink::Good, "✓ every record is what its block says, and all are in the log of the state"));
+    // Nothing that was looked at is wrong where nothing was: that is no verdict about the records.
+    let (valid, exit) = match (verified, count) {
+        (0, 1..) => {
+            let what = "nothing was verified: none of the log's records are kept here. Verify an export of a node that keeps them";
+            out.say(format_args!("{} {what}", out.ink(Ink::Quiet, "?")));
+            (Value::Null, Exit::Unknown)
+        }
+        _ => {
+            let sound = "✓ every record that is kept is what its block says, and all are in the log of the state";
+            out.say(out.ink(Ink::Good, sound));
+            (Value::Bool(true), Exit::Ok)
+        }
+    };
     // Of a height whose records were given up, and whose version is not kept, only the log can be compared.
     let root_compared = known.is_some_and(|known| known.root.is_some());
     if let Some(kept) = &kept {
@@ -250,10 +262,10 @@ fn verify(file: Option<&Path>, context: &Context<'_>) -> Result<Exit, Failure> {
     }
     out.row("records", format_args!("{} to {}", grouped(first), grouped(count)));
     out.emit(&json!({
-        "valid": true, "first": first, "count": count, "verified": verified, "checkpoint": kept.is_some(),
+        "valid": valid, "first": first, "count": count, "verified": verified, "checkpoint": kept.is_some(),
         "checkpoint_root_compared": root_compared, "checkpoint_signer": kept.map(|kept| kept.signer.to_string()),
     }));
-    Ok(Exit::Ok)
+    Ok(exit)
 }
 
 /// Refuses a checkpoint of another chain, or one that the log is shorter than, or the chain below.
