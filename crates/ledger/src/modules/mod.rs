@@ -5,7 +5,7 @@
 //! collections and the same rules; nothing here has a back door into the engine. A chain that wants other functions
 //! builds another registry, into which it may take [`sessions::register`] and [`validators::register`] alone.
 //!
-//! Functions, capabilities, events: `spec/modules.md`, MODULE-1 to MODULE-9. For those who use it: `docs/world.md`.
+//! Functions, capabilities, events: `spec/modules.md`, MODULE-1 to MODULE-11. For those who use it: `docs/world.md`.
 
 pub mod agents;
 pub mod beginning;
@@ -36,7 +36,7 @@ pub struct Society {
 pub const RESERVED: [Capability; 3] = [agents::GRANT_STAKE, contracts::PATCH, validators::SET_VALIDATOR];
 
 /// Registers all built-in functions and their events.
-// spec: MODULE-1, MODULE-3, MODULE-5
+// spec: MODULE-1, MODULE-3, MODULE-5, MODULE-11
 pub fn register(registry: &mut Registry) -> &mut Registry {
     for capability in RESERVED {
         registry.reserve(capability);

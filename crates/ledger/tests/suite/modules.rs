@@ -1,7 +1,7 @@
 //! What agents, their society, their memes and sessions may and may not do.
 
 use crate::tools::*;
-use keelstone_codec::{BoundedSet, Decode, Fixed, Height, StateHash, Text};
+use keelstone_codec::{BoundedSet, Decode, Fixed, Height, Shape, StateHash, Text, Variant};
 use keelstone_execution::{Capability, ContextUse, Operation, Registry, SessionId, Sessions, View};
 use keelstone_ledger::modules::{Society, agents, memes, sessions, social, standard, validators};
 use keelstone_ledger::{PublicKey, Receipt, Refusal, Transaction, Verdict};
@@ -45,6 +45,54 @@ fn functions_are_those_of_the_spec() {
         assert_eq!(function.context, ContextUse { height, ..ContextUse::NONE }, "{line}");
     }
     assert_eq!(registry.functions().len(), 44);
+}
+
+/// A layout in the words of `spec/modules.md`.
+fn said(shape: &Shape) -> String {
+    let all = |shapes: &mut dyn Iterator<Item = String>| shapes.collect::<Vec<_>>().join(", ");
+    let named = |name: &str, shape: &Shape| match said(shape) {
+        empty if empty.is_empty() => name.to_owned(),
+        layout => format!("{name} {layout}"),
+    };
+    match shape {
+        Shape::Unit => String::new(),
+        Shape::Bool => "bool".to_owned(),
+        Shape::Unsigned(bytes) => format!("u{}", u32::from(*bytes) * 8),
+        Shape::Signed(bytes) => format!("i{}", u32::from(*bytes) * 8),
+        Shape::Decimal => "fixed".to_owned(),
+        Shape::Array(bytes) => format!("{bytes} bytes"),
+        Shape::Bytes(most) => format!("bytes to {most}"),
+        Shape::Text(most) => format!("text to {most}"),
+        Shape::Optional(value) => format!("option of {}", said(value)),
+        Shape::List(element, most) => format!("list to {most} of {}", said(element)),
+        Shape::Set(element, most) => format!("set to {most} of {}", said(element)),
+        Shape::Tuple(parts) => format!("({})", all(&mut parts.iter().map(said))),
+        Shape::Record(fields) if fields.is_empty() => String::new(),
+        Shape::Record(fields) => format!("({})", all(&mut fields.iter().map(|(name, field)| named(name, field)))),
+        Shape::Choice(variants) => {
+            let variant = |one: &Variant| named(&format!("{:02x} {}", one.tag, one.name), &one.shape);
+            format!("one of ({})", all(&mut variants.iter().map(variant)))
+        }
+        other => panic!("the spec has no word for {other:?}"),
+    }
+}
+
+/// spec: MODULE-11. What every function takes and gives, byte for byte, stands in the spec.
+#[test]
+fn arguments_and_results_are_those_of_the_spec() {
+    let spec = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../spec/modules.md")).unwrap();
+    let mut lacking = String::new();
+    for function in standard().functions() {
+        let [args, output] = [(function.args)(), (function.output)()].map(|shape| match said(&shape) {
+            empty if empty.is_empty() => "nothing".to_owned(),
+            layout => layout,
+        });
+        let row = format!("| `{}` | {args} | {output} |", function.label());
+        if !spec.lines().any(|line| line == row) {
+            lacking += &format!("{row}\n");
+        }
+    }
+    assert!(lacking.is_empty(), "spec/modules.md lacks these rows under MODULE-11:\n{lacking}");
 }
 
 /// A chain of one's own takes the functions of sessions and of validators without the others.
