@@ -487,7 +487,9 @@ impl<'a> BlockDraft<'a> {
         let call = self.activity.enter(entry.name);
         // Nothing behind the handle is left half changed by a panic: a host call finishes before the function's own
         // code goes on, and the operation's layer is dropped.
+        let outer = RUNS.replace(true);
         let result = catch_unwind(AssertUnwindSafe(|| (entry.run)(&self.handle, cx, args)));
+        RUNS.set(outer);
         self.activity.leave(call);
         assert_eq!(depth, self.handle.depth(), "a function cannot reach the layers");
         // spec: EXEC-13, EXEC-17. A function that swallows a stop does not get away with it.
@@ -593,6 +595,17 @@ impl Read for BlockDraft<'_> {
 #[must_use]
 pub fn is_application(namespace: &Namespace) -> bool {
     !SYSTEM_NAMESPACES.contains(&namespace.as_str())
+}
+
+thread_local! {
+    static RUNS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread runs a function of a chain, whose panic is caught and becomes the failure of its bundle: for a panic hook,
+/// which has little to say of those.
+#[must_use]
+pub fn runs_function() -> bool {
+    RUNS.get()
 }
 
 /// What a panic says. Bounded: it is shown, never hashed.

@@ -43,7 +43,7 @@ mod world;
 
 pub use activity::Activity;
 pub use ahead::{Ahead, Coming, Foretold, Job, OperationsAhead, Worker};
-pub use block::{BlockDraft, Caller, Finished, Outcome, is_application};
+pub use block::{BlockDraft, Caller, Finished, Outcome, is_application, runs_function};
 pub use bundles::{Batch, BatchEnd, BundleId, BundleLimits, BundleRecord, Bundles, SubmitError};
 pub use chain::{Link, args_hash, first_link, result_hash, rollback_link};
 pub use changes::{Change, Changes, RestoreError, Summary, ValueHashes, value_hash};

@@ -4,10 +4,13 @@ use crate::common::*;
 use keelstone_codec::{Decode, Encode, Hash, Height, StateHash};
 use keelstone_execution::{
     Batching, Bundle, BundleError, Caller, Change, Changes, ExpectError, FailureKind, Limits, Link, Mode, Operation,
-    RestoreError, Session, SessionId, Stop, args_hash, expect, first_link, is_application, result_hash,
+    RestoreError, Session, SessionId, Stop, args_hash, expect, first_link, is_application, result_hash, runs_function,
 };
 use keelstone_tree::Read;
 use proptest::prelude::*;
+use std::panic::{set_hook, take_hook};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 /// spec: EXEC-1. Every operation adds the link that the rule says, beginning with the session's first.
 #[test]
@@ -154,7 +157,15 @@ fn x05_a_bundle_that_fails_leaves_no_trace() {
 /// a panic is caught at the boundary and says what it said; receipts do not.
 #[test]
 fn x05_a_panic_is_a_failure_and_the_engine_goes_on() {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    let (own, others) = (thread::current().id(), take_hook());
+    set_hook(Box::new(move |panic| match thread::current().id() == own {
+        true => TOLD.store(runs_function(), Ordering::Relaxed),
+        false => others(panic),
+    }));
     let (result, _) = run(&State::new(), vec![op(&Half { end: End::Panic })]);
+    drop(take_hook());
+    assert!(TOLD.load(Ordering::Relaxed) && !runs_function(), "a hook can tell it from a panic of the program");
     let failed = result.unwrap_err();
     let FailureKind::Panicked { message } = &failed.kind else { panic!("{failed}") };
     assert_eq!(message, "half way");
