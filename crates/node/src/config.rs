@@ -933,8 +933,17 @@ impl Kind for LogFilter {
     const KIND: &'static str = "log filter";
     fn from_raw(raw: Raw<'_>) -> Result<Self, String> {
         let text = raw.text("a log filter")?;
+        // A lone word that is no level would be taken for a target, of which there is nothing to log.
+        let mut words =
+            text.split(',').map(str::trim).filter(|word| word.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        let is_level = |word: &str| word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
         match tracing_subscriber::EnvFilter::try_new(&text) {
-            Ok(_) if !text.is_empty() => Ok(Self(text)),
+            Ok(_) if !text.is_empty() => match words.find(|word| !is_level(word)) {
+                None => Ok(Self(text)),
+                Some(word) => Err(format!(
+                    "expected off, error, warn, info, debug or trace, or targets as name=level, found {word:?}"
+                )),
+            },
             _ => Err(format!("expected a log level or filter, found {text:?}")),
         }
     }
@@ -1281,10 +1290,23 @@ mod tests {
         refused("[blocks]\ninterval_ms = 10\ninterval_ms = 20\n", 3, "blocks.interval_ms", "duplicate key");
         refused("\u{feff}blocks = 1\n", 1, "blocks", "byte order mark");
         refused("[log]\nlevel = \"info\"\r\n", 2, "log.level", "CR LF");
+        refused("[log]\nlevel = \"wran\"\n", 2, "log.level", "found \"wran\"");
+        refused("[log]\nlevel = \"info,hyper\"\n", 2, "log.level", "found \"hyper\"");
+        refused("[log]\nlevel = \"\"\n", 2, "log.level", "found \"\"");
         refused("[store]\nhistory = 0\n", 2, "store.history", "found 0");
         refused("http = 5\n", 1, "http", "expected a [section]");
         refused("[http]\nhosts = [1]\n", 2, "http.hosts", "found the integer 1");
         refused("[http]\nlisten = \n", 2, "http.listen", "");
+    }
+
+    #[test]
+    fn a_filter_of_the_log_is_levels_and_targets() {
+        for level in
+            ["info", "WARN", "off", "info,keelstone_node=debug", "hyper=off,debug", "keelstone_node[block]=trace"]
+        {
+            let config = file(&format!("[log]\nlevel = \"{level}\"\n"));
+            assert_eq!(config.expect("valid").log.level.0, level);
+        }
     }
 
     /// A host or an origin that no client could ever name is a mistake, and so are all of them at once.
