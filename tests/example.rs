@@ -39,4 +39,17 @@ fn a_chain_of_ones_own_takes_forty_lines_and_three_commands() {
     let line = ["counter", "--json", "--home"].map(OsString::from).into_iter().chain([home.path().into()]);
     let query = ["query", "counter/value"].map(OsString::from);
     assert_eq!(application.run(line.chain(query)), Exit::Ok, "what is at a place of one's own has a name");
+
+    // What takes a built-in module says that it is missing, instead of what would follow from that.
+    for command in [
+        "demo --once",
+        "conflict status 1",
+        "bench bundles --bundles 1",
+        "testnet demo",
+        "session create x --from y --may counter.add",
+    ] {
+        let line = ["counter", "--json", "--home"].map(OsString::from).into_iter().chain([home.path().into()]);
+        let exit = application.run(line.chain(command.split(' ').map(OsString::from)));
+        assert_eq!(exit, Exit::Usage, "{command}");
+    }
 }

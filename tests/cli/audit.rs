@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
 use crate::bundles::submit;
-use crate::support::{Node, chain, expect, post, register, send};
+use crate::support::{Node, chain, expect, keelstone, post, register, send};
 use keelstone::codec::{Decode as _, Encode as _, Hash, Height, Key, Namespace, Root, Value as Bytes};
 use keelstone::execution::mmr::Mmr;
 use keelstone::ledger::{AuditEvent, AuditLog, AuditRecord, Checkpoint, Genesis, SecretKey, SignedCheckpoint};
@@ -336,9 +336,19 @@ fn history_of_an_entry_names_the_operations_that_changed_it() {
     assert_eq!(changes[0]["by"], "operation");
     let record = &changes[0]["operations"][0]["record"];
     assert_eq!((record["index"].as_u64(), record["kind"].as_str()), (Some(0), Some("operation")));
-    let none = expect(home.path(), 0, &["history", "agents", "nobody", "--from", "1", "--to", "2"]);
+    // "nobody", which is no key that the table shows.
+    let nobody = "6e6f626f6479";
+    let none = expect(home.path(), 14, &["history", "agents", nobody, "--hex", "--from", "1", "--to", "2"]);
     assert_eq!((none["changes"].as_array().map(Vec::len), none["to"].as_u64()), (Some(0), Some(2)));
-    expect(home.path(), 2, &["history", "agents", "nobody", "--from", "2", "--to", "1"]);
+    expect(home.path(), 2, &["history", "agents", nobody, "--hex", "--from", "2", "--to", "1"]);
+    expect(home.path(), 2, &["history", "agents", "nobody"]);
+    // What stands for longer than is asked about has not changed, and is there.
+    let still = expect(home.path(), 0, &["history", "agents", key, "--hex", "--from", "3"]);
+    assert_eq!(still["changes"], json!([]), "{still}");
+    let told = keelstone(home.path(), &["history", "agents", key, "--hex"]);
+    let told = String::from_utf8(told.stdout).unwrap();
+    let held = changes[0]["text"].as_str().unwrap();
+    assert!(held.len() > 60 && told.contains(held), "{told}");
     // Heights that are not reached yet are named, and not said to have been looked at.
     for range in [&["--from", "100", "--to", "2000"][..], &["--from", "100"]] {
         let above = expect(home.path(), 14, &[&["history", "agents", key, "--hex"], range].concat());
@@ -347,7 +357,7 @@ fn history_of_an_entry_names_the_operations_that_changed_it() {
     }
     // A key is written as `query` takes it, so also the name of a contract's entry that is longer than a key.
     let name = format!("currency.balances:{}", "a".repeat(300));
-    assert_eq!(expect(home.path(), 0, &["history", "contracts", &name])["changes"], json!([]));
+    assert_eq!(expect(home.path(), 14, &["history", "contracts", &name])["changes"], json!([]));
     let node = Node::start(home.path(), &[]);
     assert_eq!(expect(home.path(), 0, &["history", "agents", key, "--hex"]), history);
     assert_eq!(node.get("/v1/history/agents?key=x&limit=1001").0, 400);

@@ -19,9 +19,13 @@ fn exit_codes_mean_what_the_table_says() {
     assert_eq!((&error["error"]["code"], &error["error"]["exit"]), (&json!("no_chain"), &json!(10)));
     let home = chain();
     expect(home.path(), 2, &["init"]);
-    expect(home.path(), 14, &["query", "agents", "nobody"]);
+    let nobody = "ab".repeat(32);
+    expect(home.path(), 14, &["query", "agents", &nobody]);
     expect(home.path(), 14, &["query", "block", "7"]);
-    expect(home.path(), 14, &["query", "agents", "nobody", "--height", "7"]);
+    expect(home.path(), 14, &["query", "agents", &nobody, "--height", "7"]);
+    // A digit is missing: of another key nothing is said.
+    let error = expect(home.path(), 2, &["query", "agents", &nobody[1..]]);
+    assert!(error["error"]["message"].as_str().unwrap().contains("no key of the table agents"), "{error}");
     let refused = send(home.path(), 13, &json!([post("not registered yet")]));
     assert_eq!(refused["receipt"]["failure"]["operation"], 0);
 }
@@ -106,7 +110,7 @@ fn p09_a_proof_holds_for_its_own_entry_and_root_only() {
     let mut silent = proven.clone();
     silent.as_object_mut().unwrap().remove("value");
     check(&silent, 2, &[]);
-    let absent = expect(home.path(), 14, &["query", "memes", "nothing", "--prove"]);
+    let absent = expect(home.path(), 14, &["query", "memes", "6e6f7468696e67", "--hex", "--prove"]);
     assert_eq!(absent["value"], Value::Null);
     check(&absent, 0, &[]);
 }
@@ -121,6 +125,23 @@ fn p09_a_page_is_all_there_is_in_its_range() {
     assert_eq!((&all["next"], &all["proof"]["start"], &all["proof"]["end"]), (&Value::Null, &json!(""), &Value::Null));
     let table = expect(home.path(), 0, &["query", "memes", "--prove"]);
     assert!(table["rows"].as_array().unwrap().len() == 2 && table["proof"]["proof"].is_string(), "{table}");
+    // It is checked as it was printed, rows and all.
+    let file = home.path().join("rows.json");
+    let verify = |code: i32, claim: &Value| {
+        std::fs::write(&file, claim.to_string()).unwrap();
+        expect(home.path(), code, &["proof", "verify", file.to_str().unwrap()])
+    };
+    assert_eq!(verify(0, &table)["rows_checked"], true);
+    let mut lie = table.clone();
+    lie["rows"][0]["value"]["text"] = json!("never said");
+    assert!(
+        verify(12, &lie)["error"]["message"].as_str().unwrap().contains("rows"),
+        "what was not proven is not believed"
+    );
+    lie["rows"] = json!([]);
+    verify(12, &lie);
+    let other = expect(home.path(), 0, &["query", "memes/memes", "--prove"]);
+    assert_eq!(verify(0, &other)["rows_checked"], true);
 
     let node = Node::start(home.path(), &[]);
     let (mut entries, mut start, mut after) = (Vec::new(), json!(""), None::<String>);
@@ -707,6 +728,24 @@ fn another_networks_storage_directory_is_the_state_of_its_export() {
     assert_eq!(told.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&told.stderr).contains("contract_state"), "{told:?}");
     assert!(!home.path().join("genesis.json").exists(), "nothing was begun");
+}
+
+/// What is printed for people is no file of a transaction, and whoever takes it for one is told how to have one.
+#[test]
+fn what_is_printed_for_people_is_told_from_a_file() {
+    let home = chain();
+    let file = home.path().join("bundle.json");
+    fs::write(&file, json!({ "operations": [register()] }).to_string()).unwrap();
+    let file = file.to_str().unwrap().to_owned();
+    let told = home.path().join("told");
+    for build in [["tx", "build"], ["bundle", "build"]] {
+        let printed = keelstone(home.path(), &[build[0], build[1], &file, "--from", "producer"]);
+        fs::write(&told, printed.stdout).unwrap();
+        for read in [["tx", "sign"], ["tx", "send"], ["bundle", "submit"]] {
+            let error = expect(home.path(), 2, &[read[0], read[1], told.to_str().unwrap(), "--from", "producer"]);
+            assert!(error["error"]["hint"].as_str().is_some_and(|hint| hint.contains("--json")), "{read:?}: {error}");
+        }
+    }
 }
 
 #[test]

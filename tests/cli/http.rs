@@ -198,7 +198,65 @@ fn r06_pruned_and_future_heights_say_which_there_are() {
         assert_eq!(heights, (&json!(lowest), &json!(6)), "{path}");
     }
     // The command line says the same through the node.
-    expect(home.path(), 14, &["query", "agents", "x", "--height", "1"]);
+    expect(home.path(), 14, &["query", "agents", "78", "--hex", "--height", "1"]);
+    // The genesis never had a block: that is not one which is gone.
+    let (status, body) = node.json("/v1/blocks/0");
+    assert_eq!((status, &body["error"]["code"]), (404, &json!("not_found")), "{body}");
+    assert_eq!((&body["error"]["lowest_height"], &body["error"]["highest_height"]), (&json!(1), &json!(6)), "{body}");
+}
+
+/// What lies at a place is asked for by the types of that place, as arguments are written, and answered so.
+#[test]
+fn the_state_is_asked_for_by_its_types() {
+    let home = chain();
+    send(home.path(), 0, &json!([register(), post("first"), post("second")]));
+    let node = Node::start(home.path(), &[]);
+    let key = expect(home.path(), 0, &["keys", "show", "producer"])["public"].as_str().unwrap().to_owned();
+    let (status, places) = node.json("/v1/places");
+    let at = |namespace: &str, place: &str| {
+        let places = places.as_array().unwrap().iter();
+        let found: Vec<&Value> =
+            places.filter(|found| found["namespace"] == namespace && found["place"] == place).collect();
+        found[0].clone()
+    };
+    assert_eq!(
+        (status, &at("agents", "all")["kind"], &at("agents", "all")["key"]),
+        (200, &json!("map"), &json!("32 bytes, hex"))
+    );
+    assert_eq!(at("agents", "stake_total")["key"], Value::Null, "a single value has no keys");
+    assert_eq!(expect(home.path(), 0, &["query", "places"]), places);
+
+    let get = |path: &str, expected: u16| {
+        let (status, body) = node.json(path);
+        assert_eq!(status, expected, "{path}: {body}");
+        body
+    };
+    let agent = get(&format!("/v1/state/agents?place=all&key={key}&prove=true"), 200);
+    assert_eq!(agent, get(&format!("/v1/state/agents?key_hex=616c6c2f{key}&prove=true"), 200));
+    assert!(agent["text"].as_str().unwrap().contains("Ada"), "{agent}");
+    get("/v1/state/agents?place=stake_total", 200);
+    let history = get(&format!("/v1/history/agents?place=all&key={key}"), 200);
+    assert_eq!(history["changes"].as_array().map(Vec::len), Some(1));
+    let page = get("/v1/entries/memes?place=memes&limit=1", 200);
+    assert_eq!(page["rows"][0]["value"]["text"], "first", "{page}");
+    let next = page["next"].as_str().unwrap();
+    let rest = get(&format!("/v1/entries/memes?place=memes&after_hex={next}"), 200);
+    assert_eq!((rest["rows"].as_array().map(Vec::len), &rest["rows"][0]["value"]["text"]), (Some(1), &json!("second")));
+    assert!(get("/v1/entries/memes?prefix=memes/", 200).get("rows").is_none(), "bytes are answered with bytes");
+
+    let short = &key[1..];
+    for path in [
+        &format!("/v1/state/agents?place=all&key={short}")[..],
+        "/v1/state/agents?place=all",
+        "/v1/state/agents?place=stake_total&key=1",
+        "/v1/state/agents?place=all&key_hex=00",
+        "/v1/entries/agents?place=stake_total",
+        "/v1/entries/agents?place=all&prefix_hex=00",
+    ] {
+        get(path, 400);
+    }
+    let none = get("/v1/state/agents?place=every&key=1", 404);
+    assert!(none["error"]["message"].as_str().unwrap().contains("agents/all"), "{none}");
 }
 
 #[test]

@@ -95,6 +95,10 @@ fn a_conflict_goes_from_claims_to_a_ruling() {
     open(13, &first, &first);
     let opened = open(0, &first, &second);
     assert_eq!(opened["receipt"]["outcomes"][0]["result"], 1);
+    let id = opened["id"].as_str().unwrap();
+    let told = String::from_utf8(keelstone(home.path(), &["query", "tx", id]).stdout).unwrap();
+    let says = |what: &str| told.lines().any(|line| line.trim_start().starts_with(what));
+    assert!(says("result             1") && says("event "), "people are told what it is called: {told}");
     for (from, position) in [("dov", "first"), ("edda", "first"), ("femi", "second")] {
         run(0, &["opine", "1", position, "--reason", "I was there", "--from", from]);
     }
@@ -153,9 +157,16 @@ fn an_entry_of_a_table_is_asked_for_by_the_key_that_the_table_shows() {
     assert!(message(ask(14, &["query", "social/nothing"])).contains("no table"));
 
     let told = |arguments: &[&str]| String::from_utf8(keelstone(home.path(), arguments).stdout).unwrap();
-    assert!(told(&["query", "agents", "nobody"]).contains("query list agents"));
+    assert!(told(&["query", "agents", "6e6f626f6479", "--hex"]).contains("query list agents"));
     assert!(told(&["query", "nonsense", "nobody"]).contains("the tables activity, agents"));
-    assert!(told(&["history", "agents", "nobody"]).contains("query list agents"));
+    assert!(told(&["history", "agents", "6e6f626f6479", "--hex"]).contains("query list agents"));
+    for command in ["query", "history"] {
+        assert!(message(ask(2, &[command, "agents", "nobody"])).contains("no key of the table agents"));
+    }
+    // The first part of a pair stands for all rows that begin with it.
+    assert_eq!(rows(&ask(0, &["query", "relationships", &keys[1]])), rows(&ask(0, &["query", "relationships"])));
+    assert!(rows(&ask(0, &["query", "relationships", &keys[0], "--limit", "5"])).is_empty());
+    ask(2, &["query", "rules", &rule, "--limit", "5"]);
     assert!(message(ask(14, &["query", "nonsense"])).contains("there are activity, agents"));
 
     // An account is called as a session's key is, and a block as over HTTP.

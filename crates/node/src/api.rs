@@ -109,6 +109,16 @@ pub(crate) enum Refusal {
         /// The highest there is; below the lowest if there is none.
         highest: u64,
     },
+    /// The height is that of the genesis, or below it: it never had a block.
+    #[error("height {asked} has no block, it is not above the genesis: {}", there_are(.lowest, .highest))]
+    NoBlock {
+        /// The height asked for.
+        asked: u64,
+        /// The lowest whose block is kept.
+        lowest: u64,
+        /// The highest there is; below the lowest if there is none.
+        highest: u64,
+    },
     /// The rules of the chain refuse the transaction.
     // spec: TX-5
     #[error("{code}: {message}")]
@@ -143,7 +153,9 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let exit = match &refusal {
             Refusal::Bad(_) | Refusal::Forbidden { .. } => Exit::Usage,
-            Refusal::NotFound(_) | Refusal::Waiting(_) | Refusal::Height { .. } => Exit::NotFound,
+            Refusal::NotFound(_) | Refusal::Waiting(_) | Refusal::Height { .. } | Refusal::NoBlock { .. } => {
+                Exit::NotFound
+            }
             Refusal::Refused { .. } => Exit::Refused,
             Refusal::Follows(_) => Exit::Usage,
             Refusal::Damaged(_) => Exit::Integrity,
@@ -220,8 +232,11 @@ fn behind(key: &[u8]) -> Vec<u8> {
 pub(crate) struct Status {
     /// The network's name.
     pub(crate) chain_id: String,
-    /// The version of the program that answers.
+    /// The version of Keelstone that answers.
     pub(crate) version: String,
+    /// The application built with it, if it says its own version.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) application: Option<Named>,
     /// The hasher of the state tree.
     pub(crate) hasher: String,
     /// The hash of the genesis.
@@ -263,6 +278,15 @@ pub(crate) struct Status {
     /// Where the API of the node that answers listens, if it was asked through it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) api: Option<String>,
+}
+
+/// A program and its version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Named {
+    /// What it is called.
+    pub(crate) name: String,
+    /// Its version.
+    pub(crate) version: String,
 }
 
 /// Where the scrub stands.
@@ -537,11 +561,24 @@ pub(crate) struct Entries {
     pub(crate) root: String,
     /// The entries.
     pub(crate) entries: Vec<Pair>,
+    /// The same by field, if they were asked for by their place.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) rows: Option<Vec<Row>>,
     /// The key to ask after for more, if there is more.
     pub(crate) next: Option<String>,
     /// That these are all entries of a range of keys, if a proof was asked for.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) proof: Option<RangeProof>,
+}
+
+/// An entry by the types of its place, as arguments are written in JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Row {
+    /// The key.
+    pub(crate) key: Value,
+    /// The value.
+    pub(crate) value: Value,
 }
 
 /// The proof that some entries are all of a range of keys, present or not.
@@ -998,6 +1035,22 @@ pub(crate) struct BundleStatus {
     pub(crate) last_height: u64,
     /// The height of its last change.
     pub(crate) updated_height: u64,
+}
+
+/// A place of the state, and what lies there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Place {
+    /// The namespace.
+    pub(crate) namespace: String,
+    /// The place in it.
+    pub(crate) place: String,
+    /// `item` or `sequence`, a single value; `map`, `set` or `log`, which have rows.
+    pub(crate) kind: String,
+    /// What the keys of rows look like. Those of a log are the numbers of its elements.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) key: Option<Value>,
+    /// What values look like. Those of a set are 1.
+    pub(crate) value: Value,
 }
 
 /// A function that can be called.

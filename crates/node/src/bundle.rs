@@ -131,6 +131,9 @@ impl Plan {
         let operation = |(index, call): (usize, &Call)| {
             call.build(registry)
                 .map_err(|problem| Failure::usage(format!("operation {index}, {}: {problem}", call.call)))
+                .map_err(|failure| {
+                    failure.hint("keelstone query functions lists what can be called, with its arguments")
+                })
         };
         self.operations.iter().enumerate().map(operation).collect()
     }
@@ -141,9 +144,7 @@ impl Call {
         let known = registry.find(&self.call);
         let function = match known {
             Some(entry) => entry.hash,
-            None => Hash::from_hex(&self.call)
-                .map(FunctionHash)
-                .map_err(|_| "no such function; keelstone query functions lists them".to_owned())?,
+            None => Hash::from_hex(&self.call).map(FunctionHash).map_err(|_| "no such function".to_owned())?,
         };
         let args = match (&self.args, &self.args_hex, known.or_else(|| registry.function(&function))) {
             (Some(_), Some(_), _) => return Err("give args or args_hex, not both".to_owned()),

@@ -1,7 +1,7 @@
 //! The command line: what can be said, and which command it goes to.
 
 use crate::alone::Alone;
-use crate::api::Chain;
+use crate::api::{Chain, Named, Status};
 use crate::client::{Elsewhere, Remote};
 use crate::commands;
 use crate::config::{Config, Origins};
@@ -10,13 +10,13 @@ use crate::exit::{Exit, Failure};
 use crate::generations::{Holder, holder};
 use crate::home::Home;
 use crate::keyfile::KeyDir;
-use crate::out::{Ink, Out};
+use crate::out::{Ink, NAME, Out};
 use crate::passphrase::Source;
 use crate::tls::{Fingerprint, Identity, Trust};
 use crate::tokens;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use keelstone_execution::Registry;
+use keelstone_execution::{Registry, runs_function};
 use keelstone_store::kv::catches_panics;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -37,9 +37,10 @@ const PASSPHRASE_ENV: &str = "KEELSTONE_PASSPHRASE";
 /// let registry = Registry::new(); // with the functions of one's own
 /// let _ = keelstone_node::Application::new(registry).name("my-chain").main();
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Application {
-    name: String,
+    pub(crate) name: String,
+    version: Option<String>,
     pub(crate) registry: Registry,
 }
 
@@ -237,6 +238,28 @@ impl Context<'_> {
         }
     }
 
+    /// Refuses `what` calls functions of a built-in module, in a program that lacks it: that one is of it.
+    pub(crate) fn takes(&self, what: &str, function: &str) -> Result<(), Failure> {
+        if self.application.registry.find(function).is_some() {
+            return Ok(());
+        }
+        let module = function.split('.').next().unwrap_or_default();
+        let message =
+            format!("{what} takes the built-in module {module:?}, which this program lacks: it has no {function}");
+        Err(Failure::usage(message)
+            .hint("keelstone query functions lists what can be called; keelstone_ledger::modules has the rest"))
+    }
+
+    /// Tells people where the chain is another program's than this one: what it says and takes may then be misread here.
+    pub(crate) fn warn_of_another_interface(&self, status: &Status) {
+        let own = self.application.registry.interface().to_string();
+        if status.interface != own {
+            let message = "the program of that node has another interface than this one (keelstone status): what lies where, and \
+                           which functions there are, may differ";
+            self.out.warn(&[self.out.called(message)]);
+        }
+    }
+
     /// The settings that were given on the command line.
     pub(crate) fn settings(&self) -> &[String] {
         &self.settings
@@ -348,7 +371,7 @@ impl Application {
     /// A chain with the functions of this registry.
     #[must_use]
     pub fn new(registry: Registry) -> Self {
-        Self { name: "keelstone".to_owned(), registry }
+        Self { name: NAME.to_owned(), version: None, registry }
     }
 
     /// The name of the program, in its help and completions.
@@ -356,6 +379,19 @@ impl Application {
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
+    }
+
+    /// The version of the program, which is shown beside Keelstone's: `env!("CARGO_PKG_VERSION")` in its own crate.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into());
+        self
+    }
+
+    /// The program and its version, if it says one.
+    pub(crate) fn named(&self) -> Option<Named> {
+        let version = self.version.clone()?;
+        Some(Named { name: self.name.clone(), version })
     }
 
     /// Runs the command this process was started with and says how it ended.
@@ -367,9 +403,11 @@ impl Application {
         std::panic::set_hook(Box::new(move |panic| {
             // Programs are told once, in JSON, by `run`; a panic of another thread is not what the command ends with.
             let is_told = json && std::thread::current().id() == main;
+            let place = || panic.location().map(ToString::to_string).unwrap_or_default();
             if catches_panics() {
-                let place = panic.location().map(ToString::to_string).unwrap_or_default();
-                tracing::warn!(place, "the database of blocks panicked, which is told as damage");
+                tracing::warn!(place = place(), "the database of blocks panicked, which is told as damage");
+            } else if runs_function() {
+                tracing::warn!(place = place(), "a function panicked, which ends its bundle");
             } else if !is_told {
                 others(panic);
             }
@@ -380,7 +418,7 @@ impl Application {
     /// Runs one command line. The first argument is the program's name, as in `argv`.
     pub fn run(&self, arguments: impl IntoIterator<Item = OsString>) -> Exit {
         let arguments: Vec<OsString> = arguments.into_iter().collect();
-        let out = Out::new(asks_for_json(&arguments));
+        let out = Out::new(asks_for_json(&arguments)).of(&self.name);
         let result = caught(|| {
             self.parse(&out, arguments)
                 .and_then(|cli| cli.map_or(Ok(Exit::Ok), |cli| self.dispatch(&out, cli)))
@@ -399,7 +437,10 @@ impl Application {
 
     /// The command line's grammar under the name of this application.
     pub(crate) fn grammar(&self) -> clap::Command {
-        let command = Cli::command().name(self.name.clone()).bin_name(self.name.clone());
+        let mut command = Cli::command().name(self.name.clone()).bin_name(self.name.clone());
+        if let Some(own) = &self.version {
+            command = command.version(format!("{own} (Keelstone {})", env!("CARGO_PKG_VERSION")));
+        }
         let option = command.get_arguments().find(|option| option.get_id() == SETTINGS).cloned();
         taking(command, &option.expect("every command takes it"))
     }
@@ -516,18 +557,19 @@ fn check_utf8(path: &Path) -> Result<(), Failure> {
 /// Says on standard error why a command failed: text, or one JSON object with `--json`.
 pub(crate) fn report(out: &Out, failure: &Failure) {
     use std::io::Write as _;
+    let hint = failure.hint.as_ref().map(|hint| out.called(hint));
     let text = if out.is_json() {
         let error = serde_json::json!({
             "error": {
                 "code": failure.exit.name(),
                 "exit": failure.exit as u8,
                 "message": failure.message,
-                "hint": failure.hint,
+                "hint": hint,
             }
         });
         format!("{error}\n")
     } else {
-        let hint = failure.hint.as_ref().map_or_else(String::new, |hint| format!("  {hint}\n"));
+        let hint = hint.map_or_else(String::new, |hint| format!("  {hint}\n"));
         format!("{} {}\n{hint}", out.ink(Ink::Bad, "error:"), failure.message)
     };
     // With standard error closed there is nobody left to tell; the exit code still says it.
@@ -550,4 +592,50 @@ mod tests {
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
     }
+
+    /// An application that says its version is told by it, and by that of what it is built with.
+    #[test]
+    fn a_program_names_its_own_version_beside_keelstones() {
+        let application = Application::new(Registry::new()).name("market").version("7.1.0");
+        let said = application.grammar().render_version();
+        assert_eq!(said, format!("market 7.1.0 (Keelstone {})\n", env!("CARGO_PKG_VERSION")));
+        let plain = Application::new(Registry::new()).grammar().render_version();
+        assert_eq!(plain, format!("keelstone {}\n", env!("CARGO_PKG_VERSION")));
+    }
+
+    /// Whoever looks for an option finds it, and whoever adds one says what it does: in `docs/cli.md`, or on a page of its own.
+    #[test]
+    fn every_option_stands_in_the_documentation() {
+        fn undocumented(command: &clap::Command, pages: &str, missing: &mut Vec<String>) {
+            let stands = |long: &&str| {
+                pages.match_indices(&format!("--{long}")).any(|(at, found)| {
+                    !pages[at + found.len()..].starts_with(|next: char| next.is_ascii_alphanumeric() || next == '-')
+                })
+            };
+            let options = command.get_arguments().filter(|argument| !argument.is_hide_set());
+            let longs = options.filter_map(clap::Arg::get_long);
+            missing.extend(longs.filter(|long| !stands(long)).map(|long| format!("{} --{long}", command.get_name())));
+            let commands = command.get_subcommands().filter(|command| !command.is_hide_set());
+            commands.for_each(|command| undocumented(command, pages, missing));
+        }
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+        let page = |name: &str| std::fs::read_to_string(docs.join(name)).expect("a page of the documentation");
+        let pages: String = PAGES.map(page).concat();
+        let mut missing = Vec::new();
+        undocumented(&Cli::command(), &pages, &mut missing);
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    /// Where commands are described.
+    const PAGES: [&str; 9] = [
+        "cli.md",
+        "audit.md",
+        "bundles.md",
+        "cometbft.md",
+        "conflict.md",
+        "recovery.md",
+        "snapshots.md",
+        "sync.md",
+        "testnet.md",
+    ];
 }

@@ -1048,11 +1048,14 @@ impl<H: Hasher> Local<H> {
             (Some(first), _) => first <= height && height <= highest,
             (None, Ok(root)) => root.is_some(),
         };
-        if height <= ledger.genesis_height() || never_had {
+        if never_had && height > ledger.genesis_height() {
             return error.into();
         }
         let lowest = first.unwrap_or_else(|| highest.next());
-        Refusal::Height { asked: height.0, lowest: lowest.0, highest: highest.0 }
+        match height <= ledger.genesis_height() {
+            true => Refusal::NoBlock { asked: height.0, lowest: lowest.0, highest: highest.0 },
+            false => Refusal::Height { asked: height.0, lowest: lowest.0, highest: highest.0 },
+        }
     }
 }
 
@@ -1314,6 +1317,7 @@ impl<H: Hasher> Chain for Local<H> {
         Ok(api::Status {
             chain_id: self.ledger().facts().chain_id.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            application: None,
             hasher: H::KIND.to_string(),
             genesis_hash: self.ledger().genesis_hash().to_string(),
             interface: self.interface.to_string(),
@@ -1400,6 +1404,7 @@ impl<H: Hasher> Chain for Local<H> {
             height: view.height().unwrap_or_default().0,
             root: view.root().0.to_string(),
             entries,
+            rows: None,
             next: last.map(hex::encode),
             proof,
         })
@@ -1420,7 +1425,7 @@ impl<H: Hasher> Chain for Local<H> {
         }
         let next = if more { entries.last().map(|pair| pair.key.clone()) } else { None };
         let height = view.height().unwrap_or_default().0;
-        Ok(api::Entries { height, root: view.root().0.to_string(), entries, next, proof: None })
+        Ok(api::Entries { height, root: view.root().0.to_string(), entries, rows: None, next, proof: None })
     }
 
     fn block(&self, height: Option<Height>) -> Result<api::Block, Refusal> {

@@ -15,11 +15,16 @@ use std::time::Duration;
 /// Where a command says what it found.
 pub(crate) struct Out {
     json: bool,
+    /// What the program is called.
+    program: String,
     colour: bool,
     terminal: bool,
     /// The first failed write. After it nothing more is printed.
     broken: RefCell<Option<io::Error>>,
 }
+
+/// What the program is called, if it is not an application of one's own.
+pub(crate) const NAME: &str = "keelstone";
 
 /// How a piece of text is meant. On a terminal a colour, elsewhere nothing.
 #[derive(Debug, Clone, Copy)]
@@ -35,12 +40,27 @@ impl Out {
     /// Output for programs if `json`, else for people. `NO_COLOR` and a pipe turn colour off.
     pub(crate) fn new(json: bool) -> Self {
         let terminal = io::stdout().is_terminal();
-        Self { json, terminal, colour: !json && takes_colour(terminal), broken: RefCell::new(None) }
+        let program = NAME.to_owned();
+        Self { json, program, terminal, colour: !json && takes_colour(terminal), broken: RefCell::new(None) }
+    }
+
+    /// That of the program of this name.
+    pub(crate) fn of(self, program: &str) -> Self {
+        Self { program: program.to_owned(), ..self }
     }
 
     /// Whether programs read this.
     pub(crate) fn is_json(&self) -> bool {
         self.json
+    }
+
+    /// What to do next, under the name of this program. It is written down for `keelstone`, wherever that is; an application of
+    /// one's own has another name.
+    pub(crate) fn called(&self, next: &str) -> String {
+        next.split(' ')
+            .map(|word| if word == NAME { self.program.as_str() } else { word })
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     /// Whether text may be coloured.
@@ -188,6 +208,14 @@ pub(crate) fn short(hash: impl Display) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_to_do_next_names_the_program_that_says_it() {
+        let next =
+            |program| Out::new(true).of(program).called("keelstone query x, or keelstone node; /srv/keelstone stays");
+        assert_eq!(next("market"), "market query x, or market node; /srv/keelstone stays");
+        assert_eq!(next(NAME), "keelstone query x, or keelstone node; /srv/keelstone stays");
+    }
 
     #[test]
     fn numbers_read_well() {

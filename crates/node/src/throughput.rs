@@ -144,7 +144,7 @@ pub(crate) fn solo(directory: &Path, load: &Load, config: &Config, registry: &Re
             }
             submitted.push((number, Instant::now()));
             if let Err(refusal) = engine.submit(&bytes[index(number)]) {
-                let _ = told.send(Told::Refused(format!("bundle {number} was refused: {refusal:?}")));
+                let _ = told.send(Told::Refused(format!("bundle {number} was refused: {refusal}")));
                 break;
             }
         }

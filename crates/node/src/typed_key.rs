@@ -52,6 +52,16 @@ pub(crate) fn read(shape: &Shape, text: &str) -> Option<Vec<u8>> {
     as_json(&json)
 }
 
+/// What keys begin with whose first parts are written as [`read`] takes them all; none if the text is no first parts.
+pub(crate) fn read_first(shape: &Shape, text: &str) -> Option<Vec<u8>> {
+    let first: Vec<Shape> = match shape {
+        Shape::Tuple(parts) => (1..parts.len()).map(|count| Shape::Tuple(parts[..count].to_vec())).collect(),
+        Shape::Record(fields) => (1..fields.len()).map(|count| Shape::Record(fields[..count].to_vec())).collect(),
+        _ => return None,
+    };
+    first.iter().find_map(|parts| read(parts, text))
+}
+
 /// Takes a part of a key and writes it as an argument's.
 fn to_plain(shape: &Shape, key: &mut &[u8], out: &mut Vec<u8>) -> Option<()> {
     match shape {
@@ -202,6 +212,20 @@ mod tests {
         for text in ["a", "a,7,7", "7,a", ""] {
             assert_eq!(read(&shape, text), None, "{text}");
         }
+    }
+
+    /// spec: TREE-15. Keys with the same first parts lie together.
+    #[test]
+    fn the_first_parts_of_a_key_are_what_it_begins_with() {
+        let key = (Text::<20>::new("gold").unwrap(), 3_u8, 5_u32);
+        let (shape, bytes) = (<(Text<20>, u8, u32)>::shape(), bytes_of(&key));
+        for (text, len) in [("gold", 6), ("\"gold\"", 6), ("[\"gold\"]", 6), ("gold,3", 7), ("[\"gold\",3]", 7)] {
+            assert_eq!(read_first(&shape, text).as_deref(), bytes.get(..len), "{text}");
+        }
+        for text in ["gold,x", "gold,3,5", "gold,3,5,7"] {
+            assert_eq!(read_first(&shape, text), None, "{text}");
+        }
+        assert_eq!(read_first(&Shape::Text(20), "gold"), None, "it has one part");
     }
 
     #[test]

@@ -250,6 +250,7 @@ fn snapshot(options: SnapshotOptions, context: &Context<'_>) -> Result<Exit, Fai
 fn bundles(options: BundleOptions, context: &Context<'_>) -> Result<Exit, Failure> {
     let out = context.out;
     if let Some(cometbft) = options.cometbft {
+        context.takes("the load", load::TAKES)?;
         let cometbft = find_cometbft(cometbft)?;
         return in_directory(
             options.dir,
@@ -265,6 +266,7 @@ fn bundles(options: BundleOptions, context: &Context<'_>) -> Result<Exit, Failur
         );
     }
     let BundleOptions { bundles, operations, accounts, submitters, .. } = options;
+    context.takes("the benchmark", "contracts.transfer/1")?;
     let load = Load { bundles, operations, accounts: accounts.min(bundles), submitters };
     let (config, _) = context.config()?;
     in_directory(

@@ -156,7 +156,7 @@ fn repair(from: Vec<mend::From>, context: &Context<'_>) -> Result<Exit, Failure>
     match (listed("found").len(), listed("left").len()) {
         (0, _) => out.say(out.ink(
             Ink::Good,
-            "✓ nothing of the state is damaged; keelstone db check looks at blocks and receipts as well",
+            out.called("✓ nothing of the state is damaged; keelstone db check looks at blocks and receipts as well"),
         )),
         (_, 0) => out.say(out.ink(Ink::Good, "✓ mended, and looked at again")),
         _ if is_of_blocks => out.say(out.ink(

@@ -5,7 +5,7 @@
 
 use super::proof::read_input;
 use super::tx;
-use crate::api::{Chain, Page};
+use crate::api::{Chain, Page, Row};
 use crate::call;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
@@ -125,6 +125,7 @@ enum StrategyName {
 }
 
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
+    context.takes("a conflict", "conflict.open/1")?;
     let chain = context.chain()?;
     let chain = &*chain;
     match options.action {
@@ -227,7 +228,7 @@ fn sign(from: &str, about: About, claim: Claim, chain: &dyn Chain, context: &Con
 
 fn status(conflict: u64, chain: &dyn Chain, context: &Context<'_>) -> Result<Exit, Failure> {
     let space = namespace("conflict")?;
-    let rows = |place: &str| -> Result<Vec<Value>, Failure> {
+    let rows = |place: &str| -> Result<Vec<Row>, Failure> {
         let prefix = [place.as_bytes(), b"/", &conflict.to_be_bytes()].concat();
         // A conflict has one record, and fewer opinions than this.
         let found = chain.entries(&space, &Page { prefix, after: None, limit: 1_000 }, None, false)?;
@@ -241,10 +242,10 @@ fn status(conflict: u64, chain: &dyn Chain, context: &Context<'_>) -> Result<Exi
         Ok(rows)
     };
     let record = rows("all")?.pop().ok_or_else(|| Failure::not_found(format!("there is no conflict {conflict}")))?;
-    let record = &record["value"];
+    let record = &record.value;
     let opinions: Vec<Value> = rows("opinions")?
         .into_iter()
-        .map(|row| json!({ "agent": row["key"][1], "position": row["value"]["position"], "reason": row["value"]["reason"] }))
+        .map(|row| json!({ "agent": row.key[1], "position": row.value["position"], "reason": row.value["reason"] }))
         .collect();
     let out = context.out;
     out.row("conflict", conflict);

@@ -56,9 +56,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     if options.until_killed {
         return commit_until_killed(context);
     }
-    if context.application.registry.find("memes.post/1").is_none() {
-        return Err(Failure::usage("the demo tells its story with the built-in modules, which this program lacks"));
-    }
+    context.takes("the story of the demo", "memes.post/1")?;
     // A directory that was asked for is somebody's; one that is made here goes with the demo.
     if context.home_given {
         return show(&context.home, &options, false, context);

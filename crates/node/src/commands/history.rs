@@ -44,8 +44,8 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     for change in &history.changes {
         let held = match (&change.value, &change.text) {
             (None, _) => out.ink(Ink::Bad, "deleted"),
-            (Some(_), Some(text)) if text.len() <= 60 => text.clone(),
-            (Some(value), _) => bytes(value.len() as u64 / 2),
+            (Some(_), Some(text)) => text.clone(),
+            (Some(value), None) => bytes(value.len() as u64 / 2),
         };
         let by = match change.by.as_str() {
             "operation" => change
@@ -63,14 +63,21 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     }
     let (first, last) = (grouped(history.from), grouped(history.to));
     out.row("heights", format_args!("{first} to {last}, {} changes, proofs verified", history.changes.len()));
-    if history.changes.is_empty() {
+    // What did not change may be there for longer than states are kept; what never was has no history.
+    let is_there = !history.changes.is_empty() || {
+        let entry = chain.entry(&namespace, &key, Some(Height(history.to)), false)?;
+        entry.value.is_some()
+    };
+    if !is_there {
+        out.say(out.ink(Ink::Quiet, "no such entry in these heights"));
         hint_at_what_there_is(&*chain, (&namespace, &key), None, context);
     }
     if let Some(next) = history.next {
         out.say(format_args!("more: --from {next}"));
     }
     out.emit(&history);
-    Ok(Exit::Ok)
+    // Later heights may have it.
+    Ok(if is_there || history.next.is_some() { Exit::Ok } else { Exit::NotFound })
 }
 
 /// A change as an answer about the entry at its height, for the one verifier there is.

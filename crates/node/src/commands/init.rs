@@ -257,7 +257,7 @@ fn begin(
         }
     }
     let at = if context.home_given { format!(" --home {}", home.path().display()) } else { String::new() };
-    out.say(format_args!("next: keelstone node{at}"));
+    out.say(format_args!("next: {}{at}", out.called("keelstone node")));
     let mut shown = json!({
         "chain_id": genesis.chain_id.as_str(), "home": home.path(), "genesis_hash": first.hash,
         "root": status.as_ref().map(|status| &status.root), "height": status.as_ref().map(|status| status.height),

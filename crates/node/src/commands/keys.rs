@@ -127,7 +127,7 @@ fn list(keys: &KeyDir, context: &Context<'_>) -> Result<(), Failure> {
         rows.push(json!({ "name": name, "public": stored.public(), "encrypted": stored.is_encrypted() }));
     }
     if rows.is_empty() {
-        context.out.say("no keys here yet: keelstone keys new NAME makes one");
+        context.out.say(context.out.called("no keys here yet: keelstone keys new NAME makes one"));
     }
     context.out.emit(&rows);
     Ok(())

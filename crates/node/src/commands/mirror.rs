@@ -160,7 +160,7 @@ fn root_here(chain: &dyn Chain, height: Height) -> Result<Option<Root>, Failure>
     let status = chain.status()?;
     let block = |height| match chain.block(Some(height)) {
         Ok(block) => Ok(Some(block)),
-        Err(Refusal::NotFound(_) | Refusal::Height { .. }) => Ok(None),
+        Err(Refusal::NotFound(_) | Refusal::Height { .. } | Refusal::NoBlock { .. }) => Ok(None),
         Err(refusal) => Err(refusal),
     };
     let root = match status.height == height.0 {

@@ -558,6 +558,7 @@ impl Node {
 
         let served = Served {
             chain: engine.clone(),
+            application: Arc::new(context.application.clone()),
             hub: hub.clone(),
             metrics: metrics.clone(),
             limits: limits.clone(),

@@ -8,6 +8,7 @@ use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, bytes, short};
 use crate::strict_json;
+use crate::world;
 use clap::{Args, Subcommand};
 use keelstone_codec::{Key, Namespace, Root, unhex};
 use keelstone_tree::{
@@ -77,18 +78,46 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
 fn range(found: &api::Entries, given: Option<Root>, context: &Context<'_>) -> Result<Exit, Failure> {
     let (root, given) = (rooted(given, &found.root)?, given.is_some());
     let (namespace, range) = verify_range(found, root)?;
+    let rows = check_rows(found, &namespace, context)?;
     let out = context.out;
     out.say(format_args!("{} {}", out.ink(Ink::Good, "✓"), out.ink(Ink::Good, "the proof holds")));
     out.row("entries", format_args!("{}, all there are in {namespace}", found.entries.len()));
     let from = format!("from \"{}\"", range.start.escape_ascii());
     let to = range.end.as_ref().map_or_else(|| "on".to_owned(), |end| format!("to before \"{}\"", end.escape_ascii()));
     out.row("keys", format_args!("{from} {to}"));
+    if rows == Some(false) {
+        out.row("rows", "not checked: this program does not know the types of these entries");
+    }
     out.row("root", rooted_how(root, given));
-    out.emit(&json!({
+    let mut shown = json!({
         "valid": true, "entries": found.entries.len(), "root": root, "root_given": given, "namespace": namespace.as_str(),
         "start": hex::encode(&range.start), "end": range.end.map(hex::encode), "claimed": { "height": found.height },
-    }));
+    });
+    if let Some(checked) = rows {
+        shown["rows_checked"] = checked.into();
+    }
+    out.emit(&shown);
     Ok(Exit::Ok)
+}
+
+/// Checks that the rows beside the entries are what these say by the types of this program: nobody is to read what was not
+/// proven. False if it does not know the types; none if there are no rows.
+fn check_rows(found: &api::Entries, namespace: &Namespace, context: &Context<'_>) -> Result<Option<bool>, Failure> {
+    let Some(rows) = &found.rows else { return Ok(None) };
+    let registry = &context.application.registry;
+    let differ = |message: &str| Err(Failure::integrity(message));
+    if rows.len() != found.entries.len() {
+        return differ("there is not a row to each entry that is proven");
+    }
+    // All of a page are of one place.
+    let first = found.entries.first().and_then(|pair| unhex(&pair.key).ok());
+    let place = first.and_then(|key| world::place_of(registry, namespace.as_str(), &key));
+    let Some(place) = place else { return Ok(Some(rows.is_empty())) };
+    let said = world::rows(registry, namespace.as_str(), place, found);
+    match said.map_err(|error| Failure::usage(format!("the entries: {error}")))? == *rows {
+        true => Ok(Some(true)),
+        false => differ("the rows are not what the entries that are proven say by the types of this program"),
+    }
 }
 
 /// A root, and why it is trusted, for people.

@@ -3,11 +3,11 @@
 //! Asks the node that runs over this home directory if there is one, else reads the directory itself.
 
 use super::{proof, tx};
-use crate::api::{Chain, Entries, Entry, Page, RangeProof};
+use crate::api::{Chain, Entries, Entry, Page, RangeProof, Receipt};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
-use crate::out::{Ink, grouped, short};
-use crate::world::{self, TABLES, Table};
+use crate::out::{Ink, Out, grouped, short};
+use crate::world::{self, Table};
 use clap::{Args, Subcommand};
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, unhex};
 use keelstone_execution::{PublicKey, Registry};
@@ -69,7 +69,12 @@ enum What {
     },
     /// List what can be called, with the form of its arguments
     Functions,
+    /// List the places of the state that this program knows, with the form of their keys and values
+    Places,
 }
+
+/// How many rows, unless told otherwise.
+const ROWS: u16 = 100;
 
 /// Which block: that of a height, or the last.
 #[derive(Debug, Clone, Copy)]
@@ -92,11 +97,11 @@ impl FromStr for Which {
 #[derive(Debug, Args)]
 struct EntryOptions {
     /// The namespace, such as agents; or the whole name of a contract's entry, such as currency.balances:address; or,
-    /// with nothing behind it, a table: activity, agents, alliances, bribes, conflicts, drama, memes, opinions,
-    /// production, reactions, relationships, rules, sessions, votes; or any collection, NAMESPACE/PLACE
+    /// with nothing behind it, a table: agents and the like, or any collection, NAMESPACE/PLACE, as `query places` lists them
     #[arg(required = true)]
     namespace: Option<String>,
-    /// The key: of a table as the table shows it (the parts of a pair with a comma between), else as text
+    /// The key: of a table as the table shows it (the parts of a pair with a comma between; the first of them alone for all
+    /// rows that begin with them), else as text
     key: Option<String>,
     /// The key is hexadecimal: all its bytes, as query list gives them
     #[arg(long)]
@@ -110,11 +115,11 @@ struct EntryOptions {
     /// Of a table: agents of this name, memes of this author, alliances of this member, relationships about this agent
     #[arg(long, conflicts_with_all = ["key", "hex", "height", "prove"])]
     of: Option<String>,
-    /// Of a table: how many rows
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000), conflicts_with = "key")]
-    limit: u16,
+    /// Of a table: how many rows [default: 100]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: Option<u16>,
     /// Of a table: go on after the key that the last answer gave as next
-    #[arg(long, conflicts_with = "key")]
+    #[arg(long)]
     after: Option<String>,
 }
 
@@ -130,6 +135,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         Some(What::Tx { id }) => transaction(&parsed("id", Hash::from_hex(&id))?, context),
         Some(What::Account { key }) => account(&tx::sender(&key, context)?, context),
         Some(What::Functions) => functions(context),
+        Some(What::Places) => places(context),
     }
 }
 
@@ -142,22 +148,29 @@ fn key_bytes(text: &str, hexadecimal: bool) -> Result<Vec<u8>, Failure> {
 }
 
 /// A namespace and a key in it, as people write them. A key of a table is written as the table shows it. What is no such
-/// key stands for its own bytes, if there is a namespace of that name.
+/// key stands for its own bytes only if these are a key of another place in a namespace of that name: else it is mistyped, and
+/// would be proven absent.
 pub(super) fn place(
     namespace: &str,
     key: &str,
     hexadecimal: bool,
     registry: &Registry,
 ) -> Result<(Namespace, Key), Failure> {
-    if !hexadecimal && let Some(Table { space, place, .. }) = world::table(registry, namespace) {
-        match world::key(registry, space, place, key) {
-            Some(bytes) => return Ok((parsed("namespace", Namespace::new(space))?, parsed("key", Key::new(bytes))?)),
-            None if space != namespace => {
-                let message = format!("{key:?} is no key of the table {namespace}");
-                return Err(Failure::usage(message).hint(format!("keelstone query {namespace} shows those there are")));
-            }
-            None => {}
+    if hexadecimal {
+        // All bytes of a key, whatever they are.
+    } else if let Some(Table { space, place, .. }) = world::table(registry, namespace) {
+        if let Some(bytes) = world::key(registry, space, place, key) {
+            return Ok((parsed("namespace", Namespace::new(space))?, parsed("key", Key::new(bytes))?));
         }
+        if space != namespace || world::place_of(registry, space, key.as_bytes()).is_none() {
+            let message = format!("{key:?} is no key of the table {namespace}");
+            let hint = format!("keelstone query {namespace} shows those there are; --hex takes all bytes of any key");
+            return Err(Failure::usage(message).hint(hint));
+        }
+    } else if world::single(registry, namespace).is_some() {
+        return Err(Failure::usage(format!("{namespace} is a single value: it has no keys")));
+    } else if namespace.contains('/') {
+        return Err(no_table(namespace, registry));
     }
     let namespace = parsed("namespace", Namespace::new(namespace))?;
     let key = if namespace.as_str() == CONTRACTS && !hexadecimal {
@@ -166,11 +179,6 @@ pub(super) fn place(
         parsed("key", Key::new(key_bytes(key, hexadecimal)?))?
     };
     Ok((namespace, key))
-}
-
-/// The names of the tables, for people.
-fn table_names() -> String {
-    TABLES.map(|(name, ..)| name).join(", ")
 }
 
 /// Says to people what there is where they found nothing, if the key is none that this program knows a place for. Whether that can
@@ -182,31 +190,46 @@ pub(super) fn hint_at_what_there_is(
     context: &Context<'_>,
 ) {
     let (out, registry) = (context.out, &context.application.registry);
-    let known = namespace.as_str() == CONTRACTS || registry.value_shape(namespace, key).is_some();
+    let known = namespace.as_str() == CONTRACTS || world::place_of(registry, namespace.as_str(), key).is_some();
     if out.is_json() || known {
         return;
     }
     let Ok(page) = chain.entries(namespace, &Page { limit: 1, ..Page::default() }, height, false) else { return };
-    let hint = match page.entries.into_iter().next() {
+    let mut hint = match page.entries.into_iter().next() {
         Some(pair) => {
-            let like = readable(&pair.key);
-            format!("keys of {namespace} are like {like}; keelstone query list {namespace} lists them, --hex takes one")
+            let lists = out.called(&format!("keelstone query list {namespace} lists them, --hex takes one"));
+            format!("keys of {namespace} are like {}; {lists}", readable(&pair.key))
         }
-        None => format!("nothing is in the namespace {namespace}; there are the tables {}", table_names()),
+        None => format!(
+            "nothing is in the namespace {namespace}; there are the tables {}",
+            world::names(registry).join(", ")
+        ),
     };
+    let places = world::collections(registry, namespace.as_str());
+    if !places.is_empty() {
+        hint = format!("{hint}; what takes keys as they are shown is {}", places.join(", "));
+    }
     out.say(out.ink(Ink::Quiet, hint));
 }
 
 /// What is asked for by a name and perhaps a key.
 enum Asked<'a> {
     Entry(Namespace, Key),
-    Rows(Table<'a>),
+    /// Those whose keys begin so.
+    Rows(Table<'a>, Vec<u8>),
 }
 
 impl<'a> Asked<'a> {
     fn of(name: &'a str, key: Option<&str>, hexadecimal: bool, registry: &'a Registry) -> Result<Self, Failure> {
         let entry = |(namespace, key)| Self::Entry(namespace, key);
         if let Some(key) = key {
+            if !hexadecimal
+                && let Some(table) = world::table(registry, name)
+                && let Some(begins) = world::beginning(registry, table.space, table.place, key)
+                && world::key(registry, table.space, table.place, key).is_none()
+            {
+                return Ok(Self::Rows(table, begins));
+            }
             return place(name, key, hexadecimal, registry).map(entry);
         }
         if let Some((namespace, place)) = world::single(registry, name) {
@@ -217,7 +240,7 @@ impl<'a> Asked<'a> {
             ));
         }
         if let Some(table) = world::table(registry, name) {
-            return Ok(Self::Rows(table));
+            return Ok(Self::Rows(table, table.prefix()));
         }
         // The name of a contract's entry has a point in it, that of a table has none; that of a namespace may.
         if name.contains('.') {
@@ -232,8 +255,11 @@ fn entry(options: EntryOptions, context: &Context<'_>) -> Result<Exit, Failure> 
     let name = options.namespace.as_deref().unwrap_or_default();
     let (namespace, key) = match Asked::of(name, options.key.as_deref(), options.hex, &context.application.registry)? {
         Asked::Entry(namespace, key) => (namespace, key),
-        Asked::Rows(found) => return table(&options, found, context),
+        Asked::Rows(found, begins) => return table(&options, found, begins, context),
     };
+    if options.limit.is_some() || options.after.is_some() {
+        return Err(Failure::usage("--limit and --after are for rows, and this is one entry"));
+    }
     let (chain, height) = (context.chain()?, options.height.map(Height));
     let entry = chain.entry(&namespace, &key, height, options.prove)?;
     if options.prove {
@@ -249,51 +275,55 @@ fn entry(options: EntryOptions, context: &Context<'_>) -> Result<Exit, Failure> 
 
 /// Names the tables there are to whoever asked for another.
 fn no_table(name: &str, registry: &Registry) -> Failure {
-    let hint = match registry.spaces().any(|space| space.name == name) {
-        true => {
-            let all = world::collections(registry, name).join(", ");
-            format!("{name} is a namespace: keelstone query list {name} lists its entries, and there are {all}")
+    let space = name.split_once('/').map_or(name, |(space, _)| space);
+    let (there, hint) = match world::collections(registry, space) {
+        places if places.is_empty() => {
+            let hint = "keelstone query NAMESPACE KEY asks for one entry, query list NAMESPACE for all of them";
+            (world::names(registry), hint.to_owned())
         }
-        false => "keelstone query NAMESPACE KEY asks for one entry, query list NAMESPACE for all of them".to_owned(),
+        places => (places, format!("keelstone query list {space} lists all entries of that namespace")),
     };
-    Failure::not_found(format!("there is no table {name:?}; there are {}", table_names())).hint(hint)
+    let there =
+        if there.is_empty() { "this program knows none".to_owned() } else { format!("there are {}", there.join(", ")) };
+    Failure::not_found(format!("there is no table {name:?}; {there}")).hint(hint)
 }
 
 /// Rows of a table, keys and values by field.
-fn table(options: &EntryOptions, table: Table<'_>, context: &Context<'_>) -> Result<Exit, Failure> {
+fn table(options: &EntryOptions, table: Table<'_>, prefix: Vec<u8>, context: &Context<'_>) -> Result<Exit, Failure> {
     let Table { space, place, by } = table;
+    let registry = &context.application.registry;
     let namespace = parsed("namespace", Namespace::new(space))?;
     let after = options.after.as_deref().map(|after| key_bytes(after, true)).transpose()?;
-    let page = Page { prefix: table.prefix(), after, limit: usize::from(options.limit) };
+    let page = Page { prefix, after, limit: usize::from(options.limit.unwrap_or(ROWS)) };
     let chain = context.chain()?;
-    let found = match (&options.of, by) {
+    let mut found = match (&options.of, by) {
         (None, _) => entries(&*chain, &namespace, &page, options.height.map(Height), options.prove)?,
         (Some(of), Some(by)) => chain.lookup(by, of, &page)?,
         (Some(_), None) => {
-            let with: Vec<&str> = TABLES.iter().filter(|(.., by)| by.is_some()).map(|(name, ..)| *name).collect();
-            return Err(Failure::usage(format!("--of is for {}", with.join(", "))));
+            let with = world::tables(registry).filter(|(_, table)| table.by.is_some());
+            return Err(Failure::usage(match &with.map(|(name, _)| name).collect::<Vec<_>>()[..] {
+                [] => "--of: nothing is looked up by anything but its key in this program".to_owned(),
+                with => format!("--of is for {}", with.join(", ")),
+            }));
         }
     };
-    let registry = &context.application.registry;
-    let bytes = |digits: &str| unhex(digits).map_err(|error| Failure::error(format!("the answer: {error}")));
-    let mut rows = Vec::with_capacity(found.entries.len());
-    for pair in &found.entries {
-        let row = world::row(registry, space, place, &bytes(&pair.key)?, &bytes(&pair.value)?);
-        rows.push(row.unwrap_or_else(|| json!({ "key": pair.key, "value": pair.value })));
-    }
+    let rows = world::rows(registry, space, place, &found);
+    let rows = rows.map_err(|error| Failure::error(format!("the answer: {error}")))?;
     let out = context.out;
     for row in &rows {
-        out.say(format_args!("{} {}", out.ink(Ink::Value, &row["key"]), row["value"]));
+        out.say(format_args!("{} {}", out.ink(Ink::Value, &row.key), row.value));
         if out.is_broken() {
             break;
         }
     }
     more(&found, context);
-    let mut shown = json!({ "height": found.height, "root": found.root, "rows": rows, "next": found.next });
-    if let Some(proof) = &found.proof {
-        shown["proof"] = json!(proof);
+    if found.proof.is_some() {
+        // What the proof is of goes with it.
+        found.rows = Some(rows);
+        out.emit(&found);
+    } else {
+        out.emit(&json!({ "height": found.height, "root": found.root, "rows": rows, "next": found.next }));
     }
-    out.emit(&shown);
     Ok(Exit::Ok)
 }
 
@@ -406,6 +436,7 @@ fn transaction(id: &Hash, context: &Context<'_>) -> Result<Exit, Failure> {
         let call = format_args!("{} {}", out.ink(Ink::Value, &operation.function), operation.args).to_string();
         out.row(&format!("operation {index}"), format_args!("{call} {}", out.ink(Ink::Quiet, link)));
     }
+    show_outcomes(receipt, out);
     match &receipt.failure {
         None => out.row("outcome", out.ink(Ink::Good, format_args!("succeeded, gas {}", grouped(receipt.gas_used)))),
         Some(failure) => {
@@ -415,6 +446,19 @@ fn transaction(id: &Hash, context: &Context<'_>) -> Result<Exit, Failure> {
     }
     out.emit(&transaction);
     Ok(Exit::Ok)
+}
+
+/// What the operations of a bundle that took effect gave, and the events they told.
+pub(super) fn show_outcomes(receipt: &Receipt, out: &Out) {
+    for outcome in &receipt.outcomes {
+        if !outcome.result.is_null() {
+            out.row("result", &outcome.result);
+        }
+        for event in &outcome.events {
+            let name = event["name"].as_str().unwrap_or_default();
+            out.row("event", format_args!("{} {}", out.ink(Ink::Value, name), event["data"]));
+        }
+    }
 }
 
 fn account(key: &PublicKey, context: &Context<'_>) -> Result<Exit, Failure> {
@@ -438,6 +482,27 @@ fn functions(context: &Context<'_>) -> Result<Exit, Failure> {
         out.say(format_args!("    {}", function.args));
     }
     out.emit(&functions);
+    Ok(Exit::Ok)
+}
+
+/// What lies where, with the form of keys and values, as this program knows it: nobody is asked.
+fn places(context: &Context<'_>) -> Result<Exit, Failure> {
+    let registry = &context.application.registry;
+    let places = world::places(registry);
+    let out = context.out;
+    for place in &places {
+        let of = |(name, table): (&'static str, Table<'_>)| {
+            (table.space == place.namespace && table.place == place.place).then(|| format!(" ({name})"))
+        };
+        let table = world::tables(registry).find_map(of).unwrap_or_default();
+        let name = format!("{}/{}", place.namespace, place.place);
+        out.say(format_args!("{}{table} {}", out.ink(Ink::Title, name), out.ink(Ink::Quiet, &place.kind)));
+        match &place.key {
+            Some(key) => out.say(format_args!("    {key}: {}", place.value)),
+            None => out.say(format_args!("    {}", place.value)),
+        }
+    }
+    out.emit(&places);
     Ok(Exit::Ok)
 }
 
@@ -469,9 +534,37 @@ mod tests {
         registry.declare::<Agents>().declare::<Pointed>();
         match Asked::of(name, None, false, &registry) {
             Ok(Asked::Entry(namespace, key)) => format!("{namespace} {}", key.escape_ascii()),
-            Ok(Asked::Rows(table)) => format!("rows of {}/{}", table.space, table.place),
+            Ok(Asked::Rows(table, _)) => format!("rows of {}/{}", table.space, table.place),
             Err(failure) => failure.message,
         }
+    }
+
+    /// Of a program without the built-in tables none is named, and of a key that is mistyped nothing is asked.
+    #[test]
+    fn what_is_mistyped_is_told_with_what_there_is() {
+        let mut registry = Registry::new();
+        registry.declare::<Pointed>();
+        let of = |name: &str, key: Option<&str>| match Asked::of(name, key, false, &registry) {
+            Ok(Asked::Entry(namespace, key)) => format!("{namespace} {}", key.escape_ascii()),
+            Ok(Asked::Rows(table, _)) => format!("rows of {}/{}", table.space, table.place),
+            Err(failure) => failure.message,
+        };
+        for name in ["nope/x", "my.app/typo"] {
+            for key in [None, Some("7")] {
+                let told = of(name, key);
+                assert!(told.contains("there are my.app/rows, my.app/value"), "{told}");
+            }
+        }
+        assert_eq!(of("my.app/rows", Some("7")), "my.app rows/\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x07");
+        assert!(of("my.app/rows", Some("7x")).contains("no key of the table"));
+        assert!(of("my.app/value", Some("7")).contains("single value"));
+
+        // A table whose namespace has its name: the keys of other places are written as they are.
+        let registry = keelstone_ledger::modules::standard();
+        let of = |key: &str| place("agents", key, false, &registry).map(|(_, key)| key.as_slice().to_vec());
+        assert_eq!(of("stake_total").expect("a place"), b"stake_total");
+        let short = "ab".repeat(32).split_off(1);
+        assert_eq!(of(&short).expect_err("a digit is missing").exit, Exit::Usage);
     }
 
     #[test]

@@ -199,6 +199,7 @@ impl Lazy<'_, '_> {
 }
 
 fn make(made: &Made, owner: PublicKey, sender: &Sender, context: &Context<'_>) -> Result<Exit, Failure> {
+    context.takes("a session", "sessions.delegate/1")?;
     let signer = tx::sender(&sender.from, context)?;
     let lazy = Lazy { context, sender: signer, of: made.of.as_deref() };
     let parent = made.parent.as_deref().map(|parent| lazy.id(parent)).transpose()?;
@@ -252,6 +253,7 @@ fn cleared(
 }
 
 fn end(session: &str, of: Option<&str>, own: bool, sender: &Sender, context: &Context<'_>) -> Result<Exit, Failure> {
+    context.takes("a session", "sessions.close/1")?;
     let signer = tx::sender(&sender.from, context)?;
     let lazy = Lazy { context, sender: signer, of };
     let id = match sender.plan {

@@ -36,12 +36,19 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
         let follow = follow(&context.home.read_genesis()?, &config).ok();
         status.following = follow.map(|follow| FollowFigures::of(&Seen::new(&follow), status.height));
     }
+    if status.api.is_none() {
+        // No node was asked, so this program is what answers.
+        status.application = context.application.named();
+    }
+    context.warn_of_another_interface(&status);
     let out = context.out;
     out.row("chain", &status.chain_id);
     out.row("height", grouped(status.height));
     out.row("root", &status.root);
     out.row("hasher", &status.hasher);
     out.row("interface", &status.interface);
+    let of = status.application.as_ref().map_or_else(String::new, |own| format!(", {} {}", own.name, own.version));
+    out.row("version", format_args!("Keelstone {}{of}", status.version));
     out.row("state", format_args!("{} entries, {}", grouped(status.entries), bytes(status.entry_bytes)));
     out.row("history", format_args!("from height {}", grouped(status.lowest_height)));
     out.row("waiting", format_args!("{} transactions", grouped(status.waiting)));
@@ -53,7 +60,8 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
         let of_this = done.checked_div(u128::from(scrub.total_bytes)).unwrap_or_default();
         out.row("scrub", format_args!("{} passes, {of_this} % of the next", grouped(scrub.passes)));
         if scrub.problems > 0 {
-            let found = format!("{} problems found: keelstone db check names them", grouped(scrub.problems));
+            let names = out.called("keelstone db check names them");
+            let found = format!("{} problems found: {names}", grouped(scrub.problems));
             out.row("damage", out.ink(Ink::Bad, &found));
         }
     }

@@ -215,6 +215,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         Action::Demo { cometbft, follow } => return super::testnet_demo::run(given, cometbft, follow, context),
         Action::Reap => return Err(reap()),
         Action::Load { rate, seconds } => {
+            context.takes("the load", load::TAKES)?;
             let layout = Layout::read(dir)?;
             ask(dir, &Request::Status)?;
             let report = load::run(&layout, rate, seconds, &AtomicBool::new(false))?;
@@ -435,7 +436,8 @@ fn watch_over(
     out.emit(&json!({ "dir": dir, "nodes": nodes }));
     out.say("");
     let mut drawn = draw(&nodes, 0, out);
-    out.say(out.ink(Ink::Quiet, "Ctrl-C stops it; keelstone testnet join, load, kill, pause, … do things to it."));
+    let does = out.called("Ctrl-C stops it; keelstone testnet join, load, kill, pause, … do things to it.");
+    out.say(out.ink(Ink::Quiet, does));
     drawn += 1;
     while !is_over() {
         match stopped.recv_timeout(TABLE_EVERY) {
@@ -536,7 +538,7 @@ fn compare(dir: &Path, from: u64, to: Option<u64>, context: &Context<'_>) -> Res
         }
         None => {
             let nodes = nodes_of(&ask(dir, &Request::Status)?)?;
-            nodes.iter().filter_map(|node| node.height).min().unwrap_or(0)
+            last_of_all(nodes.iter().map(|node| node.height), from)
         }
     };
     let agreement = watch::compare(&layout, from, to);
@@ -555,6 +557,12 @@ fn compare(dir: &Path, from: u64, to: Option<u64>, context: &Context<'_>) -> Res
         true if agreement.heights == 0 || !agreement.gaps.is_empty() => Exit::Unknown,
         true => Exit::Ok,
     })
+}
+
+/// The last height that can be asked of all nodes from a first one on. A node that is not there yet, as one that is joining, has
+/// none of these: it is named for what it does not give, and keeps nobody from comparing the others.
+fn last_of_all(heights: impl Iterator<Item = Option<u64>>, from: u64) -> u64 {
+    heights.flatten().filter(|height| *height >= from).min().unwrap_or(from)
 }
 
 /// Says what a load came to.
@@ -618,4 +626,18 @@ pub(crate) fn find_cometbft(named: Option<PathBuf>) -> Result<PathBuf, Failure> 
 pub(crate) fn stands(node: &NodeStatus) -> String {
     let root = node.root.as_ref().map_or_else(|| "-".to_owned(), short);
     format!("{} at {} with {root}", node.name, node.height.map_or_else(|| "-".to_owned(), grouped))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node that has just joined stands at nothing: the others are compared, and it is named.
+    #[test]
+    fn a_node_that_is_not_there_yet_does_not_end_a_comparison_before_it_begins() {
+        let last = |heights: &[Option<u64>]| last_of_all(heights.iter().copied(), 3);
+        assert_eq!(last(&[Some(9), Some(8), Some(0), None]), 8);
+        assert_eq!(last(&[Some(9), Some(3)]), 3);
+        assert_eq!(last(&[Some(2), None]), 3, "none of them has it, and each says so");
+    }
 }

@@ -47,6 +47,7 @@ pub(crate) fn run(
     follow: u64,
     context: &Context<'_>,
 ) -> Result<Exit, Failure> {
+    context.takes("the load of the demo", load::TAKES)?;
     let out = context.out;
     let began = Instant::now();
     // Before the directory is made: what cannot be run leaves none.

@@ -1,12 +1,13 @@
 //! `keelstone tx build|sign|send|show`: transactions from JSON files with calls by name.
 
 use super::proof::read_input;
+use super::query::show_outcomes;
 use crate::api::{self, Chain, FailureText, Refusal};
 use crate::bundle::{Facts, Plan, show_signed};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, grouped, short};
-use crate::strict_json;
+use crate::strict_json::{self, JsonError};
 use clap::{Args, Subcommand};
 use keelstone_codec::{ChainId, Decode as _, Encode as _, unhex};
 use keelstone_execution::PublicKey;
@@ -123,7 +124,7 @@ fn plan(
     chain: Option<&dyn Chain>,
     context: &Context<'_>,
 ) -> Result<Transaction, Failure> {
-    let plan: Plan = strict_json::parse(text).map_err(|error| Failure::usage(format!("the transaction: {error}")))?;
+    let plan: Plan = strict_json::parse(text).map_err(|error| unread(&error, text))?;
     filled(&plan, sender, chain, context)
 }
 
@@ -147,6 +148,7 @@ pub(super) fn filled(
         }
     };
     let (status, account) = (chain.status()?, chain.account(&sender)?);
+    context.warn_of_another_interface(&status);
     let chain_id = ChainId::new(&status.chain_id).map_err(|error| Failure::error(error.to_string()))?;
     let expiry_height = status.height.saturating_add(EXPIRY_BLOCKS);
     plan.build(registry, sender, &Facts { chain_id, nonce: account.nonce, expiry_height })
@@ -183,9 +185,21 @@ fn signed(text: &[u8]) -> Result<Option<SignedTransaction>, Failure> {
     signed.map(Some).map_err(|error| Failure::usage(format!("transaction: {error}")))
 }
 
+/// Why a file is none that `tx` takes. What commands print for people is told from it, since people are led to hand it on.
+fn unread(error: &JsonError, text: &[u8]) -> Failure {
+    let failure = Failure::usage(format!("the transaction: {error}"));
+    match text.trim_ascii_start().starts_with(b"{") {
+        true => failure,
+        false => failure.hint(
+            "a file has the JSON of a transaction, or what tx build, tx sign or bundle build print with --json: without it \
+             they print for people",
+        ),
+    }
+}
+
 /// The bytes of a hexadecimal member of a JSON object.
 fn member(text: &[u8], name: &str) -> Result<Option<Vec<u8>>, Failure> {
-    let value: Value = strict_json::parse(text).map_err(|error| Failure::usage(format!("the transaction: {error}")))?;
+    let value: Value = strict_json::parse(text).map_err(|error| unread(&error, text))?;
     let digits = value.get(name).and_then(Value::as_str);
     digits.map(|digits| unhex(digits).map_err(|error| Failure::usage(format!("{name}: {error}")))).transpose()
 }
@@ -246,6 +260,7 @@ pub(super) fn submit(
     for outcome in &receipt.outcomes {
         out.row("link", short(&outcome.state_hash));
     }
+    show_outcomes(receipt, out);
     let exit = match &receipt.failure {
         None => {
             out.row("outcome", out.ink(Ink::Good, "succeeded"));

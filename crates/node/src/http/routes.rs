@@ -10,14 +10,16 @@ use super::taking::{Crowded, Room, bound};
 use crate::abci::Application;
 use crate::api::{self, Chain, Page, Refusal};
 use crate::audit::Wanted;
+use crate::cli::Application;
 use crate::cometbft::rpc::Rpc;
 use crate::engine::Engine;
 use crate::metrics::Metrics;
+use crate::out::NAME;
 use crate::p2p::{SILENT, Seen, Standing};
 use crate::session::Wanted as WantedSessions;
 use crate::snapshots::Service;
 use crate::strict_json;
-use crate::world::By;
+use crate::world::{self, By};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Extension, MatchedPath, Path, Request, State};
@@ -29,7 +31,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::Stream;
 use keelstone_codec::{Hash, Height, Key, Namespace, unhex};
-use keelstone_execution::{PublicKey, SessionId};
+use keelstone_execution::{PublicKey, Registry, SessionId};
 use keelstone_sync::snapshot::FORMAT;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -57,6 +59,8 @@ pub(crate) const ENTRIES_BYTES_MAX: usize = 4 * 1024 * 1024;
 #[derive(Clone)]
 pub(crate) struct Served {
     pub(crate) chain: Arc<dyn Engine>,
+    /// The program: what its types say of the bytes of the state.
+    pub(crate) application: Arc<Application>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Arc<Limits>,
@@ -152,6 +156,7 @@ routes! {
     answered {
         "/v1/status" get status Asking [];
         "/v1/functions" get functions Asking [];
+        "/v1/places" get places Asking [];
         "/v1/transactions" post submit Sending [];
         "/v1/transactions/{id}" get transaction Asking [];
         "/v1/receipts/{id}" get receipt Asking [];
@@ -163,10 +168,10 @@ routes! {
         "/v1/bundles/{id}" get bundle Asking [];
         "/v1/bundles/{id}/operations/{index}" get operation_proof Asking [];
         "/v1/witness" post witness Either [];
-        "/v1/state/{namespace}" get entry Asking ["key", "key_hex", "height", "prove"];
-        "/v1/entries/{namespace}" get entries Asking ["prefix", "prefix_hex", "after", "after_hex", "limit", "height", "prove"];
+        "/v1/state/{namespace}" get entry Asking ["place", "key", "key_hex", "height", "prove"];
+        "/v1/entries/{namespace}" get entries Asking ["place", "prefix", "prefix_hex", "after", "after_hex", "limit", "height", "prove"];
         "/v1/lookup/{index}" get lookup Asking ["of", "after_hex", "limit"];
-        "/v1/history/{namespace}" get history Asking ["key", "key_hex", "from", "to", "limit"];
+        "/v1/history/{namespace}" get history Asking ["place", "key", "key_hex", "from", "to", "limit"];
         "/v1/audit" get audit Asking ["from", "height", "kind", "who", "limit"];
         "/v1/audit/{index}" get audit_record Asking [];
         "/v1/audit-log" get audit_log Asking ["since"];
@@ -324,6 +329,7 @@ impl From<Refusal> for ApiError {
                 let code = if asked < lowest { Code::Gone } else { Code::NotFound };
                 Self::new(code, message).heights(lowest, highest)
             }
+            Refusal::NoBlock { lowest, highest, .. } => Self::new(Code::NotFound, message).heights(lowest, highest),
             Refusal::Refused { .. } => Self::new(Code::Refused, message),
             Refusal::Follows(made_by) => made_by.into(),
             Refusal::Busy(_) => Self::new(Code::Busy, message),
@@ -463,10 +469,19 @@ impl Parameters {
         }
     }
 
-    /// The key of an entry, which must be given.
-    fn key(&self) -> Result<Key, ApiError> {
-        let key = self.bytes("key", "key_hex")?;
-        let key = key.ok_or_else(|| ApiError::new(Code::BadRequest, "give the key as key=text or key_hex=digits"))?;
+    /// The key of an entry: by its bytes, or with `place` as the types of that place say, where a single value has none.
+    fn key(&self, registry: &Registry, namespace: &Namespace) -> Result<Key, ApiError> {
+        let key = match self.get("place") {
+            Some(_) if self.get("key_hex").is_some() => {
+                return Err(ApiError::new(Code::BadRequest, "key_hex is all bytes of a key: leave place out"));
+            }
+            Some(place) => world::asked_key(registry, namespace.as_str(), place, self.get("key"))?,
+            None => self.bytes("key", "key_hex")?.ok_or_else(|| {
+                let message =
+                    "give the bytes of the key as key=text or key_hex=digits, or place= and the key at that place";
+                ApiError::new(Code::BadRequest, message).hint("/v1/places lists them")
+            })?,
+        };
         Key::new(key).map_err(|error| ApiError::new(Code::BadRequest, format!("key: {error}")))
     }
 
@@ -502,15 +517,21 @@ fn unescape(text: &str) -> Result<String, ApiError> {
 }
 
 /// What this API offers, for whoever opens it in a browser.
-async fn index() -> Json<serde_json::Value> {
+async fn index(State(served): State<Served>) -> Json<serde_json::Value> {
     let paths: Vec<&str> = ROUTES.iter().map(|route| route.path).collect();
-    Json(serde_json::json!({ "name": "keelstone", "version": env!("CARGO_PKG_VERSION"), "paths": paths }))
+    let version = env!("CARGO_PKG_VERSION");
+    let mut shown = serde_json::json!({ "name": NAME, "version": version, "paths": paths });
+    if let Some(own) = served.application.named() {
+        shown["application"] = serde_json::json!(own);
+    }
+    Json(shown)
 }
 
 /// Where the chain stands.
 #[utoipa::path(get, path = "/v1/status", responses((status = 200, body = api::Status)))]
 async fn status(State(served): State<Served>) -> Answer<api::Status> {
     let mut status = ask(&served, |chain| chain.status()).await?;
+    status.application = served.application.named();
     status.snapshots = served.snapshots.as_ref().map(|service| api::SnapshotFigures::of(&service.listed()));
     status.failed = served.health.failed.load(Ordering::Relaxed).then(|| WRITE_FAILED.to_owned());
     status.following = served.following.as_ref().map(|seen| api::FollowFigures::of(seen, status.height));
@@ -547,6 +568,12 @@ async fn chunk(
 #[utoipa::path(get, path = "/v1/functions", responses((status = 200, body = Vec<api::Function>)))]
 async fn functions(State(served): State<Served>) -> Answer<Vec<api::Function>> {
     ask(&served, |chain| chain.functions()).await.map(Json)
+}
+
+/// The places of the state that this program knows, with the form of keys and values.
+#[utoipa::path(get, path = "/v1/places", responses((status = 200, body = Vec<api::Place>)))]
+async fn places(State(served): State<Served>) -> Json<Vec<api::Place>> {
+    Json(world::places(&served.application.registry))
 }
 
 /// The media type of a transaction in hexadecimal.
@@ -762,16 +789,17 @@ async fn operation_proof(
     ask(&served, move |chain| chain.operation_proof(&id, index)).await.map(Json)
 }
 
-/// One entry of the state, with a proof if asked for. A missing entry is an answer, and can be proven too.
+/// One entry of the state, with a proof if asked for. A missing entry is an answer, and can be proven too. With `place`, `key` is
+/// written as arguments are, the parts of a pair with a comma between; else it is all bytes of the key.
 #[utoipa::path(
     get, path = "/v1/state/{namespace}",
     params(
-        ("namespace" = String, Path), ("key" = Option<String>, Query), ("key_hex" = Option<String>, Query),
-        ("height" = Option<u64>, Query), ("prove" = Option<bool>, Query),
+        ("namespace" = String, Path), ("place" = Option<String>, Query), ("key" = Option<String>, Query),
+        ("key_hex" = Option<String>, Query), ("height" = Option<u64>, Query), ("prove" = Option<bool>, Query),
     ),
     responses(
         (status = 200, body = api::Entry), (status = 400, body = ErrorBody),
-        (status = 404, body = ErrorBody, description = "The height is not reached yet"),
+        (status = 404, body = ErrorBody, description = "The height is not reached yet, or there is no such place"),
         (status = 410, body = ErrorBody, description = "The height is no longer kept"),
     )
 )]
@@ -781,20 +809,25 @@ async fn entry(
     Extension(parameters): Extension<Parameters>,
 ) -> Answer<api::Entry> {
     let namespace = parsed("namespace", &namespace, Namespace::new)?;
-    let key = parameters.key()?;
+    let key = parameters.key(&served.application.registry, &namespace)?;
     let (height, prove) = (parameters.height("height")?, parameters.flag("prove")?);
     ask(&served, move |chain| chain.entry(&namespace, &key, height, prove)).await.map(Json)
 }
 
-/// Entries of a namespace in the order of their keys, a page at a time; with `prove`, that they are all of those keys.
+/// Entries of a namespace in the order of their keys, a page at a time; with `prove`, that they are all of those keys. With `place`
+/// those of it alone, also as `rows` by field, and `prefix` is the first parts of their keys.
 #[utoipa::path(
     get, path = "/v1/entries/{namespace}",
     params(
-        ("namespace" = String, Path), ("prefix" = Option<String>, Query), ("prefix_hex" = Option<String>, Query),
+        ("namespace" = String, Path), ("place" = Option<String>, Query), ("prefix" = Option<String>, Query),
+        ("prefix_hex" = Option<String>, Query),
         ("after" = Option<String>, Query), ("after_hex" = Option<String>, Query), ("limit" = Option<usize>, Query),
         ("height" = Option<u64>, Query), ("prove" = Option<bool>, Query),
     ),
-    responses((status = 200, body = api::Entries), (status = 400, body = ErrorBody))
+    responses(
+        (status = 200, body = api::Entries), (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody, description = "There is no such place"),
+    )
 )]
 async fn entries(
     State(served): State<Served>,
@@ -803,13 +836,28 @@ async fn entries(
 ) -> Answer<api::Entries> {
     let namespace = parsed("namespace", &namespace, Namespace::new)?;
     let limit = parameters.limit()?;
-    let page = Page {
-        prefix: parameters.bytes("prefix", "prefix_hex")?.unwrap_or_default(),
-        after: parameters.bytes("after", "after_hex")?,
-        limit,
+    let (application, place) = (served.application.clone(), parameters.get("place").map(str::to_owned));
+    let prefix = match &place {
+        Some(_) if parameters.get("prefix_hex").is_some() => {
+            return Err(ApiError::new(Code::BadRequest, "prefix_hex is bytes of a key: leave place out"));
+        }
+        Some(place) => {
+            world::asked_beginning(&application.registry, namespace.as_str(), place, parameters.get("prefix"))?
+        }
+        None => parameters.bytes("prefix", "prefix_hex")?.unwrap_or_default(),
     };
+    let page = Page { prefix, after: parameters.bytes("after", "after_hex")?, limit };
     let (height, prove) = (parameters.height("height")?, parameters.flag("prove")?);
-    ask(&served, move |chain| chain.entries(&namespace, &page, height, prove)).await.map(Json)
+    ask(&served, move |chain| {
+        let mut found = chain.entries(&namespace, &page, height, prove)?;
+        if let Some(place) = place {
+            let rows = world::rows(&application.registry, namespace.as_str(), &place, &found);
+            found.rows = Some(rows.map_err(|error| Refusal::Failed(error.to_string()))?);
+        }
+        Ok(found)
+    })
+    .await
+    .map(Json)
 }
 
 /// Entries of the last state by something else than their key: agents by `name`, memes by `author`, alliances by
@@ -820,7 +868,10 @@ async fn entries(
         ("index" = String, Path), ("of" = String, Query), ("after_hex" = Option<String>, Query),
         ("limit" = Option<usize>, Query),
     ),
-    responses((status = 200, body = api::Entries), (status = 400, body = ErrorBody))
+    responses(
+        (status = 200, body = api::Entries), (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody, description = "The program lacks the module whose entries these are"),
+    )
 )]
 async fn lookup(
     State(served): State<Served>,
@@ -828,6 +879,7 @@ async fn lookup(
     Extension(parameters): Extension<Parameters>,
 ) -> Answer<api::Entries> {
     let by = parsed("index", &index, str::parse::<By>)?;
+    by.check(&served.application.registry)?;
     let of = parameters.get("of").ok_or_else(|| ApiError::new(Code::BadRequest, "say of what: of=…"))?.to_owned();
     let page = Page { prefix: Vec::new(), after: parameters.bytes("after", "after_hex")?, limit: parameters.limit()? };
     ask(&served, move |chain| chain.lookup(by, &of, &page)).await.map(Json)
@@ -838,8 +890,8 @@ async fn lookup(
 #[utoipa::path(
     get, path = "/v1/history/{namespace}",
     params(
-        ("namespace" = String, Path), ("key" = Option<String>, Query), ("key_hex" = Option<String>, Query),
-        ("from" = Option<u64>, Query), ("to" = Option<u64>, Query), ("limit" = Option<usize>, Query),
+        ("namespace" = String, Path), ("place" = Option<String>, Query), ("key" = Option<String>, Query),
+        ("key_hex" = Option<String>, Query), ("from" = Option<u64>, Query), ("to" = Option<u64>, Query), ("limit" = Option<usize>, Query),
     ),
     responses(
         (status = 200, body = api::History), (status = 400, body = ErrorBody),
@@ -852,7 +904,7 @@ async fn history(
     Extension(parameters): Extension<Parameters>,
 ) -> Answer<api::History> {
     let namespace = parsed("namespace", &namespace, Namespace::new)?;
-    let key = parameters.key()?;
+    let key = parameters.key(&served.application.registry, &namespace)?;
     let heights = (parameters.height("from")?, parameters.height("to")?);
     let limit = parameters.limit()?;
     ask(&served, move |chain| chain.history(&namespace, &key, heights, limit)).await.map(Json)
@@ -1086,15 +1138,18 @@ async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError>
     if let Some(failed) = served.health.write_failed() {
         return Err(failed);
     }
+    let program = &served.application.name;
     match is(&served.health.damaged) {
         false => Ok("ok\n"),
         true if is(&served.health.mends_no_more) => Err(ApiError::new(
             Code::Busy,
-            "stored bytes are damaged, and after so many repairs no more are made for now: keelstone check status says more",
+            format!(
+                "stored bytes are damaged, and after so many repairs no more are made for now: {program} check status says more"
+            ),
         )),
         true => Err(ApiError::new(
             Code::Busy,
-            "stored bytes are damaged: keelstone check --full names them, --repair mends what can be proven",
+            format!("stored bytes are damaged: {program} check --full names them, --repair mends what can be proven"),
         )),
     }
 }

@@ -20,6 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+/// A function it calls, whose module a chain has to have.
+pub(crate) const TAKES: &str = "memes.post/1";
 /// Bundles a second at most: each is a connection of its own.
 pub(crate) const RATE_MAX: u32 = 5_000;
 /// How long a load may go on.

@@ -186,7 +186,11 @@ impl Source {
             return Ok(Self::Signed(signed));
         }
         let unsigned = Transaction::from_bytes(bytes);
-        unsigned.map(Self::Unsigned).map_err(|error| Failure::usage(format!("the bundle is no transaction: {error}")))
+        unsigned.map(Self::Unsigned).map_err(|error| {
+            let failure = Failure::usage(format!("the bundle is no transaction: {error}"));
+            failure
+                .hint("a file has JSON, or what --out wrote: what is printed for people is neither, with --json it is")
+        })
     }
 
     /// The transaction, if it is one already.

@@ -172,7 +172,8 @@ fn check(level: CheckLevel, context: &Context<'_>) -> Result<(Exit, Value, bool)
             false => "keelstone recover --to HEIGHT --root ROOT, with a root that the chain's headers name,",
         };
         out.say(format_args!(
-            "blocks and receipts cannot be made whole here: {way} goes on without them, and keeps what there is of them"
+            "blocks and receipts cannot be made whole here: {} goes on without them, and keeps what there is of them",
+            out.called(way)
         ));
     }
     let state = &report.state;

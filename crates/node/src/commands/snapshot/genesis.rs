@@ -189,13 +189,15 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         out.say(format_args!("\nThe state stays in the snapshot. Each node of the new network needs both files:"));
         let archive = match &options.snapshot {
             Source::Kept(_) => {
-                out.say(format_args!("  keelstone snapshot export {} state.tar", info.id.height));
+                let export = out.called("keelstone snapshot export");
+                out.say(format_args!("  {export} {} state.tar", info.id.height));
                 Path::new("state.tar")
             }
             Source::Archive(path) => path,
         };
         let (genesis, archive) = (options.out.display(), archive.display());
-        out.say(format_args!("  keelstone init --genesis {genesis} --state {archive} --home NEW"));
+        let init = out.called("keelstone init");
+        out.say(format_args!("  {init} --genesis {genesis} --state {archive} --home NEW"));
     }
     super::say_trust(out, options.root.is_some(), options.snapshot.is_archive());
     out.emit(&json!({

@@ -443,7 +443,7 @@ fn list(context: &Context<'_>) -> Result<(), Failure> {
     };
     let out = context.out;
     if list.is_empty() && damaged.is_empty() {
-        out.say("there are no snapshots; keelstone snapshot create makes one");
+        out.say(out.called("there are no snapshots; keelstone snapshot create makes one"));
     }
     for info in &list {
         let (entries, chunks) = (grouped(info.totals.count), grouped(info.chunks.into()));
