@@ -100,16 +100,18 @@ pub(crate) fn places(registry: &Registry) -> Vec<api::Place> {
             Layout::Set { key } => ("set", Some(key.clone()), u8::shape()),
             Layout::Sequence => ("sequence", None, u64::shape()),
             Layout::Log { value } => ("log", Some(u64::shape()), value.clone()),
+            // There are no others.
+            _ => return None,
         };
-        api::Place {
+        Some(api::Place {
             namespace: namespace.to_owned(),
             place: (*place).to_owned(),
             kind: kind.to_owned(),
             key: key.map(|shape| call::outline(&shape)),
             value: call::outline(&value),
-        }
+        })
     };
-    registry.spaces().flat_map(|space| space.collections.iter().map(move |at| place(space.name, at))).collect()
+    registry.spaces().flat_map(|space| space.collections.iter().filter_map(move |at| place(space.name, at))).collect()
 }
 
 /// The names of the collections of a namespace, as [`table`] and [`single`] take them.

@@ -7,7 +7,7 @@ use super::limits::{Limits, cross_origin, guard};
 use super::reload::Reload;
 use super::server::Connection;
 use super::taking::{Crowded, Room, bound};
-use crate::abci::Application;
+use crate::abci;
 use crate::api::{self, Chain, Page, Refusal};
 use crate::audit::Wanted;
 use crate::cli::Application;
@@ -81,7 +81,7 @@ pub(crate) struct Served {
 #[derive(Clone)]
 pub(crate) struct Attached {
     /// What it calls.
-    pub(crate) application: Arc<Application>,
+    pub(crate) application: Arc<abci::Application>,
     /// Where it is asked.
     pub(crate) rpc: Rpc,
     /// Where it connects.
