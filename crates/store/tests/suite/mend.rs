@@ -208,15 +208,26 @@ fn a_lost_value_is_had_from_elsewhere_and_lost_history_is_named() {
 /// A store in which a compaction has moved values, some of which only history needs since; the file they lie in, and how many
 /// sectors of it were written.
 fn sample_moved(options: &Options) -> (MemoryFiles, Model, String, usize) {
-    let (files, mut state) = sample(options);
-    let store = TestStore::open(Arc::new(files.clone()), options.clone()).unwrap();
-    store.prune(Height(5)).unwrap();
-    assert!(store.compact(&mut |_| {}).unwrap().values_moved > 100);
-    let diff: Diff = (0..100)
-        .map(|number| (namespace("many"), key(number * 3 + 1_500), Some(Value::new(vec![7; 9]).unwrap())))
-        .collect();
-    crate::support::apply(&mut state, &diff);
-    store.commit(Height(6), diff).unwrap();
+    let (files, mut state) = (MemoryFiles::new(), Model::new());
+    let store = TestStore::create(Arc::new(files.clone()), options.clone()).unwrap();
+    let mut commit = |height: u64, changes: &dyn Fn(u64) -> bool| {
+        let write = |number: u64| {
+            let value = vec![height as u8 + 1; 1 + (number % 120) as usize];
+            (namespace("many"), key(number), Some(Value::new(value).unwrap()))
+        };
+        let diff: Diff = (0..3_000).filter(|number| changes(*number)).map(write).collect();
+        crate::support::apply(&mut state, &diff);
+        store.commit(Height(height), diff).unwrap();
+    };
+    // A quarter of what came first stays, and is moved.
+    commit(0, &|_| true);
+    commit(1, &|number| number % 4 > 0);
+    commit(2, &|number| number % 4 > 0);
+    store.flush().unwrap();
+    store.prune(Height(2)).unwrap();
+    assert!(store.compact(&mut |_| {}).unwrap().values_moved > 500);
+    // Values lie there in the order of keys: half of those in the first half are of history then.
+    commit(3, &|number| number % 8 == 0 && key(number).as_slice()[0] < 0x80);
     store.close().unwrap();
     let image = files.image();
     let (name, bytes) = image.iter().find(|(name, _)| name.ends_with(".values")).unwrap();
@@ -230,9 +241,9 @@ fn sample_moved(options: &Options) -> (MemoryFiles, Model, String, usize) {
 fn sectors_of_moved_values_are_good_again_or_given_up_once_the_state_does_without_them() {
     let (files, state, name, written) = sample_moved(&cold());
     let image = files.image();
-    let before = contents(&TestStore::open(Arc::new(files), cold()).unwrap().view_at(Height(5)).unwrap());
+    let before = contents(&TestStore::open(Arc::new(files), cold()).unwrap().view_at(Height(2)).unwrap());
     let (mut supplied, mut good, mut given_up, mut history) = (0, 0, 0, 0);
-    for sector in (1..written).step_by(7) {
+    for sector in (1..written).step_by(4) {
         // A stroke across the border of two sectors; or one of them alone, with one of the problems it makes told.
         for stroke in [true, false] {
             let files = MemoryFiles::from_image(&image);
@@ -253,7 +264,7 @@ fn sectors_of_moved_values_are_good_again_or_given_up_once_the_state_does_withou
             supplied += mended.supplied_entries;
             good += mended.sectors;
             given_up += mended.given_up;
-            match store.view_at(Height(5)).and_then(|view| Ok(try_contents(&view)?)) {
+            match store.view_at(Height(2)).and_then(|view| Ok(try_contents(&view)?)) {
                 Ok(read) => assert_eq!(read, before, "{what}"),
                 Err(error) => {
                     assert!(error.is_damage(), "{what}: {error}");
@@ -272,7 +283,7 @@ fn no_sector_is_given_up_that_the_state_needs() {
     let (files, state, name, written) = sample_moved(&cold());
     let image = files.image();
     let mut needed = 0;
-    for sector in (1..written).step_by(7) {
+    for sector in (1..written).step_by(4) {
         let files = MemoryFiles::from_image(&image);
         let store = TestStore::open(Arc::new(files.clone()), cold()).unwrap();
         lose(&files, &name, sector);
