@@ -154,9 +154,6 @@ impl<'a> Joining<'a> {
         }
         loop {
             self.sources.stop.check()?;
-            if !self.is_anybody_left(joiner) {
-                return Err(self.because(joiner, "nobody is left to ask".to_owned()));
-            }
             let now = self.now();
             let wake = joiner.wakeup(now).map_or(TELL_EVERY, |at| Duration::from_millis(at.0 - now.0));
             let runtime = self.runtime.clone();
@@ -191,6 +188,10 @@ impl<'a> Joining<'a> {
             }
             if let Some(version) = self.perform(joiner, effects)? {
                 return Ok(version);
+            }
+            // After a step: what a life before this one left may be all there is.
+            if !self.is_anybody_left(joiner) {
+                return Err(self.because(joiner, "nobody is left to ask".to_owned()));
             }
             if let Some(certifies) = certifies {
                 self.ask_for_newer(certifies);
