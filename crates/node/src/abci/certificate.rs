@@ -7,10 +7,12 @@
 //!
 //! Rule: `spec/ledger.md`, LEDGER-7. Why not a light client's crate: `docs/decisions/0010-own-certificates.md`.
 
+use crate::cometbft::base64::from_base64;
 use crate::consensus::{Address, address_of};
 use keelstone_codec::{Hash, Height, Root};
 use keelstone_ledger::{Signature, Validator, verify as verify_signature};
 use prost::Message as _;
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use tendermint_proto::v0_38::types::{
@@ -70,6 +72,24 @@ pub(crate) struct Certificate {
     pub(crate) root: Root,
     /// The header with its signatures, for whoever wants to check again.
     pub(crate) signed: SignedHeader,
+}
+
+/// The header with its votes in what CometBFT answers to `/commit`. A server's word: nothing of it is verified.
+///
+/// # Errors
+/// What it is not.
+pub(crate) fn of_answer(mut answer: Value) -> Result<SignedHeader, String> {
+    let signed = answer.get_mut("signed_header").map(Value::take).unwrap_or_default();
+    let votes = signed.pointer("/commit/signatures").and_then(Value::as_array).ok_or("it has no votes")?;
+    // What reads base64 for these messages panics at some that is none. It takes a list for an object, too.
+    for (index, vote) in votes.iter().enumerate() {
+        let signature = vote.as_object().ok_or_else(|| format!("vote {index} is none"))?.get("signature");
+        if !signature.is_none_or(|text| text.is_null() || text.as_str().is_some_and(|text| from_base64(text).is_some()))
+        {
+            return Err(format!("the signature of vote {index} is no base64"));
+        }
+    }
+    serde_json::from_value(signed).map_err(|error| error.to_string())
 }
 
 /// Verifies a signed header of `height` against those who vote at that height.
@@ -185,6 +205,7 @@ fn merkle(items: &[Vec<u8>]) -> [u8; 32] {
 mod tests {
     use super::*;
     use keelstone_execution::PublicKey;
+    use serde_json::json;
 
     /// A header and its commit as CometBFT 0.40.0 gave them, of a chain with one validator.
     const COMMIT: &str = include_str!("commit_0_40.json");
@@ -252,6 +273,25 @@ mod tests {
         let other = verify(signed(), "other", Height(3), &validators());
         assert!(matches!(other, Err(CertificateError::Other { what: "chain", .. })));
         assert_eq!(verify(SignedHeader::default(), "smoke", Height(3), &[]), Err(CertificateError::Form("no header")));
+    }
+
+    /// A signature that is no base64, of whatever length, is refused and reaches no reader that would panic at it.
+    #[test]
+    fn an_answer_whose_signatures_are_none_is_refused() {
+        let whole: Value = serde_json::from_str(COMMIT).unwrap();
+        assert_eq!(of_answer(json!({ "signed_header": whole })), Ok(signed()));
+        for text in ["====", "=", "A", "Zg", "Zg=", "Zh==", "Zm9vZ", "Zm9vZg=", "Zm9vZm9v=", "\u{e9}"] {
+            let mut changed = whole.clone();
+            changed["commit"]["signatures"][0]["signature"] = json!(text);
+            let refused = of_answer(json!({ "signed_header": changed })).unwrap_err();
+            assert_eq!(refused, "the signature of vote 0 is no base64", "{text:?}");
+        }
+        let listed = json!([whole["header"], whole["commit"]]);
+        let mut listing = whole.clone();
+        listing["commit"]["signatures"][0] = json!([2, "", null, "===="]);
+        for other in [Value::Null, json!({}), listed, listing] {
+            assert!(of_answer(json!({ "signed_header": other })).is_err());
+        }
     }
 
     /// spec: LEDGER-7. Exactly two thirds are too few.

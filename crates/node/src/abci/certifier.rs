@@ -180,10 +180,8 @@ fn take_in(
     metrics: &Metrics,
 ) -> Option<Differs> {
     for (height, answer) in heights.iter().map(|height| Height(*height)).zip(answers) {
-        let signed = answer.and_then(|mut commit| {
-            let signed = commit.get_mut("signed_header").map(Value::take).unwrap_or_default();
-            serde_json::from_value(signed).map_err(|error| format!("the engine's commit: {error}"))
-        });
+        let signed = answer
+            .and_then(|commit| certificate::of_answer(commit).map_err(|error| format!("the engine's commit: {error}")));
         match compare(engine, height, signed) {
             Compared::Agreed(certificate) => {
                 metrics.certified("agreed", 1);

@@ -3,6 +3,7 @@
 
 use super::step::{Flaw, Sha, block_height};
 use super::{LightError, Time};
+use crate::abci::certificate;
 use crate::cometbft::base64::from_base64;
 use crate::cometbft::rpc::Rpc;
 use crate::consensus::address_of;
@@ -13,7 +14,6 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use tendermint::block::signed_header::SignedHeader;
 use tendermint::validator::{Info, Set};
-use tendermint_proto::v0_38::types::SignedHeader as RawSignedHeader;
 
 /// Validators of one height. CometBFT has no more votes to a commit.
 const VALIDATORS_MAX: usize = 10_000;
@@ -149,12 +149,11 @@ fn signed_header(server: &Rpc, height: Height) -> Result<SignedHeader, LightErro
 }
 
 /// The header with its votes in an answer.
-pub(super) fn read_header(mut answer: Value, height: Height) -> Result<SignedHeader, FormError> {
+pub(super) fn read_header(answer: Value, height: Height) -> Result<SignedHeader, FormError> {
     const WHAT: &str = "the header";
-    let none = |error: &dyn std::fmt::Display| FormError::None { what: WHAT, problem: error.to_string() };
-    let signed = answer.get_mut("signed_header").map(Value::take).unwrap_or_default();
-    let raw: RawSignedHeader = serde_json::from_value(signed).map_err(|error| none(&error))?;
-    let signed = SignedHeader::try_from(raw).map_err(|error| none(&error))?;
+    let none = |problem: String| FormError::None { what: WHAT, problem };
+    let raw = certificate::of_answer(answer).map_err(none)?;
+    let signed = SignedHeader::try_from(raw).map_err(|error| none(error.to_string()))?;
     match block_height(&signed) == height {
         true => Ok(signed),
         false => Err(FormError::OtherHeight { what: WHAT, found: signed.header.height.to_string() }),
