@@ -126,10 +126,14 @@ struct Sender {
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     match options.action {
         Action::Create { made, sender } => {
+            context.takes("a session", "sessions.delegate/1")?;
             let owner = tx::sender(&sender.from, context)?;
             make(&made, owner, &sender, context)
         }
-        Action::Delegate { to, made, sender } => make(&made, tx::sender(&to, context)?, &sender, context),
+        Action::Delegate { to, made, sender } => {
+            context.takes("a session", "sessions.delegate/1")?;
+            make(&made, tx::sender(&to, context)?, &sender, context)
+        }
         Action::Revoke { session, of, sender } => end(&session, of.as_deref(), false, &sender, context),
         Action::Close { session, of, sender } => end(&session, of.as_deref(), true, &sender, context),
         Action::List { of, below, limit, after } => {
@@ -199,7 +203,6 @@ impl Lazy<'_, '_> {
 }
 
 fn make(made: &Made, owner: PublicKey, sender: &Sender, context: &Context<'_>) -> Result<Exit, Failure> {
-    context.takes("a session", "sessions.delegate/1")?;
     let signer = tx::sender(&sender.from, context)?;
     let lazy = Lazy { context, sender: signer, of: made.of.as_deref() };
     let parent = made.parent.as_deref().map(|parent| lazy.id(parent)).transpose()?;
