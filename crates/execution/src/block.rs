@@ -142,7 +142,7 @@ impl<'a> BlockDraft<'a> {
         layers: Vec<Arc<Changes>>,
     ) -> Self {
         let handle = Handle::over(Box::new(state), Some(block), layers);
-        let (activity, window) = (Activity::default(), RefCell::default());
+        let (activity, window) = (registry.activity().clone(), RefCell::default());
         Self { registry, handle, activity, noted: None, ahead: None, window, forgets: Cell::default() }
     }
 
@@ -159,7 +159,7 @@ impl<'a> BlockDraft<'a> {
         self.window.borrow().figures()
     }
 
-    /// The same draft, which tells `activity` the function at work, for a watchdog (spec: EXEC-13).
+    /// The same draft, which tells `activity` the function at work, for a watchdog (spec: EXEC-13), and not the registry's.
     #[must_use]
     pub fn watched(mut self, activity: &Activity) -> Self {
         self.activity = activity.clone();

@@ -9,8 +9,8 @@ use crate::collections::entry_prefix;
 use crate::host::Handle;
 use crate::operation::Built;
 use crate::world::{Draft, Layout, Space, SpaceInfo, Transition, View, World};
-use crate::{Capability, Context, ContextUse, Denied, Event, FailureKind, FunctionHash, Stop, interface};
-use keelstone_codec::{Decode, Describe, Encode, Hash, Namespace, Shape};
+use crate::{Activity, Capability, Context, ContextUse, Denied, Event, FailureKind, FunctionHash, Stop, interface};
+use keelstone_codec::{Decode, Describe, Encode, Hash, KEY_LEN_MAX, LIST_MAX, Namespace, Shape};
 use std::any::{TypeId, type_name};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
@@ -147,6 +147,21 @@ pub enum RegistryError {
         /// The value, or the key.
         what: &'static str,
     },
+    /// Keys that the type of a collection allows could never be written.
+    #[error(
+        "keys of {place:?} in the namespace {name} may come to {found} bytes with their place before them, and a key has at \
+         most {limit}: the bytes and texts in the type of the key need smaller bounds"
+    )]
+    LongKey {
+        /// The namespace.
+        name: &'static str,
+        /// The collection's place in it.
+        place: &'static str,
+        /// What the longest key has, if none of its bytes is 00: such a byte counts twice.
+        found: usize,
+        /// What a key may have.
+        limit: usize,
+    },
     /// Two events have one name.
     #[error("event {name} is declared with two shapes")]
     Event {
@@ -164,6 +179,7 @@ pub struct Registry {
     events: BTreeMap<&'static str, fn() -> Shape>,
     reserved: BTreeSet<Capability>,
     errors: Vec<RegistryError>,
+    activity: Activity,
 }
 
 impl Default for Registry {
@@ -178,7 +194,8 @@ impl Registry {
     #[must_use]
     pub fn new() -> Self {
         let (functions, spaces, events) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let mut out = Self { functions, spaces, events, reserved: BTreeSet::new(), errors: Vec::new() };
+        let (reserved, errors, activity) = (BTreeSet::new(), Vec::new(), Activity::default());
+        let mut out = Self { functions, spaces, events, reserved, errors, activity };
         crate::bundles::register(&mut out);
         out
     }
@@ -260,6 +277,14 @@ impl Registry {
         }
         let wraps = self.functions.values().find(|entry| !entry.built.is_checked());
         wraps.map_or(Ok(()), |entry| Err(RegistryError::Wraps { type_name: entry.type_name }))
+    }
+
+    /// Which of these functions is at work, for a watchdog: wherever a draft does not tell another board of its own. Clones
+    /// share it.
+    // spec: EXEC-13
+    #[must_use]
+    pub fn activity(&self) -> &Activity {
+        &self.activity
     }
 
     /// The function of this hash.
@@ -349,6 +374,10 @@ impl Registry {
                     let what = without_bytes(place, layout)?;
                     Some(RegistryError::Nothing { name: space.name, place, what })
                 }));
+                self.errors.extend(space.collections.iter().filter_map(|(place, layout)| {
+                    let (found, limit) = (longest_key(place, layout)?, KEY_LEN_MAX);
+                    (found > limit).then_some(RegistryError::LongKey { name: space.name, place, found, limit })
+                }));
                 self.spaces.insert(space.name, space);
             }
         }
@@ -366,6 +395,36 @@ fn without_bytes(place: &str, layout: &Layout) -> Option<&'static str> {
             Some("every key")
         }
         _ => None,
+    }
+}
+
+/// The bytes of the longest key of a collection with keys of a type, as far as that type bounds them, and if none of its bytes
+/// is 00: who declares a text of so many bytes means to write one.
+// spec: EXEC-18, TREE-15
+fn longest_key(place: &str, layout: &Layout) -> Option<usize> {
+    match layout {
+        Layout::Map { key, .. } | Layout::Set { key } => Some(entry_prefix(place).len().saturating_add(key_bytes(key))),
+        _ => None,
+    }
+}
+
+/// The most bytes of a part of a key; none for what has no bound of its own, or another form in a key than it says.
+fn key_bytes(shape: &Shape) -> usize {
+    const END: usize = 2;
+    let sum = |bytes: &mut dyn Iterator<Item = usize>| bytes.fold(0, usize::saturating_add);
+    match shape {
+        Shape::Bool => 1,
+        Shape::Unsigned(bytes) | Shape::Signed(bytes) => usize::from(*bytes),
+        Shape::Decimal => 8,
+        Shape::Array(bytes) => *bytes,
+        Shape::Bytes(max) | Shape::Text(max) if *max < LIST_MAX => max + END,
+        Shape::Bytes(_) | Shape::Text(_) => END,
+        Shape::Tuple(parts) => sum(&mut parts.iter().map(key_bytes)),
+        Shape::Record(fields) => sum(&mut fields.iter().map(|(_, field)| key_bytes(field))),
+        Shape::Choice(variants) => {
+            variants.iter().map(|variant| key_bytes(&variant.shape)).max().unwrap_or_default().saturating_add(1)
+        }
+        _ => 0,
     }
 }
 

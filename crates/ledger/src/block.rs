@@ -461,9 +461,9 @@ pub fn execute(
 /// How a block is run: what may differ between nodes, and makes no difference. As it stands here: one transaction after
 /// the other, and nothing beforehand.
 pub(crate) trait Way {
-    /// Where the function at work is told, for a watchdog (spec: EXEC-13).
-    fn activity(&self) -> Activity {
-        Activity::default()
+    /// Where the function at work is told, for a watchdog (spec: EXEC-13), if not where the registry says.
+    fn activity(&self) -> Option<&Activity> {
+        None
     }
     /// The key of which is noted who changed it, if one is asked for.
     fn noting(&self) -> Option<(Namespace, Key)> {
@@ -561,7 +561,10 @@ fn execute_within(
         nonces: BTreeMap::new(),
         beforehand: Beforehand::default(),
     };
-    let mut draft = BlockDraft::begin(registry, state, context).watched(&way.activity()).ahead(way.ahead());
+    let mut draft = BlockDraft::begin(registry, state, context).ahead(way.ahead());
+    if let Some(activity) = way.activity() {
+        draft = draft.watched(activity);
+    }
     if let Some((namespace, key)) = way.noting() {
         draft = draft.noting(namespace, key);
     }

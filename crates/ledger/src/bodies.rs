@@ -9,6 +9,7 @@
 use crate::block::BlockRecord;
 use crate::ledger::{BODY, CERTIFICATE, CONTINUATIONS, RECEIPTS, ROOT, at, height_in};
 use crate::packed::{Known, unpack};
+use crate::replay::first_other;
 use crate::{Block, Continuation, Ledger, LedgerError, Receipt, Refused, SignedTransaction};
 use keelstone_codec::{Decode, Encode as _, Height, Root, Timestamp};
 use keelstone_store::StoreError;
@@ -231,7 +232,7 @@ impl<H: Hasher> Ledger<H> {
     /// are up to that height if `progress` breaks it off.
     ///
     /// # Errors
-    /// [`LedgerError::Damaged`] at the first block that came to something else; or what running and committing say.
+    /// [`LedgerError::Differs`] at the first block that came to something else; or what running and committing say.
     // spec: RECOVER-1
     pub fn run_kept(
         &self,
@@ -242,14 +243,15 @@ impl<H: Hasher> Ledger<H> {
         let mut blocks = 0;
         while self.height() < to {
             let height = self.height().next();
-            let damaged = |what: &str| LedgerError::Damaged { height, what: what.to_owned() };
+            let differs = |what: String| LedgerError::Differs { height, what };
             let (block, receipts) = kept_in(&*bodies.kv, height)?;
             let pending = self.run(block, Refused::Receipt)?;
             if pending.executed().receipts != receipts {
-                return Err(damaged("run again it has other receipts than are kept"));
+                let first = first_other(self.registry(), pending.executed(), &receipts);
+                return Err(differs(first.unwrap_or_else(|| "its receipts".to_owned())));
             }
             if bodies.root(height)?.is_some_and(|kept| kept != pending.root()) {
-                return Err(damaged("run again it comes to another root than is kept"));
+                return Err(differs("run again it comes to another root".to_owned()));
             }
             if let Some(certificate) = bodies.certificate(height)? {
                 self.keep_certificate(height, certificate);

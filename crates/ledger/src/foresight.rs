@@ -229,7 +229,7 @@ impl BundleProof {
 }
 
 /// Names the first part in which two receipts differ.
-fn same_receipt(expected: &Receipt, found: &Receipt) -> Result<(), BundleProofError> {
+pub(crate) fn same_receipt(expected: &Receipt, found: &Receipt) -> Result<(), BundleProofError> {
     let differ = |field: &str, expected: String, found: String| match expected == found {
         true => Ok(()),
         false => Err(BundleProofError::Receipt { field: field.to_owned(), expected, found }),

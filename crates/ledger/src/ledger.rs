@@ -227,6 +227,15 @@ pub enum LedgerError {
         /// How many it may have.
         limit: usize,
     },
+    /// A block that was run again came to something else than is kept of it. What is kept is damaged, or this program is
+    /// another than the one that made it.
+    #[error("block {height} differs from what is kept of it: {what}")]
+    Differs {
+        /// The block.
+        height: Height,
+        /// What was compared.
+        what: String,
+    },
     /// What the database gave is not what the state commits to. Repair from a peer.
     #[error("block {height} is damaged in the database: {what}")]
     Damaged {
@@ -250,7 +259,7 @@ impl LedgerError {
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Damaged { .. } => true,
+            Self::Damaged { .. } | Self::Differs { .. } => true,
             Self::Store(error) => error.is_damage(),
             Self::Block(BlockError::Halt(keelstone_execution::Halt::Read(error))) => {
                 matches!(error, ReadError::Damaged { .. })
@@ -381,6 +390,7 @@ impl<H: Hasher> Ledger<H> {
     // spec: HISTORY-1
     pub fn open(store: Store<H>, kv: Arc<dyn Kv>, registry: Registry, pool: PoolLimits) -> Result<Self, LedgerError> {
         registry.check()?;
+        let activity = registry.activity().clone();
         let view = store.view();
         let chain = Chain::read(&view)?.ok_or(LedgerError::NoGenesis)?;
         right_hasher::<H>(&chain.facts)?;
@@ -395,7 +405,7 @@ impl<H: Hasher> Ledger<H> {
             time: AtomicU64::new(0),
             listeners: RwLock::default(),
             certificates: Mutex::default(),
-            activity: Activity::default(),
+            activity,
             taken_back: None,
             threads: Threads::new(NonZeroUsize::MIN),
         };
@@ -411,8 +421,8 @@ impl<H: Hasher> Ledger<H> {
         self.taken_back
     }
 
-    /// Tells `activity` of the functions at work, in place of one of its own: for an owner that opens one ledger after
-    /// another and has one watchdog.
+    /// Tells `activity` of the functions at work in blocks, in place of the registry's: for an owner that opens one ledger
+    /// after another, and to whom a block that does not end is something else than a question that does not.
     #[must_use]
     pub fn watched(mut self, activity: &Activity) -> Self {
         self.activity = activity.clone();

@@ -283,8 +283,8 @@ impl<S: Read + Clone + Send + Sync + 'static> Ahead for InParallel<'_, S> {
 }
 
 impl<S: Read + Clone + Send + Sync + 'static> Way for InParallel<'_, S> {
-    fn activity(&self) -> Activity {
-        self.activity.clone()
+    fn activity(&self) -> Option<&Activity> {
+        Some(self.activity)
     }
 
     fn ahead(&self) -> Option<&dyn Ahead> {

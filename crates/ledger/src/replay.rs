@@ -7,11 +7,13 @@
 //!
 //! Rules: `spec/ledger.md`, HISTORY-4.
 
-use crate::block::{self, BlockRecord, Executed, Refused};
+use crate::block::{self, BlockRecord, Executed, OperationReceipt, Receipt, Refused, Verdict};
+use crate::foresight::{BundleProofError, same_receipt};
 use crate::genesis::Genesis;
 use crate::ledger::{Ledger, LedgerError};
 use crate::transition::{TransitionError, same_record};
 use keelstone_codec::{Height, Root};
+use keelstone_execution::Registry;
 use keelstone_store::files::MemoryFiles;
 use keelstone_store::{Options, Store, StoreError, View};
 use keelstone_tree::{Diff, Hasher, KeyRange, Read, Write};
@@ -172,10 +174,18 @@ impl<H: Hasher> Ledger<H> {
         if let Err(TransitionError::Record { field, expected, found }) =
             same_record(executed.record.as_ref(), expected.as_ref())
         {
-            return Ok(Some(format!("{field}: replayed {expected}, recorded {found}")));
+            let mut what = format!("{field}: replayed {expected}, recorded {found}");
+            // Roots say that something differs. What is kept says what, as far as it can be read.
+            let kept = self.receipts(height).ok();
+            if let Some(first) = kept.and_then(|kept| first_other(self.registry(), executed, &kept)) {
+                what = format!("{what}; {first}");
+            }
+            return Ok(Some(what));
         }
-        if executed.receipts != self.receipts(height)? {
-            return Ok(Some("its receipts".to_owned()));
+        let kept = self.receipts(height)?;
+        if executed.receipts != kept {
+            let first = first_other(self.registry(), executed, &kept);
+            return Ok(Some(first.unwrap_or_else(|| "its receipts".to_owned())));
         }
         let same = executed.continuations == self.continuations(height)?;
         Ok((!same).then(|| "its continuations".to_owned()))
@@ -203,6 +213,46 @@ pub(crate) fn whole<H: Hasher>(view: &View<H>) -> Result<Diff, LedgerError> {
         parts.push((namespace, writes.collect::<Result<Vec<_>, _>>()?));
     }
     Ok(Diff::new(parts).expect("a store gives namespaces and keys in order"))
+}
+
+/// The first transaction of a block that was run again whose receipt is not the one that is kept, with the operation and the
+/// function in which it differs, for people; none if all are the same, or there are not as many.
+// spec: HISTORY-4
+pub(crate) fn first_other(registry: &Registry, executed: &Executed, kept: &[Receipt]) -> Option<String> {
+    const SAID_BYTES_MAX: usize = 200;
+    let (index, (found, kept)) =
+        executed.receipts.iter().zip(kept).enumerate().find(|(_, (found, kept))| found != kept)?;
+    let which = format!("transaction {index} ({})", found.transaction);
+    let called = |at: u32| {
+        let operations = executed.block.transactions.get(index)?.transaction.bundle.operations();
+        Some(operations.get(usize::try_from(at).ok()?)?.function)
+    };
+    let which = match first_other_operation(found, kept).map(|at| (at, called(at))) {
+        Some((at, Some(function))) => match registry.function(&function) {
+            Some(entry) => format!("{which}, operation {at}, {}", entry.label()),
+            None => return Some(format!("{which}, operation {at}: this program does not have function {function}")),
+        },
+        _ => which,
+    };
+    let Err(BundleProofError::Receipt { field, expected, found }) = same_receipt(found, kept) else {
+        return Some(which);
+    };
+    let cut = |said: String| match said.len() > SAID_BYTES_MAX {
+        true => format!("{}…", &said[..said.floor_char_boundary(SAID_BYTES_MAX)]),
+        false => said,
+    };
+    Some(format!("{which}: {field}: replayed {}, recorded {}", cut(expected), cut(found)))
+}
+
+/// The first operation that came to something else, or that one of the two failed at.
+fn first_other_operation(found: &Receipt, kept: &Receipt) -> Option<u32> {
+    let failed_at = |receipt: &Receipt| match &receipt.verdict {
+        Verdict::Failed(failure) => Some(failure.operation),
+        _ => None,
+    };
+    let (ours, theirs): (&[OperationReceipt], _) = (found.operations(), kept.operations());
+    let other = ours.iter().zip(theirs).position(|(ours, theirs)| ours != theirs);
+    other.and_then(|at| u32::try_from(at).ok()).or_else(|| failed_at(found).into_iter().chain(failed_at(kept)).min())
 }
 
 fn scratch_options() -> Options {

@@ -175,6 +175,58 @@ fn a_collection_of_nothing_does_not_start() {
     assert_eq!(checked::<nothing::ASwitch>(), Ok(()), "a key behind a place is not empty");
 }
 
+/// What may come to keys that are longer than a key can be, and what may not.
+mod long {
+    use keelstone_codec::{Blob, Text};
+    use keelstone_execution::{Decode, Encode, Map, OrderedKey, RawKey, Set, namespace};
+
+    #[derive(Encode, Decode, OrderedKey)]
+    pub(crate) struct Named {
+        pub(crate) name: Text<200>,
+        pub(crate) kind: Kind,
+    }
+
+    #[derive(Encode, Decode, OrderedKey)]
+    pub(crate) enum Kind {
+        None,
+        Other(Blob<50>),
+    }
+
+    macro_rules! spaces {
+        ($($type:ident: $of:ty, $at:literal;)*) => {$(
+            #[namespace("long")]
+            pub(crate) struct $type {
+                #[at($at)]
+                #[expect(dead_code, reason = "the declaration is what is refused")]
+                pub(crate) all: $of,
+            }
+        )*};
+    }
+    spaces! {
+        AText: Map<Text<300>, u8>, "all";
+        ALongest: Map<Text<249>, u8>, "all";
+        ALonger: Map<Text<250>, u8>, "all";
+        ARecord: Set<(u64, Named)>, "all";
+        Unbounded: Map<String, u8>, "all";
+        Raw: Map<(u64, RawKey), u8>, "all";
+    }
+}
+
+/// spec: EXEC-18. A key that its type allows can be written: a collection of longer ones is refused where it is declared.
+#[test]
+fn a_collection_of_keys_that_are_too_long_does_not_start() {
+    fn checked<W: keelstone_execution::World>() -> Result<(), RegistryError> {
+        Registry::new().declare::<W>().check()
+    }
+    let refused = |found| Err(RegistryError::LongKey { name: "long", place: "all", found, limit: 255 });
+    assert_eq!(checked::<long::AText>(), refused(306));
+    assert_eq!(checked::<long::ALonger>(), refused(256));
+    assert_eq!(checked::<long::ALongest>(), Ok(()));
+    assert_eq!(checked::<long::ARecord>(), refused(4 + 8 + 202 + 1 + 52));
+    assert_eq!(checked::<long::Unbounded>(), Ok(()), "what has no bound of its own is the function's to bound");
+    assert_eq!(checked::<long::Raw>(), Ok(()));
+}
+
 /// A function of a crate that was built in one way or another.
 #[derive(Encode, Decode)]
 struct Odd<const WRAPS: bool, const ABORTS: bool>;
