@@ -17,6 +17,7 @@ mod keys;
 mod monitoring;
 mod node;
 mod patience;
+mod programs;
 mod recovery;
 mod sessions;
 mod snapshots;

@@ -91,3 +91,68 @@ fn x09_a_function_that_never_ends_halts_the_node_by_name() {
     assert_eq!(second.wait(Duration::from_secs(10)), Some(0));
     assert_eq!(run(0, &["replay"])["blocks"], 2);
 }
+
+/// X-09, spec: EXEC-13. Anybody may ask for a witness, unsigned: one of a function that does not end is not the end of the node,
+/// which says what it is and goes on making blocks.
+#[test]
+fn x09_a_question_that_never_ends_is_told_and_ends_no_node() {
+    let home = tempfile::tempdir().unwrap();
+    let run = |code: i32, arguments: &[&str]| expect_of(application(home.path(), arguments), code);
+    let file = home.path().join("bundle.json");
+    let bundle = |for_ever: bool| {
+        let call = json!({ "call": "endless.spin/1", "args": { "for_ever": for_ever } });
+        std::fs::write(&file, json!({ "operations": [call] }).to_string()).unwrap();
+    };
+    run(0, &["init", "--chain-id", "endless"]);
+    let settings = [
+        "--set",
+        "http.listen=127.0.0.1:0",
+        "--set",
+        "execution.watchdog_ms=500",
+        "--set",
+        "http.request_timeout_ms=2000",
+    ];
+    let mut node = Node::run(application(home.path(), &[&["node"], settings.as_slice()].concat()));
+    let witness = || {
+        let built = run(0, &["tx", "build", file.to_str().unwrap(), "--from", "producer"]);
+        let body = json!({ "transaction": built["unsigned"] }).to_string();
+        let (host, length) = (node.address, body.len());
+        let head = format!("POST /v1/witness HTTP/1.1\r\nConnection: close\r\nHost: {host}\r\n");
+        node.exchange(
+            format!("{head}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes(),
+        )
+    };
+    bundle(false);
+    assert_eq!(witness().0, 200);
+    assert_eq!(node.get("/healthz"), (200, "ok\n".to_owned()));
+    bundle(true);
+    assert_eq!(witness().0, 504);
+    bundle(false);
+    let (status, said) = witness();
+    assert!(status == 503 && said.contains("endless.spin"), "{status} {said}");
+    let (status, health) = node.get("/healthz");
+    assert!(status == 200 && health.contains("endless.spin"), "{status} {health}");
+    run(0, &["tx", "send", file.to_str().unwrap(), "--from", "producer"]);
+    assert_eq!(node.json("/v1/status").1["height"], 1);
+    node.signal("TERM");
+    assert_eq!(node.wait(Duration::from_secs(10)), Some(0));
+}
+
+/// X-09, spec: EXEC-13. Without a node the command that runs the function ends as a node would.
+#[test]
+fn x09_a_function_that_never_ends_ends_a_command_that_makes_a_block() {
+    let home = tempfile::tempdir().unwrap();
+    let run = |code: i32, arguments: &[&str]| expect_of(application(home.path(), arguments), code);
+    run(0, &["init", "--chain-id", "endless"]);
+    let file = home.path().join("bundle.json");
+    let send = |code: i32, for_ever: bool| {
+        let call = json!({ "call": "endless.spin/1", "args": { "for_ever": for_ever } });
+        std::fs::write(&file, json!({ "operations": [call] }).to_string()).unwrap();
+        let limit = ["--set", "execution.watchdog_ms=500"];
+        run(code, &[&["tx", "send", file.to_str().unwrap(), "--from", "producer"], limit.as_slice()].concat())
+    };
+    let failure = send(15, true);
+    assert!(failure["error"]["message"].as_str().unwrap().contains("endless.spin"), "{failure}");
+    send(0, false);
+    assert_eq!(run(0, &["replay"])["blocks"], 1);
+}

@@ -7,11 +7,12 @@ use crate::api::{
     self, Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Witness,
 };
 use crate::audit::Wanted;
-use crate::cli::Context;
+use crate::cli::{Context, caution};
 use crate::commands::init::{PRODUCER, now};
 use crate::config::EngineKind;
 use crate::engine::Engine;
 use crate::exit::Failure;
+use crate::out::Out;
 use crate::session;
 use crate::world::By;
 use keelstone_codec::{Decode as _, Hash, Height, Key, Namespace};
@@ -23,12 +24,16 @@ pub(crate) struct Alone {
     engine: Arc<dyn Engine>,
     /// Who makes blocks; or why nobody here does, so that nothing can be submitted.
     producer: Result<PublicKey, String>,
+    /// What is to be said before a block is made: another program made the last one.
+    warning: Option<String>,
+    /// Whether that is said to a program.
+    json: bool,
 }
 
 impl Alone {
     pub(crate) fn new(engine: Arc<dyn Engine>, context: &Context<'_>) -> Result<Self, Failure> {
         let keys = context.keys();
-        let producer = if !context.home.read_genesis()?.validators.is_empty() {
+        let producer = if !engine.genesis().validators.is_empty() {
             Err("the blocks of this chain are made by CometBFT, and no node is running".to_owned())
         } else if context.config()?.0.engine.kind == EngineKind::Follow {
             Err("this node follows a producer elsewhere (engine.kind), and no node is running".to_owned())
@@ -38,7 +43,8 @@ impl Alone {
         } else {
             Err(format!("there is no key {PRODUCER:?} here to make a block with, and no node is running"))
         };
-        Ok(Self { engine, producer })
+        let (warning, json) = (context.of_another_program(), context.out.is_json());
+        Ok(Self { engine, producer, warning, json })
     }
 
     /// What no block took in is forgotten when this process ends, so nobody may be left to wait for it.
@@ -67,6 +73,9 @@ impl Chain for Alone {
 
     fn submit(&self, transaction: &[u8]) -> Result<Submitted, Refusal> {
         let producer = self.producer.clone().map_err(Refusal::Failed)?;
+        if let Some(warning) = &self.warning {
+            caution(&Out::new(self.json), warning);
+        }
         let submitted = self.engine.submit(transaction)?;
         // Until nothing waits and nothing is due: an async bundle takes several blocks, each of which comes further.
         while self.engine.produce(now(), producer, false).map_err(|failure| Refusal::Failed(failure.message))?.is_some()

@@ -357,6 +357,11 @@ pub(crate) fn check(
     Ok((picked.sample, report))
 }
 
+/// What a check of everything says beside its verdict: the state may be whole and the chain's, and of another program's types.
+pub(crate) fn warnings(engine: &dyn Engine, depth: Depth) -> Result<Value, Failure> {
+    Ok(if depth == Depth::Full { json!(engine.misfits()?) } else { json!([]) })
+}
+
 /// Somebody did not want to wait for the end of a check.
 fn ended() -> Failure {
     Failure::error("the check was ended before it was done: the checker was paused, or the node stops")
@@ -486,7 +491,9 @@ impl Service {
     /// Makes a check now.
     fn check(&self, depth: Depth) -> Result<Value, Failure> {
         let report = self.inner.check(depth, None)?;
-        Ok(show_checked(&report, depth, self.inner.checker().cursor()))
+        let mut shown = show_checked(&report, depth, self.inner.checker().cursor());
+        shown["warnings"] = warnings(&*self.inner.engine, depth)?;
+        Ok(shown)
     }
 
     /// Looks at all of it, and mends what is damaged.

@@ -5,23 +5,28 @@ use crate::api::{Chain, Named, Status};
 use crate::client::{Elsewhere, Remote};
 use crate::commands;
 use crate::config::{Config, Origins};
-use crate::engine::{self, Engine};
+use crate::engine::{self, ANOTHER_PROGRAM, Engine};
 use crate::exit::{Exit, Failure};
 use crate::generations::{Holder, holder};
-use crate::home::Home;
+use crate::home::{Home, Program};
 use crate::keyfile::KeyDir;
 use crate::out::{Ink, NAME, Out};
 use crate::passphrase::Source;
 use crate::tls::{Fingerprint, Identity, Trust};
 use crate::tokens;
+use crate::watchdog::{Look, Watchdog, halt};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use keelstone_execution::{Registry, runs_function};
+use keelstone_execution::{Activity, Registry, runs_function};
 use keelstone_store::kv::catches_panics;
+use std::cell::RefCell;
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// The option that overrides a setting, which stands wherever its user likes and counts each time.
 const SETTINGS: &str = "settings";
@@ -57,7 +62,7 @@ struct Cli {
 /// What every command understands.
 #[derive(Debug, Args)]
 struct Global {
-    /// Directory of the chain: configuration, keys and data [default: ~/.keelstone]
+    /// Directory of the chain: configuration, keys and data
     #[arg(long, global = true, value_name = "DIR", env = "KEELSTONE_HOME")]
     home: Option<PathBuf>,
     /// Whether the command line says it, and not only the environment.
@@ -211,9 +216,56 @@ pub(crate) struct Context<'a> {
     settings: Vec<String>,
     elsewhere: ElsewhereOptions,
     passphrase: PassphraseOptions,
+    /// Those over the chains that this command opened.
+    watchdogs: RefCell<Vec<Watchdog>>,
 }
 
 impl Context<'_> {
+    /// Ends this command when a function runs for too long that is told on `activity`, until what is returned is dropped.
+    // spec: EXEC-13
+    pub(crate) fn watch(&self, activity: &Activity) -> Result<Watchdog, Failure> {
+        let limit = Duration::from_millis(self.config()?.0.execution.watchdog_ms);
+        let json = self.out.is_json();
+        let told = move |Look { ran, over }| {
+            if let Some(function) = over {
+                halt("command", function, ran, &Out::new(json), || {});
+            }
+        };
+        Watchdog::start(activity.clone(), limit, told)
+            .map_err(|error| Failure::io("could not start the watchdog", &error))
+    }
+
+    /// This program, as the homes know it that it makes blocks in.
+    fn program(&self) -> Program {
+        let Application { name, registry } = self.application;
+        Program { name: name.clone(), interface: registry.interface().to_string() }
+    }
+
+    /// What is to be said where another program, or another version of this one, made the last blocks of this home.
+    pub(crate) fn of_another_program(&self) -> Option<String> {
+        let (last, own) = (self.home.program()?, self.program());
+        (last.interface != own.interface).then(|| {
+            format!(
+                "{} was last written to by {last}, and this is {own}: unless it is another version of the same application, \
+                 give another --home",
+                self.home.path().display()
+            )
+        })
+    }
+
+    /// Notes that this program makes the blocks here.
+    pub(crate) fn note_program(&self) {
+        note_program(&self.home, &self.program());
+    }
+
+    /// Says of blocks that came to something else than is kept of them who may have made them.
+    pub(crate) fn of_whom(&self, failure: Failure) -> Failure {
+        match self.of_another_program() {
+            Some(another) if failure.hint.as_deref() == Some(ANOTHER_PROGRAM) => failure.hint(another),
+            _ => failure,
+        }
+    }
+
     /// The configuration of this home directory, read now.
     pub(crate) fn config(&self) -> Result<(Config, Origins), Failure> {
         self.config_with(None)
@@ -278,7 +330,7 @@ impl Context<'_> {
         if let Some(remote) = self.elsewhere()? {
             return Ok(Arc::new(remote));
         }
-        self.home.read_genesis()?;
+        self.home.check_chain()?;
         match self.node() {
             Some(remote) => Ok(Arc::new(remote)),
             None => Ok(Arc::new(Alone::new(self.open_chain()?, self)?)),
@@ -357,13 +409,40 @@ impl Context<'_> {
     /// As [`Self::open_chain`], for an engine that may have the state from its peers.
     pub(crate) fn open_to_join(&self) -> Result<Arc<dyn Engine>, Failure> {
         let (config, _) = self.config()?;
-        engine::open_to_join(&self.home, &config, &self.application.registry)
+        engine::open_to_join(&self.home, &config, &self.application.registry).map(|chain| self.noting(chain))
     }
 
-    /// The chain of this home directory, in this process. Fails if another process has it.
-    pub(crate) fn open_chain(&self) -> Result<Arc<dyn Engine>, Failure> {
+    /// The chain of this home directory, for a node that watches over its functions itself. Fails if another process has it.
+    pub(crate) fn open_to_run(&self) -> Result<Arc<dyn Engine>, Failure> {
         let (config, _) = self.config()?;
-        engine::open(&self.home, &config, &self.application.registry)
+        engine::open(&self.home, &config, &self.application.registry).map(|chain| self.noting(chain))
+    }
+
+    /// The chain of this home directory, in this process, which ends when a function of it does not. Fails if another process
+    /// has it.
+    pub(crate) fn open_chain(&self) -> Result<Arc<dyn Engine>, Failure> {
+        let chain = self.open_to_run()?;
+        let watchdogs = [self.watch(&chain.activity())?, self.watch(self.application.registry.activity())?];
+        self.watchdogs.borrow_mut().extend(watchdogs);
+        Ok(chain)
+    }
+
+    /// Has the home say which program makes its blocks, with the first that this one makes.
+    fn noting(&self, chain: Arc<dyn Engine>) -> Arc<dyn Engine> {
+        let (home, own, first) = (self.home.clone(), self.program(), AtomicBool::new(true));
+        chain.on_commit(Box::new(move |_| {
+            if first.swap(false, Ordering::Relaxed) {
+                note_program(&home, &own);
+            }
+        }));
+        chain
+    }
+}
+
+/// Notes which program makes the blocks of a home. It is for people, and no reason not to make them.
+fn note_program(home: &Home, program: &Program) {
+    if let Err(error) = home.note_program(program) {
+        tracing::warn!(%error, "which program makes the blocks here could not be noted in program.json");
     }
 }
 
@@ -374,7 +453,8 @@ impl Application {
         Self { name: NAME.to_owned(), version: None, registry }
     }
 
-    /// The name of the program, in its help and completions.
+    /// The name of the program, in its help and completions; and of the directory in the user's own that its chain lives in if
+    /// nobody names another: `.NAME`.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
@@ -437,7 +517,10 @@ impl Application {
 
     /// The command line's grammar under the name of this application.
     pub(crate) fn grammar(&self) -> clap::Command {
-        let mut command = Cli::command().name(self.name.clone()).bin_name(self.name.clone());
+        let home =
+            format!("Directory of the chain: configuration, keys and data [default: ~/{}]", home_name(&self.name));
+        let command = Cli::command().name(self.name.clone()).bin_name(self.name.clone());
+        let mut command = command.mut_arg("home", |option| option.help(home));
         if let Some(own) = &self.version {
             command = command.version(format!("{own} (Keelstone {})", env!("CARGO_PKG_VERSION")));
         }
@@ -476,9 +559,12 @@ impl Application {
 
     fn dispatch(&self, out: &Out, cli: Cli) -> Result<Exit, Failure> {
         let home_given = cli.global.home_given;
-        let home = Home::new(home(cli.global.home.clone())?);
+        // A program that is none starts nothing, and so leaves nothing half begun.
+        self.registry.check().map_err(|error| Failure::usage(error.to_string()))?;
+        let home = Home::new(home(cli.global.home.clone(), &self.name)?);
         let Global { settings, elsewhere, passphrase, .. } = cli.global;
-        let context = Context { application: self, out, home, home_given, settings, elsewhere, passphrase };
+        let watchdogs = RefCell::default();
+        let context = Context { application: self, out, home, home_given, settings, elsewhere, passphrase, watchdogs };
         if !cli.command.asks() {
             context.stay_here()?;
         }
@@ -529,14 +615,19 @@ fn caught(command: impl FnOnce() -> Result<Exit, Failure>) -> Result<Exit, Failu
     })
 }
 
-/// The home directory: as given, or `.keelstone` in the user's own.
-fn home(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
+/// What the home directory of a program's chain is called if nobody names one. Two applications share none.
+fn home_name(program: &str) -> String {
+    format!(".{}", program.replace(std::path::is_separator, "-"))
+}
+
+/// The home directory: as given, or the program's in the user's own.
+fn home(given: Option<PathBuf>, program: &str) -> Result<PathBuf, Failure> {
     let home = match given {
         Some(home) => home,
         None => std::env::home_dir()
             .filter(|home| !home.as_os_str().is_empty())
             .ok_or_else(|| Failure::usage("there is no home directory to default to; give --home DIR"))?
-            .join(".keelstone"),
+            .join(home_name(program)),
     };
     check_utf8(&home)?;
     if std::fs::metadata(&home).is_ok_and(|found| !found.is_dir()) {
@@ -554,9 +645,18 @@ fn check_utf8(path: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Says on standard error what whoever runs a command should know that goes on all the same: text, or one JSON object.
+pub(crate) fn caution(out: &Out, warning: &str) {
+    let text = match out.is_json() {
+        true => serde_json::json!({ "warning": warning }).to_string(),
+        false => format!("{} {warning}", out.ink(Ink::Bad, "warning:")),
+    };
+    // As with a failure.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Says on standard error why a command failed: text, or one JSON object with `--json`.
 pub(crate) fn report(out: &Out, failure: &Failure) {
-    use std::io::Write as _;
     let hint = failure.hint.as_ref().map(|hint| out.called(hint));
     let text = if out.is_json() {
         let error = serde_json::json!({
@@ -638,4 +738,15 @@ mod tests {
         "sync.md",
         "testnet.md",
     ];
+
+    #[test]
+    fn each_application_has_a_home_of_its_own() {
+        assert_eq!((home_name("keelstone"), home_name("a/b")), (".keelstone".to_owned(), ".a-b".to_owned()));
+        let said = |name: &str| Application::new(Registry::new()).name(name).grammar().render_help().to_string();
+        assert!(
+            said("market").contains("~/.market") && said("keelstone").contains("~/.keelstone"),
+            "{}",
+            said("market")
+        );
+    }
 }

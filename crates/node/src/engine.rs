@@ -16,6 +16,7 @@ use crate::generations::{Generation, Generations, Replaced};
 use crate::home::Home;
 use crate::http::{ENTRIES_BYTES_MAX, Event, Place, Told};
 use crate::mend::Mendable;
+use crate::misfits;
 use crate::own_log::{OwnLog, Stood, Who};
 use crate::p2p::{self, Answers, Attests};
 use crate::session::{self, Register};
@@ -54,6 +55,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, TryLockError};
 /// Bytes of a witness that is given out: in hexadecimal it has to fit into an answer.
 const WITNESS_BYTES_MAX: usize = 24 << 20;
 
+/// What may be behind a block that comes to something else than is kept of it.
+pub(crate) const ANOTHER_PROGRAM: &str = "another version of the program may have made the block, or another program; or what is kept of it \
+                               is damaged: keelstone db check looks for that";
+
 /// What is called with every block once it is durable.
 pub(crate) type Listener = Box<dyn Fn(&Arc<Committed>) + Send + Sync>;
 type Listeners = Arc<RwLock<Vec<Listener>>>;
@@ -72,6 +77,10 @@ enum Forward {
 pub(crate) trait Engine: Chain + Checked + Consensus + StateSync {
     /// The name of the chain.
     fn chain_id(&self) -> &ChainId;
+    /// What it began with.
+    fn genesis(&self) -> &Genesis;
+    /// What the last state has at places of this program that is of another type, and of namespaces it does not have.
+    fn misfits(&self) -> Result<Vec<String>, Failure>;
     /// Makes the next block of what waits and is due. With neither, an empty one or none, as asked.
     fn produce(&self, time: Timestamp, producer: PublicKey, empty: bool) -> Result<Option<Arc<Committed>>, Failure>;
     /// Calls `listener` with every block once it is durable.
@@ -1284,6 +1293,7 @@ impl From<ReplayError> for Failure {
         match error {
             ReplayError::Ledger(error) => error.into(),
             ReplayError::Range { .. } => Self::not_found(error.to_string()),
+            ReplayError::Differs { .. } => Self::integrity(causes(&error)).hint(ANOTHER_PROGRAM),
             error => Self::integrity(causes(&error)),
         }
     }
@@ -1293,7 +1303,7 @@ impl From<RebuildError> for Failure {
     fn from(error: RebuildError) -> Self {
         match error {
             RebuildError::Ledger(error) => error.into(),
-            RebuildError::Differs { .. } => Self::integrity(causes(&error)),
+            RebuildError::Differs { .. } => Self::integrity(causes(&error)).hint(ANOTHER_PROGRAM),
             RebuildError::Missing { .. } => Self::not_found(error.to_string()).hint(
                 "a node that kept the blocks from the first on can rebuild it, or restore an older snapshot first",
             ),
@@ -1679,6 +1689,14 @@ fn readable(registry: &Registry, namespace: &Namespace, key: &Key, value: &[u8])
 impl<H: Hasher> Engine for Local<H> {
     fn chain_id(&self) -> &ChainId {
         &self.genesis.chain_id
+    }
+
+    fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+
+    fn misfits(&self) -> Result<Vec<String>, Failure> {
+        Ok(misfits::of_state(&self.registry, &self.ledger().view())?)
     }
 
     fn produce(&self, time: Timestamp, producer: PublicKey, empty: bool) -> Result<Option<Arc<Committed>>, Failure> {

@@ -4,6 +4,7 @@
 //! keelstone.toml   configuration, optional
 //! genesis.json     what the chain began with
 //! genesis.tar      the state it inherited, if its genesis says so
+//! program.json     which program made the last blocks here
 //! keys/            secret keys, each readable by its owner only
 //! data/            state, blocks and receipts, in generations; locked by the process that uses them
 //! data/snapshots/  snapshots, under a lock of their own
@@ -22,6 +23,7 @@ use crate::newfile;
 use crate::strict_json;
 use keelstone_ledger::Genesis;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -72,22 +74,47 @@ impl Home {
         self.data().join("joining")
     }
 
+    fn program_file(&self) -> PathBuf {
+        self.0.join("program.json")
+    }
+
+    /// The program that made the last blocks here, if one has said so.
+    pub(crate) fn program(&self) -> Option<Program> {
+        strict_json::parse(&fs::read(self.program_file()).ok()?).ok()
+    }
+
+    /// Notes which program makes the blocks here from now on.
+    pub(crate) fn note_program(&self, program: &Program) -> io::Result<()> {
+        if self.program().as_ref() == Some(program) {
+            return Ok(());
+        }
+        newfile::replace(&self.program_file(), format!("{}\n", serde_json::json!(program)).as_bytes())
+    }
+
     fn api(&self) -> PathBuf {
         self.0.join("api.json")
+    }
+
+    /// Refuses a home without a chain. Its genesis may be large, and most commands need nothing of it.
+    pub(crate) fn check_chain(&self) -> Result<(), Failure> {
+        match fs::metadata(self.genesis()) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.no_genesis(&error)),
+        }
+    }
+
+    fn no_genesis(&self, error: &io::Error) -> Failure {
+        if error.kind() != io::ErrorKind::NotFound {
+            return Failure::io(format_args!("could not read {}", self.genesis().display()), error);
+        }
+        let message = format!("there is no chain in {}", self.0.display());
+        Failure::new(Exit::NoChain, message).hint(format!("keelstone init --home {} makes one", self.0.display()))
     }
 
     /// The genesis of the chain that lives here.
     pub(crate) fn read_genesis(&self) -> Result<Genesis, Failure> {
         let path = self.genesis();
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let message = format!("there is no chain in {}", self.0.display());
-                return Err(Failure::new(Exit::NoChain, message)
-                    .hint(format!("keelstone init --home {} makes one", self.0.display())));
-            }
-            Err(error) => return Err(Failure::io(format_args!("could not read {}", path.display()), &error)),
-        };
+        let text = fs::read(&path).map_err(|error| self.no_genesis(&error))?;
         Genesis::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
     }
 
@@ -147,6 +174,23 @@ impl Home {
     /// Where a node said it listens, if one did. It may be gone since.
     pub(crate) fn announced_api(&self) -> Option<Announced> {
         strict_json::parse(&fs::read(self.api()).ok()?).ok()
+    }
+}
+
+/// A program that made blocks of a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Program {
+    /// What it is called.
+    pub(crate) name: String,
+    /// Its interface.
+    // spec: EXEC-22
+    pub(crate) interface: String,
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (interface {})", self.name, self.interface)
     }
 }
 

@@ -38,6 +38,7 @@ mod interrupt;
 mod keyfile;
 mod mend;
 mod metrics;
+mod misfits;
 mod newfile;
 mod origin;
 mod out;

@@ -1,15 +1,19 @@
 //! A watchdog over the functions: what a function does without asking its host cannot be stopped, only noticed.
 //!
 //! Metering ends every function that asks its host for something, the same on every node. A loop that asks for nothing
-//! runs for ever. So the node looks from a thread of its own at what is at work, and ends itself when one call has run
-//! for longer than `execution.watchdog_ms`. Its block was never committed: ended here, the node has lost nothing that
-//! anybody was told.
+//! runs for ever. So a thread of its own looks at what is at work, and says when one call has run for longer than
+//! `execution.watchdog_ms`.
+//!
+//! What follows depends on who had it run. A block that is being made was never committed: a node that ends itself there
+//! has lost nothing that anybody was told, and so has a command. A question, which anybody may ask unsigned, must not be
+//! the end of a node: that is told, and no further witness is made.
 //!
 //! Rule: `spec/chain.md`, EXEC-13.
 
-use crate::metrics::Metrics;
+use crate::cli::report;
+use crate::exit::{Exit, Failure};
+use crate::out::Out;
 use keelstone_execution::Activity;
-use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,20 +23,28 @@ const LOOKS: u32 = 10;
 /// The longest time between two looks.
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(500);
 
-/// A running watchdog.
+/// A running watchdog. It watches no longer once it is dropped.
+#[derive(Debug)]
 pub(crate) struct Watchdog {
     stop: SyncSender<()>,
     thread: JoinHandle<()>,
 }
 
+/// What a look found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// How long the call at work has been seen to run.
+    pub(crate) ran: Duration,
+    /// Its function, if that is as long as one may.
+    pub(crate) over: Option<&'static str>,
+}
+
 impl Watchdog {
-    /// Watches `activity`. `halt` is called once, with the function's name and how long it has run, when one call has
-    /// run for `limit`.
+    /// Watches `activity`. `told` hears of each look at a call that may run for `limit`.
     pub(crate) fn start(
         activity: Activity,
         limit: Duration,
-        metrics: Arc<Metrics>,
-        halt: impl FnOnce(&'static str, Duration) + Send + 'static,
+        mut told: impl FnMut(Look) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (stop, stopped) = sync_channel(1);
         let thread = std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
@@ -43,10 +55,8 @@ impl Watchdog {
                 let passed = last.elapsed();
                 last += passed;
                 let ran = watch.look(activity.current(), passed);
-                metrics.execution_running_ms.set(i64::try_from(ran.as_millis()).unwrap_or(i64::MAX));
-                if let Some((_, function)) = watch.call.filter(|_| ran >= limit) {
-                    return halt(function, ran);
-                }
+                let over = watch.call.filter(|_| ran >= limit);
+                told(Look { ran, over: over.map(|(_, function)| function) });
             }
         })?;
         Ok(Self { stop, thread })
@@ -59,6 +69,17 @@ impl Watchdog {
         // A panic of the thread was reported when it happened.
         let _ = self.thread.join();
     }
+}
+
+/// Ends the process, which is `who`: a function in it does not end. There is no other way to stop one: it is native code, and what
+/// it holds stays held.
+pub(crate) fn halt(who: &str, function: &str, ran: Duration, out: &Out, before: impl FnOnce()) -> ! {
+    let ran_ms = ran.as_millis();
+    let message = format!("the function {function} has run for {ran_ms} ms and cannot be stopped: the {who} halts");
+    let hint = "a function must ask its host for something, or count its steps, in every loop (execution.watchdog_ms)";
+    report(out, &Failure::new(Exit::Halted, message).hint(hint));
+    before();
+    std::process::exit(i32::from(Exit::Halted as u8));
 }
 
 /// What was at work at the last look, and how long it had run by then. Knows no clock.

@@ -94,7 +94,7 @@ fn heard(context: &Context<'_>) -> Result<(), Failure> {
 }
 
 fn check(depth: Depth, context: &Context<'_>) -> Result<Exit, Failure> {
-    context.home.read_genesis()?;
+    context.home.check_chain()?;
     heard(context)?;
     let shown = match control::ask(&context.home, &Request::Check(Asked::Now { depth }), &mut |_| ())? {
         Some(shown) => shown,
@@ -111,7 +111,7 @@ fn check(depth: Depth, context: &Context<'_>) -> Result<Exit, Failure> {
 
 /// Mends what is damaged: the node that runs here does, or this process if none does.
 fn repair(from: Vec<mend::From>, context: &Context<'_>) -> Result<Exit, Failure> {
-    context.home.read_genesis()?;
+    context.home.check_chain()?;
     heard(context)?;
     let request = Request::Check(Asked::Repair { from: from.clone() });
     let mut is_of_blocks = false;
@@ -202,7 +202,9 @@ fn alone(depth: Depth, context: &Context<'_>) -> Result<Value, Failure> {
     let (sample, report) = checked?;
     checker.found(&sample, report.clone());
     check::write_cursor(&context.home, checker.cursor())?;
-    Ok(check::show_checked(&report, depth, checker.cursor()))
+    let mut shown = check::show_checked(&report, depth, checker.cursor());
+    shown["warnings"] = check::warnings(&*chain, depth)?;
+    Ok(shown)
 }
 
 fn show(shown: &Value, context: &Context<'_>) {
@@ -241,6 +243,8 @@ fn show(shown: &Value, context: &Context<'_>) {
         };
         out.row("peer", format_args!("{} {said}", text(&opinion["peer"])));
     }
+    let warnings = shown["warnings"].as_array().into_iter().flatten().map(&text);
+    out.warn(&warnings.collect::<Vec<_>>());
 }
 
 /// A discrepancy in words.
@@ -264,7 +268,7 @@ fn sentence(found: &Value) -> String {
 }
 
 fn status(context: &Context<'_>) -> Result<Exit, Failure> {
-    context.home.read_genesis()?;
+    context.home.check_chain()?;
     let asked = control::ask(&context.home, &Request::Check(Asked::Status {}), &mut |_| ())?;
     let shown = asked.unwrap_or_else(
         || json!({ "running": false, "cursor": check::show_cursor(&check::read_cursor(&context.home)) }),
@@ -311,7 +315,7 @@ fn pause(paused: bool, context: &Context<'_>) -> Result<Exit, Failure> {
 }
 
 fn diverge(with: &str, context: &Context<'_>) -> Result<Exit, Failure> {
-    context.home.read_genesis()?;
+    context.home.check_chain()?;
     let peer = HttpAddress::parse(with).map_err(|why| Failure::usage(format!("--with: {why}")))?;
     let request = Request::Check(Asked::Diverge { with: peer.to_string() });
     let shown = match control::ask(&context.home, &request, &mut |_| ())? {

@@ -1,6 +1,6 @@
 //! `keelstone init`: a new chain in a home directory.
 
-use crate::call;
+use super::proof::FILE_BYTES_MAX;
 use crate::cli::Context;
 use crate::cometbft::base64::from_base64;
 use crate::cometbft::genesis::engine_genesis;
@@ -10,17 +10,20 @@ use crate::exit::{Exit, Failure};
 use crate::generations::Generations;
 use crate::home::Home;
 use crate::keyfile::KeyDir;
+use crate::misfits;
 use crate::newfile;
-use crate::out::{grouped, short};
+use crate::out::{bytes, short};
 use crate::p2p::PeerAddress;
 use crate::room;
 use clap::Args;
-use keelstone_codec::{ChainId, Hash, Key, Namespace, Timestamp, Value};
-use keelstone_execution::{PublicKey, Registry};
+use keelstone_codec::{ChainId, Hash, Timestamp};
+use keelstone_execution::{Capability, PublicKey, Registry};
+use keelstone_ledger::modules::beginning::Beginning;
 use keelstone_ledger::{Genesis, Inherited, SecretKey, Validator, check_key};
 use keelstone_store::files::Directory;
 use keelstone_tree::{HashKind, Totals};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -60,6 +63,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     context.config()?;
     let genesis = match &options.genesis {
         Some(file) => {
+            refuse_too_long(file)?;
             let text = super::proof::read_input(file)?;
             Genesis::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?
         }
@@ -85,6 +89,18 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         return Err(Failure::usage("this genesis inherits no state; leave out --state"));
     }
     create(genesis, made_by, options.state.as_deref(), Vec::new(), context)
+}
+
+/// Refuses a file above the limit with the ways that lead on: a chain that begins with much has it from elsewhere.
+// spec: GENESIS-1
+fn refuse_too_long(file: &Path) -> Result<(), Failure> {
+    if !std::fs::metadata(file).is_ok_and(|found| found.len() > FILE_BYTES_MAX) {
+        return Ok(());
+    }
+    let message = format!("{} is longer than {}", file.display(), bytes(FILE_BYTES_MAX));
+    let hint = "a chain begins with more by `inherits`: begin one with a part, write the rest with transactions, then \
+                keelstone snapshot create and snapshot to-genesis make a genesis and an archive of it, for init --genesis --state";
+    Err(Failure::usage(message).hint(hint))
 }
 
 /// Copies the archive of an inherited state into the home, where it is read when the chain begins, or begins anew.
@@ -227,7 +243,7 @@ fn begin(
         // Cut short it would be one that leaves everything to the defaults.
         newfile::write(&home.config(), config.to_toml().as_bytes())?;
     }
-    warnings.extend(unreadable(&genesis, &context.application.registry));
+    warnings.extend(unused(&genesis, &context.application.registry));
     let out = context.out;
     out.row("chain", &genesis.chain_id);
     out.row("home", home.path().display());
@@ -241,6 +257,7 @@ fn begin(
             let (config, _) = context.config()?;
             let chain = open_held(held, home, &config, &context.application.registry)?;
             chain.flush()?;
+            context.note_program();
             Some(chain.status()?)
         }
     };
@@ -270,25 +287,41 @@ fn begin(
     Ok(Exit::Ok)
 }
 
-/// The entries of a genesis that this program's functions could not read: at a place of theirs, and of another type. They may be
-/// those of an earlier program, which a function removes; so they are told of, and not refused.
-fn unreadable(genesis: &Genesis, registry: &Registry) -> Vec<String> {
-    const NAMED_MAX: usize = 8;
-    let wrong = |((namespace, key), value): (&(Namespace, Key), &Value)| {
-        let shape = registry.value_shape(namespace, key)?;
-        let error = call::decode(&shape, value).err().filter(|error| *error != call::UNKNOWN)?;
-        Some(format!(
-            "genesis: {namespace} {}: no value of the type that this program has there: {error}",
-            hex::encode(key)
-        ))
-    };
-    let mut found = genesis.state.iter().filter_map(wrong);
-    let mut told: Vec<_> = found.by_ref().take(NAMED_MAX).collect();
-    match found.count() {
-        0 => {}
-        more => {
-            told.push(format!("genesis: and {} such entries more", grouped(u64::try_from(more).unwrap_or(u64::MAX))))
-        }
-    }
+/// What of a genesis this program can do nothing with: entries at a place of its functions, and of another type; capabilities it
+/// does not know; a world without the modules that read it. They may be those of another version, so they are told of, and not
+/// refused.
+// spec: GENESIS-1
+fn unused(genesis: &Genesis, registry: &Registry) -> Vec<String> {
+    let entries = genesis.state.iter().filter_map(|((namespace, key), value)| {
+        misfits::of_entry(registry, namespace, key, value).map(|misfit| format!("genesis: {misfit}"))
+    });
+    let mut told = misfits::told(entries);
+
+    let functions = registry.functions();
+    let needed = |capability: &Capability| functions.iter().any(|function| function.needs.contains(capability));
+    let granted: BTreeSet<&Capability> = genesis.grants.values().flatten().collect();
+    let unknown =
+        granted.into_iter().filter(|capability| !registry.reserved().contains(*capability) && !needed(capability));
+    told.extend(unknown.map(|capability| {
+        format!(
+            "genesis: grants: no function of this program needs {capability}, and it is not reserved: it has no effect"
+        )
+    }));
+
+    let Beginning { agents, relationships, alliances, rules } = &genesis.world;
+    let parts = [
+        ("agents", "agents", agents.is_empty()),
+        ("relationships", "social", relationships.is_empty()),
+        ("alliances", "social", alliances.is_empty()),
+        ("rules", "rules", rules.is_empty()),
+    ];
+    let unread = parts
+        .into_iter()
+        .filter(|(_, module, is_empty)| !is_empty && !registry.spaces().any(|space| space.name == *module));
+    told.extend(unread.map(|(part, module, _)| {
+        format!(
+            "genesis: world: this program does not have the module {module}, which reads {part} (modules::register)"
+        )
+    }));
     told
 }

@@ -30,10 +30,10 @@ use crate::scrub::{Scrubber, Tell};
 use crate::snapshots::Service;
 use crate::supervise::{Ended, Supervised, Supervisor, connects_elsewhere, fall_back, first_block_is_gone};
 use crate::tls::ServerTls;
-use crate::watchdog::Watchdog;
+use crate::watchdog::{Look, Watchdog, halt};
 use clap::Args;
 use keelstone_codec::Height;
-use keelstone_execution::{PublicKey, Registry};
+use keelstone_execution::{Activity, PublicKey, Registry};
 use keelstone_ledger::{Committed, Verdict};
 use serde_json::json;
 use std::sync::Arc;
@@ -84,8 +84,8 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         EngineKind::Follow => Maker::Elsewhere(follow(&context.home.read_genesis()?, &config)?),
     };
     let open = || match maker {
-        Maker::Solo(_) => context.open_chain(),
-        Maker::Elsewhere(_) => patiently(|| context.open_chain()),
+        Maker::Solo(_) => context.open_to_run(),
+        Maker::Elsewhere(_) => patiently(|| context.open_to_run()),
         Maker::CometBft => context.open_to_join(),
     };
     let mut stop = None;
@@ -102,6 +102,9 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         }
         opened => opened?,
     };
+    let mut warnings: Vec<String> = context.of_another_program().into_iter().collect();
+    warnings.extend(engine.misfits()?);
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     // Left by one that was killed: until this one listens nobody is to be led to where that did.
     context.home.withdraw_api();
     if matches!(maker, Maker::CometBft) {
@@ -147,10 +150,11 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     if let Some(made_by) = &follows {
         out.row("follows", made_by.who());
     }
+    out.warn(&warnings);
     out.emit(&json!({
         "chain_id": status.chain_id, "height": status.height, "root": status.root,
         "api": node.url(), "certificate": certificate, "abci": node.abci, "p2p": peers,
-        "follows": follows,
+        "follows": follows, "warnings": warnings,
     }));
     let ended = node.run_until_signal()?;
     match ended {
@@ -181,6 +185,8 @@ fn recovered(failure: Failure, config: &Config, context: &Context<'_>, stop: &St
     tracing::error!(%failure, "the state is damaged; the node recovers it");
     let registry = &context.application.registry;
     let keys = context.keys();
+    // Nobody asks anything yet: what runs are blocks.
+    let _watched = context.watch(registry.activity())?;
     let progress = &mut |_, _, _| {};
     let (who, stop) = (Who::Node, stop.clone());
     let wish = Wish { wanted: Wanted::Newest, root: None, only: None, keys: &keys, who, stop: stop.clone(), progress };
@@ -338,7 +344,8 @@ pub(crate) struct Node {
     running: Running,
     /// Told if the engine, this node's own, runs no longer although nobody asked for it.
     ended: mpsc::Receiver<Ended>,
-    watchdog: Watchdog,
+    /// One over blocks, one over what is run for questions.
+    watchdogs: [Watchdog; 2],
     scrub: Option<Scrubber>,
     health: Arc<Health>,
     hub: Arc<Hub>,
@@ -470,7 +477,9 @@ impl Node {
         };
         let failing = health.clone();
         let gauge = metrics.clone();
-        let watchdog = watch(&*engine, config, home, metrics.clone(), context.out.is_json())
+        let questions = context.application.registry.activity();
+        let watchdogs = watch(&*engine, config, home, metrics.clone(), context.out.is_json())
+            .and_then(|blocks| Ok([blocks, watch_questions(questions, config, health.clone())?]))
             .map_err(|error| Failure::io("could not start the watchdog", &error))?;
         let network = peers.as_ref().map(|(network, _)| network.clone());
         let mender = Arc::new(Mender::new(&engine, &config.check, home, network, metrics.clone(), health.clone()));
@@ -604,7 +613,7 @@ impl Node {
             runtime,
             running,
             ended,
-            watchdog,
+            watchdogs,
             scrub,
             health,
             hub,
@@ -684,7 +693,7 @@ impl Node {
             drop(self.runtime.block_on(control));
         }
         // After whoever makes blocks: a function that never ends would hold up the stop for ever.
-        self.watchdog.stop();
+        self.watchdogs.into_iter().for_each(Watchdog::stop);
         // The server ends by itself within its own grace.
         let _ = self.runtime.block_on(self.server);
         self.runtime.shutdown_timeout(BLOCKING_GRACE);
@@ -695,8 +704,7 @@ impl Node {
     }
 }
 
-/// Ends the process when one operation runs for too long. There is no other way to stop it: it is native code, and what
-/// it holds stays held.
+/// Ends the process when one operation of a block runs for too long.
 fn watch(
     engine: &dyn Engine,
     config: &Config,
@@ -706,15 +714,32 @@ fn watch(
 ) -> std::io::Result<Watchdog> {
     let limit = Duration::from_millis(config.execution.watchdog_ms);
     let home = home.clone();
-    Watchdog::start(engine.activity(), limit, metrics, move |function, ran| {
+    Watchdog::start(engine.activity(), limit, move |Look { ran, over }| {
         let ran_ms = ran.as_millis();
-        tracing::error!(function, ran_ms, "a function does not end; the node halts");
-        let message = format!("the function {function} has run for {ran_ms} ms and cannot be stopped: the node halts");
-        let hint =
-            "a function must ask its host for something, or count its steps, in every loop (execution.watchdog_ms)";
-        report(&Out::new(json), &Failure::new(Exit::Halted, message).hint(hint));
-        home.withdraw_api();
-        std::process::exit(i32::from(Exit::Halted as u8));
+        metrics.execution_running_ms.set(i64::try_from(ran_ms).unwrap_or(i64::MAX));
+        if let Some(function) = over {
+            tracing::error!(function, ran_ms, "a function does not end; the node halts");
+            halt("node", function, ran, &Out::new(json), || home.withdraw_api());
+        }
+    })
+}
+
+/// Notes when a function that is run for a question, such as a witness, runs for too long. Whoever asks signs nothing and pays
+/// nothing, so the node goes on: it has one thread less, and makes no further witness meanwhile.
+// spec: EXEC-13
+fn watch_questions(questions: &Activity, config: &Config, health: Arc<Health>) -> std::io::Result<Watchdog> {
+    let limit = Duration::from_millis(config.execution.watchdog_ms);
+    Watchdog::start(questions.clone(), limit, move |Look { ran, over }| {
+        if health.note_endless(over)
+            && let Some(function) = over
+        {
+            let ran_ms = ran.as_millis();
+            tracing::error!(
+                function,
+                ran_ms,
+                "a function does not end that somebody asked about; no more witnesses are made"
+            );
+        }
     })
 }
 

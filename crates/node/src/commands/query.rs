@@ -6,12 +6,14 @@ use super::{proof, tx};
 use crate::api::{Chain, Entries, Entry, Page, RangeProof, Receipt};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
+use crate::misfits;
 use crate::out::{Ink, Out, grouped, short};
 use crate::world::{self, Table};
 use clap::{Args, Subcommand};
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, unhex};
 use keelstone_execution::{PublicKey, Registry};
 use keelstone_ledger::xian::{CONTRACTS, EntryKey};
+use serde::Serialize;
 use serde_json::json;
 use std::fmt::Display;
 use std::str::FromStr;
@@ -269,7 +271,13 @@ fn entry(options: EntryOptions, context: &Context<'_>) -> Result<Exit, Failure> 
     if entry.value.is_none() {
         hint_at_what_there_is(&*chain, (&namespace, &key), height, context);
     }
-    context.out.emit(&entry);
+    let value = entry.value.as_deref().map(bytes_of).transpose()?;
+    let misfit = value.and_then(|value| misfits::of_entry(&context.application.registry, &namespace, &key, &value));
+    let warnings: Vec<String> = misfit.into_iter().collect();
+    context.out.warn(&warnings);
+    // What is to be verified is the answer as it came.
+    let shown = if options.prove { &[][..] } else { &warnings };
+    context.out.emit(&Warned { shown: &entry, warnings: shown });
     Ok(if entry.value.is_some() { Exit::Ok } else { Exit::NotFound })
 }
 
@@ -309,6 +317,8 @@ fn table(options: &EntryOptions, table: Table<'_>, prefix: Vec<u8>, context: &Co
     };
     let rows = world::rows(registry, space, place, &found);
     let rows = rows.map_err(|error| Failure::error(format!("the answer: {error}")))?;
+    let warnings = misfits::of_page(registry, &namespace, place, &found);
+    let warnings = warnings.map_err(|error| Failure::error(format!("the answer: {error}")))?;
     let out = context.out;
     for row in &rows {
         out.say(format_args!("{} {}", out.ink(Ink::Value, &row.key), row.value));
@@ -317,14 +327,30 @@ fn table(options: &EntryOptions, table: Table<'_>, prefix: Vec<u8>, context: &Co
         }
     }
     more(&found, context);
+    out.warn(&warnings);
     if found.proof.is_some() {
-        // What the proof is of goes with it.
+        // What the proof is of goes with it, and nothing else.
         found.rows = Some(rows);
         out.emit(&found);
     } else {
-        out.emit(&json!({ "height": found.height, "root": found.root, "rows": rows, "next": found.next }));
+        let shown = json!({ "height": found.height, "root": found.root, "rows": rows, "next": found.next });
+        out.emit(&Warned { shown: &shown, warnings: &warnings });
     }
     Ok(Exit::Ok)
+}
+
+/// What programs are shown, with what is to be said of it, if there is something.
+#[derive(Serialize)]
+struct Warned<'a, T> {
+    #[serde(flatten)]
+    shown: &'a T,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    warnings: &'a [String],
+}
+
+/// The bytes of what a node answered in hexadecimal.
+fn bytes_of(digits: &str) -> Result<Vec<u8>, Failure> {
+    unhex(digits).map_err(|error| Failure::error(format!("the answer: {error}")))
 }
 
 /// A page of entries; if it is to be proven, with a proof that was verified and is of what was asked for.

@@ -66,7 +66,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let rebuilt = rebuilt?;
+    let rebuilt = rebuilt.map_err(|failure| context.of_whom(failure))?;
     let into = cut(options.out.display().to_string());
     let before = standing(&*chain);
     let after = Some(Standing { height: rebuilt.height, root: rebuilt.root });

@@ -72,6 +72,8 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         show_plan(&plan, context);
         return Ok(Exit::Ok);
     }
+    // What a recovery runs are blocks.
+    let _watched = context.watch(registry.activity())?;
     confirmed(options.yes, "this puts what is recovered in the place of the state, the blocks and the receipts here")?;
     let bar = context.out.progress("recovering", 0);
     let mut progress = |strategy: Strategy, done, total| {
@@ -85,7 +87,16 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     bar.finish_and_clear();
     let recovered = recovered?;
     if recovered.outcome.recovered().is_none() {
-        return Err(recovery::failure(&recovered, &stop));
+        let failure = recovery::failure(&recovered, &stop);
+        // Blocks that come to something else are no damage where another program made them.
+        return Err(match (context.of_another_program(), &failure.hint) {
+            (None, _) => failure,
+            (Some(another), None) => failure.hint(another),
+            (Some(another), Some(hint)) => {
+                let hint = format!("{another}; {hint}");
+                failure.hint(hint)
+            }
+        });
     }
     show(&recovered, context);
     Ok(Exit::Ok)

@@ -33,7 +33,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let Replayed { from, to, replayed } = replayed?;
+    let Replayed { from, to, replayed } = replayed.map_err(|failure| context.of_whom(failure))?;
     out.say(out.ink(Ink::Good, "✓ the same blocks give the same roots"));
     out.row("heights", format_args!("{} to {}", grouped(from.0), grouped(to.0)));
     out.row("blocks", grouped(replayed.blocks));

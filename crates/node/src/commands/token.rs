@@ -36,7 +36,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let out = context.out;
     match options.action {
         Action::New { name, role } => {
-            context.home.read_genesis()?;
+            context.home.check_chain()?;
             let token = tokens::create(&context.home, &name, role)?;
             out.say(token.as_str());
             // It is shown now or never: that the node has not heard of it is said beside it.

@@ -37,8 +37,8 @@ use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::num::ParseIntError;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -101,9 +101,24 @@ pub(crate) struct Health {
     pub(crate) stopping: AtomicBool,
     /// The last check found that the state here is damaged, or not the certified one.
     pub(crate) inconsistent: AtomicBool,
+    /// The function that somebody asked about and that does not end, if there is one.
+    endless: Mutex<Option<&'static str>>,
 }
 
 impl Health {
+    /// Takes note of which function does not end that somebody asked about; says whether that is news.
+    // spec: EXEC-13
+    pub(crate) fn note_endless(&self, function: Option<&'static str>) -> bool {
+        let mut endless = self.endless.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *endless, function) != function
+    }
+
+    /// What is to be said of it.
+    fn endless(&self) -> Option<String> {
+        let function = (*self.endless.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Some(format!("no witness is made: {function} was asked about, does not end, and cannot be stopped"))
+    }
+
     /// Why nothing is committed any more, once a write has failed.
     fn write_failed(&self) -> Option<ApiError> {
         let has_failed = self.failed.load(Ordering::Relaxed);
@@ -660,7 +675,7 @@ fn sent(served: &Served, headers: &HeaderMap, body: Result<Bytes, BytesRejection
     responses(
         (status = 200, body = api::Witness),
         (status = 400, body = ErrorBody), (status = 403, body = ErrorBody), (status = 413, body = ErrorBody),
-        (status = 503, body = ErrorBody, description = "Another one is being made"),
+        (status = 503, body = ErrorBody, description = "Another one is being made, or is of a function that does not end"),
     )
 )]
 async fn witness(
@@ -669,6 +684,11 @@ async fn witness(
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<api::Witness> {
     let transaction = sent(&served, &headers, body)?;
+    if let Some(why) = served.health.endless() {
+        let hint =
+            "whoever runs this node may start it again; the function's developer has to act (execution.watchdog_ms)";
+        return Err(ApiError::new(Code::Busy, why).hint(hint));
+    }
     ask(&served, move |chain| chain.witness(&transaction)).await.map(Json)
 }
 
@@ -1128,19 +1148,20 @@ async fn reload(State(served): State<Served>) -> Answer<api::Reloaded> {
     reloaded.map(Json).map_err(|failure| ApiError::new(Code::Internal, failure.message))
 }
 
-/// Whether the process is sound: 200, or 503 once a write has failed or stored bytes were found damaged.
+/// Whether the process is sound: 200, or 503 once a write has failed or stored bytes were found damaged. While a function that
+/// somebody asked about does not end it says so, and is 200: nobody may end a node by asking.
 #[utoipa::path(
     get, path = "/healthz",
     responses((status = 200, body = String, content_type = "text/plain"), (status = 503, body = ErrorBody))
 )]
-async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError> {
+async fn healthz(State(served): State<Served>) -> Result<String, ApiError> {
     let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
     if let Some(failed) = served.health.write_failed() {
         return Err(failed);
     }
     let program = &served.application.name;
     match is(&served.health.damaged) {
-        false => Ok("ok\n"),
+        false => Ok(served.health.endless().map_or("ok\n".to_owned(), |why| format!("ok, but {why}\n"))),
         true if is(&served.health.mends_no_more) => Err(ApiError::new(
             Code::Busy,
             format!(
@@ -1162,7 +1183,7 @@ async fn healthz(State(served): State<Served>) -> Result<&'static str, ApiError>
     get, path = "/readyz",
     responses((status = 200, body = String, content_type = "text/plain"), (status = 503, body = ErrorBody))
 )]
-async fn readyz(State(served): State<Served>) -> Result<&'static str, ApiError> {
+async fn readyz(State(served): State<Served>) -> Result<String, ApiError> {
     if served.health.stopping.load(Ordering::Relaxed) {
         return Err(ApiError::new(Code::Busy, "the node is stopping"));
     }

@@ -300,7 +300,7 @@ fn say_what_it_waits_for(told: &Told, out: &Out) {
 
 /// Makes a snapshot: the node that runs here does, or this process if none runs.
 fn create(height: Option<u64>, until_offered: bool, config: &Config, context: &Context<'_>) -> Result<(), Failure> {
-    context.home.read_genesis()?;
+    context.home.check_chain()?;
     let out = context.out;
     let bar = out.progress("making", 0);
     let mut waits = false;
@@ -436,7 +436,7 @@ fn say_trust(out: &Out, given: bool, archive: bool) {
 }
 
 fn list(context: &Context<'_>) -> Result<(), Failure> {
-    context.home.read_genesis()?;
+    context.home.check_chain()?;
     let (list, damaged) = match look_into_library(&context.home)? {
         Some((library, found)) => (library.list(), found.damaged),
         None => Default::default(),
