@@ -1470,11 +1470,16 @@ impl<H: Hasher> Chain for Local<H> {
 
     fn transaction(&self, id: &Hash) -> Result<api::Transaction, Refusal> {
         let id = TxId(*id);
-        let Some(located) = self.ledger().transaction(&id)? else {
-            return Err(match self.ledger().waiting(&id) {
-                Some(_) => Refusal::Waiting(id.0),
-                None => Refusal::NotFound(format!("there is no transaction {id}")),
-            });
+        let located = match self.ledger().transaction(&id) {
+            Ok(Some(located)) => located,
+            // The body of a block is written before the block counts, and it may never come to that.
+            Ok(None) | Err(LedgerError::NotYet { .. }) => {
+                return Err(match self.ledger().waiting(&id) {
+                    Some(_) => Refusal::Waiting(id.0),
+                    None => Refusal::NotFound(format!("there is no transaction {id}")),
+                });
+            }
+            Err(error) => return Err(error.into()),
         };
         let transaction = &located.transaction.transaction;
         let operations = transaction.bundle.operations();
