@@ -82,10 +82,10 @@ pub(crate) fn of_answer(mut answer: Value) -> Result<SignedHeader, String> {
     let signed = answer.get_mut("signed_header").map(Value::take).unwrap_or_default();
     let votes = signed.pointer("/commit/signatures").and_then(Value::as_array).ok_or("it has no votes")?;
     // What reads base64 for these messages panics at some that is none. It takes a list for an object, too.
+    let is_base64 = |text: &Value| text.is_null() || text.as_str().is_some_and(|text| from_base64(text).is_some());
     for (index, vote) in votes.iter().enumerate() {
-        let signature = vote.as_object().ok_or_else(|| format!("vote {index} is none"))?.get("signature");
-        if !signature.is_none_or(|text| text.is_null() || text.as_str().is_some_and(|text| from_base64(text).is_some()))
-        {
+        let vote = vote.as_object().ok_or_else(|| format!("vote {index} is none"))?;
+        if vote.get("signature").is_some_and(|text| !is_base64(text)) {
             return Err(format!("the signature of vote {index} is no base64"));
         }
     }
