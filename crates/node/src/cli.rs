@@ -237,7 +237,7 @@ impl Context<'_> {
 
     /// This program, as the homes know it that it makes blocks in.
     fn program(&self) -> Program {
-        let Application { name, registry } = self.application;
+        let Application { name, registry, .. } = self.application;
         Program { name: name.clone(), interface: registry.interface().to_string() }
     }
 
