@@ -20,7 +20,8 @@ fn unsynced(log: &str, place: &str) -> BTreeSet<String> {
         let Some((name, text)) = call.split_once('(') else { continue };
         match name {
             "fsync" | "fdatasync" => {
-                let synced = text.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map_or("", |(path, _)| path);
+                let synced =
+                    text.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map_or("", |(path, _)| path);
                 names.retain(|name: &String| Path::new(name).parent() != Some(Path::new(synced)));
             }
             _ if text.contains("= -1 ") => {}
