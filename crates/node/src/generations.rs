@@ -15,6 +15,7 @@
 //! `CURRENT` is lost, a generation that counted is the chain: that is damage, and nothing is swept.
 
 use crate::exit::{Exit, Failure};
+use crate::newfile;
 use keelstone_codec::{Height, Root};
 use keelstone_store::files::{Directory, Files as _, Guard, LockError};
 use std::ffi::OsStr;
@@ -109,6 +110,7 @@ impl Generations {
 
     fn locked(data: &Path) -> Result<Self, Failure> {
         let failed = |error: io::Error| Failure::io(data.display(), &error);
+        newfile::create_dir(data).map_err(failed)?;
         let directory = Directory::new(data).map_err(failed)?;
         let mut tries = 0;
         let lock = loop {

@@ -255,6 +255,7 @@ fn packed() -> Value {
     let (height, audit) = (made.block.height, chain.block_audit(made.block.height).unwrap());
     let place = |kind: u8| [&[kind], height.0.to_be_bytes().as_slice()].concat();
     for (kind, packed) in PACKED {
+        println!("PACKED {} {}", kind as char, hex::encode(kv.get(&place(kind)).unwrap().unwrap()));
         kv.write(std::mem::take(Batch::new().put(place(kind), hex::decode(packed).unwrap()))).unwrap();
     }
     assert_eq!(chain.block(height).unwrap(), made.block);

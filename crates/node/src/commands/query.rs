@@ -245,7 +245,9 @@ impl<'a> Asked<'a> {
             return Ok(Self::Rows(table, table.prefix()));
         }
         // The name of a contract's entry has a point in it, that of a table has none; that of a namespace may.
-        if name.contains('.') {
+        let is_of_a_space =
+            name.split_once('/').is_some_and(|(space, _)| !world::collections(registry, space).is_empty());
+        if name.contains('.') && !is_of_a_space {
             place(CONTRACTS, name, hexadecimal, registry).map(entry)
         } else {
             Err(no_table(name, registry))

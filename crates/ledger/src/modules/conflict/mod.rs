@@ -36,7 +36,8 @@ const SIGNATURE_GAS: u64 = 60_000;
 /// What making a statement that does not hold costs in reputation.
 const WRONG_REPUTATION: Fixed = Fixed::from_micros(-Fixed::SCALE);
 
-/// What those who judge see of the state.
+/// What those who judge see of the state. What the engine certifies is not among it, so no outcome reaches that.
+// spec: CONFLICT-8
 #[derive(World)]
 pub struct Court {
     /// Who there is.
