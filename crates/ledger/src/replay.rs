@@ -223,10 +223,15 @@ pub(crate) fn first_other(registry: &Registry, executed: &Executed, kept: &[Rece
     let (index, (found, kept)) =
         executed.receipts.iter().zip(kept).enumerate().find(|(_, (found, kept))| found != kept)?;
     let which = format!("transaction {index} ({})", found.transaction);
-    let called = |at: u32| {
-        let operations = executed.block.transactions.get(index)?.transaction.bundle.operations();
-        Some(operations.get(usize::try_from(at).ok()?)?.function)
-    };
+    let operations = executed.block.transactions.get(index).map(|signed| signed.transaction.bundle.operations());
+    let operations = operations.unwrap_or_default();
+    if matches!(found.verdict, Verdict::Refused { .. })
+        && let Some(at) = operations.iter().position(|operation| registry.function(&operation.function).is_none())
+    {
+        let function = &operations[at].function;
+        return Some(format!("{which}, operation {at}: this program does not have function {function}"));
+    }
+    let called = |at: u32| Some(operations.get(usize::try_from(at).ok()?)?.function);
     let which = match first_other_operation(found, kept).map(|at| (at, called(at))) {
         Some((at, Some(function))) => match registry.function(&function) {
             Some(entry) => format!("{which}, operation {at}, {}", entry.label()),

@@ -8,10 +8,11 @@ use crate::api::{
 };
 use crate::audit::Wanted;
 use crate::cli::{Context, caution};
-use crate::commands::init::{PRODUCER, now};
+use crate::clock::now;
 use crate::config::EngineKind;
 use crate::engine::Engine;
 use crate::exit::Failure;
+use crate::keyfile::PRODUCER;
 use crate::out::Out;
 use crate::session;
 use crate::world::By;

@@ -24,6 +24,8 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use zeroize::{Zeroize as _, Zeroizing};
 
+/// The name of the key that makes blocks.
+pub(crate) const PRODUCER: &str = "producer";
 /// The version of the file format this program writes and reads.
 const VERSION: u32 = 1;
 /// No honest key file is longer.

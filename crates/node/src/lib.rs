@@ -19,6 +19,7 @@ mod call;
 mod check;
 mod cli;
 mod client;
+mod clock;
 mod cometbft;
 mod commands;
 mod config;

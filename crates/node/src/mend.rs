@@ -11,7 +11,7 @@
 
 use crate::api::Page;
 use crate::client::Remote;
-use crate::commands::init::now;
+use crate::clock::now;
 use crate::commands::snapshot::{self, expected};
 use crate::config::{self, HttpAddress};
 use crate::damage::Damage;

@@ -7,7 +7,7 @@
 
 use crate::api::Chain;
 use crate::audit;
-use crate::commands::init::now;
+use crate::clock::now;
 use crate::exit::{Exit, Failure, causes};
 use crate::home::Home;
 use crate::keyfile;

@@ -1,6 +1,6 @@
 //! The thread that makes blocks of a chain without another consensus: on demand, or by the clock.
 
-use crate::commands::init::now;
+use crate::clock::now;
 use crate::config::{Blocks, Production};
 use crate::engine::Engine;
 use crate::exit::Failure;

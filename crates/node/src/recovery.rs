@@ -11,18 +11,18 @@
 mod elsewhere;
 
 use crate::abci::certified_by;
-use crate::commands::init::{PRODUCER, now};
-use crate::commands::sync::target::attested;
+use crate::clock::now;
 use crate::config::{Config, EngineKind, IntegrityDepth};
 use crate::engine;
 use crate::exit::{Exit, Failure, causes};
 use crate::generations::{Generation, Generations, Replaced};
 use crate::home::Home;
 use crate::interrupt::Stop;
+use crate::keyfile::PRODUCER;
 use crate::keyfile::{KeyDir, Stored};
 use crate::newfile;
 use crate::own_log::{OwnLog, Stood, Who};
-use crate::p2p::{self, Sources};
+use crate::p2p::{self, Sources, attested};
 use crate::room;
 use crate::snapshots::{forget_above, hold_library, look_into_library};
 use elsewhere::{Offers, Others};

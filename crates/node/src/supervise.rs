@@ -11,8 +11,8 @@
 //! removed: a validator that forgot it could sign twice.
 
 use crate::cometbft::config_file::{Edit, edited};
+use crate::cometbft::home::{read, replace_after};
 use crate::cometbft::rpc::Rpc;
-use crate::commands::statesync::{read, replace_after};
 use crate::exit::{Failure, causes};
 use crate::generations::{is_kept, name_none};
 use crate::processes::{Group, Process};

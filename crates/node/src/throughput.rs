@@ -7,7 +7,7 @@
 //! Every bundle pays from an account of its own turn to addresses nobody else pays, so none fails and none stands in
 //! another's way. They are made and signed beforehand, which is not timed. What the figures were: `docs/performance.md`.
 
-use crate::commands::init::now;
+use crate::clock::now;
 use crate::config::Config;
 use crate::engine;
 use crate::exit::Failure;

@@ -6,6 +6,7 @@
 pub(crate) mod base64;
 pub(crate) mod config_file;
 pub(crate) mod genesis;
+pub(crate) mod home;
 pub(crate) mod keys;
 pub(crate) mod light;
 pub(crate) mod rpc;

@@ -4,16 +4,17 @@
 //! proofs are verified with nothing but a root; the process that commits is killed in the middle; the whole chain is
 //! run again. Each claim is a check, and the exit code is 0 only if every one of them held.
 
-use super::init::{PRODUCER, fresh_genesis, now};
+use super::init::fresh_genesis;
 use super::node::{Maker, Node};
 use super::proof;
 use crate::api::{Entry, Page};
 use crate::cli::Context;
+use crate::clock::now;
 use crate::engine::{self, Engine};
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::interrupt::passing;
-use crate::keyfile::KeyDir;
+use crate::keyfile::{KeyDir, PRODUCER};
 use crate::out::{Ink, Out, bytes, grouped, short};
 use crate::story::{Cast, Story, worker_bundle};
 use clap::Args;

@@ -2,6 +2,7 @@
 
 use super::proof::FILE_BYTES_MAX;
 use crate::cli::Context;
+use crate::clock::now;
 use crate::cometbft::base64::from_base64;
 use crate::cometbft::genesis::engine_genesis;
 use crate::config::{Config, EngineKind};
@@ -9,14 +10,14 @@ use crate::engine::{open_held, refuse_to_forget};
 use crate::exit::{Exit, Failure};
 use crate::generations::Generations;
 use crate::home::Home;
-use crate::keyfile::KeyDir;
+use crate::keyfile::{KeyDir, PRODUCER};
 use crate::misfits;
 use crate::newfile;
 use crate::out::{bytes, short};
 use crate::p2p::PeerAddress;
 use crate::room;
 use clap::Args;
-use keelstone_codec::{ChainId, Hash, Timestamp};
+use keelstone_codec::{ChainId, Hash};
 use keelstone_execution::{Capability, PublicKey, Registry};
 use keelstone_ledger::modules::beginning::Beginning;
 use keelstone_ledger::{Genesis, Inherited, SecretKey, Validator, check_key};
@@ -25,10 +26,6 @@ use keelstone_tree::{HashKind, Totals};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
-
-/// The name of the key that makes blocks.
-pub(crate) const PRODUCER: &str = "producer";
 
 /// Make a new chain in the home directory
 #[derive(Debug, Args)]
@@ -146,12 +143,6 @@ pub(crate) fn fresh_genesis(chain_id: &str, hasher: &str) -> Result<Genesis, Fai
     let chain_id = ChainId::new(chain_id).map_err(|error| Failure::usage(format!("--chain-id: {error}")))?;
     let hasher: HashKind = hasher.parse().map_err(|error| Failure::usage(format!("--hasher: {error}")))?;
     Ok(Genesis { hasher, time: now(), ..Genesis::new(chain_id) })
-}
-
-/// The machine's clock. It enters state only as the time of a block.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Who is to make the blocks of a chain that begins in a home.

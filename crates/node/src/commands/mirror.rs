@@ -1,11 +1,12 @@
 //! `keelstone mirror export`: a snapshot as static files, for `keelstone sync --from` to take from a directory or from
 //! any web server.
 
-use super::init::{PRODUCER, now};
 use super::snapshot::extract::Prefix;
 use crate::api::{Chain, Refusal};
 use crate::cli::Context;
+use crate::clock::now;
 use crate::exit::{Exit, Failure};
+use crate::keyfile::PRODUCER;
 use crate::newfile;
 use crate::out::{bytes, grouped};
 use crate::snapshots::{damaged, kept, look_into_library};

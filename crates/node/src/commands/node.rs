@@ -1,14 +1,13 @@
 //! `keelstone node`: runs the chain of the home directory until told to stop: makes blocks, has CometBFT make them, or
 //! follows a producer elsewhere; and serves the HTTP API.
 
-use super::init::PRODUCER;
-use super::statesync::check_genesis;
 use super::sync;
 use crate::abci::{self, Application, Certifier};
 use crate::bundle::progress_name;
 use crate::check;
 use crate::cli::{Context, report};
 use crate::client;
+use crate::cometbft::home::check_genesis;
 use crate::cometbft::rpc::Rpc;
 use crate::config::{Config, EngineKind, Log, LogFormat};
 use crate::control::{Control, Desk};
@@ -19,6 +18,7 @@ use crate::follower::{Follower, follow};
 use crate::home::Home;
 use crate::http::{Access, Attached, Health, Hub, Limits, Reload, Served, Telling, router, serve};
 use crate::interrupt::Stop;
+use crate::keyfile::PRODUCER;
 use crate::mend::Mender;
 use crate::metrics::Metrics;
 use crate::out::{Out, grouped, short};
@@ -103,7 +103,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         opened => opened?,
     };
     let mut warnings: Vec<String> = context.of_another_program().into_iter().collect();
-    warnings.extend(engine.misfits()?);
+    warnings.extend(engine.misfits());
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     // Left by one that was killed: until this one listens nobody is to be led to where that did.
     context.home.withdraw_api();

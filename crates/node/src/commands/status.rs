@@ -2,8 +2,8 @@
 
 use crate::api::{FollowFigures, SnapshotFigures};
 use crate::cli::Context;
+use crate::clock::now;
 use crate::cometbft::rpc::Rpc;
-use crate::commands::init::now;
 use crate::config::EngineKind;
 use crate::exit::{Exit, Failure};
 use crate::follower::follow;

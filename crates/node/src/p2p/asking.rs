@@ -1,8 +1,12 @@
 //! One question to everybody: which version they have, or what certifies one.
 
-use super::{AskError, NodeId, Sources};
-use keelstone_sync::peers::{Request, Response};
-use std::collections::BTreeSet;
+use super::{AskError, Distrust, NodeId, Sources, Trust, certified_version};
+use crate::clock::now;
+use crate::exit::{Exit, Failure};
+use keelstone_execution::PublicKey;
+use keelstone_ledger::SignedAttestation;
+use keelstone_sync::peers::{Request, Response, Version};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
@@ -66,4 +70,47 @@ pub(crate) fn ask_all(
             hear(peer.to_string(), answer);
         }
     }
+}
+
+/// Asks everybody what a producer has certified, and takes the newest.
+// spec: SNAP-12, PEER-14
+pub(crate) fn attested(
+    runtime: &Runtime,
+    sources: &Sources,
+    patience: Duration,
+    trust: &Trust,
+) -> Result<(Version, PublicKey), Failure> {
+    let mut said: Vec<SignedAttestation> = Vec::new();
+    let mut asked: BTreeMap<String, String> = BTreeMap::new();
+    ask_all(runtime, sources, patience, &Request::GetCertificate, &mut |who, answer| {
+        let heard = match answer {
+            Ok(Response::Certificate(certificate)) => match trust.judge(&certificate, now()) {
+                Ok(signed) => {
+                    said.push(signed);
+                    return true;
+                }
+                Err(distrust) => distrust.to_string(),
+            },
+            Ok(_) => "it has nothing that certifies a version".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        asked.insert(who, heard);
+        false
+    });
+    match Trust::newest(&said) {
+        Ok(Some(newest)) => Ok((certified_version(&newest), newest.signer)),
+        Err(distrust @ Distrust::Forked { .. }) => Err(Failure::integrity(distrust.to_string())
+            .hint("find out which is the chain's, and whose key signed the other: neither can be believed until then")),
+        Ok(None) | Err(_) => Err(came_to_nothing("no version is certified by a key that is trusted", &asked)
+            .hint("give --trust-height and --trust-hash, or other peers")),
+    }
+}
+
+/// A failure that says what came of asking each.
+pub(crate) fn came_to_nothing(message: &str, asked: &BTreeMap<String, String>) -> Failure {
+    let heard = match asked.is_empty() {
+        true => "; nobody could be reached".to_owned(),
+        false => asked.iter().map(|(peer, why)| format!("\n{peer}: {why}")).collect(),
+    };
+    Failure::new(Exit::SyncFailed, format!("{message}{heard}"))
 }

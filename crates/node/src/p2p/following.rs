@@ -9,7 +9,7 @@
 
 use super::{AskError, Distrust, Everybody, Network, NodeId, Trust, Word, certified_version};
 use crate::api::MadeBy;
-use crate::commands::init::now;
+use crate::clock::now;
 use crate::engine::{Engine, Untaken};
 use crate::exit::Failure;
 use crate::metrics::Metrics;

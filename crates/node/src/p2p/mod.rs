@@ -34,7 +34,7 @@ mod versions;
 pub use address::PeerAddress;
 pub(crate) use address::Transport;
 pub(crate) use announcing::{Attests, Word, announce, sign_each};
-pub(crate) use asking::ask_all;
+pub(crate) use asking::{ask_all, attested, came_to_nothing};
 pub(crate) use bans::Bans;
 pub(crate) use following::{Ends, Follow, Following, HEARD_MAX, Heard, Over, SILENT, Seen, Standing, Until};
 pub(crate) use gate::ConnectionLimits;

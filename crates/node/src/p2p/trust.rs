@@ -6,7 +6,7 @@
 //! Rules: `spec/snapshot.md`, SNAP-12.
 
 use super::Certifies;
-use crate::commands::init::now;
+use crate::clock::now;
 use crate::exit::Failure;
 use keelstone_codec::{ChainId, Decode as _, Hash, Height, Root, Timestamp};
 use keelstone_ledger::{Attestation, Genesis, PublicKey, SignatureError, SignedAttestation};

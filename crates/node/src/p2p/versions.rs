@@ -2,7 +2,7 @@
 
 use super::announcing::carried;
 use super::{Answers, Attests};
-use crate::commands::init::now;
+use crate::clock::now;
 use crate::engine::{Local, snapshot_params};
 use keelstone_codec::{Blob, Encode as _, Height, Root};
 use keelstone_ledger::{Attestation, LedgerError, SecretKey, SignedAttestation};

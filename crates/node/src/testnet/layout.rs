@@ -1,12 +1,12 @@
 //! What a test network is made of, on disk: keys, genesis and configuration of every node, and one file that names them.
 
 use super::hosts::{Hosts, free_ports};
+use crate::clock::now;
 use crate::cometbft::config_file::{Edit, edited};
 use crate::cometbft::genesis::engine_genesis;
+use crate::cometbft::home::{read as read_text, replace};
 use crate::cometbft::keys::{NOTHING_SIGNED, node_file, node_id, validator_file};
 use crate::cometbft::rpc::Rpc;
-use crate::commands::init::now;
-use crate::commands::statesync::{read as read_text, replace};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;

@@ -10,7 +10,8 @@
 
 use super::{Source, expected, fits, genesis_if_any, show, trusted};
 use crate::cli::Context;
-use crate::commands::init::{now, validator};
+use crate::clock::now;
+use crate::commands::init::validator;
 use crate::commands::proof::FILE_BYTES_MAX;
 use crate::exit::{Exit, Failure};
 use crate::newfile;

@@ -3,16 +3,16 @@
 //!
 //! Peers and mirrors say what they have, and carry what others have signed. None of that makes a version the one to fetch.
 
+use crate::clock::now;
 use crate::cometbft::light::{Light, LightError, Settings};
 use crate::cometbft::rpc::Rpc;
-use crate::commands::init::now;
 use crate::config::{Config, HttpAddress};
 use crate::exit::{Exit, Failure, causes};
-use crate::p2p::{AskError, Certifies, Distrust, Sources, Trust, ask_all, certified_version};
+use crate::p2p::{AskError, Certifies, Sources, Trust, ask_all, attested, came_to_nothing};
 use clap::Args;
 use keelstone_codec::{Hash, Height, Root};
 use keelstone_execution::PublicKey;
-use keelstone_ledger::{Genesis, SignedAttestation};
+use keelstone_ledger::Genesis;
 use keelstone_sync::peers::{Request, Response, Version};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -176,40 +176,6 @@ impl Word {
     }
 }
 
-/// Asks everybody what a producer has certified, and takes the newest.
-// spec: SNAP-12, PEER-14
-pub(crate) fn attested(
-    runtime: &Runtime,
-    sources: &Sources,
-    patience: Duration,
-    trust: &Trust,
-) -> Result<(Version, PublicKey), Failure> {
-    let mut said: Vec<SignedAttestation> = Vec::new();
-    let mut asked: BTreeMap<String, String> = BTreeMap::new();
-    ask_all(runtime, sources, patience, &Request::GetCertificate, &mut |who, answer| {
-        let heard = match answer {
-            Ok(Response::Certificate(certificate)) => match trust.judge(&certificate, now()) {
-                Ok(signed) => {
-                    said.push(signed);
-                    return true;
-                }
-                Err(distrust) => distrust.to_string(),
-            },
-            Ok(_) => "it has nothing that certifies a version".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        asked.insert(who, heard);
-        false
-    });
-    match Trust::newest(&said) {
-        Ok(Some(newest)) => Ok((certified_version(&newest), newest.signer)),
-        Err(distrust @ Distrust::Forked { .. }) => Err(Failure::integrity(distrust.to_string())
-            .hint("find out which is the chain's, and whose key signed the other: neither can be believed until then")),
-        Ok(None) | Err(_) => Err(nothing("no version is certified by a key that is trusted", &asked)
-            .hint("give --trust-height and --trust-hash, or other peers")),
-    }
-}
-
 /// Asks everybody which version they have, and takes the newest that a header of the chain certifies.
 // spec: SNAP-18
 fn voted_for(
@@ -299,20 +265,11 @@ impl<'a> Offers<'a> {
             (Some(error), ..) | (None, None, Some(error)) => Err(error.into()),
             (None, Some(version), _) => Ok(Target { version, by: By::Header }),
             (None, None, None) => {
-                Err(nothing("no version that is offered is certified by a header of the chain", &self.asked)
+                Err(came_to_nothing("no version that is offered is certified by a header of the chain", &self.asked)
                     .hint("other peers or mirrors may have one, or this one later"))
             }
         }
     }
-}
-
-/// A failure that says what came of asking each.
-fn nothing(message: &str, asked: &BTreeMap<String, String>) -> Failure {
-    let heard = match asked.is_empty() {
-        true => "; nobody could be reached".to_owned(),
-        false => asked.iter().map(|(peer, why)| format!("\n{peer}: {why}")).collect(),
-    };
-    Failure::new(Exit::SyncFailed, format!("{message}{heard}"))
 }
 
 impl From<LightError> for Failure {
