@@ -7,6 +7,7 @@ use crate::support::program;
 use keelstone_crashloop::strace::{left_out, strace, unable};
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 /// The calls by which a name is given, and those by which it becomes durable.
@@ -43,6 +44,7 @@ fn w_07_what_a_command_says_it_wrote_has_a_name_that_outlives_a_power_cut() {
     let place = tempfile::tempdir().unwrap();
     let (home, log, secret) = (place.path().join("new/home"), place.path().join("calls"), place.path().join("secret"));
     fs::write(&secret, "correct horse battery staple\n").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
     let secret = secret.to_str().unwrap();
     let given: [&[&str]; 7] = [
         &["init", "--chain-id", "test"],
