@@ -4,22 +4,21 @@
 //! store's tests simulate.
 
 use crate::support::program;
-use keelstone_crashloop::strace::{left_out, strace, unable};
+use keelstone_crashloop::strace::{Call, calls, left_out, strace, unable};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 /// The calls by which a name is given, and those by which it becomes durable.
-const CALLS: &str = "trace=?rename,?renameat,?renameat2,?link,?linkat,?mkdir,?mkdirat,fsync,fdatasync";
+const CALLS: [&str; 9] =
+    ["rename", "renameat", "renameat2", "link", "linkat", "mkdir", "mkdirat", "fsync", "fdatasync"];
 
-/// The names below a place that a log of `strace -y` gives and does not sync.
-fn unsynced(log: &str, place: &str) -> BTreeSet<String> {
+/// The names below a place that calls, logged with `-y`, give and do not sync.
+fn unsynced(calls: &[Call], place: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    for line in log.lines() {
-        let call = line.trim_start().split_once(char::is_whitespace).map_or("", |(_, call)| call.trim_start());
-        let Some((name, text)) = call.split_once('(') else { continue };
-        match name {
+    for Call { name, text, .. } in calls {
+        match *name {
             "fsync" | "fdatasync" => {
                 let synced =
                     text.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map_or("", |(path, _)| path);
@@ -59,13 +58,15 @@ fn w_07_what_a_command_says_it_wrote_has_a_name_that_outlives_a_power_cut() {
         // The last two in a home of their own, which each of them is the first to make.
         let own = place.path().join(arguments[0]).join("home");
         let home = if arguments.ends_with(&["--home"]) { &own } else { &home };
-        let mut command = strace(&["-y", "-s", "4096", "-e", CALLS], log.to_str().unwrap());
+        let traced = format!("trace=?{}", CALLS.join(",?"));
+        let mut command = strace(&["-y", "-s", "4096", "-e", &traced], log.to_str().unwrap());
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", "/nonexistent");
         command.arg(program().get_program()).args(arguments.strip_suffix(&["--home"]).unwrap_or(arguments));
         let output = command.arg("--home").arg(home).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         let text = fs::read_to_string(&log).unwrap();
         assert!(text.contains("sync("), "{arguments:?} syncs nothing: {text}");
-        assert_eq!(unsynced(&text, place.path().to_str().unwrap()), BTreeSet::new(), "{arguments:?}:\n{text}");
+        let made = calls(&CALLS, &text, |_, _| true).unwrap();
+        assert_eq!(unsynced(&made, place.path().to_str().unwrap()), BTreeSet::new(), "{arguments:?}:\n{text}");
     }
 }

@@ -11,7 +11,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -124,6 +124,14 @@ fn genesis() -> Value {
     })
 }
 
+/// A home in which the chain of [`genesis`] has begun, and the hash of that.
+fn begun(place: &Path, name: &str) -> (PathBuf, String) {
+    let (home, file) = (place.join(name), place.join("genesis.json"));
+    fs::write(&file, genesis().to_string()).unwrap();
+    let said = expect(&home, 0, &["init", "--genesis", file.to_str().unwrap()]);
+    (home, said["genesis_hash"].as_str().unwrap().to_owned())
+}
+
 /// Has an application make blocks and a snapshot, and serve it.
 fn serve(home: &Path, genesis_hash: &str) -> Served {
     let snapshots = ["snapshots.enabled=true", "snapshots.interval=2"];
@@ -181,17 +189,10 @@ fn ended(mut child: Child) -> Output {
 #[test]
 fn a_node_whose_state_sync_stands_still_ends_and_says_why() {
     let place = tempfile::tempdir().unwrap();
-    let file = place.path().join("genesis.json");
-    fs::write(&file, genesis().to_string()).unwrap();
-    let begun = |name: &str| {
-        let home = place.path().join(name);
-        let said = expect(&home, 0, &["init", "--genesis", file.to_str().unwrap()]);
-        (home, said["genesis_hash"].as_str().unwrap().to_owned())
-    };
-    let (origin, hash) = begun("origin");
+    let (origin, hash) = begun(place.path(), "origin");
     let served = serve(&origin, &hash);
     let joining = [("people", false), ("programs", true)].map(|(name, json)| {
-        let (home, _) = begun(name);
+        let (home, _) = begun(place.path(), name);
         let child = joiner(&home, json, &[]);
         let mut engine = Engine::of(&home);
         // It listens for its engine before it says where it can be asked.
@@ -259,13 +260,9 @@ fn rpc_at_nothing() -> String {
 #[test]
 fn a_node_whose_engine_finds_no_snapshot_ends_and_one_that_waits_for_a_block_does_not() {
     let place = tempfile::tempdir().unwrap();
-    let file = place.path().join("genesis.json");
-    fs::write(&file, genesis().to_string()).unwrap();
     let rpc = rpc_at_nothing();
     let [finds_none, waits] = ["finds_none", "waits"].map(|name| {
-        let home = place.path().join(name);
-        let said = expect(&home, 0, &["init", "--genesis", file.to_str().unwrap()]);
-        let hash = said["genesis_hash"].as_str().unwrap().to_owned();
+        let (home, hash) = begun(place.path(), name);
         let child = joiner(&home, false, &[&rpc]);
         (Engine::of(&home), hash, child)
     });
@@ -326,9 +323,7 @@ fn rpc_with(peers: &Arc<Mutex<Peers>>) -> String {
 #[test]
 fn a_node_is_of_use_once_its_engine_is() {
     let place = tempfile::tempdir().unwrap();
-    let (home, file) = (place.path().join("home"), place.path().join("genesis.json"));
-    fs::write(&file, genesis().to_string()).unwrap();
-    let hash = expect(&home, 0, &["init", "--genesis", file.to_str().unwrap()])["genesis_hash"].clone();
+    let (home, hash) = begun(place.path(), "home");
     let peers = Arc::new(Mutex::new(Peers { height: 301, broadcast: String::new() }));
     let more = [&*rpc_with(&peers), "engine.statesync_patience_ms=600000", "http.request_timeout_ms=1200"];
     let node = Node::start(&home, &[&SETTINGS[..], &more].concat());
@@ -345,7 +340,7 @@ fn a_node_is_of_use_once_its_engine_is() {
     peers.lock().unwrap().height = 1;
     assert_eq!(is_ready().0, 200, "all begin together");
     peers.lock().unwrap().height = 301;
-    engine.begins(hash.as_str().unwrap());
+    engine.begins(&hash);
     engine.makes(1);
     assert_eq!(is_ready().0, 200);
 
@@ -417,9 +412,7 @@ fn rpc_from(first: u64) -> String {
 #[test]
 fn a_supervised_node_does_not_begin_anew_where_nobody_has_the_first_block() {
     let place = tempfile::tempdir().unwrap();
-    let (home, file) = (place.path().join("home"), place.path().join("genesis.json"));
-    fs::write(&file, genesis().to_string()).unwrap();
-    expect(&home, 0, &["init", "--genesis", file.to_str().unwrap()]);
+    let (home, _) = begun(place.path(), "home");
     let (one, two) = (rpc_from(301), rpc_from(305));
     let config =
         format!("proxy_app = \"tcp://127.0.0.1:26658\"\n[statesync]\nenable = true\nrpc_servers = \"{one},{two}\"\n");
