@@ -1041,7 +1041,7 @@ fn signer(home: &Home) -> Result<SecretKey, Failure> {
 /// Where reports are kept.
 fn reports(home: &Home) -> Result<PathBuf, Failure> {
     let directory = home.path().join("recoveries");
-    fs::create_dir_all(&directory).map_err(|error| Failure::io(directory.display(), &error))?;
+    newfile::create_dir(&directory).map_err(|error| Failure::io(directory.display(), &error))?;
     Ok(directory)
 }
 

@@ -276,6 +276,11 @@ fn layout<'a>(registry: &'a Registry, namespace: &str, place: &str) -> Option<&'
     space.collections.iter().find(|(at, _)| *at == place).map(|(_, layout)| layout)
 }
 
+/// As [`layout`], for whoever asks over the network.
+fn asked_layout<'a>(registry: &'a Registry, namespace: &str, place: &str) -> Result<&'a Layout, Refusal> {
+    layout(registry, namespace, place).ok_or_else(|| no_place(registry, namespace, place))
+}
+
 /// A row of a table by field, or nothing if this program does not know the table.
 pub(crate) fn row(registry: &Registry, namespace: &str, place: &str, key: &[u8], value: &[u8]) -> Option<api::Row> {
     let (key_shape, value_shape) = rows_of(layout(registry, namespace, place)?)?;
@@ -334,7 +339,7 @@ pub(crate) fn asked_key(
     place: &str,
     shown: Option<&str>,
 ) -> Result<Vec<u8>, Refusal> {
-    let layout = layout(registry, namespace, place).ok_or_else(|| no_place(registry, namespace, place))?;
+    let layout = asked_layout(registry, namespace, place)?;
     match (rows_of(layout), shown) {
         (Some(_), Some(shown)) => {
             key(registry, namespace, place, shown).ok_or_else(|| no_key(namespace, place, layout, shown))
@@ -352,7 +357,7 @@ pub(crate) fn asked_beginning(
     place: &str,
     shown: Option<&str>,
 ) -> Result<Vec<u8>, Refusal> {
-    let layout = layout(registry, namespace, place).ok_or_else(|| no_place(registry, namespace, place))?;
+    let layout = asked_layout(registry, namespace, place)?;
     if rows_of(layout).is_none() {
         return Err(Refusal::Bad(format!("{namespace}/{place} is a single value: it has no rows")));
     }
