@@ -6,16 +6,13 @@
 use crate::api::{
     self, Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Witness,
 };
-use crate::audit::Wanted;
-use crate::cli::{Context, caution};
+use crate::cli::Context;
 use crate::clock::now;
 use crate::config::EngineKind;
 use crate::engine::Engine;
 use crate::exit::Failure;
 use crate::keyfile::PRODUCER;
-use crate::out::Out;
-use crate::session;
-use crate::world::By;
+use crate::out::{Out, caution};
 use keelstone_codec::{Decode as _, Hash, Height, Key, Namespace};
 use keelstone_execution::{PublicKey, SessionId};
 use keelstone_ledger::{Refusal as TxRefusal, SignedTransaction, Transaction};
@@ -94,7 +91,7 @@ impl Chain for Alone {
         self.engine.entries(namespace, page, at, prove)
     }
 
-    fn lookup(&self, by: By, of: &str, page: &Page) -> Result<Entries, Refusal> {
+    fn lookup(&self, by: api::By, of: &str, page: &Page) -> Result<Entries, Refusal> {
         self.engine.lookup(by, of, page)
     }
 
@@ -114,7 +111,7 @@ impl Chain for Alone {
         self.engine.session(id)
     }
 
-    fn sessions(&self, wanted: &session::Wanted) -> Result<api::SessionList, Refusal> {
+    fn sessions(&self, wanted: &api::SessionsWanted) -> Result<api::SessionList, Refusal> {
         self.engine.sessions(wanted)
     }
 
@@ -134,7 +131,7 @@ impl Chain for Alone {
         self.engine.operation_proof(bundle, index)
     }
 
-    fn audit(&self, wanted: &Wanted) -> Result<api::Audit, Refusal> {
+    fn audit(&self, wanted: &api::AuditWanted) -> Result<api::Audit, Refusal> {
         self.engine.audit(wanted)
     }
 

@@ -3,23 +3,24 @@
 //! [`Chain`] is what can be asked. A chain in this process and one behind HTTP both answer it, so a command does not
 //! care whether a node is running. Hashes, keys and bytes are lower-case hexadecimal, times milliseconds since 1970.
 
-use crate::audit::Wanted;
 use crate::call::wide;
 use crate::exit::{Exit, Failure};
-use crate::p2p::Seen;
-use crate::session;
-use crate::world::By;
 use keelstone_codec::{Hash, Height, Key, Namespace};
 use keelstone_execution::{PublicKey, SessionId};
+use keelstone_ledger::AuditRecord;
 use keelstone_store::ScrubStanding;
 use keelstone_sync::library::Info;
-use keelstone_sync::peers::Manner;
 use keelstone_tree::KeyRange;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
 use std::time::Duration;
 use utoipa::ToSchema;
+
+/// The most bytes of values one listing returns.
+pub(crate) const ENTRIES_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A chain that can be asked and given transactions.
 pub(crate) trait Chain: Send + Sync {
@@ -42,7 +43,7 @@ pub(crate) trait Chain: Send + Sync {
     /// A session, and whether it may act in the next block.
     fn session(&self, id: &SessionId) -> Result<Session, Refusal>;
     /// A page of sessions.
-    fn sessions(&self, wanted: &session::Wanted) -> Result<SessionList, Refusal>;
+    fn sessions(&self, wanted: &SessionsWanted) -> Result<SessionList, Refusal>;
     /// The checkpoint of an async bundle, also of one that ended.
     fn bundle(&self, id: &Hash) -> Result<BundleStatus, Refusal>;
     /// The async bundles in flight.
@@ -52,7 +53,7 @@ pub(crate) trait Chain: Send + Sync {
     /// That an operation of a bundle took effect, sync or async, proven in the last state.
     fn operation_proof(&self, bundle: &Hash, index: u32) -> Result<OperationAnswer, Refusal>;
     /// Records of the audit log.
-    fn audit(&self, wanted: &Wanted) -> Result<Audit, Refusal>;
+    fn audit(&self, wanted: &AuditWanted) -> Result<Audit, Refusal>;
     /// One record of the audit log, with the proof that it is in the log of the last state.
     fn audit_proof(&self, index: u64) -> Result<AuditAnswer, Refusal>;
     /// Where the audit log stands; with the proof that it goes on from its first so many records, if a count is given.
@@ -194,6 +195,87 @@ impl fmt::Display for MadeBy {
     }
 }
 
+/// Which sessions to list.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SessionsWanted {
+    /// Those with a name below the root session of this key, by name; without it all, by identity.
+    pub(crate) of: Option<PublicKey>,
+    /// Of those with a name, the one of this name and those below it.
+    pub(crate) below: Option<String>,
+    /// What the answer before gave as next.
+    pub(crate) after: Option<String>,
+    pub(crate) limit: usize,
+}
+
+/// Which records to list.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AuditWanted {
+    /// The first place.
+    pub(crate) from: Option<u64>,
+    /// Only of this height.
+    pub(crate) height: Option<Height>,
+    /// Only of this kind.
+    pub(crate) kind: Option<String>,
+    /// Only whose doing is this key's.
+    pub(crate) who: Option<PublicKey>,
+    /// At most so many.
+    pub(crate) limit: usize,
+}
+
+impl AuditWanted {
+    /// Whether a record is one of these.
+    pub(crate) fn picks(&self, record: &AuditRecord) -> bool {
+        self.height.is_none_or(|height| record.height == height)
+            && self.kind.as_ref().is_none_or(|kind| record.kind() == kind)
+            && self.who.is_none_or(|who| record.who() == who)
+    }
+
+    /// What is wrong with it, if anything.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        match &self.kind {
+            Some(kind) if !AuditRecord::KINDS.contains(&kind.as_str()) => {
+                Err(format!("there is no kind {kind:?}; there are {}", AuditRecord::KINDS.join(", ")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What entries are looked up by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// Agents, by what they are called.
+    Name,
+    /// Memes, by who posted them.
+    Author,
+    /// Alliances, by who is in them.
+    Member,
+    /// Relationships, by whom they are about.
+    Other,
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Name => "name",
+            Self::Author => "author",
+            Self::Member => "member",
+            Self::Other => "other",
+        })
+    }
+}
+
+impl FromStr for By {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Name, Self::Author, Self::Member, Self::Other];
+        all.into_iter()
+            .find(|by| by.to_string() == text)
+            .ok_or_else(|| format!("there is no index {text:?}; there are name, author, member and other"))
+    }
+}
+
 /// Which entries of a namespace to list.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Page {
@@ -331,24 +413,6 @@ pub(crate) struct FollowFigures {
     /// Why the last word of a peer's that did not count did not.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) refused: Option<String>,
-}
-
-impl FollowFigures {
-    /// Of a node that stands at a height.
-    pub(crate) fn of(seen: &Seen, height: u64) -> Self {
-        let standing = seen.standing();
-        let certified_height = standing.certified.map(|height| height.0);
-        Self {
-            manner: if seen.manner() == Manner::Blocks { "execute" } else { "apply" }.to_owned(),
-            producer: seen.made_by().clone(),
-            certified_height,
-            behind_blocks: certified_height.map(|certified| certified.saturating_sub(height)),
-            said_at: standing.said_at.map(|at| at.0),
-            missing_height: standing.gap.map(|(missing, _)| missing.0),
-            kept_from: standing.gap.map(|(_, from)| from.0),
-            refused: standing.refused,
-        }
-    }
 }
 
 /// Which snapshots there are, in short.
@@ -1066,4 +1130,13 @@ pub(crate) struct Function {
     pub(crate) args: Value,
     /// What its result looks like.
     pub(crate) output: Value,
+}
+
+/// A number, in the one form it is written in here: no sign, and no zeros before it.
+pub(crate) fn decimal<N: FromStr<Err = ParseIntError> + ToString>(text: &str) -> Result<N, String> {
+    let number: N = text.parse().map_err(|error: ParseIntError| error.to_string())?;
+    match number.to_string() == text {
+        true => Ok(number),
+        false => Err(format!("expected {}, found {text:?}", number.to_string())),
+    }
 }

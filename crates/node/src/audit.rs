@@ -21,40 +21,6 @@ const EXPORT: u32 = 2;
 /// No honest line of an export is longer: the first holds a proof of a chain's facts, which name at most 1,024 keys.
 const LINE_BYTES_MAX: u64 = 256 * 1024;
 
-/// Which records to list.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Wanted {
-    /// The first place.
-    pub(crate) from: Option<u64>,
-    /// Only of this height.
-    pub(crate) height: Option<Height>,
-    /// Only of this kind.
-    pub(crate) kind: Option<String>,
-    /// Only whose doing is this key's.
-    pub(crate) who: Option<keelstone_execution::PublicKey>,
-    /// At most so many.
-    pub(crate) limit: usize,
-}
-
-impl Wanted {
-    /// Whether a record is one of these.
-    pub(crate) fn picks(&self, record: &AuditRecord) -> bool {
-        self.height.is_none_or(|height| record.height == height)
-            && self.kind.as_ref().is_none_or(|kind| record.kind() == kind)
-            && self.who.is_none_or(|who| record.who() == who)
-    }
-
-    /// What is wrong with it, if anything.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        match &self.kind {
-            Some(kind) if !AuditRecord::KINDS.contains(&kind.as_str()) => {
-                Err(format!("there is no kind {kind:?}; there are {}", AuditRecord::KINDS.join(", ")))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
 /// A function by its name, if this program has it.
 fn function(registry: &Registry, hash: &FunctionHash) -> Value {
     registry.function(hash).map_or_else(|| json!(hash.0.to_string()), |entry| json!(entry.label()))

@@ -93,7 +93,7 @@ mod tests {
     use crate::client::{Elsewhere, Remote};
     use crate::cometbft::rpc::Rpc;
     use crate::config::{Config, HttpAddress};
-    use crate::p2p::{PeerAddress, Place};
+    use crate::config::{PeerAddress, Place};
 
     /// Whether each that reads an address takes this one.
     fn taken(host_and_port: &str) -> Vec<(&'static str, bool)> {

@@ -5,12 +5,14 @@ use crate::api::{Chain, Named, Status};
 use crate::client::{Elsewhere, Remote};
 use crate::commands;
 use crate::config::{Config, Origins};
-use crate::engine::{self, ANOTHER_PROGRAM, Engine};
+use crate::engine::{self, Engine};
 use crate::exit::{Exit, Failure};
+use crate::failures::ANOTHER_PROGRAM;
 use crate::generations::{Holder, holder};
 use crate::home::{Home, Program};
 use crate::keyfile::KeyDir;
-use crate::out::{Ink, NAME, Out};
+use crate::out::report;
+use crate::out::{NAME, Out};
 use crate::passphrase::Source;
 use crate::tls::{Fingerprint, Identity, Trust};
 use crate::tokens;
@@ -21,7 +23,6 @@ use keelstone_execution::{Activity, Registry, runs_function};
 use keelstone_store::kv::catches_panics;
 use std::cell::RefCell;
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -643,37 +644,6 @@ fn check_utf8(path: &Path) -> Result<(), Failure> {
         Some(_) => Ok(()),
         None => Err(Failure::usage(format!("--home: {} is not UTF-8", path.display()))),
     }
-}
-
-/// Says on standard error what whoever runs a command should know that goes on all the same: text, or one JSON object.
-pub(crate) fn caution(out: &Out, warning: &str) {
-    let text = match out.is_json() {
-        true => serde_json::json!({ "warning": warning }).to_string(),
-        false => format!("{} {warning}", out.ink(Ink::Bad, "warning:")),
-    };
-    // As with a failure.
-    let _ = writeln!(std::io::stderr(), "{text}");
-}
-
-/// Says on standard error why a command failed: text, or one JSON object with `--json`.
-pub(crate) fn report(out: &Out, failure: &Failure) {
-    let hint = failure.hint.as_ref().map(|hint| out.called(hint));
-    let text = if out.is_json() {
-        let error = serde_json::json!({
-            "error": {
-                "code": failure.exit.name(),
-                "exit": failure.exit as u8,
-                "message": failure.message,
-                "hint": hint,
-            }
-        });
-        format!("{error}\n")
-    } else {
-        let hint = hint.map_or_else(String::new, |hint| format!("  {hint}\n"));
-        format!("{} {}\n{hint}", out.ink(Ink::Bad, "error:"), failure.message)
-    };
-    // With standard error closed there is nobody left to tell; the exit code still says it.
-    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 #[cfg(test)]

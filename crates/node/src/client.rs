@@ -9,14 +9,11 @@ use crate::api::{
     self, Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Reloaded, Status, Submitted,
     Transaction, Witness,
 };
-use crate::audit::Wanted;
 use crate::authority::Authority;
 use crate::exit::Failure;
 use crate::home::{Announced, AnnouncedTls};
-use crate::session;
 use crate::strict_json::{self, JsonError};
 use crate::tls::{ClientTls, Fingerprint, Identity, Trust};
-use crate::world::By;
 use keelstone_codec::{Hash, Height, Key, Namespace};
 use keelstone_execution::{PublicKey, SessionId};
 use serde::Deserialize;
@@ -475,7 +472,7 @@ impl Chain for Remote {
         self.get(&query(format_args!("/v1/entries/{namespace}"), parameters))
     }
 
-    fn lookup(&self, by: By, of: &str, page: &Page) -> Result<Entries, Refusal> {
+    fn lookup(&self, by: api::By, of: &str, page: &Page) -> Result<Entries, Refusal> {
         let parameters = [
             ("of", Some(of.to_owned())),
             ("limit", Some(page.limit.to_string())),
@@ -501,7 +498,7 @@ impl Chain for Remote {
         self.get(&format!("/v1/sessions/{id}"))
     }
 
-    fn sessions(&self, wanted: &session::Wanted) -> Result<api::SessionList, Refusal> {
+    fn sessions(&self, wanted: &api::SessionsWanted) -> Result<api::SessionList, Refusal> {
         let parameters = [
             ("limit", Some(wanted.limit.to_string())),
             ("of", wanted.of.map(|key| key.to_string())),
@@ -527,7 +524,7 @@ impl Chain for Remote {
         self.get(&format!("/v1/bundles/{bundle}/operations/{index}"))
     }
 
-    fn audit(&self, wanted: &Wanted) -> Result<api::Audit, Refusal> {
+    fn audit(&self, wanted: &api::AuditWanted) -> Result<api::Audit, Refusal> {
         let parameters = [
             ("limit", Some(wanted.limit.to_string())),
             ("height", wanted.height.map(|height| height.to_string())),

@@ -8,13 +8,18 @@
 //! CR LF are refused with line and key, because a setting that silently does nothing is worse than none.
 //! `docs/configuration.md` lists every setting; `keelstone config default` prints them with their defaults.
 
+mod mirror;
+mod peer;
+
 use crate::authority::{self, Authority};
 use crate::exit::Failure;
-use crate::p2p::{PeerAddress, Place};
 use keelstone_codec::Hash;
 use keelstone_execution::PublicKey;
 use keelstone_sync::peers::Manner;
 use keelstone_sync::recovery::Strategy;
+pub use mirror::Place;
+pub(crate) use peer::Transport;
+pub use peer::{NodeId, PeerAddress};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read as _;

@@ -4,33 +4,37 @@
 //! is answered from immutable views, so questions never wait for a block that is being made. Which state that is may
 //! change while the process runs: one that state sync restored takes the place of the empty one it began with.
 
-use crate::api::{self, Chain, MadeBy, Page, Refusal};
-use crate::audit::{self, Wanted};
+mod checked;
+mod closed;
+pub(crate) mod consensus;
+pub(crate) mod statesync;
+pub(crate) mod versions;
+
+use crate::api::{self, Chain, ENTRIES_BYTES_MAX, MadeBy, Page, Refusal};
+use crate::audit;
 use crate::bundle::{show_bundle, show_continuation, show_operation, show_operation_proof, show_receipt};
 use crate::call;
-use crate::check::Checked;
 use crate::config::{Config, EngineKind, History};
-use crate::consensus::{Consensus, Ran};
-use crate::exit::{Exit, Failure, causes};
+use crate::exit::Failure;
 use crate::generations::{Generation, Generations, Replaced};
 use crate::home::Home;
-use crate::http::{ENTRIES_BYTES_MAX, Event, Place, Told};
-use crate::mend::Mendable;
+use crate::library::snapshot_params;
+use crate::library::{forget_above, hold_library, look_into_library};
 use crate::misfits;
 use crate::own_log::{OwnLog, Stood, Who};
-use crate::p2p::{self, Answers, Attests};
-use crate::session::{self, Register};
-use crate::snapshots::{forget_above, hold_library, look_into_library};
-use crate::statesync::{StateSync, Syncing};
+use crate::session::Register;
+use crate::telling::{Event, EventPlace, Told};
 use crate::way::{Way, Yielding, Yields};
-use crate::world::{By, Kept};
+use crate::world::Kept;
+pub(crate) use checked::{Checked, Parted};
+pub(crate) use closed::{Mendable, MendedHere, check, mend_here};
+use consensus::{Consensus, Ran};
 use keelstone_codec::{ChainId, Decode as _, Encode as _, Hash, Height, Key, Namespace, Root, StateHash, Timestamp};
 use keelstone_execution::{Activity, BundleId, PublicKey, Registry, Session, SessionId};
 use keelstone_ledger::{
-    AuditVerdict, BlockError, BlockRecord, Bodies, ChangedBy, Committed, Genesis, GenesisError, InheritError,
-    Inherited, Json, KeyChange, KnownOfHeight, Ledger, LedgerError, LoggedRecord, NodeEvent, PoolError, PoolLimits,
-    RebuildError, Rebuilt, Refusal as TxRefusal, ReplayError, SecretKey, SignedAttestation, SignedTransaction,
-    Standing, TakeError, Transaction, TxId, Unfit, Until, Witness, check_fits, xian,
+    AuditVerdict, BlockError, BlockRecord, ChangedBy, Committed, Genesis, GenesisError, Inherited, Json, KeyChange,
+    KnownOfHeight, Ledger, LedgerError, LoggedRecord, NodeEvent, PoolLimits, Rebuilt, SecretKey, SignedAttestation,
+    SignedTransaction, Standing, TakeError, Transaction, TxId, Unfit, Until, Witness, check_fits, xian,
 };
 use keelstone_store::files::Directory;
 use keelstone_store::kv::RedbKv;
@@ -38,26 +42,24 @@ use keelstone_store::{
     CheckLevel, CheckReport, Compacted, Options, Progress, RepairError, Repaired, RepairedFrom, Retention,
     ScrubStanding, Scrubbed, Source, Stats, Store, StoreError, Take, View,
 };
-use keelstone_sync::delta::{Delta, DeltaError};
+use keelstone_sync::delta::Delta;
 use keelstone_sync::library::{Each, Expected, Info, Library, LibraryError, Listener as Listening, Making, Origin};
 use keelstone_sync::peers::{Change, Manner, ServerLimits, Step, Version as At};
 use keelstone_sync::snapshot::SnapshotParams;
-use keelstone_tree::{Blake3, Diff, HashKind, Hasher, Query, Read, ReadError, Sha256};
+use keelstone_tree::{Blake3, Diff, HashKind, Hasher, Query, Read, Sha256};
+use statesync::{StateSync, Syncing};
 use std::fs::File;
 use std::io::{self, BufReader, Seek as _};
 use std::num::NonZeroUsize;
-use std::ops::{ControlFlow, RangeInclusive};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, TryLockError};
+use versions::{Answers, Attests};
 
 /// Bytes of a witness that is given out: in hexadecimal it has to fit into an answer.
 const WITNESS_BYTES_MAX: usize = 24 << 20;
-
-/// What may be behind a block that comes to something else than is kept of it.
-pub(crate) const ANOTHER_PROGRAM: &str = "another version of the program may have made the block, or another program; or what is kept of it \
-                               is damaged: keelstone db check looks for that";
 
 /// What is called with every block once it is durable.
 pub(crate) type Listener = Box<dyn Fn(&Arc<Committed>) + Send + Sync>;
@@ -87,7 +89,7 @@ pub(crate) trait Engine: Chain + Checked + Consensus + StateSync {
     fn on_commit(&self, listener: Listener);
     /// What is told of a block that is kept, from an event of its on, until that has about so many bytes. Nothing if it is behind
     /// the last of them. Unless `block` is the one, it is read, and left there for who goes on with it.
-    fn events(&self, from: Place, bytes_max: usize, block: &mut Option<Told>) -> Result<Vec<Event>, Refusal>;
+    fn events(&self, from: EventPlace, bytes_max: usize, block: &mut Option<Told>) -> Result<Vec<Event>, Refusal>;
     /// Wakes `waker` whenever a transaction was taken in. May be set once.
     fn wake_on_submit(&self, waker: SyncSender<()>);
     /// Hands what is submitted on to another engine, instead of letting it wait here. May be set once.
@@ -210,15 +212,6 @@ impl<H: Hasher> Version for Held<H> {
             listener(progress)
         };
         library.create(&view, &self.params, self.height(), self.view.root(), making, &mut listener)
-    }
-}
-
-/// What nodes of a chain agree on for its snapshots.
-pub(crate) fn snapshot_params(genesis: &Genesis) -> SnapshotParams {
-    SnapshotParams {
-        chain_id: genesis.chain_id.clone(),
-        hasher: genesis.hasher,
-        chunk_weight_max: genesis.limits.snapshot_chunk_bytes,
     }
 }
 
@@ -425,15 +418,6 @@ fn lacks(inherited: &Inherited, archive: &Path) -> Failure {
     Failure::usage(message).hint("keelstone snapshot export writes it on a node of that chain; or join by state sync")
 }
 
-impl From<InheritError<StoreError>> for Failure {
-    fn from(error: InheritError<StoreError>) -> Self {
-        match error {
-            InheritError::Genesis(error) => LedgerError::from(error).into(),
-            InheritError::Taker(error) => error.into(),
-        }
-    }
-}
-
 /// A generation beside the one that counts, for a state to be built in.
 pub(crate) struct Aside {
     generations: Generations,
@@ -515,165 +499,6 @@ impl Aside {
         let left = self.generations.sweep().unwrap_or_else(Some);
         said.extend(left.map(|failure| failure.message));
         Ok(said)
-    }
-}
-
-/// What a check of a home's data has found.
-#[derive(Debug, Default)]
-pub(crate) struct CheckedData {
-    pub(crate) state: CheckReport,
-    /// What was wrong with a slot of the superblock. Opening the store to check it has written it anew: there is nothing to repair.
-    pub(crate) superblock: Option<StoreError>,
-    /// Records of blocks and receipts whose hash holds; none are read if only what is quick is.
-    pub(crate) block_records: u64,
-    /// What is wrong with the database of blocks and receipts: the first thing.
-    pub(crate) blocks: Option<StoreError>,
-}
-
-impl CheckedData {
-    pub(crate) fn problems(&self) -> impl Iterator<Item = &StoreError> {
-        self.superblock.iter().chain(&self.state.problems).chain(&self.blocks)
-    }
-}
-
-/// Checks the state that counts and the blocks beside it, also if no chain can be opened over them any more. None if there is
-/// none yet.
-pub(crate) fn check(
-    home: &Home,
-    config: &Config,
-    level: CheckLevel,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Option<CheckedData>, Failure> {
-    let hasher = home.read_genesis()?.hasher;
-    let generations = Generations::open(&home.data())?;
-    let Some(generation) = generations.current()? else { return Ok(None) };
-    let (path, options) = (generation.state(), store_options(config));
-    let CheckedStore { report: mut state, heights, superblock } = match hasher {
-        HashKind::Blake3 => check_with::<Blake3>(&path, options, level, progress),
-        HashKind::Sha256 => check_with::<Sha256>(&path, options, level, progress),
-    }?;
-    let superblock = superblock.map(|problem| problem.within(&path));
-    state.problems = state.problems.into_iter().map(|problem| problem.within(&path)).collect();
-    let (block_records, blocks) = match check_blocks(&generation, heights, level, progress) {
-        Ok(records) => (records, None),
-        Err(error) if error.is_damage() => (0, Some(error)),
-        Err(error) => return Err(error.into()),
-    };
-    Ok(Some(CheckedData { state, superblock, block_records, blocks }))
-}
-
-/// Reads the records of blocks and receipts. `heights` are those that the store beside them went through.
-// spec: HISTORY-1
-fn check_blocks(
-    generation: &Generation,
-    heights: Option<RangeInclusive<Height>>,
-    level: CheckLevel,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<u64, StoreError> {
-    let blocks = Arc::new(open_counted_blocks(generation)?);
-    // A height that is committed here leaves its block, or its root; a state from elsewhere begins above what is here.
-    let last = Bodies::over(blocks.clone()).last_on_record()?;
-    if let Some((low, high)) = heights.map(RangeInclusive::into_inner)
-        && low < high
-        && last.is_none_or(|last| (low..high).contains(&last))
-    {
-        let file = generation.blocks().display().to_string();
-        let last = last.map_or_else(
-            || "there are no blocks here".to_owned(),
-            |last| format!("the last block that is here of {last}"),
-        );
-        return Err(StoreError::Lost { file, what: format!("the state is of height {high}, and {last}") });
-    }
-    match level {
-        CheckLevel::Quick => Ok(0),
-        CheckLevel::Full => {
-            blocks.check(&mut |done| progress(Progress { done, total: 0, what: "records of blocks and receipts" }))
-        }
-    }
-}
-
-/// What a mending of a home that no node runs in came to.
-pub(crate) struct MendedHere<T> {
-    /// What was found damaged of the state.
-    pub(crate) problems: Vec<StoreError>,
-    /// What was done about it, if there was anything.
-    pub(crate) done: Option<T>,
-    /// What keeps the database of blocks and receipts from being opened, which nothing here makes whole.
-    pub(crate) blocks: Option<StoreError>,
-}
-
-/// Looks at every stored byte of the state of a home, with no chain on it, and has what is damaged mended by `act`.
-pub(crate) fn mend_here<T>(
-    home: &Home,
-    config: &Config,
-    progress: &mut dyn FnMut(Progress),
-    act: impl FnOnce(&dyn Mendable, &[StoreError]) -> Result<T, Failure>,
-) -> Result<MendedHere<T>, Failure> {
-    type Done<T> = (Vec<StoreError>, Option<T>, Option<RangeInclusive<Height>>);
-    fn with<H: Hasher, T>(
-        state: &Path,
-        options: Options,
-        progress: &mut dyn FnMut(Progress),
-        act: impl FnOnce(&dyn Mendable, &[StoreError]) -> Result<T, Failure>,
-    ) -> Result<Done<T>, Failure> {
-        let store = open_counted::<H>(state, options)?;
-        let mut problems = store.check(CheckLevel::Full, progress)?.problems;
-        problems.extend(store.superblock_repaired().cloned());
-        let done = if problems.is_empty() { None } else { Some(act(&store, &problems)?) };
-        Ok((problems, done, heights_of(&store)))
-    }
-    let generations = Generations::open(&home.data())?;
-    let generation = generations.current()?.ok_or_else(|| Failure::not_found("there is no state here"))?;
-    let (state, options) = (generation.state(), store_options(config));
-    let (problems, done, heights) = match home.read_genesis()?.hasher {
-        HashKind::Blake3 => with::<Blake3, T>(&state, options, progress, act),
-        HashKind::Sha256 => with::<Sha256, T>(&state, options, progress, act),
-    }?;
-    // Without them the next command ends as it would for a damaged state.
-    let blocks = match check_blocks(&generation, heights, CheckLevel::Quick, &mut |_| ()) {
-        Err(error) if !error.is_damage() => return Err(error.into()),
-        checked => checked.err(),
-    };
-    Ok(MendedHere { problems, done, blocks })
-}
-
-/// The heights that a store went through and whoever opened it acknowledged.
-fn heights_of<H: Hasher>(store: &Store<H>) -> Option<RangeInclusive<Height>> {
-    let last = match store.in_doubt() {
-        Some(doubtful) => doubtful.prev(),
-        None => store.height(),
-    };
-    store.low().zip(last).map(|(low, last)| low..=last)
-}
-
-/// What a check of a store came to.
-#[derive(Default)]
-struct CheckedStore {
-    report: CheckReport,
-    /// The heights that it went through and whoever opened it acknowledged, if it opens.
-    heights: Option<RangeInclusive<Height>>,
-    /// As in [`CheckedData`].
-    superblock: Option<StoreError>,
-}
-
-/// Opens a store and looks what is wrong with it.
-fn check_with<H: Hasher>(
-    state: &Path,
-    options: Options,
-    level: CheckLevel,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<CheckedStore, StoreError> {
-    match open_counted::<H>(state, options) {
-        Ok(store) => {
-            let heights = heights_of(&store);
-            let superblock = store.superblock_repaired().cloned();
-            Ok(CheckedStore { report: store.check(level, progress)?, heights, superblock })
-        }
-        Err(problem) if problem.is_damage() => {
-            let report = CheckReport { problems: vec![problem], ..CheckReport::default() };
-            Ok(CheckedStore { report, ..CheckedStore::default() })
-        }
-        Err(error) => Err(error),
     }
 }
 
@@ -1173,151 +998,6 @@ impl<H: Hasher> Live<H> {
     }
 }
 
-// ---- errors, by who has to act -----------------------------------------------------------------------------------
-
-impl From<StoreError> for Refusal {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::NotRetained { height, low, high } => {
-                Self::Height { asked: height.0, lowest: low.0, highest: high.0 }
-            }
-            error if error.is_damage() => Self::Damaged(causes(&error)),
-            error => Self::Failed(causes(&error)),
-        }
-    }
-}
-
-impl From<ReadError> for Refusal {
-    fn from(error: ReadError) -> Self {
-        StoreError::from(error).into()
-    }
-}
-
-impl From<LedgerError> for Refusal {
-    fn from(error: LedgerError) -> Self {
-        match error {
-            LedgerError::Store(error) => error.into(),
-            LedgerError::NoBlock { .. }
-            | LedgerError::NotYet { .. }
-            | LedgerError::NoRecord { .. }
-            | LedgerError::NoAudit { .. } => Self::NotFound(error.to_string()),
-            LedgerError::WitnessTooLarge { .. } => Self::Bad(error.to_string()),
-            error if error.is_damage() => Self::Damaged(causes(&error)),
-            error => Self::Failed(causes(&error)),
-        }
-    }
-}
-
-impl From<TxRefusal> for Refusal {
-    fn from(refusal: TxRefusal) -> Self {
-        let (code, message) = (refusal.code().to_string(), refusal.to_string());
-        let refused = Self::Refused { code, message };
-        match refusal {
-            TxRefusal::Decode(_) => Self::Bad(refused.to_string()),
-            TxRefusal::Pool(PoolError::Full { .. }) => Self::Busy(refused.to_string()),
-            TxRefusal::State(error) => error.into(),
-            _ => refused,
-        }
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        let message = causes(&error);
-        match error {
-            StoreError::InUse { .. } => {
-                Self::new(Exit::InUse, message).hint("stop the node that runs there, or give another --home")
-            }
-            StoreError::NotRetained { .. } | StoreError::CannotRollBack { .. } | StoreError::NoDiff { .. } => {
-                Self::not_found(message)
-            }
-            StoreError::Missing { .. } | StoreError::Empty => Self::new(Exit::NoChain, message),
-            StoreError::WrongRoot { .. } => Self::integrity(message),
-            error if error.is_damage() => Self::integrity(message).hint("keelstone db check names all damage"),
-            _ => Self::error(message),
-        }
-    }
-}
-
-impl From<DeltaError> for Failure {
-    fn from(error: DeltaError) -> Self {
-        match error {
-            DeltaError::Read(error) => error.into(),
-            DeltaError::NoChange { .. } => Self::integrity(error.to_string()),
-            error => Self::usage(error.to_string()),
-        }
-    }
-}
-
-impl From<LibraryError> for Failure {
-    fn from(error: LibraryError) -> Self {
-        let message = causes(&error);
-        match error {
-            LibraryError::InUse { .. } => {
-                Self::new(Exit::InUse, message).hint("stop the node that runs there, or give another --home")
-            }
-            LibraryError::NotFound(_) => Self::not_found(message).hint("keelstone snapshot list shows what there is"),
-            LibraryError::NoRoom { .. } => {
-                Self::error(message).hint("free some, or set snapshots.reserve_percent lower")
-            }
-            LibraryError::Archive(_)
-            | LibraryError::Tar(_)
-            | LibraryError::Foreign { .. }
-            | LibraryError::TooLarge { .. } => Self::usage(message),
-            LibraryError::OtherRoot { .. } => Self::integrity(message),
-            LibraryError::Read(error) => error.into(),
-            error if error.is_damage() => Self::integrity(message),
-            _ => Self::error(message),
-        }
-    }
-}
-
-impl From<LedgerError> for Failure {
-    fn from(error: LedgerError) -> Self {
-        let message = causes(&error);
-        match error {
-            LedgerError::Store(error) => error.into(),
-            LedgerError::NoBlock { .. }
-            | LedgerError::NotYet { .. }
-            | LedgerError::NoRecord { .. }
-            | LedgerError::NoAudit { .. } => Self::not_found(message),
-            LedgerError::Genesis(_) | LedgerError::Registry(_) => Self::usage(message),
-            error if error.is_damage() => Self::integrity(message),
-            _ => Self::error(message),
-        }
-    }
-}
-
-impl From<ReplayError> for Failure {
-    fn from(error: ReplayError) -> Self {
-        match error {
-            ReplayError::Ledger(error) => error.into(),
-            ReplayError::Range { .. } => Self::not_found(error.to_string()),
-            ReplayError::Differs { .. } => Self::integrity(causes(&error)).hint(ANOTHER_PROGRAM),
-            error => Self::integrity(causes(&error)),
-        }
-    }
-}
-
-impl From<RebuildError> for Failure {
-    fn from(error: RebuildError) -> Self {
-        match error {
-            RebuildError::Ledger(error) => error.into(),
-            RebuildError::Differs { .. } => Self::integrity(causes(&error)).hint(ANOTHER_PROGRAM),
-            RebuildError::Missing { .. } => Self::not_found(error.to_string()).hint(
-                "a node that kept the blocks from the first on can rebuild it, or restore an older snapshot first",
-            ),
-            error => Self::not_found(error.to_string()),
-        }
-    }
-}
-
-impl From<ReadError> for Failure {
-    fn from(error: ReadError) -> Self {
-        StoreError::from(error).into()
-    }
-}
-
 // ---- questions ---------------------------------------------------------------------------------------------------
 
 impl<H: Hasher> Chain for Local<H> {
@@ -1420,7 +1100,7 @@ impl<H: Hasher> Chain for Local<H> {
         })
     }
 
-    fn lookup(&self, by: By, of: &str, page: &Page) -> Result<api::Entries, Refusal> {
+    fn lookup(&self, by: api::By, of: &str, page: &Page) -> Result<api::Entries, Refusal> {
         let view = self.ledger().view();
         let found = self.indexes.find(&view, view.root(), by, of, page)?;
         let (mut entries, mut bytes, mut more) = (Vec::new(), 0, found.more);
@@ -1514,7 +1194,7 @@ impl<H: Hasher> Chain for Local<H> {
         self.register().find(*id)
     }
 
-    fn sessions(&self, wanted: &session::Wanted) -> Result<api::SessionList, Refusal> {
+    fn sessions(&self, wanted: &api::SessionsWanted) -> Result<api::SessionList, Refusal> {
         self.register().list(wanted)
     }
 
@@ -1570,7 +1250,7 @@ impl<H: Hasher> Chain for Local<H> {
         Ok(show_operation_proof(self.registry(), &proof))
     }
 
-    fn audit(&self, wanted: &Wanted) -> Result<api::Audit, Refusal> {
+    fn audit(&self, wanted: &api::AuditWanted) -> Result<api::Audit, Refusal> {
         wanted.check().map_err(Refusal::Bad)?;
         let ledger = self.ledger();
         let kept = ledger.audit_range()?;
@@ -1717,7 +1397,7 @@ impl<H: Hasher> Engine for Local<H> {
         self.shared.listeners.write().unwrap_or_else(PoisonError::into_inner).push(listener);
     }
 
-    fn events(&self, from: Place, bytes_max: usize, block: &mut Option<Told>) -> Result<Vec<Event>, Refusal> {
+    fn events(&self, from: EventPlace, bytes_max: usize, block: &mut Option<Told>) -> Result<Vec<Event>, Refusal> {
         let height = from.height;
         if block.as_ref().is_none_or(|block| block.header.height != height) {
             let ledger = self.ledger();
@@ -1877,11 +1557,11 @@ impl<H: Hasher> Engine for Local<H> {
     }
 
     fn answers(self: Arc<Self>, limits: ServerLimits, attests: Attests) -> Box<dyn Answers> {
-        p2p::answers_of(self, limits, attests)
+        versions::answers(self, limits, attests)
     }
 
     fn attest(&self, key: &SecretKey) -> Option<SignedAttestation> {
-        p2p::attest(self, key)
+        versions::attest(self, key)
     }
 
     fn stands(&self) -> Result<At, Failure> {
@@ -1961,7 +1641,7 @@ mod tests {
         let (tell, told) = std::sync::mpsc::channel();
         let asked = chain.clone();
         let asking = std::thread::spawn(move || {
-            let _ = tell.send(crate::commands::node::stands_at(&*asked));
+            let _ = tell.send(consensus::stands_at(&*asked));
         });
         assert_eq!(told.recv_timeout(std::time::Duration::from_secs(30)), Ok(None), "it waits");
         drop(taken_in);
@@ -1976,7 +1656,7 @@ mod tests {
         let chain =
             Local::<Blake3>::open(&home, &Config::default(), &standard(), genesis, (false, None)).expect("begun");
         for height in [u64::MAX - 1, u64::MAX] {
-            let wanted = Wanted { height: Some(Height(height)), limit: 10, ..Wanted::default() };
+            let wanted = api::AuditWanted { height: Some(Height(height)), limit: 10, ..api::AuditWanted::default() };
             let found = chain.audit(&wanted).expect("an answer");
             assert!(found.records.is_empty() && found.next.is_none());
         }

@@ -1,9 +1,10 @@
 //! The thread that keeps a chain up with a producer elsewhere.
 
 use crate::config::Config;
-use crate::engine::{Engine, snapshot_params};
+use crate::engine::Engine;
 use crate::exit::Failure;
 use crate::keyfile::PRODUCER;
+use crate::library::snapshot_params;
 use crate::p2p::{Ends, Follow, Following, Network, Over, Trust, Until};
 use keelstone_ledger::Genesis;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -4,9 +4,10 @@
 //! is broken; beside it are inputs that it accepts. Signatures and hashes that a fuzzer could not guess are those of the
 //! inputs, so whatever is believed has to say what these say. Called by `tools/hostile` (docs/decisions/0007).
 
-pub use crate::abci::hostile::{abci_request, abci_request_seeds, engine_header, engine_header_seeds};
+pub use crate::abci::hostile::{abci_request, abci_request_seeds};
 use crate::audit;
 use crate::client::Answer;
+pub use crate::cometbft::hostile::{engine_header, engine_header_seeds};
 pub use crate::cometbft::light::hostile::{light_block, light_block_seeds};
 use crate::exit::{Exit, Failure};
 use crate::own_log;

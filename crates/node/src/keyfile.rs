@@ -8,6 +8,7 @@
 //! Format and rules: `spec/keys.md`, KEY-1 to KEY-5. Vectors: `spec/vectors/keys.json`.
 
 use crate::exit::{Exit, Failure};
+use crate::input::read_private;
 use crate::newfile;
 use crate::passphrase::{Passphrase, Source};
 use crate::strict_json;
@@ -18,8 +19,8 @@ use keelstone_codec::unhex_into;
 use keelstone_execution::PublicKey;
 use keelstone_ledger::SecretKey;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use zeroize::{Zeroize as _, Zeroizing};
@@ -502,34 +503,6 @@ pub(crate) fn read(path: &Path) -> Result<Stored, Failure> {
     Stored::parse(&text).map_err(|error| error.at(path))
 }
 
-/// Reads a file that holds a secret, after checking that only its owner can.
-///
-/// # Errors
-/// As [`load`].
-pub(crate) fn read_private(path: &Path, what: &str, bytes_max: u64) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let shown = path.display();
-    let file = File::open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Failure::new(Exit::NotFound, format!("there is no {what} {shown}")),
-        _ => Failure::io(format_args!("could not open {shown}"), &error),
-    })?;
-    let metadata = file.metadata().map_err(|error| Failure::io(format_args!("could not look at {shown}"), &error))?;
-    if !metadata.is_file() {
-        return Err(Failure::usage(format!("{shown} is not a file")));
-    }
-    check_private(path, &metadata)?;
-    if metadata.len() > bytes_max {
-        let bytes = metadata.len();
-        return Err(Failure::usage(format!("{shown} has {bytes} bytes, a {what} at most {bytes_max}")));
-    }
-    // With room for all of it: text that grew would leave copies behind.
-    let room = usize::try_from(bytes_max.min(1 << 16)).unwrap_or_default();
-    let mut text = Zeroizing::new(Vec::with_capacity(room + 64));
-    file.take(bytes_max)
-        .read_to_end(&mut text)
-        .map_err(|error| Failure::io(format_args!("could not read {shown}"), &error))?;
-    Ok(text)
-}
-
 /// Writes a key file that nobody else can read at any moment.
 pub(crate) fn write(path: &Path, stored: &Stored) -> io::Result<()> {
     newfile::replace_private(path, &stored.text())
@@ -538,21 +511,6 @@ pub(crate) fn write(path: &Path, stored: &Stored) -> io::Result<()> {
 /// As [`write`], where there is no such file.
 pub(crate) fn write_new(path: &Path, stored: &Stored) -> io::Result<()> {
     newfile::create_private(path, &stored.text())
-}
-
-#[cfg(unix)]
-fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), Failure> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 {
-        return Ok(());
-    }
-    Err(Failure::usage(format!("{} has mode {mode:03o}: others can read it", path.display()))
-        .hint(format!("if nobody did: chmod 600 {}", path.display())))
-}
-#[cfg(not(unix))]
-fn check_private(_: &Path, _: &fs::Metadata) -> Result<(), Failure> {
-    Ok(())
 }
 
 #[cfg(test)]

@@ -23,20 +23,23 @@ mod clock;
 mod cometbft;
 mod commands;
 mod config;
-mod consensus;
 mod control;
 mod damage;
 mod descriptors;
 mod engine;
 mod exit;
+mod failures;
 mod follower;
 mod generations;
+mod health;
 mod home;
 #[doc(hidden)]
 pub mod hostile;
 mod http;
+mod input;
 mod interrupt;
 mod keyfile;
+mod library;
 mod mend;
 mod metrics;
 mod misfits;
@@ -53,10 +56,10 @@ mod room;
 mod scrub;
 mod session;
 mod snapshots;
-mod statesync;
 mod story;
 mod strict_json;
 mod supervise;
+mod telling;
 mod testnet;
 mod throughput;
 mod tls;
@@ -73,11 +76,10 @@ pub use call::{arguments, shown};
 pub use cli::Application;
 pub use config::{
     AbciAddress, ApiAddress, Blocks, Check, Config, ConfigError, EngineKind, EngineSection, Execution, FileName,
-    History, Http, HttpAddress, IntegrityDepth, Log, LogFilter, LogFormat, Mempool, P2p, Production, Recovery,
-    Snapshots, Store, Strategies,
+    History, Http, HttpAddress, IntegrityDepth, Log, LogFilter, LogFormat, Mempool, NodeId, P2p, PeerAddress, Place,
+    Production, Recovery, Snapshots, Store, Strategies,
 };
 pub use exit::{Exit, Failure};
 pub use keyfile::key_file;
-pub use p2p::{NodeId, PeerAddress, Place};
 #[cfg(feature = "hdf5")]
 pub use xian_storage::{At, FileError, Keys, NAMES_BYTES_MAX, READ_BYTES_MAX, keys_of_bytes};

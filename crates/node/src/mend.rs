@@ -12,23 +12,23 @@
 use crate::api::Page;
 use crate::client::Remote;
 use crate::clock::now;
-use crate::commands::snapshot::{self, expected};
+use crate::config::NodeId;
 use crate::config::{self, HttpAddress};
 use crate::damage::Damage;
-use crate::engine::Engine;
+use crate::engine::{Engine, Mendable};
 use crate::exit::{Exit, Failure};
+use crate::health::Health;
 use crate::home::Home;
-use crate::http::Health;
+use crate::library::{self, expected, look_into_library};
 use crate::metrics::Metrics;
 use crate::own_log::{MENDED_NOTHING, OwnLog, Stood, Who, standing};
-use crate::p2p::{Network, NodeId};
-use crate::snapshots::look_into_library;
+use crate::p2p::Network;
 use keelstone_codec::{Height, Key, Value, unhex};
 use keelstone_ledger::{NodeEvent, NodeStep, Standing, cut};
-use keelstone_store::{Accept, Mended, Store, StoreError, Supplier, Wanted};
+use keelstone_store::{Accept, Mended, StoreError, Supplier, Wanted};
 use keelstone_sync::consistency::{Ask, Breaker, Certified, Due, Gave, REPAIRS_MAX, Silence};
 use keelstone_sync::peers::{Request, Response};
-use keelstone_tree::{Hasher, KeyRange, prefix_end};
+use keelstone_tree::{KeyRange, prefix_end};
 use serde_json::{Value as Json, json};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -362,19 +362,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A state that can be mended: of a chain that runs, or a store alone, which can be opened where the chain cannot.
-pub(crate) trait Mendable {
-    /// Where it stands.
-    fn stands(&self) -> Option<Standing>;
-    /// As [`crate::check::Checked::mend`].
-    fn mend(
-        &self,
-        problems: &[StoreError],
-        offers: &mut dyn Supplier,
-        peers: &mut [(String, &mut dyn Ask)],
-    ) -> Result<(Mended, Vec<(String, Gave)>), Failure>;
-}
-
 struct OfEngine<'a>(&'a dyn Engine);
 
 impl Mendable for OfEngine<'_> {
@@ -389,22 +376,6 @@ impl Mendable for OfEngine<'_> {
         peers: &mut [(String, &mut dyn Ask)],
     ) -> Result<(Mended, Vec<(String, Gave)>), Failure> {
         self.0.mend(problems, offers, peers)
-    }
-}
-
-impl<H: Hasher> Mendable for Store<H> {
-    fn stands(&self) -> Option<Standing> {
-        Some(Standing { height: self.height()?, root: self.root() })
-    }
-
-    /// A store alone has no connections: peers are asked by their APIs.
-    fn mend(
-        &self,
-        problems: &[StoreError],
-        offers: &mut dyn Supplier,
-        _: &mut [(String, &mut dyn Ask)],
-    ) -> Result<(Mended, Vec<(String, Gave)>), Failure> {
-        Ok((Self::mend(self, problems, offers)?, Vec::new()))
     }
 }
 
@@ -547,7 +518,7 @@ impl Ask for Peer<'_> {
 /// Snapshots and the APIs of other nodes. What they offer is compared by whoever takes it.
 struct Elsewhere<'a> {
     home: &'a Home,
-    snapshots: Vec<snapshot::Source>,
+    snapshots: Vec<library::Source>,
     remotes: Vec<(String, Remote, Patience<'a>)>,
     gave: Vec<(String, Gave)>,
     stopping: &'a AtomicBool,
@@ -555,7 +526,7 @@ struct Elsewhere<'a> {
 
 impl<'a> Elsewhere<'a> {
     fn new(home: &'a Home, places: &Places<'a>) -> Self {
-        let mut snapshots: Vec<snapshot::Source> = Vec::new();
+        let mut snapshots: Vec<library::Source> = Vec::new();
         let mut remotes = Vec::new();
         let mut gave = Vec::new();
         for from in places.from {
@@ -594,10 +565,10 @@ impl<'a> Elsewhere<'a> {
     }
 
     /// The entries of a piece as a snapshot has them, proven under the root it says it has.
-    fn of_snapshot(&self, source: &snapshot::Source, wanted: &Wanted) -> Result<Vec<(Key, Value)>, Failure> {
+    fn of_snapshot(&self, source: &library::Source, wanted: &Wanted) -> Result<Vec<(Key, Value)>, Failure> {
         let expected = expected(Some(&self.home.read_genesis()?), None)?;
         let prefix = prefix(&wanted.range);
-        let extract = source.read_at(self.home, |origin| origin.extract(&expected, &wanted.namespace, &prefix))?;
+        let extract = source.read(self.home, |origin| origin.extract(&expected, &wanted.namespace, &prefix))?;
         Ok(extract.entries.into_iter().filter(|(key, _)| wanted.range.contains(key)).collect())
     }
 }
@@ -637,9 +608,9 @@ impl Supplier for Elsewhere<'_> {
 }
 
 /// The snapshots of a home that are looked into. One that cannot be read helps nobody, and hinders nobody.
-fn snapshots(home: &Home) -> Result<Vec<snapshot::Source>, Failure> {
+fn snapshots(home: &Home) -> Result<Vec<library::Source>, Failure> {
     let kept = look_into_library(home)?.map(|(library, _)| library.list()).unwrap_or_default();
-    Ok(kept.into_iter().take(SNAPSHOTS_MAX).map(|info| snapshot::Source::Kept(info.id)).collect())
+    Ok(kept.into_iter().take(SNAPSHOTS_MAX).map(|info| library::Source::Kept(info.id)).collect())
 }
 
 /// What the keys of a range begin with, as far as those are whole bytes.

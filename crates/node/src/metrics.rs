@@ -5,7 +5,7 @@
 //! list with what to do stands in `docs/http.md`.
 
 use crate::bundle::PROGRESS_NAMES;
-use crate::statesync::SyncStanding;
+use crate::engine::statesync::SyncStanding;
 use keelstone_store::ScrubStanding;
 use keelstone_sync::library::{Info, Phase, Progress};
 use prometheus_client::encoding::EncodeLabelSet;

@@ -4,7 +4,7 @@
 
 use crate::exit::Failure;
 use keelstone_store::files::Directory;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
@@ -270,6 +270,21 @@ pub(crate) fn failed(path: &Path, error: &io::Error) -> Failure {
         io::ErrorKind::AlreadyExists => Failure::usage(format!("{} exists already", path.display())),
         _ => Failure::io(format_args!("could not write {}", path.display()), error),
     }
+}
+
+/// Removes everything in a directory but what has a name that is kept.
+pub(crate) fn empty(dir: &Path, is_kept: impl Fn(&OsStr) -> bool) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::io(format_args!("could not empty {}", dir.display()), &error);
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if is_kept(&entry.file_name()) {
+            continue;
+        }
+        let path = entry.path();
+        let is_dir = entry.file_type().map_err(failed)?.is_dir();
+        if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.map_err(failed)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -164,6 +164,37 @@ impl Out {
     }
 }
 
+/// Says on standard error what whoever runs a command should know that goes on all the same: text, or one JSON object.
+pub(crate) fn caution(out: &Out, warning: &str) {
+    let text = match out.is_json() {
+        true => serde_json::json!({ "warning": warning }).to_string(),
+        false => format!("{} {warning}", out.ink(Ink::Bad, "warning:")),
+    };
+    // As with a failure.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Says on standard error why a command failed: text, or one JSON object with `--json`.
+pub(crate) fn report(out: &Out, failure: &Failure) {
+    let hint = failure.hint.as_ref().map(|hint| out.called(hint));
+    let text = if out.is_json() {
+        let error = serde_json::json!({
+            "error": {
+                "code": failure.exit.name(),
+                "exit": failure.exit as u8,
+                "message": failure.message,
+                "hint": hint,
+            }
+        });
+        format!("{error}\n")
+    } else {
+        let hint = hint.map_or_else(String::new, |hint| format!("  {hint}\n"));
+        format!("{} {}\n{hint}", out.ink(Ink::Bad, "error:"), failure.message)
+    };
+    // With standard error closed there is nobody left to tell; the exit code still says it.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
 /// Whether what may be a terminal is one that takes colours, and nobody asked for none.
 fn takes_colour(terminal: bool) -> bool {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());

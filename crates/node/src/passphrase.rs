@@ -4,7 +4,7 @@
 //! wiped from memory when it is dropped and appears in no message.
 
 use crate::exit::Failure;
-use crate::keyfile;
+use crate::input;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::fmt;
 use std::fs::File;
@@ -72,7 +72,7 @@ impl Source {
     pub(crate) fn passphrase(&self, what: &str) -> Result<Passphrase, Failure> {
         match self {
             Self::File(path) => {
-                let text = keyfile::read_private(path, "passphrase file", BYTES_MAX as u64 + 1)?;
+                let text = input::read_private(path, "passphrase file", BYTES_MAX as u64 + 1)?;
                 Passphrase::new(line(text), path.display())
             }
             Self::Descriptor(number) => {

@@ -7,7 +7,6 @@
 
 use crate::exit::Failure;
 use crate::interrupt::listen;
-use crate::testnet::hosts::ip;
 use rustix::process::{Pid, Signal, getpgrp, kill_process, kill_process_group};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
@@ -234,4 +233,19 @@ pub(crate) fn last_lines(path: &Path, count: usize) -> std::io::Result<String> {
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
     Ok(lines[lines.len().saturating_sub(count)..].join("\n"))
+}
+
+/// Runs `ip`, and fails with what it said.
+pub(crate) fn ip(arguments: &[&str]) -> Result<String, Failure> {
+    let shown = format!("ip {}", arguments.join(" "));
+    let output = Command::new("ip")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| Failure::io(format_args!("could not run {shown}"), &error))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Failure::error(format!("{shown}: {said}")).hint("network namespaces need root and iproute2"))
 }

@@ -10,8 +10,8 @@
 
 mod elsewhere;
 
-use crate::abci::certified_by;
 use crate::clock::now;
+use crate::cometbft::certificate::certified_by;
 use crate::config::{Config, EngineKind, IntegrityDepth};
 use crate::engine;
 use crate::exit::{Exit, Failure, causes};
@@ -20,11 +20,12 @@ use crate::home::Home;
 use crate::interrupt::Stop;
 use crate::keyfile::PRODUCER;
 use crate::keyfile::{KeyDir, Stored};
+use crate::library;
+use crate::library::{forget_above, hold_library, look_into_library};
 use crate::newfile;
 use crate::own_log::{OwnLog, Stood, Who};
 use crate::p2p::{self, Sources, attested};
 use crate::room;
-use crate::snapshots::{forget_above, hold_library, look_into_library};
 use elsewhere::{Offers, Others};
 use keelstone_codec::{Encode as _, Height, Namespace, Root, Timestamp};
 use keelstone_execution::{PublicKey, Registry};
@@ -857,7 +858,7 @@ impl<'a, H: Hasher> Place<'a, H> {
     }
 
     fn params(&self) -> SnapshotParams {
-        engine::snapshot_params(&self.genesis)
+        library::snapshot_params(&self.genesis)
     }
 
     /// Bytes of the state that counts, as it lies on the disk: about what another takes.
@@ -1119,7 +1120,8 @@ pub(crate) fn failure(recovered: &Recovered, stop: &Stop) -> Failure {
 mod tests {
     use super::*;
     use crate::generations::Fault;
-    use crate::snapshots::{making, open_library};
+    use crate::library::open_library;
+    use crate::snapshots::making;
     use keelstone_codec::{Blob, ChainId};
     use keelstone_ledger::modules::standard;
     use keelstone_sync::mirror::{HEAD_FILE, Head};
@@ -1187,7 +1189,7 @@ mod tests {
         fs::write(mirror.path().join(HEAD_FILE), head.to_bytes()).expect("written");
         drop(library);
 
-        config.recovery.sources = vec![crate::p2p::Place::Directory(mirror.path().to_owned())];
+        config.recovery.sources = vec![crate::config::Place::Directory(mirror.path().to_owned())];
         let (registry, keys) = (standard(), KeyDir::new(home.path()));
         let tried = |config: &Config, only: Strategy, (wanted, root): (Wanted, Option<Root>)| {
             let progress = &mut |_: Strategy, _: u64, _: u64| {};

@@ -5,7 +5,7 @@
 //!
 //! Rules: `spec/chain.md`, EXEC-16 and EXEC-20, `spec/modules.md`, MODULE-8 to MODULE-10.
 
-use crate::api::{self, Refusal};
+use crate::api::{self, Refusal, SessionsWanted};
 use keelstone_codec::{ChainId, Height, Text};
 use keelstone_execution::{
     Capabilities, Capability, PublicKey, Registry, Session, SessionError, SessionId, Stop, View,
@@ -13,18 +13,6 @@ use keelstone_execution::{
 use keelstone_ledger::modules::sessions::{Desk, NAME_LEN_MAX};
 use keelstone_tree::Read;
 use std::ops::Bound;
-
-/// Which sessions to list.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Wanted {
-    /// Those with a name below the root session of this key, by name; without it all, by identity.
-    pub(crate) of: Option<PublicKey>,
-    /// Of those with a name, the one of this name and those below it.
-    pub(crate) below: Option<String>,
-    /// What the answer before gave as next.
-    pub(crate) after: Option<String>,
-    pub(crate) limit: usize,
-}
 
 /// The sessions of a state.
 pub(crate) struct Register<'a> {
@@ -74,7 +62,7 @@ impl<'a> Register<'a> {
     }
 
     /// A page of sessions.
-    pub(crate) fn list(&self, wanted: &Wanted) -> Result<api::SessionList, Refusal> {
+    pub(crate) fn list(&self, wanted: &SessionsWanted) -> Result<api::SessionList, Refusal> {
         let (mut sessions, mut next) = (Vec::new(), None);
         let height = self.height.0;
         match &wanted.of {
@@ -119,7 +107,7 @@ impl<'a> Register<'a> {
     fn names(
         &self,
         root: SessionId,
-        wanted: &Wanted,
+        wanted: &SessionsWanted,
     ) -> Result<impl Iterator<Item = Result<Name, Refusal>> + '_, Refusal> {
         let text = |what: &str, text: &str| Name::new(text).map_err(|error| Refusal::Bad(format!("{what}: {error}")));
         let after = wanted.after.as_deref().map(|name| text("after", name)).transpose()?;

@@ -10,18 +10,16 @@
 use crate::api::{self, Refusal};
 use crate::config::{self, Config};
 use crate::engine::{Engine, Version};
-use crate::exit::{Exit, Failure, causes};
+use crate::exit::{Failure, causes};
 use crate::home::Home;
+use crate::library::{directory, log_swept};
 use crate::metrics::Metrics;
 use crate::own_log::{OwnLog, Stood, Who};
 use crate::way::{sliced, step_back};
 use keelstone_codec::Height;
 use keelstone_ledger::NodeEvent;
-use keelstone_store::files::Directory;
 use keelstone_sync::library::{Info, Library, LibraryError, Making, Phase, Pin, Progress, SnapshotId, Swept};
-use std::io;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -91,106 +89,6 @@ struct Lease {
     used: Instant,
     /// Since when it stays for that alone.
     replaced: Option<Instant>,
-}
-
-/// Opens the library of a home directory for this process, and says what a crash or a bad disk has left in it.
-pub(crate) fn open_library(home: &Home) -> Result<Library, Failure> {
-    let (library, swept) = Library::open(directory(&home.snapshots())?)?;
-    log_swept(&swept);
-    Ok(library)
-}
-
-/// The library of a home whose history is about to change: whoever holds it can make it fit what comes of that, and nobody is
-/// kept from it by another process once it is too late.
-#[derive(Debug)]
-pub(crate) enum Held {
-    /// There is none.
-    Nothing,
-    Library(Library),
-    /// Its disk is bad, which is no reason not to put a whole state in a home.
-    Unreadable(Failure),
-}
-
-/// Takes the library of a home.
-///
-/// # Errors
-/// That another process holds it.
-pub(crate) fn hold_library(home: &Home) -> Result<Held, Failure> {
-    match home.snapshots().try_exists() {
-        Ok(false) => return Ok(Held::Nothing),
-        Ok(true) => {}
-        Err(error) => return Ok(Held::Unreadable(Failure::io(home.snapshots().display(), &error))),
-    }
-    match open_library(home) {
-        Ok(library) => Ok(Held::Library(library)),
-        Err(failure) if failure.exit == Exit::InUse => Err(failure),
-        Err(failure) => Ok(Held::Unreadable(failure)),
-    }
-}
-
-/// Removes the snapshots of a history that is no more, if there are any, and lets go of the library.
-pub(crate) fn forget_above(held: Held, home: &Home, height: Height) -> Result<(), Failure> {
-    let library = match held {
-        Held::Nothing => return Ok(()),
-        Held::Library(library) => library,
-        Held::Unreadable(failure) => return Err(failure),
-    };
-    let own = OwnLog::of(home);
-    for info in library.list().iter().filter(|info| info.id.height > height) {
-        library.delete(info.id)?;
-        own.told(Who::User, NodeEvent::RemovedSnapshot { height: info.id.height }, Stood::default());
-    }
-    Ok(())
-}
-
-/// Opens the library of a home directory to look at, beside a running node; none if there is none.
-pub(crate) fn look_into_library(home: &Home) -> Result<Option<(Library, Swept)>, Failure> {
-    let path = home.snapshots();
-    match Directory::to_read(&path) {
-        Ok(directory) => Ok(Some(Library::inspect(Arc::new(directory))?)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        // Whoever may not look does not know that there is none.
-        Err(error) => Err(Failure::io(path.display(), &error)),
-    }
-}
-
-/// A snapshot of a home to read, beside a running node.
-///
-/// # Errors
-/// That there is none; or that it is damaged, which is another thing.
-pub(crate) fn kept(home: &Home, id: SnapshotId) -> Result<(Library, Pin), Failure> {
-    let Some((library, found)) = look_into_library(home)? else { return Err(LibraryError::NotFound(id).into()) };
-    match library.pin(id) {
-        Some(pin) => Ok((library, pin)),
-        None => Err(found
-            .damaged
-            .iter()
-            .find(|(damaged, _)| *damaged == id)
-            .map_or_else(|| LibraryError::NotFound(id).into(), |found| damaged(home, found))),
-    }
-}
-
-/// Says that a snapshot of a home is damaged.
-pub(crate) fn damaged(home: &Home, (id, why): &(SnapshotId, String)) -> Failure {
-    let place = home.snapshots();
-    let message = format!("the snapshot of height {} in {} is damaged: {why}", id.height, place.display());
-    let hint = format!("keelstone snapshot create --height {} makes it anew where that state is kept", id.height);
-    Failure::integrity(message).hint(hint)
-}
-
-pub(crate) fn directory(path: &Path) -> Result<Arc<Directory>, Failure> {
-    let directory = Directory::new(path).map_err(|error| Failure::io(path.display(), &error))?;
-    Ok(Arc::new(directory))
-}
-
-fn log_swept(swept: &Swept) {
-    if swept.temporary + swept.unneeded > 0 {
-        let (temporary, unneeded) = (swept.temporary, swept.unneeded);
-        tracing::info!(temporary, unneeded, "removed what was left of snapshots that never came to be");
-    }
-    for (id, why) in &swept.damaged {
-        tracing::error!(height = id.height.0, why, "a snapshot is damaged and no longer listed");
-    }
 }
 
 impl Service {

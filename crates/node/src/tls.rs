@@ -10,7 +10,7 @@
 use crate::config::{FileName, Http};
 use crate::exit::{Failure, causes};
 use crate::home::Home;
-use crate::keyfile;
+use crate::input;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
@@ -83,7 +83,7 @@ pub(crate) struct Identity {
 
 impl Identity {
     fn load(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Failure> {
-        let text = keyfile::read_private(&self.key, "key of a certificate", KEY_BYTES_MAX)?;
+        let text = input::read_private(&self.key, "key of a certificate", KEY_BYTES_MAX)?;
         // The reader's message could quote what stands there.
         let key = PrivateKeyDer::from_pem_slice(&text)
             .map_err(|_| Failure::usage(format!("{} holds no private key as PEM", self.key.display())))?;

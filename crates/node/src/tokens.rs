@@ -8,6 +8,7 @@
 
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
+use crate::input;
 use crate::keyfile;
 use crate::newfile;
 use crate::strict_json;
@@ -96,7 +97,7 @@ fn fresh() -> Result<Zeroizing<String>, Failure> {
 /// A usage failure if others can read the file or it is not one.
 pub(crate) fn load(home: &Home) -> Result<Vec<Kept>, Failure> {
     let path = home.tokens();
-    let text = match keyfile::read_private(&path, "file of tokens", FILE_BYTES_MAX) {
+    let text = match input::read_private(&path, "file of tokens", FILE_BYTES_MAX) {
         Err(failure) if failure.exit == Exit::NotFound => return Ok(Vec::new()),
         read => read?,
     };
@@ -187,7 +188,7 @@ pub(crate) fn own(home: &Home) -> Option<Zeroizing<String>> {
 /// # Errors
 /// As [`load`], and a usage failure for what is no token.
 pub(crate) fn read(path: &Path) -> Result<Zeroizing<String>, Failure> {
-    let text = keyfile::read_private(path, "token", FILE_BYTES_MAX)?;
+    let text = input::read_private(path, "token", FILE_BYTES_MAX)?;
     let text = Zeroizing::new(String::from_utf8_lossy(&text).into_owned());
     given(text.trim_end_matches('\n').to_owned(), &path.display().to_string())
 }

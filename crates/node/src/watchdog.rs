@@ -10,9 +10,8 @@
 //!
 //! Rule: `spec/chain.md`, EXEC-13.
 
-use crate::cli::report;
 use crate::exit::{Exit, Failure};
-use crate::out::Out;
+use crate::out::{Out, report};
 use keelstone_execution::Activity;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;

@@ -6,7 +6,7 @@
 //!
 //! Rules: `spec/modules.md`, MODULE-4.
 
-use crate::api::{self, Entries, Page, Refusal};
+use crate::api::{self, By, Entries, Page, Refusal};
 use crate::{call, typed_key};
 use keelstone_codec::{Describe as _, Key, Namespace, NotHex, OrderedKey, Root, Shape, Text, unhex};
 use keelstone_execution::{IndexError, Layout, PublicKey, Registry, SYSTEM_NAMESPACES, entry_prefix};
@@ -14,8 +14,6 @@ use keelstone_ledger::Committed;
 use keelstone_ledger::modules::agents::AgentId;
 use keelstone_ledger::modules::index::Indexes;
 use keelstone_tree::Read;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A table by the name people know it by: its namespace, its place, and what it can be looked up by.
@@ -132,19 +130,6 @@ fn rows_of(layout: &Layout) -> Option<(Shape, Shape)> {
     }
 }
 
-/// What entries are looked up by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum By {
-    /// Agents, by what they are called.
-    Name,
-    /// Memes, by who posted them.
-    Author,
-    /// Alliances, by who is in them.
-    Member,
-    /// Relationships, by whom they are about.
-    Other,
-}
-
 impl By {
     /// Refuses to look for what a program without the built-in module never keeps.
     pub(crate) fn check(self, registry: &Registry) -> Result<(), Refusal> {
@@ -155,28 +140,6 @@ impl By {
                 "{self} looks up {table}, which are of the built-in module {space:?}: this program lacks it"
             ))),
         }
-    }
-}
-
-impl fmt::Display for By {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Name => "name",
-            Self::Author => "author",
-            Self::Member => "member",
-            Self::Other => "other",
-        })
-    }
-}
-
-impl FromStr for By {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let all = [Self::Name, Self::Author, Self::Member, Self::Other];
-        all.into_iter()
-            .find(|by| by.to_string() == text)
-            .ok_or_else(|| format!("there is no index {text:?}; there are name, author, member and other"))
     }
 }
 

@@ -5,14 +5,15 @@
 use super::patience::Patience;
 use crate::api::SnapshotFigures;
 use crate::bundle::progress_name;
+use crate::cometbft::keys::address_of;
 use crate::cometbft::rpc::RpcError;
-use crate::consensus::{Begin, Decided, Finalized, ProveError, TxResult, address_of};
 use crate::engine::Engine;
+use crate::engine::consensus::{Begin, Decided, Finalized, ProveError, TxResult};
+use crate::engine::statesync::SyncStanding;
 use crate::exit::{Exit, Failure, causes};
-use crate::http::Health;
+use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::snapshots::Service;
-use crate::statesync::SyncStanding;
 use bytes::Bytes;
 use keelstone_codec::{Hash, Height, Key, Namespace, Timestamp};
 use keelstone_execution::PublicKey;

@@ -6,13 +6,12 @@
 //!
 //! Rule: `spec/ledger.md`, LEDGER-7.
 
-use super::certificate::{self, Certificate};
+use crate::cometbft::certificate::{self, Certificate};
 use crate::cometbft::rpc::Rpc;
-use crate::consensus::Consensus;
 use crate::engine::Engine;
-use crate::exit::{Failure, causes};
+use crate::exit::causes;
 use crate::metrics::Metrics;
-use keelstone_codec::{ChainId, Hash, Height, Root};
+use keelstone_codec::{Height, Root};
 use prost::Message as _;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -230,40 +229,14 @@ fn compare(engine: &dyn Engine, height: Height, signed: Result<SignedHeader, Str
     }
 }
 
-/// The root that consensus certified of a height, as far as its header was kept here: verified again, for what is kept is
-/// bytes on a disk. None without a header, or without the version that says who votes.
-///
-/// # Errors
-/// What reading them says; an integrity failure if what is kept certifies nothing.
-// spec: LEDGER-7, CHECK-1
-pub(crate) fn certified_root(
-    chain: &dyn Consensus,
-    chain_id: &ChainId,
-    height: Height,
-) -> Result<Option<Root>, Failure> {
-    let Some(kept) = chain.certificate(height)? else { return Ok(None) };
-    let none = |error: &dyn std::error::Error| {
-        Failure::integrity(format!("what is kept here of the header that certifies height {height} is none: {error}"))
-    };
-    let signed = SignedHeader::decode(kept.as_slice()).map_err(|error| none(&error))?;
-    let Some(voters) = chain.voters_at(height.next())? else { return Ok(None) };
-    let certificate = certificate::verify(signed, chain_id.as_str(), height.next(), &voters);
-    certificate.map(|certificate| Some(certificate.root)).map_err(|error| none(&error))
-}
-
-/// The root in a certificate that this node verified when it came, and kept: the state that says who votes is what is lost.
-// spec: RECOVER-1
-pub(crate) fn certified_by(certificate: &[u8]) -> Option<Root> {
-    let header = SignedHeader::decode(certificate).ok()?.header?;
-    <[u8; 32]>::try_from(header.app_hash.as_slice()).ok().map(|root| Root(Hash(root)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abci::certificate::{header_hash, vote_bytes};
     use crate::abci::tests::{Place, block, key, register};
+    use crate::cometbft::certificate::{header_hash, vote_bytes};
+    use crate::engine::consensus::certified_root;
     use crate::exit::Exit;
+    use keelstone_codec::ChainId;
     use keelstone_sync::consistency::{self, Certified};
     use tendermint_proto::v0_38::types::{BlockId, BlockIdFlag, Commit, CommitSig, Header};
 
@@ -276,7 +249,7 @@ mod tests {
         let mut commit = Commit { height, round: 0, block_id: Some(block_id.clone()), signatures: vec![] };
         let mut vote = CommitSig {
             block_id_flag: BlockIdFlag::Commit.into(),
-            validator_address: crate::consensus::address_of(&key(signer).public()).to_vec(),
+            validator_address: crate::cometbft::keys::address_of(&key(signer).public()).to_vec(),
             ..CommitSig::default()
         };
         vote.signature = key(signer).sign(&vote_bytes("abci-test", &commit, &block_id, &vote)).0.to_vec();

@@ -10,7 +10,6 @@
 //! and 0.40 share.
 
 mod application;
-pub(crate) mod certificate;
 mod certifier;
 mod frame;
 pub(crate) mod hostile;
@@ -20,6 +19,6 @@ mod server;
 mod tests;
 
 pub(crate) use application::Application;
-pub(crate) use certifier::{Certifier, certified_by, certified_root};
+pub(crate) use certifier::Certifier;
 pub use frame::{FIELDS_MAX, FRAME_BYTES_MAX, FrameError, Frames, STRUCTURE_BYTES_MAX, check_size};
 pub(crate) use server::{Calls, Server};

@@ -3,14 +3,15 @@
 use super::{Application, Server};
 use crate::api::Refusal;
 use crate::config::{AbciAddress, Config};
+use crate::engine::statesync::SyncStanding;
 use crate::engine::{self, Engine};
 use crate::exit::Exit;
 use crate::generations::Fault;
+use crate::health::Health;
 use crate::home::Home;
-use crate::http::Health;
+use crate::library::open_library;
 use crate::metrics::Metrics;
-use crate::snapshots::{Service, making, open_library};
-use crate::statesync::SyncStanding;
+use crate::snapshots::{Service, making};
 use bytes::Bytes;
 use keelstone_codec::{
     BoundedSet, ChainId, Encode as _, Fixed, Hash, Height, Key, Namespace, Root, Text, Timestamp, Value,
@@ -308,7 +309,7 @@ pub(super) fn block(height: i64, txs: Vec<Bytes>) -> proto::RequestFinalizeBlock
         txs,
         height,
         time: Some(EngineTime { seconds: GENESIS_SECONDS + height, nanos: 5_000_000 }),
-        proposer_address: crate::consensus::address_of(&key(PROPOSER).public()).to_vec().into(),
+        proposer_address: crate::cometbft::keys::address_of(&key(PROPOSER).public()).to_vec().into(),
         ..Default::default()
     }
 }

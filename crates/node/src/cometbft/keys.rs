@@ -14,6 +14,15 @@ use zeroize::Zeroizing;
 /// The state of a validator that has signed nothing yet.
 pub(crate) const NOTHING_SIGNED: &str = "{\n  \"height\": \"0\",\n  \"round\": 0,\n  \"step\": 0\n}";
 
+/// How an engine names a validator: the first 20 bytes of the SHA-256 of its key.
+pub(crate) type Address = [u8; 20];
+
+/// The address of a validator.
+pub(crate) fn address_of(key: &PublicKey) -> Address {
+    let digest = Sha256::digest(key.as_bytes());
+    digest[..20].try_into().expect("a digest has 32 bytes")
+}
+
 /// The address of a validator: 40 hexadecimal digits, upper case.
 pub(crate) fn address(key: &PublicKey) -> String {
     hex::encode_upper(&Sha256::digest(key.0.0)[..20])

@@ -4,9 +4,11 @@
 //! its RPC answers is taken to come from a stranger: bounded, and compared with a second node before it is trusted.
 
 pub(crate) mod base64;
+pub(crate) mod certificate;
 pub(crate) mod config_file;
 pub(crate) mod genesis;
 pub(crate) mod home;
+pub(crate) mod hostile;
 pub(crate) mod keys;
 pub(crate) mod light;
 pub(crate) mod rpc;

@@ -3,12 +3,12 @@
 //! `claim` signs a statement and needs the chain only to be told what it is called and which agent acts by the key.
 //! All others but `status` send a transaction, signed with a key of this home.
 
-use super::proof::read_input;
 use super::tx;
 use crate::api::{Chain, Page, Row};
 use crate::call;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
+use crate::input::read_input;
 use crate::out::Ink;
 use crate::strict_json;
 use crate::world;

@@ -1,9 +1,9 @@
 //! `keelstone import xian PATH`: a new chain that begins with another network's state.
 
 use super::init::{BlocksBy, create, fresh_genesis, validator};
-use super::proof::read_input;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
+use crate::input::read_input;
 use crate::out::grouped;
 use clap::{Args, Subcommand};
 use keelstone_codec::Height;

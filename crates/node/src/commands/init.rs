@@ -1,20 +1,20 @@
 //! `keelstone init`: a new chain in a home directory.
 
-use super::proof::FILE_BYTES_MAX;
 use crate::cli::Context;
 use crate::clock::now;
 use crate::cometbft::base64::from_base64;
 use crate::cometbft::genesis::engine_genesis;
+use crate::config::PeerAddress;
 use crate::config::{Config, EngineKind};
 use crate::engine::{open_held, refuse_to_forget};
 use crate::exit::{Exit, Failure};
 use crate::generations::Generations;
 use crate::home::Home;
+use crate::input::FILE_BYTES_MAX;
 use crate::keyfile::{KeyDir, PRODUCER};
 use crate::misfits;
 use crate::newfile;
 use crate::out::{bytes, short};
-use crate::p2p::PeerAddress;
 use crate::room;
 use clap::Args;
 use keelstone_codec::{ChainId, Hash};
@@ -61,7 +61,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let genesis = match &options.genesis {
         Some(file) => {
             refuse_too_long(file)?;
-            let text = super::proof::read_input(file)?;
+            let text = crate::input::read_input(file)?;
             Genesis::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?
         }
         None => {

@@ -5,7 +5,7 @@ use super::sync;
 use crate::abci::{self, Application, Certifier};
 use crate::bundle::progress_name;
 use crate::check;
-use crate::cli::{Context, report};
+use crate::cli::Context;
 use crate::client;
 use crate::cometbft::home::check_genesis;
 use crate::cometbft::rpc::Rpc;
@@ -13,22 +13,26 @@ use crate::config::{Config, EngineKind, Log, LogFormat};
 use crate::control::{Control, Desk};
 use crate::descriptors;
 use crate::engine::Engine;
+use crate::engine::consensus::stands_at;
+use crate::engine::versions::Attests;
 use crate::exit::{Exit, Failure};
 use crate::follower::{Follower, follow};
+use crate::health::Health;
 use crate::home::Home;
-use crate::http::{Access, Attached, Health, Hub, Limits, Reload, Served, Telling, router, serve};
+use crate::http::{Access, Attached, Hub, Limits, Reload, Served, router, serve};
 use crate::interrupt::Stop;
 use crate::keyfile::PRODUCER;
 use crate::mend::Mender;
 use crate::metrics::Metrics;
-use crate::out::{Out, grouped, short};
+use crate::out::{Out, grouped, report, short};
 use crate::own_log::{OwnLog, Who};
-use crate::p2p::{self, Attests, Ends, Follow, HEARD_MAX, Network, Over, Seen};
+use crate::p2p::{self, Ends, Follow, HEARD_MAX, Network, Over, Seen};
 use crate::producer::Producer;
 use crate::recovery::{self, Wanted, Wish};
 use crate::scrub::{Scrubber, Tell};
 use crate::snapshots::Service;
 use crate::supervise::{Ended, Supervised, Supervisor, connects_elsewhere, fall_back, first_block_is_gone};
+use crate::telling::Telling;
 use crate::tls::ServerTls;
 use crate::watchdog::{Look, Watchdog, halt};
 use clap::Args;
@@ -760,14 +764,6 @@ fn certify(
         home.withdraw_api();
         std::process::exit(i32::from(Exit::Integrity as u8));
     })
-}
-
-/// The block the chain stands at; none before the first, nor while nothing but a snapshot speaks for its state. Does not
-/// wait for a snapshot that is being taken in, as a stop would have to then.
-pub(crate) fn stands_at(engine: &dyn Engine) -> Option<Height> {
-    // In this order: a state that is put in place meanwhile is not taken for one that a block was made on.
-    let last = engine.standing().last?;
-    (!engine.is_unconfirmed()).then_some(last)
 }
 
 /// Ends the process when state sync will not come to its end: CometBFT would idle at height 0 for ever and only its own

@@ -6,6 +6,7 @@
 use crate::api;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
+use crate::input::read_input;
 use crate::out::{Ink, bytes, short};
 use crate::strict_json;
 use crate::world;
@@ -15,11 +16,7 @@ use keelstone_tree::{
     Answer, Blake3, HashKind, Hasher, KeyRange, Proof, ProofError, ProofLimits, Query, RangeAnswer, Sha256,
 };
 use serde_json::{Value, json};
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
-
-/// Bytes of a file that is read whole: a proof of the longest value and its way, in hexadecimal, with the value beside it.
-pub(crate) const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+use std::path::PathBuf;
 
 /// Check a proof without a store
 #[derive(Debug, Args)]
@@ -220,27 +217,4 @@ pub(crate) fn shown(hasher: HashKind, proof: &[u8], root: Root, query: &Query) -
         RangeAnswer::Complete(entries) => Ok(entries.iter().map(pair).collect()),
         RangeAnswer::Incomplete { .. } => Err(Failure::integrity("the proof does not show all of these keys")),
     }
-}
-
-/// A file, or standard input for `-`, up to a bound.
-pub(crate) fn read_input(file: &Path) -> Result<Vec<u8>, Failure> {
-    let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => Failure::usage(format!("there is no file {}", file.display())),
-        std::io::ErrorKind::IsADirectory => {
-            Failure::usage(format!("{} is a directory, a file is expected", file.display()))
-        }
-        _ => Failure::io(format_args!("could not read {}", file.display()), &error),
-    };
-    let mut text = Vec::new();
-    if file == Path::new("-") {
-        std::io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
-    } else {
-        std::fs::File::open(file)
-            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text))
-            .map_err(failed)?;
-    }
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(Failure::usage(format!("{} is longer than {}", file.display(), bytes(FILE_BYTES_MAX))));
-    }
-    Ok(text)
 }

@@ -2,9 +2,9 @@
 //! recovery signed.
 
 use super::db::confirmed;
-use super::proof::read_input;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
+use crate::input::read_input;
 use crate::interrupt::Stop;
 use crate::out::{Ink, grouped};
 use crate::own_log::Who;

@@ -4,11 +4,10 @@
 //! transaction like any other: with `--plan` it is printed as the file that `tx` and `bundle` take, and nothing is sent.
 
 use super::tx::{self, settle, sign};
-use crate::api::{Chain, Refusal, Session};
+use crate::api::{Chain, Refusal, Session, SessionsWanted};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, grouped, short};
-use crate::session::Wanted;
 use clap::{Args, Subcommand};
 use keelstone_codec::{DecodeError, StateHash};
 use keelstone_execution::{ANCESTORS_MAX, Capability, PublicKey, SessionId};
@@ -138,7 +137,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         Action::Close { session, of, sender } => end(&session, of.as_deref(), true, &sender, context),
         Action::List { of, below, limit, after } => {
             let of = of.map(|of| tx::sender(&of, context)).transpose()?;
-            list(&Wanted { of, below, after, limit: usize::from(limit) }, context)
+            list(&SessionsWanted { of, below, after, limit: usize::from(limit) }, context)
         }
         Action::Show { session, of } => {
             let chain = context.chain()?;
@@ -169,7 +168,7 @@ fn named(chain: &dyn Chain, name: &str, of: &PublicKey) -> Result<Session, Failu
 
 /// Who took a name last, if somebody did. It may be closed since.
 fn holder(chain: &dyn Chain, name: &str, of: &PublicKey) -> Result<Option<Session>, Failure> {
-    let wanted = Wanted { of: Some(*of), below: Some(name.to_owned()), after: None, limit: 1 };
+    let wanted = SessionsWanted { of: Some(*of), below: Some(name.to_owned()), after: None, limit: 1 };
     Ok(chain.sessions(&wanted)?.sessions.into_iter().find(|session| session.name == name))
 }
 
@@ -317,7 +316,7 @@ fn sent(plan: &Value, sender: &Sender, context: &Context<'_>) -> Result<Option<S
     Ok(Some(Sent { chain, id: signed.id(), result: result.unwrap_or_default() }))
 }
 
-fn list(wanted: &Wanted, context: &Context<'_>) -> Result<Exit, Failure> {
+fn list(wanted: &SessionsWanted, context: &Context<'_>) -> Result<Exit, Failure> {
     let found = context.chain()?.sessions(wanted)?;
     let out = context.out;
     for session in &found.sessions {

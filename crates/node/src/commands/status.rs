@@ -7,9 +7,9 @@ use crate::cometbft::rpc::Rpc;
 use crate::config::EngineKind;
 use crate::exit::{Exit, Failure};
 use crate::follower::follow;
+use crate::library::look_into_library;
 use crate::out::{Ink, bytes, grouped};
 use crate::p2p::{SILENT, Seen};
-use crate::snapshots::look_into_library;
 use clap::Args;
 use std::time::Duration;
 

@@ -12,18 +12,20 @@ use super::snapshot::extract::Prefix;
 use super::snapshot::{complete_genesis, genesis_for};
 use crate::cli::Context;
 use crate::config::Config;
-use crate::engine::{self, Aside, Engine, snapshot_params};
+use crate::config::{PeerAddress, Place};
+use crate::engine::{self, Aside, Engine};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Stop;
+use crate::library::snapshot_params;
+use crate::library::{forget_above, hold_library};
 use crate::metrics::Metrics;
 use crate::out::{Ink, Out, bytes, grouped};
 use crate::own_log::{OwnLog, Stood, Who};
 use crate::p2p::{
-    self, Bans, Ends, Follow, Following, Joining, MirrorSource, Network, Opened, Over, PeerAddress, Place, Seen,
-    Sources, Trust, Until, joiner_settings,
+    self, Bans, Ends, Follow, Following, Joining, MirrorSource, Network, Opened, Over, Seen, Sources, Trust, Until,
+    joiner_settings,
 };
 use crate::room;
-use crate::snapshots::{forget_above, hold_library};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use keelstone_codec::{Height, Root};

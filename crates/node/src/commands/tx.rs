@@ -1,11 +1,11 @@
 //! `keelstone tx build|sign|send|show`: transactions from JSON files with calls by name.
 
-use super::proof::read_input;
 use super::query::show_outcomes;
 use crate::api::{self, Chain, FailureText, Refusal};
 use crate::bundle::{Facts, Plan, show_signed};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
+use crate::input::read_input;
 use crate::out::{Ink, grouped, short};
 use crate::strict_json::{self, JsonError};
 use clap::{Args, Subcommand};

@@ -14,8 +14,8 @@ mod server;
 mod taking;
 
 pub(crate) use access::Access;
-pub(crate) use events::{Event, Hub, Id, Place, Telling, Told};
+pub(crate) use events::Hub;
 pub(crate) use limits::Limits;
 pub(crate) use reload::Reload;
-pub(crate) use routes::{Attached, ENTRIES_BYTES_MAX, Health, Served, router};
+pub(crate) use routes::{Attached, Served, router};
 pub(crate) use server::serve;

@@ -2,24 +2,24 @@
 
 use super::access::{self, Access, Takes};
 use super::error::{ApiError, Code, ErrorBody};
-use super::events::{Event, Hub, Id, Place, Refused, Subscription, Told};
+use super::events::{Hub, Refused, Subscription};
 use super::limits::{Limits, cross_origin, guard};
 use super::reload::Reload;
 use super::server::Connection;
 use super::taking::{Crowded, Room, bound};
 use crate::abci;
-use crate::api::{self, Chain, Page, Refusal};
-use crate::audit::Wanted;
+use crate::api::{self, AuditWanted, By, Chain, Page, Refusal, SessionsWanted, decimal};
 use crate::cli::Application;
 use crate::cometbft::rpc::Rpc;
 use crate::engine::Engine;
+use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::out::NAME;
 use crate::p2p::{SILENT, Seen, Standing};
-use crate::session::Wanted as WantedSessions;
 use crate::snapshots::Service;
 use crate::strict_json;
-use crate::world::{self, By};
+use crate::telling::{Event, EventPlace, Id, Told};
+use crate::world;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Extension, MatchedPath, Path, Request, State};
@@ -35,10 +35,9 @@ use keelstone_execution::{PublicKey, Registry, SessionId};
 use keelstone_sync::snapshot::FORMAT;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
-use std::num::ParseIntError;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -52,9 +51,6 @@ const WRITE_FAILED: &str = "a write failed: nothing is committed until the node 
 
 /// The most entries one listing returns.
 const ENTRIES_MAX: usize = 1_000;
-/// The most bytes of values one listing returns.
-pub(crate) const ENTRIES_BYTES_MAX: usize = 4 * 1024 * 1024;
-
 /// What handlers work with.
 #[derive(Clone)]
 pub(crate) struct Served {
@@ -88,37 +84,7 @@ pub(crate) struct Attached {
     pub(crate) address: String,
 }
 
-/// Whether this node is any use.
-#[derive(Debug, Default)]
-pub(crate) struct Health {
-    /// A write failed: nothing more is committed until the node restarts.
-    pub(crate) failed: AtomicBool,
-    /// Stored bytes are damaged, as a scrub found.
-    pub(crate) damaged: AtomicBool,
-    /// So much was mended of late that nothing more is.
-    pub(crate) mends_no_more: AtomicBool,
-    /// The node is stopping.
-    pub(crate) stopping: AtomicBool,
-    /// The last check found that the state here is damaged, or not the certified one.
-    pub(crate) inconsistent: AtomicBool,
-    /// The function that somebody asked about and that does not end, if there is one.
-    endless: Mutex<Option<&'static str>>,
-}
-
 impl Health {
-    /// Takes note of which function does not end that somebody asked about; says whether that is news.
-    // spec: EXEC-13
-    pub(crate) fn note_endless(&self, function: Option<&'static str>) -> bool {
-        let mut endless = self.endless.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *endless, function) != function
-    }
-
-    /// What is to be said of it.
-    fn endless(&self) -> Option<String> {
-        let function = (*self.endless.lock().unwrap_or_else(PoisonError::into_inner))?;
-        Some(format!("no witness is made: {function} was asked about, does not end, and cannot be stopped"))
-    }
-
     /// Why nothing is committed any more, once a write has failed.
     fn write_failed(&self) -> Option<ApiError> {
         let has_failed = self.failed.load(Ordering::Relaxed);
@@ -401,15 +367,6 @@ async fn ask<T: Send + 'static>(
 ) -> Result<T, ApiError> {
     let chain = served.chain.clone();
     Ok(in_turn(&ASKING, move || question(&*chain)).await??)
-}
-
-/// A number, in the one form it is written in here: no sign, and no zeros before it.
-pub(super) fn decimal<N: FromStr<Err = ParseIntError> + ToString>(text: &str) -> Result<N, String> {
-    let number: N = text.parse().map_err(|error: ParseIntError| error.to_string())?;
-    match number.to_string() == text {
-        true => Ok(number),
-        false => Err(format!("expected {}, found {text:?}", number.to_string())),
-    }
 }
 
 /// Text of a request as the type it should be.
@@ -761,7 +718,7 @@ async fn sessions(
     Extension(parameters): Extension<Parameters>,
 ) -> Answer<api::SessionList> {
     let text = |name| parameters.get(name).map(str::to_owned);
-    let wanted = WantedSessions {
+    let wanted = SessionsWanted {
         of: parameters.get("of").map(|text| parsed("of", text, PublicKey::from_hex)).transpose()?,
         below: text("below"),
         after: text("after"),
@@ -944,7 +901,7 @@ async fn history(
     )
 )]
 async fn audit(State(served): State<Served>, Extension(parameters): Extension<Parameters>) -> Answer<api::Audit> {
-    let wanted = Wanted {
+    let wanted = AuditWanted {
         from: parameters.number("from")?,
         height: parameters.height("height")?,
         kind: parameters.get("kind").map(str::to_owned),
@@ -999,8 +956,8 @@ async fn events(
     let from = match headers.get("last-event-id") {
         // As a stream leaves it that could not be taken up again.
         Some(last) if last.is_empty() => None,
-        Some(last) => Some(parsed("Last-Event-ID", last.to_str().unwrap_or_default(), Place::from_str)?.next()),
-        None => parameters.height("from")?.map(Place::first_of),
+        Some(last) => Some(parsed("Last-Event-ID", last.to_str().unwrap_or_default(), EventPlace::from_str)?.next()),
+        None => parameters.height("from")?.map(EventPlace::first_of),
     };
     let subscription = served.hub.subscribe(connection, &served.limits, from.is_some()).map_err(|refused| {
         served.metrics.refused("subscriptions");
@@ -1019,7 +976,7 @@ async fn events(
         // a reader has read whole.
         let mut read = listening.read(next, None).await?;
         if read.as_ref().is_some_and(|(events, _)| events.is_empty()) {
-            next = Place::first_of(next.height.next());
+            next = EventPlace::first_of(next.height.next());
             read = listening.read(next, None).await?;
         }
         let (read, held) = read.unwrap_or_default();
@@ -1055,7 +1012,7 @@ struct Held {
 /// Events from a place on, and the block they are of, if there is more of it and room for it.
 fn piece(
     chain: &dyn Engine,
-    next: Place,
+    next: EventPlace,
     bytes_max: usize,
     held: Option<Held>,
 ) -> Result<(Vec<Event>, Option<Held>), Refusal> {
@@ -1082,7 +1039,7 @@ struct Listening {
 
 /// Where a stream stands that reads what happened before.
 struct Past {
-    next: Place,
+    next: EventPlace,
     read: std::vec::IntoIter<Event>,
     /// The block it is in.
     held: Option<Held>,
@@ -1098,7 +1055,7 @@ impl Listening {
                 // The block's own is the last of its height.
                 past.next = match event.id {
                     Id::At(place) if event.kind != "block" => place.next(),
-                    _ => Place::first_of(past.next.height.next()),
+                    _ => EventPlace::first_of(past.next.height.next()),
                 };
                 self.subscription.took_earlier();
                 return Some(event);
@@ -1107,7 +1064,7 @@ impl Listening {
             match self.read(next, held).await {
                 Ok(Some((read, held))) => {
                     // Nothing behind the last event of its height: the next begins.
-                    let next = if read.is_empty() { Place::first_of(next.height.next()) } else { next };
+                    let next = if read.is_empty() { EventPlace::first_of(next.height.next()) } else { next };
                     self.past = Some(Past { next, read: read.into_iter(), held });
                     has_to_read = false;
                 }
@@ -1122,7 +1079,7 @@ impl Listening {
     }
 
     /// The [`piece`] from a place on; none if its height is the next one, which is not there yet.
-    async fn read(&self, next: Place, held: Option<Held>) -> Result<Option<(Vec<Event>, Option<Held>)>, ApiError> {
+    async fn read(&self, next: EventPlace, held: Option<Held>) -> Result<Option<(Vec<Event>, Option<Held>)>, ApiError> {
         let chain = self.served.chain.clone();
         in_turn(&ASKING, move || match piece(&*chain, next, PAST_BYTES_MAX, held) {
             Err(Refusal::Height { asked, highest, .. }) if asked == highest.saturating_add(1) => Ok(None),
@@ -1346,7 +1303,7 @@ mod tests {
         }
         chain.produce(Timestamp(1), key.public(), false).expect("made");
 
-        let one = |index, held| piece(&*chain, Place { height: Height(1), index }, 1, held).expect("there");
+        let one = |index, held| piece(&*chain, EventPlace { height: Height(1), index }, 1, held).expect("there");
         let place = |held: &Option<Held>| held.as_ref().map(|held| held.block.receipts.as_ptr());
         let (events, mut held) = one(0, None);
         assert_eq!((events.len(), HELD.available_permits() < HELD_KIB_MAX), (1, true));

@@ -8,36 +8,19 @@
 
 use super::{Network, NodeId};
 use crate::engine::Engine;
+use crate::engine::versions::{Word, carried};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use keelstone_codec::{Blob, Encode as _, Height};
-use keelstone_ledger::{SecretKey, SignedAttestation};
-use keelstone_sync::peers::{CERTIFICATE_BYTES_MAX, Frame, Request};
+use keelstone_codec::{Encode as _, Height};
+use keelstone_ledger::SecretKey;
+use keelstone_sync::peers::{Frame, Request};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// What certifies the newest version here; none before there is one.
-pub(crate) type Word = Option<Arc<SignedAttestation>>;
-
 /// The shortest time between two announcements to a peer: of what comes faster it hears the newest.
 const PACE: Duration = Duration::from_millis(10);
-
-/// Whose signature certifies the versions that a node gives.
-pub(crate) enum Attests {
-    /// Nobody's: they are certified elsewhere.
-    Nobody,
-    /// Its own, made when it is asked for.
-    Key(Arc<SecretKey>),
-    /// A producer's, which it has from others.
-    Carried(watch::Receiver<Word>),
-}
-
-/// An attestation as it travels.
-pub(super) fn carried(signed: &SignedAttestation) -> Option<Blob<CERTIFICATE_BYTES_MAX>> {
-    Blob::new(signed.to_bytes()).ok()
-}
 
 /// Signs the newest version, at once and whenever there is another.
 pub(crate) async fn sign_each(

@@ -7,9 +7,10 @@
 //!
 //! Rules: `spec/peers.md`, PEER-15 and PEER-21; `spec/snapshot.md`, SNAP-11 and SNAP-12.
 
-use super::{AskError, Distrust, Everybody, Network, NodeId, Trust, Word, certified_version};
-use crate::api::MadeBy;
+use super::{AskError, Distrust, Everybody, Network, NodeId, Trust, certified_version};
+use crate::api::{FollowFigures, MadeBy};
 use crate::clock::now;
+use crate::engine::versions::Word;
 use crate::engine::{Engine, Untaken};
 use crate::exit::Failure;
 use crate::metrics::Metrics;
@@ -118,6 +119,24 @@ pub(crate) struct Seen {
     manner: Manner,
     made_by: Arc<MadeBy>,
     standing: Arc<Mutex<Standing>>,
+}
+
+impl FollowFigures {
+    /// Of a node that stands at a height.
+    pub(crate) fn of(seen: &Seen, height: u64) -> Self {
+        let standing = seen.standing();
+        let certified_height = standing.certified.map(|height| height.0);
+        Self {
+            manner: if seen.manner() == Manner::Blocks { "execute" } else { "apply" }.to_owned(),
+            producer: seen.made_by().clone(),
+            certified_height,
+            behind_blocks: certified_height.map(|certified| certified.saturating_sub(height)),
+            said_at: standing.said_at.map(|at| at.0),
+            missing_height: standing.gap.map(|(missing, _)| missing.0),
+            kept_from: standing.gap.map(|(_, from)| from.0),
+            refused: standing.refused,
+        }
+    }
 }
 
 impl Seen {

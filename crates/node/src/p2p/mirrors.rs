@@ -3,9 +3,8 @@
 //! What they hold is read by name, each file no longer than it may be, and answers like a peer; it is believed as little.
 
 use super::{AskError, MirrorSource};
-use crate::authority;
 use crate::client::{Ask, exchange};
-use crate::config::HttpAddress;
+use crate::config::Place;
 use crate::exit::Failure;
 use keelstone_store::files::{Directory, Files as _};
 use keelstone_sync::mirror::{Mirror, MirrorError, Shelf};
@@ -15,52 +14,10 @@ use std::fmt;
 use std::io;
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 /// Bytes that a server may put before a file.
 const HEAD_BYTES_MAX: u64 = 16 << 10;
-
-/// Where the files of a mirror are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
-    /// On this machine.
-    Directory(PathBuf),
-    /// A server, and what stands before the names of files there: empty, or it begins with a slash and ends without.
-    Http(HttpAddress, String),
-}
-
-impl FromStr for Place {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("expected a directory or http://HOST:PORT/PATH, found {text:?}");
-        let Some(rest) = text.strip_prefix("http://") else {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'.' | b'-');
-            let has_scheme = text.split_once("://").is_some_and(|(scheme, _)| scheme.bytes().all(plain));
-            // With a bracket begins a list where one place was to stand. Directories of such names can be had with `./` before.
-            return if has_scheme || text.starts_with('[') { Err(wrong()) } else { Ok(Self::Directory(text.into())) };
-        };
-        let (server, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let path = path.trim_end_matches('/');
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'-' | b'_' | b'~' | b'%');
-        let port = if authority::split(server).is_some_and(|(_, port)| port.is_none()) { ":80" } else { "" };
-        let address = HttpAddress::parse(&format!("http://{server}{port}"));
-        match address.ok().filter(|_| path.bytes().all(plain)) {
-            Some(address) => Ok(Self::Http(address, path.to_owned())),
-            None => Err(wrong()),
-        }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Directory(path) => path.display().fmt(f),
-            Self::Http(address, path) => write!(f, "{address}{path}"),
-        }
-    }
-}
 
 /// A place, and how long reading a file there may take without a byte.
 pub(crate) struct Reach {

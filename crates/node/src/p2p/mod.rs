@@ -11,7 +11,6 @@
 //!
 //! Rules: `spec/peers.md`. How to run it: `docs/sync.md`.
 
-mod address;
 mod announcing;
 mod asking;
 mod bans;
@@ -29,11 +28,9 @@ mod shares;
 #[cfg(test)]
 mod tests;
 mod trust;
-mod versions;
 
-pub use address::PeerAddress;
-pub(crate) use address::Transport;
-pub(crate) use announcing::{Attests, Word, announce, sign_each};
+use crate::config::{NodeId, PeerAddress, Transport};
+pub(crate) use announcing::{announce, sign_each};
 pub(crate) use asking::{ask_all, attested, came_to_nothing};
 pub(crate) use bans::Bans;
 pub(crate) use following::{Ends, Follow, Following, HEARD_MAX, Heard, Over, SILENT, Seen, Standing, Until};
@@ -41,17 +38,11 @@ pub(crate) use gate::ConnectionLimits;
 pub(crate) use joining::{Certifies, Joining, MirrorSource, Sources};
 use keelstone_codec::Decode as _;
 use keelstone_sync::peers::{Frame, Request, Response};
-pub use mirrors::Place;
 pub(crate) use mirrors::{Opened, Reach};
 pub(crate) use nearby::Nearby;
 pub(crate) use network::{Everybody, Network, Setup};
-pub(crate) use serving::Answers;
 pub(crate) use settings::{joiner_settings, seed, server_limits, setup};
 pub(crate) use trust::{Distrust, Trust, version as certified_version};
-pub(crate) use versions::{answers as answers_of, attest};
-
-/// Who a peer is: the hash of its key, which it has proven to hold.
-pub type NodeId = libp2p::PeerId;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,10 +1,11 @@
 //! Answering peers, on a thread of its own: reading the store and compressing takes milliseconds that nobody else waits.
 //!
-//! What may be asked for and how much of it is decided by [`Server`]; here are only the queue, which is short and
+//! What may be asked for and how much of it is decided by [`keelstone_sync::peers::Server`]; here are only the queue, which is short and
 //! tells whoever finds it full to come back, and the clock.
 
+use crate::engine::versions::Answers;
 use keelstone_codec::Encode as _;
-use keelstone_sync::peers::{Frame, PeerId, Request, Response, Server, Tick, Versions};
+use keelstone_sync::peers::{Frame, PeerId, Request, Response, Tick};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -13,33 +14,6 @@ use std::time::Instant;
 const WAITING_MAX: usize = 64;
 /// In how many milliseconds to come back when they do.
 const COME_BACK_MS: u32 = 200;
-
-/// Whoever gives answers: a server over a chain, whatever its hasher.
-pub(crate) trait Answers: Send {
-    /// As [`Server::answer`].
-    fn answer(&mut self, now: Tick, peer: PeerId, request: &Request) -> Response;
-    /// As [`Server::worked`].
-    fn worked(&mut self, peer: PeerId, ms: u64);
-    /// As [`Server::gone`].
-    fn gone(&mut self, peer: PeerId);
-}
-
-impl<V: Versions> Answers for Server<V>
-where
-    Self: Send,
-{
-    fn answer(&mut self, now: Tick, peer: PeerId, request: &Request) -> Response {
-        Self::answer(self, now, peer, request)
-    }
-
-    fn worked(&mut self, peer: PeerId, ms: u64) {
-        Self::worked(self, peer, ms);
-    }
-
-    fn gone(&mut self, peer: PeerId) {
-        Self::gone(self, peer);
-    }
-}
 
 /// What becomes of an answer's frame.
 pub(super) type Reply = Box<dyn FnOnce(Vec<u8>) + Send>;

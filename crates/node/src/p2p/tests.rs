@@ -4,10 +4,12 @@ use super::codec::PROTOCOL;
 use super::network::{ANNOUNCEMENTS_MAX, Announced, KNOWN_MAX, LOOK_EVERY, NEARBY_ENOUGH, crowded_out, without_quic};
 use super::*;
 use crate::config::{Config, P2p};
-use crate::engine::{self, Engine, snapshot_params};
+use crate::engine::versions::{Answers, Attests, Word};
+use crate::engine::{self, Engine};
 use crate::exit::Failure;
 use crate::home::Home;
 use crate::keyfile::KeyDir;
+use crate::library::snapshot_params;
 use crate::metrics::Metrics;
 use keelstone_codec::{
     Blob, BoundedList, ChainId, Encode as _, Fixed, Height, Key, Namespace, Root, Text, Timestamp, Value,

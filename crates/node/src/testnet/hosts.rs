@@ -1,11 +1,12 @@
 //! Where the nodes of a test network live: on loopback with a port each, or each in a network namespace of its own.
 
 use crate::exit::{Exit, Failure};
+use crate::processes::ip;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// Ports are taken from below the range from which systems choose ports for outgoing connections, so that none of those
 /// can take one between its choice and its use.
@@ -134,21 +135,6 @@ fn place(name: &str, index: u8) -> [Vec<String>; 2] {
         .map(|words| words.map(str::to_owned).to_vec())
 }
 
-/// Runs `ip`, and fails with what it said.
-pub(crate) fn ip(arguments: &[&str]) -> Result<String, Failure> {
-    let shown = format!("ip {}", arguments.join(" "));
-    let output = Command::new("ip")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| Failure::io(format_args!("could not run {shown}"), &error))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Failure::error(format!("{shown}: {said}")).hint("network namespaces need root and iproute2"))
-}
-
 /// So many free ports of an address, none of which is in `taken`.
 pub(crate) fn free_ports<const N: usize>(taken: &BTreeSet<u16>) -> Result<[u16; N], Failure> {
     let mut found = [0; N];
@@ -177,6 +163,7 @@ fn random<const N: usize>() -> Result<[u8; N], Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Stdio;
     use std::time::{Duration, Instant};
 
     #[test]

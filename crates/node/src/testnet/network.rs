@@ -12,10 +12,10 @@ use crate::cometbft::home::enable;
 use crate::cometbft::trust::{TRUST_PERIOD, TrustError, TrustPeriod, agree};
 use crate::exit::Failure;
 use crate::generations::is_kept;
+use crate::newfile::empty;
 use crate::processes::{Group, Process, STOP, State, last_lines};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -394,21 +394,6 @@ fn wait_for(app: &mut Process, name: &str, socket: &Path, log: &Path) -> Result<
             return Err(Failure::error(format!("keelstone of {name} {what}; its log ends:\n{said}")));
         }
         std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
-}
-
-/// Removes everything in a directory but what has a name that is kept.
-pub(crate) fn empty(dir: &Path, is_kept: impl Fn(&OsStr) -> bool) -> Result<(), Failure> {
-    let failed = |error: io::Error| Failure::io(format_args!("could not empty {}", dir.display()), &error);
-    for entry in fs::read_dir(dir).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if is_kept(&entry.file_name()) {
-            continue;
-        }
-        let path = entry.path();
-        let is_dir = entry.file_type().map_err(failed)?.is_dir();
-        if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.map_err(failed)?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@
 //!
 //! Layout: `spec/ledger.md`, XIAN-9.
 
-use crate::commands::proof::FILE_BYTES_MAX;
+use crate::input::FILE_BYTES_MAX;
 use hdf5_pure::{AttrValue, Datatype, File, FormatError, Group, Source};
 use keelstone_ledger::xian::NAME_LEN_MAX;
 use keelstone_ledger::{JSON_DEPTH_MAX, Json, JsonError};

@@ -17,7 +17,7 @@ mod tests;
 
 pub use file::{At, FileError, Keys, NAMES_BYTES_MAX, READ_BYTES_MAX, keys_of_bytes};
 
-use crate::commands::proof::FILE_BYTES_MAX;
+use crate::input::FILE_BYTES_MAX;
 use keelstone_ledger::{Json, JsonError, Number};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};

@@ -3,10 +3,10 @@
 
 use super::step::{Flaw, Sha, block_height};
 use super::{LightError, Time};
-use crate::abci::certificate;
 use crate::cometbft::base64::from_base64;
+use crate::cometbft::certificate;
+use crate::cometbft::keys::address_of;
 use crate::cometbft::rpc::Rpc;
-use crate::consensus::address_of;
 use keelstone_codec::{Hash, Height, Root, Timestamp};
 use keelstone_execution::PublicKey;
 use serde::Deserialize;

@@ -3,9 +3,9 @@
 use super::Settings;
 use super::block::{Block, Voters, read_header};
 use super::step::{Sha, Step, step};
-use crate::abci::certificate::header_hash;
-use crate::abci::hostile::{CHAIN, VOTERS, header, voted};
 use crate::cometbft::base64::base64;
+use crate::cometbft::certificate::header_hash;
+use crate::cometbft::hostile::{CHAIN, VOTERS, header, voted};
 use crate::strict_json;
 use keelstone_codec::{Hash, Height, Timestamp};
 use serde_json::{Value, json};

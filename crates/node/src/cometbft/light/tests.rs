@@ -1,8 +1,8 @@
 //! A chain of headers made here, servers on real sockets that give it, and all they can do wrong.
 
 use super::*;
-use crate::abci::certificate::{header_hash, vote_bytes};
-use crate::consensus::address_of;
+use crate::cometbft::certificate::{header_hash, vote_bytes};
+use crate::cometbft::keys::address_of;
 use keelstone_codec::Root;
 use keelstone_ledger::SecretKey;
 use serde_json::{Value, json};

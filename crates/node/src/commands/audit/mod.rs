@@ -4,11 +4,11 @@
 mod node;
 
 use crate::api;
-use crate::audit::{self, BadRecord, Wanted};
+use crate::audit::{self, BadRecord};
 use crate::cli::Context;
 use crate::commands::db::confirmed;
-use crate::commands::proof::read_input;
 use crate::exit::{Exit, Failure};
+use crate::input::read_input;
 use crate::keyfile::PRODUCER;
 use crate::newfile;
 use crate::out::{Ink, grouped, short};
@@ -116,7 +116,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         Action::Show { from, height, kind, who, limit } => {
             let who = who.map(|key| PublicKey::from_hex(&key)).transpose();
             let who = who.map_err(|error| Failure::usage(format!("--who: {error}")))?;
-            show(&Wanted { from, height: height.map(Height), kind, who, limit: usize::from(limit) }, context)
+            show(&api::AuditWanted { from, height: height.map(Height), kind, who, limit: usize::from(limit) }, context)
         }
         Action::Proof { index, root } => proof(index, trusted(root)?, context),
         Action::Verify { export: Some(file), checkpoint, root } => {
@@ -149,7 +149,7 @@ fn trusted(root: Option<String>) -> Result<Option<Root>, Failure> {
     root.map_err(|error| Failure::usage(format!("--root: {error}")))
 }
 
-fn show(wanted: &Wanted, context: &Context<'_>) -> Result<Exit, Failure> {
+fn show(wanted: &api::AuditWanted, context: &Context<'_>) -> Result<Exit, Failure> {
     let page = context.chain()?.audit(wanted)?;
     let out = context.out;
     for entry in &page.records {

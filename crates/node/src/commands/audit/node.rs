@@ -4,8 +4,8 @@
 
 use super::lines;
 use crate::cli::Context;
-use crate::commands::proof::read_input;
 use crate::exit::{Exit, Failure};
+use crate::input::read_input;
 use crate::newfile;
 use crate::out::{Ink, grouped};
 use crate::own_log::{

@@ -4,12 +4,12 @@
 mod offline;
 mod operation;
 
-use super::proof::read_input;
 use super::tx::{self, Patience, settle, sign};
 use crate::api::{BundleStatus, Chain};
 use crate::bundle::{Batches, Plan};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
+use crate::input::read_input;
 use crate::out::{Ink, Out, grouped, short};
 use crate::strict_json;
 use clap::{Args, Subcommand};

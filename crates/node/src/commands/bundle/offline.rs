@@ -3,12 +3,12 @@
 //! One question to the chain gives a witness; everything after it needs only files and this program's functions. Files are
 //! those of `docs/bundles.md`: a plan in JSON, or a transaction's canonical bytes, signed or not.
 
-use super::super::proof::read_input;
 use super::super::tx;
 use crate::api;
 use crate::bundle::{Facts, Plan, show_receipt, show_signed};
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
+use crate::input::read_input;
 use crate::out::{Ink, Out, bytes, grouped, short};
 use crate::strict_json;
 use clap::{Args, Subcommand, ValueEnum};

@@ -3,13 +3,13 @@
 //! The file is the answer of the API in JSON. Everything it says is in the proof it holds, is rendered from that again and
 //! compared: so what a person reads is what was proven. Form and limits: `docs/bundles.md`.
 
-use super::super::proof::read_input;
 use super::parsed;
 use crate::api::OperationAnswer;
 use crate::audit::decoded;
 use crate::bundle::show_operation_proof;
 use crate::cli::Context;
 use crate::exit::{Exit, Failure};
+use crate::input::read_input;
 use crate::newfile;
 use crate::out::{Ink, grouped, short};
 use crate::strict_json;

@@ -3,10 +3,10 @@
 mod repair;
 
 use crate::cli::Context;
-use crate::commands::snapshot;
 use crate::damage::Damage;
 use crate::engine::{self, Engine};
 use crate::exit::{Exit, Failure};
+use crate::library;
 use crate::out::{Ink, bytes, grouped};
 use crate::own_log::{OwnLog, standing};
 use clap::{Args, Subcommand};
@@ -36,7 +36,7 @@ enum Action {
         repair: bool,
         /// A snapshot to repair from besides those of this home: a height, or the path of an archive
         #[arg(long, requires = "repair")]
-        from: Option<snapshot::Source>,
+        from: Option<library::Source>,
         /// Yes, also if the states of some old heights are lost by it
         #[arg(long, requires = "repair")]
         yes: bool,

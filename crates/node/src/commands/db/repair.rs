@@ -7,12 +7,11 @@
 
 use super::confirmed;
 use crate::cli::Context;
-use crate::commands::snapshot::{self, expected};
 use crate::damage::Damage;
 use crate::engine::{self, Aside};
 use crate::exit::{Exit, Failure, causes};
+use crate::library::{self, expected, look_into_library};
 use crate::out::{Ink, grouped};
-use crate::snapshots::look_into_library;
 use keelstone_codec::{Height, Namespace};
 use keelstone_ledger::Genesis;
 use keelstone_store::{Loss, RepairError, RepairedFrom, StoreError, Take};
@@ -22,14 +21,14 @@ use std::ops::ControlFlow;
 
 /// A snapshot that may help.
 struct Offer {
-    source: snapshot::Source,
+    source: library::Source,
     id: SnapshotId,
     expected: Expected,
 }
 
 /// Repairs the state of this home. `found` is what a check said before, for programs.
 pub(super) fn run(
-    from: Option<snapshot::Source>,
+    from: Option<library::Source>,
     yes: bool,
     mut found: Value,
     context: &Context<'_>,
@@ -103,11 +102,11 @@ pub(super) fn run(
 }
 
 /// The snapshot that is given, and all of this home that say what they are.
-fn offers(from: Option<snapshot::Source>, genesis: &Genesis, context: &Context<'_>) -> Result<Vec<Offer>, Failure> {
+fn offers(from: Option<library::Source>, genesis: &Genesis, context: &Context<'_>) -> Result<Vec<Offer>, Failure> {
     let mut offers = Vec::new();
-    let mut offer = |source: snapshot::Source| -> Result<(), Failure> {
+    let mut offer = |source: library::Source| -> Result<(), Failure> {
         let expected = expected(Some(genesis), None)?;
-        let info = source.read(context, |origin| origin.inspect(&expected))?;
+        let info = source.read(&context.home, |origin| origin.inspect(&expected))?;
         offers.push(Offer { source, id: info.id, expected: Expected { root: Some(info.root), ..expected } });
         Ok(())
     };
@@ -115,7 +114,7 @@ fn offers(from: Option<snapshot::Source>, genesis: &Genesis, context: &Context<'
     // One that cannot be read helps nobody, and hinders nobody.
     if let Ok(Some((library, _))) = look_into_library(&context.home) {
         for info in library.list() {
-            let _ = offer(snapshot::Source::Kept(info.id));
+            let _ = offer(library::Source::Kept(info.id));
         }
     }
     Ok(offers)
@@ -142,7 +141,7 @@ fn entries(offer: &Offer, context: &Context<'_>, take: Take<'_>) -> Result<(), S
     };
     let read = offer
         .source
-        .read(context, |origin| origin.entries(&offer.expected, &mut each, &mut |_| ControlFlow::Continue(())));
+        .read(&context.home, |origin| origin.entries(&offer.expected, &mut each, &mut |_| ControlFlow::Continue(())));
     match (failed, read) {
         (Some(error), _) => Err(error),
         (None, Ok(_)) => Ok(()),

@@ -140,7 +140,7 @@ fn read(source: &Source, home: &Home, expected: &Expected, sink: &SyncSender<Vec
     let mut batch = Vec::with_capacity(BATCH);
     // Nobody listens any more if the other side failed: then this one may end.
     let gone = |_| LibraryError::Stopped;
-    let info = source.read_in(home, |origin| {
+    let info = source.read(home, |origin| {
         let mut each = |namespace: &Namespace, key: &[u8], value: &[u8]| {
             batch.push((namespace.clone(), key.to_vec(), value.to_vec()));
             if batch.len() == BATCH {

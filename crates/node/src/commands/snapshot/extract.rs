@@ -1,11 +1,12 @@
 //! `keelstone snapshot extract`: the entries of one namespace, or of one prefix of its keys, with a proof that these are
 //! all of them. Only the chunks that hold them are read.
 
-use super::{Source, expected, genesis_if_any, say_trust, trusted};
+use super::{Source, expected, genesis_if_any, say_trust};
 use crate::api;
 use crate::cli::Context;
 use crate::commands::proof;
 use crate::exit::{Exit, Failure, causes};
+use crate::library::trusted;
 use crate::newfile;
 use crate::out::{Ink, bytes, grouped};
 use clap::Args;
@@ -100,7 +101,8 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
     let part = options.prefix.of(&options.namespace)?;
     trusted(options.root.as_deref())?;
     let expected = expected(genesis_if_any(context)?.as_ref(), options.root.as_deref())?;
-    let found = options.snapshot.read(context, |origin| origin.extract(&expected, &part.namespace, &part.prefix))?;
+    let found =
+        options.snapshot.read(&context.home, |origin| origin.extract(&expected, &part.namespace, &part.prefix))?;
     let info = &found.info;
     let of = Of { chain_id: &info.chain_id, height: info.id.height, root: info.root, hasher: info.hasher };
     let text = file(&of, &part, &found.entries, &found.proof);

@@ -8,12 +8,13 @@
 //! A small state stands in the file. A larger one stays in the snapshot, which every node is given beside the file: the
 //! genesis names its root.
 
-use super::{Source, expected, fits, genesis_if_any, show, trusted};
+use super::{Source, expected, fits, genesis_if_any, show};
 use crate::cli::Context;
 use crate::clock::now;
 use crate::commands::init::validator;
-use crate::commands::proof::FILE_BYTES_MAX;
 use crate::exit::{Exit, Failure};
+use crate::input::FILE_BYTES_MAX;
+use crate::library::trusted;
 use crate::newfile;
 use crate::out::{bytes, grouped, short};
 use clap::Args;
@@ -134,7 +135,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         ..Taken::default()
     };
     let bar = context.out.progress("reading", 0);
-    let read = options.snapshot.read(context, |origin| {
+    let read = options.snapshot.read(&context.home, |origin| {
         origin.entries(&expected, &mut |name, key, value| taken.take(name, key, value), &mut show(&bar))
     });
     bar.finish_and_clear();

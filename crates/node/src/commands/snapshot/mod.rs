@@ -12,34 +12,32 @@ mod genesis;
 pub(crate) mod restore;
 
 use super::db::confirmed;
-use super::proof::read_input;
 use crate::api::Snapshot;
 use crate::cli::Context;
 use crate::config::Config;
 use crate::control::{self, Created, Request, Told};
-use crate::engine::{check_fits_genesis, snapshot_params, unfit};
+use crate::engine::{check_fits_genesis, unfit};
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
+use crate::input::read_input;
+use crate::library::{Source, expected, id};
+use crate::library::{kept, look_into_library, open_library};
 use crate::newfile;
 use crate::out::{Ink, Out, bytes, grouped, short};
 use crate::own_log::{OwnLog, Stood, Who};
 use crate::room;
-use crate::snapshots::{kept, look_into_library, making, open_library, phase};
+use crate::snapshots::{making, phase};
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
-use keelstone_codec::{Encode as _, Height, Namespace, Root};
+use keelstone_codec::{Encode as _, Height, Namespace};
 use keelstone_ledger::{BlockRecord, CHAIN, Chain, Genesis, NodeEvent, NodeStep, check_fits, log_place};
 use keelstone_store::files::{Directory, Files as _};
-use keelstone_sync::library::{Expected, Info, Library, LibraryError, Origin, Progress, SnapshotId};
-use keelstone_sync::snapshot::FORMAT;
+use keelstone_sync::library::{Expected, Info, Library, Progress};
 use keelstone_tree::{Blake3, MemoryTree, ReadError};
 use serde_json::json;
-use std::convert::Infallible;
-use std::fs::File;
-use std::io::{BufReader, Write as _};
+use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 /// Make, prove, carry and restore snapshots of the state
 #[derive(Debug, Args)]
@@ -117,96 +115,6 @@ enum Action {
     Gc,
 }
 
-/// Where a snapshot is.
-#[derive(Debug, Clone)]
-pub(crate) enum Source {
-    /// In this home's library.
-    Kept(SnapshotId),
-    /// In a directory or a tar.
-    Archive(PathBuf),
-}
-
-impl FromStr for Source {
-    type Err = Infallible;
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(match text.parse() {
-            Ok(height) => Self::Kept(id(height)),
-            Err(_) => Self::Archive(text.into()),
-        })
-    }
-}
-
-impl std::fmt::Display for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Kept(id) => write!(f, "the snapshot of height {} here", id.height),
-            Self::Archive(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
-
-fn id(height: u64) -> SnapshotId {
-    SnapshotId { height: Height(height), format: FORMAT }
-}
-
-impl Source {
-    /// Reads the snapshot, from the library without changing it.
-    pub(crate) fn read<T>(
-        &self,
-        context: &Context<'_>,
-        read: impl FnOnce(Origin<'_>) -> Result<T, LibraryError>,
-    ) -> Result<T, Failure> {
-        self.read_in(&context.home, read)
-    }
-
-    /// As [`Self::read`], of a home.
-    pub(crate) fn read_at<T>(
-        &self,
-        home: &Home,
-        read: impl FnOnce(Origin<'_>) -> Result<T, LibraryError>,
-    ) -> Result<T, Failure> {
-        self.read_in(home, read)
-    }
-
-    fn read_in<T>(&self, home: &Home, read: impl FnOnce(Origin<'_>) -> Result<T, LibraryError>) -> Result<T, Failure> {
-        match self {
-            Self::Kept(id) => {
-                let (_, pin) = kept(home, *id)?;
-                Ok(read(Origin::Kept(&pin)).map_err(|error| error.within(&home.snapshots()))?)
-            }
-            Self::Archive(path) if path.is_dir() => {
-                let directory = Directory::to_read(path).map_err(|error| cannot_read(path, &error))?;
-                Ok(read(Origin::Directory(&directory))?)
-            }
-            Self::Archive(path) => {
-                let mut file = BufReader::new(File::open(path).map_err(|error| cannot_read(path, &error))?);
-                Ok(read(Origin::Tar(&mut file))?)
-            }
-        }
-    }
-
-    fn is_archive(&self) -> bool {
-        matches!(self, Self::Archive(_))
-    }
-}
-
-fn cannot_read(path: &Path, error: &std::io::Error) -> Failure {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => Failure::usage(format!("there is no archive {}", path.display())),
-        _ => Failure::io(format_args!("could not read {}", path.display()), error),
-    }
-}
-
-/// The root a caller trusts.
-fn trusted(root: Option<&str>) -> Result<Option<Root>, Failure> {
-    root.map(|text| Root::from_hex(text).map_err(|error| Failure::usage(format!("--root: {error}")))).transpose()
-}
-
-/// What a snapshot must be of: this home's chain if it has one, and the root that is trusted.
-pub(crate) fn expected(genesis: Option<&Genesis>, root: Option<&str>) -> Result<Expected, Failure> {
-    Ok(Expected { params: genesis.map(snapshot_params), root: trusted(root)? })
-}
-
 /// The genesis of this home, if there is a chain.
 fn genesis_if_any(context: &Context<'_>) -> Result<Option<Genesis>, Failure> {
     match context.home.genesis().exists() {
@@ -224,10 +132,10 @@ fn fits(
     genesis: Option<&Genesis>,
     context: &Context<'_>,
 ) -> Result<Option<Height>, Failure> {
-    let info = snapshot.read(context, |origin| origin.inspect(expected))?;
+    let info = snapshot.read(&context.home, |origin| origin.inspect(expected))?;
     let mut state = MemoryTree::<Blake3>::new();
     let read = |state: &mut MemoryTree<Blake3>, (namespace, prefix): (Namespace, &[u8])| -> Result<(), Failure> {
-        let found = snapshot.read(context, |origin| origin.extract(expected, &namespace, prefix))?;
+        let found = snapshot.read(&context.home, |origin| origin.extract(expected, &namespace, prefix))?;
         let writes = found.entries.into_iter().map(|(key, value)| (namespace.clone(), key, Some(value)));
         state.apply(&writes.collect());
         Ok(())
@@ -361,7 +269,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
                 restore::rehearse(&snapshot, &expected, genesis.as_ref(), &config, context)?;
             }
             let bar = out.progress("proving", 0);
-            let proven = snapshot.read(context, |origin| origin.verify(&expected, &mut show(&bar)));
+            let proven = snapshot.read(&context.home, |origin| origin.verify(&expected, &mut show(&bar)));
             bar.finish_and_clear();
             let info = proven?;
             let last = fits(&snapshot, &expected, genesis.as_ref(), context)?;
@@ -384,7 +292,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             fits(&from, &expected, Some(&genesis), context)?;
             let bar = out.progress("copying", 0);
             let imported =
-                from.read(context, |origin| library.import(origin, &expected, reserve(&config), &mut show(&bar)));
+                from.read(&context.home, |origin| library.import(origin, &expected, reserve(&config), &mut show(&bar)));
             bar.finish_and_clear();
             let info = imported?;
             rows(out, &info);
@@ -462,7 +370,7 @@ fn list(context: &Context<'_>) -> Result<(), Failure> {
 
 fn inspect(snapshot: &Source, chunks: bool, context: &Context<'_>) -> Result<(), Failure> {
     let out = context.out;
-    let index = snapshot.read(context, |origin| origin.index(&Expected::default()))?;
+    let index = snapshot.read(&context.home, |origin| origin.index(&Expected::default()))?;
     let info = Info::of(&index);
     rows(out, &info);
     out.row("hasher", info.hasher);

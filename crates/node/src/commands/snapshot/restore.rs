@@ -10,10 +10,10 @@ use crate::commands::db::confirmed;
 use crate::config::Config;
 use crate::engine::{self, Aside};
 use crate::exit::{Exit, Failure};
+use crate::library::{forget_above, hold_library};
 use crate::out::{Ink, bytes, grouped};
 use crate::own_log::{OwnLog, Stood, Who, standing};
 use crate::room;
-use crate::snapshots::{forget_above, hold_library};
 use clap::Args;
 use keelstone_codec::{Height, Key, Namespace, Root};
 use keelstone_ledger::{Genesis, NodeEvent, NodeStep, Standing, cut};
@@ -65,7 +65,7 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
         }
         expected.root = Some(first.from.1);
     }
-    let info = options.snapshot.read(context, |origin| origin.inspect(&expected))?;
+    let info = options.snapshot.read(&context.home, |origin| origin.inspect(&expected))?;
     // Before anything is built, and again of what was.
     fits(&options.snapshot, &expected, Some(&genesis), context)?;
     let (height, root) = deltas.last().map_or((info.id.height, info.root), |last| last.to);
@@ -172,7 +172,7 @@ pub(super) fn rehearse(
     config: &Config,
     context: &Context<'_>,
 ) -> Result<(), Failure> {
-    let info = snapshot.read(context, |origin| origin.inspect(expected))?;
+    let info = snapshot.read(&context.home, |origin| origin.inspect(expected))?;
     let data = context.home.data();
     let place = if data.is_dir() { Scratch::in_home(&data)? } else { Scratch::elsewhere()? };
     let state = place.path.join("state");
@@ -252,7 +252,7 @@ fn build(
     let bar = context.out.progress("restoring", 0);
     let built = engine::build_state(genesis, hasher, directory, plan.target, &mut |each| {
         let mut failed = None;
-        let read = plan.snapshot.read(context, |origin| {
+        let read = plan.snapshot.read(&context.home, |origin| {
             let mut changes: Vec<Applying<'_>> = plan.deltas.iter().map(Delta::apply).collect();
             // What is wrong with a delta is kept beside an error that stops the reading.
             let mut stop = |error| match error {
@@ -335,7 +335,8 @@ mod tests {
     use crate::config::Config;
     use crate::generations::Fault;
     use crate::home::Home;
-    use crate::snapshots::{making, open_library};
+    use crate::library::open_library;
+    use crate::snapshots::making;
     use keelstone_codec::{ChainId, Timestamp};
     use keelstone_ledger::SecretKey;
     use keelstone_ledger::modules::standard;

@@ -3,8 +3,8 @@
 
 use super::{Shown, Sync, Word};
 use crate::commands::snapshot::extract::{self, Of};
-use crate::engine::snapshot_params;
 use crate::exit::{Exit, Failure};
+use crate::library::snapshot_params;
 use crate::out::{Ink, bytes, grouped};
 use crate::p2p::{Joining, Sources, joiner_settings, seed};
 use keelstone_store::files::Directory;

@@ -6,11 +6,13 @@
 //!
 //! Rules: `spec/ledger.md`, LEDGER-1, LEDGER-6 and LEDGER-8; STORE-9.
 
+use super::{Engine, Local};
+use crate::cometbft::certificate;
 use crate::cometbft::genesis::rfc3339;
-use crate::engine::Local;
+use crate::cometbft::keys::address_of;
 use crate::exit::Failure;
 use bytes::Bytes;
-use keelstone_codec::{Decode as _, Encode as _, Height, Key, Namespace, Root, Timestamp};
+use keelstone_codec::{ChainId, Decode as _, Encode as _, Height, Key, Namespace, Root, Timestamp};
 use keelstone_execution::PublicKey;
 use keelstone_ledger::{
     Block, BlockError, Committed, Continuation, LedgerError, Pending, PoolError, ProposalError, Receipt, Refusal,
@@ -19,22 +21,14 @@ use keelstone_ledger::{
 use keelstone_store::StoreError;
 use keelstone_tree::ics23::{ConvertError, Ics23Proof, prove_ics23};
 use keelstone_tree::{HashKind, Hasher, Read as _};
-use sha2::{Digest as _, Sha256};
+use prost::Message as _;
 use std::sync::{Arc, MutexGuard, PoisonError};
-
-/// How an engine names a validator: the first 20 bytes of the SHA-256 of its key.
-pub(crate) type Address = [u8; 20];
+use tendermint_proto::v0_38::types::SignedHeader;
 
 /// Bytes that a transaction takes in a block beside its own: a tag, and a length of at most five bytes.
 const TRANSACTION_OVERHEAD: usize = 6;
 /// Numbers of failures in results begin here, so that they differ from those of refusals.
 const FAILURE_CODES: u32 = 1_000;
-
-/// The address of a validator.
-pub(crate) fn address_of(key: &PublicKey) -> Address {
-    let digest = Sha256::digest(key.as_bytes());
-    digest[..20].try_into().expect("a digest has 32 bytes")
-}
 
 /// Where the chain stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +162,14 @@ pub(crate) trait Consensus {
     fn gas_wanted(&self) -> u64;
     /// The height of the chain's first block.
     fn first_height(&self) -> Height;
+}
+
+/// The block the chain stands at; none before the first, nor while nothing but a snapshot speaks for its state. Does not
+/// wait for a snapshot that is being taken in, as a stop would have to then.
+pub(crate) fn stands_at(engine: &dyn Engine) -> Option<Height> {
+    // In this order: a state that is put in place meanwhile is not taken for one that a block was made on.
+    let last = engine.standing().last?;
+    (!engine.is_unconfirmed()).then_some(last)
 }
 
 impl<H: Hasher> Local<H> {
@@ -403,4 +405,25 @@ fn result_of(signed: &SignedTransaction, receipt: &Receipt, gas_wanted: u64) -> 
         sender: signed.transaction.sender,
         receipt: receipt.to_bytes(),
     }
+}
+
+/// The root that consensus certified of a height, as far as its header was kept here: verified again, for what is kept is
+/// bytes on a disk. None without a header, or without the version that says who votes.
+///
+/// # Errors
+/// What reading them says; an integrity failure if what is kept certifies nothing.
+// spec: LEDGER-7, CHECK-1
+pub(crate) fn certified_root(
+    chain: &dyn Consensus,
+    chain_id: &ChainId,
+    height: Height,
+) -> Result<Option<Root>, Failure> {
+    let Some(kept) = chain.certificate(height)? else { return Ok(None) };
+    let none = |error: &dyn std::error::Error| {
+        Failure::integrity(format!("what is kept here of the header that certifies height {height} is none: {error}"))
+    };
+    let signed = SignedHeader::decode(kept.as_slice()).map_err(|error| none(&error))?;
+    let Some(voters) = chain.voters_at(height.next())? else { return Ok(None) };
+    let certificate = certificate::verify(signed, chain_id.as_str(), height.next(), &voters);
+    certificate.map(|certificate| Some(certificate.root)).map_err(|error| none(&error))
 }

@@ -1,15 +1,62 @@
 //! What a chain in this process gives its peers: the states it keeps, and what each height changed.
 
-use super::announcing::carried;
-use super::{Answers, Attests};
+use super::Local;
 use crate::clock::now;
-use crate::engine::{Local, snapshot_params};
+use crate::library::snapshot_params;
 use keelstone_codec::{Blob, Encode as _, Height, Root};
 use keelstone_ledger::{Attestation, LedgerError, SecretKey, SignedAttestation};
 use keelstone_store::{StoreError, View};
-use keelstone_sync::peers::{CERTIFICATE_BYTES_MAX, Server, ServerLimits, Tick, Version, Versions};
+use keelstone_sync::peers::{
+    CERTIFICATE_BYTES_MAX, PeerId, Request, Response, Server, ServerLimits, Tick, Version, Versions,
+};
 use keelstone_tree::{Diff, Hasher, ReadError};
 use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Whoever gives answers: a server over a chain, whatever its hasher.
+pub(crate) trait Answers: Send {
+    /// As [`Server::answer`].
+    fn answer(&mut self, now: Tick, peer: PeerId, request: &Request) -> Response;
+    /// As [`Server::worked`].
+    fn worked(&mut self, peer: PeerId, ms: u64);
+    /// As [`Server::gone`].
+    fn gone(&mut self, peer: PeerId);
+}
+
+impl<V: Versions> Answers for Server<V>
+where
+    Self: Send,
+{
+    fn answer(&mut self, now: Tick, peer: PeerId, request: &Request) -> Response {
+        Self::answer(self, now, peer, request)
+    }
+
+    fn worked(&mut self, peer: PeerId, ms: u64) {
+        Self::worked(self, peer, ms);
+    }
+
+    fn gone(&mut self, peer: PeerId) {
+        Self::gone(self, peer);
+    }
+}
+
+/// What certifies the newest version here; none before there is one.
+pub(crate) type Word = Option<Arc<SignedAttestation>>;
+
+/// Whose signature certifies the versions that a node gives.
+pub(crate) enum Attests {
+    /// Nobody's: they are certified elsewhere.
+    Nobody,
+    /// Its own, made when it is asked for.
+    Key(Arc<SecretKey>),
+    /// A producer's, which it has from others.
+    Carried(watch::Receiver<Word>),
+}
+
+/// An attestation as it travels.
+pub(crate) fn carried(signed: &SignedAttestation) -> Option<Blob<CERTIFICATE_BYTES_MAX>> {
+    Blob::new(signed.to_bytes()).ok()
+}
 
 /// The versions of a chain. Which state counts may change while it is asked.
 struct Kept<H: Hasher> {

@@ -10,9 +10,10 @@
 //!
 //! Rules: `spec/snapshot.md`, SNAP-9 and SNAP-13 to SNAP-16.
 
-use crate::engine::{Live, Local, snapshot_params};
+use super::{Live, Local};
 use crate::exit::{Failure, causes};
 use crate::generations::Generation;
+use crate::library::snapshot_params;
 use crate::own_log::{Stood, Who};
 use crate::room;
 use keelstone_codec::{Height, Key, Namespace, Root};

@@ -8,7 +8,7 @@
 //! Rule: `spec/ledger.md`, LEDGER-7. Why not a light client's crate: `docs/decisions/0010-own-certificates.md`.
 
 use crate::cometbft::base64::from_base64;
-use crate::consensus::{Address, address_of};
+use crate::cometbft::keys::{Address, address_of};
 use keelstone_codec::{Hash, Height, Root};
 use keelstone_ledger::{Signature, Validator, verify as verify_signature};
 use prost::Message as _;
@@ -199,6 +199,13 @@ fn merkle(items: &[Vec<u8>]) -> [u8; 32] {
             Sha256::new().chain_update([1]).chain_update(left).chain_update(right).finalize().into()
         }
     }
+}
+
+/// The root in a certificate that this node verified when it came, and kept: the state that says who votes is what is lost.
+// spec: RECOVER-1
+pub(crate) fn certified_by(certificate: &[u8]) -> Option<Root> {
+    let header = SignedHeader::decode(certificate).ok()?.header?;
+    <[u8; 32]>::try_from(header.app_hash.as_slice()).ok().map(|root| Root(Hash(root)))
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! Where a peer is, as people write it: `HOST:PORT`, or `ID@HOST:PORT` to speak to nobody else there; with `/quic` behind it
 //! to be dialled by QUIC and not by TCP.
 
-use super::NodeId;
 use crate::authority::Authority;
 use std::fmt;
 use std::str::FromStr;
+
+/// Who a peer is: the hash of its key, which it has proven to hold.
+pub type NodeId = libp2p::PeerId;
 
 /// What stands behind the port of a peer that is dialled by QUIC.
 const QUIC: &str = "/quic";
