@@ -6,12 +6,11 @@
 use crate::api::{
     self, Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Witness,
 };
-use crate::cli::Context;
 use crate::clock::now;
 use crate::config::EngineKind;
 use crate::engine::Engine;
 use crate::exit::Failure;
-use crate::keyfile::PRODUCER;
+use crate::keyfile::{KeyDir, PRODUCER};
 use crate::out::{Out, caution};
 use keelstone_codec::{Decode as _, Hash, Height, Key, Namespace};
 use keelstone_execution::{PublicKey, SessionId};
@@ -29,11 +28,17 @@ pub(crate) struct Alone {
 }
 
 impl Alone {
-    pub(crate) fn new(engine: Arc<dyn Engine>, context: &Context<'_>) -> Result<Self, Failure> {
-        let keys = context.keys();
+    /// A chain of this process, whose blocks are made as `kind` says, with one of these keys. `warning` is said before one is made.
+    pub(crate) fn new(
+        engine: Arc<dyn Engine>,
+        kind: EngineKind,
+        keys: &KeyDir,
+        warning: Option<String>,
+        json: bool,
+    ) -> Result<Self, Failure> {
         let producer = if !engine.genesis().validators.is_empty() {
             Err("the blocks of this chain are made by CometBFT, and no node is running".to_owned())
-        } else if context.config()?.0.engine.kind == EngineKind::Follow {
+        } else if kind == EngineKind::Follow {
             Err("this node follows a producer elsewhere (engine.kind), and no node is running".to_owned())
         } else if keys.names()?.iter().any(|name| name == PRODUCER) {
             // Whoever only looks needs none.
@@ -41,7 +46,6 @@ impl Alone {
         } else {
             Err(format!("there is no key {PRODUCER:?} here to make a block with, and no node is running"))
         };
-        let (warning, json) = (context.of_another_program(), context.out.is_json());
         Ok(Self { engine, producer, warning, json })
     }
 

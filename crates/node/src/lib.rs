@@ -11,6 +11,7 @@
 mod abci;
 mod alone;
 mod api;
+mod application;
 mod audit;
 mod authority;
 mod bench;
@@ -23,6 +24,7 @@ mod clock;
 mod cometbft;
 mod commands;
 mod config;
+mod context;
 mod control;
 mod damage;
 mod descriptors;
@@ -72,8 +74,8 @@ mod world;
 mod xian_storage;
 
 pub use abci::{FIELDS_MAX, FRAME_BYTES_MAX, FrameError, Frames, STRUCTURE_BYTES_MAX, check_size};
+pub use application::Application;
 pub use call::{arguments, shown};
-pub use cli::Application;
 pub use config::{
     AbciAddress, ApiAddress, Blocks, Check, Config, ConfigError, EngineKind, EngineSection, Execution, FileName,
     History, Http, HttpAddress, IntegrityDepth, Log, LogFilter, LogFormat, Mempool, NodeId, P2p, PeerAddress, Place,

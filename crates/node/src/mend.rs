@@ -12,8 +12,7 @@
 use crate::api::Page;
 use crate::client::Remote;
 use crate::clock::now;
-use crate::config::NodeId;
-use crate::config::{self, HttpAddress};
+use crate::config::{self, HttpAddress, NodeId};
 use crate::damage::Damage;
 use crate::engine::{Engine, Mendable};
 use crate::exit::{Exit, Failure};

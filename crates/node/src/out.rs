@@ -195,6 +195,13 @@ pub(crate) fn report(out: &Out, failure: &Failure) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
+/// Ends this process with a failure that no caller can be given: it is found on a thread of its own.
+pub(crate) fn end(out: &Out, failure: &Failure, before: impl FnOnce()) -> ! {
+    report(out, failure);
+    before();
+    std::process::exit(i32::from(failure.exit as u8));
+}
+
 /// Whether what may be a terminal is one that takes colours, and nobody asked for none.
 fn takes_colour(terminal: bool) -> bool {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());

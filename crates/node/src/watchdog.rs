@@ -11,7 +11,6 @@
 //! Rule: `spec/chain.md`, EXEC-13.
 
 use crate::exit::{Exit, Failure};
-use crate::out::{Out, report};
 use keelstone_execution::Activity;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -70,15 +69,13 @@ impl Watchdog {
     }
 }
 
-/// Ends the process, which is `who`: a function in it does not end. There is no other way to stop one: it is native code, and what
-/// it holds stays held.
-pub(crate) fn halt(who: &str, function: &str, ran: Duration, out: &Out, before: impl FnOnce()) -> ! {
+/// What a process ends with that is `who`: a function in it does not end. There is no other way to stop one: it is native code, and
+/// what it holds stays held.
+pub(crate) fn endless(who: &str, function: &str, ran: Duration) -> Failure {
     let ran_ms = ran.as_millis();
     let message = format!("the function {function} has run for {ran_ms} ms and cannot be stopped: the {who} halts");
     let hint = "a function must ask its host for something, or count its steps, in every loop (execution.watchdog_ms)";
-    report(out, &Failure::new(Exit::Halted, message).hint(hint));
-    before();
-    std::process::exit(i32::from(Exit::Halted as u8));
+    Failure::new(Exit::Halted, message).hint(hint)
 }
 
 /// What was at work at the last look, and how long it had run by then. Knows no clock.

@@ -4,7 +4,7 @@
 
 use super::testnet::{find_cometbft, program, show_load};
 use crate::bench::{self, BenchError, BesideSizes, CliffSizes, Figures, Line, OpenSizes, Sizes};
-use crate::cli::Context;
+use crate::context::Context;
 use crate::engine::store_options;
 use crate::exit::{Exit, Failure, causes};
 use crate::interrupt::passing;

@@ -5,8 +5,8 @@
 //! damage is to be repaired.
 
 use crate::check::{self, Asked, Depth};
-use crate::cli::Context;
 use crate::config::HttpAddress;
+use crate::context::Context;
 use crate::control::{self, Request};
 use crate::damage::Damage;
 use crate::engine::{self, MendedHere};

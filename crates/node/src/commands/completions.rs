@@ -1,6 +1,6 @@
 //! `keelstone completions SHELL`: a completion script on standard output.
 
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use clap::Args;
 use clap_complete::Shell;
@@ -12,8 +12,7 @@ pub(crate) struct Options {
     shell: Shell,
 }
 
-pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    let mut grammar = context.application.grammar();
+pub(crate) fn run(options: Options, mut grammar: clap::Command, context: &Context<'_>) -> Result<Exit, Failure> {
     let name = grammar.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(options.shell, &mut grammar, name, &mut script);

@@ -1,7 +1,7 @@
 //! `keelstone config show|check|default`: what a node would run with, and whether it would start.
 
-use crate::cli::Context;
 use crate::config::{Config, Row};
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::Ink;
 use clap::{Args, Subcommand};

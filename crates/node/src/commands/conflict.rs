@@ -6,15 +6,14 @@
 use super::tx;
 use crate::api::{Chain, Page, Row};
 use crate::call;
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::input::read_input;
 use crate::out::Ink;
 use crate::strict_json;
 use crate::world;
 use clap::{Args, Subcommand, ValueEnum};
-use keelstone_codec::{ChainId, Decode as _, Encode as _, Fixed, Hash, Key, Namespace};
-use keelstone_codec::{Describe as _, unhex};
+use keelstone_codec::{ChainId, Decode as _, Describe as _, Encode as _, Fixed, Hash, Key, Namespace, unhex};
 use keelstone_execution::{PublicKey, SessionId};
 use keelstone_ledger::modules::agents::AgentId;
 use keelstone_ledger::modules::conflict::{About, Claim, Field, Statement};

@@ -1,6 +1,6 @@
 //! `keelstone export xian FILE`: the imported network's state, in its own form, equal as data to what came in.
 
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::newfile;
 use crate::out::bytes;

@@ -3,7 +3,7 @@
 use super::proof;
 use super::query::{hint_at_what_there_is, place};
 use crate::api;
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, bytes, grouped, short};
 use clap::Args;

@@ -1,7 +1,7 @@
 //! `keelstone import xian PATH`: a new chain that begins with another network's state.
 
 use super::init::{BlocksBy, create, fresh_genesis, validator};
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::input::read_input;
 use crate::out::grouped;

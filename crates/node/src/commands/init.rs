@@ -1,11 +1,10 @@
 //! `keelstone init`: a new chain in a home directory.
 
-use crate::cli::Context;
 use crate::clock::now;
 use crate::cometbft::base64::from_base64;
 use crate::cometbft::genesis::engine_genesis;
-use crate::config::PeerAddress;
-use crate::config::{Config, EngineKind};
+use crate::config::{Config, EngineKind, PeerAddress};
+use crate::context::Context;
 use crate::engine::{open_held, refuse_to_forget};
 use crate::exit::{Exit, Failure};
 use crate::generations::Generations;

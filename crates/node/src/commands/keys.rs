@@ -1,6 +1,6 @@
 //! `keelstone keys new|show|list|passwd|import|export`: the secret keys in this home directory.
 
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::keyfile::{self, Costs, KeyDir, Stored};
 use crate::passphrase::Source;

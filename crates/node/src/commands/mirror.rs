@@ -3,8 +3,8 @@
 
 use super::snapshot::extract::Prefix;
 use crate::api::{Chain, Refusal};
-use crate::cli::Context;
 use crate::clock::now;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::keyfile::PRODUCER;
 use crate::library::{damaged, kept, look_into_library};

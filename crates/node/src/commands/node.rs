@@ -5,11 +5,11 @@ use super::sync;
 use crate::abci::{self, Application, Certifier};
 use crate::bundle::progress_name;
 use crate::check;
-use crate::cli::Context;
 use crate::client;
 use crate::cometbft::home::check_genesis;
 use crate::cometbft::rpc::Rpc;
 use crate::config::{Config, EngineKind, Log, LogFormat};
+use crate::context::Context;
 use crate::control::{Control, Desk};
 use crate::descriptors;
 use crate::engine::Engine;
@@ -24,7 +24,7 @@ use crate::interrupt::Stop;
 use crate::keyfile::PRODUCER;
 use crate::mend::Mender;
 use crate::metrics::Metrics;
-use crate::out::{Out, grouped, report, short};
+use crate::out::{Out, end, grouped, short};
 use crate::own_log::{OwnLog, Who};
 use crate::p2p::{self, Ends, Follow, HEARD_MAX, Network, Over, Seen};
 use crate::producer::Producer;
@@ -34,7 +34,7 @@ use crate::snapshots::Service;
 use crate::supervise::{Ended, Supervised, Supervisor, connects_elsewhere, fall_back, first_block_is_gone};
 use crate::telling::Telling;
 use crate::tls::ServerTls;
-use crate::watchdog::{Look, Watchdog, halt};
+use crate::watchdog::{Look, Watchdog, endless};
 use clap::Args;
 use keelstone_codec::Height;
 use keelstone_execution::{Activity, PublicKey, Registry};
@@ -190,7 +190,7 @@ fn recovered(failure: Failure, config: &Config, context: &Context<'_>, stop: &St
     let registry = &context.application.registry;
     let keys = context.keys();
     // Nobody asks anything yet: what runs are blocks.
-    let _watched = context.watch(registry.activity())?;
+    let _watched = context.watch(config, registry.activity())?;
     let progress = &mut |_, _, _| {};
     let (who, stop) = (Who::Node, stop.clone());
     let wish = Wish { wanted: Wanted::Newest, root: None, only: None, keys: &keys, who, stop: stop.clone(), progress };
@@ -520,9 +520,7 @@ impl Node {
                     }
                     Over::Diverged(failure) => {
                         tracing::error!(%failure, "this node's state is not the chain's; the node halts");
-                        report(&Out::new(json), &failure);
-                        home.withdraw_api();
-                        std::process::exit(i32::from(Exit::Integrity as u8));
+                        end(&Out::new(json), &failure, || home.withdraw_api());
                     }
                 };
                 let (runtime, gap_ends) = (runtime.handle(), config.p2p.follow_resync);
@@ -723,7 +721,7 @@ fn watch(
         metrics.execution_running_ms.set(i64::try_from(ran_ms).unwrap_or(i64::MAX));
         if let Some(function) = over {
             tracing::error!(function, ran_ms, "a function does not end; the node halts");
-            halt("node", function, ran, &Out::new(json), || home.withdraw_api());
+            end(&Out::new(json), &endless("node", function, ran), || home.withdraw_api());
         }
     })
 }
@@ -760,9 +758,7 @@ fn certify(
     Certifier::start(engine, rpc, metrics, move |differs| {
         tracing::error!(%differs, "this node's state is not the chain's; the node halts");
         let hint = "keep the data for whoever looks into it, and join anew in an empty home";
-        report(&Out::new(json), &Failure::integrity(differs.to_string()).hint(hint));
-        home.withdraw_api();
-        std::process::exit(i32::from(Exit::Integrity as u8));
+        end(&Out::new(json), &Failure::integrity(differs.to_string()).hint(hint), || home.withdraw_api());
     })
 }
 
@@ -791,9 +787,7 @@ fn watch_sync(
             tracing::error!(why, "state sync failed; the node ends");
             let hint =
                 "docs/cometbft.md says what to look at; to begin again, empty the engine's data and this home's data";
-            report(&Out::new(json), &Failure::new(Exit::SyncFailed, why).hint(hint));
-            home.withdraw_api();
-            std::process::exit(i32::from(Exit::SyncFailed as u8));
+            end(&Out::new(json), &Failure::new(Exit::SyncFailed, why).hint(hint), || home.withdraw_api());
         }
     }
 }

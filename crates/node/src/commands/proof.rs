@@ -4,7 +4,7 @@
 //! wrote it, and is shown as `claimed`.
 
 use crate::api;
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::input::read_input;
 use crate::out::{Ink, bytes, short};

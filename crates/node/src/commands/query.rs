@@ -4,7 +4,7 @@
 
 use super::{proof, tx};
 use crate::api::{Chain, Entries, Entry, Page, RangeProof, Receipt};
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::misfits;
 use crate::out::{Ink, Out, grouped, short};

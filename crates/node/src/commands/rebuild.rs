@@ -2,7 +2,7 @@
 //!
 //! The chain here is only read. The new home has the genesis, the configuration and the data; keys stay where they are.
 
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::newfile;

@@ -2,7 +2,7 @@
 //! recovery signed.
 
 use super::db::confirmed;
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::input::read_input;
 use crate::interrupt::Stop;
@@ -73,7 +73,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         return Ok(Exit::Ok);
     }
     // What a recovery runs are blocks.
-    let _watched = context.watch(registry.activity())?;
+    let _watched = context.watch(&config, registry.activity())?;
     confirmed(options.yes, "this puts what is recovered in the place of the state, the blocks and the receipts here")?;
     let bar = context.out.progress("recovering", 0);
     let mut progress = |strategy: Strategy, done, total| {

@@ -1,6 +1,6 @@
 //! `keelstone replay`: runs blocks again, all from the genesis on or a range, and compares every root.
 
-use crate::cli::Context;
+use crate::context::Context;
 use crate::engine::Replayed;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, grouped};

@@ -1,8 +1,8 @@
 //! `keelstone rollback HEIGHT --yes`: makes an earlier height the last one again.
 
 use super::db::confirmed;
-use crate::cli::Context;
 use crate::cometbft::rpc::Rpc;
+use crate::context::Context;
 use crate::exit::{Exit, Failure, causes};
 use crate::library::{forget_above, hold_library};
 use crate::out::grouped;

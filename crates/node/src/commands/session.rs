@@ -5,7 +5,7 @@
 
 use super::tx::{self, settle, sign};
 use crate::api::{Chain, Refusal, Session, SessionsWanted};
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, grouped, short};
 use clap::{Args, Subcommand};

@@ -3,12 +3,12 @@
 //! Everything it writes is CometBFT's own configuration. What is trusted, a height and its block's hash, is asked of all
 //! the nodes that are named, and they must agree.
 
-use crate::cli::Context;
 use crate::clock::now;
 use crate::cometbft::config_file::{Edit, edited};
 use crate::cometbft::home::{check_genesis, enable, read, replace};
 use crate::cometbft::rpc::Rpc;
 use crate::cometbft::trust::{TRUST_PERIOD, TrustError, TrustPeriod, agree};
+use crate::context::Context;
 use crate::exit::{Exit, Failure, causes};
 use crate::out::grouped;
 use clap::{Args, Subcommand};

@@ -1,10 +1,10 @@
 //! `keelstone status`: where the chain stands.
 
 use crate::api::{FollowFigures, SnapshotFigures};
-use crate::cli::Context;
 use crate::clock::now;
 use crate::cometbft::rpc::Rpc;
 use crate::config::EngineKind;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::follower::follow;
 use crate::library::look_into_library;

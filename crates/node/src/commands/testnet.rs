@@ -1,6 +1,6 @@
 //! `keelstone testnet`: a whole network of CometBFT and Keelstone nodes on this machine.
 
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::interrupt::wait_for_signals;
 use crate::out::{Ink, Out, grouped, short};

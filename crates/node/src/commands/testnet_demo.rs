@@ -4,7 +4,7 @@
 //! network lives in a directory of its own that is removed at the end if all went well, and kept for a look if not.
 
 use super::testnet::{find_cometbft, program, settings, show_load, stands};
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::out::{Ink, Out, grouped};
 use crate::testnet::control::{Part, Request};

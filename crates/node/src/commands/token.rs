@@ -1,6 +1,6 @@
 //! `keelstone token new|list|remove`: tokens for the HTTP API of this home's node.
 
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::tokens::{self, Role};
 use clap::{Args, Subcommand};

@@ -3,7 +3,7 @@
 use super::query::show_outcomes;
 use crate::api::{self, Chain, FailureText, Refusal};
 use crate::bundle::{Facts, Plan, show_signed};
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::input::read_input;
 use crate::out::{Ink, grouped, short};

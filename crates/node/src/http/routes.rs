@@ -9,7 +9,7 @@ use super::server::Connection;
 use super::taking::{Crowded, Room, bound};
 use crate::abci;
 use crate::api::{self, AuditWanted, By, Chain, Page, Refusal, SessionsWanted, decimal};
-use crate::cli::Application;
+use crate::application::Application;
 use crate::cometbft::rpc::Rpc;
 use crate::engine::Engine;
 use crate::health::Health;

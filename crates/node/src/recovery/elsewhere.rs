@@ -11,8 +11,7 @@
 use super::{Place as Home, SNAPSHOTS_TRIED_MAX, machine, version_of};
 use crate::api::Refusal;
 use crate::client::Remote;
-use crate::config::HttpAddress;
-use crate::config::Place;
+use crate::config::{HttpAddress, Place};
 use crate::exit::{Exit, Failure, causes};
 use crate::metrics::Metrics;
 use crate::p2p::{self, Joining, MirrorSource, Network, Opened, Reach, Sources, ask_all, joiner_settings};

@@ -5,8 +5,8 @@ mod node;
 
 use crate::api;
 use crate::audit::{self, BadRecord};
-use crate::cli::Context;
 use crate::commands::db::confirmed;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::input::read_input;
 use crate::keyfile::PRODUCER;

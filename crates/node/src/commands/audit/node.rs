@@ -3,7 +3,7 @@
 //! None of these writes to the log, needs a chain, or keeps a running node from anything.
 
 use super::lines;
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::input::read_input;
 use crate::newfile;

@@ -7,7 +7,7 @@ mod operation;
 use super::tx::{self, Patience, settle, sign};
 use crate::api::{BundleStatus, Chain};
 use crate::bundle::{Batches, Plan};
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::input::read_input;
 use crate::out::{Ink, Out, grouped, short};

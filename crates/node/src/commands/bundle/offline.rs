@@ -6,7 +6,7 @@
 use super::super::tx;
 use crate::api;
 use crate::bundle::{Facts, Plan, show_receipt, show_signed};
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::input::read_input;
 use crate::out::{Ink, Out, bytes, grouped, short};

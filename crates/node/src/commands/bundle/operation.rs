@@ -7,7 +7,7 @@ use super::parsed;
 use crate::api::OperationAnswer;
 use crate::audit::decoded;
 use crate::bundle::show_operation_proof;
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::input::read_input;
 use crate::newfile;

@@ -2,7 +2,7 @@
 
 mod repair;
 
-use crate::cli::Context;
+use crate::context::Context;
 use crate::damage::Damage;
 use crate::engine::{self, Engine};
 use crate::exit::{Exit, Failure};

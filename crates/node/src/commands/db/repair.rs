@@ -6,7 +6,7 @@
 //! changed, and what is lost is named.
 
 use super::confirmed;
-use crate::cli::Context;
+use crate::context::Context;
 use crate::damage::Damage;
 use crate::engine::{self, Aside};
 use crate::exit::{Exit, Failure, causes};

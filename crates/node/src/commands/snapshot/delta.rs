@@ -5,7 +5,7 @@
 
 use super::diff::{Change, compare};
 use super::{Source, expected, genesis_if_any};
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::library::look_into_library;
 use crate::newfile;

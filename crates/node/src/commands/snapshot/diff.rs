@@ -4,7 +4,7 @@
 //! held but a few batches, and whatever is compared was proven.
 
 use super::{Source, expected, genesis_if_any};
-use crate::cli::Context;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::out::grouped;

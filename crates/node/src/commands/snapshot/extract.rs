@@ -3,8 +3,8 @@
 
 use super::{Source, expected, genesis_if_any, say_trust};
 use crate::api;
-use crate::cli::Context;
 use crate::commands::proof;
+use crate::context::Context;
 use crate::exit::{Exit, Failure, causes};
 use crate::library::trusted;
 use crate::newfile;

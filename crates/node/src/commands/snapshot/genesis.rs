@@ -9,9 +9,9 @@
 //! genesis names its root.
 
 use super::{Source, expected, fits, genesis_if_any, show};
-use crate::cli::Context;
 use crate::clock::now;
 use crate::commands::init::validator;
+use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::input::FILE_BYTES_MAX;
 use crate::library::trusted;

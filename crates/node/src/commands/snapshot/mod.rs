@@ -13,15 +13,14 @@ pub(crate) mod restore;
 
 use super::db::confirmed;
 use crate::api::Snapshot;
-use crate::cli::Context;
 use crate::config::Config;
+use crate::context::Context;
 use crate::control::{self, Created, Request, Told};
 use crate::engine::{check_fits_genesis, unfit};
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::input::read_input;
-use crate::library::{Source, expected, id};
-use crate::library::{kept, look_into_library, open_library};
+use crate::library::{Source, expected, id, kept, look_into_library, open_library};
 use crate::newfile;
 use crate::out::{Ink, Out, bytes, grouped, short};
 use crate::own_log::{OwnLog, Stood, Who};

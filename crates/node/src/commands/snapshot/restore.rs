@@ -5,9 +5,9 @@
 
 use super::{Source, complete_genesis, delta, expected, fits, genesis_for, show};
 use crate::api::Snapshot;
-use crate::cli::Context;
 use crate::commands::db::confirmed;
 use crate::config::Config;
+use crate::context::Context;
 use crate::engine::{self, Aside};
 use crate::exit::{Exit, Failure};
 use crate::library::{forget_above, hold_library};
