@@ -7,7 +7,8 @@
 //! Rules: `spec/modules.md`, MODULE-4.
 
 use crate::api::{self, By, Entries, Page, Refusal};
-use crate::{call, typed_key};
+use crate::call;
+use crate::typed_key;
 use keelstone_codec::{Describe as _, Key, Namespace, NotHex, OrderedKey, Root, Shape, Text, unhex};
 use keelstone_execution::{IndexError, Layout, PublicKey, Registry, SYSTEM_NAMESPACES, entry_prefix};
 use keelstone_ledger::Committed;

@@ -43,6 +43,42 @@ fn a_crate_uses_only_what_stands_to_its_left() {
     }
 }
 
+/// The modules of `node` in the order that `ARCHITECTURE.md` gives them: each may use what stands before it.
+fn modules_of_node() -> Vec<String> {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md is there");
+    let section = text.split("## Inside `node`").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let rows = section.expect("it has the order").lines().filter_map(|line| line.strip_prefix('|')?.split('|').nth(1));
+    rows.flat_map(|names| names.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
+}
+
+/// The modules that stand behind `crate::` in code.
+fn modules_used(code: &str) -> impl Iterator<Item = &str> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    code.split("crate::").skip(1).map(move |rest| rest.split(|c| !is_name(c)).next().unwrap_or_default())
+}
+
+#[test]
+fn a_module_of_node_uses_only_what_stands_before_it() {
+    let order = modules_of_node();
+    let place = |name: &str| order.iter().position(|known| known == name);
+    let mut seen = BTreeSet::new();
+    for file in tracked() {
+        let Some(path) = file.path.strip_prefix("crates/node/src/").filter(|path| *path != "lib.rs") else { continue };
+        let own = path.split(['/', '.']).next().unwrap_or_default();
+        let own_place = place(own).unwrap_or_else(|| panic!("{own} has no place in the order of ARCHITECTURE.md"));
+        seen.insert(own.to_owned());
+        for line in file.product().lines().map(code) {
+            for used in modules_used(&line).filter(|used| *used != own) {
+                assert!(!used.is_empty(), "{path}: a line to each module that is used, as in: {line}");
+                let used_place = place(used).unwrap_or_else(|| panic!("{path} uses {used}, which has no place"));
+                assert!(used_place < own_place, "{path} uses {used}, which stands behind {own}");
+            }
+        }
+    }
+    let gone: Vec<&String> = order.iter().filter(|name| !seen.contains(*name)).collect();
+    assert!(gone.is_empty(), "in the order of ARCHITECTURE.md, and not in node: {gone:?}");
+}
+
 /// The binary's allocator alone has an unsafe call, which sets an option of it.
 #[test]
 fn no_crate_has_unsafe_code() {
