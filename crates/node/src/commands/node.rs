@@ -14,7 +14,7 @@ use crate::control::{Control, Desk};
 use crate::descriptors;
 use crate::engine::Engine;
 use crate::engine::consensus::stands_at;
-use crate::engine::versions::Attests;
+use crate::engine::versions::{Attests, Word};
 use crate::exit::{Exit, Failure};
 use crate::follower::{Follower, follow};
 use crate::health::Health;
@@ -26,7 +26,7 @@ use crate::mend::Mender;
 use crate::metrics::Metrics;
 use crate::out::{Out, end, grouped, short};
 use crate::own_log::{OwnLog, Who};
-use crate::p2p::{self, Ends, Follow, HEARD_MAX, Network, Over, Seen};
+use crate::p2p::{self, Ends, Follow, HEARD_MAX, Heard, Network, Over, Seen};
 use crate::producer::Producer;
 use crate::recovery::{self, Wanted, Wish};
 use crate::scrub::{Scrubber, Tell};
@@ -40,6 +40,7 @@ use keelstone_codec::Height;
 use keelstone_execution::{Activity, PublicKey, Registry};
 use keelstone_ledger::{Committed, Verdict};
 use serde_json::json;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -414,199 +415,55 @@ impl Node {
         maker: Maker,
         context: &Context<'_>,
     ) -> Result<Self, Failure> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::io("could not start the node's threads", &error))?;
-        let signals = runtime
-            .block_on(async { Signals::listen() })
-            .map_err(|error| Failure::io("could not listen to signals", &error))?;
-        let listen = config.http.listen;
-        let listener = runtime
-            .block_on(TcpListener::bind(listen))
-            .map_err(|error| Failure::io(format_args!("could not listen on {listen}"), &error))?;
-        let address = listener.local_addr().map_err(|error| Failure::io("could not listen", &error))?;
-
+        let (runtime, signals) = threads()?;
+        let (listener, address) = listen(&runtime, config.http.listen)?;
         let metrics = Arc::new(Metrics::new());
-        let hub = Hub::new(metrics.clone());
-        let health = Arc::new(Health::default());
+        let (hub, health) = (Hub::new(metrics.clone()), Arc::new(Health::default()));
+        let starting = Starting { engine, config, home, context, metrics, hub, health, runtime };
+
         let limits = Arc::new(Limits::new(&config.http, address));
-        let tls = ServerTls::open(home, &config.http)?.map(Arc::new);
-        let access = Arc::new(Access::open(home, &config.http, metrics.clone())?);
-        if (config.http.write_token || config.http.read_token) && tls.is_none() && !address.ip().is_loopback() {
-            let taken = config.http.plain_tokens;
-            tracing::warn!(%address, taken, "tokens over plain HTTP can be read on the way: http.tls_certificate");
-        }
-        let reload = Arc::new(Reload { home: home.clone(), address, access: access.clone(), tls: tls.clone() });
-        observe(&*engine, hub.clone(), metrics.clone(), context.application.registry.clone());
+        let (access, reload) = starting.access(address)?;
+        starting.observe();
         // Before the first block: the one that reaches the interval may be the next.
-        let snapshots = match config.snapshots.enabled {
-            true => Some(Service::start(&engine, config, home, metrics.clone())?),
-            false => None,
-        };
-        let (carry, carried) = watch::channel(None);
-        let (tell_heard, heard) = mpsc::channel(HEARD_MAX);
-        let seen = match &maker {
-            Maker::Elsewhere(follow) => Some(Seen::new(follow)),
-            Maker::Solo(_) | Maker::CometBft => None,
-        };
-        let mut carry = Some(carry);
-        let peers = match config.p2p.enabled || seen.is_some() {
-            true => {
-                let mut setup = p2p::setup(&config.p2p, engine.chain_id(), home, &context.keys(), metrics.clone())?;
-                // Who only follows needs nobody to come in.
-                setup.listen = setup.listen.filter(|_| config.p2p.enabled);
-                let attests = match &maker {
-                    Maker::Solo(_) => Attests::Key(Arc::new(context.keys().load(PRODUCER)?)),
-                    Maker::CometBft => Attests::Nobody,
-                    Maker::Elsewhere(_) => {
-                        setup.heard = Some(tell_heard);
-                        Attests::Carried(carried.clone())
-                    }
-                };
-                if let Attests::Key(key) = &attests {
-                    let (made, tip) = watch::channel(Height::default());
-                    engine.on_commit(Box::new(move |committed| {
-                        made.send_replace(committed.block.height);
-                    }));
-                    let word = carry.take().expect("nobody else signs");
-                    runtime.spawn(p2p::sign_each(engine.clone(), key.clone(), tip, word));
-                }
-                let answers = engine.clone().answers(p2p::server_limits(&config.p2p), attests);
-                let (network, task) = Network::start(runtime.handle(), setup, Some(answers))?;
-                runtime.spawn(p2p::announce(network.clone(), carried));
-                Some((network, task))
-            }
-            false => None,
-        };
-        let failing = health.clone();
-        let gauge = metrics.clone();
-        let questions = context.application.registry.activity();
-        let watchdogs = watch(&*engine, config, home, metrics.clone(), context.out.is_json())
-            .and_then(|blocks| Ok([blocks, watch_questions(questions, config, health.clone())?]))
-            .map_err(|error| Failure::io("could not start the watchdog", &error))?;
-        let network = peers.as_ref().map(|(network, _)| network.clone());
-        let mender = Arc::new(Mender::new(&engine, &config.check, home, network, metrics.clone(), health.clone()));
-        let tell = Tell { metrics: metrics.clone(), hub: hub.clone(), health: health.clone(), mender: mender.clone() };
-        let scrub = Scrubber::start(&engine, &config.store, tell)?;
+        let snapshots = starting.snapshots()?;
+        let mut peering = starting.peers(&maker)?;
+        let watchdogs = starting.watchdogs()?;
+        let (mender, scrub) = starting.upkeep(&peering)?;
         let (stop, stopped) = watch::channel(false);
         let (tell, ended) = mpsc::channel(1);
-        let (mut abci, mut attached) = (None, None);
+        let mut attached = None;
         let running = match maker {
-            Maker::Solo(key) => {
-                let producer = Producer::start(engine.clone(), key, &config.blocks, metrics.clone(), move || {
-                    failing.failed.store(true, Ordering::Relaxed);
-                    gauge.store_failed.set(1);
-                });
-                Running::Solo(producer.map_err(|error| Failure::io("could not start making blocks", &error))?)
-            }
-            Maker::Elsewhere(follow) => {
-                engine.refuse(follow.made_by());
-                let (network, _) = peers.as_ref().expect("whoever follows has peers");
-                let (word, seen) = carry.take().zip(seen.clone()).expect("nobody else follows");
-                let ends = |stop| Ends { heard, stop, word, seen, metrics: metrics.clone() };
-                let (home, gauge, json) = (home.clone(), metrics.clone(), context.out.is_json());
-                let over = move |over| match over {
-                    Over::Done => {}
-                    // Full or gone means: the node ends already.
-                    Over::Gap(gap) => {
-                        let left_behind = Ended::LeftBehind { missing: gap.missing, kept_from: gap.kept_from };
-                        drop(tell.try_send(left_behind));
-                    }
-                    Over::Failed(failure) => {
-                        tracing::error!(%failure, "a block could not be taken in; restart the node");
-                        failing.failed.store(true, Ordering::Relaxed);
-                        gauge.store_failed.set(1);
-                    }
-                    Over::Diverged(failure) => {
-                        tracing::error!(%failure, "this node's state is not the chain's; the node halts");
-                        end(&Out::new(json), &failure, || home.withdraw_api());
-                    }
-                };
-                let (runtime, gap_ends) = (runtime.handle(), config.p2p.follow_resync);
-                let (engine, network) = (engine.clone(), network.clone());
-                Running::Elsewhere(Follower::start(runtime, engine, network, follow, ends, gap_ends, over)?)
-            }
+            Maker::Solo(key) => starting.make_blocks(key)?,
+            Maker::Elsewhere(follow) => starting.follow(follow, &mut peering, tell)?,
             Maker::CometBft => {
-                // Before the request that it came with is given up: who sent it is to hear that it was the engine.
-                let patience = Duration::from_millis(config.http.request_timeout_ms) * 5 / 6;
-                let rpc = Rpc::at(&config.engine.rpc).timeout(patience.min(client::TIMEOUT));
-                engine.forward_to(Box::new(move |transaction| Ok(rpc.broadcast(transaction)?)));
-                let socket = runtime.block_on(abci::Server::bind(&config.engine.abci, home))?;
-                let address = socket.address().to_owned();
-                if config.engine.supervise
-                    && let Some(proxy_app) = connects_elsewhere(&supervised(config, home), &address)
-                {
-                    tracing::warn!(
-                        proxy_app,
-                        address,
-                        "CometBFT's config.toml has it look for its application elsewhere than this node listens"
-                    );
-                }
-                let application = Arc::new(Application::new(
-                    engine.clone(),
-                    metrics.clone(),
-                    health.clone(),
-                    snapshots.clone(),
-                    config.engine.retain_blocks,
-                ));
-                let rpc = Rpc::at(&config.engine.rpc).timeout(PEERS_TIMEOUT);
-                attached = Some(Attached { application: application.clone(), rpc, address: address.clone() });
-                abci = Some(address);
-                let own = config.engine.supervise.then(|| tell.clone());
-                runtime.spawn(watch_sync(application.clone(), config, home, own, context.out.is_json()));
-                let certifier = certify(&engine, config, home, metrics.clone(), context.out.is_json())
-                    .map_err(|error| Failure::io("could not start comparing roots", &error))?;
-                let server = runtime.spawn(socket.serve(application, stopped.clone()));
-                // Full or gone means: the node ends already.
-                let told = move |ended| drop(tell.try_send(ended));
-                let chain = engine.clone();
-                let joins = move || stands_at(&*chain).is_none();
-                let own = config.engine.supervise.then(|| Supervisor::start(supervised(config, home), joins, told));
-                Running::CometBft(server, certifier, own.transpose()?)
+                let (running, engine) = starting.wait_for_engine(snapshots.as_ref(), tell, &stopped)?;
+                attached = Some(engine);
+                running
             }
         };
-
+        let abci = attached.as_ref().map(|engine| engine.address.clone());
         let served = Served {
-            chain: engine.clone(),
+            chain: starting.engine.clone(),
             application: Arc::new(context.application.clone()),
-            hub: hub.clone(),
-            metrics: metrics.clone(),
+            hub: starting.hub.clone(),
+            metrics: starting.metrics.clone(),
             limits: limits.clone(),
             access,
             reload: reload.clone(),
-            health: health.clone(),
+            health: starting.health.clone(),
             snapshots: snapshots.clone(),
-            following: seen,
+            following: peering.seen,
             attached,
             behind_max: config.p2p.follow_behind_max,
         };
+        let Starting { engine, metrics, runtime, .. } = &starting;
         runtime.spawn(take_figures(engine.clone(), metrics.clone()));
-        let checks = match config.check.enabled {
-            true => {
-                let (metrics, health) = (metrics.clone(), health.clone());
-                let begun = check::Service::start(engine.clone(), &config.check, home, metrics, health, mender)?;
-                Some(Arc::new(begun))
-            }
-            false => None,
-        };
-        let desk = Arc::new(Desk::new(
-            engine.clone(),
-            metrics.clone(),
-            home.clone(),
-            config.snapshots.clone(),
-            snapshots.clone(),
-            checks.clone(),
-        ));
-        let control = match runtime.block_on(async { Control::bind(home) }) {
-            Ok(control) => Some(runtime.spawn(control.serve(desk, stopped.clone()))),
-            Err(error) => {
-                tracing::warn!(%error, "there is no control socket: commands that change snapshots need this node stopped");
-                None
-            }
-        };
+        let checks = starting.checks(mender)?;
+        let control = starting.control(snapshots.as_ref(), checks.as_ref(), &stopped);
+        let (tls, metrics) = (reload.tls.clone(), metrics.clone());
         let server = runtime.spawn(serve(listener, router(served), limits, tls, metrics, stopped));
         reload.announce()?;
+        let Starting { engine, runtime, health, hub, .. } = starting;
         Ok(Self {
             engine,
             reload,
@@ -621,7 +478,7 @@ impl Node {
             hub,
             snapshots,
             checks,
-            peers,
+            peers: peering.network,
             stop,
             server,
             control,
@@ -702,6 +559,261 @@ impl Node {
         match self.health.failed.load(Ordering::Relaxed) {
             true => Err(Failure::error("a block could not be committed; the log says why")),
             false => self.engine.flush(),
+        }
+    }
+}
+
+/// The threads of a node, and the signals that it answers from here on.
+fn threads() -> Result<(Runtime, Signals), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::io("could not start the node's threads", &error))?;
+    let signals = runtime
+        .block_on(async { Signals::listen() })
+        .map_err(|error| Failure::io("could not listen to signals", &error))?;
+    Ok((runtime, signals))
+}
+
+/// Where the API listens.
+fn listen(runtime: &Runtime, listen: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
+    let listener = runtime
+        .block_on(TcpListener::bind(listen))
+        .map_err(|error| Failure::io(format_args!("could not listen on {listen}"), &error))?;
+    let address = listener.local_addr().map_err(|error| Failure::io("could not listen", &error))?;
+    Ok((listener, address))
+}
+
+/// A node that starts: what each of its parts is given.
+struct Starting<'a> {
+    engine: Arc<dyn Engine>,
+    config: &'a Config,
+    home: &'a Home,
+    context: &'a Context<'a>,
+    metrics: Arc<Metrics>,
+    hub: Arc<Hub>,
+    health: Arc<Health>,
+    /// The last to go, where a later part does not start.
+    runtime: Runtime,
+}
+
+/// What a node has of its peers.
+struct Peering {
+    /// The connections, and their task.
+    network: Option<(Network, tokio::task::JoinHandle<()>)>,
+    /// What is announced to them, until somebody has it who says what that is.
+    word: Option<watch::Sender<Word>>,
+    /// What they announce.
+    heard: Option<mpsc::Receiver<Heard>>,
+    /// What is seen of the producer that is followed.
+    seen: Option<Seen>,
+}
+
+impl Starting<'_> {
+    /// Who may ask what, and what of that is read again while the node runs.
+    fn access(&self, address: SocketAddr) -> Result<(Arc<Access>, Arc<Reload>), Failure> {
+        let http = &self.config.http;
+        let tls = ServerTls::open(self.home, http)?.map(Arc::new);
+        let access = Arc::new(Access::open(self.home, http, self.metrics.clone())?);
+        if (http.write_token || http.read_token) && tls.is_none() && !address.ip().is_loopback() {
+            let taken = http.plain_tokens;
+            tracing::warn!(%address, taken, "tokens over plain HTTP can be read on the way: http.tls_certificate");
+        }
+        let reload = Reload { home: self.home.clone(), address, access: access.clone(), tls };
+        Ok((access, Arc::new(reload)))
+    }
+
+    /// Tells streams and metrics of every block.
+    fn observe(&self) {
+        let registry = self.context.application.registry.clone();
+        observe(&*self.engine, self.hub.clone(), self.metrics.clone(), registry);
+    }
+
+    /// The snapshots that are made of it, if any are.
+    fn snapshots(&self) -> Result<Option<Arc<Service>>, Failure> {
+        match self.config.snapshots.enabled {
+            true => Ok(Some(Service::start(&self.engine, self.config, self.home, self.metrics.clone())?)),
+            false => Ok(None),
+        }
+    }
+
+    /// The peers: those who are answered, and those who are followed.
+    fn peers(&self, maker: &Maker) -> Result<Peering, Failure> {
+        let (config, context) = (self.config, self.context);
+        let (carry, carried) = watch::channel(None);
+        let (tell_heard, heard) = mpsc::channel(HEARD_MAX);
+        let seen = match maker {
+            Maker::Elsewhere(follow) => Some(Seen::new(follow)),
+            Maker::Solo(_) | Maker::CometBft => None,
+        };
+        let mut peering = Peering { network: None, word: Some(carry), heard: Some(heard), seen };
+        if !config.p2p.enabled && peering.seen.is_none() {
+            return Ok(peering);
+        }
+        let engine = &self.engine;
+        let mut setup = p2p::setup(&config.p2p, engine.chain_id(), self.home, &context.keys(), self.metrics.clone())?;
+        // Who only follows needs nobody to come in.
+        setup.listen = setup.listen.filter(|_| config.p2p.enabled);
+        let attests = match maker {
+            Maker::Solo(_) => Attests::Key(Arc::new(context.keys().load(PRODUCER)?)),
+            Maker::CometBft => Attests::Nobody,
+            Maker::Elsewhere(_) => {
+                setup.heard = Some(tell_heard);
+                Attests::Carried(carried.clone())
+            }
+        };
+        if let Attests::Key(key) = &attests {
+            let (made, tip) = watch::channel(Height::default());
+            engine.on_commit(Box::new(move |committed| {
+                made.send_replace(committed.block.height);
+            }));
+            let word = peering.word.take().expect("nobody else signs");
+            self.runtime.spawn(p2p::sign_each(engine.clone(), key.clone(), tip, word));
+        }
+        let answers = engine.clone().answers(p2p::server_limits(&config.p2p), attests);
+        let (network, task) = Network::start(self.runtime.handle(), setup, Some(answers))?;
+        self.runtime.spawn(p2p::announce(network.clone(), carried));
+        peering.network = Some((network, task));
+        Ok(peering)
+    }
+
+    /// One over blocks, one over what is run for questions.
+    fn watchdogs(&self) -> Result<[Watchdog; 2], Failure> {
+        let questions = self.context.application.registry.activity();
+        watch(&*self.engine, self.config, self.home, self.metrics.clone(), self.context.out.is_json())
+            .and_then(|blocks| Ok([blocks, watch_questions(questions, self.config, self.health.clone())?]))
+            .map_err(|error| Failure::io("could not start the watchdog", &error))
+    }
+
+    /// Who mends what is damaged, and who looks for that all the time.
+    fn upkeep(&self, peering: &Peering) -> Result<(Arc<Mender>, Option<Scrubber>), Failure> {
+        let (metrics, health) = (self.metrics.clone(), self.health.clone());
+        let network = peering.network.as_ref().map(|(network, _)| network.clone());
+        let mender = Mender::new(&self.engine, &self.config.check, self.home, network, metrics.clone(), health.clone());
+        let mender = Arc::new(mender);
+        let tell = Tell { metrics, hub: self.hub.clone(), health, mender: mender.clone() };
+        Ok((mender, Scrubber::start(&self.engine, &self.config.store, tell)?))
+    }
+
+    /// Makes the blocks here.
+    fn make_blocks(&self, key: PublicKey) -> Result<Running, Failure> {
+        let (failing, gauge) = (self.health.clone(), self.metrics.clone());
+        let (blocks, metrics) = (&self.config.blocks, self.metrics.clone());
+        let producer = Producer::start(self.engine.clone(), key, blocks, metrics, move || {
+            failing.failed.store(true, Ordering::Relaxed);
+            gauge.store_failed.set(1);
+        });
+        Ok(Running::Solo(producer.map_err(|error| Failure::io("could not start making blocks", &error))?))
+    }
+
+    /// Follows who makes the blocks. `tell` hears that a later state has to be taken.
+    fn follow(&self, follow: Follow, peering: &mut Peering, tell: mpsc::Sender<Ended>) -> Result<Running, Failure> {
+        self.engine.refuse(follow.made_by());
+        let (network, _) = peering.network.as_ref().expect("whoever follows has peers");
+        let (word, seen) = peering.word.take().zip(peering.seen.clone()).expect("nobody else follows");
+        let heard = peering.heard.take().expect("nobody else listens");
+        let metrics = self.metrics.clone();
+        let ends = |stop| Ends { heard, stop, word, seen, metrics };
+        let (failing, gauge) = (self.health.clone(), self.metrics.clone());
+        let (home, json) = (self.home.clone(), self.context.out.is_json());
+        let over = move |over| match over {
+            Over::Done => {}
+            // Full or gone means: the node ends already.
+            Over::Gap(gap) => {
+                let left_behind = Ended::LeftBehind { missing: gap.missing, kept_from: gap.kept_from };
+                drop(tell.try_send(left_behind));
+            }
+            Over::Failed(failure) => {
+                tracing::error!(%failure, "a block could not be taken in; restart the node");
+                failing.failed.store(true, Ordering::Relaxed);
+                gauge.store_failed.set(1);
+            }
+            Over::Diverged(failure) => {
+                tracing::error!(%failure, "this node's state is not the chain's; the node halts");
+                end(&Out::new(json), &failure, || home.withdraw_api());
+            }
+        };
+        let (runtime, gap_ends) = (self.runtime.handle(), self.config.p2p.follow_resync);
+        let (engine, network) = (self.engine.clone(), network.clone());
+        Ok(Running::Elsewhere(Follower::start(runtime, engine, network, follow, ends, gap_ends, over)?))
+    }
+
+    /// Listens for the engine that makes the blocks, and starts it if it is this node's own. `tell` hears of the end of that one.
+    fn wait_for_engine(
+        &self,
+        snapshots: Option<&Arc<Service>>,
+        tell: mpsc::Sender<Ended>,
+        stopped: &watch::Receiver<bool>,
+    ) -> Result<(Running, Attached), Failure> {
+        let Self { engine, config, home, context, metrics, health, runtime, .. } = self;
+        // Before the request that it came with is given up: who sent it is to hear that it was the engine.
+        let patience = Duration::from_millis(config.http.request_timeout_ms) * 5 / 6;
+        let rpc = Rpc::at(&config.engine.rpc).timeout(patience.min(client::TIMEOUT));
+        engine.forward_to(Box::new(move |transaction| Ok(rpc.broadcast(transaction)?)));
+        let socket = runtime.block_on(abci::Server::bind(&config.engine.abci, home))?;
+        let address = socket.address().to_owned();
+        if config.engine.supervise
+            && let Some(proxy_app) = connects_elsewhere(&supervised(config, home), &address)
+        {
+            tracing::warn!(
+                proxy_app,
+                address,
+                "CometBFT's config.toml has it look for its application elsewhere than this node listens"
+            );
+        }
+        let application = Arc::new(Application::new(
+            engine.clone(),
+            metrics.clone(),
+            health.clone(),
+            snapshots.cloned(),
+            config.engine.retain_blocks,
+        ));
+        let rpc = Rpc::at(&config.engine.rpc).timeout(PEERS_TIMEOUT);
+        let attached = Attached { application: application.clone(), rpc, address };
+        let own = config.engine.supervise.then(|| tell.clone());
+        runtime.spawn(watch_sync(application.clone(), config, home, own, context.out.is_json()));
+        let certifier = certify(engine, config, home, metrics.clone(), context.out.is_json())
+            .map_err(|error| Failure::io("could not start comparing roots", &error))?;
+        let server = runtime.spawn(socket.serve(application, stopped.clone()));
+        // Full or gone means: the node ends already.
+        let told = move |ended| drop(tell.try_send(ended));
+        let chain = engine.clone();
+        let joins = move || stands_at(&*chain).is_none();
+        let own = config.engine.supervise.then(|| Supervisor::start(supervised(config, home), joins, told));
+        Ok((Running::CometBft(server, certifier, own.transpose()?), attached))
+    }
+
+    /// Who compares the state with its peers' now and then, if anybody does.
+    fn checks(&self, mender: Arc<Mender>) -> Result<Option<Arc<check::Service>>, Failure> {
+        if !self.config.check.enabled {
+            return Ok(None);
+        }
+        let (engine, metrics, health) = (self.engine.clone(), self.metrics.clone(), self.health.clone());
+        let begun = check::Service::start(engine, &self.config.check, self.home, metrics, health, mender)?;
+        Ok(Some(Arc::new(begun)))
+    }
+
+    /// What commands of the owner's ask; nothing where there can be no socket.
+    fn control(
+        &self,
+        snapshots: Option<&Arc<Service>>,
+        checks: Option<&Arc<check::Service>>,
+        stopped: &watch::Receiver<bool>,
+    ) -> Option<tokio::task::JoinHandle<()>> {
+        let desk = Arc::new(Desk::new(
+            self.engine.clone(),
+            self.metrics.clone(),
+            self.home.clone(),
+            self.config.snapshots.clone(),
+            snapshots.cloned(),
+            checks.cloned(),
+        ));
+        match self.runtime.block_on(async { Control::bind(self.home) }) {
+            Ok(control) => Some(self.runtime.spawn(control.serve(desk, stopped.clone()))),
+            Err(error) => {
+                tracing::warn!(%error, "there is no control socket: commands that change snapshots need this node stopped");
+                None
+            }
         }
     }
 }
