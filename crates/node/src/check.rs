@@ -76,7 +76,7 @@ pub(crate) enum Asked {
     /// Look at every stored byte, and mend what is damaged.
     Repair {
         /// Where from, besides memory.
-        from: Vec<mend::From>,
+        from: Vec<mend::Supply>,
     },
 }
 
@@ -351,7 +351,7 @@ impl Service {
     }
 
     /// Looks at all of it, and mends what is damaged.
-    fn repair(&self, from: &[mend::From]) -> Result<Value, Failure> {
+    fn repair(&self, from: &[mend::Supply]) -> Result<Value, Failure> {
         let inner = &*self.inner;
         let _one = inner.checking.lock().unwrap_or_else(PoisonError::into_inner);
         let look = inner.mender.look();

@@ -50,7 +50,7 @@ const SILENCES_MAX: u32 = 3;
 /// Where what is lost may come from.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum From {
+pub(crate) enum Supply {
     /// Peers: those in `check.peers`, and those that are connected.
     Peers,
     /// All snapshots of this home.
@@ -59,7 +59,7 @@ pub(crate) enum From {
     Snapshot(String),
 }
 
-impl std::str::FromStr for From {
+impl std::str::FromStr for Supply {
     type Err = std::convert::Infallible;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(match text {
@@ -219,7 +219,7 @@ impl Mender {
         let _one = locked(&self.mending);
         let Some(engine) = self.engine.upgrade().filter(|_| self.automatic) else { return false };
         let problems = locked(&self.known).problems.clone();
-        let from = [From::Snapshots, From::Peers];
+        let from = [Supply::Snapshots, Supply::Peers];
         if problems.is_empty() || locked(&self.left).covers(&problems, &self.places(&from)) {
             locked(&self.known).problems.clear();
             return false;
@@ -287,7 +287,7 @@ impl Mender {
     }
 
     /// Mends because the owner asks.
-    pub(crate) fn asked(&self, problems: &[StoreError], from: &[From]) -> Result<Outcome, Failure> {
+    pub(crate) fn asked(&self, problems: &[StoreError], from: &[Supply]) -> Result<Outcome, Failure> {
         let _one = locked(&self.mending);
         let engine = self.engine.upgrade().ok_or_else(|| Failure::error("the node is stopping"))?;
         if problems.is_empty() {
@@ -297,17 +297,17 @@ impl Mender {
     }
 
     /// Who is there to ask: the node's own snapshots, peers that are connected, and those of the configuration.
-    fn places(&self, from: &[From]) -> BTreeSet<String> {
+    fn places(&self, from: &[Supply]) -> BTreeSet<String> {
         let mut places = BTreeSet::new();
         for from in from {
             match from {
                 // One that cannot be read is no place; a mending says why.
-                From::Snapshots => {
+                Supply::Snapshots => {
                     let kept = snapshots(&self.home).unwrap_or_default();
                     places.extend(kept.iter().map(ToString::to_string));
                 }
-                From::Snapshot(text) => drop(places.insert(text.clone())),
-                From::Peers => {
+                Supply::Snapshot(text) => drop(places.insert(text.clone())),
+                Supply::Peers => {
                     let connected = self.network.as_ref().map(Network::connected).unwrap_or_default();
                     places.extend(connected.iter().map(ToString::to_string));
                     places.extend(self.peers.iter().map(ToString::to_string));
@@ -317,7 +317,13 @@ impl Mender {
         places
     }
 
-    fn mend(&self, engine: &dyn Engine, who: Who, problems: &[StoreError], from: &[From]) -> Result<Outcome, Failure> {
+    fn mend(
+        &self,
+        engine: &dyn Engine,
+        who: Who,
+        problems: &[StoreError],
+        from: &[Supply],
+    ) -> Result<Outcome, Failure> {
         let places = self.places(from);
         let mended = mend(
             &OfEngine(engine),
@@ -380,7 +386,7 @@ impl Mendable for OfEngine<'_> {
 
 /// Where a mending may have things from.
 pub(crate) struct Places<'a> {
-    pub(crate) from: &'a [From],
+    pub(crate) from: &'a [Supply],
     pub(crate) peers: &'a [HttpAddress],
     pub(crate) network: Option<&'a Network>,
     /// Nobody is asked any more once this is true.
@@ -404,7 +410,7 @@ pub(crate) fn mend(
     let mut elsewhere = Elsewhere::new(home, places);
     let mut connected: Vec<(String, Peer<'_>)> = places
         .network
-        .filter(|_| places.from.contains(&From::Peers))
+        .filter(|_| places.from.contains(&Supply::Peers))
         .into_iter()
         .flat_map(|network| network.connected().into_iter().map(move |peer| (network, peer)))
         .map(|(network, peer)| (peer.to_string(), Peer { network, peer, patience: Patience::new(places.stopping) }))
@@ -530,12 +536,12 @@ impl<'a> Elsewhere<'a> {
         let mut gave = Vec::new();
         for from in places.from {
             match from {
-                From::Snapshots => match self::snapshots(home) {
+                Supply::Snapshots => match self::snapshots(home) {
                     Ok(kept) => snapshots.extend(kept),
                     Err(failure) => gave.push(("the snapshots here".to_owned(), Gave::Nothing(failure.message))),
                 },
-                From::Snapshot(text) => snapshots.extend(text.parse()),
-                From::Peers => {
+                Supply::Snapshot(text) => snapshots.extend(text.parse()),
+                Supply::Peers => {
                     for address in places.peers {
                         match address.resolve() {
                             Ok(found) => {
@@ -781,7 +787,7 @@ mod tests {
         std::fs::create_dir_all(path.parent().expect("a place in the home")).expect("made");
         std::fs::write(&path, b"no directory").expect("written");
         let stopping = AtomicBool::new(false);
-        let places = Places { from: &[From::Snapshots], peers: &[], network: None, stopping: &stopping };
+        let places = Places { from: &[Supply::Snapshots], peers: &[], network: None, stopping: &stopping };
         let elsewhere = Elsewhere::new(&home, &places);
         let [(from, Gave::Nothing(why))] = &elsewhere.gave[..] else { panic!("{:?}", elsewhere.gave) };
         assert!(from.contains("snapshots") && why.contains("is no directory"), "{from}: {why}");

@@ -41,7 +41,7 @@ pub(crate) struct Options {
     repair: bool,
     /// What may be asked besides memory: peers, snapshots (of this home), the height of one, or the path of an archive
     #[arg(long, requires = "repair", value_name = "WHERE", default_values = ["snapshots", "peers"])]
-    from: Vec<mend::From>,
+    from: Vec<mend::Supply>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -110,7 +110,7 @@ fn check(depth: Depth, context: &Context<'_>) -> Result<Exit, Failure> {
 }
 
 /// Mends what is damaged: the node that runs here does, or this process if none does.
-fn repair(from: Vec<mend::From>, context: &Context<'_>) -> Result<Exit, Failure> {
+fn repair(from: Vec<mend::Supply>, context: &Context<'_>) -> Result<Exit, Failure> {
     context.home.check_chain()?;
     heard(context)?;
     let request = Request::Check(Asked::Repair { from: from.clone() });
