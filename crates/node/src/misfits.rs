@@ -1,7 +1,7 @@
 //! Entries of a state that are not of the types this program has for their places: of an earlier version of it, or of another
 //! program. They are no damage, and a function that meets one fails; so they are told of, and not refused.
 
-use crate::api::Entries;
+use crate::api::{Entries, Row};
 use crate::call;
 use crate::out::grouped;
 use crate::world;
@@ -33,23 +33,25 @@ pub(crate) fn told(mut found: impl Iterator<Item = String>) -> Vec<String> {
     told
 }
 
-/// Those of a page of entries of a place.
-pub(crate) fn of_page(
+/// The rows that a page of entries of a place is, and what is to be said of those that are none.
+pub(crate) fn rows(
     registry: &Registry,
     namespace: &Namespace,
     place: &str,
     page: &Entries,
-) -> Result<Vec<String>, NotHex> {
-    let mut found = Vec::new();
+) -> Result<(Vec<Row>, Vec<String>), NotHex> {
+    let (mut rows, mut found) = (Vec::with_capacity(page.entries.len()), Vec::new());
     for pair in &page.entries {
         let (key, value) = (unhex(&pair.key)?, unhex(&pair.value)?);
-        if world::row(registry, namespace.as_str(), place, &key, &value).is_none() {
+        let row = world::row(registry, namespace.as_str(), place, &key, &value);
+        if row.is_none() {
             // A key that is none of this place is shown as it is, too.
             let other = || format!("{namespace} {}: no key of the type that this program has there", pair.key);
             found.push(of_entry(registry, namespace, &key, &value).unwrap_or_else(other));
         }
+        rows.push(row.unwrap_or_else(|| world::as_stored(pair)));
     }
-    Ok(told(found.into_iter()))
+    Ok((rows, told(found.into_iter())))
 }
 
 /// What a state has that this program does not: of each collection the first entries are looked at. What is damaged is passed

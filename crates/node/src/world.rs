@@ -252,6 +252,11 @@ pub(crate) fn row(registry: &Registry, namespace: &str, place: &str, key: &[u8],
     Some(api::Row { key: typed_key::show(&key_shape, own)?, value: call::decode(&value_shape, value).ok()? })
 }
 
+/// An entry that is shown as a row as it is stored.
+pub(crate) fn as_stored(pair: &api::Pair) -> api::Row {
+    api::Row { key: pair.key.clone().into(), value: pair.value.clone().into() }
+}
+
 /// The rows that entries of a place are, in their order: by field as [`row`] shows them, or as they are stored where this program
 /// does not know them.
 pub(crate) fn rows(
@@ -262,7 +267,7 @@ pub(crate) fn rows(
 ) -> Result<Vec<api::Row>, NotHex> {
     let shown = |pair: &api::Pair| {
         let row = row(registry, namespace, place, &unhex(&pair.key)?, &unhex(&pair.value)?);
-        Ok(row.unwrap_or_else(|| api::Row { key: pair.key.clone().into(), value: pair.value.clone().into() }))
+        Ok(row.unwrap_or_else(|| as_stored(pair)))
     };
     found.entries.iter().map(shown).collect()
 }

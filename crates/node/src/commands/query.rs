@@ -317,10 +317,8 @@ fn table(options: &EntryOptions, table: Table<'_>, prefix: Vec<u8>, context: &Co
             }));
         }
     };
-    let rows = world::rows(registry, space, place, &found);
-    let rows = rows.map_err(|error| Failure::error(format!("the answer: {error}")))?;
-    let warnings = misfits::of_page(registry, &namespace, place, &found);
-    let warnings = warnings.map_err(|error| Failure::error(format!("the answer: {error}")))?;
+    let rows = misfits::rows(registry, &namespace, place, &found);
+    let (rows, warnings) = rows.map_err(|error| Failure::error(format!("the answer: {error}")))?;
     let out = context.out;
     for row in &rows {
         out.say(format_args!("{} {}", out.ink(Ink::Value, &row.key), row.value));
