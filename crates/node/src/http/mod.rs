@@ -8,9 +8,11 @@ mod access;
 mod error;
 mod events;
 mod limits;
+mod parameters;
 mod reload;
 mod routes;
 mod server;
+mod stream;
 mod taking;
 
 pub(crate) use access::Access;

@@ -2,10 +2,12 @@
 
 use super::access::{self, Access, Takes};
 use super::error::{ApiError, Code, ErrorBody};
-use super::events::{Hub, Refused, Subscription};
+use super::events::{Hub, Refused};
 use super::limits::{Limits, cross_origin, guard};
+use super::parameters::{Parameters, parsed, read_parameters};
 use super::reload::Reload;
 use super::server::Connection;
+use super::stream::{Listening, Past};
 use super::taking::{Crowded, Room, bound};
 use crate::abci;
 use crate::api::{self, AuditWanted, By, Chain, Page, Refusal, SessionsWanted, decimal};
@@ -18,7 +20,7 @@ use crate::out::NAME;
 use crate::p2p::{SILENT, Seen, Standing};
 use crate::snapshots::Service;
 use crate::strict_json;
-use crate::telling::{Event, EventPlace, Id, Told};
+use crate::telling::{EventPlace, Id};
 use crate::world;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -30,8 +32,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::Stream;
-use keelstone_codec::{Hash, Height, Key, Namespace, unhex};
-use keelstone_execution::{PublicKey, Registry, SessionId};
+use keelstone_codec::{Hash, Height, Namespace, unhex};
+use keelstone_execution::{PublicKey, SessionId};
 use keelstone_sync::snapshot::FORMAT;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -39,7 +41,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
@@ -49,8 +51,6 @@ use utoipa::{Modify, OpenApi, ToSchema};
 /// What a node says of itself once a write has failed.
 const WRITE_FAILED: &str = "a write failed: nothing is committed until the node restarts";
 
-/// The most entries one listing returns.
-const ENTRIES_MAX: usize = 1_000;
 /// What handlers work with.
 #[derive(Clone)]
 pub(crate) struct Served {
@@ -177,7 +177,7 @@ pub(super) struct Route {
     /// Whether it answers within the time a request may take.
     timed: bool,
     /// The parameters that may stand behind `?`.
-    parameters: &'static [&'static str],
+    pub(super) parameters: &'static [&'static str],
 }
 
 /// The route of a pattern that was matched.
@@ -331,7 +331,7 @@ fn met_a_bug() -> ApiError {
 /// has to wait here, where it goes with its connection. The runtime has eight times as many threads for such.
 const AT_ONCE_MAX: usize = 64;
 /// Questions to the chain.
-static ASKING: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
+pub(super) static ASKING: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
 /// Transactions, which may have to wait for an engine that stands still.
 static SENDING: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
 /// Chunks of snapshots, few of which are read at once: whoever waits for one keeps no question waiting.
@@ -346,7 +346,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// As [`blocking`], in its turn.
-async fn in_turn<T: Send + 'static>(
+pub(super) async fn in_turn<T: Send + 'static>(
     turns: &'static Semaphore,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
@@ -367,125 +367,6 @@ async fn ask<T: Send + 'static>(
 ) -> Result<T, ApiError> {
     let chain = served.chain.clone();
     Ok(in_turn(&ASKING, move || question(&*chain)).await??)
-}
-
-/// Text of a request as the type it should be.
-fn parsed<T, E: std::fmt::Display>(
-    what: &str,
-    text: &str,
-    parse: impl FnOnce(&str) -> Result<T, E>,
-) -> Result<T, ApiError> {
-    parse(text).map_err(|error| ApiError::new(Code::BadRequest, format!("{what}: {error}")))
-}
-
-/// The parameters after `?`: each at most once, only known ones, escapes decoded.
-#[derive(Clone)]
-struct Parameters(Vec<(String, String)>);
-
-/// Reads the parameters for whoever answers, and refuses those that nobody there would read.
-async fn read_parameters(mut request: Request, next: Next) -> Result<Response, ApiError> {
-    let matched = request.extensions().get::<MatchedPath>().and_then(|path| route(path.as_str()));
-    if let Some(route) = matched {
-        let parameters = Parameters::parse(request.uri().query(), route.parameters)?;
-        request.extensions_mut().insert(parameters);
-    }
-    Ok(next.run(request).await)
-}
-
-impl Parameters {
-    fn parse(query: Option<&str>, known: &[&str]) -> Result<Self, ApiError> {
-        let mut found: Vec<(String, String)> = Vec::new();
-        for part in query.unwrap_or("").split('&').filter(|part| !part.is_empty()) {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            if !known.contains(&name) {
-                let there_are = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                let message = format!("unknown parameter {name:?}; there are {there_are}");
-                return Err(ApiError::new(Code::BadRequest, message));
-            }
-            if found.iter().any(|(other, _)| other == name) {
-                return Err(ApiError::new(Code::BadRequest, format!("the parameter {name:?} appears twice")));
-            }
-            found.push((name.to_owned(), unescape(value)?));
-        }
-        Ok(Self(found))
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
-    }
-
-    fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
-        self.get(name).map(|text| parsed(name, text, decimal)).transpose()
-    }
-
-    fn height(&self, name: &str) -> Result<Option<Height>, ApiError> {
-        Ok(self.number(name)?.map(Height))
-    }
-
-    /// How many entries at most.
-    fn limit(&self) -> Result<usize, ApiError> {
-        let limit = self.get("limit").map_or(Ok(100), |text| parsed("limit", text, decimal::<usize>))?;
-        if !(1..=ENTRIES_MAX).contains(&limit) {
-            return Err(ApiError::new(Code::BadRequest, format!("limit: expected 1 to {ENTRIES_MAX}, found {limit}")));
-        }
-        Ok(limit)
-    }
-
-    fn flag(&self, name: &str) -> Result<bool, ApiError> {
-        match self.get(name) {
-            None | Some("false") => Ok(false),
-            Some("true" | "") => Ok(true),
-            Some(other) => {
-                Err(ApiError::new(Code::BadRequest, format!("{name}: expected true or false, found {other:?}")))
-            }
-        }
-    }
-
-    /// The key of an entry: by its bytes, or with `place` as the types of that place say, where a single value has none.
-    fn key(&self, registry: &Registry, namespace: &Namespace) -> Result<Key, ApiError> {
-        let key = match self.get("place") {
-            Some(_) if self.get("key_hex").is_some() => {
-                return Err(ApiError::new(Code::BadRequest, "key_hex is all bytes of a key: leave place out"));
-            }
-            Some(place) => world::asked_key(registry, namespace.as_str(), place, self.get("key"))?,
-            None => self.bytes("key", "key_hex")?.ok_or_else(|| {
-                let message =
-                    "give the bytes of the key as key=text or key_hex=digits, or place= and the key at that place";
-                ApiError::new(Code::BadRequest, message).hint("/v1/places lists them")
-            })?,
-        };
-        Key::new(key).map_err(|error| ApiError::new(Code::BadRequest, format!("key: {error}")))
-    }
-
-    /// Bytes given as text (`key=…`) or in hexadecimal (`key_hex=…`).
-    fn bytes(&self, text: &str, hexadecimal: &str) -> Result<Option<Vec<u8>>, ApiError> {
-        match (self.get(text), self.get(hexadecimal)) {
-            (Some(text), None) => Ok(Some(text.as_bytes().to_vec())),
-            (None, Some(digits)) => parsed(hexadecimal, digits, |digits| unhex(digits)).map(Some),
-            (None, None) => Ok(None),
-            (Some(_), Some(_)) => {
-                Err(ApiError::new(Code::BadRequest, format!("give {text} or {hexadecimal}, not both")))
-            }
-        }
-    }
-}
-
-/// Percent escapes as bytes; the whole must be UTF-8 without NUL.
-fn unescape(text: &str) -> Result<String, ApiError> {
-    let bad = || ApiError::new(Code::BadRequest, "parameters are UTF-8 with valid percent escapes and no NUL");
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'%' => {
-                let digits = [bytes.next().ok_or_else(bad)?, bytes.next().ok_or_else(bad)?];
-                out.extend(hex::decode(digits).map_err(|_| bad())?);
-            }
-            b'+' => out.push(b' '),
-            byte => out.push(byte),
-        }
-    }
-    String::from_utf8(out).ok().filter(|text| !text.contains('\0')).ok_or_else(bad)
 }
 
 /// What this API offers, for whoever opens it in a browser.
@@ -996,100 +877,6 @@ async fn events(
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
 }
 
-/// Bytes of earlier events that a stream holds at a time, and one event more.
-const PAST_BYTES_MAX: usize = 256 << 10;
-/// Kibibytes of blocks that streams hold to read on in them: of all streams together, since any may be left unread. The largest
-/// block has room (BLOCK-7). Who finds none reads its block again for each piece.
-const HELD_KIB_MAX: usize = 256 << 10;
-static HELD: Semaphore = Semaphore::const_new(HELD_KIB_MAX);
-
-/// A block that is being told, and the room it takes.
-struct Held {
-    block: Told,
-    room: SemaphorePermit<'static>,
-}
-
-/// Events from a place on, and the block they are of, if there is more of it and room for it.
-fn piece(
-    chain: &dyn Engine,
-    next: EventPlace,
-    bytes_max: usize,
-    held: Option<Held>,
-) -> Result<(Vec<Event>, Option<Held>), Refusal> {
-    let held = held.filter(|held| held.block.header.height == next.height);
-    let (mut block, room) = held.map(|Held { block, room }| (block, room)).unzip();
-    let events = chain.events(next, bytes_max, &mut block)?;
-    // The block's own is the last of its height.
-    let goes_on = events.last().is_some_and(|event| event.kind != "block");
-    let held = block.filter(|_| goes_on).and_then(|block| {
-        let kib = || u32::try_from(block.bytes().div_ceil(1 << 10)).unwrap_or(u32::MAX);
-        let room = room.or_else(|| HELD.try_acquire_many(kib()).ok())?;
-        Some(Held { block, room })
-    });
-    Ok((events, held))
-}
-
-/// A stream of events.
-struct Listening {
-    served: Served,
-    subscription: Subscription,
-    /// None once it has come to what is told.
-    past: Option<Past>,
-}
-
-/// Where a stream stands that reads what happened before.
-struct Past {
-    next: EventPlace,
-    read: std::vec::IntoIter<Event>,
-    /// The block it is in.
-    held: Option<Held>,
-}
-
-impl Listening {
-    /// The next event; none if the stream ends.
-    async fn next(&mut self) -> Option<Event> {
-        // Whether it could not join because a height was told meanwhile, which is there to be read then.
-        let mut has_to_read = false;
-        while let Some(past) = &mut self.past {
-            if let Some(event) = past.read.next() {
-                // The block's own is the last of its height.
-                past.next = match event.id {
-                    Id::At(place) if event.kind != "block" => place.next(),
-                    _ => EventPlace::first_of(past.next.height.next()),
-                };
-                self.subscription.took_earlier();
-                return Some(event);
-            }
-            let (next, held) = (past.next, past.held.take());
-            match self.read(next, held).await {
-                Ok(Some((read, held))) => {
-                    // Nothing behind the last event of its height: the next begins.
-                    let next = if read.is_empty() { EventPlace::first_of(next.height.next()) } else { next };
-                    self.past = Some(Past { next, read: read.into_iter(), held });
-                    has_to_read = false;
-                }
-                Ok(None) if has_to_read => return None,
-                Ok(None) if self.subscription.joins(next.height) => self.past = None,
-                Ok(None) => has_to_read = true,
-                // Whoever comes back is told why, with a status.
-                Err(_) => return None,
-            }
-        }
-        self.subscription.next().await
-    }
-
-    /// The [`piece`] from a place on; none if its height is the next one, which is not there yet.
-    async fn read(&self, next: EventPlace, held: Option<Held>) -> Result<Option<(Vec<Event>, Option<Held>)>, ApiError> {
-        let chain = self.served.chain.clone();
-        in_turn(&ASKING, move || match piece(&*chain, next, PAST_BYTES_MAX, held) {
-            Err(Refusal::Height { asked, highest, .. }) if asked == highest.saturating_add(1) => Ok(None),
-            read => read.map(Some),
-        })
-        .await?
-        .map_err(ApiError::from)
-    }
-}
-
 /// Reads the file of tokens and the certificate again: what is new is taken and what was removed no longer. Takes a token
 /// of an administrator.
 #[utoipa::path(
@@ -1193,14 +980,6 @@ async fn openapi() -> Json<utoipa::openapi::OpenApi> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use crate::engine;
-    use crate::home::Home;
-    use keelstone_codec::{ChainId, Encode as _, Timestamp};
-    use keelstone_execution::bundles::Resume;
-    use keelstone_execution::{Bundle, BundleId, Mode, Operation};
-    use keelstone_ledger::modules::standard;
-    use keelstone_ledger::{Genesis, SecretKey, Transaction};
     use std::collections::BTreeSet;
 
     #[test]
@@ -1273,60 +1052,6 @@ mod tests {
             let posts = document["paths"][path].get("post").is_some();
             assert_eq!(matches!(takes, Takes::Sending | Takes::Either | Takes::Administering), posts, "{path}");
             assert_eq!(matches!(takes, Takes::Administering), path.starts_with("/v1/admin/"), "{path}");
-        }
-    }
-
-    /// A block is read and proven once for all pieces of its that a stream takes, as long as streams hold no more than they may.
-    #[test]
-    fn r11_a_block_is_read_once_however_many_pieces_it_is_told_in() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let home = Home::new(dir.path().to_owned());
-        let genesis = Genesis::new(ChainId::new("test").expect("a name"));
-        let key = SecretKey::from_seed(&[7; 32]);
-        let nothing = Operation::of(&Resume { bundle: BundleId(Hash([0; 32])) });
-        let signed = |nonce| {
-            let transaction = Transaction {
-                chain_id: genesis.chain_id.clone(),
-                sender: key.public(),
-                nonce,
-                expiry_height: Height(10),
-                session: None,
-                bundle: Bundle::new(Mode::Sync, vec![nothing.clone()]).expect("a short bundle"),
-            };
-            transaction.sign(&key).to_bytes()
-        };
-        let sent: Vec<_> = (0..3).map(signed).collect();
-        home.write_genesis(&genesis).expect("written");
-        let chain = engine::open(&home, &Config::default(), &standard()).expect("begun");
-        for transaction in sent {
-            chain.submit(&transaction).expect("taken in");
-        }
-        chain.produce(Timestamp(1), key.public(), false).expect("made");
-
-        let one = |index, held| piece(&*chain, EventPlace { height: Height(1), index }, 1, held).expect("there");
-        let place = |held: &Option<Held>| held.as_ref().map(|held| held.block.receipts.as_ptr());
-        let (events, mut held) = one(0, None);
-        assert_eq!((events.len(), HELD.available_permits() < HELD_KIB_MAX), (1, true));
-        let first = place(&held);
-        for index in 1..3 {
-            let (events, next) = one(index, held);
-            assert!(events.len() == 1 && first.is_some() && place(&next) == first, "{index}: it was read again");
-            held = next;
-        }
-        let (events, held) = one(3, held);
-        assert!(events[0].kind == "block" && held.is_none(), "that was all of it");
-        let all = HELD.try_acquire_many(u32::try_from(HELD_KIB_MAX).expect("so many")).expect("nobody holds any");
-        let (events, held) = one(0, None);
-        assert!(events.len() == 1 && held.is_none(), "there is no room to hold it");
-        drop(all);
-    }
-
-    #[test]
-    fn r04_parameters_have_one_reading() {
-        let parse = |query: &str| Parameters::parse(Some(query), &["key", "prove"]);
-        assert_eq!(parse("key=a%3Ab+c").expect("valid").get("key"), Some("a:b c"));
-        for query in ["key=%00", "key=%c0%af", "key=%", "key=%zz", "key=1&key=2", "other=1"] {
-            assert!(parse(query).is_err(), "{query}");
         }
     }
 }
