@@ -12,9 +12,12 @@
 //!
 //! Rules: `spec/ledger.md`, LEDGER-1 to LEDGER-6 and HISTORY-1 to HISTORY-4.
 
+mod error;
+mod kept;
+
 use crate::audit::{Appended, forget_audit, keep_audit};
-use crate::block::{self, Block, BlockError, BlockRecord, Continuation, Executed, Receipt, Refused};
-use crate::bodies::{block_in, continuations_in, first_in, kept_in, root_in};
+use crate::block::{self, Block, BlockRecord, Continuation, Executed, Receipt, Refused};
+use crate::bodies::block_in;
 use crate::chain::{Chain, ChainFacts};
 use crate::check::{self, Refusal};
 use crate::genesis::{Genesis, GenesisError};
@@ -25,13 +28,13 @@ use crate::packed::{Known, pack};
 use crate::parallel::{InParallel, Threads};
 use crate::transaction::{SignedTransaction, TxId};
 use crate::vouched::Vouched;
+pub use error::{LedgerError, ProposalError};
 use keelstone_codec::{Decode, Encode, Hash, Height, OrderedKey, Root, Timestamp};
-use keelstone_execution::{
-    Activity, BundleId, BundleRecord, Bundles, Changes, ListProof, PublicKey, Registry, RegistryError, Stop, list_root,
-};
+use keelstone_execution::{Activity, Changes, ListProof, PublicKey, Registry};
 use keelstone_store::kv::{Batch, Kv, Range};
 use keelstone_store::{Prepared, Store, StoreError, View};
 use keelstone_tree::{Hasher, ReadError};
+use kept::indexed;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -145,154 +148,6 @@ pub struct PoolStatus {
     pub bytes: usize,
 }
 
-/// Why the ledger did not do what it was asked. Each variant says who has to act.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LedgerError {
-    /// The program's functions clash. Its developer has to act.
-    #[error("the registry is not one: {0}")]
-    Registry(#[from] RegistryError),
-    /// The genesis is none. Whoever wrote it has to act.
-    #[error(transparent)]
-    Genesis(#[from] GenesisError),
-    /// The store has no chain yet. Create one.
-    #[error("the store has no genesis")]
-    NoGenesis,
-    /// The store already has a chain.
-    #[error("the store already has a chain, at height {height}")]
-    Exists {
-        /// Its height.
-        height: Height,
-    },
-    /// The chain hashes with another hasher than this store.
-    #[error("the chain hashes with {expected}, the store with {found}")]
-    WrongHasher {
-        /// What the genesis says.
-        expected: String,
-        /// What the store was opened with.
-        found: &'static str,
-    },
-    /// A block cannot follow this state, or the state cannot be read.
-    #[error(transparent)]
-    Block(#[from] BlockError),
-    /// A block was not the next one.
-    #[error("block {found} is not the next, which is {expected}")]
-    NotNext {
-        /// The next height.
-        expected: Height,
-        /// The block's.
-        found: Height,
-    },
-    /// The time of a block runs backwards.
-    #[error("the time {found} is before the last block's, {last}")]
-    Time {
-        /// The last block's.
-        last: Timestamp,
-        /// The one given.
-        found: Timestamp,
-    },
-    /// This node does not have the block's body: it began with a snapshot above it, or lost it.
-    #[error("this node does not have block {height}")]
-    NoBlock {
-        /// The height.
-        height: Height,
-    },
-    /// This node does not keep an audit record: it began with a snapshot above it, or pruned it.
-    #[error("this node does not keep audit record {index}: its records begin with {first}")]
-    NoRecord {
-        /// The record.
-        index: u64,
-        /// The first that is kept.
-        first: u64,
-    },
-    /// This node does not keep a block's audit records: it began with a snapshot above it, or pruned them.
-    #[error("this node does not keep the audit records of block {height}")]
-    NoAudit {
-        /// The block.
-        height: Height,
-    },
-    /// There is no such block yet.
-    #[error("there is no block {height}, the last is {last}")]
-    NotYet {
-        /// What was asked for.
-        height: Height,
-        /// The last height.
-        last: Height,
-    },
-    /// A witness would be larger than any proof with one may be. Whoever asked has to ask for less at once.
-    #[error("the witness has {found} bytes, the limit is {limit}")]
-    WitnessTooLarge {
-        /// Its bytes.
-        found: usize,
-        /// How many it may have.
-        limit: usize,
-    },
-    /// A block that was run again came to something else than is kept of it. What is kept is damaged, or this program is
-    /// another than the one that made it.
-    #[error("block {height} differs from what is kept of it: {what}")]
-    Differs {
-        /// The block.
-        height: Height,
-        /// What was compared.
-        what: String,
-    },
-    /// What the database gave is not what the state commits to. Repair from a peer.
-    #[error("block {height} is damaged in the database: {what}")]
-    Damaged {
-        /// The block.
-        height: Height,
-        /// What was compared.
-        what: String,
-    },
-    /// The store or the database failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-impl From<ReadError> for LedgerError {
-    fn from(error: ReadError) -> Self {
-        Self::Store(error.into())
-    }
-}
-
-impl LedgerError {
-    /// Whether our own bytes are wrong.
-    #[must_use]
-    pub fn is_damage(&self) -> bool {
-        match self {
-            Self::Damaged { .. } | Self::Differs { .. } => true,
-            Self::Store(error) => error.is_damage(),
-            Self::Block(BlockError::Halt(keelstone_execution::Halt::Read(error))) => {
-                matches!(error, ReadError::Damaged { .. })
-            }
-            _ => false,
-        }
-    }
-}
-
-/// Why a proposed block is not voted for. Its proposer has to act.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProposalError {
-    /// The block is above a limit of the chain.
-    #[error("the block has {found} {what}, the limit is {limit}")]
-    TooLarge {
-        /// `transactions` or `bytes of transactions`.
-        what: &'static str,
-        /// How many.
-        found: usize,
-        /// The limit.
-        limit: u32,
-    },
-    /// A transaction is none.
-    #[error("transaction {index}: {source}")]
-    Transaction {
-        /// Its place.
-        index: usize,
-        /// What is wrong with it.
-        source: Refusal,
-    },
-}
-
 // What lies where in the database.
 pub(crate) const BODY: u8 = b'b';
 pub(crate) const RECEIPTS: u8 = b'r';
@@ -311,49 +166,9 @@ pub(crate) fn at(kind: u8, height: Height) -> Vec<u8> {
     key
 }
 
-/// Whether a body is the one its record names, or empty where there is none.
-fn check_block(block: &Block, record: Option<&BlockRecord>) -> Result<(), LedgerError> {
-    let damaged = |what: String| LedgerError::Damaged { height: block.height, what };
-    match record {
-        None if block.transactions.is_empty() => Ok(()),
-        None => Err(damaged("its body has transactions, its height has no record".to_owned())),
-        Some(record) if record.is_of(block) => Ok(()),
-        Some(record) => {
-            let found = block.transactions_root();
-            Err(damaged(format!(
-                "its body has transactions root {found}, time {}, proposer {}; the record says {}, {}, {}",
-                block.time, block.proposer, record.transactions_root, record.time, record.proposer
-            )))
-        }
-    }
-}
-
-/// Whether receipts are those that the record names, or none where there is no record.
-fn check_receipts(height: Height, receipts: &[Receipt], record: Option<&BlockRecord>) -> Result<(), LedgerError> {
-    let found = list_root(&receipts.iter().map(Receipt::list_hash).collect::<Vec<_>>());
-    let expected = record.map_or(list_root(&[]), |record| record.receipts_root);
-    if found != expected {
-        let what = format!("its receipts have root {found}, the record says {expected}");
-        return Err(LedgerError::Damaged { height, what });
-    }
-    Ok(())
-}
-
 /// The height in a key that [`at`] made; none in any other.
 pub(crate) fn height_in(key: &[u8]) -> Option<Height> {
     <[u8; 8]>::try_from(key.get(1..)?).ok().map(u64::from_be_bytes).map(Height)
-}
-
-fn indexed(id: &TxId) -> Vec<u8> {
-    [&[INDEX], id.0.as_bytes().as_slice()].concat()
-}
-
-/// Where a transaction and its receipt stand among those of their block; none if there are not as many.
-// spec: BLOCK-3
-fn places(transactions: &[SignedTransaction], receipts: &[Receipt], index: u32) -> Option<(ListProof, ListProof)> {
-    let transactions: Vec<Hash> = transactions.iter().map(SignedTransaction::list_hash).collect();
-    let receipts: Vec<Hash> = receipts.iter().map(Receipt::list_hash).collect();
-    ListProof::of(&transactions, index as usize).zip(ListProof::of(&receipts, index as usize))
 }
 
 impl<H: Hasher> Ledger<H> {
@@ -798,176 +613,6 @@ impl<H: Hasher> Ledger<H> {
         self.propose(time.max(self.time()), proposer, usize::MAX)
     }
 
-    // ---- history
-
-    /// The header of a height; the genesis has none.
-    ///
-    /// # Errors
-    /// [`LedgerError::NotYet`], [`LedgerError::NoBlock`], [`LedgerError::Damaged`].
-    pub fn header(&self, height: Height) -> Result<Header, LedgerError> {
-        let block = self.block(height)?;
-        let record = BlockRecord::read(&self.view(), height)?;
-        let root = match self.root_at(height)? {
-            Some(root) => Some(root),
-            None => self.root_on_record(height)?,
-        };
-        Ok(Header { height, time: block.time, proposer: block.proposer, root, record })
-    }
-
-    /// The block of a height, checked against its record.
-    ///
-    /// # Errors
-    /// [`LedgerError::NotYet`], [`LedgerError::NoBlock`], [`LedgerError::Damaged`].
-    // spec: HISTORY-2
-    pub fn block(&self, height: Height) -> Result<Block, LedgerError> {
-        self.check_reached(height)?;
-        let block = block_in(&*self.kv, height)?;
-        check_block(&block, BlockRecord::read(&self.view(), height)?.as_ref())?;
-        Ok(block)
-    }
-
-    /// The lowest height there is a block of here; none if there is none at all.
-    ///
-    /// # Errors
-    /// What the database says.
-    pub fn lowest_block(&self) -> Result<Option<Height>, StoreError> {
-        first_in(&*self.kv)
-    }
-
-    /// The receipts of a height, checked against its record.
-    ///
-    /// # Errors
-    /// As [`Ledger::block`].
-    // spec: HISTORY-2
-    pub fn receipts(&self, height: Height) -> Result<Vec<Receipt>, LedgerError> {
-        self.check_reached(height)?;
-        let (_, receipts) = kept_in(&*self.kv, height)?;
-        check_receipts(height, &receipts, BlockRecord::read(&self.view(), height)?.as_ref())?;
-        Ok(receipts)
-    }
-
-    /// Both, read once.
-    fn block_and_receipts(&self, height: Height) -> Result<(Block, Vec<Receipt>), LedgerError> {
-        self.check_reached(height)?;
-        let (block, receipts) = kept_in(&*self.kv, height)?;
-        let record = BlockRecord::read(&self.view(), height)?;
-        check_block(&block, record.as_ref())?;
-        check_receipts(height, &receipts, record.as_ref())?;
-        Ok((block, receipts))
-    }
-
-    fn check_reached(&self, height: Height) -> Result<(), LedgerError> {
-        let last = self.height();
-        if height > last {
-            return Err(LedgerError::NotYet { height, last });
-        }
-        Ok(())
-    }
-
-    /// What a height's block did for async bundles, checked against its record.
-    ///
-    /// # Errors
-    /// As [`Ledger::block`].
-    // spec: HISTORY-2, BLOCK-6
-    pub fn continuations(&self, height: Height) -> Result<Vec<Continuation>, LedgerError> {
-        self.check_reached(height)?;
-        let damaged = |what: String| LedgerError::Damaged { height, what };
-        let record = BlockRecord::read(&self.view(), height)?;
-        let expected = record.map_or(block::continuations_root(&[]), |record| record.continuations_root);
-        let continuations = match continuations_in(&*self.kv, height)? {
-            Some(continuations) => continuations,
-            // A height that is not here at all has none to show; one that is has none if its record says so.
-            None if self.kv.get(&at(BODY, height))?.is_none() => return Err(LedgerError::NoBlock { height }),
-            None => Vec::new(),
-        };
-        let found = block::continuations_root(&continuations);
-        if found != expected {
-            return Err(damaged(format!("its continuations have root {found}, the record says {expected}")));
-        }
-        Ok(continuations)
-    }
-
-    /// The first height between two, both included, at which a block did something for async bundles.
-    pub(crate) fn first_with_continuations(&self, from: Height, to: Height) -> Result<Option<Height>, LedgerError> {
-        let (start, end) = (at(CONTINUATIONS, from), Some(at(CONTINUATIONS, to.next())));
-        let found = self.kv.range(&Range { start, end, reverse: false, limit: 1 })?.pop();
-        Ok(found.and_then(|(key, _)| height_in(&key)))
-    }
-
-    /// The checkpoint of an async bundle, also of one that ended; none if there was no such bundle.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub fn bundle(&self, id: &BundleId) -> Result<Option<BundleRecord>, ReadError> {
-        let bundles = keelstone_execution::View::<Bundles>::over(self.view());
-        bundles.records.get(id).map_err(unreadable)
-    }
-
-    /// The async bundles in flight, by identity.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub fn bundles(&self) -> Result<Vec<(BundleId, BundleRecord)>, ReadError> {
-        let bundles = keelstone_execution::View::<Bundles>::over(self.view());
-        let mut ids = Vec::new();
-        for due in bundles.due.iter() {
-            ids.push(due.map_err(unreadable)?.1);
-        }
-        ids.sort_unstable();
-        let mut out = Vec::with_capacity(ids.len());
-        for id in ids {
-            let record = bundles.records.get(&id).map_err(unreadable)?;
-            // One that ended is due for as long as not all of it is forgotten.
-            out.extend(record.filter(BundleRecord::is_in_flight).map(|record| (id, record)));
-        }
-        Ok(out)
-    }
-
-    /// Whether the next block has work beside transactions: a bundle that runs, or one over which time decides.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    // spec: LEDGER-3
-    pub fn has_due_work(&self) -> Result<bool, ReadError> {
-        let bundles = keelstone_execution::View::<Bundles>::over(self.view());
-        if bundles.queue.iter().next().transpose().map_err(unreadable)?.is_some() {
-            return Ok(true);
-        }
-        let due = bundles.due.iter().next().transpose().map_err(unreadable)?;
-        Ok(due.is_some_and(|(at, _)| at <= self.height().next()))
-    }
-
-    /// A transaction that was run, with its receipt; none if this node knows of none.
-    ///
-    /// # Errors
-    /// As [`Ledger::block`].
-    pub fn transaction(&self, id: &TxId) -> Result<Option<Located>, LedgerError> {
-        let Some(bytes) = self.kv.get(&indexed(id))? else { return Ok(None) };
-        let height = self.height();
-        let damaged = |height, what: &str| LedgerError::Damaged { height, what: format!("transaction {id}: {what}") };
-        let (height, index) =
-            <(Height, u32)>::from_bytes(&bytes).map_err(|_| damaged(height, "its index entry does not decode"))?;
-        let (Block { mut transactions, .. }, mut receipts) = self.block_and_receipts(height)?;
-        let place = index as usize;
-        if transactions.get(place).map(SignedTransaction::id) != Some(*id) || place >= receipts.len() {
-            return Err(damaged(height, "another transaction stands where the index says"));
-        }
-        let places = places(&transactions, &receipts, index);
-        let places = places.ok_or_else(|| damaged(height, "its block has another number of receipts"))?;
-        let (transaction, receipt) = (transactions.swap_remove(place), receipts.swap_remove(place));
-        Ok(Some(Located { height, index, transaction, receipt, places }))
-    }
-
-    /// That a transaction, and that its receipt, stands at its place under the roots in its block's record.
-    ///
-    /// # Errors
-    /// As [`Ledger::block`].
-    // spec: BLOCK-3
-    pub fn list_proofs(&self, height: Height, index: u32) -> Result<Option<(ListProof, ListProof)>, LedgerError> {
-        let (block, receipts) = self.block_and_receipts(height)?;
-        Ok(places(&block.transactions, &receipts, index))
-    }
-
     /// Keeps what another engine said of a height, in its own words: who verified it has to say so. It is written with the
     /// next block, so that it costs no sync of its own, or by [`Ledger::write_certificates`]; a crash before that loses it.
     // spec: LEDGER-7
@@ -995,18 +640,6 @@ impl<H: Hasher> Ledger<H> {
         Ok(())
     }
 
-    /// What was kept of a height, if anything.
-    ///
-    /// # Errors
-    /// What the database says.
-    pub fn certificate(&self, height: Height) -> Result<Option<Vec<u8>>, StoreError> {
-        let waiting = self.certificates().get(&height).cloned();
-        match waiting {
-            Some(certificate) => Ok(Some(certificate)),
-            None => self.kv.get(&at(CERTIFICATE, height)),
-        }
-    }
-
     /// Makes an earlier height the last one again, in the store and in the database. What waits is forgotten.
     ///
     /// # Errors
@@ -1021,38 +654,6 @@ impl<H: Hasher> Ledger<H> {
         self.time.store(self.last_time()?.0, Ordering::Release);
         self.pool_mut().clear();
         Ok(root)
-    }
-
-    /// Whether this node committed a block, or took a height in from others, at this height or above: then the database says so.
-    ///
-    /// # Errors
-    /// What the database says.
-    // spec: CHECK-4, RECOVER-6
-    pub fn went_through(&self, height: Height) -> Result<bool, StoreError> {
-        let range = Range { start: at(ROOT, height), ..Range::prefix(&[ROOT], 1) };
-        Ok(!self.kv.range(&range)?.is_empty())
-    }
-
-    /// The root after a height; none if that version is no longer kept.
-    ///
-    /// # Errors
-    /// What the store says beside that.
-    pub fn root_at(&self, height: Height) -> Result<Option<Root>, LedgerError> {
-        match self.store.view_at(height) {
-            Ok(view) => Ok(Some(view.root())),
-            Err(StoreError::NotRetained { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The root that this node came to at a height, as the database keeps it, whether or not that version is; none if it is not
-    /// there.
-    ///
-    /// # Errors
-    /// What the database says; [`LedgerError::Damaged`].
-    // spec: RECOVER-6
-    pub fn root_on_record(&self, height: Height) -> Result<Option<Root>, LedgerError> {
-        root_in(&*self.kv, height)
     }
 
     // ---- the database
@@ -1202,13 +803,6 @@ impl<H: Hasher> Ledger<H> {
 impl<H: Hasher> fmt::Debug for Ledger<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Ledger({} at {})", self.facts().chain_id, self.height())
-    }
-}
-
-fn unreadable(stop: Stop) -> ReadError {
-    match stop {
-        Stop::Read(error) => error,
-        stop => ReadError::damaged(format!("bundles: {stop}")),
     }
 }
 
