@@ -167,7 +167,7 @@ impl Worker<'_> {
         }
         reads.keys.extend(of_call.keys);
         reads.ranges.extend(of_call.ranges);
-        let after = self.draft.record_after(coming).ok()?;
+        let after = self.draft.record_now(coming).ok()?;
         if handle.top().find(sessions, own).is_some() {
             return None; // The session itself was changed.
         }

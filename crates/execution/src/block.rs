@@ -18,7 +18,7 @@ use crate::registry::{Entry, Refusal};
 use crate::world::World;
 use crate::{
     Activity, BlockContext, Bundle, BundleId, Context, Emitted, Failed, FailureKind, FunctionHash, Halt, Mode,
-    PublicKey, Recorder, Registry, SYSTEM_NAMESPACES, Session, SessionError, SessionId, Sessions, Stop,
+    Operation, PublicKey, Recorder, Registry, SYSTEM_NAMESPACES, Session, SessionError, SessionId, Sessions, Stop,
 };
 use keelstone_codec::{Decode, Encode, Hash, Key, Namespace, StateHash, Value};
 use keelstone_tree::{KeyRange, Read, ReadError, Scan};
@@ -317,7 +317,17 @@ impl<'a> BlockDraft<'a> {
         let before = self.handle.meter().used();
         let begun = self.begin_operation(coming)?;
         let called = self.call_operation(coming, begun)?;
-        let mut record = self.record_after(coming)?;
+        self.finish_operation(coming, called, before)
+    }
+
+    /// What follows the call: its link, and the session's record. `before` is the gas that was used before the operation.
+    pub(crate) fn finish_operation(
+        &self,
+        coming: &Coming<'_>,
+        called: Called,
+        before: u64,
+    ) -> Result<(Outcome, Session), FailureKind> {
+        let mut record = self.record_now(coming)?;
         let previous = record.state_hash;
         self.link(coming, &called, &mut record)?;
         if let Some(noted) = &self.noted {
@@ -365,13 +375,31 @@ impl<'a> BlockDraft<'a> {
 
     /// Up to the call: whether there is such a function, and the session may call it.
     pub(crate) fn begin_operation(&self, coming: &Coming<'_>) -> Result<Begun<'a>, FailureKind> {
-        let Coming { bundle, sender, session, index, operation } = *coming;
-        let entry = self.registry.function(&operation.function).ok_or(FailureKind::UnknownFunction)?;
-        self.handle.meter().begin(entry.gas_max);
-        self.charged(|meter| meter.charge_bytes(cost::OPERATION, cost::ARGS_BYTE, operation.args.len()))?;
+        let Coming { sender, session, operation, .. } = *coming;
+        let entry = self.registry.function_at(&operation.function, self.context().height);
+        let entry = entry.ok_or(FailureKind::UnknownFunction)?;
+        self.charge_call(entry, operation)?;
 
         // spec: EXEC-8. Asked anew before every operation: one before it may have changed the answer.
         let record = self.authorized(&Sessions::bind(&self.handle), sender, session, entry)?;
+        Ok(self.begun(entry, coming, record))
+    }
+
+    /// As [`Self::begin_operation`], of a function that the chain calls by itself: no session has to hold what it needs.
+    // spec: EXEC-23
+    pub(crate) fn begin_hook(&self, entry: &'a Entry, coming: &Coming<'_>) -> Result<Begun<'a>, FailureKind> {
+        self.charge_call(entry, coming.operation)?;
+        let record = self.record_now(coming)?;
+        Ok(self.begun(entry, coming, record))
+    }
+
+    fn charge_call(&self, entry: &Entry, operation: &Operation) -> Result<(), FailureKind> {
+        self.handle.meter().begin(entry.gas_max);
+        self.charged(|meter| meter.charge_bytes(cost::OPERATION, cost::ARGS_BYTE, operation.args.len()))
+    }
+
+    fn begun(&self, entry: &'a Entry, coming: &Coming<'_>, record: Session) -> Begun<'a> {
+        let Coming { bundle, sender, session, index, .. } = *coming;
         let cx = Context {
             handle: self.handle.clone(),
             uses: entry.context,
@@ -385,7 +413,7 @@ impl<'a> BlockDraft<'a> {
             drawn: Cell::new(0),
             events: Vec::new(),
         };
-        Ok(Begun { entry, cx, record })
+        Begun { entry, cx, record }
     }
 
     /// The call, and what enters the link of it.
@@ -409,8 +437,8 @@ impl<'a> BlockDraft<'a> {
         })
     }
 
-    /// The session's record after the call: a transition may have closed or changed the session it runs in.
-    pub(crate) fn record_after(&self, coming: &Coming<'_>) -> Result<Session, FailureKind> {
+    /// The session's record as it is now: a transition may have closed or changed the session it runs in.
+    pub(crate) fn record_now(&self, coming: &Coming<'_>) -> Result<Session, FailureKind> {
         let found = Sessions::bind(&self.handle).find(&self.context().chain_id, &coming.session, &coming.sender);
         found.map_err(|stop| self.stopped(stop))?.ok_or(FailureKind::Session(SessionError::Unknown(coming.session)))
     }

@@ -3,12 +3,12 @@
 //! Whoever runs the nodes of a chain compares it before anybody calls what is new. It is made of what a program declares, so it
 //! does not see what its functions do: two programs of one interface can still part.
 //!
-//! Rules: `spec/chain.md`, EXEC-22. Vectors: `spec/vectors/chain.json`.
+//! Rules: `spec/chain.md`, EXEC-22, EXEC-23. Vectors: `spec/vectors/chain.json`.
 
 use crate::Registry;
-use crate::registry::Entry;
+use crate::registry::{EVER, Entry};
 use crate::world::{Layout, SpaceInfo};
-use keelstone_codec::{Encode, Hash, Tag, TaggedHasher};
+use keelstone_codec::{Encode, Hash, Height, Tag, TaggedHasher};
 
 /// The hash of what a registry declares.
 // spec: EXEC-22
@@ -18,7 +18,20 @@ pub(crate) fn hash_of(registry: &Registry) -> Hash {
     let events: Vec<_> = registry.events().map(|(name, shape)| (name, shape())).collect();
     let reserved: Vec<_> = registry.reserved().iter().collect();
     let spaces: Vec<_> = registry.spaces().map(Declared).collect();
-    TaggedHasher::new(INTERFACE).value(&(functions, events, reserved, spaces)).finish()
+    let mut hasher = TaggedHasher::new(INTERFACE);
+    hasher.value(&(functions, events, reserved, spaces));
+    // spec: EXEC-23. Only a program that has either says so.
+    let hooks: Vec<_> = registry.hooks().map(|(when, entry)| (when.number(), Function(entry), span(entry))).collect();
+    let all = registry.functions().into_iter().filter(|entry| entry.heights != EVER);
+    let spans: Vec<_> = all.map(|entry| (entry.hash, span(entry))).collect();
+    if !hooks.is_empty() || !spans.is_empty() {
+        hasher.value(&(hooks, spans));
+    }
+    hasher.finish()
+}
+
+fn span(entry: &Entry) -> (Height, Height) {
+    entry.heights.clone().into_inner()
 }
 
 struct Function<'a>(&'a Entry);

@@ -10,6 +10,7 @@
 //! | write a function of the chain | [`Transition`], [`Map`] and its siblings, [`Context`] |
 //! | run bundles | [`Registry`], [`BlockDraft`], [`Limits`] |
 //! | run long ones over several blocks | [`bundles`], [`Batching`] |
+//! | have the chain call functions by itself | [`Registry::begin_block`], [`When`] |
 //! | check what they came to | [`Link`], [`Summary`], [`Recorder`] |
 //!
 //! Rules: `spec/chain.md`, all of EXEC. Vectors: `spec/vectors/chain.json`.
@@ -28,6 +29,7 @@ mod collections;
 mod context;
 mod error;
 mod expect;
+mod hooks;
 mod host;
 mod index;
 mod interface;
@@ -53,6 +55,7 @@ pub use error::{
     Denied, FAILURE_REASON_BYTES_MAX, Failed, Failure, FailureKind, Halt, REASON_BYTES_MAX, SessionError, Stop,
 };
 pub use expect::{ExpectError, Meaning, expect, simulate};
+pub use hooks::{HOOKS_CHANGE_BYTES_MAX, When};
 pub use host::Handle;
 pub use index::{Index, IndexError};
 pub use merkle::{LIST_COUNT_MAX, ListProof, list_root};

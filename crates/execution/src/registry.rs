@@ -3,17 +3,20 @@
 //! Built once at start from the program's types, then only read. What clashes is collected while registering and told
 //! by [`Registry::check`], so that a chain does not start with two functions of one name or two types in one place.
 //!
-//! Rules: `spec/chain.md`, EXEC-4, EXEC-19, EXEC-20, EXEC-22.
+//! Rules: `spec/chain.md`, EXEC-4, EXEC-19, EXEC-20, EXEC-22, EXEC-23.
 
 use crate::collections::entry_prefix;
 use crate::host::Handle;
 use crate::operation::Built;
 use crate::world::{Draft, Layout, Space, SpaceInfo, Transition, View, World};
-use crate::{Activity, Capability, Context, ContextUse, Denied, Event, FailureKind, FunctionHash, Stop, interface};
-use keelstone_codec::{Decode, Describe, Encode, Hash, KEY_LEN_MAX, LIST_MAX, Namespace, Shape};
+use crate::{
+    Activity, Capability, Context, ContextUse, Denied, Event, FailureKind, FunctionHash, Stop, When, interface,
+};
+use keelstone_codec::{Decode, Describe, Encode, Hash, Height, KEY_LEN_MAX, LIST_MAX, Namespace, Shape};
 use std::any::{TypeId, type_name};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
+use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::panic::{catch_unwind, set_hook, take_hook};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -43,6 +46,8 @@ pub struct Entry {
     pub output: fn() -> Shape,
     /// The Rust type of its arguments, for people.
     pub type_name: &'static str,
+    /// The heights at which it is there (spec: EXEC-23).
+    pub heights: RangeInclusive<Height>,
     built: Built,
     pub(crate) run: Run,
 }
@@ -168,6 +173,12 @@ pub enum RegistryError {
         /// The name.
         name: &'static str,
     },
+    /// A function that the chain is to call by itself takes arguments.
+    #[error("{type_name} has fields, and where the chain calls a function by itself nobody gives arguments")]
+    Arguments {
+        /// The type.
+        type_name: &'static str,
+    },
 }
 
 /// The functions of a chain. Every chain can run async bundles, so those by which their owners end them are there from the
@@ -175,12 +186,20 @@ pub enum RegistryError {
 #[derive(Clone, Debug)]
 pub struct Registry {
     functions: BTreeMap<FunctionHash, Entry>,
+    /// Those that the chain calls by itself, as they were registered.
+    hooks: Vec<(When, Entry)>,
+    /// The heights at which what is registered now will be there.
+    heights: RangeInclusive<Height>,
     spaces: BTreeMap<&'static str, SpaceInfo>,
     events: BTreeMap<&'static str, fn() -> Shape>,
     reserved: BTreeSet<Capability>,
     errors: Vec<RegistryError>,
     activity: Activity,
 }
+
+/// From the first height to the last there could be.
+pub(crate) const EVER: RangeInclusive<Height> = Height(0)..=Height(u64::MAX);
+const NEVER: RangeInclusive<Height> = Height(1)..=Height(0);
 
 impl Default for Registry {
     fn default() -> Self {
@@ -195,7 +214,8 @@ impl Registry {
     pub fn new() -> Self {
         let (functions, spaces, events) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (reserved, errors, activity) = (BTreeSet::new(), Vec::new(), Activity::default());
-        let mut out = Self { functions, spaces, events, reserved, errors, activity };
+        let (hooks, heights) = (Vec::new(), EVER);
+        let mut out = Self { functions, hooks, heights, spaces, events, reserved, errors, activity };
         crate::bundles::register(&mut out);
         out
     }
@@ -207,8 +227,68 @@ impl Registry {
 
     /// As [`Registry::register`], for a module that is part of the engine and may reach [`SYSTEM_NAMESPACES`].
     pub fn register_system<W: World, T: Transition<W>>(&mut self) -> &mut Self {
+        let entry = self.entry::<W, T>();
+        if self.is_alone(&entry) && !self.functions.contains_key(&entry.hash) {
+            self.functions.insert(entry.hash, entry);
+        } else {
+            self.clash(&entry);
+        }
+        self
+    }
+
+    /// Has the chain call a function before all else in a block, behind those registered so before it. No transaction can
+    /// call it, unless it is registered for that too.
+    // spec: EXEC-23
+    pub fn begin_block<W: World, T: Transition<W>>(&mut self) -> &mut Self {
+        self.hook::<W, T>(When::BeginBlock)
+    }
+
+    /// As [`Registry::begin_block`], after the last transaction of a block.
+    pub fn end_block<W: World, T: Transition<W>>(&mut self) -> &mut Self {
+        self.hook::<W, T>(When::EndBlock)
+    }
+
+    /// Registers functions that are there at these heights alone. At others they are as if the program did not have them, so
+    /// that one program can run a chain's whole history, and every node changes the rules at the same block.
+    // spec: EXEC-23
+    pub fn during(&mut self, heights: impl RangeBounds<Height>, register: impl FnOnce(&mut Self)) -> &mut Self {
+        let first = match heights.start_bound() {
+            Bound::Included(first) => *first,
+            Bound::Excluded(before) => before.next(),
+            Bound::Unbounded => Height(0),
+        };
+        let last = match heights.end_bound() {
+            Bound::Included(last) => Some(*last),
+            Bound::Excluded(behind) => behind.prev(),
+            Bound::Unbounded => Some(Height(u64::MAX)),
+        };
+        let within = match last {
+            Some(last) => first.max(*self.heights.start())..=last.min(*self.heights.end()),
+            None => NEVER,
+        };
+        let outer = std::mem::replace(&mut self.heights, within);
+        register(self);
+        self.heights = outer;
+        self
+    }
+
+    fn hook<W: World, T: Transition<W>>(&mut self, when: When) -> &mut Self {
+        let entry = self.declare::<W>().entry::<W, T>();
+        if T::from_bytes(&[]).is_err() {
+            self.errors.push(RegistryError::Arguments { type_name: entry.type_name });
+        }
+        let again = self.hooks.iter().any(|(at, known)| *at == when && known.hash == entry.hash);
+        if self.is_alone(&entry) && !again {
+            self.hooks.push((when, entry));
+        } else {
+            self.clash(&entry);
+        }
+        self
+    }
+
+    fn entry<W: World, T: Transition<W>>(&mut self) -> Entry {
         W::spaces().into_iter().for_each(|space| self.claim(space));
-        let entry = Entry {
+        Entry {
             name: T::NAME,
             version: T::VERSION,
             hash: T::hash(),
@@ -218,17 +298,26 @@ impl Registry {
             args: T::shape,
             output: T::Output::shape,
             type_name: type_name::<T>(),
+            heights: self.heights.clone(),
             built: T::BUILT,
             run: run::<W, T>,
-        };
-        if let Some(first) = self.functions.get(&entry.hash) {
-            let (label, hash) = (entry.label(), entry.hash);
-            let (first, second) = (first.type_name, entry.type_name);
-            self.errors.push(RegistryError::Function { label, hash, first, second });
-        } else {
-            self.functions.insert(entry.hash, entry);
         }
-        self
+    }
+
+    /// Whether no other type is known by its identity.
+    fn is_alone(&self, entry: &Entry) -> bool {
+        self.all().all(|known| known.hash != entry.hash || known.type_name == entry.type_name)
+    }
+
+    fn clash(&mut self, entry: &Entry) {
+        let (label, hash, second) = (entry.label(), entry.hash, entry.type_name);
+        let first = self.function(&hash).map_or(second, |first| first.type_name);
+        self.errors.push(RegistryError::Function { label, hash, first, second });
+    }
+
+    /// All functions, those too that the chain calls.
+    fn all(&self) -> impl Iterator<Item = &Entry> {
+        self.functions.values().chain(self.hooks.iter().map(|(_, entry)| entry))
     }
 
     /// [`Registry::register`], by value: `Registry::new().with::<Counter, Add>()`.
@@ -272,10 +361,10 @@ impl Registry {
     pub fn check(&self) -> Result<(), RegistryError> {
         self.errors.first().map_or(Ok(()), |error| Err(error.clone()))?;
         // spec: EXEC-13
-        if let Some(entry) = self.functions.values().find(|entry| !entry.built.unwinds) {
+        if let Some(entry) = self.all().find(|entry| !entry.built.unwinds) {
             return Err(RegistryError::Aborts { type_name: entry.type_name });
         }
-        let wraps = self.functions.values().find(|entry| !entry.built.is_checked());
+        let wraps = self.all().find(|entry| !entry.built.is_checked());
         wraps.map_or(Ok(()), |entry| Err(RegistryError::Wraps { type_name: entry.type_name }))
     }
 
@@ -287,10 +376,18 @@ impl Registry {
         &self.activity
     }
 
-    /// The function of this hash.
+    /// The function of this hash, whoever may call it and whenever.
     #[must_use]
     pub fn function(&self, hash: &FunctionHash) -> Option<&Entry> {
-        self.functions.get(hash)
+        let hook = || self.hooks.iter().map(|(_, entry)| entry).find(|entry| entry.hash == *hash);
+        self.functions.get(hash).or_else(hook)
+    }
+
+    /// The function that a transaction calls by this hash at a height.
+    // spec: EXEC-23
+    #[must_use]
+    pub fn function_at(&self, hash: &FunctionHash, height: Height) -> Option<&Entry> {
+        self.functions.get(hash).filter(|entry| entry.heights.contains(&height))
     }
 
     /// The function of this `name/version`.
@@ -300,7 +397,12 @@ impl Registry {
         self.functions.get(&FunctionHash::of(name, version.parse().ok()?))
     }
 
-    /// All functions, by name and version.
+    /// The functions that the chain calls by itself, as they were registered: in that order it calls those of one place in a block.
+    pub fn hooks(&self) -> impl Iterator<Item = &(When, Entry)> {
+        self.hooks.iter()
+    }
+
+    /// All functions that transactions call, by name and version.
     #[must_use]
     pub fn functions(&self) -> Vec<&Entry> {
         let mut all: Vec<&Entry> = self.functions.values().collect();

@@ -40,6 +40,12 @@ hash_newtype! {
     SessionId
 }
 
+impl PublicKey {
+    /// Who acts where the chain acts by itself: a key of small order, for which no signature counts (TX-4).
+    // spec: EXEC-23
+    pub const CHAIN: Self = Self(keelstone_codec::Hash::ZERO);
+}
+
 impl SessionId {
     /// The key of its record, in [`Session::SPACE`].
     pub(crate) fn record_key(&self) -> Key {

@@ -218,7 +218,7 @@ fn may_call(
         if !seen.insert(call.function) {
             continue;
         }
-        let Some(entry) = registry.function(&call.function) else {
+        let Some(entry) = registry.function_at(&call.function, height) else {
             return Ok(Err(Refusal::UnknownFunction { operation, function: call.function }));
         };
         needs.extend(entry.needs.iter().cloned());

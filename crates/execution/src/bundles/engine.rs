@@ -205,7 +205,7 @@ pub fn check_submission(
         return Ok(Err(SubmitError::LastHeight { found: batching.last_height, low, high }));
     }
     for (operation, function) in (0u32..).zip(bundle.operations().iter().map(|operation| operation.function)) {
-        let Some(entry) = registry.function(&function) else {
+        let Some(entry) = registry.function_at(&function, height) else {
             return Ok(Err(SubmitError::UnknownFunction { operation, function }));
         };
         if let Err(found) = limits.gas_of(entry.gas_max) {
@@ -574,7 +574,8 @@ impl BlockDraft<'_> {
                 break;
             }
             let failed = |kind, gas_used| Failed { operation: next, function: operation.function, kind, gas_used };
-            let declared = self.registry().function(&operation.function).map_or(u64::MAX, |entry| entry.gas_max);
+            let entry = self.registry().function_at(&operation.function, self.context().height);
+            let declared = entry.map_or(u64::MAX, |entry| entry.gas_max);
             let gas_max = limits.gas_of(declared).map_err(|found| {
                 let (what, limit) = ("gas that an operation may use", limits.share_gas_max);
                 failed(FailureKind::Stopped(Stop::Limit { what, found, limit }), used)

@@ -6,8 +6,8 @@ use keelstone_execution::bundles::{
     Before, BundleId, BundleRecord, Changer, Piece, Status, StopReason, Writer, Written, key_hash,
 };
 use keelstone_execution::{
-    Batching, Bundle, Change, Changes, Failure, FunctionHash, Link, Mode, Operation, Registry, SessionId, args_hash,
-    first_link, result_hash, rollback_link, value_hash,
+    Batching, Bundle, Change, Changes, Failure, FunctionHash, Link, Mode, Operation, PublicKey, Registry, SessionId,
+    When, args_hash, first_link, result_hash, rollback_link, value_hash,
 };
 use serde_json::{Value as Json, json};
 use std::collections::BTreeSet;
@@ -211,6 +211,14 @@ fn samples() -> Vec<(&'static str, &'static str, Json, String)> {
             json!({"functions": "those of bundles alone"}),
             Registry::new().interface().to_string(),
         ),
+        ("EXEC-23", "begin block", json!({}), When::BeginBlock.bundle().to_string()),
+        ("EXEC-23", "end block", json!({}), When::EndBlock.bundle().to_string()),
+        (
+            "EXEC-23",
+            "the chain's session",
+            json!({"chain_id": "test-1"}),
+            SessionId::root(&chain_id, &PublicKey::CHAIN).to_string(),
+        ),
     ]
 }
 
@@ -245,7 +253,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The bytes of `spec/vectors/chain.json` (spec: EXEC-1, EXEC-3, EXEC-11, EXEC-19, EXEC-20, EXEC-21, EXEC-22). Written anew only
+/// The bytes of `spec/vectors/chain.json` (spec: EXEC-1, EXEC-3, EXEC-11, EXEC-19, EXEC-20, EXEC-21, EXEC-22, EXEC-23). Written anew only
 /// with `KEELSTONE_BLESS=1`.
 #[test]
 fn bytes_are_those_of_the_golden_vectors() {

@@ -9,6 +9,7 @@ mod chain;
 mod collections;
 mod common;
 mod compile;
+mod hooks;
 mod hostile;
 mod index;
 mod layers;

@@ -23,7 +23,7 @@ fn grown(state: &State) -> Grown {
     Grown::new::<Blake3>(&all)
 }
 
-fn witness(state: &State, queries: &[Query]) -> Verified<Blake3> {
+pub(crate) fn witness(state: &State, queries: &[Query]) -> Verified<Blake3> {
     let proof = prove(&grown(state), queries).unwrap();
     let proof = Proof::decode(&proof.encode()).unwrap();
     proof.verify::<Blake3>(state.root(), queries, &ProofLimits::default()).unwrap()
