@@ -6,7 +6,7 @@
 //! root, so the root of a height certifies the block, its changes and its receipts at once (spec: LEDGER-2).
 //!
 //! Transactions are taken to come from an adversary, and so is their choice and order. Layout and rules:
-//! `spec/ledger.md`, BLOCK-1 to BLOCK-7, LEDGER-1 to LEDGER-3. Vectors: `spec/vectors/ledger.json`.
+//! `spec/ledger.md`, BLOCK-1 to BLOCK-8, LEDGER-1 to LEDGER-3. Vectors: `spec/vectors/ledger.json`.
 
 use crate::audit::{self, Appended, Collected};
 use crate::chain::{self, BLOCKS, Chain, ChainFacts, SHARE_CHANGE_BYTES_MAX};
@@ -24,8 +24,8 @@ use keelstone_codec::{
 use keelstone_execution::bundles::{Batch, BatchEnd, BundleId, BundleLimits, FORGET_BYTES_MAX, Resume, Submitted};
 use keelstone_execution::{
     Activity, Ahead, BlockContext, BlockDraft, Bundle, CHANGE_BYTES_MAX, Caller, Changes, Emitted, Failed, Failure,
-    Finished, Function, FunctionHash, Halt, Limits, Mode, OperationsAhead, Outcome, PublicKey, RESULT_BYTES_MAX,
-    Registry, SessionId, Summary, given_weight, list_root,
+    Finished, Function, FunctionHash, HOOKS_CHANGE_BYTES_MAX, Halt, Limits, Mode, OperationsAhead, Outcome, PublicKey,
+    RESULT_BYTES_MAX, Registry, SessionId, Summary, When, given_weight, list_root,
 };
 use keelstone_macros::{Decode, Encode};
 use keelstone_tree::{DIFF_BYTES_MAX, Read, ReadError};
@@ -55,9 +55,10 @@ impl Default for Room {
 
 /// What a block writes at its end, beside what it forgets of bundles: its record, the peaks of its audit log, the validators.
 const END_BYTES_MAX: u64 = 8 << 20;
-// spec: BLOCK-7
+// spec: BLOCK-7, BLOCK-8
 const _: () = assert!(
-    SHARE_CHANGE_BYTES_MAX + 2 * (CHANGE_BYTES_MAX + FORGET_BYTES_MAX) + END_BYTES_MAX <= DIFF_BYTES_MAX,
+    HOOKS_CHANGE_BYTES_MAX + SHARE_CHANGE_BYTES_MAX + 2 * (CHANGE_BYTES_MAX + FORGET_BYTES_MAX) + END_BYTES_MAX
+        <= DIFF_BYTES_MAX,
     "the largest block is a diff"
 );
 
@@ -197,12 +198,13 @@ pub enum Verdict {
     },
 }
 
-/// What a block did for an async bundle in flight.
-// spec: BLOCK-6
+/// What a block did for an async bundle in flight; or what a function did that the chain called by itself, as a batch of that
+/// one operation.
+// spec: BLOCK-6, BLOCK-8
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[codec(shapeless)]
 pub struct Continuation {
-    /// The bundle.
+    /// The bundle; of a hook what [`When::bundle`] says.
     pub bundle: BundleId,
     /// The transaction that hurried it; none if the chain went on with it by itself.
     pub by: Option<TxId>,
@@ -402,7 +404,8 @@ pub struct Executed {
     pub block: Block,
     /// One for each transaction.
     pub receipts: Vec<Receipt>,
-    /// What it did for async bundles, in order: what time decided, the chain's own batches, those of transactions.
+    /// What it did for async bundles, in order: what time decided, the chain's own batches, those of transactions. In front
+    /// of them what hooks did that begin a block, behind them what those did that end one.
     pub continuations: Vec<Continuation>,
     /// What it adds to the audit log; none for an empty block.
     pub audit: Option<Appended>,
@@ -568,19 +571,26 @@ fn execute_within(
     if let Some((namespace, key)) = way.noting() {
         draft = draft.noting(namespace, key);
     }
+    // spec: BLOCK-8. What the chain itself does has room and gas of its own: it takes nothing of either from others.
+    let began = draft.run_hooks(When::BeginBlock, facts.limits.bundle_gas_max)?;
+    let of_hooks = draft.look(Changes::bytes);
     // spec: EXEC-6. What is due first, then the bundles in flight, then transactions, on what those leave.
-    let share = BundleLimits { share_change_bytes_max: room.share, ..facts.limits.bundles() };
+    let share_change_bytes_max = room.share.saturating_add(of_hooks);
+    let share = BundleLimits { share_change_bytes_max, ..facts.limits.bundles() };
     let mut batches = draft.expire_bundles(&share)?;
     batches.extend(draft.continue_bundles(&share)?);
     // spec: AUDIT-4
     let mut happened = Collected::default();
-    batches.iter().for_each(|batch| happened.batch(batch));
-    let mut changed_bytes = draft.look(Changes::bytes);
+    began.iter().chain(&batches).for_each(|batch| happened.batch(batch));
+    let mut changed_bytes = draft.look(Changes::bytes).saturating_sub(of_hooks);
     let of_batches = batches.iter().fold(0u64, |sum, batch| sum.saturating_add(batch.gas_used));
     // spec: BLOCK-2. The undo of an operation may pass the share, and keeps no transaction out for that.
     let mut gas_used = of_batches.min(facts.limits.block_gas_max.saturating_sub(facts.limits.bundle_gas_max));
-    out.continuations.extend(batches.into_iter().map(|batch| Continuation::of(batch, None)));
-    changed_bytes = out.continuations.iter().fold(changed_bytes, |sum, batch| sum.saturating_add(batch.weight()));
+    let of_chain = |batch| Continuation::of(batch, None);
+    out.continuations.extend(began.into_iter().map(of_chain));
+    let continued: Vec<_> = batches.into_iter().map(of_chain).collect();
+    changed_bytes = continued.iter().fold(changed_bytes, |sum, batch| sum.saturating_add(batch.weight()));
+    out.continuations.extend(continued);
     let run = Run { registry, facts: &facts, share: &share, height: block.height };
     let signatures = way.signatures(&transactions, &known);
     let mut oracle = way.foretell(&run, &draft, &transactions, &known, &signatures);
@@ -646,6 +656,9 @@ fn execute_within(
         out.receipts.push(receipt);
         listed.push(known[index].listed);
     }
+    let ended = draft.run_hooks(When::EndBlock, facts.limits.bundle_gas_max)?;
+    ended.iter().for_each(|batch| happened.batch(batch));
+    out.continuations.extend(ended.into_iter().map(of_chain));
     let kept = transactions.into_iter().zip(kept).filter_map(|(transaction, kept)| kept.then_some(transaction));
     out.block.transactions.extend(kept);
     let OperationsAhead { run: operations, taken: operations_taken } = draft.operations_ahead();
@@ -688,8 +701,8 @@ fn execute_within(
     Ok(out)
 }
 
-/// The root of the list of what a block did for async bundles.
-// spec: BLOCK-6
+/// The root of the list of what a block did for async bundles, and by itself.
+// spec: BLOCK-6, BLOCK-8
 pub(crate) fn continuations_root(continuations: &[Continuation]) -> Hash {
     list_root(&continuations.iter().map(Continuation::list_hash).collect::<Vec<_>>())
 }

@@ -14,12 +14,13 @@ use super::record::Collected;
 use super::{
     Appended, AuditEvent, AuditLog, AuditProof, AuditRecord, BlockAudit, Checkpoint, KEPT_LEVEL, log_place, read_log,
 };
-use crate::block::{BlockRecord, Verdict};
+use crate::block::{BlockRecord, Continuation, Verdict};
 use crate::bodies::known_in;
 use crate::ledger::{Ledger, LedgerError, at};
 use crate::packed::{Known, pack, unpack};
 use keelstone_codec::{Blob, Decode, DecodeError, Encode, Hash, Height, Reader, Root, put_varint};
 use keelstone_execution::mmr::{Mmr, MmrConsistency, MmrInclusion, Place, Subtrees};
+use keelstone_execution::{PublicKey, When};
 use keelstone_macros::{Decode, Encode};
 use keelstone_store::kv::{Batch, Kv, Range};
 use keelstone_store::{StoreError, View};
@@ -458,26 +459,35 @@ impl<H: Hasher> Ledger<H> {
         let (block, receipts) = (self.block(height)?, self.receipts(height)?);
         let mut said = Collected::default();
         let continuations = self.continuations(height)?;
-        let owned = |said: &mut Collected, by| -> Result<(), LedgerError> {
-            for continuation in continuations.iter().filter(|continuation| continuation.by == by) {
-                let bundle = self.bundle(&continuation.bundle)?;
-                let owner = bundle.ok_or_else(|| LedgerError::Damaged {
-                    height,
-                    what: format!("the state has no record of bundle {}", continuation.bundle),
-                })?;
-                said.continuation(owner.owner, continuation);
+        let owned = |said: &mut Collected, is_it: &dyn Fn(&Continuation) -> bool| -> Result<(), LedgerError> {
+            for continuation in continuations.iter().filter(|continuation| is_it(continuation)) {
+                let owner = match When::of(&continuation.bundle) {
+                    Some(_) => PublicKey::CHAIN,
+                    None => {
+                        let bundle = self.bundle(&continuation.bundle)?;
+                        let absent = || LedgerError::Damaged {
+                            height,
+                            what: format!("the state has no record of bundle {}", continuation.bundle),
+                        };
+                        bundle.ok_or_else(absent)?.owner
+                    }
+                };
+                said.continuation(owner, continuation);
             }
             Ok(())
         };
-        owned(&mut said, None)?;
+        // spec: BLOCK-8
+        let end = When::EndBlock.bundle();
+        owned(&mut said, &|one| one.by.is_none() && one.bundle != end)?;
         for (transaction, receipt) in block.transactions.iter().zip(&receipts) {
             said.receipt(transaction, receipt);
             // A block may hold a transaction again, or once more with a bad signature: of one identity (TX-2) at most one is
             // not refused, and nothing else resumed a bundle.
             if !matches!(receipt.verdict, Verdict::Refused { .. }) {
-                owned(&mut said, Some(receipt.transaction))?;
+                owned(&mut said, &|one| one.by == Some(receipt.transaction))?;
             }
         }
+        owned(&mut said, &|one| one.bundle == end)?;
         said.block(&record);
         Ok(Some(said.into_events()))
     }

@@ -10,6 +10,7 @@ mod determinism;
 mod foresight;
 mod genesis;
 mod history;
+mod hooks;
 mod hostile;
 mod modules;
 mod node_log;
