@@ -5,6 +5,9 @@ use keelstone::execution::Registry;
 use keelstone::node::{Application, Exit};
 use std::ffi::OsString;
 
+#[path = "../examples/auction/main.rs"]
+#[expect(dead_code, reason = "as above")]
+mod auction;
 #[path = "../examples/counter/main.rs"]
 #[expect(dead_code, reason = "its `main` is the program's, not the test's")]
 mod counter;
@@ -52,4 +55,42 @@ fn a_chain_of_ones_own_takes_forty_lines_and_three_commands() {
         let exit = application.run(line.chain(command.split(' ').map(OsString::from)));
         assert_eq!(exit, Exit::Usage, "{command}");
     }
+}
+
+/// spec: EXEC-23, BLOCK-8. A chain that works by itself: the price that a block found is lower after it, with the whole command
+/// line, and what is on record of it holds.
+#[test]
+fn an_auction_lowers_its_prices_by_itself() {
+    let home = tempfile::tempdir().expect("a temporary directory can be made");
+    let application = Application::new(auction::registry()).name("auction");
+    let plan = home.path().join("plan.json");
+    for price in [100, 200] {
+        let text =
+            format!(r#"{{"operations":[{{"call":"auction.offer/1","args":{{"what":"{price}","price":{price}}}}}]}}"#);
+        std::fs::write(plan.with_extension(price.to_string()), text).expect("a plan can be written");
+    }
+    let run = |command: &str| {
+        let line = ["auction", "--json", "--home"].map(OsString::from).into_iter().chain([home.path().into()]);
+        let words = command.split(' ').map(|word| match word.strip_prefix("plan.") {
+            Some(price) => plan.with_extension(price).into_os_string(),
+            None => OsString::from(word),
+        });
+        application.run(line.chain(words))
+    };
+    for command in [
+        "init",
+        "tx send plan.100 --from producer",
+        "tx send plan.200 --from producer",
+        "query functions",
+        "query auction/prices 100 --prove",
+        "replay",
+        "audit verify",
+        "check --full",
+    ] {
+        assert_eq!(run(command), Exit::Ok, "{command}");
+    }
+    assert_ne!(run("tx send plan.200 --from producer"), Exit::Ok, "it is offered already");
+    let source = include_str!("../examples/auction/main.rs");
+    let shown: Vec<&str> = source.lines().filter_map(|line| line.split_once("--home auction ")).map(|c| c.1).collect();
+    assert_eq!(shown.len(), 3);
 }

@@ -878,15 +878,21 @@ pub(crate) struct Block {
     pub(crate) certificate: Option<String>,
     /// The identities of its transactions, in order.
     pub(crate) transactions: Vec<String>,
-    /// What it did for async bundles, in order.
+    /// What it did for async bundles, and by itself, in order.
     pub(crate) continuations: Vec<Continuation>,
 }
 
-/// What a block did for an async bundle.
+/// What a block did for an async bundle; or by itself, as a batch of one operation.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Continuation {
     /// The bundle.
     pub(crate) bundle: String,
+    /// `begin_block` or `end_block`, if the chain called a function by itself: `bundle` is none then.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) hook: Option<String>,
+    /// The function that the chain called so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) function: Option<String>,
     /// The transaction that resumed it, if the chain did not go on by itself.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) by: Option<String>,
@@ -1130,6 +1136,15 @@ pub(crate) struct Function {
     pub(crate) args: Value,
     /// What its result looks like.
     pub(crate) output: Value,
+    /// `begin_block` or `end_block`, if this is about the chain calling it by itself, and not about transactions.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) hook: Option<String>,
+    /// The first height at which it is there, if not all are.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) first_height: Option<u64>,
+    /// The last, likewise.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) last_height: Option<u64>,
 }
 
 /// A number, in the one form it is written in here: no sign, and no zeros before it.

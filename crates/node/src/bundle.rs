@@ -12,7 +12,7 @@ use crate::call;
 use crate::exit::Failure;
 use keelstone_codec::{Blob, BoundedSet, ChainId, Encode as _, Hash, Height, StateHash, unhex};
 use keelstone_execution::bundles::{BundleId, BundleRecord, Status, StopReason};
-use keelstone_execution::{Batching, Bundle, FunctionHash, Mode, Operation, PublicKey, Registry, SessionId};
+use keelstone_execution::{Batching, Bundle, FunctionHash, Mode, Operation, PublicKey, Registry, SessionId, When};
 use keelstone_ledger::{
     Continuation, Failure as BundleFailure, OperationProof, OperationReceipt, Progress, Receipt, SignedTransaction,
     Transaction, Verdict,
@@ -215,6 +215,11 @@ fn show_outcome(registry: &Registry, operation: &OperationReceipt) -> api::Outco
     }
 }
 
+/// A function by its name, or by its hash where this program does not know it.
+pub(crate) fn label(registry: &Registry, function: &FunctionHash) -> String {
+    registry.function(function).map_or_else(|| function.to_string(), keelstone_execution::Entry::label)
+}
+
 /// The JSON of an operation that is proven. Nothing is said beside what the proof says.
 pub(crate) fn show_operation_proof(registry: &Registry, proof: &OperationProof) -> api::OperationAnswer {
     let function = proof.operation.function;
@@ -223,7 +228,7 @@ pub(crate) fn show_operation_proof(registry: &Registry, proof: &OperationProof) 
         bundle: proof.together.bundle().to_string(),
         operation: proof.index(),
         block: proof.block.0,
-        function: registry.function(&function).map_or_else(|| function.to_string(), keelstone_execution::Entry::label),
+        function: label(registry, &function),
         args: proof.args.to_string(),
         outcome: show_outcome(registry, &proof.operation),
         session: proof.together.session().to_string(),
@@ -261,14 +266,27 @@ pub(crate) fn progress_name(progress: &Progress) -> &'static str {
     }
 }
 
-/// The JSON of what a block did for an async bundle.
+/// The function that a block called by itself, if it was not for an async bundle.
+// spec: BLOCK-8
+pub(crate) fn hook_of(continuation: &Continuation) -> Option<(When, FunctionHash)> {
+    let function = match &continuation.progress {
+        Progress::Stopped(failure) => Some(failure.function),
+        _ => continuation.operations().first().map(|operation| operation.function),
+    };
+    When::of(&continuation.bundle).zip(function)
+}
+
+/// The JSON of what a block did for an async bundle, or by itself.
 pub(crate) fn show_continuation(registry: &Registry, continuation: &Continuation) -> api::Continuation {
+    let hook = hook_of(continuation);
     let failure = match &continuation.progress {
         Progress::Stopped(failure) => Some(show_failure(failure)),
         _ => None,
     };
     api::Continuation {
         bundle: continuation.bundle.to_string(),
+        hook: hook.map(|(when, _)| when.name().to_owned()),
+        function: hook.map(|(_, function)| label(registry, &function)),
         by: continuation.by.map(|id| id.to_string()),
         progress: progress_name(&continuation.progress).to_owned(),
         first: continuation.first,

@@ -53,6 +53,7 @@ pub(crate) struct Metrics {
     pub(crate) block_seconds: Histogram,
     pub(crate) execution_running_ms: Gauge,
     continuations: Family<Outcome, Counter>,
+    hooks: Family<Outcome, Counter>,
     pub(crate) waiting: Gauge,
     pub(crate) ready: Gauge,
     pub(crate) store_entries: Gauge,
@@ -128,6 +129,7 @@ impl Metrics {
             block_seconds: seconds(),
             execution_running_ms: Gauge::default(),
             continuations: Family::default(),
+            hooks: Family::default(),
             waiting: Gauge::default(),
             ready: Gauge::default(),
             store_entries: Gauge::default(),
@@ -206,6 +208,11 @@ impl Metrics {
             "chain_bundle_batches",
             "Batches of async bundles that blocks ran, by what they came to",
             metrics.continuations.clone(),
+        );
+        registry.register(
+            "chain_hooks",
+            "Functions that blocks called by themselves and that changed or told something or failed, by what became of them",
+            metrics.hooks.clone(),
         );
         registry.register("chain_height_blocks", "The height of the last block", metrics.height.clone());
         registry.register("chain_block_seconds", "Time to execute and commit a block", metrics.block_seconds.clone());
@@ -424,6 +431,12 @@ impl Metrics {
         self.continuations.get_or_create(&Outcome { outcome }).inc();
     }
 
+    /// Counts a function that a block called by itself: whether it succeeded.
+    pub(crate) fn hook(&self, succeeded: bool) {
+        let outcome = if succeeded { "succeeded" } else { "failed" };
+        self.hooks.get_or_create(&Outcome { outcome }).inc();
+    }
+
     /// Counts a check: `consistent`, `inconsistent`, `unknown` or `failed`.
     pub(crate) fn checked(&self, outcome: &'static str) {
         self.checks.get_or_create(&Outcome { outcome }).inc();
@@ -471,6 +484,9 @@ impl Metrics {
         }
         for outcome in ["consistent", "inconsistent", "unknown", "failed"] {
             drop(self.checks.get_or_create(&Outcome { outcome }));
+        }
+        for outcome in ["succeeded", "failed"] {
+            drop(self.hooks.get_or_create(&Outcome { outcome }));
         }
         for outcome in PROGRESS_NAMES {
             drop(self.continuations.get_or_create(&Outcome { outcome }));

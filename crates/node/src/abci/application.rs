@@ -4,7 +4,7 @@
 
 use super::patience::Patience;
 use crate::api::SnapshotFigures;
-use crate::bundle::progress_name;
+use crate::bundle::{hook_of, progress_name};
 use crate::cometbft::keys::address_of;
 use crate::cometbft::rpc::RpcError;
 use crate::engine::Engine;
@@ -645,9 +645,19 @@ fn result(result: &TxResult) -> ExecTxResult {
     }
 }
 
-/// What a block did for an async bundle, which no transaction of the block tells.
-// spec: BLOCK-6
+/// What a block did for an async bundle, or by itself, which no transaction of the block tells.
+// spec: BLOCK-6, BLOCK-8
 fn continuation(continuation: &Continuation) -> Event {
+    if let Some((when, function)) = hook_of(continuation) {
+        let attributes = [
+            ("hook", when.name().to_owned()),
+            ("function", function.to_string()),
+            ("progress", progress_name(&continuation.progress).to_owned()),
+            ("state_hash", continuation.state_hash.0.to_string()),
+            ("gas_used", continuation.gas_used.to_string()),
+        ];
+        return event("keelstone.hook", attributes);
+    }
     let by = continuation.by.map_or_else(String::new, |id| id.to_string());
     event(
         "keelstone.continuation",

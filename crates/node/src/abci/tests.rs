@@ -16,7 +16,10 @@ use bytes::Bytes;
 use keelstone_codec::{
     BoundedSet, ChainId, Encode as _, Fixed, Hash, Height, Key, Namespace, Root, Text, Timestamp, Value,
 };
-use keelstone_execution::{Batching, Bundle, Mode, Operation};
+use keelstone_execution::{
+    Batching, Bundle, Context, Denied, Draft, Item, Mode, Operation, Registry, Transition, denied, event, namespace,
+    transition,
+};
 use keelstone_ledger::modules::validators::{SET_VALIDATOR, SetValidator};
 use keelstone_ledger::modules::{agents, standard};
 use keelstone_ledger::{Genesis, Inherited, SecretKey, Transaction, Validator};
@@ -134,7 +137,12 @@ pub(super) struct Node {
 
 impl Node {
     fn start(place: &Place) -> Self {
-        let engine = engine::open_to_join(&place.home(), &place.config, &standard()).unwrap();
+        Self::of(place, &standard())
+    }
+
+    /// A node whose program has these functions.
+    fn of(place: &Place, registry: &Registry) -> Self {
+        let engine = engine::open_to_join(&place.home(), &place.config, registry).unwrap();
         let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
         let snapshots = place
             .config
@@ -558,6 +566,70 @@ fn continuations_of_async_bundles_are_events_of_their_block() {
     assert_eq!(operations, 3);
     let idle = client.finalize(block(height + 1, vec![]));
     assert_eq!((idle.app_hash, idle.events.len()), (root, 0), "then nothing changes any more");
+}
+
+#[namespace("epochs")]
+struct Epochs {
+    begun: Item<u64>,
+}
+
+#[event("epochs.begun")]
+struct Begun {
+    number: u64,
+}
+
+/// Begins an epoch every third block; there is no fourth.
+#[transition("epochs.turn/1", context = height)]
+struct Turn;
+
+impl Transition<Epochs> for Turn {
+    type Output = ();
+    fn apply(&self, epochs: &mut Draft<Epochs>, cx: &mut Context) -> Result<(), Denied> {
+        if !cx.height()?.0.is_multiple_of(3) {
+            return Ok(());
+        }
+        let number = epochs.begun.get_or_default()? + 1;
+        epochs.begun.set(&number)?;
+        cx.emit(&Begun { number })?;
+        if number < 4 { Ok(()) } else { Err(denied!("there are three")) }
+    }
+}
+
+/// spec: BLOCK-8, LEDGER-3. What a block does by itself is an event of it for the engine and for whoever asks for the block, and a
+/// block in which nothing was due changes no app hash.
+#[test]
+fn what_a_block_does_by_itself_is_an_event_of_it() {
+    let place = Place::new();
+    let mut registry = standard();
+    registry.end_block::<Epochs, Turn>().event::<Begun>();
+    let node = Node::of(&place, &registry);
+    let mut client = node.connect();
+    let mut root = client.init(&place).app_hash;
+    for height in 1..=12 {
+        let finalized = client.finalize(block(height, vec![]));
+        assert_eq!(client.finalize(block(height, vec![])), finalized);
+        client.commit();
+        let is_due = height % 3 == 0;
+        assert_eq!((finalized.app_hash != root, finalized.events.len()), (is_due, usize::from(is_due)), "{height}");
+        root = finalized.app_hash;
+        if !is_due {
+            continue;
+        }
+        let [event] = finalized.events.as_slice() else { panic!("one event") };
+        let of = |name: &str| &*event.attributes.iter().find(|attribute| attribute.key == name).unwrap().value;
+        let progress = if height < 12 { "complete" } else { "stopped" };
+        assert_eq!((&*event.r#type, of("hook"), of("progress")), ("keelstone.hook", "end_block", progress));
+        let shown = node.engine.block(Some(Height(height.unsigned_abs()))).unwrap();
+        let [shown] = shown.continuations.as_slice() else { panic!("one continuation") };
+        assert_eq!((shown.hook.as_deref(), shown.function.as_deref()), (Some("end_block"), Some("epochs.turn/1")));
+        match &shown.failure {
+            None => assert_eq!(shown.events[0]["data"]["number"], height / 3),
+            Some(failure) => assert!(height == 12 && failure.reason.contains("there are three"), "{failure:?}"),
+        }
+    }
+    let functions = node.engine.functions().unwrap();
+    let turn = functions.iter().find(|function| function.name == "epochs.turn/1").unwrap();
+    assert_eq!((turn.hook.as_deref(), turn.first_height, turn.last_height), (Some("end_block"), None, None));
 }
 
 /// spec: TREE-13. One entry with its proof at any height that is kept, in the form other chains check.

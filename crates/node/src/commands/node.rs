@@ -3,7 +3,7 @@
 
 use super::sync;
 use crate::abci::{self, Application, Certifier};
-use crate::bundle::progress_name;
+use crate::bundle::{hook_of, label, progress_name};
 use crate::check;
 use crate::client;
 use crate::cometbft::home::check_genesis;
@@ -38,7 +38,7 @@ use crate::watchdog::{Look, Watchdog, endless};
 use clap::Args;
 use keelstone_codec::Height;
 use keelstone_execution::{Activity, PublicKey, Registry};
-use keelstone_ledger::{Committed, Verdict};
+use keelstone_ledger::{Committed, Progress, Verdict};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -921,7 +921,19 @@ fn observe(engine: &dyn Engine, hub: Arc<Hub>, metrics: Arc<Metrics>, registry: 
         }
         tracing::debug!(%height, receipts = committed.receipts.len(), root = %committed.root, "block");
         for continuation in &committed.continuations {
-            metrics.continuation(progress_name(&continuation.progress));
+            let Some((when, function)) = hook_of(continuation) else {
+                metrics.continuation(progress_name(&continuation.progress));
+                continue;
+            };
+            let failure = match &continuation.progress {
+                Progress::Stopped(failure) => Some(failure),
+                _ => None,
+            };
+            metrics.hook(failure.is_none());
+            if let Some(failure) = failure {
+                let (function, reason) = (label(&registry, &function), &*failure.reason);
+                tracing::warn!(%height, hook = when.name(), function, reason, "what the chain does by itself failed");
+            }
         }
         let telling = Telling {
             registry: &registry,

@@ -504,7 +504,15 @@ fn functions(context: &Context<'_>) -> Result<Exit, Failure> {
     for function in &functions {
         let needs =
             if function.needs.is_empty() { String::new() } else { format!(" needs {}", function.needs.join(", ")) };
-        out.say(format_args!("{}{}", out.ink(Ink::Title, &function.name), out.ink(Ink::Quiet, needs)));
+        let heights = match (function.first_height, function.last_height) {
+            (None, None) => String::new(),
+            (Some(first), None) => format!(" from height {first}"),
+            (None, Some(last)) => format!(" until height {last}"),
+            (Some(first), Some(last)) => format!(" at heights {first} to {last}"),
+        };
+        let hook = function.hook.as_ref().map_or_else(String::new, |hook| format!(" by the chain, {hook}"));
+        let told = format!("{hook}{needs}{heights}");
+        out.say(format_args!("{}{}", out.ink(Ink::Title, &function.name), out.ink(Ink::Quiet, told)));
         out.say(format_args!("    {}", function.args));
     }
     out.emit(&functions);

@@ -6,7 +6,7 @@ use crate::audit;
 use crate::bundle::{show_bundle, show_continuation, show_operation, show_operation_proof, show_receipt};
 use crate::call;
 use keelstone_codec::{Decode as _, Encode as _, Hash, Height, Key, Namespace, Root, StateHash};
-use keelstone_execution::{BundleId, PublicKey, Registry, Session, SessionId};
+use keelstone_execution::{BundleId, PublicKey, Registry, Session, SessionId, When};
 use keelstone_ledger::{
     ChangedBy, KeyChange, LedgerError, LoggedRecord, SignedTransaction, Transaction, TxId, Witness, xian,
 };
@@ -357,14 +357,19 @@ impl<H: Hasher> Chain for Local<H> {
     }
 
     fn functions(&self) -> Result<Vec<api::Function>, Refusal> {
-        let function = |entry: &keelstone_execution::Entry| api::Function {
+        let function = |hook: Option<When>, entry: &keelstone_execution::Entry| api::Function {
+            hook: hook.map(|when| when.name().to_owned()),
+            first_height: Some(entry.heights.start().0).filter(|first| *first > 0),
+            last_height: Some(entry.heights.end().0).filter(|last| *last < u64::MAX),
             name: entry.label(),
             hash: entry.hash.to_string(),
             needs: entry.needs.iter().map(|capability| capability.as_str().to_owned()).collect(),
             args: call::outline(&(entry.args)()),
             output: call::outline(&(entry.output)()),
         };
-        Ok(self.registry().functions().into_iter().map(function).collect())
+        let called = self.registry().functions().into_iter().map(|entry| function(None, entry));
+        let hooks = self.registry().hooks().map(|(when, entry)| function(Some(*when), entry));
+        Ok(called.chain(hooks).collect())
     }
 }
 
