@@ -12,7 +12,7 @@ use keelstone::prelude::*;
 
 #[namespace("auction")]
 pub(crate) struct Auction {
-    prices: Map<Text<64>, u64>,
+    pub(crate) prices: Map<Text<64>, u64>,
 }
 
 #[transition("auction.offer/1")]
