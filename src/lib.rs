@@ -43,15 +43,16 @@ pub use keelstone_store as store;
 pub use keelstone_sync as sync;
 pub use keelstone_tree as tree;
 
-/// All that an application needs: `use keelstone::prelude::*`.
+/// All that functions and what is stored of an application are written with: `use keelstone::prelude::*`. What only the program
+/// around them and its tests use (genesis, keys, drafts of blocks) stands in [`execution`] and [`ledger`].
 pub mod prelude {
     pub use keelstone_codec::{
-        Blob, BoundedList, BoundedSet, ChainId, Decode, Encode, Fixed, Hash, Height, OrderedKey, StateHash, Text,
-        Timestamp,
+        Blob, BoundedList, BoundedSet, ChainId, Decode, DecodeError, Encode, Fixed, Hash, Height, OrderedKey, Root,
+        StateHash, Text, Timestamp, TooMany,
     };
     pub use keelstone_execution::{
-        Bundle, Capability, Context, Denied, Draft, Event, Item, Log, Map, Mode, Operation, PublicKey, RawKey,
-        Registry, Sequence, SessionId, Set, Space, Transition, View, World, denied, ensure,
+        Bundle, Capability, Context, Denied, Draft, Event, Function, Index, Item, Log, Map, Mode, Operation, PublicKey,
+        RawKey, Registry, Sequence, SessionId, Set, Space, StartsWith, Stop, Transition, View, World, denied, ensure,
     };
     pub use keelstone_execution::{event, namespace, transition};
     pub use keelstone_macros::{Decode, Encode, OrderedKey};

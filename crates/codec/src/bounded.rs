@@ -4,6 +4,7 @@ use crate::{Decode, DecodeError, Encode, Reader};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Deref;
+use std::str::FromStr;
 
 /// More elements or bytes than the type allows: the caller's to mend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +28,12 @@ impl<const N: usize> Text<N> {
     pub fn new(text: impl Into<String>) -> Result<Self, TooMany> {
         let text = text.into();
         if text.len() > N { Err(TooMany { found: text.len(), limit: N }) } else { Ok(Self(text)) }
+    }
+}
+impl<const N: usize> FromStr for Text<N> {
+    type Err = TooMany;
+    fn from_str(text: &str) -> Result<Self, TooMany> {
+        Self::new(text)
     }
 }
 impl<const N: usize> Deref for Text<N> {

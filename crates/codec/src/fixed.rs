@@ -2,6 +2,7 @@
 
 use crate::{Decode, DecodeError, Encode, Reader};
 use std::fmt;
+use std::str::FromStr;
 
 /// A signed decimal number with six places: an `i64` count of millionths. About ±9.2 · 10^12.
 ///
@@ -94,6 +95,13 @@ impl Fixed {
     }
 }
 
+/// As [`Fixed::parse`].
+impl FromStr for Fixed {
+    type Err = DecodeError;
+    fn from_str(text: &str) -> Result<Self, DecodeError> {
+        Self::parse(text)
+    }
+}
 impl fmt::Display for Fixed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = self.0.unsigned_abs();

@@ -5,6 +5,7 @@
 
 use crate::{Decode, DecodeError, Encode, Reader, unhex_into};
 use std::fmt;
+use std::str::FromStr;
 
 /// A 32-byte hash of no particular meaning. Prefer [`crate::Root`] or [`crate::StateHash`] where one fits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -33,6 +34,13 @@ impl Hash {
     }
 }
 
+/// As [`Hash::from_hex`].
+impl FromStr for Hash {
+    type Err = DecodeError;
+    fn from_str(text: &str) -> Result<Self, DecodeError> {
+        Self::from_hex(text)
+    }
+}
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut digits = [0; 64];

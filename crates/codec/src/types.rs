@@ -3,6 +3,7 @@
 use crate::{Bytes, Decode, DecodeError, Encode, Hash, Reader};
 use std::borrow::Borrow;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// Longest key in bytes (spec: TREE-1).
@@ -64,6 +65,12 @@ macro_rules! hash_type {
                 self.0.as_bytes()
             }
         }
+        impl FromStr for $name {
+            type Err = DecodeError;
+            fn from_str(text: &str) -> Result<Self, DecodeError> {
+                Self::from_hex(text)
+            }
+        }
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.0.fmt(f)
@@ -100,6 +107,15 @@ macro_rules! number_type {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
         pub struct $name(pub u64);
+        /// As it is shown: digits alone, the first of them no zero unless it is the only one.
+        impl FromStr for $name {
+            type Err = DecodeError;
+            fn from_str(text: &str) -> Result<Self, DecodeError> {
+                let one_form = text == "0" || text.starts_with(|first| matches!(first, '1'..='9'));
+                let read = text.parse().ok().filter(|_| one_form);
+                read.map(Self).ok_or(DecodeError::Invalid { what: concat!(stringify!($name), ", which is digits alone") })
+            }
+        }
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.0.fmt(f)
@@ -299,6 +315,12 @@ impl Borrow<str> for Namespace {
         &self.0
     }
 }
+impl FromStr for Namespace {
+    type Err = TypeError;
+    fn from_str(name: &str) -> Result<Self, TypeError> {
+        Self::new(name)
+    }
+}
 impl fmt::Display for Namespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -345,6 +367,12 @@ impl ChainId {
         &self.0
     }
 }
+impl FromStr for ChainId {
+    type Err = TypeError;
+    fn from_str(name: &str) -> Result<Self, TypeError> {
+        Self::new(name)
+    }
+}
 impl fmt::Display for ChainId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -367,5 +395,41 @@ impl Decode for ChainId {
         let len = usize::from(input.byte()?);
         let text = std::str::from_utf8(input.take(len)?).map_err(|_| invalid.clone())?;
         Self::new(text).map_err(|_| invalid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Fixed, Text};
+    use std::fmt::{Debug, Display};
+
+    fn is_read_back<T: FromStr<Err: Debug> + Display + PartialEq + Debug>(values: impl IntoIterator<Item = T>) {
+        for value in values {
+            assert_eq!(value.to_string().parse::<T>().expect("what was shown"), value);
+        }
+    }
+
+    #[test]
+    fn what_is_shown_is_read_back() {
+        is_read_back([Hash([0xab; 32]), Hash::ZERO]);
+        is_read_back([Root(Hash([1; 32]))]);
+        is_read_back([StateHash(Hash([2; 32]))]);
+        is_read_back([0, 1, 10, u64::MAX].map(Height));
+        is_read_back([0, u64::MAX].map(Timestamp));
+        is_read_back([0, -1, 1, i64::MIN, i64::MAX, 1_500_000].map(Fixed::from_micros));
+        is_read_back(["", " a ", "ä\n"].map(|text| Text::<4>::new(text).expect("short")));
+        is_read_back([Namespace::new("a.b-c_1").expect("a name")]);
+        is_read_back([ChainId::new("Test-1").expect("a name")]);
+    }
+
+    #[test]
+    fn what_is_never_shown_is_not_read() {
+        for text in ["", "+1", "01", "00", " 1", "1 ", "-1", "0x1", "18446744073709551616"] {
+            assert!(text.parse::<Height>().is_err(), "{text:?}");
+        }
+        assert!("AB".repeat(32).parse::<Hash>().is_err() && "1e3".parse::<Fixed>().is_err());
+        assert!("abcde".parse::<Text<4>>().is_err() && "A".parse::<Namespace>().is_err());
+        assert!("a b".parse::<ChainId>().is_err() && "0".repeat(63).parse::<Root>().is_err());
     }
 }

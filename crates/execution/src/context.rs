@@ -4,7 +4,7 @@
 //! it, because its results cannot be foretold (spec: EXEC-4).
 
 use crate::host::Handle;
-use crate::{BundleId, EVENT_BYTES_MAX, FunctionHash, PublicKey, SessionId, Stop};
+use crate::{BundleId, Denied, EVENT_BYTES_MAX, FunctionHash, PublicKey, SessionId, Stop};
 use keelstone_codec::{Blob, ChainId, Decode, Describe, Encode, Hash, Height, Tag, TaggedHasher, Timestamp};
 use keelstone_macros::{Decode, Encode};
 use std::cell::Cell;
@@ -173,6 +173,39 @@ impl Context {
         Ok(())
     }
 
+    /// Runs part of an operation that may be denied by itself: if it is, nothing stays of what it wrote and emitted, and the
+    /// operation may go on. What it used of the limits is used, and what it drew of randomness is not drawn again.
+    ///
+    /// ```
+    /// # use keelstone_execution::{Context, Denied, Draft, Item, ensure, namespace};
+    /// # #[namespace("counter")]
+    /// # struct Counter { value: Item<u64> }
+    /// # fn pay(counter: &mut Draft<Counter>, _: &mut Context) -> Result<u64, Denied> {
+    /// #     counter.value.set(&1)?;
+    /// #     Err(Denied::because("no"))
+    /// # }
+    /// fn pays_if_it_can(counter: &mut Draft<Counter>, cx: &mut Context) -> Result<bool, Denied> {
+    ///     match cx.attempt(|cx| pay(counter, cx))? {
+    ///         Ok(_) => Ok(true),
+    ///         Err(_why) => Ok(false), // What `pay` wrote before it was denied is not there.
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Stop`] if the host did not answer, here or within: the operation is over. [`Stop::Limit`] for more than
+    /// [`crate::ATTEMPTS_WITHIN_MAX`] within one another.
+    // spec: EXEC-24
+    pub fn attempt<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T, Denied>) -> Result<Result<T, Denied>, Stop> {
+        self.handle.begin_attempt()?;
+        let mut attempt = Attempt { events: self.events.len(), is_kept: false, cx: self };
+        let result = run(attempt.cx);
+        attempt.is_kept = result.is_ok();
+        drop(attempt);
+        self.handle.metered(|_| Ok(()))?;
+        Ok(result)
+    }
+
     /// The block's height, for what the engine notes outside every operation's diff.
     pub(crate) fn system_height(&self) -> Height {
         self.block().height
@@ -180,5 +213,22 @@ impl Context {
 
     fn declared(&self, declared: bool, what: &'static str) -> Result<(), Stop> {
         if declared { Ok(()) } else { Err(self.handle.stop(Stop::Undeclared { what })) }
+    }
+}
+
+/// Part of an operation under way. Unless it is kept, a panic within it leaves nothing either.
+struct Attempt<'a> {
+    cx: &'a mut Context,
+    /// Events that were emitted before.
+    events: usize,
+    is_kept: bool,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.cx.events.truncate(self.events);
+        }
+        self.cx.handle.end_attempt(self.is_kept);
     }
 }

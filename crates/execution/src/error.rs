@@ -8,7 +8,7 @@
 //! | [`Halt`] | the operator of this node: the state could not be read here; no verdict about the bundle |
 
 use crate::{BundleId, Capability, FunctionHash, SessionId};
-use keelstone_codec::{DecodeError, Hash, Key, Namespace, StateHash, Text, TypeError};
+use keelstone_codec::{DecodeError, Hash, Key, Namespace, NotHex, StateHash, Text, TooMany, TypeError};
 use keelstone_macros::{Decode, Encode};
 use keelstone_tree::ReadError;
 use std::fmt;
@@ -16,7 +16,10 @@ use std::fmt;
 /// Longest reason in bytes; longer ones are cut at a character.
 pub const REASON_BYTES_MAX: usize = 256;
 
-/// A transition says no, and why. Nothing it wrote is kept.
+/// A transition says no, and why. Nothing is kept of an operation that ends with it; of part of one, nothing where it was
+/// begun by [`crate::Context::attempt`].
+///
+/// What stands for a value that the caller gave wrong becomes one with `?`: [`TooMany`], [`DecodeError`], [`TypeError`].
 #[derive(Clone, Debug)]
 pub struct Denied(Cause);
 
@@ -59,6 +62,18 @@ impl From<Stop> for Denied {
         Self(Cause::Stopped(stop))
     }
 }
+
+/// An error that says what is wrong with a value is the reason, word for word.
+macro_rules! denied_for {
+    ($($error:ty),+) => {$(
+        impl From<$error> for Denied {
+            fn from(error: $error) -> Self {
+                Self::because(error.to_string())
+            }
+        }
+    )+};
+}
+denied_for!(TooMany, DecodeError, TypeError, NotHex);
 
 /// Says no with a formatted reason: `return Err(denied!("{agent} is no member"))`.
 #[macro_export]

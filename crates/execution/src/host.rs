@@ -1,7 +1,7 @@
 //! The host: what typed collections and contexts reach the state through.
 //!
 //! A host stands over one immutable version of the state and keeps three layers of changes on top of it: the block's,
-//! the bundle's and the operation's. A read sees the topmost layer that knows the key. Dropping a layer leaves no
+//! the bundle's and the operation's; and one more for each attempt within that (spec: EXEC-24). A read sees the topmost layer that knows the key. Dropping a layer leaves no
 //! trace, which is all that the rollback of a transition is. Every call is charged to the meter, and the first call
 //! that cannot be answered stops the operation for good.
 //!
@@ -9,12 +9,12 @@
 
 use crate::ahead::Touched;
 use crate::changes::Changes;
-use crate::meter::{Limits, Meter, cost};
+use crate::meter::{ATTEMPTS_WITHIN_MAX, Limits, Meter, cost};
 use crate::recorder::Marks;
 use crate::{BlockContext, Recorder, Stop};
 use keelstone_codec::{Key, Namespace, Value};
 use keelstone_tree::{KeyRange, Read, ReadError};
-use std::cell::{Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -35,6 +35,8 @@ struct Host {
     spaces: RefCell<BTreeMap<&'static str, Namespace>>,
     /// Hears of reads that one of the lowest layers answers, of so many; the state below tells it of those it answers.
     recorder: RefCell<Option<(Recorder, usize)>>,
+    /// Attempts that are under way.
+    attempts: Cell<u64>,
     /// Keys written, by whomever and whatever became of it, since somebody began to ask.
     touched: RefCell<Option<Touched>>,
 }
@@ -55,6 +57,7 @@ impl Handle {
             stop: RefCell::new(None),
             spaces: RefCell::default(),
             recorder: RefCell::default(),
+            attempts: Cell::default(),
             touched: RefCell::default(),
         }))
     }
@@ -113,6 +116,27 @@ impl Handle {
     /// From now on this recorder, on which the host stands, hears also of what the lowest `layers` answer.
     pub(crate) fn note_in(&self, recorder: Recorder, layers: usize) {
         *self.0.recorder.borrow_mut() = Some((recorder, layers));
+    }
+
+    /// A layer within an operation, which is dropped or kept by itself.
+    // spec: EXEC-24
+    pub(crate) fn begin_attempt(&self) -> Result<(), Stop> {
+        let (found, limit) = (self.0.attempts.get() + 1, ATTEMPTS_WITHIN_MAX);
+        self.metered(|meter| match found > limit {
+            true => Err(Stop::Limit { what: "attempts within one another", found, limit }),
+            false => meter.charge(cost::ATTEMPT),
+        })?;
+        self.0.attempts.set(found);
+        self.push();
+        Ok(())
+    }
+
+    pub(crate) fn end_attempt(&self, is_kept: bool) {
+        self.0.attempts.set(self.0.attempts.get() - 1);
+        match is_kept {
+            true => self.merge(),
+            false => drop(self.pop()),
+        }
     }
 
     pub(crate) fn top(&self) -> Ref<'_, Changes> {

@@ -59,7 +59,7 @@ pub use hooks::{HOOKS_CHANGE_BYTES_MAX, When};
 pub use host::Handle;
 pub use index::{Index, IndexError};
 pub use merkle::{LIST_COUNT_MAX, ListProof, list_root};
-pub use meter::{CHANGE_BYTES_MAX, EVENT_BYTES_MAX, Limits, RESULT_BYTES_MAX, cost, given_weight};
+pub use meter::{ATTEMPTS_WITHIN_MAX, CHANGE_BYTES_MAX, EVENT_BYTES_MAX, Limits, RESULT_BYTES_MAX, cost, given_weight};
 pub use operation::{
     ARGS_BYTES_MAX, Batching, Bundle, BundleError, Function, FunctionHash, Mode, OPERATIONS_MAX, Operation,
 };

@@ -38,6 +38,8 @@ pub mod cost {
     pub const EVENT: u64 = 1_000;
     /// One byte of an event.
     pub const EVENT_BYTE: u64 = 10;
+    /// Beginning part of an operation that may be taken back by itself: its layer, which every read within it looks into.
+    pub const ATTEMPT: u64 = 1_000;
     /// The first write of an async bundle to a key: keeping what was there, forgetting it again, and restoring it.
     pub const UNDO: u64 = 40_000;
     /// One byte of what is kept of such a write.
@@ -54,6 +56,9 @@ pub mod cost {
 /// Bytes that one bundle may change: what it may write by default, and 16 MiB for what the engine writes of it. A block has
 /// room for that beside what others change, and for a bundle that restores what another kept by default.
 pub const CHANGE_BYTES_MAX: u64 = 80 << 20;
+
+/// Most attempts within one another: every read looks into the layer of each, and what is kept is merged into each.
+pub const ATTEMPTS_WITHIN_MAX: u64 = 8;
 
 /// Most bytes of one result, encoded: what a receipt holds.
 pub const RESULT_BYTES_MAX: usize = 1 << 20;

@@ -19,6 +19,12 @@ macro_rules! hash_newtype {
                 write!(f, concat!(stringify!($name), "({})"), self.0)
             }
         }
+        impl std::str::FromStr for $name {
+            type Err = keelstone_codec::DecodeError;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Self::from_hex(text)
+            }
+        }
         impl $name {
             /// Reads 64 hexadecimal digits.
             ///

@@ -12,6 +12,7 @@ use keelstone_codec::{
 use keelstone_macros::{Decode, Encode, OrderedKey};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::str::FromStr;
 
 /// Most bytes of one operation's arguments (spec: EXEC-19).
 pub const ARGS_BYTES_MAX: usize = 1 << 20;
@@ -30,6 +31,12 @@ impl FunctionHash {
     #[must_use]
     pub fn of(name: &str, version: u32) -> Self {
         Self(TaggedHasher::new(FUNCTION).value(name).value(&version).finish())
+    }
+}
+impl FromStr for FunctionHash {
+    type Err = DecodeError;
+    fn from_str(text: &str) -> Result<Self, DecodeError> {
+        text.parse().map(Self)
     }
 }
 impl fmt::Display for FunctionHash {

@@ -20,6 +20,7 @@ use keelstone_macros::{Decode, Encode, namespace};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::str::FromStr;
 
 /// Most ancestors a session may have, its root included (spec: EXEC-16).
 pub const ANCESTORS_MAX: usize = 8;
@@ -112,6 +113,13 @@ const fn is_plain(name: &[u8]) -> bool {
     !name.is_empty() && name.len() <= CAPABILITY_LEN_MAX
 }
 
+/// As [`Capability::parse`].
+impl FromStr for Capability {
+    type Err = DecodeError;
+    fn from_str(name: &str) -> Result<Self, DecodeError> {
+        Self::parse(name)
+    }
+}
 impl From<&'static str> for Capability {
     /// As [`Capability::new`].
     fn from(name: &'static str) -> Self {

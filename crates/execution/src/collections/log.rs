@@ -3,7 +3,9 @@
 use super::{Collection, Site};
 use crate::{Handle, Layout, Stop};
 use keelstone_codec::{Decode, Describe, Encode, Namespace};
+use keelstone_tree::KeyRange;
 use std::marker::PhantomData;
+use std::ops::RangeBounds;
 
 /// A list that only grows. Positions count from 0.
 pub struct Log<V> {
@@ -50,17 +52,47 @@ impl<V: Encode + Decode> Log<V> {
         self.site.get(self.site.key(&position))
     }
 
+    /// The value at the first position. Costs a read.
+    ///
+    /// # Errors
+    /// [`Stop`] if the host does not answer.
+    pub fn first(&self) -> Result<Option<V>, Stop> {
+        self.get(0)
+    }
+
+    /// The newest value. Costs two reads.
+    ///
+    /// # Errors
+    /// [`Stop`] if the host does not answer.
+    pub fn last(&self) -> Result<Option<V>, Stop> {
+        match self.len()?.checked_sub(1) {
+            Some(position) => self.get(position),
+            None => Ok(None),
+        }
+    }
+
     /// All values, in order.
     pub fn iter(&self) -> impl Iterator<Item = Result<V, Stop>> {
-        self.site.scan(self.site.all()).map(|entry| {
-            let (key, value) = entry?;
-            self.site.value_back(&key, &value)
-        })
+        self.values(self.site.all())
     }
 
     /// All values, from the newest to the oldest.
     pub fn iter_back(&self) -> impl Iterator<Item = Result<V, Stop>> {
-        self.site.scan(self.site.all().reversed()).map(|entry| {
+        self.values(self.site.all().reversed())
+    }
+
+    /// The values of a range of positions, in order.
+    pub fn range(&self, range: impl RangeBounds<u64>) -> impl Iterator<Item = Result<V, Stop>> {
+        self.values(self.site.range(&range))
+    }
+
+    /// The values of a range of positions, from the newest to the oldest.
+    pub fn range_back(&self, range: impl RangeBounds<u64>) -> impl Iterator<Item = Result<V, Stop>> {
+        self.values(self.site.range(&range).reversed())
+    }
+
+    fn values(&self, range: KeyRange) -> impl Iterator<Item = Result<V, Stop>> {
+        self.site.scan(range).map(|entry| {
             let (key, value) = entry?;
             self.site.value_back(&key, &value)
         })

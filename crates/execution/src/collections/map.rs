@@ -10,7 +10,8 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::RangeBounds;
 
-/// An ordered map. Its order is that of the keys' bytes, which is that of the keys.
+/// An ordered map. Its order is that of the keys' bytes, which is that of the keys. How many entries there are is not kept:
+/// whoever needs it keeps it in an [`crate::Item`].
 pub struct Map<K, V> {
     site: Site,
     _types: PhantomData<fn() -> (K, V)>,
@@ -23,6 +24,17 @@ impl<K: OrderedKey, V: Encode + Decode> Map<K, V> {
     /// [`Stop`] if the host does not answer.
     pub fn get(&self, key: &K) -> Result<Option<V>, Stop> {
         self.site.get(self.site.key(key))
+    }
+
+    /// The value of a key, or the type's default if it has none.
+    ///
+    /// # Errors
+    /// [`Stop`] if the host does not answer.
+    pub fn get_or_default(&self, key: &K) -> Result<V, Stop>
+    where
+        V: Default,
+    {
+        Ok(self.get(key)?.unwrap_or_default())
     }
 
     /// Whether a key has a value.
@@ -84,6 +96,12 @@ impl<K: OrderedKey, V: Encode + Decode> Map<K, V> {
         Iter { scan: self.site.scan(self.site.range(&range)), map: self }
     }
 
+    /// The entries of a range of keys, from the last to the first.
+    #[must_use]
+    pub fn range_back(&self, range: impl RangeBounds<K>) -> Iter<'_, K, V> {
+        Iter { scan: self.site.scan(self.site.range(&range).reversed()), map: self }
+    }
+
     /// The entries whose keys begin with `part`, in order: of a map by `(A, B)`, those of one `A`.
     #[must_use]
     pub fn prefix<P: OrderedKey>(&self, part: &P) -> Iter<'_, K, V>
@@ -93,7 +111,16 @@ impl<K: OrderedKey, V: Encode + Decode> Map<K, V> {
         Iter { scan: self.site.scan(self.site.beginning(part)), map: self }
     }
 
-    /// The first entry.
+    /// The entries whose keys begin with `part`, from the last to the first.
+    #[must_use]
+    pub fn prefix_back<P: OrderedKey>(&self, part: &P) -> Iter<'_, K, V>
+    where
+        K: StartsWith<P>,
+    {
+        Iter { scan: self.site.scan(self.site.beginning(part).reversed()), map: self }
+    }
+
+    /// The first entry. Costs a scan of one entry.
     ///
     /// # Errors
     /// [`Stop`] if the host does not answer.
@@ -101,12 +128,20 @@ impl<K: OrderedKey, V: Encode + Decode> Map<K, V> {
         self.iter().next().transpose()
     }
 
-    /// The last entry.
+    /// The last entry. Costs a scan of one entry.
     ///
     /// # Errors
     /// [`Stop`] if the host does not answer.
     pub fn last(&self) -> Result<Option<(K, V)>, Stop> {
         self.iter_back().next().transpose()
+    }
+
+    /// Whether there are no entries. Costs a scan of one entry.
+    ///
+    /// # Errors
+    /// [`Stop`] if the host does not answer.
+    pub fn is_empty(&self) -> Result<bool, Stop> {
+        self.site.is_empty()
     }
 }
 

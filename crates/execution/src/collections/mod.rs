@@ -4,6 +4,9 @@
 //! place and a slash, which no place contains, so that collections of one namespace never meet. A collection at the
 //! empty place has the whole namespace, without a slash.
 //!
+//! What has an order has `iter`, `range` and, by the first parts of a key, `prefix`, each also backwards, and `first` and
+//! `last`. Scans are lazy and charged when they are opened and by the entry. Only a [`Log`] knows how many it holds.
+//!
 //! Keys and rules: `spec/chain.md`, EXEC-18.
 
 mod item;
@@ -187,6 +190,10 @@ impl Site {
 
     fn scan(&self, range: KeyRange) -> Scan<'_> {
         self.handle.scan(&self.space, range)
+    }
+
+    fn is_empty(&self) -> Result<bool, Stop> {
+        Ok(self.scan(self.all()).next().transpose()?.is_none())
     }
 
     /// All entries.

@@ -10,7 +10,7 @@ use std::ops::RangeBounds;
 /// The value of every member: state knows no empty value (spec: TREE-1).
 const MEMBER: u8 = 1;
 
-/// An ordered set.
+/// An ordered set. How many there are is not kept: whoever needs it keeps it in an [`crate::Item`].
 pub struct Set<K> {
     site: Site,
     _types: PhantomData<fn() -> K>,
@@ -51,10 +51,22 @@ impl<K: OrderedKey> Set<K> {
         Keys { scan: self.site.scan(self.site.all()), set: self }
     }
 
+    /// All keys, from the last to the first.
+    #[must_use]
+    pub fn iter_back(&self) -> Keys<'_, K> {
+        Keys { scan: self.site.scan(self.site.all().reversed()), set: self }
+    }
+
     /// The keys of a range, in order.
     #[must_use]
     pub fn range(&self, range: impl RangeBounds<K>) -> Keys<'_, K> {
         Keys { scan: self.site.scan(self.site.range(&range)), set: self }
+    }
+
+    /// The keys of a range, from the last to the first.
+    #[must_use]
+    pub fn range_back(&self, range: impl RangeBounds<K>) -> Keys<'_, K> {
+        Keys { scan: self.site.scan(self.site.range(&range).reversed()), set: self }
     }
 
     /// The keys that begin with `part`, in order: of a set of `(A, B)`, those of one `A`.
@@ -64,6 +76,39 @@ impl<K: OrderedKey> Set<K> {
         K: StartsWith<P>,
     {
         Keys { scan: self.site.scan(self.site.beginning(part)), set: self }
+    }
+
+    /// The keys that begin with `part`, from the last to the first.
+    #[must_use]
+    pub fn prefix_back<P: OrderedKey>(&self, part: &P) -> Keys<'_, K>
+    where
+        K: StartsWith<P>,
+    {
+        Keys { scan: self.site.scan(self.site.beginning(part).reversed()), set: self }
+    }
+
+    /// The first key. Costs a scan of one entry.
+    ///
+    /// # Errors
+    /// [`Stop`] if the host does not answer.
+    pub fn first(&self) -> Result<Option<K>, Stop> {
+        self.iter().next().transpose()
+    }
+
+    /// The last key. Costs a scan of one entry.
+    ///
+    /// # Errors
+    /// [`Stop`] if the host does not answer.
+    pub fn last(&self) -> Result<Option<K>, Stop> {
+        self.iter_back().next().transpose()
+    }
+
+    /// Whether there are no keys. Costs a scan of one entry.
+    ///
+    /// # Errors
+    /// [`Stop`] if the host does not answer.
+    pub fn is_empty(&self) -> Result<bool, Stop> {
+        self.site.is_empty()
     }
 }
 

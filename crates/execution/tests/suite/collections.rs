@@ -20,6 +20,7 @@ pub(crate) struct Shelf {
     pub(crate) by_pair: Map<(u16, String), Fixed>,
     pub(crate) log: Log<Text<8>>,
     pub(crate) members: Set<Id>,
+    pub(crate) pairs: Set<(u8, u8)>,
     #[at("old")]
     pub(crate) renamed: Item<u8>,
 }
@@ -89,22 +90,42 @@ fn collections_do_what_their_names_say() {
         use std::ops::Bound::{Excluded, Unbounded};
         assert_eq!(keys(shelf.by_pair.range((Excluded(low.clone()), Unbounded)))?, ["2a", "3c"]);
         assert_eq!(keys(shelf.by_pair.range(high..low.clone()))?, [] as [&str; 0]);
+        assert_eq!(keys(shelf.by_pair.range_back(low.clone()..))?, ["3c", "2a", "1b"]);
+        assert_eq!(keys(shelf.by_pair.range_back((3, "c".to_owned())..low.clone()))?, [] as [&str; 0]);
+        assert_eq!(keys(shelf.by_pair.prefix_back(&1u16))?, ["1b", "1a"]);
+        assert_eq!(shelf.by_pair.get_or_default(&(9, String::new()))?, Fixed::ZERO);
+        assert!(!shelf.by_pair.is_empty()?);
         assert_eq!(shelf.by_pair.first()?.unwrap().0, (1, "a".to_owned()));
         assert_eq!(shelf.by_pair.last()?.unwrap().0, (3, "c".to_owned()));
         assert_eq!(shelf.by_pair.remove(&low)?, Fixed::from_int(1));
         assert_eq!((shelf.by_pair.remove(&low)?, shelf.by_pair.contains(&low)?), (None, false));
 
+        assert!(shelf.members.is_empty()? && shelf.members.first()?.is_none() && shelf.members.last()?.is_none());
         assert!(shelf.members.insert(&Id(5))? && shelf.members.insert(&Id(4))? && !shelf.members.insert(&Id(5))?);
         assert_eq!(shelf.members.iter().collect::<Result<Vec<_>, _>>()?, [Id(4), Id(5)]);
         assert_eq!(shelf.members.range(Id(5)..).collect::<Result<Vec<_>, _>>()?, [Id(5)]);
+        assert_eq!(shelf.members.iter_back().collect::<Result<Vec<_>, _>>()?, [Id(5), Id(4)]);
+        assert_eq!(shelf.members.range_back(..Id(5)).collect::<Result<Vec<_>, _>>()?, [Id(4)]);
+        assert_eq!((shelf.members.first()?, shelf.members.last()?), (Some(Id(4)), Some(Id(5))));
+        for pair in [(1, 2), (1, 1), (2, 1)] {
+            shelf.pairs.insert(&pair)?;
+        }
+        assert_eq!(shelf.pairs.prefix(&1u8).collect::<Result<Vec<_>, _>>()?, [(1, 1), (1, 2)]);
+        assert_eq!(shelf.pairs.prefix_back(&1u8).collect::<Result<Vec<_>, _>>()?, [(1, 2), (1, 1)]);
         assert!(shelf.members.remove(&Id(4))? && !shelf.members.remove(&Id(4))? && !shelf.members.contains(&Id(4))?);
 
         let word = |text: &str| Text::<8>::new(text).unwrap();
-        assert!(shelf.log.is_empty()?);
+        assert!(shelf.log.is_empty()? && shelf.log.first()?.is_none() && shelf.log.last()?.is_none());
         assert_eq!((shelf.log.push(&word("a"))?, shelf.log.push(&word("b"))?, shelf.log.len()?), (0, 1, 2));
         assert_eq!(shelf.log.iter().collect::<Result<Vec<_>, _>>()?, [word("a"), word("b")]);
         assert_eq!(shelf.log.iter_back().collect::<Result<Vec<_>, _>>()?, [word("b"), word("a")]);
-        assert_eq!(shelf.log.get(2)?, None);
+        assert_eq!(
+            (shelf.log.get(2)?, shelf.log.first()?, shelf.log.last()?),
+            (None, Some(word("a")), Some(word("b")))
+        );
+        shelf.log.push(&word("c"))?;
+        assert_eq!(shelf.log.range(1..).collect::<Result<Vec<_>, _>>()?, [word("b"), word("c")]);
+        assert_eq!(shelf.log.range_back(..=1).collect::<Result<Vec<_>, _>>()?, [word("b"), word("a")]);
 
         assert_eq!((shelf.renamed.get_or_default()?, shelf.renamed.take()?), (0, None));
         shelf.renamed.set(&9)?;

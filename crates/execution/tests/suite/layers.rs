@@ -34,6 +34,8 @@ pub(crate) enum Step {
         end: Vec<u8>,
     },
     Fail,
+    /// Runs steps that may fail by themselves; what they saw is of interest only if they did not.
+    Attempt(Vec<Step>),
 }
 
 #[transition("raw.script/1")]
@@ -46,45 +48,54 @@ type Seen = Vec<Vec<(Vec<u8>, u8)>>;
 impl Transition<Raw> for Script {
     type Output = Seen;
 
-    fn apply(&self, raw: &mut Draft<Raw>, _: &mut Context) -> Result<Seen, Denied> {
-        let key = |bytes: &[u8]| RawKey::new(bytes).map_err(|e| denied!("{e}"));
-        let mut seen = Seen::new();
-        for step in &self.steps {
-            match step {
-                Step::Put(at, value) => raw.entries.insert(&key(at)?, value)?,
-                Step::Delete(at) => drop(raw.entries.remove(&key(at)?)?),
-                Step::Get(at) => {
-                    let found = raw.entries.get(&key(at)?)?;
-                    seen.push(found.map(|value| (at.clone(), value)).into_iter().collect());
+    fn apply(&self, raw: &mut Draft<Raw>, cx: &mut Context) -> Result<Seen, Denied> {
+        run_steps(&self.steps, raw, cx)
+    }
+}
+
+fn run_steps(steps: &[Step], raw: &mut Draft<Raw>, cx: &mut Context) -> Result<Seen, Denied> {
+    let key = |bytes: &[u8]| RawKey::new(bytes);
+    let mut seen = Seen::new();
+    for step in steps {
+        match step {
+            Step::Put(at, value) => raw.entries.insert(&key(at)?, value)?,
+            Step::Delete(at) => drop(raw.entries.remove(&key(at)?)?),
+            Step::Get(at) => {
+                let found = raw.entries.get(&key(at)?)?;
+                seen.push(found.map(|value| (at.clone(), value)).into_iter().collect());
+            }
+            Step::Scan { start, end, back } => {
+                let range = (key(start)?, key(end)?);
+                let mut found = Vec::new();
+                for entry in raw.entries.range(range.0..range.1) {
+                    let (at, value) = entry?;
+                    found.push((at.to_vec(), value));
                 }
-                Step::Scan { start, end, back } => {
-                    let range = (key(start)?, key(end)?);
-                    let mut found = Vec::new();
-                    for entry in raw.entries.range(range.0..range.1) {
+                if *back {
+                    found = Vec::new();
+                    for entry in raw.entries.iter_back() {
                         let (at, value) = entry?;
                         found.push((at.to_vec(), value));
                     }
-                    if *back {
-                        found = Vec::new();
-                        for entry in raw.entries.iter_back() {
-                            let (at, value) = entry?;
-                            found.push((at.to_vec(), value));
-                        }
-                    }
-                    seen.push(found);
                 }
-                Step::Clear { start, end } => {
-                    let range = key(start)?..=key(end)?;
-                    let found: Result<Vec<_>, _> = raw.entries.range(range).collect();
-                    for (at, _) in found? {
-                        raw.entries.remove(&at)?;
-                    }
+                seen.push(found);
+            }
+            Step::Clear { start, end } => {
+                let range = key(start)?..=key(end)?;
+                let found: Result<Vec<_>, _> = raw.entries.range(range).collect();
+                for (at, _) in found? {
+                    raw.entries.remove(&at)?;
                 }
-                Step::Fail => return Err(denied!("as asked")),
+            }
+            Step::Fail => return Err(denied!("as asked")),
+            Step::Attempt(steps) => {
+                if let Ok(found) = cx.attempt(|cx| run_steps(steps, raw, cx))? {
+                    seen.extend(found);
+                }
             }
         }
-        Ok(seen)
     }
+    Ok(seen)
 }
 
 type Model = BTreeMap<Vec<u8>, u8>;
@@ -103,6 +114,12 @@ fn run_model(model: &mut Model, steps: &[Step]) -> Option<Seen> {
             Step::Scan { .. } => seen.push(model.iter().rev().map(|(key, value)| (key.clone(), *value)).collect()),
             Step::Clear { start, end } => model.retain(|key, _| key < start || key > end),
             Step::Fail => return None,
+            Step::Attempt(steps) => {
+                let mut after = model.clone();
+                if let Some(found) = run_model(&mut after, steps) {
+                    (*model, seen) = (after, [seen, found].concat());
+                }
+            }
         }
     }
     Some(seen)
@@ -112,27 +129,32 @@ fn key_bytes() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(prop_oneof![Just(0u8), Just(1), Just(0x80), Just(0xff)], 1..4)
 }
 
+/// Attempts among steps, up to three within one another.
+fn attempts(step: impl Strategy<Value = Step> + 'static) -> impl Strategy<Value = Step> {
+    step.prop_recursive(3, 16, 5, |step| prop::collection::vec(step, 0..5).prop_map(Step::Attempt))
+}
+
 fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
+    attempts(prop_oneof![
         6 => (key_bytes(), any::<u8>()).prop_map(|(at, value)| Step::Put(at, value)),
         4 => key_bytes().prop_map(Step::Delete),
         3 => key_bytes().prop_map(Step::Get),
         3 => (key_bytes(), key_bytes(), any::<bool>()).prop_map(|(start, end, back)| Step::Scan { start, end, back }),
         1 => (key_bytes(), key_bytes()).prop_map(|(start, end)| Step::Clear { start, end }),
         1 => Just(Step::Fail),
-    ]
+    ])
 }
 
 /// A step among few keys and values, so that keys are often back where they were.
 fn narrow() -> impl Strategy<Value = Step> {
     let any = || prop::collection::vec(0u8..3, 1..3);
-    prop_oneof![
+    attempts(prop_oneof![
         4 => (any(), 0u8..2).prop_map(|(at, value)| Step::Put(at, value)),
         3 => any().prop_map(Step::Delete),
         3 => (any(), any(), proptest::bool::ANY).prop_map(|(start, end, back)| Step::Scan { start, end, back }),
         1 => (any(), any()).prop_map(|(start, end)| Step::Clear { start, end }),
         1 => Just(Step::Fail),
-    ]
+    ])
 }
 
 proptest! {
@@ -187,7 +209,7 @@ proptest! {
         }
     }
 
-    /// spec: EXEC-2, EXEC-5. Bundles of scripts in one block, some of them failing, over a state that is not empty:
+    /// spec: EXEC-2, EXEC-5, EXEC-24. Bundles of scripts in one block, some of them failing, over a state that is not empty:
     /// every read and scan sees what the model holds, and the block's changes take the state to the model.
     #[test]
     fn layered_drafts_equal_a_model(

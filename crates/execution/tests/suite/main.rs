@@ -4,6 +4,7 @@
 
 mod ahead;
 mod async_bundles;
+mod attempts;
 mod bundles;
 mod chain;
 mod collections;
