@@ -46,6 +46,48 @@ fn a_chain_can_be_used_without_a_node() {
     assert!(functions.as_array().unwrap().iter().any(|function| function["name"] == "memes.post/1"));
 }
 
+/// spec: HISTORY-8. What a transaction would come to is what it comes to, asked of a home and of a node, signed or not; and
+/// nothing is taken in.
+#[test]
+fn a_transaction_is_run_dry_before_it_is_sent() {
+    let home = chain();
+    let file = home.path().join("bundle.json");
+    let dry = |code: i32, plan: &Value, from: &str| {
+        fs::write(&file, plan.to_string()).unwrap();
+        expect(home.path(), code, &["tx", "send", file.to_str().unwrap(), "--from", from, "--dry-run"])
+    };
+    let plan = json!({ "operations": [register(), post("first")] });
+    let key = expect(home.path(), 0, &["keys", "list"])["keys"][0]["public"].as_str().unwrap().to_owned();
+    let alone = dry(0, &plan, "producer");
+    assert_eq!((&alone["receipt"]["succeeded"], &alone["receipt"]["height"]), (&json!(true), &json!(1)));
+    assert!(alone["entries_changed"].as_u64() > Some(3) && alone["bytes_changed"].as_u64() > Some(100), "{alone}");
+    assert!(alone["receipt"]["outcomes"][1]["events"].as_array().is_some_and(|events| !events.is_empty()), "{alone}");
+    let failing = json!({ "operations": [post("not registered yet")] });
+    assert_eq!(dry(13, &failing, &key)["receipt"]["failure"]["operation"], 0);
+    let stale = json!({ "nonce": 7, "operations": [register()] });
+    let refused = dry(13, &stale, &key);
+    assert_eq!(refused["error"]["code"], "refused", "{refused}");
+    expect(home.path(), 2, &["tx", "send", file.to_str().unwrap(), "--dry-run"]);
+    expect(home.path(), 2, &["tx", "send", file.to_str().unwrap(), "--dry-run", "--no-wait", "--from", "producer"]);
+
+    let node = Node::start(home.path(), &[]);
+    let asked = dry(0, &plan, &key);
+    for same in ["root", "entries_changed", "bytes_changed", "receipt"] {
+        assert_eq!(asked[same], alone[same], "{same}");
+    }
+    assert_eq!(dry(13, &stale, &key)["error"], refused["error"]);
+    let status = node.json("/v1/status").1;
+    assert_eq!((&status["height"], &status["waiting"]), (&json!(0), &json!(0)), "{status}");
+    let mut sent = send(home.path(), 0, &plan["operations"]);
+    let mut foreseen = asked["receipt"].clone();
+    for receipt in [&mut sent["receipt"], &mut foreseen] {
+        // Its expiry is in its identity, and it was sent at another height or not.
+        let receipt = receipt.as_object_mut().unwrap();
+        ["id", "receipt", "place"].into_iter().for_each(|name| drop(receipt.remove(name)));
+    }
+    assert_eq!(sent["receipt"], foreseen);
+}
+
 #[test]
 fn transactions_can_be_built_signed_and_sent_in_steps() {
     let home = chain();

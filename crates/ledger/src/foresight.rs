@@ -22,7 +22,8 @@ use crate::validators::Validators;
 use keelstone_codec::{Blob, Hash, Height, Namespace, Root, Timestamp};
 use keelstone_execution::{BlockDraft, Changes, Halt, PublicKey, Recorder, Registry};
 use keelstone_macros::{Decode, Encode};
-use keelstone_tree::{HashKind, Hasher, ProofError, Read, WitnessError};
+use keelstone_store::View;
+use keelstone_tree::{HashKind, Hasher, ProofError, Read, ReadError, WitnessError};
 
 /// Where a bundle is run: a state, and what its block says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -285,14 +286,7 @@ impl<H: Hasher> Ledger<H> {
     // spec: HISTORY-8
     pub fn witness(&self, transaction: &Transaction, time: Timestamp) -> Result<Witness, LedgerError> {
         let view = self.view();
-        let height = view.height().unwrap_or_else(|| self.genesis_height()).next();
-        let proposer = match Validators::read(&view)? {
-            Some(validators) => validators.active.first().map(|validator| validator.key),
-            None => self.facts().producers.first().copied(),
-        };
-        // Where anybody may make a block, nobody stands for anybody.
-        let proposer = proposer.unwrap_or(PublicKey(Hash::ZERO));
-        let setting = Setting { old_root: view.root(), height, time: time.max(self.time()), proposer };
+        let setting = self.setting(&view, time)?;
         let recorder = Recorder::new(view.clone());
         let mut queries = match foresee(self.registry(), recorder.clone(), &setting, transaction) {
             Ok(foreseen) => foreseen.changes.to_diff().queries(),
@@ -306,5 +300,32 @@ impl<H: Hasher> Ledger<H> {
             found if found > WITNESS_BYTES_MAX => Err(LedgerError::WitnessTooLarge { found, limit: WITNESS_BYTES_MAX }),
             _ => Ok(Witness { setting, proof }),
         }
+    }
+
+    /// What a transaction would come to if it came now, alone in the next block, made at this time. As [`foresee`], on the last
+    /// state: its signature is not looked at, and nothing is kept.
+    ///
+    /// Costs a run of the bundle.
+    ///
+    /// # Errors
+    /// [`ForesightError`]. A bundle that fails is no error: that is what its receipt says.
+    // spec: HISTORY-8
+    pub fn dry_run(&self, transaction: &Transaction, time: Timestamp) -> Result<(Setting, Foreseen), ForesightError> {
+        let view = self.view();
+        let setting = self.setting(&view, time).map_err(Halt::from)?;
+        let foreseen = foresee(self.registry(), view, &setting, transaction)?;
+        Ok((setting, foreseen))
+    }
+
+    /// Where a transaction would be run if it came now, in a block that is made at this time.
+    fn setting(&self, view: &View<H>, time: Timestamp) -> Result<Setting, ReadError> {
+        let height = view.height().unwrap_or_else(|| self.genesis_height()).next();
+        let proposer = match Validators::read(view)? {
+            Some(validators) => validators.active.first().map(|validator| validator.key),
+            None => self.facts().producers.first().copied(),
+        };
+        // Where anybody may make a block, nobody stands for anybody.
+        let proposer = proposer.unwrap_or(PublicKey(Hash::ZERO));
+        Ok(Setting { old_root: view.root(), height, time: time.max(self.time()), proposer })
     }
 }

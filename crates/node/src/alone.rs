@@ -4,7 +4,8 @@
 //! that `tx send` works the same with and without a node.
 
 use crate::api::{
-    self, Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Status, Submitted, Witness,
+    self, Account, Block, BundleStatus, Chain, DryRun, Entries, Entry, Function, Page, Refusal, Status, Submitted,
+    Witness,
 };
 use crate::clock::now;
 use crate::config::EngineKind;
@@ -129,6 +130,10 @@ impl Chain for Alone {
 
     fn witness(&self, transaction: &[u8]) -> Result<Witness, Refusal> {
         self.engine.witness(transaction)
+    }
+
+    fn dry_run(&self, transaction: &[u8]) -> Result<DryRun, Refusal> {
+        self.engine.dry_run(transaction)
     }
 
     fn operation_proof(&self, bundle: &Hash, index: u32) -> Result<api::OperationAnswer, Refusal> {

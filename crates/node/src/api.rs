@@ -50,6 +50,8 @@ pub(crate) trait Chain: Send + Sync {
     fn bundles(&self) -> Result<Vec<BundleStatus>, Refusal>;
     /// What anybody needs to run an encoded transaction, signed or not, with no store at hand.
     fn witness(&self, transaction: &[u8]) -> Result<Witness, Refusal>;
+    /// What an encoded transaction, signed or not, would come to if it came now. Nothing is taken in.
+    fn dry_run(&self, transaction: &[u8]) -> Result<DryRun, Refusal>;
     /// That an operation of a bundle took effect, sync or async, proven in the last state.
     fn operation_proof(&self, bundle: &Hash, index: u32) -> Result<OperationAnswer, Refusal>;
     /// Records of the audit log.
@@ -613,6 +615,22 @@ pub(crate) struct Witness {
     pub(crate) proposer: String,
     /// The proof under `root`, in hexadecimal.
     pub(crate) proof: String,
+}
+
+/// What a transaction would come to if it came now, alone in the next block. Others may come before it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DryRun {
+    /// The root of the state it was run on, the last.
+    pub(crate) root: String,
+    /// A time that block may have, in milliseconds since 1970.
+    pub(crate) time: u64,
+    /// How many entries of the state it would change, its nonce and its session's record included.
+    pub(crate) entries_changed: u64,
+    /// Bytes of their keys and of the values they would hold.
+    pub(crate) bytes_changed: u64,
+    /// The receipt it would get; an async bundle the one it would get as a sync one, with the gas of 16 such.
+    pub(crate) receipt: Receipt,
 }
 
 /// Entries of a namespace, in the order of their keys.

@@ -6,8 +6,8 @@
 //! user insists.
 
 use crate::api::{
-    self, Account, Block, BundleStatus, Chain, Entries, Entry, Function, Page, Refusal, Reloaded, Status, Submitted,
-    Transaction, Witness,
+    self, Account, Block, BundleStatus, Chain, DryRun, Entries, Entry, Function, Page, Refusal, Reloaded, Status,
+    Submitted, Transaction, Witness,
 };
 use crate::authority::Authority;
 use crate::exit::Failure;
@@ -518,6 +518,10 @@ impl Chain for Remote {
 
     fn witness(&self, transaction: &[u8]) -> Result<Witness, Refusal> {
         self.post("/v1/witness", transaction)
+    }
+
+    fn dry_run(&self, transaction: &[u8]) -> Result<DryRun, Refusal> {
+        self.post("/v1/dry-run", transaction)
     }
 
     fn operation_proof(&self, bundle: &Hash, index: u32) -> Result<api::OperationAnswer, Refusal> {

@@ -135,7 +135,7 @@ settings! {
     /// The functions of the application.
     execution: Execution {
         /// Milliseconds one operation may run. After that the node ends itself and names the function (exit code 15), unless it runs for
-        /// a question such as a witness, which anybody may ask: then it says so and makes no further witness.
+        /// a question such as a witness, which anybody may ask: then it says so and runs nothing more for one.
         /// A machine on which honest operations take longer needs more.
         watchdog_ms: u64 = 10_000, 100..=3_600_000;
         /// Threads that run the transactions of a block; 0 for one to each processor. What blocks come to is the same.

@@ -2,7 +2,7 @@
 
 use crate::api::Refusal;
 use crate::exit::{Exit, Failure, causes};
-use keelstone_ledger::{InheritError, LedgerError, PoolError, RebuildError, Refusal as TxRefusal, ReplayError};
+use keelstone_ledger::{BlockError, ForesightError, InheritError, LedgerError, PoolError, RebuildError, Refusal as TxRefusal, ReplayError};
 use keelstone_store::StoreError;
 use keelstone_sync::delta::DeltaError;
 use keelstone_sync::library::LibraryError;
@@ -40,6 +40,18 @@ impl From<LedgerError> for Refusal {
             | LedgerError::NoAudit { .. } => Self::NotFound(error.to_string()),
             LedgerError::WitnessTooLarge { .. } => Self::Bad(error.to_string()),
             error if error.is_damage() => Self::Damaged(causes(&error)),
+            error => Self::Failed(causes(&error)),
+        }
+    }
+}
+
+impl From<ForesightError> for Refusal {
+    fn from(error: ForesightError) -> Self {
+        match error {
+            // As whoever sends it would be told.
+            ForesightError::Refused(refusal) => refusal.into(),
+            ForesightError::Block(error) => LedgerError::from(error).into(),
+            ForesightError::Halt(halt) => LedgerError::from(BlockError::from(halt)).into(),
             error => Self::Failed(causes(&error)),
         }
     }

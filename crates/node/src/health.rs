@@ -31,6 +31,6 @@ impl Health {
     /// What is to be said of it.
     pub(crate) fn endless(&self) -> Option<String> {
         let function = (*self.endless.lock().unwrap_or_else(PoisonError::into_inner))?;
-        Some(format!("no witness is made: {function} was asked about, does not end, and cannot be stopped"))
+        Some(format!("nothing is run for a question: {function} was asked about, does not end, and cannot be stopped"))
     }
 }

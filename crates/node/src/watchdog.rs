@@ -6,7 +6,7 @@
 //!
 //! What follows depends on who had it run. A block that is being made was never committed: a node that ends itself there
 //! has lost nothing that anybody was told, and so has a command. A question, which anybody may ask unsigned, must not be
-//! the end of a node: that is told, and no further witness is made.
+//! the end of a node: that is told, and nothing more is run for one.
 //!
 //! Rule: `spec/chain.md`, EXEC-13.
 

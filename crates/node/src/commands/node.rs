@@ -839,7 +839,7 @@ fn watch(
 }
 
 /// Notes when a function that is run for a question, such as a witness, runs for too long. Whoever asks signs nothing and pays
-/// nothing, so the node goes on: it has one thread less, and makes no further witness meanwhile.
+/// nothing, so the node goes on: it has one thread less, and runs nothing more for a question meanwhile.
 // spec: EXEC-13
 fn watch_questions(questions: &Activity, config: &Config, health: Arc<Health>) -> std::io::Result<Watchdog> {
     let limit = Duration::from_millis(config.execution.watchdog_ms);
@@ -851,7 +851,7 @@ fn watch_questions(questions: &Activity, config: &Config, health: Arc<Health>) -
             tracing::error!(
                 function,
                 ran_ms,
-                "a function does not end that somebody asked about; no more witnesses are made"
+                "a function does not end that somebody asked about; nothing more is run for a question"
             );
         }
     })

@@ -6,7 +6,7 @@ use crate::bundle::{Facts, Plan, show_signed};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::input::read_input;
-use crate::out::{Ink, grouped, short};
+use crate::out::{Ink, bytes, grouped, short};
 use crate::strict_json::{self, JsonError};
 use clap::{Args, Subcommand};
 use keelstone_codec::{ChainId, Decode as _, Encode as _, unhex};
@@ -63,6 +63,9 @@ enum Action {
         /// Seconds to wait for its block
         #[arg(long, default_value_t = 30)]
         timeout: u64,
+        /// Send nothing: show what it would come to if it came now. Takes no passphrase; `--from` may also be a public key
+        #[arg(long, conflicts_with_all = ["no_wait", "timeout"])]
+        dry_run: bool,
     },
     /// Show what a signed transaction says
     Show {
@@ -86,7 +89,8 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             print(&signed, context);
             Ok(Exit::Ok)
         }
-        Action::Send { file, from, no_wait, timeout } => {
+        Action::Send { file, from, dry_run: true, .. } => dry_run(&file, from.as_deref(), context),
+        Action::Send { file, from, no_wait, timeout, dry_run: false } => {
             let limit = (!no_wait).then(|| Duration::from_secs(timeout));
             send(&file, from.as_deref(), limit, context)
         }
@@ -163,10 +167,14 @@ pub(super) fn sign(
 ) -> Result<SignedTransaction, Failure> {
     let key = context.keys().load(from)?;
     let transaction = match member(text, "unsigned")? {
-        Some(bytes) => Transaction::from_bytes(&bytes).map_err(|error| Failure::usage(format!("unsigned: {error}")))?,
+        Some(bytes) => unsigned(&bytes)?,
         None => plan(text, key.public(), chain, context)?,
     };
     signed_with(transaction, &key, from)
+}
+
+fn unsigned(bytes: &[u8]) -> Result<Transaction, Failure> {
+    Transaction::from_bytes(bytes).map_err(|error| Failure::usage(format!("unsigned: {error}")))
 }
 
 /// Signs a transaction with the key of its sender, which is called `name` here.
@@ -226,6 +234,40 @@ fn send(file: &Path, from: Option<&str>, wait: Option<Duration>, context: &Conte
         (None, None) => return Err(Failure::usage("the file is not signed: give --from KEY")),
     };
     submit(&*chain, &signed, wait, context)
+}
+
+/// Shows what a transaction would come to if it were sent now.
+fn dry_run(file: &Path, from: Option<&str>, context: &Context<'_>) -> Result<Exit, Failure> {
+    let text = read_input(file)?;
+    let chain = context.chain()?;
+    let transaction = match (signed(&text)?, member(&text, "unsigned")?, from) {
+        (Some(signed), ..) => signed.transaction,
+        (None, Some(bytes), _) => unsigned(&bytes)?,
+        (None, None, Some(from)) => plan(&text, sender(from, context)?, Some(&*chain), context)?,
+        (None, None, None) => {
+            return Err(Failure::usage("the file does not say who sends it: give --from KEY"));
+        }
+    };
+    let said = chain.dry_run(&transaction.to_bytes())?;
+    let (receipt, out) = (&said.receipt, context.out);
+    out.row("transaction", &receipt.id);
+    out.row("block", format_args!("{}, if it comes next", grouped(receipt.height)));
+    show_outcomes(receipt, out);
+    out.row("gas", grouped(receipt.gas_used));
+    out.row("changes", format_args!("{} entries, {}", grouped(said.entries_changed), bytes(said.bytes_changed)));
+    let exit = match &receipt.failure {
+        None => {
+            out.row("outcome", out.ink(Ink::Good, "would succeed; nothing was sent"));
+            Exit::Ok
+        }
+        Some(failure) => {
+            let text = format!("would fail at operation {}: {}; nothing was sent", failure.operation, failure.reason);
+            out.row("outcome", out.ink(Ink::Bad, text));
+            Exit::Refused
+        }
+    };
+    out.emit(&said);
+    Ok(exit)
 }
 
 /// Signs calls with a key of this home, sends them as one bundle, and says what became of it.

@@ -5,16 +5,44 @@ use crate::api::{self, Chain, ENTRIES_BYTES_MAX, Page, Refusal};
 use crate::audit;
 use crate::bundle::{show_bundle, show_continuation, show_operation, show_operation_proof, show_receipt};
 use crate::call;
+use crate::clock::now;
 use keelstone_codec::{Decode as _, Encode as _, Hash, Height, Key, Namespace, Root, StateHash};
 use keelstone_execution::{BundleId, PublicKey, Registry, Session, SessionId, When};
 use keelstone_ledger::{
-    ChangedBy, KeyChange, LedgerError, LoggedRecord, SignedTransaction, Transaction, TxId, Witness, xian,
+    ChangedBy, Foreseen, KeyChange, LedgerError, LoggedRecord, SignedTransaction, Transaction, TxId, Witness, xian,
 };
 use keelstone_tree::{Hasher, Query, Read as _};
-use std::sync::TryLockError;
+use std::sync::{MutexGuard, TryLockError};
 
 /// Bytes of a witness that is given out: in hexadecimal it has to fit into an answer.
 const WITNESS_BYTES_MAX: usize = 24 << 20;
+
+/// What is asked about a transaction that nobody signed or pays for.
+impl<H: Hasher> Local<H> {
+    /// The transaction in the bytes of one, signed or not.
+    fn asked_about(&self, transaction: &[u8]) -> Result<Transaction, Refusal> {
+        let limit = self.ledger().facts().limits.transaction_bytes_max as usize;
+        if transaction.len() > limit {
+            return Err(Refusal::Bad(format!("a transaction has at most {limit} bytes")));
+        }
+        let signed = SignedTransaction::from_bytes(transaction).map(|signed| signed.transaction);
+        signed
+            .or_else(|_| Transaction::from_bytes(transaction))
+            .map_err(|error| Refusal::Bad(format!("the bytes are no transaction: {error}")))
+    }
+
+    /// The right to run one: it costs what running the bundle costs, and nobody pays for it.
+    fn one_question(&self) -> Result<MutexGuard<'_, ()>, Refusal> {
+        match self.witnessing.try_lock() {
+            Ok(one) => Ok(one),
+            // Whoever met a bug on the way runs none any more.
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                Err(Refusal::Busy("another witness is being made, or another transaction run dry".to_owned()))
+            }
+        }
+    }
+}
 
 impl<H: Hasher> Chain for Local<H> {
     fn status(&self) -> Result<api::Status, Refusal> {
@@ -226,22 +254,7 @@ impl<H: Hasher> Chain for Local<H> {
     }
 
     fn witness(&self, transaction: &[u8]) -> Result<api::Witness, Refusal> {
-        let ledger = self.ledger();
-        let limit = ledger.facts().limits.transaction_bytes_max as usize;
-        if transaction.len() > limit {
-            return Err(Refusal::Bad(format!("a transaction has at most {limit} bytes")));
-        }
-        let signed = SignedTransaction::from_bytes(transaction).map(|signed| signed.transaction);
-        let transaction = signed
-            .or_else(|_| Transaction::from_bytes(transaction))
-            .map_err(|error| Refusal::Bad(format!("the bytes are no transaction: {error}")))?;
-        // It costs what running the bundle costs, and nobody pays for it.
-        let _one = match self.witnessing.try_lock() {
-            Ok(one) => one,
-            // Whoever met a bug on the way makes none any more.
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(Refusal::Busy("another witness is being made".to_owned())),
-        };
+        let (ledger, transaction, _one) = (self.ledger(), self.asked_about(transaction)?, self.one_question()?);
         let Witness { setting, proof } = ledger.witness(&transaction, ledger.time())?;
         if proof.len() > WITNESS_BYTES_MAX {
             return Err(Refusal::Bad(format!(
@@ -257,6 +270,18 @@ impl<H: Hasher> Chain for Local<H> {
             time: setting.time.0,
             proposer: setting.proposer.to_string(),
             proof: hex::encode(proof),
+        })
+    }
+
+    fn dry_run(&self, transaction: &[u8]) -> Result<api::DryRun, Refusal> {
+        let (ledger, transaction, _one) = (self.ledger(), self.asked_about(transaction)?, self.one_question()?);
+        let (setting, Foreseen { receipt, changes }) = ledger.dry_run(&transaction, now())?;
+        Ok(api::DryRun {
+            root: setting.old_root.to_string(),
+            time: setting.time.0,
+            entries_changed: changes.len() as u64,
+            bytes_changed: changes.bytes(),
+            receipt: show_receipt(self.registry(), &receipt, setting.height, 0),
         })
     }
 

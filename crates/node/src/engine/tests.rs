@@ -13,7 +13,7 @@ use keelstone_ledger::{
     BlockRecord, Genesis, ListProof, Receipt, SecretKey, SignedTransaction, Transaction, list_root,
 };
 use keelstone_tree::Blake3;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 /// L-06: where the chain stands is known while the last chunk becomes a state, which takes as long as it takes.
 #[test]
@@ -108,4 +108,8 @@ fn one_witness_is_made_at_a_time_and_a_bug_in_one_does_not_keep_others_from_bein
         assert!(bug.join().is_err());
     });
     chain.witness(&transaction).expect("the next one is made");
+    let one = chain.witnessing.lock().unwrap_or_else(PoisonError::into_inner);
+    assert!(matches!(chain.dry_run(&transaction), Err(Refusal::Busy(_))));
+    drop(one);
+    chain.dry_run(&transaction).expect("nobody is asked about anything else");
 }

@@ -360,16 +360,16 @@ mod tests {
     #[test]
     fn r07_a_witness_takes_a_token_where_either_sending_or_asking_does() {
         let now = Instant::now();
-        for (sending, asking, none, reader) in
-            [(false, false, 200, 200), (false, true, 401, 200), (true, false, 401, 403), (true, true, 401, 403)]
-        {
+        let all = [(false, false, 200, 200), (false, true, 401, 200), (true, false, 401, 403), (true, true, 401, 403)];
+        let both = ["POST /v1/witness", "POST /v1/dry-run"].into_iter().flat_map(|call| all.map(|all| (call, all)));
+        for (call, (sending, asking, none, reader)) in both {
             let (_dir, access, [read, write, _]) =
                 access(|http| (http.write_token, http.read_token) = (sending, asking));
             let ask = |token: Option<&str>| {
                 let token = token.map(|token| format!("Bearer {token}"));
-                status(&access, "POST /v1/witness", token.as_deref(), CLIENT, now)
+                status(&access, call, token.as_deref(), CLIENT, now)
             };
-            assert_eq!([ask(None), ask(Some(&read)), ask(Some(&write))], [none, reader, 200], "{sending} {asking}");
+            assert_eq!([ask(None), ask(Some(&read)), ask(Some(&write))], [none, reader, 200], "{call} {sending} {asking}");
         }
     }
 
@@ -458,7 +458,7 @@ mod tests {
         let (_dir, access, [_, write, _]) = access(|http| http.client_writes_per_second = 2);
         let (now, bearer) = (Instant::now(), format!("Bearer {write}"));
         let ask = |call, at| status(&access, call, Some(&bearer), CLIENT, at);
-        let calls = ["POST /v1/transactions", "POST /v1/witness", "POST /v1/transactions", "POST /v1/nowhere"];
+        let calls = ["POST /v1/dry-run", "POST /v1/witness", "POST /v1/transactions", "POST /v1/nowhere"];
         assert_eq!(calls.map(|call| ask(call, now)), [200, 200, 429, 429]);
         assert_eq!(ask("GET /v1/status", now), 200);
         assert_eq!(ask("POST /v1/transactions", now + REQUESTS_WINDOW), 200, "another second");

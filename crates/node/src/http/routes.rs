@@ -149,6 +149,7 @@ routes! {
         "/v1/bundles/{id}" get bundle Asking [];
         "/v1/bundles/{id}/operations/{index}" get operation_proof Asking [];
         "/v1/witness" post witness Either [];
+        "/v1/dry-run" post dry_run Either [];
         "/v1/state/{namespace}" get entry Asking ["place", "key", "key_hex", "height", "prove"];
         "/v1/entries/{namespace}" get entries Asking ["place", "prefix", "prefix_hex", "after", "after_hex", "limit", "height", "prove"];
         "/v1/lookup/{index}" get lookup Asking ["of", "after_hex", "limit"];
@@ -521,13 +522,37 @@ async fn witness(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<api::Witness> {
-    let transaction = sent(&served, &headers, body)?;
-    if let Some(why) = served.health.endless() {
-        let hint =
-            "whoever runs this node may start it again; the function's developer has to act (execution.watchdog_ms)";
-        return Err(ApiError::new(Code::Busy, why).hint(hint));
-    }
+    let transaction = asked_about(&served, &headers, body)?;
     ask(&served, move |chain| chain.witness(&transaction)).await.map(Json)
+}
+
+/// What a transaction would come to if it came now, alone in the next block: its receipt, and how much it would change. It need
+/// not be signed; nothing is taken in. One is run at a time, and no witness is made meanwhile.
+#[utoipa::path(
+    post, path = "/v1/dry-run",
+    request_body(content((SubmitBody = "application/json"), (Raw = "application/octet-stream"))),
+    responses(
+        (status = 200, body = api::DryRun, description = "Also of a bundle that would fail: `receipt.failure` says why"),
+        (status = 400, body = ErrorBody), (status = 403, body = ErrorBody), (status = 413, body = ErrorBody),
+        (status = 422, body = ErrorBody, description = "It would be refused, with the code that whoever sends it gets"),
+        (status = 503, body = ErrorBody, description = "Another one is being run, or is of a function that does not end"),
+    )
+)]
+async fn dry_run(
+    State(served): State<Served>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<api::DryRun> {
+    let transaction = asked_about(&served, &headers, body)?;
+    ask(&served, move |chain| chain.dry_run(&transaction)).await.map(Json)
+}
+
+/// The bytes of a transaction that is to be run for a question; nothing is while a function of one does not end.
+fn asked_about(served: &Served, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Vec<u8>, ApiError> {
+    let transaction = sent(served, headers, body)?;
+    let Some(why) = served.health.endless() else { return Ok(transaction) };
+    let hint = "whoever runs this node may start it again; the function's developer has to act (execution.watchdog_ms)";
+    Err(ApiError::new(Code::Busy, why).hint(hint))
 }
 
 /// A transaction and what became of it.
