@@ -113,23 +113,25 @@ fn x09_a_question_that_never_ends_is_told_and_ends_no_node() {
         "http.request_timeout_ms=2000",
     ];
     let mut node = Node::run(application(home.path(), &[&["node"], settings.as_slice()].concat()));
-    let witness = || {
+    let ask = |path: &str| {
         let built = run(0, &["tx", "build", file.to_str().unwrap(), "--from", "producer"]);
         let body = json!({ "transaction": built["unsigned"] }).to_string();
         let (host, length) = (node.address, body.len());
-        let head = format!("POST /v1/witness HTTP/1.1\r\nConnection: close\r\nHost: {host}\r\n");
+        let head = format!("POST {path} HTTP/1.1\r\nConnection: close\r\nHost: {host}\r\n");
         node.exchange(
             format!("{head}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes(),
         )
     };
+    let witness = || ask("/v1/witness");
     bundle(false);
-    assert_eq!(witness().0, 200);
+    assert_eq!((witness().0, ask("/v1/dry-run").0), (200, 200));
     assert_eq!(node.get("/healthz"), (200, "ok\n".to_owned()));
     bundle(true);
-    assert_eq!(witness().0, 504);
+    assert_eq!(ask("/v1/dry-run").0, 504);
     bundle(false);
-    let (status, said) = witness();
-    assert!(status == 503 && said.contains("endless.spin"), "{status} {said}");
+    for (status, said) in [witness(), ask("/v1/dry-run")] {
+        assert!(status == 503 && said.contains("endless.spin"), "{status} {said}");
+    }
     let (status, health) = node.get("/healthz");
     assert!(status == 200 && health.contains("endless.spin"), "{status} {health}");
     run(0, &["tx", "send", file.to_str().unwrap(), "--from", "producer"]);
@@ -155,4 +157,33 @@ fn x09_a_function_that_never_ends_ends_a_command_that_makes_a_block() {
     assert!(failure["error"]["message"].as_str().unwrap().contains("endless.spin"), "{failure}");
     send(0, false);
     assert_eq!(run(0, &["replay"])["blocks"], 1);
+}
+
+/// X-09, spec: EXEC-13. So does one that runs a bundle over files, and one that runs a transaction dry.
+#[test]
+fn x09_a_function_that_never_ends_ends_a_command_that_only_looks() {
+    let home = tempfile::tempdir().unwrap();
+    let run = |code: i32, arguments: &[&str]| expect_of(application(home.path(), arguments), code);
+    run(0, &["init", "--chain-id", "endless"]);
+    let [file, witness, out] = ["bundle.json", "witness.json", "proof"].map(|name| home.path().join(name));
+    let [file, witness, out] = [&file, &witness, &out].map(|path| path.to_str().unwrap());
+    let bundle = |for_ever: bool| {
+        let call = json!({ "call": "endless.spin/1", "args": { "for_ever": for_ever } });
+        std::fs::write(file, json!({ "operations": [call] }).to_string()).unwrap();
+    };
+    bundle(false);
+    run(0, &["bundle", "witness", file, "--from", "producer", "--out", witness]);
+    let over = ["--witness", witness, "--from", "producer"];
+    run(0, &[&["bundle", "simulate", file], over.as_slice()].concat());
+    bundle(true);
+    let limit = ["--set", "execution.watchdog_ms=500"];
+    for command in [
+        [&["bundle", "simulate", file], over.as_slice()].concat(),
+        [&["bundle", "expect", file], over.as_slice()].concat(),
+        [&["bundle", "prove", file, "--out", out], over.as_slice()].concat(),
+        vec!["tx", "send", file, "--from", "producer", "--dry-run"],
+    ] {
+        let failure = run(15, &[command.as_slice(), limit.as_slice()].concat());
+        assert!(failure["error"]["message"].as_str().unwrap().contains("endless.spin"), "{command:?}: {failure}");
+    }
 }
