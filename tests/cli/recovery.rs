@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -689,4 +690,81 @@ fn what_is_proven_good_is_served_while_the_rest_is_damaged() {
     assert_eq!(report["root"], before["root"]);
     assert_eq!(expect(home.path(), 0, &["check", "--full"])["verdict"], "consistent");
     expect(home.path(), 0, &["query", "memes"]);
+}
+
+/// Runs a command that reads a pipe, tells it to stop there, and says what it said: it hears signals before it reads. Read again, the
+/// pipe is empty.
+fn stopped_at(pipe: &Path, content: &[u8], home: &Path, arguments: &[&str]) -> String {
+    assert!(Command::new("mkfifo").arg(pipe).status().unwrap().success());
+    let mut command = program();
+    command.args(arguments).args(["--json", "--home"]).arg(home);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = fs::OpenOptions::new().write(true).open(pipe).unwrap();
+    // How often the thread that hears signals went to sleep, if it sleeps.
+    let sleeps = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().map(|task| task.unwrap().path());
+        let named = |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "signals\n");
+        let status = fs::read_to_string(tasks.into_iter().find(named)?.join("status")).ok()?;
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        status.contains("State:\tS").then(|| count.trim().parse::<u64>().unwrap())
+    };
+    until("it waits for signals", || sleeps().is_some());
+    let before = sleeps();
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    until("the signal was heard", || sleeps() > before);
+    first.write_all(content).unwrap();
+    drop(first);
+    let ended = AtomicBool::new(false);
+    let output = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                drop(fs::OpenOptions::new().write(true).open(pipe).unwrap());
+            }
+        });
+        let output = child.wait_with_output().unwrap();
+        ended.store(true, Ordering::Relaxed);
+        // Whoever is about to open it waits for a reader.
+        let reader = fs::OpenOptions::new().read(true).write(true).open(pipe).unwrap();
+        (output, reader)
+    });
+    fs::remove_file(pipe).unwrap();
+    let (status, said) = (output.0.status, String::from_utf8_lossy(&output.0.stderr).into_owned());
+    assert!(status.code() == Some(1) && said.contains("stopped by a signal"), "{arguments:?}: {status:?} {said}");
+    said
+}
+
+/// What works on the disk for long ends with a word when it is told to stop; its end is on record if its beginning is, and nothing is half
+/// done.
+#[test]
+fn what_works_on_the_disk_is_told_to_stop_and_leaves_nothing_half_done() {
+    let (home, before) = busy_chain();
+    let generations = || {
+        let names = fs::read_dir(home.path().join("data")).unwrap().map(|entry| entry.unwrap().file_name());
+        let names = names.map(|name| name.into_string().unwrap()).filter(|name| name.starts_with("gen-"));
+        names.collect::<std::collections::BTreeSet<String>>()
+    };
+    let counts = generations();
+    let is_as_before = || {
+        let now = expect(home.path(), 0, &["status"]);
+        assert_eq!((&now["height"], &now["root"]), (&before["height"], &before["root"]));
+        assert_eq!(generations(), counts);
+    };
+    let (pipe, genesis) = (home.path().join("pipe"), fs::read(home.path().join("genesis.json")).unwrap());
+    let given = pipe.to_str().unwrap();
+    let restore = ["snapshot", "restore", "2", "--genesis", given, "--yes", "--set", "snapshots.reserve_percent=0"];
+    let said = stopped_at(&pipe, &genesis, home.path(), &restore);
+    assert!(said.contains("nothing was changed"), "{said}");
+    let shown = expect(home.path(), 0, &["audit", "node", "show", "--kind", "restored"]);
+    let record = shown["records"].as_array().unwrap().last().unwrap().clone();
+    assert!(record["step"] == "failed" && record.to_string().contains("stopped by a signal"), "{record}");
+    is_as_before();
+
+    let config = home.path().join("keelstone.toml");
+    for command in [&["check", "--full"][..], &["db", "check"], &["db", "compact"]] {
+        let settings = fs::read(&config).unwrap();
+        fs::remove_file(&config).unwrap();
+        stopped_at(&config, b"", home.path(), command);
+        fs::write(&config, settings).unwrap();
+        is_as_before();
+    }
 }

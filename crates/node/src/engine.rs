@@ -139,8 +139,8 @@ pub(crate) trait Engine: Chain + Checked + Consensus + StateSync {
     fn scrub_standing(&self) -> ScrubStanding;
     /// Forgets the states below a height.
     fn prune(&self, before: Height) -> Result<(), Failure>;
-    /// Gives back the room of what was forgotten.
-    fn compact(&self, progress: &mut dyn FnMut(Progress)) -> Result<Compacted, Failure>;
+    /// Gives back the room of what was forgotten, for as long as it is to go on.
+    fn compact_while(&self, go_on: &mut dyn FnMut(Progress) -> bool) -> Result<Compacted, Failure>;
     /// Writes out what is only in the log, so that the next start is quick.
     fn flush(&self) -> Result<(), Failure>;
     /// Whoever answers peers that ask for the state.

@@ -113,7 +113,7 @@ impl<H: Hasher> Shared<H> {
     pub(crate) fn compact(
         &self,
         enough: Option<u64>,
-        progress: &mut dyn FnMut(Progress),
+        go_on: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Compacted, StoreError> {
         self.check_poison()?;
         let _compacting = self.compacting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,7 +131,7 @@ impl<H: Hasher> Shared<H> {
         let mut done = Compacted::default();
         let mut pass = None;
         if !victims.is_empty() {
-            pass = self.empty(&victims, &mut done, progress)?;
+            pass = self.empty(&victims, &mut done, go_on)?;
             self.note_unreadable(&done.left);
         }
         if self.is_closing() {
@@ -207,7 +207,7 @@ impl<H: Hasher> Shared<H> {
         &self,
         victims: &BTreeSet<SegmentId>,
         done: &mut Compacted,
-        progress: &mut dyn FnMut(Progress),
+        go_on: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Option<u64>, StoreError> {
         let epoch = self.current().epoch;
         let generation = self.writer().log.generation();
@@ -226,10 +226,10 @@ impl<H: Hasher> Shared<H> {
             }
             passed += entries;
             self.passed(passed);
-            progress(Progress { done: passed.min(total), total, what: "entries gone through" });
+            let goes_on = go_on(Progress { done: passed.min(total), total, what: "entries gone through" });
             match next {
                 // Nothing is marked as emptied, so what was moved is all that was done.
-                Some(_) if self.is_closing() => return Ok(None),
+                Some(_) if !goes_on || self.is_closing() => return Ok(None),
                 Some(next) => from = Some(next),
                 None => break,
             }
@@ -432,6 +432,7 @@ mod tests {
                 shared.poisoning(|| Err::<(), _>(StoreError::Empty)).unwrap_err();
                 files.changes()
             });
+            true
         });
         assert!(matches!(emptied, Err(StoreError::Poisoned { .. })), "{emptied:?}");
         assert_eq!((changes, done.values_moved), (Some(files.changes()), 0));
@@ -459,7 +460,7 @@ mod tests {
         victims.retain(|id| shared.segments.usage()[id].live == 0);
         assert!(victims.len() > 2, "{victims:?}");
         let mut done = Compacted::default();
-        shared.empty(&victims, &mut done, &mut |_| {}).unwrap();
+        shared.empty(&victims, &mut done, &mut |_| true).unwrap();
         assert_eq!((done.segments_emptied, done.pages_moved), (victims.len() as u64, 0));
         let turn = shared.writer().turn;
         let root = shared.commit_prepared(Height(2), prepared, || Ok(())).unwrap();
@@ -527,7 +528,7 @@ mod tests {
         let pages = || shared.segments.all().iter().filter(|segment| segment.id().kind == Kind::Pages).count();
         let before = pages();
         for height in 40..44 {
-            drop(shared.compact(None, &mut |_| {}).unwrap());
+            drop(shared.compact(None, &mut |_| true).unwrap());
             let diff: Diff = [(name.clone(), key(0), Some(value(height)))].into_iter().collect();
             shared.commit(Height(height), &diff, || Ok(())).unwrap();
         }
@@ -554,7 +555,7 @@ mod tests {
         let shared = Shared::<Blake3>::create(Arc::new(files.clone()), options).unwrap();
         (0..60).for_each(|height| commit(&shared, height));
         shared.flush(&mut shared.upkeep()).unwrap();
-        assert!(shared.compact(Some(u64::MAX), &mut |_| {}).unwrap().segments_emptied > 2);
+        assert!(shared.compact(Some(u64::MAX), &mut |_| true).unwrap().segments_emptied > 2);
         let emptied = |(id, usage): (&SegmentId, &Usage)| usage.emptied.map(|_| *id);
         let emptied = shared.segments.usage().iter().filter_map(emptied).collect();
         (shared, emptied)
@@ -669,7 +670,7 @@ mod tests {
                     5..8 => shared.flush(&mut shared.upkeep()).unwrap(),
                     8 if height > 0 => {
                         shared.prune(Height(height - 1)).unwrap();
-                        drop(shared.compact(None, &mut |_| {}).unwrap());
+                        drop(shared.compact(None, &mut |_| true).unwrap());
                     }
                     9 if height > 0 => {
                         let to = shared.low().unwrap().0.max((height - 1).saturating_sub(below(4)));
@@ -801,7 +802,7 @@ mod tests {
             let flushing = shared.upkeep();
             let compaction = threads.spawn(|| {
                 let mut done = Compacted::default();
-                shared.empty(&victims, &mut done, &mut |_| {}).unwrap();
+                shared.empty(&victims, &mut done, &mut |_| true).unwrap();
                 tell.send(()).unwrap();
                 done
             });

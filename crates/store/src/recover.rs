@@ -631,7 +631,7 @@ mod tests {
         shared.flush(&mut shared.upkeep()).unwrap();
         let mut done = Compacted::default();
         let victims = shared.victims(&shared.upkeep(), None);
-        shared.empty(&victims, &mut done, &mut |_| {}).unwrap();
+        shared.empty(&victims, &mut done, &mut |_| true).unwrap();
         assert!(done.values_moved > 0);
         (40..44).for_each(|height| put(&shared, height, "kept", 3));
         shared.rollback(Height(39)).unwrap();

@@ -532,7 +532,19 @@ impl<H: Hasher> Store<H> {
     /// # Errors
     /// As [`Self::commit`].
     pub fn compact(&self, progress: &mut dyn FnMut(Progress)) -> Result<Compacted, StoreError> {
-        self.shared.compact(None, progress)
+        self.compact_while(&mut |done| {
+            progress(done);
+            true
+        })
+    }
+
+    /// As [`Self::compact`], for as long as `go_on` says so, which is asked after each slice. What was moved by then stays moved,
+    /// and no segment is removed for it yet: the next compaction goes through all of it again.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn compact_while(&self, go_on: &mut dyn FnMut(Progress) -> bool) -> Result<Compacted, StoreError> {
+        self.shared.compact(None, go_on)
     }
 
     /// Looks for damage and changes nothing.
@@ -1109,7 +1121,7 @@ impl<H: Hasher> Shared<H> {
             let signals = self.signals();
             signals.garbage.saturating_sub(signals.compact_at / 2)
         };
-        let compacted = self.compact(Some(enough), &mut |_| {});
+        let compacted = self.compact(Some(enough), &mut |_| true);
         self.recount();
         compacted.map(drop)
     }
@@ -1359,6 +1371,7 @@ mod tests {
                 hundred_blocks();
             }
             meanwhile += 1;
+            true
         });
         drop(compacting);
         let (emptied, (garbage, _), left) =

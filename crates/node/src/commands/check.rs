@@ -11,6 +11,7 @@ use crate::control::{self, Request};
 use crate::damage::Damage;
 use crate::engine::{self, MendedHere};
 use crate::exit::{Exit, Failure};
+use crate::interrupt::Stop;
 use crate::mend::{self, Places};
 use crate::out::{Ink, grouped, short};
 use crate::own_log::{OwnLog, Who};
@@ -185,6 +186,7 @@ fn repair(from: Vec<mend::Supply>, context: &Context<'_>) -> Result<Exit, Failur
 
 /// A check by this process, of a chain that no node runs.
 fn alone(depth: Depth, context: &Context<'_>) -> Result<Value, Failure> {
+    let stop = Stop::on_signal()?;
     let (config, _) = context.config()?;
     let chain = context.open_chain()?;
     let mut checker = Checker::new(check::settings(&config.check), check::read_cursor(&context.home), Tick(0));
@@ -196,9 +198,10 @@ fn alone(depth: Depth, context: &Context<'_>) -> Result<Value, Failure> {
         bar.set_message(progress.what);
         bar.set_length(progress.total);
         bar.set_position(progress.done);
-        true
+        !stop.is_asked()
     });
     bar.finish_and_clear();
+    stop.check()?;
     let (sample, report) = checked?;
     checker.found(&sample, report.clone());
     check::write_cursor(&context.home, checker.cursor())?;

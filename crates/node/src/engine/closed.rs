@@ -33,25 +33,25 @@ impl CheckedData {
     }
 }
 
-/// Checks the state that counts and the blocks beside it, also if no chain can be opened over them any more. None if there is
-/// none yet.
+/// Checks the state that counts and the blocks beside it, also if no chain can be opened over them any more, for as long as it is to
+/// go on: whoever ends it is not told all that there is. None if there is no state yet.
 pub(crate) fn check(
     home: &Home,
     config: &Config,
     level: CheckLevel,
-    progress: &mut dyn FnMut(Progress),
+    go_on: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<Option<CheckedData>, Failure> {
     let hasher = home.read_genesis()?.hasher;
     let generations = Generations::open(&home.data())?;
     let Some(generation) = generations.current()? else { return Ok(None) };
     let (path, options) = (generation.state(), store_options(config));
     let CheckedStore { report: mut state, heights, superblock } = match hasher {
-        HashKind::Blake3 => check_with::<Blake3>(&path, options, level, progress),
-        HashKind::Sha256 => check_with::<Sha256>(&path, options, level, progress),
+        HashKind::Blake3 => check_with::<Blake3>(&path, options, level, go_on),
+        HashKind::Sha256 => check_with::<Sha256>(&path, options, level, go_on),
     }?;
     let superblock = superblock.map(|problem| problem.within(&path));
     state.problems = state.problems.into_iter().map(|problem| problem.within(&path)).collect();
-    let (block_records, blocks) = match check_blocks(&generation, heights, level, progress) {
+    let (block_records, blocks) = match check_blocks(&generation, heights, level, go_on) {
         Ok(records) => (records, None),
         Err(error) if error.is_damage() => (0, Some(error)),
         Err(error) => return Err(error.into()),
@@ -65,7 +65,7 @@ fn check_blocks(
     generation: &Generation,
     heights: Option<RangeInclusive<Height>>,
     level: CheckLevel,
-    progress: &mut dyn FnMut(Progress),
+    go_on: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<u64, StoreError> {
     let blocks = Arc::new(open_counted_blocks(generation)?);
     // A height that is committed here leaves its block, or its root; a state from elsewhere begins above what is here.
@@ -84,7 +84,7 @@ fn check_blocks(
     match level {
         CheckLevel::Quick => Ok(0),
         CheckLevel::Full => {
-            blocks.check(&mut |done| progress(Progress { done, total: 0, what: "records of blocks and receipts" }))
+            blocks.check(&mut |done| go_on(Progress { done, total: 0, what: "records of blocks and receipts" }))
         }
     }
 }
@@ -156,7 +156,7 @@ pub(crate) fn mend_here<T>(
         HashKind::Sha256 => with::<Sha256, T>(&state, options, progress, act),
     }?;
     // Without them the next command ends as it would for a damaged state.
-    let blocks = match check_blocks(&generation, heights, CheckLevel::Quick, &mut |_| ()) {
+    let blocks = match check_blocks(&generation, heights, CheckLevel::Quick, &mut |_| true) {
         Err(error) if !error.is_damage() => return Err(error.into()),
         checked => checked.err(),
     };
@@ -187,13 +187,14 @@ fn check_with<H: Hasher>(
     state: &Path,
     options: Options,
     level: CheckLevel,
-    progress: &mut dyn FnMut(Progress),
+    go_on: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<CheckedStore, StoreError> {
     match open_counted::<H>(state, options) {
         Ok(store) => {
             let heights = heights_of(&store);
             let superblock = store.superblock_repaired().cloned();
-            Ok(CheckedStore { report: store.check(level, progress)?, heights, superblock })
+            let report = store.check_while(level, go_on)?.unwrap_or_default();
+            Ok(CheckedStore { report, heights, superblock })
         }
         Err(problem) if problem.is_damage() => {
             let report = CheckReport { problems: vec![problem], ..CheckReport::default() };

@@ -269,8 +269,8 @@ impl<H: Hasher> Engine for Local<H> {
         Ok(self.ledger().store().prune(before)?)
     }
 
-    fn compact(&self, progress: &mut dyn FnMut(Progress)) -> Result<Compacted, Failure> {
-        Ok(self.ledger().store().compact(progress)?)
+    fn compact_while(&self, go_on: &mut dyn FnMut(Progress) -> bool) -> Result<Compacted, Failure> {
+        Ok(self.ledger().store().compact_while(go_on)?)
     }
 
     fn flush(&self) -> Result<(), Failure> {

@@ -244,11 +244,12 @@ impl RedbKv {
         Ok(kv)
     }
 
-    /// Reads every record, each by its hash, and says how many there are. `progress` hears of each few hundred.
+    /// Reads every record, each by its hash, and says how many there are. `go_on` hears of each few hundred, and ends it there
+    /// by saying no.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] for the first that is not what was written, and what the disk says.
-    pub fn check(&self, progress: &mut dyn FnMut(u64)) -> Result<u64, StoreError> {
+    pub fn check(&self, go_on: &mut dyn FnMut(u64) -> bool) -> Result<u64, StoreError> {
         let mut range = Range::prefix(&[], CHECK_RECORDS);
         let mut checked = 0;
         loop {
@@ -256,7 +257,9 @@ impl RedbKv {
             let Some((last, _)) = records.last() else { return Ok(checked) };
             range.start = [last.as_slice(), &[0]].concat();
             checked += records.len() as u64;
-            progress(checked);
+            if !go_on(checked) {
+                return Ok(checked);
+            }
         }
     }
 
@@ -779,14 +782,15 @@ mod tests {
             batch.put(number.to_be_bytes(), vec![7; 300]);
         }
         kv.write(batch).unwrap();
-        assert_eq!(kv.check(&mut |_| {}).unwrap(), 1_000);
+        assert_eq!(kv.check(&mut |_| true).unwrap(), 1_000);
+        assert!(kv.check(&mut |_| false).unwrap() < 1_000, "it was ended");
         drop(kv);
         let database = Database::create(&path).unwrap();
         let write = database.begin_write().unwrap();
         write.open_table(TABLE).unwrap().insert(999u32.to_be_bytes().as_slice(), [1; 332].as_slice()).unwrap();
         write.commit().unwrap();
         drop(database);
-        let error = RedbKv::open(&path).unwrap().check(&mut |_| {}).unwrap_err();
+        let error = RedbKv::open(&path).unwrap().check(&mut |_| true).unwrap_err();
         assert!(error.is_damage(), "{error}");
     }
 }

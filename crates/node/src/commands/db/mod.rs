@@ -6,6 +6,7 @@ use crate::context::Context;
 use crate::damage::Damage;
 use crate::engine::{self, Engine};
 use crate::exit::{Exit, Failure};
+use crate::interrupt::Stop;
 use crate::library;
 use crate::out::{Ink, bytes, grouped};
 use crate::own_log::{OwnLog, standing};
@@ -68,7 +69,9 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         Action::Stats => stats(&*open()?, context),
         Action::Check { quick, repair, from, yes } => {
             let level = if quick { CheckLevel::Quick } else { CheckLevel::Full };
-            let (exit, found, is_mendable) = check(level, context)?;
+            // A repair is built aside, and whoever is cut off there changed nothing.
+            let stop = if repair { Stop::default() } else { Stop::on_signal()? };
+            let (exit, found, is_mendable) = check(level, &stop, context)?;
             if repair && is_mendable {
                 return repair::run(from, yes, found, context);
             }
@@ -88,14 +91,17 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             context.out.emit(&json!({ "lowest_height": lowest, "height": status.height }));
         }
         Action::Compact => {
+            let stop = Stop::on_signal()?;
             let chain = open()?;
             let bar = context.out.progress("compacting", 0);
-            let compacted = chain.compact(&mut |progress| {
+            let compacted = chain.compact_while(&mut |progress| {
                 bar.set_length(progress.total);
                 bar.set_position(progress.done);
+                !stop.is_asked()
             });
             bar.finish_and_clear();
             let compacted = compacted?;
+            stop.check().map_err(|stopped| stopped.hint("nothing is lost: the same again begins anew"))?;
             for piece in &compacted.left {
                 context.out.say(format_args!("{} left where it is: {piece}", context.out.ink(Ink::Bad, "✗")));
             }
@@ -138,7 +144,7 @@ fn stats(chain: &dyn Engine, context: &Context<'_>) {
 }
 
 /// What a check found, said to people, and for programs; and whether there is damage that a repair is for.
-fn check(level: CheckLevel, context: &Context<'_>) -> Result<(Exit, Value, bool), Failure> {
+fn check(level: CheckLevel, stop: &Stop, context: &Context<'_>) -> Result<(Exit, Value, bool), Failure> {
     let out = context.out;
     let (config, _) = context.config()?;
     let bar = out.progress("checking", 0);
@@ -146,6 +152,7 @@ fn check(level: CheckLevel, context: &Context<'_>) -> Result<(Exit, Value, bool)
         bar.set_message(progress.what);
         bar.set_length(progress.total);
         bar.set_position(progress.done);
+        !stop.is_asked()
     };
     let mut report = engine::check(&context.home, &config, level, &mut show)?;
     if report.is_none() {
@@ -154,6 +161,7 @@ fn check(level: CheckLevel, context: &Context<'_>) -> Result<(Exit, Value, bool)
         report = engine::check(&context.home, &config, level, &mut show)?;
     }
     bar.finish_and_clear();
+    stop.check()?;
     let report = report.unwrap_or_default();
     for problem in report.problems() {
         out.say(format_args!("{} {problem}", out.ink(Ink::Bad, "✗")));

@@ -20,6 +20,7 @@ use crate::engine::{check_fits_genesis, unfit};
 use crate::exit::{Exit, Failure};
 use crate::home::Home;
 use crate::input::read_input;
+use crate::interrupt::Stop;
 use crate::library::{Source, expected, id, kept, look_into_library, open_library};
 use crate::newfile;
 use crate::out::{Ink, Out, bytes, grouped, short};
@@ -264,12 +265,17 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         Action::Verify { snapshot, root, restore } => {
             let genesis = genesis_if_any(context)?;
             let expected = expected(genesis.as_ref(), root.as_deref())?;
+            let stop = Stop::on_signal()?;
             if restore {
-                restore::rehearse(&snapshot, &expected, genesis.as_ref(), &config, context)?;
+                let rehearsed = restore::rehearse(&snapshot, &expected, genesis.as_ref(), &config, &stop, context);
+                stop.check().and(rehearsed)?;
             }
             let bar = out.progress("proving", 0);
-            let proven = snapshot.read(&context.home, |origin| origin.verify(&expected, &mut show(&bar)));
+            let mut shown = show(&bar);
+            let mut go_on = |progress| if stop.is_asked() { ControlFlow::Break(()) } else { shown(progress) };
+            let proven = snapshot.read(&context.home, |origin| origin.verify(&expected, &mut go_on));
             bar.finish_and_clear();
+            stop.check()?;
             let info = proven?;
             let last = fits(&snapshot, &expected, genesis.as_ref(), context)?;
             out.say(out.ink(Ink::Good, "✓ every chunk is proven against the root"));

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::context::Context;
 use crate::engine::{self, Aside};
 use crate::exit::{Exit, Failure};
+use crate::interrupt::Stop;
 use crate::library::{forget_above, hold_library};
 use crate::out::{Ink, bytes, grouped};
 use crate::own_log::{OwnLog, Stood, Who, standing};
@@ -54,7 +55,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> Result<Exit, Failure> {
-    let home = &context.home;
+    let (home, stop) = (&context.home, Stop::on_signal()?);
     let (genesis, fresh) = genesis_for(home, options.genesis.as_deref())?;
     let mut expected = expected(Some(&genesis), options.root.as_deref())?;
     let deltas = deltas(&options.delta, &genesis)?;
@@ -105,9 +106,10 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
     let built = aside.directory().and_then(|directory| {
         room::check(&directory, room::of(info.totals), config.snapshots.reserve_percent)?;
         let plan = Plan { snapshot: &options.snapshot, expected: &expected, deltas: &deltas, target: (height, root) };
-        build(&plan, genesis.hasher, Some(&genesis), directory, context)
+        build(&plan, genesis.hasher, Some(&genesis), directory, &stop, context)
     });
     let built = built.and_then(|last| {
+        stop.check()?;
         if options.root.is_some() {
             aside.mark_given(height, root)?;
         }
@@ -120,6 +122,10 @@ pub(crate) fn run(options: Options, config: &Config, context: &Context<'_>) -> R
         Ok(last) => last,
         Err(failure) => {
             aside.give_up();
+            // Where it was told to stop that is why, whatever broke off for it.
+            let stopped =
+                stop.check().map_err(|stopped| stopped.hint("nothing was changed: the same again begins anew"));
+            let failure = stopped.err().unwrap_or(failure);
             let reason = cut(failure.message.clone());
             own.note(Who::User, event, NodeStep::Failed { reason }, Stood { before, after: before })?;
             return Err(failure);
@@ -170,6 +176,7 @@ pub(super) fn rehearse(
     expected: &Expected,
     genesis: Option<&Genesis>,
     config: &Config,
+    stop: &Stop,
     context: &Context<'_>,
 ) -> Result<(), Failure> {
     let info = snapshot.read(&context.home, |origin| origin.inspect(expected))?;
@@ -179,7 +186,7 @@ pub(super) fn rehearse(
     let directory = Directory::new(&state).map_err(|error| Failure::io(state.display(), &error))?;
     room::check(&directory, room::of(info.totals), config.snapshots.reserve_percent)?;
     let plan = Plan { snapshot, expected, deltas: &[], target: (info.id.height, info.root) };
-    build(&plan, info.hasher, genesis, Arc::new(directory), context).map(drop)
+    build(&plan, info.hasher, genesis, Arc::new(directory), stop, context).map(drop)
 }
 
 /// A directory that is removed when this is dropped.
@@ -247,6 +254,7 @@ fn build(
     hasher: HashKind,
     genesis: Option<&Genesis>,
     directory: Arc<Directory>,
+    stop: &Stop,
     context: &Context<'_>,
 ) -> Result<Option<Height>, Failure> {
     let bar = context.out.progress("restoring", 0);
@@ -255,19 +263,23 @@ fn build(
         let read = plan.snapshot.read(&context.home, |origin| {
             let mut changes: Vec<Applying<'_>> = plan.deltas.iter().map(Delta::apply).collect();
             // What is wrong with a delta is kept beside an error that stops the reading.
-            let mut stop = |error| match error {
+            let mut keep = |error| match error {
                 ApplyError::Taker(error) => error,
                 ApplyError::Delta(error) => {
                     failed = Some(error);
                     LibraryError::Stopped
                 }
             };
+            let mut each = |name: &Namespace, key: &[u8], value: &[u8]| match stop.is_asked() {
+                true => Err(LibraryError::Stopped),
+                false => each(name, key, value),
+            };
             let mut all = |name: &Namespace, key: &[u8], value: &[u8]| {
                 let key = Key::new(key).expect("a proven entry has a key");
-                change(&mut changes, (name, &key, value), each).map_err(&mut stop)
+                change(&mut changes, (name, &key, value), &mut each).map_err(&mut keep)
             };
             origin.entries(plan.expected, &mut all, &mut show(&bar))?;
-            end(changes, each).map_err(stop)
+            end(changes, &mut each).map_err(keep)
         });
         failed.map_or(read, |error| Err(error.into()))
     });
