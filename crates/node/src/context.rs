@@ -97,6 +97,11 @@ impl Context<'_> {
             .map_err(|error| Failure::io("could not start the watchdog", &error))
     }
 
+    /// The name of a new chain; the program's own if none is given, so that what is signed for one application is nothing to another.
+    pub(crate) fn chain_id(&self, given: Option<String>) -> String {
+        given.unwrap_or_else(|| format!("{}-dev", self.application.name))
+    }
+
     /// This program, as the homes know it that it makes blocks in.
     fn program(&self) -> Program {
         let Application { name, registry, .. } = self.application;

@@ -26,9 +26,9 @@ enum From {
         /// The export, `-` for standard input; or the directory that holds `contract_state`, of a node that is stopped
         #[arg(value_name = "PATH")]
         file: PathBuf,
-        /// The new network's name
-        #[arg(long, default_value = "keelstone-dev")]
-        chain_id: String,
+        /// The new network's name [default: the program's, and -dev]
+        #[arg(long)]
+        chain_id: Option<String>,
         /// The hasher of the state tree: blake3 or sha256
         #[arg(long, default_value = "blake3")]
         hasher: String,
@@ -47,7 +47,7 @@ enum From {
 pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     let From::Xian { file, chain_id, hasher, validators, initial_height, grants } = options.from;
     context.config()?;
-    let mut genesis = fresh_genesis(&chain_id, &hasher)?;
+    let mut genesis = fresh_genesis(&context.chain_id(chain_id), &hasher)?;
     genesis.initial_height = Height(initial_height);
     genesis.validators = validators.iter().map(|text| validator(text)).collect::<Result<_, _>>()?;
     for text in &grants {

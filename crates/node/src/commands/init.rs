@@ -29,9 +29,9 @@ use std::path::{Path, PathBuf};
 /// Make a new chain in the home directory
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The network's name
-    #[arg(long, default_value = "keelstone-dev")]
-    chain_id: String,
+    /// The network's name [default: the program's, and -dev]
+    #[arg(long)]
+    chain_id: Option<String>,
     /// The hasher of the state tree: blake3, or sha256 for verifiers in Go
     #[arg(long, default_value = "blake3")]
     hasher: String,
@@ -64,7 +64,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
             Genesis::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?
         }
         None => {
-            let mut genesis = fresh_genesis(&options.chain_id, &options.hasher)?;
+            let mut genesis = fresh_genesis(&context.chain_id(options.chain_id.clone()), &options.hasher)?;
             genesis.validators = options.validators.iter().map(|text| validator(text)).collect::<Result<_, _>>()?;
             if let Some(bytes) = options.snapshot_chunk_bytes {
                 genesis.limits.snapshot_chunk_bytes = bytes;
