@@ -74,6 +74,18 @@ impl Home {
         self.data().join("joining")
     }
 
+    /// Removes what waited there, which has served. Why it could not be, for whoever has to: it is in nobody's way.
+    pub(crate) fn clear_joining(&self) -> Option<String> {
+        let place = self.joining();
+        match std::fs::remove_dir_all(&place) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Some(format!(
+                "what was fetched has served and could not be removed: {}: {error}; remove it",
+                place.display()
+            )),
+            _ => None,
+        }
+    }
+
     fn program_file(&self) -> PathBuf {
         self.0.join("program.json")
     }
@@ -215,4 +227,23 @@ pub(crate) struct AnnouncedTls {
     pub(crate) certificate: PathBuf,
     /// Where its key is, for a node that asks its clients for a certificate.
     pub(crate) key: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What cannot be removed is told, with where it is; what is not there is no failure.
+    #[test]
+    fn what_was_fetched_is_removed_or_told() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let home = Home::new(place.path().to_owned());
+        assert_eq!(home.clear_joining(), None);
+        std::fs::create_dir_all(home.joining().join("units")).expect("made");
+        assert_eq!(home.clear_joining(), None);
+        assert!(!home.joining().exists());
+        std::fs::write(home.joining(), "no directory").expect("written");
+        let told = home.clear_joining().expect("it is told");
+        assert!(told.contains(&home.joining().display().to_string()), "{told}");
+    }
 }

@@ -995,8 +995,9 @@ impl<H: Hasher> World for Place<'_, H> {
             self.aside = Some(aside);
             return Err(failed);
         }
-        // What was staged has served; what cannot be removed is in nobody's way.
-        let _ = fs::remove_dir_all(self.home.joining());
+        if let Some(left) = self.home.clear_joining() {
+            tracing::warn!("{left}");
+        }
         // The database of the old one is open still, and may be its state.
         self.bodies = Err(Failed::Unavailable("the recovery is over".to_owned()));
         self.here = None;

@@ -14,6 +14,7 @@ use crate::config::{Config, PeerAddress, Place};
 use crate::context::Context;
 use crate::engine::{self, Aside, Engine};
 use crate::exit::{Exit, Failure};
+use crate::generations::Generations;
 use crate::interrupt::Stop;
 use crate::library::{forget_above, hold_library, snapshot_params};
 use crate::metrics::Metrics;
@@ -191,6 +192,10 @@ impl Sync<'_> {
         self.stop.check()?;
         let begun = self.agrees(&target, stands)?;
         if begun == Begun::There {
+            // One that could not be removed with what was in it; another process may use it by now.
+            if let Ok(_held) = Generations::open(&home.data()) {
+                let _ = std::fs::remove_dir(home.joining());
+            }
             context.out.say(context.out.ink(Ink::Good, "✓ this node has that state already"));
             context
                 .out
@@ -237,13 +242,12 @@ impl Sync<'_> {
             }
         };
         let left = aside.settle_at(version.height)?;
-        // It has served: what cannot be removed is in nobody's way, and is cleared by the next sync.
-        let _ = std::fs::remove_dir_all(home.joining());
+        let staged = home.clear_joining();
         // Once the state counts nothing that fails undoes that.
         let forgotten = forget_above(held, home, version.height);
         let noted = own.note(Who::User, event, NodeStep::Done, Stood { before, after: Some(stood(version)) });
         let failed = forgotten.err().into_iter().chain(noted.err()).map(|failure| failure.message);
-        let warnings: Vec<String> = left.into_iter().chain(failed).collect();
+        let warnings: Vec<String> = left.into_iter().chain(staged).chain(failed).collect();
         let engine = engine::open(home, &self.config, &context.application.registry)?;
         let stands = self.catch_up(runtime, sources, word, &*engine)?;
         self.report(&version, &stands, &progress, &target, started.elapsed(), &warnings);
