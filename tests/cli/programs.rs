@@ -1,7 +1,7 @@
 //! Programs of several versions over one home: what each says of what another left there.
 #![expect(clippy::unwrap_used, reason = "these are parts of tests: what fails here fails a test")]
 
-use crate::support::{Node, expect_of};
+use crate::support::{Node, expect, expect_of};
 use keelstone::prelude::*;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -146,7 +146,18 @@ fn two_applications_share_no_home() {
         let output = command(program, home.path(), &["init"]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
     }
-    assert!(home.path().join(".market/genesis.json").exists() && home.path().join(".other/genesis.json").exists());
+    // Nor a chain: what is signed for one is nothing to the other.
+    for program in ["market", "other", "keelstone"] {
+        let genesis = match program {
+            "keelstone" => {
+                expect(home.path(), 0, &["init"]);
+                home.path().join("genesis.json")
+            }
+            program => home.path().join(format!(".{program}/genesis.json")),
+        };
+        let genesis: Value = serde_json::from_slice(&std::fs::read(genesis).unwrap()).unwrap();
+        assert_eq!(genesis["chain_id"], format!("{program}-dev"));
+    }
 }
 
 /// spec: EXEC-22. Whoever makes the next block is told that another program made the last one, once.
@@ -221,8 +232,12 @@ fn what_is_stored_of_another_type_is_told() {
     };
     told(&run("wider", home.path(), 0, &["query", "market/orders"]));
     told(&run("wider", home.path(), 0, &["query", "market/orders", "1"]));
-    told(&run("wider", home.path(), 0, &["check", "--full"]));
-    assert_eq!(run("first", home.path(), 0, &["check", "--full"])["warnings"], json!([]));
+    for command in [&["check", "--full"][..], &["db", "check"], &["status"]] {
+        told(&run("wider", home.path(), 0, command));
+        assert_eq!(run("first", home.path(), 0, command)["warnings"], json!([]), "{command:?}");
+    }
+    let status = run("wider", home.path(), 0, &["status"]);
+    assert!(status["warnings"][1].as_str().unwrap().contains("was last written to by market"), "{status}");
     let removed = run("other", home.path(), 0, &["check", "--full"]);
     assert!(removed["warnings"][0].as_str().unwrap().contains("namespace market"), "{removed}");
 }

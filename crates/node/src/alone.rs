@@ -74,6 +74,10 @@ impl Chain for Alone {
         self.engine.status()
     }
 
+    fn misread(&self) -> Vec<String> {
+        self.engine.misfits()
+    }
+
     fn submit(&self, transaction: &[u8]) -> Result<Submitted, Refusal> {
         let producer = self.producer.clone().map_err(Refusal::Failed)?;
         if let Some(warning) = &self.warning {

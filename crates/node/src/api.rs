@@ -70,6 +70,10 @@ pub(crate) trait Chain: Send + Sync {
     ) -> Result<History, Refusal>;
     /// What can be called.
     fn functions(&self) -> Result<Vec<Function>, Refusal>;
+    /// What this program does not read of the state as it was written. A node has said so when it started.
+    fn misread(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// Has whoever answers wait no longer than this from now on where it is told to ask again later. One in this process never is.
     fn hurry(&self, _within: Duration) {}
 }

@@ -11,6 +11,7 @@ use crate::library::look_into_library;
 use crate::out::{Ink, bytes, grouped};
 use crate::p2p::{SILENT, Seen};
 use clap::Args;
+use serde_json::json;
 use std::time::Duration;
 
 /// How long the engine may be silent: what it is asked it knows without asking anybody.
@@ -21,7 +22,8 @@ const ENGINE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Options {}
 
 pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
-    let mut status = context.chain()?.status()?;
+    let chain = context.chain()?;
+    let mut status = chain.status()?;
     if status.api.is_none()
         && let Some((library, _)) = look_into_library(&context.home)?
     {
@@ -41,6 +43,10 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
         status.application = context.application.named();
     }
     context.warn_of_another_interface(&status);
+    let mut warnings = chain.misread();
+    if status.api.is_none() {
+        warnings.extend(context.of_another_program());
+    }
     let out = context.out;
     out.row("chain", &status.chain_id);
     out.row("height", grouped(status.height));
@@ -98,6 +104,9 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
         out.row("cometbft", engine);
     }
     out.row("node", status.api.as_deref().unwrap_or("not running"));
-    out.emit(&status);
+    out.warn(&warnings);
+    let mut shown = json!(status);
+    shown["warnings"] = warnings.into();
+    out.emit(&shown);
     Ok(Exit::Ok)
 }

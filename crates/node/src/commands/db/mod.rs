@@ -170,9 +170,11 @@ fn check(level: CheckLevel, stop: &Stop, context: &Context<'_>) -> Result<(Exit,
         out.say("the slot of the superblock was written anew from the other: look at the disk");
     }
     let sound = report.problems().next().is_none();
+    let mut warnings = Vec::new();
     if sound {
-        // What is whole belongs together too: that is looked at when it is opened.
-        context.open_chain()?;
+        // What is whole belongs together too: that is looked at when it is opened. And it may be of another program's types.
+        warnings = context.open_chain()?.misfits();
+        warnings.extend(context.of_another_program());
         out.say(out.ink(Ink::Good, "✓ nothing is damaged"));
     } else if report.blocks.is_some() {
         let way = match context.home.read_genesis()?.validators.is_empty() {
@@ -189,10 +191,11 @@ fn check(level: CheckLevel, stop: &Stop, context: &Context<'_>) -> Result<(Exit,
     out.row("log records", grouped(state.records));
     out.row("sectors", grouped(state.sectors));
     out.row("block records", grouped(report.block_records));
+    out.warn(&warnings);
     let found = json!({
         "sound": sound, "values": state.values, "records": state.records,
         "sectors": state.sectors, "block_records": report.block_records,
-        "problems": report.problems().map(Damage::of).collect::<Vec<_>>(),
+        "problems": report.problems().map(Damage::of).collect::<Vec<_>>(), "warnings": warnings,
     });
     Ok((if sound { Exit::Ok } else { Exit::Integrity }, found, !state.problems.is_empty()))
 }
