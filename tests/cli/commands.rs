@@ -57,7 +57,7 @@ fn a_transaction_is_run_dry_before_it_is_sent() {
         expect(home.path(), code, &["tx", "send", file.to_str().unwrap(), "--from", from, "--dry-run"])
     };
     let plan = json!({ "operations": [register(), post("first")] });
-    let key = expect(home.path(), 0, &["keys", "list"])["keys"][0]["public"].as_str().unwrap().to_owned();
+    let key = expect(home.path(), 0, &["keys", "list"])[0]["public"].as_str().unwrap().to_owned();
     let alone = dry(0, &plan, "producer");
     assert_eq!((&alone["receipt"]["succeeded"], &alone["receipt"]["height"]), (&json!(true), &json!(1)));
     assert!(alone["entries_changed"].as_u64() > Some(3) && alone["bytes_changed"].as_u64() > Some(100), "{alone}");

@@ -86,6 +86,42 @@ fn damage_that_a_scrub_finds_turns_health_bad_and_the_node_serves_on() {
     wait_for(200);
 }
 
+/// spec: EXEC-17, STORE-8. A block that cannot be run, since the state cannot be read, is none: no verdict about what is in it, and no other
+/// block after it. The node serves what it can, says why, and ends with 1; whole again it goes on with the very chain.
+#[test]
+fn a_node_that_cannot_read_what_a_block_takes_makes_no_block_any_more() {
+    let home = with_blocks();
+    let before = expect(home.path(), 0, &["status"]);
+    // What is only in the log is read when the state is opened.
+    expect(home.path(), 0, &["db", "compact"]);
+    let log = file(home.path(), ".log");
+    let bytes = std::fs::read(&log).unwrap();
+    // The record of the agent that posts.
+    let places: Vec<u64> = (0u64..).zip(bytes.windows(3)).filter(|(_, at)| at == b"Ada").map(|(at, _)| at).collect();
+    assert!(!places.is_empty());
+    let damage = || places.iter().for_each(|at| flip(&log, *at));
+    damage();
+    let mut node = Node::start(home.path(), &["check.auto_repair=false"]);
+    let refused = send(home.path(), 1, &json!([post("never")]));
+    assert!(refused.to_string().contains("was taken in"), "{refused}");
+    let (code, health) = node.get("/healthz");
+    assert_eq!(code, 503, "{health}");
+    let status = node.json("/v1/status").1;
+    assert_eq!((&status["height"], &status["root"]), (&before["height"], &before["root"]));
+    assert!(status["failed"].as_str().is_some_and(|failed| !failed.is_empty()), "{status}");
+    let (code, again) = node.post_json(&json!({ "transaction": "00" }).to_string());
+    assert!(code == 503 && again.contains("write_failed"), "{code} {again}");
+    node.signal("TERM");
+    assert_eq!(node.wait(Duration::from_secs(30)), Some(1));
+
+    damage();
+    let node = Node::start(home.path(), &["check.auto_repair=false"]);
+    let sent = send(home.path(), 0, &json!([post("now")]));
+    assert_eq!(sent["receipt"]["height"].as_u64(), before["height"].as_u64().map(|height| height + 1));
+    drop(node);
+    expect(home.path(), 0, &["replay"]);
+}
+
 /// The page segment's sectors that were written last are the table; those before it are pages of the state.
 fn pages(home: &Path) -> (PathBuf, std::ops::Range<u64>) {
     // Until a flush the pages are not on the disk yet.

@@ -282,7 +282,8 @@ fn events_are_streamed_as_they_happen() {
     let mut node = Node::start(home.path(), &[]);
     let mut stream = node.connect();
     write!(stream, "GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-    std::thread::sleep(Duration::from_millis(200));
+    // Whoever is answered is listening.
+    stream.peek(&mut [0]).unwrap();
     send(home.path(), 0, &json!([register()]));
     node.signal("TERM");
     assert_eq!(node.wait(STOP), Some(0), "an open stream holds up the stop");
@@ -312,7 +313,10 @@ fn events_go_on_where_a_reader_left_off() {
         (subscribe("?from=3", ""), vec!["3.0", "3.1"]),
         (subscribe("", ""), vec!["3.0", "3.1"]),
     ];
-    std::thread::sleep(Duration::from_millis(200));
+    // Whoever is answered is listening.
+    for (stream, _) in &streams {
+        stream.peek(&mut [0]).unwrap();
+    }
     send(home.path(), 0, &json!([post("three")]));
     let refused = |query: &str, header: &str| {
         let mut stream = subscribe(query, &format!("Connection: close\r\n{header}"));

@@ -261,20 +261,17 @@ fn rpc_at_nothing() -> String {
 fn a_node_whose_engine_finds_no_snapshot_ends_and_one_that_waits_for_a_block_does_not() {
     let place = tempfile::tempdir().unwrap();
     let rpc = rpc_at_nothing();
-    let [finds_none, waits] = ["finds_none", "waits"].map(|name| {
-        let (home, hash) = begun(place.path(), name);
-        let child = joiner(&home, false, &[&rpc]);
-        (Engine::of(&home), hash, child)
-    });
-    let (mut engine, hash, mut waiting) = waits;
-    engine.begins(&hash);
-    let (_engine, _, child) = finds_none;
+    let [(finds_none, _), (waits, hash)] = ["finds_none", "waits"].map(|name| begun(place.path(), name));
+    let mut waiting = joiner(&waits, false, &[&rpc, "engine.statesync_patience_ms=2000"]);
+    let mut beginning = Engine::of(&waits);
+    beginning.begins(&hash);
+    // Its patience begins when its engine connects, and is longer by more than a look: by its end the other's would have ended.
+    let child = joiner(&finds_none, false, &[&rpc, "engine.statesync_patience_ms=5000"]);
+    let _engine = Engine::of(&finds_none);
     let output = ended(child);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(16), "{text}");
     assert!(text.contains("is still at height 0, and has offered no good snapshot"), "{text}");
-    // As long again as the other took.
-    std::thread::sleep(Duration::from_secs(3));
     assert!(waiting.try_wait().unwrap().is_none(), "it was ended: {:?}", waiting.wait_with_output());
     waiting.kill().unwrap();
     waiting.wait().unwrap();

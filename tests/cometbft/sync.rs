@@ -58,8 +58,11 @@ fn ss54_a_wiped_validator_state_syncs_and_signs_again_without_signing_twice() {
 fn ss64_an_idle_chain_without_empty_blocks_stays_as_it_is() {
     let options = ["--validators", "1", "--engine-set", "consensus.create_empty_blocks=false"];
     let Some(network) = Network::up(&options) else { return };
-    // Blocks that prove the first state may come first.
-    std::thread::sleep(Duration::from_secs(3));
+    // Blocks that prove the first state come first. Then it waits for a transaction, in the second step of the next height.
+    network.until("it to rest", PATIENCE, |nodes| {
+        let state = rpc(&nodes[0].rpc, "/consensus_state");
+        state["round_state"]["height/round/step"] == format!("{}/0/2", nodes[0].height + 1)
+    });
     let before = network.node("node0");
     std::thread::sleep(Duration::from_secs(5));
     let after = network.node("node0");
