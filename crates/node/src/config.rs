@@ -181,7 +181,7 @@ settings! {
         origins: Vec<WebOrigin> = Vec::new();
         /// Requests one address may make in a second; 0 for any number. Behind a proxy all clients may have one address.
         client_requests_per_second: u64 = 0, 0..=1_000_000;
-        /// Of these, transactions and questions for a witness; 0 for any number.
+        /// Of these, transactions and questions for a witness or a dry run; 0 for any number.
         client_writes_per_second: u64 = 0, 0..=1_000_000;
         /// Whether sending transactions takes a token (keelstone token new).
         write_token: bool = false;

@@ -369,7 +369,11 @@ mod tests {
                 let token = token.map(|token| format!("Bearer {token}"));
                 status(&access, call, token.as_deref(), CLIENT, now)
             };
-            assert_eq!([ask(None), ask(Some(&read)), ask(Some(&write))], [none, reader, 200], "{call} {sending} {asking}");
+            assert_eq!(
+                [ask(None), ask(Some(&read)), ask(Some(&write))],
+                [none, reader, 200],
+                "{call} {sending} {asking}"
+            );
         }
     }
 
