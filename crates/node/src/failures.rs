@@ -2,7 +2,9 @@
 
 use crate::api::Refusal;
 use crate::exit::{Exit, Failure, causes};
-use keelstone_ledger::{BlockError, ForesightError, InheritError, LedgerError, PoolError, RebuildError, Refusal as TxRefusal, ReplayError};
+use keelstone_ledger::{
+    BlockError, ForesightError, InheritError, LedgerError, PoolError, RebuildError, Refusal as TxRefusal, ReplayError,
+};
 use keelstone_store::StoreError;
 use keelstone_sync::delta::DeltaError;
 use keelstone_sync::library::LibraryError;
