@@ -28,6 +28,7 @@ mod shares;
 #[cfg(test)]
 mod tests;
 mod trust;
+mod ways;
 
 use crate::config::{NodeId, PeerAddress, Transport};
 pub(crate) use announcing::{announce, sign_each};

@@ -10,6 +10,7 @@ use super::gate::{Gate, machine};
 use super::nearby::{Lookout, Nearby};
 use super::serving::Serving;
 use super::shares::Shares;
+use super::ways::Ways;
 use super::{AskError, Bans, ConnectionLimits, Heard, NodeId, PeerAddress, Transport, answers};
 use crate::engine::versions::Answers;
 use crate::exit::Failure;
@@ -52,10 +53,6 @@ const QUIC_SILENCE_MS_MAX: u32 = 30_000;
 const QUIC_WINDOWS: (u32, u32) = (2 << 20, 4 << 20);
 /// Requests of one connection that are answered at once.
 const CONNECTION_REQUESTS_MAX: usize = 16;
-/// Bytes of answers that are on their way, at most: whoever does not read takes no more memory.
-const ANSWERS_BYTES_MAX: usize = 64 << 20;
-/// The same of one peer.
-const PEER_ANSWERS_BYTES_MAX: usize = 20 << 20;
 /// In how many milliseconds to come back if they are too many.
 const COME_BACK_MS: u32 = 500;
 /// Announcements that a peer may make in a second. An honest one makes half as many.
@@ -252,7 +249,7 @@ impl Network {
             shares: Shares::new(address_bytes_per_second),
             next_number: 0,
             asked: HashMap::new(),
-            answers: HashMap::new(),
+            answers: Ways::default(),
         };
         let handle = runtime.spawn(task.run(incoming, answered_frames));
         let next_id = Arc::default();
@@ -452,7 +449,19 @@ impl Announced {
 }
 
 /// An answer whose way back is known.
-type Answered = (InboundRequestId, ResponseChannel<Vec<u8>>, Vec<u8>, Option<IpAddr>);
+struct Answered {
+    request: InboundRequestId,
+    channel: ResponseChannel<Vec<u8>>,
+    /// The id of the request's frame.
+    id: u64,
+    frame: Vec<u8>,
+    address: Option<IpAddr>,
+}
+
+/// What whoever finds no room is told.
+fn come_back(id: u64) -> Vec<u8> {
+    Frame { id, body: Response::Busy { retry_after_ms: COME_BACK_MS } }.to_bytes()
+}
 
 struct Task {
     swarm: Swarm<Behaviour>,
@@ -479,8 +488,7 @@ struct Task {
     next_number: u64,
     /// Who waits for which answer.
     asked: HashMap<OutboundRequestId, oneshot::Sender<Result<Vec<u8>, AskError>>>,
-    /// Answers on their way: whose, and how long; nothing until they are made.
-    answers: HashMap<InboundRequestId, (NodeId, usize)>,
+    answers: Ways<InboundRequestId>,
 }
 
 impl Task {
@@ -647,15 +655,14 @@ impl Task {
                 }
             }
             request_response::Event::InboundFailure { peer, request_id, error, .. } => {
-                self.answers.remove(&request_id);
+                self.answers.ended(&request_id);
                 if matches!(&error, InboundFailure::Io(error) if error.kind() == io::ErrorKind::InvalidData) {
                     self.on_bad_request(peer, &error.to_string());
                 }
             }
             request_response::Event::ResponseSent { request_id, .. } => {
-                if let Some((_, bytes)) = self.answers.remove(&request_id) {
-                    self.metrics.peer_bytes_served.inc_by(bytes as u64);
-                }
+                let bytes = self.answers.ended(&request_id);
+                self.metrics.peer_bytes_served.inc_by(bytes as u64);
             }
         }
     }
@@ -676,25 +683,21 @@ impl Task {
             frame => frame,
         };
         let (Some(serving), Some(known)) = (&self.serving, self.known.get(&peer)) else { return };
-        let sum = |of: Option<NodeId>| -> usize {
-            self.answers.values().filter(|(peer, _)| of.is_none_or(|of| of == *peer)).map(|(_, bytes)| bytes).sum()
-        };
-        if sum(None) > ANSWERS_BYTES_MAX || sum(Some(peer)) > PEER_ANSWERS_BYTES_MAX {
-            let body = Response::Busy { retry_after_ms: COME_BACK_MS };
-            let busy = Frame { id: frame.id, body }.to_bytes();
-            let _ = self.swarm.behaviour_mut().frames.send_response(channel, busy);
+        let address = known.address;
+        // spec: PEER-24
+        if !self.answers.has_room(&peer, address, 0) {
+            let _ = self.swarm.behaviour_mut().frames.send_response(channel, come_back(frame.id));
             return;
         }
         // spec: PEER-11
-        if let Some(retry_after_ms) = known.address.and_then(|address| self.shares.wait_ms(address, Instant::now())) {
+        if let Some(retry_after_ms) = address.and_then(|address| self.shares.wait_ms(address, Instant::now())) {
             let busy = Frame { id: frame.id, body: Response::Busy { retry_after_ms } }.to_bytes();
             let _ = self.swarm.behaviour_mut().frames.send_response(channel, busy);
             return;
         }
-        self.answers.insert(request, (peer, 0));
-        let answered = self.answered.clone();
-        let address = known.address;
-        let reply = Box::new(move |frame| drop(answered.send((request, channel, frame, address))));
+        self.answers.begin(request, peer, address);
+        let (answered, id) = (self.answered.clone(), frame.id);
+        let reply = Box::new(move |frame| drop(answered.send(Answered { request, channel, id, frame, address })));
         serving.answer(known.number, frame, reply);
     }
 
@@ -713,17 +716,20 @@ impl Task {
         Response::Heard
     }
 
-    fn on_answered(&mut self, (request, channel, frame, address): Answered) {
+    fn on_answered(&mut self, answered: Answered) {
+        let Answered { request, channel, id, mut frame, address } = answered;
         // Also for who has gone meanwhile: it was made for that address all the same.
         // spec: PEER-11
         if let Some(address) = address {
             self.shares.give(address, frame.len(), Instant::now());
         }
-        if let Some((_, bytes)) = self.answers.get_mut(&request) {
-            *bytes = frame.len();
+        // Many may have been asked for before the first was made.
+        // spec: PEER-24
+        if !self.answers.is_made(&request, frame.len()) {
+            frame = come_back(id);
         }
         if self.swarm.behaviour_mut().frames.send_response(channel, frame).is_err() {
-            self.answers.remove(&request);
+            self.answers.ended(&request);
         }
     }
 

@@ -116,7 +116,7 @@ impl Action {
 
 pub(super) fn run(action: Action, context: &Context<'_>) -> Result<Exit, Failure> {
     // spec: EXEC-13. What is run over files asks no chain that would be watched: until this returns.
-    let _watchdog = context.watch(context.application.registry.activity())?;
+    let _watchdog = context.watch(&context.config()?.0, context.application.registry.activity())?;
     match action {
         Action::Build { bundle, out } => {
             let transaction = match bundle.read()?.built() {
