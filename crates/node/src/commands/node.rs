@@ -49,6 +49,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// How often figures of the store are taken over into the metrics.
 const FIGURES_EVERY: Duration = Duration::from_secs(5);
@@ -303,11 +304,23 @@ fn producer(context: &Context<'_>) -> Result<PublicKey, Failure> {
     Ok(key)
 }
 
+/// What is said at a level. The library of the peers says at each start what the node says itself; and what strangers can have it
+/// say as often as they like, of each stream above those that a connection may have, would fill a disk. Both are heard where the
+/// level is a filter, or lower.
+fn directives(level: &str) -> String {
+    match level.parse() {
+        Ok(LevelFilter::INFO) => format!("{level},libp2p_swarm=warn,{STRANGERS}"),
+        Ok(LevelFilter::WARN) => format!("{level},{STRANGERS}"),
+        _ => level.to_owned(),
+    }
+}
+
+/// What says something of each stream that others open.
+const STRANGERS: &str = "libp2p_request_response=error,libp2p_yamux=error";
+
 /// Log lines go to standard error, so that standard output stays what was asked for.
 fn log_to_stderr(log: &Log, out: &Out) {
-    // At this level alone, the library of the peers says at each start what the node says itself.
-    let quiet = if log.level == Config::default().log.level { ",libp2p_swarm=warn" } else { "" };
-    let filter = EnvFilter::try_new(log.level.0.clone() + quiet).unwrap_or_default();
+    let filter = EnvFilter::try_new(directives(&log.level.0)).unwrap_or_default();
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let lines = lines.with_ansi(out.has_colour_on_stderr());
     // A subscriber that is set already is the embedding program's own.
@@ -966,5 +979,28 @@ async fn take_figures(engine: Arc<dyn Engine>, metrics: Arc<Metrics>) {
             metrics.ready.set(gauge(status.ready));
         }
         tokio::time::sleep(FIGURES_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::{Level, enabled};
+
+    /// Y-02: what strangers have the libraries of the peers say, as often as they like, fills no disk.
+    #[test]
+    fn y02_streams_above_the_limit_are_no_log_lines() {
+        for (level, is_heard) in [("info", false), ("WARN", false), ("debug", true), ("info,libp2p_yamux=warn", true)] {
+            let filter = EnvFilter::try_new(directives(level)).expect("valid");
+            let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::sink).finish();
+            let found = tracing::subscriber::with_default(lines, || {
+                [
+                    enabled!(target: "libp2p_yamux", Level::WARN),
+                    enabled!(target: "libp2p_request_response::handler", Level::WARN),
+                    enabled!(target: "keelstone_node::p2p", Level::WARN),
+                ]
+            });
+            assert_eq!(found, [is_heard, is_heard, true], "{level}");
+        }
     }
 }
