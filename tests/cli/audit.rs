@@ -466,7 +466,7 @@ fn what_is_no_export_or_cannot_be_compared_is_told() {
         (String::new(), "the export is empty"),
         ("{}\n".to_owned(), "not the head of an export"),
         ("{\n".to_owned(), "line 1"),
-        (headed("/audit_export", 1), "has form 1"),
+        (headed("/audit_export", 1), "has form 1, this program reads 2: export it anew"),
         (headed("/to", records as u64 + 1), "of "),
         (headed("/from", records as u64 + 1), "of "),
         (headed("/checkpoint/count", 1), "records, not 1"),

@@ -284,7 +284,8 @@ fn read_head(line: &str) -> Result<Head, Failure> {
         return Err(Failure::usage("it is not the head of an export"));
     };
     if version != u64::from(EXPORT) {
-        return Err(Failure::usage(format!("the export has form {version}, this program reads {EXPORT}")));
+        let what = if version < u64::from(EXPORT) { "export it anew" } else { "a later version reads it" };
+        return Err(Failure::usage(format!("the export has form {version}, this program reads {EXPORT}: {what}")));
     }
     let shown = head.get("checkpoint").cloned().unwrap_or_default();
     let shown: api::AuditCheckpoint =
