@@ -8,14 +8,14 @@
 //! What the engine itself notes, when an agent last acted and which blocks it made, stands in records of its own that
 //! no function writes: they are system writes, so they are in no operation's diff.
 //!
-//! Rules: `spec/modules.md`, AGENT-1 to AGENT-6.
+//! Rules: `spec/modules.md`, AGENT-1 to AGENT-6, AGENT-7, AGENT-8.
 
 use super::Society;
 use crate::keys;
 use keelstone_codec::{BoundedSet, Fixed, Height, Text};
 use keelstone_execution::{
-    BlockDraft, Capability, Context, Denied, Draft, Halt, Item, Map, PublicKey, Registry, Sequence, Stop, Transition,
-    View, denied, ensure,
+    BlockDraft, Capability, Context, Denied, Draft, Halt, Item, Map, PublicKey, Registry, Stop, Transition, View,
+    denied, ensure,
 };
 use keelstone_macros::{Decode, Encode, OrderedKey, event, namespace, transition};
 use std::fmt;
@@ -42,10 +42,11 @@ pub struct Agents {
     pub activity: Map<AgentId, Activity>,
     /// Blocks that an agent made. Written by the engine alone.
     pub production: Map<AgentId, Production>,
-    /// The number of the standing that an agent came by last. None for those who have had theirs since the genesis.
-    pub standings: Map<AgentId, u64>,
-    /// How often stake that was paid to an agent gave it standing.
-    pub next_standing: Sequence<u64>,
+    /// How an agent came by the standing that was paid to it last. None for those who have had theirs since the genesis.
+    pub standings: Map<AgentId, Standing>,
+    /// The number of the last meme, which tells what was posted before somebody came by standing: most that pays stake sees
+    /// no memes.
+    pub last_meme: Item<u64>,
 }
 
 /// An agent's name for good: the key that registered it.
@@ -119,6 +120,17 @@ impl Agent {
         let felt = step.checked_mul(self.personality.neuroticism).unwrap_or(Fixed::ZERO);
         self.mood = clamped(self.mood, felt, Fixed::ONE);
     }
+}
+
+/// How an agent came by its standing.
+// spec: AGENT-7
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Encode, Decode)]
+pub struct Standing {
+    /// The last meme that was posted by then; 0 if none was.
+    pub after: u64,
+    /// The last meme whose author's reputation it moved; 0 if it moved none. Written when it speaks: what paid the stake cannot be
+    /// taken back any more from then on (EXEC-10), or the same stake would speak again at whoever gave it.
+    pub spoke_on: u64,
 }
 
 /// When an agent last acted.
@@ -323,16 +335,25 @@ impl Agents {
             before.checked_add(amount).ok_or_else(|| denied!("{id} cannot stake {amount} more than {before}"))?;
         // spec: AGENT-7
         if before < STANDING_STAKE_MIN && agent.stake >= STANDING_STAKE_MIN {
-            self.standings.insert(id, &self.next_standing.next()?)?;
+            let after = self.last_meme.get_or_default()?;
+            self.standings.insert(id, &Standing { after, spoke_on: 0 })?;
         }
         Ok(self.all.insert(id, &agent)?)
     }
 
-    /// Whether an agent came by the standing it has after so many had come by theirs. A number and no height, so that what
-    /// pays stake depends on the state alone.
+    /// Whether an agent has standing, and had come by it when a meme was posted; and notes that it spoke there. By the memes' numbers and by
+    /// no height, so that what pays stake depends on the state alone.
     // spec: AGENT-7
-    pub(super) fn came_since(&self, id: &AgentId, standings: u64) -> Result<bool, Stop> {
-        Ok(self.standings.get(id)?.is_some_and(|number| number > standings))
+    pub(super) fn speaks_on(&mut self, id: &AgentId, agent: &Agent, meme: u64) -> Result<bool, Stop> {
+        if !agent.has_standing() {
+            return Ok(false);
+        }
+        let Some(standing) = self.standings.get(id)? else { return Ok(true) };
+        let speaks = standing.after < meme;
+        if speaks {
+            self.standings.insert(id, &Standing { spoke_on: meme, ..standing })?;
+        }
+        Ok(speaks)
     }
 
     /// Of the agents that have the places of a ballot, the one whose place a newcomer with this stake takes: the one that

@@ -67,8 +67,6 @@ pub struct Meme {
     pub warmed: Height,
     /// How many agents reacted.
     pub reactions: u32,
-    /// How often agents had come by standing when it was posted.
-    pub standings: u64,
 }
 
 impl Meme {
@@ -189,8 +187,8 @@ impl Transition<Society> for Post {
         let (meme, now) = (world.memes.next_meme.next()?, cx.height()?);
         let text = self.text.clone();
         let (score, warmth) = (Fixed::ZERO, Fixed::ZERO);
-        let standings = world.agents.next_standing.last()?;
-        let record = Meme { author, text, posted: now, score, warmth, warmed: now, reactions: 0, standings };
+        let record = Meme { author, text, posted: now, score, warmth, warmed: now, reactions: 0 };
+        world.agents.last_meme.set(&meme.0)?;
         world.memes.memes.insert(&meme, &record)?;
         world.memes.authors.insert(&(author, meme))?;
         let count = world.memes.counts.get(&author)?.unwrap_or_default().saturating_add(1);
@@ -244,7 +242,7 @@ impl Transition<Society> for React {
         let felt = world.social.influence(agent, meme.author, trust, sentiment)?;
         let mood = fresh.checked_mul(MOOD_STEP).ok_or_else(overflow)?;
         let standing = fresh.checked_mul(REPUTATION_STEP).ok_or_else(overflow)?;
-        let counts = record.has_standing() && !world.agents.came_since(&agent, meme.standings)?;
+        let counts = world.agents.speaks_on(&agent, &record, self.meme.0)?;
         world.agents.change(&meme.author, |author| {
             author.feel(mood);
             if counts {

@@ -3,7 +3,8 @@
 
 use crate::tools::*;
 use keelstone_codec::{BoundedSet, Fixed, Height, Text};
-use keelstone_execution::{Operation, View};
+use keelstone_execution::bundles::{BundleId, RollBack};
+use keelstone_execution::{Batching, Bundle, Mode, Operation, View};
 use keelstone_ledger::modules::rules::{self, Assembly, RuleId};
 use keelstone_ledger::modules::social::{self, AllianceId, BribeId, DramaId, DramaKind};
 use keelstone_ledger::modules::{Society, agents, memes};
@@ -374,6 +375,60 @@ fn stake_that_is_passed_on_has_no_second_say_on_a_meme() {
     fine(&one(&chain, 1, vec![post("true as well")]));
     fine(&one(&chain, 4, vec![react(2, "1")]));
     assert_eq!(agent(&chain, 1).reputation, fixed("0.1"));
+}
+
+/// Has a person's async bundle run up to its last operation, which nobody may do: it stops there, and waits for its owner.
+fn stopped(chain: &Chain, person: u8, mut operations: Vec<Operation>) -> BundleId {
+    let border = u32::try_from(operations.len()).unwrap();
+    operations.push(op(&agents::SetMood { mood: fixed("7") }));
+    let batching = Batching { borders: BoundedSet::new([border]).unwrap(), ..Batching::until(Height(50_000)) };
+    let bundle = Bundle::new(Mode::Async(batching), operations.clone()).unwrap();
+    let nonce = chain.next_nonce(&key(person).public()).unwrap().unwrap();
+    let submitted = Transaction { bundle, ..unsigned(person, nonce, operations) }.sign(&key(person));
+    block(chain, std::slice::from_ref(&submitted));
+    while chain.has_due_work().unwrap() {
+        block(chain, &[]);
+    }
+    let id = BundleId(submitted.id().0);
+    assert_eq!(chain.bundle(&id).unwrap().unwrap().current_operation, border, "it waits before the last");
+    id
+}
+
+/// spec: AGENT-7, EXEC-10. What is taken back gives no number back that would make what comes after a meme look as if it were there
+/// before: stake that a bundle moved to and fro, as often as one likes, speaks once after it.
+#[test]
+fn stake_whose_moves_are_taken_back_has_no_second_say_on_a_meme() {
+    let chain = chain_of(&staked([(1, 0), (2, 100), (3, 0), (4, 0), (5, 0)]));
+    let give = |to| op(&agents::GiveStake { to: who(to), amount: 100 });
+    let favour = Text::new("none").unwrap();
+    let round = |bribe| {
+        let offer = social::OfferBribe { to: who(3), amount: 1, favour: favour.clone() };
+        [op(&offer), op(&social::WithdrawBribe { bribe: social::BribeId(bribe) })]
+    };
+    let bundle = stopped(&chain, 2, (1..4).flat_map(round).collect());
+    fine(&one(&chain, 1, vec![post("true")]));
+    fine(&one(&chain, 2, vec![op(&RollBack { bundle })]));
+    fine(&one(&chain, 2, vec![react(1, "-1"), give(3)]));
+    assert_eq!(agent(&chain, 1).reputation, fixed("-0.1"));
+    for (person, next) in [(3, 4), (4, 5)] {
+        fine(&one(&chain, person, vec![react(1, "-1"), give(next)]));
+    }
+    assert_eq!(agent(&chain, 1).reputation, fixed("-0.1"));
+}
+
+/// spec: AGENT-7, EXEC-10. Stake that has spoken where a bundle brought it does not go back from there as if it had not.
+#[test]
+fn stake_that_has_spoken_is_not_taken_back() {
+    let chain = chain_of(&staked([(1, 0), (2, 100), (3, 0)]));
+    let give = || vec![op(&agents::GiveStake { to: who(3), amount: 100 })];
+    let silent = stopped(&chain, 2, give());
+    fine(&one(&chain, 2, vec![op(&RollBack { bundle: silent })]));
+    let bundle = stopped(&chain, 2, give());
+    fine(&one(&chain, 1, vec![post("true")]));
+    fine(&one(&chain, 3, vec![react(1, "-1")]));
+    assert!(denied(&one(&chain, 2, vec![op(&RollBack { bundle })])).contains("changed since"));
+    fine(&one(&chain, 2, vec![react(1, "-1")]));
+    assert_eq!(agent(&chain, 1).reputation, fixed("-0.1"));
 }
 
 /// spec: MEME-4, AGENT-6. The oldest meme makes room, with what was said of it.
