@@ -193,6 +193,10 @@ pub struct Registry {
     spaces: BTreeMap<&'static str, SpaceInfo>,
     events: BTreeMap<&'static str, fn() -> Shape>,
     reserved: BTreeSet<Capability>,
+    /// Types of the engine's namespaces that functions of an application may have in their worlds.
+    opened: BTreeSet<TypeId>,
+    /// Which of those types an application has, and what is said of each that is not open.
+    engines: Vec<(TypeId, RegistryError)>,
     errors: Vec<RegistryError>,
     activity: Activity,
 }
@@ -214,8 +218,8 @@ impl Registry {
     pub fn new() -> Self {
         let (functions, spaces, events) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (reserved, errors, activity) = (BTreeSet::new(), Vec::new(), Activity::default());
-        let (hooks, heights) = (Vec::new(), EVER);
-        let mut out = Self { functions, hooks, heights, spaces, events, reserved, errors, activity };
+        let (hooks, heights, opened, engines) = (Vec::new(), EVER, BTreeSet::new(), Vec::new());
+        let mut out = Self { functions, hooks, heights, spaces, events, reserved, opened, engines, errors, activity };
         crate::bundles::register(&mut out);
         out
     }
@@ -332,10 +336,20 @@ impl Registry {
         for space in W::spaces() {
             // spec: EXEC-2
             match SYSTEM_NAMESPACES.contains(&space.name) {
-                true => self.errors.push(RegistryError::Reserved { name: space.name, type_name: space.type_name }),
+                true => {
+                    let SpaceInfo { name, type_name, type_id, .. } = space;
+                    self.engines.push((type_id, RegistryError::Reserved { name, type_name }));
+                }
                 false => self.claim(space),
             }
         }
+        self
+    }
+
+    /// Lets functions of an application have a namespace of the engine in their worlds, under this very type: for a module of the
+    /// engine whose type reaches no more of it than they may change.
+    pub fn open<S: Space>(&mut self) -> &mut Self {
+        self.opened.insert(TypeId::of::<S>());
         self
     }
 
@@ -359,7 +373,8 @@ impl Registry {
     /// # Errors
     /// The first clash, or a function whose crate was built so that this node would part from others, or end.
     pub fn check(&self) -> Result<(), RegistryError> {
-        self.errors.first().map_or(Ok(()), |error| Err(error.clone()))?;
+        let closed = self.engines.iter().find(|(id, _)| !self.opened.contains(id)).map(|(_, error)| error);
+        closed.or(self.errors.first()).map_or(Ok(()), |error| Err(error.clone()))?;
         // spec: EXEC-13
         if let Some(entry) = self.all().find(|entry| !entry.built.unwinds) {
             return Err(RegistryError::Aborts { type_name: entry.type_name });

@@ -75,7 +75,7 @@ pub enum ValidatorsError {
 #[namespace("chain")]
 pub struct ChainSpace {
     /// The validators of a chain under another engine.
-    pub validators: Item<Validators>,
+    pub(crate) validators: Item<Validators>,
 }
 
 impl Validators {

@@ -2,11 +2,16 @@
 
 use crate::tools::*;
 use keelstone_codec::{Encode, Height, Timestamp};
-use keelstone_ledger::modules::validators::{SET_VALIDATOR, SetValidator};
-use keelstone_ledger::{
-    Block, BlockError, Executed, Genesis, GenesisError, LedgerError, POWER_MAX, PublicKey, Refused, Validator,
-    Validators, ValidatorsError, Verdict,
+use keelstone_execution::{
+    Context, Denied, Draft, Map, Registry, RegistryError, Transition, World, namespace, transition,
 };
+use keelstone_ledger::modules::validators::{self, ChainSpace, SET_VALIDATOR, SetValidator};
+use keelstone_ledger::{
+    Block, BlockError, Executed, Genesis, GenesisError, Ledger, LedgerError, POWER_MAX, PoolLimits, Progress,
+    PublicKey, Refused, Validator, Validators, ValidatorsError, Verdict,
+};
+use keelstone_store::kv::MemoryKv;
+use std::sync::Arc;
 
 fn validator(person: u8, power: u64) -> Validator {
     Validator { key: key(person).public(), power }
@@ -159,4 +164,73 @@ fn a_proposal_is_what_goes_on_from_the_state() {
     assert_eq!(chain.choose(&all, room, 6).unwrap(), [2], "each counts with its frame");
     assert_eq!(chain.choose(&all, room + 1, 6).unwrap(), [2, 0]);
     assert_eq!(chain.choose(&all, 0, 6).unwrap(), [0; 0]);
+}
+
+#[namespace("stakes")]
+struct Stakes {
+    /// Powers that are to count from the end of the block on.
+    due: Map<PublicKey, u64>,
+}
+
+#[derive(World)]
+struct Staking {
+    stakes: Stakes,
+    chain: ChainSpace,
+}
+
+#[transition("stakes.put/1")]
+struct Put {
+    who: PublicKey,
+    power: u64,
+}
+
+impl Transition<Stakes> for Put {
+    type Output = ();
+
+    fn apply(&self, stakes: &mut Draft<Stakes>, _: &mut Context) -> Result<(), Denied> {
+        Ok(stakes.due.insert(&self.who, &self.power)?)
+    }
+}
+
+#[transition("stakes.count/1")]
+struct Count;
+
+impl Transition<Staking> for Count {
+    type Output = ();
+
+    fn apply(&self, world: &mut Draft<Staking>, cx: &mut Context) -> Result<(), Denied> {
+        let due: Vec<(PublicKey, u64)> = world.stakes.due.iter().collect::<Result<_, _>>()?;
+        for (who, power) in due {
+            world.chain.set_power(who, power, cx)?;
+            world.stakes.due.remove(&who)?;
+        }
+        Ok(())
+    }
+}
+
+/// spec: MODULE-7, EXEC-23, LEDGER-8. Who votes may be what an application's own hook makes of its stakes; what it cannot be is
+/// refused as to anybody, and the set stays.
+#[test]
+fn a_hook_of_an_application_decides_who_votes() {
+    let mut registry = Registry::new();
+    registry.register::<Stakes, Put>().end_block::<Staking, Count>();
+    let closed = registry.check().unwrap_err();
+    assert!(matches!(closed, RegistryError::Reserved { name: "chain", .. }), "{closed}");
+    validators::register(&mut registry);
+    registry.check().expect("the module opens it, in whatever order they are registered");
+
+    let (kv, limits) = (Arc::new(MemoryKv::new()), PoolLimits::default());
+    let chain: Chain = Ledger::create(store(), kv, registry, &genesis(), limits).unwrap();
+    let put = |nonce, person: u8, power| signed(9, nonce, vec![op(&Put { who: key(person).public(), power })]);
+    let changed = decide(&chain, 1, vec![put(0, 4, 5), put(1, 2, 0)]).unwrap();
+    assert_eq!(changed.validators, sorted(vec![validator(4, 5), validator(2, 0)]));
+    let now = sorted(vec![validator(1, 10), validator(3, 30), validator(4, 5)]);
+    assert_eq!(Validators::read(&chain.view()).unwrap().unwrap().active.to_vec(), now);
+
+    let refused = decide(&chain, 1, vec![put(2, 4, 9), put(3, 5, POWER_MAX)]).unwrap();
+    let [hook] = &refused.continuations[..] else { panic!("{:?}", refused.continuations) };
+    let Progress::Stopped(failure) = &hook.progress else { panic!("{hook:?}") };
+    assert!(failure.reason.contains("together"), "{}", failure.reason);
+    assert_eq!(refused.validators, vec![], "all of it or nothing");
+    assert_eq!(Validators::read(&chain.view()).unwrap().unwrap().active.to_vec(), now);
 }
