@@ -6,7 +6,7 @@ use crate::bundle::{Facts, Plan, show_signed};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::input::read_input;
-use crate::out::{Ink, bytes, grouped, short};
+use crate::out::{Ink, Out, bytes, grouped, short};
 use crate::strict_json::{self, JsonError};
 use clap::{Args, Subcommand};
 use keelstone_codec::{ChainId, Decode as _, Encode as _, unhex};
@@ -255,19 +255,23 @@ fn dry_run(file: &Path, from: Option<&str>, context: &Context<'_>) -> Result<Exi
     show_outcomes(receipt, out);
     out.row("gas", grouped(receipt.gas_used));
     out.row("changes", format_args!("{} entries, {}", grouped(said.entries_changed), bytes(said.bytes_changed)));
-    let exit = match &receipt.failure {
-        None => {
-            out.row("outcome", out.ink(Ink::Good, "would succeed; nothing was sent"));
-            Exit::Ok
-        }
-        Some(failure) => {
-            let text = format!("would fail at operation {}: {}; nothing was sent", failure.operation, failure.reason);
-            out.row("outcome", out.ink(Ink::Bad, text));
-            Exit::Refused
-        }
-    };
+    let exit = show_end(receipt.failure.as_ref(), ["would succeed", "would fail"], "; nothing was sent", out);
     out.emit(&said);
     Ok(exit)
+}
+
+/// Shows how a bundle ended, or would, and says what that is for whoever asked.
+fn show_end(failure: Option<&FailureText>, [good, bad]: [&str; 2], more: &str, out: &Out) -> Exit {
+    match failure {
+        None => {
+            out.row("outcome", out.ink(Ink::Good, format_args!("{good}{more}")));
+            Exit::Ok
+        }
+        Some(FailureText { operation, reason, .. }) => {
+            out.row("outcome", out.ink(Ink::Bad, format_args!("{bad} at operation {operation}: {reason}{more}")));
+            Exit::Refused
+        }
+    }
 }
 
 /// Signs calls with a key of this home, sends them as one bundle, and says what became of it.
@@ -303,17 +307,7 @@ pub(super) fn submit(
         out.row("link", short(&outcome.state_hash));
     }
     show_outcomes(receipt, out);
-    let exit = match &receipt.failure {
-        None => {
-            out.row("outcome", out.ink(Ink::Good, "succeeded"));
-            Exit::Ok
-        }
-        Some(failure) => {
-            let text = format!("failed at operation {}: {}", failure.operation, failure.reason);
-            out.row("outcome", out.ink(Ink::Bad, text));
-            Exit::Refused
-        }
-    };
+    let exit = show_end(receipt.failure.as_ref(), ["succeeded", "failed"], "", out);
     out.emit(&transaction);
     Ok(exit)
 }
