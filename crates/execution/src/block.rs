@@ -19,6 +19,7 @@ use crate::world::World;
 use crate::{
     Activity, BlockContext, Bundle, BundleId, Context, Emitted, Failed, FailureKind, FunctionHash, Halt, Mode,
     Operation, PublicKey, Recorder, Registry, SYSTEM_NAMESPACES, Session, SessionError, SessionId, Sessions, Stop,
+    TransactionContext,
 };
 use keelstone_codec::{Decode, Encode, Hash, Key, Namespace, StateHash, Value};
 use keelstone_tree::{KeyRange, Read, ReadError, Scan};
@@ -386,11 +387,18 @@ impl<'a> BlockDraft<'a> {
     }
 
     /// As [`Self::begin_operation`], of a function that the chain calls by itself: no session has to hold what it needs.
-    // spec: EXEC-23
-    pub(crate) fn begin_hook(&self, entry: &'a Entry, coming: &Coming<'_>) -> Result<Begun<'a>, FailureKind> {
+    // spec: EXEC-23, EXEC-25
+    pub(crate) fn begin_hook(
+        &self,
+        entry: &'a Entry,
+        coming: &Coming<'_>,
+        transaction: Option<&Arc<TransactionContext>>,
+    ) -> Result<Begun<'a>, FailureKind> {
         self.charge_call(entry, coming.operation)?;
         let record = self.record_now(coming)?;
-        Ok(self.begun(entry, coming, record))
+        let mut begun = self.begun(entry, coming, record);
+        begun.cx.transaction = transaction.cloned();
+        Ok(begun)
     }
 
     fn charge_call(&self, entry: &Entry, operation: &Operation) -> Result<(), FailureKind> {
@@ -412,6 +420,7 @@ impl<'a> BlockDraft<'a> {
             operation: index,
             drawn: Cell::new(0),
             events: Vec::new(),
+            transaction: None,
         };
         Begun { entry, cx, record }
     }

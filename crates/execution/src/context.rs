@@ -4,10 +4,12 @@
 //! it, because its results cannot be foretold (spec: EXEC-4).
 
 use crate::host::Handle;
-use crate::{BundleId, Denied, EVENT_BYTES_MAX, FunctionHash, PublicKey, SessionId, Stop};
+use crate::{Bundle, BundleId, Denied, EVENT_BYTES_MAX, Function, FunctionHash, Mode, PublicKey, SessionId, Stop};
 use keelstone_codec::{Blob, ChainId, Decode, Describe, Encode, Hash, Height, Tag, TaggedHasher, Timestamp};
 use keelstone_macros::{Decode, Encode};
 use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const RANDOM: Tag = Tag::new("random");
 
@@ -63,6 +65,51 @@ pub struct Emitted {
     pub data: Blob<EVENT_BYTES_MAX>,
 }
 
+/// What a hook around a transaction hears of it.
+// spec: EXEC-25
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransactionContext {
+    /// The key that signed it.
+    pub sender: PublicKey,
+    /// Its bytes, signature included.
+    pub bytes: u64,
+    /// Operations of its bundle.
+    pub operations: u32,
+    /// Whether its bundle runs in batches, behind this block: then what it uses there is not known here.
+    pub is_async: bool,
+    /// What became of it; none before it ran.
+    pub ended: Option<TransactionEnd>,
+    calls: BTreeMap<FunctionHash, u32>,
+}
+
+/// What became of a transaction that was let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransactionEnd {
+    /// Whether it took effect, or its async bundle was taken in.
+    pub succeeded: bool,
+    /// Gas its bundle used; of an async one what taking it in did.
+    pub gas_used: u64,
+}
+
+impl TransactionContext {
+    /// Of a transaction of so many bytes that has not run. Counts the calls of its bundle.
+    #[must_use]
+    pub fn new(sender: PublicKey, bytes: u64, bundle: &Bundle) -> Self {
+        let mut calls = BTreeMap::new();
+        for operation in bundle.operations() {
+            *calls.entry(operation.function).or_default() += 1;
+        }
+        let operations = u32::try_from(bundle.operations().len()).expect("a bundle has at most 65,535 operations");
+        Self { sender, bytes, operations, is_async: *bundle.mode() != Mode::Sync, ended: None, calls }
+    }
+
+    /// How many of its operations call a function.
+    #[must_use]
+    pub fn calls<T: Function>(&self) -> u32 {
+        self.calls.get(&T::hash()).copied().unwrap_or_default()
+    }
+}
+
 /// What a transition sees beside the state.
 pub struct Context {
     pub(crate) handle: Handle,
@@ -78,6 +125,7 @@ pub struct Context {
     pub(crate) operation: u32,
     pub(crate) drawn: Cell<u64>,
     pub(crate) events: Vec<Emitted>,
+    pub(crate) transaction: Option<Arc<TransactionContext>>,
 }
 
 impl Context {
@@ -91,7 +139,7 @@ impl Context {
         &self.block().chain_id
     }
 
-    /// The key that signed.
+    /// The key that signed; of a hook that begins or ends a block [`PublicKey::CHAIN`].
     #[must_use]
     pub fn sender(&self) -> PublicKey {
         self.sender
@@ -146,6 +194,15 @@ impl Context {
         let mut hasher = TaggedHasher::new(RANDOM);
         hasher.value(&self.block().seed).value(&self.session).value(&self.sequence());
         Ok(hasher.value(&self.function).value(&draw).finish())
+    }
+
+    /// The transaction around which the chain calls this function: for hooks of that kind alone.
+    ///
+    /// # Errors
+    /// [`Stop::Undeclared`] in any other function.
+    // spec: EXEC-25
+    pub fn transaction(&self) -> Result<&TransactionContext, Stop> {
+        self.transaction.as_deref().ok_or_else(|| self.handle.stop(Stop::Undeclared { what: "transaction" }))
     }
 
     /// Counts `gas` units of work that makes no host call, such as a round of a loop (spec: EXEC-13).

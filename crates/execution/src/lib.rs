@@ -10,7 +10,7 @@
 //! | write a function of the chain | [`Transition`], [`Map`] and its siblings, [`Context`] |
 //! | run bundles | [`Registry`], [`BlockDraft`], [`Limits`] |
 //! | run long ones over several blocks | [`bundles`], [`Batching`] |
-//! | have the chain call functions by itself | [`Registry::begin_block`], [`When`] |
+//! | have the chain call functions by itself | [`Registry::begin_block`], [`Registry::before_transaction`], [`When`] |
 //! | check what they came to | [`Link`], [`Summary`], [`Recorder`] |
 //!
 //! Rules: `spec/chain.md`, all of EXEC. Vectors: `spec/vectors/chain.json`.
@@ -50,12 +50,12 @@ pub use bundles::{Batch, BatchEnd, BundleId, BundleLimits, BundleRecord, Bundles
 pub use chain::{Link, args_hash, first_link, result_hash, rollback_link};
 pub use changes::{Change, Changes, RestoreError, Summary, ValueHashes, value_hash};
 pub use collections::{Collection, Item, Iter, Keys, Log, Map, RawKey, Sequence, Set, StartsWith, entry_prefix};
-pub use context::{BlockContext, Context, ContextUse, Emitted, Event};
+pub use context::{BlockContext, Context, ContextUse, Emitted, Event, TransactionContext, TransactionEnd};
 pub use error::{
     Denied, FAILURE_REASON_BYTES_MAX, Failed, Failure, FailureKind, Halt, REASON_BYTES_MAX, SessionError, Stop,
 };
 pub use expect::{ExpectError, Meaning, expect, simulate};
-pub use hooks::{HOOKS_CHANGE_BYTES_MAX, When};
+pub use hooks::{HOOKS_CHANGE_BYTES_MAX, TRANSACTION_HOOK_GAS_MAX, When};
 pub use host::Handle;
 pub use index::{Index, IndexError};
 pub use merkle::{LIST_COUNT_MAX, ListProof, list_root};

@@ -3,7 +3,7 @@
 //! Built once at start from the program's types, then only read. What clashes is collected while registering and told
 //! by [`Registry::check`], so that a chain does not start with two functions of one name or two types in one place.
 //!
-//! Rules: `spec/chain.md`, EXEC-4, EXEC-19, EXEC-20, EXEC-22, EXEC-23.
+//! Rules: `spec/chain.md`, EXEC-4, EXEC-19, EXEC-20, EXEC-22, EXEC-23, EXEC-25.
 
 use crate::collections::entry_prefix;
 use crate::host::Handle;
@@ -252,6 +252,21 @@ impl Registry {
         self.hook::<W, T>(When::EndBlock)
     }
 
+    /// Has the chain call a function before each transaction, behind those registered so before it; with [`Context::transaction`]
+    /// it asks for what it is called for. What it writes stays, whatever becomes of the transaction; if it is denied, the
+    /// transaction is refused, as one with a wrong nonce is. So a chain charges fees.
+    // spec: EXEC-25
+    pub fn before_transaction<W: World, T: Transition<W>>(&mut self) -> &mut Self {
+        self.hook::<W, T>(When::BeforeTransaction)
+    }
+
+    /// As [`Registry::before_transaction`], after each transaction that was let in, whether it took effect or failed: it is told
+    /// which, and the gas that was used. What it does not do is left undone, and told.
+    // spec: EXEC-25
+    pub fn after_transaction<W: World, T: Transition<W>>(&mut self) -> &mut Self {
+        self.hook::<W, T>(When::AfterTransaction)
+    }
+
     /// Registers functions that are there at these heights alone. At others they are as if the program did not have them, so
     /// that one program can run a chain's whole history, and every node changes the rules at the same block.
     // spec: EXEC-23
@@ -415,6 +430,18 @@ impl Registry {
     /// The functions that the chain calls by itself, as they were registered: in that order it calls those of one place in a block.
     pub fn hooks(&self) -> impl Iterator<Item = &(When, Entry)> {
         self.hooks.iter()
+    }
+
+    /// Those of them that are there at a height, in the same order.
+    // spec: EXEC-23
+    pub fn hooks_at(&self, height: Height) -> impl Iterator<Item = &(When, Entry)> {
+        self.hooks.iter().filter(move |(_, entry)| entry.heights.contains(&height))
+    }
+
+    /// Whether the chain calls functions around transactions at a height.
+    #[must_use]
+    pub fn has_transaction_hooks(&self, height: Height) -> bool {
+        self.hooks_at(height).any(|(when, _)| when.is_of_transaction())
     }
 
     /// All functions that transactions call, by name and version.

@@ -31,6 +31,7 @@ pub const CAPABILITIES_MAX: usize = 256;
 
 const ROOT: Tag = Tag::new("session/root");
 const CHILD: Tag = Tag::new("session/child");
+const HOOKS: Tag = Tag::new("session/hooks");
 
 hash_newtype! {
     /// A public key, which is how the chain knows a sender. Execution never checks a signature: the ledger has.
@@ -59,6 +60,13 @@ impl SessionId {
     #[must_use]
     pub fn root(chain_id: &ChainId, owner: &PublicKey) -> Self {
         Self(TaggedHasher::new(ROOT).value(chain_id).value(owner).finish())
+    }
+
+    /// The session of the chain itself in which it calls functions around the transactions of a key.
+    // spec: EXEC-25
+    #[must_use]
+    pub fn of_hooks(chain_id: &ChainId, sender: &PublicKey) -> Self {
+        Self(TaggedHasher::new(HOOKS).value(chain_id).value(sender).finish())
     }
 
     /// The session that the parent's operation number `sequence` creates. A number is used once, so an id is too.
@@ -203,6 +211,13 @@ impl Session {
         Self::open(chain_id, &id, owner, None, Capabilities::Root, &StateHash::default())
     }
 
+    /// The session of [`SessionId::of_hooks`], before its first operation: it belongs to nobody who could sign.
+    // spec: EXEC-25
+    pub(crate) fn of_hooks(chain_id: &ChainId, sender: &PublicKey) -> Self {
+        let id = SessionId::of_hooks(chain_id, sender);
+        Self::open(chain_id, &id, PublicKey::CHAIN, None, Capabilities::Root, &StateHash::default())
+    }
+
     /// Whether it is the other, but for what it has run.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         let Self { owner, parent, name, capabilities, expires, closed, sequence: _, state_hash: _ } = self;
@@ -253,14 +268,16 @@ impl Sessions {
         Ok(found)
     }
 
-    /// The record of a session, also of a root session that has run nothing yet.
+    /// The record of a session, also of one that nobody opens and that has run nothing yet: the root session of a key, and that of
+    /// the chain's hooks around its transactions.
     ///
     /// # Errors
     /// [`crate::Stop`] if the state does not answer.
     pub fn find(&self, chain_id: &ChainId, id: &SessionId, sender: &PublicKey) -> Result<Option<Session>, crate::Stop> {
         let found = self.record(id)?;
         let root = || (*id == SessionId::root(chain_id, sender)).then(|| Session::root(chain_id, *sender));
-        Ok(found.or_else(root))
+        let hooks = || (*id == SessionId::of_hooks(chain_id, sender)).then(|| Session::of_hooks(chain_id, sender));
+        Ok(found.or_else(root).or_else(hooks))
     }
 
     /// Whether `above` is `below`, or one of the sessions that it was delegated from: who may read what another keeps.

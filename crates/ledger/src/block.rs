@@ -25,11 +25,12 @@ use keelstone_execution::bundles::{Batch, BatchEnd, BundleId, BundleLimits, FORG
 use keelstone_execution::{
     Activity, Ahead, BlockContext, BlockDraft, Bundle, CHANGE_BYTES_MAX, Caller, Changes, Emitted, Failed, Failure,
     Finished, Function, FunctionHash, HOOKS_CHANGE_BYTES_MAX, Halt, Limits, Mode, OperationsAhead, Outcome, PublicKey,
-    RESULT_BYTES_MAX, Registry, SessionId, Summary, When, given_weight, list_root,
+    RESULT_BYTES_MAX, Registry, SessionId, Summary, TransactionContext, TransactionEnd, When, given_weight, list_root,
 };
 use keelstone_macros::{Decode, Encode};
 use keelstone_tree::{DIFF_BYTES_MAX, Read, ReadError};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Longest reason in a receipt, in bytes.
 pub const REASON_BYTES_MAX: usize = keelstone_execution::FAILURE_REASON_BYTES_MAX;
@@ -628,7 +629,7 @@ fn execute_within(
                 }
             },
         };
-        let Ran { next, verdict, gas_used: gas, did, hurried } = match ran {
+        let Ran { next, before, verdict, gas_used: gas, did, behind } = match ran {
             Ok(ran) => ran,
             Err(refusal) if refused == Refused::LeaveOut => {
                 out.refused.push((id, refusal));
@@ -637,19 +638,22 @@ fn execute_within(
             }
             Err(refusal) => Ran {
                 next: None,
+                before: Vec::new(),
                 verdict: Verdict::Refused { code: refusal.code(), reason: text(refusal.to_string()) },
                 gas_used: 0,
                 did: Collected::default(),
-                hurried: Vec::new(),
+                behind: Vec::new(),
             },
         };
+        before.iter().for_each(|batch| happened.batch(batch));
         happened.append(did);
-        hurried.iter().for_each(|batch| happened.batch(batch));
+        behind.iter().for_each(|batch| happened.batch(batch));
         out.nonces.extend(next.map(|next| (transaction.transaction.sender, next)));
-        let hurried: Vec<_> = hurried.into_iter().map(|batch| Continuation::of(batch, Some(id))).collect();
-        gas_used = hurried.iter().fold(gas_used, |sum, batch| sum.saturating_add(batch.gas_used));
-        changed_bytes = hurried.iter().fold(changed_bytes, |sum, batch| sum.saturating_add(batch.weight()));
-        out.continuations.extend(hurried);
+        // spec: BLOCK-9
+        let batches: Vec<_> = before.into_iter().chain(behind).map(|batch| Continuation::of(batch, Some(id))).collect();
+        gas_used = batches.iter().fold(gas_used, |sum, batch| sum.saturating_add(batch.gas_used));
+        changed_bytes = batches.iter().fold(changed_bytes, |sum, batch| sum.saturating_add(batch.weight()));
+        out.continuations.extend(batches);
         gas_used = gas_used.saturating_add(gas);
         let receipt = Receipt { transaction: id, verdict, gas_used: gas };
         changed_bytes = changed_bytes.saturating_add(weight(receipt.operations()));
@@ -753,12 +757,24 @@ pub(crate) struct Left {
 pub(crate) struct Ran {
     /// The next nonce of its account; none if it was not run after all.
     next: Option<u64>,
+    /// What hooks did before it.
+    before: Vec<Batch>,
     verdict: Verdict,
     gas_used: u64,
     /// What the audit log says of it.
     did: Collected,
-    /// What it hurried.
-    hurried: Vec<Batch>,
+    /// What it hurried, and what hooks did after it.
+    behind: Vec<Batch>,
+}
+
+/// A transaction that may run: its nonce is used.
+struct Admitted {
+    /// The next nonce of its account.
+    next: u64,
+    /// What hooks around it hear of it; none if there are none.
+    heard: Option<Arc<TransactionContext>>,
+    /// What those did that are called before it.
+    before: Vec<Batch>,
 }
 
 impl Run<'_> {
@@ -772,13 +788,14 @@ impl Run<'_> {
         left: Left,
     ) -> Result<Result<Ran, Refusal>, Halt> {
         let (bundle, sender) = (&signed.transaction.bundle, signed.transaction.sender);
-        let next = match self.admit(draft, signed)? {
-            Ok(next) => Some(next),
+        let Admitted { next, heard, before } = match self.admit(draft, signed)? {
+            Ok(admitted) => admitted,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        let next = Some(next);
         let caller = caller(signed, id);
         let id = BundleId(id.0);
-        let (mut did, mut hurried) = (Collected::default(), Vec::new());
+        let (mut did, mut behind) = (Collected::default(), Vec::new());
         if *bundle.mode() != Mode::Sync {
             let taken = draft.submit(id, caller, bundle, self.share)?;
             let taken = taken.map_err(|error| ReadError::damaged(format!("checked, and then: {error}")))?;
@@ -786,15 +803,17 @@ impl Run<'_> {
             agents::note_activity(self.registry, draft, &sender)?;
             let Submitted { bundle, session, operations, gas_used } = taken;
             let verdict = Verdict::Submitted { bundle, session, operations };
-            return Ok(Ok(Ran { next, verdict, gas_used, did, hurried }));
+            behind.extend(self.after(draft, heard, (true, gas_used))?);
+            return Ok(Ok(Ran { next, before, verdict, gas_used, did, behind }));
         }
         let bundle_gas_max = self.facts.limits.bundle_gas_max;
         let (verdict, gas_used) = match self.execute(draft, caller, bundle, bundle_gas_max)? {
             Ok(finished) => {
                 did.finished(sender, id, &finished);
-                let gas = left.gas.saturating_sub(finished.gas_used).min(bundle_gas_max);
+                let used = before.iter().fold(finished.gas_used, |sum, batch| sum.saturating_add(batch.gas_used));
+                let gas = left.gas.saturating_sub(used).min(bundle_gas_max);
                 let change_bytes = left.change_bytes.saturating_sub(draft.look(Changes::bytes));
-                hurried = resumed(draft, signed, &finished, Left { gas, change_bytes }, self.share)?;
+                behind = resumed(draft, signed, &finished, Left { gas, change_bytes }, self.share)?;
                 succeeded(finished)
             }
             Err(failed) => {
@@ -802,20 +821,23 @@ impl Run<'_> {
                 (Verdict::Failed(Failure::from(&failed)), failed.gas_used)
             }
         };
-        Ok(Ok(Ran { next, verdict, gas_used, did, hurried }))
+        let succeeded = matches!(verdict, Verdict::Succeeded { .. });
+        behind.extend(self.after(draft, heard, (succeeded, gas_used))?);
+        Ok(Ok(Ran { next, before, verdict, gas_used, did, behind }))
     }
 
-    /// Runs a transaction by itself, an async bundle as if it were a sync one, and gives the receipt it gets. What it
-    /// hurries is no part of it.
+    /// Runs a transaction by itself, an async bundle as if it were a sync one, and gives the receipt it gets, and what the chain
+    /// does around it. What it hurries is no part of it.
     // spec: HISTORY-7
     pub(crate) fn as_one(
         &self,
         draft: &mut BlockDraft<'_>,
         signed: &SignedTransaction,
-    ) -> Result<Result<Receipt, Refusal>, Halt> {
-        if let Err(refusal) = self.admit(draft, signed)? {
-            return Ok(Err(refusal));
-        }
+    ) -> Result<Result<(Receipt, Vec<Continuation>), Refusal>, Halt> {
+        let Admitted { heard, before: mut around, .. } = match self.admit(draft, signed)? {
+            Ok(admitted) => admitted,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         let id = signed.id();
         let (whole, gas) = (signed.transaction.bundle.as_one(), self.facts.limits.bundle_gas_max);
         let (bundle, gas_max) = match &whole {
@@ -826,19 +848,45 @@ impl Run<'_> {
             Ok(finished) => succeeded(finished),
             Err(failed) => (Verdict::Failed(Failure::from(&failed)), failed.gas_used),
         };
-        Ok(Ok(Receipt { transaction: id, verdict, gas_used }))
+        around.extend(self.after(draft, heard, (matches!(verdict, Verdict::Succeeded { .. }), gas_used))?);
+        let around = around.into_iter().map(|batch| Continuation::of(batch, Some(id))).collect();
+        Ok(Ok((Receipt { transaction: id, verdict, gas_used }, around)))
     }
 
-    /// Whether a transaction may run, and its nonce used if so: the next one of its account.
-    fn admit(&self, draft: &mut BlockDraft<'_>, signed: &SignedTransaction) -> Result<Result<u64, Refusal>, Halt> {
+    /// Whether a transaction may run, and its nonce used if so.
+    fn admit(&self, draft: &mut BlockDraft<'_>, signed: &SignedTransaction) -> Result<Result<Admitted, Refusal>, Halt> {
         let next = match check::in_block(self.registry, draft, self.facts, signed, self.height)? {
             Ok(next) => next,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        let heard = check::around(self.registry, signed, self.height).map(Arc::new);
+        let mut before = Vec::new();
+        // spec: EXEC-25. In a layer of their own: if one of them does not let it in, nothing stays of the others.
+        if let Some(heard) = &heard {
+            let (verdict, changes) = draft.apart(|draft| check::let_in(self.registry, draft, self.facts, heard));
+            before = match verdict? {
+                Ok(before) => before,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            draft.adopt(changes);
+        }
         // spec: EXEC-5. Before the bundle and outside its layer: a failure uses the nonce too.
         let (namespace, key) = nonces::nonce_place(&signed.transaction.sender);
         draft.put(&namespace, key, Some(nonces::record(next)))?;
-        Ok(Ok(next))
+        Ok(Ok(Admitted { next, heard, before }))
+    }
+
+    /// Calls the hooks after a transaction, which came to so much.
+    // spec: EXEC-25
+    fn after(
+        &self,
+        draft: &mut BlockDraft<'_>,
+        heard: Option<Arc<TransactionContext>>,
+        (succeeded, gas_used): (bool, u64),
+    ) -> Result<Vec<Batch>, Halt> {
+        let Some(mut heard) = heard else { return Ok(Vec::new()) };
+        Arc::make_mut(&mut heard).ended = Some(TransactionEnd { succeeded, gas_used });
+        draft.run_transaction_hooks(When::AfterTransaction, &heard, self.facts.limits.bundle_gas_max)
     }
 
     fn execute(

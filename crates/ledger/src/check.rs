@@ -4,7 +4,7 @@
 //! transaction arrives, against the last committed state, and again in its block, against the state just before it;
 //! only the second verdict counts, since anything may have happened between.
 //!
-//! Rules: `spec/ledger.md`, TX-5 to TX-9.
+//! Rules: `spec/ledger.md`, TX-5 to TX-10.
 
 use crate::chain::ChainFacts;
 use crate::keys::SignatureError;
@@ -12,14 +12,15 @@ use crate::mempool::PoolError;
 use crate::modules::agents::{self, Agents};
 use crate::nonces;
 use crate::transaction::SignedTransaction;
-use keelstone_codec::{ChainId, DecodeError, Height};
+use keelstone_codec::{ChainId, DecodeError, Encode as _, Hash, Height, Timestamp};
 use keelstone_execution::bundles::{BundleLimits, HOLD, check_submission};
 use keelstone_execution::{
-    BlockDraft, BundleId, Bundles, Capability, FunctionHash, Mode, PublicKey, Registry, SessionError, SessionId,
-    Sessions, Stop, SubmitError, View,
+    Activity, Batch, BatchEnd, BlockContext, BlockDraft, BundleId, Bundles, Capability, FunctionHash, Halt, Mode,
+    PublicKey, Registry, SessionError, SessionId, Sessions, Stop, SubmitError, TransactionContext, View, When,
 };
 use keelstone_tree::{Read, ReadError};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Why a transaction is refused before it runs. The sender has to act, but for [`Refusal::State`].
 #[derive(Debug, Clone, thiserror::Error)]
@@ -104,6 +105,14 @@ pub enum Refusal {
     /// The session may not do this.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// The program's own function before transactions does not let it in.
+    #[error("{function} does not let it in: {reason}")]
+    Hook {
+        /// Its name and version.
+        function: String,
+        /// What it said, or why it could not say anything.
+        reason: String,
+    },
     /// The block has no gas left. The transaction may enter the next.
     #[error("the block has used {gas_used} gas and has no room for another bundle")]
     BlockFull {
@@ -141,6 +150,7 @@ impl Refusal {
             Self::BlockFull { .. } => 16,
             Self::Pool(_) => 17,
             Self::State(_) => 18,
+            Self::Hook { .. } => 19,
         }
     }
 
@@ -275,6 +285,33 @@ pub(crate) fn in_block(
     }
 }
 
+/// What the program's functions around transactions hear of one, if there are any at this height.
+// spec: EXEC-25
+pub(crate) fn around(registry: &Registry, signed: &SignedTransaction, height: Height) -> Option<TransactionContext> {
+    let SignedTransaction { transaction, .. } = signed;
+    let heard = || TransactionContext::new(transaction.sender, signed.to_bytes().len() as u64, &transaction.bundle);
+    registry.has_transaction_hooks(height).then(heard)
+}
+
+/// The program's own functions let it in; the draft's newest layer has what they wrote then.
+// spec: EXEC-25, TX-10
+pub(crate) fn let_in(
+    registry: &Registry,
+    draft: &mut BlockDraft<'_>,
+    chain: &ChainFacts,
+    heard: &Arc<TransactionContext>,
+) -> Result<Result<Vec<Batch>, Refusal>, Halt> {
+    let batches = draft.run_transaction_hooks(When::BeforeTransaction, heard, chain.limits.bundle_gas_max)?;
+    match batches.last().map(|last| &last.end) {
+        Some(BatchEnd::Stopped(failure)) => {
+            let function = registry.function(&failure.function).map(|entry| entry.label());
+            let function = function.unwrap_or_else(|| failure.function.to_string());
+            Ok(Err(Refusal::Hook { function, reason: failure.reason.to_string() }))
+        }
+        _ => Ok(Ok(batches)),
+    }
+}
+
 /// What is cheap, however long the transaction is: all that is asked before its signature.
 // spec: TX-5
 pub(crate) fn before_signature(
@@ -304,6 +341,28 @@ pub(crate) fn in_pool(
     let kept = agents::is_kept_from(registry, &agents, &signed.transaction.sender);
     let limits = answered(limits_for(kept, chain.limits.bundles()).map(Ok))?;
     answered(may_submit(registry, &View::<Bundles>::over(state), signed, &limits, height))
+}
+
+/// What the program's own functions say of one that arrives, on a committed state, as if it came alone in the next block, at the
+/// time of the last. Who makes that block, and its randomness, nobody knows yet.
+// spec: TX-10
+pub(crate) fn by_hooks(
+    registry: &Registry,
+    activity: &Activity,
+    state: impl Read + 'static,
+    chain: &ChainFacts,
+    signed: &SignedTransaction,
+    (height, time): (Height, Timestamp),
+) -> Result<(), Refusal> {
+    let Some(heard) = around(registry, signed, height) else { return Ok(()) };
+    let (proposer, seed) = (PublicKey::CHAIN, Hash::ZERO);
+    let block = BlockContext { chain_id: chain.chain_id.clone(), height, time, proposer, seed };
+    let mut draft = BlockDraft::begin(registry, state, block).watched(activity);
+    match let_in(registry, &mut draft, chain, &Arc::new(heard)) {
+        Ok(verdict) => verdict.map(drop),
+        Err(Halt::Read(error)) => Err(Refusal::State(error)),
+        Err(halt) => Err(Refusal::State(ReadError::damaged(halt.to_string()))),
+    }
 }
 
 /// The next nonce of an account.

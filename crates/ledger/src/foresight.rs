@@ -12,7 +12,7 @@
 //!
 //! Rules: `spec/ledger.md`, HISTORY-8 and HISTORY-9. Vectors: `spec/vectors/ledger.json`.
 
-use crate::block::{self, Block, BlockError, OperationReceipt, Receipt, Run, Verdict};
+use crate::block::{self, Block, BlockError, Continuation, OperationReceipt, Receipt, Run, Verdict};
 use crate::check::Refusal;
 use crate::keys::{Signature, SignatureError};
 use crate::ledger::{Ledger, LedgerError};
@@ -43,7 +43,10 @@ pub struct Setting {
 pub struct Foreseen {
     /// The receipt it would get.
     pub receipt: Receipt,
-    /// What it would change: its nonce, its session's record, what its operations write, and what is noted of its sender.
+    /// What the chain would do around it by itself.
+    pub continuations: Vec<Continuation>,
+    /// What it would change: its nonce, its session's record, what its operations write, what the chain does around it, and what
+    /// is noted of its sender.
     pub changes: Changes,
 }
 
@@ -184,8 +187,8 @@ pub fn foresee(
     let signed = SignedTransaction { transaction: transaction.clone(), signature: Signature([0; 64]) };
     let mut draft = BlockDraft::begin(registry, state, context);
     let (ran, changes) = draft.apart(|draft| run.as_one(draft, &signed));
-    let receipt = ran?.map_err(ForesightError::Refused)?;
-    Ok(Foreseen { receipt, changes })
+    let (receipt, continuations) = ran?.map_err(ForesightError::Refused)?;
+    Ok(Foreseen { receipt, continuations, changes })
 }
 
 impl BundleProof {
@@ -201,7 +204,7 @@ impl BundleProof {
     ) -> Result<Self, BundleProofError> {
         transaction.verify()?;
         let state = transition::witness::<H>(&witness, setting.old_root)?;
-        let Foreseen { receipt, changes } = foresee(registry, state.clone(), &setting, &transaction.transaction)?;
+        let Foreseen { receipt, changes, .. } = foresee(registry, state.clone(), &setting, &transaction.transaction)?;
         let new_root = state.apply(&changes.to_diff())?;
         Ok(Self { hasher: H::KIND, setting, transaction, receipt, new_root, witness })
     }

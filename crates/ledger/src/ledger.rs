@@ -378,7 +378,7 @@ impl<H: Hasher> Ledger<H> {
     pub fn submit_again(&self, bytes: &[u8]) -> Result<TxId, Refusal> {
         let (transaction, view, height) = (self.decoded(bytes)?, self.view(), self.height().next());
         check::before_signature(&view, self.facts(), &transaction, height)?;
-        check::in_pool(&self.registry, view, self.facts(), &transaction, height)?;
+        self.in_pool(view, &transaction, height)?;
         self.wait(transaction, bytes.len())
     }
 
@@ -412,8 +412,16 @@ impl<H: Hasher> Ledger<H> {
             transaction.verify_by(&point)?;
             self.vouched().remember(id, &transaction, point);
         }
-        check::in_pool(&self.registry, view, self.facts(), &transaction, height)?;
+        self.in_pool(view, &transaction, height)?;
         Ok(transaction)
+    }
+
+    /// What is asked once the signature is good.
+    // spec: TX-5
+    fn in_pool(&self, view: View<H>, transaction: &SignedTransaction, height: Height) -> Result<(), Refusal> {
+        check::in_pool(&self.registry, view.clone(), self.facts(), transaction, height)?;
+        let next = (height, self.time());
+        check::by_hooks(&self.registry, &self.activity, view, self.facts(), transaction, next)
     }
 
     fn decoded(&self, bytes: &[u8]) -> Result<SignedTransaction, Refusal> {

@@ -635,6 +635,9 @@ pub(crate) struct DryRun {
     pub(crate) bytes_changed: u64,
     /// The receipt it would get; an async bundle the one it would get as a sync one, with the gas of 16 such.
     pub(crate) receipt: Receipt,
+    /// What the chain would do around it by itself.
+    #[serde(default)]
+    pub(crate) continuations: Vec<Continuation>,
 }
 
 /// Entries of a namespace, in the order of their keys.
@@ -909,13 +912,14 @@ pub(crate) struct Block {
 pub(crate) struct Continuation {
     /// The bundle.
     pub(crate) bundle: String,
-    /// `begin_block` or `end_block`, if the chain called a function by itself: `bundle` is none then.
+    /// `begin_block`, `end_block`, `before_transaction` or `after_transaction`, if the chain called a function by itself: `bundle` is
+    /// none then.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) hook: Option<String>,
     /// The function that the chain called so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) function: Option<String>,
-    /// The transaction that resumed it, if the chain did not go on by itself.
+    /// The transaction that resumed it, or around which the chain called a function; none if the chain went on by itself.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) by: Option<String>,
     /// `advanced`, `complete`, `stopped`, `expired` or `abandoned`.
@@ -1158,7 +1162,8 @@ pub(crate) struct Function {
     pub(crate) args: Value,
     /// What its result looks like.
     pub(crate) output: Value,
-    /// `begin_block` or `end_block`, if this is about the chain calling it by itself, and not about transactions.
+    /// `begin_block`, `end_block`, `before_transaction` or `after_transaction`, if this is about the chain calling it by itself, and not
+    /// about what transactions call.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) hook: Option<String>,
     /// The first height at which it is there, if not all are.

@@ -477,15 +477,17 @@ impl<H: Hasher> Ledger<H> {
             Ok(())
         };
         // spec: BLOCK-8
-        let end = When::EndBlock.bundle();
+        let (end, before) = (When::EndBlock.bundle(), When::BeforeTransaction.bundle());
         owned(&mut said, &|one| one.by.is_none() && one.bundle != end)?;
         for (transaction, receipt) in block.transactions.iter().zip(&receipts) {
-            said.receipt(transaction, receipt);
             // A block may hold a transaction again, or once more with a bad signature: of one identity (TX-2) at most one is
-            // not refused, and nothing else resumed a bundle.
-            if !matches!(receipt.verdict, Verdict::Refused { .. }) {
-                owned(&mut said, &|one| one.by == Some(receipt.transaction))?;
-            }
+            // not refused, and nothing is there for the sake of another.
+            let is_let_in = !matches!(receipt.verdict, Verdict::Refused { .. });
+            let of_it = |one: &Continuation| is_let_in && one.by == Some(receipt.transaction);
+            // spec: BLOCK-9
+            owned(&mut said, &|one| of_it(one) && one.bundle == before)?;
+            said.receipt(transaction, receipt);
+            owned(&mut said, &|one| of_it(one) && one.bundle != before)?;
         }
         owned(&mut said, &|one| one.bundle == end)?;
         said.block(&record);

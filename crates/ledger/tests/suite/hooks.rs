@@ -148,11 +148,15 @@ fn next(chain: &Chain, transactions: Vec<SignedTransaction>) -> Vec<Continuation
 
 /// Everything by which the history of a chain is compared with what its blocks come to.
 fn history_holds(chain: &Chain) {
+    history_holds_from(chain, &genesis());
+}
+
+pub(crate) fn history_holds_from(chain: &Chain, genesis: &Genesis) {
     let last = chain.height();
     assert_eq!(chain.replay(Height(1)..=last, &mut |_, _| ()).unwrap().root, chain.root());
-    assert_eq!(chain.replay_from_genesis(&genesis(), last, &mut |_, _| ()).unwrap().root, chain.root());
+    assert_eq!(chain.replay_from_genesis(genesis, last, &mut |_, _| ()).unwrap().root, chain.root());
     let kv = Arc::new(MemoryKv::new());
-    let (rebuilt, _) = chain.rebuild(&genesis(), last, store(), kv, &mut |_, _| ()).unwrap();
+    let (rebuilt, _) = chain.rebuild(genesis, last, store(), kv, &mut |_, _| ()).unwrap();
     assert_eq!((rebuilt.root(), rebuilt.height()), (chain.root(), last));
     let verdict = chain.verify_audit(&mut |_| ()).unwrap();
     assert!(verdict.fault.is_none() && verdict.verified == verdict.count, "{verdict:?}");

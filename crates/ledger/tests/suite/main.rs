@@ -21,6 +21,7 @@ mod recovery;
 mod sessions;
 mod signatures;
 mod tools;
+mod transaction_hooks;
 mod validators;
 mod vectors;
 mod walk;

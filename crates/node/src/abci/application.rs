@@ -646,19 +646,20 @@ fn result(result: &TxResult) -> ExecTxResult {
 }
 
 /// What a block did for an async bundle, or by itself, which no transaction of the block tells.
-// spec: BLOCK-6, BLOCK-8
+// spec: BLOCK-6, BLOCK-8, BLOCK-9
 fn continuation(continuation: &Continuation) -> Event {
+    let by = continuation.by.map_or_else(String::new, |id| id.to_string());
     if let Some((when, function)) = hook_of(continuation) {
         let attributes = [
             ("hook", when.name().to_owned()),
             ("function", function.to_string()),
+            ("by", by),
             ("progress", progress_name(&continuation.progress).to_owned()),
             ("state_hash", continuation.state_hash.0.to_string()),
             ("gas_used", continuation.gas_used.to_string()),
         ];
         return event("keelstone.hook", attributes);
     }
-    let by = continuation.by.map_or_else(String::new, |id| id.to_string());
     event(
         "keelstone.continuation",
         [

@@ -253,6 +253,11 @@ fn dry_run(file: &Path, from: Option<&str>, context: &Context<'_>) -> Result<Exi
     out.row("transaction", &receipt.id);
     out.row("block", format_args!("{}, if it comes next", grouped(receipt.height)));
     show_outcomes(receipt, out);
+    for continuation in &said.continuations {
+        let (Some(hook), Some(function)) = (&continuation.hook, &continuation.function) else { continue };
+        let failed = continuation.failure.as_ref().map_or_else(String::new, |failure| format!(": {}", failure.reason));
+        out.row(hook, format_args!("{function}, gas {}{failed}", grouped(continuation.gas_used)));
+    }
     out.row("gas", grouped(receipt.gas_used));
     out.row("changes", format_args!("{} entries, {}", grouped(said.entries_changed), bytes(said.bytes_changed)));
     let exit = show_end(receipt.failure.as_ref(), ["would succeed", "would fail"], "; nothing was sent", out);

@@ -275,13 +275,14 @@ impl<H: Hasher> Chain for Local<H> {
 
     fn dry_run(&self, transaction: &[u8]) -> Result<api::DryRun, Refusal> {
         let (ledger, transaction, _one) = (self.ledger(), self.asked_about(transaction)?, self.one_question()?);
-        let (setting, Foreseen { receipt, changes }) = ledger.dry_run(&transaction, now())?;
+        let (setting, Foreseen { receipt, continuations, changes }) = ledger.dry_run(&transaction, now())?;
         Ok(api::DryRun {
             root: setting.old_root.to_string(),
             time: setting.time.0,
             entries_changed: changes.len() as u64,
             bytes_changed: changes.bytes(),
             receipt: show_receipt(self.registry(), &receipt, setting.height, 0),
+            continuations: continuations.iter().map(|one| show_continuation(self.registry(), one)).collect(),
         })
     }
 
