@@ -213,6 +213,14 @@ fn samples() -> Vec<(&'static str, &'static str, Json, String)> {
         ),
         ("EXEC-23", "begin block", json!({}), When::BeginBlock.bundle().to_string()),
         ("EXEC-23", "end block", json!({}), When::EndBlock.bundle().to_string()),
+        ("EXEC-25", "before a transaction", json!({}), When::BeforeTransaction.bundle().to_string()),
+        ("EXEC-25", "after a transaction", json!({}), When::AfterTransaction.bundle().to_string()),
+        (
+            "EXEC-25",
+            "the chain's session for an account",
+            json!({"chain_id": "test-1", "account": key(7)}),
+            SessionId::of_hooks(&chain_id, &key(7)).to_string(),
+        ),
         (
             "EXEC-23",
             "the chain's session",

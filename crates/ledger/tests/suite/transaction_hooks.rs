@@ -17,6 +17,9 @@ use keelstone_tree::{Blake3, MemoryTree};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+/// Calls of `Pay`, whether it is async, and what became of it.
+type Heard = (u32, bool, Option<(bool, u64)>);
+
 #[namespace("bank")]
 struct Bank {
     balances: Map<PublicKey, u64>,
@@ -24,8 +27,8 @@ struct Bank {
     paid: Map<PublicKey, u64>,
     /// How hooks behave.
     mood: Item<u8>,
-    /// What hooks heard of the last transaction of a key: calls of `Pay`, whether it is async, and what became of it.
-    heard: Map<PublicKey, (u32, bool, Option<(bool, u64)>)>,
+    /// What hooks heard of the last transaction of a key.
+    heard: Map<PublicKey, Heard>,
 }
 
 #[event("bank.charged")]
@@ -73,9 +76,19 @@ struct Mood {
 
 impl Transition<Bank> for Mood {
     type Output = ();
-    fn apply(&self, bank: &mut Draft<Bank>, cx: &mut Context) -> Result<(), Denied> {
-        ensure!(cx.transaction().is_err(), "only hooks hear of their transaction");
+    fn apply(&self, bank: &mut Draft<Bank>, _: &mut Context) -> Result<(), Denied> {
         Ok(bank.mood.set(&self.is)?)
+    }
+}
+
+/// Asks for what only hooks are told.
+#[transition("bank.nosy/1")]
+struct Nosy;
+
+impl Transition<Bank> for Nosy {
+    type Output = bool;
+    fn apply(&self, _: &mut Draft<Bank>, cx: &mut Context) -> Result<bool, Denied> {
+        Ok(cx.transaction().is_ok())
     }
 }
 
@@ -122,7 +135,7 @@ impl Transition<Bank> for Settle {
 
 fn registry() -> Registry {
     let mut registry = Registry::new();
-    registry.register::<Bank, Pay>().register::<Bank, Mood>().event::<Charged>();
+    registry.register::<Bank, Pay>().register::<Bank, Mood>().register::<Bank, Nosy>().event::<Charged>();
     registry.before_transaction::<Bank, Charge>().after_transaction::<Bank, Settle>();
     registry.check().unwrap();
     registry
@@ -166,7 +179,7 @@ fn paid(chain: &Chain, person: u8) -> u64 {
     look(chain, |bank| bank.paid.get(&key(person).public()).unwrap().unwrap_or_default())
 }
 
-fn heard(chain: &Chain, person: u8) -> (u32, bool, Option<(bool, u64)>) {
+fn heard(chain: &Chain, person: u8) -> Heard {
     look(chain, |bank| bank.heard.get(&key(person).public()).unwrap().unwrap())
 }
 
@@ -221,13 +234,17 @@ fn a_fee_is_paid_whatever_becomes_of_the_transaction() {
         tried.session = session;
         assert_eq!(chain.submit(&tried.sign(&key(9)).to_bytes()).unwrap_err().code(), code);
     }
+    next(&chain, vec![signed(4, 0, vec![op(&Nosy)])]);
+    assert!(
+        matches!(&chain.receipts(chain.height()).unwrap()[0].verdict, Verdict::Failed(failure) if failure.code == 5)
+    );
     history_holds_from(&chain, &genesis());
     let logged = chain.audit_records(0, usize::MAX, &|_| true).unwrap().0;
     let by_chain = logged.iter().filter(|logged| {
         matches!(&logged.record.event, AuditEvent::Operation(operation)
             if operation.sender == PublicKey::CHAIN && operation.function == Charge::hash())
     });
-    assert_eq!(by_chain.count(), 3);
+    assert_eq!(by_chain.count(), 4);
 }
 
 /// spec: TX-10, TX-5, POOL-4. Who does not pay is refused when the transaction arrives and in its block: nothing of it stays, its
@@ -238,7 +255,7 @@ fn who_cannot_pay_is_not_let_in() {
     let poor = signed(50, 0, vec![pay(1, 0)]);
     let refusal = chain.submit(&poor.to_bytes()).unwrap_err();
     assert!(matches!(&refusal, Refusal::Hook { function, .. } if function == "bank.charge/1") && refusal.code() == 19);
-    assert_eq!(refusal.to_string(), "bank.charge/1 does not let it in: 101 is due, 0 is there");
+    assert_eq!(refusal.to_string(), "bank.charge/1 does not let it in: denied: 101 is due, 0 is there");
     assert!(matches!(
         chain.dry_run(&poor.transaction, Timestamp(9)),
         Err(ForesightError::Refused(Refusal::Hook { .. }))
