@@ -18,7 +18,7 @@ use crate::record::{self, Head, Step};
 use crate::recover::{clear_ground, sweep};
 use crate::segment::{Kind, Spot};
 use crate::segments::Segments;
-use crate::store::Shared;
+use crate::shared::Shared;
 use crate::sync::mpsc;
 use crate::sync::thread::{self, JoinHandle};
 use crate::version::Version;

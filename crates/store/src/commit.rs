@@ -5,7 +5,7 @@
 
 use crate::log::{Append, Appended};
 use crate::record::{self, Head, Layout, Step};
-use crate::store::{Shared, Writer};
+use crate::shared::{Shared, Writer};
 use crate::sync::atomic::Ordering;
 use crate::sync::mpsc;
 use crate::sync::thread::{self, JoinHandle};

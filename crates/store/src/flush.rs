@@ -9,7 +9,7 @@ use crate::StoreError;
 use crate::appender::Appender;
 use crate::segment::{Kind, SegmentId, Spot};
 use crate::segments::{Segments, Usage};
-use crate::store::Shared;
+use crate::shared::Shared;
 use crate::superblock::{Flushed, Superblock, SuperblockFile};
 use crate::sync::atomic::Ordering;
 use crate::version::Version;

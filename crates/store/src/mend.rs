@@ -25,7 +25,7 @@ use crate::recover::open_aside;
 use crate::sector::{Found, PAYLOAD, PAYLOAD_BYTES, Sector};
 use crate::segment::{Kind, Segment, SegmentId, Spot};
 use crate::segments::Segments;
-use crate::store::{Shared, Writer};
+use crate::shared::{Shared, Writer};
 use keelstone_codec::{Bytes, Encode as _, Height, Key, Namespace, Root, Value};
 use keelstone_tree::{Build, Entry, Hasher, KeyRange, Leaf, Lost, PageAt, Place, Rewrite, Totals, Tree};
 use std::collections::{BTreeMap, BTreeSet};

@@ -8,7 +8,7 @@ use crate::log::{self, Log, Tail};
 use crate::record::{Record, Step};
 use crate::segment::{Kind, SegmentId, Spot};
 use crate::segments::Segments;
-use crate::store::{Shared, Writer};
+use crate::shared::{Shared, Writer};
 use crate::superblock::{self, Flushed, Superblock, SuperblockFile};
 use crate::version::{Version, Versions};
 use crate::{Options, StoreError};

@@ -17,7 +17,7 @@ use crate::recover::open_aside;
 use crate::sector::{Found, PAYLOAD_BYTES, Seal, Stamp, StoreId};
 use crate::segment::{FORMAT, Segment, SegmentId};
 use crate::segments::Segments;
-use crate::store::Shared;
+use crate::shared::Shared;
 use crate::sync::{Mutex, MutexGuard};
 use keelstone_codec::{Decode, DecodeError, Encode, Key, Namespace, Reader};
 use keelstone_tree::Hasher;

@@ -2,15 +2,15 @@
 
 use crate::hooks::history_holds_from;
 use crate::tools::*;
-use keelstone_codec::{Decode as _, Encode as _, Height, Timestamp};
+use keelstone_codec::{Decode as _, Encode as _, Height, OrderedKey as _, Timestamp};
 use keelstone_execution::{
     Batching, BlockContext, BlockDraft, Bundle, Context, Denied, Draft, Function, Item, Map, Mode, Operation,
     PublicKey, Registry, Session, SessionId, TRANSACTION_HOOK_GAS_MAX, Transition, View, When, denied, ensure, event,
     namespace, transition,
 };
 use keelstone_ledger::{
-    AuditEvent, Block, BundleProof, Continuation, Executed, ForesightError, Genesis, Ledger, PoolLimits, Progress,
-    Refusal, Refused, SignedTransaction, Verdict, Witness, execute,
+    AuditEvent, Block, BundleProof, ChangedBy, Continuation, Executed, ForesightError, Genesis, Ledger, PoolLimits,
+    Progress, Refusal, Refused, SignedTransaction, Verdict, Witness, execute,
 };
 use keelstone_store::kv::MemoryKv;
 use keelstone_tree::{Blake3, MemoryTree};
@@ -245,6 +245,17 @@ fn a_fee_is_paid_whatever_becomes_of_the_transaction() {
             if operation.sender == PublicKey::CHAIN && operation.function == Charge::hash())
     });
     assert_eq!(by_chain.count(), 4);
+    // Who changed a balance, in order.
+    let mut place = keelstone_execution::entry_prefix("balances");
+    key(1).public().encode_key(&mut place);
+    let (space, place) = (keelstone_codec::Namespace::new("bank").unwrap(), keelstone_codec::Key::new(place).unwrap());
+    let found = chain.key_history(&space, &place, Height(1)..=Height(1), 9).unwrap();
+    let ChangedBy::Operations(by) = &found.changes[0].by else { panic!("{:?}", found.changes[0].by) };
+    let functions = by.iter().map(|(_, logged)| match &logged.as_ref().unwrap().record.event {
+        AuditEvent::Operation(operation) => operation.function,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(functions.collect::<Vec<_>>(), [Charge::hash(), Pay::hash(), Pay::hash(), Settle::hash()]);
 }
 
 /// spec: TX-10, TX-5, POOL-4. Who does not pay is refused when the transaction arrives and in its block: nothing of it stays, its
@@ -282,7 +293,7 @@ fn who_cannot_pay_is_not_let_in() {
 /// spec: EXEC-25. A hook that breaks keeps everybody out before, and leaves what has happened after; it has little gas in either place.
 #[test]
 fn a_hook_that_breaks_is_told_and_bounded() {
-    for (mood, said) in [(PANICS, "no fee today"), (SPINS, "gas")] {
+    for (mood, said) in [(PANICS, "panicked"), (SPINS, "gas")] {
         let chain = bank(registry());
         next(&chain, vec![signed(1, 0, vec![op(&Mood { is: mood })])]);
         let refusal = chain.submit(&signed(2, 0, vec![pay(1, 1)]).to_bytes()).unwrap_err();
