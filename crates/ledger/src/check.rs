@@ -235,7 +235,7 @@ fn may_call(
         return Ok(Err(SessionError::NotYours(id).into()));
     }
     let needs: Vec<Capability> = needs.into_iter().collect();
-    Ok(sessions.authorize(id, &record, &needs, registry.reserved(), height)?.map_err(Refusal::from))
+    Ok(sessions.authorize(id, &record, &needs, registry, height)?.map_err(Refusal::from))
 }
 
 /// Everything about a transaction whose signature is good, against the block's draft. Gives the nonce it leaves.

@@ -310,7 +310,7 @@ impl BlockDraft<'_> {
                 return Ok(Err(SessionError::NotYours(session)));
             }
             let needs: &[_] = if batching.hold { &[HOLD] } else { &[] };
-            let verdict = sessions.authorize(session, &record, needs, registry.reserved(), block.height)?;
+            let verdict = sessions.authorize(session, &record, needs, registry, block.height)?;
             Ok(verdict.map(|()| record))
         });
         handle.take_stop();
