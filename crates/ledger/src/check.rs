@@ -8,6 +8,7 @@
 
 use crate::chain::ChainFacts;
 use crate::keys::SignatureError;
+use crate::limits::ChainLimits;
 use crate::mempool::PoolError;
 use crate::modules::agents::{self, Agents};
 use crate::nonces;
@@ -151,9 +152,21 @@ impl Refusal {
     }
 }
 
-/// What needs no state but the chain's facts.
+/// Whether the chain takes so many bytes of a transaction.
+// spec: TX-5
+pub(crate) fn size(limits: &ChainLimits, found: usize) -> Result<(), Refusal> {
+    let limit = limits.transaction_bytes_max;
+    if found as u64 > u64::from(limit) { Err(Refusal::TooLarge { found, limit }) } else { Ok(()) }
+}
+
+/// What needs no state but the chain's facts and limits.
 // spec: TX-5, TX-7
-pub(crate) fn facts(facts: &ChainFacts, signed: &SignedTransaction, height: Height) -> Result<(), Refusal> {
+pub(crate) fn facts(
+    facts: &ChainFacts,
+    limits: &ChainLimits,
+    signed: &SignedTransaction,
+    height: Height,
+) -> Result<(), Refusal> {
     let transaction = &signed.transaction;
     if transaction.chain_id != facts.chain_id {
         return Err(Refusal::WrongChain { expected: facts.chain_id.clone(), found: transaction.chain_id.clone() });
@@ -162,11 +175,11 @@ pub(crate) fn facts(facts: &ChainFacts, signed: &SignedTransaction, height: Heig
     if expiry < height {
         return Err(Refusal::Expired { expiry, height });
     }
-    let latest = Height(height.0.saturating_add(facts.limits.expiry_blocks_max));
+    let latest = Height(height.0.saturating_add(limits.expiry_blocks_max));
     if expiry > latest {
         return Err(Refusal::ExpiresTooLate { expiry, latest });
     }
-    let (found, limit) = (transaction.bundle.operations().len(), facts.limits.bundle_operations_max);
+    let (found, limit) = (transaction.bundle.operations().len(), limits.bundle_operations_max);
     if found as u64 > u64::from(limit) {
         return Err(Refusal::TooManyOperations { found, limit });
     }
@@ -246,10 +259,11 @@ pub(crate) fn in_block(
     registry: &Registry,
     draft: &mut BlockDraft<'_>,
     chain: &ChainFacts,
+    limits: &ChainLimits,
     signed: &SignedTransaction,
     height: Height,
 ) -> Result<Result<u64, Refusal>, ReadError> {
-    let verdict = facts(chain, signed, height).and_then(|()| {
+    let verdict = facts(chain, limits, signed, height).and_then(|()| {
         let (next, found) = (nonce(draft, &signed.transaction.sender)?, signed.transaction.nonce);
         if found > next {
             return Err(Refusal::NonceGap { next, found });
@@ -263,7 +277,7 @@ pub(crate) fn in_block(
         if *signed.transaction.bundle.mode() != Mode::Sync {
             let kept =
                 draft.edit(|agents: &mut Agents| agents::is_kept_from(registry, agents, &signed.transaction.sender));
-            let limits = answered(limits_for(kept, chain.limits.bundles()).map(Ok))?;
+            let limits = answered(limits_for(kept, limits.bundles()).map(Ok))?;
             let taken = draft.edit(|bundles: &mut Bundles| may_submit(registry, bundles, signed, &limits, height));
             answered(taken)?;
         }
@@ -280,10 +294,11 @@ pub(crate) fn in_block(
 pub(crate) fn before_signature(
     state: &dyn Read,
     chain: &ChainFacts,
+    limits: &ChainLimits,
     signed: &SignedTransaction,
     height: Height,
 ) -> Result<(), Refusal> {
-    facts(chain, signed, height)?;
+    facts(chain, limits, signed, height)?;
     used_up(nonce(state, &signed.transaction.sender)?, signed.transaction.nonce).map(drop)
 }
 
@@ -292,6 +307,7 @@ pub(crate) fn in_pool(
     registry: &Registry,
     state: impl Read + Clone + 'static,
     chain: &ChainFacts,
+    limits: &ChainLimits,
     signed: &SignedTransaction,
     height: Height,
 ) -> Result<(), Refusal> {
@@ -302,7 +318,7 @@ pub(crate) fn in_pool(
     }
     let agents = View::<Agents>::over(state.clone());
     let kept = agents::is_kept_from(registry, &agents, &signed.transaction.sender);
-    let limits = answered(limits_for(kept, chain.limits.bundles()).map(Ok))?;
+    let limits = answered(limits_for(kept, limits.bundles()).map(Ok))?;
     answered(may_submit(registry, &View::<Bundles>::over(state), signed, &limits, height))
 }
 
