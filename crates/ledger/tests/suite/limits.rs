@@ -352,8 +352,11 @@ fn limits_that_a_chain_may_not_have_are_denied() {
 fn what_no_longer_fits_leaves_the_pool() {
     let chain = begun();
     let far = Transaction { expiry_height: Height(90_000), ..unsigned(3, 0, puts(1)) }.sign(&key(3));
-    let near = Transaction { expiry_height: Height(40), ..unsigned(4, 0, puts(1)) }.sign(&key(4));
-    let waiting = [of_bytes(1, 0, 7_000), signed(2, 0, puts(5)), far, near.clone()];
+    let near = |person, operations| {
+        Transaction { expiry_height: Height(40), ..unsigned(person, 0, operations) }.sign(&key(person))
+    };
+    let (many, near) = (near(2, puts(5)), near(4, puts(1)));
+    let waiting = [of_bytes(1, 0, 7_000), many, far, near.clone()];
     for waiting in &waiting {
         chain.submit(&waiting.to_bytes()).unwrap();
     }
