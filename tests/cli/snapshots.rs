@@ -796,11 +796,18 @@ fn a_state_of_any_size_becomes_the_beginning_of_a_new_network() {
     let value = "5a".repeat(1 << 20);
     let state: serde_json::Map<String, Value> = (0..17).map(|n| (format!("{n:02x}"), json!(value))).collect();
     let genesis = json!({
-        "chain_id": "old", "producers": [own], "grants": { &own: ["contracts.patch"] }, "state": { "blobs": state },
+        "chain_id": "old", "producers": [own], "grants": { &own: ["contracts.patch", "chain.set_limits"] },
+        "state": { "blobs": state },
     });
     fs::write(path("old.json"), genesis.to_string()).unwrap();
     expect(&old, 0, &["init", "--genesis", &path("old.json")]);
-    send(&old, 0, &json!([register(), post("first")]));
+    // spec: LEDGER-10. What its limits are by then, not what they began as, is what the new chain begins with.
+    let mut limits = expect(&old, 0, &["status"])["limits"].clone();
+    assert_eq!(limits["block_transactions_max"], 10_000);
+    limits["block_transactions_max"] = json!(77);
+    let set_limits = json!({ "call": "chain.set_limits/1", "args": { "limits": limits } });
+    send(&old, 0, &json!([register(), post("first"), set_limits]));
+    assert_eq!(expect(&old, 0, &["status"])["limits"], limits);
     snapshot(&old, 0, &["create"]);
     let (tar, file) = (path("state.tar"), path("new.json"));
     snapshot(&old, 0, &["export", "1", &tar]);
@@ -809,6 +816,8 @@ fn a_state_of_any_size_becomes_the_beginning_of_a_new_network() {
     assert_eq!((&made["inherits"], &made["grants"]), (&json!(true), &json!(1)));
     assert!(made["bytes"].as_u64().unwrap() > 17 << 20, "{made}");
     assert!(fs::metadata(&file).unwrap().len() < 4096, "the file names the state and does not hold it");
+    let written: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(written["limits"], limits);
 
     // Without the archive, with half of it, with something else, or with one that nobody asked for there is no chain.
     let whole = fs::read(&tar).unwrap();

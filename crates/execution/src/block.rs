@@ -513,7 +513,7 @@ impl<'a> BlockDraft<'a> {
         if record.owner != sender {
             return Err(FailureKind::Session(SessionError::NotYours(id)));
         }
-        let verdict = sessions.authorize(id, &record, &entry.needs, self.registry.reserved(), block.height);
+        let verdict = sessions.authorize(id, &record, &entry.needs, self.registry, block.height);
         verdict.map_err(|stop| self.stopped(stop))?.map_err(FailureKind::Session)?;
         Ok(record)
     }

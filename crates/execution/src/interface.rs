@@ -16,7 +16,7 @@ pub(crate) fn hash_of(registry: &Registry) -> Hash {
     const INTERFACE: Tag = Tag::new("interface");
     let functions: Vec<Function<'_>> = registry.functions().into_iter().map(Function).collect();
     let events: Vec<_> = registry.events().map(|(name, shape)| (name, shape())).collect();
-    let reserved: Vec<_> = registry.reserved().iter().collect();
+    let reserved: Vec<_> = registry.reserved().into_iter().collect();
     let spaces: Vec<_> = registry.spaces().map(Declared).collect();
     let mut hasher = TaggedHasher::new(INTERFACE);
     hasher.value(&(functions, events, reserved, spaces));
@@ -24,8 +24,17 @@ pub(crate) fn hash_of(registry: &Registry) -> Hash {
     let hooks: Vec<_> = registry.hooks().map(|(when, entry)| (when.number(), Function(entry), span(entry))).collect();
     let all = registry.functions().into_iter().filter(|entry| entry.heights != EVER);
     let spans: Vec<_> = all.map(|entry| (entry.hash, span(entry))).collect();
-    if !hooks.is_empty() || !spans.is_empty() {
+    let mut times: Vec<_> = registry
+        .reserved_at_times()
+        .map(|(capability, heights)| (capability, *heights.start(), *heights.end()))
+        .collect();
+    times.sort_unstable();
+    times.dedup();
+    if !hooks.is_empty() || !spans.is_empty() || !times.is_empty() {
         hasher.value(&(hooks, spans));
+    }
+    if !times.is_empty() {
+        hasher.value(&times);
     }
     hasher.finish()
 }

@@ -192,7 +192,8 @@ pub struct Registry {
     heights: RangeInclusive<Height>,
     spaces: BTreeMap<&'static str, SpaceInfo>,
     events: BTreeMap<&'static str, fn() -> Shape>,
-    reserved: BTreeSet<Capability>,
+    /// At which heights each is reserved.
+    reserved: BTreeMap<Capability, Vec<RangeInclusive<Height>>>,
     /// Types of the engine's namespaces that functions of an application may have in their worlds.
     opened: BTreeSet<TypeId>,
     /// Which of those types an application has, and what is said of each that is not open.
@@ -217,7 +218,7 @@ impl Registry {
     #[must_use]
     pub fn new() -> Self {
         let (functions, spaces, events) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let (reserved, errors, activity) = (BTreeSet::new(), Vec::new(), Activity::default());
+        let (reserved, errors, activity) = (BTreeMap::new(), Vec::new(), Activity::default());
         let (hooks, heights, opened, engines) = (Vec::new(), EVER, BTreeSet::new(), Vec::new());
         let mut out = Self { functions, hooks, heights, spaces, events, reserved, opened, engines, errors, activity };
         crate::bundles::register(&mut out);
@@ -267,8 +268,9 @@ impl Registry {
         self.hook::<W, T>(When::AfterTransaction)
     }
 
-    /// Registers functions that are there at these heights alone. At others they are as if the program did not have them, so
-    /// that one program can run a chain's whole history, and every node changes the rules at the same block.
+    /// Registers functions that are there at these heights alone, and capabilities that are reserved at them. At others it is as if
+    /// the program said nothing of them, so that one program can run a chain's whole history, and every node changes the rules at
+    /// the same block.
     // spec: EXEC-23
     pub fn during(&mut self, heights: impl RangeBounds<Height>, register: impl FnOnce(&mut Self)) -> &mut Self {
         let first = match heights.start_bound() {
@@ -379,7 +381,9 @@ impl Registry {
 
     /// Takes a capability out of what every root session holds: it must be granted to a key (spec: EXEC-20).
     pub fn reserve(&mut self, capability: Capability) -> &mut Self {
-        self.reserved.insert(capability);
+        if !self.heights.is_empty() {
+            self.reserved.entry(capability).or_default().push(self.heights.clone());
+        }
         self
     }
 
@@ -499,10 +503,23 @@ impl Registry {
         self.events.iter().map(|(name, shape)| (*name, *shape))
     }
 
-    /// What root sessions do not hold by themselves.
+    /// What root sessions do not hold by themselves, at whatever heights.
     #[must_use]
-    pub fn reserved(&self) -> &BTreeSet<Capability> {
-        &self.reserved
+    pub fn reserved(&self) -> BTreeSet<&Capability> {
+        self.reserved.keys().collect()
+    }
+
+    /// Whether a capability is reserved at a height.
+    // spec: EXEC-20, EXEC-23
+    #[must_use]
+    pub fn is_reserved(&self, capability: &Capability, height: Height) -> bool {
+        self.reserved.get(capability).is_some_and(|all| all.iter().any(|heights| heights.contains(&height)))
+    }
+
+    /// Those that are reserved at some heights alone, and at which.
+    pub(crate) fn reserved_at_times(&self) -> impl Iterator<Item = (&Capability, &RangeInclusive<Height>)> {
+        let at_times = self.reserved.iter().filter(|(_, all)| !all.contains(&EVER));
+        at_times.flat_map(|(capability, all)| all.iter().map(move |heights| (capability, heights)))
     }
 
     fn claim(&mut self, space: SpaceInfo) {

@@ -11,7 +11,7 @@ use crate::chain::first_link;
 use crate::collections::entry_prefix;
 use crate::meter::cost;
 use crate::newtype::hash_newtype;
-use crate::{Map, SessionError};
+use crate::{Map, Registry, SessionError};
 use keelstone_codec::{
     ChainId, Decode, DecodeError, Describe, Encode, Height, Key, OrderedKey, Reader, Shape, StateHash, Tag,
     TaggedHasher, Text,
@@ -306,7 +306,7 @@ impl Sessions {
         id: SessionId,
         session: &Session,
         needs: &[Capability],
-        reserved: &BTreeSet<Capability>,
+        registry: &Registry,
         height: Height,
     ) -> Result<Result<(), SessionError>, crate::Stop> {
         let (mut id, mut session) = (id, session.clone());
@@ -320,7 +320,7 @@ impl Sessions {
             for need in needs {
                 let holds = match &session.capabilities {
                     Capabilities::Only(names) => names.contains(need),
-                    Capabilities::Root if !reserved.contains(need) => true,
+                    Capabilities::Root if !registry.is_reserved(need, height) => true,
                     Capabilities::Root => {
                         self.grants.get(&session.owner)?.is_some_and(|granted| granted.contains(need))
                     }

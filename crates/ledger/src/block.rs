@@ -9,9 +9,10 @@
 //! `spec/ledger.md`, BLOCK-1 to BLOCK-8, LEDGER-1 to LEDGER-3. Vectors: `spec/vectors/ledger.json`.
 
 use crate::audit::{self, Appended, Collected};
-use crate::chain::{self, BLOCKS, Chain, ChainFacts, SHARE_CHANGE_BYTES_MAX};
+use crate::chain::{self, BLOCKS, Chain, ChainFacts};
 use crate::check::{self, Refusal};
 use crate::keys::{SignatureError, verify_batch};
+use crate::limits::{ChainLimits, SHARE_CHANGE_BYTES_MAX};
 use crate::modules::agents;
 use crate::nonces;
 use crate::parallel::{Beforehand, Oracle};
@@ -420,6 +421,8 @@ pub struct Executed {
     pub refused: Vec<(TxId, Refusal)>,
     /// New powers of validators, 0 for those who left: what the engine the chain runs under has to be told.
     pub validators: Vec<Validator>,
+    /// The limits from the next block on, if it changed them: that engine has to hold what they allow.
+    pub limits: Option<ChainLimits>,
     /// The next nonces of the accounts that acted.
     pub nonces: BTreeMap<PublicKey, u64>,
     /// How much of it was run beforehand, on several threads. Says nothing about the block.
@@ -551,7 +554,7 @@ fn execute_within(
     let transactions = std::mem::take(&mut block.transactions);
     let known = way.each(transactions.len(), |at| KnownBy::of(&transactions[at]));
     let size = (known.len(), known.iter().map(|known| known.bytes).sum());
-    let (facts, previous, context) = ground(&state, previous_root, &block, size)?;
+    let (Chain { facts, limits, .. }, previous, context) = ground(&state, previous_root, &block, size)?;
     let mut out = Executed {
         block: block.clone(),
         receipts: Vec::new(),
@@ -562,6 +565,7 @@ fn execute_within(
         record: None,
         refused: Vec::new(),
         validators: Vec::new(),
+        limits: None,
         nonces: BTreeMap::new(),
         beforehand: Beforehand::default(),
     };
@@ -573,11 +577,11 @@ fn execute_within(
         draft = draft.noting(namespace, key);
     }
     // spec: BLOCK-8. What the chain itself does has room and gas of its own: it takes nothing of either from others.
-    let began = draft.run_hooks(When::BeginBlock, facts.limits.bundle_gas_max)?;
+    let began = draft.run_hooks(When::BeginBlock, limits.bundle_gas_max)?;
     let of_hooks = draft.look(Changes::bytes);
     // spec: EXEC-6. What is due first, then the bundles in flight, then transactions, on what those leave.
     let share_change_bytes_max = room.share.saturating_add(of_hooks);
-    let share = BundleLimits { share_change_bytes_max, ..facts.limits.bundles() };
+    let share = BundleLimits { share_change_bytes_max, ..limits.bundles() };
     let mut batches = draft.expire_bundles(&share)?;
     batches.extend(draft.continue_bundles(&share)?);
     // spec: AUDIT-4
@@ -586,13 +590,13 @@ fn execute_within(
     let mut changed_bytes = draft.look(Changes::bytes).saturating_sub(of_hooks);
     let of_batches = batches.iter().fold(0u64, |sum, batch| sum.saturating_add(batch.gas_used));
     // spec: BLOCK-2. The undo of an operation may pass the share, and keeps no transaction out for that.
-    let mut gas_used = of_batches.min(facts.limits.block_gas_max.saturating_sub(facts.limits.bundle_gas_max));
+    let mut gas_used = of_batches.min(limits.block_gas_max.saturating_sub(limits.bundle_gas_max));
     let of_chain = |batch| Continuation::of(batch, None);
     out.continuations.extend(began.into_iter().map(of_chain));
     let continued: Vec<_> = batches.into_iter().map(of_chain).collect();
     changed_bytes = continued.iter().fold(changed_bytes, |sum, batch| sum.saturating_add(batch.weight()));
     out.continuations.extend(continued);
-    let run = Run { registry, facts: &facts, share: &share, height: block.height };
+    let run = Run { registry, facts: &facts, limits: &limits, share: &share, height: block.height };
     let signatures = way.signatures(&transactions, &known);
     let mut oracle = way.foretell(&run, &draft, &transactions, &known, &signatures);
     let mut listed = Vec::with_capacity(transactions.len());
@@ -603,7 +607,7 @@ fn execute_within(
             Err(error) => Err(error.into()),
             // spec: BLOCK-2, BLOCK-7
             Ok(())
-                if gas_used.saturating_add(facts.limits.bundle_gas_max) > facts.limits.block_gas_max
+                if gas_used.saturating_add(limits.bundle_gas_max) > limits.block_gas_max
                     || changed_bytes > room.full =>
             {
                 oracle.was_not_run(index);
@@ -617,7 +621,7 @@ fn execute_within(
                     ran
                 }
                 None => {
-                    let gas = facts.limits.block_gas_max.saturating_sub(gas_used);
+                    let gas = limits.block_gas_max.saturating_sub(gas_used);
                     let left = Left { gas, change_bytes: room.full.saturating_sub(changed_bytes) };
                     oracle.look_ahead(&draft, index, &transactions, &known);
                     let (ran, changes) = draft.apart(|draft| run.transaction(draft, transaction, id, left));
@@ -660,7 +664,7 @@ fn execute_within(
         out.receipts.push(receipt);
         listed.push(known[index].listed);
     }
-    let ended = draft.run_hooks(When::EndBlock, facts.limits.bundle_gas_max)?;
+    let ended = draft.run_hooks(When::EndBlock, limits.bundle_gas_max)?;
     ended.iter().for_each(|batch| happened.batch(batch));
     out.continuations.extend(ended.into_iter().map(of_chain));
     let kept = transactions.into_iter().zip(kept).filter_map(|(transaction, kept)| kept.then_some(transaction));
@@ -678,6 +682,7 @@ fn execute_within(
         let (namespace, key) = Validators::place();
         draft.put(&namespace, key, Some(after.value()))?;
     }
+    out.limits = draft.look(ChainLimits::changed_by)?;
     let (namespace, key, tip) = chain::tip_write(block.height);
     draft.put(&namespace, key, Some(tip))?;
     let mut record = BlockRecord {
@@ -711,7 +716,7 @@ pub(crate) fn continuations_root(continuations: &[Continuation]) -> Hash {
     list_root(&continuations.iter().map(Continuation::list_hash).collect::<Vec<_>>())
 }
 
-/// What a block stands on: the chain's facts, the hash of the last record, and what functions may ask of the block. Of its
+/// What a block stands on: the chain's facts and limits, the hash of the last record, and what functions may ask of the block. Of its
 /// transactions only their size is looked at: how many, and how many bytes.
 // spec: BLOCK-2, BLOCK-5
 pub(crate) fn ground(
@@ -719,19 +724,18 @@ pub(crate) fn ground(
     previous_root: Root,
     block: &Block,
     size: (usize, usize),
-) -> Result<(ChainFacts, Hash, BlockContext), BlockError> {
+) -> Result<(Chain, Hash, BlockContext), BlockError> {
     let chain = Chain::read(state)?.ok_or(BlockError::NoGenesis)?;
     let previous = previous(state, &chain, block)?;
-    let facts = chain.facts;
-    fits(&facts, Validators::read(state)?.as_ref(), block, size)?;
+    fits(&chain, Validators::read(state)?.as_ref(), block, size)?;
     let context = BlockContext {
-        chain_id: facts.chain_id.clone(),
+        chain_id: chain.facts.chain_id.clone(),
         height: block.height,
         time: block.time,
         proposer: block.proposer,
         seed: seed(&previous, block, &previous_root),
     };
-    Ok((facts, previous, context))
+    Ok((chain, previous, context))
 }
 
 /// What a block's transactions are run with.
@@ -739,6 +743,8 @@ pub(crate) fn ground(
 pub(crate) struct Run<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) facts: &'a ChainFacts,
+    /// Those that were in force before the block.
+    pub(crate) limits: &'a ChainLimits,
     pub(crate) share: &'a BundleLimits,
     pub(crate) height: Height,
 }
@@ -806,7 +812,7 @@ impl Run<'_> {
             behind.extend(self.after(draft, heard, (true, gas_used))?);
             return Ok(Ok(Ran { next, before, verdict, gas_used, did, behind }));
         }
-        let bundle_gas_max = self.facts.limits.bundle_gas_max;
+        let bundle_gas_max = self.limits.bundle_gas_max;
         let (verdict, gas_used) = match self.execute(draft, caller, bundle, bundle_gas_max)? {
             Ok(finished) => {
                 did.finished(sender, id, &finished);
@@ -839,7 +845,7 @@ impl Run<'_> {
             Err(refusal) => return Ok(Err(refusal)),
         };
         let id = signed.id();
-        let (whole, gas) = (signed.transaction.bundle.as_one(), self.facts.limits.bundle_gas_max);
+        let (whole, gas) = (signed.transaction.bundle.as_one(), self.limits.bundle_gas_max);
         let (bundle, gas_max) = match &whole {
             Some(whole) => (whole, gas.saturating_mul(ASYNC_BUNDLES)),
             None => (&signed.transaction.bundle, gas),
@@ -855,7 +861,7 @@ impl Run<'_> {
 
     /// Whether a transaction may run, and its nonce used if so.
     fn admit(&self, draft: &mut BlockDraft<'_>, signed: &SignedTransaction) -> Result<Result<Admitted, Refusal>, Halt> {
-        let next = match check::in_block(self.registry, draft, self.facts, signed, self.height)? {
+        let next = match check::in_block(self.registry, draft, self.facts, self.limits, signed, self.height)? {
             Ok(next) => next,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -863,7 +869,7 @@ impl Run<'_> {
         let mut before = Vec::new();
         // spec: EXEC-25. In a layer of their own: if one of them does not let it in, nothing stays of the others.
         if let Some(heard) = &heard {
-            let (verdict, changes) = draft.apart(|draft| check::let_in(self.registry, draft, self.facts, heard));
+            let (verdict, changes) = draft.apart(|draft| check::let_in(self.registry, draft, self.limits, heard));
             before = match verdict? {
                 Ok(before) => before,
                 Err(refusal) => return Ok(Err(refusal)),
@@ -886,7 +892,7 @@ impl Run<'_> {
     ) -> Result<Vec<Batch>, Halt> {
         let Some(mut heard) = heard else { return Ok(Vec::new()) };
         Arc::make_mut(&mut heard).ended = Some(TransactionEnd { succeeded, gas_used });
-        draft.run_transaction_hooks(When::AfterTransaction, &heard, self.facts.limits.bundle_gas_max)
+        draft.run_transaction_hooks(When::AfterTransaction, &heard, self.limits.bundle_gas_max)
     }
 
     fn execute(
@@ -963,9 +969,9 @@ fn previous(state: &dyn Read, chain: &Chain, block: &Block) -> Result<Hash, Bloc
 }
 
 /// Checks who made a block, and its limits.
-// spec: BLOCK-2, LEDGER-8
+// spec: BLOCK-2, LEDGER-8, LEDGER-10
 fn fits(
-    facts: &ChainFacts,
+    Chain { facts, limits, .. }: &Chain,
     validators: Option<&Validators>,
     block: &Block,
     (count, bytes): (usize, usize),
@@ -978,8 +984,8 @@ fn fits(
         return Err(BlockError::Proposer { proposer: block.proposer });
     }
     for (what, found, limit) in [
-        ("transactions", count, facts.limits.block_transactions_max),
-        ("bytes of transactions", bytes, facts.limits.block_bytes_max),
+        ("transactions", count, limits.block_transactions_max),
+        ("bytes of transactions", bytes, limits.block_bytes_max),
     ] {
         if found as u64 > u64::from(limit) {
             return Err(BlockError::TooLarge { what, found: found as u64, limit: u64::from(limit) });

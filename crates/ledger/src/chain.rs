@@ -2,22 +2,22 @@
 //!
 //! A node that took its state from a snapshot never saw the genesis, so everything a genesis decides for all time
 //! stands in state: name, hasher, limits, producers, and the hash of the genesis itself. `tip` says where the last
-//! block record stands, so that the next one can name it. Written by the ledger alone, but for the validators
-//! ([`crate::Validators`]).
+//! block record stands, so that the next one can name it. Written by the ledger alone, but for what functions change of a
+//! running chain: the validators ([`crate::Validators`]) and its limits ([`ChainLimits`]).
 //!
 //! Layout: `spec/ledger.md`, LEDGER-4 and GENESIS-2.
 
 use crate::audit::read_log;
 use crate::block::BlockRecord;
 use crate::inherit::Inherited;
+use crate::limits::ChainLimits;
 use crate::validators::Validators;
 use keelstone_codec::{
     ChainId, Decode, DecodeError, Encode, Hash, Height, Key, Namespace, Tag, Timestamp, Value, tagged,
 };
-use keelstone_execution::{BundleLimits, PublicKey};
-use keelstone_macros::{Decode, Encode};
+use keelstone_execution::{Item, PublicKey};
+use keelstone_macros::{Decode, Encode, namespace};
 use keelstone_tree::{HashKind, KeyRange, Read, ReadError};
-use serde::{Deserialize, Serialize};
 
 /// The namespace of the chain's own facts.
 pub const CHAIN: &str = "chain";
@@ -26,97 +26,8 @@ pub const BLOCKS: &str = "blocks";
 /// The version of the layout of all system namespaces (spec: LEDGER-4).
 pub const SCHEMA: u32 = 1;
 
-/// Limits that all nodes of a chain keep to: part of its rules, fixed by the genesis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ChainLimits {
-    /// Bytes of one encoded, signed transaction.
-    pub transaction_bytes_max: u32,
-    /// Operations of one bundle.
-    pub bundle_operations_max: u32,
-    /// Gas of one bundle.
-    pub bundle_gas_max: u64,
-    /// Transactions of one block.
-    pub block_transactions_max: u32,
-    /// Bytes of all transactions of one block.
-    pub block_bytes_max: u32,
-    /// Gas of all bundles of one block. A block stops taking transactions when it is used up.
-    pub block_gas_max: u64,
-    /// How many blocks ahead a transaction may expire.
-    pub expiry_blocks_max: u64,
-    /// What a chunk of a snapshot may weigh. All nodes must cut alike: two that do not share no snapshot.
-    pub snapshot_chunk_bytes: u32,
-    /// Gas of a block that is kept for async bundles. What they leave goes to transactions, never the reverse.
-    pub continuation_gas_max: u64,
-    /// Async bundles in flight.
-    pub bundles_max: u32,
-    /// Async bundles of one key in flight.
-    pub bundles_per_key_max: u32,
-    /// Bytes of the operations of all async bundles in flight.
-    pub bundles_bytes_max: u64,
-    /// Keys that one async bundle may write.
-    pub bundle_undo_entries_max: u32,
-    /// Bytes of what those keys held before, with the keys.
-    pub bundle_undo_bytes_max: u64,
-    /// How many blocks an async bundle may be in flight, and then wait for its owner's decision.
-    pub bundle_blocks_max: u64,
-}
-
-/// Bytes that batches of a block may have changed when another operation of theirs begins. The share of gas comes to about a
-/// third of that where operations are small.
-pub(crate) const SHARE_CHANGE_BYTES_MAX: u64 = 64 << 20;
-
-impl ChainLimits {
-    /// The part of a block's gas that is kept for async bundles, if a genesis does not say: a quarter, or what one bundle
-    /// leaves if that is less. None is left where a bundle takes a whole block.
-    // spec: EXEC-6
-    #[must_use]
-    pub fn continuation_share(block_gas_max: u64, bundle_gas_max: u64) -> u64 {
-        (block_gas_max / 4).min(block_gas_max.saturating_sub(bundle_gas_max))
-    }
-
-    /// What async bundles in flight may take.
-    #[must_use]
-    pub fn bundles(&self) -> BundleLimits {
-        BundleLimits {
-            in_flight_max: self.bundles_max,
-            per_key_max: self.bundles_per_key_max,
-            bytes_max: self.bundles_bytes_max,
-            undo_entries_max: self.bundle_undo_entries_max,
-            undo_bytes_max: self.bundle_undo_bytes_max,
-            blocks_max: self.bundle_blocks_max,
-            operation_gas_max: self.bundle_gas_max,
-            share_gas_max: self.continuation_gas_max,
-            share_change_bytes_max: SHARE_CHANGE_BYTES_MAX,
-        }
-    }
-}
-
-impl Default for ChainLimits {
-    fn default() -> Self {
-        Self {
-            transaction_bytes_max: 2 << 20,
-            bundle_operations_max: 65_535,
-            bundle_gas_max: 1_000_000_000,
-            block_transactions_max: 10_000,
-            block_bytes_max: 16 << 20,
-            block_gas_max: 10_000_000_000,
-            expiry_blocks_max: 1_000_000,
-            snapshot_chunk_bytes: 4 << 20,
-            continuation_gas_max: Self::continuation_share(10_000_000_000, 1_000_000_000),
-            bundles_max: 64,
-            bundles_per_key_max: 4,
-            bundles_bytes_max: 64 << 20,
-            bundle_undo_entries_max: 131_072,
-            bundle_undo_bytes_max: 64 << 20,
-            bundle_blocks_max: 100_000,
-        }
-    }
-}
-
 /// What the state says of its chain.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[codec(shapeless)]
 pub struct ChainFacts {
     /// The layout of the system namespaces.
     pub schema: u32,
@@ -128,10 +39,22 @@ pub struct ChainFacts {
     pub initial_height: Height,
     /// The time of its genesis; no block is earlier.
     pub genesis_time: Timestamp,
-    /// Its limits.
+    /// The limits it began with; those in force are what [`ChainLimits::read`] gives.
     pub limits: ChainLimits,
     /// The keys that may make blocks on a chain without another consensus. None: anybody's, for development.
     pub producers: Vec<PublicKey>,
+}
+
+/// The part of the namespace `chain` that functions of the chain may have in their worlds: what they change by its methods, and
+/// what those read.
+#[namespace("chain")]
+pub struct ChainSpace {
+    /// What the genesis said.
+    pub(crate) facts: Item<ChainFacts>,
+    /// The limits, once they were changed.
+    pub(crate) limits: Item<ChainLimits>,
+    /// The validators of a chain under another engine.
+    pub(crate) validators: Item<Validators>,
 }
 
 /// The hash of a genesis: its facts and everything it puts into state. A state that it inherits is in it by its root.
@@ -153,6 +76,8 @@ pub struct Chain {
     pub facts: ChainFacts,
     /// The genesis they are from.
     pub genesis_hash: Hash,
+    /// The limits under which the next block runs.
+    pub limits: ChainLimits,
     /// The height of the last block record; none before the first.
     pub tip: Option<Height>,
 }
@@ -166,7 +91,8 @@ impl Chain {
         let Some(facts) = fact::<ChainFacts>(state, FACTS)? else { return Ok(None) };
         let genesis_hash =
             fact(state, GENESIS_HASH)?.ok_or_else(|| ReadError::damaged("chain/genesis_hash is absent"))?;
-        Ok(Some(Self { facts, genesis_hash, tip: fact(state, TIP)? }))
+        let limits = ChainLimits::read(state, &facts)?;
+        Ok(Some(Self { facts, genesis_hash, limits, tip: fact(state, TIP)? }))
     }
 }
 
@@ -214,7 +140,7 @@ pub enum Unfit {
 // spec: SNAP-19
 pub fn check_fits(state: &dyn Read, height: Height, genesis: Option<(&ChainFacts, Hash)>) -> Result<Chain, Unfit> {
     let chain = Chain::read(state)?.ok_or(Unfit::NoChain)?;
-    let Chain { facts, genesis_hash, tip } = &chain;
+    let Chain { facts, genesis_hash, tip, .. } = &chain;
     if let Some((expected, hash)) = genesis {
         if *genesis_hash != hash {
             return Err(Unfit::OtherGenesis { expected: hash, found: *genesis_hash });
@@ -256,6 +182,7 @@ pub fn check_fits(state: &dyn Read, height: Height, genesis: Option<(&ChainFacts
 
 const FACTS: &str = "facts";
 const GENESIS_HASH: &str = "genesis_hash";
+const LIMITS: &str = "limits";
 const TIP: &str = "tip";
 
 fn fact<T: Decode>(state: &dyn Read, name: &str) -> Result<Option<T>, ReadError> {
@@ -270,6 +197,17 @@ fn fact<T: Decode>(state: &dyn Read, name: &str) -> Result<Option<T>, ReadError>
 
 fn place(name: &str) -> (Namespace, Key) {
     (Namespace::new(CHAIN).expect("a constant"), Key::new(name.as_bytes()).expect("a constant"))
+}
+
+/// The limits that were changed last; none as long as they are those of the genesis.
+// spec: LEDGER-10
+pub(crate) fn changed_limits(state: &dyn Read) -> Result<Option<ChainLimits>, ReadError> {
+    fact(state, LIMITS)
+}
+
+/// Where they stand.
+pub(crate) fn limits_place() -> (Namespace, Key) {
+    place(LIMITS)
 }
 
 /// Where the facts of the chain, the hash of its genesis and the height of its last record stand.

@@ -8,6 +8,7 @@
 
 use crate::chain::ChainFacts;
 use crate::keys::SignatureError;
+use crate::limits::ChainLimits;
 use crate::mempool::PoolError;
 use crate::modules::agents::{self, Agents};
 use crate::nonces;
@@ -161,9 +162,21 @@ impl Refusal {
     }
 }
 
-/// What needs no state but the chain's facts.
+/// Whether the chain takes so many bytes of a transaction.
+// spec: TX-5
+pub(crate) fn size(limits: &ChainLimits, found: usize) -> Result<(), Refusal> {
+    let limit = limits.transaction_bytes_max;
+    if found as u64 > u64::from(limit) { Err(Refusal::TooLarge { found, limit }) } else { Ok(()) }
+}
+
+/// What needs no state but the chain's facts and limits.
 // spec: TX-5, TX-7
-pub(crate) fn facts(facts: &ChainFacts, signed: &SignedTransaction, height: Height) -> Result<(), Refusal> {
+pub(crate) fn facts(
+    facts: &ChainFacts,
+    limits: &ChainLimits,
+    signed: &SignedTransaction,
+    height: Height,
+) -> Result<(), Refusal> {
     let transaction = &signed.transaction;
     if transaction.chain_id != facts.chain_id {
         return Err(Refusal::WrongChain { expected: facts.chain_id.clone(), found: transaction.chain_id.clone() });
@@ -172,11 +185,11 @@ pub(crate) fn facts(facts: &ChainFacts, signed: &SignedTransaction, height: Heig
     if expiry < height {
         return Err(Refusal::Expired { expiry, height });
     }
-    let latest = Height(height.0.saturating_add(facts.limits.expiry_blocks_max));
+    let latest = Height(height.0.saturating_add(limits.expiry_blocks_max));
     if expiry > latest {
         return Err(Refusal::ExpiresTooLate { expiry, latest });
     }
-    let (found, limit) = (transaction.bundle.operations().len(), facts.limits.bundle_operations_max);
+    let (found, limit) = (transaction.bundle.operations().len(), limits.bundle_operations_max);
     if found as u64 > u64::from(limit) {
         return Err(Refusal::TooManyOperations { found, limit });
     }
@@ -245,7 +258,7 @@ fn may_call(
         return Ok(Err(SessionError::NotYours(id).into()));
     }
     let needs: Vec<Capability> = needs.into_iter().collect();
-    Ok(sessions.authorize(id, &record, &needs, registry.reserved(), height)?.map_err(Refusal::from))
+    Ok(sessions.authorize(id, &record, &needs, registry, height)?.map_err(Refusal::from))
 }
 
 /// Everything about a transaction whose signature is good, against the block's draft. Gives the nonce it leaves.
@@ -256,10 +269,11 @@ pub(crate) fn in_block(
     registry: &Registry,
     draft: &mut BlockDraft<'_>,
     chain: &ChainFacts,
+    limits: &ChainLimits,
     signed: &SignedTransaction,
     height: Height,
 ) -> Result<Result<u64, Refusal>, ReadError> {
-    let verdict = facts(chain, signed, height).and_then(|()| {
+    let verdict = facts(chain, limits, signed, height).and_then(|()| {
         let (next, found) = (nonce(draft, &signed.transaction.sender)?, signed.transaction.nonce);
         if found > next {
             return Err(Refusal::NonceGap { next, found });
@@ -273,7 +287,7 @@ pub(crate) fn in_block(
         if *signed.transaction.bundle.mode() != Mode::Sync {
             let kept =
                 draft.edit(|agents: &mut Agents| agents::is_kept_from(registry, agents, &signed.transaction.sender));
-            let limits = answered(limits_for(kept, chain.limits.bundles()).map(Ok))?;
+            let limits = answered(limits_for(kept, limits.bundles()).map(Ok))?;
             let taken = draft.edit(|bundles: &mut Bundles| may_submit(registry, bundles, signed, &limits, height));
             answered(taken)?;
         }
@@ -298,10 +312,10 @@ pub(crate) fn around(registry: &Registry, signed: &SignedTransaction, height: He
 pub(crate) fn let_in(
     registry: &Registry,
     draft: &mut BlockDraft<'_>,
-    chain: &ChainFacts,
+    limits: &ChainLimits,
     heard: &Arc<TransactionContext>,
 ) -> Result<Result<Vec<Batch>, Refusal>, Halt> {
-    let batches = draft.run_transaction_hooks(When::BeforeTransaction, heard, chain.limits.bundle_gas_max)?;
+    let batches = draft.run_transaction_hooks(When::BeforeTransaction, heard, limits.bundle_gas_max)?;
     match batches.last().map(|last| &last.end) {
         Some(BatchEnd::Stopped(failure)) => {
             let function = registry.function(&failure.function).map(|entry| entry.label());
@@ -317,10 +331,11 @@ pub(crate) fn let_in(
 pub(crate) fn before_signature(
     state: &dyn Read,
     chain: &ChainFacts,
+    limits: &ChainLimits,
     signed: &SignedTransaction,
     height: Height,
 ) -> Result<(), Refusal> {
-    facts(chain, signed, height)?;
+    facts(chain, limits, signed, height)?;
     used_up(nonce(state, &signed.transaction.sender)?, signed.transaction.nonce).map(drop)
 }
 
@@ -329,6 +344,7 @@ pub(crate) fn in_pool(
     registry: &Registry,
     state: impl Read + Clone + 'static,
     chain: &ChainFacts,
+    limits: &ChainLimits,
     signed: &SignedTransaction,
     height: Height,
 ) -> Result<(), Refusal> {
@@ -339,7 +355,7 @@ pub(crate) fn in_pool(
     }
     let agents = View::<Agents>::over(state.clone());
     let kept = agents::is_kept_from(registry, &agents, &signed.transaction.sender);
-    let limits = answered(limits_for(kept, chain.limits.bundles()).map(Ok))?;
+    let limits = answered(limits_for(kept, limits.bundles()).map(Ok))?;
     answered(may_submit(registry, &View::<Bundles>::over(state), signed, &limits, height))
 }
 
@@ -350,7 +366,7 @@ pub(crate) fn by_hooks(
     registry: &Registry,
     activity: &Activity,
     state: impl Read + 'static,
-    chain: &ChainFacts,
+    (chain, limits): (&ChainFacts, &ChainLimits),
     signed: &SignedTransaction,
     (height, time): (Height, Timestamp),
 ) -> Result<(), Refusal> {
@@ -358,7 +374,7 @@ pub(crate) fn by_hooks(
     let (proposer, seed) = (PublicKey::CHAIN, Hash::ZERO);
     let block = BlockContext { chain_id: chain.chain_id.clone(), height, time, proposer, seed };
     let mut draft = BlockDraft::begin(registry, state, block).watched(activity);
-    match let_in(registry, &mut draft, chain, &Arc::new(heard)) {
+    match let_in(registry, &mut draft, limits, &Arc::new(heard)) {
         Ok(verdict) => verdict.map(drop),
         Err(Halt::Read(error)) => Err(Refusal::State(error)),
         Err(halt) => Err(Refusal::State(ReadError::damaged(halt.to_string()))),

@@ -13,6 +13,7 @@
 //! Rules: `spec/ledger.md`, HISTORY-8 and HISTORY-9. Vectors: `spec/vectors/ledger.json`.
 
 use crate::block::{self, Block, BlockError, Continuation, OperationReceipt, Receipt, Run, Verdict};
+use crate::chain::Chain;
 use crate::check::Refusal;
 use crate::keys::{Signature, SignatureError};
 use crate::ledger::{Ledger, LedgerError};
@@ -180,9 +181,9 @@ pub fn foresee(
 ) -> Result<Foreseen, ForesightError> {
     let Setting { old_root, height, time, proposer } = *setting;
     let block = Block { height, time, proposer, transactions: Vec::new() };
-    let (facts, _, context) = block::ground(&state, old_root, &block, (0, 0))?;
-    let share = facts.limits.bundles();
-    let run = Run { registry, facts: &facts, share: &share, height };
+    let (Chain { facts, limits, .. }, _, context) = block::ground(&state, old_root, &block, (0, 0))?;
+    let share = limits.bundles();
+    let run = Run { registry, facts: &facts, limits: &limits, share: &share, height };
     // A signature is no part of what a bundle comes to.
     let signed = SignedTransaction { transaction: transaction.clone(), signature: Signature([0; 64]) };
     let mut draft = BlockDraft::begin(registry, state, context);

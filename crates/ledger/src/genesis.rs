@@ -6,43 +6,23 @@
 //!
 //! The file is JSON, taken to come from a stranger. Layout: `spec/ledger.md`, GENESIS-1 to GENESIS-4.
 
-use crate::chain::{self, ChainFacts, ChainLimits, SCHEMA};
+use crate::chain::{self, ChainFacts, SCHEMA};
 use crate::inherit::Inherited;
 use crate::json::{JSON_DEPTH_MAX, Json, JsonError, Number};
 use crate::keys::check_key;
+use crate::limits::{ChainLimits, LimitField, fields};
 use crate::modules::beginning::Beginning;
 use crate::validators::{VALIDATORS_MAX, Validator, Validators, ValidatorsError};
 use crate::xian::{Import, ImportError};
-use keelstone_codec::{ChainId, Hash, Height, Key, LIST_MAX, Namespace, Root, Timestamp, TypeError, Value};
-use keelstone_execution::bundles::IN_FLIGHT_MAX;
-use keelstone_execution::{
-    BlockContext, BlockDraft, CHANGE_BYTES_MAX, Capability, OPERATIONS_MAX, PublicKey, Registry, SYSTEM_NAMESPACES,
-    Sessions,
-};
+use keelstone_codec::{ChainId, Hash, Height, Key, Namespace, Root, Timestamp, TypeError, Value};
+use keelstone_execution::{BlockContext, BlockDraft, Capability, PublicKey, Registry, SYSTEM_NAMESPACES, Sessions};
 use keelstone_tree::{Blake3, Diff, HashKind, MemoryTree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 /// Most producers, and most keys with grants.
 pub const KEYS_MAX: usize = 1_024;
-/// What a chunk of a snapshot may weigh: below, there are too many; above, one may not fit into an engine's message.
-pub const SNAPSHOT_CHUNK_BYTES: RangeInclusive<u32> = (64 << 10)..=(10 << 20);
-/// Most bytes of all transactions of a block, and so of one. An async bundle is stored with all its operations by the
-/// transaction that submits it, and what begins in a block changes no more than a sync bundle may.
-pub const BLOCK_BYTES_MAX: u64 = 64 << 20;
-/// Most blocks that an async bundle may be in flight: no height of it comes near the last there is.
-pub const BUNDLE_BLOCKS_MAX: u64 = 1 << 62;
-
-/// What a submission writes beside the operations: a record, a place in three lists, and the keys of the operations' pieces.
-const SUBMISSION_BYTES_MAX: u64 = 8 << 20;
-// spec: BLOCK-7
-const _: () = assert!(
-    BLOCK_BYTES_MAX + SUBMISSION_BYTES_MAX <= CHANGE_BYTES_MAX,
-    "the largest submission changes no more than a bundle"
-);
-
 /// A chain before its first block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Genesis {
@@ -213,7 +193,7 @@ impl Genesis {
         let number = |number| Json::Number(Number::from(number));
         let keys = |keys: &[PublicKey]| Json::List(keys.iter().map(|key| text(key)).collect());
         let mut limits = self.limits;
-        let limits = limit_fields(&mut limits).map(|(name, field)| (name.to_owned(), number(field.value())));
+        let limits = fields(&mut limits).map(|(name, field)| (name.to_owned(), number(field.value())));
         let mut members = vec![
             ("chain_id", text(&self.chain_id)),
             ("hasher", text(&self.hasher)),
@@ -281,7 +261,7 @@ impl Genesis {
     /// [`GenesisError`].
     // spec: GENESIS-2, GENESIS-3, GENESIS-4
     pub fn first_state(&self) -> Result<FirstState, GenesisError> {
-        check_limits(&self.limits)?;
+        self.limits.check().map_err(|error| invalid("limits", error))?;
         self.world.check().map_err(|error| invalid("world", error))?;
         if !self.validators.is_empty() && !self.producers.is_empty() {
             return Err(invalid("producers", "a chain with validators has no producers: its engine says who proposes"));
@@ -441,46 +421,11 @@ fn grants(value: &Json) -> Result<BTreeMap<PublicKey, BTreeSet<Capability>>, Gen
     Ok(grants)
 }
 
-/// One limit, whatever its width.
-enum LimitField<'a> {
-    Narrow(&'a mut u32),
-    Wide(&'a mut u64),
-}
-impl LimitField<'_> {
-    fn value(&self) -> u64 {
-        match self {
-            Self::Narrow(field) => u64::from(**field),
-            Self::Wide(field) => **field,
-        }
-    }
-}
-
-/// The limits by name: the one list that reading and writing share.
-fn limit_fields(limits: &mut ChainLimits) -> [(&'static str, LimitField<'_>); 15] {
-    [
-        ("transaction_bytes_max", LimitField::Narrow(&mut limits.transaction_bytes_max)),
-        ("bundle_operations_max", LimitField::Narrow(&mut limits.bundle_operations_max)),
-        ("bundle_gas_max", LimitField::Wide(&mut limits.bundle_gas_max)),
-        ("block_transactions_max", LimitField::Narrow(&mut limits.block_transactions_max)),
-        ("block_bytes_max", LimitField::Narrow(&mut limits.block_bytes_max)),
-        ("block_gas_max", LimitField::Wide(&mut limits.block_gas_max)),
-        ("expiry_blocks_max", LimitField::Wide(&mut limits.expiry_blocks_max)),
-        ("snapshot_chunk_bytes", LimitField::Narrow(&mut limits.snapshot_chunk_bytes)),
-        ("continuation_gas_max", LimitField::Wide(&mut limits.continuation_gas_max)),
-        ("bundles_max", LimitField::Narrow(&mut limits.bundles_max)),
-        ("bundles_per_key_max", LimitField::Narrow(&mut limits.bundles_per_key_max)),
-        ("bundles_bytes_max", LimitField::Wide(&mut limits.bundles_bytes_max)),
-        ("bundle_undo_entries_max", LimitField::Narrow(&mut limits.bundle_undo_entries_max)),
-        ("bundle_undo_bytes_max", LimitField::Wide(&mut limits.bundle_undo_bytes_max)),
-        ("bundle_blocks_max", LimitField::Wide(&mut limits.bundle_blocks_max)),
-    ]
-}
-
 fn limits(value: &Json) -> Result<ChainLimits, GenesisError> {
     let Json::Object(members) = value else { return Err(invalid("limits", "is an object")) };
     let mut limits = ChainLimits::default();
     for (name, value) in members {
-        let found = limit_fields(&mut limits).into_iter().find(|(field, _)| field == name);
+        let found = fields(&mut limits).into_iter().find(|(field, _)| field == name);
         let Some((name, field)) = found else { return Err(GenesisError::Unknown { name: format!("limits.{name}") }) };
         let value = number(name, value)?;
         if value == 0 {
@@ -496,42 +441,8 @@ fn limits(value: &Json) -> Result<ChainLimits, GenesisError> {
     if !members.iter().any(|(name, _)| name == "continuation_gas_max") {
         limits.continuation_gas_max = ChainLimits::continuation_share(limits.block_gas_max, limits.bundle_gas_max);
     }
-    check_limits(&limits)?;
+    limits.check().map_err(|error| invalid("limits", error))?;
     Ok(limits)
-}
-
-/// What limits must be to one another, and to what a block's encoding can hold.
-fn check_limits(limits: &ChainLimits) -> Result<(), GenesisError> {
-    if limits.transaction_bytes_max > limits.block_bytes_max || limits.bundle_gas_max > limits.block_gas_max {
-        return Err(invalid("limits", "one transaction must fit into a block"));
-    }
-    // Whatever the bundles in flight do, a block has room for a transaction.
-    let both = limits.continuation_gas_max.checked_add(limits.bundle_gas_max);
-    if limits.continuation_gas_max == 0 || both.is_none_or(|both| both > limits.block_gas_max) {
-        let what = "continuation_gas_max is at least 1, and with bundle_gas_max a part of block_gas_max";
-        return Err(invalid("limits", what));
-    }
-    if u64::from(limits.block_bytes_max) > BLOCK_BYTES_MAX {
-        return Err(invalid("limits", format!("block_bytes_max is at most {BLOCK_BYTES_MAX}")));
-    }
-    if limits.bundle_blocks_max > BUNDLE_BLOCKS_MAX {
-        return Err(invalid("limits", format!("bundle_blocks_max is at most {BUNDLE_BLOCKS_MAX}")));
-    }
-    if limits.bundles_max as usize > IN_FLIGHT_MAX {
-        return Err(invalid("limits", format!("bundles_max is at most {IN_FLIGHT_MAX}")));
-    }
-    // More than a bundle can hold would be a limit that no bundle meets. spec: EXEC-19
-    if limits.bundle_operations_max as usize > OPERATIONS_MAX {
-        return Err(invalid("limits", format!("bundle_operations_max is at most {OPERATIONS_MAX}")));
-    }
-    if limits.block_transactions_max as usize > LIST_MAX {
-        return Err(invalid("limits", format!("block_transactions_max is at most {LIST_MAX}")));
-    }
-    if !SNAPSHOT_CHUNK_BYTES.contains(&limits.snapshot_chunk_bytes) {
-        let (least, most) = (SNAPSHOT_CHUNK_BYTES.start(), SNAPSHOT_CHUNK_BYTES.end());
-        return Err(invalid("limits", format!("snapshot_chunk_bytes is {least} to {most}")));
-    }
-    Ok(())
 }
 
 fn entries(value: &Json) -> Result<BTreeMap<(Namespace, Key), Value>, GenesisError> {

@@ -22,6 +22,7 @@ use crate::chain::{Chain, ChainFacts};
 use crate::check::{self, Refusal};
 use crate::genesis::{Genesis, GenesisError};
 use crate::keys::{Point, SignatureError};
+use crate::limits::ChainLimits;
 use crate::mempool::{Mempool, PoolLimits};
 use crate::nonces;
 use crate::packed::{Known, pack};
@@ -273,6 +274,15 @@ impl<H: Hasher> Ledger<H> {
         &self.chain.facts
     }
 
+    /// The limits under which the next block runs.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    // spec: LEDGER-10
+    pub fn limits(&self) -> Result<ChainLimits, ReadError> {
+        ChainLimits::read(&self.view(), self.facts())
+    }
+
     /// The hash of the chain's genesis.
     #[must_use]
     pub fn genesis_hash(&self) -> Hash {
@@ -376,17 +386,35 @@ impl<H: Hasher> Ledger<H> {
     /// # Errors
     /// [`Refusal`].
     pub fn submit_again(&self, bytes: &[u8]) -> Result<TxId, Refusal> {
-        let (transaction, view, height) = (self.decoded(bytes)?, self.view(), self.height().next());
-        check::before_signature(&view, self.facts(), &transaction, height)?;
-        self.in_pool(view, &transaction, height)?;
+        let (view, height) = (self.view(), self.height().next());
+        let limits = ChainLimits::read(&view, self.facts())?;
+        let transaction = decoded(&limits, bytes)?;
+        check::before_signature(&view, self.facts(), &limits, &transaction, height)?;
+        self.in_pool(view, &limits, &transaction, height)?;
         self.wait(transaction, bytes.len())
     }
 
     fn wait(&self, transaction: SignedTransaction, bytes: usize) -> Result<TxId, Refusal> {
         let mut pool = self.pool_mut();
-        // Asked with the pool in hand: a block that came since the checks has settled it for another nonce.
-        let next = check::nonce(&self.view(), &transaction.transaction.sender)?;
+        // Asked with the pool in hand: a block that came since the checks has settled it for another nonce, or other limits.
+        let (view, height) = (self.view(), self.height().next());
+        let limits = ChainLimits::read(&view, self.facts())?;
+        self.may_wait(&limits, &transaction, bytes, height)?;
+        let next = check::nonce(&view, &transaction.transaction.sender)?;
         Ok(pool.insert(transaction, bytes, next)?)
+    }
+
+    /// What a block may change for a transaction that waits, but for its account's nonce.
+    // spec: POOL-4
+    fn may_wait(
+        &self,
+        limits: &ChainLimits,
+        transaction: &SignedTransaction,
+        bytes: usize,
+        height: Height,
+    ) -> Result<(), Refusal> {
+        check::size(limits, bytes)?;
+        check::facts(self.facts(), limits, transaction, height)
     }
 
     /// Forgets what waits: for a chain whose pool is another engine's, which says after each block what waits still.
@@ -398,9 +426,10 @@ impl<H: Hasher> Ledger<H> {
     /// done by bytes alone.
     // spec: TX-5
     fn checked(&self, bytes: &[u8]) -> Result<SignedTransaction, Refusal> {
-        let transaction = self.decoded(bytes)?;
         let (view, height) = (self.view(), self.height().next());
-        check::before_signature(&view, self.facts(), &transaction, height)?;
+        let limits = ChainLimits::read(&view, self.facts())?;
+        let transaction = decoded(&limits, bytes)?;
+        check::before_signature(&view, self.facts(), &limits, &transaction, height)?;
         let id = transaction.id();
         let (good, known) = {
             let vouched = self.vouched();
@@ -412,24 +441,22 @@ impl<H: Hasher> Ledger<H> {
             transaction.verify_by(&point)?;
             self.vouched().remember(id, &transaction, point);
         }
-        self.in_pool(view, &transaction, height)?;
+        self.in_pool(view, &limits, &transaction, height)?;
         Ok(transaction)
     }
 
     /// What is asked once the signature is good.
     // spec: TX-5
-    fn in_pool(&self, view: View<H>, transaction: &SignedTransaction, height: Height) -> Result<(), Refusal> {
-        check::in_pool(&self.registry, view.clone(), self.facts(), transaction, height)?;
+    fn in_pool(
+        &self,
+        view: View<H>,
+        limits: &ChainLimits,
+        transaction: &SignedTransaction,
+        height: Height,
+    ) -> Result<(), Refusal> {
+        check::in_pool(&self.registry, view.clone(), self.facts(), limits, transaction, height)?;
         let next = (height, self.time());
-        check::by_hooks(&self.registry, &self.activity, view, self.facts(), transaction, next)
-    }
-
-    fn decoded(&self, bytes: &[u8]) -> Result<SignedTransaction, Refusal> {
-        let limit = self.facts().limits.transaction_bytes_max;
-        if bytes.len() > limit as usize {
-            return Err(Refusal::TooLarge { found: bytes.len(), limit });
-        }
-        Ok(SignedTransaction::from_bytes(bytes)?)
+        check::by_hooks(&self.registry, &self.activity, view, (self.facts(), limits), transaction, next)
     }
 
     // ---- blocks
@@ -442,16 +469,14 @@ impl<H: Hasher> Ledger<H> {
     /// [`ReadError`].
     // spec: LEDGER-6
     pub fn choose(&self, candidates: &[&[u8]], bytes_max: usize, overhead: usize) -> Result<Vec<usize>, ReadError> {
-        let (view, limits, height) = (self.view(), self.facts().limits, self.height().next());
+        let (view, height) = (self.view(), self.height().next());
+        let limits = ChainLimits::read(&view, self.facts())?;
         // Of each account, where what goes on from its nonce stands: the lowest nonce takes the account's first place.
         let mut accounts: BTreeMap<PublicKey, BTreeMap<u64, usize>> = BTreeMap::new();
         let mut senders = Vec::with_capacity(candidates.len());
         for (index, bytes) in candidates.iter().enumerate() {
-            let decoded = match bytes.len() > limits.transaction_bytes_max as usize {
-                true => None,
-                false => SignedTransaction::from_bytes(bytes).ok(),
-            };
-            let sound = decoded.filter(|signed| check::facts(self.facts(), signed, height).is_ok());
+            let decoded = decoded(&limits, bytes).ok();
+            let sound = decoded.filter(|signed| check::facts(self.facts(), &limits, signed, height).is_ok());
             senders.push(sound.as_ref().map(|signed| signed.transaction.sender));
             if let Some(SignedTransaction { transaction, .. }) = sound {
                 accounts.entry(transaction.sender).or_default().entry(transaction.nonce).or_insert(index);
@@ -483,7 +508,8 @@ impl<H: Hasher> Ledger<H> {
     /// [`ReadError`].
     // spec: LEDGER-6
     pub fn propose(&self, time: Timestamp, proposer: PublicKey, bytes_max: usize) -> Result<Block, LedgerError> {
-        let (view, limits) = (self.view(), self.facts().limits);
+        let view = self.view();
+        let limits = ChainLimits::read(&view, self.facts())?;
         let bytes_max = bytes_max.min(limits.block_bytes_max as usize);
         // An account that cannot act has nothing waiting; its next nonce is one that nothing has.
         let next = |sender: &PublicKey| Ok(nonces::next_nonce(&view, sender)?.unwrap_or(u64::MAX));
@@ -499,7 +525,7 @@ impl<H: Hasher> Ledger<H> {
     /// [`ProposalError`]: the first thing that is wrong.
     // spec: LEDGER-6
     pub fn judge(&self, transactions: &[&[u8]]) -> Result<(), ProposalError> {
-        let limits = self.facts().limits;
+        let limits = self.limits()?;
         for (what, found, limit) in [
             ("transactions", transactions.len(), limits.block_transactions_max),
             ("bytes of transactions", transactions.iter().map(|bytes| bytes.len()).sum(), limits.block_bytes_max),
@@ -508,13 +534,8 @@ impl<H: Hasher> Ledger<H> {
                 return Err(ProposalError::TooLarge { what, found, limit });
             }
         }
-        let limit = limits.transaction_bytes_max;
         for (index, bytes) in transactions.iter().enumerate() {
-            let decoded = match bytes.len() {
-                found if found as u64 > u64::from(limit) => Err(Refusal::TooLarge { found, limit }),
-                _ => SignedTransaction::from_bytes(bytes).map(|_| ()).map_err(Refusal::from),
-            };
-            decoded.map_err(|source| ProposalError::Transaction { index, source })?;
+            decoded(&limits, bytes).map_err(|source| ProposalError::Transaction { index, source })?;
         }
         Ok(())
     }
@@ -545,7 +566,7 @@ impl<H: Hasher> Ledger<H> {
     pub fn commit(&self, pending: Pending<H>) -> Result<Arc<Committed>, LedgerError> {
         let _writing = self.writer();
         let Pending { executed, prepared } = pending;
-        let Executed { block, receipts, continuations, record, refused, nonces, changes, audit, .. } = executed;
+        let Executed { block, receipts, continuations, record, refused, nonces, changes, audit, limits, .. } = executed;
         let height = block.height;
         // spec: HISTORY-1. Side by side, so that a block waits for the slower of the two and not for both.
         let (to, logged) = (prepared.root(), audit.as_ref().zip(record.as_ref()));
@@ -554,6 +575,9 @@ impl<H: Hasher> Ledger<H> {
         {
             let mut pool = self.pool_mut();
             pool.settle(nonces, height.next());
+            if let Some(limits) = &limits {
+                pool.keep(|signed, bytes| self.may_wait(limits, signed, bytes, height.next()).is_ok());
+            }
             for (id, refusal) in &refused {
                 if !refusal.is_temporary() {
                     pool.forget(id);
@@ -812,6 +836,12 @@ impl<H: Hasher> fmt::Debug for Ledger<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Ledger({} at {})", self.facts().chain_id, self.height())
     }
+}
+
+/// The transaction in bytes, of which the chain takes so many.
+fn decoded(limits: &ChainLimits, bytes: &[u8]) -> Result<SignedTransaction, Refusal> {
+    check::size(limits, bytes.len())?;
+    Ok(SignedTransaction::from_bytes(bytes)?)
 }
 
 fn right_hasher<H: Hasher>(facts: &ChainFacts) -> Result<(), LedgerError> {

@@ -37,6 +37,7 @@ mod json;
 mod key_history;
 mod keys;
 mod ledger;
+mod limits;
 mod mempool;
 pub mod modules;
 mod nonces;
@@ -65,13 +66,10 @@ pub use block::{
     Refused, Verdict, execute,
 };
 pub use bodies::Bodies;
-pub use chain::{BLOCKS, CHAIN, Chain, ChainFacts, ChainLimits, HEIGHTS_MAX, SCHEMA, Unfit, check_fits};
+pub use chain::{BLOCKS, CHAIN, Chain, ChainFacts, HEIGHTS_MAX, SCHEMA, Unfit, check_fits};
 pub use check::Refusal;
 pub use foresight::{BundleProof, BundleProofError, Foreseen, ForesightError, Setting, Witness, foresee};
-pub use genesis::{
-    BLOCK_BYTES_MAX, BUNDLE_BLOCKS_MAX, FirstState, Genesis, GenesisError, KEYS_MAX as GENESIS_KEYS_MAX,
-    SNAPSHOT_CHUNK_BYTES,
-};
+pub use genesis::{FirstState, Genesis, GenesisError, KEYS_MAX as GENESIS_KEYS_MAX};
 pub use inherit::{InheritError, Inherited, Inheriting, Put};
 pub use json::{JSON_DEPTH_MAX, Json, JsonError, JsonFault, Number};
 pub use keelstone_execution::{
@@ -80,6 +78,7 @@ pub use keelstone_execution::{
 pub use key_history::{ChangedBy, KEY_HISTORY_HEIGHTS_MAX, KeyChange, KeyHistory};
 pub use keys::{KeyError, SecretKey, Signature, SignatureError, check_key, verify, verify_batch};
 pub use ledger::{Committed, Header, Ledger, LedgerError, Located, Pending, PoolStatus, ProposalError};
+pub use limits::{BLOCK_BYTES_MAX, BUNDLE_BLOCKS_MAX, ChainLimits, LimitsError, SNAPSHOT_CHUNK_BYTES};
 pub use mempool::{Mempool, PoolError, PoolLimits};
 pub use nonces::{NONCES, next_nonce, nonce_place};
 pub use operation_proof::{OperationProof, OperationProofError, Together};

@@ -341,6 +341,19 @@ impl Mempool {
         }
     }
 
+    /// Removes what does not fit any more, of which `fits` is told with its bytes: when the chain's limits changed.
+    // spec: POOL-4
+    pub fn keep(&mut self, fits: impl Fn(&SignedTransaction, usize) -> bool) {
+        let mut gone = Vec::new();
+        for (sender, Account { waiting, .. }) in &self.accounts {
+            let unfit = waiting.iter().filter(|(_, waiting)| !fits(&waiting.transaction, waiting.bytes));
+            gone.extend(unfit.map(|(nonce, _)| (*sender, *nonce)));
+        }
+        for (sender, nonce) in gone {
+            self.remove(&sender, nonce);
+        }
+    }
+
     /// Removes a transaction that turned out not to belong in a block.
     pub fn forget(&mut self, id: &TxId) {
         if let Some((sender, nonce)) = self.ids.get(id).copied() {

@@ -9,8 +9,8 @@
 
 use crate::chain::CHAIN;
 use keelstone_codec::{BoundedList, Decode, Encode, Height, Key, Namespace, Value};
-use keelstone_execution::{Changes, Item, PublicKey};
-use keelstone_macros::{Decode, Encode, namespace};
+use keelstone_execution::{Changes, PublicKey};
+use keelstone_macros::{Decode, Encode};
 use keelstone_tree::{Read, ReadError};
 
 /// Most validators of a chain.
@@ -69,13 +69,6 @@ pub enum ValidatorsError {
         /// Which.
         key: PublicKey,
     },
-}
-
-/// The part of the namespace `chain` that a function may change.
-#[namespace("chain")]
-pub struct ChainSpace {
-    /// The validators of a chain under another engine.
-    pub(crate) validators: Item<Validators>,
 }
 
 impl Validators {

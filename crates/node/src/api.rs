@@ -7,7 +7,7 @@ use crate::call::wide;
 use crate::exit::{Exit, Failure};
 use keelstone_codec::{Hash, Height, Key, Namespace};
 use keelstone_execution::{PublicKey, SessionId};
-use keelstone_ledger::AuditRecord;
+use keelstone_ledger::{AuditRecord, ChainLimits};
 use keelstone_store::ScrubStanding;
 use keelstone_sync::library::Info;
 use keelstone_tree::KeyRange;
@@ -339,6 +339,10 @@ pub(crate) struct Status {
     pub(crate) root: String,
     /// The time of the last block, in milliseconds since 1970.
     pub(crate) time: u64,
+    /// The limits under which the next block runs, by the names of `limits` in a genesis.
+    #[schema(value_type = Option<Object>)]
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) limits: Option<ChainLimits>,
     /// Entries in the state.
     pub(crate) entries: u64,
     /// Bytes of keys and values in the state.

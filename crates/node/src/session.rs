@@ -58,7 +58,7 @@ impl<'a> Register<'a> {
     /// Whether a session may act in the next block, holding `needs`.
     fn may(&self, id: SessionId, record: &Session, needs: &[Capability]) -> Result<Result<(), SessionError>, Refusal> {
         let sessions = &self.desk.sessions;
-        sessions.authorize(id, record, needs, self.registry.reserved(), self.height.next()).map_err(unreadable)
+        sessions.authorize(id, record, needs, self.registry, self.height.next()).map_err(unreadable)
     }
 
     /// A page of sessions.

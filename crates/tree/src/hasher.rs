@@ -7,7 +7,7 @@
 
 use crate::lanes;
 use blake3::platform::{MAX_SIMD_DEGREE, Platform};
-use keelstone_codec::{Decode, DecodeError, Encode, Hash, Reader};
+use keelstone_codec::{Decode, DecodeError, Describe, Encode, Hash, Reader, Shape, Variant};
 use sha2::Digest as _;
 use std::fmt;
 use std::str::FromStr;
@@ -277,6 +277,12 @@ impl Encode for HashKind {
             Self::Blake3 => 0,
             Self::Sha256 => 1,
         });
+    }
+}
+impl Describe for HashKind {
+    fn shape() -> Shape {
+        let variant = |tag, name| Variant { tag, name, shape: Shape::Unit };
+        Shape::Choice(vec![variant(0, "Blake3"), variant(1, "Sha256")])
     }
 }
 impl Decode for HashKind {

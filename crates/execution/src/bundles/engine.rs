@@ -310,7 +310,7 @@ impl BlockDraft<'_> {
                 return Ok(Err(SessionError::NotYours(session)));
             }
             let needs: &[_] = if batching.hold { &[HOLD] } else { &[] };
-            let verdict = sessions.authorize(session, &record, needs, registry.reserved(), block.height)?;
+            let verdict = sessions.authorize(session, &record, needs, registry, block.height)?;
             Ok(verdict.map(|()| record))
         });
         handle.take_stop();
@@ -577,7 +577,8 @@ impl BlockDraft<'_> {
             let entry = self.registry().function_at(&operation.function, self.context().height);
             let declared = entry.map_or(u64::MAX, |entry| entry.gas_max);
             let gas_max = limits.gas_of(declared).map_err(|found| {
-                let (what, limit) = ("gas that an operation may use", limits.share_gas_max);
+                let (what, limit) =
+                    ("gas that an operation may use", limits.operation_gas_max.min(limits.share_gas_max));
                 failed(FailureKind::Stopped(Stop::Limit { what, found, limit }), used)
             })?;
             if gas_max > left.saturating_sub(used) || changed >= room {

@@ -72,7 +72,16 @@ fn with<'a>(
     records: &[(SessionId, Session)],
     grants: &[(PublicKey, Capability)],
 ) -> BlockDraft<'a> {
-    let mut draft = BlockDraft::begin(registry, State::new(), block(10));
+    with_at(registry, 10, records, grants)
+}
+
+fn with_at<'a>(
+    registry: &'a Registry,
+    height: u64,
+    records: &[(SessionId, Session)],
+    grants: &[(PublicKey, Capability)],
+) -> BlockDraft<'a> {
+    let mut draft = BlockDraft::begin(registry, State::new(), block(height));
     let root = SessionId::root(&chain_id(), &key(1));
     draft
         .edit(|sessions: &mut Sessions| {
@@ -113,6 +122,44 @@ fn a_root_session_holds_what_is_not_reserved() {
     let (_, error) = refusal(run(&mut with(&registry, &[], &[]), 1, None, vec![op(&Open)]));
     assert_eq!(error, SessionError::Lacks { session: SessionId::root(&chain_id(), &key(1)), capability: OPEN });
     run(&mut with(&registry, &[], &[(key(1), OPEN)]), 1, None, vec![op(&Open)]).unwrap();
+}
+
+/// spec: EXEC-20, EXEC-23. A capability may be reserved at some heights alone: at others a root session holds it, also below.
+#[test]
+fn a_capability_is_reserved_at_its_heights_alone() {
+    let mut registry = doors();
+    let always = registry.interface();
+    registry.during(Height(5)..Height(8), |registry| {
+        registry.reserve(OPEN);
+        registry.during(..Height(0), |registry| {
+            registry.reserve(Capability::new("door.shut"));
+        });
+    });
+    let opens_at = |height: u64, granted: &[(PublicKey, Capability)]| {
+        let mut draft = with_at(&registry, height, &[session(1, None, only(&["door.open"]))], granted);
+        let root = run(&mut draft, 1, None, vec![op(&Open)]).is_ok();
+        assert_eq!(root, run(&mut draft, 2, Some(id(1)), vec![op(&Open)]).is_ok(), "height {height}");
+        root
+    };
+    assert_eq!((4..10).filter(|height| opens_at(*height, &[])).collect::<Vec<_>>(), [4, 8, 9]);
+    assert!((4..10).all(|height| opens_at(height, &[(key(1), OPEN)])));
+    assert!(registry.reserved().contains(&OPEN));
+    assert!(!registry.reserved().contains(&Capability::new("door.shut")), "at no height is not at all");
+
+    let mut ever = doors();
+    ever.reserve(OPEN);
+    let mut later = doors();
+    later.during(Height(6).., |registry| {
+        registry.reserve(OPEN);
+    });
+    let all = [always, registry.interface(), ever.interface(), later.interface()];
+    assert_eq!(BTreeSet::from(all).len(), all.len(), "programs that are to be compared differ");
+    // What is reserved always is so at some heights, too.
+    let interface = ever.interface();
+    ever.during(Height(6).., |registry| {
+        registry.reserve(OPEN);
+    });
+    assert_eq!(ever.interface(), interface);
 }
 
 /// spec: EXEC-13. Each name that a session or one above it holds is paid for: each is decoded whenever the session acts.

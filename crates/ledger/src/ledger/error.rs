@@ -155,4 +155,7 @@ pub enum ProposalError {
         /// What is wrong with it.
         source: Refusal,
     },
+    /// The chain's limits could not be read here: no verdict about the block, and so no vote for it.
+    #[error("the state could not be read: {0}")]
+    State(#[from] ReadError),
 }

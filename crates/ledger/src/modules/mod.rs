@@ -3,15 +3,17 @@
 //!
 //! Every function comes through the one registry that an application's own come through, with the same typed
 //! collections and the same rules; nothing here has a back door into the engine. A chain that wants other functions
-//! builds another registry, into which it may take [`sessions::register`] and [`validators::register`] alone.
+//! builds another registry, into which it may take [`sessions::register`], [`validators::register`] and
+//! [`limits::register`] alone.
 //!
-//! Functions, capabilities, events: `spec/modules.md`, MODULE-1 to MODULE-11. For those who use it: `docs/world.md`.
+//! Functions, capabilities, events: `spec/modules.md`, MODULE-1 to MODULE-12. For those who use it: `docs/world.md`.
 
 pub mod agents;
 pub mod beginning;
 pub mod conflict;
 pub mod contracts;
 pub mod index;
+pub mod limits;
 pub mod memes;
 pub mod rules;
 pub mod sessions;
@@ -33,7 +35,8 @@ pub struct Society {
 }
 
 /// What must be granted to a key before its root session holds it: everything else a root session holds by itself.
-pub const RESERVED: [Capability; 3] = [agents::GRANT_STAKE, contracts::PATCH, validators::SET_VALIDATOR];
+pub const RESERVED: [Capability; 4] =
+    [agents::GRANT_STAKE, contracts::PATCH, limits::SET_LIMITS, validators::SET_VALIDATOR];
 
 /// Registers all built-in functions and their events.
 // spec: MODULE-1, MODULE-3, MODULE-5, MODULE-11
@@ -102,7 +105,7 @@ pub fn register(registry: &mut Registry) -> &mut Registry {
         .event::<contracts::Transferred>()
         .event::<contracts::Approved>()
         .event::<contracts::Patched>();
-    validators::register(sessions::register(registry))
+    limits::register(validators::register(sessions::register(registry)))
 }
 
 /// A registry of the built-in functions alone.

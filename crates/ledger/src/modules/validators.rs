@@ -5,8 +5,8 @@
 //!
 //! Rules: `spec/ledger.md`, LEDGER-8, and `spec/modules.md`, MODULE-7.
 
+pub use crate::chain::ChainSpace;
 use crate::keys;
-pub use crate::validators::ChainSpace;
 use crate::validators::Validators;
 use keelstone_execution::{Capability, Context, Denied, Draft, PublicKey, Registry, Stop, Transition, denied};
 use keelstone_macros::{event, transition};

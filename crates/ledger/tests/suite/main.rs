@@ -12,6 +12,7 @@ mod genesis;
 mod history;
 mod hooks;
 mod hostile;
+mod limits;
 mod modules;
 mod node_log;
 mod operation_proof;

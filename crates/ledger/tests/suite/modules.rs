@@ -3,7 +3,7 @@
 use crate::tools::*;
 use keelstone_codec::{BoundedSet, Decode, Fixed, Height, Shape, StateHash, Text, Variant};
 use keelstone_execution::{Capability, ContextUse, Operation, Registry, SessionId, Sessions, View};
-use keelstone_ledger::modules::{Society, agents, memes, sessions, social, standard, validators};
+use keelstone_ledger::modules::{Society, agents, limits, memes, sessions, social, standard, validators};
 use keelstone_ledger::{PublicKey, Receipt, Refusal, Transaction, Verdict};
 
 fn fixed(text: &str) -> Fixed {
@@ -44,7 +44,7 @@ fn functions_are_those_of_the_spec() {
         let height = line.contains(&format!("`{}` *h*", function.label()));
         assert_eq!(function.context, ContextUse { height, ..ContextUse::NONE }, "{line}");
     }
-    assert_eq!(registry.functions().len(), 44);
+    assert_eq!(registry.functions().len(), 45);
 }
 
 /// A layout in the words of `spec/modules.md`.
@@ -95,11 +95,11 @@ fn arguments_and_results_are_those_of_the_spec() {
     assert!(lacking.is_empty(), "spec/modules.md lacks these rows under MODULE-11:\n{lacking}");
 }
 
-/// A chain of one's own takes the functions of sessions and of validators without the others.
+/// A chain of one's own takes the functions of sessions, of validators and of limits without the others.
 #[test]
-fn sessions_and_validators_can_be_had_alone() {
+fn sessions_validators_and_limits_can_be_had_alone() {
     let mut registry = Registry::new();
-    validators::register(sessions::register(&mut registry)).check().unwrap();
+    limits::register(validators::register(sessions::register(&mut registry))).check().unwrap();
     let standard = standard();
     let of = |registry: &Registry, module: &str| -> Vec<String> {
         let labels = registry.functions().into_iter().map(|function| function.label());
@@ -109,8 +109,9 @@ fn sessions_and_validators_can_be_had_alone() {
         assert!(!of(&registry, module).is_empty());
         assert_eq!(of(&registry, module), of(&standard, module));
     }
-    assert_eq!(of(&registry, "").len(), 10);
+    assert_eq!(of(&registry, "").len(), 11);
     assert!(registry.reserved().contains(&validators::SET_VALIDATOR));
+    assert!(registry.reserved().contains(&limits::SET_LIMITS));
 }
 
 /// spec: AGENT-1, AGENT-2.

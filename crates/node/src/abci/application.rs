@@ -8,16 +8,16 @@ use crate::bundle::{hook_of, progress_name};
 use crate::cometbft::keys::address_of;
 use crate::cometbft::rpc::RpcError;
 use crate::engine::Engine;
-use crate::engine::consensus::{Begin, Decided, Finalized, ProveError, TxResult};
+use crate::engine::consensus::{Begin, Decided, Finalized, ProveError, TRANSACTION_OVERHEAD, TxResult};
 use crate::engine::statesync::SyncStanding;
 use crate::exit::{Exit, Failure, causes};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::snapshots::Service;
 use bytes::Bytes;
-use keelstone_codec::{Hash, Height, Key, Namespace, Timestamp};
+use keelstone_codec::{Hash, Height, Key, LIST_MAX, Namespace, Timestamp};
 use keelstone_execution::PublicKey;
-use keelstone_ledger::{Continuation, Validator};
+use keelstone_ledger::{BLOCK_BYTES_MAX, ChainLimits, Continuation, Validator};
 use keelstone_store::StoreError;
 use keelstone_sync::library::Info;
 use keelstone_sync::snapshot::{ChunkVerdict, Offer, OfferVerdict};
@@ -44,12 +44,24 @@ use tendermint_proto::v0_38::abci::{
     ResponseVerifyVoteExtension, Snapshot, ValidatorUpdate,
 };
 use tendermint_proto::v0_38::crypto::{ProofOp, ProofOps, PublicKey as EngineKey, public_key};
-use tendermint_proto::v0_38::types::{ConsensusParams, VersionParams};
+use tendermint_proto::v0_38::types::{BlockParams, ConsensusParams, VersionParams};
 
 /// The version of the application's rules, which stands in every header of the engine's.
 const APP_VERSION: u64 = keelstone_ledger::SCHEMA as u64;
 /// What the numbers in results are of.
 const CODESPACE: &str = "keelstone";
+/// Bytes of a block that the engine allows at least, once it is told of a chain's limits: the evidence it has in a block, which it
+/// bounds for itself, may not be more.
+const ENGINE_BLOCK_BYTES_LEAST: i64 = 21 << 20;
+/// Bytes of a block beside its transactions: header, evidence, and the signatures of all who vote.
+const ENGINE_BLOCK_BYTES_BESIDE: i64 = 2 << 20;
+/// The most that CometBFT can be told.
+const ENGINE_BLOCK_BYTES_MAX: u64 = 100 << 20;
+const _: () = assert!(
+    BLOCK_BYTES_MAX + LIST_MAX as u64 * TRANSACTION_OVERHEAD as u64 + ENGINE_BLOCK_BYTES_BESIDE as u64
+        <= ENGINE_BLOCK_BYTES_MAX,
+    "the largest block of a chain is one of the engine's"
+);
 /// What the engine calls the keys of this chain's validators.
 const ED25519: &str = "ed25519";
 /// Codes of answers to queries.
@@ -201,7 +213,7 @@ impl Application {
 
     fn init_chain(&self, call: RequestInitChain) -> Result<ResponseInitChain, Failure> {
         self.sync.lock().unwrap_or_else(PoisonError::into_inner).chain_begun();
-        can_run_under(call.consensus_params.as_ref(), self.engine.gas_wanted())?;
+        can_run_under(call.consensus_params.as_ref(), self.engine.gas_wanted()?)?;
         let validators = call.validators.iter().map(|update| {
             let key = match update.pub_key.as_ref().and_then(|key| key.sum.as_ref()) {
                 Some(public_key::Sum::Ed25519(key)) => <[u8; 32]>::try_from(key.as_slice()).ok(),
@@ -236,14 +248,12 @@ impl Application {
         if !again {
             self.metrics.transaction(if checked.is_ok() { "accepted" } else { "refused" });
         }
-        let gas_wanted = signed(self.engine.gas_wanted());
-        match checked {
-            Ok(id) => ResponseCheckTx { data: bytes_of(&id.0), gas_wanted, ..Default::default() },
+        match checked.and_then(|id| Ok((id, self.engine.gas_wanted()?))) {
+            Ok((id, gas)) => ResponseCheckTx { data: bytes_of(&id.0), gas_wanted: signed(gas), ..Default::default() },
             Err(refusal) => ResponseCheckTx {
                 code: u32::from(refusal.code()),
                 log: refusal.to_string(),
                 codespace: CODESPACE.to_owned(),
-                gas_wanted,
                 ..Default::default()
             },
         }
@@ -275,13 +285,13 @@ impl Application {
             transactions: call.txs,
         })?;
         *self.ran_for.lock().unwrap_or_else(PoisonError::into_inner) = started.elapsed();
-        let Finalized { root, results, continuations, validators } = &*finalized;
+        let Finalized { root, results, continuations, validators, limits } = &*finalized;
         events.extend(continuations.iter().map(continuation));
         Ok(ResponseFinalizeBlock {
             events,
             tx_results: results.iter().map(result).collect(),
             validator_updates: validators.iter().map(update).collect(),
-            consensus_param_updates: None,
+            consensus_param_updates: limits.as_ref().map(parameters_for),
             app_hash: bytes_of(&root.0),
         })
     }
@@ -550,6 +560,16 @@ fn can_run_under(parameters: Option<&ConsensusParams>, gas_wanted: u64) -> Resul
         );
         return Err(Failure::usage(message).hint("set block.max_gas to -1, or to at least that"));
     }
+    if let Some(evidence) = &parameters.evidence
+        && evidence.max_bytes > ENGINE_BLOCK_BYTES_LEAST
+    {
+        let message = format!(
+            "the engine's genesis has evidence.max_bytes {}, which the block.max_bytes that it is told of when the chain \
+             changes its limits may be below: it would halt then",
+            evidence.max_bytes
+        );
+        return Err(Failure::usage(message).hint(format!("set it to at most {ENGINE_BLOCK_BYTES_LEAST}")));
+    }
     if let Some(validator) = &parameters.validator
         && !validator.pub_key_types.is_empty()
         && !validator.pub_key_types.iter().any(|kind| kind == ED25519)
@@ -561,6 +581,16 @@ fn can_run_under(parameters: Option<&ConsensusParams>, gas_wanted: u64) -> Resul
         return Err(Failure::usage(message).hint(format!("add {ED25519} to validator.pub_key_types")));
     }
     Ok(())
+}
+
+/// What the engine has to allow for blocks within these limits. It is told whatever it allows now, which is not known here: so gas
+/// is counted by the chain alone, and there is room for all transactions of a block, with what the engine puts beside them.
+// spec: LEDGER-10
+fn parameters_for(limits: &ChainLimits) -> ConsensusParams {
+    let frames = i64::from(limits.block_transactions_max) * i64::from(TRANSACTION_OVERHEAD);
+    let room = i64::from(limits.block_bytes_max) + frames + ENGINE_BLOCK_BYTES_BESIDE;
+    let max_bytes = room.max(ENGINE_BLOCK_BYTES_LEAST);
+    ConsensusParams { block: Some(BlockParams { max_bytes, max_gas: -1 }), ..Default::default() }
 }
 
 /// The lowest block the engine may not forget after block `height`: of the last ones as many as `retain` says (0: all),

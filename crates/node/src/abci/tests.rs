@@ -20,9 +20,10 @@ use keelstone_execution::{
     Batching, Bundle, Context, Denied, Draft, Item, Mode, Operation, Registry, Transition, denied, event, namespace,
     transition,
 };
+use keelstone_ledger::modules::limits::{SET_LIMITS, SetLimits};
 use keelstone_ledger::modules::validators::{SET_VALIDATOR, SetValidator};
 use keelstone_ledger::modules::{agents, standard};
-use keelstone_ledger::{Genesis, Inherited, SecretKey, Transaction, Validator};
+use keelstone_ledger::{ChainLimits, Genesis, Inherited, SecretKey, Transaction, Validator};
 use prost::Message as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -38,7 +39,7 @@ use tendermint_proto::v0_38::abci::response_apply_snapshot_chunk::Result as Chun
 use tendermint_proto::v0_38::abci::response_offer_snapshot::Result as OfferResult;
 use tendermint_proto::v0_38::abci::response_process_proposal::ProposalStatus;
 use tendermint_proto::v0_38::abci::{self as proto, Request, Response};
-use tendermint_proto::v0_38::types::{BlockParams, ConsensusParams, ValidatorParams};
+use tendermint_proto::v0_38::types::{BlockParams, ConsensusParams, EvidenceParams, ValidatorParams};
 use tokio::sync::watch;
 
 pub(super) fn key(number: u8) -> SecretKey {
@@ -522,6 +523,48 @@ fn validators_change_by_transaction_and_misbehaviour_is_told() {
     client.commit();
     let error = client.exception(Call::FinalizeBlock(block(3, vec![])));
     assert!(error.contains("may not make blocks"), "{error}");
+}
+
+/// spec: LEDGER-10. The engine is told of limits with the block that sets them: it lets through what they let through, and never so
+/// little that the evidence it puts into a block has no room.
+#[test]
+fn the_engine_is_told_of_limits_that_the_chain_changes() {
+    let place = Place::with(|genesis| drop(genesis.grants.insert(key(9).public(), [SET_LIMITS].into())));
+    let node = place.start();
+    let mut client = node.connect();
+    let mut call = init_chain(&place);
+    let evidence = |max_bytes| Some(EvidenceParams { max_bytes, ..Default::default() });
+    let parameters = |max_bytes| ConsensusParams { evidence: evidence(max_bytes), ..Default::default() };
+    call.consensus_params = Some(parameters((21 << 20) + 1));
+    let error = node.connect().exception(Call::InitChain(call.clone()));
+    assert!(error.contains("evidence.max_bytes 22020097"), "{error}");
+    call.consensus_params = Some(parameters(21 << 20));
+    assert!(matches!(client.call(Call::InitChain(call)), Answer::InitChain(_)));
+
+    let wanted = |client: &mut Client, nonce| client.check(&register(1, nonce), false).gas_wanted;
+    assert_eq!(wanted(&mut client, 0), 1_000_000_000);
+    let began_with = place.genesis.limits;
+    let larger = ChainLimits { block_bytes_max: 32 << 20, bundle_gas_max: 2_000_000_000, ..began_with };
+    let smaller = ChainLimits { block_bytes_max: 2 << 20, ..began_with };
+    let frames = 6 * i64::from(began_with.block_transactions_max);
+    for (height, limits, expected) in [(1, larger, (34 << 20) + frames), (2, smaller, 21 << 20)] {
+        let nonce = u64::try_from(height).unwrap() - 1;
+        let decided = block(height, vec![signed(9, nonce, Operation::of(&SetLimits { limits }))]);
+        let finalized = client.finalize(decided);
+        let result = &finalized.tx_results[0];
+        assert_eq!(result.code, 0, "{}", result.log);
+        let told = finalized.consensus_param_updates.expect("it is told");
+        let block = told.block.expect("of blocks");
+        assert_eq!((block.max_bytes, block.max_gas), (expected, -1));
+        assert_eq!((told.evidence, told.validator, told.version), (None, None, None), "the rest stays the engine's");
+        client.commit();
+        assert_eq!(wanted(&mut client, 0), i64::try_from(limits.bundle_gas_max).unwrap());
+    }
+    let finalized = client.finalize(block(3, vec![register(1, 0)]));
+    assert_eq!(finalized.consensus_param_updates, None);
+    client.commit();
+    drop(client);
+    node.stop();
 }
 
 /// spec: BLOCK-6, LEDGER-3. What a block does for an async bundle stands in no transaction of it, so the block's own events

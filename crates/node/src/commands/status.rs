@@ -57,6 +57,12 @@ pub(crate) fn run(_: Options, context: &Context<'_>) -> Result<Exit, Failure> {
     out.row("version", format_args!("Keelstone {}{of}", status.version));
     out.row("state", format_args!("{} entries, {}", grouped(status.entries), bytes(status.entry_bytes)));
     out.row("history", format_args!("from height {}", grouped(status.lowest_height)));
+    if let Some(limits) = &status.limits {
+        let (count, room) =
+            (grouped(u64::from(limits.block_transactions_max)), bytes(u64::from(limits.block_bytes_max)));
+        let (block, bundle) = (grouped(limits.block_gas_max), grouped(limits.bundle_gas_max));
+        out.row("limits", format_args!("{count} transactions, {room}, {block} gas a block; {bundle} gas a bundle"));
+    }
     out.row("waiting", format_args!("{} transactions", grouped(status.waiting)));
     if let Some(failed) = &status.failed {
         out.row("failed", out.ink(Ink::Bad, failed));

@@ -15,18 +15,18 @@ use bytes::Bytes;
 use keelstone_codec::{ChainId, Decode as _, Encode as _, Height, Key, Namespace, Root, Timestamp};
 use keelstone_execution::PublicKey;
 use keelstone_ledger::{
-    Block, BlockError, Committed, Continuation, LedgerError, Pending, PoolError, ProposalError, Receipt, Refusal,
-    Refused, SignedTransaction, TxId, Validator, Validators, Verdict,
+    Block, BlockError, ChainLimits, Committed, Continuation, LedgerError, Pending, PoolError, ProposalError, Receipt,
+    Refusal, Refused, SignedTransaction, TxId, Validator, Validators, Verdict,
 };
 use keelstone_store::StoreError;
 use keelstone_tree::ics23::{ConvertError, Ics23Proof, prove_ics23};
-use keelstone_tree::{HashKind, Hasher, Read as _};
+use keelstone_tree::{HashKind, Hasher, Read as _, ReadError};
 use prost::Message as _;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use tendermint_proto::v0_38::types::SignedHeader;
 
 /// Bytes that a transaction takes in a block beside its own: a tag, and a length of at most five bytes.
-const TRANSACTION_OVERHEAD: usize = 6;
+pub(crate) const TRANSACTION_OVERHEAD: u8 = 6;
 /// Numbers of failures in results begin here, so that they differ from those of refusals.
 const FAILURE_CODES: u32 = 1_000;
 
@@ -75,6 +75,8 @@ pub(crate) struct Finalized {
     /// What it does for async bundles.
     pub(crate) continuations: Vec<Continuation>,
     pub(crate) validators: Vec<Validator>,
+    /// The chain's limits from the next block on, if it changes them.
+    pub(crate) limits: Option<ChainLimits>,
 }
 
 /// What one transaction of it comes to.
@@ -158,8 +160,8 @@ pub(crate) trait Consensus {
     fn lacks_certificate(&self, height: Height) -> Result<bool, Failure>;
     /// Writes what was kept and waits for the next block to be written with.
     fn write_certificates(&self) -> Result<(), Failure>;
-    /// The most gas a bundle may use.
-    fn gas_wanted(&self) -> u64;
+    /// The most gas a bundle of the next block may use.
+    fn gas_wanted(&self) -> Result<u64, ReadError>;
     /// The height of the chain's first block.
     fn first_height(&self) -> Height;
 }
@@ -238,7 +240,7 @@ impl<H: Hasher> Consensus for Local<H> {
 
     fn choose(&self, transactions: &[Bytes], bytes_max: usize) -> Result<Vec<usize>, Failure> {
         let candidates: Vec<&[u8]> = transactions.iter().map(AsRef::as_ref).collect();
-        Ok(self.ledger().choose(&candidates, bytes_max, TRANSACTION_OVERHEAD)?)
+        Ok(self.ledger().choose(&candidates, bytes_max, TRANSACTION_OVERHEAD.into())?)
     }
 
     fn judge(&self, transactions: &[Bytes]) -> Result<(), ProposalError> {
@@ -268,13 +270,14 @@ impl<H: Hasher> Consensus for Local<H> {
         };
         let pending = ledger.run(block, Refused::Receipt).map_err(cannot_follow)?;
         let executed = pending.executed();
-        let gas_wanted = ledger.facts().limits.bundle_gas_max;
+        let gas_wanted = self.gas_wanted()?;
         let results = executed.block.transactions.iter().zip(&executed.receipts);
         let answer = Arc::new(Finalized {
             root: pending.root(),
             results: results.map(|(signed, receipt)| result_of(signed, receipt, gas_wanted)).collect(),
             continuations: executed.continuations.clone(),
             validators: executed.validators.clone(),
+            limits: executed.limits,
         });
         *ran = Some(Ran { decided, pending, answer: answer.clone() });
         Ok(answer)
@@ -343,8 +346,8 @@ impl<H: Hasher> Consensus for Local<H> {
         Ok(self.ledger().write_certificates()?)
     }
 
-    fn gas_wanted(&self) -> u64 {
-        self.ledger().facts().limits.bundle_gas_max
+    fn gas_wanted(&self) -> Result<u64, ReadError> {
+        Ok(self.ledger().limits()?.bundle_gas_max)
     }
 
     fn first_height(&self) -> Height {

@@ -21,7 +21,7 @@ const WITNESS_BYTES_MAX: usize = 24 << 20;
 impl<H: Hasher> Local<H> {
     /// The transaction in the bytes of one, signed or not.
     fn asked_about(&self, transaction: &[u8]) -> Result<Transaction, Refusal> {
-        let limit = self.ledger().facts().limits.transaction_bytes_max as usize;
+        let limit = self.ledger().limits()?.transaction_bytes_max as usize;
         if transaction.len() > limit {
             return Err(Refusal::Bad(format!("a transaction has at most {limit} bytes")));
         }
@@ -59,6 +59,7 @@ impl<H: Hasher> Chain for Local<H> {
             lowest_height: self.lowest().0,
             root: view.root().0.to_string(),
             time: self.ledger().time().0,
+            limits: Some(self.ledger().limits()?),
             entries: totals.count,
             entry_bytes: totals.bytes,
             waiting: u64::try_from(pool.count).unwrap_or(u64::MAX),

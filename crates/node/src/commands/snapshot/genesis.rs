@@ -18,7 +18,7 @@ use crate::library::trusted;
 use crate::newfile;
 use crate::out::{bytes, grouped, short};
 use clap::Args;
-use keelstone_codec::{ChainId, Decode as _, Height, Key, Namespace, Value};
+use keelstone_codec::{ChainId, Decode, Height, Key, Namespace, Value};
 use keelstone_execution::{Capability, PublicKey, SYSTEM_NAMESPACES, Sessions, Space as _, View};
 use keelstone_ledger::{CHAIN, ChainFacts, GENESIS_KEYS_MAX, Genesis, Inherited, check_key};
 use keelstone_sync::library::{Info, LibraryError};
@@ -70,6 +70,8 @@ struct Taken {
     entries: u64,
     bytes: u64,
     facts: Option<Vec<u8>>,
+    /// The old chain's limits, if it changed them.
+    limits: Option<Vec<u8>>,
     /// The entries of the grants; none if they are left behind too.
     grants: Option<Vec<(Namespace, Key, Option<Value>)>>,
     /// Entries of the engine's own namespaces.
@@ -95,8 +97,10 @@ impl Taken {
                 return Ok(());
             }
             self.left += 1;
-            if namespace.as_str() == CHAIN && key == b"facts" {
-                self.facts = Some(value.to_vec());
+            match (namespace.as_str(), key) {
+                (CHAIN, b"facts") => self.facts = Some(value.to_vec()),
+                (CHAIN, b"limits") => self.limits = Some(value.to_vec()),
+                _ => {}
             }
             return Ok(());
         }
@@ -144,7 +148,10 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         let message = format!("the snapshot is of {chain_id}: a new network needs a name of its own");
         return Err(Failure::usage(message).hint("keelstone snapshot restore goes on with the same network"));
     }
-    let facts = facts(&info, taken.facts.as_deref())?;
+    let facts: ChainFacts = said(&info, "facts", taken.facts.as_deref())?
+        .ok_or_else(|| Failure::usage(format!("{} has no facts in its state", info.chain_id)))?;
+    // spec: LEDGER-10
+    let limits = said(&info, "changed limits", taken.limits.as_deref())?.unwrap_or(facts.limits);
     let grants = taken.grants.map_or_else(|| Ok(Grants::new()), grants)?;
     let inherits = taken.state.is_none().then(|| Inherited {
         chain_id: facts.chain_id.clone(),
@@ -158,7 +165,7 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         initial_height: Height(options.initial_height),
         // No block of the new network is earlier than what its state remembers.
         time: now().max(facts.genesis_time),
-        limits: facts.limits,
+        limits,
         producers,
         validators,
         grants,
@@ -217,11 +224,10 @@ fn producer(text: &str) -> Result<PublicKey, Failure> {
     Ok(key)
 }
 
-/// What the old chain says of itself, which its limits are taken from.
-fn facts(info: &Info, encoded: Option<&[u8]>) -> Result<ChainFacts, Failure> {
-    let encoded = encoded.ok_or_else(|| Failure::usage(format!("{} has no facts in its state", info.chain_id)))?;
-    ChainFacts::from_bytes(encoded)
-        .map_err(|error| Failure::usage(format!("the facts of {} do not decode: {error}", info.chain_id)))
+/// What the old chain says of itself, if it does.
+fn said<T: Decode>(info: &Info, what: &str, encoded: Option<&[u8]>) -> Result<Option<T>, Failure> {
+    let undecodable = |error| Failure::usage(format!("the {what} of {} do not decode: {error}", info.chain_id));
+    encoded.map(T::from_bytes).transpose().map_err(undecodable)
 }
 
 #[cfg(test)]
