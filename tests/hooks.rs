@@ -16,7 +16,7 @@ use std::process::{Command, ExitCode};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Set where this program is the application.
-const APPLICATION: &str = "KEELSTONE_TEST_APPLICATION";
+const APPLICATION: &str = "TEST_APPLICATION";
 /// The name of the only test here.
 const TEST: &str = "hooks_under_cometbft_come_to_the_same_on_every_node";
 /// From here on trees grow twice as fast, and their fruit may be picked.
@@ -217,7 +217,7 @@ fn hooks_under_cometbft_come_to_the_same_on_every_node() {
     let at = u64::try_from(now).expect("a time") + RINGS_AFTER_MS;
     let (code, said) = send("orchard.wind_up/1", json!({ "at": at }));
     assert_eq!(code, 0, "{said}");
-    let wound = said["height"].as_u64().expect("its block");
+    let wound = said["receipt"]["height"].as_u64().expect("its block");
     assert!(wound + 2 < RIPE.0, "the network was slow, {wound}");
     let (code, said) = send("orchard.pick/1", json!({ "tree": 1 }));
     assert_ne!(code, 0, "nobody has heard of it yet: {said}");
