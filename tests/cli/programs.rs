@@ -194,6 +194,23 @@ fn a_home_knows_which_program_made_its_blocks() {
     assert!(!warned(&of_old_types, "was last written to"), "{}", of_old_types.said);
     assert!(warned(&of_old_types, "no value of the type that this program has there"), "{}", of_old_types.said);
     drop(of_old_types);
+
+    // Where nothing says so any more, who runs the chain next is told once, and noted.
+    let forget = || std::fs::remove_file(home.path().join("program.json")).unwrap();
+    forget();
+    let unknown = "nothing says which program made them";
+    let first = node("first");
+    assert!(warned(&first, unknown), "{}", first.said);
+    drop(first);
+    assert_eq!(noted()["interface"], interface);
+    let first = node("first");
+    assert!(!warned(&first, unknown), "{}", first.said);
+    drop(first);
+    forget();
+    let sent = place("first", home.path(), 4);
+    assert!(sent.status.success() && String::from_utf8_lossy(&sent.stderr).contains(unknown), "{sent:?}");
+    let sent = place("first", home.path(), 5);
+    assert!(sent.status.success() && !String::from_utf8_lossy(&sent.stderr).contains("warning"), "{sent:?}");
 }
 
 /// spec: HISTORY-4. A replay names what differs first, and who may have made it.

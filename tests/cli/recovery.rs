@@ -760,7 +760,15 @@ fn what_works_on_the_disk_is_told_to_stop_and_leaves_nothing_half_done() {
     is_as_before();
 
     let config = home.path().join("keelstone.toml");
-    for command in [&["check", "--full"][..], &["db", "check"], &["db", "compact"]] {
+    let commands = [
+        &["check", "--full"][..],
+        &["check", "--repair"],
+        &["db", "check"],
+        &["db", "check", "--repair"],
+        &["db", "compact"],
+        &["db", "prune", "--before", "3", "--yes"],
+    ];
+    for command in commands {
         let settings = fs::read(&config).unwrap();
         fs::remove_file(&config).unwrap();
         stopped_at(&config, b"", home.path(), command);

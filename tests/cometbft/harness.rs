@@ -53,9 +53,10 @@ pub(crate) fn cometbft() -> Option<PathBuf> {
     found
 }
 
+/// The program under test, with an environment of its own.
 fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keelstone"));
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", "/nonexistent");
+    let mut command = crate::program();
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", "/nonexistent");
     command
 }
 

@@ -10,3 +10,10 @@ mod hostile;
 mod light;
 mod proxy;
 mod sync;
+
+/// The program that these networks run, in an empty environment.
+fn program() -> std::process::Command {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_keelstone"));
+    command.env_clear();
+    command
+}

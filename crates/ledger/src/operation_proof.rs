@@ -14,7 +14,7 @@ use crate::block::{BlockRecord, Continuation, OperationReceipt, Progress, Receip
 use crate::ledger::{Ledger, LedgerError};
 use crate::transaction::TxId;
 use keelstone_codec::{Blob, ChainId, Decode as _, Hash, Height, Root, StateHash, Tag, TaggedHasher, tagged};
-use keelstone_execution::{BundleId, Link, ListProof, SessionId, list_root, result_hash};
+use keelstone_execution::{BundleId, Link, ListProof, SessionId, When, list_root, result_hash};
 use keelstone_macros::{Decode, Encode};
 use keelstone_tree::{HashKind, Hasher, ProofError, Query};
 
@@ -342,7 +342,22 @@ impl<H: Hasher> Ledger<H> {
     /// [`LedgerError::Damaged`] if what is kept does not lead to the state.
     // spec: HISTORY-10
     pub fn operation_proof(&self, bundle: &BundleId, index: u32) -> Result<Option<OperationProof>, LedgerError> {
-        let Some(found) = self.find_operation(bundle, index)? else { return Ok(None) };
+        self.find_operation(bundle, index)?.map(|found| self.prove_operation(found, bundle, index)).transpose()
+    }
+
+    /// Proves what the chain did by itself in a block, as [`Ledger::operation_proof`]: the hook at an index among those called
+    /// then; none if that one left nothing there, or failed. The block has to be said, for in every block that bundle and
+    /// that index are the same.
+    ///
+    /// # Errors
+    /// As [`Ledger::operation_proof`]; [`LedgerError::NotYet`].
+    // spec: HISTORY-10, BLOCK-8
+    pub fn hook_proof(&self, block: Height, when: When, index: u32) -> Result<Option<OperationProof>, LedgerError> {
+        let bundle = when.bundle();
+        self.find_batched(block, &bundle, index)?.map(|found| self.prove_operation(found, &bundle, index)).transpose()
+    }
+
+    fn prove_operation(&self, found: Found, bundle: &BundleId, index: u32) -> Result<OperationProof, LedgerError> {
         let Found { block, together, in_block, operation, in_list } = found;
         let damaged = |what: String| LedgerError::Damaged { height: block, what };
         // Where in its session it stands is in the log; its link vouches for that.
@@ -375,7 +390,7 @@ impl<H: Hasher> Ledger<H> {
             args,
         };
         match proof.verify::<H>() {
-            Ok(()) => Ok(Some(proof)),
+            Ok(()) => Ok(proof),
             Err(error) => Err(damaged(error.to_string())),
         }
     }
@@ -392,15 +407,20 @@ impl<H: Hasher> Ledger<H> {
         let mut from = record.submitted;
         while let Some(height) = self.first_with_continuations(from, record.updated)? {
             from = height.next();
-            let all = self.continuations(height)?;
-            for (at, continuation) in all.iter().enumerate() {
-                let in_block = || place(all.iter().map(Continuation::list_hash), at);
-                let together = continuation.together().filter(|(together, _)| together.bundle() == *bundle);
-                if let Some(found) = together.and_then(|together| Found::of(height, together, index, in_block)) {
-                    return Ok(Some(found));
-                }
+            if let Some(found) = self.find_batched(height, bundle, index)? {
+                return Ok(Some(found));
             }
         }
         Ok(None)
+    }
+
+    /// The operation at an index of a bundle, if it took effect in a batch of this block.
+    fn find_batched(&self, block: Height, bundle: &BundleId, index: u32) -> Result<Option<Found>, LedgerError> {
+        let all = self.continuations(block)?;
+        Ok(all.iter().enumerate().find_map(|(at, continuation)| {
+            let in_block = || place(all.iter().map(Continuation::list_hash), at);
+            let together = continuation.together().filter(|(together, _)| together.bundle() == *bundle);
+            together.and_then(|together| Found::of(block, together, index, in_block))
+        }))
     }
 }

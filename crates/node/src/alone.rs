@@ -140,8 +140,13 @@ impl Chain for Alone {
         self.engine.dry_run(transaction)
     }
 
-    fn operation_proof(&self, bundle: &Hash, index: u32) -> Result<api::OperationAnswer, Refusal> {
-        self.engine.operation_proof(bundle, index)
+    fn operation_proof(
+        &self,
+        bundle: &Hash,
+        index: u32,
+        block: Option<Height>,
+    ) -> Result<api::OperationAnswer, Refusal> {
+        self.engine.operation_proof(bundle, index, block)
     }
 
     fn audit(&self, wanted: &api::AuditWanted) -> Result<api::Audit, Refusal> {

@@ -52,8 +52,9 @@ pub(crate) trait Chain: Send + Sync {
     fn witness(&self, transaction: &[u8]) -> Result<Witness, Refusal>;
     /// What an encoded transaction, signed or not, would come to if it came now. Nothing is taken in.
     fn dry_run(&self, transaction: &[u8]) -> Result<DryRun, Refusal>;
-    /// That an operation of a bundle took effect, sync or async, proven in the last state.
-    fn operation_proof(&self, bundle: &Hash, index: u32) -> Result<OperationAnswer, Refusal>;
+    /// That an operation of a bundle took effect, sync or async, proven in the last state; or, where a block is said, a function
+    /// that the chain called in it by itself.
+    fn operation_proof(&self, bundle: &Hash, index: u32, block: Option<Height>) -> Result<OperationAnswer, Refusal>;
     /// Records of the audit log.
     fn audit(&self, wanted: &AuditWanted) -> Result<Audit, Refusal>;
     /// One record of the audit log, with the proof that it is in the log of the last state.
@@ -720,7 +721,10 @@ pub(crate) struct OperationAnswer {
     pub(crate) chain_id: String,
     /// Its bundle.
     pub(crate) bundle: String,
-    /// Its index in the bundle.
+    /// When in its block the chain called it by itself: `begin_block` or `end_block`; none of what somebody signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) hook: Option<String>,
+    /// Its index in the bundle, or among those that the chain called then.
     pub(crate) operation: u32,
     /// The block it took effect in.
     pub(crate) block: u64,

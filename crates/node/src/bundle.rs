@@ -10,7 +10,7 @@
 use crate::api;
 use crate::call;
 use crate::exit::Failure;
-use keelstone_codec::{Blob, BoundedSet, ChainId, Encode as _, Hash, Height, StateHash, unhex};
+use keelstone_codec::{Blob, BoundedSet, ChainId, DecodeError, Encode as _, Hash, Height, StateHash, unhex};
 use keelstone_execution::bundles::{BundleId, BundleRecord, Status, StopReason};
 use keelstone_execution::{Batching, Bundle, FunctionHash, Mode, Operation, PublicKey, Registry, SessionId, When};
 use keelstone_ledger::{
@@ -226,6 +226,7 @@ pub(crate) fn show_operation_proof(registry: &Registry, proof: &OperationProof) 
     api::OperationAnswer {
         chain_id: proof.chain_id.to_string(),
         bundle: proof.together.bundle().to_string(),
+        hook: When::of(&proof.together.bundle()).map(|when| when.name().to_owned()),
         operation: proof.index(),
         block: proof.block.0,
         function: label(registry, &function),
@@ -263,6 +264,15 @@ pub(crate) fn progress_name(progress: &Progress) -> &'static str {
         Progress::Stopped(_) => stopped,
         Progress::Expired => expired,
         Progress::Abandoned => abandoned,
+    }
+}
+
+/// What a bundle is called where its operations are asked for: by its identity, or, of what the chain does by itself, by when in
+/// a block that is.
+pub(crate) fn named(text: &str) -> Result<Hash, DecodeError> {
+    match When::ALL.into_iter().find(|when| when.name() == text) {
+        Some(when) => Ok(when.bundle().0),
+        None => Hash::from_hex(text),
     }
 }
 

@@ -524,8 +524,14 @@ impl Chain for Remote {
         self.post("/v1/dry-run", transaction)
     }
 
-    fn operation_proof(&self, bundle: &Hash, index: u32) -> Result<api::OperationAnswer, Refusal> {
-        self.get(&format!("/v1/bundles/{bundle}/operations/{index}"))
+    fn operation_proof(
+        &self,
+        bundle: &Hash,
+        index: u32,
+        block: Option<Height>,
+    ) -> Result<api::OperationAnswer, Refusal> {
+        let path = format!("/v1/bundles/{bundle}/operations/{index}");
+        self.get(&query(path, [("block", block.map(|block| block.to_string()))]))
     }
 
     fn audit(&self, wanted: &api::AuditWanted) -> Result<api::Audit, Refusal> {

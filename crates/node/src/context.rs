@@ -120,6 +120,19 @@ impl Context<'_> {
         })
     }
 
+    /// What is to be said where this home has blocks of a chain and no word of which program made them. The next one that this program
+    /// makes says so from then on.
+    pub(crate) fn of_an_unknown_program(&self, chain: &dyn Chain) -> Option<String> {
+        (self.home.program().is_none() && chain.block(None).is_ok()).then(|| {
+            let own = self.program();
+            format!(
+                "{} has blocks, and nothing says which program made them (program.json): they are taken for those of {own}; \
+                 keelstone replay says whether they come to the same with it",
+                self.home.path().display()
+            )
+        })
+    }
+
     /// Notes that this program makes the blocks here.
     pub(crate) fn note_program(&self) {
         note_program(&self.home, &self.program());
@@ -202,7 +215,8 @@ impl Context<'_> {
             Some(remote) => Ok(Arc::new(remote)),
             None => {
                 let (config, _) = self.config()?;
-                let (engine, another) = (self.open_watched(&config)?, self.of_another_program());
+                let engine = self.open_watched(&config)?;
+                let another = self.of_another_program().or_else(|| self.of_an_unknown_program(&*engine));
                 Ok(Arc::new(Alone::new(engine, config.engine.kind, &self.keys(), another, self.out.is_json())?))
             }
         }
@@ -278,17 +292,12 @@ impl Context<'_> {
     }
 
     /// As [`Self::open_chain`], for an engine that may have the state from its peers.
-    pub(crate) fn open_to_join(&self) -> Result<Arc<dyn Engine>, Failure> {
-        let (config, _) = self.config()?;
-        engine::open_to_join(&self.home, &config, &self.application.registry).map(|chain| self.noting(chain))
+    pub(crate) fn open_to_join(&self, config: &Config) -> Result<Arc<dyn Engine>, Failure> {
+        engine::open_to_join(&self.home, config, &self.application.registry).map(|chain| self.noting(chain))
     }
 
     /// The chain of this home directory, for a node that watches over its functions itself. Fails if another process has it.
-    pub(crate) fn open_to_run(&self) -> Result<Arc<dyn Engine>, Failure> {
-        self.open(&self.config()?.0)
-    }
-
-    fn open(&self, config: &Config) -> Result<Arc<dyn Engine>, Failure> {
+    pub(crate) fn open_to_run(&self, config: &Config) -> Result<Arc<dyn Engine>, Failure> {
         engine::open(&self.home, config, &self.application.registry).map(|chain| self.noting(chain))
     }
 
@@ -299,7 +308,7 @@ impl Context<'_> {
     }
 
     fn open_watched(&self, config: &Config) -> Result<Arc<dyn Engine>, Failure> {
-        let chain = self.open(config)?;
+        let chain = self.open_to_run(config)?;
         let registry = &self.application.registry;
         let watchdogs = [self.watch(config, &chain.activity())?, self.watch(config, registry.activity())?];
         self.watchdogs.borrow_mut().extend(watchdogs);

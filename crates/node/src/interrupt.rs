@@ -51,6 +51,11 @@ impl Stop {
         Ok(stop)
     }
 
+    /// What says so, for whoever waits for others.
+    pub(crate) fn flag(&self) -> &AtomicBool {
+        &self.0
+    }
+
     /// Whether it was.
     pub(crate) fn is_asked(&self) -> bool {
         self.0.load(Ordering::Relaxed)

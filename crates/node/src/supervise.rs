@@ -371,8 +371,8 @@ pub(crate) fn connects_elsewhere(engine: &Supervised, address: &str) -> Option<S
     (!is_here).then_some(named)
 }
 
-/// Why the engine could not fetch every block from the first on, if the nodes that it asks for headers say so: what they have
-/// begins higher. None also if no such node answers.
+/// Why the engine could not fetch every block from the first on, if all nodes that it asks for headers say so: what they have
+/// begins higher. None also if one of them does not answer: it may have the first, and nothing that is confirmed is given up for it.
 pub(crate) fn first_block_is_gone(engine: &Supervised, first: Height) -> Option<String> {
     let servers = configured(&engine.home).and_then(|table| {
         let servers = table.get("statesync")?.get("rpc_servers")?.as_str()?;
@@ -383,7 +383,11 @@ pub(crate) fn first_block_is_gone(engine: &Supervised, first: Height) -> Option<
         match Rpc::new(&server).and_then(|rpc| rpc.timeout(ASK_TIMEOUT).status()) {
             Ok(status) if status.earliest_height <= first.0 => return None,
             Ok(status) => kept.push(format!("{server} has blocks from {} on", status.earliest_height)),
-            Err(error) => tracing::warn!("it is not known whether there is a first block: {}", causes(&error)),
+            Err(error) => {
+                let said = if kept.is_empty() { String::new() } else { format!("; {}", kept.join(", ")) };
+                tracing::warn!("it is not known whether there is a first block: {}{said}", causes(&error));
+                return None;
+            }
         }
     }
     (!kept.is_empty()).then(|| format!("{}, and the chain begins with {first}", kept.join(", ")))
@@ -570,6 +574,11 @@ mod tests {
         assert_eq!(kept_from(&[301, 2]).0, None);
         assert_eq!(kept_from(&[]).0, None);
         let (engine, _dir) = engine_with("[statesync]\nrpc_servers = \"http://127.0.0.1:1,https://a:1\"\n");
+        assert_eq!(first_block_is_gone(&engine, Height(2)), None);
+        // Who is not heard may have it, whatever the other has given up.
+        let node = pruned("c", "n", 301, 400, 'a');
+        let servers = format!("http://{},http://127.0.0.1:1", node.authority());
+        let (engine, _dir) = engine_with(&format!("[statesync]\nrpc_servers = \"{servers}\"\n"));
         assert_eq!(first_block_is_gone(&engine, Height(2)), None);
     }
 

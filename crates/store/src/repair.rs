@@ -111,6 +111,8 @@ enum Stop {
     Unfit(StoreError),
     /// The new store could not be written: no other way could either.
     Broken(StoreError),
+    /// Whoever asked for the store wants it no more.
+    CutOff,
 }
 
 /// Records that follow one another.
@@ -143,10 +145,30 @@ impl<H: Hasher> Store<H> {
         sources: &mut [Source<'_>],
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Repaired<H>, RepairError> {
+        let mut go_on = |done| {
+            progress(done);
+            true
+        };
+        let repaired = Self::repair_while(damaged, into, options, sources, &mut go_on)?;
+        Ok(repaired.expect("nobody cuts it off"))
+    }
+
+    /// As [`Self::repair`], for as long as `go_on` says so; none if it was cut off, and `into` then holds no store.
+    ///
+    /// # Errors
+    /// As [`Self::repair`].
+    // spec: STORE-14
+    pub fn repair_while(
+        damaged: Arc<dyn Files>,
+        into: Arc<dyn Files>,
+        options: &Options,
+        sources: &mut [Source<'_>],
+        go_on: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Option<Repaired<H>>, RepairError> {
         let _lock = damaged.lock().map_err(lock_error)?;
         let (old, mut losses) = Old::<H>::read(damaged, options)?;
         let Some(old) = old else { return Err(RepairError::Lost { target: None, losses }) };
-        let mut making = Making { old: &old, into, options, progress };
+        let mut making = Making { old: &old, into, options, go_on };
         let mut ways: Vec<Way<'_, '_>> = vec![Way::Log];
         ways.extend((0..old.slots.len()).flat_map(|slot| [Way::Early(slot), Way::Flushed(slot)]));
         ways.extend(sources.iter_mut().map(Way::Source));
@@ -155,10 +177,14 @@ impl<H: Hasher> Store<H> {
                 Ok((store, from)) => {
                     let (before, low) = (old.low(), store.low());
                     let lost = before.zip(low).filter(|(before, low)| before < low);
-                    return Ok(Repaired { store, from, lost });
+                    return Ok(Some(Repaired { store, from, lost }));
                 }
                 Err(Stop::Unfit(_)) => making.sweep()?,
                 Err(Stop::Broken(error)) => return Err(error.into()),
+                Err(Stop::CutOff) => {
+                    making.sweep()?;
+                    return Ok(None);
+                }
             }
         }
         old.name_losses(&mut losses);
@@ -358,18 +384,24 @@ struct Making<'a, H: Hasher> {
     old: &'a Old<H>,
     into: Arc<dyn Files>,
     options: &'a Options,
-    progress: &'a mut dyn FnMut(Progress),
+    go_on: &'a mut dyn FnMut(Progress) -> bool,
 }
 
 impl<H: Hasher> Making<'_, H> {
     /// Goes one way to its end.
     fn go(&mut self, way: Way<'_, '_>) -> Result<(Store<H>, RepairedFrom), Stop> {
+        self.ask(Progress { done: 0, total: 0, what: "records" })?;
         match way {
             Way::Log => self.by_log(),
             Way::Flushed(slot) => self.by_slot(slot, false),
             Way::Early(slot) => self.by_slot(slot, true),
             Way::Source(source) => self.by_source(source),
         }
+    }
+
+    /// Tells how far it is.
+    fn ask(&mut self, progress: Progress) -> Result<(), Stop> {
+        if (self.go_on)(progress) { Ok(()) } else { Err(Stop::CutOff) }
     }
 
     /// Removes what a way that led nowhere has left.
@@ -426,7 +458,7 @@ impl<H: Hasher> Making<'_, H> {
         for height in from.0 + 1..=last.0 {
             let record = spot(Height(height)).and_then(|spot| log::record_at(segments, spot)).map_err(Stop::Unfit)?;
             apply(&store, &record)?;
-            (self.progress)(Progress { done: height - from.0, total: last.0 - from.0, what: "heights" });
+            self.ask(Progress { done: height - from.0, total: last.0 - from.0, what: "heights" })?;
         }
         if store.root() != flushed.root {
             return Err(unfit("the history does not lead to the version the superblock names"));
@@ -489,18 +521,16 @@ impl<H: Hasher> Making<'_, H> {
     ) -> Result<Store<H>, Stop> {
         let building = Store::build(Arc::clone(&self.into), self.options.clone(), height);
         let mut building = building.map_err(Stop::Broken)?;
-        let mut broken = None;
-        let mut done = 0;
+        let (mut broken, mut is_cut_off, mut done) = (None, false, 0);
         let fed = entries(&mut |namespace, key, value| {
             let key = Key::new(key).map_err(|error| StoreError::damaged("a state", 0, error.to_string()))?;
             building.push(namespace, &key, value).inspect_err(|error| broken = Some(error.clone()))?;
             done += 1;
-            if done % 65_536 == 0 {
-                (self.progress)(Progress { done, total: 0, what: "entries" });
-            }
-            Ok(())
+            is_cut_off = done % 4_096 == 0 && !(self.go_on)(Progress { done, total: 0, what: "entries" });
+            if is_cut_off { Err(cut_off()) } else { Ok(()) }
         });
         match (fed, broken) {
+            _ if is_cut_off => Err(Stop::CutOff),
             (Err(_), Some(error)) if !matches!(error, StoreError::BadEntry { .. }) => Err(Stop::Broken(error)),
             (Err(error), _) => Err(Stop::Unfit(error)),
             (Ok(()), _) => building.finish(root).map_err(|error| match error {
@@ -512,15 +542,16 @@ impl<H: Hasher> Making<'_, H> {
 
     /// Does again what the log says from `start` on, to its end.
     fn follow(&mut self, store: &Store<H>, start: Spot, previous: Hash) -> Result<(), Stop> {
-        let mut broken = None;
-        let mut done = 0;
+        let (mut broken, mut is_cut_off, mut done) = (None, false, 0);
         let replayed = log::replay(&self.old.segments, start, previous, &mut |_, record| {
             done += 1;
-            if done % 1_024 == 0 {
-                (self.progress)(Progress { done, total: 0, what: "records" });
+            is_cut_off = done % 64 == 0 && !(self.go_on)(Progress { done, total: 0, what: "records" });
+            if is_cut_off {
+                return Err(cut_off());
             }
             apply(store, &record).map_err(|stop| match stop {
                 Stop::Unfit(error) => error,
+                Stop::CutOff => cut_off(),
                 Stop::Broken(error) => {
                     broken = Some(error.clone());
                     error
@@ -528,6 +559,7 @@ impl<H: Hasher> Making<'_, H> {
             })
         });
         let tail = match (replayed, broken) {
+            _ if is_cut_off => return Err(Stop::CutOff),
             (_, Some(error)) => return Err(Stop::Broken(error)),
             (replayed, None) => replayed.map_err(Stop::Unfit)?,
         };
@@ -536,6 +568,11 @@ impl<H: Hasher> Making<'_, H> {
             _ => Ok(()),
         }
     }
+}
+
+/// Ends a walk that was cut off. Nobody is told.
+fn cut_off() -> StoreError {
+    StoreError::damaged("the store", 0, "it was cut off")
 }
 
 fn unfit(what: &str) -> Stop {

@@ -308,7 +308,9 @@ fn passed(line: &str) -> u64 {
 /// The end-to-end tests alone, on one version of CometBFT.
 fn end_to_end(version: &str) -> ExitCode {
     match outside::cometbft(version) {
-        Ok(binary) => run(cargo(&["test", "--test", "cometbft", "--locked"]).env("KEELSTONE_COMETBFT", binary)),
+        Ok(binary) => {
+            run(cargo(&["test", "--test", "cometbft", "--test", "hooks", "--locked"]).env("KEELSTONE_COMETBFT", binary))
+        }
         Err(problem) => {
             eprintln!("{problem}");
             ExitCode::FAILURE

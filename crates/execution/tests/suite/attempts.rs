@@ -1,7 +1,7 @@
 //! Parts of an operation that are taken back by themselves. Rule: `spec/chain.md`, EXEC-24.
 
 use crate::common::*;
-use keelstone_codec::{Encode as _, Hash, Text};
+use keelstone_codec::{Decode as _, Encode as _, Hash, Text};
 use keelstone_execution::{
     ATTEMPTS_WITHIN_MAX, BlockDraft, Caller, Capability, Context, Decode, Denied, Draft, Encode, FailureKind, Finished,
     FunctionHash, Limits, PublicKey, Registry, SessionId, Stop, Transition, View, cost, denied, ensure, transition,
@@ -125,6 +125,49 @@ impl Transition<Bank> for Wrong {
     }
 }
 
+/// Attempts something for each entry while it goes through them, and of each third within another attempt: with what is drawn, and
+/// what a scan of what the attempt itself writes to finds.
+#[transition("bank.each/1", context = random)]
+#[derive(Clone, Debug)]
+struct Each;
+
+impl Transition<Both> for Each {
+    type Output = (u64, u64, Vec<Hash>);
+
+    fn apply(&self, world: &mut Draft<Both>, cx: &mut Context) -> Result<Self::Output, Denied> {
+        let Both { bank, other } = &mut **world;
+        let (mut met, mut kept, mut drawn) = (0, 0, Vec::new());
+        for entry in bank.balances.iter() {
+            let (_, balance) = entry?;
+            met += 1;
+            let part = |cx: &mut Context| {
+                drawn.push(cx.random()?);
+                other.seen.insert(&(0, balance), &Text::new("kept")?)?;
+                cx.emit(&Minted { amount: balance })?;
+                ensure!(other.seen.iter().count() as u64 == kept + 1, "what was taken back is not met again");
+                ensure!(balance % 2 == 0, "odd");
+                Ok(())
+            };
+            let done = match balance % 3 {
+                0 => cx.attempt(|cx| cx.attempt(part)?)?,
+                _ => cx.attempt(part)?,
+            };
+            kept += u64::from(done.is_ok());
+        }
+        // What is iterated may be what is taken back, too: it goes on behind what it gave out.
+        let removed = cx.attempt(|_| {
+            let all: Vec<(PublicKey, u64)> = bank.balances.iter().collect::<Result<_, _>>()?;
+            for (account, _) in &all {
+                bank.balances.remove(account)?;
+                ensure!(bank.balances.iter().all(|entry| entry.is_ok_and(|(met, _)| met != *account)), "it is gone");
+            }
+            Err::<(), _>(denied!("{}", all.len()))
+        })?;
+        ensure!(removed.is_err() && bank.balances.iter().count() as u64 == met, "all are back");
+        Ok((met, kept, drawn))
+    }
+}
+
 fn ran(end: End) -> Result<Finished, FailureKind> {
     let registry = Registry::new().with::<Both, Part>();
     let mut draft = BlockDraft::begin(&registry, State::new(), block(1));
@@ -185,6 +228,32 @@ fn attempts_within_one_another_have_a_bound() {
     assert!(done.changes.find(&space("bank"), b"total").is_some());
     let failed = run(ATTEMPTS_WITHIN_MAX + 1).unwrap_err();
     assert!(matches!(failed.kind, FailureKind::Stopped(Stop::Limit { found: 9, limit: 8, .. })), "{failed}");
+}
+
+/// spec: EXEC-24, EXEC-15. Attempts within a scan, of entries of the state below and of those that the block wrote, and what they
+/// draw; also where the operation was run beforehand.
+#[test]
+fn attempts_go_together_with_scans_and_draws() {
+    let registry = registry().with::<Both, Each>();
+    let (ran, changes) = run(&State::new(), (1..=5).map(|person| mint(person, u64::from(person))).collect());
+    ran.unwrap();
+    let mut state = State::new();
+    state.apply(&changes.to_diff());
+    let mut draft = BlockDraft::begin(&registry, state, block(2));
+    let operations = (6..=9).map(|person| mint(person, u64::from(person))).chain([op(&Each), op(&Each)]).collect();
+    let done = draft.execute(Caller::root(key(1)), &bundle(operations), Limits::default()).unwrap();
+    let done = done.unwrap();
+    let results = done.outcomes[4..].iter().map(|outcome| {
+        let events: Vec<u64> = outcome.events.iter().map(|event| u64::from_bytes(&event.data).unwrap()).collect();
+        (<(u64, u64, Vec<Hash>)>::from_bytes(&outcome.result).unwrap(), events, outcome.diff.entries)
+    });
+    let [((met, kept, first), mut events, entries), ((again, _, second), _, nothing)] =
+        <[_; 2]>::try_from(results.collect::<Vec<_>>()).unwrap();
+    events.sort_unstable();
+    assert_eq!((met, kept, events, entries), (9, 4, vec![2, 4, 6, 8], 4));
+    assert_eq!((again, nothing), (9, 0), "the second meets what the first left, and each part of it is denied");
+    let drawn: std::collections::BTreeSet<Hash> = first.iter().chain(&second).copied().collect();
+    assert_eq!(drawn.len(), 18, "nothing is drawn twice, whatever became of it");
 }
 
 /// An error that says what is wrong with a value is the reason of the denial.

@@ -8,6 +8,7 @@
 use super::decimal::{Decimal, DecimalError};
 use crate::json::{Json, Number};
 use num_bigint::BigInt;
+use std::str::FromStr;
 
 /// Digits behind the point that Xian keeps.
 const PLACES_MAX: u32 = 30;
@@ -17,6 +18,14 @@ const PLACES_MAX: u32 = 30;
 pub struct Amount {
     value: Decimal,
     integer: bool,
+}
+
+impl FromStr for Amount {
+    type Err = AmountError;
+
+    fn from_str(text: &str) -> Result<Self, AmountError> {
+        Self::parse(text)
+    }
 }
 
 /// Why a value is no amount, or a result none that Xian could hold.
@@ -165,6 +174,7 @@ mod tests {
             assert!(stored(text).is_err(), "{text}");
         }
         assert_eq!(Amount::parse("1e-31"), Err(AmountError::Places { found: 31 }));
+        assert_eq!("1e-31".parse::<Amount>(), Err(AmountError::Places { found: 31 }));
         let largest = stored(r#"{"__fixed__":"1E+29"}"#).expect("an amount");
         let more = Amount::parse("1").expect("an amount");
         assert!(matches!(largest.add(&more), Err(AmountError::TooLarge { .. })));

@@ -8,12 +8,13 @@ use keelstone_execution::{
     Transition, When, denied, namespace, transition,
 };
 use keelstone_ledger::{
-    AuditEvent, AuditWalk, Block, ChangedBy, Continuation, Executed, Genesis, KeyError, Ledger, PoolLimits, Progress,
-    Refused, Signature, SignedTransaction, Until, Verdict, check_key, execute, verify_transition,
+    AuditEvent, AuditWalk, Block, Certified, ChangedBy, Continuation, Executed, Genesis, KeyError, Ledger, LedgerError,
+    PoolLimits, Progress, Refused, ReplayError, Signature, SignedTransaction, TakeError, Until, Verdict, check_key,
+    execute, verify_transition,
 };
 use keelstone_store::Store;
 use keelstone_store::files::MemoryFiles;
-use keelstone_store::kv::MemoryKv;
+use keelstone_store::kv::{Batch, Kv as _, MemoryKv};
 use keelstone_tree::Blake3;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -144,6 +145,68 @@ fn next(chain: &Chain, transactions: Vec<SignedTransaction>) -> Vec<Continuation
     let height = chain.height().next();
     let block = Block { height, time: Timestamp(height.0 * 1_000), proposer: proposer(), transactions };
     chain.commit(chain.run(block, Refused::Receipt).unwrap()).unwrap().continuations.clone()
+}
+
+#[namespace("clock")]
+struct Clock {
+    /// When the hook that looks at the clock rings.
+    alarm: Item<u64>,
+    /// The times at which it did, and what was drawn then.
+    rang: Map<u64, keelstone_codec::Hash>,
+}
+
+#[transition("clock.wind/1")]
+struct Wind {
+    at: u64,
+}
+
+impl Transition<Clock> for Wind {
+    type Output = ();
+    fn apply(&self, clock: &mut Draft<Clock>, _: &mut Context) -> Result<(), Denied> {
+        Ok(clock.alarm.set(&self.at)?)
+    }
+}
+
+/// Asks for all there is to ask of a block, in every block, and does something once it is time.
+#[transition("clock.ring/1", context = [height, time, random])]
+struct Ring;
+
+impl Transition<Clock> for Ring {
+    type Output = ();
+    fn apply(&self, clock: &mut Draft<Clock>, cx: &mut Context) -> Result<(), Denied> {
+        let (time, drawn) = (cx.time()?.0, cx.random()?);
+        if clock.alarm.get()?.is_none_or(|at| time < at) {
+            return Ok(());
+        }
+        clock.alarm.take()?;
+        Ok(clock.rang.insert(&time, &drawn)?)
+    }
+}
+
+/// Unwinds the alarm of whoever is early.
+#[transition("clock.early/1", context = time)]
+struct Early;
+
+impl Transition<Clock> for Early {
+    type Output = ();
+    fn apply(&self, clock: &mut Draft<Clock>, cx: &mut Context) -> Result<(), Denied> {
+        if clock.alarm.get()?.is_some_and(|at| cx.time().is_ok_and(|time| time.0 < at)) {
+            clock.alarm.take()?;
+        }
+        Ok(())
+    }
+}
+
+/// As [`Early`], whatever time it is.
+#[transition("clock.unwind/1")]
+struct Unwind;
+
+impl Transition<Clock> for Unwind {
+    type Output = ();
+    fn apply(&self, clock: &mut Draft<Clock>, _: &mut Context) -> Result<(), Denied> {
+        clock.alarm.take()?;
+        Ok(())
+    }
 }
 
 /// Everything by which the history of a chain is compared with what its blocks come to.
@@ -311,6 +374,174 @@ fn hooks_and_transactions_have_gas_of_their_own() {
     assert_eq!(made[0].gas_used, genesis.limits.bundle_gas_max, "it had all that one may use");
     let receipts = chain.receipts(chain.height()).unwrap();
     assert!(receipts[0].succeeded() && receipts[1].succeeded(), "{receipts:?}");
+}
+
+/// spec: HISTORY-10, BLOCK-8. Whatever a hook did is proven like a batch, under any later root, as what it was in that block and no
+/// other; where it left nothing, or failed, there is nothing to prove.
+#[test]
+fn what_a_hook_did_is_proven() {
+    let chain = market(registry());
+    next(&chain, vec![signed(1, 0, vec![offer(1, 3, 2)])]);
+    next(&chain, vec![signed(1, 1, vec![offer(2, 9, FAILS)])]);
+    for _ in 0..3 {
+        next(&chain, vec![]);
+    }
+    let mut proven = 0;
+    for height in (1..=chain.height().0).map(Height) {
+        let continuations = chain.continuations(height).unwrap();
+        for when in When::ALL {
+            let proof = chain.hook_proof(height, when, 0).unwrap();
+            let did = continuations.iter().find(|one| one.bundle == when.bundle() && !one.operations().is_empty());
+            assert_eq!(proof.is_some(), did.is_some(), "{height}, {when:?}");
+            assert_eq!(chain.hook_proof(height, when, 1).unwrap(), None, "there is one of each");
+            let Some((proof, did)) = proof.zip(did) else { continue };
+            proof.verify::<Blake3>().unwrap();
+            assert_eq!((proof.block, proof.root, proof.index()), (height, chain.root(), 0));
+            assert_eq!((&proof.operation, proof.together.bundle()), (&did.operations()[0], when.bundle()));
+            // Nor is it good for another block, in which the same bundle is another.
+            let elsewhere = keelstone_ledger::OperationProof { block: height.next(), ..proof };
+            assert!(elsewhere.verify::<Blake3>().is_err());
+            proven += 1;
+        }
+    }
+    assert_eq!(proven, 5, "the price fell in four blocks, and one was closed");
+    assert_eq!(chain.operation_proof(&When::EndBlock.bundle(), 0).unwrap(), None, "of which block was not said");
+    let ahead = chain.hook_proof(Height(99), When::EndBlock, 0).unwrap_err();
+    assert!(matches!(ahead, LedgerError::NotYet { .. }), "{ahead}");
+}
+
+/// spec: LEDGER-3, HISTORY-2, HISTORY-4, BLOCK-8. No record says what time it was in a block in which nothing was left, and a hook
+/// may ask. Whoever runs the same block comes to the same, at once or later; and where what is kept of it says another time, that
+/// either comes to the same or is told at that very block, for its record is there or not.
+#[test]
+fn a_time_that_no_record_has_decides_nothing_unseen() {
+    let begin = |kv: Arc<MemoryKv>| -> Chain {
+        let mut registry = registry();
+        registry.register::<Clock, Wind>().end_block::<Clock, Ring>();
+        registry.check().unwrap();
+        Ledger::create(store(), kv, registry, &genesis(), PoolLimits::default()).unwrap()
+    };
+    let live = |times: &[u64]| {
+        let kv = Arc::new(MemoryKv::new());
+        let chain = begin(kv.clone());
+        for time in times {
+            let height = chain.height().next();
+            let transactions =
+                if height == Height(1) { vec![signed(1, 0, vec![op(&Wind { at: 3_500 })])] } else { vec![] };
+            let block = Block { height, time: Timestamp(*time), proposer: proposer(), transactions };
+            chain.commit(chain.run(block, Refused::Receipt).unwrap()).unwrap();
+        }
+        (chain, kv)
+    };
+    let rang = |chain: &Chain| -> Vec<u64> {
+        let clock = keelstone_execution::View::<Clock>::over(chain.view());
+        clock.rang.iter().map(|rang| rang.unwrap().0).collect()
+    };
+    let (chain, kv) = live(&[1_000, 2_000, 3_000, 4_000, 5_000]);
+    let recorded = |chain: &Chain| -> Vec<u64> {
+        (1..=5).filter(|height| chain.header(Height(*height)).unwrap().record.is_some()).collect()
+    };
+    assert_eq!((rang(&chain), recorded(&chain)), (vec![4_000], vec![1, 4]));
+    history_holds(&chain);
+
+    // Another that was told other times of the blocks that left nothing stands where this one does; one that was told it is time
+    // does not.
+    let (other, other_kv) = live(&[1_000, 2_500, 3_400, 4_000, 5_000]);
+    assert_eq!((other.root(), recorded(&other)), (chain.root(), vec![1, 4]));
+    let (early, early_kv) = live(&[1_000, 2_000, 3_600, 4_000, 5_000]);
+    assert_eq!((rang(&early), recorded(&early)), (vec![3_600], vec![1, 3]));
+    assert_ne!(early.root(), chain.root());
+
+    let body = [&b"b"[..], &3u64.to_be_bytes()].concat();
+    let replayed = |from: &MemoryKv| {
+        let mut batch = Batch::new();
+        batch.put(body.clone(), from.get(&body).unwrap().unwrap());
+        kv.write(batch).unwrap();
+        chain.replay(Height(1)..=Height(5), &mut |_, _| ())
+    };
+    assert_eq!(replayed(&other_kv).unwrap().root, chain.root());
+    let found = replayed(&early_kv).unwrap_err();
+    assert!(matches!(&found, ReplayError::Differs { height: Height(3), .. }), "{found}");
+}
+
+/// spec: SNAP-11, BLOCK-8. Who takes in the blocks of others is not told the time of one that left nothing. That a hook would have
+/// done something at another time is no sign that the state here is another.
+#[test]
+fn a_block_that_left_nothing_is_taken_in_whatever_time_it_had() {
+    let begin = |asks: bool| -> Chain {
+        let mut registry = registry();
+        registry.register::<Clock, Wind>();
+        match asks {
+            true => registry.begin_block::<Clock, Early>(),
+            false => registry.begin_block::<Clock, Unwind>(),
+        };
+        registry.check().unwrap();
+        Ledger::create(store(), Arc::new(MemoryKv::new()), registry, &genesis(), PoolLimits::default()).unwrap()
+    };
+    let (chain, follower) = (begin(true), begin(true));
+    let step = |height: Height| {
+        let header = chain.header(height).unwrap();
+        let block = header.record.is_some().then(|| chain.block(height).unwrap());
+        (Certified { height, record: header.record, root: header.root.unwrap() }, block)
+    };
+    for (height, time) in [(1, 1_000), (2, 4_000), (3, 5_000)] {
+        let transactions = match height {
+            2 => vec![],
+            _ => vec![signed(1, (height - 1) / 2, vec![op(&Wind { at: 3_500 })])],
+        };
+        let block = Block { height: Height(height), time: Timestamp(time), proposer: proposer(), transactions };
+        chain.commit(chain.run(block, Refused::Receipt).unwrap()).unwrap();
+        let (certified, block) = step(Height(height));
+        assert_eq!(certified.record.is_none(), height == 2);
+        if height == 2 {
+            let empty = Block { time: follower.time(), ..chain.block(Height(2)).unwrap() };
+            let run = follower.run(empty, Refused::Receipt).unwrap();
+            assert_ne!(run.root(), certified.root, "at the time that is known here it is early");
+        }
+        let taken = follower.take_block(&certified, block).unwrap();
+        assert_eq!((follower.root(), taken.is_kept), (chain.root(), height != 2));
+    }
+    // What asks for nothing comes to the same at any time: there it is another state, or another program.
+    let other = begin(false);
+    let (first, block) = step(Height(1));
+    other.take_block(&first, block).unwrap();
+    let error = other.take_block(&step(Height(2)).0, None).unwrap_err();
+    assert!(matches!(error, TakeError::Differs { height: Height(2), .. }), "{error}");
+    assert_eq!(other.height(), Height(1));
+}
+
+/// spec: EXEC-23, GENESIS-1. Rules that begin or end with the chain: what is there below its first block alone never was, and what is
+/// there in its first block alone is there once.
+#[test]
+fn rules_begin_and_end_with_the_first_block() {
+    let mut registry = Registry::new();
+    registry.register::<Market, Offer>();
+    registry.during(..Height(7), |registry| {
+        registry.begin_block::<Market, Decay>().register::<Market, Decay>();
+    });
+    registry.during(Height(7)..=Height(7), |registry| {
+        registry.end_block::<Market, FasterDecay>();
+    });
+    registry.during(Height(u64::MAX).., |registry| {
+        registry.end_block::<Market, Close>();
+    });
+    registry.check().unwrap();
+    let mut genesis = genesis();
+    genesis.initial_height = Height(7);
+    let chain: Chain =
+        Ledger::create(store(), Arc::new(MemoryKv::new()), registry, &genesis, PoolLimits::default()).unwrap();
+    assert_eq!(chain.height(), Height(6));
+    assert_eq!(chain.submit(&signed(1, 0, vec![op(&Decay)]).to_bytes()).unwrap_err().code(), 13);
+    let dry = chain.dry_run(&unsigned(1, 0, vec![op(&Decay)]), Timestamp(7_000)).unwrap_err();
+    assert!(dry.to_string().contains("is not registered"), "{dry}");
+    let transactions = vec![signed(1, 0, vec![offer(1, 50, 9)]), signed(1, 1, vec![op(&Decay)])];
+    let made = next(&chain, transactions);
+    assert_eq!((made.len(), price(&chain, 1)), (1, 40), "{made:?}");
+    assert!(!chain.receipts(Height(7)).unwrap()[1].succeeded());
+    assert!(next(&chain, vec![]).is_empty());
+    assert_eq!(price(&chain, 1), 40);
+    assert_eq!(chain.replay(Height(7)..=Height(8), &mut |_, _| ()).unwrap().root, chain.root());
+    assert_eq!(chain.replay_from_genesis(&genesis, Height(8), &mut |_, _| ()).unwrap().root, chain.root());
 }
 
 /// spec: EXEC-9, EXEC-10, BLOCK-8. What the chain itself writes over is noted as what others write: a bundle is not taken back

@@ -233,4 +233,12 @@ fn a_hook_of_an_application_decides_who_votes() {
     assert!(failure.reason.contains("together"), "{}", failure.reason);
     assert_eq!(refused.validators, vec![], "all of it or nothing");
     assert_eq!(Validators::read(&chain.view()).unwrap().unwrap().active.to_vec(), now);
+
+    // Nor does a chain vote itself away: what was wished before stands in the way of nothing once it is taken back.
+    let nobody = [1, 3, 4, 5].map(|person| op(&Put { who: key(person).public(), power: 0 }));
+    let refused = decide(&chain, 1, vec![signed(9, 4, nobody.to_vec())]).unwrap();
+    let [hook] = &refused.continuations[..] else { panic!("{:?}", refused.continuations) };
+    let Progress::Stopped(failure) = &hook.progress else { panic!("{hook:?}") };
+    assert!(failure.reason.contains("validator"), "{}", failure.reason);
+    assert_eq!(Validators::read(&chain.view()).unwrap().unwrap().active.to_vec(), now);
 }

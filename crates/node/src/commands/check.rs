@@ -20,7 +20,6 @@ use keelstone_store::Progress;
 use keelstone_sync::consistency::Checker;
 use keelstone_sync::peers::Tick;
 use serde_json::{Value, json};
-use std::sync::atomic::AtomicBool;
 
 /// Compare the state with its own bytes, with what certifies it, and with peers
 #[derive(Debug, Args)]
@@ -119,21 +118,24 @@ fn repair(from: Vec<mend::Supply>, context: &Context<'_>) -> Result<Exit, Failur
     let shown = match control::ask(&context.home, &request, &mut |_| ())? {
         Some(shown) => shown,
         None => {
+            let stop = Stop::on_signal()?;
             let (config, _) = context.config()?;
             let hint = "keelstone recover --yes has the state again as a whole, db check --repair makes another of it";
             let bar = context.out.progress("checking", 0);
             let own = OwnLog::of(&context.home);
-            let stopping = AtomicBool::new(false);
-            let places = Places { from: &from, peers: &config.check.peers, network: None, stopping: &stopping };
+            let places = Places { from: &from, peers: &config.check.peers, network: None, stopping: stop.flag() };
             let mut progress = |progress: Progress| {
                 bar.set_message(progress.what);
                 bar.set_length(progress.total);
                 bar.set_position(progress.done);
+                !stop.is_asked()
             };
             let mended = engine::mend_here(&context.home, &config, &mut progress, |state, problems| {
                 mend::mend(state, (&context.home, &own), Who::User, problems, &places)
             });
             bar.finish_and_clear();
+            // What was mended by then stays so.
+            stop.check().map_err(|stopped| stopped.hint("nothing is lost: the same again goes on"))?;
             let MendedHere { problems, done, blocks } = mended.map_err(|failure| match failure.exit {
                 Exit::Integrity => failure.hint(hint),
                 _ => failure,

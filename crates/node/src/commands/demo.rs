@@ -446,7 +446,7 @@ fn run_and_kill(home: &Home) -> Result<Vec<(u64, String)>, Failure> {
 
 /// The process that is killed: commits blocks and says each height and root once it is durable.
 fn commit_until_killed(context: &Context<'_>) -> Result<Exit, Failure> {
-    let engine = context.open_to_run()?;
+    let engine = context.open_to_run(&context.config()?.0)?;
     let keys = KeyDir::new(context.home.path());
     let producer = keys.public(PRODUCER)?;
     let writer = Cast::load_first(&keys)?;

@@ -90,9 +90,9 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         EngineKind::Follow => Maker::Elsewhere(follow(&context.home.read_genesis()?, &config)?),
     };
     let open = || match maker {
-        Maker::Solo(_) => context.open_to_run(),
-        Maker::Elsewhere(_) => patiently(|| context.open_to_run()),
-        Maker::CometBft => context.open_to_join(),
+        Maker::Solo(_) => context.open_to_run(&config),
+        Maker::Elsewhere(_) => patiently(|| context.open_to_run(&config)),
+        Maker::CometBft => context.open_to_join(&config),
     };
     let mut stop = None;
     let engine = match open() {
@@ -109,6 +109,10 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         opened => opened?,
     };
     let mut warnings: Vec<String> = context.of_another_program().into_iter().collect();
+    if let Some(unknown) = context.of_an_unknown_program(&*engine) {
+        warnings.push(unknown);
+        context.note_program();
+    }
     warnings.extend(engine.misfits());
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     // Left by one that was killed: until this one listens nobody is to be led to where that did.

@@ -200,17 +200,17 @@ pub(crate) struct MadeWhole {
     pub(crate) lost: Option<(Height, Height)>,
 }
 
-/// Makes of the state that counts, which is damaged, a whole one aside.
+/// Makes of the state that counts, which is damaged, a whole one aside, for as long as `go_on` says so; none if it was cut off.
 pub(crate) fn repair(
     aside: &Aside,
     genesis: &Genesis,
     config: &Config,
     wholes: &[Whole<'_>],
-    progress: &mut dyn FnMut(Progress),
-) -> Result<MadeWhole, RepairError> {
+    go_on: &mut dyn FnMut(Progress) -> bool,
+) -> Result<Option<MadeWhole>, RepairError> {
     match genesis.hasher {
-        HashKind::Blake3 => repair_with::<Blake3>(aside, config, wholes, progress),
-        HashKind::Sha256 => repair_with::<Sha256>(aside, config, wholes, progress),
+        HashKind::Blake3 => repair_with::<Blake3>(aside, config, wholes, go_on),
+        HashKind::Sha256 => repair_with::<Sha256>(aside, config, wholes, go_on),
     }
 }
 
@@ -218,8 +218,8 @@ fn repair_with<H: Hasher>(
     aside: &Aside,
     config: &Config,
     wholes: &[Whole<'_>],
-    progress: &mut dyn FnMut(Progress),
-) -> Result<MadeWhole, RepairError> {
+    go_on: &mut dyn FnMut(Progress) -> bool,
+) -> Result<Option<MadeWhole>, RepairError> {
     let missing = StoreError::Missing { file: "superblock" };
     let damaged = aside.replaced.generation.as_ref().ok_or(missing)?.state();
     let open = |path: &Path| {
@@ -235,9 +235,9 @@ fn repair_with<H: Hasher>(
     let mut sources: Vec<Source<'_>> =
         sources.map(|(whole, entries)| Source { height: whole.height, root: whole.root, entries }).collect();
     let (damaged, into) = (open(&damaged)?, open(&aside.generation.state())?);
-    let repaired = Store::<H>::repair(damaged, into, &store_options(config), &mut sources, progress)?;
-    let Repaired { store, from, lost } = repaired;
+    let repaired = Store::<H>::repair_while(damaged, into, &store_options(config), &mut sources, go_on)?;
+    let Some(Repaired { store, from, lost }) = repaired else { return Ok(None) };
     let mended = MadeWhole { from, height: store.height().unwrap_or_default(), root: store.root(), lost };
     store.close()?;
-    Ok(mended)
+    Ok(Some(mended))
 }

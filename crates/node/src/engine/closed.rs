@@ -128,22 +128,24 @@ impl<H: Hasher> Mendable for Store<H> {
     }
 }
 
-/// Looks at every stored byte of the state of a home, with no chain on it, and has what is damaged mended by `act`.
+/// Looks at every stored byte of the state of a home, with no chain on it, for as long as `go_on` says so, and has what is damaged
+/// mended by `act`. A look that was cut off has found nothing.
 pub(crate) fn mend_here<T>(
     home: &Home,
     config: &Config,
-    progress: &mut dyn FnMut(Progress),
+    go_on: &mut dyn FnMut(Progress) -> bool,
     act: impl FnOnce(&dyn Mendable, &[StoreError]) -> Result<T, Failure>,
 ) -> Result<MendedHere<T>, Failure> {
     type Done<T> = (Vec<StoreError>, Option<T>, Option<RangeInclusive<Height>>);
     fn with<H: Hasher, T>(
         state: &Path,
         options: Options,
-        progress: &mut dyn FnMut(Progress),
+        go_on: &mut dyn FnMut(Progress) -> bool,
         act: impl FnOnce(&dyn Mendable, &[StoreError]) -> Result<T, Failure>,
     ) -> Result<Done<T>, Failure> {
         let store = open_counted::<H>(state, options)?;
-        let mut problems = store.check(CheckLevel::Full, progress)?.problems;
+        let Some(report) = store.check_while(CheckLevel::Full, go_on)? else { return Ok((Vec::new(), None, None)) };
+        let mut problems = report.problems;
         problems.extend(store.superblock_repaired().cloned());
         let done = if problems.is_empty() { None } else { Some(act(&store, &problems)?) };
         Ok((problems, done, heights_of(&store)))
@@ -152,8 +154,8 @@ pub(crate) fn mend_here<T>(
     let generation = generations.current()?.ok_or_else(|| Failure::not_found("there is no state here"))?;
     let (state, options) = (generation.state(), store_options(config));
     let (problems, done, heights) = match home.read_genesis()?.hasher {
-        HashKind::Blake3 => with::<Blake3, T>(&state, options, progress, act),
-        HashKind::Sha256 => with::<Sha256, T>(&state, options, progress, act),
+        HashKind::Blake3 => with::<Blake3, T>(&state, options, go_on, act),
+        HashKind::Sha256 => with::<Sha256, T>(&state, options, go_on, act),
     }?;
     // Without them the next command ends as it would for a damaged state.
     let blocks = match check_blocks(&generation, heights, CheckLevel::Quick, &mut |_| true) {

@@ -287,10 +287,32 @@ impl<H: Hasher> Chain for Local<H> {
         })
     }
 
-    fn operation_proof(&self, bundle: &Hash, index: u32) -> Result<api::OperationAnswer, Refusal> {
-        let proof = self.ledger().operation_proof(&BundleId(*bundle), index)?;
-        let proof = proof.ok_or_else(|| Refusal::NotFound(format!("no operation {index} of {bundle} took effect")))?;
-        Ok(show_operation_proof(self.registry(), &proof))
+    fn operation_proof(
+        &self,
+        bundle: &Hash,
+        index: u32,
+        block: Option<Height>,
+    ) -> Result<api::OperationAnswer, Refusal> {
+        let (ledger, bundle) = (self.ledger(), BundleId(*bundle));
+        let (proof, what) = match (When::of(&bundle), block) {
+            (Some(when), Some(block)) => {
+                let what =
+                    format!("the chain did nothing by itself as number {index} of {} in block {block}", when.name());
+                (ledger.hook_proof(block, when, index)?, what)
+            }
+            (Some(when), None) => {
+                let what = format!("{} is in every block: say which, with block", when.name());
+                return Err(Refusal::Bad(what));
+            }
+            (None, Some(_)) => {
+                let what = "a block is said only for begin_block and end_block: leave it out for a bundle";
+                return Err(Refusal::Bad(what.to_owned()));
+            }
+            (None, None) => {
+                (ledger.operation_proof(&bundle, index)?, format!("no operation {index} of {bundle} took effect"))
+            }
+        };
+        Ok(show_operation_proof(self.registry(), &proof.ok_or(Refusal::NotFound(what))?))
     }
 
     fn audit(&self, wanted: &api::AuditWanted) -> Result<api::Audit, Refusal> {

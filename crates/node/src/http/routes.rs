@@ -12,6 +12,7 @@ use super::taking::{Crowded, Room, bound};
 use crate::abci;
 use crate::api::{self, AuditWanted, By, Chain, Page, Refusal, SessionsWanted, decimal};
 use crate::application::Application;
+use crate::bundle::named;
 use crate::cometbft::rpc::Rpc;
 use crate::engine::Engine;
 use crate::health::Health;
@@ -147,7 +148,7 @@ routes! {
         "/v1/sessions/{id}" get session Asking [];
         "/v1/bundles" get bundles Asking [];
         "/v1/bundles/{id}" get bundle Asking [];
-        "/v1/bundles/{id}/operations/{index}" get operation_proof Asking [];
+        "/v1/bundles/{id}/operations/{index}" get operation_proof Asking ["block"];
         "/v1/witness" post witness Either [];
         "/v1/dry-run" post dry_run Either [];
         "/v1/state/{namespace}" get entry Asking ["place", "key", "key_hex", "height", "prove"];
@@ -659,17 +660,21 @@ async fn bundle(State(served): State<Served>, Path(id): Path<String>) -> Answer<
     ask(&served, move |chain| chain.bundle(&id)).await.map(Json)
 }
 
-/// That an operation of a bundle took effect, sync or async: proven in the last state without the rest of the bundle.
+/// That an operation of a bundle took effect, sync or async: proven in the last state without the rest of the bundle. With `block`,
+/// of what the chain did in that block by itself: its `id` is `begin_block` or `end_block`.
 #[utoipa::path(
-    get, path = "/v1/bundles/{id}/operations/{index}", params(("id" = String, Path), ("index" = u32, Path)),
+    get, path = "/v1/bundles/{id}/operations/{index}",
+    params(("id" = String, Path), ("index" = u32, Path), ("block" = Option<u64>, Query)),
     responses((status = 200, body = api::OperationAnswer), (status = 404, body = ErrorBody))
 )]
 async fn operation_proof(
     State(served): State<Served>,
     Path((id, index)): Path<(String, String)>,
+    Extension(parameters): Extension<Parameters>,
 ) -> Answer<api::OperationAnswer> {
-    let (id, index) = (parsed("id", &id, Hash::from_hex)?, parsed("index", &index, decimal)?);
-    ask(&served, move |chain| chain.operation_proof(&id, index)).await.map(Json)
+    let (id, index) = (parsed("id", &id, named)?, parsed("index", &index, decimal)?);
+    let block = parameters.height("block")?;
+    ask(&served, move |chain| chain.operation_proof(&id, index, block)).await.map(Json)
 }
 
 /// One entry of the state, with a proof if asked for. A missing entry is an answer, and can be proven too. With `place`, `key` is

@@ -119,6 +119,38 @@ fn w03_a_store_without_superblock_and_pages_comes_back_from_its_log() {
     assert_whole(&repair(&image, &mut []).unwrap(), &line, "with no superblock at all");
 }
 
+/// spec: STORE-14. A repair that is cut off, at whatever it does, makes no store; the same again makes a whole one. By the log alone,
+/// and by a version and what the log has behind it.
+#[test]
+fn a_repair_that_is_cut_off_makes_nothing() {
+    let (image, line) = sample(false);
+    let mut without_its_beginning = image.clone();
+    let first = image.keys().find(|name| name.ends_with(".log")).unwrap();
+    without_its_beginning.get_mut(first).unwrap()[512 * 3 + 8] ^= 1;
+    let options = Options { id: None, ..small() };
+    for (image, cuts_min) in [(image, 2), (without_its_beginning, 20)] {
+        for last in 0.. {
+            let (files, into) = (Arc::new(MemoryFiles::from_image(&image)), Arc::new(MemoryFiles::new()));
+            let mut asked = 0;
+            let mut go_on = |_| {
+                asked += 1;
+                asked <= last
+            };
+            let repaired = TestStore::repair_while(files.clone(), into.clone(), &options, &mut [], &mut go_on).unwrap();
+            if let Some(repaired) = repaired {
+                assert_whole(&repaired, &line, "to its end");
+                assert!(last >= cuts_min, "it was cut off {last} times");
+                break;
+            }
+            assert!(into.image().is_empty(), "{:?}", into.image().keys());
+            if last % 8 == 0 {
+                let again = TestStore::repair(files, into, &options, &mut [], &mut |_| {}).unwrap();
+                assert_whole(&again, &line, "made again");
+            }
+        }
+    }
+}
+
 /// spec: STORE-14. A record of old history that is damaged costs the heights up to the last in which a value of it stood, and
 /// they are named.
 #[test]

@@ -3,10 +3,9 @@
 //! The file is the answer of the API in JSON. Everything it says is in the proof it holds, is rendered from that again and
 //! compared: so what a person reads is what was proven. Form and limits: `docs/bundles.md`.
 
-use super::parsed;
 use crate::api::OperationAnswer;
 use crate::audit::decoded;
-use crate::bundle::show_operation_proof;
+use crate::bundle::{named, show_operation_proof};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::input::read_input;
@@ -14,7 +13,7 @@ use crate::newfile;
 use crate::out::{Ink, grouped, short};
 use crate::strict_json;
 use clap::Subcommand;
-use keelstone_codec::Root;
+use keelstone_codec::{Height, Root};
 use keelstone_ledger::OperationProof;
 use keelstone_tree::{Blake3, HashKind, Sha256};
 use serde_json::json;
@@ -24,10 +23,13 @@ use std::path::PathBuf;
 pub(super) enum Action {
     /// Prove that one operation of a bundle took effect, without the rest of the bundle
     ProveOperation {
-        /// The bundle's identity: that of its transaction
+        /// The bundle's identity: that of its transaction; or `begin_block` or `end_block`, for what the chain did by itself
         id: String,
-        /// The operation's index in the bundle, from 0
+        /// The operation's index in the bundle, from 0; or of what the chain called then
         operation: u32,
+        /// The block in which the chain did it by itself
+        #[arg(long, value_name = "HEIGHT")]
+        block: Option<u64>,
         /// The root you trust
         #[arg(long)]
         root: Option<String>,
@@ -54,12 +56,14 @@ impl Action {
 
 pub(super) fn run(action: Action, context: &Context<'_>) -> Result<Exit, Failure> {
     let (answer, root, out) = match action {
-        Action::ProveOperation { id, operation, root, out } => {
-            let id = parsed(&id)?;
-            let answer = context.chain()?.operation_proof(&id, operation)?;
-            if (&answer.bundle, answer.operation) != (&id.to_string(), operation) {
-                let (bundle, found) = (&answer.bundle, answer.operation);
-                return Err(Failure::integrity(format!("the answer is of operation {found} of bundle {bundle}")));
+        Action::ProveOperation { id, operation, block, root, out } => {
+            let id = named(&id).map_err(|error| Failure::usage(format!("{id}: {error}")))?;
+            let answer = context.chain()?.operation_proof(&id, operation, block.map(Height))?;
+            let is_asked = block.is_none_or(|block| block == answer.block);
+            if (&answer.bundle, answer.operation, is_asked) != (&id.to_string(), operation, true) {
+                let (bundle, found, block) = (&answer.bundle, answer.operation, answer.block);
+                let what = format!("the answer is of operation {found} of bundle {bundle} in block {block}");
+                return Err(Failure::integrity(what));
             }
             (answer, root, out)
         }
@@ -103,7 +107,8 @@ fn verify(answer: &OperationAnswer, root: Option<Root>, context: &Context<'_>) -
 fn show(answer: &OperationAnswer, root_given: bool, context: &Context<'_>) {
     let out = context.out;
     out.say(out.ink(Ink::Good, "✓ the operation took effect in the chain of this root"));
-    out.row("operation", format_args!("{} of {}", grouped(u64::from(answer.operation)), short(&answer.bundle)));
+    let bundle = answer.hook.clone().unwrap_or_else(|| short(&answer.bundle).to_string());
+    out.row("operation", format_args!("{} of {bundle}", grouped(u64::from(answer.operation))));
     out.row("function", &answer.function);
     out.row("block", grouped(answer.block));
     out.row("session", format_args!("{}, operation {}", short(&answer.session), grouped(answer.sequence)));

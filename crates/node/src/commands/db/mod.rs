@@ -69,21 +69,23 @@ pub(crate) fn run(options: Options, context: &Context<'_>) -> Result<Exit, Failu
         Action::Stats => stats(&*open()?, context),
         Action::Check { quick, repair, from, yes } => {
             let level = if quick { CheckLevel::Quick } else { CheckLevel::Full };
-            // A repair is built aside, and whoever is cut off there changed nothing.
-            let stop = if repair { Stop::default() } else { Stop::on_signal()? };
+            let stop = Stop::on_signal()?;
             let (exit, found, is_mendable) = check(level, &stop, context)?;
             if repair && is_mendable {
-                return repair::run(from, yes, found, context);
+                return repair::run(from, yes, found, &stop, context);
             }
             context.out.emit(&found);
             return Ok(exit);
         }
         Action::Prune { before, yes } => {
+            let stop = Stop::on_signal()?;
             let chain = open()?;
             let status = chain.status()?;
             let lost = before.saturating_sub(status.lowest_height);
             confirmed(yes, &format!("this forgets the states of {} heights below {before}", grouped(lost)))?;
             let below = Height(before);
+            // One write, which is waited for: what is on record as begun has ended.
+            stop.check().map_err(|stopped| stopped.hint("nothing was forgotten"))?;
             let event = NodeEvent::PrunedStates { below };
             OwnLog::of(&context.home).around(&event, || standing(&*chain), || chain.prune(below))?;
             let lowest = chain.status()?.lowest_height;

@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::damage::Damage;
 use crate::engine::{self, Aside};
 use crate::exit::{Exit, Failure, causes};
+use crate::interrupt::Stop;
 use crate::library::{self, expected, look_into_library};
 use crate::out::{Ink, grouped};
 use keelstone_codec::{Height, Namespace};
@@ -31,6 +32,7 @@ pub(super) fn run(
     from: Option<library::Source>,
     yes: bool,
     mut found: Value,
+    stop: &Stop,
     context: &Context<'_>,
 ) -> Result<Exit, Failure> {
     let out = context.out;
@@ -43,10 +45,16 @@ pub(super) fn run(
         bar.set_message(progress.what);
         bar.set_length(progress.total);
         bar.set_position(progress.done);
+        !stop.is_asked()
     });
     bar.finish_and_clear();
     let mended = match mended {
-        Ok(mended) => mended,
+        Ok(Some(mended)) => mended,
+        Ok(None) => {
+            aside.give_up();
+            stop.check().map_err(|stopped| stopped.hint("nothing was changed: the same again begins anew"))?;
+            return Err(Failure::error("the repair was cut off"));
+        }
         Err(error) => {
             aside.give_up();
             let (target, losses) = match error {
