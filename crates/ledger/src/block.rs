@@ -806,6 +806,7 @@ impl Run<'_> {
             let taken = draft.submit(id, caller, bundle, self.share)?;
             let taken = taken.map_err(|error| ReadError::damaged(format!("checked, and then: {error}")))?;
             did.submitted(sender, &taken);
+            agents::note_bundle(self.registry, draft)?;
             agents::note_activity(self.registry, draft, &sender)?;
             let Submitted { bundle, session, operations, gas_used } = taken;
             let verdict = Verdict::Submitted { bundle, session, operations };

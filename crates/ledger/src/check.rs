@@ -10,7 +10,7 @@ use crate::chain::ChainFacts;
 use crate::keys::SignatureError;
 use crate::limits::ChainLimits;
 use crate::mempool::PoolError;
-use crate::modules::agents::{self, Agents};
+use crate::modules::agents::{self, Places};
 use crate::nonces;
 use crate::transaction::SignedTransaction;
 use keelstone_codec::{ChainId, DecodeError, Encode as _, Hash, Height, Timestamp};
@@ -197,7 +197,7 @@ pub(crate) fn facts(
 }
 
 /// What bundles in flight may take, if one of this sender is to be the next: a half of the places and bytes is for keys whose
-/// agents have standing, where there is any. Keys are free, and would take all.
+/// agents have standing, where there is any. Keys are free, and would take all; so would one stake that is passed on.
 // spec: TX-9
 fn limits_for(agents: Result<bool, Stop>, limits: BundleLimits) -> Result<BundleLimits, Stop> {
     let kept = match agents {
@@ -286,7 +286,7 @@ pub(crate) fn in_block(
         answered(called)?;
         if *signed.transaction.bundle.mode() != Mode::Sync {
             let kept =
-                draft.edit(|agents: &mut Agents| agents::is_kept_from(registry, agents, &signed.transaction.sender));
+                draft.edit(|world: &mut Places| agents::is_kept_from(registry, world, &signed.transaction.sender));
             let limits = answered(limits_for(kept, limits.bundles()).map(Ok))?;
             let taken = draft.edit(|bundles: &mut Bundles| may_submit(registry, bundles, signed, &limits, height));
             answered(taken)?;
@@ -353,8 +353,8 @@ pub(crate) fn in_pool(
     if *signed.transaction.bundle.mode() == Mode::Sync {
         return Ok(());
     }
-    let agents = View::<Agents>::over(state.clone());
-    let kept = agents::is_kept_from(registry, &agents, &signed.transaction.sender);
+    let places = View::<Places>::over(state.clone());
+    let kept = agents::is_kept_from(registry, &places, &signed.transaction.sender);
     let limits = answered(limits_for(kept, limits.bundles()).map(Ok))?;
     answered(may_submit(registry, &View::<Bundles>::over(state), signed, &limits, height))
 }

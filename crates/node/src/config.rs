@@ -283,6 +283,8 @@ settings! {
         bytes_per_second: u64 = 256 * 1024 * 1024, 1024..=1024 * 1024 * 1024 * 1024;
         /// Milliseconds of work in a second for one peer.
         peer_work_ms_per_second: u64 = 500, 1..=64_000;
+        /// Milliseconds of work in a second for all peers of one address. There is one thread for all, so 1000 is all there is.
+        address_work_ms_per_second: u64 = 750, 1..=64_000;
         /// Versions of the state that are held for peers which ask about them.
         pins_max: u64 = 4, 1..=64;
         /// Milliseconds one is held that nobody asks about.

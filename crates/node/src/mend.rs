@@ -25,7 +25,7 @@ use crate::p2p::Network;
 use keelstone_codec::{Height, Key, Value, unhex};
 use keelstone_ledger::{NodeEvent, NodeStep, Standing, cut};
 use keelstone_store::{Accept, Mended, StoreError, Supplier, Wanted};
-use keelstone_sync::consistency::{Ask, Breaker, Certified, Due, Gave, REPAIRS_MAX, Silence};
+use keelstone_sync::consistency::{Ask, Breaker, Certified, Due, Gave, REPAIRS_MAX, Silence, TRIES_MAX, may_try_again};
 use keelstone_sync::peers::{Request, Response};
 use keelstone_tree::{KeyRange, prefix_end};
 use serde_json::{Value as Json, json};
@@ -121,9 +121,14 @@ struct Left {
 }
 
 impl Left {
-    /// Whether all of this was left before, and nobody is there now who was not asked.
+    /// Whether all of this was left before.
+    fn holds(&self, problems: &[StoreError]) -> bool {
+        problems.iter().all(|problem| self.problems.contains(&problem.to_string()))
+    }
+
+    /// Whether nobody is there now, either, who was not asked.
     fn covers(&self, problems: &[StoreError], places: &BTreeSet<String>) -> bool {
-        places.is_subset(&self.places) && problems.iter().all(|problem| self.problems.contains(&problem.to_string()))
+        places.is_subset(&self.places) && self.holds(problems)
     }
 }
 
@@ -213,7 +218,7 @@ impl Mender {
     }
 
     /// Mends what is known to be damaged, if it may, and says whether that made all of it whole. What was tried is not tried
-    /// again before it is found again, and what was left then not before there is somebody else to ask.
+    /// again before it is found again, and what was left then not before there is somebody else to ask, nor too often.
     // spec: CHECK-10
     pub(crate) fn by_itself(&self) -> bool {
         let _one = locked(&self.mending);
@@ -224,7 +229,13 @@ impl Mender {
             locked(&self.known).problems.clear();
             return false;
         }
-        match self.may_begin(&*engine) {
+        let is_again = locked(&self.left).holds(&problems);
+        let may_begin = || {
+            let is_too_often = is_again && !may_try_again(&self.own.tried_mending(TRIES_MAX)?, now().0);
+            // What waits so is tried when there may be another try.
+            if is_too_often { Ok(false) } else { self.may_begin(&*engine) }
+        };
+        match may_begin() {
             Ok(true) => {}
             Ok(false) => return false,
             Err(failure) => {

@@ -200,16 +200,21 @@ impl OwnLog {
         self.note(Who::User, event, NodeStep::Done, Stood::default())
     }
 
+    /// When the node last began to mend by itself, at most so many times, in milliseconds since 1970, whatever that came to.
+    // spec: CHECK-10
+    pub(crate) fn tried_mending(&self, count: usize) -> Result<Vec<u64>, Failure> {
+        let wanted = |record: &NodeRecord| is_mending(record) && record.step == NodeStep::Begun;
+        let tried = self.there()?.map_or_else(|| Ok(Vec::new()), |log| log.last_of(count, &wanted))?;
+        Ok(tried.iter().map(|record| record.time.0).collect())
+    }
+
     /// When the node last began to mend by itself, at most so many times, in milliseconds since 1970; but for mendings that came to
     /// [`MENDED_NOTHING`].
     // spec: CHECK-10
     pub(crate) fn begun_mending(&self, count: usize) -> Result<Vec<u64>, Failure> {
-        let by_itself = cut(Who::Node.name());
         let nothing = NodeEvent::Mended { what: cut(MENDED_NOTHING.to_owned()) };
-        let wanted = |record: &NodeRecord| {
-            let is_mending = record.who == by_itself && matches!(record.event, NodeEvent::Mended { .. });
-            is_mending && (record.step == NodeStep::Begun || record.event == nothing)
-        };
+        let wanted =
+            |record: &NodeRecord| is_mending(record) && (record.step == NodeStep::Begun || record.event == nothing);
         let Some(log) = self.there()? else { return Ok(Vec::new()) };
         let mut asked = count;
         loop {
@@ -321,6 +326,11 @@ fn waited<T>(what: impl Fn() -> Result<T, NodeLogError>) -> Result<T, Failure> {
             done => return Ok(done?),
         }
     }
+}
+
+/// Whether it is of a mending that the node began by itself.
+fn is_mending(record: &NodeRecord) -> bool {
+    record.who == cut(Who::Node.name()) && matches!(record.event, NodeEvent::Mended { .. })
 }
 
 /// Where the state stood, before and after.
@@ -542,18 +552,20 @@ mod tests {
         };
         let failed = || NodeStep::Failed { reason: cut("1 damaged still".to_owned()) };
         let counted = || log.begun_mending(3).expect("it can be read").len();
-        assert_eq!(counted(), 0);
+        let tried = || log.tried_mending(12).expect("it can be read").len();
+        assert_eq!((counted(), tried()), (0, 0));
         note(Who::Node, "1 damaged", NodeStep::Begun);
         note(Who::Node, "3 entries", failed());
         note(Who::Owner, "1 damaged", NodeStep::Begun);
         note(Who::Owner, "1 sectors", NodeStep::Done);
-        assert_eq!(counted(), 1);
+        assert_eq!((counted(), tried()), (1, 1));
         for _ in 0..20 {
             note(Who::Node, "1 damaged", NodeStep::Begun);
             assert_eq!(counted(), 2, "until it is known what it came to");
             note(Who::Node, MENDED_NOTHING, failed());
             assert_eq!(counted(), 1);
         }
+        assert_eq!(tried(), 12, "no more are asked for, and these are tries, too");
         for expected in [2, 3, 3] {
             note(Who::Node, "1 damaged", NodeStep::Begun);
             assert_eq!(counted(), expected, "cut off");

@@ -8,16 +8,17 @@
 //! What the engine itself notes, when an agent last acted and which blocks it made, stands in records of its own that
 //! no function writes: they are system writes, so they are in no operation's diff.
 //!
-//! Rules: `spec/modules.md`, AGENT-1 to AGENT-6, AGENT-7, AGENT-8.
+//! Rules: `spec/modules.md`, AGENT-1 to AGENT-6, AGENT-7, AGENT-8, AGENT-9.
 
 use super::Society;
 use crate::keys;
 use keelstone_codec::{BoundedSet, Fixed, Height, Text};
+use keelstone_execution::bundles::Bundles;
 use keelstone_execution::{
     BlockDraft, Capability, Context, Denied, Draft, Halt, Item, Map, PublicKey, Registry, Stop, Transition, View,
     denied, ensure,
 };
-use keelstone_macros::{Decode, Encode, OrderedKey, event, namespace, transition};
+use keelstone_macros::{Decode, Encode, OrderedKey, World, event, namespace, transition};
 use std::fmt;
 
 /// Most traits of one agent.
@@ -47,6 +48,8 @@ pub struct Agents {
     /// The number of the last meme, which tells what was posted before somebody came by standing: most that pays stake sees
     /// no memes.
     pub last_meme: Item<u64>,
+    /// The last height at which an async bundle was taken in. Written by the engine alone.
+    pub last_bundle: Item<Height>,
 }
 
 /// An agent's name for good: the key that registered it.
@@ -131,6 +134,9 @@ pub struct Standing {
     /// The last meme whose author's reputation it moved; 0 if it moved none. Written when it speaks: what paid the stake cannot be
     /// taken back any more from then on (EXEC-10), or the same stake would speak again at whoever gave it.
     pub spoke_on: u64,
+    /// The last height at which an async bundle had been taken in by then, or when the agent's key was taken: for those bundles
+    /// the same stake may stand already.
+    pub after_bundle: Height,
 }
 
 /// When an agent last acted.
@@ -296,6 +302,11 @@ impl Agents {
         Ok((id, agent))
     }
 
+    /// Whether an agent is there and has standing (still).
+    pub(super) fn has_standing(&self, id: &AgentId) -> Result<bool, Stop> {
+        Ok(self.all.get(id)?.is_some_and(|agent| agent.has_standing()))
+    }
+
     /// Changes an agent, if there is one of this name.
     pub(super) fn change(&mut self, id: &AgentId, change: impl FnOnce(&mut Agent)) -> Result<(), Stop> {
         if let Some(mut agent) = self.all.get(id)? {
@@ -335,14 +346,21 @@ impl Agents {
             before.checked_add(amount).ok_or_else(|| denied!("{id} cannot stake {amount} more than {before}"))?;
         // spec: AGENT-7
         if before < STANDING_STAKE_MIN && agent.stake >= STANDING_STAKE_MIN {
-            let after = self.last_meme.get_or_default()?;
-            self.standings.insert(id, &Standing { after, spoke_on: 0 })?;
+            let (after, after_bundle) =
+                (self.last_meme.get_or_default()?, self.last_bundle.get()?.unwrap_or(Height(0)));
+            self.standings.insert(id, &Standing { after, spoke_on: 0, after_bundle })?;
         }
         Ok(self.all.insert(id, &agent)?)
     }
 
-    /// Whether an agent has standing, and had come by it when a meme was posted; and notes that it spoke there. By the memes' numbers and by
-    /// no height, so that what pays stake depends on the state alone.
+    /// Whether an agent has standing, and had come by it when a meme was posted. By the memes' numbers and by no height, so that
+    /// what pays stake depends on the state alone.
+    // spec: AGENT-7
+    pub(super) fn may_speak_on(&self, id: &AgentId, agent: &Agent, meme: u64) -> Result<bool, Stop> {
+        Ok(agent.has_standing() && self.standings.get(id)?.is_none_or(|standing| standing.after < meme))
+    }
+
+    /// As [`Self::may_speak_on`], and notes that it spoke there.
     // spec: AGENT-7
     pub(super) fn speaks_on(&mut self, id: &AgentId, agent: &Agent, meme: u64) -> Result<bool, Stop> {
         if !agent.has_standing() {
@@ -354,6 +372,11 @@ impl Agents {
             self.standings.insert(id, &Standing { spoke_on: meme, ..standing })?;
         }
         Ok(speaks)
+    }
+
+    /// Whether all the stake there is gives nobody standing: then nothing is kept for those who have it.
+    pub(super) fn nobody_stands(&self) -> Result<bool, Stop> {
+        Ok(self.stake_total.get_or_default()? < STANDING_STAKE_MIN)
     }
 
     /// Of the agents that have the places of a ballot, the one whose place a newcomer with this stake takes: the one that
@@ -390,19 +413,61 @@ impl Agents {
     }
 }
 
+/// Counts anew how much of something an agent has. Nothing is kept of none.
+pub(super) fn recount(
+    counts: &mut Map<AgentId, u32>,
+    id: &AgentId,
+    change: impl FnOnce(u32) -> u32,
+) -> Result<(), Stop> {
+    match change(counts.get(id)?.unwrap_or_default()) {
+        0 => counts.remove(id).map(drop),
+        count => counts.insert(id, &count),
+    }
+}
+
 /// Whether a chain has the functions of this module, so that its agents are worth noting.
 fn are_known(registry: &Registry) -> bool {
     registry.holds::<Agents>()
 }
 
-/// Whether there is stake that gives standing, and none behind this key: what is kept for agents with standing is not for it.
+/// What is looked at to say whether a bundle may have a place that is kept for stake.
+#[derive(World)]
+pub(crate) struct Places {
+    agents: Agents,
+    bundles: Bundles,
+}
+
+/// Whether there is stake that gives standing, and none behind this key that stands for no bundle in flight yet: what is kept for agents
+/// with standing is not for it. Whoever counts here had its standing when each of those in flight was taken in, so at a time no
+/// more agents count than had standing at once.
 // spec: TX-9
-pub(crate) fn is_kept_from(registry: &Registry, agents: &Agents, key: &PublicKey) -> Result<bool, Stop> {
-    if !are_known(registry) || agents.stake_total.get_or_default()? < STANDING_STAKE_MIN {
+pub(crate) fn is_kept_from(registry: &Registry, world: &Places, key: &PublicKey) -> Result<bool, Stop> {
+    let Places { agents, bundles } = world;
+    if !are_known(registry) || agents.nobody_stands()? {
         return Ok(false);
     }
-    let agent = agents.by_key.get(key)?.map(|id| agents.all.get(&id)).transpose()?.flatten();
-    Ok(!agent.is_some_and(|agent| agent.has_standing()))
+    let Some(id) = agents.by_key.get(key)? else { return Ok(true) };
+    if !agents.has_standing(&id)? {
+        return Ok(true);
+    }
+    let Some(standing) = agents.standings.get(&id)? else { return Ok(false) };
+    for due in bundles.due.iter() {
+        let record = bundles.records.get(&due?.1)?;
+        if record.is_some_and(|record| record.submitted <= standing.after_bundle) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Notes that an async bundle was taken in, at the height of the block at work: a system write.
+// spec: AGENT-7
+pub(crate) fn note_bundle(registry: &Registry, draft: &mut BlockDraft<'_>) -> Result<(), Halt> {
+    if !are_known(registry) {
+        return Ok(());
+    }
+    let height = draft.context().height;
+    system(draft, |agents| agents.last_bundle.set(&height))
 }
 
 /// Notes that the agent which acts by `sender` did, if there is one: a system write, so that no operation's diff holds
@@ -613,6 +678,11 @@ impl Transition<Society> for TakeKey {
 
     fn apply(&self, world: &mut Draft<Society>, cx: &mut Context) -> Result<(), Denied> {
         let mut agent = world.agents.named(&self.agent)?;
+        // Each key may have bundles in flight: another one brings an agent no more of what is kept for its stake. spec: AGENT-7
+        if let Some(after_bundle) = world.agents.last_bundle.get()? {
+            let standing = world.agents.standings.get(&self.agent)?.unwrap_or_default();
+            world.agents.standings.insert(&self.agent, &Standing { after_bundle, ..standing })?;
+        }
         world.agents.by_key.remove(&agent.key)?;
         agent.key = cx.sender();
         agent.offered_key = None;

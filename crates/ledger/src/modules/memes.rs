@@ -19,6 +19,8 @@ use keelstone_macros::{Decode, Encode, OrderedKey, event, namespace, transition}
 pub const MEMES_MAX: u32 = 1_024;
 /// Most reactions to one meme.
 pub const REACTIONS_MAX: u32 = 1_024;
+/// So many of them are whoever's who comes first; the others are for those who speak on the meme. Keys are free, and would take all.
+pub const REACTIONS_OPEN_MAX: u32 = REACTIONS_MAX / 2;
 /// A meme's freshness and heat halve each time it has grown so many blocks older.
 pub const HALVING_BLOCKS: u64 = 1_000;
 
@@ -213,12 +215,21 @@ impl Transition<Society> for React {
     // spec: MEME-1
     fn verify(&self, world: &View<Society>, cx: &Context) -> Result<(), Denied> {
         within_one("a reaction", self.reaction)?;
-        let (agent, _) = world.agents.active(&cx.sender())?;
+        let (agent, record) = world.agents.active(&cx.sender())?;
         let meme = world.memes.meme(self.meme)?;
         ensure!(meme.author != agent, "nobody reacts to a meme of its own");
         let before = world.memes.reactions.get(&(self.meme, agent))?;
         ensure!(before.is_none(), "{agent} has reacted to meme {} already", self.meme.0);
         ensure!(meme.reactions < REACTIONS_MAX, "meme {} has {REACTIONS_MAX} reactions, the limit", self.meme.0);
+        let is_open = meme.reactions < REACTIONS_OPEN_MAX
+            || world.agents.nobody_stands()?
+            || world.agents.may_speak_on(&agent, &record, self.meme.0)?;
+        ensure!(
+            is_open,
+            "meme {} has {} reactions, and from {REACTIONS_OPEN_MAX} on places are for those who had standing when it was posted",
+            self.meme.0,
+            meme.reactions
+        );
         Ok(())
     }
 

@@ -6,13 +6,15 @@
 //!
 //! Rules: `spec/modules.md`, RULE-1 to RULE-3.
 
-use super::agents::{AgentId, Agents};
+use super::agents::{AgentId, Agents, recount};
 use keelstone_codec::{Fixed, Height, Text};
-use keelstone_execution::{Context, Denied, Draft, Item, Map, Sequence, Transition, View, denied, ensure};
+use keelstone_execution::{Context, Denied, Draft, Item, Map, Sequence, Stop, Transition, View, denied, ensure};
 use keelstone_macros::{Decode, Encode, OrderedKey, World, event, namespace, transition};
 
 /// Most rules that are voted on at a time.
 pub const OPEN_MAX: u32 = 64;
+/// Most of them that one agent has proposed.
+pub const OPEN_OF_AGENT_MAX: u32 = OPEN_MAX / 8;
 /// Most rules in force.
 pub const ADOPTED_MAX: u32 = 256;
 /// Most votes on one rule.
@@ -44,6 +46,8 @@ pub struct Rules {
     pub votes: Map<(RuleId, AgentId), bool>,
     /// How many there are of each kind.
     pub counts: Item<Counts>,
+    /// How many of an agent are voted on.
+    pub proposed: Map<AgentId, u32>,
 }
 
 /// The number of a rule, from 1 on, given once.
@@ -172,6 +176,18 @@ impl Rules {
         Ok(rule)
     }
 
+    /// Forgets a rule that is voted on, with its votes.
+    fn drop_open(&mut self, id: RuleId) -> Result<(), Stop> {
+        if let Some(rule) = self.all.remove(&id)? {
+            recount(&mut self.proposed, &rule.proposer, |count| count.saturating_sub(1))?;
+        }
+        let votes = self.votes.prefix(&id).map(|vote| vote.map(|(key, _)| key)).collect::<Result<Vec<_>, _>>()?;
+        for vote in votes {
+            self.votes.remove(&vote)?;
+        }
+        Ok(())
+    }
+
     /// Says no unless a rule is in force.
     fn in_force(&self, id: RuleId) -> Result<(), Denied> {
         let rule = self.all.get(&id)?;
@@ -200,12 +216,12 @@ pub struct Propose {
 impl Transition<Assembly> for Propose {
     type Output = RuleId;
 
-    // spec: RULE-1
+    // spec: RULE-1, AGENT-9
     fn verify(&self, world: &View<Assembly>, cx: &Context) -> Result<(), Denied> {
-        world.agents.standing(&cx.sender())?;
+        let (agent, _) = world.agents.standing(&cx.sender())?;
         ensure!(!self.title.is_empty() && !self.text.is_empty(), "a rule has a title and says something");
-        let open = world.rules.counts.get_or_default()?.open;
-        ensure!(open < OPEN_MAX, "{open} rules are voted on, which is the limit");
+        let open = world.rules.proposed.get(&agent)?.unwrap_or_default();
+        ensure!(open < OPEN_OF_AGENT_MAX, "{open} rules of {agent} are voted on, which is the limit for one agent");
         ballot(cx.height()?, self.deadline, self.quorum)?;
         let (least, most) = (PARTICIPATION_MIN, VOTES_MAX);
         ensure!((least..=most).contains(&self.participation), "participation is {least} to {most}");
@@ -214,6 +230,17 @@ impl Transition<Assembly> for Propose {
 
     fn apply(&self, world: &mut Draft<Assembly>, cx: &mut Context) -> Result<RuleId, Denied> {
         let (proposer, _) = world.agents.standing(&cx.sender())?;
+        let mut counts = world.rules.counts.get_or_default()?;
+        if counts.open < OPEN_MAX {
+            counts.open += 1;
+            world.rules.counts.set(&counts)?;
+        } else {
+            let open = counts.open;
+            let full = || denied!("{open} rules are voted on, the limit, all of agents with standing");
+            let gone = first_without_standing(world)?.ok_or_else(full)?;
+            world.rules.drop_open(gone)?;
+            cx.emit(&Closed { rule: gone, adopted: false, count: Count::default() })?;
+        }
         let id = world.rules.next_rule.next()?;
         let rule = Rule {
             title: self.title.clone(),
@@ -227,12 +254,23 @@ impl Transition<Assembly> for Propose {
             adopted: None,
         };
         world.rules.all.insert(&id, &rule)?;
-        let mut counts = world.rules.counts.get_or_default()?;
-        counts.open += 1;
-        world.rules.counts.set(&counts)?;
+        recount(&mut world.rules.proposed, &proposer, |count| count.saturating_add(1))?;
         cx.emit(&Proposed { rule: id, title: rule.title, proposer, deadline: rule.deadline })?;
         Ok(id)
     }
+}
+
+/// The first rule that is voted on and whose proposer has no standing any more: it gives its place up when there are as many as
+/// there may be, so that a stake which is passed on keeps no more than one agent may have.
+// spec: AGENT-9
+fn first_without_standing(world: &Assembly) -> Result<Option<RuleId>, Stop> {
+    for entry in world.rules.all.iter() {
+        let (id, rule) = entry?;
+        if rule.adopted.is_none() && !world.agents.has_standing(&rule.proposer)? {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
 }
 
 /// Checks how a vote is to be held: its deadline, and the share that decides it.
@@ -317,6 +355,7 @@ impl Transition<Assembly> for Close {
             *place += 1;
             world.rules.votes.remove(&vote)?;
         }
+        recount(&mut world.rules.proposed, &rule.proposer, |count| count.saturating_sub(1))?;
         let mut counts = world.rules.counts.get_or_default()?;
         counts.open = counts.open.saturating_sub(1);
         // What it was to repeal may be gone by now, and with it the room it would have made.

@@ -310,8 +310,8 @@ impl Social {
         }
     }
 
-    fn knows_too_many(&self, agent: &AgentId) -> Result<bool, Stop> {
-        Ok(self.counts.get(agent)?.unwrap_or_default().relationships >= RELATIONSHIPS_MAX)
+    fn knows(&self, agent: &AgentId) -> Result<u32, Stop> {
+        Ok(self.counts.get(agent)?.unwrap_or_default().relationships)
     }
 
     pub(super) fn relate(&mut self, agent: AgentId, other: AgentId, relationship: &Relationship) -> Result<(), Stop> {
@@ -334,8 +334,20 @@ impl Social {
         trust: Fixed,
         sentiment: Fixed,
     ) -> Result<Option<Relationship>, Stop> {
+        self.influence_within(RELATIONSHIPS_MAX, agent, other, trust, sentiment)
+    }
+
+    /// As [`Self::influence`], with so many places for what it thinks of others.
+    fn influence_within(
+        &mut self,
+        places: u32,
+        agent: AgentId,
+        other: AgentId,
+        trust: Fixed,
+        sentiment: Fixed,
+    ) -> Result<Option<Relationship>, Stop> {
         let before = self.relationships.get(&(agent, other))?;
-        if before.is_none() && self.knows_too_many(&agent)? {
+        if before.is_none() && self.knows(&agent)? >= places {
             return Ok(None);
         }
         let before = before.unwrap_or_default();
@@ -603,7 +615,8 @@ impl Transition<Society> for BetrayAlliance {
             let upset = betrayed.personality.neuroticism;
             let more = Fixed::from_micros(BETRAYED_SENTIMENT).checked_mul(upset).unwrap_or(Fixed::ZERO);
             let sentiment = clamped(Fixed::from_micros(BETRAYED_SENTIMENT), more, Fixed::ONE);
-            world.social.influence(*member, agent, BETRAYED_TRUST, sentiment)?;
+            // Whoever betrays may do so under any number of keys: half of the places stay the betrayed one's own.
+            world.social.influence_within(RELATIONSHIPS_MAX / 2, *member, agent, BETRAYED_TRUST, sentiment)?;
         }
         let (about, forfeited) = ((alliance.founder != agent).then_some(alliance.founder), alliance.terms.bond);
         let Society { agents, social, .. } = &mut **world;
@@ -684,7 +697,7 @@ impl Transition<Society> for SetRelationship {
         ensure!(self.other != agent, "a relationship is with another");
         let known = world.social.relationships.contains(&(agent, self.other))?;
         ensure!(
-            known || !world.social.knows_too_many(&agent)?,
+            known || world.social.knows(&agent)? < RELATIONSHIPS_MAX,
             "{agent} has feelings about {RELATIONSHIPS_MAX}, which is the limit"
         );
         within_one("trust", self.relationship.trust)?;

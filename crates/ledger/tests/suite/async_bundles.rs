@@ -94,17 +94,81 @@ fn chain_goes_on_with_a_bundle_by_itself_and_idles_again() {
     each_operation_once(&chain);
 }
 
+/// Stops at once and stays in flight.
+fn sleeper(person: u8, nonce: u64) -> SignedTransaction {
+    let mood = op(&agents::SetMood { mood: Fixed::from_micros(9_000_000) });
+    batched(person, nonce, Batching::until(Height(5_000)), vec![mood])
+}
+
+/// Whether another bundle of this person is taken in, by the pool and by its block.
+fn takes(chain: &Chain, person: u8) -> bool {
+    let nonce = chain.next_nonce(&key(person).public()).unwrap().unwrap();
+    let bundle = sleeper(person, nonce);
+    match chain.submit(&bundle.to_bytes()) {
+        Err(Refusal::Async(SubmitError::InFlight { .. })) => false,
+        taken => {
+            taken.unwrap();
+            next(chain).unwrap();
+            chain.bundle(&named(&bundle)).unwrap().expect("it is taken in by the block as well");
+            true
+        }
+    }
+}
+
+/// One after the other.
+fn take<const N: usize>(chain: &Chain, people: [u8; N]) -> [bool; N] {
+    people.map(|person| takes(chain, person))
+}
+
+/// spec: TX-9, AGENT-7. One stake has the places of one key, whether it is given on or its agent takes another key; and has them again
+/// once nothing is in flight that it may have stood for.
+#[test]
+fn stake_that_is_passed_on_has_no_second_places() {
+    let mut genesis = staked([(1, 100), (2, 0), (9, 100)]);
+    genesis.limits.bundles_max = 9;
+    let chain = chain_of(&genesis);
+    let does = |person, operation| assert!(one(&chain, person, vec![operation]).succeeded());
+    let give = |to| op(&agents::GiveStake { to: who(to), amount: 100 });
+    // Five places are anybody's.
+    assert_eq!(take(&chain, [5, 5, 5, 5, 6, 6]), [true, true, true, true, true, false]);
+    assert_eq!(take(&chain, [1, 1]), [true, true]);
+    does(1, give(2));
+    assert_eq!(take(&chain, [1, 2]), [false, false]);
+    does(2, give(1));
+    assert_eq!(take(&chain, [1, 2, 9]), [false, false, true]);
+    does(9, op(&agents::OfferKey { key: Some(key(4).public()) }));
+    does(4, op(&agents::TakeKey { agent: who(9) }));
+    assert_eq!(take(&chain, [9, 4]), [false, false]);
+    let in_flight = chain.bundles().unwrap();
+    assert_eq!(in_flight.len(), 8);
+    for (bundle, record) in in_flight {
+        let person = [1, 5, 6, 9].into_iter().find(|person| key(*person).public() == record.owner).unwrap();
+        does(person, op(&Abandon { bundle }));
+    }
+    assert_eq!(take(&chain, [5, 5, 5, 5, 6, 6]), [true, true, true, true, true, false]);
+    assert_eq!(take(&chain, [1, 4, 2]), [true, true, false]);
+}
+
+/// spec: TX-9, AGENT-7, EXEC-10. Stake that a bundle brought has no places as long as it may go back with that bundle to where it has some.
+#[test]
+fn stake_that_may_be_taken_back_has_no_places() {
+    let mut genesis = staked([(1, 100), (2, 0)]);
+    genesis.limits.bundles_max = 3;
+    let chain = chain_of(&genesis);
+    let mood = op(&agents::SetMood { mood: Fixed::from_micros(9_000_000) });
+    let batching = Batching { borders: BoundedSet::new([1]).unwrap(), ..Batching::until(Height(5_000)) };
+    let gives = batched(1, 0, batching, vec![op(&agents::GiveStake { to: who(2), amount: 100 }), mood]);
+    block(&chain, std::slice::from_ref(&gives));
+    finish(&chain).unwrap();
+    assert_eq!(chain.bundle(&named(&gives)).unwrap().unwrap().current_operation, 1);
+    assert_eq!(take(&chain, [5, 6, 2, 1]), [true, false, false, false]);
+    assert!(one(&chain, 1, vec![op(&RollBack { bundle: named(&gives) })]).succeeded());
+    assert_eq!(take(&chain, [6, 2, 1]), [true, false, true]);
+}
+
 /// spec: TX-9. Where there is stake that gives standing, keys without it take at most half of the places; where there is none, all.
 #[test]
 fn keys_without_standing_leave_places_to_those_with_it() {
-    let sleeper = |person: u8, nonce| {
-        batched(
-            person,
-            nonce,
-            Batching::until(Height(5_000)),
-            vec![op(&agents::SetMood { mood: Fixed::from_micros(9_000_000) })],
-        )
-    };
     let refused = |chain: &Chain, transaction: SignedTransaction| {
         let found = chain.submit(&transaction.to_bytes());
         assert!(matches!(found, Err(Refusal::Async(SubmitError::InFlight { .. }))), "{found:?}");

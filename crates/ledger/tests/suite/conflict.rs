@@ -102,6 +102,39 @@ fn only_evidence_that_holds_opens_a_conflict() {
     fine(&one(&chain, 5, vec![open(divergent, Strategy::Majority, 100)]));
 }
 
+/// spec: CONFLICT-2, AGENT-9. One agent has eight conflicts open at a time, and where all places are taken, the first whose opener has no
+/// standing any more comes to nothing.
+#[test]
+fn no_agent_and_no_stake_takes_all_places_for_conflicts() {
+    let chain = chain_of(&staked((1..10).map(|person| (person, 100)).chain([(20, 0)])));
+    let opens = |person: u8, numbers: std::ops::Range<u8>| {
+        let subject = |number| moods((1, &format!("0.{person:02}{number}")), (2, "-0.5"), 3);
+        one(&chain, person, numbers.map(|number| open(subject(number), Strategy::Majority, 40)).collect())
+    };
+    fine(&opens(1, 0..8));
+    assert!(denied(&opens(1, 8..9)).contains("which is the limit for one agent"));
+    for person in 2..9 {
+        fine(&opens(person, 0..8));
+    }
+    assert!(denied(&opens(9, 0..1)).contains("64 conflicts are open, the limit"));
+    fine(&one(&chain, 9, vec![opine(17, Position::First)]));
+    fine(&one(&chain, 3, vec![op(&agents::GiveStake { to: who(20), amount: 100 })]));
+    // The same stake elsewhere: it takes a place that it had, and so does anybody.
+    fine(&opens(20, 0..1));
+    fine(&opens(9, 0..1));
+    for conflict in [17, 18] {
+        assert_eq!(ruling(&chain, conflict).outcome, Outcome::Unresolved(Lack::Moot));
+    }
+    let opened = || court(&chain).conflicts.open.get().unwrap();
+    assert_eq!((court(&chain).conflicts.subjects.iter().count(), opened()), (64, Some(64)));
+    let of = |person| court(&chain).conflicts.opened.get(&who(person)).unwrap();
+    assert_eq!([of(1), of(3), of(9), of(20)], [Some(8), Some(6), Some(1), Some(1)]);
+    assert!(denied(&one(&chain, 5, vec![opine(17, Position::First)])).contains("is settled"));
+    pass(&chain, 9, Height(40));
+    fine(&one(&chain, 5, (1..9).map(resolve).collect()));
+    assert_eq!((of(1), opened()), (None, Some(56)));
+}
+
 /// spec: CONFLICT-3, CONFLICT-7. The outcome is written by the operation that counts, with everybody's voice beside it.
 #[test]
 fn an_agreed_value_becomes_the_agents() {
@@ -400,9 +433,9 @@ fn no_vote_overrides_what_is_certified() {
     assert_eq!(ruling(&chain, 1).outcome, Outcome::First);
     assert_eq!((record(&chain).unwrap(), chain.root_at(Height(1)).unwrap()), (before, certified));
     let Verdict::Succeeded { operations, .. } = &receipt.verdict else { unreachable!("it is fine") };
-    // The conflict, its subject, what is open, what is settled and its number, the loser, the drama with its number, and both
-    // statements, which are no evidence any more.
-    assert_eq!(operations[0].diff.entries, 10);
+    // The conflict, its subject, what is open and how much of the opener's, what is settled and its number, the loser, the drama with
+    // its number, and both statements, which are no evidence any more.
+    assert_eq!(operations[0].diff.entries, 11);
     assert!(chain.replay(Height(1)..=chain.height(), &mut |_, _| ()).is_ok());
 }
 

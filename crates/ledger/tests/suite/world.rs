@@ -8,7 +8,7 @@ use keelstone_execution::{Batching, Bundle, Mode, Operation, View};
 use keelstone_ledger::modules::rules::{self, Assembly, RuleId};
 use keelstone_ledger::modules::social::{self, AllianceId, BribeId, DramaId, DramaKind};
 use keelstone_ledger::modules::{Society, agents, memes};
-use keelstone_ledger::{Genesis, Receipt, SecretKey, Transaction, Verdict};
+use keelstone_ledger::{Genesis, Receipt, SecretKey, SignedTransaction, Transaction, Verdict};
 
 fn fixed(text: &str) -> Fixed {
     Fixed::parse(text).unwrap()
@@ -501,27 +501,124 @@ fn rules_are_adopted_by_those_who_still_have_standing() {
     assert_eq!(held.rules.counts.get().unwrap(), Some(rules::Counts { open: 0, adopted: 1 }));
 }
 
+/// Of more people than a byte has numbers for: the key of one.
+fn one_of_many(number: u16) -> SecretKey {
+    SecretKey::from_seed(&std::array::from_fn(|at| number.to_le_bytes()[at % 2]))
+}
+
+/// A chain on which they are agents with so much stake.
+fn many(people: impl IntoIterator<Item = (u16, u64)>) -> Chain {
+    let mut genesis = Genesis::new(chain_id());
+    for (number, stake) in people {
+        let (key, name) = (one_of_many(number).public(), Text::new(number.to_string()).unwrap());
+        let agent = agents::Agent::new(key, name, agents::Personality::AVERAGE, Default::default());
+        genesis.world.agents.insert(agents::AgentId(key), agents::Agent { stake, ..agent });
+    }
+    chain_of(&genesis)
+}
+
+/// What one of them does next.
+fn by_one_of_many(chain: &Chain, number: u16, operations: Vec<Operation>) -> SignedTransaction {
+    let sender = one_of_many(number).public();
+    let nonce = chain.next_nonce(&sender).unwrap().unwrap();
+    Transaction { sender, ..unsigned(1, nonce, operations) }.sign(&one_of_many(number))
+}
+
+/// spec: SOCIAL-4. Whoever has many keys, and betrays with each, fills half of what somebody may think of others, and no more.
+#[test]
+fn betrayals_leave_half_of_the_places_for_feelings_to_their_owner() {
+    let half = u16::try_from(social::RELATIONSHIPS_MAX / 2).unwrap();
+    let chain = many((1..half + 3).chain([600]).map(|number| (number, 0)));
+    block(&chain, &[by_one_of_many(&chain, 600, vec![propose("loom", &[])])]).receipts.iter().for_each(fine);
+    let alliance = AllianceId(1);
+    let (join, betray) =
+        (social::JoinAlliance { alliance }, social::BetrayAlliance { alliance, text: Text::default() });
+    let come_and_go = [op(&join), op(&betray)];
+    for numbers in [1..half / 2, half / 2..half + 2] {
+        let all: Vec<_> = numbers.map(|number| by_one_of_many(&chain, number, come_and_go.to_vec())).collect();
+        block(&chain, &all).receipts.iter().for_each(fine);
+    }
+    let author = agents::AgentId(one_of_many(600).public());
+    let known = || world(&chain).social.relationships.prefix(&author).count();
+    assert_eq!(known(), usize::from(half));
+    let (other, relationship) = (agents::AgentId(one_of_many(half + 2).public()), social::Relationship::default());
+    let own = op(&social::SetRelationship { other, relationship });
+    block(&chain, &[by_one_of_many(&chain, 600, vec![own])]).receipts.iter().for_each(fine);
+    assert_eq!(known(), usize::from(half) + 1);
+}
+
+/// spec: MEME-1, AGENT-7. Keys without stake take half of the places for reactions, and so does a stake that is passed on; whoever had
+/// standing when the meme was posted finds one. Where there is no such stake, all places are for whoever comes.
+#[test]
+fn keys_without_standing_leave_places_for_reactions_to_those_with_it() {
+    let half = u16::try_from(memes::REACTIONS_OPEN_MAX).unwrap();
+    for stake in [100, 99] {
+        let chain = many((1..half + 3).map(|number| (number, 0)).chain([(600, stake), (601, 0)]));
+        let does =
+            |number, operation| block(&chain, &[by_one_of_many(&chain, number, vec![operation])]).receipts[0].clone();
+        fine(&does(601, post("true")));
+        let reactions = |numbers: std::ops::Range<u16>| {
+            numbers.map(|number| by_one_of_many(&chain, number, vec![react(1, "-1")])).collect::<Vec<_>>()
+        };
+        for numbers in [1..half / 2, half / 2..half + 1] {
+            block(&chain, &reactions(numbers)).receipts.iter().for_each(fine);
+        }
+        let next = does(half + 1, react(1, "-1"));
+        if stake < 100 {
+            fine(&next);
+            continue;
+        }
+        assert!(denied(&next).contains("for those who had standing when it was posted"), "{next:?}");
+        fine(&does(600, react(1, "1")));
+        let to = agents::AgentId(one_of_many(half + 2).public());
+        fine(&does(600, op(&agents::GiveStake { to, amount: 100 })));
+        assert!(denied(&does(half + 2, react(1, "-1"))).contains("for those who had standing"), "it has spoken");
+    }
+}
+
+/// spec: RULE-1, AGENT-9. One agent proposes eight rules at a time, and where all places are taken, the first whose proposer has no
+/// standing any more goes, with its votes.
+#[test]
+fn no_agent_and_no_stake_takes_all_places_for_rules() {
+    let chain = chain_of(&staked((1..10).map(|person| (person, 100)).chain([(20, 0)])));
+    let (title, text) = (Text::new("quiet").unwrap(), Text::new("no drums at night").unwrap());
+    let (deadline, quorum, participation) = (Height(30), fixed("0.5"), 3);
+    let propose = || {
+        let (title, text) = (title.clone(), text.clone());
+        op(&rules::Propose { title, text, repeals: None, deadline, quorum, participation })
+    };
+    fine(&one(&chain, 1, vec![propose(); 8]));
+    assert!(denied(&one(&chain, 1, vec![propose()])).contains("which is the limit for one agent"));
+    for person in 2..9 {
+        fine(&one(&chain, person, vec![propose(); 8]));
+    }
+    fine(&one(&chain, 9, vec![op(&rules::Vote { rule: RuleId(17), yes: true })]));
+    assert!(denied(&one(&chain, 9, vec![propose()])).contains("64 rules are voted on, the limit"));
+    fine(&one(&chain, 3, vec![op(&agents::GiveStake { to: who(20), amount: 100 })]));
+    // The same stake elsewhere: it takes a place that it had, and so does anybody.
+    fine(&one(&chain, 20, vec![propose()]));
+    fine(&one(&chain, 9, vec![propose()]));
+    let held = || View::<Assembly>::over(chain.view());
+    let open = || held().rules.all.iter().map(|entry| entry.unwrap().0.0).collect::<Vec<_>>();
+    let counted = || held().rules.counts.get().unwrap().unwrap().open;
+    assert_eq!(open(), (1..17).chain(19..67).collect::<Vec<_>>());
+    assert_eq!((held().rules.votes.iter().count(), counted()), (0, 64));
+    let of = |person| held().rules.proposed.get(&who(person)).unwrap();
+    assert_eq!([of(1), of(3), of(9), of(20)], [Some(8), Some(6), Some(1), Some(1)]);
+    pass(&chain, 20, Height(30));
+    fine(&one(&chain, 2, (1..9).map(|rule| op(&rules::Close { rule: RuleId(rule) })).collect()));
+    assert_eq!((of(1), counted()), (None, 56));
+}
+
 /// spec: RULE-2, AGENT-8. All votes that a rule takes are cast: one that is void gives its place up, and a heavier one takes
 /// that of the lightest, of the first by name among equals.
 #[test]
 fn a_vote_gives_its_place_up_to_a_heavier_one() {
-    let key = |number: u16| SecretKey::from_seed(&std::array::from_fn(|at| number.to_le_bytes()[at % 2]));
-    let named = |number| agents::AgentId(key(number).public());
+    let named = |number| agents::AgentId(one_of_many(number).public());
     let last = u16::try_from(rules::VOTES_MAX).unwrap();
-    let mut genesis = Genesis::new(chain_id());
-    for (number, stake) in
-        (1..=last).map(|number| (number, 100)).chain([(300, 100), (301, 150), (302, 5_000), (303, 0)])
-    {
-        let name = Text::new(number.to_string()).unwrap();
-        let agent = agents::Agent::new(key(number).public(), name, agents::Personality::AVERAGE, Default::default());
-        genesis.world.agents.insert(named(number), agents::Agent { stake, ..agent });
-    }
-    let chain = chain_of(&genesis);
-    let signed = |number, operations: Vec<Operation>| {
-        let sender = key(number).public();
-        let nonce = chain.next_nonce(&sender).unwrap().unwrap();
-        Transaction { sender, ..unsigned(1, nonce, operations) }.sign(&key(number))
-    };
+    let others = [(300, 100), (301, 150), (302, 5_000), (303, 0)];
+    let chain = many((1..=last).map(|number| (number, 100)).chain(others));
+    let signed = |number, operations| by_one_of_many(&chain, number, operations);
     let does = |number, operation| block(&chain, &[signed(number, vec![operation])]).receipts[0].clone();
     let (title, text) = (Text::new("quiet").unwrap(), Text::new("no drums at night").unwrap());
     let (deadline, quorum) = (Height(100), fixed("0.5"));

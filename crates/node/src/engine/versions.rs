@@ -11,6 +11,7 @@ use keelstone_sync::peers::{
 };
 use keelstone_tree::{Diff, Hasher, ReadError};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Whoever gives answers: a server over a chain, whatever its hasher.
@@ -18,7 +19,7 @@ pub(crate) trait Answers: Send {
     /// As [`Server::answer`].
     fn answer(&mut self, now: Tick, peer: PeerId, request: &Request) -> Response;
     /// As [`Server::worked`].
-    fn worked(&mut self, peer: PeerId, ms: u64);
+    fn worked(&mut self, peer: PeerId, took: Duration);
     /// As [`Server::gone`].
     fn gone(&mut self, peer: PeerId);
 }
@@ -31,8 +32,8 @@ where
         Self::answer(self, now, peer, request)
     }
 
-    fn worked(&mut self, peer: PeerId, ms: u64) {
-        Self::worked(self, peer, ms);
+    fn worked(&mut self, peer: PeerId, took: Duration) {
+        Self::worked(self, peer, took);
     }
 
     fn gone(&mut self, peer: PeerId) {

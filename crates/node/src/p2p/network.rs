@@ -89,6 +89,8 @@ pub(crate) struct Setup {
     pub(crate) limits: ConnectionLimits,
     /// Bytes of answers in a second for all peers of one address.
     pub(crate) address_bytes_per_second: u64,
+    /// Milliseconds of work in a second for them.
+    pub(crate) address_work_ms_per_second: u64,
     /// How long a request may take.
     pub(crate) request_timeout: Duration,
     /// How long a connection may take until both ends know each other.
@@ -157,7 +159,8 @@ impl Network {
         answering: Option<Box<dyn Answers>>,
     ) -> Result<(Self, JoinHandle<()>), Failure> {
         let _inside = runtime.enter();
-        let Setup { key, listen, quic, peers, nearby, limits, address_bytes_per_second, .. } = setup;
+        let Setup { key, listen, quic, peers, nearby, limits, .. } = setup;
+        let Setup { address_bytes_per_second, address_work_ms_per_second, .. } = setup;
         let Setup { request_timeout, handshake_timeout, bans, heard, metrics, .. } = setup;
         if cfg!(not(feature = "quic")) {
             without_quic(quic, &peers)?;
@@ -247,6 +250,7 @@ impl Network {
             meets_itself: false,
             known: BTreeMap::new(),
             shares: Shares::new(address_bytes_per_second),
+            work_us: Shares::new(address_work_ms_per_second.saturating_mul(1_000)),
             next_number: 0,
             asked: HashMap::new(),
             answers: Ways::default(),
@@ -455,6 +459,8 @@ struct Answered {
     /// The id of the request's frame.
     id: u64,
     frame: Vec<u8>,
+    /// How long it took to make.
+    took: Duration,
     address: Option<IpAddr>,
 }
 
@@ -485,6 +491,7 @@ struct Task {
     meets_itself: bool,
     known: BTreeMap<NodeId, Known>,
     shares: Shares,
+    work_us: Shares,
     next_number: u64,
     /// Who waits for which answer.
     asked: HashMap<OutboundRequestId, oneshot::Sender<Result<Vec<u8>, AskError>>>,
@@ -690,14 +697,18 @@ impl Task {
             return;
         }
         // spec: PEER-11
-        if let Some(retry_after_ms) = address.and_then(|address| self.shares.wait_ms(address, Instant::now())) {
+        let now = Instant::now();
+        let waits = address.map(|address| [&self.shares, &self.work_us].map(|shares| shares.wait_ms(address, now)));
+        if let Some(retry_after_ms) = waits.into_iter().flatten().flatten().max() {
             let busy = Frame { id: frame.id, body: Response::Busy { retry_after_ms } }.to_bytes();
             let _ = self.swarm.behaviour_mut().frames.send_response(channel, busy);
             return;
         }
         self.answers.begin(request, peer, address);
         let (answered, id) = (self.answered.clone(), frame.id);
-        let reply = Box::new(move |frame| drop(answered.send(Answered { request, channel, id, frame, address })));
+        let reply = Box::new(move |frame, took| {
+            drop(answered.send(Answered { request, channel, id, frame, took, address }));
+        });
         serving.answer(known.number, frame, reply);
     }
 
@@ -717,11 +728,13 @@ impl Task {
     }
 
     fn on_answered(&mut self, answered: Answered) {
-        let Answered { request, channel, id, mut frame, address } = answered;
+        let Answered { request, channel, id, mut frame, took, address } = answered;
         // Also for who has gone meanwhile: it was made for that address all the same.
         // spec: PEER-11
         if let Some(address) = address {
-            self.shares.give(address, frame.len(), Instant::now());
+            let now = Instant::now();
+            self.shares.give(address, frame.len() as u64, now);
+            self.work_us.give(address, u64::try_from(took.as_micros()).unwrap_or(u64::MAX), now);
         }
         // Many may have been asked for before the first was made.
         // spec: PEER-24

@@ -8,15 +8,15 @@ use keelstone_codec::Encode as _;
 use keelstone_sync::peers::{Frame, PeerId, Request, Response, Tick};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Requests that may wait for the thread.
 const WAITING_MAX: usize = 64;
 /// In how many milliseconds to come back when they do.
 const COME_BACK_MS: u32 = 200;
 
-/// What becomes of an answer's frame.
-pub(super) type Reply = Box<dyn FnOnce(Vec<u8>) + Send>;
+/// What becomes of an answer's frame, which took so long to make.
+pub(super) type Reply = Box<dyn FnOnce(Vec<u8>, Duration) + Send>;
 
 enum Job {
     Answer { peer: PeerId, frame: Frame<Request>, reply: Reply },
@@ -34,15 +34,16 @@ impl Serving {
         let (jobs, waiting) = sync_channel::<Job>(WAITING_MAX);
         let thread = std::thread::Builder::new().name("peers".to_owned()).spawn(move || {
             let start = Instant::now();
-            let since = |start: Instant| u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let now = || Tick(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX));
             for job in waiting {
                 match job {
                     Job::Answer { peer, frame, reply } => {
                         let begun = Instant::now();
-                        let body = answers.answer(Tick(since(start)), peer, &frame.body);
+                        let body = answers.answer(now(), peer, &frame.body);
                         let answer = Frame { id: frame.id, body }.to_bytes();
-                        answers.worked(peer, since(begun));
-                        reply(answer);
+                        let took = begun.elapsed();
+                        answers.worked(peer, took);
+                        reply(answer, took);
                     }
                     Job::Gone(peer) => answers.gone(peer),
                 }
@@ -58,7 +59,7 @@ impl Serving {
             Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
                 let Job::Answer { frame, reply, .. } = job else { return };
                 let body = Response::Busy { retry_after_ms: COME_BACK_MS };
-                reply(Frame { id: frame.id, body }.to_bytes());
+                reply(Frame { id: frame.id, body }.to_bytes(), Duration::ZERO);
             }
         }
     }

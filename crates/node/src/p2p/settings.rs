@@ -37,6 +37,7 @@ pub(crate) fn setup(
         peers: config.peers.clone(),
         nearby: nearby(config, chain)?,
         address_bytes_per_second: config.address_bytes_per_second,
+        address_work_ms_per_second: config.address_work_ms_per_second,
         limits: ConnectionLimits {
             inbound_max: count(config.inbound_max),
             address_max: count(config.address_inbound_max),

@@ -157,8 +157,8 @@ impl Answers for Somebody {
         self.asked.fetch_add(1, Ordering::Relaxed);
         (self.manner)(request, self.server.answer(now, peer, request))
     }
-    fn worked(&mut self, peer: PeerId, ms: u64) {
-        self.server.worked(peer, ms);
+    fn worked(&mut self, peer: PeerId, took: Duration) {
+        self.server.worked(peer, took);
     }
     fn gone(&mut self, peer: PeerId) {
         self.server.gone(peer);
@@ -183,6 +183,12 @@ fn honest(_: &Request, answer: Response) -> Response {
 /// of a second's work.
 fn unhurried(_: &Request, answer: Response) -> Response {
     std::thread::sleep(Duration::from_millis(5));
+    answer
+}
+
+/// As honest, and each answer is work for a while.
+fn sleepy(_: &Request, answer: Response) -> Response {
+    std::thread::sleep(Duration::from_millis(60));
     answer
 }
 
@@ -426,7 +432,7 @@ fn s11_peers_that_never_answer_hold_up_nobody() {
             let _ = self.over.recv();
             Response::Unavailable(Why::NotKept)
         }
-        fn worked(&mut self, _: PeerId, _: u64) {}
+        fn worked(&mut self, _: PeerId, _: Duration) {}
         fn gone(&mut self, _: PeerId) {}
     }
     const TIMEOUT: Duration = Duration::from_millis(500);
@@ -885,15 +891,20 @@ fn a_new_connection_brings_no_new_budget() {
 #[test]
 fn a_new_id_brings_no_new_budget() {
     let runtime = runtime();
-    let peer = Node::start(&runtime, &[], Some(somebody(honest).0), |_, setup| setup.address_bytes_per_second = 100);
-    let node = Node::start(&runtime, &[&peer], None, |_, _| {});
-    node.meets(&peer);
-    until("it is used up", || has_no_more_for(&node, &peer));
-    runtime.block_on(node.network.stop());
-    until("it is gone", || !peer.network.connected().contains(&node.id()));
-    let other = Node::start(&runtime, &[&peer], None, |_, _| {});
-    other.meets(&peer);
-    assert!(other.id() != node.id() && has_no_more_for(&other, &peer));
+    // Of bytes, and of working time: what one answer takes comes to a minute's.
+    let bytes: fn(&mut Setup) = |setup| setup.address_bytes_per_second = 100;
+    let work: fn(&mut Setup) = |setup| setup.address_work_ms_per_second = 1;
+    for (manner, has_little) in [(honest as Manner, bytes), (sleepy, work)] {
+        let peer = Node::start(&runtime, &[], Some(somebody(manner).0), |_, setup| has_little(setup));
+        let node = Node::start(&runtime, &[&peer], None, |_, _| {});
+        node.meets(&peer);
+        until("it is used up", || has_no_more_for(&node, &peer));
+        runtime.block_on(node.network.stop());
+        until("it is gone", || !peer.network.connected().contains(&node.id()));
+        let other = Node::start(&runtime, &[&peer], None, |_, _| {});
+        other.meets(&peer);
+        assert!(other.id() != node.id() && has_no_more_for(&other, &peer));
+    }
 }
 
 /// Y-03: an answer that is too long, cut short, never ends, comes twice, is another's, or never comes is an error within the time a request
@@ -1110,8 +1121,8 @@ impl Answers for Twists {
     fn answer(&mut self, now: Tick, peer: PeerId, request: &Request) -> Response {
         (self.1)(request, self.0.answer(now, peer, request))
     }
-    fn worked(&mut self, peer: PeerId, ms: u64) {
-        self.0.worked(peer, ms);
+    fn worked(&mut self, peer: PeerId, took: Duration) {
+        self.0.worked(peer, took);
     }
     fn gone(&mut self, peer: PeerId) {
         self.0.gone(peer);

@@ -7,6 +7,9 @@
 
 /// Repairs in a window, and then no more until it is over.
 pub const REPAIRS_MAX: usize = 3;
+/// Tries in a window after which what was tried in vain is not tried again until it is over. Far more than there are of snapshots and
+/// peers that come one after the other while a node starts, and whoever shows up under ever new ids causes no more.
+pub const TRIES_MAX: usize = 12;
 /// The window, in milliseconds.
 pub const REPAIR_WINDOW_MS: u64 = 3_600_000;
 
@@ -60,9 +63,28 @@ impl Breaker {
     }
 }
 
+/// Whether what was left may be tried again now, having tried at these times, in milliseconds since 1970. What lies after now counts
+/// as if it were now.
+// spec: CHECK-10
+#[must_use]
+pub fn may_try_again(tried: &[u64], now_ms: u64) -> bool {
+    tried.iter().filter(|begun| now_ms.saturating_sub(**begun) < REPAIR_WINDOW_MS).count() < TRIES_MAX
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// spec: CHECK-10. What was left is tried again a dozen times in an hour, and no more however many come who were not asked.
+    #[test]
+    fn what_was_left_is_tried_again_a_bounded_number_of_times() {
+        let now = 1_700_000_000_000;
+        let tried = |count: u64| (0..count).map(|number| now - 60_000 * number).collect::<Vec<_>>();
+        assert!(may_try_again(&[], now) && may_try_again(&tried(11), now));
+        assert!(!may_try_again(&tried(12), now) && !may_try_again(&tried(30), now));
+        assert!(!may_try_again(&tried(12), now - 86_400_000), "a clock that was set back");
+        assert!(may_try_again(&tried(12), now + REPAIR_WINDOW_MS - 60_000 * 11));
+    }
 
     /// spec: CHECK-10. Three repairs in an hour, and then none before somebody had the time to look; the next hour has its
     /// own. What is on record from before a restart counts as well.

@@ -24,7 +24,7 @@ mod supply;
 #[cfg(test)]
 mod tests;
 
-pub use breaker::{Breaker, REPAIR_WINDOW_MS, REPAIRS_MAX, Tripped};
+pub use breaker::{Breaker, REPAIR_WINDOW_MS, REPAIRS_MAX, TRIES_MAX, Tripped, may_try_again};
 pub use checker::{Checker, Due, Effect, Settings};
 pub use compare::{
     Certified, Discrepancy, OTHERS_MAX, Opinion, Report, Said, Sample, Verdict, compare, heights, sample,

@@ -16,6 +16,7 @@ use keelstone_codec::{Blob, BoundedList, BoundedSet, Encode, Height, Key, Namesp
 use keelstone_tree::{Diff, KeyRange, Query, Read, ReadError, Walk, prove_bytes};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 /// What a node can serve: its versions and what each height changed. Our own, so it is trusted.
 pub trait Versions {
@@ -146,7 +147,8 @@ impl Budget {
 #[derive(Debug)]
 struct Account {
     bytes: Budget,
-    work_ms: Budget,
+    /// In microseconds: most answers take less than a millisecond, and many of them are work all the same.
+    work_us: Budget,
 }
 
 struct Pin<V> {
@@ -231,9 +233,9 @@ impl<V: Versions> Server<V> {
     }
 
     /// Charges a peer for the time its request took.
-    pub fn worked(&mut self, peer: PeerId, ms: u64) {
+    pub fn worked(&mut self, peer: PeerId, took: Duration) {
         if let Some(account) = self.accounts.get_mut(&peer) {
-            account.work_ms.spend(ms);
+            account.work_us.spend(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         }
     }
 
@@ -253,9 +255,9 @@ impl<V: Versions> Server<V> {
         }
         let account = self.accounts.entry(peer).or_insert_with(|| Account {
             bytes: Budget::new(now, peer_bytes_per_second),
-            work_ms: Budget::new(now, u64::from(peer_work_ms_per_second)),
+            work_us: Budget::new(now, u64::from(peer_work_ms_per_second) * 1_000),
         });
-        let budgets = [&mut account.bytes, &mut account.work_ms, &mut self.all];
+        let budgets = [&mut account.bytes, &mut account.work_us, &mut self.all];
         let waits = budgets.map(|budget| {
             budget.fill(now);
             budget.wait_ms()

@@ -15,7 +15,7 @@
 pub mod tally;
 
 use self::tally::{Lack, Outcome, Position, Strategy, Tally, VOICES_MAX, Voice};
-use super::agents::{Agent, AgentId, Agents, REPUTATION_MAX};
+use super::agents::{Agent, AgentId, Agents, REPUTATION_MAX, recount};
 use super::rules::ballot;
 use super::social::{self, AllianceId, Drama, DramaKind, Social};
 use crate::keys::{self, SecretKey, Signature, SignatureError};
@@ -27,6 +27,8 @@ use keelstone_macros::{Decode, Encode, OrderedKey, World, event, namespace, tran
 
 /// Most conflicts that are judged at a time.
 pub const OPEN_MAX: u32 = 64;
+/// Most of them that one agent has opened.
+pub const OPEN_OF_AGENT_MAX: u32 = OPEN_MAX / 8;
 /// How many conflicts are kept once they are settled; the oldest make room.
 pub const SETTLED_MAX: u64 = 1_024;
 /// The least participation that can be asked for: the first yes is no quorum.
@@ -63,6 +65,8 @@ pub struct Conflicts {
     pub judged: Set<Hash>,
     /// How many conflicts are open.
     pub open: Item<u32>,
+    /// How many of an agent are open.
+    pub opened: Map<AgentId, u32>,
     /// Conflicts that are settled, in the order in which they were.
     pub settled: Map<u64, ConflictId>,
     /// How many were settled.
@@ -372,9 +376,14 @@ impl Conflicts {
         Ok(conflict)
     }
 
-    /// Notes that a conflict is settled, and forgets the oldest one that is if there are too many.
+    /// Notes what a conflict came to, and forgets the oldest one that is settled if there are too many.
     // spec: CONFLICT-7
-    fn file(&mut self, id: ConflictId) -> Result<(), Stop> {
+    fn settle(&mut self, id: ConflictId, conflict: Conflict, ruling: Ruling) -> Result<(), Stop> {
+        self.subjects.remove(&conflict.subject.hash())?;
+        recount(&mut self.opened, &conflict.opener, |count| count.saturating_sub(1))?;
+        let open = self.open.get_or_default()?.saturating_sub(1);
+        self.open.set(&open)?;
+        self.all.insert(&id, &Conflict { ruling: Some(ruling), ..conflict })?;
         let number = self.next_settled.next()?;
         self.settled.insert(&number, &id)?;
         let Some(oldest) = number.checked_sub(SETTLED_MAX) else { return Ok(()) };
@@ -406,16 +415,16 @@ pub struct Open {
 impl Transition<Court> for Open {
     type Output = ConflictId;
 
-    // spec: CONFLICT-2
+    // spec: CONFLICT-2, AGENT-9
     fn verify(&self, world: &View<Court>, cx: &Context) -> Result<(), Denied> {
-        world.agents.standing(&cx.sender())?;
+        let (agent, _) = world.agents.standing(&cx.sender())?;
         ballot(cx.height()?, self.deadline, self.quorum)?;
         let (least, most) = (PARTICIPATION_MIN, u32::try_from(VOICES_MAX).unwrap_or(u32::MAX));
         ensure!((least..=most).contains(&self.participation), "participation is {least} to {most}");
         let numeric = self.strategy == Strategy::RobustMean;
         ensure!(!numeric || self.subject.field().is_some(), "a mean is of what is said of an agent");
-        let open = world.conflicts.open.get_or_default()?;
-        ensure!(open < OPEN_MAX, "{open} conflicts are open, which is the limit");
+        let open = world.conflicts.opened.get(&agent)?.unwrap_or_default();
+        ensure!(open < OPEN_OF_AGENT_MAX, "{open} conflicts of {agent} are open, which is the limit for one agent");
         if let Some(other) = world.conflicts.subjects.get(&self.subject.hash())? {
             return Err(denied!("conflict {} is about this already", other.0));
         }
@@ -424,6 +433,15 @@ impl Transition<Court> for Open {
 
     fn apply(&self, world: &mut Draft<Court>, cx: &mut Context) -> Result<ConflictId, Denied> {
         let (opener, _) = world.agents.standing(&cx.sender())?;
+        let open = world.conflicts.open.get_or_default()?;
+        if open >= OPEN_MAX {
+            let full = || denied!("{open} conflicts are open, the limit, all of agents with standing");
+            let (gone, conflict) = first_without_standing(world)?.ok_or_else(full)?;
+            let tally = tally::without_a_place();
+            let outcome = tally.outcome;
+            world.conflicts.settle(gone, conflict, Ruling { height: cx.height()?, tally })?;
+            cx.emit(&Resolved { conflict: gone, outcome })?;
+        }
         let id = world.conflicts.next_conflict.next()?;
         let conflict = Conflict {
             subject: self.subject.clone(),
@@ -440,9 +458,26 @@ impl Transition<Court> for Open {
         world.conflicts.all.insert(&id, &conflict)?;
         let open = world.conflicts.open.get_or_default()?.saturating_add(1);
         world.conflicts.open.set(&open)?;
+        recount(&mut world.conflicts.opened, &opener, |count| count.saturating_add(1))?;
         cx.emit(&Opened { conflict: id, opener, deadline: conflict.deadline })?;
         Ok(id)
     }
+}
+
+/// The first conflict that is open and whose opener has no standing any more: it gives its place up when there are as many as
+/// there may be, so that a stake which is passed on keeps no more than one agent may have.
+// spec: AGENT-9
+fn first_without_standing(world: &Court) -> Result<Option<(ConflictId, Conflict)>, Stop> {
+    let open = world.conflicts.subjects.iter().map(|entry| entry.map(|(_, id)| id));
+    let mut open = open.collect::<Result<Vec<_>, _>>()?;
+    open.sort_unstable();
+    for id in open {
+        let Some(conflict) = world.conflicts.all.get(&id)? else { continue };
+        if !world.agents.has_standing(&conflict.opener)? {
+            return Ok(Some((id, conflict)));
+        }
+    }
+    Ok(None)
 }
 
 /// Gives an opinion on a conflict, once. One that has lost its place to another's can be given again.
@@ -517,22 +552,17 @@ impl Transition<Court> for Resolve {
 
     fn apply(&self, world: &mut Draft<Court>, cx: &mut Context) -> Result<Outcome, Denied> {
         let (id, height) = (self.conflict, cx.height()?);
-        let mut conflict = world.conflicts.open(id)?;
+        let conflict = world.conflicts.open(id)?;
         let (voices, void) = voices(world, id, conflict.strategy)?;
         let mut tally = tally::count(conflict.strategy, conflict.quorum, conflict.participation, &voices, void);
         if !carry_out(world, &conflict.subject, tally.outcome, cx)? {
             tally.outcome = Outcome::Unresolved(Lack::Moot);
         }
         let outcome = tally.outcome;
-        conflict.ruling = Some(Ruling { height, tally });
-        world.conflicts.subjects.remove(&conflict.subject.hash())?;
-        world.conflicts.all.insert(&id, &conflict)?;
-        let open = world.conflicts.open.get_or_default()?.saturating_sub(1);
-        world.conflicts.open.set(&open)?;
-        world.conflicts.file(id)?;
+        let (by, about) = (conflict.opener, conflict.subject.field().map(|(agent, _)| agent));
+        world.conflicts.settle(id, conflict, Ruling { height, tally })?;
         let text = Text::new(format!("conflict {} is settled", id.0)).map_err(|error| denied!("{error}"))?;
-        let about = conflict.subject.field().map(|(agent, _)| agent);
-        world.social.tell(Drama { kind: DramaKind::Judgement, by: conflict.opener, about, text }, cx)?;
+        world.social.tell(Drama { kind: DramaKind::Judgement, by, about, text }, cx)?;
         cx.emit(&Resolved { conflict: id, outcome })?;
         Ok(outcome)
     }

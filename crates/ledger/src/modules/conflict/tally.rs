@@ -80,7 +80,7 @@ pub enum Lack {
     Tie,
     /// The heaviest answer is not heavy enough.
     Quorum,
-    /// What was fought over is not there any more.
+    /// What was fought over is not there any more, or the place of the conflict was another's.
     Moot,
 }
 
@@ -112,6 +112,13 @@ pub struct Tally {
     pub total: u128,
     /// What it came to.
     pub outcome: Outcome,
+}
+
+/// What a conflict comes to that gave its place up to another: nothing is counted, nothing decided.
+// spec: AGENT-9
+pub(super) fn without_a_place() -> Tally {
+    let (counted, outcome) = (BoundedList::default(), Outcome::Unresolved(Lack::Moot));
+    Tally { counted, void: 0, carried: 0, total: 0, outcome }
 }
 
 /// Counts opinions.
