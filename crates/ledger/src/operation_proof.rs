@@ -54,6 +54,15 @@ pub enum Together {
 }
 
 impl Together {
+    /// The transaction that hurried it, or around which the chain did it by itself.
+    #[must_use]
+    pub fn by(&self) -> Option<TxId> {
+        match self {
+            Self::Receipt { .. } => None,
+            Self::Batch { by, .. } => *by,
+        }
+    }
+
     /// What stands in the block's list for these, with the root of the list of their operations.
     // spec: BLOCK-3. The zero byte is the tag of the verdict, or of the progress: nothing else that has one has this form.
     fn list_hash(&self, operations: &Hash) -> Hash {
@@ -346,15 +355,22 @@ impl<H: Hasher> Ledger<H> {
     }
 
     /// Proves what the chain did by itself in a block, as [`Ledger::operation_proof`]: the hook at an index among those called
-    /// then; none if that one left nothing there, or failed. The block has to be said, for in every block that bundle and
-    /// that index are the same.
+    /// then, and around that transaction if it was around one; none if that one left nothing there, or failed. The block has to
+    /// be said, for in every block that bundle and that index are the same.
     ///
     /// # Errors
     /// As [`Ledger::operation_proof`]; [`LedgerError::NotYet`].
-    // spec: HISTORY-10, BLOCK-8
-    pub fn hook_proof(&self, block: Height, when: When, index: u32) -> Result<Option<OperationProof>, LedgerError> {
+    // spec: HISTORY-10, BLOCK-8, BLOCK-9
+    pub fn hook_proof(
+        &self,
+        block: Height,
+        when: When,
+        around: Option<TxId>,
+        index: u32,
+    ) -> Result<Option<OperationProof>, LedgerError> {
         let bundle = when.bundle();
-        self.find_batched(block, &bundle, index)?.map(|found| self.prove_operation(found, &bundle, index)).transpose()
+        let is_it = |one: &Continuation| one.bundle == bundle && one.by == around;
+        self.find_batched(block, index, is_it)?.map(|found| self.prove_operation(found, &bundle, index)).transpose()
     }
 
     fn prove_operation(&self, found: Found, bundle: &BundleId, index: u32) -> Result<OperationProof, LedgerError> {
@@ -407,20 +423,24 @@ impl<H: Hasher> Ledger<H> {
         let mut from = record.submitted;
         while let Some(height) = self.first_with_continuations(from, record.updated)? {
             from = height.next();
-            if let Some(found) = self.find_batched(height, bundle, index)? {
+            if let Some(found) = self.find_batched(height, index, |one| one.bundle == *bundle)? {
                 return Ok(Some(found));
             }
         }
         Ok(None)
     }
 
-    /// The operation at an index of a bundle, if it took effect in a batch of this block.
-    fn find_batched(&self, block: Height, bundle: &BundleId, index: u32) -> Result<Option<Found>, LedgerError> {
+    /// The operation at an index, if it took effect in such a batch of this block.
+    fn find_batched(
+        &self,
+        block: Height,
+        index: u32,
+        is_it: impl Fn(&Continuation) -> bool,
+    ) -> Result<Option<Found>, LedgerError> {
         let all = self.continuations(block)?;
-        Ok(all.iter().enumerate().find_map(|(at, continuation)| {
+        Ok(all.iter().enumerate().filter(|(_, one)| is_it(one)).find_map(|(at, continuation)| {
             let in_block = || place(all.iter().map(Continuation::list_hash), at);
-            let together = continuation.together().filter(|(together, _)| together.bundle() == *bundle);
-            together.and_then(|together| Found::of(block, together, index, in_block))
+            Found::of(block, continuation.together()?, index, in_block)
         }))
     }
 }

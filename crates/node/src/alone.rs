@@ -144,9 +144,9 @@ impl Chain for Alone {
         &self,
         bundle: &Hash,
         index: u32,
-        block: Option<Height>,
+        at: Option<api::HookAt>,
     ) -> Result<api::OperationAnswer, Refusal> {
-        self.engine.operation_proof(bundle, index, block)
+        self.engine.operation_proof(bundle, index, at)
     }
 
     fn audit(&self, wanted: &api::AuditWanted) -> Result<api::Audit, Refusal> {

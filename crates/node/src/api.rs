@@ -54,7 +54,7 @@ pub(crate) trait Chain: Send + Sync {
     fn dry_run(&self, transaction: &[u8]) -> Result<DryRun, Refusal>;
     /// That an operation of a bundle took effect, sync or async, proven in the last state; or, where a block is said, a function
     /// that the chain called in it by itself.
-    fn operation_proof(&self, bundle: &Hash, index: u32, block: Option<Height>) -> Result<OperationAnswer, Refusal>;
+    fn operation_proof(&self, bundle: &Hash, index: u32, at: Option<HookAt>) -> Result<OperationAnswer, Refusal>;
     /// Records of the audit log.
     fn audit(&self, wanted: &AuditWanted) -> Result<Audit, Refusal>;
     /// One record of the audit log, with the proof that it is in the log of the last state.
@@ -713,6 +713,15 @@ pub(crate) struct Extract {
     pub(crate) proof: String,
 }
 
+/// Where the chain did by itself what is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum HookAt {
+    /// In this block.
+    Block(Height),
+    /// Around this transaction.
+    Transaction(Hash),
+}
+
 /// An operation that took effect, proven by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -721,9 +730,13 @@ pub(crate) struct OperationAnswer {
     pub(crate) chain_id: String,
     /// Its bundle.
     pub(crate) bundle: String,
-    /// When in its block the chain called it by itself: `begin_block` or `end_block`; none of what somebody signed.
+    /// When the chain called it by itself: `begin_block`, `end_block`, `before_transaction` or `after_transaction`; none of what
+    /// somebody signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) hook: Option<String>,
+    /// The transaction around which the chain called it, or which hurried the bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) by: Option<String>,
     /// Its index in the bundle, or among those that the chain called then.
     pub(crate) operation: u32,
     /// The block it took effect in.

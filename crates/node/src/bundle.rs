@@ -227,6 +227,7 @@ pub(crate) fn show_operation_proof(registry: &Registry, proof: &OperationProof) 
         chain_id: proof.chain_id.to_string(),
         bundle: proof.together.bundle().to_string(),
         hook: When::of(&proof.together.bundle()).map(|when| when.name().to_owned()),
+        by: proof.together.by().map(|id| id.to_string()),
         operation: proof.index(),
         block: proof.block.0,
         function: label(registry, &function),

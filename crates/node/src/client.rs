@@ -528,10 +528,15 @@ impl Chain for Remote {
         &self,
         bundle: &Hash,
         index: u32,
-        block: Option<Height>,
+        at: Option<api::HookAt>,
     ) -> Result<api::OperationAnswer, Refusal> {
         let path = format!("/v1/bundles/{bundle}/operations/{index}");
-        self.get(&query(path, [("block", block.map(|block| block.to_string()))]))
+        let (block, transaction) = match at {
+            Some(api::HookAt::Block(block)) => (Some(block.to_string()), None),
+            Some(api::HookAt::Transaction(id)) => (None, Some(id.to_string())),
+            None => (None, None),
+        };
+        self.get(&query(path, [("block", block), ("transaction", transaction)]))
     }
 
     fn audit(&self, wanted: &api::AuditWanted) -> Result<api::Audit, Refusal> {

@@ -390,10 +390,10 @@ fn what_a_hook_did_is_proven() {
     for height in (1..=chain.height().0).map(Height) {
         let continuations = chain.continuations(height).unwrap();
         for when in When::ALL {
-            let proof = chain.hook_proof(height, when, 0).unwrap();
+            let proof = chain.hook_proof(height, when, None, 0).unwrap();
             let did = continuations.iter().find(|one| one.bundle == when.bundle() && !one.operations().is_empty());
             assert_eq!(proof.is_some(), did.is_some(), "{height}, {when:?}");
-            assert_eq!(chain.hook_proof(height, when, 1).unwrap(), None, "there is one of each");
+            assert_eq!(chain.hook_proof(height, when, None, 1).unwrap(), None, "there is one of each");
             let Some((proof, did)) = proof.zip(did) else { continue };
             proof.verify::<Blake3>().unwrap();
             assert_eq!((proof.block, proof.root, proof.index()), (height, chain.root(), 0));
@@ -406,7 +406,7 @@ fn what_a_hook_did_is_proven() {
     }
     assert_eq!(proven, 5, "the price fell in four blocks, and one was closed");
     assert_eq!(chain.operation_proof(&When::EndBlock.bundle(), 0).unwrap(), None, "of which block was not said");
-    let ahead = chain.hook_proof(Height(99), When::EndBlock, 0).unwrap_err();
+    let ahead = chain.hook_proof(Height(99), When::EndBlock, None, 0).unwrap_err();
     assert!(matches!(ahead, LedgerError::NotYet { .. }), "{ahead}");
 }
 

@@ -258,6 +258,25 @@ fn a_fee_is_paid_whatever_becomes_of_the_transaction() {
     assert_eq!(functions.collect::<Vec<_>>(), [Charge::hash(), Pay::hash(), Pay::hash(), Settle::hash()]);
 }
 
+/// spec: EXEC-25, HISTORY-10. What was done around one transaction of many is proven by itself.
+#[test]
+fn a_fee_is_proven_by_itself() {
+    let chain = bank(registry());
+    let sent: Vec<_> = (1..=3).map(|person| signed(person, 0, vec![pay(9, 1)])).collect();
+    next(&chain, sent.clone());
+    for (person, transaction) in (1..).zip(&sent) {
+        for (when, function) in [(When::BeforeTransaction, Charge::hash()), (When::AfterTransaction, Settle::hash())] {
+            let proof = chain.hook_proof(Height(1), when, Some(transaction.id()), 0).unwrap().unwrap();
+            proof.verify::<Blake3>().unwrap();
+            assert_eq!((proof.together.bundle(), proof.together.by()), (when.bundle(), Some(transaction.id())));
+            assert_eq!(proof.operation.function, function);
+            assert_eq!(proof.together.session(), SessionId::of_hooks(&chain_id(), &key(person).public()));
+        }
+        assert!(chain.hook_proof(Height(1), When::BeforeTransaction, Some(transaction.id()), 1).unwrap().is_none());
+    }
+    assert!(chain.hook_proof(Height(1), When::BeforeTransaction, None, 0).unwrap().is_none());
+}
+
 /// spec: TX-10, TX-5, POOL-4. Who does not pay is refused when the transaction arrives and in its block: nothing of it stays, its
 /// nonce included.
 #[test]

@@ -291,21 +291,32 @@ impl<H: Hasher> Chain for Local<H> {
         &self,
         bundle: &Hash,
         index: u32,
-        block: Option<Height>,
+        at: Option<api::HookAt>,
     ) -> Result<api::OperationAnswer, Refusal> {
         let (ledger, bundle) = (self.ledger(), BundleId(*bundle));
-        let (proof, what) = match (When::of(&bundle), block) {
-            (Some(when), Some(block)) => {
+        let (proof, what) = match (When::of(&bundle), at) {
+            (Some(when), Some(api::HookAt::Block(block))) if !when.is_of_transaction() => {
                 let what =
                     format!("the chain did nothing by itself as number {index} of {} in block {block}", when.name());
-                (ledger.hook_proof(block, when, index)?, what)
+                (ledger.hook_proof(block, when, None, index)?, what)
             }
-            (Some(when), None) => {
+            (Some(when), Some(api::HookAt::Transaction(id))) if when.is_of_transaction() => {
+                let what = format!("the chain did nothing by itself as number {index} of {} {id}", when.name());
+                let id = TxId(id);
+                let block = ledger.transaction(&id)?.map(|located| located.height);
+                let proof = block.map(|block| ledger.hook_proof(block, when, Some(id), index)).transpose()?;
+                (proof.flatten(), what)
+            }
+            (Some(when), _) if when.is_of_transaction() => {
+                let what = format!("{} is of every transaction: say which, with transaction", when.name());
+                return Err(Refusal::Bad(what));
+            }
+            (Some(when), _) => {
                 let what = format!("{} is in every block: say which, with block", when.name());
                 return Err(Refusal::Bad(what));
             }
             (None, Some(_)) => {
-                let what = "a block is said only for begin_block and end_block: leave it out for a bundle";
+                let what = "a block or a transaction is said only for what the chain does by itself: leave it out for a bundle";
                 return Err(Refusal::Bad(what.to_owned()));
             }
             (None, None) => {

@@ -148,7 +148,7 @@ routes! {
         "/v1/sessions/{id}" get session Asking [];
         "/v1/bundles" get bundles Asking [];
         "/v1/bundles/{id}" get bundle Asking [];
-        "/v1/bundles/{id}/operations/{index}" get operation_proof Asking ["block"];
+        "/v1/bundles/{id}/operations/{index}" get operation_proof Asking ["block", "transaction"];
         "/v1/witness" post witness Either [];
         "/v1/dry-run" post dry_run Either [];
         "/v1/state/{namespace}" get entry Asking ["place", "key", "key_hex", "height", "prove"];
@@ -661,10 +661,16 @@ async fn bundle(State(served): State<Served>, Path(id): Path<String>) -> Answer<
 }
 
 /// That an operation of a bundle took effect, sync or async: proven in the last state without the rest of the bundle. With `block`,
-/// of what the chain did in that block by itself: its `id` is `begin_block` or `end_block`.
+/// of what the chain did in that block by itself: its `id` is `begin_block` or `end_block`. With `transaction`, of what it did around
+/// that: `before_transaction` or `after_transaction`.
 #[utoipa::path(
     get, path = "/v1/bundles/{id}/operations/{index}",
-    params(("id" = String, Path), ("index" = u32, Path), ("block" = Option<u64>, Query)),
+    params(
+        ("id" = String, Path),
+        ("index" = u32, Path),
+        ("block" = Option<u64>, Query),
+        ("transaction" = Option<String>, Query),
+    ),
     responses((status = 200, body = api::OperationAnswer), (status = 404, body = ErrorBody))
 )]
 async fn operation_proof(
@@ -674,7 +680,14 @@ async fn operation_proof(
 ) -> Answer<api::OperationAnswer> {
     let (id, index) = (parsed("id", &id, named)?, parsed("index", &index, decimal)?);
     let block = parameters.height("block")?;
-    ask(&served, move |chain| chain.operation_proof(&id, index, block)).await.map(Json)
+    let transaction = parameters.get("transaction").map(|id| parsed("transaction", id, Hash::from_hex)).transpose()?;
+    let at = match (block, transaction) {
+        (Some(_), Some(_)) => {
+            return Err(ApiError::new(Code::BadRequest, "a block or a transaction, not both".to_owned()));
+        }
+        (block, transaction) => block.map(api::HookAt::Block).or(transaction.map(api::HookAt::Transaction)),
+    };
+    ask(&served, move |chain| chain.operation_proof(&id, index, at)).await.map(Json)
 }
 
 /// One entry of the state, with a proof if asked for. A missing entry is an answer, and can be proven too. With `place`, `key` is

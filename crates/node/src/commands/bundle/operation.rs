@@ -3,7 +3,8 @@
 //! The file is the answer of the API in JSON. Everything it says is in the proof it holds, is rendered from that again and
 //! compared: so what a person reads is what was proven. Form and limits: `docs/bundles.md`.
 
-use crate::api::OperationAnswer;
+use super::parsed;
+use crate::api::{HookAt, OperationAnswer};
 use crate::audit::decoded;
 use crate::bundle::{named, show_operation_proof};
 use crate::context::Context;
@@ -23,13 +24,17 @@ use std::path::PathBuf;
 pub(super) enum Action {
     /// Prove that one operation of a bundle took effect, without the rest of the bundle
     ProveOperation {
-        /// The bundle's identity: that of its transaction; or `begin_block` or `end_block`, for what the chain did by itself
+        /// The bundle's identity: that of its transaction; or `begin_block`, `end_block`, `before_transaction` or
+        /// `after_transaction`, for what the chain did by itself
         id: String,
         /// The operation's index in the bundle, from 0; or of what the chain called then
         operation: u32,
         /// The block in which the chain did it by itself
         #[arg(long, value_name = "HEIGHT")]
         block: Option<u64>,
+        /// The transaction around which the chain did it by itself
+        #[arg(long, value_name = "ID", conflicts_with = "block")]
+        transaction: Option<String>,
         /// The root you trust
         #[arg(long)]
         root: Option<String>,
@@ -56,10 +61,16 @@ impl Action {
 
 pub(super) fn run(action: Action, context: &Context<'_>) -> Result<Exit, Failure> {
     let (answer, root, out) = match action {
-        Action::ProveOperation { id, operation, block, root, out } => {
+        Action::ProveOperation { id, operation, block, transaction, root, out } => {
             let id = named(&id).map_err(|error| Failure::usage(format!("{id}: {error}")))?;
-            let answer = context.chain()?.operation_proof(&id, operation, block.map(Height))?;
-            let is_asked = block.is_none_or(|block| block == answer.block);
+            let around = transaction.as_deref().map(parsed).transpose()?;
+            let at = block.map(|block| HookAt::Block(Height(block))).or(around.map(HookAt::Transaction));
+            let answer = context.chain()?.operation_proof(&id, operation, at)?;
+            let is_asked = match at {
+                Some(HookAt::Block(block)) => block.0 == answer.block,
+                Some(HookAt::Transaction(id)) => answer.by.as_deref() == Some(&*id.to_string()),
+                None => true,
+            };
             if (&answer.bundle, answer.operation, is_asked) != (&id.to_string(), operation, true) {
                 let (bundle, found, block) = (&answer.bundle, answer.operation, answer.block);
                 let what = format!("the answer is of operation {found} of bundle {bundle} in block {block}");
