@@ -376,10 +376,15 @@ impl<H: Hasher> Ledger<H> {
     fn prove_operation(&self, found: Found, bundle: &BundleId, index: u32) -> Result<OperationProof, LedgerError> {
         let Found { block, together, in_block, operation, in_list } = found;
         let damaged = |what: String| LedgerError::Damaged { height: block, what };
-        // Where in its session it stands is in the log; its link vouches for that.
+        // Where in its session it stands is in the log; its link vouches for that. Of what the chain does around transactions, several in
+        // a block have one place: what each led to is its own.
         let audit = self.block_audit(block)?.ok_or(LedgerError::NoAudit { height: block })?;
         let is_it = |event: AuditEvent| match event {
-            AuditEvent::Operation(found) if (found.bundle, found.operation) == (*bundle, index) => Some(found),
+            AuditEvent::Operation(found)
+                if (found.bundle, found.operation, found.after) == (*bundle, index, operation.state_hash) =>
+            {
+                Some(found)
+            }
             _ => None,
         };
         let AuditOperation { sequence, before, args, .. } = audit

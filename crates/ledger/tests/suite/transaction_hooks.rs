@@ -116,7 +116,10 @@ impl Transition<Bank> for Charge {
     }
 }
 
-/// What the gas came to: a coin for each hundred thousand, as far as there is something.
+/// Gas that costs a coin.
+const COIN_GAS: u64 = 10_000;
+
+/// What the gas came to, as far as there is something.
 #[transition("bank.settle/1")]
 struct Settle;
 
@@ -124,7 +127,7 @@ impl Transition<Bank> for Settle {
     type Output = ();
     fn apply(&self, bank: &mut Draft<Bank>, cx: &mut Context) -> Result<(), Denied> {
         let ended = cx.transaction()?.ended.expect("it ran");
-        let amount = (ended.gas_used / 100_000).min(bank.balances.get(&cx.sender())?.unwrap_or_default());
+        let amount = (ended.gas_used / COIN_GAS).min(bank.balances.get(&cx.sender())?.unwrap_or_default());
         bank.charge(cx.sender(), amount)?;
         let noted = bank.heard.get(&cx.sender())?.unwrap_or_default();
         bank.heard.insert(&cx.sender(), &(noted.0, noted.1, Some((ended.succeeded, ended.gas_used))))?;
@@ -212,7 +215,7 @@ fn a_fee_is_paid_whatever_becomes_of_the_transaction() {
     assert_eq!(made[0].events().count(), 1);
     for (person, receipt, succeeded) in [(1, &receipts[0], true), (2, &receipts[1], false)] {
         assert_eq!(heard(&chain, person), (2, false, Some((succeeded, receipt.gas_used))));
-        assert_eq!(paid(&chain, person), BASE + 2 + receipt.gas_used / 100_000);
+        assert_eq!(paid(&chain, person), BASE + 2 + receipt.gas_used / COIN_GAS);
     }
     assert_eq!(balance(&chain, 1), 1_000 - 11 - paid(&chain, 1));
     assert_eq!(balance(&chain, 2), 1_000 + 5 - paid(&chain, 2), "of what failed the fee alone stays");
