@@ -1,5 +1,5 @@
-//! A chain that works by itself, on a network of real CometBFT nodes: an application with hooks, with functions that are there
-//! from a height on, and with all of a block that a hook may ask for.
+//! A chain that works by itself, on a network of real CometBFT nodes: an application with hooks in blocks and around
+//! transactions, with functions that are there from a height on, and with all of a block that a hook may ask for.
 //!
 //! The program of the nodes is this one. Started by a test it is the application; started by `cargo test` it is the test. Without
 //! a CometBFT it says so and passes, but for a CI machine.
@@ -34,6 +34,8 @@ struct Orchard {
     wind: Item<Hash>,
     /// Trees that have been pruned, and how often.
     pruned: Item<u64>,
+    /// How often who has come in.
+    visits: Map<PublicKey, u64>,
 }
 
 #[event("orchard.planted")]
@@ -154,8 +156,23 @@ impl Transition<Orchard> for Fell {
     }
 }
 
+/// Lets everybody in twice.
+#[transition("orchard.gate/1", gas = 100_000)]
+struct Gate;
+
+impl Transition<Orchard> for Gate {
+    type Output = u64;
+    fn apply(&self, orchard: &mut Draft<Orchard>, cx: &mut Context) -> Result<u64, Denied> {
+        let visits = orchard.visits.get(&cx.sender())?.unwrap_or_default();
+        ensure!(visits < 2, "{} was here twice", cx.sender());
+        orchard.visits.insert(&cx.sender(), &(visits + 1))?;
+        Ok(cx.transaction()?.bytes)
+    }
+}
+
 fn registry() -> Registry {
     let mut registry = Registry::new();
+    registry.before_transaction::<Orchard, Gate>();
     registry.register::<Orchard, WindUp>().event::<Planted>();
     registry.during(..RIPE, |registry| {
         registry.begin_block::<Orchard, Grow>();
@@ -190,7 +207,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// spec: EXEC-23, EXEC-24, BLOCK-8, LEDGER-1. On a network whose blocks are another engine's, work of the chain's own is the
+/// spec: EXEC-23, EXEC-24, EXEC-25, BLOCK-8, BLOCK-9, TX-10, LEDGER-1. On a network whose blocks are another engine's, work of the chain's own is the
 /// same on every node, on one that was killed in the middle and on those that join by a snapshot and by running every block, also
 /// where whether there is any follows from a block's time; rules change at the height that was agreed on; and what was done is
 /// proven.
@@ -254,6 +271,10 @@ fn hooks_under_cometbft_come_to_the_same_on_every_node() {
     grown(RIPE.0, "orchard.grow/2");
     let (code, said) = send("orchard.pick/1", json!({ "tree": tree }));
     assert_eq!(code, 0, "it is there by now: {said}");
+    let picked = said["receipt"]["id"].as_str().expect("its id").to_owned();
+    let (code, said) = send("orchard.pick/1", json!({ "tree": tree }));
+    assert_eq!(code, 13, "a third time: {said}");
+    assert!(said.to_string().contains("orchard.gate/1 does not let it in"), "{said}");
 
     for joins in [&["join"][..], &["join", "--from-genesis"]] {
         network.run(joins);
@@ -276,6 +297,11 @@ fn hooks_under_cometbft_come_to_the_same_on_every_node() {
     let root = said["root"].as_str().expect("a root").to_owned();
     let (code, said) = network.on_home("node2", &["bundle", "verify-operation", file, "--root", &root]);
     assert_eq!((code, &said["valid"]), (0, &json!(true)), "{said}");
+
+    let arguments = ["bundle", "prove-operation", "before_transaction", "0", "--transaction", &picked];
+    let said = asked(&arguments);
+    assert_eq!((&said["hook"], &said["function"]), (&json!("before_transaction"), &json!("orchard.gate/1")), "{said}");
+    assert_eq!(said["by"], json!(picked), "{said}");
 
     // What is on record of it holds, of the node that was killed as of the one that ran it all at once.
     for name in ["node1", "node3"] {
