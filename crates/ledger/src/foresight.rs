@@ -12,11 +12,12 @@
 //!
 //! Rules: `spec/ledger.md`, HISTORY-8 and HISTORY-9. Vectors: `spec/vectors/ledger.json`.
 
-use crate::block::{self, Block, BlockError, Continuation, OperationReceipt, Receipt, Run, Verdict};
+use crate::block::{Block, Continuation, OperationReceipt, Receipt, Verdict};
 use crate::chain::Chain;
 use crate::check::Refusal;
 use crate::keys::{Signature, SignatureError};
 use crate::ledger::{Ledger, LedgerError};
+use crate::run::{self, BlockError, Run};
 use crate::transaction::{SignedTransaction, Transaction};
 use crate::transition::{self, Part, WITNESS_BYTES_MAX, first_difference};
 use crate::validators::Validators;
@@ -181,7 +182,7 @@ pub fn foresee(
 ) -> Result<Foreseen, ForesightError> {
     let Setting { old_root, height, time, proposer } = *setting;
     let block = Block { height, time, proposer, transactions: Vec::new() };
-    let (Chain { facts, limits, .. }, _, context) = block::ground(&state, old_root, &block, (0, 0))?;
+    let (Chain { facts, limits, .. }, _, context) = run::ground(&state, old_root, &block, (0, 0))?;
     let share = limits.bundles();
     let run = Run { registry, facts: &facts, limits: &limits, share: &share, height };
     // A signature is no part of what a bundle comes to.

@@ -6,8 +6,8 @@
 
 use crate::AuditEvent;
 use crate::audit::LoggedRecord;
-use crate::block::{self, InOrder, Refused};
 use crate::ledger::{Ledger, LedgerError};
+use crate::run::{self, InOrder, Refused};
 use keelstone_codec::{Hash, Height, Key, Namespace, Root, StateHash, Value};
 use keelstone_store::StoreError;
 use keelstone_tree::{Hasher, Query};
@@ -119,7 +119,7 @@ impl<H: Hasher> Ledger<H> {
         };
         let root = before.root();
         let way = InOrder { noting: Some((namespace.clone(), key.clone())) };
-        let executed = block::execute_with(self.registry(), before, root, block, Refused::Receipt, &way)?;
+        let executed = run::execute_with(self.registry(), before, root, block, Refused::Receipt, &way)?;
         if executed.noted.is_empty() {
             return Ok(ChangedBy::Chain);
         }

@@ -16,7 +16,7 @@ mod error;
 mod kept;
 
 use crate::audit::{Appended, forget_audit, keep_audit};
-use crate::block::{self, Block, BlockRecord, Continuation, Executed, Receipt, Refused};
+use crate::block::{Block, BlockRecord, Continuation, Receipt};
 use crate::bodies::block_in;
 use crate::chain::{Chain, ChainFacts};
 use crate::check::{self, Refusal};
@@ -27,6 +27,7 @@ use crate::mempool::{Mempool, PoolLimits};
 use crate::nonces;
 use crate::packed::{Known, pack};
 use crate::parallel::{InParallel, Threads};
+use crate::run::{self, Executed, Refused};
 use crate::transaction::{SignedTransaction, TxId};
 use crate::vouched::Vouched;
 pub use error::{LedgerError, ProposalError};
@@ -553,7 +554,7 @@ impl<H: Hasher> Ledger<H> {
         let root = view.root();
         let (activity, threads, vouched) = (&self.activity, &self.threads, &self.vouched);
         let way = InParallel { state: view.clone(), activity, threads, vouched };
-        let executed = block::execute_with(&self.registry, view, root, block, refused, &way)?;
+        let executed = run::execute_with(&self.registry, view, root, block, refused, &way)?;
         self.threads.learn(&executed.beforehand);
         let prepared = self.store.prepare(executed.changes.to_diff())?;
         Ok(Pending { executed, prepared })

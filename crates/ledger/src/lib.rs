@@ -46,6 +46,7 @@ mod packed;
 mod parallel;
 mod rebuild;
 mod replay;
+mod run;
 mod taken;
 mod transaction;
 mod transition;
@@ -61,10 +62,7 @@ pub use audit::{
     NodeLogError, NodeLogLimits, NodeLogState, NodeRecord, NodeStep, NodeVerdict, NodeWalk, SignedCheckpoint,
     SignedNodeRecord, Standing, cut, log_place, read_log,
 };
-pub use block::{
-    Block, BlockError, BlockRecord, Continuation, Executed, OperationReceipt, Progress, REASON_BYTES_MAX, Receipt,
-    Refused, Verdict, execute,
-};
+pub use block::{Block, BlockRecord, Continuation, OperationReceipt, Progress, REASON_BYTES_MAX, Receipt, Verdict};
 pub use bodies::Bodies;
 pub use chain::{BLOCKS, CHAIN, Chain, ChainFacts, HEIGHTS_MAX, SCHEMA, Unfit, check_fits};
 pub use check::Refusal;
@@ -85,6 +83,7 @@ pub use operation_proof::{OperationProof, OperationProofError, Together};
 pub use parallel::Beforehand;
 pub use rebuild::{RebuildError, Rebuilt, Until};
 pub use replay::{ReplayError, Replayed};
+pub use run::{BlockError, Executed, Refused, execute};
 pub use taken::{Certified, TakeError};
 pub use transaction::{SignedTransaction, Transaction, TxId};
 pub use transition::{TransitionError, TransitionProof, WITNESS_BYTES_MAX, verify_transition, witness};

@@ -18,9 +18,9 @@
 //!
 //! Rules: `spec/chain.md`, EXEC-15.
 
-use crate::block::{self, KnownBy, Left, Ran, Run, Way};
 use crate::check::Refusal;
 use crate::keys::SignatureError;
+use crate::run::{self, KnownBy, Left, Ran, Run, Way};
 use crate::transaction::SignedTransaction;
 use crate::vouched::Vouched;
 use keelstone_codec::{Key, Namespace};
@@ -149,7 +149,7 @@ impl Oracle {
         let chain_id = &draft.context().chain_id;
         let coming = |at: usize| {
             let signed = &transactions[at];
-            Coming::of(chain_id, &block::caller(signed, known[at].id), &signed.transaction.bundle)
+            Coming::of(chain_id, &run::caller(signed, known[at].id), &signed.transaction.bundle)
         };
         let Some(first) = coming(index).next() else { return };
         draft.look_ahead(&first, self.operations, |wanted| {
@@ -318,7 +318,7 @@ impl<S: Read + Clone + Send + Sync + 'static> Way for InParallel<'_, S> {
         let count = if unknown.len() < TRANSACTIONS_MIN { 1 } else { self.threads.count.get() };
         // A batch has the verdict of its signatures one by one, however they are divided (spec: TX-4).
         let parts: Vec<_> = unknown.chunks(unknown.len().div_ceil(count).max(1)).collect();
-        let found = on_threads(count, parts.len(), || (), |(), part| block::signatures(parts[part]));
+        let found = on_threads(count, parts.len(), || (), |(), part| run::signatures(parts[part]));
         let mut verdicts = unknown.iter().zip(found.into_iter().flatten()).peekable();
         let verdict = |signed: &SignedTransaction| match verdicts.next_if(|(next, _)| std::ptr::eq(**next, signed)) {
             Some((_, verdict)) => verdict,

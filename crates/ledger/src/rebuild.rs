@@ -7,12 +7,12 @@
 //!
 //! Rules: `spec/ledger.md`, HISTORY-7.
 
-use crate::block::Refused;
 use crate::bodies::last_by;
 use crate::genesis::Genesis;
 use crate::ledger::{Ledger, LedgerError};
 use crate::mempool::PoolLimits;
 use crate::replay::whole;
+use crate::run::Refused;
 use crate::transaction::TxId;
 use keelstone_codec::{Height, Root, Timestamp};
 use keelstone_store::kv::Kv;

@@ -7,10 +7,11 @@
 //!
 //! Rules: `spec/ledger.md`, HISTORY-4.
 
-use crate::block::{self, BlockRecord, Executed, OperationReceipt, Receipt, Refused, Verdict};
+use crate::block::{BlockRecord, OperationReceipt, Receipt, Verdict};
 use crate::foresight::{BundleProofError, same_receipt};
 use crate::genesis::Genesis;
 use crate::ledger::{Ledger, LedgerError};
+use crate::run::{self, Executed, Refused};
 use crate::transition::{TransitionError, same_record};
 use keelstone_codec::{Height, Root};
 use keelstone_execution::Registry;
@@ -144,7 +145,7 @@ impl<H: Hasher> Ledger<H> {
             let differs = |what: String| ReplayError::Differs { height, what };
             let block = self.block(height)?;
             let root = scratch.root();
-            let executed = block::execute(self.registry(), scratch.view(), root, block, Refused::Receipt)
+            let executed = run::execute(self.registry(), scratch.view(), root, block, Refused::Receipt)
                 .map_err(|error| differs(error.to_string()))?;
             if let Some(what) = self.difference(&executed)? {
                 return Err(differs(what));

@@ -7,9 +7,10 @@
 //! Rules: `spec/snapshot.md`, SNAP-11; `spec/ledger.md`, HISTORY-1.
 
 use crate::audit::interrupt_audit;
-use crate::block::{Block, BlockRecord, Refused};
+use crate::block::{Block, BlockRecord};
 use crate::chain::Chain;
 use crate::ledger::{Committed, Ledger, LedgerError, ROOT, at};
+use crate::run::Refused;
 use keelstone_codec::{Encode as _, Hash, Height, Root};
 use keelstone_execution::{Change, Changes, Entry, PublicKey};
 use keelstone_store::kv::Batch;

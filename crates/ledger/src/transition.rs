@@ -11,8 +11,9 @@
 //! Rules: `spec/ledger.md`, HISTORY-5 and HISTORY-6.
 
 use crate::SignatureError;
-use crate::block::{self, Block, BlockError, BlockRecord, Executed, Refused};
+use crate::block::{Block, BlockRecord, Verdict};
 use crate::ledger::{Ledger, LedgerError};
+use crate::run::{self, BlockError, Executed, Refused};
 use keelstone_codec::{Blob, Height, Root};
 use keelstone_execution::{Halt, Recorder, Registry};
 use keelstone_macros::{Decode, Encode};
@@ -117,7 +118,7 @@ pub fn verify_transition<H: Hasher>(registry: &Registry, claim: &TransitionProof
         transaction.verify().map_err(|source| TransitionError::Signature { index, source })?;
     }
     let state = witness::<H>(&claim.witness, claim.old_root)?;
-    let executed = block::execute(registry, state.clone(), claim.old_root, claim.block.clone(), Refused::Receipt)
+    let executed = run::execute(registry, state.clone(), claim.old_root, claim.block.clone(), Refused::Receipt)
         .map_err(|error| match error {
             BlockError::Halt(Halt::WitnessIncomplete { namespace, key }) => {
                 TransitionError::Incomplete { what: format!("{namespace}/{}", key.escape_ascii()) }
@@ -126,7 +127,7 @@ pub fn verify_transition<H: Hasher>(registry: &Registry, claim: &TransitionProof
             error => TransitionError::Block(error),
         })?;
     for (index, receipt) in executed.receipts.iter().enumerate() {
-        if let block::Verdict::Refused { reason, .. } = &receipt.verdict {
+        if let Verdict::Refused { reason, .. } = &receipt.verdict {
             return Err(TransitionError::Refused { index, reason: reason.to_string() });
         }
     }
@@ -198,8 +199,7 @@ impl<H: Hasher> Ledger<H> {
         let below = height.prev().ok_or(LedgerError::NoBlock { height })?;
         let (before, after) = (self.view_at(below)?, self.view_at(height)?);
         let recorder = Recorder::new(before.clone());
-        let executed =
-            block::execute(self.registry(), recorder.clone(), before.root(), block.clone(), Refused::Receipt)?;
+        let executed = run::execute(self.registry(), recorder.clone(), before.root(), block.clone(), Refused::Receipt)?;
         let mut queries = recorder.take().queries();
         queries.extend(executed.changes.to_diff().queries());
         let witness = before.prove(&queries)?.encode();

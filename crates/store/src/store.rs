@@ -251,7 +251,7 @@ impl<H: Hasher> Store<H> {
     ///
     /// # Errors
     /// [`StoreError::NotRetained`] with the heights there are, [`StoreError::Empty`], or what reading says, also
-    /// [`ReadError::Gone`] if the version it is rebuilt from expires meanwhile (spec: STORE-6).
+    /// [`ReadError::Gone`](keelstone_tree::ReadError::Gone) if the version it is rebuilt from expires meanwhile (spec: STORE-6).
     pub fn view_at(&self, height: Height) -> Result<View<H>, StoreError> {
         self.shared.version_at(height).map(View::new)
     }

@@ -31,7 +31,7 @@ pub(crate) use record::Collected;
 pub use record::{AUDIT_RECORDS_MAX, AuditBlock, AuditEvent, AuditOperation, AuditRecord, BlockAudit};
 pub use walk::AuditWalk;
 
-use crate::block::Way;
+use crate::run::Way;
 use keelstone_codec::{Decode, Encode, Hash, Height, Key, Namespace, Tag, Value};
 use keelstone_execution::BlockDraft;
 use keelstone_execution::mmr::{Domain, Mmr, Place};

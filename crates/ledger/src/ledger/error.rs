@@ -1,8 +1,8 @@
 //! Why a ledger did not do what it was asked: by who has to act.
 
-use crate::block::BlockError;
 use crate::check::Refusal;
 use crate::genesis::GenesisError;
+use crate::run::BlockError;
 use keelstone_codec::{Height, Timestamp};
 use keelstone_execution::RegistryError;
 use keelstone_store::StoreError;
