@@ -104,16 +104,13 @@ impl<'a> BlockDraft<'a> {
     /// [`Halt`] if the state could not be read.
     // spec: EXEC-23
     pub fn run_hooks(&mut self, when: When, gas_max: u64) -> Result<Vec<Batch>, Halt> {
-        let of_block = |at: &When| !at.is_of_transaction();
         let (registry, height) = (self.registry(), self.context().height);
-        let count = registry.hooks_at(height).filter(|(at, _)| of_block(at)).count();
+        let count = registry.hooks_at(height).filter(|(at, _)| !at.is_of_transaction()).count();
         let Some(part) = HOOKS_CHANGE_BYTES_MAX.checked_div(count as u64) else { return Ok(Vec::new()) };
         let session = SessionId::root(&self.context().chain_id, &PublicKey::CHAIN);
         let called = Called { sender: PublicKey::CHAIN, session, transaction: None };
         let mut out = Vec::new();
-        for (first, entry) in
-            (0u32..).zip(registry.hooks_at(height).filter(|(at, _)| *at == when).map(|(_, entry)| entry))
-        {
+        for (first, entry) in (0u32..).zip(registry.hooks_of(when, height)) {
             out.extend(self.call_hook(when, first, entry, &called, limits(gas_max, part))?);
         }
         Ok(out)
@@ -137,9 +134,7 @@ impl<'a> BlockDraft<'a> {
         let session = SessionId::of_hooks(&self.context().chain_id, &sender);
         let called = Called { sender, session, transaction: Some(transaction) };
         let mut out = Vec::new();
-        for (first, entry) in
-            (0u32..).zip(registry.hooks_at(height).filter(|(at, _)| *at == when).map(|(_, entry)| entry))
-        {
+        for (first, entry) in (0u32..).zip(registry.hooks_of(when, height)) {
             let batch = self.call_hook(when, first, entry, &called, limits)?;
             let has_failed = batch.as_ref().is_some_and(|batch| matches!(batch.end, BatchEnd::Stopped(_)));
             out.extend(batch);

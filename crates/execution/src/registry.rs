@@ -442,6 +442,11 @@ impl Registry {
         self.hooks.iter().filter(move |(_, entry)| entry.heights.contains(&height))
     }
 
+    /// Those of one place, in the order in which they are called there.
+    pub(crate) fn hooks_of(&self, when: When, height: Height) -> impl Iterator<Item = &Entry> {
+        self.hooks_at(height).filter(move |(at, _)| *at == when).map(|(_, entry)| entry)
+    }
+
     /// Whether the chain calls functions around transactions at a height.
     #[must_use]
     pub fn has_transaction_hooks(&self, height: Height) -> bool {

@@ -516,7 +516,7 @@ impl Run<'_> {
             agents::note_activity(self.registry, draft, &sender)?;
             let Submitted { bundle, session, operations, gas_used } = taken;
             let verdict = Verdict::Submitted { bundle, session, operations };
-            behind.extend(self.after(draft, heard, (true, gas_used))?);
+            behind.extend(self.after(draft, heard, &verdict, gas_used)?);
             return Ok(Ok(Ran { next, before, verdict, gas_used, did, behind }));
         }
         let bundle_gas_max = self.limits.bundle_gas_max;
@@ -534,8 +534,7 @@ impl Run<'_> {
                 (Verdict::Failed(Failure::from(&failed)), failed.gas_used)
             }
         };
-        let succeeded = matches!(verdict, Verdict::Succeeded { .. });
-        behind.extend(self.after(draft, heard, (succeeded, gas_used))?);
+        behind.extend(self.after(draft, heard, &verdict, gas_used)?);
         Ok(Ok(Ran { next, before, verdict, gas_used, did, behind }))
     }
 
@@ -561,7 +560,7 @@ impl Run<'_> {
             Ok(finished) => succeeded(finished),
             Err(failed) => (Verdict::Failed(Failure::from(&failed)), failed.gas_used),
         };
-        around.extend(self.after(draft, heard, (matches!(verdict, Verdict::Succeeded { .. }), gas_used))?);
+        around.extend(self.after(draft, heard, &verdict, gas_used)?);
         let around = around.into_iter().map(|batch| Continuation::of(batch, Some(id))).collect();
         Ok(Ok((Receipt { transaction: id, verdict, gas_used }, around)))
     }
@@ -589,15 +588,17 @@ impl Run<'_> {
         Ok(Ok(Admitted { next, heard, before }))
     }
 
-    /// Calls the hooks after a transaction, which came to so much.
+    /// Calls the hooks after a transaction that was let in, which came to this.
     // spec: EXEC-25
     fn after(
         &self,
         draft: &mut BlockDraft<'_>,
         heard: Option<Arc<TransactionContext>>,
-        (succeeded, gas_used): (bool, u64),
+        verdict: &Verdict,
+        gas_used: u64,
     ) -> Result<Vec<Batch>, Halt> {
         let Some(mut heard) = heard else { return Ok(Vec::new()) };
+        let succeeded = !matches!(verdict, Verdict::Failed(_));
         Arc::make_mut(&mut heard).ended = Some(TransactionEnd { succeeded, gas_used });
         draft.run_transaction_hooks(When::AfterTransaction, &heard, self.limits.bundle_gas_max)
     }
