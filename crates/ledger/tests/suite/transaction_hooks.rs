@@ -27,6 +27,8 @@ struct Bank {
     paid: Map<PublicKey, u64>,
     /// How hooks behave.
     mood: Item<u8>,
+    /// Where a hook writes much.
+    marks: Map<u64, Vec<u8>>,
     /// What hooks heard of the last transaction of a key.
     heard: Map<PublicKey, Heard>,
 }
@@ -40,6 +42,7 @@ const BASE: u64 = 100;
 const PANICS: u8 = 1;
 const SPINS: u8 = 2;
 const FAILS_AFTER: u8 = 3;
+const SWELLS: u8 = 4;
 
 impl Bank {
     fn charge(&mut self, who: PublicKey, amount: u64) -> Result<(), Denied> {
@@ -104,6 +107,7 @@ impl Transition<Bank> for Charge {
             SPINS => loop {
                 cx.step(100_000)?;
             },
+            SWELLS => (0..20).try_for_each(|at: u64| bank.marks.insert(&at, &vec![7; 4_000]))?,
             _ => {}
         }
         let heard = cx.transaction()?;
@@ -315,7 +319,7 @@ fn who_cannot_pay_is_not_let_in() {
 /// spec: EXEC-25. A hook that breaks keeps everybody out before, and leaves what has happened after; it has little gas in either place.
 #[test]
 fn a_hook_that_breaks_is_told_and_bounded() {
-    for (mood, said) in [(PANICS, "panicked"), (SPINS, "gas")] {
+    for (mood, said) in [(PANICS, "panicked"), (SPINS, "gas"), (SWELLS, "65536")] {
         let chain = bank(registry());
         next(&chain, vec![signed(1, 0, vec![op(&Mood { is: mood })])]);
         let refusal = chain.submit(&signed(2, 0, vec![pay(1, 1)]).to_bytes()).unwrap_err();
