@@ -60,7 +60,7 @@ fn survives_every_fault(network: &Network) {
 /// Four validators under load; a fifth node joins by state sync, reaches the tip and follows; then every kind of fault.
 #[test]
 fn ss53_a_fifth_node_joins_by_state_sync_and_every_node_survives_every_fault() {
-    let Some(network) = Network::alone(&["--validators", "4", "--ballast", "500"]) else { return };
+    let Some(network) = Network::up(&["--validators", "4", "--ballast", "500"]) else { return };
     let load = network.start(&["load", "--rate", "8", "--seconds", "60"]);
     network.until_all_at(25);
 
@@ -98,7 +98,7 @@ fn hosts_in_namespaces_are_cut_off_and_come_back() {
         eprintln!("left out: making network namespaces needs root and iproute2");
         return;
     }
-    let Some(network) = Network::alone(&["--validators", "4", "--namespaces"]) else { return };
+    let Some(network) = Network::up(&["--validators", "4", "--namespaces"]) else { return };
     let load = network.start(&["load", "--rate", "5", "--seconds", "60"]);
     network.until_all_at(25);
     network.run(&["join"]);
@@ -127,7 +127,7 @@ fn may_make_namespaces() -> bool {
 /// Whatever the network started ends with its owner, also when that is killed as nothing can catch.
 #[test]
 fn what_a_network_starts_ends_with_it() {
-    let Some(mut network) = Network::alone(&["--validators", "1"]) else { return };
+    let Some(mut network) = Network::up(&["--validators", "1"]) else { return };
     let owner = network.process_id();
     let children = |of: u32| {
         let pids = std::fs::read_dir("/proc").expect("/proc is mounted").filter_map(Result::ok);

@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -19,20 +19,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What every network is started with: quick blocks, frequent snapshots.
 const QUICK: [&str; 2] = ["--engine-set", "consensus.timeout_commit=150ms"];
 
-/// Held alone by a network of which it is said how soon something happens, and shared by others: those mostly wait, and as many of
-/// them run beside one another as there are tests at a time.
-static MACHINE: RwLock<()> = RwLock::new(());
-
 /// Held by a network that starts: ports are found to be free a moment before they are taken.
 static STARTING: Mutex<()> = Mutex::new(());
-
-/// A network's part of the machine.
-enum Part {
-    #[expect(dead_code, reason = "held")]
-    Shared(RwLockReadGuard<'static, ()>),
-    #[expect(dead_code, reason = "held")]
-    All(RwLockWriteGuard<'static, ()>),
-}
 
 /// The CometBFT to test with, or none after a line that says so.
 ///
@@ -75,7 +63,6 @@ pub(crate) struct Network {
     child: Child,
     alive: Option<ChildStdin>,
     dir: TempDir,
-    _part: Part,
 }
 
 /// How one node stands.
@@ -96,19 +83,12 @@ pub(crate) struct Node {
 }
 
 impl Network {
-    /// Starts a network with further options, beside others. None, after a line that says why, if there is no CometBFT.
+    /// Starts a network with further options. None, after a line that says why, if there is no CometBFT.
     pub(crate) fn up(options: &[&str]) -> Option<Self> {
-        let cometbft = cometbft()?;
-        Some(Self::start_on(&cometbft, options, Part::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner))))
+        Some(Self::start_on(&cometbft()?, options))
     }
 
-    /// As [`Self::up`], while no other network runs.
-    pub(crate) fn alone(options: &[&str]) -> Option<Self> {
-        let cometbft = cometbft()?;
-        Some(Self::start_on(&cometbft, options, Part::All(MACHINE.write().unwrap_or_else(PoisonError::into_inner))))
-    }
-
-    fn start_on(cometbft: &Path, options: &[&str], part: Part) -> Self {
+    fn start_on(cometbft: &Path, options: &[&str]) -> Self {
         let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::tempdir().unwrap();
         let mut command = program();
@@ -119,7 +99,7 @@ impl Network {
         let alive = child.stdin.take();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let network = Self { child, alive, dir, _part: part };
+        let network = Self { child, alive, dir };
         let said: Value = serde_json::from_str(&line).unwrap_or(Value::Null);
         assert!(said["nodes"].is_array(), "the network did not come up, it said {line:?}{}", network.logs());
         network

@@ -56,7 +56,7 @@ fn ss55_one_hostile_of_three_serving_peers_keeps_nobody_from_joining() {
 /// whole again as soon as it is started.
 #[test]
 fn a_connection_that_breaks_between_engine_and_application_costs_a_restart() {
-    let Some(network) = Network::alone(&["--validators", "4"]) else { return };
+    let Some(network) = Network::up(&["--validators", "4"]) else { return };
     let hostile = Hostile::before(&network, "node2");
     network.run(&["restart", "node2", "--engine"]);
     network.until_all_at(5);

@@ -1,8 +1,9 @@
 //! Networks of real CometBFT nodes, each with the real program as its application.
 //!
 //! Every test runs a network of its own through `keelstone testnet`, in a directory of its own, on ports that were free:
-//! eight processes and more. One of which it is said how soon it does something runs alone. Without a CometBFT they say
-//! so and pass, but for a CI machine, where nothing may be left out. `cargo xtask test` installs one if there is Go.
+//! eight processes and more, which mostly wait: as many networks run beside one another as there are tests at a time.
+//! Without a CometBFT they say so and pass, but for a CI machine, where nothing may be left out. `cargo xtask test`
+//! installs one if there is Go.
 
 mod faults;
 mod harness;

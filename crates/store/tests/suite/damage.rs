@@ -1,7 +1,7 @@
 //! Damage: whatever changes on the disk is detected or harmless, never a wrong or missing value.
 
 use crate::support::{Model, Random, TestStore, apply, count, put, random_diff, root_of, small, watched};
-use keelstone_codec::Height;
+use keelstone_codec::{Height, Root};
 use keelstone_store::files::{Act, Files, MemoryFiles};
 use keelstone_store::{CheckLevel, Options, StoreError};
 use keelstone_tree::{KeyRange, Read};
@@ -15,9 +15,9 @@ fn options() -> Options {
     Options { segment_bytes: 64 << 10, page_segment_bytes: 64 << 10, flush_bytes: 48 << 10, ..small() }
 }
 
-/// A store of 256 KiB or more, all of it flushed but for a few last commits, and the state at each height. With `close`,
-/// those too.
-fn sample(close: bool) -> (Image, Vec<Model>) {
+/// A store of 256 KiB or more, all of it flushed but for a few last commits, and the state at each height with its root. With
+/// `close`, those too.
+fn sample(close: bool) -> (Image, Vec<(Model, Root)>) {
     let files = MemoryFiles::new();
     let store = TestStore::create(Arc::new(files.clone()), options()).unwrap();
     let mut random = Random(11);
@@ -30,7 +30,7 @@ fn sample(close: bool) -> (Image, Vec<Model>) {
             store.flush().unwrap();
         }
         store.commit(Height(height), diff).unwrap();
-        line.push(state.clone());
+        line.push((state.clone(), root_of(&state)));
     }
     if close {
         store.close().unwrap();
@@ -50,7 +50,7 @@ enum Verdict {
 
 /// Opens a changed store and reads all of it: every answer it gives must be right. What still went unnoticed is looked for
 /// in history and by a full check.
-fn judge(image: &Image, line: &[Model], what: &str) -> Verdict {
+fn judge(image: &Image, line: &[(Model, Root)], what: &str) -> Verdict {
     let store = match TestStore::open(Arc::new(MemoryFiles::from_image(image)), options()) {
         Ok(store) => store,
         Err(error) => {
@@ -62,10 +62,11 @@ fn judge(image: &Image, line: &[Model], what: &str) -> Verdict {
         }
     };
     assert_eq!(store.height(), Some(Height(line.len() as u64 - 1)), "{what}: silently older");
-    assert_eq!(store.root(), root_of(line.last().unwrap()), "{what}");
+    let (state, root) = line.last().unwrap();
+    assert_eq!(store.root(), *root, "{what}");
     let mut detected = store.stats().superblock_repaired.is_some();
     let view = store.view();
-    for (name, entries) in line.last().unwrap() {
+    for (name, entries) in state {
         let mut found = BTreeMap::new();
         let mut broken = false;
         for entry in view.scan(&crate::support::namespace(name), KeyRange::all()) {
@@ -83,7 +84,7 @@ fn judge(image: &Image, line: &[Model], what: &str) -> Verdict {
     }
     for height in [290, 0] {
         match store.view_at(Height(height)) {
-            Ok(view) => assert_eq!(view.root(), root_of(&line[height as usize]), "{what}"),
+            Ok(view) => assert_eq!(view.root(), line[height as usize].1, "{what}"),
             Err(_) => detected = true,
         }
     }
@@ -267,7 +268,7 @@ fn w08_a_zeroed_sector_of_the_last_record_is_damage() {
     let mut image = image.clone();
     image.get_mut(log).unwrap()[first * 512..].fill(0);
     let store = TestStore::open(Arc::new(MemoryFiles::from_image(&image)), options()).unwrap();
-    assert_eq!(store.root(), root_of(&line[line.len() - 2]));
+    assert_eq!(store.root(), line[line.len() - 2].1);
 }
 
 /// A file that is cut at any length in steps of a sector is damage: every file has its size from the start.
@@ -302,7 +303,7 @@ fn w03_one_bad_superblock_slot_is_mended_and_two_are_reported() {
         image.get_mut("superblock").unwrap()[slot + 100] ^= 4;
         let files = MemoryFiles::from_image(&image);
         let store = TestStore::open(Arc::new(files.clone()), options()).unwrap();
-        assert_eq!(store.root(), root_of(line.last().unwrap()));
+        assert_eq!(store.root(), line.last().unwrap().1);
         assert!(store.stats().superblock_repaired.is_some());
         drop(store);
         let store = TestStore::open(Arc::new(files), options()).unwrap();
