@@ -61,16 +61,43 @@ struct Part(Mutex<Content>);
 struct Content {
     /// Length of the index, which there is, with the ring, from the first answer on.
     places: usize,
-    index: Box<[Place]>,
+    index: Index,
     ring: Box<[u8]>,
     /// Bytes ever put in the ring, from one ring's length on, so that no position is zero.
     end: u64,
 }
 
 /// Tags and positions of the answers whose keys have this place; zero if none.
-#[derive(Clone, Copy, Default)]
-#[repr(align(64))]
-struct Place([u64; WAYS]);
+type Place = [u64; WAYS];
+
+/// Places, each on a cache line of its own. Plain words, because of those the system gives zeroed memory page by page as it is
+/// used: a store of which little is read has little of its index in memory, and whoever opens it does not wait for the rest.
+#[derive(Default)]
+struct Index {
+    words: Box<[u64]>,
+    /// Words before the first that begins a cache line.
+    first: usize,
+}
+
+impl Index {
+    fn new(places: usize) -> Self {
+        let words = vec![0; (places + 1) * WAYS].into_boxed_slice();
+        let first = words.as_ptr().align_offset(size_of::<Place>()).min(WAYS);
+        Self { words, first }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
+    fn get(&self, at: usize) -> Option<&Place> {
+        self.words.get(self.first + at * WAYS..)?.first_chunk()
+    }
+
+    fn get_mut(&mut self, at: usize) -> Option<&mut Place> {
+        self.words.get_mut(self.first + at * WAYS..)?.first_chunk_mut()
+    }
+}
 
 /// A key as the index has it.
 #[derive(Clone, Copy)]
@@ -85,8 +112,10 @@ impl Answers {
     pub(crate) fn new(bytes: u64) -> Option<Arc<Self>> {
         let count = (bytes / PART_BYTES_MIN).min(PARTS_MAX);
         let part_bytes = usize::try_from(bytes.checked_div(count)?).unwrap_or(usize::MAX);
-        let places = (part_bytes / (size_of::<Place>() + WAYS * BYTES_PER_ANSWER)).min(1 << 20);
-        let part = || Part(Mutex::new(Content { places, index: Box::default(), ring: Box::default(), end: 0 }));
+        // One place more, so that there are cache lines for all wherever the memory begins.
+        let of_places = part_bytes.saturating_sub(size_of::<Place>());
+        let places = (of_places / (size_of::<Place>() + WAYS * BYTES_PER_ANSWER)).min(1 << 20);
+        let part = || Part(Mutex::new(Content { places, index: Index::default(), ring: Box::default(), end: 0 }));
         let parts = (0..count).map(|_| part()).collect();
         Some(Arc::new(Self { parts, line: AtomicU64::new(0), bytes: AtomicU64::new(0) }))
     }
@@ -124,7 +153,7 @@ impl Answers {
     pub(crate) fn start_over(self: &Arc<Self>) -> OnLine {
         let number = self.line.fetch_add(1, Ordering::Relaxed) + 1;
         for Part(part) in &self.parts {
-            part.lock().unwrap_or_else(PoisonError::into_inner).index.fill(Place::default());
+            part.lock().unwrap_or_else(PoisonError::into_inner).index.words.fill(0);
         }
         OnLine { answers: Arc::clone(self), number }
     }
@@ -205,7 +234,7 @@ impl Content {
     }
 
     fn place(&self, spot: Spot) -> u64 {
-        self.index.get(self.at(spot)).map_or(0, |place| place.0[0])
+        self.index.get(self.at(spot)).map_or(0, |ways| ways[0])
     }
 
     /// Bytes that came in since what was put at a position.
@@ -219,7 +248,7 @@ impl Content {
     }
 
     fn find(&self, spot: Spot, namespace: &[u8], key: &[u8]) -> Option<Answer> {
-        let Place(ways) = self.index.get(self.at(spot))?;
+        let ways = self.index.get(self.at(spot))?;
         let tagged = ways.iter().filter(|way| **way != 0 && **way >> POSITION_BITS == u64::from(spot.tag));
         let positions = tagged.map(|way| way & ((1 << POSITION_BITS) - 1));
         let whole = positions.filter(|position| self.age(*position) <= self.ring.len() as u64);
@@ -250,7 +279,7 @@ impl Content {
 
     fn forget(&mut self, spot: Spot) {
         let at = self.at(spot);
-        let ways = self.index.get_mut(at).into_iter().flat_map(|place| &mut place.0);
+        let ways = self.index.get_mut(at).into_iter().flatten();
         // By its tag alone: that another answer goes with it is no loss.
         ways.filter(|way| **way >> POSITION_BITS == u64::from(spot.tag)).for_each(|way| *way = 0);
     }
@@ -261,10 +290,10 @@ impl Content {
         self.forget(spot);
         let mut made = 0;
         if self.index.is_empty() {
-            self.index = vec![Place::default(); self.places].into();
+            self.index = Index::new(self.places);
             self.ring = vec![0; self.places * WAYS * BYTES_PER_ANSWER].into();
             self.end = self.ring.len() as u64;
-            made = size_of_val(&*self.index) + self.ring.len();
+            made = size_of_val(&*self.index.words) + self.ring.len();
         }
         let bytes = value.unwrap_or_default();
         let len = HEAD_BYTES + namespace.len() + key.len() + bytes.len();
@@ -293,8 +322,10 @@ impl Content {
         self.end += len as u64;
         let at = self.at(spot);
         // In the place of the oldest: one that is free, or written over, is older than any other.
-        let oldest = self.index[at].0.iter_mut().min_by_key(|way| **way & ((1 << POSITION_BITS) - 1));
-        *oldest.expect("there are eight") = way;
+        let ways = self.index.get_mut(at).into_iter().flatten();
+        if let Some(oldest) = ways.min_by_key(|way| **way & ((1 << POSITION_BITS) - 1)) {
+            *oldest = way;
+        }
         made
     }
 }
@@ -366,6 +397,20 @@ mod tests {
         });
         let Ok(answer) = answer;
         (answer, read)
+    }
+
+    #[test]
+    fn a_place_of_the_index_is_a_cache_line_of_its_own() {
+        for places in [1, 2, 63, 1_000] {
+            let mut index = Index::new(places);
+            for at in 0..places {
+                let place = index.get_mut(at).expect("a place");
+                assert_eq!((place.as_ptr().addr() % 64, *place), (0, [0; WAYS]), "{at} of {places}");
+                place.fill(at as u64 + 1);
+            }
+            assert!((0..places).all(|at| index.get(at) == Some(&[at as u64 + 1; WAYS])), "{places}");
+        }
+        assert!(Index::default().get(0).is_none(), "before the first answer there is none");
     }
 
     fn key(number: u64) -> Vec<u8> {
