@@ -62,7 +62,8 @@ struct Content {
     /// Length of the index, which there is, with the ring, from the first answer on.
     places: usize,
     index: Index,
-    ring: Box<[u8]>,
+    /// What was written of the ring: in its first round it grows, within memory it has from the first answer on.
+    ring: Vec<u8>,
     /// Bytes ever put in the ring, from one ring's length on, so that no position is zero.
     end: u64,
 }
@@ -115,7 +116,7 @@ impl Answers {
         // One place more, so that there are cache lines for all wherever the memory begins.
         let of_places = part_bytes.saturating_sub(size_of::<Place>());
         let places = (of_places / (size_of::<Place>() + WAYS * BYTES_PER_ANSWER)).min(1 << 20);
-        let part = || Part(Mutex::new(Content { places, index: Index::default(), ring: Box::default(), end: 0 }));
+        let part = || Part(Mutex::new(Content { places, index: Index::default(), ring: Vec::new(), end: 0 }));
         let parts = (0..count).map(|_| part()).collect();
         Some(Arc::new(Self { parts, line: AtomicU64::new(0), bytes: AtomicU64::new(0) }))
     }
@@ -233,6 +234,10 @@ impl Content {
         scaled(spot.place, self.places)
     }
 
+    fn ring_len(&self) -> usize {
+        self.places * WAYS * BYTES_PER_ANSWER
+    }
+
     fn place(&self, spot: Spot) -> u64 {
         self.index.get(self.at(spot)).map_or(0, |ways| ways[0])
     }
@@ -244,25 +249,25 @@ impl Content {
 
     /// Whether what was put at a position is among the next to be written over.
     fn goes_soon(&self, position: u64) -> bool {
-        self.age(position) > (self.ring.len() - self.ring.len() / 4) as u64
+        self.age(position) > (self.ring_len() - self.ring_len() / 4) as u64
     }
 
     fn find(&self, spot: Spot, namespace: &[u8], key: &[u8]) -> Option<Answer> {
         let ways = self.index.get(self.at(spot))?;
         let tagged = ways.iter().filter(|way| **way != 0 && **way >> POSITION_BITS == u64::from(spot.tag));
         let positions = tagged.map(|way| way & ((1 << POSITION_BITS) - 1));
-        let whole = positions.filter(|position| self.age(*position) <= self.ring.len() as u64);
+        let whole = positions.filter(|position| self.age(*position) <= self.ring_len() as u64);
         { whole }.find_map(|position| self.read(position, namespace, key))
     }
 
     fn offset(&self, position: u64) -> usize {
-        usize::try_from(position % self.ring.len() as u64).expect("below the ring's length")
+        usize::try_from(position % self.ring_len() as u64).expect("below the ring's length")
     }
 
     /// The answer at a position, if it is that to this key.
     fn read(&self, position: u64, namespace: &[u8], key: &[u8]) -> Option<Answer> {
         let offset = self.offset(position);
-        let (head, rest) = self.ring[offset..].split_first_chunk::<HEAD_BYTES>()?;
+        let (head, rest) = self.ring.get(offset..)?.split_first_chunk::<HEAD_BYTES>()?;
         let [since, lens] = [0, 8].map(|at| u64::from_le_bytes(*head[at..].first_chunk().expect("eight bytes of 16")));
         let (value_len, lens) = (low(lens), low(lens >> 32));
         if (lens & 0xff) as usize != namespace.len() || (lens >> 8) as usize != key.len() {
@@ -291,20 +296,20 @@ impl Content {
         let mut made = 0;
         if self.index.is_empty() {
             self.index = Index::new(self.places);
-            self.ring = vec![0; self.places * WAYS * BYTES_PER_ANSWER].into();
-            self.end = self.ring.len() as u64;
-            made = size_of_val(&*self.index.words) + self.ring.len();
+            self.ring = Vec::with_capacity(self.ring_len());
+            self.end = self.ring_len() as u64;
+            made = size_of_val(&*self.index.words) + self.ring_len();
         }
         let bytes = value.unwrap_or_default();
         let len = HEAD_BYTES + namespace.len() + key.len() + bytes.len();
         let lens = (u8::try_from(namespace.len()), u16::try_from(key.len()), u32::try_from(bytes.len()));
         let (Ok(namespace_len), Ok(key_len), Ok(value_len)) = lens else { return made };
-        if len > self.ring.len() / LARGEST {
+        if len > self.ring_len() / LARGEST {
             return made;
         }
         let mut offset = self.offset(self.end);
-        if len > self.ring.len() - offset {
-            self.end += (self.ring.len() - offset) as u64;
+        if len > self.ring_len() - offset {
+            self.end += (self.ring_len() - offset) as u64;
             offset = 0;
         }
         if self.end >= 1 << POSITION_BITS {
@@ -312,6 +317,9 @@ impl Content {
         }
         let value_len = value.map_or(ABSENT, |_| value_len);
         let lens = u64::from(value_len) | u64::from(namespace_len) << 32 | u64::from(key_len) << 40;
+        if self.ring.len() < offset + len {
+            self.ring.resize(offset + len, 0);
+        }
         let mut rest = &mut self.ring[offset..offset + len];
         for part in [&since.to_le_bytes()[..], &lens.to_le_bytes(), namespace, key, bytes] {
             let (to, after) = rest.split_at_mut(part.len());
