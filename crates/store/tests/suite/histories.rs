@@ -188,7 +188,8 @@ impl Pair {
         let diff = self.store().diff_at(Height(at)).unwrap();
         assert_eq!(diff.root_before, before.root);
         for change in &diff.changes {
-            let old = before.entries.get(change.namespace.as_str()).and_then(|entries| entries.get(change.key.as_slice()));
+            let old =
+                before.entries.get(change.namespace.as_str()).and_then(|entries| entries.get(change.key.as_slice()));
             assert_eq!(change.old, old.map(|value| keelstone_codec::Hash(keelstone_tree::reference::blake3(value))));
         }
         assert_eq!(before.after(&diff.diff()).entries, after.entries);
