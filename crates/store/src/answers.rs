@@ -61,44 +61,16 @@ struct Part(Mutex<Content>);
 struct Content {
     /// Length of the index, which there is, with the ring, from the first answer on.
     places: usize,
-    index: Index,
-    /// What was written of the ring: in its first round it grows, within memory it has from the first answer on.
-    ring: Vec<u8>,
+    index: Box<[Place]>,
+    ring: Box<[u8]>,
     /// Bytes ever put in the ring, from one ring's length on, so that no position is zero.
     end: u64,
 }
 
 /// Tags and positions of the answers whose keys have this place; zero if none.
-type Place = [u64; WAYS];
-
-/// Places, each on a cache line of its own. Plain words, because of those the system gives zeroed memory page by page as it is
-/// used: a store of which little is read has little of its index in memory, and whoever opens it does not wait for the rest.
-#[derive(Default)]
-struct Index {
-    words: Box<[u64]>,
-    /// Words before the first that begins a cache line.
-    first: usize,
-}
-
-impl Index {
-    fn new(places: usize) -> Self {
-        let words = vec![0; (places + 1) * WAYS].into_boxed_slice();
-        let first = words.as_ptr().align_offset(size_of::<Place>()).min(WAYS);
-        Self { words, first }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.words.is_empty()
-    }
-
-    fn get(&self, at: usize) -> Option<&Place> {
-        self.words.get(self.first + at * WAYS..)?.first_chunk()
-    }
-
-    fn get_mut(&mut self, at: usize) -> Option<&mut Place> {
-        self.words.get_mut(self.first + at * WAYS..)?.first_chunk_mut()
-    }
-}
+#[derive(Clone, Copy, Default)]
+#[repr(align(64))]
+struct Place([u64; WAYS]);
 
 /// A key as the index has it.
 #[derive(Clone, Copy)]
@@ -113,10 +85,8 @@ impl Answers {
     pub(crate) fn new(bytes: u64) -> Option<Arc<Self>> {
         let count = (bytes / PART_BYTES_MIN).min(PARTS_MAX);
         let part_bytes = usize::try_from(bytes.checked_div(count)?).unwrap_or(usize::MAX);
-        // One place more, so that there are cache lines for all wherever the memory begins.
-        let of_places = part_bytes.saturating_sub(size_of::<Place>());
-        let places = (of_places / (size_of::<Place>() + WAYS * BYTES_PER_ANSWER)).min(1 << 20);
-        let part = || Part(Mutex::new(Content { places, index: Index::default(), ring: Vec::new(), end: 0 }));
+        let places = (part_bytes / (size_of::<Place>() + WAYS * BYTES_PER_ANSWER)).min(1 << 20);
+        let part = || Part(Mutex::new(Content { places, index: Box::default(), ring: Box::default(), end: 0 }));
         let parts = (0..count).map(|_| part()).collect();
         Some(Arc::new(Self { parts, line: AtomicU64::new(0), bytes: AtomicU64::new(0) }))
     }
@@ -154,7 +124,7 @@ impl Answers {
     pub(crate) fn start_over(self: &Arc<Self>) -> OnLine {
         let number = self.line.fetch_add(1, Ordering::Relaxed) + 1;
         for Part(part) in &self.parts {
-            part.lock().unwrap_or_else(PoisonError::into_inner).index.words.fill(0);
+            part.lock().unwrap_or_else(PoisonError::into_inner).index.fill(Place::default());
         }
         OnLine { answers: Arc::clone(self), number }
     }
@@ -234,12 +204,8 @@ impl Content {
         scaled(spot.place, self.places)
     }
 
-    fn ring_len(&self) -> usize {
-        self.places * WAYS * BYTES_PER_ANSWER
-    }
-
     fn place(&self, spot: Spot) -> u64 {
-        self.index.get(self.at(spot)).map_or(0, |ways| ways[0])
+        self.index.get(self.at(spot)).map_or(0, |place| place.0[0])
     }
 
     /// Bytes that came in since what was put at a position.
@@ -249,25 +215,25 @@ impl Content {
 
     /// Whether what was put at a position is among the next to be written over.
     fn goes_soon(&self, position: u64) -> bool {
-        self.age(position) > (self.ring_len() - self.ring_len() / 4) as u64
+        self.age(position) > (self.ring.len() - self.ring.len() / 4) as u64
     }
 
     fn find(&self, spot: Spot, namespace: &[u8], key: &[u8]) -> Option<Answer> {
-        let ways = self.index.get(self.at(spot))?;
+        let Place(ways) = self.index.get(self.at(spot))?;
         let tagged = ways.iter().filter(|way| **way != 0 && **way >> POSITION_BITS == u64::from(spot.tag));
         let positions = tagged.map(|way| way & ((1 << POSITION_BITS) - 1));
-        let whole = positions.filter(|position| self.age(*position) <= self.ring_len() as u64);
+        let whole = positions.filter(|position| self.age(*position) <= self.ring.len() as u64);
         { whole }.find_map(|position| self.read(position, namespace, key))
     }
 
     fn offset(&self, position: u64) -> usize {
-        usize::try_from(position % self.ring_len() as u64).expect("below the ring's length")
+        usize::try_from(position % self.ring.len() as u64).expect("below the ring's length")
     }
 
     /// The answer at a position, if it is that to this key.
     fn read(&self, position: u64, namespace: &[u8], key: &[u8]) -> Option<Answer> {
         let offset = self.offset(position);
-        let (head, rest) = self.ring.get(offset..)?.split_first_chunk::<HEAD_BYTES>()?;
+        let (head, rest) = self.ring[offset..].split_first_chunk::<HEAD_BYTES>()?;
         let [since, lens] = [0, 8].map(|at| u64::from_le_bytes(*head[at..].first_chunk().expect("eight bytes of 16")));
         let (value_len, lens) = (low(lens), low(lens >> 32));
         if (lens & 0xff) as usize != namespace.len() || (lens >> 8) as usize != key.len() {
@@ -284,7 +250,7 @@ impl Content {
 
     fn forget(&mut self, spot: Spot) {
         let at = self.at(spot);
-        let ways = self.index.get_mut(at).into_iter().flatten();
+        let ways = self.index.get_mut(at).into_iter().flat_map(|place| &mut place.0);
         // By its tag alone: that another answer goes with it is no loss.
         ways.filter(|way| **way >> POSITION_BITS == u64::from(spot.tag)).for_each(|way| *way = 0);
     }
@@ -295,21 +261,21 @@ impl Content {
         self.forget(spot);
         let mut made = 0;
         if self.index.is_empty() {
-            self.index = Index::new(self.places);
-            self.ring = Vec::with_capacity(self.ring_len());
-            self.end = self.ring_len() as u64;
-            made = size_of_val(&*self.index.words) + self.ring_len();
+            self.index = vec![Place::default(); self.places].into();
+            self.ring = vec![0; self.places * WAYS * BYTES_PER_ANSWER].into();
+            self.end = self.ring.len() as u64;
+            made = size_of_val(&*self.index) + self.ring.len();
         }
         let bytes = value.unwrap_or_default();
         let len = HEAD_BYTES + namespace.len() + key.len() + bytes.len();
         let lens = (u8::try_from(namespace.len()), u16::try_from(key.len()), u32::try_from(bytes.len()));
         let (Ok(namespace_len), Ok(key_len), Ok(value_len)) = lens else { return made };
-        if len > self.ring_len() / LARGEST {
+        if len > self.ring.len() / LARGEST {
             return made;
         }
         let mut offset = self.offset(self.end);
-        if len > self.ring_len() - offset {
-            self.end += (self.ring_len() - offset) as u64;
+        if len > self.ring.len() - offset {
+            self.end += (self.ring.len() - offset) as u64;
             offset = 0;
         }
         if self.end >= 1 << POSITION_BITS {
@@ -317,9 +283,6 @@ impl Content {
         }
         let value_len = value.map_or(ABSENT, |_| value_len);
         let lens = u64::from(value_len) | u64::from(namespace_len) << 32 | u64::from(key_len) << 40;
-        if self.ring.len() < offset + len {
-            self.ring.resize(offset + len, 0);
-        }
         let mut rest = &mut self.ring[offset..offset + len];
         for part in [&since.to_le_bytes()[..], &lens.to_le_bytes(), namespace, key, bytes] {
             let (to, after) = rest.split_at_mut(part.len());
@@ -330,10 +293,8 @@ impl Content {
         self.end += len as u64;
         let at = self.at(spot);
         // In the place of the oldest: one that is free, or written over, is older than any other.
-        let ways = self.index.get_mut(at).into_iter().flatten();
-        if let Some(oldest) = ways.min_by_key(|way| **way & ((1 << POSITION_BITS) - 1)) {
-            *oldest = way;
-        }
+        let oldest = self.index[at].0.iter_mut().min_by_key(|way| **way & ((1 << POSITION_BITS) - 1));
+        *oldest.expect("there are eight") = way;
         made
     }
 }
@@ -405,20 +366,6 @@ mod tests {
         });
         let Ok(answer) = answer;
         (answer, read)
-    }
-
-    #[test]
-    fn a_place_of_the_index_is_a_cache_line_of_its_own() {
-        for places in [1, 2, 63, 1_000] {
-            let mut index = Index::new(places);
-            for at in 0..places {
-                let place = index.get_mut(at).expect("a place");
-                assert_eq!((place.as_ptr().addr() % 64, *place), (0, [0; WAYS]), "{at} of {places}");
-                place.fill(at as u64 + 1);
-            }
-            assert!((0..places).all(|at| index.get(at) == Some(&[at as u64 + 1; WAYS])), "{places}");
-        }
-        assert!(Index::default().get(0).is_none(), "before the first answer there is none");
     }
 
     fn key(number: u64) -> Vec<u8> {

@@ -1,33 +1,12 @@
 //! Random histories: whatever is done to a store, its answers are those of a plain map and the naive reference.
 
 use crate::support::{Model, Random, TestStore, apply, assert_view, count, push_all, random_diff, root_of, small};
-use keelstone_codec::{Height, Root};
+use keelstone_codec::Height;
 use keelstone_store::files::MemoryFiles;
 use keelstone_store::{CheckLevel, Options, Retention, StoreError};
-use keelstone_tree::Diff;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// A state as it should be, with its root, which is computed once: the reference is slow.
-#[derive(Clone)]
-struct Known {
-    entries: Model,
-    root: Root,
-}
-
-impl Known {
-    fn new(entries: Model) -> Self {
-        let root = root_of(&entries);
-        Self { entries, root }
-    }
-
-    fn after(&self, diff: &Diff) -> Self {
-        let mut entries = self.entries.clone();
-        apply(&mut entries, diff);
-        Self::new(entries)
-    }
-}
 
 /// A store and what it should say.
 struct Pair {
@@ -35,7 +14,7 @@ struct Pair {
     options: Options,
     store: Option<TestStore>,
     /// The state at every height kept.
-    states: BTreeMap<u64, Known>,
+    states: BTreeMap<u64, Model>,
     height: Option<u64>,
     random: Random,
 }
@@ -57,8 +36,7 @@ impl Pair {
             let height = random.below(1000);
             let mut building = TestStore::build(shared, options.clone(), Height(height)).unwrap();
             push_all(&mut building, &state).unwrap();
-            let state = Known::new(state);
-            let store = building.finish(state.root).unwrap();
+            let store = building.finish(root_of(&state)).unwrap();
             let states = BTreeMap::from([(height, state)]);
             return Self { files, options, store: Some(store), states, height: Some(height), random };
         }
@@ -70,8 +48,8 @@ impl Pair {
         self.store.as_ref().unwrap()
     }
 
-    fn state(&self) -> Known {
-        self.height.map_or_else(|| Known::new(Model::new()), |height| self.states[&height].clone())
+    fn state(&self) -> Model {
+        self.height.map_or_else(Model::new, |height| self.states[&height].clone())
     }
 
     fn step(&mut self) {
@@ -91,7 +69,8 @@ impl Pair {
 
     fn commit(&mut self) {
         let diff = random_diff(&mut self.random);
-        let state = self.state().after(&diff);
+        let mut state = self.state();
+        apply(&mut state, &diff);
         let height = self.height.map_or_else(|| self.random.below(1000), |height| height + 1);
         let root = if self.random.below(4) == 0 {
             let prepared = self.store().prepare(diff).unwrap();
@@ -103,7 +82,7 @@ impl Pair {
         } else {
             self.store().commit(Height(height), diff).unwrap()
         };
-        assert_eq!(root, state.root);
+        assert_eq!(root, root_of(&state));
         self.states.insert(height, state);
         self.height = Some(height);
         if let Retention::Heights(kept) = self.options.history {
@@ -124,12 +103,11 @@ impl Pair {
         }
         let store = TestStore::open(Arc::new(self.files.clone()), self.options.clone()).unwrap();
         assert_eq!(store.height().map(|height| height.0), self.height);
-        let state = self.state();
-        assert_eq!(store.root(), state.root);
+        assert_eq!(store.root(), root_of(&self.state()));
         // What was given up may come back after a crash if its segments are still there, but not the reverse.
         assert!(store.low() <= low);
         self.store = Some(store);
-        assert_view(&self.store().view(), &state.entries, &mut self.random);
+        assert_view(&self.store().view(), &self.state(), &mut self.random);
     }
 
     fn low(&self) -> Option<u64> {
@@ -142,7 +120,7 @@ impl Pair {
         let epoch = self.store().epoch();
         let root = self.store().rollback(Height(to)).unwrap();
         assert_eq!(self.store().epoch(), epoch + 1);
-        assert_eq!(root, self.states[&to].root);
+        assert_eq!(root, root_of(&self.states[&to]));
         self.states.split_off(&(to + 1));
         self.height = Some(to);
     }
@@ -161,9 +139,10 @@ impl Pair {
 
     fn prepare_and_drop(&mut self) {
         let diff = random_diff(&mut self.random);
-        let root = self.state().after(&diff).root;
+        let mut state = self.state();
+        apply(&mut state, &diff);
         let (first, second) = (self.store().prepare(diff.clone()).unwrap(), self.store().prepare(diff).unwrap());
-        assert_eq!((first.root(), second.root()), (root, root));
+        assert_eq!((first.root(), second.root()), (root_of(&state), root_of(&state)));
     }
 
     fn refused(&mut self) {
@@ -178,7 +157,7 @@ impl Pair {
         let (Some(low), Some(height)) = (self.low(), self.height) else { return };
         let at = low + self.random.below(height - low + 1);
         let view = self.store().view_at(Height(at)).unwrap();
-        assert_view(&view, &self.states[&at].entries, &mut self.random);
+        assert_view(&view, &self.states[&at].clone(), &mut self.random);
     }
 
     fn diff_at(&mut self) {
@@ -186,13 +165,14 @@ impl Pair {
         let at = low + 1 + self.random.below(height - low + 1);
         let (Some(before), Some(after)) = (self.states.get(&(at - 1)), self.states.get(&at)) else { return };
         let diff = self.store().diff_at(Height(at)).unwrap();
-        assert_eq!(diff.root_before, before.root);
+        assert_eq!(diff.root_before, root_of(before));
+        let mut state = before.clone();
         for change in &diff.changes {
-            let old =
-                before.entries.get(change.namespace.as_str()).and_then(|entries| entries.get(change.key.as_slice()));
+            let old = before.get(change.namespace.as_str()).and_then(|entries| entries.get(change.key.as_slice()));
             assert_eq!(change.old, old.map(|value| keelstone_codec::Hash(keelstone_tree::reference::blake3(value))));
         }
-        assert_eq!(before.after(&diff.diff()).entries, after.entries);
+        apply(&mut state, &diff.diff());
+        assert_eq!(state, *after);
     }
 
     fn finish(&mut self) {
@@ -201,7 +181,7 @@ impl Pair {
         self.reopen();
         for at in self.states.keys().copied().collect::<Vec<_>>() {
             let view = self.store().view_at(Height(at)).unwrap();
-            assert_eq!(view.root(), self.states[&at].root);
+            assert_eq!(view.root(), root_of(&self.states[&at]));
         }
     }
 }
