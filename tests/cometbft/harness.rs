@@ -85,10 +85,7 @@ pub(crate) struct Node {
 impl Network {
     /// Starts a network with further options. None, after a line that says why, if there is no CometBFT.
     pub(crate) fn up(options: &[&str]) -> Option<Self> {
-        Some(Self::start_on(&cometbft()?, options))
-    }
-
-    fn start_on(cometbft: &Path, options: &[&str]) -> Self {
+        let cometbft = cometbft()?;
         let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::tempdir().unwrap();
         let mut command = program();
@@ -102,7 +99,7 @@ impl Network {
         let network = Self { child, alive, dir };
         let said: Value = serde_json::from_str(&line).unwrap_or(Value::Null);
         assert!(said["nodes"].is_array(), "the network did not come up, it said {line:?}{}", network.logs());
-        network
+        Some(network)
     }
 
     pub(crate) fn dir(&self) -> PathBuf {
